@@ -1,0 +1,3 @@
+from flap.cli import main
+
+main()

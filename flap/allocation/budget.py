@@ -1,0 +1,71 @@
+"""Prices and the budget: what a unit costs in parameters, and how many parameters must leave."""
+
+from dataclasses import dataclass
+
+from flap.models import ModelAdapter
+
+
+@dataclass(frozen=True)
+class LayerPrices:
+    """One layer's units and the parameters that leave with each, counted from its tensors."""
+
+    kv_heads: int
+    kv_head_price: int
+    neurons: int
+    neuron_price: int
+    queries_per_group: int
+
+    @property
+    def attention(self) -> int:
+        return self.kv_heads * self.kv_head_price
+
+    @property
+    def mlp(self) -> int:
+        return self.neurons * self.neuron_price
+
+    @property
+    def total(self) -> int:
+        return self.attention + self.mlp
+
+
+@dataclass(frozen=True)
+class Budget:
+    """`ratio` of the prunable parameters of all layers must leave, to within one unit."""
+
+    layers: tuple[LayerPrices, ...]
+    ratio: float
+
+    @property
+    def total(self) -> int:
+        return sum(layer.total for layer in self.layers)
+
+    @property
+    def to_remove(self) -> float:
+        return self.ratio * self.total
+
+    @property
+    def most_removable(self) -> int:
+        """All but one KV head and one neuron of every layer."""
+        return self.total - sum(layer.kv_head_price + layer.neuron_price for layer in self.layers)
+
+    def check(self) -> None:
+        """Raises: ValueError: the ratio would empty a layer; names the highest one that does not."""
+        if self.to_remove > self.most_removable:
+            raise ValueError(
+                f"ratio={self.ratio}: one KV head and one neuron stay in every layer, so this model allows at most "
+                f"{int(1000 * self.most_removable / self.total) / 1000}"
+            )
+
+
+def price(adapter: ModelAdapter, ratio: float) -> Budget:
+    """Count the prices of every layer from its tensors."""
+    budget = Budget(tuple(_price_layer(adapter, i) for i in range(len(adapter.layers))), ratio)
+    budget.check()
+    return budget
+
+
+def _price_layer(adapter: ModelAdapter, layer: int) -> LayerPrices:
+    attention, mlp = adapter.blocks(layer)
+    return LayerPrices(
+        attention.num_units, attention.unit_price, mlp.num_units, mlp.unit_price, adapter.queries_per_group(layer)
+    )

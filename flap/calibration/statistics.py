@@ -1,0 +1,60 @@
+"""Channel statistics as pure functions: moments of a batch, an exact merge of two, and what the metrics read.
+
+Legend: I input channels of an output projection · T tokens.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Merged moments are held in this precision; a batch is reduced in float32, two-pass.
+ACCUMULATOR = torch.float64
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What calibration knows of each input channel j of one output projection (float32).
+
+    mean_I: mean over all calibration tokens. var_I: sample variance, divisor T - 1. msq_I: mean square.
+    """
+
+    mean_I: Tensor
+    var_I: Tensor
+    msq_I: Tensor
+    num_tokens: int
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Token count, mean and summed squared deviation of each channel, for any set of tokens."""
+
+    num_tokens: int
+    mean_I: Tensor
+    deviation_I: Tensor
+
+
+def moments(activation: Tensor) -> Moments:
+    """Moments of one batch of activations (…, I); every leading position is a token."""
+    activation_TI = activation.reshape(-1, activation.shape[-1]).float()
+    mean_I = activation_TI.mean(0)
+    deviation_I = (activation_TI - mean_I).square_().sum(0)
+    # mps has no float64
+    wide = torch.float32 if activation.device.type == "mps" else ACCUMULATOR
+    return Moments(activation_TI.shape[0], mean_I.to(wide), deviation_I.to(wide))
+
+
+def merge(a: Moments, b: Moments) -> Moments:
+    """Moments of the union of two disjoint sets of tokens (Chan, Golub and LeVeque 1979): exact for any split."""
+    num_tokens = a.num_tokens + b.num_tokens
+    step_I = b.mean_I - a.mean_I
+    share = b.num_tokens / num_tokens
+    deviation_I = a.deviation_I + b.deviation_I + step_I.square() * (a.num_tokens * share)
+    return Moments(num_tokens, a.mean_I + step_I * share, deviation_I)
+
+
+def statistics(m: Moments) -> Statistics:
+    """Mean, sample variance and mean square from the merged moments; at least two tokens."""
+    var_I = m.deviation_I / (m.num_tokens - 1)
+    msq_I = m.deviation_I / m.num_tokens + m.mean_I.square()
+    return Statistics(m.mean_I.float(), var_I.float(), msq_I.float(), m.num_tokens)

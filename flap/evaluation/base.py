@@ -1,0 +1,24 @@
+"""What an evaluator is: a list of named tasks, made before the model is loaded, so that bad input shows up early."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Task:
+    """One measurement; `run` gives named numbers such as {"wikitext2/perplexity@2048": 5.68}."""
+
+    name: str
+    run: Callable[[PreTrainedModel], dict[str, float]]
+    text_sha256: str | None = None  # of the text it scores, to notice that the model was calibrated on it
+
+
+class Evaluator(ABC):
+    """A choice of the `eval` group."""
+
+    @abstractmethod
+    def tasks(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Task]:
+        """All measurements, with their data read and checked. Raises: ValueError: as its options say."""

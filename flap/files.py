@@ -1,0 +1,39 @@
+"""Folders and files on disk: where the cache lies, and how a folder is written so that a kill leaves old or new."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+
+from platformdirs import user_cache_path
+
+
+def cache_root(configured: str | None) -> Path:
+    """`cache_dir` of the config, else the environment's FLAP_CACHE_DIR, else the user's cache folder."""
+    return Path(configured or os.environ.get("FLAP_CACHE_DIR") or user_cache_path("flap"))
+
+
+@contextmanager
+def written_whole(target: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `target` that takes its place only when the block ends without an error."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        yield scratch
+        scratch.chmod(0o755)
+        _replace(scratch, target)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _replace(new: Path, target: Path) -> None:
+    """Two renames, because a folder that is not empty cannot be renamed over."""
+    if not target.exists():
+        new.rename(target)
+        return
+    old = Path(mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
+    target.rename(old / "old")
+    new.rename(target)
+    shutil.rmtree(old)

@@ -1,0 +1,65 @@
+"""Scores of all layers from one metric; a metric itself knows only a weight and its input's statistics.
+
+Legend: G attention units (KV heads) · C channels of one unit · I, O input and output channels of the projection.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from flap.calibration import LayerStatistics, Statistics
+from flap.models import Block, ModelAdapter
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Channel scores of every layer, higher = keep. A unit's channels stay together: kv_heads[layer] is score_GC.
+
+    float32 on the CPU, finite.
+    """
+
+    kv_heads: tuple[Tensor, ...]
+    neurons: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Metric(ABC):
+    """How much each input channel of an output projection matters.
+
+    square_attention: square the scores of attention channels, as the official code does (the paper does not).
+    """
+
+    needs_statistics: ClassVar[bool] = True
+    square_attention: bool = False
+
+    @abstractmethod
+    def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
+        """score_I in float32, higher = keep. `statistics` is None only where `needs_statistics` is False."""
+
+
+def score_layers(
+    metric: Metric, adapter: ModelAdapter, layers: range, statistics: Sequence[LayerStatistics | None]
+) -> Scores:
+    """Score the attention and MLP channels of these layers; `statistics` has one entry for each of them."""
+    pairs = [_score_layer(metric, adapter, i, known) for i, known in zip(layers, statistics, strict=True)]
+    return Scores(tuple(heads for heads, _ in pairs), tuple(neurons for _, neurons in pairs))
+
+
+def _score_layer(
+    metric: Metric, adapter: ModelAdapter, layer: int, known: LayerStatistics | None
+) -> tuple[Tensor, Tensor]:
+    attention, mlp = adapter.blocks(layer)
+    score_GC = _score_block(metric, attention, known and known.attention)
+    score_I = _score_block(metric, mlp, known and known.mlp).sum(dim=1)
+    return (score_GC.square() if metric.square_attention else score_GC), score_I
+
+
+def _score_block(metric: Metric, block: Block, statistics: Statistics | None) -> Tensor:
+    score_I = metric.score(block.output.weight.detach().float(), statistics).cpu()
+    if not torch.isfinite(score_I).all():
+        raise ValueError(f"metric: scores of {block.name} are not finite; check the model's weights")
+    return score_I[block.columns_UC]

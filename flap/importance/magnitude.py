@@ -1,0 +1,19 @@
+"""The score of Mag-sp: the size of the weights alone."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from flap.calibration import Statistics
+from flap.importance.base import Metric
+
+
+@dataclass(frozen=True)
+class Magnitude(Metric):
+    """score_j = ‖W_:j‖₂. Sees no activations, so it needs no calibration."""
+
+    needs_statistics: ClassVar[bool] = False
+
+    def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
+        return weight_OI.norm(dim=0)

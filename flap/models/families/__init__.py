@@ -1,0 +1,30 @@
+"""One file a family or shape of family. A new one: subclass ModelAdapter in a file here and list it in FAMILIES."""
+
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from flap.models.adapter import ModelAdapter
+from flap.models.families.llama import LlamaAdapter
+
+FAMILIES: tuple[type[ModelAdapter], ...] = (LlamaAdapter,)
+
+
+def adapter_class(config: PreTrainedConfig) -> type[ModelAdapter]:
+    """The adapter of an architecture, found by `model_type` before any weight is loaded.
+
+    Raises:
+        ValueError: no family covers it; says which are supported and where an adapter goes.
+    """
+    model_type = config.model_type.removeprefix("flap_")  # a pruned model can be pruned again
+    for family in FAMILIES:
+        if model_type in family.model_types:
+            return family
+    supported = ", ".join(sorted(name for family in FAMILIES for name in family.model_types))
+    raise ValueError(
+        f"model.path: architecture '{config.model_type}' is not supported; supported are {supported}; "
+        "an adapter for another goes into flap/models/families/ (CONTRIBUTING.md, 'A new family')"
+    )
+
+
+def adapt(model: PreTrainedModel) -> ModelAdapter:
+    """The adapter around a loaded model."""
+    return adapter_class(model.config)(model)

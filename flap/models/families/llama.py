@@ -1,0 +1,54 @@
+"""LLaMA and the families that share its module names: separate q, k, v, o and a gated MLP."""
+
+from typing import cast
+
+from torch import nn
+
+from flap.models.adapter import Block, ModelAdapter, split
+
+
+class LlamaAdapter(ModelAdapter):
+    model_types = ("llama", "mistral", "qwen2", "qwen3")
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        return cast(nn.ModuleList, self.decoder.layers)
+
+    def attention(self, layer: int) -> Block:
+        module = self.layers[layer].self_attn
+        groups = module.k_proj.out_features // module.head_dim
+        inputs = (module.q_proj, module.k_proj, module.v_proj)
+        return Block(
+            name=f"layer {layer} attention",
+            output=module.o_proj,
+            columns_UC=split(module.o_proj.in_features, groups),
+            inputs=tuple((linear, split(linear.out_features, groups)) for linear in inputs),
+        )
+
+    def mlp(self, layer: int) -> Block:
+        module = self.layers[layer].mlp
+        neurons = module.down_proj.in_features
+        return Block(
+            name=f"layer {layer} MLP",
+            output=module.down_proj,
+            columns_UC=split(neurons, neurons),
+            inputs=tuple((linear, split(neurons, neurons)) for linear in (module.gate_proj, module.up_proj)),
+        )
+
+    def queries_per_group(self, layer: int) -> int:
+        module = self.layers[layer].self_attn
+        return int(module.q_proj.out_features // module.k_proj.out_features)
+
+    def layer_config(self, layer: int) -> dict[str, int | bool]:
+        attention, mlp = self.blocks(layer)
+        return {
+            "num_attention_heads": attention.num_units * self.queries_per_group(layer),
+            "num_key_value_heads": attention.num_units,
+            "intermediate_size": mlp.num_units,
+            "attention_output_bias": attention.output.bias is not None,
+            "mlp_output_bias": mlp.output.bias is not None,
+        }
+
+    def refresh(self, layer: int) -> None:
+        mlp = self.layers[layer].mlp
+        mlp.intermediate_size = mlp.down_proj.in_features

