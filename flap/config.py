@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -78,26 +79,28 @@ def config_dir() -> str:
     return str(packaged if packaged.is_dir() else package.parent / "conf")
 
 
-def build(node: DictConfig, **kwargs: Any) -> Any:
-    """Instantiate the object that a YAML choice names with `_target_`."""
-    return instantiate(node, **kwargs)
+def build(node: dict[str, Any]) -> Any:
+    """The object that a YAML choice names with `_target_`.
+
+    Raises:
+        ValueError: an option of the choice is out of range.
+    """
+    try:
+        return instantiate(node, _convert_="all")
+    except InstantiationException as error:
+        raise (error.__cause__ if isinstance(error.__cause__, ValueError) else error) from error
 
 
 def typed(config: DictConfig) -> FlapConfig:
-    """The checked config as dataclasses; `Any` fields stay OmegaConf nodes until `build` makes them.
+    """The checked config as dataclasses, interpolations resolved; `Any` fields are dicts that `build` makes objects of.
 
     Raises:
         ValueError: one line that names the field, its value and what is allowed.
     """
-    plain = OmegaConf.masked_copy(config, [key for key in config if key != "run_name"])
-    sections = FlapConfig(
-        **{key: plain[key] for key in plain if key not in ("model", "calibration", "checkpoint")},
-        model=ModelConfig(**plain.model),
-        calibration=CalibrationConfig(**plain.calibration),
-        checkpoint=CheckpointConfig(**plain.checkpoint),
-    )
-    check(sections)
-    return sections
+    made = OmegaConf.to_object(config)
+    assert isinstance(made, FlapConfig)
+    check(made)
+    return made
 
 
 def check(config: FlapConfig) -> None:

@@ -19,11 +19,8 @@ class ALAM(Structure):
     def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
         heads, neurons = _standardised(scores)
         units = heads + neurons
-        head_prices = [layer.kv_head_price for layer in budget.layers]
-        neuron_prices = [layer.neuron_price for layer in budget.layers]
-        price_U = _per_unit(head_prices + neuron_prices, units)
-        to_keep = budget.total - budget.to_remove
-        kept = affordable(torch.cat(units), price_U, best_of_each(units), to_keep).split([len(u) for u in units])
+        prices = [layer.kv_head_price for layer in budget.layers] + [layer.neuron_price for layer in budget.layers]
+        kept = _keep(units, prices, budget.total - budget.to_remove)
         return _plan(kept[: len(heads)], kept[len(heads) :])
 
 
@@ -42,8 +39,8 @@ class ALMM(ManualHeads):
 
 
 def _keep(units: list[Tensor], prices: list[int], to_keep: float) -> tuple[Tensor, ...]:
-    mask_U = affordable(torch.cat(units), _per_unit(prices, units), best_of_each(units), to_keep)
-    return mask_U.split([len(u) for u in units])
+    kept_U = affordable(torch.cat(units), _per_unit(prices, units), best_of_each(units), to_keep)
+    return torch.split(kept_U, [len(u) for u in units])
 
 
 def _standardised(scores: Scores) -> tuple[list[Tensor], list[Tensor]]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from flap.allocation.plan import PruningPlan
 from flap.models import ModelAdapter
 
 
@@ -48,6 +49,13 @@ class Budget:
         """All but one KV head and one neuron of every layer."""
         return self.total - sum(layer.kv_head_price + layer.neuron_price for layer in self.layers)
 
+    def kept(self, plan: PruningPlan) -> int:
+        """Prunable parameters that stay under a plan."""
+        pairs = zip(self.layers, plan.layers, strict=True)
+        return sum(
+            len(kept.kv_heads) * layer.kv_head_price + len(kept.neurons) * layer.neuron_price for layer, kept in pairs
+        )
+
     def check(self) -> None:
         """Raises: ValueError: the ratio would empty a layer; names the highest one that does not."""
         if self.to_remove > self.most_removable:
@@ -67,5 +75,9 @@ def price(adapter: ModelAdapter, ratio: float) -> Budget:
 def _price_layer(adapter: ModelAdapter, layer: int) -> LayerPrices:
     attention, mlp = adapter.blocks(layer)
     return LayerPrices(
-        attention.num_units, attention.unit_price, mlp.num_units, mlp.unit_price, adapter.queries_per_group(layer)
+        attention.num_units,
+        attention.unit_price,
+        mlp.num_units,
+        mlp.unit_price,
+        adapter.queries_per_group(layer),
     )

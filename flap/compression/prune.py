@@ -85,8 +85,8 @@ def _decisions(
     """The blocks that lose something, with their kept units and statistics."""
     attention, mlp = adapter.blocks(layer)
     pairs = [
-        (attention, torch.tensor(plan.kv_heads), statistics and statistics.attention),
-        (mlp, torch.tensor(plan.neurons), statistics and statistics.mlp),
+        (attention, torch.tensor(plan.kv_heads), statistics.attention if statistics else None),
+        (mlp, torch.tensor(plan.neurons), statistics.mlp if statistics else None),
     ]
     return [(block, kept_U, known) for block, kept_U, known in pairs if len(kept_U) < block.num_units]
 
@@ -100,7 +100,7 @@ def _fit(
     kept_K = _channels(block, kept_U).to(device)
     pruned_P = _channels(block, _others(kept_U, block.num_units)).to(device)
     weight_OK, extra_O = compensation.fit(output.weight.float(), statistics, kept_K, pruned_P)
-    bias_O = output.bias
+    bias_O: Tensor | None = output.bias
     if extra_O is not None:
         bias_O = extra_O if bias_O is None else bias_O.float() + extra_O
     dtype = output.weight.dtype
@@ -121,5 +121,7 @@ def _assign(linear: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
     """Give a Linear new tensors and the widths that go with them."""
     trainable = linear.weight.requires_grad
     linear.weight = nn.Parameter(weight.contiguous(), requires_grad=trainable)
-    linear.bias = None if bias is None else nn.Parameter(bias.contiguous(), requires_grad=trainable)
+    linear.register_parameter(
+        "bias", None if bias is None else nn.Parameter(bias.contiguous(), requires_grad=trainable)
+    )
     linear.out_features, linear.in_features = weight.shape

@@ -53,8 +53,8 @@ def _score_layer(
     metric: Metric, adapter: ModelAdapter, layer: int, known: LayerStatistics | None
 ) -> tuple[Tensor, Tensor]:
     attention, mlp = adapter.blocks(layer)
-    score_GC = _score_block(metric, attention, known and known.attention)
-    score_I = _score_block(metric, mlp, known and known.mlp).sum(dim=1)
+    score_GC = _score_block(metric, attention, known.attention if known else None)
+    score_I = _score_block(metric, mlp, known.mlp if known else None).sum(dim=1)
     return (score_GC.square() if metric.square_attention else score_GC), score_I
 
 

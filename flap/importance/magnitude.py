@@ -16,4 +16,4 @@ class Magnitude(Metric):
     needs_statistics: ClassVar[bool] = False
 
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
-        return weight_OI.norm(dim=0)
+        return weight_OI.square().sum(dim=0).sqrt()

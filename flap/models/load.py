@@ -44,6 +44,12 @@ class Source:
         """Longest window the model was made for, in tokens; None where its config does not say."""
         return getattr(self.config, "max_position_embeddings", None)
 
+    def skeleton(self) -> PreTrainedModel:
+        """The model's shapes on the meta device: prices and budgets can be checked before any weight is read."""
+        with torch.device("meta"):
+            code = {"trust_remote_code": self.options["trust_remote_code"]}
+            return cast(PreTrainedModel, AutoModelForCausalLM.from_config(self.config, **code))
+
     def load(self) -> PreTrainedModel:
         """Load the weights (safetensors alone), in evaluation mode, on the device.
 

@@ -1,6 +1,6 @@
 """LLaMA and the families that share its module names: separate q, k, v, o and a gated MLP."""
 
-from typing import cast
+from typing import Any, cast
 
 from torch import nn
 
@@ -14,8 +14,12 @@ class LlamaAdapter(ModelAdapter):
     def layers(self) -> nn.ModuleList:
         return cast(nn.ModuleList, self.decoder.layers)
 
+    def _modules(self, layer: int) -> tuple[Any, Any]:
+        decoder_layer: Any = self.layers[layer]
+        return decoder_layer.self_attn, decoder_layer.mlp
+
     def attention(self, layer: int) -> Block:
-        module = self.layers[layer].self_attn
+        module, _ = self._modules(layer)
         groups = module.k_proj.out_features // module.head_dim
         inputs = (module.q_proj, module.k_proj, module.v_proj)
         return Block(
@@ -26,7 +30,7 @@ class LlamaAdapter(ModelAdapter):
         )
 
     def mlp(self, layer: int) -> Block:
-        module = self.layers[layer].mlp
+        _, module = self._modules(layer)
         neurons = module.down_proj.in_features
         return Block(
             name=f"layer {layer} MLP",
@@ -36,7 +40,7 @@ class LlamaAdapter(ModelAdapter):
         )
 
     def queries_per_group(self, layer: int) -> int:
-        module = self.layers[layer].self_attn
+        module, _ = self._modules(layer)
         return int(module.q_proj.out_features // module.k_proj.out_features)
 
     def layer_config(self, layer: int) -> dict[str, int | bool]:
@@ -50,5 +54,5 @@ class LlamaAdapter(ModelAdapter):
         }
 
     def refresh(self, layer: int) -> None:
-        mlp = self.layers[layer].mlp
+        _, mlp = self._modules(layer)
         mlp.intermediate_size = mlp.down_proj.in_features

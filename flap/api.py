@@ -1,0 +1,53 @@
+"""The same work from Python, on a model that is loaded already."""
+
+from dataclasses import asdict
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from flap.config import config_dir, typed
+from flap.models import adapt
+from flap.pipeline import build_stages, check_budget, prune_model, read_calibration
+from flap.reporting import Report
+
+
+def prune(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    ratio: float = 0.2,
+    metric: str | None = None,
+    structure: str | None = None,
+    method: str = "flap",
+    compensation: str | None = None,
+    overrides: tuple[str, ...] = (),
+    **calibration: Any,
+) -> Report:
+    """Prune `model` in place and return the report; afterwards `model.save_pretrained` writes what loads again.
+
+    `metric`, `structure`, `method` and `compensation` are names of the command line's groups; further keywords are
+    keys of `calibration` (dataset, num_samples, seq_len, batch_size); `overrides` takes any other as "key=value".
+
+    Raises:
+        ValueError: bad input, in one line that names the field.
+    """
+    groups = {"method": method, "metric": metric, "structure": structure, "compensation": compensation}
+    chosen = [f"{group}={name}" for group, name in groups.items() if name is not None]
+    values = [f"calibration.{key}={_quoted(value)}" for key, value in calibration.items()]
+    with initialize_config_dir(config_dir(), version_base="1.3"):
+        composed = compose("config", [*chosen, *values, f"ratio={ratio}", "run_name=flap.prune", *overrides])
+    config = typed(composed)
+    report = Report(asdict(config), device=str(model.device))
+    adapter = adapt(model)
+    stages = build_stages(config)
+    read = read_calibration(config, stages, tokenizer, getattr(model.config, "max_position_embeddings", None))
+    budget = check_budget(adapter, stages, config)
+    model.eval()
+    prune_model(adapter, budget, stages, read, config, report)
+    report.finish()
+    return report
+
+
+def _quoted(value: Any) -> str:
+    return "'" + value.replace("'", r"\'") + "'" if isinstance(value, str) else str(value)

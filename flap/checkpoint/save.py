@@ -1,0 +1,65 @@
+"""Write the canonical directory: weights, config, modelling file, tokenizer and flap.json; whole or not at all."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from flap.allocation import PruningPlan
+from flap.checkpoint.load import load
+from flap.files import written_whole
+
+
+def check_target(directory: Path, overwrite: bool) -> None:
+    """Raises: ValueError: the target holds something and may not be overwritten, or is no directory."""
+    if directory.exists() and not directory.is_dir():
+        raise ValueError(f"checkpoint.dir={directory}: expected a directory, this is a file")
+    if not overwrite and directory.is_dir() and any(directory.iterdir()):
+        raise ValueError(f"checkpoint.dir={directory}: not empty; expected a new one, or checkpoint.overwrite=true")
+
+
+def save(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    directory: Path,
+    plan: PruningPlan,
+    provenance: dict[str, Any],
+    overwrite: bool = False,
+) -> Path:
+    """Write to a temporary folder beside `directory`, reload that and compare, then put it in place.
+
+    Raises:
+        ValueError: the target is taken, cannot be written, or what was written does not compute what memory computes.
+    """
+    check_target(directory, overwrite)
+    try:
+        with written_whole(directory) as scratch:
+            model.save_pretrained(scratch)
+            tokenizer.save_pretrained(scratch)
+            (scratch / "flap.json").write_text(json.dumps({"provenance": provenance, "plan": plan.to_dict()}) + "\n")
+            verify(model, scratch)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"checkpoint.dir={directory}: cannot be written, what was there stays ({error})") from error
+    return directory
+
+
+@torch.no_grad()
+def verify(model: PreTrainedModel, directory: Path) -> None:
+    """Compare the logits of the reloaded checkpoint with those in memory, on fixed token ids.
+
+    Raises:
+        ValueError: they differ; gives the largest difference and names both sides.
+    """
+    tokens = torch.arange(1, 33, device=model.device).reshape(2, 16) % model.config.vocab_size
+    expected = model(input_ids=tokens, use_cache=False).logits.float()
+    reloaded = load(directory).to(model.device)
+    found = reloaded(input_ids=tokens, use_cache=False).logits.float()
+    difference = (expected - found).abs().max().item()
+    if not difference <= 1e-5 * expected.abs().max().item():
+        raise ValueError(
+            f"checkpoint: the logits reloaded from {directory} differ from those of the model in memory by "
+            f"{difference:.3g}, so it was not kept"
+        )

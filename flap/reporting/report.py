@@ -1,0 +1,166 @@
+"""The report of one run (report.json, schema 1), its table for people, and the facts about code and machine."""
+
+import json
+import platform
+import resource
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flap.allocation import Budget, PruningPlan
+from flap.models import ModelAdapter
+
+SCHEMA = 1
+LIBRARIES = ("flap-pruning", "torch", "transformers", "datasets", "hydra-core", "safetensors")
+
+
+@dataclass
+class Report:
+    """Filled stage by stage; units are in the names. `evaluation` holds {"dense": {...}, "pruned": {...}}."""
+
+    config: dict[str, Any]
+    device: str = ""
+    sources: dict[str, str] = field(default_factory=dict)  # where model and texts came from
+    warnings: list[str] = field(default_factory=list)
+    parameters: dict[str, int] = field(default_factory=dict)
+    ratio: dict[str, float] = field(default_factory=dict)
+    layers: list[dict[str, int]] = field(default_factory=list)
+    layers_before: list[dict[str, int]] = field(default_factory=list)
+    evaluation: dict[str, dict[str, float]] = field(default_factory=lambda: {"dense": {}, "pruned": {}})
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_memory_bytes: dict[str, int | None] = field(default_factory=dict)
+    statistics_cache: str = "off"
+    checkpoint: str | None = None
+    schema: int = SCHEMA
+    versions: dict[str, str] = field(default_factory=lambda: _versions())
+    git: dict[str, Any] = field(default_factory=lambda: _git())
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the seconds that the block takes to the stage's."""
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+    def count_before(self, adapter: ModelAdapter) -> None:
+        """Parameters and widths of the dense model, counted from its tensors."""
+        self.parameters = {
+            "total_before": _total(adapter),
+            "decoder_before": adapter.num_parameters(),
+        }
+        self.layers_before = [_widths(adapter, i) for i in range(len(adapter.layers))]
+
+    def count_after(self, adapter: ModelAdapter, plan: PruningPlan, budget: Budget, masked: bool) -> None:
+        """What is left, counted from the tensors; of a masked model, whose tensors keep their shapes, from the plan.
+
+        Raises:
+            RuntimeError: the tensors do not hold what the plan says.
+        """
+        kept, total = budget.kept(plan), _total(adapter)
+        if not masked and adapter.num_parameters() != kept:
+            raise RuntimeError(f"the plan keeps {kept} prunable parameters, the model has {adapter.num_parameters()}")
+        if masked:
+            total -= budget.total - kept
+        self.parameters |= {"total_after": total, "decoder_after": kept}
+        self.ratio = {
+            "requested": budget.ratio,
+            "realised_decoder": 1 - kept / budget.total,
+            "realised_total": 1 - total / self.parameters["total_before"],
+        }
+        self.layers = [
+            {
+                "query_heads": len(one.kv_heads) * prices.queries_per_group,
+                "kv_heads": len(one.kv_heads),
+                "neurons": len(one.neurons),
+            }
+            for one, prices in zip(plan.layers, budget.layers, strict=True)
+        ]
+
+    def finish(self) -> None:
+        """Total time and peak memory of the process."""
+        self.seconds["total"] = sum(seconds for stage, seconds in self.seconds.items() if stage != "total")
+        unit = 1 if platform.system() == "Darwin" else 1024
+        self.peak_memory_bytes = {
+            "host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+            "device": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
+        }
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), indent=1, allow_nan=False, default=str) + "\n")
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """The table for people: (what, dense, pruned)."""
+        before, after = self.parameters["total_before"], self.parameters["total_after"]
+        decoder = (self.parameters["decoder_before"], self.parameters["decoder_after"])
+        rows = [
+            (name, f"{dense:.3f}", f"{self.evaluation['pruned'][name]:.3f}")
+            for name, dense in self.evaluation["dense"].items()
+        ]
+        rows.append(("parameters", f"{before:,}", f"{after:,} ({after / before:.1%})"))
+        rows.append(
+            (
+                "decoder's Linear parameters",
+                f"{decoder[0]:,}",
+                f"{decoder[1]:,} ({decoder[1] / decoder[0]:.1%})",
+            )
+        )
+        removed = f"{self.ratio['realised_decoder']:.4f} of {self.ratio['requested']:g} asked"
+        rows.append(("ratio removed", "", removed))
+        rows.append(("seconds", "", ", ".join(f"{stage} {value:.1f}" for stage, value in self.seconds.items())))
+        rows.append(("checkpoint", "", self.checkpoint or "not saved"))
+        return rows
+
+    def markdown(self) -> str:
+        """report.md: the table, then heads and neurons by layer."""
+        name = self.config["run_name"]
+        lines = [f"# {name}", "", "| | dense | pruned |", "|---|---|---|"]
+        lines += [f"| {what} | {dense} | {pruned} |" for what, dense, pruned in self.rows()]
+        lines += ["", *(f"Warning: {warning}" for warning in self.warnings), ""]
+        lines += ["![kept units by layer](layers.png)", "", "| layer | query heads | KV heads | neurons |"]
+        lines += ["|---|---|---|---|"]
+        lines += [
+            f"| {i} | {one['query_heads']} | {one['kv_heads']} | {one['neurons']} |"
+            for i, one in enumerate(self.layers)
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def _total(adapter: ModelAdapter) -> int:
+    return sum(parameter.numel() for parameter in adapter.model.parameters())
+
+
+def _widths(adapter: ModelAdapter, layer: int) -> dict[str, int]:
+    attention, mlp = adapter.blocks(layer)
+    return {
+        "query_heads": attention.num_units * adapter.queries_per_group(layer),
+        "kv_heads": attention.num_units,
+        "neurons": mlp.num_units,
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{library: version(library) for library in LIBRARIES}}
+
+
+def _git() -> dict[str, Any]:
+    """Commit of the checkout this package runs from and whether it has uncommitted changes; None outside one."""
+    here = Path(__file__).resolve().parents[2]
+    if not (here / ".git").exists():
+        return {"commit": None, "dirty": None}
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changes = subprocess.run(
+            ["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True
+        ).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+    return {"commit": commit, "dirty": bool(changes.strip())}

@@ -1,0 +1,69 @@
+"""THE table: every metric x structure x architecture that the tests walk over, as tiny random models."""
+
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from flap.allocation import ALAM, ALMM, ULMM, ULUM, Structure
+from flap.importance import IFV, WIFN, WIFV, Magnitude, Metric, Random, Wanda
+
+VOCAB = 96
+METRICS: dict[str, Callable[[], Metric]] = {
+    "IFV": IFV, "WIFV": WIFV, "WIFN": WIFN, "magnitude": Magnitude, "wanda": Wanda, "random": Random,
+}  # fmt: skip
+STRUCTURES: dict[str, Callable[[], Structure]] = {"UL-UM": ULUM, "UL-MM": ULMM, "AL-MM": ALMM, "AL-AM": ALAM}
+RATIOS = (0.1, 0.2, 0.35, 0.5, 0.7)
+
+_TINY = {
+    "vocab_size": VOCAB, "hidden_size": 32, "intermediate_size": 56, "num_hidden_layers": 4, "num_attention_heads": 8,
+    "num_key_value_heads": 4, "head_dim": 8, "max_position_embeddings": 128,
+    "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0,
+}  # fmt: skip
+_MHA = _TINY | {"num_key_value_heads": 8}
+_SLIDING = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2}
+
+ARCHITECTURES: dict[str, PreTrainedConfig] = {
+    "llama-mha": LlamaConfig(**_MHA),
+    "llama-gqa": LlamaConfig(**_TINY, tie_word_embeddings=True),
+    "llama-gqa-biases": LlamaConfig(**_TINY, attention_bias=True, mlp_bias=True),
+    "mistral-mha-tied": MistralConfig(**_MHA, sliding_window=8, tie_word_embeddings=True),
+    "mistral-gqa": MistralConfig(**_TINY, sliding_window=None),
+    "qwen2-mha": Qwen2Config(**_MHA, **_SLIDING),
+    "qwen2-gqa-tied": Qwen2Config(**_TINY, tie_word_embeddings=True),
+    "qwen3-mha-tied": Qwen3Config(**_MHA, tie_word_embeddings=True),
+    "qwen3-gqa": Qwen3Config(**_TINY, **_SLIDING),
+}
+
+
+def tiny_model(architecture: str, seed: int = 0) -> PreTrainedModel:
+    """A random model with weights large enough to matter and random values in every bias and norm it has."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(ARCHITECTURES[architecture]).eval()
+    for name, parameter in model.named_parameters():
+        scale, centre = (0.3, 1.0) if "norm" in name else (0.2, 0.0)
+        nn.init.normal_(parameter, mean=centre, std=scale)
+    return model
+
+
+def with_biases(model: PreTrainedModel) -> PreTrainedModel:
+    """Give every Linear of the decoder layers a random bias, whether or not the architecture has one."""
+    for layer in model.model.layers:
+        for module in layer.modules():
+            if isinstance(module, nn.Linear):
+                module.bias = nn.Parameter(torch.randn(module.out_features) * 0.3)
+    return model
+
+
+def tokens(windows: int = 6, length: int = 24, seed: int = 1) -> torch.Tensor:
+    """Random token windows."""
+    return torch.randint(3, VOCAB, (windows, length), generator=torch.Generator().manual_seed(seed))

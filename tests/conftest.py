@@ -1,0 +1,74 @@
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from tests.cases import VOCAB, tiny_model
+
+WORDS = "the a cat dog sat ran on under mat tree and then it was red blue old new".split()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def offline_and_cached() -> Iterator[None]:
+    """No hub in tests. One cache for all runs, in the user's cache folder, so that SmolLM2 is dequantised once."""
+    old = os.environ.get("HF_HUB_OFFLINE")
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    yield
+    os.environ.pop("HF_HUB_OFFLINE") if old is None else os.environ.update(HF_HUB_OFFLINE=old)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A tokenizer of VOCAB words, made here."""
+    vocab = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3}
+    for word in [*WORDS, *(f"w{i}" for i in range(VOCAB))]:
+        if len(vocab) < VOCAB:
+            vocab[word] = len(vocab)
+    backend = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.decoder = decoders.WordPiece(prefix="##")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>"
+    )
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three thousand words in the tiny tokenizer's vocabulary."""
+    generator = torch.Generator().manual_seed(0)
+    picks = torch.randint(0, len(WORDS), (3000,), generator=generator).tolist()
+    path = tmp_path_factory.mktemp("text") / "words.txt"
+    path.write_text(" ".join(WORDS[i] for i in picks))
+    return path
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """A tiny LLaMA with grouped-query attention and its tokenizer, as a local directory."""
+    path = tmp_path_factory.mktemp("model") / "tiny-llama"
+    tiny_model("llama-gqa").save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def flap(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """The real command line in a real process, in an empty folder: flap("ratio=0.5", ...)."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "flap", *arguments],
+            cwd=tmp_path,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    return run
