@@ -4,9 +4,12 @@ from dataclasses import asdict
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from flap.config import config_dir, typed
+from flap.config import FlapConfig, config_dir, explain, typed
 from flap.models import adapt
 from flap.pipeline import build_stages, check_budget, prune_model, read_calibration
 from flap.reporting import Report
@@ -35,9 +38,7 @@ def prune(
     groups = {"method": method, "metric": metric, "structure": structure, "compensation": compensation}
     chosen = [f"{group}={name}" for group, name in groups.items() if name is not None]
     values = [f"calibration.{key}={_quoted(value)}" for key, value in calibration.items()]
-    with initialize_config_dir(config_dir(), version_base="1.3"):
-        composed = compose("config", [*chosen, *values, f"ratio={ratio}", "run_name=flap.prune", *overrides])
-    config = typed(composed)
+    config = _compose([*chosen, *values, f"ratio={ratio}", "run_name=flap.prune", *overrides])
     report = Report(asdict(config), device=str(model.device))
     adapter = adapt(model)
     stages = build_stages(config)
@@ -47,6 +48,19 @@ def prune(
     prune_model(adapter, budget, stages, read, config, report)
     report.finish()
     return report
+
+
+def _compose(overrides: list[str]) -> FlapConfig:
+    """The checked config that the command line would make of these overrides, also inside another Hydra application."""
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(config_dir(), version_base="1.3"):
+            return typed(compose("config", overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(explain(error)) from error
+    finally:
+        GlobalHydra.instance().hydra = outer
 
 
 def _quoted(value: Any) -> str:

@@ -3,17 +3,16 @@
 import logging
 import os
 import sys
-from difflib import get_close_matches
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
-from flap.config import config_dir, typed
+from flap.config import config_dir, explain, typed
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +44,13 @@ def task(config: DictConfig) -> None:
 
 def _run(config: DictConfig) -> None:
     checked = typed(config)
-    from flap.pipeline import (
-        run,  # torch and transformers: seconds that --help and a wrong value need not wait for
-    )
+    # torch and transformers: seconds that --help and a wrong value need not wait for
+    from transformers.utils.logging import set_verbosity_error
+
+    from flap.pipeline import run
     from flap.reporting import show
 
+    set_verbosity_error()
     show(run(checked, Path(HydraConfig.get().runtime.output_dir)))
 
 
@@ -63,23 +64,6 @@ def main() -> None:
         task()
     except RunFailedError:
         raise SystemExit(1) from None
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         print(f"error: {explain(error)}", file=sys.stderr)
         raise SystemExit(1) from None
-
-
-def explain(error: Exception) -> str:
-    """One line about a command line that does not compose: key, value, and what is allowed."""
-    if isinstance(error, MissingConfigException) and error.options is not None:
-        group, _, name = (error.missing_cfg_file or "").rpartition("/")
-        return f"{group}={name}: expected one of {', '.join(error.options)}"
-    cause = error.__cause__
-    if isinstance(cause, ConfigKeyError | ConfigAttributeError):
-        section, _, key = str(cause.full_key).rpartition(".")
-        allowed = sorted(str(name) for name in cause.parent_node or ())
-        near = get_close_matches(key, allowed, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        return f"{cause.full_key}: unknown key; {hint}{section or 'the config'} has {', '.join(allowed) or 'no keys'}"
-    if isinstance(cause, OmegaConfBaseException):
-        return f"{cause.full_key}: {cause.msg}".splitlines()[0]
-    return " ".join(str(error).split())

@@ -5,13 +5,15 @@ Nothing here imports torch or touches network, environment or disk when it is im
 """
 
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.errors import MissingConfigException
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -79,16 +81,41 @@ def config_dir() -> str:
     return str(packaged if packaged.is_dir() else package.parent / "conf")
 
 
-def build(node: dict[str, Any]) -> Any:
-    """The object that a YAML choice names with `_target_`.
+def build(group: str, node: Any) -> Any:
+    """The object of a group's choice: the dataclass that `_target_` names, its options checked against its types.
 
     Raises:
-        ValueError: an option of the choice is out of range.
+        ValueError: no choice was made, or an option is unknown, of the wrong type, or out of range.
     """
+    if not isinstance(node, dict) or "_target_" not in node:
+        raise ValueError(f"{group}={node}: expected one of the names that --help lists for this group")
+    options = {key: value for key, value in node.items() if key != "_target_"}
+    schema = OmegaConf.structured(get_class(node["_target_"]))
     try:
-        return instantiate(node, _convert_="all")
-    except InstantiationException as error:
-        raise (error.__cause__ if isinstance(error.__cause__, ValueError) else error) from error
+        return OmegaConf.to_object(OmegaConf.merge(schema, options))
+    except OmegaConfBaseException as error:
+        expected = "expected a list, as [a,b]" if "ListConfig" in str(error.msg) else error.msg
+        raise ValueError(f"{group}.{error.full_key}={options.get(error.full_key)}: {expected}") from error
+
+
+def explain(error: Exception) -> str:
+    """One line about a command line that does not compose: key, value, and what is allowed."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        options = error.options or sorted(path.stem for path in (Path(config_dir()) / group).glob("*.yaml"))
+        return f"{group}={name}: expected one of {', '.join(options)}"
+    cause = error.__cause__
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError):
+        section, _, key = str(cause.full_key).rpartition(".")
+        allowed = sorted(str(name) for name in cause.parent_node or ())
+        near = get_close_matches(key, allowed, n=1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        return f"{cause.full_key}: unknown key; {hint}{section or 'the config'} has {', '.join(allowed) or 'no keys'}"
+    if isinstance(cause, OmegaConfBaseException):
+        return f"{cause.full_key}: {cause.msg}".splitlines()[0]
+    if "group override must be" in str(error):
+        return "a group takes the name of one of its options, as --help lists them, and not null or a number"
+    return " ".join(str(error).split())
 
 
 def typed(config: DictConfig) -> FlapConfig:

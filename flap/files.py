@@ -22,18 +22,33 @@ def written_whole(target: Path) -> Iterator[Path]:
     scratch = Path(mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
         yield scratch
-        scratch.chmod(0o755)
+        _share(scratch)
         _replace(scratch, target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _replace(new: Path, target: Path) -> None:
-    """Two renames, because a folder that is not empty cannot be renamed over."""
+    """Two renames, because a folder that is not empty cannot be renamed over; the old one comes back on an error."""
     if not target.exists():
         new.rename(target)
         return
     old = Path(mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
-    target.rename(old / "old")
-    new.rename(target)
-    shutil.rmtree(old)
+    try:
+        target.rename(old / "old")
+        try:
+            new.rename(target)
+        except BaseException:
+            (old / "old").rename(target)
+            raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _share(folder: Path) -> None:
+    """Give folder and files the permissions of any new file: temporary ones are for their owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    folder.chmod(0o777 & ~mask)
+    for file in folder.rglob("*"):
+        file.chmod((0o777 if file.is_dir() else 0o666) & ~mask)

@@ -22,7 +22,7 @@ from flap.evaluation import Evaluator, Task
 from flap.files import cache_root
 from flap.importance import Metric, score_layers
 from flap.models import ModelAdapter, adapt, find_model
-from flap.reporting import Report, draw_layers
+from flap.reporting import Report, draw_layers, markdown
 
 log = logging.getLogger(__name__)
 
@@ -87,8 +87,12 @@ class Calibration:
 def build_stages(config: FlapConfig) -> Stages:
     """Raises: ValueError: an option of a choice is out of range, or two choices do not go together."""
     torch.manual_seed(config.seed)
-    evaluators = [build(node) for node in (config.eval or {}).values()]
-    stages = Stages(build(config.metric), build(config.structure), build(config.compensation), evaluators)
+    stages = Stages(
+        build("metric", config.metric),
+        build("structure", config.structure),
+        build("compensation", config.compensation),
+        [build(f"eval.{name}", node) for name, node in (config.eval or {}).items()],
+    )
     if config.calibration.propagate == "pruned" and not isinstance(stages.structure, UniformLayers):
         raise ValueError(
             "calibration.propagate=pruned: expected structure UL-UM or UL-MM, because an adaptive plan is known only "
@@ -179,5 +183,5 @@ def write(report: Report, plan: PruningPlan, run_dir: Path) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     plan.save(run_dir / "plan.json")
     draw_layers(report, run_dir / "layers.png")
-    (run_dir / "report.md").write_text(report.markdown())
+    (run_dir / "report.md").write_text(markdown(report))
     report.save(run_dir / "report.json")

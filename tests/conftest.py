@@ -11,7 +11,26 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.cases import VOCAB, tiny_model
 
-WORDS = "the a cat dog sat ran on under mat tree and then it was red blue old new".split()
+WORDS = [
+    "the",
+    "a",
+    "cat",
+    "dog",
+    "sat",
+    "ran",
+    "on",
+    "under",
+    "mat",
+    "tree",
+    "and",
+    "then",
+    "it",
+    "was",
+    "red",
+    "blue",
+    "old",
+    "new",
+]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -49,13 +49,14 @@ def keep_quotas(scores: Scores, quotas: list[Quota]) -> PruningPlan:
 
 def _payable(rests: list[float], limits: list[int]) -> list[int]:
     """Round the rests; what a layer cannot pay (more than its limit, less than nothing), the others share."""
-    shift = 0.0
-    for _ in rests:
-        paid = [min(max(rest + shift, 0.0), limit) for rest, limit in zip(rests, limits, strict=True)]
-        free = sum(0 < amount < limit for amount, limit in zip(paid, limits, strict=True))
-        if not free or abs(sum(rests) - sum(paid)) < 0.5:
+    paid = [min(max(rest, 0.0), limit) for rest, limit in zip(rests, limits, strict=True)]
+    for _ in rests:  # every round settles the difference or exhausts one more layer
+        owed = sum(rests) - sum(paid)
+        free = [i for i, limit in enumerate(limits) if (paid[i] < limit if owed > 0 else paid[i] > 0)]
+        if not free or abs(owed) < 0.5:
             break
-        shift += (sum(rests) - sum(paid)) / free
+        for i in free:
+            paid[i] = min(max(paid[i] + owed / len(free), 0.0), limits[i])
     return [round(amount) for amount in paid]
 
 

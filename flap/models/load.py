@@ -58,13 +58,19 @@ class Source:
         """
         try:
             model, info = AutoModelForCausalLM.from_pretrained(
-                self.path, use_safetensors=True, output_loading_info=True, **self.options
+                self.path,
+                use_safetensors=True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # reported below, by name
+                **self.options,
             )
         except (OSError, SafetensorError, RuntimeError) as error:
             raise ValueError(f"model.path={self.path}: {_one_line(error)}") from error
-        if info["missing_keys"]:
-            names = ", ".join(sorted(info["missing_keys"])[:3])
-            raise ValueError(f"model.path={self.path}: {len(info['missing_keys'])} tensors are missing, as {names}")
+        problems = {"missing_keys": "are missing", "mismatched_keys": "have another shape than the config says"}
+        for kind, problem in problems.items():
+            names = sorted(key if isinstance(key, str) else key[0] for key in info[kind])
+            if names:
+                raise ValueError(f"model.path={self.path}: {len(names)} tensors {problem}, as {', '.join(names[:3])}")
         return cast(PreTrainedModel, model.to(self.device).eval())
 
 

@@ -1,7 +1,7 @@
 """What a run leaves for people and programs."""
 
-from flap.reporting.console import show
 from flap.reporting.picture import draw_layers
 from flap.reporting.report import Report
+from flap.reporting.table import markdown, show
 
-__all__ = ["Report", "draw_layers", "show"]
+__all__ = ["Report", "draw_layers", "markdown", "show"]

@@ -1,14 +1,13 @@
-"""The report of one run (report.json, schema 1), its table for people, and the facts about code and machine."""
+"""The report of one run: report.json, schema 1."""
 
 import json
+import math
 import platform
 import resource
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ import torch
 
 from flap.allocation import Budget, PruningPlan
 from flap.models import ModelAdapter
+from flap.reporting.provenance import git_state, versions
 
 SCHEMA = 1
-LIBRARIES = ("flap-pruning", "torch", "transformers", "datasets", "hydra-core", "safetensors")
 
 
 @dataclass
@@ -39,8 +38,8 @@ class Report:
     statistics_cache: str = "off"
     checkpoint: str | None = None
     schema: int = SCHEMA
-    versions: dict[str, str] = field(default_factory=lambda: _versions())
-    git: dict[str, Any] = field(default_factory=lambda: _git())
+    versions: dict[str, str] = field(default_factory=versions)
+    git: dict[str, Any] = field(default_factory=git_state)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -93,43 +92,11 @@ class Report:
         }
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self), indent=1, allow_nan=False, default=str) + "\n")
-
-    def rows(self) -> list[tuple[str, str, str]]:
-        """The table for people: (what, dense, pruned)."""
-        before, after = self.parameters["total_before"], self.parameters["total_after"]
-        decoder = (self.parameters["decoder_before"], self.parameters["decoder_after"])
-        rows = [
-            (name, f"{dense:.3f}", f"{self.evaluation['pruned'][name]:.3f}")
-            for name, dense in self.evaluation["dense"].items()
-        ]
-        rows.append(("parameters", f"{before:,}", f"{after:,} ({after / before:.1%})"))
-        rows.append(
-            (
-                "decoder's Linear parameters",
-                f"{decoder[0]:,}",
-                f"{decoder[1]:,} ({decoder[1] / decoder[0]:.1%})",
-            )
-        )
-        removed = f"{self.ratio['realised_decoder']:.4f} of {self.ratio['requested']:g} asked"
-        rows.append(("ratio removed", "", removed))
-        rows.append(("seconds", "", ", ".join(f"{stage} {value:.1f}" for stage, value in self.seconds.items())))
-        rows.append(("checkpoint", "", self.checkpoint or "not saved"))
-        return rows
-
-    def markdown(self) -> str:
-        """report.md: the table, then heads and neurons by layer."""
-        name = self.config["run_name"]
-        lines = [f"# {name}", "", "| | dense | pruned |", "|---|---|---|"]
-        lines += [f"| {what} | {dense} | {pruned} |" for what, dense, pruned in self.rows()]
-        lines += ["", *(f"Warning: {warning}" for warning in self.warnings), ""]
-        lines += ["![kept units by layer](layers.png)", "", "| layer | query heads | KV heads | neurons |"]
-        lines += ["|---|---|---|---|"]
-        lines += [
-            f"| {i} | {one['query_heads']} | {one['kv_heads']} | {one['neurons']} |"
-            for i, one in enumerate(self.layers)
-        ]
-        return "\n".join(lines) + "\n"
+        """Write report.json; a number that JSON cannot hold (an infinite perplexity) becomes null."""
+        plain = asdict(self)
+        for numbers in plain["evaluation"].values():
+            numbers.update({name: None for name, value in numbers.items() if not math.isfinite(value)})
+        path.write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n")
 
 
 def _total(adapter: ModelAdapter) -> int:
@@ -143,24 +110,3 @@ def _widths(adapter: ModelAdapter, layer: int) -> dict[str, int]:
         "kv_heads": attention.num_units,
         "neurons": mlp.num_units,
     }
-
-
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{library: version(library) for library in LIBRARIES}}
-
-
-def _git() -> dict[str, Any]:
-    """Commit of the checkout this package runs from and whether it has uncommitted changes; None outside one."""
-    here = Path(__file__).resolve().parents[2]
-    if not (here / ".git").exists():
-        return {"commit": None, "dirty": None}
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True
-        ).stdout.strip()
-        changes = subprocess.run(
-            ["git", "status", "--porcelain"], cwd=here, capture_output=True, text=True, check=True
-        ).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return {"commit": None, "dirty": None}
-    return {"commit": commit, "dirty": bool(changes.strip())}

@@ -26,5 +26,11 @@ def adapter_class(config: PreTrainedConfig) -> type[ModelAdapter]:
 
 
 def adapt(model: PreTrainedModel) -> ModelAdapter:
-    """The adapter around a loaded model."""
+    """The adapter around a loaded model.
+
+    Raises:
+        ValueError: the architecture is not supported, or the model has another head than a language model's.
+    """
+    if not type(model).__name__.endswith("ForCausalLM"):
+        raise ValueError(f"model: {type(model).__name__} is no causal language model; expected a …ForCausalLM class")
     return adapter_class(model.config)(model)

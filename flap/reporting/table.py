@@ -1,0 +1,49 @@
+"""The report for people: one table, on the console and in report.md."""
+
+from rich.console import Console
+from rich.table import Table
+
+from flap.reporting.report import Report
+
+Row = tuple[str, str, str]
+
+
+def rows(report: Report) -> list[Row]:
+    """(what, dense, pruned): the evaluation's numbers first, then size, ratio, time and where the checkpoint lies."""
+    dense, pruned = report.evaluation["dense"], report.evaluation["pruned"]
+    seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in report.seconds.items())
+    return [
+        *((name, f"{dense[name]:.3f}", f"{pruned[name]:.3f}") for name in dense),
+        _sizes(report, "total", "parameters"),
+        _sizes(report, "decoder", "decoder's Linear parameters"),
+        ("ratio removed", "", f"{report.ratio['realised_decoder']:.4f} of {report.ratio['requested']:g} asked"),
+        ("seconds", "", seconds),
+        ("checkpoint", "", report.checkpoint or "not saved"),
+    ]
+
+
+def _sizes(report: Report, which: str, label: str) -> Row:
+    before, after = (report.parameters[f"{which}_{when}"] for when in ("before", "after"))
+    return label, f"{before:,}", f"{after:,} ({after / before:.1%})"
+
+
+def show(report: Report) -> None:
+    """Print the table."""
+    table = Table(title=report.config["run_name"], title_justify="left")
+    for column in ("", "dense", "pruned"):
+        table.add_column(column, overflow="fold")
+    for row in rows(report):
+        table.add_row(*row)
+    Console().print(table)
+
+
+def markdown(report: Report) -> str:
+    """report.md: the table, warnings, the picture, and what each layer kept."""
+    lines = [f"# {report.config['run_name']}", "", "| | dense | pruned |", "|---|---|---|"]
+    lines += [f"| {what} | {dense} | {pruned} |" for what, dense, pruned in rows(report)]
+    lines += ["", *(f"Warning: {warning}" for warning in report.warnings)]
+    lines += ["", "![kept units by layer](layers.png)", ""]
+    lines += ["| layer | query heads | KV heads | neurons |", "|---|---|---|---|"]
+    for i, layer in enumerate(report.layers):
+        lines.append(f"| {i} | {layer['query_heads']} | {layer['kv_heads']} | {layer['neurons']} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,90 @@
+"""Standardised scores and affordable prefixes, by hand."""
+
+import pytest
+import torch
+
+from flap.allocation.ranking import affordable, best_of_each, highest, standardise
+
+SCORE_U = torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0])
+PRICE_U = torch.tensor([10, 10, 30, 10, 10])
+NONE_U = torch.zeros(5, dtype=torch.bool)
+
+
+def kept(protected: list[int], to_keep: float) -> list[int]:
+    protected_U = NONE_U.clone()
+    protected_U[protected] = True
+    return affordable(SCORE_U, PRICE_U, protected_U, to_keep).nonzero().flatten().tolist()
+
+
+def test_standardise_by_hand() -> None:
+    deviation = (5 / 3) ** 0.5  # unbiased: (2.25 + 0.25 + 0.25 + 2.25) / 3
+    expected = [-1.5 / deviation, -0.5 / deviation, 0.5 / deviation, 1.5 / deviation]
+    assert standardise(torch.tensor([1.0, 2.0, 3.0, 4.0])).tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_standardise_takes_all_channels_of_the_layer_together() -> None:
+    score_GC = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    assert torch.equal(standardise(score_GC), standardise(score_GC.flatten()).reshape(2, 2))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, -3.7, 1e-30, 1e30])
+@pytest.mark.parametrize("count", [1, 7])
+def test_a_layer_without_spread_becomes_zeros(value: float, count: int) -> None:
+    assert standardise(torch.full((count,), value)).tolist() == [0.0] * count
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e18])
+def test_standardise_ignores_the_scale(scale: float) -> None:
+    score = torch.tensor([1.0, 2.0, 4.0, 10.0])
+    torch.testing.assert_close(standardise(score * scale), standardise(score), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(0, ()), (1, (1,)), (2, (1, 2)), (3, (1, 2, 3)), (4, (0, 1, 2, 3)), (5, (0, 1, 2, 3, 4))]
+)
+def test_highest_keeps_the_first_among_equals(count: int, expected: tuple[int, ...]) -> None:
+    assert highest(torch.tensor([1.0, 2.0, 2.0, 2.0, 0.0]), count) == expected
+
+
+# prefixes cost 10, 20, 50, 60, 70
+@pytest.mark.parametrize(
+    ("to_keep", "expected"),
+    [
+        (11, [0]),
+        (16, [0, 1]),
+        (30, [0, 1]),  # 20 is nearer than 50
+        (34, [0, 1]),
+        (36, [0, 1, 2]),  # 50 is nearer than 20
+        (50, [0, 1, 2]),
+        (56, [0, 1, 2, 3]),
+        (70, [0, 1, 2, 3, 4]),
+        (1000, [0, 1, 2, 3, 4]),
+    ],
+)
+def test_affordable_is_the_prefix_nearest_to_the_budget(to_keep: float, expected: list[int]) -> None:
+    assert kept([], to_keep) == expected
+
+
+@pytest.mark.parametrize(
+    ("protected", "to_keep", "expected"),
+    [
+        ([4], 20, [0, 4]),  # the protected unit is paid for first
+        ([4], 12, [4]),
+        ([2], 44, [0, 2]),
+        ([2, 3], 0, [2, 3]),  # kept even where they cost more than the budget
+        ([2, 3], 40, [2, 3]),
+        ([0, 1, 2, 3, 4], 1, [0, 1, 2, 3, 4]),
+    ],
+)
+def test_protected_units_are_always_kept(protected: list[int], to_keep: float, expected: list[int]) -> None:
+    assert kept(protected, to_keep) == expected
+
+
+def test_affordable_among_equals_keeps_the_first() -> None:
+    mask_U = affordable(torch.zeros(5), torch.full((5,), 10), NONE_U, 30)
+    assert mask_U.tolist() == [True, True, True, False, False]
+
+
+def test_best_of_each() -> None:
+    mask_U = best_of_each([torch.tensor([1.0, 3.0, 2.0]), torch.tensor([5.0, 5.0]), torch.tensor([-1.0])])
+    assert mask_U.tolist() == [False, True, False, True, False, True]

@@ -1,0 +1,48 @@
+"""Every structure meets the ratio to within one unit and empties no layer."""
+
+import pytest
+
+from flap.allocation import ULUM, LayerPlan
+from tests.allocation.oracle import assert_meets, budget_of, model_of, random_scores
+from tests.cases import ARCHITECTURES, RATIOS, STRUCTURES
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("ratio", RATIOS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_ratio_is_met_and_no_layer_is_empty(architecture: str, ratio: float, structure: str) -> None:
+    budget = budget_of(architecture, ratio)
+    for seed in range(5):
+        plan = STRUCTURES[structure]().allocate(random_scores(budget, seed), budget)
+        assert_meets(plan, model_of(architecture), ratio)
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_ratio_zero_keeps_everything(architecture: str, structure: str) -> None:
+    budget = budget_of(architecture, 0.0)
+    everything = LayerPlan(tuple(range(budget.layers[0].kv_heads)), tuple(range(56)))
+    assert STRUCTURES[structure]().allocate(random_scores(budget), budget).layers == (everything,) * 4
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_ulum_gives_every_layer_the_same_widths(architecture: str, ratio: float) -> None:
+    budget = budget_of(architecture, ratio)
+    plan = ULUM().allocate(random_scores(budget), budget)
+    assert len({(len(layer.kv_heads), len(layer.neurons)) for layer in plan.layers}) == 1
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("ratio", RATIOS)
+def test_defaults_fit_every_ratio(ratio: float, structure: str) -> None:
+    STRUCTURES[structure]().check(budget_of("qwen2-gqa-tied", ratio))
+
+
+@pytest.mark.parametrize(("architecture", "most"), [("llama-mha", "0.917"), ("llama-gqa", "0.858")])
+def test_ratio_that_would_empty_a_layer_names_the_highest(architecture: str, most: str) -> None:
+    with pytest.raises(ValueError, match=rf"ratio=0\.95: .* at most {most}"):
+        budget_of(architecture, 0.95)
+    budget = budget_of(architecture, float(most))
+    for structure in STRUCTURES.values():
+        assert_meets(structure().allocate(random_scores(budget), budget), model_of(architecture), float(most))

@@ -1,0 +1,72 @@
+"""Plans of a two-layer budget, computed by hand, and of a layer that loses every comparison."""
+
+import pytest
+import torch
+
+from flap.allocation import ALAM, ALMM, ULMM, ULUM, Budget, LayerPlan
+from flap.allocation.budget import LayerPrices
+from flap.importance import Scores
+from tests.allocation.oracle import assert_meets, budget_of, model_of
+from tests.cases import ARCHITECTURES
+
+ADAPTIVE = {"AL-MM": ALMM, "AL-AM": ALAM}
+
+# Two layers of two heads at 10 and four neurons at 3: 64 parameters. Units by standardised score:
+# heads L1h0 .29, L1h1 -.29, L0h0 -.87 and the best L0h1 .87; neurons L0n2 .39, L0n1 -.39, L1n0-2 -.5, L0n0 -1.16
+# and the best L0n3 1.16, L1n3 1.5. The best of each layer (L0h1, L1h0, L0n3, L1n3) cost 26.
+TOY_LAYERS = (LayerPrices(2, 10, 4, 3, 1), LayerPrices(2, 10, 4, 3, 1))
+TOY_SCORES = Scores(
+    kv_heads=(torch.tensor([[1.0, 1.0], [3.0, 3.0]]), torch.tensor([[0.0, 4.0], [1.0, 1.0]])),
+    neurons=(torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([0.0, 0.0, 0.0, 8.0])),
+)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "first", "second"),
+    [
+        (0.5, LayerPlan((1,), (2, 3)), LayerPlan((0,), (0, 3))),  # 16 a layer: one head and two neurons
+        (0.55, LayerPlan((1,), (3,)), LayerPlan((0,), (3,))),  # 17.6: one head and 2.5 neurons
+        (0.28, LayerPlan((0, 1), (3,)), LayerPlan((0, 1), (3,))),  # 8.96: a head is too much, so three neurons
+    ],
+)
+def test_ulum_by_hand(ratio: float, first: LayerPlan, second: LayerPlan) -> None:
+    assert ULUM().allocate(TOY_SCORES, Budget(TOY_LAYERS, ratio)).layers == (first, second)
+
+
+def test_ulmm_by_hand() -> None:
+    # 22.4 to remove: L1 gives the head; of the 4.1 neurons L0 can spare three only, so L1 gives the fourth
+    plan = ULMM(remove_heads=1).allocate(TOY_SCORES, Budget(TOY_LAYERS, 0.35))
+    assert plan.layers == (LayerPlan((0, 1), (3,)), LayerPlan((0,), (0, 1, 3)))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "first", "second"),
+    [
+        (0.5, LayerPlan((1,), (2, 3)), LayerPlan((0,), (3,))),  # to keep 32: prefixes cost 29 and 39
+        (0.4, LayerPlan((1,), (2, 3)), LayerPlan((0, 1), (3,))),  # to keep 38.4: 39 with L1h1
+        (0.3, LayerPlan((1,), (1, 2, 3)), LayerPlan((0, 1), (0, 3))),  # to keep 44.8: 45 with L0n1 and L1n0
+        (0.05, LayerPlan((0, 1), (1, 2, 3)), LayerPlan((0, 1), (0, 1, 2, 3))),  # to keep 60.8: 61 without L0n0
+    ],
+)
+def test_alam_prefix_by_hand(ratio: float, first: LayerPlan, second: LayerPlan) -> None:
+    assert ALAM().allocate(TOY_SCORES, Budget(TOY_LAYERS, ratio)).layers == (first, second)
+
+
+def test_almm_by_hand() -> None:
+    # to keep 38.4: three heads at 10, then 8.4 for neurons, nearest to three of them
+    plan = ALMM(remove_heads=1).allocate(TOY_SCORES, Budget(TOY_LAYERS, 0.4))
+    assert plan.layers == (LayerPlan((1,), (2, 3)), LayerPlan((0, 1), (3,)))
+
+
+@pytest.mark.parametrize("structure", ADAPTIVE)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_layer_worse_than_all_others_keeps_one_unit_of_each(architecture: str, structure: str) -> None:
+    budget = budget_of(architecture, 0.7)
+    groups = budget.layers[0].kv_heads
+    # the others' upper 60 % stand above their mean, and that is more than may stay
+    good = (torch.arange(groups) < 0.6 * groups).float()[:, None].expand(-1, 4), (torch.arange(56) < 34).float()
+    bad = torch.full((groups, 4), 1e-30), torch.full((56,), 1e-30)
+    scores = Scores((good[0], bad[0], good[0], good[0]), (good[1], bad[1], good[1], good[1]))
+    plan = ADAPTIVE[structure]().allocate(scores, budget)
+    assert plan.layers[1] == LayerPlan((0,), (0,))
+    assert_meets(plan, model_of(architecture), 0.7)

@@ -1,0 +1,122 @@
+"""Statistics collected by hooks are those of the activations; the hooks leave; pruned layers show in what follows."""
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from flap.allocation import LayerPlan
+from flap.calibration import LayerStatistics, Statistics, collect, collect_layerwise
+from flap.compression import BiasCompensation, prune_layer
+from flap.models import adapt
+from tests.cases import ARCHITECTURES, tiny_model, tokens
+
+PLAN = LayerPlan((0, 2), tuple(range(0, 56, 2)))
+
+
+@torch.no_grad()
+def two_pass(model: PreTrainedModel, tokens_NT: Tensor) -> list[LayerStatistics]:
+    """From all inputs of o_proj and down_proj at once, in float64; recorded by hooks of a whole forward pass."""
+    seen: dict[str, Statistics] = {}
+
+    def record(name: str, wide_TI: Tensor) -> None:
+        seen[name] = Statistics(wide_TI.mean(0), wide_TI.var(0), wide_TI.square().mean(0), len(wide_TI))
+
+    for name, module in model.named_modules():
+        if name.endswith(("o_proj", "down_proj")):
+            module.register_forward_hook(lambda _, args, __, name=name: record(name, args[0].double().flatten(0, 1)))
+    model(input_ids=tokens_NT)
+    layers = [f"model.layers.{i}." for i in range(4)]
+    return [LayerStatistics(seen[layer + "self_attn.o_proj"], seen[layer + "mlp.down_proj"]) for layer in layers]
+
+
+def assert_same(found: LayerStatistics, expected: LayerStatistics) -> None:
+    for a, b in ((found.attention, expected.attention), (found.mlp, expected.mlp)):
+        assert a.num_tokens == b.num_tokens
+        assert ((a.mean_I - b.mean_I).abs() <= 1e-5 * b.msq_I.sqrt()).all()
+        torch.testing.assert_close(a.var_I, b.var_I, rtol=1e-5, atol=0, check_dtype=False)
+        torch.testing.assert_close(a.msq_I, b.msq_I, rtol=1e-5, atol=0, check_dtype=False)
+
+
+def hooks_left(model: PreTrainedModel) -> int:
+    return sum(len(module._forward_pre_hooks) + len(module._forward_hooks) for module in model.modules())
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_equals_two_passes_over_the_activations(architecture: str) -> None:
+    found = collect(adapt(tiny_model(architecture)), tokens(), batch_size=4)
+    for a, b in zip(found, two_pass(tiny_model(architecture), tokens()), strict=True):
+        assert a.attention.num_tokens == tokens().numel()
+        assert_same(a, b)
+
+
+@pytest.mark.parametrize("layerwise", [False, True])
+@pytest.mark.parametrize("architecture", ["llama-gqa", "qwen3-gqa"])
+def test_batch_size_changes_nothing(architecture: str, layerwise: bool) -> None:
+    adapter = adapt(tiny_model(architecture))
+    one_by_one = collect(adapter, tokens(), batch_size=1)
+    for batch_size in (2, 4, 5):
+        found = collect(adapter, tokens(), batch_size)
+        if layerwise:
+            found = [known for _, known in collect_layerwise(adapter, tokens(), batch_size)]
+        for a, b in zip(found, one_by_one, strict=True):
+            assert_same(a, b)
+
+
+def test_each_window_runs_exactly_once() -> None:
+    model, seen = tiny_model("llama-gqa"), []
+    hook = model.model.embed_tokens.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    collect(adapt(model), tokens(), batch_size=4)
+    hook.remove()
+    assert torch.equal(torch.cat(seen), tokens())
+    assert hooks_left(model) == 0
+
+
+def test_hooks_leave_when_the_forward_pass_raises() -> None:
+    model, beyond_the_vocabulary = tiny_model("llama-gqa"), tokens() + 1000
+    with pytest.raises(IndexError):
+        collect(adapt(model), beyond_the_vocabulary, batch_size=4)
+    with pytest.raises(IndexError):
+        list(collect_layerwise(adapt(model), beyond_the_vocabulary, batch_size=4))
+    assert hooks_left(model) == 0
+
+
+@pytest.mark.parametrize(
+    ("broken", "named"),
+    [("2.self_attn.v_proj", "layer 2 attention"), ("2.mlp.up_proj", "layer 2 MLP"), ("2.mlp.down_proj", "layer 3 att")],
+)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_activations_that_are_not_finite_name_the_first_such_layer(broken: str, named: str, value: float) -> None:
+    model = tiny_model("llama-gqa")
+    model.model.layers.get_submodule(broken).weight.data[3, 5] = value
+    with pytest.raises(ValueError, match=f"activations of {named}.* not finite"):
+        collect(adapt(model), tokens(), batch_size=4)
+    with pytest.raises(ValueError, match=f"activations of {named}.* not finite"):
+        list(collect_layerwise(adapt(model), tokens(), batch_size=4))
+    assert hooks_left(model) == 0
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_layer_by_layer_equals_one_pass(architecture: str, kernel: str) -> None:
+    model = tiny_model(architecture)
+    model.set_attn_implementation(kernel)
+    adapter = adapt(model)
+    expected = collect(adapter, tokens(), batch_size=4)
+    found = list(collect_layerwise(adapter, tokens(), batch_size=4))
+    assert [i for i, _ in found] == [0, 1, 2, 3]
+    for (_, a), b in zip(found, expected, strict=True):
+        assert_same(a, b)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_layer_pruned_on_the_way_is_what_the_next_layers_see(architecture: str) -> None:
+    adapter, reference = adapt(tiny_model(architecture)), adapt(tiny_model(architecture))
+    dense = collect(reference, tokens(), batch_size=4)
+    prune_layer(reference, 0, PLAN, BiasCompensation(), dense[0])
+    expected = collect(reference, tokens(), batch_size=4)
+    for i, found in collect_layerwise(adapter, tokens(), batch_size=4):
+        assert_same(found, dense[0] if i == 0 else expected[i])
+        if i == 0:
+            prune_layer(adapter, 0, PLAN, BiasCompensation(), found)
+    assert not torch.allclose(dense[1].mlp.var_I, expected[1].mlp.var_I, rtol=1e-3)

@@ -1,0 +1,103 @@
+"""Moments of any batches, merged in any order, give the two-pass float64 formula."""
+
+from collections.abc import Sequence
+from functools import reduce
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from flap.calibration import Statistics
+from flap.calibration.statistics import Moments, merge, moments, statistics
+
+TOLERANCE = 1e-5
+
+
+def from_batches(batches: Sequence[Tensor]) -> Statistics:
+    return statistics(reduce(merge, [moments(batch) for batch in batches]))
+
+
+def assert_two_pass(found: Statistics, activation_TI: Tensor) -> None:
+    wide = activation_TI.double()
+    mean, msq = wide.mean(0), wide.square().mean(0)
+    variance = (wide - mean).square().sum(0) / (len(wide) - 1)
+    assert found.num_tokens == len(wide)
+    assert {found.mean_I.dtype, found.var_I.dtype, found.msq_I.dtype} == {torch.float32}
+    assert ((found.mean_I - mean).abs() <= TOLERANCE * msq.sqrt()).all()
+    torch.testing.assert_close(found.var_I.double(), variance, rtol=TOLERANCE, atol=0)
+    torch.testing.assert_close(found.msq_I.double(), msq, rtol=TOLERANCE, atol=0)
+
+
+def random_activations(num_tokens: int, offset: float = 0.0, seed: int = 0) -> Tensor:
+    """Five channels of spread 1 around an offset, at scales from 0.01 to 100."""
+    noise = torch.randn(num_tokens, 5, generator=torch.Generator().manual_seed(seed))
+    return (noise + offset) * torch.tensor([0.01, 0.1, 1.0, 10.0, 100.0])
+
+
+def test_by_hand() -> None:
+    found = from_batches([torch.tensor([[1.0, 10.0]]), torch.tensor([[3.0, 10.0]])])
+    assert found.num_tokens == 2
+    assert (found.mean_I.tolist(), found.var_I.tolist(), found.msq_I.tolist()) == (
+        [2.0, 10.0],
+        [2.0, 0.0],
+        [5.0, 100.0],
+    )
+
+
+def test_every_leading_position_is_a_token() -> None:
+    activation = random_activations(24)
+    together, flat = moments(activation.reshape(2, 3, 4, 5)), moments(activation)
+    assert together.num_tokens == 24
+    assert torch.equal(together.mean_I, flat.mean_I)
+    assert torch.equal(together.deviation_I, flat.deviation_I)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=12).filter(lambda sizes: sum(sizes) > 1),
+    offset=st.sampled_from([0.0, -1.0, 10.0]),
+    seed=st.integers(0, 2**32),
+)
+def test_any_split_into_batches(sizes: list[int], offset: float, seed: int) -> None:
+    activation_TI = random_activations(sum(sizes), offset, seed)
+    assert_two_pass(from_batches(activation_TI.split(sizes)), activation_TI)
+
+
+@pytest.mark.parametrize("batch_size", [7, 64, 512])
+@pytest.mark.parametrize("offset", [100.0, -1000.0])
+def test_mean_much_larger_than_the_spread(offset: float, batch_size: int) -> None:
+    activation_TI = random_activations(512, offset)
+    assert_two_pass(from_batches(activation_TI.split(batch_size)), activation_TI)
+
+
+def test_order_of_batches_is_irrelevant() -> None:
+    batches = random_activations(100, offset=3.0).split([1, 50, 9, 40])
+    forward, backward = from_batches(batches), from_batches(batches[::-1])
+    for name in ("mean_I", "var_I", "msq_I"):
+        torch.testing.assert_close(getattr(forward, name), getattr(backward, name), rtol=1e-6, atol=0)
+
+
+def test_merge_is_associative() -> None:
+    a, b, c = (moments(batch) for batch in random_activations(60, offset=5.0).split([2, 17, 41]))
+    left, right = merge(merge(a, b), c), merge(a, merge(b, c))
+    assert left.num_tokens == right.num_tokens == 60
+    torch.testing.assert_close(left.mean_I, right.mean_I, rtol=1e-12, atol=0)
+    torch.testing.assert_close(left.deviation_I, right.deviation_I, rtol=1e-12, atol=0)
+
+
+def test_moments_are_held_wider_than_float32() -> None:
+    held: Moments = merge(moments(torch.ones(3, 2)), moments(torch.zeros(2, 2)))
+    assert held.mean_I.dtype == held.deviation_I.dtype == torch.float64
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_activations_are_reduced_in_float32(dtype: torch.dtype) -> None:
+    activation_TI = random_activations(300, offset=2.0).to(dtype)
+    assert_two_pass(from_batches(activation_TI.split(70)), activation_TI)
+
+
+def test_squares_beyond_half_precision_stay_finite() -> None:
+    activation_TI = torch.tensor([[60000.0], [-60000.0]], dtype=torch.float16)
+    assert from_batches([activation_TI]).var_I.tolist() == pytest.approx([7.2e9], rel=TOLERANCE)

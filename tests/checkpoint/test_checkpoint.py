@@ -1,0 +1,109 @@
+"""A checkpoint reloads as what was in memory: as bytes, as a model, and as the start of another pruning."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+from flap.checkpoint.load import load
+from flap.checkpoint.save import save
+from flap.compression import mask_layer
+from flap.models import adapt
+from flap.pipeline import run
+from tests.cases import ARCHITECTURES, tiny_model
+from tests.checkpoint.pruned import Saved, generated, logits, prune
+from tests.runs import composed, tiny
+
+FILES = {
+    "config.json", "flap.json", "generation_config.json", "model.safetensors", "modeling_flap.py", "tokenizer.json",
+    "tokenizer_config.json",
+}  # fmt: skip
+
+
+def test_the_directory_is_canonical(saved: Saved, tokenizer: PreTrainedTokenizerFast) -> None:
+    assert {path.name for path in saved.directory.iterdir()} == FILES
+    widths = {(len(layer.kv_heads), len(layer.neurons)) for layer in saved.plan.layers}
+    assert len(widths) > 1, "all layers have one width: this would test little"
+    flap = json.loads((saved.directory / "flap.json").read_text())
+    assert flap == {"provenance": {"why": "a test"}, "plan": saved.plan.to_dict()}
+    for name, tensor in load_file(saved.directory / "model.safetensors").items():
+        assert torch.equal(tensor, saved.model.state_dict()[name])
+    text = "the cat sat on"
+    assert AutoTokenizer.from_pretrained(saved.directory)(text).input_ids == tokenizer(text).input_ids
+
+
+def test_reloaded_is_what_was_in_memory(saved: Saved) -> None:
+    reloaded = load(saved.directory)
+    assert type(reloaded) is type(saved.model) and not reloaded.training
+    assert torch.equal(logits(reloaded), logits(saved.model))
+    eager = load(saved.directory, attn_implementation="eager")
+    assert torch.allclose(logits(eager), logits(saved.model), atol=1e-4)
+
+
+def test_it_generates_with_any_cache(saved: Saved) -> None:
+    reloaded = load(saved.directory)
+    without = generated(reloaded, use_cache=False)
+    assert without.shape == (2, 11)
+    assert torch.equal(generated(reloaded, use_cache=True), without)
+    assert torch.equal(generated(reloaded, cache_implementation="static"), without)
+    assert torch.equal(generated(saved.model), without)  # and the model in memory, whose config changed
+
+
+def test_a_reloaded_model_is_saved_by_transformers_own_means(saved: Saved, tmp_path: Path) -> None:
+    load(saved.directory).save_pretrained(tmp_path)
+    assert (tmp_path / "modeling_flap.py").read_bytes() == (saved.directory / "modeling_flap.py").read_bytes()
+    assert json.loads((tmp_path / "config.json").read_text()) == json.loads(
+        (saved.directory / "config.json").read_text()
+    )
+    assert torch.equal(logits(load(tmp_path)), logits(saved.model))
+
+
+def test_a_pruned_model_is_pruned_again(saved: Saved, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    model = load(saved.directory)
+    before = adapt(model).num_parameters()
+    again = prune(model, 0.3)
+    assert 0.6 < adapt(model).num_parameters() / before < 0.8
+    for old, new in zip(saved.plan.layers, again.layers, strict=True):
+        assert max(new.kv_heads) < len(old.kv_heads) and max(new.neurons) < len(old.neurons)
+    reloaded = load(save(model, tokenizer, tmp_path / "again", again, {}))
+    assert torch.equal(logits(reloaded), logits(model))
+    assert not torch.equal(logits(reloaded), logits(saved.model))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_masked_model_reloads(architecture: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    model = tiny_model(architecture)
+    dense = logits(model)
+    plan = prune(model, 0.4, mask_layer)
+    assert adapt(model).num_parameters() == adapt(tiny_model(architecture)).num_parameters()
+    reloaded = load(save(model, tokenizer, tmp_path / "masked", plan, {}))
+    assert torch.equal(logits(reloaded), logits(model)) and not torch.equal(logits(model), dense)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_half_precision_reloads_as_it_is(architecture: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    tiny_model(architecture).save_pretrained(tmp_path / "dense")
+    model = load(tmp_path / "dense", dtype=torch.bfloat16)
+    plan = prune(model, 0.4)
+    reloaded = load(save(model, tokenizer, tmp_path / "half", plan, {}))
+    assert {p.dtype for p in reloaded.parameters()} == {torch.bfloat16}
+    assert torch.equal(logits(reloaded), logits(model))
+
+
+def test_ratio_0_leaves_a_stock_checkpoint(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
+    report = run(composed(*tiny(model_dir, text_file), "ratio=0"), tmp_path)
+    dense, pruned = report.evaluation["dense"], report.evaluation["pruned"]
+    assert dense == pruned and report.ratio["realised_decoder"] == 0
+    assert not (tmp_path / "checkpoint" / "modeling_flap.py").exists()
+    config = json.loads((tmp_path / "checkpoint" / "config.json").read_text())
+    assert config["model_type"] == "llama" and not config.keys() & {"auto_map", "per_layer_config"}
+    reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint")
+    assert torch.equal(logits(reloaded), logits(tiny_model("llama-gqa")))
+
+
+def test_a_directory_without_a_config_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no checkpoint here, config\.json is missing"):
+        load(tmp_path)

@@ -1,0 +1,165 @@
+"""Saving: whole or not at all, verified, and readable."""
+
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from flap.checkpoint.save import save, verify
+from flap.files import written_whole
+from tests.cases import tiny_model
+from tests.checkpoint.pruned import Saved, prune
+
+Save = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def model() -> PreTrainedModel:
+    model = tiny_model("llama-gqa", seed=3)
+    prune(model, 0.2)
+    return model
+
+
+@pytest.fixture
+def old(all_saved: dict[str, Saved], tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Path:
+    """A checkpoint that is there already, alone in its parent folder."""
+    saved = all_saved["llama-gqa"]
+    return save(saved.model, tokenizer, tmp_path / "parent" / "checkpoint", saved.plan, {})
+
+
+@pytest.fixture
+def save_over(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, all_saved: dict[str, Saved], old: Path
+) -> Save:
+    """Save the other model over the old one."""
+
+    def save_it(overwrite: bool = True) -> Path:
+        return save(model, tokenizer, old, all_saved["llama-gqa"].plan, {"new": True}, overwrite)
+
+    return save_it
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@contextmanager
+def nothing_changes(folder: Path) -> Iterator[None]:
+    before = contents(folder)
+    yield
+    assert contents(folder) == before
+    assert [path.name for path in folder.iterdir()] == ["checkpoint"]
+
+
+def test_what_is_there_stays_unless_overwrite_is_asked_for(save_over: Save, old: Path) -> None:
+    with nothing_changes(old.parent), pytest.raises(ValueError, match=r"checkpoint\.dir=.*not empty.*overwrite=true"):
+        save_over(overwrite=False)
+
+
+def test_overwrite_replaces_the_whole_folder(save_over: Save, old: Path, model: PreTrainedModel) -> None:
+    (old / "stale.safetensors").write_text("of another model")
+    names = contents(old).keys()
+    save_over()
+    assert contents(old).keys() == names - {"stale.safetensors"}
+    assert torch.equal(load_file(old / "model.safetensors")["model.norm.weight"], model.model.norm.weight)
+    assert [path.name for path in old.parent.iterdir()] == ["checkpoint"]
+
+
+def test_an_empty_folder_is_a_fine_target(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, all_saved: dict[str, Saved], tmp_path: Path
+) -> None:
+    (tmp_path / "new" / "empty").mkdir(parents=True)
+    save(model, tokenizer, tmp_path / "new" / "empty", all_saved["llama-gqa"].plan, {})
+    verify(model, tmp_path / "new" / "empty")
+
+
+@pytest.mark.parametrize("limit", [1000, 100_000], ids=["at-the-config", "at-the-weights"])
+def test_a_full_disk_leaves_the_old_checkpoint(limit: int, save_over: Save, old: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with (
+        nothing_changes(old.parent),
+        pytest.raises(ValueError, match=r"^checkpoint\.dir=\S+: cannot be written") as caught,
+    ):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            save_over()
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "File too large" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_interrupted_save_leaves_the_old_checkpoint(
+    save_over: Save, old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", interrupted)  # the weights are written by then
+    with nothing_changes(old.parent), pytest.raises(KeyboardInterrupt):
+        save_over()
+
+
+def test_a_rename_that_fails_leaves_the_old_checkpoint(
+    save_over: Save, old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def fail_into_place(self: Path, target: Path) -> Path:
+        if self.parent == old.parent and Path(target) == old and self != old:
+            raise PermissionError("not into place")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail_into_place)
+    with nothing_changes(old.parent), pytest.raises(ValueError, match="cannot be written, what was there stays"):
+        save_over()
+
+
+def tamper(directory: Path) -> None:
+    tensors = load_file(directory / "model.safetensors")
+    tensors["model.norm.weight"][0] += 0.01
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_a_difference_is_noticed_and_both_sides_are_named(model: PreTrainedModel, save_over: Save, old: Path) -> None:
+    verify(model, save_over())
+    tamper(old)
+    with pytest.raises(ValueError, match=r"reloaded from \S+checkpoint differ from .*memory by \d") as caught:
+        verify(model, old)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_differs_on_disk_is_not_kept(
+    model: PreTrainedModel, save_over: Save, old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = type(model).save_pretrained
+
+    def write_badly(self: PreTrainedModel, directory: Path, **options: object) -> None:
+        write(self, directory, **options)
+        tamper(directory)
+
+    monkeypatch.setattr(type(model), "save_pretrained", write_badly)
+    with nothing_changes(old.parent), pytest.raises(ValueError, match="differ from"):
+        save_over()
+
+
+def test_others_may_read_it(old: Path, tmp_path: Path) -> None:
+    (tmp_path / "usual").write_text("")
+    usual = (tmp_path / "usual").stat().st_mode & 0o777
+    assert {path.name: path.stat().st_mode & 0o777 for path in old.iterdir()} == {
+        path.name: usual for path in old.iterdir()
+    }
+    (tmp_path / "usual-folder").mkdir()
+    assert old.stat().st_mode == (tmp_path / "usual-folder").stat().st_mode
+
+
+def test_written_whole_makes_the_parents_and_puts_a_folder_in_place(tmp_path: Path) -> None:
+    target = tmp_path / "a" / "b"
+    with written_whole(target) as scratch:
+        assert not target.exists() and scratch.parent == target.parent
+        (scratch / "file").write_text("all")
+    assert contents(tmp_path) == {"a/b/file": b"all"} and list(target.parent.iterdir()) == [target]

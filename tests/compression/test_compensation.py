@@ -1,0 +1,84 @@
+"""The output projection absorbs the mean of what left; its own bias is added to, never overwritten."""
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from flap.allocation import LayerPlan, PruningPlan
+from flap.calibration import Statistics
+from flap.compression import BiasCompensation, Compress, NoCompensation, mask_layer, prune_layer
+from tests.cases import ARCHITECTURES
+from tests.compression.oracle import COMPENSATIONS, calibrated, changed, logits
+
+# KV heads 1 and 2 own channels 16 to 47
+PLAN = PruningPlan((LayerPlan((0, 3), tuple(range(1, 56))),) * 4)
+
+
+def test_bias_compensation_by_hand() -> None:
+    weight_OI = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+    known = Statistics(torch.tensor([10.0, 20.0, 30.0]), torch.ones(3), torch.ones(3), 5)
+    weight_OK, bias_O = BiasCompensation().fit(weight_OI, known, torch.tensor([0]), torch.tensor([1, 2]))
+    assert weight_OK.tolist() == [[1.0], [4.0]]
+    assert bias_O is not None
+    assert bias_O.tolist() == [2 * 20 + 3 * 30, 5 * 20 + 6 * 30]
+    weight_OK, bias_O = NoCompensation().fit(weight_OI, None, torch.tensor([0, 2]), torch.tensor([1]))
+    assert weight_OK.tolist() == [[1.0, 3.0], [4.0, 6.0]]
+    assert bias_O is None
+
+
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("how", [prune_layer, mask_layer])
+def test_compensation_is_added_to_the_output_bias(how: Compress, biased: bool) -> None:
+    model, known = calibrated("llama-gqa", biased)
+    after = changed(model, PLAN, BiasCompensation(), known, how)
+    for i, statistics in enumerate(known):
+        for path, one, pruned in (
+            ("self_attn.o_proj", statistics.attention, slice(16, 48)),
+            ("mlp.down_proj", statistics.mlp, slice(0, 1)),
+        ):
+            old, new = (m.model.layers[i].get_submodule(path) for m in (model, after))
+            expected = old.weight.double()[:, pruned] @ one.mean_I.double()[pruned]
+            if biased:
+                expected += old.bias.double()
+            torch.testing.assert_close(new.bias.double(), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_without_compensation_biases_stay_as_they_are() -> None:
+    for biased in (True, False):
+        model, known = calibrated("llama-gqa", biased)
+        after = changed(model, PLAN, NoCompensation(), known)
+        for old, new in zip(model.model.layers, after.model.layers, strict=True):
+            for path in ("self_attn.o_proj", "mlp.down_proj"):
+                before, now = old.get_submodule(path).bias, new.get_submodule(path).bias
+                assert torch.equal(before, now) if biased else before is now is None
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("path", ["self_attn.o_proj", "mlp.down_proj"])
+def test_compensation_saves_the_error_of_the_mean(architecture: str, path: str) -> None:
+    """Mean over the calibration tokens of ‖W_P x_P‖² less that of ‖W_P (x_P - mean_P)‖² is ‖W_P mean_P‖²."""
+    model, known = calibrated(architecture)
+    groups = ARCHITECTURES[architecture].num_key_value_heads
+    attention = path == "self_attn.o_proj"
+    # layer 0's attention sees the same input in all models; for the MLP to see the same, the attention stays whole
+    kept = LayerPlan((0,), tuple(range(56))) if attention else LayerPlan(tuple(range(groups)), tuple(range(20)))
+    whole = LayerPlan(tuple(range(groups)), tuple(range(56)))
+    plan = PruningPlan((kept, whole, whole, whole))
+    models = (model, *(changed(model, plan, one, known) for one in COMPENSATIONS.values()))
+    dense, bias, none = (block_output(one, path) for one in models)
+    errors = {name: (out - dense).square().sum(-1).mean().item() for name, out in (("bias", bias), ("none", none))}
+    statistics = known[0].attention if attention else known[0].mlp
+    first = 64 // groups if attention else 20
+    saved = model.model.layers[0].get_submodule(path).weight[:, first:] @ statistics.mean_I[first:]
+    assert errors["bias"] < errors["none"]
+    assert errors["none"] - errors["bias"] == pytest.approx(saved.square().sum().item(), rel=1e-3)
+
+
+def block_output(model: PreTrainedModel, path: str) -> Tensor:
+    seen: list[Tensor] = []
+    module = model.model.layers[0].get_submodule(path)
+    hook = module.register_forward_hook(lambda _, __, output: seen.append(output))
+    logits(model)
+    hook.remove()
+    return seen[0]

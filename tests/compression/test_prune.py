@@ -1,0 +1,73 @@
+"""A sliced model computes what the masked one computes, for every metric, structure and architecture."""
+
+import copy
+
+import pytest
+import torch
+
+from flap.allocation import LayerPlan, PruningPlan
+from flap.compression import BiasCompensation, Compress, mask_layer, prune_layer
+from flap.models import adapt
+from tests.cases import ARCHITECTURES, METRICS, STRUCTURES
+from tests.compression.oracle import COMPENSATIONS, calibrated, changed, logits, plan_for
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_masked_equals_sliced(architecture: str, metric: str, structure: str) -> None:
+    model, known = calibrated(architecture)
+    plan = plan_for(architecture, metric, structure)
+    for compensation in COMPENSATIONS.values():
+        sliced, masked = (changed(model, plan, compensation, known, how) for how in (prune_layer, mask_layer))
+        assert adapt(sliced).num_parameters() < adapt(masked).num_parameters() == adapt(model).num_parameters()
+        torch.testing.assert_close(logits(sliced), logits(masked), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("how", [prune_layer, mask_layer])
+@pytest.mark.parametrize("compensation", COMPENSATIONS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_plan_that_keeps_everything_changes_nothing(architecture: str, compensation: str, how: Compress) -> None:
+    model, known = calibrated(architecture, biased=False)
+    groups = ARCHITECTURES[architecture].num_key_value_heads
+    everything = PruningPlan((LayerPlan(tuple(range(groups)), tuple(range(56))),) * 4)
+    same = changed(model, everything, COMPENSATIONS[compensation], known, how)
+    assert same.state_dict().keys() == model.state_dict().keys()
+    assert torch.equal(logits(same), logits(model))
+
+
+@pytest.mark.parametrize("how", [prune_layer, mask_layer])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_bfloat16_stays_bfloat16_and_close(architecture: str, how: Compress) -> None:
+    model, known = calibrated(architecture)
+    plan = plan_for(architecture, ratio=0.2)
+    expected = logits(changed(model, plan, BiasCompensation(), known, how))
+    half = changed(copy.deepcopy(model).to(torch.bfloat16), plan, BiasCompensation(), known, how)
+    assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
+    assert (logits(half).float() - expected).norm() < 0.03 * expected.norm()
+
+
+def test_parameters_of_a_pruned_model_train_as_before() -> None:
+    model, known = calibrated("llama-gqa")
+    frozen = copy.deepcopy(model).requires_grad_(False)
+    for dense, trainable in ((model, True), (frozen, False)):
+        after = changed(dense, plan_for("llama-gqa"), BiasCompensation(), known)
+        assert {parameter.requires_grad for parameter in after.parameters()} == {trainable}
+
+
+def test_masked_units_are_zero_in_every_tensor() -> None:
+    model, known = calibrated("llama-gqa")
+    plan = PruningPlan((LayerPlan((0, 3), tuple(range(1, 56))),) * 4)
+    layer = changed(model, plan, BiasCompensation(), known, mask_layer).model.layers[2]
+    attention, mlp = layer.self_attn, layer.mlp
+    queries, keys, first = slice(16, 48), slice(8, 24), slice(0, 1)
+    for linear, rows in (
+        (attention.q_proj, queries), (attention.k_proj, keys), (attention.v_proj, keys),
+        (mlp.gate_proj, first), (mlp.up_proj, first),
+    ):  # fmt: skip
+        for parameter in linear.parameters():
+            assert (parameter[rows] == 0).all()
+            assert (parameter != 0).sum() == parameter.numel() - parameter[rows].numel()
+    for linear, columns in ((attention.o_proj, queries), (mlp.down_proj, first)):
+        assert (linear.weight[:, columns] == 0).all()
+        assert (linear.weight != 0).sum() == linear.weight.numel() - linear.weight[:, columns].numel()

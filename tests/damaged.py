@@ -1,0 +1,52 @@
+"""Models and texts that a run must refuse, each damaged in one way."""
+
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import GPT2Config, GPT2LMHeadModel
+
+TENSOR = "model.layers.2.mlp.up_proj.weight"
+TEXTS = {
+    "empty.txt": "",
+    "blank.txt": " \n\n",
+    "short.txt": "the cat sat",
+    "words.csv": "the,cat",
+    "other.jsonl": '{"body": "the cat"}\n',
+    "null.jsonl": '{"text": "the cat"}\n{"text": null}\n',
+    "number.jsonl": '{"text": 1}\n{"text": 2}\n',
+    "broken.jsonl": '{"text": \n',
+    "broken.parquet": "no",
+}
+
+
+def damage(root: Path, model_dir: Path) -> Path:
+    """Fill the folder `root`: directories are models (but for occupied/), files are texts (but for a-file)."""
+    for name in ("no-weights", "pickled", "truncated", "lacking", "misshapen", "nan", "gpt2"):
+        shutil.copytree(model_dir, root / name)
+    for name in ("no-weights", "pickled"):
+        (root / name / "model.safetensors").unlink()
+    torch.save({}, root / "pickled" / "pytorch_model.bin")
+    whole = (root / "truncated" / "model.safetensors").read_bytes()
+    (root / "truncated" / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    _rewrite(root / "lacking", None)
+    _rewrite(root / "misshapen", torch.zeros(3, 3))
+    _rewrite(root / "nan", torch.full((56, 32), torch.nan))
+    GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=96)).save_pretrained(root / "gpt2")
+    for name, text in TEXTS.items():
+        (root / name).write_text(text)
+    (root / "latin1.txt").write_bytes("café".encode("latin1"))
+    (root / "occupied").mkdir()
+    (root / "occupied" / "precious").write_text("mine")
+    (root / "a-file").write_text("mine")
+    return root
+
+
+def _rewrite(model: Path, tensor: torch.Tensor | None) -> None:
+    """Put another tensor, or none, in the place of TENSOR."""
+    tensors = load_file(model / "model.safetensors")
+    del tensors[TENSOR]
+    if tensor is not None:
+        tensors[TENSOR] = tensor
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})

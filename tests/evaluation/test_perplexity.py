@@ -1,0 +1,119 @@
+"""Perplexity against values known by hand and a float64 loop."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from flap.evaluation import Perplexity, perplexity
+from tests.cases import ARCHITECTURES, VOCAB, tiny_model, tokens
+
+
+class Says:
+    """A model whose logits are a function of the token ids."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, logits: Callable[[Tensor], Tensor]) -> None:
+        self.logits = logits
+
+    def __call__(self, input_ids: Tensor, **_: Any) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.logits(input_ids))
+
+
+def always(token: int, logit: float) -> Says:
+    return Says(lambda ids: torch.nn.functional.one_hot(torch.full_like(ids, token), VOCAB) * logit)
+
+
+def test_uniform_logits_give_the_vocabulary() -> None:
+    model = tiny_model("llama-mha")
+    model.lm_head.weight.data.zero_()
+    assert perplexity(model, tokens(), batch_size=4) == pytest.approx(VOCAB, rel=1e-6)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_equals_a_float64_loop(architecture: str) -> None:
+    model, total, count = tiny_model(architecture), 0.0, 0
+    for window_T in tokens(5, 17):
+        log_prob_TV = model(input_ids=window_T[None]).logits[0].double().log_softmax(-1)
+        for t in range(1, len(window_T)):
+            total -= log_prob_TV[t - 1, window_T[t]].item()
+            count += 1
+    assert perplexity(model, tokens(5, 17), batch_size=2) == pytest.approx(math.exp(total / count), rel=1e-5)
+
+
+def test_batch_size_changes_nothing() -> None:
+    model = tiny_model("qwen3-gqa")
+    found = [perplexity(model, tokens(), batch_size) for batch_size in (1, 2, 4, 5, 6, 100)]
+    assert found == pytest.approx([found[0]] * 6, rel=1e-5)
+
+
+def test_first_token_of_a_window_is_not_scored() -> None:
+    sure_of_five = always(5, logit=200.0)
+    assert perplexity(sure_of_five, torch.tensor([[7, 5, 5], [8, 5, 5]]), batch_size=2) == 1.0
+    one_miss_in_four = perplexity(sure_of_five, torch.tensor([[7, 5, 5], [8, 5, 7]]), batch_size=2)
+    assert one_miss_in_four == pytest.approx(math.exp(200 / 4), rel=1e-6)
+
+
+def test_overflow_is_infinite() -> None:
+    in_range = perplexity(always(5, logit=2780.0), torch.tensor([[7, 5, 5, 5, 8]]), 1)
+    assert in_range == pytest.approx(math.exp(2780 / 4), rel=1e-3)
+    assert perplexity(always(5, logit=2900.0), torch.tensor([[7, 5, 5, 5, 8]]), 1) == math.inf
+
+
+def test_half_precision_logits_are_scored_in_float32() -> None:
+    half = Says(lambda ids: torch.zeros(*ids.shape, VOCAB, dtype=torch.bfloat16))
+    assert perplexity(half, tokens(), batch_size=4) == pytest.approx(VOCAB, rel=1e-6)
+
+
+@pytest.mark.parametrize(("max_tokens", "windows"), [(None, 187), (160, 10), (175, 10), (16, 1)])
+def test_task_takes_whole_windows(
+    text_file: Path, tokenizer: PreTrainedTokenizerFast, max_tokens: int | None, windows: int
+) -> None:
+    tokens_T = torch.tensor(tokenizer(text_file.read_text()).input_ids)
+    assert len(tokens_T) == 3000  # 187 windows of 16, and a tail of 8
+    model = tiny_model("llama-gqa")
+    [task] = Perplexity([str(text_file)], seq_len=16, max_tokens=max_tokens, batch_size=8).tasks(tokenizer, 128)
+    expected = perplexity(model, tokens_T[: windows * 16].reshape(windows, 16), batch_size=8)
+    assert task.run(model) == {"words.txt/perplexity@16": expected}
+
+
+def test_tail_is_left_out(tmp_path: Path, text_file: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    words, model, other = text_file.read_text().split(), tiny_model("llama-gqa"), tmp_path / "words.txt"
+    found = []
+    for tail in (["cat"] * 8, ["w70"] * 15):
+        other.write_text(" ".join(words[:160] + tail))
+        [task] = Perplexity([str(other)], seq_len=16).tasks(tokenizer, None)
+        found.append(task.run(model))
+    assert found[0] == found[1]
+
+
+def test_tasks_are_named_after_text_and_window(text_file: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    tasks = Perplexity([str(text_file), str(text_file)], seq_len=16).tasks(tokenizer, 16)
+    assert [task.name for task in tasks] == ["words.txt/perplexity@16"] * 2
+    assert len({task.text_sha256 for task in tasks}) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"seq_len": 1}, "eval.perplexity.seq_len=1: .* >= 2"),
+        ({"seq_len": 16, "max_tokens": 15}, "eval.perplexity.max_tokens=15: .* >= 16"),
+        ({"batch_size": 0}, "eval.perplexity.batch_size=0: .* >= 1"),
+    ],
+)
+def test_bad_options_name_the_field(options: dict[str, int], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        Perplexity(["words.txt"], **options)
+
+
+def test_window_longer_than_the_context(text_file: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(ValueError, match=r"eval\.perplexity\.seq_len=129: the model's context ends at 128"):
+        Perplexity([str(text_file)], seq_len=129, max_tokens=None).tasks(tokenizer, 128)

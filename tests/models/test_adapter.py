@@ -1,0 +1,110 @@
+"""Every role resolves on every architecture, and a unit's price is what really leaves with it."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import GPT2Config
+
+from flap.allocation import LayerPlan
+from flap.compression import NoCompensation, prune_layer
+from flap.models import ModelAdapter, adapt, adapter_class
+from tests.cases import ARCHITECTURES, tiny_model, tokens, with_biases
+
+WIDTH = 56
+
+
+def total(adapter: ModelAdapter) -> int:
+    return sum(parameter.numel() for parameter in adapter.model.parameters())
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_role_resolves(architecture: str) -> None:
+    config, adapter = ARCHITECTURES[architecture], adapt(tiny_model(architecture))
+    assert len(adapter.layers) == config.num_hidden_layers
+    for i, layer in enumerate(adapter.layers):
+        attention, mlp = adapter.blocks(i)
+        assert attention.output is layer.self_attn.o_proj
+        assert mlp.output is layer.mlp.down_proj
+        expected = [layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj]
+        assert [linear for linear, _ in attention.inputs] == expected
+        assert [linear for linear, _ in mlp.inputs] == [layer.mlp.gate_proj, layer.mlp.up_proj]
+        assert (attention.num_units, mlp.num_units) == (config.num_key_value_heads, WIDTH)
+        assert adapter.queries_per_group(i) == config.num_attention_heads // config.num_key_value_heads
+        assert (attention.name, mlp.name) == (f"layer {i} attention", f"layer {i} MLP")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_row_and_column_belongs_to_one_unit(architecture: str) -> None:
+    adapter = adapt(tiny_model(architecture))
+    for block in adapter.blocks(1):
+        assert sorted(block.columns_UC.flatten().tolist()) == list(range(block.output.in_features))
+        for linear, rows_UR in block.inputs:
+            assert len(rows_UR) == block.num_units
+            assert sorted(rows_UR.flatten().tolist()) == list(range(linear.out_features))
+
+
+def test_a_kv_head_owns_the_query_heads_that_read_it() -> None:
+    attention = adapt(tiny_model("llama-gqa")).attention(0)  # 8 query heads of 8 channels, 4 KV heads
+    (_, q_rows), (_, k_rows), (_, v_rows) = attention.inputs
+    assert attention.columns_UC[1].tolist() == q_rows[1].tolist() == list(range(16, 32))
+    assert k_rows[1].tolist() == v_rows[1].tolist() == list(range(8, 16))
+
+
+@pytest.mark.parametrize("biased", [False, True], ids=["as it is", "biases everywhere"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_price_is_what_leaves(architecture: str, biased: bool) -> None:
+    model = with_biases(tiny_model(architecture)) if biased else tiny_model(architecture)
+    adapter = adapt(model)
+    groups = ARCHITECTURES[architecture].num_key_value_heads
+    all_heads, all_neurons = tuple(range(groups)), tuple(range(WIDTH))
+    without_head = LayerPlan(all_heads[:1] + all_heads[2:], all_neurons)
+    without_neuron = LayerPlan(all_heads, all_neurons[1:])
+    for layer, block, plan in ((1, adapter.attention(1), without_head), (2, adapter.mlp(2), without_neuron)):
+        price, before, prunable = block.unit_price, total(adapter), adapter.num_parameters()
+        prune_layer(adapter, layer, plan, NoCompensation(), None)
+        assert before - total(adapter) == prunable - adapter.num_parameters() == price
+
+
+@pytest.mark.parametrize(("architecture", "head", "neuron"), [("llama-mha", 1024, 96), ("llama-gqa-biases", 1568, 98)])
+def test_prices_by_hand(architecture: str, head: int, neuron: int) -> None:
+    # one head: (2 + 2) x 8 x 32; a KV head with two query heads: (4 + 2) x 8 x 32 and 32 biases; a neuron: 3 x 32 (+ 2)
+    attention, mlp = adapt(tiny_model(architecture)).blocks(0)
+    assert (attention.unit_price, mlp.unit_price) == (head, neuron)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_prunable_parameters_are_the_linears_of_the_decoder_layers(architecture: str) -> None:
+    model = with_biases(tiny_model(architecture))
+    expected = 0
+    for name, module in model.model.layers.named_modules():
+        if isinstance(module, nn.Linear):
+            is_output = name.endswith(("o_proj", "down_proj"))
+            expected += module.weight.numel() + (0 if is_output else module.bias.numel())
+    assert adapt(model).num_parameters() == expected
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_widths_are_true_ints_after_pruning(architecture: str) -> None:
+    model = tiny_model(architecture)
+    adapter = adapt(model)
+    prune_layer(adapter, 1, LayerPlan((0, 3), tuple(range(0, WIDTH, 3))), NoCompensation(), None)
+    layer = model.model.layers[1]
+    for linear in layer.modules():
+        if isinstance(linear, nn.Linear):
+            assert type(linear.in_features) is type(linear.out_features) is int
+            assert (linear.out_features, linear.in_features) == linear.weight.shape
+    assert type(layer.mlp.intermediate_size) is int
+    assert layer.mlp.intermediate_size == layer.mlp.down_proj.in_features == 19
+    queries = 2 * adapter.queries_per_group(1)
+    assert layer.self_attn.k_proj.out_features == 2 * 8
+    assert layer.self_attn.o_proj.in_features == layer.self_attn.q_proj.out_features == queries * 8
+    assert [block.num_units for block in adapter.blocks(1)] == [2, 19]
+    with torch.no_grad():
+        assert torch.isfinite(model(input_ids=tokens()).logits).all()
+
+
+def test_unsupported_architecture_says_what_is_supported() -> None:
+    with pytest.raises(ValueError, match="'gpt2' is not supported") as error:
+        adapter_class(GPT2Config())
+    for part in ("llama, mistral, qwen2, qwen3", "flap/models/families/"):
+        assert part in str(error.value)

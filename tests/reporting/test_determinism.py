@@ -1,0 +1,51 @@
+"""Two seeded runs leave the same plan and weights, and the batch size decides nothing."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from flap.allocation import PruningPlan
+from flap.reporting import Report
+from tests.cases import STRUCTURES
+
+CHOICES = [
+    "metric=random structure=UL-UM",
+    "metric=WIFN structure=UL-MM",
+    "metric=IFV structure=AL-MM",
+    "metric=WIFV structure=AL-AM",
+    "method=wanda_sp",
+    "method=mag_sp",
+]
+
+
+@pytest.mark.parametrize("choices", CHOICES)
+def test_two_seeded_runs_leave_the_same(tmp_path: Path, run_tiny: Callable[..., Report], choices: str) -> None:
+    plans, weights = [], []
+    for name in ("first", "second"):
+        run_tiny(tmp_path / name, *choices.split(), "seed=3")
+        plans.append((tmp_path / name / "plan.json").read_bytes())
+        weights.append(load_file(tmp_path / name / "checkpoint" / "model.safetensors"))
+    assert plans[0] == plans[1]
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+
+
+def test_another_seed_leaves_another_plan(tmp_path: Path, run_tiny: Callable[..., Report]) -> None:
+    for seed in (3, 4):
+        run_tiny(tmp_path / str(seed), "metric=random", f"seed={seed}", "checkpoint.save=false")
+    assert (tmp_path / "3" / "plan.json").read_bytes() != (tmp_path / "4" / "plan.json").read_bytes()
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_batch_size_decides_at_most_one_unit(tmp_path: Path, run_tiny: Callable[..., Report], structure: str) -> None:
+    units = []
+    for size in (2, 3):
+        folder, batch = tmp_path / str(size), f"calibration.batch_size={size}"
+        run_tiny(folder, f"structure={structure}", batch, "checkpoint.save=false")
+        layers = enumerate(PruningPlan.load(folder / "plan.json").layers)
+        units.append({(i, kind, u) for i, one in layers for kind, kept in vars(one).items() for u in kept})
+    assert len(units[0] - units[1]) <= 1
+    assert len(units[1] - units[0]) <= 1

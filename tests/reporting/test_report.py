@@ -1,0 +1,109 @@
+"""What a run leaves: report.json (schema 1), a table and a picture."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+from safetensors.torch import load_file
+
+from flap.allocation import PruningPlan
+from flap.reporting import Report, draw_layers, picture
+
+# section 3 of the design: what programs may rely on
+SCHEMA_1: dict[str, set[str]] = {
+    "schema": set(), "config": {"model", "calibration", "metric", "structure", "compensation", "ratio", "seed"},
+    "versions": {"python", "torch", "transformers", "flap-pruning"}, "git": {"commit", "dirty"}, "device": set(),
+    "parameters": {"total_before", "total_after", "decoder_before", "decoder_after"},
+    "ratio": {"requested", "realised_decoder", "realised_total"}, "layers": set(), "evaluation": {"dense", "pruned"},
+    "seconds": {"load", "calibrate", "score", "allocate", "compress", "save", "evaluate", "total"},
+    "peak_memory_bytes": {"host", "device"}, "statistics_cache": set(), "checkpoint": set(),
+}  # fmt: skip
+NAME = "words.txt/perplexity@16"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, run_tiny: Callable[..., Report]) -> tuple[Path, dict[str, Any]]:
+    folder = tmp_path_factory.mktemp("run")
+    run_tiny(folder)
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    return folder, json.loads((folder / "report.json").read_text(), parse_constant=refuse)
+
+
+def test_report_has_the_keys_of_schema_1(finished: tuple[Path, dict[str, Any]]) -> None:
+    _, report = finished
+    assert report["schema"] == 1
+    assert report.keys() >= SCHEMA_1.keys()
+    for section, keys in SCHEMA_1.items():
+        if keys:
+            assert report[section].keys() >= keys, section
+    assert [layer.keys() for layer in report["layers"]] == [{"query_heads", "kv_heads", "neurons"}] * 4
+
+
+def test_report_says_what_the_files_hold(finished: tuple[Path, dict[str, Any]]) -> None:
+    folder, report = finished
+    plan = PruningPlan.load(folder / "plan.json")
+    parameters, ratio = report["parameters"], report["ratio"]
+    assert report["layers"] == [
+        {"query_heads": 2 * len(one.kv_heads), "kv_heads": len(one.kv_heads), "neurons": len(one.neurons)}
+        for one in plan.layers
+    ]
+    assert parameters["decoder_before"] == 46080  # 4 x (4 KV heads at 1536 + 56 neurons at 96)
+    assert parameters["decoder_after"] == sum(1536 * len(one.kv_heads) + 96 * len(one.neurons) for one in plan.layers)
+    assert ratio["requested"] == 0.4
+    assert ratio["realised_decoder"] == pytest.approx(1 - parameters["decoder_after"] / 46080)
+    assert ratio["realised_total"] == pytest.approx(1 - parameters["total_after"] / parameters["total_before"])
+    saved = load_file(Path(report["checkpoint"]) / "model.safetensors")
+    assert sum(tensor.numel() for tensor in saved.values()) == parameters["total_after"]
+    stages = [seconds for stage, seconds in report["seconds"].items() if stage != "total"]
+    assert report["seconds"]["total"] == pytest.approx(sum(stages))
+    assert {kind: list(values) for kind, values in report["evaluation"].items()} == {"dense": [NAME], "pruned": [NAME]}
+    assert any(NAME in warning and "calibration text" in warning for warning in report["warnings"])
+
+
+def test_markdown_holds_the_numbers(finished: tuple[Path, dict[str, Any]]) -> None:
+    folder, report = finished
+    text, parameters = (folder / "report.md").read_text(), report["parameters"]
+    dense, pruned = (report["evaluation"][kind][NAME] for kind in ("dense", "pruned"))
+    assert f"| {NAME} | {dense:.3f} | {pruned:.3f} |" in text
+    for stem in ("total", "decoder"):
+        before, after = parameters[f"{stem}_before"], parameters[f"{stem}_after"]
+        assert f"| {before:,} | {after:,} ({after / before:.1%}) |" in text
+    assert f"{report['ratio']['realised_decoder']:.4f} of 0.4 asked" in text
+    for i, one in enumerate(report["layers"]):
+        assert f"| {i} | {one['query_heads']} | {one['kv_heads']} | {one['neurons']} |" in text
+
+
+def test_infinite_perplexity_is_written_as_valid_json(tmp_path: Path) -> None:
+    report = Report({"run_name": "tiny"}, evaluation={"dense": {NAME: 5.0}, "pruned": {NAME: float("inf")}})
+    report.save(tmp_path / "report.json")
+    written = json.loads((tmp_path / "report.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    assert written["evaluation"] == {"dense": {NAME: 5.0}, "pruned": {NAME: None}}
+
+
+def test_picture_is_a_png_with_two_panels(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, written = finished
+    assert (folder / "layers.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+    drawn: list[Figure] = []
+
+    class Kept(Figure):
+        def savefig(self, *args: Any, **options: Any) -> None:
+            drawn.append(self)
+            super().savefig(*args, **options)
+
+    monkeypatch.setattr(picture, "Figure", Kept)
+    report = Report(**written)
+    draw_layers(report, tmp_path / "again.png")
+    panels = drawn[0].axes
+    assert len(panels) == 2
+    for axes, key in zip(panels, ("query_heads", "neurons"), strict=True):
+        before, after = ([bar.get_height() for bar in bars] for bars in axes.containers)
+        assert before == [one[key] for one in report.layers_before]
+        assert after == [one[key] for one in report.layers]

@@ -1,0 +1,182 @@
+"""Bad input: one line that names the field, the value and what is allowed; exit code 1; nothing half-written.
+
+What does not compose goes through the real command line, which answers without torch in half a second. What the
+pipeline refuses is run in this process, as the command line would, and a few of those in a real process too.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+import torch
+
+from flap.models import Source
+from flap.pipeline import run
+from tests.damaged import damage
+from tests.runs import composed, tiny
+
+Cli = Callable[..., "CompletedProcess[str]"]
+OPTIONS = "AL-AM, AL-MM, UL-MM, UL-UM"
+NAMES = "boolq-passages, wikitext2, c4, ptb, or a .txt, .jsonl or .parquet file"
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Path:
+    """The folder that the tables below call {bad}."""
+    return damage(tmp_path_factory.mktemp("bad"), model_dir)
+
+
+DOES_NOT_COMPOSE = [
+    ("ratio=-0.1", "ratio=-0.1: expected a number with 0 <= ratio < 1"),
+    ("ratio=1.0", "ratio=1.0: expected a number with 0 <= ratio < 1"),
+    ("ratio=abc", "ratio: Value 'abc' .* Float"),
+    ("seed=-1", "seed=-1: expected a whole number >= 0"),
+    ("model.dtype=foo", "model.dtype=foo: expected one of auto, float32, bfloat16, float16"),
+    ("metric=FOO", "metric=FOO: expected one of IFV, WIFN, WIFV, magnitude, random, wanda"),
+    ("structure=FOO", f"structure=FOO: expected one of {OPTIONS}"),
+    ("model=gpt-5", "model=gpt-5: expected one of .*smollm2-135m"),
+    ("method=FOO", "method=FOO: expected one of flap, mag_sp, wanda_sp"),
+    ("eval=[FOO]", "eval=FOO: expected one of none, perplexity"),
+    ("metric=null", "metric.*IFV, WIFN, WIFV, magnitude, random, wanda"),
+    ("ration=0.5", "ration: unknown key; did you mean ratio.*seed"),
+    ("calibration.samples=8", "calibration.samples: unknown key; .*num_samples"),
+    ("metric.foo=8", "metric.foo: unknown key; metric has .*square_attention"),
+    ("structure.remove_heads=4", "structure.remove_heads: unknown key"),  # AL-AM decides that itself
+]
+
+
+@pytest.mark.parametrize(("argument", "line"), DOES_NOT_COMPOSE, ids=[argument for argument, _ in DOES_NOT_COMPOSE])
+def test_what_does_not_compose_is_one_line(flap: Cli, tmp_path: Path, argument: str, line: str) -> None:
+    done = flap(argument)
+    assert done.returncode == 1
+    assert re.fullmatch(f"error: {line}.*\n", done.stderr), done.stderr
+    assert done.stdout == ""
+    for log in tmp_path.glob("outputs/*/*/flap.log"):
+        assert "Traceback" in log.read_text()
+    assert not list(tmp_path.rglob("*checkpoint*"))
+
+
+BEFORE_WEIGHTS = [
+    ("structure=AL-MM structure.remove_heads=-2", "structure.remove_heads=-2: .* 0 to 12"),
+    ("structure=UL-MM structure.remove_heads=14", "structure.remove_heads=14: .* 0 to 12"),
+    ("structure=AL-MM structure.remove_heads=3", "structure.remove_heads=3: .* multiple of 2"),
+    ("structure=AL-MM structure.remove_heads=abc", "structure.remove_heads: Value 'abc' .* Integer"),
+    ("ratio=0.99", "ratio=0.99: .* at most 0.858"),
+    ("calibration.propagate=pruned", "calibration.propagate=pruned: expected structure UL-UM or UL-MM"),
+    ("metric.square_attention=abc", "metric.square_attention: Value 'abc' .* bool"),
+    ("eval.perplexity.seq_len=abc", "eval.perplexity.seq_len: Value 'abc' .* Integer"),
+    ("eval.perplexity.datasets=null", "eval.perplexity.datasets: .*not Optional"),
+    ("eval.perplexity.datasets={bad}/short.txt", "eval.perplexity.datasets.*short.txt.*list"),
+    ("model.path={bad}/gpt2", "model.path.*'gpt2' is not supported; supported are llama, .*flap/models/families"),
+    ("model.path={bad}/absent", "model.path={bad}/absent: no model in a local directory or on the hub"),
+    ("model.path={bad}/no-weights", "model.path={bad}/no-weights: no .*safetensors"),
+    ("model.path={bad}/pickled", "model.path={bad}/pickled: no .*safetensors .*pickled weights are not read"),
+    ("model.path={bad}/truncated", "model.path={bad}/truncated: model.safetensors is damaged or truncated"),
+    ("calibration.dataset=wikitext3", f"calibration.dataset=wikitext3: unknown dataset; expected {NAMES}"),
+    ("calibration.dataset={bad}/absent.txt", f"calibration.dataset={{bad}}/absent.txt: no such file; expected {NAMES}"),
+    ("calibration.dataset={bad}/empty.txt", "calibration.dataset={bad}/empty.txt: the file holds no text"),
+    ("calibration.dataset={bad}/blank.txt", "calibration.dataset={bad}/blank.txt: the file holds no text"),
+    ("calibration.dataset={bad}/short.txt", "calibration.dataset=.*short.txt: its 3 tokens do not fill .* 16"),
+    ("calibration.dataset={bad}/words.csv", f"calibration.dataset={{bad}}/words.csv: unknown dataset; .*{NAMES}"),
+    ("calibration.dataset={bad}/latin1.txt", "calibration.dataset={bad}/latin1.txt: cannot be read as .txt"),
+    ("calibration.dataset={bad}/other.jsonl", "calibration.dataset={bad}/other.jsonl: no column 'text', only body"),
+    ("calibration.dataset={bad}/null.jsonl", "calibration.dataset={bad}/null.jsonl: "),
+    ("calibration.dataset={bad}/number.jsonl", "calibration.dataset={bad}/number.jsonl: "),
+    ("calibration.num_samples=188", "calibration.dataset=.*187 windows of 16 .* calibration.num_samples=188"),
+    ("calibration.seq_len=129", "calibration.seq_len=129: the model's context ends at 128"),
+    ("eval.perplexity.seq_len=129", "eval.perplexity.seq_len=129: the model's context ends at 128"),
+    ("eval.perplexity.datasets=[{bad}/short.txt]", "eval.perplexity.datasets=.*short.txt: its 3 tokens .* 16"),
+    ("eval.perplexity.datasets=[wikitext3]", f"eval.perplexity.datasets=wikitext3: unknown dataset; expected {NAMES}"),
+    ("checkpoint.dir={bad}/occupied", "checkpoint.dir={bad}/occupied: not empty; .*checkpoint.overwrite=true"),
+    ("checkpoint.dir={bad}/a-file", "checkpoint.dir={bad}/a-file: expected a directory"),
+]  # fmt: skip
+if not torch.cuda.is_available():
+    BEFORE_WEIGHTS.append(("model.device=cuda", "model.device=cuda: not on this machine, which has .*cpu"))
+AT_THE_WEIGHTS = [
+    (
+        "model.path={bad}/lacking",
+        "model.path={bad}/lacking: missing tensors .* 1 in all: model.layers.2.mlp.up_proj.weight",
+    ),
+    (
+        "model.path={bad}/misshapen",
+        "model.path={bad}/misshapen: mismatched tensors .* 1 in all: model.layers.2.mlp.up_proj.weight",
+    ),
+    ("model.path={bad}/nan", "calibration: activations of layer 2 MLP are not finite"),
+    ("model.path={bad}/nan method=wanda_sp", "calibration: activations of layer 2 MLP are not finite"),
+]
+
+
+def refused(arguments: str, line: str, base: list[str], bad: Path, run_dir: Path) -> None:
+    """Run the arguments as the command line would; the error is one line that matches, and nothing is left."""
+    with pytest.raises(ValueError) as caught:
+        run(composed(*base, *arguments.format(bad=bad).split()), run_dir)
+    assert re.fullmatch(f"{line}.*".format(bad=re.escape(str(bad))), str(caught.value)), str(caught.value)
+    assert not run_dir.exists() or not list(run_dir.rglob("*"))
+    assert [path.name for path in bad.glob("occupied/*")] == ["precious"] and not list(bad.glob(".*"))
+
+
+@pytest.mark.parametrize(("arguments", "line"), BEFORE_WEIGHTS, ids=[arguments for arguments, _ in BEFORE_WEIGHTS])
+def test_refused_before_any_weight_is_loaded(
+    arguments: str,
+    line: str,
+    model_dir: Path,
+    text_file: Path,
+    bad: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Source, "load", lambda self: pytest.fail("the weights were loaded"))
+    refused(arguments, line, tiny(model_dir, text_file), bad, tmp_path / "run")
+
+
+@pytest.mark.parametrize(("arguments", "line"), AT_THE_WEIGHTS, ids=[arguments for arguments, _ in AT_THE_WEIGHTS])
+def test_refused_at_the_weights(
+    arguments: str, line: str, model_dir: Path, text_file: Path, bad: Path, tmp_path: Path
+) -> None:
+    refused(arguments, line, tiny(model_dir, text_file), bad, tmp_path / "run")
+
+
+REAL = [
+    "model.path={bad}/truncated",
+    "model.path={bad}/nan",
+    "checkpoint.dir={bad}/occupied",
+    "calibration.dataset={bad}/broken.jsonl",
+    "calibration.dataset={bad}/broken.parquet",
+]
+
+
+@pytest.mark.parametrize("argument", REAL)
+def test_in_a_real_process_it_is_one_line_and_the_traceback_is_in_the_log(
+    argument: str, flap: Cli, model_dir: Path, text_file: Path, bad: Path, tmp_path: Path
+) -> None:
+    done = flap(*tiny(model_dir, text_file), argument.format(bad=bad))
+    assert done.returncode == 1
+    assert len([line for line in done.stderr.splitlines() if "error" in line.lower()]) == 1, done.stderr
+    assert len(re.findall(r"^error: \S+: ", done.stderr, re.M)) == 1
+    assert "Traceback" not in done.stderr + done.stdout
+    [run_dir] = tmp_path.glob("outputs/*/*")
+    log = (run_dir / "flap.log").read_text()
+    assert "Traceback" in log and "ValueError: " in log
+    assert not list(run_dir.glob("*checkpoint*")) + list(run_dir.glob(".*checkpoint*"))
+    assert [path.name for path in bad.glob("occupied/*")] == ["precious"] and not list(bad.glob(".*"))
+
+
+def test_overwrite_must_be_asked_for(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
+    arguments = [*tiny(model_dir, text_file), f"checkpoint.dir={tmp_path / 'here'}", "eval=[none]"]
+    arguments = [argument for argument in arguments if not argument.startswith("eval.")]
+    run(composed(*arguments), tmp_path / "first")
+    with pytest.raises(ValueError, match=r"here: not empty; .*checkpoint\.overwrite=true"):
+        run(composed(*arguments), tmp_path / "second")
+    assert not (tmp_path / "second").exists()
+    report = run(composed(*arguments, "checkpoint.overwrite=true", "ratio=0.5"), tmp_path / "third")
+    assert report.checkpoint == str(tmp_path / "here")
+    plan = json.loads((tmp_path / "here" / "flap.json").read_text())["plan"]
+    assert plan == json.loads((tmp_path / "third" / "plan.json").read_text())

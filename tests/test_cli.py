@@ -1,0 +1,139 @@
+"""The real command line in real processes: what a run leaves, sweeps, presets, help."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+from omegaconf import OmegaConf
+
+from flap.config import config_dir
+from tests.runs import tiny
+
+Cli = Callable[..., "CompletedProcess[str]"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiny matrices: more threads than free cores make a run many times slower."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def base(model_dir: Path, text_file: Path) -> list[str]:
+    return tiny(model_dir, text_file)
+
+
+def only(folder: Path, pattern: str) -> Path:
+    [found] = folder.glob(pattern)
+    return found
+
+
+def report_of(folder: Path) -> dict:
+    return json.loads((folder / "report.json").read_text())
+
+
+def test_a_run_leaves_its_report_checkpoint_and_log(flap: Cli, base: list[str], tmp_path: Path) -> None:
+    done = flap(*base, "ratio=0.5")
+    assert done.returncode == 0, done.stderr
+    run = only(tmp_path, "outputs/*/*")
+    assert run.name.endswith("_tiny_WIFV_AL-AM_r0.5_s0")
+    files = {str(path.relative_to(run)) for path in run.rglob("*")}
+    beside = {"report.json", "report.md", "plan.json", "layers.png", "flap.log", ".hydra/config.yaml"}
+    assert files >= beside | {"checkpoint/config.json", "checkpoint/model.safetensors", "checkpoint/flap.json"}
+    assert not [name for name in files if Path(name).name.startswith(".checkpoint")]
+    assert OmegaConf.load(run / ".hydra" / "config.yaml").ratio == 0.5
+    assert (run / "layers.png").read_bytes().startswith(b"\x89PNG")
+
+    report = report_of(run)
+    assert report["checkpoint"] == str(run / "checkpoint")
+    assert report["ratio"]["requested"] == 0.5
+    assert abs(report["ratio"]["realised_decoder"] - 0.5) < 1536 / 46080  # one KV head of the tiny model
+    assert report["evaluation"]["dense"].keys() == report["evaluation"]["pruned"].keys() == {"words.txt/perplexity@16"}
+    plan = json.loads((run / "plan.json").read_text())["layers"]
+    assert [len(layer["neurons"]) for layer in plan] == [layer["neurons"] for layer in report["layers"]]
+
+    same_text = "words.txt/perplexity@16 is measured on the calibration text itself"
+    assert report["warnings"] == [same_text]
+    assert f"warning: {same_text}" in done.stderr
+    assert same_text in (run / "report.md").read_text()
+
+    assert "_target_" not in done.stdout + done.stderr  # no dump of the config
+    assert "[transformers]" not in done.stderr  # nor warnings that say nothing to the user
+    lines = done.stdout.rstrip().splitlines()
+    assert lines[-1].startswith("└") and len([line for line in lines if line.startswith("┏")]) == 1
+    for word in ("dense", "pruned", "words.txt/perplexity@16", "parameters", "ratio removed", "seconds"):
+        assert word in done.stdout
+    assert str(run / "checkpoint") in re.sub(r"[│\s]", "", done.stdout)  # in full, however narrow the console
+
+
+def test_a_masked_model_computes_what_the_sliced_one_does(flap: Cli, base: list[str], tmp_path: Path) -> None:
+    done = flap("-m", *base, "mask_only=false,true", "model.dtype=float32")
+    assert done.returncode == 0, done.stderr
+    sliced, masked = (only(tmp_path, f"multirun_outputs/*/{i}_*") for i in (0, 1))
+    assert (sliced / "plan.json").read_text() == (masked / "plan.json").read_text()
+    ours, theirs = report_of(sliced), report_of(masked)
+    assert ours["parameters"] == theirs["parameters"] and ours["ratio"] == theirs["ratio"]
+    perplexities = [report["evaluation"]["pruned"]["words.txt/perplexity@16"] for report in (ours, theirs)]
+    assert perplexities[0] == pytest.approx(perplexities[1], rel=1e-5)
+    sizes = [(run / "checkpoint" / "model.safetensors").stat().st_size for run in (sliced, masked)]
+    assert sizes[0] < sizes[1]
+
+
+def test_a_sweep_over_the_presets(flap: Cli, base: list[str], tmp_path: Path) -> None:
+    done = flap("-m", *base, "method=wanda_sp,mag_sp", "checkpoint.save=false")
+    assert done.returncode == 0, done.stderr
+    wanda, magnitude = (report_of(only(tmp_path, f"multirun_outputs/*/{i}_*")) for i in (0, 1))
+    assert wanda["config"]["metric"]["_target_"] == "flap.importance.Wanda"
+    assert wanda["config"]["calibration"]["propagate"] == "pruned" and wanda["warnings"]
+    assert magnitude["config"]["metric"]["_target_"] == "flap.importance.Magnitude"
+    assert "calibrate" not in magnitude["seconds"] and "calibration" not in magnitude["sources"]
+    for report in (wanda, magnitude):  # uniform widths
+        assert len({tuple(layer.values()) for layer in report["layers"]}) == 1
+
+
+def test_a_sweep_over_structures(flap: Cli, base: list[str], tmp_path: Path) -> None:
+    done = flap("-m", *base, "structure=UL-UM,AL-AM", "checkpoint.save=false")
+    assert done.returncode == 0, done.stderr
+    sweep = only(tmp_path, "multirun_outputs/*")
+    runs = {path.name: path for path in sweep.iterdir() if path.is_dir()}
+    assert runs.keys() == {"0_tiny_WIFV_UL-UM_r0.2_s0", "1_tiny_WIFV_AL-AM_r0.2_s0"}
+    for run in runs.values():
+        assert report_of(run)["checkpoint"] is None and not (run / "checkpoint").exists()
+
+
+def test_a_failed_job_leaves_the_others_alone(flap: Cli, base: list[str], tmp_path: Path) -> None:
+    done = flap("-m", *base, "ratio=0.99,0.2", "checkpoint.save=false")
+    assert done.returncode == 1
+    bad, good = (only(tmp_path, f"multirun_outputs/*/{i}_*") for i in (0, 1))
+    assert (good / "report.json").is_file() and "Traceback" not in (good / "flap.log").read_text()
+    assert not (bad / "report.json").exists()
+    log = (bad / "flap.log").read_text()
+    assert "Traceback" in log and "ValueError: ratio=0.99" in log
+    assert done.stderr.count("error: ratio=0.99") == 1 and "Traceback" not in done.stderr + done.stdout
+
+
+def test_help_names_every_option_on_one_screen(flap: Cli) -> None:
+    done = flap("--help")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) <= 45 and max(map(len, lines)) <= 130
+    for group in (path for path in Path(config_dir()).iterdir() if path.is_dir() and path.name != "hydra"):
+        explained = [line for line in lines if re.match(rf"{group.name}\s+\w", line)]
+        [listed] = [line.split(":")[1] for line in lines if line.startswith(f"{group.name}:")]
+        assert explained and {name.strip() for name in listed.split(",")} == {p.stem for p in group.glob("*.yaml")}
+    for key in ("ratio=", "seed=", "model.dtype=", "mask_only=", "checkpoint.dir=", "cache_dir=", "--cfg job", "-m "):
+        assert key in done.stdout
+
+
+def test_cfg_job_answers_without_torch(flap: Cli, tmp_path: Path) -> None:
+    loaded_at_exit = "print('loaded:', sorted({'torch', 'transformers'} & set(sys.modules)))"
+    (tmp_path / "sitecustomize.py").write_text(f"import atexit, sys\natexit.register(lambda: {loaded_at_exit})")
+    done = flap("--cfg", "job", "ratio=0.35", PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    config, loaded = done.stdout.split("loaded:")
+    assert loaded.strip() == "[]"
+    assert OmegaConf.create(config).ratio == 0.35
+    assert not (tmp_path / "outputs").exists()

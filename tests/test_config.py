@@ -1,0 +1,123 @@
+"""The configuration: every shipped YAML composes, passes the checks and is built; bad values are named."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+
+from flap.allocation import ALAM, ALMM, ULMM, ULUM
+from flap.compression import BiasCompensation, NoCompensation
+from flap.config import build, config_dir
+from flap.importance import WIFV, Magnitude, Wanda
+from flap.pipeline import build_stages
+from tests.runs import composed
+
+CONF = Path(config_dir())
+OPTIONS = sorted(path.relative_to(CONF) for path in CONF.glob("*/*.yaml"))
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=str)
+def test_every_option_composes_and_is_built(option: Path) -> None:
+    group, name = option.parent.name, option.stem
+    config = composed(f"{group}=[{name}]" if group == "eval" else f"{group}={name}")
+    build_stages(config)
+    chosen = asdict(config)[group]
+    if group == "method":
+        assert chosen == name
+        return
+    if group == "eval":
+        assert set(chosen) == {name} - {"none"}
+        chosen = chosen.get(name, {})
+    node = OmegaConf.to_container(OmegaConf.load(CONF / option))
+    written = {key: value for key, value in node.items() if not str(value).startswith("${")}
+    assert chosen.items() >= written.items()
+    if "_target_" in node:
+        assert type(build(group, chosen)) is get_class(node["_target_"])
+
+
+def test_the_walk_misses_no_option_that_hydra_finds() -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        groups = set(loader.list_groups("")) - {"hydra"}
+        assert {Path(group, f"{name}.yaml") for group in groups for name in loader.get_group_options(group)} == set(
+            OPTIONS
+        )
+
+
+def test_the_default_is_the_papers_method() -> None:
+    config = composed()
+    stages = build_stages(config)
+    assert (stages.metric, stages.structure, stages.compensation) == (WIFV(), ALAM(), BiasCompensation())
+    assert (config.method, config.calibration.propagate, config.ratio) == ("flap", "dense", 0.2)
+
+
+def test_wanda_sp_is_a_preset() -> None:
+    config = composed("method=wanda_sp")
+    stages = build_stages(config)
+    assert (stages.metric, stages.structure, stages.compensation) == (Wanda(), ULUM(), NoCompensation())
+    assert config.calibration.propagate == "pruned"
+
+
+def test_mag_sp_is_a_preset_without_calibration() -> None:
+    stages = build_stages(composed("method=mag_sp"))
+    assert (stages.metric, stages.structure, stages.compensation) == (Magnitude(), ULUM(), NoCompensation())
+    assert not stages.need_statistics
+
+
+@pytest.mark.parametrize("method", ["wanda_sp", "mag_sp"])
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_command_line_wins_over_a_preset(method: str, order: int) -> None:
+    arguments = [f"method={method}", "metric=WIFV", "structure=UL-MM", "compensation=bias"][::order]
+    config = composed(*arguments, "calibration.propagate=dense")
+    stages = build_stages(config)
+    assert (stages.metric, stages.structure, stages.compensation) == (WIFV(), ULMM(), BiasCompensation())
+    assert (config.method, config.calibration.propagate) == (method, "dense")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("ratio", "-0.1", "a number with 0 <= ratio < 1"),
+        ("ratio", "1.0", "a number with 0 <= ratio < 1"),
+        ("ratio", "nan", "a number with 0 <= ratio < 1"),
+        ("seed", "-1", "a whole number >= 0"),
+        ("model.dtype", "int8", "one of auto, float32, bfloat16, float16"),
+        ("model.device", "tpu", "one of auto, cpu, cuda, mps"),
+        ("calibration.num_samples", "0", "a whole number >= 1"),
+        ("calibration.seq_len", "1", "a whole number >= 2"),
+        ("calibration.batch_size", "0", "a whole number >= 1"),
+        ("calibration.propagate", "both", "one of dense, pruned"),
+        ("eval.perplexity.seq_len", "1", "a whole number >= 2"),
+        ("eval.perplexity.max_tokens", "127", "a whole number >= 128"),
+        ("eval.perplexity.batch_size", "0", "a whole number >= 1"),
+    ],
+)
+def test_a_value_out_of_range_is_named_with_what_is_allowed(field: str, value: str, allowed: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        build_stages(composed(f"{field}={value}"))
+    assert str(caught.value) == f"{field}={value}: expected {allowed}"
+
+
+@pytest.mark.parametrize("value", ["0", "0.999", "5e-1"])
+def test_a_ratio_in_range_is_a_float(value: str) -> None:
+    ratio = composed(f"ratio={value}").ratio
+    assert ratio == float(value) and type(ratio) is float
+
+
+def test_a_sweep_over_ratios_composes() -> None:
+    [override] = OverridesParser.create().parse_overrides(["ratio=0.2,0.5"])
+    assert override.is_sweep_override()
+    ratios = [composed(f"ratio={value}").ratio for value in override.sweep_string_iterator()]
+    assert ratios == [0.2, 0.5]
+
+
+@pytest.mark.parametrize(("name", "structure"), [("UL-MM", ULMM), ("AL-MM", ALMM)])
+def test_remove_heads_reaches_the_structures_that_take_it(name: str, structure: type) -> None:
+    default, by_hand = composed(f"structure={name}"), composed(f"structure={name}", "structure.remove_heads=6")
+    assert build("structure", default.structure) == structure(remove_heads=None)
+    assert build("structure", by_hand.structure) == structure(remove_heads=6)
