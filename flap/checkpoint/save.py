@@ -1,6 +1,7 @@
 """Write the canonical directory: weights, config, modelling file, tokenizer and flap.json; whole or not at all."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,16 @@ from flap.files import written_whole
 
 
 def check_target(directory: Path, overwrite: bool) -> None:
-    """Raises: ValueError: the target holds something and may not be overwritten, or is no directory."""
-    if directory.exists() and not directory.is_dir():
-        raise ValueError(f"checkpoint.dir={directory}: expected a directory, this is a file")
-    if not overwrite and directory.is_dir() and any(directory.iterdir()):
+    """Raises: ValueError: the target cannot be made, or holds something that may not or should not be replaced."""
+    nearest = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise ValueError(f"checkpoint.dir={directory}: expected a directory in a place that can be written to")
+    if not directory.is_dir() or not any(directory.iterdir()):
+        return
+    if not overwrite:
         raise ValueError(f"checkpoint.dir={directory}: not empty; expected a new one, or checkpoint.overwrite=true")
+    if not (directory / "config.json").is_file():
+        raise ValueError(f"checkpoint.dir={directory}: holds no checkpoint and is not replaced; name another")
 
 
 def save(
@@ -55,6 +61,8 @@ def verify(model: PreTrainedModel, directory: Path) -> None:
     """
     tokens = torch.arange(1, 33, device=model.device).reshape(2, 16) % model.config.vocab_size
     expected = model(input_ids=tokens, use_cache=False).logits.float()
+    if not torch.isfinite(expected).all():
+        raise ValueError("checkpoint: the logits of the pruned model are not finite; check the model's weights")
     reloaded = load(directory).to(model.device)
     found = reloaded(input_ids=tokens, use_cache=False).logits.float()
     difference = (expected - found).abs().max().item()

@@ -1,5 +1,6 @@
 """From a name to a model: a hub id, a local directory, or the packaged GGUF, always as safetensors."""
 
+import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,6 +130,10 @@ def _check_shards(directory: Path) -> None:
     shards = sorted(directory.glob("*.safetensors"))
     if not shards:
         raise ValueError(f"model.path={directory}: no *.safetensors in this directory (pickled weights are not read)")
+    for index in directory.glob("*.safetensors.index.json"):
+        named = set(json.loads(index.read_text())["weight_map"].values())
+        if missing := sorted(named - {shard.name for shard in shards}):
+            raise ValueError(f"model.path={directory}: {index.name} names {', '.join(missing)}, which is missing")
     for shard in shards:
         try:
             with safe_open(shard, framework="pt"):

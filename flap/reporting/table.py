@@ -1,6 +1,7 @@
 """The report for people: one table, on the console and in report.md."""
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from flap.reporting.report import Report
@@ -29,11 +30,11 @@ def _sizes(report: Report, which: str, label: str) -> Row:
 
 def show(report: Report) -> None:
     """Print the table."""
-    table = Table(title=report.config["run_name"], title_justify="left")
+    table = Table(title=escape(report.config["run_name"]), title_justify="left")
     for column in ("", "dense", "pruned"):
         table.add_column(column, overflow="fold")
     for row in rows(report):
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     Console().print(table)
 
 

@@ -1,6 +1,9 @@
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 from safetensors.torch import save_file
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from flap.checkpoint.save import save
 from tests.cases import ARCHITECTURES, tiny_model, tokens
@@ -24,3 +27,29 @@ def all_saved(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTok
 @pytest.fixture(params=ARCHITECTURES)
 def saved(request: pytest.FixtureRequest, all_saved: dict[str, Saved]) -> Saved:
     return all_saved[request.param]
+
+
+@pytest.fixture(scope="module")
+def model() -> PreTrainedModel:
+    model = tiny_model("llama-gqa", seed=3)
+    prune(model, 0.2)
+    return model
+
+
+@pytest.fixture
+def old(all_saved: dict[str, Saved], tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Path:
+    """A checkpoint that is there already, alone in its parent folder."""
+    saved = all_saved["llama-gqa"]
+    return save(saved.model, tokenizer, tmp_path / "parent" / "checkpoint", saved.plan, {})
+
+
+@pytest.fixture
+def save_over(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, all_saved: dict[str, Saved], old: Path
+) -> Callable[..., Path]:
+    """Save the other model over the old one."""
+
+    def save_it(overwrite: bool = True) -> Path:
+        return save(model, tokenizer, old, all_saved["llama-gqa"].plan, {"new": True}, overwrite)
+
+    return save_it

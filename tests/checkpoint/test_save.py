@@ -12,36 +12,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from flap.checkpoint.save import save, verify
 from flap.files import written_whole
-from tests.cases import tiny_model
-from tests.checkpoint.pruned import Saved, prune
+from tests.checkpoint.pruned import Saved
 
 Save = Callable[..., Path]
-
-
-@pytest.fixture(scope="module")
-def model() -> PreTrainedModel:
-    model = tiny_model("llama-gqa", seed=3)
-    prune(model, 0.2)
-    return model
-
-
-@pytest.fixture
-def old(all_saved: dict[str, Saved], tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Path:
-    """A checkpoint that is there already, alone in its parent folder."""
-    saved = all_saved["llama-gqa"]
-    return save(saved.model, tokenizer, tmp_path / "parent" / "checkpoint", saved.plan, {})
-
-
-@pytest.fixture
-def save_over(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, all_saved: dict[str, Saved], old: Path
-) -> Save:
-    """Save the other model over the old one."""
-
-    def save_it(overwrite: bool = True) -> Path:
-        return save(model, tokenizer, old, all_saved["llama-gqa"].plan, {"new": True}, overwrite)
-
-    return save_it
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -40,12 +40,20 @@ def test_another_seed_leaves_another_plan(tmp_path: Path, run_tiny: Callable[...
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
-def test_batch_size_decides_at_most_one_unit(tmp_path: Path, run_tiny: Callable[..., Report], structure: str) -> None:
+@pytest.mark.parametrize("varied", ["batch", "threads"])
+def test_batch_size_and_threads_decide_at_most_one_unit(
+    tmp_path: Path, run_tiny: Callable[..., Report], structure: str, varied: str
+) -> None:
+    threads = torch.get_num_threads()
     units = []
-    for size in (2, 3):
-        folder, batch = tmp_path / str(size), f"calibration.batch_size={size}"
-        run_tiny(folder, f"structure={structure}", batch, "checkpoint.save=false")
-        layers = enumerate(PruningPlan.load(folder / "plan.json").layers)
+    for n in (1, 2):
+        batch = n + 1 if varied == "batch" else 3
+        torch.set_num_threads(n if varied == "threads" else threads)
+        run_tiny(
+            tmp_path / str(n), f"structure={structure}", f"calibration.batch_size={batch}", "checkpoint.save=false"
+        )
+        layers = enumerate(PruningPlan.load(tmp_path / str(n) / "plan.json").layers)
         units.append({(i, kind, u) for i, one in layers for kind, kept in vars(one).items() for u in kept})
+    torch.set_num_threads(threads)
     assert len(units[0] - units[1]) <= 1
     assert len(units[1] - units[0]) <= 1

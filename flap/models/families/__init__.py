@@ -31,6 +31,7 @@ def adapt(model: PreTrainedModel) -> ModelAdapter:
     Raises:
         ValueError: the architecture is not supported, or the model has another head than a language model's.
     """
+    family = adapter_class(model.config)
     if not type(model).__name__.endswith("ForCausalLM"):
         raise ValueError(f"model: {type(model).__name__} is no causal language model; expected a …ForCausalLM class")
-    return adapter_class(model.config)(model)
+    return family(model)
