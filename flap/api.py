@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from flap.config import FlapConfig, config_dir, explain, typed
 from flap.models import adapt
-from flap.pipeline import build_stages, check_budget, prune_model, read_calibration
+from flap.pipeline import Job, build_stages, check_budget, prune_model, read_calibration
 from flap.reporting import Report
 
 
@@ -45,7 +45,7 @@ def prune(
     read = read_calibration(config, stages, tokenizer, getattr(model.config, "max_position_embeddings", None))
     budget = check_budget(adapter, stages, config)
     model.eval()
-    prune_model(adapter, budget, stages, read, config, report)
+    prune_model(Job(adapter, budget, stages, read, config, report))
     report.finish()
     return report
 

@@ -16,7 +16,7 @@ from flap.allocation import Budget, LayerPlan, PruningPlan, Structure, UniformLa
 from flap.calibration import LayerStatistics, Text, calibration_windows, collect, collect_layerwise, read_text
 from flap.checkpoint.convert import become_checkpointable
 from flap.checkpoint.save import check_target, save
-from flap.compression import Compensation, compress, mask_layer, prune_layer
+from flap.compression import Compensation, CompressLayer, compress, mask_layer, prune_layer
 from flap.config import FlapConfig, build
 from flap.evaluation import Evaluator, Task
 from flap.files import cache_root
@@ -49,7 +49,7 @@ def run(config: FlapConfig, run_dir: Path) -> Report:
     report.device = str(model.device)
     with report.timed("evaluate"):
         report.evaluation["dense"] = evaluate(model, tasks)
-    plan = prune_model(adapt(model), budget, stages, calibration, config, report)
+    plan = prune_model(Job(adapt(model), budget, stages, calibration, config, report))
     if config.checkpoint.save:
         with report.timed("save"):
             provenance = {"config": report.config, "versions": report.versions, "git": report.git}
@@ -122,44 +122,61 @@ def check_budget(adapter: ModelAdapter, stages: Stages, config: FlapConfig) -> B
     return budget
 
 
-def prune_model(
-    adapter: ModelAdapter,
-    budget: Budget,
-    stages: Stages,
-    calibration: Calibration | None,
-    config: FlapConfig,
-    report: Report,
-) -> PruningPlan:
+@dataclass(frozen=True)
+class Job:
+    """What pruning one loaded model takes; `report` is filled on the way."""
+
+    adapter: ModelAdapter
+    budget: Budget
+    stages: Stages
+    calibration: Calibration | None
+    config: FlapConfig
+    report: Report
+
+    @property
+    def compress_layer(self) -> CompressLayer:
+        return mask_layer if self.config.mask_only else prune_layer
+
+
+def prune_model(job: Job) -> PruningPlan:
     """Calibrate, score, allocate and compress: the model is changed in place, the report says what stayed."""
-    report.count_before(adapter)
-    batch_size = config.calibration.batch_size
-    compress_layer = mask_layer if config.mask_only else prune_layer
-    layers = range(len(adapter.layers))
-    if calibration is not None and config.calibration.propagate == "pruned":
-        assert isinstance(stages.structure, UniformLayers)
-        quotas = stages.structure.quotas(budget)
-        plans: list[LayerPlan] = []
-        with report.timed("calibrate"):  # scoring and slicing happen in between, layer by layer
-            for i, known in collect_layerwise(adapter, calibration.tokens_NT, batch_size):
-                scores = score_layers(stages.metric, adapter, range(i, i + 1), [known])
-                plans += keep_quotas(scores, quotas[i : i + 1]).layers
-                compress_layer(adapter, i, plans[i], stages.compensation, known)
-        plan = PruningPlan(tuple(plans))
-    else:
-        statistics: Sequence[LayerStatistics | None] = [None for _ in layers]
-        if calibration is not None:
-            with report.timed("calibrate"):
-                statistics = collect(adapter, calibration.tokens_NT, batch_size)
-        with report.timed("score"):
-            scores = score_layers(stages.metric, adapter, layers, statistics)
-        with report.timed("allocate"):
-            plan = stages.structure.allocate(scores, budget)
-        with report.timed("compress"):
-            compress(adapter, plan, stages.compensation, statistics, compress_layer)
-    if budget.kept(plan) < budget.total:
-        become_checkpointable(adapter)
-    report.count_after(adapter, plan, budget, masked=config.mask_only)
+    job.report.count_before(job.adapter)
+    layer_by_layer = job.calibration is not None and job.config.calibration.propagate == "pruned"
+    prune = _prune_layer_by_layer if layer_by_layer else _prune_at_once
+    plan = prune(job)
+    if job.budget.kept(plan) < job.budget.total:
+        become_checkpointable(job.adapter)
+    job.report.count_after(job.adapter, plan, job.budget, masked=job.config.mask_only)
     return plan
+
+
+def _prune_at_once(job: Job) -> PruningPlan:
+    """Statistics of the dense model, then scores, then one plan for all layers."""
+    layers = range(len(job.adapter.layers))
+    statistics: Sequence[LayerStatistics | None] = [None for _ in layers]
+    if job.calibration is not None:
+        with job.report.timed("calibrate"):
+            statistics = collect(job.adapter, job.calibration.tokens_NT, job.config.calibration.batch_size)
+    with job.report.timed("score"):
+        scores = score_layers(job.stages.metric, job.adapter, layers, statistics)
+    with job.report.timed("allocate"):
+        plan = job.stages.structure.allocate(scores, job.budget)
+    with job.report.timed("compress"):
+        compress(job.adapter, plan, job.stages.compensation, statistics, job.compress_layer)
+    return plan
+
+
+def _prune_layer_by_layer(job: Job) -> PruningPlan:
+    """Each layer is scored and compressed before the next one is calibrated on what it puts out (Wanda-sp)."""
+    assert job.calibration is not None and isinstance(job.stages.structure, UniformLayers)
+    quotas = job.stages.structure.quotas(job.budget)
+    plans: list[LayerPlan] = []
+    with job.report.timed("calibrate"):  # scoring and compressing happen in between
+        for i, known in collect_layerwise(job.adapter, job.calibration.tokens_NT, job.config.calibration.batch_size):
+            scores = score_layers(job.stages.metric, job.adapter, range(i, i + 1), [known])
+            plans += keep_quotas(scores, quotas[i : i + 1]).layers
+            job.compress_layer(job.adapter, i, plans[i], job.stages.compensation, known)
+    return PruningPlan(tuple(plans))
 
 
 def note_texts(report: Report, calibration: Calibration | None, tasks: list[Task]) -> dict[str, str]:

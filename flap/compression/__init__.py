@@ -1,8 +1,10 @@
 """Take the units out, and let the output projections absorb what they did."""
 
+from flap.compression.apply import CompressLayer, compress
 from flap.compression.compensation import BiasCompensation, Compensation, NoCompensation
-from flap.compression.prune import Compress, compress, mask_layer, prune_layer
+from flap.compression.mask import mask_layer
+from flap.compression.prune import prune_layer
 
 __all__ = [
-    "BiasCompensation", "Compensation", "Compress", "NoCompensation", "compress", "mask_layer", "prune_layer",
+    "BiasCompensation", "Compensation", "CompressLayer", "NoCompensation", "compress", "mask_layer", "prune_layer",
 ]  # fmt: skip

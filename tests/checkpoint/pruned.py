@@ -10,13 +10,13 @@ from transformers import PreTrainedModel
 from flap.allocation import ALAM, PruningPlan, price
 from flap.calibration import collect
 from flap.checkpoint.convert import become_checkpointable
-from flap.compression import BiasCompensation, Compress, compress, prune_layer
+from flap.compression import BiasCompensation, CompressLayer, compress, prune_layer
 from flap.importance import WIFV, score_layers
 from flap.models import adapt
 from tests.cases import tokens
 
 
-def prune(model: PreTrainedModel, ratio: float, compress_layer: Compress = prune_layer) -> PruningPlan:
+def prune(model: PreTrainedModel, ratio: float, compress_layer: CompressLayer = prune_layer) -> PruningPlan:
     adapter = adapt(model)
     statistics = collect(adapter, tokens(), batch_size=3)
     scores = score_layers(WIFV(), adapter, range(len(adapter.layers)), statistics)

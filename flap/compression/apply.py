@@ -1,0 +1,102 @@
+"""Apply a plan, layer by layer. Slicing and masking share all but the last step, so that they compute the same.
+
+Legend: O, I output and input channels of the output projection · K kept, P pruned channels · U units.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from flap.allocation import LayerPlan, PruningPlan
+from flap.calibration import LayerStatistics, Statistics
+from flap.compression.compensation import Compensation
+from flap.models import Block, ModelAdapter
+
+
+@dataclass(frozen=True)
+class Change:
+    """What becomes of a block that loses units: its output projection's new weight and bias, in the model's dtype."""
+
+    block: Block
+    kept_U: Tensor
+    pruned_U: Tensor
+    weight_OK: Tensor
+    bias_O: Tensor | None
+
+
+class CompressLayer(Protocol):
+    """`prune_layer` or `mask_layer`: change one layer in place; a block that keeps all units is not touched."""
+
+    def __call__(
+        self,
+        adapter: ModelAdapter,
+        layer: int,
+        plan: LayerPlan,
+        compensation: Compensation,
+        statistics: LayerStatistics | None,
+    ) -> None: ...
+
+
+def compress(
+    adapter: ModelAdapter,
+    plan: PruningPlan,
+    compensation: Compensation,
+    statistics: Sequence[LayerStatistics | None],
+    compress_layer: CompressLayer,
+) -> None:
+    """Apply a plan to every layer, in place."""
+    for i, (layer, known) in enumerate(zip(plan.layers, statistics, strict=True)):
+        compress_layer(adapter, i, layer, compensation, known)
+
+
+def compress_layer_by(write: Callable[[Change], None]) -> CompressLayer:
+    """The function that changes a layer by writing each of its changes into the model."""
+
+    def compress_layer(
+        adapter: ModelAdapter,
+        layer: int,
+        plan: LayerPlan,
+        compensation: Compensation,
+        statistics: LayerStatistics | None,
+    ) -> None:
+        attention, mlp = adapter.blocks(layer)
+        for block, kept, known in (
+            (attention, plan.kv_heads, statistics.attention if statistics else None),
+            (mlp, plan.neurons, statistics.mlp if statistics else None),
+        ):
+            if len(kept) < block.num_units:
+                write(_change(block, torch.tensor(kept), compensation, known))
+        adapter.refresh(layer)
+
+    return compress_layer
+
+
+@torch.no_grad()
+def _change(block: Block, kept_U: Tensor, compensation: Compensation, statistics: Statistics | None) -> Change:
+    pruned_U = torch.tensor(sorted(set(range(block.num_units)) - set(kept_U.tolist())))
+    output, device = block.output, block.output.weight.device
+    weight_OK, extra_O = compensation.fit(
+        output.weight.float(), statistics, channels(block, kept_U).to(device), channels(block, pruned_U).to(device)
+    )
+    bias_O: Tensor | None = output.bias
+    if extra_O is not None:
+        bias_O = extra_O if bias_O is None else bias_O.float() + extra_O
+    dtype = output.weight.dtype
+    return Change(block, kept_U, pruned_U, weight_OK.to(dtype), None if bias_O is None else bias_O.to(dtype))
+
+
+def channels(block: Block, units_U: Tensor) -> Tensor:
+    """Input channels of the output projection that belong to these units, ascending."""
+    return block.columns_UC[units_U].flatten().sort().values
+
+
+def assign(linear: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
+    """Give a Linear new tensors and the widths that go with them."""
+    trainable = linear.weight.requires_grad
+    linear.weight = nn.Parameter(weight.contiguous(), requires_grad=trainable)
+    new_bias = None if bias is None else nn.Parameter(bias.contiguous(), requires_grad=trainable)
+    linear.register_parameter("bias", new_bias)
+    linear.out_features, linear.in_features = weight.shape
