@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from flap.allocation import LayerPlan, PruningPlan
 from flap.calibration import Statistics
-from flap.compression import BiasCompensation, Compress, NoCompensation, mask_layer, prune_layer
+from flap.compression import BiasCompensation, CompressLayer, NoCompensation, mask_layer, prune_layer
 from tests.cases import ARCHITECTURES
 from tests.compression.oracle import COMPENSATIONS, calibrated, changed, logits
 
@@ -29,7 +29,7 @@ def test_bias_compensation_by_hand() -> None:
 
 @pytest.mark.parametrize("biased", [True, False])
 @pytest.mark.parametrize("how", [prune_layer, mask_layer])
-def test_compensation_is_added_to_the_output_bias(how: Compress, biased: bool) -> None:
+def test_compensation_is_added_to_the_output_bias(how: CompressLayer, biased: bool) -> None:
     model, known = calibrated("llama-gqa", biased)
     after = changed(model, PLAN, BiasCompensation(), known, how)
     for i, statistics in enumerate(known):

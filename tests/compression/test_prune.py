@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from flap.allocation import LayerPlan, PruningPlan
-from flap.compression import BiasCompensation, Compress, mask_layer, prune_layer
+from flap.compression import BiasCompensation, CompressLayer, mask_layer, prune_layer
 from flap.models import adapt
 from tests.cases import ARCHITECTURES, METRICS, STRUCTURES
 from tests.compression.oracle import COMPENSATIONS, calibrated, changed, logits, plan_for
@@ -27,7 +27,7 @@ def test_masked_equals_sliced(architecture: str, metric: str, structure: str) ->
 @pytest.mark.parametrize("how", [prune_layer, mask_layer])
 @pytest.mark.parametrize("compensation", COMPENSATIONS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_plan_that_keeps_everything_changes_nothing(architecture: str, compensation: str, how: Compress) -> None:
+def test_a_plan_that_keeps_everything_changes_nothing(architecture: str, compensation: str, how: CompressLayer) -> None:
     model, known = calibrated(architecture, biased=False)
     groups = ARCHITECTURES[architecture].num_key_value_heads
     everything = PruningPlan((LayerPlan(tuple(range(groups)), tuple(range(56))),) * 4)
@@ -38,7 +38,7 @@ def test_a_plan_that_keeps_everything_changes_nothing(architecture: str, compens
 
 @pytest.mark.parametrize("how", [prune_layer, mask_layer])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_bfloat16_stays_bfloat16_and_close(architecture: str, how: Compress) -> None:
+def test_bfloat16_stays_bfloat16_and_close(architecture: str, how: CompressLayer) -> None:
     model, known = calibrated(architecture)
     plan = plan_for(architecture, ratio=0.2)
     expected = logits(changed(model, plan, BiasCompensation(), known, how))
