@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from flap.allocation import PruningPlan, price
 from flap.calibration import LayerStatistics, collect
-from flap.compression import BiasCompensation, Compensation, Compress, NoCompensation, compress, prune_layer
+from flap.compression import BiasCompensation, Compensation, CompressLayer, NoCompensation, compress, prune_layer
 from flap.importance import score_layers
 from flap.models import adapt
 from tests.cases import METRICS, STRUCTURES, tiny_model, tokens, with_biases
@@ -34,7 +34,7 @@ def changed(
     plan: PruningPlan,
     compensation: Compensation,
     known: list[LayerStatistics],
-    how: Compress = prune_layer,
+    how: CompressLayer = prune_layer,
 ) -> PreTrainedModel:
     changed = copy.deepcopy(model)
     compress(adapt(changed), plan, compensation, known, how)
