@@ -1,7 +1,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,15 +31,6 @@ WORDS = [
     "old",
     "new",
 ]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def offline_and_cached() -> Iterator[None]:
-    """No hub in tests. One cache for all runs, in the user's cache folder, so that SmolLM2 is dequantised once."""
-    old = os.environ.get("HF_HUB_OFFLINE")
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    yield
-    os.environ.pop("HF_HUB_OFFLINE") if old is None else os.environ.update(HF_HUB_OFFLINE=old)
 
 
 @pytest.fixture(scope="session")
