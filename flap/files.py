@@ -36,13 +36,14 @@ def _replace(new: Path, target: Path) -> None:
     old = Path(mkdtemp(prefix=f".{target.name}.old.", dir=target.parent))
     try:
         target.rename(old / "old")
-        try:
-            new.rename(target)
-        except BaseException:
+        new.rename(target)
+    except BaseException:
+        # should this fail too, the old one stays where it is: it is removed only once the new one is in place
+        if (old / "old").exists():
             (old / "old").rename(target)
-            raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+        old.rmdir()
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _share(folder: Path) -> None:

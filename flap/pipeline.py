@@ -140,7 +140,7 @@ class Job:
 
 def prune_model(job: Job) -> PruningPlan:
     """Calibrate, score, allocate and compress: the model is changed in place, the report says what stayed."""
-    job.report.count_before(job.adapter)
+    job.report.count_before(job.adapter, job.budget)
     layer_by_layer = job.calibration is not None and job.config.calibration.propagate == "pruned"
     prune = _prune_layer_by_layer if layer_by_layer else _prune_at_once
     plan = prune(job)

@@ -48,13 +48,13 @@ class Report:
         yield
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
-    def count_before(self, adapter: ModelAdapter) -> None:
+    def count_before(self, adapter: ModelAdapter, budget: Budget) -> None:
         """Parameters and widths of the dense model, counted from its tensors."""
         self.parameters = {
             "total_before": _total(adapter),
             "decoder_before": adapter.num_parameters(),
         }
-        self.layers_before = [_widths(adapter, i) for i in range(len(adapter.layers))]
+        self.layers_before = [_widths(one.kv_heads, one.queries_per_group, one.neurons) for one in budget.layers]
 
     def count_after(self, adapter: ModelAdapter, plan: PruningPlan, budget: Budget, masked: bool) -> None:
         """What is left, counted from the tensors; of a masked model, whose tensors keep their shapes, from the plan.
@@ -74,11 +74,7 @@ class Report:
             "realised_total": 1 - total / self.parameters["total_before"],
         }
         self.layers = [
-            {
-                "query_heads": len(one.kv_heads) * prices.queries_per_group,
-                "kv_heads": len(one.kv_heads),
-                "neurons": len(one.neurons),
-            }
+            _widths(len(one.kv_heads), prices.queries_per_group, len(one.neurons))
             for one, prices in zip(plan.layers, budget.layers, strict=True)
         ]
 
@@ -103,10 +99,5 @@ def _total(adapter: ModelAdapter) -> int:
     return sum(parameter.numel() for parameter in adapter.model.parameters())
 
 
-def _widths(adapter: ModelAdapter, layer: int) -> dict[str, int]:
-    attention, mlp = adapter.blocks(layer)
-    return {
-        "query_heads": attention.num_units * adapter.queries_per_group(layer),
-        "kv_heads": attention.num_units,
-        "neurons": mlp.num_units,
-    }
+def _widths(kv_heads: int, queries_per_group: int, neurons: int) -> dict[str, int]:
+    return {"query_heads": kv_heads * queries_per_group, "kv_heads": kv_heads, "neurons": neurons}
