@@ -1,6 +1,9 @@
-"""One progress bar for every long step, on standard error."""
+"""One progress bar for every long step, on standard error, and the same numbers for whoever listens (W&B)."""
 
-from collections.abc import Iterable, Iterator, Sized
+import time
+from collections.abc import Callable, Iterable, Iterator, Sized
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 from rich.console import Console
@@ -9,7 +12,38 @@ from rich.progress import track
 T = TypeVar("T")
 
 
-def progress(items: Iterable[T], description: str) -> Iterator[T]:
+@dataclass(frozen=True)
+class Step:
+    """How far a long step is: items (batches, layers, requests) done, and tokens where the step counts them."""
+
+    stage: str
+    done: int
+    total: int | None
+    tokens: int
+    seconds: float
+
+
+Listener = Callable[[Step], None]
+_listeners: list[Listener] = []
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Call `listener` after every item of every long step for as long as the block lasts."""
+    _listeners.append(listener)
+    try:
+        yield
+    finally:
+        _listeners.remove(listener)
+
+
+def progress(items: Iterable[T], stage: str, count_tokens: Callable[[T], int] = lambda item: 0) -> Iterator[T]:
     """Yield the items and show how many are done; away from a terminal only the last state is printed."""
     total = len(items) if isinstance(items, Sized) else None
-    yield from track(items, description=f"{description:<28}", total=total, console=Console(stderr=True))
+    start, tokens = time.perf_counter(), 0
+    bar = track(items, description=f"{stage:<28}", total=total, console=Console(stderr=True))
+    for done, item in enumerate(bar, start=1):
+        yield item
+        tokens += count_tokens(item)
+        for listener in _listeners:
+            listener(Step(stage, done, total, tokens, time.perf_counter() - start))

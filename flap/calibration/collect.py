@@ -66,7 +66,7 @@ def collect(adapter: ModelAdapter, tokens_NT: Tensor, batch_size: int) -> list[L
     """
     device = adapter.decoder.device
     with recording(adapter, range(len(adapter.layers))) as recorders:
-        for batch_NT in progress(tokens_NT.split(batch_size), "calibrate"):
+        for batch_NT in progress(tokens_NT.split(batch_size), "calibrate", Tensor.numel):
             adapter.decoder(input_ids=batch_NT.to(device), use_cache=False)
     return [LayerStatistics(attention.finish(), mlp.finish()) for attention, mlp in recorders]
 

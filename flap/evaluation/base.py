@@ -1,8 +1,9 @@
 """What an evaluator is: a list of named tasks, made before the model is loaded, so that bad input shows up early."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -13,6 +14,8 @@ class Task:
 
     name: str
     run: Callable[[PreTrainedModel], dict[str, float]]
+    identity: Mapping[str, Any] = field(default_factory=dict)  # all that the numbers depend on, besides the model
+    origin: str = ""  # where its data came from: goes into the report
     text_sha256: str | None = None  # of the text it scores, to notice that the model was calibrated on it
 
 
@@ -22,3 +25,7 @@ class Evaluator(ABC):
     @abstractmethod
     def tasks(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Task]:
         """All measurements, with their data read and checked. Raises: ValueError: as its options say."""
+
+    def summary(self, numbers: Mapping[str, float]) -> dict[str, float]:
+        """Numbers made of the numbers of several tasks, such as an average; none unless an evaluator says so."""
+        return {}
