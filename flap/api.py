@@ -9,10 +9,13 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from flap.cache import Cache
 from flap.config import FlapConfig, config_dir, explain, typed
+from flap.files import cache_root
 from flap.models import adapt
-from flap.pipeline import Job, build_stages, check_budget, prune_model, read_calibration
+from flap.pruning import Job, prune_model
 from flap.reporting import Report
+from flap.stages import build_stages, check_budget, read_calibration
 
 
 def prune(
@@ -45,7 +48,7 @@ def prune(
     read = read_calibration(config, stages, tokenizer, getattr(model.config, "max_position_embeddings", None))
     budget = check_budget(adapter, stages, config)
     model.eval()
-    prune_model(Job(adapter, budget, stages, read, config, report))
+    prune_model(Job(adapter, budget, stages, read, config, report, Cache(cache_root(None), enabled=False)))
     report.finish()
     return report
 

@@ -1,8 +1,10 @@
 """The Hydra shell: parse, run, show. Alone in knowing HydraConfig; the work is in `flap.pipeline.run`."""
 
+import glob
 import logging
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import hydra
@@ -12,7 +14,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from flap.config import config_dir, explain, typed
+from flap import cache_command
+from flap.config import FlapConfig, config_dir, explain, typed
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +38,9 @@ def task(config: DictConfig) -> None:
     try:
         _run(config)
     except Exception as error:
-        known = isinstance(error, ValueError)
-        log.exception("%s", error if known else f"{type(error).__name__}: {error}")
+        line = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        log.exception("%s", line)
+        _note_failure(Path(HydraConfig.get().runtime.output_dir), line)
         if HydraConfig.get().mode == RunMode.RUN:
             raise SystemExit(1) from error
         raise RunFailedError from error
@@ -45,17 +49,44 @@ def task(config: DictConfig) -> None:
 def _run(config: DictConfig) -> None:
     checked = typed(config)
     # torch and transformers: seconds that --help and a wrong value need not wait for
-    from transformers.utils.logging import set_verbosity_error
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     from flap.pipeline import run
-    from flap.reporting import show
+    from flap.reporting import finished_run, show, write_status
 
     set_verbosity_error()
-    show(run(checked, Path(HydraConfig.get().runtime.output_dir)))
+    disable_progress_bar()
+    hydra_config = HydraConfig.get()
+    run_dir = Path(hydra_config.runtime.output_dir)
+    if checked.resume and (done := finished_run(run_dir, _cells_beside(run_dir, checked), asdict(checked))):
+        log.info("done already, in %s (resume=false runs it again)", done[0])
+        return
+    write_status(run_dir, "running")
+    in_one_process = hydra_config.mode == RunMode.MULTIRUN and "submitit" not in hydra_config.launcher._target_
+    show(run(checked, run_dir, more_to_come=in_one_process))
+    write_status(run_dir, "finished")
+
+
+def _cells_beside(run_dir: Path, config: FlapConfig) -> list[Path]:
+    """Folders of the same sweep that may hold the same cell under another job number."""
+    if HydraConfig.get().mode != RunMode.MULTIRUN:
+        return []
+    return sorted(run_dir.parent.glob(f"*_{glob.escape(config.run_name)}"))
+
+
+def _note_failure(run_dir: Path, line: str) -> None:
+    """Say in the folder that the run failed, unless the folder holds one that is finished."""
+    from flap.reporting import read_state, write_status
+
+    if read_state(run_dir) != "finished":
+        write_status(run_dir, "failed", line)
 
 
 def main() -> None:
     """Console entry: exit code 0, or 1 with one line that says what to change."""
+    if sys.argv[1:2] == ["cache"]:
+        cache_command.main(sys.argv[2:])
+        return
     if "HYDRA_FULL_ERROR" in os.environ:  # the user asks for tracebacks
         task()
         return

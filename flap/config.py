@@ -66,7 +66,10 @@ class FlapConfig:
     seed: int = 0
     mask_only: bool = False
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    resume: bool = True  # in a folder that holds results already, keep those and do what is missing
     cache_dir: str | None = None
+    use_cache: bool = True  # of statistics and dense scores
+    cache_wait_seconds: float = 3600
     trust_remote_code: bool = False
     run_name: str = "flap"
 
@@ -151,6 +154,7 @@ def check(config: FlapConfig) -> None:
     _require(config.seed >= 0, "seed", config.seed, "a whole number >= 0")
     _require(config.model.dtype in DTYPES, "model.dtype", config.model.dtype, f"one of {', '.join(DTYPES)}")
     _require(config.model.device in DEVICES, "model.device", config.model.device, f"one of {', '.join(DEVICES)}")
+    _require(config.cache_wait_seconds >= 0, "cache_wait_seconds", config.cache_wait_seconds, "a number >= 0")
     calibration = config.calibration
     for name, least in (("num_samples", 1), ("seq_len", 2), ("batch_size", 1)):
         value = getattr(calibration, name)

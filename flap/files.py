@@ -15,6 +15,13 @@ def cache_root(configured: str | None) -> Path:
     return Path(configured or os.environ.get("FLAP_CACHE_DIR") or user_cache_path("flap"))
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that a kill leaves the old one or the new one, and nothing in between."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_text(text, encoding="utf-8")
+    scratch.replace(path)
+
+
 @contextmanager
 def written_whole(target: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `target` that takes its place only when the block ends without an error."""

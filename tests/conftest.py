@@ -1,7 +1,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from flap.files import cache_root
 from tests.cases import VOCAB, tiny_model
 
 WORDS = [
@@ -31,6 +32,18 @@ WORDS = [
     "old",
     "new",
 ]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache for these tests alone: nothing measured by earlier code is taken for granted, but the model is shared."""
+    models = cache_root(None) / "models"
+    models.mkdir(parents=True, exist_ok=True)
+    folder = tmp_path_factory.mktemp("cache")
+    (folder / "models").symlink_to(models)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLAP_CACHE_DIR", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

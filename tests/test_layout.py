@@ -17,8 +17,10 @@ STAGES = [
     "config", "models", "calibration", "importance", "allocation", "compression", "checkpoint", "evaluation",
     "reporting",
 ]  # fmt: skip
-NEUTRAL = ["config", "files", "progress"]  # any stage may use them, and they use no stage
-SEE_ALL = ["pipeline", "cli", "api", "__init__", "__main__"]
+NEUTRAL = ["config", "files", "progress", "cache"]  # any stage may use them, and they use no stage
+SEE_ALL = [
+    "pipeline", "stages", "pruning", "cli", "api", "study", "callbacks", "cache_command", "__init__", "__main__",
+]  # fmt: skip
 FIRST_MOMENT = ["auto_classes"]  # runs at `import flap`, and may reach the checkpoint classes alone
 MODULES = sorted(PACKAGE.rglob("*.py"))
 BLOCKS = sorted({path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES})
@@ -58,7 +60,7 @@ def test_a_stage_imports_only_from_its_left(stage: str) -> None:
 
 @pytest.mark.parametrize("helper", NEUTRAL)
 def test_helpers_import_no_stage(helper: str) -> None:
-    assert blocks_imported(helper) == set()
+    assert blocks_imported(helper) <= {*NEUTRAL}
 
 
 def test_importing_flap_reaches_the_checkpoint_classes_alone() -> None:
@@ -66,7 +68,7 @@ def test_importing_flap_reaches_the_checkpoint_classes_alone() -> None:
 
 
 def test_the_pipeline_sees_all_stages() -> None:
-    assert blocks_imported("pipeline") >= set(STAGES)
+    assert blocks_imported("pipeline") | blocks_imported("stages") | blocks_imported("pruning") >= set(STAGES)
 
 
 def test_config_imports_neither_torch_nor_transformers() -> None:

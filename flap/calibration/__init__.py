@@ -1,10 +1,11 @@
 """From text to channel statistics."""
 
+from flap.calibration.cache import STATISTICS_VERSION, statistics_on_disk
 from flap.calibration.collect import LayerStatistics, collect, collect_layerwise
-from flap.calibration.data import Text, calibration_windows, evaluation_windows, read_text
+from flap.calibration.data import Text, calibration_windows, evaluation_windows, read_text, tokens_sha256
 from flap.calibration.statistics import Statistics
 
 __all__ = [
-    "LayerStatistics", "Statistics", "Text", "calibration_windows", "collect", "collect_layerwise",
-    "evaluation_windows", "read_text",
+    "STATISTICS_VERSION", "LayerStatistics", "Statistics", "Text", "calibration_windows", "collect",
+    "collect_layerwise", "evaluation_windows", "read_text", "statistics_on_disk", "tokens_sha256",
 ]  # fmt: skip

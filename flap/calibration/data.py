@@ -6,6 +6,7 @@ Legend: N windows · T tokens a window.
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, cast
 
@@ -88,6 +89,12 @@ def evaluation_windows(text: Text, tokenizer: PreTrainedTokenizerBase, seq_len: 
     return tokens_NT if max_tokens is None else tokens_NT[: max(1, max_tokens // seq_len)]
 
 
+def tokens_sha256(tokens_NT: Tensor) -> str:
+    """SHA-256 of token windows: says which text, tokenizer, number, length and order they come from."""
+    return hashlib.sha256(tokens_NT.numpy().tobytes() + str(tuple(tokens_NT.shape)).encode()).hexdigest()
+
+
+@lru_cache(maxsize=4)  # the cells of a sweep in one process tokenise once
 def _cut(text: Text, tokenizer: PreTrainedTokenizerBase, seq_len: int, field: str) -> Tensor:
     """Tokenise the whole text once and cut it into windows; the tail that fills none is left out."""
     tokens = torch.tensor(tokenizer(text.text, verbose=False).input_ids)

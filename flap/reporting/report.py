@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from flap.allocation import Budget, PruningPlan
+from flap.files import write_text
 from flap.models import ModelAdapter
 from flap.reporting.provenance import git_state, versions
 
@@ -92,7 +93,27 @@ class Report:
         plain = asdict(self)
         for numbers in plain["evaluation"].values():
             numbers.update({name: None for name, value in numbers.items() if not math.isfinite(value)})
-        path.write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n")
+        write_text(path, json.dumps(plain, indent=1, allow_nan=False) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> "Report":
+        """Read report.json back.
+
+        Raises:
+            ValueError: it is damaged, or another version wrote it.
+        """
+        try:
+            plain = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path}: cannot be read ({type(error).__name__}); resume=false runs it again") from error
+        if plain.get("schema") != SCHEMA:
+            raise ValueError(
+                f"{path}: schema {plain.get('schema')}, this version reads {SCHEMA}; choose another folder, or "
+                "resume=false to replace it"
+            )
+        for numbers in plain["evaluation"].values():
+            numbers.update({name: math.inf for name, value in numbers.items() if value is None})
+        return cls(**plain)
 
 
 def _total(adapter: ModelAdapter) -> int:

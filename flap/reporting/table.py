@@ -14,13 +14,17 @@ def rows(report: Report) -> list[Row]:
     dense, pruned = report.evaluation["dense"], report.evaluation["pruned"]
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in report.seconds.items())
     return [
-        *((name, f"{dense[name]:.3f}", f"{pruned[name]:.3f}") for name in dense),
+        *((name, _number(dense.get(name)), _number(pruned.get(name))) for name in dense | pruned),
         _sizes(report, "total", "parameters"),
         _sizes(report, "decoder", "decoder's Linear parameters"),
         ("ratio removed", "", f"{report.ratio['realised_decoder']:.4f} of {report.ratio['requested']:g} asked"),
         ("seconds", "", seconds),
         ("checkpoint", "", report.checkpoint or "not saved"),
     ]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}" if abs(value) >= 1e6 else f"{value:,.3f}"
 
 
 def _sizes(report: Report, which: str, label: str) -> Row:

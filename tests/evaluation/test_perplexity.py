@@ -2,33 +2,28 @@
 
 import math
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from flap.evaluation import Perplexity, perplexity
 from tests.cases import ARCHITECTURES, VOCAB, tiny_model, tokens
 
 
-class Says:
-    """A model whose logits are a function of the token ids."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, logits: Callable[[Tensor], Tensor]) -> None:
-        self.logits = logits
-
-    def __call__(self, input_ids: Tensor, **_: Any) -> SimpleNamespace:
-        return SimpleNamespace(logits=self.logits(input_ids))
+def says(logits: Callable[[Tensor], Tensor]) -> PreTrainedModel:
+    """A model whose LM head gives logits of its own choice, whatever the hidden states are."""
+    model = tiny_model("llama-mha")
+    model.lm_head.forward = logits
+    return model
 
 
-def always(token: int, logit: float) -> Says:
-    return Says(lambda ids: torch.nn.functional.one_hot(torch.full_like(ids, token), VOCAB) * logit)
+def always(token: int, logit: float) -> PreTrainedModel:
+    logits_V = torch.nn.functional.one_hot(torch.tensor(token), VOCAB) * logit
+    return says(lambda hidden_PD: logits_V.expand(len(hidden_PD), VOCAB))
 
 
 def test_uniform_logits_give_the_vocabulary() -> None:
@@ -55,6 +50,25 @@ def test_batch_size_changes_nothing() -> None:
     assert found == pytest.approx([found[0]] * 6, rel=1e-5)
 
 
+@pytest.mark.parametrize("positions", [1, 3, 23, 1000])
+def test_logits_are_made_in_chunks_and_the_chunks_change_nothing(
+    positions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model("qwen2-gqa-tied")
+    expected, sizes = perplexity(model, tokens(), batch_size=2), []
+    monkeypatch.setattr(import_module("flap.evaluation.perplexity"), "LOGITS_BYTES", positions * 4 * VOCAB)
+    model.lm_head.register_forward_hook(lambda module, args, logits: sizes.append(len(logits)))
+    assert perplexity(model, tokens(), batch_size=2) == pytest.approx(expected, rel=1e-6)
+    assert max(sizes) == min(positions, 2 * 23) and sum(sizes) == 6 * 23
+
+
+def test_several_windows_of_several_texts(text_file: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    tasks = Perplexity([str(text_file)], seq_len=[8, 16]).tasks(tokenizer, 128)
+    assert [task.name for task in tasks] == ["words.txt/perplexity@8", "words.txt/perplexity@16"]
+    assert tasks[0].identity != tasks[1].identity
+    assert tasks[0].origin == str(text_file)
+
+
 def test_first_token_of_a_window_is_not_scored() -> None:
     sure_of_five = always(5, logit=200.0)
     assert perplexity(sure_of_five, torch.tensor([[7, 5, 5], [8, 5, 5]]), batch_size=2) == 1.0
@@ -69,7 +83,7 @@ def test_overflow_is_infinite() -> None:
 
 
 def test_half_precision_logits_are_scored_in_float32() -> None:
-    half = Says(lambda ids: torch.zeros(*ids.shape, VOCAB, dtype=torch.bfloat16))
+    half = says(lambda hidden_PD: torch.zeros(len(hidden_PD), VOCAB, dtype=torch.bfloat16))
     assert perplexity(half, tokens(), batch_size=4) == pytest.approx(VOCAB, rel=1e-6)
 
 
@@ -105,6 +119,9 @@ def test_tasks_are_named_after_text_and_window(text_file: Path, tokenizer: PreTr
     ("options", "named"),
     [
         ({"seq_len": 1}, "eval.perplexity.seq_len=1: .* >= 2"),
+        ({"seq_len": []}, r"eval.perplexity.seq_len=\[\]: .* >= 2"),
+        ({"seq_len": "all"}, "eval.perplexity.seq_len=all: .* >= 2"),
+        ({"seq_len": [16, 32], "max_tokens": 31}, "eval.perplexity.max_tokens=31: .* >= 32"),
         ({"seq_len": 16, "max_tokens": 15}, "eval.perplexity.max_tokens=15: .* >= 16"),
         ({"batch_size": 0}, "eval.perplexity.batch_size=0: .* >= 1"),
     ],

@@ -1,0 +1,102 @@
+"""`flap cache`: what is kept, how large, how old, under which key; and clearing it."""
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import hexdigits
+from typing import Any
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from flap.cache import LABEL
+from flap.files import cache_root
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One folder of the cache."""
+
+    path: Path
+    key: str  # in words
+
+    @property
+    def kind(self) -> str:
+        return self.path.parent.name
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+
+    @property
+    def age_seconds(self) -> float:
+        return time.time() - self.path.stat().st_mtime
+
+
+def entries(root: Path) -> Iterator[Entry]:
+    """Every entry, by kind and then from new to old."""
+    folders = [path for path in root.glob("*/*") if path.is_dir() and not path.name.startswith(".")]
+    for path in sorted(folders, key=lambda path: (path.parent.name, -path.stat().st_mtime)):
+        yield Entry(path, _words(path))
+
+
+def _words(path: Path) -> str:
+    if not (path / LABEL).is_file():  # a model: its folder is named after it
+        return path.name
+    try:
+        return ", ".join(
+            f"{name} {_short(value)}" for name, value in json.loads((path / LABEL).read_text())["key"].items()
+        )
+    except (ValueError, KeyError, AttributeError):
+        return "damaged"
+
+
+def _short(value: Any) -> str:
+    """A value in words: nested keys in brackets, and of a digest its first digits."""
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{name} {_short(one)}" for name, one in value.items()) + ")"
+    text = str(value)
+    return text[:8] if len(text) in (20, 64) and set(text) <= set(hexdigits) else text
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Entry point of `flap cache [list|clear] [--cache-dir DIR] [--kind KIND]`."""
+    parser = argparse.ArgumentParser(prog="flap cache", description="List or clear what flap keeps on disk.")
+    parser.add_argument("action", nargs="?", choices=("list", "clear"), default="list")
+    parser.add_argument("--cache-dir", help="default: the environment's FLAP_CACHE_DIR, else the user's cache folder")
+    parser.add_argument("--kind", help="only this kind: statistics, dense (scores of dense models), models")
+    options = parser.parse_args(arguments)
+    root = cache_root(options.cache_dir)
+    found = [entry for entry in entries(root) if options.kind in (None, entry.kind)]
+    if options.action == "clear":
+        _clear(found)
+    else:
+        _list(found, root)
+
+
+def _list(found: list[Entry], root: Path) -> None:
+    table = Table(title=f"{root}: {decimal(sum(entry.num_bytes for entry in found))}", title_justify="left")
+    for column in ("kind", "size", "age", "key"):
+        table.add_column(column, overflow="fold")
+    for entry in found:
+        table.add_row(entry.kind, decimal(entry.num_bytes), _age(entry.age_seconds), entry.key)
+    Console().print(table)
+
+
+def _clear(found: list[Entry]) -> None:
+    freed = sum(entry.num_bytes for entry in found)
+    for entry in found:
+        shutil.rmtree(entry.path)
+    print(f"removed {len(found)} entries, {decimal(freed)}")
+
+
+def _age(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} seconds"

@@ -1,0 +1,45 @@
+"""Statistics on disk: collected once for a whole grid, because metric, structure and ratio do not change them."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from flap.cache import Kind
+from flap.calibration.collect import LayerStatistics
+from flap.calibration.statistics import Statistics
+
+# Part of every key: raise it when what is collected, or how, changes.
+STATISTICS_VERSION = 1
+BLOCKS = [field.name for field in fields(LayerStatistics)]
+
+
+def statistics_on_disk(device: torch.device) -> Kind[list[LayerStatistics]]:
+    """How the statistics of all layers become one safetensors file, and come back on a device."""
+    return Kind("statistics", _write, partial(_read, device=device))
+
+
+def _write(statistics: Sequence[LayerStatistics], path: Path) -> None:
+    tensors: dict[str, Tensor] = {}
+    for i, layer in enumerate(statistics):
+        for block in BLOCKS:
+            for name, value in vars(getattr(layer, block)).items():
+                tensors[f"{i}.{block}.{name}"] = torch.as_tensor(value).contiguous()
+    save_file(tensors, path)
+
+
+def _read(path: Path, device: torch.device) -> list[LayerStatistics]:
+    tensors = load_file(path, device=str(device))
+    num_layers = 1 + max(int(name.split(".")[0]) for name in tensors)
+    return [
+        LayerStatistics(**{block: _statistics(tensors, f"{i}.{block}.") for block in BLOCKS}) for i in range(num_layers)
+    ]
+
+
+def _statistics(tensors: dict[str, Tensor], prefix: str) -> Statistics:
+    known = {field.name: tensors[prefix + field.name] for field in fields(Statistics) if field.name != "num_tokens"}
+    return Statistics(**known, num_tokens=int(tensors[f"{prefix}num_tokens"]))

@@ -1,0 +1,93 @@
+"""All measurements of a run: prepared before the model is loaded, and kept after every task."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from flap.cache import Cache, Kind, digest
+from flap.evaluation.base import Comparison, Evaluator, Numbers, Task
+from flap.files import write_text
+
+DENSE: Kind[Numbers] = Kind(
+    "dense", lambda numbers, path: write_text(path, json.dumps(numbers)), lambda path: json.loads(path.read_text())
+)
+Key = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Results:
+    """Numbers in one file, each task's under a digest of all that they depend on; a run started again skips those."""
+
+    path: Path
+
+    def get(self, key: Key, make: Callable[[], Any]) -> Any:
+        """What is kept under the key, else what `make` returns, which is then kept."""
+        known, name = self._read(), digest(key)
+        if name not in known:
+            known |= {name: {"key": key, "numbers": make()}}
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(self.path, json.dumps(known, indent=1) + "\n")
+        return known[name]["numbers"]
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            return dict(json.loads(self.path.read_text()))
+        except (FileNotFoundError, ValueError):  # a file that is damaged counts for nothing
+            return {}
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The chosen evaluators with their tasks; `results`: where the numbers of this run are kept."""
+
+    parts: Sequence[tuple[Evaluator, list[Task]]]
+    comparisons: Sequence[Comparison]
+    results: Results
+
+    @property
+    def tasks(self) -> list[Task]:
+        return [task for _, tasks in self.parts for task in tasks]
+
+    def dense(self, model: PreTrainedModel, key: Key, cache: Cache) -> Numbers:
+        """All numbers of a dense model, from the cache where an earlier run has measured them."""
+        return self._all(lambda task, of: cache.get(DENSE, of, lambda: task.run(model))[0], key)
+
+    def pruned(self, model: PreTrainedModel, key: Key) -> Numbers:
+        """All numbers of a pruned model; `key` says which."""
+        return self._all(lambda task, of: task.run(model), key)
+
+    def side_by_side(self, dense: PreTrainedModel, pruned: PreTrainedModel, key: Key) -> tuple[Numbers, Numbers]:
+        """The numbers of both models where one is measured beside the other."""
+        of_dense: Numbers = {}
+        of_pruned: Numbers = {}
+        for one in self.comparisons:
+            known = {"task": one.name, **one.identity, **key}
+            first, second = self.results.get(known, partial(one.run, dense, pruned))
+            of_dense, of_pruned = of_dense | first, of_pruned | second
+        return of_dense, of_pruned
+
+    def _all(self, measure: Callable[[Task, Key], Numbers], key: Key) -> Numbers:
+        numbers: Numbers = {}
+        for evaluator, tasks in self.parts:
+            of_part: Numbers = {}
+            for task in tasks:
+                of = {"task": task.name, **task.identity, **key}
+                of_part |= self.results.get(of, partial(measure, task, of))
+            numbers |= of_part | evaluator.summary(of_part)
+        return numbers
+
+
+def prepare(
+    evaluators: Sequence[Evaluator], tokenizer: PreTrainedTokenizerBase, max_length: int | None, path: Path
+) -> Suite:
+    """Read and check the data of every task. Raises: ValueError: as the evaluators' options say."""
+    return Suite(
+        [(one, one.tasks(tokenizer, max_length)) for one in evaluators],
+        [comparison for one in evaluators for comparison in one.comparisons(max_length)],
+        Results(path),
+    )

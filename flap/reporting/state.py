@@ -1,0 +1,67 @@
+"""What a run's folder says about itself: status.json, and whether the run that is asked for is there already."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from flap.files import write_text
+from flap.reporting.report import Report
+
+State = Literal["running", "finished", "failed"]
+STATUS = "status.json"
+STATUS_SCHEMA = 1
+# what says how a run is done and not what comes out
+BOOKKEEPING = ("cache_dir", "use_cache", "cache_wait_seconds", "resume", "tracking")
+
+
+def write_status(folder: Path, state: State, error: str | None = None) -> None:
+    """Say how the run stands. A killed run stays "running"; it has no report."""
+    folder.mkdir(parents=True, exist_ok=True)
+    status = {"schema": STATUS_SCHEMA, "state": state, "error": error}
+    write_text(folder / STATUS, json.dumps(status) + "\n")
+
+
+def read_state(folder: Path) -> State | None:
+    """The state of the run in a folder, or None where there is none."""
+    try:
+        state: State = json.loads((folder / STATUS).read_text())["state"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return state
+
+
+def finished_run(folder: Path, siblings: Iterable[Path], config: dict[str, Any]) -> tuple[Path, Report] | None:
+    """The folder and report of a finished run of this config: in its own folder, or in one beside it.
+
+    Raises:
+        ValueError: the folder holds a finished run of another config or of another version.
+    """
+    if read_state(folder) == "finished":
+        report = Report.load(folder / "report.json")
+        if differences := _differences(report.config, config):
+            raise ValueError(
+                f"{folder}: holds a finished run of another config ({'; '.join(differences[:3])}); choose another "
+                "folder, or resume=false to replace it"
+            )
+        return folder, report
+    for sibling in siblings:
+        if read_state(sibling) == "finished" and not _differences(
+            (r := Report.load(sibling / "report.json")).config, config
+        ):
+            return sibling, r
+    return None
+
+
+def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """The keys, in words, in which two configs would give different results."""
+    a, b = (_flat(json.loads(json.dumps(config))) for config in (there, here))
+    keys = [key for key in sorted(a | b) if key.split(".")[0] not in BOOKKEEPING and a.get(key) != b.get(key)]
+    return [f"{key} is {a.get(key)} there and {b.get(key)} here" for key in keys]
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,171 @@
+"""The pictures of a study: quality over ratio, what each layer kept, quality over speed. Metric = colour, structure =
+line and marker.
+"""
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any
+
+import matplotlib
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from flap.reporting.study.cells import Study, is_perplexity
+from flap.reporting.study.series import Series, palette, series_of, styles
+
+INK, MUTED, RULE = "#24292f", "#6e7781", "#d0d7de"
+KEPT = LinearSegmentedColormap.from_list("kept", ["#f7ead7", "#8fb3c9", "#2a6f97", "#0b2f4a"])
+AVERAGE, SPEED = "zero_shot/average", "efficiency/decode_tokens_per_second"
+LOG_FROM = 10  # the largest over the smallest perplexity above which the axis is logarithmic
+STYLE = {
+    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED,
+    "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.grid": True, "grid.color": RULE, "grid.linewidth": 0.6,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "font.size": 9.5,
+    "axes.titlesize": 10, "axes.titlelocation": "left", "legend.frameon": False, "lines.markersize": 5,
+    "svg.fonttype": "none", "svg.hashsalt": "flap",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A picture with its caption."""
+
+    name: str
+    caption: str
+    png: bytes
+    svg: bytes
+
+
+def draw(study: Study) -> list[Plot]:
+    """All pictures that the study has numbers for."""
+    perplexities = [name for name in study.measured if is_perplexity(name)]
+    average = [AVERAGE] if AVERAGE in study.measured else []
+    with matplotlib.rc_context(STYLE):
+        return list(_draw(study, perplexities, average))
+
+
+def _draw(study: Study, perplexities: list[str], average: list[str]) -> Iterator[Plot]:
+    seeds = " Mean of the seeds, with a band from the least to the greatest." if len(study.values("seed")) > 1 else ""
+    if perplexities:
+        text = "Perplexity over the share of the decoder asked to be removed; lower is better." + seeds
+        yield _plot("perplexity", text, _over(study, perplexities, _ratios, "ratio"))
+    if average:
+        text = "Average zero-shot accuracy over the share of the decoder asked to be removed; higher is better." + seeds
+        yield _plot("zero_shot", text, _over(study, average, _ratios, "ratio"))
+    if study.finished:
+        yield _plot("layers", "Share of the query heads and of the MLP neurons that each layer keeps.", _layers(study))
+    if SPEED in study.measured and perplexities + average:
+        text = "Quality over generation speed; each point is a ratio, the dense model is the cross."
+        names = [*perplexities[:1], *average]
+        yield _plot("speed", text, _over(study, names, _speeds, "decode tokens/s"))
+
+
+def _plot(name: str, caption: str, figure: Figure) -> Plot:
+    png, svg = io.BytesIO(), io.BytesIO()
+    figure.savefig(png, format="png", dpi=160)
+    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return Plot(name, caption, png.getvalue(), svg.getvalue())
+
+
+Panel = Callable[[Any, Study, str, list[Series]], None]
+
+
+def _over(study: Study, names: list[str], panel: Panel, label: str) -> Figure:
+    """One panel for each number, side by side, and one legend outside."""
+    figure = Figure(figsize=(1.9 + 4.4 * len(names), 3.8), layout="constrained")
+    series = series_of(study)
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        panel(axes, study, name, series)
+        axes.set(title=name, xlabel=label)
+        if is_perplexity(name):
+            _scale(axes, [cell.numbers(when).get(name) for cell in study.finished for when in ("dense", "pruned")])
+    _legend(figure, series)
+    return figure
+
+
+def _ratios(axes: Any, study: Study, name: str, series: list[Series]) -> None:
+    """Mean over the seeds and the band from their least to their greatest; the dense model as a level."""
+    for one, style in zip(series, styles(series), strict=True):
+        found = one.at_each_ratio(lambda cell: cell.numbers("pruned").get(name))
+        low, high = [min(values) for values in found.values()], [max(values) for values in found.values()]
+        axes.fill_between(list(found), low, high, color=style["color"], alpha=0.15, linewidth=0)
+        axes.vlines(list(found), low, high, color=style["color"], linewidth=1)  # a band of one ratio has no width
+        axes.plot(list(found), [mean(values) for values in found.values()], **style)
+    axes.set_xticks(study.values("ratio"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    for cell in study.dense():
+        level = cell.numbers("dense").get(name)
+        if level is not None:
+            axes.axhline(level, color=MUTED, linestyle=(0, (1, 2)), linewidth=1.2)
+            label = "dense" if len(study.dense()) == 1 else f"dense {cell.model}"
+            axes.annotate(label, (1, level), xycoords=("axes fraction", "data"), xytext=(-2, 3), ha="right",
+                          textcoords="offset points", color=MUTED, fontsize=8.5)  # fmt: skip
+
+
+def _speeds(axes: Any, study: Study, name: str, series: list[Series]) -> None:
+    """A path over the ratios, each the mean of its seeds; the dense model as a cross."""
+    for one, style in zip(series, styles(series), strict=True):
+        quality = one.at_each_ratio(lambda cell: cell.numbers("pruned").get(name))
+        speed = one.at_each_ratio(lambda cell: cell.numbers("pruned").get(SPEED))
+        ratios = [ratio for ratio in quality if ratio in speed]
+        points = [(mean(speed[ratio]), mean(quality[ratio])) for ratio in ratios]
+        axes.plot(*zip(*points, strict=True) if points else ([], []), **style | {"linewidth": 0.8})
+    for cell in study.dense():
+        x, y = cell.numbers("dense").get(SPEED), cell.numbers("dense").get(name)
+        if x is not None and y is not None:
+            axes.plot(x, y, marker="x", markersize=8, markeredgewidth=2, color=INK)
+
+
+def _scale(axes: Any, values: list[float | None]) -> None:
+    """Logarithmic where the perplexities span more than LOG_FROM."""
+    known = [value for value in values if value is not None]
+    if known and max(known) > LOG_FROM * min(known):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _legend(figure: Figure, series: list[Series]) -> None:
+    colours, shapes = palette(series)
+    handles = [Line2D([], [], color=colour, linewidth=3, label=name) for name, colour in colours.items()]
+    handles += [
+        Line2D([], [], color=INK, marker=marker, linestyle=line, linewidth=1.2, label=name)
+        for name, (marker, line) in shapes.items()
+    ]
+    figure.legend(handles=handles, loc="outside right upper", handlelength=2.6)
+
+
+def _layers(study: Study) -> Figure:
+    """Two heat maps, cells × layers; a row is a cell, in the order of metric, structure and ratio."""
+    cells = [cell for one in series_of(study) for cell in sorted(one.cells, key=lambda cell: (cell.ratio, cell.seed))]
+    labels = [label for one in series_of(study) for label in _row_labels(one, study)]
+    figure = Figure(figsize=(9, 1.5 + 0.2 * len(cells)), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, key, title in zip(panels, ("query_heads", "neurons"), ("query heads", "MLP neurons"), strict=True):
+        for row, cell in enumerate(cells):
+            pairs = zip(cell.report["layers"], cell.report["layers_before"], strict=True)
+            shares = [after[key] / before[key] for after, before in pairs]
+            edges = [layer - 0.5 for layer in range(len(shares) + 1)]
+            image = axes.pcolormesh(
+                edges, [row + 0.06, row + 0.94], [shares], cmap=KEPT, vmin=0, vmax=1, rasterized=True
+            )
+        axes.set(title=title, xlabel="layer")
+        axes.grid(False)
+        axes.spines[:].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+    panels[0].set_yticks([row + 0.5 for row in range(len(cells))], labels, fontsize=8)
+    panels[0].invert_yaxis()
+    bar = figure.colorbar(image, ax=panels, label="share kept", fraction=0.025, pad=0.01)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def _row_labels(one: Series, study: Study) -> list[str]:
+    seeds = len(study.values("seed")) > 1
+    ordered = sorted(one.cells, key=lambda cell: (cell.ratio, cell.seed))
+    return [f"{one.metric} {one.structure} {cell.ratio:g}" + (f" s{cell.seed}" if seeds else "") for cell in ordered]

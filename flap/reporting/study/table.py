@@ -1,0 +1,109 @@
+"""The cells of a study as one table for people: study.md and the page show it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from flap.reporting.study.cells import Cell, Study, is_efficiency, is_perplexity
+
+CHOICE_COLUMNS = ("model", "method", "metric", "structure", "options", "seed", "ratio")
+VARYING = ("model", "method", "options", "seed")  # columns that are left out where all cells agree
+
+
+@dataclass(frozen=True)
+class Value:
+    """What stands in one place of the table: for people, and for sorting (None comes last)."""
+
+    text: str = ""
+    key: float | str | None = None
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cell and its values, one for each column."""
+
+    cell: Cell
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """`choices` are known before a run, `results` after it; `dense` has one row for each model."""
+
+    choices: tuple[str, ...]
+    results: tuple[str, ...]
+    dense: tuple[Row, ...]
+    rows: tuple[Row, ...]
+
+
+def tabulate(study: Study) -> Table:
+    """The table for people: standard errors beside their number, the best of each ratio marked."""
+    choices = tuple(name for name in CHOICE_COLUMNS if name not in VARYING or len(study.values(name)) > 1)
+    results = ("removed", "parameters", *study.measured, "seconds")
+    best = dict(_best(study))
+
+    def row(cell: Cell, when: str) -> Row:
+        known = choices if when == "pruned" else ("model",)
+        chosen = [_choice(getattr(cell, name)) if name in known else Value() for name in choices]
+        return Row(cell, (*chosen, *(_result(cell, name, when, best.get((_group(cell), name))) for name in results)))
+
+    dense = tuple(row(cell, "dense") for cell in study.dense())
+    return Table(choices, results, dense, tuple(row(cell, "pruned") for cell in study.cells))
+
+
+def show(value: float | None) -> str:
+    """A number with the digits that people read."""
+    if value is None or isinstance(value, int):
+        return "" if value is None else f"{value:,}"
+    if abs(value) >= 1e12:
+        return f"{value:.2e}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.2f}" if abs(value) >= 10 else f"{value:.4g}"
+
+
+def _choice(value: float | str | None) -> Value:
+    return Value("" if value is None else str(value), value)
+
+
+def lower_is_better(name: str) -> bool:
+    return is_perplexity(name)
+
+
+def _result(cell: Cell, name: str, when: str, best: float | None) -> Value:
+    dense = when == "dense"
+    if name == "removed":
+        share = 0.0 if dense else cell.value("ratio", "realised_decoder")
+        return Value() if share is None else Value(f"{share:.4f}", share)
+    if name == "parameters":
+        count = cell.value("parameters", "total_before" if dense else "total_after")
+        return Value(show(count), count)
+    if name == "seconds":
+        seconds = None if dense else cell.value("seconds", "total")
+        return Value("" if seconds is None else f"{seconds:,.1f}", seconds)
+    return _measurement(cell.numbers(when), name, None if dense else best)
+
+
+def _measurement(numbers: dict[str, float | None], name: str, best: float | None) -> Value:
+    if name not in numbers:
+        return Value()
+    value, error = numbers[name], numbers.get(f"{name}_stderr")
+    if value is None:
+        return Value("not finite")
+    if error is None:
+        return Value(show(value), value, value == best)
+    return Value(f"{value:.4f} ± {error:.4f}", value, value == best)
+
+
+def _group(cell: Cell) -> tuple[Any, ...]:
+    """Cells of one group compete for the best number."""
+    return cell.model, cell.ratio
+
+
+def _best(study: Study) -> Iterator[tuple[tuple[Any, ...], float]]:
+    """((group, name), best number) for each quality that at least two cells of the group have."""
+    for name in (name for name in study.measured if not is_efficiency(name)):
+        for group in {_group(cell) for cell in study.finished}:
+            of_group = [cell.numbers("pruned").get(name) for cell in study.finished if _group(cell) == group]
+            values = [value for value in of_group if value is not None]
+            if len(values) > 1:
+                yield (group, name), (min if lower_is_better(name) else max)(values)

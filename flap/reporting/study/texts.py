@@ -1,0 +1,60 @@
+"""The cells of a study as text: study.csv for programs, study.md for people."""
+
+import csv
+import io
+from html import escape
+from typing import Any
+
+from flap.reporting.study.cells import Cell, Study
+from flap.reporting.study.table import tabulate
+
+
+def csv_text(study: Study) -> str:
+    """study.csv: one row a cell, numbers unrounded; empty = not measured, nan = not finite."""
+    names = {when: dict.fromkeys(n for cell in study.cells for n in cell.numbers(when)) for when in ("dense", "pruned")}
+    measured = [(when, name) for when, of_model in names.items() for name in of_model]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    facts = ["cell", "state", "model", "method", "metric", "structure", "options"]
+    numbers = ["ratio", "realised_ratio", "seed", "parameters_after"]
+    last = ["seconds_total", "statistics_cache", "error"]
+    writer.writerow([*facts, *numbers, *(f"{when}/{name}" for when, name in measured), *last])
+    for cell in study.cells:
+        writer.writerow([
+            cell.folder, cell.state, cell.model, cell.method, cell.metric, cell.structure, cell.options,
+            cell.ratio, cell.value("ratio", "realised_decoder"), cell.seed, cell.value("parameters", "total_after"),
+            *(_plain(cell, when, name) for when, name in measured),
+            cell.value("seconds", "total"), cell.report.get("statistics_cache"), cell.error,
+        ])  # fmt: skip
+    return out.getvalue()
+
+
+def _plain(cell: Cell, when: str, name: str) -> Any:
+    numbers = cell.numbers(when)
+    return numbers.get(name)
+
+
+def markdown(study: Study, title: str, pictures: dict[str, str]) -> str:
+    """study.md: the table, the cells without a result, and the plots. `pictures`: caption of each file."""
+    table = tabulate(study)
+    heads = [*table.choices, *table.results, "cell"]
+    lines = [f"# {_inline(title)}", "", _line(heads), "|" + "---|" * len(heads)]
+    lines += [_line([*(value.text for value in row.values), "dense"]) for row in table.dense]
+    for row in table.rows:
+        if row.cell.state == "finished":
+            values = [f"**{value.text}**" if value.best else value.text for value in row.values]
+            lines.append(_line([*values, row.cell.folder]))
+    missing = [row.cell for row in table.rows if row.cell.state != "finished"]
+    lines += ["", "Bold: best at its ratio.", *([""] if missing else [])]
+    lines += [f"- {cell.state}: {_inline(cell.folder)}: {_inline(cell.error)}" for cell in missing]
+    lines += [f"\n![{_inline(caption)}]({file})\n\n{_inline(caption)}" for file, caption in pictures.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _line(values: list[str]) -> str:
+    return f"| {' | '.join(map(_inline, values))} |"
+
+
+def _inline(text: str) -> str:
+    """Text that neither ends a row of the table nor becomes a tag."""
+    return escape(" ".join(text.split()), quote=False).replace("|", "\\|")

@@ -1,0 +1,92 @@
+"""The choices of a config as objects, and what they need of tokenizer, text and shapes; no weight is read for it.
+
+Legend: N windows · T tokens a window.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from flap.allocation import Budget, Structure, UniformLayers, price
+from flap.calibration import STATISTICS_VERSION, Text, calibration_windows, read_text, tokens_sha256
+from flap.compression import Compensation
+from flap.config import FlapConfig, build
+from flap.evaluation import Evaluator
+from flap.importance import Metric
+from flap.models import ModelAdapter
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The choices of a config as objects."""
+
+    metric: Metric
+    structure: Structure
+    compensation: Compensation
+    evaluators: list[Evaluator]
+
+    @property
+    def need_statistics(self) -> bool:
+        return self.metric.needs_statistics or self.compensation.needs_statistics
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The windows that the statistics are taken from, and their text."""
+
+    tokens_NT: Tensor
+    text: Text
+    seed: int
+
+    @property
+    def key(self) -> dict[str, object]:
+        """All that the statistics depend on, besides the model: not metric, structure, ratio or method."""
+        num_samples, seq_len = self.tokens_NT.shape
+        return {
+            "version": STATISTICS_VERSION,
+            "dataset": self.text.name,
+            "num_samples": num_samples,
+            "seq_len": seq_len,
+            "seed": self.seed,
+            "tokens": tokens_sha256(self.tokens_NT),
+        }
+
+
+def build_stages(config: FlapConfig) -> Stages:
+    """Raises: ValueError: an option of a choice is out of range, or two choices do not go together."""
+    torch.manual_seed(config.seed)
+    stages = Stages(
+        build("metric", config.metric),
+        build("structure", config.structure),
+        build("compensation", config.compensation),
+        [build(f"eval.{name}", node) for name, node in (config.eval or {}).items()],
+    )
+    if config.calibration.propagate == "pruned" and not isinstance(stages.structure, UniformLayers):
+        raise ValueError(
+            "calibration.propagate=pruned: expected structure UL-UM or UL-MM, because an adaptive plan is known only "
+            "after every layer has its statistics"
+        )
+    return stages
+
+
+def read_calibration(
+    config: FlapConfig, stages: Stages, tokenizer: PreTrainedTokenizerBase, max_length: int | None
+) -> Calibration | None:
+    """The calibration windows, or None where neither metric nor compensation needs any."""
+    if not stages.need_statistics:
+        return None
+    options = config.calibration
+    if max_length is not None and options.seq_len > max_length:
+        raise ValueError(f"calibration.seq_len={options.seq_len}: the model's context ends at {max_length} tokens")
+    text = read_text(options.dataset, "calibration", "calibration.dataset")
+    tokens_NT = calibration_windows(text, tokenizer, options.num_samples, options.seq_len, config.seed)
+    return Calibration(tokens_NT, text, config.seed)
+
+
+def check_budget(adapter: ModelAdapter, stages: Stages, config: FlapConfig) -> Budget:
+    """The budget, counted from the tensors. Raises: ValueError: ratio or structure do not fit this model."""
+    budget = price(adapter, config.ratio)
+    stages.structure.check(budget)
+    return budget

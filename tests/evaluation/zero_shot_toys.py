@@ -1,0 +1,94 @@
+"""Tasks of a few documents in the tiny tokenizer's words, defined as lm-eval's own YAML, and their answers by hand."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+ANIMALS, PLACES = ("cat", "dog", "red mat"), ("mat", "tree", "old tree")
+QUESTIONS = {
+    "animals": ["the old", "a new", "then the", "and the blue", "it was the", "under a"],
+    "places": ["on the", "under the old"],
+}
+CHOICES = {"animals": ANIMALS, "places": PLACES}
+DOCUMENTS = f"""
+from datasets import Dataset, DatasetDict
+
+def of(questions, choices):
+    rows = [{{"question": q, "choices": choices, "gold": i % len(choices)}} for i, q in enumerate(questions)]
+    return Dataset.from_list(rows)
+
+def animals(**_):
+    train = [f"the w{{i}} was the" for i in range(20)]
+    return DatasetDict(train=of(train, {ANIMALS}), validation=of({QUESTIONS["animals"]}, {ANIMALS}))
+
+def places(**_):
+    return DatasetDict(validation=of({QUESTIONS["places"]}, {PLACES}))
+"""
+TASK = """
+task: {name}
+custom_dataset: !function documents.{documents}
+output_type: multiple_choice
+validation_split: validation
+doc_to_text: "{{{{question}}}}"
+doc_to_choice: "{{{{choices}}}}"
+doc_to_target: gold
+metric_list: [{{metric: acc}}, {{metric: acc_norm}}]
+{more}
+"""
+TASKS = {
+    "animals": ("animals", "training_split: train\ntag: toys"),
+    "places": ("places", "tag: toys"),
+    "fixed": ("animals", "training_split: train\nnum_fewshot: 0"),
+    "own_shots": ("animals", "training_split: train\nnum_fewshot: 1"),
+    "code": ("animals", "unsafe_code: true"),
+}
+GROUP = """
+group: pair
+task: [animals, places]
+aggregate_metric_list: [{metric: acc, weight_by_size: true}]
+"""
+WRITTEN = """
+task: written
+custom_dataset: !function documents.animals
+output_type: generate_until
+validation_split: validation
+doc_to_text: "{{question}}"
+doc_to_target: "cat"
+generation_kwargs: {until: ["dog"], max_gen_toks: 2, do_sample: false}
+metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
+filter_list: [{name: first, filter: [{function: take_first}]}]
+"""
+
+
+def write_toys(folder: Path) -> Path:
+    """The YAML files, and the documents that they name, as Python beside them."""
+    (folder / "documents.py").write_text(DOCUMENTS)
+    for name, (documents, more) in TASKS.items():
+        (folder / f"{name}.yaml").write_text(TASK.format(name=name, documents=documents, more=more))
+    (folder / "pair.yaml").write_text(GROUP)
+    (folder / "written.yaml").write_text(WRITTEN)
+    return folder
+
+
+@torch.no_grad()
+def by_hand(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, task: str, normalised: bool, limit: int | None = None
+) -> list[bool]:
+    """Whether the likeliest choice is the right one, per document; `normalised`: log-likelihood a character."""
+    hits = []
+    for i, question in enumerate(QUESTIONS[task][:limit]):
+        scores = []
+        for choice in CHOICES[task]:
+            context, whole = (torch.tensor(tokenizer(text).input_ids) for text in (question, f"{question} {choice}"))
+            log_prob_TV: Tensor = model(input_ids=whole[None]).logits[0].log_softmax(-1)
+            found = sum(log_prob_TV[t - 1, whole[t]].item() for t in range(len(context), len(whole)))
+            scores.append(found / len(choice) if normalised else found)
+        hits.append(scores.index(max(scores)) == i % len(scores))
+    return hits
+
+
+def mean(values: list[Any]) -> float:
+    return sum(values) / len(values)
