@@ -6,6 +6,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -15,13 +16,19 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from flap import cache_command
-from flap.config import FlapConfig, config_dir, explain, typed
+from flap.callbacks import write_open_study
+from flap.config import FlapConfig, build, config_dir, explain, typed
+from flap.launching import claim_gpu, explain_launch, failures
+from flap.status import read_state, write_status
+
+if TYPE_CHECKING:
+    from flap.reporting.tracker import JobInfo
 
 log = logging.getLogger(__name__)
 
 
 class RunFailedError(Exception):
-    """A run of a sweep failed; its own log has said why."""
+    """A run of the sweep in this folder failed; its own log has said why."""
 
 
 class ConsoleFormatter(logging.Formatter):
@@ -43,7 +50,7 @@ def task(config: DictConfig) -> None:
         _note_failure(Path(HydraConfig.get().runtime.output_dir), line)
         if HydraConfig.get().mode == RunMode.RUN:
             raise SystemExit(1) from error
-        raise RunFailedError from error
+        raise RunFailedError(HydraConfig.get().sweep.dir) from error
 
 
 def _run(config: DictConfig) -> None:
@@ -52,19 +59,39 @@ def _run(config: DictConfig) -> None:
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     from flap.pipeline import run
-    from flap.reporting import finished_run, show, write_status
+    from flap.reporting import finished_run, show
 
     set_verbosity_error()
     disable_progress_bar()
     hydra_config = HydraConfig.get()
     run_dir = Path(hydra_config.runtime.output_dir)
+    if hydra_config.runtime.choices["hydra/launcher"] == "joblib" and (gpu := claim_gpu(run_dir.parent)):
+        log.info("GPU %s", gpu)
+    tracking = build("tracking", checked.tracking)
+    tracking.check()
     if checked.resume and (done := finished_run(run_dir, _cells_beside(run_dir, checked), asdict(checked))):
         log.info("done already, in %s (resume=false runs it again)", done[0])
         return
     write_status(run_dir, "running")
     in_one_process = hydra_config.mode == RunMode.MULTIRUN and "submitit" not in hydra_config.launcher._target_
-    show(run(checked, run_dir, more_to_come=in_one_process))
-    write_status(run_dir, "finished")
+    with tracking.start(asdict(checked), run_dir, _job_info(checked, run_dir)) as tracked:
+        report = run(checked, run_dir, more_to_come=in_one_process)
+        write_status(run_dir, "finished")
+        tracked.finish(report)
+    show(report)
+
+
+def _job_info(config: FlapConfig, run_dir: Path) -> "JobInfo":
+    from flap.reporting.tracker import JobInfo
+
+    choices, in_sweep = HydraConfig.get().runtime.choices, HydraConfig.get().mode == RunMode.MULTIRUN
+    return JobInfo(
+        id=str(run_dir.resolve()),
+        name=config.run_name,
+        group=run_dir.parent.name if in_sweep else None,
+        job_type="sweep" if in_sweep else "run",
+        tags=(choices["metric"], choices["structure"]),
+    )
 
 
 def _cells_beside(run_dir: Path, config: FlapConfig) -> list[Path]:
@@ -76,8 +103,6 @@ def _cells_beside(run_dir: Path, config: FlapConfig) -> list[Path]:
 
 def _note_failure(run_dir: Path, line: str) -> None:
     """Say in the folder that the run failed, unless the folder holds one that is finished."""
-    from flap.reporting import read_state, write_status
-
     if read_state(run_dir) != "finished":
         write_status(run_dir, "failed", line)
 
@@ -93,8 +118,14 @@ def main() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to here instead of printing them
     try:
         task()
-    except RunFailedError:
+    except RunFailedError as error:
+        print(*failures(Path(error.args[0])), sep="\n", file=sys.stderr)
+        raise SystemExit(1) from None
+    except RuntimeError as error:  # runs log their own errors, so this one comes from submitting them
+        print(f"error: {explain_launch(error)}", file=sys.stderr)
         raise SystemExit(1) from None
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         print(f"error: {explain(error)}", file=sys.stderr)
         raise SystemExit(1) from None
+    finally:
+        write_open_study()  # Hydra calls no callback where a job has failed

@@ -100,7 +100,10 @@ def note_texts(report: Report, calibration: Calibration | None, tasks: list[Task
     for task in tasks:
         if task.text_sha256 == calibration.text.sha256:
             report.warnings.append(f"{task.name} is measured on the calibration text itself")
-            log.warning(report.warnings[-1])
+        elif calibration.text.name in task.shares_text_with:
+            report.warnings.append(f"{task.name} is measured on documents that {calibration.text.name} is made of, too")
+    for warning in report.warnings:
+        log.warning(warning)
     return {"calibration": calibration.text.origin, **origins}
 
 

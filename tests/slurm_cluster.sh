@@ -101,6 +101,7 @@ stop() {
     for _ in $(seq 50); do is_alive "$pid" || break; sleep 0.1; done
     if is_alive "$pid"; then kill -KILL "$pid"; fi
   done
+  rm -f "$folder"/*.pid  # numbers that other processes may get
 }
 
 end_jobs() {

@@ -1,12 +1,14 @@
 """The configuration: every shipped YAML composes, passes the checks and is built; bad values are named."""
 
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 
 import pytest
-from hydra import initialize_config_dir
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
@@ -19,9 +21,10 @@ from tests.runs import composed
 
 CONF = Path(config_dir())
 OPTIONS = sorted(path.relative_to(CONF) for path in CONF.glob("*/*.yaml"))
+EXPERIMENTS = [path for path in OPTIONS if path.parent.name == "experiment"]
 
 
-@pytest.mark.parametrize("option", OPTIONS, ids=str)
+@pytest.mark.parametrize("option", [path for path in OPTIONS if path not in EXPERIMENTS], ids=str)
 def test_every_option_composes_and_is_built(option: Path) -> None:
     group, name = option.parent.name, option.stem
     config = composed(f"{group}=[{name}]" if group == "eval" else f"{group}={name}")
@@ -32,12 +35,30 @@ def test_every_option_composes_and_is_built(option: Path) -> None:
         return
     if group == "eval":
         assert set(chosen) == {"none": set(), "paper": {"perplexity", "zero_shot"}}.get(name, {name})
-        chosen = chosen.get(name, {})
+        chosen = chosen if name == "paper" else chosen.get(name, {})
     node = OmegaConf.to_container(OmegaConf.load(CONF / option))
-    written = {key: value for key, value in node.items() if not str(value).startswith("${")}
-    assert chosen.items() >= written.items()
+    written = {key: value for key, value in node.items() if key != "defaults" and not str(value).startswith("${")}
+    assert OmegaConf.merge(chosen, written) == chosen
     if "_target_" in node:
         assert type(build(group, chosen)) is get_class(node["_target_"])
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_cell_of_every_experiment_composes_and_is_built(experiment: Path) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        chosen = compose("config", [f"+experiment={experiment.stem}"], return_hydra_config=True)
+    assert chosen.hydra.mode == RunMode.MULTIRUN
+    sweep = [
+        [f"{key}={value}" for value in str(values).split(",")] for key, values in chosen.hydra.sweeper.params.items()
+    ]
+    cells = list(product(*sweep))
+    assert len(cells) >= 4
+    for cell in cells:
+        build_stages(composed(f"+experiment={experiment.stem}", *cell))
+    command = (CONF / experiment).read_text().splitlines()[1]
+    assert command.startswith(f"# python -m flap +experiment={experiment.stem}")
+    told = (CONF.parent / "experiments" / experiment.stem / "README.md").read_text()
+    assert command.removeprefix("# ") in told
 
 
 def test_the_walk_misses_no_option_that_hydra_finds() -> None:

@@ -17,9 +17,10 @@ STAGES = [
     "config", "models", "calibration", "importance", "allocation", "compression", "checkpoint", "evaluation",
     "reporting",
 ]  # fmt: skip
-NEUTRAL = ["config", "files", "progress", "cache"]  # any stage may use them, and they use no stage
+NEUTRAL = ["config", "files", "progress", "cache", "status"]  # any stage may use them, and they use no stage
 SEE_ALL = [
-    "pipeline", "stages", "pruning", "cli", "api", "study", "callbacks", "cache_command", "__init__", "__main__",
+    "pipeline", "stages", "pruning", "cli", "api", "study", "callbacks", "cache_command", "launching", "__init__",
+    "__main__",
 ]  # fmt: skip
 FIRST_MOMENT = ["auto_classes"]  # runs at `import flap`, and may reach the checkpoint classes alone
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -7,7 +7,8 @@ import pytest
 
 from flap.evaluation import Perplexity
 from flap.pipeline import run
-from flap.reporting import Report, read_state
+from flap.reporting import Report
+from flap.status import read_state
 from tests.runs import composed, tiny
 
 

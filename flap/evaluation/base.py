@@ -19,6 +19,7 @@ class Task:
     identity: Mapping[str, Any] = field(default_factory=dict)  # all that the numbers depend on, besides the model
     origin: str = ""  # where its data came from: goes into the report
     text_sha256: str | None = None  # of the text it scores, to notice that the model was calibrated on it
+    shares_text_with: tuple[str, ...] = ()  # calibration texts that are made of the same documents
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Evaluator(ABC):
     """A choice of the `eval` group."""
 
     @abstractmethod
-    def tasks(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Task]:
+    def prepare(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Task]:
         """All measurements, with their data read and checked. Raises: ValueError: as its options say."""
 
     def comparisons(self, max_length: int | None) -> list[Comparison]:

@@ -38,7 +38,7 @@ class Efficiency(Evaluator):
             if getattr(self, name) < least:
                 raise ValueError(f"eval.efficiency.{name}={getattr(self, name)}: expected a whole number >= {least}")
 
-    def tasks(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Task]:
+    def prepare(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Task]:
         return []
 
     def comparisons(self, max_length: int | None) -> list[Comparison]:

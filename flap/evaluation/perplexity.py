@@ -47,7 +47,7 @@ class Perplexity(Evaluator):
     def windows(self) -> list[Any]:
         return list(self.seq_len) if isinstance(self.seq_len, list | tuple) else [self.seq_len]
 
-    def tasks(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Task]:
+    def prepare(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Task]:
         if max_length is not None and (longest := max(self.windows)) > max_length:
             raise ValueError(f"eval.perplexity.seq_len={longest}: the model's context ends at {max_length}")
         texts = [read_text(dataset, "evaluation", "eval.perplexity.datasets") for dataset in self.datasets]

@@ -87,7 +87,7 @@ def prepare(
 ) -> Suite:
     """Read and check the data of every task. Raises: ValueError: as the evaluators' options say."""
     return Suite(
-        [(one, one.tasks(tokenizer, max_length)) for one in evaluators],
+        [(one, one.prepare(tokenizer, max_length)) for one in evaluators],
         [comparison for one in evaluators for comparison in one.comparisons(max_length)],
         Results(path),
     )

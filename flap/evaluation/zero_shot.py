@@ -21,6 +21,7 @@ PAPER_MEASURES = {  # what the columns of the paper's zero-shot table are; docs/
     "arc_challenge": "acc_norm",
     "openbookqa": "acc_norm",
 }
+SHARED_TEXT = {"boolq": ("boolq-passages",)}  # both are BoolQ's validation split
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class ZeroShot(Evaluator):
         identity = asdict(settings) | {"documents": found.origin, "lm_eval": version("lm_eval")}
         del identity["batch_size"]  # changes speed alone
         run = partial(measure, tokenizer=tokenizer, name=found.name, loaded=found.loaded, settings=settings)
-        return Task(found.name, run, identity, found.origin)
+        return Task(found.name, run, identity, found.origin, shares_text_with=SHARED_TEXT.get(found.name, ()))
 
     def summary(self, numbers: Mapping[str, float]) -> dict[str, float]:
         """`zero_shot/average`: the mean over the tasks of the paper's measure, else of acc_norm, else of acc.

@@ -63,7 +63,7 @@ def test_logits_are_made_in_chunks_and_the_chunks_change_nothing(
 
 
 def test_several_windows_of_several_texts(text_file: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    tasks = Perplexity([str(text_file)], seq_len=[8, 16]).tasks(tokenizer, 128)
+    tasks = Perplexity([str(text_file)], seq_len=[8, 16]).prepare(tokenizer, 128)
     assert [task.name for task in tasks] == ["words.txt/perplexity@8", "words.txt/perplexity@16"]
     assert tasks[0].identity != tasks[1].identity
     assert tasks[0].origin == str(text_file)
@@ -94,7 +94,7 @@ def test_task_takes_whole_windows(
     tokens_T = torch.tensor(tokenizer(text_file.read_text()).input_ids)
     assert len(tokens_T) == 3000  # 187 windows of 16, and a tail of 8
     model = tiny_model("llama-gqa")
-    [task] = Perplexity([str(text_file)], seq_len=16, max_tokens=max_tokens, batch_size=8).tasks(tokenizer, 128)
+    [task] = Perplexity([str(text_file)], seq_len=16, max_tokens=max_tokens, batch_size=8).prepare(tokenizer, 128)
     expected = perplexity(model, tokens_T[: windows * 16].reshape(windows, 16), batch_size=8)
     assert task.run(model) == {"words.txt/perplexity@16": expected}
 
@@ -104,13 +104,13 @@ def test_tail_is_left_out(tmp_path: Path, text_file: Path, tokenizer: PreTrained
     found = []
     for tail in (["cat"] * 8, ["w70"] * 15):
         other.write_text(" ".join(words[:160] + tail))
-        [task] = Perplexity([str(other)], seq_len=16).tasks(tokenizer, None)
+        [task] = Perplexity([str(other)], seq_len=16).prepare(tokenizer, None)
         found.append(task.run(model))
     assert found[0] == found[1]
 
 
 def test_tasks_are_named_after_text_and_window(text_file: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    tasks = Perplexity([str(text_file), str(text_file)], seq_len=16).tasks(tokenizer, 16)
+    tasks = Perplexity([str(text_file), str(text_file)], seq_len=16).prepare(tokenizer, 16)
     assert [task.name for task in tasks] == ["words.txt/perplexity@16"] * 2
     assert len({task.text_sha256 for task in tasks}) == 1
 
@@ -133,4 +133,4 @@ def test_bad_options_name_the_field(options: dict[str, int], named: str) -> None
 
 def test_window_longer_than_the_context(text_file: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(ValueError, match=r"eval\.perplexity\.seq_len=129: the model's context ends at 128"):
-        Perplexity([str(text_file)], seq_len=129, max_tokens=None).tasks(tokenizer, 128)
+        Perplexity([str(text_file)], seq_len=129, max_tokens=None).prepare(tokenizer, 128)

@@ -6,8 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
-from flap.reporting import write_status
-from flap.reporting.state import State
+from flap.status import State, write_status
 
 PERPLEXITY, AVERAGE, SPEED = "wikitext2/perplexity@128", "zero_shot/average", "efficiency/decode_tokens_per_second"
 METRICS, STRUCTURES, RATIOS = ("IFV", "WIFN", "WIFV"), ("AL-AM", "UL-UM"), (0.1, 0.2, 0.3, 0.5)

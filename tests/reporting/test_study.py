@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from flap.callbacks import StudyCallback, write_open_study
 from flap.config import config_dir
@@ -17,6 +17,7 @@ from flap.reporting import Report, study
 from flap.reporting.study import read_study, write_study
 from flap.reporting.study.plots import Plot, draw
 from flap.reporting.study.series import series_of
+from flap.reporting.tracker import Wandb
 from flap.study import main
 from tests.reporting.study_grid import AVERAGE, CRASH, PERPLEXITY, add_cell, add_command, altered, full_grid
 from tests.reporting.study_grid import Report as Plain
@@ -71,6 +72,12 @@ def test_the_csv_of_cells_without_a_result(sweep: Path) -> None:
     assert failed["error"] == CRASH
     assert (killed["state"], killed["ratio"], killed[f"pruned/{PERPLEXITY}"]) == ("unfinished", "0.2", "")
     assert "killed" in killed["error"]
+
+
+def test_cells_come_by_ratio_then_perplexity(tmp_path: Path, report: Plain) -> None:
+    for ratio, value in ((0.5, 25.0), (0.2, 40.0), (0.2, 30.0)):
+        add_cell(tmp_path, altered(report, ratio, {}, {PERPLEXITY: value}), "IFV", "AL-AM", ratio)
+    assert [cell.number for cell in read_study(tmp_path).cells] == ["2", "1", "0"]
 
 
 def test_a_folder_without_status_is_no_cell(sweep: Path) -> None:
@@ -201,21 +208,39 @@ def test_old_results_stay_when_the_study_cannot_be_made(sweep: Path, monkeypatch
     assert not [path for path in sweep.iterdir() if path.name.startswith(".")]
 
 
+def sweep_config(folder: Path, tracker: str = "NoTracking") -> DictConfig:
+    """What Hydra hands to a callback, as far as it is read."""
+    tracking = {"_target_": f"flap.reporting.tracker.{tracker}"}
+    return OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}}, "tracking": tracking})
+
+
+def test_the_callback_logs_the_table_where_runs_are_tracked(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged = []
+    monkeypatch.setattr(Wandb, "log_study", lambda self, *arguments: logged.append(arguments))
+    StudyCallback().on_multirun_end(sweep_config(sweep, "Wandb"))
+    [(folder, columns, rows)] = logged
+    assert folder == sweep
+    with (sweep / "study.csv").open() as file:
+        first, *others = csv.reader(file)
+    assert columns == first
+    assert [["" if value is None else str(value) for value in row] for row in rows] == others
+
+
 def test_the_callback_writes_the_study(sweep: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    StudyCallback().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(sweep)}}}))
+    StudyCallback().on_multirun_end(sweep_config(sweep))
     assert (sweep / "index.html").is_file()
     assert [one.getMessage() for one in caplog.records if "flap" in one.name] == [f"study: {sweep / 'index.html'}"]
 
 
 def test_the_callback_never_breaks_a_sweep(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    StudyCallback().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
+    StudyCallback().on_multirun_end(sweep_config(tmp_path))
     (record,) = caplog.records
     assert record.levelno == logging.WARNING and "no cell in it" in record.getMessage()
 
 
 def test_a_sweep_that_an_error_ended_has_its_study_too(sweep: Path, caplog: pytest.LogCaptureFixture) -> None:
-    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(sweep)}}})
+    config = sweep_config(sweep)
     StudyCallback().on_multirun_start(config)
     write_open_study()
     assert (sweep / "index.html").is_file()
@@ -229,7 +254,7 @@ def test_a_sweep_that_an_error_ended_has_its_study_too(sweep: Path, caplog: pyte
 
 
 def test_a_sweep_that_ended_before_its_first_cell_has_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    StudyCallback().on_multirun_start(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
+    StudyCallback().on_multirun_start(sweep_config(tmp_path))
     write_open_study()
     assert caplog.records == [] and list(tmp_path.iterdir()) == []
 

@@ -97,6 +97,9 @@ def test_sorting_by_ratio_turns_its_direction(page: Page) -> None:
 
 
 def test_sorting_by_perplexity_is_by_number_and_keeps_cells_without_one_last(page: Page) -> None:
+    press(page, "cell")
+    press(page, "cell")
+    assert shown(page)[:2] == ["25", "24"]
     press(page, "perplexity@128")
     assert shown(page)[:24] == IN_ORDER  # as text, 2,000 would come before 51
     press(page, "perplexity@128")

@@ -281,7 +281,7 @@ def test_a_job_that_is_started_again_continues_its_run(tmp_path: Path, monkeypat
             pass
     first, again = (recorded(tmp_path / folder).run.run_id for folder in ("first", "again"))
     assert first == again == legal_id(JOB.id)
-    assert [one["resume"] for one in asked] == ["allow", "allow"]
+    assert [(one["resume"], one["settings"].console) for one in asked] == [("allow", "off")] * 2
 
 
 def test_the_option_group_wins_over_the_sweeps_folder(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from flap.reporting.study.cells import Cell, Study
 from flap.reporting.study.page import page, title
 from flap.reporting.study.plots import draw
 from flap.reporting.study.read import read_study
-from flap.reporting.study.texts import csv_text, markdown
+from flap.reporting.study.texts import csv_text, markdown, records
 
-__all__ = ["Cell", "Study", "read_study", "write_study"]
+__all__ = ["Cell", "Study", "read_study", "records", "write_study"]
 
 
 def write_study(folder: Path) -> Path:

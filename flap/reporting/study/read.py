@@ -9,8 +9,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from flap.reporting.report import SCHEMA
-from flap.reporting.state import STATUS, STATUS_SCHEMA
 from flap.reporting.study.cells import CHOICES, Cell, Study, measured
+from flap.status import STATUS, STATUS_SCHEMA
 
 SCHEMAS = {"report.json": SCHEMA, STATUS: STATUS_SCHEMA}
 FILES = ("report.md", "report.json", "layers.png", "flap.log")

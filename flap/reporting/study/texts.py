@@ -11,27 +11,34 @@ from flap.reporting.study.table import tabulate
 
 def csv_text(study: Study) -> str:
     """study.csv: one row a cell, numbers unrounded; empty = not measured, nan = not finite."""
+    columns, rows = records(study)
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([columns, *rows])
+    return out.getvalue()
+
+
+def records(study: Study) -> tuple[list[str], list[list[Any]]]:
+    """All that the cells hold, as columns and one row a cell; None = not measured, "nan" = not finite."""
     names = {when: dict.fromkeys(n for cell in study.cells for n in cell.numbers(when)) for when in ("dense", "pruned")}
     measured = [(when, name) for when, of_model in names.items() for name in of_model]
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
     facts = ["cell", "state", "model", "method", "metric", "structure", "options"]
     numbers = ["ratio", "realised_ratio", "seed", "parameters_after"]
     last = ["seconds_total", "statistics_cache", "error"]
-    writer.writerow([*facts, *numbers, *(f"{when}/{name}" for when, name in measured), *last])
-    for cell in study.cells:
-        writer.writerow([
+    rows = [
+        [
             cell.folder, cell.state, cell.model, cell.method, cell.metric, cell.structure, cell.options,
             cell.ratio, cell.value("ratio", "realised_decoder"), cell.seed, cell.value("parameters", "total_after"),
             *(_plain(cell, when, name) for when, name in measured),
             cell.value("seconds", "total"), cell.report.get("statistics_cache"), cell.error,
-        ])  # fmt: skip
-    return out.getvalue()
+        ]
+        for cell in study.cells
+    ]  # fmt: skip
+    return [*facts, *numbers, *(f"{when}/{name}" for when, name in measured), *last], rows
 
 
 def _plain(cell: Cell, when: str, name: str) -> Any:
     numbers = cell.numbers(when)
-    return numbers.get(name)
+    return "nan" if name in numbers and numbers[name] is None else numbers.get(name)
 
 
 def markdown(study: Study, title: str, pictures: dict[str, str]) -> str:

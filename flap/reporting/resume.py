@@ -1,34 +1,15 @@
-"""What a run's folder says about itself: status.json, and whether the run that is asked for is there already."""
+"""Whether the run that is asked for is there already."""
 
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from flap.files import write_text
 from flap.reporting.report import Report
+from flap.status import read_state
 
-State = Literal["running", "finished", "failed"]
-STATUS = "status.json"
-STATUS_SCHEMA = 1
 # what says how a run is done and not what comes out
 BOOKKEEPING = ("cache_dir", "use_cache", "cache_wait_seconds", "resume", "tracking")
-
-
-def write_status(folder: Path, state: State, error: str | None = None) -> None:
-    """Say how the run stands. A killed run stays "running"; it has no report."""
-    folder.mkdir(parents=True, exist_ok=True)
-    status = {"schema": STATUS_SCHEMA, "state": state, "error": error}
-    write_text(folder / STATUS, json.dumps(status) + "\n")
-
-
-def read_state(folder: Path) -> State | None:
-    """The state of the run in a folder, or None where there is none."""
-    try:
-        state: State = json.loads((folder / STATUS).read_text())["state"]
-    except (OSError, ValueError, KeyError):
-        return None
-    return state
 
 
 def finished_run(folder: Path, siblings: Iterable[Path], config: dict[str, Any]) -> tuple[Path, Report] | None:

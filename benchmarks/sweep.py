@@ -1,0 +1,104 @@
+"""What a sweep costs: `python benchmarks/sweep.py`.
+
+The 24 cells of 3 metrics x 4 structures x 2 ratios on the packaged model, nothing evaluated and nothing saved, as one
+`python -m flap -m` with an empty statistics cache. Printed: the sweep's wall time over one calibration plus 24 times
+score, allocate and slice, the bare stages timed in this process beside it (target: at most 2.0); seconds a cell inside
+the jobs, calibration and model load aside (target: under 1.5); how many cells calibrated (target: one).
+"""
+
+import argparse
+import json
+import logging
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from itertools import product
+from pathlib import Path
+
+from flap.allocation import ALAM, ALMM, ULMM, ULUM, Structure, price
+from flap.calibration import calibration_windows, collect, read_text
+from flap.compression import BiasCompensation, compress, prune_layer
+from flap.config import ModelConfig
+from flap.files import cache_root
+from flap.importance import IFV, WIFN, WIFV, Metric, score_layers
+from flap.models import adapt, find_model
+
+METRICS: list[Metric] = [IFV(), WIFV(), WIFN()]
+STRUCTURES: list[Structure] = [ULUM(), ULMM(), ALMM(), ALAM()]
+RATIOS = (0.2, 0.5)
+GRID = ["metric=IFV,WIFV,WIFN", "structure=UL-UM,UL-MM,AL-MM,AL-AM", "ratio=0.2,0.5"]
+CELLS = len(METRICS) * len(STRUCTURES) * len(RATIOS)
+
+
+def bare_seconds() -> float:
+    """One calibration and 24 times score, allocate, slice, with nothing around them."""
+    source = find_model(ModelConfig("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct"), cache_root(None), False)
+    text = read_text("boolq-passages", "calibration", "calibration.dataset")
+    tokens_NT = calibration_windows(text, source.tokenizer, 128, 128, seed=0)
+    adapter = adapt(source.load())
+    start = time.perf_counter()
+    known = collect(adapter, tokens_NT, batch_size=8)
+    total = time.perf_counter() - start
+    for metric, structure, ratio in product(METRICS, STRUCTURES, RATIOS):
+        adapter = adapt(source.load(keep=True))
+        start = time.perf_counter()
+        scores = score_layers(metric, adapter, range(len(adapter.layers)), known)
+        plan = structure.allocate(scores, price(adapter, ratio))
+        compress(adapter, plan, BiasCompensation(), known, prune_layer)
+        total += time.perf_counter() - start
+    return total
+
+
+def sweep_seconds(folder: Path) -> float:
+    """The real command in a fresh process, with the model at hand and no statistics."""
+    cache = folder / "cache"
+    cache.mkdir(parents=True)
+    (cache / "models").symlink_to(cache_root(None) / "models")
+    options = ["eval=none", "checkpoint.save=false", f"cache_dir={cache}", f"hydra.sweep.dir={folder / 'sweep'}"]
+    command = [sys.executable, "-m", "flap", "-m", *GRID, *options]
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ)
+    return time.perf_counter() - start
+
+
+def inside(sweep: Path) -> tuple[list[float], int]:
+    """Wall seconds of each cell's job, calibration and load taken off, and how many cells calibrated.
+
+    A job lasts from its folder's first file to its last one.
+    """
+    seconds, misses = [], 0
+    for path in sweep.glob("*/report.json"):
+        report = json.loads(path.read_text())
+        started = (path.parent / ".hydra" / "config.yaml").stat().st_mtime
+        ended = (path.parent / "status.json").stat().st_mtime
+        misses += report["statistics_cache"] == "miss"
+        taken_off = report["seconds"]["load"] + report["seconds"]["calibrate"] * (report["statistics_cache"] == "miss")
+        seconds.append(ended - started - taken_off)
+    return seconds, misses
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=3)
+    repeats = parser.parse_args().repeats
+    logging.disable()
+    ratios = []
+    for _ in range(repeats):
+        with tempfile.TemporaryDirectory() as scratch:
+            bare, sweep = bare_seconds(), sweep_seconds(Path(scratch) / "run")
+            cells, misses = inside(Path(scratch) / "run" / "sweep")
+        assert len(cells) == CELLS, f"only {len(cells)} of {CELLS} cells have a report"
+        ratios.append(sweep / bare)
+        print(
+            f"bare stages {bare:6.1f} s   sweep {sweep:6.1f} s   ratio {ratios[-1]:.2f}   "
+            f"cells {statistics.mean(cells):.2f} s each on average, the first {max(cells):.2f} s   calibrated {misses}",
+            flush=True,
+        )
+    print(f"median ratio {statistics.median(ratios):.2f} (target: at most 2.0)")
+
+
+if __name__ == "__main__":
+    main()
