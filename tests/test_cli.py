@@ -100,7 +100,7 @@ def test_a_sweep_over_structures(flap: Cli, base: list[str], tmp_path: Path) -> 
     sweep = only(tmp_path, "multirun_outputs/*")
     runs = {path.name: path for path in sweep.iterdir() if (path / "report.json").is_file()}
     assert runs.keys() == {"0_tiny_WIFV_UL-UM_r0.2_s0", "1_tiny_WIFV_AL-AM_r0.2_s0"}
-    assert "index.html" in done.stderr and (sweep / "index.html").is_file()
+    assert "index.html" in done.stdout and (sweep / "index.html").is_file()
     for run in runs.values():
         assert report_of(run)["checkpoint"] is None and not (run / "checkpoint").exists()
 
