@@ -79,7 +79,9 @@ def refused(arguments: str, line: str, base: list[str], bad: Path, run_dir: Path
     with pytest.raises(ValueError) as caught:
         run(composed(*base, *arguments.format(bad=bad).split()), run_dir)
     assert re.fullmatch(f"{line}.*".format(bad=re.escape(str(bad))), str(caught.value)), str(caught.value)
-    assert {path.name for path in run_dir.rglob("*")} <= {"evaluation.json"}  # numbers of the dense model, measured first
+    assert {path.name for path in run_dir.rglob("*")} <= {
+        "evaluation.json"
+    }  # numbers of the dense model, measured first
     assert [path.name for path in bad.glob("occupied/*")] == ["precious"] and not list(bad.glob(".*"))
 
 

@@ -195,9 +195,12 @@ def _dequantised(gguf: Path, cache: Path) -> Path:
         # it is float32 now, but would refuse to be saved as a quantised model
         model.hf_quantizer = None
         del model.config.quantization_config
-        with written_whole(target) as directory:
-            model.save_pretrained(directory)
-            AutoTokenizer.from_pretrained(**source).save_pretrained(directory)
+        try:
+            with written_whole(target) as directory:
+                model.save_pretrained(directory)
+                AutoTokenizer.from_pretrained(**source).save_pretrained(directory)
+        except OSError as error:
+            raise ValueError(f"cache_dir={cache}: {gguf.name} cannot be dequantised into it ({error})") from error
     return target
 
 

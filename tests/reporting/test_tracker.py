@@ -6,9 +6,7 @@ import os
 import re
 import shutil
 import string
-import struct
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,79 +14,17 @@ from typing import Any
 
 import pytest
 import wandb
-from wandb.proto.wandb_internal_pb2 import Record
 
 from flap.config import build
 from flap.progress import progress
 from flap.reporting import Report, tracker
 from flap.reporting.tracker import JobInfo, NoTracking, Wandb, legal_id
 from tests.runs import composed
+from tests.wandb_records import Recorded, recorded
 
 JOB = JobInfo("outputs/today/tiny", "tiny", tags=("WIFV", "AL-AM"))
 KEY = "k" * 40  # as long as W&B's own
 NOBODY = "http://127.0.0.1:9"  # a port that nothing listens on
-
-
-class Recorded:
-    """One W&B run as its run-*.wandb file holds it."""
-
-    def __init__(self, path: Path) -> None:
-        self.folder = path.parent
-        self.of: dict[str, list[Any]] = {}
-        for record in finished_records(path):
-            kind = record.WhichOneof("record_type")
-            self.of.setdefault(kind, []).append(getattr(record, kind))
-        self.run = self.of["run"][0]
-        self.config = unpack(self.run.config.update)
-        self.summary = {name: value for one in self.of["summary"] for name, value in unpack(one.update).items()}
-        self.history = [unpack(one.item) for one in self.of.get("history", [])]
-        self.artifacts = {one.type: one for one in self.of.get("artifact", [])}
-        self.exit_code = self.of["exit"][0].exit_code
-
-    def series(self, name: str) -> list[Any]:
-        return [row[name] for row in self.history if name in row]
-
-    def table(self, name: str) -> dict[str, Any]:
-        [path] = self.series(f"{name}.path")
-        return json.loads((self.folder / "files" / path).read_text())
-
-
-def finished_records(path: Path) -> list[Record]:
-    """All records; W&B's own process may write the last ones a moment after the run has finished."""
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline:
-        records = list(read_records(path))
-        if records and records[-1].WhichOneof("record_type") == "exit":
-            return records
-        time.sleep(0.02)
-    raise AssertionError(f"{path} does not end")
-
-
-def read_records(path: Path) -> Iterator[Record]:
-    """W&B's transaction log: a LevelDB log after a header of 7 bytes, in blocks of 32 KiB."""
-    data, at, whole = path.read_bytes(), 7, b""
-    assert data.startswith(b":W&B") or not data
-    while at + 7 <= len(data):
-        left = 32768 - at % 32768
-        if left < 7:
-            at += left
-            continue
-        _, length, kind = struct.unpack("<IHB", data[at : at + 7])
-        whole += data[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):  # a full record, or the last part of one
-            yield Record.FromString(whole)
-            whole = b""
-
-
-def unpack(items: Any) -> dict[str, Any]:
-    return {item.key or ".".join(item.nested_key): json.loads(item.value_json) for item in items}
-
-
-def recorded(run_dir: Path) -> Recorded:
-    """The only offline run of a folder."""
-    [path] = run_dir.glob("wandb/offline-run-*/run-*.wandb")
-    return Recorded(path)
 
 
 def start(run_dir: Path, options: Wandb | None = None, job: JobInfo = JOB, **config: Any) -> Any:
