@@ -1,5 +1,7 @@
 """Small tokenizers of the kinds that a GGUF can hold, built as their families build them and trained here."""
 
+import json
+
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import LlamaTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
 
@@ -16,14 +18,19 @@ TEXT = [
 TRICKY = [
     *TEXT,
     "Hello world",
-    " leading and trailing ",
+    "trailing ",
     "x  two   three    spaces\n\n\nlines \t tab",
     "numbers 1 12 123 1234 12345678 v2.0",
     "don't DON'T we'LL they'Re",
     "emoji 😀 and 中文字 and ünïcödé",
     "!!!???... (a[b]{c})",
-    "the <|stop|> of it",
+    "the<|stop|>",
 ]
+SPACES = [
+    " leading",
+    "the <|stop|> of it",
+]  # where transformers' SentencePiece tokenizers have left what they come from
+LEGACY = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
 
 
 def _byte_level(cutter: pre_tokenizers.PreTokenizer, ignore_merges: bool = False) -> Tokenizer:
@@ -61,26 +68,29 @@ def qwen2() -> PreTrainedTokenizerFast:
 
 
 def llama_spm() -> PreTrainedTokenizerFast:
-    """As LlamaTokenizer makes it of a sentencepiece model: bytes, then pieces, merged in the order of their scores."""
+    """As transformers makes it of a sentencepiece model: bytes, then pieces, merged in the order of their scores."""
     backend = Tokenizer(models.BPE())
-    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.normalizer = LEGACY
     backend.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=120, show_progress=False))
     state = _state(backend.model)
-    tokens = [
-        "<unk>",
-        "<s>",
-        "</s>",
-        *(f"<0x{i:02X}>" for i in range(256)),
-        *sorted(state["vocab"], key=state["vocab"].get),
-    ]
+    pieces = sorted(state["vocab"], key=state["vocab"].__getitem__)
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *pieces]
     made = LlamaTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=state["merges"])
     made.add_tokens([AddedToken("<|stop|>", special=True)])
+    made.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", made.bos_token_id)]
+    )
+    return made
+
+
+def llama_spm_legacy() -> PreTrainedTokenizerFast:
+    """The same as checkpoints of before transformers 5 have it."""
+    made = llama_spm()
+    made.backend_tokenizer.pre_tokenizer, made.backend_tokenizer.normalizer = None, LEGACY
     return made
 
 
 def _state(model: models.BPE) -> dict:
-    import json
-
     backend = Tokenizer(model)
     plain = json.loads(backend.to_str())["model"]
     return {"vocab": plain["vocab"], "merges": [tuple(merge) for merge in plain["merges"]]}
@@ -91,4 +101,7 @@ def _named(made: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
     return made
 
 
-KINDS = {"smollm": smollm, "llama-bpe": llama_bpe, "qwen2": qwen2, "llama-spm": llama_spm}
+KINDS = {
+    "smollm": smollm, "llama-bpe": llama_bpe, "qwen2": qwen2, "llama-spm": llama_spm,
+    "llama-spm-legacy": llama_spm_legacy,
+}  # fmt: skip

@@ -75,7 +75,11 @@ def _cut(step: dict[str, Any]) -> str:
 
 
 def _space_prefix(normalizer: dict[str, Any], cutter: dict[str, Any]) -> bool | None:
-    """Whether a SentencePiece tokenizer puts a space before the text; None where it does something else, too."""
+    """Whether a SentencePiece tokenizer puts a space before the text; None where it does something else, too.
+
+    llama.cpp does as SentencePiece did: a space before the text, and after each special token. transformers' Metaspace
+    leaves it out where one is there already, and mostly after special tokens; llama.cpp has no switch for that.
+    """
     steps = normalizer.get("normalizers", [normalizer] if normalizer else [])
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
     if not cutter and steps == [{"type": "Prepend", "prepend": "▁"}, replace]:
@@ -114,23 +118,21 @@ def _vocabulary(
     """Token and type of each id; ids that the tokenizer does not use are filled up to the embedding's rows."""
     tokens = [f"[PAD{i}]" for i in range(vocab_size)]
     types = [int(TokenType.UNUSED)] * vocab_size
+    in_bytes = plain["model"]["byte_fallback"]  # bytes are tokens such as <0x0A>, and there is one for the unknown
     added = {one["id"]: one for one in plain["added_tokens"]}
     for token, i in tokenizer.get_vocab().items():
         if i >= vocab_size:
             raise ValueError(f"gguf: token {token!r} has id {i}, and the model has embeddings for {vocab_size} tokens")
-        tokens[i], types[i] = token, int(_token_type(token, added.get(i), plain["model"]))
+        if in_bytes and i == tokenizer.unk_token_id:
+            kind = TokenType.UNKNOWN
+        elif in_bytes and len(token) == 6 and token.startswith("<0x"):
+            kind = TokenType.BYTE
+        elif i in added:
+            kind = TokenType.CONTROL if added[i]["special"] else TokenType.USER_DEFINED
+        else:
+            kind = TokenType.NORMAL
+        tokens[i], types[i] = token, int(kind)
     return tokens, types
-
-
-def _token_type(token: str, added: dict[str, Any] | None, model: dict[str, Any]) -> TokenType:
-    if model["byte_fallback"]:
-        if token == model["unk_token"]:
-            return TokenType.UNKNOWN
-        if len(token) == 6 and token.startswith("<0x"):
-            return TokenType.BYTE
-    if added is None:
-        return TokenType.NORMAL
-    return TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED
 
 
 def _add_special(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase) -> None:
