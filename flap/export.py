@@ -14,8 +14,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("format", choices=("gguf",))
     parser.add_argument("--type", choices=GGUF_TYPES, default="f16", help="of the matrices; default: f16")
     options = parser.parse_args(arguments)
-    from flap.checkpoint.gguf import export_gguf  # seconds that --help need not wait for
+    # seconds that --help need not wait for
+    from transformers.utils.logging import set_verbosity_error
 
+    from flap.checkpoint.gguf import export_gguf
+
+    set_verbosity_error()
     try:
         print(export_gguf(options.checkpoint, options.type))
     except ValueError as error:

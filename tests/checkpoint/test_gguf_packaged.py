@@ -15,7 +15,7 @@ from tests.checkpoint.llama_cpp import llama_cpp
 from tests.runs import composed
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
-PROMPT = "The capital of France is Paris. In 1889 the Eiffel Tower"
+TEXT = "The Eiffel Tower is a wrought-iron lattice tower in Paris. It is named after the engineer Gustave Eiffel"
 NEW_TOKENS = 24
 
 pytestmark = pytest.mark.slow
@@ -41,20 +41,24 @@ def test_the_tokenizer_is_that_of_the_source(checkpoint: Path) -> None:
 
 
 def test_it_continues_english_as_transformers_does(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    gguf = export_gguf(checkpoint, "f32")
-    assert GGUFReader(gguf).fields["general.architecture"].contents() == "deci"
-    tokens = llama_cpp(gguf, texts=[PROMPT])["ids"][0]
-    found = llama_cpp(gguf, tokens=tokens, plain=28, prompt=PROMPT, new_tokens=NEW_TOKENS)
-    small = llama_cpp(checkpoint / "model-q8_0.gguf", tokens=tokens, plain=28, prompt=PROMPT, new_tokens=NEW_TOKENS)
+    exact, half, eighth = (export_gguf(checkpoint, kind) for kind in ("f32", "f16", "q8_0"))
+    assert GGUFReader(exact).fields["general.architecture"].contents() == "deci"
+    tokens = llama_cpp(exact, texts=[TEXT])["ids"][0]
     model = load(checkpoint)
-    prompt = torch.tensor([tokens])
     with torch.no_grad():
-        expected = model(input_ids=prompt).logits[0].log_softmax(-1)
-    greedy = model.generate(prompt, max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False)
-    exact, rounded = (torch.tensor(one["logprobs"]) - expected for one in (found, small))
+        expected = model(input_ids=torch.tensor([tokens])).logits[0].log_softmax(-1)
+    greedy = model.generate(
+        torch.tensor([tokens]), max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False
+    )[0, len(tokens) :]
+    questions = {"tokens": tokens, "plain": 28, "prompt": TEXT, "new_tokens": NEW_TOKENS}
+    answers = {gguf.stem: llama_cpp(gguf, **questions) for gguf in (exact, half, eighth)}
     with capsys.disabled():
-        print(f"\nllama.cpp, f32 (max difference {exact.abs().max():.2g}): {PROMPT}{found['text']!r}")
-        print(f"llama.cpp, q8_0 (mean difference {rounded.abs().mean():.2g}): {PROMPT}{small['text']!r}")
-    assert exact.abs().max() <= 1e-3
-    assert rounded.abs().mean() <= 0.05
-    assert found["greedy"] == greedy[0, len(tokens) :].tolist()
+        for name, found in answers.items():
+            print(f"\nllama.cpp, {name}: {TEXT} …{found['text']}")
+    differences = {name: torch.tensor(found["logprobs"]) - expected for name, found in answers.items()}
+    assert differences["model-f32"].abs().max() <= 1e-3
+    assert answers["model-f32"]["greedy"] == greedy.tolist()
+    assert differences["model-f16"].abs().mean() <= 0.05
+    # llama.cpp rounds the activations to 8 bits, too, and all ids alike differ by 0.15 here, most of them improbable
+    # ones; the average that counts is over what the model would say: the Kullback-Leibler divergence
+    assert -(expected.exp() * differences["model-q8_0"]).sum(dim=-1).mean() <= 0.02
