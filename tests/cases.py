@@ -47,9 +47,13 @@ ARCHITECTURES: dict[str, PreTrainedConfig] = {
 
 
 def tiny_model(architecture: str, seed: int = 0) -> PreTrainedModel:
+    return random_model(ARCHITECTURES[architecture], seed)
+
+
+def random_model(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
     """A random model with weights large enough to matter and random values in every bias and norm it has."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(deepcopy(ARCHITECTURES[architecture])).eval()
+    model = AutoModelForCausalLM.from_config(deepcopy(config)).eval()
     for name, parameter in model.named_parameters():
         scale, centre = (0.3, 1.0) if "norm" in name else (0.2, 0.0)
         nn.init.normal_(parameter, mean=centre, std=scale)
