@@ -18,6 +18,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PROPAGATE = ("dense", "pruned")
+GGUF_TYPES = ("f32", "f16", "bf16", "q8_0")
 
 
 @dataclass
@@ -48,6 +49,8 @@ class CheckpointConfig:
     save: bool = True
     dir: str | None = None  # null: checkpoint/ in the run's folder
     overwrite: bool = False
+    formats: list[str] = field(default_factory=lambda: ["hf"])  # [hf,gguf]: with a GGUF file inside, for llama.cpp
+    gguf_type: str = "f16"
 
 
 @dataclass
@@ -158,6 +161,9 @@ def check(config: FlapConfig) -> None:
     _require(config.model.dtype in DTYPES, "model.dtype", config.model.dtype, f"one of {', '.join(DTYPES)}")
     _require(config.model.device in DEVICES, "model.device", config.model.device, f"one of {', '.join(DEVICES)}")
     _require(config.cache_wait_seconds >= 0, "cache_wait_seconds", config.cache_wait_seconds, "a number >= 0")
+    formats, gguf_type = config.checkpoint.formats, config.checkpoint.gguf_type
+    _require(set(formats) in ({"hf"}, {"hf", "gguf"}), "checkpoint.formats", formats, "[hf] or [hf,gguf]")
+    _require(gguf_type in GGUF_TYPES, "checkpoint.gguf_type", gguf_type, f"one of {', '.join(GGUF_TYPES)}")
     calibration = config.calibration
     for name, least in (("num_samples", 1), ("seq_len", 2), ("batch_size", 1)):
         value = getattr(calibration, name)

@@ -17,9 +17,19 @@ def cache_root(configured: str | None) -> Path:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file so that a kill leaves the old one or the new one, and nothing in between."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(text, encoding="utf-8")
-    scratch.replace(path)
+    with file_written_whole(path) as scratch:
+        scratch.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def file_written_whole(target: Path) -> Iterator[Path]:
+    """Yield the path of a file beside `target` that takes its place only when the block ends without an error."""
+    scratch = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        yield scratch
+        scratch.replace(target)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from flap.allocation import PruningPlan
 from flap.cache import Cache, digest
+from flap.checkpoint.gguf import check_export, export_gguf, source_gguf
 from flap.checkpoint.save import check_target, save
 from flap.config import FlapConfig
 from flap.evaluation import Task, prepare
@@ -30,6 +31,8 @@ def run(config: FlapConfig, run_dir: Path, more_to_come: bool = False) -> Report
     stages = build_stages(config)
     target, replace = checkpoint_target(config, run_dir)
     source = find_model(config.model, cache_root(config.cache_dir), config.trust_remote_code)
+    if "gguf" in config.checkpoint.formats:
+        check_export(source.config, source.tokenizer, source_gguf(config.model.path))
     suite = prepare(stages.evaluators, source.tokenizer, source.max_length, results_file(config, run_dir))
     calibration = read_calibration(config, stages, source.tokenizer, source.max_length)
     budget = check_budget(adapt(source.skeleton()), stages, config)
@@ -48,6 +51,8 @@ def run(config: FlapConfig, run_dir: Path, more_to_come: bool = False) -> Report
             provenance = {"config": report.config, "versions": report.versions, "git": report.git}
             save(model, source.tokenizer, target, plan, provenance, replace)
             report.checkpoint = str(target)
+            if "gguf" in config.checkpoint.formats:
+                log.info("wrote %s", export_gguf(target, config.checkpoint.gguf_type))
     pruned_key = dense_key | pruned_identity(config, calibration, plan)
     with report.timed("evaluate"):
         report.evaluation["pruned"] = suite.pruned(model, pruned_key)

@@ -46,8 +46,12 @@ ARCHITECTURES: dict[str, PreTrainedConfig] = {
 }
 
 
-def tiny_model(architecture: str, seed: int = 0) -> PreTrainedModel:
-    return random_model(ARCHITECTURES[architecture], seed)
+def tiny_model(architecture: str, seed: int = 0, **changes: object) -> PreTrainedModel:
+    """A random model of the table; `changes` are keys of its config."""
+    config = deepcopy(ARCHITECTURES[architecture])
+    for key, value in changes.items():
+        setattr(config, key, value)
+    return random_model(config, seed)
 
 
 def random_model(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:

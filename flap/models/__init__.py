@@ -2,6 +2,6 @@
 
 from flap.models.adapter import Block, ModelAdapter
 from flap.models.families import adapt, adapter_class
-from flap.models.load import Source, find_model
+from flap.models.load import Source, find_model, packaged_gguf
 
-__all__ = ["Block", "ModelAdapter", "Source", "adapt", "adapter_class", "find_model"]
+__all__ = ["Block", "ModelAdapter", "Source", "adapt", "adapter_class", "find_model", "packaged_gguf"]

@@ -179,9 +179,14 @@ def _locate(path: str, cache: Path) -> tuple[str, str]:
     if Path(path).is_dir():
         _check_shards(Path(path))
         return path, "local directory"
-    if path in GGUF and (gguf := packaged_file(*GGUF[path])):
+    if gguf := packaged_gguf(path):
         return str(_dequantised(gguf, cache)), f"packaged {gguf.name}"
     return path, "hub"
+
+
+def packaged_gguf(name: str) -> Path | None:
+    """The GGUF of a wheel that stands for a hub id, or None."""
+    return packaged_file(*GGUF[name]) if name in GGUF else None
 
 
 def _check_shards(directory: Path) -> None:

@@ -7,21 +7,29 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from flap.allocation import ALAM, PruningPlan, price
+from flap.allocation import ALAM, PruningPlan, Structure, price
 from flap.calibration import collect
 from flap.checkpoint.convert import become_checkpointable
-from flap.compression import BiasCompensation, CompressLayer, compress, prune_layer
+from flap.compression import BiasCompensation, Compensation, CompressLayer, compress, prune_layer
 from flap.importance import WIFV, score_layers
 from flap.models import adapt
 from tests.cases import tokens
 
+AL_AM, BIAS = ALAM(), BiasCompensation()
 
-def prune(model: PreTrainedModel, ratio: float, compress_layer: CompressLayer = prune_layer) -> PruningPlan:
+
+def prune(
+    model: PreTrainedModel,
+    ratio: float,
+    compress_layer: CompressLayer = prune_layer,
+    structure: Structure = AL_AM,
+    compensation: Compensation = BIAS,
+) -> PruningPlan:
     adapter = adapt(model)
     statistics = collect(adapter, tokens(), batch_size=3)
     scores = score_layers(WIFV(), adapter, range(len(adapter.layers)), statistics)
-    plan = ALAM().allocate(scores, price(adapter, ratio))
-    compress(adapter, plan, BiasCompensation(), statistics, compress_layer)
+    plan = structure.allocate(scores, price(adapter, ratio))
+    compress(adapter, plan, compensation, statistics, compress_layer)
     become_checkpointable(adapter)
     return plan
 

@@ -1,0 +1,75 @@
+"""From a checkpoint's directory to a GGUF inside it: check, choose, write; whole or not at all."""
+
+from pathlib import Path
+
+import gguf
+from gguf import GGUFWriter
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+
+from flap.checkpoint.gguf.architecture import (
+    add_hyperparameters,
+    arch_name,
+    check_architecture,
+    choose_architecture,
+    head_dim,
+    rope_factors,
+)
+from flap.checkpoint.gguf.tensors import Entry, Shards, entries
+from flap.checkpoint.gguf.tokenizer import add_tokenizer, carry_over, source_gguf, tokenizer_kind
+from flap.checkpoint.gguf.write import TYPES, write_tensors
+from flap.files import file_written_whole
+
+
+def check_export(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, source: Path | None) -> None:
+    """Raises: ValueError: what can be known without the weights speaks against an export."""
+    check_architecture(config)
+    if source is None:
+        tokenizer_kind(tokenizer)
+
+
+def export_gguf(checkpoint: Path, kind: str = "f16") -> Path:
+    """Write `model-<kind>.gguf` into a checkpoint's directory and return its path.
+
+    kind: one of TYPES, for the matrices; vectors are f32, and f16 are those whose rows q8_0 cannot divide by 32.
+
+    Raises:
+        ValueError: there is no checkpoint, GGUF cannot hold it, or the file cannot be written.
+    """
+    if not (checkpoint / "config.json").is_file():
+        raise ValueError(f"{checkpoint}: no checkpoint here, config.json is missing")
+    target = checkpoint / f"model-{kind}.gguf"
+    try:
+        config, tokenizer = AutoConfig.from_pretrained(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
+        source = source_gguf(str(checkpoint))
+        check_export(config, tokenizer, source)
+        with file_written_whole(target) as scratch:
+            _write(checkpoint, scratch, kind, config, tokenizer, source)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{target}: cannot be written ({error})") from error
+    return target
+
+
+def _write(
+    checkpoint: Path,
+    path: Path,
+    kind: str,
+    config: PreTrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    source: Path | None,
+) -> None:
+    shards, num_layers = Shards.open(checkpoint), config.num_hidden_layers
+    widths = shards.widths(head_dim(config), num_layers)
+    arch = choose_architecture(config, widths)
+    tensors = entries(shards, arch, head_dim(config), num_layers)
+    if (factors := rope_factors(config)) is not None:
+        tensors.append(Entry("rope_freqs.weight", tuple(factors.shape), lambda: factors))
+    writer = GGUFWriter(path, arch_name(arch))
+    add_hyperparameters(writer, config, widths, arch)
+    writer.add_file_type(TYPES[kind][1])
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    if source is None:
+        add_tokenizer(writer, tokenizer, config.vocab_size)
+    else:
+        carry_over(writer, source, tokenizer)
+    write_tensors(writer, tensors, kind)

@@ -1,0 +1,27 @@
+"""`python -m flap.export <checkpoint> gguf`: a checkpoint as one file for llama.cpp."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from flap.config import GGUF_TYPES
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Print the file's path; exit code 1 and one line where the checkpoint cannot be exported."""
+    parser = argparse.ArgumentParser(prog="python -m flap.export", description="A checkpoint in another format.")
+    parser.add_argument("checkpoint", type=Path, help="the directory that a run wrote")
+    parser.add_argument("format", choices=("gguf",))
+    parser.add_argument("--type", choices=GGUF_TYPES, default="f16", help="of the matrices; default: f16")
+    options = parser.parse_args(arguments)
+    from flap.checkpoint.gguf import export_gguf  # seconds that --help need not wait for
+
+    try:
+        print(export_gguf(options.checkpoint, options.type))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

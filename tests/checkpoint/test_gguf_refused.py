@@ -1,0 +1,144 @@
+"""What no GGUF can hold is one line, and leaves nothing; what can is written by the command and by a run."""
+
+import json
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+from tokenizers import pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from flap.allocation import ULUM
+from flap.checkpoint.gguf import export_gguf
+from flap.compression import NoCompensation
+from flap.models import Source
+from flap.pipeline import run
+from tests.checkpoint.gguf_cases import LINEAR, Exported, checkpoint
+from tests.checkpoint.tokenizers import KINDS
+from tests.runs import composed, tiny
+
+ULUM_, PLAIN = {"structure": ULUM()}, {"compensation": NoCompensation()}
+ARCHITECTURES = [
+    ("mistral-mha-tied", {}, "sliding attention=True: .*False"),
+    ("qwen2-mha", {}, "sliding attention=True"),
+    ("qwen3-mha-tied", PLAIN, "qwen3 has one width for all layers; .*structure=UL-UM"),
+    ("qwen3-mha-tied", ULUM_, r"qwen3 has no place for model\.layers\.0\.mlp\.down_proj\.bias"),
+    ("qwen3-mha-tied", ULUM_ | PLAIN | {"rope_parameters": LINEAR}, "rope_type=linear: .*default"),
+    ("llama-gqa", {"hidden_act": "gelu"}, "hidden_act=gelu: .*silu"),
+    ("llama-gqa", {"rope_parameters": LINEAR | {"rope_type": "dynamic"}}, "rope_type=dynamic: .*llama3"),
+]  # fmt: skip
+
+
+@pytest.fixture
+def words() -> PreTrainedTokenizerFast:
+    return KINDS["smollm"]()
+
+
+@pytest.fixture
+def exported(words: PreTrainedTokenizerFast, tmp_path: Path) -> Exported:
+    return checkpoint(tmp_path / "pruned", "llama-gqa", words)
+
+
+def assert_refused(directory: Path, line: str, kind: str = "f16") -> None:
+    before = sorted(directory.iterdir())
+    with pytest.raises(ValueError) as caught:
+        export_gguf(directory, kind)
+    assert re.search(line, str(caught.value)) and "\n" not in str(caught.value), str(caught.value)
+    assert sorted(directory.iterdir()) == before
+
+
+@pytest.mark.parametrize(("name", "options", "line"), ARCHITECTURES, ids=[line for *_, line in ARCHITECTURES])
+def test_what_llama_cpp_cannot_compute(
+    name: str, options: dict, line: str, words: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    assert_refused(checkpoint(tmp_path / "pruned", name, words, **options).directory, f"^gguf: .*{line}")
+
+
+def test_a_tokenizer_of_another_kind(words: PreTrainedTokenizerFast, exported: Exported) -> None:
+    words.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # GPT-2's
+    words.save_pretrained(exported.directory)
+    assert_refused(exported.directory, r"^gguf: the tokenizer \(\w+\) is none .*Qwen2's, SmolLM's")
+
+
+def test_a_tokenizer_with_more_ids_than_embeddings(words: PreTrainedTokenizerFast, exported: Exported) -> None:
+    words.add_tokens([f"<extra{i}>" for i in range(512 - len(words) + 1)])
+    words.save_pretrained(exported.directory)
+    assert_refused(exported.directory, "^gguf: token '<extra136>' has id 512, and the model has embeddings for 512")
+
+
+def test_values_beyond_float16(exported: Exported) -> None:
+    tensors = load_file(exported.directory / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = 1e5
+    save_file(tensors, exported.directory / "model.safetensors", metadata={"format": "pt"})
+    assert_refused(exported.directory, r"blk\.1\.ffn_up\.weight has values beyond float16; take type bf16 or f32")
+    assert export_gguf(exported.directory, "bf16").is_file()
+
+
+def test_a_damaged_checkpoint(exported: Exported, tmp_path: Path) -> None:
+    assert_refused(tmp_path, r"no checkpoint here, config\.json is missing")
+    weights = exported.directory / "model.safetensors"
+    index = exported.directory / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"model.layers.9.x": "model.safetensors"}}))
+    assert_refused(exported.directory, r"index\.json names model\.layers\.9\.x, which no shard holds")
+    index.unlink()
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert_refused(exported.directory, r"model-f16\.gguf: cannot be written")
+    weights.unlink()
+    assert_refused(exported.directory, r"no checkpoint here, \*\.safetensors are missing")
+
+
+def test_a_full_disk_leaves_the_old_file(exported: Exported) -> None:
+    old = export_gguf(exported.directory).read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        assert_refused(exported.directory, r"model-f16\.gguf: cannot be written")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (exported.directory / "model-f16.gguf").read_bytes() == old
+
+
+@pytest.fixture
+def model_dir(words: PreTrainedTokenizerFast, tmp_path: Path) -> Path:
+    """A dense model whose tokenizer a GGUF can hold."""
+    return checkpoint(tmp_path / "dense", "llama-gqa", words).directory
+
+
+def test_a_run_writes_both_formats(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
+    options = ["checkpoint.formats=[hf,gguf]", "checkpoint.gguf_type=q8_0"]
+    report = run(composed(*tiny(model_dir, text_file), *options), tmp_path / "run")
+    assert (Path(report.checkpoint) / "model-q8_0.gguf").read_bytes().startswith(b"GGUF")
+    assert (Path(report.checkpoint) / "model.safetensors").is_file()
+
+
+def test_a_run_is_refused_before_any_weight_is_loaded(
+    model_dir: Path, words: PreTrainedTokenizerFast, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Source, "load", lambda self: pytest.fail("the weights were loaded"))
+    words.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words.save_pretrained(model_dir)
+    with pytest.raises(ValueError, match=r"^gguf: the tokenizer"):
+        run(composed(*tiny(model_dir, text_file), "checkpoint.formats=[hf,gguf]"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("formats", ["[gguf]", "[hf,onnx]", "[]"])
+def test_formats_are_checked(formats: str) -> None:
+    with pytest.raises(ValueError, match=r"^checkpoint\.formats=.*: expected \[hf\] or \[hf,gguf\]$"):
+        composed(f"checkpoint.formats={formats}")
+
+
+def test_the_command(exported: Exported) -> None:
+    def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, "-m", "flap.export", *arguments], capture_output=True, text=True)
+
+    done = command(str(exported.directory), "gguf", "--type", "bf16")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(exported.directory / "model-bf16.gguf") and Path(done.stdout.strip()).is_file()
+    refused = command(str(exported.directory.parent), "gguf")
+    assert refused.returncode == 1
+    assert refused.stderr.strip() == f"error: {exported.directory.parent}: no checkpoint here, config.json is missing"

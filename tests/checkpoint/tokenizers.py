@@ -1,0 +1,107 @@
+"""Small tokenizers of the kinds that a GGUF can hold, built as their families build them and trained here."""
+
+import json
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import LlamaTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
+
+VOCAB = 512
+WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+TEXT = [
+    "The quick brown fox jumps over the lazy dog, and then it sat under the old tree.",
+    "In 2024 there were 12345 cats; they're 3.14 times as old as I'M, you'll see!  Isn't it?",
+    "A naïve café in Zürich costs 50 € a day.\n\n\tdef f(x):\n        return x + 1\n",
+]
+TRICKY = [
+    *TEXT,
+    "Hello world",
+    "trailing ",
+    "x  two   three    spaces\n\n\nlines \t tab",
+    "numbers 1 12 123 1234 12345678 v2.0",
+    "don't DON'T we'LL they'Re",
+    "emoji 😀 and 中文字 and ünïcödé",
+    "!!!???... (a[b]{c})",
+    "the<|stop|>",
+]
+SPACES = [
+    " leading",
+    "the <|stop|> of it",
+]  # where transformers' SentencePiece tokenizers have left what they come from
+LEGACY = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+
+
+def _byte_level(cutter: pre_tokenizers.PreTokenizer, ignore_merges: bool = False) -> Tokenizer:
+    backend = Tokenizer(models.BPE(ignore_merges=ignore_merges))
+    backend.pre_tokenizer, backend.decoder = cutter, decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    backend.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet))
+    return backend
+
+
+def smollm() -> PreTrainedTokenizerFast:
+    words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    backend = _byte_level(pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), words]))
+    return _named(PreTrainedTokenizerFast(tokenizer_object=backend))
+
+
+def llama_bpe() -> PreTrainedTokenizerFast:
+    cutter = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORDS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    made = _named(PreTrainedTokenizerFast(tokenizer_object=_byte_level(cutter, ignore_merges=True)))
+    made.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|begin|> $A", special_tokens=[("<|begin|>", made.bos_token_id)]
+    )
+    return made
+
+
+def qwen2() -> PreTrainedTokenizerFast:
+    words = Qwen2Tokenizer(vocab={}, merges=[]).backend_tokenizer.pre_tokenizer
+    trained = _byte_level(words).model
+    return _named(Qwen2Tokenizer(**_state(trained), unk_token=None, eos_token="<|stop|>", pad_token="<|stop|>"))
+
+
+def llama_spm() -> PreTrainedTokenizerFast:
+    """As transformers makes it of a sentencepiece model: bytes, then pieces, merged in the order of their scores."""
+    backend = Tokenizer(models.BPE())
+    backend.normalizer = LEGACY
+    backend.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=120, show_progress=False))
+    state = _state(backend.model)
+    pieces = sorted(state["vocab"], key=state["vocab"].__getitem__)
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *pieces]
+    made = LlamaTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=state["merges"])
+    made.add_tokens([AddedToken("<|stop|>", special=True)])
+    made.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", made.bos_token_id)]
+    )
+    return made
+
+
+def llama_spm_legacy() -> PreTrainedTokenizerFast:
+    """The same as checkpoints of before transformers 5 have it."""
+    made = llama_spm()
+    made.backend_tokenizer.pre_tokenizer, made.backend_tokenizer.normalizer = None, LEGACY
+    return made
+
+
+def _state(model: models.BPE) -> dict:
+    backend = Tokenizer(model)
+    plain = json.loads(backend.to_str())["model"]
+    return {"vocab": plain["vocab"], "merges": [tuple(merge) for merge in plain["merges"]]}
+
+
+def _named(made: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    made.add_special_tokens({"bos_token": "<|begin|>", "eos_token": "<|stop|>"})
+    return made
+
+
+KINDS = {
+    "smollm": smollm, "llama-bpe": llama_bpe, "qwen2": qwen2, "llama-spm": llama_spm,
+    "llama-spm-legacy": llama_spm_legacy,
+}  # fmt: skip
