@@ -14,7 +14,7 @@ from flap.config import FlapConfig, config_dir, explain, typed
 from flap.files import cache_root
 from flap.models import adapt
 from flap.pruning import Job, prune_model
-from flap.reporting import Report
+from flap.reporting import Report, device_name
 from flap.stages import build_stages, check_budget, read_calibration
 
 
@@ -42,7 +42,8 @@ def prune(
     chosen = [f"{group}={name}" for group, name in groups.items() if name is not None]
     values = [f"calibration.{key}={_quoted(value)}" for key, value in calibration.items()]
     config = _compose([*chosen, *values, f"ratio={ratio}", "run_name=flap.prune", *overrides])
-    report = Report(asdict(config), device=str(model.device))
+    report = Report.start(asdict(config))
+    report.device = device_name(model.device)
     adapter = adapt(model)
     stages = build_stages(config)
     read = read_calibration(config, stages, tokenizer, getattr(model.config, "max_position_embeddings", None))

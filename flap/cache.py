@@ -51,7 +51,7 @@ class Cache:
         entry = self.root / kind.name / digest(key)
         if (found := _read(entry, kind, key)) is not None:
             return found, "hit"
-        with _alone(entry, self.wait_seconds):
+        with alone(entry, self.wait_seconds):
             if (found := _read(entry, kind, key)) is not None:
                 return found, "hit"
             value = make()
@@ -93,14 +93,16 @@ def _keep(entry: Path, kind: Kind[T], key: Key, value: T) -> bool:
             label = {"schema": SCHEMA, "key": key, "sha256": file_sha256(folder / DATA)}
             (folder / LABEL).write_text(json.dumps(label, indent=1) + "\n")
     except OSError as error:
-        log.warning("cache_dir: %s cannot be written (%s); these %s are not kept", entry.parent, error, kind.name)
+        log.warning(
+            "cache_dir: %s cannot be written (%s); what was computed (%s) is not kept", entry.parent, error, kind.name
+        )
         return False
     return True
 
 
 @contextmanager
-def _alone(entry: Path, wait_seconds: float) -> Iterator[None]:
-    """Hold the entry's lock, or go on without it: then the same work is done twice, and nothing else is lost."""
+def alone(entry: Path, wait_seconds: float) -> Iterator[None]:
+    """Hold the lock of what is to be made, or go on without it: then it is made twice, and nothing else is lost."""
     lock = FileLock(entry.with_suffix(".lock"))
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,8 @@ from rich.table import Table
 from flap.cache import LABEL
 from flap.files import cache_root
 
+KINDS = ("statistics", "dense", "models")
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -40,7 +42,8 @@ class Entry:
 
 def entries(root: Path) -> Iterator[Entry]:
     """Every entry, by kind and then from new to old."""
-    folders = [path for path in root.glob("*/*") if path.is_dir() and not path.name.startswith(".")]
+    paths = (path for kind in KINDS for path in root.glob(f"{kind}/*"))
+    folders = [path for path in paths if path.is_dir() and not path.name.startswith(".")]
     for path in sorted(folders, key=lambda path: (path.parent.name, -path.stat().st_mtime)):
         yield Entry(path, _words(path))
 
@@ -69,12 +72,12 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="flap cache", description="List or clear what flap keeps on disk.")
     parser.add_argument("action", nargs="?", choices=("list", "clear"), default="list")
     parser.add_argument("--cache-dir", help="default: the environment's FLAP_CACHE_DIR, else the user's cache folder")
-    parser.add_argument("--kind", help="only this kind: statistics, dense (scores of dense models), models")
+    parser.add_argument("--kind", choices=KINDS, help="only this kind; dense: scores of dense models")
     options = parser.parse_args(arguments)
     root = cache_root(options.cache_dir)
     found = [entry for entry in entries(root) if options.kind in (None, entry.kind)]
     if options.action == "clear":
-        _clear(found)
+        _clear(found, root, [options.kind] if options.kind else KINDS)
     else:
         _list(found, root)
 
@@ -88,10 +91,12 @@ def _list(found: list[Entry], root: Path) -> None:
     Console().print(table)
 
 
-def _clear(found: list[Entry]) -> None:
+def _clear(found: list[Entry], root: Path, kinds: Sequence[str]) -> None:
+    """Remove entries, and with them their locks and what killed processes left half-written."""
     freed = sum(entry.num_bytes for entry in found)
-    for entry in found:
-        shutil.rmtree(entry.path)
+    leftovers = [path for kind in kinds for pattern in ("*.lock", ".*") for path in (root / kind).glob(pattern)]
+    for path in (*(entry.path for entry in found), *leftovers):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     print(f"removed {len(found)} entries, {decimal(freed)}")
 
 

@@ -25,6 +25,12 @@ class StudyCallback(Callback):
         _write(config)
 
 
+def open_folder() -> Path | None:
+    """The folder of the sweep that runs in this process, or that an error has just ended."""
+    config = StudyCallback.open_sweep
+    return None if config is None else Path(config.hydra.sweep.dir)
+
+
 def write_open_study() -> None:
     """Write the study of a sweep that an error ended: then Hydra calls no `on_multirun_end`. Does nothing otherwise."""
     config, StudyCallback.open_sweep = StudyCallback.open_sweep, None

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from flap import cache_command
-from flap.callbacks import write_open_study
+from flap.callbacks import open_folder, write_open_study
 from flap.config import FlapConfig, build, config_dir, explain, typed
 from flap.launching import claim_gpu, explain_launch, failures
 from flap.status import read_state, write_status
@@ -42,15 +42,23 @@ class ConsoleFormatter(logging.Formatter):
 @hydra.main(version_base="1.3", config_path=config_dir(), config_name="config")
 def task(config: DictConfig) -> None:
     """One run of the command line, or one job of a sweep."""
+    if (line := _attempt(config)) is None:
+        return
+    if HydraConfig.get().mode == RunMode.RUN:
+        raise SystemExit(1)
+    raise RunFailedError(HydraConfig.get().sweep.dir, line)
+
+
+def _attempt(config: DictConfig) -> str | None:
+    """Run, or say why not. The error ends here: as a cause of another it would hold on to the model."""
     try:
         _run(config)
     except Exception as error:
         line = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
         log.exception("%s", line)
         _note_failure(Path(HydraConfig.get().runtime.output_dir), line)
-        if HydraConfig.get().mode == RunMode.RUN:
-            raise SystemExit(1) from error
-        raise RunFailedError(HydraConfig.get().sweep.dir) from error
+        return line
+    return None
 
 
 def _run(config: DictConfig) -> None:
@@ -65,7 +73,8 @@ def _run(config: DictConfig) -> None:
     disable_progress_bar()
     hydra_config = HydraConfig.get()
     run_dir = Path(hydra_config.runtime.output_dir)
-    if hydra_config.runtime.choices["hydra/launcher"] == "joblib" and (gpu := claim_gpu(run_dir.parent)):
+    may_share_gpus = "joblib" in hydra_config.launcher._target_ and checked.model.device != "cpu"
+    if may_share_gpus and (gpu := claim_gpu(run_dir.parent)):
         log.info("GPU %s", gpu)
     tracking = build("tracking", checked.tracking)
     tracking.check()
@@ -112,20 +121,28 @@ def main() -> None:
     if sys.argv[1:2] == ["cache"]:
         cache_command.main(sys.argv[2:])
         return
-    if "HYDRA_FULL_ERROR" in os.environ:  # the user asks for tracebacks
-        task()
-        return
+    try:
+        if "HYDRA_FULL_ERROR" in os.environ:  # the user asks for tracebacks
+            task()
+        else:
+            _one_line_errors()
+    finally:
+        write_open_study()  # Hydra calls no callback where a job has failed
+
+
+def _one_line_errors() -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to here instead of printing them
     try:
         task()
     except RunFailedError as error:
-        print(*failures(Path(error.args[0])), sep="\n", file=sys.stderr)
-        raise SystemExit(1) from None
-    except RuntimeError as error:  # runs log their own errors, so this one comes from submitting them
-        print(f"error: {explain_launch(error)}", file=sys.stderr)
-        raise SystemExit(1) from None
+        folder, line = error.args
+        lines = failures(Path(folder)) or [f"failed: {line}"]
+    except (RuntimeError, FileNotFoundError) as error:  # runs log their own errors: this one comes from submitting
+        folder = open_folder()
+        lines = [*(failures(folder) if folder else []), f"error: {explain_launch(error)}"]
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        print(f"error: {explain(error)}", file=sys.stderr)
-        raise SystemExit(1) from None
-    finally:
-        write_open_study()  # Hydra calls no callback where a job has failed
+        lines = [f"error: {explain(error)}"]
+    else:
+        return
+    print(*lines, sep="\n", file=sys.stderr)
+    raise SystemExit(1)

@@ -116,6 +116,9 @@ def explain(error: Exception) -> str:
     cause = error.__cause__
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
         section, _, key = str(cause.full_key).rpartition(".")
+        if section == "eval" and (Path(config_dir()) / "eval" / f"{key}.yaml").is_file():
+            chosen = ",".join([*map(str, cause.parent_node or ()), key])
+            return f"{cause.full_key}: this run does not measure it; choose it with 'eval=[{chosen}]'"
         allowed = sorted(str(name) for name in cause.parent_node or ())
         near = get_close_matches(key, allowed, n=1)
         hint = f"did you mean {near[0]}? " if near else ""

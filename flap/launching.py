@@ -1,11 +1,12 @@
 """What sweeps over several processes need: one GPU for each process, and one line for each run that failed."""
 
-import json
 import os
 from functools import cache
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+from flap.status import STATUS, read_status
 
 _claimed: list[FileLock] = []  # at most one, held until this process ends: CUDA keeps the GPU that it started with
 
@@ -44,13 +45,13 @@ def _visible_gpus() -> list[str]:
 
 def failures(sweep: Path) -> list[str]:
     """One line for each run of a sweep that failed."""
-    runs = {path.parent: json.loads(path.read_text()) for path in sorted(sweep.glob("*/status.json"))}
-    return [f"failed: {run}: {status['error']}" for run, status in runs.items() if status["state"] == "failed"]
+    runs = {path.parent: read_status(path.parent) for path in sorted(sweep.glob(f"*/{STATUS}"))}
+    return [f"failed: {run}: {status.get('error')}" for run, status in runs.items() if status.get("state") == "failed"]
 
 
-def explain_launch(error: RuntimeError) -> str:
+def explain_launch(error: RuntimeError | FileNotFoundError) -> str:
     """One line about jobs that could not be submitted, or that ended without a word."""
-    if 'Could not detect "srun"' in str(error):
+    if 'Could not detect "srun"' in str(error) or getattr(error, "filename", None) == "sbatch":
         return (
             "hydra/launcher=slurm: no sbatch on this machine; expected a SLURM login node, "
             "or hydra/launcher=submitit_local or joblib"

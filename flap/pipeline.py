@@ -13,7 +13,7 @@ from flap.evaluation import Task, prepare
 from flap.files import cache_root, write_text
 from flap.models import adapt, find_model
 from flap.pruning import Job, prune_model
-from flap.reporting import Report, draw_layers, markdown
+from flap.reporting import Report, device_name, draw_layers, markdown
 from flap.stages import Calibration, build_stages, check_budget, read_calibration
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ def run(config: FlapConfig, run_dir: Path, more_to_come: bool = False) -> Report
     Raises:
         ValueError: bad input, in one line that names the field.
     """
-    report = Report(asdict(config))
+    report = Report.start(asdict(config))
     stages = build_stages(config)
     target, replace = checkpoint_target(config, run_dir)
     source = find_model(config.model, cache_root(config.cache_dir), config.trust_remote_code)
@@ -41,7 +41,7 @@ def run(config: FlapConfig, run_dir: Path, more_to_come: bool = False) -> Report
 
     with report.timed("load"):
         model = source.load(more_to_come)
-    report.device = str(model.device)
+    report.device = device_name(model.device)
     dense_key = {"model": source.fingerprint, "device": model.device.type}
     with report.timed("evaluate"):
         report.evaluation["dense"] = suite.dense(model, dense_key, cache)
@@ -57,7 +57,8 @@ def run(config: FlapConfig, run_dir: Path, more_to_come: bool = False) -> Report
     with report.timed("evaluate"):
         report.evaluation["pruned"] = suite.pruned(model, pruned_key)
         if suite.comparisons:
-            of_dense, of_pruned = suite.side_by_side(source.load(more_to_come), model, pruned_key)
+            report.note_peak()  # before a measurement resets the counters
+            of_dense, of_pruned = suite.side_by_side(lambda: source.load(more_to_come), model, pruned_key)
             report.evaluation["dense"] |= of_dense
             report.evaluation["pruned"] |= of_pruned
     report.finish()

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from flap.files import write_text
 
@@ -18,10 +18,14 @@ def write_status(folder: Path, state: State, error: str | None = None) -> None:
     write_text(folder / STATUS, json.dumps(status) + "\n")
 
 
+def read_status(folder: Path) -> dict[str, Any]:
+    """What the folder says: schema, state, error; empty where it says nothing that can be read."""
+    try:
+        return dict(json.loads((folder / STATUS).read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
 def read_state(folder: Path) -> State | None:
     """The state of the run in a folder, or None where there is none."""
-    try:
-        state: State = json.loads((folder / STATUS).read_text())["state"]
-    except (OSError, ValueError, KeyError):
-        return None
-    return state
+    return read_status(folder).get("state")

@@ -47,12 +47,17 @@ ARCHITECTURES: dict[str, PreTrainedConfig] = {
 
 
 def tiny_model(architecture: str, seed: int = 0, **changes: object) -> PreTrainedModel:
-    """A random model with weights large enough to matter and random values in every bias and norm it has."""
-    torch.manual_seed(seed)
+    """A random model of the table; `changes` are keys of its config."""
     config = deepcopy(ARCHITECTURES[architecture])
     for key, value in changes.items():
         setattr(config, key, value)
-    model = AutoModelForCausalLM.from_config(config).eval()
+    return random_model(config, seed)
+
+
+def random_model(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
+    """A random model with weights large enough to matter and random values in every bias and norm it has."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(deepcopy(config)).eval()
     for name, parameter in model.named_parameters():
         scale, centre = (0.3, 1.0) if "norm" in name else (0.2, 0.0)
         nn.init.normal_(parameter, mean=centre, std=scale)

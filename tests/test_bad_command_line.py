@@ -43,6 +43,7 @@ DOES_NOT_COMPOSE = [
     ("metric=null", "a group takes the name of one of its options, as --help lists them"),
     ("ration=0.5", "ration: unknown key; did you mean ratio.*seed"),
     ("calibration.samples=8", "calibration.samples: unknown key; .*num_samples"),
+    ("eval.zero_shot.limit=5", "eval.zero_shot: this run does not measure it; .* 'eval=\\[perplexity,zero_shot\\]'"),
     ("metric.foo=8", "metric.foo: unknown key; metric has .*square_attention"),
     ("structure.remove_heads=4", "structure.remove_heads: unknown key"),  # AL-AM decides that itself
 ]

@@ -13,7 +13,7 @@ from filelock import FileLock
 from flap.cache import Cache, Kind, digest
 from flap.cache_command import main
 
-WORDS: Kind[str] = Kind("words", lambda value, path: path.write_text(value), lambda path: path.read_text())
+WORDS: Kind[str] = Kind("dense", lambda value, path: path.write_text(value), lambda path: path.read_text())
 KEY = {"dataset": "wikitext2", "model": {"dtype": "float32"}}
 
 
@@ -22,7 +22,7 @@ def never() -> str:
 
 
 def entry(root: Path) -> Path:
-    return root / "words" / digest(KEY)
+    return root / "dense" / digest(KEY)
 
 
 def test_made_once_then_read(tmp_path: Path) -> None:
@@ -154,9 +154,11 @@ def test_list_names_size_age_and_key_in_words(tmp_path: Path, capsys: pytest.Cap
 
 def test_clear_takes_a_kind_or_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Cache(tmp_path).get(WORDS, KEY, lambda: "value")
-    (tmp_path / "models" / "tiny").mkdir(parents=True)
-    main(["clear", "--cache-dir", str(tmp_path), "--kind", "words"])
-    assert not entry(tmp_path).exists() and (tmp_path / "models" / "tiny").exists()
+    (tmp_path / "dense" / ".half-written").mkdir()
+    for folder in ("models/tiny", "not-ours/data"):
+        (tmp_path / folder).mkdir(parents=True)
+    main(["clear", "--cache-dir", str(tmp_path), "--kind", "dense"])
+    assert not list((tmp_path / "dense").iterdir()) and (tmp_path / "models" / "tiny").exists()
     main(["clear", "--cache-dir", str(tmp_path)])
-    assert not (tmp_path / "models" / "tiny").exists()
+    assert not (tmp_path / "models" / "tiny").exists() and (tmp_path / "not-ours" / "data").exists()
     assert capsys.readouterr().out.count("removed 1 entries") == 2

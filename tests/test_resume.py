@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from flap.evaluation import Perplexity
+from flap.launching import failures
 from flap.pipeline import run
 from flap.reporting import Report
+from flap.reporting.study import read_study
 from flap.status import read_state
 from tests.runs import composed, tiny
 
@@ -105,6 +107,39 @@ def test_status_and_report_of_a_finished_run(flap, model_dir: Path, text_file: P
     assert read_state(tmp_path / "run") == "finished"
     assert flap(*arguments, "ratio=0.3", "resume=false").returncode == 0
     assert Report.load(tmp_path / "run" / "report.json").ratio["requested"] == 0.3
+
+
+def test_more_is_measured_in_the_folder_of_a_finished_run(
+    flap, model_dir: Path, text_file: Path, tmp_path: Path
+) -> None:
+    arguments = (*tiny(model_dir, text_file), f"hydra.run.dir={tmp_path / 'run'}")
+    assert flap(*arguments).returncode == 0
+    before = Report.load(tmp_path / "run" / "report.json")
+    done = flap(*arguments, "eval.perplexity.seq_len=[16,8]")
+    assert done.returncode == 0, done.stderr
+    after = Report.load(tmp_path / "run" / "report.json")
+    assert set(after.evaluation["pruned"]) == {"words.txt/perplexity@16", "words.txt/perplexity@8"}
+    assert before.evaluation["pruned"].items() <= after.evaluation["pruned"].items()
+
+
+def test_a_finished_cell_that_is_asked_for_in_another_way_is_said(
+    flap, model_dir: Path, text_file: Path, tmp_path: Path
+) -> None:
+    sweep = ("-m", *tiny(model_dir, text_file), f"hydra.sweep.dir={tmp_path / 'sweep'}", "checkpoint.save=false")
+    assert flap(*sweep, "ratio=0.2", "calibration.num_samples=8").returncode == 0
+    done = flap(*sweep, "ratio=0.2", "calibration.num_samples=4")
+    assert done.returncode == 1
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
+    assert "holds a finished run of another config (calibration.num_samples is 8 there and 4 here)" in line
+    assert read_study(tmp_path / "sweep").cells[0].overrides["calibration.num_samples"] == "8"
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"state": "failed"}', '{"schema": 1}'])
+def test_a_damaged_status_says_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "cell").mkdir()
+    (tmp_path / "cell" / "status.json").write_text(text)
+    assert read_state(tmp_path / "cell") in (None, "failed")
+    assert len(failures(tmp_path)) == ('"failed"' in text)
 
 
 def test_a_folder_of_another_version_is_named(flap, model_dir: Path, text_file: Path, tmp_path: Path) -> None:

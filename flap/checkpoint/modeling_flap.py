@@ -1,14 +1,31 @@
 """Pruned models whose layers differ in width. This file travels with the weights and needs transformers alone.
 
-The config is the base architecture's, plus `per_layer_config`: for each layer its number of heads and neurons, and
-whether its two output projections have a bias. Keys left out are as in the dense model.
+The config is the base architecture's, plus `head_dim` and `per_layer_config`: for each layer its number of heads and
+neurons, and whether its two output projections have a bias. Keys left out are as in the dense model.
 Written by flap (flap-pruning); the method is FLAP, An et al., AAAI 2024.
 """
 
 import transformers
 from torch import nn
 
-ARCHITECTURES = ("Llama", "Mistral", "Qwen2", "Qwen3")
+# In a layer of each architecture: the output projections of its attention and of its MLP.
+USUAL = ("self_attn.o_proj", "mlp.down_proj")
+ARCHITECTURES = {
+    "Llama": USUAL,
+    "Mistral": USUAL,
+    "Qwen2": USUAL,
+    "Qwen3": USUAL,
+    "SmolLM3": USUAL,
+    "Granite": USUAL,
+    "Gemma2": USUAL,
+    "Gemma3": USUAL,
+    "Olmo2": USUAL,
+    "Phi3": USUAL,
+    "Starcoder2": ("self_attn.o_proj", "mlp.c_proj"),
+    "OPT": ("self_attn.out_proj", "fc2"),
+    "GPTNeoX": ("attention.dense", "mlp.dense_4h_to_h"),
+}
+SQUARE = ("OPT", "GPTNeoX")  # their attention is as wide as the hidden size, whatever `head_dim` says
 AUTO_CLASSES = {"AutoConfig": "Config", "AutoModel": "Model", "AutoModelForCausalLM": "ForCausalLM"}
 
 
@@ -31,32 +48,84 @@ class PrunedModelMixin:
         config.per_layer_config = None
         super().__init__(config, *args, **kwargs)
         config.per_layer_config = widths
-        layers = self.base_model.layers
+        layers = decoder_layers(self)
         for i, layer_config in enumerate(config.per_layer_config):
-            layer = type(layers[i])(layer_config, i)
-            for module in layer.modules():
-                if hasattr(module, "config"):
-                    module.config = config  # one config for all layers, or setting the attention kernel misses them
-            _match_bias(layer.self_attn, "o_proj", layer_config.attention_output_bias)
-            _match_bias(layer.mlp, "down_proj", layer_config.mlp_output_bias)
-            layers[i] = layer
+            layers[i] = _build(type(layers[i]), layer_config, i, self.architecture)
+        share_config(self)
         self.post_init()
 
 
-def _match_bias(module, name, bias):
-    linear = getattr(module, name)
+def decoder_layers(model):
+    base = model.base_model
+    return getattr(base, "decoder", base).layers  # OPT has a decoder inside the decoder
+
+
+def share_config(model):
+    """Give the modules of each layer the model's config, read through the layer's own widths."""
+    for i, layer in enumerate(decoder_layers(model)):
+        for module in layer.modules():
+            if hasattr(module, "config"):
+                module.config = LayerConfig(model.config, i)
+
+
+class LayerConfig:
+    """A layer's own widths, and for all else the model's config as it is now: the attention kernel can be changed."""
+
+    def __init__(self, config, layer):
+        own = config.per_layer_config[layer]
+        vars(self).update({name: getattr(own, name) for name in config.per_layer_attributes or ()}, _shared=config)
+
+    def __getattr__(self, name):
+        if name.startswith("__"):  # asked by copy, before there is anything
+            raise AttributeError(name)
+        return getattr(self._shared, name)
+
+
+def _build(layer_class, layer_config, i, architecture):
+    attention_output, mlp_output = ARCHITECTURES[architecture]
+    if architecture in SQUARE:
+        layer = _build_square(layer_class, layer_config, i, *attention_output.split("."))
+    else:
+        layer = layer_class(layer_config, i)
+    _match_bias(layer, attention_output, layer_config.attention_output_bias)
+    _match_bias(layer, mlp_output, layer_config.mlp_output_bias)
+    return layer
+
+
+def _build_square(layer_class, config, i, attention, output):
+    """The attention for a hidden size of heads × head_dim, then its projections between that and the true one."""
+    heads, hidden_size = config.num_attention_heads, config.hidden_size
+    config.num_attention_heads = hidden_size // config.head_dim
+    layer = layer_class(config, i)
+    config.num_attention_heads, config.hidden_size = heads, heads * config.head_dim
+    narrow = type(getattr(layer, attention))(config, i)
+    for name, linear in narrow.named_children():
+        sides = (linear.in_features, hidden_size) if name == output else (hidden_size, linear.out_features)
+        setattr(narrow, name, nn.Linear(*sides, bias=linear.bias is not None))
+    setattr(layer, attention, narrow)
+    return layer
+
+
+def _match_bias(layer, path, bias):
+    linear, (parent, _, name) = layer.get_submodule(path), path.rpartition(".")
     if bias is not None and (linear.bias is not None) != bias:
-        setattr(module, name, nn.Linear(linear.in_features, linear.out_features, bias=bias))
+        new = nn.Linear(linear.in_features, linear.out_features, bias=bias)
+        setattr(layer.get_submodule(parent), name, new)
 
 
 def _classes(architecture):
     """Config, decoder and causal LM of one architecture, under the names that `auto_map` gives to the Auto classes."""
     classes = {}
     for auto_class, kind in AUTO_CLASSES.items():
-        base = getattr(transformers, architecture + kind)
+        text = "Text" if architecture == "Gemma3" and kind != "ForCausalLM" else ""
+        base = getattr(transformers, architecture + text + kind)
         mixin = PrunedConfigMixin if kind == "Config" else PrunedModelMixin
-        extra = {"model_type": f"flap_{base.model_type}"} if kind == "Config" else {"config_class": classes["Config"]}
-        classes[kind] = type(f"Flap{base.__name__}", (mixin, base), _here | {"_auto_class": auto_class} | extra)
+        if kind == "Config":
+            extra = {"model_type": f"flap_{base.model_type}"}
+        else:
+            extra = {"config_class": classes["Config"], "architecture": architecture}
+        names = _here | {"_auto_class": auto_class} | extra
+        classes[kind] = type(f"Flap{architecture}{kind}", (mixin, base), names)
     return {one.__name__: one for one in classes.values()}
 
 

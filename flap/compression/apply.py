@@ -5,7 +5,7 @@ Legend: O, I output and input channels of the output projection · K kept, P pru
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +96,12 @@ def channels(block: Block, units_U: Tensor) -> Tensor:
 def assign(linear: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
     """Give a Linear new tensors and the widths that go with them."""
     trainable = linear.weight.requires_grad
-    linear.weight = nn.Parameter(weight.contiguous(), requires_grad=trainable)
+    set_weight(linear, weight)
     new_bias = None if bias is None else nn.Parameter(bias.contiguous(), requires_grad=trainable)
     linear.register_parameter("bias", new_bias)
     linear.out_features, linear.in_features = weight.shape
+
+
+def set_weight(module: nn.Module, weight: Tensor) -> None:
+    """Give a module a new weight; it is trained where the old one was."""
+    module.weight = nn.Parameter(weight.contiguous(), requires_grad=cast(Tensor, module.weight).requires_grad)

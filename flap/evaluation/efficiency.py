@@ -80,18 +80,25 @@ class Efficiency(Evaluator):
         return known if peak is None else known | {"peak_memory_bytes": float(peak)}
 
     def _speed(self, model: PreTrainedModel, prompt_NT: Tensor) -> Numbers:
-        """One turn: the prompt with its first new token, and the whole request; the difference is the decoding."""
-        prefill = seconds(model, lambda: generate(model, prompt_NT, 1))
-        whole = seconds(model, lambda: generate(model, prompt_NT, 1 + self.decode_len))
+        """One turn: a whole request; its first new token ends the prefill, and what follows is the decoding."""
+        first, whole = request_seconds(model, prompt_NT, 1 + self.decode_len)
         return {
-            "prefill_tokens_per_second": prompt_NT.numel() / prefill,
-            "decode_tokens_per_second": self.batch_size * self.decode_len / max(whole - prefill, 1e-9),
+            "prefill_tokens_per_second": prompt_NT.numel() / first,
+            "decode_tokens_per_second": self.batch_size * self.decode_len / (whole - first),
             "latency_ms": 1000 * whole,
         }
 
 
-def generate(model: PreTrainedModel, prompt_NT: Tensor, new_tokens: int) -> None:
-    """Greedy decoding of exactly so many tokens, with a KV cache."""
+def generate(
+    model: PreTrainedModel, prompt_NT: Tensor, new_tokens: int, watcher: Callable[[], None] | None = None
+) -> None:
+    """Greedy decoding of exactly so many tokens, with a KV cache; `watcher` is called after each of them."""
+
+    def watch(tokens_NT: Tensor, scores: Tensor) -> Tensor:
+        if watcher is not None:
+            watcher()
+        return torch.zeros(len(tokens_NT), dtype=torch.bool, device=tokens_NT.device)  # nobody stops early
+
     model.generate(
         prompt_NT,
         attention_mask=torch.ones_like(prompt_NT),
@@ -99,16 +106,23 @@ def generate(model: PreTrainedModel, prompt_NT: Tensor, new_tokens: int) -> None
         min_new_tokens=new_tokens,
         max_new_tokens=new_tokens,
         pad_token_id=0,
+        stopping_criteria=[watch],
     )
 
 
-def seconds(model: PreTrainedModel, work: Callable[[], None]) -> float:
-    """Wall time of some work, until the device is done with it."""
+def request_seconds(model: PreTrainedModel, prompt_NT: Tensor, new_tokens: int) -> tuple[float, float]:
+    """Wall time from the prompt to the first new token and to the last one, until the device is done with it."""
+    times: list[float] = []
+
+    def clock() -> None:
+        if len(times) < 2:  # start and first token: those between it and the last one need not wait for the device
+            _wait_for(model)
+            times.append(time.perf_counter())
+
+    clock()
+    generate(model, prompt_NT, new_tokens, clock)
     _wait_for(model)
-    start = time.perf_counter()
-    work()
-    _wait_for(model)
-    return time.perf_counter() - start
+    return times[1] - times[0], time.perf_counter() - times[0]
 
 
 def _wait_for(model: PreTrainedModel) -> None:

@@ -60,14 +60,20 @@ def measure(
 def flatten(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     """{"piqa": {"acc,none": 0.8, …}} as {"piqa/acc": 0.8}; a filter other than "none" stays in the name.
 
-    What is no finite number is left out: names, aliases, and the "N/A" of an error that cannot be estimated.
+    A standard error has its number's name and "_stderr". What is no finite number is left out: names, aliases, and the
+    "N/A" of an error that cannot be estimated.
     """
     return {
-        f"{task}/{key.removesuffix(',none')}": float(value)
+        f"{task}/{_measure(*key.split(',', 1))}": float(value)
         for task, numbers in results.items()
         for key, value in numbers.items()
         if "," in key and isinstance(value, Real) and math.isfinite(value)
     }
+
+
+def _measure(name: str, chosen: str) -> str:
+    filtered = "" if chosen == "none" else f",{chosen}"
+    return f"{name.removesuffix('_stderr')}{filtered}{'_stderr' if name.endswith('_stderr') else ''}"
 
 
 @contextmanager

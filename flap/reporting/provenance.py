@@ -1,4 +1,4 @@
-"""Which code made a result: versions of the libraries, commit of the checkout."""
+"""What made a result: versions of the libraries, commit of the checkout, the device."""
 
 import platform
 import subprocess
@@ -6,12 +6,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-LIBRARIES = ("flap-pruning", "torch", "transformers", "datasets", "hydra-core", "safetensors")
+import torch
+
+LIBRARIES = ("flap-pruning", "torch", "transformers", "datasets", "hydra-core", "safetensors", "lm-eval")
 
 
 def versions() -> dict[str, str]:
     """Python's version and those of the libraries that decide a result."""
     return {"python": platform.python_version(), **{library: version(library) for library in LIBRARIES}}
+
+
+def device_name(device: torch.device) -> str:
+    """The device, and of a GPU its model: "cuda:0 (NVIDIA H100 80GB HBM3)"."""
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
 
 
 def git_state() -> dict[str, Any]:

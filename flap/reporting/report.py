@@ -42,6 +42,13 @@ class Report:
     versions: dict[str, str] = field(default_factory=versions)
     git: dict[str, Any] = field(default_factory=git_state)
 
+    @classmethod
+    def start(cls, config: dict[str, Any]) -> "Report":
+        """The report of a run that begins now; in a process that had others before, the GPU's peak is not theirs."""
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        return cls(config)
+
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Add the seconds that the block takes to the stage's."""
@@ -79,14 +86,21 @@ class Report:
             for one, prices in zip(plan.layers, budget.layers, strict=True)
         ]
 
+    def note_peak(self) -> None:
+        """Peak memory of the process so far; also to be called before something resets what it is read from."""
+        unit = 1 if platform.system() == "Darwin" else 1024
+        host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+        device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+        before = self.peak_memory_bytes
+        self.peak_memory_bytes = {
+            "host": max(host, before.get("host") or 0),
+            "device": device if device is None else max(device, before.get("device") or 0),
+        }
+
     def finish(self) -> None:
         """Total time and peak memory of the process."""
         self.seconds["total"] = sum(seconds for stage, seconds in self.seconds.items() if stage != "total")
-        unit = 1 if platform.system() == "Darwin" else 1024
-        self.peak_memory_bytes = {
-            "host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
-            "device": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
-        }
+        self.note_peak()
 
     def save(self, path: Path) -> None:
         """Write report.json; a number that JSON cannot hold (an infinite perplexity) becomes null."""

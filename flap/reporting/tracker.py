@@ -15,7 +15,9 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
+from flap.files import write_text
 from flap.progress import Step, listening
 from flap.reporting.report import Report
 
@@ -34,7 +36,7 @@ WIDTHS = ("query_heads", "kv_heads", "neurons")
 
 @dataclass(frozen=True)
 class JobInfo:
-    """What a tracker calls a run. id: any text that is the same when a job is started again, such as its folder."""
+    """What a tracker calls a run. id: any text that tells the runs of one machine apart, such as a run's folder."""
 
     id: str
     name: str
@@ -175,7 +177,7 @@ class _Mirror(TrackedRun):
         )
         return wandb.init(
             project=self.options.project, entity=self.options.entity, mode=mode,  # type: ignore[arg-type]
-            id=legal_id(job.id), resume="allow",  # a job that was requeued continues its own run
+            id=kept_id(self.run_dir, job.id), resume="allow",  # a job that was requeued continues its own run
             reinit="finish_previous",  # one run a job, also where a launcher runs all jobs in one process
             name=job.name, group=self.options.group or job.group, job_type=job.job_type,
             tags=list(dict.fromkeys([*job.tags, *self.options.tags])),
@@ -228,6 +230,15 @@ def summary(report: Report) -> dict[str, Any]:
     }
     numbers = {f"{section}/{name}": value for section, of in sections.items() for name, value in of.items()}
     return numbers | {"statistics_cache": report.statistics_cache}
+
+
+def kept_id(run_dir: Path, text: str) -> str:
+    """The id of the run in a folder, made once and kept there; a folder of the same name elsewhere has another."""
+    file = run_dir / "wandb" / "id"
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, f"{legal_id(text)}-{uuid4().hex[:8]}")
+    return file.read_text()
 
 
 def legal_id(text: str) -> str:

@@ -96,19 +96,6 @@ def test_activations_that_are_not_finite_name_the_first_such_layer(broken: str, 
     assert hooks_left(model) == 0
 
 
-@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_layer_by_layer_equals_one_pass(architecture: str, kernel: str) -> None:
-    model = tiny_model(architecture)
-    model.set_attn_implementation(kernel)
-    adapter = adapt(model)
-    expected = collect(adapter, tokens(), batch_size=4)
-    found = list(collect_layerwise(adapter, tokens(), batch_size=4))
-    assert [i for i, _ in found] == [0, 1, 2, 3]
-    for (_, a), b in zip(found, expected, strict=True):
-        assert_same(a, b)
-
-
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_layer_pruned_on_the_way_is_what_the_next_layers_see(architecture: str) -> None:
     adapter, reference = adapt(tiny_model(architecture)), adapt(tiny_model(architecture))

@@ -2,12 +2,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from safetensors.torch import save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from flap.checkpoint.save import save
-from tests.cases import ARCHITECTURES, tiny_model, tokens
-from tests.checkpoint.pruned import Saved, logits, prune
+from tests.cases import ARCHITECTURES, tiny_model
+from tests.checkpoint.pruned import Saved, prune
 
 
 @pytest.fixture(scope="package")
@@ -19,7 +18,6 @@ def all_saved(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTok
         model = tiny_model(name)
         plan = prune(model, 0.4)
         directory = save(model, tokenizer, root / name, plan, {"why": "a test"})
-        save_file({"tokens": tokens(seed=7), "logits": logits(model)}, f"{directory}.expected")
         made[name] = Saved(directory, model, plan)
     return made
 

@@ -39,6 +39,11 @@ def logits(model: PreTrainedModel) -> Tensor:
     return model(input_ids=tokens(seed=7)).logits
 
 
+@torch.no_grad()
+def hidden(model: PreTrainedModel) -> Tensor:
+    return model.base_model(input_ids=tokens(seed=7)).last_hidden_state
+
+
 def generated(model: PreTrainedModel, **options: object) -> Tensor:
     return model.generate(tokens(seed=7)[:2, :5], max_new_tokens=6, min_new_tokens=6, do_sample=False, **options)
 

@@ -1,5 +1,6 @@
 """Efficiency: counts known by hand, both models measured in turn, ratios of what is beside them."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 
 import flap.evaluation.efficiency as efficiency
 from flap.evaluation import Efficiency
-from flap.evaluation.efficiency import macs, peak_bytes, weight_bytes
+from flap.evaluation.efficiency import macs, peak_bytes, request_seconds, weight_bytes
 from flap.models import adapt
 from flap.pipeline import run
 from tests.cases import ARCHITECTURES, VOCAB, tiny_model
@@ -49,23 +50,39 @@ def test_peak_memory_grows_by_what_the_work_takes() -> None:
 def test_models_take_turns_and_a_number_is_the_median(monkeypatch: pytest.MonkeyPatch) -> None:
     dense, pruned = tiny_model("llama-mha"), tiny_model("llama-gqa")
     times = {
-        dense: iter([9.0, 9.0, 1.0, 3.0, 2.0, 6.0, 4.0, 6.0]),
-        pruned: iter([9.0, 9.0, 1.0, 2.0, 1.0, 3.0, 1.0, 4.0]),
+        dense: iter([(9.0, 99.0), (1.0, 3.0), (2.0, 6.0), (4.0, 6.0)]),
+        pruned: iter([(9.0, 99.0), (1.0, 2.0), (1.0, 3.0), (1.0, 4.0)]),
     }
     turns = []
 
-    def seconds(model: object, work: object) -> float:
+    def request_seconds(model: object, prompt: object, new_tokens: int) -> tuple[float, float]:
         turns.append(model)
+        assert new_tokens == 5
         return next(times[model])
 
-    monkeypatch.setattr(efficiency, "seconds", seconds)
+    monkeypatch.setattr(efficiency, "request_seconds", request_seconds)
     of_dense, of_pruned = Efficiency(batch_size=2, prefill_len=10, decode_len=4, repeats=3).compare(dense, pruned)
-    assert turns == [dense, dense, pruned, pruned] * 4  # the first turn warms up
+    assert turns == [dense, pruned] * 4  # the first turn warms up
     assert of_dense["efficiency/latency_ms"] == 6000 and of_pruned["efficiency/latency_ms"] == 3000
     assert of_dense["efficiency/prefill_tokens_per_second"] == 10.0  # 20 tokens in 1, 2, 4 seconds
     assert of_dense["efficiency/decode_tokens_per_second"] == 4.0  # 8 tokens in 2, 4, 2 seconds: 4, 2, 4
     assert of_pruned["efficiency/decode_tokens_per_second"] == 4.0  # in 1, 2, 3 seconds
     assert of_pruned["efficiency/latency_ms_ratio"] == pytest.approx(2 / 3)  # 2/3, 1/2, 4/6
+
+
+def test_the_first_token_ends_the_prefill(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompt, seconds = tiny_model("llama-mha"), torch.ones(1, 4, dtype=torch.long), 0.2
+    forward = type(model).forward
+
+    def slow_prompt(self: object, *args: object, **kwargs: object) -> object:
+        is_prompt = kwargs["input_ids"].shape[1] == 4  # type: ignore[attr-defined]
+        time.sleep(seconds if is_prompt else 0)
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(model), "forward", slow_prompt)
+    first, whole = request_seconds(model, prompt, 3)
+    assert seconds <= first < whole
+    assert whole - first < first  # two tokens of a tiny model are nothing beside the prompt's sleep
 
 
 def test_a_run_puts_dense_beside_pruned(model_dir: Path, text_file: Path, tmp_path: Path) -> None:

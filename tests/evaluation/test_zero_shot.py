@@ -191,7 +191,7 @@ def test_identity_holds_all_but_the_batch_size(tokenizer: PreTrainedTokenizerFas
 def test_filters_stay_in_the_name(tokenizer: PreTrainedTokenizerFast) -> None:
     evaluator = ZeroShot(["written"], limit=2)
     found = run(tokenizer, "written", limit=2)
-    assert set(found) == {"written/exact_match,first", "written/exact_match_stderr,first"}
+    assert set(found) == {"written/exact_match,first", "written/exact_match,first_stderr"}
     assert evaluator.summary(found) == {}  # no accuracy, no average
 
 

@@ -1,6 +1,9 @@
 """From a name to a model: local directories, the packaged copy, the hub; devices and options."""
 
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from flap.config import ModelConfig
 from flap.files import cache_root
 from flap.models import find_model, load
-from flap.models.load import GGUF, pick_device
+from flap.models.load import GGUF, _dequantised, pick_device
 from flap.models.packaged import packaged_file
 from tests.cases import ARCHITECTURES, VOCAB, tiny_model, tokens
 
@@ -45,6 +48,44 @@ def test_dtype(saved: str, asked: str, held: str, tmp_path: Path, tokenizer: Pre
     tokenizer.save_pretrained(tmp_path / "tiny")
     config = ModelConfig("tiny", str(tmp_path / "tiny"), dtype=asked, device="cpu")
     assert find_model(config, tmp_path, trust_remote_code=False).load().dtype == getattr(torch, held)
+
+
+def test_a_hub_models_key_is_its_commit(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    local = find_model(ModelConfig("tiny", str(model_dir), device="cpu"), tmp_path, trust_remote_code=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    folder = tmp_path / "models--org--tiny"
+    keys = []
+    for commit in ("a" * 40, "b" * 40):
+        (folder / "snapshots" / commit).mkdir(parents=True)
+        (folder / "snapshots" / commit / "config.json").write_text("{}")
+        (folder / "refs").mkdir(exist_ok=True)
+        (folder / "refs" / "main").write_text(commit)
+        keys.append(replace(local, path="org/tiny").fingerprint["commit"])
+    assert keys == ["a" * 40, "b" * 40]
+
+
+def test_a_hub_model_of_unknown_commit_shares_its_results_with_no_other(model_dir: Path, tmp_path: Path) -> None:
+    local = find_model(ModelConfig("tiny", str(model_dir), device="cpu"), tmp_path, trust_remote_code=False)
+    one, other = (replace(local, path="org/not-in-any-cache") for _ in range(2))
+    assert one.fingerprint == one.fingerprint != other.fingerprint
+
+
+def test_the_packaged_copy_is_dequantised_once_by_processes_that_start_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def dequantise(gguf: Path, target: Path) -> None:
+        made.append(target)
+        time.sleep(0.2)
+        target.mkdir(parents=True)
+        (target / "config.json").write_text("{}")
+
+    monkeypatch.setattr("flap.models.load._dequantise", dequantise)
+    (tmp_path / "tiny.gguf").write_bytes(b"1")
+    with ThreadPoolExecutor() as pool:
+        targets = list(pool.map(lambda _: _dequantised(tmp_path / "tiny.gguf", tmp_path), range(3)))
+    assert made == targets[:1] and len(set(targets)) == 1
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -40,6 +40,10 @@ def add_cell(
     hydra = folder / ".hydra"
     hydra.mkdir(parents=True)
     config = {"model": {"name": "tiny"}, "method": "flap", "ratio": ratio, "seed": seed}
+    if report is not None:
+        config = report["config"] | config
+    for key, _, value in (override.partition("=") for override in overrides):
+        config |= {key.split(".")[0]: {key.split(".")[1]: value}} if "." in key else {key: value}
     # JSON is YAML
     (hydra / "config.yaml").write_text(json.dumps(config))
     choices = {"metric": metric, "structure": structure, "method": "flap"}
@@ -50,7 +54,6 @@ def add_cell(
     write_status(folder, state, error)  # type: ignore[arg-type]
     (folder / "flap.log").write_text("what happened\n")
     if report is not None:
-        config = report["config"] | config
         (folder / "report.json").write_text(json.dumps(report | {"config": config}))
         (folder / "report.md").write_text("# tiny\n")
     return folder

@@ -17,6 +17,7 @@ from flap.reporting import Report, study
 from flap.reporting.study import read_study, write_study
 from flap.reporting.study.plots import Plot, draw
 from flap.reporting.study.series import series_of
+from flap.reporting.study.table import lower_is_better
 from flap.reporting.tracker import Wandb
 from flap.study import main
 from tests.reporting.study_grid import AVERAGE, CRASH, PERPLEXITY, add_cell, add_command, altered, full_grid
@@ -87,6 +88,41 @@ def test_a_folder_without_status_is_no_cell(sweep: Path) -> None:
 def test_a_failed_run_over_an_old_report_has_failed(sweep: Path) -> None:
     add_cell(sweep, json.loads(next(sweep.glob("1_*/report.json")).read_text()), "IFV", "UL-UM", 0.2, state="failed")
     assert [cell.state for cell in read_study(sweep).cells].count("failed") == 2
+
+
+def test_a_report_counts_once_its_run_has_finished(tmp_path: Path, report: Plain) -> None:
+    add_cell(tmp_path, report, "IFV", "AL-AM", 0.2, state="running")
+    assert [cell.state for cell in read_study(tmp_path).cells] == ["unfinished"]
+
+
+def test_a_cell_that_was_run_again_under_another_number_is_not_missing(tmp_path: Path, report: Plain) -> None:
+    few, many = ("calibration.num_samples=2",), ("calibration.num_samples=8", "resume=true")
+    add_cell(tmp_path, None, "IFV", "AL-AM", 0.2, state="failed", overrides=few)
+    add_cell(tmp_path, None, "IFV", "AL-AM", 0.2, state="running", overrides=many)
+    add_cell(tmp_path, altered(report, 0.2, {}, {}), "IFV", "AL-AM", 0.2, overrides=many[:1])
+    assert [cell.folder[0] for cell in read_study(tmp_path).cells] == ["2", "0"]
+
+
+def test_a_finished_cell_is_told_by_its_own_config(tmp_path: Path, report: Plain) -> None:
+    """Started again with other values, Hydra's record in the folder is of those; the result is not."""
+    cells = [
+        add_cell(tmp_path, report, "IFV", "AL-AM", 0.2, overrides=(f"calibration.num_samples={n}",)) for n in (2, 4)
+    ]
+    (cells[0] / ".hydra" / "overrides.yaml").write_text('["calibration.num_samples=64"]')
+    options = {cell.folder[0]: cell.options for cell in read_study(tmp_path).cells}
+    assert options == {"0": "calibration.num_samples=2", "1": "calibration.num_samples=4"}
+
+
+@pytest.mark.parametrize(
+    ("name", "lower"),
+    [
+        ("wikitext2/perplexity@128", True), ("wikitext/word_perplexity", True), ("lambada/perplexity", True),
+        ("wikitext/bits_per_byte", True), ("x/brier_score", True), ("gsm8k/exact_match,strict-match", False),
+        ("piqa/acc_norm", False), ("zero_shot/average", False),
+    ],
+)  # fmt: skip
+def test_which_numbers_are_better_when_lower(name: str, lower: bool) -> None:
+    assert lower_is_better(name) == lower
 
 
 def test_markdown_is_sorted_and_tells_what_failed(sweep: Path) -> None:

@@ -18,7 +18,7 @@ import wandb
 from flap.config import build
 from flap.progress import progress
 from flap.reporting import Report, tracker
-from flap.reporting.tracker import JobInfo, NoTracking, Wandb, legal_id
+from flap.reporting.tracker import JobInfo, NoTracking, Wandb, kept_id, legal_id
 from tests.runs import composed
 from tests.wandb_records import Recorded, recorded
 
@@ -212,11 +212,11 @@ def test_a_job_that_is_started_again_continues_its_run(tmp_path: Path, monkeypat
     asked: list[dict[str, Any]] = []
     init = wandb.init
     monkeypatch.setattr(wandb, "init", lambda **options: asked.append(options) or init(**options))
-    for folder in ("first", "again"):
-        with start(tmp_path / folder):
+    for _ in ("first", "again"):
+        with start(tmp_path):
             pass
-    first, again = (recorded(tmp_path / folder).run.run_id for folder in ("first", "again"))
-    assert first == again == legal_id(JOB.id)
+    first, again = (one["id"] for one in asked)
+    assert first == again and first.startswith(f"{legal_id(JOB.id)}-")
     assert [(one["resume"], one["settings"].console) for one in asked] == [("allow", "off")] * 2
 
 
@@ -374,7 +374,7 @@ def test_ids_are_legal_whatever_the_job_is_called(text: str, tmp_path: Path, cap
     with start(tmp_path, job=job) as tracked:
         tracked.log_table("layers", ["a"], [[1]])
     run = recorded(tmp_path)
-    assert run.run.run_id == legal_id(text) and run.run.display_name == text[:100]
+    assert run.run.run_id.startswith(f"{legal_id(text)}-") and run.run.display_name == text[:100]
     assert run.table("layers")["data"] == [[1]]
     assert warnings(caplog) == []
 
@@ -383,6 +383,11 @@ def test_ids_tell_names_apart_that_differ_in_a_forbidden_character() -> None:
     texts = ["a/b", "a:b", "a-b", "a b", "x" * 400 + "a" * 80, "y" * 400 + "a" * 80]
     assert len({legal_id(text) for text in texts}) == len(texts)
     assert legal_id("a/b") == legal_id("a/b") == "a-b-c14cddc0"
+
+
+def test_a_folder_keeps_its_id_and_equal_names_elsewhere_have_another(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    assert kept_id(here, "outputs/today") == kept_id(here, "outputs/today") != kept_id(there, "outputs/today")
 
 
 def test_wandb_is_silent_and_writes_into_the_runs_folder_alone(

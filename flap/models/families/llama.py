@@ -1,18 +1,12 @@
 """LLaMA and the families that share its module names: separate q, k, v, o and a gated MLP."""
 
-from typing import Any, cast
-
-from torch import nn
+from typing import Any, ClassVar
 
 from flap.models.adapter import Block, ModelAdapter, split
 
 
 class LlamaAdapter(ModelAdapter):
-    model_types = ("llama", "mistral", "qwen2", "qwen3")
-
-    @property
-    def layers(self) -> nn.ModuleList:
-        return cast(nn.ModuleList, self.decoder.layers)
+    model_types: ClassVar[tuple[str, ...]] = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
 
     def _modules(self, layer: int) -> tuple[Any, Any]:
         decoder_layer: Any = self.layers[layer]
@@ -43,14 +37,12 @@ class LlamaAdapter(ModelAdapter):
         module, _ = self._modules(layer)
         return int(module.q_proj.out_features // module.k_proj.out_features)
 
-    def layer_config(self, layer: int) -> dict[str, int | bool]:
+    def widths(self, layer: int) -> dict[str, int]:
         attention, mlp = self.blocks(layer)
         return {
             "num_attention_heads": attention.num_units * self.queries_per_group(layer),
             "num_key_value_heads": attention.num_units,
             "intermediate_size": mlp.num_units,
-            "attention_output_bias": attention.output.bias is not None,
-            "mlp_output_bias": mlp.output.bias is not None,
         }
 
     def refresh(self, layer: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from flap.reporting.report import SCHEMA
+from flap.reporting.resume import BOOKKEEPING
 from flap.reporting.study.cells import CHOICES, Cell, Study, measured
 from flap.status import STATUS, STATUS_SCHEMA
 
@@ -28,6 +29,7 @@ def read_study(folder: Path) -> Study:
     cells = [_read_cell(path.parent) for path in sorted(folder.glob(f"*/{STATUS}"))]
     if not cells:
         raise ValueError(f"{folder}: no cell in it; expected the folder of a sweep, with runs that hold a status.json")
+    cells = [cell for cell in cells if not _done_elsewhere(cell, cells)]
     first = next(iter(measured(cells)), "")
     return Study(folder, _command(folder / "multirun.yaml"), tuple(sorted(_with_options(cells), key=_rank(first))))
 
@@ -36,8 +38,8 @@ def _read_cell(folder: Path) -> Cell:
     status = _read_json(folder / STATUS)
     state, error = status["state"], status["error"] or ""
     report = {}
-    if state != "failed" and (folder / "report.json").is_file():
-        state, report = "finished", _read_json(folder / "report.json")
+    if state == "finished":
+        report = _read_json(folder / "report.json")
     elif state != "failed":
         state, error = "unfinished", UNFINISHED
     config = OmegaConf.create(report["config"]) if report else _read_yaml(folder / ".hydra" / "config.yaml")
@@ -48,7 +50,7 @@ def _read_cell(folder: Path) -> Cell:
         state=state,
         error=error,
         files=tuple(name for name in FILES if (folder / name).is_file()),
-        overrides=_read_overrides(folder / ".hydra" / "overrides.yaml"),
+        overrides=_read_overrides(folder / ".hydra" / "overrides.yaml", config),
         model=OmegaConf.select(config, "model.name"),
         method=OmegaConf.select(config, "method"),
         metric=choices.get("metric"),
@@ -78,11 +80,30 @@ def _read_yaml(path: Path) -> DictConfig:
     return content
 
 
-def _read_overrides(path: Path) -> dict[str, str]:
-    """{"calibration.num_samples": "32"}, without the choices that have a field of their own."""
+def _read_overrides(path: Path, config: DictConfig) -> dict[str, str]:
+    """{"calibration.num_samples": "32"}, without the choices that have a field of their own.
+
+    A value is that of the cell's config where it has one: starting a sweep again in its folder makes Hydra write its
+    record anew, also over that of a cell that was finished with other values and stays.
+    """
     lines = [str(line) for line in OmegaConf.load(path)] if path.is_file() else []
     pairs = {key.lstrip("+~"): value for key, _, value in (line.partition("=") for line in lines)}
-    return {key: value for key, value in pairs.items() if key.removesuffix(".name") not in CHOICES}
+    keys = [key for key in pairs if key.removesuffix(".name") not in CHOICES and key.split(".")[0] not in BOOKKEEPING]
+    return {key: _plain(OmegaConf.select(config, key), pairs[key]) for key in keys}
+
+
+def _plain(value: Any, otherwise: str) -> str:
+    """A leaf of the config as text; of a group that was chosen, or a key that is not there, what was typed."""
+    return otherwise if value is None or OmegaConf.is_dict(value) else str(value)
+
+
+def _done_elsewhere(cell: Cell, cells: list[Cell]) -> bool:
+    """Whether a cell without a result was run again under another job number, and finished."""
+
+    def run(one: Cell) -> tuple[Any, ...]:
+        return one.folder.partition("_")[2], one.overrides
+
+    return cell.state != "finished" and any(one.state == "finished" and run(one) == run(cell) for one in cells)
 
 
 def _with_options(cells: list[Cell]) -> list[Cell]:

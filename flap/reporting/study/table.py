@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from flap.reporting.study.cells import Cell, Study, is_efficiency, is_perplexity
+from flap.reporting.study.cells import Cell, Study, is_efficiency
 
 CHOICE_COLUMNS = ("model", "method", "metric", "structure", "options", "seed", "ratio")
 VARYING = ("model", "method", "options", "seed")  # columns that are left out where all cells agree
@@ -65,8 +65,12 @@ def _choice(value: float | str | None) -> Value:
     return Value("" if value is None else str(value), value)
 
 
+LOWER_IS_BETTER = ("perplexity", "bits_per_byte", "brier_score")  # as lm-eval calls them; ours: perplexity@2048
+
+
 def lower_is_better(name: str) -> bool:
-    return is_perplexity(name)
+    """Whether a quality is the better the smaller it is; accuracies and the like are not."""
+    return name.split("/")[-1].split(",")[0].split("@")[0].endswith(LOWER_IS_BETTER)
 
 
 def _result(cell: Cell, name: str, when: str, best: float | None) -> Value:

@@ -1,0 +1,36 @@
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from flap.checkpoint.save import save
+from tests.cases import random_model
+from tests.checkpoint.fresh import in_a_fresh_process
+from tests.checkpoint.pruned import Saved, prune
+from tests.models.families.contract import FamilyContract
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "variant" in metafunc.fixturenames:
+        metafunc.parametrize("variant", metafunc.cls.configs)
+
+
+@pytest.fixture(scope="package")
+def all_saved(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> dict[str, Saved]:
+    """Every variant of every family: loaded from disk, pruned by 40 %, saved."""
+    root = tmp_path_factory.mktemp("families")
+    made = {}
+    for family in FamilyContract.__subclasses__():
+        for variant, config in family.configs.items():
+            name = f"{family.__name__}-{variant}"
+            random_model(config).save_pretrained(root / "dense" / name)
+            model = AutoModelForCausalLM.from_pretrained(root / "dense" / name).eval()
+            plan = prune(model, 0.4)
+            made[name] = Saved(save(model, tokenizer, root / name, plan, {}), model, plan)
+    return made
+
+
+@pytest.fixture(scope="package")
+def found(all_saved: dict[str, Saved], tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """What all of them compute in one fresh process, without this package."""
+    directories = [saved.directory for saved in all_saved.values()]
+    return in_a_fresh_process(directories, tmp_path_factory.mktemp("fresh"), with_flap=False)

@@ -1,0 +1,182 @@
+"""What every family owes to the rest of the package; a family is a subclass with its tiny configs."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from flap.allocation import ALAM, LayerPlan, PruningPlan, price
+from flap.calibration import collect, collect_layerwise
+from flap.checkpoint.load import load
+from flap.compression import BiasCompensation, NoCompensation, compress, mask_layer, prune_layer
+from flap.importance import WIFV, score_layers
+from flap.models import ModelAdapter, adapt
+from tests.calibration.test_collect import assert_same
+from tests.cases import random_model, tokens
+from tests.checkpoint.pruned import Saved, generated, hidden, logits, prune
+from tests.compression.oracle import changed
+
+
+class FamilyContract:
+    """configs: every variant that is tested. features: config keys that must still matter once the model is pruned and
+    reloaded, each with a value that none of the variants has. neurons: the config key for the width of an MLP."""
+
+    configs: ClassVar[dict[str, PreTrainedConfig]]
+    features: ClassVar[dict[str, Any]] = {}
+    neurons: ClassVar[str] = "intermediate_size"
+
+    @pytest.fixture
+    def config(self, variant: str) -> PreTrainedConfig:
+        return self.configs[variant]
+
+    @pytest.fixture
+    def model(self, config: PreTrainedConfig) -> PreTrainedModel:
+        return random_model(config)
+
+    @pytest.fixture
+    def saved(self, variant: str, all_saved: dict[str, Saved]) -> Saved:
+        """The variant, loaded from disk, pruned by 40 % and saved."""
+        return all_saved[f"{type(self).__name__}-{variant}"]
+
+    def test_every_role_resolves(self, config: PreTrainedConfig, model: PreTrainedModel) -> None:
+        adapter = adapt(model)
+        heads = config.num_attention_heads
+        groups = getattr(config, "num_key_value_heads", heads)
+        assert len(adapter.layers) == config.num_hidden_layers
+        for i in range(len(adapter.layers)):
+            attention, mlp = adapter.blocks(i)
+            assert (attention.num_units, mlp.num_units) == (groups, getattr(config, self.neurons))
+            assert adapter.queries_per_group(i) == heads // groups
+            for block in (attention, mlp):
+                assert sorted(block.columns_UC.flatten().tolist()) == list(range(block.output.in_features))
+                for linear, rows_UR in block.inputs:
+                    assert len(rows_UR) == block.num_units
+                    assert sorted(rows_UR.flatten().tolist()) == list(range(linear.out_features))
+
+    def test_no_matrix_of_a_layer_is_overlooked(self, model: PreTrainedModel) -> None:
+        adapter = adapt(model)
+        for i, layer in enumerate(adapter.layers):
+            matrices = {name for name, parameter in layer.named_parameters() if parameter.ndim > 1}
+            known = {id(linear.weight) for b in adapter.blocks(i) for linear in (b.output, *dict(b.inputs))}
+            assert {name for name in matrices if id(layer.get_parameter(name)) not in known} == set()
+
+    def test_logits_are_the_models_own(self, model: PreTrainedModel) -> None:
+        adapter, expected = adapt(model), logits(model)
+        assert torch.equal(adapter.logits(hidden(model)), expected)
+        torch.testing.assert_close(adapter.logits(hidden(model).flatten(0, 1)), expected.flatten(0, 1))
+
+    @pytest.mark.parametrize("compensation", [BiasCompensation(), NoCompensation()])
+    def test_masked_equals_sliced(self, model: PreTrainedModel, compensation: Any) -> None:
+        known = collect(adapt(model), tokens(), batch_size=3)
+        plan = plan_of(model, 0.5)
+        sliced, masked = (changed(model, plan, compensation, known, how) for how in (prune_layer, mask_layer))
+        assert adapt(sliced).num_parameters() < adapt(masked).num_parameters() == adapt(model).num_parameters()
+        torch.testing.assert_close(logits(sliced), logits(masked), atol=1e-4, rtol=0)
+        assert not torch.allclose(logits(sliced), logits(model), atol=1e-2)
+
+    @pytest.mark.parametrize("how", [prune_layer, mask_layer])
+    def test_ratio_0_changes_nothing(self, model: PreTrainedModel, how: Any) -> None:
+        before = copy.deepcopy(model)
+        compress(adapt(model), plan_of(model, 0.0), BiasCompensation(), collect(adapt(model), tokens(), 3), how)
+        assert model.state_dict().keys() == before.state_dict().keys()
+        assert torch.equal(logits(model), logits(before))
+
+    def test_prices_are_what_leaves(self, model: PreTrainedModel) -> None:
+        adapter = adapt(model)
+        budget = price(adapter, 0.0)
+        prices = budget.layers[1]
+        for plan, expected in less_one_unit(plan_of(model, 0.0).layers[1], prices):
+            copied = copy.deepcopy(model)
+            prunable, total = adapter.num_parameters(), sum(p.numel() for p in model.parameters())
+            prune_layer(adapt(copied), 1, plan, NoCompensation(), None)
+            assert total - sum(p.numel() for p in copied.parameters()) == expected
+            assert prunable - adapt(copied).num_parameters() == expected
+        assert budget.total == adapter.num_parameters()
+
+    def test_layer_by_layer_equals_one_pass(self, model: PreTrainedModel) -> None:
+        for (_, found), expected in zip(
+            collect_layerwise(adapt(model), tokens(), 4), collect(adapt(model), tokens(), 4), strict=True
+        ):
+            assert_same(found, expected)
+
+    def test_every_attention_kernel_cuts_the_same_units(self, model: PreTrainedModel) -> None:
+        kernels = ["eager", "sdpa"] if model._supports_sdpa else ["eager"]
+        plans = []
+        for kernel in kernels:
+            model.set_attn_implementation(kernel)
+            plans.append(plan_of(model, 0.4))
+        assert plans == plans[:1] * len(kernels)
+        expected = logits(model)
+        prune(model, 0.4)
+        assert not torch.allclose(logits(model), expected, atol=1e-2)
+        last = logits(model)
+        for kernel in kernels:  # and the kernel can be changed once it is pruned
+            model.set_attn_implementation(kernel)
+            assert {module.config._attn_implementation for module in modules_with_config(adapt(model))} == {kernel}
+            torch.testing.assert_close(logits(model), last, atol=1e-4, rtol=0)
+
+    def test_bfloat16_runs(self, model: PreTrainedModel) -> None:
+        half = copy.deepcopy(model).to(torch.bfloat16)
+        known, plan = collect(adapt(model), tokens(), batch_size=3), plan_of(model, 0.2)
+        for one in (model, half):
+            compress(adapt(one), plan, BiasCompensation(), known, prune_layer)
+        assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
+        assert (logits(half).float() - logits(model)).norm() < 0.1 * logits(model).norm()
+
+    def test_a_fresh_process_computes_the_same(self, saved: Saved, found: dict[str, torch.Tensor]) -> None:
+        assert torch.equal(found[f"{saved.directory}"], logits(saved.model))
+        assert torch.equal(found[f"{saved.directory}.decoder"], hidden(saved.model))
+        assert torch.equal(found[f"{saved.directory}.generated"], generated(saved.model))
+
+    def test_it_generates_with_any_cache(self, saved: Saved) -> None:
+        without = generated(saved.model, use_cache=False)
+        assert torch.equal(generated(saved.model, use_cache=True), without)
+        assert torch.equal(generated(saved.model, cache_implementation="static"), without)
+
+    def test_a_pruned_model_is_pruned_again(self, saved: Saved) -> None:
+        model = load(saved.directory)
+        before = adapt(model).num_parameters()
+        prune(model, 0.3)
+        assert 0.6 < adapt(model).num_parameters() / before < 0.8
+        assert torch.isfinite(logits(model)).all()
+
+    def test_what_is_no_width_stays_in_the_config(self, config: PreTrainedConfig, saved: Saved) -> None:
+        after = load(saved.directory).config.to_dict()
+        changes = {key for key, value in config.to_dict().items() if after.get(key) != value}
+        assert changes <= {"_name_or_path", "model_type", "architectures", "head_dim", "dtype"}
+
+    def test_features_still_matter(self, saved: Saved) -> None:
+        for key, value in self.features.items():
+            if getattr(saved.model.config, key, None) is not None:
+                assert not torch.allclose(logits(load(saved.directory, **{key: value})), logits(saved.model), atol=1e-3)
+
+    def test_every_feature_is_in_some_variant(self) -> None:
+        for key, value in self.features.items():
+            there = [getattr(config, key, None) for config in self.configs.values()]
+            assert any(one is not None for one in there) and value not in there
+
+    def test_tied_embeddings_stay_tied(self, config: PreTrainedConfig, saved: Saved) -> None:
+        for model in (saved.model, load(saved.directory)):
+            tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+            assert tied == config.tie_word_embeddings
+
+
+def plan_of(model: PreTrainedModel, ratio: float) -> PruningPlan:
+    adapter = adapt(model)
+    statistics = collect(adapter, tokens(), batch_size=3)
+    scores = score_layers(WIFV(), adapter, range(len(adapter.layers)), statistics)
+    return ALAM().allocate(scores, price(adapter, ratio))
+
+
+def less_one_unit(whole: LayerPlan, prices: Any) -> Iterator[tuple[LayerPlan, int]]:
+    """The layer without its second attention unit, and without its second MLP unit, and what either saves."""
+    heads, neurons = whole.kv_heads, whole.neurons
+    yield LayerPlan(heads[:1] + heads[2:], neurons), prices.kv_head_price
+    yield LayerPlan(heads, neurons[:1] + neurons[2:]), prices.neuron_price
+
+
+def modules_with_config(adapter: ModelAdapter) -> list[Any]:
+    return [module for module in adapter.model.modules() if hasattr(module, "config")]
