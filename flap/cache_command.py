@@ -17,7 +17,7 @@ from rich.table import Table
 from flap.cache import LABEL
 from flap.files import cache_root
 
-KINDS = ("statistics", "dense", "models")
+KINDS = ("statistics", "dense", "models", "streams")
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,11 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="flap cache", description="List or clear what flap keeps on disk.")
     parser.add_argument("action", nargs="?", choices=("list", "clear"), default="list")
     parser.add_argument("--cache-dir", help="default: the environment's FLAP_CACHE_DIR, else the user's cache folder")
-    parser.add_argument("--kind", choices=KINDS, help="only this kind; dense: scores of dense models")
+    parser.add_argument(
+        "--kind",
+        choices=KINDS,
+        help="only this kind; dense: scores of dense models; streams: what killed runs have done",
+    )
     options = parser.parse_args(arguments)
     root = cache_root(options.cache_dir)
     found = [entry for entry in entries(root) if options.kind in (None, entry.kind)]

@@ -17,6 +17,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
+PLACEMENTS = ("device", "auto", "stream")
 PROPAGATE = ("dense", "pruned")
 GGUF_TYPES = ("f32", "f16", "bf16", "q8_0")
 
@@ -29,6 +30,7 @@ class ModelConfig:
     path: str = "???"
     dtype: str = "auto"  # auto: as the checkpoint says
     device: str = "auto"  # auto: cuda, else mps, else cpu
+    placement: str = "device"  # all on the device; auto: spread over GPUs, host, disk; stream: one layer at a time
 
 
 @dataclass
@@ -160,6 +162,10 @@ def check(config: FlapConfig) -> None:
     _require(config.seed >= 0, "seed", config.seed, "a whole number >= 0")
     _require(config.model.dtype in DTYPES, "model.dtype", config.model.dtype, f"one of {', '.join(DTYPES)}")
     _require(config.model.device in DEVICES, "model.device", config.model.device, f"one of {', '.join(DEVICES)}")
+    placement = config.model.placement
+    _require(placement in PLACEMENTS, "model.placement", placement, f"one of {', '.join(PLACEMENTS)}")
+    saved = config.checkpoint.save or placement != "stream"
+    _require(saved, "checkpoint.save", False, "true with model.placement=stream, whose result is nowhere but on disk")
     _require(config.cache_wait_seconds >= 0, "cache_wait_seconds", config.cache_wait_seconds, "a number >= 0")
     formats, gguf_type = config.checkpoint.formats, config.checkpoint.gguf_type
     _require(set(formats) in ({"hf"}, {"hf", "gguf"}), "checkpoint.formats", formats, "[hf] or [hf,gguf]")

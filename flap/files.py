@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -43,6 +44,30 @@ def written_whole(target: Path) -> Iterator[Path]:
         _replace(scratch, target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def written_in_steps(target: Path, key: str) -> Iterator[Path]:
+    """As `written_whole`, but an interrupted or killed process leaves the folder to the next one with the same key.
+
+    What was left under other keys is removed.
+    """
+    scratch = target.parent / f".{target.name}.steps-{key}"
+    for other in set(unfinished_steps(target)) - {scratch}:
+        shutil.rmtree(other, ignore_errors=True)
+    scratch.mkdir(parents=True, exist_ok=True)
+    try:
+        yield scratch
+        _share(scratch)
+        _replace(scratch, target)
+    except Exception:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+
+
+def unfinished_steps(target: Path) -> list[Path]:
+    """The folders that interrupted `written_in_steps` of this target have left."""
+    return list(target.parent.glob(f".{escape(target.name)}.steps-*"))
 
 
 def _replace(new: Path, target: Path) -> None:

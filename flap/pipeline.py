@@ -5,16 +5,18 @@ from dataclasses import asdict
 from pathlib import Path
 
 from flap.allocation import PruningPlan
-from flap.cache import Cache, digest
+from flap.cache import Cache
 from flap.checkpoint.gguf import check_export, export_gguf, source_gguf
+from flap.checkpoint.load import load
 from flap.checkpoint.save import check_target, save
 from flap.config import FlapConfig
 from flap.evaluation import Task, prepare
 from flap.files import cache_root, write_text
-from flap.models import adapt, find_model
-from flap.pruning import Job, prune_model
+from flap.models import ON_META, StreamedModel, adapt, adapter_of, find_model
+from flap.pruning import Job, prune_model, pruned_identity
 from flap.reporting import Report, device_name, draw_layers, markdown
 from flap.stages import Calibration, build_stages, check_budget, read_calibration
+from flap.streaming import evaluable, prune_streamed
 
 log = logging.getLogger(__name__)
 
@@ -40,27 +42,35 @@ def run(config: FlapConfig, run_dir: Path, more_to_come: bool = False) -> Report
     cache = Cache(cache_root(config.cache_dir), config.use_cache, config.cache_wait_seconds)
 
     with report.timed("load"):
-        model = source.load(more_to_come)
+        model = source.open(more_to_come)
     report.device = device_name(model.device)
     dense_key = {"model": source.fingerprint, "device": model.device.type}
     with report.timed("evaluate"):
-        report.evaluation["dense"] = suite.dense(model, dense_key, cache)
-    plan = prune_model(Job(adapt(model), budget, stages, calibration, config, report, cache, source.fingerprint))
-    if config.checkpoint.save:
-        with report.timed("save"):
-            provenance = {"config": report.config, "versions": report.versions, "git": report.git}
-            save(model, source.tokenizer, target, plan, provenance, replace)
-            report.checkpoint = str(target)
-            if "gguf" in config.checkpoint.formats:
-                log.info("wrote %s", export_gguf(target, config.checkpoint.gguf_type))
+        of_dense, dense = evaluable(suite, model, source.load)
+        report.evaluation["dense"] = of_dense.dense(dense, dense_key, cache)
+        del dense  # of a streamed model, a copy that was loaded for this alone
+    provenance = {"config": report.config, "versions": report.versions, "git": report.git}
+    job = Job(adapter_of(model), budget, stages, calibration, config, report, cache, source.fingerprint)
+    if isinstance(model, StreamedModel):
+        plan = prune_streamed(job, source, model, target, replace, provenance)
+        model = StreamedModel(load(target, **ON_META), target, model.device)
+    else:
+        plan = prune_model(job)
+        if config.checkpoint.save:
+            with report.timed("save"):
+                save(model, source.tokenizer, target, plan, provenance, replace)
+    report.checkpoint = str(target) if config.checkpoint.save else None
+    if "gguf" in config.checkpoint.formats:
+        log.info("wrote %s", export_gguf(target, config.checkpoint.gguf_type))
     pruned_key = dense_key | pruned_identity(config, calibration, plan)
     with report.timed("evaluate"):
-        report.evaluation["pruned"] = suite.pruned(model, pruned_key)
-        if suite.comparisons:
+        of_pruned, pruned = evaluable(suite, model, lambda: load(target).to(model.device))
+        report.evaluation["pruned"] = of_pruned.pruned(pruned, pruned_key)
+        if of_dense.comparisons and of_pruned.comparisons:
             report.note_peak()  # before a measurement resets the counters
-            of_dense, of_pruned = suite.side_by_side(lambda: source.load(more_to_come), model, pruned_key)
-            report.evaluation["dense"] |= of_dense
-            report.evaluation["pruned"] |= of_pruned
+            pair = suite.side_by_side(lambda: source.load(more_to_come), pruned, pruned_key)
+            for which, numbers in zip(("dense", "pruned"), pair, strict=True):
+                report.evaluation[which] |= numbers
     report.finish()
     write(report, plan, run_dir)
     return report
@@ -85,17 +95,6 @@ def results_file(config: FlapConfig, run_dir: Path) -> Path:
     if not config.resume:
         path.unlink(missing_ok=True)
     return path
-
-
-def pruned_identity(config: FlapConfig, calibration: Calibration | None, plan: PruningPlan) -> dict[str, object]:
-    """Which pruned model of a dense one this is: the units that stay, and what stands in for the others."""
-    options = asdict(config)
-    return {
-        "plan": digest(plan.to_dict()),
-        "calibration": calibration and calibration.key,
-        **{name: options[name] for name in ("compensation", "mask_only")},
-        "propagate": config.calibration.propagate,
-    }
 
 
 def note_texts(report: Report, calibration: Calibration | None, tasks: list[Task]) -> dict[str, str]:

@@ -1,10 +1,12 @@
 """Prune one loaded model: calibrate, score, allocate, compress."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+import torch
 
 from flap.allocation import Budget, LayerPlan, PruningPlan, UniformLayers, keep_quotas
-from flap.cache import Cache
+from flap.cache import Cache, digest
 from flap.calibration import LayerStatistics, collect, collect_layerwise, statistics_on_disk
 from flap.checkpoint.convert import become_checkpointable
 from flap.compression import CompressLayer, compress, mask_layer, prune_layer
@@ -28,14 +30,11 @@ class Job:
     cache: Cache
     model_key: Mapping[str, object] = field(default_factory=dict)
 
-    def statistics(self) -> list[LayerStatistics]:
+    def statistics(self, device: torch.device, collect: Callable[[], list[LayerStatistics]]) -> list[LayerStatistics]:
         """Statistics of the dense model: collected once for all that share model and calibration, then read."""
         assert self.calibration is not None
-        tokens_NT, batch_size = self.calibration.tokens_NT, self.config.calibration.batch_size
         statistics, self.report.statistics_cache = self.cache.get(
-            statistics_on_disk(self.adapter.decoder.device),
-            {**self.model_key, **self.calibration.key},
-            lambda: collect(self.adapter, tokens_NT, batch_size),
+            statistics_on_disk(device), {**self.model_key, **self.calibration.key}, collect
         )
         return statistics
 
@@ -47,9 +46,11 @@ class Job:
 def prune_model(job: Job) -> PruningPlan:
     """Calibrate, score, allocate and compress: the model is changed in place, the report says what stayed."""
     job.report.count_before(job.adapter, job.budget)
-    layer_by_layer = job.calibration is not None and job.config.calibration.propagate == "pruned"
-    prune = _prune_layer_by_layer if layer_by_layer else _prune_at_once
-    plan = prune(job)
+    if job.calibration is not None and job.config.calibration.propagate == "pruned":
+        tokens_NT, batch_size = job.calibration.tokens_NT, job.config.calibration.batch_size
+        plan = prune_layer_by_layer(job, collect_layerwise(job.adapter, tokens_NT, batch_size))
+    else:
+        plan = _prune_at_once(job)
     if job.budget.kept(plan) < job.budget.total:
         become_checkpointable(job.adapter)
     job.report.count_after(job.adapter, plan, job.budget, masked=job.config.mask_only)
@@ -62,7 +63,8 @@ def _prune_at_once(job: Job) -> PruningPlan:
     statistics: Sequence[LayerStatistics | None] = [None for _ in layers]
     if job.calibration is not None:
         with job.report.timed("calibrate"):
-            statistics = job.statistics()
+            tokens_NT, batch_size = job.calibration.tokens_NT, job.config.calibration.batch_size
+            statistics = job.statistics(job.adapter.decoder.device, lambda: collect(job.adapter, tokens_NT, batch_size))
     with job.report.timed("score"):
         scores = score_layers(job.stages.metric, job.adapter, layers, statistics)
     with job.report.timed("allocate"):
@@ -72,14 +74,25 @@ def _prune_at_once(job: Job) -> PruningPlan:
     return plan
 
 
-def _prune_layer_by_layer(job: Job) -> PruningPlan:
+def prune_layer_by_layer(job: Job, calibrated: Iterable[tuple[int, LayerStatistics]]) -> PruningPlan:
     """Each layer is scored and compressed before the next one is calibrated on what it puts out (Wanda-sp)."""
-    assert job.calibration is not None and isinstance(job.stages.structure, UniformLayers)
+    assert isinstance(job.stages.structure, UniformLayers)
     quotas = job.stages.structure.quotas(job.budget)
     plans: list[LayerPlan] = []
     with job.report.timed("calibrate"):  # scoring and compressing happen in between
-        for i, known in collect_layerwise(job.adapter, job.calibration.tokens_NT, job.config.calibration.batch_size):
+        for i, known in calibrated:
             scores = score_layers(job.stages.metric, job.adapter, range(i, i + 1), [known])
             plans += keep_quotas(scores, quotas[i : i + 1]).layers
             job.compress_layer(job.adapter, i, plans[i], job.stages.compensation, known)
     return PruningPlan(tuple(plans))
+
+
+def pruned_identity(config: FlapConfig, calibration: Calibration | None, plan: PruningPlan) -> dict[str, object]:
+    """Which pruned model of a dense one this is: the units that stay, and what stands in for the others."""
+    options = asdict(config)
+    return {
+        "plan": digest(plan.to_dict()),
+        "calibration": calibration and calibration.key,
+        **{name: options[name] for name in ("compensation", "mask_only")},
+        "propagate": config.calibration.propagate,
+    }

@@ -35,7 +35,7 @@ BEFORE_WEIGHTS = [
     ("eval.perplexity.seq_len=abc", "eval.perplexity.seq_len=abc: expected a whole number >= 2, or a list of such"),
     ("eval.perplexity.datasets=null", "eval.perplexity.datasets=None: .*not Optional"),
     ("eval.perplexity.datasets={bad}/short.txt", "eval.perplexity.datasets.*short.txt.*list"),
-    ("model.path={bad}/gpt2", "model.path.*'gpt2' is not supported; supported are llama, .*flap/models/families"),
+    ("model.path={bad}/gpt2", "model.path.*'gpt2' is not supported; supported are .*llama, .*flap/models/families"),
     ("model.path={bad}/absent", "model.path={bad}/absent: no model in a local directory or on the hub"),
     ("model.path={bad}/no-weights", "model.path={bad}/no-weights: no .*safetensors"),
     ("model.path={bad}/pickled", "model.path={bad}/pickled: no .*safetensors .*pickled weights are not read"),

@@ -109,6 +109,7 @@ def test_the_command_line_wins_over_a_preset(method: str, order: int) -> None:
         ("seed", "-1", "a whole number >= 0"),
         ("model.dtype", "int8", "one of auto, float32, bfloat16, float16"),
         ("model.device", "tpu", "one of auto, cpu, cuda, mps"),
+        ("model.placement", "disk", "one of device, auto, stream"),
         ("calibration.num_samples", "0", "a whole number >= 1"),
         ("calibration.seq_len", "1", "a whole number >= 2"),
         ("calibration.batch_size", "0", "a whole number >= 1"),

@@ -4,8 +4,9 @@ from flap.calibration.cache import STATISTICS_VERSION, statistics_on_disk
 from flap.calibration.collect import LayerStatistics, collect, collect_layerwise
 from flap.calibration.data import Text, calibration_windows, evaluation_windows, read_text, tokens_sha256
 from flap.calibration.statistics import Statistics
+from flap.calibration.streamed import collect_streamed
 
 __all__ = [
     "STATISTICS_VERSION", "LayerStatistics", "Statistics", "Text", "calibration_windows", "collect",
-    "collect_layerwise", "evaluation_windows", "read_text", "statistics_on_disk", "tokens_sha256",
+    "collect_layerwise", "collect_streamed", "evaluation_windows", "read_text", "statistics_on_disk", "tokens_sha256",
 ]  # fmt: skip

@@ -20,10 +20,10 @@ BLOCKS = [field.name for field in fields(LayerStatistics)]
 
 def statistics_on_disk(device: torch.device) -> Kind[list[LayerStatistics]]:
     """How the statistics of all layers become one safetensors file, and come back on a device."""
-    return Kind("statistics", _write, partial(_read, device=device))
+    return Kind("statistics", write_statistics, partial(read_statistics, device=device))
 
 
-def _write(statistics: Sequence[LayerStatistics], path: Path) -> None:
+def write_statistics(statistics: Sequence[LayerStatistics], path: Path) -> None:
     tensors: dict[str, Tensor] = {}
     for i, layer in enumerate(statistics):
         for block in BLOCKS:
@@ -32,7 +32,7 @@ def _write(statistics: Sequence[LayerStatistics], path: Path) -> None:
     save_file(tensors, path)
 
 
-def _read(path: Path, device: torch.device) -> list[LayerStatistics]:
+def read_statistics(path: Path, device: torch.device) -> list[LayerStatistics]:
     tensors = load_file(path, device=str(device))
     num_layers = 1 + max(int(name.split(".")[0]) for name in tensors)
     return [

@@ -6,13 +6,13 @@ Legend: N windows · T tokens a window · D hidden size.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from flap.calibration.statistics import Moments, Statistics, merge, moments, statistics
 from flap.models import Block, ModelAdapter
+from flap.models.layerwise import calls_by_size, enter
 from flap.progress import progress
 
 
@@ -79,58 +79,13 @@ def collect_layerwise(
 
     Hidden states of all windows (N · T · D) wait in one buffer on the host; each layer runs twice over it.
     """
-    hidden, calls = _inputs_of_layers(adapter, tokens_NT, batch_size)
+    batches_NT, device = tokens_NT.split(batch_size), adapter.decoder.device
+    calls = calls_by_size(adapter, batches_NT, device)
+    hidden = [enter(adapter, batch_NT.to(device))[0].cpu() for batch_NT in batches_NT]
     for i, layer in enumerate(progress(adapter.layers, "calibrate, layer by layer")):
         with recording(adapter, range(i, i + 1)) as [(attention, mlp)]:
             for batch in hidden:
-                _run(layer, batch, calls[i])
+                calls[len(batch)][i](layer, batch)
         yield i, LayerStatistics(attention.finish(), mlp.finish())
         for batch in hidden:
-            batch.copy_(_run(layer, batch, calls[i]))
-
-
-def _run(layer: nn.Module, hidden_NTD: Tensor, call: dict[str, Any]) -> Tensor:
-    device = next(layer.parameters()).device
-    output = layer(hidden_NTD.to(device), **call)
-    return output if isinstance(output, Tensor) else output[0]
-
-
-def _inputs_of_layers(
-    adapter: ModelAdapter, tokens_NT: Tensor, batch_size: int
-) -> tuple[list[Tensor], list[dict[str, Any]]]:
-    """The first layer's hidden states, in batches on the host, and each layer's keyword arguments.
-
-    The arguments (masks, rotary angles) depend on positions and not on tokens: those of one window broadcast over
-    any batch.
-    """
-    device = adapter.decoder.device
-    calls: list[dict[str, Any]] = []
-    hidden: list[Tensor] = []
-
-    def keep_call(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        calls.append(kwargs)
-
-    def keep_hidden(module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> None:
-        hidden.append(args[0].cpu())
-        raise _Stop
-
-    hooks = [layer.register_forward_pre_hook(keep_call, with_kwargs=True) for layer in adapter.layers]
-    try:
-        adapter.decoder(input_ids=tokens_NT[:1].to(device), use_cache=False)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    stop = adapter.layers[0].register_forward_pre_hook(keep_hidden, with_kwargs=True)
-    try:
-        for batch_NT in tokens_NT.split(batch_size):
-            try:
-                adapter.decoder(input_ids=batch_NT.to(device), use_cache=False)
-            except _Stop:
-                continue
-    finally:
-        stop.remove()
-    return hidden, calls
-
-
-class _Stop(BaseException):
-    pass
+            batch.copy_(calls[len(batch)][i](layer, batch))

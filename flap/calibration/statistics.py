@@ -3,7 +3,7 @@
 Legend: I input channels of an output projection · T tokens.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -23,6 +23,11 @@ class Statistics:
     var_I: Tensor
     msq_I: Tensor
     num_tokens: int
+
+    def to(self, device: torch.device) -> "Statistics":
+        """The same on another device: a weight may lie on another one than its neighbours."""
+        tensors = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "num_tokens"}
+        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
 
 
 @dataclass(frozen=True)

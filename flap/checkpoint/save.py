@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from flap.allocation import PruningPlan
@@ -59,12 +60,22 @@ def verify(model: PreTrainedModel, directory: Path) -> None:
     Raises:
         ValueError: they differ; gives the largest difference and names both sides.
     """
-    tokens = torch.arange(1, 33, device=model.device).reshape(2, 16) % model.config.vocab_size
-    expected = model(input_ids=tokens, use_cache=False).logits.float()
+    tokens_NT = probe(model).to(model.device)
+    expected = model(input_ids=tokens_NT, use_cache=False).logits
+    reloaded = load(directory).to(model.device)
+    compare(expected, reloaded(input_ids=tokens_NT, use_cache=False).logits, directory)
+
+
+def probe(model: PreTrainedModel) -> Tensor:
+    """Fixed token ids that a checkpoint is compared on: two windows of sixteen."""
+    return torch.arange(1, 33).reshape(2, 16) % int(model.config.vocab_size)
+
+
+def compare(expected: Tensor, found: Tensor, directory: Path) -> None:
+    """Raises: ValueError: logits are not finite, or differ; gives the largest difference and names both sides."""
+    expected, found = expected.float(), found.float()
     if not torch.isfinite(expected).all():
         raise ValueError("checkpoint: the logits of the pruned model are not finite; check the model's weights")
-    reloaded = load(directory).to(model.device)
-    found = reloaded(input_ids=tokens, use_cache=False).logits.float()
     difference = (expected - found).abs().max().item()
     if not difference <= 1e-5 * expected.abs().max().item():
         raise ValueError(

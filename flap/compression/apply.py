@@ -78,8 +78,9 @@ def compress_layer_by(write: Callable[[Change], None]) -> CompressLayer:
 def _change(block: Block, kept_U: Tensor, compensation: Compensation, statistics: Statistics | None) -> Change:
     pruned_U = torch.tensor(sorted(set(range(block.num_units)) - set(kept_U.tolist())))
     output, device = block.output, block.output.weight.device
+    known = statistics and statistics.to(device)
     weight_OK, extra_O = compensation.fit(
-        output.weight.float(), statistics, channels(block, kept_U).to(device), channels(block, pruned_U).to(device)
+        output.weight.float(), known, channels(block, kept_U).to(device), channels(block, pruned_U).to(device)
     )
     bias_O: Tensor | None = output.bias
     if extra_O is not None:

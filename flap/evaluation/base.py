@@ -15,10 +15,11 @@ class Task:
     """One measurement; `run` gives named numbers such as {"wikitext2/perplexity@2048": 5.68}."""
 
     name: str
-    run: Callable[[PreTrainedModel], Numbers]
+    run: Callable[[Any], Numbers]  # of a PreTrainedModel, or where it `streams`, of a StreamedModel too
     identity: Mapping[str, Any] = field(default_factory=dict)  # all that the numbers depend on, besides the model
     origin: str = ""  # where its data came from: goes into the report
     text_sha256: str | None = None  # of the text it scores, to notice that the model was calibrated on it
+    streams: bool = False
     shares_text_with: tuple[str, ...] = ()  # calibration texts that are made of the same documents
 
 

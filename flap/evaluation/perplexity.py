@@ -11,11 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from flap.calibration import Text, evaluation_windows, read_text, tokens_sha256
 from flap.evaluation.base import Evaluator, Task
-from flap.models import adapt
+from flap.models import AnyModel, adapter_of
+from flap.models.layerwise import final_hidden_states
 from flap.progress import progress
 
 # Logits in flight: a chunk of positions is scored at a time, whatever the vocabulary.
@@ -57,26 +58,27 @@ class Perplexity(Evaluator):
         tokens_NT = evaluation_windows(text, tokenizer, seq_len, self.max_tokens)
         name = f"{text.name}/perplexity@{seq_len}"
         run = partial(self._run, name=name, tokens_NT=tokens_NT)
-        return Task(name, run, {"tokens": tokens_sha256(tokens_NT)}, text.origin, text.sha256)
+        return Task(name, run, {"tokens": tokens_sha256(tokens_NT)}, text.origin, text.sha256, streams=True)
 
-    def _run(self, model: PreTrainedModel, name: str, tokens_NT: Tensor) -> dict[str, float]:
+    def _run(self, model: AnyModel, name: str, tokens_NT: Tensor) -> dict[str, float]:
         return {name: perplexity(model, tokens_NT, self.batch_size)}
 
 
 @torch.no_grad()
-def perplexity(model: PreTrainedModel, tokens_NT: Tensor, batch_size: int) -> float:
+def perplexity(model: AnyModel, tokens_NT: Tensor, batch_size: int) -> float:
     """exp of the mean negative log-likelihood over tokens 2 … T of each window; logits in float32."""
-    adapter, total = adapt(model), 0.0
-    for batch_NT in progress(tokens_NT.split(batch_size), "perplexity", Tensor.numel):
-        batch_NT = batch_NT.to(model.device)
-        hidden_NTD = adapter.decoder(input_ids=batch_NT, use_cache=False).last_hidden_state
+    adapter, total = adapter_of(model), 0.0
+    batches_NT, chunk = tokens_NT.split(batch_size), chunk_size(int(adapter.model.config.vocab_size))
+    states = final_hidden_states(model, batches_NT)
+    for batch_NT in progress(batches_NT, "perplexity", Tensor.numel):
+        batch_NT, hidden_NTD = batch_NT.to(model.device), next(states)
         hidden_PD, target_P = hidden_NTD[:, :-1].flatten(0, 1), batch_NT[:, 1:].flatten()
-        for hidden, target in zip(hidden_PD.split(chunk(model)), target_P.split(chunk(model)), strict=True):
+        for hidden, target in zip(hidden_PD.split(chunk), target_P.split(chunk), strict=True):
             total += cross_entropy(adapter.logits(hidden).float(), target, reduction="sum").item()
     mean = total / (tokens_NT.shape[0] * (tokens_NT.shape[1] - 1))
     return math.inf if mean > 700 else math.exp(mean)
 
 
-def chunk(model: PreTrainedModel) -> int:
+def chunk_size(vocab_size: int) -> int:
     """How many positions' logits in float32 fit into LOGITS_BYTES."""
-    return max(1, LOGITS_BYTES // (4 * int(model.config.vocab_size)))
+    return max(1, LOGITS_BYTES // (4 * vocab_size))

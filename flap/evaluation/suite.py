@@ -1,6 +1,7 @@
 """All measurements of a run: prepared before the model is loaded, and kept after every task."""
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from flap.cache import Cache, Kind, digest
 from flap.evaluation.base import Comparison, Evaluator, Numbers, Task
 from flap.files import write_text
+from flap.models import AnyModel
+
+log = logging.getLogger(__name__)
 
 DENSE: Kind[Numbers] = Kind(
     "dense", lambda numbers, path: write_text(path, json.dumps(numbers)), lambda path: json.loads(path.read_text())
@@ -56,11 +60,19 @@ class Suite:
     def tasks(self) -> list[Task]:
         return [task for _, tasks in self.parts for task in tasks]
 
-    def dense(self, model: PreTrainedModel, key: Key, kept: Cache) -> Numbers:
+    def streaming(self) -> "Suite":
+        """What can be measured of a model that is not in memory as a whole; says what is left out."""
+        parts = [(one, [task for task in tasks if task.streams]) for one, tasks in self.parts]
+        left_out = [task.name for task in self.tasks if not task.streams] + [one.name for one in self.comparisons]
+        if left_out:
+            log.warning("not measured, because it needs the whole model in memory: %s", ", ".join(left_out))
+        return Suite([part for part in parts if part[1]], (), self.results)
+
+    def dense(self, model: AnyModel, key: Key, kept: Cache) -> Numbers:
         """All numbers of a dense model, from the cache where an earlier run has measured them."""
         return self._all(lambda task, of: kept.get(DENSE, of, lambda: task.run(model))[0], key)
 
-    def pruned(self, model: PreTrainedModel, key: Key) -> Numbers:
+    def pruned(self, model: AnyModel, key: Key) -> Numbers:
         """All numbers of a pruned model; `key` says which."""
         return self._all(lambda task, of: task.run(model), key)
 

@@ -1,6 +1,6 @@
 """How much each unit matters: one file a metric."""
 
-from flap.importance.base import Metric, Scores, score_layers
+from flap.importance.base import Metric, Scores, joined, score_layers
 from flap.importance.ifv import IFV
 from flap.importance.magnitude import Magnitude
 from flap.importance.random import Random
@@ -8,4 +8,4 @@ from flap.importance.wanda import Wanda
 from flap.importance.wifn import WIFN
 from flap.importance.wifv import WIFV
 
-__all__ = ["IFV", "WIFN", "WIFV", "Magnitude", "Metric", "Random", "Scores", "Wanda", "score_layers"]
+__all__ = ["IFV", "WIFN", "WIFV", "Magnitude", "Metric", "Random", "Scores", "Wanda", "joined", "score_layers"]

@@ -41,6 +41,14 @@ class Metric(ABC):
         """score_I in float32, higher = keep. `statistics` is None only where `needs_statistics` is False."""
 
 
+def joined(parts: Sequence[Scores]) -> Scores:
+    """The scores of layers that were scored one by one."""
+    return Scores(
+        tuple(score_GC for part in parts for score_GC in part.kv_heads),
+        tuple(score_I for part in parts for score_I in part.neurons),
+    )
+
+
 def score_layers(
     metric: Metric, adapter: ModelAdapter, layers: range, statistics: Sequence[LayerStatistics | None]
 ) -> Scores:
@@ -59,7 +67,8 @@ def _score_layer(
 
 
 def _score_block(metric: Metric, block: Block, statistics: Statistics | None, square: bool) -> Tensor:
-    score_I = metric.score(block.output.weight.detach().float(), statistics).cpu()
+    weight_OI = block.output.weight.detach().float()
+    score_I = metric.score(weight_OI, statistics and statistics.to(weight_OI.device)).cpu()
     score_I = score_I.square() if square else score_I
     if not torch.isfinite(score_I).all():
         raise ValueError(f"metric: scores of {block.name} are not finite; check the model's weights")

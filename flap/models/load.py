@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import psutil
 import torch
-from huggingface_hub import try_to_load_from_cache
+from huggingface_hub import snapshot_download, try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
@@ -27,6 +27,7 @@ from flap.config import ModelConfig
 from flap.files import written_whole
 from flap.models.families import adapter_class
 from flap.models.packaged import INSTALL, packaged_file
+from flap.models.stream import ON_META, AnyModel, StreamedModel
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Source:
     tokenizer: PreTrainedTokenizerBase
     options: dict[str, Any]  # dtype, trust_remote_code: passed on to from_pretrained
     device: torch.device
+    placement: str = "device"
 
     @property
     def max_length(self) -> int | None:
@@ -68,6 +70,10 @@ class Source:
         dtype = self.config.dtype if self.options["dtype"] == "auto" else self.options["dtype"]
         return {"model": self.path, "dtype": str(dtype), **which}
 
+    def open(self, keep: bool = False) -> AnyModel:
+        """The model as its placement wants it: loaded, or with its layers left on disk. Raises: as `load`."""
+        return self.stream() if self.placement == "stream" else self.load(keep)
+
     def load(self, keep: bool = False) -> PreTrainedModel:
         """Load the weights (safetensors alone), in evaluation mode, on the device.
 
@@ -77,8 +83,10 @@ class Source:
         Raises:
             ValueError: a file is damaged, or tensors that the architecture needs are in no file.
         """
+        if self.placement == "auto":
+            return self._read(device_map="auto")
         if not keep or self._resident is None:
-            return self._read()
+            return self._on_device()
         shared = {id(tensor): tensor for tensor in (*self._resident.parameters(), *self._resident.buffers())}
         return deepcopy(self._resident, shared)
 
@@ -86,10 +94,16 @@ class Source:
     def _resident(self) -> PreTrainedModel | None:
         """The dense model where memory holds three of its size: itself, a pruned copy, and what runs them."""
         needed = 3 * sum(tensor.numel() * tensor.element_size() for tensor in self.skeleton().parameters())
-        free = _free_on(self.device) if self.device.type == "cuda" else psutil.virtual_memory().available
-        return self._read() if needed <= free else None
+        return self._on_device() if needed <= free_bytes(self.device) else None
 
-    def _read(self) -> PreTrainedModel:
+    def stream(self) -> StreamedModel:
+        """The model with its layers left on disk. Raises: ValueError: as `load`, though no weight is read yet."""
+        return StreamedModel(self._read(**ON_META), self.path, self.device)
+
+    def _on_device(self) -> PreTrainedModel:
+        return cast(PreTrainedModel, self._read().to(self.device))
+
+    def _read(self, **placing: Any) -> PreTrainedModel:
         try:
             model, info = AutoModelForCausalLM.from_pretrained(
                 self.path,
@@ -97,6 +111,7 @@ class Source:
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # reported below, by name
                 **self.options,
+                **placing,
             )
         except (OSError, SafetensorError, RuntimeError) as error:
             raise ValueError(f"model.path={self.path}: {_one_line(error)}") from error
@@ -105,7 +120,7 @@ class Source:
             names = sorted(key if isinstance(key, str) else key[0] for key in info[kind])
             if names:
                 raise ValueError(f"model.path={self.path}: {len(names)} tensors {problem}, as {', '.join(names[:3])}")
-        return cast(PreTrainedModel, model.to(self.device).eval())
+        return cast(PreTrainedModel, model.eval())
 
 
 def find_model(config: ModelConfig, cache: Path, trust_remote_code: bool) -> Source:
@@ -115,14 +130,22 @@ def find_model(config: ModelConfig, cache: Path, trust_remote_code: bool) -> Sou
         ValueError: nothing is found under the name, the directory has no (whole) safetensors, or the architecture is
             not supported.
     """
-    path, origin = _locate(config.path, cache)
+    path, origin = _locate(config.path, cache, config.placement == "stream")
     state = tuple(map(tuple, file_state(path)))
-    return _find(config.path, path, origin, config.dtype, pick_device(config.device), trust_remote_code, state)
+    device = pick_device(config.device)
+    return _find(config.path, path, origin, config.dtype, device, config.placement, trust_remote_code, state)
 
 
 @lru_cache(maxsize=1)  # the cells of a sweep in one process find one model once, as long as its files stay as they are
 def _find(
-    name: str, path: str, origin: str, dtype: str, device: torch.device, trust_remote_code: bool, state: object
+    name: str,
+    path: str,
+    origin: str,
+    dtype: str,
+    device: torch.device,
+    placement: str,
+    trust_remote_code: bool,
+    state: object,
 ) -> Source:
     try:
         hf_config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
@@ -133,9 +156,8 @@ def _find(
             f"model.path={name}: no model in a local directory or on the hub{hint} ({_one_line(error)})"
         ) from error
     adapter_class(hf_config)
-    return Source(
-        path, origin, hf_config, tokenizer, {"dtype": _dtype(dtype), "trust_remote_code": trust_remote_code}, device
-    )
+    options = {"dtype": _dtype(dtype), "trust_remote_code": trust_remote_code}
+    return Source(path, origin, hf_config, tokenizer, options, device, placement)
 
 
 def file_state(path: str) -> list[list[Any]]:
@@ -150,10 +172,12 @@ def _commit(hub_id: str) -> str:
     return Path(config).parent.name if isinstance(config, str) else uuid4().hex
 
 
-def _free_on(gpu: torch.device) -> int:
-    """Bytes that a GPU can still give: what its driver calls free, and what torch holds and does not use."""
-    held = torch.cuda.memory_reserved(gpu) - torch.cuda.memory_allocated(gpu)
-    return int(torch.cuda.mem_get_info(gpu)[0]) + held
+def free_bytes(device: torch.device) -> int:
+    """Bytes that a device can still give. Of a GPU: what its driver calls free, and what torch holds unused."""
+    if device.type != "cuda":
+        return int(psutil.virtual_memory().available)
+    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + held
 
 
 def pick_device(name: str) -> torch.device:
@@ -175,13 +199,24 @@ def _dtype(name: str) -> torch.dtype | str:
     return "auto" if name == "auto" else cast(torch.dtype, getattr(torch, name))
 
 
-def _locate(path: str, cache: Path) -> tuple[str, str]:
+def _locate(path: str, cache: Path, on_disk: bool) -> tuple[str, str]:
+    """Where a model lies, and a word for that; `on_disk`: its weights must be files here, so they are downloaded."""
     if Path(path).is_dir():
         _check_shards(Path(path))
         return path, "local directory"
     if gguf := packaged_gguf(path):
         return str(_dequantised(gguf, cache)), f"packaged {gguf.name}"
-    return path, "hub"
+    return (_download(path), "hub") if on_disk else (path, "hub")
+
+
+def _download(hub_id: str) -> str:
+    """The folder of a hub model's files, downloaded with a progress bar where they are not there yet; no pickles."""
+    try:
+        directory = snapshot_download(hub_id, allow_patterns=["*.safetensors", "*.json", "*.py", "*.model", "*.txt"])
+    except (OSError, ValueError) as error:
+        raise ValueError(f"model.path={hub_id}: cannot be downloaded from the hub ({_one_line(error)})") from error
+    _check_shards(Path(directory))
+    return directory
 
 
 def packaged_gguf(name: str) -> Path | None:

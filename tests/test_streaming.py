@@ -1,0 +1,115 @@
+"""A streamed run gives the plan and the tensors of a run in memory, bit for bit, and never holds more than a layer."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from flap.models import StreamedModel
+from flap.pipeline import run
+from flap.reporting import Report
+from tests.cases import ARCHITECTURES, tiny_model
+from tests.runs import composed, tiny
+
+CHOICES = ["method=wanda_sp", "method=mag_sp", "metric=random structure=UL-MM", "mask_only=true", "ratio=0"]
+
+
+def tensors(directory: Path) -> dict[str, Tensor]:
+    return {name: tensor for file in directory.glob("*.safetensors") for name, tensor in load_file(file).items()}
+
+
+def pruned(placement: str, model: Path, text: Path, root: Path, *more: str) -> Report:
+    """One run with a cache of its own, so that nothing is taken over from the other placement."""
+    options = [f"model.placement={placement}", f"cache_dir={root / f'cache-{placement}'}", "calibration.batch_size=3"]
+    return run(composed(*tiny(model, text), "ratio=0.4", *options, *more), root / placement)
+
+
+def assert_equal_runs(root: Path, reports: dict[str, Report]) -> None:
+    (first, a), (second, b) = reports.items()
+    for name in ("plan.json", "checkpoint/config.json", "checkpoint/generation_config.json"):
+        assert (root / first / name).read_text() == (root / second / name).read_text()
+    found, expected = tensors(root / second / "checkpoint"), tensors(root / first / "checkpoint")
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    for field in ("evaluation", "parameters", "ratio", "layers", "layers_before"):
+        assert getattr(a, field) == getattr(b, field), field
+
+
+@pytest.fixture
+def model_of(tmp_path: Path, tokenizer: PreTrainedTokenizerFast):
+    def make(architecture: str, dtype: torch.dtype = torch.float32) -> Path:
+        tiny_model(architecture).to(dtype).save_pretrained(tmp_path / "model", max_shard_size="40KB")
+        tokenizer.save_pretrained(tmp_path / "model")
+        return tmp_path / "model"
+
+    return make
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_stream_and_device_give_equal_checkpoints(architecture: str, model_of, text_file: Path, tmp_path: Path) -> None:
+    model = model_of(architecture)
+    assert len(list(model.glob("*.safetensors"))) > 4  # layers lie across shards
+    reports = {one: pruned(one, model, text_file, tmp_path) for one in ("device", "stream")}
+    assert_equal_runs(tmp_path, reports)
+    assert reports["stream"].statistics_cache == "miss"
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_way_to_prune_streams(choice: str, model_of, text_file: Path, tmp_path: Path) -> None:
+    model = model_of("llama-gqa")
+    assert_equal_runs(
+        tmp_path, {one: pruned(one, model, text_file, tmp_path, *choice.split()) for one in ("device", "stream")}
+    )
+
+
+def test_half_precision_streams(model_of, text_file: Path, tmp_path: Path) -> None:
+    model = model_of("qwen2-mha", torch.bfloat16)
+    assert_equal_runs(tmp_path, {one: pruned(one, model, text_file, tmp_path) for one in ("device", "stream")})
+    assert {tensor.dtype for tensor in tensors(tmp_path / "stream" / "checkpoint").values()} == {torch.bfloat16}
+
+
+def test_one_layer_or_the_rest_is_in_memory(
+    model_dir: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[set[str]] = []
+    read = StreamedModel._read
+
+    def spy(self: StreamedModel, names: list[str]) -> None:
+        read(self, names)
+        there = {name for name, parameter in self.model.named_parameters() if parameter.device.type != "meta"}
+        held.append({name.split(".")[2] if "layers" in name else "rest" for name in there})
+
+    monkeypatch.setattr(StreamedModel, "_read", spy)
+    pruned("stream", model_dir, text_file, tmp_path)
+    assert all(len(parts) == 1 for parts in held)
+    reads = {part: sum(part in parts for parts in held) for part in "0123"}
+    assert set(reads.values()) == {3}  # to decide, to prune, to verify
+
+
+def test_statistics_are_shared_with_runs_in_memory(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
+    arguments = (*tiny(model_dir, text_file), f"cache_dir={tmp_path / 'cache'}")
+    run(composed(*arguments), tmp_path / "device")
+    report = run(composed(*arguments, "model.placement=stream"), tmp_path / "stream")
+    assert report.statistics_cache == "hit"
+    assert json.loads((tmp_path / "stream" / "plan.json").read_text()) == json.loads(
+        (tmp_path / "device" / "plan.json").read_text()
+    )
+
+
+def test_nothing_but_the_results_is_left(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
+    pruned("stream", model_dir, text_file, tmp_path)
+    assert {path.name for path in (tmp_path / "stream").iterdir()} == {
+        "checkpoint", "evaluation.json", "layers.png", "plan.json", "report.json", "report.md",
+    }  # fmt: skip
+    assert not [path for path in (tmp_path / "cache-stream" / "streams").iterdir() if path.suffix != ".lock"]
+    index = json.loads((tmp_path / "stream" / "checkpoint" / "model.safetensors.index.json").read_text())
+    assert set(index["weight_map"]) == set(tensors(tmp_path / "stream" / "checkpoint"))
+
+
+def test_what_is_only_on_disk_must_be_saved() -> None:
+    with pytest.raises(ValueError, match=r"^checkpoint\.save=False: expected true with model\.placement=stream"):
+        composed("model.placement=stream", "checkpoint.save=false")
