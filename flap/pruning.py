@@ -1,11 +1,11 @@
 """Prune one loaded model: calibrate, score, allocate, compress."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from flap.allocation import Budget, LayerPlan, PruningPlan, UniformLayers, keep_quotas
 from flap.cache import Cache
-from flap.calibration import LayerStatistics, collect, collect_layerwise, statistics_on_disk
+from flap.calibration import LayerStatistics, collect, collect_covariances, collect_layerwise, statistics_on_disk
 from flap.checkpoint.convert import become_checkpointable
 from flap.compression import CompressLayer, compress, mask_layer, prune_layer
 from flap.config import FlapConfig
@@ -28,10 +28,15 @@ class Job:
     cache: Cache
     model_key: Mapping[str, object] = field(default_factory=dict)
 
-    def statistics(self) -> list[LayerStatistics]:
-        """Statistics of the dense model: collected once for all that share model and calibration, then read."""
+    def statistics(self) -> Iterable[LayerStatistics]:
+        """Statistics of the dense model: collected once for all that share model and calibration, then read.
+
+        Those with covariances are large: they are collected for this run alone and wait on disk.
+        """
         assert self.calibration is not None
         tokens_NT, batch_size = self.calibration.tokens_NT, self.config.calibration.batch_size
+        if self.stages.need_covariance:
+            return collect_covariances(self.adapter, tokens_NT, batch_size, self.cache.root)
         statistics, self.report.statistics_cache = self.cache.get(
             statistics_on_disk(self.adapter.decoder.device),
             {**self.model_key, **self.calibration.key},
@@ -59,7 +64,7 @@ def prune_model(job: Job) -> PruningPlan:
 def _prune_at_once(job: Job) -> PruningPlan:
     """Statistics of the dense model, then scores, then one plan for all layers."""
     layers = range(len(job.adapter.layers))
-    statistics: Sequence[LayerStatistics | None] = [None for _ in layers]
+    statistics: Iterable[LayerStatistics | None] = [None for _ in layers]
     if job.calibration is not None:
         with job.report.timed("calibrate"):
             statistics = job.statistics()
@@ -68,7 +73,8 @@ def _prune_at_once(job: Job) -> PruningPlan:
     with job.report.timed("allocate"):
         plan = job.stages.structure.allocate(scores, job.budget)
     with job.report.timed("compress"):
-        compress(job.adapter, plan, job.stages.compensation, statistics, job.compress_layer)
+        repairs = compress(job.adapter, plan, job.stages.compensation, statistics, job.compress_layer)
+    job.report.note_repairs(repairs)
     return plan
 
 
@@ -78,8 +84,10 @@ def _prune_layer_by_layer(job: Job) -> PruningPlan:
     quotas = job.stages.structure.quotas(job.budget)
     plans: list[LayerPlan] = []
     with job.report.timed("calibrate"):  # scoring and compressing happen in between
-        for i, known in collect_layerwise(job.adapter, job.calibration.tokens_NT, job.config.calibration.batch_size):
+        tokens_NT, batch_size = job.calibration.tokens_NT, job.config.calibration.batch_size
+        for i, known in collect_layerwise(job.adapter, tokens_NT, batch_size, job.stages.need_covariance):
             scores = score_layers(job.stages.metric, job.adapter, range(i, i + 1), [known])
             plans += keep_quotas(scores, quotas[i : i + 1]).layers
-            job.compress_layer(job.adapter, i, plans[i], job.stages.compensation, known)
+            job.report.note_repairs(job.compress_layer(job.adapter, i, plans[i], job.stages.compensation, known))
+            del known  # with its covariances, before the next ones are collected
     return PruningPlan(tuple(plans))
