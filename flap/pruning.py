@@ -1,13 +1,13 @@
 """Prune one loaded model: calibrate, score, allocate, compress."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 
 import torch
 
 from flap.allocation import Budget, LayerPlan, PruningPlan, UniformLayers, keep_quotas
 from flap.cache import Cache, digest
-from flap.calibration import LayerStatistics, collect, collect_layerwise, statistics_on_disk
+from flap.calibration import LayerStatistics, collect, collect_covariances, collect_layerwise, statistics_on_disk
 from flap.checkpoint.convert import become_checkpointable
 from flap.compression import CompressLayer, compress, mask_layer, prune_layer
 from flap.config import FlapConfig
@@ -48,7 +48,9 @@ def prune_model(job: Job) -> PruningPlan:
     job.report.count_before(job.adapter, job.budget)
     if job.calibration is not None and job.config.calibration.propagate == "pruned":
         tokens_NT, batch_size = job.calibration.tokens_NT, job.config.calibration.batch_size
-        plan = prune_layer_by_layer(job, collect_layerwise(job.adapter, tokens_NT, batch_size))
+        plan = prune_layer_by_layer(
+            job, collect_layerwise(job.adapter, tokens_NT, batch_size, job.stages.need_covariance)
+        )
     else:
         plan = _prune_at_once(job)
     if job.budget.kept(plan) < job.budget.total:
@@ -60,18 +62,27 @@ def prune_model(job: Job) -> PruningPlan:
 def _prune_at_once(job: Job) -> PruningPlan:
     """Statistics of the dense model, then scores, then one plan for all layers."""
     layers = range(len(job.adapter.layers))
-    statistics: Sequence[LayerStatistics | None] = [None for _ in layers]
+    statistics: Iterable[LayerStatistics | None] = [None for _ in layers]
     if job.calibration is not None:
         with job.report.timed("calibrate"):
-            tokens_NT, batch_size = job.calibration.tokens_NT, job.config.calibration.batch_size
-            statistics = job.statistics(job.adapter.decoder.device, lambda: collect(job.adapter, tokens_NT, batch_size))
+            statistics = _collected(job)
     with job.report.timed("score"):
         scores = score_layers(job.stages.metric, job.adapter, layers, statistics)
     with job.report.timed("allocate"):
         plan = job.stages.structure.allocate(scores, job.budget)
     with job.report.timed("compress"):
-        compress(job.adapter, plan, job.stages.compensation, statistics, job.compress_layer)
+        repairs = compress(job.adapter, plan, job.stages.compensation, statistics, job.compress_layer)
+    job.report.note_repairs(repairs)
     return plan
+
+
+def _collected(job: Job) -> Iterable[LayerStatistics]:
+    """Statistics of all layers. Those with covariances are large: for this run alone, on disk until they are used."""
+    assert job.calibration is not None
+    tokens_NT, batch_size = job.calibration.tokens_NT, job.config.calibration.batch_size
+    if job.stages.need_covariance:
+        return collect_covariances(job.adapter, tokens_NT, batch_size, job.cache.root)
+    return job.statistics(job.adapter.decoder.device, lambda: collect(job.adapter, tokens_NT, batch_size))
 
 
 def prune_layer_by_layer(job: Job, calibrated: Iterable[tuple[int, LayerStatistics]]) -> PruningPlan:
@@ -83,7 +94,8 @@ def prune_layer_by_layer(job: Job, calibrated: Iterable[tuple[int, LayerStatisti
         for i, known in calibrated:
             scores = score_layers(job.stages.metric, job.adapter, range(i, i + 1), [known])
             plans += keep_quotas(scores, quotas[i : i + 1]).layers
-            job.compress_layer(job.adapter, i, plans[i], job.stages.compensation, known)
+            job.report.note_repairs(job.compress_layer(job.adapter, i, plans[i], job.stages.compensation, known))
+            del known  # with its covariances, before the next ones are collected
     return PruningPlan(tuple(plans))
 
 

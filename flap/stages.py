@@ -31,6 +31,10 @@ class Stages:
     def need_statistics(self) -> bool:
         return self.metric.needs_statistics or self.compensation.needs_statistics
 
+    @property
+    def need_covariance(self) -> bool:
+        return self.metric.needs_covariance or self.compensation.needs_covariance
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -67,6 +71,13 @@ def build_stages(config: FlapConfig) -> Stages:
         raise ValueError(
             "calibration.propagate=pruned: expected structure UL-UM or UL-MM, because an adaptive plan is known only "
             "after every layer has its statistics"
+        )
+    if stages.need_covariance and config.model.placement == "stream":
+        raise ValueError("model.placement=stream: expected a compensation and a metric without covariances, or auto")
+    if stages.need_covariance and config.calibration.num_samples < 2:
+        raise ValueError(
+            f"calibration.num_samples={config.calibration.num_samples}: expected at least 2, because covariances are "
+            "fitted on some windows and judged on others"
         )
     return stages
 

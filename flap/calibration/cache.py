@@ -16,6 +16,7 @@ from flap.calibration.statistics import Statistics
 # Part of every key: raise it when what is collected, or how, changes.
 STATISTICS_VERSION = 1
 BLOCKS = [field.name for field in fields(LayerStatistics)]
+CHANNELS = ("mean_I", "var_I", "msq_I")  # and num_tokens; covariances are not kept
 
 
 def statistics_on_disk(device: torch.device) -> Kind[list[LayerStatistics]]:
@@ -27,8 +28,8 @@ def write_statistics(statistics: Sequence[LayerStatistics], path: Path) -> None:
     tensors: dict[str, Tensor] = {}
     for i, layer in enumerate(statistics):
         for block in BLOCKS:
-            for name, value in vars(getattr(layer, block)).items():
-                tensors[f"{i}.{block}.{name}"] = torch.as_tensor(value).contiguous()
+            for name in (*CHANNELS, "num_tokens"):
+                tensors[f"{i}.{block}.{name}"] = torch.as_tensor(getattr(getattr(layer, block), name)).contiguous()
     save_file(tensors, path)
 
 
@@ -41,5 +42,5 @@ def read_statistics(path: Path, device: torch.device) -> list[LayerStatistics]:
 
 
 def _statistics(tensors: dict[str, Tensor], prefix: str) -> Statistics:
-    known = {field.name: tensors[prefix + field.name] for field in fields(Statistics) if field.name != "num_tokens"}
-    return Statistics(**known, num_tokens=int(tensors[f"{prefix}num_tokens"]))
+    mean_I, var_I, msq_I = (tensors[prefix + name] for name in CHANNELS)
+    return Statistics(mean_I, var_I, msq_I, int(tensors[f"{prefix}num_tokens"]))

@@ -3,17 +3,22 @@
 Legend: N windows · T tokens a window · D hidden size.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
+from itertools import chain
 
 import torch
 from torch import Tensor, nn
 
 from flap.calibration.statistics import Moments, Statistics, merge, moments, statistics
 from flap.models import Block, ModelAdapter
-from flap.models.layerwise import calls_by_size, enter
+from flap.models.layerwise import Call, calls_by_size, enter
 from flap.progress import progress
+
+# Where covariances are asked for, every fifth window is held out to choose between fits.
+HELD_OUT = 5
 
 
 @dataclass(frozen=True)
@@ -27,28 +32,37 @@ class LayerStatistics:
 class _Recorder:
     """Forward pre-hook of an output projection: merges the moments of what flows in."""
 
-    def __init__(self, block: Block) -> None:
+    def __init__(self, block: Block, covariance: bool) -> None:
         self.block = block
+        self.covariance = covariance
         self.moments: Moments | None = None
 
     def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        batch = moments(args[0])
+        batch = moments(args[0], self.covariance)
         self.moments = batch if self.moments is None else merge(self.moments, batch)
 
-    def finish(self) -> Statistics:
+    def seen(self) -> Moments:
         assert self.moments is not None, f"{self.block.name} saw no token"
-        if not torch.isfinite(self.moments.deviation_I).all():
+        if not all(
+            known is None or torch.isfinite(known).all()
+            for known in (self.moments.deviation_I, self.moments.comoment_II)
+        ):
             raise ValueError(
                 f"calibration: activations of {self.block.name} are not finite; try model.dtype=float32 or bfloat16, "
                 "or check the weights"
             )
-        return statistics(self.moments)
+        return self.moments
+
+    def finish(self) -> Statistics:
+        return statistics(self.seen())
 
 
 @contextmanager
-def recording(adapter: ModelAdapter, layers: range) -> Iterator[list[tuple[_Recorder, _Recorder]]]:
+def recording(
+    adapter: ModelAdapter, layers: range, covariance: bool = False
+) -> Iterator[list[tuple[_Recorder, _Recorder]]]:
     """Record at the output projections of these layers for as long as the block lasts."""
-    recorders = [(_Recorder(adapter.attention(i)), _Recorder(adapter.mlp(i))) for i in layers]
+    recorders = [(_Recorder(adapter.attention(i), covariance), _Recorder(adapter.mlp(i), covariance)) for i in layers]
     hooks = [r.block.output.register_forward_pre_hook(r) for pair in recorders for r in pair]
     try:
         yield recorders
@@ -71,21 +85,48 @@ def collect(adapter: ModelAdapter, tokens_NT: Tensor, batch_size: int) -> list[L
     return [LayerStatistics(attention.finish(), mlp.finish()) for attention, mlp in recorders]
 
 
-@torch.no_grad()
 def collect_layerwise(
-    adapter: ModelAdapter, tokens_NT: Tensor, batch_size: int
+    adapter: ModelAdapter, tokens_NT: Tensor, batch_size: int, covariance: bool = False, layers_change: bool = True
 ) -> Iterator[tuple[int, LayerStatistics]]:
     """Yield one layer's statistics at a time; what the caller then does to the layer is what the next layers see.
 
-    Hidden states of all windows (N · T · D) wait in one buffer on the host; each layer runs twice over it.
+    Hidden states of all windows (N · T · D) wait in one buffer on the host; each layer runs twice over it, or once
+    where no layer changes. covariance: with co-moments, those of every fifth window apart.
     """
-    batches_NT, device = tokens_NT.split(batch_size), adapter.decoder.device
-    calls = calls_by_size(adapter, batches_NT, device)
-    hidden = [enter(adapter, batch_NT.to(device))[0].cpu() for batch_NT in batches_NT]
+    device = adapter.decoder.device
+    parts = [part_NT.split(batch_size) for part_NT in _parts(tokens_NT, covariance)]
+    calls = calls_by_size(adapter, list(chain.from_iterable(parts)), device)
+    hidden = [[enter(adapter, batch_NT.to(device))[0].cpu() for batch_NT in part] for part in parts]
     for i, layer in enumerate(progress(adapter.layers, "calibrate, layer by layer")):
-        with recording(adapter, range(i, i + 1)) as [(attention, mlp)]:
-            for batch in hidden:
-                calls[len(batch)][i](layer, batch)
-        yield i, LayerStatistics(attention.finish(), mlp.finish())
-        for batch in hidden:
-            batch.copy_(calls[len(batch)][i](layer, batch))
+        call = {size: of_layers[i] for size, of_layers in calls.items()}
+        yield i, _observe(adapter, i, hidden, call, covariance, advance=not layers_change)
+        for batch in chain.from_iterable(hidden) if layers_change else ():
+            batch.copy_(call[len(batch)](layer, batch))
+
+
+def _parts(tokens_NT: Tensor, covariance: bool) -> tuple[Tensor, ...]:
+    """All windows, or those to fit on and those held out."""
+    held_out_N = torch.arange(len(tokens_NT)) % HELD_OUT == 0
+    return (tokens_NT[~held_out_N], tokens_NT[held_out_N]) if covariance else (tokens_NT,)
+
+
+@torch.no_grad()  # not around the generator: there it would hold what was yielded, covariances and all
+def _observe(
+    adapter: ModelAdapter, i: int, hidden: list[list[Tensor]], call: dict[int, Call], covariance: bool, advance: bool
+) -> LayerStatistics:
+    """Run a layer over all parts and record; advance: its outputs take the place of its inputs."""
+    recorders: list[tuple[_Recorder, _Recorder]] = []
+    for batches in hidden:
+        with recording(adapter, range(i, i + 1), covariance) as [pair]:
+            for batch in batches:
+                output = call[len(batch)](adapter.layers[i], batch)
+                if advance:
+                    batch.copy_(output)
+        recorders.append(pair)
+    attention, mlp = ([recorder.seen() for recorder in part] for part in zip(*recorders, strict=True))
+    return LayerStatistics(_join(attention), _join(mlp))
+
+
+def _join(parts: Sequence[Moments]) -> Statistics:
+    whole = reduce(merge, (replace(part, comoment_II=None) for part in parts))
+    return statistics(whole, (parts[0], parts[1]) if parts[0].comoment_II is not None else None)

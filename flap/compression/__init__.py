@@ -1,10 +1,12 @@
 """Take the units out, and let the output projections absorb what they did."""
 
 from flap.compression.apply import CompressLayer, compress
-from flap.compression.compensation import BiasCompensation, Compensation, NoCompensation
+from flap.compression.compensation import BiasCompensation, Compensation, NoCompensation, Repair
+from flap.compression.linear import LinearCompensation
 from flap.compression.mask import mask_layer
 from flap.compression.prune import prune_layer
 
 __all__ = [
-    "BiasCompensation", "Compensation", "CompressLayer", "NoCompensation", "compress", "mask_layer", "prune_layer",
+    "BiasCompensation", "Compensation", "CompressLayer", "LinearCompensation", "NoCompensation", "Repair", "compress",
+    "mask_layer", "prune_layer",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 Legend: O, I output and input channels of the output projection · K kept, P pruned channels · U units.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from flap.allocation import LayerPlan, PruningPlan
 from flap.calibration import LayerStatistics, Statistics
-from flap.compression.compensation import Compensation
+from flap.compression.compensation import Compensation, Repair
 from flap.models import Block, ModelAdapter
 
 
@@ -25,10 +25,14 @@ class Change:
     pruned_U: Tensor
     weight_OK: Tensor
     bias_O: Tensor | None
+    repair: Repair | None
 
 
 class CompressLayer(Protocol):
-    """`prune_layer` or `mask_layer`: change one layer in place; a block that keeps all units is not touched."""
+    """`prune_layer` or `mask_layer`: change one layer in place; a block that keeps all units is not touched.
+
+    Returns what linear fits report, by the block's name.
+    """
 
     def __call__(
         self,
@@ -37,19 +41,22 @@ class CompressLayer(Protocol):
         plan: LayerPlan,
         compensation: Compensation,
         statistics: LayerStatistics | None,
-    ) -> None: ...
+    ) -> dict[str, Repair]: ...
 
 
 def compress(
     adapter: ModelAdapter,
     plan: PruningPlan,
     compensation: Compensation,
-    statistics: Sequence[LayerStatistics | None],
+    statistics: Iterable[LayerStatistics | None],
     compress_layer: CompressLayer,
-) -> None:
-    """Apply a plan to every layer, in place."""
-    for i, (layer, known) in enumerate(zip(plan.layers, statistics, strict=True)):
-        compress_layer(adapter, i, layer, compensation, known)
+) -> dict[str, Repair]:
+    """Apply a plan to every layer, in place; returns what linear fits report, by the block's name."""
+    repairs: dict[str, Repair] = {}
+    known = iter(statistics)  # a zip would hold a layer's covariances while the next one's are read
+    for i, layer in enumerate(plan.layers):
+        repairs |= compress_layer(adapter, i, layer, compensation, next(known))
+    return repairs
 
 
 def compress_layer_by(write: Callable[[Change], None]) -> CompressLayer:
@@ -61,15 +68,20 @@ def compress_layer_by(write: Callable[[Change], None]) -> CompressLayer:
         plan: LayerPlan,
         compensation: Compensation,
         statistics: LayerStatistics | None,
-    ) -> None:
+    ) -> dict[str, Repair]:
+        repairs: dict[str, Repair] = {}
         attention, mlp = adapter.blocks(layer)
         for block, kept, known in (
             (attention, plan.kv_heads, statistics.attention if statistics else None),
             (mlp, plan.neurons, statistics.mlp if statistics else None),
         ):
             if len(kept) < block.num_units:
-                write(_change(block, torch.tensor(kept), compensation, known))
+                change = _change(block, torch.tensor(kept), compensation, known)
+                write(change)
+                if change.repair is not None:
+                    repairs[block.name] = change.repair
         adapter.refresh(layer)
+        return repairs
 
     return compress_layer
 
@@ -79,14 +91,15 @@ def _change(block: Block, kept_U: Tensor, compensation: Compensation, statistics
     pruned_U = torch.tensor(sorted(set(range(block.num_units)) - set(kept_U.tolist())))
     output, device = block.output, block.output.weight.device
     known = statistics and statistics.to(device)
-    weight_OK, extra_O = compensation.fit(
+    fit = compensation.fit(
         output.weight.float(), known, channels(block, kept_U).to(device), channels(block, pruned_U).to(device)
     )
     bias_O: Tensor | None = output.bias
-    if extra_O is not None:
-        bias_O = extra_O if bias_O is None else bias_O.float() + extra_O
+    if fit.bias_O is not None:
+        bias_O = fit.bias_O if bias_O is None else bias_O.float() + fit.bias_O
     dtype = output.weight.dtype
-    return Change(block, kept_U, pruned_U, weight_OK.to(dtype), None if bias_O is None else bias_O.to(dtype))
+    bias_O = None if bias_O is None else bias_O.to(dtype)
+    return Change(block, kept_U, pruned_U, fit.weight_OK.to(dtype), bias_O, fit.repair)
 
 
 def channels(block: Block, units_U: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ Legend: G attention units (KV heads) · C channels of one unit · I, O input and
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -34,6 +34,7 @@ class Metric(ABC):
     """
 
     needs_statistics: ClassVar[bool] = True
+    needs_covariance: ClassVar[bool] = False
     square_attention: bool = False
 
     @abstractmethod
@@ -50,10 +51,11 @@ def joined(parts: Sequence[Scores]) -> Scores:
 
 
 def score_layers(
-    metric: Metric, adapter: ModelAdapter, layers: range, statistics: Sequence[LayerStatistics | None]
+    metric: Metric, adapter: ModelAdapter, layers: range, statistics: Iterable[LayerStatistics | None]
 ) -> Scores:
     """Score the attention and MLP channels of these layers; `statistics` has one entry for each of them."""
-    pairs = [_score_layer(metric, adapter, i, known) for i, known in zip(layers, statistics, strict=True)]
+    known = iter(statistics)  # a zip would hold a layer's covariances while the next one's are read
+    pairs = [_score_layer(metric, adapter, i, next(known)) for i in layers]
     return Scores(tuple(heads for heads, _ in pairs), tuple(neurons for _, neurons in pairs))
 
 

@@ -5,7 +5,7 @@ import math
 import platform
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from flap.allocation import Budget, PruningPlan
+from flap.compression import Repair
 from flap.files import write_text
 from flap.models import ModelAdapter
 from flap.reporting.provenance import git_state, versions
@@ -33,6 +34,7 @@ class Report:
     ratio: dict[str, float] = field(default_factory=dict)
     layers: list[dict[str, int]] = field(default_factory=list)
     layers_before: list[dict[str, int]] = field(default_factory=list)
+    repairs: dict[str, dict[str, Any]] = field(default_factory=dict)  # of linear compensation, by block
     evaluation: dict[str, dict[str, float]] = field(default_factory=lambda: {"dense": {}, "pruned": {}})
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory_bytes: dict[str, int | None] = field(default_factory=dict)
@@ -85,6 +87,10 @@ class Report:
             _widths(len(one.kv_heads), prices.queries_per_group, len(one.neurons))
             for one, prices in zip(plan.layers, budget.layers, strict=True)
         ]
+
+    def note_repairs(self, repairs: Mapping[str, Repair]) -> None:
+        """What linear fits say of each block that lost units; `ridge` is None where the bias stayed."""
+        self.repairs |= {block: repair._asdict() for block, repair in repairs.items()}
 
     def note_peak(self) -> None:
         """Peak memory of the process so far; also to be called before something resets what it is read from."""

@@ -22,6 +22,7 @@ def test_bit_equal_when_they_come_back(tmp_path: Path) -> None:
         for block in ("attention", "mlp"):
             expected, found = vars(getattr(one, block)), vars(getattr(other, block))
             assert found.pop("num_tokens") == expected.pop("num_tokens") == tokens().numel()
+            assert found.pop("parts") is expected.pop("parts") is None
             assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 

@@ -1,0 +1,225 @@
+"""Linear compensation: least squares by hand, exact where it can be, never worse than the bias, always finite."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from flap.allocation import LayerPlan, PruningPlan
+from flap.calibration import Statistics, collect_covariances
+from flap.calibration.statistics import merge, moments, statistics
+from flap.compression import BiasCompensation, LinearCompensation, NoCompensation
+from flap.compression.compensation import Fit
+from flap.evaluation.perplexity import perplexity
+from flap.models import adapt
+from flap.pipeline import run
+from flap.stages import build_stages
+from tests.cases import ARCHITECTURES, tiny_model, tokens
+from tests.compression.oracle import changed
+from tests.runs import composed, tiny
+
+
+def known(fitting_TI: Tensor, held_out_TI: Tensor) -> Statistics:
+    parts = moments(fitting_TI, covariance=True), moments(held_out_TI, covariance=True)
+    return statistics(merge(*parts), parts)
+
+
+def fit(weight_OI: Tensor, activation_TI: Tensor, kept: int, ridge: float | None = None) -> Fit:
+    """The first `kept` channels stay; every fifth token is held out."""
+    held_out = torch.arange(len(activation_TI)) % 5 == 0
+    statistics = known(activation_TI[~held_out], activation_TI[held_out])
+    channels = torch.arange(weight_OI.shape[1])
+    return LinearCompensation(ridge).fit(weight_OI, statistics, channels[:kept], channels[kept:])
+
+
+def outputs(fitted: Fit, activation_TI: Tensor) -> Tensor:
+    assert fitted.bias_O is not None
+    return activation_TI[:, : fitted.weight_OK.shape[1]] @ fitted.weight_OK.T + fitted.bias_O
+
+
+def noise(num_tokens: int, channels: int, seed: int = 0) -> Tensor:
+    return torch.randn(num_tokens, channels, generator=torch.Generator().manual_seed(seed))
+
+
+def test_by_hand() -> None:
+    """Four tokens, three channels, the last two leave: x_1 = 2 x_0 + 1 exactly, x_2 is uncorrelated with x_0."""
+    activation_TI = torch.tensor([[-2.0, -3.0, 1.0], [-2.0, -3.0, 3.0], [2.0, 5.0, 1.0], [2.0, 5.0, 3.0]])
+    weight_OI = torch.tensor([[1.0, 1.0, 0.0], [0.0, 2.0, 1.0]])
+    both = known(activation_TI, activation_TI)
+    kept, pruned = torch.tensor([0]), torch.tensor([1, 2])
+    exact = LinearCompensation(0.0).fit(weight_OI, both, kept, pruned)
+    # var_0 = 4, cov_01 = 8, means 0, 1, 2: slope 2 of channel 1, 0 of channel 2
+    torch.testing.assert_close(exact.weight_OK, torch.tensor([[1.0 + 2.0], [0.0 + 2 * 2.0]]))
+    torch.testing.assert_close(exact.bias_O, torch.tensor([1.0, 2 * 1.0 + 2.0]))
+    assert exact.repair is not None
+    # what is left is channel 2's variance of 1, read by the second output alone; of the bias also cov: 16 (1 + 4)
+    assert exact.repair == pytest.approx((0.0, 1.0, 81.0), abs=1e-5)
+    ridged = LinearCompensation(0.25).fit(weight_OI, both, kept, pruned)
+    # 8 / (4 + 0.25 · 4) = 1.6
+    torch.testing.assert_close(ridged.weight_OK, torch.tensor([[2.6], [3.2]]))
+
+
+def test_channels_that_the_kept_ones_determine_are_recovered_exactly() -> None:
+    kept_TK = noise(200, 6)
+    activation_TI = torch.cat([kept_TK, kept_TK @ noise(6, 4, seed=1) + 3.0], dim=1)
+    weight_OI = noise(5, 10, seed=2)
+    dense_TO = activation_TI @ weight_OI.T
+    for ridge in (0.0, None):
+        fitted = fit(weight_OI, activation_TI, 6, ridge)
+        atol = 1e-4 if ridge == 0 else 1e-2
+        torch.testing.assert_close(outputs(fitted, activation_TI), dense_TO, atol=atol, rtol=0)
+    biased = BiasCompensation().fit(
+        weight_OI, known(activation_TI, activation_TI), torch.arange(6), torch.arange(6, 10)
+    )
+    assert (outputs(biased, activation_TI) - dense_TO).square().mean() > 1
+
+
+def test_equals_ridge_regression_on_all_tokens() -> None:
+    activation_TI = noise(500, 8) @ noise(8, 8, seed=3)
+    weight_OI = noise(4, 8, seed=4)
+    fitted = fit(weight_OI, activation_TI, 5, ridge=0.01)
+    centred_TI = (activation_TI - activation_TI.mean(0)).double()
+    cov_II = centred_TI.T @ centred_TI / 500
+    gram_KK = cov_II[:5, :5] + 0.01 * cov_II.diagonal()[:5].mean() * torch.eye(5)
+    map_KP = torch.linalg.solve(gram_KK, cov_II[:5, 5:])
+    expected_OK = weight_OI[:, :5] + weight_OI[:, 5:].double() @ map_KP.T
+    torch.testing.assert_close(fitted.weight_OK.double(), expected_OK, atol=1e-4, rtol=1e-4)
+
+
+def test_held_out_errors_are_those_of_the_outputs() -> None:
+    """Measured on the held-out tokens themselves, with the map that the other tokens alone would give."""
+    activation_TI, weight_OI = noise(100, 8) @ noise(8, 8, seed=3), noise(4, 8, seed=4)
+    held_out = torch.arange(100) % 5 == 0
+    one = known(activation_TI[~held_out], activation_TI[~held_out])
+    without = LinearCompensation(0.1).fit(weight_OI, one, torch.arange(5), torch.arange(5, 8))
+    bias = BiasCompensation().fit(weight_OI, one, torch.arange(5), torch.arange(5, 8))
+    dense_TO = activation_TI @ weight_OI.T
+    measured = [
+        (outputs(fitted, activation_TI) - dense_TO)[held_out].square().sum(1).mean().item()
+        for fitted in (without, bias)
+    ]
+    repair = fit(weight_OI, activation_TI, 5, ridge=0.1).repair
+    assert repair is not None
+    assert repair == pytest.approx((0.1, *measured), rel=1e-4)
+
+
+def test_the_ridge_is_the_one_that_does_best_on_held_out_tokens() -> None:
+    activation_TI, weight_OI = noise(60, 30) @ noise(30, 30, seed=3), noise(4, 30, seed=4)
+    errors = {ridge: fit(weight_OI, activation_TI, 20, ridge).repair for ridge in (1e-4, 1e-3, 1e-2, 1e-1, 1.0)}
+    chosen = fit(weight_OI, activation_TI, 20).repair
+    assert chosen is not None
+    assert chosen.held_out_error == min(one.held_out_error for one in errors.values() if one is not None)
+    assert len({one.held_out_error for one in errors.values() if one is not None}) == 5
+
+
+def test_where_nothing_can_be_predicted_the_bias_stays() -> None:
+    """Independent channels, few tokens: every map is noise, and on held-out tokens worse than the bias."""
+    activation_TI, weight_OI = noise(40, 30), noise(4, 30, seed=4)
+    fitted = fit(weight_OI, activation_TI, 20)
+    assert fitted.repair is not None and fitted.repair.ridge is None
+    assert fitted.repair.held_out_error == fitted.repair.held_out_error_of_bias
+    assert torch.equal(fitted.weight_OK, weight_OI[:, :20])
+    torch.testing.assert_close(fitted.bias_O, weight_OI[:, 20:] @ activation_TI[:, 20:].mean(0))
+
+
+@pytest.mark.parametrize("ridge", [None, 0.0, 0.01])
+@pytest.mark.parametrize("case", ["few tokens", "constant", "zero", "all constant", "twins", "huge", "tiny"])
+def test_whatever_the_channels_do_it_is_finite(case: str, ridge: float | None) -> None:
+    activation_TI = noise(12 if case == "few tokens" else 100, 20)
+    if case in ("constant", "zero"):
+        activation_TI[:, ::3] = 5.0 if case == "constant" else 0.0
+    if case == "all constant":
+        activation_TI[:] = 2.0
+    if case == "twins":
+        activation_TI[:, 1::2] = activation_TI[:, ::2]
+    scale = {"huge": 1e15, "tiny": 1e-15}.get(case, 1.0)
+    fitted = fit(noise(4, 20, seed=4), activation_TI * scale, 12, ridge)
+    assert fitted.bias_O is not None and fitted.repair is not None
+    assert torch.isfinite(fitted.weight_OK).all() and torch.isfinite(fitted.bias_O).all()
+    assert fitted.repair.held_out_error <= fitted.repair.held_out_error_of_bias
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_model_whose_removed_units_repeat_kept_ones_stays_as_it_is(architecture: str, tmp_path: Path) -> None:
+    """Neurons 28 to 55 copy 0 to 27, and the last KV head with its queries the first: their outputs are known."""
+    model = tiny_model(architecture)
+    groups = ARCHITECTURES[architecture].num_key_value_heads
+    for layer in model.model.layers:
+        attention, mlp = layer.self_attn, layer.mlp
+        for linear in (mlp.gate_proj, mlp.up_proj):
+            linear.weight.data[28:] = linear.weight.data[:28]
+            if linear.bias is not None:
+                linear.bias.data[28:] = linear.bias.data[:28]
+        for linear in (attention.q_proj, attention.k_proj, attention.v_proj):
+            size = linear.out_features // groups
+            linear.weight.data[-size:] = linear.weight.data[:size]
+            if linear.bias is not None:
+                linear.bias.data[-size:] = linear.bias.data[:size]
+    plan = PruningPlan((LayerPlan(tuple(range(groups - 1)), tuple(range(28))),) * 4)
+    windows = tokens(windows=20)
+    statistics = list(collect_covariances(adapt(model), windows, 4, tmp_path))
+    unseen = tokens(windows=8, seed=9)
+    dense = perplexity(model, unseen, 4)
+    linear, bias = (
+        perplexity(changed(model, plan, one, statistics), unseen, 4)
+        for one in (LinearCompensation(1e-6), BiasCompensation())
+    )
+    assert linear == pytest.approx(dense, rel=2e-3)
+    assert abs(bias - dense) > 10 * abs(linear - dense)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_it_is_closer_to_the_dense_model_than_bias_and_bias_than_none(architecture: str, tmp_path: Path) -> None:
+    model, windows = tiny_model(architecture), tokens(windows=60)
+    groups = ARCHITECTURES[architecture].num_key_value_heads
+    plan = PruningPlan((LayerPlan(tuple(range(groups - 1)), tuple(range(36))),) * 4)
+    statistics = list(collect_covariances(adapt(model), windows, 8, tmp_path))
+    unseen = tokens(windows=8, seed=9)
+
+    @torch.no_grad()
+    def distance(compensation: LinearCompensation | BiasCompensation | NoCompensation) -> float:
+        after = changed(model, plan, compensation, statistics)
+        return (after(input_ids=unseen).logits - model(input_ids=unseen).logits).norm().item()
+
+    linear, bias, none = map(distance, (LinearCompensation(), BiasCompensation(), NoCompensation()))
+    assert linear < 0.95 * bias < 0.95 * none
+
+
+@pytest.mark.parametrize("arguments", [("structure=AL-AM",), ("structure=UL-UM", "calibration.propagate=pruned")])
+def test_the_report_says_what_it_saves_and_where_the_bias_stays(
+    model_dir: Path, text_file: Path, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    run(composed(*tiny(model_dir, text_file), *arguments, "compensation=linear", "ratio=0.4"), tmp_path)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert set(report["repairs"]) <= {f"layer {i} {what}" for i in range(4) for what in ("attention", "MLP")}
+    assert len(report["repairs"]) >= 4
+    for one in report["repairs"].values():
+        assert 0 <= one["held_out_error"] <= one["held_out_error_of_bias"]
+    fallen = [block for block, one in report["repairs"].items() if one["ridge"] is None]
+    text = (tmp_path / "report.md").read_text()
+    assert "Linear compensation leaves" in text
+    assert f"no better there in {', '.join(fallen) or 'no block'}: the bias stays" in text
+
+
+def test_the_plan_is_that_of_the_bias(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
+    for name in ("bias", "linear"):
+        arguments = (*tiny(model_dir, text_file), f"compensation={name}", "checkpoint.save=false")
+        run(composed(*arguments), tmp_path / name)
+    plans = [(tmp_path / name / "plan.json").read_text() for name in ("bias", "linear")]
+    assert plans[0] == plans[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("compensation.ridge=-0.1",), "compensation.ridge=-0.1: expected a number >= 0, or null to choose it"),
+        (("compensation.ridge=nan",), "compensation.ridge=nan: expected a number >= 0, or null to choose it"),
+        (("compensation.ridge=inf",), "compensation.ridge=inf: expected a number >= 0, or null to choose it"),
+        (("calibration.num_samples=1",), "calibration.num_samples=1: expected at least 2"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: tuple[str, ...], words: str) -> None:
+    with pytest.raises(ValueError, match=f"^{words}"):
+        build_stages(composed("compensation=linear", *arguments))
