@@ -17,8 +17,8 @@ import wandb
 
 from flap.config import build
 from flap.progress import progress
-from flap.reporting import Report, tracker
-from flap.reporting.tracker import JobInfo, NoTracking, Wandb, kept_id, legal_id
+from flap.reporting import Report
+from flap.reporting.tracker import JobInfo, NoTracking, Wandb, kept_id, legal_id, mirror
 from tests.runs import composed
 from tests.wandb_records import Recorded, recorded
 
@@ -33,7 +33,7 @@ def start(run_dir: Path, options: Wandb | None = None, job: JobInfo = JOB, **con
 
 def said(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
     """What the tracker logged; W&B's own logger writes into the run's folder and not to the console."""
-    return [one.getMessage() for one in caplog.records if one.name == tracker.log.name and one.levelno == level]
+    return [one.getMessage() for one in caplog.records if one.name == mirror.log.name and one.levelno == level]
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -150,7 +150,7 @@ def test_long_steps_leave_their_progress(finished: tuple[Path, Report, Recorded]
 def test_progress_is_throttled_and_its_end_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(1000))
     # a tenth of a second an item
-    monkeypatch.setattr(tracker, "time", SimpleNamespace(monotonic=lambda: next(clock) / 10))
+    monkeypatch.setattr(mirror, "time", SimpleNamespace(monotonic=lambda: next(clock) / 10))
     with start(tmp_path):
         list(progress(range(25), "calibrate", lambda item: 7))
         list(progress(iter(range(3)), "unknown length"))
@@ -256,7 +256,7 @@ def test_whatever_fails_in_wandb_is_one_warning_and_nothing_else(
     elif broken_part == "init":
         session.setattr(wandb, "init", broken)
     elif broken_part == "summary":
-        session.setattr(tracker, "summary", broken)
+        session.setattr(mirror, "summary", broken)
     else:
         session.setattr(wandb.Run, broken_part, broken)
     Wandb(mode="offline").check()
@@ -287,7 +287,7 @@ def test_an_unreachable_server_costs_the_timeout_and_the_run_is_recorded_offline
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     session.setenv("WANDB_API_KEY", KEY)
-    session.setattr(tracker, "INIT_SECONDS", 0.5)
+    session.setattr(mirror, "INIT_SECONDS", 0.5)
     caplog.set_level(logging.INFO)
     with start(run_dir, Wandb(mode="online"), number=1) as tracked:
         tracked.finish(finished[1])
