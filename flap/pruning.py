@@ -54,7 +54,7 @@ def prune_model(job: Job) -> PruningPlan:
     else:
         plan = _prune_at_once(job)
     if job.budget.kept(plan) < job.budget.total:
-        become_checkpointable(job.adapter)
+        job.report.loads_with = become_checkpointable(job.adapter).loads_with
     job.report.count_after(job.adapter, plan, job.budget, masked=job.config.mask_only)
     return plan
 

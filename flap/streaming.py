@@ -49,7 +49,7 @@ def prune_streamed(
             job.compress_layer(model.adapter, i, plan.layers[i], job.stages.compensation, known[i])
 
         with job.report.timed("save"):  # slices and compensates on the way
-            save_streamed(
+            job.report.loads_with = save_streamed(
                 model,
                 source.tokenizer,
                 target,

@@ -15,7 +15,14 @@ from flap.reporting import Report
 from tests.cases import ARCHITECTURES, tiny_model
 from tests.runs import composed, tiny
 
-CHOICES = ["method=wanda_sp", "method=mag_sp", "metric=random structure=UL-MM", "mask_only=true", "ratio=0"]
+CHOICES = [
+    "structure=UL-UM",
+    "method=wanda_sp",
+    "method=mag_sp",
+    "metric=random structure=UL-MM",
+    "mask_only=true",
+    "ratio=0",
+]
 
 
 def tensors(directory: Path) -> dict[str, Tensor]:

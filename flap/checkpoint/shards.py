@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -17,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.core_model_loading import revert_weight_conversion
 
 from flap.allocation import PruningPlan
-from flap.checkpoint.convert import become_checkpointable
+from flap.checkpoint.convert import Form, become_checkpointable
 from flap.checkpoint.load import load
 from flap.checkpoint.save import check_target, compare, probe
 from flap.files import unfinished_steps, write_text, written_in_steps
@@ -49,12 +50,12 @@ def save_streamed(
     change_layer: Callable[[int], None],
     becomes_another_class: bool,
     key: str,
-) -> None:
+) -> str:
     """Read each layer, change it, write it; then the rest, config and index; reload all that and compare.
 
     Compared are logits: of the layers as they were in memory, one after the other, and of the checkpoint, streamed.
     `change_layer(i)` is called with the layer's weights in memory, or on the meta device where a killed start with
-    the same `key` has written it already.
+    the same `key` has written it already. Returns what the checkpoint loads with, where it became another class.
 
     Raises:
         ValueError: the target is taken, cannot be written, or what was written computes something else.
@@ -64,14 +65,14 @@ def save_streamed(
         with written_in_steps(directory, key) as scratch:
             shards = _Shards(scratch, len(model.layers))
             hidden_NTD = _write_layers(shards, model, change_layer)
-            if becomes_another_class:
-                become_checkpointable(model.adapter)
-            expected = _write_rest(shards, model, hidden_NTD)
+            form = become_checkpointable(model.adapter) if becomes_another_class else Form("")
+            expected = _write_rest(shards, model, hidden_NTD, form.zero_biases)
             tokenizer.save_pretrained(scratch)
             (scratch / "flap.json").write_text(json.dumps({"provenance": provenance, "plan": plan.to_dict()}) + "\n")
             compare(expected, logits(StreamedModel(load(scratch, **ON_META), scratch, model.device)), scratch)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"checkpoint.dir={directory}: cannot be written, what was there stays ({error})") from error
+    return form.loads_with
 
 
 @dataclass(frozen=True)
@@ -130,11 +131,12 @@ def _write_layers(shards: _Shards, model: StreamedModel, change_layer: Callable[
     return hidden_NTD
 
 
-def _write_rest(shards: _Shards, model: StreamedModel, hidden_NTD: Tensor) -> Tensor:
-    """The files besides the layers' shards; the logits that all of them must give."""
+def _write_rest(shards: _Shards, model: StreamedModel, hidden_NTD: Tensor, zero_biases: list[str]) -> Tensor:
+    """The files besides the layers' shards, with biases that came after those; the logits that all must give."""
     tokens_NT = probe(model.model).to(model.device)
     with model.rest():
-        model.model.save_pretrained(shards.folder / "rest", state_dict=model.tensors(None))
+        zeros = {name: torch.zeros_like(model.model.get_parameter(name), device="cpu") for name in zero_biases}
+        model.model.save_pretrained(shards.folder / "rest", state_dict=model.tensors(None) | zeros)
         expected: Tensor = leave(model.adapter, model.model, tokens_NT, hidden_NTD).logits
     for file in (shards.folder / "rest").iterdir():
         file.replace(shards.path(None) if file.suffix == ".safetensors" else shards.folder / file.name)

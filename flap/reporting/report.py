@@ -40,6 +40,7 @@ class Report:
     peak_memory_bytes: dict[str, int | None] = field(default_factory=dict)
     statistics_cache: str = "off"
     checkpoint: str | None = None
+    loads_with: str = ""  # what the pruned model needs to be loaded, and why it is not less
     schema: int = SCHEMA
     versions: dict[str, str] = field(default_factory=versions)
     git: dict[str, Any] = field(default_factory=git_state)
@@ -73,8 +74,10 @@ class Report:
             RuntimeError: the tensors do not hold what the plan says.
         """
         kept, total = budget.kept(plan), _total(adapter)
-        if not masked and adapter.num_parameters() != kept:
-            raise RuntimeError(f"the plan keeps {kept} prunable parameters, the model has {adapter.num_parameters()}")
+        held = [tuple(block.num_units for block in adapter.blocks(i)) for i in range(len(adapter.layers))]
+        planned = [(len(layer.kv_heads), len(layer.neurons)) for layer in plan.layers]
+        if not masked and held != planned:
+            raise RuntimeError(f"the plan keeps {planned} KV heads and neurons, the layers have {held}")
         if masked:
             total -= budget.total - kept
         self.parameters |= {"total_after": total, "decoder_after": kept}

@@ -22,6 +22,7 @@ def rows(report: Report) -> list[Row]:
         ("ratio removed", "", f"{report.ratio['realised_decoder']:.4f} of {report.ratio['requested']:g} asked"),
         ("seconds", "", seconds),
         ("checkpoint", "", report.checkpoint or "not saved"),
+        *([("loads with", "", report.loads_with)] if report.loads_with else []),
     ]
 
 

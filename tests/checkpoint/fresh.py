@@ -1,8 +1,12 @@
-"""Checkpoints in a process that never saw the model: without this package, or with nothing but `import flap`."""
+"""Checkpoints in a process that never saw the model: with nothing but `import flap`, or without this package.
+
+flap: this package and no trust. remote: the code that travels along is trusted. stock: neither.
+"""
 
 import os
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,44 +18,56 @@ from tests.cases import tokens
 
 WITHOUT_FLAP = """
 import sys
-class NoFlap:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "flap":
-            raise ImportError("flap is not installed here")
-sys.meta_path.insert(0, NoFlap())
+sys.path.append("site")
+try:
+    import flap
+except ModuleNotFoundError:
+    pass
+else:
+    raise SystemExit("flap can be imported here")
 """
 RELOAD = """
 import sys, torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM
-remote, work, *directories = sys.argv[1:]
+how, work, *directories = sys.argv[1:]
 tokens = load_file(work + "/tokens")["tokens"]
 found = {}
 for directory in directories:
-    model = AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=remote == "remote").eval()
-    decoder = AutoModel.from_pretrained(directory, trust_remote_code=remote == "remote").eval()
+    model = AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=how == "remote").eval()
+    decoder = AutoModel.from_pretrained(directory, trust_remote_code=how == "remote").eval()
     with torch.no_grad():
         found[directory] = model(input_ids=tokens).logits
         found[directory + ".decoder"] = decoder(input_ids=tokens).last_hidden_state
     options = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
     found[directory + ".generated"] = model.generate(tokens[:2, :5], **options)
 save_file(found, work + "/found")
-assert ("flap" in sys.modules) == (remote != "remote")
+assert ("flap" in sys.modules) == (how == "flap")
 """
 
 
-def in_a_fresh_process(directories: Iterable[Path], work: Path, with_flap: bool) -> dict[str, Tensor]:
+def link_other_packages(folder: Path) -> None:
+    """All that is installed here but this package."""
+    folder.mkdir()
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if not path.name.startswith("flap"):
+            (folder / path.name).symlink_to(path)
+
+
+def in_a_fresh_process(directories: Iterable[Path], work: Path, how: str) -> dict[str, Tensor]:
     """What the checkpoints compute of `tokens(seed=7)`: logits under each path, and .decoder and .generated of it."""
     save_file({"tokens": tokens(seed=7)}, work / "tokens")
     environment = {"HF_MODULES_CACHE": str(work / "modules"), "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    code = ("import flap\n" if with_flap else WITHOUT_FLAP) + RELOAD
+    options, start = ([], "import flap\n") if how == "flap" else (["-I", "-S"], WITHOUT_FLAP)
+    if how != "flap":
+        link_other_packages(work / "site")
     done = subprocess.run(
-        [sys.executable, "-c", code, "flap" if with_flap else "remote", str(work), *map(str, directories)],
+        [sys.executable, *options, "-c", start + RELOAD, how, str(work), *map(str, directories)],
         cwd=work,
         env=os.environ | environment,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert (work / "modules").exists() == (not with_flap)
+    assert (work / "modules").exists() == (how == "remote")
     return load_file(work / "found")

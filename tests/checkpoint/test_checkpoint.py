@@ -78,7 +78,8 @@ def test_a_masked_model_reloads(architecture: str, tokenizer: PreTrainedTokenize
     model = tiny_model(architecture)
     dense = logits(model)
     plan = prune(model, 0.4, mask_layer)
-    assert adapt(model).num_parameters() == adapt(tiny_model(architecture)).num_parameters()
+    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+    assert shapes.items() >= {name: p.shape for name, p in tiny_model(architecture).named_parameters()}.items()
     reloaded = load(save(model, tokenizer, tmp_path / "masked", plan, {}))
     assert torch.equal(logits(reloaded), logits(model)) and not torch.equal(logits(model), dense)
 

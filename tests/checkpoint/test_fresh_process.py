@@ -9,9 +9,9 @@ from tests.checkpoint.fresh import in_a_fresh_process
 from tests.checkpoint.pruned import Saved, generated, hidden, logits
 
 
-@pytest.mark.parametrize("with_flap", [False, True], ids=["without-flap", "import-flap"])
-def test_a_fresh_process_computes_the_same(with_flap: bool, all_saved: dict[str, Saved], tmp_path: Path) -> None:
-    found = in_a_fresh_process([saved.directory for saved in all_saved.values()], tmp_path, with_flap)
+@pytest.mark.parametrize("how", ["remote", "flap"])
+def test_a_fresh_process_computes_the_same(how: str, all_saved: dict[str, Saved], tmp_path: Path) -> None:
+    found = in_a_fresh_process([saved.directory for saved in all_saved.values()], tmp_path, how)
     for saved in all_saved.values():
         assert torch.equal(found[f"{saved.directory}"], logits(saved.model))
         assert torch.equal(found[f"{saved.directory}.decoder"], hidden(saved.model))

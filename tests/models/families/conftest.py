@@ -6,7 +6,7 @@ from flap.checkpoint.save import save
 from tests.cases import random_model
 from tests.checkpoint.fresh import in_a_fresh_process
 from tests.checkpoint.pruned import Saved, prune
-from tests.models.families.contract import FamilyContract
+from tests.models.families.contract import COMPENSATIONS, FamilyContract, is_stock
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -33,4 +33,25 @@ def all_saved(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTok
 def found(all_saved: dict[str, Saved], tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     """What all of them compute in one fresh process, without this package."""
     directories = [saved.directory for saved in all_saved.values()]
-    return in_a_fresh_process(directories, tmp_path_factory.mktemp("fresh"), with_flap=False)
+    return in_a_fresh_process(directories, tmp_path_factory.mktemp("fresh"), "remote")
+
+
+@pytest.fixture(scope="package")
+def all_uniform(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> dict[str, Saved]:
+    """Every variant of every family at one width for all layers, with and without compensation."""
+    root = tmp_path_factory.mktemp("uniform")
+    made = {}
+    for family in FamilyContract.__subclasses__():
+        for variant, config in family.configs.items():
+            for how, compensation in COMPENSATIONS.items():
+                name, model = f"{family.__name__}-{variant}-{how}", random_model(config)
+                plan = prune(model, family.uniform_ratio, structure=family.uniform, compensation=compensation)
+                made[name] = Saved(save(model, tokenizer, root / name, plan, {}), model, plan)
+    return made
+
+
+@pytest.fixture(scope="package")
+def found_stock(all_uniform: dict[str, Saved], tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """What those of them that claim to be stock compute without this package and without trust in anybody's code."""
+    directories = [one.directory for one in all_uniform.values() if is_stock(one.directory)]
+    return in_a_fresh_process(directories, tmp_path_factory.mktemp("stock"), "stock")

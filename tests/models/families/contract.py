@@ -1,14 +1,16 @@
 """What every family owes to the rest of the package; a family is a subclass with its tiny configs."""
 
 import copy
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from flap.allocation import ALAM, LayerPlan, PruningPlan, price
+from flap.allocation import ALAM, ULUM, LayerPlan, PruningPlan, Structure, price
 from flap.calibration import collect, collect_layerwise
 from flap.checkpoint.load import load
 from flap.compression import BiasCompensation, NoCompensation, compress, mask_layer, prune_layer
@@ -19,14 +21,20 @@ from tests.cases import random_model, tokens
 from tests.checkpoint.pruned import Saved, generated, hidden, logits, prune
 from tests.compression.oracle import changed
 
+COMPENSATIONS = {"none": NoCompensation(), "bias": BiasCompensation()}
+
 
 class FamilyContract:
     """configs: every variant that is tested. features: config keys that must still matter once the model is pruned and
-    reloaded, each with a value that none of the variants has. neurons: the config key for the width of an MLP."""
+    reloaded, each with a value that none of the variants has. neurons: the config key for the width of an MLP. uniform:
+    what gives it a width for all layers that its own config can hold; holds_biases: those of compensation, too."""
 
     configs: ClassVar[dict[str, PreTrainedConfig]]
     features: ClassVar[dict[str, Any]] = {}
     neurons: ClassVar[str] = "intermediate_size"
+    uniform: ClassVar[Structure] = ULUM()
+    uniform_ratio: ClassVar[float] = 0.5
+    holds_biases: ClassVar[bool] = False
 
     @pytest.fixture
     def config(self, variant: str) -> PreTrainedConfig:
@@ -131,6 +139,17 @@ class FamilyContract:
         assert torch.equal(found[f"{saved.directory}.decoder"], hidden(saved.model))
         assert torch.equal(found[f"{saved.directory}.generated"], generated(saved.model))
 
+    @pytest.mark.parametrize("compensation", COMPENSATIONS)
+    def test_one_width_for_all_layers_needs_no_code_of_ours(
+        self, variant: str, compensation: str, all_uniform: dict[str, Saved], found_stock: dict[str, torch.Tensor]
+    ) -> None:
+        saved = all_uniform[f"{type(self).__name__}-{variant}-{compensation}"]
+        assert is_stock(saved.directory) == (compensation == "none" or self.holds_biases)
+        if is_stock(saved.directory):
+            assert torch.equal(found_stock[f"{saved.directory}"], logits(saved.model))
+            assert torch.equal(found_stock[f"{saved.directory}.decoder"], hidden(saved.model))
+            assert torch.equal(found_stock[f"{saved.directory}.generated"], generated(saved.model))
+
     def test_it_generates_with_any_cache(self, saved: Saved) -> None:
         without = generated(saved.model, use_cache=False)
         assert torch.equal(generated(saved.model, use_cache=True), without)
@@ -162,6 +181,14 @@ class FamilyContract:
         for model in (saved.model, load(saved.directory)):
             tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
             assert tied == config.tie_word_embeddings
+
+
+def is_stock(directory: Path) -> bool:
+    """Whether a checkpoint says that transformers alone can load it."""
+    config = json.loads((directory / "config.json").read_text())
+    ours = config.keys() & {"auto_map", "per_layer_config"}, (directory / "modeling_flap.py").exists()
+    assert [bool(one) for one in ours] == [config["model_type"].startswith("flap_")] * 2
+    return not ours[1]
 
 
 def plan_of(model: PreTrainedModel, ratio: float) -> PruningPlan:

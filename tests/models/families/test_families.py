@@ -18,6 +18,7 @@ from transformers import (
     Starcoder2Config,
 )
 
+from flap.allocation import ULMM
 from tests.cases import VOCAB
 from tests.models.families.contract import FamilyContract
 
@@ -35,6 +36,7 @@ SOME_LAYERS_SLIDE = SLIDING | {"layer_types": ["sliding_attention", "full_attent
 
 class TestLlama(FamilyContract):
     configs = {"mha": LlamaConfig(**MHA, **TIED), "gqa": LlamaConfig(**GQA, attention_bias=True, mlp_bias=True)}
+    holds_biases = True
 
 
 class TestMistral(FamilyContract):
@@ -67,6 +69,7 @@ class TestSmolLM3(FamilyContract):
         ),
     }  # fmt: skip
     features = {"no_rope_layers": [1, 1, 1], "sliding_window": 16}
+    holds_biases = True
 
 
 class TestGranite(FamilyContract):
@@ -76,6 +79,7 @@ class TestGranite(FamilyContract):
         "gqa": GraniteConfig(**GQA, **own, attention_bias=True, mlp_bias=True),
     }
     features = dict.fromkeys(own, 1.0)
+    holds_biases = True
 
 
 class TestGemma2(FamilyContract):
@@ -114,6 +118,7 @@ class TestStarcoder2(FamilyContract):
         "gqa": Starcoder2Config(**GQA, **SLIDING),
     }
     features = {"sliding_window": 16}
+    holds_biases = True
 
 
 class TestOPT(FamilyContract):
@@ -124,6 +129,7 @@ class TestOPT(FamilyContract):
         "no-biases": OPTConfig(**own, enable_bias=False, activation_function="gelu", **UNTIED),
     }
     neurons = "ffn_dim"
+    uniform, uniform_ratio, holds_biases = ULMM(remove_heads=0), 0.4, True
 
 
 class TestGPTNeoX(FamilyContract):
@@ -133,3 +139,4 @@ class TestGPTNeoX(FamilyContract):
         "serial": GPTNeoXConfig(**own, use_parallel_residual=False, **TIED, rotary_pct=0.5),
         "no-attention-biases": GPTNeoXConfig(**own, attention_bias=False),
     }
+    uniform, uniform_ratio, holds_biases = ULMM(remove_heads=0), 0.4, True

@@ -1,0 +1,103 @@
+"""One width for all layers: a stock checkpoint where the base architecture can hold it, else a reason why not."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedTokenizerFast
+
+import flap
+from flap.allocation import ULMM, ULUM
+from flap.checkpoint.convert import become_checkpointable
+from flap.checkpoint.load import load
+from flap.checkpoint.modeling_flap import FlapLlamaForCausalLM
+from flap.checkpoint.save import save
+from flap.compression import NoCompensation, mask_layer
+from flap.models import adapt
+from flap.pipeline import run
+from tests.cases import tiny_model
+from tests.checkpoint.pruned import logits, prune
+from tests.runs import composed, tiny
+
+UNIFORM, PLAIN = {"structure": ULUM()}, {"compensation": NoCompensation()}
+REASONS = [
+    ("llama-gqa", 0.4, {}, "layers differ in width"),
+    ("llama-gqa", 0.4, {"structure": ULMM(remove_heads=6)}, "layers differ in width"),
+    ("llama-mha", 0.4, UNIFORM, r"The hidden size \(32\) is not a multiple of the number of attention heads \(5\)"),
+    (
+        "mistral-gqa",
+        0.4,
+        UNIFORM,
+        r"mistral has no place for model\.layers\.0\.self_attn\.o_proj\.bias of shape \[32\]",
+    ),
+    ("qwen3-gqa", 0.4, UNIFORM, r"qwen3 has no place for model\.layers\.0\.mlp\.down_proj\.bias of shape \[32\]"),
+]
+
+
+@pytest.mark.parametrize(("architecture", "ratio", "options", "reason"), REASONS)
+def test_what_the_base_cannot_hold_says_why(architecture: str, ratio: float, options: dict, reason: str) -> None:
+    model = tiny_model(architecture)
+    prune(model, ratio, **options)
+    form = become_checkpointable(adapt(model))
+    assert type(model).__name__.startswith("Flap") and form.zero_biases == []
+    assert re.fullmatch(rf"flap, or trust_remote_code=True \({reason}\)", form.loads_with)
+
+
+@pytest.mark.parametrize(("remove_heads", "flags"), [(0, (False, True)), (16, (True, True))])
+def test_no_more_biases_than_it_takes(remove_heads: int, flags: tuple[bool, bool], tmp_path: Path) -> None:
+    model = tiny_model("llama-gqa")
+    prune(model, 0.4, structure=ULMM(remove_heads=remove_heads))
+    assert (model.config.attention_bias, model.config.mlp_bias) == flags
+    layer = model.model.layers[1]
+    assert layer.mlp.down_proj.bias.any() and not layer.mlp.up_proj.bias.any()
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["model_type"] == "llama" and config["architectures"] == ["LlamaForCausalLM"]
+    assert (config["num_attention_heads"], config["head_dim"]) == (8 - remove_heads // 4, 8)
+    reloaded, info = AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
+    assert torch.equal(logits(reloaded), logits(model))
+
+
+def test_zero_biases_are_trained_where_the_rest_is() -> None:
+    for trainable in (True, False):
+        model = tiny_model("llama-gqa").requires_grad_(trainable)
+        prune(model, 0.4, **UNIFORM)
+        assert {parameter.requires_grad for parameter in model.parameters()} == {trainable}
+
+
+def test_pruned_again_it_becomes_what_it_can_be(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    model = tiny_model("llama-mha")
+    steps = [
+        (0.4, UNIFORM, FlapLlamaForCausalLM),  # 5 heads, which do not divide 32
+        (0.2, {"structure": ULMM(remove_heads=4)}, LlamaForCausalLM),  # 4 heads
+        (0.3, {}, FlapLlamaForCausalLM),
+    ]
+    for i, (ratio, options, expected) in enumerate(steps):
+        plan = prune(model, ratio, **options)
+        reloaded = load(save(model, tokenizer, tmp_path / str(i), plan, {}))
+        assert type(model) is type(reloaded) is expected
+        assert torch.equal(logits(reloaded), logits(model))
+        model = reloaded
+
+
+def test_a_masked_model_has_its_dense_widths() -> None:
+    model = tiny_model("llama-gqa")
+    prune(model, 0.4, mask_layer)
+    assert type(model) is LlamaForCausalLM and (model.config.attention_bias, model.config.mlp_bias) == (True, True)
+    assert (model.config.num_attention_heads, model.config.intermediate_size) == (8, 56)
+
+
+def test_the_report_says_what_it_loads_with(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
+    report = run(composed(*tiny(model_dir, text_file), "structure=UL-UM", "ratio=0.4"), tmp_path / "uniform")
+    assert report.loads_with == "stock transformers"
+    assert "| loads with |  | stock transformers |" in (tmp_path / "uniform" / "report.md").read_text()
+    reloaded = flap.load(report.checkpoint)
+    assert type(reloaded) is LlamaForCausalLM
+    assert report.parameters["total_after"] == sum(parameter.numel() for parameter in reloaded.parameters())
+    zeros = 4 * (2 * 2 * 8 + 2 * 2 * 8 + 2 * 40)  # q, k and v of 2 KV heads with 4 queries, gate and up of 40 neurons
+    assert report.parameters["decoder_after"] == adapt(reloaded).num_parameters() - zeros
+    report = run(composed(*tiny(model_dir, text_file), "ratio=0.4"), tmp_path / "by-layer")
+    assert report.loads_with == "flap, or trust_remote_code=True (layers differ in width)"
