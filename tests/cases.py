@@ -16,11 +16,12 @@ from transformers import (
 )
 
 from flap.allocation import ALAM, ALMM, ULMM, ULUM, Structure
-from flap.importance import IFV, WIFN, WIFV, Magnitude, Metric, Random, Wanda
+from flap.importance import IFV, OBS, WIFN, WIFV, Magnitude, Metric, Random, Wanda
 
 VOCAB = 96
 METRICS: dict[str, Callable[[], Metric]] = {
     "IFV": IFV, "WIFV": WIFV, "WIFN": WIFN, "magnitude": Magnitude, "wanda": Wanda, "random": Random,
+    "OBS": OBS,
 }  # fmt: skip
 STRUCTURES: dict[str, Callable[[], Structure]] = {"UL-UM": ULUM, "UL-MM": ULMM, "AL-MM": ALMM, "AL-AM": ALAM}
 RATIOS = (0.1, 0.2, 0.35, 0.5, 0.7)

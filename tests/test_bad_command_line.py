@@ -35,7 +35,7 @@ DOES_NOT_COMPOSE = [
     ("ratio=abc", "ratio: Value 'abc' .* Float"),
     ("seed=-1", "seed=-1: expected a whole number >= 0"),
     ("model.dtype=foo", "model.dtype=foo: expected one of auto, float32, bfloat16, float16"),
-    ("metric=FOO", "metric=FOO: expected one of IFV, WIFN, WIFV, magnitude, random, wanda"),
+    ("metric=FOO", "metric=FOO: expected one of IFV, OBS, WIFN, WIFV, magnitude, random, wanda"),
     ("structure=FOO", f"structure=FOO: expected one of {OPTIONS}"),
     ("model=gpt-5", "model=gpt-5: expected one of .*smollm2-135m"),
     ("method=FOO", "method=FOO: expected one of flap, mag_sp, wanda_sp"),

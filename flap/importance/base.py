@@ -1,6 +1,6 @@
 """Scores of all layers from one metric; a metric itself knows only a weight and its input's statistics.
 
-Legend: G attention units (KV heads) · C channels of one unit · I, O input and output channels of the projection.
+Legend: G attention units (KV heads) · U units · C channels of a unit · I, O channels that go in and come out.
 """
 
 from abc import ABC, abstractmethod
@@ -41,6 +41,10 @@ class Metric(ABC):
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
         """score_I in float32, higher = keep. `statistics` is None only where `needs_statistics` is False."""
 
+    def score_units(self, weight_OI: Tensor, statistics: Statistics | None, columns_UC: Tensor) -> Tensor:
+        """score_UC: the channels of each unit; a metric that weighs a unit as a whole says how."""
+        return self.score(weight_OI, statistics)[columns_UC]
+
 
 def joined(parts: Sequence[Scores]) -> Scores:
     """The scores of layers that were scored one by one."""
@@ -70,8 +74,9 @@ def _score_layer(
 
 def _score_block(metric: Metric, block: Block, statistics: Statistics | None, square: bool) -> Tensor:
     weight_OI = block.output.weight.detach().float()
-    score_I = metric.score(weight_OI, statistics and statistics.to(weight_OI.device)).cpu()
-    score_I = score_I.square() if square else score_I
-    if not torch.isfinite(score_I).all():
+    known = statistics and statistics.to(weight_OI.device)
+    score_UC = metric.score_units(weight_OI, known, block.columns_UC).cpu()
+    score_UC = score_UC.square() if square else score_UC
+    if not torch.isfinite(score_UC).all():
         raise ValueError(f"metric: scores of {block.name} are not finite; check the model's weights")
-    return score_I[block.columns_UC]
+    return score_UC

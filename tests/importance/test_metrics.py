@@ -6,7 +6,8 @@ from functools import cache
 import pytest
 import torch
 
-from flap.calibration import LayerStatistics, Statistics, collect
+from flap.calibration import LayerStatistics, Statistics, collect_covariances
+from flap.files import cache_root
 from flap.importance import Random, score_layers
 from flap.models import ModelAdapter, adapt
 from tests.cases import ARCHITECTURES, METRICS, tiny_model, tokens
@@ -31,11 +32,11 @@ BY_WEIGHT = ["WIFV", "WIFN", "magnitude", "wanda"]
 @cache
 def calibrated(architecture: str) -> tuple[ModelAdapter, list[LayerStatistics]]:
     adapter = adapt(tiny_model(architecture))
-    return adapter, collect(adapter, tokens(), batch_size=3)
+    return adapter, list(collect_covariances(adapter, tokens(), 3, cache_root(None)))
 
 
 def test_every_metric_has_its_oracle() -> None:
-    assert set(METRICS) == {*EXPECTED, "random"}
+    assert set(METRICS) == {*EXPECTED, "random", "OBS"}  # of OBS: test_obs.py
 
 
 @pytest.mark.parametrize("name", EXPECTED)

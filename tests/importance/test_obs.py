@@ -1,0 +1,110 @@
+"""OBS: by hand on two channels; otherwise what each removal costs is measured by fitting what stays."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from flap.calibration import Statistics
+from flap.calibration.statistics import merge, moments, statistics
+from flap.importance import OBS
+
+
+def known(activation_TI: Tensor) -> Statistics:
+    parts = moments(activation_TI[::2], covariance=True), moments(activation_TI[1::2], covariance=True)
+    return statistics(merge(*parts), parts)
+
+
+def correlated(channels: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(400, channels, generator=generator) @ torch.randn(channels, channels, generator=generator)
+
+
+def remaining_error(weight_OI: Tensor, activation_TI: Tensor, kept: list[int]) -> float:
+    """Of the outputs, by ordinary least squares on the kept channels and a constant."""
+    wanted_TO = (activation_TI @ weight_OI.T).double()
+    given = torch.cat([activation_TI[:, kept], torch.ones(len(activation_TI), 1)], dim=1).double()
+    found = given @ torch.linalg.lstsq(given, wanted_TO).solution
+    return (found - wanted_TO).square().sum(1).mean().item()
+
+
+def test_by_hand() -> None:
+    """Variances 1, covariance 1/2, means 3: H⁻¹ = [[4, -2], [-2, 4]] / 3."""
+    root = 3**0.5 / 2
+    deviations_TI = torch.tensor([[1.0, 0.5 + root], [1.0, 0.5 - root], [-1.0, -0.5 + root], [-1.0, -0.5 - root]])
+    weight_OI = torch.tensor([[1.0, 2.0], [0.0, 1.0]])
+    score_I = OBS(ridge=1e-9).score(weight_OI, known(deviations_TI + 3))
+    # channel 0 costs 1 · 3/4; then channel 1 has taken half of it over: (2 + 1/2)² + 1²
+    assert score_I.tolist() == pytest.approx([0.75, 7.25], rel=1e-5)
+
+
+def test_the_first_unit_to_leave_is_the_one_whose_removal_leaves_the_least_error() -> None:
+    for seed in range(5):
+        activation_TI, weight_OI = correlated(6, seed), correlated(6, seed + 100)[:4]
+        errors = [remaining_error(weight_OI, activation_TI, [k for k in range(6) if k != j]) for j in range(6)]
+        score_I = OBS(ridge=1e-9).score(weight_OI, known(activation_TI))
+        assert int(score_I.argmin()) == min(range(6), key=errors.__getitem__)
+        assert score_I.min().item() == pytest.approx(min(errors), rel=1e-3)
+
+
+def test_an_attention_unit_costs_what_all_its_channels_cost_together() -> None:
+    activation_TI, weight_OI = correlated(6), correlated(6, seed=100)[:4]
+    columns_UC = torch.tensor([[0, 3], [1, 4], [2, 5]])
+    score_UC = OBS(ridge=1e-9).score_units(weight_OI, known(activation_TI), columns_UC)
+    pairs = columns_UC.tolist()
+    errors = [remaining_error(weight_OI, activation_TI, sorted(set(range(6)) - set(pair))) for pair in pairs]
+    first = int(score_UC.sum(1).argmin())
+    assert first == min(range(3), key=errors.__getitem__)
+    assert score_UC.sum(1).min().item() == pytest.approx(min(errors), rel=1e-3)
+    assert torch.equal(score_UC[:, 0], score_UC[:, 1])
+
+
+def test_the_costs_of_those_that_leave_add_up_to_the_error_that_is_left() -> None:
+    """As long as costs rise; where one falls, the unit scores what those before it cost."""
+    weight_OI = correlated(8, seed=100)[:4]
+    activation_TI = 10 ** (torch.arange(8) / 4) * torch.randn(400, 8, generator=torch.Generator().manual_seed(0))
+    activation_TI += correlated(8) / 10
+    score_I = OBS(ridge=1e-9).score(weight_OI, known(activation_TI))
+    order = score_I.argsort(stable=True).tolist()
+    for count in (1, 3, 5):
+        left = remaining_error(weight_OI, activation_TI, sorted(order[count:]))
+        assert score_I[order[:count]].sum().item() == pytest.approx(left, rel=1e-3)
+
+
+def test_of_two_channels_that_say_the_same_one_is_free() -> None:
+    activation_TI = correlated(5)
+    activation_TI[:, 3] = 2 * activation_TI[:, 1]
+    score_I = OBS(ridge=1e-9).score(correlated(5, seed=100)[:4], known(activation_TI))
+    free = int(score_I.argmin())
+    assert free in (1, 3)
+    assert score_I[free] < 1e-5 * score_I.max()
+    assert score_I[4 - free] > 1e-2 * score_I.max()
+
+
+@pytest.mark.parametrize("case", ["few tokens", "constant", "zero", "all constant", "huge", "tiny"])
+def test_whatever_the_channels_do_it_is_finite(case: str) -> None:
+    activation_TI = correlated(20)[: 6 if case == "few tokens" else 400]
+    if case in ("constant", "zero"):
+        activation_TI[:, ::3] = 5.0 if case == "constant" else 0.0
+    if case == "all constant":
+        activation_TI[:] = 2.0
+    scale = {"huge": 1e12, "tiny": 1e-12}.get(case, 1.0)
+    score_I = OBS().score(correlated(20, seed=100)[:4], known(activation_TI * scale))
+    assert torch.isfinite(score_I).all() and (score_I >= 0).all()
+    if case in ("constant", "zero"):
+        assert score_I[::3].max() < score_I[1::3].min()
+
+
+def test_many_units_leave_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few at a time rank almost as one at a time does: the errors that are left differ by little."""
+    activation_TI, weight_OI = correlated(40), correlated(40, seed=100)[:8]
+    one_by_one = OBS().score(weight_OI, known(activation_TI)).argsort(stable=True).tolist()
+    monkeypatch.setattr("flap.importance.obs.STEPS", 10)
+    in_steps = OBS().score(weight_OI, known(activation_TI)).argsort(stable=True).tolist()
+    lefts = [remaining_error(weight_OI, activation_TI, sorted(order[20:])) for order in (one_by_one, in_steps)]
+    assert lefts[1] == pytest.approx(lefts[0], rel=0.2)
+
+
+@pytest.mark.parametrize("ridge", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_ridge_that_is_none_is_refused(ridge: float) -> None:
+    with pytest.raises(ValueError, match=r"^metric\.ridge=.*: expected a number > 0$"):
+        OBS(ridge=ridge)
