@@ -14,7 +14,7 @@ from flap.config import FlapConfig, config_dir, explain, typed
 from flap.files import cache_root
 from flap.models import adapt
 from flap.pruning import Job, prune_model
-from flap.reporting import Report, device_name
+from flap.reporting import Report
 from flap.stages import build_stages, check_budget, read_calibration
 
 
@@ -43,7 +43,7 @@ def prune(
     values = [f"calibration.{key}={_quoted(value)}" for key, value in calibration.items()]
     config = _compose([*chosen, *values, f"ratio={ratio}", "run_name=flap.prune", *overrides])
     report = Report.start(asdict(config))
-    report.device = device_name(model.device)
+    report.note_devices(model)
     adapter = adapt(model)
     stages = build_stages(config)
     read = read_calibration(config, stages, tokenizer, getattr(model.config, "max_position_embeddings", None))

@@ -7,16 +7,15 @@ from pathlib import Path
 from flap.allocation import PruningPlan
 from flap.cache import Cache
 from flap.checkpoint.gguf import check_export, export_gguf, source_gguf
-from flap.checkpoint.load import load
 from flap.checkpoint.save import check_target, save
 from flap.config import FlapConfig
 from flap.evaluation import Task, prepare
 from flap.files import cache_root, write_text
-from flap.models import ON_META, StreamedModel, adapt, adapter_of, find_model
+from flap.models import AnyModel, Source, StreamedModel, adapt, adapter_of, find_model
 from flap.pruning import Job, prune_model, pruned_identity
-from flap.reporting import Report, device_name, draw_layers, markdown
+from flap.reporting import Report, draw_layers, markdown
 from flap.stages import Calibration, build_stages, check_budget, read_calibration
-from flap.streaming import evaluable, prune_streamed
+from flap.streaming import prune_streamed
 
 log = logging.getLogger(__name__)
 
@@ -43,37 +42,36 @@ def run(config: FlapConfig, run_dir: Path, more_to_come: bool = False) -> Report
 
     with report.timed("load"):
         model = source.open(more_to_come)
-    report.device = device_name(model.device)
+    report.note_devices(model)
     dense_key = {"model": source.fingerprint, "device": model.device.type}
     with report.timed("evaluate"):
-        of_dense, dense = evaluable(suite, model, source.load)
-        report.evaluation["dense"] = of_dense.dense(dense, dense_key, cache)
-        del dense  # of a streamed model, a copy that was loaded for this alone
-    provenance = {"config": report.config, "versions": report.versions, "git": report.git}
+        report.evaluation["dense"] = suite.dense(model, dense_key, cache)
     job = Job(adapter_of(model), budget, stages, calibration, config, report, cache, source.fingerprint)
-    if isinstance(model, StreamedModel):
-        plan = prune_streamed(job, source, model, target, replace, provenance)
-        model = StreamedModel(load(target, **ON_META), target, model.device)
-    else:
-        plan = prune_model(job)
-        if config.checkpoint.save:
-            with report.timed("save"):
-                save(model, source.tokenizer, target, plan, provenance, replace)
-    report.checkpoint = str(target) if config.checkpoint.save else None
+    plan, model = prune(job, source, model, target, replace)
     if "gguf" in config.checkpoint.formats:
         log.info("wrote %s", export_gguf(target, config.checkpoint.gguf_type))
     pruned_key = dense_key | pruned_identity(config, calibration, plan)
     with report.timed("evaluate"):
-        of_pruned, pruned = evaluable(suite, model, lambda: load(target).to(model.device))
-        report.evaluation["pruned"] = of_pruned.pruned(pruned, pruned_key)
-        if of_dense.comparisons and of_pruned.comparisons:
-            report.note_peak()  # before a measurement resets the counters
-            pair = suite.side_by_side(lambda: source.load(more_to_come), pruned, pruned_key)
-            for which, numbers in zip(("dense", "pruned"), pair, strict=True):
-                report.evaluation[which] |= numbers
+        report.evaluation["pruned"] = suite.pruned(model, pruned_key)
+        report.note_peak()  # before a measurement resets the counters
+        pair = suite.side_by_side(lambda: source.open(more_to_come), model, pruned_key)
+        for which, numbers in zip(("dense", "pruned"), pair, strict=True):
+            report.evaluation[which] |= numbers
     report.finish()
     write(report, plan, run_dir)
     return report
+
+
+def prune(job: Job, source: Source, model: AnyModel, target: Path, replace: bool) -> tuple[PruningPlan, AnyModel]:
+    """Calibrate, score, allocate, compress and save: in memory, or from disk to disk. What is returned is pruned."""
+    job.report.checkpoint = str(target) if job.config.checkpoint.save else None
+    if isinstance(model, StreamedModel):
+        return prune_streamed(job, source, model, target, replace)
+    plan = prune_model(job)
+    if job.config.checkpoint.save:
+        with job.report.timed("save"):
+            save(model, source.tokenizer, target, plan, job.report.provenance, replace)
+    return plan, model
 
 
 def checkpoint_target(config: FlapConfig, run_dir: Path) -> tuple[Path, bool]:

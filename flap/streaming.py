@@ -1,40 +1,34 @@
 """Prune a model that stays on disk: one layer in memory at a time, once to decide and once to slice and write it."""
 
 import json
-import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from filelock import FileLock, Timeout
-from transformers import PreTrainedModel
 
 from flap.allocation import PruningPlan
 from flap.cache import LABEL, digest
 from flap.calibration import LayerStatistics, collect_streamed
+from flap.checkpoint.load import stream
 from flap.checkpoint.shards import check_room, save_streamed
-from flap.evaluation import Suite
 from flap.importance import Scores, joined, score_layers
-from flap.models import AnyModel, Source, StreamedModel, free_bytes
+from flap.models import ModelAdapter, Source, StreamedModel
 from flap.pruning import Job, prune_layer_by_layer, pruned_identity
 
-log = logging.getLogger(__name__)
-
 Known = list[LayerStatistics | None]
-ROOM_TO_EVALUATE = 1.5  # of a model's size: the weights, and what runs them
 
 
 def prune_streamed(
-    job: Job, source: Source, model: StreamedModel, target: Path, overwrite: bool, provenance: dict[str, Any]
-) -> PruningPlan:
+    job: Job, source: Source, model: StreamedModel, target: Path, overwrite: bool
+) -> tuple[PruningPlan, StreamedModel]:
     """Calibrate, score and allocate in one pass over the layers; slice, compensate and write them in another one.
 
-    `model` gets the shapes of what is written; nothing but the checkpoint `target` is left. A killed run leaves what
-    it has finished to the next one of its config.
+    Nothing but the checkpoint `target` is left, and returned beside the plan. A killed run leaves what it has finished
+    to the next one of its config.
 
     Raises:
         ValueError: bad input, or a disk that is too small.
@@ -45,45 +39,30 @@ def prune_streamed(
         decide = _layer_by_layer if job.config.calibration.propagate == "pruned" else _at_once
         plan, known = decide(job, source.stream(), folder)
 
-        def change_layer(i: int) -> None:
-            job.compress_layer(model.adapter, i, plan.layers[i], job.stages.compensation, known[i])
+        def change_layer(adapter: ModelAdapter, i: int) -> None:
+            job.compress_layer(adapter, i, plan.layers[i], job.stages.compensation, known[i])
 
         with job.report.timed("save"):  # slices and compensates on the way
             job.report.loads_with = save_streamed(
                 model,
+                source.stream(),
                 source.tokenizer,
                 target,
                 plan,
-                provenance,
+                job.report.provenance,
                 overwrite,
                 change_layer=change_layer,
                 becomes_another_class=job.budget.kept(plan) < job.budget.total,
                 key=digest({**job.model_key, **pruned_identity(job.config, job.calibration, plan)}),
             )
     job.report.count_after(model.adapter, plan, job.budget, masked=job.config.mask_only)
-    return plan
-
-
-def evaluable(suite: Suite, model: AnyModel, load: Callable[[], PreTrainedModel]) -> tuple[Suite, AnyModel]:
-    """What can be measured of a model, and on what: a streamed one is loaded as a whole where there is room for it."""
-    if not isinstance(model, StreamedModel) or not (suite.tasks or suite.comparisons):
-        return suite, model
-    size, free = num_bytes(model), free_bytes(model.device)
-    fits = ROOM_TO_EVALUATE * size <= free
-    how = "is loaded for evaluation" if fits else "is too large to be loaded and is evaluated layer by layer"
-    log.info("%s: %.3g GB, %.3g GB free on %s: %s", model.directory, size / 1e9, free / 1e9, model.device.type, how)
-    return (suite, load()) if fits else (suite.streaming(), model)
-
-
-def num_bytes(model: StreamedModel) -> int:
-    """Bytes of the weights, tied tensors once."""
-    return sum(parameter.nbytes for parameter in model.model.parameters())
+    return plan, stream(target, model.device)
 
 
 def _expected_bytes(job: Job, model: StreamedModel) -> int:
     """What the pruned weights take: known before the plan, to within one unit and the biases."""
     removed = 0 if job.config.mask_only else job.budget.to_remove
-    return int(num_bytes(model) - removed * model.model.dtype.itemsize)
+    return int(model.num_bytes - removed * model.model.dtype.itemsize)
 
 
 def _at_once(job: Job, model: StreamedModel, folder: Path) -> tuple[PruningPlan, Known]:

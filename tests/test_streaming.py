@@ -1,5 +1,6 @@
-"""A streamed run gives the plan and the tensors of a run in memory, bit for bit, and never holds more than a layer."""
+"""Every placement gives the plan and the tensors of a run in memory, bit for bit; a streamed run holds one layer."""
 
+import gc
 import json
 from pathlib import Path
 
@@ -7,14 +8,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from flap.models import StreamedModel
 from flap.pipeline import run
 from flap.reporting import Report
-from tests.cases import ARCHITECTURES, tiny_model
+from tests.cases import random_model, tiny_model
+from tests.models.families import test_families
+from tests.models.families.contract import FamilyContract
 from tests.runs import composed, tiny
 
+assert test_families  # each of them makes a FamilyContract; of each, the variant with most of its own
+FAMILIES = {family.__name__: list(family.configs.values())[-1] for family in FamilyContract.__subclasses__()}
 CHOICES = [
     "structure=UL-UM",
     "method=wanda_sp",
@@ -48,35 +53,67 @@ def assert_equal_runs(root: Path, reports: dict[str, Report]) -> None:
 
 @pytest.fixture
 def model_of(tmp_path: Path, tokenizer: PreTrainedTokenizerFast):
-    def make(architecture: str, dtype: torch.dtype = torch.float32) -> Path:
-        tiny_model(architecture).to(dtype).save_pretrained(tmp_path / "model", max_shard_size="40KB")
+    def make(model: PreTrainedModel) -> Path:
+        model.save_pretrained(tmp_path / "model", max_shard_size="40KB")
         tokenizer.save_pretrained(tmp_path / "model")
         return tmp_path / "model"
 
     return make
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_stream_and_device_give_equal_checkpoints(architecture: str, model_of, text_file: Path, tmp_path: Path) -> None:
-    model = model_of(architecture)
-    assert len(list(model.glob("*.safetensors"))) > 4  # layers lie across shards
-    reports = {one: pruned(one, model, text_file, tmp_path) for one in ("device", "stream")}
-    assert_equal_runs(tmp_path, reports)
-    assert reports["stream"].statistics_cache == "miss"
+@pytest.fixture
+def little_memory(monkeypatch: pytest.MonkeyPatch):
+    """A host that has room for half of a model: accelerate leaves the other half on disk."""
+
+    def half_of(model: Path) -> None:
+        size = sum(file.stat().st_size for file in model.glob("*.safetensors"))
+        monkeypatch.setattr("flap.models.load.free_bytes", lambda device: size * 6 // 10)
+
+    return half_of
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_placements_give_equal_checkpoints(
+    family: str, model_of, little_memory, text_file: Path, tmp_path: Path
+) -> None:
+    model = model_of(random_model(FAMILIES[family]))
+    assert len(list(model.glob("*.safetensors"))) > 2  # layers lie across shards
+    little_memory(model)
+    reports = {one: pruned(one, model, text_file, tmp_path) for one in ("device", "auto", "stream")}
+    for one in ("auto", "stream"):
+        assert_equal_runs(tmp_path, {"device": reports["device"], one: reports[one]})
+        assert reports[one].statistics_cache == "miss"
+    assert not reports["device"].device_map and not reports["stream"].device_map
+    assert set(reports["auto"].device_map.values()) == {"cpu", "disk"}
+    assert "modules on cpu: " in (tmp_path / "auto" / "report.md").read_text()
+    gc.collect()  # accelerate's hooks hold the model in a circle
+    assert not list((tmp_path / "cache-auto" / "offload").iterdir())
 
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_way_to_prune_streams(choice: str, model_of, text_file: Path, tmp_path: Path) -> None:
-    model = model_of("llama-gqa")
-    assert_equal_runs(
-        tmp_path, {one: pruned(one, model, text_file, tmp_path, *choice.split()) for one in ("device", "stream")}
-    )
+    model = model_of(tiny_model("llama-gqa"))
+    reports = {one: pruned(one, model, text_file, tmp_path, *choice.split()) for one in ("device", "stream")}
+    assert_equal_runs(tmp_path, reports)
 
 
-def test_half_precision_streams(model_of, text_file: Path, tmp_path: Path) -> None:
-    model = model_of("qwen2-mha", torch.bfloat16)
-    assert_equal_runs(tmp_path, {one: pruned(one, model, text_file, tmp_path) for one in ("device", "stream")})
-    assert {tensor.dtype for tensor in tensors(tmp_path / "stream" / "checkpoint").values()} == {torch.bfloat16}
+@pytest.mark.parametrize("choice", ["method=wanda_sp", "compensation=linear", "mask_only=true"])
+def test_every_way_to_prune_leaves_layers_on_disk(
+    choice: str, model_of, little_memory, text_file: Path, tmp_path: Path
+) -> None:
+    model = model_of(tiny_model("llama-gqa"))
+    little_memory(model)
+    reports = {one: pruned(one, model, text_file, tmp_path, *choice.split()) for one in ("device", "auto")}
+    assert_equal_runs(tmp_path, reports)
+    assert "disk" in reports["auto"].device_map.values()
+
+
+@pytest.mark.parametrize("placement", ["auto", "stream"])
+def test_half_precision(placement: str, model_of, little_memory, text_file: Path, tmp_path: Path) -> None:
+    model = model_of(tiny_model("qwen2-mha").to(torch.bfloat16))
+    little_memory(model)
+    assert_equal_runs(tmp_path, {one: pruned(one, model, text_file, tmp_path) for one in ("device", placement)})
+    assert {tensor.dtype for tensor in tensors(tmp_path / placement / "checkpoint").values()} == {torch.bfloat16}
 
 
 def test_one_layer_or_the_rest_is_in_memory(

@@ -3,7 +3,10 @@
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from flap.models import ON_META, StreamedModel
 
 
 def load(directory: str | Path, **options: Any) -> PreTrainedModel:
@@ -17,3 +20,8 @@ def load(directory: str | Path, **options: Any) -> PreTrainedModel:
     options = {"dtype": "auto", **options}
     model = AutoModelForCausalLM.from_pretrained(directory, use_safetensors=True, **options)
     return cast(PreTrainedModel, model.eval())
+
+
+def stream(directory: Path, device: torch.device) -> StreamedModel:
+    """A pruned model whose layers stay on disk. Raises: as `load`."""
+    return StreamedModel(load(directory, **ON_META), directory, device, lambda: load(directory, device_map=device))

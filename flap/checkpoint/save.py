@@ -62,7 +62,8 @@ def verify(model: PreTrainedModel, directory: Path) -> None:
     """
     tokens_NT = probe(model).to(model.device)
     expected = model(input_ids=tokens_NT, use_cache=False).logits
-    reloaded = load(directory).to(model.device)
+    spread = hasattr(model, "hf_device_map")  # by accelerate, and so is what is reloaded beside it
+    reloaded = load(directory, device_map="auto" if spread else model.device)
     compare(expected, reloaded(input_ids=tokens_NT, use_cache=False).logits, directory)
 
 

@@ -19,10 +19,10 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from flap.allocation import PruningPlan
 from flap.checkpoint.convert import Form, become_checkpointable
-from flap.checkpoint.load import load
+from flap.checkpoint.load import stream
 from flap.checkpoint.save import check_target, compare, probe
 from flap.files import unfinished_steps, write_text, written_in_steps
-from flap.models import ON_META, StreamedModel
+from flap.models import ModelAdapter, StreamedModel
 from flap.models.layerwise import enter, leave
 from flap.progress import progress
 
@@ -41,35 +41,38 @@ def check_room(target: Path, num_bytes: int) -> None:
 
 def save_streamed(
     model: StreamedModel,
+    dense: StreamedModel,
     tokenizer: PreTrainedTokenizerBase,
     directory: Path,
     plan: PruningPlan,
     provenance: dict[str, Any],
     overwrite: bool,
     *,
-    change_layer: Callable[[int], None],
+    change_layer: Callable[[ModelAdapter, int], None],
     becomes_another_class: bool,
     key: str,
 ) -> str:
-    """Read each layer, change it, write it; then the rest, config and index; reload all that and compare.
+    """Read each layer of `dense`, change it, write it; then the rest, config and index; reload all that and compare.
 
-    Compared are logits: of the layers as they were in memory, one after the other, and of the checkpoint, streamed.
-    `change_layer(i)` is called with the layer's weights in memory, or on the meta device where a killed start with
-    the same `key` has written it already. Returns what the checkpoint loads with, where it became another class.
+    `model` gets the shapes of what is written, and its class. Compared are logits: of the layers as they were in
+    memory, one after the other, and of the checkpoint, streamed. A killed start leaves its shards to the next one with
+    the same `key`. Returns what the checkpoint loads with, where it became another class.
 
     Raises:
         ValueError: the target is taken, cannot be written, or what was written computes something else.
     """
     check_target(directory, overwrite)
+    for i in range(len(model.layers)):
+        change_layer(model.adapter, i)  # on the meta device
+    form = become_checkpointable(model.adapter) if becomes_another_class else Form("")
     try:
         with written_in_steps(directory, key) as scratch:
             shards = _Shards(scratch, len(model.layers))
-            hidden_NTD = _write_layers(shards, model, change_layer)
-            form = become_checkpointable(model.adapter) if becomes_another_class else Form("")
+            hidden_NTD = _write_layers(shards, model, dense, change_layer)
             expected = _write_rest(shards, model, hidden_NTD, form.zero_biases)
             tokenizer.save_pretrained(scratch)
             (scratch / "flap.json").write_text(json.dumps({"provenance": provenance, "plan": plan.to_dict()}) + "\n")
-            compare(expected, logits(StreamedModel(load(scratch, **ON_META), scratch, model.device)), scratch)
+            compare(expected, logits(stream(scratch, model.device)), scratch)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"checkpoint.dir={directory}: cannot be written, what was there stays ({error})") from error
     return form.loads_with
@@ -114,20 +117,19 @@ class _Shards:
         write_text(self.folder / "model.safetensors.index.json", json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
-def _write_layers(shards: _Shards, model: StreamedModel, change_layer: Callable[[int], None]) -> Tensor:
+def _write_layers(
+    shards: _Shards, model: StreamedModel, dense: StreamedModel, change_layer: Callable[[ModelAdapter, int], None]
+) -> Tensor:
     """Every layer's shard; what the probe's hidden states are behind the last layer."""
     tokens_NT = probe(model.model).to(model.device)
-    with model.rest():
-        hidden_NTD, calls = enter(model.adapter, tokens_NT)
+    with dense.rest():
+        hidden_NTD, calls = enter(dense.adapter, tokens_NT)
     layers_there, hidden_NTD = shards.start(hidden_NTD)
-    for i in progress(range(len(model.layers)), "prune, layer by layer"):
-        if i < layers_there:
-            change_layer(i)
-            continue
-        with model.layer(i) as layer:
-            change_layer(i)
+    for i in progress(range(layers_there, len(model.layers)), "prune, layer by layer"):
+        with dense.layer(i) as layer:
+            change_layer(dense.adapter, i)
             hidden_NTD = calls[i](layer, hidden_NTD)
-            shards.write(i, revert_weight_conversion(model.model, model.tensors(i)), hidden_NTD)
+            shards.write(i, revert_weight_conversion(model.model, dense.tensors(i)), hidden_NTD)
     return hidden_NTD
 
 

@@ -9,7 +9,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from flap.models import ModelAdapter
+from flap.models import ModelAdapter, at_hand
 
 BIAS_FLAGS = ("attention_bias", "mlp_bias", "use_bias", "enable_bias")  # config keys that give Linears a bias
 
@@ -46,8 +46,9 @@ def fill_biases(model: PreTrainedModel, config: PreTrainedConfig) -> list[str]:
     missing = sorted(_shapes(_on_meta(model, config)).keys() - _shapes(model).keys())
     for name in missing:
         linear = cast(nn.Linear, model.get_submodule(name.removesuffix(".bias")))
-        zeros = linear.weight.new_zeros(linear.out_features)
-        linear.bias = nn.Parameter(zeros, requires_grad=linear.weight.requires_grad)
+        with at_hand(linear):
+            zeros = linear.weight.new_zeros(linear.out_features)
+            linear.bias = nn.Parameter(zeros, requires_grad=linear.weight.requires_grad)
     return missing
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from flap.allocation import LayerPlan, PruningPlan
 from flap.calibration import LayerStatistics, Statistics
 from flap.compression.compensation import Compensation, Repair
-from flap.models import Block, ModelAdapter
+from flap.models import Block, ModelAdapter, at_hand
 
 
 @dataclass(frozen=True)
@@ -71,15 +71,17 @@ def compress_layer_by(write: Callable[[Change], None]) -> CompressLayer:
     ) -> dict[str, Repair]:
         repairs: dict[str, Repair] = {}
         attention, mlp = adapter.blocks(layer)
-        for block, kept, known in (
+        parts = (
             (attention, plan.kv_heads, statistics.attention if statistics else None),
             (mlp, plan.neurons, statistics.mlp if statistics else None),
-        ):
-            if len(kept) < block.num_units:
-                change = _change(block, torch.tensor(kept), compensation, known)
-                write(change)
-                if change.repair is not None:
-                    repairs[block.name] = change.repair
+        )
+        with at_hand(adapter.layers[layer]):
+            for block, kept, known in parts:
+                if len(kept) < block.num_units:
+                    change = _change(block, torch.tensor(kept), compensation, known)
+                    write(change)
+                    if change.repair is not None:
+                        repairs[block.name] = change.repair
         adapter.refresh(layer)
         return repairs
 

@@ -74,7 +74,8 @@ def perplexity(model: AnyModel, tokens_NT: Tensor, batch_size: int) -> float:
         batch_NT, hidden_NTD = batch_NT.to(model.device), next(states)
         hidden_PD, target_P = hidden_NTD[:, :-1].flatten(0, 1), batch_NT[:, 1:].flatten()
         for hidden, target in zip(hidden_PD.split(chunk), target_P.split(chunk), strict=True):
-            total += cross_entropy(adapter.logits(hidden).float(), target, reduction="sum").item()
+            logits = adapter.logits(hidden).float()
+            total += cross_entropy(logits, target.to(logits.device), reduction="sum").item()
     mean = total / (tokens_NT.shape[0] * (tokens_NT.shape[1] - 1))
     return math.inf if mean > 700 else math.exp(mean)
 

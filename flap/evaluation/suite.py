@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from flap.cache import Cache, Kind, digest
 from flap.evaluation.base import Comparison, Evaluator, Numbers, Task
 from flap.files import write_text
-from flap.models import AnyModel
+from flap.models import AnyModel, StreamedModel, in_memory, room_for
 
 log = logging.getLogger(__name__)
 
@@ -60,50 +60,55 @@ class Suite:
     def tasks(self) -> list[Task]:
         return [task for _, tasks in self.parts for task in tasks]
 
-    def streaming(self) -> "Suite":
-        """What can be measured of a model that is not in memory as a whole; says what is left out."""
-        parts = [(one, [task for task in tasks if task.streams]) for one, tasks in self.parts]
-        left_out = [task.name for task in self.tasks if not task.streams] + [one.name for one in self.comparisons]
-        if left_out:
-            log.warning("not measured, because it needs the whole model in memory: %s", ", ".join(left_out))
-        return Suite([part for part in parts if part[1]], (), self.results)
-
     def dense(self, model: AnyModel, key: Key, kept: Cache) -> Numbers:
         """All numbers of a dense model, from the cache where an earlier run has measured them."""
-        return self._all(lambda task, of: kept.get(DENSE, of, lambda: task.run(model))[0], key)
+        return self._all(model, key, lambda of, measure: kept.get(DENSE, of, measure)[0])
 
     def pruned(self, model: AnyModel, key: Key) -> Numbers:
         """All numbers of a pruned model; `key` says which."""
-        return self._all(lambda task, of: task.run(model), key)
+        return self._all(model, key, lambda of, measure: measure())
 
-    def side_by_side(
-        self, load_dense: Callable[[], PreTrainedModel], pruned: PreTrainedModel, key: Key
-    ) -> tuple[Numbers, Numbers]:
-        """The numbers of both models where one is measured beside the other; the dense one is loaded where needed."""
-        load = cache(load_dense)
+    def side_by_side(self, open_dense: Callable[[], AnyModel], pruned: AnyModel, key: Key) -> tuple[Numbers, Numbers]:
+        """The numbers of both models where one is measured beside the other; the dense one is opened where needed."""
         of_dense: Numbers = {}
         of_pruned: Numbers = {}
+        if isinstance(pruned, StreamedModel) and self.comparisons and not room_for(open_dense(), pruned):
+            _leave_out([one.name for one in self.comparisons], "both models in memory at once")
+            return of_dense, of_pruned
+        dense, beside = cache(lambda: in_memory(open_dense())), cache(partial(in_memory, pruned))
         for one in self.comparisons:
-            known = _identity(one, key)
-            first, second = self.results.get(known, partial(_side_by_side, one, load, pruned))
+            first, second = self.results.get(_identity(one, key), partial(_side_by_side, one, dense, beside))
             of_dense, of_pruned = of_dense | first, of_pruned | second
         return of_dense, of_pruned
 
-    def _all(self, measure: Callable[[Task, Key], Numbers], key: Key) -> Numbers:
-        numbers: Numbers = {}
+    def _all(self, model: AnyModel, key: Key, keep: Callable[[Key, Callable[[], Numbers]], Numbers]) -> Numbers:
+        """A streamed model is loaded as a whole where there is room, when a task first needs it, and only for this."""
+        room, numbers = room_for(model), Numbers()
+        subject = cache(partial(in_memory, model) if room else lambda: model)
+        if left_out := [task.name for task in self.tasks if not room and not task.streams]:
+            _leave_out(left_out, "the whole model in memory")
         for evaluator, tasks in self.parts:
             of_part: Numbers = {}
             for task in tasks:
-                of = _identity(task, key)
-                of_part |= self.results.get(of, partial(measure, task, of))
+                if room or task.streams:
+                    of = _identity(task, key)
+                    of_part |= self.results.get(of, partial(keep, of, partial(_measure, task, subject)))
             numbers |= of_part | evaluator.summary(of_part)
         return numbers
 
 
+def _measure(task: Task, subject: Callable[[], AnyModel]) -> Numbers:
+    return task.run(subject())
+
+
 def _side_by_side(
-    one: Comparison, load_dense: Callable[[], PreTrainedModel], pruned: PreTrainedModel
+    one: Comparison, dense: Callable[[], PreTrainedModel], pruned: Callable[[], PreTrainedModel]
 ) -> tuple[Numbers, Numbers]:
-    return one.run(load_dense(), pruned)
+    return one.run(dense(), pruned())
+
+
+def _leave_out(names: list[str], needed: str) -> None:
+    log.warning("not measured, because there is no room for %s: %s", needed, ", ".join(names))
 
 
 def _identity(one: Task | Comparison, key: Key) -> Key:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flap.calibration import LayerStatistics, Statistics
-from flap.models import Block, ModelAdapter
+from flap.models import Block, ModelAdapter, at_hand
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,9 @@ def _score_layer(
     metric: Metric, adapter: ModelAdapter, layer: int, known: LayerStatistics | None
 ) -> tuple[Tensor, Tensor]:
     attention, mlp = adapter.blocks(layer)
-    score_GC = _score_block(metric, attention, known.attention if known else None, metric.square_attention)
-    score_I = _score_block(metric, mlp, known.mlp if known else None, square=False).sum(dim=1)
+    with at_hand(adapter.layers[layer]):
+        score_GC = _score_block(metric, attention, known.attention if known else None, metric.square_attention)
+        score_I = _score_block(metric, mlp, known.mlp if known else None, square=False).sum(dim=1)
     return score_GC, score_I
 
 

@@ -35,7 +35,9 @@ class Call:
     def __call__(self, layer: nn.Module, hidden_NTD: Tensor) -> Tensor:
         """What the layer puts out, on its own device."""
         device = next(layer.parameters()).device
-        output = layer(hidden_NTD.to(device), *self.args, **self.options)
+        if device.type != "meta":  # else accelerate holds the weights and brings both together
+            hidden_NTD = hidden_NTD.to(device)
+        output = layer(hidden_NTD, *self.args, **self.options)
         return output if isinstance(output, Tensor) else output[0]
 
 

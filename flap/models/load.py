@@ -6,10 +6,10 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, cast
 from uuid import uuid4
 
-import psutil
 import torch
 from huggingface_hub import snapshot_download, try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
@@ -25,6 +25,7 @@ from transformers import (
 from flap.cache import alone, digest
 from flap.config import ModelConfig
 from flap.files import written_whole
+from flap.models.devices import free_bytes, pick_device
 from flap.models.families import adapter_class
 from flap.models.packaged import INSTALL, packaged_file
 from flap.models.stream import ON_META, AnyModel, StreamedModel
@@ -49,7 +50,8 @@ class Source:
     tokenizer: PreTrainedTokenizerBase
     options: dict[str, Any]  # dtype, trust_remote_code: passed on to from_pretrained
     device: torch.device
-    placement: str = "device"
+    placement: str
+    offload: Path  # where placement auto may put what it keeps on disk
 
     @property
     def max_length(self) -> int | None:
@@ -84,7 +86,7 @@ class Source:
             ValueError: a file is damaged, or tensors that the architecture needs are in no file.
         """
         if self.placement == "auto":
-            return self._read(device_map="auto")
+            return self._spread()
         if not keep or self._resident is None:
             return self._on_device()
         shared = {id(tensor): tensor for tensor in (*self._resident.parameters(), *self._resident.buffers())}
@@ -98,7 +100,19 @@ class Source:
 
     def stream(self) -> StreamedModel:
         """The model with its layers left on disk. Raises: ValueError: as `load`, though no weight is read yet."""
-        return StreamedModel(self._read(**ON_META), self.path, self.device)
+        return StreamedModel(self._read(**ON_META), self.path, self.device, self._on_device)
+
+    def _spread(self) -> PreTrainedModel:
+        """Where accelerate puts it: on the GPUs, then in the host's memory, then on disk; on the CPU without GPUs.
+
+        What pruning changes of layers on disk is kept in a folder that is gone when the model is.
+        """
+        memory = {"cpu": free_bytes(self.device) * 9 // 10} if self.device.type == "cpu" else None
+        self.offload.mkdir(parents=True, exist_ok=True)
+        folder = TemporaryDirectory(dir=self.offload)
+        model = self._read(device_map="auto", max_memory=memory, offload_folder=folder.name)
+        model.offload_folder = folder
+        return model
 
     def _on_device(self) -> PreTrainedModel:
         return cast(PreTrainedModel, self._read().to(self.device))
@@ -133,7 +147,9 @@ def find_model(config: ModelConfig, cache: Path, trust_remote_code: bool) -> Sou
     path, origin = _locate(config.path, cache, config.placement == "stream")
     state = tuple(map(tuple, file_state(path)))
     device = pick_device(config.device)
-    return _find(config.path, path, origin, config.dtype, device, config.placement, trust_remote_code, state)
+    return _find(
+        config.path, path, origin, config.dtype, device, config.placement, trust_remote_code, cache / "offload", state
+    )
 
 
 @lru_cache(maxsize=1)  # the cells of a sweep in one process find one model once, as long as its files stay as they are
@@ -145,6 +161,7 @@ def _find(
     device: torch.device,
     placement: str,
     trust_remote_code: bool,
+    offload: Path,
     state: object,
 ) -> Source:
     try:
@@ -157,7 +174,7 @@ def _find(
         ) from error
     adapter_class(hf_config)
     options = {"dtype": _dtype(dtype), "trust_remote_code": trust_remote_code}
-    return Source(path, origin, hf_config, tokenizer, options, device, placement)
+    return Source(path, origin, hf_config, tokenizer, options, device, placement, offload)
 
 
 def file_state(path: str) -> list[list[Any]]:
@@ -170,29 +187,6 @@ def _commit(hub_id: str) -> str:
     """The commit of a model in the hub's cache; where that is unknown, a text that equals no other."""
     config = try_to_load_from_cache(hub_id, "config.json")
     return Path(config).parent.name if isinstance(config, str) else uuid4().hex
-
-
-def free_bytes(device: torch.device) -> int:
-    """Bytes that a device can still give. Of a GPU: what its driver calls free, and what torch holds unused."""
-    if device.type != "cuda":
-        return int(psutil.virtual_memory().available)
-    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(torch.cuda.mem_get_info(device)[0]) + held
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto` is cuda where there is one, else mps, else cpu.
-
-    Raises:
-        ValueError: the named device is not on this machine.
-    """
-    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        return torch.device(next(device for device, there in found.items() if there))
-    if not found[name]:
-        there = ", ".join(device for device, is_there in found.items() if is_there)
-        raise ValueError(f"model.device={name}: not on this machine, which has {there}")
-    return torch.device(name)
 
 
 def _dtype(name: str) -> torch.dtype | str:

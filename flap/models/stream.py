@@ -1,6 +1,7 @@
 """A model whose decoder layers stay on disk: one at a time is read from the safetensors files and dropped again."""
 
 import json
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,10 +22,14 @@ from transformers.core_model_loading import (
 from transformers.modeling_utils import LoadStateDictConfig
 
 from flap.models.adapter import ModelAdapter
+from flap.models.devices import free_bytes
 from flap.models.families import adapt
+
+log = logging.getLogger(__name__)
 
 AnyModel: TypeAlias = "PreTrainedModel | StreamedModel"
 ON_META = {"device_map": {"": "meta"}}  # options of from_pretrained: the model as it would be, without its weights
+ROOM_TO_RUN = 1.5  # of a model's size: the weights, and what runs them
 
 
 class StreamedModel:
@@ -34,13 +39,26 @@ class StreamedModel:
     can be counted and described, though not read again.
     """
 
-    def __init__(self, model: PreTrainedModel, directory: str | Path, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        directory: str | Path,
+        device: torch.device,
+        load: Callable[[], PreTrainedModel],
+    ) -> None:
+        """load: how the same weights come into memory as a whole, on the device."""
         self.model = model
+        self.load = load
         self.adapter = adapt(model)
         self.directory = Path(directory)
         self.device = device
         self._conversions = model._weight_conversions
         _fill_buffers(model, device)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the weights, tied tensors once."""
+        return sum(parameter.nbytes for parameter in self.model.parameters())
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -75,6 +93,7 @@ class StreamedModel:
 
     def _read(self, names: Iterable[str]) -> None:
         """Read these tensors into the model as transformers would: renamed, fused and cast the same way."""
+        to_save_by = self.model._weight_conversions
         with ExitStack() as files:
             opened = {
                 path: files.enter_context(safe_open(path, framework="pt"))
@@ -88,7 +107,7 @@ class StreamedModel:
                     device_map={"": self.device}, dtype=self.model.dtype, weight_mapping=self._conversions
                 ),
             )
-        self.model._weight_conversions = self._conversions  # the call above keeps only those that it used
+        self.model._weight_conversions = to_save_by  # the call above keeps only those that it used
 
     @cached_property
     def _files(self) -> dict[str, Path]:
@@ -111,6 +130,21 @@ class StreamedModel:
             inside = becomes.startswith(self._prefix)
             names[int(becomes.removeprefix(self._prefix).split(".")[0]) if inside else None].append(name)
         return names
+
+
+def room_for(*models: AnyModel) -> bool:
+    """Whether the device has room for those of the models that are streamed, as a whole and all at once."""
+    streamed = [model for model in models if isinstance(model, StreamedModel)]
+    needed = ROOM_TO_RUN * sum(model.num_bytes for model in streamed)
+    return all(needed <= free_bytes(model.device) for model in streamed)
+
+
+def in_memory(model: AnyModel) -> PreTrainedModel:
+    """The model; a streamed one is loaded as a whole."""
+    if not isinstance(model, StreamedModel):
+        return model
+    log.info("loading %s as a whole, to measure it (%.3g GB)", model.directory, model.num_bytes / 1e9)
+    return model.load()
 
 
 def adapter_of(model: AnyModel) -> ModelAdapter:

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from flap.allocation import Budget, PruningPlan
 from flap.compression import Repair
 from flap.files import write_text
-from flap.models import ModelAdapter
-from flap.reporting.provenance import git_state, versions
+from flap.models import AnyModel, ModelAdapter
+from flap.reporting.provenance import device_name, git_state, versions
 
 SCHEMA = 1
 
@@ -28,6 +29,7 @@ class Report:
 
     config: dict[str, Any]
     device: str = ""
+    device_map: dict[str, str] = field(default_factory=dict)  # where accelerate put each module (model.placement=auto)
     sources: dict[str, str] = field(default_factory=dict)  # where model and texts came from
     warnings: list[str] = field(default_factory=list)
     parameters: dict[str, int] = field(default_factory=dict)
@@ -58,6 +60,17 @@ class Report:
         start = time.perf_counter()
         yield
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What made the result: goes into the checkpoint, too."""
+        return {"config": self.config, "versions": self.versions, "git": self.git}
+
+    def note_devices(self, model: AnyModel) -> None:
+        """Where the model is: the device that runs it, and where parts of it wait."""
+        self.device = device_name(model.device)
+        if isinstance(model, PreTrainedModel):
+            self.device_map = {module: str(place) for module, place in getattr(model, "hf_device_map", {}).items()}
 
     def count_before(self, adapter: ModelAdapter, budget: Budget) -> None:
         """Parameters and widths of the dense model, counted from its tensors."""

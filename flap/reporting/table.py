@@ -1,5 +1,6 @@
 """The report for people: one table, on the console and in report.md."""
 
+from collections import Counter
 from statistics import median
 
 from rich.console import Console
@@ -20,6 +21,7 @@ def rows(report: Report) -> list[Row]:
         _sizes(report, "total", "parameters"),
         _sizes(report, "decoder", "decoder's Linear parameters"),
         ("ratio removed", "", f"{report.ratio['realised_decoder']:.4f} of {report.ratio['requested']:g} asked"),
+        *((("placement", "", _places(report)),) if report.device_map else ()),
         ("seconds", "", seconds),
         ("checkpoint", "", report.checkpoint or "not saved"),
         *([("loads with", "", report.loads_with)] if report.loads_with else []),
@@ -28,6 +30,11 @@ def rows(report: Report) -> list[Row]:
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:,.0f}" if abs(value) >= 1e6 else f"{value:,.3f}"
+
+
+def _places(report: Report) -> str:
+    counts = Counter(report.device_map.values())
+    return "modules on " + ", ".join(f"{place}: {count}" for place, count in counts.items())
 
 
 def _sizes(report: Report, which: str, label: str) -> Row:

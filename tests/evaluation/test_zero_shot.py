@@ -12,25 +12,19 @@ import pytest
 import torch
 from lm_eval.api import task as lm_eval_task
 from lm_eval.models import huggingface
-from lm_eval.tasks import TaskManager
 from transformers import PreTrainedTokenizerFast
 
-from flap.evaluation import zero_shot_documents, zero_shot_tasks
 from flap.evaluation.harness import flatten
 from flap.evaluation.zero_shot import ZeroShot
 from flap.progress import Step, listening
 from tests.cases import tiny_model
-from tests.evaluation.zero_shot_toys import by_hand, mean, write_toys
+from tests.evaluation.zero_shot_toys import by_hand, mean, only_toys
 
 
 @pytest.fixture(scope="module", autouse=True)
 def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """lm-eval knows the toy tasks alone, and nothing asks for the hub."""
-    manager = TaskManager(include_path=write_toys(tmp_path_factory.mktemp("toys")), include_defaults=False)
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (zero_shot_tasks, zero_shot_documents):
-            patch.setattr(module, "task_manager", lambda: manager)
-        patch.setattr(zero_shot_documents, "hub_reachable", lambda: False)
+    with only_toys(tmp_path_factory.mktemp("toys")):
         yield
 
 

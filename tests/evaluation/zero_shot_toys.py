@@ -1,11 +1,17 @@
 """Tasks of a few documents in the tiny tokenizer's words, defined as lm-eval's own YAML, and their answers by hand."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from lm_eval.tasks import TaskManager
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from flap.evaluation import zero_shot_documents, zero_shot_tasks
 
 ANIMALS, PLACES = ("cat", "dog", "red mat"), ("mat", "tree", "old tree")
 QUESTIONS = {
@@ -71,6 +77,17 @@ def write_toys(folder: Path) -> Path:
     (folder / "pair.yaml").write_text(GROUP)
     (folder / "written.yaml").write_text(WRITTEN)
     return folder
+
+
+@contextmanager
+def only_toys(folder: Path) -> Iterator[None]:
+    """For as long as the block lasts, lm-eval knows the toy tasks alone, and nothing asks for the hub."""
+    manager = TaskManager(include_path=write_toys(folder), include_defaults=False)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (zero_shot_tasks, zero_shot_documents):
+            patch.setattr(module, "task_manager", lambda: manager)
+        patch.setattr(zero_shot_documents, "hub_reachable", lambda: False)
+        yield
 
 
 @torch.no_grad()

@@ -1,0 +1,95 @@
+"""What is measured of a streamed model: all of it where there is room for the whole, else what can stream."""
+
+from pathlib import Path
+
+import pytest
+
+from flap.models import StreamedModel
+from flap.pipeline import run
+from flap.reporting import Report
+from tests.evaluation.zero_shot_toys import only_toys
+from tests.runs import composed, tiny
+
+PERPLEXITY, ZERO_SHOT, EFFICIENCY = "words.txt/perplexity@16", "zero_shot/average", "efficiency/parameters"
+LEFT_OUT = "not measured, because there is no room for"
+
+
+@pytest.fixture(scope="module")
+def measured(model_dir: Path, text_file: Path, tmp_path_factory: pytest.TempPathFactory):
+    """A run with every kind of measurement: measured("stream") or measured("device")."""
+
+    def make(placement: str, *more: str) -> Report:
+        folder = tmp_path_factory.mktemp(placement)
+        options = ["eval=[perplexity,zero_shot,efficiency]", "eval.zero_shot.tasks=[animals]", "ratio=0.4"]
+        short = [f"eval.efficiency.{name}" for name in ("prefill_len=4", "decode_len=2", "repeats=1")]
+        where = [f"model.placement={placement}", f"cache_dir={folder / 'cache'}"]
+        return run(composed(*tiny(model_dir, text_file), *options, *short, *where, *more), folder / "run")
+
+    with only_toys(tmp_path_factory.mktemp("toys")):
+        yield make
+
+
+@pytest.fixture(scope="module")
+def in_memory(measured) -> Report:
+    return measured("device")
+
+
+@pytest.fixture
+def room(monkeypatch: pytest.MonkeyPatch):
+    def bytes_free(number: float) -> None:
+        monkeypatch.setattr("flap.models.stream.free_bytes", lambda device: number)
+
+    return bytes_free
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How large the models were that were loaded as a whole, in bytes."""
+    sizes: list[int] = []
+    init = StreamedModel.__init__
+
+    def spy(self: StreamedModel, model, directory, device, load) -> None:
+        init(self, model, directory, device, lambda: sizes.append(self.num_bytes) or load())
+
+    monkeypatch.setattr(StreamedModel, "__init__", spy)
+    return sizes
+
+
+def test_what_fits_is_loaded_and_measured_as_any_other(measured, in_memory: Report, loaded: list[int]) -> None:
+    report = measured("stream")
+    for which in ("dense", "pruned"):
+        assert report.evaluation[which].keys() == in_memory.evaluation[which].keys()
+        for name in (PERPLEXITY, ZERO_SHOT, EFFICIENCY):
+            assert report.evaluation[which][name] == in_memory.evaluation[which][name]
+    dense, pruned, beside, pruned_again = loaded
+    assert dense == beside > pruned == pruned_again  # once to measure it, once beside the other
+
+
+def test_what_does_not_fit_streams(measured, in_memory: Report, loaded: list[int], room, caplog) -> None:
+    room(0)
+    report = measured("stream")
+    for which in ("dense", "pruned"):
+        assert report.evaluation[which] == {PERPLEXITY: in_memory.evaluation[which][PERPLEXITY]}
+    assert not loaded
+    whole, both = f"{LEFT_OUT} the whole model in memory: animals", f"{LEFT_OUT} both models in memory at once"
+    assert [one for one in caplog.messages if one.startswith(LEFT_OUT)] == [whole, whole, f"{both}: efficiency"]
+
+
+def test_the_pruned_one_may_fit_where_the_dense_one_does_not(
+    measured, in_memory: Report, loaded: list[int], room
+) -> None:
+    size = 4 * in_memory.parameters["total_before"]
+    room(1.5 * size - 1)
+    report = measured("stream")
+    assert report.evaluation["dense"].keys() == {PERPLEXITY}
+    assert report.evaluation["pruned"].keys() >= {PERPLEXITY, ZERO_SHOT}
+    assert report.evaluation["pruned"].items() <= in_memory.evaluation["pruned"].items()
+    assert loaded == [4 * in_memory.parameters["total_after"]]
+
+
+def test_nothing_is_loaded_for_numbers_that_are_known(measured, loaded: list[int], tmp_path: Path) -> None:
+    shared = f"cache_dir={tmp_path}"
+    dense = 4 * measured("stream", shared).parameters["total_before"]
+    assert loaded.count(dense) == 2
+    measured("stream", shared, "ratio=0.3")
+    assert loaded.count(dense) == 3  # beside the pruned one, for what is timed
