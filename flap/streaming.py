@@ -132,7 +132,11 @@ def _work_folder(job: Job) -> Iterator[Path]:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(exist_ok=True)
         (folder / LABEL).write_text(json.dumps({"key": key}) + "\n")  # what `flap cache` shows
-        yield folder
+        try:
+            yield folder
+        except ValueError:  # bad input is no better the next time
+            shutil.rmtree(folder)
+            raise
         shutil.rmtree(folder)
 
 

@@ -21,7 +21,7 @@ from flap.allocation import PruningPlan
 from flap.checkpoint.convert import Form, become_checkpointable
 from flap.checkpoint.load import stream
 from flap.checkpoint.save import check_target, compare, probe
-from flap.files import unfinished_steps, write_text, written_in_steps
+from flap.files import unfinished_steps, written_in_steps
 from flap.models import ModelAdapter, StreamedModel
 from flap.models.layerwise import enter, leave
 from flap.progress import progress
@@ -73,6 +73,7 @@ def save_streamed(
             tokenizer.save_pretrained(scratch)
             (scratch / "flap.json").write_text(json.dumps({"provenance": provenance, "plan": plan.to_dict()}) + "\n")
             compare(expected, logits(stream(scratch, model.device)), scratch)
+            shards.probed.unlink()  # not sooner: a start that is killed while it compares leaves all shards to the next
     except (OSError, SafetensorError) as error:
         raise ValueError(f"checkpoint.dir={directory}: cannot be written, what was there stays ({error})") from error
     return form.loads_with
@@ -108,13 +109,12 @@ class _Shards:
 
     def finish(self, num_parameters: int, num_bytes: int) -> None:
         """The index, from what the shards hold."""
-        self.probed.unlink()
         paths = [self.path(layer) for layer in (None, *range(self.num_layers))]
         index = {
             "metadata": {"total_parameters": num_parameters, "total_size": num_bytes},
             "weight_map": {name: path.name for path in paths for name in _names(path)},
         }
-        write_text(self.folder / "model.safetensors.index.json", json.dumps(index, indent=2, sort_keys=True) + "\n")
+        (self.folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
 def _write_layers(
