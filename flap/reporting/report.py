@@ -83,7 +83,7 @@ class Report:
     def count_after(self, adapter: ModelAdapter, plan: PruningPlan, budget: Budget, masked: bool) -> None:
         """What is left, counted from the tensors; of a masked model, whose tensors keep their shapes, from the plan.
 
-        A masked model has the dense widths, so its total holds the zero biases of the stock form that the sliced one may
+        A masked model has the dense widths, so its total holds the zero biases of a stock form that the sliced one may
         not have (docs/exports.md).
 
         Raises:
