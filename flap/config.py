@@ -68,6 +68,7 @@ class FlapConfig:
     tracking: Any = None
     method: str = "flap"
     ratio: float = 0.2
+    round_to: int | None = None  # 8, 32, 64, 256: every layer keeps a multiple of so many neurons
     seed: int = 0
     mask_only: bool = False
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)

@@ -139,6 +139,12 @@ def test_a_sweep_over_ratios_composes() -> None:
     assert ratios == [0.2, 0.5]
 
 
+@pytest.mark.parametrize(("name", "structure"), [("UL-UM", ULUM), ("UL-MM", ULMM), ("AL-MM", ALMM), ("AL-AM", ALAM)])
+def test_every_structure_takes_minima_and_rounding(name: str, structure: type) -> None:
+    config = composed(f"structure={name}", "round_to=32", "structure.min_heads=2", "structure.min_neurons=40")
+    assert build("structure", config.structure) == structure(round_to=32, min_heads=2, min_neurons=40)
+
+
 @pytest.mark.parametrize(("name", "structure"), [("UL-MM", ULMM), ("AL-MM", ALMM)])
 def test_remove_heads_reaches_the_structures_that_take_it(name: str, structure: type) -> None:
     default, by_hand = composed(f"structure={name}"), composed(f"structure={name}", "structure.remove_heads=6")

@@ -22,6 +22,7 @@ assert test_families  # each of them makes a FamilyContract; of each, the varian
 FAMILIES = {family.__name__: list(family.configs.values())[-1] for family in FamilyContract.__subclasses__()}
 CHOICES = [
     "structure=UL-UM",
+    "round_to=8 structure.min_heads=2",
     "method=wanda_sp",
     "method=mag_sp",
     "metric=random structure=UL-MM",

@@ -44,11 +44,6 @@ class Budget:
     def to_remove(self) -> float:
         return self.ratio * self.total
 
-    @property
-    def most_removable(self) -> int:
-        """All but one KV head and one neuron of every layer."""
-        return self.total - sum(layer.kv_head_price + layer.neuron_price for layer in self.layers)
-
     def kept(self, plan: PruningPlan) -> int:
         """Prunable parameters that stay under a plan."""
         pairs = zip(self.layers, plan.layers, strict=True)
@@ -56,20 +51,10 @@ class Budget:
             len(kept.kv_heads) * layer.kv_head_price + len(kept.neurons) * layer.neuron_price for layer, kept in pairs
         )
 
-    def check(self) -> None:
-        """Raises: ValueError: the ratio would empty a layer; names the highest one that does not."""
-        if self.to_remove > self.most_removable:
-            raise ValueError(
-                f"ratio={self.ratio}: one KV head and one neuron stay in every layer, so this model allows at most "
-                f"{int(1000 * self.most_removable / self.total) / 1000}"
-            )
-
 
 def price(adapter: ModelAdapter, ratio: float) -> Budget:
     """Count the prices of every layer from its tensors."""
-    budget = Budget(tuple(_price_layer(adapter, i) for i in range(len(adapter.layers))), ratio)
-    budget.check()
-    return budget
+    return Budget(tuple(_price_layer(adapter, i) for i in range(len(adapter.layers))), ratio)
 
 
 def _price_layer(adapter: ModelAdapter, layer: int) -> LayerPrices:

@@ -1,6 +1,6 @@
 """Rankings: standardised scores, and the best prefix that a budget affords.
 
-Legend: L layers · G attention units · C channels a unit · I neurons · U units of a ranking.
+Legend: L layers · G attention units · C channels a unit · I neurons · B blocks of N neurons · U units of a ranking.
 """
 
 from collections.abc import Sequence
@@ -39,6 +39,21 @@ def affordable(score_U: Tensor, price_U: Tensor, protected_U: Tensor, to_keep: f
     return kept_U
 
 
-def best_of_each(scores: Sequence[Tensor]) -> Tensor:
-    """Mask over the concatenated scores: the best unit of every layer."""
-    return torch.cat([torch.arange(len(score)) == int(score.argmax()) for score in scores])
+def best_of_each(scores: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
+    """Mask over the concatenated scores: the best so many units of every layer."""
+    return torch.cat(
+        [
+            torch.isin(torch.arange(len(score)), torch.tensor(highest(score, count)))
+            for score, count in zip(scores, counts, strict=True)
+        ]
+    )
+
+
+def in_blocks(score_I: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """score_B and neurons_BN: the best `size` neurons, the next best, and so on, each scored by its mean.
+
+    The worst neurons, too few to fill a block, are in none.
+    """
+    order_I = score_I.argsort(descending=True, stable=True)
+    neurons_BN = order_I[: len(order_I) // size * size].reshape(-1, size)
+    return score_I[neurons_BN].mean(dim=1), neurons_BN

@@ -26,11 +26,17 @@ class UniformLayers(Structure):
         """Attention units that leave, layer by layer."""
 
     def quotas(self, budget: Budget) -> list[Quota]:
-        """Units that each layer keeps: its neurons take the rest of its budget, to the nearest neuron."""
+        """Units that each layer keeps: its neurons take the rest of its budget, to the nearest neuron (or block)."""
         pairs = list(zip(budget.layers, self.removed_kv_heads(budget), strict=True))
-        rests = [(budget.ratio * layer.total - n * layer.kv_head_price) / layer.neuron_price for layer, n in pairs]
-        neurons = _payable(rests, [layer.neurons - 1 for layer in budget.layers])
-        return [Quota(layer.kv_heads - n, layer.neurons - m) for (layer, n), m in zip(pairs, neurons, strict=True)]
+        rests = [
+            budget.ratio * layer.total - n * layer.kv_head_price - self.rest_parameters(layer) for layer, n in pairs
+        ]
+        rests = [rest / (layer.neuron_price * self.block) for rest, (layer, _) in zip(rests, pairs, strict=True)]
+        blocks = _payable(rests, [self.spare_blocks(layer) for layer in budget.layers])
+        return [
+            Quota(layer.kv_heads - n, (layer.neurons // self.block - m) * self.block)
+            for (layer, n), m in zip(pairs, blocks, strict=True)
+        ]
 
     def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
         return keep_quotas(scores, self.quotas(budget))
@@ -65,14 +71,18 @@ class ULUM(UniformLayers):
     """UL-UM: the same ratio in every layer, for attention and MLP alike (attention to the nearest unit)."""
 
     def removed_kv_heads(self, budget: Budget) -> list[int]:
-        return [_nearest_heads(layer, budget.ratio) for layer in budget.layers]
+        return [self._nearest_heads(layer, budget.ratio) for layer in budget.layers]
 
+    def _nearest_heads(self, layer: LayerPrices, ratio: float) -> int:
+        """The count nearest to ratio · G that leaves a rest which the neurons of the layer can pay, or nearly can."""
+        least, most = self.rest_parameters(layer), self.spare_parameters(layer)
 
-def _nearest_heads(layer: LayerPrices, ratio: float) -> int:
-    """The count nearest to ratio · G that leaves a rest which the neurons of the layer can pay exactly."""
-    rests = {n: ratio * layer.total - n * layer.kv_head_price for n in range(layer.kv_heads)}
-    payable = [n for n, rest in rests.items() if 0 <= rest <= layer.mlp - layer.neuron_price]
-    return min(payable or rests, key=lambda n: (abs(n - ratio * layer.kv_heads), n))
+        def unpaid(n: int) -> float:
+            rest = ratio * layer.total - n * layer.kv_head_price
+            return max(least - rest, rest - most, 0)
+
+        counts = range(self.spare_heads(layer) + 1)
+        return min(counts, key=lambda n: (unpaid(n), abs(n - ratio * layer.kv_heads), n))
 
 
 @dataclass(frozen=True)

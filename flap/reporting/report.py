@@ -102,6 +102,8 @@ class Report:
             "realised_decoder": 1 - kept / budget.total,
             "realised_total": 1 - total / self.parameters["total_before"],
         }
+        if self.config["structure"].get("round_to"):
+            self.ratio["round_to_cost"] = self.ratio["realised_decoder"] - budget.ratio
         self.layers = [
             _widths(len(one.kv_heads), prices.queries_per_group, len(one.neurons))
             for one, prices in zip(plan.layers, budget.layers, strict=True)

@@ -20,12 +20,18 @@ def rows(report: Report) -> list[Row]:
         *((name, _number(dense.get(name)), _number(pruned.get(name))) for name in dense | pruned),
         _sizes(report, "total", "parameters"),
         _sizes(report, "decoder", "decoder's Linear parameters"),
-        ("ratio removed", "", f"{report.ratio['realised_decoder']:.4f} of {report.ratio['requested']:g} asked"),
+        ("ratio removed", "", _ratio(report)),
         *((("placement", "", _places(report)),) if report.device_map else ()),
         ("seconds", "", seconds),
         ("checkpoint", "", report.checkpoint or "not saved"),
         *([("loads with", "", report.loads_with)] if report.loads_with else []),
     ]
+
+
+def _ratio(report: Report) -> str:
+    met, asked = (report.ratio[which] for which in ("realised_decoder", "requested"))
+    cost = report.ratio.get("round_to_cost")
+    return f"{met:.4f} of {asked:g} asked" + ("" if cost is None else f" ({cost:+.4f} by round_to)")
 
 
 def _number(value: float | None) -> str:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from flap.allocation.ranking import affordable, best_of_each, highest, standardise
+from flap.allocation.ranking import affordable, best_of_each, highest, in_blocks, standardise
 
 SCORE_U = torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0])
 PRICE_U = torch.tensor([10, 10, 30, 10, 10])
@@ -86,5 +86,11 @@ def test_affordable_among_equals_keeps_the_first() -> None:
 
 
 def test_best_of_each() -> None:
-    mask_U = best_of_each([torch.tensor([1.0, 3.0, 2.0]), torch.tensor([5.0, 5.0]), torch.tensor([-1.0])])
-    assert mask_U.tolist() == [False, True, False, True, False, True]
+    scores = [torch.tensor([1.0, 3.0, 2.0]), torch.tensor([5.0, 5.0]), torch.tensor([-1.0])]
+    assert best_of_each(scores, [1, 1, 1]).tolist() == [False, True, False, True, False, True]
+    assert best_of_each(scores, [2, 1, 1]).tolist() == [False, True, True, True, False, True]
+
+
+def test_in_blocks_by_hand() -> None:
+    score_B, neurons_BN = in_blocks(torch.tensor([1.0, 5.0, 3.0, 3.0, 2.0]), 2)
+    assert neurons_BN.tolist() == [[1, 2], [3, 4]] and score_B.tolist() == [4.0, 2.5]  # the worst one fills no block

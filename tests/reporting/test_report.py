@@ -79,6 +79,17 @@ def test_markdown_holds_the_numbers(finished: tuple[Path, dict[str, Any]]) -> No
         assert f"| {i} | {one['query_heads']} | {one['kv_heads']} | {one['neurons']} |" in text
 
 
+def test_rounding_says_what_it_costs(run_tiny: Callable[..., Report], tmp_path: Path) -> None:
+    report = run_tiny(tmp_path, "ratio=0.25", "round_to=32", "structure.min_heads=3")
+    assert all(layer["neurons"] == 32 and layer["kv_heads"] >= 3 for layer in report.layers)
+    met = report.ratio["realised_decoder"]
+    assert met in [  # 24 of 56 neurons at 96 leave each layer, and to remove 11520 one or two KV heads at 1536
+        pytest.approx((4 * 24 * 96 + heads * 1536) / 46080) for heads in (1, 2)
+    ]
+    assert report.ratio["round_to_cost"] == met - 0.25
+    assert f"{met:.4f} of 0.25 asked ({met - 0.25:+.4f} by round_to)" in (tmp_path / "report.md").read_text()
+
+
 def test_infinite_perplexity_is_written_as_valid_json(tmp_path: Path) -> None:
     report = Report({"run_name": "tiny"}, evaluation={"dense": {NAME: 5.0}, "pruned": {NAME: float("inf")}})
     report.save(tmp_path / "report.json")

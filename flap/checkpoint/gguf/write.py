@@ -62,6 +62,6 @@ def _note_fallback(typed: list[tuple[Entry, GGMLQuantizationType]], wanted: GGML
     others = sum(which != wanted for which in matrices)
     if others:
         log.warning(
-            "%d of %d matrices are f16: %s takes rows of a multiple of 32, and structure.round_to=32 makes them so",
+            "%d of %d matrices are f16: %s takes rows of a multiple of 32, and round_to=32 makes them so",
             *(others, len(matrices), wanted.name.lower()),
         )

@@ -1,0 +1,175 @@
+"""`min_heads`, `min_neurons` and `round_to`: held by every layer of every plan, and no plan that holds them is nearer.
+
+The oracle tries out every number of units that layers may keep.
+"""
+
+from collections.abc import Callable
+from itertools import product
+
+import pytest
+import torch
+
+from flap.allocation import ALAM, ALMM, ULMM, ULUM, Budget, LayerPlan, PruningPlan, Structure, price
+from flap.allocation.budget import LayerPrices
+from flap.importance import Scores
+from flap.models import adapt
+from tests.allocation.oracle import budget_of, random_scores
+from tests.cases import ARCHITECTURES, STRUCTURES, tiny_model
+
+LIMITS = [
+    {"round_to": 8},
+    {"round_to": 32},
+    {"min_heads": 3},
+    {"min_neurons": 50},
+    {"min_neurons": 56},  # heads alone pay
+    {"min_heads": 2, "min_neurons": 17, "round_to": 8},
+]
+# Two layers of three heads at 10 and twenty neurons at 1, of which four fill no block of 8: at most 12 numbers a layer.
+SMALL = (LayerPrices(3, 10, 20, 1, 1), LayerPrices(3, 10, 20, 1, 1))
+SMALL_RATIOS = [0.1, 0.17, 0.25, 0.31, 0.38, 0.44, 0.5, 0.57, 0.63]
+
+
+def small_scores(seed: int) -> Scores:
+    generator = torch.Generator().manual_seed(seed)
+    heads, neurons = (torch.rand(2, *shape, generator=generator) for shape in ((3, 4), (20,)))
+    return Scores(tuple(heads), tuple(neurons))
+
+
+def off_by(plan: PruningPlan, budget: Budget) -> float:
+    return abs(budget.total - budget.kept(plan) - budget.to_remove)
+
+
+def assert_holds(plan: PruningPlan, structure: Structure) -> None:
+    for layer in plan.layers:
+        assert len(layer.kv_heads) >= structure.min_heads and len(layer.neurons) >= structure.min_neurons
+        assert len(layer.neurons) % (structure.round_to or 1) == 0
+        assert list(layer.neurons) == sorted(set(layer.neurons))
+
+
+@pytest.mark.parametrize("limits", LIMITS, ids=str)
+@pytest.mark.parametrize("name", STRUCTURES)
+@pytest.mark.parametrize("architecture", ["llama-mha", "llama-gqa-biases"])
+def test_every_layer_holds_them(architecture: str, name: str, limits: dict[str, int]) -> None:
+    structure = STRUCTURES[name](**limits)
+    met = 0
+    for ratio in (0.1, 0.2, 0.35, 0.5, 0.7):
+        budget = budget_of(architecture, ratio)
+        try:
+            structure.check(budget)
+        except ValueError as error:
+            assert "stay in every layer" in str(error)
+            continue
+        met += 1
+        for seed in range(3):
+            assert_holds(structure.allocate(random_scores(budget, seed), budget), structure)
+    assert met >= 1
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_blocks_of_one_and_minima_of_one_change_nothing(architecture: str, name: str) -> None:
+    budget = budget_of(architecture, 0.35)
+    scores = random_scores(budget)
+    by_default = STRUCTURES[name]().allocate(scores, budget)
+    assert STRUCTURES[name](min_heads=1, min_neurons=1).allocate(scores, budget) == by_default
+
+
+def kept_by_hand(structure: Structure) -> list[tuple[int, int]]:
+    """Every (heads, neurons) that a layer of SMALL may keep."""
+    heads = range(structure.min_heads, 4)
+    neurons = [n for n in range(structure.min_neurons, 21) if n % (structure.round_to or 1) == 0]
+    return list(product(heads, neurons))
+
+
+def nearest(budget: Budget, allowed: Callable[[tuple[tuple[int, int], ...]], bool], structure: Structure) -> float:
+    """How near to the budget any plan comes that is `allowed`; by trying all."""
+    choices = product(kept_by_hand(structure), repeat=2)
+    kept = [sum(10 * h + n for h, n in plan) for plan in choices if allowed(plan)]
+    return min(abs(budget.total - one - budget.to_remove) for one in kept)
+
+
+def checked(structure: Structure, budget: Budget) -> bool:
+    try:
+        structure.check(budget)
+    except ValueError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("limits", [{"round_to": 8}, {"round_to": 8, "min_neurons": 9}, {"min_neurons": 13}], ids=str)
+@pytest.mark.parametrize("ratio", SMALL_RATIOS)
+def test_no_plan_with_the_same_heads_is_nearer(ratio: float, limits: dict[str, int]) -> None:
+    budget, tried = Budget(SMALL, ratio), 0
+    for heads in range(5):
+        structure = ALMM(remove_heads=heads, **limits)
+        if checked(structure, budget):
+            tried += 1
+            plan = structure.allocate(small_scores(heads), budget)
+            assert_holds(plan, structure)
+            best = nearest(budget, lambda kept, out=heads: sum(h for h, _ in kept) == 6 - out, structure)
+            assert off_by(plan, budget) == pytest.approx(best)
+    assert tried or ratio >= 0.5
+
+
+@pytest.mark.parametrize("limits", [{"round_to": 8}, {"round_to": 8, "min_heads": 2}, {"min_neurons": 20}], ids=str)
+@pytest.mark.parametrize("ratio", SMALL_RATIOS)
+def test_no_uniform_plan_with_the_same_heads_is_nearer(ratio: float, limits: dict[str, int]) -> None:
+    structure, budget = ULUM(**limits), Budget(SMALL, ratio)
+    if not checked(structure, budget):
+        assert ratio > 0.3
+        return
+    plan = structure.allocate(small_scores(0), budget)
+    assert_holds(plan, structure)
+    assert plan.layers[0].kv_heads and {len(layer.neurons) for layer in plan.layers} == {len(plan.layers[0].neurons)}
+    heads = len(plan.layers[0].kv_heads)
+    best = nearest(budget, lambda kept: kept[0] == kept[1] and kept[0][0] == heads, structure)
+    assert off_by(plan, budget) == pytest.approx(best)
+
+
+@pytest.mark.parametrize("limits", [{"round_to": 8}, {"min_heads": 2, "min_neurons": 5}], ids=str)
+@pytest.mark.parametrize("ratio", SMALL_RATIOS)
+def test_no_prefix_of_the_one_ranking_is_nearer(ratio: float, limits: dict[str, int]) -> None:
+    structure, budget = ALAM(**limits), Budget(SMALL, ratio)
+    if not checked(structure, budget):
+        assert ratio > 0.5
+        return
+    for seed in range(4):
+        plan = structure.allocate(small_scores(seed), budget)
+        assert_holds(plan, structure)
+        # the plans of all ratios are the prefixes of one ranking
+        prefixes = [structure.allocate(small_scores(seed), Budget(SMALL, one / 200)) for one in range(200)]
+        assert off_by(plan, budget) == pytest.approx(min(off_by(prefix, budget) for prefix in prefixes))
+        assert off_by(plan, budget) <= 10 / 2 or budget.to_remove < 8  # half the dearest unit, or less than must leave
+
+
+@pytest.mark.parametrize(("ratio", "first"), [(0.42, range(12, 20)), (0.36, range(4, 20))])
+def test_alam_in_blocks_by_hand(ratio: float, first: range) -> None:
+    # the best head and block of each layer cost 36; then the ranking goes on with heads at 0 (46, 56), blocks at -0.34
+    # (64, 72), heads at -1; the four neurons below are in no block
+    up, heads = torch.arange(20.0), torch.tensor([[3.0], [2.0], [1.0]])
+    plan = ALAM(round_to=8).allocate(Scores((heads, heads), (up, up.flip(0))), Budget(SMALL, ratio))
+    assert plan.layers == (LayerPlan((0, 1), tuple(first)), LayerPlan((0, 1), tuple(range(8))))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "ratio", "line"),
+    [
+        ("AL-AM", {"min_heads": 0}, 0.2, r"structure\.min_heads=0: expected 1 to 4, the KV heads of a layer"),
+        ("UL-UM", {"min_heads": 5}, 0.2, r"structure\.min_heads=5: expected 1 to 4, the KV heads of a layer"),
+        ("AL-MM", {"min_neurons": 57}, 0.2, r"structure\.min_neurons=57: expected 1 to 56, the neurons of a layer"),
+        ("UL-MM", {"min_neurons": -1}, 0.2, r"structure\.min_neurons=-1: expected 1 to 56, the neurons of a layer"),
+        ("AL-AM", {"round_to": 7}, 0.2, "round_to=7: expected null, or one of 8, 32, 64, 256"),
+        ("UL-UM", {"round_to": 64}, 0.2, r"round_to=64: a layer has 56 neurons and keeps at least 1 .*; no multiple"),
+        ("UL-UM", {"round_to": 32, "min_neurons": 33}, 0.2, "round_to=32: .* keeps at least 33 .*; no multiple lies"),
+        ("AL-AM", {"min_heads": 4, "min_neurons": 50}, 0.2, "ratio=0.2: 4 KV heads and 50 neurons stay .* most 0.05"),
+        ("AL-AM", {"min_heads": 4, "min_neurons": 50, "round_to": 8}, 0.2, "4 KV heads and 56 neurons .* most 0.0"),
+        ("UL-MM", {"min_heads": 3, "remove_heads": 10}, 0.3, r"structure\.remove_heads=10: .* allows 0 to 8, "),
+        ("AL-MM", {"min_neurons": 56, "remove_heads": 0}, 0.2, r"structure\.remove_heads=0: .* allows 12 to 12, "),
+    ],
+)  # fmt: skip
+def test_what_does_not_go_together_is_one_line(name: str, options: dict, ratio: float, line: str) -> None:
+    structures = {"AL-AM": ALAM, "AL-MM": ALMM, "UL-UM": ULUM, "UL-MM": ULMM}
+    budget = price(adapt(tiny_model("llama-gqa")), ratio)
+    with pytest.raises(ValueError, match=line) as caught:
+        structures[name](**options).check(budget)
+    assert "\n" not in str(caught.value)
