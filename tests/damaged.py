@@ -1,11 +1,12 @@
 """Models and texts that a run must refuse, each damaged in one way."""
 
+import json
 import shutil
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 
 TENSOR = "model.layers.2.mlp.up_proj.weight"
 TEXTS = {
@@ -34,6 +35,8 @@ def damage(root: Path, model_dir: Path) -> Path:
     _rewrite(root / "misshapen", torch.zeros(3, 3))
     _rewrite(root / "nan", torch.full((56, 32), torch.nan))
     GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=96)).save_pretrained(root / "gpt2")
+    for name in ("shard-missing", "shard-truncated", "index-lies", "index-broken"):
+        _damage_sharded(root / name, model_dir)
     for name, text in TEXTS.items():
         (root / name).write_text(text)
     (root / "latin1.txt").write_bytes("café".encode("latin1"))
@@ -41,6 +44,24 @@ def damage(root: Path, model_dir: Path) -> Path:
     (root / "occupied" / "precious").write_text("mine")
     (root / "a-file").write_text("mine")
     return root
+
+
+def _damage_sharded(model: Path, model_dir: Path) -> None:
+    """The same model in several files; one of them, or the index, damaged as the folder's name says."""
+    shutil.copytree(model_dir, model)
+    (model / "model.safetensors").unlink()
+    AutoModelForCausalLM.from_pretrained(model_dir).save_pretrained(model, max_shard_size="40KB")
+    index, shard = model / "model.safetensors.index.json", sorted(model.glob("*.safetensors"))[2]
+    if model.name == "shard-missing":
+        shard.unlink()
+    elif model.name == "shard-truncated":
+        shard.write_bytes(shard.read_bytes()[:-1])
+    elif model.name == "index-lies":
+        known = json.loads(index.read_text())
+        known["weight_map"][TENSOR] = sorted(model.glob("*.safetensors"))[0].name
+        index.write_text(json.dumps(known))
+    else:
+        index.write_text("{")
 
 
 def _rewrite(model: Path, tensor: torch.Tensor | None) -> None:

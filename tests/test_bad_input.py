@@ -3,14 +3,18 @@
 Run in this process, as the command line would; test_bad_command_line.py does some of it in real processes.
 """
 
+import errno
 import json
+import os
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from flap.models import Source
+from flap.models import Source, StreamedModel
 from flap.pipeline import run
 from tests.damaged import damage
 from tests.runs import composed, tiny
@@ -45,6 +49,11 @@ BEFORE_WEIGHTS = [
     ("model.path={bad}/no-weights", "model.path={bad}/no-weights: no .*safetensors"),
     ("model.path={bad}/pickled", "model.path={bad}/pickled: no .*safetensors .*pickled weights are not read"),
     ("model.path={bad}/truncated", "model.path={bad}/truncated: model.safetensors is damaged or truncated"),
+    ("model.path={bad}/shard-missing", "model.path={bad}/shard-missing: .*json names model-00003.*, which is missing"),
+    ("model.path={bad}/shard-truncated", "model.path={bad}/shard-truncated: model-00003.* is damaged or truncated"),
+    ("model.path={bad}/index-lies", "model.path={bad}/index-lies: .*json names 1 tensors .*, as .*up_proj.*00001"),
+    ("model.path={bad}/index-broken", "model.path={bad}/index-broken: .*json is no index of tensors"),
+    ("model.path={bad}/absent model.placement=stream", "model.path={bad}/absent: no local directory, and cannot be"),
     ("calibration.dataset=wikitext3", f"calibration.dataset=wikitext3: unknown dataset; expected {NAMES}"),
     ("calibration.dataset={bad}/absent.txt", f"calibration.dataset={{bad}}/absent.txt: no such file; expected {NAMES}"),
     ("calibration.dataset={bad}/empty.txt", "calibration.dataset={bad}/empty.txt: the file holds no text"),
@@ -105,10 +114,49 @@ def test_refused_before_any_weight_is_loaded(
 
 
 @pytest.mark.parametrize(("arguments", "line"), AT_THE_WEIGHTS, ids=[arguments for arguments, _ in AT_THE_WEIGHTS])
+@pytest.mark.parametrize("placement", ["device", "auto", "stream"])
 def test_refused_at_the_weights(
-    arguments: str, line: str, model_dir: Path, text_file: Path, bad: Path, tmp_path: Path
+    placement: str, arguments: str, line: str, model_dir: Path, text_file: Path, bad: Path, tmp_path: Path
 ) -> None:
-    refused(arguments, line, tiny(model_dir, text_file), bad, tmp_path / "run")
+    where = [f"model.placement={placement}", f"cache_dir={tmp_path / 'cache'}"]
+    refused(arguments, line, [*tiny(model_dir, text_file), *where], bad, tmp_path / "run")
+    assert not [path for path in tmp_path.glob("cache/streams/*") if path.suffix != ".lock"]
+
+
+class Disk(NamedTuple):
+    free: int
+
+
+@pytest.mark.parametrize(
+    ("folder", "line"),
+    [
+        ("run", "checkpoint.dir=.*: the pruned model takes 0.000161 GB, and 1e-06 GB are free there; name a place on"),
+        ("cache", "cache_dir: the hidden states of 8 windows take 3.28e-05 GB, and 1e-06 GB are free in .*; name a"),
+    ],
+)
+def test_a_disk_that_is_too_small_is_refused_before_any_layer_is_read(
+    folder: str, line: str, model_dir: Path, text_file: Path, bad: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def usage(path: Path) -> Disk:
+        return Disk(1000 if ("cache" in str(path)) == (folder == "cache") else 10**9)
+
+    monkeypatch.setattr("shutil.disk_usage", usage)
+    monkeypatch.setattr(StreamedModel, "layer", lambda *_: pytest.fail("a layer was read"))
+    base = [*tiny(model_dir, text_file), "eval=[none]", "model.placement=stream", f"cache_dir={tmp_path / 'cache'}"]
+    refused("", line, [one for one in base if not one.startswith("eval.")], bad, tmp_path / "run")
+
+
+def test_a_disk_that_fills_up_leaves_nothing(
+    model_dir: Path, text_file: Path, bad: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(tensors: object, path: Path, **rest: object) -> None:
+        if "00004" in path.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save_file(tensors, path, **rest)
+
+    monkeypatch.setattr("flap.checkpoint.shards.save_file", full)
+    line = r"checkpoint.dir=.*: cannot be written, what was there stays \(.*No space left on device"
+    refused("model.placement=stream", line, tiny(model_dir, text_file), bad, tmp_path / "run")
 
 
 def test_overwrite_must_be_asked_for(model_dir: Path, text_file: Path, tmp_path: Path) -> None:

