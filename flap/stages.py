@@ -97,7 +97,12 @@ def read_calibration(
 
 
 def check_budget(adapter: ModelAdapter, stages: Stages, config: FlapConfig) -> Budget:
-    """The budget, counted from the tensors. Raises: ValueError: ratio or structure do not fit this model."""
+    """The budget, counted from the tensors. Raises: ValueError: ratio or choices do not fit this model."""
     budget = price(adapter, config.ratio)
     stages.structure.check(budget)
+    if stages.need_covariance and any(layer.experts > 1 for layer in budget.layers):
+        raise ValueError(
+            "compensation, metric: of experts no covariances are collected; expected choices without them for "
+            f"'{adapter.model.config.model_type}', as compensation=bias"
+        )
     return budget

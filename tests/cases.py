@@ -9,10 +9,12 @@ from transformers import (
     AutoModelForCausalLM,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
     PreTrainedConfig,
     PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
 
 from flap.allocation import ALAM, ALMM, ULMM, ULUM, Structure
@@ -45,11 +47,17 @@ ARCHITECTURES: dict[str, PreTrainedConfig] = {
     "qwen3-mha-tied": Qwen3Config(**_MHA, tie_word_embeddings=True),
     "qwen3-gqa": Qwen3Config(**_TINY, **_SLIDING),
 }
+# Six experts of 24 neurons a layer, two for each token; the last layer of the second has a plain MLP.
+_EXPERTS = _TINY | {"num_hidden_layers": 3, "num_experts_per_tok": 2}
+MIXTURES: dict[str, PreTrainedConfig] = {
+    "mixtral": MixtralConfig(**_EXPERTS | {"intermediate_size": 24}, num_local_experts=6),
+    "qwen3_moe": Qwen3MoeConfig(**_EXPERTS, moe_intermediate_size=24, num_experts=6, mlp_only_layers=[2]),
+}
 
 
 def tiny_model(architecture: str, seed: int = 0, **changes: object) -> PreTrainedModel:
     """A random model of the table; `changes` are keys of its config."""
-    config = deepcopy(ARCHITECTURES[architecture])
+    config = deepcopy((ARCHITECTURES | MIXTURES)[architecture])
     for key, value in changes.items():
         setattr(config, key, value)
     return random_model(config, seed)

@@ -17,7 +17,7 @@ class ALAM(Structure):
     """AL-AM (default): attention units and neurons of all layers in one ranking, each at its price in parameters."""
 
     def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
-        heads, (blocks, members) = _of_heads(scores), _of_blocks(scores, self.block)
+        heads, (blocks, members) = _of_heads(scores), _of_blocks(scores, budget, self.block)
         prices = [layer.kv_head_price for layer in budget.layers]
         prices += [layer.neuron_price * self.block for layer in budget.layers]
         fewest = [self.min_heads] * len(heads) + [self.fewest_blocks] * len(blocks)
@@ -30,7 +30,7 @@ class ALMM(ManualHeads):
     """AL-MM: `remove_heads` from one ranking of all heads, the rest of the budget from one ranking of all neurons."""
 
     def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
-        heads, (blocks, members) = _of_heads(scores), _of_blocks(scores, self.block)
+        heads, (blocks, members) = _of_heads(scores), _of_blocks(scores, budget, self.block)
         num_heads, once = sum(len(score_G) for score_G in heads), [1] * len(heads)
         kept_heads = _keep(heads, once, [self.min_heads] * len(heads), num_heads - self.units_to_remove(budget))
         spent = sum(int(k.sum()) * layer.kv_head_price for k, layer in zip(kept_heads, budget.layers, strict=True))
@@ -50,9 +50,10 @@ def _of_heads(scores: Scores) -> list[Tensor]:
     return [standardise(score_GC).mean(dim=1) for score_GC in scores.kv_heads]
 
 
-def _of_blocks(scores: Scores, size: int) -> tuple[list[Tensor], list[Tensor]]:
+def _of_blocks(scores: Scores, budget: Budget, size: int) -> tuple[list[Tensor], list[Tensor]]:
     """score_B of each layer (the mean over a block's standardised neurons) and neurons_BN, which neurons those are."""
-    pairs = [in_blocks(standardise(score_I), size) for score_I in scores.neurons]
+    layers = zip(scores.neurons, budget.layers, strict=True)
+    pairs = [in_blocks(standardise(score_I), size, layer.experts) for score_I, layer in layers]
     return [score_B for score_B, _ in pairs], [neurons_BN for _, neurons_BN in pairs]
 
 

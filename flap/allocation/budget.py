@@ -8,13 +8,18 @@ from flap.models import ModelAdapter
 
 @dataclass(frozen=True)
 class LayerPrices:
-    """One layer's units and the parameters that leave with each, counted from its tensors."""
+    """One layer's units and the parameters that leave with each, counted from its tensors.
+
+    Where a layer has experts, all keep the same number of neurons: `neurons` is that of one, and a unit takes a neuron
+    from every one of them.
+    """
 
     kv_heads: int
     kv_head_price: int
     neurons: int
     neuron_price: int
     queries_per_group: int
+    experts: int = 1
 
     @property
     def attention(self) -> int:
@@ -48,7 +53,8 @@ class Budget:
         """Prunable parameters that stay under a plan."""
         pairs = zip(self.layers, plan.layers, strict=True)
         return sum(
-            len(kept.kv_heads) * layer.kv_head_price + len(kept.neurons) * layer.neuron_price for layer, kept in pairs
+            len(kept.kv_heads) * layer.kv_head_price + len(kept.neurons) // layer.experts * layer.neuron_price
+            for layer, kept in pairs
         )
 
 
@@ -62,7 +68,8 @@ def _price_layer(adapter: ModelAdapter, layer: int) -> LayerPrices:
     return LayerPrices(
         attention.num_units,
         attention.unit_price,
-        mlp.num_units,
-        mlp.unit_price,
+        mlp.num_units // mlp.num_experts,
+        mlp.unit_price * mlp.num_experts,
         adapter.queries_per_group(layer),
+        mlp.num_experts,
     )

@@ -7,7 +7,10 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """Kept units of one layer, ascending: KV heads (each with its query heads) and MLP neurons."""
+    """Kept units of one layer, ascending: KV heads (each with its query heads) and MLP neurons.
+
+    Neuron i of expert e counts as number e · I + i, where each expert of the dense layer has I.
+    """
 
     kv_heads: tuple[int, ...]
     neurons: tuple[int, ...]

@@ -1,6 +1,7 @@
 """Rankings: standardised scores, and the best prefix that a budget affords.
 
-Legend: L layers · G attention units · C channels a unit · I neurons · B blocks of N neurons · U units of a ranking.
+Legend: L layers · G attention units · C channels a unit · I neurons · B blocks of N neurons · E experts · U units of a
+ranking.
 """
 
 from collections.abc import Sequence
@@ -20,9 +21,16 @@ def standardise(score: Tensor) -> Tensor:
     return centred / deviation
 
 
-def highest(score_U: Tensor, count: int) -> tuple[int, ...]:
-    """Indices of the `count` highest scores, ascending; among equals the first ones."""
-    return tuple(sorted(score_U.argsort(descending=True, stable=True)[:count].tolist()))
+def highest(score_U: Tensor, count: int, experts: int = 1) -> tuple[int, ...]:
+    """Indices of the `count` highest scores, of each expert's, ascending; among equals the first ones."""
+    return tuple(_ranked(score_U, experts)[:, :count].flatten().sort().values.tolist())
+
+
+def _ranked(score_U: Tensor, experts: int) -> Tensor:
+    """order_EU: indices of each expert's units, from its highest score down; among equals the first one first."""
+    score_EU = score_U.reshape(experts, -1)
+    first_E = torch.arange(experts)[:, None] * score_EU.shape[1]
+    return score_EU.argsort(descending=True, stable=True) + first_E
 
 
 def affordable(score_U: Tensor, price_U: Tensor, protected_U: Tensor, to_keep: float) -> Tensor:
@@ -49,11 +57,12 @@ def best_of_each(scores: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
     )
 
 
-def in_blocks(score_I: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """score_B and neurons_BN: the best `size` neurons, the next best, and so on, each scored by its mean.
+def in_blocks(score_I: Tensor, size: int, experts: int = 1) -> tuple[Tensor, Tensor]:
+    """score_B and neurons_BN: the best `size` neurons of each expert, the next best, and so on, scored by their mean.
 
     The worst neurons, too few to fill a block, are in none.
     """
-    order_I = score_I.argsort(descending=True, stable=True)
-    neurons_BN = order_I[: len(order_I) // size * size].reshape(-1, size)
+    order_EI = _ranked(score_I, experts)
+    blocks_EBN = order_EI[:, : order_EI.shape[1] // size * size].unflatten(1, (-1, size))
+    neurons_BN = blocks_EBN.transpose(0, 1).flatten(1)
     return score_I[neurons_BN].mean(dim=1), neurons_BN

@@ -16,6 +16,7 @@ class Quota:
 
     kv_heads: int
     neurons: int
+    experts: int = 1  # and each keeps that many neurons
 
 
 class UniformLayers(Structure):
@@ -32,9 +33,10 @@ class UniformLayers(Structure):
             budget.ratio * layer.total - n * layer.kv_head_price - self.rest_parameters(layer) for layer, n in pairs
         ]
         rests = [rest / (layer.neuron_price * self.block) for rest, (layer, _) in zip(rests, pairs, strict=True)]
-        blocks = _payable(rests, [self.spare_blocks(layer) for layer in budget.layers])
+        limits, prices = map(self.spare_blocks, budget.layers), (layer.neuron_price for layer in budget.layers)
+        blocks = _payable(rests, list(limits), list(prices))
         return [
-            Quota(layer.kv_heads - n, (layer.neurons // self.block - m) * self.block)
+            Quota(layer.kv_heads - n, (layer.neurons // self.block - m) * self.block, layer.experts)
             for (layer, n), m in zip(pairs, blocks, strict=True)
         ]
 
@@ -47,22 +49,22 @@ def keep_quotas(scores: Scores, quotas: list[Quota]) -> PruningPlan:
     triples = zip(scores.kv_heads, scores.neurons, quotas, strict=True)
     return PruningPlan(
         tuple(
-            LayerPlan(highest(score_GC.sum(dim=1), quota.kv_heads), highest(score_I, quota.neurons))
+            LayerPlan(highest(score_GC.sum(dim=1), quota.kv_heads), highest(score_I, quota.neurons, quota.experts))
             for score_GC, score_I, quota in triples
         )
     )
 
 
-def _payable(rests: list[float], limits: list[int]) -> list[int]:
-    """Round the rests; what a layer cannot pay (more than its limit, less than nothing), the others share."""
+def _payable(rests: list[float], limits: list[int], prices: list[int]) -> list[int]:
+    """Round the rests; what a layer cannot pay (more than its limit, less than nothing), the others share by price."""
     paid = [min(max(rest, 0.0), limit) for rest, limit in zip(rests, limits, strict=True)]
     for _ in rests:  # every round settles the difference or exhausts one more layer
-        owed = sum(rests) - sum(paid)
+        owed = sum((rest - now) * price for rest, now, price in zip(rests, paid, prices, strict=True))
         free = [i for i, limit in enumerate(limits) if (paid[i] < limit if owed > 0 else paid[i] > 0)]
-        if not free or abs(owed) < 0.5:
+        if not free or abs(owed) < 0.5 * min(prices):
             break
         for i in free:
-            paid[i] = min(max(paid[i] + owed / len(free), 0.0), limits[i])
+            paid[i] = min(max(paid[i] + owed / len(free) / prices[i], 0.0), limits[i])
     return [round(amount) for amount in paid]
 
 

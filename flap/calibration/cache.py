@@ -43,4 +43,5 @@ def read_statistics(path: Path, device: torch.device) -> list[LayerStatistics]:
 
 def _statistics(tensors: dict[str, Tensor], prefix: str) -> Statistics:
     mean_I, var_I, msq_I = (tensors[prefix + name] for name in CHANNELS)
-    return Statistics(mean_I, var_I, msq_I, int(tensors[f"{prefix}num_tokens"]))
+    num_tokens = tensors[f"{prefix}num_tokens"]
+    return Statistics(mean_I, var_I, msq_I, int(num_tokens) if num_tokens.ndim == 0 else num_tokens)

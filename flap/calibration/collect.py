@@ -8,11 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from flap.calibration.statistics import Moments, Statistics, merge, moments, statistics
+from flap.calibration.statistics import Moments, Statistics, merge, moments, moments_of_experts, statistics
 from flap.models import Block, ModelAdapter
 from flap.models.layerwise import Call, calls_by_size, enter
 from flap.progress import progress
@@ -37,8 +38,9 @@ class _Recorder:
         self.covariance = covariance
         self.moments: Moments | None = None
 
-    def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        batch = moments(args[0], self.covariance)
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        flowing_in = self.block.activations(args)
+        batch = moments(flowing_in[0], self.covariance) if len(flowing_in) == 1 else moments_of_experts(flowing_in)
         self.moments = batch if self.moments is None else merge(self.moments, batch)
 
     def seen(self) -> Moments:
@@ -63,7 +65,7 @@ def recording(
 ) -> Iterator[list[tuple[_Recorder, _Recorder]]]:
     """Record at the output projections of these layers for as long as the block lasts."""
     recorders = [(_Recorder(adapter.attention(i), covariance), _Recorder(adapter.mlp(i), covariance)) for i in layers]
-    hooks = [r.block.output.register_forward_pre_hook(r) for pair in recorders for r in pair]
+    hooks = [r.block.watched.register_forward_pre_hook(r) for pair in recorders for r in pair]
     try:
         yield recorders
     finally:

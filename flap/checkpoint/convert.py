@@ -25,8 +25,11 @@ def become_checkpointable(adapter: ModelAdapter) -> Form:
     """
     config = adapter.model.config
     shared = {key: value for key, value in config.to_dict().items() if key not in _REPLACED}
-    # else transformers derives it from the number of heads
-    shared |= {"attn_implementation": config._attn_implementation, "head_dim": adapter.head_dim}
+    kernels = {
+        "attn_implementation": config._attn_implementation,
+        "experts_implementation": config._experts_implementation,
+    }
+    shared |= kernels | {"head_dim": adapter.head_dim}  # else transformers derives it from the number of heads
     try:
         stock = stock_config(adapter, shared)
     except ValueError as reason:
@@ -47,6 +50,7 @@ def _become_flap(adapter: ModelAdapter, shared: dict[str, Any]) -> None:
     )
     _become(adapter, config, model_class, causal_class)
     modeling_flap.share_config(adapter.model)
+    adapter.model._weight_conversions = None  # no other layout: tensors are saved under the modules' names
 
 
 def _become(adapter: ModelAdapter, config: PreTrainedConfig, model_class: type, causal_class: type) -> None:
@@ -54,7 +58,6 @@ def _become(adapter: ModelAdapter, config: PreTrainedConfig, model_class: type, 
     for module in model.modules():
         if hasattr(module, "config"):
             module.config = config
-    model._weight_conversions = None  # tensors are saved under the modules' names, not those of an older layout
     model.base_model.__class__, model.__class__ = model_class, causal_class
 
 

@@ -5,6 +5,7 @@ neurons, and whether its two output projections have a bias. Keys left out are a
 Written by flap (flap-pruning); the method is FLAP, An et al., AAAI 2024.
 """
 
+import torch
 import transformers
 from torch import nn
 
@@ -24,7 +25,10 @@ ARCHITECTURES = {
     "Starcoder2": ("self_attn.o_proj", "mlp.c_proj"),
     "OPT": ("self_attn.out_proj", "fc2"),
     "GPTNeoX": ("attention.dense", "mlp.dense_4h_to_h"),
+    "Mixtral": USUAL,
+    "Qwen3Moe": USUAL,
 }
+GROUPED = 8  # neurons: the kernel for all experts at once takes multiples of it in every precision
 SQUARE = ("OPT", "GPTNeoX")  # their attention is as wide as the hidden size, whatever `head_dim` says
 AUTO_CLASSES = {"AutoConfig": "Config", "AutoModel": "Model", "AutoModelForCausalLM": "ForCausalLM"}
 
@@ -55,6 +59,15 @@ class PrunedModelMixin:
         self.post_init()
 
 
+class BiasedExpertsMixin:
+    """Adds to a token's output the biases of its experts, weighted by the router, whatever kernel runs the experts."""
+
+    def forward(self, hidden_states, top_k_index, top_k_weights):
+        output = super().forward(hidden_states, top_k_index, top_k_weights)
+        bias = (top_k_weights[..., None] * self.down_proj_bias[top_k_index]).sum(1)
+        return output + bias.to(output.dtype)
+
+
 def decoder_layers(model):
     base = model.base_model
     return getattr(base, "decoder", base).layers  # OPT has a decoder inside the decoder
@@ -66,6 +79,8 @@ def share_config(model):
         for module in layer.modules():
             if hasattr(module, "config"):
                 module.config = LayerConfig(model.config, i)
+                if getattr(module, "intermediate_dim", 0) % GROUPED:
+                    module.config._experts_implementation = "eager"
 
 
 class LayerConfig:
@@ -88,7 +103,12 @@ def _build(layer_class, layer_config, i, architecture):
     else:
         layer = layer_class(layer_config, i)
     _match_bias(layer, attention_output, layer_config.attention_output_bias)
-    _match_bias(layer, mlp_output, layer_config.mlp_output_bias)
+    experts = getattr(getattr(layer, "mlp", None), "experts", None)
+    if experts is None:
+        _match_bias(layer, mlp_output, layer_config.mlp_output_bias)
+    elif layer_config.mlp_output_bias:
+        experts.down_proj_bias = nn.Parameter(torch.zeros(experts.num_experts, experts.hidden_dim))
+        experts.__class__ = type(type(experts).__name__, (BiasedExpertsMixin, type(experts)), {})
     return layer
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from flap.models import ModelAdapter, at_hand
+from flap.models.experts import GROUPED, experts_fit_kernel
 
 BIAS_FLAGS = ("attention_bias", "mlp_bias", "use_bias", "enable_bias")  # config keys that give Linears a bias
 
@@ -27,13 +28,16 @@ def stock_config(adapter: ModelAdapter, shared: dict[str, Any]) -> PreTrainedCon
     Raises:
         ValueError: there is none; says why.
     """
-    first, *others = (adapter.widths(i) for i in range(len(adapter.layers)))
-    if any(one != first for one in others):
-        raise ValueError("layers differ in width")
+    widths: dict[str, int] = {}
+    for i in range(len(adapter.layers)):
+        if any(widths.setdefault(name, width) != width for name, width in adapter.widths(i).items()):
+            raise ValueError("layers differ in width")
+        if not experts_fit_kernel(adapter.mlp(i)):
+            raise ValueError(f"experts whose width is no multiple of {GROUPED} need another kernel")
     problem = ""
     for flags in _subsets([name for name in BIAS_FLAGS if name in shared]):
         try:
-            config = stock_class(type(adapter.model.config))(**shared | first | dict.fromkeys(flags, True))
+            config = stock_class(type(adapter.model.config))(**shared | widths | dict.fromkeys(flags, True))
             _check_place(adapter.model, config)
             return cast(PreTrainedConfig, config)
         except (ValueError, StrictDataclassError) as error:  # the latter from a config's own checks

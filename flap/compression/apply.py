@@ -5,14 +5,15 @@ Legend: O, I output and input channels of the output projection · K kept, P pru
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol, cast
+from functools import partial
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from flap.allocation import LayerPlan, PruningPlan
 from flap.calibration import LayerStatistics, Statistics
-from flap.compression.compensation import Compensation, Repair
+from flap.compression.compensation import Compensation, Fit, Repair
 from flap.models import Block, ModelAdapter, at_hand
 
 
@@ -93,9 +94,9 @@ def _change(block: Block, kept_U: Tensor, compensation: Compensation, statistics
     pruned_U = torch.tensor(sorted(set(range(block.num_units)) - set(kept_U.tolist())))
     output, device = block.output, block.output.weight.device
     known = statistics and statistics.to(device)
-    fit = compensation.fit(
-        output.weight.float(), known, channels(block, kept_U).to(device), channels(block, pruned_U).to(device)
-    )
+    kept, pruned = channels(block, kept_U).to(device), channels(block, pruned_U).to(device)
+    fit_it = compensation.fit if block.num_experts == 1 else partial(_fit_each_expert, compensation, block.num_experts)
+    fit = fit_it(output.weight.float(), known, kept, pruned)
     bias_O: Tensor | None = output.bias
     if fit.bias_O is not None:
         bias_O = fit.bias_O if bias_O is None else bias_O.float() + fit.bias_O
@@ -104,13 +105,40 @@ def _change(block: Block, kept_U: Tensor, compensation: Compensation, statistics
     return Change(block, kept_U, pruned_U, fit.weight_OK.to(dtype), bias_O, fit.repair)
 
 
+def _fit_each_expert(
+    compensation: Compensation,
+    experts: int,
+    weight_OI: Tensor,
+    statistics: Statistics | None,
+    kept_K: Tensor,
+    pruned_P: Tensor,
+) -> Fit:
+    """Each expert's fit on its own channels and tokens, side by side; the bias is bias_EO."""
+    first_E = torch.arange(experts, device=kept_K.device)[:, None] * (weight_OI.shape[1] // experts)
+    fits = [
+        compensation.fit(*of_one)
+        for of_one in zip(
+            weight_OI.chunk(experts, dim=1),
+            statistics.of_experts(experts) if statistics else [None] * experts,
+            kept_K.reshape(experts, -1) - first_E,
+            pruned_P.reshape(experts, -1) - first_E,
+            strict=True,
+        )
+    ]
+    biases = [fit.bias_O for fit in fits if fit.bias_O is not None]
+    return Fit(torch.cat([fit.weight_OK for fit in fits], dim=1), torch.stack(biases) if biases else None)
+
+
 def channels(block: Block, units_U: Tensor) -> Tensor:
     """Input channels of the output projection that belong to these units, ascending."""
     return block.columns_UC[units_U].flatten().sort().values
 
 
-def assign(linear: nn.Linear, weight: Tensor, bias: Tensor | None) -> None:
-    """Give a Linear new tensors and the widths that go with them."""
+def assign(linear: Any, weight: Tensor, bias: Tensor | None) -> None:
+    """Give a Linear, or what looks like one, new tensors and the widths that go with them."""
+    if not isinstance(linear, nn.Linear):
+        linear.assign(weight, bias)
+        return
     trainable = linear.weight.requires_grad
     set_weight(linear, weight)
     new_bias = None if bias is None else nn.Parameter(bias.contiguous(), requires_grad=trainable)

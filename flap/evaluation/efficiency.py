@@ -139,10 +139,15 @@ def weight_bytes(model: PreTrainedModel) -> int:
 def macs(model: PreTrainedModel, prompt_NT: Tensor) -> int:
     """Multiply-accumulates of one forward pass over the prompt, by torch's own count of its matrix products.
 
-    Attention is counted without the causal mask's savings.
+    Attention is counted without the causal mask's savings; of experts, those that the router chooses.
     """
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        model(input_ids=prompt_NT, use_cache=False)
+    kernel = model.config._experts_implementation
+    model.config._experts_implementation = "eager"  # the grouped kernel's products are not counted
+    try:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            model(input_ids=prompt_NT, use_cache=False)
+    finally:
+        model.config._experts_implementation = kernel
     return int(counter.get_total_flops()) // 2
 
 

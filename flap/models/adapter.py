@@ -4,6 +4,7 @@ Legend: U units · C input channels a unit owns in the output projection · R ro
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
@@ -21,9 +22,9 @@ class Block:
     """
 
     name: str
-    output: nn.Linear
+    output: Any  # a Linear, or what looks like one
     columns_UC: Tensor
-    inputs: tuple[tuple[nn.Linear, Tensor], ...]  # each with its rows_UR
+    inputs: tuple[tuple[Any, Tensor], ...]  # each a Linear, or what looks like one, with its rows_UR
     norms: tuple[tuple[Any, nn.Linear], ...] = ()  # each an RMS norm over all that one of the inputs puts out
 
     @property
@@ -31,12 +32,26 @@ class Block:
         return self.columns_UC.shape[0]
 
     @property
+    def num_experts(self) -> int:
+        """MLPs that a router chooses from: each has as many units as the others, and an output bias of its own."""
+        return 1
+
+    @property
+    def watched(self) -> nn.Module:
+        """The module whose arguments `activations` reads."""
+        return cast(nn.Module, self.output)
+
+    def activations(self, args: tuple[Any, ...]) -> Sequence[Tensor]:
+        """What flows into the output projection (…, C), once for each expert, from the arguments of `watched`."""
+        return [args[0]]
+
+    @property
     def num_parameters(self) -> int:
         """Every parameter that belongs to some unit, counted from the tensors; the output's own bias never leaves."""
-        inputs = [linear for linear, _ in self.inputs]
+        inputs: list[Any] = [linear for linear, _ in self.inputs]
         biases = sum(linear.bias.numel() for linear in inputs if linear.bias is not None)
         weights: list[Tensor] = [module.weight for module in (self.output, *inputs, *(norm for norm, _ in self.norms))]
-        return biases + sum(weight.numel() for weight in weights)
+        return int(biases + sum(weight.numel() for weight in weights))
 
     @property
     def unit_price(self) -> int:

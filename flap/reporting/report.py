@@ -105,7 +105,7 @@ class Report:
         if self.config["structure"].get("round_to"):
             self.ratio["round_to_cost"] = self.ratio["realised_decoder"] - budget.ratio
         self.layers = [
-            _widths(len(one.kv_heads), prices.queries_per_group, len(one.neurons))
+            _widths(len(one.kv_heads), prices.queries_per_group, len(one.neurons) // prices.experts)
             for one, prices in zip(plan.layers, budget.layers, strict=True)
         ]
 

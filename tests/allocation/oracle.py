@@ -21,7 +21,7 @@ def random_scores(budget: Budget, seed: int = 0) -> Scores:
     generator = torch.Generator().manual_seed(seed)
     return Scores(
         tuple(torch.rand(layer.kv_heads, 4, generator=generator) for layer in budget.layers),
-        tuple(torch.rand(layer.neurons, generator=generator) for layer in budget.layers),
+        tuple(torch.rand(layer.experts * layer.neurons, generator=generator) for layer in budget.layers),
     )
 
 

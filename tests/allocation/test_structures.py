@@ -1,10 +1,12 @@
 """Every structure meets the ratio to within one unit and empties no layer."""
 
+from collections import Counter
+
 import pytest
 
 from flap.allocation import ULUM, LayerPlan
 from tests.allocation.oracle import assert_meets, budget_of, model_of, random_scores
-from tests.cases import ARCHITECTURES, RATIOS, STRUCTURES
+from tests.cases import ARCHITECTURES, MIXTURES, RATIOS, STRUCTURES
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
@@ -47,3 +49,27 @@ def test_ratio_that_would_empty_a_layer_names_the_highest(architecture: str, mos
     budget = budget_of(architecture, float(most))
     for structure in STRUCTURES.values():
         assert_meets(structure().allocate(random_scores(budget), budget), model_of(architecture), float(most))
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("ratio", (0.0, *RATIOS))
+@pytest.mark.parametrize("architecture", MIXTURES)
+def test_every_expert_of_a_layer_keeps_as_many_neurons(architecture: str, ratio: float, structure: str) -> None:
+    budget = budget_of(architecture, ratio)
+    plan = STRUCTURES[structure]().allocate(random_scores(budget), budget)
+    for layer, prices in zip(plan.layers, budget.layers, strict=True):
+        assert list(layer.neurons) == sorted(set(layer.neurons)) and layer.kv_heads
+        kept_by_expert = Counter(neuron // prices.neurons for neuron in layer.neurons)
+        assert sorted(kept_by_expert) == list(range(prices.experts)) and len(set(kept_by_expert.values())) == 1
+    unit = max(price for layer in budget.layers for price in (layer.kv_head_price, layer.neuron_price))
+    assert abs(budget.total - budget.kept(plan) - ratio * budget.total) <= unit
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("architecture", MIXTURES)
+def test_experts_round_to_the_width_of_one(architecture: str, structure: str) -> None:
+    budget = budget_of(architecture, 0.4)
+    plan = STRUCTURES[structure](round_to=8).allocate(random_scores(budget), budget)
+    for layer, prices in zip(plan.layers, budget.layers, strict=True):
+        kept_by_expert = Counter(neuron // prices.neurons for neuron in layer.neurons)
+        assert all(kept % 8 == 0 for kept in kept_by_expert.values()) and len(set(kept_by_expert.values())) == 1

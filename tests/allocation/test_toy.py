@@ -52,6 +52,15 @@ def test_alam_prefix_by_hand(ratio: float, first: LayerPlan, second: LayerPlan) 
     assert ALAM().allocate(TOY_SCORES, Budget(TOY_LAYERS, ratio)).layers == (first, second)
 
 
+def test_experts_by_hand() -> None:
+    # L0 as two experts of two neurons: z -1.16 -.39 and .39 1.16, so ranks at 6 each: .39 (protected), -.39
+    layers = (LayerPrices(2, 10, 2, 6, 1, experts=2), TOY_LAYERS[1])
+    for to_keep, first in ((32, (1, 3)), (38, (1, 3)), (45, (0, 1, 2, 3))):
+        # kept in this order: L0h1 L1h0 L0r0 L1n3 for 29, L1h1 39, L0r1 45
+        plan = ALAM().allocate(TOY_SCORES, Budget(layers, 1 - to_keep / 64))
+        assert plan.layers[0] == LayerPlan((1,), first)
+
+
 def test_almm_by_hand() -> None:
     # to keep 38.4: three heads at 10, then 8.4 for neurons, nearest to three of them
     plan = ALMM(remove_heads=1).allocate(TOY_SCORES, Budget(TOY_LAYERS, 0.4))

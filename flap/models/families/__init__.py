@@ -7,6 +7,7 @@ from flap.models.families.gemma import GemmaAdapter
 from flap.models.families.gpt_neox import GPTNeoXAdapter
 from flap.models.families.granite import GraniteAdapter
 from flap.models.families.llama import LlamaAdapter
+from flap.models.families.mixture import MixtureAdapter
 from flap.models.families.olmo2 import Olmo2Adapter
 from flap.models.families.opt import OPTAdapter
 from flap.models.families.phi3 import Phi3Adapter
@@ -14,7 +15,7 @@ from flap.models.families.starcoder2 import Starcoder2Adapter
 
 FAMILIES: tuple[type[ModelAdapter], ...] = (
     LlamaAdapter, GemmaAdapter, GraniteAdapter, Olmo2Adapter, Starcoder2Adapter, Phi3Adapter, OPTAdapter,
-    GPTNeoXAdapter,
+    GPTNeoXAdapter, MixtureAdapter,
 )  # fmt: skip
 
 

@@ -49,6 +49,10 @@ class FamilyContract:
         """The variant, loaded from disk, pruned by 40 % and saved."""
         return all_saved[f"{type(self).__name__}-{variant}"]
 
+    def num_neurons(self, config: PreTrainedConfig, layer: int) -> int:
+        """Those of one MLP or expert of the layer."""
+        return getattr(config, self.neurons)
+
     def test_every_role_resolves(self, config: PreTrainedConfig, model: PreTrainedModel) -> None:
         adapter = adapt(model)
         heads = config.num_attention_heads
@@ -56,7 +60,7 @@ class FamilyContract:
         assert len(adapter.layers) == config.num_hidden_layers
         for i in range(len(adapter.layers)):
             attention, mlp = adapter.blocks(i)
-            assert (attention.num_units, mlp.num_units) == (groups, getattr(config, self.neurons))
+            assert (attention.num_units, mlp.num_units // mlp.num_experts) == (groups, self.num_neurons(config, i))
             assert adapter.queries_per_group(i) == heads // groups
             for block in (attention, mlp):
                 assert sorted(block.columns_UC.flatten().tolist()) == list(range(block.output.in_features))
@@ -67,9 +71,10 @@ class FamilyContract:
     def test_no_matrix_of_a_layer_is_overlooked(self, model: PreTrainedModel) -> None:
         adapter = adapt(model)
         for i, layer in enumerate(adapter.layers):
-            matrices = {name for name, parameter in layer.named_parameters() if parameter.ndim > 1}
-            known = {id(linear.weight) for b in adapter.blocks(i) for linear in (b.output, *dict(b.inputs))}
-            assert {name for name in matrices if id(layer.get_parameter(name)) not in known} == set()
+            matrices = {name: p.numel() for name, p in layer.named_parameters() if p.ndim > 1}
+            matrices.pop("mlp.gate.weight", None)  # a router stays as it is
+            known = [linear.weight.numel() for b in adapter.blocks(i) for linear in (b.output, *dict(b.inputs))]
+            assert sum(matrices.values()) == sum(known), matrices
 
     def test_logits_are_the_models_own(self, model: PreTrainedModel) -> None:
         adapter, expected = adapt(model), logits(model)
@@ -132,7 +137,8 @@ class FamilyContract:
         for one in (model, half):
             compress(adapt(one), plan, BiasCompensation(), known, prune_layer)
         assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
-        assert (logits(half).float() - logits(model)).norm() < 0.1 * logits(model).norm()
+        error_NT = (logits(half).float() - logits(model)).norm(dim=-1) / logits(model).norm(dim=-1)
+        assert error_NT.median() < 0.1  # rounding sends a few tokens to another expert
 
     def test_a_fresh_process_computes_the_same(self, saved: Saved, found: dict[str, torch.Tensor]) -> None:
         assert torch.equal(found[f"{saved.directory}"], logits(saved.model))
@@ -202,7 +208,7 @@ def less_one_unit(whole: LayerPlan, prices: Any) -> Iterator[tuple[LayerPlan, in
     """The layer without its second attention unit, and without its second MLP unit, and what either saves."""
     heads, neurons = whole.kv_heads, whole.neurons
     yield LayerPlan(heads[:1] + heads[2:], neurons), prices.kv_head_price
-    yield LayerPlan(heads, neurons[:1] + neurons[2:]), prices.neuron_price
+    yield LayerPlan(heads, tuple(n for n in neurons if n % prices.neurons != 1)), prices.neuron_price
 
 
 def modules_with_config(adapter: ModelAdapter) -> list[Any]:

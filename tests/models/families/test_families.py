@@ -9,11 +9,14 @@ from transformers import (
     GraniteConfig,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
     Olmo2Config,
     OPTConfig,
     Phi3Config,
+    PreTrainedConfig,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
     SmolLM3Config,
     Starcoder2Config,
 )
@@ -140,3 +143,23 @@ class TestGPTNeoX(FamilyContract):
         "no-attention-biases": GPTNeoXConfig(**own, attention_bias=False),
     }
     uniform, uniform_ratio, holds_biases = ULMM(remove_heads=0), 0.4, True
+
+
+class TestMixtral(FamilyContract):
+    own = {"num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 48}
+    configs = {"mha": MixtralConfig(**MHA | own | TIED), "gqa": MixtralConfig(**GQA | own | SLIDING)}
+    features = {"sliding_window": 16, "num_experts_per_tok": 1}
+
+
+class TestQwen3Moe(FamilyContract):
+    own = {"head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+    configs = {
+        "mha": Qwen3MoeConfig(**MHA, **own, norm_topk_prob=True, **TIED),
+        "gqa": Qwen3MoeConfig(
+            **GQA, **own, **SLIDING, use_sliding_window=True, attention_bias=True, mlp_only_layers=[1]
+        ),
+    }
+    features = {"sliding_window": 16, "num_experts_per_tok": 1}
+
+    def num_neurons(self, config: PreTrainedConfig, layer: int) -> int:
+        return config.intermediate_size if layer in config.mlp_only_layers else config.moe_intermediate_size

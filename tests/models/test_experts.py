@@ -1,0 +1,183 @@
+"""Experts: statistics of the tokens routed to each, one width a layer, an output bias each, whatever kernel runs."""
+
+import copy
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from flap.calibration import collect, statistics_on_disk
+from flap.checkpoint.convert import become_checkpointable
+from flap.checkpoint.gguf.architecture import check_architecture
+from flap.checkpoint.load import load
+from flap.checkpoint.save import save
+from flap.compression import BiasCompensation, NoCompensation, mask_layer, prune_layer
+from flap.evaluation.efficiency import macs
+from flap.models import adapt
+from flap.pipeline import run
+from tests.cases import MIXTURES, VOCAB, tiny_model, tokens
+from tests.checkpoint.pruned import logits, prune
+from tests.compression.oracle import changed
+from tests.models.families.contract import plan_of
+from tests.runs import composed, tiny
+
+EXPERTS, NEURONS = 6, 24
+KERNELS = ("eager", "batched_mm", "grouped_mm")
+
+
+@pytest.fixture(params=MIXTURES)
+def model(request: pytest.FixtureRequest) -> PreTrainedModel:
+    return tiny_model(request.param)
+
+
+def experts(model: PreTrainedModel, layer: int) -> nn.Module:
+    return model.model.layers[layer].mlp.experts
+
+
+@torch.no_grad()
+def flowing_in(model: PreTrainedModel, layer: int, tokens_NT: Tensor) -> list[Tensor]:
+    """What transformers' own loop over the experts gives to each one's down projection."""
+    model = copy.deepcopy(model)
+    model.set_experts_implementation("eager")
+    down_proj = experts(model, layer).down_proj
+    which = {down_proj[e].data_ptr(): e for e in range(EXPERTS)}
+    seen: dict[int, list[Tensor]] = defaultdict(lambda: [torch.zeros(0, down_proj.shape[2])])
+    linear = nn.functional.linear
+
+    def spy(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if weight.data_ptr() in which:
+            seen[which[weight.data_ptr()]].append(x)
+        return linear(x, weight, bias)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.functional, "linear", spy)
+        model(input_ids=tokens_NT)
+    return [torch.cat(seen[e]) for e in range(EXPERTS)]
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_statistics_are_those_of_the_tokens_routed_to_each_expert(model: PreTrainedModel, kernel: str) -> None:
+    model.set_experts_implementation(kernel)
+    known = collect(adapt(model), tokens(), batch_size=4)[1].mlp.of_experts(EXPERTS)
+    activations = flowing_in(model, 1, tokens())
+    assert sum(map(len, activations)) == 2 * tokens().numel()
+    for one, activation_TI in zip(known, activations, strict=True):
+        wide_TI = activation_TI.double()
+        assert (one.num_tokens == len(wide_TI)).all()
+        for found, expected in (
+            (one.mean_I, wide_TI.mean(0)), (one.var_I, wide_TI.var(0)), (one.msq_I, wide_TI.square().mean(0)),
+        ):  # fmt: skip
+            torch.testing.assert_close(found, expected.float(), rtol=1e-4, atol=1e-6)
+
+
+def test_they_come_back_from_disk(model: PreTrainedModel, tmp_path: Path) -> None:
+    kind = statistics_on_disk(torch.device("cpu"))
+    known = collect(adapt(model), tokens(), batch_size=4)
+    kind.write(known, tmp_path / "data")
+    for one, other in zip(known, kind.read(tmp_path / "data"), strict=True):
+        for name in ("mean_I", "var_I", "msq_I", "num_tokens"):
+            assert torch.equal(torch.as_tensor(getattr(one.mlp, name)), torch.as_tensor(getattr(other.mlp, name)))
+
+
+def test_every_expert_keeps_as_many_neurons_and_the_rest_of_the_layer_stays(model: PreTrainedModel) -> None:
+    before = copy.deepcopy(model)
+    plan = prune(model, 0.4)
+    numbers = torch.tensor(plan.layers[1].neurons)
+    kept_EK = torch.stack([numbers[numbers // NEURONS == e] % NEURONS for e in range(EXPERTS)])
+    assert len(kept_EK.unique(dim=0)) > 1  # each its own
+    gate, up = (
+        before.model.layers[1].mlp.experts.gate_up_proj[:, rows] for rows in (slice(NEURONS), slice(NEURONS, None))
+    )
+    for e, kept_K in enumerate(kept_EK):
+        expected = torch.cat([gate[e, kept_K], up[e, kept_K]])
+        assert torch.equal(experts(model, 1).gate_up_proj[e], expected)
+        assert torch.equal(experts(model, 1).down_proj[e], experts(before, 1).down_proj[e][:, kept_K])
+    assert torch.equal(model.model.layers[1].mlp.gate.weight, before.model.layers[1].mlp.gate.weight)
+
+
+def test_the_bias_keeps_each_experts_mean_output(model: PreTrainedModel) -> None:
+    means_EI = torch.stack([activation_TI.mean(0) for activation_TI in flowing_in(model, 0, tokens())])
+    down_EHI = experts(model, 0).down_proj.clone()
+    kept = torch.tensor(prune(model, 0.4).layers[0].neurons).reshape(EXPERTS, -1) % NEURONS
+    for e in range(EXPERTS):
+        found = experts(model, 0).down_proj[e] @ means_EI[e, kept[e]] + experts(model, 0).down_proj_bias[e]
+        torch.testing.assert_close(found, down_EHI[e] @ means_EI[e], rtol=1e-4, atol=1e-5)
+
+
+def test_experts_that_see_no_token_or_one(model: PreTrainedModel) -> None:
+    few = tokens(1, 3)
+    known = collect(adapt(model), few, batch_size=1)
+    counts_E = torch.stack([one.num_tokens[0] for one in known[0].mlp.of_experts(EXPERTS)])
+    assert counts_E.sum() == 2 * few.numel() and {0, 1} <= set(counts_E.tolist())
+    for name in ("mean_I", "var_I", "msq_I"):
+        values_EI = getattr(known[0].mlp, name).reshape(EXPERTS, NEURONS)
+        assert torch.isfinite(values_EI).all() and (values_EI[counts_E == 0] == 0).all()
+    plan = plan_of(model, 0.5)
+    sliced, masked = (changed(model, plan, BiasCompensation(), known, how) for how in (prune_layer, mask_layer))
+    assert torch.isfinite(logits(sliced)).all()
+    torch.testing.assert_close(logits(sliced), logits(masked), atol=1e-4, rtol=0)
+    assert (experts(sliced, 0).down_proj_bias[counts_E == 0] == 0).all()
+
+
+@pytest.mark.parametrize("kept", [16, 17])
+@pytest.mark.parametrize("compensation", [BiasCompensation(), NoCompensation()])
+def test_every_kernel_computes_the_same(
+    kept: int, compensation: object, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """The grouped kernel takes no row of 17 float32: there it makes way for the loop."""
+    adapter, known = adapt(model), collect(adapt(model), tokens(), batch_size=4)
+    plan = plan_of(model, 0.0)
+    for i in range(2):
+        heads, neurons = plan.layers[i].kv_heads, plan.layers[i].neurons
+        layer = type(plan.layers[i])(heads, tuple(n for n in neurons if n % NEURONS < kept))
+        prune_layer(adapter, i, layer, compensation, known[i])
+    for one in (model, load_saved(model, tokenizer, tmp_path)):
+        expected = logits(one)
+        for kernel in KERNELS:
+            one.set_experts_implementation(kernel)
+            torch.testing.assert_close(logits(one), expected, atol=1e-5, rtol=0)
+        used = experts(one, 0).config._experts_implementation
+        assert used == ("grouped_mm" if kept == 16 else "eager")
+
+
+def load_saved(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, path: Path) -> PreTrainedModel:
+    become_checkpointable(adapt(model))
+    return load(save(model, tokenizer, path / "saved", plan_of(model, 0.0), {}))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_macs_are_those_of_the_chosen_experts(model: PreTrainedModel, kernel: str) -> None:
+    model.set_experts_implementation(kernel)
+    adapter, config, length = adapt(model), model.config, 24
+    blocks = [adapter.blocks(i) for i in range(3)]
+    linear = sum(attention.num_parameters for attention, _ in blocks)
+    linear += sum(mlp.num_parameters * 2 // EXPERTS if mlp.num_experts > 1 else mlp.num_parameters for _, mlp in blocks)
+    linear += sum(EXPERTS * config.hidden_size for _, mlp in blocks if mlp.num_experts > 1)  # the router
+    expected = length * (linear + VOCAB * config.hidden_size + 2 * 3 * 8 * config.head_dim * length)
+    rotary = config.head_dim // 2 * length
+    assert macs(model, torch.ones(1, length, dtype=torch.long)) in (expected, expected + rotary)
+    assert model.config._experts_implementation == kernel
+
+
+def test_linear_compensation_is_refused_in_one_line(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, text_file: Path, tmp_path: Path
+) -> None:
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError) as caught:
+        run(composed(*tiny(tmp_path / "model", text_file), "compensation=linear"), tmp_path / "run")
+    kind = model.config.model_type
+    assert str(caught.value) == (
+        "compensation, metric: of experts no covariances are collected; expected choices without them for "
+        f"'{kind}', as compensation=bias"
+    )
+
+
+def test_gguf_is_refused_in_one_line(model: PreTrainedModel) -> None:
+    with pytest.raises(
+        ValueError, match=r"^gguf: model_type=(mixtral|qwen3_moe): llama.cpp runs this export with llama, "
+    ):
+        check_architecture(model.config)
