@@ -170,6 +170,8 @@ def check(config: FlapConfig) -> None:
     _require(config.cache_wait_seconds >= 0, "cache_wait_seconds", config.cache_wait_seconds, "a number >= 0")
     formats, gguf_type = config.checkpoint.formats, config.checkpoint.gguf_type
     _require(set(formats) in ({"hf"}, {"hf", "gguf"}), "checkpoint.formats", formats, "[hf] or [hf,gguf]")
+    saved = config.checkpoint.save or "gguf" not in formats
+    _require(saved, "checkpoint.save", False, "true with checkpoint.formats=[hf,gguf], which is made from the former")
     _require(gguf_type in GGUF_TYPES, "checkpoint.gguf_type", gguf_type, f"one of {', '.join(GGUF_TYPES)}")
     calibration = config.calibration
     for name, least in (("num_samples", 1), ("seq_len", 2), ("batch_size", 1)):

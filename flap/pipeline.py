@@ -33,7 +33,8 @@ def run(config: FlapConfig, run_dir: Path, more_to_come: bool = False) -> Report
     target, replace = checkpoint_target(config, run_dir)
     source = find_model(config.model, cache_root(config.cache_dir), config.trust_remote_code)
     if "gguf" in config.checkpoint.formats:
-        check_export(source.config, source.tokenizer, source_gguf(config.model.path))
+        alike = stages.keep_layers_alike or config.ratio == 0
+        check_export(source.config, source.tokenizer, source_gguf(config.model.path), alike)
     suite = prepare(stages.evaluators, source.tokenizer, source.max_length, results_file(config, run_dir))
     calibration = read_calibration(config, stages, source.tokenizer, source.max_length)
     budget = check_budget(adapt(source.skeleton()), stages, config)

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from flap.allocation import Budget, Structure, UniformLayers, price
 from flap.calibration import STATISTICS_VERSION, Text, calibration_windows, read_text, tokens_sha256
-from flap.compression import Compensation
+from flap.compression import Compensation, NoCompensation
 from flap.config import FlapConfig, build
 from flap.evaluation import Evaluator
 from flap.importance import Metric
@@ -30,6 +30,11 @@ class Stages:
     @property
     def need_statistics(self) -> bool:
         return self.metric.needs_statistics or self.compensation.needs_statistics
+
+    @property
+    def keep_layers_alike(self) -> bool:
+        """Whether all layers keep one width and gain no biases."""
+        return isinstance(self.structure, UniformLayers) and isinstance(self.compensation, NoCompensation)
 
     @property
     def need_covariance(self) -> bool:

@@ -7,7 +7,7 @@ import torch
 from gguf import GGUFReader
 from transformers import PreTrainedTokenizerFast
 
-from flap.allocation import ULUM
+from flap.allocation import ALAM, ULUM
 from flap.checkpoint.gguf import export_gguf
 from flap.compression import NoCompensation
 from tests.checkpoint.gguf_cases import LINEAR, LLAMA3, TOKENS, Exported, checkpoint, empty
@@ -97,6 +97,12 @@ def test_matrices_that_q8_0_cannot_hold_are_f16_and_counted(
     assert {name for name, kind in types.items() if kind == "F16"} == odd and "blk.0.ffn_down.weight" in odd
     assert {kind for name, kind in types.items() if name not in odd} == {"Q8_0", "F32"}
     assert f"{len(odd)} of 29 matrices are f16: q8_0 takes rows of a multiple of 32" in caplog.text
+
+
+def test_round_to_32_leaves_no_neurons_that_q8_0_cannot_hold(words: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    exported = checkpoint(tmp_path / "pruned", "llama-gqa", words, structure=ALAM(round_to=32))
+    tensors = GGUFReader(export_gguf(exported.directory, "q8_0")).tensors
+    assert {one.tensor_type.name for one in tensors if one.name.endswith("ffn_down.weight")} == {"Q8_0"}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,17 +8,21 @@ import sys
 from pathlib import Path
 
 import pytest
+from gguf import GGUFReader
 from safetensors.torch import load_file, save_file
 from tokenizers import pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 from flap.allocation import ULUM
-from flap.checkpoint.gguf import export_gguf
+from flap.checkpoint.gguf import export, export_gguf
+from flap.checkpoint.gguf.architecture import MODEL_TYPES, check_architecture
 from flap.compression import NoCompensation
 from flap.models import Source
 from flap.pipeline import run
+from tests.cases import tiny_model
 from tests.checkpoint.gguf_cases import LINEAR, Exported, checkpoint
 from tests.checkpoint.tokenizers import KINDS
+from tests.models.families.test_families import FamilyContract
 from tests.runs import composed, tiny
 
 ULUM_, PLAIN = {"structure": ULUM()}, {"compensation": NoCompensation()}
@@ -58,6 +62,21 @@ def test_what_llama_cpp_cannot_compute(
     assert_refused(checkpoint(tmp_path / "pruned", name, words, **options).directory, f"^gguf: .*{line}")
 
 
+@pytest.mark.parametrize("family", FamilyContract.__subclasses__(), ids=lambda family: family.__name__)
+def test_every_family_is_taken_or_refused_in_a_line(family: type[FamilyContract]) -> None:
+    for config in family.configs.values():
+        if config.model_type in MODEL_TYPES and not any(kind == "sliding_attention" for kind in layer_kinds(config)):
+            check_architecture(config)
+        else:
+            with pytest.raises(ValueError, match=r"^gguf: (model_type|sliding attention)=\w+: llama\.cpp runs .* with"):
+                check_architecture(config)
+
+
+def layer_kinds(config: PreTrainedConfig) -> list[str]:
+    slides = getattr(config, "sliding_window", None) is not None
+    return getattr(config, "layer_types", None) or ["sliding_attention"] * slides
+
+
 def test_a_tokenizer_of_another_kind(words: PreTrainedTokenizerFast, exported: Exported) -> None:
     words.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # GPT-2's
     words.save_pretrained(exported.directory)
@@ -70,6 +89,23 @@ def test_a_tokenizer_with_more_ids_than_embeddings(words: PreTrainedTokenizerFas
     assert_refused(exported.directory, "^gguf: token '<extra136>' has id 512, and the model has embeddings for 512")
 
 
+def test_another_vocabulary_than_the_source_has(
+    words: PreTrainedTokenizerFast, exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words.add_tokens([f"<extra{i}>" for i in range(512 - len(words))])  # a GGUF names every id
+    words.save_pretrained(exported.directory)
+    source = export_gguf(exported.directory).rename(tmp_path / "source.gguf")
+    monkeypatch.setattr(export, "source_gguf", lambda model: source)
+    ours, theirs = GGUFReader(export_gguf(exported.directory)).fields, GGUFReader(source).fields
+    assert {name: field.contents() for name, field in ours.items()} == {
+        name: field.contents() for name, field in theirs.items()
+    }
+    (exported.directory / "model-f16.gguf").unlink()
+    words.add_tokens(["<another>"])
+    words.save_pretrained(exported.directory)
+    assert_refused(exported.directory, r"^gguf: the checkpoint's tokenizer has another vocabulary than source\.gguf")
+
+
 def test_values_beyond_float16(exported: Exported) -> None:
     tensors = load_file(exported.directory / "model.safetensors")
     tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = 1e5
@@ -80,6 +116,11 @@ def test_values_beyond_float16(exported: Exported) -> None:
 
 def test_a_damaged_checkpoint(exported: Exported, tmp_path: Path) -> None:
     assert_refused(tmp_path, r"no checkpoint here, config\.json is missing")
+    for file in ("config.json", "tokenizer.json", "flap.json"):
+        whole = (exported.directory / file).read_text()
+        (exported.directory / file).write_text("{")
+        assert_refused(exported.directory, r"pruned: its config, tokenizer or flap\.json cannot be read \(")
+        (exported.directory / file).write_text(whole)
     weights = exported.directory / "model.safetensors"
     index = exported.directory / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"model.layers.9.x": "model.safetensors"}}))
@@ -124,6 +165,33 @@ def test_a_run_is_refused_before_any_weight_is_loaded(
     with pytest.raises(ValueError, match=r"^gguf: the tokenizer"):
         run(composed(*tiny(model_dir, text_file), "checkpoint.formats=[hf,gguf]"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "allowed"),
+    [("", False), ("structure=UL-UM", False), ("structure=UL-UM compensation=none", True), ("ratio=0", True)],
+)
+def test_qwen3_is_refused_before_it_is_pruned(
+    options: str, allowed: bool, words: PreTrainedTokenizerFast, text_file: Path, tmp_path: Path
+) -> None:
+    tiny_model("qwen3-mha-tied", vocab_size=512).save_pretrained(tmp_path / "dense")
+    words.save_pretrained(tmp_path / "dense")
+    config = composed(*tiny(tmp_path / "dense", text_file), "checkpoint.formats=[hf,gguf]", *options.split())
+    if allowed:
+        assert (Path(run(config, tmp_path / "run").checkpoint) / "model-f16.gguf").is_file()
+        return
+    with pytest.raises(
+        ValueError, match=r"^gguf: llama\.cpp's qwen3 has one width for all layers; .*compensation=none"
+    ):
+        run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_not_saved_is_not_exported() -> None:
+    with pytest.raises(
+        ValueError, match=r"^checkpoint\.save=False: expected true with checkpoint\.formats=\[hf,gguf\]"
+    ):
+        composed("checkpoint.save=false", "checkpoint.formats=[hf,gguf]")
 
 
 @pytest.mark.parametrize("formats", ["[gguf]", "[hf,onnx]", "[]"])

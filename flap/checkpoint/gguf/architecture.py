@@ -15,18 +15,28 @@ ROTATES_PAIRS = (MODEL_ARCH.LLAMA, MODEL_ARCH.DECI)  # RoPE turns neighbouring c
 ROPE_TYPES = ("default", "linear", "llama3")
 
 
-def check_architecture(config: PreTrainedConfig) -> None:
-    """Raises: ValueError: GGUF cannot hold it; says what of it, and what can be held."""
-    model_type, rope = _model_type(config), config.rope_parameters["rope_type"]
+def check_architecture(config: PreTrainedConfig, layers_alike: bool = True) -> None:
+    """`layers_alike`: they have one width and no biases that pruning added.
+
+    Raises:
+        ValueError: GGUF cannot hold it; says what of it, and what can be held.
+    """
+    model_type = _model_type(config)
+    _require("model_type", model_type, MODEL_TYPES)
+    _require("hidden_act", config.hidden_act, ("silu",))
     ropes = ("default",) if model_type == "qwen3" else ROPE_TYPES
-    for name, value, allowed in (
-        ("model_type", model_type, MODEL_TYPES),
-        ("hidden_act", config.hidden_act, ("silu",)),
-        ("rope_type", rope, ropes),
-        ("sliding attention", _slides(config), (False,)),
-    ):
-        if value not in allowed:
-            raise ValueError(f"gguf: {name}={value}: llama.cpp runs this export with {', '.join(map(str, allowed))}")
+    _require("rope_type", config.rope_parameters["rope_type"], ropes)
+    _require("sliding attention", _slides(config), (False,))
+    if model_type == "qwen3" and not layers_alike:
+        raise ValueError(QWEN3)
+
+
+def _require(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"gguf: {name}={value}: llama.cpp runs this export with {', '.join(map(str, allowed))}")
+
+
+QWEN3 = "gguf: llama.cpp's qwen3 has one width for all layers; prune with structure=UL-UM and compensation=none"
 
 
 def choose_architecture(config: PreTrainedConfig, widths: list[dict[str, int]]) -> MODEL_ARCH:
@@ -34,9 +44,7 @@ def choose_architecture(config: PreTrainedConfig, widths: list[dict[str, int]]) 
     uniform = all(one == widths[0] for one in widths)
     if _model_type(config) == "qwen3":
         if not uniform:
-            raise ValueError(
-                "gguf: llama.cpp's qwen3 has one width for all layers; prune with structure=UL-UM and compensation=none"
-            )
+            raise ValueError(QWEN3)
         return MODEL_ARCH.QWEN3
     return MODEL_ARCH.LLAMA if uniform else MODEL_ARCH.DECI
 

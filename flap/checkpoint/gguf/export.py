@@ -21,9 +21,11 @@ from flap.checkpoint.gguf.write import TYPES, write_tensors
 from flap.files import file_written_whole
 
 
-def check_export(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, source: Path | None) -> None:
+def check_export(
+    config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, source: Path | None, layers_alike: bool = True
+) -> None:
     """Raises: ValueError: what can be known without the weights speaks against an export."""
-    check_architecture(config)
+    check_architecture(config, layers_alike)
     if source is None:
         tokenizer_kind(tokenizer)
 
@@ -39,15 +41,23 @@ def export_gguf(checkpoint: Path, kind: str = "f16") -> Path:
     if not (checkpoint / "config.json").is_file():
         raise ValueError(f"{checkpoint}: no checkpoint here, config.json is missing")
     target = checkpoint / f"model-{kind}.gguf"
+    config, tokenizer, source = _read(checkpoint)
+    check_export(config, tokenizer, source)
     try:
-        config, tokenizer = AutoConfig.from_pretrained(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
-        source = source_gguf(str(checkpoint))
-        check_export(config, tokenizer, source)
         with file_written_whole(target) as scratch:
             _write(checkpoint, scratch, kind, config, tokenizer, source)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{target}: cannot be written ({error})") from error
     return target
+
+
+def _read(checkpoint: Path) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase, Path | None]:
+    try:
+        config, tokenizer = AutoConfig.from_pretrained(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
+        return config, tokenizer, source_gguf(str(checkpoint))
+    except (OSError, ValueError) as error:
+        problem = " ".join(str(error).split())[:300]
+        raise ValueError(f"{checkpoint}: its config, tokenizer or flap.json cannot be read ({problem})") from error
 
 
 def _write(
