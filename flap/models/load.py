@@ -29,7 +29,7 @@ from flap.models.devices import free_bytes, pick_device
 from flap.models.families import adapter_class
 from flap.models.packaged import INSTALL, packaged_file
 from flap.models.stream import ON_META, AnyModel, StreamedModel
-from flap.models.weights import check_weights
+from flap.models.weights import check_read, check_weights
 
 log = logging.getLogger(__name__)
 
@@ -130,11 +130,10 @@ class Source:
             )
         except (OSError, SafetensorError, RuntimeError) as error:
             raise ValueError(f"model.path={self.path}: {_one_line(error)}") from error
-        problems = {"missing_keys": "are missing", "mismatched_keys": "have another shape than the config says"}
-        for kind, problem in problems.items():
-            names = sorted(key if isinstance(key, str) else key[0] for key in info[kind])
-            if names:
-                raise ValueError(f"model.path={self.path}: {len(names)} tensors {problem}, as {', '.join(names[:3])}")
+        try:
+            check_read(info)
+        except ValueError as error:
+            raise ValueError(f"model.path={self.path}: {error}") from error
         return cast(PreTrainedModel, model.eval())
 
 

@@ -1,7 +1,9 @@
 """The safetensors files of a checkpoint: which tensor lies in which, and whether all that is named is there."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -38,6 +40,15 @@ def check_weights(directory: Path) -> None:
     if lost := [name for name, file in files.items() if name not in held[file]]:
         first = f"{lost[0]} in {files[lost[0]].name}"
         raise ValueError(f"{INDEX} names {len(lost)} tensors that their files do not hold, as {first}")
+
+
+def check_read(loading_info: Mapping[str, Any]) -> None:
+    """Raises: ValueError: transformers made tensors up that no file holds, or that have another shape there."""
+    problems = {"missing_keys": "are missing", "mismatched_keys": "have another shape than the config says"}
+    for kind, problem in problems.items():
+        names = sorted(key if isinstance(key, str) else key[0] for key in loading_info[kind])
+        if names:
+            raise ValueError(f"{len(names)} tensors {problem}, as {', '.join(names[:3])}")
 
 
 def _names(shard: Path) -> set[str]:

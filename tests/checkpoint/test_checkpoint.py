@@ -1,11 +1,14 @@
 """A checkpoint reloads as what was in memory: as bytes, as a model, and as the start of another pruning."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from flap.checkpoint.load import load
@@ -108,3 +111,22 @@ def test_ratio_0_leaves_a_stock_checkpoint(model_dir: Path, text_file: Path, tmp
 def test_a_directory_without_a_config_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no checkpoint here, config\.json is missing"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [(lambda tensor: None, "are missing"), (lambda tensor: tensor[:-1], "have another shape than the config says")],
+)
+def test_tensors_that_the_files_lack_are_counted_and_named(
+    change: Callable[[Tensor], Tensor | None], problem: str, saved: Saved, tmp_path: Path
+) -> None:
+    shutil.copytree(saved.directory, tmp_path / "damaged")
+    tensors = load_file(saved.directory / "model.safetensors")
+    for name in ("model.layers.1.mlp.down_proj.weight", "model.norm.weight"):
+        tensors[name] = change(tensors[name])
+    kept = {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
+    save_file(kept, tmp_path / "damaged" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError) as caught:
+        load(tmp_path / "damaged")
+    names = "model.layers.1.mlp.down_proj.weight, model.norm.weight"
+    assert str(caught.value) == f"{tmp_path / 'damaged'}: 2 tensors {problem}, as {names}"
