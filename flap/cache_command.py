@@ -17,7 +17,7 @@ from rich.table import Table
 from flap.cache import LABEL
 from flap.files import cache_root
 
-KINDS = ("statistics", "dense", "models", "streams")
+KINDS = ("statistics", "divergences", "dense", "models", "streams")
 
 
 @dataclass(frozen=True)

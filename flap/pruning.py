@@ -1,20 +1,38 @@
 """Prune one loaded model: calibrate, score, allocate, compress."""
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 
 import torch
 
-from flap.allocation import Budget, LayerPlan, PruningPlan, UniformLayers, keep_quotas
-from flap.cache import Cache, digest
-from flap.calibration import LayerStatistics, collect, collect_covariances, collect_layerwise, statistics_on_disk
+from flap.allocation import Budget, LayerPlan, PruningPlan, Search, UniformLayers, keep_quotas
+from flap.cache import Cache, Kind, digest
+from flap.calibration import (
+    HELD_OUT,
+    LayerStatistics,
+    collect,
+    collect_covariances,
+    collect_layerwise,
+    statistics_on_disk,
+)
 from flap.checkpoint.convert import become_checkpointable
-from flap.compression import CompressLayer, compress, mask_layer, prune_layer
+from flap.compression import CompressLayer, Divergence, compress, mask_layer, prune_layer
 from flap.config import FlapConfig
-from flap.importance import score_layers
+from flap.files import write_text
+from flap.importance import Scores, score_layers
 from flap.models import ModelAdapter
+from flap.progress import progress
 from flap.reporting import Report
 from flap.stages import Calibration, Stages
+
+# What one layer's trials do to the predictions, in nats a token, in the order of the trials.
+DIVERGENCES: Kind[list[float]] = Kind(
+    "divergences",
+    lambda nats, path: write_text(path, json.dumps(nats)),
+    lambda path: [float(one) for one in json.loads(path.read_text())],
+)
 
 
 @dataclass(frozen=True)
@@ -69,11 +87,29 @@ def _prune_at_once(job: Job) -> PruningPlan:
     with job.report.timed("score"):
         scores = score_layers(job.stages.metric, job.adapter, layers, statistics)
     with job.report.timed("allocate"):
+        if isinstance(job.stages.structure, Search):
+            scores = _searched(job, job.stages.structure, scores, statistics)
         plan = job.stages.structure.allocate(scores, job.budget)
     with job.report.timed("compress"):
         repairs = compress(job.adapter, plan, job.stages.compensation, statistics, job.compress_layer)
     job.report.note_repairs(repairs)
     return plan
+
+
+def _searched(job: Job, structure: Search, scores: Scores, statistics: Iterable[LayerStatistics | None]) -> Scores:
+    """The scores in nats per parameter. What is measured of a layer holds for any ratio, and is kept."""
+    assert job.calibration is not None
+    compensation, options = job.stages.compensation, asdict(job.config)
+    key = {**job.model_key, "device": job.adapter.decoder.device.type, **job.calibration.key}
+    key |= {name: options[name] for name in ("metric", "structure", "compensation")}
+    divergence = Divergence(job.adapter, job.calibration.tokens_NT[::HELD_OUT][: structure.windows])
+    known, measured = iter(statistics), []
+    for i in progress(range(len(job.adapter.layers)), "search"):
+        layer, trials = next(known), structure.trials(scores, i)
+        measure = partial(divergence.of_each, i, trials, compensation, layer)
+        measured.append(job.cache.get(DIVERGENCES, {**key, "layer": i}, measure)[0])
+        del layer, measure  # with covariances, before the next ones are read
+    return structure.in_nats(scores, measured, job.budget)
 
 
 def _collected(job: Job) -> Iterable[LayerStatistics]:

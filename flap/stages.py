@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from flap.allocation import Budget, Structure, UniformLayers, price
+from flap.allocation import Budget, Search, Structure, UniformLayers, price
 from flap.calibration import STATISTICS_VERSION, Text, calibration_windows, read_text, tokens_sha256
 from flap.compression import Compensation, NoCompensation
 from flap.config import FlapConfig, build
@@ -29,7 +29,8 @@ class Stages:
 
     @property
     def need_statistics(self) -> bool:
-        return self.metric.needs_statistics or self.compensation.needs_statistics
+        searches = isinstance(self.structure, Search)  # on calibration windows
+        return searches or self.metric.needs_statistics or self.compensation.needs_statistics
 
     @property
     def keep_layers_alike(self) -> bool:
@@ -76,6 +77,11 @@ def build_stages(config: FlapConfig) -> Stages:
         raise ValueError(
             "calibration.propagate=pruned: expected structure UL-UM or UL-MM, because an adaptive plan is known only "
             "after every layer has its statistics"
+        )
+    if isinstance(stages.structure, Search) and config.model.placement != "device":
+        raise ValueError(
+            f"model.placement={config.model.placement}: expected device with structure=search, which runs the layers "
+            "over and over"
         )
     if stages.need_covariance and config.model.placement == "stream":
         raise ValueError("model.placement=stream: expected a compensation and a metric without covariances, or auto")

@@ -17,7 +17,7 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from flap.allocation import ALAM, ALMM, ULMM, ULUM, Structure
+from flap.allocation import ALAM, ALMM, ULMM, ULUM, Search, Structure
 from flap.importance import IFV, OBS, WIFN, WIFV, Magnitude, Metric, Random, Wanda
 
 VOCAB = 96
@@ -25,7 +25,9 @@ METRICS: dict[str, Callable[[], Metric]] = {
     "IFV": IFV, "WIFV": WIFV, "WIFN": WIFN, "magnitude": Magnitude, "wanda": Wanda, "random": Random,
     "OBS": OBS,
 }  # fmt: skip
-STRUCTURES: dict[str, Callable[[], Structure]] = {"UL-UM": ULUM, "UL-MM": ULMM, "AL-MM": ALMM, "AL-AM": ALAM}
+STRUCTURES: dict[str, Callable[[], Structure]] = {
+    "UL-UM": ULUM, "UL-MM": ULMM, "AL-MM": ALMM, "AL-AM": ALAM, "search": Search,
+}  # fmt: skip
 RATIOS = (0.1, 0.2, 0.35, 0.5, 0.7)
 
 _TINY = {

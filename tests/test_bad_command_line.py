@@ -15,7 +15,7 @@ from tests.damaged import damage
 from tests.runs import tiny
 
 Cli = Callable[..., "CompletedProcess[str]"]
-OPTIONS = "AL-AM, AL-MM, UL-MM, UL-UM"
+OPTIONS = "AL-AM, AL-MM, UL-MM, UL-UM, search"
 
 
 @pytest.fixture(autouse=True)
@@ -38,7 +38,7 @@ DOES_NOT_COMPOSE = [
     ("metric=FOO", "metric=FOO: expected one of IFV, OBS, WIFN, WIFV, magnitude, random, wanda"),
     ("structure=FOO", f"structure=FOO: expected one of {OPTIONS}"),
     ("model=gpt-5", "model=gpt-5: expected one of .*smollm2-135m"),
-    ("method=FOO", "method=FOO: expected one of flap, mag_sp, wanda_sp"),
+    ("method=FOO", "method=FOO: expected one of flap, flap_plus, mag_sp, wanda_sp"),
     ("eval=[FOO]", "eval=FOO: expected one of efficiency, none, paper, perplexity, zero_shot"),
     ("metric=null", "a group takes the name of one of its options, as --help lists them"),
     ("ration=0.5", "ration: unknown key; did you mean ratio.*seed"),

@@ -17,12 +17,7 @@ class ALAM(Structure):
     """AL-AM (default): attention units and neurons of all layers in one ranking, each at its price in parameters."""
 
     def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
-        heads, (blocks, members) = _of_heads(scores), _of_blocks(scores, budget, self.block)
-        prices = [layer.kv_head_price for layer in budget.layers]
-        prices += [layer.neuron_price * self.block for layer in budget.layers]
-        fewest = [self.min_heads] * len(heads) + [self.fewest_blocks] * len(blocks)
-        kept = _keep(heads + blocks, prices, fewest, budget.total - budget.to_remove)
-        return _plan(kept[: len(heads)], kept[len(heads) :], members)
+        return one_ranking(self, _of_heads(scores), _of_neurons(scores), budget)
 
 
 @dataclass(frozen=True)
@@ -30,7 +25,7 @@ class ALMM(ManualHeads):
     """AL-MM: `remove_heads` from one ranking of all heads, the rest of the budget from one ranking of all neurons."""
 
     def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
-        heads, (blocks, members) = _of_heads(scores), _of_blocks(scores, budget, self.block)
+        heads, (blocks, members) = _of_heads(scores), _of_blocks(_of_neurons(scores), budget, self.block)
         num_heads, once = sum(len(score_G) for score_G in heads), [1] * len(heads)
         kept_heads = _keep(heads, once, [self.min_heads] * len(heads), num_heads - self.units_to_remove(budget))
         spent = sum(int(k.sum()) * layer.kv_head_price for k, layer in zip(kept_heads, budget.layers, strict=True))
@@ -38,6 +33,16 @@ class ALMM(ManualHeads):
         to_keep = budget.total - budget.to_remove - spent
         kept_blocks = _keep(blocks, prices, [self.fewest_blocks] * len(blocks), to_keep)
         return _plan(kept_heads, kept_blocks, members)
+
+
+def one_ranking(structure: Structure, heads: list[Tensor], neurons: list[Tensor], budget: Budget) -> PruningPlan:
+    """The units that stay when score_G and score_I of all layers are on one scale, each unit at its price."""
+    blocks, members = _of_blocks(neurons, budget, structure.block)
+    prices = [layer.kv_head_price for layer in budget.layers]
+    prices += [layer.neuron_price * structure.block for layer in budget.layers]
+    fewest = [structure.min_heads] * len(heads) + [structure.fewest_blocks] * len(blocks)
+    kept = _keep(heads + blocks, prices, fewest, budget.total - budget.to_remove)
+    return _plan(kept[: len(heads)], kept[len(heads) :], members)
 
 
 def _keep(units: list[Tensor], prices: list[int], fewest: list[int], to_keep: float) -> tuple[Tensor, ...]:
@@ -50,10 +55,15 @@ def _of_heads(scores: Scores) -> list[Tensor]:
     return [standardise(score_GC).mean(dim=1) for score_GC in scores.kv_heads]
 
 
-def _of_blocks(scores: Scores, budget: Budget, size: int) -> tuple[list[Tensor], list[Tensor]]:
-    """score_B of each layer (the mean over a block's standardised neurons) and neurons_BN, which neurons those are."""
-    layers = zip(scores.neurons, budget.layers, strict=True)
-    pairs = [in_blocks(standardise(score_I), size, layer.experts) for score_I, layer in layers]
+def _of_neurons(scores: Scores) -> list[Tensor]:
+    """score_I of each layer, standardised."""
+    return [standardise(score_I) for score_I in scores.neurons]
+
+
+def _of_blocks(neurons: list[Tensor], budget: Budget, size: int) -> tuple[list[Tensor], list[Tensor]]:
+    """score_B of each layer (the mean over a block's neurons) and neurons_BN, which neurons those are."""
+    layers = zip(neurons, budget.layers, strict=True)
+    pairs = [in_blocks(score_I, size, layer.experts) for score_I, layer in layers]
     return [score_B for score_B, _ in pairs], [neurons_BN for _, neurons_BN in pairs]
 
 

@@ -2,11 +2,12 @@
 
 from flap.compression.apply import CompressLayer, compress
 from flap.compression.compensation import BiasCompensation, Compensation, NoCompensation, Repair
+from flap.compression.divergence import Divergence
 from flap.compression.linear import LinearCompensation
 from flap.compression.mask import mask_layer
 from flap.compression.prune import prune_layer
 
 __all__ = [
-    "BiasCompensation", "Compensation", "CompressLayer", "LinearCompensation", "NoCompensation", "Repair", "compress",
-    "mask_layer", "prune_layer",
+    "BiasCompensation", "Compensation", "CompressLayer", "Divergence", "LinearCompensation", "NoCompensation", "Repair",
+    "compress", "mask_layer", "prune_layer",
 ]  # fmt: skip

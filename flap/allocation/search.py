@@ -1,0 +1,128 @@
+"""search: units compete over all layers by what their loss was measured to do to the model's predictions.
+
+Legend: G attention units · U units of a block · I neurons.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from flap.allocation.adaptive import one_ranking
+from flap.allocation.budget import Budget
+from flap.allocation.plan import LayerPlan, PruningPlan
+from flap.allocation.ranking import highest
+from flap.allocation.structure import Structure
+from flap.importance import Scores
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A layer that has lost `removed` units of one block; the other block is whole."""
+
+    block: str  # "attention" or "mlp"
+    removed: int
+    plan: LayerPlan
+
+
+@dataclass(frozen=True)
+class Search(Structure):
+    """search: one ranking of all attention units and neurons by nats per parameter.
+
+    Each block alone loses its lowest units, a share of `levels` at a time, compensated and with the rest of the model
+    dense; the divergence of the predictions on `windows` held-out calibration windows is measured. `in_nats` spreads it
+    over the units. Divergences are taken to add up.
+    """
+
+    windows: int = 4
+    levels: list[float] = field(default_factory=lambda: [0.125, 0.25, 0.5, 0.75])
+
+    def __post_init__(self) -> None:
+        if self.windows < 1:
+            raise ValueError(f"structure.windows={self.windows}: expected a whole number >= 1")
+        if not self.levels or not all(0 < level < 1 for level in self.levels):
+            raise ValueError(f"structure.levels={self.levels}: expected shares of a block's units between 0 and 1")
+
+    def check(self, budget: Budget) -> None:
+        super().check(budget)
+        if any(layer.experts > 1 for layer in budget.layers):
+            raise ValueError(
+                "structure=search: expected a model without experts; choose another structure for this one"
+            )
+
+    def trials(self, scores: Scores, layer: int) -> list[Trial]:
+        """What is measured of a layer: each block at each level, at least one unit left."""
+        score_G, score_I = scores.kv_heads[layer].sum(dim=1), scores.neurons[layer]
+        heads, neurons = tuple(range(len(score_G))), tuple(range(len(score_I)))
+        return [
+            *(
+                Trial("attention", n, LayerPlan(highest(score_G, len(heads) - n), neurons))
+                for n in self._removed(len(heads))
+            ),
+            *(
+                Trial("mlp", n, LayerPlan(heads, highest(score_I, len(neurons) - n)))
+                for n in self._removed(len(neurons))
+            ),
+        ]
+
+    def _removed(self, units: int) -> list[int]:
+        return sorted({n for level in self.levels if 0 < (n := math.floor(level * units + 0.5)) < units})
+
+    def in_nats(self, scores: Scores, divergences: Sequence[Sequence[float]], budget: Budget) -> Scores:
+        """The same ranking within each block, in nats per parameter.
+
+        divergences: of each layer's trials, in their order. Between two levels a unit has the share of the added
+        divergence that it has of the added scores; then the lower convex envelope makes a later unit never cheaper than
+        an earlier one.
+        """
+        heads, neurons = [], []
+        for i, (nats, prices) in enumerate(zip(divergences, budget.layers, strict=True)):
+            known: dict[str, dict[int, float]] = {"attention": {}, "mlp": {}}
+            for trial, one in zip(self.trials(scores, i), nats, strict=True):
+                known[trial.block][trial.removed] = one
+            nats_G = spread(scores.kv_heads[i].sum(dim=1), known["attention"])
+            heads.append((nats_G / prices.kv_head_price)[:, None])
+            neurons.append(spread(scores.neurons[i], known["mlp"]) / prices.neuron_price)
+        return Scores(tuple(heads), tuple(neurons))
+
+    def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
+        """`scores` on a common scale, as `in_nats` makes them."""
+        heads = [score_GC.mean(dim=1) for score_GC in scores.kv_heads]
+        return one_ranking(self, heads, list(scores.neurons), budget)
+
+
+def spread(score_U: Tensor, measured: dict[int, float]) -> Tensor:
+    """nats_U: what each unit adds when it leaves after all that score lower; rises with the score."""
+    order = score_U.argsort(stable=True)
+    cost_U = score_U[order].double()
+    cost_U = cost_U.clamp_min(1e-9 * float(cost_U.max())) if cost_U.max() > 0 else torch.ones_like(cost_U)
+    error = torch.cat([torch.zeros(1).double(), cost_U.cumsum(0)])
+    divergence, start, slope = torch.zeros_like(error), 0, 1.0
+    for end, nats in sorted(measured.items()):
+        rise = max(nats - float(divergence[start]), 0.0)
+        slope = rise / float(error[end] - error[start])
+        divergence[start : end + 1] = divergence[start] + slope * (error[start : end + 1] - error[start])
+        start = end
+    divergence[start:] = divergence[start] + slope * (error[start:] - error[start])  # beyond the last level
+    nats_U = torch.empty_like(cost_U)
+    # within a straight piece of the envelope the score decides
+    nats_U[order] = _convex_steps(divergence.tolist()) * (1 + 1e-9 * torch.arange(len(order)).double())
+    return nats_U
+
+
+def _convex_steps(values: list[float]) -> Tensor:
+    """Differences of the lower convex envelope of a sequence (Andrew's monotone chain)."""
+    corners = [0]
+    for right in range(1, len(values)):
+        while len(corners) > 1 and _slope(values, corners[-2], corners[-1]) >= _slope(values, corners[-1], right):
+            corners.pop()
+        corners.append(right)
+    pieces = pairwise(corners)
+    return torch.tensor([_slope(values, a, b) for a, b in pieces for _ in range(b - a)], dtype=torch.float64)
+
+
+def _slope(values: list[float], left: int, right: int) -> float:
+    return (values[right] - values[left]) / (right - left)
