@@ -1,0 +1,163 @@
+"""What a model takes that is pruned from disk: `python benchmarks/scale.py` (Linux; 10 GB of disk, half an hour).
+
+Random LLaMA-shaped models with grouped-query attention that grow in depth alone are written shard by shard and pruned
+by 30 % with model.placement=stream, each in a fresh process, on 16 windows of 128 tokens. Printed is the peak of the
+resident memory over that of an interpreter that has imported torch: all of it, files that are mapped into memory too
+(the kernel's VmHWM), and how much of it no file stands behind (RssAnon, polled). Target: at most 1.2 GB for the
+largest, and flat. GB are 10^9 bytes.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+# Llama-3.2-1B's layers: 60.8 million parameters each, 121.6 MB in bfloat16. SmolLM2's tokenizer, untied embeddings.
+SHAPE = {
+    "hidden_size": 2048, "intermediate_size": 8192, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64,
+    "vocab_size": 49152, "tie_word_embeddings": False, "max_position_embeddings": 2048,
+}  # fmt: skip
+LAYERS = {1: 5, 2: 13, 4: 30}  # GB of weights: decoder layers
+COLUMNS = (
+    "weights, GB", "layers", "peak over bare, GB", "/ weights", "anonymous, GB", "seconds", "CPU seconds",
+    "CPU seconds / GB", "ratio", "logits reloaded",
+)  # fmt: skip
+RUN = ["model.name=random", "model.placement=stream", "ratio=0.3", "eval=[none]"]
+WINDOWS = ["calibration.num_samples=16", "calibration.seq_len=128"]
+
+
+def write_model(directory: Path, num_layers: int) -> int:
+    """A random model with one shard for each layer and one for the rest, never more than one of them in memory."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    from flap.config import ModelConfig
+    from flap.files import cache_root
+    from flap.models import find_model
+
+    smollm2 = ModelConfig("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", device="cpu")
+    find_model(smollm2, cache_root(None), trust_remote_code=False).tokenizer.save_pretrained(directory)
+    config = LlamaConfig(**SHAPE, num_hidden_layers=num_layers, dtype="bfloat16", architectures=["LlamaForCausalLM"])
+    config.save_pretrained(directory)
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in AutoModelForCausalLM.from_config(config).state_dict().items()}
+    generator, num_bytes = torch.Generator().manual_seed(0), 0
+    weight_map: dict[str, str] = {}
+    for part in ["rest", *range(num_layers)]:
+        inside = f"model.layers.{part}." if part != "rest" else ""
+        names = [name for name in shapes if (name.startswith(inside) if inside else ".layers." not in name)]
+        tensors = {name: torch.empty(shapes[name], dtype=torch.bfloat16) for name in names}
+        for name, tensor in tensors.items():
+            tensor.normal_(1.0 if "norm" in name else 0.0, 0.02, generator=generator)
+        save_file(tensors, directory / f"model-{part}.safetensors", metadata={"format": "pt"})
+        weight_map |= dict.fromkeys(names, f"model-{part}.safetensors")
+        num_bytes += sum(tensor.nbytes for tensor in tensors.values())
+    (directory / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {"total_size": num_bytes}, "weight_map": weight_map})
+    )
+    return num_bytes
+
+
+def prune(directory: Path, arguments: list[str]) -> None:
+    """The command line, in this process; its processor time and peak are printed last."""
+    from flap.cli import main as flap
+
+    sys.argv = ["flap", f"model.path={directory / 'dense'}", f"cache_dir={directory / 'cache'}"]
+    sys.argv += [f"hydra.run.dir={directory / 'run'}", *RUN, *WINDOWS, *arguments]
+    flap()
+    print(f"cpu {time.process_time()}\npeak {peak_bytes()}")
+
+
+def peak_bytes() -> int:
+    """The largest that this process's resident memory has been."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
+
+
+def watched(*arguments: str) -> tuple[int, int, str]:
+    """Run this script in a fresh process: its peak, the largest part of it without a file behind it, and its output."""
+    process = subprocess.Popen([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True)
+    anonymous = 0
+    while process.poll() is None:
+        try:
+            lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+        except OSError:
+            break
+        anonymous = max([anonymous, *(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))])
+        time.sleep(0.02)
+    assert process.stdout is not None
+    output = process.stdout.read()
+    if process.wait() != 0:
+        raise SystemExit(f"{' '.join(arguments)} failed")
+    return int(output.split("peak ")[-1].split()[0]), anonymous, output
+
+
+def measure(directory: Path, size: int, bare: tuple[int, int], options: list[str]) -> None:
+    """Write, prune and reload one model; prints a row of the table."""
+    num_bytes = int(watched("--write", str(directory), str(LAYERS[size]))[2].split("bytes ")[1].split()[0])
+    start = time.perf_counter()
+    peak, anonymous, output = watched("--prune", str(directory), *options)
+    cpu = float(output.split("cpu ")[-1].split()[0])
+    seconds = time.perf_counter() - start
+    report = json.loads((directory / "run" / "report.json").read_text())
+    reloaded = watched("--reload", str(directory))[2].split("logits ")[1].split("\n")[0]
+    row = [
+        f"{num_bytes / 1e9:.2f}",
+        f"{LAYERS[size]}",
+        f"{(peak - bare[0]) / 1e9:.2f}",
+        f"{(peak - bare[0]) / num_bytes:.2f}",
+        f"{(anonymous - bare[1]) / 1e9:.2f}",
+        f"{seconds:.0f}",
+        f"{cpu:.0f}",
+        f"{cpu * 1e9 / num_bytes:.0f}",
+        f"{report['ratio']['realised_decoder']:.4f}",
+        reloaded,
+    ]
+    print("|", " | ".join(row), "|", flush=True)
+
+
+def reload(directory: Path) -> None:
+    """Load the checkpoint as a whole, and run it."""
+    import torch
+
+    from flap import load
+
+    logits = load(directory / "run" / "checkpoint")(torch.arange(8)[None]).logits
+    print(f"logits {'finite' if logits.isfinite().all() else 'NOT FINITE'}\npeak 0")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gb", type=int, nargs="+", default=list(LAYERS), choices=LAYERS)
+    parser.add_argument("--folder", help="where the models are written; removed afterwards")
+    for hidden in ("--write", "--prune", "--reload"):
+        parser.add_argument(hidden, nargs="+", help=argparse.SUPPRESS)
+    parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
+    chosen, options = parser.parse_known_args()
+    if chosen.write:
+        print(f"bytes {write_model(Path(chosen.write[0]) / 'dense', int(chosen.write[1]))}\npeak 0")
+    elif chosen.prune:
+        prune(Path(chosen.prune[0]), [*chosen.prune[1:], *options])
+    elif chosen.reload:
+        reload(Path(chosen.reload[0]))
+    elif chosen.bare:
+        import torch  # noqa: F401
+
+        print(f"peak {peak_bytes()}")
+        time.sleep(0.5)  # to be polled
+    else:
+        bare = watched("--bare")[:2]
+        print(f"bare interpreter with torch imported: {bare[0] / 1e9:.2f} GB, of it {bare[1] / 1e9:.2f} GB anonymous\n")
+        print("|", " | ".join(COLUMNS), "|")
+        print("|" + "---|" * len(COLUMNS), flush=True)
+        for size in chosen.gb:
+            with TemporaryDirectory(dir=chosen.folder) as folder:
+                measure(Path(folder), size, bare, options)
+
+
+if __name__ == "__main__":
+    main()
