@@ -65,6 +65,19 @@ def test_what_fits_is_loaded_and_measured_as_any_other(measured, in_memory: Repo
     assert dense == beside > pruned == pruned_again  # once to measure it, once beside the other
 
 
+def test_a_model_that_waits_on_disk_is_measured_as_any_other(
+    measured, in_memory: Report, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = 2 * in_memory.parameters["total_before"]
+    monkeypatch.setattr("flap.models.load.free_bytes", lambda device: half)
+    report = measured("auto")
+    assert "disk" in report.device_map.values()
+    for which in ("dense", "pruned"):
+        assert report.evaluation[which].keys() == in_memory.evaluation[which].keys()
+        for name in (PERPLEXITY, ZERO_SHOT, EFFICIENCY):
+            assert report.evaluation[which][name] == in_memory.evaluation[which][name]
+
+
 def test_what_does_not_fit_streams(measured, in_memory: Report, loaded: list[int], room, caplog) -> None:
     room(0)
     report = measured("stream")
