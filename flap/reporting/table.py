@@ -31,7 +31,7 @@ def rows(report: Report) -> list[Row]:
 def _ratio(report: Report) -> str:
     met, asked = (report.ratio[which] for which in ("realised_decoder", "requested"))
     cost = report.ratio.get("round_to_cost")
-    return f"{met:.4f} of {asked:g} asked" + ("" if cost is None else f" ({cost:+.4f} by round_to)")
+    return f"{met:.4f} of {asked:g} asked" + ("" if cost is None else f" ({round(cost, 4) + 0.0:+.4f} by round_to)")
 
 
 def _number(value: float | None) -> str:
