@@ -17,7 +17,7 @@ from rich.table import Table
 from flap.cache import LABEL
 from flap.files import cache_root
 
-KINDS = ("statistics", "divergences", "dense", "models", "streams")
+KINDS = ("statistics", "divergences", "dense", "models", "streams", "offload")
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--kind",
         choices=KINDS,
-        help="only this kind; dense: scores of dense models; streams: what killed runs have done",
+        help="only this kind; dense: scores of dense models; streams and offload: what killed runs have left",
     )
     options = parser.parse_args(arguments)
     root = cache_root(options.cache_dir)

@@ -2,7 +2,8 @@
 
 from flap.models.adapter import Block, ModelAdapter
 from flap.models.families import adapt, adapter_class
-from flap.models.load import Source, find_model, packaged_gguf
+from flap.models.load import Source, find_model
+from flap.models.locate import packaged_gguf
 from flap.models.offload import at_hand
 from flap.models.stream import ON_META, AnyModel, StreamedModel, adapter_of, in_memory, room_for
 

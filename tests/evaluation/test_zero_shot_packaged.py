@@ -9,7 +9,7 @@ from flap.evaluation.zero_shot import PAPER_MEASURES, ZeroShot
 from flap.evaluation.zero_shot_documents import packaged_path
 from flap.files import cache_root
 from flap.models import find_model
-from flap.models.load import GGUF
+from flap.models.locate import GGUF
 from flap.models.packaged import INSTALL, packaged_file
 
 SMOLLM2, GGUF_FILE = next(iter(GGUF.items()))

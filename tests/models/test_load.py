@@ -14,8 +14,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from flap.config import ModelConfig
 from flap.files import cache_root
-from flap.models import find_model, load
-from flap.models.load import GGUF, _dequantised, pick_device
+from flap.models import find_model, locate
+from flap.models.devices import pick_device
+from flap.models.locate import GGUF, _dequantised
 from flap.models.packaged import packaged_file
 from tests.cases import ARCHITECTURES, VOCAB, tiny_model, tokens
 
@@ -82,7 +83,7 @@ def test_the_packaged_copy_is_dequantised_once_by_processes_that_start_together(
         target.mkdir(parents=True)
         (target / "config.json").write_text("{}")
 
-    monkeypatch.setattr("flap.models.load._dequantise", dequantise)
+    monkeypatch.setattr("flap.models.locate._dequantise", dequantise)
     (tmp_path / "tiny.gguf").write_bytes(b"1")
     with ThreadPoolExecutor() as pool:
         targets = list(pool.map(lambda _: _dequantised(tmp_path / "tiny.gguf", tmp_path), range(3)))
@@ -118,7 +119,7 @@ def test_where_nothing_is_reached_the_error_says_every_way(
     def unreachable(path: str, **options: object) -> None:
         raise OSError(f"cannot reach the hub for {path}\nsecond line")
 
-    monkeypatch.setattr(load, "packaged_file", lambda wheel, path: None)
+    monkeypatch.setattr(locate, "packaged_file", lambda wheel, path: None)
     monkeypatch.setattr(AutoConfig, "from_pretrained", unreachable)
     with pytest.raises(ValueError) as caught:
         find_model(ModelConfig("some", path), tmp_path, trust_remote_code=False)
@@ -141,7 +142,7 @@ def test_a_hub_model_is_downloaded_with_progress_and_without_pickles(
         assert not list(filter_repo_objects(refused, allow_patterns=allow_patterns))
         return str(model_dir)
 
-    monkeypatch.setattr(load, "snapshot_download", download)
+    monkeypatch.setattr(locate, "snapshot_download", download)
     disable_progress_bars()
     streamed = ModelConfig("tiny", "org/tiny", device="cpu", placement="stream")
     source = find_model(streamed, tmp_path, trust_remote_code=False)
@@ -150,7 +151,7 @@ def test_a_hub_model_is_downloaded_with_progress_and_without_pickles(
 
 
 def test_a_hub_model_of_pickles_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load, "snapshot_download", lambda hub_id, **_: str(tmp_path))
+    monkeypatch.setattr(locate, "snapshot_download", lambda hub_id, **_: str(tmp_path))
     with pytest.raises(ValueError, match=r"^model\.path=org/tiny: no \*\.safetensors .*pickled weights are not read"):
         find_model(ModelConfig("tiny", "org/tiny", placement="stream"), tmp_path, trust_remote_code=False)
 
