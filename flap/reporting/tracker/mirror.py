@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flap.errors import one_line
 from flap.progress import Step
 from flap.reporting.report import Report
 from flap.reporting.tracker.base import JobInfo, TrackedRun
-from flap.reporting.tracker.login import one_line, resolve_mode
+from flap.reporting.tracker.login import resolve_mode
 from flap.reporting.tracker.records import kept_id, summary
 
 if TYPE_CHECKING:
