@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 from filelock import FileLock, Timeout
 
 from flap.errors import one_line
-from flap.files import written_whole
+from flap.files import write_text, written_whole
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -31,6 +31,13 @@ class Kind(Generic[T]):
     name: str
     write: Callable[[T, Path], None]
     read: Callable[[Path], T]
+
+
+def as_json(name: str) -> Kind[Any]:
+    """The kind of entries that JSON holds as they are: numbers, lists and dicts of them."""
+    return Kind(
+        name, lambda value, path: write_text(path, json.dumps(value)), lambda path: json.loads(path.read_text())
+    )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Prune one loaded model: calibrate, score, allocate, compress."""
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -8,7 +7,7 @@ from functools import partial
 import torch
 
 from flap.allocation import Budget, LayerPlan, PruningPlan, Search, UniformLayers, keep_quotas
-from flap.cache import Cache, Kind, digest
+from flap.cache import Cache, Kind, as_json, digest
 from flap.calibration import (
     HELD_OUT,
     LayerStatistics,
@@ -20,7 +19,6 @@ from flap.calibration import (
 from flap.checkpoint.convert import become_checkpointable
 from flap.compression import CompressLayer, Divergence, compress, mask_layer, prune_layer
 from flap.config import FlapConfig
-from flap.files import write_text
 from flap.importance import Scores, score_layers
 from flap.models import ModelAdapter
 from flap.progress import progress
@@ -28,11 +26,7 @@ from flap.reporting import Report
 from flap.stages import Calibration, Stages
 
 # What one layer's trials do to the predictions, in nats a token, in the order of the trials.
-DIVERGENCES: Kind[list[float]] = Kind(
-    "divergences",
-    lambda nats, path: write_text(path, json.dumps(nats)),
-    lambda path: [float(one) for one in json.loads(path.read_text())],
-)
+DIVERGENCES: Kind[list[float]] = as_json("divergences")
 
 
 @dataclass(frozen=True)

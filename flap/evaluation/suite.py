@@ -11,16 +11,14 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from flap.cache import Cache, Kind, digest
+from flap.cache import Cache, Kind, as_json, digest
 from flap.evaluation.base import Comparison, Evaluator, Numbers, Task
 from flap.files import write_text
 from flap.models import AnyModel, StreamedModel, in_memory, room_for
 
 log = logging.getLogger(__name__)
 
-DENSE: Kind[Numbers] = Kind(
-    "dense", lambda numbers, path: write_text(path, json.dumps(numbers)), lambda path: json.loads(path.read_text())
-)
+DENSE: Kind[Numbers] = as_json("dense")
 Key = Mapping[str, Any]
 EVALUATION_VERSION = 1  # raised when the same key would give other numbers
 
