@@ -6,19 +6,16 @@ import pytest
 
 from flap.config import ModelConfig
 from flap.evaluation.zero_shot import PAPER_MEASURES, ZeroShot
-from flap.evaluation.zero_shot_documents import packaged_path
 from flap.files import cache_root
 from flap.models import find_model
 from flap.models.locate import GGUF
-from flap.models.packaged import INSTALL, packaged_file
 
-SMOLLM2, GGUF_FILE = next(iter(GGUF.items()))
+SMOLLM2 = next(iter(GGUF))
 CHANCE = {"piqa": 1 / 2, "arc_easy": 1 / 4, "hellaswag": 1 / 4}  # where this model is clearly above it
 
 
 @pytest.mark.slow
 @pytest.mark.long
-@pytest.mark.skipif(packaged_file(*GGUF_FILE) is None or packaged_path("piqa") is None, reason=f"needs {INSTALL}")
 def test_the_paper_s_seven_tasks() -> None:
     source = find_model(ModelConfig("smollm2", SMOLLM2, device="cpu"), cache_root(None), trust_remote_code=False)
     evaluator = ZeroShot(limit=50, source="packaged")

@@ -23,7 +23,6 @@ DOCUMENTS = {
     "arc_easy": 570, "arc_challenge": 299, "openbookqa": 500,
 }  # fmt: skip
 KEPT = ("doc_to_text", "doc_to_choice", "output_type", "description", "target_delimiter", "metric_list", "process_docs")
-needs_wheel = pytest.mark.skipif(packaged_path("piqa") is None, reason=f"needs the packaged tasks: {INSTALL}")
 
 
 @pytest.fixture
@@ -53,7 +52,6 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
-@needs_wheel
 @pytest.mark.parametrize("name", PACKAGED)
 def test_packaged_tasks_are_the_stock_ones_on_other_documents(name: str) -> None:
     entry = task_manager().task_index[name]
@@ -70,7 +68,6 @@ def test_packaged_tasks_are_the_stock_ones_on_other_documents(name: str) -> None
     assert set(counts) == set(range(len(task.doc_to_choice(documents[0])))) and min(counts.values()) > 20
 
 
-@needs_wheel
 def test_a_packaged_prompt_and_its_answer() -> None:
     [boolq] = packaged("boolq").loaded["tasks"].values()
     doc = boolq.eval_docs[0]
@@ -81,7 +78,6 @@ def test_a_packaged_prompt_and_its_answer() -> None:
     assert boolq.doc_to_choice(doc) == ["no", "yes"]
 
 
-@needs_wheel
 def test_nothing_is_written_beside_the_wheel_s_files(tokenizer: PreTrainedTokenizerFast) -> None:
     folder = packaged_path("hellaswag").parent
     [task] = ZeroShot(["hellaswag"], limit=2, source="packaged").prepare(tokenizer, 128)
@@ -89,7 +85,6 @@ def test_nothing_is_written_beside_the_wheel_s_files(tokenizer: PreTrainedTokeni
     assert not list(folder.glob("cache-*"))  # where `datasets` keeps what it maps
 
 
-@needs_wheel
 def test_packaged_needs_no_hub(monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedTokenizerFast) -> None:
     monkeypatch.setattr(zero_shot_documents, "hub_reachable", lambda: pytest.fail("asked the hub"))
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("opened a connection"))
@@ -113,7 +108,6 @@ def test_a_tag_is_its_stock_tasks(hub: list[str], tokenizer: PreTrainedTokenizer
     assert set(tasks[0].run(tiny_model("llama-gqa"))) == {"arc_challenge/acc", "arc_challenge/acc_norm"}
 
 
-@needs_wheel
 def test_packaged_documents_stand_in_for_a_hub_out_of_reach(
     unreachable: list[bool], tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -142,8 +136,6 @@ def test_what_cannot_be_had_says_what_to_do(
     options: dict[str, Any], installed: bool, message: str, unreachable: list[bool], monkeypatch: pytest.MonkeyPatch,
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:  # fmt: skip
-    if installed and packaged_path("piqa") is None:
-        pytest.skip(INSTALL)
     if not installed:
         monkeypatch.setattr(zero_shot_documents, "packaged_file", lambda *_: None)
     with pytest.raises(ValueError, match=rf"^eval\.zero_shot\.{message}") as error:

@@ -1,6 +1,8 @@
+from collections.abc import Iterator
+
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerFast
 
 from flap.checkpoint.save import save
 from tests.cases import random_model
@@ -14,18 +16,22 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("variant", metafunc.cls.configs)
 
 
+def every_variant() -> Iterator[tuple[type[FamilyContract], str, PreTrainedConfig]]:
+    for family in FamilyContract.__subclasses__():
+        for variant, config in family.configs.items():
+            yield family, f"{family.__name__}-{variant}", config
+
+
 @pytest.fixture(scope="package")
 def all_saved(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> dict[str, Saved]:
     """Every variant of every family: loaded from disk, pruned by 40 %, saved."""
     root = tmp_path_factory.mktemp("families")
     made = {}
-    for family in FamilyContract.__subclasses__():
-        for variant, config in family.configs.items():
-            name = f"{family.__name__}-{variant}"
-            random_model(config).save_pretrained(root / "dense" / name)
-            model = AutoModelForCausalLM.from_pretrained(root / "dense" / name).eval()
-            plan = prune(model, 0.4)
-            made[name] = Saved(save(model, tokenizer, root / name, plan, {}), model, plan)
+    for _, name, config in every_variant():
+        random_model(config).save_pretrained(root / "dense" / name)
+        model = AutoModelForCausalLM.from_pretrained(root / "dense" / name).eval()
+        plan = prune(model, 0.4)
+        made[name] = Saved(save(model, tokenizer, root / name, plan, {}), model, plan)
     return made
 
 
@@ -41,12 +47,11 @@ def all_uniform(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedT
     """Every variant of every family at one width for all layers, with and without compensation."""
     root = tmp_path_factory.mktemp("uniform")
     made = {}
-    for family in FamilyContract.__subclasses__():
-        for variant, config in family.configs.items():
-            for how, compensation in COMPENSATIONS.items():
-                name, model = f"{family.__name__}-{variant}-{how}", random_model(config)
-                plan = prune(model, family.uniform_ratio, structure=family.uniform, compensation=compensation)
-                made[name] = Saved(save(model, tokenizer, root / name, plan, {}), model, plan)
+    for family, variant, config in every_variant():
+        for how, compensation in COMPENSATIONS.items():
+            name, model = f"{variant}-{how}", random_model(config)
+            plan = prune(model, family.uniform_ratio, structure=family.uniform, compensation=compensation)
+            made[name] = Saved(save(model, tokenizer, root / name, plan, {}), model, plan)
     return made
 
 
