@@ -60,7 +60,7 @@ def written_in_steps(target: Path, key: str) -> Iterator[Path]:
         yield scratch
         _share(scratch)
         _replace(scratch, target)
-    except Exception:
+    except Exception:  # whatever the block raises would be raised again; Ctrl-C is no Exception, and keeps the work
         shutil.rmtree(scratch, ignore_errors=True)
         raise
 

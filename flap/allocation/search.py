@@ -33,8 +33,8 @@ class Search(Structure):
     """search: one ranking of all attention units and neurons by nats per parameter.
 
     Each block alone loses its lowest units, a share of `levels` at a time, compensated and with the rest of the model
-    dense; the divergence of the predictions on `windows` held-out calibration windows is measured. `in_nats` spreads it
-    over the units. Divergences are taken to add up.
+    dense; the divergence of the predictions on `windows` calibration windows is measured (docs/method.md says which).
+    `in_nats` spreads it over the units. Divergences are taken to add up.
     """
 
     windows: int = 4
