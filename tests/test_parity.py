@@ -140,7 +140,11 @@ def decide(real: Real, cell: Cell, statistics: list[LayerStatistics]) -> Pruning
 
 def choices(cell: Cell) -> tuple[Metric, Structure | None, Compensation]:
     if cell["method"] == "flap":
-        structures: dict[str, Structure | None] = {"AL-AM": ALAM(), "AL-MM": ALMM(cell["remove_heads"]), "UL-UM": None}
+        structures: dict[str, Structure | None] = {
+            "AL-AM": ALAM(),
+            "AL-MM": ALMM(remove_heads=cell["remove_heads"]),
+            "UL-UM": None,
+        }
         return METRICS[cell["metric"]](), structures[cell["structure"]], BiasCompensation()
     return (Wanda() if cell["method"] == "wanda_sp" else Magnitude()), None, NoCompensation()
 

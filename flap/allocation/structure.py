@@ -11,7 +11,7 @@ from flap.importance import Scores
 ROUND_TO = (8, 32, 64, 256)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Structure(ABC):
     """Decides which units stay. Knows scores and a budget, nothing of models, files or configuration.
 
