@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from flap.allocation import Budget, Search, Structure, UniformLayers, price
+from flap.allocation import Budget, Scaled, Search, Structure, UniformLayers, price
 from flap.calibration import STATISTICS_VERSION, Text, calibration_windows, read_text, tokens_sha256
 from flap.compression import Compensation, NoCompensation
 from flap.config import FlapConfig, build
@@ -83,6 +83,8 @@ def build_stages(config: FlapConfig) -> Stages:
             f"model.placement={config.model.placement}: expected device with structure=search, which runs the layers "
             "over and over"
         )
+    if isinstance(stages.structure, Scaled) and stages.structure.ranks_errors:
+        _check_errors(stages.metric, stages.structure.scale)
     if stages.need_covariance and config.model.placement == "stream":
         raise ValueError("model.placement=stream: expected a compensation and a metric without covariances, or auto")
     if stages.need_covariance and config.calibration.num_samples < 2:
@@ -91,6 +93,19 @@ def build_stages(config: FlapConfig) -> Stages:
             "fitted on some windows and judged on others"
         )
     return stages
+
+
+def _check_errors(metric: Metric, scale: str) -> None:
+    if not metric.measures_error:
+        raise ValueError(
+            f"structure.scale={scale}: expected metric=WIFV or metric=OBS, whose scores are output errors, or "
+            "structure.scale=z-score"
+        )
+    if metric.square_attention:
+        raise ValueError(
+            f"metric.square_attention=true: squares of errors are no errors; set metric.square_attention=false with "
+            f"structure.scale={scale}"
+        )
 
 
 def read_calibration(

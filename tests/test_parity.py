@@ -179,7 +179,7 @@ def real() -> Real:
     adapter = adapt(model)
     recorders = [[OfficialRecorder(block.output) for block in adapter.blocks(i)] for i in range(LAYERS)]
     exact = collect(adapter, windows_NT, batch_size=8)
-    official = [LayerStatistics(*(recorder.finish() for recorder in pair)) for pair in recorders]
+    official = [LayerStatistics(*(recorder.finish() for recorder in pair), inverse_power=0.0) for pair in recorders]
     return Real(model, windows_NT, held_out[: 128 * length].reshape(128, length), exact, official)
 
 

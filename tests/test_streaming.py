@@ -23,6 +23,7 @@ FAMILIES = {family.__name__: list(family.configs.values())[-1] for family in Fam
 CHOICES = [
     "structure=UL-UM",
     "round_to=8 structure.min_heads=2",
+    "structure.scale=relative metric.square_attention=false",
     "method=wanda_sp",
     "method=mag_sp",
     "metric=random structure=UL-MM",
@@ -98,7 +99,7 @@ def test_every_way_to_prune_streams(choice: str, model_of, text_file: Path, tmp_
     assert_equal_runs(tmp_path, reports)
 
 
-@pytest.mark.parametrize("choice", ["method=wanda_sp", "compensation=linear", "mask_only=true"])
+@pytest.mark.parametrize("choice", ["method=wanda_sp", "compensation=linear", "mask_only=true", CHOICES[2]])
 def test_every_way_to_prune_leaves_layers_on_disk(
     choice: str, model_of, little_memory, text_file: Path, tmp_path: Path
 ) -> None:

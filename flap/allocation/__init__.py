@@ -3,11 +3,12 @@
 from flap.allocation.adaptive import ALAM, ALMM
 from flap.allocation.budget import Budget, price
 from flap.allocation.plan import LayerPlan, PruningPlan
+from flap.allocation.scale import Scaled
 from flap.allocation.search import Search, Trial
 from flap.allocation.structure import Structure
 from flap.allocation.uniform import ULMM, ULUM, UniformLayers, keep_quotas
 
 __all__ = [
-    "ALAM", "ALMM", "ULMM", "ULUM", "Budget", "LayerPlan", "PruningPlan", "Search", "Structure", "Trial",
-    "UniformLayers", "keep_quotas", "price",
+    "ALAM", "ALMM", "ULMM", "ULUM", "Budget", "LayerPlan", "PruningPlan", "Scaled", "Search", "Structure",
+    "Trial", "UniformLayers", "keep_quotas", "price",
 ]  # fmt: skip

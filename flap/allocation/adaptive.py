@@ -1,4 +1,4 @@
-"""AL-MM and AL-AM: units compete over all layers on standardised scores (FLAP, section 3.3)."""
+"""AL-MM and AL-AM: units compete over all layers on a common scale (FLAP, section 3.3)."""
 
 from dataclasses import dataclass
 
@@ -7,25 +7,27 @@ from torch import Tensor
 
 from flap.allocation.budget import Budget
 from flap.allocation.plan import LayerPlan, PruningPlan
-from flap.allocation.ranking import affordable, best_of_each, in_blocks, standardise
+from flap.allocation.ranking import affordable, best_of_each, in_blocks
+from flap.allocation.scale import Scaled
 from flap.allocation.structure import ManualHeads, Structure
 from flap.importance import Scores
 
 
 @dataclass(frozen=True)
-class ALAM(Structure):
+class ALAM(Scaled):
     """AL-AM (default): attention units and neurons of all layers in one ranking, each at its price in parameters."""
 
     def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
-        return one_ranking(self, _of_heads(scores), _of_neurons(scores), budget)
+        return one_ranking(self, self.of_heads(scores, budget), self.of_neurons(scores, budget), budget)
 
 
 @dataclass(frozen=True)
-class ALMM(ManualHeads):
+class ALMM(Scaled, ManualHeads):
     """AL-MM: `remove_heads` from one ranking of all heads, the rest of the budget from one ranking of all neurons."""
 
     def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
-        heads, (blocks, members) = _of_heads(scores), _of_blocks(_of_neurons(scores), budget, self.block)
+        heads = self.of_heads(scores, budget)
+        blocks, members = _of_blocks(self.of_neurons(scores, budget), budget, self.block)
         num_heads, once = sum(len(score_G) for score_G in heads), [1] * len(heads)
         kept_heads = _keep(heads, once, [self.min_heads] * len(heads), num_heads - self.units_to_remove(budget))
         spent = sum(int(k.sum()) * layer.kv_head_price for k, layer in zip(kept_heads, budget.layers, strict=True))
@@ -48,16 +50,6 @@ def one_ranking(structure: Structure, heads: list[Tensor], neurons: list[Tensor]
 def _keep(units: list[Tensor], prices: list[int], fewest: list[int], to_keep: float) -> tuple[Tensor, ...]:
     kept_U = affordable(torch.cat(units), _per_unit(prices, units), best_of_each(units, fewest), to_keep)
     return torch.split(kept_U, [len(u) for u in units])
-
-
-def _of_heads(scores: Scores) -> list[Tensor]:
-    """score_G of each layer: the mean over a unit's standardised channels."""
-    return [standardise(score_GC).mean(dim=1) for score_GC in scores.kv_heads]
-
-
-def _of_neurons(scores: Scores) -> list[Tensor]:
-    """score_I of each layer, standardised."""
-    return [standardise(score_I) for score_I in scores.neurons]
 
 
 def _of_blocks(neurons: list[Tensor], budget: Budget, size: int) -> tuple[list[Tensor], list[Tensor]]:

@@ -1,7 +1,6 @@
 """Statistics on disk: collected once for a whole grid, because metric, structure and ratio do not change them."""
 
 from collections.abc import Sequence
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
@@ -14,8 +13,8 @@ from flap.calibration.collect import LayerStatistics
 from flap.calibration.statistics import Statistics
 
 # Part of every key: raise it when what is collected, or how, changes.
-STATISTICS_VERSION = 1
-BLOCKS = [field.name for field in fields(LayerStatistics)]
+STATISTICS_VERSION = 2
+BLOCKS = ("attention", "mlp")
 CHANNELS = ("mean_I", "var_I", "msq_I")  # and num_tokens; covariances are not kept
 
 
@@ -27,6 +26,7 @@ def statistics_on_disk(device: torch.device) -> Kind[list[LayerStatistics]]:
 def write_statistics(statistics: Sequence[LayerStatistics], path: Path) -> None:
     tensors: dict[str, Tensor] = {}
     for i, layer in enumerate(statistics):
+        tensors[f"{i}.inverse_power"] = torch.tensor(layer.inverse_power)
         for block in BLOCKS:
             for name in (*CHANNELS, "num_tokens"):
                 tensors[f"{i}.{block}.{name}"] = torch.as_tensor(getattr(getattr(layer, block), name)).contiguous()
@@ -36,9 +36,12 @@ def write_statistics(statistics: Sequence[LayerStatistics], path: Path) -> None:
 def read_statistics(path: Path, device: torch.device) -> list[LayerStatistics]:
     tensors = load_file(path, device=str(device))
     num_layers = 1 + max(int(name.split(".")[0]) for name in tensors)
-    return [
-        LayerStatistics(**{block: _statistics(tensors, f"{i}.{block}.") for block in BLOCKS}) for i in range(num_layers)
-    ]
+    return [_layer(tensors, i) for i in range(num_layers)]
+
+
+def _layer(tensors: dict[str, Tensor], i: int) -> LayerStatistics:
+    attention, mlp = (_statistics(tensors, f"{i}.{block}.") for block in BLOCKS)
+    return LayerStatistics(attention, mlp, tensors[f"{i}.inverse_power"].item())
 
 
 def _statistics(tensors: dict[str, Tensor], prefix: str) -> Statistics:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from flap.calibration.residual import ResidualRecorder, inverse_power
 from flap.calibration.statistics import Moments, Statistics, merge, moments, moments_of_experts, statistics
 from flap.models import Block, ModelAdapter
 from flap.models.layerwise import Call, calls_by_size, enter
@@ -24,10 +25,14 @@ HELD_OUT = 5
 
 @dataclass(frozen=True)
 class LayerStatistics:
-    """Statistics at the inputs of a layer's attention output and MLP output projections."""
+    """Statistics at the inputs of a layer's attention output and MLP output projections.
+
+    inverse_power: E[1 / ‖h‖²] of the hidden states h that enter the layer (`residual.inverse_power`).
+    """
 
     attention: Statistics
     mlp: Statistics
+    inverse_power: float
 
 
 class _Recorder:
@@ -55,21 +60,32 @@ class _Recorder:
             )
         return self.moments
 
-    def finish(self) -> Statistics:
-        return statistics(self.seen())
+
+class LayerRecorder:
+    """What is recorded of one layer."""
+
+    def __init__(self, adapter: ModelAdapter, layer: int, covariance: bool) -> None:
+        self.attention, self.mlp = (_Recorder(block, covariance) for block in adapter.blocks(layer))
+        self.residual = ResidualRecorder()
+        self.hooks = [
+            adapter.layers[layer].register_forward_pre_hook(self.residual),
+            self.attention.block.watched.register_forward_pre_hook(self.attention),
+            self.mlp.block.watched.register_forward_pre_hook(self.mlp),
+        ]
+
+    def finish(self) -> LayerStatistics:
+        attention, mlp = statistics(self.attention.seen()), statistics(self.mlp.seen())
+        return LayerStatistics(attention, mlp, inverse_power([self.residual]))
 
 
 @contextmanager
-def recording(
-    adapter: ModelAdapter, layers: range, covariance: bool = False
-) -> Iterator[list[tuple[_Recorder, _Recorder]]]:
-    """Record at the output projections of these layers for as long as the block lasts."""
-    recorders = [(_Recorder(adapter.attention(i), covariance), _Recorder(adapter.mlp(i), covariance)) for i in layers]
-    hooks = [r.block.watched.register_forward_pre_hook(r) for pair in recorders for r in pair]
+def recording(adapter: ModelAdapter, layers: range, covariance: bool = False) -> Iterator[list[LayerRecorder]]:
+    """Record at the entries and the output projections of these layers for as long as the block lasts."""
+    recorders = [LayerRecorder(adapter, i, covariance) for i in layers]
     try:
         yield recorders
     finally:
-        for hook in hooks:
+        for hook in (hook for one in recorders for hook in one.hooks):
             hook.remove()
 
 
@@ -84,7 +100,7 @@ def collect(adapter: ModelAdapter, tokens_NT: Tensor, batch_size: int) -> list[L
     with recording(adapter, range(len(adapter.layers))) as recorders:
         for batch_NT in progress(tokens_NT.split(batch_size), "calibrate", Tensor.numel):
             adapter.decoder(input_ids=batch_NT.to(device), use_cache=False)
-    return [LayerStatistics(attention.finish(), mlp.finish()) for attention, mlp in recorders]
+    return [one.finish() for one in recorders]
 
 
 def collect_layerwise(
@@ -117,16 +133,16 @@ def _observe(
     adapter: ModelAdapter, i: int, hidden: list[list[Tensor]], call: dict[int, Call], covariance: bool, advance: bool
 ) -> LayerStatistics:
     """Run a layer over all parts and record; advance: its outputs take the place of its inputs."""
-    recorders: list[tuple[_Recorder, _Recorder]] = []
+    recorders: list[LayerRecorder] = []
     for batches in hidden:
-        with recording(adapter, range(i, i + 1), covariance) as [pair]:
+        with recording(adapter, range(i, i + 1), covariance) as [recorder]:
             for batch in batches:
                 output = call[len(batch)](adapter.layers[i], batch)
                 if advance:
                     batch.copy_(output)
-        recorders.append(pair)
-    attention, mlp = ([recorder.seen() for recorder in part] for part in zip(*recorders, strict=True))
-    return LayerStatistics(_join(attention), _join(mlp))
+        recorders.append(recorder)
+    attention, mlp = ([one.attention.seen() for one in recorders], [one.mlp.seen() for one in recorders])
+    return LayerStatistics(_join(attention), _join(mlp), inverse_power([one.residual for one in recorders]))
 
 
 def _join(parts: Sequence[Moments]) -> Statistics:

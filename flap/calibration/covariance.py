@@ -41,12 +41,12 @@ class StatisticsOnDisk:
 
     def append(self, layer: LayerStatistics) -> None:
         """The next layer: its co-moments to disk, the rest stays in memory."""
-        self._layers.append(LayerStatistics(self._store(layer.attention), self._store(layer.mlp)))
+        self._layers.append(replace(layer, attention=self._store(layer.attention), mlp=self._store(layer.mlp)))
 
     def __iter__(self) -> Iterator[LayerStatistics]:
         self._file.seek(0)
         for layer in self._layers:
-            yield LayerStatistics(self._restore(layer.attention), self._restore(layer.mlp))
+            yield replace(layer, attention=self._restore(layer.attention), mlp=self._restore(layer.mlp))
 
     def _store(self, known: Statistics) -> Statistics:
         assert known.parts is not None

@@ -34,9 +34,9 @@ def collect_streamed(
             if i < windows.layers_done:
                 yield i, read_statistics(kept, model.device)[0]
                 continue
-            with recording(model.adapter, range(i, i + 1)) as [(attention, mlp)]:
+            with recording(model.adapter, range(i, i + 1)) as [recorder]:
                 windows.run(i, layer)
-            known = LayerStatistics(attention.finish(), mlp.finish())
+            known = recorder.finish()
             yield i, known
             if layers_change:
                 windows.run(i, layer)

@@ -19,11 +19,13 @@ from flap.models import Block, ModelAdapter, at_hand
 class Scores:
     """Channel scores of every layer, higher = keep. A unit's channels stay together: kv_heads[layer] is score_GC.
 
-    float32 on the CPU, finite.
+    float32 on the CPU, finite. inverse_power: E[1 / ‖h‖²] of the residual stream that each layer reads, for structures
+    that weigh errors by it; empty where nothing was calibrated.
     """
 
     kv_heads: tuple[Tensor, ...]
     neurons: tuple[Tensor, ...]
+    inverse_power: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Metric(ABC):
 
     needs_statistics: ClassVar[bool] = True
     needs_covariance: ClassVar[bool] = False
+    measures_error: ClassVar[bool] = False  # scores are squared output errors, to be added up over channels
     square_attention: bool = False
 
     @abstractmethod
@@ -51,6 +54,7 @@ def joined(parts: Sequence[Scores]) -> Scores:
     return Scores(
         tuple(score_GC for part in parts for score_GC in part.kv_heads),
         tuple(score_I for part in parts for score_I in part.neurons),
+        tuple(one for part in parts for one in part.inverse_power),
     )
 
 
@@ -59,18 +63,15 @@ def score_layers(
 ) -> Scores:
     """Score the attention and MLP channels of these layers; `statistics` has one entry for each of them."""
     known = iter(statistics)  # a zip would hold a layer's covariances while the next one's are read
-    pairs = [_score_layer(metric, adapter, i, next(known)) for i in layers]
-    return Scores(tuple(heads for heads, _ in pairs), tuple(neurons for _, neurons in pairs))
+    return joined([_score_layer(metric, adapter, i, next(known)) for i in layers])
 
 
-def _score_layer(
-    metric: Metric, adapter: ModelAdapter, layer: int, known: LayerStatistics | None
-) -> tuple[Tensor, Tensor]:
+def _score_layer(metric: Metric, adapter: ModelAdapter, layer: int, known: LayerStatistics | None) -> Scores:
     attention, mlp = adapter.blocks(layer)
     with at_hand(adapter.layers[layer]):
         score_GC = _score_block(metric, attention, known.attention if known else None, metric.square_attention)
         score_I = _score_block(metric, mlp, known.mlp if known else None, square=False).sum(dim=1)
-    return score_GC, score_I
+    return Scores((score_GC,), (score_I,), (known.inverse_power,) if known else ())
 
 
 def _score_block(metric: Metric, block: Block, statistics: Statistics | None, square: bool) -> Tensor:

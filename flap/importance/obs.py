@@ -28,6 +28,7 @@ class OBS(Metric):
     """
 
     needs_covariance: ClassVar[bool] = True
+    measures_error: ClassVar[bool] = True
     ridge: float = 0.01
 
     def __post_init__(self) -> None:

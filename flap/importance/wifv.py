@@ -1,6 +1,7 @@
 """WIFV, weighted input feature variance (FLAP, section 3.2, equation 5): the default."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from flap.importance.base import Metric
 class WIFV(Metric):
     """score_j = var_j · Σ_o W_oj²: the expected squared output error once channel j is replaced by its mean."""
 
+    measures_error: ClassVar[bool] = True
     square_attention: bool = True
 
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:

@@ -19,6 +19,7 @@ def test_bit_equal_when_they_come_back(tmp_path: Path) -> None:
     back = kind.read(tmp_path / "data")
     assert len(back) == len(statistics) == 4
     for one, other in zip(statistics, back, strict=True):
+        assert one.inverse_power == other.inverse_power > 0
         for block in ("attention", "mlp"):
             expected, found = vars(getattr(one, block)), vars(getattr(other, block))
             assert found.pop("num_tokens") == expected.pop("num_tokens") == tokens().numel()

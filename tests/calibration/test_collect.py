@@ -18,6 +18,7 @@ PLAN = LayerPlan((0, 2), tuple(range(0, 56, 2)))
 def two_pass(model: PreTrainedModel, tokens_NT: Tensor) -> list[LayerStatistics]:
     """From all inputs of o_proj and down_proj at once, in float64; recorded by hooks of a whole forward pass."""
     seen: dict[str, Statistics] = {}
+    inverse: list[float] = []
 
     def record(name: str, wide_TI: Tensor) -> None:
         seen[name] = Statistics(wide_TI.mean(0), wide_TI.var(0), wide_TI.square().mean(0), len(wide_TI))
@@ -25,12 +26,18 @@ def two_pass(model: PreTrainedModel, tokens_NT: Tensor) -> list[LayerStatistics]
     for name, module in model.named_modules():
         if name.endswith(("o_proj", "down_proj")):
             module.register_forward_hook(lambda _, args, __, name=name: record(name, args[0].double().flatten(0, 1)))
+    for layer in model.model.layers:
+        layer.register_forward_pre_hook(
+            lambda _, args: inverse.append(args[0].double().square().sum(-1).reciprocal().mean().item())
+        )
     model(input_ids=tokens_NT)
-    layers = [f"model.layers.{i}." for i in range(4)]
-    return [LayerStatistics(seen[layer + "self_attn.o_proj"], seen[layer + "mlp.down_proj"]) for layer in layers]
+    names = [f"model.layers.{i}." for i in range(4)]
+    pairs = [(seen[name + "self_attn.o_proj"], seen[name + "mlp.down_proj"]) for name in names]
+    return [LayerStatistics(*pair, one) for pair, one in zip(pairs, inverse, strict=True)]
 
 
 def assert_same(found: LayerStatistics, expected: LayerStatistics) -> None:
+    assert found.inverse_power == pytest.approx(expected.inverse_power, rel=1e-5)
     for a, b in ((found.attention, expected.attention), (found.mlp, expected.mlp)):
         assert torch.equal(torch.as_tensor(a.num_tokens), torch.as_tensor(b.num_tokens))
         assert ((a.mean_I - b.mean_I).abs() <= 1e-5 * b.msq_I.sqrt()).all()

@@ -88,6 +88,7 @@ def test_every_fifth_window_is_held_out(architecture: str, batch_size: int, tmp_
     model = tiny_model(architecture)
     dense = collect(adapt(model), WINDOWS, batch_size=3)
     for i, layer in enumerate(collect_covariances(adapt(model), WINDOWS, batch_size, tmp_path)):
+        assert layer.inverse_power == pytest.approx(dense[i].inverse_power, rel=1e-5)
         for known, plain, path in (
             (layer.attention, dense[i].attention, f"{i}.self_attn.o_proj"),
             (layer.mlp, dense[i].mlp, f"{i}.mlp.down_proj"),
