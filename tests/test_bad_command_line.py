@@ -63,6 +63,11 @@ def test_what_does_not_compose_is_one_line(flap: Cli, tmp_path: Path, argument: 
 REAL = [
     "model.path={bad}/truncated",
     "model.path={bad}/nan",
+    "model.path={bad}/nan method=flap_plus",
+    "compensation=linear compensation.ridge=-1",
+    "metric=OBS metric.ridge=0",
+    "structure=search structure.windows=0",
+    "structure=search structure.levels=[]",
     "checkpoint.dir={bad}/occupied",
     "calibration.dataset={bad}/broken.jsonl",
     "calibration.dataset={bad}/broken.parquet",
@@ -73,7 +78,7 @@ REAL = [
 def test_in_a_real_process_it_is_one_line_and_the_traceback_is_in_the_log(
     argument: str, flap: Cli, model_dir: Path, text_file: Path, bad: Path, tmp_path: Path
 ) -> None:
-    done = flap(*tiny(model_dir, text_file), argument.format(bad=bad))
+    done = flap(*tiny(model_dir, text_file), *argument.format(bad=bad).split())
     assert done.returncode == 1
     assert len([line for line in done.stderr.splitlines() if "error" in line.lower()]) == 1, done.stderr
     assert len(re.findall(r"^error: \S+: ", done.stderr, re.M)) == 1

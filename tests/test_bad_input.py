@@ -41,6 +41,11 @@ BEFORE_WEIGHTS = [
     ("round_to=64", "round_to=64: a layer has 56 neurons and keeps at least 1 .*; no multiple lies between"),
     ("calibration.propagate=pruned", "calibration.propagate=pruned: expected structure UL-UM or UL-MM"),
     ("metric.square_attention=abc", "metric.square_attention=abc: .*bool"),
+    ("structure.scale=error", "metric.square_attention=true: .*; set metric.square_attention=false"),
+    ("compensation=linear compensation.ridge=-1", "compensation.ridge=-1.0: expected a number >= 0, or null to choose"),
+    ("metric=OBS metric.ridge=0", "metric.ridge=0.0: expected a number > 0"),
+    ("structure=search structure.windows=0", "structure.windows=0: expected a whole number >= 1"),
+    ("structure=search structure.levels=[]", "structure.levels=\\[\\]: expected shares of a block's units between 0"),
     ("eval.perplexity.seq_len=abc", "eval.perplexity.seq_len=abc: expected a whole number >= 2, or a list of such"),
     ("eval.perplexity.datasets=null", "eval.perplexity.datasets=None: .*not Optional"),
     ("eval.perplexity.datasets={bad}/short.txt", "eval.perplexity.datasets.*short.txt.*list"),
@@ -88,6 +93,12 @@ AT_THE_WEIGHTS = [
 ]
 
 
+WITH_COVARIANCES = [
+    "compensation=linear", "compensation=linear model.placement=auto", "metric=OBS", "metric=OBS model.placement=auto",
+    "structure=search", "method=flap_plus",
+]  # fmt: skip
+
+
 def refused(arguments: str, line: str, base: list[str], bad: Path, run_dir: Path) -> None:
     """Run the arguments as the command line would; the error is one line that matches, and nothing is left."""
     with pytest.raises(ValueError) as caught:
@@ -121,6 +132,15 @@ def test_refused_at_the_weights(
     where = [f"model.placement={placement}", f"cache_dir={tmp_path / 'cache'}"]
     refused(arguments, line, [*tiny(model_dir, text_file), *where], bad, tmp_path / "run")
     assert not [path for path in tmp_path.glob("cache/streams/*") if path.suffix != ".lock"]
+
+
+@pytest.mark.parametrize("choice", WITH_COVARIANCES)
+def test_weights_that_are_not_finite_are_refused_with_covariances_too(
+    choice: str, model_dir: Path, text_file: Path, bad: Path, tmp_path: Path
+) -> None:
+    base = [*tiny(model_dir, text_file), f"cache_dir={tmp_path / 'cache'}"]
+    line = "calibration: activations of layer 2 MLP are not finite"
+    refused(f"model.path={{bad}}/nan {choice}", line, base, bad, tmp_path / "run")
 
 
 class Disk(NamedTuple):

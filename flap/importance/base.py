@@ -79,6 +79,7 @@ def _score_block(metric: Metric, block: Block, statistics: Statistics | None, sq
     known = statistics and statistics.to(weight_OI.device)
     score_UC = metric.score_units(weight_OI, known, block.columns_UC).cpu()
     score_UC = score_UC.square() if square else score_UC
-    if not torch.isfinite(score_UC).all():
-        raise ValueError(f"metric: scores of {block.name} are not finite; check the model's weights")
+    # scores that read no weight are followed by compensations that do
+    if not (torch.isfinite(score_UC).all() and torch.isfinite(weight_OI).all()):
+        raise ValueError(f"metric: weights or scores of {block.name} are not finite; check the model's weights")
     return score_UC

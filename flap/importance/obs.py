@@ -25,6 +25,8 @@ class OBS(Metric):
     Of a neuron ‖W_:j‖² / [H⁻¹]_jj, of an attention unit u tr(W_u ([H⁻¹]_uu)⁻¹ W_uᵀ), spread evenly over its channels;
     H = C + ridge · mean(diag C) · 1 with the covariance C. The cheapest units leave first, W and H⁻¹ follow, and a unit
     scores what it costs when its turn comes, but no less than those before it. Higher = keep.
+
+    Raises: ValueError: the ridge is lost in rounding beside C, which has no inverse.
     """
 
     needs_covariance: ClassVar[bool] = True
@@ -49,7 +51,10 @@ class OBS(Metric):
         if scale == 0:  # nothing ever changes, and the bias alone replaces any unit
             return torch.zeros(columns_UC.shape)
         hessian_II.diagonal().add_(self.ridge * scale)
-        cost_U = _costs_in_turn(weight_OI[:, columns].to(wide), torch.linalg.inv(hessian_II), columns_UC.shape[1])
+        try:
+            cost_U = _costs_in_turn(weight_OI[:, columns].to(wide), torch.linalg.inv(hessian_II), columns_UC.shape[1])
+        except torch.linalg.LinAlgError as error:
+            raise ValueError(f"metric.ridge={self.ridge}: too small for a singular covariance; try 0.01") from error
         return (cost_U / columns_UC.shape[1]).float()[:, None].expand(columns_UC.shape)
 
 

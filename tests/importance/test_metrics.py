@@ -26,7 +26,6 @@ EXPECTED = {
     "wanda": [10 / 3, 5.0, 0.0, 7 / 3],
     "magnitude": [3.0, 3.0, 0.0, 5.0],
 }
-BY_WEIGHT = ["WIFV", "WIFN", "magnitude", "wanda"]
 
 
 @cache
@@ -89,7 +88,7 @@ def test_random_is_seeded_and_differs_by_layer() -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("name", BY_WEIGHT)
+@pytest.mark.parametrize("name", METRICS)
 def test_weights_that_are_not_finite_name_the_layer(name: str, value: float) -> None:
     _, known = calibrated("llama-gqa")
     for block, named in (("1.self_attn.o_proj", "layer 1 attention"), ("2.mlp.down_proj", "layer 2 MLP")):

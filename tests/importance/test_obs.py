@@ -80,13 +80,15 @@ def test_of_two_channels_that_say_the_same_one_is_free() -> None:
     assert score_I[4 - free] > 1e-2 * score_I.max()
 
 
-@pytest.mark.parametrize("case", ["few tokens", "constant", "zero", "all constant", "huge", "tiny"])
+@pytest.mark.parametrize("case", ["few tokens", "constant", "zero", "all constant", "twins", "huge", "tiny"])
 def test_whatever_the_channels_do_it_is_finite(case: str) -> None:
     activation_TI = correlated(20)[: 6 if case == "few tokens" else 400]
     if case in ("constant", "zero"):
         activation_TI[:, ::3] = 5.0 if case == "constant" else 0.0
     if case == "all constant":
         activation_TI[:] = 2.0
+    if case == "twins":
+        activation_TI[:, 1::2] = activation_TI[:, ::2]
     scale = {"huge": 1e12, "tiny": 1e-12}.get(case, 1.0)
     score_I = OBS().score(correlated(20, seed=100)[:4], known(activation_TI * scale))
     assert torch.isfinite(score_I).all() and (score_I >= 0).all()
@@ -108,3 +110,10 @@ def test_many_units_leave_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_ridge_that_is_none_is_refused(ridge: float) -> None:
     with pytest.raises(ValueError, match=r"^metric\.ridge=.*: expected a number > 0$"):
         OBS(ridge=ridge)
+
+
+def test_a_ridge_that_rounding_swallows_is_refused_where_the_covariance_is_singular() -> None:
+    activation_TI = correlated(20)
+    activation_TI[:, 1::2] = activation_TI[:, ::2]
+    with pytest.raises(ValueError, match=r"^metric\.ridge=1e-20: too small for a singular covariance; try 0\.01$"):
+        OBS(ridge=1e-20).score(correlated(20, seed=100)[:4], known(activation_TI))
