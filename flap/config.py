@@ -37,7 +37,12 @@ class ModelConfig:
 
 @dataclass
 class CalibrationConfig:
-    """The text that the statistics are taken from. `propagate`: what a layer sees, dense or pruned layers before it."""
+    """The text that the statistics are taken from.
+
+    `propagate`: what a layer is fitted on, the outputs of dense or of pruned layers before it. pruned: a second pass
+    corrects what compensation fitted, in any structure; with compensation=none, which fits nothing, each layer is
+    scored on what pruned ones put out, in UL-UM and UL-MM.
+    """
 
     dataset: str = "boolq-passages"
     num_samples: int = 128

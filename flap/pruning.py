@@ -17,7 +17,7 @@ from flap.calibration import (
     statistics_on_disk,
 )
 from flap.checkpoint.convert import become_checkpointable
-from flap.compression import CompressLayer, Divergence, compress, mask_layer, prune_layer
+from flap.compression import CompressLayer, Divergence, compress, mask_layer, propagate, prune_layer
 from flap.config import FlapConfig
 from flap.importance import Scores, score_layers
 from flap.models import ModelAdapter
@@ -58,7 +58,7 @@ class Job:
 def prune_model(job: Job) -> PruningPlan:
     """Calibrate, score, allocate and compress: the model is changed in place, the report says what stayed."""
     job.report.count_before(job.adapter, job.budget)
-    if job.calibration is not None and job.config.calibration.propagate == "pruned":
+    if job.calibration is not None and job.stages.prune_on_the_way:
         tokens_NT, batch_size = job.calibration.tokens_NT, job.config.calibration.batch_size
         plan = prune_layer_by_layer(
             job, collect_layerwise(job.adapter, tokens_NT, batch_size, job.stages.need_covariance)
@@ -85,9 +85,20 @@ def _prune_at_once(job: Job) -> PruningPlan:
             scores = _searched(job, job.stages.structure, scores, statistics)
         plan = job.stages.structure.allocate(scores, job.budget)
     with job.report.timed("compress"):
-        repairs = compress(job.adapter, plan, job.stages.compensation, statistics, job.compress_layer)
-    job.report.note_repairs(repairs)
+        _compressed(job, plan, statistics)
     return plan
+
+
+def _compressed(job: Job, plan: PruningPlan, statistics: Iterable[LayerStatistics | None]) -> None:
+    """Apply the plan; where the config says so, each layer corrects the error of those before it."""
+    known = (job.adapter, plan, job.stages.compensation, statistics, job.compress_layer)
+    if not job.stages.correct_behind_pruned:
+        job.report.note_repairs(compress(*known))
+        return
+    assert job.calibration is not None
+    repairs, corrections = propagate(*known, job.calibration.tokens_NT, job.config.calibration.batch_size)
+    job.report.note_repairs(repairs)
+    job.report.note_corrections(corrections)
 
 
 def _searched(job: Job, structure: Search, scores: Scores, statistics: Iterable[LayerStatistics | None]) -> Scores:

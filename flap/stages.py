@@ -26,6 +26,7 @@ class Stages:
     structure: Structure
     compensation: Compensation
     evaluators: list[Evaluator]
+    propagate: str = "dense"
 
     @property
     def need_statistics(self) -> bool:
@@ -40,6 +41,16 @@ class Stages:
     @property
     def need_covariance(self) -> bool:
         return self.metric.needs_covariance or self.compensation.needs_covariance
+
+    @property
+    def prune_on_the_way(self) -> bool:
+        """Whether each layer is scored on what pruned layers put out (Wanda-sp): where nothing stands in for units."""
+        return self.propagate == "pruned" and isinstance(self.compensation, NoCompensation)
+
+    @property
+    def correct_behind_pruned(self) -> bool:
+        """Whether a second pass, with the plan known, corrects each layer behind the pruned ones before it."""
+        return self.propagate == "pruned" and not self.prune_on_the_way
 
 
 @dataclass(frozen=True)
@@ -72,11 +83,18 @@ def build_stages(config: FlapConfig) -> Stages:
         build("structure", config.structure),
         build("compensation", config.compensation),
         [build(f"eval.{name}", node) for name, node in (config.eval or {}).items()],
+        config.calibration.propagate,
     )
-    if config.calibration.propagate == "pruned" and not isinstance(stages.structure, UniformLayers):
+    if stages.prune_on_the_way and not isinstance(stages.structure, UniformLayers):
         raise ValueError(
-            "calibration.propagate=pruned: expected structure UL-UM or UL-MM, because an adaptive plan is known only "
-            "after every layer has its statistics"
+            "calibration.propagate=pruned: expected structure UL-UM or UL-MM with compensation=none, because an "
+            "adaptive plan is known only after every layer has its statistics; or compensation=bias or linear, which "
+            "go through the layers again"
+        )
+    if stages.correct_behind_pruned and config.model.placement != "device":
+        raise ValueError(
+            f"model.placement={config.model.placement}: expected device with calibration.propagate=pruned and "
+            "a compensation, which run a layer's copy beside it"
         )
     if isinstance(stages.structure, Search) and config.model.placement != "device":
         raise ValueError(
@@ -87,10 +105,10 @@ def build_stages(config: FlapConfig) -> Stages:
         _check_errors(stages.metric, stages.structure.scale)
     if stages.need_covariance and config.model.placement == "stream":
         raise ValueError("model.placement=stream: expected a compensation and a metric without covariances, or auto")
-    if stages.need_covariance and config.calibration.num_samples < 2:
+    if (stages.need_covariance or stages.correct_behind_pruned) and config.calibration.num_samples < 2:
         raise ValueError(
-            f"calibration.num_samples={config.calibration.num_samples}: expected at least 2, because covariances are "
-            "fitted on some windows and judged on others"
+            f"calibration.num_samples={config.calibration.num_samples}: expected at least 2, because what is fitted on "
+            "some windows is judged on others"
         )
     return stages
 
@@ -126,7 +144,13 @@ def check_budget(adapter: ModelAdapter, stages: Stages, config: FlapConfig) -> B
     """The budget, counted from the tensors. Raises: ValueError: ratio or choices do not fit this model."""
     budget = price(adapter, config.ratio)
     stages.structure.check(budget)
-    if stages.need_covariance and any(layer.experts > 1 for layer in budget.layers):
+    experts = any(layer.experts > 1 for layer in budget.layers)
+    if stages.correct_behind_pruned and experts:
+        raise ValueError(
+            "calibration.propagate=pruned: experts are not corrected; expected dense, or compensation=none, for "
+            f"'{adapter.model.config.model_type}'"
+        )
+    if stages.need_covariance and experts:
         raise ValueError(
             "compensation, metric: of experts no covariances are collected; expected choices without them for "
             f"'{adapter.model.config.model_type}', as compensation=bias"

@@ -39,7 +39,7 @@ BEFORE_WEIGHTS = [
     ("structure.min_neurons=56 ratio=0.5", "ratio=0.5: 1 KV head and 56 neurons stay in every layer, .* at most 0.4"),
     ("round_to=7", "round_to=7: expected null, or one of 8, 32, 64, 256"),
     ("round_to=64", "round_to=64: a layer has 56 neurons and keeps at least 1 .*; no multiple lies between"),
-    ("calibration.propagate=pruned", "calibration.propagate=pruned: expected structure UL-UM or UL-MM"),
+    ("calibration.propagate=pruned compensation=none", "calibration.propagate=pruned: expected structure UL-UM or UL"),
     ("metric.square_attention=abc", "metric.square_attention=abc: .*bool"),
     ("structure.scale=error", "metric.square_attention=true: .*; set metric.square_attention=false"),
     ("compensation=linear compensation.ridge=-1", "compensation.ridge=-1.0: expected a number >= 0, or null to choose"),

@@ -50,15 +50,7 @@ class _Recorder:
 
     def seen(self) -> Moments:
         assert self.moments is not None, f"{self.block.name} saw no token"
-        if not all(
-            known is None or torch.isfinite(known).all()
-            for known in (self.moments.deviation_I, self.moments.comoment_II)
-        ):
-            raise ValueError(
-                f"calibration: activations of {self.block.name} are not finite; try model.dtype=float32 or bfloat16, "
-                "or check the weights"
-            )
-        return self.moments
+        return finite(self.moments, self.block.name)
 
 
 class LayerRecorder:
@@ -76,6 +68,16 @@ class LayerRecorder:
     def finish(self) -> LayerStatistics:
         attention, mlp = statistics(self.attention.seen()), statistics(self.mlp.seen())
         return LayerStatistics(attention, mlp, inverse_power([self.residual]))
+
+
+def finite(known: Moments, block: str) -> Moments:
+    """The same. Raises: ValueError: they are not finite; names the block."""
+    if not all(part is None or torch.isfinite(part).all() for part in (known.deviation_I, known.comoment_II)):
+        raise ValueError(
+            f"calibration: activations of {block} are not finite; try model.dtype=float32 or bfloat16, or check the "
+            "weights"
+        )
+    return known
 
 
 @contextmanager
@@ -111,10 +113,7 @@ def collect_layerwise(
     Hidden states of all windows (N · T · D) wait in one buffer on the host; each layer runs twice over it, or once
     where no layer changes. covariance: with co-moments, those of every fifth window apart.
     """
-    device = adapter.decoder.device
-    parts = [part_NT.split(batch_size) for part_NT in _parts(tokens_NT, covariance)]
-    calls = calls_by_size(adapter, list(chain.from_iterable(parts)), device)
-    hidden = [[enter(adapter, batch_NT.to(device))[0].cpu() for batch_NT in part] for part in parts]
+    hidden, calls = enter_windows(adapter, tokens_NT, batch_size, covariance)
     for i, layer in enumerate(progress(adapter.layers, "calibrate, layer by layer")):
         call = {size: of_layers[i] for size, of_layers in calls.items()}
         yield i, _observe(adapter, i, hidden, call, covariance, advance=not layers_change)
@@ -122,10 +121,18 @@ def collect_layerwise(
             batch.copy_(call[len(batch)](layer, batch))
 
 
-def _parts(tokens_NT: Tensor, covariance: bool) -> tuple[Tensor, ...]:
-    """All windows, or those to fit on and those held out."""
-    held_out_N = torch.arange(len(tokens_NT)) % HELD_OUT == 0
-    return (tokens_NT[~held_out_N], tokens_NT[held_out_N]) if covariance else (tokens_NT,)
+def enter_windows(
+    adapter: ModelAdapter, tokens_NT: Tensor, batch_size: int, apart: bool
+) -> tuple[list[list[Tensor]], dict[int, list[Call]]]:
+    """In front of the first layer: hidden states on the host, in batches, and how each layer is called for a size.
+
+    apart: the windows to fit on, then those held out; else all are one part.
+    """
+    device, held_out_N = adapter.decoder.device, torch.arange(len(tokens_NT)) % HELD_OUT == 0
+    windows = (tokens_NT[~held_out_N], tokens_NT[held_out_N]) if apart else (tokens_NT,)
+    parts = [part_NT.split(batch_size) for part_NT in windows]
+    calls = calls_by_size(adapter, list(chain.from_iterable(parts)), device)
+    return [[enter(adapter, batch_NT.to(device))[0].cpu() for batch_NT in part] for part in parts], calls
 
 
 @torch.no_grad()  # not around the generator: there it would hold what was yielded, covariances and all

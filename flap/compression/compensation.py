@@ -37,6 +37,7 @@ class Compensation(ABC):
 
     needs_statistics: ClassVar[bool] = True
     needs_covariance: ClassVar[bool] = False
+    correction_ridges: ClassVar[tuple[float, ...]] = ()  # of the maps that may correct it behind pruned layers
 
     @abstractmethod
     def fit(self, weight_OI: Tensor, statistics: Statistics | None, kept_K: Tensor, pruned_P: Tensor) -> Fit:

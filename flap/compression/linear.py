@@ -19,7 +19,7 @@ RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 
 @dataclass(frozen=True)
 class Regression:
-    """y_O = W_P x_P on x_K, by moments over some tokens: all that a linear fit and its error depend on.
+    """y_O on x_K, by moments over some tokens: all that a linear fit and its error depend on.
 
     gram_KK: covariance of x_K. cross_KO: covariance of x_K and y_O. power: variance of y_O, summed over O.
     """
@@ -32,6 +32,7 @@ class Regression:
 
     @classmethod
     def of(cls, weight_OI: Tensor, known: Moments, kept_K: Tensor, pruned_P: Tensor) -> "Regression":
+        """y_O = W_P x_P, what left."""
         assert known.comoment_II is not None
         mean_I, weight_OP = known.mean_I.float(), weight_OI[:, pruned_P]
         cov_KI, cov_PP = (known.comoment_II[rows] / known.num_tokens for rows in (kept_K, pruned_P))
@@ -40,6 +41,17 @@ class Regression:
         return cls(
             mean_I[kept_K], weight_OP @ mean_I[pruned_P], cov_KI[:, kept_K], cov_KI[:, pruned_P] @ weight_OP.T, power
         )
+
+    @classmethod
+    def between(cls, known: Moments, inputs: int) -> "Regression":
+        """The other channels on the first `inputs`; without inputs no co-moments are needed."""
+        mean, y = known.mean_I.float(), slice(inputs, None)
+        assert known.comoment_II is not None or not inputs
+        cov_KI = mean.new_zeros(0, len(mean))
+        if known.comoment_II is not None:
+            cov_KI = known.comoment_II[:inputs] / known.num_tokens
+        power = known.deviation_I[y].sum().item() / int(known.num_tokens)
+        return cls(mean[:inputs], mean[y], cov_KI[:, :inputs], cov_KI[:, y], power)
 
     def slope(self, ridge: float) -> Tensor | None:
         """slope_OK = cross_OK (gram_KK + ridge · mean(diag gram) · 1)⁻¹, or None where that has no inverse."""
@@ -71,6 +83,7 @@ class LinearCompensation(Compensation):
     """
 
     needs_covariance: ClassVar[bool] = True
+    correction_ridges: ClassVar[tuple[float, ...]] = (1e-2, 1e-1, 1.0, 10.0, 100.0)
     ridge: float | None = None
 
     def __post_init__(self) -> None:
@@ -83,7 +96,7 @@ class LinearCompensation(Compensation):
         known, unseen = (Regression.of(weight_OI, part, kept_K, pruned_P) for part in (fitting, held_out))
         error_of_bias = unseen.error(torch.zeros_like(known.cross_KO.T), known.mean_O)
         ridges = RIDGES if self.ridge is None else (self.ridge,)
-        error, ridge = min((_held_out_error(known, unseen, ridge), ridge) for ridge in ridges)
+        error, ridge = min((held_out_error(known, unseen, ridge), ridge) for ridge in ridges)
         whole = Regression.of(weight_OI, merge(fitting, held_out), kept_K, pruned_P)
         slope_OK = whole.slope(ridge) if error < error_of_bias else None
         if slope_OK is None:
@@ -92,7 +105,7 @@ class LinearCompensation(Compensation):
         return Fit(weight_OI[:, kept_K] + slope_OK, whole.intercept(slope_OK), repair)
 
 
-def _held_out_error(known: Regression, unseen: Regression, ridge: float) -> float:
+def held_out_error(known: Regression, unseen: Regression, ridge: float) -> float:
     """Error on tokens that were not fitted on; infinite where no map exists."""
     slope_OK = known.slope(ridge)
     error = math.nan if slope_OK is None else unseen.error(slope_OK, known.intercept(slope_OK))

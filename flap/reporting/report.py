@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedModel
 
 from flap.allocation import Budget, PruningPlan
-from flap.compression import Repair
+from flap.compression import Correction, Repair
 from flap.files import write_text
 from flap.models import AnyModel, ModelAdapter
 from flap.reporting.provenance import device_name, git_state, versions
@@ -37,6 +37,7 @@ class Report:
     layers: list[dict[str, int]] = field(default_factory=list)
     layers_before: list[dict[str, int]] = field(default_factory=list)
     repairs: dict[str, dict[str, Any]] = field(default_factory=dict)  # of linear compensation, by block
+    corrections: dict[str, dict[str, Any]] = field(default_factory=dict)  # of calibration.propagate=pruned, by block
     evaluation: dict[str, dict[str, float]] = field(default_factory=lambda: {"dense": {}, "pruned": {}})
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory_bytes: dict[str, int | None] = field(default_factory=dict)
@@ -112,6 +113,10 @@ class Report:
     def note_repairs(self, repairs: Mapping[str, Repair]) -> None:
         """What linear fits say of each block that lost units; `ridge` is None where the bias stayed."""
         self.repairs |= {block: repair._asdict() for block, repair in repairs.items()}
+
+    def note_corrections(self, corrections: Mapping[str, Correction]) -> None:
+        """What the second pass did to each block that lost units; `ridge` is None where no map was better."""
+        self.corrections |= {block: correction._asdict() for block, correction in corrections.items()}
 
     def note_peak(self) -> None:
         """Peak memory of the process so far; also to be called before something resets what it is read from."""

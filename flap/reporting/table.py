@@ -70,11 +70,26 @@ def _repairs(report: Report) -> list[str]:
     ]
 
 
+def _corrections(report: Report) -> list[str]:
+    """A sentence on what the second pass did, where there was one."""
+    if not report.corrections:
+        return []
+    corrections = report.corrections.values()
+    left = median(one["held_out_error"] / (one["held_out_error_before"] or 1) for one in corrections)
+    mapped = sum(one["ridge"] is not None for one in corrections)
+    stayed = sum(one["held_out_error"] == one["held_out_error_before"] for one in corrections)
+    return [
+        f"Correction behind pruned layers leaves {left:.1%} (median over blocks) of the error that was there on "
+        f"held-out calibration tokens: of {len(corrections)} blocks, {mapped} got another map, "
+        f"{len(corrections) - mapped - stayed} another bias, {stayed} stay as they were."
+    ]
+
+
 def markdown(report: Report) -> str:
     """report.md: the table, warnings, the picture, and what each layer kept."""
     lines = [f"# {report.config['run_name']}", "", "| | dense | pruned |", "|---|---|---|"]
     lines += [f"| {what} | {dense} | {pruned} |" for what, dense, pruned in rows(report)]
-    lines += ["", *(f"Warning: {warning}" for warning in report.warnings), *_repairs(report)]
+    lines += ["", *(f"Warning: {warning}" for warning in report.warnings), *_repairs(report), *_corrections(report)]
     lines += ["", "![kept units by layer](layers.png)", ""]
     lines += ["| layer | query heads | KV heads | neurons |", "|---|---|---|---|"]
     for i, layer in enumerate(report.layers):
