@@ -27,21 +27,30 @@ from flap.files import cache_root
 from flap.models import adapt
 from flap.pipeline import run
 from flap.stages import build_stages, check_budget
-from tests.cases import ARCHITECTURES, MIXTURES, tiny_model, tokens
+from tests.cases import ARCHITECTURES, MIXTURES, random_model, tiny_model, tokens
 from tests.compression.oracle import changed
+from tests.models.families import test_families
+from tests.models.families.contract import FamilyContract, plan_of
 from tests.runs import composed, tiny
 
 WINDOWS = tokens(windows=60)
 HELD_OUT = torch.arange(60) % 5 == 0
 COMPENSATIONS = {"bias": BiasCompensation(), "linear": LinearCompensation()}
+assert test_families  # each of them makes a FamilyContract
+FAMILIES = {
+    f"{family.__name__}-{variant}": config
+    for family in FamilyContract.__subclasses__()
+    for variant, config in family.configs.items()
+    if config.model_type not in {mixture.model_type for mixture in MIXTURES.values()}
+}
 PATHS = {"attention": "self_attn.o_proj", "MLP": "mlp.down_proj"}
 
 
-def plan_of(architecture: str) -> PruningPlan:
+def less(architecture: str) -> PruningPlan:
     """Layer 0 stays whole, layer 2 loses neurons alone."""
     groups = tuple(range(ARCHITECTURES[architecture].num_key_value_heads))
-    whole, less = LayerPlan(groups, tuple(range(56))), LayerPlan(groups[1:], tuple(range(3, 40)))
-    return PruningPlan((whole, less, replace(less, kv_heads=groups), less))
+    whole, some = LayerPlan(groups, tuple(range(56))), LayerPlan(groups[1:], tuple(range(3, 40)))
+    return PruningPlan((whole, some, replace(some, kv_heads=groups), some))
 
 
 def known_of(model: PreTrainedModel, batch_size: int = 8) -> list[LayerStatistics]:
@@ -75,7 +84,7 @@ def flow(model: PreTrainedModel, path: str, windows: Tensor = WINDOWS) -> tuple[
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_it_is_least_squares_on_the_collected_activations(architecture: str, name: str) -> None:
     """In the finished model each block gets what it was fitted on, because it is corrected after all before it."""
-    model, plan = tiny_model(architecture), plan_of(architecture)
+    model, plan = tiny_model(architecture), less(architecture)
     known = known_of(model)
     plain = changed(model, plan, COMPENSATIONS[name], known)
     after, corrections = refined(model, plan, COMPENSATIONS[name], known)
@@ -108,7 +117,7 @@ def test_it_is_least_squares_on_the_collected_activations(architecture: str, nam
 @pytest.mark.parametrize("name", COMPENSATIONS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_masked_equals_sliced(architecture: str, name: str) -> None:
-    model, plan = tiny_model(architecture), plan_of(architecture)
+    model, plan = tiny_model(architecture), less(architecture)
     known = known_of(model)
     ways = [refined(model, plan, COMPENSATIONS[name], known, how) for how in (prune_layer, mask_layer)]
     (sliced, corrections), (masked, _) = ways
@@ -118,10 +127,21 @@ def test_masked_equals_sliced(architecture: str, name: str) -> None:
         torch.testing.assert_close(sliced(WINDOWS).logits, masked(WINDOWS).logits, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_masked_equals_sliced_in_every_family(family: str) -> None:
+    model = random_model(FAMILIES[family])
+    plan, known = plan_of(model, 0.5), known_of(model)
+    ways = [refined(model, plan, LinearCompensation(), known, how) for how in (prune_layer, mask_layer)]
+    (sliced, corrections), (masked, _) = ways
+    assert any(one.ridge is not None for one in corrections.values())
+    with torch.no_grad():
+        torch.testing.assert_close(sliced(WINDOWS).logits, masked(WINDOWS).logits, atol=1e-4, rtol=0)
+
+
 def test_unseen_tokens_stay_closer_to_the_dense_model() -> None:
     unseen, gained = tokens(windows=8, seed=9), []
     for architecture in ARCHITECTURES:
-        model, plan = tiny_model(architecture), plan_of(architecture)
+        model, plan = tiny_model(architecture), less(architecture)
         known = known_of(model)
         linear = LinearCompensation()
         with torch.no_grad():
@@ -145,7 +165,7 @@ def test_a_plan_that_removes_nothing_changes_nothing(name: str) -> None:
 
 @pytest.mark.parametrize("name", COMPENSATIONS)
 def test_units_that_do_nothing_leave_without_a_trace(name: str) -> None:
-    model, plan = tiny_model("llama-gqa-biases"), plan_of("llama-gqa-biases")
+    model, plan = tiny_model("llama-gqa-biases"), less("llama-gqa-biases")
     for layer in model.model.layers:
         layer.self_attn.o_proj.weight.data[:, :16] = 0
         layer.mlp.down_proj.weight.data[:, [0, 1, 2, *range(40, 56)]] = 0
@@ -174,7 +194,7 @@ def test_a_layer_takes_back_a_shift_of_the_one_before() -> None:
 
 @pytest.mark.parametrize("name", COMPENSATIONS)
 def test_batch_size_changes_nothing(name: str) -> None:
-    model, plan = tiny_model("qwen3-gqa"), plan_of("qwen3-gqa")
+    model, plan = tiny_model("qwen3-gqa"), less("qwen3-gqa")
     known = known_of(model)
     first, *others = (refined(model, plan, COMPENSATIONS[name], known, batch_size=size)[0] for size in (7, 60))
     with torch.no_grad():
@@ -184,7 +204,7 @@ def test_batch_size_changes_nothing(name: str) -> None:
 
 @pytest.mark.parametrize("name", COMPENSATIONS)
 def test_bfloat16_is_cast_once(name: str) -> None:
-    model, plan = tiny_model("llama-gqa").to(torch.bfloat16), plan_of("llama-gqa")
+    model, plan = tiny_model("llama-gqa").to(torch.bfloat16), less("llama-gqa")
     after, corrections = refined(model, plan, COMPENSATIONS[name], known_of(model))
     assert {tensor.dtype for tensor in after.state_dict().values()} == {torch.bfloat16}
     assert any(one.held_out_error < one.held_out_error_before for one in corrections.values())
@@ -232,7 +252,7 @@ def test_layers_before_the_first_pruned_one_run_once() -> None:
 
 def test_hooks_leave() -> None:
     model = tiny_model("llama-gqa")
-    propagate(adapt(model), plan_of("llama-gqa"), LinearCompensation(), known_of(model), prune_layer, WINDOWS, 8)
+    propagate(adapt(model), less("llama-gqa"), LinearCompensation(), known_of(model), prune_layer, WINDOWS, 8)
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
@@ -241,7 +261,7 @@ def test_activations_that_are_not_finite_name_the_block() -> None:
     known = known_of(model)
     model.model.layers[1].mlp.up_proj.weight.data[20] = float("inf")
     with pytest.raises(ValueError, match=r"^calibration: activations of layer 1 MLP are not finite; try model\.dtype"):
-        refined(model, plan_of("llama-gqa"), LinearCompensation(), known)
+        refined(model, less("llama-gqa"), LinearCompensation(), known)
 
 
 @pytest.mark.parametrize(
@@ -255,13 +275,13 @@ def test_activations_that_are_not_finite_name_the_block() -> None:
 def test_statistics_of_another_model_are_refused(name: str, other: dict[str, int], words: str) -> None:
     model, known = tiny_model("llama-gqa"), known_of(tiny_model("llama-gqa", **other))
     with pytest.raises(ValueError, match=f"^{words}"):
-        refined(model, plan_of("llama-gqa"), COMPENSATIONS[name], known)
+        refined(model, less("llama-gqa"), COMPENSATIONS[name], known)
 
 
 def test_statistics_of_a_shorter_model_are_refused() -> None:
     model = tiny_model("llama-gqa")
     with pytest.raises(ValueError, match=r"^statistics: another model's, of 3 layers; this one has 4$"):
-        refined(model, plan_of("llama-gqa"), BiasCompensation(), known_of(model)[:3])
+        refined(model, less("llama-gqa"), BiasCompensation(), known_of(model)[:3])
 
 
 @pytest.mark.parametrize(
