@@ -33,7 +33,7 @@ def inverse_power(recorders: Sequence[ResidualRecorder]) -> float:
 
     E‖e‖² · E[1 / ‖h‖²] is the squared error of a block's output relative to the residual stream of an ordinary token.
     E‖e‖² / E‖h‖² is not: a handful of tokens, the first of a window above all, have massive activations that the layers
-    behind them only carry along, and a plain mean square is a hundred times what all other tokens have.
+    behind them only carry along, and E‖h‖² can be 240 times what the other tokens have (layer 12 of SmolLM2-135M).
     """
     total, num_tokens = sum(float(r.total) for r in recorders), sum(int(r.num_tokens) for r in recorders)
     return torch.tensor(total / max(num_tokens, 1), dtype=torch.float32).item()
