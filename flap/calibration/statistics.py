@@ -14,6 +14,7 @@ T = TypeVar("T")
 
 # Merged moments are held in this precision; a batch is reduced in float32, two-pass.
 ACCUMULATOR = torch.float64
+STRIP = 256  # channels whose products with the later ones are made at once
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,20 @@ def moments(activation: Tensor, covariance: bool = False) -> Moments:
     error_I = centred_TI.mean(0).to(wide)
     comoment_II = None
     if covariance:
-        comoment_II = (centred_TI.T @ centred_TI).addr_(error_I.float(), error_I.float(), alpha=-num_tokens)
+        comoment_II = _products(centred_TI).addr_(error_I.float(), error_I.float(), alpha=-num_tokens)
     deviation_I = centred_TI.square_().sum(0).to(wide) - num_tokens * error_I.square()
     return Moments(num_tokens, mean_I.to(wide) + error_I, deviation_I.clamp_(min=0), comoment_II)
+
+
+def _products(centred_TI: Tensor) -> Tensor:
+    """XᵀX by strips of rows; what lies below the diagonal is copied: 40 % fewer products at 1536 channels."""
+    num_channels = centred_TI.shape[1]
+    product_II = centred_TI.new_empty(num_channels, num_channels)
+    for start in range(0, num_channels, STRIP):
+        end = min(start + STRIP, num_channels)
+        torch.matmul(centred_TI[:, start:end].T, centred_TI[:, start:], out=product_II[start:end, start:])
+        product_II[end:, start:end] = product_II[start:end, end:].T
+    return product_II
 
 
 def moments_of_experts(activations: Sequence[Tensor]) -> Moments:

@@ -55,6 +55,13 @@ def test_by_hand() -> None:
     assert moments(batches[0]).comoment_II is None
 
 
+@pytest.mark.parametrize("channels", [1, 255, 256, 257, 600])
+def test_any_number_of_channels(channels: int) -> None:
+    activation_TI = torch.randn(50, channels, generator=torch.Generator().manual_seed(0)) + 1.0
+    found_II = comoments(activation_TI.split(20))
+    assert_close(found_II, by_definition(activation_TI))
+
+
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(
     sizes=st.lists(st.integers(1, 40), min_size=1, max_size=12).filter(lambda sizes: sum(sizes) > 1),

@@ -12,6 +12,7 @@ from flap.calibration import Statistics, collect_covariances
 from flap.calibration.statistics import merge, moments, statistics
 from flap.compression import BiasCompensation, LinearCompensation, NoCompensation
 from flap.compression.compensation import Fit
+from flap.compression.linear import RIDGES, Regression, held_out_error
 from flap.evaluation.perplexity import perplexity
 from flap.models import adapt
 from flap.pipeline import run
@@ -112,6 +113,21 @@ def test_the_ridge_is_the_one_that_does_best_on_held_out_tokens() -> None:
     assert chosen is not None
     assert chosen.held_out_error == min(one.held_out_error for one in errors.values() if one is not None)
     assert len({one.held_out_error for one in errors.values() if one is not None}) == 5
+
+
+def test_what_is_judged_in_float32_is_what_float64_would_say() -> None:
+    """Channels whose sizes differ a millionfold, and many more of them than directions: the hardest Gram matrices."""
+    activation_TI = (noise(300, 10) @ noise(10, 80, seed=3) + 0.01 * noise(300, 80, seed=5)) * torch.logspace(-3, 3, 80)
+    weight_OI = noise(4, 80, seed=4) / torch.logspace(-3, 3, 80)
+    known, unseen = (
+        Regression.of(weight_OI, moments(part_TI, covariance=True), torch.arange(60), torch.arange(60, 80))
+        for part_TI in (activation_TI[:200], activation_TI[200:])
+    )
+    for ridge in RIDGES:
+        slope_OK = known.slope(ridge)
+        assert slope_OK is not None
+        exact = unseen.error(slope_OK, known.intercept(slope_OK))
+        assert held_out_error(known, unseen, ridge) == pytest.approx(exact, rel=0.02)
 
 
 def test_where_nothing_can_be_predicted_the_bias_stays() -> None:
