@@ -12,8 +12,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from flap.cache import Cache
 from flap.config import FlapConfig, config_dir, explain, typed
 from flap.files import cache_root
+from flap.job import Job
 from flap.models import adapt
-from flap.pruning import Job, prune_model
+from flap.pruning import prune_model
 from flap.reporting import Report
 from flap.stages import build_stages, check_budget, read_calibration
 

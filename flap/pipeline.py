@@ -11,8 +11,9 @@ from flap.checkpoint.save import check_target, save
 from flap.config import FlapConfig
 from flap.evaluation import Task, prepare
 from flap.files import cache_root, write_text
+from flap.job import Job
 from flap.models import AnyModel, Source, StreamedModel, adapt, adapter_of, find_model
-from flap.pruning import Job, prune_model, pruned_identity
+from flap.pruning import prune_model, pruned_identity
 from flap.reporting import Report, draw_layers, markdown
 from flap.stages import Calibration, build_stages, check_budget, read_calibration
 from flap.streaming import prune_streamed

@@ -1,58 +1,23 @@
 """Prune one loaded model: calibrate, score, allocate, compress."""
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from collections.abc import Iterable
+from dataclasses import asdict
 
-import torch
-
-from flap.allocation import Budget, LayerPlan, PruningPlan, Search, UniformLayers, keep_quotas
-from flap.cache import Cache, Kind, as_json, digest
+from flap.allocation import LayerPlan, PruningPlan, Search, UniformLayers, keep_quotas
+from flap.cache import digest
 from flap.calibration import (
-    HELD_OUT,
     LayerStatistics,
     collect,
     collect_covariances,
     collect_layerwise,
-    statistics_on_disk,
 )
 from flap.checkpoint.convert import become_checkpointable
-from flap.compression import CompressLayer, Divergence, compress, mask_layer, propagate, prune_layer
+from flap.compression import compress, propagate
 from flap.config import FlapConfig
-from flap.importance import Scores, score_layers
-from flap.models import ModelAdapter
-from flap.progress import progress
-from flap.reporting import Report
-from flap.stages import Calibration, Stages
-
-# What one layer's trials do to the predictions, in nats a token, in the order of the trials.
-DIVERGENCES: Kind[list[float]] = as_json("divergences")
-
-
-@dataclass(frozen=True)
-class Job:
-    """What pruning one loaded model takes; `report` is filled on the way."""
-
-    adapter: ModelAdapter
-    budget: Budget
-    stages: Stages
-    calibration: Calibration | None
-    config: FlapConfig
-    report: Report
-    cache: Cache
-    model_key: Mapping[str, object] = field(default_factory=dict)
-
-    def statistics(self, device: torch.device, collect: Callable[[], list[LayerStatistics]]) -> list[LayerStatistics]:
-        """Statistics of the dense model: collected once for all that share model and calibration, then read."""
-        assert self.calibration is not None
-        statistics, self.report.statistics_cache = self.cache.get(
-            statistics_on_disk(device), {**self.model_key, **self.calibration.key}, collect
-        )
-        return statistics
-
-    @property
-    def compress_layer(self) -> CompressLayer:
-        return mask_layer if self.config.mask_only else prune_layer
+from flap.importance import score_layers
+from flap.job import Job
+from flap.searching import search
+from flap.stages import Calibration
 
 
 def prune_model(job: Job) -> PruningPlan:
@@ -81,9 +46,11 @@ def _prune_at_once(job: Job) -> PruningPlan:
     with job.report.timed("score"):
         scores = score_layers(job.stages.metric, job.adapter, layers, statistics)
     with job.report.timed("allocate"):
-        if isinstance(job.stages.structure, Search):
-            scores = _searched(job, job.stages.structure, scores, statistics)
-        plan = job.stages.structure.allocate(scores, job.budget)
+        structure = job.stages.structure
+        if isinstance(structure, Search):
+            plan = search(job, structure, scores, statistics)
+        else:
+            plan = structure.allocate(scores, job.budget)
     with job.report.timed("compress"):
         _compressed(job, plan, statistics)
     return plan
@@ -99,22 +66,6 @@ def _compressed(job: Job, plan: PruningPlan, statistics: Iterable[LayerStatistic
     repairs, corrections = propagate(*known, job.calibration.tokens_NT, job.config.calibration.batch_size)
     job.report.note_repairs(repairs)
     job.report.note_corrections(corrections)
-
-
-def _searched(job: Job, structure: Search, scores: Scores, statistics: Iterable[LayerStatistics | None]) -> Scores:
-    """The scores in nats per parameter. What is measured of a layer holds for any ratio, and is kept."""
-    assert job.calibration is not None
-    compensation, options = job.stages.compensation, asdict(job.config)
-    key = {**job.model_key, "device": job.adapter.decoder.device.type, **job.calibration.key}
-    key |= {name: options[name] for name in ("metric", "structure", "compensation")}
-    divergence = Divergence(job.adapter, job.calibration.tokens_NT[::HELD_OUT][: structure.windows])
-    known, measured = iter(statistics), []
-    for i in progress(range(len(job.adapter.layers)), "search"):
-        layer, trials = next(known), structure.trials(scores, i)
-        measure = partial(divergence.of_each, i, trials, compensation, layer)
-        measured.append(job.cache.get(DIVERGENCES, {**key, "layer": i}, measure)[0])
-        del layer, measure  # with covariances, before the next ones are read
-    return structure.in_nats(scores, measured, job.budget)
 
 
 def _collected(job: Job) -> Iterable[LayerStatistics]:

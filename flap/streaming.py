@@ -16,8 +16,9 @@ from flap.calibration import LayerStatistics, collect_streamed
 from flap.checkpoint.load import stream
 from flap.checkpoint.shards import check_room, save_streamed
 from flap.importance import Scores, joined, score_layers
+from flap.job import Job
 from flap.models import ModelAdapter, Source, StreamedModel
-from flap.pruning import Job, prune_layer_by_layer, pruned_identity
+from flap.pruning import prune_layer_by_layer, pruned_identity
 
 Known = list[LayerStatistics | None]
 

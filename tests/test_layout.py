@@ -20,7 +20,7 @@ STAGES = [
 NEUTRAL = ["config", "errors", "files", "progress", "cache", "status"]  # any stage may use them, and they use no stage
 SEE_ALL = [
     "pipeline", "stages", "pruning", "cli", "api", "study", "callbacks", "cache_command", "launching", "streaming",
-    "export",
+    "export", "job", "searching",
     "__init__", "__main__",
 ]  # fmt: skip
 FIRST_MOMENT = ["auto_classes"]  # runs at `import flap`, and may reach the checkpoint classes alone

@@ -18,12 +18,14 @@ from flap.allocation.ranking import highest
 from flap.allocation.structure import Structure
 from flap.importance import Scores
 
+BLOCKS = ("attention", "mlp")
+
 
 @dataclass(frozen=True)
 class Trial:
-    """A layer that has lost `removed` units of one block; the other block is whole."""
+    """A layer whose attention or MLP has lost `removed` units; the other block is as before."""
 
-    block: str  # "attention" or "mlp"
+    block: str  # one of BLOCKS
     removed: int
     plan: LayerPlan
 
@@ -37,14 +39,20 @@ class Search(Structure):
     `in_nats` spreads it over the units. Divergences are taken to add up.
     """
 
-    windows: int = 4
+    windows: int = 16
     levels: list[float] = field(default_factory=lambda: [0.125, 0.25, 0.5, 0.75])
+    rounds: int = 2
+    step: float = 0.0625
 
     def __post_init__(self) -> None:
         if self.windows < 1:
             raise ValueError(f"structure.windows={self.windows}: expected a whole number >= 1")
         if not self.levels or not all(0 < level < 1 for level in self.levels):
             raise ValueError(f"structure.levels={self.levels}: expected shares of a block's units between 0 and 1")
+        if self.rounds < 0:
+            raise ValueError(f"structure.rounds={self.rounds}: expected a whole number >= 0")
+        if not 0 < self.step < 1:
+            raise ValueError(f"structure.step={self.step}: expected a share of a block's units between 0 and 1")
 
     def check(self, budget: Budget) -> None:
         super().check(budget)
@@ -55,17 +63,11 @@ class Search(Structure):
 
     def trials(self, scores: Scores, layer: int) -> list[Trial]:
         """What is measured of a layer: each block at each level, at least one unit left."""
-        score_G, score_I = scores.kv_heads[layer].sum(dim=1), scores.neurons[layer]
-        heads, neurons = tuple(range(len(score_G))), tuple(range(len(score_I)))
+        score_G, score_I = of_units(scores, layer)
+        heads, neurons = without(score_G, 0), without(score_I, 0)
         return [
-            *(
-                Trial("attention", n, LayerPlan(highest(score_G, len(heads) - n), neurons))
-                for n in self._removed(len(heads))
-            ),
-            *(
-                Trial("mlp", n, LayerPlan(heads, highest(score_I, len(neurons) - n)))
-                for n in self._removed(len(neurons))
-            ),
+            *(Trial("attention", n, LayerPlan(without(score_G, n), neurons)) for n in self._removed(len(heads))),
+            *(Trial("mlp", n, LayerPlan(heads, without(score_I, n))) for n in self._removed(len(neurons))),
         ]
 
     def _removed(self, units: int) -> list[int]:
@@ -80,18 +82,28 @@ class Search(Structure):
         """
         heads, neurons = [], []
         for i, (nats, prices) in enumerate(zip(divergences, budget.layers, strict=True)):
-            known: dict[str, dict[int, float]] = {"attention": {}, "mlp": {}}
+            known: dict[str, dict[int, float]] = {block: {} for block in BLOCKS}
             for trial, one in zip(self.trials(scores, i), nats, strict=True):
                 known[trial.block][trial.removed] = one
-            nats_G = spread(scores.kv_heads[i].sum(dim=1), known["attention"])
-            heads.append((nats_G / prices.kv_head_price)[:, None])
-            neurons.append(spread(scores.neurons[i], known["mlp"]) / prices.neuron_price)
+            score_G, score_I = of_units(scores, i)
+            heads.append((spread(score_G, known["attention"]) / prices.kv_head_price)[:, None])
+            neurons.append(spread(score_I, known["mlp"]) / prices.neuron_price)
         return Scores(tuple(heads), tuple(neurons))
 
     def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
         """`scores` on a common scale, as `in_nats` makes them."""
         heads = [score_GC.mean(dim=1) for score_GC in scores.kv_heads]
         return one_ranking(self, heads, list(scores.neurons), budget)
+
+
+def of_units(scores: Scores, layer: int) -> tuple[Tensor, Tensor]:
+    """score_G and score_I of a layer: what a unit's channels score together."""
+    return scores.kv_heads[layer].sum(dim=1), scores.neurons[layer]
+
+
+def without(score_U: Tensor, removed: int) -> tuple[int, ...]:
+    """The units that stay when so many of the lowest have left."""
+    return highest(score_U, len(score_U) - removed)
 
 
 def spread(score_U: Tensor, measured: dict[int, float]) -> Tensor:

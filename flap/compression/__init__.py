@@ -3,7 +3,7 @@
 from flap.compression.apply import CompressLayer, compress
 from flap.compression.compensation import BiasCompensation, Compensation, NoCompensation, Repair
 from flap.compression.correction import Correction
-from flap.compression.divergence import Divergence
+from flap.compression.divergence import Divergence, Stack
 from flap.compression.linear import LinearCompensation
 from flap.compression.mask import mask_layer
 from flap.compression.propagate import propagate
@@ -11,5 +11,5 @@ from flap.compression.prune import prune_layer
 
 __all__ = [
     "BiasCompensation", "Compensation", "CompressLayer", "Correction", "Divergence", "LinearCompensation",
-    "NoCompensation", "Repair", "compress", "mask_layer", "propagate", "prune_layer",
+    "NoCompensation", "Repair", "Stack", "compress", "mask_layer", "propagate", "prune_layer",
 ]  # fmt: skip

@@ -71,6 +71,11 @@ def test_options_out_of_range_are_named() -> None:
     for levels in ([], [0.0], [0.5, 1.0]):
         with pytest.raises(ValueError, match=r"^structure\.levels=\[.*\]: expected shares"):
             Search(levels=levels)
+    with pytest.raises(ValueError, match=r"^structure\.rounds=-1: expected a whole number >= 0$"):
+        Search(rounds=-1)
+    for step in (0.0, 1.0):
+        with pytest.raises(ValueError, match=r"^structure\.step=.*: expected a share"):
+            Search(step=step)
 
 
 def test_a_model_with_experts_is_refused() -> None:

@@ -52,8 +52,8 @@ def test_what_was_measured_serves_other_ratios(tmp_path, model_dir, text_file, m
     plans = []
     for ratio in (0.2, 0.2, 0.5):
         config = composed(
-            *tiny(model_dir, text_file), "method=flap_plus", "calibration.num_samples=8", f"ratio={ratio}",
-            f"cache_dir={tmp_path / 'cache'}", "checkpoint.save=false",
+            *tiny(model_dir, text_file), "method=flap_plus", "structure.rounds=0", "calibration.num_samples=8",
+            f"ratio={ratio}", f"cache_dir={tmp_path / 'cache'}", "checkpoint.save=false",
         )  # fmt: skip
         run(config, tmp_path / str(len(plans)))
         plans.append((tmp_path / str(len(plans)) / "plan.json").read_text())

@@ -1,0 +1,79 @@
+"""structure=search moves budget around a plan: what moves were measured to do scales the nats of a block's units."""
+
+import pytest
+import torch
+
+from flap.allocation import LayerPlan, PruningPlan, Search, corrected, neighbours
+from flap.allocation.refine import LIMIT, bent
+from flap.importance import Scores
+from tests.allocation.oracle import assert_meets, budget_of, model_of, random_scores
+from tests.cases import ARCHITECTURES, RATIOS
+
+NATS = torch.tensor([1.0, 2.0, 4.0, 8.0], dtype=torch.float64)
+
+
+def test_by_hand() -> None:
+    """Two units have left. Giving the second back saved 3 (2 were expected), taking the third costs 2 (4 were)."""
+    nats_U = bent(NATS, 2, {1: -3.0, 3: 2.0}, strength=1.0)
+    assert nats_U.tolist() == pytest.approx([1.5, 3.0, 3.0, 4.0], rel=1e-6)  # 1.5 of 1 and 2; 0.5 of 4 and 8; no fall
+    assert (nats_U.diff() > 0).all()  # what is equal leaves in the order of before
+
+
+def test_strength_is_a_power_of_the_factor() -> None:
+    assert bent(NATS, 2, {3: 16.0}, strength=0.5).tolist() == pytest.approx([2.0, 4.0, 8.0, 16.0], rel=1e-6)
+    assert bent(NATS, 2, {3: 16.0}, strength=0.0).tolist() == pytest.approx(NATS.tolist(), rel=1e-6)
+
+
+def test_one_measurement_changes_little() -> None:
+    """A move that helps where it should cost, or costs far more than expected, is noise beyond LIMIT."""
+    assert bent(NATS, 0, {1: -5.0}, strength=1.0).tolist() == pytest.approx((NATS / LIMIT).tolist(), rel=1e-6)
+    assert bent(NATS, 0, {1: 1e9}, strength=1.0).tolist() == pytest.approx((NATS * LIMIT).tolist(), rel=1e-6)
+    assert bent(torch.zeros(3).double(), 1, {0: -1.0, 2: 1.0}, strength=1.0).tolist() == [0.0] * 3
+
+
+def test_neighbours_give_back_and_take_one_step_of_a_block() -> None:
+    scores = random_scores(budget_of("llama-gqa", 0.5))
+    lowest = scores.neurons[0].argsort().tolist()
+    plan = PruningPlan((LayerPlan((0, 1, 2, 3), tuple(sorted(lowest[10:]))),))
+    trials = neighbours(Search(step=0.1), scores, plan, 0)
+    assert [(trial.block, trial.removed) for trial in trials] == [("attention", 1), ("mlp", 4), ("mlp", 16)]
+    assert trials[0].plan.neurons == plan.layers[0].neurons
+    assert [trial.plan.kv_heads for trial in trials[1:]] == [(0, 1, 2, 3)] * 2
+    assert set(lowest[16:]) == set(trials[2].plan.neurons)
+
+
+def test_no_neighbour_takes_the_last_unit() -> None:
+    scores = Scores((torch.rand(2, 4),), (torch.rand(3),))
+    plan = PruningPlan((LayerPlan((1,), (2,)),))
+    assert [(trial.block, trial.removed) for trial in neighbours(Search(), scores, plan, 0)] == [
+        ("attention", 0), ("mlp", 1),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_budget_moves_to_where_it_was_measured_to_matter(architecture: str, ratio: float) -> None:
+    """All blocks were thought alike; around that plan, layer 1's losses are found to cost three times as much."""
+    budget, structure = budget_of(architecture, ratio), Search(rounds=1, step=0.25)
+    scores = random_scores(budget)
+    alone = [[0.01 * trial.removed for trial in structure.trials(scores, i)] for i in range(4)]
+    nats = structure.in_nats(scores, alone, budget)
+    plan = structure.allocate(nats, budget)
+    trials = [neighbours(structure, scores, plan, i) for i in range(4)]
+
+    def found(i: int, block: str, removed: int) -> float:
+        layer, prices = plan.layers[i], budget.layers[i]
+        left = prices.kv_heads - len(layer.kv_heads) if block == "attention" else prices.neurons - len(layer.neurons)
+        return 1.0 + 0.01 * (removed - left) * (3 if i == 1 else 1)
+
+    measured = [[found(i, trial.block, trial.removed) for trial in trials[i]] for i in range(4)]
+    moved = structure.allocate(corrected(nats, plan, 1.0, trials, measured, budget, 1.0), budget)
+    assert_meets(moved, model_of(architecture), ratio)
+    prices = budget.layers[1]
+    kept = [
+        len(one.layers[1].kv_heads) * prices.kv_head_price + len(one.layers[1].neurons) * prices.neuron_price
+        for one in (plan, moved)
+    ]
+    assert kept[1] > kept[0]
+    same = structure.allocate(corrected(nats, plan, 1.0, trials, measured, budget, 0.0), budget)
+    assert same == plan
