@@ -32,11 +32,12 @@ class Trial:
 
 @dataclass(frozen=True)
 class Search(Structure):
-    """search: one ranking of all attention units and neurons by nats per parameter.
+    """search: one ranking of all attention units and neurons by nats per parameter, measured on the predictions.
 
     Each block alone loses its lowest units, a share of `levels` at a time, compensated and with the rest of the model
-    dense; the divergence of the predictions on `windows` calibration windows is measured (docs/method.md says which).
-    `in_nats` spreads it over the units. Divergences are taken to add up.
+    dense; the divergence on `windows` calibration windows is measured (docs/method.md says which), and `in_nats`
+    spreads it over the units. Then, `rounds` times, blocks give back and lose a share `step` of their units around the
+    plan, and `corrected` (refine.py) moves budget as that says.
     """
 
     windows: int = 16
