@@ -72,7 +72,9 @@ class LayerRecorder:
 
 def finite(known: Moments, block: str) -> Moments:
     """The same. Raises: ValueError: they are not finite; names the block."""
-    if not all(part is None or torch.isfinite(part).all() for part in (known.deviation_I, known.comoment_II)):
+    # no product of two channels is larger than both their squares: of I² co-moments the diagonal speaks for all
+    squares = (known.deviation_I, None if known.comoment_II is None else known.comoment_II.diagonal())
+    if not all(part is None or torch.isfinite(part).all() for part in squares):
         raise ValueError(
             f"calibration: activations of {block} are not finite; try model.dtype=float32 or bfloat16, or check the "
             "weights"
