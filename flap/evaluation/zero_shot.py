@@ -21,7 +21,7 @@ PAPER_MEASURES = {  # what the columns of the paper's zero-shot table are; docs/
     "arc_challenge": "acc_norm",
     "openbookqa": "acc_norm",
 }
-SHARED_TEXT = {"boolq": ("boolq-passages",)}  # both are BoolQ's validation split
+SHARED_TEXT = {"boolq": ("boolq-passages",), "hellaswag": ("hellaswag-passages",)}  # made of the same validation split
 
 
 @dataclass(frozen=True)
