@@ -59,6 +59,7 @@ def _round(
         moved = _found(job, structure, divergence, nats, statistics)
         if moved.stack.nats < found.stack.nats:
             return moved
+        del moved  # a whole model, before the next one is made
     return None
 
 
