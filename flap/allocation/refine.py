@@ -64,7 +64,11 @@ def corrected(
 
 
 def bent(nats_U: Tensor, left: int, rises: dict[int, float], strength: float) -> Tensor:
-    """nats_U of a block of which `left` units have left, and whose divergence rises so much at other counts."""
+    """nats_U of a block of which `left` units have left, scaled as `corrected` says.
+
+    rises: how many units had left instead -> how much higher the divergence was then, in nats per parameter as nats_U;
+    below zero where it was lower.
+    """
     order = nats_U.argsort(stable=True)
     nats = nats_U[order].clone()
     factors = {}

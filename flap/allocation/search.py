@@ -19,6 +19,7 @@ from flap.allocation.structure import Structure
 from flap.importance import Scores
 
 BLOCKS = ("attention", "mlp")
+LEAST = 1e-200  # nats that a loss costs where none were measured: the score still decides which units leave first
 
 
 @dataclass(frozen=True)
@@ -108,14 +109,17 @@ def without(score_U: Tensor, removed: int) -> tuple[int, ...]:
 
 
 def spread(score_U: Tensor, measured: dict[int, float]) -> Tensor:
-    """nats_U: what each unit adds when it leaves after all that score lower; rises with the score."""
+    """nats_U: what each unit adds when it leaves after all that score lower; rises with the score.
+
+    measured: how many of the lowest units had left -> the divergence then, in nats a token.
+    """
     order = score_U.argsort(stable=True)
     cost_U = score_U[order].double()
     cost_U = cost_U.clamp_min(1e-9 * float(cost_U.max())) if cost_U.max() > 0 else torch.ones_like(cost_U)
     error = torch.cat([torch.zeros(1).double(), cost_U.cumsum(0)])
     divergence, start, slope = torch.zeros_like(error), 0, 1.0
     for end, nats in sorted(measured.items()):
-        rise = max(nats - float(divergence[start]), 0.0)
+        rise = max(nats - float(divergence[start]), LEAST)
         slope = rise / float(error[end] - error[start])
         divergence[start : end + 1] = divergence[start] + slope * (error[start : end + 1] - error[start])
         start = end

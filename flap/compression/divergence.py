@@ -71,7 +71,7 @@ class Divergence:
         known: LayerStatistics | None,
         within: Stack | None = None,
     ) -> float:
-        """What this trial does. Raises: ValueError: the predictions are not finite."""
+        """The divergence of one trial, as in `of_each`. Raises: ValueError: the predictions are not finite."""
         others = within or self.dense
         tried = [*others.layers[:layer], self._pruned(layer, trial.plan, compensation, known)]
         *_, last_NTD = self._run([*tried, *others.layers[layer + 1 :]], layer, others.hidden[layer])

@@ -2,14 +2,22 @@
 
 import pytest
 import torch
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from flap.allocation import LayerPlan, PruningPlan, Trial
 from flap.compression import Divergence, LinearCompensation
 from flap.models import adapt
 from flap.pipeline import run
 from tests.cases import ARCHITECTURES, tiny_model, tokens
-from tests.compression.oracle import calibrated, changed
+from tests.compression.oracle import COMPENSATIONS, calibrated, changed, plan_for
 from tests.runs import composed, tiny
+
+
+@torch.no_grad()
+def by_hand(dense: PreTrainedModel, pruned: PreTrainedModel, windows: Tensor) -> float:
+    dense_NTV, pruned_NTV = (one(input_ids=windows).logits.double().softmax(-1) for one in (dense, pruned))
+    return (dense_NTV * (dense_NTV / pruned_NTV).log()).sum(-1).mean().item()
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -21,12 +29,25 @@ def test_it_is_the_divergence_of_the_whole_model(architecture: str) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     measured = Divergence(adapt(model), windows).of(1, Trial("mlp", 36, less), LinearCompensation(), known[1])
     pruned = changed(model, PruningPlan((everything, less, everything, everything)), LinearCompensation(), known)
-    with torch.no_grad():
-        dense_NTV, pruned_NTV = (one(input_ids=windows).logits.double().softmax(-1) for one in (model, pruned))
-    expected = (dense_NTV * (dense_NTV / pruned_NTV).log()).sum(-1).mean().item()
+    expected = by_hand(model, pruned, windows)
     assert expected > 1e-3
     assert measured == pytest.approx(expected, rel=1e-3)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("compensation", COMPENSATIONS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_around_a_plan_all_layers_are_pruned(architecture: str, compensation: str) -> None:
+    model, known = calibrated(architecture)
+    plan, fit, windows = plan_for(architecture), COMPENSATIONS[compensation], tokens(3)
+    divergence = Divergence(adapt(model), windows)
+    stack = divergence.stack(plan, fit, known)
+    assert stack.nats == pytest.approx(by_hand(model, changed(model, plan, fit, known), windows), rel=1e-3)
+    less = LayerPlan(plan.layers[2].kv_heads, plan.layers[2].neurons[1:])
+    moved = PruningPlan((*plan.layers[:2], less, plan.layers[3]))
+    measured = divergence.of(2, Trial("mlp", 56 - len(less.neurons), less), fit, known[2], stack)
+    assert measured == pytest.approx(by_hand(model, changed(model, moved, fit, known), windows), rel=1e-3)
+    assert divergence.of(2, Trial("mlp", 0, plan.layers[2]), fit, known[2], stack) == stack.nats
 
 
 def test_a_layer_that_loses_nothing_does_not_diverge() -> None:
