@@ -98,10 +98,12 @@ def results_file(config: FlapConfig, run_dir: Path) -> Path:
 
 
 def note_texts(report: Report, calibration: Calibration | None, tasks: list[Task]) -> dict[str, str]:
-    """Where texts and tasks come from; warns where a model is evaluated on the text it was calibrated on."""
+    """Where texts and tasks come from, which are of one domain; warns where a model is evaluated on the text it was
+    calibrated on."""
     origins = {task.name: task.origin for task in tasks}
     if calibration is None:
         return origins
+    report.domains = {task.name: task.domain(calibration.text) for task in tasks}
     for task in tasks:
         if task.text_sha256 == calibration.text.sha256:
             report.warnings.append(f"{task.name} is measured on the calibration text itself")

@@ -63,7 +63,7 @@ def test_a_run_leaves_its_report_checkpoint_and_log(flap: Cli, base: list[str], 
     assert "_target_" not in done.stdout + done.stderr  # no dump of the config
     assert "[transformers]" not in done.stderr  # nor warnings that say nothing to the user
     lines = done.stdout.rstrip().splitlines()
-    assert lines[-1].startswith("└") and len([line for line in lines if line.startswith("┏")]) == 1
+    assert lines[-1].startswith("└") and len([line for line in lines if line.startswith("┏")]) == 2
     for word in ("dense", "pruned", "words.txt/perplexity@16", "parameters", "ratio removed", "seconds"):
         assert word in done.stdout
     assert str(run / "checkpoint") in re.sub(r"[│\s]", "", done.stdout)  # in full, however narrow the console

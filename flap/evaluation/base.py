@@ -7,6 +7,8 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from flap.calibration import Text
+
 Numbers = dict[str, float]
 
 
@@ -21,6 +23,13 @@ class Task:
     text_sha256: str | None = None  # of the text it scores, to notice that the model was calibrated on it
     streams: bool = False
     shares_text_with: tuple[str, ...] = ()  # calibration texts that are made of the same documents
+    dataset: str = ""  # the name of the text it scores
+
+    def domain(self, calibration: Text) -> str:
+        """ "calibration": of the same data set, maybe another part of it, or of the same documents. Else "other"."""
+        same = (self.dataset, self.origin) == (calibration.name, calibration.origin)  # files may share a name alone
+        alike = same or self.text_sha256 == calibration.sha256 or calibration.name in self.shares_text_with
+        return "calibration" if alike else "other"
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,8 @@ class Perplexity(Evaluator):
         tokens_NT = evaluation_windows(text, tokenizer, seq_len, self.max_tokens)
         name = f"{text.name}/perplexity@{seq_len}"
         run = partial(self._run, name=name, tokens_NT=tokens_NT)
-        return Task(name, run, {"tokens": tokens_sha256(tokens_NT)}, text.origin, text.sha256, streams=True)
+        identity = {"tokens": tokens_sha256(tokens_NT)}
+        return Task(name, run, identity, text.origin, text.sha256, streams=True, dataset=text.name)
 
     def _run(self, model: AnyModel, name: str, tokens_NT: Tensor) -> dict[str, float]:
         return {name: perplexity(model, tokens_NT, self.batch_size)}

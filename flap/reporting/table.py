@@ -1,23 +1,39 @@
-"""The report for people: one table, on the console and in report.md."""
+"""The report for people: what was measured and what was done, two tables on the console and in report.md."""
 
 from collections import Counter
-from statistics import median
+from collections.abc import Iterable
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from flap.reporting.notices import notices
+from flap.reporting.numbers import change, domain_of, side_by_side
 from flap.reporting.report import Report
 
-Row = tuple[str, str, str]
+Row = tuple[str, ...]
 
 
-def rows(report: Report) -> list[Row]:
-    """(what, dense, pruned): the evaluation's numbers first, then size, ratio, time and where the checkpoint lies."""
+def tables(report: Report) -> list[list[Row]]:
+    """Each with its headings first; the one of what was measured is left out where nothing was."""
+    return [table for table in (_measured(report), _facts(report)) if len(table) > 1]
+
+
+def _measured(report: Report) -> list[Row]:
+    """The numbers of both models, their difference, and where something was calibrated, whether on such text."""
     dense, pruned = report.evaluation["dense"], report.evaluation["pruned"]
+    rows: list[Row] = [("", "dense", "pruned", "pruned - dense", "domain")]
+    for name in side_by_side(dense | pruned, report.domains):
+        pair = dense.get(name), pruned.get(name)
+        rows.append((name, *map(_number, pair), change(name, *pair), domain_of(name, report.domains)))
+    return rows if report.domains else [row[:-1] for row in rows]
+
+
+def _facts(report: Report) -> list[Row]:
+    """Size, ratio, time and where the checkpoint lies."""
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in report.seconds.items())
     return [
-        *((name, _number(dense.get(name)), _number(pruned.get(name))) for name in dense | pruned),
+        ("", "dense", "pruned"),
         _sizes(report, "total", "parameters"),
         _sizes(report, "decoder", "decoder's Linear parameters"),
         ("ratio removed", "", _ratio(report)),
@@ -49,49 +65,31 @@ def _sizes(report: Report, which: str, label: str) -> Row:
 
 
 def show(report: Report) -> None:
-    """Print the table."""
-    table = Table(title=escape(report.config["run_name"]), title_justify="left")
-    for column in ("", "dense", "pruned"):
-        table.add_column(column, overflow="fold")
-    for row in rows(report):
-        table.add_row(*map(escape, row))
-    Console().print(table)
-
-
-def _repairs(report: Report) -> list[str]:
-    """Two sentences on linear compensation, where it was chosen: what it saves, and which blocks fell back."""
-    if not report.repairs:
-        return []
-    left = median(one["held_out_error"] / (one["held_out_error_of_bias"] or 1) for one in report.repairs.values())
-    stayed = ", ".join(block for block, one in report.repairs.items() if one["ridge"] is None) or "no block"
-    return [
-        f"Linear compensation leaves {left:.1%} (median over blocks) of the error that the bias leaves on held-out "
-        f"calibration tokens. It was no better there in {stayed}: the bias stays."
-    ]
-
-
-def _corrections(report: Report) -> list[str]:
-    """A sentence on what the second pass did, where there was one."""
-    if not report.corrections:
-        return []
-    corrections = report.corrections.values()
-    left = median(one["held_out_error"] / (one["held_out_error_before"] or 1) for one in corrections)
-    mapped = sum(one["ridge"] is not None for one in corrections)
-    stayed = sum(one["held_out_error"] == one["held_out_error_before"] for one in corrections)
-    return [
-        f"Correction behind pruned layers leaves {left:.1%} (median over blocks) of the error that was there on "
-        f"held-out calibration tokens: of {len(corrections)} blocks, {mapped} got another map, "
-        f"{len(corrections) - mapped - stayed} another bias, {stayed} stay as they were."
-    ]
+    """Print the tables."""
+    print_ = Console().print
+    print_(escape(report.config["run_name"]), style="italic")
+    for headings, *rows in tables(report):
+        table = Table(pad_edge=False, collapse_padding=True)
+        for heading in headings:
+            table.add_column(heading, overflow="fold")
+        for row in rows:
+            table.add_row(*map(escape, row))
+        print_(table)
 
 
 def markdown(report: Report) -> str:
-    """report.md: the table, warnings, the picture, and what each layer kept."""
-    lines = [f"# {report.config['run_name']}", "", "| | dense | pruned |", "|---|---|---|"]
-    lines += [f"| {what} | {dense} | {pruned} |" for what, dense, pruned in rows(report)]
-    lines += ["", *(f"Warning: {warning}" for warning in report.warnings), *_repairs(report), *_corrections(report)]
+    """report.md: the tables, warnings, the picture, and what each layer kept."""
+    lines = [f"# {report.config['run_name']}"]
+    for headings, *rows in tables(report):
+        lines += ["", _line(headings), "|" + "---|" * len(headings), *map(_line, rows)]
+    for notice in notices(report):
+        lines += ["", notice]
     lines += ["", "![kept units by layer](layers.png)", ""]
     lines += ["| layer | query heads | KV heads | neurons |", "|---|---|---|---|"]
     for i, layer in enumerate(report.layers):
         lines.append(f"| {i} | {layer['query_heads']} | {layer['kv_heads']} | {layer['neurons']} |")
     return "\n".join(lines) + "\n"
+
+
+def _line(values: Iterable[str]) -> str:
+    return f"| {' | '.join(values)} |"

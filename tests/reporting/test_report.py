@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from safetensors.torch import load_file
 
 from flap.allocation import PruningPlan
-from flap.reporting import Report, draw_layers, picture
+from flap.reporting import Report, draw_layers, picture, show
 
 # section 3 of the design: what programs may rely on
 SCHEMA_1: dict[str, set[str]] = {
@@ -22,6 +22,7 @@ SCHEMA_1: dict[str, set[str]] = {
     "peak_memory_bytes": {"host", "device"}, "statistics_cache": set(), "checkpoint": set(),
 }  # fmt: skip
 NAME = "words.txt/perplexity@16"
+NOTICE = "Measured only on text like the calibration's; add an out-of-domain text to eval.perplexity.datasets."
 
 
 @pytest.fixture(scope="module")
@@ -70,13 +71,45 @@ def test_markdown_holds_the_numbers(finished: tuple[Path, dict[str, Any]]) -> No
     folder, report = finished
     text, parameters = (folder / "report.md").read_text(), report["parameters"]
     dense, pruned = (report["evaluation"][kind][NAME] for kind in ("dense", "pruned"))
-    assert f"| {NAME} | {dense:.3f} | {pruned:.3f} |" in text
+    change = f"{pruned - dense:+.2f} ({pruned / dense - 1:+.1%})"
+    assert f"| {NAME} | {dense:.3f} | {pruned:.3f} | {change} | calibration |" in text
     for stem in ("total", "decoder"):
         before, after = parameters[f"{stem}_before"], parameters[f"{stem}_after"]
         assert f"| {before:,} | {after:,} ({after / before:.1%}) |" in text
     assert f"{report['ratio']['realised_decoder']:.4f} of 0.4 asked" in text
     for i, one in enumerate(report["layers"]):
         assert f"| {i} | {one['query_heads']} | {one['kv_heads']} | {one['neurons']} |" in text
+
+
+def test_texts_stand_side_by_side_with_their_domains(run_tiny: Callable[..., Report], tmp_path: Path) -> None:
+    other, text_sets = tmp_path / "other.txt", "eval.perplexity.seq_len=[8,16]"
+    other.write_text(" ".join(f"w{i % 60}" for i in range(400)))
+    own = run_tiny(tmp_path / "own", "checkpoint.save=false")
+    words = own.config["calibration"]["dataset"]
+    report = run_tiny(tmp_path / "two", f"eval.perplexity.datasets=[{other},{words}]", text_sets)
+    names = [f"{text}/perplexity@{window}" for window in (8, 16) for text in ("words.txt", "other.txt")]
+    assert report.domains == {name: "calibration" if name.startswith("words") else "other" for name in names}
+    written = (tmp_path / "two" / "report.md").read_text()
+    lines = [line.split(" | ") for line in written.splitlines() if "/perplexity@" in line and line.startswith("|")]
+    assert [line[0].removeprefix("| ") for line in lines] == names
+    assert [line[4].removesuffix(" |") for line in lines] == ["calibration", "other"] * 2
+    assert NOTICE not in written and NOTICE in (tmp_path / "own" / "report.md").read_text()
+
+
+def test_what_is_not_calibrated_has_no_domain(run_tiny: Callable[..., Report], tmp_path: Path) -> None:
+    report = run_tiny(tmp_path, "metric=magnitude", "compensation=none", "checkpoint.save=false")
+    written = (tmp_path / "report.md").read_text()
+    assert report.domains == {}
+    assert "|  | dense | pruned | pruned - dense |\n" in written and NOTICE not in written
+
+
+def test_a_report_from_before_domains_is_read_and_shown(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, report = finished
+    (tmp_path / "report.json").write_text(json.dumps({key: report[key] for key in report if key != "domains"}))
+    show(Report.load(tmp_path / "report.json"))
+    assert "domain" not in capsys.readouterr().out
 
 
 def test_rounding_says_what_it_costs(run_tiny: Callable[..., Report], tmp_path: Path) -> None:

@@ -66,6 +66,26 @@ def test_the_csv_of_finished_cells(sweep: Path, report: Plain) -> None:
     assert high[f"pruned/{PERPLEXITY}"] == "nan"
 
 
+def test_a_study_says_what_is_of_the_calibrations_domain(tmp_path: Path, report: Plain) -> None:
+    names = [PERPLEXITY, "boolq-passages/perplexity@128", "boolq/acc", "boolq/acc_stderr"]
+    numbers = dict.fromkeys(names, 0.5)
+    boolq = {PERPLEXITY: "other", "boolq-passages/perplexity@128": "calibration", "boolq": "calibration"}
+    for i, domains in enumerate((boolq, {}, None)):  # None: from before reports had it
+        one = altered(report, 0.2 + i / 10, numbers, numbers) | {"domains": domains}
+        if domains is None:
+            del one["domains"]
+        add_cell(tmp_path, one, "IFV", "AL-AM", 0.2 + i / 10)
+    index = write_study(tmp_path)
+    inside = "boolq-passages/perplexity@128; boolq/acc"
+    assert [row["calibration_domain"] for row in read_csv(tmp_path)] == [inside, "", ""]
+    text = (tmp_path / "study.md").read_text()
+    assert f"On text like the calibration's: {inside.replace(';', ',')}.\nOn other text: {PERPLEXITY}.\n" in text
+    assert index.read_text().count("calibration’s domain</span>") == 2
+    swapped = {PERPLEXITY: "calibration", "boolq-passages/perplexity@128": "other", "boolq": "calibration"}
+    add_cell(tmp_path, altered(report, 0.6, numbers, numbers) | {"domains": swapped}, "IFV", "AL-AM", 0.6)
+    assert [read_study(tmp_path).domain(name) for name in names[:3]] == ["", "", "calibration"]
+
+
 def test_the_csv_of_cells_without_a_result(sweep: Path) -> None:
     write_study(sweep)
     killed, failed = sorted(read_csv(sweep)[2:], key=lambda row: row["state"], reverse=True)

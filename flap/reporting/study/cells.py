@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flap.reporting.numbers import domain_of, is_efficiency, is_perplexity
+
 CHOICES = ("model", "method", "metric", "structure", "ratio", "seed")  # options: all else that differs
 
 
@@ -36,6 +38,10 @@ class Cell:
         """The evaluation of the model, "dense" or "pruned"; None: not finite."""
         return dict(self.report.get("evaluation", {}).get(when, {}))
 
+    def domain(self, name: str) -> str:
+        """Whether a number is of the "calibration" text's domain or "other"; empty where the report does not say."""
+        return domain_of(name, self.report.get("domains", {}))
+
     def value(self, section: str, name: str) -> Any:
         """One entry of the report, None where there is none: value("seconds", "total")."""
         return self.report.get(section, {}).get(name)
@@ -57,6 +63,11 @@ class Study:
     def measured(self) -> list[str]:
         return measured(self.cells)
 
+    def domain(self, name: str) -> str:
+        """The domain of a number, empty where cells disagree: they were calibrated on different texts."""
+        found = {cell.domain(name) for cell in self.finished} - {""}
+        return found.pop() if len(found) == 1 else ""
+
     def values(self, name: str) -> list[Any]:
         """The different values of a field of the cells, sorted; cells that leave it unknown are passed over."""
         return sorted({getattr(cell, name) for cell in self.cells} - {None, ""})
@@ -64,15 +75,6 @@ class Study:
     def dense(self) -> list[Cell]:
         """One finished cell for each model: the dense numbers are the same in all of them."""
         return list({cell.model: cell for cell in reversed(self.finished)}.values())[::-1]
-
-
-def is_perplexity(name: str) -> bool:
-    return "/perplexity@" in name
-
-
-def is_efficiency(name: str) -> bool:
-    """Speed and size; the other measured numbers say how good the model is."""
-    return name.startswith("efficiency/")
 
 
 def measured(cells: Iterable[Cell]) -> list[str]:

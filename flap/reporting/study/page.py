@@ -11,7 +11,8 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from flap.reporting.study.cells import CHOICES, Study, is_efficiency
+from flap.reporting.numbers import is_efficiency
+from flap.reporting.study.cells import CHOICES, Study
 from flap.reporting.study.plots import INK, MUTED, RULE, Plot
 from flap.reporting.study.table import Row, lower_is_better, tabulate
 

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from flap.reporting.study.cells import Study, is_perplexity
+from flap.reporting.numbers import is_perplexity
+from flap.reporting.study.cells import Study
 from flap.reporting.study.series import Series, palette, series_of, styles
 
 INK, MUTED, RULE = "#24292f", "#6e7781", "#d0d7de"

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from flap.reporting.study.cells import Cell, Study, is_efficiency
+from flap.reporting.numbers import is_efficiency
+from flap.reporting.study.cells import Cell, Study
 
 CHOICE_COLUMNS = ("model", "method", "metric", "structure", "options", "seed", "ratio")
 VARYING = ("model", "method", "options", "seed")  # columns that are left out where all cells agree

@@ -23,17 +23,23 @@ def records(study: Study) -> tuple[list[str], list[list[Any]]]:
     measured = [(when, name) for when, of_model in names.items() for name in of_model]
     facts = ["cell", "state", "model", "method", "metric", "structure", "options"]
     numbers = ["ratio", "realised_ratio", "seed", "parameters_after"]
-    last = ["seconds_total", "statistics_cache", "error"]
+    last = ["seconds_total", "statistics_cache", "calibration_domain", "error"]
     rows = [
         [
             cell.folder, cell.state, cell.model, cell.method, cell.metric, cell.structure, cell.options,
             cell.ratio, cell.value("ratio", "realised_decoder"), cell.seed, cell.value("parameters", "total_after"),
             *(_plain(cell, when, name) for when, name in measured),
-            cell.value("seconds", "total"), cell.report.get("statistics_cache"), cell.error,
+            cell.value("seconds", "total"), cell.report.get("statistics_cache"), _in_domain(cell), cell.error,
         ]
         for cell in study.cells
     ]  # fmt: skip
     return [*facts, *numbers, *(f"{when}/{name}" for when, name in measured), *last], rows
+
+
+def _in_domain(cell: Cell) -> str:
+    """The numbers that are measured on text like the calibration's."""
+    names = (name for name in cell.numbers("pruned") if not name.endswith("_stderr"))
+    return "; ".join(name for name in names if cell.domain(name) == "calibration")
 
 
 def _plain(cell: Cell, when: str, name: str) -> Any:
@@ -52,10 +58,17 @@ def markdown(study: Study, title: str, pictures: dict[str, str]) -> str:
             values = [f"**{value.text}**" if value.best else value.text for value in row.values]
             lines.append(_line([*values, row.cell.folder]))
     missing = [row.cell for row in table.rows if row.cell.state != "finished"]
-    lines += ["", "Bold: best at its ratio.", *([""] if missing else [])]
+    lines += ["", "Bold: best at its ratio.", *_domains(study), *([""] if missing else [])]
     lines += [f"- {cell.state}: {_inline(cell.folder)}: {_inline(cell.error)}" for cell in missing]
     lines += [f"\n![{_inline(caption)}]({file})\n\n{_inline(caption)}" for file, caption in pictures.items()]
     return "\n".join(lines) + "\n"
+
+
+def _domains(study: Study) -> list[str]:
+    """A sentence for each domain, where the cells say of which one their numbers are."""
+    what = {"calibration": "On text like the calibration's", "other": "On other text"}
+    names = {domain: [name for name in study.measured if study.domain(name) == domain] for domain in what}
+    return [f"{what[domain]}: {_inline(', '.join(of))}." for domain, of in names.items() if of]
 
 
 def _line(values: list[str]) -> str:

@@ -1,0 +1,42 @@
+"""What the names of numbers say, and how two models' numbers stand beside each other."""
+
+import math
+
+import pytest
+
+from flap.reporting.numbers import change, domain_of, side_by_side
+
+DOMAINS = {"a/perplexity@128": "other", "b/perplexity@128": "calibration", "boolq": "calibration", "piqa": "other"}
+
+
+@pytest.mark.parametrize(
+    ("name", "domain"),
+    [
+        ("a/perplexity@128", "other"), ("b/perplexity@128", "calibration"), ("c/perplexity@128", ""),
+        ("boolq/acc", "calibration"), ("boolq/acc_stderr", "calibration"), ("piqa/acc_norm,none", "other"),
+        ("zero_shot/average", ""), ("efficiency/latency_ms", ""),
+    ],
+)  # fmt: skip
+def test_domain_of_a_number(name: str, domain: str) -> None:
+    assert domain_of(name, DOMAINS) == domain
+
+
+def test_texts_stand_side_by_side_by_window_the_calibrations_first() -> None:
+    names = [f"{text}/perplexity@{window}" for text in "abc" for window in (1024, 128)]
+    domains = {name: "calibration" if name.startswith("b") else "other" for name in names}
+    expected = [f"{text}/perplexity@{window}" for window in (128, 1024) for text in "bac"]
+    assert side_by_side(["piqa/acc", *names, "boolq/acc"], domains) == [*expected, "piqa/acc", "boolq/acc"]
+    assert side_by_side(names[:2], {}) == names[1::-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "dense", "pruned", "text"),
+    [
+        ("a/perplexity@128", 20.0, 25.0, "+5.00 (+25.0%)"), ("a/perplexity@128", 20.0, 19.9, "-0.10 (-0.5%)"),
+        ("a/perplexity@128", 20.0, 20020.0, "+20,000.00 (+100,000.0%)"), ("a/perplexity@128", 20.0, math.inf, ""),
+        ("a/perplexity@128", math.inf, math.inf, ""), ("a/perplexity@128", None, 25.0, ""),
+        ("piqa/acc", 0.7, 0.65, "-0.050"), ("piqa/acc_stderr", 0.01, 0.02, ""), ("efficiency/latency_ms", 2.0, 1.0, ""),
+    ],
+)  # fmt: skip
+def test_change(name: str, dense: float | None, pruned: float, text: str) -> None:
+    assert change(name, dense, pruned) == text
