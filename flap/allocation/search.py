@@ -113,7 +113,7 @@ def spread(score_U: Tensor, measured: dict[int, float]) -> Tensor:
 
     measured: how many of the lowest units had left -> the divergence then, in nats a token.
     """
-    order = score_U.argsort(stable=True)
+    order = score_U.argsort(descending=True, stable=True).flip(0)  # as `highest` takes them out
     cost_U = score_U[order].double()
     cost_U = cost_U.clamp_min(1e-9 * float(cost_U.max())) if cost_U.max() > 0 else torch.ones_like(cost_U)
     error = torch.cat([torch.zeros(1).double(), cost_U.cumsum(0)])

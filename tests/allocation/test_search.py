@@ -20,7 +20,7 @@ def test_a_later_unit_is_never_cheaper() -> None:
     """Three units measured at 0.9 and 1.0 after one: the envelope has 1/3 each for the first three."""
     nats_U = spread(torch.tensor([1.0, 1.0, 1.0, 50.0]), {1: 0.9, 3: 1.0})
     assert nats_U[:3].tolist() == pytest.approx([1 / 3] * 3, rel=1e-6)
-    assert (nats_U.diff() > 0).all()  # what is equal leaves in the order of the scores
+    assert nats_U.argsort().tolist() == [2, 1, 0, 3]  # of equals the last one leaves first, as `highest` has it
 
 
 @pytest.mark.parametrize("scores", [[0.0] * 6, [1.0] * 6, [0.0, 0.0, 0.0, 1e30, 1.0, 2.0]])
@@ -28,7 +28,7 @@ def test_a_later_unit_is_never_cheaper() -> None:
 def test_it_is_finite_and_keeps_the_ranking(scores: list[float], measured: dict[int, float]) -> None:
     nats_U = spread(torch.tensor(scores), measured)
     assert torch.isfinite(nats_U).all() and (nats_U >= 0).all()
-    order = torch.tensor(scores).argsort(stable=True)
+    order = torch.tensor(scores).argsort(descending=True, stable=True).flip(0)
     assert (nats_U[order].diff() > 0).all()
 
 
