@@ -1,6 +1,7 @@
 """structure=search: measure what each block's loss does, then move budget around the plan as long as that helps."""
 
 import logging
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -17,6 +18,7 @@ log = logging.getLogger(__name__)
 
 # What one layer's trials do to the predictions, in nats a token, in the order of the trials.
 DIVERGENCES: Kind[list[float]] = as_json("divergences")
+VERSION = 1  # of what is measured, and of the fits that it is measured with: raise it when they change
 STRENGTHS = (1.0, 0.5, 0.25)  # of a round's correction: the first that lowers the divergence is taken
 
 LayersKnown = Iterable[LayerStatistics | None]
@@ -34,17 +36,20 @@ class Found:
 def search(job: Job, structure: Search, scores: Scores, statistics: LayersKnown) -> PruningPlan:
     """The plan of the lowest divergence found; every layer's measurements are kept, so a killed search goes on."""
     assert job.calibration is not None
-    divergence = Divergence(job.adapter, job.calibration.tokens_NT[::HELD_OUT][: structure.windows])
+    held_out_NT = job.calibration.tokens_NT[::HELD_OUT]
+    divergence = Divergence(job.adapter, held_out_NT[: math.ceil(structure.tokens / held_out_NT.shape[1])])
     layers = range(len(job.adapter.layers))
     measured = _measured(job, divergence, [structure.trials(scores, i) for i in layers], statistics)
     found = _found(job, structure, divergence, structure.in_nats(scores, measured, job.budget), statistics)
     for number in range(1, structure.rounds + 1):
+        job.report.search_nats.append(found.stack.nats)
         log.info("search: %.4f nats a token before round %d", found.stack.nats, number)
         better = _round(job, structure, divergence, scores, found, statistics)
         if better is None:
-            break
+            return found.plan
         found = better
-    log.info("search: %.4f nats a token", found.stack.nats)
+    job.report.search_nats.append(found.stack.nats)
+    log.info("search: %.4f nats a token at the end", found.stack.nats)
     return found.plan
 
 
@@ -79,7 +84,12 @@ def _measured(
     assert job.calibration is not None
     options = asdict(job.config)
     key = {**job.model_key, "device": job.adapter.decoder.device.type, **job.calibration.key}
-    key |= {"windows": len(divergence.tokens_NT), "metric": options["metric"], "compensation": options["compensation"]}
+    key |= {
+        "search": VERSION,
+        "windows": len(divergence.tokens_NT),
+        "metric": options["metric"],
+        "compensation": options["compensation"],
+    }
     key |= {"plan": digest(found.plan.to_dict()) if found else None}
     known, measured = iter(statistics), []
     within = found.stack if found else None

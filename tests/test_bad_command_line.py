@@ -66,7 +66,7 @@ REAL = [
     "model.path={bad}/nan method=flap_plus",
     "compensation=linear compensation.ridge=-1",
     "metric=OBS metric.ridge=0",
-    "structure=search structure.windows=0",
+    "structure=search structure.tokens=0",
     "structure=search structure.levels=[]",
     "checkpoint.dir={bad}/occupied",
     "calibration.dataset={bad}/broken.jsonl",

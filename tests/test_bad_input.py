@@ -44,7 +44,7 @@ BEFORE_WEIGHTS = [
     ("structure.scale=error", "metric.square_attention=true: .*; set metric.square_attention=false"),
     ("compensation=linear compensation.ridge=-1", "compensation.ridge=-1.0: expected a number >= 0, or null to choose"),
     ("metric=OBS metric.ridge=0", "metric.ridge=0.0: expected a number > 0"),
-    ("structure=search structure.windows=0", "structure.windows=0: expected a whole number >= 1"),
+    ("structure=search structure.tokens=0", "structure.tokens=0: expected a whole number >= 1"),
     ("structure=search structure.levels=[]", "structure.levels=\\[\\]: expected shares of a block's units between 0"),
     ("eval.perplexity.seq_len=abc", "eval.perplexity.seq_len=abc: expected a whole number >= 2, or a list of such"),
     ("eval.perplexity.datasets=null", "eval.perplexity.datasets=None: .*not Optional"),

@@ -36,19 +36,19 @@ class Search(Structure):
     """search: one ranking of all attention units and neurons by nats per parameter, measured on the predictions.
 
     Each block alone loses its lowest units, a share of `levels` at a time, compensated and with the rest of the model
-    dense; the divergence on `windows` calibration windows is measured (docs/method.md says which), and `in_nats`
+    dense; the divergence on `tokens` calibration tokens is measured (docs/method.md says which), and `in_nats`
     spreads it over the units. Then, `rounds` times, blocks give back and lose a share `step` of their units around the
     plan, and `corrected` (refine.py) moves budget as that says.
     """
 
-    windows: int = 16
+    tokens: int = 2048
     levels: list[float] = field(default_factory=lambda: [0.125, 0.25, 0.5, 0.75])
     rounds: int = 2
     step: float = 0.0625
 
     def __post_init__(self) -> None:
-        if self.windows < 1:
-            raise ValueError(f"structure.windows={self.windows}: expected a whole number >= 1")
+        if self.tokens < 1:
+            raise ValueError(f"structure.tokens={self.tokens}: expected a whole number >= 1")
         if not self.levels or not all(0 < level < 1 for level in self.levels):
             raise ValueError(f"structure.levels={self.levels}: expected shares of a block's units between 0 and 1")
         if self.rounds < 0:

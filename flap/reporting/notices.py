@@ -9,7 +9,18 @@ from flap.reporting.report import Report
 def notices(report: Report) -> list[str]:
     """One paragraph each: warnings, on which text was measured, and what compensation did."""
     warnings = [f"Warning: {warning}" for warning in report.warnings]
-    return [*warnings, *_one_domain(report), *_repairs(report), *_corrections(report)]
+    return [*warnings, *_one_domain(report), *_search(report), *_repairs(report), *_corrections(report)]
+
+
+def _search(report: Report) -> list[str]:
+    """A sentence on what moving budget around the plan brought, where structure=search was chosen."""
+    if not report.search_nats:
+        return []
+    first, last = report.search_nats[0], report.search_nats[-1]
+    return [
+        f"The search's first plan diverges from the dense model by {first:.4f} nats a token of its windows, "
+        f"its last one by {last:.4f}."
+    ]
 
 
 def _repairs(report: Report) -> list[str]:

@@ -66,8 +66,8 @@ def test_the_layer_that_matters_most_keeps_most(architecture: str, ratio: float)
 
 
 def test_options_out_of_range_are_named() -> None:
-    with pytest.raises(ValueError, match=r"^structure\.windows=0: expected a whole number >= 1$"):
-        Search(windows=0)
+    with pytest.raises(ValueError, match=r"^structure\.tokens=0: expected a whole number >= 1$"):
+        Search(tokens=0)
     for levels in ([], [0.0], [0.5, 1.0]):
         with pytest.raises(ValueError, match=r"^structure\.levels=\[.*\]: expected shares"):
             Search(levels=levels)
