@@ -133,6 +133,14 @@ def test_a_finished_cell_is_told_by_its_own_config(tmp_path: Path, report: Plain
     assert options == {"0": "calibration.num_samples=2", "1": "calibration.num_samples=4"}
 
 
+def test_what_is_not_measured_makes_no_other_model(tmp_path: Path, report: Plain) -> None:
+    """A cell without the zero-shot tasks belongs to the same curve as one with them; other windows do not."""
+    for overrides in ((), ("~eval.zero_shot",), ("eval.perplexity.seq_len=64",)):
+        add_cell(tmp_path, report, "IFV", "AL-AM", 0.2, overrides=overrides)
+    options = {cell.folder[0]: cell.options for cell in read_study(tmp_path).cells}
+    assert options == {"0": "", "1": "", "2": "eval.perplexity.seq_len=64"}
+
+
 @pytest.mark.parametrize(
     ("name", "lower"),
     [

@@ -109,11 +109,16 @@ def _done_elsewhere(cell: Cell, cells: list[Cell]) -> bool:
 def _with_options(cells: list[Cell]) -> list[Cell]:
     """Say in each cell's `options` what else tells it from the others."""
     keys = dict.fromkeys(key for cell in cells for key in cell.overrides)
-    differ = [key for key in keys if len({cell.overrides.get(key) for cell in cells}) > 1]
+    differ = [key for key in keys if len({cell.overrides.get(key) for cell in cells}) > 1 and not _leaves_out(key)]
     return [
         replace(cell, options=" ".join(f"{key}={cell.overrides[key]}" for key in differ if key in cell.overrides))
         for cell in cells
     ]
+
+
+def _leaves_out(key: str) -> bool:
+    """Whether an override says of one kind of evaluation that it is (not) done: the models are the same without it."""
+    return key.startswith("eval.") and key.count(".") == 1
 
 
 def _rank(first: str) -> Any:
