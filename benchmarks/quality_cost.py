@@ -28,8 +28,9 @@ from flap.allocation import Search
 from flap.cache import Cache
 from flap.config import DTYPES, FlapConfig, config_dir, typed
 from flap.files import cache_root
+from flap.job import Job
 from flap.models import adapt, find_model
-from flap.pruning import Job, prune_model
+from flap.pruning import prune_model
 from flap.reporting import Report
 from flap.stages import build_stages, check_budget, read_calibration
 

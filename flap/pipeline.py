@@ -98,8 +98,7 @@ def results_file(config: FlapConfig, run_dir: Path) -> Path:
 
 
 def note_texts(report: Report, calibration: Calibration | None, tasks: list[Task]) -> dict[str, str]:
-    """Where texts and tasks come from, which are of one domain; warns where a model is evaluated on the text it was
-    calibrated on."""
+    """Where texts and tasks come from; notes domains, warns where a model is evaluated on its calibration text."""
     origins = {task.name: task.origin for task in tasks}
     if calibration is None:
         return origins

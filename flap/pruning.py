@@ -5,12 +5,7 @@ from dataclasses import asdict
 
 from flap.allocation import LayerPlan, PruningPlan, Search, UniformLayers, keep_quotas
 from flap.cache import digest
-from flap.calibration import (
-    LayerStatistics,
-    collect,
-    collect_covariances,
-    collect_layerwise,
-)
+from flap.calibration import LayerStatistics, collect, collect_covariances, collect_layerwise
 from flap.checkpoint.convert import become_checkpointable
 from flap.compression import compress, propagate
 from flap.config import FlapConfig

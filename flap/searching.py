@@ -8,7 +8,7 @@ from functools import partial
 
 from flap.allocation import PruningPlan, Search, Trial, corrected, neighbours
 from flap.cache import Kind, as_json, digest
-from flap.calibration import HELD_OUT, LayerStatistics
+from flap.calibration import LayerStatistics, split_windows
 from flap.compression import Divergence, Stack
 from flap.importance import Scores
 from flap.job import Job
@@ -36,7 +36,7 @@ class Found:
 def search(job: Job, structure: Search, scores: Scores, statistics: LayersKnown) -> PruningPlan:
     """The plan of the lowest divergence found; every layer's measurements are kept, so a killed search goes on."""
     assert job.calibration is not None
-    held_out_NT = job.calibration.tokens_NT[::HELD_OUT]
+    _, held_out_NT = split_windows(job.calibration.tokens_NT)
     divergence = Divergence(job.adapter, held_out_NT[: math.ceil(structure.tokens / held_out_NT.shape[1])])
     layers = range(len(job.adapter.layers))
     measured = _measured(job, divergence, [structure.trials(scores, i) for i in layers], statistics)
@@ -83,14 +83,16 @@ def _measured(
     """The divergences of each layer's trials, the others being dense or as found. Those known are not measured."""
     assert job.calibration is not None
     options = asdict(job.config)
-    key = {**job.model_key, "device": job.adapter.decoder.device.type, **job.calibration.key}
-    key |= {
+    key = {
+        **job.model_key,
+        **job.calibration.key,
+        "device": job.adapter.decoder.device.type,
         "search": VERSION,
         "windows": len(divergence.tokens_NT),
         "metric": options["metric"],
         "compensation": options["compensation"],
+        "plan": digest(found.plan.to_dict()) if found else None,
     }
-    key |= {"plan": digest(found.plan.to_dict()) if found else None}
     known, measured = iter(statistics), []
     within = found.stack if found else None
     for i in progress(range(len(trials)), "search"):

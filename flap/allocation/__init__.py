@@ -10,20 +10,6 @@ from flap.allocation.structure import Structure
 from flap.allocation.uniform import ULMM, ULUM, UniformLayers, keep_quotas
 
 __all__ = [
-    "ALAM",
-    "ALMM",
-    "ULMM",
-    "ULUM",
-    "Budget",
-    "LayerPlan",
-    "PruningPlan",
-    "Scaled",
-    "Search",
-    "Structure",
-    "Trial",
-    "UniformLayers",
-    "corrected",
-    "keep_quotas",
-    "neighbours",
-    "price",
+    "ALAM", "ALMM", "ULMM", "ULUM", "Budget", "LayerPlan", "PruningPlan", "Scaled", "Search", "Structure", "Trial",
+    "UniformLayers", "corrected", "keep_quotas", "neighbours", "price",
 ]  # fmt: skip

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flap.allocation.budget import Budget
 from flap.allocation.plan import LayerPlan, PruningPlan
-from flap.allocation.search import BLOCKS, Search, Trial, of_units, without
+from flap.allocation.search import Search, Trial, by_block, of_units, without
 from flap.importance import Scores
 
 # One measurement changes nats by no more than this factor: small differences on few windows are noise.
@@ -52,18 +52,16 @@ def corrected(
     heads, neurons = [], []
     for i, (layer, prices) in enumerate(zip(plan.layers, budget.layers, strict=True)):
         nats_G, nats_I = of_units(nats, i)
-        known: dict[str, dict[int, float]] = {block: {} for block in BLOCKS}
-        for trial, one in zip(trials[i], measured[i], strict=True):
-            known[trial.block][trial.removed] = one - divergence
+        known = by_block(trials[i], [one - divergence for one in measured[i]])
         left_G, left_I = len(nats_G) - len(layer.kv_heads), len(nats_I) - len(layer.neurons)
         rise_G = {n: one / prices.kv_head_price for n, one in known["attention"].items()}
         rise_I = {n: one / prices.neuron_price for n, one in known["mlp"].items()}
-        heads.append(bent(nats_G, left_G, rise_G, strength)[:, None])
-        neurons.append(bent(nats_I, left_I, rise_I, strength))
+        heads.append(rescaled(nats_G, left_G, rise_G, strength)[:, None])
+        neurons.append(rescaled(nats_I, left_I, rise_I, strength))
     return Scores(tuple(heads), tuple(neurons))
 
 
-def bent(nats_U: Tensor, left: int, rises: dict[int, float], strength: float) -> Tensor:
+def rescaled(nats_U: Tensor, left: int, rises: dict[int, float], strength: float) -> Tensor:
     """nats_U of a block of which `left` units have left, scaled as `corrected` says.
 
     rises: how many units had left instead -> how much higher the divergence was then, in nats per parameter as nats_U;
@@ -79,6 +77,6 @@ def bent(nats_U: Tensor, left: int, rises: dict[int, float], strength: float) ->
     fewer = factors.get(False, factors.get(True, 1.0))
     nats[:left] *= fewer**strength
     nats[left:] *= factors.get(True, fewer) ** strength
-    bent_U = torch.empty_like(nats)
-    bent_U[order] = nats.cummax(0).values * (1 + 1e-9 * torch.arange(len(nats)).double())  # in the order of before
-    return bent_U
+    rescaled_U = torch.empty_like(nats)
+    rescaled_U[order] = nats.cummax(0).values * (1 + 1e-9 * torch.arange(len(nats)).double())  # in the order of before
+    return rescaled_U

@@ -84,9 +84,7 @@ class Search(Structure):
         """
         heads, neurons = [], []
         for i, (nats, prices) in enumerate(zip(divergences, budget.layers, strict=True)):
-            known: dict[str, dict[int, float]] = {block: {} for block in BLOCKS}
-            for trial, one in zip(self.trials(scores, i), nats, strict=True):
-                known[trial.block][trial.removed] = one
+            known = by_block(self.trials(scores, i), nats)
             score_G, score_I = of_units(scores, i)
             heads.append((spread(score_G, known["attention"]) / prices.kv_head_price)[:, None])
             neurons.append(spread(score_I, known["mlp"]) / prices.neuron_price)
@@ -96,6 +94,14 @@ class Search(Structure):
         """`scores` on a common scale, as `in_nats` makes them."""
         heads = [score_GC.mean(dim=1) for score_GC in scores.kv_heads]
         return one_ranking(self, heads, list(scores.neurons), budget)
+
+
+def by_block(trials: Sequence[Trial], nats: Sequence[float]) -> dict[str, dict[int, float]]:
+    """Of each block: how many units had left -> what was measured then, in nats a token."""
+    known: dict[str, dict[int, float]] = {block: {} for block in BLOCKS}
+    for trial, one in zip(trials, nats, strict=True):
+        known[trial.block][trial.removed] = one
+    return known
 
 
 def of_units(scores: Scores, layer: int) -> tuple[Tensor, Tensor]:

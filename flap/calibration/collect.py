@@ -123,6 +123,12 @@ def collect_layerwise(
             batch.copy_(call[len(batch)](layer, batch))
 
 
+def split_windows(tokens_NT: Tensor) -> tuple[Tensor, Tensor]:
+    """The windows to fit on, and those held out to choose between fits."""
+    held_out_N = torch.arange(len(tokens_NT)) % HELD_OUT == 0
+    return tokens_NT[~held_out_N], tokens_NT[held_out_N]
+
+
 def enter_windows(
     adapter: ModelAdapter, tokens_NT: Tensor, batch_size: int, apart: bool
 ) -> tuple[list[list[Tensor]], dict[int, list[Call]]]:
@@ -130,9 +136,8 @@ def enter_windows(
 
     apart: the windows to fit on, then those held out; else all are one part.
     """
-    device, held_out_N = adapter.decoder.device, torch.arange(len(tokens_NT)) % HELD_OUT == 0
-    windows = (tokens_NT[~held_out_N], tokens_NT[held_out_N]) if apart else (tokens_NT,)
-    parts = [part_NT.split(batch_size) for part_NT in windows]
+    device = adapter.decoder.device
+    parts = [part_NT.split(batch_size) for part_NT in (split_windows(tokens_NT) if apart else (tokens_NT,))]
     calls = calls_by_size(adapter, list(chain.from_iterable(parts)), device)
     return [[enter(adapter, batch_NT.to(device))[0].cpu() for batch_NT in part] for part in parts], calls
 

@@ -22,7 +22,7 @@ from flap.models.layerwise import enter, leave
 
 @dataclass(frozen=True)
 class Stack:
-    """Layers in a row, the hidden states in front of each, and the divergence of what they predict, in nats a token."""
+    """Layers in a row, hidden_NTD in front of each, and the divergence of what they predict, in nats a token."""
 
     layers: Sequence[nn.Module]
     hidden: Sequence[Tensor]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from flap.allocation import LayerPlan, PruningPlan
 from flap.calibration import LayerStatistics
 from flap.compression.apply import CompressLayer, assign, channels
-from flap.compression.belong import check_plan, check_statistics
+from flap.compression.compatible import check_plan, check_statistics
 from flap.compression.compensation import Compensation, Repair
 from flap.compression.correction import Addition, Correction, correct
 from flap.compression.streams import Streams

@@ -38,9 +38,7 @@ class Report:
     layers_before: list[dict[str, int]] = field(default_factory=list)
     repairs: dict[str, dict[str, Any]] = field(default_factory=dict)  # of linear compensation, by block
     corrections: dict[str, dict[str, Any]] = field(default_factory=dict)  # of calibration.propagate=pruned, by block
-    search_nats: list[float] = field(
-        default_factory=list
-    )  # of structure=search: its first plan's, and after each round
+    search_nats: list[float] = field(default_factory=list)  # of structure=search: the first plan's, each round's
     domains: dict[str, str] = field(default_factory=dict)  # of each task, to the calibration's: "calibration", "other"
     evaluation: dict[str, dict[str, float]] = field(default_factory=lambda: {"dense": {}, "pruned": {}})
     seconds: dict[str, float] = field(default_factory=dict)

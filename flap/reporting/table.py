@@ -66,15 +66,15 @@ def _sizes(report: Report, which: str, label: str) -> Row:
 
 def show(report: Report) -> None:
     """Print the tables."""
-    print_ = Console().print
-    print_(escape(report.config["run_name"]), style="italic")
+    console = Console()
+    console.print(escape(report.config["run_name"]), style="italic")
     for headings, *rows in tables(report):
         table = Table(pad_edge=False, collapse_padding=True)
         for heading in headings:
             table.add_column(heading, overflow="fold")
         for row in rows:
             table.add_row(*map(escape, row))
-        print_(table)
+        console.print(table)
 
 
 def markdown(report: Report) -> str:

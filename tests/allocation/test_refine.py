@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from flap.allocation import LayerPlan, PruningPlan, Search, corrected, neighbours
-from flap.allocation.refine import LIMIT, bent
+from flap.allocation.refine import LIMIT, rescaled
 from flap.importance import Scores
 from tests.allocation.oracle import assert_meets, budget_of, model_of, random_scores
 from tests.cases import ARCHITECTURES, RATIOS
@@ -14,21 +14,21 @@ NATS = torch.tensor([1.0, 2.0, 4.0, 8.0], dtype=torch.float64)
 
 def test_by_hand() -> None:
     """Two units have left. Giving the second back saved 3 (2 were expected), taking the third costs 2 (4 were)."""
-    nats_U = bent(NATS, 2, {1: -3.0, 3: 2.0}, strength=1.0)
+    nats_U = rescaled(NATS, 2, {1: -3.0, 3: 2.0}, strength=1.0)
     assert nats_U.tolist() == pytest.approx([1.5, 3.0, 3.0, 4.0], rel=1e-6)  # 1.5 of 1 and 2; 0.5 of 4 and 8; no fall
     assert (nats_U.diff() > 0).all()  # what is equal leaves in the order of before
 
 
 def test_strength_is_a_power_of_the_factor() -> None:
-    assert bent(NATS, 2, {3: 16.0}, strength=0.5).tolist() == pytest.approx([2.0, 4.0, 8.0, 16.0], rel=1e-6)
-    assert bent(NATS, 2, {3: 16.0}, strength=0.0).tolist() == pytest.approx(NATS.tolist(), rel=1e-6)
+    assert rescaled(NATS, 2, {3: 16.0}, strength=0.5).tolist() == pytest.approx([2.0, 4.0, 8.0, 16.0], rel=1e-6)
+    assert rescaled(NATS, 2, {3: 16.0}, strength=0.0).tolist() == pytest.approx(NATS.tolist(), rel=1e-6)
 
 
 def test_one_measurement_changes_little() -> None:
     """A move that helps where it should cost, or costs far more than expected, is noise beyond LIMIT."""
-    assert bent(NATS, 0, {1: -5.0}, strength=1.0).tolist() == pytest.approx((NATS / LIMIT).tolist(), rel=1e-6)
-    assert bent(NATS, 0, {1: 1e9}, strength=1.0).tolist() == pytest.approx((NATS * LIMIT).tolist(), rel=1e-6)
-    assert bent(torch.zeros(3).double(), 1, {0: -1.0, 2: 1.0}, strength=1.0).tolist() == [0.0] * 3
+    assert rescaled(NATS, 0, {1: -5.0}, strength=1.0).tolist() == pytest.approx((NATS / LIMIT).tolist(), rel=1e-6)
+    assert rescaled(NATS, 0, {1: 1e9}, strength=1.0).tolist() == pytest.approx((NATS * LIMIT).tolist(), rel=1e-6)
+    assert rescaled(torch.zeros(3).double(), 1, {0: -1.0, 2: 1.0}, strength=1.0).tolist() == [0.0] * 3
 
 
 def test_neighbours_give_back_and_take_one_step_of_a_block() -> None:
