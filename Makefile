@@ -3,8 +3,10 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Two processes with one thread each: two with two threads each would stand in each other's way.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help setup demo test checks format lint types clean
+.PHONY: help setup demo test checks gpu format lint types clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -22,13 +24,19 @@ demo: setup ## Prune SmolLM2-135M by 20 % on the CPU and show dense and pruned s
 	$(BIN)/python -m flap metric=WIFV structure=AL-AM ratio=0.2
 
 test: setup ## Run the tests, without the minutes of perplexity parity that `make checks` adds
-	$(BIN)/python -m pytest -m "not long"
+	$(PYTEST) -m "not long"
 
 checks: setup ## What CI runs: format, lint, types, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(PYTEST)
+
+gpu: setup ## On a CUDA device: the tests marked `gpu`, then a benchmark into gpu.json; says so where there is none
+	@began=$$(date +%s); failed=0; \
+	$(BIN)/python -m pytest -m gpu || failed=$$?; \
+	$(BIN)/python benchmarks/gpu.py --since $$began || failed=$$?; \
+	exit $$failed
 
 format: setup ## Format and sort imports
 	$(BIN)/ruff format .

@@ -1,10 +1,10 @@
 """What quality costs: `python benchmarks/quality_cost.py` (SmolLM2-135M).
 
-Time: from statistics to the saved plan and the pruned model, model load aside, over a bare forward pass of the same
+Time: a whole `pipeline.run` without evaluation, over a bare forward pass of the same
 decoder on the same tokens, interleaved in one process, median of the pairwise ratios. Nothing comes from a cache.
 `--clock cpu` counts the seconds that the process itself had, where others share the machine; it misses the disk's.
-Targets: bias at most 1.1, linear 2, linear behind pruned layers 5; flap_plus by its search, which is printed. Memory:
-peak over the loaded model, in fresh processes.
+Targets: bias at most 1.1, linear 2; flap_plus by its search, which is printed. Memory: peak over the loaded model, in
+fresh processes.
 """
 
 import argparse
@@ -18,21 +18,18 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from calibration import SEQ_LEN, bare_forward, status_bytes
 from hydra import compose, initialize_config_dir
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from flap.allocation import Search
-from flap.cache import Cache
-from flap.config import DTYPES, FlapConfig, config_dir, typed
-from flap.files import cache_root
-from flap.job import Job
-from flap.models import adapt, find_model
-from flap.pruning import prune_model
-from flap.reporting import Report
-from flap.stages import build_stages, check_budget, read_calibration
+from flap.config import FlapConfig, config_dir, typed
+from flap.config.schema import DTYPES
+from flap.models import Given, find_model
+from flap.pipeline import run
+from flap.prepare import choose, prepare
+from flap.storage import cache_root
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
@@ -48,70 +45,57 @@ class Variant:
 VARIANTS = {
     "bias": Variant((), 1.1),
     "linear": Variant(("compensation=linear",), 2.0),
-    "linear+pruned": Variant(("compensation=linear", "calibration.propagate=pruned"), 5.0),
     "flap_plus": Variant(("method=flap_plus",), None),
 }
 
 
 def composed(variant: Variant, options: argparse.Namespace) -> FlapConfig:
-    """The checked config that the command line would make."""
+    """The checked config that the command line would make; nothing is measured, saved or kept."""
     sizes = [f"calibration.num_samples={options.samples}", f"calibration.seq_len={SEQ_LEN}"]
     rest = ["run_name=quality_cost", f"model.dtype={options.dtype}", f"ratio={options.ratio}"]
+    alone = ["eval=none", "checkpoint.save=false", "use_cache=false"]
     with initialize_config_dir(config_dir(), version_base="1.3"):
-        return typed(compose("config", [*variant.overrides, *sizes, *rest]))
+        return typed(compose("config", [*variant.overrides, *sizes, *rest, *alone]))
 
 
-def load(options: argparse.Namespace) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load(options: argparse.Namespace) -> Given:
     source = find_model(composed(VARIANTS["bias"], options).model, cache_root(None), False)
-    model = source.load()
+    model: PreTrainedModel = source.open().model
     for parameter in model.parameters():  # a mapped weight is in memory once something has read it
         parameter.sum()
-    return model, source.tokenizer
+    return Given(model, source.tokenizer)
 
 
-def prepared(config: FlapConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, root: Path) -> Job:
-    """All that comes before the statistics: choices as objects, tokens, prices."""
-    adapter, stages = adapt(model), build_stages(config)
-    calibration = read_calibration(config, stages, tokenizer, None)
-    budget, report = check_budget(adapter, stages, config), Report.start(asdict(config))
-    return Job(adapter, budget, stages, calibration, config, report, Cache(root, enabled=False))
-
-
-def prune(job: Job) -> None:
-    prune_model(job).save(job.cache.root / "plan.json")
-
-
-def time_ratio(name: str, job: Job, clock: Callable[[], float]) -> float:
+def time_ratio(name: str, config: FlapConfig, source: Given, clock: Callable[[], float]) -> float:
     """Seconds to prune over those of a bare forward pass right before it."""
-    assert job.calibration is not None
+    windows = prepare(config, None, source).windows
+    assert windows is not None
     start = clock()
-    bare_forward(job.adapter, job.calibration.tokens_NT)
+    bare_forward(source.open(), windows.tokens_NT)
     between = clock()
-    prune(job)
+    report = run(config, None, source=source)
     bare, pruned = between - start, clock() - between
-    stages = ", ".join(f"{stage} {took:.1f}" for stage, took in job.report.seconds.items())
+    stages = ", ".join(f"{stage} {took:.1f}" for stage, took in report.seconds.items())
     print(f"{name:14} bare {bare:6.2f} s   pruned {pruned:7.2f} s ({stages})   ratio {pruned / bare:.2f}", flush=True)
     return pruned / bare
 
 
-def time_ratios(names: list[str], options: argparse.Namespace, root: Path) -> dict[str, float]:
+def time_ratios(names: list[str], options: argparse.Namespace) -> dict[str, float]:
     """The median ratio of each variant; every repeat prunes a fresh copy of the model."""
-    model, tokenizer = load(options)
+    dense = load(options)
     ratios: dict[str, list[float]] = {name: [] for name in names}
     for _, name in product(range(options.repeats), names):
-        job = prepared(composed(VARIANTS[name], options), deepcopy(model), tokenizer, root)
-        ratios[name].append(time_ratio(name, job, CLOCKS[options.clock]))
-    return {name: statistics.median(known) for name, known in ratios.items()}
+        source = Given(deepcopy(dense.model), dense.tokenizer)
+        ratios[name].append(time_ratio(name, composed(VARIANTS[name], options), source, CLOCKS[options.clock]))
+    return {name: statistics.median(measured) for name, measured in ratios.items()}
 
 
 def memory_over_model(name: str, options: argparse.Namespace) -> None:
     """Run in its own process: prints the peak memory of pruning beyond that of the loaded model, in bytes (Linux)."""
-    model, tokenizer = load(options)
-    with TemporaryDirectory() as folder:
-        job = prepared(composed(VARIANTS[name], options), model, tokenizer, Path(folder))
-        Path("/proc/self/clear_refs").write_text("5")  # reset the peak, which loading has raised
-        loaded = status_bytes("VmRSS")
-        prune(job)
+    source = load(options)
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak, which loading has raised
+    loaded = status_bytes("VmRSS")
+    run(composed(VARIANTS[name], options), None, source=source)
     print(f"over-model-bytes {status_bytes('VmHWM') - loaded}")
 
 
@@ -123,7 +107,7 @@ def measure_memory(name: str) -> int:
 
 def search_budget(name: str, options: argparse.Namespace) -> str:
     """What is searched with, where something is."""
-    structure = build_stages(composed(VARIANTS[name], options)).structure
+    structure = choose(composed(VARIANTS[name], options)).structure
     if not isinstance(structure, Search):
         return ""
     return "search: " + ", ".join(f"{key}={value}" for key, value in asdict(structure).items())
@@ -143,8 +127,7 @@ def main() -> None:
     if options.memory:
         memory_over_model(options.memory, options)
         return
-    with TemporaryDirectory() as folder:
-        ratios = time_ratios(options.variants, options, Path(folder))
+    ratios = time_ratios(options.variants, options)
     print(f"\n{'':14} {'ratio':>7} {'target':>7} {'peak MiB over the loaded model':>31}")
     for name, ratio in ratios.items():
         peak, target = measure_memory(name) / 2**20, VARIANTS[name].target

@@ -36,8 +36,8 @@ def write_model(directory: Path, num_layers: int) -> int:
     from transformers import AutoModelForCausalLM, LlamaConfig
 
     from flap.config import ModelConfig
-    from flap.files import cache_root
     from flap.models import find_model
+    from flap.storage.files import cache_root
 
     smollm2 = ModelConfig("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", device="cpu")
     find_model(smollm2, cache_root(None), trust_remote_code=False).tokenizer.save_pretrained(directory)

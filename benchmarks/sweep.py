@@ -19,12 +19,13 @@ from itertools import product
 from pathlib import Path
 
 from flap.allocation import ALAM, ALMM, ULMM, ULUM, Structure, price
-from flap.calibration import calibration_windows, collect, read_text
-from flap.compression import BiasCompensation, compress, prune_layer
+from flap.calibration import collect
+from flap.compression import BiasCompensation, compress, slice_layer
 from flap.config import ModelConfig
-from flap.files import cache_root
+from flap.data import calibration_windows, read_text
 from flap.importance import IFV, WIFN, WIFV, Metric, score_layers
-from flap.models import adapt, find_model
+from flap.models import find_model
+from flap.storage import cache_root
 
 METRICS: list[Metric] = [IFV(), WIFV(), WIFN()]
 STRUCTURES: list[Structure] = [ULUM(), ULMM(), ALMM(), ALAM()]
@@ -38,16 +39,16 @@ def bare_seconds() -> float:
     source = find_model(ModelConfig("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct"), cache_root(None), False)
     text = read_text("boolq-passages", "calibration", "calibration.dataset")
     tokens_NT = calibration_windows(text, source.tokenizer, 128, 128, seed=0)
-    adapter = adapt(source.load())
+    model = source.open()
     start = time.perf_counter()
-    known = collect(adapter, tokens_NT, batch_size=8)
+    statistics_of_layers = collect(model, tokens_NT, batch_size=8)
     total = time.perf_counter() - start
     for metric, structure, ratio in product(METRICS, STRUCTURES, RATIOS):
-        adapter = adapt(source.load(keep=True))
+        adapter = source.open(more_to_come=True).adapter
         start = time.perf_counter()
-        scores = score_layers(metric, adapter, range(len(adapter.layers)), known)
+        scores = score_layers(metric, adapter, enumerate(statistics_of_layers))
         plan = structure.allocate(scores, price(adapter, ratio))
-        compress(adapter, plan, BiasCompensation(), known, prune_layer)
+        compress(adapter, plan, BiasCompensation(), enumerate(statistics_of_layers), slice_layer)
         total += time.perf_counter() - start
     return total
 

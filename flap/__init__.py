@@ -7,7 +7,7 @@ loaded with the first of them, or by whoever imports transformers.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from flap import auto_classes
+from flap.checkpoint import auto_classes
 
 if TYPE_CHECKING:
     from flap.api import prune

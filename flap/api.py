@@ -1,6 +1,5 @@
-"""The same work from Python, on a model that is loaded already."""
+"""The Python interface: prune a model that is loaded already."""
 
-from dataclasses import asdict
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -9,14 +8,13 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from flap.cache import Cache
-from flap.config import FlapConfig, config_dir, explain, typed
-from flap.files import cache_root
-from flap.job import Job
-from flap.models import adapt
-from flap.pruning import prune_model
+from flap.allocation import Structure
+from flap.compression import Compensation
+from flap.config import FlapConfig, config_dir, explain, name_method, typed
+from flap.importance import Metric
+from flap.models import Given
+from flap.pipeline import run
 from flap.reporting import Report
-from flap.stages import build_stages, check_budget, read_calibration
 
 
 def prune(
@@ -24,39 +22,37 @@ def prune(
     tokenizer: PreTrainedTokenizerBase,
     *,
     ratio: float = 0.2,
-    metric: str | None = None,
-    structure: str | None = None,
+    metric: str | Metric | None = None,
+    structure: str | Structure | None = None,
+    compensation: str | Compensation | None = None,
     method: str = "flap",
-    compensation: str | None = None,
     overrides: tuple[str, ...] = (),
     **calibration: Any,
 ) -> Report:
-    """Prune `model` in place and return the report; afterwards `model.save_pretrained` writes what loads again.
+    """Prune `model` in place and return the report; `model.save_pretrained` then writes a checkpoint that loads again.
 
-    `metric`, `structure`, `method` and `compensation` are names of the command line's groups; further keywords are
-    keys of `calibration` (dataset, num_samples, seq_len, batch_size); `overrides` takes any other as "key=value".
+    `metric`, `structure` and `compensation` are objects, as `WIFV()`, or names of the command line's groups; `method`
+    is such a name. Further keywords are keys of `calibration` (dataset, num_samples, seq_len, batch_size); `overrides`
+    takes all other keys as "key=value". Nothing is measured, saved or cached, and random states are not changed.
 
     Raises:
         ValueError: bad input, in one line that names the field.
     """
-    groups = {"method": method, "metric": metric, "structure": structure, "compensation": compensation}
-    chosen = [f"{group}={name}" for group, name in groups.items() if name is not None]
+    groups = {"metric": metric, "structure": structure, "compensation": compensation}
+    names = {group: choice for group, choice in groups.items() if isinstance(choice, str)} | {"method": method}
     values = [f"calibration.{key}={_quoted(value)}" for key, value in calibration.items()]
-    config = _compose([*chosen, *values, f"ratio={ratio}", "run_name=flap.prune", *overrides])
-    report = Report.start(asdict(config))
-    report.note_devices(model)
-    adapter = adapt(model)
-    stages = build_stages(config)
-    read = read_calibration(config, stages, tokenizer, getattr(model.config, "max_position_embeddings", None))
-    budget = check_budget(adapter, stages, config)
-    model.eval()
-    prune_model(Job(adapter, budget, stages, read, config, report, Cache(cache_root(None), enabled=False)))
-    report.finish()
-    return report
+    choices = [f"{group}={name}" for group, name in names.items()]
+    fixed = ["eval=none", "checkpoint.save=false", "use_cache=false", "run_name=flap.prune"]
+    config = _compose([*choices, *values, f"ratio={ratio}", *fixed, *overrides])
+    for group, choice in groups.items():
+        if choice is not None and not isinstance(choice, str):
+            setattr(config, group, choice)
+    config.method = name_method(config)
+    return run(config, None, source=Given(model, tokenizer))
 
 
 def _compose(overrides: list[str]) -> FlapConfig:
-    """The checked config that the command line would make of these overrides, also inside another Hydra application."""
+    """Return the checked config of these overrides, as the command line makes it; also inside a Hydra application."""
     outer = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
@@ -69,4 +65,5 @@ def _compose(overrides: list[str]) -> FlapConfig:
 
 
 def _quoted(value: Any) -> str:
+    """Return a value as text in Hydra's override syntax."""
     return "'" + value.replace("'", r"\'") + "'" if isinstance(value, str) else str(value)

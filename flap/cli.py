@@ -1,4 +1,4 @@
-"""The Hydra shell: parse, run, show. Alone in knowing HydraConfig; the work is in `flap.pipeline.run`."""
+"""The command line: parse, run, show. Only this module uses HydraConfig; the work is in `flap.pipeline.run`."""
 
 import glob
 import logging
@@ -15,33 +15,25 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from flap import cache_command
-from flap.callbacks import open_folder, write_open_study
 from flap.config import FlapConfig, build, config_dir, explain, typed
-from flap.launching import claim_gpu, explain_launch, failures
-from flap.status import read_state, write_status
+from flap.storage import read_state, write_status
+from flap.storage.command import main as cache_command
+from flap.sweeps.callbacks import open_folder, write_open_study
+from flap.sweeps.launching import claim_gpu, explain_launch, failures
 
 if TYPE_CHECKING:
-    from flap.reporting.tracker import JobInfo
+    from flap.tracking import JobInfo
 
 log = logging.getLogger(__name__)
 
 
 class RunFailedError(Exception):
-    """A run of the sweep in this folder failed; its own log has said why."""
-
-
-class ConsoleFormatter(logging.Formatter):
-    """One line an event: tracebacks are for the log file."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
-        return f"{prefix}{record.getMessage()}"
+    """A run of a sweep failed; its error is in its own log. Arguments: the sweep's folder, the error in one line."""
 
 
 @hydra.main(version_base="1.3", config_path=config_dir(), config_name="config")
 def task(config: DictConfig) -> None:
-    """One run of the command line, or one job of a sweep."""
+    """Run the composed config: the single run of a command line, or one job of a sweep."""
     if (line := _attempt(config)) is None:
         return
     if HydraConfig.get().mode == RunMode.RUN:
@@ -50,7 +42,10 @@ def task(config: DictConfig) -> None:
 
 
 def _attempt(config: DictConfig) -> str | None:
-    """Run, or say why not. The error ends here: as a cause of another it would hold on to the model."""
+    """Run and return None, or log the error and return it in one line.
+
+    The exception is not passed on, because its traceback would keep the model in memory.
+    """
     try:
         _run(config)
     except Exception as error:
@@ -62,8 +57,9 @@ def _attempt(config: DictConfig) -> str | None:
 
 
 def _run(config: DictConfig) -> None:
+    """Check the config, prune and measure, and print the report; skip a run that is finished already."""
     checked = typed(config)
-    # torch and transformers: seconds that --help and a wrong value need not wait for
+    # imported here because --help and invalid values should not wait seconds for torch and transformers
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     from flap.pipeline import run
@@ -91,7 +87,8 @@ def _run(config: DictConfig) -> None:
 
 
 def _job_info(config: FlapConfig, run_dir: Path) -> "JobInfo":
-    from flap.reporting.tracker import JobInfo
+    """Return the names of this run for its tracker."""
+    from flap.tracking import JobInfo
 
     choices, in_sweep = HydraConfig.get().runtime.choices, HydraConfig.get().mode == RunMode.MULTIRUN
     return JobInfo(
@@ -104,22 +101,22 @@ def _job_info(config: FlapConfig, run_dir: Path) -> "JobInfo":
 
 
 def _cells_beside(run_dir: Path, config: FlapConfig) -> list[Path]:
-    """Folders of the same sweep that may hold the same cell under another job number."""
+    """Return the folders of the same sweep that may hold the same cell under another job number."""
     if HydraConfig.get().mode != RunMode.MULTIRUN:
         return []
     return sorted(run_dir.parent.glob(f"*_{glob.escape(config.run_name)}"))
 
 
 def _note_failure(run_dir: Path, line: str) -> None:
-    """Say in the folder that the run failed, unless the folder holds one that is finished."""
+    """Write the state "failed" into the folder, unless it holds a finished run."""
     if read_state(run_dir) != "finished":
         write_status(run_dir, "failed", line)
 
 
 def main() -> None:
-    """Console entry: exit code 0, or 1 with one line that says what to change."""
+    """Run the command line; on an error, print one line that says what to change and exit with code 1."""
     if sys.argv[1:2] == ["cache"]:
-        cache_command.main(sys.argv[2:])
+        cache_command(sys.argv[2:])
         return
     try:
         if "HYDRA_FULL_ERROR" in os.environ:  # the user asks for tracebacks
@@ -127,17 +124,18 @@ def main() -> None:
         else:
             _one_line_errors()
     finally:
-        write_open_study()  # Hydra calls no callback where a job has failed
+        write_open_study()  # Hydra calls no callback if a job has failed
 
 
 def _one_line_errors() -> None:
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # let errors through to here instead of printing them
+    """Run the command line, and print errors in one line each."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes errors on instead of printing them
     try:
         task()
     except RunFailedError as error:
         folder, line = error.args
         lines = failures(Path(folder)) or [f"failed: {line}"]
-    except (RuntimeError, FileNotFoundError) as error:  # runs log their own errors: this one comes from submitting
+    except (RuntimeError, FileNotFoundError) as error:  # runs catch their own errors: this one is from submitting
         folder = open_folder()
         lines = [*(failures(folder) if folder else []), f"error: {explain_launch(error)}"]
     except (HydraException, OmegaConfBaseException, ValueError) as error:

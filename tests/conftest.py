@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from flap.files import cache_root
+from flap.storage.files import cache_root
 from tests.cases import VOCAB, tiny_model
 
 WORDS = [

@@ -1,8 +1,11 @@
 """The same work from Python: flap.prune and flap.load on a model in memory."""
 
+import random
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -18,12 +21,16 @@ from transformers import (
 )
 
 import flap
+from flap.allocation import ALAM, ULUM
+from flap.calibration import Statistics
+from flap.compression import BiasCompensation
 from flap.config import config_dir
+from flap.importance import WIFV, Metric
 from flap.models import adapt
 from flap.pipeline import run
 from flap.reporting import Report
 from tests.cases import ARCHITECTURES, tiny_model, tokens
-from tests.runs import composed, tiny
+from tests.helpers.runs import composed, tiny
 
 
 @torch.no_grad()
@@ -59,6 +66,55 @@ def test_it_does_what_the_command_line_does(
     model = tiny_model("llama-gqa")
     flap.prune(model, tokenizer, ratio=0.35, **text)
     assert torch.equal(logits(flap.load(tmp_path / "checkpoint")), logits(model))
+
+
+def test_objects_do_what_names_do(tokenizer: PreTrainedTokenizerFast, text: dict) -> None:
+    named, given = tiny_model("llama-gqa"), tiny_model("llama-gqa")
+    names = {"metric": "WIFV", "structure": "AL-AM", "compensation": "bias"}
+    objects = {"metric": WIFV(), "structure": ALAM(), "compensation": BiasCompensation()}
+    reports = [flap.prune(named, tokenizer, **names, **text), flap.prune(given, tokenizer, **objects, **text)]
+    assert torch.equal(logits(given), logits(named))
+    assert reports[0].layers == reports[1].layers
+    assert reports[1].config["structure"]["_target_"] == "flap.allocation.adaptive.ALAM"
+
+
+@dataclass(frozen=True)
+class LaterIsBetter(Metric):
+    """The channels in their order, `power` times over."""
+
+    power: float = 1.0
+
+    def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
+        assert statistics is not None and statistics.num_tokens == 8 * 16
+        return torch.arange(weight_OI.shape[1]).float() ** self.power
+
+
+def test_a_users_own_metric_decides_and_is_named(tokenizer: PreTrainedTokenizerFast, text: dict) -> None:
+    model, dense = tiny_model("llama-gqa"), tiny_model("llama-gqa")
+    report = flap.prune(model, tokenizer, ratio=0.5, metric=LaterIsBetter(power=2.0), structure=ULUM(), **text)
+    expected = {"_target_": "tests.test_api.LaterIsBetter", "power": 2.0, "square_attention": False}
+    assert report.config["metric"] == expected
+    for layer, whole in zip(model.model.layers, dense.model.layers, strict=True):
+        assert len(layer.mlp.up_proj.weight) < 56 and len(layer.self_attn.k_proj.weight) == 2 * 8
+        for name in ("mlp.up_proj", "mlp.gate_proj", "self_attn.k_proj", "self_attn.q_proj"):
+            kept = layer.get_submodule(name).weight
+            assert torch.equal(kept, whole.get_submodule(name).weight[-len(kept) :])
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_random_states_are_left_as_they_were(fails: bool, tokenizer: PreTrainedTokenizerFast, text: dict) -> None:
+    model = tiny_model("llama-gqa")
+    if fails:
+        model.model.layers[2].mlp.up_proj.weight.data[:] = torch.nan
+    random.seed(5), numpy.random.seed(6), torch.manual_seed(7)
+    expected = random.random(), numpy.random.rand(), torch.rand(3)
+    random.seed(5), numpy.random.seed(6), torch.manual_seed(7)
+    try:
+        flap.prune(model, tokenizer, metric="random", overrides=("seed=3",), **text)
+        assert not fails
+    except ValueError:
+        assert fails
+    assert (random.random(), numpy.random.rand()) == expected[:2] and torch.equal(torch.rand(3), expected[2])
 
 
 def test_presets_and_overrides(tokenizer: PreTrainedTokenizerFast, text: dict) -> None:

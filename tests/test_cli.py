@@ -1,8 +1,9 @@
-"""The real command line in real processes: what a run leaves, sweeps, presets, help."""
+"""The command line: what a run leaves, sweeps, presets, help."""
 
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -10,15 +11,17 @@ import pytest
 from omegaconf import OmegaConf
 
 from flap.config import config_dir
-from tests.runs import tiny
+from flap.storage import read_state
+from tests.helpers.forked import command_line
+from tests.helpers.runs import tiny
 
 Cli = Callable[..., "CompletedProcess[str]"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tiny matrices: more threads than free cores make a run many times slower."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+@pytest.fixture
+def quick_flap(tmp_path: Path) -> Cli:
+    """As `flap`, in a process that has imported everything."""
+    return partial(command_line, tmp_path)
 
 
 @pytest.fixture
@@ -69,8 +72,8 @@ def test_a_run_leaves_its_report_checkpoint_and_log(flap: Cli, base: list[str], 
     assert str(run / "checkpoint") in re.sub(r"[│\s]", "", done.stdout)  # in full, however narrow the console
 
 
-def test_a_masked_model_computes_what_the_sliced_one_does(flap: Cli, base: list[str], tmp_path: Path) -> None:
-    done = flap("-m", *base, "mask_only=false,true", "model.dtype=float32")
+def test_a_masked_model_computes_what_the_sliced_one_does(quick_flap: Cli, base: list[str], tmp_path: Path) -> None:
+    done = quick_flap("-m", *base, "mask_only=false,true", "model.dtype=float32")
     assert done.returncode == 0, done.stderr
     sliced, masked = (only(tmp_path, f"multirun_outputs/*/{i}_*") for i in (0, 1))
     assert (sliced / "plan.json").read_text() == (masked / "plan.json").read_text()
@@ -83,35 +86,32 @@ def test_a_masked_model_computes_what_the_sliced_one_does(flap: Cli, base: list[
     assert sizes[0] < sizes[1]
 
 
-def test_a_sweep_over_the_presets(flap: Cli, base: list[str], tmp_path: Path) -> None:
-    done = flap("-m", *base, "method=wanda_sp,mag_sp", "checkpoint.save=false")
+def test_a_sweep_over_the_presets(quick_flap: Cli, base: list[str], tmp_path: Path) -> None:
+    done = quick_flap("-m", *base, "method=wanda_sp,mag_sp", "checkpoint.save=false")
     assert done.returncode == 0, done.stderr
-    wanda, magnitude = (report_of(only(tmp_path, f"multirun_outputs/*/{i}_*")) for i in (0, 1))
+    sweep = only(tmp_path, "multirun_outputs/*")
+    assert "index.html" in done.stdout and (sweep / "index.html").is_file()
+    names = [f"{i}_tiny_{metric}_UL-UM_r0.2_s0" for i, metric in enumerate(("wanda", "magnitude"))]
+    assert sorted(path.parent.name for path in sweep.glob("*/report.json")) == names
+    wanda, magnitude = (report_of(sweep / name) for name in names)
     assert wanda["config"]["metric"]["_target_"] == "flap.importance.Wanda"
     assert wanda["config"]["calibration"]["propagate"] == "pruned" and wanda["warnings"]
     assert magnitude["config"]["metric"]["_target_"] == "flap.importance.Magnitude"
     assert "calibrate" not in magnitude["seconds"] and "calibration" not in magnitude["sources"]
     for report in (wanda, magnitude):  # uniform widths
         assert len({tuple(layer.values()) for layer in report["layers"]}) == 1
+        assert report["checkpoint"] is None
+    assert not list(sweep.glob("*/checkpoint"))
 
 
-def test_a_sweep_over_structures(flap: Cli, base: list[str], tmp_path: Path) -> None:
-    done = flap("-m", *base, "structure=UL-UM,AL-AM", "checkpoint.save=false")
-    assert done.returncode == 0, done.stderr
-    sweep = only(tmp_path, "multirun_outputs/*")
-    runs = {path.name: path for path in sweep.iterdir() if (path / "report.json").is_file()}
-    assert runs.keys() == {"0_tiny_WIFV_UL-UM_r0.2_s0", "1_tiny_WIFV_AL-AM_r0.2_s0"}
-    assert "index.html" in done.stdout and (sweep / "index.html").is_file()
-    for run in runs.values():
-        assert report_of(run)["checkpoint"] is None and not (run / "checkpoint").exists()
-
-
-def test_a_failed_job_leaves_the_others_alone(flap: Cli, base: list[str], tmp_path: Path) -> None:
-    done = flap("-m", *base, "ratio=0.99,0.2", "checkpoint.save=false")
+def test_a_failed_job_leaves_the_others_alone(quick_flap: Cli, base: list[str], tmp_path: Path) -> None:
+    done = quick_flap("-m", *base, "ratio=0.99,0.2", "checkpoint.save=false")
     assert done.returncode == 1
     bad, good = (only(tmp_path, f"multirun_outputs/*/{i}_*") for i in (0, 1))
     assert (good / "report.json").is_file() and "Traceback" not in (good / "flap.log").read_text()
     assert not (bad / "report.json").exists()
+    assert (read_state(good), read_state(bad)) == ("finished", "failed")
+    assert json.loads((bad / "status.json").read_text())["error"].startswith("ratio=0.99: ")
     log = (bad / "flap.log").read_text()
     assert "Traceback" in log and "ValueError: ratio=0.99" in log
     assert done.stderr.count("error: ratio=0.99") == 1 and "Traceback" not in done.stderr + done.stdout

@@ -13,19 +13,14 @@ from flap.checkpoint.modeling_flap import FlapLlamaConfig
 from flap.config import config_dir
 
 PACKAGE = Path(flap.__file__).parent
-STAGES = [
-    "config", "models", "calibration", "importance", "allocation", "compression", "checkpoint", "evaluation",
-    "reporting",
+# From left to right: a room imports from itself and from rooms to its left.
+ROOMS = [
+    "config", "console", "storage", "data", "models", "calibration", "importance", "allocation", "compression",
+    "checkpoint", "export", "evaluation", "reporting", "study", "tracking", "sweeps",
 ]  # fmt: skip
-NEUTRAL = ["config", "errors", "files", "progress", "cache", "status"]  # any stage may use them, and they use no stage
-SEE_ALL = [
-    "pipeline", "stages", "pruning", "cli", "api", "study", "callbacks", "cache_command", "launching", "streaming",
-    "export", "job", "searching",
-    "__init__", "__main__",
-]  # fmt: skip
-FIRST_MOMENT = ["auto_classes"]  # runs at `import flap`, and may reach the checkpoint classes alone
 MODULES = sorted(PACKAGE.rglob("*.py"))
-BLOCKS = sorted({path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in MODULES})
+DOORS = sorted(path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("__"))
+PACKAGES = sorted(path.parent for path in PACKAGE.rglob("__init__.py"))
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -38,10 +33,9 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def blocks_imported(block: str) -> set[str]:
-    """The direct children of flap that a stage or top-level module imports from."""
-    files = [path for path in MODULES if path.relative_to(PACKAGE).parts[0].removesuffix(".py") == block]
-    names = {name for path in files for name in imports(path) if name.split(".")[0] == "flap"}
+def rooms_imported(*paths: Path) -> set[str]:
+    """The direct children of flap that these files import from."""
+    names = {name for path in paths for name in imports(path) if name.split(".")[0] == "flap"}
     return {name.split(".")[1] for name in names}
 
 
@@ -51,30 +45,42 @@ def calls(path: Path, module: str) -> set[str]:
     return {node.attr for node in nodes if isinstance(node.value, ast.Name) and node.value.id == module}
 
 
-def test_every_module_has_its_place() -> None:
-    assert set(BLOCKS) == {*STAGES, *NEUTRAL, *SEE_ALL, *FIRST_MOMENT}
+def test_every_folder_is_a_room_and_the_root_holds_doors() -> None:
+    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
+    assert folders == set(ROOMS)
+    assert len(DOORS) <= 8
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_imports_only_from_its_left(stage: str) -> None:
-    assert blocks_imported(stage) <= {*STAGES[: STAGES.index(stage) + 1], *NEUTRAL}
-
-
-@pytest.mark.parametrize("helper", NEUTRAL)
-def test_helpers_import_no_stage(helper: str) -> None:
-    assert blocks_imported(helper) <= {*NEUTRAL}
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_from_its_left(room: str) -> None:
+    assert rooms_imported(*(PACKAGE / room).rglob("*.py")) <= set(ROOMS[: ROOMS.index(room) + 1])
 
 
 def test_importing_flap_reaches_the_checkpoint_classes_alone() -> None:
-    assert blocks_imported("auto_classes") == {"checkpoint"}
+    assert rooms_imported(PACKAGE / "__init__.py") == {"checkpoint", "api"}
+    assert rooms_imported(PACKAGE / "checkpoint" / "auto_classes.py") == {"checkpoint"}
 
 
-def test_the_pipeline_sees_all_stages() -> None:
-    assert blocks_imported("pipeline") | blocks_imported("stages") | blocks_imported("pruning") >= set(STAGES)
+def test_the_method_is_read_in_the_entrypoint() -> None:
+    stages = {"allocation", "checkpoint", "compression", "importance", "prepare", "reporting"}
+    assert rooms_imported(PACKAGE / "pipeline.py") >= stages
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_package_exports_a_name_of_one_of_its_modules(package: Path) -> None:
+    modules = {path.stem for path in package.iterdir() if path.suffix == ".py" or path.is_dir()}
+    exported = {name.rpartition(".")[2] for name in imports(package / "__init__.py") if name.startswith("flap.")}
+    assert not (exported - {"auto_classes"}) & modules
+
+
+@pytest.mark.parametrize("name", ["PLACEMENTS", "Resident", "Spread", "OnDisk", "isinstance(model"])
+def test_nobody_but_the_room_of_models_asks_where_weights_are(name: str) -> None:
+    users = [path for path in MODULES if name in path.read_text() and path.parent.name not in ("models", "placement")]
+    assert {path.name for path in users} <= {"prepare.py"}
 
 
 def test_config_imports_neither_torch_nor_transformers() -> None:
-    tops = {name.split(".")[0] for name in imports(PACKAGE / "config.py")}
+    tops = {name.split(".")[0] for path in (PACKAGE / "config").glob("*.py") for name in imports(path)}
     assert "hydra" in tops
     assert not tops & {"torch", "transformers", "datasets"}
 

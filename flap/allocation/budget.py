@@ -1,75 +1,72 @@
-"""Prices and the budget: what a unit costs in parameters, and how many parameters must leave."""
+"""Prices and the budget: how many parameters each unit has, and how many parameters are to be removed."""
 
 from dataclasses import dataclass
 
-from flap.allocation.plan import PruningPlan
-from flap.models import ModelAdapter
+from flap.allocation.plan import LayerPlan, PruningPlan
+from flap.models import Block, ModelAdapter, Pair
 
 
 @dataclass(frozen=True)
-class LayerPrices:
-    """One layer's units and the parameters that leave with each, counted from its tensors.
+class Units:
+    """The units of one block: their number, and the price of each in parameters, counted from the tensors.
 
-    Where a layer has experts, all keep the same number of neurons: `neurons` is that of one, and a unit takes a neuron
-    from every one of them.
+    queries: the query heads of one attention unit. experts: the number of MLPs that a router chooses from. All experts
+    keep the same number of neurons, so `count` is the number of one expert and a unit is one neuron of every expert.
     """
 
-    kv_heads: int
-    kv_head_price: int
-    neurons: int
-    neuron_price: int
-    queries_per_group: int
+    count: int
+    price: int
+    queries: int = 1
     experts: int = 1
 
     @property
-    def attention(self) -> int:
-        return self.kv_heads * self.kv_head_price
-
-    @property
-    def mlp(self) -> int:
-        return self.neurons * self.neuron_price
-
-    @property
     def total(self) -> int:
-        return self.attention + self.mlp
+        """The prunable parameters of the block."""
+        return self.count * self.price
 
 
 @dataclass(frozen=True)
 class Budget:
-    """`ratio` of the prunable parameters of all layers must leave, to within one unit."""
+    """The budget: a share `ratio` of the prunable parameters of all layers is to be removed, to within one unit."""
 
-    layers: tuple[LayerPrices, ...]
+    layers: tuple[Pair[Units], ...]
     ratio: float
 
     @property
     def total(self) -> int:
-        return sum(layer.total for layer in self.layers)
+        """The prunable parameters of all layers."""
+        return sum(units.total for layer in self.layers for units in layer)
 
     @property
     def to_remove(self) -> float:
+        """The number of parameters to remove."""
         return self.ratio * self.total
 
+    @property
+    def has_experts(self) -> bool:
+        """Whether a layer has experts instead of one MLP."""
+        return any(layer.mlp.experts > 1 for layer in self.layers)
+
     def kept(self, plan: PruningPlan) -> int:
-        """Prunable parameters that stay under a plan."""
-        pairs = zip(self.layers, plan.layers, strict=True)
-        return sum(
-            len(kept.kv_heads) * layer.kv_head_price + len(kept.neurons) // layer.experts * layer.neuron_price
-            for layer, kept in pairs
-        )
+        """Return the number of prunable parameters that a plan keeps."""
+        return sum(_kept(units, layer_plan) for units, layer_plan in zip(self.layers, plan.layers, strict=True))
+
+
+def _kept(layer: Pair[Units], plan: LayerPlan) -> int:
+    pairs = zip(layer, plan, strict=True)
+    return sum(len(kept) // units.experts * units.price for units, kept in pairs)
 
 
 def price(adapter: ModelAdapter, ratio: float) -> Budget:
-    """Count the prices of every layer from its tensors."""
+    """Return the budget of a model: the units of every layer and their prices, counted from its tensors."""
     return Budget(tuple(_price_layer(adapter, i) for i in range(len(adapter.layers))), ratio)
 
 
-def _price_layer(adapter: ModelAdapter, layer: int) -> LayerPrices:
+def _price_layer(adapter: ModelAdapter, layer: int) -> Pair[Units]:
+    def units(block: Block, queries: int = 1) -> Units:
+        return Units(
+            block.num_units // block.num_experts, block.unit_price * block.num_experts, queries, block.num_experts
+        )
+
     attention, mlp = adapter.blocks(layer)
-    return LayerPrices(
-        attention.num_units,
-        attention.unit_price,
-        mlp.num_units // mlp.num_experts,
-        mlp.unit_price * mlp.num_experts,
-        adapter.queries_per_group(layer),
-        mlp.num_experts,
-    )
+    return Pair(units(attention, adapter.queries_per_group(layer)), units(mlp))

@@ -1,36 +1,43 @@
-"""The plan: which units stay. Data, so it can be saved, compared between runs, and applied to a fresh model."""
+"""The pruning plan: which units stay. It is data: it can be saved, compared, and applied to another copy of a model."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
 
+from flap.models import Pair
 
-@dataclass(frozen=True)
-class LayerPlan:
-    """Kept units of one layer, ascending: KV heads (each with its query heads) and MLP neurons.
-
-    Neuron i of expert e counts as number e · I + i, where each expert of the dense layer has I.
-    """
-
-    kv_heads: tuple[int, ...]
-    neurons: tuple[int, ...]
+# Kept units of one layer, ascending: KV heads (each with its query heads) and MLP neurons.
+# Neuron i of expert e has the number e · I + i, where I is the number of neurons of an expert in the dense model.
+LayerPlan: TypeAlias = Pair[tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class PruningPlan:
-    """Kept units of every layer, first to last."""
+    """The kept units of every layer, first to last.
+
+    nats: for a structure that measures, the divergence from the dense model in nats a token: of its first plan, then
+    of each better plan; the last one is this plan's. Empty for other structures.
+    """
 
     layers: tuple[LayerPlan, ...]
+    nats: tuple[float, ...] = field(default=(), compare=False)
+
+    def with_layer(self, index: int, layer: LayerPlan) -> "PruningPlan":
+        """Return a plan that differs in one layer."""
+        return PruningPlan((*self.layers[:index], layer, *self.layers[index + 1 :]))
 
     def save(self, path: Path) -> None:
+        """Write the plan as JSON."""
         path.write_text(json.dumps(self.to_dict()) + "\n")
 
-    def to_dict(self) -> dict[str, list[dict[str, list[int]]]]:
-        plain: dict[str, list[dict[str, list[int]]]] = json.loads(json.dumps(asdict(self)))
-        return plain
+    def to_dict(self) -> dict[str, list[dict[str, Sequence[int]]]]:
+        """Return the plan as `save` writes it."""
+        return {"layers": [{"kv_heads": list(kept.attention), "neurons": list(kept.mlp)} for kept in self.layers]}
 
     @classmethod
     def load(cls, path: Path) -> "PruningPlan":
-        """Read what `save` wrote."""
+        """Read a plan that `save` has written."""
         layers = json.loads(path.read_text())["layers"]
-        return cls(tuple(LayerPlan(tuple(one["kv_heads"]), tuple(one["neurons"])) for one in layers))
+        return cls(tuple(LayerPlan(tuple(layer["kv_heads"]), tuple(layer["neurons"])) for layer in layers))

@@ -1,4 +1,4 @@
-"""Moves around a plan: what a block's last and next units do to the whole pruned model corrects their nats.
+"""Refinement of a plan: measurements with a few units more or fewer in one block correct the nats of its units.
 
 Legend: U units of a block.
 """
@@ -11,72 +11,67 @@ from torch import Tensor
 
 from flap.allocation.budget import Budget
 from flap.allocation.plan import LayerPlan, PruningPlan
-from flap.allocation.search import Search, Trial, by_block, of_units, without
-from flap.importance import Scores
+from flap.allocation.trials import Trial, nats_by_block, unit_scores, without_lowest
+from flap.models import Pair
 
-# One measurement changes nats by no more than this factor: small differences on few windows are noise.
+# The largest factor by which one measurement changes nats: small differences on few windows are noise.
 LIMIT = 4.0
 
 
-def neighbours(structure: Search, scores: Scores, plan: PruningPlan, layer: int) -> list[Trial]:
-    """The layer with a share `structure.step` of a block's units given back, and with as many more taken."""
-    score_G, score_I = of_units(scores, layer)
-    now = plan.layers[layer]
+def neighbours(scores: Pair[Tensor], plan: LayerPlan, step: float) -> list[Trial]:
+    """Return the trials around a layer's plan: in each block a share `step` of the units is restored, or removed."""
     trials = []
-    for block, score_U, kept in (("attention", score_G, now.kv_heads), ("mlp", score_I, now.neurons)):
-        left, step = len(score_U) - len(kept), math.ceil(structure.step * len(score_U))
-        for removed in sorted({max(left - step, 0), min(left + step, len(score_U) - 1)} - {left}):
-            trials.append(Trial(block, removed, _with(now, block, without(score_U, removed))))
+    for block, score_U, kept in zip(Pair._fields, unit_scores(scores), plan, strict=True):
+        now, units = len(score_U) - len(kept), math.ceil(step * len(score_U))
+        for removed in sorted({max(now - units, 0), min(now + units, len(score_U) - 1)} - {now}):
+            neighbour = plan._replace(**{block: without_lowest(score_U, removed)})
+            trials.append(Trial(block, removed, neighbour))
     return trials
 
 
-def _with(layer: LayerPlan, block: str, kept: tuple[int, ...]) -> LayerPlan:
-    return LayerPlan(kept, layer.neurons) if block == "attention" else LayerPlan(layer.kv_heads, kept)
-
-
 def corrected(
-    nats: Scores,
+    nats: Sequence[Pair[Tensor]],
     plan: PruningPlan,
     divergence: float,
     trials: Sequence[Sequence[Trial]],
     measured: Sequence[Sequence[float]],
     budget: Budget,
     strength: float,
-) -> Scores:
-    """Nats per parameter of all units, scaled by what moves were measured to do over what they were expected to.
+) -> list[Pair[Tensor]]:
+    """Return the nats per parameter of all units, corrected by measurements around a plan.
 
-    divergence: the plan's. trials and measured: of each layer, its neighbours and their divergences. A block's units
-    that have left are scaled by what giving some back saves, those that stay by what taking more costs, both to the
-    power of `strength`; a later unit stays no cheaper than an earlier one.
+    divergence: of the plan. trials, measured: for each layer its neighbours and their divergences, in nats a token.
+    A correction is the measured change of the divergence over the expected one. In each block, the removed units are
+    multiplied by the correction for restoring units, the kept units by the one for removing more, both to the power
+    of `strength`. The order of the units of a block stays the same.
     """
-    heads, neurons = [], []
+    layers = []
     for i, (layer, prices) in enumerate(zip(plan.layers, budget.layers, strict=True)):
-        nats_G, nats_I = of_units(nats, i)
-        known = by_block(trials[i], [one - divergence for one in measured[i]])
-        left_G, left_I = len(nats_G) - len(layer.kv_heads), len(nats_I) - len(layer.neurons)
-        rise_G = {n: one / prices.kv_head_price for n, one in known["attention"].items()}
-        rise_I = {n: one / prices.neuron_price for n, one in known["mlp"].items()}
-        heads.append(rescaled(nats_G, left_G, rise_G, strength)[:, None])
-        neurons.append(rescaled(nats_I, left_I, rise_I, strength))
-    return Scores(tuple(heads), tuple(neurons))
+        rises = nats_by_block(trials[i], [nats_of_trial - divergence for nats_of_trial in measured[i]])
+        blocks = []
+        for nats_U, kept, units, rise in zip(nats[i], layer, prices, rises, strict=True):
+            per_parameter = {removed: change / units.price for removed, change in rise.items()}
+            blocks.append(rescaled(nats_U, len(nats_U) - len(kept), per_parameter, strength))
+        layers.append(Pair(*blocks))
+    return layers
 
 
-def rescaled(nats_U: Tensor, left: int, rises: dict[int, float], strength: float) -> Tensor:
-    """nats_U of a block of which `left` units have left, scaled as `corrected` says.
+def rescaled(nats_U: Tensor, num_removed: int, rises: dict[int, float], strength: float) -> Tensor:
+    """Return the corrected nats_U of a block of which the plan removes `num_removed` units; see `corrected`.
 
-    rises: how many units had left instead -> how much higher the divergence was then, in nats per parameter as nats_U;
-    below zero where it was lower.
+    rises: another number of removed units -> measured divergence minus the plan's, in nats per parameter, as nats_U.
     """
     order = nats_U.argsort(stable=True)
     nats = nats_U[order].clone()
-    factors = {}
+    factors = {}  # True: for removing more units; False: for restoring some
     for removed, rise in rises.items():
-        expected = float(nats[min(removed, left) : max(removed, left)].sum())
-        found = abs(rise) if (rise > 0) == (removed > left) else 0.0
-        factors[removed > left] = min(max(found / expected, 1 / LIMIT), LIMIT) if expected > 0 else 1.0
-    fewer = factors.get(False, factors.get(True, 1.0))
-    nats[:left] *= fewer**strength
-    nats[left:] *= factors.get(True, fewer) ** strength
+        more = removed > num_removed
+        expected = float(nats[min(removed, num_removed) : max(removed, num_removed)].sum())
+        observed = abs(rise) if (rise > 0) == more else 0.0
+        factors[more] = min(max(observed / expected, 1 / LIMIT), LIMIT) if expected > 0 else 1.0
+    restoring = factors.get(False, factors.get(True, 1.0))
+    nats[:num_removed] *= restoring**strength
+    nats[num_removed:] *= factors.get(True, restoring) ** strength
     rescaled_U = torch.empty_like(nats)
-    rescaled_U[order] = nats.cummax(0).values * (1 + 1e-9 * torch.arange(len(nats)).double())  # in the order of before
+    rescaled_U[order] = nats.cummax(0).values * (1 + 1e-9 * torch.arange(len(nats)).double())  # keeps the order
     return rescaled_U

@@ -1,4 +1,4 @@
-"""The scale on which units of different layers are compared: z-scores as in FLAP, or what their removal costs.
+"""The scale on which units of different layers are compared: z-scores as in FLAP, or the error of their removal.
 
 Legend: G attention units · C channels a unit · I neurons.
 """
@@ -10,54 +10,56 @@ from torch import Tensor
 from flap.allocation.budget import Budget
 from flap.allocation.ranking import standardise
 from flap.allocation.structure import Structure
+from flap.config import require
 from flap.importance import Scores
+from flap.models import Pair
 
 SCALES = ("z-score", "error", "relative")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scaled(Structure):
-    """A structure that ranks units over all layers.
+    """The base class of structures that rank the units of all layers together.
 
-    scale: z-score = standardised over all channels of one layer and module type, averaged over a unit's channels; it
-    says nothing across layers. error = a unit's squared output error (its scores' sum) per parameter that leaves with
-    it. relative = that error relative to the residual stream of an ordinary token, ‖e‖² / ‖h‖², per parameter.
+    scale: z-score = standardised over all channels of one layer and module type, and averaged over a unit's channels;
+    it has no common meaning across layers. error = the squared output error of a unit (the sum of its scores) per
+    parameter. relative = that error relative to the residual stream of an ordinary token, ‖e‖² / ‖h‖², per parameter.
     """
 
     scale: str = "z-score"
 
     def __post_init__(self) -> None:
-        if self.scale not in SCALES:
-            raise ValueError(f"structure.scale={self.scale}: expected one of {', '.join(SCALES)}")
+        require(self.scale in SCALES, "structure.scale", self.scale, f"one of {', '.join(SCALES)}")
 
     @property
     def ranks_errors(self) -> bool:
-        """Whether scores must be squared output errors."""
+        """Whether scores must be squared output errors: for every scale but z-score."""
         return self.scale != "z-score"
 
     def check(self, budget: Budget) -> None:
+        """Check the options as `Structure.check` does, and the scale.
+
+        Raises:
+            ValueError: an option or the ratio does not fit this model, or errors of experts would be compared.
+        """
         super().check(budget)
-        if self.ranks_errors and any(layer.experts > 1 for layer in budget.layers):
+        if self.ranks_errors and budget.has_experts:
             raise ValueError(
                 f"structure.scale={self.scale}: an expert's error is one of the tokens routed to it, and compares with "
                 "no other; expected z-score for a model with experts"
             )
 
-    def of_heads(self, scores: Scores, budget: Budget) -> list[Tensor]:
-        """score_G of each layer."""
+    def on_one_scale(self, scores: Scores, budget: Budget) -> list[Pair[Tensor]]:
+        """Return score_G and score_I of each layer on the scale `scale`, in float64, higher = keep."""
         if not self.ranks_errors:
-            return [standardise(score_GC).mean(dim=1) for score_GC in scores.kv_heads]
-        prices = [layer.kv_head_price for layer in budget.layers]
-        return self._per_parameter([score_GC.double().sum(dim=1) for score_GC in scores.kv_heads], prices, scores)
+            return [Pair(standardise(layer.attention).mean(dim=1), standardise(layer.mlp)) for layer in scores.layers]
+        weights = scores.inverse_power if self.scale == "relative" else [1.0] * len(scores.layers)
+        return [
+            Pair(*(error_U / units.price * weight for error_U, units in zip(_errors(layer), prices, strict=True)))
+            for layer, prices, weight in zip(scores.layers, budget.layers, weights, strict=True)
+        ]
 
-    def of_neurons(self, scores: Scores, budget: Budget) -> list[Tensor]:
-        """score_I of each layer."""
-        if not self.ranks_errors:
-            return [standardise(score_I) for score_I in scores.neurons]
-        prices = [layer.neuron_price for layer in budget.layers]
-        return self._per_parameter([score_I.double() for score_I in scores.neurons], prices, scores)
 
-    def _per_parameter(self, errors: list[Tensor], prices: list[int], scores: Scores) -> list[Tensor]:
-        weights = scores.inverse_power if self.scale == "relative" else [1.0] * len(errors)
-        triples = zip(errors, prices, weights, strict=True)
-        return [error_U / price * weight for error_U, price, weight in triples]
+def _errors(layer: Pair[Tensor]) -> Pair[Tensor]:
+    """Return the squared output error of each unit."""
+    return Pair(layer.attention.double().sum(dim=1), layer.mlp.double())

@@ -1,43 +1,76 @@
-"""What every structure has in common: from scores and a budget to a plan, what each layer keeps, `remove_heads`."""
+"""The base classes of the structures: the interface, the minimum that each layer keeps, and `remove_heads`."""
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
-from flap.allocation.budget import Budget, LayerPrices
-from flap.allocation.plan import PruningPlan
+from torch import Tensor
+
+from flap.allocation.budget import Budget, Units
+from flap.allocation.plan import LayerPlan, PruningPlan
+from flap.config import require
 from flap.importance import Scores
+from flap.models import Pair
 
 ROUND_TO = (8, 32, 64, 256)
 
 
+class Measure(Protocol):
+    """A function that measures KL(dense ‖ pruned) of the next-token predictions, in nats a token; lower is better."""
+
+    def __call__(self, plans: Sequence[PruningPlan], num_tokens: int) -> list[float]:
+        """Return the divergence of each plan on `num_tokens` calibration tokens, rounded up to whole windows."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Structure(ABC):
-    """Decides which units stay. Knows scores and a budget, nothing of models, files or configuration.
+    """The base class of the structures, which decide from scores and a budget which units stay.
 
-    min_heads, min_neurons: attention units (KV heads with their query heads) and neurons that every layer keeps at
-    least. round_to: every layer keeps a multiple of so many neurons, because neurons leave in blocks; None: any number.
+    min_heads, min_neurons: the least numbers of attention units (KV heads with their query heads) and of neurons that
+    every layer keeps. round_to: every layer keeps a multiple of this number of neurons, because neurons are removed in
+    blocks of that size; None: any number.
     """
 
     min_heads: int = 1
     min_neurons: int = 1
     round_to: int | None = None
 
+    layer_by_layer: ClassVar[bool] = False  # whether each layer's plan needs only its own scores
+    measures: ClassVar[bool] = False  # whether it measures plans, for which it needs calibration windows
+
     @abstractmethod
-    def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
-        """The plan whose kept parameters stand within one unit (or block) of (1 - ratio) · total."""
+    def allocate(self, scores: Scores, budget: Budget, measure: Measure | None = None) -> PruningPlan:
+        """Return a plan that keeps (1 - ratio) · total parameters, to within one unit (or block).
+
+        measure: measures the divergence of plans, for a structure that `measures`.
+        """
+
+    def allocate_layer(self, index: int, scores: Pair[Tensor], budget: Budget) -> LayerPlan:
+        """Return the plan of one layer, for a structure with `layer_by_layer`."""
+        raise AssertionError(f"{type(self).__name__} decides all layers at once")
+
+    @property
+    def ranks_errors(self) -> bool:
+        """Whether scores must be squared output errors."""
+        return False
 
     def check(self, budget: Budget) -> None:
-        """Raises: ValueError: an option of the structure, or the ratio, does not fit this model."""
-        heads, neurons = min(x.kv_heads for x in budget.layers), min(x.neurons for x in budget.layers)
-        for name, value, most, what in (
+        """Check that the options and the ratio fit this model.
+
+        Raises:
+            ValueError: an option or the ratio does not fit; names it and says what is expected.
+        """
+        heads = min(layer.attention.count for layer in budget.layers)
+        neurons = min(layer.mlp.count for layer in budget.layers)
+        for name, value, most, kind in (
             ("min_heads", self.min_heads, heads, "KV heads"),
             ("min_neurons", self.min_neurons, neurons, "neurons"),
         ):
-            if not 1 <= value <= most:
-                raise ValueError(f"structure.{name}={value}: expected 1 to {most}, the {what} of a layer")
-        if self.round_to not in (None, *ROUND_TO):
-            raise ValueError(f"round_to={self.round_to}: expected null, or one of {', '.join(map(str, ROUND_TO))}")
+            require(1 <= value <= most, f"structure.{name}", value, f"1 to {most}, the {kind} of a layer")
+        sizes = ", ".join(map(str, ROUND_TO))
+        require(self.round_to in (None, *ROUND_TO), "round_to", self.round_to, f"null, or one of {sizes}")
         if self.fewest_blocks > neurons // self.block:
             raise ValueError(
                 f"round_to={self.round_to}: a layer has {neurons} neurons and keeps at least {self.min_neurons} "
@@ -46,7 +79,9 @@ class Structure(ABC):
         self._check_ratio(budget)
 
     def _check_ratio(self, budget: Budget) -> None:
-        most = sum(self.spare_heads(x) * x.kv_head_price + self.spare_parameters(x) for x in budget.layers)
+        most = sum(
+            self.spare_heads(layer) * layer.attention.price + self.spare_parameters(layer) for layer in budget.layers
+        )
         heads, neurons = _count(self.min_heads, "KV head"), _count(self.fewest_blocks * self.block, "neuron")
         if budget.to_remove > most:
             raise ValueError(
@@ -56,49 +91,55 @@ class Structure(ABC):
 
     @property
     def block(self) -> int:
-        """So many neurons leave together."""
+        """The number of neurons that are removed together."""
         return self.round_to or 1
 
     @property
     def fewest_blocks(self) -> int:
+        """The least number of blocks of neurons that every layer keeps."""
         return math.ceil(self.min_neurons / self.block)
 
-    def spare_heads(self, layer: LayerPrices) -> int:
-        """Attention units that may leave."""
-        return layer.kv_heads - self.min_heads
+    def spare_heads(self, layer: Pair[Units]) -> int:
+        """Return the number of attention units of a layer that may be removed."""
+        return layer.attention.count - self.min_heads
 
-    def spare_blocks(self, layer: LayerPrices) -> int:
-        """Blocks of neurons that may leave, besides the rest that fills no block."""
-        return layer.neurons // self.block - self.fewest_blocks
+    def spare_blocks(self, layer: Pair[Units]) -> int:
+        """Return the number of blocks of neurons that may be removed, without the remainder that fills no block."""
+        return layer.mlp.count // self.block - self.fewest_blocks
 
-    def rest_parameters(self, layer: LayerPrices) -> int:
-        """Parameters of the neurons that fill no block: they leave whatever the ratio."""
-        return layer.neurons % self.block * layer.neuron_price
+    def rest_parameters(self, layer: Pair[Units]) -> int:
+        """Return the parameters of the neurons that fill no block; these are always removed."""
+        return layer.mlp.count % self.block * layer.mlp.price
 
-    def spare_parameters(self, layer: LayerPrices) -> int:
-        """Parameters of all neurons that may leave."""
-        return self.rest_parameters(layer) + self.spare_blocks(layer) * self.block * layer.neuron_price
+    def spare_parameters(self, layer: Pair[Units]) -> int:
+        """Return the parameters of all neurons that may be removed."""
+        return self.rest_parameters(layer) + self.spare_blocks(layer) * self.block * layer.mlp.price
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 @dataclass(frozen=True)
 class ManualHeads(Structure):
-    """A structure whose attention share is set by hand.
+    """The base class of structures whose number of removed heads can be set by hand.
 
-    remove_heads: query heads to remove from the whole model, a multiple of the query heads a KV head serves;
-    None: the proportional share.
+    remove_heads: the number of query heads to remove from the whole model, a multiple of the query heads of one KV
+    head; None: the proportional share.
     """
 
     remove_heads: int | None = None
 
     def check(self, budget: Budget) -> None:
+        """Check the options as `Structure.check` does, and `remove_heads`.
+
+        Raises:
+            ValueError: an option, the ratio or `remove_heads` does not fit this model.
+        """
         super().check(budget)
         if self.remove_heads is None:
             return
-        group, (least, most) = budget.layers[0].queries_per_group, self._payable_units(budget)
+        group, (least, most) = budget.layers[0].attention.queries, self._feasible_units(budget)
         if self.remove_heads % group or not least <= self.remove_heads // group <= most:
             multiple = f" that is a multiple of {group} (query heads a KV head)" if group > 1 else ""
             raise ValueError(
@@ -107,20 +148,23 @@ class ManualHeads(Structure):
             )
 
     def units_to_remove(self, budget: Budget) -> int:
-        """Attention units (KV heads) that leave, over the whole model."""
+        """Return the number of attention units (KV heads) to remove from the whole model."""
         if self.remove_heads is not None:
-            return self.remove_heads // budget.layers[0].queries_per_group
-        proportional = round(budget.ratio * sum(layer.kv_heads for layer in budget.layers))
-        least, most = self._payable_units(budget)
+            return self.remove_heads // budget.layers[0].attention.queries
+        proportional = round(budget.ratio * sum(layer.attention.count for layer in budget.layers))
+        least, most = self._feasible_units(budget)
         return min(max(proportional, least), most)
 
-    def _payable_units(self, budget: Budget) -> tuple[int, int]:
-        """The fewest and the most attention units that leave neurons something that they can pay, or nearly can."""
+    def _feasible_units(self, budget: Budget) -> tuple[int, int]:
+        """Return the least and the largest number of attention units whose removal lets neurons meet the budget.
+
+        Where no number does so exactly, the nearest one.
+        """
         layers = budget.layers
-        priciest = max(layer.kv_head_price for layer in layers)
-        lowest = (budget.to_remove - sum(map(self.spare_parameters, layers))) / priciest
-        highest = (budget.to_remove - sum(map(self.rest_parameters, layers))) / priciest
-        least, most = math.ceil(lowest), math.floor(highest)
-        if least > most:  # neurons have less to give than one unit
-            least = most = round((lowest + highest) / 2)
+        priciest = max(layer.attention.price for layer in layers)
+        fewest = (budget.to_remove - sum(map(self.spare_parameters, layers))) / priciest
+        largest = (budget.to_remove - sum(map(self.rest_parameters, layers))) / priciest
+        least, most = math.ceil(fewest), math.floor(largest)
+        if least > most:  # all neurons that may be removed have fewer parameters than one unit
+            least = most = round((fewest + largest) / 2)
         return max(least, 0), max(min(most, sum(map(self.spare_heads, layers))), 0)

@@ -1,71 +1,75 @@
-"""UL-UM and UL-MM: every layer gives the same share (FLAP, section 4.4)."""
+"""UL-UM and UL-MM: the same share of every layer is removed (FLAP, section 4.4)."""
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
-from flap.allocation.budget import Budget, LayerPrices
+from torch import Tensor
+
+from flap.allocation.budget import Budget, Units
 from flap.allocation.plan import LayerPlan, PruningPlan
 from flap.allocation.ranking import highest
-from flap.allocation.structure import ManualHeads, Structure
+from flap.allocation.structure import ManualHeads, Measure, Structure
 from flap.importance import Scores
-
-
-@dataclass(frozen=True)
-class Quota:
-    """How many units one layer keeps."""
-
-    kv_heads: int
-    neurons: int
-    experts: int = 1  # and each keeps that many neurons
+from flap.models import Pair
 
 
 class UniformLayers(Structure):
-    """Every layer loses the same share of its parameters, so a layer can be decided before the next is scored."""
+    """The base class of structures that remove the same share of every layer's parameters.
+
+    The plan of a layer does not depend on the scores of later layers.
+    """
+
+    layer_by_layer: ClassVar[bool] = True
 
     @abstractmethod
     def removed_kv_heads(self, budget: Budget) -> list[int]:
-        """Attention units that leave, layer by layer."""
+        """Return the number of attention units to remove from each layer."""
 
-    def quotas(self, budget: Budget) -> list[Quota]:
-        """Units that each layer keeps: its neurons take the rest of its budget, to the nearest neuron (or block)."""
+    def quotas(self, budget: Budget) -> list[Pair[int]]:
+        """Return the numbers of units that each layer keeps.
+
+        What the removed attention units leave of a layer's budget is removed as neurons, to the nearest one (or block).
+        """
         pairs = list(zip(budget.layers, self.removed_kv_heads(budget), strict=True))
-        rests = [
-            budget.ratio * layer.total - n * layer.kv_head_price - self.rest_parameters(layer) for layer, n in pairs
+        parameters = [
+            budget.ratio * (layer.attention.total + layer.mlp.total)
+            - n * layer.attention.price
+            - self.rest_parameters(layer)
+            for layer, n in pairs
         ]
-        rests = [rest / (layer.neuron_price * self.block) for rest, (layer, _) in zip(rests, pairs, strict=True)]
-        limits, prices = map(self.spare_blocks, budget.layers), (layer.neuron_price for layer in budget.layers)
-        blocks = _payable(rests, list(limits), list(prices))
+        targets = [p / (layer.mlp.price * self.block) for p, (layer, _) in zip(parameters, pairs, strict=True)]
+        limits, prices = map(self.spare_blocks, budget.layers), (layer.mlp.price for layer in budget.layers)
+        blocks = _round_within_limits(targets, list(limits), list(prices))
         return [
-            Quota(layer.kv_heads - n, (layer.neurons // self.block - m) * self.block, layer.experts)
+            Pair(layer.attention.count - n, (layer.mlp.count // self.block - m) * self.block)
             for (layer, n), m in zip(pairs, blocks, strict=True)
         ]
 
-    def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
-        return keep_quotas(scores, self.quotas(budget))
+    def allocate(self, scores: Scores, budget: Budget, measure: Measure | None = None) -> PruningPlan:
+        """Return the plans of all layers, each decided by its own scores."""
+        return PruningPlan(tuple(self.allocate_layer(i, layer, budget) for i, layer in enumerate(scores.layers)))
+
+    def allocate_layer(self, index: int, scores: Pair[Tensor], budget: Budget) -> LayerPlan:
+        """Return the highest-scored units of a layer, as many as its quota. Attention scores are sums over channels."""
+        quota, experts = self.quotas(budget)[index], budget.layers[index].mlp.experts
+        return LayerPlan(highest(scores.attention.sum(dim=1), quota.attention), highest(scores.mlp, quota.mlp, experts))
 
 
-def keep_quotas(scores: Scores, quotas: list[Quota]) -> PruningPlan:
-    """Keep each layer's highest units; an attention unit scores the sum over its channels."""
-    triples = zip(scores.kv_heads, scores.neurons, quotas, strict=True)
-    return PruningPlan(
-        tuple(
-            LayerPlan(highest(score_GC.sum(dim=1), quota.kv_heads), highest(score_I, quota.neurons, quota.experts))
-            for score_GC, score_I, quota in triples
-        )
-    )
+def _round_within_limits(targets: list[float], limits: list[int], prices: list[int]) -> list[int]:
+    """Round the number of blocks to remove from each layer to a whole number from 0 to the layer's limit.
 
-
-def _payable(rests: list[float], limits: list[int], prices: list[int]) -> list[int]:
-    """Round the rests; what a layer cannot pay (more than its limit, less than nothing), the others share by price."""
-    paid = [min(max(rest, 0.0), limit) for rest, limit in zip(rests, limits, strict=True)]
-    for _ in rests:  # every round settles the difference or exhausts one more layer
-        owed = sum((rest - now) * price for rest, now, price in zip(rests, paid, prices, strict=True))
-        free = [i for i, limit in enumerate(limits) if (paid[i] < limit if owed > 0 else paid[i] > 0)]
-        if not free or abs(owed) < 0.5 * min(prices):
+    Where a target is outside these limits, the other layers share the difference, in equal numbers of parameters.
+    """
+    counts = [min(max(target, 0.0), limit) for target, limit in zip(targets, limits, strict=True)]
+    for _ in targets:  # each pass either removes the difference or brings one more layer to its limit
+        missing = sum((target - now) * price for target, now, price in zip(targets, counts, prices, strict=True))
+        free = [i for i, limit in enumerate(limits) if (counts[i] < limit if missing > 0 else counts[i] > 0)]
+        if not free or abs(missing) < 0.5 * min(prices):
             break
         for i in free:
-            paid[i] = min(max(paid[i] + owed / len(free) / prices[i], 0.0), limits[i])
-    return [round(amount) for amount in paid]
+            counts[i] = min(max(counts[i] + missing / len(free) / prices[i], 0.0), limits[i])
+    return [round(count) for count in counts]
 
 
 @dataclass(frozen=True)
@@ -73,18 +77,19 @@ class ULUM(UniformLayers):
     """UL-UM: the same ratio in every layer, for attention and MLP alike (attention to the nearest unit)."""
 
     def removed_kv_heads(self, budget: Budget) -> list[int]:
+        """Return the number of attention units nearest to ratio · G for each layer."""
         return [self._nearest_heads(layer, budget.ratio) for layer in budget.layers]
 
-    def _nearest_heads(self, layer: LayerPrices, ratio: float) -> int:
-        """The count nearest to ratio · G that leaves a rest which the neurons of the layer can pay, or nearly can."""
+    def _nearest_heads(self, layer: Pair[Units], ratio: float) -> int:
+        """Return the count nearest to ratio · G with which the neurons can meet the layer's budget, or come nearest."""
         least, most = self.rest_parameters(layer), self.spare_parameters(layer)
 
-        def unpaid(n: int) -> float:
-            rest = ratio * layer.total - n * layer.kv_head_price
+        def deviation(n: int) -> float:
+            rest = ratio * (layer.attention.total + layer.mlp.total) - n * layer.attention.price
             return max(least - rest, rest - most, 0)
 
         counts = range(self.spare_heads(layer) + 1)
-        return min(counts, key=lambda n: (unpaid(n), abs(n - ratio * layer.kv_heads), n))
+        return min(counts, key=lambda n: (deviation(n), abs(n - ratio * layer.attention.count), n))
 
 
 @dataclass(frozen=True)
@@ -92,5 +97,6 @@ class ULMM(UniformLayers, ManualHeads):
     """UL-MM: `remove_heads` spread evenly over the layers, the rest of each layer's budget from its neurons."""
 
     def removed_kv_heads(self, budget: Budget) -> list[int]:
+        """Return the number of attention units to remove from each layer; the numbers differ by at most one."""
         units, layers = self.units_to_remove(budget), len(budget.layers)
         return [(i + 1) * units // layers - i * units // layers for i in range(layers)]

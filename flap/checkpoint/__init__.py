@@ -1,4 +1,4 @@
-"""Checkpoints that stock tools load.
+"""Checkpoints that other tools can load without this package.
 
-Nothing is imported here: `register` runs while transformers is being imported, when the other stages are not ready.
+Nothing is imported here: `register` runs while transformers is being imported, when other rooms cannot be imported.
 """

@@ -1,7 +1,7 @@
-"""Pruned models whose layers differ in width. This file travels with the weights and needs transformers alone.
+"""Pruned models whose layers differ in width. It is saved with the weights; needs transformers and torch.
 
 The config is the base architecture's, plus `head_dim` and `per_layer_config`: for each layer its number of heads and
-neurons, and whether its two output projections have a bias. Keys left out are as in the dense model.
+neurons, and whether its two output projections have a bias. Keys that are absent are as in the dense model.
 Written by flap (flap-pruning); the method is FLAP, An et al., AAAI 2024.
 """
 
@@ -9,7 +9,7 @@ import torch
 import transformers
 from torch import nn
 
-# In a layer of each architecture: the output projections of its attention and of its MLP.
+# The output projections of attention and MLP in a layer of each architecture.
 USUAL = ("self_attn.o_proj", "mlp.down_proj")
 ARCHITECTURES = {
     "Llama": USUAL,
@@ -28,24 +28,25 @@ ARCHITECTURES = {
     "Mixtral": USUAL,
     "Qwen3Moe": USUAL,
 }
-GROUPED = 8  # neurons: the kernel for all experts at once takes multiples of it in every precision
-SQUARE = ("OPT", "GPTNeoX")  # their attention is as wide as the hidden size, whatever `head_dim` says
+KERNEL_MULTIPLE = 8  # the grouped kernel takes experts whose number of neurons is a multiple of it, in any dtype
+SQUARE = ("OPT", "GPTNeoX")  # their attention has the hidden size as its width; they do not use `head_dim`
 AUTO_CLASSES = {"AutoConfig": "Config", "AutoModel": "Model", "AutoModelForCausalLM": "ForCausalLM"}
 
 
 class PrunedConfigMixin:
-    """A config whose global widths are the dense model's and may be read beside the layers' own."""
+    """A config with widths for each layer. Its global widths are the dense model's and may still be read."""
 
-    attention_output_bias = None  # None: as the base architecture has it
+    attention_output_bias = None  # None: as in the base architecture
     mlp_output_bias = None
 
     @property
     def allow_global_per_layer_attribute_access(self):
+        """True: transformers may read the global widths."""
         return True
 
 
 class PrunedModelMixin:
-    """Builds the dense architecture (on the meta device when loading), then each layer anew at its own widths."""
+    """A model that builds the dense architecture (on meta when loading), then each layer again with its own widths."""
 
     def __init__(self, config, *args, **kwargs):
         widths = config.to_dict().get("per_layer_config")
@@ -60,43 +61,46 @@ class PrunedModelMixin:
 
 
 class BiasedExpertsMixin:
-    """Adds to a token's output the biases of its experts, weighted by the router, whatever kernel runs the experts."""
+    """Experts with output biases, which are added to their output, weighted by the router; any kernel can be used."""
 
     def forward(self, hidden_states, top_k_index, top_k_weights):
+        """Run the experts and add the biases of the chosen ones."""
         output = super().forward(hidden_states, top_k_index, top_k_weights)
         bias = (top_k_weights[..., None] * self.down_proj_bias[top_k_index]).sum(1)
         return output + bias.to(output.dtype)
 
 
 def decoder_layers(model):
+    """Return the decoder layers of a model."""
     base = model.base_model
     return getattr(base, "decoder", base).layers  # OPT has a decoder inside the decoder
 
 
 def share_config(model):
-    """Give the modules of each layer the model's config, read through the layer's own widths."""
+    """Give the modules of each layer the model's config with the widths of that layer."""
     for i, layer in enumerate(decoder_layers(model)):
         for module in layer.modules():
             if hasattr(module, "config"):
                 module.config = LayerConfig(model.config, i)
-                if getattr(module, "intermediate_dim", 0) % GROUPED:
+                if getattr(module, "intermediate_dim", 0) % KERNEL_MULTIPLE:
                     module.config._experts_implementation = "eager"
 
 
 class LayerConfig:
-    """A layer's own widths, and for all else the model's config as it is now: the attention kernel can be changed."""
+    """The config of a layer: its own widths, all else from the model's config, also what is changed there later."""
 
     def __init__(self, config, layer):
         own = config.per_layer_config[layer]
         vars(self).update({name: getattr(own, name) for name in config.per_layer_attributes or ()}, _shared=config)
 
     def __getattr__(self, name):
-        if name.startswith("__"):  # asked by copy, before there is anything
+        if name.startswith("__"):  # copy asks before `_shared` is set
             raise AttributeError(name)
         return getattr(self._shared, name)
 
 
 def _build(layer_class, layer_config, i, architecture):
+    """Build layer i with its own widths and biases."""
     attention_output, mlp_output = ARCHITECTURES[architecture]
     if architecture in SQUARE:
         layer = _build_square(layer_class, layer_config, i, *attention_output.split("."))
@@ -113,7 +117,7 @@ def _build(layer_class, layer_config, i, architecture):
 
 
 def _build_square(layer_class, config, i, attention, output):
-    """The attention for a hidden size of heads × head_dim, then its projections between that and the true one."""
+    """Build a layer of a SQUARE architecture: attention of width heads × head_dim between two of the hidden size."""
     heads, hidden_size = config.num_attention_heads, config.hidden_size
     config.num_attention_heads = hidden_size // config.head_dim
     layer = layer_class(config, i)
@@ -127,6 +131,7 @@ def _build_square(layer_class, config, i, attention, output):
 
 
 def _match_bias(layer, path, bias):
+    """Replace the Linear at `path` if it must have a bias and has none, or the reverse."""
     linear, (parent, _, name) = layer.get_submodule(path), path.rpartition(".")
     if bias is not None and (linear.bias is not None) != bias:
         new = nn.Linear(linear.in_features, linear.out_features, bias=bias)
@@ -134,7 +139,7 @@ def _match_bias(layer, path, bias):
 
 
 def _classes(architecture):
-    """Config, decoder and causal LM of one architecture, under the names that `auto_map` gives to the Auto classes."""
+    """Make config, decoder and causal LM classes of an architecture, with the names that `auto_map` refers to."""
     classes = {}
     for auto_class, kind in AUTO_CLASSES.items():
         text = "Text" if architecture == "Gemma3" and kind != "ForCausalLM" else ""
@@ -146,7 +151,7 @@ def _classes(architecture):
             extra = {"config_class": classes["Config"], "architecture": architecture}
         names = _here | {"_auto_class": auto_class} | extra
         classes[kind] = type(f"Flap{architecture}{kind}", (mixin, base), names)
-    return {one.__name__: one for one in classes.values()}
+    return {cls.__name__: cls for cls in classes.values()}
 
 
 _here = {"__module__": __name__}

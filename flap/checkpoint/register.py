@@ -1,4 +1,4 @@
-"""Make the pruned architectures known to transformers' Auto classes."""
+"""Registration of the pruned architectures with transformers' Auto classes."""
 
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
@@ -6,7 +6,7 @@ from flap.checkpoint import modeling_flap
 
 
 def register() -> None:
-    """Tell transformers' Auto classes of the pruned architectures: no `trust_remote_code` where flap is installed."""
+    """Register the pruned architectures with transformers' Auto classes, which then need no `trust_remote_code`."""
     for architecture in modeling_flap.ARCHITECTURES:
         config, model, causal = (
             getattr(modeling_flap, f"Flap{architecture}{kind}") for kind in modeling_flap.AUTO_CLASSES.values()

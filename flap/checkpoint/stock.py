@@ -1,4 +1,4 @@
-"""The stock form: where all layers have one width, the base architecture holds the model, with no code of ours."""
+"""The stock form: a model whose layers have equal widths can be saved as its base architecture, without our code."""
 
 from collections.abc import Iterator
 from itertools import combinations
@@ -9,31 +9,32 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from flap.models import ModelAdapter, at_hand
-from flap.models.experts import GROUPED, experts_fit_kernel
+from flap.models import ModelAdapter, PlacedModel
+from flap.models.experts import KERNEL_MULTIPLE, experts_fit_kernel
 
-BIAS_FLAGS = ("attention_bias", "mlp_bias", "use_bias", "enable_bias")  # config keys that give Linears a bias
+BIAS_FLAGS = ("attention_bias", "mlp_bias", "use_bias", "enable_bias")  # config keys that add biases to Linears
 
 
 def stock_class(cls: type) -> Any:
-    """The class of transformers that this one is, or was made from."""
-    return next(one for one in cls.__mro__ if one.__module__.startswith("transformers."))
+    """Return the class of transformers that this class is, or derives from."""
+    return next(base for base in cls.__mro__ if base.__module__.startswith("transformers."))
 
 
 def stock_config(adapter: ModelAdapter, shared: dict[str, Any]) -> PreTrainedConfig:
-    """A config of the base architecture with a place for every tensor of the model; `shared`: all but the widths.
+    """Return a config of the base architecture that has a place for every tensor of the model.
 
-    As few bias flags are set as that takes. A flag may stand for more biases than there are: `fill_biases`.
+    shared: all config values but the widths. As few bias flags as possible are set. A flag may add biases that the
+    model does not have; `fill_biases` adds those.
 
     Raises:
-        ValueError: there is none; says why.
+        ValueError: there is no such config; says why.
     """
     widths: dict[str, int] = {}
     for i in range(len(adapter.layers)):
         if any(widths.setdefault(name, width) != width for name, width in adapter.widths(i).items()):
             raise ValueError("layers differ in width")
         if not experts_fit_kernel(adapter.mlp(i)):
-            raise ValueError(f"experts whose width is no multiple of {GROUPED} need another kernel")
+            raise ValueError(f"experts whose width is no multiple of {KERNEL_MULTIPLE} need another kernel")
     problem = ""
     for flags in _subsets([name for name in BIAS_FLAGS if name in shared]):
         try:
@@ -45,24 +46,29 @@ def stock_config(adapter: ModelAdapter, shared: dict[str, Any]) -> PreTrainedCon
     raise ValueError(problem)
 
 
-def fill_biases(model: PreTrainedModel, config: PreTrainedConfig) -> list[str]:
-    """Give the model, as zeros, the biases that it has under `config` and lacks; returns their names."""
-    missing = sorted(_shapes(_on_meta(model, config)).keys() - _shapes(model).keys())
-    for name in missing:
-        linear = cast(nn.Linear, model.get_submodule(name.removesuffix(".bias")))
-        with at_hand(linear):
-            zeros = linear.weight.new_zeros(linear.out_features)
-            linear.bias = nn.Parameter(zeros, requires_grad=linear.weight.requires_grad)
-    return missing
+def fill_biases(placed: PlacedModel, config: PreTrainedConfig) -> None:
+    """Add the biases, as zeros, that the decoder layers need under `config` and do not have."""
+    missing = _shapes(_on_meta(placed.model, config)).keys() - _shapes(placed.model).keys()
+    names = {module: name for name, module in placed.model.named_modules()}
+    for i, layer in enumerate(placed.layers):
+        prefix = f"{names[layer]}."
+        biases = sorted(name.removeprefix(prefix) for name in missing if name.startswith(prefix))
+        if biases:
+            with placed.layer(i):
+                for name in biases:
+                    linear = cast(nn.Linear, layer.get_submodule(name.removesuffix(".bias")))
+                    zeros = linear.weight.new_zeros(linear.out_features)
+                    linear.bias = nn.Parameter(zeros, requires_grad=linear.weight.requires_grad)
 
 
 def _subsets(flags: list[str]) -> Iterator[tuple[str, ...]]:
-    """All subsets, the smallest first."""
+    """Yield all subsets, the smallest first."""
     for size in range(len(flags) + 1):
         yield from combinations(flags, size)
 
 
 def _check_place(model: PreTrainedModel, config: PreTrainedConfig) -> None:
+    """Raise a ValueError if a tensor of the model has no place, or another shape, under this config."""
     places = _shapes(_on_meta(model, config))
     for name, shape in _shapes(model).items():
         if places.get(name) != shape:

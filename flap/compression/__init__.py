@@ -1,15 +1,14 @@
-"""Take the units out, and let the output projections absorb what they did."""
+"""Compression: removing units from the layers, with compensation in the output projections."""
 
 from flap.compression.apply import CompressLayer, compress
-from flap.compression.compensation import BiasCompensation, Compensation, NoCompensation, Repair
-from flap.compression.correction import Correction
-from flap.compression.divergence import Divergence, Stack
+from flap.compression.compensation import BiasCompensation, Compensation, FitReport, NoCompensation
+from flap.compression.divergence import Divergence
 from flap.compression.linear import LinearCompensation
-from flap.compression.mask import mask_layer
-from flap.compression.propagate import propagate
-from flap.compression.prune import prune_layer
+from flap.compression.masking import mask_layer
+from flap.compression.sequence import prune_in_sequence
+from flap.compression.slicing import slice_layer
 
 __all__ = [
-    "BiasCompensation", "Compensation", "CompressLayer", "Correction", "Divergence", "LinearCompensation",
-    "NoCompensation", "Repair", "Stack", "compress", "mask_layer", "propagate", "prune_layer",
+    "BiasCompensation", "Compensation", "CompressLayer", "Divergence", "FitReport", "LinearCompensation",
+    "NoCompensation", "compress", "mask_layer", "prune_in_sequence", "slice_layer",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Apply a plan, layer by layer. Slicing and masking share all but the last step, so that they compute the same.
+"""Applying a plan, layer by layer. Slicing and masking differ only in the last step, so their results agree.
 
 Legend: O, I output and input channels of the output projection · K kept, P pruned channels · U units.
 """
@@ -13,26 +13,26 @@ from torch import Tensor, nn
 
 from flap.allocation import LayerPlan, PruningPlan
 from flap.calibration import LayerStatistics, Statistics
-from flap.compression.compensation import Compensation, Fit, Repair
-from flap.models import Block, ModelAdapter, at_hand
+from flap.compression.compensation import Compensation, Fit, FitReport
+from flap.models import Block, ModelAdapter, Pair
 
 
 @dataclass(frozen=True)
 class Change:
-    """What becomes of a block that loses units: its output projection's new weight and bias, in the model's dtype."""
+    """The change of a block: its kept and pruned units, and the new output projection, in the model's dtype."""
 
     block: Block
     kept_U: Tensor
     pruned_U: Tensor
     weight_OK: Tensor
     bias_O: Tensor | None
-    repair: Repair | None
+    report: FitReport | None
 
 
 class CompressLayer(Protocol):
-    """`prune_layer` or `mask_layer`: change one layer in place; a block that keeps all units is not touched.
+    """A function that changes one layer, which must be present: `slice_layer` or `mask_layer`.
 
-    Returns what linear fits report, by the block's name.
+    A block that keeps all its units is not changed. Returns the fit reports by the name of the block.
     """
 
     def __call__(
@@ -42,26 +42,29 @@ class CompressLayer(Protocol):
         plan: LayerPlan,
         compensation: Compensation,
         statistics: LayerStatistics | None,
-    ) -> dict[str, Repair]: ...
+    ) -> dict[str, FitReport]: ...
 
 
 def compress(
     adapter: ModelAdapter,
     plan: PruningPlan,
     compensation: Compensation,
-    statistics: Iterable[LayerStatistics | None],
+    statistics: Iterable[tuple[int, LayerStatistics | None]],
     compress_layer: CompressLayer,
-) -> dict[str, Repair]:
-    """Apply a plan to every layer, in place; returns what linear fits report, by the block's name."""
-    repairs: dict[str, Repair] = {}
-    known = iter(statistics)  # a zip would hold a layer's covariances while the next one's are read
-    for i, layer in enumerate(plan.layers):
-        repairs |= compress_layer(adapter, i, layer, compensation, next(known))
-    return repairs
+) -> dict[str, FitReport]:
+    """Apply a plan to every layer. Each layer must be present while `statistics` yields its statistics.
+
+    Returns the fit reports by the name of the block.
+    """
+    reports: dict[str, FitReport] = {}
+    for i, observed in statistics:
+        reports |= compress_layer(adapter, i, plan.layers[i], compensation, observed)
+        del observed  # with its covariances, before the next layer's are collected
+    return reports
 
 
 def compress_layer_by(write: Callable[[Change], None]) -> CompressLayer:
-    """The function that changes a layer by writing each of its changes into the model."""
+    """Return a function that changes a layer. write: how the change of a block is written into the model."""
 
     def compress_layer(
         adapter: ModelAdapter,
@@ -69,40 +72,37 @@ def compress_layer_by(write: Callable[[Change], None]) -> CompressLayer:
         plan: LayerPlan,
         compensation: Compensation,
         statistics: LayerStatistics | None,
-    ) -> dict[str, Repair]:
-        repairs: dict[str, Repair] = {}
-        attention, mlp = adapter.blocks(layer)
-        parts = (
-            (attention, plan.kv_heads, statistics.attention if statistics else None),
-            (mlp, plan.neurons, statistics.mlp if statistics else None),
-        )
-        with at_hand(adapter.layers[layer]):
-            for block, kept, known in parts:
-                if len(kept) < block.num_units:
-                    change = _change(block, torch.tensor(kept), compensation, known)
-                    write(change)
-                    if change.repair is not None:
-                        repairs[block.name] = change.repair
+    ) -> dict[str, FitReport]:
+        reports: dict[str, FitReport] = {}
+        by_block: Pair[Statistics] | tuple[None, None] = statistics.blocks if statistics else (None, None)
+        for block, kept, observed in zip(adapter.blocks(layer), plan, by_block, strict=True):
+            if len(kept) < block.num_units:
+                change = _change(block, torch.tensor(kept), compensation, observed)
+                write(change)
+                reports |= {} if change.report is None else {block.name: change.report}
         adapter.refresh(layer)
-        return repairs
+        return reports
 
     return compress_layer
 
 
 @torch.no_grad()
 def _change(block: Block, kept_U: Tensor, compensation: Compensation, statistics: Statistics | None) -> Change:
+    """Return the change of a block that keeps these units."""
     pruned_U = torch.tensor(sorted(set(range(block.num_units)) - set(kept_U.tolist())))
     output, device = block.output, block.output.weight.device
-    known = statistics and statistics.to(device)
+    observed = statistics and statistics.to(device)
     kept, pruned = channels(block, kept_U).to(device), channels(block, pruned_U).to(device)
-    fit_it = compensation.fit if block.num_experts == 1 else partial(_fit_each_expert, compensation, block.num_experts)
-    fit = fit_it(output.weight.float(), known, kept, pruned)
+    fit_block = (
+        partial(_fit_each_expert, compensation, block.num_experts) if block.num_experts > 1 else compensation.fit
+    )
+    fit = fit_block(output.weight.float(), observed, kept, pruned)
     bias_O: Tensor | None = output.bias
     if fit.bias_O is not None:
         bias_O = fit.bias_O if bias_O is None else bias_O.float() + fit.bias_O
     dtype = output.weight.dtype
     bias_O = None if bias_O is None else bias_O.to(dtype)
-    return Change(block, kept_U, pruned_U, fit.weight_OK.to(dtype), bias_O, fit.repair)
+    return Change(block, kept_U, pruned_U, fit.weight_OK.to(dtype), bias_O, fit.report)
 
 
 def _fit_each_expert(
@@ -113,11 +113,11 @@ def _fit_each_expert(
     kept_K: Tensor,
     pruned_P: Tensor,
 ) -> Fit:
-    """Each expert's fit on its own channels and tokens, side by side; the bias is bias_EO."""
+    """Return the fits of all experts, each on its own channels and tokens, concatenated; the bias is bias_EO."""
     first_E = torch.arange(experts, device=kept_K.device)[:, None] * (weight_OI.shape[1] // experts)
     fits = [
-        compensation.fit(*of_one)
-        for of_one in zip(
+        compensation.fit(*arguments)
+        for arguments in zip(
             weight_OI.chunk(experts, dim=1),
             statistics.of_experts(experts) if statistics else [None] * experts,
             kept_K.reshape(experts, -1) - first_E,
@@ -130,12 +130,12 @@ def _fit_each_expert(
 
 
 def channels(block: Block, units_U: Tensor) -> Tensor:
-    """Input channels of the output projection that belong to these units, ascending."""
+    """Return the input channels of the output projection that belong to these units, ascending."""
     return block.columns_UC[units_U].flatten().sort().values
 
 
 def assign(linear: Any, weight: Tensor, bias: Tensor | None) -> None:
-    """Give a Linear, or what looks like one, new tensors and the widths that go with them."""
+    """Replace the tensors of a Linear, or of an object like one (experts.py), and update its widths."""
     if not isinstance(linear, nn.Linear):
         linear.assign(weight, bias)
         return
@@ -147,5 +147,5 @@ def assign(linear: Any, weight: Tensor, bias: Tensor | None) -> None:
 
 
 def set_weight(module: nn.Module, weight: Tensor) -> None:
-    """Give a module a new weight; it is trained where the old one was."""
+    """Replace the weight of a module; the new one is trainable if the old one was."""
     module.weight = nn.Parameter(weight.contiguous(), requires_grad=cast(Tensor, module.weight).requires_grad)

@@ -1,123 +1,166 @@
-"""How far a pruned model's predictions stray from the dense ones: what structure=search decides by.
+"""The divergence of pruned models from the dense model in their predictions, which structure=search minimises.
 
-Legend: L layers · N windows · T tokens a window · D hidden size · V vocabulary.
+Legend: N windows · T tokens a window · D hidden size · V vocabulary.
 """
 
-import copy
 import math
-from collections.abc import Iterable, Iterator, Sequence
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
-from flap.allocation import LayerPlan, PruningPlan, Trial
-from flap.calibration import LayerStatistics
+from flap.allocation import LayerPlan, PruningPlan
+from flap.calibration import Calibration, LayerStatistics, split_windows
 from flap.compression.compensation import Compensation
-from flap.compression.prune import prune_layer
-from flap.models import ModelAdapter
-from flap.models.layerwise import enter, leave
+from flap.compression.slicing import slice_layer
+from flap.models import PlacedModel, Stream, Walk
+from flap.models.forward import leave
 
 
 @dataclass(frozen=True)
-class Stack:
-    """Layers in a row, hidden_NTD in front of each, and the divergence of what they predict, in nats a token."""
-
-    layers: Sequence[nn.Module]
-    hidden: Sequence[Tensor]
-    nats: float
-
-
 class Divergence:
-    """KL(dense ‖ pruned) of the next-token distributions, in nats a token; the model itself stays as it is.
+    """KL(dense ‖ pruned) of the next-token distributions, in nats a token, for several plans in one walk.
 
-    The hidden states in front of every layer and the dense probabilities stay in memory: N · T · (L · D + V)
-    numbers. Only a layer that is tried and those behind it run again.
+    Plans share a stream of hidden states as long as their layers are equal. Where their plans of a layer differ, the
+    stream forks. Each layer is read once and pruned once for each different plan of it, in a copy. The windows are the
+    first ones of those that are held out from the fits.
     """
 
-    def __init__(self, adapter: ModelAdapter, tokens_NT: Tensor) -> None:
-        self.adapter, self.tokens_NT = adapter, tokens_NT.to(adapter.decoder.device)
-        self._first_NTD, self._calls = enter(adapter, self.tokens_NT)
-        dense = list(adapter.layers)
-        hidden = [self._first_NTD, *self._run(dense, 0, self._first_NTD)]
-        log_probabilities_NTV = log_softmax(self._logits(hidden.pop()), dim=-1)
-        self._dense_NTV = log_probabilities_NTV.exp()
-        self._entropy = -_dot(self._dense_NTV, log_probabilities_NTV)
-        self.dense = Stack(dense, hidden, 0.0)
+    calibration: Calibration
+    compensation: Compensation
+    folder: Path | None = None  # an interrupted walk resumes from it; deleted at the end
 
-    def stack(
-        self, plan: PruningPlan, compensation: Compensation, statistics: Iterable[LayerStatistics | None]
-    ) -> Stack:
-        """The whole model pruned by this plan. Raises: ValueError: the predictions are not finite."""
-        known = iter(statistics)  # a zip would hold a layer's covariances while the next one's are read
-        layers = [self._pruned(i, layer, compensation, next(known)) for i, layer in enumerate(plan.layers)]
-        hidden = [self._first_NTD, *self._run(layers, 0, self._first_NTD)]
-        return Stack(layers, hidden, self._nats(hidden.pop(), "of the whole plan"))
+    def __call__(self, plans: Sequence[PruningPlan], num_tokens: int) -> list[float]:
+        """Return the divergence of each plan, measured on `num_tokens` tokens, rounded up to whole windows.
 
-    def of_each(
+        Raises:
+            ValueError: predictions are not finite.
+        """
+        model, tokens_NT = self.calibration.model, self._windows(num_tokens)
+        walk = Walk(model, "search, layer by layer", self.folder)
+        plans = [dense_plan(model), *plans]
+        stream_ids = _stream_ids(plans, walk.layers_done)
+        streams = {0: walk.enter("0", [tokens_NT])}
+        streams |= {k: walk.restored(str(k), streams[0]) for k in set(stream_ids) - {0}}
+        for i, observed in self.calibration.along(walk, self.compensation.needs_covariance):
+            streams, stream_ids = self._advance(i, plans, observed, streams, stream_ids)
+            del observed  # with its covariances, before the next layer's are collected
+            for name in set(walk.streams) - {"fitting", "held out"}:
+                del walk.streams[name]
+            walk.streams |= {str(k): stream for k, stream in streams.items()}
+        nats = self._nats(model, tokens_NT, [streams[k].batches[0] for k in stream_ids])
+        if self.folder is not None:
+            shutil.rmtree(self.folder)  # the hidden states of all plans
+        return nats
+
+    def _windows(self, num_tokens: int) -> Tensor:
+        assert self.calibration.tokens_NT is not None
+        _, held_out_NT = split_windows(self.calibration.tokens_NT)
+        return held_out_NT[: math.ceil(num_tokens / held_out_NT.shape[1])]
+
+    def _advance(
         self,
-        layer: int,
-        trials: Sequence[Trial],
-        compensation: Compensation,
-        known: LayerStatistics | None,
-        within: Stack | None = None,
-    ) -> list[float]:
-        """The divergences when this layer is as each trial says, and the others are dense, or as `within` has them."""
-        return [self.of(layer, trial, compensation, known, within) for trial in trials]
+        i: int,
+        plans: Sequence[PruningPlan],
+        observed: LayerStatistics | None,
+        streams: dict[int, Stream],
+        stream_ids: list[int],
+    ) -> tuple[dict[int, Stream], list[int]]:
+        """Run layer i, pruned as each plan says, over all streams; return the new streams and each plan's stream id."""
+        next_ids = _next_stream_ids(plans, i, stream_ids)
+        forks: dict[LayerPlan, set[tuple[int, int]]] = defaultdict(set)
+        for plan, before, after in zip(plans, stream_ids, next_ids, strict=True):
+            forks[plan.layers[i]].add((before, after))
+        advanced: dict[int, Stream] = {}
+        for layer_plan, pairs in forks.items():
+            with pruned(self.calibration.model, i, layer_plan, self.compensation, observed) as layer:
+                for before, after in sorted(pairs):
+                    advanced[after] = streams[before].fork()
+                    advanced[after].advance(i, layer)
+        return advanced, next_ids
 
-    def of(
-        self,
-        layer: int,
-        trial: Trial,
-        compensation: Compensation,
-        known: LayerStatistics | None,
-        within: Stack | None = None,
-    ) -> float:
-        """The divergence of one trial, as in `of_each`. Raises: ValueError: the predictions are not finite."""
-        others = within or self.dense
-        tried = [*others.layers[:layer], self._pruned(layer, trial.plan, compensation, known)]
-        *_, last_NTD = self._run([*tried, *others.layers[layer + 1 :]], layer, others.hidden[layer])
-        return self._nats(last_NTD, f"without {trial.removed} units of layer {layer} {trial.block}")
+    @torch.no_grad()
+    def _nats(self, model: PlacedModel, tokens_NT: Tensor, hidden: Sequence[Tensor]) -> list[float]:
+        """Return Σ p (log p - log q), averaged over tokens, for each plan.
 
-    def _pruned(
-        self, layer: int, plan: LayerPlan, compensation: Compensation, known: LayerStatistics | None
-    ) -> nn.Module:
-        """A copy of the dense layer, pruned; the adapter speaks of it while it stands in the other's place."""
-        layers = self.adapter.layers
-        whole = layers[layer]
-        layers[layer] = copy.deepcopy(whole)
-        try:
-            prune_layer(self.adapter, layer, plan, compensation, known)
-            return layers[layer]
-        finally:
-            layers[layer] = whole
-
-    def _run(self, layers: Sequence[nn.Module], first: int, hidden_NTD: Tensor) -> Iterator[Tensor]:
-        """What each layer from `first` on puts out."""
-        for layer, call in zip(layers[first:], self._calls[first:], strict=True):
-            hidden_NTD = call(layer, hidden_NTD)
-            yield hidden_NTD
-
-    def _nats(self, last_NTD: Tensor, which: str) -> float:
-        """Σ p (log p - log q) over all tokens, with log q = logits - logsumexp: half the passes over N · T · V."""
-        logits_NTV = self._logits(last_NTD)
-        cross_entropy = logits_NTV.logsumexp(dim=-1).double().sum().item() - _dot(self._dense_NTV, logits_NTV)
-        total = cross_entropy - self._entropy
-        if not math.isfinite(total):
+        hidden: the outputs of the last layer, first of the dense model, then of each plan.
+        With log q = logits - logsumexp this takes half the passes over the N · T · V logits.
+        """
+        with model.ends():
+            log_probabilities_NTV = log_softmax(_logits(model, tokens_NT, hidden[0]), dim=-1)
+            dense_NTV = log_probabilities_NTV.exp()
+            entropy = -_dot(dense_NTV, log_probabilities_NTV)
+            del log_probabilities_NTV
+            cross_entropies = [
+                _cross_entropy(dense_NTV, _logits(model, tokens_NT, hidden_NTD)) for hidden_NTD in hidden[1:]
+            ]
+        if not all(map(math.isfinite, [entropy, *cross_entropies])):
             raise ValueError(
-                f"structure=search: the predictions {which} are not finite; try model.dtype=float32 or bfloat16, or "
-                "check the weights"
+                "structure=search: predictions of a pruned model are not finite; try model.dtype=float32 or bfloat16, "
+                "or check the weights"
             )
-        return max(0.0, total / self.tokens_NT.numel())  # rounding may take it below
+        return [max(0.0, (cross - entropy) / tokens_NT.numel()) for cross in cross_entropies]  # not below 0 by rounding
 
-    def _logits(self, hidden_NTD: Tensor) -> Tensor:
-        hidden_NTD = hidden_NTD.to(self.tokens_NT.device)
-        logits_NTV: Tensor = leave(self.adapter, self.adapter.model, self.tokens_NT, hidden_NTD).logits
-        return logits_NTV.float()
+
+def dense_plan(model: PlacedModel) -> PruningPlan:
+    """Return the plan that keeps every unit of a model."""
+    blocks = (model.adapter.blocks(i) for i in range(len(model.layers)))
+    return PruningPlan(tuple(LayerPlan(*(tuple(range(block.num_units)) for block in pair)) for pair in blocks))
+
+
+@contextmanager
+def pruned(
+    model: PlacedModel, i: int, plan: LayerPlan, compensation: Compensation, observed: LayerStatistics | None
+) -> Iterator[nn.Module]:
+    """Yield a pruned copy of layer i, which must be present; the layer itself if the plan keeps every unit."""
+    layers = model.layers
+    dense = layers[i]
+    if all(len(kept) == block.num_units for kept, block in zip(plan, model.adapter.blocks(i), strict=True)):
+        yield dense
+        return
+    layers[i] = model.copy_layer(i)  # the copy takes the place of the layer, so that the adapter finds it
+    try:
+        slice_layer(model.adapter, i, plan, compensation, observed)
+        copied = layers[i]
+    finally:
+        layers[i] = dense
+    yield copied
+
+
+def _stream_ids(plans: Sequence[PruningPlan], depth: int) -> list[int]:
+    """Return the stream id of each plan after `depth` layers: plans whose layers so far are equal share a stream."""
+    ids = [0] * len(plans)
+    for i in range(depth):
+        ids = _next_stream_ids(plans, i, ids)
+    return ids
+
+
+def _next_stream_ids(plans: Sequence[PruningPlan], i: int, ids: Sequence[int]) -> list[int]:
+    """Return the stream id of each plan after layer i, from those before it; numbered in the order of the plans."""
+    numbers: dict[tuple[int, LayerPlan], int] = {}
+    pairs = zip(ids, plans, strict=True)
+    return [numbers.setdefault((k, plan.layers[i]), len(numbers)) for k, plan in pairs]
+
+
+def _logits(model: PlacedModel, tokens_NT: Tensor, hidden_NTD: Tensor) -> Tensor:
+    """Return logits_NTV in float32 from the outputs of the last layer."""
+    tokens_NT, hidden_NTD = tokens_NT.to(model.device), hidden_NTD.to(model.device)
+    logits_NTV: Tensor = leave(model.adapter, model.model, tokens_NT, hidden_NTD).logits
+    return logits_NTV.float()
+
+
+def _cross_entropy(dense_NTV: Tensor, logits_NTV: Tensor) -> float:
+    """Return the cross-entropy of the logits under the dense probabilities, summed over all tokens."""
+    return logits_NTV.logsumexp(dim=-1).double().sum().item() - _dot(dense_NTV, logits_NTV)
 
 
 def _dot(left_NTV: Tensor, right_NTV: Tensor) -> float:
-    """Σ left · right, window by window, so that float32 sums stay short."""
+    """Return Σ left · right, window by window: shorter float32 sums lose less precision."""
     pairs = zip(left_NTV, right_NTV, strict=True)
     return math.fsum(torch.dot(left_TV.flatten(), right_TV.flatten()).item() for left_TV, right_TV in pairs)

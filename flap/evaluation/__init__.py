@@ -1,8 +1,8 @@
-"""What a model is worth, as named numbers."""
+"""Evaluate a model: each measurement gives named numbers."""
 
 from flap.evaluation.base import Comparison, Evaluator, Task
 from flap.evaluation.efficiency import Efficiency
-from flap.evaluation.perplexity import Perplexity, perplexity
-from flap.evaluation.suite import Suite, prepare
+from flap.evaluation.perplexity import Perplexity
+from flap.evaluation.suite import Suite, prepare_suite
 
-__all__ = ["Comparison", "Efficiency", "Evaluator", "Perplexity", "Suite", "Task", "perplexity", "prepare"]
+__all__ = ["Comparison", "Efficiency", "Evaluator", "Perplexity", "Suite", "Task", "prepare_suite"]

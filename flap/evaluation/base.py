@@ -1,4 +1,4 @@
-"""What an evaluator is: a list of named tasks, made before the model is loaded, so that bad input shows up early."""
+"""The base class of evaluators, whose tasks are made before the model is loaded, so that bad input fails early."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -7,34 +7,38 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from flap.calibration import Text
+from flap.data import Text
+from flap.models import PlacedModel
 
 Numbers = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Task:
-    """One measurement; `run` gives named numbers such as {"wikitext2/perplexity@2048": 5.68}."""
+    """A measurement of one model; `run` returns named numbers such as {"wikitext2/perplexity@2048": 5.68}."""
 
     name: str
-    run: Callable[[Any], Numbers]  # of a PreTrainedModel, or where it `streams`, of a StreamedModel too
-    identity: Mapping[str, Any] = field(default_factory=dict)  # all that the numbers depend on, besides the model
-    origin: str = ""  # where its data came from: goes into the report
-    text_sha256: str | None = None  # of the text it scores, to notice that the model was calibrated on it
-    streams: bool = False
-    shares_text_with: tuple[str, ...] = ()  # calibration texts that are made of the same documents
-    dataset: str = ""  # the name of the text it scores
+    run: Callable[[PlacedModel], Numbers]
+    identity: Mapping[str, Any] = field(default_factory=dict)  # everything the numbers depend on, except the model
+    origin: str = ""  # where its data came from, for the report
+    text_sha256: str | None = None  # of its text, to detect that the model was calibrated on it
+    needs_memory: bool = True  # whether the whole model must be in memory
+    shares_text_with: tuple[str, ...] = ()  # names of calibration texts that have the same documents
+    dataset: str = ""  # the name of its text
 
     def domain(self, calibration: Text) -> str:
-        """ "calibration": of the same data set, maybe another part of it, or of the same documents. Else "other"."""
-        same = (self.dataset, self.origin) == (calibration.name, calibration.origin)  # files may share a name alone
-        alike = same or self.text_sha256 == calibration.sha256 or calibration.name in self.shares_text_with
-        return "calibration" if alike else "other"
+        """Return the domain of the task's text: "calibration" or "other".
+
+        It is "calibration" for the calibration text's data set (also another part of it) and for its documents.
+        """
+        same_dataset = (self.dataset, self.origin) == (calibration.name, calibration.origin)  # files may share names
+        same_text = self.text_sha256 == calibration.sha256 or calibration.name in self.shares_text_with
+        return "calibration" if same_dataset or same_text else "other"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A measurement of two models side by side, because what is timed at different times cannot be compared."""
+    """A measurement of two models side by side, because times measured at different moments are not comparable."""
 
     name: str
     run: Callable[[PreTrainedModel, PreTrainedModel], tuple[Numbers, Numbers]]  # (dense, pruned)
@@ -42,16 +46,26 @@ class Comparison:
 
 
 class Evaluator(ABC):
-    """A choice of the `eval` group."""
+    """The base class of the choices of the `eval` group."""
 
     @abstractmethod
     def prepare(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Task]:
-        """All measurements, with their data read and checked. Raises: ValueError: as its options say."""
+        """Read and check the data, and return the tasks.
+
+        max_length: the model's context length in tokens, or None if unlimited.
+
+        Raises:
+            ValueError: an option or the data is invalid.
+        """
 
     def comparisons(self, max_length: int | None) -> list[Comparison]:
-        """Measurements that need both models at once; none unless an evaluator says so."""
+        """Return the measurements that need both models at once; none by default.
+
+        Raises:
+            ValueError: an option is invalid.
+        """
         return []
 
     def summary(self, numbers: Mapping[str, float]) -> Numbers:
-        """Numbers made of the numbers of several tasks, such as an average; none unless an evaluator says so."""
+        """Return numbers that combine those of several tasks, such as an average; none by default."""
         return {}

@@ -1,6 +1,6 @@
-"""Perplexity over windows of fixed length.
+"""Perplexity over windows of a fixed length.
 
-Legend: N windows · T tokens a window · D hidden size · V vocabulary · P scored positions.
+Legend: N windows · T tokens in each window · D hidden size · V vocabulary · P scored positions.
 """
 
 import math
@@ -13,22 +13,22 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
 
-from flap.calibration import Text, evaluation_windows, read_text, tokens_sha256
+from flap.config import require
+from flap.console.progress import progress
+from flap.data import Text, evaluation_windows, read_text, tokens_sha256
 from flap.evaluation.base import Evaluator, Task
-from flap.models import AnyModel, adapter_of
-from flap.models.layerwise import final_hidden_states
-from flap.progress import progress
+from flap.models import PlacedModel
 
-# Logits in flight: a chunk of positions is scored at a time, whatever the vocabulary.
+# The size of the logits in memory: positions are scored in chunks of this size, whatever the vocabulary.
 LOGITS_BYTES = 2**28
 
 
 @dataclass(frozen=True)
 class Perplexity(Evaluator):
-    """exp(negative log-likelihood / scored tokens), lower is better; the number's name carries the window length.
+    """The perplexity of texts, exp(negative log-likelihood / scored tokens); lower is better.
 
-    datasets: names or local files. seq_len: tokens a window, or a list of such. max_tokens: how much of each text;
-    None = all of it.
+    datasets: names or local files. seq_len: tokens in each window, or a list of such; it is part of the number's name.
+    max_tokens: how much of each text is used; None = all of it.
     """
 
     datasets: list[str]
@@ -37,18 +37,23 @@ class Perplexity(Evaluator):
     batch_size: int = 8
 
     def __post_init__(self) -> None:
-        if not self.windows or not all(type(one) is int and one >= 2 for one in self.windows):
-            raise ValueError(f"eval.perplexity.seq_len={self.seq_len}: expected a whole number >= 2, or a list of such")
-        for name, least in (("max_tokens", max(self.windows)), ("batch_size", 1)):
+        valid = bool(self.windows) and all(type(length) is int and length >= 2 for length in self.windows)
+        require(valid, "eval.perplexity.seq_len", self.seq_len, "a whole number >= 2, or a list of such")
+        for name, minimum in (("max_tokens", max(self.windows)), ("batch_size", 1)):
             value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"eval.perplexity.{name}={value}: expected a whole number >= {least}")
+            require(value is None or value >= minimum, f"eval.perplexity.{name}", value, f"a whole number >= {minimum}")
 
     @property
     def windows(self) -> list[Any]:
+        """Return the window lengths, in tokens."""
         return list(self.seq_len) if isinstance(self.seq_len, list | tuple) else [self.seq_len]
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Task]:
+        """Read the texts and return one task for each text and window length.
+
+        Raises:
+            ValueError: a window is longer than the model's context, or a text cannot be read or is too short.
+        """
         if max_length is not None and (longest := max(self.windows)) > max_length:
             raise ValueError(f"eval.perplexity.seq_len={longest}: the model's context ends at {max_length}")
         texts = [read_text(dataset, "evaluation", "eval.perplexity.datasets") for dataset in self.datasets]
@@ -59,18 +64,21 @@ class Perplexity(Evaluator):
         name = f"{text.name}/perplexity@{seq_len}"
         run = partial(self._run, name=name, tokens_NT=tokens_NT)
         identity = {"tokens": tokens_sha256(tokens_NT)}
-        return Task(name, run, identity, text.origin, text.sha256, streams=True, dataset=text.name)
+        return Task(name, run, identity, text.origin, text.sha256, needs_memory=False, dataset=text.name)
 
-    def _run(self, model: AnyModel, name: str, tokens_NT: Tensor) -> dict[str, float]:
+    def _run(self, model: PlacedModel, name: str, tokens_NT: Tensor) -> dict[str, float]:
         return {name: perplexity(model, tokens_NT, self.batch_size)}
 
 
 @torch.no_grad()
-def perplexity(model: AnyModel, tokens_NT: Tensor, batch_size: int) -> float:
-    """exp of the mean negative log-likelihood over tokens 2 … T of each window; logits in float32."""
-    adapter, total = adapter_of(model), 0.0
+def perplexity(model: PlacedModel, tokens_NT: Tensor, batch_size: int) -> float:
+    """Return exp of the mean negative log-likelihood over tokens 2 … T of each window; lower is better.
+
+    Logits are float32. The result is infinite if the mean is above 700 nats, where exp would overflow.
+    """
+    adapter, total = model.adapter, 0.0
     batches_NT, chunk = tokens_NT.split(batch_size), chunk_size(int(adapter.model.config.vocab_size))
-    states = final_hidden_states(model, batches_NT)
+    states = model.hidden_states(batches_NT)
     for batch_NT in progress(batches_NT, "perplexity", Tensor.numel):
         batch_NT, hidden_NTD = batch_NT.to(model.device), next(states)
         hidden_PD, target_P = hidden_NTD[:, :-1].flatten(0, 1), batch_NT[:, 1:].flatten()
@@ -82,5 +90,5 @@ def perplexity(model: AnyModel, tokens_NT: Tensor, batch_size: int) -> float:
 
 
 def chunk_size(vocab_size: int) -> int:
-    """How many positions' logits in float32 fit into LOGITS_BYTES."""
+    """Return the number of positions whose float32 logits fit into LOGITS_BYTES."""
     return max(1, LOGITS_BYTES // (4 * vocab_size))

@@ -1,4 +1,4 @@
-"""All measurements of a run: prepared before the model is loaded, and kept after every task."""
+"""All measurements of a run: prepared before the model is loaded; results are saved after every task."""
 
 import json
 import logging
@@ -11,44 +11,43 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from flap.cache import Cache, Kind, as_json, digest
 from flap.evaluation.base import Comparison, Evaluator, Numbers, Task
-from flap.files import write_text
-from flap.models import AnyModel, StreamedModel, in_memory, room_for
+from flap.models import PlacedModel
+from flap.storage import Cache, Kind, as_json, digest, write_text
 
 log = logging.getLogger(__name__)
 
 DENSE: Kind[Numbers] = as_json("dense")
 Key = Mapping[str, Any]
-EVALUATION_VERSION = 1  # raised when the same key would give other numbers
+EVALUATION_VERSION = 1  # increased when the same key would give other numbers
 
 
 @dataclass(frozen=True)
 class Results:
-    """Numbers in one file, each task's under a digest of all that they depend on; a run started again skips those."""
+    """The file with a run's results, one entry for each task's key; a resumed run does not measure them again."""
 
     path: Path
 
     def get(self, key: Key, make: Callable[[], Any]) -> Any:
-        """What is kept under the key, else what `make` returns, which is then kept."""
-        known, name = self._read(), digest(key)
-        if name not in known:
-            known |= {name: {"key": key, "numbers": make()}}
+        """Return the stored numbers of a key; if there are none, store and return those of `make`."""
+        entries, name = self._read(), digest(key)
+        if name not in entries:
+            entries |= {name: {"key": key, "numbers": make()}}
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(self.path, json.dumps(known, indent=1) + "\n")
-        return known[name]["numbers"]
+            write_text(self.path, json.dumps(entries, indent=1) + "\n")
+        return entries[name]["numbers"]
 
     def _read(self) -> dict[str, Any]:
         try:
-            known = json.loads(self.path.read_text())
-            return {name: entry for name, entry in known.items() if "numbers" in entry}
-        except (FileNotFoundError, ValueError, AttributeError, TypeError):  # a file that is damaged counts for nothing
+            entries = json.loads(self.path.read_text())
+            return {name: entry for name, entry in entries.items() if "numbers" in entry}
+        except (FileNotFoundError, ValueError, AttributeError, TypeError):  # a damaged file is ignored
             return {}
 
 
 @dataclass(frozen=True)
 class Suite:
-    """The chosen evaluators with their tasks; `results`: where the numbers of this run are kept."""
+    """The chosen evaluators with their tasks and comparisons. results: the file with this run's numbers."""
 
     parts: Sequence[tuple[Evaluator, list[Task]]]
     comparisons: Sequence[Comparison]
@@ -56,74 +55,85 @@ class Suite:
 
     @property
     def tasks(self) -> list[Task]:
+        """Return the tasks of all evaluators."""
         return [task for _, tasks in self.parts for task in tasks]
 
-    def dense(self, model: AnyModel, key: Key, kept: Cache) -> Numbers:
-        """All numbers of a dense model, from the cache where an earlier run has measured them."""
-        return self._all(model, key, lambda of, measure: kept.get(DENSE, of, measure)[0])
+    def dense(self, model: PlacedModel, key: Key, dense_cache: Cache) -> Numbers:
+        """Return all numbers of the dense model, from the cache if an earlier run has measured them.
 
-    def pruned(self, model: AnyModel, key: Key) -> Numbers:
-        """All numbers of a pruned model; `key` says which."""
-        return self._all(model, key, lambda of, measure: measure())
+        key: everything that the numbers depend on, except the tasks.
+        """
+        return self._all(model, key, lambda task_key, measure: dense_cache.get(DENSE, task_key, measure)[0])
 
-    def side_by_side(self, open_dense: Callable[[], AnyModel], pruned: AnyModel, key: Key) -> tuple[Numbers, Numbers]:
-        """The numbers of both models where one is measured beside the other; the dense one is opened where needed."""
-        of_dense: Numbers = {}
-        of_pruned: Numbers = {}
-        if isinstance(pruned, StreamedModel) and self.comparisons and not room_for(open_dense(), pruned):
-            _leave_out([one.name for one in self.comparisons], "both models in memory at once")
-            return of_dense, of_pruned
-        dense, beside = cache(lambda: in_memory(open_dense())), cache(partial(in_memory, pruned))
-        for one in self.comparisons:
-            first, second = self.results.get(_identity(one, key), partial(_side_by_side, one, dense, beside))
-            of_dense, of_pruned = of_dense | first, of_pruned | second
-        return of_dense, of_pruned
+    def pruned(self, model: PlacedModel, key: Key) -> Numbers:
+        """Return all numbers of a pruned model. key: everything that they depend on, except the tasks."""
+        return self._all(model, key, lambda task_key, measure: measure())
 
-    def _all(self, model: AnyModel, key: Key, keep: Callable[[Key, Callable[[], Numbers]], Numbers]) -> Numbers:
-        """A streamed model is loaded as a whole where there is room, when a task first needs it, and only for this."""
-        room, numbers = room_for(model), Numbers()
-        subject = cache(partial(in_memory, model) if room else lambda: model)
-        if left_out := [task.name for task in self.tasks if not room and not task.streams]:
-            _leave_out(left_out, "the whole model in memory")
+    def side_by_side(
+        self, open_dense: Callable[[], PlacedModel], pruned: PlacedModel, key: Key
+    ) -> tuple[Numbers, Numbers]:
+        """Return the numbers of both models that are measured side by side: (dense, pruned).
+
+        open_dense: opens the dense model; called only if there are comparisons.
+        """
+        dense_numbers: Numbers = {}
+        pruned_numbers: Numbers = {}
+        if self.comparisons and not pruned.fits_in_memory(beside=open_dense()):
+            _warn_left_out([comparison.name for comparison in self.comparisons], "both models in memory at once")
+            return dense_numbers, pruned_numbers
+        load_dense, load_pruned = cache(lambda: open_dense().in_memory().model), cache(lambda: pruned.in_memory().model)
+        for comparison in self.comparisons:
+            compare = partial(_side_by_side, comparison, load_dense, load_pruned)
+            of_dense, of_pruned = self.results.get(_task_key(comparison, key), compare)
+            dense_numbers, pruned_numbers = dense_numbers | of_dense, pruned_numbers | of_pruned
+        return dense_numbers, pruned_numbers
+
+    def _all(self, model: PlacedModel, key: Key, keep: Callable[[Key, Callable[[], Numbers]], Numbers]) -> Numbers:
+        """Return the numbers of all tasks. If the model fits into memory, it is loaded when a task first needs it."""
+        fits, numbers = model.fits_in_memory(), Numbers()
+        load = cache(model.in_memory if fits else lambda: model)
+        if left_out := [task.name for task in self.tasks if not fits and task.needs_memory]:
+            _warn_left_out(left_out, "the whole model in memory")
         for evaluator, tasks in self.parts:
-            of_part: Numbers = {}
+            part_numbers: Numbers = {}
             for task in tasks:
-                if room or task.streams:
-                    of = _identity(task, key)
-                    of_part |= self.results.get(of, partial(keep, of, partial(_measure, task, subject)))
-            numbers |= of_part | evaluator.summary(of_part)
+                if fits or not task.needs_memory:
+                    task_key = _task_key(task, key)
+                    part_numbers |= self.results.get(task_key, partial(keep, task_key, partial(_measure, task, load)))
+            numbers |= part_numbers | evaluator.summary(part_numbers)
         return numbers
 
 
-def _measure(task: Task, subject: Callable[[], AnyModel]) -> Numbers:
-    return task.run(subject())
+def _measure(task: Task, load: Callable[[], PlacedModel]) -> Numbers:
+    return task.run(load())
 
 
 def _side_by_side(
-    one: Comparison, dense: Callable[[], PreTrainedModel], pruned: Callable[[], PreTrainedModel]
+    comparison: Comparison, load_dense: Callable[[], PreTrainedModel], load_pruned: Callable[[], PreTrainedModel]
 ) -> tuple[Numbers, Numbers]:
-    return one.run(dense(), pruned())
+    return comparison.run(load_dense(), load_pruned())
 
 
-def _leave_out(names: list[str], needed: str) -> None:
+def _warn_left_out(names: list[str], needed: str) -> None:
     log.warning("not measured, because there is no room for %s: %s", needed, ", ".join(names))
 
 
-def _identity(one: Task | Comparison, key: Key) -> Key:
-    return {"version": EVALUATION_VERSION, "task": one.name, **one.identity, **key}
+def _task_key(task: Task | Comparison, key: Key) -> Key:
+    """Return everything that a task's numbers depend on. key: the model's part of it."""
+    return {"version": EVALUATION_VERSION, "task": task.name, **task.identity, **key}
 
 
-def prepare(
+def prepare_suite(
     evaluators: Sequence[Evaluator], tokenizer: PreTrainedTokenizerBase, max_length: int | None, path: Path
 ) -> Suite:
-    """Read and check the data of every task.
+    """Read and check the data of every task, and return the suite. path: the file with the run's results.
 
     Raises:
-        ValueError: as the evaluators' options say, or two tasks would give numbers of the same name.
+        ValueError: an option or the data is invalid, or two tasks have the same name.
     """
     suite = Suite(
-        [(one, one.prepare(tokenizer, max_length)) for one in evaluators],
-        [comparison for one in evaluators for comparison in one.comparisons(max_length)],
+        [(evaluator, evaluator.prepare(tokenizer, max_length)) for evaluator in evaluators],
+        [comparison for evaluator in evaluators for comparison in evaluator.comparisons(max_length)],
         Results(path),
     )
     names = Counter(task.name for task in suite.tasks)

@@ -1,10 +1,10 @@
-"""Scores of all layers from one metric; a metric itself knows only a weight and its input's statistics.
+"""The base class of the metrics, and the scores of all layers. A metric sees only a weight and its inputs' statistics.
 
-Legend: G attention units (KV heads) · U units · C channels of a unit · I, O channels that go in and come out.
+Legend: G attention units (KV heads) · U units · C channels of a unit · I, O input and output channels.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,74 +12,79 @@ import torch
 from torch import Tensor
 
 from flap.calibration import LayerStatistics, Statistics
-from flap.models import Block, ModelAdapter, at_hand
+from flap.models import Block, ModelAdapter, Pair
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Channel scores of every layer, higher = keep. A unit's channels stay together: kv_heads[layer] is score_GC.
+    """The scores of all layers, higher = keep: score_GC of the attention (a row for each unit), score_I of the neurons.
 
-    float32 on the CPU, finite. inverse_power: E[1 / ‖h‖²] of the residual stream that each layer reads, for structures
-    that weigh errors by it; empty where nothing was calibrated.
+    float32 on the CPU, finite. inverse_power: for each layer E[1 / ‖h‖²] of the hidden states h that enter it, for
+    structures that scale errors by it; empty without calibration.
     """
 
-    kv_heads: tuple[Tensor, ...]
-    neurons: tuple[Tensor, ...]
+    layers: tuple[Pair[Tensor], ...]
     inverse_power: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
 class Metric(ABC):
-    """How much each input channel of an output projection matters.
+    """The base class of the metrics: the score of each input channel of an output projection.
 
-    square_attention: square the scores of attention channels, as the official code does (the paper does not).
+    square_attention: square the scores of the attention channels, as the official code does (the paper does not).
     """
 
     needs_statistics: ClassVar[bool] = True
     needs_covariance: ClassVar[bool] = False
-    measures_error: ClassVar[bool] = False  # scores are squared output errors, to be added up over channels
+    measures_error: ClassVar[bool] = False  # scores are squared output errors, which add up over channels
     square_attention: bool = False
 
     @abstractmethod
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
-        """score_I in float32, higher = keep. `statistics` is None only where `needs_statistics` is False."""
+        """Return score_I in float32, higher = keep. `statistics` is None only if `needs_statistics` is False."""
 
     def score_units(self, weight_OI: Tensor, statistics: Statistics | None, columns_UC: Tensor) -> Tensor:
-        """score_UC: the channels of each unit; a metric that weighs a unit as a whole says how."""
+        """Return score_UC, the scores of each unit's channels. A metric that scores whole units overrides this."""
         return self.score(weight_OI, statistics)[columns_UC]
 
 
-def joined(parts: Sequence[Scores]) -> Scores:
-    """The scores of layers that were scored one by one."""
-    return Scores(
-        tuple(score_GC for part in parts for score_GC in part.kv_heads),
-        tuple(score_I for part in parts for score_I in part.neurons),
-        tuple(one for part in parts for one in part.inverse_power),
+def score_layers(
+    metric: Metric, adapter: ModelAdapter, statistics: Iterable[tuple[int, LayerStatistics | None]]
+) -> Scores:
+    """Return the scores of all layers. Each layer must be present while `statistics` yields its statistics."""
+    layers: list[Pair[Tensor]] = []
+    inverse_power: list[float] = []
+    for i, observed in statistics:
+        layers.append(score_layer(metric, adapter.blocks(i), observed))
+        inverse_power += [observed.inverse_power] if observed else []
+        del observed  # with its covariances, before the next layer's are collected
+    return Scores(tuple(layers), tuple(inverse_power))
+
+
+def score_layer(metric: Metric, blocks: Pair[Block], observed: LayerStatistics | None) -> Pair[Tensor]:
+    """Return score_GC and score_I of one layer.
+
+    Raises:
+        ValueError: weights or scores are not finite; names the block.
+    """
+    attention_inputs, mlp_inputs = observed.blocks if observed else (None, None)
+    score_GC = _score_block(metric, blocks.attention, attention_inputs)
+    score_GC = score_GC.square() if metric.square_attention else score_GC
+    return Pair(
+        _finite(score_GC, blocks.attention),
+        _finite(_score_block(metric, blocks.mlp, mlp_inputs), blocks.mlp).sum(dim=1),
     )
 
 
-def score_layers(
-    metric: Metric, adapter: ModelAdapter, layers: range, statistics: Iterable[LayerStatistics | None]
-) -> Scores:
-    """Score the attention and MLP channels of these layers; `statistics` has one entry for each of them."""
-    known = iter(statistics)  # a zip would hold a layer's covariances while the next one's are read
-    return joined([_score_layer(metric, adapter, i, next(known)) for i in layers])
-
-
-def _score_layer(metric: Metric, adapter: ModelAdapter, layer: int, known: LayerStatistics | None) -> Scores:
-    attention, mlp = adapter.blocks(layer)
-    with at_hand(adapter.layers[layer]):
-        score_GC = _score_block(metric, attention, known.attention if known else None, metric.square_attention)
-        score_I = _score_block(metric, mlp, known.mlp if known else None, square=False).sum(dim=1)
-    return Scores((score_GC,), (score_I,), (known.inverse_power,) if known else ())
-
-
-def _score_block(metric: Metric, block: Block, statistics: Statistics | None, square: bool) -> Tensor:
+def _score_block(metric: Metric, block: Block, statistics: Statistics | None) -> Tensor:
     weight_OI = block.output.weight.detach().float()
-    known = statistics and statistics.to(weight_OI.device)
-    score_UC = metric.score_units(weight_OI, known, block.columns_UC).cpu()
-    score_UC = score_UC.square() if square else score_UC
-    # scores that read no weight are followed by compensations that do
-    if not (torch.isfinite(score_UC).all() and torch.isfinite(weight_OI).all()):
+    on_device = statistics and statistics.to(weight_OI.device)
+    return metric.score_units(weight_OI, on_device, block.columns_UC).cpu()
+
+
+def _finite(score_UC: Tensor, block: Block) -> Tensor:
+    """Return the scores after a check that they and the block's weights are finite."""
+    # the weights are checked as well: a metric may not read them, but the compensation does
+    if not (torch.isfinite(score_UC).all() and torch.isfinite(block.output.weight).all()):
         raise ValueError(f"metric: weights or scores of {block.name} are not finite; check the model's weights")
     return score_UC

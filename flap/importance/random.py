@@ -1,4 +1,4 @@
-"""Random scores: the floor that every metric must beat."""
+"""Random scores: a baseline that every metric should beat."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,14 +13,16 @@ from flap.importance.base import Metric
 
 @dataclass(frozen=True)
 class Random(Metric):
-    """score_j uniform in [0, 1). One seeded stream: the n-th projection scored gets the n-th draw."""
+    """score_j is uniform in [0, 1). One seeded generator: the n-th projection that is scored gets its n-th draw."""
 
     needs_statistics: ClassVar[bool] = False
     seed: int = 0
 
     @cached_property
     def generator(self) -> torch.Generator:
+        """The seeded generator, which all projections share."""
         return torch.Generator().manual_seed(self.seed)
 
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
+        """Return the next draw of the generator, in float32; higher = keep."""
         return torch.rand(weight_OI.shape[1], generator=self.generator)

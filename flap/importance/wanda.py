@@ -1,4 +1,4 @@
-"""The score of Wanda-sp: Wanda (Sun et al. 2023, arXiv 2306.11695, equation 1) on whole channels."""
+"""Wanda, the score of Wanda-sp: Wanda (Sun et al. 2023, arXiv 2306.11695, equation 1) for whole channels."""
 
 from dataclasses import dataclass
 
@@ -7,6 +7,6 @@ from flap.importance.wifn import WIFN
 
 @dataclass(frozen=True)
 class Wanda(WIFN):
-    """score_j = mean_o |W_oj| · sqrt(msq_j). FLAP's WIFN is this score with the attention's squared."""
+    """score_j = mean_o |W_oj| · sqrt(msq_j). FLAP's WIFN is this score, squared for attention channels."""
 
     square_attention: bool = False

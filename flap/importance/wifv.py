@@ -17,5 +17,6 @@ class WIFV(Metric):
     square_attention: bool = True
 
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
+        """Return var_j · Σ_o W_oj² of each channel j, in float32; higher = keep."""
         assert statistics is not None
         return statistics.var_I * weight_OI.square().sum(dim=0)

@@ -1,13 +1,15 @@
-"""Load a model and speak of its parts by role."""
+"""Finding and loading models, adapters that give their parts by role, placements, and the walk over the layers."""
 
 from flap.models.adapter import Block, ModelAdapter
 from flap.models.families import adapt, adapter_class
-from flap.models.load import Source, find_model
+from flap.models.load import Given, Source, find_model
 from flap.models.locate import packaged_gguf
-from flap.models.offload import at_hand
-from flap.models.stream import ON_META, AnyModel, StreamedModel, adapter_of, in_memory, room_for
+from flap.models.pair import Pair
+from flap.models.placement import PLACEMENTS, OnDisk, PlacedModel, Resident, Spread
+from flap.models.read import read_model
+from flap.models.walk import Stream, Walk
 
 __all__ = [
-    "ON_META", "AnyModel", "Block", "ModelAdapter", "Source", "StreamedModel", "adapt", "adapter_class", "adapter_of",
-    "at_hand", "find_model", "in_memory", "packaged_gguf", "room_for",
+    "PLACEMENTS", "Block", "Given", "ModelAdapter", "OnDisk", "Pair", "PlacedModel", "Resident", "Source", "Spread",
+    "Stream", "Walk", "adapt", "adapter_class", "find_model", "packaged_gguf", "read_model",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Roles, not attribute paths: what every other stage may ask of a decoder-only model.
+"""The adapter of a decoder-only model: it gives the parts of the model by role, whatever the modules are called.
 
 Legend: U units · C input channels a unit owns in the output projection · R rows a unit owns in an input projection.
 """
@@ -12,42 +12,46 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from flap.models.pair import Pair
+
 
 @dataclass(frozen=True)
 class Block:
-    """One layer's attention or MLP, seen as units that leave together: rows of its inputs, columns of its output.
+    """The attention or the MLP of one layer, divided into the units that are pruned.
 
+    To remove a unit means to remove its rows of the input projections and its columns of the output projection.
     An attention unit is a KV head with the query heads that read it (under multi-head attention: one head);
     an MLP unit is a neuron.
     """
 
     name: str
-    output: Any  # a Linear, or what looks like one
+    output: Any  # the output projection: a Linear, or an object with the same attributes (experts.py)
     columns_UC: Tensor
-    inputs: tuple[tuple[Any, Tensor], ...]  # each a Linear, or what looks like one, with its rows_UR
-    norms: tuple[tuple[Any, nn.Linear], ...] = ()  # each an RMS norm over all that one of the inputs puts out
+    inputs: tuple[tuple[Any, Tensor], ...]  # the input projections, each with its rows_UR
+    norms: tuple[tuple[Any, nn.Linear], ...] = ()  # each an RMS norm over all outputs of an input projection
 
     @property
     def num_units(self) -> int:
+        """The number of units."""
         return self.columns_UC.shape[0]
 
     @property
     def num_experts(self) -> int:
-        """MLPs that a router chooses from: each has as many units as the others, and an output bias of its own."""
+        """The number of MLPs that a router chooses from. Each has the same number of units and its own output bias."""
         return 1
 
     @property
     def watched(self) -> nn.Module:
-        """The module whose arguments `activations` reads."""
+        """The module at which calibration puts its hook; `activations` reads the arguments of its forward."""
         return cast(nn.Module, self.output)
 
     def activations(self, args: tuple[Any, ...]) -> Sequence[Tensor]:
-        """What flows into the output projection (…, C), once for each expert, from the arguments of `watched`."""
+        """Return the inputs of the output projection (…, C), one tensor an expert, from the arguments of `watched`."""
         return [args[0]]
 
     @property
     def num_parameters(self) -> int:
-        """Every parameter that belongs to some unit, counted from the tensors; the output's own bias never leaves."""
+        """The number of prunable parameters, counted from the tensors; the output's own bias is never removed."""
         inputs: list[Any] = [linear for linear, _ in self.inputs]
         biases = sum(linear.bias.numel() for linear in inputs if linear.bias is not None)
         weights: list[Tensor] = [module.weight for module in (self.output, *inputs, *(norm for norm, _ in self.norms))]
@@ -55,12 +59,15 @@ class Block:
 
     @property
     def unit_price(self) -> int:
-        """Parameters that leave with one unit."""
+        """The number of parameters that are removed with one unit."""
         return self.num_parameters // self.num_units
 
 
 class ModelAdapter(ABC):
-    """A model of one family. Layers are counted from 0; a subclass names the Linear modules behind each role."""
+    """The base class of the adapters, one for each model family. Layers are counted from 0.
+
+    A subclass says which Linear modules have which role.
+    """
 
     model_types: ClassVar[tuple[str, ...]]
 
@@ -69,57 +76,58 @@ class ModelAdapter(ABC):
 
     @property
     def decoder(self) -> PreTrainedModel:
-        """The model without its LM head: what calibration runs."""
+        """The model without its LM head. Calibration runs it."""
         return self.model.base_model
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits of any number of final hidden states; a family that caps or scales its logits says so."""
+        """Return the logits of final hidden states. A family that caps or scales its logits overrides this."""
         return cast(Tensor, self.model.get_output_embeddings()(hidden))
 
     @property
     def layers(self) -> nn.ModuleList:
-        """The decoder layers, first to last; a family that keeps them elsewhere says so."""
+        """The decoder layers, first to last. A family that has them in another place overrides this."""
         return cast(nn.ModuleList, self.decoder.layers)
 
     @abstractmethod
     def attention(self, layer: int) -> Block:
-        """The attention of a layer; its units are KV heads with their query heads."""
+        """Return the attention of a layer; its units are KV heads with their query heads."""
 
     @abstractmethod
     def mlp(self, layer: int) -> Block:
-        """The MLP of a layer; its units are neurons."""
+        """Return the MLP of a layer; its units are neurons."""
 
     @abstractmethod
     def queries_per_group(self, layer: int) -> int:
-        """Query heads that share one KV head; 1 under multi-head attention."""
+        """Return the number of query heads that share one KV head; 1 under multi-head attention."""
 
     @abstractmethod
     def widths(self, layer: int) -> dict[str, int]:
-        """The layer's heads and neurons, under the names that the family's config has for them."""
+        """Return the numbers of heads and neurons of a layer, by the names that they have in the family's config."""
 
     @abstractmethod
     def refresh(self, layer: int) -> None:
-        """Set the module attributes that repeat a width to what the tensors say now."""
+        """Update the module attributes that hold a width (such as a number of heads) after the tensors have changed."""
 
     @property
     def head_dim(self) -> int:
-        """Channels of one head, the same in all layers."""
+        """The number of channels of one head, the same in all layers."""
         return self.attention(0).columns_UC.shape[1] // self.queries_per_group(0)
 
     def layer_config(self, layer: int) -> dict[str, int | bool]:
-        """The layer's own values of the config keys that pruning changes (checkpoint: `per_layer_config`)."""
+        """Return the layer's values of the config keys that pruning changes: `per_layer_config` of a checkpoint."""
         attention, mlp = self.blocks(layer)
         has_bias = {"attention_output_bias": attention.output, "mlp_output_bias": mlp.output}
         return self.widths(layer) | {name: output.bias is not None for name, output in has_bias.items()}
 
-    def blocks(self, layer: int) -> tuple[Block, Block]:
-        return self.attention(layer), self.mlp(layer)
+    def blocks(self, layer: int) -> Pair[Block]:
+        """Return the attention and the MLP of a layer."""
+        return Pair(self.attention(layer), self.mlp(layer))
 
     def num_parameters(self) -> int:
-        """Prunable parameters of all decoder layers: the denominator of the ratio."""
+        """Return the number of prunable parameters of all decoder layers: the denominator of the ratio."""
         return sum(block.num_parameters for i in range(len(self.layers)) for block in self.blocks(i))
 
 
 def split(channels: int, units: int) -> Tensor:
-    """Indices 0 … channels - 1 as (units, channels / units): unit u owns a run of neighbours."""
+    """Return the indices 0 … channels - 1 as (units, channels / units): each unit owns consecutive channels."""
     return torch.arange(channels).reshape(units, -1)

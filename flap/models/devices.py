@@ -1,27 +1,32 @@
-"""The devices of this machine, and what they have room for."""
+"""The devices of this machine: which there are, their free memory, and the most precise type for sums."""
 
 import psutil
 import torch
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is cuda where there is one, else mps, else cpu.
+    """Return the device of this name; `auto` is cuda if available, else mps, else cpu.
 
     Raises:
         ValueError: the named device is not on this machine.
     """
-    found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return torch.device(next(device for device, there in found.items() if there))
-    if not found[name]:
-        there = ", ".join(device for device, is_there in found.items() if is_there)
-        raise ValueError(f"model.device={name}: not on this machine, which has {there}")
+        return torch.device(next(device for device, is_there in available.items() if is_there))
+    if not available[name]:
+        names = ", ".join(device for device, is_there in available.items() if is_there)
+        raise ValueError(f"model.device={name}: not on this machine, which has {names}")
     return torch.device(name)
 
 
 def free_bytes(device: torch.device) -> int:
-    """Bytes that a device can still give. Of a GPU: what its driver calls free, and what torch holds unused."""
+    """Return the free memory of a device, in bytes. On a GPU, memory that torch has reserved but not used counts."""
     if device.type != "cuda":
         return int(psutil.virtual_memory().available)
-    held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(torch.cuda.mem_get_info(device)[0]) + held
+    reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + reserved
+
+
+def widest_float(device: torch.device) -> torch.dtype:
+    """Return the type for sums over many tokens and for factorisations: float64; on mps, which has none, float32."""
+    return torch.float32 if device.type == "mps" else torch.float64

@@ -1,14 +1,11 @@
-"""From a name to a model: a hub id, a local directory, or the packaged GGUF, always as safetensors."""
+"""Finding and loading a model by its name: a hub id, a local directory, or the packaged GGUF. Always safetensors."""
 
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -18,121 +15,140 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from flap.cache import digest
-from flap.config import ModelConfig
-from flap.errors import one_line
+from flap.config import ModelConfig, one_line, require
+from flap.data.packaged import INSTALL
 from flap.models.devices import free_bytes, pick_device
 from flap.models.families import adapter_class
 from flap.models.locate import GGUF, commit, file_state, locate
-from flap.models.packaged import INSTALL
-from flap.models.stream import ON_META, AnyModel, StreamedModel
-from flap.models.weights import check_read
+from flap.models.placement import PLACEMENTS, PlacedModel, Resident, Spread
+from flap.models.read import read_model
+from flap.storage import digest
 
 
 @dataclass(frozen=True)
 class Source:
-    """A model that was found but whose weights are not loaded yet; bad input shows up here, early."""
+    """A model whose config and tokenizer are read and whose weights are not loaded yet."""
 
     path: str
-    origin: str  # packaged GGUF, local directory or hub: goes into the report
+    origin: str  # packaged GGUF, local directory or hub; shown in the report
     config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerBase
     options: dict[str, Any]  # dtype, trust_remote_code: passed on to from_pretrained
     device: torch.device
     placement: str
-    offload: Path  # where placement auto may put what it keeps on disk
+    offload: Path  # the folder for weights that placement=auto offloads to disk
 
     @property
     def max_length(self) -> int | None:
-        """Longest window the model was made for, in tokens; None where its config does not say."""
+        """The longest context of the model, in tokens; None if its config does not say."""
         return getattr(self.config, "max_position_embeddings", None)
 
     def skeleton(self) -> PreTrainedModel:
-        """The model's shapes on the meta device: prices and budgets can be checked before any weight is read."""
+        """Return the model on the meta device, without weights: prices and budget can be checked before loading."""
         with torch.device("meta"):
             code = {"trust_remote_code": self.options["trust_remote_code"]}
             return cast(PreTrainedModel, AutoModelForCausalLM.from_config(self.config, **code))
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that the weights have once they are loaded."""
+        chosen = self.config.dtype if self.options["dtype"] == "auto" else self.options["dtype"]
+        return chosen if isinstance(chosen, torch.dtype) else torch.float32
+
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """Which weights these are, in which precision: part of the key of all that is computed from them."""
+        """The identity of the weights and their dtype: part of every cache key of results computed from them."""
         files = file_state(self.path)
-        which = {"files": digest(files)} if files else {"commit": commit(self.path)}
+        version = {"files": digest(files)} if files else {"commit": commit(self.path)}
         dtype = self.config.dtype if self.options["dtype"] == "auto" else self.options["dtype"]
-        return {"model": self.path, "dtype": str(dtype), **which}
+        return {"model": self.path, "dtype": str(dtype), **version}
 
-    def open(self, keep: bool = False) -> AnyModel:
-        """The model as its placement wants it: loaded, or with its layers left on disk. Raises: as `load`."""
-        return self.stream() if self.placement == "stream" else self.load(keep)
+    @property
+    def on_disk(self) -> bool:
+        """Whether the opened model stays on disk, so that changes to it are lost where they are not saved."""
+        return PLACEMENTS[self.placement].on_disk
 
-    def load(self, keep: bool = False) -> PreTrainedModel:
-        """Load the weights (safetensors alone), in evaluation mode, on the device.
-
-        keep: there is more to come from the same weights. Where there is room for it, the dense model stays in memory
-        and what is returned shares its tensors; pruning gives a model new tensors and leaves the old ones as they are.
+    def open(self, more_to_come: bool = False, folder: Path | None = None) -> PlacedModel:
+        """Return the model at its placement. more_to_come, folder: see `PlacedModel.open`.
 
         Raises:
-            ValueError: a file is damaged, or tensors that the architecture needs are in no file.
+            ValueError: a file is damaged, or the files lack tensors that the architecture needs.
         """
-        if self.placement == "auto":
-            return self._spread()
-        if not keep or self._resident is None:
-            return self._on_device()
-        shared = {id(tensor): tensor for tensor in (*self._resident.parameters(), *self._resident.buffers())}
-        return deepcopy(self._resident, shared)
+        return PLACEMENTS[self.placement].open(self, more_to_come, folder)
 
     @cached_property
-    def _resident(self) -> PreTrainedModel | None:
-        """The dense model where memory holds three of its size: itself, a pruned copy, and what runs them."""
-        needed = 3 * sum(tensor.numel() * tensor.element_size() for tensor in self.skeleton().parameters())
-        return self._on_device() if needed <= free_bytes(self.device) else None
+    def kept_dense(self) -> PreTrainedModel | None:
+        """The dense model, kept in memory to be used again; None if the device has too little free memory.
 
-    def stream(self) -> StreamedModel:
-        """The model with its layers left on disk. Raises: ValueError: as `load`, though no weight is read yet."""
-        return StreamedModel(self._read(**ON_META), self.path, self.device, self._on_device)
-
-    def _spread(self) -> PreTrainedModel:
-        """Where accelerate puts it: on the GPUs, then in the host's memory, then on disk; on the CPU without GPUs.
-
-        What pruning changes of layers on disk is kept in a folder that is gone when the model is.
+        Needed is three times its size: for the dense model, a pruned copy, and the working memory of a run.
         """
-        memory = {"cpu": free_bytes(self.device) * 9 // 10} if self.device.type == "cpu" else None
-        self.offload.mkdir(parents=True, exist_ok=True)
-        folder = TemporaryDirectory(dir=self.offload)
-        model = self._read(device_map="auto", max_memory=memory, offload_folder=folder.name)
-        model.offload_folder = folder
-        return model
+        needed = 3 * sum(tensor.numel() * tensor.element_size() for tensor in self.skeleton().parameters())
+        return self.on_device() if needed <= free_bytes(self.device) else None
 
-    def _on_device(self) -> PreTrainedModel:
-        return cast(PreTrainedModel, self._read().to(self.device))
+    def on_device(self) -> PreTrainedModel:
+        """Load the whole model on its device."""
+        return cast(PreTrainedModel, self.read().to(self.device))
 
-    def _read(self, **placing: Any) -> PreTrainedModel:
+    def read(self, **placing: Any) -> PreTrainedModel:
+        """Load the weights. placing: options of transformers' `from_pretrained` that say where to."""
         try:
-            model, info = AutoModelForCausalLM.from_pretrained(
-                self.path,
-                use_safetensors=True,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # reported below, by name
-                **self.options,
-                **placing,
-            )
-        except (OSError, SafetensorError, RuntimeError) as error:
-            raise ValueError(f"model.path={self.path}: {one_line(error, 300)}") from error
-        try:
-            check_read(info)
+            return read_model(self.path, **self.options, **placing)
         except ValueError as error:
-            raise ValueError(f"model.path={self.path}: {error}") from error
-        return cast(PreTrainedModel, model.eval())
+            raise ValueError(f"model.path={error}") from error
+
+
+@dataclass(frozen=True)
+class Given:
+    """A model that the caller has loaded, with the interface of `Source`."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    origin: str = "loaded by the caller"
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        """The config of the model."""
+        return self.model.config
+
+    @property
+    def max_length(self) -> int | None:
+        """As `Source.max_length`."""
+        return getattr(self.config, "max_position_embeddings", None)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        return cast(torch.dtype, self.model.dtype)
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """Empty: the caller may have changed the weights, so no result is cached."""
+        return {}
+
+    @property
+    def on_disk(self) -> bool:
+        """Return False: the model is in memory, whatever the config's placement says."""
+        return False
+
+    def skeleton(self) -> PreTrainedModel:
+        """Return the model itself."""
+        return self.model
+
+    def open(self, more_to_come: bool = False, folder: Path | None = None) -> PlacedModel:
+        """Return the model itself, in evaluation mode."""
+        placement = Spread if hasattr(self.model, "hf_device_map") else Resident
+        return placement(self.model.eval())
 
 
 def find_model(config: ModelConfig, cache: Path, trust_remote_code: bool) -> Source:
-    """Read config and tokenizer of a model, and check all that can be checked without its weights.
+    """Find a model by its name, read its config and tokenizer, and check what can be checked without its weights.
 
     Raises:
-        ValueError: nothing is found under the name, the directory has no (whole) safetensors, or the architecture is
-            not supported.
+        ValueError: there is no model of this name, its directory has no complete safetensors files, or its
+            architecture is not supported.
     """
-    path, origin = locate(config.path, cache, config.placement == "stream")
+    require(config.placement in PLACEMENTS, "model.placement", config.placement, f"one of {', '.join(PLACEMENTS)}")
+    path, origin = locate(config.path, cache, PLACEMENTS[config.placement].on_disk)
     state = tuple(map(tuple, file_state(path)))
     device = pick_device(config.device)
     return _find(
@@ -140,7 +156,7 @@ def find_model(config: ModelConfig, cache: Path, trust_remote_code: bool) -> Sou
     )
 
 
-@lru_cache(maxsize=1)  # the cells of a sweep in one process find one model once, as long as its files stay as they are
+@lru_cache(maxsize=1)  # the runs of a sweep share one Source; `state` makes a new one if files changed
 def _find(
     name: str,
     path: str,

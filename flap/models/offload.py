@@ -1,4 +1,4 @@
-"""The weights of a layer that accelerate keeps on the host or on disk (model.placement=auto), while they are needed."""
+"""Onloading: bring the weights of a layer that accelerate has offloaded (model.placement=auto) to the device."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,27 +10,48 @@ from transformers.integrations.accelerate import offload_weight
 
 
 @contextmanager
-def at_hand(layer: nn.Module) -> Iterator[None]:
-    """Have all weights of a layer on the device that runs it; what is put in their place goes back where they were."""
-    offloaded = [module for module in layer.modules() if has_offloaded_params(module)]
+def onloaded(layer: nn.Module) -> Iterator[None]:
+    """Onload a layer: inside the block all its weights are on the device that runs it.
+
+    Parameters that are replaced inside the block are offloaded again, to the place of the old ones. The layer may run
+    inside the block, and the blocks may be nested.
+    """
+    offloaded = [module for module in layer.modules() if _is_offloaded(module)]
     with ExitStack() as stack:
         for module in offloaded:
             stack.enter_context(align_module_device(module))
+            stack.enter_context(_without_hook(module))
         before = [dict(module.named_parameters(recurse=False)) for module in offloaded]
         yield
         for module, old in zip(offloaded, before, strict=True):
-            _put_back(module, old)
+            _offload_changes(module, old)
 
 
-def _put_back(module: nn.Module, before: dict[str, nn.Parameter]) -> None:
-    """Tell accelerate's hook of each parameter that is not the one that it brought."""
+def _is_offloaded(module: nn.Module) -> bool:
+    parameters = list(module.parameters(recurse=False))
+    return bool(has_offloaded_params(module)) and any(parameter.device.type == "meta" for parameter in parameters)
+
+
+@contextmanager
+def _without_hook(module: Any) -> Iterator[None]:
+    """Run the module without accelerate's hook, which would offload the weights again after the forward pass."""
+    hooked = module.forward
+    module.forward = module._old_forward
+    try:
+        yield
+    finally:
+        module.forward = hooked
+
+
+def _offload_changes(module: nn.Module, before: dict[str, nn.Parameter]) -> None:
+    """Give accelerate's hook the parameters that were replaced. before: the parameters that it had onloaded."""
     weights: Any = module._hf_hook.weights_map  # type: ignore[union-attr]
-    kept, prefix = weights.dataset, weights.prefix
-    on_host = all(prefix + name in kept.state_dict for name in before)
+    store, prefix = weights.dataset, weights.prefix
+    on_host = all(prefix + name in store.state_dict for name in before)
     for name, parameter in module.named_parameters(recurse=False):
         if parameter is before.get(name):
             continue
         if on_host:
-            kept.state_dict[prefix + name] = parameter.detach().cpu()
+            store.state_dict[prefix + name] = parameter.detach().cpu()
         else:
-            offload_weight(parameter.detach().cpu(), prefix + name, kept.save_folder, kept.index)
+            offload_weight(parameter.detach().cpu(), prefix + name, store.save_folder, store.index)

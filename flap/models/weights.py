@@ -1,20 +1,24 @@
-"""The safetensors files of a checkpoint: which tensor lies in which, and whether all that is named is there."""
+"""The safetensors files of a checkpoint: which file holds which tensor, and whether all tensors are there."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from flap.storage.headers import tensor_shapes
 
 INDEX = "model.safetensors.index.json"
 
 
 def tensor_files(directory: Path) -> dict[str, Path]:
-    """In which file each tensor lies. Raises: ValueError: the index cannot be read."""
+    """Return the file of each tensor, by the tensor's name.
+
+    Raises:
+        ValueError: the index cannot be read.
+    """
     if not (directory / INDEX).is_file():
         file = directory / "model.safetensors"
-        return dict.fromkeys(_names(file), file)
+        return dict.fromkeys(tensor_shapes(file), file)
     try:
         weight_map = json.loads((directory / INDEX).read_text())["weight_map"]
         return {str(name): directory / file for name, file in weight_map.items()}
@@ -23,37 +27,33 @@ def tensor_files(directory: Path) -> dict[str, Path]:
 
 
 def check_weights(directory: Path) -> None:
-    """Open every file, of which only the headers are read, before anything else is done with a model.
+    """Check that all safetensors files of a directory are complete. Reads only their headers.
 
     Raises:
-        ValueError: there is none, one is missing or damaged, or lacks a tensor that the index says it holds.
+        ValueError: there is no file, one is missing or damaged, or one lacks a tensor that the index assigns to it.
     """
     shards = sorted(directory.glob("*.safetensors"))
     if not shards:
         raise ValueError("no *.safetensors in this directory (pickled weights are not read)")
-    held = {shard: _names(shard) for shard in shards}
+    tensors = {shard: tensor_shapes(shard) for shard in shards}
     if not (directory / INDEX).is_file():
         return
     files = tensor_files(directory)
     if missing := sorted({file.name for file in files.values()} - {shard.name for shard in shards}):
         raise ValueError(f"{INDEX} names {', '.join(missing)}, which is missing")
-    if lost := [name for name, file in files.items() if name not in held[file]]:
-        first = f"{lost[0]} in {files[lost[0]].name}"
-        raise ValueError(f"{INDEX} names {len(lost)} tensors that their files do not hold, as {first}")
+    if absent := [name for name, file in files.items() if name not in tensors[file]]:
+        first = f"{absent[0]} in {files[absent[0]].name}"
+        raise ValueError(f"{INDEX} names {len(absent)} tensors that their files do not hold, as {first}")
 
 
 def check_read(loading_info: Mapping[str, Any]) -> None:
-    """Raises: ValueError: transformers made tensors up that no file holds, or that have another shape there."""
+    """Check that transformers has read every tensor from the files, with the shape that the config gives.
+
+    Raises:
+        ValueError: a tensor is in no file, or has another shape there; names the first three.
+    """
     problems = {"missing_keys": "are missing", "mismatched_keys": "have another shape than the config says"}
     for kind, problem in problems.items():
         names = sorted(key if isinstance(key, str) else key[0] for key in loading_info[kind])
         if names:
             raise ValueError(f"{len(names)} tensors {problem}, as {', '.join(names[:3])}")
-
-
-def _names(shard: Path) -> set[str]:
-    try:
-        with safe_open(shard, framework="pt") as file:
-            return set(file.keys())
-    except SafetensorError as error:
-        raise ValueError(f"{shard.name} is damaged or truncated ({error})") from error

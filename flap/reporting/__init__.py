@@ -1,8 +1,9 @@
-"""What a run leaves for people and programs."""
+"""The report of a run, as files for people and for programs."""
 
 from flap.reporting.picture import draw_layers
+from flap.reporting.provenance import described, device_name
 from flap.reporting.report import Report
 from flap.reporting.resume import finished_run
 from flap.reporting.table import markdown, show
 
-__all__ = ["Report", "draw_layers", "finished_run", "markdown", "show"]
+__all__ = ["Report", "described", "device_name", "draw_layers", "finished_run", "markdown", "show"]

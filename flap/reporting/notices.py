@@ -1,4 +1,4 @@
-"""What report.md says in sentences."""
+"""The notices of a run, as sentences in report.md."""
 
 from statistics import median
 
@@ -7,51 +7,36 @@ from flap.reporting.report import Report
 
 
 def notices(report: Report) -> list[str]:
-    """One paragraph each: warnings, on which text was measured, and what compensation did."""
+    """Return the notices, one paragraph each: warnings, domain of the texts, search, and linear compensation."""
     warnings = [f"Warning: {warning}" for warning in report.warnings]
-    return [*warnings, *_one_domain(report), *_search(report), *_repairs(report), *_corrections(report)]
+    return [*warnings, *_one_domain(report), *_search(report), *_compensation(report)]
 
 
 def _search(report: Report) -> list[str]:
-    """A sentence on what moving budget around the plan brought, where structure=search was chosen."""
+    """Return a sentence on the divergence before and after the search, if structure=search was chosen."""
     if not report.search_nats:
         return []
-    first, last = report.search_nats[0], report.search_nats[-1]
+    before, after = report.search_nats[0], report.search_nats[-1]
     return [
-        f"The search's first plan diverges from the dense model by {first:.4f} nats a token of its windows, "
-        f"its last one by {last:.4f}."
+        f"The search's first plan diverges from the dense model by {before:.4f} nats a token of its windows, "
+        f"its last one by {after:.4f}."
     ]
 
 
-def _repairs(report: Report) -> list[str]:
-    """Two sentences on linear compensation, where it was chosen: what it saves, and which blocks fell back."""
+def _compensation(report: Report) -> list[str]:
+    """Return two sentences on the fit reports of linear compensation: the error left, blocks that keep the bias."""
     if not report.repairs:
         return []
-    left = median(one["held_out_error"] / (one["held_out_error_of_bias"] or 1) for one in report.repairs.values())
-    stayed = ", ".join(block for block, one in report.repairs.items() if one["ridge"] is None) or "no block"
+    ratio = median(fit["held_out_error"] / (fit["held_out_error_of_bias"] or 1) for fit in report.repairs.values())
+    blocks = ", ".join(block for block, fit in report.repairs.items() if fit["ridge"] is None) or "no block"
     return [
-        f"Linear compensation leaves {left:.1%} (median over blocks) of the error that the bias leaves on held-out "
-        f"calibration tokens. It was no better there in {stayed}: the bias stays."
-    ]
-
-
-def _corrections(report: Report) -> list[str]:
-    """A sentence on what the second pass did, where there was one."""
-    if not report.corrections:
-        return []
-    corrections = report.corrections.values()
-    left = median(one["held_out_error"] / (one["held_out_error_before"] or 1) for one in corrections)
-    mapped = sum(one["ridge"] is not None for one in corrections)
-    stayed = sum(one["held_out_error"] == one["held_out_error_before"] for one in corrections)
-    return [
-        f"Correction behind pruned layers leaves {left:.1%} (median over blocks) of the error that was there on "
-        f"held-out calibration tokens: of {len(corrections)} blocks, {mapped} got another map, "
-        f"{len(corrections) - mapped - stayed} another bias, {stayed} stay as they were."
+        f"Linear compensation leaves {ratio:.1%} (median over blocks) of the error that the bias leaves on held-out "
+        f"calibration tokens. It was no better there in {blocks}: the bias stays."
     ]
 
 
 def _one_domain(report: Report) -> list[str]:
-    """A notice where no number tells whether the pruned model fits more than the calibration text."""
+    """Return a notice if all numbers of a known domain were measured on text of the calibration's domain."""
     if {domain_of(name, report.domains) for name in report.evaluation["pruned"]} - {""} != {"calibration"}:
         return []
     return ["Measured only on text like the calibration's; add an out-of-domain text to eval.perplexity.datasets."]

@@ -1,25 +1,29 @@
-"""What the name of a measured number says: "wikitext2/perplexity@128", "piqa/acc_stderr", "efficiency/latency_ms"."""
+"""Names of measured numbers: "wikitext2/perplexity@128", "piqa/acc_stderr", "efficiency/latency_ms"."""
 
 import math
 from collections.abc import Iterable, Mapping
 
 
 def is_perplexity(name: str) -> bool:
+    """Return whether a number is a perplexity (lower is better)."""
     return "/perplexity@" in name
 
 
 def is_efficiency(name: str) -> bool:
-    """Speed and size; the other measured numbers say how good the model is."""
+    """Return whether a number is of speed, size or memory; all others measure the model's quality."""
     return name.startswith("efficiency/")
 
 
 def domain_of(name: str, domains: Mapping[str, str]) -> str:
-    """Whether the number's task is of the "calibration" text's domain or "other"; empty where nothing says."""
+    """Return the domain of a number's text, "calibration" or "other"; empty if it is unknown.
+
+    domains: the domain of each task, by its name.
+    """
     return domains.get(name) or domains.get(name.rpartition("/")[0], "")
 
 
 def side_by_side(names: Iterable[str], domains: Mapping[str, str]) -> list[str]:
-    """Perplexities first: those of one window beside each other, that of the calibration's domain before others."""
+    """Return the names sorted: perplexities first, by window length, the calibration's domain before others."""
 
     def place(name: str) -> tuple[bool, int, bool]:
         if not is_perplexity(name):
@@ -30,7 +34,10 @@ def side_by_side(names: Iterable[str], domains: Mapping[str, str]) -> list[str]:
 
 
 def change(name: str, dense: float | None, pruned: float | None) -> str:
-    """pruned - dense; of a perplexity with its share of dense, too, because texts differ in how hard they are."""
+    """Return pruned - dense as text; of a perplexity also relative to dense, because some texts are harder than others.
+
+    Empty for efficiency, standard errors, and missing or infinite numbers.
+    """
     if dense is None or pruned is None or is_efficiency(name) or name.endswith("_stderr"):
         return ""
     if not math.isfinite(pruned - dense):

@@ -1,4 +1,4 @@
-"""A picture of what stayed in each layer."""
+"""The picture of the units that each layer keeps."""
 
 from pathlib import Path
 
@@ -10,13 +10,13 @@ KEPT, REMOVED = "#2a6f97", "#dbe4ea"
 
 
 def draw_layers(report: Report, path: Path) -> None:
-    """Two panels over the layers, query heads and neurons: kept in colour, removed in grey."""
+    """Write a picture of the query heads and neurons of each layer: kept ones in colour, removed ones in grey."""
     figure = Figure(figsize=(9, 5), layout="constrained")
     panels = figure.subplots(2, 1, sharex=True)
     for axes, key, label in zip(panels, ("query_heads", "neurons"), ("query heads", "MLP neurons"), strict=True):
         layers = range(len(report.layers))
-        axes.bar(layers, [one[key] for one in report.layers_before], color=REMOVED, label="removed")
-        axes.bar(layers, [one[key] for one in report.layers], color=KEPT, label="kept")
+        axes.bar(layers, [layer[key] for layer in report.layers_before], color=REMOVED, label="removed")
+        axes.bar(layers, [layer[key] for layer in report.layers], color=KEPT, label="kept")
         axes.set_ylabel(label)
         axes.spines[["top", "right"]].set_visible(False)
     panels[1].set_xlabel("layer")

@@ -1,28 +1,42 @@
-"""What made a result: versions of the libraries, commit of the checkout, the device."""
+"""The provenance of a result: config, versions of the libraries, commit of the checkout, device."""
 
 import platform
 import subprocess
+from dataclasses import asdict, fields, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from flap.config import FlapConfig
+
 LIBRARIES = ("flap-pruning", "torch", "transformers", "datasets", "hydra-core", "safetensors", "lm-eval")
 
 
+def described(config: FlapConfig) -> dict[str, Any]:
+    """Return the config as plain data; an object becomes its options and its class (`_target_`)."""
+    plain = asdict(config)
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if is_dataclass(value) and field.type is Any:
+            target = f"{type(value).__module__}.{type(value).__qualname__}"
+            plain[field.name] = {"_target_": target, **plain[field.name]}
+    return plain
+
+
 def versions() -> dict[str, str]:
-    """Python's version and those of the libraries that decide a result."""
+    """Return the versions of Python and of the libraries that a result depends on."""
     return {"python": platform.python_version(), **{library: version(library) for library in LIBRARIES}}
 
 
 def device_name(device: torch.device) -> str:
-    """The device, and of a GPU its model: "cuda:0 (NVIDIA H100 80GB HBM3)"."""
+    """Return the name of a device, with the model of a GPU: "cuda:0 (NVIDIA H100 80GB HBM3)"."""
     return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
 
 
 def git_state() -> dict[str, Any]:
-    """Commit of the checkout that this package runs from, and whether it has uncommitted changes; None outside one."""
+    """Return the commit of this package's checkout and whether it has uncommitted changes; None if not a checkout."""
     try:
         return {"commit": _git("rev-parse", "HEAD"), "dirty": bool(_git("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):
@@ -31,6 +45,6 @@ def git_state() -> dict[str, Any]:
 
 def _git(*arguments: str) -> str:
     checkout = Path(__file__).resolve().parents[2]
-    # --git-dir: an installed package may lie inside somebody else's repository
+    # --git-dir: an installed package may be inside another repository
     command = ["git", f"--git-dir={checkout / '.git'}", f"--work-tree={checkout}", *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

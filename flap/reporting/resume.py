@@ -1,4 +1,4 @@
-"""Whether the run that is asked for is there already."""
+"""Find a finished run of the same config, which need not run again."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -6,44 +6,45 @@ from pathlib import Path
 from typing import Any
 
 from flap.reporting.report import Report
-from flap.status import read_state
+from flap.storage.status import read_state
 
-# what says how a run is done and not what comes out
+# keys that do not change the result
 BOOKKEEPING = ("cache_dir", "use_cache", "cache_wait_seconds", "resume", "tracking")
 
 
 def finished_run(folder: Path, siblings: Iterable[Path], config: dict[str, Any]) -> tuple[Path, Report] | None:
-    """The folder and report of a finished run of this config: in its own folder, or in one beside it.
+    """Return the folder and report of a finished run of this config, in `folder` or in one of `siblings`; else None.
 
-    A run that was evaluated in another way is not it; it may be run again, and then measures what is missing.
+    A run that differs only in its evaluation does not count: it runs again and measures what is missing.
 
     Raises:
         ValueError: the folder holds a finished run of another config or of another version.
     """
-    for place in (folder, *siblings):
-        if read_state(place) != "finished":
+    for run_dir in (folder, *siblings):
+        if read_state(run_dir) != "finished":
             continue
-        report = Report.load(place / "report.json")
+        report = Report.load(run_dir / "report.json")
         differences = _differences(report.config, config)
         if not differences:
-            return place, report
-        pruned_otherwise = [words for key, words in differences.items() if not key.startswith("eval.")]
-        if place == folder and pruned_otherwise:
+            return run_dir, report
+        pruning_differences = [text for key, text in differences.items() if not key.startswith("eval.")]
+        if run_dir == folder and pruning_differences:
             raise ValueError(
-                f"{folder}: holds a finished run of another config ({'; '.join(pruned_otherwise[:3])}); choose "
+                f"{folder}: holds a finished run of another config ({'; '.join(pruning_differences[:3])}); choose "
                 "another folder, or resume=false to replace it"
             )
     return None
 
 
-def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, str]:
-    """The keys in which two configs would give different results, and the difference in words."""
-    a, b = (_flat(json.loads(json.dumps(config))) for config in (there, here))
+def _differences(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> dict[str, str]:
+    """Return the keys in which two configs give different results, each with the difference as text."""
+    a, b = (_flat(json.loads(json.dumps(config))) for config in (stored, requested))
     keys = [key for key in sorted(a | b) if key.split(".")[0] not in BOOKKEEPING and a.get(key) != b.get(key)]
     return {key: f"{key} is {a.get(key)} there and {b.get(key)} here" for key in keys}
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested config as one level: {"a": {"b": 1}} becomes {"a.b": 1}."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}

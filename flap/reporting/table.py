@@ -1,4 +1,4 @@
-"""The report for people: what was measured and what was done, two tables on the console and in report.md."""
+"""The report for people: two tables, on the console and in report.md."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -15,12 +15,12 @@ Row = tuple[str, ...]
 
 
 def tables(report: Report) -> list[list[Row]]:
-    """Each with its headings first; the one of what was measured is left out where nothing was."""
+    """Return the tables, each with its headings as first row: the measured numbers, if there are any, and the facts."""
     return [table for table in (_measured(report), _facts(report)) if len(table) > 1]
 
 
 def _measured(report: Report) -> list[Row]:
-    """The numbers of both models, their difference, and where something was calibrated, whether on such text."""
+    """Return the numbers of both models, their difference, and, if the domains are known, the domain of each text."""
     dense, pruned = report.evaluation["dense"], report.evaluation["pruned"]
     rows: list[Row] = [("", "dense", "pruned", "pruned - dense", "domain")]
     for name in side_by_side(dense | pruned, report.domains):
@@ -30,7 +30,7 @@ def _measured(report: Report) -> list[Row]:
 
 
 def _facts(report: Report) -> list[Row]:
-    """Size, ratio, time and where the checkpoint lies."""
+    """Return sizes, ratio, placement, times and the checkpoint's path."""
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in report.seconds.items())
     return [
         ("", "dense", "pruned"),
@@ -45,9 +45,12 @@ def _facts(report: Report) -> list[Row]:
 
 
 def _ratio(report: Report) -> str:
-    met, asked = (report.ratio[which] for which in ("realised_decoder", "requested"))
+    """Return the realised and the requested ratio as text, and what `round_to` changed in it."""
+    realised, requested = (report.ratio[which] for which in ("realised_decoder", "requested"))
     cost = report.ratio.get("round_to_cost")
-    return f"{met:.4f} of {asked:g} asked" + ("" if cost is None else f" ({round(cost, 4) + 0.0:+.4f} by round_to)")
+    return f"{realised:.4f} of {requested:g} asked" + (
+        "" if cost is None else f" ({round(cost, 4) + 0.0:+.4f} by round_to)"
+    )
 
 
 def _number(value: float | None) -> str:
@@ -55,8 +58,9 @@ def _number(value: float | None) -> str:
 
 
 def _places(report: Report) -> str:
+    """Return how many modules each device has, as text."""
     counts = Counter(report.device_map.values())
-    return "modules on " + ", ".join(f"{place}: {count}" for place, count in counts.items())
+    return "modules on " + ", ".join(f"{device}: {count}" for device, count in counts.items())
 
 
 def _sizes(report: Report, which: str, label: str) -> Row:
@@ -65,7 +69,7 @@ def _sizes(report: Report, which: str, label: str) -> Row:
 
 
 def show(report: Report) -> None:
-    """Print the tables."""
+    """Print the name of the run and its tables on the console."""
     console = Console()
     console.print(escape(report.config["run_name"]), style="italic")
     for headings, *rows in tables(report):
@@ -78,7 +82,7 @@ def show(report: Report) -> None:
 
 
 def markdown(report: Report) -> str:
-    """report.md: the tables, warnings, the picture, and what each layer kept."""
+    """Return the text of report.md: tables, notices, the picture, and the widths of each layer."""
     lines = [f"# {report.config['run_name']}"]
     for headings, *rows in tables(report):
         lines += ["", _line(headings), "|" + "---|" * len(headings), *map(_line, rows)]

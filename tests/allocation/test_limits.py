@@ -4,17 +4,17 @@ The oracle tries out every number of units that layers may keep.
 """
 
 from collections.abc import Callable
+from functools import cache
 from itertools import product
 
 import pytest
 import torch
 
-from flap.allocation import ALAM, ALMM, ULMM, ULUM, Budget, LayerPlan, PruningPlan, Structure, price
-from flap.allocation.budget import LayerPrices
+from flap.allocation import ALAM, ALMM, ULMM, ULUM, Budget, LayerPlan, PruningPlan, Structure, Units, price
 from flap.importance import Scores
-from flap.models import adapt
-from tests.allocation.oracle import budget_of, random_scores
+from flap.models import Pair, adapt
 from tests.cases import ARCHITECTURES, STRUCTURES, tiny_model
+from tests.helpers.ratios import budget_of, made_up, random_scores
 
 LIMITS = [
     {"round_to": 8},
@@ -25,14 +25,14 @@ LIMITS = [
     {"min_heads": 2, "min_neurons": 17, "round_to": 8},
 ]
 # Two layers of three heads at 10 and twenty neurons at 1, of which four fill no block of 8: at most 12 numbers a layer.
-SMALL = (LayerPrices(3, 10, 20, 1, 1), LayerPrices(3, 10, 20, 1, 1))
+SMALL = (Pair(Units(3, 10), Units(20, 1)),) * 2
 SMALL_RATIOS = [0.1, 0.17, 0.25, 0.31, 0.38, 0.44, 0.5, 0.57, 0.63]
 
 
 def small_scores(seed: int) -> Scores:
     generator = torch.Generator().manual_seed(seed)
     heads, neurons = (torch.rand(2, *shape, generator=generator) for shape in ((3, 4), (20,)))
-    return Scores(tuple(heads), tuple(neurons))
+    return Scores(tuple(map(Pair, heads, neurons)))
 
 
 def off_by(plan: PruningPlan, budget: Budget) -> float:
@@ -41,9 +41,9 @@ def off_by(plan: PruningPlan, budget: Budget) -> float:
 
 def assert_holds(plan: PruningPlan, structure: Structure) -> None:
     for layer in plan.layers:
-        assert len(layer.kv_heads) >= structure.min_heads and len(layer.neurons) >= structure.min_neurons
-        assert len(layer.neurons) % (structure.round_to or 1) == 0
-        assert list(layer.neurons) == sorted(set(layer.neurons))
+        assert len(layer.attention) >= structure.min_heads and len(layer.mlp) >= structure.min_neurons
+        assert len(layer.mlp) % (structure.round_to or 1) == 0
+        assert list(layer.mlp) == sorted(set(layer.mlp))
 
 
 @pytest.mark.parametrize("limits", LIMITS, ids=str)
@@ -61,7 +61,7 @@ def test_every_layer_holds_them(architecture: str, name: str, limits: dict[str, 
             continue
         met += 1
         for seed in range(3):
-            assert_holds(structure.allocate(random_scores(budget, seed), budget), structure)
+            assert_holds(structure.allocate(random_scores(budget, seed), budget, made_up(budget)), structure)
     assert met >= 1
 
 
@@ -69,9 +69,9 @@ def test_every_layer_holds_them(architecture: str, name: str, limits: dict[str, 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_blocks_of_one_and_minima_of_one_change_nothing(architecture: str, name: str) -> None:
     budget = budget_of(architecture, 0.35)
-    scores = random_scores(budget)
-    by_default = STRUCTURES[name]().allocate(scores, budget)
-    assert STRUCTURES[name](min_heads=1, min_neurons=1).allocate(scores, budget) == by_default
+    scores, measure = random_scores(budget), made_up(budget)
+    by_default = STRUCTURES[name]().allocate(scores, budget, measure)
+    assert STRUCTURES[name](min_heads=1, min_neurons=1).allocate(scores, budget, measure) == by_default
 
 
 def kept_by_hand(structure: Structure) -> list[tuple[int, int]]:
@@ -120,10 +120,16 @@ def test_no_uniform_plan_with_the_same_heads_is_nearer(ratio: float, limits: dic
         return
     plan = structure.allocate(small_scores(0), budget)
     assert_holds(plan, structure)
-    assert plan.layers[0].kv_heads and {len(layer.neurons) for layer in plan.layers} == {len(plan.layers[0].neurons)}
-    heads = len(plan.layers[0].kv_heads)
+    assert plan.layers[0].attention and {len(layer.mlp) for layer in plan.layers} == {len(plan.layers[0].mlp)}
+    heads = len(plan.layers[0].attention)
     best = nearest(budget, lambda kept: kept[0] == kept[1] and kept[0][0] == heads, structure)
     assert off_by(plan, budget) == pytest.approx(best)
+
+
+@cache
+def prefixes(structure: Structure, seed: int) -> set[PruningPlan]:
+    """Of the one ranking: the plans of all ratios."""
+    return {structure.allocate(small_scores(seed), Budget(SMALL, one / 200)) for one in range(200)}
 
 
 @pytest.mark.parametrize("limits", [{"round_to": 8}, {"min_heads": 2, "min_neurons": 5}], ids=str)
@@ -136,9 +142,7 @@ def test_no_prefix_of_the_one_ranking_is_nearer(ratio: float, limits: dict[str, 
     for seed in range(4):
         plan = structure.allocate(small_scores(seed), budget)
         assert_holds(plan, structure)
-        # the plans of all ratios are the prefixes of one ranking
-        prefixes = [structure.allocate(small_scores(seed), Budget(SMALL, one / 200)) for one in range(200)]
-        assert off_by(plan, budget) == pytest.approx(min(off_by(prefix, budget) for prefix in prefixes))
+        assert off_by(plan, budget) == pytest.approx(min(off_by(one, budget) for one in prefixes(structure, seed)))
         assert off_by(plan, budget) <= 10 / 2 or budget.to_remove < 8  # half the dearest unit, or less than must leave
 
 
@@ -147,7 +151,7 @@ def test_alam_in_blocks_by_hand(ratio: float, first: range) -> None:
     # the best head and block of each layer cost 36; then the ranking goes on with heads at 0 (46, 56), blocks at -0.34
     # (64, 72), heads at -1; the four neurons below are in no block
     up, heads = torch.arange(20.0), torch.tensor([[3.0], [2.0], [1.0]])
-    plan = ALAM(round_to=8).allocate(Scores((heads, heads), (up, up.flip(0))), Budget(SMALL, ratio))
+    plan = ALAM(round_to=8).allocate(Scores((Pair(heads, up), Pair(heads, up.flip(0)))), Budget(SMALL, ratio))
     assert plan.layers == (LayerPlan((0, 1), tuple(first)), LayerPlan((0, 1), tuple(range(8))))
 
 

@@ -8,17 +8,18 @@ import torch
 
 from flap.allocation import LayerPlan, PruningPlan, price
 from flap.calibration import LayerStatistics, collect
-from flap.compression import BiasCompensation, compress, prune_layer
+from flap.compression import BiasCompensation, compress, slice_layer
 from flap.importance import score_layers
-from flap.models import adapt
+from flap.models import Resident, adapt
 from tests.cases import ARCHITECTURES, METRICS, STRUCTURES, tiny_model, tokens
+from tests.helpers.ratios import made_up
 
 PLAN = PruningPlan((LayerPlan((0, 2), (1, 5, 7)), LayerPlan((3,), (0,))))
 
 
 def pruned_logits(architecture: str, plan: PruningPlan, known: list[LayerStatistics]) -> torch.Tensor:
     model = tiny_model(architecture)
-    compress(adapt(model), plan, BiasCompensation(), known, prune_layer)
+    compress(adapt(model), plan, BiasCompensation(), enumerate(known), slice_layer)
     with torch.no_grad():
         return model(input_ids=tokens()).logits
 
@@ -37,10 +38,10 @@ def test_file_is_plain_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_saved_plan_gives_a_fresh_model_the_same_logits(architecture: str, structure: str, tmp_path: Path) -> None:
-    adapter = adapt(tiny_model(architecture))
-    known = collect(adapter, tokens(), batch_size=3)
-    scores = score_layers(METRICS["WIFV"](), adapter, range(4), known)
-    plan = STRUCTURES[structure]().allocate(scores, price(adapter, 0.35))
+    placed = Resident(tiny_model(architecture))
+    known, budget = collect(placed, tokens(), batch_size=3), price(placed.adapter, 0.35)
+    scores = score_layers(METRICS["WIFV"](), placed.adapter, enumerate(known))
+    plan = STRUCTURES[structure]().allocate(scores, budget, made_up(budget))
     plan.save(tmp_path / "plan.json")
     reread = PruningPlan.load(tmp_path / "plan.json")
     assert reread == plan

@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from flap.allocation import LayerPlan, PruningPlan, Search, corrected, neighbours
-from flap.allocation.refine import LIMIT, rescaled
-from flap.importance import Scores
-from tests.allocation.oracle import assert_meets, budget_of, model_of, random_scores
+from flap.allocation import LayerPlan, Search
+from flap.allocation.adaptive import one_ranking
+from flap.allocation.refine import LIMIT, corrected, neighbours, rescaled
+from flap.models import Pair
 from tests.cases import ARCHITECTURES, RATIOS
+from tests.helpers.ratios import assert_meets, budget_of, model_of, random_scores
 
 NATS = torch.tensor([1.0, 2.0, 4.0, 8.0], dtype=torch.float64)
 
@@ -32,22 +33,19 @@ def test_one_measurement_changes_little() -> None:
 
 
 def test_neighbours_give_back_and_take_one_step_of_a_block() -> None:
-    scores = random_scores(budget_of("llama-gqa", 0.5))
-    lowest = scores.neurons[0].argsort().tolist()
-    plan = PruningPlan((LayerPlan((0, 1, 2, 3), tuple(sorted(lowest[10:]))),))
-    trials = neighbours(Search(step=0.1), scores, plan, 0)
+    scores = random_scores(budget_of("llama-gqa", 0.5)).layers[0]
+    lowest = scores.mlp.argsort().tolist()
+    plan = LayerPlan((0, 1, 2, 3), tuple(sorted(lowest[10:])))
+    trials = neighbours(scores, plan, step=0.1)
     assert [(trial.block, trial.removed) for trial in trials] == [("attention", 1), ("mlp", 4), ("mlp", 16)]
-    assert trials[0].plan.neurons == plan.layers[0].neurons
-    assert [trial.plan.kv_heads for trial in trials[1:]] == [(0, 1, 2, 3)] * 2
-    assert set(lowest[16:]) == set(trials[2].plan.neurons)
+    assert trials[0].plan.mlp == plan.mlp
+    assert [trial.plan.attention for trial in trials[1:]] == [(0, 1, 2, 3)] * 2
+    assert set(lowest[16:]) == set(trials[2].plan.mlp)
 
 
 def test_no_neighbour_takes_the_last_unit() -> None:
-    scores = Scores((torch.rand(2, 4),), (torch.rand(3),))
-    plan = PruningPlan((LayerPlan((1,), (2,)),))
-    assert [(trial.block, trial.removed) for trial in neighbours(Search(), scores, plan, 0)] == [
-        ("attention", 0), ("mlp", 1),
-    ]  # fmt: skip
+    trials = neighbours(Pair(torch.rand(2, 4), torch.rand(3)), LayerPlan((1,), (2,)), step=0.0625)
+    assert [(trial.block, trial.removed) for trial in trials] == [("attention", 0), ("mlp", 1)]
 
 
 @pytest.mark.parametrize("ratio", RATIOS)
@@ -58,22 +56,20 @@ def test_budget_moves_to_where_it_was_measured_to_matter(architecture: str, rati
     scores = random_scores(budget)
     alone = [[0.01 * trial.removed for trial in structure.trials(scores, i)] for i in range(4)]
     nats = structure.in_nats(scores, alone, budget)
-    plan = structure.allocate(nats, budget)
-    trials = [neighbours(structure, scores, plan, i) for i in range(4)]
+    plan = one_ranking(structure, nats, budget)
+    trials = [neighbours(*pair, structure.step) for pair in zip(scores.layers, plan.layers, strict=True)]
 
     def found(i: int, block: str, removed: int) -> float:
-        layer, prices = plan.layers[i], budget.layers[i]
-        left = prices.kv_heads - len(layer.kv_heads) if block == "attention" else prices.neurons - len(layer.neurons)
+        left = getattr(budget.layers[i], block).count - len(getattr(plan.layers[i], block))
         return 1.0 + 0.01 * (removed - left) * (3 if i == 1 else 1)
 
     measured = [[found(i, trial.block, trial.removed) for trial in trials[i]] for i in range(4)]
-    moved = structure.allocate(corrected(nats, plan, 1.0, trials, measured, budget, 1.0), budget)
+    moved = one_ranking(structure, corrected(nats, plan, 1.0, trials, measured, budget, 1.0), budget)
     assert_meets(moved, model_of(architecture), ratio)
-    prices = budget.layers[1]
-    kept = [
-        len(one.layers[1].kv_heads) * prices.kv_head_price + len(one.layers[1].neurons) * prices.neuron_price
+    before, after = (
+        sum(len(kept) * units.price for kept, units in zip(one.layers[1], budget.layers[1], strict=True))
         for one in (plan, moved)
-    ]
-    assert kept[1] > kept[0]
-    same = structure.allocate(corrected(nats, plan, 1.0, trials, measured, budget, 0.0), budget)
+    )
+    assert after > before
+    same = one_ranking(structure, corrected(nats, plan, 1.0, trials, measured, budget, 0.0), budget)
     assert same == plan

@@ -2,9 +2,9 @@
 
 import pytest
 
-from flap.allocation import ALMM, ULMM, Budget
-from flap.allocation.budget import LayerPrices
-from tests.allocation.oracle import assert_meets, budget_of, model_of, random_scores
+from flap.allocation import ALMM, ULMM, Budget, Units
+from flap.models import Pair
+from tests.helpers.ratios import assert_meets, budget_of, model_of, random_scores
 
 MANUAL = {"UL-MM": ULMM, "AL-MM": ALMM}
 
@@ -25,11 +25,11 @@ def test_remove_heads_is_exact_over_its_range(architecture: str, ratio: float, a
         chosen = MANUAL[structure](remove_heads=heads)
         chosen.check(budget)
         plan = chosen.allocate(random_scores(budget, heads), budget)
-        kept = [len(layer.kv_heads) * budget.layers[0].queries_per_group for layer in plan.layers]
+        kept = [len(layer.attention) * budget.layers[0].attention.queries for layer in plan.layers]
         assert 4 * 8 - sum(kept) == heads
         assert_meets(plan, model_of(architecture), ratio)
         if structure == "UL-MM":
-            assert max(kept) - min(kept) <= budget.layers[0].queries_per_group
+            assert max(kept) - min(kept) <= budget.layers[0].attention.queries
 
 
 @pytest.mark.parametrize("structure", MANUAL)
@@ -38,7 +38,7 @@ def test_remove_heads_outside_its_range_names_it(
     architecture: str, ratio: float, allowed: range, structure: str
 ) -> None:
     budget = budget_of(architecture, ratio)
-    step = budget.layers[0].queries_per_group
+    step = budget.layers[0].attention.queries
     for heads in {-1, -step, allowed[0] - step, allowed[-1] + step, allowed[0] + 1 if step > 1 else 1000}:
         with pytest.raises(ValueError, match=f"structure.remove_heads={heads}: .* {allowed[0]} to {allowed[-1]}, "):
             MANUAL[structure](remove_heads=heads).check(budget)
@@ -55,20 +55,20 @@ def test_ulmm_spreads_evenly(units: int) -> None:
 @pytest.mark.parametrize(
     ("layer", "ratio", "units"),
     [
-        (LayerPrices(5, 10, 10, 1, 1), 0.4, 2),
-        (LayerPrices(5, 10, 10, 1, 1), 0.69, 4),  # 41.4 to remove: three heads leave more than nine neurons can pay
-        (LayerPrices(5, 10, 10, 1, 1), 0.81, 4),  # one head stays
+        (Pair(Units(5, 10), Units(10, 1)), 0.4, 2),
+        (Pair(Units(5, 10), Units(10, 1)), 0.69, 4),  # 41.4 to remove: three heads leave more than nine neurons can pay
+        (Pair(Units(5, 10), Units(10, 1)), 0.81, 4),  # one head stays
     ],
 )
 def test_left_out_it_is_the_proportional_share_that_neurons_can_pay(
-    layer: LayerPrices, ratio: float, units: int
+    layer: Pair[Units], ratio: float, units: int
 ) -> None:
     assert ULMM().units_to_remove(Budget((layer,), ratio)) == units
 
 
 def test_layers_that_give_a_head_pay_what_the_others_cannot() -> None:
     # 144 to remove: every second layer gives a head at 20; the 64 left are 21 of the 24 spare neurons
-    budget = Budget((LayerPrices(3, 20, 4, 3, 1),) * 8, ratio=0.25)
+    budget = Budget((Pair(Units(3, 20), Units(4, 3)),) * 8, ratio=0.25)
     structure = ULMM(remove_heads=4)
     structure.check(budget)
     removed = budget.total - budget.kept(structure.allocate(random_scores(budget), budget))

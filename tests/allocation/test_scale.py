@@ -5,22 +5,24 @@ from dataclasses import replace
 import pytest
 import torch
 
-from flap.allocation import ALAM, ALMM, Budget, LayerPlan
-from flap.allocation.budget import LayerPrices
+from flap.allocation import ALAM, ALMM, Budget, LayerPlan, Units
 from flap.importance import Scores
-from flap.stages import build_stages
-from tests.allocation.oracle import assert_meets, budget_of, model_of, random_scores
+from flap.models import Pair
+from flap.prepare import choose
 from tests.cases import ARCHITECTURES, RATIOS
-from tests.runs import composed
+from tests.helpers.ratios import assert_meets, budget_of, model_of, random_scores
+from tests.helpers.runs import composed
 
 # Two layers of two heads at 10 and four neurons at 2: 56 parameters. Errors of heads, and per parameter:
 # L0h0 8 (.8), L0h1 12 (1.2), L1h0 2 (.2), L1h1 40 (4); of neurons L0 1 2 3 4 (.5 1 1.5 2), L1 0.2 0.4 0.6 20 (.1 .2
 # .3 10). The best of each layer (L0h1, L1h1, L0n3, L1n3) cost 24 and lead; then L0n2 1.5, L0n1 1, L0h0 .8, L0n0 .5,
 # L1n2 .3, L1n1 and L1h0 .2, L1n0 .1.
-LAYERS = (LayerPrices(2, 10, 4, 2, 1), LayerPrices(2, 10, 4, 2, 1))
+LAYERS = (Pair(Units(2, 10), Units(4, 2)),) * 2
 SCORES = Scores(
-    kv_heads=(torch.tensor([[3.0, 5.0], [6.0, 6.0]]), torch.tensor([[1.0, 1.0], [0.0, 40.0]])),
-    neurons=(torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([0.2, 0.4, 0.6, 20.0])),
+    (
+        Pair(torch.tensor([[3.0, 5.0], [6.0, 6.0]]), torch.tensor([1.0, 2.0, 3.0, 4.0])),
+        Pair(torch.tensor([[1.0, 1.0], [0.0, 40.0]]), torch.tensor([0.2, 0.4, 0.6, 20.0])),
+    ),
     inverse_power=(0.01, 0.1),
 )
 
@@ -54,8 +56,8 @@ def test_relative_by_hand(to_keep: float, first: LayerPlan, second: LayerPlan) -
 def test_almm_ranks_heads_and_neurons_each_by_it(scale: str, leaves: int) -> None:
     # of L0h0 (.8) and L1h0 (.2 as an error, 2 as a relative one) one leaves, and three neurons: to keep 40
     plan = ALMM(remove_heads=1, scale=scale).allocate(SCORES, Budget(LAYERS, 16 / 56))
-    assert [len(layer.kv_heads) for layer in plan.layers] == ([2, 1] if leaves == 1 else [1, 2])
-    kept = [layer.neurons for layer in plan.layers]
+    assert [len(layer.attention) for layer in plan.layers] == ([2, 1] if leaves == 1 else [1, 2])
+    kept = [layer.mlp for layer in plan.layers]
     # as errors L1's three worst leave; ten times as heavy, they are worth 1, 2, 3 against .5, 1, 1.5 of L0
     assert kept == ([(0, 1, 2, 3), (3,)] if scale == "error" else [(2, 3), (1, 2, 3)])
 
@@ -78,7 +80,7 @@ def test_the_ratio_is_met(architecture: str, ratio: float, scale: str) -> None:
         plan = structure.allocate(scores, budget)
         if structure.round_to is None:
             assert_meets(plan, model_of(architecture), ratio)
-        assert all(layer.kv_heads and layer.neurons for layer in plan.layers)
+        assert all(layer.attention and layer.mlp for layer in plan.layers)
 
 
 @pytest.mark.parametrize(
@@ -99,9 +101,9 @@ def test_the_ratio_is_met(architecture: str, ratio: float, scale: str) -> None:
 )
 def test_what_has_no_such_scale_is_one_line(arguments: tuple[str, ...], line: str) -> None:
     with pytest.raises(ValueError, match=f"^{line}"):
-        build_stages(composed(*arguments))
-    build_stages(composed("structure.scale=relative", "metric=OBS"))
-    build_stages(composed("structure.scale=relative", "metric.square_attention=false"))
+        choose(composed(*arguments))
+    choose(composed("structure.scale=relative", "metric=OBS"))
+    choose(composed("structure.scale=relative", "metric.square_attention=false"))
 
 
 def test_experts_are_refused() -> None:

@@ -1,13 +1,20 @@
 """structure=search: measured divergences become nats per unit, and the cheapest nats leave first."""
 
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
+
 import pytest
 import torch
 
-from flap.allocation import LayerPlan, Search
-from flap.allocation.search import spread
+from flap.allocation import Budget, LayerPlan, PruningPlan, Search, Units
+from flap.allocation.adaptive import one_ranking
+from flap.allocation.curve import spread
 from flap.importance import Scores
-from tests.allocation.oracle import assert_meets, budget_of, model_of, random_scores
+from flap.models import Pair
 from tests.cases import ARCHITECTURES, RATIOS
+from tests.helpers.ratios import assert_meets, budget_of, model_of, random_scores
 
 
 def test_by_hand() -> None:
@@ -38,17 +45,15 @@ def test_each_block_is_measured_alone_at_each_level() -> None:
     assert [(trial.block, trial.removed) for trial in trials] == [
         ("attention", 1), ("attention", 2), ("mlp", 14), ("mlp", 28),
     ]  # fmt: skip
-    lost = set(range(56)) - set(trials[2].plan.neurons)
-    assert trials[2].plan.kv_heads == (0, 1, 2, 3)
-    assert lost == set(scores.neurons[1].argsort()[:14].tolist())
-    assert trials[0].plan == LayerPlan(
-        tuple(sorted(scores.kv_heads[1].sum(1).argsort()[1:].tolist())), tuple(range(56))
-    )
+    lost = set(range(56)) - set(trials[2].plan.mlp)
+    assert trials[2].plan.attention == (0, 1, 2, 3)
+    assert lost == set(scores.layers[1].mlp.argsort()[:14].tolist())
+    without_worst = sorted(scores.layers[1].attention.sum(1).argsort()[1:].tolist())
+    assert trials[0].plan == LayerPlan(tuple(without_worst), tuple(range(56)))
 
 
 def test_levels_that_leave_nothing_or_take_nothing_are_left_out() -> None:
-    scores = Scores((torch.rand(3, 2),), (torch.rand(2),))
-    trials = Search().trials(scores, 0)
+    trials = Search().trials(Scores((Pair(torch.rand(3, 2), torch.rand(2)),)), 0)
     assert [(trial.block, trial.removed) for trial in trials] == [("attention", 1), ("attention", 2), ("mlp", 1)]
 
 
@@ -59,10 +64,10 @@ def test_the_layer_that_matters_most_keeps_most(architecture: str, ratio: float)
     scores = random_scores(budget)
     costs = [1.0, 100.0, 1.0, 1.0]
     nats = [[cost * trial.removed for trial in structure.trials(scores, i)] for i, cost in enumerate(costs)]
-    plan = structure.allocate(structure.in_nats(scores, nats, budget), budget)
+    plan = one_ranking(structure, structure.in_nats(scores, nats, budget), budget)
     assert_meets(plan, model_of(architecture), ratio)
-    assert len(plan.layers[1].neurons) == max(len(layer.neurons) for layer in plan.layers)
-    assert len(plan.layers[1].kv_heads) == max(len(layer.kv_heads) for layer in plan.layers)
+    assert len(plan.layers[1].mlp) == max(len(layer.mlp) for layer in plan.layers)
+    assert len(plan.layers[1].attention) == max(len(layer.attention) for layer in plan.layers)
 
 
 def test_options_out_of_range_are_named() -> None:
@@ -81,3 +86,117 @@ def test_options_out_of_range_are_named() -> None:
 def test_a_model_with_experts_is_refused() -> None:
     with pytest.raises(ValueError, match=r"^structure=search: expected a model without experts"):
         Search().check(budget_of("mixtral", 0.5))
+
+
+# Two layers of eight heads at 10 and forty neurons at 3; a head has one channel.
+BUDGET = Budget((Pair(Units(8, 10), Units(40, 3)),) * 2, 0.5)
+
+
+def small_scores(seed: int) -> Scores:
+    generator = torch.Generator().manual_seed(seed)
+    pairs = [(torch.rand(8, 1, generator=generator), torch.rand(40, generator=generator)) for _ in range(2)]
+    return Scores(tuple(Pair(*pair) for pair in pairs))
+
+
+class Known:
+    """A measure of known nats: a unit that leaves costs its score times a factor of its block, whatever else leaves.
+
+    dearer: but these layers' units cost three times as much once another layer has lost any.
+    """
+
+    def __init__(self, scores: Scores, factors: list[Pair[float]], dearer: tuple[int, ...] = ()) -> None:
+        self.cost = [
+            Pair([factor.attention * one for one in layer.attention.flatten().tolist()],
+                 [factor.mlp * one for one in layer.mlp.tolist()])
+            for layer, factor in zip(scores.layers, factors, strict=True)
+        ]  # fmt: skip
+        self.dearer = dearer
+        self.asked: list[list[PruningPlan]] = []
+
+    def __call__(self, plans: Sequence[PruningPlan], num_tokens: int) -> list[float]:
+        assert num_tokens == 300
+        self.asked.append(list(plans))
+        return [self.nats(plan) for plan in plans]
+
+    def nats(self, plan: PruningPlan) -> float:
+        pairs = [zip(*pair, strict=True) for pair in zip(self.cost, plan.layers, strict=True)]
+        alone = [
+            math.fsum(one for costs, kept in pair for u, one in enumerate(costs) if u not in kept) for pair in pairs
+        ]
+        both = min(alone) > 0
+        return math.fsum(3 * one if both and i in self.dearer else one for i, one in enumerate(alone))
+
+    def cheapest(self, to_keep: float) -> PruningPlan:
+        """The best unit of each block, then the units of most nats per parameter, as many as are nearest to this."""
+        units = [
+            (one / prices.price, prices.price, (i, block, u), one == max(costs))
+            for i, pair in enumerate(self.cost)
+            for block, costs, prices in zip(Pair._fields, pair, BUDGET.layers[i], strict=True)
+            for u, one in enumerate(costs)
+        ]
+        units.sort(key=lambda unit: (not unit[3], -unit[0]))
+        totals = list(accumulate(price for _, price, _, _ in units))
+        size = min(range(4, len(units) + 1), key=lambda size: abs(totals[size - 1] - to_keep))
+        kept = {name for _, _, name, _ in units[:size]}
+        layers = [[tuple(u for u in range(40) if (i, block, u) in kept) for block in Pair._fields] for i in range(2)]
+        return PruningPlan(tuple(LayerPlan(*layer) for layer in layers))
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.3, 0.5, 0.6])
+@pytest.mark.parametrize("seed", range(3))
+def test_where_nats_add_up_the_units_of_least_nats_per_parameter_leave(seed: int, ratio: float) -> None:
+    """Whatever the scores' scale in each block; and measurements around that plan find nothing better."""
+    scores, budget = small_scores(seed), replace(BUDGET, ratio=ratio)
+    known = Known(scores, [Pair(9.0, 0.2), Pair(1.0, 3.0)])
+    plan = Search(tokens=300).allocate(scores, budget, known)
+    expected = known.cheapest(budget.total - budget.to_remove)
+    assert plan == expected
+    assert plan.nats == (known.nats(expected),)
+
+
+def test_what_is_measured() -> None:
+    """Each block alone at each level, in one walk; the plan; in each round its neighbours, and three candidates."""
+    scores = small_scores(0)
+    known = Known(scores, [Pair(1.0, 1.0)] * 2, dearer=(1,))
+    plan = Search(tokens=300, levels=[0.25, 0.5], rounds=1, step=0.25).allocate(scores, BUDGET, known)
+    alone, [first], around, candidates = known.asked
+    whole = LayerPlan(tuple(range(8)), tuple(range(40)))
+    lost = [[(8 - len(layer.attention), 40 - len(layer.mlp)) for layer in one.layers] for one in alone]
+    of_one = [(2, 0), (4, 0), (0, 10), (0, 20)]
+    assert lost == [*([one, (0, 0)] for one in of_one), *([(0, 0), one] for one in of_one)]
+    assert all(whole in one.layers for one in alone)
+    for one in around:
+        moved = [i for i in range(2) if one.layers[i] != first.layers[i]]
+        assert len(moved) == 1 and first.with_layer(moved[0], one.layers[moved[0]]) == one
+    assert len(candidates) == 3 and plan in candidates
+
+
+def test_rounds_move_budget_to_what_matters_more_beside_other_losses() -> None:
+    for seed in range(3):
+        scores = small_scores(seed)
+        known = Known(scores, [Pair(1.0, 1.0)] * 2, dearer=(1,))
+        first, plan = (Search(tokens=300, rounds=n, step=0.25).allocate(scores, BUDGET, known) for n in (0, 3))
+        assert first.nats == (known.nats(first),)
+        assert plan.nats[0] == first.nats[0] and plan.nats[-1] == known.nats(plan)
+        assert len(plan.nats) > 1 and list(plan.nats) == sorted(set(plan.nats), reverse=True)
+        one, other = (replace(BUDGET, layers=BUDGET.layers[1:]).kept(PruningPlan(p.layers[1:])) for p in (first, plan))
+        assert other > one
+
+
+@pytest.mark.parametrize(("found", "taken"), [([1.1, 0.9, 0.8], 1), ([0.99, 0.5, 0.4], 0), ([1.0, 1.5, 1.2], None)])
+def test_the_strongest_correction_that_helps_is_taken_and_the_search_ends_where_none_does(
+    found: list[float], taken: int | None
+) -> None:
+    asked: list[list[PruningPlan]] = []
+
+    def measure(plans: Sequence[PruningPlan], num_tokens: int) -> list[float]:
+        asked.append(list(plans))
+        # the plan, the first round's candidates, the second's; of single blocks any nats will do
+        answers = {2: [1.0], 4: found, 6: [2.0] * 3}
+        return answers.get(len(asked)) or [1 + i / len(plans) for i in range(len(plans))]
+
+    plan = Search(rounds=5, step=0.25).allocate(small_scores(0), BUDGET, measure)
+    if taken is None:
+        assert (plan, plan.nats) == (asked[1][0], (1.0,)) and len(asked) == 4
+    else:
+        assert (plan, plan.nats) == (asked[3][taken], (1.0, found[taken])) and len(asked) == 6

@@ -5,8 +5,10 @@ from collections import Counter
 import pytest
 
 from flap.allocation import ULUM, LayerPlan
-from tests.allocation.oracle import assert_meets, budget_of, model_of, random_scores
 from tests.cases import ARCHITECTURES, MIXTURES, RATIOS, STRUCTURES
+from tests.helpers.ratios import assert_meets, budget_of, made_up, model_of, random_scores
+
+OF_EXPERTS = [name for name in STRUCTURES if name != "search"]  # which refuses them: test_search.py
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
@@ -15,7 +17,7 @@ from tests.cases import ARCHITECTURES, MIXTURES, RATIOS, STRUCTURES
 def test_ratio_is_met_and_no_layer_is_empty(architecture: str, ratio: float, structure: str) -> None:
     budget = budget_of(architecture, ratio)
     for seed in range(5):
-        plan = STRUCTURES[structure]().allocate(random_scores(budget, seed), budget)
+        plan = STRUCTURES[structure]().allocate(random_scores(budget, seed), budget, made_up(budget))
         assert_meets(plan, model_of(architecture), ratio)
 
 
@@ -23,8 +25,8 @@ def test_ratio_is_met_and_no_layer_is_empty(architecture: str, ratio: float, str
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_ratio_zero_keeps_everything(architecture: str, structure: str) -> None:
     budget = budget_of(architecture, 0.0)
-    everything = LayerPlan(tuple(range(budget.layers[0].kv_heads)), tuple(range(56)))
-    assert STRUCTURES[structure]().allocate(random_scores(budget), budget).layers == (everything,) * 4
+    everything = LayerPlan(tuple(range(budget.layers[0].attention.count)), tuple(range(56)))
+    assert STRUCTURES[structure]().allocate(random_scores(budget), budget, made_up(budget)).layers == (everything,) * 4
 
 
 @pytest.mark.parametrize("ratio", RATIOS)
@@ -32,7 +34,7 @@ def test_ratio_zero_keeps_everything(architecture: str, structure: str) -> None:
 def test_ulum_gives_every_layer_the_same_widths(architecture: str, ratio: float) -> None:
     budget = budget_of(architecture, ratio)
     plan = ULUM().allocate(random_scores(budget), budget)
-    assert len({(len(layer.kv_heads), len(layer.neurons)) for layer in plan.layers}) == 1
+    assert len({(len(layer.attention), len(layer.mlp)) for layer in plan.layers}) == 1
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
@@ -48,28 +50,29 @@ def test_ratio_that_would_empty_a_layer_names_the_highest(architecture: str, mos
             structure().check(budget_of(architecture, 0.95))
     budget = budget_of(architecture, float(most))
     for structure in STRUCTURES.values():
-        assert_meets(structure().allocate(random_scores(budget), budget), model_of(architecture), float(most))
+        plan = structure().allocate(random_scores(budget), budget, made_up(budget))
+        assert_meets(plan, model_of(architecture), float(most))
 
 
-@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("structure", OF_EXPERTS)
 @pytest.mark.parametrize("ratio", (0.0, *RATIOS))
 @pytest.mark.parametrize("architecture", MIXTURES)
 def test_every_expert_of_a_layer_keeps_as_many_neurons(architecture: str, ratio: float, structure: str) -> None:
     budget = budget_of(architecture, ratio)
     plan = STRUCTURES[structure]().allocate(random_scores(budget), budget)
     for layer, prices in zip(plan.layers, budget.layers, strict=True):
-        assert list(layer.neurons) == sorted(set(layer.neurons)) and layer.kv_heads
-        kept_by_expert = Counter(neuron // prices.neurons for neuron in layer.neurons)
-        assert sorted(kept_by_expert) == list(range(prices.experts)) and len(set(kept_by_expert.values())) == 1
-    unit = max(price for layer in budget.layers for price in (layer.kv_head_price, layer.neuron_price))
+        assert list(layer.mlp) == sorted(set(layer.mlp)) and layer.attention
+        kept_by_expert = Counter(neuron // prices.mlp.count for neuron in layer.mlp)
+        assert sorted(kept_by_expert) == list(range(prices.mlp.experts)) and len(set(kept_by_expert.values())) == 1
+    unit = max(units.price for layer in budget.layers for units in layer)
     assert abs(budget.total - budget.kept(plan) - ratio * budget.total) <= unit
 
 
-@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("structure", OF_EXPERTS)
 @pytest.mark.parametrize("architecture", MIXTURES)
 def test_experts_round_to_the_width_of_one(architecture: str, structure: str) -> None:
     budget = budget_of(architecture, 0.4)
     plan = STRUCTURES[structure](round_to=8).allocate(random_scores(budget), budget)
     for layer, prices in zip(plan.layers, budget.layers, strict=True):
-        kept_by_expert = Counter(neuron // prices.neurons for neuron in layer.neurons)
+        kept_by_expert = Counter(neuron // prices.mlp.count for neuron in layer.mlp)
         assert all(kept % 8 == 0 for kept in kept_by_expert.values()) and len(set(kept_by_expert.values())) == 1

@@ -3,21 +3,23 @@
 import pytest
 import torch
 
-from flap.allocation import ALAM, ALMM, ULMM, ULUM, Budget, LayerPlan
-from flap.allocation.budget import LayerPrices
+from flap.allocation import ALAM, ALMM, ULMM, ULUM, Budget, LayerPlan, Units
 from flap.importance import Scores
-from tests.allocation.oracle import assert_meets, budget_of, model_of
+from flap.models import Pair
 from tests.cases import ARCHITECTURES
+from tests.helpers.ratios import assert_meets, budget_of, model_of
 
 ADAPTIVE = {"AL-MM": ALMM, "AL-AM": ALAM}
 
 # Two layers of two heads at 10 and four neurons at 3: 64 parameters. Units by standardised score:
 # heads L1h0 .29, L1h1 -.29, L0h0 -.87 and the best L0h1 .87; neurons L0n2 .39, L0n1 -.39, L1n0-2 -.5, L0n0 -1.16
 # and the best L0n3 1.16, L1n3 1.5. The best of each layer (L0h1, L1h0, L0n3, L1n3) cost 26.
-TOY_LAYERS = (LayerPrices(2, 10, 4, 3, 1), LayerPrices(2, 10, 4, 3, 1))
+TOY_LAYERS = (Pair(Units(2, 10), Units(4, 3)),) * 2
 TOY_SCORES = Scores(
-    kv_heads=(torch.tensor([[1.0, 1.0], [3.0, 3.0]]), torch.tensor([[0.0, 4.0], [1.0, 1.0]])),
-    neurons=(torch.tensor([1.0, 2.0, 3.0, 4.0]), torch.tensor([0.0, 0.0, 0.0, 8.0])),
+    (
+        Pair(torch.tensor([[1.0, 1.0], [3.0, 3.0]]), torch.tensor([1.0, 2.0, 3.0, 4.0])),
+        Pair(torch.tensor([[0.0, 4.0], [1.0, 1.0]]), torch.tensor([0.0, 0.0, 0.0, 8.0])),
+    ),
 )
 
 
@@ -54,7 +56,7 @@ def test_alam_prefix_by_hand(ratio: float, first: LayerPlan, second: LayerPlan) 
 
 def test_experts_by_hand() -> None:
     # L0 as two experts of two neurons: z -1.16 -.39 and .39 1.16, so ranks at 6 each: .39 (protected), -.39
-    layers = (LayerPrices(2, 10, 2, 6, 1, experts=2), TOY_LAYERS[1])
+    layers = (Pair(Units(2, 10), Units(2, 6, experts=2)), TOY_LAYERS[1])
     for to_keep, first in ((32, (1, 3)), (38, (1, 3)), (45, (0, 1, 2, 3))):
         # kept in this order: L0h1 L1h0 L0r0 L1n3 for 29, L1h1 39, L0r1 45
         plan = ALAM().allocate(TOY_SCORES, Budget(layers, 1 - to_keep / 64))
@@ -71,11 +73,10 @@ def test_almm_by_hand() -> None:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_layer_worse_than_all_others_keeps_one_unit_of_each(architecture: str, structure: str) -> None:
     budget = budget_of(architecture, 0.7)
-    groups = budget.layers[0].kv_heads
+    groups = budget.layers[0].attention.count
     # the others' upper 60 % stand above their mean, and that is more than may stay
-    good = (torch.arange(groups) < 0.6 * groups).float()[:, None].expand(-1, 4), (torch.arange(56) < 34).float()
-    bad = torch.full((groups, 4), 1e-30), torch.full((56,), 1e-30)
-    scores = Scores((good[0], bad[0], good[0], good[0]), (good[1], bad[1], good[1], good[1]))
-    plan = ADAPTIVE[structure]().allocate(scores, budget)
+    good = Pair((torch.arange(groups) < 0.6 * groups).float()[:, None].expand(-1, 4), (torch.arange(56) < 34).float())
+    bad = Pair(torch.full((groups, 4), 1e-30), torch.full((56,), 1e-30))
+    plan = ADAPTIVE[structure]().allocate(Scores((good, bad, good, good)), budget)
     assert plan.layers[1] == LayerPlan((0,), (0,))
     assert_meets(plan, model_of(architecture), 0.7)

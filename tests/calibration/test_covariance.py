@@ -1,13 +1,8 @@
-"""Covariances: exact for any split into batches, one layer's in memory, nothing left on disk."""
+"""Covariances: exact for any split into batches, and one layer's in memory."""
 
-import shutil
-import sys
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import reduce
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -16,22 +11,20 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from flap.allocation import LayerPlan, PruningPlan
-from flap.calibration import LayerStatistics, Moments, collect, collect_covariances, collect_layerwise, merge
-from flap.calibration.statistics import moments
-from flap.compression import BiasCompensation, LinearCompensation, compress, prune_layer
-from flap.importance import WIFV, score_layers
-from flap.models import adapt
+from flap.allocation import ULUM, LayerPlan, PruningPlan, price
+from flap.calibration import Calibration, LayerStatistics, Statistics, Visits, batch_statistics, collect, merge
+from flap.compression import BiasCompensation, Divergence, LinearCompensation, compress, prune_in_sequence, slice_layer
+from flap.importance import OBS, score_layers
+from flap.models import Pair, Resident
 from tests.cases import ARCHITECTURES, tiny_model, tokens
 
-collecting = sys.modules["flap.calibration.collect"]  # the package has a function of that name
 WINDOWS = tokens(windows=12)
 HELD_OUT = [0, 5, 10]
 FITTING = [i for i in range(12) if i not in HELD_OUT]
 
 
 def comoments(batches: Sequence[Tensor]) -> Tensor:
-    found = reduce(merge, [moments(batch, covariance=True) for batch in batches]).comoment_II
+    found = reduce(merge, [batch_statistics(batch, covariance=True) for batch in batches]).comoment_II
     assert found is not None
     return found
 
@@ -52,7 +45,7 @@ def test_by_hand() -> None:
     batches = [torch.tensor([[1.0, 10.0]]), torch.tensor([[3.0, 4.0], [5.0, 4.0]])]
     # means 3 and 6: deviations -2 0 2 and 4 -2 -2
     assert comoments(batches).tolist() == [[8.0, -12.0], [-12.0, 24.0]]
-    assert moments(batches[0]).comoment_II is None
+    assert batch_statistics(batches[0]).comoment_II is None
 
 
 @pytest.mark.parametrize("channels", [1, 255, 256, 257, 600])
@@ -83,7 +76,7 @@ def inputs_of(model: PreTrainedModel, path: str, windows_NT: Tensor) -> Tensor:
     return seen[0].flatten(0, 1)
 
 
-def assert_part(part: Moments, activation_TI: Tensor) -> None:
+def assert_part(part: Statistics, activation_TI: Tensor) -> None:
     assert part.comoment_II is not None
     assert part.num_tokens == len(activation_TI)
     assert_close(part.comoment_II, by_definition(activation_TI))
@@ -91,33 +84,31 @@ def assert_part(part: Moments, activation_TI: Tensor) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 4])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_every_fifth_window_is_held_out(architecture: str, batch_size: int, tmp_path: Path) -> None:
+def test_every_fifth_window_is_held_out(architecture: str, batch_size: int) -> None:
     model = tiny_model(architecture)
-    dense = collect(adapt(model), WINDOWS, batch_size=3)
-    for i, layer in enumerate(collect_covariances(adapt(model), WINDOWS, batch_size, tmp_path)):
-        assert layer.inverse_power == pytest.approx(dense[i].inverse_power, rel=1e-5)
-        for known, plain, path in (
-            (layer.attention, dense[i].attention, f"{i}.self_attn.o_proj"),
-            (layer.mlp, dense[i].mlp, f"{i}.mlp.down_proj"),
-        ):
+    dense = collect(Resident(model), WINDOWS, batch_size=3)
+    for i, layer in Calibration(Resident(model), WINDOWS, batch_size, []).visit("score", covariance=True):
+        assert layer is not None and layer.inverse_power == pytest.approx(dense[i].inverse_power, rel=1e-5)
+        paths = Pair(f"{i}.self_attn.o_proj", f"{i}.mlp.down_proj")
+        for known, plain, path in zip(layer.blocks, dense[i].blocks, paths, strict=True):
             assert known.parts is not None and plain.parts is None
             for part, windows in zip(known.parts, (FITTING, HELD_OUT), strict=True):
                 assert_part(part, inputs_of(model, path, WINDOWS[windows]))
             torch.testing.assert_close(known.var_I, plain.var_I, rtol=1e-5, atol=0)
-            assert known.num_tokens == WINDOWS.numel()
+            assert known.num_tokens == WINDOWS.numel() and known.comoment_II is None
 
 
 def test_behind_pruned_layers() -> None:
-    model, plan = tiny_model("llama-gqa"), LayerPlan((0, 2), tuple(range(0, 56, 2)))
-    for i, known in collect_layerwise(adapt(model), WINDOWS, 4, covariance=True):
+    placed, plan = Resident(tiny_model("llama-gqa")), LayerPlan((0, 2), tuple(range(0, 56, 2)))
+    for i, known in Calibration(placed, WINDOWS, 4, []).in_sequence(covariance=True, folder=None):
         if i == 0:
-            prune_layer(adapt(model), 0, plan, BiasCompensation(), known)
-        assert known.mlp.parts is not None
+            slice_layer(placed.adapter, 0, plan, BiasCompensation(), known)
+        assert known is not None and known.blocks.mlp.parts is not None
         if i == 1:
-            assert_part(known.mlp.parts[0], inputs_of(model, "1.mlp.down_proj", WINDOWS[FITTING]))
+            assert_part(known.blocks.mlp.parts[0], inputs_of(placed.model, "1.mlp.down_proj", WINDOWS[FITTING]))
 
 
-def test_each_layer_runs_once_over_every_window(tmp_path: Path) -> None:
+def test_each_layer_runs_once_over_every_window() -> None:
     model, seen = tiny_model("llama-gqa"), 0
 
     def count(module: torch.nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -125,62 +116,51 @@ def test_each_layer_runs_once_over_every_window(tmp_path: Path) -> None:
         seen += len(args[0])
 
     model.model.layers[3].mlp.register_forward_pre_hook(count)
-    collect_covariances(adapt(model), WINDOWS, 4, tmp_path)
+    for _ in Calibration(Resident(model), WINDOWS, 4, []).visit("score", covariance=True):
+        pass
     assert seen == len(WINDOWS)
 
 
-def one_at_a_time(make: Callable[..., LayerStatistics]) -> Callable[..., LayerStatistics]:
-    """`make`, which must not be called while co-moments of an earlier call are alive."""
-    alive: list[weakref.ref[Tensor]] = []
+class OneAtATime(Calibration):
+    """A calibration whose co-moments of one layer must be gone before the next one's are collected."""
 
-    def watched(*arguments: Any, **options: Any) -> LayerStatistics:
-        assert [reference() for reference in alive] == [None] * len(alive)
-        layer = make(*arguments, **options)
-        for known in (layer.attention, layer.mlp):
-            assert known.parts is not None
-            alive.extend(weakref.ref(part.comoment_II) for part in known.parts if part.comoment_II is not None)
-        return layer
+    def along(self, *arguments: object) -> Visits:
+        return Watched(super().along(*arguments))
 
-    return watched
+    def in_sequence(self, *arguments: object) -> Visits:
+        return Watched(super().in_sequence(*arguments))
 
 
-class Walk:
-    """Statistics read one layer at a time, by `one_at_a_time`."""
+class Watched(Iterator[tuple[int, LayerStatistics | None]]):
+    """Visits that look, before each one, for co-moments of earlier ones."""
 
-    def __init__(self, statistics: Iterable[LayerStatistics]) -> None:
-        self.layers = iter(statistics)
-        self.read = one_at_a_time(lambda: next(self.layers))
+    def __init__(self, visits: Visits) -> None:
+        self.visits = visits
+        self.seen: list[weakref.ref[Tensor]] = []
 
-    def __iter__(self) -> Iterator[LayerStatistics]:
-        return self
-
-    def __next__(self) -> LayerStatistics:
-        return self.read()
-
-
-def test_one_layer_is_in_memory_and_nothing_stays_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    adapter, plan = adapt(tiny_model("llama-gqa")), PruningPlan((LayerPlan((0, 2), tuple(range(30))),) * 4)
-    monkeypatch.setattr(collecting, "_observe", one_at_a_time(collecting._observe))
-    statistics = collect_covariances(adapter, WINDOWS, 4, tmp_path)
-    score_layers(WIFV(), adapter, range(4), Walk(statistics))
-    assert len(compress(adapter, plan, LinearCompensation(), Walk(statistics), prune_layer)) == 8
-    assert list(tmp_path.iterdir()) == []
+    def __next__(self) -> tuple[int, LayerStatistics | None]:
+        assert [reference() for reference in self.seen] == [None] * len(self.seen)
+        i, observed = next(self.visits)
+        assert observed is not None
+        parts = [part for known in observed.blocks for part in known.parts or ()]
+        self.seen += [weakref.ref(part.comoment_II) for part in parts if part.comoment_II is not None]
+        assert len(self.seen) == 4 * (i + 1)
+        return i, observed
 
 
-def test_a_disk_without_room_is_named_before_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
-    with pytest.raises(ValueError, match=r"^cache_dir=.*: covariances take 0.0 GB .* choose another folder"):
-        collect_covariances(adapt(tiny_model("llama-gqa")), WINDOWS + 1000, 4, tmp_path)
+def test_one_layer_is_in_memory() -> None:
+    """While layers are scored, tried out, compressed, or scored and compressed in turn."""
+    calibration, linear = OneAtATime(Resident(tiny_model("llama-gqa")), WINDOWS, 4, []), LinearCompensation()
+    adapter, plan = calibration.model.adapter, PruningPlan((LayerPlan((0, 2), tuple(range(30))),) * 4)
+    score_layers(OBS(), adapter, calibration.visit("score", covariance=True))
+    Divergence(calibration, linear)([plan], WINDOWS.numel())
+    assert len(compress(adapter, plan, linear, calibration.visit("compress", covariance=True), slice_layer)) == 8
+    another = OneAtATime(Resident(tiny_model("llama-gqa")), WINDOWS, 4, [])
+    prune_in_sequence(another, OBS(), ULUM(), linear, price(another.model.adapter, 0.4), slice_layer, None)
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=r"^cache_dir=.*file: covariances need a folder that can be written"):
-        collect_covariances(adapt(tiny_model("llama-gqa")), WINDOWS, 4, tmp_path / "file")
-
-
-def test_products_beyond_float32_name_the_layer(tmp_path: Path) -> None:
+def test_products_beyond_float32_name_the_layer() -> None:
     model = tiny_model("llama-gqa")
     model.model.layers[2].mlp.up_proj.weight.data *= 1e25
     with pytest.raises(ValueError, match=r"activations of layer 2 MLP.* not finite"):
-        collect_covariances(adapt(model), WINDOWS, 4, tmp_path)
+        list(Calibration(Resident(model), WINDOWS, 4, []).visit("score", covariance=True))

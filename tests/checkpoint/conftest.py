@@ -5,8 +5,9 @@ import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from flap.checkpoint.save import save
+from flap.models import PlacedModel, Resident
 from tests.cases import ARCHITECTURES, tiny_model
-from tests.checkpoint.pruned import Saved, prune
+from tests.helpers.pruned import Saved, prune, save_pruned
 
 
 @pytest.fixture(scope="package")
@@ -17,8 +18,7 @@ def all_saved(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTok
     for name in ARCHITECTURES:
         model = tiny_model(name)
         plan = prune(model, 0.4)
-        directory = save(model, tokenizer, root / name, plan, {"why": "a test"})
-        made[name] = Saved(directory, model, plan)
+        made[name] = save_pruned(model, tokenizer, root / name, plan, why="a test")
     return made
 
 
@@ -38,16 +38,16 @@ def model() -> PreTrainedModel:
 def old(all_saved: dict[str, Saved], tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Path:
     """A checkpoint that is there already, alone in its parent folder."""
     saved = all_saved["llama-gqa"]
-    return save(saved.model, tokenizer, tmp_path / "parent" / "checkpoint", saved.plan, {})
+    return save_pruned(saved.model, tokenizer, tmp_path / "parent" / "checkpoint", saved.plan).directory
 
 
 @pytest.fixture
 def save_over(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, all_saved: dict[str, Saved], old: Path
-) -> Callable[..., Path]:
+) -> Callable[..., PlacedModel]:
     """Save the other model over the old one."""
 
-    def save_it(overwrite: bool = True) -> Path:
-        return save(model, tokenizer, old, all_saved["llama-gqa"].plan, {"new": True}, overwrite)
+    def save_it(overwrite: bool = True) -> PlacedModel:
+        return save(Resident(model), tokenizer, old, all_saved["llama-gqa"].plan, {"new": True}, overwrite)
 
     return save_it

@@ -1,17 +1,18 @@
-"""A checkpoint computes in a fresh process what the model in memory computes."""
+"""A checkpoint computes in a fresh process what the model in memory computes, with nothing but `import flap`.
+
+Without this package, and without trust in any code: tests/models/families.
+"""
 
 from pathlib import Path
 
-import pytest
 import torch
 
-from tests.checkpoint.fresh import in_a_fresh_process
-from tests.checkpoint.pruned import Saved, generated, hidden, logits
+from tests.helpers.fresh import in_a_fresh_process
+from tests.helpers.pruned import Saved, generated, hidden, logits
 
 
-@pytest.mark.parametrize("how", ["remote", "flap"])
-def test_a_fresh_process_computes_the_same(how: str, all_saved: dict[str, Saved], tmp_path: Path) -> None:
-    found = in_a_fresh_process([saved.directory for saved in all_saved.values()], tmp_path, how)
+def test_a_fresh_process_computes_the_same(all_saved: dict[str, Saved], tmp_path: Path) -> None:
+    found = in_a_fresh_process([saved.directory for saved in all_saved.values()], tmp_path, "flap")
     for saved in all_saved.values():
         assert torch.equal(found[f"{saved.directory}"], logits(saved.model))
         assert torch.equal(found[f"{saved.directory}.decoder"], hidden(saved.model))

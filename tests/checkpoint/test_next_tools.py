@@ -9,10 +9,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from flap.allocation import ALAM, ULUM
 from flap.checkpoint.load import load
-from flap.checkpoint.save import save
 from tests.cases import tiny_model, tokens
-from tests.checkpoint.fresh import in_a_fresh_process
-from tests.checkpoint.pruned import logits, prune
+from tests.helpers.fresh import in_a_fresh_process
+from tests.helpers.pruned import logits, prune, save_pruned
 
 CHECKPOINTS = {
     "by-layer-mha": ("llama-mha", ALAM()),
@@ -29,8 +28,8 @@ def directories(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedT
     for name, (architecture, structure) in CHECKPOINTS.items():
         model = tiny_model(architecture)
         plan = prune(model, 0.4, structure=structure)
-        assert (len({len(layer.neurons) for layer in plan.layers}) > 1) == name.startswith("by-layer")
-        made[name] = save(model, tokenizer, root / name, plan, {})
+        assert (len({len(layer.mlp) for layer in plan.layers}) > 1) == name.startswith("by-layer")
+        made[name] = save_pruned(model, tokenizer, root / name, plan).directory
     return made
 
 
@@ -68,15 +67,17 @@ def tuned(directories: dict[str, Path]) -> dict[str, PreTrainedModel]:
     return made
 
 
-@pytest.mark.parametrize("name", CHECKPOINTS)
+@pytest.mark.parametrize("how", ["remote", "stock"])
 def test_what_lora_changed_is_saved_and_reloads(
-    name: str, directories: dict[str, Path], tuned: dict[str, PreTrainedModel], tmp_path: Path
+    how: str, directories: dict[str, Path], tuned: dict[str, PreTrainedModel], tmp_path: Path
 ) -> None:
-    model = tuned[name]
-    assert not torch.allclose(logits(model), logits(load(directories[name])), atol=1e-3)
-    model.save_pretrained(tmp_path / "tuned")
-    found = in_a_fresh_process([tmp_path / "tuned"], tmp_path, "stock" if name.startswith("stock") else "remote")
-    assert torch.equal(found[str(tmp_path / "tuned")], logits(model))
+    models = {name: model for name, model in tuned.items() if name.startswith("stock") == (how == "stock")}
+    for name, model in models.items():
+        assert not torch.allclose(logits(model), logits(load(directories[name])), atol=1e-3)
+        model.save_pretrained(tmp_path / name)
+    found = in_a_fresh_process([tmp_path / name for name in models], tmp_path, how)
+    for name, model in models.items():
+        assert torch.equal(found[str(tmp_path / name)], logits(model))
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)

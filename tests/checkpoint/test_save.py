@@ -11,10 +11,11 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from flap.checkpoint.save import save, verify
-from flap.files import written_whole
-from tests.checkpoint.pruned import Saved
+from flap.models import PlacedModel, Resident
+from flap.storage.files import atomic_directory
+from tests.helpers.pruned import Saved
 
-Save = Callable[..., Path]
+Save = Callable[..., PlacedModel]
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -47,8 +48,8 @@ def test_an_empty_folder_is_a_fine_target(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, all_saved: dict[str, Saved], tmp_path: Path
 ) -> None:
     (tmp_path / "new" / "empty").mkdir(parents=True)
-    save(model, tokenizer, tmp_path / "new" / "empty", all_saved["llama-gqa"].plan, {})
-    verify(model, tmp_path / "new" / "empty")
+    save(Resident(model), tokenizer, tmp_path / "new" / "empty", all_saved["llama-gqa"].plan, {})
+    verify(Resident(model), tmp_path / "new" / "empty")
 
 
 @pytest.mark.parametrize("limit", [1000, 100_000], ids=["at-the-config", "at-the-weights"])
@@ -99,10 +100,12 @@ def tamper(directory: Path) -> None:
 
 
 def test_a_difference_is_noticed_and_both_sides_are_named(model: PreTrainedModel, save_over: Save, old: Path) -> None:
-    verify(model, save_over())
+    placed = save_over()
+    assert placed.model is model  # it lies in memory, so it goes on
+    verify(placed, old)
     tamper(old)
     with pytest.raises(ValueError, match=r"reloaded from \S+checkpoint differ from .*memory by \d") as caught:
-        verify(model, old)
+        verify(placed, old)
     assert "\n" not in str(caught.value)
 
 
@@ -130,9 +133,9 @@ def test_others_may_read_it(old: Path, tmp_path: Path) -> None:
     assert old.stat().st_mode == (tmp_path / "usual-folder").stat().st_mode
 
 
-def test_written_whole_makes_the_parents_and_puts_a_folder_in_place(tmp_path: Path) -> None:
+def test_an_atomic_directory_makes_the_parents_and_puts_a_folder_in_place(tmp_path: Path) -> None:
     target = tmp_path / "a" / "b"
-    with written_whole(target) as scratch:
+    with atomic_directory(target) as scratch:
         assert not target.exists() and scratch.parent == target.parent
         (scratch / "file").write_text("all")
     assert contents(tmp_path) == {"a/b/file": b"all"} and list(target.parent.iterdir()) == [target]

@@ -7,9 +7,9 @@ from transformers import PreTrainedModel
 
 from flap.allocation import LayerPlan, PruningPlan
 from flap.calibration import Statistics
-from flap.compression import BiasCompensation, CompressLayer, NoCompensation, mask_layer, prune_layer
+from flap.compression import BiasCompensation, CompressLayer, NoCompensation, mask_layer, slice_layer
 from tests.cases import ARCHITECTURES
-from tests.compression.oracle import COMPENSATIONS, calibrated, changed, logits
+from tests.helpers.compressed import COMPENSATIONS, calibrated, changed, logits
 
 # KV heads 1 and 2 own channels 16 to 47
 PLAN = PruningPlan((LayerPlan((0, 3), tuple(range(1, 56))),) * 4)
@@ -17,7 +17,7 @@ PLAN = PruningPlan((LayerPlan((0, 3), tuple(range(1, 56))),) * 4)
 
 def test_bias_compensation_by_hand() -> None:
     weight_OI = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
-    known = Statistics(torch.tensor([10.0, 20.0, 30.0]), torch.ones(3), torch.ones(3), 5)
+    known = Statistics(5, torch.tensor([10.0, 20.0, 30.0]).double(), torch.ones(3).double())
     weight_OK, bias_O, _ = BiasCompensation().fit(weight_OI, known, torch.tensor([0]), torch.tensor([1, 2]))
     assert weight_OK.tolist() == [[1.0], [4.0]]
     assert bias_O is not None
@@ -28,14 +28,14 @@ def test_bias_compensation_by_hand() -> None:
 
 
 @pytest.mark.parametrize("biased", [True, False])
-@pytest.mark.parametrize("how", [prune_layer, mask_layer])
+@pytest.mark.parametrize("how", [slice_layer, mask_layer])
 def test_compensation_is_added_to_the_output_bias(how: CompressLayer, biased: bool) -> None:
     model, known = calibrated("llama-gqa", biased)
     after = changed(model, PLAN, BiasCompensation(), known, how)
     for i, statistics in enumerate(known):
         for path, one, pruned in (
-            ("self_attn.o_proj", statistics.attention, slice(16, 48)),
-            ("mlp.down_proj", statistics.mlp, slice(0, 1)),
+            ("self_attn.o_proj", statistics.blocks.attention, slice(16, 48)),
+            ("mlp.down_proj", statistics.blocks.mlp, slice(0, 1)),
         ):
             old, new = (m.model.layers[i].get_submodule(path) for m in (model, after))
             expected = old.weight.double()[:, pruned] @ one.mean_I.double()[pruned]
@@ -68,9 +68,9 @@ def test_compensation_saves_the_error_of_the_mean(architecture: str, path: str) 
     models = (model, *(changed(model, plan, COMPENSATIONS[one], known) for one in ("bias", "none")))
     dense, bias, none = (block_output(one, path) for one in models)
     errors = {name: (out - dense).square().sum(-1).mean().item() for name, out in (("bias", bias), ("none", none))}
-    statistics = known[0].attention if attention else known[0].mlp
+    statistics = known[0].blocks.attention if attention else known[0].blocks.mlp
     first = 64 // groups if attention else 20
-    saved = model.model.layers[0].get_submodule(path).weight[:, first:] @ statistics.mean_I[first:]
+    saved = model.model.layers[0].get_submodule(path).weight[:, first:] @ statistics.mean_I[first:].float()
     assert errors["bias"] < errors["none"]
     assert errors["none"] - errors["bias"] == pytest.approx(saved.square().sum().item(), rel=1e-3)
 

@@ -1,82 +1,164 @@
-"""The measured divergence is that of the whole pruned model, and the model stays as it was."""
+"""The measured divergence is that of the whole pruned model, whatever else is measured in the same walk."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from flap.allocation import LayerPlan, PruningPlan, Trial
-from flap.compression import Divergence, LinearCompensation
-from flap.models import adapt
-from flap.pipeline import run
+from flap.allocation import LayerPlan, PruningPlan
+from flap.calibration import Calibration, collect, split_windows
+from flap.compression import BiasCompensation, Compensation, Divergence, LinearCompensation
+from flap.compression.divergence import dense_plan
+from flap.models import OnDisk, PlacedModel, Resident
 from tests.cases import ARCHITECTURES, tiny_model, tokens
-from tests.compression.oracle import COMPENSATIONS, calibrated, changed, plan_for
-from tests.runs import composed, tiny
+from tests.helpers.compressed import COMPENSATIONS, calibrated, changed, plan_for
+from tests.helpers.placed import Interruption, interrupted, placed_at
+
+# Of the six windows two are held out, 48 tokens.
+WINDOWS = tokens()
+FITS: list[Compensation] = [BiasCompensation(), LinearCompensation()]
 
 
 @torch.no_grad()
-def by_hand(dense: PreTrainedModel, pruned: PreTrainedModel, windows: Tensor) -> float:
-    dense_NTV, pruned_NTV = (one(input_ids=windows).logits.double().softmax(-1) for one in (dense, pruned))
+def by_hand(dense: PreTrainedModel, pruned: PreTrainedModel, windows_NT: Tensor) -> float:
+    dense_NTV, pruned_NTV = (one(input_ids=windows_NT).logits.double().softmax(-1) for one in (dense, pruned))
     return (dense_NTV * (dense_NTV / pruned_NTV).log()).sum(-1).mean().item()
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_it_is_the_divergence_of_the_whole_model(architecture: str) -> None:
-    model, known = calibrated(architecture)
-    groups, windows = ARCHITECTURES[architecture].num_key_value_heads, tokens(3)
-    everything = LayerPlan(tuple(range(groups)), tuple(range(56)))
-    less = LayerPlan(everything.kv_heads, tuple(range(20)))
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    measured = Divergence(adapt(model), windows).of(1, Trial("mlp", 36, less), LinearCompensation(), known[1])
-    pruned = changed(model, PruningPlan((everything, less, everything, everything)), LinearCompensation(), known)
-    expected = by_hand(model, pruned, windows)
-    assert expected > 1e-3
-    assert measured == pytest.approx(expected, rel=1e-3)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+def some_plans(architecture: str = "llama-gqa") -> list[PruningPlan]:
+    """One that is dense but for a block, one that is pruned everywhere, and one that differs from it by a neuron."""
+    everything = dense_plan(Resident(calibrated(architecture)[0]))
+    plan = plan_for(architecture)
+    alone = everything.with_layer(1, LayerPlan(everything.layers[1].attention, tuple(range(20))))
+    less = plan.with_layer(2, LayerPlan(plan.layers[2].attention, plan.layers[2].mlp[1:]))
+    return [alone, plan, less]
 
 
 @pytest.mark.parametrize("compensation", COMPENSATIONS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_around_a_plan_all_layers_are_pruned(architecture: str, compensation: str) -> None:
-    model, known = calibrated(architecture)
-    plan, fit, windows = plan_for(architecture), COMPENSATIONS[compensation], tokens(3)
-    divergence = Divergence(adapt(model), windows)
-    stack = divergence.stack(plan, fit, known)
-    assert stack.nats == pytest.approx(by_hand(model, changed(model, plan, fit, known), windows), rel=1e-3)
-    less = LayerPlan(plan.layers[2].kv_heads, plan.layers[2].neurons[1:])
-    moved = PruningPlan((*plan.layers[:2], less, plan.layers[3]))
-    measured = divergence.of(2, Trial("mlp", 56 - len(less.neurons), less), fit, known[2], stack)
-    assert measured == pytest.approx(by_hand(model, changed(model, moved, fit, known), windows), rel=1e-3)
-    assert divergence.of(2, Trial("mlp", 0, plan.layers[2]), fit, known[2], stack) == stack.nats
+def test_it_is_the_divergence_of_the_whole_model(architecture: str, compensation: str) -> None:
+    (model, known), fit, plans = calibrated(architecture), COMPENSATIONS[compensation], some_plans(architecture)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    measured = Divergence(Calibration(Resident(model), WINDOWS, 3, known), fit)(plans, 48)
+    _, held_out_NT = split_windows(WINDOWS)
+    expected = [by_hand(model, changed(model, plan, fit, known), held_out_NT) for plan in plans]
+    assert min(expected) > 1e-3
+    assert measured == pytest.approx(expected, rel=1e-3)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_a_layer_that_loses_nothing_does_not_diverge() -> None:
+@pytest.mark.parametrize(("num_tokens", "windows"), [(1, 1), (24, 1), (25, 2), (10**6, 2)])
+def test_tokens_are_whole_windows_of_those_held_out(num_tokens: int, windows: int) -> None:
+    (model, known), plan = calibrated("llama-gqa"), plan_for("llama-gqa")
+    [measured] = Divergence(Calibration(Resident(model), WINDOWS, 3, known), FITS[0])([plan], num_tokens)
+    pruned = changed(model, plan, FITS[0], known)
+    assert measured == pytest.approx(by_hand(model, pruned, WINDOWS[[0, 5]][:windows]), rel=1e-3)
+
+
+def test_a_model_that_loses_nothing_does_not_diverge() -> None:
     model, known = calibrated("llama-gqa")
-    whole = LayerPlan(tuple(range(4)), tuple(range(56)))
-    assert Divergence(adapt(model), tokens(3)).of(2, Trial("mlp", 0, whole), LinearCompensation(), known[2]) < 1e-6
+    calibration = Calibration(Resident(model), WINDOWS, 3, known)
+    dense, pruned = Divergence(calibration, FITS[1])([dense_plan(calibration.model), plan_for("llama-gqa")], 48)
+    assert dense < 1e-6 < pruned
+    assert Divergence(calibration, FITS[1])([], 48) == []
 
 
-def test_predictions_that_are_not_finite_name_the_layer() -> None:
-    model = tiny_model("llama-gqa")
+def test_predictions_that_are_not_finite_are_said() -> None:
     _, known = calibrated("llama-gqa")
-    divergence = Divergence(adapt(model), tokens(3))
+    model = tiny_model("llama-gqa")
     model.model.layers[1].mlp.up_proj.weight.data[:] = float("inf")
-    less = LayerPlan(tuple(range(4)), tuple(range(20)))
-    with pytest.raises(ValueError, match="without 36 units of layer 1 mlp are not finite"):
-        divergence.of(1, Trial("mlp", 36, less), LinearCompensation(), known[1])
+    with pytest.raises(ValueError, match=r"^structure=search: predictions of a pruned model are not finite"):
+        Divergence(Calibration(Resident(model), WINDOWS, 3, known), FITS[0])([plan_for("llama-gqa")], 48)
 
 
-def test_what_was_measured_serves_other_ratios(tmp_path, model_dir, text_file, monkeypatch) -> None:  # type: ignore[no-untyped-def]
-    counted = []
-    measure = Divergence.of
-    monkeypatch.setattr(Divergence, "of", lambda *args: counted.append(args) or measure(*args))
-    plans = []
-    for ratio in (0.2, 0.2, 0.5):
-        config = composed(
-            *tiny(model_dir, text_file), "method=flap_plus", "structure.rounds=0", "calibration.num_samples=8",
-            f"ratio={ratio}", f"cache_dir={tmp_path / 'cache'}", "checkpoint.save=false",
-        )  # fmt: skip
-        run(config, tmp_path / str(len(plans)))
-        plans.append((tmp_path / str(len(plans)) / "plan.json").read_text())
-    assert len(counted) == 4 * (3 + 4)  # layers, of each: 1, 2, 3 of 4 KV heads and four levels of neurons
-    assert plans[0] == plans[1] != plans[2]
+def calibration_of(placement: str, directory: Path, folder: Path | None = None) -> Calibration:
+    placed = placed_at(placement, directory, folder)
+    return Calibration(placed, WINDOWS, 4, collect(placed, WINDOWS, 4))
+
+
+@pytest.mark.parametrize("fit", FITS, ids=["bias", "linear"])
+def test_plans_in_one_walk_have_what_each_has_alone_bit_for_bit(fit: Compensation, model_dir: Path) -> None:
+    """At any placement; equal plans, too."""
+    plans = some_plans()
+    found = {}
+    for placement in ("device", "stream"):
+        divergence = Divergence(calibration_of(placement, model_dir), fit)
+        alone = [divergence([plan], 48)[0] for plan in plans]
+        assert divergence(plans, 48) == alone
+        assert divergence([*plans[::-1], plans[1]], 48) == [*alone[::-1], alone[1]]
+        found[placement] = alone
+    assert found["device"] == found["stream"] and len(set(found["device"])) == 3
+
+
+@contextmanager
+def layers_read() -> Iterator[list[int]]:
+    """The layers that a model on disk has made present inside the block."""
+    read: list[int] = []
+    layer = OnDisk.layer
+
+    @contextmanager
+    def noted(placed: OnDisk, index: int) -> Iterator[nn.Module]:
+        read.append(index)
+        with layer(placed, index) as module:
+            yield module
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OnDisk, "layer", noted)
+        yield read
+
+
+@pytest.mark.parametrize("fit", FITS, ids=["bias", "linear"])
+def test_each_layer_is_read_once_and_stays_as_it_is(fit: Compensation, model_dir: Path, tmp_path: Path) -> None:
+    calibration = calibration_of("stream", model_dir, tmp_path / "work")
+    tokens_NT = tokens(seed=7)
+    before = calibration.model.logits(tokens_NT)
+    with layers_read() as read:
+        Divergence(calibration, fit, tmp_path / "search")(some_plans(), 48)
+    assert read == [0, 1, 2, 3]
+    assert torch.equal(calibration.model.logits(tokens_NT), before)
+    assert {parameter.device.type for parameter in calibration.model.model.parameters()} == {"meta"}
+
+
+def runs_of(placed: PlacedModel, layer: int) -> list[int]:
+    """Grows by the windows of a batch whenever the layer, or a copy of it, runs."""
+    seen: list[int] = []
+    placed.layers[layer].mlp.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    return seen
+
+
+@pytest.mark.parametrize("fit", FITS, ids=["bias", "linear"])
+@pytest.mark.parametrize("placement", ["device", "stream"])
+def test_an_interrupted_walk_goes_on_at_its_layer(
+    placement: str, fit: Compensation, model_dir: Path, tmp_path: Path
+) -> None:
+    calibration, plans = calibration_of(placement, model_dir), some_plans()
+    expected = Divergence(calibration, fit)(plans, 48)
+    divergence = Divergence(calibration, fit, tmp_path / "search")
+    with interrupted(calibration.model, layer=2, call=2), pytest.raises(Interruption):
+        divergence(plans, 48)
+    first, again = runs_of(calibration.model, 1), runs_of(calibration.model, 2)
+    assert divergence(plans, 48) == expected
+    assert first == [] and again
+    assert not list(tmp_path.glob("search/*"))  # nobody asks for the same again
+
+
+def test_one_interrupted_behind_the_last_layer_runs_none_again(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibration, plans = calibration_of("stream", model_dir), some_plans()
+    expected = Divergence(calibration, FITS[0])(plans, 48)
+    divergence = Divergence(calibration, FITS[0], tmp_path / "search")
+
+    def stop(*given: object) -> None:
+        raise Interruption
+
+    with monkeypatch.context() as patch, pytest.raises(Interruption):
+        patch.setattr("flap.compression.divergence.leave", stop)
+        divergence(plans, 48)
+    with layers_read() as read:
+        assert divergence(plans, 48) == expected
+    assert read == []

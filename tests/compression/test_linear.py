@@ -8,29 +8,23 @@ import torch
 from torch import Tensor
 
 from flap.allocation import LayerPlan, PruningPlan
-from flap.calibration import Statistics, collect_covariances
-from flap.calibration.statistics import merge, moments, statistics
+from flap.calibration import batch_statistics
 from flap.compression import BiasCompensation, LinearCompensation, NoCompensation
 from flap.compression.compensation import Fit
 from flap.compression.linear import RIDGES, Regression, held_out_error
 from flap.evaluation.perplexity import perplexity
-from flap.models import adapt
+from flap.models import Resident
 from flap.pipeline import run
-from flap.stages import build_stages
+from flap.prepare import choose
 from tests.cases import ARCHITECTURES, tiny_model, tokens
-from tests.compression.oracle import changed
-from tests.runs import composed, tiny
-
-
-def known(fitting_TI: Tensor, held_out_TI: Tensor) -> Statistics:
-    parts = moments(fitting_TI, covariance=True), moments(held_out_TI, covariance=True)
-    return statistics(merge(*parts), parts)
+from tests.helpers.compressed import changed, covariances, in_parts
+from tests.helpers.runs import composed, tiny
 
 
 def fit(weight_OI: Tensor, activation_TI: Tensor, kept: int, ridge: float | None = None) -> Fit:
     """The first `kept` channels stay; every fifth token is held out."""
     held_out = torch.arange(len(activation_TI)) % 5 == 0
-    statistics = known(activation_TI[~held_out], activation_TI[held_out])
+    statistics = in_parts(activation_TI[~held_out], activation_TI[held_out])
     channels = torch.arange(weight_OI.shape[1])
     return LinearCompensation(ridge).fit(weight_OI, statistics, channels[:kept], channels[kept:])
 
@@ -48,15 +42,15 @@ def test_by_hand() -> None:
     """Four tokens, three channels, the last two leave: x_1 = 2 x_0 + 1 exactly, x_2 is uncorrelated with x_0."""
     activation_TI = torch.tensor([[-2.0, -3.0, 1.0], [-2.0, -3.0, 3.0], [2.0, 5.0, 1.0], [2.0, 5.0, 3.0]])
     weight_OI = torch.tensor([[1.0, 1.0, 0.0], [0.0, 2.0, 1.0]])
-    both = known(activation_TI, activation_TI)
+    both = in_parts(activation_TI, activation_TI)
     kept, pruned = torch.tensor([0]), torch.tensor([1, 2])
     exact = LinearCompensation(0.0).fit(weight_OI, both, kept, pruned)
     # var_0 = 4, cov_01 = 8, means 0, 1, 2: slope 2 of channel 1, 0 of channel 2
     torch.testing.assert_close(exact.weight_OK, torch.tensor([[1.0 + 2.0], [0.0 + 2 * 2.0]]))
     torch.testing.assert_close(exact.bias_O, torch.tensor([1.0, 2 * 1.0 + 2.0]))
-    assert exact.repair is not None
+    assert exact.report is not None
     # what is left is channel 2's variance of 1, read by the second output alone; of the bias also cov: 16 (1 + 4)
-    assert exact.repair == pytest.approx((0.0, 1.0, 81.0), abs=1e-5)
+    assert exact.report == pytest.approx((0.0, 1.0, 81.0), abs=1e-5)
     ridged = LinearCompensation(0.25).fit(weight_OI, both, kept, pruned)
     # 8 / (4 + 0.25 · 4) = 1.6
     torch.testing.assert_close(ridged.weight_OK, torch.tensor([[2.6], [3.2]]))
@@ -72,7 +66,7 @@ def test_channels_that_the_kept_ones_determine_are_recovered_exactly() -> None:
         atol = 1e-4 if ridge == 0 else 1e-2
         torch.testing.assert_close(outputs(fitted, activation_TI), dense_TO, atol=atol, rtol=0)
     biased = BiasCompensation().fit(
-        weight_OI, known(activation_TI, activation_TI), torch.arange(6), torch.arange(6, 10)
+        weight_OI, in_parts(activation_TI, activation_TI), torch.arange(6), torch.arange(6, 10)
     )
     assert (outputs(biased, activation_TI) - dense_TO).square().mean() > 1
 
@@ -93,7 +87,7 @@ def test_held_out_errors_are_those_of_the_outputs() -> None:
     """Measured on the held-out tokens themselves, with the map that the other tokens alone would give."""
     activation_TI, weight_OI = noise(100, 8) @ noise(8, 8, seed=3), noise(4, 8, seed=4)
     held_out = torch.arange(100) % 5 == 0
-    one = known(activation_TI[~held_out], activation_TI[~held_out])
+    one = in_parts(activation_TI[~held_out], activation_TI[~held_out])
     without = LinearCompensation(0.1).fit(weight_OI, one, torch.arange(5), torch.arange(5, 8))
     bias = BiasCompensation().fit(weight_OI, one, torch.arange(5), torch.arange(5, 8))
     dense_TO = activation_TI @ weight_OI.T
@@ -101,15 +95,15 @@ def test_held_out_errors_are_those_of_the_outputs() -> None:
         (outputs(fitted, activation_TI) - dense_TO)[held_out].square().sum(1).mean().item()
         for fitted in (without, bias)
     ]
-    repair = fit(weight_OI, activation_TI, 5, ridge=0.1).repair
-    assert repair is not None
-    assert repair == pytest.approx((0.1, *measured), rel=1e-4)
+    report = fit(weight_OI, activation_TI, 5, ridge=0.1).report
+    assert report is not None
+    assert report == pytest.approx((0.1, *measured), rel=1e-4)
 
 
 def test_the_ridge_is_the_one_that_does_best_on_held_out_tokens() -> None:
     activation_TI, weight_OI = noise(60, 30) @ noise(30, 30, seed=3), noise(4, 30, seed=4)
-    errors = {ridge: fit(weight_OI, activation_TI, 20, ridge).repair for ridge in (1e-4, 1e-3, 1e-2, 1e-1, 1.0)}
-    chosen = fit(weight_OI, activation_TI, 20).repair
+    errors = {ridge: fit(weight_OI, activation_TI, 20, ridge).report for ridge in (1e-4, 1e-3, 1e-2, 1e-1, 1.0)}
+    chosen = fit(weight_OI, activation_TI, 20).report
     assert chosen is not None
     assert chosen.held_out_error == min(one.held_out_error for one in errors.values() if one is not None)
     assert len({one.held_out_error for one in errors.values() if one is not None}) == 5
@@ -120,11 +114,11 @@ def test_what_is_judged_in_float32_is_what_float64_would_say() -> None:
     activation_TI = (noise(300, 10) @ noise(10, 80, seed=3) + 0.01 * noise(300, 80, seed=5)) * torch.logspace(-3, 3, 80)
     weight_OI = noise(4, 80, seed=4) / torch.logspace(-3, 3, 80)
     known, unseen = (
-        Regression.of(weight_OI, moments(part_TI, covariance=True), torch.arange(60), torch.arange(60, 80))
+        Regression.of(weight_OI, batch_statistics(part_TI, covariance=True), torch.arange(60), torch.arange(60, 80))
         for part_TI in (activation_TI[:200], activation_TI[200:])
     )
     for ridge in RIDGES:
-        slope_OK = known.slope(ridge)
+        slope_OK = known.slope(ridge, torch.float64)
         assert slope_OK is not None
         exact = unseen.error(slope_OK, known.intercept(slope_OK))
         assert held_out_error(known, unseen, ridge) == pytest.approx(exact, rel=0.02)
@@ -134,8 +128,8 @@ def test_where_nothing_can_be_predicted_the_bias_stays() -> None:
     """Independent channels, few tokens: every map is noise, and on held-out tokens worse than the bias."""
     activation_TI, weight_OI = noise(40, 30), noise(4, 30, seed=4)
     fitted = fit(weight_OI, activation_TI, 20)
-    assert fitted.repair is not None and fitted.repair.ridge is None
-    assert fitted.repair.held_out_error == fitted.repair.held_out_error_of_bias
+    assert fitted.report is not None and fitted.report.ridge is None
+    assert fitted.report.held_out_error == fitted.report.held_out_error_of_bias
     assert torch.equal(fitted.weight_OK, weight_OI[:, :20])
     torch.testing.assert_close(fitted.bias_O, weight_OI[:, 20:] @ activation_TI[:, 20:].mean(0))
 
@@ -152,13 +146,13 @@ def test_whatever_the_channels_do_it_is_finite(case: str, ridge: float | None) -
         activation_TI[:, 1::2] = activation_TI[:, ::2]
     scale = {"huge": 1e15, "tiny": 1e-15}.get(case, 1.0)
     fitted = fit(noise(4, 20, seed=4), activation_TI * scale, 12, ridge)
-    assert fitted.bias_O is not None and fitted.repair is not None
+    assert fitted.bias_O is not None and fitted.report is not None
     assert torch.isfinite(fitted.weight_OK).all() and torch.isfinite(fitted.bias_O).all()
-    assert fitted.repair.held_out_error <= fitted.repair.held_out_error_of_bias
+    assert fitted.report.held_out_error <= fitted.report.held_out_error_of_bias
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_model_whose_removed_units_repeat_kept_ones_stays_as_it_is(architecture: str, tmp_path: Path) -> None:
+def test_a_model_whose_removed_units_repeat_kept_ones_stays_as_it_is(architecture: str) -> None:
     """Neurons 28 to 55 copy 0 to 27, and the last KV head with its queries the first: their outputs are known."""
     model = tiny_model(architecture)
     groups = ARCHITECTURES[architecture].num_key_value_heads
@@ -175,11 +169,11 @@ def test_a_model_whose_removed_units_repeat_kept_ones_stays_as_it_is(architectur
                 linear.bias.data[-size:] = linear.bias.data[:size]
     plan = PruningPlan((LayerPlan(tuple(range(groups - 1)), tuple(range(28))),) * 4)
     windows = tokens(windows=20)
-    statistics = list(collect_covariances(adapt(model), windows, 4, tmp_path))
+    statistics = covariances(model, windows, 4)
     unseen = tokens(windows=8, seed=9)
-    dense = perplexity(model, unseen, 4)
+    dense = perplexity(Resident(model), unseen, 4)
     linear, bias = (
-        perplexity(changed(model, plan, one, statistics), unseen, 4)
+        perplexity(Resident(changed(model, plan, one, statistics)), unseen, 4)
         for one in (LinearCompensation(1e-6), BiasCompensation())
     )
     assert linear == pytest.approx(dense, rel=2e-3)
@@ -187,11 +181,11 @@ def test_a_model_whose_removed_units_repeat_kept_ones_stays_as_it_is(architectur
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_it_is_closer_to_the_dense_model_than_bias_and_bias_than_none(architecture: str, tmp_path: Path) -> None:
+def test_it_is_closer_to_the_dense_model_than_bias_and_bias_than_none(architecture: str) -> None:
     model, windows = tiny_model(architecture), tokens(windows=60)
     groups = ARCHITECTURES[architecture].num_key_value_heads
     plan = PruningPlan((LayerPlan(tuple(range(groups - 1)), tuple(range(36))),) * 4)
-    statistics = list(collect_covariances(adapt(model), windows, 8, tmp_path))
+    statistics = covariances(model, windows, 8)
     unseen = tokens(windows=8, seed=9)
 
     @torch.no_grad()
@@ -238,4 +232,4 @@ def test_the_plan_is_that_of_the_bias(model_dir: Path, text_file: Path, tmp_path
 )
 def test_bad_input_is_one_line(arguments: tuple[str, ...], words: str) -> None:
     with pytest.raises(ValueError, match=f"^{words}"):
-        build_stages(composed("compensation=linear", *arguments))
+        choose(composed("compensation=linear", *arguments))

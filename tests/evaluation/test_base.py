@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from flap.calibration import Text, read_text
+from flap.data import Text, read_text
 from flap.evaluation import Perplexity, Task
 from flap.evaluation.zero_shot import SHARED_TEXT
 

@@ -12,7 +12,7 @@ from flap.evaluation.efficiency import macs, peak_bytes, request_seconds, weight
 from flap.models import adapt
 from flap.pipeline import run
 from tests.cases import ARCHITECTURES, VOCAB, tiny_model
-from tests.runs import composed, tiny
+from tests.helpers.runs import composed, tiny
 
 NAMES = {
     "parameters", "checkpoint_bytes", "prefill_macs", "peak_memory_bytes", "prefill_tokens_per_second",

@@ -8,20 +8,22 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
-from flap.evaluation import Perplexity, perplexity
+from flap.evaluation import Perplexity
+from flap.evaluation.perplexity import perplexity
+from flap.models import Resident
 from tests.cases import ARCHITECTURES, VOCAB, tiny_model, tokens
 
 
-def says(logits: Callable[[Tensor], Tensor]) -> PreTrainedModel:
+def says(logits: Callable[[Tensor], Tensor]) -> Resident:
     """A model whose LM head gives logits of its own choice, whatever the hidden states are."""
     model = tiny_model("llama-mha")
     model.lm_head.forward = logits
-    return model
+    return Resident(model)
 
 
-def always(token: int, logit: float) -> PreTrainedModel:
+def always(token: int, logit: float) -> Resident:
     logits_V = torch.nn.functional.one_hot(torch.tensor(token), VOCAB) * logit
     return says(lambda hidden_PD: logits_V.expand(len(hidden_PD), VOCAB))
 
@@ -29,7 +31,7 @@ def always(token: int, logit: float) -> PreTrainedModel:
 def test_uniform_logits_give_the_vocabulary() -> None:
     model = tiny_model("llama-mha")
     model.lm_head.weight.data.zero_()
-    assert perplexity(model, tokens(), batch_size=4) == pytest.approx(VOCAB, rel=1e-6)
+    assert perplexity(Resident(model), tokens(), batch_size=4) == pytest.approx(VOCAB, rel=1e-6)
 
 
 @torch.no_grad()
@@ -41,12 +43,12 @@ def test_equals_a_float64_loop(architecture: str) -> None:
         for t in range(1, len(window_T)):
             total -= log_prob_TV[t - 1, window_T[t]].item()
             count += 1
-    assert perplexity(model, tokens(5, 17), batch_size=2) == pytest.approx(math.exp(total / count), rel=1e-5)
+    assert perplexity(Resident(model), tokens(5, 17), batch_size=2) == pytest.approx(math.exp(total / count), rel=1e-5)
 
 
 def test_batch_size_changes_nothing() -> None:
     model = tiny_model("qwen3-gqa")
-    found = [perplexity(model, tokens(), batch_size) for batch_size in (1, 2, 4, 5, 6, 100)]
+    found = [perplexity(Resident(model), tokens(), batch_size) for batch_size in (1, 2, 4, 5, 6, 100)]
     assert found == pytest.approx([found[0]] * 6, rel=1e-5)
 
 
@@ -55,10 +57,10 @@ def test_logits_are_made_in_chunks_and_the_chunks_change_nothing(
     positions: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tiny_model("qwen2-gqa-tied")
-    expected, sizes = perplexity(model, tokens(), batch_size=2), []
+    expected, sizes = perplexity(Resident(model), tokens(), batch_size=2), []
     monkeypatch.setattr(import_module("flap.evaluation.perplexity"), "LOGITS_BYTES", positions * 4 * VOCAB)
     model.lm_head.register_forward_hook(lambda module, args, logits: sizes.append(len(logits)))
-    assert perplexity(model, tokens(), batch_size=2) == pytest.approx(expected, rel=1e-6)
+    assert perplexity(Resident(model), tokens(), batch_size=2) == pytest.approx(expected, rel=1e-6)
     assert max(sizes) == min(positions, 2 * 23) and sum(sizes) == 6 * 23
 
 
@@ -95,8 +97,8 @@ def test_task_takes_whole_windows(
     assert len(tokens_T) == 3000  # 187 windows of 16, and a tail of 8
     model = tiny_model("llama-gqa")
     [task] = Perplexity([str(text_file)], seq_len=16, max_tokens=max_tokens, batch_size=8).prepare(tokenizer, 128)
-    expected = perplexity(model, tokens_T[: windows * 16].reshape(windows, 16), batch_size=8)
-    assert task.run(model) == {"words.txt/perplexity@16": expected}
+    expected = perplexity(Resident(model), tokens_T[: windows * 16].reshape(windows, 16), batch_size=8)
+    assert task.run(Resident(model)) == {"words.txt/perplexity@16": expected}
 
 
 def test_tail_is_left_out(tmp_path: Path, text_file: Path, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -105,7 +107,7 @@ def test_tail_is_left_out(tmp_path: Path, text_file: Path, tokenizer: PreTrained
     for tail in (["cat"] * 8, ["w70"] * 15):
         other.write_text(" ".join(words[:160] + tail))
         [task] = Perplexity([str(other)], seq_len=16).prepare(tokenizer, None)
-        found.append(task.run(model))
+        found.append(task.run(Resident(model)))
     assert found[0] == found[1]
 
 

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from flap.models import StreamedModel
+from flap.models import OnDisk, PlacedModel
 from flap.pipeline import run
 from flap.reporting import Report
-from tests.evaluation.zero_shot_toys import only_toys
-from tests.runs import composed, tiny
+from tests.helpers.runs import composed, tiny
+from tests.helpers.zero_shot_toys import only_toys
 
 PERPLEXITY, ZERO_SHOT, EFFICIENCY = "words.txt/perplexity@16", "zero_shot/average", "efficiency/parameters"
 LEFT_OUT = "not measured, because there is no room for"
@@ -37,7 +37,7 @@ def in_memory(measured) -> Report:
 @pytest.fixture
 def room(monkeypatch: pytest.MonkeyPatch):
     def bytes_free(number: float) -> None:
-        monkeypatch.setattr("flap.models.stream.free_bytes", lambda device: number)
+        monkeypatch.setattr("flap.models.placement.on_disk.free_bytes", lambda device: number)
 
     return bytes_free
 
@@ -46,12 +46,14 @@ def room(monkeypatch: pytest.MonkeyPatch):
 def loaded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How large the models were that were loaded as a whole, in bytes."""
     sizes: list[int] = []
-    init = StreamedModel.__init__
+    in_memory = OnDisk.in_memory
 
-    def spy(self: StreamedModel, model, directory, device, load) -> None:
-        init(self, model, directory, device, lambda: sizes.append(self.num_bytes) or load())
+    def spy(self: OnDisk) -> PlacedModel:
+        loaded = in_memory(self)
+        sizes.append(4 * loaded.model.num_parameters())
+        return loaded
 
-    monkeypatch.setattr(StreamedModel, "__init__", spy)
+    monkeypatch.setattr(OnDisk, "in_memory", spy)
     return sizes
 
 
@@ -69,7 +71,7 @@ def test_a_model_that_waits_on_disk_is_measured_as_any_other(
     measured, in_memory: Report, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     half = 2 * in_memory.parameters["total_before"]
-    monkeypatch.setattr("flap.models.load.free_bytes", lambda device: half)
+    monkeypatch.setattr("flap.models.placement.spread.free_bytes", lambda device: half)
     report = measured("auto")
     assert "disk" in report.device_map.values()
     for which in ("dense", "pruned"):

@@ -14,11 +14,12 @@ from lm_eval.api import task as lm_eval_task
 from lm_eval.models import huggingface
 from transformers import PreTrainedTokenizerFast
 
+from flap.console.progress import Step, listening
 from flap.evaluation.harness import flatten
 from flap.evaluation.zero_shot import ZeroShot
-from flap.progress import Step, listening
+from flap.models import Resident
 from tests.cases import tiny_model
-from tests.evaluation.zero_shot_toys import by_hand, mean, only_toys
+from tests.helpers.zero_shot_toys import by_hand, mean, only_toys
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,7 +46,7 @@ def contexts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def run(tokenizer: PreTrainedTokenizerFast, *names: str, **options: Any) -> dict[str, float]:
     model = tiny_model("llama-gqa")
     tasks = ZeroShot(list(names), **options).prepare(tokenizer, 128)
-    return {name: value for task in tasks for name, value in task.run(model).items()}
+    return {name: value for task in tasks for name, value in task.run(Resident(model)).items()}
 
 
 @pytest.mark.parametrize("limit", [None, 1, 2, 4, 5, 100])
@@ -67,7 +68,7 @@ def test_the_loop_by_hand_tells_the_measures_apart(tokenizer: PreTrainedTokenize
 def test_a_group_is_one_task_weighed_by_size(tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny_model("llama-gqa", seed=2)
     [task] = ZeroShot(["pair"]).prepare(tokenizer, 128)
-    found = task.run(model)
+    found = task.run(Resident(model))
     hits = {name: by_hand(model, tokenizer, name, normalised=False) for name in ("animals", "places")}
     assert [len(one) for one in hits.values()] == [6, 2]
     assert {name: found[f"{name}/acc"] for name in hits} == pytest.approx({n: mean(one) for n, one in hits.items()})
@@ -102,7 +103,7 @@ def test_a_task_has_its_own_number_of_examples(
 ) -> None:
     [task] = ZeroShot(["own_shots"], num_fewshot=asked, limit=1).prepare(tokenizer, 128)
     for _ in ("dense", "pruned"):
-        task.run(tiny_model("llama-gqa"))
+        task.run(Resident(tiny_model("llama-gqa")))
     assert [context.count("\n\n") for context in contexts] == [examples] * 6
 
 
@@ -117,7 +118,7 @@ def test_the_model_in_memory_is_the_one_measured(
     [task] = ZeroShot(["animals"], batch_size=batch_size).prepare(tokenizer, 128)
     expected = run(tokenizer, "animals")
     given.clear()
-    assert task.run(model) == pytest.approx(expected)
+    assert task.run(Resident(model)) == pytest.approx(expected)
     assert given["pretrained"] is model and given["batch_size"] == batch_size
     assert max(rows) == (64 if batch_size == "auto" else batch_size)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -147,7 +148,7 @@ def test_random_state_logging_and_bars_are_as_before(
     random.seed(1), numpy.random.seed(1), torch.manual_seed(1)
     before = random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state()
     [task] = ZeroShot(["animals"], batch_size="auto").prepare(tokenizer, 128)
-    task.run(model)
+    task.run(Resident(model))
     assert random.getstate() == before[0] and numpy.random.get_state()[1].tolist() == before[1]
     assert torch.equal(torch.get_rng_state(), before[2])
     assert logger.level == logging.INFO and lm_eval_task.tqdm is huggingface.tqdm is tqdm

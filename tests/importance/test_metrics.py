@@ -1,23 +1,22 @@
 """Each metric against values computed by hand; scores of whole models are finite and have the adapter's shapes."""
 
 from dataclasses import replace
-from functools import cache
 
 import pytest
 import torch
 
-from flap.calibration import LayerStatistics, Statistics, collect_covariances
-from flap.files import cache_root
+from flap.calibration import LayerStatistics, Statistics
 from flap.importance import Random, score_layers
 from flap.models import ModelAdapter, adapt
-from tests.cases import ARCHITECTURES, METRICS, tiny_model, tokens
+from tests.cases import ARCHITECTURES, METRICS, tiny_model
+from tests.helpers import compressed
 
 WEIGHT_OI = torch.tensor([[1.0, -2.0, 0.0, 3.0], [2.0, 2.0, 0.0, 0.0], [-2.0, 1.0, 0.0, 4.0]])
+# Four tokens: variances 3, 5, 12, 0.5 (divisor 3); mean squares 4, 9, 16, 1, of which the deviations are 3/4 variances.
 STATISTICS = Statistics(
-    mean_I=torch.tensor([1.0, -2.0, 2.0, 0.5]),
-    var_I=torch.tensor([3.0, 5.0, 12.0, 0.5]),
-    msq_I=torch.tensor([4.0, 9.0, 16.0, 1.0]),
-    num_tokens=100,
+    num_tokens=4,
+    mean_I=torch.tensor([1.75, 5.25, 7.0, 0.625]).double().sqrt(),
+    deviation_I=torch.tensor([9.0, 15.0, 36.0, 1.5]).double(),
 )
 EXPECTED = {
     "IFV": [3.0, 5.0, 12.0, 0.5],
@@ -28,10 +27,9 @@ EXPECTED = {
 }
 
 
-@cache
 def calibrated(architecture: str) -> tuple[ModelAdapter, list[LayerStatistics]]:
-    adapter = adapt(tiny_model(architecture))
-    return adapter, list(collect_covariances(adapter, tokens(), 3, cache_root(None)))
+    model, known = compressed.calibrated(architecture, biased=False)
+    return adapt(model), known
 
 
 def test_every_metric_has_its_oracle() -> None:
@@ -46,7 +44,7 @@ def test_by_hand(name: str) -> None:
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_channel_that_does_more_scores_higher(name: str) -> None:
     louder = torch.tensor([1.0, 2.0, 1.0, 1.0])
-    twice = replace(STATISTICS, var_I=STATISTICS.var_I * louder**2, msq_I=STATISTICS.msq_I * louder**2)
+    twice = replace(STATISTICS, mean_I=STATISTICS.mean_I * louder, deviation_I=STATISTICS.deviation_I * louder**2)
     before = METRICS[name]().score(WEIGHT_OI, STATISTICS)
     after = METRICS[name]().score(WEIGHT_OI * louder, twice)
     assert (after > before).tolist() == [False, True, False, False]
@@ -56,12 +54,11 @@ def test_a_channel_that_does_more_scores_higher(name: str) -> None:
 @pytest.mark.parametrize("name", METRICS)
 def test_square_attention_squares_attention_alone(name: str) -> None:
     adapter, known = calibrated("llama-gqa")
-    layers = range(len(adapter.layers))
-    plain = score_layers(replace(METRICS[name](), square_attention=False), adapter, layers, known)
-    squared = score_layers(replace(METRICS[name](), square_attention=True), adapter, layers, known)
-    for i in layers:
-        assert torch.equal(squared.kv_heads[i], plain.kv_heads[i].square())
-        assert torch.equal(squared.neurons[i], plain.neurons[i])
+    plain = score_layers(replace(METRICS[name](), square_attention=False), adapter, enumerate(known))
+    squared = score_layers(replace(METRICS[name](), square_attention=True), adapter, enumerate(known))
+    for one, other in zip(squared.layers, plain.layers, strict=True):
+        assert torch.equal(one.attention, other.attention.square())
+        assert torch.equal(one.mlp, other.mlp)
 
 
 def test_who_squares_by_default() -> None:
@@ -70,21 +67,21 @@ def test_who_squares_by_default() -> None:
 
 def test_wanda_is_wifn_without_the_square() -> None:
     adapter, known = calibrated("qwen2-gqa-tied")
-    wanda, wifn = (score_layers(METRICS[name](), adapter, range(4), known) for name in ("wanda", "WIFN"))
-    for i in range(4):
-        assert torch.equal(wifn.kv_heads[i], wanda.kv_heads[i].square())
-        assert torch.equal(wifn.neurons[i], wanda.neurons[i])
+    wanda, wifn = (score_layers(METRICS[name](), adapter, enumerate(known)) for name in ("wanda", "WIFN"))
+    for one, other in zip(wifn.layers, wanda.layers, strict=True):
+        assert torch.equal(one.attention, other.attention.square())
+        assert torch.equal(one.mlp, other.mlp)
 
 
 def test_random_is_seeded_and_differs_by_layer() -> None:
     adapter, _ = calibrated("llama-gqa")
-    first, again, other = (score_layers(Random(seed=s), adapter, range(4), [None] * 4) for s in (3, 3, 4))
+    first, again, other = (score_layers(Random(seed=seed), adapter, enumerate([None] * 4)).layers for seed in (3, 3, 4))
     for i in range(4):
-        assert torch.equal(first.neurons[i], again.neurons[i])
-        assert torch.equal(first.kv_heads[i], again.kv_heads[i])
-        assert not torch.equal(first.neurons[i], other.neurons[i])
-        assert not torch.equal(first.neurons[i], first.neurons[i - 1])
-        assert not torch.equal(first.kv_heads[i], first.kv_heads[i - 1])
+        assert torch.equal(first[i].mlp, again[i].mlp)
+        assert torch.equal(first[i].attention, again[i].attention)
+        assert not torch.equal(first[i].mlp, other[i].mlp)
+        assert not torch.equal(first[i].mlp, first[i - 1].mlp)
+        assert not torch.equal(first[i].attention, first[i - 1].attention)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -95,7 +92,7 @@ def test_weights_that_are_not_finite_name_the_layer(name: str, value: float) -> 
         model = tiny_model("llama-gqa")
         model.model.layers.get_submodule(block).weight.data[0, 7] = value
         with pytest.raises(ValueError, match=f"scores of {named} are not finite"):
-            score_layers(METRICS[name](), adapt(model), range(4), known)
+            score_layers(METRICS[name](), adapt(model), enumerate(known))
 
 
 def test_squares_beyond_float32_are_not_passed_on() -> None:
@@ -103,18 +100,18 @@ def test_squares_beyond_float32_are_not_passed_on() -> None:
     model = tiny_model("llama-gqa")
     model.model.layers[1].self_attn.o_proj.weight.data *= 1e12  # finite, and so is its score: about 1e24
     with pytest.raises(ValueError, match="scores of layer 1 attention are not finite"):
-        score_layers(METRICS["WIFV"](), adapt(model), range(4), known)
+        score_layers(METRICS["WIFV"](), adapt(model), enumerate(known))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("name", METRICS)
 def test_scores_of_a_model(name: str, architecture: str) -> None:
     adapter, known = calibrated(architecture)
-    scores = score_layers(METRICS[name](), adapter, range(4), known)
+    scores = score_layers(METRICS[name](), adapter, enumerate(known))
     groups = ARCHITECTURES[architecture].num_key_value_heads
-    assert [tuple(score_GC.shape) for score_GC in scores.kv_heads] == [(groups, 64 // groups)] * 4
-    assert [tuple(score_I.shape) for score_I in scores.neurons] == [(56,)] * 4
-    for score in (*scores.kv_heads, *scores.neurons):
+    assert [tuple(layer.attention.shape) for layer in scores.layers] == [(groups, 64 // groups)] * 4
+    assert [tuple(layer.mlp.shape) for layer in scores.layers] == [(56,)] * 4
+    for score in (score for layer in scores.layers for score in layer):
         assert score.dtype == torch.float32
         assert torch.isfinite(score).all()
         assert (score >= 0).all()

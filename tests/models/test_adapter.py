@@ -6,7 +6,7 @@ from torch import nn
 from transformers import GPT2Config
 
 from flap.allocation import LayerPlan
-from flap.compression import NoCompensation, prune_layer
+from flap.compression import NoCompensation, slice_layer
 from flap.models import ModelAdapter, adapt, adapter_class
 from flap.models.families import FAMILIES
 from tests.cases import ARCHITECTURES, tiny_model, tokens, with_biases
@@ -50,7 +50,7 @@ def test_price_is_what_leaves_where_all_have_biases(architecture: str) -> None:
     without_neuron = LayerPlan(all_heads, all_neurons[1:])
     for layer, block, plan in ((1, adapter.attention(1), without_head), (2, adapter.mlp(2), without_neuron)):
         price, before, prunable = block.unit_price, total(adapter), adapter.num_parameters()
-        prune_layer(adapter, layer, plan, NoCompensation(), None)
+        slice_layer(adapter, layer, plan, NoCompensation(), None)
         assert before - total(adapter) == prunable - adapter.num_parameters() == price
 
 
@@ -76,7 +76,7 @@ def test_prunable_parameters_are_the_linears_of_the_decoder_layers(architecture:
 def test_widths_are_true_ints_after_pruning(architecture: str) -> None:
     model = tiny_model(architecture)
     adapter = adapt(model)
-    prune_layer(adapter, 1, LayerPlan((0, 3), tuple(range(0, WIDTH, 3))), NoCompensation(), None)
+    slice_layer(adapter, 1, LayerPlan((0, 3), tuple(range(0, WIDTH, 3))), NoCompensation(), None)
     layer = model.model.layers[1]
     for linear in layer.modules():
         if isinstance(linear, nn.Linear):

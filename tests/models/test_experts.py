@@ -9,20 +9,18 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from flap.calibration import collect, statistics_on_disk
+from flap.allocation import LayerPlan
+from flap.calibration import STATISTICS, LayerStatistics, collect
 from flap.checkpoint.convert import become_checkpointable
-from flap.checkpoint.gguf.architecture import check_architecture
 from flap.checkpoint.load import load
-from flap.checkpoint.save import save
-from flap.compression import BiasCompensation, NoCompensation, mask_layer, prune_layer
+from flap.compression import BiasCompensation, NoCompensation, mask_layer, slice_layer
 from flap.evaluation.efficiency import macs
-from flap.models import adapt
+from flap.models import Resident, adapt
 from flap.pipeline import run
 from tests.cases import MIXTURES, VOCAB, tiny_model, tokens
-from tests.checkpoint.pruned import logits, prune
-from tests.compression.oracle import changed
-from tests.models.families.contract import plan_of
-from tests.runs import composed, tiny
+from tests.helpers.compressed import changed
+from tests.helpers.pruned import logits, plan_of, prune, save_pruned
+from tests.helpers.runs import composed, tiny
 
 EXPERTS, NEURONS = 6, 24
 KERNELS = ("eager", "batched_mm", "grouped_mm")
@@ -35,6 +33,10 @@ def model(request: pytest.FixtureRequest) -> PreTrainedModel:
 
 def experts(model: PreTrainedModel, layer: int) -> nn.Module:
     return model.model.layers[layer].mlp.experts
+
+
+def observed(model: PreTrainedModel) -> list[LayerStatistics]:
+    return collect(Resident(model), tokens(), batch_size=4)
 
 
 @torch.no_grad()
@@ -61,7 +63,7 @@ def flowing_in(model: PreTrainedModel, layer: int, tokens_NT: Tensor) -> list[Te
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_statistics_are_those_of_the_tokens_routed_to_each_expert(model: PreTrainedModel, kernel: str) -> None:
     model.set_experts_implementation(kernel)
-    known = collect(adapt(model), tokens(), batch_size=4)[1].mlp.of_experts(EXPERTS)
+    known = observed(model)[1].blocks.mlp.of_experts(EXPERTS)
     activations = flowing_in(model, 1, tokens())
     assert sum(map(len, activations)) == 2 * tokens().numel()
     for one, activation_TI in zip(known, activations, strict=True):
@@ -70,22 +72,22 @@ def test_statistics_are_those_of_the_tokens_routed_to_each_expert(model: PreTrai
         for found, expected in (
             (one.mean_I, wide_TI.mean(0)), (one.var_I, wide_TI.var(0)), (one.msq_I, wide_TI.square().mean(0)),
         ):  # fmt: skip
-            torch.testing.assert_close(found, expected.float(), rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(found.float(), expected.float(), rtol=1e-4, atol=1e-6)
 
 
 def test_they_come_back_from_disk(model: PreTrainedModel, tmp_path: Path) -> None:
-    kind = statistics_on_disk(torch.device("cpu"))
-    known = collect(adapt(model), tokens(), batch_size=4)
-    kind.write(known, tmp_path / "data")
-    for one, other in zip(known, kind.read(tmp_path / "data"), strict=True):
+    known = observed(model)
+    STATISTICS.write(known, tmp_path / "data")
+    for one, other in zip(known, STATISTICS.read(tmp_path / "data"), strict=True):
         for name in ("mean_I", "var_I", "msq_I", "num_tokens"):
-            assert torch.equal(torch.as_tensor(getattr(one.mlp, name)), torch.as_tensor(getattr(other.mlp, name)))
+            found, expected = (torch.as_tensor(getattr(layer.blocks.mlp, name)) for layer in (other, one))
+            assert torch.equal(found, expected)
 
 
 def test_every_expert_keeps_as_many_neurons_and_the_rest_of_the_layer_stays(model: PreTrainedModel) -> None:
     before = copy.deepcopy(model)
     plan = prune(model, 0.4)
-    numbers = torch.tensor(plan.layers[1].neurons)
+    numbers = torch.tensor(plan.layers[1].mlp)
     kept_EK = torch.stack([numbers[numbers // NEURONS == e] % NEURONS for e in range(EXPERTS)])
     assert len(kept_EK.unique(dim=0)) > 1  # each its own
     gate, up = (
@@ -101,7 +103,7 @@ def test_every_expert_keeps_as_many_neurons_and_the_rest_of_the_layer_stays(mode
 def test_the_bias_keeps_each_experts_mean_output(model: PreTrainedModel) -> None:
     means_EI = torch.stack([activation_TI.mean(0) for activation_TI in flowing_in(model, 0, tokens())])
     down_EHI = experts(model, 0).down_proj.clone()
-    kept = torch.tensor(prune(model, 0.4).layers[0].neurons).reshape(EXPERTS, -1) % NEURONS
+    kept = torch.tensor(prune(model, 0.4).layers[0].mlp).reshape(EXPERTS, -1) % NEURONS
     for e in range(EXPERTS):
         found = experts(model, 0).down_proj[e] @ means_EI[e, kept[e]] + experts(model, 0).down_proj_bias[e]
         torch.testing.assert_close(found, down_EHI[e] @ means_EI[e], rtol=1e-4, atol=1e-5)
@@ -109,14 +111,14 @@ def test_the_bias_keeps_each_experts_mean_output(model: PreTrainedModel) -> None
 
 def test_experts_that_see_no_token_or_one(model: PreTrainedModel) -> None:
     few = tokens(1, 3)
-    known = collect(adapt(model), few, batch_size=1)
-    counts_E = torch.stack([one.num_tokens[0] for one in known[0].mlp.of_experts(EXPERTS)])
+    known = collect(Resident(model), few, batch_size=1)
+    counts_E = torch.stack([one.num_tokens[0] for one in known[0].blocks.mlp.of_experts(EXPERTS)])
     assert counts_E.sum() == 2 * few.numel() and {0, 1} <= set(counts_E.tolist())
     for name in ("mean_I", "var_I", "msq_I"):
-        values_EI = getattr(known[0].mlp, name).reshape(EXPERTS, NEURONS)
+        values_EI = getattr(known[0].blocks.mlp, name).reshape(EXPERTS, NEURONS)
         assert torch.isfinite(values_EI).all() and (values_EI[counts_E == 0] == 0).all()
     plan = plan_of(model, 0.5)
-    sliced, masked = (changed(model, plan, BiasCompensation(), known, how) for how in (prune_layer, mask_layer))
+    sliced, masked = (changed(model, plan, BiasCompensation(), known, how) for how in (slice_layer, mask_layer))
     assert torch.isfinite(logits(sliced)).all()
     torch.testing.assert_close(logits(sliced), logits(masked), atol=1e-4, rtol=0)
     assert (experts(sliced, 0).down_proj_bias[counts_E == 0] == 0).all()
@@ -128,12 +130,11 @@ def test_every_kernel_computes_the_same(
     kept: int, compensation: object, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     """The grouped kernel takes no row of 17 float32: there it makes way for the loop."""
-    adapter, known = adapt(model), collect(adapt(model), tokens(), batch_size=4)
-    plan = plan_of(model, 0.0)
+    adapter, known, plan = adapt(model), observed(model), plan_of(model, 0.0)
     for i in range(2):
-        heads, neurons = plan.layers[i].kv_heads, plan.layers[i].neurons
-        layer = type(plan.layers[i])(heads, tuple(n for n in neurons if n % NEURONS < kept))
-        prune_layer(adapter, i, layer, compensation, known[i])
+        heads, neurons = plan.layers[i]
+        layer = LayerPlan(heads, tuple(n for n in neurons if n % NEURONS < kept))
+        slice_layer(adapter, i, layer, compensation, known[i])
     for one in (model, load_saved(model, tokenizer, tmp_path)):
         expected = logits(one)
         for kernel in KERNELS:
@@ -144,8 +145,8 @@ def test_every_kernel_computes_the_same(
 
 
 def load_saved(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, path: Path) -> PreTrainedModel:
-    become_checkpointable(adapt(model))
-    return load(save(model, tokenizer, path / "saved", plan_of(model, 0.0), {}))
+    become_checkpointable(Resident(model))
+    return load(save_pruned(model, tokenizer, path / "saved", plan_of(model, 0.0)).directory)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -174,10 +175,3 @@ def test_linear_compensation_is_refused_in_one_line(
         "compensation, metric: of experts no covariances are collected; expected choices without them for "
         f"'{kind}', as compensation=bias"
     )
-
-
-def test_gguf_is_refused_in_one_line(model: PreTrainedModel) -> None:
-    with pytest.raises(
-        ValueError, match=r"^gguf: model_type=(mixtral|qwen3_moe): llama.cpp runs this export with llama, "
-    ):
-        check_architecture(model.config)

@@ -10,17 +10,21 @@ import pytest
 import torch
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, filter_repo_objects
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from flap.config import ModelConfig
-from flap.files import cache_root
-from flap.models import find_model, locate
+from flap.data.packaged import packaged_file
+from flap.export.gguf import export_gguf
+from flap.models import find_model, locate, read_model
 from flap.models.devices import pick_device
-from flap.models.locate import GGUF, _dequantised
-from flap.models.packaged import packaged_file
-from tests.cases import ARCHITECTURES, VOCAB, tiny_model, tokens
+from flap.models.locate import GGUF
+from flap.storage.files import cache_root
+from tests.cases import VOCAB, tiny_model, tokens
+from tests.helpers.pruned import logits
+from tests.helpers.tokenizers import KINDS
 
 SMOLLM2 = next(iter(GGUF))
+TEXT = "The cat, 12 years old, didn't sit."
 
 
 def test_a_local_directory(model_dir: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -28,7 +32,7 @@ def test_a_local_directory(model_dir: Path, tmp_path: Path, tokenizer: PreTraine
     assert (source.path, source.origin) == (str(model_dir), "local directory")
     assert source.max_length == 128 and source.config.vocab_size == VOCAB
     assert source.tokenizer("the cat").input_ids == tokenizer("the cat").input_ids
-    model = source.load()
+    model = source.open().model
     assert not model.training and model.device == torch.device("cpu") and model.dtype == torch.float32
     with torch.no_grad():
         assert torch.equal(model(tokens()).logits, tiny_model("llama-gqa")(tokens()).logits)
@@ -49,7 +53,7 @@ def test_dtype(saved: str, asked: str, held: str, tmp_path: Path, tokenizer: Pre
     tiny_model("llama-gqa").to(getattr(torch, saved)).save_pretrained(tmp_path / "tiny")
     tokenizer.save_pretrained(tmp_path / "tiny")
     config = ModelConfig("tiny", str(tmp_path / "tiny"), dtype=asked, device="cpu")
-    assert find_model(config, tmp_path, trust_remote_code=False).load().dtype == getattr(torch, held)
+    assert find_model(config, tmp_path, trust_remote_code=False).open().model.dtype == getattr(torch, held)
 
 
 def test_a_hub_models_key_is_its_commit(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,26 +79,29 @@ def test_a_hub_model_of_unknown_commit_shares_its_results_with_no_other(model_di
 def test_the_packaged_copy_is_dequantised_once_by_processes_that_start_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = []
+    model, words = tiny_model("llama-gqa", vocab_size=512), KINDS["smollm"]()
+    model.save_pretrained(tmp_path / "tiny")
+    words.save_pretrained(tmp_path / "tiny")
+    gguf, read, read_files = export_gguf(tmp_path / "tiny", "f32"), AutoModelForCausalLM.from_pretrained, []
 
-    def dequantise(gguf: Path, target: Path) -> None:
-        made.append(target)
-        time.sleep(0.2)
-        target.mkdir(parents=True)
-        (target / "config.json").write_text("{}")
+    def slowly(*args: object, **options: object) -> PreTrainedModel:
+        read_files.append(options.get("gguf_file"))
+        time.sleep(0.2)  # the others would begin, too
+        return read(*args, **options)
 
-    monkeypatch.setattr("flap.models.locate._dequantise", dequantise)
-    (tmp_path / "tiny.gguf").write_bytes(b"1")
+    monkeypatch.setattr(locate, "packaged_file", lambda wheel, path: gguf)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", slowly)
     with ThreadPoolExecutor() as pool:
-        targets = list(pool.map(lambda _: _dequantised(tmp_path / "tiny.gguf", tmp_path), range(3)))
-    assert made == targets[:1] and len(set(targets)) == 1
+        found = list(pool.map(lambda _: locate.locate(SMOLLM2, tmp_path / "cache", on_disk=False), range(3)))
+    assert read_files == [gguf.name] and len(set(found)) == 1
+    path, origin = found[0]
+    assert origin == f"packaged {gguf.name}"
+    assert torch.equal(logits(read_model(path)), logits(model))
+    assert AutoTokenizer.from_pretrained(path)(TEXT).input_ids == words(TEXT).input_ids
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_missing_tensors_are_counted_and_named(
-    architecture: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    tiny_model(architecture).save_pretrained(tmp_path)
+def test_missing_tensors_are_counted_and_named(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    tiny_model("llama-gqa").save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
     for name in ("model.layers.1.mlp.up_proj.weight", "model.norm.weight"):
@@ -102,7 +109,7 @@ def test_missing_tensors_are_counted_and_named(
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     source = find_model(ModelConfig("tiny", str(tmp_path), device="cpu"), tmp_path, trust_remote_code=False)
     with pytest.raises(ValueError, match=r"2 tensors are missing, as model\.layers\.1\.mlp\.up_proj.*, model\.norm"):
-        source.load()
+        source.open()
 
 
 def test_a_directory_without_a_config_is_no_model(model_dir: Path, tmp_path: Path) -> None:
@@ -188,7 +195,7 @@ def test_trust_remote_code_reaches_every_loader(
             return _real(path, **options)
 
         monkeypatch.setattr(loader, "from_pretrained", spy)
-    find_model(ModelConfig("tiny", str(model_dir), device="cpu"), tmp_path, trusted).load()
+    find_model(ModelConfig("tiny", str(model_dir), device="cpu"), tmp_path, trusted).open()
     assert seen == {"AutoConfig": trusted, "AutoTokenizer": trusted, "AutoModelForCausalLM": trusted}
 
 

@@ -1,4 +1,4 @@
-"""One file a family or shape of family. A new one: subclass ModelAdapter in a file here and list it in FAMILIES."""
+"""The adapters of the model families. To add one, derive from ModelAdapter in a file here and list it in FAMILIES."""
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -20,10 +20,10 @@ FAMILIES: tuple[type[ModelAdapter], ...] = (
 
 
 def adapter_class(config: PreTrainedConfig) -> type[ModelAdapter]:
-    """The adapter of an architecture, found by `model_type` before any weight is loaded.
+    """Return the adapter class of an architecture by its `model_type`; no weight needs to be loaded.
 
     Raises:
-        ValueError: no family covers it; says which are supported and where an adapter goes.
+        ValueError: no family has this architecture; the message lists the supported ones.
     """
     model_type = config.model_type.removeprefix("flap_")  # a pruned model can be pruned again
     for family in FAMILIES:
@@ -37,10 +37,10 @@ def adapter_class(config: PreTrainedConfig) -> type[ModelAdapter]:
 
 
 def adapt(model: PreTrainedModel) -> ModelAdapter:
-    """The adapter around a loaded model.
+    """Return the adapter of a loaded model.
 
     Raises:
-        ValueError: the architecture is not supported, or the model has another head than a language model's.
+        ValueError: the architecture is not supported, or the model has no language model head.
     """
     family = adapter_class(model.config)
     if not type(model).__name__.endswith("ForCausalLM"):

@@ -1,4 +1,4 @@
-"""Gemma 2 and Gemma 3 (text): LLaMA's names, and logits under a soft cap."""
+"""Gemma 2 and Gemma 3 (text): LLaMA's module names, and logits with a soft cap."""
 
 import torch
 from torch import Tensor
@@ -7,9 +7,11 @@ from flap.models.families.llama import LlamaAdapter
 
 
 class GemmaAdapter(LlamaAdapter):
+    """The adapter of Gemma 2 and Gemma 3."""
+
     model_types = ("gemma2", "gemma3_text")
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """cap · tanh(logits / cap), where the config has a cap."""
+        """Return cap · tanh(logits / cap) if the config has a cap, else the logits."""
         logits, cap = super().logits(hidden), self.model.config.final_logit_softcapping
         return logits if cap is None else torch.tanh(logits / cap) * cap

@@ -1,4 +1,4 @@
-"""Phi-3: q, k and v are rows of one Linear, gate and up of another."""
+"""Phi-3: one Linear holds q, k and v, another one gate and up."""
 
 import copy
 
@@ -9,9 +9,12 @@ from flap.models.families.llama import LlamaAdapter
 
 
 class Phi3Adapter(LlamaAdapter):
+    """The adapter of Phi-3."""
+
     model_types = ("phi3",)
 
     def attention(self, layer: int) -> Block:
+        """Return the attention of a layer; its units are KV heads with their query heads."""
         module, _ = self._modules(layer)
         queries, fused = module.o_proj.in_features, module.qkv_proj.out_features
         keys = (fused - queries) // 2
@@ -21,6 +24,7 @@ class Phi3Adapter(LlamaAdapter):
         return Block(f"layer {layer} attention", module.o_proj, columns_UC, ((module.qkv_proj, rows_UR),))
 
     def mlp(self, layer: int) -> Block:
+        """Return the MLP of a layer; its units are neurons."""
         _, module = self._modules(layer)
         num_neurons = module.down_proj.in_features
         neurons = split(num_neurons, num_neurons)
@@ -28,13 +32,15 @@ class Phi3Adapter(LlamaAdapter):
         return Block(f"layer {layer} MLP", module.down_proj, neurons, ((module.gate_up_proj, rows_UR),))
 
     def queries_per_group(self, layer: int) -> int:
+        """Return the number of query heads that share one KV head."""
         module, _ = self._modules(layer)
         return self.attention(layer).columns_UC.shape[1] // int(module.head_dim)
 
     def refresh(self, layer: int) -> None:
+        """Update the number of KV heads, and the number of heads in the attention module's own config."""
         module, _ = self._modules(layer)
         attention = self.attention(layer)
         module.num_key_value_heads = attention.num_units
-        # its forward takes from the config where the queries end
+        # the forward pass reads from the config how many rows are queries
         module.config = copy.copy(module.config)
         module.config.num_attention_heads = attention.num_units * self.queries_per_group(layer)

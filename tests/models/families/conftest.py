@@ -4,10 +4,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerFast
 
-from flap.checkpoint.save import save
 from tests.cases import random_model
-from tests.checkpoint.fresh import in_a_fresh_process
-from tests.checkpoint.pruned import Saved, prune
+from tests.helpers.fresh import in_a_fresh_process
+from tests.helpers.pruned import Saved, prune, save_pruned
 from tests.models.families.contract import COMPENSATIONS, FamilyContract, is_stock
 
 
@@ -31,7 +30,7 @@ def all_saved(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTok
         random_model(config).save_pretrained(root / "dense" / name)
         model = AutoModelForCausalLM.from_pretrained(root / "dense" / name).eval()
         plan = prune(model, 0.4)
-        made[name] = Saved(save(model, tokenizer, root / name, plan, {}), model, plan)
+        made[name] = save_pruned(model, tokenizer, root / name, plan)
     return made
 
 
@@ -51,7 +50,7 @@ def all_uniform(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedT
         for how, compensation in COMPENSATIONS.items():
             name, model = f"{variant}-{how}", random_model(config)
             plan = prune(model, family.uniform_ratio, structure=family.uniform, compensation=compensation)
-            made[name] = Saved(save(model, tokenizer, root / name, plan, {}), model, plan)
+            made[name] = save_pruned(model, tokenizer, root / name, plan)
     return made
 
 

@@ -8,18 +8,17 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from flap.allocation import ALAM, ULUM, LayerPlan, PruningPlan, Structure, price
-from flap.calibration import collect, collect_layerwise
+from flap.allocation import ULUM, LayerPlan, Structure, Units, price
+from flap.calibration import Calibration, collect
 from flap.checkpoint.load import load
-from flap.compression import BiasCompensation, NoCompensation, compress, mask_layer, prune_layer
-from flap.importance import WIFV, score_layers
-from flap.models import ModelAdapter, adapt
-from tests.calibration.test_collect import assert_same
+from flap.compression import BiasCompensation, NoCompensation, compress, mask_layer, slice_layer
+from flap.models import ModelAdapter, Pair, Resident, adapt
+from tests.calibration.test_calibrate import assert_same
 from tests.cases import random_model, tokens
-from tests.checkpoint.pruned import Saved, generated, hidden, logits, prune
-from tests.compression.oracle import changed
+from tests.helpers.compressed import changed
+from tests.helpers.pruned import Saved, generated, hidden, logits, plan_of, prune, save_pruned
 
 COMPENSATIONS = {"none": NoCompensation(), "bias": BiasCompensation()}
 
@@ -83,36 +82,35 @@ class FamilyContract:
 
     @pytest.mark.parametrize("compensation", [BiasCompensation(), NoCompensation()])
     def test_masked_equals_sliced(self, model: PreTrainedModel, compensation: Any) -> None:
-        known = collect(adapt(model), tokens(), batch_size=3)
-        plan = plan_of(model, 0.5)
-        sliced, masked = (changed(model, plan, compensation, known, how) for how in (prune_layer, mask_layer))
+        known, plan = collect(Resident(model), tokens(), batch_size=3), plan_of(model, 0.5)
+        sliced, masked = (changed(model, plan, compensation, known, how) for how in (slice_layer, mask_layer))
         assert adapt(sliced).num_parameters() < adapt(masked).num_parameters() == adapt(model).num_parameters()
         torch.testing.assert_close(logits(sliced), logits(masked), atol=1e-4, rtol=0)
         assert not torch.allclose(logits(sliced), logits(model), atol=1e-2)
 
-    @pytest.mark.parametrize("how", [prune_layer, mask_layer])
+    @pytest.mark.parametrize("how", [slice_layer, mask_layer])
     def test_ratio_0_changes_nothing(self, model: PreTrainedModel, how: Any) -> None:
         before = copy.deepcopy(model)
-        compress(adapt(model), plan_of(model, 0.0), BiasCompensation(), collect(adapt(model), tokens(), 3), how)
+        known, plan = collect(Resident(model), tokens(), batch_size=3), plan_of(model, 0.0)
+        compress(adapt(model), plan, BiasCompensation(), enumerate(known), how)
         assert model.state_dict().keys() == before.state_dict().keys()
         assert torch.equal(logits(model), logits(before))
 
     def test_prices_are_what_leaves(self, model: PreTrainedModel) -> None:
         adapter = adapt(model)
         budget = price(adapter, 0.0)
-        prices = budget.layers[1]
-        for plan, expected in less_one_unit(plan_of(model, 0.0).layers[1], prices):
+        for plan, expected in less_one_unit(plan_of(model, 0.0).layers[1], budget.layers[1]):
             copied = copy.deepcopy(model)
             prunable, total = adapter.num_parameters(), sum(p.numel() for p in model.parameters())
-            prune_layer(adapt(copied), 1, plan, NoCompensation(), None)
+            slice_layer(adapt(copied), 1, plan, NoCompensation(), None)
             assert total - sum(p.numel() for p in copied.parameters()) == expected
             assert prunable - adapt(copied).num_parameters() == expected
         assert budget.total == adapter.num_parameters()
 
     def test_layer_by_layer_equals_one_pass(self, model: PreTrainedModel) -> None:
-        for (_, found), expected in zip(
-            collect_layerwise(adapt(model), tokens(), 4), collect(adapt(model), tokens(), 4), strict=True
-        ):
+        placed = Resident(model)
+        visits = Calibration(placed, tokens(), 4, []).in_sequence(covariance=False, folder=None)
+        for (_, found), expected in zip(visits, collect(placed, tokens(), 4), strict=True):
             assert_same(found, expected)
 
     def test_every_attention_kernel_cuts_the_same_units(self, model: PreTrainedModel) -> None:
@@ -133,9 +131,9 @@ class FamilyContract:
 
     def test_bfloat16_runs(self, model: PreTrainedModel) -> None:
         half = copy.deepcopy(model).to(torch.bfloat16)
-        known, plan = collect(adapt(model), tokens(), batch_size=3), plan_of(model, 0.2)
+        known, plan = collect(Resident(model), tokens(), batch_size=3), plan_of(model, 0.2)
         for one in (model, half):
-            compress(adapt(one), plan, BiasCompensation(), known, prune_layer)
+            compress(adapt(one), plan, BiasCompensation(), enumerate(known), slice_layer)
         assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
         error_NT = (logits(half).float() - logits(model)).norm(dim=-1) / logits(model).norm(dim=-1)
         assert error_NT.median() < 0.1  # rounding sends a few tokens to another expert
@@ -161,12 +159,18 @@ class FamilyContract:
         assert torch.equal(generated(saved.model, use_cache=True), without)
         assert torch.equal(generated(saved.model, cache_implementation="static"), without)
 
-    def test_a_pruned_model_is_pruned_again(self, saved: Saved) -> None:
+    def test_a_pruned_model_is_pruned_again(
+        self, saved: Saved, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+    ) -> None:
         model = load(saved.directory)
         before = adapt(model).num_parameters()
-        prune(model, 0.3)
+        again = prune(model, 0.3)
         assert 0.6 < adapt(model).num_parameters() / before < 0.8
-        assert torch.isfinite(logits(model)).all()
+        for old, new in zip(saved.plan.layers, again.layers, strict=True):
+            assert max(new.attention) < len(old.attention) and max(new.mlp) < len(old.mlp)
+        reloaded = load(save_pruned(model, tokenizer, tmp_path / "again", again).directory)
+        assert torch.equal(logits(reloaded), logits(model))
+        assert not torch.equal(logits(reloaded), logits(saved.model))
 
     def test_what_is_no_width_stays_in_the_config(self, config: PreTrainedConfig, saved: Saved) -> None:
         after = load(saved.directory).config.to_dict()
@@ -197,18 +201,11 @@ def is_stock(directory: Path) -> bool:
     return not ours[1]
 
 
-def plan_of(model: PreTrainedModel, ratio: float) -> PruningPlan:
-    adapter = adapt(model)
-    statistics = collect(adapter, tokens(), batch_size=3)
-    scores = score_layers(WIFV(), adapter, range(len(adapter.layers)), statistics)
-    return ALAM().allocate(scores, price(adapter, ratio))
-
-
-def less_one_unit(whole: LayerPlan, prices: Any) -> Iterator[tuple[LayerPlan, int]]:
+def less_one_unit(whole: LayerPlan, units: Pair[Units]) -> Iterator[tuple[LayerPlan, int]]:
     """The layer without its second attention unit, and without its second MLP unit, and what either saves."""
-    heads, neurons = whole.kv_heads, whole.neurons
-    yield LayerPlan(heads[:1] + heads[2:], neurons), prices.kv_head_price
-    yield LayerPlan(heads, tuple(n for n in neurons if n % prices.neurons != 1)), prices.neuron_price
+    heads, neurons = whole
+    yield LayerPlan(heads[:1] + heads[2:], neurons), units.attention.price
+    yield LayerPlan(heads, tuple(n for n in neurons if n % units.mlp.count != 1)), units.mlp.price
 
 
 def modules_with_config(adapter: ModelAdapter) -> list[Any]:

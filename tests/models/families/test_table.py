@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import flap
-from flap.checkpoint.gguf.architecture import MODEL_TYPES
+from flap.export.gguf.architecture import MODEL_TYPES
 from flap.models import adapt
 from flap.models.families import FAMILIES
 from tests.cases import random_model

@@ -1,0 +1,148 @@
+"""The golden table: what must not change when the house is rebuilt. Plans, weights and numbers of 23 runs.
+
+    python benchmarks/golden.py write FOLDER       # on the commit before; and again, into another one, after
+    python benchmarks/golden.py compare OLD NEW    # plans bit for bit, weights and numbers to 1e-6
+
+Runs go through the command line alone, with one thread, so that any two commits can be compared on one machine.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralConfig
+
+SHARED = [
+    "calibration.num_samples=16", "eval.perplexity.max_tokens=2048", "ratio=0.2", "seed=0", "use_cache=false",
+]  # fmt: skip
+STRUCTURES, METRICS, COMPENSATIONS = ("UL-UM", "UL-MM", "AL-MM", "AL-AM"), ("WIFV", "OBS"), ("bias", "linear")
+TOLERANCE = 1e-6
+
+
+def cells(mixture: Path) -> dict[str, list[str]]:
+    """Every run of the table by name, as overrides of the command line."""
+    grid = {
+        f"{structure} {metric} {compensation}": [
+            f"structure={structure}", f"metric={metric}", f"compensation={compensation}",
+        ]
+        for structure in STRUCTURES for metric in METRICS for compensation in COMPENSATIONS
+    }  # fmt: skip
+    others = {
+        "search": ["method=flap_plus", "calibration.num_samples=16", "structure.tokens=256", "structure.rounds=1"],
+        "wanda_sp": ["method=wanda_sp"],
+        "mag_sp": ["method=mag_sp"],
+        "stream": ["model.placement=stream"],
+        "auto": ["model.placement=auto"],
+        "wanda_sp stream": ["method=wanda_sp", "model.placement=stream"],
+    }
+    of_mixture = ["model.name=mixture", f"model.path={mixture}"]
+    mixtures = {f"mixture {place}": [*of_mixture, f"model.placement={place}"] for place in ("device", "auto", "stream")}
+    return grid | others | mixtures
+
+
+def make_mixture(folder: Path) -> Path:
+    """A tiny random Mixtral with the packaged model's tokenizer."""
+    from flap.config import ModelConfig
+    from flap.models import find_model
+
+    cache = Path(os.environ["FLAP_CACHE_DIR"])
+    source = find_model(ModelConfig("smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"), cache, False)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 8}
+    config = MixtralConfig(
+        vocab_size=source.config.vocab_size, num_key_value_heads=4, head_dim=8, num_local_experts=6, **sizes
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(source.path).save_pretrained(folder)
+    return folder
+
+
+def write(folder: Path) -> None:
+    """Run every cell that the folder does not hold yet, and print its row."""
+    os.environ |= {"FLAP_CACHE_DIR": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    mixture = folder / "mixture"
+    if not (mixture / "config.json").is_file():
+        make_mixture(mixture)
+    for name, overrides in cells(mixture).items():
+        run_dir = folder / name.replace(" ", "_")
+        if not (run_dir / "report.json").is_file():
+            command = [sys.executable, "-m", "flap", *SHARED, *overrides, f"hydra.run.dir={run_dir}"]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        print(f"{name:24} {row(run_dir)}", flush=True)
+
+
+def row(run_dir: Path) -> str:
+    """Digests of plan and weights, and the pruned model's numbers."""
+    numbers = json.loads((run_dir / "report.json").read_text())["evaluation"]["pruned"]
+    return f"plan {plan_digest(run_dir)} weights {weights_digest(run_dir)} {numbers}"
+
+
+def plan_digest(run_dir: Path) -> str:
+    return hashlib.sha256((run_dir / "plan.json").read_bytes()).hexdigest()[:12]
+
+
+def weights_digest(run_dir: Path) -> str:
+    """Of all tensors by name, whatever shards they lie in."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(tensors(run_dir).items()):
+        total.update(name.encode() + tensor.numpy().tobytes())
+    return total.hexdigest()[:12]
+
+
+def tensors(run_dir: Path) -> dict[str, torch.Tensor]:
+    held: dict[str, torch.Tensor] = {}
+    for shard in (run_dir / "checkpoint").glob("*.safetensors"):
+        with safe_open(shard, framework="pt") as file:
+            held |= {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    return held
+
+
+def compare(old: Path, new: Path) -> bool:
+    """Print for each cell what changed; whether nothing did."""
+    same = True
+    for name in cells(old / "mixture"):
+        a, b = (folder / name.replace(" ", "_") for folder in (old, new))
+        plans = plan_digest(a) == plan_digest(b)
+        weights = weight_difference(tensors(a), tensors(b))
+        numbers = number_difference(a, b)
+        same &= plans and weights <= TOLERANCE and numbers <= TOLERANCE
+        print(f"{name:24} plan {'equal' if plans else 'DIFFERS'}, weights {weights:.1e}, numbers {numbers:.1e}")
+    return same
+
+
+def weight_difference(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> float:
+    """The largest difference, relative to the largest value of its tensor; infinite where names or shapes differ."""
+    if {name: one.shape for name, one in a.items()} != {name: one.shape for name, one in b.items()}:
+        return float("inf")
+    return max(float((a[n] - b[n]).abs().max() / a[n].abs().max().clamp(min=1e-30)) for n in a)
+
+
+def number_difference(a: Path, b: Path) -> float:
+    """The largest relative difference of a measured number; infinite where one is missing."""
+    old, new = (json.loads((folder / "report.json").read_text())["evaluation"] for folder in (a, b))
+    differences: list[float] = [
+        abs(float(new[which].get(name, "inf")) / value - 1) for which, of in old.items() for name, value in of.items()
+    ]
+    return max(differences, default=0.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="What must not change when the house is rebuilt.")
+    parser.add_argument("action", choices=("write", "compare"))
+    parser.add_argument("folders", type=Path, nargs="+")
+    options = parser.parse_args()
+    folders = [folder.resolve() for folder in options.folders]
+    if options.action == "write":
+        write(folders[0])
+    elif not compare(*folders):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,347 @@
+"""What pruning takes on a GPU: `python benchmarks/gpu.py`; `make gpu` runs the tests marked `gpu` first.
+
+A randomly initialised model of Llama-2-7B's shape (but the packaged tokenizer's vocabulary of 49,152), bfloat16, made
+on the GPU: a bare forward pass over the calibration windows, and FLAP at ratio 0.2 on the same windows. Then a smaller
+one with model.placement=auto, half of its layers on the host because accelerate may fill no more of the GPU, beside the
+same model on the GPU alone. Then flap_plus with few tokens: on two layers, from which the seconds of all are reckoned,
+and on all of them.
+
+A step that would not end in time is not begun, one that goes on beyond is stopped, and one that fails does not take the
+others' figures along; the table and the file (JSON) say which. Seconds of a stage are the report's. Peaks of the GPU
+are a step's own, those of the host the process's so far. GB are 10^9 bytes. `--device cpu --tiny` only tries the code.
+"""
+
+import argparse
+import gc
+import logging
+import math
+import signal
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from json import dumps
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from calibration import BATCH_SIZE, SEQ_LEN, bare_forward
+from hydra import compose, initialize_config_dir
+from torch import Tensor
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from flap.allocation import Search
+from flap.config import FlapConfig, ModelConfig, config_dir, one_line, typed
+from flap.models import Given, find_model, read_model
+from flap.models.devices import free_bytes
+from flap.pipeline import run
+from flap.prepare import prepare
+from flap.reporting import device_name
+from flap.reporting.provenance import git_state, versions
+from flap.storage import cache_root, write_text
+
+Figures = dict[str, Any]
+
+COMMON = {"vocab_size": 49152, "tie_word_embeddings": False, "max_position_embeddings": 4096}
+SEVEN_B = COMMON | {
+    "hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "num_key_value_heads": 32,
+    "num_hidden_layers": 32,
+}  # fmt: skip
+ONE_B = COMMON | {  # Llama-3.2-1B's layers, half of them
+    "hidden_size": 2048, "intermediate_size": 8192, "num_attention_heads": 32, "num_key_value_heads": 8,
+    "num_hidden_layers": 8, "head_dim": 64,
+}  # fmt: skip
+TINY = COMMON | {
+    "hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4, "num_key_value_heads": 4,
+    "num_hidden_layers": 4,
+}  # fmt: skip
+PROBE_LAYERS = 2
+SLOWER = 4  # times the seconds of a bare pass that a search's few windows may take, which wait on the host
+MISSING = ("not_begun", "stopped", "failed")  # why a step has no figures
+COLUMNS = ("step", "seconds", "of them", "peak GPU, GB", "peak host, GB", "")
+
+
+class OutOfTimeError(Exception):
+    """The minutes are over."""
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Leave the block by an OutOfTimeError when it takes longer."""
+
+    def ring(*_: object) -> None:
+        raise OutOfTimeError
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+class Table:
+    """The steps' figures: a row is printed and the file written anew as soon as a step ends."""
+
+    def __init__(self, output: Path, about: Figures, deadline: float) -> None:
+        self.output, self.about, self.deadline = output, about, deadline
+        self.steps: dict[str, Figures] = {}
+        print("|", " | ".join(COLUMNS), "|")
+        print("|" + "---|" * len(COLUMNS), flush=True)
+
+    def step(self, name: str, work: Callable[[], Figures], needs: float = 0.0) -> Figures:
+        """Do the work, unless the seconds that it needs are not left; infinite: nobody knows."""
+        left = max(0.0, self.deadline - time.time())
+        self.steps[name] = figures = _attempt(work, left) if left > needs else {"not_begun": _why(needs, left)}
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        print("|", " | ".join(_row(name, figures)), "|", flush=True)
+        write_text(self.output, dumps(self.about | {"steps": self.steps}, indent=1) + "\n")
+        return figures
+
+    @property
+    def failed(self) -> bool:
+        return any("failed" in figures for figures in self.steps.values())
+
+
+def _attempt(work: Callable[[], Figures], left: float) -> Figures:
+    try:
+        with at_most(left):
+            return work()
+    except OutOfTimeError:
+        return {"stopped": f"after {left:.0f} s, when the minutes were over"}
+    except Exception as error:  # on the day of a GPU, the other steps' figures count
+        traceback.print_exc()
+        return {"failed": one_line(error, 300)}
+
+
+def _why(needs: float, left: float) -> str:
+    if math.isinf(needs):
+        return "steps that its seconds are reckoned from have none"
+    return f"{left:.0f} s are left" + (f", and it would take about {needs:.0f}" if needs else "")
+
+
+def _row(name: str, figures: Figures) -> list[str]:
+    missing = next((f"{key.replace('_', ' ')}: {figures[key]}" for key in MISSING if key in figures), None)
+    if missing:
+        return [name, "-", "-", "-", "-", missing]
+    stages = ", ".join(f"{stage} {seconds:.1f}" for stage, seconds in figures["stages"].items())
+    peaks = (f"{peak / 1e9:.2f}" if peak else "-" for peak in figures["peak_bytes"].values())
+    return [name, f"{figures['seconds']:.1f}", stages or "-", *peaks, figures.get("remark", "")]
+
+
+def now(device: str) -> float:
+    """The time when all that was asked of the device is done."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def packaged_tokenizer() -> PreTrainedTokenizerBase:
+    smollm2 = ModelConfig("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", device="cpu")
+    return find_model(smollm2, cache_root(None), False).tokenizer
+
+
+def random_model(shape: dict[str, Any], device: str) -> PreTrainedModel:
+    """A model that was never anywhere but on the device."""
+    torch.manual_seed(0)
+    with torch.device(device):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(LlamaConfig(**shape), dtype=torch.bfloat16)
+    return model
+
+
+def composed(options: argparse.Namespace, *overrides: str) -> FlapConfig:
+    """The checked config that the command line would make; nothing is measured, saved or kept."""
+    model = ["model.name=random", "model.path=random", f"model.device={options.device}"]
+    sizes = [f"calibration.seq_len={SEQ_LEN}", f"calibration.batch_size={BATCH_SIZE}", "ratio=0.2", "run_name=gpu"]
+    alone = ["eval=none", "checkpoint.save=false", "use_cache=false"]
+    with initialize_config_dir(config_dir(), version_base="1.3"):
+        return typed(compose("config", [*overrides, *model, *sizes, *alone]))
+
+
+def flap_config(options: argparse.Namespace) -> FlapConfig:
+    return composed(options, f"calibration.num_samples={options.windows}")
+
+
+def flap_plus_config(options: argparse.Namespace) -> FlapConfig:
+    few = [f"calibration.num_samples={options.samples}", f"structure.tokens={options.tokens}"]
+    return composed(options, "method=flap_plus", *few, f"structure.rounds={options.rounds}")
+
+
+def windows(config: FlapConfig, source: Given) -> Tensor:
+    found = prepare(config, None, source).windows
+    assert found is not None
+    return found.tokens_NT
+
+
+def bare(source: Given, config: FlapConfig) -> Figures:
+    """One forward pass of the decoder over FLAP's calibration windows, the first batch for warm-up aside."""
+    model, tokens_NT, device = source.open(), windows(config, source), config.model.device
+    bare_forward(model, tokens_NT[:BATCH_SIZE])
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    start = now(device)
+    bare_forward(model, tokens_NT)
+    seconds = now(device) - start
+    weights = sum(parameter.nbytes for parameter in model.model.parameters())
+    peak = torch.cuda.max_memory_allocated() if device == "cuda" else None
+    return {
+        "seconds": seconds,
+        "stages": {},
+        "peak_bytes": {"device": peak, "host": None},
+        "weight_bytes": weights,
+        "tokens": tokens_NT.numel(),
+        "remark": f"{tokens_NT.numel()} tokens, weights of {weights / 1e9:.2f} GB",
+    }
+
+
+def prune(config: FlapConfig, source: Given, run_dir: Path | None = None) -> Figures:
+    """All of a run from the loaded model to the pruned one."""
+    report = run(config, run_dir, source=source)
+    stages = {stage: took for stage, took in report.seconds.items() if stage not in ("load", "evaluate", "total")}
+    return {
+        "seconds": sum(stages.values()),
+        "stages": stages,
+        "peak_bytes": {name: report.peak_memory_bytes[name] for name in ("device", "host")},
+        "realised_ratio": report.ratio["realised_decoder"],
+        "search_nats": report.search_nats,
+        "device_map": report.device_map,
+    }
+
+
+def over_gpu_and_host(source: Given, config: FlapConfig, scratch: str | None) -> Figures:
+    """model.placement=auto with half of the layers where accelerate puts what the device may not hold."""
+    with TemporaryDirectory(dir=scratch) as name:
+        folder = Path(name)
+        source.model.save_pretrained(folder / "dense")
+        memory = half_the_layers(source.model, config.model.device)
+        source.model.to("meta")  # both runs read the files
+        whole = Given(read_model(folder / "dense").to(config.model.device), source.tokenizer)
+        alone = prune(config, whole, folder / "device")
+        del whole
+        placing = {"device_map": "auto", "max_memory": memory, "offload_folder": str(folder / "disk")}
+        spread = Given(read_model(folder / "dense", **placing), source.tokenizer)
+        on_auto = replace(config, model=replace(config.model, placement="auto"))
+        figures = prune(on_auto, spread, folder / "auto")
+        plans = [(folder / place / "plan.json").read_bytes() for place in ("device", "auto")]
+    places = Counter(figures["device_map"].values())
+    if len(places) < 2:
+        raise RuntimeError(f"accelerate put all of the model in one place: {figures['device_map']}")
+    same, slower = plans[0] == plans[1], figures["seconds"] / alone["seconds"]
+    where = ", ".join(f"{count} modules on {place}" for place, count in places.items())
+    remark = f"{where}; {slower:.1f} times the seconds of the device alone, plan {'equal' if same else 'DIFFERS'}"
+    return figures | {"device_alone": alone, "plan_equal": same, "max_memory": memory, "remark": remark}
+
+
+def half_the_layers(model: PreTrainedModel, device: str) -> dict[int | str, int]:
+    """Bytes that accelerate may fill: of the device embeddings and half of the layers, of the host what is free.
+
+    accelerate keeps as much free as the largest module takes, so that any can be brought.
+    """
+    ends = model.get_output_embeddings().weight.nbytes
+    layers = [sum(parameter.nbytes for parameter in layer.parameters()) for layer in model.model.layers]
+    of_device = ends + max(ends, *layers) + sum(layers) // 2
+    if device == "cpu":
+        return {"cpu": of_device}  # the rest goes to disk
+    return {0: of_device, "cpu": free_bytes(torch.device("cpu")) * 9 // 10}
+
+
+def reckoned(probe: Figures, passed: Figures, shape: dict[str, Any], options: argparse.Namespace) -> float:
+    """The seconds of flap_plus on all layers, from those on PROBE_LAYERS and those of a bare pass.
+
+    Fits grow with the layers; but a search's windows, for each plan of a layer, pass all layers behind it, too.
+    """
+    if "seconds" not in probe or "seconds" not in passed:
+        return math.inf
+    layers = shape["num_hidden_layers"]
+    plans = 2 * len(Search().levels) + 4 * options.rounds  # of each layer: its blocks' levels, and a round's moves
+    passes = plans * layers / 2 * options.tokens / passed["tokens"]
+    return float(probe["seconds"] * layers / PROBE_LAYERS + SLOWER * passes * passed["seconds"])
+
+
+def measure(table: Table, options: argparse.Namespace) -> None:
+    """All steps; each makes its own model, since pruning changes it."""
+    large, small = (TINY, TINY) if options.tiny else (SEVEN_B, ONE_B)
+    tokenizer, config, config_plus = packaged_tokenizer(), flap_config(options), flap_plus_config(options)
+
+    def made(shape: dict[str, Any]) -> Given:
+        return Given(random_model(shape, options.device), tokenizer)
+
+    def flap() -> Figures:
+        figures = prune(config, made(large))
+        times = figures["seconds"] / passed["seconds"] if "seconds" in passed else math.nan
+        return figures | {"remark": f"{times:.2f} bare passes"}
+
+    def flap_plus(shape: dict[str, Any]) -> Figures:
+        figures = prune(config_plus, made(shape))
+        nats = " -> ".join(f"{one:.2g}" for one in figures["search_nats"])
+        return figures | {"remark": f"{options.tokens} tokens, {options.rounds} round(s): {nats} nats a token"}
+
+    few = large | {"num_hidden_layers": PROBE_LAYERS}
+    passed = table.step("bare forward pass", lambda: bare(made(large), config))
+    table.step("FLAP", flap)
+    table.step("FLAP, placement auto", lambda: over_gpu_and_host(made(small), config, options.folder))
+    probe = table.step(f"flap_plus, {PROBE_LAYERS} layers", lambda: flap_plus(few))
+    table.step("flap_plus", lambda: flap_plus(large), reckoned(probe, passed, large, options))
+
+
+def circumstances(options: argparse.Namespace) -> Figures:
+    """Where and when the figures were taken."""
+    device = torch.device("cuda:0" if options.device == "cuda" else "cpu")
+    on_gpu = device.type == "cuda"
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": device_name(device),
+        "device_bytes": torch.cuda.get_device_properties(device).total_memory if on_gpu else None,
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "versions": versions(),
+        "git": git_state(),
+        "options": {name: str(value) for name, value in vars(options).items()},
+    }
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="four small layers and few windows, to try the code")
+    parser.add_argument("--minutes", type=float, default=8.5, help="all steps end within them")
+    parser.add_argument("--since", type=float, default=time.time(), help="when they began, in seconds since the epoch")
+    parser.add_argument("--windows", type=int, help=f"FLAP's, of {SEQ_LEN} tokens; default: the paper's 1024; tiny: 16")
+    parser.add_argument("--samples", type=int, help="flap_plus's windows; default: 128; tiny: 16")
+    parser.add_argument("--tokens", type=int, help="that its search compares predictions on; default: 512; tiny: 128")
+    parser.add_argument("--rounds", type=int, default=1, help="of its search")
+    parser.add_argument("--folder", help="where 1.4 GB of a model lie for a while; default: the system's")
+    parser.add_argument("--output", type=Path, default=Path("gpu.json"))
+    options = parser.parse_args()
+    if options.device == "cpu" and not options.tiny:
+        parser.error("--device cpu is for trying the code: expected --tiny, too")
+    for name, usual, few in (("windows", 1024, 16), ("samples", 128, 16), ("tokens", 512, 128)):
+        if getattr(options, name) is None:
+            setattr(options, name, few if options.tiny else usual)
+    return options
+
+
+def main() -> None:
+    options = parsed()
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print(f"No GPU: torch {torch.__version__} finds no CUDA device here, so nothing was measured.")
+        return
+    logging.disable(logging.WARNING)
+    about = circumstances(options)
+    print(f"{about['device']}, torch {about['torch']}, {about['date']}\n")
+    table = Table(options.output, about, options.since + 60 * options.minutes)
+    measure(table, options)
+    print(f"\nfigures: {options.output}")
+    if table.failed:
+        raise SystemExit("a step failed")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""The trials of a search: a layer with the lowest-scored units of one of its blocks removed.
+
+Legend: G attention units · U units of a block · I neurons.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from flap.allocation.plan import LayerPlan
+from flap.allocation.ranking import highest
+from flap.models import Pair
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The plan of a layer with `removed` units of its attention or MLP removed; the other block is unchanged."""
+
+    block: str  # the block that changes: a field name of `Pair`
+    removed: int
+    plan: LayerPlan
+
+
+def unit_scores(layer: Pair[Tensor]) -> Pair[Tensor]:
+    """Return score_G and score_I of a layer: for each unit the sum over its channels."""
+    return Pair(layer.attention.sum(dim=1), layer.mlp)
+
+
+def without_lowest(score_U: Tensor, removed: int) -> tuple[int, ...]:
+    """Return the units that stay when the `removed` lowest-scored ones are removed, ascending."""
+    return highest(score_U, len(score_U) - removed)
+
+
+def removal_counts(levels: Sequence[float], units: int) -> list[int]:
+    """Return the numbers of units that the shares `levels` of a block are, without 0 and all; ascending."""
+    return sorted({n for level in levels if 0 < (n := math.floor(level * units + 0.5)) < units})
+
+
+def nats_by_block(trials: Sequence[Trial], nats: Sequence[float]) -> Pair[dict[int, float]]:
+    """Return for each block: number of removed units -> nats of that trial, in nats a token."""
+    pair: Pair[dict[int, float]] = Pair({}, {})
+    for trial, trial_nats in zip(trials, nats, strict=True):
+        getattr(pair, trial.block)[trial.removed] = trial_nats
+    return pair

@@ -1,0 +1,148 @@
+"""Calibrating a model: collecting the statistics of each layer, and giving them out while the layer is present.
+
+Legend: N windows · T tokens a window.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from flap.calibration.recorder import LayerRecorder, joined
+from flap.calibration.statistics import LayerStatistics
+from flap.calibration.statistics_file import STATISTICS, read_statistics, write_statistics
+from flap.models import PlacedModel, Stream, Walk
+from flap.storage import Cache
+
+# With covariances, every fifth window is held out to choose between fits.
+HELD_OUT = 5
+
+Visits = Iterator[tuple[int, LayerStatistics | None]]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The calibration windows and the statistics of every layer of a model on dense inputs.
+
+    layers: the statistics without covariances; empty if nothing needs them. Covariances are too large to store: they
+    are computed while a layer is visited, and each further use takes another walk with the windows.
+    cache_state: "hit" if `layers` came from the cache, else "miss"; "off" without a cache.
+    """
+
+    model: PlacedModel
+    tokens_NT: Tensor | None
+    batch_size: int
+    layers: list[LayerStatistics]
+    cache_state: str = "off"
+
+    def visit(self, stage: str, covariance: bool = False, folder: Path | None = None, changing: bool = False) -> Visits:
+        """Yield the index and the statistics of each layer while it is present; None as statistics without windows.
+
+        changing: the caller changes the layers. folder: an interrupted walk resumes from it. A walk with covariances
+        starts from the beginning instead, because the fit reports of the earlier start would be lost.
+
+        Raises:
+            ValueError: activations are not finite; names the block.
+        """
+        place = None if folder is None or covariance else folder / stage
+        return self.along(Walk(self.model, f"{stage}, layer by layer", place, changing), covariance)
+
+    def along(self, walk: Walk, covariance: bool) -> Visits:
+        """As `visit`, in a walk that the caller has made and may give further streams."""
+        if not covariance:
+            for i in walk:
+                yield i, self.layers[i] if self.layers else None
+            return
+        fitting, held_out = self._enter(walk)
+        for i in walk:
+            yield i, _observe(self.model, i, fitting, held_out)
+
+    def in_sequence(self, covariance: bool, folder: Path | None) -> Visits:
+        """As `visit`, but each layer's inputs are the outputs of the earlier layers as the caller has changed them."""
+        walk = Walk(self.model, "prune, layer by layer", folder, changing=True)
+        fitting, held_out = self._enter(walk) if covariance else (self._enter_whole(walk), None)
+        for i in walk:
+            yield i, _observe(self.model, i, fitting, held_out, advance=False)
+            for stream in filter(None, (fitting, held_out)):
+                stream.advance(i, self.model.layers[i])
+
+    def _enter(self, walk: Walk) -> tuple[Stream, Stream]:
+        assert self.tokens_NT is not None
+        fitting_NT, held_out_NT = split_windows(self.tokens_NT)
+        fitting = walk.enter("fitting", fitting_NT.split(self.batch_size))
+        return fitting, walk.enter("held out", held_out_NT.split(self.batch_size))
+
+    def _enter_whole(self, walk: Walk) -> Stream:
+        assert self.tokens_NT is not None
+        return walk.enter("windows", self.tokens_NT.split(self.batch_size))
+
+
+def calibrate(
+    model: PlacedModel,
+    tokens_NT: Tensor | None,
+    batch_size: int,
+    needed: bool,
+    cache: Cache,
+    key: Mapping[str, object],
+    folder: Path | None,
+) -> Calibration:
+    """Return the calibration of a model; statistics without covariances are collected, or read from the cache.
+
+    needed: whether anything needs those statistics. key: all that they depend on, the cache key.
+
+    Raises:
+        ValueError: as `collect`.
+    """
+    if tokens_NT is None or not needed:
+        return Calibration(model, tokens_NT, batch_size, [])
+    layers, state = cache.get(STATISTICS, key, lambda: collect(model, tokens_NT, batch_size, folder))
+    return Calibration(model, tokens_NT, batch_size, layers, state)
+
+
+def split_windows(tokens_NT: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the windows to fit on, and those that are held out to choose between fits."""
+    held_out_N = torch.arange(len(tokens_NT)) % HELD_OUT == 0
+    return tokens_NT[~held_out_N], tokens_NT[held_out_N]
+
+
+def collect(
+    model: PlacedModel, tokens_NT: Tensor, batch_size: int, folder: Path | None = None
+) -> list[LayerStatistics]:
+    """Return the statistics of every layer on dense inputs. Each window is run once. folder: resume from it.
+
+    Raises:
+        ValueError: activations are not finite (names the first such layer), or the disk has no room for them.
+    """
+    folder = folder if model.on_disk else None  # in memory one pass does for all layers
+    recorders = [LayerRecorder(model.adapter, i) for i in range(len(model.layers))]
+    statistics: dict[int, LayerStatistics] = {}
+    for i in model.observe(tokens_NT.split(batch_size), recorders, folder):
+        statistics[i] = recorders[i].finish()
+        if folder is not None:  # before the walk records that the layer is done
+            write_statistics([statistics[i]], folder / f"statistics-{i}.safetensors")
+    return [statistics[i] if i in statistics else _read_earlier(folder, i) for i in range(len(recorders))]
+
+
+def _read_earlier(folder: Path | None, layer: int) -> LayerStatistics:
+    """Read the statistics of a layer that an interrupted run has written."""
+    assert folder is not None
+    return read_statistics(folder / f"statistics-{layer}.safetensors")[0]
+
+
+@torch.no_grad()  # here, not at the generators: there it would keep the yielded covariances in memory
+def _observe(
+    model: PlacedModel, i: int, fitting: Stream, held_out: Stream | None, advance: bool = True
+) -> LayerStatistics:
+    """Run layer i over the streams and return its statistics; with a held-out stream, with covariances."""
+    recorders = []
+    for stream in filter(None, (fitting, held_out)):
+        with LayerRecorder(model.adapter, i, covariance=held_out is not None) as recorder:
+            if advance:
+                stream.advance(i, model.layers[i])
+            else:
+                for _ in stream.outputs(i, model.layers[i]):
+                    pass
+        recorders.append(recorder)
+    return recorders[0].finish() if held_out is None else joined(*recorders)

@@ -1,0 +1,90 @@
+"""Recorders of the statistics at a layer, by forward hooks inside a `with` block."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from flap.calibration.residual import ResidualRecorder, inverse_power
+from flap.calibration.statistics import LayerStatistics, Statistics, batch_statistics, expert_statistics, merge
+from flap.models import Block, ModelAdapter, Pair
+
+
+class BlockRecorder:
+    """A forward pre-hook that merges the statistics of the inputs of an output projection."""
+
+    def __init__(self, block: Block, covariance: bool) -> None:
+        self.block = block
+        self.covariance = covariance
+        self.statistics: Statistics | None = None
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        activations = self.block.activations(args)
+        has_experts = len(activations) > 1
+        batch = expert_statistics(activations) if has_experts else batch_statistics(activations[0], self.covariance)
+        self.statistics = batch if self.statistics is None else merge(self.statistics, batch)
+
+    def finish(self) -> Statistics:
+        """Return the statistics of all recorded tokens.
+
+        Raises:
+            ValueError: they are not finite; names the block.
+        """
+        assert self.statistics is not None, f"{self.block.name} saw no token"
+        # |co-moment| of two channels is at most the larger of their squares: if the diagonal is finite, all are
+        comoment_II = self.statistics.comoment_II
+        squares = (self.statistics.deviation_I, None if comoment_II is None else comoment_II.diagonal())
+        if not all(part is None or torch.isfinite(part).all() for part in squares):
+            raise ValueError(
+                f"calibration: activations of {self.block.name} are not finite; try model.dtype=float32 or bfloat16, "
+                "or check the weights"
+            )
+        return self.statistics
+
+
+class LayerRecorder:
+    """Records the hidden states that enter a layer and the inputs of its two output projections, in a `with` block."""
+
+    def __init__(self, adapter: ModelAdapter, layer: int, covariance: bool = False) -> None:
+        self.layer = adapter.layers[layer]
+        self.blocks = Pair(*(BlockRecorder(block, covariance) for block in adapter.blocks(layer)))
+        self.residual = ResidualRecorder()
+        self._hooks: list[RemovableHandle] = []
+
+    def __enter__(self) -> "LayerRecorder":
+        self._hooks = [
+            self.layer.register_forward_pre_hook(self.residual),
+            *(recorder.block.watched.register_forward_pre_hook(recorder) for recorder in self.blocks),
+        ]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for hook in self._hooks:
+            hook.remove()
+
+    def finish(self) -> LayerStatistics:
+        """Return the statistics of the layer.
+
+        Raises:
+            ValueError: they are not finite; names the block.
+        """
+        return LayerStatistics(Pair(*(recorder.finish() for recorder in self.blocks)), inverse_power([self.residual]))
+
+
+def joined(fitting: LayerRecorder, held_out: LayerRecorder) -> LayerStatistics:
+    """Return the statistics of a layer from the recorders of its fitting and of its held-out windows.
+
+    The co-moments of the two stay separate, in `Statistics.parts`.
+    """
+    pairs = zip(fitting.blocks, held_out.blocks, strict=True)
+    blocks = Pair(*(_join([recorder.finish() for recorder in pair]) for pair in pairs))
+    return LayerStatistics(blocks, inverse_power([fitting.residual, held_out.residual]))
+
+
+def _join(parts: Sequence[Statistics]) -> Statistics:
+    all_tokens = reduce(merge, (replace(part, comoment_II=None) for part in parts))
+    return replace(all_tokens, parts=(parts[0], parts[1]))

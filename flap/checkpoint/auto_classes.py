@@ -1,0 +1,62 @@
+"""Registering the pruned architectures with transformers' Auto classes by `import flap`, before or after transformers.
+
+Registration needs transformers' model classes. Their import takes seconds, which `python -m flap --help` must not take,
+and it is impossible while transformers itself is being imported. So registration waits for the first call of
+`AutoConfig.from_pretrained`, which every Auto class calls first.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+AUTO = "transformers.models.auto.configuration_auto"
+
+
+def register_with_transformers() -> None:
+    """Register the pruned architectures at the first use of AutoConfig, whether or not it is imported already."""
+    if AUTO in sys.modules:
+        _register_on_first_use(sys.modules[AUTO])
+    else:
+        sys.meta_path.insert(0, _AfterImport())
+
+
+def _register_on_first_use(module: ModuleType) -> None:
+    """Replace `AutoConfig.from_pretrained` until its first call, which registers and restores the original."""
+    auto_config = module.AutoConfig
+    original = auto_config.__dict__["from_pretrained"]
+
+    def from_pretrained(cls: type, *args: Any, **kwargs: Any) -> Any:
+        from flap.checkpoint.register import register
+
+        auto_config.from_pretrained = original
+        register()
+        return original.__get__(None, cls)(*args, **kwargs)
+
+    auto_config.from_pretrained = classmethod(from_pretrained)
+
+
+class _AfterImport(MetaPathFinder):
+    """An import hook that adds a step after the import of the module AUTO, which other finders find."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Return the spec of AUTO with the added step; None for any other module."""
+        if fullname != AUTO:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is None or spec.loader is None:
+            return spec
+        exec_module = spec.loader.exec_module
+
+        def exec_and_prepare(module: ModuleType) -> None:
+            exec_module(module)
+            _register_on_first_use(module)
+
+        spec.loader.exec_module = exec_and_prepare  # type: ignore[method-assign]
+        return spec

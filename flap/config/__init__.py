@@ -1,0 +1,16 @@
+"""The configuration of a run: its types, defaults, checks and error messages.
+
+Importing it is fast, so that `--cfg job` and `--help` answer at once: it does not import torch, and it does not read
+the network, the environment or the disk. Every error names the field, its value and what is allowed.
+"""
+
+from flap.config.checks import require
+from flap.config.compose import build, typed
+from flap.config.messages import explain, one_line
+from flap.config.methods import name_method
+from flap.config.schema import GGUF_TYPES, FlapConfig, ModelConfig, config_dir
+
+__all__ = [
+    "GGUF_TYPES", "FlapConfig", "ModelConfig", "build", "config_dir", "explain", "name_method", "one_line", "require",
+    "typed",
+]  # fmt: skip

@@ -1,0 +1,39 @@
+"""Checks of the configuration that need no model, no tokenizer and no text."""
+
+from typing import Any
+
+from flap.config.schema import DEVICES, DTYPES, GGUF_TYPES, PROPAGATE, FlapConfig
+
+
+def require(condition: bool, name: str, value: Any, allowed: str) -> None:
+    """Raise a ValueError that names the field, its value and what is allowed, unless `condition` is true."""
+    if not condition:
+        raise ValueError(f"{name}={value}: expected {allowed}")
+
+
+def check(config: FlapConfig) -> None:
+    """Check all fields that can be checked without a model, a tokenizer or a text.
+
+    Raises:
+        ValueError: a value is not allowed.
+    """
+    require(0 <= config.ratio < 1, "ratio", config.ratio, "a number with 0 <= ratio < 1")
+    require(config.seed >= 0, "seed", config.seed, "a whole number >= 0")
+    require(config.model.dtype in DTYPES, "model.dtype", config.model.dtype, f"one of {', '.join(DTYPES)}")
+    require(config.model.device in DEVICES, "model.device", config.model.device, f"one of {', '.join(DEVICES)}")
+    require(config.cache_wait_seconds >= 0, "cache_wait_seconds", config.cache_wait_seconds, "a number >= 0")
+    formats, gguf_type = config.checkpoint.formats, config.checkpoint.gguf_type
+    require(set(formats) in ({"hf"}, {"hf", "gguf"}), "checkpoint.formats", formats, "[hf] or [hf,gguf]")
+    saved = config.checkpoint.save or "gguf" not in formats
+    require(saved, "checkpoint.save", False, "true with checkpoint.formats=[hf,gguf], which is made from the former")
+    require(gguf_type in GGUF_TYPES, "checkpoint.gguf_type", gguf_type, f"one of {', '.join(GGUF_TYPES)}")
+    calibration = config.calibration
+    for name, minimum in (("num_samples", 1), ("seq_len", 2), ("batch_size", 1)):
+        value = getattr(calibration, name)
+        require(value >= minimum, f"calibration.{name}", value, f"a whole number >= {minimum}")
+    require(
+        calibration.propagate in PROPAGATE,
+        "calibration.propagate",
+        calibration.propagate,
+        f"one of {', '.join(PROPAGATE)}",
+    )

@@ -1,0 +1,63 @@
+"""Turn Hydra's composed config into checked dataclasses, and a group's choice into the object that it names."""
+
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from hydra.utils import get_class
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from flap.config.checks import check
+from flap.config.methods import name_method
+from flap.config.schema import FlapConfig
+
+
+def build(group: str, node: Any) -> Any:
+    """Return the object of a group's choice: the dataclass that `_target_` names, with type-checked options.
+
+    A node that is such an object already is returned unchanged.
+
+    Raises:
+        ValueError: no choice was made, or an option is unknown, of the wrong type, or out of range.
+    """
+    if is_dataclass(node) and not isinstance(node, type):
+        return node
+    if not isinstance(node, dict) or "_target_" not in node:
+        raise ValueError(f"{group}={node}: expected one of the names that --help lists for this group")
+    options = {key: value for key, value in node.items() if key != "_target_"}
+    try:
+        schema = OmegaConf.structured(get_class(node["_target_"]))
+    except (ImportError, AttributeError, ValueError, OmegaConfBaseException) as error:
+        raise ValueError(f"{group}._target_={node['_target_']}: expected a dataclass that can be imported") from error
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(schema, options))
+    except OmegaConfBaseException as error:
+        expected = "expected a list, as [a,b]" if "ListConfig" in str(error.msg) else str(error.msg).splitlines()[0]
+        raise ValueError(f"{group}.{error.full_key}={options.get(error.full_key)}: {expected}") from error
+
+
+def typed(config: DictConfig) -> FlapConfig:
+    """Return the checked config as dataclasses with interpolations resolved.
+
+    `Any` fields stay dicts, which `build` turns into objects.
+
+    Raises:
+        ValueError: one line that names the field, its value and what is allowed.
+    """
+    _refuse_unknown(config, FlapConfig, "")
+    checked = OmegaConf.to_object(config)
+    assert isinstance(checked, FlapConfig)
+    check(checked)
+    checked.method = name_method(checked)
+    return checked
+
+
+def _refuse_unknown(config: DictConfig, schema: type, prefix: str) -> None:
+    """Refuse keys that the schema does not have: Hydra itself accepts them when they are written `+key=value`."""
+    field_types = {field.name: field.type for field in fields(schema)}
+    for key in map(str, config):
+        if key not in field_types:
+            raise ValueError(f"{prefix}{key}: unknown key; expected one of {', '.join(sorted(field_types))}")
+        section = field_types[key]
+        if isinstance(section, type) and is_dataclass(section):
+            _refuse_unknown(config[key], section, f"{key}.")

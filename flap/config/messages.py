@@ -1,0 +1,37 @@
+"""Turn errors of libraries into one line for the user: key, value and what is allowed."""
+
+from difflib import get_close_matches
+from pathlib import Path
+
+from hydra.errors import MissingConfigException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from flap.config.schema import config_dir
+
+
+def one_line(error: Exception, max_length: int | None = None) -> str:
+    """Return an error's text on one line, cut to at most `max_length` characters; None: not cut."""
+    return " ".join(str(error).split())[:max_length]
+
+
+def explain(error: Exception) -> str:
+    """Return one line that says why a command line does not compose: key, value and what is allowed."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = error.missing_cfg_file.rpartition("/")
+        options = error.options or sorted(path.stem for path in (Path(config_dir()) / group).glob("*.yaml"))
+        return f"{group}={name}: expected one of {', '.join(options)}"
+    cause = error.__cause__
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError):
+        section, _, key = str(cause.full_key).rpartition(".")
+        if section == "eval" and (Path(config_dir()) / "eval" / f"{key}.yaml").is_file():
+            chosen = ",".join([*map(str, cause.parent_node or ()), key])
+            return f"{cause.full_key}: this run does not measure it; choose it with 'eval=[{chosen}]'"
+        allowed = sorted(str(name) for name in cause.parent_node or ())
+        similar = get_close_matches(key, allowed, n=1)
+        hint = f"did you mean {similar[0]}? " if similar else ""
+        return f"{cause.full_key}: unknown key; {hint}{section or 'the config'} has {', '.join(allowed) or 'no keys'}"
+    if isinstance(cause, OmegaConfBaseException):
+        return f"{cause.full_key}: {cause.msg}".splitlines()[0]
+    if "group override must be" in str(error):
+        return "a group takes the name of one of its options, as --help lists them, and not null or a number"
+    return one_line(error)

@@ -1,0 +1,80 @@
+"""The types and defaults of the configuration. The choices of each group are the YAML files in conf/."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PROPAGATE = ("dense", "pruned")
+GGUF_TYPES = ("f32", "f16", "bf16", "q8_0")
+
+
+@dataclass
+class ModelConfig:
+    """The model to prune (a hub id or a local directory), with its data type, device and placement."""
+
+    name: str = "???"
+    path: str = "???"
+    dtype: str = "auto"  # auto: the checkpoint's own type
+    device: str = "auto"  # auto: cuda, else mps, else cpu
+    placement: str = "device"  # device: all of it there; auto: spread over GPUs, host, disk; stream: a layer at a time
+
+
+@dataclass
+class CalibrationConfig:
+    """The text that the statistics are computed on, and how it is cut into windows."""
+
+    dataset: str = "boolq-passages"
+    num_samples: int = 128
+    seq_len: int = 128
+    batch_size: int = 8
+    propagate: str = "dense"  # pruned: sequential, on the outputs of pruned layers; UL-UM and UL-MM only
+
+
+@dataclass
+class CheckpointConfig:
+    """Whether, where and in which formats the pruned model is saved."""
+
+    save: bool = True
+    dir: str | None = None  # None: checkpoint/ in the run's folder
+    overwrite: bool = False
+    formats: list[str] = field(default_factory=lambda: ["hf"])  # [hf,gguf]: also a GGUF file for llama.cpp
+    gguf_type: str = "f16"
+
+
+@dataclass
+class FlapConfig:
+    """The configuration of a whole run. An `Any` field holds a YAML file's choice; `_target_` names its dataclass."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
+    metric: Any = None
+    structure: Any = None
+    compensation: Any = None
+    eval: Any = field(default_factory=dict)
+    tracking: Any = None
+    method: str = "flap"
+    ratio: float = 0.2
+    round_to: int | None = None  # 8, 32, 64 or 256: every layer keeps a multiple of this many neurons
+    seed: int = 0
+    mask_only: bool = False
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    resume: bool = True  # keep the results that the run's folder holds, and compute only what is missing
+    cache_dir: str | None = None
+    use_cache: bool = True  # for statistics and for the scores of the dense model
+    cache_wait_seconds: float = 3600
+    trust_remote_code: bool = False
+    run_name: str = "flap"
+
+
+ConfigStore.instance().store(name="schema", node=FlapConfig)
+
+
+def config_dir() -> str:
+    """Return the absolute path of conf/: inside the package if installed as a wheel, else in the checkout."""
+    package = Path(__file__).resolve().parents[1]
+    packaged = package / "conf"
+    return str(packaged if packaged.is_dir() else package.parent / "conf")

@@ -1,0 +1,1 @@
+"""The console output of a run: progress bars and log lines."""

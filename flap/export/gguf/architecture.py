@@ -1,0 +1,111 @@
+"""Choose llama.cpp's architecture for a checkpoint, and write its hyperparameters.
+
+LLaMA, Mistral and Qwen2 differ only in their biases. llama.cpp's `llama` supports all of these biases, but needs the
+same width in all layers; `deci` is the same computation with a width for each layer. Qwen3 normalises q and k: its
+`qwen3` needs the same width in all layers and has no biases.
+"""
+
+import torch
+from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGUFWriter
+from torch import Tensor
+from transformers import PreTrainedConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+ROTATES_PAIRS = (
+    MODEL_ARCH.LLAMA,
+    MODEL_ARCH.DECI,
+)  # RoPE rotates neighbouring channels, not halves; biases are supported
+ROPE_TYPES = ("default", "linear", "llama3")
+
+
+def check_architecture(config: PreTrainedConfig, layers_alike: bool = True) -> None:
+    """Check that llama.cpp has an architecture for a model. layers_alike: equal widths, and no biases added by pruning.
+
+    Raises:
+        ValueError: a setting is not supported; the message names it and the supported ones.
+    """
+    model_type = _model_type(config)
+    _require("model_type", model_type, MODEL_TYPES)
+    _require("hidden_act", config.hidden_act, ("silu",))
+    ropes = ("default",) if model_type == "qwen3" else ROPE_TYPES
+    _require("rope_type", config.rope_parameters["rope_type"], ropes)
+    _require("sliding attention", _has_sliding_attention(config), (False,))
+    if model_type == "qwen3" and not layers_alike:
+        raise ValueError(QWEN3)
+
+
+def _require(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"gguf: {name}={value}: llama.cpp runs this export with {', '.join(map(str, allowed))}")
+
+
+QWEN3 = "gguf: llama.cpp's qwen3 has one width for all layers; prune with structure=UL-UM and compensation=none"
+
+
+def choose_architecture(config: PreTrainedConfig, widths: list[dict[str, int]]) -> MODEL_ARCH:
+    """Return llama.cpp's architecture for a model with these widths (`Shards.widths`).
+
+    Raises:
+        ValueError: the layers differ in width, and llama.cpp does not support that for this model.
+    """
+    uniform = all(layer == widths[0] for layer in widths)
+    if _model_type(config) == "qwen3":
+        if not uniform:
+            raise ValueError(QWEN3)
+        return MODEL_ARCH.QWEN3
+    return MODEL_ARCH.LLAMA if uniform else MODEL_ARCH.DECI
+
+
+def add_hyperparameters(
+    writer: GGUFWriter, config: PreTrainedConfig, widths: list[dict[str, int]], arch: MODEL_ARCH
+) -> None:
+    """Write the hyperparameters that llama.cpp needs; for `deci`, widths are arrays with an entry for each layer."""
+    dim = head_dim(config)
+    writer.add_block_count(len(widths))
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_rope_dimension_count(dim)
+    writer.add_key_length(dim)  # the default, hidden size / heads, is wrong after pruning
+    writer.add_value_length(dim)
+    for name, add in (
+        ("head_count", writer.add_head_count),
+        ("head_count_kv", writer.add_head_count_kv),
+        ("feed_forward_length", writer.add_feed_forward_length),
+    ):
+        add([layer[name] for layer in widths] if arch == MODEL_ARCH.DECI else widths[0][name])
+
+
+def head_dim(config: PreTrainedConfig) -> int:
+    """Return the head dimension D of a model."""
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def rope_factors(config: PreTrainedConfig) -> Tensor | None:
+    """Return the factors (`rope_freqs.weight`, D/2) by which llama.cpp divides RoPE's frequencies; None: no scaling."""
+    rope, dim = config.rope_parameters, head_dim(config)
+    if rope["rope_type"] == "default":
+        return None
+    scaled, _ = ROPE_INIT_FUNCTIONS[rope["rope_type"]](config, torch.device("cpu"))
+    unscaled = rope["rope_theta"] ** (-torch.arange(0, dim, 2).double() / dim)
+    factors: Tensor = (unscaled / scaled.double()).float()
+    return factors
+
+
+def arch_name(arch: MODEL_ARCH) -> str:
+    """Return llama.cpp's name of an architecture."""
+    return str(MODEL_ARCH_NAMES[arch])
+
+
+def _model_type(config: PreTrainedConfig) -> str:
+    return str(config.model_type.removeprefix("flap_"))
+
+
+def _has_sliding_attention(config: PreTrainedConfig) -> bool:
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None:
+        return "sliding_attention" in kinds
+    return getattr(config, "sliding_window", None) is not None

@@ -1,0 +1,95 @@
+"""Write a checkpoint as an atomic GGUF file: check it, choose the architecture, write keys and tensors."""
+
+from pathlib import Path
+
+import gguf
+from gguf import GGUFWriter
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+
+from flap.config.messages import one_line
+from flap.export.gguf.architecture import (
+    add_hyperparameters,
+    arch_name,
+    check_architecture,
+    choose_architecture,
+    head_dim,
+    rope_factors,
+)
+from flap.export.gguf.tensors import Entry, Shards, entries
+from flap.export.gguf.tokenizer import add_tokenizer, carry_over, source_gguf, tokenizer_kind
+from flap.export.gguf.write import TYPES, write_tensors
+from flap.storage.files import atomic_file
+
+
+def check_export(
+    config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, source: Path | None, layers_alike: bool = True
+) -> None:
+    """Check that a model can be exported to GGUF, as far as that is known without its weights.
+
+    source: the GGUF that the model came from, or None. layers_alike: see `check_architecture`.
+
+    Raises:
+        ValueError: the architecture or the tokenizer is not supported.
+    """
+    check_architecture(config, layers_alike)
+    if source is None:
+        tokenizer_kind(tokenizer)
+
+
+def export_gguf(checkpoint: Path, kind: str = "f16") -> Path:
+    """Write `model-<kind>.gguf` into a checkpoint's directory and return its path.
+
+    kind: one of TYPES, the type of the matrices. Vectors are f32. With q8_0, a matrix is f16 if the length of its rows
+    is not a multiple of 32.
+
+    Raises:
+        ValueError: there is no checkpoint, GGUF cannot hold it, or the file cannot be written.
+    """
+    if not (checkpoint / "config.json").is_file():
+        raise ValueError(f"{checkpoint}: no checkpoint here, config.json is missing")
+    target = checkpoint / f"model-{kind}.gguf"
+    config, tokenizer, source = _read(checkpoint)
+    check_export(config, tokenizer, source)
+    try:
+        with atomic_file(target) as scratch:
+            _write(checkpoint, scratch, kind, config, tokenizer, source)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{target}: cannot be written ({error})") from error
+    return target
+
+
+def _read(checkpoint: Path) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase, Path | None]:
+    """Return a checkpoint's config, its tokenizer, and the GGUF that its model came from."""
+    try:
+        config, tokenizer = AutoConfig.from_pretrained(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
+        return config, tokenizer, source_gguf(str(checkpoint))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{checkpoint}: its config, tokenizer or flap.json cannot be read ({one_line(error, 300)})"
+        ) from error
+
+
+def _write(
+    checkpoint: Path,
+    path: Path,
+    kind: str,
+    config: PreTrainedConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    source: Path | None,
+) -> None:
+    shards, num_layers = Shards.open(checkpoint), config.num_hidden_layers
+    widths = shards.widths(head_dim(config), num_layers)
+    arch = choose_architecture(config, widths)
+    tensors = entries(shards, arch, head_dim(config), num_layers)
+    if (factors := rope_factors(config)) is not None:
+        tensors.append(Entry("rope_freqs.weight", tuple(factors.shape), lambda: factors))
+    writer = GGUFWriter(path, arch_name(arch))
+    add_hyperparameters(writer, config, widths, arch)
+    writer.add_file_type(TYPES[kind][1])
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    if source is None:
+        add_tokenizer(writer, tokenizer, config.vocab_size)
+    else:
+        carry_over(writer, source, tokenizer)
+    write_tensors(writer, tensors, kind)

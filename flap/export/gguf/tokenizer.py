@@ -1,0 +1,192 @@
+"""Write a tokenizer into a GGUF.
+
+llama.cpp has its own tokenizers: a GGUF names one of them and holds the vocabulary. A tokenizer's kind is recognised by
+its steps before the merges, which are built into llama.cpp. A tokenizer that is not exactly one of these kinds is
+refused, because llama.cpp would split texts in another way than the model was trained with.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gguf import GGUFReader, GGUFWriter, TokenType
+from transformers import PreTrainedTokenizerBase
+
+from flap.models import packaged_gguf
+
+_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_LLAMA3, _QWEN2 = _WORDS.format(digits=r"\p{N}{1,3}"), _WORDS.format(digits=r"\p{N}")
+NEVER_MERGED = -1e6  # a score below that of all merges
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of tokenizer in llama.cpp's terms: model (llama: SentencePiece, gpt2: byte-level BPE), pre-tokenizer."""
+
+    model: str
+    pre: str
+    space_prefix: bool = False
+
+
+def tokenizer_kind(tokenizer: PreTrainedTokenizerBase) -> Kind:
+    """Return llama.cpp's kind of a tokenizer.
+
+    Raises:
+        ValueError: it is not a LLaMA (SentencePiece or BPE), Qwen2 or SmolLM tokenizer.
+    """
+    spec = _spec(tokenizer)
+    model, pre_tokenizer, normalizer = (spec.get(part) or {} for part in ("model", "pre_tokenizer", "normalizer"))
+    if model.get("type") == "BPE" and model.get("byte_fallback"):
+        prefix = _space_prefix(normalizer, pre_tokenizer)
+        if prefix is not None:
+            return Kind("llama", "default", prefix)
+    elif model.get("type") == "BPE":
+        steps = (_step_names(pre_tokenizer), normalizer.get("type"), bool(model.get("ignore_merges")))
+        for pre, expected in _BPE.items():
+            if steps == expected:
+                return Kind("gpt2", pre)
+    raise ValueError(
+        f"gguf: the tokenizer ({type(tokenizer).__name__}) is none that llama.cpp is told of here: LLaMA's "
+        "(SentencePiece or BPE), Qwen2's, SmolLM's, or that of a model that came as a GGUF"
+    )
+
+
+_BPE = {
+    "llama-bpe": ([_LLAMA3, "bytes"], None, True),
+    "qwen2": ([_QWEN2, "bytes"], "NFC", False),
+    "smollm": (["digit", "bytes and words"], None, False),
+}
+
+
+def _step_names(pre_tokenizer: dict[str, Any]) -> list[str]:
+    """Return a name for each step of a pre-tokenizer; a regular expression is its own name."""
+    steps = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
+    return [_step_name(step) for step in steps]
+
+
+def _step_name(step: dict[str, Any]) -> str:
+    match step:
+        case {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}:
+            return str(regex)
+        case {"type": "Digits", "individual_digits": True}:
+            return "digit"
+        case {"type": "ByteLevel", "add_prefix_space": False, "use_regex": words}:
+            return "bytes and words" if words else "bytes"
+    return f"unknown: {step}"
+
+
+def _space_prefix(normalizer: dict[str, Any], pre_tokenizer: dict[str, Any]) -> bool | None:
+    """Return whether a SentencePiece tokenizer puts a space before the text; None if it has any other step.
+
+    llama.cpp does the same as SentencePiece: it puts a space before the text and after each special token.
+    transformers' Metaspace adds no space where there is one already, and mostly none after special tokens; llama.cpp
+    has no option for that.
+    """
+    steps = normalizer.get("normalizers", [normalizer] if normalizer else [])
+    replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    if not pre_tokenizer and steps == [{"type": "Prepend", "prepend": "▁"}, replace]:
+        return True
+    match pre_tokenizer:
+        case {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": False} if not steps:
+            return bool(scheme != "never")
+    return None
+
+
+def add_tokenizer(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
+    """Write the vocabulary, its merges and the special tokens.
+
+    Raises:
+        ValueError: the kind of tokenizer is not supported, or it has ids without an embedding.
+    """
+    kind, spec = tokenizer_kind(tokenizer), _spec(tokenizer)
+    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in spec["model"]["merges"]]
+    tokens, types = _vocabulary(spec, tokenizer, vocab_size)
+    writer.add_tokenizer_model(kind.model)
+    writer.add_tokenizer_pre(kind.pre)
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    if kind.model == "llama":
+        scores = {left + right: -float(rank) for rank, (left, right) in reversed(list(enumerate(merges)))}
+        writer.add_token_scores([scores.get(token, NEVER_MERGED) for token in tokens])
+    else:
+        writer.add_token_merges([f"{left} {right}" for left, right in merges])
+    writer.add_add_space_prefix(kind.space_prefix)
+    _add_special(writer, tokenizer)
+
+
+def _vocabulary(
+    spec: dict[str, Any], tokenizer: PreTrainedTokenizerBase, vocab_size: int
+) -> tuple[list[str], list[int]]:
+    """Return the token and the type of each id; ids of the embedding that the tokenizer does not use get fillers."""
+    tokens = [f"[PAD{i}]" for i in range(vocab_size)]
+    types = [int(TokenType.UNUSED)] * vocab_size
+    byte_fallback = spec["model"]["byte_fallback"]  # bytes are tokens such as <0x0A>, and there is an unknown token
+    added = {entry["id"]: entry for entry in spec["added_tokens"]}
+    for token, i in tokenizer.get_vocab().items():
+        if i >= vocab_size:
+            raise ValueError(f"gguf: token {token!r} has id {i}, and the model has embeddings for {vocab_size} tokens")
+        if byte_fallback and i == tokenizer.unk_token_id:
+            kind = TokenType.UNKNOWN
+        elif byte_fallback and len(token) == 6 and token.startswith("<0x"):
+            kind = TokenType.BYTE
+        elif i in added:
+            kind = TokenType.CONTROL if added[i]["special"] else TokenType.USER_DEFINED
+        else:
+            kind = TokenType.NORMAL
+        tokens[i], types[i] = token, int(kind)
+    return tokens, types
+
+
+def _add_special(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Write the ids of the special tokens, whether the tokenizer adds them to a text, and the chat template."""
+    for i, add in (
+        (tokenizer.bos_token_id, writer.add_bos_token_id),
+        (tokenizer.eos_token_id, writer.add_eos_token_id),
+        (tokenizer.unk_token_id, writer.add_unk_token_id),
+        (tokenizer.pad_token_id, writer.add_pad_token_id),
+    ):
+        if i is not None:
+            add(i)
+    ids = tokenizer("a").input_ids
+    writer.add_add_bos_token(ids[0] == tokenizer.bos_token_id)
+    writer.add_add_eos_token(ids[-1] == tokenizer.eos_token_id)
+    if isinstance(tokenizer.chat_template, str):
+        writer.add_chat_template(tokenizer.chat_template)
+
+
+def carry_over(writer: GGUFWriter, source: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Copy the tokenizer fields from `source`, the GGUF that the model came from.
+
+    Raises:
+        ValueError: the checkpoint's vocabulary differs from the source's.
+    """
+    fields = {name: field for name, field in GGUFReader(source).fields.items() if name.startswith("tokenizer.")}
+    if dict(enumerate(fields["tokenizer.ggml.tokens"].contents())) != {i: t for t, i in tokenizer.get_vocab().items()}:
+        raise ValueError(f"gguf: the checkpoint's tokenizer has another vocabulary than {source.name}, its source")
+    for name, field in fields.items():
+        kind, *item_types = field.types
+        writer.add_key_value(name, field.contents(), kind, item_types[0] if item_types else None)
+
+
+def source_gguf(model: str) -> Path | None:
+    """Return the GGUF that a model (hub id or directory) came from, or None; flap.json names its source."""
+    visited: set[str] = set()
+    while model not in visited:
+        if gguf := packaged_gguf(model):
+            return gguf
+        visited.add(model)
+        record = Path(model) / "flap.json"
+        if record.is_file():
+            model = json.loads(record.read_text())["provenance"].get("config", {}).get("model", {}).get("path", "")
+    return None
+
+
+def _spec(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Return the content of the tokenizer's tokenizer.json; empty for a tokenizer without a Rust backend."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    spec: dict[str, Any] = json.loads(backend.to_str()) if backend is not None else {}
+    return spec

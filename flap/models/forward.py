@@ -1,0 +1,75 @@
+"""Running a model layer by layer: what precedes the first layer, how each layer is called, what follows the last.
+
+Legend: N windows · T tokens a window · D hidden size.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from flap.models.adapter import ModelAdapter
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments that a decoder gives to one of its layers besides the hidden states: masks, rotary angles, …"""
+
+    args: tuple[Any, ...]
+    options: dict[str, Any]
+
+    @torch.no_grad()
+    def __call__(self, layer: nn.Module, hidden_NTD: Tensor) -> Tensor:
+        """Run the layer and return its output hidden states, on its device."""
+        device = next(layer.parameters()).device
+        if device.type != "meta":  # on meta, accelerate loads the weights and moves the inputs
+            hidden_NTD = hidden_NTD.to(device)
+        output = layer(hidden_NTD, *self.args, **self.options)
+        return output if isinstance(output, Tensor) else output[0]
+
+
+@torch.no_grad()
+def enter(adapter: ModelAdapter, tokens_NT: Tensor) -> tuple[Tensor, list[Call]]:
+    """Return the hidden states that the first layer gets for these windows, and the call of each layer.
+
+    This runs the forward pass of the model itself, so it works for any family. The layers are not run and need no
+    weights. The calls depend on the shape of `tokens_NT` and not on the tokens.
+    """
+    hidden: list[Tensor] = []
+    calls: list[Call] = []
+
+    def record(index: int, hidden_NTD: Tensor, *args: Any, **options: Any) -> Tensor:
+        hidden.append(hidden_NTD)
+        calls.append(Call(args, options))
+        return hidden_NTD
+
+    with _layers_replaced(adapter.layers, record):
+        adapter.decoder(input_ids=tokens_NT, use_cache=False)
+    return hidden[0], calls
+
+
+@torch.no_grad()
+def leave(adapter: ModelAdapter, model: PreTrainedModel, tokens_NT: Tensor, hidden_NTD: Tensor) -> Any:
+    """Return the output of the model, or of its decoder, given the output of its last layer for these windows."""
+    with _layers_replaced(adapter.layers, lambda index, hidden, *args, **options: hidden_NTD):
+        return model(input_ids=tokens_NT, use_cache=False)
+
+
+@contextmanager
+def _layers_replaced(layers: nn.ModuleList, forward: Callable[..., Tensor]) -> Iterator[None]:
+    """Call `forward(index, hidden, …)` instead of the layers inside the block."""
+    forwards = [vars(layer).get("forward") for layer in layers]
+    for index, layer in enumerate(layers):
+        layer.forward = partial(forward, index)
+    try:
+        yield
+    finally:
+        for layer, before in zip(layers, forwards, strict=True):
+            del layer.forward
+            if before is not None:  # set by accelerate's hooks
+                layer.forward = before

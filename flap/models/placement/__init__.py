@@ -1,0 +1,14 @@
+"""The placements: where the weights of a model are. Each one is a file here and a line below."""
+
+from flap.models.placement.base import PlacedModel
+from flap.models.placement.on_disk import OnDisk
+from flap.models.placement.resident import Resident
+from flap.models.placement.spread import Spread
+
+PLACEMENTS: dict[str, type[PlacedModel]] = {
+    "device": Resident,  # all on the device
+    "auto": Spread,  # over GPUs, host and disk
+    "stream": OnDisk,  # one layer at a time from disk
+}
+
+__all__ = ["PLACEMENTS", "OnDisk", "PlacedModel", "Resident", "Spread"]

@@ -1,0 +1,129 @@
+"""The base class of the placements: where a model's weights are, and how a layer is brought to the device that runs it.
+
+Legend: N windows · T tokens a window · D hidden size.
+"""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from flap.models.families import adapt
+
+
+class Weights(Protocol):
+    """The source of the weights of a placement; `flap.models.Source` is one."""
+
+    @property
+    def path(self) -> str:
+        """The directory of the files, or a hub id."""
+
+    @property
+    def device(self) -> torch.device:
+        """The device that runs the model."""
+
+    @property
+    def offload(self) -> Path:
+        """The folder for layers that do not fit into memory."""
+
+    @property
+    def kept_dense(self) -> PreTrainedModel | None:
+        """The dense model, if memory can hold it together with a pruned one."""
+
+    def on_device(self) -> PreTrainedModel:
+        """Load the whole model on the device."""
+
+    def read(self, **placing: Any) -> PreTrainedModel:
+        """Load the model. placing: options of transformers' `from_pretrained` that say where to."""
+
+
+class PlacedModel(ABC):
+    """The base class of the placements: a model whose weights may be anywhere.
+
+    `model` always has the right shapes, class and config. A layer is *present* while its weights are on the device. A
+    new placement is a subclass in a file here, and a line in PLACEMENTS.
+    """
+
+    on_disk: ClassVar[bool] = False  # weights are read from files when needed; unsaved changes are lost
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.adapter = adapt(model)
+
+    @classmethod
+    @abstractmethod
+    def open(cls, source: Weights, more_to_come: bool, folder: Path | None) -> "PlacedModel":
+        """Return the model of a source at this placement.
+
+        folder: for data that is too large for memory; an interrupted run resumes from it. more_to_come: this process
+        will open the same weights again.
+        """
+
+    @property
+    def device(self) -> torch.device:
+        """The device that runs the layers."""
+        return cast(torch.device, self.model.device)
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The decoder layers, first to last; their weights may be absent."""
+        return self.adapter.layers
+
+    @property
+    def device_map(self) -> dict[str, str]:
+        """The device of each module, by the module's name; empty if all are on one device."""
+        return {}
+
+    @abstractmethod
+    def layer(self, index: int) -> AbstractContextManager[nn.Module]:
+        """Make a decoder layer present inside the block, and yield it; changes to it are kept."""
+
+    def copy_layer(self, index: int) -> nn.Module:
+        """Return a copy of a layer that is present; it may be changed, and run while the layer is present."""
+        return copy.deepcopy(self.layers[index])
+
+    @abstractmethod
+    def ends(self) -> AbstractContextManager[None]:
+        """Make the ends of the model (embeddings, final norm and head) present inside the block."""
+
+    def resume_changes(self, layers_done: int) -> None:  # noqa: B027 - nothing to do if changes are in memory
+        """Restore the first `layers_done` layers as an interrupted run has changed them; discard changes of others."""
+
+    @abstractmethod
+    def fits_in_memory(self, beside: "PlacedModel | None" = None) -> bool:
+        """Return whether the device has room for the whole model, together with the model `beside`."""
+
+    @abstractmethod
+    def in_memory(self) -> "PlacedModel":
+        """Return the whole model in memory."""
+
+    @abstractmethod
+    def write(self, directory: Path) -> None:
+        """Write weights and config in transformers' format."""
+
+    @abstractmethod
+    def reopen(self, directory: Path) -> "PlacedModel":
+        """Return the model of a directory at the same placement."""
+
+    @abstractmethod
+    def observe(
+        self, batches_NT: Sequence[Tensor], recorders: Sequence[AbstractContextManager[Any]], folder: Path | None
+    ) -> Iterator[int]:
+        """Run all windows once, with recorder i open at layer i, and yield the index of each layer that is finished.
+
+        With the folder of an interrupted run, only the remaining layers.
+        """
+
+    @abstractmethod
+    def hidden_states(self, batches_NT: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield the final hidden states of each batch, after the last norm. The ends are present at each yield."""
+
+    @abstractmethod
+    def logits(self, tokens_NT: Tensor) -> Tensor:
+        """Return the logits of one batch of windows."""

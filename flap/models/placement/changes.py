@@ -1,0 +1,67 @@
+"""The changed layers of a model on disk: one file for each, until the checkpoint is written."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from flap.models.adapter import ModelAdapter
+from flap.storage.files import atomic_file
+from flap.storage.headers import tensor_shapes
+
+
+class Changes:
+    """The files of changed layers in a folder."""
+
+    def __init__(self, folder: Path, adapter: ModelAdapter) -> None:
+        self.folder, self.adapter = folder, adapter
+        self._changed: set[int] = set()
+
+    def __contains__(self, index: int) -> bool:
+        return index in self._changed
+
+    def resume(self, layers_done: int) -> None:
+        """Use the files that an interrupted run has written of the first layers, and give those layers their shapes."""
+        self._changed = {i for i in range(layers_done) if self.path(i).is_file()}
+        for i in self._changed:
+            self.read(i, torch.device("meta"))
+
+    def path(self, index: int) -> Path:
+        """Return the file of a layer."""
+        return self.folder / f"layer-{index}.safetensors"
+
+    def write(self, index: int) -> None:
+        """Write the layer as it is now."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: tensor.contiguous() for name, tensor in self.adapter.layers[index].state_dict().items()}
+        with atomic_file(self.path(index)) as scratch:
+            save_file(tensors, scratch, metadata={"format": "pt"})
+        self._changed.add(index)
+
+    def read(self, index: int, device: torch.device) -> None:
+        """Give the layer the tensors of its file; on the meta device, only their shapes."""
+        layer = self.adapter.layers[index]
+        for name, tensor in self._tensors(index, device).items():
+            path, _, attribute = name.rpartition(".")
+            _set(layer.get_submodule(path), attribute, tensor)
+        self.adapter.refresh(index)
+
+    def _tensors(self, index: int, device: torch.device) -> dict[str, Tensor]:
+        if device.type != "meta":
+            return load_file(self.path(index), device=str(device))
+        shapes, dtype = tensor_shapes(self.path(index)), self.adapter.model.dtype
+        return {name: torch.empty(shape, dtype=dtype, device=device) for name, shape in shapes.items()}
+
+
+def _set(module: Any, name: str, tensor: Tensor) -> None:
+    """Replace a parameter or buffer of a module, and update the widths of a Linear."""
+    if name in module._buffers:
+        module._buffers[name] = tensor
+        return
+    old = getattr(module, name, None)
+    trainable = old.requires_grad if old is not None else module.weight.requires_grad
+    module.register_parameter(name, nn.Parameter(tensor, requires_grad=trainable))
+    if isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape

@@ -1,0 +1,177 @@
+"""placement=stream: the layers stay on disk. One at a time is read from the safetensors files, used and dropped."""
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from flap.models.devices import free_bytes
+from flap.models.forward import leave
+from flap.models.placement.base import PlacedModel, Weights
+from flap.models.placement.changes import Changes
+from flap.models.placement.layer_files import LayerFiles
+from flap.models.placement.resident import Resident
+from flap.models.placement.shards import write_shards
+from flap.models.read import read_model
+from flap.models.walk import Walk
+
+log = logging.getLogger(__name__)
+
+ROOM_TO_RUN = 1.5  # memory for a run in sizes of the model: its weights and working memory
+ON_META = {"device_map": {"": "meta"}}  # options of from_pretrained: the model without weights
+
+
+class OnDisk(PlacedModel):
+    """A model on the meta device whose weights are loaded inside `with` blocks.
+
+    A layer that is changed inside its block is written to a file (`Changes`) when the block ends, and later read from
+    that file. Its new shapes stay on the meta device.
+    """
+
+    on_disk: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        directory: Path,
+        device: torch.device,
+        folder: Path | None,
+        load: Callable[[], PreTrainedModel],
+    ) -> None:
+        """Take a model that is on the meta device, and the directory of its files.
+
+        folder: for hidden states and changed layers; None: a temporary one, deleted with this object. load: loads the
+        whole model on the device.
+        """
+        super().__init__(model)
+        self.directory = directory
+        self._device = device
+        self._load = load
+        self._temporary = TemporaryDirectory() if folder is None else None
+        self.folder = Path(self._temporary.name) if self._temporary else Path(folder or "")
+        self._files = LayerFiles(model, self.layers, directory, device)
+        self._changes = Changes(self.folder / "layers", self.adapter)
+        _fill_buffers(model, device)
+
+    @classmethod
+    def open(cls, source: Weights, more_to_come: bool, folder: Path | None) -> "OnDisk":
+        """Return the model without reading a weight."""
+        return cls(source.read(**ON_META), Path(source.path), source.device, folder, source.on_device)
+
+    @property
+    def device(self) -> torch.device:
+        """The device that runs the layers."""
+        return self._device
+
+    @property
+    def num_bytes(self) -> int:
+        """The size of the weights in bytes; tied tensors count once."""
+        return sum(parameter.nbytes for parameter in self.model.parameters())
+
+    @contextmanager
+    def layer(self, index: int) -> Iterator[nn.Module]:
+        """Read a layer for the block, and drop it at the end; a changed layer is written first."""
+        layer = self.layers[index]
+        if index in self._changes:
+            self._changes.read(index, self.device)
+        else:
+            self._files.read(index)
+        before = dict(layer.named_parameters())
+        try:
+            yield layer
+            if any(parameter is not before.get(name) for name, parameter in layer.named_parameters()):
+                self._changes.write(index)
+        finally:
+            _drop(layer.modules())
+
+    @contextmanager
+    def ends(self) -> Iterator[None]:
+        """Read embeddings, final norm and head for the block, and drop them at the end."""
+        self._files.read(None)
+        self.model.tie_weights()
+        try:
+            yield
+        finally:
+            inside = set(self.layers.modules())
+            _drop(module for module in self.model.modules() if module not in inside)
+            self.model.tie_weights()
+
+    def observe(
+        self, batches_NT: Sequence[Tensor], recorders: Sequence[AbstractContextManager[Any]], folder: Path | None
+    ) -> Iterator[int]:
+        """Run the windows layer by layer, with one recorder open at a time."""
+        walk = Walk(self, "calibrate, layer by layer", folder)
+        stream = walk.enter("windows", batches_NT)
+        for i in walk:
+            with recorders[i]:
+                stream.advance(i, self.layers[i])
+            yield i
+
+    @torch.no_grad()
+    def hidden_states(self, batches_NT: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield the final hidden states of each batch, after one walk of all batches."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=self.folder) as folder:
+            walk = Walk(self, "layer by layer", Path(folder))
+            stream = walk.enter("windows", batches_NT)
+            for i in walk:
+                stream.advance(i, self.layers[i])
+            with self.ends():
+                for batch_NT, hidden_NTD in zip(batches_NT, stream.batches, strict=True):
+                    tokens_NT, last_NTD = batch_NT.to(self.device), hidden_NTD.to(self.device)
+                    yield leave(self.adapter, self.adapter.decoder, tokens_NT, last_NTD).last_hidden_state
+
+    @torch.no_grad()
+    def logits(self, tokens_NT: Tensor) -> Tensor:
+        """Return the logits of one batch of windows, after a walk."""
+        [hidden_NTD] = self.hidden_states([tokens_NT])
+        with self.ends():
+            return self.adapter.logits(hidden_NTD)
+
+    def resume_changes(self, layers_done: int) -> None:
+        """Use the files of the first `layers_done` layers that an interrupted run has written."""
+        self._changes.resume(layers_done)
+
+    def fits_in_memory(self, beside: PlacedModel | None = None) -> bool:
+        """Return whether free memory is ROOM_TO_RUN times the size of this model and of `beside`, if on disk too."""
+        models = [self, *([beside] if isinstance(beside, OnDisk) else [])]
+        return ROOM_TO_RUN * sum(model.num_bytes for model in models) <= free_bytes(self.device)
+
+    def in_memory(self) -> PlacedModel:
+        """Load the whole model on the device."""
+        log.info("loading %s as a whole, to measure it (%.3g GB)", self.directory, self.num_bytes / 1e9)
+        return Resident(self._load())
+
+    def write(self, directory: Path) -> None:
+        """Write the checkpoint, one layer at a time."""
+        write_shards(self, self._files.state, directory)
+
+    def reopen(self, directory: Path) -> "OnDisk":
+        """Return the model of a directory, on disk."""
+        load = partial(read_model, directory, device_map=self.device)
+        return OnDisk(read_model(directory, **ON_META), directory, self.device, self.folder / "reopened", load)
+
+
+def _fill_buffers(model: PreTrainedModel, device: torch.device) -> None:
+    """Compute the buffers that are in no file (rotary frequencies), as transformers does after loading."""
+    for module in model.modules():
+        buffers = dict(module.named_buffers(recurse=False))
+        for name, buffer in buffers.items():
+            module._buffers[name] = torch.empty_like(buffer, device=device)
+        if buffers:
+            model._init_weights(module)
+
+
+def _drop(modules: Iterable[nn.Module]) -> None:
+    """Move the parameters of these modules, without their children, back to the meta device."""
+    for module in modules:
+        for name, parameter in module.named_parameters(recurse=False):
+            empty = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+            setattr(module, name, empty)

@@ -1,0 +1,84 @@
+"""placement=device: the whole model is on the device that runs it."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from flap.console.progress import progress
+from flap.models.placement.base import PlacedModel, Weights
+from flap.models.read import read_model
+
+
+class InMemory(PlacedModel):
+    """The base class of placements that can run the whole model: an ordinary forward pass replaces a walk."""
+
+    @contextmanager
+    def ends(self) -> Iterator[None]:
+        """Do nothing: the ends are always present."""
+        yield
+
+    def fits_in_memory(self, beside: PlacedModel | None = None) -> bool:
+        """True: it is in memory."""
+        return True
+
+    def in_memory(self) -> PlacedModel:
+        """Return the model itself."""
+        return self
+
+    def write(self, directory: Path) -> None:
+        """Write weights and config with `save_pretrained`."""
+        self.model.save_pretrained(directory)
+
+    @torch.no_grad()
+    def observe(
+        self, batches_NT: Sequence[Tensor], recorders: Sequence[AbstractContextManager[Any]], folder: Path | None
+    ) -> Iterator[int]:
+        """Run one forward pass a batch with all recorders open, then yield every layer. folder: not used."""
+        with ExitStack() as stack:
+            for recorder in recorders:
+                stack.enter_context(recorder)
+            for batch_NT in progress(batches_NT, "calibrate", Tensor.numel):
+                self.adapter.decoder(input_ids=batch_NT.to(self.device), use_cache=False)
+        yield from range(len(self.layers))
+
+    @torch.no_grad()
+    def hidden_states(self, batches_NT: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield the final hidden states of each batch, from a forward pass."""
+        for batch_NT in batches_NT:
+            yield self.adapter.decoder(input_ids=batch_NT.to(self.device), use_cache=False).last_hidden_state
+
+    @torch.no_grad()
+    def logits(self, tokens_NT: Tensor) -> Tensor:
+        """Return the logits of one batch of windows."""
+        return cast(Tensor, self.model(input_ids=tokens_NT.to(self.device), use_cache=False).logits)
+
+
+class Resident(InMemory):
+    """A model that is completely on one device."""
+
+    @classmethod
+    def open(cls, source: Weights, more_to_come: bool, folder: Path | None) -> "Resident":
+        """Return the model, loaded on the device of its source.
+
+        more_to_come: if memory allows, the dense model stays in memory and the returned model shares its tensors.
+        Pruning gives a model new tensors and does not change the old ones.
+        """
+        if not more_to_come or source.kept_dense is None:
+            return cls(source.on_device())
+        dense = source.kept_dense
+        shared = {id(tensor): tensor for tensor in (*dense.parameters(), *dense.buffers())}
+        return cls(deepcopy(dense, shared))
+
+    @contextmanager
+    def layer(self, index: int) -> Iterator[nn.Module]:
+        """Yield a layer, which is always present."""
+        yield self.layers[index]
+
+    def reopen(self, directory: Path) -> "Resident":
+        """Return the model of a directory, on the same device."""
+        return Resident(read_model(directory, device_map=self.device))

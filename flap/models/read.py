@@ -1,0 +1,29 @@
+"""Reading weights with transformers, and refusing models whose missing tensors it would fill with random numbers."""
+
+from pathlib import Path
+from typing import Any, cast
+
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from flap.config import one_line
+from flap.models.weights import check_read
+
+
+def read_model(path: str | Path, **options: Any) -> PreTrainedModel:
+    """Read a causal language model, in evaluation mode. Only safetensors. options: as of `from_pretrained`.
+
+    Raises:
+        ValueError: a file is missing or damaged, or the files lack tensors that the architecture needs.
+    """
+    reported = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # checked below, to name the tensors
+    options = {"dtype": "auto", "use_safetensors": True, **options, **reported}
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(path, **options)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{path}: {one_line(error, 300)}") from error
+    try:
+        check_read(info)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return cast(PreTrainedModel, model.eval())

@@ -1,0 +1,132 @@
+"""The cache of computed results on disk. A key holds everything that a result depends on; each key has its own folder.
+
+An entry is <root>/<kind>/<digest of the key>/ with a data file and entry.json: schema, the key, the data's SHA-256.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from filelock import FileLock, Timeout
+
+from flap.config.messages import one_line
+from flap.storage.files import atomic_directory, write_text
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+Key = Mapping[str, Any]
+SCHEMA = 1
+DATA, LABEL = "data", "entry.json"
+
+
+@dataclass(frozen=True)
+class Kind(Generic[T]):
+    """A type of cache entry, with the functions that write it to a file and read it. `read` raises if it cannot."""
+
+    name: str
+    write: Callable[[T, Path], None]
+    read: Callable[[Path], T]
+
+
+def as_json(name: str) -> Kind[Any]:
+    """Return the kind of entry that is stored as JSON: numbers, and lists and dicts of numbers."""
+    return Kind(
+        name, lambda value, path: write_text(path, json.dumps(value)), lambda path: json.loads(path.read_text())
+    )
+
+
+@dataclass(frozen=True)
+class Cache:
+    """The cache in the folder `root`. wait_seconds: how long to wait for a process that computes the same entry."""
+
+    root: Path
+    enabled: bool = True
+    wait_seconds: float = 3600
+
+    def get(self, kind: Kind[T], key: Key, make: Callable[[], T]) -> tuple[T, str]:
+        """Return the value of a key and its state: "hit", "miss" (computed and stored) or "off" (computed, not stored).
+
+        One process computes an entry while others wait for it. A damaged entry is reported and computed again. If the
+        folder cannot be written, or the wait takes too long, this process computes the value itself.
+        """
+        if not self.enabled:
+            return make(), "off"
+        entry = self.root / kind.name / digest(key)
+        if (cached := _read(entry, kind, key)) is not None:
+            return cached, "hit"
+        with exclusive(entry, self.wait_seconds):
+            if (cached := _read(entry, kind, key)) is not None:
+                return cached, "hit"
+            value = make()
+            return value, "miss" if _keep(entry, kind, key, value) else "off"
+
+
+def digest(key: Any) -> str:
+    """Return the name of a key: the first twenty hex digits of the SHA-256 of its JSON."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:20]
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read(entry: Path, kind: Kind[T], key: Key) -> T | None:
+    """Return the value of an entry, or None if there is no entry or it is damaged, which is logged."""
+    if not entry.is_dir():
+        return None
+    try:
+        label = json.loads((entry / LABEL).read_text())
+        if label["schema"] != SCHEMA or label["key"] != json.loads(json.dumps(key)):
+            raise ValueError("it was written for another key or by another version")
+        if label["sha256"] != file_sha256(entry / DATA):
+            raise ValueError("its checksum does not match")
+        return kind.read(entry / DATA)
+    except Exception as error:  # a damaged file can make its reader raise anything
+        log.warning("cache: %s is not used and made again (%s)", entry, one_line(error))
+        return None
+
+
+def _keep(entry: Path, kind: Kind[T], key: Key, value: T) -> bool:
+    """Write an entry as an atomic directory and return True; log the reason and return False if that fails."""
+    try:
+        with atomic_directory(entry) as folder:
+            kind.write(value, folder / DATA)
+            label = {"schema": SCHEMA, "key": key, "sha256": file_sha256(folder / DATA)}
+            (folder / LABEL).write_text(json.dumps(label, indent=1) + "\n")
+    except OSError as error:
+        log.warning(
+            "cache_dir: %s cannot be written (%s); what was computed (%s) is not kept", entry.parent, error, kind.name
+        )
+        return False
+    return True
+
+
+@contextmanager
+def exclusive(entry: Path, wait_seconds: float) -> Iterator[None]:
+    """Hold the lock of an entry for as long as the block lasts.
+
+    After `wait_seconds`, or where no lock can be made, the block runs without it: then two processes compute the same.
+    """
+    lock = FileLock(entry.with_suffix(".lock"))
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        log.info("waiting for another process that makes %s (%.0f s at most)", entry, wait_seconds)
+        try:
+            lock.acquire(timeout=wait_seconds)
+        except Timeout:
+            log.warning("cache: waited %.0f s for %s; going on without it", wait_seconds, entry)
+    except OSError as error:
+        log.debug("no lock for %s: %s", entry, error)
+    try:
+        yield
+    finally:
+        lock.release()

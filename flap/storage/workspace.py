@@ -1,0 +1,44 @@
+"""The working folder of a run, which an interrupted run can resume from."""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from flap.storage.cache import LABEL, digest
+
+KIND = "streams"
+
+
+@contextmanager
+def workspace(root: Path, key: Mapping[str, Any], resume: bool) -> Iterator[Path]:
+    """Yield the working folder of a key, with the files that an interrupted run of the same key has left.
+
+    The folder is deleted when the block ends, and when it raises a ValueError (bad input). While another process uses
+    the folder, a temporary one is yielded instead. key: all that the files depend on. resume: false deletes old files.
+    """
+    folder = root / KIND / digest(key)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        with TemporaryDirectory(dir=folder.parent) as temporary:
+            yield Path(temporary)
+        return
+    with lock:
+        if not resume:
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(exist_ok=True)
+        (folder / LABEL).write_text(json.dumps({"key": key}) + "\n")  # what `flap cache` shows
+        try:
+            yield folder
+        except ValueError:  # bad input fails again: nothing to resume
+            shutil.rmtree(folder)
+            raise
+        shutil.rmtree(folder)

@@ -1,0 +1,85 @@
+"""The data of a sweep: its cells, their choices and their reports."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flap.reporting.numbers import domain_of, is_efficiency, is_perplexity
+
+CHOICES = ("model", "method", "metric", "structure", "ratio", "seed")  # all other choices that differ are in `options`
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the sweep. A choice is None if its files do not say it; `report` is empty unless the run finished."""
+
+    folder: str
+    state: str  # finished, failed, unfinished
+    error: str
+    files: tuple[str, ...]
+    overrides: dict[str, str]
+    model: str | None = None
+    method: str | None = None
+    metric: str | None = None
+    structure: str | None = None
+    ratio: float | None = None
+    seed: int | None = None
+    options: str = ""  # other overrides that differ between the cells: "calibration.num_samples=32"
+    report: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def number(self) -> str:
+        """Return the job's number, with which Hydra begins the folder's name; if there is none, the whole name."""
+        number, _, _ = self.folder.partition("_")
+        return number if number.isdigit() else self.folder
+
+    def numbers(self, which: str) -> dict[str, float | None]:
+        """Return the numbers of a model, "dense" or "pruned"; None: not finite."""
+        return dict(self.report.get("evaluation", {}).get(which, {}))
+
+    def domain(self, name: str) -> str:
+        """Return the domain of a number's text, "calibration" or "other"; empty if the report does not say."""
+        return domain_of(name, self.report.get("domains", {}))
+
+    def value(self, section: str, name: str) -> Any:
+        """Return an entry of the report, or None if it is missing: value("seconds", "total")."""
+        return self.report.get(section, {}).get(name)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A sweep and its cells, sorted by ratio, then by the first number; cells without a result are last."""
+
+    folder: Path
+    command: str  # empty if the folder has no multirun.yaml
+    cells: tuple[Cell, ...]
+
+    @property
+    def finished(self) -> tuple[Cell, ...]:
+        """Return the finished cells."""
+        return tuple(cell for cell in self.cells if cell.state == "finished")
+
+    @property
+    def measured(self) -> list[str]:
+        """Return the names of all measured numbers, as `measured` sorts them."""
+        return measured(self.cells)
+
+    def domain(self, name: str) -> str:
+        """Return the domain of a number's text; empty if the cells disagree, as with different calibration texts."""
+        domains = {cell.domain(name) for cell in self.finished} - {""}
+        return domains.pop() if len(domains) == 1 else ""
+
+    def values(self, name: str) -> list[Any]:
+        """Return the distinct values of a field of the cells, sorted; unknown values are left out."""
+        return sorted({getattr(cell, name) for cell in self.cells} - {None, ""})
+
+    def dense(self) -> list[Cell]:
+        """Return one finished cell for each model, for its dense numbers, which all its cells share."""
+        return list({cell.model: cell for cell in reversed(self.finished)}.values())[::-1]
+
+
+def measured(cells: Iterable[Cell]) -> list[str]:
+    """Return the names of the pruned models' numbers, no standard errors; perplexities first, efficiency last."""
+    names = dict.fromkeys(name for cell in cells for name in cell.numbers("pruned") if not name.endswith("_stderr"))
+    return sorted(names, key=lambda name: (not is_perplexity(name), is_efficiency(name)))

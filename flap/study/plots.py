@@ -1,0 +1,176 @@
+"""The plots of a study: quality over ratio, share kept in each layer, quality over speed.
+
+Metric = colour, structure = line and marker.
+"""
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any
+
+import matplotlib
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from flap.reporting.numbers import is_perplexity
+from flap.study.cells import Study
+from flap.study.series import Series, palette, series_of, styles
+
+INK, MUTED, RULE = "#24292f", "#6e7781", "#d0d7de"
+KEPT = LinearSegmentedColormap.from_list("kept", ["#f7ead7", "#8fb3c9", "#2a6f97", "#0b2f4a"])
+AVERAGE, SPEED = "zero_shot/average", "efficiency/decode_tokens_per_second"
+LOG_FROM = 10  # the axis is logarithmic if the largest perplexity is above this times the smallest
+STYLE = {
+    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED,
+    "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.grid": True, "grid.color": RULE, "grid.linewidth": 0.6,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "font.size": 9.5,
+    "axes.titlesize": 10, "axes.titlelocation": "left", "legend.frameon": False, "lines.markersize": 5,
+    "svg.fonttype": "none", "svg.hashsalt": "flap",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot with its caption, as PNG and SVG."""
+
+    name: str
+    caption: str
+    png: bytes
+    svg: bytes
+
+
+def draw(study: Study) -> list[Plot]:
+    """Return all plots for which the study has numbers."""
+    perplexities = [name for name in study.measured if is_perplexity(name)]
+    average = [AVERAGE] if AVERAGE in study.measured else []
+    with matplotlib.rc_context(STYLE):
+        return list(_draw(study, perplexities, average))
+
+
+def _draw(study: Study, perplexities: list[str], average: list[str]) -> Iterator[Plot]:
+    seeds = " Mean of the seeds, with a band from the least to the greatest." if len(study.values("seed")) > 1 else ""
+    if perplexities:
+        text = "Perplexity over the share of the decoder asked to be removed; lower is better." + seeds
+        yield _plot("perplexity", text, _over(study, perplexities, _ratios, "ratio"))
+    if average:
+        text = "Average zero-shot accuracy over the share of the decoder asked to be removed; higher is better." + seeds
+        yield _plot("zero_shot", text, _over(study, average, _ratios, "ratio"))
+    if study.finished:
+        yield _plot("layers", "Share of the query heads and of the MLP neurons that each layer keeps.", _layers(study))
+    if SPEED in study.measured and perplexities + average:
+        text = "Quality over generation speed; each point is a ratio, the dense model is the cross."
+        names = [*perplexities[:1], *average]
+        yield _plot("speed", text, _over(study, names, _speeds, "decode tokens/s"))
+
+
+def _plot(name: str, caption: str, figure: Figure) -> Plot:
+    """Return a figure as a plot; the SVG has no date, so that it is reproducible."""
+    png, svg = io.BytesIO(), io.BytesIO()
+    figure.savefig(png, format="png", dpi=160)
+    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return Plot(name, caption, png.getvalue(), svg.getvalue())
+
+
+Panel = Callable[[Any, Study, str, list[Series]], None]
+
+
+def _over(study: Study, names: list[str], panel: Panel, label: str) -> Figure:
+    """Return a figure with one panel for each number, side by side, and a legend outside."""
+    figure = Figure(figsize=(1.9 + 4.4 * len(names), 3.8), layout="constrained")
+    series = series_of(study)
+    for axes, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
+        panel(axes, study, name, series)
+        axes.set(title=name, xlabel=label)
+        if is_perplexity(name):
+            _scale(axes, [cell.numbers(which).get(name) for cell in study.finished for which in ("dense", "pruned")])
+    _legend(figure, series)
+    return figure
+
+
+def _ratios(axes: Any, study: Study, name: str, series: list[Series]) -> None:
+    """Draw a number over the ratio: mean, minimum and maximum over the seeds; the dense model is a horizontal line."""
+    for line, style in zip(series, styles(series), strict=True):
+        by_ratio = line.at_each_ratio(lambda cell: cell.numbers("pruned").get(name))
+        ratios, seed_numbers = list(by_ratio), list(by_ratio.values())
+        low, high = [min(values) for values in seed_numbers], [max(values) for values in seed_numbers]
+        axes.fill_between(ratios, low, high, color=style["color"], alpha=0.15, linewidth=0)
+        axes.vlines(ratios, low, high, color=style["color"], linewidth=1)  # for a single ratio, which has no band
+        axes.plot(ratios, [mean(values) for values in seed_numbers], **style)
+    axes.set_xticks(study.values("ratio"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    for cell in study.dense():
+        level = cell.numbers("dense").get(name)
+        if level is not None:
+            axes.axhline(level, color=MUTED, linestyle=(0, (1, 2)), linewidth=1.2)
+            label = "dense" if len(study.dense()) == 1 else f"dense {cell.model}"
+            axes.annotate(label, (1, level), xycoords=("axes fraction", "data"), xytext=(-2, 3), ha="right",
+                          textcoords="offset points", color=MUTED, fontsize=8.5)  # fmt: skip
+
+
+def _speeds(axes: Any, study: Study, name: str, series: list[Series]) -> None:
+    """Draw a number over the generation speed, a point for each ratio (mean over seeds); the dense model is a cross."""
+    for line, style in zip(series, styles(series), strict=True):
+        quality = line.at_each_ratio(lambda cell: cell.numbers("pruned").get(name))
+        speed = line.at_each_ratio(lambda cell: cell.numbers("pruned").get(SPEED))
+        ratios = [ratio for ratio in quality if ratio in speed]
+        points = [(mean(speed[ratio]), mean(quality[ratio])) for ratio in ratios]
+        axes.plot(*zip(*points, strict=True) if points else ([], []), **style | {"linewidth": 0.8})
+    for cell in study.dense():
+        x, y = cell.numbers("dense").get(SPEED), cell.numbers("dense").get(name)
+        if x is not None and y is not None:
+            axes.plot(x, y, marker="x", markersize=8, markeredgewidth=2, color=INK)
+
+
+def _scale(axes: Any, values: list[float | None]) -> None:
+    """Make the axis logarithmic if the largest perplexity is above LOG_FROM times the smallest."""
+    finite = [value for value in values if value is not None]
+    if finite and max(finite) > LOG_FROM * min(finite):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _legend(figure: Figure, series: list[Series]) -> None:
+    """Draw the legend: a colour for each metric, a line and marker for each structure."""
+    colours, shapes = palette(series)
+    handles = [Line2D([], [], color=colour, linewidth=3, label=name) for name, colour in colours.items()]
+    handles += [
+        Line2D([], [], color=INK, marker=marker, linestyle=dashes, linewidth=1.2, label=name)
+        for name, (marker, dashes) in shapes.items()
+    ]
+    figure.legend(handles=handles, loc="outside right upper", handlelength=2.6)
+
+
+def _layers(study: Study) -> Figure:
+    """Return two heat maps, cells × layers, of the share kept; the cells are sorted by metric, structure and ratio."""
+    cells = [cell for line in series_of(study) for cell in sorted(line.cells, key=lambda cell: (cell.ratio, cell.seed))]
+    labels = [label for line in series_of(study) for label in _row_labels(line, study)]
+    figure = Figure(figsize=(9, 1.5 + 0.2 * len(cells)), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, key, title in zip(panels, ("query_heads", "neurons"), ("query heads", "MLP neurons"), strict=True):
+        for row, cell in enumerate(cells):
+            pairs = zip(cell.report["layers"], cell.report["layers_before"], strict=True)
+            shares = [after[key] / before[key] for after, before in pairs]
+            edges = [layer - 0.5 for layer in range(len(shares) + 1)]
+            image = axes.pcolormesh(
+                edges, [row + 0.06, row + 0.94], [shares], cmap=KEPT, vmin=0, vmax=1, rasterized=True
+            )
+        axes.set(title=title, xlabel="layer")
+        axes.grid(False)
+        axes.spines[:].set_visible(False)
+        axes.tick_params(axis="y", length=0)
+    panels[0].set_yticks([row + 0.5 for row in range(len(cells))], labels, fontsize=8)
+    panels[0].invert_yaxis()
+    bar = figure.colorbar(image, ax=panels, label="share kept", fraction=0.025, pad=0.01)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def _row_labels(line: Series, study: Study) -> list[str]:
+    seeds = len(study.values("seed")) > 1
+    ordered = sorted(line.cells, key=lambda cell: (cell.ratio, cell.seed))
+    return [f"{line.metric} {line.structure} {cell.ratio:g}" + (f" s{cell.seed}" if seeds else "") for cell in ordered]

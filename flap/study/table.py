@@ -1,0 +1,115 @@
+"""The table of a study for people, which study.md and index.html show."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from flap.reporting.numbers import is_efficiency
+from flap.study.cells import Cell, Study
+
+CHOICE_COLUMNS = ("model", "method", "metric", "structure", "options", "seed", "ratio")
+VARYING = ("model", "method", "options", "seed")  # columns that are left out if all cells agree
+
+
+@dataclass(frozen=True)
+class Value:
+    """A value of the table: its text, its sort key (None is last), and whether it is the best of its group."""
+
+    text: str = ""
+    key: float | str | None = None
+    best: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table: a cell and its values, one for each column."""
+
+    cell: Cell
+    values: tuple[Value, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """The table: columns of choices and of results, one row for each dense model and for each cell."""
+
+    choices: tuple[str, ...]
+    results: tuple[str, ...]
+    dense: tuple[Row, ...]
+    rows: tuple[Row, ...]
+
+
+def tabulate(study: Study) -> Table:
+    """Return the table of a study: with standard errors beside their numbers, and the best of each ratio marked."""
+    choices = tuple(name for name in CHOICE_COLUMNS if name not in VARYING or len(study.values(name)) > 1)
+    results = ("removed", "parameters", *study.measured, "seconds")
+    best = dict(_best(study))
+
+    def row(cell: Cell, which: str) -> Row:
+        shown = choices if which == "pruned" else ("model",)
+        chosen = [_choice(getattr(cell, name)) if name in shown else Value() for name in choices]
+        return Row(cell, (*chosen, *(_result(cell, name, which, best.get((_group(cell), name))) for name in results)))
+
+    dense = tuple(row(cell, "dense") for cell in study.dense())
+    return Table(choices, results, dense, tuple(row(cell, "pruned") for cell in study.cells))
+
+
+def show(value: float | None) -> str:
+    """Return a number as text, with few digits; empty for None."""
+    if value is None or isinstance(value, int):
+        return "" if value is None else f"{value:,}"
+    if abs(value) >= 1e12:
+        return f"{value:.2e}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.2f}" if abs(value) >= 10 else f"{value:.4g}"
+
+
+def _choice(value: float | str | None) -> Value:
+    return Value("" if value is None else str(value), value)
+
+
+LOWER_IS_BETTER = ("perplexity", "bits_per_byte", "brier_score")  # lm-eval's names; ours: perplexity@2048
+
+
+def lower_is_better(name: str) -> bool:
+    """Return whether lower values of a number are better, as of perplexities; of accuracies, higher ones are."""
+    return name.split("/")[-1].split(",")[0].split("@")[0].endswith(LOWER_IS_BETTER)
+
+
+def _result(cell: Cell, name: str, which: str, best: float | None) -> Value:
+    """Return the value of a result column. best: the best number of the cell's group."""
+    dense = which == "dense"
+    if name == "removed":
+        share = 0.0 if dense else cell.value("ratio", "realised_decoder")
+        return Value() if share is None else Value(f"{share:.4f}", share)
+    if name == "parameters":
+        count = cell.value("parameters", "total_before" if dense else "total_after")
+        return Value(show(count), count)
+    if name == "seconds":
+        seconds = None if dense else cell.value("seconds", "total")
+        return Value("" if seconds is None else f"{seconds:,.1f}", seconds)
+    return _measurement(cell.numbers(which), name, None if dense else best)
+
+
+def _measurement(numbers: dict[str, float | None], name: str, best: float | None) -> Value:
+    if name not in numbers:
+        return Value()
+    value, error = numbers[name], numbers.get(f"{name}_stderr")
+    if value is None:
+        return Value("not finite")
+    if error is None:
+        return Value(show(value), value, value == best)
+    return Value(f"{value:.4f} ± {error:.4f}", value, value == best)
+
+
+def _group(cell: Cell) -> tuple[Any, ...]:
+    """Return the group in which a cell's numbers are compared for the best."""
+    return cell.model, cell.ratio
+
+
+def _best(study: Study) -> Iterator[tuple[tuple[Any, ...], float]]:
+    """Yield ((group, name), best number) for each quality number that at least two cells of a group have."""
+    for name in (name for name in study.measured if not is_efficiency(name)):
+        for group in {_group(cell) for cell in study.finished}:
+            group_numbers = [cell.numbers("pruned").get(name) for cell in study.finished if _group(cell) == group]
+            values = [value for value in group_numbers if value is not None]
+            if len(values) > 1:
+                yield (group, name), (min if lower_is_better(name) else max)(values)

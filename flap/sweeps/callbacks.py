@@ -1,0 +1,55 @@
+"""The Hydra callback that writes the study of a sweep when it ends."""
+
+import logging
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf
+
+from flap.config import build
+
+log = logging.getLogger(__name__)
+
+
+class StudyCallback(Callback):
+    """The callback that writes the study of a sweep, and tracks its table; its errors never fail the sweep."""
+
+    open_sweep: ClassVar[DictConfig | None] = None  # the config of the sweep that is running in this process
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Remember the sweep, in case an error ends it."""
+        StudyCallback.open_sweep = config
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Write the study of the sweep."""
+        StudyCallback.open_sweep = None
+        _write(config)
+
+
+def open_folder() -> Path | None:
+    """Return the folder of the sweep that is running in this process, or was just ended by an error; else None."""
+    config = StudyCallback.open_sweep
+    return None if config is None else Path(config.hydra.sweep.dir)
+
+
+def write_open_study() -> None:
+    """Write the study of a sweep that an error ended, because Hydra does not call `on_multirun_end` then."""
+    config, StudyCallback.open_sweep = StudyCallback.open_sweep, None
+    if config is not None and any(Path(config.hydra.sweep.dir).glob("*/status.json")):
+        _write(config)
+
+
+def _write(config: DictConfig) -> None:
+    folder = Path(config.hydra.sweep.dir)
+    try:
+        # imported here because --cfg should not wait seconds for torch and matplotlib
+        from flap.study.read import read_study
+        from flap.study.texts import records
+        from flap.study.write import write_study
+
+        log.info("study: %s", write_study(folder))
+        tracking = build("tracking", OmegaConf.to_container(config.tracking, resolve=True))
+        tracking.log_study(folder.resolve(), *records(read_study(folder)))
+    except Exception as error:
+        log.warning("no study of %s: %s; python -m flap.study writes it later", folder, error)

@@ -1,0 +1,79 @@
+"""Bad input on the real command line: one line on the console, exit code 1, the traceback in the log, nothing left.
+
+What does not compose is answered without torch in half a second; of what the pipeline refuses (test_bad_input.py)
+these are a few.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+from tests.helpers.damaged import damage
+from tests.helpers.runs import tiny
+
+Cli = Callable[..., "CompletedProcess[str]"]
+OPTIONS = "AL-AM, AL-MM, UL-MM, UL-UM, search"
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Path:
+    """The folder that the tables below call {bad}."""
+    return damage(tmp_path_factory.mktemp("bad"), model_dir)
+
+
+DOES_NOT_COMPOSE = [
+    ("ratio=-0.1", "ratio=-0.1: expected a number with 0 <= ratio < 1"),
+    ("ratio=1.0", "ratio=1.0: expected a number with 0 <= ratio < 1"),
+    ("ratio=abc", "ratio: Value 'abc' .* Float"),
+    ("seed=-1", "seed=-1: expected a whole number >= 0"),
+    ("model.dtype=foo", "model.dtype=foo: expected one of auto, float32, bfloat16, float16"),
+    ("metric=FOO", "metric=FOO: expected one of IFV, OBS, WIFN, WIFV, magnitude, random, wanda"),
+    ("structure=FOO", f"structure=FOO: expected one of {OPTIONS}"),
+    ("model=gpt-5", "model=gpt-5: expected one of .*smollm2-135m"),
+    ("method=FOO", "method=FOO: expected one of flap, flap_plus, mag_sp, wanda_sp"),
+    ("eval=[FOO]", "eval=FOO: expected one of efficiency, none, paper, perplexity, zero_shot"),
+    ("metric=null", "a group takes the name of one of its options, as --help lists them"),
+    ("ration=0.5", "ration: unknown key; did you mean ratio.*seed"),
+    ("calibration.samples=8", "calibration.samples: unknown key; .*num_samples"),
+    ("eval.zero_shot.limit=5", "eval.zero_shot: this run does not measure it; .* 'eval=\\[perplexity,zero_shot\\]'"),
+    ("metric.foo=8", "metric.foo: unknown key; metric has .*square_attention"),
+    ("structure.remove_heads=4", "structure.remove_heads: unknown key"),  # AL-AM decides that itself
+]
+
+
+@pytest.mark.parametrize(("argument", "line"), DOES_NOT_COMPOSE, ids=[argument for argument, _ in DOES_NOT_COMPOSE])
+def test_what_does_not_compose_is_one_line(flap: Cli, tmp_path: Path, argument: str, line: str) -> None:
+    done = flap(argument)
+    assert done.returncode == 1
+    assert re.fullmatch(f"error: {line}.*\n", done.stderr), done.stderr
+    assert done.stdout == ""
+    for log in tmp_path.glob("outputs/*/*/flap.log"):
+        assert "Traceback" in log.read_text()
+    assert not list(tmp_path.rglob("*checkpoint*"))
+
+
+# From a library that reads a file, and in the midst of the work.
+REAL = ["calibration.dataset={bad}/broken.parquet", "model.path={bad}/nan"]
+
+
+@pytest.mark.parametrize("argument", REAL)
+def test_in_a_real_process_it_is_one_line_and_the_traceback_is_in_the_log(
+    argument: str, flap: Cli, model_dir: Path, text_file: Path, bad: Path, tmp_path: Path
+) -> None:
+    done = flap(*tiny(model_dir, text_file), *argument.format(bad=bad).split())
+    assert done.returncode == 1
+    assert len([line for line in done.stderr.splitlines() if "error" in line.lower()]) == 1, done.stderr
+    assert len(re.findall(r"^error: \S+: ", done.stderr, re.M)) == 1
+    assert "Traceback" not in done.stderr + done.stdout
+    [run_dir] = tmp_path.glob("outputs/*/*")
+    log = (run_dir / "flap.log").read_text()
+    assert "Traceback" in log and "ValueError: " in log
+    assert not list(run_dir.glob("*checkpoint*")) + list(run_dir.glob(".*checkpoint*"))

@@ -1,0 +1,176 @@
+"""The configuration: every shipped YAML composes, passes the checks and is built; bad values are named."""
+
+from dataclasses import asdict
+from itertools import product
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from hydra.utils import get_class
+from omegaconf import OmegaConf
+
+from flap.allocation import ALAM, ALMM, ULMM, ULUM
+from flap.compression import BiasCompensation, NoCompensation
+from flap.config import build, config_dir
+from flap.importance import WIFV, Magnitude, Wanda
+from flap.models import find_model
+from flap.prepare import choose
+from tests.helpers.runs import composed
+
+CONF = Path(config_dir())
+OPTIONS = sorted(path.relative_to(CONF) for path in CONF.glob("*/*.yaml"))
+EXPERIMENTS = [path for path in OPTIONS if path.parent.name == "experiment"]
+
+
+@pytest.mark.parametrize("option", [path for path in OPTIONS if path not in EXPERIMENTS], ids=str)
+def test_every_option_composes_and_is_built(option: Path) -> None:
+    group, name = option.parent.name, option.stem
+    config = composed(f"{group}=[{name}]" if group == "eval" else f"{group}={name}")
+    choose(config)
+    chosen = asdict(config)[group]
+    if group == "method":
+        assert chosen == name
+        return
+    if group == "eval":
+        assert set(chosen) == {"none": set(), "paper": {"perplexity", "zero_shot"}}.get(name, {name})
+        chosen = chosen if name == "paper" else chosen.get(name, {})
+    node = OmegaConf.to_container(OmegaConf.load(CONF / option))
+    written = {key: value for key, value in node.items() if key != "defaults" and not str(value).startswith("${")}
+    assert OmegaConf.merge(chosen, written) == chosen
+    if "_target_" in node:
+        assert type(build(group, chosen)) is get_class(node["_target_"])
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_cell_of_every_experiment_composes_and_is_built(experiment: Path) -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        chosen = compose("config", [f"+experiment={experiment.stem}"], return_hydra_config=True)
+    assert chosen.hydra.mode == RunMode.MULTIRUN
+    sweep = [
+        [f"{key}={value}" for value in str(values).split(",")] for key, values in chosen.hydra.sweeper.params.items()
+    ]
+    cells = list(product(*sweep))
+    assert len(cells) >= 4
+    for cell in cells:
+        choose(composed(f"+experiment={experiment.stem}", *cell))
+    command = (CONF / experiment).read_text().splitlines()[1]
+    assert command.startswith(f"# python -m flap +experiment={experiment.stem}")
+    told = (CONF.parent / "experiments" / experiment.stem / "README.md").read_text()
+    assert command.removeprefix("# ") in told
+
+
+def test_the_walk_misses_no_option_that_hydra_finds() -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        loader = GlobalHydra.instance().config_loader()
+        groups = set(loader.list_groups("")) - {"hydra"}
+        assert {Path(group, f"{name}.yaml") for group in groups for name in loader.get_group_options(group)} == set(
+            OPTIONS
+        )
+
+
+def test_the_default_is_the_papers_method() -> None:
+    config = composed()
+    choices = choose(config)
+    assert (choices.metric, choices.structure, choices.compensation) == (WIFV(), ALAM(), BiasCompensation())
+    assert (config.method, config.calibration.propagate, config.ratio) == ("flap", "dense", 0.2)
+
+
+def test_wanda_sp_is_a_preset() -> None:
+    config = composed("method=wanda_sp")
+    choices = choose(config)
+    assert (choices.metric, choices.structure, choices.compensation) == (Wanda(), ULUM(), NoCompensation())
+    assert config.calibration.propagate == "pruned"
+
+
+def test_mag_sp_is_a_preset_without_calibration() -> None:
+    choices = choose(composed("method=mag_sp"))
+    assert (choices.metric, choices.structure, choices.compensation) == (Magnitude(), ULUM(), NoCompensation())
+    assert not choices.need_windows
+
+
+@pytest.mark.parametrize("method", ["wanda_sp", "mag_sp"])
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_command_line_wins_over_a_preset(method: str, order: int) -> None:
+    arguments = [f"method={method}", "metric=WIFV", "structure=UL-MM", "compensation=bias"][::order]
+    config = composed(*arguments, "calibration.propagate=dense")
+    choices = choose(config)
+    assert (choices.metric, choices.structure, choices.compensation) == (WIFV(), ULMM(), BiasCompensation())
+    assert config.calibration.propagate == "dense"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ("method=flap ratio=0.5 seed=3 calibration.num_samples=7", "flap"),
+        ("structure=AL-AM metric=WIFV", "flap"),
+        ("round_to=8 structure.min_heads=2 structure.min_neurons=9", "flap"),  # limits to what leaves
+        ("method=flap_plus structure.rounds=0 structure.tokens=99", "flap_plus"),  # how much is measured
+        ("structure=UL-UM", "custom"),
+        ("metric.square_attention=false", "custom"),
+        ("structure.scale=relative metric=OBS", "custom"),
+        ("method=wanda_sp calibration.propagate=dense", "custom"),
+        ("method=mag_sp compensation=bias", "custom"),
+        ("method=flap_plus compensation.ridge=1.0", "custom"),
+    ],
+)
+def test_a_run_has_the_name_of_a_method_where_that_is_what_runs(arguments: str, name: str) -> None:
+    assert composed(*arguments.split()).method == name
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "allowed"),
+    [
+        ("ratio", "-0.1", "a number with 0 <= ratio < 1"),
+        ("ratio", "1.0", "a number with 0 <= ratio < 1"),
+        ("ratio", "nan", "a number with 0 <= ratio < 1"),
+        ("seed", "-1", "a whole number >= 0"),
+        ("model.dtype", "int8", "one of auto, float32, bfloat16, float16"),
+        ("model.device", "tpu", "one of auto, cpu, cuda, mps"),
+        ("calibration.num_samples", "0", "a whole number >= 1"),
+        ("calibration.seq_len", "1", "a whole number >= 2"),
+        ("calibration.batch_size", "0", "a whole number >= 1"),
+        ("calibration.propagate", "both", "one of dense, pruned"),
+        ("eval.perplexity.seq_len", "1", "a whole number >= 2, or a list of such"),
+        ("cache_wait_seconds", "-1.0", "a number >= 0"),
+        ("eval.perplexity.max_tokens", "127", "a whole number >= 128"),
+        ("eval.perplexity.batch_size", "0", "a whole number >= 1"),
+    ],
+)
+def test_a_value_out_of_range_is_named_with_what_is_allowed(field: str, value: str, allowed: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        choose(composed(f"{field}={value}"))
+    assert str(caught.value) == f"{field}={value}: expected {allowed}"
+
+
+def test_a_placement_that_is_none_is_named_when_the_model_is_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^model\.placement=disk: expected one of device, auto, stream$"):
+        find_model(composed("model.placement=disk").model, tmp_path, trust_remote_code=False)
+
+
+@pytest.mark.parametrize("value", ["0", "0.999", "5e-1"])
+def test_a_ratio_in_range_is_a_float(value: str) -> None:
+    ratio = composed(f"ratio={value}").ratio
+    assert ratio == float(value) and type(ratio) is float
+
+
+def test_a_sweep_over_ratios_composes() -> None:
+    [override] = OverridesParser.create().parse_overrides(["ratio=0.2,0.5"])
+    assert override.is_sweep_override()
+    ratios = [composed(f"ratio={value}").ratio for value in override.sweep_string_iterator()]
+    assert ratios == [0.2, 0.5]
+
+
+@pytest.mark.parametrize(("name", "structure"), [("UL-UM", ULUM), ("UL-MM", ULMM), ("AL-MM", ALMM), ("AL-AM", ALAM)])
+def test_every_structure_takes_minima_and_rounding(name: str, structure: type) -> None:
+    config = composed(f"structure={name}", "round_to=32", "structure.min_heads=2", "structure.min_neurons=40")
+    assert build("structure", config.structure) == structure(round_to=32, min_heads=2, min_neurons=40)
+
+
+@pytest.mark.parametrize(("name", "structure"), [("UL-MM", ULMM), ("AL-MM", ALMM)])
+def test_remove_heads_reaches_the_structures_that_take_it(name: str, structure: type) -> None:
+    default, by_hand = composed(f"structure={name}"), composed(f"structure={name}", "structure.remove_heads=6")
+    assert build("structure", default.structure) == structure(remove_heads=None)
+    assert build("structure", by_hand.structure) == structure(remove_heads=6)

@@ -1,0 +1,70 @@
+"""Text and token windows: local files, and how they are cut."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerFast
+
+from flap.data import Text, calibration_windows, evaluation_windows, read_text
+
+
+@pytest.fixture
+def text(text_file: Path) -> Text:
+    return read_text(str(text_file), "calibration", "calibration.dataset")
+
+
+def rows(tokens_NT: torch.Tensor) -> list[tuple[int, ...]]:
+    return [tuple(window) for window in tokens_NT.tolist()]
+
+
+def test_windows_are_disjoint_and_seeded(text: Text, tokenizer: PreTrainedTokenizerFast) -> None:
+    first = calibration_windows(text, tokenizer, num_samples=20, seq_len=32, seed=0)
+    assert first.shape == (20, 32) and first.dtype == torch.int64
+    assert torch.equal(first, calibration_windows(text, tokenizer, num_samples=20, seq_len=32, seed=0))
+    other = calibration_windows(text, tokenizer, num_samples=20, seq_len=32, seed=1)
+    assert set(rows(first)) != set(rows(other))
+    ids = tokenizer(text.text).input_ids
+    cut = [tuple(ids[i : i + 32]) for i in range(0, len(ids) - 31, 32)]  # 3000 words, 93 windows
+    assert len(set(cut)) == 93
+    assert len(set(rows(first))) == 20 and set(rows(first)) <= set(cut)
+    everything = calibration_windows(text, tokenizer, num_samples=93, seq_len=32, seed=0)
+    assert sorted(rows(everything)) == sorted(cut) and rows(everything) != cut
+    with pytest.raises(ValueError, match=r"words\.txt: 93 windows of 32 .*calibration\.num_samples=94"):
+        calibration_windows(text, tokenizer, num_samples=94, seq_len=32, seed=0)
+
+
+@pytest.mark.parametrize(("max_tokens", "windows"), [(None, 93), (320, 10), (351, 10), (32, 1), (10**6, 93)])
+def test_evaluation_takes_the_first_windows(
+    max_tokens: int | None, windows: int, text: Text, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    tokens_NT = evaluation_windows(text, tokenizer, seq_len=32, max_tokens=max_tokens)
+    assert tokens_NT.flatten().tolist() == tokenizer(text.text).input_ids[: 32 * windows]
+
+
+def test_local_files_hold_one_text_whatever_their_format(tmp_path: Path) -> None:
+    documents = ["the cat sat", "été, naïve\nline", "then it ran"]
+    (tmp_path / "a.txt").write_text("\n\n".join(documents), encoding="utf-8")
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps({"text": d, "id": i}) + "\n" for i, d in enumerate(documents)))
+    Dataset.from_dict({"text": documents, "id": [1, 2, 3]}).to_parquet(str(tmp_path / "c.parquet"))
+    texts = [read_text(str(tmp_path / name), "calibration", "f") for name in ("a.txt", "b.jsonl", "c.parquet")]
+    assert [text.name for text in texts] == ["a.txt", "b.jsonl", "c.parquet"]
+    assert {text.text for text in texts} == {"\n\n".join(documents)}
+    assert len({text.sha256 for text in texts}) == 1
+    assert texts[0].origin == str(tmp_path / "a.txt")
+
+
+@pytest.mark.parametrize("name", ["broken.jsonl", "broken.parquet"])
+def test_a_file_that_its_library_cannot_read_is_named(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text('{"text": \n')
+    with pytest.raises(ValueError, match=rf"^f=.*{name}: cannot be read as \.\w+ \(ArrowInvalid\)$"):
+        read_text(str(tmp_path / name), "calibration", "f")
+
+
+def test_a_file_that_changed_is_read_anew(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    for word in ("before", "behind"):  # of one size
+        path.write_text(json.dumps({"text": word}) + "\n")
+        assert read_text(str(path), "calibration", "f").text == word

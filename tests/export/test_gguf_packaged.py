@@ -1,0 +1,64 @@
+"""The packaged SmolLM2, 20 % smaller, as a GGUF: llama.cpp continues English as transformers does."""
+
+import gc
+from pathlib import Path
+
+import pytest
+import torch
+from gguf import GGUFReader
+
+from flap.checkpoint.load import load
+from flap.export.gguf import export_gguf, source_gguf
+from flap.models import packaged_gguf
+from flap.pipeline import run
+from tests.helpers.llama_cpp import llama_cpp
+from tests.helpers.runs import composed
+
+SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+TEXT = "The Eiffel Tower is a wrought-iron lattice tower in Paris. It is named after the engineer Gustave Eiffel"
+NEW_TOKENS = 24
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("smollm2")
+    options = ["eval=none", "calibration.num_samples=32", "checkpoint.formats=[hf,gguf]", "checkpoint.gguf_type=q8_0"]
+    run(composed(*options), folder)
+    gc.collect()
+    return folder / "checkpoint"
+
+
+def test_the_tokenizer_is_that_of_the_source(checkpoint: Path) -> None:
+    source = packaged_gguf(SMOLLM2)
+    assert source is not None and source_gguf(str(checkpoint)) == source
+    ours, theirs = (GGUFReader(path).fields for path in (checkpoint / "model-q8_0.gguf", source))
+    names = {name for name in theirs if name.startswith("tokenizer.")}
+    assert names == {name for name in ours if name.startswith("tokenizer.")} and len(names) == 12
+    for name in names:
+        assert ours[name].contents() == theirs[name].contents() and ours[name].types == theirs[name].types
+
+
+def test_it_continues_english_as_transformers_does(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exact, half, eighth = (export_gguf(checkpoint, kind) for kind in ("f32", "f16", "q8_0"))
+    assert GGUFReader(exact).fields["general.architecture"].contents() == "deci"
+    tokens = llama_cpp(exact, texts=[TEXT])["ids"][0]
+    model = load(checkpoint)
+    with torch.no_grad():
+        expected = model(input_ids=torch.tensor([tokens])).logits[0].log_softmax(-1)
+    greedy = model.generate(
+        torch.tensor([tokens]), max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False
+    )[0, len(tokens) :]
+    questions = {"tokens": tokens, "plain": 28, "prompt": TEXT, "new_tokens": NEW_TOKENS}
+    answers = {gguf.stem: llama_cpp(gguf, **questions) for gguf in (exact, half, eighth)}
+    with capsys.disabled():
+        for name, found in answers.items():
+            print(f"\nllama.cpp, {name}: {TEXT} …{found['text']}")
+    differences = {name: torch.tensor(found["logprobs"]) - expected for name, found in answers.items()}
+    assert differences["model-f32"].abs().max() <= 1e-3
+    assert answers["model-f32"]["greedy"] == answers["model-f16"]["greedy"] == greedy.tolist()
+    assert differences["model-f16"].abs().mean() <= 0.05
+    # llama.cpp rounds the activations to 8 bits, too, and all ids alike differ by 0.15 here, most of them improbable
+    # ones; the average that counts is over what the model would say: the Kullback-Leibler divergence
+    assert -(expected.exp() * differences["model-q8_0"]).sum(dim=-1).mean() <= 0.02

@@ -1,0 +1,214 @@
+"""What no GGUF can hold is one line, and leaves nothing; what can is written by the command and by a run."""
+
+import json
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from gguf import GGUFReader
+from safetensors.torch import load_file, save_file
+from tokenizers import pre_tokenizers
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+
+from flap.allocation import ULUM
+from flap.compression import NoCompensation
+from flap.export.__main__ import main
+from flap.export.gguf import export, export_gguf
+from flap.export.gguf.architecture import MODEL_TYPES, check_architecture
+from flap.models import Source
+from flap.pipeline import run
+from tests.cases import tiny_model
+from tests.helpers.gguf_cases import LINEAR, Exported, checkpoint
+from tests.helpers.runs import composed, tiny
+from tests.helpers.tokenizers import KINDS
+from tests.models.families.test_families import FamilyContract
+
+ULUM_, PLAIN = {"structure": ULUM()}, {"compensation": NoCompensation()}
+ARCHITECTURES = [
+    ("mistral-mha-tied", {}, "sliding attention=True: .*False"),
+    ("qwen2-mha", {}, "sliding attention=True"),
+    ("qwen3-mha-tied", PLAIN, "qwen3 has one width for all layers; .*structure=UL-UM"),
+    ("qwen3-mha-tied", ULUM_, r"qwen3 has no place for model\.layers\.0\.mlp\.down_proj\.bias"),
+    ("qwen3-mha-tied", ULUM_ | PLAIN | {"rope_parameters": LINEAR}, "rope_type=linear: .*default"),
+    ("llama-gqa", {"hidden_act": "gelu"}, "hidden_act=gelu: .*silu"),
+    ("llama-gqa", {"rope_parameters": LINEAR | {"rope_type": "dynamic"}}, "rope_type=dynamic: .*llama3"),
+]  # fmt: skip
+
+
+@pytest.fixture
+def words() -> PreTrainedTokenizerFast:
+    return KINDS["smollm"]()
+
+
+@pytest.fixture
+def exported(words: PreTrainedTokenizerFast, tmp_path: Path) -> Exported:
+    return checkpoint(tmp_path / "pruned", "llama-gqa", words)
+
+
+def assert_refused(directory: Path, line: str, kind: str = "f16") -> None:
+    before = sorted(directory.iterdir())
+    with pytest.raises(ValueError) as caught:
+        export_gguf(directory, kind)
+    assert re.search(line, str(caught.value)) and "\n" not in str(caught.value), str(caught.value)
+    assert sorted(directory.iterdir()) == before
+
+
+@pytest.mark.parametrize(("name", "options", "line"), ARCHITECTURES, ids=[line for *_, line in ARCHITECTURES])
+def test_what_llama_cpp_cannot_compute(
+    name: str, options: dict, line: str, words: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    assert_refused(checkpoint(tmp_path / "pruned", name, words, **options).directory, f"^gguf: .*{line}")
+
+
+@pytest.mark.parametrize("family", FamilyContract.__subclasses__(), ids=lambda family: family.__name__)
+def test_every_family_is_taken_or_refused_in_a_line(family: type[FamilyContract]) -> None:
+    for config in family.configs.values():
+        if config.model_type in MODEL_TYPES and not any(kind == "sliding_attention" for kind in layer_kinds(config)):
+            check_architecture(config)
+        else:
+            with pytest.raises(ValueError, match=r"^gguf: (model_type|sliding attention)=\w+: llama\.cpp runs .* with"):
+                check_architecture(config)
+
+
+def layer_kinds(config: PreTrainedConfig) -> list[str]:
+    slides = getattr(config, "sliding_window", None) is not None
+    return getattr(config, "layer_types", None) or ["sliding_attention"] * slides
+
+
+def test_a_tokenizer_of_another_kind(words: PreTrainedTokenizerFast, exported: Exported) -> None:
+    words.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # GPT-2's
+    words.save_pretrained(exported.directory)
+    assert_refused(exported.directory, r"^gguf: the tokenizer \(\w+\) is none .*Qwen2's, SmolLM's")
+
+
+def test_a_tokenizer_with_more_ids_than_embeddings(words: PreTrainedTokenizerFast, exported: Exported) -> None:
+    words.add_tokens([f"<extra{i}>" for i in range(512 - len(words) + 1)])
+    words.save_pretrained(exported.directory)
+    assert_refused(exported.directory, "^gguf: token '<extra136>' has id 512, and the model has embeddings for 512")
+
+
+def test_another_vocabulary_than_the_source_has(
+    words: PreTrainedTokenizerFast, exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words.add_tokens([f"<extra{i}>" for i in range(512 - len(words))])  # a GGUF names every id
+    words.save_pretrained(exported.directory)
+    source = export_gguf(exported.directory).rename(tmp_path / "source.gguf")
+    monkeypatch.setattr(export, "source_gguf", lambda model: source)
+    ours, theirs = GGUFReader(export_gguf(exported.directory)).fields, GGUFReader(source).fields
+    assert {name: field.contents() for name, field in ours.items()} == {
+        name: field.contents() for name, field in theirs.items()
+    }
+    (exported.directory / "model-f16.gguf").unlink()
+    words.add_tokens(["<another>"])
+    words.save_pretrained(exported.directory)
+    assert_refused(exported.directory, r"^gguf: the checkpoint's tokenizer has another vocabulary than source\.gguf")
+
+
+def test_values_beyond_float16(exported: Exported) -> None:
+    tensors = load_file(exported.directory / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = 1e5
+    save_file(tensors, exported.directory / "model.safetensors", metadata={"format": "pt"})
+    assert_refused(exported.directory, r"blk\.1\.ffn_up\.weight has values beyond float16; take type bf16 or f32")
+    assert export_gguf(exported.directory, "bf16").is_file()
+
+
+def test_a_damaged_checkpoint(exported: Exported, tmp_path: Path) -> None:
+    assert_refused(tmp_path, r"no checkpoint here, config\.json is missing")
+    for file in ("config.json", "tokenizer.json", "flap.json"):
+        whole = (exported.directory / file).read_text()
+        (exported.directory / file).write_text("{")
+        assert_refused(exported.directory, r"pruned: its config, tokenizer or flap\.json cannot be read \(")
+        (exported.directory / file).write_text(whole)
+    weights = exported.directory / "model.safetensors"
+    index = exported.directory / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"model.layers.9.x": "model.safetensors"}}))
+    assert_refused(exported.directory, r"index\.json names model\.layers\.9\.x, which no shard holds")
+    index.unlink()
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert_refused(exported.directory, r"pruned: model\.safetensors is damaged or truncated \(")
+    weights.unlink()
+    assert_refused(exported.directory, r"no checkpoint here, \*\.safetensors are missing")
+
+
+def test_a_full_disk_leaves_the_old_file(exported: Exported) -> None:
+    old = export_gguf(exported.directory).read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        assert_refused(exported.directory, r"model-f16\.gguf: cannot be written")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (exported.directory / "model-f16.gguf").read_bytes() == old
+
+
+@pytest.fixture
+def model_dir(words: PreTrainedTokenizerFast, tmp_path: Path) -> Path:
+    """A dense model whose tokenizer a GGUF can hold."""
+    return checkpoint(tmp_path / "dense", "llama-gqa", words).directory
+
+
+def test_a_run_writes_both_formats(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
+    options = ["checkpoint.formats=[hf,gguf]", "checkpoint.gguf_type=q8_0"]
+    report = run(composed(*tiny(model_dir, text_file), *options), tmp_path / "run")
+    assert (Path(report.checkpoint) / "model-q8_0.gguf").read_bytes().startswith(b"GGUF")
+    assert (Path(report.checkpoint) / "model.safetensors").is_file()
+
+
+def test_a_run_is_refused_before_any_weight_is_loaded(
+    model_dir: Path, words: PreTrainedTokenizerFast, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Source, "open", lambda self, *_, **__: pytest.fail("the weights were loaded"))
+    words.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words.save_pretrained(model_dir)
+    with pytest.raises(ValueError, match=r"^gguf: the tokenizer"):
+        run(composed(*tiny(model_dir, text_file), "checkpoint.formats=[hf,gguf]"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "allowed"),
+    [("", False), ("structure=UL-UM", False), ("structure=UL-UM compensation=none", True), ("ratio=0", True)],
+)
+def test_qwen3_is_refused_before_it_is_pruned(
+    options: str, allowed: bool, words: PreTrainedTokenizerFast, text_file: Path, tmp_path: Path
+) -> None:
+    tiny_model("qwen3-mha-tied", vocab_size=512).save_pretrained(tmp_path / "dense")
+    words.save_pretrained(tmp_path / "dense")
+    config = composed(*tiny(tmp_path / "dense", text_file), "checkpoint.formats=[hf,gguf]", *options.split())
+    if allowed:
+        assert (Path(run(config, tmp_path / "run").checkpoint) / "model-f16.gguf").is_file()
+        return
+    with pytest.raises(
+        ValueError, match=r"^gguf: llama\.cpp's qwen3 has one width for all layers; .*compensation=none"
+    ):
+        run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_is_not_saved_is_not_exported() -> None:
+    with pytest.raises(
+        ValueError, match=r"^checkpoint\.save=False: expected true with checkpoint\.formats=\[hf,gguf\]"
+    ):
+        composed("checkpoint.save=false", "checkpoint.formats=[hf,gguf]")
+
+
+@pytest.mark.parametrize("formats", ["[gguf]", "[hf,onnx]", "[]"])
+def test_formats_are_checked(formats: str) -> None:
+    with pytest.raises(ValueError, match=r"^checkpoint\.formats=.*: expected \[hf\] or \[hf,gguf\]$"):
+        composed(f"checkpoint.formats={formats}")
+
+
+def test_the_command(exported: Exported, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    command = [sys.executable, "-m", "flap.export", str(exported.directory), "gguf", "--type", "bf16"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(exported.directory / "model-bf16.gguf") and Path(done.stdout.strip()).is_file()
+    monkeypatch.setattr("transformers.utils.logging.set_verbosity_error", lambda: None)  # it would stay quiet
+    with pytest.raises(SystemExit) as refused:
+        main([str(exported.directory.parent), "gguf"])
+    assert refused.value.code == 1
+    line = f"error: {exported.directory.parent}: no checkpoint here, config.json is missing"
+    assert capsys.readouterr().err.strip() == line

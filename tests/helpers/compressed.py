@@ -1,0 +1,68 @@
+"""Tiny models with random biases, their statistics, plans and logits."""
+
+import copy
+from dataclasses import replace
+from functools import cache
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from flap.allocation import PruningPlan, price
+from flap.calibration import Calibration, LayerStatistics, Statistics, batch_statistics, merge
+from flap.compression import (
+    BiasCompensation,
+    Compensation,
+    CompressLayer,
+    LinearCompensation,
+    NoCompensation,
+    compress,
+    slice_layer,
+)
+from flap.importance import score_layers
+from flap.models import Resident, adapt
+from tests.cases import METRICS, STRUCTURES, tiny_model, tokens, with_biases
+from tests.helpers.ratios import made_up
+
+COMPENSATIONS = {"bias": BiasCompensation(), "none": NoCompensation(), "linear": LinearCompensation()}
+
+
+def in_parts(fitting_TI: Tensor, held_out_TI: Tensor) -> Statistics:
+    """Statistics of tokens to fit on and of those held out, each with co-moments."""
+    parts = batch_statistics(fitting_TI, covariance=True), batch_statistics(held_out_TI, covariance=True)
+    return replace(merge(*parts), comoment_II=None, parts=parts)
+
+
+def covariances(model: PreTrainedModel, windows_NT: Tensor, batch_size: int) -> list[LayerStatistics]:
+    """Statistics with co-moments of all layers at once, which only models as tiny as these allow."""
+    calibration = Calibration(Resident(model), windows_NT, batch_size, [])
+    return [observed for _, observed in calibration.visit("calibrate", covariance=True) if observed is not None]
+
+
+@cache
+def calibrated(architecture: str, biased: bool = True) -> tuple[PreTrainedModel, list[LayerStatistics]]:
+    model = with_biases(tiny_model(architecture)) if biased else tiny_model(architecture)
+    return model, covariances(model, tokens(), 3)
+
+
+def plan_for(architecture: str, metric: str = "WIFV", structure: str = "AL-AM", ratio: float = 0.5) -> PruningPlan:
+    model, known = calibrated(architecture)
+    scores, budget = score_layers(METRICS[metric](), adapt(model), enumerate(known)), price(adapt(model), ratio)
+    return STRUCTURES[structure]().allocate(scores, budget, made_up(budget))
+
+
+def changed(
+    model: PreTrainedModel,
+    plan: PruningPlan,
+    compensation: Compensation,
+    known: list[LayerStatistics],
+    how: CompressLayer = slice_layer,
+) -> PreTrainedModel:
+    changed = copy.deepcopy(model)
+    compress(adapt(changed), plan, compensation, enumerate(known), how)
+    return changed
+
+
+@torch.no_grad()
+def logits(model: PreTrainedModel) -> Tensor:
+    return model(input_ids=tokens()).logits

@@ -1,0 +1,67 @@
+"""Tiny pruned checkpoints with a vocabulary that a real tokenizer fills, and what transformers makes of them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from flap.allocation import Structure
+from flap.compression import Compensation
+from tests.cases import tiny_model
+from tests.helpers.pruned import AL_AM, BIAS, prune, save_pruned
+from tests.helpers.tokenizers import VOCAB
+
+TOKENS = torch.randint(3, VOCAB, (1, 24), generator=torch.Generator().manual_seed(1))
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}  # fmt: skip
+LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A checkpoint and the logits that it should have."""
+
+    directory: Path
+    model: PreTrainedModel
+
+    @torch.no_grad()
+    def logprobs(self) -> Tensor:
+        return self.model(input_ids=TOKENS).logits[0].log_softmax(-1)
+
+    def greedy(self, prompt: Tensor = TOKENS, new_tokens: int = 12) -> list[int]:
+        options = {"max_new_tokens": new_tokens, "min_new_tokens": new_tokens, "do_sample": False}
+        return self.model.generate(prompt, **options)[0, prompt.shape[1] :].tolist()
+
+
+def checkpoint(
+    directory: Path,
+    architecture: str,
+    tokenizer: PreTrainedTokenizerFast,
+    structure: Structure = AL_AM,
+    compensation: Compensation = BIAS,
+    **changes: object,
+) -> Exported:
+    """A tiny model with changes to its config, pruned by 40 % and saved."""
+    changes = {"vocab_size": VOCAB, "eos_token_id": tokenizer.eos_token_id, **changes}
+    model = tiny_model(architecture, **changes)
+    plan = prune(model, 0.4, structure=structure, compensation=compensation)
+    return Exported(save_pruned(model, tokenizer, directory, plan).directory, model)
+
+
+def empty(exported: Exported, layer: int, block: str) -> None:
+    """Take the last units of a block out of the files; in memory, which cannot hold that, they put out nothing."""
+    module = exported.model.get_submodule(f"model.layers.{layer}.{block}")
+    output = module.o_proj if block == "self_attn" else module.down_proj
+    output.weight.data.zero_()
+    tensors = load_file(exported.directory / "model.safetensors")
+    for name in [name for name in tensors if name.startswith(f"model.layers.{layer}.{block}.")]:
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            tensors[name] = tensors[name][:, :0].contiguous()
+        elif not name.endswith(("o_proj.bias", "down_proj.bias")):
+            tensors[name] = tensors[name][:0].contiguous()
+    save_file(tensors, exported.directory / "model.safetensors", metadata={"format": "pt"})

@@ -1,0 +1,58 @@
+"""A run in a process of its own that may be killed at a given moment, and what it has worked on by then."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flap.checkpoint.save
+from flap.models import Stream
+from flap.models.placement.changes import Changes
+from flap.pipeline import run
+from tests.helpers.forked import forked
+from tests.helpers.runs import composed
+
+NOTED = ("calibrate", "score", "search", "compress", "prune")  # stages whose steps are noted; not measurements
+
+
+def start(folder: Path, arguments: list[str], killed_at: str | None = None, number: int = 1) -> tuple[int, list[str]]:
+    """Run in `folder`, and be killed as a step ends for the n-th time, before anything goes on.
+
+    Returns the exit code and all steps: "calibrate 2", where hidden states moved behind layer 2 in that stage;
+    "write 2", where the changed layer was written; "compare", where the checkpoint was found to be right.
+    """
+    folder.mkdir(exist_ok=True)
+    (folder / "journal").write_text("")
+    code = forked(_run, folder, arguments, killed_at, number)
+    return code, (folder / "journal").read_text().splitlines()
+
+
+def _run(folder: Path, arguments: list[str], killed_at: str | None, number: int) -> None:
+    os.chdir(folder)
+    times = iter(range(1, number + 1))
+
+    def note(step: str) -> None:
+        if step.split()[0] not in (*NOTED, "write", "compare"):
+            return
+        with Path("journal").open("a") as file:
+            file.write(step + "\n")
+        if step == killed_at and next(times) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    _after(Stream, "advance", lambda stream, index, layer: note(f"{stream.walk.stage.split(',')[0]} {index}"))
+    _after(Changes, "write", lambda changes, index: note(f"write {index}"))
+    _after(flap.checkpoint.save, "compare", lambda *logits: note("compare"))
+    run(composed(*arguments), Path("run"))
+
+
+def _after(holder: Any, name: str, then: Callable[..., Any]) -> None:
+    """Call `then` with the same arguments after each call of a function."""
+    original = getattr(holder, name)
+
+    def both(*given: Any) -> Any:
+        result = original(*given)
+        then(*given)
+        return result
+
+    setattr(holder, name, both)

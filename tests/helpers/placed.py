@@ -1,0 +1,37 @@
+"""A tiny model's directory opened at a placement, and a layer that raises."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from flap.config import ModelConfig
+from flap.models import PlacedModel, find_model
+
+
+def placed_at(placement: str, directory: Path, folder: Path | None = None) -> PlacedModel:
+    """The model of a directory with its tokenizer. folder: for what must not lie in memory."""
+    config = ModelConfig("tiny", str(directory), device="cpu", placement=placement)
+    return find_model(config, directory.parent / "cache", trust_remote_code=False).open(folder=folder)
+
+
+class Interruption(Exception):  # noqa: N818 - no error
+    """What a layer raises inside `interrupted`."""
+
+
+@contextmanager
+def interrupted(placed: PlacedModel, layer: int, call: int = 1) -> Iterator[None]:
+    """For as long as the block lasts, the MLP of a layer raises when it is called for the n-th time."""
+    calls = count(1)
+
+    def stop(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if next(calls) == call:
+            raise Interruption
+
+    hook = placed.layers[layer].mlp.register_forward_pre_hook(stop)
+    try:
+        yield
+    finally:
+        hook.remove()

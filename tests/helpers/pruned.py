@@ -1,0 +1,77 @@
+"""Pruned tiny models, what they compute, and their checkpoints."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from flap.allocation import ALAM, PruningPlan, Structure, price
+from flap.calibration import Calibration, collect
+from flap.checkpoint.convert import become_checkpointable
+from flap.checkpoint.save import save
+from flap.compression import BiasCompensation, Compensation, CompressLayer, compress, slice_layer
+from flap.importance import WIFV, score_layers
+from flap.models import PlacedModel, Resident
+from tests.cases import tokens
+
+AL_AM, BIAS = ALAM(), BiasCompensation()
+
+
+def calibrated(model: PreTrainedModel | PlacedModel) -> Calibration:
+    placed = model if isinstance(model, PlacedModel) else Resident(model)
+    return Calibration(placed, tokens(), 3, collect(placed, tokens(), batch_size=3))
+
+
+def decided(calibration: Calibration, ratio: float, structure: Structure = AL_AM) -> PruningPlan:
+    adapter = calibration.model.adapter
+    return structure.allocate(score_layers(WIFV(), adapter, calibration.visit("score")), price(adapter, ratio))
+
+
+def plan_of(model: PreTrainedModel | PlacedModel, ratio: float) -> PruningPlan:
+    """What `prune` would leave of a model."""
+    return decided(calibrated(model), ratio)
+
+
+def prune(
+    model: PreTrainedModel | PlacedModel,
+    ratio: float,
+    compress_layer: CompressLayer = slice_layer,
+    structure: Structure = AL_AM,
+    compensation: Compensation = BIAS,
+) -> PruningPlan:
+    calibration = calibrated(model)
+    placed, plan = calibration.model, decided(calibration, ratio, structure)
+    compress(placed.adapter, plan, compensation, calibration.visit("compress", changing=True), compress_layer)
+    become_checkpointable(placed)
+    return plan
+
+
+@torch.no_grad()
+def logits(model: PreTrainedModel) -> Tensor:
+    return model(input_ids=tokens(seed=7)).logits
+
+
+@torch.no_grad()
+def hidden(model: PreTrainedModel) -> Tensor:
+    return model.base_model(input_ids=tokens(seed=7)).last_hidden_state
+
+
+def generated(model: PreTrainedModel, **options: object) -> Tensor:
+    return model.generate(tokens(seed=7)[:2, :5], max_new_tokens=6, min_new_tokens=6, do_sample=False, **options)
+
+
+@dataclass(frozen=True)
+class Saved:
+    directory: Path
+    model: PreTrainedModel
+    plan: PruningPlan
+
+
+def save_pruned(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, plan: PruningPlan, **provenance: Any
+) -> Saved:
+    save(Resident(model), tokenizer, directory, plan, provenance)
+    return Saved(directory, model, plan)

@@ -1,0 +1,71 @@
+"""Budgets and random scores of the tiny models, a made-up measure, and the contract that every plan keeps."""
+
+from collections.abc import Sequence
+from functools import cache
+
+import torch
+from transformers import PreTrainedModel
+
+from flap.allocation import Budget, Measure, PruningPlan, price
+from flap.importance import Scores
+from flap.models import Pair, adapt
+from tests.cases import tiny_model
+
+model_of = cache(tiny_model)
+
+
+def budget_of(architecture: str, ratio: float) -> Budget:
+    return price(adapt(model_of(architecture)), ratio)
+
+
+def random_scores(budget: Budget, seed: int = 0) -> Scores:
+    generator = torch.Generator().manual_seed(seed)
+    heads = [torch.rand(layer.attention.count, 4, generator=generator) for layer in budget.layers]
+    neurons = [torch.rand(layer.mlp.experts * layer.mlp.count, generator=generator) for layer in budget.layers]
+    return Scores(tuple(map(Pair, heads, neurons)))
+
+
+def made_up(budget: Budget) -> Measure:
+    """Divergences as if a block's last units cost most and later layers more: what a search may be given to decide by.
+
+    It knows how many units have left and not which.
+    """
+
+    def nats(plan: PruningPlan) -> float:
+        pairs = zip(plan.layers, budget.layers, strict=True)
+        return sum(
+            (i + 1) * (1 - len(kept) / units.count) ** 2
+            for i, (layer, priced) in enumerate(pairs)
+            for kept, units in zip(layer, priced, strict=True)
+        )
+
+    def measure(plans: Sequence[PruningPlan], num_tokens: int) -> list[float]:
+        return [nats(plan) for plan in plans]
+
+    return measure
+
+
+def unit_sizes(model: PreTrainedModel) -> tuple[int, int]:
+    """Parameters of one KV head and of one neuron, summed here from the first layer's tensors."""
+    attention, mlp = model.model.layers[0].self_attn, model.model.layers[0].mlp
+    sizes = []
+    for inputs, output, units in (
+        ((attention.q_proj, attention.k_proj, attention.v_proj), attention.o_proj, model.config.num_key_value_heads),
+        ((mlp.gate_proj, mlp.up_proj), mlp.down_proj, model.config.intermediate_size),
+    ):
+        sizes.append((sum(p.numel() for i in inputs for p in i.parameters()) + output.weight.numel()) // units)
+    return sizes[0], sizes[1]
+
+
+def assert_meets(plan: PruningPlan, model: PreTrainedModel, ratio: float) -> None:
+    head, neuron = unit_sizes(model)
+    groups, neurons = model.config.num_key_value_heads, model.config.intermediate_size
+    assert len(plan.layers) == 4
+    for layer in plan.layers:
+        for kept, units in ((layer.attention, groups), (layer.mlp, neurons)):
+            assert list(kept) == sorted(set(kept))
+            assert set(kept) <= set(range(units))
+            assert kept
+    total = 4 * (groups * head + neurons * neuron)
+    kept = sum(len(layer.attention) * head + len(layer.mlp) * neuron for layer in plan.layers)
+    assert abs((total - kept) - ratio * total) <= max(head, neuron)

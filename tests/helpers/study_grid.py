@@ -1,0 +1,81 @@
+"""Sweep folders made by hand around the report of one real run."""
+
+import copy
+import json
+from itertools import product
+from pathlib import Path
+from typing import Any, get_args
+
+from flap.storage.status import State, write_status
+
+PERPLEXITY, AVERAGE, SPEED = "wikitext2/perplexity@128", "zero_shot/average", "efficiency/decode_tokens_per_second"
+METRICS, STRUCTURES, RATIOS = ("IFV", "WIFN", "WIFV"), ("AL-AM", "UL-UM"), (0.1, 0.2, 0.3, 0.5)
+CRASH = 'ValueError: calibration.num_samples=128: <script>document.title="owned"</script> | and more'
+
+Report = dict[str, Any]
+
+
+def altered(report: Report, ratio: float, dense: dict[str, float], pruned: dict[str, float | None]) -> Report:
+    """The report of another cell: its ratio and its numbers."""
+    other = copy.deepcopy(report)
+    other["config"]["ratio"] = ratio
+    other["ratio"]["realised_decoder"] = ratio + 0.0004
+    other["evaluation"] = {"dense": dense, "pruned": pruned}
+    return other
+
+
+def add_cell(
+    sweep: Path,
+    report: Report | None,
+    metric: str,
+    structure: str,
+    ratio: float,
+    seed: int = 0,
+    state: str = "finished",
+    error: str | None = None,
+    overrides: tuple[str, ...] = (),
+) -> Path:
+    """A cell's folder as Hydra and the run leave it."""
+    folder = sweep / f"{len(list(sweep.glob('*/')))}_tiny_{metric}_{structure}_r{ratio}_s{seed}"
+    hydra = folder / ".hydra"
+    hydra.mkdir(parents=True)
+    config = {"model": {"name": "tiny"}, "method": "flap", "ratio": ratio, "seed": seed}
+    if report is not None:
+        config = report["config"] | config
+    for key, _, value in (override.partition("=") for override in overrides):
+        config |= {key.split(".")[0]: {key.split(".")[1]: value}} if "." in key else {key: value}
+    # JSON is YAML
+    (hydra / "config.yaml").write_text(json.dumps(config))
+    choices = {"metric": metric, "structure": structure, "method": "flap"}
+    (hydra / "hydra.yaml").write_text(json.dumps({"hydra": {"runtime": {"choices": choices}}}))
+    lines = [f"metric={metric}", f"structure={structure}", f"ratio={ratio}", f"seed={seed}", *overrides]
+    (hydra / "overrides.yaml").write_text(json.dumps(lines))
+    assert state in get_args(State)
+    write_status(folder, state, error)  # type: ignore[arg-type]
+    (folder / "flap.log").write_text("what happened\n")
+    if report is not None:
+        (folder / "report.json").write_text(json.dumps(report | {"config": config}))
+        (folder / "report.md").write_text("# tiny\n")
+    return folder
+
+
+def add_command(sweep: Path, *task: str) -> None:
+    """Hydra's record of the command line."""
+    overrides = {"hydra": ["hydra.mode=MULTIRUN"], "task": list(task)}
+    (sweep / "multirun.yaml").write_text(json.dumps({"hydra": {"overrides": overrides}}))
+
+
+def full_grid(sweep: Path, report: Report) -> Path:
+    """24 finished cells with all kinds of numbers, one failed and one unfinished."""
+    sweep.mkdir()
+    add_command(sweep, "metric=IFV,WIFN,WIFV", "structure=AL-AM,UL-UM", "ratio=0.1,0.2,0.3,0.5", "run_name=a b")
+    dense: dict[str, Any] = {PERPLEXITY: 20.0, AVERAGE: 0.6, SPEED: 40.0, "piqa/acc": 0.7, "piqa/acc_stderr": 0.011}
+    for i, (metric, structure, ratio) in enumerate(product(METRICS, STRUCTURES, RATIOS)):
+        pruned = {
+            PERPLEXITY: 20.0 * 10 ** (4 * ratio) + i, AVERAGE: 0.6 - ratio / 2 - i / 1000, SPEED: 40.0 * (1 + ratio),
+            "piqa/acc": 0.7 - ratio / 2 + i / 1000, "piqa/acc_stderr": 0.0123,
+        }  # fmt: skip
+        add_cell(sweep, altered(report, ratio, dense, pruned), metric, structure, ratio)
+    add_cell(sweep, None, "WIFV", "UL-UM", 0.7, state="failed", error=CRASH)
+    add_cell(sweep, None, "IFV", "UL-UM", 0.6, state="running")
+    return sweep

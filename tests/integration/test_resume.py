@@ -1,0 +1,181 @@
+"""A run that is started again does what is missing and nothing else; what a folder says about its run."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+from torch import Tensor
+
+from flap.evaluation import perplexity
+from flap.models import PlacedModel
+from flap.pipeline import run
+from flap.reporting import Report
+from flap.storage.status import read_state
+from flap.study.read import read_study
+from flap.sweeps.launching import failures
+from tests.helpers.runs import composed, tiny
+
+Cli = Callable[..., "CompletedProcess[str]"]
+
+
+def counted(monkeypatch: pytest.MonkeyPatch, fail_at: int | None = None) -> list[int]:
+    """Window lengths of the perplexities that are really measured from now on; the `fail_at`-th fails instead."""
+    measured: list[int] = []
+    original = perplexity.perplexity
+
+    def spy(model: PlacedModel, tokens_NT: Tensor, batch_size: int) -> float:
+        if len(measured) + 1 == fail_at:
+            raise KeyboardInterrupt
+        measured.append(tokens_NT.shape[1])
+        return original(model, tokens_NT, batch_size)
+
+    monkeypatch.setattr(perplexity, "perplexity", spy)
+    return measured
+
+
+def test_a_killed_run_goes_on_after_the_last_task(
+    model_dir: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = (*tiny(model_dir, text_file), "eval.perplexity.seq_len=[8,16]")
+    undisturbed = run(composed(*arguments, f"cache_dir={tmp_path / 'c1'}"), tmp_path / "undisturbed")
+    config = composed(*arguments, f"cache_dir={tmp_path / 'c2'}")
+    counted(monkeypatch, fail_at=4)
+    with pytest.raises(KeyboardInterrupt):
+        run(config, tmp_path / "run")
+    assert len(json.loads((tmp_path / "run" / "evaluation.json").read_text())) == 3
+    assert not (tmp_path / "run" / "report.json").exists()
+    monkeypatch.undo()
+    measured = counted(monkeypatch)
+    report = run(config, tmp_path / "run")
+    assert measured == [16]
+    assert report.evaluation == undisturbed.evaluation
+    assert report.layers == undisturbed.layers
+
+
+@pytest.mark.parametrize(
+    "change", ["ratio=0.5", "compensation=none", "metric=random", "eval.perplexity.max_tokens=160"]
+)
+def test_numbers_of_another_pruned_model_are_not_taken(
+    model_dir: Path, text_file: Path, tmp_path: Path, change: str
+) -> None:
+    arguments = (*tiny(model_dir, text_file), "checkpoint.save=false")
+    first = run(composed(*arguments), tmp_path / "run")
+    other = run(composed(*arguments, change), tmp_path / "run")
+    assert other.evaluation["pruned"] == run(composed(*arguments, change), tmp_path / "fresh").evaluation["pruned"]
+    assert other.evaluation["pruned"] != first.evaluation["pruned"]
+
+
+def test_without_resume_everything_is_measured_again(
+    model_dir: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = (*tiny(model_dir, text_file), "use_cache=false")
+    run(composed(*arguments), tmp_path)
+    measured = counted(monkeypatch)
+    run(composed(*arguments), tmp_path)
+    assert measured == []
+    run(composed(*arguments, "resume=false"), tmp_path)
+    assert len(measured) == 2
+
+
+def test_dense_scores_are_measured_once_for_all_cells(
+    model_dir: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = counted(monkeypatch)
+    arguments = (*tiny(model_dir, text_file), f"cache_dir={tmp_path / 'cache'}", "checkpoint.save=false")
+    reports = [run(composed(*arguments, f"ratio={ratio}"), tmp_path / ratio) for ratio in ("0.2", "0.4", "0.6")]
+    assert len(measured) == 1 + 3
+    assert len({one.evaluation["dense"]["words.txt/perplexity@16"] for one in reports}) == 1
+
+
+def test_a_damaged_file_of_numbers_counts_for_nothing(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
+    arguments = tiny(model_dir, text_file)
+    first = run(composed(*arguments), tmp_path)
+    (tmp_path / "evaluation.json").write_text('{"half')
+    assert run(composed(*arguments), tmp_path).evaluation == first.evaluation
+
+
+@pytest.fixture
+def finished(quick_flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path) -> list[str]:
+    """Arguments of a run that has finished in tmp_path / "run"."""
+    arguments = [*tiny(model_dir, text_file), f"hydra.run.dir={tmp_path / 'run'}"]
+    done = quick_flap(*arguments)
+    assert done.returncode == 0, done.stderr
+    return arguments
+
+
+def test_status_and_report_of_a_finished_run(quick_flap: Cli, finished: list[str], tmp_path: Path) -> None:
+    written = (tmp_path / "run" / "report.json").stat().st_mtime_ns
+    assert read_state(tmp_path / "run") == "finished"
+    again = quick_flap(*finished)
+    assert again.returncode == 0 and "done already" in again.stderr
+    other = quick_flap(*finished, "ratio=0.3")
+    assert other.returncode == 1
+    assert (
+        f"{tmp_path / 'run'}: holds a finished run of another config (ratio is 0.2 there and 0.3 here" in other.stderr
+    )
+    assert len(other.stderr.strip().splitlines()) == 1
+    assert (tmp_path / "run" / "report.json").stat().st_mtime_ns == written
+    assert read_state(tmp_path / "run") == "finished"
+    assert quick_flap(*finished, "ratio=0.3", "resume=false").returncode == 0
+    assert Report.load(tmp_path / "run" / "report.json").ratio["requested"] == 0.3
+
+
+def test_more_is_measured_in_the_folder_of_a_finished_run(quick_flap: Cli, finished: list[str], tmp_path: Path) -> None:
+    before = Report.load(tmp_path / "run" / "report.json")
+    done = quick_flap(*finished, "eval.perplexity.seq_len=[16,8]")
+    assert done.returncode == 0, done.stderr
+    after = Report.load(tmp_path / "run" / "report.json")
+    assert set(after.evaluation["pruned"]) == {"words.txt/perplexity@16", "words.txt/perplexity@8"}
+    assert before.evaluation["pruned"].items() <= after.evaluation["pruned"].items()
+
+
+def test_a_finished_cell_that_is_asked_for_in_another_way_is_said(
+    quick_flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path
+) -> None:
+    sweep = ("-m", *tiny(model_dir, text_file), f"hydra.sweep.dir={tmp_path / 'sweep'}", "checkpoint.save=false")
+    assert quick_flap(*sweep, "ratio=0.2", "calibration.num_samples=8").returncode == 0
+    done = quick_flap(*sweep, "ratio=0.2", "calibration.num_samples=4")
+    assert done.returncode == 1
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
+    assert "holds a finished run of another config (calibration.num_samples is 8 there and 4 here)" in line
+    assert read_study(tmp_path / "sweep").cells[0].overrides["calibration.num_samples"] == "8"
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"state": "failed"}', '{"schema": 1}'])
+def test_a_damaged_status_says_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / "cell").mkdir()
+    (tmp_path / "cell" / "status.json").write_text(text)
+    assert read_state(tmp_path / "cell") in (None, "failed")
+    assert len(failures(tmp_path)) == ('"failed"' in text)
+
+
+def test_a_folder_of_another_version_is_named(
+    quick_flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "status.json").write_text('{"schema": 1, "state": "finished", "error": null}')
+    (tmp_path / "run" / "report.json").write_text('{"schema": 0}')
+    done = quick_flap(*tiny(model_dir, text_file), f"hydra.run.dir={tmp_path / 'run'}")
+    assert done.returncode == 1
+    assert "report.json: schema 0, this version reads 1; choose another folder, or resume=false" in done.stderr
+    assert (tmp_path / "run" / "report.json").read_text() == '{"schema": 0}'
+
+
+def test_a_sweep_runs_what_is_missing(quick_flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep"
+    arguments = ("-m", *tiny(model_dir, text_file), f"hydra.sweep.dir={sweep}", "checkpoint.save=false")
+    assert quick_flap(*arguments, "metric=WIFV,magnitude", "ratio=0.2,0.4").returncode == 0
+    cells = {path.parent: path.stat().st_mtime_ns for path in sweep.glob("*/report.json")}
+    assert len(cells) == 4
+    removed = next(folder for folder in cells if folder.name.startswith("2_"))
+    for file in ("report.json", "status.json"):
+        (removed / file).unlink()
+    # a wider sweep numbers its jobs anew: what is done under another number is found by its config
+    done = quick_flap(*arguments, "metric=WIFV,magnitude", "ratio=0.2,0.3,0.4")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("done already") == 3
+    assert all(folder == removed or (folder / "report.json").stat().st_mtime_ns == old for folder, old in cells.items())
+    ratios = sorted(Report.load(path).ratio["requested"] for path in sweep.glob("*/report.json"))
+    assert ratios == [0.2, 0.2, 0.3, 0.3, 0.4, 0.4]

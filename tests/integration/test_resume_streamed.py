@@ -1,0 +1,86 @@
+"""A streamed run that is killed at any moment goes on from the last finished layer, to the same bytes."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.killed import start
+from tests.helpers.runs import tiny
+
+CALIBRATE, PRUNE, WRITE = ([f"{step} {i}" for i in range(4)] for step in ("calibrate", "prune", "write"))
+WHOLE = [*CALIBRATE, *WRITE, "compare"]
+# Wanda-sp: each layer is pruned and run before it is written
+IN_SEQUENCE = [step for pair in zip(PRUNE, WRITE, strict=True) for step in pair] + ["compare"]
+# random scores are drawn layer after layer; and the biases that the model's own config asks for come last
+RANDOM = [*IN_SEQUENCE[:-1], *WRITE, "compare"]
+# with covariances windows walk along, those to fit on and those held out
+WITH_COVARIANCE = [step for i in range(4) for step in (*2 * [f"compress {i}"], f"write {i}")] + ["compare"]
+
+
+@pytest.fixture(scope="module")
+def arguments(model_dir: Path, text_file: Path) -> list[str]:
+    arguments = [one for one in tiny(model_dir, text_file) if not one.startswith("eval")]
+    return [*arguments, "eval=[none]", "model.placement=stream", "cache_dir=cache", "ratio=0.4"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(arguments: list[str], tmp_path_factory: pytest.TempPathFactory):
+    """What whole runs leave, by the choice that is made beside the arguments."""
+    found: dict[str, tuple[list[str], dict[str, bytes]]] = {}
+
+    def run(choice: str) -> tuple[list[str], dict[str, bytes]]:
+        if choice not in found:
+            folder = tmp_path_factory.mktemp("undisturbed")
+            code, steps = start(folder, [*arguments, *choice.split()])
+            assert code == 0
+            found[choice] = steps, written(folder)
+        return found[choice]
+
+    return run
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    """All files of the checkpoint, and the plan; relative paths make runs of different folders alike."""
+    files = [folder / "run" / "plan.json", *(folder / "run" / "checkpoint").iterdir()]
+    return {file.name: file.read_bytes() for file in files}
+
+
+@pytest.mark.parametrize(
+    ("choice", "whole", "killed_at", "left"),
+    [
+        ("method=flap", WHOLE, "calibrate 2", WHOLE[2:]),  # the layer was run and is not noted
+        ("method=flap", WHOLE, "write 2", WHOLE[6:]),  # the layer is there and is not noted
+        ("method=flap", WHOLE, "compare", WHOLE[8:]),  # all was compared and is not in place
+        ("method=wanda_sp", IN_SEQUENCE, "prune 1", IN_SEQUENCE[2:]),  # the layer was pruned in memory alone
+        ("method=wanda_sp", IN_SEQUENCE, "write 2", IN_SEQUENCE[4:]),
+        ("method=wanda_sp", IN_SEQUENCE, "compare", IN_SEQUENCE[8:]),
+        ("method=wanda_sp metric=random compensation=bias", RANDOM, "prune 1", RANDOM),
+        # what fits report would be lost: the walk that makes them begins anew
+        ("compensation=linear", CALIBRATE + WITH_COVARIANCE, "write 2", WITH_COVARIANCE),
+    ],
+)
+def test_a_killed_run_goes_on(
+    choice: str, whole: list[str], killed_at: str, left: list[str], arguments: list[str], undisturbed, tmp_path: Path
+) -> None:
+    steps, expected = undisturbed(choice)
+    assert steps == whole
+    done = whole[: whole.index(killed_at) + 1]
+    assert start(tmp_path, [*arguments, *choice.split()], killed_at) == (-signal.SIGKILL, done)
+    assert not (tmp_path / "run" / "checkpoint").exists()
+    assert start(tmp_path, [*arguments, *choice.split()]) == (0, left)
+    assert written(tmp_path) == expected
+    remains = {path.name for folder in (tmp_path / "run", tmp_path / "cache" / "streams") for path in folder.iterdir()}
+    remains = {name for name in remains if not name.endswith(".lock")}
+    assert remains == {"checkpoint", "layers.png", "plan.json", "report.json", "report.md"}
+
+
+def test_a_killed_run_leaves_nothing_to_another_one(arguments: list[str], undisturbed, tmp_path: Path) -> None:
+    """Neither to a run at another ratio, nor to one that is to begin anew."""
+    start(tmp_path, [*arguments, "method=wanda_sp"], "write 2")
+    assert start(tmp_path, [*arguments, "method=wanda_sp", "ratio=0.3"])[1] == IN_SEQUENCE
+    assert start(tmp_path, [*arguments, "method=wanda_sp", "resume=false"]) == (0, IN_SEQUENCE)
+    _, expected = undisturbed("method=wanda_sp")
+    assert {name: text for name, text in written(tmp_path).items() if name != "flap.json"} == {
+        name: text for name, text in expected.items() if name != "flap.json"
+    }

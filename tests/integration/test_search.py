@@ -1,0 +1,240 @@
+"""structure=search as a whole: what it finds, what it keeps for the next start, and what it leaves behind."""
+
+import copy
+import gc
+import json
+import signal
+import weakref
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from flap.allocation import PruningPlan
+from flap.calibration import Calibration
+from flap.compression import Divergence, LinearCompensation
+from flap.importance import score_layers
+from flap.models import Given, Resident
+from flap.pipeline import run
+from flap.prepare import prepare
+from flap.reporting.notices import notices
+from tests.cases import tiny_model
+from tests.helpers.killed import start
+from tests.helpers.ratios import assert_meets
+from tests.helpers.runs import composed, tiny
+
+ALONE = 4 * (3 + 4)  # layers, of each: 1, 2, 3 of 4 KV heads and four levels of neurons
+Measured = list[list[PruningPlan]]
+
+
+@pytest.fixture
+def arguments(model_dir: Path, text_file: Path, tmp_path: Path) -> list[str]:
+    arguments = [one for one in tiny(model_dir, text_file) if not one.startswith("eval")]
+    more = ["eval=[none]", "method=flap_plus", "calibration.num_samples=20", f"cache_dir={tmp_path / 'cache'}"]
+    return [*arguments, *more]
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> Measured:
+    """The plans of every walk that really measures."""
+    seen: Measured = []
+    measure = Divergence.__call__
+
+    def noted(self: Divergence, plans: Sequence[PruningPlan], num_tokens: int) -> list[float]:
+        seen.append(list(plans))
+        return measure(self, plans, num_tokens)
+
+    monkeypatch.setattr(Divergence, "__call__", noted)
+    return seen
+
+
+Search = Callable[..., tuple[PruningPlan, Calibration]]
+
+
+@pytest.fixture
+def search(arguments: list[str], tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Search:
+    """The plan that a search finds, by overrides of the command line, and what it was calibrated on.
+
+    Searches of the saved model share a cache, those of a given one have none.
+    """
+
+    def search(*overrides: str, model: PreTrainedModel | None = None) -> tuple[PruningPlan, Calibration]:
+        given = Given(model, tokenizer) if model is not None else None
+        cache = ["use_cache=false"] if given else []
+        job = prepare(composed(*arguments, *cache, *overrides), tmp_path / "run", given)
+        placed = job.source.open()
+        calibration = job.calibrate(placed, None)
+        scores = score_layers(job.choices.metric, placed.adapter, calibration.visit("score", covariance=True))
+        return job.choices.structure.allocate(scores, job.budget, job.measure(calibration, None)), calibration
+
+    return search
+
+
+@pytest.mark.parametrize(("architecture", "ratio"), [("llama-mha", 0.2), ("qwen2-gqa-tied", 0.5), ("qwen3-gqa", 0.5)])
+def test_rounds_lower_the_divergence_and_keep_the_ratio(architecture: str, ratio: float, search: Search) -> None:
+    model = tiny_model(architecture)
+    first, _ = search(f"ratio={ratio}", "structure.rounds=0", model=model)
+    last, calibration = search(f"ratio={ratio}", "structure.rounds=2", model=model)
+    for plan in (first, last):
+        assert_meets(plan, model, ratio)
+    assert len(first.nats) == 1 and last.nats[0] == first.nats[0]
+    assert len(last.nats) > 1 and list(last.nats) == sorted(set(last.nats), reverse=True) and last != first
+    again = Divergence(calibration, LinearCompensation())([first, last], 2048)
+    assert again == pytest.approx([last.nats[0], last.nats[-1]], rel=1e-6)
+
+
+def test_a_report_says_what_the_rounds_brought(arguments: list[str], tmp_path: Path) -> None:
+    report = run(composed(*arguments, "ratio=0.5"), tmp_path / "run")
+    nats = json.loads((tmp_path / "run" / "report.json").read_text())["search_nats"]
+    assert nats == report.search_nats and nats[-1] < nats[0]
+    assert f"its last one by {nats[-1]:.4f}" in " ".join(notices(report))
+    assert not [path for path in (tmp_path / "cache" / "streams").iterdir() if path.suffix != ".lock"]
+
+
+@pytest.mark.parametrize("compensation", ["none", "bias", "linear"])
+def test_blocks_of_neurons_and_least_heads_are_kept_to(compensation: str, search: Search) -> None:
+    options = ("ratio=0.3", "round_to=8", "structure.min_heads=3", "structure.rounds=1")
+    plan, _ = search(*options, f"compensation={compensation}")
+    assert all(len(layer.attention) >= 3 and len(layer.mlp) % 8 == 0 for layer in plan.layers)
+    removed = sum(1536 * (4 - len(layer.attention)) + 96 * (56 - len(layer.mlp)) for layer in plan.layers)
+    assert abs(removed - 0.3 * 46080) <= 8 * 96  # a block of neurons
+
+
+def test_nothing_leaves_at_ratio_0(search: Search) -> None:
+    plan, _ = search("ratio=0")
+    assert all(len(layer.attention) == 4 and len(layer.mlp) == 56 for layer in plan.layers)
+    assert plan.nats == (0.0,)
+
+
+def test_the_model_stays_dense_and_no_copy_stays(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two pruned layers at most are there at a time: the one that has just run, and the next one."""
+    model, copies, alive = tiny_model("llama-gqa").to(torch.bfloat16), [], []
+    before, layers = copy.deepcopy(model.state_dict()), list(model.model.layers)
+    copy_layer = Resident.copy_layer
+
+    def counted(self: Resident, index: int) -> torch.nn.Module:
+        made = copy_layer(self, index)
+        copies.append(weakref.ref(made))
+        alive.append(sum(one() is not None for one in copies))
+        return made
+
+    monkeypatch.setattr(Resident, "copy_layer", counted)
+    plan, _ = search("ratio=0.4", "structure.rounds=1", model=model)
+    assert_meets(plan, model, 0.4)
+    assert len(copies) > ALONE and max(alive) <= 2
+    gc.collect()
+    assert not any(one() for one in copies)
+    assert list(model.model.layers) == layers
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in before.items())
+    assert not any("forward" in vars(module) or module._forward_pre_hooks for module in model.modules())
+
+
+def test_the_cache_changes_no_plan(search: Search, measured: Measured) -> None:
+    plans, walks = [], []
+    for cache in ("false", "true", "true"):
+        plans.append(search("ratio=0.4", "structure.rounds=1", f"use_cache={cache}")[0])
+        walks.append(measured.copy())
+        measured.clear()
+    alone, first, around, candidates = map(len, walks[0])
+    assert (alone, first, candidates) == (ALONE, 1, 3) and 4 * 2 <= around <= 4 * 2 * 2
+    assert walks[1] == walks[0] and walks[2] == []
+    assert plans[0] == plans[1] == plans[2]
+    assert plans[0].nats == plans[1].nats == plans[2].nats
+
+
+@pytest.mark.parametrize(
+    ("override", "again"),
+    [
+        ("mask_only=true", 0),
+        ("structure.step=0.25", 2),  # all but the blocks alone, and the first plan
+        ("ratio=0.5", 3),  # all but the blocks alone
+        ("round_to=8", 3),
+        ("compensation=bias", 4),
+        ("compensation.ridge=1.0", 4),
+        ("metric.ridge=1.0", 4),
+        ("structure.tokens=32", 4),
+        ("structure.levels=[0.3,0.6]", 4),
+        ("seed=1", 4),
+        ("model.dtype=bfloat16", 4),
+    ],
+)
+def test_it_measures_again_where_it_matters(override: str, again: int, search: Search, measured: Measured) -> None:
+    search("ratio=0.4", "structure.rounds=1")
+    assert len(measured) == 4
+    search("ratio=0.4", "structure.rounds=1", override)
+    assert len(measured) == 4 + again
+
+
+def test_a_run_in_bfloat16(arguments: list[str], tmp_path: Path) -> None:
+    plans = []
+    for placement in ("device", "stream"):
+        options = [f"model.placement={placement}", f"cache_dir={tmp_path / placement / 'cache'}"]
+        config = composed(*arguments, *options, "model.dtype=bfloat16", "ratio=0.4", "structure.rounds=1")
+        report = run(config, tmp_path / placement)
+        assert report.ratio["realised_decoder"] == pytest.approx(0.4, abs=0.02)
+        plans.append((tmp_path / placement / "plan.json").read_text())
+    assert plans[0] == plans[1]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, model_dir: Path, text_file: Path) -> tuple[Path, list[str]]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    code, steps = start(folder, killable(model_dir, text_file, "device"))
+    assert code == 0
+    return folder / "run", in_order(steps)
+
+
+def killable(model_dir: Path, text_file: Path, placement: str) -> list[str]:
+    arguments = [one for one in tiny(model_dir, text_file) if not one.startswith("eval")]
+    options = ["method=flap_plus", "calibration.num_samples=20", "ratio=0.4", "structure.rounds=1"]
+    return [*arguments, *options, "eval=[none]", "cache_dir=cache", f"model.placement={placement}"]
+
+
+def in_order(steps: list[str]) -> list[str]:
+    """At which layer of which stage the run was: all streams that move there are one step."""
+    return [step for step, _ in groupby(steps) if step.split()[0] in ("score", "search", "compress")]
+
+
+@pytest.mark.parametrize(
+    ("placement", "killed_at", "number", "walk"),
+    [
+        ("device", "search 2", 5, 0),  # while blocks are measured alone
+        # around the plan: of streams behind layer 1 there were 2 + 1 + 2 · 7 when blocks were measured alone, then 4
+        ("device", "search 1", 17 + 4 + 5, 2),
+        ("stream", "search 1", 17 + 4 + 5, 2),
+    ],
+)
+def test_a_killed_search_goes_on_at_its_layer(
+    placement: str,
+    killed_at: str,
+    number: int,
+    walk: int,
+    undisturbed: tuple[Path, list[str]],
+    model_dir: Path,
+    text_file: Path,
+    tmp_path: Path,
+) -> None:
+    arguments, (expected, whole) = killable(model_dir, text_file, placement), undisturbed
+    score, walks, compress = whole[:4], whole[4:-4], whole[-4:]
+    assert walks == [f"search {i}" for i in range(4)] * 4 and compress == [f"compress {i}" for i in range(4)]
+    code, steps = start(tmp_path, arguments, killed_at, number)
+    at = 4 * walk + int(killed_at.split()[1])
+    assert (code, in_order(steps)) == (-signal.SIGKILL, [*score, *walks[: at + 1]])
+    code, steps = start(tmp_path, arguments)
+    assert (code, in_order(steps)) == (0, [*score, *walks[at:], *compress])
+    for name in ("plan.json", "checkpoint/config.json"):
+        assert (tmp_path / "run" / name).read_text() == (expected / name).read_text()
+    reports = [json.loads((folder / "report.json").read_text()) for folder in (tmp_path / "run", expected)]
+    assert reports[0]["search_nats"] == reports[1]["search_nats"]
+    found, tensors = map(tensors_of, (tmp_path / "run", expected))
+    assert found.keys() == tensors.keys() and all(torch.equal(found[name], tensors[name]) for name in tensors)
+    assert not [path for path in (tmp_path / "cache" / "streams").iterdir() if path.suffix != ".lock"]
+
+
+def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
+    files = (folder / "checkpoint").glob("*.safetensors")
+    return {name: tensor for file in files for name, tensor in load_file(file).items()}

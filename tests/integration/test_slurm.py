@@ -1,0 +1,156 @@
+"""Sweeps on a real SLURM cluster of one node, which tests/helpers/slurm_cluster.sh starts and stops."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.runs import tiny
+
+pytestmark = pytest.mark.slurm
+CLUSTER = Path(__file__).parents[1] / "helpers" / "slurm_cluster.sh"
+DAEMONS = ["munged", "slurmctld", "slurmd"]
+COMMANDS = ["sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun", *DAEMONS]
+Start = Callable[..., "subprocess.Popen[str]"]
+SWEEP = [
+    "-m", "hydra.sweep.dir=sweep",
+    "hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1",  # no more than any machine has
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of a running cluster, whose commands find it while this lasts."""
+    places = os.environ["PATH"] + ":/usr/sbin:/sbin"
+    if missing := [command for command in COMMANDS if shutil.which(command, path=places) is None]:
+        required = os.environ.get("FLAP_REQUIRE_SYSTEM_TOOLS") == "1"
+        (pytest.fail if required else pytest.skip)(f"not on this machine: {', '.join(missing)}")
+    folder = tmp_path_factory.mktemp("slurm")
+    subprocess.run([CLUSTER, "start", folder], check=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+        yield folder
+    subprocess.run([CLUSTER, "stop", folder], check=True)
+
+
+@pytest.fixture
+def start(cluster: Path, model_dir: Path, text_file: Path, tmp_path: Path) -> Start:
+    """Start tiny runs in a process of their own, in tmp_path: start(SWEEP, "ratio=0.2,0.4")."""
+
+    def process(mode: list[str], *arguments: str) -> "subprocess.Popen[str]":
+        base = [*tiny(model_dir, text_file), "checkpoint.save=false", f"cache_dir={tmp_path / 'cache'}"]
+        return subprocess.Popen(
+            [sys.executable, "-m", "flap", *mode, *base, *arguments],
+            cwd=tmp_path,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    return process
+
+
+def slurm(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
+
+
+def succeed(process: "subprocess.Popen[str]") -> None:
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+
+
+def wait(sweep: "subprocess.Popen[str]", condition: Callable[[], object], seconds: float = 60) -> None:
+    """Wait until something is so while a sweep goes on."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert sweep.poll() is None, sweep.communicate()[0]
+        assert time.monotonic() < end, f"nothing came in {seconds} s"
+        time.sleep(0.1)
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def run_of(sweep: Path, number: int) -> Path:
+    """Where job `number` of a sweep writes."""
+    [found] = sweep.glob(f"{number}_*")
+    return found
+
+
+def state(sweep: Path, number: int) -> str | None:
+    return next((read(path)["state"] for path in sweep.glob(f"{number}_*/status.json")), None)
+
+
+def job_ids(sweep: Path) -> set[str]:
+    """What SLURM calls the jobs of a sweep: {"7_0", "7_1"}."""
+    return {path.name.split("_0_result")[0] for path in (sweep / ".submitit").rglob("*_result.pkl")}
+
+
+def numbers(run: Path) -> dict:
+    """All in a report that must not depend on how often the run was started."""
+    report = read(run / "report.json")
+    return {key: report[key] for key in ("evaluation", "layers", "parameters", "ratio")}
+
+
+def test_the_cluster_is_one_idle_node(cluster: Path) -> None:
+    assert slurm("sinfo", "--noheader", "--format=%P %D").split() == ["main*", "1"]
+    options = dict(re.findall(r"^(\w+)\s*= (.*)$", slurm("scontrol", "show", "config"), re.MULTILINE))
+    assert options["ClusterName"] == "flap" and options["StateSaveLocation"] == str(cluster.resolve() / "state")
+    again = slurm(str(CLUSTER), "start", str(cluster))
+    assert again == f"SLURM_CONF={cluster.resolve() / 'slurm.conf'}\n"
+
+
+def test_a_sweep_is_one_job_array_that_calibrates_once(start: Start, tmp_path: Path) -> None:
+    site = ["partition=main", "timeout_min=7", "comment=flap"]
+    sweep = start(SWEEP, "metric=WIFV,IFV", "ratio=0.2,0.4", *(f"hydra.launcher.{one}" for one in site))
+    wait(sweep, lambda: "ArrayTaskId" in slurm("scontrol", "show", "job"))
+    job = slurm("scontrol", "show", "job").split("\n\n")[0]
+    succeed(sweep)
+
+    for expected in ("Partition=main", "TimeLimit=00:07:00", "JobName=flap", "Comment=flap", "NumCPUs=1", "mem=1G"):
+        assert expected in job
+    folder = tmp_path / "sweep"
+    scripts = {path.read_text() for path in (folder / ".submitit").rglob("*.sh")}  # a copy for each job
+    assert len(scripts) == 1 and "\n#SBATCH --array=0-3%4\n" in scripts.pop()
+    [array] = {job_id.split("_")[0] for job_id in job_ids(folder)}
+    assert job_ids(folder) == {f"{array}_{i}" for i in range(4)}
+    reports = [read(run_of(folder, i) / "report.json") for i in range(4)]
+    assert [report["config"]["ratio"] for report in reports] == [0.2, 0.4, 0.2, 0.4]
+    assert sorted(report["statistics_cache"] for report in reports) == ["hit", "hit", "hit", "miss"]
+
+
+def test_a_killed_job_is_taken_up_again(start: Start, text_file: Path, tmp_path: Path) -> None:
+    """The sweep is started again with the same command: it does what is missing, and nothing else."""
+    folder, long_text = tmp_path / "sweep", tmp_path / "long.txt"
+    long_text.write_text(f"{text_file.read_text()} " * 20)
+    # seconds of work: the first job, which is killed, calibrates or waits for the second, which does
+    slow = [f"calibration.dataset={long_text}", "calibration.num_samples=2000", "calibration.batch_size=1"]
+    first = start(SWEEP, *slow, "ratio=0.2,0.4")
+    try:
+        wait(first, lambda: state(folder, 0) == "running")
+        array = slurm("squeue", "--noheader", "--format=%F").split()[0]
+        slurm("scancel", "--signal=KILL", f"{array}_0.0")  # the step: a whole job would be sent SIGTERM before
+        wait(first, lambda: not slurm("squeue", "--noheader"))
+    finally:
+        first.kill()  # without accounting it waits for the killed job for ever
+        first.wait()
+    killed, finished = run_of(folder, 0), run_of(folder, 1) / "report.json"
+    assert state(folder, 1) == "finished"
+    assert state(folder, 0) == "running" and not (killed / "report.json").exists()
+    written = finished.stat().st_mtime_ns
+
+    undisturbed = start([], *slow, "ratio=0.2", "use_cache=false", "hydra.run.dir=undisturbed")
+    succeed(start(SWEEP, *slow, "ratio=0.2,0.4"))
+    succeed(undisturbed)
+    assert finished.stat().st_mtime_ns == written
+    assert state(folder, 0) == "finished"
+    assert numbers(killed) == numbers(tmp_path / "undisturbed")

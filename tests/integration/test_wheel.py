@@ -1,0 +1,34 @@
+"""What a user installs: the wheel carries conf/ and runs outside the checkout."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_wheel_runs_outside_the_checkout(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("flap_pruning-*.whl")
+    site = tmp_path / "site"
+    zipfile.ZipFile(wheel).extractall(site)
+    shipped = {path.relative_to(site / "flap" / "conf") for path in (site / "flap" / "conf").rglob("*.yaml")}
+    assert shipped == {path.relative_to(ROOT / "conf") for path in (ROOT / "conf").rglob("*.yaml")}
+    code = "import flap, flap.config; print(flap.__file__, flap.config.config_dir())"
+    for command in (["-c", code], ["-m", "flap", "--cfg", "job"]):
+        # the wheel's files come before the checkout's on the path
+        done = subprocess.run(
+            [sys.executable, *command],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(site)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        if "-c" in command:
+            assert done.stdout.split() == [str(site / "flap" / "__init__.py"), str(site / "flap" / "conf")]
+        else:
+            assert "ratio: 0.2" in done.stdout

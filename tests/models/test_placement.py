@@ -1,0 +1,287 @@
+"""What every placement owes: a layer is present inside its block, and what the model computes is the same anywhere."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.hooks import attach_align_device_hook_on_blocks
+from accelerate.utils import OffloadedWeightsLoader
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+from flap.allocation import LayerPlan
+from flap.calibration import collect
+from flap.checkpoint.load import load
+from flap.checkpoint.save import save
+from flap.compression import NoCompensation, slice_layer
+from flap.config import ModelConfig
+from flap.models import (
+    PLACEMENTS,
+    ModelAdapter,
+    OnDisk,
+    PlacedModel,
+    Resident,
+    Spread,
+    adapt,
+    find_model,
+    read_model,
+)
+from flap.models.forward import enter
+from tests.cases import tiny_model, tokens
+from tests.helpers.placed import placed_at
+from tests.helpers.pruned import logits, prune
+
+ARCHITECTURES = ["llama-gqa-biases", "mistral-mha-tied", "mixtral"]
+BATCHES = tokens(seed=7).split(4)  # of four windows, and of two
+
+
+def on_the_host(directory: Path) -> Spread:
+    """Layers 1 and 2 wait on the host, as beside a GPU; here the device that runs them is the CPU, too."""
+    model = read_model(directory)
+    names = [name for name, _ in model.named_children() if name != "model"]
+    names += [f"model.{name}" for name, _ in model.model.named_children() if name != "layers"]
+    names += [f"model.layers.{i}" for i in range(len(model.model.layers))]
+    waiting = {name: name.endswith(("layers.1", "layers.2")) for name in names}
+    weights = OffloadedWeightsLoader(state_dict=dict(model.state_dict()))
+    attach_align_device_hook_on_blocks(model, dict.fromkeys(["", *names], "cpu"), waiting, weights_map=weights)
+    model.hf_device_map = {name: "cpu" if waits else 0 for name, waits in waiting.items()}
+    return Spread(model)
+
+
+def partly_on_disk(directory: Path) -> PlacedModel:
+    """The host has room for the model, but not for what accelerate keeps free beside it."""
+    size = (directory / "model.safetensors").stat().st_size
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flap.models.placement.spread.free_bytes", lambda device: size)
+        placed = placed_at("auto", directory)
+    assert set(placed.device_map.values()) == {"cpu", "disk"}
+    return placed
+
+
+PLACES: dict[str, Callable[[Path], PlacedModel]] = {
+    "device": partial(placed_at, "device"),
+    "auto, on the host": on_the_host,
+    "auto, on disk": partly_on_disk,
+    "stream": partial(placed_at, "stream"),
+}
+
+
+@pytest.fixture(scope="module")
+def directories(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("models")
+    for name in ARCHITECTURES:
+        tiny_model(name).save_pretrained(root / name)
+        tokenizer.save_pretrained(root / name)
+    return {name: root / name for name in ARCHITECTURES}
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def directory(request: pytest.FixtureRequest, directories: dict[str, Path]) -> Path:
+    """A model of each architecture."""
+    return directories[request.param]
+
+
+@pytest.fixture(params=PLACES)
+def placed(request: pytest.FixtureRequest, directory: Path) -> PlacedModel:
+    """It at each placement."""
+    made = PLACES[request.param](directory)
+    assert type(made) is PLACEMENTS[request.param.split(",")[0]]
+    return made
+
+
+@pytest.fixture
+def plain(directory: Path) -> PreTrainedModel:
+    """It as transformers reads it."""
+    return AutoModelForCausalLM.from_pretrained(directory)
+
+
+def devices(module: nn.Module) -> set[str]:
+    return {parameter.device.type for parameter in module.parameters()}
+
+
+def assert_holds(layer: nn.Module, expected: nn.Module) -> None:
+    found, wanted = dict(layer.named_parameters()), dict(expected.named_parameters())
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def change(adapter: ModelAdapter, i: int) -> None:
+    """Take units out of a layer, and give it a bias."""
+    attention, mlp = adapter.blocks(i)
+    neurons = mlp.num_units // mlp.num_experts
+    kept = tuple(n for n in range(mlp.num_units) if n % neurons < neurons // 3)
+    slice_layer(adapter, i, LayerPlan(tuple(range(0, attention.num_units, 2)), kept), NoCompensation(), None)
+    adapter.layers[i].self_attn.o_proj.bias = nn.Parameter(torch.arange(32.0))
+
+
+def test_a_layer_is_present_inside_its_block_and_gone_after_it(placed: PlacedModel, plain: PreTrainedModel) -> None:
+    before = [devices(layer) for layer in placed.layers]
+    waiting = [where == {"meta"} for where in before]
+    assert (any(waiting), all(waiting)) == {Resident: (False, False), Spread: (True, False), OnDisk: (True, True)}[
+        type(placed)
+    ]
+    for i, expected in enumerate(plain.model.layers):
+        with placed.layer(i) as layer:
+            assert layer is placed.layers[i] and devices(layer) == {"cpu"}
+            assert_holds(layer, expected)
+            others = [devices(other) for j, other in enumerate(placed.layers) if j != i]
+            assert others == before[:i] + before[i + 1 :]
+        assert [devices(layer) for layer in placed.layers] == before
+
+
+def test_a_layer_that_was_changed_inside_its_block_is_changed_the_next_time(
+    placed: PlacedModel, plain: PreTrainedModel
+) -> None:
+    before = [devices(layer) for layer in placed.layers]
+    adapter = adapt(plain)
+    for i in (0, 1):
+        change(adapter, i)
+        adapter.layers[i].self_attn.q_proj.bias = None
+        with placed.layer(i) as layer:
+            change(placed.adapter, i)
+            layer.self_attn.q_proj.bias = None
+        assert [placed.adapter.widths(j) for j in range(3)] == [adapter.widths(j) for j in range(3)]
+    for i, expected in enumerate(adapter.layers):
+        with placed.layer(i) as layer:
+            assert_holds(layer, expected)
+            assert placed.adapter.layer_config(i) == adapter.layer_config(i)
+    assert [devices(layer) for layer in placed.layers] == before
+    assert placed.adapter.num_parameters() == adapter.num_parameters()
+    expected = torch.cat([adapter.decoder(input_ids=batch_NT).last_hidden_state for batch_NT in BATCHES])
+    assert torch.equal(torch.cat(list(placed.hidden_states(BATCHES))), expected)
+
+
+@torch.no_grad()
+def test_a_layer_runs_inside_its_block_also_twice(placed: PlacedModel, plain: PreTrainedModel) -> None:
+    before = [devices(layer) for layer in placed.layers]
+    with placed.ends():
+        hidden_NTD, calls = enter(placed.adapter, BATCHES[0])
+    expected_NTD, own_calls = enter(adapt(plain), BATCHES[0])
+    assert torch.equal(hidden_NTD, expected_NTD)
+    for i, own_layer in enumerate(plain.model.layers):
+        expected_NTD = own_calls[i](own_layer, hidden_NTD.clone())
+        with placed.layer(i) as layer:
+            assert torch.equal(calls[i](layer, hidden_NTD.clone()), expected_NTD)
+            assert torch.equal(calls[i](layer, hidden_NTD.clone()), expected_NTD)
+            assert_holds(layer, own_layer)
+        hidden_NTD = expected_NTD
+    assert [devices(layer) for layer in placed.layers] == before
+
+
+@torch.no_grad()
+def test_a_copy_of_a_layer_is_changed_and_run_while_the_layer_stays(
+    placed: PlacedModel, plain: PreTrainedModel
+) -> None:
+    with placed.ends():
+        hidden_NTD, calls = enter(placed.adapter, BATCHES[0])
+    own_copy, doubled = copy.deepcopy(plain.model.layers[1]), 2 * plain.model.layers[1].self_attn.o_proj.weight
+    own_copy.self_attn.o_proj.weight = nn.Parameter(doubled)
+    with placed.layer(1) as layer:
+        copied = placed.copy_layer(1)
+        copied.self_attn.o_proj.weight = nn.Parameter(doubled.clone())
+        assert torch.equal(calls[1](copied, hidden_NTD.clone()), calls[1](own_copy, hidden_NTD.clone()))
+        assert_holds(layer, plain.model.layers[1])
+    with placed.layer(1) as layer:
+        assert_holds(layer, plain.model.layers[1])
+
+
+@torch.no_grad()
+def test_it_computes_what_the_model_computes(placed: PlacedModel, plain: PreTrainedModel) -> None:
+    states = placed.hidden_states(BATCHES)
+    for batch_NT in BATCHES:
+        hidden_NTD = next(states)
+        assert torch.equal(hidden_NTD, plain.model(input_ids=batch_NT).last_hidden_state)
+        # while the caller looks at it, the head has its weights
+        assert torch.equal(placed.adapter.logits(hidden_NTD), plain(input_ids=batch_NT).logits)
+    assert next(states, None) is None
+    assert torch.equal(placed.logits(BATCHES[0]), plain(input_ids=BATCHES[0]).logits)
+
+
+def test_embeddings_and_head_are_gone_after_their_block(directory: Path, plain: PreTrainedModel) -> None:
+    placed = placed_at("stream", directory)
+    parts = (placed.model.get_input_embeddings, placed.model.get_output_embeddings)
+    own = (plain.get_input_embeddings, plain.get_output_embeddings)
+    with placed.ends():
+        assert all(torch.equal(part().weight, expected().weight) for part, expected in zip(parts, own, strict=True))
+        assert all(devices(layer) == {"meta"} for layer in placed.layers)
+    assert devices(placed.model) == {"meta"}
+    tied = placed.model.get_output_embeddings().weight is placed.model.get_input_embeddings().weight
+    assert tied == plain.config.tie_word_embeddings
+
+
+def test_the_whole_model_in_memory_is_the_same(placed: PlacedModel, plain: PreTrainedModel) -> None:
+    assert torch.equal(logits(placed.in_memory().model), logits(plain))
+
+
+def test_its_statistics_are_those_of_the_model(placed: PlacedModel, plain: PreTrainedModel) -> None:
+    for found, expected in zip(collect(placed, tokens(), 4), collect(Resident(plain), tokens(), 4), strict=True):
+        assert found.inverse_power == expected.inverse_power
+        for one, other in zip(found.blocks, expected.blocks, strict=True):
+            assert torch.equal(torch.as_tensor(one.num_tokens), torch.as_tensor(other.num_tokens))
+            assert torch.equal(one.mean_I, other.mean_I) and torch.equal(one.deviation_I, other.deviation_I)
+
+
+def test_pruned_written_and_opened_again_it_is_what_the_model_becomes(
+    placed: PlacedModel, plain: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    before = [devices(layer) for layer in placed.layers]
+    plan = prune(plain, 0.4)
+    assert prune(placed, 0.4) == plan
+    assert [devices(layer) for layer in placed.layers] == before
+    assert type(placed.model) is type(plain) and placed.model.config.to_dict() == plain.config.to_dict()
+    assert torch.equal(placed.logits(tokens(seed=7)), logits(plain))
+    after = save(placed, tokenizer, tmp_path / "pruned", plan, {})
+    # where memory holds nothing of it, the checkpoint is what there is
+    assert type(after) is type(placed) and (after is placed) == (not placed.on_disk)
+    assert torch.equal(after.logits(tokens(seed=7)), logits(plain))
+    reopened = placed.reopen(tmp_path / "pruned")
+    assert type(reopened) is type(placed)
+    assert torch.equal(reopened.logits(tokens(seed=7)), logits(plain))
+    assert torch.equal(logits(reopened.in_memory().model), logits(plain))
+    loaded = load(tmp_path / "pruned")
+    assert_holds(loaded, plain)
+    assert torch.equal(logits(loaded), logits(plain))
+
+
+def test_an_interrupted_run_finds_the_layers_that_it_finished(
+    directory: Path, plain: PreTrainedModel, tmp_path: Path
+) -> None:
+    first = placed_at("stream", directory, tmp_path)
+    for i in (0, 1):
+        with first.layer(i):
+            change(first.adapter, i)
+    again = placed_at("stream", directory, tmp_path)
+    again.resume_changes(1)  # the first one alone was finished
+    change(adapt(plain), 0)
+    assert [again.adapter.widths(i) for i in range(3)] == [adapt(plain).widths(i) for i in range(3)]
+    for i, expected in enumerate(plain.model.layers):
+        with again.layer(i) as layer:
+            assert_holds(layer, expected)
+
+
+def test_a_block_that_fails_keeps_no_change(directory: Path, plain: PreTrainedModel) -> None:
+    placed = placed_at("stream", directory)
+    with pytest.raises(KeyboardInterrupt), placed.layer(1) as layer:
+        layer.self_attn.o_proj.weight = nn.Parameter(torch.zeros_like(layer.self_attn.o_proj.weight))
+        raise KeyboardInterrupt
+    assert devices(placed.layers) == {"meta"}
+    with placed.layer(1) as layer:
+        assert_holds(layer, plain.model.layers[1])
+
+
+def test_models_with_more_to_come_share_their_dense_weights(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = find_model(ModelConfig("tiny", str(model_dir), device="cpu"), tmp_path, trust_remote_code=False)
+    first, second = (source.open(more_to_come=True) for _ in range(2))
+    assert first.layers[0].mlp.up_proj.weight is second.layers[0].mlp.up_proj.weight
+    prune(first, 0.4)
+    assert torch.equal(logits(second.model), logits(tiny_model("llama-gqa")))
+    monkeypatch.setattr("flap.models.load.free_bytes", lambda device: 3 * 4 * second.model.num_parameters() - 1)
+    anew = replace(source)  # without what the other one keeps
+    one, other = (anew.open(more_to_come=True) for _ in range(2))
+    assert one.layers[0].mlp.up_proj.weight is not other.layers[0].mlp.up_proj.weight

@@ -1,0 +1,215 @@
+"""The walk: each layer once, streams that hold what the model's own forward pass holds, and no step done twice."""
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from flap.allocation import LayerPlan
+from flap.compression import NoCompensation, slice_layer
+from flap.models import PlacedModel, Resident, Stream, Walk
+from tests.cases import ARCHITECTURES, MIXTURES, tiny_model, tokens
+from tests.helpers.placed import Interruption, interrupted, placed_at
+
+# Of four windows and of two.
+BATCHES = {"one": tokens().split(4), "other": tokens(seed=7).split(4)}
+PLACEMENTS = ["device", "stream"]
+Visit = Callable[[int], object]
+
+
+@torch.no_grad()
+def by_itself(model: PreTrainedModel, batches_NT: Sequence[Tensor]) -> list[list[Tensor]]:
+    """What enters each layer, and the norm behind the last one, in the model's own forward pass; by batches."""
+    places: list[nn.Module] = [*model.model.layers, model.model.norm]
+    seen: list[list[Tensor]] = [[] for _ in places]
+    hooks = [
+        place.register_forward_pre_hook(lambda _, args, held=held: held.append(args[0]))
+        for place, held in zip(places, seen, strict=True)
+    ]
+    for batch_NT in batches_NT:
+        model(input_ids=batch_NT)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def assert_equal(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
+    assert len(found) == len(expected) and all(map(torch.equal, found, expected))
+
+
+def go(placed: PlacedModel, folder: Path | None, visit: Visit = id, changing: bool = False) -> dict[str, Stream]:
+    """A walk with two streams that are advanced in each layer, behind `visit`."""
+    walk = Walk(placed, "walk", folder, changing)
+    for name, batches_NT in BATCHES.items():
+        walk.enter(name, batches_NT)
+    for i in walk:
+        visit(i)
+        for stream in walk.streams.values():
+            stream.advance(i, placed.layers[i])
+    return walk.streams
+
+
+def assert_same(found: dict[str, Stream], expected: dict[str, Stream]) -> None:
+    for name in BATCHES:
+        assert_equal(found[name].batches, expected[name].batches)
+
+
+def hidden_files(folder: Path) -> set[str]:
+    return {path.name for path in folder.glob("hidden-*")}
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_each_layer_is_visited_once_and_is_present(placement: str, model_dir: Path) -> None:
+    placed, dense = placed_at(placement, model_dir), tiny_model("llama-gqa").model.layers
+    visited = []
+    for i in Walk(placed, "walk"):
+        visited.append(i)
+        for name, parameter in placed.layers[i].named_parameters():
+            assert torch.equal(parameter, dense[i].get_parameter(name))
+        present = [layer for layer in placed.layers if next(layer.parameters()).device.type != "meta"]
+        assert len(present) == (1 if placed.on_disk else 4)
+    assert visited == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES | MIXTURES)
+def test_streams_hold_what_the_models_own_forward_pass_holds(architecture: str) -> None:
+    model = tiny_model(architecture)
+    expected = {name: by_itself(model, batches_NT) for name, batches_NT in BATCHES.items()}
+    placed = Resident(model)
+    walk = Walk(placed, "walk")
+    streams = {name: walk.enter(name, batches_NT) for name, batches_NT in BATCHES.items()}
+    for i in walk:
+        for name, stream in streams.items():
+            assert_equal(stream.batches, expected[name][i])
+            stream.advance(i, placed.layers[i])
+    for name, stream in streams.items():
+        assert_equal(stream.batches, expected[name][-1])
+
+
+@pytest.mark.parametrize("architecture", ["qwen3-gqa", "mixtral"])
+def test_from_disk_and_over_disk_they_hold_the_same(
+    architecture: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    model = tiny_model(architecture)
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "model")
+    streams = go(placed_at("stream", tmp_path / "model"), tmp_path / "work")
+    for name, batches_NT in BATCHES.items():
+        assert_equal(streams[name].batches, by_itself(model, batches_NT)[-1])
+
+
+@pytest.mark.parametrize("on_files", [False, True])
+def test_a_fork_leaves_its_origin_alone(on_files: bool, tmp_path: Path) -> None:
+    model = tiny_model("llama-gqa")
+    placed, expected = Resident(model), by_itself(model, BATCHES["one"])
+    walk = Walk(placed, "walk", tmp_path if on_files else None)
+    origin, forks = walk.enter("origin", BATCHES["one"]), list[tuple[Stream, list[Tensor]]]()
+    for i in walk:
+        fork = origin.fork()
+        other = copy.deepcopy(placed.layers[i])
+        other.mlp.down_proj.weight.data *= -1
+        fork.advance(i, other)
+        assert_equal(origin.batches, expected[i])
+        assert not any(map(torch.equal, fork.batches, expected[i + 1]))
+        again = origin.fork()
+        again.advance(i, placed.layers[i])
+        assert_equal(again.batches, expected[i + 1])
+        origin.advance(i, placed.layers[i])
+        assert_equal(origin.batches, expected[i + 1])
+        walk.streams["fork"] = fork
+        forks.append((fork, [batch_NTD.clone() for batch_NTD in fork.batches]))
+    for fork, before in forks:
+        assert_equal(fork.batches, before)
+
+
+def test_outputs_leave_a_stream_where_it_is() -> None:
+    model = tiny_model("llama-gqa")
+    placed, expected = Resident(model), by_itself(model, BATCHES["one"])
+    walk = Walk(placed, "walk")
+    stream = walk.enter("stream", BATCHES["one"])
+    for i in walk:
+        assert_equal(list(stream.outputs(i, placed.layers[i])), expected[i + 1])
+        assert_equal(stream.batches, expected[i])
+        stream.advance(i, placed.layers[i])
+
+
+@pytest.mark.parametrize("layer", [0, 2, 3])
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_an_interrupted_walk_goes_on_at_its_layer(placement: str, layer: int, model_dir: Path, tmp_path: Path) -> None:
+    """Bit for bit as if nothing had happened; and only what is in use lies in the folder."""
+    placed, folder = placed_at(placement, model_dir), tmp_path / "walk"
+    expected = go(placed, None)
+    with interrupted(placed, layer, call=4), pytest.raises(Interruption):  # the second stream's second batch
+        go(placed, folder)
+    visited = list[int]()
+
+    def visit(i: int) -> None:
+        if visited:
+            assert len(hidden_files(folder)) == len(BATCHES)
+        visited.append(i)
+
+    found = go(placed_at(placement, model_dir), folder, visit)
+    assert visited == list(range(layer, 4))
+    assert_same(found, expected)
+    assert hidden_files(folder) == {stream.file for stream in found.values()}
+    finished = go(placed, folder, lambda i: pytest.fail(f"layer {i} is visited again"))
+    assert_same(finished, expected)
+    assert {path.name for path in folder.iterdir()} == {*hidden_files(folder), "journal.json"}
+
+
+def test_a_journal_that_nobody_can_read_is_a_first_start(model_dir: Path, tmp_path: Path) -> None:
+    placed = placed_at("device", model_dir)
+    expected = go(placed, tmp_path)
+    before = hidden_files(tmp_path)
+    for damaged in ("{", "[]", '{"layers_done": 2}'):
+        (tmp_path / "journal.json").write_text(damaged)
+        visited = list[int]()
+        assert_same(go(placed, tmp_path, visited.append), expected)
+        assert visited == [0, 1, 2, 3]
+        assert len(hidden_files(tmp_path)) == len(BATCHES) and not hidden_files(tmp_path) & before
+
+
+def cut(placed: PlacedModel) -> Visit:
+    """Take units out of each layer."""
+    plan = LayerPlan((0, 3), tuple(range(0, 56, 3)))
+    return lambda i: slice_layer(placed.adapter, i, plan, NoCompensation(), None)
+
+
+def test_an_interrupted_walk_that_changes_layers_goes_on_behind_those_it_finished(
+    model_dir: Path, tmp_path: Path
+) -> None:
+    resident = placed_at("device", model_dir)
+    expected = go(resident, None, cut(resident), changing=True)
+    work, folder = tmp_path / "work", tmp_path / "walk"
+    placed = placed_at("stream", model_dir, work)
+    with interrupted(placed, layer=2), pytest.raises(Interruption):
+        go(placed, folder, cut(placed), changing=True)
+    again = placed_at("stream", model_dir, work)
+    with again.layer(2) as layer:  # killed when the layer was written and not yet noted
+        layer.mlp.up_proj.weight = nn.Parameter(torch.zeros_like(layer.mlp.up_proj.weight))
+
+    again = placed_at("stream", model_dir, work)
+    visited, take = list[int](), cut(again)
+
+    def visit(i: int) -> None:
+        visited.append(i)
+        assert torch.equal(again.layers[i].mlp.up_proj.weight, dense[i].mlp.up_proj.weight)
+        take(i)
+
+    dense = tiny_model("llama-gqa").model.layers
+    assert_same(go(again, folder, visit, changing=True), expected)
+    assert visited == [2, 3]
+    assert again.adapter.num_parameters() == resident.adapter.num_parameters()
+    assert torch.equal(again.logits(tokens()), resident.logits(tokens()))
+
+
+def test_in_memory_changes_are_gone_with_the_process_so_that_nothing_is_kept(model_dir: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        placed, visited = placed_at("device", model_dir), list[int]()
+        go(placed, tmp_path / "walk", visited.append, changing=True)
+        assert visited == [0, 1, 2, 3]
+    assert not (tmp_path / "walk").exists()

@@ -1,0 +1,333 @@
+"""What is read from a sweep's folder, and what study.csv and study.md say of it."""
+
+import csv
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from flap.sweeps.callbacks import StudyCallback, write_open_study
+from flap.config import config_dir
+from flap.reporting import Report, study
+from flap.study import read_study, write_study
+from flap.study.plots import Plot, draw
+from flap.study.series import series_of
+from flap.study.table import lower_is_better
+from flap.tracking import Wandb
+from flap.study import main
+from tests.helpers.study_grid import AVERAGE, CRASH, PERPLEXITY, add_cell, add_command, altered, full_grid
+from tests.helpers.study_grid import Report as Plain
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory, run_tiny: Callable[..., Report]) -> Plain:
+    """report.json of a real run on the tiny model."""
+    folder = tmp_path_factory.mktemp("run")
+    run_tiny(folder)
+    plain: Plain = json.loads((folder / "report.json").read_text())
+    return plain
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, report: Plain) -> Path:
+    """Two finished cells at two ratios, the second with a perplexity that is not finite; one failed, one killed."""
+    folder = tmp_path / "sweep"
+    folder.mkdir()
+    dense = {PERPLEXITY: 20.0, "piqa/acc": 0.7, "piqa/acc_stderr": 0.01}
+    add_cell(folder, altered(report, 0.5, dense, dense | {PERPLEXITY: None}), "IFV", "AL-AM", 0.5)
+    add_cell(folder, altered(report, 0.2, dense, dense | {PERPLEXITY: 31.25}), "IFV", "AL-AM", 0.2)
+    add_cell(folder, None, "WIFV", "UL-UM", 0.2, seed=3, state="failed", error=CRASH)
+    add_cell(folder, None, "WIFV", "AL-AM", 0.2, state="running")
+    (folder / "4_done_elsewhere").mkdir()
+    return folder
+
+
+def read_csv(folder: Path) -> list[dict[str, str]]:
+    with (folder / "study.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_csv_of_finished_cells(sweep: Path, report: Plain) -> None:
+    write_study(sweep)
+    low, high, *_ = read_csv(sweep)
+    assert (low["cell"], high["cell"]) == ("1_tiny_IFV_AL-AM_r0.2_s0", "0_tiny_IFV_AL-AM_r0.5_s0")
+    assert low | {
+        "state": "finished", "model": "tiny", "method": "flap", "metric": "IFV", "structure": "AL-AM", "ratio": "0.2",
+        "realised_ratio": str(0.2 + 0.0004), "seed": "0", "error": "", "statistics_cache": report["statistics_cache"],
+        "parameters_after": str(report["parameters"]["total_after"]), f"dense/{PERPLEXITY}": "20.0",
+        f"pruned/{PERPLEXITY}": "31.25", "pruned/piqa/acc_stderr": "0.01",
+        "seconds_total": str(report["seconds"]["total"]),
+    } == low  # fmt: skip
+    assert high[f"pruned/{PERPLEXITY}"] == "nan"
+
+
+def test_a_study_says_what_is_of_the_calibrations_domain(tmp_path: Path, report: Plain) -> None:
+    names = [PERPLEXITY, "boolq-passages/perplexity@128", "boolq/acc", "boolq/acc_stderr"]
+    numbers = dict.fromkeys(names, 0.5)
+    boolq = {PERPLEXITY: "other", "boolq-passages/perplexity@128": "calibration", "boolq": "calibration"}
+    for i, domains in enumerate((boolq, {}, None)):  # None: from before reports had it
+        one = altered(report, 0.2 + i / 10, numbers, numbers) | {"domains": domains}
+        if domains is None:
+            del one["domains"]
+        add_cell(tmp_path, one, "IFV", "AL-AM", 0.2 + i / 10)
+    index = write_study(tmp_path)
+    inside = "boolq-passages/perplexity@128; boolq/acc"
+    assert [row["calibration_domain"] for row in read_csv(tmp_path)] == [inside, "", ""]
+    text = (tmp_path / "study.md").read_text()
+    assert f"On text like the calibration's: {inside.replace(';', ',')}.\nOn other text: {PERPLEXITY}.\n" in text
+    assert index.read_text().count("calibration’s domain</span>") == 2
+    swapped = {PERPLEXITY: "calibration", "boolq-passages/perplexity@128": "other", "boolq": "calibration"}
+    add_cell(tmp_path, altered(report, 0.6, numbers, numbers) | {"domains": swapped}, "IFV", "AL-AM", 0.6)
+    assert [read_study(tmp_path).domain(name) for name in names[:3]] == ["", "", "calibration"]
+
+
+def test_the_csv_of_cells_without_a_result(sweep: Path) -> None:
+    write_study(sweep)
+    killed, failed = sorted(read_csv(sweep)[2:], key=lambda row: row["state"], reverse=True)
+    assert (failed["state"], failed["metric"], failed["structure"], failed["seed"]) == ("failed", "WIFV", "UL-UM", "3")
+    assert failed["error"] == CRASH
+    assert (killed["state"], killed["ratio"], killed[f"pruned/{PERPLEXITY}"]) == ("unfinished", "0.2", "")
+    assert "killed" in killed["error"]
+
+
+def test_cells_come_by_ratio_then_perplexity(tmp_path: Path, report: Plain) -> None:
+    for ratio, value in ((0.5, 25.0), (0.2, 40.0), (0.2, 30.0)):
+        add_cell(tmp_path, altered(report, ratio, {}, {PERPLEXITY: value}), "IFV", "AL-AM", ratio)
+    assert [cell.number for cell in read_study(tmp_path).cells] == ["2", "1", "0"]
+
+
+def test_a_folder_without_status_is_no_cell(sweep: Path) -> None:
+    assert {cell.folder[0] for cell in read_study(sweep).cells} == set("0123")
+
+
+def test_a_failed_run_over_an_old_report_has_failed(sweep: Path) -> None:
+    add_cell(sweep, json.loads(next(sweep.glob("1_*/report.json")).read_text()), "IFV", "UL-UM", 0.2, state="failed")
+    assert [cell.state for cell in read_study(sweep).cells].count("failed") == 2
+
+
+def test_a_report_counts_once_its_run_has_finished(tmp_path: Path, report: Plain) -> None:
+    add_cell(tmp_path, report, "IFV", "AL-AM", 0.2, state="running")
+    assert [cell.state for cell in read_study(tmp_path).cells] == ["unfinished"]
+
+
+def test_a_cell_that_was_run_again_under_another_number_is_not_missing(tmp_path: Path, report: Plain) -> None:
+    few, many = ("calibration.num_samples=2",), ("calibration.num_samples=8", "resume=true")
+    add_cell(tmp_path, None, "IFV", "AL-AM", 0.2, state="failed", overrides=few)
+    add_cell(tmp_path, None, "IFV", "AL-AM", 0.2, state="running", overrides=many)
+    add_cell(tmp_path, altered(report, 0.2, {}, {}), "IFV", "AL-AM", 0.2, overrides=many[:1])
+    assert [cell.folder[0] for cell in read_study(tmp_path).cells] == ["2", "0"]
+
+
+def test_a_finished_cell_is_told_by_its_own_config(tmp_path: Path, report: Plain) -> None:
+    """Started again with other values, Hydra's record in the folder is of those; the result is not."""
+    cells = [
+        add_cell(tmp_path, report, "IFV", "AL-AM", 0.2, overrides=(f"calibration.num_samples={n}",)) for n in (2, 4)
+    ]
+    (cells[0] / ".hydra" / "overrides.yaml").write_text('["calibration.num_samples=64"]')
+    options = {cell.folder[0]: cell.options for cell in read_study(tmp_path).cells}
+    assert options == {"0": "calibration.num_samples=2", "1": "calibration.num_samples=4"}
+
+
+def test_what_is_not_measured_makes_no_other_model(tmp_path: Path, report: Plain) -> None:
+    """A cell without the zero-shot tasks belongs to the same curve as one with them; other windows do not."""
+    for overrides in ((), ("~eval.zero_shot",), ("eval.perplexity.seq_len=64",)):
+        add_cell(tmp_path, report, "IFV", "AL-AM", 0.2, overrides=overrides)
+    options = {cell.folder[0]: cell.options for cell in read_study(tmp_path).cells}
+    assert options == {"0": "", "1": "", "2": "eval.perplexity.seq_len=64"}
+
+
+@pytest.mark.parametrize(
+    ("name", "lower"),
+    [
+        ("wikitext2/perplexity@128", True), ("wikitext/word_perplexity", True), ("lambada/perplexity", True),
+        ("wikitext/bits_per_byte", True), ("x/brier_score", True), ("gsm8k/exact_match,strict-match", False),
+        ("piqa/acc_norm", False), ("zero_shot/average", False),
+    ],
+)  # fmt: skip
+def test_which_numbers_are_better_when_lower(name: str, lower: bool) -> None:
+    assert lower_is_better(name) == lower
+
+
+def test_markdown_is_sorted_and_tells_what_failed(sweep: Path) -> None:
+    write_study(sweep)
+    text = (sweep / "study.md").read_text()
+    rows = [[place.strip() for place in line.split(" | ")] for line in text.splitlines() if line.startswith("| ")]
+    assert rows[0][:4] == ["| metric", "structure", "seed", "ratio"]
+    assert [row[-1].removesuffix(" |")[:2] for row in rows[1:]] == ["de", "1_", "0_"]
+    assert rows[1][:4] == ["|", "", "", ""]  # the dense model has neither metric nor ratio
+    assert rows[1][6:8] == ["20.00", "0.7000 ± 0.0100"] and rows[2][6] == "31.25" and rows[3][6] == "not finite"
+    assert "<script>" not in text and "&lt;script&gt;" in text and "\\| and more" in text
+    assert "![" in text and "(plots/perplexity.png)" in text and (sweep / "plots" / "perplexity.png").is_file()
+
+
+def test_the_best_of_a_ratio_is_bold(tmp_path: Path, report: Plain) -> None:
+    write_study(full_grid(tmp_path / "grid", report))
+    lines = (tmp_path / "grid" / "study.md").read_text().splitlines()
+    bold = [line for line in lines if line.startswith("| ") and f"**{20 * 10**0.4:.2f}**" in line]
+    assert len(bold) == 1 and "0_tiny_IFV_AL-AM_r0.1" in bold[0]  # the lowest perplexity
+    assert "**0.6" not in bold[0].split(" ± ")[0]  # and the lowest accuracy of piqa
+    best = next(line for line in lines if "20_tiny_WIFV_UL-UM_r0.1" in line)
+    assert "**0.6700 ± 0.0123**" in best
+
+
+def test_plots_are_those_that_were_measured(tmp_path: Path, sweep: Path, report: Plain) -> None:
+    def names(folder: Path) -> list[str]:
+        return [plot.name for plot in draw(read_study(folder))]
+
+    assert names(sweep) == ["perplexity", "layers"]
+    assert names(full_grid(tmp_path / "grid", report)) == ["perplexity", "zero_shot", "layers", "speed"]
+
+
+@pytest.mark.parametrize(("worst", "tick"), [(199.0, "75"), (201.0, "50")])
+def test_perplexities_over_a_wide_range_have_a_logarithmic_axis(
+    tmp_path: Path, report: Plain, worst: float, tick: str
+) -> None:
+    for ratio, value in ((0.2, 25.0), (0.5, worst)):
+        add_cell(tmp_path, altered(report, ratio, {PERPLEXITY: 20.0}, {PERPLEXITY: value}), "IFV", "AL-AM", ratio)
+    svg = draw(read_study(tmp_path))[0].svg.decode()
+    # a linear axis has a tick at 75 and at 50, a logarithmic one at 20, 50 and 100 alone
+    assert f">{tick}<" in svg and (">75<" in svg) == (worst < 200)
+
+
+def test_seeds_are_one_series_and_other_options_are_not(tmp_path: Path, report: Plain) -> None:
+    for seed, value in ((0, 30.0), (1, 36.0)):
+        one = altered(report, 0.2, {AVERAGE: 0.6}, {PERPLEXITY: value, AVERAGE: None})
+        add_cell(tmp_path, one, "WIFV", "AL-AM", 0.2, seed=seed, overrides=("calibration.num_samples=8",))
+    other = altered(report, 0.2, {}, {PERPLEXITY: 50.0})
+    add_cell(tmp_path, other, "WIFV", "AL-AM", 0.2, overrides=("calibration.num_samples=2", "checkpoint.save=false"))
+    few, many = series_of(read_study(tmp_path))
+    assert few.metric == "WIFV calibration.num_samples=2 checkpoint.save=false"
+    assert many.metric == "WIFV calibration.num_samples=8"
+    assert many.at_each_ratio(lambda cell: cell.numbers("pruned")[PERPLEXITY]) == {0.2: [30.0, 36.0]}
+    assert many.at_each_ratio(lambda cell: cell.numbers("pruned")[AVERAGE]) == {}
+    assert "Mean of the seeds" in draw(read_study(tmp_path))[0].caption
+
+
+def test_a_study_of_failures_alone(tmp_path: Path) -> None:
+    add_cell(tmp_path, None, "WIFV", "AL-AM", 0.2, state="failed", error="out of memory")
+    assert "out of memory" in write_study(tmp_path).read_text()
+
+
+def test_the_command_can_be_pasted(tmp_path: Path) -> None:
+    add_cell(tmp_path, None, "WIFV", "AL-AM", 0.2, state="failed")
+    assert read_study(tmp_path).command == ""
+    add_command(tmp_path, "metric=IFV,WIFV", "run_name=a b")
+    assert read_study(tmp_path).command == "python -m flap -m metric=IFV,WIFV 'run_name=a b'"
+
+
+@pytest.mark.parametrize("name", ["report.json", "status.json"])
+def test_another_schema_is_one_clear_line(sweep: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = next(sweep.glob(f"1_*/{name}"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 0}))
+    with pytest.raises(SystemExit) as stopped:
+        main([str(sweep)])
+    assert stopped.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {path}: schema 0, this version reads 1")
+
+
+def test_a_torn_file_is_one_clear_line(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = next(sweep.glob("1_*/report.json"))
+    path.write_text(path.read_text()[:100])
+    with pytest.raises(SystemExit):
+        main([str(sweep)])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {path}: expected ")
+
+
+def test_the_command_line_prints_the_page(sweep: Path) -> None:
+    command = [sys.executable, "-m", "flap.study", str(sweep)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{sweep / 'index.html'}\n", "")
+
+
+@pytest.mark.parametrize(("folder", "why"), [("nowhere", "no such folder"), ("4_done_elsewhere", "no cell in it")])
+def test_a_folder_without_a_study_is_one_clear_line(
+    sweep: Path, folder: str, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(sweep / folder)])
+    assert stopped.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {sweep / folder}: {why}; expected ")
+
+
+def test_old_results_stay_when_the_study_cannot_be_made(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_study(sweep)
+    before = {path: path.read_bytes() for path in sweep.rglob("*") if path.is_file()}
+
+    def refuse(study: object, plots: list[Plot]) -> str:
+        raise RuntimeError("no page")
+
+    monkeypatch.setattr(study, "page", refuse)
+    add_cell(sweep, None, "IFV", "UL-UM", 0.2, state="failed")
+    with pytest.raises(RuntimeError):
+        write_study(sweep)
+    assert {path: path.read_bytes() for path in before} == before
+    assert not [path for path in sweep.iterdir() if path.name.startswith(".")]
+
+
+def sweep_config(folder: Path, tracker: str = "NoTracking") -> DictConfig:
+    """What Hydra hands to a callback, as far as it is read."""
+    tracking = {"_target_": f"flap.tracking.{tracker}"}
+    return OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}}, "tracking": tracking})
+
+
+def test_the_callback_logs_the_table_where_runs_are_tracked(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged = []
+    monkeypatch.setattr(Wandb, "log_study", lambda self, *arguments: logged.append(arguments))
+    StudyCallback().on_multirun_end(sweep_config(sweep, "Wandb"))
+    [(folder, columns, rows)] = logged
+    assert folder == sweep
+    with (sweep / "study.csv").open() as file:
+        first, *others = csv.reader(file)
+    assert columns == first
+    assert [["" if value is None else str(value) for value in row] for row in rows] == others
+
+
+def test_the_callback_writes_the_study(sweep: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    StudyCallback().on_multirun_end(sweep_config(sweep))
+    assert (sweep / "index.html").is_file()
+    assert [one.getMessage() for one in caplog.records if "flap" in one.name] == [f"study: {sweep / 'index.html'}"]
+
+
+def test_the_callback_never_breaks_a_sweep(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    StudyCallback().on_multirun_end(sweep_config(tmp_path))
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING and "no cell in it" in record.getMessage()
+
+
+def test_a_sweep_that_an_error_ended_has_its_study_too(sweep: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = sweep_config(sweep)
+    StudyCallback().on_multirun_start(config)
+    write_open_study()
+    assert (sweep / "index.html").is_file()
+    (sweep / "index.html").unlink()
+    write_open_study()
+    StudyCallback().on_multirun_start(config)
+    StudyCallback().on_multirun_end(config)
+    (sweep / "index.html").unlink()
+    write_open_study()
+    assert not (sweep / "index.html").exists()
+
+
+def test_a_sweep_that_ended_before_its_first_cell_has_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    StudyCallback().on_multirun_start(sweep_config(tmp_path))
+    write_open_study()
+    assert caplog.records == [] and list(tmp_path.iterdir()) == []
+
+
+def test_the_shipped_choice_names_the_callback() -> None:
+    choice = OmegaConf.load(Path(config_dir()) / "hydra" / "callbacks" / "study.yaml")
+    assert choice.study._target_ == f"{StudyCallback.__module__}.{StudyCallback.__qualname__}"
+
+
+def test_importing_the_callback_stays_light() -> None:
+    code = "import sys, flap.sweeps.callbacks; assert not {'torch', 'transformers', 'matplotlib', 'jinja2'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
