@@ -63,7 +63,8 @@ def _run(config: DictConfig) -> None:
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     from flap.pipeline import run
-    from flap.reporting import finished_run, show
+    from flap.prepare import prepare
+    from flap.reporting import changed_inputs, finished_run, show
 
     set_verbosity_error()
     disable_progress_bar()
@@ -75,8 +76,12 @@ def _run(config: DictConfig) -> None:
     tracking = build("tracking", checked.tracking)
     tracking.check()
     if checked.resume and (done := finished_run(run_dir, _cells_beside(run_dir, checked), asdict(checked))):
-        log.info("done already, in %s (resume=false runs it again)", done[0])
-        return
+        folder, report = done
+        changed = changed_inputs(report.inputs, prepare(checked, run_dir, will_save=False).inputs)
+        if not changed:
+            log.info("done already, in %s (resume=false runs it again)", folder)
+            return
+        log.info("%s holds a run on other inputs (%s), which runs again", folder, ", ".join(changed))
     write_status(run_dir, "running")
     in_one_process = hydra_config.mode == RunMode.MULTIRUN and "submitit" not in hydra_config.launcher._target_
     with tracking.start(asdict(checked), run_dir, _job_info(checked, run_dir)) as tracked:
@@ -109,8 +114,12 @@ def _cells_beside(run_dir: Path, config: FlapConfig) -> list[Path]:
 
 def _note_failure(run_dir: Path, line: str) -> None:
     """Write the state "failed" into the folder, unless it holds a finished run."""
-    if read_state(run_dir) != "finished":
+    if read_state(run_dir) == "finished":
+        return
+    try:
         write_status(run_dir, "failed", line)
+    except OSError as error:  # a full disk: the run failed because of it, or in spite of it
+        log.debug("%s: cannot be written (%s)", run_dir, error)
 
 
 def main() -> None:
@@ -118,6 +127,7 @@ def main() -> None:
     if sys.argv[1:2] == ["cache"]:
         cache_command(sys.argv[2:])
         return
+    logging.raiseExceptions = False  # a log that cannot be written prints no traceback on the console
     try:
         if "HYDRA_FULL_ERROR" in os.environ:  # the user asks for tracebacks
             task()
@@ -140,6 +150,8 @@ def _one_line_errors() -> None:
         lines = [*(failures(folder) if folder else []), f"error: {explain_launch(error)}"]
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         lines = [f"error: {explain(error)}"]
+    except OSError as error:  # from Hydra's own files in the run's folder
+        lines = [f"error: {type(error).__name__}: {error}"]
     else:
         return
     print(*lines, sep="\n", file=sys.stderr)

@@ -24,7 +24,8 @@ from flap.storage import Cache, Kind, as_json, digest
 from flap.storage.workspace import workspace
 
 DIVERGENCES: Kind[list[float]] = as_json("divergences")  # of plans, in nats a token
-DIVERGENCES_VERSION = 2  # raise it when the measurement or the fits change
+FITS_VERSION = 1  # raise it when compensation fits other weights or biases
+DIVERGENCES_VERSION = 3  # raise it when the measurement or the fits change
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class Windows:
     tokens_NT: Tensor
     text: Text
     seed: int
+    bos: bool = False  # each window begins with the beginning-of-sequence token
 
     @property
     def key(self) -> dict[str, object]:
@@ -80,6 +82,7 @@ class Windows:
             "num_samples": num_samples,
             "seq_len": seq_len,
             "seed": self.seed,
+            "bos": self.bos,
             "tokens": tokens_sha256(self.tokens_NT),
         }
 
@@ -149,6 +152,7 @@ class Job:
         options = asdict(self.config)
         return {
             "plan": digest(plan.to_dict()),
+            "fits": FITS_VERSION,
             "calibration": self.windows and self.windows.key,
             **{name: options[name] for name in ("compensation", "mask_only")},
             "propagate": self.config.calibration.propagate,
@@ -172,6 +176,19 @@ class Job:
         """The origin of the model and of each text, for the report."""
         calibration = {} if self.windows is None else {"calibration": self.windows.text.origin}
         return {"model": self.source.origin, **calibration, **{task.name: task.origin for task in self.suite.tasks}}
+
+    @property
+    def bos(self) -> dict[str, bool]:
+        """Whether windows begin with the beginning-of-sequence token: those of calibration, and of each task."""
+        tasks = {task.name: bool(task.identity["bos"]) for task in self.suite.tasks if "bos" in task.identity}
+        return tasks if self.windows is None else {"calibration": self.windows.bos, **tasks}
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """A digest of everything that is not in the config and changes the result: weights, texts, libraries, fits."""
+        texts = {task.name: digest([task.origin, task.text_sha256]) for task in self.suite.tasks}
+        calibration = {} if self.windows is None else {"calibration": self.windows.text.sha256[:20]}
+        return {"model": digest(self.source.fingerprint), "fits": str(FITS_VERSION), **calibration, **texts}
 
     @property
     def domains(self) -> dict[str, str]:

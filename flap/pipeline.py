@@ -33,7 +33,8 @@ def run(
     """
     report, job = Report.start(described(config)), prepare(config, run_dir, source)
     metric, structure, compensation = job.choices.metric, job.choices.structure, job.choices.compensation
-    report.sources, report.domains, report.warnings = job.sources, job.domains, overlaps(job.windows, job.suite.tasks)
+    report.sources, report.domains, report.bos = job.sources, job.domains, job.bos
+    report.inputs, report.warnings = job.inputs, overlaps(job.windows, job.suite.tasks)
     for warning in report.warnings:
         log.warning(warning)
 
@@ -80,7 +81,9 @@ def run(
         with report.timed("evaluate"):
             report.evaluation["pruned"] = job.suite.pruned(model, pruned_key)
             report.note_peak()  # before a measurement resets the counters
-            pair = job.suite.side_by_side(lambda: job.source.open(more_to_come), model, pruned_key)
+            pair = job.suite.side_by_side(
+                lambda: job.source.open(more_to_come), job.source.num_bytes, model, pruned_key
+            )
             for which, numbers in zip(("dense", "pruned"), pair, strict=True):
                 report.evaluation[which] |= numbers
     report.finish()

@@ -8,18 +8,21 @@ from transformers import PreTrainedTokenizerBase
 from flap.allocation import Budget, price
 from flap.checkpoint.save import check_room, check_target
 from flap.config import FlapConfig, build, require
-from flap.data import calibration_windows, read_text
+from flap.data import begins_with_bos, calibration_windows, read_text
 from flap.evaluation import Task, prepare_suite
 from flap.export.gguf import check_export, source_gguf
 from flap.job import Choices, Job, Windows
 from flap.models import Given, ModelAdapter, Source, adapt, find_model
 from flap.storage import Cache, cache_root
+from flap.storage.files import remove_leftovers
 
 
-def prepare(config: FlapConfig, run_dir: Path | None, source: Source | Given | None = None) -> Job:
+def prepare(
+    config: FlapConfig, run_dir: Path | None, source: Source | Given | None = None, will_save: bool = True
+) -> Job:
     """Return the job of a config: choices, windows, budget and tasks, all checked. Reads no weights.
 
-    source: the model, if the caller has it already.
+    source: the model, if the caller has it already. will_save: the place of the checkpoint is checked, too.
 
     Raises:
         ValueError: bad input, in one line that names the field.
@@ -42,15 +45,14 @@ def prepare(config: FlapConfig, run_dir: Path | None, source: Source | Given | N
         results.unlink(missing_ok=True)  # without resume, numbers of an earlier start are not used
     suite = prepare_suite(choices.evaluators, source.tokenizer, source.max_length, results)
     windows = read_windows(config, choices, source.tokenizer, source.max_length)
-    skeleton = source.skeleton()
-    budget = check_budget(adapt(skeleton), choices, config)
+    budget = check_budget(adapt(source.skeleton()), choices, config)
     cache = Cache(root, config.use_cache, config.cache_wait_seconds)
     job = Job(config, choices, source, windows, budget, suite, cache, target)
-    if config.checkpoint.save:
-        check_target(target, job.replaces_checkpoint)
-        removed = 0 if config.mask_only else budget.to_remove
-        num_parameters = sum(parameter.numel() for parameter in skeleton.parameters()) - removed
-        check_room(target, int(num_parameters * source.dtype.itemsize))
+    if config.checkpoint.save and will_save:
+        remove_leftovers(target)
+        check_target(target, job.replaces_checkpoint, Path(source.path) if source.path else None)
+        removed = 0 if config.mask_only else budget.to_remove * source.dtype.itemsize
+        check_room(target, int(source.num_bytes - removed))
     return job
 
 
@@ -115,8 +117,9 @@ def read_windows(
     if max_length is not None and options.seq_len > max_length:
         raise ValueError(f"calibration.seq_len={options.seq_len}: the model's context ends at {max_length} tokens")
     text = read_text(options.dataset, "calibration", "calibration.dataset")
-    tokens_NT = calibration_windows(text, tokenizer, options.num_samples, options.seq_len, config.seed)
-    return Windows(tokens_NT, text, config.seed)
+    bos = begins_with_bos(tokenizer, options.bos, "calibration.bos")
+    tokens_NT = calibration_windows(text, tokenizer, options.num_samples, options.seq_len, config.seed, bos)
+    return Windows(tokens_NT, text, config.seed, bos)
 
 
 def check_budget(adapter: ModelAdapter, choices: Choices, config: FlapConfig) -> Budget:

@@ -2,13 +2,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from flap.models import hidden_files
 from flap.storage.files import cache_root
 from tests.cases import VOCAB, tiny_model
 
@@ -32,6 +35,48 @@ WORDS = [
     "old",
     "new",
 ]
+
+
+# Files that take minutes begin first, so that no process waits for them alone at the end.
+LONGEST = (
+    "test_faults",
+    "test_slurm",
+    "test_parity",
+    "test_gguf_packaged",
+    "test_launchers",
+    "test_placements",
+    "test_families",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def turn(item: pytest.Item) -> int:
+        return LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
+
+    items.sort(key=turn)
+
+
+DEVICES: list[Any] = ["cpu", "second"]
+if torch.cuda.is_available():
+    DEVICES.append(pytest.param("cuda", marks=pytest.mark.gpu))
+if torch.backends.mps.is_available():
+    DEVICES.append("mps")
+
+
+@pytest.fixture(scope="session", params=DEVICES)
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Each device of this machine, and a second one that every machine has (tests/helpers/second_device.py)."""
+    if request.param != "second":
+        return torch.device(request.param, None if request.param == "cpu" else 0)
+    return import_module("tests.helpers.second_device").DEVICE  # which registers it, for the rest of the process
+
+
+@pytest.fixture(scope="session", autouse=True)
+def every_layer_is_recorded() -> Iterator[None]:
+    """An interrupted walk resumes at its layer, however quick the layers before it were."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hidden_files, "SECONDS_BETWEEN_RECORDS", 0.0)
+        yield
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,6 +12,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from torch import Tensor
 from transformers import (
+    AutoModelForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaForSequenceClassification,
@@ -76,6 +77,7 @@ def test_objects_do_what_names_do(tokenizer: PreTrainedTokenizerFast, text: dict
     assert torch.equal(logits(given), logits(named))
     assert reports[0].layers == reports[1].layers
     assert reports[1].config["structure"]["_target_"] == "flap.allocation.adaptive.ALAM"
+    assert [report.config["method"] for report in reports] == ["flap", "flap"]
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def test_a_users_own_metric_decides_and_is_named(tokenizer: PreTrainedTokenizerF
     model, dense = tiny_model("llama-gqa"), tiny_model("llama-gqa")
     report = flap.prune(model, tokenizer, ratio=0.5, metric=LaterIsBetter(power=2.0), structure=ULUM(), **text)
     expected = {"_target_": "tests.test_api.LaterIsBetter", "power": 2.0, "square_attention": False}
-    assert report.config["metric"] == expected
+    assert (report.config["metric"], report.config["method"]) == (expected, "custom")
     for layer, whole in zip(model.model.layers, dense.model.layers, strict=True):
         assert len(layer.mlp.up_proj.weight) < 56 and len(layer.self_attn.k_proj.weight) == 2 * 8
         for name in ("mlp.up_proj", "mlp.gate_proj", "self_attn.k_proj", "self_attn.q_proj"):
@@ -115,6 +117,20 @@ def test_random_states_are_left_as_they_were(fails: bool, tokenizer: PreTrainedT
     except ValueError:
         assert fails
     assert (random.random(), numpy.random.rand()) == expected[:2] and torch.equal(torch.rand(3), expected[2])
+
+
+def test_a_model_that_accelerate_has_spread_is_pruned_alike(
+    tokenizer: PreTrainedTokenizerFast, text: dict, model_dir: Path, tmp_path: Path
+) -> None:
+    half = sum(file.stat().st_size for file in model_dir.glob("*.safetensors")) * 6 // 10
+    spread = AutoModelForCausalLM.from_pretrained(
+        model_dir, device_map="auto", max_memory={"cpu": half}, offload_folder=tmp_path / "offload"
+    )
+    whole = tiny_model("llama-gqa")
+    reports = [flap.prune(model, tokenizer, ratio=0.4, **text) for model in (spread, whole)]
+    assert set(reports[0].device_map.values()) == {"cpu", "disk"} and not reports[1].device_map
+    assert reports[0].layers == reports[1].layers
+    assert torch.equal(logits(spread), logits(whole))
 
 
 def test_presets_and_overrides(tokenizer: PreTrainedTokenizerFast, text: dict) -> None:

@@ -34,8 +34,13 @@ def without_lowest(score_U: Tensor, removed: int) -> tuple[int, ...]:
 
 
 def removal_counts(levels: Sequence[float], units: int) -> list[int]:
-    """Return the numbers of units that the shares `levels` of a block are, without 0 and all; ascending."""
-    return sorted({n for level in levels if 0 < (n := math.floor(level * units + 0.5)) < units})
+    """Return how many units the shares `levels` of a block are, ascending; at least one leaves and one stays.
+
+    A block of few units is tried, too: where no share comes to a unit of it, with the nearest number that does.
+    """
+    counts = {math.floor(level * units + 0.5) for level in levels}
+    fitting = {n for n in counts if 0 < n < units} or {min(max(n, 1), units - 1) for n in counts}
+    return sorted(fitting) if units > 1 else []
 
 
 def nats_by_block(trials: Sequence[Trial], nats: Sequence[float]) -> Pair[dict[int, float]]:

@@ -1,6 +1,5 @@
 """Writing a checkpoint as an atomic directory: weights, config, modelling file, tokenizer and flap.json."""
 
-import glob
 import json
 import os
 import shutil
@@ -13,25 +12,48 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from flap.allocation import PruningPlan
-from flap.models import PlacedModel
+from flap.config import one_line
+from flap.models import PlacedModel, open_checkpoint
 from flap.storage.files import atomic_directory
 
+LABEL = "flap.json"  # says that a directory is a checkpoint of this program
+OWN_FILES = (
+    "*.safetensors", "*.safetensors.index.json", "*.gguf", "*config.json", "tokenizer*", "special_tokens_map.json",
+    "added_tokens.json", "merges.txt", "vocab.*", "*.jinja", "modeling_flap.py", LABEL,
+)  # fmt: skip
 
-def check_target(directory: Path, overwrite: bool) -> None:
+
+class DifferentError(ValueError):
+    """A checkpoint that does not compute what the model computes that it was written from."""
+
+
+def check_target(directory: Path, overwrite: bool, model: Path | None = None) -> None:
     """Check that a checkpoint may be written to a directory.
 
+    model: the directory of the dense model, which must stay.
+
     Raises:
-        ValueError: the directory cannot be made, is not empty and `overwrite` is false, or holds no checkpoint.
+        ValueError: the directory cannot be made, is not empty and `overwrite` is false, holds no checkpoint of this
+            program, or is, contains or lies inside that of the dense model.
     """
     nearest = next(path for path in (directory, *directory.absolute().parents) if path.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise ValueError(f"checkpoint.dir={directory}: expected a directory in a place that can be written to")
+    if model is not None and model.is_dir():
+        target, dense = directory.resolve(), model.resolve()
+        if target == dense or target in dense.parents or dense in target.parents:
+            raise ValueError(
+                f"checkpoint.dir={directory}: expected a directory that is not, holds or lies inside that of the model "
+                f"({model}), which has to stay"
+            )
     if not directory.is_dir() or not any(directory.iterdir()):
         return
     if not overwrite:
         raise ValueError(f"checkpoint.dir={directory}: not empty; expected a new one, or checkpoint.overwrite=true")
-    if not (directory / "config.json").is_file():
-        raise ValueError(f"checkpoint.dir={directory}: holds no checkpoint and is not replaced; name another")
+    if not (directory / LABEL).is_file():
+        raise ValueError(
+            f"checkpoint.dir={directory}: holds no checkpoint of flap ({LABEL}) and is not replaced; name another"
+        )
 
 
 def check_room(target: Path, num_bytes: int) -> None:
@@ -65,47 +87,72 @@ def save(
         ValueError: the directory is not empty, cannot be written, or the reloaded checkpoint has other logits.
     """
     check_target(directory, overwrite)
-    _remove_half_written(directory)
     try:
-        with atomic_directory(directory) as scratch:
+        with atomic_directory(directory, "checkpoint.dir") as scratch:
             model.write(scratch)
             tokenizer.save_pretrained(scratch)
-            (scratch / "flap.json").write_text(json.dumps({"provenance": provenance, "plan": plan.to_dict()}) + "\n")
-            verify(model, scratch)
+            (scratch / LABEL).write_text(json.dumps({"provenance": provenance, "plan": plan.to_dict()}) + "\n")
+            _verify_or_keep(model, scratch, directory)
+            _carry_over(directory, scratch)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"checkpoint.dir={directory}: cannot be written, what was there stays ({error})") from error
-    return model.reopen(directory) if model.on_disk else model
+    shutil.rmtree(_unverified(directory), ignore_errors=True)  # left by an earlier run, and now verified
+    return open_checkpoint(directory, model.device, model.folder) if model.on_disk else model
 
 
-def _remove_half_written(directory: Path) -> None:
-    """Remove what a run that was killed while it wrote this checkpoint has left beside it."""
-    for scratch in directory.parent.glob(f".{glob.escape(directory.name)}.*.partial"):  # as `atomic_directory` names it
-        shutil.rmtree(scratch, ignore_errors=True)
+def _carry_over(old: Path, new: Path) -> None:
+    """Copy files that this program did not write from the checkpoint that is replaced to the new one."""
+    for path in sorted(old.iterdir()) if old.is_dir() else ():
+        if not any(path.match(pattern) for pattern in OWN_FILES) and not (new / path.name).exists():
+            copy = shutil.copytree if path.is_dir() else shutil.copy2
+            copy(path, new / path.name)
+
+
+def _verify_or_keep(model: PlacedModel, scratch: Path, directory: Path) -> None:
+    """Verify what was written; where something else than a difference ends that, leave the files and say where."""
+    try:
+        verify(model, scratch)
+    except DifferentError:
+        raise
+    except Exception as error:
+        kept = _unverified(directory)
+        shutil.rmtree(kept, ignore_errors=True)
+        scratch.rename(kept)
+        raise ValueError(
+            f"checkpoint.dir={directory}: written, but comparing it with the model failed ({one_line(error, 200)}); "
+            f"the files are in {kept}"
+        ) from error
+
+
+def _unverified(directory: Path) -> Path:
+    """Return where the files of a checkpoint are kept that could not be compared with the model."""
+    return directory.with_name(f"{directory.name}.unverified")
 
 
 def verify(model: PlacedModel, directory: Path) -> None:
     """Check that the reloaded checkpoint has the same logits as the model, on fixed token ids.
 
     Raises:
-        ValueError: they differ; gives the largest difference.
+        DifferentError: they differ; gives the largest difference.
     """
     tokens_NT = torch.arange(1, 33).reshape(2, 16) % int(model.model.config.vocab_size)  # two windows of sixteen
     expected = model.logits(tokens_NT)
-    compare(expected, model.reopen(directory).logits(tokens_NT), directory)
+    reloaded = open_checkpoint(directory, model.device, model.folder)
+    compare(expected, reloaded.logits(tokens_NT), directory)
 
 
 def compare(expected: Tensor, reloaded: Tensor, directory: Path) -> None:
     """Check that the reloaded logits equal the expected ones, to 1e-5 of the largest.
 
     Raises:
-        ValueError: logits are not finite, or differ; gives the largest difference.
+        DifferentError: logits are not finite, or differ; gives the largest difference.
     """
     expected, reloaded = expected.float(), reloaded.float()
     if not torch.isfinite(expected).all():
-        raise ValueError("checkpoint: the logits of the pruned model are not finite; check the model's weights")
+        raise DifferentError("checkpoint: the logits of the pruned model are not finite; check the model's weights")
     difference = (expected - reloaded).abs().max().item()
     if not difference <= 1e-5 * expected.abs().max().item():
-        raise ValueError(
+        raise DifferentError(
             f"checkpoint: the logits reloaded from {directory} differ from those of the model in memory by "
             f"{difference:.3g}, so it was not kept"
         )

@@ -90,22 +90,25 @@ class Divergence:
         """Return Σ p (log p - log q), averaged over tokens, for each plan.
 
         hidden: the outputs of the last layer, first of the dense model, then of each plan.
-        With log q = logits - logsumexp this takes half the passes over the N · T · V logits.
         """
         with model.ends():
-            log_probabilities_NTV = log_softmax(_logits(model, tokens_NT, hidden[0]), dim=-1)
-            dense_NTV = log_probabilities_NTV.exp()
-            entropy = -_dot(dense_NTV, log_probabilities_NTV)
-            del log_probabilities_NTV
-            cross_entropies = [
-                _cross_entropy(dense_NTV, _logits(model, tokens_NT, hidden_NTD)) for hidden_NTD in hidden[1:]
-            ]
-        if not all(map(math.isfinite, [entropy, *cross_entropies])):
+            dense_NTV = log_softmax(_logits(model, tokens_NT, hidden[0]), dim=-1)
+            totals = [divergence(dense_NTV, _logits(model, tokens_NT, hidden_NTD)) for hidden_NTD in hidden[1:]]
+        if not all(map(math.isfinite, totals)):
             raise ValueError(
                 "structure=search: predictions of a pruned model are not finite; try model.dtype=float32 or bfloat16, "
                 "or check the weights"
             )
-        return [max(0.0, (cross - entropy) / tokens_NT.numel()) for cross in cross_entropies]  # not below 0 by rounding
+        return [max(0.0, total / tokens_NT.numel()) for total in totals]  # not below 0 by rounding
+
+
+def divergence(log_p_NTV: Tensor, logits_NTV: Tensor) -> float:
+    """Return KL(p ‖ q) in nats, summed over all positions: differences before sums, each window's sum by itself.
+
+    Σ p log p - Σ p log q as two sums of T · V terms cancel badly: that was off by 0.001 nats a token at 50,000 words.
+    """
+    windows = zip(log_p_NTV, logits_NTV, strict=True)
+    return math.fsum((p_TV.exp() * (p_TV - log_softmax(q_TV, dim=-1))).sum().item() for p_TV, q_TV in windows)
 
 
 def dense_plan(model: PlacedModel) -> PruningPlan:
@@ -153,14 +156,3 @@ def _logits(model: PlacedModel, tokens_NT: Tensor, hidden_NTD: Tensor) -> Tensor
     tokens_NT, hidden_NTD = tokens_NT.to(model.device), hidden_NTD.to(model.device)
     logits_NTV: Tensor = leave(model.adapter, model.model, tokens_NT, hidden_NTD).logits
     return logits_NTV.float()
-
-
-def _cross_entropy(dense_NTV: Tensor, logits_NTV: Tensor) -> float:
-    """Return the cross-entropy of the logits under the dense probabilities, summed over all tokens."""
-    return logits_NTV.logsumexp(dim=-1).double().sum().item() - _dot(dense_NTV, logits_NTV)
-
-
-def _dot(left_NTV: Tensor, right_NTV: Tensor) -> float:
-    """Return Σ left · right, window by window: shorter float32 sums lose less precision."""
-    pairs = zip(left_NTV, right_NTV, strict=True)
-    return math.fsum(torch.dot(left_TV.flatten(), right_TV.flatten()).item() for left_TV, right_TV in pairs)

@@ -9,7 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from flap.config.checks import check
 from flap.config.methods import name_method
-from flap.config.schema import FlapConfig
+from flap.config.schema import FlapConfig, model_name
 
 
 def build(group: str, node: Any) -> Any:
@@ -49,6 +49,7 @@ def typed(config: DictConfig) -> FlapConfig:
     assert isinstance(checked, FlapConfig)
     check(checked)
     checked.method = name_method(checked)
+    checked.model.name = model_name(checked.model.name, checked.model.path)
     return checked
 
 

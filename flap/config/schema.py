@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -31,6 +32,7 @@ class CalibrationConfig:
     num_samples: int = 128
     seq_len: int = 128
     batch_size: int = 8
+    bos: str = "auto"  # each window begins with the BOS token: true, false; auto: where the tokenizer puts one there
     propagate: str = "dense"  # pruned: sequential, on the outputs of pruned layers; UL-UM and UL-MM only
 
 
@@ -71,6 +73,19 @@ class FlapConfig:
 
 
 ConfigStore.instance().store(name="schema", node=FlapConfig)
+
+
+def model_name(name: str, path: str) -> str:
+    """Return the name of a model: that of its folder where `path` was given under the name of another model.
+
+    `model.path=/my/model` alone leaves the name that the default choice of the group has.
+    """
+    presets = [OmegaConf.load(file) for file in sorted((Path(config_dir()) / "model").glob("*.yaml"))]
+    foreign = any(preset.name == name and preset.path != path for preset in presets)
+    return Path(path).name if foreign else name
+
+
+OmegaConf.register_new_resolver("model_name", model_name, replace=True)
 
 
 def config_dir() -> str:

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from flap.config import require
 from flap.console.progress import progress
-from flap.data import Text, evaluation_windows, read_text, tokens_sha256
+from flap.data import Text, begins_with_bos, evaluation_windows, read_text, tokens_sha256
 from flap.evaluation.base import Evaluator, Task
 from flap.models import PlacedModel
 
@@ -28,13 +28,15 @@ class Perplexity(Evaluator):
     """The perplexity of texts, exp(negative log-likelihood / scored tokens); lower is better.
 
     datasets: names or local files. seq_len: tokens in each window, or a list of such; it is part of the number's name.
-    max_tokens: how much of each text is used; None = all of it.
+    max_tokens: how much of each text is used; None = all of it. bos: whether each window begins with the
+    beginning-of-sequence token, which is not scored: "true", "false", or "auto": where the tokenizer puts one there.
     """
 
     datasets: list[str]
     seq_len: Any = 128
     max_tokens: int | None = 16384
     batch_size: int = 8
+    bos: str = "auto"
 
     def __post_init__(self) -> None:
         valid = bool(self.windows) and all(type(length) is int and length >= 2 for length in self.windows)
@@ -60,10 +62,11 @@ class Perplexity(Evaluator):
         return [self._task(text, seq_len, tokenizer) for text in texts for seq_len in self.windows]
 
     def _task(self, text: Text, seq_len: int, tokenizer: PreTrainedTokenizerBase) -> Task:
-        tokens_NT = evaluation_windows(text, tokenizer, seq_len, self.max_tokens)
+        bos = begins_with_bos(tokenizer, self.bos, "eval.perplexity.bos")
+        tokens_NT = evaluation_windows(text, tokenizer, seq_len, self.max_tokens, bos)
         name = f"{text.name}/perplexity@{seq_len}"
         run = partial(self._run, name=name, tokens_NT=tokens_NT)
-        identity = {"tokens": tokens_sha256(tokens_NT)}
+        identity = {"tokens": tokens_sha256(tokens_NT), "bos": bos}
         return Task(name, run, identity, text.origin, text.sha256, needs_memory=False, dataset=text.name)
 
     def _run(self, model: PlacedModel, name: str, tokens_NT: Tensor) -> dict[str, float]:

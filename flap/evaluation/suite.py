@@ -70,15 +70,15 @@ class Suite:
         return self._all(model, key, lambda task_key, measure: measure())
 
     def side_by_side(
-        self, open_dense: Callable[[], PlacedModel], pruned: PlacedModel, key: Key
+        self, open_dense: Callable[[], PlacedModel], dense_bytes: int, pruned: PlacedModel, key: Key
     ) -> tuple[Numbers, Numbers]:
         """Return the numbers of both models that are measured side by side: (dense, pruned).
 
-        open_dense: opens the dense model; called only if there are comparisons.
+        open_dense: opens the dense model of `dense_bytes`; called only if there are comparisons and room.
         """
         dense_numbers: Numbers = {}
         pruned_numbers: Numbers = {}
-        if self.comparisons and not pruned.fits_in_memory(beside=open_dense()):
+        if self.comparisons and not pruned.fits_in_memory(beside_bytes=dense_bytes):
             _warn_left_out([comparison.name for comparison in self.comparisons], "both models in memory at once")
             return dense_numbers, pruned_numbers
         load_dense, load_pruned = cache(lambda: open_dense().in_memory().model), cache(lambda: pruned.in_memory().model)

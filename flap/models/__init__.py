@@ -5,11 +5,11 @@ from flap.models.families import adapt, adapter_class
 from flap.models.load import Given, Source, find_model
 from flap.models.locate import packaged_gguf
 from flap.models.pair import Pair
-from flap.models.placement import PLACEMENTS, OnDisk, PlacedModel, Resident, Spread
+from flap.models.placement import PLACEMENTS, OnDisk, PlacedModel, Resident, Spread, open_checkpoint
 from flap.models.read import read_model
 from flap.models.walk import Stream, Walk
 
 __all__ = [
     "PLACEMENTS", "Block", "Given", "ModelAdapter", "OnDisk", "Pair", "PlacedModel", "Resident", "Source", "Spread",
-    "Stream", "Walk", "adapt", "adapter_class", "find_model", "packaged_gguf", "read_model",
+    "Stream", "Walk", "adapt", "adapter_class", "find_model", "open_checkpoint", "packaged_gguf", "read_model",
 ]  # fmt: skip

@@ -3,6 +3,8 @@
 import psutil
 import torch
 
+ROOM_TO_RUN = 1.5  # of a model's bytes: the weights, and what runs them
+
 
 def pick_device(name: str) -> torch.device:
     """Return the device of this name; `auto` is cuda if available, else mps, else cpu.

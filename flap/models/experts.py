@@ -1,7 +1,8 @@
 """The experts of a mixture as one MLP with the neurons of all experts. transformers stacks them in two parameters.
 
 Neuron i of expert e is number e · I + i. After compensation each expert has its own output bias.
-Legend: E experts · I neurons of one expert · H hidden size · T tokens · K experts that a token is sent to.
+Legend: E experts · I neurons of one expert · H hidden size · T tokens · K experts that a token is sent to · R tokens
+routed to one expert.
 """
 
 import copy
@@ -91,8 +92,12 @@ class ExpertsBlock(Block):
     def activations(self, args: tuple[Any, ...]) -> Sequence[Tensor]:
         """Return the inputs of each expert's down projection for the tokens routed to it, whatever kernel is used."""
         experts, (hidden_TH, chosen_TK, _) = self.output.experts, args
+        # sorted by expert, so that the device is waited for once a batch and not once an expert
+        order = chosen_TK.flatten().argsort(stable=True)
+        counts_E = torch.bincount(chosen_TK.flatten(), minlength=self.num_experts).tolist()
+        routed = hidden_TH[order // chosen_TK.shape[1]].split(counts_E)
         with onloaded(experts):
-            gate_up = [hidden_TH[(chosen_TK == e).any(1)] @ experts.gate_up_proj[e].T for e in range(self.num_experts)]
+            gate_up = [tokens_RH @ experts.gate_up_proj[e].T for e, tokens_RH in enumerate(routed)]
         return [experts.act_fn(gate) * up for gate, up in (both.chunk(2, dim=-1) for both in gate_up)]
 
 

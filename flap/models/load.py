@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
 
@@ -59,9 +60,10 @@ class Source:
     def fingerprint(self) -> dict[str, Any]:
         """The identity of the weights and their dtype: part of every cache key of results computed from them."""
         files = file_state(self.path)
-        version = {"files": digest(files)} if files else {"commit": commit(self.path)}
+        revision = {"files": digest(files)} if files else {"commit": commit(self.path)}
+        libraries = {library: version(library) for library in ("torch", "transformers")}
         dtype = self.config.dtype if self.options["dtype"] == "auto" else self.options["dtype"]
-        return {"model": self.path, "dtype": str(dtype), **version}
+        return {"model": self.path, "dtype": str(dtype), **revision, **libraries}
 
     @property
     def on_disk(self) -> bool:
@@ -82,12 +84,16 @@ class Source:
 
         Needed is three times its size: for the dense model, a pruned copy, and the working memory of a run.
         """
-        needed = 3 * sum(tensor.numel() * tensor.element_size() for tensor in self.skeleton().parameters())
-        return self.on_device() if needed <= free_bytes(self.device) else None
+        return self.on_device() if 3 * self.num_bytes <= free_bytes(self.device) else None
+
+    @cached_property
+    def num_bytes(self) -> int:
+        """Bytes of the weights once they are loaded, tied tensors once."""
+        return int(sum(parameter.numel() for parameter in self.skeleton().parameters()) * self.dtype.itemsize)
 
     def on_device(self) -> PreTrainedModel:
-        """Load the whole model on its device."""
-        return cast(PreTrainedModel, self.read().to(self.device))
+        """Load the whole model on its device, without a copy of it on the host."""
+        return self.read(**({} if self.device.type == "cpu" else {"device_map": {"": self.device}}))
 
     def read(self, **placing: Any) -> PreTrainedModel:
         """Load the weights. placing: options of transformers' `from_pretrained` that say where to."""
@@ -106,6 +112,11 @@ class Given:
     origin: str = "loaded by the caller"
 
     @property
+    def path(self) -> str:
+        """The directory or hub id that the model says it was read from; empty where it says none."""
+        return str(getattr(self.config, "_name_or_path", ""))
+
+    @property
     def config(self) -> PreTrainedConfig:
         """The config of the model."""
         return self.model.config
@@ -119,6 +130,11 @@ class Given:
     def dtype(self) -> torch.dtype:
         """The type of the weights."""
         return cast(torch.dtype, self.model.dtype)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the weights, tied tensors once."""
+        return sum(parameter.nbytes for parameter in self.model.parameters())
 
     @property
     def fingerprint(self) -> dict[str, Any]:

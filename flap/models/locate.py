@@ -99,7 +99,7 @@ def _dequantise(gguf: Path, target: Path) -> None:
     model.hf_quantizer = None
     del model.config.quantization_config
     try:
-        with atomic_directory(target) as directory:
+        with atomic_directory(target, "cache_dir") as directory:
             model.save_pretrained(directory)
             AutoTokenizer.from_pretrained(**source).save_pretrained(directory)
     except OSError as error:

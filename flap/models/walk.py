@@ -3,23 +3,16 @@
 Legend: N windows · T tokens a window · D hidden size.
 """
 
-import json
-import math
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from uuid import uuid4
 
 import torch
 from torch import Tensor, nn
 
 from flap.console.progress import progress
 from flap.models.forward import Call, enter
+from flap.models.hidden_files import HiddenFiles
 from flap.models.placement.base import PlacedModel
-from flap.storage import write_text
-
-JOURNAL = "journal.json"
-Shapes = Sequence[tuple[int, ...]]
 
 
 class Stream:
@@ -66,14 +59,10 @@ class Walk:
         """
         if changing and not model.on_disk:
             folder = None  # the changes do not outlive the process
-        self.model, self.stage, self.folder = model, stage, folder
+        self.model, self.stage = model, stage
         self.streams: dict[str, Stream] = {}
-        self.layers_done = 0
-        self._files: dict[str, str] = {}
-        self._dtype: torch.dtype | None = None  # of the hidden states
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._read_journal(folder)
+        self.files = None if folder is None else HiddenFiles(folder)
+        self.layers_done = 0 if self.files is None else self.files.layers_done
         if changing:
             model.resume_changes(self.layers_done)
 
@@ -87,28 +76,27 @@ class Walk:
         """Return a new stream of these windows at the first layer; in a resumed walk, at the layer where it resumes."""
         with self.model.ends():
             calls, example_NTD = self._calls(batches_NT)
-            self._dtype, shapes = (
-                example_NTD.dtype,
-                [(*batch_NT.shape, example_NTD.shape[-1]) for batch_NT in batches_NT],
-            )
-            file = self._files.get(name) if self.layers_done else None
-            batches, file = (self._mapped(file, shapes), file) if file else self._embedded(batches_NT, shapes)
-        self.streams[name] = Stream(self, batches, calls, file)
-        return self.streams[name]
+            shapes = [(*batch_NT.shape, example_NTD.shape[-1]) for batch_NT in batches_NT]
+            if self.files is not None and self.layers_done:
+                file = self.files.recorded[name]
+                stream = Stream(self, self.files.mapped(file, shapes, example_NTD.dtype), calls, file)
+            else:
+                stream = self._embedded(batches_NT, shapes, example_NTD.dtype, calls)
+        self.streams[name] = stream
+        return stream
 
     def restored(self, name: str, like: Stream) -> Stream:
         """Return a stream that an interrupted walk had forked; it has the shapes of the stream `like`."""
-        file = self._files[name]
-        batches = self._mapped(file, [tuple(batch_NTD.shape) for batch_NTD in like.batches])
-        self.streams[name] = Stream(self, batches, like.calls, file)
+        assert self.files is not None
+        file, shapes = self.files.recorded[name], [tuple(batch_NTD.shape) for batch_NTD in like.batches]
+        self.streams[name] = Stream(self, self.files.mapped(file, shapes, like.batches[0].dtype), like.calls, file)
         return self.streams[name]
 
     def buffer(self, batches: Sequence[Tensor]) -> tuple[list[Tensor] | None, str | None]:
         """Return mapped tensors with the shapes of the batches, and their new file; None for both without a folder."""
-        if self.folder is None:
+        if self.files is None:
             return None, None
-        file = f"hidden-{uuid4().hex}"
-        return self._mapped(file, [tuple(batch_NTD.shape) for batch_NTD in batches]), file
+        return self.files.new([tuple(batch_NTD.shape) for batch_NTD in batches], batches[0].dtype)
 
     def _calls(self, batches_NT: Sequence[Tensor]) -> tuple[dict[int, list[Call]], Tensor]:
         """Return the calls of all layers for each batch size, and the hidden states of one batch as an example."""
@@ -116,50 +104,25 @@ class Walk:
         entered = {size: enter(self.model.adapter, batch_NT) for size, batch_NT in examples.items()}
         return {size: calls for size, (_, calls) in entered.items()}, next(iter(entered.values()))[0]
 
-    def _embedded(self, batches_NT: Sequence[Tensor], shapes: Shapes) -> tuple[list[Tensor], str | None]:
-        """Return the hidden states of these windows at the first layer, and their file if there is a folder."""
+    def _embedded(
+        self,
+        batches_NT: Sequence[Tensor],
+        shapes: Sequence[tuple[int, ...]],
+        dtype: torch.dtype,
+        calls: dict[int, list[Call]],
+    ) -> Stream:
+        """Return the stream of these windows at the first layer."""
         hidden = (enter(self.model.adapter, batch_NT.to(self.model.device))[0] for batch_NT in batches_NT)
-        if self.folder is None:
-            return [batch_NTD.cpu() for batch_NTD in hidden], None
-        self._check_room(self.folder, shapes)
-        file = f"hidden-{uuid4().hex}"
-        buffers = self._mapped(file, shapes)
+        if self.files is None:
+            return Stream(self, [batch_NTD.cpu() for batch_NTD in hidden], calls, None)
+        self.files.check_room(shapes, dtype)
+        buffers, file = self.files.new(shapes, dtype)
         for buffer_NTD, batch_NTD in zip(buffers, hidden, strict=True):
             buffer_NTD.copy_(batch_NTD)
-        return buffers, file
-
-    def _mapped(self, file: str, shapes: Shapes) -> list[Tensor]:
-        """Return tensors of these shapes that are mapped from a file of the folder, which is made if it is missing."""
-        assert self.folder is not None and self._dtype is not None
-        sizes = [math.prod(shape) for shape in shapes]
-        path = str(self.folder / file)
-        flat: Tensor = torch.from_file(path, shared=True, size=sum(sizes), dtype=self._dtype)
-        return [part.view(shape) for part, shape in zip(flat.split(sizes), shapes, strict=True)]
-
-    def _read_journal(self, folder: Path) -> None:
-        try:
-            journal = json.loads((folder / JOURNAL).read_text())
-            self.layers_done, self._files = int(journal["layers_done"]), dict(journal["files"])
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            pass  # no journal, or an unreadable one: start from the beginning
+        return Stream(self, buffers, calls, file)
 
     def _record_done(self, layers: int) -> None:
         self.layers_done = layers
-        if self.folder is None:
-            return
-        self._files = {name: stream.file for name, stream in self.streams.items() if stream.file is not None}
-        write_text(self.folder / JOURNAL, json.dumps({"layers_done": layers, "files": self._files}))
-        for file in self.folder.glob("hidden-*"):
-            if file.name not in self._files.values():
-                file.unlink()
-
-    def _check_room(self, folder: Path, shapes: Shapes) -> None:
-        assert self._dtype is not None
-        needed = 2 * sum(math.prod(shape) for shape in shapes) * self._dtype.itemsize
-        free = shutil.disk_usage(folder).free
-        if free < needed:
-            windows = sum(shape[0] for shape in shapes)
-            raise ValueError(
-                f"cache_dir: the hidden states of {windows} windows take {needed / 1e9:.3g} GB, and {free / 1e9:.3g} "
-                f"GB are free in {folder}; name a larger disk, or take fewer windows"
-            )
+        if self.files is not None:
+            files = {name: stream.file for name, stream in self.streams.items() if stream.file is not None}
+            self.files.record(layers, files)

@@ -39,6 +39,8 @@ def check_weights(directory: Path) -> None:
     if not (directory / INDEX).is_file():
         return
     files = tensor_files(directory)
+    if outside := sorted({str(file) for file in files.values() if file.parent != directory}):
+        raise ValueError(f"{INDEX} names {outside[0]}, which lies outside the directory")
     if missing := sorted({file.name for file in files.values()} - {shard.name for shard in shards}):
         raise ValueError(f"{INDEX} names {', '.join(missing)}, which is missing")
     if absent := [name for name, file in files.items() if name not in tensors[file]]:

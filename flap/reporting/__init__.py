@@ -3,7 +3,7 @@
 from flap.reporting.picture import draw_layers
 from flap.reporting.provenance import described, device_name
 from flap.reporting.report import Report
-from flap.reporting.resume import finished_run
+from flap.reporting.resume import changed_inputs, finished_run
 from flap.reporting.table import markdown, show
 
-__all__ = ["Report", "described", "device_name", "draw_layers", "finished_run", "markdown", "show"]
+__all__ = ["Report", "changed_inputs", "described", "device_name", "draw_layers", "finished_run", "markdown", "show"]

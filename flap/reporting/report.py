@@ -39,6 +39,8 @@ class Report:
     layers_before: list[dict[str, int]] = field(default_factory=list)
     repairs: dict[str, dict[str, Any]] = field(default_factory=dict)  # fit reports of linear compensation, by block
     search_nats: list[float] = field(default_factory=list)  # structure=search: divergence at first, after each round
+    inputs: dict[str, str] = field(default_factory=dict)  # digests of what the config does not hold
+    bos: dict[str, bool] = field(default_factory=dict)  # whether windows begin with the beginning-of-sequence token
     domains: dict[str, str] = field(default_factory=dict)  # of each task's text: "calibration", "other"
     evaluation: dict[str, dict[str, float]] = field(default_factory=lambda: {"dense": {}, "pruned": {}})
     seconds: dict[str, float] = field(default_factory=dict)

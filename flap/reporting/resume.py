@@ -36,6 +36,11 @@ def finished_run(folder: Path, siblings: Iterable[Path], config: dict[str, Any])
     return None
 
 
+def changed_inputs(stored: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
+    """Return the names of the inputs that a stored report does not have, or has with another digest."""
+    return [name for name, value in current.items() if stored.get(name) != value]
+
+
 def _differences(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> dict[str, str]:
     """Return the keys in which two configs give different results, each with the difference as text."""
     a, b = (_flat(json.loads(json.dumps(config))) for config in (stored, requested))

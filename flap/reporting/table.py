@@ -32,12 +32,14 @@ def _measured(report: Report) -> list[Row]:
 def _facts(report: Report) -> list[Row]:
     """Return sizes, ratio, placement, times and the checkpoint's path."""
     seconds = ", ".join(f"{stage} {value:.1f}" for stage, value in report.seconds.items())
+    with_bos = [name for name, begins in report.bos.items() if begins]
     return [
         ("", "dense", "pruned"),
         _sizes(report, "total", "parameters"),
         _sizes(report, "decoder", "decoder's Linear parameters"),
         ("ratio removed", "", _ratio(report)),
         *((("placement", "", _places(report)),) if report.device_map else ()),
+        *((("windows begin with BOS", "", ", ".join(with_bos)),) if with_bos else ()),
         ("seconds", "", seconds),
         ("checkpoint", "", report.checkpoint or "not saved"),
         *([("loads with", "", report.loads_with)] if report.loads_with else []),

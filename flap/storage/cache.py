@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from filelock import FileLock, Timeout
-
 from flap.config.messages import one_line
 from flap.storage.files import atomic_directory, write_text
+from flap.storage.locks import file_lock
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -96,7 +95,7 @@ def _read(entry: Path, kind: Kind[T], key: Key) -> T | None:
 def _keep(entry: Path, kind: Kind[T], key: Key, value: T) -> bool:
     """Write an entry as an atomic directory and return True; log the reason and return False if that fails."""
     try:
-        with atomic_directory(entry) as folder:
+        with atomic_directory(entry, "cache_dir") as folder:
             kind.write(value, folder / DATA)
             label = {"schema": SCHEMA, "key": key, "sha256": file_sha256(folder / DATA)}
             (folder / LABEL).write_text(json.dumps(label, indent=1) + "\n")
@@ -114,19 +113,13 @@ def exclusive(entry: Path, wait_seconds: float) -> Iterator[None]:
 
     After `wait_seconds`, or where no lock can be made, the block runs without it: then two processes compute the same.
     """
-    lock = FileLock(entry.with_suffix(".lock"))
-    try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        log.info("waiting for another process that makes %s (%.0f s at most)", entry, wait_seconds)
-        try:
-            lock.acquire(timeout=wait_seconds)
-        except Timeout:
+    lock = entry.with_suffix(".lock")
+    with file_lock(lock, "cache_dir") as state:
+        if state != "busy":
+            yield
+            return
+    log.info("waiting for another process that makes %s (%.0f s at most)", entry, wait_seconds)
+    with file_lock(lock, "cache_dir", wait_seconds) as state:
+        if state == "busy":
             log.warning("cache: waited %.0f s for %s; going on without it", wait_seconds, entry)
-    except OSError as error:
-        log.debug("no lock for %s: %s", entry, error)
-    try:
         yield
-    finally:
-        lock.release()

@@ -8,9 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from flap.storage.cache import LABEL, digest
+from flap.storage.locks import file_lock
 
 KIND = "streams"
 
@@ -19,26 +18,25 @@ KIND = "streams"
 def workspace(root: Path, key: Mapping[str, Any], resume: bool) -> Iterator[Path]:
     """Yield the working folder of a key, with the files that an interrupted run of the same key has left.
 
-    The folder is deleted when the block ends, and when it raises a ValueError (bad input). While another process uses
-    the folder, a temporary one is yielded instead. key: all that the files depend on. resume: false deletes old files.
+    The folder is deleted when the block ends, and when it raises a ValueError that no OSError caused (bad input). While
+    another process uses the folder, or where no lock can be made, a temporary one is yielded instead. key: all that the
+    files depend on. resume: false deletes old files.
     """
     folder = root / KIND / digest(key)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_suffix(".lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        with TemporaryDirectory(dir=folder.parent) as temporary:
-            yield Path(temporary)
-        return
-    with lock:
+    with file_lock(folder.with_suffix(".lock"), "cache_dir") as state:
+        if state != "held":
+            with TemporaryDirectory(dir=folder.parent) as temporary:
+                yield Path(temporary)
+            return
         if not resume:
             shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(exist_ok=True)
         (folder / LABEL).write_text(json.dumps({"key": key}) + "\n")  # what `flap cache` shows
         try:
             yield folder
-        except ValueError:  # bad input fails again: nothing to resume
-            shutil.rmtree(folder)
+        except ValueError as error:
+            if not isinstance(error.__cause__, OSError):  # bad input fails again: nothing to resume
+                shutil.rmtree(folder)
             raise
         shutil.rmtree(folder)

@@ -1,5 +1,6 @@
 """The data of a sweep: its cells, their choices and their reports."""
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,12 @@ class Cell:
         """Return the job's number, with which Hydra begins the folder's name; if there is none, the whole name."""
         number, _, _ = self.folder.partition("_")
         return number if number.isdigit() else self.folder
+
+    @property
+    def dense_identity(self) -> str:
+        """Return what the dense numbers depend on: the model, its path and type, and how it was measured."""
+        config = self.report.get("config", {})
+        return json.dumps([self.model, config.get("model"), config.get("eval")], sort_keys=True)
 
     def numbers(self, which: str) -> dict[str, float | None]:
         """Return the numbers of a model, "dense" or "pruned"; None: not finite."""
@@ -75,8 +82,8 @@ class Study:
         return sorted({getattr(cell, name) for cell in self.cells} - {None, ""})
 
     def dense(self) -> list[Cell]:
-        """Return one finished cell for each model, for its dense numbers, which all its cells share."""
-        return list({cell.model: cell for cell in reversed(self.finished)}.values())[::-1]
+        """Return one finished cell for each dense model and way to measure it: its cells share the dense numbers."""
+        return list({cell.dense_identity: cell for cell in reversed(self.finished)}.values())[::-1]
 
 
 def measured(cells: Iterable[Cell]) -> list[str]:

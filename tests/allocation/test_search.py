@@ -11,6 +11,7 @@ import torch
 from flap.allocation import Budget, LayerPlan, PruningPlan, Search, Units
 from flap.allocation.adaptive import one_ranking
 from flap.allocation.curve import spread
+from flap.allocation.trials import removal_counts
 from flap.importance import Scores
 from flap.models import Pair
 from tests.cases import ARCHITECTURES, RATIOS
@@ -200,3 +201,11 @@ def test_the_strongest_correction_that_helps_is_taken_and_the_search_ends_where_
         assert (plan, plan.nats) == (asked[1][0], (1.0,)) and len(asked) == 4
     else:
         assert (plan, plan.nats) == (asked[3][taken], (1.0, found[taken])) and len(asked) == 6
+
+
+@pytest.mark.parametrize("levels", [[0.125], [0.01, 0.02], [0.99]])
+@pytest.mark.parametrize("units", range(2, 9))
+def test_every_block_of_more_than_one_unit_is_tried(levels: list[float], units: int) -> None:
+    counts = removal_counts(levels, units)
+    assert counts and all(1 <= count < units for count in counts)
+    assert removal_counts(levels, 1) == []

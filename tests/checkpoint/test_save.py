@@ -1,6 +1,8 @@
 """Saving: whole or not at all, verified, and readable."""
 
 import resource
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from flap.checkpoint.save import save, verify
+from flap.checkpoint.save import check_target, save, verify
 from flap.models import PlacedModel, Resident
-from flap.storage.files import atomic_directory
+from flap.storage.files import atomic_directory, remove_leftovers
 from tests.helpers.pruned import Saved
 
 Save = Callable[..., PlacedModel]
@@ -84,7 +86,7 @@ def test_a_rename_that_fails_leaves_the_old_checkpoint(
     rename = Path.rename
 
     def fail_into_place(self: Path, target: Path) -> Path:
-        if self.parent == old.parent and Path(target) == old and self != old:
+        if self.suffix == ".new" and Path(target) == old:
             raise PermissionError("not into place")
         return rename(self, target)
 
@@ -135,7 +137,77 @@ def test_others_may_read_it(old: Path, tmp_path: Path) -> None:
 
 def test_an_atomic_directory_makes_the_parents_and_puts_a_folder_in_place(tmp_path: Path) -> None:
     target = tmp_path / "a" / "b"
-    with atomic_directory(target) as scratch:
+    with atomic_directory(target, "cache_dir") as scratch:
         assert not target.exists() and scratch.parent == target.parent
         (scratch / "file").write_text("all")
     assert contents(tmp_path) == {"a/b/file": b"all"} and list(target.parent.iterdir()) == [target]
+
+
+def left_behind(folder: Path, moved: Path | None = None) -> None:
+    """What a process leaves that is killed while it writes a folder; moved: between the two renames, that folder."""
+    (folder.parent / f".{folder.name}.1234abcd.lock").write_text("")
+    (folder.parent / f".{folder.name}.1234abcd.new").mkdir()
+    (folder.parent / f".{folder.name}.1234abcd.new" / "half").write_text("half")
+    if moved is not None:
+        moved.rename(folder.parent / f".{folder.name}.1234abcd.old")
+
+
+def test_what_a_dead_process_left_goes_with_the_next_save(save_over: Save, old: Path) -> None:
+    left_behind(old)
+    save_over()
+    assert [path.name for path in old.parent.iterdir()] == ["checkpoint"]
+
+
+def test_an_old_folder_that_a_dead_process_had_moved_comes_back(old: Path) -> None:
+    before = contents(old)
+    left_behind(old, moved=old)
+    remove_leftovers(old)
+    assert contents(old.parent) == {f"checkpoint/{name}": content for name, content in before.items()}
+
+
+def test_what_a_live_process_writes_stays(old: Path) -> None:
+    with atomic_directory(old, "checkpoint.dir") as scratch:
+        (scratch / "file").write_text("all")
+        done = subprocess.run(
+            [sys.executable, "-c", f"from pathlib import Path; from flap.storage.files import remove_leftovers as r; "
+             f"r(Path({str(old)!r}))"],
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 0 and (scratch / "file").read_text() == "all"
+
+
+def test_files_of_others_stay_in_a_folder_that_is_replaced(save_over: Save, old: Path) -> None:
+    (old / "notes.md").write_text("mine")
+    (old / "figures").mkdir()
+    (old / "figures" / "loss.svg").write_text("mine")
+    save_over()
+    assert contents(old)["notes.md"] == contents(old)["figures/loss.svg"] == b"mine"
+
+
+@pytest.mark.parametrize("place", ["", "inside", ".."])
+def test_the_dense_model_is_never_replaced(place: str, old: Path) -> None:
+    with pytest.raises(ValueError, match=r"^checkpoint\.dir=.*not, holds or lies inside that of the model"):
+        check_target(old / place, overwrite=True, model=old)
+
+
+def test_a_folder_that_is_no_checkpoint_of_flap_is_not_replaced(old: Path) -> None:
+    (old / "flap.json").unlink()
+    with nothing_changes(old.parent), pytest.raises(ValueError, match=r"holds no checkpoint of flap \(flap\.json\)"):
+        check_target(old, overwrite=True)
+
+
+def test_an_error_after_the_weights_are_written_leaves_them(
+    model: PreTrainedModel, save_over: Save, old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(directory: Path, *where: object) -> PlacedModel:
+        raise torch.OutOfMemoryError("no room for a second model")
+
+    before = contents(old)
+    with monkeypatch.context() as patch:
+        patch.setattr("flap.checkpoint.save.open_checkpoint", no_room)
+        with pytest.raises(ValueError, match=r"no room for a second model.*the files are in \S+checkpoint\.unverified"):
+            save_over()
+    assert contents(old) == before
+    verify(Resident(model), old.with_name("checkpoint.unverified"))
+    save_over()
+    assert not old.with_name("checkpoint.unverified").exists()

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from flap.allocation import LayerPlan, PruningPlan
 from flap.calibration import Calibration, collect, split_windows
 from flap.compression import BiasCompensation, Compensation, Divergence, LinearCompensation
-from flap.compression.divergence import dense_plan
+from flap.compression.divergence import dense_plan, divergence
 from flap.models import OnDisk, PlacedModel, Resident
 from tests.cases import ARCHITECTURES, tiny_model, tokens
 from tests.helpers.compressed import COMPENSATIONS, calibrated, changed, plan_for
@@ -162,3 +162,15 @@ def test_one_interrupted_behind_the_last_layer_runs_none_again(
     with layers_read() as read:
         assert divergence(plans, 48) == expected
     assert read == []
+
+
+def test_of_a_large_vocabulary_the_model_itself_diverges_by_nothing() -> None:
+    """Two sums over 6 million terms that differ by rounding would give 0.001 nats a token."""
+    generator = torch.Generator().manual_seed(0)
+    logits_NTV = 4 * torch.randn(2, 64, 50_000, generator=generator)
+    log_p_NTV = logits_NTV.log_softmax(-1)
+    assert abs(divergence(log_p_NTV, logits_NTV)) / 128 < 1e-5
+    other_NTV = logits_NTV + 0.01 * torch.randn(logits_NTV.shape, generator=generator)
+    p_NTV, q_NTV = logits_NTV.double().softmax(-1), other_NTV.double().softmax(-1)
+    expected = (p_NTV * (p_NTV / q_NTV).log()).sum().item()
+    assert divergence(log_p_NTV, other_NTV) == pytest.approx(expected, rel=1e-3)

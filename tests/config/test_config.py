@@ -174,3 +174,21 @@ def test_remove_heads_reaches_the_structures_that_take_it(name: str, structure: 
     default, by_hand = composed(f"structure={name}"), composed(f"structure={name}", "structure.remove_heads=6")
     assert build("structure", default.structure) == structure(remove_heads=None)
     assert build("structure", by_hand.structure) == structure(remove_heads=6)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        ([], "smollm2-135m"),
+        (["model=llama-7b"], "llama-7b"),
+        (["model.path=/models/mine-3b"], "mine-3b"),
+        (["model.path=owner/mine-3b/"], "mine-3b"),
+        (["model.path=/models/mine-3b", "model.name=chosen"], "chosen"),
+    ],
+)
+def test_a_model_that_is_given_by_its_path_alone_has_its_folders_name(overrides: list[str], name: str) -> None:
+    assert composed(*overrides).model.name == name
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        node = compose("config", overrides, return_hydra_config=True)
+    run_name = OmegaConf.to_container(node, resolve=False)["run_name"]
+    assert run_name.startswith("${model_name:${model.name},${model.path}}_")

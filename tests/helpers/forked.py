@@ -15,7 +15,9 @@ import flap.cli
 import flap.pipeline
 import flap.study.write
 import flap.tracking
+from flap.models import hidden_files
 
+hidden_files.SECONDS_BETWEEN_RECORDS = 0.0  # as in the processes of the tests themselves
 SERVER = multiprocessing.get_context("forkserver")  # imports once, and forks before any thread is started
 
 
@@ -29,15 +31,19 @@ def forked(target: Callable[..., None], *given: Any) -> int:
     return process.exitcode
 
 
-def command_line(folder: Path, *arguments: str, **environment: str) -> CompletedProcess[str]:
-    """`python -m flap` with these arguments, in a folder."""
+def command_line(
+    folder: Path, *arguments: str, before: Callable[[], None] | None = None, **environment: str
+) -> CompletedProcess[str]:
+    """`python -m flap` with these arguments, in a folder. before: called in its process before it begins."""
     with TemporaryDirectory() as said:
-        code = forked(_command_line, folder, arguments, dict(os.environ) | environment, said)
+        code = forked(_command_line, folder, arguments, dict(os.environ) | environment, said, before)
         stdout, stderr = ((Path(said) / name).read_text() for name in ("stdout", "stderr"))
     return CompletedProcess(["flap", *arguments], code, stdout, stderr)
 
 
-def _command_line(folder: Path, arguments: list[str], environment: dict[str, str], said: str) -> None:
+def _command_line(
+    folder: Path, arguments: list[str], environment: dict[str, str], said: str, before: Callable[[], None] | None
+) -> None:
     for number, name in ((1, "stdout"), (2, "stderr")):
         file = os.open(Path(said) / name, os.O_WRONLY | os.O_CREAT)
         os.dup2(file, number)
@@ -46,4 +52,6 @@ def _command_line(folder: Path, arguments: list[str], environment: dict[str, str
     os.chdir(folder)
     torch.set_num_threads(1)
     sys.argv = ["flap", *arguments]
+    if before is not None:
+        before()
     flap.cli.main()

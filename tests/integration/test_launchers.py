@@ -11,6 +11,7 @@ from subprocess import CompletedProcess
 import pytest
 
 from tests.helpers.runs import tiny
+from tests.helpers.wandb_records import recorded
 
 Cli = Callable[..., "CompletedProcess[str]"]
 SITE = ["partition=gpu", "account=lab", "timeout_min=90", "gpus_per_node=2", "mem_gb=64", "cpus_per_task=3"]
@@ -93,9 +94,13 @@ def test_slurm_without_sbatch(flap: Cli, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("launcher", LAUNCHERS, ids=lambda launcher: launcher[0])
-def test_a_failed_run_stops_no_other(flap: Cli, base: list[str], tmp_path: Path, launcher: list[str]) -> None:
+def test_a_failed_run_stops_no_other(
+    flap: Cli, base: list[str], tmp_path: Path, no_account: dict[str, str], launcher: list[str]
+) -> None:
+    """Each run is tracked, and under joblib has a GPU: numbers of GPUs that are not there, so that it takes the CPU."""
     first, *others = launcher
-    done = flap("-m", f"hydra/launcher={first}", *others, *base, "ratio=0.99,0.2,1.5")
+    options = [f"hydra/launcher={first}", *others, *base, "tracking=wandb"]
+    done = flap("-m", *options, "ratio=0.99,0.2,1.5", CUDA_VISIBLE_DEVICES="5,7", **no_account)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr + done.stdout
     for number, error in ((0, "ratio=0.99: "), (2, "ratio=1.5: ")):
@@ -105,22 +110,23 @@ def test_a_failed_run_stops_no_other(flap: Cli, base: list[str], tmp_path: Path,
         assert "Traceback" in log and f"ValueError: {error}" in log
         lines = [line for line in done.stderr.splitlines() if line.startswith("failed: ") and run.name in line]
         assert len(lines) == 1 and error in lines[0]
-    good = folder_of(tmp_path / "s", 1)
+    failed, good = (folder_of(tmp_path / "s", number) for number in (0, 1))
     assert (good / "report.json").is_file()
     log = (good / "flap.log").read_text()
     assert log and "ratio=" not in log and "Traceback" not in log
     assert done.stderr.count("failed: ") == 2
 
+    logs = [(run / "flap.log").read_text() for run in (failed, good)]
+    gpus = [[name for name in ("5", "7") if f"GPU {name}\n" in log] for log in logs]
+    assert sorted(gpus) == ([["5"], ["7"]] if first == "joblib" else [[], []])
 
-def test_each_process_of_joblib_has_a_gpu_of_its_own(flap: Cli, base: list[str], tmp_path: Path) -> None:
-    """The numbers of GPUs that are not there: a job that looks for them finds none and runs on the CPU."""
-    arguments = ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *base, "ratio=0.1,0.2,0.3,0.4"]
-    done = flap(*arguments, CUDA_VISIBLE_DEVICES="5,7")
-    assert done.returncode == 0, done.stderr
-    logs = [(folder_of(tmp_path / "s", number) / "flap.log").read_text() for number in range(4)]
-    seen = [{name for name in ("5", "7") if f"GPU {name}\n" in log} for log in logs]
-    assert all(len(names) == 1 for names in seen)
-    assert set.union(*seen) == {"5", "7"}
+    runs = [recorded(run) for run in (failed, good)]
+    assert runs[0].exit_code != 0 and runs[1].exit_code == 0
+    assert runs[0].run.run_id != runs[1].run.run_id
+    assert {(one.run.run_group, one.run.job_type) for one in runs} == {("s", "sweep")}
+    assert [one.config["ratio"] for one in runs] == [0.99, 0.2]
+    table = recorded(tmp_path / "s").table("study")
+    assert [row[table["columns"].index("state")] for row in table["data"]] == ["finished", "failed", "failed"]
 
 
 def test_more_processes_than_gpus_are_refused(tmp_path: Path) -> None:

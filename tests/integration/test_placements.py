@@ -32,6 +32,7 @@ CHOICES = [
     "compensation=linear",
     "metric=OBS",
     "method=wanda_sp compensation=linear",
+    "method=wanda_sp metric=magnitude",
     "method=flap_plus calibration.num_samples=20",
     "mask_only=true",
     "ratio=0",

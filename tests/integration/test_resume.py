@@ -1,6 +1,7 @@
 """A run that is started again does what is missing and nothing else; what a folder says about its run."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -15,6 +16,7 @@ from flap.reporting import Report
 from flap.storage.status import read_state
 from flap.study.read import read_study
 from flap.sweeps.launching import failures
+from tests.cases import tiny_model
 from tests.helpers.runs import composed, tiny
 
 Cli = Callable[..., "CompletedProcess[str]"]
@@ -120,6 +122,25 @@ def test_status_and_report_of_a_finished_run(quick_flap: Cli, finished: list[str
     assert read_state(tmp_path / "run") == "finished"
     assert quick_flap(*finished, "ratio=0.3", "resume=false").returncode == 0
     assert Report.load(tmp_path / "run" / "report.json").ratio["requested"] == 0.3
+
+
+def test_a_run_on_other_text_or_weights_is_not_done_already(
+    quick_flap: Cli, text_file: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    """Whatever the file is called: what it holds decides."""
+    text, model = tmp_path / "mine.txt", tmp_path / "tiny"
+    text.write_text(text_file.read_text())
+    shutil.copytree(model_dir, model)
+    arguments = [*tiny(model, text), f"hydra.run.dir={tmp_path / 'run'}", "checkpoint.save=false"]
+    assert quick_flap(*arguments).returncode == 0
+    first = Report.load(tmp_path / "run" / "report.json")
+    assert "done already" in quick_flap(*arguments).stderr
+    text.write_text("cat dog " + text_file.read_text())
+    again = quick_flap(*arguments)
+    assert again.returncode == 0 and "runs again" in again.stderr and "calibration" in again.stderr
+    assert Report.load(tmp_path / "run" / "report.json").evaluation != first.evaluation
+    tiny_model("llama-gqa", seed=1).save_pretrained(model)
+    assert "(model)" in quick_flap(*arguments).stderr
 
 
 def test_more_is_measured_in_the_folder_of_a_finished_run(quick_flap: Cli, finished: list[str], tmp_path: Path) -> None:

@@ -1,11 +1,12 @@
-"""`tracking=wandb` on the command line: one W&B run a job under every launcher, whose numbers are the report's."""
+"""`tracking=wandb` on the command line: one W&B run a job, whose numbers are the report's.
+
+test_launchers.py has the other launchers.
+"""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
-
-import pytest
 
 from flap.reporting import Report
 from flap.tracking import summary
@@ -15,21 +16,12 @@ from tests.helpers.wandb_records import recorded
 Cli = Callable[..., "CompletedProcess[str]"]
 
 
-@pytest.fixture
-def no_account(tmp_path: Path) -> dict[str, str]:
-    """An environment in which W&B finds no key and no server."""
-    home = {"HOME": str(tmp_path / "home"), "NETRC": str(tmp_path / "home" / ".netrc")}
-    return home | {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_ERROR_REPORTING": "false", "WANDB_API_KEY": ""}
-
-
-@pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local"])
-def test_one_run_a_job_under_every_launcher_and_after_a_failed_one(
-    flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path, no_account: dict[str, str], launcher: str
+def test_one_run_a_job_and_after_a_failed_one(
+    quick_flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path, no_account: dict[str, str]
 ) -> None:
     sweep = tmp_path / "sweeps" / "mine"
-    options = ["checkpoint.save=false", "tracking=wandb", f"hydra.sweep.dir={sweep}", f"hydra/launcher={launcher}"]
-    options += ["hydra.launcher.n_jobs=1"] if launcher == "joblib" else []
-    done = flap("-m", *tiny(model_dir, text_file), *options, "calibration.num_samples=9999,8", **no_account)
+    options = ["checkpoint.save=false", "tracking=wandb", f"hydra.sweep.dir={sweep}"]
+    done = quick_flap("-m", *tiny(model_dir, text_file), *options, "calibration.num_samples=9999,8", **no_account)
     assert done.returncode == 1 and done.stderr.count("failed: ") == 1
     failed, finished = (recorded(folder) for folder in sorted(sweep.glob("[01]_*")))
     assert failed.exit_code != 0 and finished.exit_code == 0
@@ -49,9 +41,9 @@ def test_one_run_a_job_under_every_launcher_and_after_a_failed_one(
 
 
 def test_online_without_a_key_is_one_line(
-    flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path, no_account: dict[str, str]
+    quick_flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path, no_account: dict[str, str]
 ) -> None:
-    done = flap(*tiny(model_dir, text_file), "tracking=wandb", "tracking.mode=online", **no_account)
+    done = quick_flap(*tiny(model_dir, text_file), "tracking=wandb", "tracking.mode=online", **no_account)
     assert done.returncode == 1
     [line] = done.stderr.strip().splitlines()
     assert line.startswith("error: tracking.mode=online: no W&B key is configured; run `wandb login`")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from flap.allocation import LayerPlan
@@ -175,3 +176,20 @@ def test_linear_compensation_is_refused_in_one_line(
         "compensation, metric: of experts no covariances are collected; expected choices without them for "
         f"'{kind}', as compensation=bias"
     )
+
+
+def test_the_device_is_not_waited_for_once_an_expert(model: PreTrainedModel) -> None:
+    """A GPU is waited for wherever sizes depend on values: masks as indices, numbers read back."""
+    waits: list[str] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            if func._schema.name in ("aten::nonzero", "aten::_local_scalar_dense"):
+                waits.append(func._schema.name)
+            return func(*args, **(kwargs or {}))
+
+    mlp = adapt(model).mlp(1)
+    hidden_TH, chosen_TK = torch.randn(40, 32), torch.randint(0, EXPERTS, (40, 2))
+    with torch.no_grad(), Watch():
+        mlp.activations((hidden_TH, chosen_TK, None))
+    assert len(waits) <= 1

@@ -1,9 +1,11 @@
 """From a name to a model: local directories, the packaged copy, the hub; devices and options."""
 
+import json
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -206,3 +208,35 @@ def test_cache_root_is_configured_or_in_the_environment_or_the_users(monkeypatch
     monkeypatch.delenv("FLAP_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", "/from/user")
     assert cache_root(None).name == "flap" and cache_root(None) != Path("/from/environment")
+
+
+def test_an_index_that_points_outside_is_refused(
+    model_dir: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    tiny_model("llama-gqa").save_pretrained(tmp_path / "tiny", max_shard_size="40KB")
+    index = tmp_path / "tiny" / "model.safetensors.index.json"
+    content = json.loads(index.read_text())
+    content["weight_map"]["model.norm.weight"] = f"../{model_dir.name}/model.safetensors"
+    index.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"^model\.path=.*tiny: model\.safetensors\.index\.json names .* outside"):
+        find_model(ModelConfig("tiny", str(tmp_path / "tiny")), tmp_path, trust_remote_code=False)
+
+
+def test_memory_is_counted_in_the_type_that_is_loaded(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_model("llama-gqa").to(torch.bfloat16).save_pretrained(tmp_path / "tiny")
+    tokenizer.save_pretrained(tmp_path / "tiny")
+    parameters = sum(p.numel() for p in tiny_model("llama-gqa").parameters())
+    for dtype, size in (("auto", 2), ("float32", 4)):
+        config = ModelConfig("tiny", str(tmp_path / "tiny"), dtype=dtype, device="cpu")
+        source = find_model(config, tmp_path, trust_remote_code=False)
+        assert source.num_bytes == size * parameters
+        monkeypatch.setattr("flap.models.load.free_bytes", lambda device: 3 * 2 * parameters)
+        assert (source.kept_dense is None) == (dtype == "float32")
+
+
+def test_the_weights_key_holds_the_libraries_that_compute_with_them(model_dir: Path, tmp_path: Path) -> None:
+    source = find_model(ModelConfig("tiny", str(model_dir), device="cpu"), tmp_path, trust_remote_code=False)
+    libraries = {name: version(name) for name in ("torch", "transformers")}
+    assert libraries.items() <= source.fingerprint.items()

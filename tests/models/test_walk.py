@@ -213,3 +213,42 @@ def test_in_memory_changes_are_gone_with_the_process_so_that_nothing_is_kept(mod
         go(placed, tmp_path / "walk", visited.append, changing=True)
         assert visited == [0, 1, 2, 3]
     assert not (tmp_path / "walk").exists()
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut short", "changed", "of zeros"])
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_hidden_states_that_are_not_whole_are_not_trusted(
+    placement: str, damage: str, model_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    placed = placed_at(placement, model_dir)
+    walk = Walk(placed, "walk", tmp_path / "walk")
+    stream = walk.enter("one", BATCHES["one"])
+    with interrupted(placed, 2), pytest.raises(Interruption):
+        for i in walk:
+            stream.advance(i, placed.layers[i])
+    assert stream.file is not None
+    journal = (tmp_path / "walk" / "journal.json").read_text()
+    [file] = [path for path in (tmp_path / "walk").glob("hidden-*") if path.name in journal]
+    content = file.read_bytes()
+    file.unlink()
+    if damage != "missing":
+        changed = {"cut short": content[:-4], "changed": content[:-1] + b"\x01", "of zeros": bytes(len(content))}
+        file.write_bytes(changed[damage])
+    again = Walk(placed, "walk", tmp_path / "walk")
+    assert again.layers_done == 0
+    assert "the walk begins anew" in caplog.text
+    stream = again.enter("one", BATCHES["one"])
+    assert_equal(stream.batches, by_itself(placed_at("device", model_dir).model, BATCHES["one"])[0])
+
+
+def test_a_full_disk_is_one_line_before_anything_is_mapped(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*given: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    placed = placed_at("device", model_dir)
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(ValueError, match=r"^cache_dir: hidden states of \S+ GB cannot be written .*No space") as caught:
+        Walk(placed, "walk", tmp_path).enter("one", BATCHES["one"])
+    assert isinstance(caught.value.__cause__, OSError) and "\n" not in str(caught.value)

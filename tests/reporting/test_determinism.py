@@ -25,7 +25,7 @@ CHOICES = [
 def test_two_seeded_runs_leave_the_same(tmp_path: Path, run_tiny: Callable[..., Report], choices: str) -> None:
     plans, weights = [], []
     for name in ("first", "second"):
-        run_tiny(tmp_path / name, *choices.split(), "seed=3")
+        run_tiny(tmp_path / name, *choices.split(), "seed=3", "use_cache=false")
         plans.append((tmp_path / name / "plan.json").read_bytes())
         weights.append(load_file(tmp_path / name / "checkpoint" / "model.safetensors"))
     assert plans[0] == plans[1]
@@ -49,11 +49,10 @@ def test_batch_size_and_threads_decide_at_most_one_unit(
     for n in (1, 2):
         batch = n + 1 if varied == "batch" else 3
         torch.set_num_threads(n if varied == "threads" else threads)
-        run_tiny(
-            tmp_path / str(n), f"structure={structure}", f"calibration.batch_size={batch}", "checkpoint.save=false"
-        )
+        options = [f"structure={structure}", f"calibration.batch_size={batch}", "checkpoint.save=false"]
+        run_tiny(tmp_path / str(n), *options, "use_cache=false")
         layers = enumerate(PruningPlan.load(tmp_path / str(n) / "plan.json").layers)
-        units.append({(i, kind, u) for i, one in layers for kind, kept in vars(one).items() for u in kept})
+        units.append({(i, kind, u) for i, one in layers for kind, kept in one._asdict().items() for u in kept})
     torch.set_num_threads(threads)
     assert len(units[0] - units[1]) <= 1
     assert len(units[1] - units[0]) <= 1

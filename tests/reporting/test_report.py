@@ -51,11 +51,11 @@ def test_report_says_what_the_files_hold(finished: tuple[Path, dict[str, Any]]) 
     plan = PruningPlan.load(folder / "plan.json")
     parameters, ratio = report["parameters"], report["ratio"]
     assert report["layers"] == [
-        {"query_heads": 2 * len(one.kv_heads), "kv_heads": len(one.kv_heads), "neurons": len(one.neurons)}
+        {"query_heads": 2 * len(one.attention), "kv_heads": len(one.attention), "neurons": len(one.mlp)}
         for one in plan.layers
     ]
     assert parameters["decoder_before"] == 46080  # 4 x (4 KV heads at 1536 + 56 neurons at 96)
-    assert parameters["decoder_after"] == sum(1536 * len(one.kv_heads) + 96 * len(one.neurons) for one in plan.layers)
+    assert parameters["decoder_after"] == sum(1536 * len(one.attention) + 96 * len(one.mlp) for one in plan.layers)
     assert ratio["requested"] == 0.4
     assert ratio["realised_decoder"] == pytest.approx(1 - parameters["decoder_after"] / 46080)
     assert ratio["realised_total"] == pytest.approx(1 - parameters["total_after"] / parameters["total_before"])

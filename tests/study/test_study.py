@@ -11,15 +11,17 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from flap.sweeps.callbacks import StudyCallback, write_open_study
 from flap.config import config_dir
-from flap.reporting import Report, study
-from flap.study import read_study, write_study
+from flap.reporting import Report
+from flap.study import write
+from flap.study.__main__ import main
 from flap.study.plots import Plot, draw
+from flap.study.read import read_study
 from flap.study.series import series_of
 from flap.study.table import lower_is_better
+from flap.study.write import write_study
+from flap.sweeps.callbacks import StudyCallback, write_open_study
 from flap.tracking import Wandb
-from flap.study import main
 from tests.helpers.study_grid import AVERAGE, CRASH, PERPLEXITY, add_cell, add_command, altered, full_grid
 from tests.helpers.study_grid import Report as Plain
 
@@ -264,7 +266,7 @@ def test_old_results_stay_when_the_study_cannot_be_made(sweep: Path, monkeypatch
     def refuse(study: object, plots: list[Plot]) -> str:
         raise RuntimeError("no page")
 
-    monkeypatch.setattr(study, "page", refuse)
+    monkeypatch.setattr(write, "page", refuse)
     add_cell(sweep, None, "IFV", "UL-UM", 0.2, state="failed")
     with pytest.raises(RuntimeError):
         write_study(sweep)
@@ -329,5 +331,18 @@ def test_the_shipped_choice_names_the_callback() -> None:
 
 
 def test_importing_the_callback_stays_light() -> None:
-    code = "import sys, flap.sweeps.callbacks; assert not {'torch', 'transformers', 'matplotlib', 'jinja2'} & set(sys.modules)"
+    heavy = "{'torch', 'transformers', 'matplotlib', 'jinja2'}"
+    code = f"import sys, flap.sweeps.callbacks; assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "differs", [(), ("model.path=/models/other",), ("model.dtype=bfloat16",), ("eval.perplexity=x",)]
+)
+def test_a_dense_model_has_a_row_for_each_way_it_is_loaded_and_measured(
+    differs: tuple[str, ...], report: Plain, tmp_path: Path
+) -> None:
+    """Though the two have one name."""
+    for overrides in ((), differs):
+        add_cell(tmp_path, report, "IFV", "AL-AM", 0.2, overrides=overrides)
+    assert len(read_study(tmp_path).dense()) == (2 if differs else 1)

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 from flap.reporting import Report
-from flap.study import write_study
+from flap.study.write import write_study
 from tests.helpers.study_grid import CRASH, PERPLEXITY, full_grid
 
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",

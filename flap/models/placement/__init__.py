@@ -1,7 +1,7 @@
 """The placements: where the weights of a model are. Each one is a file here and a line below."""
 
 from flap.models.placement.base import PlacedModel
-from flap.models.placement.on_disk import OnDisk
+from flap.models.placement.on_disk import OnDisk, open_checkpoint
 from flap.models.placement.resident import Resident
 from flap.models.placement.spread import Spread
 
@@ -11,4 +11,4 @@ PLACEMENTS: dict[str, type[PlacedModel]] = {
     "stream": OnDisk,  # one layer at a time from disk
 }
 
-__all__ = ["PLACEMENTS", "OnDisk", "PlacedModel", "Resident", "Spread"]
+__all__ = ["PLACEMENTS", "OnDisk", "PlacedModel", "Resident", "Spread", "open_checkpoint"]

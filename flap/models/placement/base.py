@@ -55,6 +55,7 @@ class PlacedModel(ABC):
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.adapter = adapt(model)
+        self.folder: Path | None = None  # for what must not be in memory, where the placement has such a folder
 
     @classmethod
     @abstractmethod
@@ -96,8 +97,8 @@ class PlacedModel(ABC):
         """Restore the first `layers_done` layers as an interrupted run has changed them; discard changes of others."""
 
     @abstractmethod
-    def fits_in_memory(self, beside: "PlacedModel | None" = None) -> bool:
-        """Return whether the device has room for the whole model, together with the model `beside`."""
+    def fits_in_memory(self, beside_bytes: int = 0) -> bool:
+        """Return whether the whole model can be in memory, together with another one of `beside_bytes`."""
 
     @abstractmethod
     def in_memory(self) -> "PlacedModel":
@@ -106,10 +107,6 @@ class PlacedModel(ABC):
     @abstractmethod
     def write(self, directory: Path) -> None:
         """Write weights and config in transformers' format."""
-
-    @abstractmethod
-    def reopen(self, directory: Path) -> "PlacedModel":
-        """Return the model of a directory at the same placement."""
 
     @abstractmethod
     def observe(

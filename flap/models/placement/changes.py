@@ -50,7 +50,7 @@ class Changes:
 
     def _tensors(self, index: int, device: torch.device) -> dict[str, Tensor]:
         if device.type != "meta":
-            return load_file(self.path(index), device=str(device))
+            return {name: tensor.to(device) for name, tensor in load_file(self.path(index)).items()}
         shapes, dtype = tensor_shapes(self.path(index)), self.adapter.model.dtype
         return {name: torch.empty(shape, dtype=dtype, device=device) for name, shape in shapes.items()}
 

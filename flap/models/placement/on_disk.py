@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from flap.models.devices import free_bytes
+from flap.models.devices import ROOM_TO_RUN, free_bytes
 from flap.models.forward import leave
 from flap.models.placement.base import PlacedModel, Weights
 from flap.models.placement.changes import Changes
@@ -24,7 +24,6 @@ from flap.models.walk import Walk
 
 log = logging.getLogger(__name__)
 
-ROOM_TO_RUN = 1.5  # memory for a run in sizes of the model: its weights and working memory
 ON_META = {"device_map": {"": "meta"}}  # options of from_pretrained: the model without weights
 
 
@@ -117,6 +116,7 @@ class OnDisk(PlacedModel):
     @torch.no_grad()
     def hidden_states(self, batches_NT: Sequence[Tensor]) -> Iterator[Tensor]:
         """Yield the final hidden states of each batch, after one walk of all batches."""
+        assert self.folder is not None
         self.folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=self.folder) as folder:
             walk = Walk(self, "layer by layer", Path(folder))
@@ -139,10 +139,9 @@ class OnDisk(PlacedModel):
         """Use the files of the first `layers_done` layers that an interrupted run has written."""
         self._changes.resume(layers_done)
 
-    def fits_in_memory(self, beside: PlacedModel | None = None) -> bool:
-        """Return whether free memory is ROOM_TO_RUN times the size of this model and of `beside`, if on disk too."""
-        models = [self, *([beside] if isinstance(beside, OnDisk) else [])]
-        return ROOM_TO_RUN * sum(model.num_bytes for model in models) <= free_bytes(self.device)
+    def fits_in_memory(self, beside_bytes: int = 0) -> bool:
+        """Return whether the device has room to run the whole model, together with another one."""
+        return ROOM_TO_RUN * (self.num_bytes + beside_bytes) <= free_bytes(self.device)
 
     def in_memory(self) -> PlacedModel:
         """Load the whole model on the device."""
@@ -152,11 +151,6 @@ class OnDisk(PlacedModel):
     def write(self, directory: Path) -> None:
         """Write the checkpoint, one layer at a time."""
         write_shards(self, self._files.state, directory)
-
-    def reopen(self, directory: Path) -> "OnDisk":
-        """Return the model of a directory, on disk."""
-        load = partial(read_model, directory, device_map=self.device)
-        return OnDisk(read_model(directory, **ON_META), directory, self.device, self.folder / "reopened", load)
 
 
 def _fill_buffers(model: PreTrainedModel, device: torch.device) -> None:
@@ -175,3 +169,12 @@ def _drop(modules: Iterable[nn.Module]) -> None:
         for name, parameter in module.named_parameters(recurse=False):
             empty = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
             setattr(module, name, empty)
+
+
+def open_checkpoint(directory: Path, device: torch.device, folder: Path | None) -> OnDisk:
+    """Return the model that this program has written to a directory, one layer at a time on a device.
+
+    It can be compared with the model in memory without room for a second one. folder: as of `OnDisk`.
+    """
+    load = partial(read_model, directory, device_map=device)
+    return OnDisk(read_model(directory, **ON_META), directory, device, folder and folder / "checkpoint", load)

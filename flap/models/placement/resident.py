@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from flap.console.progress import progress
+from flap.models.devices import ROOM_TO_RUN, free_bytes
 from flap.models.placement.base import PlacedModel, Weights
-from flap.models.read import read_model
 
 
 class InMemory(PlacedModel):
@@ -22,9 +22,9 @@ class InMemory(PlacedModel):
         """Do nothing: the ends are always present."""
         yield
 
-    def fits_in_memory(self, beside: PlacedModel | None = None) -> bool:
-        """True: it is in memory."""
-        return True
+    def fits_in_memory(self, beside_bytes: int = 0) -> bool:
+        """Return whether there is room for the other model: this one is in memory."""
+        return ROOM_TO_RUN * beside_bytes <= free_bytes(self.device)
 
     def in_memory(self) -> PlacedModel:
         """Return the model itself."""
@@ -78,7 +78,3 @@ class Resident(InMemory):
     def layer(self, index: int) -> Iterator[nn.Module]:
         """Yield a layer, which is always present."""
         yield self.layers[index]
-
-    def reopen(self, directory: Path) -> "Resident":
-        """Return the model of a directory, on the same device."""
-        return Resident(read_model(directory, device_map=self.device))

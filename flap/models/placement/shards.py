@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers.core_model_loading import revert_weight_conversion
 
-from flap.console.progress import progress
 from flap.models.placement.base import PlacedModel
+from flap.models.walk import Walk
 from flap.storage.headers import tensor_shapes
 
 State = Callable[[int | None], dict[str, Tensor]]  # index of a layer, or None for the rest -> tensors by name
@@ -26,8 +26,9 @@ def write_shards(placed: PlacedModel, state: State, directory: Path) -> None:
     for file in (directory / "ends").iterdir():
         file.replace(paths[None] if file.suffix == ".safetensors" else directory / file.name)
     (directory / "ends").rmdir()
-    for i in progress(range(len(placed.layers)), "save, layer by layer"):
-        _write_layer(placed, i, state, paths[i])
+    for i in Walk(placed, "save, layer by layer"):
+        tensors: dict[str, Tensor] = revert_weight_conversion(model, state(i))
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, paths[i], metadata={"format": "pt"})
     parameters = list(model.parameters())
     index = {
         "metadata": {
@@ -46,10 +47,3 @@ def _paths(directory: Path, num_layers: int) -> dict[int | None, Path]:
         layer: directory / f"model-{number:05d}-of-{len(layers):05d}.safetensors"
         for number, layer in enumerate(layers, start=1)
     }
-
-
-def _write_layer(placed: PlacedModel, index: int, state: State, path: Path) -> None:
-    """Write the shard of a layer, with the tensor names of the checkpoint format."""
-    with placed.layer(index):
-        tensors: dict[str, Tensor] = revert_weight_conversion(placed.model, state(index))
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata={"format": "pt"})

@@ -5,14 +5,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import torch
 from torch import nn
 
 from flap.models.devices import free_bytes
 from flap.models.offload import onloaded
 from flap.models.placement.base import Weights
 from flap.models.placement.resident import InMemory
-from flap.models.read import read_model
 
 
 class Spread(InMemory):
@@ -24,12 +25,20 @@ class Spread(InMemory):
 
         Changes of layers that are on disk are written to a folder that is deleted with the model.
         """
-        memory = {"cpu": free_bytes(source.device) * 9 // 10} if source.device.type == "cpu" else None
         source.offload.mkdir(parents=True, exist_ok=True)
         changes = TemporaryDirectory(dir=source.offload)
-        model = source.read(device_map="auto", max_memory=memory, offload_folder=changes.name)
+        model = source.read(device_map="auto", max_memory=memory_limits(source.device), offload_folder=changes.name)
         model.offload_folder = changes
         return cls(model)
+
+    @property
+    def device(self) -> torch.device:
+        """The device that runs the embeddings, also where their weights wait on the host or on disk."""
+        device = super().device
+        if device.type != "meta":
+            return device
+        hook: Any = self.model.get_input_embeddings()._hf_hook
+        return torch.device(hook.execution_device)
 
     @property
     def device_map(self) -> dict[str, str]:
@@ -49,6 +58,13 @@ class Spread(InMemory):
             self.layers[index], {id(hook): hook for hook in hooks}
         )  # hooks refer to all offloaded weights
 
-    def reopen(self, directory: Path) -> "Spread":
-        """Return the model of a directory, placed by accelerate."""
-        return Spread(read_model(directory, device_map="auto"))
+    def fits_in_memory(self, beside_bytes: int = 0) -> bool:
+        """Return True: accelerate finds a place for any other model."""
+        return True
+
+
+def memory_limits(device: torch.device) -> dict[int | str, int]:
+    """Return how many bytes of weights may go to each device: a part stays free for activations and covariances."""
+    gpus = range(torch.cuda.device_count()) if device.type == "cuda" else ()
+    limits: dict[int | str, int] = {i: free_bytes(torch.device("cuda", i)) * 7 // 10 for i in gpus}
+    return limits | {"cpu": free_bytes(torch.device("cpu")) * 9 // 10}

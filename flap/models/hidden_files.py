@@ -1,0 +1,116 @@
+"""Hidden states in files that are mapped into memory, and the journal by which an interrupted walk resumes.
+
+The page cache holds the files as long as the host has free memory.
+"""
+
+import json
+import logging
+import math
+import os
+import shutil
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from uuid import uuid4
+
+import numpy
+import torch
+from torch import Tensor
+
+from flap.config import one_line
+from flap.storage.files import sync, write_text
+
+log = logging.getLogger(__name__)
+
+JOURNAL = "journal.json"
+# What an interruption may cost: checksums and syncing of many streams take longer than a layer of a small model.
+SECONDS_BETWEEN_RECORDS = 10.0
+Shapes = Sequence[tuple[int, ...]]
+
+
+class HiddenFiles:
+    """The hidden states of a walk in a folder. A journal says how many layers are done and which files belong to that.
+
+    layers_done: how many layers an interrupted walk had finished whose files are whole; 0 for a new walk.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.layers_done, self.recorded = self._read()
+        self._last_record = time.monotonic()
+
+    def new(self, shapes: Shapes, dtype: torch.dtype) -> tuple[list[Tensor], str]:
+        """Allocate a file for tensors of these shapes; return the tensors and the file's name.
+
+        Raises:
+            ValueError: the disk has no room.
+        """
+        file, num_bytes = f"hidden-{uuid4().hex}", sum(map(math.prod, shapes)) * dtype.itemsize
+        try:
+            with (self.folder / file).open("wb") as opened:
+                if hasattr(os, "posix_fallocate"):  # a sparse file would end in SIGBUS on a full disk
+                    os.posix_fallocate(opened.fileno(), 0, num_bytes)
+        except OSError as error:
+            raise ValueError(
+                f"cache_dir: hidden states of {num_bytes / 1e9:.3g} GB cannot be written to {self.folder} "
+                f"({one_line(error)}); name a larger disk, or take fewer windows"
+            ) from error
+        return self.mapped(file, shapes, dtype), file
+
+    def mapped(self, file: str, shapes: Shapes, dtype: torch.dtype) -> list[Tensor]:
+        """Return the tensors of a file that is there."""
+        sizes = [math.prod(shape) for shape in shapes]
+        flat: Tensor = torch.from_file(str(self.folder / file), shared=True, size=sum(sizes), dtype=dtype)
+        return [part.view(shape) for part, shape in zip(flat.split(sizes), shapes, strict=True)]
+
+    def check_room(self, shapes: Shapes, dtype: torch.dtype) -> None:
+        """Check that the disk has room for these hidden states twice: the inputs and the outputs of a layer.
+
+        Raises:
+            ValueError: it has not.
+        """
+        needed = 2 * sum(map(math.prod, shapes)) * dtype.itemsize
+        free = shutil.disk_usage(self.folder).free
+        if free < needed:
+            windows = sum(shape[0] for shape in shapes)
+            raise ValueError(
+                f"cache_dir: the hidden states of {windows} windows take {needed / 1e9:.3g} GB, and {free / 1e9:.3g} "
+                f"GB are free in {self.folder}; name a larger disk, or take fewer windows"
+            )
+
+    def record(self, layers_done: int, files: Mapping[str, str]) -> None:
+        """Record that these layers are done and that these files, by the names of their streams, are what follows.
+
+        Files are synced first. It is done every few seconds; what is not recorded is done again after an interruption.
+        """
+        if time.monotonic() - self._last_record >= SECONDS_BETWEEN_RECORDS:
+            self.recorded = dict(files)
+            contents = {name: {"file": file, **self._contents(file)} for name, file in files.items()}
+            write_text(self.folder / JOURNAL, json.dumps({"layers_done": layers_done, "files": contents}))
+            self._last_record = time.monotonic()
+        for path in self.folder.glob("hidden-*"):
+            if path.name not in {*self.recorded.values(), *files.values()}:
+                path.unlink()
+
+    def _read(self) -> tuple[int, dict[str, str]]:
+        try:
+            journal = json.loads((self.folder / JOURNAL).read_text())
+            entries = dict(journal["files"])
+            for entry in entries.values():
+                if self._contents(entry["file"]) != {"bytes": entry["bytes"], "crc32": entry["crc32"]}:
+                    raise ValueError(f"{entry['file']} is not what was recorded")
+            return int(journal["layers_done"]), {name: entry["file"] for name, entry in entries.items()}
+        except FileNotFoundError as error:
+            if error.filename != str(self.folder / JOURNAL):
+                log.warning("%s: %s is missing; the walk begins anew", self.folder, error.filename)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            log.warning("%s: cannot be resumed (%s); the walk begins anew", self.folder, one_line(error))
+        return 0, {}
+
+    def _contents(self, file: str) -> dict[str, int]:
+        """Sync a file and return its size and checksum."""
+        sync(self.folder / file)
+        mapped = numpy.memmap(self.folder / file, mode="r")
+        return {"bytes": len(mapped), "crc32": zlib.crc32(mapped.data)}

@@ -1,0 +1,82 @@
+"""Windows begin where the model expects text to begin."""
+
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
+
+from flap.data import Text, begins_with_bos, calibration_windows, evaluation_windows, read_text
+from flap.pipeline import run
+from tests.cases import tiny_model
+from tests.helpers.runs import composed, tiny
+
+FIELD = "calibration.bos"
+
+
+@pytest.fixture(scope="module")
+def adding(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """The tiny tokenizer, but it puts BOS in front of a text by itself, as those of LLaMA and Gemma do."""
+    adding = deepcopy(tokenizer)
+    adding.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return adding
+
+
+@pytest.fixture(scope="module")
+def text(text_file: Path) -> Text:
+    return read_text(str(text_file), "calibration", "calibration.dataset")
+
+
+def test_auto_is_what_the_tokenizer_does(tokenizer: PreTrainedTokenizerFast, adding: PreTrainedTokenizerFast) -> None:
+    assert [begins_with_bos(one, "auto", FIELD) for one in (tokenizer, adding)] == [False, True]
+    assert [begins_with_bos(adding, bos, FIELD) for bos in ("true", "True", "false", "False")] == [True] * 2 + [
+        False
+    ] * 2
+
+
+def test_every_window_begins_with_it_and_holds_one_token_less_of_the_text(
+    adding: PreTrainedTokenizerFast, text: Text
+) -> None:
+    ids = torch.tensor(adding(text.text, add_special_tokens=False).input_ids)
+    windows = evaluation_windows(text, adding, 16, None, bos=True)
+    assert windows.shape == (3000 // 15, 16) and (windows[:, 0] == 1).all()
+    assert torch.equal(windows[:, 1:].flatten(), ids)
+    drawn = calibration_windows(text, adding, 20, 16, 0, bos=True)
+    assert drawn.shape == (20, 16) and (drawn[:, 0] == 1).all()
+
+
+def test_without_it_only_the_first_window_begins_as_the_tokenizer_says(
+    adding: PreTrainedTokenizerFast, text: Text
+) -> None:
+    windows = evaluation_windows(text, adding, 16, None, bos=False)
+    assert windows[0, 0] == 1 and not (windows[1:] == 1).any()
+
+
+def test_a_tokenizer_without_such_a_token_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    without = deepcopy(tokenizer)
+    without.bos_token = None
+    assert not begins_with_bos(without, "auto", FIELD)
+    with pytest.raises(ValueError, match=r"^calibration\.bos=true: the tokenizer has no beginning-of-sequence token"):
+        begins_with_bos(without, "true", FIELD)
+    with pytest.raises(ValueError, match=r"^calibration\.bos=maybe: expected one of auto, true, false$"):
+        begins_with_bos(without, "maybe", FIELD)
+
+
+def test_the_report_says_which_and_statistics_are_kept_apart(
+    adding: PreTrainedTokenizerFast, text_file: Path, tmp_path: Path
+) -> None:
+    tiny_model("llama-gqa").save_pretrained(tmp_path / "model")
+    adding.save_pretrained(tmp_path / "model")
+    inputs = (*tiny(tmp_path / "model", text_file), f"cache_dir={tmp_path / 'cache'}", "checkpoint.save=false")
+    name = f"{text_file.name}/perplexity@16"
+    found = run(composed(*inputs), tmp_path / "auto")
+    assert found.bos == {"calibration": True, name: True}
+    assert f"| windows begin with BOS |  | calibration, {name} |" in (tmp_path / "auto" / "report.md").read_text()
+    other = run(composed(*inputs, "calibration.bos=false"), tmp_path / "false")
+    assert other.bos == {"calibration": False, name: True}
+    assert (found.statistics_cache, other.statistics_cache) == ("miss", "miss")
+    scored = run(composed(*inputs, "eval.perplexity.bos=false"), tmp_path / "scored")
+    assert scored.statistics_cache == "hit"
+    assert scored.evaluation["dense"][name] != found.evaluation["dense"][name]

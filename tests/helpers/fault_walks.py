@@ -1,0 +1,183 @@
+"""A walk through the operations of a small run: at each one a fault, and then the same command once more."""
+
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+
+from flap.pipeline import run
+from tests.helpers import forked
+from tests.helpers.faults import Fault, Outcome, faulted
+from tests.helpers.runs import composed
+
+NEW_RESULTS = ("plan.json", "*.safetensors", "config.json", "flap.json", "tokenizer*", "data", "notes.txt")
+OF_A_CELL = ("plan.json", "report.json", "report.md", "layers.png", "status.json")
+COMMON = ("cache_dir=cache", "model.device=cpu", "eval.perplexity.max_tokens=64", "hydra.sweep.dir=sweep")
+ERRORS = ("error: ", "failed: ")
+RUN = "hydra.run.dir=run"
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A command line that is walked through, in a folder where another one has been run before.
+
+    kept: folders that hold results before; they stay to the byte, or are replaced as a whole by the new result.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    before: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+
+
+SCENARIOS = (
+    Scenario("prune and save", ("ratio=0.4", "use_cache=false", RUN)),
+    Scenario(
+        "overwrite a checkpoint",
+        ("ratio=0.4", "use_cache=false", "checkpoint.dir=old", "checkpoint.overwrite=true", RUN),
+        before=("ratio=0.2", "use_cache=false", "checkpoint.dir=old", "hydra.run.dir=first"),
+        kept=("old",),
+    ),
+    Scenario("stream", ("ratio=0.4", "model.placement=stream", RUN)),
+    Scenario("fill the cache", ("ratio=0.4", "checkpoint.save=false", RUN)),
+    Scenario(
+        "a cell and its study",
+        ("-m", "ratio=0.2,0.4", "checkpoint.save=false"),
+        before=("-m", "ratio=0.2", "checkpoint.save=false"),
+        kept=("sweep/0_*",),
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What became of one fault. problems: what should not be so; empty if all is well."""
+
+    fault: Fault
+    operation: str
+    ending: str  # finished, one line, died
+    problems: list[str]
+
+
+def walk(scenario: Scenario, inputs: Sequence[str], faults: Callable[[int], Sequence[Fault]]) -> list[Case]:
+    """Walk through a scenario. inputs: arguments that all its command lines have. faults: chosen when N is known."""
+    with TemporaryDirectory() as folder:
+        found = Path(folder) / "found.json"
+        assert forked.forked(_walk, scenario, [*inputs, *COMMON], faults, found) == 0
+        return [Case(Fault(**case.pop("fault")), **case) for case in json.loads(found.read_text())]
+
+
+def _walk(scenario: Scenario, inputs: list[str], faults: Callable[[int], Sequence[Fault]], found: Path) -> None:
+    """The walk, in a process that has run once, whose forks therefore begin at once."""
+    forked.SERVER = multiprocessing.get_context("fork")
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads do not outlive a fork
+    with TemporaryDirectory() as folder:
+        root = Path(folder).resolve()
+        os.chdir(root)
+        torch.set_num_threads(1)
+        run(composed(*inputs, "ratio=0.5"), root / "warm")
+        for made in ("warm", "cache"):
+            shutil.rmtree(root / made)
+        start, whole = root / "start", root / "whole"
+        start.mkdir()
+        if scenario.before:
+            _run(start, [*scenario.before, *inputs])
+        for kept in _kept(scenario, start):
+            (kept / "notes.txt").write_text("mine")
+        shutil.copytree(start, whole)
+        arguments = [*scenario.arguments, *inputs]
+        operations = _run(whole, arguments)
+        chosen = faults(len(operations))
+        cases = [_case(scenario, arguments, fault, start, whole, root / "case") for fault in chosen]
+        found.write_text(json.dumps([asdict(case) for case in cases]))
+
+
+def _run(folder: Path, arguments: list[str]) -> list[str]:
+    """A run without a fault; returns its operations."""
+    outcome = faulted(folder, arguments, Fault())
+    assert outcome.code == 0, outcome.said
+    return outcome.operations
+
+
+def _case(scenario: Scenario, arguments: list[str], fault: Fault, start: Path, whole: Path, folder: Path) -> Case:
+    """One fault, and the same command once more."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(start, folder)
+    first = faulted(folder, arguments, fault)
+    problems = [*_ended(first, fault), *_old_is_whole(scenario, start, whole, folder, fault.kind == "killed")]
+    again = faulted(folder, arguments, Fault())
+    if again.code != 0 or "Traceback" in again.said:
+        problems.append(f"again: exit code {again.code}: {again.said[-2000:]}")
+    else:
+        problems += [*_same(whole, folder), *_old_is_whole(scenario, start, whole, folder)]
+    ending = {0: "finished", 1: "one line"}.get(first.code, "died")
+    return Case(fault, first.operations[fault.number - 1], ending, problems)
+
+
+def _ended(outcome: Outcome, fault: Fault) -> Iterator[str]:
+    """What is wrong with the end of a run with a fault."""
+    lines = outcome.said.strip().splitlines()
+    if any("Traceback" in line or "Logging error" in line for line in lines):
+        yield f"a traceback: {outcome.said}"
+    elif outcome.code != -9 if fault.kind == "killed" else outcome.code not in (0, 1):
+        yield f"exit code {outcome.code}: {outcome.said}"
+    elif outcome.code == 1 and 1 not in [sum(line.startswith(start) for line in lines) for start in ERRORS]:
+        yield f"not one clear line: {outcome.said}"
+
+
+def _kept(scenario: Scenario, folder: Path) -> list[Path]:
+    return [path for pattern in scenario.kept for path in folder.glob(pattern)]
+
+
+def _old_is_whole(scenario: Scenario, start: Path, whole: Path, folder: Path, killed: bool = False) -> Iterator[str]:
+    """What is wrong with results that were there before: they are what they were, or, as a whole, the new ones.
+
+    killed: between two renames a folder may be aside, from where the next run puts it back.
+    """
+    for kept in _kept(scenario, start):
+        name = kept.relative_to(start)
+        aside = folder.glob(f"{name.parent}/.{name.name}.*.old") if killed else ()
+        if not any(_bytes(place) in (_bytes(kept), _bytes(whole / name)) for place in (folder / name, *aside)):
+            yield f"{name} is neither what it was nor the new one"
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    """All results in a folder: of a cell, the files that Hydra does not write again."""
+    names = OF_A_CELL if (folder / "status.json").exists() else ("*",)
+    return {
+        str(path.relative_to(folder)): _content(path) for name in names for path in folder.rglob(name) if path.is_file()
+    }
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a file; of flap.json, without the state of this program's repository."""
+    if path.name != "flap.json":
+        return path.read_bytes()
+    told = json.loads(path.read_text())
+    del told["provenance"]["git"]
+    return json.dumps(told).encode()
+
+
+def _same(whole: Path, folder: Path) -> Iterator[str]:
+    """What differs from an undisturbed run: a file too many or missing, other numbers, another result."""
+    expected, found = ({str(path.relative_to(root)) for path in root.rglob("*")} for root in (whole, folder))
+    if left := sorted(name for name in found - expected if not Path(name).match("cache/*/[!.]*.lock")):
+        yield f"left behind: {', '.join(left)}"
+    if missing := sorted(name for name in expected - found if not name.startswith("cache")):
+        yield f"missing: {', '.join(missing)}"
+    for name in sorted(expected & found):
+        old, new = whole / name, folder / name
+        if old.name == "report.json":
+            numbers, again = (
+                [json.loads(path.read_text())[key] for key in ("evaluation", "layers")] for path in (old, new)
+            )
+            if numbers != again:
+                yield f"{name}: {again} instead of {numbers}"
+        elif old.is_file() and any(old.match(one) for one in NEW_RESULTS) and _content(old) != _content(new):
+            yield f"{name}: other bytes"

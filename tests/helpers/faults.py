@@ -1,0 +1,139 @@
+"""Runs in which one file operation fails, or in which the process ends at it, as SQLite is tested.
+
+An operation is an opening for writing, a write, a rename, a sync, a new folder, a reservation of room or a mapping, of
+a path below a run's folder. Deleting is none: it needs no room, and where it fails the program has nothing to do.
+"""
+
+import builtins
+import errno
+import io
+import os
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from subprocess import CompletedProcess
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from tests.helpers.forked import command_line
+
+KINDS = ("ENOSPC", "EIO", "full", "killed")  # full: ENOSPC at this operation and at each later one that takes room
+TAKING_ROOM = ("open", "write", "mkdir", "reserve", "save_file")
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault at the number-th operation of a run, from 1; number 0: no fault, the operations are only counted."""
+
+    number: int = 0
+    kind: str = "ENOSPC"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a process: its exit code, what it said on the console, and its operations."""
+
+    code: int
+    said: str
+    operations: list[str]  # as "rename run/checkpoint"
+
+
+def faulted(folder: Path, arguments: list[str], fault: Fault) -> Outcome:
+    """The command line in `folder`, in a process of its own, with a fault."""
+    with TemporaryDirectory() as beside:
+        journal = Path(beside) / "operations"
+        done: CompletedProcess[str] = command_line(
+            folder, *arguments, before=partial(install, str(folder), str(journal), fault)
+        )
+        return Outcome(done.returncode, done.stderr, journal.read_text().splitlines())
+
+
+def install(folder: str, journal: str, fault: Fault) -> None:
+    """Wrap the file operations of this process. journal: the file that gets a line for each, before it is done."""
+    faults = Faults(folder, os.open(journal, os.O_WRONLY | os.O_CREAT | os.O_APPEND), fault)
+    builtins.open = io.open = faults.opening(io.open)  # type: ignore[assignment]
+    os.open = faults.counted("os.open", os.open)
+    for name in ("rename", "replace", "mkdir"):
+        setattr(os, name, faults.counted(name.replace("replace", "rename"), getattr(os, name)))
+    os.fsync = faults.counted("fsync", lambda descriptor: None)  # a process that ends loses nothing, and disks are slow
+    os.posix_fallocate = faults.counted("reserve", os.posix_fallocate)
+    torch.from_file = faults.counted("map", torch.from_file)
+    save_file = safetensors.torch.save_file
+    counted = faults.counted("save_file", save_file, place=1, halfway=lambda path: Path(path).write_bytes(b"half"))
+    for module in list(sys.modules.values()):
+        for name, value in list(vars(module).items()):
+            if value is save_file:  # each module that has imported it has a name of its own for it
+                setattr(module, name, counted)
+
+
+class Faults:
+    """The count of operations below a folder, and the fault that comes when it is reached."""
+
+    def __init__(self, folder: str, journal: int, fault: Fault) -> None:
+        self.folder, self.journal, self.fault = Path(folder).resolve(), journal, fault
+        self.count, self.halfway = 0, False
+
+    def meet(self, operation: str, place: Any, halfway: Callable[[], Any] = str) -> None:
+        """Count an operation, and let the fault happen if it is its turn. halfway: what was done by then."""
+        if self.halfway:  # what was done of an operation is none of its own
+            return
+        self.count += 1
+        os.write(self.journal, f"{operation} {os.path.relpath(place, self.folder)}\n".encode())
+        due = self.count == self.fault.number
+        if due or (self.fault.kind == "full" and 0 < self.fault.number < self.count and operation in TAKING_ROOM):
+            self.halfway = True
+            halfway()
+            self.halfway = False
+            if self.fault.kind == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            number = errno.EIO if self.fault.kind == "EIO" else errno.ENOSPC
+            raise OSError(number, os.strerror(number), str(place))
+
+    def below(self, place: Any) -> str | None:
+        """The path of a file below the folder, also of a descriptor; None for all others."""
+        path = Path(f"/proc/self/fd/{place}" if isinstance(place, int) else os.fsdecode(place)).resolve()
+        return str(path) if self.folder in path.parents else None
+
+    def counted(
+        self, operation: str, original: Callable[..., Any], place: int = 0, halfway: Callable[[str], Any] = str
+    ) -> Callable[..., Any]:
+        """A function whose argument number `place` is a path or a descriptor, counted as an operation."""
+
+        def wrapped(*given: Any, **options: Any) -> Any:
+            path = None if "dir_fd" in options else self.below(given[place])
+            if path is not None and not Path(path).is_dir() | (operation == "mkdir"):
+                self.meet(operation, path, partial(halfway, path))
+            return original(*given, **options)
+
+        return wrapped
+
+    def opening(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """`open`, counted where it is for writing; each write to the file is counted too, and ends halfway."""
+
+        def wrapped(file: Any, mode: str = "r", *given: Any, **options: Any) -> Any:
+            path = None if isinstance(file, int) or not set(mode) & set("wax+") else self.below(file)
+            if path is None:
+                return original(file, mode, *given, **options)
+            self.meet("open", path)
+            opened = original(file, mode, *given, **options)
+            write = opened.write
+
+            def half(content: Any) -> None:
+                write(content[: len(content) // 2])
+                opened.flush()
+
+            def written(content: Any) -> Any:
+                opened.write = write  # one operation for all writes to this opened file
+                self.meet("write", path, partial(half, content))
+                return write(content)
+
+            opened.write = written
+            return opened
+
+        return wrapped

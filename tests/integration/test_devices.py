@@ -1,0 +1,307 @@
+"""On any device a model has the statistics, scores, plans, fits, divergences and files that it has on the CPU.
+
+The second device (tests/helpers/second_device.py) refuses what a GPU refuses, so a tensor that was left on the CPU is
+found on a machine without one.
+
+Numbers are compared to ROUNDING of the largest. Devices have other kernels, which add in another order: between the CPU
+and the second device, which differ in the kernel of the attention, the largest difference was 3e-6. A wrong unit or a
+missing bias changes these models' outputs by more than 1e-2. Plans are equal.
+"""
+
+import copy
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+import flap
+from flap.allocation import LayerPlan, PruningPlan
+from flap.calibration import Calibration, LayerStatistics, collect
+from flap.calibration.statistics_file import read_statistics, write_statistics
+from flap.checkpoint.save import save
+from flap.compression import Divergence, FitReport, LinearCompensation, compress, mask_layer, slice_layer
+from flap.compression.divergence import dense_plan
+from flap.config import ModelConfig
+from flap.evaluation.perplexity import perplexity
+from flap.importance import OBS, score_layers
+from flap.models import PlacedModel, Resident, Source, Spread, find_model
+from flap.reporting import Report
+from tests.cases import random_model, tokens
+from tests.helpers.pruned import prune
+from tests.models.families import test_families as families
+
+ROUNDING = 1e-4
+FAMILIES: dict[str, PreTrainedConfig] = {
+    "llama": families.TestLlama.configs["gqa"],
+    "qwen3": families.TestQwen3.configs["gqa"],
+    "gemma3": families.TestGemma3.configs["gqa"],
+    "gpt_neox": families.TestGPTNeoX.configs["parallel"],
+    "opt": families.TestOPT.configs["norm-after"],
+    "phi3": families.TestPhi3.configs["gqa"],
+    "olmo2": families.TestOlmo2.configs["gqa"],
+    "mixtral": families.TestMixtral.configs["gqa"],
+}
+METHODS = ["flap", "wanda_sp", "mag_sp"]
+WINDOWS = tokens()
+CPU = torch.device("cpu")
+
+Pruning = Callable[..., tuple[PreTrainedModel, Report]]
+
+
+def model_on(device: torch.device, family: str) -> PreTrainedModel:
+    model = random_model(FAMILIES[family]).to(device)
+    model.tie_weights()  # moving a model to a device made in Python gives it new tensors, each by itself
+    return model
+
+
+@torch.no_grad()
+def logits(model: PreTrainedModel) -> Tensor:
+    return model(input_ids=tokens(seed=7).to(model.device), use_cache=False).logits
+
+
+def assert_close(found: Tensor, expected: Tensor) -> None:
+    assert found.shape == expected.shape
+    largest = max(expected.abs().max().item(), 1e-6)
+    torch.testing.assert_close(found.cpu(), expected.cpu(), rtol=0, atol=ROUNDING * largest)
+
+
+def assert_same_tensors(found: PreTrainedModel, expected: PreTrainedModel, device: torch.device) -> None:
+    """The same units were kept, and what was fitted is close."""
+    tensors, wanted = dict(found.named_parameters()), dict(expected.named_parameters())
+    assert tensors.keys() == wanted.keys()
+    assert {tensor.device.type for tensor in tensors.values()} == {device.type}
+    for name, tensor in tensors.items():
+        assert_close(tensor.detach(), wanted[name].detach())
+
+
+def assert_same_statistics(found: Iterable[LayerStatistics], expected: Iterable[LayerStatistics]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert one.inverse_power == pytest.approx(other.inverse_power, rel=ROUNDING)
+        for mine, theirs in zip(one.blocks, other.blocks, strict=True):
+            assert torch.equal(torch.as_tensor(mine.num_tokens).cpu(), torch.as_tensor(theirs.num_tokens).cpu())
+            for name in ("mean_I", "var_I", "msq_I"):
+                assert_close(getattr(mine, name), getattr(theirs, name))
+
+
+@pytest.fixture(scope="module")
+def pruned(tokenizer: PreTrainedTokenizerFast, text_file: Path) -> Pruning:
+    """pruned(device, family, method): a model pruned by `flap.prune` there, made once, and the report."""
+
+    @cache
+    def pruned_on(device: torch.device, family: str, method: str, **options: object) -> tuple[PreTrainedModel, Report]:
+        model = model_on(device, family)
+        data = {"dataset": str(text_file), "num_samples": 8, "seq_len": 16}
+        return model, flap.prune(model, tokenizer, ratio=0.4, method=method, **data | options)
+
+    return pruned_on
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Callable[..., Source]:
+    """sources(device, family, placement): a model in a directory that is to be placed there."""
+    root = tmp_path_factory.mktemp("sources")
+
+    def source(device: torch.device, family: str, placement: str) -> Source:
+        if not (root / family).exists():
+            random_model(FAMILIES[family]).save_pretrained(root / family)
+            tokenizer.save_pretrained(root / family)
+        found = find_model(ModelConfig("tiny", str(root / family), device="cpu"), root / "cache", False)
+        return replace(found, device=device, placement=placement)
+
+    return source
+
+
+@cache
+def statistics_on_cpu(family: str) -> list[LayerStatistics]:
+    return collect(Resident(model_on(CPU, family)), WINDOWS, 4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_statistics(device: torch.device, family: str, tmp_path: Path) -> None:
+    placed = Resident(model_on(device, family))
+    found = collect(placed, WINDOWS, 4)
+    assert {block.mean_I.device.type for layer in found for block in layer.blocks} == {device.type}
+    assert_same_statistics(found, statistics_on_cpu(family))
+    write_statistics(found, tmp_path / "statistics.safetensors")
+    reread = read_statistics(tmp_path / "statistics.safetensors")
+    for layer, again in zip(found, reread, strict=True):
+        for block, block_again in zip(layer.blocks, again.blocks, strict=True):
+            assert torch.equal(block_again.to(device).mean_I.cpu(), block.mean_I.cpu())
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pruning(device: torch.device, family: str, method: str, pruned: Pruning) -> None:
+    (model, report), (expected, on_cpu) = pruned(device, family, method), pruned(CPU, family, method)
+    assert report.layers == on_cpu.layers and report.loads_with == on_cpu.loads_with
+    assert_same_tensors(model, expected, device)
+    assert_close(logits(model), logits(expected))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_its_files_are_read_on_any_device(device: torch.device, family: str, pruned: Pruning, tmp_path: Path) -> None:
+    model, _ = pruned(device, family, "flap")
+    model.save_pretrained(tmp_path)
+    loaded = flap.load(tmp_path)
+    assert_close(logits(loaded), logits(pruned(CPU, family, "flap")[0]))
+    assert torch.equal(logits(flap.load(tmp_path, device_map={"": device})).cpu(), logits(model).cpu())
+
+
+def calibration_on(device: torch.device) -> Calibration:
+    placed = Resident(model_on(device, "llama"))
+    return Calibration(placed, WINDOWS, 4, collect(placed, WINDOWS, 4))
+
+
+def plans(model: PlacedModel) -> list[PruningPlan]:
+    """One without two units of the first layer, and one without a few of every layer."""
+    whole = dense_plan(model)
+    some = LayerPlan((0, 2, 3), tuple(range(0, 56, 2)))
+    return [whole.with_layer(0, some), PruningPlan((some,) * len(whole.layers))]
+
+
+def fitted(device: torch.device) -> tuple[PreTrainedModel, dict[str, FitReport], list[float]]:
+    """The model after a linear fit, the reports, and what the plans diverge with such fits."""
+    calibration, fit = calibration_on(device), LinearCompensation()
+    nats = Divergence(calibration, fit)(plans(calibration.model), 48)
+    visits = calibration.visit("compress", covariance=True, changing=True)
+    reports = compress(calibration.model.adapter, plans(calibration.model)[1], fit, visits, slice_layer)
+    return calibration.model.model, reports, nats
+
+
+@cache
+def fitted_on_cpu() -> tuple[PreTrainedModel, dict[str, FitReport], list[float]]:
+    return fitted(CPU)
+
+
+def test_linear_fits_and_the_divergence_with_them(device: torch.device) -> None:
+    """Errors and nats are small differences of large numbers: ten times the rounding."""
+    (model, reports, nats), (expected, on_cpu, nats_on_cpu) = fitted(device), fitted_on_cpu()
+    assert reports.keys() == on_cpu.keys()
+    for name, report in reports.items():
+        assert report.ridge == on_cpu[name].ridge
+        assert report.held_out_error == pytest.approx(on_cpu[name].held_out_error, rel=10 * ROUNDING)
+        assert report.held_out_error_of_bias == pytest.approx(on_cpu[name].held_out_error_of_bias, rel=10 * ROUNDING)
+    assert_same_tensors(model, expected, device)
+    assert nats == pytest.approx(nats_on_cpu, rel=10 * ROUNDING) and min(nats) > 1e-3
+
+
+def test_scores_of_obs(device: torch.device) -> None:
+    found, expected = (
+        score_layers(OBS(), calibration.model.adapter, calibration.visit("score", covariance=True))
+        for calibration in map(calibration_on, (device, CPU))
+    )
+    for mine, theirs in zip(found.layers, expected.layers, strict=True):
+        for one, other in zip(mine, theirs, strict=True):
+            assert one.device == CPU  # where plans are made
+            assert_close(one, other)
+
+
+def test_a_search(device: torch.device, pruned: Pruning) -> None:
+    quick = ("structure.rounds=1", "structure.tokens=16", "structure.levels=[0.5]", "compensation.ridge=0.01")
+    (model, report), (expected, on_cpu) = (pruned(one, "llama", "flap_plus", overrides=quick) for one in (device, CPU))
+    assert report.layers == on_cpu.layers
+    assert report.search_nats == pytest.approx(on_cpu.search_nats, rel=10 * ROUNDING)
+    assert_same_tensors(model, expected, device)
+
+
+@cache
+def pruned_by_hand(family: str) -> tuple[PruningPlan, PreTrainedModel, float]:
+    """On the CPU: the plan, what it leaves, and the perplexity of that."""
+    model = model_on(CPU, family)
+    plan = prune(model, 0.4)
+    return plan, model, perplexity(Resident(model), WINDOWS, 4)
+
+
+def assert_prunes_and_saves(
+    placed: PlacedModel, family: str, tokenizer: PreTrainedTokenizerFast, directory: Path
+) -> PlacedModel:
+    """As the CPU does; return the model after it is saved."""
+    plan, expected, expected_perplexity = pruned_by_hand(family)
+    device = placed.device
+    assert_same_statistics(collect(placed, WINDOWS, 4), statistics_on_cpu(family))
+    assert prune(placed, 0.4) == plan
+    after = save(placed, tokenizer, directory, plan, {})
+    assert after.device == device and after.logits(WINDOWS).device.type == device.type
+    assert_close(after.logits(tokens(seed=7)), logits(expected))
+    assert perplexity(after, WINDOWS, 4) == pytest.approx(expected_perplexity, rel=ROUNDING)
+    assert_same_tensors(flap.load(directory), expected, CPU)
+    return after
+
+
+@pytest.mark.parametrize("family", ["llama", "opt", "mixtral"])
+def test_streaming_onto_it(
+    device: torch.device,
+    family: str,
+    sources: Callable[..., Source],
+    tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+) -> None:
+    placed = sources(device, family, "stream").open(folder=tmp_path / "work")
+    with placed.layer(1) as layer:
+        assert {parameter.device.type for parameter in layer.parameters()} == {device.type}
+    after = assert_prunes_and_saves(placed, family, tokenizer, tmp_path / "pruned")
+    whole = after.in_memory()
+    assert {parameter.device.type for parameter in whole.model.parameters()} == {device.type}
+    assert_close(logits(whole.model), logits(pruned_by_hand(family)[1]))
+
+
+@pytest.mark.parametrize("waiting", ["layers", "embeddings and layers"])
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+def test_spread_over_it_and_the_host(
+    device: torch.device,
+    family: str,
+    waiting: str,
+    sources: Callable[..., Source],
+    tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+) -> None:
+    """accelerate dispatches to it. The map is given: it would choose one by the free memory of CUDA devices."""
+    source = sources(device, family, "auto")
+    ends = {"model.embed_tokens": device, "model.norm": device, "model.rotary_emb": device, "lm_head": device}
+    places = ends | {"model.layers.0": device, "model.layers.1": "cpu", "model.layers.2": device}
+    if waiting != "layers":
+        places |= {"model.embed_tokens": "cpu"}
+    placed = Spread(source.read(device_map=places))
+    assert placed.device.type == device.type
+    assert {parameter.device.type for parameter in placed.layers[1].parameters()} == {"meta"}  # onloaded when needed
+    assert_prunes_and_saves(placed, family, tokenizer, tmp_path / "pruned")
+
+
+@pytest.mark.parametrize("family", ["llama", "olmo2", "mixtral"])
+def test_masking(device: torch.device, family: str) -> None:
+    model, expected = model_on(device, family), model_on(CPU, family)
+    assert prune(model, 0.4, mask_layer) == prune(expected, 0.4, mask_layer)
+    assert_same_tensors(model, expected, device)
+
+
+def test_a_copy_is_on_the_same_device(device: torch.device) -> None:
+    """As the dense model of a sweep and the layers of a search are copied."""
+    model = model_on(device, "llama")
+    assert_same_tensors(copy.deepcopy(model), model, device)
+
+
+def test_the_second_device_refuses_what_a_gpu_refuses(device: torch.device) -> None:
+    if device == CPU:
+        return
+    there, here = torch.ones(4, 4).to(device), torch.ones(4, 4)
+    index = torch.tensor([0, 2])
+    for mixed in (
+        lambda: there + here,
+        lambda: here @ there,
+        lambda: torch.cat([there, here]),
+        lambda: here[index.to(device)],
+        lambda: there.index_select(0, index),
+        lambda: there.clone().index_put_((index,), here[0]),
+        lambda: torch.where(there > 0, there, here),
+    ):
+        with pytest.raises(RuntimeError):
+            mixed()
+    with pytest.raises((RuntimeError, TypeError)):
+        there.numpy()
+    # numbers and indices may be on the CPU
+    assert torch.equal((there * torch.tensor(2.0))[index].cpu(), 2 * here[index])

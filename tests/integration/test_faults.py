@@ -1,0 +1,54 @@
+"""Whatever operation on files fails, and wherever a run is killed: one line, nothing lost, and it can be run again."""
+
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from tests.cases import tiny_model
+from tests.helpers.fault_walks import SCENARIOS, Case, Scenario, walk
+from tests.helpers.faults import KINDS, Fault
+from tests.helpers.runs import tiny
+
+
+def spread(first: int, num_operations: int) -> list[Fault]:
+    """Three operations, from a third of all each, with the kinds in turn from `first` on."""
+    return [Fault(1 + (2 * i + 1) * num_operations // 6, KINDS[(first + i) % len(KINDS)]) for i in range(3)]
+
+
+def each(num_operations: int) -> list[Fault]:
+    """A fault at each operation, with the kinds in turn."""
+    return [Fault(number, KINDS[number % len(KINDS)]) for number in range(1, num_operations + 1)]
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast, text_file: Path) -> list[str]:
+    """The arguments of all runs: a model of two layers."""
+    model = tmp_path_factory.mktemp("model") / "two-layers"
+    tiny_model("llama-gqa", num_hidden_layers=2).save_pretrained(model)
+    tokenizer.save_pretrained(model)
+    return tiny(model, text_file)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_a_fault(scenario: Scenario, inputs: list[str]) -> None:
+    cases = walk(scenario, inputs, partial(spread, SCENARIOS.index(scenario)))
+    assert [case for case in cases if case.problems] == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_a_fault_at_each_operation(scenario: Scenario, inputs: list[str]) -> None:
+    cases = walk(scenario, inputs, each)
+    print(row(scenario, cases))  # of the table in docs/faults.md
+    assert [case for case in cases if case.problems] == []
+
+
+def row(scenario: Scenario, cases: list[Case]) -> str:
+    """The line of a table: operations, how the runs with a fault ended by kind, and how many cases have problems."""
+    ended = [Counter(case.ending for case in cases if case.fault.kind == kind) for kind in KINDS]
+    texts = [", ".join(f"{count} {ending}" for ending, count in sorted(counter.items())) for counter in ended]
+    problems = sum(bool(case.problems) for case in cases)
+    return f"| {scenario.name} | {len(cases)} | {' | '.join(texts)} | {problems} |"
