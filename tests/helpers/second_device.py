@@ -114,7 +114,7 @@ def run(func: Any, args: tuple[Any, ...], options: dict[str, Any]) -> Any:
     on_host = {key: _host(option) for key, option in options.items()}
     result = WITHOUT_CPU_KERNEL.get(name, func)(*_host(args), **on_host)
     if any(one.host.shape != shape for one, shape in zip(ours, shapes, strict=True)):
-        raise NotImplementedError(f"{name}: it gives a tensor another shape in place, which {NAME}:0 cannot")
+        raise RuntimeError(f"{name}: it gives a tensor another shape in place, which {NAME}:0 cannot")
     return _wrapped(result, {id(one.host): one for one in ours})
 
 
