@@ -45,7 +45,8 @@ class Variant:
 VARIANTS = {
     "bias": Variant((), 1.1),
     "linear": Variant(("compensation=linear",), 2.0),
-    "flap_plus": Variant(("method=flap_plus",), None),
+    "closed form": Variant(("metric=OBS", "structure.scale=relative", "compensation=linear"), 2.0),
+    "flap_plus": Variant(("method=flap_plus",), 12.0),
 }
 
 

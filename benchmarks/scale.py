@@ -5,6 +5,10 @@ by 30 % with model.placement=stream, each in a fresh process, on 16 windows of 1
 resident memory over that of an interpreter that has imported torch: all of it, files that are mapped into memory too
 (the kernel's VmHWM), and how much of it no file stands behind (RssAnon, polled). Target: at most 1.2 GB for the
 largest, and flat. GB are 10^9 bytes.
+
+Beside the peak of memory and of disk (polled) stands the estimate of `dry_run=true` and what share of the measured peak
+it is; it should be within 0.75 and 1.25. `--shape mixtral` or `qwen3_moe` takes a mixture of experts; other arguments
+are passed on to the run: `--gb 1 --shape mixtral method=flap_plus`.
 """
 
 import argparse
@@ -12,28 +16,43 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
 
 # Llama-3.2-1B's layers: 60.8 million parameters each, 121.6 MB in bfloat16. SmolLM2's tokenizer, untied embeddings.
-SHAPE = {
-    "hidden_size": 2048, "intermediate_size": 8192, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64,
-    "vocab_size": 49152, "tie_word_embeddings": False, "max_position_embeddings": 2048,
+ENDS = {"vocab_size": 49152, "tie_word_embeddings": False, "max_position_embeddings": 2048, "head_dim": 64}
+LLAMA = {
+    "hidden_size": 2048, "intermediate_size": 8192, "num_attention_heads": 32, "num_key_value_heads": 8,
 }  # fmt: skip
+# Mixtures of experts: 53 million parameters a layer, of which a token passes a quarter and an eighth of the experts.
+MIXTRAL = {
+    "hidden_size": 1024, "intermediate_size": 2048, "num_attention_heads": 16, "num_key_value_heads": 4,
+    "num_local_experts": 8, "num_experts_per_tok": 2,
+}  # fmt: skip
+QWEN3_MOE = {
+    "hidden_size": 1024, "moe_intermediate_size": 256, "num_attention_heads": 16, "num_key_value_heads": 4,
+    "num_experts": 64, "num_experts_per_tok": 8,
+}  # fmt: skip
+SHAPES: dict[str, dict[str, Any]] = {"llama": LLAMA, "mixtral": MIXTRAL, "qwen3_moe": QWEN3_MOE}
 LAYERS = {1: 5, 2: 13, 4: 30}  # GB of weights: decoder layers
+LAYERS_OF_EXPERTS = {1: 8, 2: 17, 4: 36}
 COLUMNS = (
-    "weights, GB", "layers", "peak over bare, GB", "/ weights", "anonymous, GB", "seconds", "CPU seconds",
-    "CPU seconds / GB", "ratio", "logits reloaded",
+    "weights, GB", "layers", "peak over bare, GB", "/ weights", "estimate, GB", "/ measured", "anonymous, GB",
+    "disk, GB", "estimate, GB", "/ measured", "seconds", "CPU seconds", "CPU seconds / GB", "ratio", "logits reloaded",
 )  # fmt: skip
 RUN = ["model.name=random", "model.placement=stream", "ratio=0.3", "eval=[none]"]
 WINDOWS = ["calibration.num_samples=16", "calibration.seq_len=128"]
 
 
-def write_model(directory: Path, num_layers: int) -> int:
+def write_model(directory: Path, shape: str, num_layers: int) -> int:
     """A random model with one shard for each layer and one for the rest, never more than one of them in memory."""
     import torch
     from safetensors.torch import save_file
-    from transformers import AutoModelForCausalLM, LlamaConfig
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.core_model_loading import revert_weight_conversion
 
     from flap.config import ModelConfig
     from flap.models import find_model
@@ -41,10 +60,12 @@ def write_model(directory: Path, num_layers: int) -> int:
 
     smollm2 = ModelConfig("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", device="cpu")
     find_model(smollm2, cache_root(None), trust_remote_code=False).tokenizer.save_pretrained(directory)
-    config = LlamaConfig(**SHAPE, num_hidden_layers=num_layers, dtype="bfloat16", architectures=["LlamaForCausalLM"])
-    config.save_pretrained(directory)
+    config = AutoConfig.for_model(shape, **ENDS, **SHAPES[shape], num_hidden_layers=num_layers, dtype="bfloat16")
     with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in AutoModelForCausalLM.from_config(config).state_dict().items()}
+        model = AutoModelForCausalLM.from_config(config)
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(directory)
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     generator, num_bytes = torch.Generator().manual_seed(0), 0
     weight_map: dict[str, str] = {}
     for part in ["rest", *range(num_layers)]:
@@ -53,8 +74,9 @@ def write_model(directory: Path, num_layers: int) -> int:
         tensors = {name: torch.empty(shapes[name], dtype=torch.bfloat16) for name in names}
         for name, tensor in tensors.items():
             tensor.normal_(1.0 if "norm" in name else 0.0, 0.02, generator=generator)
+        tensors = {name: tensor.contiguous() for name, tensor in revert_weight_conversion(model, tensors).items()}
         save_file(tensors, directory / f"model-{part}.safetensors", metadata={"format": "pt"})
-        weight_map |= dict.fromkeys(names, f"model-{part}.safetensors")
+        weight_map |= dict.fromkeys(tensors, f"model-{part}.safetensors")
         num_bytes += sum(tensor.nbytes for tensor in tensors.values())
     (directory / "model.safetensors.index.json").write_text(
         json.dumps({"metadata": {"total_size": num_bytes}, "weight_map": weight_map})
@@ -66,8 +88,10 @@ def prune(directory: Path, arguments: list[str]) -> None:
     """The command line, in this process; its processor time and peak are printed last."""
     from flap.cli import main as flap
 
+    chosen = {argument.split("=")[0] for argument in arguments}
+    usual = [argument for argument in (*RUN, *WINDOWS) if argument.split("=")[0] not in chosen]
     sys.argv = ["flap", f"model.path={directory / 'dense'}", f"cache_dir={directory / 'cache'}"]
-    sys.argv += [f"hydra.run.dir={directory / 'run'}", *RUN, *WINDOWS, *arguments]
+    sys.argv += [f"hydra.run.dir={directory / 'run'}", *usual, *arguments]
     flap()
     print(f"cpu {time.process_time()}\npeak {peak_bytes()}")
 
@@ -78,39 +102,73 @@ def peak_bytes() -> int:
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024
 
 
-def watched(*arguments: str) -> tuple[int, int, str]:
-    """Run this script in a fresh process: its peak, the largest part of it without a file behind it, and its output."""
+def disk_bytes(*folders: Path) -> int:
+    """What the files in these folders take on the disk at this moment."""
+    total = 0
+    for file in (file for folder in folders for file in folder.rglob("*")):
+        with suppress(OSError):  # files come and go
+            total += file.stat().st_blocks * 512
+    return total
+
+
+class Watched(NamedTuple):
+    """A process: its peak, the largest part of it without a file behind it, the most on disk, and its output."""
+
+    peak: int
+    anonymous: int
+    disk: int
+    output: str
+
+
+def watched(*arguments: str, folders: Sequence[Path] = ()) -> Watched:
+    """Run this script in a fresh process and watch its memory and these folders."""
     process = subprocess.Popen([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True)
-    anonymous = 0
+    anonymous = disk = 0
     while process.poll() is None:
         try:
             lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
         except OSError:
             break
         anonymous = max([anonymous, *(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))])
+        disk = max(disk, disk_bytes(*folders))
         time.sleep(0.02)
     assert process.stdout is not None
     output = process.stdout.read()
     if process.wait() != 0:
         raise SystemExit(f"{' '.join(arguments)} failed")
-    return int(output.split("peak ")[-1].split()[0]), anonymous, output
+    return Watched(int(output.split("peak ")[-1].split()[0]), anonymous, disk, output)
 
 
-def measure(directory: Path, size: int, bare: tuple[int, int], options: list[str]) -> None:
+def estimated(directory: Path, options: Sequence[str]) -> tuple[int, int]:
+    """What a dry run says of the peak of resident memory and of disk."""
+    watched("--prune", str(directory), *options, "dry_run=true")
+    stages = json.loads((directory / "run" / "estimate.json").read_text())["stages"]
+    return max(stage["resident_bytes"] for stage in stages), max(stage["disk_bytes"] for stage in stages)
+
+
+def measure(directory: Path, shape: str, size: int, bare: Watched, options: list[str]) -> None:
     """Write, prune and reload one model; prints a row of the table."""
-    num_bytes = int(watched("--write", str(directory), str(LAYERS[size]))[2].split("bytes ")[1].split()[0])
+    layers = (LAYERS if shape == "llama" else LAYERS_OF_EXPERTS)[size]
+    num_bytes = int(watched("--write", str(directory), shape, str(layers)).output.split("bytes ")[1].split()[0])
+    peak_estimate, disk_estimate = estimated(directory, options)
     start = time.perf_counter()
-    peak, anonymous, output = watched("--prune", str(directory), *options)
+    folders = directory / "run", directory / "cache"
+    peak, anonymous, disk, output = watched("--prune", str(directory), *options, folders=folders)
     cpu = float(output.split("cpu ")[-1].split()[0])
     seconds = time.perf_counter() - start
     report = json.loads((directory / "run" / "report.json").read_text())
-    reloaded = watched("--reload", str(directory))[2].split("logits ")[1].split("\n")[0]
+    reloaded = watched("--reload", str(directory)).output.split("logits ")[1].split("\n")[0]
     row = [
         f"{num_bytes / 1e9:.2f}",
-        f"{LAYERS[size]}",
-        f"{(peak - bare[0]) / 1e9:.2f}",
-        f"{(peak - bare[0]) / num_bytes:.2f}",
-        f"{(anonymous - bare[1]) / 1e9:.2f}",
+        f"{layers}",
+        f"{(peak - bare.peak) / 1e9:.2f}",
+        f"{(peak - bare.peak) / num_bytes:.2f}",
+        f"{(peak_estimate - bare.peak) / 1e9:.2f}",
+        f"{(peak_estimate - bare.peak) / (peak - bare.peak):.2f}",
+        f"{(anonymous - bare.anonymous) / 1e9:.2f}",
+        f"{disk / 1e9:.2f}",
+        f"{disk_estimate / 1e9:.2f}",
+        f"{disk_estimate / disk:.2f}",
         f"{seconds:.0f}",
         f"{cpu:.0f}",
         f"{cpu * 1e9 / num_bytes:.0f}",
@@ -133,13 +191,15 @@ def reload(directory: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gb", type=int, nargs="+", default=list(LAYERS), choices=LAYERS)
+    parser.add_argument("--shape", default="llama", choices=SHAPES)
     parser.add_argument("--folder", help="where the models are written; removed afterwards")
     for hidden in ("--write", "--prune", "--reload"):
         parser.add_argument(hidden, nargs="+", help=argparse.SUPPRESS)
     parser.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
     chosen, options = parser.parse_known_args()
     if chosen.write:
-        print(f"bytes {write_model(Path(chosen.write[0]) / 'dense', int(chosen.write[1]))}\npeak 0")
+        directory, shape, layers = chosen.write
+        print(f"bytes {write_model(Path(directory) / 'dense', shape, int(layers))}\npeak 0")
     elif chosen.prune:
         prune(Path(chosen.prune[0]), [*chosen.prune[1:], *options])
     elif chosen.reload:
@@ -150,13 +210,13 @@ def main() -> None:
         print(f"peak {peak_bytes()}")
         time.sleep(0.5)  # to be polled
     else:
-        bare = watched("--bare")[:2]
-        print(f"bare interpreter with torch imported: {bare[0] / 1e9:.2f} GB, of it {bare[1] / 1e9:.2f} GB anonymous\n")
+        bare = watched("--bare")
+        print(f"bare interpreter with torch: {bare.peak / 1e9:.2f} GB, of it {bare.anonymous / 1e9:.2f} GB anonymous\n")
         print("|", " | ".join(COLUMNS), "|")
         print("|" + "---|" * len(COLUMNS), flush=True)
         for size in chosen.gb:
             with TemporaryDirectory(dir=chosen.folder) as folder:
-                measure(Path(folder), size, bare, options)
+                measure(Path(folder), chosen.shape, size, bare, options)
 
 
 if __name__ == "__main__":

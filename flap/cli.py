@@ -57,19 +57,27 @@ def _attempt(config: DictConfig) -> str | None:
 
 
 def _run(config: DictConfig) -> None:
-    """Check the config, prune and measure, and print the report; skip a run that is finished already."""
+    """Check the config, prune and measure, and print the report; skip a run that is finished already.
+
+    With `dry_run`, print what the run would take instead.
+    """
     checked = typed(config)
     # imported here because --help and invalid values should not wait seconds for torch and transformers
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     from flap.pipeline import run
-    from flap.prepare import prepare
+    from flap.prepare import forecast, prepare
     from flap.reporting import changed_inputs, finished_run, show
 
     set_verbosity_error()
     disable_progress_bar()
     hydra_config = HydraConfig.get()
     run_dir = Path(hydra_config.runtime.output_dir)
+    if checked.dry_run:
+        expected = forecast(checked)
+        print(checked.run_name, *expected.lines(), sep="\n")
+        expected.save(run_dir / "estimate.json")
+        return
     may_share_gpus = "joblib" in hydra_config.launcher._target_ and checked.model.device != "cpu"
     if may_share_gpus and (gpu := claim_gpu(run_dir.parent)):
         log.info("GPU %s", gpu)

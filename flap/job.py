@@ -24,8 +24,8 @@ from flap.storage import Cache, Kind, as_json, digest
 from flap.storage.workspace import workspace
 
 DIVERGENCES: Kind[list[float]] = as_json("divergences")  # of plans, in nats a token
-FITS_VERSION = 1  # raise it when compensation fits other weights or biases
-DIVERGENCES_VERSION = 3  # raise it when the measurement or the fits change
+FITS_VERSION = 2  # raise it when compensation fits other weights or biases
+DIVERGENCES_VERSION = 4  # raise it when the measurement or the fits change
 
 
 @dataclass(frozen=True)

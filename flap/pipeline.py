@@ -48,6 +48,7 @@ def run(
             report.evaluation["dense"] = job.suite.dense(model, dense_key, job.cache)
 
         # the statistics of the inputs of each output projection
+        passes = model.passes
         with report.timed("calibrate") if job.windows else nullcontext():
             calibration = job.calibrate(model, folder)
         report.statistics_cache = calibration.cache_state
@@ -58,14 +59,14 @@ def run(
                 )
         else:
             with report.timed("score"):  # how much each unit matters
-                visits = calibration.visit("score", metric.needs_covariance)
+                visits = calibration.visit("score", metric.needs_covariance, trial=True)
                 scores = score_layers(metric, model.adapter, visits)
             with report.timed("allocate"):  # which units stay within the budget
                 plan = structure.allocate(scores, job.budget, job.measure(calibration, folder))
             with report.timed("compress"):  # the other units are removed, with compensation
                 visits = calibration.visit("compress", compensation.needs_covariance, folder, changing=True)
                 fits = compress(model.adapter, plan, compensation, visits, job.compress_layer)
-        report.search_nats = list(plan.nats)
+        report.search_nats, report.weight_passes = list(plan.nats), model.passes - passes
         report.repairs = {block: fit._asdict() for block, fit in fits.items()}
         if job.budget.kept(plan) < job.budget.total:
             report.loads_with = become_checkpointable(model)

@@ -11,8 +11,9 @@ from flap.config import FlapConfig, build, require
 from flap.data import begins_with_bos, calibration_windows, read_text
 from flap.evaluation import Task, prepare_suite
 from flap.export.gguf import check_export, source_gguf
+from flap.forecast import Forecast
 from flap.job import Choices, Job, Windows
-from flap.models import Given, ModelAdapter, Source, adapt, find_model
+from flap.models import Given, ModelAdapter, Source, adapt, find_architecture, find_model
 from flap.storage import Cache, cache_root
 from flap.storage.files import remove_leftovers
 
@@ -22,11 +23,13 @@ def prepare(
 ) -> Job:
     """Return the job of a config: choices, windows, budget and tasks, all checked. Reads no weights.
 
-    source: the model, if the caller has it already. will_save: the place of the checkpoint is checked, too.
+    source: the model, if the caller has it already. will_save: the run will begin, so that its memory and the place of
+    the checkpoint are checked, too.
 
     Raises:
         ValueError: bad input, in one line that names the field.
     """
+    require(not config.dry_run, "dry_run", True, "false; only the command line prints what a run will take")
     choices, run_dir = choose(config), run_dir or Path()
     target = Path(config.checkpoint.dir or run_dir / "checkpoint")
     root = cache_root(config.cache_dir)
@@ -45,7 +48,10 @@ def prepare(
         results.unlink(missing_ok=True)  # without resume, numbers of an earlier start are not used
     suite = prepare_suite(choices.evaluators, source.tokenizer, source.max_length, results)
     windows = read_windows(config, choices, source.tokenizer, source.max_length)
-    budget = check_budget(adapt(source.skeleton()), choices, config)
+    adapter = adapt(source.skeleton())
+    budget = check_budget(adapter, choices, config)
+    if will_save:
+        Forecast.of(config, choices, source, adapter).check()
     cache = Cache(root, config.use_cache, config.cache_wait_seconds)
     job = Job(config, choices, source, windows, budget, suite, cache, target)
     if config.checkpoint.save and will_save:
@@ -54,6 +60,20 @@ def prepare(
         removed = 0 if config.mask_only else budget.to_remove * source.dtype.itemsize
         check_room(target, int(source.num_bytes - removed))
     return job
+
+
+def forecast(config: FlapConfig) -> Forecast:
+    """Return what a run of this config will take. Needs nothing of the model but its config, and no text.
+
+    Raises:
+        ValueError: bad input, as far as it can be seen from that; names the field.
+    """
+    choices, model = choose(config), find_architecture(config.model, config.trust_remote_code)
+    if choices.need_windows:
+        _check_context(config, model.max_length)
+    adapter = adapt(model.skeleton())
+    check_budget(adapter, choices, config)
+    return Forecast.of(config, choices, model, adapter)
 
 
 def choose(config: FlapConfig) -> Choices:
@@ -114,12 +134,22 @@ def read_windows(
     if not choices.need_windows:
         return None
     options = config.calibration
-    if max_length is not None and options.seq_len > max_length:
-        raise ValueError(f"calibration.seq_len={options.seq_len}: the model's context ends at {max_length} tokens")
+    _check_context(config, max_length)
     text = read_text(options.dataset, "calibration", "calibration.dataset")
     bos = begins_with_bos(tokenizer, options.bos, "calibration.bos")
     tokens_NT = calibration_windows(text, tokenizer, options.num_samples, options.seq_len, config.seed, bos)
     return Windows(tokens_NT, text, config.seed, bos)
+
+
+def _check_context(config: FlapConfig, max_length: int | None) -> None:
+    """Check that the calibration windows fit the model's context.
+
+    Raises:
+        ValueError: they do not.
+    """
+    seq_len = config.calibration.seq_len
+    if max_length is not None and seq_len > max_length:
+        raise ValueError(f"calibration.seq_len={seq_len}: the model's context ends at {max_length} tokens")
 
 
 def check_budget(adapter: ModelAdapter, choices: Choices, config: FlapConfig) -> Budget:
@@ -130,11 +160,6 @@ def check_budget(adapter: ModelAdapter, choices: Choices, config: FlapConfig) ->
     """
     budget = price(adapter, config.ratio)
     choices.structure.check(budget)
-    if choices.need_covariance and budget.has_experts:
-        raise ValueError(
-            "compensation, metric: of experts no covariances are collected; expected choices without them for "
-            f"'{adapter.model.config.model_type}', as compensation=bias"
-        )
     return budget
 
 

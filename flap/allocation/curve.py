@@ -1,6 +1,6 @@
 """The divergence of each unit of a block, from the measured divergences of the block with some units removed.
 
-Legend: U units of a block.
+Legend: U units of a block · I neurons of all experts · E experts · R ranks of an expert's neurons.
 """
 
 from itertools import pairwise
@@ -8,7 +8,26 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from flap.allocation.ranking import ranked
+
 LEAST = 1e-200  # the least rise between two levels, in nats: where none was measured, the scores give the order
+
+
+def spread_by_rank(score_I: Tensor, measured: dict[int, float], experts: int) -> Tensor:
+    """Return nats_I as `spread`, for experts that all lose as many neurons: a unit is one neuron of every expert.
+
+    The neurons of one rank, each within its expert, have the same nats.
+    """
+    order_ER = ranked(score_I, experts)
+    nats_R = spread(score_I[order_ER].double().mean(dim=0), measured)
+    return scattered(nats_R, order_ER)
+
+
+def scattered(nats_R: Tensor, order_ER: Tensor) -> Tensor:
+    """Return nats_I, in which the neuron at each rank of each expert has the nats of that rank."""
+    nats_I = nats_R.new_empty(order_ER.numel())
+    nats_I[order_ER] = nats_R
+    return nats_I
 
 
 def spread(score_U: Tensor, measured: dict[int, float]) -> Tensor:

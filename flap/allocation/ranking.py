@@ -1,6 +1,6 @@
 """Rankings: standardised scores, the highest-scored units, and the prefix of a ranking that is within budget.
 
-Legend: I neurons · B blocks of N neurons · E experts · U units of a ranking.
+Legend: I neurons · B blocks of N neurons · E experts · U units of a ranking · R ranks of an expert's neurons.
 """
 
 from collections.abc import Sequence
@@ -22,10 +22,10 @@ def standardise(score: Tensor) -> Tensor:
 
 def highest(score_U: Tensor, count: int, experts: int = 1) -> tuple[int, ...]:
     """Return the indices of the `count` highest scores of each expert, ascending; of equal scores the first ones."""
-    return tuple(_ranked(score_U, experts)[:, :count].flatten().sort().values.tolist())
+    return tuple(ranked(score_U, experts)[:, :count].flatten().sort().values.tolist())
 
 
-def _ranked(score_U: Tensor, experts: int) -> Tensor:
+def ranked(score_U: Tensor, experts: int) -> Tensor:
     """Return order_EU, the indices of each expert's units from the highest score down; of equal scores, in order."""
     score_EU = score_U.reshape(experts, -1)
     first_E = torch.arange(experts)[:, None] * score_EU.shape[1]
@@ -62,7 +62,7 @@ def in_blocks(score_I: Tensor, size: int, experts: int = 1) -> tuple[Tensor, Ten
     The first block has the highest `size` neurons of each expert, the second one the next `size`, and so on. The lowest
     neurons, if too few to fill a block, are in no block.
     """
-    order_EI = _ranked(score_I, experts)
+    order_EI = ranked(score_I, experts)
     blocks_EBN = order_EI[:, : order_EI.shape[1] // size * size].unflatten(1, (-1, size))
     neurons_BN = blocks_EBN.transpose(0, 1).flatten(1)
     return score_I[neurons_BN].mean(dim=1), neurons_BN

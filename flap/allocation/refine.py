@@ -1,6 +1,6 @@
 """Refinement of a plan: measurements with a few units more or fewer in one block correct the nats of its units.
 
-Legend: U units of a block.
+Legend: U units of a block · E experts · R ranks of an expert's neurons.
 """
 
 import math
@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from flap.allocation.budget import Budget
+from flap.allocation.curve import scattered
 from flap.allocation.plan import LayerPlan, PruningPlan
+from flap.allocation.ranking import ranked
 from flap.allocation.trials import Trial, nats_by_block, unit_scores, without_lowest
 from flap.models import Pair
 
@@ -18,13 +20,15 @@ from flap.models import Pair
 LIMIT = 4.0
 
 
-def neighbours(scores: Pair[Tensor], plan: LayerPlan, step: float) -> list[Trial]:
+def neighbours(scores: Pair[Tensor], plan: LayerPlan, step: float, experts: int = 1) -> list[Trial]:
     """Return the trials around a layer's plan: in each block a share `step` of the units is restored, or removed."""
     trials = []
-    for block, score_U, kept in zip(Pair._fields, unit_scores(scores), plan, strict=True):
-        now, units = len(score_U) - len(kept), math.ceil(step * len(score_U))
-        for removed in sorted({max(now - units, 0), min(now + units, len(score_U) - 1)} - {now}):
-            neighbour = plan._replace(**{block: without_lowest(score_U, removed)})
+    by_block = zip(Pair._fields, unit_scores(scores), plan, (1, experts), strict=True)
+    for block, score_U, kept, parts in by_block:
+        count = len(score_U) // parts
+        now, units = count - len(kept) // parts, math.ceil(step * count)
+        for removed in sorted({max(now - units, 0), min(now + units, count - 1)} - {now}):
+            neighbour = plan._replace(**{block: without_lowest(score_U, removed, parts)})
             trials.append(Trial(block, removed, neighbour))
     return trials
 
@@ -51,7 +55,9 @@ def corrected(
         blocks = []
         for nats_U, kept, units, rise in zip(nats[i], layer, prices, rises, strict=True):
             per_parameter = {removed: change / units.price for removed, change in rise.items()}
-            blocks.append(rescaled(nats_U, len(nats_U) - len(kept), per_parameter, strength))
+            order_ER = ranked(nats_U, units.experts)
+            nats_R = rescaled(nats_U[order_ER[0]], units.count - len(kept) // units.experts, per_parameter, strength)
+            blocks.append(scattered(nats_R, order_ER))
         layers.append(Pair(*blocks))
     return layers
 

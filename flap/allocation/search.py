@@ -11,8 +11,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from flap.allocation.adaptive import one_ranking
-from flap.allocation.budget import Budget
-from flap.allocation.curve import spread
+from flap.allocation.budget import Budget, Units
+from flap.allocation.curve import spread_by_rank
 from flap.allocation.plan import LayerPlan, PruningPlan
 from flap.allocation.refine import corrected, neighbours
 from flap.allocation.structure import Measure, Structure
@@ -23,7 +23,7 @@ from flap.models import Pair
 
 log = logging.getLogger(__name__)
 
-STRENGTHS = (1.0, 0.5, 0.25)  # exponents of a correction: the first one that lowers the divergence is used
+STRENGTHS = (1.0, 0.5, 0.25)  # exponents of a correction; each gives a candidate
 
 Nats = list[Pair[Tensor]]  # nats per parameter of each layer's units, nats_G and nats_I
 
@@ -35,12 +35,15 @@ class Search(Structure):
     First, one block at a time has its lowest-scored units removed, a share from `levels` of them, with compensation,
     while the rest of the model is dense. The divergence is measured on `tokens` calibration tokens (docs/method.md
     says which), and `in_nats` distributes it over the units. Then, in each of `rounds` rounds, blocks of the pruned
-    model have a share `step` of their units restored or removed, and `corrected` (refine.py) updates the nats.
+    model have a share `step` of their units restored or removed, the divergence is measured on `round_tokens` tokens,
+    and `corrected` (refine.py) updates the nats. What is measured together costs one walk: all single blocks, then each
+    plan with its neighbours, then the last candidates.
     """
 
     measures: ClassVar[bool] = True
 
-    tokens: int = 2048
+    tokens: int = 1024
+    round_tokens: int = 1024
     levels: list[float] = field(default_factory=lambda: [0.125, 0.25, 0.5, 0.75])
     rounds: int = 2
     step: float = 0.0625
@@ -49,64 +52,59 @@ class Search(Structure):
         share = "between 0 and 1"
         levels_fit = bool(self.levels) and all(0 < level < 1 for level in self.levels)
         require(self.tokens >= 1, "structure.tokens", self.tokens, "a whole number >= 1")
+        require(self.round_tokens >= 1, "structure.round_tokens", self.round_tokens, "a whole number >= 1")
         require(levels_fit, "structure.levels", self.levels, f"shares of a block's units {share}")
         require(self.rounds >= 0, "structure.rounds", self.rounds, "a whole number >= 0")
         require(0 < self.step < 1, "structure.step", self.step, f"a share of a block's units {share}")
 
-    def check(self, budget: Budget) -> None:
-        """Check the options as `Structure.check` does.
-
-        Raises:
-            ValueError: an option or the ratio does not fit this model, or it has experts.
-        """
-        super().check(budget)
-        if budget.has_experts:
-            raise ValueError(
-                "structure=search: expected a model without experts; choose another structure for this one"
-            )
-
     def allocate(self, scores: Scores, budget: Budget, measure: Measure | None = None) -> PruningPlan:
         """Return the plan with the lowest divergence found; its `nats` has the divergence after each improvement."""
         assert measure is not None
-        trials = [self.trials(scores, i) for i in range(len(scores.layers))]
-        single_block = _measure_trials(measure, self.tokens, dense_plan(scores), trials)
-        nats = self.in_nats(scores, single_block, budget)
-        plan = one_ranking(self, nats, budget)
-        divergences = measure([plan], self.tokens)
-        for number in range(1, self.rounds + 1):
-            log.info("search: %.4f nats a token before round %d", divergences[-1], number)
-            better = self._improve(scores, budget, measure, plan, nats, divergences[-1])
-            if better is None:
+        trials = [self.trials(layer, prices) for layer, prices in zip(scores.layers, budget.layers, strict=True)]
+        _, alone = _measure(measure, self.tokens, [], _around(dense_plan(scores), trials))
+        candidates = [Candidate.of(self, self.in_nats(scores, alone, budget), budget)]
+        best: PruningPlan | None = None
+        for number in range(self.rounds + 1):
+            first = candidates[0]
+            last = number == self.rounds
+            trials = [] if last else self._neighbours(scores, first.plan, budget)
+            divergences, around = _measure(
+                measure, self.round_tokens, [one.plan for one in candidates], _around(first.plan, trials)
+            )
+            lowest = min(range(len(candidates)), key=divergences.__getitem__)
+            if best is not None and divergences[lowest] >= best.nats[-1]:
                 break
-            plan, nats, lower = better
-            divergences.append(lower)
-        log.info("search: %.4f nats a token at the end", divergences[-1])
-        return replace(plan, nats=tuple(divergences))
+            so_far = () if best is None else best.nats
+            best = replace(candidates[lowest].plan, nats=(*so_far, divergences[lowest]))
+            log.info("search: %.4f nats a token after round %d", divergences[lowest], number)
+            if not last:
+                candidates = [
+                    Candidate.of(
+                        self,
+                        corrected(first.nats, first.plan, divergences[0], trials, around, budget, strength),
+                        budget,
+                    )
+                    for strength in STRENGTHS
+                ]
+        assert best is not None
+        return best
 
-    def _improve(
-        self, scores: Scores, budget: Budget, measure: Measure, plan: PruningPlan, nats: Nats, divergence: float
-    ) -> tuple[PruningPlan, Nats, float] | None:
-        """Return a plan with a lower divergence, its nats and its divergence; None if no candidate has a lower one."""
-        trials = [neighbours(scores.layers[i], layer, self.step) for i, layer in enumerate(plan.layers)]
-        measured = _measure_trials(measure, self.tokens, plan, trials)
-        rescaled = [corrected(nats, plan, divergence, trials, measured, budget, strength) for strength in STRENGTHS]
-        candidates = [one_ranking(self, candidate_nats, budget) for candidate_nats in rescaled]
-        divergences = measure(candidates, self.tokens)
-        triples = zip(candidates, rescaled, divergences, strict=True)
-        return next((triple for triple in triples if triple[2] < divergence), None)
+    def _neighbours(self, scores: Scores, plan: PruningPlan, budget: Budget) -> list[list[Trial]]:
+        layers = zip(scores.layers, plan.layers, budget.layers, strict=True)
+        return [neighbours(layer, kept, self.step, prices.mlp.experts) for layer, kept, prices in layers]
 
-    def trials(self, scores: Scores, layer: int) -> list[Trial]:
+    def trials(self, scores: Pair[Tensor], prices: Pair[Units]) -> list[Trial]:
         """Return the trials of a layer: each block at each level; at least one unit is removed and one is kept."""
-        score_G, score_I = unit_scores(scores.layers[layer])
+        (score_G, score_I), experts = unit_scores(scores), prices.mlp.experts
         heads, neurons = without_lowest(score_G, 0), without_lowest(score_I, 0)
         return [
             *(
                 Trial("attention", n, LayerPlan(without_lowest(score_G, n), neurons))
-                for n in removal_counts(self.levels, len(heads))
+                for n in removal_counts(self.levels, prices.attention.count)
             ),
             *(
-                Trial("mlp", n, LayerPlan(heads, without_lowest(score_I, n)))
-                for n in removal_counts(self.levels, len(neurons))
+                Trial("mlp", n, LayerPlan(heads, without_lowest(score_I, n, experts)))
+                for n in removal_counts(self.levels, prices.mlp.count)
             ),
         ]
 
@@ -117,17 +115,27 @@ class Search(Structure):
         divided among the units in proportion to their scores. Then the curve is replaced by its lower convex envelope,
         so that no unit has fewer nats than a unit with a lower score.
         """
-        return [
-            Pair(
-                *(
-                    spread(score_U, measured) / units.price
-                    for score_U, measured, units in zip(
-                        unit_scores(scores.layers[i]), nats_by_block(self.trials(scores, i), nats), prices, strict=True
-                    )
-                )
+        layers = []
+        for layer, measured, prices in zip(scores.layers, divergences, budget.layers, strict=True):
+            by_block = nats_by_block(self.trials(layer, prices), measured)
+            blocks = zip(unit_scores(layer), by_block, prices, strict=True)
+            layers.append(
+                Pair(*(spread_by_rank(score_U, nats, units.experts) / units.price for score_U, nats, units in blocks))
             )
-            for i, (nats, prices) in enumerate(zip(divergences, budget.layers, strict=True))
-        ]
+        return layers
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A plan, and the nats per parameter of all units that it comes from."""
+
+    nats: Nats
+    plan: PruningPlan
+
+    @classmethod
+    def of(cls, structure: Structure, nats: Nats, budget: Budget) -> "Candidate":
+        """Return the candidate of one ranking by these nats."""
+        return cls(nats, one_ranking(structure, nats, budget))
 
 
 def dense_plan(scores: Scores) -> PruningPlan:
@@ -136,10 +144,14 @@ def dense_plan(scores: Scores) -> PruningPlan:
     return PruningPlan(tuple(layers))
 
 
-def _measure_trials(
-    measure: Measure, num_tokens: int, plan: PruningPlan, trials: Sequence[Sequence[Trial]]
-) -> list[list[float]]:
-    """Return the divergences of each layer's trials; the other layers are as in the plan."""
-    plans = [plan.with_layer(i, trial.plan) for i, layer_trials in enumerate(trials) for trial in layer_trials]
-    divergences = iter(measure(plans, num_tokens))
-    return [[next(divergences) for _ in layer_trials] for layer_trials in trials]
+def _around(plan: PruningPlan, trials: Sequence[Sequence[Trial]]) -> list[list[PruningPlan]]:
+    """Return for each layer a plan for each of its trials; the other layers are as in `plan`."""
+    return [[plan.with_layer(i, trial.plan) for trial in layer] for i, layer in enumerate(trials)]
+
+
+def _measure(
+    measure: Measure, num_tokens: int, plans: Sequence[PruningPlan], around: Sequence[Sequence[PruningPlan]]
+) -> tuple[list[float], list[list[float]]]:
+    """Return the divergences of the plans and of those of each layer's trials, measured together."""
+    divergences = iter(measure([*plans, *(plan for layer in around for plan in layer)], num_tokens))
+    return [next(divergences) for _ in plans], [[next(divergences) for _ in layer] for layer in around]

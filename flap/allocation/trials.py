@@ -16,9 +16,12 @@ from flap.models import Pair
 
 @dataclass(frozen=True)
 class Trial:
-    """The plan of a layer with `removed` units of its attention or MLP removed; the other block is unchanged."""
+    """The plan of a layer with `removed` units of its attention or MLP removed; the other block is unchanged.
 
-    block: str  # the block that changes: a field name of `Pair`
+    block: the block that changes, a field name of `Pair`. removed: of experts, the number of neurons of each one.
+    """
+
+    block: str
     removed: int
     plan: LayerPlan
 
@@ -28,9 +31,9 @@ def unit_scores(layer: Pair[Tensor]) -> Pair[Tensor]:
     return Pair(layer.attention.sum(dim=1), layer.mlp)
 
 
-def without_lowest(score_U: Tensor, removed: int) -> tuple[int, ...]:
-    """Return the units that stay when the `removed` lowest-scored ones are removed, ascending."""
-    return highest(score_U, len(score_U) - removed)
+def without_lowest(score_U: Tensor, removed: int, experts: int = 1) -> tuple[int, ...]:
+    """Return the units that stay when the `removed` lowest-scored ones of each expert are removed, ascending."""
+    return highest(score_U, len(score_U) // experts - removed, experts)
 
 
 def removal_counts(levels: Sequence[float], units: int) -> list[int]:

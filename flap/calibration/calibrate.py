@@ -3,6 +3,7 @@
 Legend: N windows · T tokens a window.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from flap.storage import Cache
 
 # With covariances, every fifth window is held out to choose between fits.
 HELD_OUT = 5
+# Scores and trials, which are compared with each other and then dropped, are made from this many tokens a channel.
+TOKENS_A_CHANNEL = 4
 
 Visits = Iterator[tuple[int, LayerStatistics | None]]
 
@@ -37,25 +40,33 @@ class Calibration:
     layers: list[LayerStatistics]
     cache_state: str = "off"
 
-    def visit(self, stage: str, covariance: bool = False, folder: Path | None = None, changing: bool = False) -> Visits:
+    def visit(
+        self,
+        stage: str,
+        covariance: bool = False,
+        folder: Path | None = None,
+        changing: bool = False,
+        trial: bool = False,
+    ) -> Visits:
         """Yield the index and the statistics of each layer while it is present; None as statistics without windows.
 
         changing: the caller changes the layers. folder: an interrupted walk resumes from it. A walk with covariances
-        starts from the beginning instead, because the fit reports of the earlier start would be lost.
+        starts from the beginning instead, because the fit reports of the earlier start would be lost. trial: the
+        covariances are those of the first `trial_windows` only, which are enough to compare with.
 
         Raises:
             ValueError: activations are not finite; names the block.
         """
         place = None if folder is None or covariance else folder / stage
-        return self.along(Walk(self.model, f"{stage}, layer by layer", place, changing), covariance)
+        return self.along(Walk(self.model, f"{stage}, layer by layer", place, changing), covariance, trial)
 
-    def along(self, walk: Walk, covariance: bool) -> Visits:
+    def along(self, walk: Walk, covariance: bool, trial: bool) -> Visits:
         """As `visit`, in a walk that the caller has made and may give further streams."""
         if not covariance:
             for i in walk:
                 yield i, self.layers[i] if self.layers else None
             return
-        fitting, held_out = self._enter(walk)
+        fitting, held_out = self._enter(walk, self.trial_windows if trial else None)
         for i in walk:
             yield i, _observe(self.model, i, fitting, held_out)
 
@@ -68,9 +79,20 @@ class Calibration:
             for stream in filter(None, (fitting, held_out)):
                 stream.advance(i, self.model.layers[i])
 
-    def _enter(self, walk: Walk) -> tuple[Stream, Stream]:
+    @property
+    def trial_windows(self) -> int:
+        """The number of windows with TOKENS_A_CHANNEL tokens for each channel of the widest output projection.
+
+        An expert sees only a share of the tokens, so that mixtures need as many times more.
+        """
         assert self.tokens_NT is not None
-        fitting_NT, held_out_NT = split_windows(self.tokens_NT)
+        blocks = (block for i in range(len(self.model.layers)) for block in self.model.adapter.blocks(i))
+        tokens = TOKENS_A_CHANNEL * max(block.columns_UC.numel() / block.chosen_experts for block in blocks)
+        return min(math.ceil(tokens / self.tokens_NT.shape[1]), len(self.tokens_NT))
+
+    def _enter(self, walk: Walk, num_windows: int | None = None) -> tuple[Stream, Stream]:
+        assert self.tokens_NT is not None
+        fitting_NT, held_out_NT = split_windows(self.tokens_NT[:num_windows])
         fitting = walk.enter("fitting", fitting_NT.split(self.batch_size))
         return fitting, walk.enter("held out", held_out_NT.split(self.batch_size))
 

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from flap.calibration.comoments import Comoments
 from flap.calibration.residual import ResidualRecorder, inverse_power
 from flap.calibration.statistics import LayerStatistics, Statistics, batch_statistics, expert_statistics, merge
 from flap.models import Block, ModelAdapter, Pair
@@ -19,14 +20,15 @@ class BlockRecorder:
 
     def __init__(self, block: Block, covariance: bool) -> None:
         self.block = block
-        self.covariance = covariance
+        self.comoments = Comoments() if covariance else None
         self.statistics: Statistics | None = None
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         activations = self.block.activations(args)
-        has_experts = len(activations) > 1
-        batch = expert_statistics(activations) if has_experts else batch_statistics(activations[0], self.covariance)
+        batch = expert_statistics(activations) if len(activations) > 1 else batch_statistics(activations[0])
         self.statistics = batch if self.statistics is None else merge(self.statistics, batch)
+        if self.comoments is not None:
+            self.comoments.add(activations)
 
     def finish(self) -> Statistics:
         """Return the statistics of all recorded tokens.
@@ -34,16 +36,21 @@ class BlockRecorder:
         Raises:
             ValueError: they are not finite; names the block.
         """
-        assert self.statistics is not None, f"{self.block.name} saw no token"
+        statistics = self.statistics
+        assert statistics is not None, f"{self.block.name} saw no token"
+        if self.comoments is not None:
+            comoment_II = self.comoments.finish(statistics.num_tokens, statistics.mean_I)
+            self.statistics = statistics = replace(statistics, comoment_II=comoment_II)
+            self.comoments = None
         # |co-moment| of two channels is at most the larger of their squares: if the diagonal is finite, all are
-        comoment_II = self.statistics.comoment_II
-        squares = (self.statistics.deviation_I, None if comoment_II is None else comoment_II.diagonal())
+        comoment = statistics.comoment_II
+        squares = (statistics.deviation_I, None if comoment is None else comoment.diagonal(dim1=-2, dim2=-1))
         if not all(part is None or torch.isfinite(part).all() for part in squares):
             raise ValueError(
                 f"calibration: activations of {self.block.name} are not finite; try model.dtype=float32 or bfloat16, "
                 "or check the weights"
             )
-        return self.statistics
+        return statistics
 
 
 class LayerRecorder:

@@ -12,8 +12,6 @@ from torch import Tensor
 from flap.models import Pair
 from flap.models.devices import widest_float
 
-STRIP = 256  # rows of the co-moment matrix that one matrix product computes
-
 
 @dataclass(frozen=True)
 class Statistics:
@@ -21,7 +19,8 @@ class Statistics:
 
     num_tokens: one count, or one count a channel for experts, which see different tokens. mean_I: the mean.
     deviation_I: the sum of squared deviations from the mean; both in float64. All are 0 if there is no token.
-    comoment_II: the sum of products of the deviations of two channels (float32); None without covariances.
+    comoment_II: the sum of products of the deviations of two channels (float32); for experts comoment_EII, as channels
+    of different experts see different tokens; None without covariances.
     parts: the statistics of the fitting tokens and of the held-out tokens, with co-moments; None without covariances.
     """
 
@@ -50,8 +49,16 @@ class Statistics:
 
     def of_experts(self, num_experts: int) -> "list[Statistics]":
         """Return the statistics of each expert; in these, the channels of the experts are concatenated."""
-        columns = (torch.as_tensor(self.num_tokens).expand_as(self.mean_I), self.mean_I, self.deviation_I)
-        return [Statistics(*parts) for parts in zip(*(column.chunk(num_experts) for column in columns), strict=True)]
+        if num_experts == 1:
+            return [self]
+        counts_E = torch.as_tensor(self.num_tokens).expand_as(self.mean_I).reshape(num_experts, -1)[:, 0].tolist()
+        comoments = [None] * num_experts if self.comoment_II is None else self.comoment_II
+        columns = (map(int, counts_E), self.mean_I.chunk(num_experts), self.deviation_I.chunk(num_experts), comoments)
+        experts = [Statistics(*parts) for parts in zip(*columns, strict=True)]
+        if self.parts is None:
+            return experts
+        parts = zip(*(part.of_experts(num_experts) for part in self.parts), strict=True)
+        return [replace(expert, parts=pair) for expert, pair in zip(experts, parts, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -69,8 +76,8 @@ def _moved(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, widest_float(device) if tensor.dtype == torch.float64 else tensor.dtype)
 
 
-def batch_statistics(activation: Tensor, covariance: bool = False) -> Statistics:
-    """Return the statistics of a batch of activations (…, I), each position a token. covariance: with co-moments."""
+def batch_statistics(activation: Tensor) -> Statistics:
+    """Return the statistics of a batch of activations (…, I), each position a token, without co-moments."""
     activation_TI = activation.reshape(-1, activation.shape[-1]).float()
     num_tokens = activation_TI.shape[0]
     mean_I = activation_TI.mean(0)
@@ -78,22 +85,8 @@ def batch_statistics(activation: Tensor, covariance: bool = False) -> Statistics
     # the mean is rounded to float32: the mean that remains after centring corrects mean and deviation
     wide = widest_float(activation.device)
     error_I = centred_TI.mean(0).to(wide)
-    comoment_II = None
-    if covariance:
-        comoment_II = _products(centred_TI).addr_(error_I.float(), error_I.float(), alpha=-num_tokens)
     deviation_I = centred_TI.square_().sum(0).to(wide) - num_tokens * error_I.square()
-    return Statistics(num_tokens, mean_I.to(wide) + error_I, deviation_I.clamp_(min=0), comoment_II)
-
-
-def _products(centred_TI: Tensor) -> Tensor:
-    """Return XᵀX, computed in strips of rows from the diagonal on and mirrored: 40 % less work at 1536 channels."""
-    num_channels = centred_TI.shape[1]
-    product_II = centred_TI.new_empty(num_channels, num_channels)
-    for start in range(0, num_channels, STRIP):
-        end = min(start + STRIP, num_channels)
-        torch.matmul(centred_TI[:, start:end].T, centred_TI[:, start:], out=product_II[start:end, start:])
-        product_II[end:, start:end] = product_II[start:end, end:].T
-    return product_II
+    return Statistics(num_tokens, mean_I.to(wide) + error_I, deviation_I.clamp_(min=0))
 
 
 def expert_statistics(activations: Sequence[Tensor]) -> Statistics:
@@ -116,8 +109,9 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
     deviation_I = a.deviation_I + b.deviation_I + step_I.square() * (a.num_tokens * share)
     comoment_II = None
     if a.comoment_II is not None and b.comoment_II is not None:
-        step, weight = step_I.float(), float(a.num_tokens * share)
-        comoment_II = (a.comoment_II + b.comoment_II).addr_(step, step, alpha=weight)
+        step_1I = step_I.float().reshape(*a.comoment_II.shape[:-2], 1, -1)
+        scaled_1I = (step_I * (a.num_tokens * share)).float().reshape(step_1I.shape)
+        comoment_II = (a.comoment_II + b.comoment_II).add_(scaled_1I.mT * step_1I)
     return Statistics(num_tokens, a.mean_I + step_I * share, deviation_I, comoment_II)
 
 

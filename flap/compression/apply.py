@@ -5,15 +5,15 @@ Legend: O, I output and input channels of the output projection · K kept, P pru
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from flap.allocation import LayerPlan, PruningPlan
-from flap.calibration import LayerStatistics, Statistics
-from flap.compression.compensation import Compensation, Fit, FitReport
+from flap.calibration import LayerStatistics
+from flap.compression.compensation import Compensation, FitReport
+from flap.compression.fitting import BlockFit, fit_layer
 from flap.models import Block, ModelAdapter, Pair
 
 
@@ -26,7 +26,6 @@ class Change:
     pruned_U: Tensor
     weight_OK: Tensor
     bias_O: Tensor | None
-    report: FitReport | None
 
 
 class CompressLayer(Protocol):
@@ -64,7 +63,7 @@ def compress(
 
 
 def compress_layer_by(write: Callable[[Change], None]) -> CompressLayer:
-    """Return a function that changes a layer. write: how the change of a block is written into the model."""
+    """Return a function that fits and changes a layer. write: how the change of a block is written into the model."""
 
     def compress_layer(
         adapter: ModelAdapter,
@@ -73,60 +72,22 @@ def compress_layer_by(write: Callable[[Change], None]) -> CompressLayer:
         compensation: Compensation,
         statistics: LayerStatistics | None,
     ) -> dict[str, FitReport]:
-        reports: dict[str, FitReport] = {}
-        by_block: Pair[Statistics] | tuple[None, None] = statistics.blocks if statistics else (None, None)
-        for block, kept, observed in zip(adapter.blocks(layer), plan, by_block, strict=True):
-            if len(kept) < block.num_units:
-                change = _change(block, torch.tensor(kept), compensation, observed)
-                write(change)
-                reports |= {} if change.report is None else {block.name: change.report}
-        adapter.refresh(layer)
-        return reports
+        [fits] = fit_layer(adapter.blocks(layer), [plan], compensation, statistics)
+        write_layer(write, adapter, layer, plan, fits)
+        return {name: report for fit in fits if fit is not None for name, report in fit.reports.items()}
 
     return compress_layer
 
 
-@torch.no_grad()
-def _change(block: Block, kept_U: Tensor, compensation: Compensation, statistics: Statistics | None) -> Change:
-    """Return the change of a block that keeps these units."""
-    pruned_U = torch.tensor(sorted(set(range(block.num_units)) - set(kept_U.tolist())))
-    output, device = block.output, block.output.weight.device
-    observed = statistics and statistics.to(device)
-    kept, pruned = channels(block, kept_U).to(device), channels(block, pruned_U).to(device)
-    fit_block = (
-        partial(_fit_each_expert, compensation, block.num_experts) if block.num_experts > 1 else compensation.fit
-    )
-    fit = fit_block(output.weight.float(), observed, kept, pruned)
-    bias_O: Tensor | None = output.bias
-    if fit.bias_O is not None:
-        bias_O = fit.bias_O if bias_O is None else bias_O.float() + fit.bias_O
-    dtype = output.weight.dtype
-    bias_O = None if bias_O is None else bias_O.to(dtype)
-    return Change(block, kept_U, pruned_U, fit.weight_OK.to(dtype), bias_O, fit.report)
-
-
-def _fit_each_expert(
-    compensation: Compensation,
-    experts: int,
-    weight_OI: Tensor,
-    statistics: Statistics | None,
-    kept_K: Tensor,
-    pruned_P: Tensor,
-) -> Fit:
-    """Return the fits of all experts, each on its own channels and tokens, concatenated; the bias is bias_EO."""
-    first_E = torch.arange(experts, device=kept_K.device)[:, None] * (weight_OI.shape[1] // experts)
-    fits = [
-        compensation.fit(*arguments)
-        for arguments in zip(
-            weight_OI.chunk(experts, dim=1),
-            statistics.of_experts(experts) if statistics else [None] * experts,
-            kept_K.reshape(experts, -1) - first_E,
-            pruned_P.reshape(experts, -1) - first_E,
-            strict=True,
-        )
-    ]
-    biases = [fit.bias_O for fit in fits if fit.bias_O is not None]
-    return Fit(torch.cat([fit.weight_OK for fit in fits], dim=1), torch.stack(biases) if biases else None)
+def write_layer(
+    write: Callable[[Change], None], adapter: ModelAdapter, layer: int, plan: LayerPlan, fits: Pair[BlockFit | None]
+) -> None:
+    """Change a layer as its plan says, with fits that are there already. write: as of `compress_layer_by`."""
+    for block, kept, fit in zip(adapter.blocks(layer), plan, fits, strict=True):
+        if fit is not None:
+            pruned_U = torch.tensor(sorted(set(range(block.num_units)) - set(kept)))
+            write(Change(block, torch.tensor(kept), pruned_U, fit.weight_OK, fit.bias_O))
+    adapter.refresh(layer)
 
 
 def channels(block: Block, units_U: Tensor) -> Tensor:

@@ -4,12 +4,20 @@ Legend: O output channels · I input channels · K kept channels · P pruned cha
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 from torch import Tensor
 
 from flap.calibration import Statistics
+
+
+class Removal(NamedTuple):
+    """The channels of an output projection that stay and those that are removed, each ascending."""
+
+    kept_K: Tensor
+    pruned_P: Tensor
 
 
 class FitReport(NamedTuple):
@@ -41,8 +49,14 @@ class Compensation(ABC):
     adds_bias: ClassVar[bool] = True
 
     @abstractmethod
-    def fit(self, weight_OI: Tensor, statistics: Statistics | None, kept_K: Tensor, pruned_P: Tensor) -> Fit:
-        """Return new weight and addition to the bias. `statistics` is None only if `needs_statistics` is False."""
+    def fits(
+        self, weight_OI: Tensor, statistics: Statistics | None, removals: Sequence[Removal], trial: bool = False
+    ) -> list[Fit]:
+        """Return the new weight and the addition to the bias for each of several removals from the same projection.
+
+        `statistics` is None only if `needs_statistics` is False. trial: the fits are compared and then dropped, so an
+        expensive choice within them may be left out.
+        """
 
 
 @dataclass(frozen=True)
@@ -52,16 +66,21 @@ class NoCompensation(Compensation):
     needs_statistics: ClassVar[bool] = False
     adds_bias: ClassVar[bool] = False
 
-    def fit(self, weight_OI: Tensor, statistics: Statistics | None, kept_K: Tensor, pruned_P: Tensor) -> Fit:
-        """Return the weight of the kept channels, and no addition to the bias."""
-        return Fit(weight_OI[:, kept_K], None)
+    def fits(
+        self, weight_OI: Tensor, statistics: Statistics | None, removals: Sequence[Removal], trial: bool = False
+    ) -> list[Fit]:
+        """Return the weights of the kept channels, and no addition to the bias."""
+        return [Fit(weight_OI[:, kept_K], None) for kept_K, _ in removals]
 
 
 @dataclass(frozen=True)
 class BiasCompensation(Compensation):
     """FLAP's bias: weight W_K, bias + W_P · mean_P. The removed channels are replaced by their calibration means."""
 
-    def fit(self, weight_OI: Tensor, statistics: Statistics | None, kept_K: Tensor, pruned_P: Tensor) -> Fit:
-        """Return the weight of the kept channels, and W_P · mean_P as the addition to the bias."""
+    def fits(
+        self, weight_OI: Tensor, statistics: Statistics | None, removals: Sequence[Removal], trial: bool = False
+    ) -> list[Fit]:
+        """Return the weights of the kept channels, and W_P · mean_P as the addition to the bias."""
         assert statistics is not None
-        return Fit(weight_OI[:, kept_K], weight_OI[:, pruned_P] @ statistics.mean_I[pruned_P].float())
+        mean_I = statistics.mean_I.float()
+        return [Fit(weight_OI[:, kept_K], weight_OI[:, pruned_P] @ mean_I[pruned_P]) for kept_K, pruned_P in removals]

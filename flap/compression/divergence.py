@@ -17,10 +17,14 @@ from torch.nn.functional import log_softmax
 
 from flap.allocation import LayerPlan, PruningPlan
 from flap.calibration import Calibration, LayerStatistics, split_windows
+from flap.compression.apply import write_layer
 from flap.compression.compensation import Compensation
-from flap.compression.slicing import slice_layer
-from flap.models import PlacedModel, Stream, Walk
+from flap.compression.fitting import BlockFit, fit_layer
+from flap.compression.slicing import slice_out
+from flap.models import Pair, PlacedModel, Stream, Walk
 from flap.models.forward import leave
+
+EVERY = 4  # predictions are compared at every fourth position
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,9 @@ class Divergence:
 
     Plans share a stream of hidden states as long as their layers are equal. Where their plans of a layer differ, the
     stream forks. Each layer is read once and pruned once for each different plan of it, in a copy. The windows are the
-    first ones of those that are held out from the fits.
+    last ones of those that are held out when fits are chosen; the fits of trials, unless there are few windows, see
+    none of them. The predictions of every fourth position are compared: those of its neighbours say little more, and
+    over a large vocabulary they cost as much as many layers.
     """
 
     calibration: Calibration
@@ -48,13 +54,15 @@ class Divergence:
         stream_ids = _stream_ids(plans, walk.layers_done)
         streams = {0: walk.enter("0", [tokens_NT])}
         streams |= {k: walk.restored(str(k), streams[0]) for k in set(stream_ids) - {0}}
-        for i, observed in self.calibration.along(walk, self.compensation.needs_covariance):
+        for i, observed in self.calibration.along(walk, self.compensation.needs_covariance, trial=True):
             streams, stream_ids = self._advance(i, plans, observed, streams, stream_ids)
             del observed  # with its covariances, before the next layer's are collected
             for name in set(walk.streams) - {"fitting", "held out"}:
                 del walk.streams[name]
             walk.streams |= {str(k): stream for k, stream in streams.items()}
-        nats = self._nats(model, tokens_NT, [streams[k].batches[0] for k in stream_ids])
+        compared = slice(min(EVERY, tokens_NT.shape[1]) - 1, None, EVERY)
+        hidden = [streams[k].batches[0][:, compared] for k in stream_ids]
+        nats = self._nats(model, tokens_NT[:, compared], hidden)
         if self.folder is not None:
             shutil.rmtree(self.folder)  # the hidden states of all plans
         return nats
@@ -62,7 +70,7 @@ class Divergence:
     def _windows(self, num_tokens: int) -> Tensor:
         assert self.calibration.tokens_NT is not None
         _, held_out_NT = split_windows(self.calibration.tokens_NT)
-        return held_out_NT[: math.ceil(num_tokens / held_out_NT.shape[1])]
+        return held_out_NT[-math.ceil(num_tokens / held_out_NT.shape[1]) :]
 
     def _advance(
         self,
@@ -77,9 +85,10 @@ class Divergence:
         forks: dict[LayerPlan, set[tuple[int, int]]] = defaultdict(set)
         for plan, before, after in zip(plans, stream_ids, next_ids, strict=True):
             forks[plan.layers[i]].add((before, after))
+        fits = fit_layer(self.calibration.model.adapter.blocks(i), list(forks), self.compensation, observed, trial=True)
         advanced: dict[int, Stream] = {}
-        for layer_plan, pairs in forks.items():
-            with pruned(self.calibration.model, i, layer_plan, self.compensation, observed) as layer:
+        for (layer_plan, pairs), layer_fits in zip(forks.items(), fits, strict=True):
+            with pruned(self.calibration.model, i, layer_plan, layer_fits) as layer:
                 for before, after in sorted(pairs):
                     advanced[after] = streams[before].fork()
                     advanced[after].advance(i, layer)
@@ -118,18 +127,16 @@ def dense_plan(model: PlacedModel) -> PruningPlan:
 
 
 @contextmanager
-def pruned(
-    model: PlacedModel, i: int, plan: LayerPlan, compensation: Compensation, observed: LayerStatistics | None
-) -> Iterator[nn.Module]:
+def pruned(model: PlacedModel, i: int, plan: LayerPlan, fits: Pair[BlockFit | None]) -> Iterator[nn.Module]:
     """Yield a pruned copy of layer i, which must be present; the layer itself if the plan keeps every unit."""
     layers = model.layers
     dense = layers[i]
-    if all(len(kept) == block.num_units for kept, block in zip(plan, model.adapter.blocks(i), strict=True)):
+    if fits == (None, None):
         yield dense
         return
     layers[i] = model.copy_layer(i)  # the copy takes the place of the layer, so that the adapter finds it
     try:
-        slice_layer(model.adapter, i, plan, compensation, observed)
+        write_layer(slice_out, model.adapter, i, plan, fits)
         copied = layers[i]
     finally:
         layers[i] = dense

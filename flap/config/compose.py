@@ -9,7 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from flap.config.checks import check
 from flap.config.methods import name_method
-from flap.config.schema import FlapConfig, model_name
+from flap.config.schema import FlapConfig, model_name, own_architecture
 
 
 def build(group: str, node: Any) -> Any:
@@ -49,7 +49,9 @@ def typed(config: DictConfig) -> FlapConfig:
     assert isinstance(checked, FlapConfig)
     check(checked)
     checked.method = name_method(checked)
-    checked.model.name = model_name(checked.model.name, checked.model.path)
+    model = checked.model
+    model.name = model_name(model.name, model.path)
+    model.architecture = own_architecture(model.architecture, model.path) if checked.dry_run else None
     return checked
 
 

@@ -21,6 +21,7 @@ class ModelConfig:
     path: str = "???"
     dtype: str = "auto"  # auto: the checkpoint's own type
     device: str = "auto"  # auto: cuda, else mps, else cpu
+    architecture: Any = None  # keys of the model's config, for dry_run=true where the hub's config is not at hand
     placement: str = "device"  # device: all of it there; auto: spread over GPUs, host, disk; stream: a layer at a time
 
 
@@ -63,6 +64,7 @@ class FlapConfig:
     round_to: int | None = None  # 8, 32, 64 or 256: every layer keeps a multiple of this many neurons
     seed: int = 0
     mask_only: bool = False
+    dry_run: bool = False  # print what the run will take, and read no weight
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     resume: bool = True  # keep the results that the run's folder holds, and compute only what is missing
     cache_dir: str | None = None
@@ -75,13 +77,25 @@ class FlapConfig:
 ConfigStore.instance().store(name="schema", node=FlapConfig)
 
 
+def _presets() -> list[Any]:
+    return [OmegaConf.load(file) for file in sorted((Path(config_dir()) / "model").glob("*.yaml"))]
+
+
+def own_architecture(architecture: Any, path: str) -> Any:
+    """Return the architecture of a model; None if it is that of a preset with another path.
+
+    `model.path=org/mine` alone leaves the architecture that the default choice of the group has.
+    """
+    paths = {preset.path for preset in _presets() if preset.get("architecture") == architecture}
+    return architecture if not paths or path in paths else None
+
+
 def model_name(name: str, path: str) -> str:
     """Return the name of a model: that of its folder where `path` was given under the name of another model.
 
     `model.path=/my/model` alone leaves the name that the default choice of the group has.
     """
-    presets = [OmegaConf.load(file) for file in sorted((Path(config_dir()) / "model").glob("*.yaml"))]
-    foreign = any(preset.name == name and preset.path != path for preset in presets)
+    foreign = any(preset.name == name and preset.path != path for preset in _presets())
     return Path(path).name if foreign else name
 
 

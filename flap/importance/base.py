@@ -79,7 +79,22 @@ def score_layer(metric: Metric, blocks: Pair[Block], observed: LayerStatistics |
 def _score_block(metric: Metric, block: Block, statistics: Statistics | None) -> Tensor:
     weight_OI = block.output.weight.detach().float()
     on_device = statistics and statistics.to(weight_OI.device)
-    return metric.score_units(weight_OI, on_device, block.columns_UC).cpu()
+    if not metric.needs_covariance or block.num_experts == 1:
+        return metric.score_units(weight_OI, on_device, block.columns_UC).cpu()
+    assert on_device is not None  # covariances are those of each expert's channels
+    weights, size = weight_OI.chunk(block.num_experts, dim=1), weight_OI.shape[1] // block.num_experts
+    scores = [
+        metric.score_units(weight, known, columns_UC - e * size)
+        for e, (weight, known, columns_UC) in enumerate(
+            zip(
+                weights,
+                on_device.of_experts(block.num_experts),
+                block.columns_UC.chunk(block.num_experts),
+                strict=True,
+            )
+        )
+    ]
+    return torch.cat(scores).cpu()
 
 
 def _finite(score_UC: Tensor, block: Block) -> Tensor:

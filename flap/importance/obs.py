@@ -2,7 +2,8 @@
 
 Optimal Brain Surgeon (Hassibi and Stork 1993) for whole units, as in ZipLM (arXiv 2302.04089) and SlimGPT (2412.18110).
 
-Legend: O output channels · I input channels · U units · C channels of a unit · K kept channels · L removed channels.
+Legend: O output channels · I input channels · U units, R of them still in
+the matrices · C channels of a unit · L removed channels.
 """
 
 import math
@@ -51,47 +52,63 @@ class OBS(Metric):
         assert all_tokens.comoment_II is not None
         wide = widest_float(weight_OI.device)
         columns = columns_UC.flatten().to(weight_OI.device)  # the channels of a unit become consecutive
-        hessian_II = all_tokens.comoment_II[columns][:, columns].to(wide) / all_tokens.num_tokens
+        hessian_II = all_tokens.comoment_II[columns][:, columns].to(wide, copy=True)
+        hessian_II /= max(int(all_tokens.num_tokens), 1)
         scale = hessian_II.diagonal().mean()
         if scale == 0:  # all channels are constant: the bias replaces any unit exactly
             return torch.zeros(columns_UC.shape)
         hessian_II.diagonal().add_(self.ridge * scale)
         try:
-            cost_U = _removal_costs(weight_OI[:, columns].to(wide), torch.linalg.inv(hessian_II), columns_UC.shape[1])
+            lower_II = torch.linalg.cholesky(hessian_II)
+            del hessian_II
+            inverse_II = torch.cholesky_inverse(lower_II).mT.contiguous()  # symmetric: no copy of columns as rows
+            del lower_II
+            cost_U = _removal_costs(weight_OI[:, columns].to(wide), inverse_II, columns_UC.shape[1])
         except torch.linalg.LinAlgError as error:
             raise ValueError(f"metric.ridge={self.ridge}: too small for a singular covariance; try 0.01") from error
         return (cost_U / columns_UC.shape[1]).float()[:, None].expand(columns_UC.shape)
 
 
 def _removal_costs(weight_OI: Tensor, inverse_II: Tensor, channels: int) -> Tensor:
-    """Return cost_U, the cost of each unit at the time of its removal; a unit owns `channels` consecutive channels."""
-    remaining_U = torch.arange(weight_OI.shape[1] // channels, device=weight_OI.device)
-    cost_U, floor = torch.zeros(len(remaining_U), dtype=weight_OI.dtype, device=weight_OI.device), 0.0
-    step_size = math.ceil(len(remaining_U) / STEPS)
-    while len(remaining_U):
-        current_U = _costs(weight_OI, inverse_II, channels)
-        cheapest = current_U.argsort(stable=True)[:step_size]
-        cost_U[remaining_U[cheapest]] = current_U[cheapest].clamp(min=floor)
-        floor = float(cost_U[remaining_U[cheapest]].max())
-        keep_U = torch.ones(len(remaining_U), dtype=torch.bool, device=remaining_U.device)
-        keep_U[cheapest] = False
-        remaining_U, keep_I = remaining_U[keep_U], keep_U.repeat_interleave(channels)
-        weight_OI, inverse_II = _remove(weight_OI, inverse_II, keep_I)
+    """Return cost_U, the cost of each unit at the time of its removal; a unit owns `channels` consecutive channels.
+
+    Both tensors are changed. Removed channels stay in them, with zeros, until half of the channels are removed.
+    """
+    num_units = weight_OI.shape[1] // channels
+    cost_U, floor = weight_OI.new_zeros(num_units), 0.0
+    unit_R, remains_R = torch.arange(num_units, device=weight_OI.device), torch.ones_like(cost_U, dtype=torch.bool)
+    step_size = math.ceil(num_units / STEPS)
+    for left in range(num_units, 0, -step_size):
+        if 2 * left <= len(unit_R):
+            remains_I = remains_R.repeat_interleave(channels)
+            weight_OI, inverse_II = weight_OI[:, remains_I], inverse_II[remains_I][:, remains_I]
+            unit_R, remains_R = unit_R[remains_R], remains_R[remains_R]
+        current_R = torch.full_like(unit_R, torch.inf, dtype=cost_U.dtype)
+        current_R[remains_R] = _costs(weight_OI, inverse_II, remains_R, channels)
+        cheapest = current_R.argsort(stable=True)[: min(step_size, left)]
+        cost_U[unit_R[cheapest]] = current_R[cheapest].clamp(min=floor)
+        floor = float(cost_U[unit_R[cheapest]].max())
+        remains_R[cheapest] = False
+        removed_L = (cheapest[:, None] * channels + torch.arange(channels, device=cheapest.device)).flatten()
+        _remove(weight_OI, inverse_II, removed_L)
     return cost_U
 
 
-def _costs(weight_OI: Tensor, inverse_II: Tensor, channels: int) -> Tensor:
-    """Return cost_U = tr(W_u ([H⁻¹]_uu)⁻¹ W_uᵀ)."""
-    units = weight_OI.shape[1] // channels
-    blocks_CCU = inverse_II.view(units, channels, units, channels).diagonal(dim1=0, dim2=2)
-    weight_UCO = weight_OI.T.reshape(units, channels, -1)
-    solved_UCO: Tensor = torch.linalg.solve(blocks_CCU.permute(2, 0, 1), weight_UCO)
-    return (solved_UCO * weight_UCO).sum(dim=(1, 2))
+def _costs(weight_OI: Tensor, inverse_II: Tensor, units_R: Tensor, channels: int) -> Tensor:
+    """Return tr(W_u ([H⁻¹]_uu)⁻¹ W_uᵀ) of the units u where the mask is true."""
+    units = len(units_R)
+    if channels == 1:
+        cost_U: Tensor = weight_OI.square().sum(dim=0)[units_R] / inverse_II.diagonal()[units_R]
+        return cost_U
+    blocks_UCC = inverse_II.view(units, channels, units, channels).diagonal(dim1=0, dim2=2).permute(2, 0, 1)[units_R]
+    weight_UCO = weight_OI.T.reshape(units, channels, -1)[units_R]
+    half_UCO: Tensor = torch.linalg.solve_triangular(torch.linalg.cholesky(blocks_UCC), weight_UCO, upper=False)
+    return half_UCO.square().sum(dim=(1, 2))
 
 
-def _remove(weight_OI: Tensor, inverse_II: Tensor, keep_I: Tensor) -> tuple[Tensor, Tensor]:
-    """Return weight_OK, the best weights of the kept channels, and inverse_KK, the inverse of their part of H."""
-    inverse_LI = inverse_II[~keep_I]
-    map_LK = torch.linalg.solve(inverse_LI[:, ~keep_I], inverse_LI[:, keep_I])
-    weight_OK = weight_OI[:, keep_I] - weight_OI[:, ~keep_I] @ map_LK
-    return weight_OK, inverse_II[keep_I][:, keep_I] - inverse_LI[:, keep_I].T @ map_LK
+def _remove(weight_OI: Tensor, inverse_II: Tensor, removed_L: Tensor) -> None:
+    """Update W to the best weights without the channels L, and H⁻¹ to the inverse of H without them."""
+    inverse_LI = inverse_II[removed_L]
+    map_LI = torch.cholesky_solve(inverse_LI, torch.linalg.cholesky(inverse_LI[:, removed_L]))
+    weight_OI.addmm_(weight_OI[:, removed_L], map_LI, alpha=-1)
+    inverse_II.addmm_(inverse_LI.T, map_LI, alpha=-1)

@@ -1,6 +1,7 @@
 """Finding and loading models, adapters that give their parts by role, placements, and the walk over the layers."""
 
 from flap.models.adapter import Block, ModelAdapter
+from flap.models.architecture import Architecture, find_architecture
 from flap.models.families import adapt, adapter_class
 from flap.models.load import Given, Source, find_model
 from flap.models.locate import packaged_gguf
@@ -10,6 +11,7 @@ from flap.models.read import read_model
 from flap.models.walk import Stream, Walk
 
 __all__ = [
-    "PLACEMENTS", "Block", "Given", "ModelAdapter", "OnDisk", "Pair", "PlacedModel", "Resident", "Source", "Spread",
-    "Stream", "Walk", "adapt", "adapter_class", "find_model", "open_checkpoint", "packaged_gguf", "read_model",
+    "PLACEMENTS", "Architecture", "Block", "Given", "ModelAdapter", "OnDisk", "Pair", "PlacedModel", "Resident",
+    "Source", "Spread", "Stream", "Walk", "adapt", "adapter_class", "find_architecture", "find_model",
+    "open_checkpoint", "packaged_gguf", "read_model",
 ]  # fmt: skip

@@ -41,6 +41,11 @@ class Block:
         return 1
 
     @property
+    def chosen_experts(self) -> int:
+        """The number of MLPs that a token is sent to."""
+        return 1
+
+    @property
     def watched(self) -> nn.Module:
         """The module at which calibration puts its hook; `activations` reads the arguments of its forward."""
         return cast(nn.Module, self.output)

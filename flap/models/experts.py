@@ -85,6 +85,11 @@ class ExpertsBlock(Block):
         return int(self.output.experts.num_experts)
 
     @property
+    def chosen_experts(self) -> int:
+        """The number of experts that a token is sent to."""
+        return int(self.output.experts.config.num_experts_per_tok)
+
+    @property
     def watched(self) -> nn.Module:
         """The module that holds all experts."""
         return cast(nn.Module, self.output.experts)

@@ -9,7 +9,6 @@ from typing import Any, cast
 import torch
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -18,6 +17,7 @@ from transformers import (
 
 from flap.config import ModelConfig, one_line, require
 from flap.data.packaged import INSTALL
+from flap.models.architecture import loaded_dtype, skeleton
 from flap.models.devices import free_bytes, pick_device
 from flap.models.families import adapter_class
 from flap.models.locate import GGUF, commit, file_state, locate
@@ -46,15 +46,12 @@ class Source:
 
     def skeleton(self) -> PreTrainedModel:
         """Return the model on the meta device, without weights: prices and budget can be checked before loading."""
-        with torch.device("meta"):
-            code = {"trust_remote_code": self.options["trust_remote_code"]}
-            return cast(PreTrainedModel, AutoModelForCausalLM.from_config(self.config, **code))
+        return skeleton(self.config, self.options["trust_remote_code"])
 
     @property
     def dtype(self) -> torch.dtype:
         """The type that the weights have once they are loaded."""
-        chosen = self.config.dtype if self.options["dtype"] == "auto" else self.options["dtype"]
-        return chosen if isinstance(chosen, torch.dtype) else torch.float32
+        return loaded_dtype(self.config, self.options["dtype"])
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
@@ -127,6 +124,16 @@ class Given:
         return getattr(self.config, "max_position_embeddings", None)
 
     @property
+    def device(self) -> torch.device:
+        """The device that runs the model."""
+        return cast(torch.device, self.model.device)
+
+    @property
+    def placement(self) -> str:
+        """Where the weights are, as `model.placement` names it."""
+        return "auto" if hasattr(self.model, "hf_device_map") else "device"
+
+    @property
     def dtype(self) -> torch.dtype:
         """The type of the weights."""
         return cast(torch.dtype, self.model.dtype)
@@ -152,7 +159,7 @@ class Given:
 
     def open(self, more_to_come: bool = False, folder: Path | None = None) -> PlacedModel:
         """Return the model itself, in evaluation mode."""
-        placement = Spread if hasattr(self.model, "hf_device_map") else Resident
+        placement = Spread if self.placement == "auto" else Resident
         return placement(self.model.eval())
 
 

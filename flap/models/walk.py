@@ -67,10 +67,12 @@ class Walk:
             model.resume_changes(self.layers_done)
 
     def __iter__(self) -> Iterator[int]:
+        self.model.passes += 1
         for i in progress(range(self.layers_done, len(self.model.layers)), self.stage):
             with self.model.layer(i):
                 yield i
             self._record_done(i + 1)
+        self.streams = {}  # each refers to the walk: a cycle, which would keep their files until it is collected
 
     def enter(self, name: str, batches_NT: Sequence[Tensor]) -> Stream:
         """Return a new stream of these windows at the first layer; in a resumed walk, at the layer where it resumes."""

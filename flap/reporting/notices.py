@@ -5,6 +5,8 @@ from statistics import median
 from flap.reporting.numbers import domain_of
 from flap.reporting.report import Report
 
+MOST_NAMES = 12  # of blocks in one sentence
+
 
 def notices(report: Report) -> list[str]:
     """Return the notices, one paragraph each: warnings, domain of the texts, search, and linear compensation."""
@@ -28,7 +30,10 @@ def _compensation(report: Report) -> list[str]:
     if not report.repairs:
         return []
     ratio = median(fit["held_out_error"] / (fit["held_out_error_of_bias"] or 1) for fit in report.repairs.values())
-    blocks = ", ".join(block for block, fit in report.repairs.items() if fit["ridge"] is None) or "no block"
+    biased = [block for block, fit in report.repairs.items() if fit["ridge"] is None]
+    blocks = ", ".join(biased) or "no block"
+    if len(biased) > MOST_NAMES:
+        blocks = f"{len(biased)} of {len(report.repairs)} blocks and experts ({', '.join(biased[:MOST_NAMES])}, ...)"
     return [
         f"Linear compensation leaves {ratio:.1%} (median over blocks) of the error that the bias leaves on held-out "
         f"calibration tokens. It was no better there in {blocks}: the bias stays."

@@ -38,6 +38,7 @@ class Report:
     layers: list[dict[str, int]] = field(default_factory=list)
     layers_before: list[dict[str, int]] = field(default_factory=list)
     repairs: dict[str, dict[str, Any]] = field(default_factory=dict)  # fit reports of linear compensation, by block
+    weight_passes: int = 0  # times that pruning went over the model's weights, from calibration to compression
     search_nats: list[float] = field(default_factory=list)  # structure=search: divergence at first, after each round
     inputs: dict[str, str] = field(default_factory=dict)  # digests of what the config does not hold
     bos: dict[str, bool] = field(default_factory=dict)  # whether windows begin with the beginning-of-sequence token

@@ -9,7 +9,7 @@ from flap.reporting.report import Report
 from flap.storage.status import read_state
 
 # keys that do not change the result
-BOOKKEEPING = ("cache_dir", "use_cache", "cache_wait_seconds", "resume", "tracking")
+BOOKKEEPING = ("cache_dir", "use_cache", "cache_wait_seconds", "resume", "tracking", "dry_run")
 
 
 def finished_run(folder: Path, siblings: Iterable[Path], config: dict[str, Any]) -> tuple[Path, Report] | None:

@@ -22,9 +22,10 @@ class StudyCallback(Callback):
         StudyCallback.open_sweep = config
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Write the study of the sweep."""
+        """Write the study of the sweep, unless its runs were dry ones."""
         StudyCallback.open_sweep = None
-        _write(config)
+        if not config.get("dry_run"):
+            _write(config)
 
 
 def open_folder() -> Path | None:

@@ -54,7 +54,8 @@ def test_budget_moves_to_where_it_was_measured_to_matter(architecture: str, rati
     """All blocks were thought alike; around that plan, layer 1's losses are found to cost three times as much."""
     budget, structure = budget_of(architecture, ratio), Search(rounds=1, step=0.25)
     scores = random_scores(budget)
-    alone = [[0.01 * trial.removed for trial in structure.trials(scores, i)] for i in range(4)]
+    pairs = zip(scores.layers, budget.layers, strict=True)
+    alone = [[0.01 * trial.removed for trial in structure.trials(*pair)] for pair in pairs]
     nats = structure.in_nats(scores, alone, budget)
     plan = one_ranking(structure, nats, budget)
     trials = [neighbours(*pair, structure.step) for pair in zip(scores.layers, plan.layers, strict=True)]

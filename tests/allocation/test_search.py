@@ -10,12 +10,12 @@ import torch
 
 from flap.allocation import Budget, LayerPlan, PruningPlan, Search, Units
 from flap.allocation.adaptive import one_ranking
-from flap.allocation.curve import spread
+from flap.allocation.curve import spread, spread_by_rank
 from flap.allocation.trials import removal_counts
 from flap.importance import Scores
 from flap.models import Pair
-from tests.cases import ARCHITECTURES, RATIOS
-from tests.helpers.ratios import assert_meets, budget_of, model_of, random_scores
+from tests.cases import ARCHITECTURES, MIXTURES, RATIOS
+from tests.helpers.ratios import assert_meets, budget_of, made_up, model_of, random_scores
 
 
 def test_by_hand() -> None:
@@ -42,7 +42,7 @@ def test_it_is_finite_and_keeps_the_ranking(scores: list[float], measured: dict[
 
 def test_each_block_is_measured_alone_at_each_level() -> None:
     scores = random_scores(budget_of("llama-gqa", 0.5))
-    trials = Search(levels=[0.25, 0.5]).trials(scores, 1)
+    trials = Search(levels=[0.25, 0.5]).trials(scores.layers[1], budget_of("llama-gqa", 0.5).layers[1])
     assert [(trial.block, trial.removed) for trial in trials] == [
         ("attention", 1), ("attention", 2), ("mlp", 14), ("mlp", 28),
     ]  # fmt: skip
@@ -54,7 +54,9 @@ def test_each_block_is_measured_alone_at_each_level() -> None:
 
 
 def test_levels_that_leave_nothing_or_take_nothing_are_left_out() -> None:
-    trials = Search().trials(Scores((Pair(torch.rand(3, 2), torch.rand(2)),)), 0)
+    trials = Search(levels=[0.125, 0.25, 0.5, 0.75]).trials(
+        Pair(torch.rand(3, 2), torch.rand(2)), Pair(Units(3, 10), Units(2, 3))
+    )
     assert [(trial.block, trial.removed) for trial in trials] == [("attention", 1), ("attention", 2), ("mlp", 1)]
 
 
@@ -64,7 +66,8 @@ def test_the_layer_that_matters_most_keeps_most(architecture: str, ratio: float)
     budget, structure = budget_of(architecture, ratio), Search()
     scores = random_scores(budget)
     costs = [1.0, 100.0, 1.0, 1.0]
-    nats = [[cost * trial.removed for trial in structure.trials(scores, i)] for i, cost in enumerate(costs)]
+    layers = zip(costs, scores.layers, budget.layers, strict=True)
+    nats = [[cost * trial.removed for trial in structure.trials(*layer)] for cost, *layer in layers]
     plan = one_ranking(structure, structure.in_nats(scores, nats, budget), budget)
     assert_meets(plan, model_of(architecture), ratio)
     assert len(plan.layers[1].mlp) == max(len(layer.mlp) for layer in plan.layers)
@@ -72,6 +75,8 @@ def test_the_layer_that_matters_most_keeps_most(architecture: str, ratio: float)
 
 
 def test_options_out_of_range_are_named() -> None:
+    with pytest.raises(ValueError, match=r"^structure\.round_tokens=0: expected a whole number >= 1$"):
+        Search(round_tokens=0)
     with pytest.raises(ValueError, match=r"^structure\.tokens=0: expected a whole number >= 1$"):
         Search(tokens=0)
     for levels in ([], [0.0], [0.5, 1.0]):
@@ -84,9 +89,25 @@ def test_options_out_of_range_are_named() -> None:
             Search(step=step)
 
 
-def test_a_model_with_experts_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"^structure=search: expected a model without experts"):
-        Search().check(budget_of("mixtral", 0.5))
+@pytest.mark.parametrize("architecture", MIXTURES)
+def test_all_experts_of_a_layer_lose_as_many_neurons_each_its_own(architecture: str) -> None:
+    budget = budget_of(architecture, 0.4)
+    scores = random_scores(budget)
+    plan = Search(tokens=300, round_tokens=200, rounds=1).allocate(scores, budget, made_up(budget))
+    assert budget.kept(plan) == pytest.approx(0.6 * budget.total, abs=max(u.price for u in budget.layers[0]))
+    for layer, units, scored in zip(plan.layers, budget.layers, scores.layers, strict=True):
+        by_expert = torch.tensor(layer.mlp).reshape(units.mlp.experts, -1)
+        best = scored.mlp.reshape(units.mlp.experts, -1).argsort(descending=True)[:, : by_expert.shape[1]]
+        first = torch.arange(units.mlp.experts)[:, None] * units.mlp.count
+        assert torch.equal(by_expert, (best + first).sort().values)
+
+
+def test_neurons_of_one_rank_share_what_was_measured() -> None:
+    """Two experts of three neurons; a rank costs the mean of its neurons."""
+    score_I = torch.tensor([1.0, 5.0, 2.0, 4.0, 3.0, 9.0])
+    nats_I = spread_by_rank(score_I, {1: 0.4, 2: 1.0}, experts=2)
+    # ranks from the lowest: (1 + 3) / 2, (2 + 4) / 2, (5 + 9) / 2
+    assert nats_I.tolist() == pytest.approx([0.4, 1.4, 0.6, 0.6, 0.4, 1.4], rel=1e-6)
 
 
 # Two layers of eight heads at 10 and forty neurons at 3; a head has one channel.
@@ -115,7 +136,7 @@ class Known:
         self.asked: list[list[PruningPlan]] = []
 
     def __call__(self, plans: Sequence[PruningPlan], num_tokens: int) -> list[float]:
-        assert num_tokens == 300
+        assert num_tokens in (300, 200)
         self.asked.append(list(plans))
         return [self.nats(plan) for plan in plans]
 
@@ -149,18 +170,18 @@ def test_where_nats_add_up_the_units_of_least_nats_per_parameter_leave(seed: int
     """Whatever the scores' scale in each block; and measurements around that plan find nothing better."""
     scores, budget = small_scores(seed), replace(BUDGET, ratio=ratio)
     known = Known(scores, [Pair(9.0, 0.2), Pair(1.0, 3.0)])
-    plan = Search(tokens=300).allocate(scores, budget, known)
+    plan = Search(tokens=300, round_tokens=200).allocate(scores, budget, known)
     expected = known.cheapest(budget.total - budget.to_remove)
     assert plan == expected
     assert plan.nats == (known.nats(expected),)
 
 
 def test_what_is_measured() -> None:
-    """Each block alone at each level, in one walk; the plan; in each round its neighbours, and three candidates."""
+    """Each block alone at each level, in one walk; the plan with its neighbours; and three candidates."""
     scores = small_scores(0)
     known = Known(scores, [Pair(1.0, 1.0)] * 2, dearer=(1,))
-    plan = Search(tokens=300, levels=[0.25, 0.5], rounds=1, step=0.25).allocate(scores, BUDGET, known)
-    alone, [first], around, candidates = known.asked
+    plan = Search(tokens=300, round_tokens=200, levels=[0.25, 0.5], rounds=1, step=0.25).allocate(scores, BUDGET, known)
+    alone, [first, *around], candidates = known.asked
     whole = LayerPlan(tuple(range(8)), tuple(range(40)))
     lost = [[(8 - len(layer.attention), 40 - len(layer.mlp)) for layer in one.layers] for one in alone]
     of_one = [(2, 0), (4, 0), (0, 10), (0, 20)]
@@ -176,7 +197,9 @@ def test_rounds_move_budget_to_what_matters_more_beside_other_losses() -> None:
     for seed in range(3):
         scores = small_scores(seed)
         known = Known(scores, [Pair(1.0, 1.0)] * 2, dearer=(1,))
-        first, plan = (Search(tokens=300, rounds=n, step=0.25).allocate(scores, BUDGET, known) for n in (0, 3))
+        first, plan = (
+            Search(tokens=300, round_tokens=200, rounds=n, step=0.25).allocate(scores, BUDGET, known) for n in (0, 3)
+        )
         assert first.nats == (known.nats(first),)
         assert plan.nats[0] == first.nats[0] and plan.nats[-1] == known.nats(plan)
         assert len(plan.nats) > 1 and list(plan.nats) == sorted(set(plan.nats), reverse=True)
@@ -184,23 +207,31 @@ def test_rounds_move_budget_to_what_matters_more_beside_other_losses() -> None:
         assert other > one
 
 
-@pytest.mark.parametrize(("found", "taken"), [([1.1, 0.9, 0.8], 1), ([0.99, 0.5, 0.4], 0), ([1.0, 1.5, 1.2], None)])
-def test_the_strongest_correction_that_helps_is_taken_and_the_search_ends_where_none_does(
+@pytest.mark.parametrize(("found", "taken"), [([1.1, 0.9, 0.8], 2), ([0.4, 0.5, 0.9], 0), ([1.0, 1.5, 1.2], None)])
+def test_the_best_correction_is_taken_and_the_search_ends_where_none_helps(
     found: list[float], taken: int | None
 ) -> None:
     asked: list[list[PruningPlan]] = []
 
     def measure(plans: Sequence[PruningPlan], num_tokens: int) -> list[float]:
         asked.append(list(plans))
-        # the plan, the first round's candidates, the second's; of single blocks any nats will do
-        answers = {2: [1.0], 4: found, 6: [2.0] * 3}
-        return answers.get(len(asked)) or [1 + i / len(plans) for i in range(len(plans))]
+        # the plan, the first round's candidates, the second's; for their neighbours and for single blocks any nats do
+        answers = {2: [1.0], 3: found, 4: [2.0] * 3}.get(len(asked), [])
+        return answers + [1 + i / len(plans) for i in range(len(plans) - len(answers))]
 
     plan = Search(rounds=5, step=0.25).allocate(small_scores(0), BUDGET, measure)
     if taken is None:
-        assert (plan, plan.nats) == (asked[1][0], (1.0,)) and len(asked) == 4
+        assert (plan, plan.nats) == (asked[1][0], (1.0,)) and len(asked) == 3
     else:
-        assert (plan, plan.nats) == (asked[3][taken], (1.0, found[taken])) and len(asked) == 6
+        assert (plan, plan.nats) == (asked[2][taken], (1.0, found[taken])) and len(asked) == 4
+
+
+def test_walks_are_one_for_single_blocks_and_one_more_than_rounds() -> None:
+    scores = small_scores(1)
+    for rounds in range(3):
+        known = Known(scores, [Pair(1.0, 1.0)] * 2, dearer=(1,))
+        Search(tokens=300, round_tokens=200, rounds=rounds, step=0.25).allocate(scores, BUDGET, known)
+        assert len(known.asked) <= 2 + rounds
 
 
 @pytest.mark.parametrize("levels", [[0.125], [0.01, 0.02], [0.99]])

@@ -2,7 +2,6 @@
 
 import weakref
 from collections.abc import Iterator, Sequence
-from functools import reduce
 
 import pytest
 import torch
@@ -17,6 +16,7 @@ from flap.compression import BiasCompensation, Divergence, LinearCompensation, c
 from flap.importance import OBS, score_layers
 from flap.models import Pair, Resident
 from tests.cases import ARCHITECTURES, tiny_model, tokens
+from tests.helpers.compressed import with_comoments
 
 WINDOWS = tokens(windows=12)
 HELD_OUT = [0, 5, 10]
@@ -24,7 +24,7 @@ FITTING = [i for i in range(12) if i not in HELD_OUT]
 
 
 def comoments(batches: Sequence[Tensor]) -> Tensor:
-    found = reduce(merge, [batch_statistics(batch, covariance=True) for batch in batches]).comoment_II
+    found = with_comoments(batches).comoment_II
     assert found is not None
     return found
 
@@ -46,6 +46,13 @@ def test_by_hand() -> None:
     # means 3 and 6: deviations -2 0 2 and 4 -2 -2
     assert comoments(batches).tolist() == [[8.0, -12.0], [-12.0, 24.0]]
     assert batch_statistics(batches[0]).comoment_II is None
+
+
+def test_merged_parts_are_those_of_all_tokens() -> None:
+    activation_TI = torch.randn(50, 9, generator=torch.Generator().manual_seed(0)) + 1.0
+    merged = merge(with_comoments([activation_TI[:20]]), with_comoments([activation_TI[20:]]))
+    assert merged.comoment_II is not None
+    assert_close(merged.comoment_II, by_definition(activation_TI))
 
 
 @pytest.mark.parametrize("channels", [1, 255, 256, 257, 600])
@@ -124,8 +131,8 @@ def test_each_layer_runs_once_over_every_window() -> None:
 class OneAtATime(Calibration):
     """A calibration whose co-moments of one layer must be gone before the next one's are collected."""
 
-    def along(self, *arguments: object) -> Visits:
-        return Watched(super().along(*arguments))
+    def along(self, *arguments: object, **options: object) -> Visits:
+        return Watched(super().along(*arguments, **options))
 
     def in_sequence(self, *arguments: object) -> Visits:
         return Watched(super().in_sequence(*arguments))

@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 from flap.allocation import LayerPlan, PruningPlan
 from flap.calibration import Statistics
 from flap.compression import BiasCompensation, CompressLayer, NoCompensation, mask_layer, slice_layer
+from flap.compression.compensation import Removal
 from tests.cases import ARCHITECTURES
 from tests.helpers.compressed import COMPENSATIONS, calibrated, changed, logits
 
@@ -18,11 +19,15 @@ PLAN = PruningPlan((LayerPlan((0, 3), tuple(range(1, 56))),) * 4)
 def test_bias_compensation_by_hand() -> None:
     weight_OI = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
     known = Statistics(5, torch.tensor([10.0, 20.0, 30.0]).double(), torch.ones(3).double())
-    weight_OK, bias_O, _ = BiasCompensation().fit(weight_OI, known, torch.tensor([0]), torch.tensor([1, 2]))
+    [(weight_OK, bias_O, _)] = BiasCompensation().fits(
+        weight_OI, known, [Removal(torch.tensor([0]), torch.tensor([1, 2]))]
+    )
     assert weight_OK.tolist() == [[1.0], [4.0]]
     assert bias_O is not None
     assert bias_O.tolist() == [2 * 20 + 3 * 30, 5 * 20 + 6 * 30]
-    weight_OK, bias_O, _ = NoCompensation().fit(weight_OI, None, torch.tensor([0, 2]), torch.tensor([1]))
+    [(weight_OK, bias_O, _)] = NoCompensation().fits(
+        weight_OI, None, [Removal(torch.tensor([0, 2]), torch.tensor([1]))]
+    )
     assert weight_OK.tolist() == [[1.0, 3.0], [4.0, 6.0]]
     assert bias_O is None
 

@@ -1,8 +1,9 @@
 """Tiny models with random biases, their statistics, plans and logits."""
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, reduce
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from transformers import PreTrainedModel
 
 from flap.allocation import PruningPlan, price
 from flap.calibration import Calibration, LayerStatistics, Statistics, batch_statistics, merge
+from flap.calibration.comoments import Comoments
 from flap.compression import (
     BiasCompensation,
     Compensation,
@@ -27,9 +29,17 @@ from tests.helpers.ratios import made_up
 COMPENSATIONS = {"bias": BiasCompensation(), "none": NoCompensation(), "linear": LinearCompensation()}
 
 
+def with_comoments(batches: Sequence[Tensor]) -> Statistics:
+    """Statistics of all tokens of several batches (T, I), with co-moments."""
+    comoments, together = Comoments(), reduce(merge, map(batch_statistics, batches))
+    for batch_TI in batches:
+        comoments.add([batch_TI])
+    return replace(together, comoment_II=comoments.finish(together.num_tokens, together.mean_I))
+
+
 def in_parts(fitting_TI: Tensor, held_out_TI: Tensor) -> Statistics:
     """Statistics of tokens to fit on and of those held out, each with co-moments."""
-    parts = batch_statistics(fitting_TI, covariance=True), batch_statistics(held_out_TI, covariance=True)
+    parts = with_comoments([fitting_TI]), with_comoments([held_out_TI])
     return replace(merge(*parts), comoment_II=None, parts=parts)
 
 

@@ -14,11 +14,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from flap.estimation import Room
 from flap.models import OnDisk, Source
 from flap.pipeline import run
 from tests.helpers.damaged import damage
 from tests.helpers.runs import composed, tiny
 
+PLENTY = 10**12  # bytes
 NAMES = "boolq-passages, hellaswag-passages, wikitext2, c4, ptb, or a .txt, .jsonl or .parquet file"
 
 
@@ -73,6 +75,7 @@ BEFORE_WEIGHTS = [
     ("calibration.dataset={bad}/number.jsonl", "calibration.dataset={bad}/number.jsonl: "),
     ("calibration.num_samples=188", "calibration.dataset=.*187 windows of 16 .* calibration.num_samples=188"),
     ("calibration.seq_len=129", "calibration.seq_len=129: the model's context ends at 128"),
+    ("dry_run=true", "dry_run=True: expected false; only the command line prints what a run will take"),
     ("eval.perplexity.seq_len=129", "eval.perplexity.seq_len=129: the model's context ends at 128"),
     ("eval.perplexity.datasets=[{bad}/short.txt]", "eval.perplexity.datasets=.*short.txt: its 3 tokens .* 16"),
     ("eval.perplexity.datasets=[wikitext3]", f"eval.perplexity.datasets=wikitext3: unknown dataset; expected {NAMES}"),
@@ -154,7 +157,10 @@ class Disk(NamedTuple):
     ("folder", "line"),
     [
         ("run", "checkpoint.dir=.*: the pruned model takes 0.000161 GB, and 1e-06 GB are free there; name a place on"),
-        ("cache", "cache_dir: the hidden states of 8 windows take 3.28e-05 GB, and 1e-06 GB are free in .*; name a"),
+        (
+            "cache",
+            "cache_dir: expected 0.000\\d+ GB free on its disk, .* stage 'save' takes, and 1e-06 GB are; take a l",
+        ),
     ],
 )
 def test_a_disk_that_is_too_small_is_refused_before_any_layer_is_read(
@@ -163,10 +169,53 @@ def test_a_disk_that_is_too_small_is_refused_before_any_layer_is_read(
     def usage(path: Path) -> Disk:
         return Disk(1000 if ("cache" in str(path)) == (folder == "cache") else 10**9)
 
+    (tmp_path / "cache").mkdir()
     monkeypatch.setattr("shutil.disk_usage", usage)
     monkeypatch.setattr(OnDisk, "layer", lambda *_: pytest.fail("a layer was read"))
     base = [*tiny(model_dir, text_file), "eval=[none]", "model.placement=stream", f"cache_dir={tmp_path / 'cache'}"]
     refused("", line, [one for one in base if not one.startswith("eval.")], bad, tmp_path / "run")
+
+
+NO_ROOM = [
+    (
+        "",
+        Room(PLENTY, 1000, PLENTY),
+        "model.placement=device: expected \\S+ GB free in the host's memory, which the stage",
+    ),
+    ("model.placement=stream", Room(PLENTY, 1000, PLENTY), "model.placement=stream: expected .*; take a smaller calib"),
+    (
+        "model.placement=stream",
+        Room(PLENTY, PLENTY, 1000),
+        "cache_dir: expected \\S+ GB free on its disk, .* and 1e-06",
+    ),
+    (
+        "method=flap_plus calibration.num_samples=20",
+        Room(PLENTY, PLENTY, 10**5),
+        "structure.(round_)?tokens=64: expected \\S+ GB free on the disk of cache_dir for the hidden states of the "
+        "search, and 0.0001 GB are; \\d+ tokens would fit, or name a larger disk",
+    ),
+    (
+        "method=flap_plus calibration.num_samples=20 use_cache=false",
+        Room(PLENTY, 1000, PLENTY),
+        "structure.(round_)?tokens=64: expected .* GB are; not one window of 16 fits, or take use_cache=true, which",
+    ),
+]
+
+
+@pytest.mark.parametrize(("arguments", "room", "line"), NO_ROOM)
+def test_what_cannot_fit_is_refused_with_its_numbers(
+    arguments: str,
+    room: Room,
+    line: str,
+    model_dir: Path,
+    text_file: Path,
+    bad: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Room, "here", lambda *_: room)
+    monkeypatch.setattr(Source, "open", lambda *given: pytest.fail("the weights were loaded"))
+    refused(arguments, line, tiny(model_dir, text_file), bad, tmp_path / "run")
 
 
 def test_a_disk_that_fills_up_leaves_nothing(

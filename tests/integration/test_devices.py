@@ -46,7 +46,7 @@ FAMILIES: dict[str, PreTrainedConfig] = {
     "olmo2": families.TestOlmo2.configs["gqa"],
     "mixtral": families.TestMixtral.configs["gqa"],
 }
-METHODS = ["flap", "wanda_sp", "mag_sp"]
+METHODS = ["flap", "flap_plus", "wanda_sp", "mag_sp"]
 WINDOWS = tokens()
 CPU = torch.device("cpu")
 

@@ -82,17 +82,19 @@ def little_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
     return half_of
 
 
+@pytest.mark.parametrize("method", ["flap", "flap_plus calibration.num_samples=20 structure.rounds=1"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_all_placements_give_equal_checkpoints(
-    family: str, model_of: ModelOf, little_memory, text_file: Path, tmp_path: Path
+    family: str, method: str, model_of: ModelOf, little_memory, text_file: Path, tmp_path: Path
 ) -> None:
     model = model_of(random_model(FAMILIES[family]))
     assert len(list(model.glob("*.safetensors"))) > 2  # layers lie across shards
     little_memory(model)
-    reports = {one: pruned(one, model, text_file, tmp_path) for one in ("device", "auto", "stream")}
+    options = f"method={method}".split()
+    reports = {one: pruned(one, model, text_file, tmp_path, *options) for one in ("device", "auto", "stream")}
     for one in ("auto", "stream"):
         assert_equal_runs(tmp_path, {"device": reports["device"], one: reports[one]})
-        assert reports[one].statistics_cache == "miss"
+        assert reports[one].statistics_cache == ("miss" if method == "flap" else "off")
     assert not reports["device"].device_map and not reports["stream"].device_map
     assert set(reports["auto"].device_map.values()) == {"cpu", "disk"}
     assert "modules on cpu: " in (tmp_path / "auto" / "report.md").read_text()

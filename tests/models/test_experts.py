@@ -1,6 +1,7 @@
 """Experts: statistics of the tokens routed to each, one width a layer, an output bias each, whatever kernel runs."""
 
 import copy
+import math
 from collections import defaultdict
 from pathlib import Path
 
@@ -11,15 +12,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from flap.allocation import LayerPlan
-from flap.calibration import STATISTICS, LayerStatistics, collect
+from flap.calibration import STATISTICS, LayerStatistics, collect, split_windows
 from flap.checkpoint.convert import become_checkpointable
 from flap.checkpoint.load import load
-from flap.compression import BiasCompensation, NoCompensation, mask_layer, slice_layer
+from flap.compression import BiasCompensation, LinearCompensation, NoCompensation, mask_layer, slice_layer
+from flap.compression.compensation import Removal
+from flap.compression.fitting import fit_layer
 from flap.evaluation.efficiency import macs
+from flap.importance import OBS, score_layer
 from flap.models import Resident, adapt
 from flap.pipeline import run
 from tests.cases import MIXTURES, VOCAB, tiny_model, tokens
-from tests.helpers.compressed import changed
+from tests.helpers.compressed import changed, covariances, in_parts
 from tests.helpers.pruned import logits, plan_of, prune, save_pruned
 from tests.helpers.runs import composed, tiny
 
@@ -69,7 +73,7 @@ def test_statistics_are_those_of_the_tokens_routed_to_each_expert(model: PreTrai
     assert sum(map(len, activations)) == 2 * tokens().numel()
     for one, activation_TI in zip(known, activations, strict=True):
         wide_TI = activation_TI.double()
-        assert (one.num_tokens == len(wide_TI)).all()
+        assert one.num_tokens == len(wide_TI)
         for found, expected in (
             (one.mean_I, wide_TI.mean(0)), (one.var_I, wide_TI.var(0)), (one.msq_I, wide_TI.square().mean(0)),
         ):  # fmt: skip
@@ -113,7 +117,7 @@ def test_the_bias_keeps_each_experts_mean_output(model: PreTrainedModel) -> None
 def test_experts_that_see_no_token_or_one(model: PreTrainedModel) -> None:
     few = tokens(1, 3)
     known = collect(Resident(model), few, batch_size=1)
-    counts_E = torch.stack([one.num_tokens[0] for one in known[0].blocks.mlp.of_experts(EXPERTS)])
+    counts_E = torch.tensor([one.num_tokens for one in known[0].blocks.mlp.of_experts(EXPERTS)])
     assert counts_E.sum() == 2 * few.numel() and {0, 1} <= set(counts_E.tolist())
     for name in ("mean_I", "var_I", "msq_I"):
         values_EI = getattr(known[0].blocks.mlp, name).reshape(EXPERTS, NEURONS)
@@ -164,18 +168,56 @@ def test_macs_are_those_of_the_chosen_experts(model: PreTrainedModel, kernel: st
     assert model.config._experts_implementation == kernel
 
 
-def test_linear_compensation_is_refused_in_one_line(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, text_file: Path, tmp_path: Path
+def test_every_expert_is_fitted_on_the_tokens_routed_to_it(model: PreTrainedModel) -> None:
+    """Its covariances are those of its tokens, and its map is that of a projection with those tokens alone."""
+    windows_NT = tokens(windows=40)
+    known, block = covariances(model, windows_NT, 8)[1], adapt(model).mlp(1)
+    fitting, held_out = (flowing_in(model, 1, part_NT) for part_NT in split_windows(windows_NT))
+    kept = tuple(n for n in range(EXPERTS * NEURONS) if n % NEURONS % 3)
+    blocks = adapt(model).blocks(1)
+    [fits] = fit_layer(blocks, [LayerPlan(tuple(range(blocks.attention.num_units)), kept)], LinearCompensation(), known)
+    assert fits.attention is None and fits.mlp is not None and fits.mlp.bias_O is not None
+    assert list(fits.mlp.reports) == [f"layer 1 MLP expert {e}" for e in range(EXPERTS)]
+    stays_I = torch.arange(NEURONS) % 3 > 0
+    removal = Removal(stays_I.nonzero().flatten(), (~stays_I).nonzero().flatten())
+    for e, one in enumerate(known.blocks.mlp.of_experts(EXPERTS)):
+        alone = in_parts(fitting[e], held_out[e])
+        assert one.parts is not None and alone.parts is not None
+        for mine, theirs in zip(one.parts, alone.parts, strict=True):
+            assert mine.num_tokens == theirs.num_tokens
+            torch.testing.assert_close(mine.comoment_II, theirs.comoment_II, rtol=1e-3, atol=1e-4)
+        down_HI = block.output.experts.down_proj[e]
+        [fit] = LinearCompensation().fits(down_HI, alone, [removal])
+        torch.testing.assert_close(fits.mlp.weight_OK.chunk(EXPERTS, dim=1)[e], fit.weight_OK, rtol=1e-2, atol=1e-3)
+        torch.testing.assert_close(fits.mlp.bias_O[e], fit.bias_O, rtol=1e-2, atol=1e-3)
+
+
+def test_an_expert_is_scored_by_its_own_covariance(model: PreTrainedModel) -> None:
+    known, block = covariances(model, tokens(windows=40), 8)[1], adapt(model).mlp(1)
+    score_I = score_layer(OBS(), adapt(model).blocks(1), known).mlp
+    for e, one in enumerate(known.blocks.mlp.of_experts(EXPERTS)):
+        alone_I = OBS().score(block.output.experts.down_proj[e], one)
+        torch.testing.assert_close(score_I.chunk(EXPERTS)[e], alone_I, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_samples", [2, 20])
+def test_flap_plus(
+    num_samples: int, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, text_file: Path, tmp_path: Path
 ) -> None:
+    """Also where experts see fewer tokens than they have channels: there the bias stays, and the report counts it."""
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    with pytest.raises(ValueError) as caught:
-        run(composed(*tiny(tmp_path / "model", text_file), "compensation=linear"), tmp_path / "run")
-    kind = model.config.model_type
-    assert str(caught.value) == (
-        "compensation, metric: of experts no covariances are collected; expected choices without them for "
-        f"'{kind}', as compensation=bias"
-    )
+    options = ["method=flap_plus", f"calibration.num_samples={num_samples}", "ratio=0.4"]
+    report = run(composed(*tiny(tmp_path / "model", text_file), *options), tmp_path / "run")
+    assert report.ratio["realised_decoder"] == pytest.approx(0.4, abs=0.03)
+    assert report.search_nats and 0 < report.weight_passes <= 6
+    fits = {name: fit for name, fit in report.repairs.items() if "expert" in name}
+    assert len(fits) >= EXPERTS and all(math.isfinite(fit["held_out_error"]) for fit in fits.values())
+    biased = [name for name, fit in report.repairs.items() if fit["ridge"] is None]
+    assert biased or num_samples == 20
+    text = (tmp_path / "run" / "report.md").read_text()
+    assert all(name in text for name in biased) or f"{len(biased)} of {len(report.repairs)} blocks and experts" in text
+    assert torch.isfinite(logits(load(tmp_path / "run" / "checkpoint"))).all()
 
 
 def test_the_device_is_not_waited_for_once_an_expert(model: PreTrainedModel) -> None:

@@ -55,6 +55,7 @@ class PlacedModel(ABC):
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.adapter = adapt(model)
+        self.passes = 0  # walks over all layers, and forward passes in their place
         self.folder: Path | None = None  # for what must not be in memory, where the placement has such a folder
 
     @classmethod

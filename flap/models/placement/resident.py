@@ -39,6 +39,7 @@ class InMemory(PlacedModel):
         self, batches_NT: Sequence[Tensor], recorders: Sequence[AbstractContextManager[Any]], folder: Path | None
     ) -> Iterator[int]:
         """Run one forward pass a batch with all recorders open, then yield every layer. folder: not used."""
+        self.passes += 1
         with ExitStack() as stack:
             for recorder in recorders:
                 stack.enter_context(recorder)

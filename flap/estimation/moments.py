@@ -1,0 +1,122 @@
+"""The moments of each stage at which memory may be at its peak."""
+
+from dataclasses import dataclass
+
+from flap.compression.divergence import EVERY
+from flap.estimation.parts import (
+    COMOMENT_BYTES,
+    FIT_COPIES,
+    FIT_WEIGHTS,
+    OBS_COPIES,
+    OBS_WEIGHTS,
+    PLAIN_WEIGHTS,
+    RECORDED_BYTES,
+    TRIAL_COPIES,
+    TRIAL_WEIGHTS,
+    Parts,
+    Use,
+)
+from flap.estimation.searching import SearchWalk, search_walks
+
+
+@dataclass(frozen=True)
+class Moments(Parts):
+    """The moments of each stage; a stage's memory is that of the largest."""
+
+    def load(self) -> list[Use]:
+        """The whole model is loaded, unless it stays on disk."""
+        read = 0 if self.place.streams or self.stays_mapped else self.bytes(self.shapes.parameters)
+        return [self.weights(0) + Use(read=read)]
+
+    def calibrate(self) -> list[Use]:
+        """Statistics without covariances are collected."""
+        run = self.run(self.work.batch_tokens, RECORDED_BYTES)
+        if not self.place.streams:
+            return [self.layer() + run]
+        tokens = self.work.tokens
+        return [self.ends(0) + self.states(tokens, 1), self.layer() + self.states(tokens, 2) + run]
+
+    def score(self) -> list[Use]:
+        """Each layer is scored."""
+        if not self.work.metric.needs_covariance:
+            return [self.layer() + self.in_float(PLAIN_WEIGHTS)]
+        states = self.states(self.work.trial_tokens(self.shapes), 1, files=False)
+        return self._observed(states, self.factors(OBS_COPIES, OBS_WEIGHTS))
+
+    def allocate(self) -> list[Use]:
+        """The plan is made; by a search in several walks."""
+        walks = search_walks(self.work, self.shapes)
+        return [use for walk in walks for use in self._search(walk)] or [self.layer()]
+
+    def _search(self, walk: SearchWalk) -> list[Use]:
+        """A walk of a search: trial fits, trial layers and their streams, and predictions at the end."""
+        fitted, fitting = (
+            Use(work=max(self._fitted(walk, i, copies) for i in range(len(self.shapes.layers)))) for copies in (0, 1)
+        )
+        before, streams = (self.states(walk.most_streams * walk.tokens, share) for share in (0.5, 1))
+        copy = Use(work=self.bytes(self.shapes.largest_layer))
+        run = self.layer() + copy + fitted + self.run(walk.tokens) + streams
+        logits = Use(work=walk.tokens / EVERY * self.shapes.vocabulary * (8 + self.place.itemsize))
+        end = self.ends(self.head) + before + logits
+        if not self.work.compensation.needs_covariance:
+            return [self.layer() + self.in_float(PLAIN_WEIGHTS) + fitting + before, run, end]
+        observing = self.states(self.work.trial_tokens(self.shapes), 2) + before
+        factors = self.factors(TRIAL_COPIES, TRIAL_WEIGHTS) + fitting
+        return [*self._observed(observing, factors), run + self.comoments(), end]
+
+    def compress(self) -> list[Use]:
+        """Each layer is pruned."""
+        if not self.work.compensation.needs_covariance:
+            return [self.layer() + self.in_float(PLAIN_WEIGHTS) + self.pruned()]
+        states = self.states(self.work.tokens, 1, files=False) + self.pruned()
+        return self._observed(states, self.factors(FIT_COPIES, FIT_WEIGHTS))
+
+    def prune(self) -> list[Use]:
+        """Each layer is scored and pruned before the next one is calibrated."""
+        if self.work.needs_covariance:
+            return [*self.score(), *self.compress()]
+        files = self.place.streams and self.work.metric.needs_statistics
+        states = self.states(self.work.tokens, 2 if files else 1, files) + self.pruned()
+        run = self.run(self.work.batch_tokens, RECORDED_BYTES)
+        return [
+            self.ends(0) + states,
+            self.layer() + states + run,
+            self.layer() + states + self.in_float(PLAIN_WEIGHTS),
+        ]
+
+    def save(self) -> list[Use]:
+        """The checkpoint is written, and read back to be compared."""
+        num_bytes = self.bytes(max(self.shapes.ends, self.shapes.largest_layer))
+        read = Use(weights=num_bytes, read=num_bytes)
+        if self.place.streams:
+            return [read]
+        copied = 0 if self.place.shared else self.kept_layers + self.bytes(self.shapes.ends)
+        return [self.ends(self.head) + self.pruned() + read, self.ends(self.shapes.ends) + Use(host=copied)]
+
+    def evaluate(self) -> list[Use]:
+        """Perplexity is measured: on the whole model, if it is in memory or has room there."""
+        texts = self.work.texts
+        assert texts is not None
+        logits_bytes = min(texts.logits_bytes, 4 * texts.batch_tokens * self.shapes.vocabulary)
+        logits = Use(work=logits_bytes * (2 + self.place.itemsize / 4)) + self.run(texts.batch_tokens)
+        if self.place.streams and not self.work.texts_in_memory:
+            return [weights + self.states(texts.tokens, 2) + logits for weights in (self.ends(self.head), self.layer())]
+        num_bytes = self.bytes(self.shapes.parameters)
+        whole = Use(weights=num_bytes, read=num_bytes) if self.place.streams else self.ends(self.head)
+        return [whole + self.pruned() + logits]
+
+    def _observed(self, states: Use, factors: Use) -> list[Use]:
+        """The covariances of a layer are collected, stacked if they are those of experts, and factorised."""
+        largest = max(block.covariance_elements for block in self.shapes.blocks)
+        present = self.layer() + states + self.comoments()
+        stacked = Use(work=4 * largest if self.shapes.has_experts else 0)
+        return [present + part for part in (self.run(self.work.batch_tokens, COMOMENT_BYTES), stacked, factors)]
+
+    def _fitted(self, walk: SearchWalk, layer: int, in_float: int) -> float:
+        """Return the bytes of the fitted projections of a layer, one for each trial and candidate.
+
+        in_float: 1 while they are being made: those of one block are there in float32 as well.
+        """
+        blocks = zip(walk.fits(layer), self.shapes.layers[layer].blocks, strict=True)
+        elements = [walk.kept * fits * block.output_parameters for fits, block in blocks]
+        return self.bytes(sum(elements)) + 4 * in_float * max(elements)

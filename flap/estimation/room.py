@@ -1,0 +1,82 @@
+"""The free memory and disk of this machine, and the refusal of a run that surely does not fit."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import torch
+
+from flap.estimation.estimate import PROCESS_BYTES, Estimate
+from flap.estimation.work import Place, Work
+from flap.models.devices import free_bytes
+
+MARGIN = 1.25  # estimates are within a quarter of what is measured: only what is above that is refused
+
+
+@dataclass(frozen=True)
+class Room:
+    """Free bytes: on the device, on the host, and on the disk of `cache_dir`."""
+
+    device: int
+    host: int
+    disk: int
+
+    @classmethod
+    def here(cls, device: torch.device, cache: Path) -> "Room":
+        """Return the room of this machine. On a device that it has not, that of the host.
+
+        What an interrupted run has left below `cache_dir` counts as free, because the next start uses it.
+        """
+        place = next(path for path in (cache, *cache.absolute().parents) if path.exists())
+        left = sum(file.stat().st_size for file in cache.glob("streams/*/**/*") if file.is_file())
+        there = device if device.type != "cuda" or torch.cuda.is_available() else torch.device("cpu")
+        host = int(psutil.virtual_memory().available)
+        return cls(free_bytes(there), host, shutil.disk_usage(place).free + left)
+
+
+def check_fits(estimate: Estimate, work: Work, place: Place, room: Room) -> None:
+    """Check that a run fits into the free memory and onto the free disk.
+
+    Raises:
+        ValueError: it surely does not; says what it takes and what is free.
+    """
+    smaller = "a smaller calibration.batch_size, or choices without covariances, as method=flap"
+    memory = smaller if place.streams else f"model.placement=stream, {smaller}"
+    where, loaded = f"model.placement={place.placement}", estimate.stages[0].device_bytes if place.loaded else 0
+    _check_streams(estimate, work, place, room)
+    if not place.shared:
+        _check(estimate, "device_bytes", loaded, room.device, where, f"on {place.device}", memory)
+    _check(estimate, "host_bytes", PROCESS_BYTES, room.host, where, "in the host's memory", memory)
+    _check(estimate, "cache_bytes", 0, room.disk, "cache_dir", "on its disk", "a larger disk, or fewer windows")
+
+
+def _check(estimate: Estimate, kind: str, there: int, free: int, field: str, where: str, advice: str) -> None:
+    """Check one kind of memory. there: what this process has of it already."""
+    peak = estimate.peak(kind)
+    needed = int(getattr(peak, kind)) - there
+    if needed > MARGIN * free:
+        raise ValueError(
+            f"{field}: expected {gigabytes(needed)} GB free {where}, which the stage '{peak.stage}' takes, and "
+            f"{gigabytes(free)} GB are; take {advice} (dry_run=true shows what each stage takes)"
+        )
+
+
+def _check_streams(estimate: Estimate, work: Work, place: Place, room: Room) -> None:
+    """Check that there is room for the hidden states of a search, and say how many tokens would have room."""
+    streams, free = estimate.streams, room.disk if place.files else room.host
+    if streams is None or streams.bytes <= MARGIN * free:
+        return
+    windows = free // (streams.token_bytes * work.seq_len)
+    fitting = f"{windows * work.seq_len} tokens would fit" if windows else f"not one window of {work.seq_len} fits"
+    where = "on the disk of cache_dir" if place.files else "in the host's memory"
+    advice = "name a larger disk" if place.files else "take use_cache=true, which keeps them on disk"
+    raise ValueError(
+        f"structure.{streams.field}={streams.tokens}: expected {gigabytes(streams.bytes)} GB free {where} for the "
+        f"hidden states of the search, and {gigabytes(free)} GB are; {fitting}, or {advice}"
+    )
+
+
+def gigabytes(num_bytes: float) -> str:
+    """Return bytes in GB (10^9), with three digits."""
+    return f"{num_bytes / 1e9:.3g}"

@@ -1,0 +1,92 @@
+"""The walks of structure=search: how many streams travel, and how many predictions are compared.
+
+A stream forks at the layer of its trial and passes all later layers (`flap.compression.divergence`).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+from flap.allocation import Search
+from flap.allocation.search import STRENGTHS
+from flap.allocation.trials import removal_counts
+from flap.estimation.shapes import BlockShape, Shapes
+from flap.estimation.work import Work
+from flap.models import Pair
+
+
+@dataclass(frozen=True)
+class SearchWalk:
+    """One walk of a search. field: the option that says how many tokens are compared; tokens: those of one stream.
+
+    candidates: whole plans. trials: for each layer, how many there are of its attention and of its MLP. kept: the share
+    of a block's units that stays in them, on average.
+    """
+
+    field: str
+    tokens: int
+    candidates: int
+    trials: Sequence[Pair[int]]
+    kept: float
+
+    @property
+    def streams(self) -> list[int]:
+        """The number of streams after each layer: the dense one, one a candidate, and one a trial so far."""
+        return list(accumulate((sum(pair) for pair in self.trials), initial=1 + self.candidates))[1:]
+
+    @property
+    def most_streams(self) -> int:
+        """The most streams that exist at once: those before a layer and those after it."""
+        before = [1 + self.candidates, *self.streams]
+        return max(a + b for a, b in zip(before, self.streams, strict=False))
+
+    @property
+    def mean_streams(self) -> float:
+        """Through how many whole models the streams travel together."""
+        return sum(self.streams) / len(self.streams)
+
+    @property
+    def plans(self) -> int:
+        """The number of plans whose predictions are compared with those of the dense model."""
+        return self.streams[-1] - 1
+
+    def fits(self, layer: int) -> Pair[int]:
+        """Return how many fits the two blocks of a layer need: one for each trial and each candidate."""
+        return Pair(*(self.candidates + trials for trials in self.trials[layer]))
+
+
+def search_walks(work: Work, shapes: Shapes) -> list[SearchWalk]:
+    """Return the walks of a search, at most: it ends earlier if a round finds nothing better. No search: none."""
+    search = work.structure
+    if not isinstance(search, Search):
+        return []
+    alone = [
+        Pair(*(len(removal_counts(search.levels, block.units)) for block in layer.blocks)) for layer in shapes.layers
+    ]
+    around = [Pair(*(_neighbours(block) for block in layer.blocks)) for layer in shapes.layers]
+    candidates = [1, *[len(STRENGTHS)] * search.rounds]
+    rounds = [*[around] * search.rounds, [Pair(0, 0)] * len(shapes.layers)]
+    tokens, round_tokens = (_whole_windows(number, work) for number in (search.tokens, search.round_tokens))
+    return [
+        SearchWalk("tokens", tokens, 0, alone, 1 - sum(search.levels) / len(search.levels)),
+        *(
+            SearchWalk("round_tokens", round_tokens, count, trials, 1 - work.ratio)
+            for count, trials in zip(candidates, rounds, strict=True)
+        ),
+    ]
+
+
+def widest(walks: Sequence[SearchWalk]) -> SearchWalk | None:
+    """Return the walk whose streams take the most; None without a search."""
+    return max(walks, key=lambda walk: walk.most_streams * walk.tokens, default=None)
+
+
+def _whole_windows(tokens: int, work: Work) -> int:
+    """Return the tokens of the held-out windows that a stream has for so many."""
+    return min(math.ceil(tokens / work.seq_len), work.held_out) * work.seq_len
+
+
+def _neighbours(block: BlockShape) -> int:
+    """Return how many neighbours a plan has in a block: with some units restored, and with some removed."""
+    return min(2, block.units - 1)

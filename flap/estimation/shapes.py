@@ -1,0 +1,118 @@
+"""The shapes of a model, from its skeleton on the meta device: all that an estimate needs to know of it.
+
+Legend: I input channels of an output projection · O output channels · E experts.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from flap.models import Block, ModelAdapter, Pair
+
+
+@dataclass(frozen=True)
+class BlockShape:
+    """The sizes of an attention or an MLP. channels, units: of one expert; outputs: the width of the residual stream.
+
+    parameters: the prunable ones of all experts. chosen: how many of the experts a token is sent to.
+    """
+
+    channels: int
+    outputs: int
+    units: int
+    parameters: int
+    experts: int = 1
+    chosen: int = 1
+
+    @classmethod
+    def of(cls, block: Block) -> "BlockShape":
+        """Return the shape of a block."""
+        experts, outputs = block.num_experts, int(block.output.weight.shape[0])
+        channels, units = block.columns_UC.numel() // experts, block.num_units // experts
+        return cls(channels, outputs, units, block.num_parameters, experts, block.chosen_experts)
+
+    @property
+    def active_parameters(self) -> float:
+        """The parameters that one token passes."""
+        return self.parameters * self.chosen / self.experts
+
+    @property
+    def width(self) -> int:
+        """The channels that one token has at the output projection, those of all chosen experts."""
+        return self.channels * self.chosen
+
+    @property
+    def output_parameters(self) -> int:
+        """The parameters of the output projection, of all experts."""
+        return self.outputs * self.channels * self.experts
+
+    @property
+    def covariance_elements(self) -> int:
+        """The elements of the covariances of all experts, E · I²."""
+        return self.experts * self.channels**2
+
+
+@dataclass(frozen=True)
+class LayerShape:
+    """The sizes of a decoder layer. parameters: all of them, with norms and routers."""
+
+    blocks: Pair[BlockShape]
+    parameters: int
+
+    @property
+    def prunable(self) -> int:
+        """The prunable parameters."""
+        return sum(block.parameters for block in self.blocks)
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The sizes of a model. ends: the parameters of embeddings, final norm and head; tied tensors count once."""
+
+    layers: tuple[LayerShape, ...]
+    hidden: int
+    vocabulary: int
+    ends: int
+
+    @cached_property
+    def parameters(self) -> int:
+        """All parameters."""
+        return self.ends + self.in_layers
+
+    @cached_property
+    def in_layers(self) -> int:
+        """The parameters of the decoder layers."""
+        return sum(layer.parameters for layer in self.layers)
+
+    @cached_property
+    def prunable(self) -> int:
+        """The prunable parameters."""
+        return sum(layer.prunable for layer in self.layers)
+
+    @cached_property
+    def largest_layer(self) -> int:
+        """The parameters of the largest layer."""
+        return max(layer.parameters for layer in self.layers)
+
+    @cached_property
+    def blocks(self) -> tuple[BlockShape, ...]:
+        """The blocks of all layers."""
+        return tuple(block for layer in self.layers for block in layer.blocks)
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether a layer has experts instead of one MLP."""
+        return any(block.experts > 1 for block in self.blocks)
+
+
+def shapes_of(adapter: ModelAdapter) -> Shapes:
+    """Return the shapes of a model, whose weights may be on the meta device."""
+    total = sum(parameter.numel() for parameter in adapter.model.parameters())
+    layers = tuple(
+        LayerShape(
+            Pair(*(BlockShape.of(block) for block in adapter.blocks(i))),
+            sum(parameter.numel() for parameter in adapter.layers[i].parameters()),
+        )
+        for i in range(len(adapter.layers))
+    )
+    vocabulary = int(adapter.model.get_output_embeddings().weight.shape[0])
+    return Shapes(layers, layers[0].blocks.mlp.outputs, vocabulary, total - sum(layer.parameters for layer in layers))

@@ -1,0 +1,86 @@
+"""The stages of a run, as in `flap.pipeline.run`: passes, tokens and operations of each."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+from flap.estimation.operations import Operations
+from flap.estimation.searching import SearchWalk, search_walks
+from flap.estimation.shapes import Shapes
+from flap.estimation.work import Place, Work
+
+VERIFIED_TOKENS = 32  # the predictions of so many tokens are compared after saving
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage: walks over all layers, and forward passes in their place; tokens through a layer, on average."""
+
+    name: str
+    passes: int = 0
+    tokens: float = 0
+    operations: float = 0
+
+
+@dataclass(frozen=True)
+class Stages:
+    """The stages of a run."""
+
+    shapes: Shapes
+    work: Work
+    place: Place
+
+    def __iter__(self) -> Iterator[Stage]:
+        yield Stage("load")
+        if self.work.plain_statistics:
+            yield self._observing("calibrate", self.work.tokens, covariance=False)
+        if self.work.in_sequence:
+            yield self._in_sequence()
+        else:
+            yield self._score()
+            yield self._allocate()
+            yield self._compress()
+        if self.work.saves:
+            # written layer by layer, if it is on disk; then it is run, and so is what was written
+            yield self._running("save", 3 if self.place.streams else 2, 2 * VERIFIED_TOKENS)
+        if self.work.texts is not None:
+            yield self._running("evaluate", 2 * self.work.texts.count, 2 * self.work.texts.tokens)
+
+    @cached_property
+    def _operations(self) -> Operations:
+        return Operations(self.shapes, self.work)
+
+    def _observing(self, name: str, tokens: float, covariance: bool, more: float = 0) -> Stage:
+        operations = self._operations.forward(tokens) + self._operations.observe(tokens, covariance)
+        return Stage(name, 1, tokens, operations + more)
+
+    def _running(self, name: str, passes: int, tokens: float) -> Stage:
+        """Return a stage in which the dense or the pruned model runs and predicts."""
+        return Stage(name, passes, tokens, self._operations.forward(tokens) + self._operations.head(tokens))
+
+    def _score(self) -> Stage:
+        if not self.work.metric.needs_covariance:
+            return Stage("score", 1)
+        return self._observing("score", self.work.trial_tokens(self.shapes), True, self._operations.scores())
+
+    def _allocate(self) -> Stage:
+        walks = [self._search(walk) for walk in search_walks(self.work, self.shapes)]
+        tokens, operations = (sum(getattr(walk, field) for walk in walks) for field in ("tokens", "operations"))
+        return Stage("allocate", len(walks), tokens, operations)
+
+    def _search(self, walk: SearchWalk) -> Stage:
+        fitted_on = self.work.trial_tokens(self.shapes) if self.work.compensation.needs_covariance else 0
+        observing = self._observing("allocate", fitted_on, True, self._operations.search(walk))
+        return Stage("allocate", 1, observing.tokens + walk.tokens * walk.mean_streams, observing.operations)
+
+    def _compress(self) -> Stage:
+        if not self.work.compensation.needs_covariance:
+            return Stage("compress", 1)
+        return self._observing("compress", self.work.tokens, True, self._operations.final_fits())
+
+    def _in_sequence(self) -> Stage:
+        covariance, tokens = self.work.needs_covariance, self.work.tokens
+        fits = self._operations.scores() if self.work.metric.needs_covariance else 0
+        fits += self._operations.final_fits() if self.work.compensation.needs_covariance else 0
+        again = self._operations.forward(tokens, 1 - self.work.ratio)  # each layer runs before and after it is pruned
+        return Stage("prune", 1, 2 * tokens, self._observing("prune", tokens, covariance, fits + again).operations)

@@ -1,0 +1,108 @@
+"""The work of a run: its choices and its numbers of windows, as far as they decide what the run takes.
+
+Legend: N windows · T tokens a window.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+
+from flap.allocation import Structure
+from flap.calibration.calibrate import HELD_OUT, TOKENS_A_CHANNEL
+from flap.compression import Compensation
+from flap.estimation.shapes import Shapes
+from flap.importance import Metric
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts whose perplexity is measured: how many there are, the tokens of all, the largest batch, chunk of logits."""
+
+    count: int
+    tokens: int
+    batch_tokens: int
+    logits_bytes: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the work is done. itemsize: bytes of a weight.
+
+    device: the type of the device; on a "cpu" (and "mps") it has the memory of the host. placement: as of the config.
+    as_stored: the weights are used as they are in the files, which are then mapped into the memory of a CPU and not
+    copied. files: a run's folder exists in which hidden states can be mapped files. loaded: the weights are in memory
+    already, those of the model that `flap.prune` is given. device_limit, host_limit: the most bytes of weights that
+    placement=auto puts on the device and on the host; the rest is on disk.
+    """
+
+    device: torch.device
+    placement: str
+    itemsize: int
+    as_stored: bool = True
+    files: bool = True
+    loaded: bool = False
+    device_limit: float = math.inf
+    host_limit: float = math.inf
+
+    @property
+    def shared(self) -> bool:
+        """Whether the device has no memory of its own."""
+        return self.device.type in ("cpu", "mps")
+
+    @property
+    def streams(self) -> bool:
+        """Whether one layer at a time is read from disk."""
+        return self.placement == "stream"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run does. num_windows: N, 0 if no choice needs windows; seq_len: T; batch_size: windows in a batch.
+
+    plain_statistics: whether statistics without covariances are collected first. in_sequence: whether each layer is
+    pruned before the next one is calibrated. ratio: the share of the prunable parameters that is removed; 0 with
+    `mask_only`. texts: None if no perplexity is measured, or of texts of unknown length.
+    """
+
+    metric: Metric
+    structure: Structure
+    compensation: Compensation
+    num_windows: int
+    seq_len: int
+    batch_size: int
+    ratio: float
+    plain_statistics: bool = True
+    in_sequence: bool = False
+    saves: bool = True
+    gguf_bytes: float = 0.0  # bytes of a parameter in the GGUF file; 0: no such file
+    texts: Texts | None = None
+    texts_in_memory: bool = True  # whether the whole model is loaded to be measured, though it is pruned from disk
+    left_out: Sequence[str] = field(default_factory=tuple)  # measurements that are not estimated
+
+    @property
+    def needs_covariance(self) -> bool:
+        """Whether covariances are collected."""
+        return self.metric.needs_covariance or self.compensation.needs_covariance
+
+    @property
+    def tokens(self) -> int:
+        """The tokens of all windows."""
+        return self.num_windows * self.seq_len
+
+    @property
+    def batch_tokens(self) -> int:
+        """The tokens of a batch."""
+        return min(self.num_windows, self.batch_size) * self.seq_len
+
+    @cached_property
+    def held_out(self) -> int:
+        """The number of held-out windows."""
+        return math.ceil(self.num_windows / HELD_OUT)
+
+    def trial_tokens(self, shapes: Shapes) -> int:
+        """Return the tokens that scores with covariances and trial fits are made from; see `Calibration`."""
+        wanted = TOKENS_A_CHANNEL * max(block.channels * block.experts / block.chosen for block in shapes.blocks)
+        return min(math.ceil(wanted / self.seq_len), self.num_windows) * self.seq_len

@@ -1,0 +1,111 @@
+"""What a run will take: an estimate from config and shapes, before a weight, a tokenizer or a text is read."""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from flap.config import FlapConfig
+from flap.estimation import Estimate, Place, Room, Shapes, Texts, Work, check_fits, estimate_run, lines, shapes_of
+from flap.evaluation.perplexity import LOGITS_BYTES, Perplexity
+from flap.job import Choices
+from flap.models import Architecture, Given, ModelAdapter, Source
+from flap.models.devices import ROOM_TO_RUN
+from flap.models.placement.spread import memory_limits
+from flap.storage.files import cache_root, write_text
+
+GGUF_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 1.0625}  # of one parameter
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The estimate of a run, and the room that this machine has for it."""
+
+    estimate: Estimate
+    shapes: Shapes
+    work: Work
+    place: Place
+    room: Room
+
+    @classmethod
+    def of(
+        cls, config: FlapConfig, choices: Choices, model: Architecture | Source | Given, adapter: ModelAdapter
+    ) -> "Forecast":
+        """Return the forecast of a run. adapter: of the model's skeleton."""
+        shapes = shapes_of(adapter)
+        place = _place(config, choices, model, shapes)
+        room = Room.here(place.device, cache_root(config.cache_dir))
+        in_memory = ROOM_TO_RUN * shapes.parameters * place.itemsize <= room.device
+        work = _work(config, choices, in_memory)
+        return cls(estimate_run(shapes, work, place), shapes, work, place, room)
+
+    def check(self) -> None:
+        """Check that the run fits into the memory and onto the disk that are free.
+
+        Raises:
+            ValueError: it surely does not; says what it takes and what is free.
+        """
+        check_fits(self.estimate, self.work, self.place, self.room)
+
+    def lines(self) -> list[str]:
+        """Return the estimate as text, one line a stage; at the end, whether the run would be refused."""
+        try:
+            self.check()
+        except ValueError as error:
+            return [*lines(self.estimate, self.room), f"would be refused: {error}"]
+        return lines(self.estimate, self.room)
+
+    def save(self, path: Path) -> None:
+        """Write estimate.json: all numbers of the stages, and what is free."""
+        write_text(path, json.dumps({**asdict(self.estimate), "free_bytes": asdict(self.room)}, indent=1) + "\n")
+
+
+def _work(config: FlapConfig, choices: Choices, in_memory: bool) -> Work:
+    texts, left_out = _texts(config, choices)
+    calibration = config.calibration
+    return Work(
+        choices.metric,
+        choices.structure,
+        choices.compensation,
+        calibration.num_samples if choices.need_windows else 0,
+        calibration.seq_len,
+        calibration.batch_size,
+        0 if config.mask_only else config.ratio,
+        choices.read_plain_statistics,
+        choices.in_sequence,
+        config.checkpoint.save,
+        GGUF_BYTES[config.checkpoint.gguf_type] if "gguf" in config.checkpoint.formats else 0,
+        texts,
+        in_memory,
+        left_out,
+    )
+
+
+def _texts(config: FlapConfig, choices: Choices) -> tuple[Texts | None, list[str]]:
+    """Return the texts whose perplexity is measured, and the names of the measurements that are not estimated."""
+    texts, left_out = None, []
+    for name, evaluator in zip(config.eval or {}, choices.evaluators, strict=True):
+        if isinstance(evaluator, Perplexity) and evaluator.max_tokens is not None:
+            windows = [max(1, evaluator.max_tokens // length) for length in evaluator.windows]
+            tokens = sum(count * length for count, length in zip(windows, evaluator.windows, strict=True))
+            count = len(evaluator.datasets)
+            batch = max(evaluator.windows) * evaluator.batch_size
+            texts = Texts(count * len(windows), count * tokens, batch, LOGITS_BYTES)
+        else:
+            left_out.append(f"eval.{name}")
+    return texts, left_out
+
+
+def _place(config: FlapConfig, choices: Choices, model: Architecture | Source | Given, shapes: Shapes) -> Place:
+    stored, loaded = getattr(model.config, "dtype", None), hasattr(model, "model")
+    files = model.placement == "stream" or (choices.structure.measures and config.use_cache)
+    on_device, on_host = _limits(model) if model.placement == "auto" and not loaded else (math.inf, math.inf)
+    as_stored = loaded or (model.dtype == stored and not shapes.has_experts)  # those of a layer are stacked
+    return Place(model.device, model.placement, model.dtype.itemsize, as_stored, files, loaded, on_device, on_host)
+
+
+def _limits(model: Architecture | Source | Given) -> tuple[float, float]:
+    """Return the most bytes of weights that placement=auto puts on the device and on the host."""
+    limits = memory_limits(model.device)
+    on_host = limits.pop("cpu")
+    return (sum(limits.values()), on_host) if limits else (on_host, 0)

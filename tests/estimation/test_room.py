@@ -1,0 +1,94 @@
+"""A run that cannot fit is refused with its numbers; whatever may fit is not."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from flap.estimation import Room, check_fits, estimate_run
+from flap.estimation.room import MARGIN
+from flap.forecast import Forecast
+from tests.estimation.conftest import Foretell
+
+PLENTY = Room(10**12, 10**12, 10**12)
+
+
+def refusal(forecast: Forecast, room: Room) -> str:
+    with pytest.raises(ValueError) as caught:
+        check_fits(forecast.estimate, forecast.work, forecast.place, room)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def on_gpu(forecast: Forecast) -> Forecast:
+    place = replace(forecast.place, device=torch.device("cuda"))
+    return replace(forecast, place=place, estimate=estimate_run(forecast.shapes, forecast.work, place))
+
+
+def test_what_fits_is_not_refused(foretell: Foretell) -> None:
+    for arguments in ((), ("method=flap_plus",), ("model.placement=stream",)):
+        forecast = foretell(*arguments)
+        check_fits(forecast.estimate, forecast.work, forecast.place, PLENTY)
+        assert not any("refused" in line for line in replace(forecast, room=PLENTY).lines())
+
+
+def test_the_device_is_too_small(foretell: Foretell) -> None:
+    forecast = on_gpu(foretell())
+    peak = forecast.estimate.peak("device_bytes")
+    line = refusal(forecast, replace(PLENTY, device=10**5))
+    expected = rf"model.placement=device: expected {peak.device_bytes / 1e9:.3g} GB free on cuda, which the stage "
+    assert re.match(expected + rf"'{peak.stage}' takes, and 0.0001 GB are; take model.placement=stream, ", line)
+    check_fits(
+        forecast.estimate, forecast.work, forecast.place, replace(PLENTY, device=int(peak.device_bytes / MARGIN) + 1)
+    )
+
+
+def test_the_host_is_too_small(foretell: Foretell) -> None:
+    line = refusal(foretell("model.placement=stream"), replace(PLENTY, host=10**4))
+    assert re.match(r"model.placement=stream: expected 0.\d+ GB free in the host's memory, which the stage '", line)
+    assert "take a smaller calibration.batch_size" in line
+
+
+def test_the_disk_is_too_small(foretell: Foretell) -> None:
+    line = refusal(foretell("model.placement=stream"), replace(PLENTY, disk=10**4))
+    assert re.match(r"cache_dir: expected 0.000\d+ GB free on its disk, which the stage '\w+' takes, and 1e-05", line)
+
+
+@pytest.mark.parametrize(
+    ("argument", "room", "where", "advice"),
+    [
+        ("use_cache=true", "disk", "on the disk of cache_dir", "name a larger disk"),
+        ("use_cache=false", "host", "in the host's memory", "take use_cache=true, which keeps them on disk"),
+    ],
+)
+def test_streams_that_fit_nowhere_say_how_many_tokens_would(
+    argument: str, room: str, where: str, advice: str, foretell: Foretell
+) -> None:
+    choices = ("method=flap_plus", "calibration.num_samples=40", "structure.round_tokens=16", argument)
+    forecast = foretell(*choices, "structure.tokens=128")
+    streams = forecast.estimate.streams
+    assert streams is not None and (streams.field, streams.tokens) == ("tokens", 128)
+    line = refusal(forecast, replace(PLENTY, **{room: 50 * streams.token_bytes}))
+    assert line.startswith(f"structure.tokens=128: expected {streams.bytes / 1e9:.3g} GB free {where}")
+    assert line.endswith(f"; 48 tokens would fit, or {advice}")
+    assert "; not one window of 16 fits, or" in refusal(forecast, replace(PLENTY, **{room: 1000}))
+    fitting = foretell(*choices, "structure.tokens=48").estimate.streams
+    assert fitting is not None and fitting.bytes <= 50 * streams.token_bytes
+
+
+def test_what_an_interrupted_run_left_counts_as_free(tmp_path: Path) -> None:
+    before = Room.here(torch.device("cpu"), tmp_path / "cache").disk
+    (tmp_path / "cache" / "streams" / "key" / "search").mkdir(parents=True)
+    (tmp_path / "cache" / "streams" / "key" / "search" / "hidden").write_bytes(bytes(2**20))
+    assert Room.here(torch.device("cpu"), tmp_path / "cache").disk >= before - 2**24
+
+
+def test_a_loaded_model_needs_no_room_for_its_weights(foretell: Foretell) -> None:
+    forecast = on_gpu(foretell())
+    weights = forecast.estimate.stages[0].device_bytes
+    room = replace(PLENTY, device=forecast.estimate.peak("device_bytes").device_bytes - weights)
+    refusal(forecast, room)
+    given = replace(forecast, place=replace(forecast.place, loaded=True))
+    check_fits(given.estimate, given.work, given.place, room)

@@ -1,0 +1,104 @@
+"""Passes, tokens and operations: by hand on the tiny model, and as real runs count them.
+
+The tiny model: 4 layers, hidden size 32, 8 query heads over 4 KV heads of 8, 56 neurons, vocabulary 96.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import flap
+from flap.estimation.operations import linear_fit
+from flap.estimation.shapes import BlockShape
+from flap.forecast import Forecast
+from flap.models import adapt
+from flap.reporting import Report
+from tests.cases import tiny_model, tokens
+from tests.estimation.conftest import Foretell
+
+ATTENTION, MLP = 32 * 64 + 2 * 32 * 32 + 64 * 32, 3 * 32 * 56
+A_TOKEN = 4 * (2 * (ATTENTION + MLP) + 4 * 16 * 64)  # the layers; two products of 16 tokens with 64 channels each
+CHOICES = [
+    "method=flap", "compensation=linear", "metric=OBS", "metric=OBS compensation=linear", "method=wanda_sp",
+    "method=wanda_sp compensation=linear", "method=mag_sp", "structure=search structure.rounds=0", "method=flap_plus",
+    "method=flap_plus structure.rounds=0", "method=flap_plus structure.rounds=1",
+    "method=flap model.placement=stream", "method=flap_plus model.placement=stream structure.rounds=1",
+]  # fmt: skip
+
+
+def stage(forecast: Forecast, name: str) -> Any:
+    [found] = [one for one in forecast.estimate.stages if one.stage == name]
+    return found
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_a_run_goes_over_the_weights_as_often_as_estimated(
+    choice: str, foretell: Foretell, run_tiny: Callable[..., Report], tmp_path: Path
+) -> None:
+    arguments = [*choice.split(), "calibration.num_samples=6", "ratio=0.4"]
+    report = run_tiny(tmp_path / "run", *arguments, "use_cache=false", "checkpoint.save=true")
+    expected = foretell(*arguments).estimate
+    walks = sum(one.passes for one in expected.stages if one.stage == "allocate")
+    rounds_without_gain = max(0, walks - 2 - len(report.search_nats)) if report.search_nats else 0
+    assert report.weight_passes == expected.weight_passes - rounds_without_gain
+    timed = {name for name in report.seconds if name not in ("total", "evaluate") and report.seconds[name]}
+    assert timed - {"calibrate"} <= {one.stage for one in expected.stages}
+
+
+def test_flap_runs_all_windows_once(foretell: Foretell) -> None:
+    forecast = foretell("method=flap")
+    calibrate, score, compress = (stage(forecast, name) for name in ("calibrate", "score", "compress"))
+    assert (calibrate.passes, calibrate.tokens, calibrate.operations) == (1, 8 * 16, 8 * 16 * A_TOKEN)
+    assert (score.passes, score.tokens) == (compress.passes, compress.tokens) == (1, 0)
+
+
+def test_the_streams_of_a_search_fork_at_each_layer(foretell: Foretell) -> None:
+    levels = ["structure.levels=[0.125,0.25,0.5,0.75]", "structure.tokens=32", "structure.round_tokens=16"]
+    allocate = stage(
+        foretell("method=flap_plus", "calibration.num_samples=8", "structure.rounds=0", *levels), "allocate"
+    )
+    alone = 8 * 16 + 32 * (8 + 15 + 22 + 29) / 4  # the windows of the fits; 2 held-out windows, 3 + 4 trials a layer
+    plan = 8 * 16 + 16 * 2  # the dense model and one plan
+    assert (allocate.passes, allocate.tokens) == (2, alone + plan)
+    # half of its outputs are there before the last layer: 22 + 29 streams, and fitting and held-out windows twice
+    assert allocate.cache_bytes == ((22 + 29) * 32 + 2 * 8 * 16) * 32 * 4
+
+
+def test_a_forward_pass_takes_the_operations_that_torch_counts(foretell: Foretell) -> None:
+    model = tiny_model("llama-gqa")
+    model.set_attn_implementation("eager")  # of whose products torch takes notice
+    decoder = adapt(model).decoder
+    with FlopCounterMode(display=False) as counter:
+        decoder(input_ids=tokens(8, 16), use_cache=False)
+    assert stage(foretell("method=flap"), "calibrate").operations == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+def test_a_linear_fit_is_one_factor_and_two_triangular_solves() -> None:
+    block = BlockShape(channels=12, outputs=5, units=12, parameters=180)
+    cross, solves = 2 * 5 * 3 * 9, 2 * 5 * 9**2  # three channels are removed
+    assert linear_fit(block, 1, kept=0.75) == pytest.approx(12**3 / 3 + cross + solves)
+    assert linear_fit(block, 0, kept=0.75) == 0
+
+
+@pytest.mark.parametrize("method", ["flap", "flap_plus"])
+def test_as_many_tokens_pass_each_layer_as_estimated(
+    method: str, foretell: Foretell, tokenizer: Any, text_file: Path
+) -> None:
+    model, seen = tiny_model("llama-gqa"), [0]
+
+    def count(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        seen[0] += args[0].shape[0] * args[0].shape[1]
+
+    for layer in model.model.layers:  # inside the layers, whose own call is also replaced by that of the walk
+        layer.input_layernorm.register_forward_pre_hook(count)
+    options = ("structure.rounds=0",) if method == "flap_plus" else ()
+    windows = {"dataset": str(text_file), "num_samples": 8, "seq_len": 16}
+    flap.prune(model, tokenizer, method=method, overrides=options, **windows)
+    estimated = foretell(f"method={method}", "calibration.num_samples=8", *options).estimate
+    total = sum(one.tokens for one in estimated.stages if one.stage in ("calibrate", "score", "allocate", "compress"))
+    assert seen[0] / 4 <= total  # plans that agree on the first layers share their stream
+    assert seen[0] / 4 == pytest.approx(total, rel=0.05)
