@@ -86,7 +86,7 @@ def _complete(stage: Stage, shapes: Shapes, work: Work, place: Place) -> StageEs
     uses: Sequence[Use] = getattr(Moments(shapes, work, place), stage.name)()
     disk = Disk(shapes, work, place)
     in_cache = disk.in_cache(stage.name)
-    experts = EXPERTS_BYTES * (1 + work.needs_covariance) if shapes.has_experts and place.shared else 0
+    experts = EXPERTS_BYTES * (1 + 2 * work.needs_covariance) if shapes.has_experts and place.shared else 0
     process = PROCESS_BYTES + experts
     return StageEstimate(
         stage.name,

@@ -16,8 +16,8 @@ TRIAL_COPIES, TRIAL_WEIGHTS = 4, 5
 FIT_COPIES, FIT_WEIGHTS = 7, 7
 PLAIN_WEIGHTS = 2  # of an output projection: scores and compensations without covariances
 # What oneDNN and the heap of a CPU keep of experts, each of which gets another number of tokens and has small tensors;
-# twice with covariances.
-EXPERTS_BYTES = 300_000_000
+# three times as much with covariances.
+EXPERTS_BYTES = 200_000_000
 # Copies of the activations of a batch, in the type of the weights: of hidden states, of a block's widest activations.
 HIDDEN_COPIES = 5
 WIDE_COPIES = 3

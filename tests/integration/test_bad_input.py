@@ -159,7 +159,7 @@ class Disk(NamedTuple):
         ("run", "checkpoint.dir=.*: the pruned model takes 0.000161 GB, and 1e-06 GB are free there; name a place on"),
         (
             "cache",
-            "cache_dir: expected 0.000\\d+ GB free on its disk, .* stage 'save' takes, and 1e-06 GB are; take a l",
+            "cache_dir: expected 0.000\\d+ GB free on its disk, .* stage 'compress' takes, and 1e-06 GB are; take",
         ),
     ],
 )
@@ -190,9 +190,9 @@ NO_ROOM = [
     ),
     (
         "method=flap_plus calibration.num_samples=20",
-        Room(PLENTY, PLENTY, 10**5),
+        Room(PLENTY, PLENTY, 2 * 10**5),
         "structure.(round_)?tokens=64: expected \\S+ GB free on the disk of cache_dir for the hidden states of the "
-        "search, and 0.0001 GB are; \\d+ tokens would fit, or name a larger disk",
+        "search, and 0.0002 GB are; \\d+ tokens would fit, or name a larger disk",
     ),
     (
         "method=flap_plus calibration.num_samples=20 use_cache=false",
