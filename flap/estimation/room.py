@@ -29,10 +29,18 @@ class Room:
         What an interrupted run has left below `cache_dir` counts as free, because the next start uses it.
         """
         place = next(path for path in (cache, *cache.absolute().parents) if path.exists())
-        left = sum(file.stat().st_size for file in cache.glob("streams/*/**/*") if file.is_file())
+        left = sum(map(_size, cache.glob("streams/*/**/hidden-*")))
         there = device if device.type != "cuda" or torch.cuda.is_available() else torch.device("cpu")
         host = int(psutil.virtual_memory().available)
         return cls(free_bytes(there), host, shutil.disk_usage(place).free + left)
+
+
+def _size(file: Path) -> int:
+    """Return the bytes of a file; 0 if another process has just removed it."""
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
 
 
 def check_fits(estimate: Estimate, work: Work, place: Place, room: Room) -> None:

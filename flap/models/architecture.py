@@ -61,18 +61,15 @@ def find_architecture(model: ModelConfig, trust_remote_code: bool) -> Architectu
 
 def _read_config(model: ModelConfig, trust_remote_code: bool) -> PreTrainedConfig:
     """Read the config. The hub comes last, because a machine without network waits for it."""
-    error: Exception | None = None
-    for offline in (True, False):
-        try:
-            return AutoConfig.from_pretrained(model.path, trust_remote_code=trust_remote_code, local_files_only=offline)
-        except (OSError, ValueError) as caught:
-            error = caught
-        if Path(model.path).is_dir():
-            break
-        if model.architecture:
+    try:
+        return AutoConfig.from_pretrained(model.path, trust_remote_code=trust_remote_code, local_files_only=True)
+    except (OSError, ValueError):
+        if model.architecture and not Path(model.path).is_dir():
             return AutoConfig.for_model(**model.architecture)
-    assert error is not None
-    raise ValueError(
-        f"model.path={model.path}: expected a directory with a config.json, or a model on the hub "
-        f"({one_line(error, 300)})"
-    ) from error
+    try:
+        return AutoConfig.from_pretrained(model.path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"model.path={model.path}: expected a directory with a config.json, or a model on the hub "
+            f"({one_line(error, 300)})"
+        ) from error
