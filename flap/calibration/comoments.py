@@ -22,30 +22,33 @@ class Comoments:
     """
 
     def __init__(self) -> None:
-        self._products: list[Tensor] = []
+        self._products_EII: Tensor | None = None
         self._origins: list[Tensor | None] = []
 
     def add(self, activations: Sequence[Tensor]) -> None:
         """Add a batch of activations (…, I), one tensor for each expert."""
-        if not self._products:
-            self._products = [a.new_zeros(a.shape[-1], a.shape[-1], dtype=torch.float32) for a in activations]
-            self._origins = [None] * len(activations)
+        if self._products_EII is None:
+            experts, channels = len(activations), activations[0].shape[-1]
+            self._products_EII = activations[0].new_zeros(experts, channels, channels, dtype=torch.float32)
+            self._origins = [None] * experts
         for e, activation in enumerate(activations):
             if activation.numel():
                 activation_TI = activation.reshape(-1, activation.shape[-1]).float()
                 self._origins[e] = origin_I = _first(self._origins[e], activation_TI)
-                _add_products(self._products[e], activation_TI - origin_I)
+                _add_products(self._products_EII[e], activation_TI - origin_I)
 
     def finish(self, num_tokens: int | Tensor, mean_I: Tensor) -> Tensor:
         """Return comoment_II in float32, for several experts comoment_EII. mean_I: of all tokens, of all experts."""
-        means = mean_I.chunk(len(self._products))
-        counts = torch.as_tensor(num_tokens).to(mean_I.device).expand_as(mean_I).chunk(len(self._products))
-        for product_II, origin_I, mean, count in zip(self._products, self._origins, means, counts, strict=True):
+        assert self._products_EII is not None
+        experts = len(self._products_EII)
+        counts = torch.as_tensor(num_tokens).to(mean_I.device).expand_as(mean_I).chunk(experts)
+        columns = self._products_EII, self._origins, mean_I.chunk(experts), counts
+        for product_II, origin_I, mean, count in zip(*columns, strict=True):
             _mirror(product_II)
             if origin_I is not None:
                 shift_I = mean - origin_I.to(widest_float(mean.device))
                 product_II.addr_((shift_I * count).float(), shift_I.float(), alpha=-1)
-        return self._products[0] if len(self._products) == 1 else torch.stack(self._products)
+        return self._products_EII[0] if experts == 1 else self._products_EII
 
 
 def _first(origin_I: Tensor | None, activation_TI: Tensor) -> Tensor:

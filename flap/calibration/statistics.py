@@ -102,17 +102,15 @@ def expert_statistics(activations: Sequence[Tensor]) -> Statistics:
 
 
 def merge(a: Statistics, b: Statistics) -> Statistics:
-    """Return the statistics of the union of two disjoint sets of tokens (Chan, Golub and LeVeque 1979); exact."""
+    """Return the statistics of the union of two disjoint sets of tokens (Chan, Golub and LeVeque 1979); exact.
+
+    Without co-moments, which `Covariance` merges in strips.
+    """
     num_tokens = a.num_tokens + b.num_tokens
     step_I = b.mean_I - a.mean_I
     share = b.num_tokens / _at_least_one(num_tokens)
     deviation_I = a.deviation_I + b.deviation_I + step_I.square() * (a.num_tokens * share)
-    comoment_II = None
-    if a.comoment_II is not None and b.comoment_II is not None:
-        step_1I = step_I.float().reshape(*a.comoment_II.shape[:-2], 1, -1)
-        scaled_1I = (step_I * (a.num_tokens * share)).float().reshape(step_1I.shape)
-        comoment_II = (a.comoment_II + b.comoment_II).add_(scaled_1I.mT * step_1I)
-    return Statistics(num_tokens, a.mean_I + step_I * share, deviation_I, comoment_II)
+    return Statistics(num_tokens, a.mean_I + step_I * share, deviation_I)
 
 
 def _at_least_one(count: int | Tensor) -> int | Tensor:

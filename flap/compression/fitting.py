@@ -76,7 +76,7 @@ def _removal(block: Block, kept: tuple[int, ...], first: int, size: int) -> Remo
 def _join(block: Block, fits: Sequence[Fit]) -> BlockFit:
     """Return the fit of a block from those of its experts: weights side by side, and one bias an expert."""
     output: Any = block.output
-    weight_OK = torch.cat([fit.weight_OK for fit in fits], dim=1).to(output.weight.dtype)
+    weight_OK = torch.cat([fit.weight_OK.to(output.weight.dtype) for fit in fits], dim=1)
     added = [fit.bias_O for fit in fits if fit.bias_O is not None]
     bias_O: Tensor | None = output.bias
     if added:

@@ -9,15 +9,18 @@ from dataclasses import astuple, dataclass
 from flap.estimation.shapes import BlockShape, Shapes
 from flap.estimation.work import Place, Work
 
-# Copies of one covariance in float32 (a float64 counts as two), beside the co-moments of both parts of the windows, and
-# of one output projection in float32: while OBS scores, trial fits and the final fits are computed.
-OBS_COPIES, OBS_WEIGHTS = 6, 4
-TRIAL_COPIES, TRIAL_WEIGHTS = 4, 5
-FIT_COPIES, FIT_WEIGHTS = 7, 7
+# Copies of one covariance in float32 (a float64 counts as two; a tenth is strips of rows), beside the co-moments of
+# both parts of the windows, and of one output projection in float32: while OBS scores, trial fits and the final fits
+# are computed.
+OBS_COPIES, OBS_WEIGHTS = 2.2, 3
+TRIAL_COPIES, TRIAL_WEIGHTS = 1.2, 2
+FIT_COPIES, FIT_WEIGHTS = 2.1, 3
 PLAIN_WEIGHTS = 2  # of an output projection: scores and compensations without covariances
 # What oneDNN and the heap of a CPU keep of experts, each of which gets another number of tokens and has small tensors;
 # three times as much with covariances.
 EXPERTS_BYTES = 200_000_000
+# The largest file that transformers writes; safetensors first copies all tensors of a file from a GPU to the host.
+SHARD_BYTES = 50e9
 # Copies of the activations of a batch, in the type of the weights: of hidden states, of a block's widest activations.
 HIDDEN_COPIES = 5
 WIDE_COPIES = 3

@@ -29,7 +29,7 @@ class Room:
         What an interrupted run has left below `cache_dir` counts as free, because the next start uses it.
         """
         place = next(path for path in (cache, *cache.absolute().parents) if path.exists())
-        left = sum(map(_size, cache.glob("streams/*/**/hidden-*")))
+        left = sum(map(_size, cache.glob("streams/*/**/*-*")))
         there = device if device.type != "cuda" or torch.cuda.is_available() else torch.device("cpu")
         host = int(psutil.virtual_memory().available)
         return cls(free_bytes(there), host, shutil.disk_usage(place).free + left)

@@ -13,7 +13,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from flap.calibration import Statistics, merge
+from flap.calibration import Statistics
+from flap.calibration.covariance import STRIP, Covariance
 from flap.config import require
 from flap.importance.base import Metric
 from flap.models.devices import widest_float
@@ -45,25 +46,21 @@ class OBS(Metric):
         """Return score_I with each channel as a unit of its own."""
         return self.score_units(weight_OI, statistics, torch.arange(weight_OI.shape[1])[:, None]).flatten()
 
+    @torch.no_grad()
     def score_units(self, weight_OI: Tensor, statistics: Statistics | None, columns_UC: Tensor) -> Tensor:
         """Return score_UC: the cost of each unit, divided evenly over its channels, in float32; higher = keep."""
         assert statistics is not None and statistics.parts is not None
-        all_tokens = merge(*statistics.parts)
-        assert all_tokens.comoment_II is not None
         wide = widest_float(weight_OI.device)
         columns = columns_UC.flatten().to(weight_OI.device)  # the channels of a unit become consecutive
-        hessian_II = all_tokens.comoment_II[columns][:, columns].to(wide, copy=True)
-        hessian_II /= max(int(all_tokens.num_tokens), 1)
-        scale = hessian_II.diagonal().mean()
-        if scale == 0:  # all channels are constant: the bias replaces any unit exactly
+        wide_OI = weight_OI[:, columns].to(wide)
+        matrix_II = Covariance.of(*statistics.parts).hessian(columns, self.ridge, wide)
+        if not matrix_II.diagonal().any():  # all channels are constant: the bias replaces any unit exactly
             return torch.zeros(columns_UC.shape)
-        hessian_II.diagonal().add_(self.ridge * scale)
         try:
-            lower_II = torch.linalg.cholesky(hessian_II)
-            del hessian_II
-            inverse_II = torch.cholesky_inverse(lower_II).mT.contiguous()  # symmetric: no copy of columns as rows
-            del lower_II
-            cost_U = _removal_costs(weight_OI[:, columns].to(wide), inverse_II, columns_UC.shape[1])
+            info = matrix_II.new_empty((), dtype=torch.int32)
+            torch.linalg.cholesky_ex(matrix_II, check_errors=True, out=(matrix_II, info))  # in place, as is the inverse
+            torch.cholesky_inverse(matrix_II, out=matrix_II)
+            cost_U = _removal_costs(wide_OI, matrix_II.mT, columns_UC.shape[1])
         except torch.linalg.LinAlgError as error:
             raise ValueError(f"metric.ridge={self.ridge}: too small for a singular covariance; try 0.01") from error
         return (cost_U / columns_UC.shape[1]).float()[:, None].expand(columns_UC.shape)
@@ -80,8 +77,9 @@ def _removal_costs(weight_OI: Tensor, inverse_II: Tensor, channels: int) -> Tens
     step_size = math.ceil(num_units / STEPS)
     for left in range(num_units, 0, -step_size):
         if 2 * left <= len(unit_R):
-            remains_I = remains_R.repeat_interleave(channels)
-            weight_OI, inverse_II = weight_OI[:, remains_I], inverse_II[remains_I][:, remains_I]
+            remaining = remains_R.repeat_interleave(channels).nonzero().flatten()
+            weight_OI = _pack(weight_OI, torch.arange(len(weight_OI), device=weight_OI.device), remaining)
+            inverse_II = _pack(inverse_II, remaining, remaining)
             unit_R, remains_R = unit_R[remains_R], remains_R[remains_R]
         current_R = torch.full_like(unit_R, torch.inf, dtype=cost_U.dtype)
         current_R[remains_R] = _costs(weight_OI, inverse_II, remains_R, channels)
@@ -94,11 +92,19 @@ def _removal_costs(weight_OI: Tensor, inverse_II: Tensor, channels: int) -> Tens
     return cost_U
 
 
+def _pack(matrix: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Return these rows and columns, both ascending, of a contiguous matrix. They move to the front of its memory."""
+    packed = matrix.view(-1)[: len(rows) * len(columns)].view(len(rows), len(columns))
+    for part, some in zip(packed.split(STRIP), rows.split(STRIP), strict=True):
+        part.copy_(matrix[some].index_select(1, columns))  # these rows are in front of those that are still needed
+    return packed
+
+
 def _costs(weight_OI: Tensor, inverse_II: Tensor, units_R: Tensor, channels: int) -> Tensor:
     """Return tr(W_u ([H⁻¹]_uu)⁻¹ W_uᵀ) of the units u where the mask is true."""
     units = len(units_R)
     if channels == 1:
-        cost_U: Tensor = weight_OI.square().sum(dim=0)[units_R] / inverse_II.diagonal()[units_R]
+        cost_U: Tensor = torch.linalg.vector_norm(weight_OI, dim=0)[units_R].square() / inverse_II.diagonal()[units_R]
         return cost_U
     blocks_UCC = inverse_II.view(units, channels, units, channels).diagonal(dim1=0, dim2=2).permute(2, 0, 1)[units_R]
     weight_UCO = weight_OI.T.reshape(units, channels, -1)[units_R]

@@ -11,9 +11,7 @@ from flap.allocation import LayerPlan, PruningPlan
 from flap.calibration import Statistics
 from flap.compression import BiasCompensation, Compensation, LinearCompensation, NoCompensation
 from flap.compression.compensation import Fit, Removal
-from flap.compression.elimination import Elimination
-from flap.compression.linear import RIDGES
-from flap.evaluation.perplexity import perplexity
+from flap.evaluation.perplexity import perplexity, window_losses
 from flap.models import Resident
 from flap.pipeline import run
 from flap.prepare import choose
@@ -110,42 +108,6 @@ def test_the_ridge_is_the_one_that_does_best_on_held_out_tokens() -> None:
     assert len({one.held_out_error for one in errors.values() if one is not None}) == 5
 
 
-HARD = (noise(300, 10) @ noise(10, 80, seed=3) + 0.01 * noise(300, 80, seed=5)) * torch.logspace(-3, 3, 80)
-
-
-@pytest.mark.parametrize("ridge", RIDGES)
-@pytest.mark.parametrize("activation_TI", [noise(500, 80) @ noise(80, 80, seed=3), HARD], ids=["ordinary", "hard"])
-def test_one_factor_serves_every_number_of_channels(ridge: float, activation_TI: Tensor) -> None:
-    """Each slope is that of a direct solve in float64. Hard: sizes a millionfold apart, few directions."""
-    weight_OI = noise(4, 80, seed=4) / activation_TI.std(0)
-    covariance_II = activation_TI.T.cov(correction=0)
-    elimination = Elimination.of(weight_OI, covariance_II, ridge)
-    wide_II = covariance_II.double()
-    hessian_II = wide_II + ridge * wide_II.diagonal().mean() * torch.eye(80)
-    for removed in (1, 10, 40, 60, 79):
-        map_KP = torch.linalg.solve(hessian_II[removed:, removed:], wide_II[removed:, :removed])
-        expected_OK = weight_OI[:, :removed].double() @ map_KP.T
-        slope_OK = elimination.slope(removed)
-        assert slope_OK is not None
-        assert (slope_OK - expected_OK).norm() <= 1e-5 * expected_OK.norm()
-
-
-def test_where_float32_has_no_factor_float64_has() -> None:
-    activation_TI = noise(200, 6) @ noise(6, 20, seed=3)
-    covariance_II = activation_TI.double().T.cov()
-    for ridge, precision in ((1e-3, torch.float32), (1e-9, torch.float64)):
-        elimination = Elimination.of(noise(4, 20), covariance_II, ridge, quick=True)
-        assert elimination.factor_II.dtype == precision and len(elimination.factor_II) == 20
-
-
-def test_a_singular_covariance_has_maps_from_as_many_channels_as_are_independent() -> None:
-    activation_TI = noise(200, 6) @ noise(6, 20, seed=3)
-    elimination = Elimination.of(noise(4, 20), activation_TI.T.cov(), ridge=0.0)
-    slopes = [elimination.slope(removed) for removed in (19, 15, 1)]
-    assert slopes[0] is not None and slopes[1] is not None and slopes[2] is None
-    assert Elimination.of(noise(4, 20), torch.zeros(20, 20), ridge=0.1).slope(19) is None
-
-
 def test_removals_of_one_projection_are_those_that_each_has_alone() -> None:
     """Nested ones, equal ones, and ones that are not nested."""
     activation_TI, weight_OI = noise(500, 12) @ noise(12, 12, seed=3), noise(4, 12, seed=4)
@@ -208,9 +170,9 @@ def test_a_model_whose_removed_units_repeat_kept_ones_stays_as_it_is(architectur
     windows = tokens(windows=20)
     statistics = covariances(model, windows, 4)
     unseen = tokens(windows=8, seed=9)
-    dense = perplexity(Resident(model), unseen, 4)
+    dense = perplexity(window_losses(Resident(model), unseen, 4))
     linear, bias = (
-        perplexity(Resident(changed(model, plan, one, statistics)), unseen, 4)
+        perplexity(window_losses(Resident(changed(model, plan, one, statistics)), unseen, 4))
         for one in (LinearCompensation(1e-6), BiasCompensation())
     )
     assert linear == pytest.approx(dense, rel=2e-3)

@@ -123,3 +123,10 @@ def test_a_ridge_that_rounding_swallows_is_refused_where_the_covariance_is_singu
     activation_TI[:, 1::2] = activation_TI[:, ::2]
     with pytest.raises(ValueError, match=r"^metric\.ridge=1e-20: too small for a singular covariance; try 0\.01$"):
         OBS(ridge=1e-20).score(correlated(20, seed=100)[:4], known(activation_TI))
+
+
+def test_what_remains_is_packed_in_strips(monkeypatch: pytest.MonkeyPatch) -> None:
+    statistics, weight_OI = known(correlated(40)), correlated(40, seed=100)[:8]
+    at_once = OBS().score(weight_OI, statistics)
+    monkeypatch.setattr("flap.importance.obs.STRIP", 3)
+    assert torch.equal(OBS().score(weight_OI, statistics), at_once)
