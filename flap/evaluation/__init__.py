@@ -1,8 +1,12 @@
 """Evaluate a model: each measurement gives named numbers."""
 
-from flap.evaluation.base import Comparison, Evaluator, Task
+from flap.evaluation.base import Comparison, Evaluator, Measurement, Task
+from flap.evaluation.divergence import Divergence
 from flap.evaluation.efficiency import Efficiency
 from flap.evaluation.perplexity import Perplexity
 from flap.evaluation.suite import Suite, prepare_suite
 
-__all__ = ["Comparison", "Efficiency", "Evaluator", "Perplexity", "Suite", "Task", "prepare_suite"]
+__all__ = [
+    "Comparison", "Divergence", "Efficiency", "Evaluator", "Measurement", "Perplexity", "Suite", "Task",
+    "prepare_suite",
+]  # fmt: skip

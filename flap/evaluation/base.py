@@ -11,20 +11,42 @@ from flap.data import Text
 from flap.models import PlacedModel
 
 Numbers = dict[str, float]
+Documents = dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Named numbers such as {"wikitext2/perplexity@2048": 5.68}, and what some of them are the means of.
+
+    documents: the value of each document, or window, by the number's name. Their mean is the number. A perplexity is no
+    mean; its values are those of its linear approximation (`flap.evaluation.perplexity`).
+    """
+
+    numbers: Numbers = field(default_factory=dict)
+    documents: Documents = field(default_factory=dict)
+
+    def __or__(self, other: "Measurement") -> "Measurement":
+        """Return this measurement with the numbers of another one."""
+        return Measurement(self.numbers | other.numbers, self.documents | other.documents)
 
 
 @dataclass(frozen=True)
 class Task:
-    """A measurement of one model; `run` returns named numbers such as {"wikitext2/perplexity@2048": 5.68}."""
+    """A measurement of one model.
+
+    reference: returns what `run` needs of the dense model, such as its hidden states, as a second argument. A task with
+    a reference is run on the pruned model alone.
+    """
 
     name: str
-    run: Callable[[PlacedModel], Numbers]
+    run: Callable[..., Measurement]
     identity: Mapping[str, Any] = field(default_factory=dict)  # everything the numbers depend on, except the model
     origin: str = ""  # where its data came from, for the report
     text_sha256: str | None = None  # of its text, to detect that the model was calibrated on it
     needs_memory: bool = True  # whether the whole model must be in memory
     shares_text_with: tuple[str, ...] = ()  # names of calibration texts that have the same documents
     dataset: str = ""  # the name of its text
+    reference: Callable[[PlacedModel], Any] | None = None
 
     def domain(self, calibration: Text) -> str:
         """Return the domain of the task's text: "calibration" or "other".
@@ -68,4 +90,8 @@ class Evaluator(ABC):
 
     def summary(self, numbers: Mapping[str, float]) -> Numbers:
         """Return numbers that combine those of several tasks, such as an average; none by default."""
+        return {}
+
+    def summary_errors(self, errors: Mapping[str, float]) -> Numbers:
+        """Return the standard errors of the summary's numbers, from those of the tasks' numbers; none by default."""
         return {}

@@ -16,7 +16,10 @@ from transformers import PreTrainedTokenizerBase
 
 from flap.console.progress import progress
 from flap.data.random_state import seeded
+from flap.evaluation.base import Numbers
 from flap.models import PlacedModel
+
+Samples = Mapping[str, list[dict[str, Any]]]  # lm-eval's log: by task, an entry for each document (and filter)
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,10 @@ def task_manager() -> Any:
         return TaskManager()
 
 
-def measure(
+def evaluated(
     placed: PlacedModel, tokenizer: PreTrainedTokenizerBase, name: str, loaded: Mapping[str, Any], settings: Settings
-) -> dict[str, float]:
-    """Evaluate the tasks that `TaskManager.load` returned on the model in memory, and return their numbers.
+) -> tuple[Numbers, Samples]:
+    """Evaluate the tasks that `TaskManager.load` returned on the model in memory; return their numbers and samples.
 
     name: the label of the progress bar.
     """
@@ -55,25 +58,25 @@ def measure(
     with quiet(), seeded(settings.seed), _own_progress(name):
         # a copy of the tokenizer, because lm-eval adds a padding token if there is none
         lm = HFLM(pretrained=placed.model, tokenizer=deepcopy(tokenizer), batch_size=settings.batch_size)
-        output = evaluate(lm, loaded, limit=settings.limit, log_samples=False)
-    return flatten(output["results"])
+        output = evaluate(lm, loaded, limit=settings.limit, log_samples=True)
+    return flatten(output["results"]), output["samples"]
 
 
-def flatten(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+def flatten(results: Mapping[str, Mapping[str, Any]]) -> Numbers:
     """Return lm-eval's results as flat numbers: {"piqa": {"acc,none": 0.8, …}} becomes {"piqa/acc": 0.8}.
 
     A filter other than "none" stays in the name. A standard error has its number's name and "_stderr". Values that are
     not finite numbers are left out: names, aliases, and "N/A" for an error that cannot be estimated.
     """
     return {
-        f"{task}/{_flat_name(*key.split(',', 1))}": float(value)
+        f"{task}/{flat_name(*key.split(',', 1))}": float(value)
         for task, numbers in results.items()
         for key, value in numbers.items()
         if "," in key and isinstance(value, Real) and math.isfinite(value)
     }
 
 
-def _flat_name(name: str, filter_name: str) -> str:
+def flat_name(name: str, filter_name: str) -> str:
     """Return the name of a measure with its filter: ("acc_stderr", "strict") becomes "acc,strict_stderr"."""
     suffix = "" if filter_name == "none" else f",{filter_name}"
     return f"{name.removesuffix('_stderr')}{suffix}{'_stderr' if name.endswith('_stderr') else ''}"

@@ -1,73 +1,75 @@
 """All measurements of a run: prepared before the model is loaded; results are saved after every task."""
 
-import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from flap.evaluation.base import Comparison, Evaluator, Numbers, Task
+from flap.evaluation.base import Comparison, Evaluator, Measurement, Numbers, Task
+from flap.evaluation.errors import paired_errors
+from flap.evaluation.results import DENSE, Key, Results
 from flap.models import PlacedModel
-from flap.storage import Cache, Kind, as_json, digest, write_text
+from flap.storage import Cache
 
 log = logging.getLogger(__name__)
 
-DENSE: Kind[Numbers] = as_json("dense")
-Key = Mapping[str, Any]
-EVALUATION_VERSION = 1  # increased when the same key would give other numbers
-
-
-@dataclass(frozen=True)
-class Results:
-    """The file with a run's results, one entry for each task's key; a resumed run does not measure them again."""
-
-    path: Path
-
-    def get(self, key: Key, make: Callable[[], Any]) -> Any:
-        """Return the stored numbers of a key; if there are none, store and return those of `make`."""
-        entries, name = self._read(), digest(key)
-        if name not in entries:
-            entries |= {name: {"key": key, "numbers": make()}}
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(self.path, json.dumps(entries, indent=1) + "\n")
-        return entries[name]["numbers"]
-
-    def _read(self) -> dict[str, Any]:
-        try:
-            entries = json.loads(self.path.read_text())
-            return {name: entry for name, entry in entries.items() if "numbers" in entry}
-        except (FileNotFoundError, ValueError, AttributeError, TypeError):  # a damaged file is ignored
-            return {}
+EVALUATION_VERSION = 2  # increased when the same key would give other numbers
+Load = Callable[[], PlacedModel]
 
 
 @dataclass(frozen=True)
 class Suite:
-    """The chosen evaluators with their tasks and comparisons. results: the file with this run's numbers."""
+    """The chosen evaluators with their tasks and comparisons. results: the files with this run's numbers.
+
+    references: what tasks need of the dense model, by the task's name; `dense` makes them.
+    """
 
     parts: Sequence[tuple[Evaluator, list[Task]]]
     comparisons: Sequence[Comparison]
     results: Results
+    references: dict[str, Any] = field(default_factory=dict)
 
     @property
     def tasks(self) -> list[Task]:
         """Return the tasks of all evaluators."""
         return [task for _, tasks in self.parts for task in tasks]
 
-    def dense(self, model: PlacedModel, key: Key, dense_cache: Cache) -> Numbers:
+    def dense(self, model: PlacedModel, key: Key, dense_cache: Cache) -> Measurement:
         """Return all numbers of the dense model, from the cache if an earlier run has measured them.
 
-        key: everything that the numbers depend on, except the tasks.
+        What tasks need of it to measure the pruned model is made, too. key: everything that the numbers depend on,
+        except the tasks.
         """
-        return self._all(model, key, lambda task_key, measure: dense_cache.get(DENSE, task_key, measure)[0])
 
-    def pruned(self, model: PlacedModel, key: Key) -> Numbers:
+        def measure(task: Task, task_key: Key, load: Load) -> Measurement:
+            if task.reference is None:
+                run = partial(_run, task, load)
+                return self.results.measured(task_key, lambda: dense_cache.get(DENSE, task_key, run)[0])
+            self.references[task.name] = task.reference(load())
+            return Measurement()
+
+        return self._all(model, key, measure)
+
+    def pruned(self, model: PlacedModel, key: Key) -> Measurement:
         """Return all numbers of a pruned model. key: everything that they depend on, except the tasks."""
-        return self._all(model, key, lambda task_key, measure: measure())
+
+        def measure(task: Task, task_key: Key, load: Load) -> Measurement:
+            reference = () if task.reference is None else (self.references[task.name],)
+            return self.results.measured(task_key, partial(_run, task, load, *reference))
+
+        return self._all(model, key, measure)
+
+    def difference_errors(self, dense: Measurement, pruned: Measurement) -> Numbers:
+        """Return the standard error of pruned - dense, for each number that has one: paired by document."""
+        errors = paired_errors(dense.documents, pruned.documents)
+        for evaluator, _ in self.parts:
+            errors |= evaluator.summary_errors(errors)
+        return errors
 
     def side_by_side(
         self, open_dense: Callable[[], PlacedModel], dense_bytes: int, pruned: PlacedModel, key: Key
@@ -88,24 +90,23 @@ class Suite:
             dense_numbers, pruned_numbers = dense_numbers | of_dense, pruned_numbers | of_pruned
         return dense_numbers, pruned_numbers
 
-    def _all(self, model: PlacedModel, key: Key, keep: Callable[[Key, Callable[[], Numbers]], Numbers]) -> Numbers:
+    def _all(self, model: PlacedModel, key: Key, measure: Callable[[Task, Key, Load], Measurement]) -> Measurement:
         """Return the numbers of all tasks. If the model fits into memory, it is loaded when a task first needs it."""
-        fits, numbers = model.fits_in_memory(), Numbers()
+        fits, measured = model.fits_in_memory(), Measurement()
         load = cache(model.in_memory if fits else lambda: model)
         if left_out := [task.name for task in self.tasks if not fits and task.needs_memory]:
             _warn_left_out(left_out, "the whole model in memory")
         for evaluator, tasks in self.parts:
-            part_numbers: Numbers = {}
+            part = Measurement()
             for task in tasks:
                 if fits or not task.needs_memory:
-                    task_key = _task_key(task, key)
-                    part_numbers |= self.results.get(task_key, partial(keep, task_key, partial(_measure, task, load)))
-            numbers |= part_numbers | evaluator.summary(part_numbers)
-        return numbers
+                    part |= measure(task, _task_key(task, key), load)
+            measured |= part | Measurement(evaluator.summary(part.numbers))
+        return measured
 
 
-def _measure(task: Task, load: Callable[[], PlacedModel]) -> Numbers:
-    return task.run(load())
+def _run(task: Task, load: Load, *reference: Any) -> Measurement:
+    return task.run(load(), *reference)
 
 
 def _side_by_side(

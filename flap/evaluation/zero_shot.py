@@ -1,5 +1,6 @@
 """Zero-shot or few-shot accuracy on tasks of lm-eval, with its standard prompts, on the model in memory."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -9,10 +10,12 @@ from transformers import PreTrainedTokenizerBase
 
 from flap.config import require
 from flap.data.random_state import seeded
-from flap.evaluation.base import Evaluator, Task
-from flap.evaluation.harness import Settings, measure
+from flap.evaluation.base import Evaluator, Measurement, Numbers, Task
+from flap.evaluation.harness import Settings, evaluated
 from flap.evaluation.zero_shot_documents import LoadedTask
+from flap.evaluation.zero_shot_samples import by_document, margin
 from flap.evaluation.zero_shot_tasks import SOURCES, check_shots, expand, load_tasks
+from flap.models import PlacedModel
 
 PAPER_MEASURES = {  # the columns of the paper's zero-shot table; evidence: docs/evaluation.md
     "boolq": "acc",
@@ -29,6 +32,8 @@ SHARED_TEXT = {"boolq": ("boolq-passages",), "hellaswag": ("hellaswag-passages",
 @dataclass(frozen=True)
 class ZeroShot(Evaluator):
     """The accuracies of tasks, from 0 to 1, higher is better, as `piqa/acc_norm` with `piqa/acc_norm_stderr` beside it.
+
+    `piqa/margin` is the mean log-likelihood by which the right choice is ahead of the others (`zero_shot_samples`).
 
     tasks: lm-eval tasks, groups or tags. limit: documents in each task; None = all. num_fewshot: examples in the
     prompt; None = the task's own number, 0 for the paper's seven. batch_size: sequences in a batch, or "auto" for the
@@ -70,21 +75,47 @@ class ZeroShot(Evaluator):
         settings = Settings(self.limit, self.num_fewshot, self.batch_size, self.seed)
         identity = asdict(settings) | {"documents": task.origin, "lm_eval": version("lm_eval")}
         del identity["batch_size"]  # changes only the speed
-        run = partial(measure, tokenizer=tokenizer, name=task.name, loaded=task.loaded, settings=settings)
+        run = partial(_measure, tokenizer=tokenizer, task=task, settings=settings)
         return Task(task.name, run, identity, task.origin, shares_text_with=SHARED_TEXT.get(task.name, ()))
 
-    def summary(self, numbers: Mapping[str, float]) -> dict[str, float]:
-        """Return `zero_shot/average`: the mean accuracy over the tasks, higher is better.
+    def summary(self, numbers: Mapping[str, float]) -> Numbers:
+        """Return `zero_shot/average` and `zero_shot/average_margin`, means over the tasks, with their standard errors.
 
-        A task's accuracy is the paper's measure, else acc_norm, else acc. If a task has none, there is no average:
-        means over different tasks are not comparable.
+        Higher is better. If a task has no accuracy, or no margin, there is no such average: means over different tasks
+        are not comparable.
         """
-        accuracies = [self._accuracy(name, numbers) for name in expand(self.tasks)]
-        present = [accuracy for accuracy in accuracies if accuracy is not None]
-        return {"zero_shot/average": sum(present) / len(present)} if len(present) == len(accuracies) else {}
+        errors = {name.removesuffix("_stderr"): numbers[name] for name in numbers if name.endswith("_stderr")}
+        parts, found = self._parts(numbers), self.summary_errors(errors)
+        averages = {name: sum(numbers[one] for one in names) / len(names) for name, names in parts.items()}
+        return averages | {f"{name}_stderr": error for name, error in found.items()}
 
-    @staticmethod
-    def _accuracy(name: str, numbers: Mapping[str, float]) -> float | None:
-        measures = [PAPER_MEASURES[name]] if name in PAPER_MEASURES else ["acc_norm", "acc"]
-        keys = [f"{name}/{measure_name}" for measure_name in measures]
-        return next((numbers[key] for key in keys if key in numbers), None)
+    def summary_errors(self, errors: Mapping[str, float]) -> Numbers:
+        """Return the standard errors of the averages: tasks are independent, so the squares of theirs add up."""
+        parts = self._parts(errors)
+        return {name: math.hypot(*(errors[one] for one in names)) / len(names) for name, names in parts.items()}
+
+    def _parts(self, numbers: Mapping[str, float]) -> dict[str, list[str]]:
+        """Return the names of the numbers that each average is the mean of, where every task has such a number."""
+        tasks = expand(self.tasks)
+        parts = {
+            "zero_shot/average": [accuracy(task, numbers) for task in tasks],
+            "zero_shot/average_margin": [f"{task}/margin" for task in tasks],
+        }
+        return {name: names for name, names in parts.items() if all(one in numbers for one in names)}
+
+
+def accuracy(task: str, numbers: Mapping[str, float]) -> str:
+    """Return the name of a task's accuracy: the paper's measure, else acc_norm, else acc; empty if it has none."""
+    measures = [PAPER_MEASURES[task]] if task in PAPER_MEASURES else ["acc_norm", "acc"]
+    return next((f"{task}/{measure}" for measure in measures if f"{task}/{measure}" in numbers), "")
+
+
+def _measure(
+    placed: PlacedModel, tokenizer: PreTrainedTokenizerBase, task: LoadedTask, settings: Settings
+) -> Measurement:
+    """Return the numbers of a task, or of a group and its tasks."""
+    numbers, samples = evaluated(placed, tokenizer, task.name, task.loaded, settings)
+    measured = Measurement(numbers, by_document(samples, numbers))
+    for name, subtask in task.loaded["tasks"].items():
+        measured |= margin(name, subtask, samples[name], normalised=accuracy(name, numbers) == f"{name}/acc_norm")
+    return measured

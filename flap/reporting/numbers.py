@@ -14,12 +14,19 @@ def is_efficiency(name: str) -> bool:
     return name.startswith("efficiency/")
 
 
+def decimals(name: str) -> int:
+    """Return how many decimals of a number people are shown: more of those in nats, which are small."""
+    return 4 if "/kl@" in name or "margin" in name else 3
+
+
 def domain_of(name: str, domains: Mapping[str, str]) -> str:
     """Return the domain of a number's text, "calibration" or "other"; empty if it is unknown.
 
-    domains: the domain of each task, by its name.
+    domains: the domain of each task, by its name: "boolq", or the text and what is measured, "c4/perplexity@128".
     """
-    return domains.get(name) or domains.get(name.rpartition("/")[0], "")
+    text = name.rpartition("/")[0]
+    found = (domain for task, domain in domains.items() if text in (task, task.rpartition("/")[0]))
+    return next(found, "") if text else ""
 
 
 def side_by_side(names: Iterable[str], domains: Mapping[str, str]) -> list[str]:
@@ -33,13 +40,16 @@ def side_by_side(names: Iterable[str], domains: Mapping[str, str]) -> list[str]:
     return sorted(names, key=place)
 
 
-def change(name: str, dense: float | None, pruned: float | None) -> str:
-    """Return pruned - dense as text; of a perplexity also relative to dense, because some texts are harder than others.
+def change(name: str, dense: float | None, pruned: float | None, error: float | None) -> str:
+    """Return pruned - dense ± its standard error as text; of a perplexity also relative to dense, as texts differ.
 
-    Empty for efficiency, standard errors, and missing or infinite numbers.
+    Empty for efficiency, and for missing or infinite numbers.
     """
-    if dense is None or pruned is None or is_efficiency(name) or name.endswith("_stderr"):
+    if dense is None or pruned is None or is_efficiency(name):
         return ""
     if not math.isfinite(pruned - dense):
         return ""
-    return f"{pruned - dense:+,.2f} ({pruned / dense - 1:+,.1%})" if is_perplexity(name) else f"{pruned - dense:+,.3f}"
+    places = 2 if is_perplexity(name) else decimals(name)
+    beside = "" if error is None else f" ± {error:,.{places}f}"
+    relative = f" ({pruned / dense - 1:+,.1%})" if is_perplexity(name) else ""
+    return f"{pruned - dense:+,.{places}f}{beside}{relative}"

@@ -1,14 +1,14 @@
 """The report for people: two tables, on the console and in report.md."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from flap.reporting.notices import notices
-from flap.reporting.numbers import change, domain_of, side_by_side
+from flap.reporting.numbers import change, decimals, domain_of, side_by_side
 from flap.reporting.report import Report
 
 Row = tuple[str, ...]
@@ -20,12 +20,17 @@ def tables(report: Report) -> list[list[Row]]:
 
 
 def _measured(report: Report) -> list[Row]:
-    """Return the numbers of both models, their difference, and, if the domains are known, the domain of each text."""
+    """Return the numbers of both models, their difference, and the domain of each text, if it is known.
+
+    Standard errors stand beside their numbers, as 0.650 ± 0.062.
+    """
     dense, pruned = report.evaluation["dense"], report.evaluation["pruned"]
     rows: list[Row] = [("", "dense", "pruned", "pruned - dense", "domain")]
-    for name in side_by_side(dense | pruned, report.domains):
-        pair = dense.get(name), pruned.get(name)
-        rows.append((name, *map(_number, pair), change(name, *pair), domain_of(name, report.domains)))
+    names = [name for name in dense | pruned if not name.endswith("_stderr")]
+    for name in side_by_side(names, report.domains):
+        difference = change(name, dense.get(name), pruned.get(name), report.difference_stderr.get(name))
+        pair = (_measured_number(numbers, name) for numbers in (dense, pruned))
+        rows.append((name, *pair, difference, domain_of(name, report.domains)))
     return rows if report.domains else [row[:-1] for row in rows]
 
 
@@ -55,8 +60,13 @@ def _ratio(report: Report) -> str:
     )
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:,.0f}" if abs(value) >= 1e6 else f"{value:,.3f}"
+def _measured_number(numbers: Mapping[str, float], name: str) -> str:
+    """Return a number with its standard error, if it has one; empty if it was not measured."""
+    places, value, error = decimals(name), numbers.get(name), numbers.get(f"{name}_stderr")
+    if value is None:
+        return ""
+    shown = f"{value:,.0f}" if abs(value) >= 1e6 else f"{value:,.{places}f}"
+    return shown if error is None else f"{shown} ± {error:.{places}f}"
 
 
 def _places(report: Report) -> str:

@@ -66,7 +66,7 @@ def _choice(value: float | str | None) -> Value:
     return Value("" if value is None else str(value), value)
 
 
-LOWER_IS_BETTER = ("perplexity", "bits_per_byte", "brier_score")  # lm-eval's names; ours: perplexity@2048
+LOWER_IS_BETTER = ("perplexity", "bits_per_byte", "brier_score", "kl")  # lm-eval's names; ours: perplexity@2048, kl@128
 
 
 def lower_is_better(name: str) -> bool:

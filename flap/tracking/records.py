@@ -14,6 +14,7 @@ def summary(report: Report) -> dict[str, Any]:
     """Return the report's numbers by flat names: "pruned/wikitext2/perplexity@2048", "ratio/realised_decoder"."""
     sections: dict[str, Any] = {
         **report.evaluation,
+        "difference_stderr": report.difference_stderr,
         "ratio": report.ratio,
         "parameters": report.parameters,
         "seconds": report.seconds,

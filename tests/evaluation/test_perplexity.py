@@ -1,8 +1,7 @@
 """Perplexity against values known by hand and a float64 loop."""
 
 import math
-from collections.abc import Callable
-from importlib import import_module
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -10,9 +9,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
-from flap.evaluation import Perplexity
-from flap.evaluation.perplexity import perplexity
-from flap.models import Resident
+from flap.evaluation import Perplexity, perplexity
+from flap.evaluation.perplexity import linearised, window_losses
+from flap.models import PlacedModel, Resident
 from tests.cases import ARCHITECTURES, VOCAB, tiny_model, tokens
 
 
@@ -28,10 +27,14 @@ def always(token: int, logit: float) -> Resident:
     return says(lambda hidden_PD: logits_V.expand(len(hidden_PD), VOCAB))
 
 
+def measured(model: PlacedModel, tokens_NT: Tensor, batch_size: int) -> float:
+    return perplexity.perplexity(window_losses(model, tokens_NT, batch_size))
+
+
 def test_uniform_logits_give_the_vocabulary() -> None:
     model = tiny_model("llama-mha")
     model.lm_head.weight.data.zero_()
-    assert perplexity(Resident(model), tokens(), batch_size=4) == pytest.approx(VOCAB, rel=1e-6)
+    assert measured(Resident(model), tokens(), batch_size=4) == pytest.approx(VOCAB, rel=1e-6)
 
 
 @torch.no_grad()
@@ -43,12 +46,12 @@ def test_equals_a_float64_loop(architecture: str) -> None:
         for t in range(1, len(window_T)):
             total -= log_prob_TV[t - 1, window_T[t]].item()
             count += 1
-    assert perplexity(Resident(model), tokens(5, 17), batch_size=2) == pytest.approx(math.exp(total / count), rel=1e-5)
+    assert measured(Resident(model), tokens(5, 17), batch_size=2) == pytest.approx(math.exp(total / count), rel=1e-5)
 
 
 def test_batch_size_changes_nothing() -> None:
     model = tiny_model("qwen3-gqa")
-    found = [perplexity(Resident(model), tokens(), batch_size) for batch_size in (1, 2, 4, 5, 6, 100)]
+    found = [measured(Resident(model), tokens(), batch_size) for batch_size in (1, 2, 4, 5, 6, 100)]
     assert found == pytest.approx([found[0]] * 6, rel=1e-5)
 
 
@@ -57,10 +60,10 @@ def test_logits_are_made_in_chunks_and_the_chunks_change_nothing(
     positions: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = tiny_model("qwen2-gqa-tied")
-    expected, sizes = perplexity(Resident(model), tokens(), batch_size=2), []
-    monkeypatch.setattr(import_module("flap.evaluation.perplexity"), "LOGITS_BYTES", positions * 4 * VOCAB)
+    expected, sizes = measured(Resident(model), tokens(), batch_size=2), []
+    monkeypatch.setattr(perplexity, "LOGITS_BYTES", positions * 4 * VOCAB)
     model.lm_head.register_forward_hook(lambda module, args, logits: sizes.append(len(logits)))
-    assert perplexity(Resident(model), tokens(), batch_size=2) == pytest.approx(expected, rel=1e-6)
+    assert measured(Resident(model), tokens(), batch_size=2) == pytest.approx(expected, rel=1e-6)
     assert max(sizes) == min(positions, 2 * 23) and sum(sizes) == 6 * 23
 
 
@@ -73,20 +76,62 @@ def test_several_windows_of_several_texts(text_file: Path, tokenizer: PreTrained
 
 def test_first_token_of_a_window_is_not_scored() -> None:
     sure_of_five = always(5, logit=200.0)
-    assert perplexity(sure_of_five, torch.tensor([[7, 5, 5], [8, 5, 5]]), batch_size=2) == 1.0
-    one_miss_in_four = perplexity(sure_of_five, torch.tensor([[7, 5, 5], [8, 5, 7]]), batch_size=2)
+    assert measured(sure_of_five, torch.tensor([[7, 5, 5], [8, 5, 5]]), batch_size=2) == 1.0
+    one_miss_in_four = measured(sure_of_five, torch.tensor([[7, 5, 5], [8, 5, 7]]), batch_size=2)
     assert one_miss_in_four == pytest.approx(math.exp(200 / 4), rel=1e-6)
 
 
+@torch.no_grad()
+def test_losses_are_those_of_each_window() -> None:
+    model = tiny_model("llama-gqa")
+    found = window_losses(Resident(model), tokens(5, 17), batch_size=2)
+    expected = [model(input_ids=window_T[None], labels=window_T[None]).loss.item() for window_T in tokens(5, 17)]
+    assert found.tolist() == pytest.approx(expected, rel=1e-5) and found.dtype == torch.float64
+
+
+def test_the_documents_of_a_perplexity_have_it_as_their_mean(
+    text_file: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    [task] = Perplexity([str(text_file)], seq_len=16).prepare(tokenizer, 128)
+    found = task.run(Resident(tiny_model("llama-gqa")))
+    [values] = found.documents.values()
+    assert found.documents.keys() == found.numbers.keys() and len(values) == 187
+    assert sum(values) / 187 == pytest.approx(found.numbers["words.txt/perplexity@16"])
+
+
+def test_the_error_of_a_difference_is_that_of_leaving_windows_out() -> None:
+    """Of the difference of two perplexities: the delta method against the jackknife."""
+    generator = torch.Generator().manual_seed(0)
+    windows, shift = 3 + 0.5 * torch.randn(400, generator=generator), 0.1 * torch.randn(400, generator=generator)
+    pair = windows.double(), (1.1 * windows + 0.2 + shift).double()
+    differences_N = linearised(pair[1]) - linearised(pair[0])
+    error = (differences_N.std() / 20).item()
+    left_out = torch.tensor([difference([torch.cat([one[:i], one[i + 1 :]]) for one in pair]) for i in range(400)])
+    jackknife = (399 / 400 * (left_out - left_out.mean()).square().sum()).sqrt().item()
+    assert error == pytest.approx(jackknife, rel=0.01)
+    apart = math.hypot(*((linearised(one).std() / 20).item() for one in pair))
+    assert differences_N.mean().item() == pytest.approx(difference(pair)) and error < 0.5 * apart
+
+
+def difference(pair: Sequence[Tensor]) -> float:
+    return perplexity.perplexity(pair[1]) - perplexity.perplexity(pair[0])
+
+
 def test_overflow_is_infinite() -> None:
-    in_range = perplexity(always(5, logit=2780.0), torch.tensor([[7, 5, 5, 5, 8]]), 1)
+    in_range = measured(always(5, logit=2780.0), torch.tensor([[7, 5, 5, 5, 8]]), 1)
     assert in_range == pytest.approx(math.exp(2780 / 4), rel=1e-3)
-    assert perplexity(always(5, logit=2900.0), torch.tensor([[7, 5, 5, 5, 8]]), 1) == math.inf
+    assert measured(always(5, logit=2900.0), torch.tensor([[7, 5, 5, 5, 8]]), 1) == math.inf
+
+
+def test_an_infinite_perplexity_has_no_values_of_windows() -> None:
+    task = Perplexity([]).task("words", torch.tensor([[7, 5, 5, 5, 8]]))
+    found = task.run(always(5, logit=2900.0))
+    assert (found.numbers, found.documents) == ({"words/perplexity@5": math.inf}, {})
 
 
 def test_half_precision_logits_are_scored_in_float32() -> None:
     half = says(lambda hidden_PD: torch.zeros(len(hidden_PD), VOCAB, dtype=torch.bfloat16))
-    assert perplexity(half, tokens(), batch_size=4) == pytest.approx(VOCAB, rel=1e-6)
+    assert measured(half, tokens(), batch_size=4) == pytest.approx(VOCAB, rel=1e-6)
 
 
 @pytest.mark.parametrize(("max_tokens", "windows"), [(None, 187), (160, 10), (175, 10), (16, 1)])
@@ -97,8 +142,8 @@ def test_task_takes_whole_windows(
     assert len(tokens_T) == 3000  # 187 windows of 16, and a tail of 8
     model = tiny_model("llama-gqa")
     [task] = Perplexity([str(text_file)], seq_len=16, max_tokens=max_tokens, batch_size=8).prepare(tokenizer, 128)
-    expected = perplexity(Resident(model), tokens_T[: windows * 16].reshape(windows, 16), batch_size=8)
-    assert task.run(Resident(model)) == {"words.txt/perplexity@16": expected}
+    expected = measured(Resident(model), tokens_T[: windows * 16].reshape(windows, 16), batch_size=8)
+    assert task.run(Resident(model)).numbers == {"words.txt/perplexity@16": expected}
 
 
 def test_tail_is_left_out(tmp_path: Path, text_file: Path, tokenizer: PreTrainedTokenizerFast) -> None:

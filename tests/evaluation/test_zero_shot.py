@@ -4,6 +4,7 @@ import logging
 import random
 from collections.abc import Iterator
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import lm_eval
@@ -15,11 +16,13 @@ from lm_eval.models import huggingface
 from transformers import PreTrainedTokenizerFast
 
 from flap.console.progress import Step, listening
+from flap.evaluation import Measurement, Suite
 from flap.evaluation.harness import flatten
+from flap.evaluation.results import Results
 from flap.evaluation.zero_shot import ZeroShot
 from flap.models import Resident
 from tests.cases import tiny_model
-from tests.helpers.zero_shot_toys import by_hand, mean, only_toys
+from tests.helpers.zero_shot_toys import by_hand, log_likelihoods, mean, only_toys
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,10 +46,15 @@ def contexts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
+def measured(tokenizer: PreTrainedTokenizerFast, *names: str, weights: int = 0, **options: Any) -> Measurement:
+    found = Measurement()
+    for task in ZeroShot(list(names), **options).prepare(tokenizer, 128):
+        found |= task.run(Resident(tiny_model("llama-gqa", weights)))
+    return found
+
+
 def run(tokenizer: PreTrainedTokenizerFast, *names: str, **options: Any) -> dict[str, float]:
-    model = tiny_model("llama-gqa")
-    tasks = ZeroShot(list(names), **options).prepare(tokenizer, 128)
-    return {name: value for task in tasks for name, value in task.run(Resident(model)).items()}
+    return measured(tokenizer, *names, **options).numbers
 
 
 @pytest.mark.parametrize("limit", [None, 1, 2, 4, 5, 100])
@@ -57,7 +65,7 @@ def test_accuracies_equal_a_loop_by_hand(limit: int | None, tokenizer: PreTraine
         assert found[f"animals/{measure}"] == pytest.approx(mean(hits))
         error = (mean(hits) * (1 - mean(hits)) / (len(hits) - 1)) ** 0.5 if len(hits) > 1 else None
         assert found.get(f"animals/{measure}_stderr") == (None if error is None else pytest.approx(error))
-    assert len(found) == (2 if limit == 1 else 4)  # one document has no standard error
+    assert len(found) == (3 if limit == 1 else 6)  # with the margin; one document has no standard error
 
 
 def test_the_loop_by_hand_tells_the_measures_apart(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -65,10 +73,58 @@ def test_the_loop_by_hand_tells_the_measures_apart(tokenizer: PreTrainedTokenize
     assert hits[0] != hits[1] and any(hits[0]) and not all(hits[0])
 
 
+@pytest.mark.parametrize(("task", "normalised"), [("animals", True), ("plain", False)])
+def test_the_margin_equals_a_loop_by_hand(task: str, normalised: bool, tokenizer: PreTrainedTokenizerFast) -> None:
+    found, margins = measured(tokenizer, task), []
+    for i, scores in enumerate(log_likelihoods(tiny_model("llama-gqa"), tokenizer, "animals", normalised)):
+        right = scores.pop(i % 3)
+        margins.append(right - max(scores))
+    assert found.documents[f"{task}/margin"] == pytest.approx(margins, rel=1e-4)
+    assert found.numbers[f"{task}/margin"] == pytest.approx(mean(margins), rel=1e-4)
+    assert found.numbers[f"{task}/margin_stderr"] == pytest.approx(numpy.std(margins, ddof=1) / 6**0.5, rel=1e-4)
+    accuracy = found.documents[f"{task}/{'acc_norm' if normalised else 'acc'}"]
+    assert [float(margin > 0) for margin in margins] == accuracy and len(set(accuracy)) == 2
+
+
+def test_documents_are_those_that_the_accuracies_are_means_of(tokenizer: PreTrainedTokenizerFast) -> None:
+    found, model = measured(tokenizer, "pair", "written"), tiny_model("llama-gqa")
+    leaves = {f"{task}/{measure}" for task in ("animals", "places") for measure in ("acc", "acc_norm", "margin")}
+    assert set(found.documents) == {*leaves, "written/exact_match,first"}  # a group has no documents of its own
+    for name, values in found.documents.items():
+        assert found.numbers[name] == pytest.approx(mean(values))
+    for task in ("animals", "places"):
+        assert found.documents[f"{task}/acc"] == by_hand(model, tokenizer, task, normalised=False)
+
+
+def test_averages_and_their_errors(tokenizer: PreTrainedTokenizerFast) -> None:
+    found, evaluator = run(tokenizer, "animals", "plain"), ZeroShot(["animals", "plain"])
+    summary = evaluator.summary(found)
+    for average, parts in {
+        "zero_shot/average": ("animals/acc_norm", "plain/acc"),
+        "zero_shot/average_margin": ("animals/margin", "plain/margin"),
+    }.items():
+        assert summary.pop(average) == pytest.approx(sum(found[part] for part in parts) / 2)
+        errors = [found[f"{part}_stderr"] for part in parts]
+        assert summary.pop(f"{average}_stderr") == pytest.approx(sum(error**2 for error in errors) ** 0.5 / 2)
+    assert not summary
+    assert "zero_shot/average_margin" not in evaluator.summary({"animals/acc_norm": 0.5, "plain/acc": 0.5})
+    assert evaluator.summary_errors({"animals/acc_norm": 0.3}) == {}
+
+
+def test_the_error_of_an_average_is_that_of_the_tasks_differences(tokenizer: PreTrainedTokenizerFast) -> None:
+    dense, pruned = (measured(tokenizer, "animals", "places", weights=seed) for seed in (0, 1))
+    suite = Suite([(ZeroShot(["animals", "places"]), [])], [], Results(Path()))
+    errors = suite.difference_errors(dense, pruned)
+    for average, measure in (("average", "acc_norm"), ("average_margin", "margin")):
+        parts = [errors[f"{task}/{measure}"] for task in ("animals", "places")]
+        assert errors[f"zero_shot/{average}"] == pytest.approx(sum(part**2 for part in parts) ** 0.5 / 2)
+        assert max(parts) > 0
+
+
 def test_a_group_is_one_task_weighed_by_size(tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny_model("llama-gqa", seed=2)
     [task] = ZeroShot(["pair"]).prepare(tokenizer, 128)
-    found = task.run(Resident(model))
+    found = task.run(Resident(model)).numbers
     hits = {name: by_hand(model, tokenizer, name, normalised=False) for name in ("animals", "places")}
     assert [len(one) for one in hits.values()] == [6, 2]
     assert {name: found[f"{name}/acc"] for name in hits} == pytest.approx({n: mean(one) for n, one in hits.items()})
@@ -118,7 +174,7 @@ def test_the_model_in_memory_is_the_one_measured(
     [task] = ZeroShot(["animals"], batch_size=batch_size).prepare(tokenizer, 128)
     expected = run(tokenizer, "animals")
     given.clear()
-    assert task.run(Resident(model)) == pytest.approx(expected)
+    assert task.run(Resident(model)).numbers == pytest.approx(expected)
     assert given["pretrained"] is model and given["batch_size"] == batch_size
     assert max(rows) == (64 if batch_size == "auto" else batch_size)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -130,7 +186,7 @@ def test_lm_eval_gets_limit_and_seed(tokenizer: PreTrainedTokenizerFast, monkeyp
     def spy(lm: Any, loaded: dict[str, Any], **options: Any) -> dict[str, Any]:
         drawn = (random.random(), numpy.random.rand(), torch.rand(1).item())
         seen.update(options, shots=loaded["tasks"]["animals"].config.num_fewshot, drawn=drawn)
-        return {"results": {}}
+        return {"results": {}, "samples": {"animals": []}}
 
     monkeypatch.setattr(lm_eval, "evaluate", spy, raising=False)
     run(tokenizer, "animals", limit=3, num_fewshot=2, seed=7)

@@ -6,13 +6,16 @@ import pytest
 
 from flap.reporting.numbers import change, domain_of, side_by_side
 
-DOMAINS = {"a/perplexity@128": "other", "b/perplexity@128": "calibration", "boolq": "calibration", "piqa": "other"}
+DOMAINS = {
+    "a/perplexity@128": "other", "b/divergence@128": "calibration", "boolq": "calibration", "piqa": "other",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("name", "domain"),
     [
-        ("a/perplexity@128", "other"), ("b/perplexity@128", "calibration"), ("c/perplexity@128", ""),
+        ("a/perplexity@128", "other"), ("b/kl@128", "calibration"), ("b/kl@128_stderr", "calibration"),
+        ("c/perplexity@128", ""), ("removed", ""),
         ("boolq/acc", "calibration"), ("boolq/acc_stderr", "calibration"), ("piqa/acc_norm,none", "other"),
         ("zero_shot/average", ""), ("efficiency/latency_ms", ""),
     ],
@@ -35,8 +38,19 @@ def test_texts_stand_side_by_side_by_window_the_calibrations_first() -> None:
         ("a/perplexity@128", 20.0, 25.0, "+5.00 (+25.0%)"), ("a/perplexity@128", 20.0, 19.9, "-0.10 (-0.5%)"),
         ("a/perplexity@128", 20.0, 20020.0, "+20,000.00 (+100,000.0%)"), ("a/perplexity@128", 20.0, math.inf, ""),
         ("a/perplexity@128", math.inf, math.inf, ""), ("a/perplexity@128", None, 25.0, ""),
-        ("piqa/acc", 0.7, 0.65, "-0.050"), ("piqa/acc_stderr", 0.01, 0.02, ""), ("efficiency/latency_ms", 2.0, 1.0, ""),
+        ("piqa/acc", 0.7, 0.65, "-0.050"), ("efficiency/latency_ms", 2.0, 1.0, ""),
     ],
 )  # fmt: skip
 def test_change(name: str, dense: float | None, pruned: float, text: str) -> None:
-    assert change(name, dense, pruned) == text
+    assert change(name, dense, pruned, None) == text
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a/perplexity@128", "+0.25 ± 0.12 (+25.0%)"), ("piqa/acc", "+0.250 ± 0.123"),
+        ("piqa/margin", "+0.2500 ± 0.1230"), ("zero_shot/average_margin", "+0.2500 ± 0.1230"),
+    ],
+)  # fmt: skip
+def test_change_with_its_error(name: str, text: str) -> None:
+    assert change(name, 1.0, 1.25, 0.123) == text

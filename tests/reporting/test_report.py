@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from flap.allocation import PruningPlan
 from flap.reporting import Report, draw_layers, picture, show
+from flap.reporting.table import tables
 
 # section 3 of the design: what programs may rely on
 SCHEMA_1: dict[str, set[str]] = {
@@ -71,7 +72,9 @@ def test_markdown_holds_the_numbers(finished: tuple[Path, dict[str, Any]]) -> No
     folder, report = finished
     text, parameters = (folder / "report.md").read_text(), report["parameters"]
     dense, pruned = (report["evaluation"][kind][NAME] for kind in ("dense", "pruned"))
-    change = f"{pruned - dense:+.2f} ({pruned / dense - 1:+.1%})"
+    error = report["difference_stderr"][NAME]
+    assert 0 < error < pruned
+    change = f"{pruned - dense:+.2f} ± {error:.2f} ({pruned / dense - 1:+.1%})"
     assert f"| {NAME} | {dense:.3f} | {pruned:.3f} | {change} | calibration |" in text
     for stem in ("total", "decoder"):
         before, after = parameters[f"{stem}_before"], parameters[f"{stem}_after"]
@@ -79,6 +82,18 @@ def test_markdown_holds_the_numbers(finished: tuple[Path, dict[str, Any]]) -> No
     assert f"{report['ratio']['realised_decoder']:.4f} of 0.4 asked" in text
     for i, one in enumerate(report["layers"]):
         assert f"| {i} | {one['query_heads']} | {one['kv_heads']} | {one['neurons']} |" in text
+
+
+def test_standard_errors_stand_beside_their_numbers() -> None:
+    numbers = {"piqa/acc": 0.65, "piqa/acc_stderr": 0.062, "c4/kl@128": 0.7005, "c4/kl@128_stderr": 0.0463}
+    report = Report({}, evaluation={"dense": {"piqa/acc": 0.667}, "pruned": numbers})
+    report.difference_stderr = {"piqa/acc": 0.044}
+    report.parameters = {f"{which}_{when}": 1 for which in ("total", "decoder") for when in ("before", "after")}
+    report.ratio = {"realised_decoder": 0.2, "requested": 0.2}
+    assert tables(report)[0][1:] == [
+        ("piqa/acc", "0.667", "0.650 ± 0.062", "-0.017 ± 0.044"),
+        ("c4/kl@128", "", "0.7005 ± 0.0463", ""),
+    ]
 
 
 def test_texts_stand_side_by_side_with_their_domains(run_tiny: Callable[..., Report], tmp_path: Path) -> None:
@@ -103,13 +118,15 @@ def test_what_is_not_calibrated_has_no_domain(run_tiny: Callable[..., Report], t
     assert "|  | dense | pruned | pruned - dense |\n" in written and NOTICE not in written
 
 
-def test_a_report_from_before_domains_is_read_and_shown(
-    finished: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("later", ["domains", "difference_stderr"])
+def test_a_report_from_before_is_read_and_shown(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str], later: str
 ) -> None:
     _, report = finished
-    (tmp_path / "report.json").write_text(json.dumps({key: report[key] for key in report if key != "domains"}))
+    (tmp_path / "report.json").write_text(json.dumps({key: report[key] for key in report if key != later}))
     show(Report.load(tmp_path / "report.json"))
-    assert "domain" not in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert ("domain" in shown) == (later != "domains") and ("±" in shown) == (later != "difference_stderr")
 
 
 def test_rounding_says_what_it_costs(run_tiny: Callable[..., Report], tmp_path: Path) -> None:

@@ -148,7 +148,8 @@ def test_what_is_not_measured_makes_no_other_model(tmp_path: Path, report: Plain
     [
         ("wikitext2/perplexity@128", True), ("wikitext/word_perplexity", True), ("lambada/perplexity", True),
         ("wikitext/bits_per_byte", True), ("x/brier_score", True), ("gsm8k/exact_match,strict-match", False),
-        ("piqa/acc_norm", False), ("zero_shot/average", False),
+        ("piqa/acc_norm", False), ("zero_shot/average", False), ("c4/kl@128", True), ("c4/top5_agreement@128", False),
+        ("piqa/margin", False), ("zero_shot/average_margin", False),
     ],
 )  # fmt: skip
 def test_which_numbers_are_better_when_lower(name: str, lower: bool) -> None:

@@ -101,13 +101,20 @@ def test_a_run_is_named_and_configured(finished: tuple[Path, Report, Recorded]) 
 def test_every_number_of_the_summary_is_the_reports(finished: tuple[Path, Report, Recorded]) -> None:
     folder, _, run = finished
     report = json.loads((folder / "report.json").read_text())
-    sections = {name: report[name] for name in ("ratio", "parameters", "seconds", "peak_memory_bytes")}
+    sections = {
+        name: report[name] for name in ("difference_stderr", "ratio", "parameters", "seconds", "peak_memory_bytes")
+    }
     expected = {
         f"{section}/{name}": value
         for section, numbers in (report["evaluation"] | sections).items()
         for name, value in numbers.items()
     }
-    assert {"dense/words.txt/perplexity@16", "pruned/words.txt/perplexity@16", "seconds/calibrate"} <= set(expected)
+    assert {
+        "dense/words.txt/perplexity@16",
+        "pruned/words.txt/perplexity@16",
+        "seconds/calibrate",
+        "difference_stderr/words.txt/perplexity@16",
+    } <= set(expected)
     assert {name: run.summary[name] for name in expected} == expected
     assert run.summary["statistics_cache"] == report["statistics_cache"]
 

@@ -1,0 +1,100 @@
+"""Divergence of the pruned model from the dense model in their predictions, on any text.
+
+Legend: N windows · T tokens in each window · D hidden size · V vocabulary · P positions · K likeliest tokens.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import log_softmax
+
+from flap.compression.divergence import divergence
+from flap.console.progress import progress
+from flap.evaluation.base import Measurement, Task
+from flap.evaluation.errors import averaged
+from flap.evaluation.on_texts import OnTexts
+from flap.evaluation.perplexity import chunk_size
+from flap.models import ModelAdapter, PlacedModel
+from flap.models.hidden_files import HiddenFiles
+
+COPIES = 4  # as large as the logits of one model, of which perplexity has one: both models', and what is made of them
+
+
+@dataclass(frozen=True)
+class Divergence(OnTexts):
+    """How far the pruned model's predictions are from the dense model's, at the positions that perplexity scores.
+
+    `kl`: KL(dense ‖ pruned) = Σ p (log p - log q) over the vocabulary, in nats a token; 0 or more, lower is better.
+    `agreement`: share of positions with the same likeliest token; `top5_agreement`: share of the dense model's five
+    likeliest tokens that are among the pruned model's five; higher is better. Standard errors are over windows. Of the
+    dense model the final hidden states are kept, and the head, which is not changed, makes logits of them.
+    """
+
+    section: ClassVar[str] = "eval.divergence"
+
+    def task(self, text: str, tokens_NT: Tensor, **about: Any) -> Task:
+        """Return the task of a text's windows."""
+        batches_NT = tokens_NT.split(self.batch_size)
+        run = partial(_measure, text=text, batches_NT=batches_NT)
+        return Task(
+            f"{text}/divergence@{tokens_NT.shape[1]}",
+            run,
+            **about,
+            reference=partial(final_states, batches_NT=batches_NT),
+        )
+
+
+def final_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> list[Tensor]:
+    """Return the final hidden states of each batch, on the host; in mapped files where the model has a folder.
+
+    Raises:
+        ValueError: the disk has no room for them.
+    """
+    states = model.hidden_states(batches_NT)
+    if model.folder is None:
+        return [hidden_NTD.cpu() for hidden_NTD in states]
+    model.folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=model.folder) as folder:  # mapped files are there until nobody uses them
+        files = HiddenFiles(Path(folder))
+        return [files.new([tuple(hidden.shape)], hidden.dtype)[0][0].copy_(hidden) for hidden in states]
+
+
+def _measure(model: PlacedModel, dense: Sequence[Tensor], text: str, batches_NT: Sequence[Tensor]) -> Measurement:
+    seq_len, measured = batches_NT[0].shape[1], Measurement()
+    for name, values in compare(model, dense, batches_NT).items():
+        measured |= averaged(f"{text}/{name}@{seq_len}", values)
+    return measured
+
+
+@torch.no_grad()
+def compare(model: PlacedModel, dense: Sequence[Tensor], batches_NT: Sequence[Tensor]) -> dict[str, list[float]]:
+    """Return kl, agreement and top5_agreement of each window. dense: the dense model's final hidden states."""
+    chunk = max(1, chunk_size(int(model.adapter.model.config.vocab_size)) // COPIES)
+    states, found = model.hidden_states(batches_NT), defaultdict[str, list[float]](list)
+    for batch_NT, dense_NTD in zip(progress(batches_NT, "divergence", Tensor.numel), dense, strict=True):
+        for pair in zip(dense_NTD.to(model.device), next(states), strict=True):
+            chunks = zip(*(hidden_TD[:-1].split(chunk) for hidden_TD in pair), strict=True)
+            sums = [_sums(model.adapter, *hidden) for hidden in chunks]
+            for name in sums[0]:
+                found[name].append(sum(one[name] for one in sums) / (batch_NT.shape[1] - 1))
+    return dict(found)
+
+
+def _sums(adapter: ModelAdapter, dense_PD: Tensor, pruned_PD: Tensor) -> dict[str, float]:
+    """Return the sums over positions."""
+    dense_PV, pruned_PV = adapter.logits(dense_PD).float(), adapter.logits(pruned_PD).float()
+    likeliest = min(5, dense_PV.shape[1])
+    dense_PK, pruned_PK = (logits_PV.topk(likeliest).indices for logits_PV in (dense_PV, pruned_PV))
+    common = (dense_PK[:, :, None] == pruned_PK[:, None, :]).sum().item()
+    return {
+        "kl": divergence(log_softmax(dense_PV, dim=-1)[None], pruned_PV[None]),
+        "agreement": (dense_PV.argmax(-1) == pruned_PV.argmax(-1)).sum().item(),
+        "top5_agreement": common / likeliest,
+    }

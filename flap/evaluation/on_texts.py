@@ -1,0 +1,73 @@
+"""The base class of measurements over texts, cut into windows of a fixed length.
+
+Legend: N windows · T tokens in each window.
+"""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from flap.config import require
+from flap.data import Text, begins_with_bos, evaluation_windows, read_text, tokens_sha256
+from flap.evaluation.base import Evaluator, Task
+
+
+@dataclass(frozen=True)
+class OnTexts(Evaluator):
+    """A measurement of texts, one task for each text and window length; it needs no more than one layer in memory.
+
+    datasets: names or local files. seq_len: tokens in each window, or a list of such; it is part of the numbers' names.
+    max_tokens: how much of each text is used; None = all of it. bos: whether each window begins with the
+    beginning-of-sequence token: "true", "false", or "auto": where the tokenizer puts one there.
+    """
+
+    section: ClassVar[str]  # of the config, for error messages
+
+    datasets: list[str]
+    seq_len: Any = 128
+    max_tokens: int | None = 16384
+    batch_size: int = 8
+    bos: str = "auto"
+
+    def __post_init__(self) -> None:
+        valid = bool(self.windows) and all(type(length) is int and length >= 2 for length in self.windows)
+        require(valid, f"{self.section}.seq_len", self.seq_len, "a whole number >= 2, or a list of such")
+        for name, minimum in (("max_tokens", max(self.windows)), ("batch_size", 1)):
+            value = getattr(self, name)
+            require(value is None or value >= minimum, f"{self.section}.{name}", value, f"a whole number >= {minimum}")
+
+    @property
+    def windows(self) -> list[Any]:
+        """Return the window lengths, in tokens."""
+        return list(self.seq_len) if isinstance(self.seq_len, list | tuple) else [self.seq_len]
+
+    @abstractmethod
+    def task(self, text: str, tokens_NT: Tensor, **about: Any) -> Task:
+        """Return the task of a text's windows. text: its name. about: the fields of `Task` that tell of the text."""
+
+    def prepare(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Task]:
+        """Read the texts and return one task for each text and window length.
+
+        Raises:
+            ValueError: a window is longer than the model's context, or a text cannot be read or is too short.
+        """
+        if max_length is not None and (longest := max(self.windows)) > max_length:
+            raise ValueError(f"{self.section}.seq_len={longest}: the model's context ends at {max_length}")
+        texts = [read_text(dataset, "evaluation", f"{self.section}.datasets") for dataset in self.datasets]
+        return [self._cut(text, seq_len, tokenizer) for text in texts for seq_len in self.windows]
+
+    def _cut(self, text: Text, seq_len: int, tokenizer: PreTrainedTokenizerBase) -> Task:
+        bos, field = begins_with_bos(tokenizer, self.bos, f"{self.section}.bos"), f"{self.section}.datasets"
+        tokens_NT = evaluation_windows(text, tokenizer, seq_len, self.max_tokens, bos, field)
+        return self.task(
+            text.name,
+            tokens_NT,
+            identity={"tokens": tokens_sha256(tokens_NT), "bos": bos},
+            origin=text.origin,
+            text_sha256=text.sha256,
+            needs_memory=False,
+            dataset=text.name,
+        )

@@ -1,0 +1,189 @@
+"""The divergence of predictions against a float64 loop, at every placement, and beside the other numbers of a run."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from flap.evaluation import Divergence, perplexity
+from flap.evaluation.divergence import compare, final_states
+from flap.models import OnDisk, PlacedModel, Resident
+from flap.pipeline import run
+from flap.reporting import Report
+from tests.cases import ARCHITECTURES, VOCAB, tiny_model, tokens
+from tests.helpers.placed import placed_at
+from tests.helpers.runs import composed, tiny
+
+NAMES = ("kl", "agreement", "top5_agreement")
+WINDOWS = tokens(5, 17)
+BATCHES = WINDOWS.split(2)
+
+
+def found(dense: PlacedModel, pruned: PlacedModel, batches: tuple[Tensor, ...] = BATCHES) -> dict[str, list[float]]:
+    return compare(pruned, final_states(dense, batches), batches)
+
+
+def pair(architecture: str = "llama-gqa") -> tuple[PreTrainedModel, PreTrainedModel]:
+    """A model, and another one that differs in a layer but not in its head."""
+    other = tiny_model(architecture)
+    other.model.layers[2].mlp.down_proj.weight.data *= 0.3
+    return tiny_model(architecture), other
+
+
+@torch.no_grad()
+def by_hand(dense: PreTrainedModel, pruned: PreTrainedModel) -> dict[str, list[float]]:
+    values: dict[str, list[float]] = {name: [] for name in NAMES}
+    for window_T in WINDOWS:
+        dense_TV, pruned_TV = (one(input_ids=window_T[None]).logits[0, :-1].double() for one in (dense, pruned))
+        p_TV, q_TV = dense_TV.softmax(-1), pruned_TV.softmax(-1)
+        values["kl"].append((p_TV * (p_TV / q_TV).log()).sum(-1).mean().item())
+        ranked = [logits_TV.argsort(dim=-1, descending=True).tolist() for logits_TV in (dense_TV, pruned_TV)]
+        for name, k in (("agreement", 1), ("top5_agreement", 5)):
+            common = [len(set(a[:k]) & set(b[:k])) / k for a, b in zip(*ranked, strict=True)]
+            values[name].append(sum(common) / len(common))
+    return values
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_equals_a_float64_loop(architecture: str) -> None:
+    dense, pruned = pair(architecture)
+    measured, expected = found(Resident(dense), Resident(pruned)), by_hand(dense, pruned)
+    assert measured.keys() == expected.keys()
+    for name in NAMES:
+        assert measured[name] == pytest.approx(expected[name], rel=1e-4)
+    assert min(measured["kl"]) > 1e-3 and 0 < min(measured["agreement"]) < 1
+
+
+def test_any_device_finds_the_same(device: torch.device) -> None:
+    dense, pruned = pair()
+    expected = found(Resident(dense), Resident(pruned))
+    measured = found(*(Resident(one.to(device)) for one in pair()))
+    for name in NAMES:
+        assert measured[name] == pytest.approx(expected[name], rel=1e-4)
+
+
+def test_a_model_does_not_diverge_from_itself() -> None:
+    model = Resident(tiny_model("qwen3-gqa"))
+    assert found(model, model) == {"kl": [0.0] * 5, "agreement": [1.0] * 5, "top5_agreement": [1.0] * 5}
+
+
+def test_predictions_that_are_not_finite_are_no_small_divergence() -> None:
+    broken = tiny_model("llama-gqa")
+    broken.model.norm.weight.data[:] = float("nan")
+    assert all(kl != kl for kl in found(Resident(tiny_model("llama-gqa")), Resident(broken))["kl"])
+
+
+@pytest.mark.parametrize("positions", [1, 3, 16, 1000])
+def test_logits_are_made_in_chunks_and_the_chunks_change_nothing(
+    positions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dense, pruned = pair()
+    expected, sizes = found(Resident(dense), Resident(pruned)), []
+    monkeypatch.setattr(perplexity, "LOGITS_BYTES", 4 * positions * 4 * VOCAB)
+    pruned.lm_head.register_forward_hook(lambda module, args, logits: sizes.append(len(logits)))
+    chunked = found(Resident(dense), Resident(pruned))
+    for name in NAMES:
+        assert chunked[name] == pytest.approx(expected[name], rel=1e-5)
+    assert max(sizes) == min(positions, 16) and sum(sizes) == 2 * 5 * 16
+
+
+@pytest.mark.parametrize("placement", ["device", "auto", "stream"])
+def test_every_placement_keeps_the_same_states(placement: str, model_dir: Path, tmp_path: Path) -> None:
+    _, pruned = pair()
+    dense = placed_at(placement, model_dir, tmp_path / "work")
+    states, expected = final_states(dense, BATCHES), final_states(placed_at("device", model_dir), BATCHES)
+    assert all(torch.equal(one, other) for one, other in zip(states, expected, strict=True))
+    assert not [path for path in (tmp_path / "work").rglob("*") if path.is_file()]
+    assert compare(Resident(pruned), states, BATCHES) == compare(Resident(pruned), expected, BATCHES)
+
+
+def test_a_full_disk_is_said(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dense = placed_at("stream", model_dir, tmp_path / "work")
+    states = list(dense.hidden_states(BATCHES))
+    monkeypatch.setattr(OnDisk, "hidden_states", lambda self, batches_NT: iter(states))
+
+    def full(*given: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with pytest.raises(ValueError, match=r"cannot be written to .*; name a larger disk, or take fewer windows"):
+        final_states(dense, BATCHES)
+
+
+@pytest.fixture(scope="module")
+def measured(model_dir: Path, text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Report]:
+    def make(placement: str, folder: Path | None = None) -> Report:
+        root = tmp_path_factory.mktemp(placement)
+        options = [f"eval.{name}.datasets=[{text_file}]" for name in ("divergence", "perplexity")]
+        options += [f"eval.{name}.max_tokens=160" for name in ("divergence", "perplexity")]
+        options += [f"model.placement={placement}", f"cache_dir={root / 'cache'}", "eval.divergence.seq_len=[8,16]"]
+        arguments = [one for one in tiny(model_dir, text_file) if "eval.perplexity.datasets" not in one]
+        return run(composed("eval=[perplexity,divergence]", *arguments, *options, "ratio=0.4"), folder or root / "run")
+
+    return make
+
+
+def test_a_run_measures_it_at_every_placement(
+    measured: Callable[..., Report], model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports = {placement: measured(placement) for placement in ("device", "auto", "stream")}
+    monkeypatch.setattr("flap.models.placement.on_disk.free_bytes", lambda device: 0)
+    reports["stream, without room for the whole model"] = measured("stream")
+    report = reports["device"]
+    names = {f"words.txt/{name}@{length}" for name in NAMES for length in (8, 16)}
+    numbers = report.evaluation["pruned"]
+    assert set(numbers) == {"words.txt/perplexity@16", *names, *(f"{name}_stderr" for name in names)}
+    assert set(report.evaluation["dense"]) == {"words.txt/perplexity@16"} == set(report.difference_stderr)
+    for length in (8, 16):
+        assert 0 < numbers[f"words.txt/kl@{length}_stderr"] < numbers[f"words.txt/kl@{length}"]
+    assert report.domains == dict.fromkeys(
+        ["words.txt/perplexity@16", "words.txt/divergence@8", "words.txt/divergence@16"], "calibration"
+    )
+    for other in reports.values():
+        assert other.evaluation == report.evaluation
+        assert other.difference_stderr == report.difference_stderr
+
+
+def test_what_is_pruned_is_compared_with_what_was_before(
+    measured: Callable[..., Report],
+    model_dir: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    text_file: Path,
+    tmp_path: Path,
+) -> None:
+    numbers = measured("device", tmp_path).evaluation["pruned"]
+    task = Divergence([str(text_file)], seq_len=16, max_tokens=160).prepare(tokenizer, 128)[0]
+    dense, pruned = placed_at("device", model_dir), placed_at("device", tmp_path / "checkpoint")
+    assert task.reference is not None
+    again = task.run(pruned, task.reference(dense))
+    assert {name: numbers[name] for name in again.numbers} == again.numbers
+
+
+def test_a_run_that_is_started_again_compares_no_more(
+    measured: Callable[..., Report], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = measured("device", tmp_path)
+    monkeypatch.setattr("flap.evaluation.divergence.compare", lambda *given: pytest.fail("compared again"))
+    assert measured("device", tmp_path).evaluation == first.evaluation
+
+
+def test_its_options_are_those_of_perplexity_under_its_own_name(
+    text_file: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    (tmp_path / "short.txt").write_text("the cat")
+    for options, message in (
+        ({"seq_len": 1}, r"eval\.divergence\.seq_len=1: expected a whole number >= 2"),
+        ({"max_tokens": 15, "seq_len": 16}, r"eval\.divergence\.max_tokens=15: .* >= 16"),
+        ({"batch_size": 0}, r"eval\.divergence\.batch_size=0: .* >= 1"),
+        ({"seq_len": 129}, r"eval\.divergence\.seq_len=129: the model's context ends at 128"),
+        ({"bos": "maybe"}, r"eval\.divergence\.bos=maybe: expected one of"),
+    ):
+        with pytest.raises(ValueError, match=rf"^{message}"):
+            Divergence([str(text_file)], **options).prepare(tokenizer, 128)
+    with pytest.raises(
+        ValueError, match=r"^eval\.divergence\.datasets=short\.txt: its 2 tokens do not fill one window"
+    ):
+        Divergence([str(tmp_path / "short.txt")]).prepare(tokenizer, None)
