@@ -26,9 +26,9 @@ def prune_in_sequence(
     Returns the plan, and the fit reports by the name of the block.
     """
     covariance, adapter = metric.needs_covariance or compensation.needs_covariance, calibration.model.adapter
-    # not resumed: fit reports of the earlier start would be lost, and random scores would not be those of an
-    # uninterrupted run
-    resumes = not covariance and metric.needs_statistics
+    # not resumed: changes in memory, and fit reports, of the earlier start would be lost, and random scores would not
+    # be those of an uninterrupted run
+    resumes = calibration.model.on_disk and not covariance and metric.needs_statistics
     folder = folder / "prune" if folder is not None and resumes else None
     plans: list[LayerPlan] = []
     reports: dict[str, FitReport] = {}

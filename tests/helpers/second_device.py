@@ -171,6 +171,8 @@ WITHOUT_CPU_KERNEL: dict[str, Callable[..., Any]] = {"aten::histc": _count}
 
 backend_registration._setup_privateuseone_for_python_backend(NAME)
 DEVICE = torch.device(NAME, 0)
+# torch's gradient checkpointing asks each device for its types of mixed precision, whichever one it runs on.
+torch.second.get_amp_supported_dtype = lambda: [torch.bfloat16]
 # What has no tensor among its arguments, such as `torch.zeros`. Kept, as the registrations end with these objects.
 _fallbacks = torch.library.Library("_", "IMPL")
 _fallbacks.fallback(lambda func, *args, **options: run(func, args, options), "PrivateUse1")

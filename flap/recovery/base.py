@@ -1,0 +1,78 @@
+"""The choice of the `recover` group: which weights are trained, and for how long."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from flap.config import require
+from flap.models import ModelAdapter
+
+HELD_OUT = 32  # windows that are not trained on: the divergence on them decides what is best, and is reported
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """The options of a training.
+
+    dataset: a text as of `calibration`. tokens: how many are trained on, each once, in whole steps. seq_len: tokens a
+    window. batch_size: windows a step. learning_rate: the highest of AdamW; it rises for a twentieth of the steps and
+    falls as a cosine. rank: of updates W + 2 B A of all Linear modules, A with `rank` rows, which are merged at the
+    end (LoRA, arXiv 2106.09685); None: all weights but embeddings and head are trained. words: the divergence counts
+    so many likeliest words of the dense model exactly and the others as one class; None: the whole vocabulary.
+    patience: training ends after so many evaluations without a new best. gradient_checkpointing: activations are
+    computed again and not kept. processes: each has a GPU and a share of the batch.
+    """
+
+    dataset: Any
+    tokens: int
+    learning_rate: float
+    rank: int | None = None
+    seq_len: int = 256
+    batch_size: int = 8
+    words: int | None = None
+    patience: int = 2
+    gradient_checkpointing: bool = False
+    processes: int = 1
+
+    def __post_init__(self) -> None:
+        for name, minimum in {
+            "seq_len": 2,
+            "batch_size": 1,
+            "rank": 1,
+            "words": 1,
+            "patience": 1,
+            "processes": 1,
+        }.items():
+            value = getattr(self, name)
+            require(value is None or value >= minimum, f"recover.{name}", value, f"a whole number >= {minimum}")
+        require(self.learning_rate > 0, "recover.learning_rate", self.learning_rate, "a number > 0")
+        share = f"a multiple of recover.processes={self.processes}"
+        require(self.batch_size % self.processes == 0, "recover.batch_size", self.batch_size, share)
+        step = f"{self.tokens_a_step}, one step of {self.batch_size} windows of {self.seq_len}, or more"
+        require(self.steps > 0, "recover.tokens", self.tokens, step)
+
+    @property
+    def name(self) -> str:
+        """The name of the choice."""
+        return "full" if self.rank is None else "lora"
+
+    @property
+    def tokens_a_step(self) -> int:
+        """The tokens that one step is made from."""
+        return self.batch_size * self.seq_len
+
+    @property
+    def steps(self) -> int:
+        """The number of steps."""
+        return self.tokens // self.tokens_a_step
+
+    def check(self, adapter: ModelAdapter) -> None:
+        """Check that a model, which may have no weights yet, can be trained so.
+
+        Raises:
+            ValueError: it cannot.
+        """
+        vocabulary = int(adapter.model.config.vocab_size)
+        require(self.words is None or self.words < vocabulary, "recover.words", self.words, f"1 to {vocabulary - 1}")
+        stacked = any(adapter.mlp(i).num_experts > 1 for i in range(len(adapter.layers)))
+        allowed = "full or none for this model, whose experts are stacked in one tensor and are no Linear modules"
+        require(self.rank is None or not stacked, "recover", self.name, allowed)

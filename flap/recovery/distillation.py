@@ -1,0 +1,74 @@
+"""The stage: the compressed model is trained to predict what the dense one predicts (Hinton et al., arXiv 1503.02531).
+
+Legend: N windows · T tokens a window.
+"""
+
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from flap.data.random_state import seeded
+from flap.models import PlacedModel, Source
+from flap.recovery.base import HELD_OUT, Recovery
+from flap.recovery.processes import train_in_processes
+from flap.recovery.student import Student, mean_divergence
+from flap.recovery.trainable import trainable
+from flap.recovery.training import BEST, HISTORY, train
+
+log = logging.getLogger(__name__)
+
+
+def recover(
+    recovery: Recovery,
+    model: PlacedModel,
+    source: Source,
+    tokens_NT: Tensor,
+    folder: Path,
+    seed: int,
+    more_to_come: bool = False,
+) -> dict[str, Any]:
+    """Train the compressed model in place and return what the report says of it.
+
+    source, more_to_come: of the dense model. tokens_NT: see `recovery_windows`. folder: an interrupted training
+    resumes from it.
+
+    Raises:
+        ValueError: the predictions of the compressed model are not finite.
+    """
+    folder.mkdir(exist_ok=True)
+    teacher, bf16 = source.open(more_to_come), model.model.dtype == torch.bfloat16
+    before = mean_divergence(model, teacher, tokens_NT[:HELD_OUT], recovery.batch_size)
+    if not math.isfinite(before):
+        raise ValueError(f"recover={recovery.name}: the predictions of the compressed model are not finite")
+    if recovery.processes > 1 and not (folder / HISTORY).exists():
+        train_in_processes(recovery, model, source, tokens_NT, folder, seed)
+    with seeded(seed), trainable(recovery, model.model) as trained:
+        student = Student(model, teacher, trained, recovery.words)
+        if not (folder / HISTORY).exists():
+            train(student, recovery, tokens_NT, folder, seed, bf16)
+        student.load_state_dict(load_file(folder / BEST))
+    after = mean_divergence(model, teacher, tokens_NT[:HELD_OUT], recovery.batch_size)
+    history = json.loads((folder / HISTORY).read_text())
+    return {"nats_before": before, "nats_after": after, **_summary(recovery, history)}
+
+
+def _summary(recovery: Recovery, history: list[tuple[int, float]]) -> dict[str, Any]:
+    """Return what the report says of the training. history: steps, each with the held-out divergence after it."""
+    tokens_a_step = recovery.batch_size * recovery.seq_len
+    by_tokens = [(step * tokens_a_step, nats if math.isfinite(nats) else None) for step, nats in history]
+    best = min((nats, tokens) for tokens, nats in by_tokens if nats is not None)[1]
+    if best == 0:
+        log.warning("recover=%s: no step was better than the compressed model, which stays as it is", recovery.name)
+    return {
+        "choice": recovery.name,
+        "tokens": by_tokens[-1][0],
+        "best_after_tokens": best,
+        "stopped_early": history[-1][0] < recovery.steps,
+        "nats_by_tokens": by_tokens,
+    }

@@ -1,0 +1,68 @@
+"""The refusal of a training that surely has no room, from shapes alone, before a weight is read."""
+
+import torch
+from torch import nn
+
+from flap.config import require
+from flap.models import Block, ModelAdapter
+from flap.models.devices import free_bytes
+from flap.recovery.base import Recovery
+from flap.recovery.student import LOGITS_BYTES
+
+TRAINED_BYTES = 12  # of a trained parameter, besides itself: its gradient and AdamW's two moments
+LOGITS_COPIES = 4  # logits and log probabilities of both models
+
+
+def check_room_to_train(
+    recovery: Recovery, adapter: ModelAdapter, ratio: float, dtype: torch.dtype, device: torch.device
+) -> None:
+    """Check that there is room for a backward pass. adapter, dtype: of the dense model. ratio: what is removed of it.
+
+    Raises:
+        ValueError: there is surely not enough; says how much it takes and how much is free.
+    """
+    gpus, there = torch.cuda.device_count(), device.type == "cuda"
+    require(
+        not there or recovery.processes <= gpus, "recover.processes", recovery.processes, f"1 to {gpus}, the GPUs here"
+    )
+    needed = bytes_to_train(recovery, adapter, ratio, dtype, device) * (1 if there else recovery.processes)
+    if needed > (free := free_bytes(device)):
+        raise ValueError(
+            f"recover={recovery.name}: expected at least {needed / 1e9:.3g} GB free on {device}, which a backward pass "
+            f"takes, and {free / 1e9:.3g} GB are; take recover.gradient_checkpointing=true, a smaller "
+            "recover.batch_size, or recover=lora"
+        )
+
+
+def bytes_to_train(
+    recovery: Recovery, adapter: ModelAdapter, ratio: float, dtype: torch.dtype, device: torch.device
+) -> int:
+    """Return what a step takes at least: both models' weights, gradients and moments, activations, logits.
+
+    The dense weights are not counted on a CPU, which maps them from their files.
+    """
+    total, removed = sum(p.numel() for p in adapter.model.parameters()), ratio * adapter.num_parameters()
+    itemsize = 2 if dtype == torch.bfloat16 else 4
+    trained = sum(p.numel() for p in adapter.layers.parameters()) - removed
+    if recovery.rank is not None:
+        linears = [module for module in adapter.layers.modules() if isinstance(module, nn.Linear)]
+        trained = (1 - ratio) * recovery.rank * sum(linear.in_features + linear.out_features for linear in linears)
+    weights = (total - removed) * (4 if recovery.rank is None else itemsize)
+    dense = 0 if device.type == "cpu" else total * dtype.itemsize
+    tokens = recovery.tokens_a_step // recovery.processes
+    activations = tokens * itemsize * _kept_activations(adapter, ratio, recovery.gradient_checkpointing)
+    logits = LOGITS_COPIES * min(LOGITS_BYTES, 4 * tokens * int(adapter.model.config.vocab_size))
+    return int(dense + weights + TRAINED_BYTES * trained + activations + logits)
+
+
+def _kept_activations(adapter: ModelAdapter, ratio: float, checkpointing: bool) -> float:
+    """Return how many activations of a token are kept for the backward pass, at least."""
+    hidden = int(adapter.attention(0).output.weight.shape[0])
+    layers = [4 * hidden + (1 - ratio) * sum(map(_width, adapter.blocks(i))) for i in range(len(adapter.layers))]
+    return len(layers) * hidden + max(layers) if checkpointing else sum(layers)
+
+
+def _width(block: Block) -> float:
+    """Return the outputs of the input projections and the inputs of the output projection, for one token."""
+    outputs = sum(int(linear.out_features) for linear, _ in block.inputs)
+    return (outputs + block.columns_UC.numel()) * block.chosen_experts / block.num_experts

@@ -1,0 +1,90 @@
+"""The compressed model as Trainer sees it: a module whose output is its divergence from the dense model.
+
+Legend: N windows · T tokens a window · D hidden size · P positions · V vocabulary · K likeliest words.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import kl_div
+from torch.utils.checkpoint import checkpoint
+
+from flap.console.progress import progress
+from flap.models import PlacedModel
+
+# The size of the float32 logits of a chunk of positions; the loss has a few tensors of it at a time.
+LOGITS_BYTES = 2**26
+
+
+class Student(nn.Module):
+    """A module whose parameters are those that are trained and whose `forward` returns the loss.
+
+    So Trainer's checkpoints have the trained parameters alone, whatever class, names and shapes the model has.
+    words: K, as of `Recovery`.
+    """
+
+    def __init__(
+        self, model: PlacedModel, teacher: PlacedModel, trained: list[nn.Parameter], words: int | None
+    ) -> None:
+        super().__init__()
+        self.placed, self.teacher, self.words = model, teacher, words
+        self.trained = nn.ParameterList(trained)
+        self.positions = max(1, LOGITS_BYTES // (4 * int(model.model.config.vocab_size)))
+
+    def train(self, mode: bool = True) -> "Student":
+        """Set the mode of the model as well, which is not a submodule."""
+        self.placed.model.train(mode)
+        return super().train(mode)
+
+    def forward(self, input_ids: Tensor) -> dict[str, Tensor]:
+        """Return KL(dense ‖ compressed) of the next-token distributions, in nats a token, averaged over all positions.
+
+        The logits of a chunk of positions are dropped and made again for its gradient: those of a batch, over a whole
+        vocabulary, would take more memory than the model.
+        """
+        with torch.no_grad():
+            dense_PD = _hidden(self.teacher, input_ids)
+        chunks = zip(dense_PD.split(self.positions), _hidden(self.placed, input_ids).split(self.positions), strict=True)
+        nats = [checkpoint(self._divergence, *pair, use_reentrant=False, preserve_rng_state=False) for pair in chunks]
+        return {"loss": torch.stack(nats).sum() / input_ids.numel()}
+
+    def _divergence(self, dense_PD: Tensor, hidden_PD: Tensor) -> Tensor:
+        """Return the divergence of final hidden states, in nats, summed over positions."""
+        with torch.no_grad():
+            dense_PV = self.teacher.adapter.logits(dense_PD).float()
+        logits_PV = self.placed.adapter.logits(hidden_PD).float()
+        return divergence(dense_PV, logits_PV, self.words)
+
+
+def divergence(dense_PV: Tensor, logits_PV: Tensor, words: int | None) -> Tensor:
+    """Return Σ p (log p - log q) in nats, summed over positions, from the logits of p and q.
+
+    words: the likeliest words of p are classes of their own and all others are one; never more than the whole sum.
+    """
+    if words is None:
+        log_p, log_q = dense_PV.log_softmax(-1), logits_PV.log_softmax(-1)
+    else:
+        likeliest_PK = dense_PV.topk(words).indices
+        log_p, log_q = _classes(dense_PV, likeliest_PK), _classes(logits_PV, likeliest_PK)
+    return kl_div(log_q, log_p, reduction="sum", log_target=True)
+
+
+def _classes(logits_PV: Tensor, likeliest_PK: Tensor) -> Tensor:
+    """Return the log probabilities of K words and, as one more class, of all others."""
+    others_P1 = logits_PV.scatter(-1, likeliest_PK, -torch.inf).logsumexp(-1, keepdim=True)
+    return torch.cat([logits_PV.gather(-1, likeliest_PK), others_P1], dim=-1) - logits_PV.logsumexp(-1, keepdim=True)
+
+
+def _hidden(model: PlacedModel, tokens_NT: Tensor) -> Tensor:
+    """Return the final hidden states of all positions, hidden_PD."""
+    output = model.adapter.decoder(input_ids=tokens_NT.to(model.device), use_cache=False)
+    hidden_NTD: Tensor = output.last_hidden_state
+    return hidden_NTD.flatten(0, 1)
+
+
+@torch.no_grad()
+def mean_divergence(model: PlacedModel, teacher: PlacedModel, tokens_NT: Tensor, batch_size: int) -> float:
+    """Return KL(dense ‖ model) over the whole vocabulary, in nats a token; lower is better."""
+    student, total = Student(model, teacher, [], None).eval(), 0.0
+    for batch_NT in progress(tokens_NT.split(batch_size), "divergence, held out", Tensor.numel):
+        total += student(batch_NT)["loss"].item() * batch_NT.numel()
+    return total / tokens_NT.numel()

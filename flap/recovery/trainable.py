@@ -1,0 +1,70 @@
+"""Making the compressed model trainable, and an ordinary model again."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from flap.recovery.base import Recovery
+
+
+@contextmanager
+def trainable(recovery: Recovery, model: PreTrainedModel) -> Iterator[list[nn.Parameter]]:
+    """Yield the parameters that are trained, in float32, with all others frozen; at the end the model is as it was.
+
+    It gets tensors of its own first, because it may share those that were not pruned with the dense model.
+    """
+    before = _own_tensors(model, keep_bfloat16=recovery.rank is not None)
+    model.requires_grad_(False)
+    if recovery.gradient_checkpointing:
+        model.activation_checkpointing_enable()
+    adapted = None if recovery.rank is None else _with_adapters(model, recovery.rank)
+    trained = _all_but_ends(model) if adapted is None else [p for p in model.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    yield trained
+    if adapted is not None:
+        adapted.merge_and_unload()
+    if recovery.gradient_checkpointing:
+        model.activation_checkpointing_disable()
+    for parameter, (dtype, requires_grad) in before.items():
+        parameter.data = parameter.data.to(dtype)
+        parameter.requires_grad_(requires_grad)
+    model.eval()
+
+
+def _with_adapters(model: PreTrainedModel, rank: int) -> Any:
+    """Put A and B, in float32, beside every Linear of the layers; return peft's model, which merges them."""
+    from peft import LoraConfig, get_peft_model  # here, so that other runs do not wait for its import
+
+    options = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks for a name that transformers has replaced
+        return get_peft_model(model, options)
+
+
+def _all_but_ends(model: PreTrainedModel) -> list[nn.Parameter]:
+    """Return the weights of decoder layers and norms."""
+    ends = [*(m for m in model.modules() if isinstance(m, nn.Embedding)), model.get_output_embeddings()]
+    frozen = {id(parameter) for end in ends for parameter in end.parameters()}
+    return [parameter for parameter in model.parameters() if id(parameter) not in frozen]
+
+
+def _own_tensors(model: PreTrainedModel, keep_bfloat16: bool) -> dict[nn.Parameter, tuple[torch.dtype, bool]]:
+    """Replace every parameter by a copy in float32, or in bfloat16 if it has that type and keeps it; ties stay.
+
+    Returns the type and `requires_grad` that each copy had as original.
+    """
+    copies: dict[nn.Parameter, nn.Parameter] = {}
+    for module in model.modules():
+        for name, original in module.named_parameters(recurse=False):
+            if original not in copies:
+                kept = keep_bfloat16 and original.dtype == torch.bfloat16
+                copied = original.detach().to(original.dtype if kept else torch.float32, copy=True)
+                copies[original] = nn.Parameter(copied)
+            setattr(module, name, copies[original])
+    return {copied: (original.dtype, original.requires_grad) for original, copied in copies.items()}

@@ -1,0 +1,103 @@
+"""The training loop, transformers' Trainer, with evaluations on held-out windows and checkpoints to resume from.
+
+Legend: N windows · T tokens a window.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+
+from flap.console.progress import progress
+from flap.recovery.base import HELD_OUT, Recovery
+from flap.recovery.student import Student
+from flap.storage.files import atomic_file, write_text
+
+BEST, HISTORY = "best.safetensors", "history.json"
+EVALUATIONS = 10  # at most; and at least EVERY times as many windows are trained on as each evaluates
+EVERY = 4
+
+
+def train(student: Student, recovery: Recovery, tokens_NT: Tensor, folder: Path, seed: int, bf16: bool) -> None:
+    """Train; BEST in the folder then has the parameters with the lowest divergence, HISTORY the divergence by step.
+
+    A killed training goes on from Trainer's last checkpoint in the folder, of which it reads tensors and numbers alone
+    (`weights_only`). bf16: layers compute in bfloat16 (autocast).
+    """
+    device, batch_size = student.placed.device, recovery.batch_size // recovery.processes
+    every = math.ceil(max(recovery.steps / EVALUATIONS, EVERY * HELD_OUT / recovery.batch_size))
+    options = TrainingArguments(
+        output_dir=str(folder), report_to="none", disable_tqdm=True, logging_strategy="no",
+        logging_nan_inf_filter=False, use_cpu=device.type == "cpu", bf16=bf16, seed=seed, max_steps=recovery.steps,
+        per_device_train_batch_size=batch_size, per_device_eval_batch_size=batch_size,
+        learning_rate=recovery.learning_rate, lr_scheduler_type="cosine", warmup_steps=0.05,
+        eval_strategy="steps", eval_steps=every, eval_on_start=True, save_strategy="steps", save_steps=every,
+        save_total_limit=1, label_names=["input_ids"], remove_unused_columns=False, dataloader_num_workers=0,
+        dataloader_pin_memory=device.type == "cuda", train_sampling_strategy="sequential",
+        ddp_find_unused_parameters=False,
+    )  # fmt: skip
+    if options.n_gpu > 1:
+        options._n_gpu = 1  # Trainer would copy the student to all GPUs, in threads of this process
+    sets = [[{"input_ids": tokens_T} for tokens_T in part] for part in (tokens_NT[HELD_OUT:], tokens_NT[:HELD_OUT])]
+    callbacks = [KeepBest(student, recovery.patience, folder / BEST), Bar(recovery.tokens_a_step)]
+    trainer = Trainer(student, options, train_dataset=sets[0], eval_dataset=sets[1], callbacks=callbacks)
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+    if trainer.is_world_process_zero():
+        write_text(folder / HISTORY, json.dumps(list(history(trainer.state).items())))
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """Return Trainer's last checkpoint that is complete, which its state says, as it is written last."""
+    complete = [file.parent for file in folder.glob("checkpoint-*/trainer_state.json") if file.stat().st_size]
+    return str(max(complete, key=lambda path: int(path.name.split("-")[1]))) if complete else None
+
+
+def history(state: Any) -> dict[int, float]:
+    """Return the held-out divergence in nats a token after each step at which it was evaluated; 0: before training."""
+    return {entry["step"]: entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry}
+
+
+class KeepBest(TrainerCallback):
+    """Keep the best parameters, the compressed model's at first, and end a training that gets no better."""
+
+    def __init__(self, student: Student, patience: int, path: Path) -> None:
+        self.student, self.patience, self.path = student, patience, path
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Judge by the whole history, which Trainer's checkpoints have, so that a resumed training ends as it would."""
+        nats = {step: value if math.isfinite(value) else math.inf for step, value in history(state).items()}
+        best = min(nats, key=lambda step: nats[step])
+        if best == state.global_step and state.is_world_process_zero:
+            with atomic_file(self.path) as scratch:
+                save_file(self.student.state_dict(), scratch)
+        waited = sum(step > best for step in nats)
+        if waited >= self.patience or math.isinf(nats[state.global_step]):
+            control.should_training_stop = True
+
+
+class Bar(TrainerCallback):
+    """Draw this program's own progress bar."""
+
+    def __init__(self, tokens_a_step: int) -> None:
+        self.tokens_a_step = tokens_a_step
+        self.steps: Iterator[int] = iter(())
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Begin at the step that a resumed training goes on from."""
+        if state.is_world_process_zero:
+            self.steps = progress(range(state.global_step, state.max_steps), "recover", lambda _: self.tokens_a_step)
+        next(self.steps, None)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Count a step."""
+        next(self.steps, None)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Take the bar away, also where training has ended early."""
+        self.steps = iter(())

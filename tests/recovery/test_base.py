@@ -1,0 +1,50 @@
+"""Options that are refused, each in one line."""
+
+from dataclasses import replace
+
+import pytest
+
+from flap.models import adapt
+from flap.recovery import Recovery
+from tests.cases import tiny_model
+from tests.recovery.small import FULL, LORA
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"tokens": 127}, "recover.tokens=127: expected 128, one step of 8 windows of 16, or more"),
+        ({"seq_len": 1}, "recover.seq_len=1: expected a whole number >= 2"),
+        ({"batch_size": 0}, "recover.batch_size=0: expected a whole number >= 1"),
+        ({"words": 0}, "recover.words=0: expected a whole number >= 1"),
+        ({"rank": 0}, "recover.rank=0: expected a whole number >= 1"),
+        ({"patience": 0}, "recover.patience=0: expected a whole number >= 1"),
+        ({"processes": 0}, "recover.processes=0: expected a whole number >= 1"),
+        ({"processes": 3}, "recover.batch_size=8: expected a multiple of recover.processes=3"),
+        ({"learning_rate": 0.0}, "recover.learning_rate=0.0: expected a number > 0"),
+    ],
+)
+def test_options_out_of_range(changes: dict[str, object], line: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        replace(FULL, **changes)
+    assert str(caught.value) == line
+
+
+@pytest.mark.parametrize(
+    ("recovery", "architecture", "line"),
+    [
+        (replace(FULL, words=96), "llama-gqa", "recover.words=96: expected 1 to 95"),
+        (LORA, "mixtral", "recover=lora: expected full or none for this model, whose experts are stacked"),
+        (LORA, "qwen3_moe", "recover=lora: expected full or none for this model, whose experts are stacked"),
+    ],
+)
+def test_what_a_model_cannot_be_trained_with(recovery: Recovery, architecture: str, line: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        recovery.check(adapt(tiny_model(architecture)))
+    assert str(caught.value).startswith(line)
+    replace(recovery, words=95, rank=None).check(adapt(tiny_model(architecture)))
+
+
+def test_steps_are_whole() -> None:
+    assert replace(FULL, tokens=128).steps == replace(FULL, tokens=255).steps == 1
+    assert replace(FULL, tokens=256).steps == 2

@@ -1,0 +1,146 @@
+"""What a recovery does to the model: its divergence falls, and it is an ordinary model again that saves and reloads."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from flap.checkpoint.save import save
+from flap.models import Resident
+from flap.recovery import recover
+from flap.recovery.base import HELD_OUT
+from flap.recovery.student import mean_divergence
+from flap.recovery.trainable import trainable
+from tests.cases import tiny_model
+from tests.helpers.pruned import logits, prune
+from tests.recovery.small import FULL, LORA, SEQ_LEN, Dense, compressed, equal, in_type, recovered, state, windows
+
+CASES = {
+    "full": (FULL, "llama-gqa", torch.float32),
+    "full, biases": (FULL, "llama-gqa-biases", torch.float32),
+    "full, bfloat16": (FULL, "qwen3-gqa", torch.bfloat16),
+    "full, experts": (FULL, "qwen3_moe", torch.float32),
+    "full, likeliest words": (replace(FULL, words=16), "mistral-mha-tied", torch.float32),
+    "lora": (LORA, "llama-gqa-biases", torch.float32),
+    "lora, bfloat16": (replace(LORA, gradient_checkpointing=True), "llama-mha", torch.bfloat16),
+    "lora, float16": (LORA, "llama-gqa", torch.float16),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_divergence_falls_and_the_model_can_be_saved_and_reloads_equal(
+    case: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    recovery, architecture, dtype = CASES[case]
+    model = tiny_model(architecture)
+    plan = prune(model, 0.3)
+    before, kind = state(in_type(model, dtype)), type(model)
+    found = recovered(model, recovery, tmp_path / "work", architecture)
+    assert found["nats_after"] < 0.9 * found["nats_before"]
+    held_out_NT = windows(recovery)[:HELD_OUT]
+    again = mean_divergence(Resident(model), Dense(architecture, dtype).open(), held_out_NT, 8)
+    assert again == found["nats_after"]
+    assert found["tokens"] == recovery.tokens and not found["stopped_early"]
+    after = state(model)
+    assert {name: (p.shape, p.dtype) for name, p in after.items()} == {n: (p.shape, p.dtype) for n, p in before.items()}
+    assert type(model) is kind and not model.training and all(p.requires_grad for p in model.parameters())
+    save(Resident(model), tokenizer, tmp_path / "saved", plan, {})  # which compares the reloaded model with this one
+
+
+@pytest.mark.parametrize(("recovery", "trained"), [(FULL, ("layers", "norm")), (LORA, ("proj.weight",))])
+def test_embeddings_and_head_stay(recovery: object, trained: tuple[str, ...], tmp_path: Path) -> None:
+    model = compressed("qwen3-gqa")
+    before = state(model)
+    recovered(model, recovery, tmp_path, "qwen3-gqa")
+    changed = {name for name, tensor in state(model).items() if not torch.equal(tensor, before[name])}
+    assert changed == {name for name in before if any(part in name for part in trained)}
+    assert {"model.embed_tokens.weight", "lm_head.weight"} <= before.keys() - changed
+
+
+@pytest.mark.parametrize("recovery", [FULL, LORA])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_dense_model_that_shares_tensors_with_the_compressed_one_stays(
+    recovery: object, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    model, dense = compressed("llama-gqa", dtype), Dense("llama-gqa", dtype)
+    model.model.embed_tokens.weight = model.lm_head.weight = dense.model.model.embed_tokens.weight
+    for layer, dense_layer in zip(model.model.layers, dense.model.model.layers, strict=True):
+        layer.input_layernorm.weight = dense_layer.input_layernorm.weight
+    before = state(dense.model)
+    recover(recovery, Resident(model), dense, windows(), tmp_path, seed=0)
+    assert equal(state(dense.model), before)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+@pytest.mark.parametrize("recovery", [FULL, LORA])
+def test_it_is_deterministic_and_leaves_random_states(recovery: object, tmp_path: Path) -> None:
+    dense, tokens_NT, models = Dense("llama-gqa"), windows(), [compressed(), compressed()]
+    for number, model in enumerate(models):
+        torch.manual_seed(number)
+        before = torch.random.get_rng_state()
+        recover(recovery, Resident(model), dense, tokens_NT, tmp_path / str(number), seed=5)
+        assert torch.equal(torch.random.get_rng_state(), before)
+    assert equal(*map(state, models))
+
+
+def test_the_merged_model_computes_what_the_adapters_did() -> None:
+    model = compressed("llama-gqa-biases")
+    before = logits(model.eval())
+    with trainable(LORA, model) as trained:
+        assert torch.equal(logits(model.eval()), before)  # B begins as zeros
+        with torch.no_grad():
+            for parameter in trained:
+                parameter.normal_(std=0.1)
+        adapted = logits(model)
+    assert (adapted - before).abs().max() > 0.1
+    torch.testing.assert_close(logits(model), adapted, atol=1e-4, rtol=1e-4)
+
+
+def test_gradient_checkpointing_computes_layers_again_and_the_same(tmp_path: Path) -> None:
+    def trained(checkpointing: bool) -> tuple[PreTrainedModel, int]:
+        model, calls = compressed(), []
+        model.model.layers[0].mlp.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+        recovery = replace(FULL, gradient_checkpointing=checkpointing)
+        recovered(model, recovery, tmp_path / str(checkpointing))
+        assert not model.is_activation_checkpointing
+        return model, sum(calls)
+
+    (plain, once), (checkpointed, twice) = trained(False), trained(True)
+    assert (once, twice) == (FULL.steps, 2 * FULL.steps)
+    assert equal(state(plain), state(checkpointed))
+
+
+@pytest.mark.parametrize("learning_rate", [3.0, 1e30])
+def test_a_training_that_diverges_ends_and_the_best_stays(
+    learning_rate: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = compressed()
+    before = state(model)
+    found = recovered(model, replace(FULL, learning_rate=learning_rate, patience=1), tmp_path)
+    assert found["stopped_early"] and found["best_after_tokens"] == 0 and found["tokens"] < FULL.tokens
+    assert found["nats_after"] == found["nats_before"] and equal(state(model), before)
+    assert (found["nats_by_tokens"][-1][1] is None) == (learning_rate == 1e30)
+    assert "no step was better than the compressed model" in caplog.text
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_model_without_finite_predictions_is_refused(tmp_path: Path) -> None:
+    model = compressed()
+    with torch.no_grad():
+        model.model.layers[0].mlp.down_proj.weight.fill_(torch.nan)
+    with pytest.raises(ValueError, match="recover=full: the predictions of the compressed model are not finite"):
+        recovered(model, FULL, tmp_path)
+
+
+def test_it_writes_into_its_folder_alone_and_prints_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cwd").mkdir()
+    monkeypatch.chdir(tmp_path / "cwd")
+    recovered(compressed(), replace(FULL, tokens=16 * 8 * SEQ_LEN), tmp_path / "work")
+    assert list(Path.cwd().iterdir()) == []
+    out, err = capsys.readouterr()
+    assert out == "" and "recover " in err

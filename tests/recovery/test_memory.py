@@ -1,0 +1,87 @@
+"""The bytes that training takes at least, beside what tensors are really kept; the refusal."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig
+
+from flap.models import Resident, adapt
+from flap.recovery import Recovery, check_room_to_train, memory
+from flap.recovery.memory import bytes_to_train
+from flap.recovery.student import Student
+from flap.recovery.trainable import trainable
+from tests.cases import ARCHITECTURES, MIXTURES, random_model, tokens
+
+CPU = torch.device("cpu")
+WIDE = {"hidden_size": 128, "intermediate_size": 384, "num_attention_heads": 16, "num_key_value_heads": 16}
+OPTIONS = Recovery("words", 10**6, 1e-3, seq_len=24, batch_size=6)
+LORA = replace(OPTIONS, rank=4)
+
+
+def measured(recovery: Recovery, config: PreTrainedConfig) -> int:
+    """The bytes of all tensors that a step keeps: parameters, gradients, moments, activations for the backward pass."""
+    model = random_model(config)
+    saved: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        kept.append(tensor)
+        return tensor
+
+    with trainable(recovery, model) as trained:
+        student, kept = Student(Resident(model), Resident(model), trained, None).train(), list[Tensor]()
+        own = {parameter.untyped_storage().data_ptr(): parameter.nbytes for parameter in model.parameters()}
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            student(tokens())
+        activations = sum(num_bytes for place, num_bytes in saved.items() if place not in own)
+        return sum(own.values()) + 3 * sum(parameter.nbytes for parameter in trained) + activations
+
+
+KEPT = [(OPTIONS, "llama-mha"), (OPTIONS, "qwen3-gqa"), (OPTIONS, "mixtral"), (LORA, "llama-gqa-biases")]
+
+
+@pytest.mark.parametrize(("recovery", "architecture"), KEPT)
+def test_it_is_at_least_half_of_what_is_kept_and_not_more(recovery: Recovery, architecture: str) -> None:
+    config = type(ARCHITECTURES.get(architecture) or MIXTURES[architecture])
+    wide = config(**((ARCHITECTURES | MIXTURES)[architecture].to_dict() | WIDE))
+    adapter = adapt(random_model(wide))
+    logits = memory.LOGITS_COPIES * 4 * tokens().numel() * wide.vocab_size  # of a chunk, dropped before the next
+    estimated = bytes_to_train(recovery, adapter, 0.0, torch.float32, CPU) - logits
+    assert 0.5 < estimated / measured(recovery, wide) <= 1.02
+
+
+def test_what_lowers_it() -> None:
+    def needed(ratio: float = 0.0, dtype: torch.dtype = torch.float32, **changes: object) -> int:
+        return bytes_to_train(replace(OPTIONS, **changes), adapter, ratio, dtype, CPU)
+
+    adapter = adapt(random_model(ARCHITECTURES["llama-mha"]))
+    smaller = [
+        needed(ratio=0.3), needed(rank=1), needed(gradient_checkpointing=True), needed(batch_size=3),
+        needed(dtype=torch.bfloat16), needed(processes=2),
+    ]  # fmt: skip
+    assert max(smaller) < needed()
+    assert needed(rank=1, dtype=torch.bfloat16) < needed(rank=1)
+
+
+def test_without_room_it_says_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = adapt(random_model(ARCHITECTURES["llama-mha"]))
+    needed = bytes_to_train(OPTIONS, adapter, 0.3, torch.float32, CPU)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: needed)
+    check_room_to_train(OPTIONS, adapter, 0.3, torch.float32, CPU)
+    line = (
+        r"recover=full: expected at least 0.00\d+ GB free on cpu, which a backward pass takes, and 0.00\d+ GB are; take"
+    )
+    with pytest.raises(ValueError, match=line):
+        check_room_to_train(replace(OPTIONS, processes=2), adapter, 0.3, torch.float32, CPU)
+    monkeypatch.setattr(memory, "free_bytes", lambda device: needed - 1)
+    with pytest.raises(ValueError, match=line):
+        check_room_to_train(OPTIONS, adapter, 0.3, torch.float32, CPU)
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    adapter = adapt(random_model(ARCHITECTURES["llama-mha"]))
+    with pytest.raises(ValueError, match=r"recover.processes=2: expected 1 to 1, the GPUs here"):
+        check_room_to_train(replace(OPTIONS, processes=2), adapter, 0.3, torch.float32, torch.device("cuda"))

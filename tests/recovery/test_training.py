@@ -1,0 +1,119 @@
+"""The training loop: what is kept as best and when it ends; a killed training goes on where it was."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from flap.recovery import Recovery, training
+from flap.recovery.training import BEST, HISTORY, Bar, KeepBest, last_checkpoint
+from tests.recovery.small import FULL, LORA, compressed, equal, recovered, state
+
+
+def judged(nats: list[float], patience: int, path: Path) -> tuple[int, float]:
+    """The evaluations until the training ends, and which of them gave the kept parameters."""
+    student = nn.Linear(1, 1)
+    keep, log = KeepBest(student, patience, path / BEST), []
+    control = SimpleNamespace(should_training_stop=False)
+    for step, value in enumerate(nats):
+        nn.init.constant_(student.weight, step)
+        log.append({"step": step, "eval_loss": value})
+        state = SimpleNamespace(log_history=log, global_step=step, is_world_process_zero=True)
+        keep.on_evaluate(None, state, control)
+        if control.should_training_stop:
+            break
+    return len(log), load_file(path / BEST)["weight"].item()
+
+
+@pytest.mark.parametrize(
+    ("nats", "patience", "evaluations", "best"),
+    [
+        ([1.0, 0.5, 0.7, 0.6, 0.4], 2, 4, 1),
+        ([1.0, 0.5, 0.7, 0.4, 0.6], 2, 5, 3),
+        ([1.0, 1.1, 0.9], 1, 2, 0),
+        ([1.0, 0.5, float("nan"), 0.4], 3, 3, 1),
+        ([1.0, float("inf"), 0.4], 3, 2, 0),
+    ],
+)
+def test_the_best_is_kept_and_training_ends_without_a_new_one(
+    nats: list[float], patience: int, evaluations: int, best: int, tmp_path: Path
+) -> None:
+    assert judged(nats, patience, tmp_path) == (evaluations, best)
+
+
+def steps_taken(monkeypatch: pytest.MonkeyPatch, killed_after: int | None = None) -> list[int]:
+    """The steps that are really taken from now on; after one of them the training is interrupted."""
+    taken: list[int] = []
+
+    def note(bar: Bar, args: Any, state: Any, control: Any, **_: Any) -> None:
+        taken.append(state.global_step)
+        if state.global_step == killed_after:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Bar, "on_step_end", note)
+    return taken
+
+
+@pytest.mark.parametrize("recovery", [FULL, LORA, replace(FULL, learning_rate=3.0, patience=2)])
+@pytest.mark.parametrize("killed_after", [5, 16, 39])
+def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_been(
+    recovery: Recovery, killed_after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "EVERY", 1)  # every fourth step is evaluated and saved
+    undisturbed = compressed()
+    expected = recovered(undisturbed, recovery, tmp_path / "undisturbed")
+    last = expected["tokens"] // recovery.tokens_a_step
+    steps_taken(monkeypatch, min(killed_after, last))
+    with pytest.raises(KeyboardInterrupt):
+        recovered(compressed(), recovery, tmp_path / "killed")
+    taken, model = steps_taken(monkeypatch), compressed()
+    found = recovered(model, recovery, tmp_path / "killed")
+    assert taken[0] == (min(killed_after, last) - 1) // 4 * 4 + 1
+    assert found == expected and equal(state(model), state(undisturbed))
+
+
+def test_a_training_that_has_ended_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = compressed(), compressed()
+    expected = recovered(first, FULL, tmp_path)
+    taken = steps_taken(monkeypatch)
+    assert recovered(second, FULL, tmp_path) == expected
+    assert taken == [] and equal(state(first), state(second))
+
+
+def test_a_checkpoint_that_was_not_finished_is_passed_over(tmp_path: Path) -> None:
+    assert last_checkpoint(tmp_path) is None
+    for number, text in {"4": "{}", "20": "{}", "100": ""}.items():
+        (tmp_path / f"checkpoint-{number}").mkdir()
+        (tmp_path / f"checkpoint-{number}" / "trainer_state.json").write_text(text)
+    (tmp_path / "checkpoint-200").mkdir()
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-20")
+
+
+def test_nothing_that_trainer_has_pickled_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps_taken(monkeypatch, killed_after=20)
+    with pytest.raises(KeyboardInterrupt):
+        recovered(compressed(), FULL, tmp_path)
+    loaded, load = [], torch.load
+
+    def watched(file: Any, *args: Any, **options: Any) -> Any:
+        loaded.append((Path(file).name, options["weights_only"]))
+        return load(file, *args, **options)
+
+    monkeypatch.setattr(torch, "load", watched)
+    steps_taken(monkeypatch)
+    recovered(compressed(), FULL, tmp_path)
+    assert sorted(loaded) == [("optimizer.pt", True), ("rng_state.pth", True), ("scheduler.pt", True)]
+
+
+def test_checkpoints_have_what_is_trained_and_no_more(tmp_path: Path) -> None:
+    model = compressed()
+    recovered(model, LORA, tmp_path)
+    [checkpoint] = tmp_path.glob("checkpoint-*")
+    tensors = load_file(checkpoint / "model.safetensors")
+    assert len(tensors) == 2 * 7 * len(model.model.layers)
+    assert {path.name for path in tmp_path.iterdir()} == {BEST, HISTORY, checkpoint.name}
