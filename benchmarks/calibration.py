@@ -18,7 +18,7 @@ from torch import Tensor
 
 from flap.calibration import collect
 from flap.config import ModelConfig
-from flap.data import calibration_windows, read_text
+from flap.data import Pool, read_text
 from flap.models import PlacedModel, find_model
 from flap.storage import cache_root
 
@@ -29,7 +29,7 @@ MEMORY_BATCH_SIZE = 64  # a peak well above the few MiB by which any process dri
 def load(num_samples: int) -> tuple[PlacedModel, Tensor]:
     source = find_model(ModelConfig("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct"), cache_root(None), False)
     text = read_text("boolq-passages", "calibration", "calibration.dataset")
-    return source.open(), calibration_windows(text, source.tokenizer, num_samples, SEQ_LEN, seed=0)
+    return source.open(), Pool(text, source.tokenizer, bos=False).draw(num_samples, SEQ_LEN, seed=0)
 
 
 @torch.no_grad()
@@ -50,7 +50,7 @@ def time_ratio(num_samples: int, repeats: int) -> float:
     ratios = []
     for _ in range(repeats):
         bare = seconds(lambda: bare_forward(model, tokens_NT))
-        calibrated = seconds(lambda: collect(model, tokens_NT, BATCH_SIZE))
+        calibrated = seconds(lambda: collect(model, [tokens_NT], BATCH_SIZE))
         ratios.append(calibrated / bare)
         print(f"bare forward {bare:6.2f} s   calibration {calibrated:6.2f} s   ratio {ratios[-1]:.3f}", flush=True)
     return statistics.median(ratios)
@@ -70,7 +70,7 @@ def memory_over_model(num_samples: int) -> None:
         parameter.sum()
     Path("/proc/self/clear_refs").write_text("5")  # reset the peak, which loading has raised
     loaded = status_bytes("VmRSS")
-    collect(model, tokens_NT, MEMORY_BATCH_SIZE)
+    collect(model, [tokens_NT], MEMORY_BATCH_SIZE)
     print(f"over-model-bytes {status_bytes('VmHWM') - loaded}")
 
 

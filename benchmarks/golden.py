@@ -34,7 +34,13 @@ def cells(mixture: Path) -> dict[str, list[str]]:
         for structure in STRUCTURES for metric in METRICS for compensation in COMPENSATIONS
     }  # fmt: skip
     others = {
-        "search": ["method=flap_plus", "calibration.num_samples=16", "structure.tokens=256", "structure.rounds=1"],
+        "search": [
+            "method=flap_plus",
+            "calibration=boolq-passages",
+            "calibration.num_samples=16",
+            "structure.tokens=256",
+            "structure.rounds=1",
+        ],
         "wanda_sp": ["method=wanda_sp"],
         "mag_sp": ["method=mag_sp"],
         "stream": ["model.placement=stream"],

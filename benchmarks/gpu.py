@@ -159,7 +159,13 @@ def random_model(shape: dict[str, Any], device: str) -> PreTrainedModel:
 def composed(options: argparse.Namespace, *overrides: str) -> FlapConfig:
     """The checked config that the command line would make; nothing is measured, saved or kept."""
     model = ["model.name=random", "model.path=random", f"model.device={options.device}"]
-    sizes = [f"calibration.seq_len={SEQ_LEN}", f"calibration.batch_size={BATCH_SIZE}", "ratio=0.2", "run_name=gpu"]
+    sizes = [
+        "calibration=boolq-passages",
+        f"calibration.seq_len={SEQ_LEN}",
+        f"calibration.batch_size={BATCH_SIZE}",
+        "ratio=0.2",
+        "run_name=gpu",
+    ]
     alone = ["eval=none", "checkpoint.save=false", "use_cache=false"]
     with initialize_config_dir(config_dir(), version_base="1.3"):
         return typed(compose("config", [*overrides, *model, *sizes, *alone]))
@@ -177,7 +183,7 @@ def flap_plus_config(options: argparse.Namespace) -> FlapConfig:
 def windows(config: FlapConfig, source: Given) -> Tensor:
     found = prepare(config, None, source).windows
     assert found is not None
-    return found.tokens_NT
+    return found.by_length[0]
 
 
 def bare(source: Given, config: FlapConfig) -> Figures:

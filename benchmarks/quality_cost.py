@@ -52,7 +52,11 @@ VARIANTS = {
 
 def composed(variant: Variant, options: argparse.Namespace) -> FlapConfig:
     """The checked config that the command line would make; nothing is measured, saved or kept."""
-    sizes = [f"calibration.num_samples={options.samples}", f"calibration.seq_len={SEQ_LEN}"]
+    sizes = [
+        "calibration=boolq-passages",
+        f"calibration.num_samples={options.samples}",
+        f"calibration.seq_len={SEQ_LEN}",
+    ]
     rest = ["run_name=quality_cost", f"model.dtype={options.dtype}", f"ratio={options.ratio}"]
     alone = ["eval=none", "checkpoint.save=false", "use_cache=false"]
     with initialize_config_dir(config_dir(), version_base="1.3"):
@@ -72,7 +76,7 @@ def time_ratio(name: str, config: FlapConfig, source: Given, clock: Callable[[],
     windows = prepare(config, None, source).windows
     assert windows is not None
     start = clock()
-    bare_forward(source.open(), windows.tokens_NT)
+    bare_forward(source.open(), windows.by_length[0])
     between = clock()
     report = run(config, None, source=source)
     bare, pruned = between - start, clock() - between

@@ -44,7 +44,7 @@ COLUMNS = (
     "disk, GB", "estimate, GB", "/ measured", "seconds", "CPU seconds", "CPU seconds / GB", "ratio", "logits reloaded",
 )  # fmt: skip
 RUN = ["model.name=random", "model.placement=stream", "ratio=0.3", "eval=[none]"]
-WINDOWS = ["calibration.num_samples=16", "calibration.seq_len=128"]
+WINDOWS = ["calibration=boolq-passages", "calibration.num_samples=16", "calibration.seq_len=128"]
 
 
 def write_model(directory: Path, shape: str, num_layers: int) -> int:

@@ -22,7 +22,7 @@ from flap.allocation import ALAM, ALMM, ULMM, ULUM, Structure, price
 from flap.calibration import collect
 from flap.compression import BiasCompensation, compress, slice_layer
 from flap.config import ModelConfig
-from flap.data import calibration_windows, read_text
+from flap.data import Pool, read_text
 from flap.importance import IFV, WIFN, WIFV, Metric, score_layers
 from flap.models import find_model
 from flap.storage import cache_root
@@ -38,10 +38,10 @@ def bare_seconds() -> float:
     """One calibration and 24 times score, allocate, slice, with nothing around them."""
     source = find_model(ModelConfig("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct"), cache_root(None), False)
     text = read_text("boolq-passages", "calibration", "calibration.dataset")
-    tokens_NT = calibration_windows(text, source.tokenizer, 128, 128, seed=0)
+    tokens_NT = Pool(text, source.tokenizer, bos=False).draw(128, 128, seed=0)
     model = source.open()
     start = time.perf_counter()
-    statistics_of_layers = collect(model, tokens_NT, batch_size=8)
+    statistics_of_layers = collect(model, [tokens_NT], batch_size=8)
     total = time.perf_counter() - start
     for metric, structure, ratio in product(METRICS, STRUCTURES, RATIOS):
         adapter = source.open(more_to_come=True).adapter

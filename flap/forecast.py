@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from flap.config import FlapConfig
+from flap.data import SELF, parse
 from flap.estimation import Estimate, Place, Room, Shapes, Texts, Work, check_fits, estimate_run, lines, shapes_of
 from flap.evaluation.perplexity import LOGITS_BYTES, Perplexity
 from flap.job import Choices
@@ -62,14 +63,17 @@ class Forecast:
 
 def _work(config: FlapConfig, choices: Choices, in_memory: bool) -> Work:
     texts, left_out = _texts(config, choices)
-    calibration = config.calibration
+    calibration, longest = config.calibration, max(config.calibration.lengths)
+    shortened = (
+        calibration.lengths[0] / longest
+    )  # windows of several lengths take what as many tokens of the longest do
     return Work(
         choices.metric,
         choices.structure,
         choices.compensation,
-        calibration.num_samples if choices.need_windows else 0,
-        calibration.seq_len,
-        calibration.batch_size,
+        math.ceil(calibration.num_samples * shortened) if choices.need_windows else 0,
+        longest,
+        max(1, int(calibration.batch_size * shortened)),
         0 if config.mask_only else config.ratio,
         choices.read_plain_statistics,
         choices.in_sequence,
@@ -77,8 +81,16 @@ def _work(config: FlapConfig, choices: Choices, in_memory: bool) -> Work:
         GGUF_BYTES[config.checkpoint.gguf_type] if "gguf" in config.checkpoint.formats else 0,
         texts,
         in_memory,
+        _own_tokens(config) if choices.need_windows else 0,
         left_out,
     )
+
+
+def _own_tokens(config: FlapConfig) -> int:
+    """Return about how many tokens of the calibration windows the model writes itself."""
+    parts = parse(config.calibration.dataset, "calibration.dataset")
+    share = sum(part.weight for part in parts if part.dataset == SELF) / sum(part.weight for part in parts)
+    return math.ceil(share * config.calibration.num_samples * config.calibration.lengths[0])
 
 
 def _texts(config: FlapConfig, choices: Choices) -> tuple[Texts | None, list[str]]:
@@ -93,7 +105,7 @@ def _texts(config: FlapConfig, choices: Choices) -> tuple[Texts | None, list[str
             texts = Texts(count * len(windows), count * tokens, batch, LOGITS_BYTES)
         else:
             left_out.append(f"eval.{name}")
-    return texts, left_out
+    return texts, left_out + (["recover"] if choices.recovery is not None else [])
 
 
 def _place(config: FlapConfig, choices: Choices, model: Architecture | Source | Given, shapes: Shapes) -> Place:

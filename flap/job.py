@@ -1,30 +1,29 @@
-"""The job of a run: all that it needs besides weights, as choices, windows, budget, tasks and cache.
+"""The job of a run: all that it needs besides weights, as choices, windows, budget, tasks and cache."""
 
-Legend: N windows · T tokens a window.
-"""
-
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from flap.allocation import Budget, Measure, PruningPlan, Structure
 from flap.calibration import STATISTICS_VERSION, Calibration
 from flap.calibration.calibrate import calibrate
+from flap.calibration.writing import WRITTEN, Draft, text_of, write
 from flap.compression import Compensation, CompressLayer, Divergence, mask_layer, slice_layer
 from flap.config import FlapConfig
-from flap.data import Text, tokens_sha256
+from flap.data import Windows
 from flap.evaluation import Evaluator, Suite
 from flap.importance import Metric
 from flap.models import Given, PlacedModel, Source
+from flap.recovery import Recovery, recover
 from flap.storage import Cache, Kind, as_json, digest
 from flap.storage.workspace import workspace
 
 DIVERGENCES: Kind[list[float]] = as_json("divergences")  # of plans, in nats a token
 FITS_VERSION = 2  # raise it when compensation fits other weights or biases
+RECOVERY_VERSION = 1  # raise it when the training gives other weights
 DIVERGENCES_VERSION = 4  # raise it when the measurement or the fits change
 
 
@@ -37,6 +36,7 @@ class Choices:
     compensation: Compensation
     evaluators: Sequence[Evaluator]
     propagate: str  # whose outputs each layer is calibrated on: "dense" or "pruned" layers
+    recovery: Recovery | None = None  # training after compression
 
     @property
     def in_sequence(self) -> bool:
@@ -64,41 +64,22 @@ class Choices:
 
 
 @dataclass(frozen=True)
-class Windows:
-    """The calibration windows, with their text and seed."""
-
-    tokens_NT: Tensor
-    text: Text
-    seed: int
-    bos: bool = False  # each window begins with the beginning-of-sequence token
-
-    @property
-    def key(self) -> dict[str, object]:
-        """The part of a cache key that identifies the windows. Statistics depend only on it and on the model."""
-        num_samples, seq_len = self.tokens_NT.shape
-        return {
-            "version": STATISTICS_VERSION,
-            "dataset": self.text.name,
-            "num_samples": num_samples,
-            "seq_len": seq_len,
-            "seed": self.seed,
-            "bos": self.bos,
-            "tokens": tokens_sha256(self.tokens_NT),
-        }
-
-
-@dataclass(frozen=True)
 class Job:
     """Everything that a run needs besides weights; `prepare` makes it from a config."""
 
     config: FlapConfig
     choices: Choices
     source: Source | Given
-    windows: Windows | None
+    texts: Mapping[str, Windows]  # the windows of "calibration" and "recovery", where they are needed
     budget: Budget
     suite: Suite
     cache: Cache
     target: Path
+
+    @property
+    def windows(self) -> Windows | None:
+        """The calibration windows; None if nothing needs any."""
+        return self.texts.get("calibration")
 
     @property
     def compress_layer(self) -> CompressLayer:
@@ -110,18 +91,37 @@ class Job:
         """Whether an existing checkpoint in the target may be replaced: on request, or if the run's folder holds it."""
         return self.config.checkpoint.overwrite or self.config.checkpoint.dir is None
 
+    def with_own_text(self, model: PlacedModel) -> tuple["Job", dict[str, dict[str, Any]]]:
+        """Return the job with the texts that the model writes itself, and what that took, for each use of such a text.
+
+        Runs with the same model and options share the cached texts.
+        """
+        texts, facts = dict(self.texts), {}
+        for use, windows in texts.items():
+            if windows.to_write is not None:
+                draft = Draft.of(windows)
+                key = {**self.source.fingerprint, "device": model.device.type, **draft.key}
+                written, state = self.cache.get(WRITTEN, key, partial(write, model, draft))
+                facts[use] = {**{name: value for name, value in written.items() if name != "documents"}, "cache": state}
+                texts[use] = windows.written(text_of(written))
+        return replace(self, texts=texts), facts
+
     def calibrate(self, model: PlacedModel, folder: Path | None) -> Calibration:
         """Return the calibration of the model. Runs with the same model and windows share the cached statistics."""
-        tokens_NT, key = (None, {}) if self.windows is None else (self.windows.tokens_NT, self.windows.key)
         return calibrate(
             model,
-            tokens_NT,
+            self.windows.by_length if self.windows else [],
             self.config.calibration.batch_size,
             self.choices.read_plain_statistics,
             self.cache,
-            self.source.fingerprint | key,
+            self.source.fingerprint | self._windows_key,
             folder and folder / "calibrate",
         )
+
+    @property
+    def _windows_key(self) -> dict[str, Any]:
+        """The part of a cache key that identifies the windows. Statistics depend only on it and on the model."""
+        return {} if self.windows is None else {"version": STATISTICS_VERSION, **self.windows.key}
 
     def measure(self, calibration: Calibration, folder: Path | None) -> Measure:
         """Return the function that measures the divergence of plans; results are cached."""
@@ -138,14 +138,27 @@ class Job:
     @property
     def _divergence_key(self) -> dict[str, Any]:
         """All that divergences depend on besides plans, tokens and device."""
-        assert self.windows is not None
         options = asdict(self.config)
         return {
             **self.source.fingerprint,
-            **self.windows.key,
+            **self._windows_key,
             "search": DIVERGENCES_VERSION,
             "compensation": options["compensation"],
         }
+
+    def recover(self, model: PlacedModel, more_to_come: bool, folder: Path | None) -> dict[str, Any]:
+        """Train the compressed model in place to predict what the dense one predicts; return what the report says."""
+        assert self.choices.recovery and folder and isinstance(self.source, Source)
+        [tokens_NT], place = self.texts["recovery"].by_length, folder / "recover"
+        return recover(self.choices.recovery, model, self.source, tokens_NT, place, self.config.seed, more_to_come)
+
+    @property
+    def _recovery_key(self) -> dict[str, Any]:
+        """The part of a cache key that identifies the training; empty if there is none."""
+        if self.choices.recovery is None:
+            return {}
+        windows = self.texts["recovery"].key
+        return {"recover": {"version": RECOVERY_VERSION, **asdict(self.choices.recovery), **windows}}
 
     def pruned_key(self, plan: PruningPlan) -> dict[str, object]:
         """Return the part of a cache key that tells this pruned model from others of the same dense model."""
@@ -153,20 +166,22 @@ class Job:
         return {
             "plan": digest(plan.to_dict()),
             "fits": FITS_VERSION,
-            "calibration": self.windows and self.windows.key,
+            "calibration": self._windows_key,
             **{name: options[name] for name in ("compensation", "mask_only")},
             "propagate": self.config.calibration.propagate,
+            **self._recovery_key,
         }
 
     @contextmanager
     def workspace(self) -> Iterator[Path | None]:
         """Yield the folder that an interrupted run resumes from; None if this run stores nothing to resume from."""
-        if not self.source.on_disk and not (self.choices.structure.measures and self.cache.enabled):
+        resumes = self.source.on_disk or (self.choices.structure.measures and self.cache.enabled)
+        if not resumes and self.choices.recovery is None:
             yield None
             return
         options = asdict(self.config)
         deciding = ("metric", "structure", "compensation", "ratio", "mask_only", "calibration")
-        key = {**self.source.fingerprint, **(self.windows.key if self.windows else {})}
+        key = {**self.source.fingerprint, **self._windows_key, **self._recovery_key}
         key |= {name: options[name] for name in deciding}
         with workspace(self.cache.root, key, self.config.resume) as folder:
             yield folder
@@ -174,8 +189,8 @@ class Job:
     @property
     def sources(self) -> dict[str, str]:
         """The origin of the model and of each text, for the report."""
-        calibration = {} if self.windows is None else {"calibration": self.windows.text.origin}
-        return {"model": self.source.origin, **calibration, **{task.name: task.origin for task in self.suite.tasks}}
+        texts = {use: "; ".join(text.origin for text in windows.known) for use, windows in self.texts.items()}
+        return {"model": self.source.origin, **texts, **{task.name: task.origin for task in self.suite.tasks}}
 
     @property
     def bos(self) -> dict[str, bool]:
@@ -187,11 +202,15 @@ class Job:
     def inputs(self) -> dict[str, str]:
         """A digest of everything that is not in the config and changes the result: weights, texts, libraries, fits."""
         texts = {task.name: digest([task.origin, task.text_sha256]) for task in self.suite.tasks}
-        calibration = {} if self.windows is None else {"calibration": self.windows.text.sha256[:20]}
-        return {"model": digest(self.source.fingerprint), "fits": str(FITS_VERSION), **calibration, **texts}
+        calibration = {} if self.windows is None else {"calibration": digest(self.windows.key)}
+        recovery = {use: digest(key) for use, key in self._recovery_key.items()}
+        return {"model": digest(self.source.fingerprint), "fits": str(FITS_VERSION), **calibration, **recovery, **texts}
 
     @property
     def domains(self) -> dict[str, str]:
-        """For each task, how its domain relates to that of the calibration text, for the report."""
-        windows = self.windows
-        return {} if windows is None else {task.name: task.domain(windows.text) for task in self.suite.tasks}
+        """For each task, how its domain relates to those of the texts of calibration and recovery, for the report."""
+        texts = [text for windows in self.texts.values() for text in windows.known]
+        if not texts:
+            return {}
+        domains = {task.name: {task.domain(text) for text in texts} for task in self.suite.tasks}
+        return {name: "calibration" if "calibration" in found else "other" for name, found in domains.items()}

@@ -9,9 +9,11 @@ from flap.checkpoint.convert import become_checkpointable
 from flap.checkpoint.save import save
 from flap.compression import compress, prune_in_sequence
 from flap.config import FlapConfig
+from flap.data import SELF, save_text
 from flap.data.random_state import seeded
 from flap.export.gguf import export_gguf
 from flap.importance import score_layers
+from flap.job import Job
 from flap.models import Given, Source
 from flap.prepare import overlaps, prepare
 from flap.reporting import Report, described, device_name, draw_layers, markdown
@@ -33,8 +35,8 @@ def run(
     """
     report, job = Report.start(described(config)), prepare(config, run_dir, source)
     metric, structure, compensation = job.choices.metric, job.choices.structure, job.choices.compensation
-    report.sources, report.domains, report.bos = job.sources, job.domains, job.bos
-    report.inputs, report.warnings = job.inputs, overlaps(job.windows, job.suite.tasks)
+    report.domains, report.bos = job.domains, job.bos
+    report.inputs, report.warnings = job.inputs, overlaps(job.texts, job.suite.tasks)
     for warning in report.warnings:
         log.warning(warning)
 
@@ -45,12 +47,14 @@ def run(
         report.count_before(model.adapter, job.budget)
         dense_key = {"model": job.source.fingerprint, "device": model.device.type}
         with report.timed("evaluate"):
-            report.evaluation["dense"] = job.suite.dense(model, dense_key, job.cache)
+            dense = job.suite.dense(model, dense_key, job.cache)
 
-        # the statistics of the inputs of each output projection
+        # the statistics of the inputs of each output projection, on texts of which the model may write one itself
         passes = model.passes
         with report.timed("calibrate") if job.windows else nullcontext():
+            job, report.own_text = job.with_own_text(model)
             calibration = job.calibrate(model, folder)
+        report.sources = job.sources
         report.statistics_cache = calibration.cache_state
         if job.choices.in_sequence:  # Wanda-sp: each layer is calibrated on the outputs of pruned layers
             with report.timed("prune"):
@@ -71,6 +75,9 @@ def run(
         if job.budget.kept(plan) < job.budget.total:
             report.loads_with = become_checkpointable(model)
         report.count_after(model.adapter, plan, job.budget, masked=config.mask_only)
+        if job.choices.recovery is not None:
+            with report.timed("recover"):  # what is left is trained to predict what the dense model predicts
+                report.recovery = job.recover(model, more_to_come, folder)
 
         if config.checkpoint.save:
             report.checkpoint = str(job.target)
@@ -80,7 +87,9 @@ def run(
             log.info("wrote %s", export_gguf(job.target, config.checkpoint.gguf_type))
         pruned_key = dense_key | job.pruned_key(plan)
         with report.timed("evaluate"):
-            report.evaluation["pruned"] = job.suite.pruned(model, pruned_key)
+            pruned = job.suite.pruned(model, pruned_key)
+            report.evaluation = {"dense": dense.numbers, "pruned": pruned.numbers}
+            report.difference_stderr = job.suite.difference_errors(dense, pruned)
             report.note_peak()  # before a measurement resets the counters
             pair = job.suite.side_by_side(
                 lambda: job.source.open(more_to_come), job.source.num_bytes, model, pruned_key
@@ -89,13 +98,16 @@ def run(
                 report.evaluation[which] |= numbers
     report.finish()
     if run_dir is not None:
-        write(report, plan, run_dir)
+        write(report, plan, job, run_dir)
     return report
 
 
-def write(report: Report, plan: PruningPlan, run_dir: Path) -> None:
-    """Write report.json, report.md, plan.json and the picture into the run's folder."""
+def write(report: Report, plan: PruningPlan, job: Job, run_dir: Path) -> None:
+    """Write report.json, report.md, plan.json, the picture and the model's own texts into the run's folder."""
     run_dir.mkdir(parents=True, exist_ok=True)
+    for use in report.own_text:
+        [text] = (text for text in job.texts[use].known if text.name == SELF)
+        save_text(text, run_dir / f"{SELF}_{use}.jsonl")
     plan.save(run_dir / "plan.json")
     draw_layers(report, run_dir / "layers.png")
     write_text(run_dir / "report.md", markdown(report))

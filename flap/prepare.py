@@ -1,19 +1,22 @@
 """The preparation of a run: everything that needs no weights is made and checked before they are read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
 from flap.allocation import Budget, price
+from flap.calibration.windows import check_context, read_windows
 from flap.checkpoint.save import check_room, check_target
 from flap.config import FlapConfig, build, require
-from flap.data import begins_with_bos, calibration_windows, read_text
+from flap.data import Windows
 from flap.evaluation import Task, prepare_suite
 from flap.export.gguf import check_export, source_gguf
 from flap.forecast import Forecast
-from flap.job import Choices, Job, Windows
+from flap.job import Choices, Job
 from flap.models import Given, ModelAdapter, Source, adapt, find_architecture, find_model
+from flap.recovery import Recovery, check_room_to_train, recovery_windows
 from flap.storage import Cache, cache_root
 from flap.storage.files import remove_leftovers
 
@@ -47,13 +50,17 @@ def prepare(
     if not config.resume:
         results.unlink(missing_ok=True)  # without resume, numbers of an earlier start are not used
     suite = prepare_suite(choices.evaluators, source.tokenizer, source.max_length, results)
-    windows = read_windows(config, choices, source.tokenizer, source.max_length)
+    texts = read_texts(config, choices, source.tokenizer, source.max_length)
     adapter = adapt(source.skeleton())
     budget = check_budget(adapter, choices, config)
+    if choices.recovery is not None:
+        check_trainable(choices.recovery, source, adapter)
     if will_save:
+        if choices.recovery is not None:
+            check_room_to_train(choices.recovery, adapter, config.ratio, source.dtype, source.device)
         Forecast.of(config, choices, source, adapter).check()
     cache = Cache(root, config.use_cache, config.cache_wait_seconds)
-    job = Job(config, choices, source, windows, budget, suite, cache, target)
+    job = Job(config, choices, source, texts, budget, suite, cache, target)
     if config.checkpoint.save and will_save:
         remove_leftovers(target)
         check_target(target, job.replaces_checkpoint, Path(source.path) if source.path else None)
@@ -70,7 +77,7 @@ def forecast(config: FlapConfig) -> Forecast:
     """
     choices, model = choose(config), find_architecture(config.model, config.trust_remote_code)
     if choices.need_windows:
-        _check_context(config, model.max_length)
+        check_context("calibration", config.calibration.lengths, model.max_length)
     adapter = adapt(model.skeleton())
     check_budget(adapter, choices, config)
     return Forecast.of(config, choices, model, adapter)
@@ -88,7 +95,10 @@ def choose(config: FlapConfig) -> Choices:
         build("compensation", config.compensation),
         [build(f"eval.{name}", node) for name, node in (config.eval or {}).items()],
         config.calibration.propagate,
+        build("recover", config.recover) if config.recover else None,
     )
+    if choices.recovery is not None:
+        _check_recovery(config, choices.recovery)
     if choices.propagate == "pruned" and not choices.structure.layer_by_layer:
         raise ValueError(
             "calibration.propagate=pruned: expected structure=UL-UM or UL-MM, because an adaptive plan is known only "
@@ -103,6 +113,18 @@ def choose(config: FlapConfig) -> Choices:
         "at least 2, because what is fitted on some windows is judged on others",
     )
     return choices
+
+
+def _check_recovery(config: FlapConfig, recovery: Recovery) -> None:
+    """Check that training can be combined with the other options.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    placement = f"device with recover={recovery.name}, which trains the whole model there"
+    require(config.model.placement == "device", "model.placement", config.model.placement, placement)
+    masked = f"false with recover={recovery.name}, which would train the masked units, too"
+    require(not config.mask_only, "mask_only", True, masked)
 
 
 def _check_errors(choices: Choices) -> None:
@@ -123,33 +145,32 @@ def _check_errors(choices: Choices) -> None:
         )
 
 
-def read_windows(
+def read_texts(
     config: FlapConfig, choices: Choices, tokenizer: PreTrainedTokenizerBase, max_length: int | None
-) -> Windows | None:
-    """Return the calibration windows; None if no choice needs any.
+) -> dict[str, Windows]:
+    """Return the windows of calibration and of recovery, as far as a choice needs them.
 
     Raises:
-        ValueError: there is no such text, it has too few tokens, or the windows are longer than the model's context.
+        ValueError: there is no such text, it is too short, or windows are longer than the model's context.
     """
-    if not choices.need_windows:
-        return None
-    options = config.calibration
-    _check_context(config, max_length)
-    text = read_text(options.dataset, "calibration", "calibration.dataset")
-    bos = begins_with_bos(tokenizer, options.bos, "calibration.bos")
-    tokens_NT = calibration_windows(text, tokenizer, options.num_samples, options.seq_len, config.seed, bos)
-    return Windows(tokens_NT, text, config.seed, bos)
+    texts, own = {}, config.calibration
+    if choices.need_windows:
+        sizes = own.num_samples, own.lengths, config.seed, own.bos, max_length
+        texts["calibration"] = read_windows("calibration", own.dataset, tokenizer, *sizes)
+    if choices.recovery is not None:
+        texts["recovery"] = recovery_windows(choices.recovery, tokenizer, max_length, own.bos, config.seed)
+    return texts
 
 
-def _check_context(config: FlapConfig, max_length: int | None) -> None:
-    """Check that the calibration windows fit the model's context.
+def check_trainable(recovery: Recovery, source: Source | Given, adapter: ModelAdapter) -> None:
+    """Check that the model can be trained after compression.
 
     Raises:
-        ValueError: they do not.
+        ValueError: it cannot.
     """
-    seq_len = config.calibration.seq_len
-    if max_length is not None and seq_len > max_length:
-        raise ValueError(f"calibration.seq_len={seq_len}: the model's context ends at {max_length} tokens")
+    given = "none for a model that the caller has loaded, of which pruning leaves no dense one to learn from"
+    require(not isinstance(source, Given), "recover", recovery.name, given)
+    recovery.check(adapter)
 
 
 def check_budget(adapter: ModelAdapter, choices: Choices, config: FlapConfig) -> Budget:
@@ -163,14 +184,13 @@ def check_budget(adapter: ModelAdapter, choices: Choices, config: FlapConfig) ->
     return budget
 
 
-def overlaps(windows: Windows | None, tasks: Sequence[Task]) -> list[str]:
-    """Return warnings about tasks that are measured on the calibration text or on documents from it."""
-    if windows is None:
-        return []
+def overlaps(texts: Mapping[str, Windows], tasks: Sequence[Task]) -> list[str]:
+    """Return warnings about tasks that are measured on a text of calibration or recovery, or on documents from it."""
     warnings = []
-    for task in tasks:
-        if task.text_sha256 == windows.text.sha256:
-            warnings.append(f"{task.name} is measured on the calibration text itself")
-        elif windows.text.name in task.shares_text_with:
-            warnings.append(f"{task.name} is measured on documents that {windows.text.name} is made of, too")
-    return warnings
+    for task, (use, windows) in product(tasks, texts.items()):
+        for text in windows.known:
+            if task.text_sha256 == text.sha256:
+                warnings.append(f"{task.name} is measured on the {use} text itself")
+            elif text.name in task.shares_text_with:
+                warnings.append(f"{task.name} is measured on documents that {text.name} is made of, too")
+    return list(dict.fromkeys(warnings))

@@ -53,11 +53,16 @@ class Scaled(Structure):
         """Return score_G and score_I of each layer on the scale `scale`, in float64, higher = keep."""
         if not self.ranks_errors:
             return [Pair(standardise(layer.attention).mean(dim=1), standardise(layer.mlp)) for layer in scores.layers]
-        weights = scores.inverse_power if self.scale == "relative" else [1.0] * len(scores.layers)
-        return [
-            Pair(*(error_U / units.price * weight for error_U, units in zip(_errors(layer), prices, strict=True)))
-            for layer, prices, weight in zip(scores.layers, budget.layers, weights, strict=True)
-        ]
+        return errors_per_parameter(scores, budget, relative=self.scale == "relative")
+
+
+def errors_per_parameter(scores: Scores, budget: Budget, relative: bool) -> list[Pair[Tensor]]:
+    """Return the squared output error of each unit per parameter, in float64. relative: to the residual stream."""
+    weights = scores.inverse_power if relative else [1.0] * len(scores.layers)
+    return [
+        Pair(*(error_U / units.price * weight for error_U, units in zip(_errors(layer), prices, strict=True)))
+        for layer, prices, weight in zip(scores.layers, budget.layers, weights, strict=True)
+    ]
 
 
 def _errors(layer: Pair[Tensor]) -> Pair[Tensor]:

@@ -15,6 +15,7 @@ from flap.allocation.budget import Budget, Units
 from flap.allocation.curve import spread_by_rank
 from flap.allocation.plan import LayerPlan, PruningPlan
 from flap.allocation.refine import corrected, neighbours
+from flap.allocation.scale import errors_per_parameter
 from flap.allocation.structure import Measure, Structure
 from flap.allocation.trials import Trial, nats_by_block, removal_counts, unit_scores, without_lowest
 from flap.config import require
@@ -34,23 +35,27 @@ class Search(Structure):
 
     First, one block at a time has its lowest-scored units removed, a share from `levels` of them, with compensation,
     while the rest of the model is dense. The divergence is measured on `tokens` calibration tokens (docs/method.md
-    says which), and `in_nats` distributes it over the units. Then, in each of `rounds` rounds, blocks of the pruned
-    model have a share `step` of their units restored or removed, the divergence is measured on `round_tokens` tokens,
-    and `corrected` (refine.py) updates the nats. What is measured together costs one walk: all single blocks, then each
-    plan with its neighbours, then the last candidates.
+    says which), and `in_nats` distributes it over the units. A few windows cannot tell how blocks compare on other
+    text, so the units are ranked by nats^measured · error^(1 - measured), the error being that of scale=relative; by
+    nats alone where the scores are no output errors, or those of experts. Then, in each of `rounds` rounds, blocks of
+    the pruned model have a share `step` of their units restored or removed, the divergence is measured on
+    `round_tokens` tokens, and `corrected` (refine.py) updates the nats. What is measured together costs one walk: all
+    single blocks, then each plan with its neighbours, then the last candidates.
     """
 
     measures: ClassVar[bool] = True
 
+    measured: float = 0.5
     tokens: int = 1024
     round_tokens: int = 1024
     levels: list[float] = field(default_factory=lambda: [0.125, 0.25, 0.5, 0.75])
-    rounds: int = 2
+    rounds: int = 0
     step: float = 0.0625
 
     def __post_init__(self) -> None:
         share = "between 0 and 1"
         levels_fit = bool(self.levels) and all(0 < level < 1 for level in self.levels)
+        require(0 <= self.measured <= 1, "structure.measured", self.measured, f"a weight {share}")
         require(self.tokens >= 1, "structure.tokens", self.tokens, "a whole number >= 1")
         require(self.round_tokens >= 1, "structure.round_tokens", self.round_tokens, "a whole number >= 1")
         require(levels_fit, "structure.levels", self.levels, f"shares of a block's units {share}")
@@ -62,7 +67,7 @@ class Search(Structure):
         assert measure is not None
         trials = [self.trials(layer, prices) for layer, prices in zip(scores.layers, budget.layers, strict=True)]
         _, alone = _measure(measure, self.tokens, [], _around(dense_plan(scores), trials))
-        candidates = [Candidate.of(self, self.in_nats(scores, alone, budget), budget)]
+        candidates = [Candidate.of(self, self.blended(self.in_nats(scores, alone, budget), scores, budget), budget)]
         best: PruningPlan | None = None
         for number in range(self.rounds + 1):
             first = candidates[0]
@@ -124,6 +129,26 @@ class Search(Structure):
             )
         return layers
 
+    def blended(self, nats: Nats, scores: Scores, budget: Budget) -> Nats:
+        """Return nats^measured · error^(1 - measured) of all units, scaled to the same sum over all parameters."""
+        if budget.has_experts or not scores.inverse_power:
+            return nats
+        pairs = zip(nats, errors_per_parameter(scores, budget, relative=True), strict=True)
+        blend = [
+            Pair(
+                *(
+                    nats_U**self.measured * error_U ** (1 - self.measured)
+                    for nats_U, error_U in zip(*layer, strict=True)
+                )
+            )
+            for layer in pairs
+        ]
+        total = _total(blend, budget)
+        if total == 0:  # no error anywhere
+            return nats
+        scale = _total(nats, budget) / total
+        return [Pair(*(blend_U * scale for blend_U in layer)) for layer in blend]
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -147,6 +172,14 @@ def dense_plan(scores: Scores) -> PruningPlan:
 def _around(plan: PruningPlan, trials: Sequence[Sequence[Trial]]) -> list[list[PruningPlan]]:
     """Return for each layer a plan for each of its trials; the other layers are as in `plan`."""
     return [[plan.with_layer(i, trial.plan) for trial in layer] for i, layer in enumerate(trials)]
+
+
+def _total(nats: Nats, budget: Budget) -> float:
+    """Return the sum over all parameters."""
+    pairs = (
+        pair for layer, prices in zip(nats, budget.layers, strict=True) for pair in zip(layer, prices, strict=True)
+    )
+    return sum(float(nats_U.sum()) * units.price for nats_U, units in pairs)
 
 
 def _measure(

@@ -1,10 +1,10 @@
 """Calibrating a model: collecting the statistics of each layer, and giving them out while the layer is present.
 
-Legend: N windows · T tokens a window.
+Windows are given as tokens_NT for each length of window. Legend: N windows · T tokens a window.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +14,10 @@ from torch import Tensor
 from flap.calibration.recorder import LayerRecorder, joined
 from flap.calibration.statistics import LayerStatistics
 from flap.calibration.statistics_file import STATISTICS, read_statistics, write_statistics
+from flap.data import batches, split_windows
 from flap.models import PlacedModel, Stream, Walk
 from flap.storage import Cache
 
-# With covariances, every fifth window is held out to choose between fits.
-HELD_OUT = 5
 # Scores and trials, which are compared with each other and then dropped, are made from this many tokens a channel.
 TOKENS_A_CHANNEL = 4
 
@@ -29,13 +28,14 @@ Visits = Iterator[tuple[int, LayerStatistics | None]]
 class Calibration:
     """The calibration windows and the statistics of every layer of a model on dense inputs.
 
+    windows: empty if nothing needs any. batch_size: windows of the first length in a batch; others have its tokens.
     layers: the statistics without covariances; empty if nothing needs them. Covariances are too large to store: they
     are computed while a layer is visited, and each further use takes another walk with the windows.
     cache_state: "hit" if `layers` came from the cache, else "miss"; "off" without a cache.
     """
 
     model: PlacedModel
-    tokens_NT: Tensor | None
+    windows: Sequence[Tensor]
     batch_size: int
     layers: list[LayerStatistics]
     cache_state: str = "off"
@@ -66,44 +66,42 @@ class Calibration:
             for i in walk:
                 yield i, self.layers[i] if self.layers else None
             return
-        fitting, held_out = self._enter(walk, self.trial_windows if trial else None)
+        fitting, held_out = self._enter(walk, self.trial_windows if trial else self.windows)
         for i in walk:
             yield i, _observe(self.model, i, fitting, held_out)
 
     def in_sequence(self, covariance: bool, folder: Path | None) -> Visits:
         """As `visit`, but each layer's inputs are the outputs of the earlier layers as the caller has changed them."""
         walk = Walk(self.model, "prune, layer by layer", folder, changing=True)
-        fitting, held_out = self._enter(walk) if covariance else (self._enter_whole(walk), None)
+        fitting, held_out = self._enter(walk, self.windows) if covariance else (self._enter_whole(walk), None)
         for i in walk:
             yield i, _observe(self.model, i, fitting, held_out, advance=False)
             for stream in filter(None, (fitting, held_out)):
                 stream.advance(i, self.model.layers[i])
 
     @property
-    def trial_windows(self) -> int:
-        """The number of windows with TOKENS_A_CHANNEL tokens for each channel of the widest output projection.
+    def trial_windows(self) -> list[Tensor]:
+        """The first windows, with TOKENS_A_CHANNEL tokens for each channel of the widest output projection.
 
         An expert sees only a share of the tokens, so that mixtures need as many times more.
         """
-        assert self.tokens_NT is not None
         blocks = (block for i in range(len(self.model.layers)) for block in self.model.adapter.blocks(i))
         tokens = TOKENS_A_CHANNEL * max(block.columns_UC.numel() / block.chosen_experts for block in blocks)
-        return min(math.ceil(tokens / self.tokens_NT.shape[1]), len(self.tokens_NT))
+        each = tokens / len(self.windows)
+        return [tokens_NT[: math.ceil(each / tokens_NT.shape[1])] for tokens_NT in self.windows]
 
-    def _enter(self, walk: Walk, num_windows: int | None = None) -> tuple[Stream, Stream]:
-        assert self.tokens_NT is not None
-        fitting_NT, held_out_NT = split_windows(self.tokens_NT[:num_windows])
-        fitting = walk.enter("fitting", fitting_NT.split(self.batch_size))
-        return fitting, walk.enter("held out", held_out_NT.split(self.batch_size))
+    def _enter(self, walk: Walk, windows: Sequence[Tensor]) -> tuple[Stream, Stream]:
+        fitting, held_out = split_windows(windows)
+        entered = walk.enter("fitting", batches(fitting, self.batch_size))
+        return entered, walk.enter("held out", batches(held_out, self.batch_size))
 
     def _enter_whole(self, walk: Walk) -> Stream:
-        assert self.tokens_NT is not None
-        return walk.enter("windows", self.tokens_NT.split(self.batch_size))
+        return walk.enter("windows", batches(self.windows, self.batch_size))
 
 
 def calibrate(
     model: PlacedModel,
-    tokens_NT: Tensor | None,
+    windows: Sequence[Tensor],
     batch_size: int,
     needed: bool,
     cache: Cache,
@@ -117,20 +115,14 @@ def calibrate(
     Raises:
         ValueError: as `collect`.
     """
-    if tokens_NT is None or not needed:
-        return Calibration(model, tokens_NT, batch_size, [])
-    layers, state = cache.get(STATISTICS, key, lambda: collect(model, tokens_NT, batch_size, folder))
-    return Calibration(model, tokens_NT, batch_size, layers, state)
-
-
-def split_windows(tokens_NT: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the windows to fit on, and those that are held out to choose between fits."""
-    held_out_N = torch.arange(len(tokens_NT)) % HELD_OUT == 0
-    return tokens_NT[~held_out_N], tokens_NT[held_out_N]
+    if not windows or not needed:
+        return Calibration(model, windows, batch_size, [])
+    layers, state = cache.get(STATISTICS, key, lambda: collect(model, windows, batch_size, folder))
+    return Calibration(model, windows, batch_size, layers, state)
 
 
 def collect(
-    model: PlacedModel, tokens_NT: Tensor, batch_size: int, folder: Path | None = None
+    model: PlacedModel, windows: Sequence[Tensor], batch_size: int, folder: Path | None = None
 ) -> list[LayerStatistics]:
     """Return the statistics of every layer on dense inputs. Each window is run once. folder: resume from it.
 
@@ -140,7 +132,7 @@ def collect(
     folder = folder if model.on_disk else None  # in memory one pass does for all layers
     recorders = [LayerRecorder(model.adapter, i) for i in range(len(model.layers))]
     statistics: dict[int, LayerStatistics] = {}
-    for i in model.observe(tokens_NT.split(batch_size), recorders, folder):
+    for i in model.observe(batches(windows, batch_size), recorders, folder):
         statistics[i] = recorders[i].finish()
         if folder is not None:  # before the walk records that the layer is done
             write_statistics([statistics[i]], folder / f"statistics-{i}.safetensors")

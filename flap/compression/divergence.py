@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
 from flap.allocation import LayerPlan, PruningPlan
-from flap.calibration import Calibration, LayerStatistics, split_windows
+from flap.calibration import Calibration, LayerStatistics
 from flap.compression.apply import write_layer
 from flap.compression.compensation import Compensation
 from flap.compression.fitting import BlockFit, fit_layer
 from flap.compression.slicing import slice_out
+from flap.data import split_windows
 from flap.models import Pair, PlacedModel, Stream, Walk
 from flap.models.forward import leave
 
@@ -45,14 +46,16 @@ class Divergence:
     def __call__(self, plans: Sequence[PruningPlan], num_tokens: int) -> list[float]:
         """Return the divergence of each plan, measured on `num_tokens` tokens, rounded up to whole windows.
 
+        Where windows have several lengths, each length has an equal share of the tokens.
+
         Raises:
             ValueError: predictions are not finite.
         """
-        model, tokens_NT = self.calibration.model, self._windows(num_tokens)
+        model, windows = self.calibration.model, self._windows(num_tokens)
         walk = Walk(model, "search, layer by layer", self.folder)
         plans = [dense_plan(model), *plans]
         stream_ids = _stream_ids(plans, walk.layers_done)
-        streams = {0: walk.enter("0", [tokens_NT])}
+        streams = {0: walk.enter("0", windows)}
         streams |= {k: walk.restored(str(k), streams[0]) for k in set(stream_ids) - {0}}
         for i, observed in self.calibration.along(walk, self.compensation.needs_covariance, trial=True):
             streams, stream_ids = self._advance(i, plans, observed, streams, stream_ids)
@@ -60,17 +63,15 @@ class Divergence:
             for name in set(walk.streams) - {"fitting", "held out"}:
                 del walk.streams[name]
             walk.streams |= {str(k): stream for k, stream in streams.items()}
-        compared = slice(min(EVERY, tokens_NT.shape[1]) - 1, None, EVERY)
-        hidden = [streams[k].batches[0][:, compared] for k in stream_ids]
-        nats = self._nats(model, tokens_NT[:, compared], hidden)
+        nats = self._nats(model, windows, [streams[k].batches for k in stream_ids])
         if self.folder is not None:
             shutil.rmtree(self.folder)  # the hidden states of all plans
         return nats
 
-    def _windows(self, num_tokens: int) -> Tensor:
-        assert self.calibration.tokens_NT is not None
-        _, held_out_NT = split_windows(self.calibration.tokens_NT)
-        return held_out_NT[-math.ceil(num_tokens / held_out_NT.shape[1]) :]
+    def _windows(self, num_tokens: int) -> list[Tensor]:
+        _, held_out = split_windows(self.calibration.windows)
+        each = num_tokens / len(held_out)
+        return [tokens_NT[-math.ceil(each / tokens_NT.shape[1]) :] for tokens_NT in held_out]
 
     def _advance(
         self,
@@ -95,20 +96,27 @@ class Divergence:
         return advanced, next_ids
 
     @torch.no_grad()
-    def _nats(self, model: PlacedModel, tokens_NT: Tensor, hidden: Sequence[Tensor]) -> list[float]:
+    def _nats(self, model: PlacedModel, windows: Sequence[Tensor], hidden: Sequence[Sequence[Tensor]]) -> list[float]:
         """Return Σ p (log p - log q), averaged over tokens, for each plan.
 
-        hidden: the outputs of the last layer, first of the dense model, then of each plan.
+        hidden: the outputs of the last layer for the windows of each length, first of the dense model, then of each
+        plan.
         """
+        totals, num_tokens = [0.0] * (len(hidden) - 1), 0
         with model.ends():
-            dense_NTV = log_softmax(_logits(model, tokens_NT, hidden[0]), dim=-1)
-            totals = [divergence(dense_NTV, _logits(model, tokens_NT, hidden_NTD)) for hidden_NTD in hidden[1:]]
+            for tokens_NT, (dense_NTD, *others) in zip(windows, zip(*hidden, strict=True), strict=True):
+                compared = slice(min(EVERY, tokens_NT.shape[1]) - 1, None, EVERY)
+                tokens_NT = tokens_NT[:, compared]
+                dense_NTV = log_softmax(_logits(model, tokens_NT, dense_NTD[:, compared]), dim=-1)
+                for k, hidden_NTD in enumerate(others):
+                    totals[k] += divergence(dense_NTV, _logits(model, tokens_NT, hidden_NTD[:, compared]))
+                num_tokens += tokens_NT.numel()
         if not all(map(math.isfinite, totals)):
             raise ValueError(
                 "structure=search: predictions of a pruned model are not finite; try model.dtype=float32 or bfloat16, "
                 "or check the weights"
             )
-        return [max(0.0, total / tokens_NT.numel()) for total in totals]  # not below 0 by rounding
+        return [max(0.0, total / num_tokens) for total in totals]  # not below 0 by rounding
 
 
 def divergence(log_p_NTV: Tensor, logits_NTV: Tensor) -> float:

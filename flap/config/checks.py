@@ -28,9 +28,14 @@ def check(config: FlapConfig) -> None:
     require(saved, "checkpoint.save", False, "true with checkpoint.formats=[hf,gguf], which is made from the former")
     require(gguf_type in GGUF_TYPES, "checkpoint.gguf_type", gguf_type, f"one of {', '.join(GGUF_TYPES)}")
     calibration = config.calibration
-    for name, minimum in (("num_samples", 1), ("seq_len", 2), ("batch_size", 1)):
-        value = getattr(calibration, name)
-        require(value >= minimum, f"calibration.{name}", value, f"a whole number >= {minimum}")
+    for name in ("num_samples", "batch_size"):
+        require(
+            getattr(calibration, name) >= 1, f"calibration.{name}", getattr(calibration, name), "a whole number >= 1"
+        )
+    lengths = calibration.lengths
+    valid = bool(lengths) and all(type(length) is int and length >= 2 for length in lengths)
+    allowed = "a whole number >= 2, or a list of such, each once"
+    require(valid and len(set(lengths)) == len(lengths), "calibration.seq_len", calibration.seq_len, allowed)
     require(
         calibration.propagate in PROPAGATE,
         "calibration.propagate",

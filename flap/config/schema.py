@@ -27,14 +27,21 @@ class ModelConfig:
 
 @dataclass
 class CalibrationConfig:
-    """The text that the statistics are computed on, and how it is cut into windows."""
+    """The texts that the statistics are computed on, and how they are cut into windows."""
 
-    dataset: str = "boolq-passages"
-    num_samples: int = 128
-    seq_len: int = 128
+    dataset: Any = (
+        "boolq-passages"  # a name or file; [name, name]; {name: weight, file.jsonl: {weight: 2, packing: false}}
+    )
+    num_samples: int = 128  # windows of the first length; windows of several lengths share that many tokens equally
+    seq_len: Any = 128  # tokens in a window, or a list of lengths
     batch_size: int = 8
     bos: str = "auto"  # each window begins with the BOS token: true, false; auto: where the tokenizer puts one there
     propagate: str = "dense"  # pruned: sequential, on the outputs of pruned layers; UL-UM and UL-MM only
+
+    @property
+    def lengths(self) -> list[int]:
+        """The lengths of windows, in tokens."""
+        return list(self.seq_len) if isinstance(self.seq_len, list | tuple) else [self.seq_len]
 
 
 @dataclass
@@ -57,6 +64,7 @@ class FlapConfig:
     metric: Any = None
     structure: Any = None
     compensation: Any = None
+    recover: Any = None  # training after compression; empty: none
     eval: Any = field(default_factory=dict)
     tracking: Any = None
     method: str = "flap"

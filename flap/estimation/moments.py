@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from flap.calibration.writing import SEQ_LEN, SEQUENCES
 from flap.compression.divergence import EVERY
 from flap.estimation.parts import (
     COMOMENT_BYTES,
@@ -11,6 +12,7 @@ from flap.estimation.parts import (
     OBS_WEIGHTS,
     PLAIN_WEIGHTS,
     RECORDED_BYTES,
+    SHARD_BYTES,
     TRIAL_COPIES,
     TRIAL_WEIGHTS,
     Parts,
@@ -27,6 +29,18 @@ class Moments(Parts):
         """The whole model is loaded, unless it stays on disk."""
         read = 0 if self.place.streams or self.stays_mapped else self.bytes(self.shapes.parameters)
         return [self.weights(0) + Use(read=read)]
+
+    def write(self) -> list[Use]:
+        """The model writes a text: its keys and values are kept, of all layers."""
+        in_memory = self.place.streams and self.work.texts_in_memory
+        whole = Use(weights=self.bytes(self.shapes.parameters), read=self.bytes(self.shapes.parameters))
+        width = sum(
+            (attention.parameters - 2 * attention.output_parameters) / attention.outputs
+            for attention, _ in (layer.blocks for layer in self.shapes.layers)
+        )
+        logits = 4 * SEQUENCES * self.shapes.vocabulary
+        kept = Use(work=self.bytes(SEQUENCES * max(SEQ_LEN, self.work.seq_len) * width) + 3 * logits)
+        return [(whole if in_memory else self.ends(self.head)) + kept]
 
     def calibrate(self) -> list[Use]:
         """Statistics without covariances are collected."""
@@ -90,7 +104,8 @@ class Moments(Parts):
         read = Use(weights=num_bytes, read=num_bytes)
         if self.place.streams:
             return [read]
-        copied = 0 if self.place.shared else self.kept_layers + self.bytes(self.shapes.ends)
+        total = self.kept_layers + self.bytes(self.shapes.ends)
+        copied = 0 if self.place.shared else min(total, SHARD_BYTES)
         return [self.ends(self.head) + self.pruned() + read, self.ends(self.shapes.ends) + Use(host=copied)]
 
     def evaluate(self) -> list[Use]:
@@ -106,11 +121,9 @@ class Moments(Parts):
         return [whole + self.pruned() + logits]
 
     def _observed(self, states: Use, factors: Use) -> list[Use]:
-        """The covariances of a layer are collected, stacked if they are those of experts, and factorised."""
-        largest = max(block.covariance_elements for block in self.shapes.blocks)
+        """The covariances of a layer are collected, and factorised."""
         present = self.layer() + states + self.comoments()
-        stacked = Use(work=4 * largest if self.shapes.has_experts else 0)
-        return [present + part for part in (self.run(self.work.batch_tokens, COMOMENT_BYTES), stacked, factors)]
+        return [present + part for part in (self.run(self.work.batch_tokens, COMOMENT_BYTES), factors)]
 
     def _fitted(self, walk: SearchWalk, layer: int, in_float: int) -> float:
         """Return the bytes of the fitted projections of a layer, one for each trial and candidate.

@@ -1,9 +1,11 @@
 """The stages of a run, as in `flap.pipeline.run`: passes, tokens and operations of each."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
+from flap.calibration.writing import SEQ_LEN, SEQUENCES
 from flap.estimation.operations import Operations
 from flap.estimation.searching import SearchWalk, search_walks
 from flap.estimation.shapes import Shapes
@@ -32,6 +34,8 @@ class Stages:
 
     def __iter__(self) -> Iterator[Stage]:
         yield Stage("load")
+        if self.work.own_tokens:
+            yield self._writing()
         if self.work.plain_statistics:
             yield self._observing("calibrate", self.work.tokens, covariance=False)
         if self.work.in_sequence:
@@ -57,6 +61,12 @@ class Stages:
     def _running(self, name: str, passes: int, tokens: float) -> Stage:
         """Return a stage in which the dense or the pruned model runs and predicts."""
         return Stage(name, passes, tokens, self._operations.forward(tokens) + self._operations.head(tokens))
+
+    def _writing(self) -> Stage:
+        """Return the stage in which the model writes its text: the weights are read for each token of a batch."""
+        length = max(SEQ_LEN, self.work.seq_len)
+        batches = math.ceil(self.work.own_tokens / (SEQUENCES * length))
+        return self._running("write", batches * length, self.work.own_tokens)
 
     def _score(self) -> Stage:
         if not self.work.metric.needs_covariance:

@@ -11,8 +11,9 @@ from functools import cached_property
 import torch
 
 from flap.allocation import Structure
-from flap.calibration.calibrate import HELD_OUT, TOKENS_A_CHANNEL
+from flap.calibration.calibrate import TOKENS_A_CHANNEL
 from flap.compression import Compensation
+from flap.data import HELD_OUT
 from flap.estimation.shapes import Shapes
 from flap.importance import Metric
 
@@ -80,6 +81,7 @@ class Work:
     gguf_bytes: float = 0.0  # bytes of a parameter in the GGUF file; 0: no such file
     texts: Texts | None = None
     texts_in_memory: bool = True  # whether the whole model is loaded to be measured, though it is pruned from disk
+    own_tokens: int = 0  # of the text that the model writes itself
     left_out: Sequence[str] = field(default_factory=tuple)  # measurements that are not estimated
 
     @property

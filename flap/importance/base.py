@@ -20,7 +20,7 @@ class Scores:
     """The scores of all layers, higher = keep: score_GC of the attention (a row for each unit), score_I of the neurons.
 
     float32 on the CPU, finite. inverse_power: for each layer E[1 / ‖h‖²] of the hidden states h that enter it, for
-    structures that scale errors by it; empty without calibration.
+    structures that scale errors by it; empty without calibration, and where the scores are no squared output errors.
     """
 
     layers: tuple[Pair[Tensor], ...]
@@ -54,9 +54,10 @@ def score_layers(
     """Return the scores of all layers. Each layer must be present while `statistics` yields its statistics."""
     layers: list[Pair[Tensor]] = []
     inverse_power: list[float] = []
+    errors = metric.measures_error and not metric.square_attention
     for i, observed in statistics:
         layers.append(score_layer(metric, adapter.blocks(i), observed))
-        inverse_power += [observed.inverse_power] if observed else []
+        inverse_power += [observed.inverse_power] if observed and errors else []
         del observed  # with its covariances, before the next layer's are collected
     return Scores(tuple(layers), tuple(inverse_power))
 

@@ -48,7 +48,7 @@ def enter(adapter: ModelAdapter, tokens_NT: Tensor) -> tuple[Tensor, list[Call]]
         calls.append(Call(args, options))
         return hidden_NTD
 
-    with _layers_replaced(adapter.layers, record):
+    with layers_replaced(adapter.layers, record):
         adapter.decoder(input_ids=tokens_NT, use_cache=False)
     return hidden[0], calls
 
@@ -56,12 +56,12 @@ def enter(adapter: ModelAdapter, tokens_NT: Tensor) -> tuple[Tensor, list[Call]]
 @torch.no_grad()
 def leave(adapter: ModelAdapter, model: PreTrainedModel, tokens_NT: Tensor, hidden_NTD: Tensor) -> Any:
     """Return the output of the model, or of its decoder, given the output of its last layer for these windows."""
-    with _layers_replaced(adapter.layers, lambda index, hidden, *args, **options: hidden_NTD):
+    with layers_replaced(adapter.layers, lambda index, hidden, *args, **options: hidden_NTD):
         return model(input_ids=tokens_NT, use_cache=False)
 
 
 @contextmanager
-def _layers_replaced(layers: nn.ModuleList, forward: Callable[..., Tensor]) -> Iterator[None]:
+def layers_replaced(layers: nn.ModuleList, forward: Callable[..., Tensor]) -> Iterator[None]:
     """Call `forward(index, hidden, …)` instead of the layers inside the block."""
     forwards = [vars(layer).get("forward") for layer in layers]
     for index, layer in enumerate(layers):

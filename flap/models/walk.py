@@ -14,6 +14,8 @@ from flap.models.forward import Call, enter
 from flap.models.hidden_files import HiddenFiles
 from flap.models.placement.base import PlacedModel
 
+Shape = tuple[int, int]  # N, T
+
 
 class Stream:
     """The hidden states of windows at the input of one layer, in batches, on the host.
@@ -21,14 +23,14 @@ class Stream:
     The outputs of a layer never overwrite its inputs, so a fork needs no memory until it advances.
     """
 
-    def __init__(self, walk: "Walk", batches: list[Tensor], calls: dict[int, list[Call]], file: str | None) -> None:
+    def __init__(self, walk: "Walk", batches: list[Tensor], calls: dict[Shape, list[Call]], file: str | None) -> None:
         self.walk, self.batches, self.calls, self.file = walk, batches, calls, file
 
     def outputs(self, index: int, layer: nn.Module) -> Iterator[Tensor]:
         """Yield the output of the layer for each batch; the stream stays at the input of the layer."""
         for batch_NTD in self.batches:
             # a clone has the usual memory alignment, so mapped and ordinary memory use the same kernels
-            yield self.calls[len(batch_NTD)][index](layer, batch_NTD.clone())
+            yield self.calls[_shape(batch_NTD)][index](layer, batch_NTD.clone())
 
     def advance(self, index: int, layer: nn.Module) -> None:
         """Run the layer and replace the hidden states by its outputs."""
@@ -100,18 +102,18 @@ class Walk:
             return None, None
         return self.files.new([tuple(batch_NTD.shape) for batch_NTD in batches], batches[0].dtype)
 
-    def _calls(self, batches_NT: Sequence[Tensor]) -> tuple[dict[int, list[Call]], Tensor]:
-        """Return the calls of all layers for each batch size, and the hidden states of one batch as an example."""
-        examples = {len(batch_NT): batch_NT.to(self.model.device) for batch_NT in batches_NT}
-        entered = {size: enter(self.model.adapter, batch_NT) for size, batch_NT in examples.items()}
-        return {size: calls for size, (_, calls) in entered.items()}, next(iter(entered.values()))[0]
+    def _calls(self, batches_NT: Sequence[Tensor]) -> tuple[dict[Shape, list[Call]], Tensor]:
+        """Return the calls of all layers for each shape of a batch, and the hidden states of one batch."""
+        examples = {_shape(batch_NT): batch_NT.to(self.model.device) for batch_NT in batches_NT}
+        entered = {shape: enter(self.model.adapter, batch_NT) for shape, batch_NT in examples.items()}
+        return {shape: calls for shape, (_, calls) in entered.items()}, next(iter(entered.values()))[0]
 
     def _embedded(
         self,
         batches_NT: Sequence[Tensor],
         shapes: Sequence[tuple[int, ...]],
         dtype: torch.dtype,
-        calls: dict[int, list[Call]],
+        calls: dict[Shape, list[Call]],
     ) -> Stream:
         """Return the stream of these windows at the first layer."""
         hidden = (enter(self.model.adapter, batch_NT.to(self.model.device))[0] for batch_NT in batches_NT)
@@ -128,3 +130,7 @@ class Walk:
         if self.files is not None:
             files = {name: stream.file for name, stream in self.streams.items() if stream.file is not None}
             self.files.record(layers, files)
+
+
+def _shape(batch: Tensor) -> Shape:
+    return batch.shape[0], batch.shape[1]

@@ -9,16 +9,46 @@ MOST_NAMES = 12  # of blocks in one sentence
 
 
 def notices(report: Report) -> list[str]:
-    """Return the notices, one paragraph each: warnings, domain of the texts, search, and linear compensation."""
+    """Return the notices, one paragraph each: warnings, texts, search, training, and linear compensation."""
     warnings = [f"Warning: {warning}" for warning in report.warnings]
-    return [*warnings, *_one_domain(report), *_search(report), *_compensation(report)]
+    return [
+        *warnings,
+        *_one_domain(report),
+        *_own_text(report),
+        *_search(report),
+        *_compensation(report),
+        *_recovery(report),
+    ]
+
+
+def _own_text(report: Report) -> list[str]:
+    """Return a sentence on each text that the model has written itself."""
+    return [
+        f"The model wrote {own['tokens']:,} tokens of its {use} text itself, from {own['begins_with']}, in "
+        f"{own['seconds']:.0f} seconds; {own['dropped']} sequences were dropped as loops or too short."
+        for use, own in report.own_text.items()
+    ]
+
+
+def _recovery(report: Report) -> list[str]:
+    """Return a sentence that says that the model was trained, if it was."""
+    trained = report.recovery
+    if not trained:
+        return []
+    return [
+        f"Trained after compression (recover={trained['choice']}) on {trained['tokens']:,} tokens: the divergence from "
+        f"the dense model on held-out windows went from {trained['nats_before']:.4f} to {trained['nats_after']:.4f} "
+        "nats a token. These numbers are not training-free."
+    ]
 
 
 def _search(report: Report) -> list[str]:
-    """Return a sentence on the divergence before and after the search, if structure=search was chosen."""
+    """Return a sentence on the divergence of the plan, before and after rounds, if structure=search was chosen."""
     if not report.search_nats:
         return []
     before, after = report.search_nats[0], report.search_nats[-1]
+    if len(report.search_nats) == 1:
+        return [f"The plan diverges from the dense model by {before:.4f} nats a token of the search's windows."]
     return [
         f"The search's first plan diverges from the dense model by {before:.4f} nats a token of its windows, "
         f"its last one by {after:.4f}."

@@ -25,25 +25,29 @@ SCHEMA = 1
 class Report:
     """The report of a run, filled stage by stage; units are in the names.
 
-    `evaluation` is {"dense": {name: number}, "pruned": {name: number}}.
+    `evaluation` is {"dense": {name: number}, "pruned": {name: number}}; `difference_stderr` is {name: standard error of
+    pruned - dense}, paired by document.
     """
 
     config: dict[str, Any]
     device: str = ""
     device_map: dict[str, str] = field(default_factory=dict)  # the device of each module (model.placement=auto)
     sources: dict[str, str] = field(default_factory=dict)  # origins of the model and the texts
+    own_text: dict[str, dict[str, Any]] = field(default_factory=dict)  # what it took the model to write, by its use
     warnings: list[str] = field(default_factory=list)
     parameters: dict[str, int] = field(default_factory=dict)
     ratio: dict[str, float] = field(default_factory=dict)
     layers: list[dict[str, int]] = field(default_factory=list)
     layers_before: list[dict[str, int]] = field(default_factory=list)
     repairs: dict[str, dict[str, Any]] = field(default_factory=dict)  # fit reports of linear compensation, by block
+    recovery: dict[str, Any] = field(default_factory=dict)  # training after compression: divergences, tokens
     weight_passes: int = 0  # times that pruning went over the model's weights, from calibration to compression
     search_nats: list[float] = field(default_factory=list)  # structure=search: divergence at first, after each round
     inputs: dict[str, str] = field(default_factory=dict)  # digests of what the config does not hold
     bos: dict[str, bool] = field(default_factory=dict)  # whether windows begin with the beginning-of-sequence token
     domains: dict[str, str] = field(default_factory=dict)  # of each task's text: "calibration", "other"
     evaluation: dict[str, dict[str, float]] = field(default_factory=lambda: {"dense": {}, "pruned": {}})
+    difference_stderr: dict[str, float] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory_bytes: dict[str, int | None] = field(default_factory=dict)
     statistics_cache: str = "off"

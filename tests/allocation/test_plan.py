@@ -39,7 +39,7 @@ def test_file_is_plain_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_saved_plan_gives_a_fresh_model_the_same_logits(architecture: str, structure: str, tmp_path: Path) -> None:
     placed = Resident(tiny_model(architecture))
-    known, budget = collect(placed, tokens(), batch_size=3), price(placed.adapter, 0.35)
+    known, budget = collect(placed, [tokens()], batch_size=3), price(placed.adapter, 0.35)
     scores = score_layers(METRICS["WIFV"](), placed.adapter, enumerate(known))
     plan = STRUCTURES[structure]().allocate(scores, budget, made_up(budget))
     plan.save(tmp_path / "plan.json")

@@ -1,4 +1,4 @@
-"""Covariances: exact for any split into batches, and one layer's in memory."""
+"""Covariances: exact for any split into batches and sets, in any order, and one layer's in memory."""
 
 import weakref
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from flap.allocation import ULUM, LayerPlan, PruningPlan, price
-from flap.calibration import Calibration, LayerStatistics, Statistics, Visits, batch_statistics, collect, merge
+from flap.calibration import Calibration, LayerStatistics, Statistics, Visits, batch_statistics, collect
+from flap.calibration.covariance import Covariance
 from flap.compression import BiasCompensation, Divergence, LinearCompensation, compress, prune_in_sequence, slice_layer
 from flap.importance import OBS, score_layers
 from flap.models import Pair, Resident
@@ -48,11 +49,56 @@ def test_by_hand() -> None:
     assert batch_statistics(batches[0]).comoment_II is None
 
 
-def test_merged_parts_are_those_of_all_tokens() -> None:
+def covariance_of(*parts_TI: Tensor) -> Covariance:
+    return Covariance.of(*(with_comoments([part_TI]) for part_TI in parts_TI))
+
+
+def shuffled(num_tokens: int, channels: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Activations with offsets, the channels in another order, and the covariance in that order by definition."""
+    generator = torch.Generator().manual_seed(0)
+    activation_TI = torch.randn(num_tokens, channels, generator=generator) + torch.arange(channels) % 7
+    order_I = torch.randperm(channels, generator=generator)
+    return activation_TI, order_I, by_definition(activation_TI[:, order_I]) / num_tokens
+
+
+@pytest.mark.parametrize("channels", [1, 255, 256, 257, 600])
+@pytest.mark.parametrize("sizes", [(50,), (20, 30), (1, 9, 40)])
+def test_sets_of_tokens_are_merged_in_any_order_of_the_channels(channels: int, sizes: tuple[int, ...]) -> None:
+    activation_TI, order_I, expected_II = shuffled(50, channels)
+    covariance = covariance_of(*activation_TI.split(sizes))
+    assert covariance.num_tokens == 50
+    torch.testing.assert_close(covariance.mean_I, activation_TI.mean(0))
+    for dtype in (torch.float32, torch.float64):
+        hessian_II = covariance.hessian(order_I, 0.0, dtype)
+        assert hessian_II.dtype == dtype and hessian_II.mT.is_contiguous()
+        assert_close(hessian_II, expected_II)
+    diagonal_I = covariance.hessian(order_I, 0.1, torch.float64).diagonal()
+    added_I = 0.1 * expected_II.diagonal().mean().expand(channels)
+    torch.testing.assert_close(diagonal_I - expected_II.diagonal(), added_I, rtol=1e-4, atol=0)
+
+
+def test_products_and_errors_are_those_of_the_tokens() -> None:
+    activation_TI, order_I, expected_II = shuffled(50, 600)
+    covariance, generator = covariance_of(*activation_TI.split(30)), torch.Generator().manual_seed(1)
+    rows_R, columns_C = order_I[:400], order_I[300:]
+    weight_OR = torch.randn(3, 400, generator=generator)
+    expected_OC = weight_OR.double() @ expected_II[:400, 300:]
+    product_OC = covariance.product(weight_OR, rows_R, columns_C)
+    assert product_OC.dtype == torch.float32
+    assert (product_OC - expected_OC).norm() <= 1e-5 * expected_OC.norm()
+    map_OI, origin_I = torch.randn(3, 600, generator=generator), torch.randn(600, generator=generator)
+    measured = ((activation_TI - origin_I) @ map_OI.T).square().sum(1).mean().item()
+    assert covariance.error(map_OI, origin_I) == pytest.approx(measured, rel=1e-5)
+
+
+def test_a_set_without_tokens_changes_nothing() -> None:
     activation_TI = torch.randn(50, 9, generator=torch.Generator().manual_seed(0)) + 1.0
-    merged = merge(with_comoments([activation_TI[:20]]), with_comoments([activation_TI[20:]]))
-    assert merged.comoment_II is not None
-    assert_close(merged.comoment_II, by_definition(activation_TI))
+    known, empty = with_comoments([activation_TI]), Statistics(0, torch.zeros(9), torch.zeros(9), torch.zeros(9, 9))
+    every_I = torch.arange(9)
+    for parts in ((known, empty), (empty, known)):
+        assert_close(50 * Covariance.of(*parts).block(every_I, every_I), by_definition(activation_TI))
+    nothing = Covariance.of(empty, empty)
+    assert not nothing.mean_I.any() and not nothing.block(every_I, every_I).any()
 
 
 @pytest.mark.parametrize("channels", [1, 255, 256, 257, 600])
@@ -93,8 +139,8 @@ def assert_part(part: Statistics, activation_TI: Tensor) -> None:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_fifth_window_is_held_out(architecture: str, batch_size: int) -> None:
     model = tiny_model(architecture)
-    dense = collect(Resident(model), WINDOWS, batch_size=3)
-    for i, layer in Calibration(Resident(model), WINDOWS, batch_size, []).visit("score", covariance=True):
+    dense = collect(Resident(model), [WINDOWS], batch_size=3)
+    for i, layer in Calibration(Resident(model), [WINDOWS], batch_size, []).visit("score", covariance=True):
         assert layer is not None and layer.inverse_power == pytest.approx(dense[i].inverse_power, rel=1e-5)
         paths = Pair(f"{i}.self_attn.o_proj", f"{i}.mlp.down_proj")
         for known, plain, path in zip(layer.blocks, dense[i].blocks, paths, strict=True):
@@ -107,7 +153,7 @@ def test_every_fifth_window_is_held_out(architecture: str, batch_size: int) -> N
 
 def test_behind_pruned_layers() -> None:
     placed, plan = Resident(tiny_model("llama-gqa")), LayerPlan((0, 2), tuple(range(0, 56, 2)))
-    for i, known in Calibration(placed, WINDOWS, 4, []).in_sequence(covariance=True, folder=None):
+    for i, known in Calibration(placed, [WINDOWS], 4, []).in_sequence(covariance=True, folder=None):
         if i == 0:
             slice_layer(placed.adapter, 0, plan, BiasCompensation(), known)
         assert known is not None and known.blocks.mlp.parts is not None
@@ -123,7 +169,7 @@ def test_each_layer_runs_once_over_every_window() -> None:
         seen += len(args[0])
 
     model.model.layers[3].mlp.register_forward_pre_hook(count)
-    for _ in Calibration(Resident(model), WINDOWS, 4, []).visit("score", covariance=True):
+    for _ in Calibration(Resident(model), [WINDOWS], 4, []).visit("score", covariance=True):
         pass
     assert seen == len(WINDOWS)
 
@@ -157,12 +203,12 @@ class Watched(Iterator[tuple[int, LayerStatistics | None]]):
 
 def test_one_layer_is_in_memory() -> None:
     """While layers are scored, tried out, compressed, or scored and compressed in turn."""
-    calibration, linear = OneAtATime(Resident(tiny_model("llama-gqa")), WINDOWS, 4, []), LinearCompensation()
+    calibration, linear = OneAtATime(Resident(tiny_model("llama-gqa")), [WINDOWS], 4, []), LinearCompensation()
     adapter, plan = calibration.model.adapter, PruningPlan((LayerPlan((0, 2), tuple(range(30))),) * 4)
     score_layers(OBS(), adapter, calibration.visit("score", covariance=True))
     Divergence(calibration, linear)([plan], WINDOWS.numel())
     assert len(compress(adapter, plan, linear, calibration.visit("compress", covariance=True), slice_layer)) == 8
-    another = OneAtATime(Resident(tiny_model("llama-gqa")), WINDOWS, 4, [])
+    another = OneAtATime(Resident(tiny_model("llama-gqa")), [WINDOWS], 4, [])
     prune_in_sequence(another, OBS(), ULUM(), linear, price(another.model.adapter, 0.4), slice_layer, None)
 
 
@@ -170,4 +216,4 @@ def test_products_beyond_float32_name_the_layer() -> None:
     model = tiny_model("llama-gqa")
     model.model.layers[2].mlp.up_proj.weight.data *= 1e25
     with pytest.raises(ValueError, match=r"activations of layer 2 MLP.* not finite"):
-        list(Calibration(Resident(model), WINDOWS, 4, []).visit("score", covariance=True))
+        list(Calibration(Resident(model), [WINDOWS], 4, []).visit("score", covariance=True))

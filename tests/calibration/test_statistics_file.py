@@ -13,7 +13,7 @@ from tests.helpers.runs import composed, tiny
 
 
 def test_bit_equal_when_they_come_back(tmp_path: Path) -> None:
-    statistics = collect(Resident(tiny_model("llama-gqa")), tokens(), batch_size=2)
+    statistics = collect(Resident(tiny_model("llama-gqa")), [tokens()], batch_size=2)
     STATISTICS.write(statistics, tmp_path / "data")
     back = STATISTICS.read(tmp_path / "data")
     assert len(back) == len(statistics) == 4

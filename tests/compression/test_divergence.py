@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from flap.allocation import LayerPlan, PruningPlan
-from flap.calibration import Calibration, LayerStatistics, collect, split_windows
+from flap.calibration import Calibration, LayerStatistics, collect
 from flap.compression import BiasCompensation, Compensation, Divergence, LinearCompensation
 from flap.compression.apply import write_layer
 from flap.compression.divergence import EVERY, dense_plan, divergence
 from flap.compression.fitting import fit_layer
 from flap.compression.slicing import slice_out
+from flap.data import split_windows
 from flap.models import OnDisk, PlacedModel, Resident, adapt
 from tests.cases import ARCHITECTURES, tiny_model, tokens
 from tests.helpers.compressed import COMPENSATIONS, calibrated, plan_for
@@ -60,8 +61,8 @@ def some_plans(architecture: str = "llama-gqa") -> list[PruningPlan]:
 def test_it_is_the_divergence_of_the_whole_model(architecture: str, compensation: str) -> None:
     (model, known), fit, plans = calibrated(architecture), COMPENSATIONS[compensation], some_plans(architecture)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    measured = Divergence(Calibration(Resident(model), WINDOWS, 3, known), fit)(plans, 48)
-    _, held_out_NT = split_windows(WINDOWS)
+    measured = Divergence(Calibration(Resident(model), [WINDOWS], 3, known), fit)(plans, 48)
+    _, [held_out_NT] = split_windows([WINDOWS])
     expected = [by_hand(model, tried(model, plan, fit, known), held_out_NT) for plan in plans]
     assert min(expected) > 1e-3
     assert measured == pytest.approx(expected, rel=1e-3)
@@ -71,14 +72,14 @@ def test_it_is_the_divergence_of_the_whole_model(architecture: str, compensation
 @pytest.mark.parametrize(("num_tokens", "windows"), [(1, 1), (24, 1), (25, 2), (10**6, 2)])
 def test_tokens_are_whole_windows_of_those_held_out(num_tokens: int, windows: int) -> None:
     (model, known), plan = calibrated("llama-gqa"), plan_for("llama-gqa")
-    [measured] = Divergence(Calibration(Resident(model), WINDOWS, 3, known), FITS[0])([plan], num_tokens)
+    [measured] = Divergence(Calibration(Resident(model), [WINDOWS], 3, known), FITS[0])([plan], num_tokens)
     pruned = tried(model, plan, FITS[0], known)
     assert measured == pytest.approx(by_hand(model, pruned, WINDOWS[[0, 5]][-windows:]), rel=1e-3)
 
 
 def test_a_model_that_loses_nothing_does_not_diverge() -> None:
     model, known = calibrated("llama-gqa")
-    calibration = Calibration(Resident(model), WINDOWS, 3, known)
+    calibration = Calibration(Resident(model), [WINDOWS], 3, known)
     dense, pruned = Divergence(calibration, FITS[1])([dense_plan(calibration.model), plan_for("llama-gqa")], 48)
     assert dense < 1e-6 < pruned
     assert Divergence(calibration, FITS[1])([], 48) == []
@@ -89,12 +90,12 @@ def test_predictions_that_are_not_finite_are_said() -> None:
     model = tiny_model("llama-gqa")
     model.model.layers[1].mlp.up_proj.weight.data[:] = float("inf")
     with pytest.raises(ValueError, match=r"^structure=search: predictions of a pruned model are not finite"):
-        Divergence(Calibration(Resident(model), WINDOWS, 3, known), FITS[0])([plan_for("llama-gqa")], 48)
+        Divergence(Calibration(Resident(model), [WINDOWS], 3, known), FITS[0])([plan_for("llama-gqa")], 48)
 
 
 def calibration_of(placement: str, directory: Path, folder: Path | None = None) -> Calibration:
     placed = placed_at(placement, directory, folder)
-    return Calibration(placed, WINDOWS, 4, collect(placed, WINDOWS, 4))
+    return Calibration(placed, [WINDOWS], 4, collect(placed, [WINDOWS], 4))
 
 
 @pytest.mark.parametrize("fit", FITS, ids=["bias", "linear"])
@@ -193,3 +194,17 @@ def test_of_a_large_vocabulary_the_model_itself_diverges_by_nothing() -> None:
     p_NTV, q_NTV = logits_NTV.double().softmax(-1), other_NTV.double().softmax(-1)
     expected = (p_NTV * (p_NTV / q_NTV).log()).sum().item()
     assert divergence(log_p_NTV, other_NTV) == pytest.approx(expected, rel=1e-3)
+
+
+def test_windows_of_several_lengths_share_the_tokens() -> None:
+    (model, _), plan = calibrated("llama-gqa"), plan_for("llama-gqa")
+    windows = [WINDOWS, tokens(windows=7, length=12, seed=3)]
+    calibration = Calibration(Resident(model), windows, 3, [])
+    known = [observed for _, observed in calibration.visit("calibrate", covariance=True) if observed is not None]
+    compensation = COMPENSATIONS["linear"]
+    [measured] = Divergence(calibration, compensation)([plan], 2 * 24)
+    pruned = tried(model, plan, compensation, known)
+    _, (long_NT, short_NT) = split_windows(windows)
+    parts = [(long_NT[-1:], 24), (short_NT[-2:], 24)]
+    expected = sum(by_hand(model, pruned, windows_NT) * num_tokens for windows_NT, num_tokens in parts) / 48
+    assert measured == pytest.approx(expected, rel=1e-3)

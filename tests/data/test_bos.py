@@ -8,7 +8,7 @@ import torch
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from flap.data import Text, begins_with_bos, calibration_windows, evaluation_windows, read_text
+from flap.data import Pool, Text, begins_with_bos, evaluation_windows, read_text
 from flap.pipeline import run
 from tests.cases import tiny_model
 from tests.helpers.runs import composed, tiny
@@ -43,7 +43,7 @@ def test_every_window_begins_with_it_and_holds_one_token_less_of_the_text(
     windows = evaluation_windows(text, adding, 16, None, bos=True)
     assert windows.shape == (3000 // 15, 16) and (windows[:, 0] == 1).all()
     assert torch.equal(windows[:, 1:].flatten(), ids)
-    drawn = calibration_windows(text, adding, 20, 16, 0, bos=True)
+    drawn = Pool(text, adding, bos=True).draw(20, 16, seed=0)
     assert drawn.shape == (20, 16) and (drawn[:, 0] == 1).all()
 
 

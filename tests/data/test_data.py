@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
-from flap.data import Text, calibration_windows, evaluation_windows, read_text
+from flap.data import Part, Text, Windows, evaluation_windows, read_text
 
 
 @pytest.fixture
@@ -20,20 +20,31 @@ def rows(tokens_NT: torch.Tensor) -> list[tuple[int, ...]]:
     return [tuple(window) for window in tokens_NT.tolist()]
 
 
+def windows_of(text: Text, tokenizer: PreTrainedTokenizerFast, num_samples: int, seed: int = 0) -> torch.Tensor:
+    [tokens_NT] = Windows((Part(text.name),), (text,), tokenizer, num_samples, (32,), seed).by_length
+    return tokens_NT
+
+
 def test_windows_are_disjoint_and_seeded(text: Text, tokenizer: PreTrainedTokenizerFast) -> None:
-    first = calibration_windows(text, tokenizer, num_samples=20, seq_len=32, seed=0)
+    first = windows_of(text, tokenizer, 20)
     assert first.shape == (20, 32) and first.dtype == torch.int64
-    assert torch.equal(first, calibration_windows(text, tokenizer, num_samples=20, seq_len=32, seed=0))
-    other = calibration_windows(text, tokenizer, num_samples=20, seq_len=32, seed=1)
-    assert set(rows(first)) != set(rows(other))
+    assert torch.equal(first, windows_of(text, tokenizer, 20))
+    assert set(rows(first)) != set(rows(windows_of(text, tokenizer, 20, seed=1)))
     ids = tokenizer(text.text).input_ids
     cut = [tuple(ids[i : i + 32]) for i in range(0, len(ids) - 31, 32)]  # 3000 words, 93 windows
     assert len(set(cut)) == 93
     assert len(set(rows(first))) == 20 and set(rows(first)) <= set(cut)
-    everything = calibration_windows(text, tokenizer, num_samples=93, seq_len=32, seed=0)
+    everything = windows_of(text, tokenizer, 93)
     assert sorted(rows(everything)) == sorted(cut) and rows(everything) != cut
     with pytest.raises(ValueError, match=r"words\.txt: 93 windows of 32 .*calibration\.num_samples=94"):
-        calibration_windows(text, tokenizer, num_samples=94, seq_len=32, seed=0)
+        windows_of(text, tokenizer, 94)
+
+
+def test_windows_of_one_text_are_drawn_as_ever(text: Text, tokenizer: PreTrainedTokenizerFast) -> None:
+    """A random order of all windows, of which the first ones are taken: so are the published numbers."""
+    ids = torch.tensor(tokenizer(text.text).input_ids)
+    order = torch.randperm(93, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(windows_of(text, tokenizer, 50, seed=3), ids[: 93 * 32].reshape(93, 32)[order[:50]])
 
 
 @pytest.mark.parametrize(("max_tokens", "windows"), [(None, 93), (320, 10), (351, 10), (32, 1), (10**6, 93)])

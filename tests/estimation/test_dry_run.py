@@ -72,7 +72,7 @@ def test_a_folder_with_nothing_but_a_config_is_enough(tmp_path: Path) -> None:
     assert {path.name for path in run_dir.iterdir()} == {".hydra", "flap.log", "estimate.json"}
     assert not (tmp_path / "cache").exists() or not list((tmp_path / "cache").iterdir())
     stages = json.loads((run_dir / "estimate.json").read_text())["stages"]
-    names = ["load", "score", "allocate", "compress", "save", "evaluate"]
+    names = ["load", "write", "score", "allocate", "compress", "save", "evaluate"]
     assert [one["stage"] for one in stages] == names
     lines = done.stdout.splitlines()
     assert lines[0] == "llama-70b_OBS_search_r0.2_s0"
@@ -92,6 +92,20 @@ def test_the_numbers_of_70b_are_those_on_paper(tmp_path: Path) -> None:
     assert stages["calibrate"].operations == pytest.approx(3.6e16, rel=0.1)
 
 
+def test_a_text_of_its_own_is_counted(tmp_path: Path) -> None:
+    model = only_config(tmp_path / "llama-70b", LARGE)
+    mixture = ["calibration.dataset={c4: 1, self: 3}", "calibration.num_samples=1024", "calibration.seq_len=128"]
+    [writing] = [
+        one
+        for one in forecast(composed(f"model.path={model}", "dry_run=true", *mixture)).estimate.stages
+        if one.stage == "write"
+    ]
+    assert writing.tokens == 3 * 1024 * 128 // 4
+    assert writing.passes == 512 * 3  # 192 sequences, 64 at a time
+    keys_and_values = 64 * 512 * 80 * 2 * 1024 * 2  # sequences, tokens, layers, both, channels, bytes
+    assert 137e9 < writing.device_bytes - keys_and_values < 145e9
+
+
 def test_experts_are_counted(tmp_path: Path) -> None:
     model = only_config(tmp_path / "mixture", MIXTURE)
     stages = {one.stage: one for one in forecast(composed(f"model.path={model}", "metric=OBS")).estimate.stages}
@@ -100,8 +114,8 @@ def test_experts_are_counted(tmp_path: Path) -> None:
 
 def test_what_is_not_estimated_is_named(model_dir: Path, text_file: Path) -> None:
     base = tiny(model_dir, text_file)
-    lines = forecast(composed(*base, "eval=[perplexity,efficiency]", "eval.perplexity.max_tokens=null")).lines()
-    assert "not estimated: eval.perplexity, eval.efficiency" in lines
+    lines = forecast(composed(*base, "eval=[perplexity,divergence]", "eval.perplexity.max_tokens=null")).lines()
+    assert "not estimated: eval.perplexity, eval.divergence" in lines
     assert not any("not estimated" in line for line in forecast(composed(*base)).lines())
 
 

@@ -45,7 +45,7 @@ def in_parts(fitting_TI: Tensor, held_out_TI: Tensor) -> Statistics:
 
 def covariances(model: PreTrainedModel, windows_NT: Tensor, batch_size: int) -> list[LayerStatistics]:
     """Statistics with co-moments of all layers at once, which only models as tiny as these allow."""
-    calibration = Calibration(Resident(model), windows_NT, batch_size, [])
+    calibration = Calibration(Resident(model), [windows_NT], batch_size, [])
     return [observed for _, observed in calibration.visit("calibrate", covariance=True) if observed is not None]
 
 

@@ -49,6 +49,7 @@ TASKS = {
     "places": ("places", "tag: toys"),
     "fixed": ("animals", "training_split: train\nnum_fewshot: 0"),
     "own_shots": ("animals", "training_split: train\nnum_fewshot: 1"),
+    "plain": ("animals", "metric_list: [{metric: acc}]"),
     "code": ("animals", "unsafe_code: true"),
 }
 GROUP = """
@@ -91,20 +92,28 @@ def only_toys(folder: Path) -> Iterator[None]:
 
 
 @torch.no_grad()
-def by_hand(
+def log_likelihoods(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, task: str, normalised: bool, limit: int | None = None
-) -> list[bool]:
-    """Whether the likeliest choice is the right one, per document; `normalised`: log-likelihood a character."""
-    hits = []
-    for i, question in enumerate(QUESTIONS[task][:limit]):
+) -> list[list[float]]:
+    """The log-likelihood of each choice, per document; `normalised`: a character."""
+    documents = []
+    for question in QUESTIONS[task][:limit]:
         scores = []
         for choice in CHOICES[task]:
             context, whole = (torch.tensor(tokenizer(text).input_ids) for text in (question, f"{question} {choice}"))
             log_prob_TV: Tensor = model(input_ids=whole[None]).logits[0].log_softmax(-1)
             found = sum(log_prob_TV[t - 1, whole[t]].item() for t in range(len(context), len(whole)))
             scores.append(found / len(choice) if normalised else found)
-        hits.append(scores.index(max(scores)) == i % len(scores))
-    return hits
+        documents.append(scores)
+    return documents
+
+
+def by_hand(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, task: str, normalised: bool, limit: int | None = None
+) -> list[bool]:
+    """Whether the likeliest choice is the right one, per document."""
+    documents = log_likelihoods(model, tokenizer, task, normalised, limit)
+    return [scores.index(max(scores)) == i % len(scores) for i, scores in enumerate(documents)]
 
 
 def mean(values: list[Any]) -> float:

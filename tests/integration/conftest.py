@@ -6,6 +6,7 @@ from subprocess import CompletedProcess
 import pytest
 
 from tests.helpers.forked import command_line
+from tests.helpers.runs import run_tiny  # noqa: F401 - a fixture
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from tests.helpers.damaged import damage
 from tests.helpers.runs import composed, tiny
 
 PLENTY = 10**12  # bytes
-NAMES = "boolq-passages, hellaswag-passages, wikitext2, c4, ptb, or a .txt, .jsonl or .parquet file"
+NAMES = "boolq-passages, hellaswag-passages, sciq-passages, python-code, .*, ptb, or a .txt, .jsonl or .parquet file"
 
 
 @pytest.fixture(scope="module")
@@ -67,12 +67,20 @@ BEFORE_WEIGHTS = [
     ("calibration.dataset={bad}/absent.txt", f"calibration.dataset={{bad}}/absent.txt: no such file; expected {NAMES}"),
     ("calibration.dataset={bad}/empty.txt", "calibration.dataset={bad}/empty.txt: the file holds no text"),
     ("calibration.dataset={bad}/blank.txt", "calibration.dataset={bad}/blank.txt: the file holds no text"),
-    ("calibration.dataset={bad}/short.txt", "calibration.dataset=.*short.txt: its 3 tokens do not fill .* 16"),
+    ("calibration.dataset={bad}/short.txt", "calibration.dataset=.*short.txt: 0 windows of 16 tokens are too few"),
     ("calibration.dataset={bad}/words.csv", f"calibration.dataset={{bad}}/words.csv: unknown dataset; .*{NAMES}"),
     ("calibration.dataset={bad}/latin1.txt", "calibration.dataset={bad}/latin1.txt: cannot be read as .txt"),
     ("calibration.dataset={bad}/other.jsonl", "calibration.dataset={bad}/other.jsonl: no column 'text', only body"),
     ("calibration.dataset={bad}/null.jsonl", "calibration.dataset={bad}/null.jsonl: "),
     ("calibration.dataset={bad}/number.jsonl", "calibration.dataset={bad}/number.jsonl: "),
+    ("calibration.dataset={{self:-1}}", "calibration.dataset.self=-1: expected a weight >= 0"),
+    ("calibration.dataset={{self:0,c4:0}}", "calibration.dataset=.*: expected at least one text with a weight above 0"),
+    ("calibration.dataset={{self:{{wight:1}}}}", "calibration.dataset.self=wight: expected weight, packing, chat_temp"),
+    ("calibration.dataset=[c4,c4]", "calibration.dataset=.*: expected each text once"),
+    ("calibration.dataset=[{bad}/short.txt,self]", ".*short.txt: 0 windows of 16 tokens are too few for the 4 that"),
+    ("calibration.dataset={{self:{{chat_template:true}}}}", "calibration.dataset.self.chat_template=true: the token"),
+    ("calibration.seq_len=[16,16]", "calibration.seq_len=.*: expected a whole number >= 2, or a list of such, each"),
+    ("calibration.seq_len=[16,129]", "calibration.seq_len=129: the model's context ends at 128"),
     ("calibration.num_samples=188", "calibration.dataset=.*187 windows of 16 .* calibration.num_samples=188"),
     ("calibration.seq_len=129", "calibration.seq_len=129: the model's context ends at 128"),
     ("dry_run=true", "dry_run=True: expected false; only the command line prints what a run will take"),
@@ -109,7 +117,8 @@ def refused(arguments: str, line: str, base: list[str], bad: Path, run_dir: Path
         run(composed(*base, *arguments.format(bad=bad).split()), run_dir)
     assert re.fullmatch(f"{line}.*".format(bad=re.escape(str(bad))), str(caught.value)), str(caught.value)
     assert {path.name for path in run_dir.rglob("*")} <= {
-        "evaluation.json"
+        "evaluation.json",
+        "documents.json.gz",
     }  # numbers of the dense model, measured first
     assert [path.name for path in bad.glob("occupied/*")] == ["precious"] and not list(bad.glob(".*"))
 

@@ -27,7 +27,7 @@ from flap.checkpoint.save import save
 from flap.compression import Divergence, FitReport, LinearCompensation, compress, mask_layer, slice_layer
 from flap.compression.divergence import dense_plan
 from flap.config import ModelConfig
-from flap.evaluation.perplexity import perplexity
+from flap.evaluation.perplexity import perplexity, window_losses
 from flap.importance import OBS, score_layers
 from flap.models import PlacedModel, Resident, Source, Spread, find_model
 from flap.reporting import Report
@@ -118,13 +118,13 @@ def sources(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedToken
 
 @cache
 def statistics_on_cpu(family: str) -> list[LayerStatistics]:
-    return collect(Resident(model_on(CPU, family)), WINDOWS, 4)
+    return collect(Resident(model_on(CPU, family)), [WINDOWS], 4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_statistics(device: torch.device, family: str, tmp_path: Path) -> None:
     placed = Resident(model_on(device, family))
-    found = collect(placed, WINDOWS, 4)
+    found = collect(placed, [WINDOWS], 4)
     assert {block.mean_I.device.type for layer in found for block in layer.blocks} == {device.type}
     assert_same_statistics(found, statistics_on_cpu(family))
     write_statistics(found, tmp_path / "statistics.safetensors")
@@ -154,7 +154,7 @@ def test_its_files_are_read_on_any_device(device: torch.device, family: str, pru
 
 def calibration_on(device: torch.device) -> Calibration:
     placed = Resident(model_on(device, "llama"))
-    return Calibration(placed, WINDOWS, 4, collect(placed, WINDOWS, 4))
+    return Calibration(placed, [WINDOWS], 4, collect(placed, [WINDOWS], 4))
 
 
 def plans(model: PlacedModel) -> list[PruningPlan]:
@@ -214,7 +214,7 @@ def pruned_by_hand(family: str) -> tuple[PruningPlan, PreTrainedModel, float]:
     """On the CPU: the plan, what it leaves, and the perplexity of that."""
     model = model_on(CPU, family)
     plan = prune(model, 0.4)
-    return plan, model, perplexity(Resident(model), WINDOWS, 4)
+    return plan, model, perplexity(window_losses(Resident(model), WINDOWS, 4))
 
 
 def assert_prunes_and_saves(
@@ -223,12 +223,12 @@ def assert_prunes_and_saves(
     """As the CPU does; return the model after it is saved."""
     plan, expected, expected_perplexity = pruned_by_hand(family)
     device = placed.device
-    assert_same_statistics(collect(placed, WINDOWS, 4), statistics_on_cpu(family))
+    assert_same_statistics(collect(placed, [WINDOWS], 4), statistics_on_cpu(family))
     assert prune(placed, 0.4) == plan
     after = save(placed, tokenizer, directory, plan, {})
     assert after.device == device and after.logits(WINDOWS).device.type == device.type
     assert_close(after.logits(tokens(seed=7)), logits(expected))
-    assert perplexity(after, WINDOWS, 4) == pytest.approx(expected_perplexity, rel=ROUNDING)
+    assert perplexity(window_losses(after, WINDOWS, 4)) == pytest.approx(expected_perplexity, rel=ROUNDING)
     assert_same_tensors(flap.load(directory), expected, CPU)
     return after
 

@@ -25,7 +25,7 @@ from flap.compression import BiasCompensation, Compensation, NoCompensation, com
 from flap.config import ModelConfig
 from flap.data.named import ARROW
 from flap.data.packaged import packaged_file
-from flap.evaluation.perplexity import perplexity
+from flap.evaluation.perplexity import perplexity, window_losses
 from flap.importance import Magnitude, Metric, Wanda, score_layer, score_layers
 from flap.models import Pair, Resident, adapt, find_model
 from flap.storage import cache_root
@@ -69,7 +69,7 @@ class Real:
     def perplexity(self, plan: PruningPlan, compensation: Compensation) -> float:
         model = self.fresh()
         compress(adapt(model), plan, compensation, enumerate(self.exact), slice_layer)
-        return perplexity(Resident(model), self.evaluation_NT, batch_size=8)
+        return perplexity(window_losses(Resident(model), self.evaluation_NT, batch_size=8))
 
 
 @pytest.mark.slow
@@ -112,7 +112,7 @@ def test_perplexity(real: Real, name: str) -> None:
 @pytest.mark.long
 def test_the_dense_model_is_the_reference_model(real: Real) -> None:
     assert adapt(real.model).num_parameters() == OFFICIAL["decoder_linear_parameters_dense"]
-    found = perplexity(Resident(real.model), real.evaluation_NT, 8)
+    found = perplexity(window_losses(Resident(real.model), real.evaluation_NT, 8))
     assert found == pytest.approx(OFFICIAL["evaluation"]["dense_perplexity"], rel=1e-3)
 
 
@@ -134,7 +134,7 @@ def decide(real: Real, cell: Cell, statistics: list[LayerStatistics]) -> Pruning
     if cell["method"] == "wanda_sp":
         model = Resident(real.fresh())
         plans: list[LayerPlan] = []
-        for i, known in Calibration(model, real.calibration_NT, 8, []).in_sequence(covariance=False, folder=None):
+        for i, known in Calibration(model, [real.calibration_NT], 8, []).in_sequence(covariance=False, folder=None):
             plans.append(truncated(score_layer(metric, model.adapter.blocks(i), known), cell))
             slice_layer(model.adapter, i, plans[i], NoCompensation(), known)
         return PruningPlan(tuple(plans))
@@ -191,7 +191,7 @@ def real() -> Real:
     held_out = read(passages[1000:1200], evaluation["sha256_of_text"], source.tokenizer)
     adapter = adapt(model)
     recorders = [[OfficialRecorder(block.output) for block in adapter.blocks(i)] for i in range(LAYERS)]
-    exact = collect(Resident(model), windows_NT, batch_size=8)
+    exact = collect(Resident(model), [windows_NT], batch_size=8)
     official = [LayerStatistics(Pair(*(one.finish() for one in pair)), inverse_power=0.0) for pair in recorders]
     return Real(model, windows_NT, held_out[: 128 * length].reshape(128, length), exact, official)
 

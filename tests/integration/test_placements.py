@@ -57,7 +57,16 @@ def assert_equal_runs(root: Path, reports: dict[str, Report]) -> None:
     found, expected = tensors(root / second / "checkpoint"), tensors(root / first / "checkpoint")
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-    for field in ("evaluation", "parameters", "ratio", "layers", "layers_before", "repairs", "search_nats"):
+    for field in (
+        "evaluation",
+        "difference_stderr",
+        "parameters",
+        "ratio",
+        "layers",
+        "layers_before",
+        "repairs",
+        "search_nats",
+    ):
         assert getattr(a, field) == getattr(b, field), field
 
 
@@ -176,7 +185,7 @@ def test_statistics_are_shared_with_runs_in_memory(model_dir: Path, text_file: P
 def test_nothing_but_the_results_is_left(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
     pruned("stream", model_dir, text_file, tmp_path)
     assert {path.name for path in (tmp_path / "stream").iterdir()} == {
-        "checkpoint", "evaluation.json", "layers.png", "plan.json", "report.json", "report.md",
+        "checkpoint", "documents.json.gz", "evaluation.json", "layers.png", "plan.json", "report.json", "report.md",
     }  # fmt: skip
     assert not [path for path in (tmp_path / "cache-stream" / "streams").iterdir() if path.suffix != ".lock"]
     index = json.loads((tmp_path / "stream" / "checkpoint" / "model.safetensors.index.json").read_text())

@@ -25,15 +25,15 @@ Cli = Callable[..., "CompletedProcess[str]"]
 def counted(monkeypatch: pytest.MonkeyPatch, fail_at: int | None = None) -> list[int]:
     """Window lengths of the perplexities that are really measured from now on; the `fail_at`-th fails instead."""
     measured: list[int] = []
-    original = perplexity.perplexity
+    original = perplexity.window_losses
 
-    def spy(model: PlacedModel, tokens_NT: Tensor, batch_size: int) -> float:
+    def spy(model: PlacedModel, tokens_NT: Tensor, batch_size: int) -> Tensor:
         if len(measured) + 1 == fail_at:
             raise KeyboardInterrupt
         measured.append(tokens_NT.shape[1])
         return original(model, tokens_NT, batch_size)
 
-    monkeypatch.setattr(perplexity, "perplexity", spy)
+    monkeypatch.setattr(perplexity, "window_losses", spy)
     return measured
 
 
@@ -53,6 +53,8 @@ def test_a_killed_run_goes_on_after_the_last_task(
     report = run(config, tmp_path / "run")
     assert measured == [16]
     assert report.evaluation == undisturbed.evaluation
+    assert report.difference_stderr == undisturbed.difference_stderr
+    assert set(report.difference_stderr) == {"words.txt/perplexity@8", "words.txt/perplexity@16"}
     assert report.layers == undisturbed.layers
 
 
@@ -89,6 +91,8 @@ def test_dense_scores_are_measured_once_for_all_cells(
     reports = [run(composed(*arguments, f"ratio={ratio}"), tmp_path / ratio) for ratio in ("0.2", "0.4", "0.6")]
     assert len(measured) == 1 + 3
     assert len({one.evaluation["dense"]["words.txt/perplexity@16"] for one in reports}) == 1
+    errors = [one.difference_stderr["words.txt/perplexity@16"] for one in reports]
+    assert len(set(errors)) == 3 and min(errors) > 0  # paired with windows that the cache has
 
 
 def test_a_damaged_file_of_numbers_counts_for_nothing(model_dir: Path, text_file: Path, tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_the_report_counts_the_walks(
 
 
 def test_a_report_says_what_the_rounds_brought(arguments: list[str], tmp_path: Path) -> None:
-    report = run(composed(*arguments, "ratio=0.5"), tmp_path / "run")
+    report = run(composed(*arguments, "ratio=0.5", "structure.rounds=2"), tmp_path / "run")
     nats = json.loads((tmp_path / "run" / "report.json").read_text())["search_nats"]
     assert nats == report.search_nats and nats[-1] < nats[0]
     assert f"its last one by {nats[-1]:.4f}" in " ".join(notices(report))

@@ -94,6 +94,10 @@ class PlacedModel(ABC):
     def ends(self) -> AbstractContextManager[None]:
         """Make the ends of the model (embeddings, final norm and head) present inside the block."""
 
+    @abstractmethod
+    def callable(self) -> AbstractContextManager[None]:
+        """Make `model` itself run inside the block, as its `generate` needs; layers on disk are read at each call."""
+
     def resume_changes(self, layers_done: int) -> None:  # noqa: B027 - nothing to do if changes are in memory
         """Restore the first `layers_done` layers as an interrupted run has changed them; discard changes of others."""
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from flap.models.devices import ROOM_TO_RUN, free_bytes
-from flap.models.forward import leave
+from flap.models.forward import layers_replaced, leave
 from flap.models.placement.base import PlacedModel, Weights
 from flap.models.placement.changes import Changes
 from flap.models.placement.layer_files import LayerFiles
@@ -101,6 +101,17 @@ class OnDisk(PlacedModel):
             inside = set(self.layers.modules())
             _drop(module for module in self.model.modules() if module not in inside)
             self.model.tie_weights()
+
+    @contextmanager
+    def callable(self) -> Iterator[None]:
+        """Read each layer when it is called, and drop it afterwards; the ends are present inside the block."""
+
+        def read(index: int, *args: Any, **options: Any) -> Any:
+            with self.layer(index) as layer:
+                return type(layer).forward(layer, *args, **options)
+
+        with self.ends(), layers_replaced(self.layers, read):
+            yield
 
     def observe(
         self, batches_NT: Sequence[Tensor], recorders: Sequence[AbstractContextManager[Any]], folder: Path | None

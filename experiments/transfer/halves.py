@@ -1,0 +1,23 @@
+"""Cut a text into two halves at a line's end: `python experiments/transfer/halves.py wikitext-2-raw-test.txt`.
+
+The halves are written beside it: NAME-first.txt to calibrate on, NAME-second.txt to evaluate on, as peers do with the
+test part of WikiText-2 where there is no network for its training part.
+"""
+
+import sys
+from pathlib import Path
+
+
+def main(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    middle = text.index("\n", len(text) // 2) + 1
+    for name, half in (("first", text[:middle]), ("second", text[middle:])):
+        target = path.with_name(f"{path.stem}-{name}.txt")
+        target.write_text(half, encoding="utf-8")
+        print(f"{target}: {len(half):,} characters")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        raise SystemExit(__doc__)
+    main(Path(sys.argv[1]))

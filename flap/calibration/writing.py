@@ -1,0 +1,115 @@
+"""The calibration text `self`: the model writes it, so that it costs no data (Williams and Aletras, arXiv 2410.17711).
+
+Legend: N sequences · T tokens a sequence.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flap.calibration.sampling import Beginning, beginning, plain_sampling, sample
+from flap.console.progress import progress
+from flap.data import SELF, Part, Text, Windows
+from flap.data.random_state import seeded
+from flap.models import PlacedModel
+from flap.storage import Kind, as_json
+
+WRITTEN: Kind[dict[str, Any]] = as_json("self")
+WRITTEN_VERSION = 1  # raise it when the same key would give another text
+
+SEQUENCES = 64  # in a batch
+SEQ_LEN = 512  # tokens of a sequence, or those of the longest calibration window
+NGRAM, DISTINCT = 4, 0.5  # a sequence is dropped as a loop if less than this share of its n-grams are distinct
+
+
+@dataclass
+class Draft:
+    """What the model has written so far for these windows."""
+
+    windows: Windows
+    part: Part
+    start: Beginning
+    documents: list[str] = field(default_factory=list)
+    tokens: int = 0
+    dropped: int = 0
+
+    @classmethod
+    def of(cls, windows: Windows) -> "Draft":
+        """Return an empty draft for windows whose text `self` is still to write."""
+        part = windows.to_write
+        assert part is not None
+        return cls(windows, part, beginning(windows.tokenizer, part.chat_template, f"calibration.dataset.{SELF}"))
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """All that the text depends on besides the model, as part of its cache key."""
+        wanted = {"num_tokens": self.windows.tokens_to_write, "seq_len": max(self.windows.lengths)}
+        options = {"begins_with": self.start.tokens, "packing": self.part.packing, "seed": self.windows.seed}
+        return {"version": WRITTEN_VERSION, **wanted, **options, "vocabulary": self.windows.key["vocabulary"]}
+
+    @property
+    def left(self) -> int:
+        """The tokens that are still to write."""
+        return self.windows.tokens_to_write - self.tokens
+
+    def add(self, sequence_T: Tensor) -> None:
+        """Add a sequence, unless it is a loop or, without packing, does not fill the longest window.
+
+        Raises:
+            ValueError: the model writes hardly anything else.
+        """
+        text = self.windows.tokenizer.decode(sequence_T, skip_special_tokens=not self.start.special)
+        num_tokens = len(self.windows.tokenizer(text, add_special_tokens=False).input_ids)
+        too_short = num_tokens < (1 if self.part.packing else max(self.windows.lengths))
+        if too_short or loops(sequence_T):
+            self.dropped += 1
+        else:
+            self.documents.append(text)
+            self.tokens += num_tokens
+        if self.dropped > 4 * (SEQUENCES + len(self.documents)):
+            raise ValueError(
+                f"calibration.dataset={SELF}: {self.dropped} of {self.dropped + len(self.documents)} sequences of the "
+                "model are loops or too short; expected a model that writes text, or other texts"
+            )
+
+
+def write(model: PlacedModel, draft: Draft) -> dict[str, Any]:
+    """Return the documents that the model writes for a draft, their tokens, how many were dropped, and seconds.
+
+    The model samples from its own distribution (temperature 1) and does not stop at EOS, as it was trained on documents
+    one after another.
+
+    Raises:
+        ValueError: as `Draft.add`.
+    """
+    started = perf_counter()
+    whole = model.in_memory() if model.fits_in_memory() else model
+    with seeded(draft.windows.seed), whole.callable(), plain_sampling(whole.model):
+        for sequence_T in progress(_sequences(whole, draft), "the model writes", len):
+            draft.add(sequence_T)
+    facts = {"tokens": draft.tokens, "dropped": draft.dropped, "begins_with": draft.start.name}
+    return {"documents": draft.documents, **facts, "seconds": perf_counter() - started}
+
+
+def text_of(written: dict[str, Any]) -> Text:
+    """Return what the model has written as a text."""
+    return Text.joined(SELF, written["documents"], f"written by the model from {written['begins_with']}")
+
+
+def _sequences(model: PlacedModel, draft: Draft) -> Iterator[Tensor]:
+    """Yield sequences of the model, batch after batch, until the draft is long enough."""
+    length = max(SEQ_LEN, *draft.windows.lengths)
+    while draft.left > 0:
+        needed = math.ceil(1.02 * draft.left / length)  # text has fewer tokens when it is tokenized again
+        yield from sample(model, draft.start, needed if needed < 1.5 * SEQUENCES else SEQUENCES, length)
+
+
+def loops(sequence_T: Tensor) -> bool:
+    """Return whether a sequence repeats itself: less than half of its 4-grams are distinct."""
+    ngrams = sequence_T.unfold(0, NGRAM, 1) if len(sequence_T) >= NGRAM else sequence_T[None]
+    return len(torch.unique(ngrams, dim=0)) < DISTINCT * len(ngrams)

@@ -1,0 +1,125 @@
+"""Drawing windows from texts by weight, and the order in which every fifth of them is held out.
+
+Legend: N windows · T tokens in each window · S tokens of a text.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from flap.data.text import Text
+
+# With covariances, every fifth window is held out to choose between fits.
+HELD_OUT = 5
+
+
+class TooFewWindowsError(ValueError):
+    """A text has fewer windows than are wanted."""
+
+    def __init__(self, available: int, wanted: int, seq_len: int) -> None:
+        super().__init__(f"{available} windows of {seq_len} tokens, {wanted} wanted")
+        self.available, self.wanted, self.seq_len = available, wanted, seq_len
+
+
+class Pool:
+    """The tokens of a text, from which windows are drawn that do not overlap.
+
+    Without packing, no window goes over the end of a document. bos: every window begins with that token, which counts.
+    Else the text is tokenized as it is and only its first window, or that of a document, begins with what the
+    tokenizer puts there: the habit of the papers.
+    """
+
+    def __init__(self, text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool, packing: bool = True) -> None:
+        self.tokens_S, self.lengths = tokenized(text, tokenizer, bos, packing)
+        self.free_S = torch.ones(len(self.tokens_S), dtype=torch.bool)
+        self.bos_token: int | None = tokenizer.bos_token_id if bos else None
+
+    def cut(self, seq_len: int) -> Tensor:
+        """Return all windows of so many tokens, tokens_NT (int64), in order, whose tokens are still free."""
+        return self._windows(self._places(seq_len))
+
+    def draw(self, num_windows: int, seq_len: int, seed: int) -> Tensor:
+        """Return windows of free tokens, chosen at random by the seed; their tokens are free no longer.
+
+        Raises:
+            TooFewWindowsError: there are fewer.
+        """
+        places_NT = self._places(seq_len)
+        if len(places_NT) < num_windows:
+            raise TooFewWindowsError(len(places_NT), num_windows, seq_len)
+        order_N = torch.randperm(len(places_NT), generator=torch.Generator().manual_seed(seed))
+        places_NT = places_NT[order_N[:num_windows]]
+        self.free_S[places_NT.flatten()] = False
+        return self._windows(places_NT)
+
+    def _places(self, seq_len: int) -> Tensor:
+        """Return the positions in the text of the tokens of all free windows; BOS has none."""
+        own = seq_len - (self.bos_token is not None)
+        starts, first = [], 0
+        for length in self.lengths:
+            starts.append(torch.arange(first, first + length - own + 1, own) if length >= own else torch.empty(0))
+            first += length
+        places_NT = torch.cat(starts).long()[:, None] + torch.arange(own)
+        return places_NT[self.free_S[places_NT].all(dim=1)]
+
+    def _windows(self, places_NT: Tensor) -> Tensor:
+        tokens_NT = self.tokens_S[places_NT]
+        if self.bos_token is None:
+            return tokens_NT
+        return torch.cat([torch.full((len(tokens_NT), 1), self.bos_token), tokens_NT], dim=1)
+
+
+@lru_cache(maxsize=8)  # in a sweep in one process, a text is tokenized only once
+def tokenized(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool, packing: bool) -> tuple[Tensor, list[int]]:
+    """Return the tokens of a text, tokens_S, and the lengths of its documents; with packing it is a single one."""
+    documents = [text.text] if packing or not text.documents else list(text.documents)
+    ids = [tokenizer(document, verbose=False, add_special_tokens=not bos).input_ids for document in documents]
+    return torch.tensor([token for document in ids for token in document]).long(), [len(document) for document in ids]
+
+
+def apportioned(total: int, weights: Sequence[float]) -> list[int]:
+    """Return whole numbers with this sum in proportion to the weights, by largest remainders."""
+    exact = [total * weight / sum(weights) for weight in weights]
+    shares = [math.floor(share) for share in exact]
+    by_remainder = sorted(range(len(weights)), key=lambda p: shares[p] - exact[p])
+    for p in by_remainder[: total - sum(shares)]:
+        shares[p] += 1
+    return shares
+
+
+def mixed(parts: Sequence[Tensor]) -> Tensor:
+    """Return the windows of all parts in one order, tokens_NT; each part keeps its own order.
+
+    The held-out windows, and those that are not, have the parts in proportion, and so has each run of either.
+    """
+    counts = [len(windows_NT) for windows_NT in parts]
+    held_out = apportioned(math.ceil(sum(counts) / HELD_OUT), counts)
+    fitting = [count - held for count, held in zip(counts, held_out, strict=True)]
+    held_parts, fitting_parts = _spread(held_out), _spread(fitting)
+    windows = [iter(windows_NT) for windows_NT in parts]
+    order = (next(fitting_parts if i % HELD_OUT else held_parts) for i in range(sum(counts)))
+    return torch.stack([next(windows[p]) for p in order])
+
+
+def _spread(counts: Sequence[int]) -> Iterator[int]:
+    """Yield the index of each part as often as its count says, evenly spread."""
+    return iter([p for _, p in sorted(((k + 0.5) / n, p) for p, n in enumerate(counts) for k in range(n))])
+
+
+def split_windows(windows: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the windows to fit on, and those that are held out to choose between fits; tokens_NT for each length."""
+    held = [torch.arange(len(tokens_NT)) % HELD_OUT == 0 for tokens_NT in windows]
+    pairs = list(zip(windows, held, strict=True))
+    return [tokens_NT[~held_N] for tokens_NT, held_N in pairs], [tokens_NT[held_N] for tokens_NT, held_N in pairs]
+
+
+def batches(windows: Sequence[Tensor], batch_size: int) -> list[Tensor]:
+    """Return the windows in batches of one length. batch_size: windows of the first length; others have its tokens."""
+    first = windows[0].shape[1]
+    sizes = [max(1, batch_size * first // tokens_NT.shape[1]) for tokens_NT in windows]
+    split = [tokens_NT.split(size) for tokens_NT, size in zip(windows, sizes, strict=True) if len(tokens_NT)]
+    return [batch_NT for batches_NT in split for batch_NT in batches_NT]

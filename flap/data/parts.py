@@ -1,0 +1,62 @@
+"""The parts of a mixture of texts, as `calibration.dataset` names them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flap.config import require
+
+SELF = "self"  # the text that the model itself writes
+
+
+@dataclass(frozen=True)
+class Part:
+    """A text of a mixture. weight: its share of the tokens, relative to those of the other parts.
+
+    packing: a window may hold the end of a document and the beginning of the next one; else windows lie within a
+    document, and what is left of it after its last window is not used. chat_template: the file holds conversations,
+    which the tokenizer's template makes into text; of `self`: the model begins as an answer in that template.
+    """
+
+    dataset: str
+    weight: float = 1.0
+    packing: bool = True
+    chat_template: bool = False
+
+
+def parse(dataset: Any, field: str) -> list[Part]:
+    """Return the parts of a name, a list of names, or a mapping from names to weights or options. Weight 0 leaves out.
+
+    Raises:
+        ValueError: it is none of these, a weight is negative, all are zero, or an option is unknown.
+    """
+    if isinstance(dataset, str):
+        return [Part(dataset)]
+    if isinstance(dataset, Mapping):
+        parts = [_part(str(name), options, field) for name, options in dataset.items()]
+    elif isinstance(dataset, Sequence) and all(isinstance(name, str) for name in dataset):
+        require(
+            len(set(dataset)) == len(dataset), field, list(dataset), "each text once; {name: 2} gives it more weight"
+        )
+        parts = [Part(name) for name in dataset]
+    else:
+        raise ValueError(f"{field}={dataset}: expected a text, [text, text] or {{text: weight, text: weight}}")
+    used = [part for part in parts if part.weight > 0]
+    require(bool(used), field, dataset, "at least one text with a weight above 0")
+    return used
+
+
+def _part(name: str, options: Any, field: str) -> Part:
+    """Return the part of an entry of the mapping."""
+    options = options if isinstance(options, Mapping) else {"weight": options}
+    unknown = options.keys() - {"weight", "packing", "chat_template"}
+    require(not unknown, f"{field}.{name}", ", ".join(sorted(map(str, unknown))), "weight, packing, chat_template")
+    weight = options.get("weight", 1.0)
+    valid = isinstance(weight, int | float) and not isinstance(weight, bool) and 0 <= weight < math.inf
+    require(valid, f"{field}.{name}", weight, "a weight >= 0")
+    for option in ("packing", "chat_template"):
+        require(
+            options.get(option) in (None, True, False), f"{field}.{name}.{option}", options.get(option), "true or false"
+        )
+    return Part(name, float(weight), options.get("packing", True), options.get("chat_template", False))

@@ -1,0 +1,103 @@
+"""The text that the model writes itself: sampled from its own distribution, the same again, without loops."""
+
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from flap.calibration.sampling import beginning, plain_sampling, sample
+from flap.calibration.writing import Draft, loops, text_of, write
+from flap.data import Part, Windows
+from flap.data.random_state import seeded
+from flap.models import PLACEMENTS, Resident
+from tests.cases import tiny_model
+from tests.helpers.placed import placed_at
+
+TEMPLATE = "{% for message in messages %}<s>{{ message.role }} {{ message.content }}</s>{% endfor %}"
+
+
+@pytest.fixture
+def windows(tokenizer: PreTrainedTokenizerFast) -> Windows:
+    return Windows((Part("self"),), (None,), tokenizer, 40, (8, 32), seed=0)
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flap.calibration.writing.SEQ_LEN", 48)
+
+
+def test_it_has_the_tokens_that_the_windows_need(windows: Windows) -> None:
+    written = write(Resident(tiny_model("llama-gqa")), Draft.of(windows))
+    assert written["tokens"] >= windows.tokens_to_write == 21 * 8 + 6 * 32
+    assert written["begins_with"] == "BOS" and written["seconds"] > 0
+    short, long = windows.written(text_of(written)).by_length
+    assert short.shape == (20, 8) and long.shape == (5, 32)
+
+
+def test_the_same_seed_writes_the_same_and_the_callers_randomness_is_left_alone(windows: Windows) -> None:
+    model = Resident(tiny_model("llama-gqa"))
+    state = torch.get_rng_state()
+    first, again = (write(model, Draft.of(windows))["documents"] for _ in range(2))
+    assert first == again and torch.equal(state, torch.get_rng_state())
+    assert write(model, Draft.of(replace(windows, seed=1)))["documents"] != first
+    assert model.model.generation_config.max_new_tokens is None
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_every_placement_writes_the_same(
+    placement: str, windows: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model("llama-gqa")
+    model.save_pretrained(tmp_path / "dense")
+    windows.tokenizer.save_pretrained(tmp_path / "dense")
+    placed = placed_at(placement, tmp_path / "dense")
+    if placement == "stream":  # not even loaded as a whole
+        monkeypatch.setattr(type(placed), "fits_in_memory", lambda self: False)
+        monkeypatch.setattr(type(placed), "in_memory", lambda self: pytest.fail("loaded"))
+    assert write(placed, Draft.of(windows))["documents"] == write(Resident(model), Draft.of(windows))["documents"]
+
+
+def test_tokens_come_from_the_models_distribution(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Neither options of generation that the model has, nor the most likely words alone."""
+    placed, start = Resident(tiny_model("llama-gqa")), beginning(tokenizer, False, "f")
+    with torch.no_grad():
+        placed.model.lm_head.weight *= 20  # far from uniform
+        expected = placed.model(torch.tensor([start.tokens])).logits[0, -1].softmax(0)
+    assert expected.max() > 10 / len(expected)
+    placed.model.generation_config.repetition_penalty = 50.0
+    with seeded(0), plain_sampling(placed.model):
+        first = sample(placed, start, 4000, 2)[:, 1]
+    observed = torch.bincount(first, minlength=len(expected)) / len(first)
+    assert (observed - expected).abs().max() < 4 * 0.5 / len(first) ** 0.5
+
+
+def test_loops_are_dropped_and_a_model_of_loops_is_refused(windows: Windows) -> None:
+    assert loops(torch.tensor([5, 6] * 24)) and not loops(torch.arange(48))
+    model = tiny_model("llama-gqa")
+    with torch.no_grad():  # always the same word
+        model.model.norm.register_forward_hook(lambda module, args, output: torch.ones_like(output))
+        model.lm_head.weight.zero_()[7] = 1.0
+    with pytest.raises(ValueError, match=r"^calibration\.dataset=self: \d+ of \d+ sequences of the model are loops"):
+        write(Resident(model), Draft.of(windows))
+
+
+def test_it_begins_with_eos_where_there_is_no_bos(tokenizer: PreTrainedTokenizerFast) -> None:
+    without = deepcopy(tokenizer)
+    without.bos_token = None
+    start = beginning(without, False, "f")
+    assert start.name == "EOS, as there is no BOS" and start.tokens == (tokenizer.eos_token_id,)
+    without.eos_token = None
+    with pytest.raises(ValueError, match=r"^f: the tokenizer has neither BOS nor EOS to begin with"):
+        beginning(without, False, "f")
+
+
+def test_in_the_chat_template_it_begins_as_a_user(tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(ValueError, match=r"^f\.chat_template=true: the tokenizer has no chat template"):
+        beginning(tokenizer, True, "f")
+    chatting = deepcopy(tokenizer)
+    chatting.chat_template = TEMPLATE
+    start = beginning(chatting, True, "f")
+    assert start.special and list(start.tokens) == tokenizer("<s>user ", add_special_tokens=False).input_ids

@@ -1,0 +1,99 @@
+"""Calibration windows of several texts and lengths."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from flap.data import Part, Text, Windows, read_text, save_text
+
+WORDS = ["the", "cat", "sat", "on", "mat", "and", "then", "it", "ran", "a", "dog", "was", "there"]
+
+
+def text_of(name: str, seed: int, words: int = 1500) -> Text:
+    order = torch.randint(len(WORDS), (words,), generator=torch.Generator().manual_seed(seed))
+    return Text(name, " ".join(WORDS[i] for i in order), "")
+
+
+@pytest.fixture
+def mixture(tokenizer: PreTrainedTokenizerFast) -> Windows:
+    parts = Part("a.txt", 1.0), Part("b.txt", 3.0)
+    return Windows(parts, (text_of("a.txt", 1), text_of("b.txt", 2)), tokenizer, 40, (8, 32), seed=0)
+
+
+def found_in(tokens_NT: torch.Tensor, text: Text, tokenizer: PreTrainedTokenizerFast) -> int:
+    """How many of the windows are in this text."""
+    ids = ",".join(map(str, tokenizer(text.text).input_ids)) + ","
+    return sum(",".join(map(str, window)) + "," in ids for window in tokens_NT.tolist())
+
+
+def test_texts_by_weight_and_lengths_by_equal_shares(mixture: Windows, tokenizer: PreTrainedTokenizerFast) -> None:
+    short, long = mixture.by_length
+    assert short.shape == (20, 8) and long.shape == (5, 32)  # 160 tokens each
+    assert [found_in(long, text, tokenizer) for text in mixture.known] == [1, 4]
+    assert mixture.counts(8) == [5, 15] and [len(windows[8]) for windows in mixture.drawn] == [5, 15]
+    assert found_in(short, mixture.known[1], tokenizer) >= 15
+
+
+def test_the_key_tells_apart_all_that_windows_depend_on(mixture: Windows, tokenizer: PreTrainedTokenizerFast) -> None:
+    def other(**changes: object) -> Windows:
+        return Windows(**{**vars_of(mixture), **changes})  # type: ignore[arg-type]
+
+    others = [
+        mixture, other(seed=1), other(num_samples=39), other(lengths=(8,)), other(lengths=(32, 8)),
+        other(parts=(Part("a.txt"), Part("b.txt"))), other(texts=(text_of("a.txt", 3), mixture.known[1])),
+        other(parts=(Part("a.txt"), Part("self"))), other(bos=True),
+    ]  # fmt: skip
+    assert len({json.dumps(one.key) for one in others}) == len(others)
+    assert other().key == mixture.key
+
+
+def vars_of(windows: Windows) -> dict[str, object]:
+    return {name: getattr(windows, name) for name in windows.__dataclass_fields__}
+
+
+def test_a_text_that_the_model_writes_is_awaited(tokenizer: PreTrainedTokenizerFast) -> None:
+    parts = Part("a.txt"), Part("self")
+    before = Windows(parts, (text_of("a.txt", 1), None), tokenizer, 40, (8, 32), seed=0)
+    assert before.to_write == Part("self") and before.tokens_to_write == (10 + 1) * 8 + (2 + 1) * 32
+    after = before.written(text_of("self", 2))
+    assert after.to_write is None and after.key == before.key
+    assert [tuple(windows.shape) for windows in after.by_length] == [(20, 8), (5, 32)]
+
+
+def test_a_part_that_is_too_short_says_how_many_windows_it_has(tokenizer: PreTrainedTokenizerFast) -> None:
+    parts = Part("a.txt", 1.0), Part("b.txt", 3.0)
+    windows = Windows(parts, (text_of("a.txt", 1), text_of("b.txt", 2, 100)), tokenizer, 40, (8,), seed=0)
+    with pytest.raises(
+        ValueError, match=r"^calibration\.dataset=b\.txt: 12 windows of 8 tokens .* the 30 that are its"
+    ):
+        _ = windows.by_length
+
+
+def test_conversations_become_text_by_a_template(tmp_path: Path) -> None:
+    talk = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "yes?"}]
+    (tmp_path / "talk.jsonl").write_text(
+        json.dumps({"messages": talk}) + "\n" + json.dumps({"messages": talk[:1]}) + "\n"
+    )
+    path = str(tmp_path / "talk.jsonl")
+
+    def template(messages: list[dict[str, str]]) -> str:
+        return "".join(f"<{message['role']}>{message['content']}" for message in messages)
+
+    text = read_text(path, "calibration", "calibration.dataset", template)
+    assert text.documents == ("<user>hello<assistant>yes?", "<user>hello")
+    with pytest.raises(ValueError, match=r"no column 'text', only messages; chat_template: true makes text of"):
+        read_text(path, "calibration", "calibration.dataset")
+    (tmp_path / "bad.jsonl").write_text('{"messages": [{"speaker": "user"}]}\n')
+    with pytest.raises(ValueError, match=r"column 'messages' holds something else than lists of {role, content}"):
+        read_text(str(tmp_path / "bad.jsonl"), "calibration", "calibration.dataset", template)
+    with pytest.raises(ValueError, match=r"^f=boolq-passages: it holds no conversations"):
+        read_text("boolq-passages", "calibration", "f", template)
+
+
+def test_a_saved_text_is_read_again(tmp_path: Path) -> None:
+    text = Text.joined("self", ["été\nline", "two"], "")
+    save_text(text, tmp_path / "self.jsonl")
+    assert read_text(str(tmp_path / "self.jsonl"), "calibration", "f").documents == text.documents

@@ -1,0 +1,68 @@
+"""Runs that are calibrated on several texts, one of them written by the model itself."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flap.allocation import PruningPlan
+from flap.data import read_text
+from flap.models import PLACEMENTS
+from flap.reporting import Report, markdown
+
+Run = Callable[..., Report]
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("flap.calibration.writing", "flap.estimation.stages", "flap.estimation.moments"):
+        monkeypatch.setattr(f"{module}.SEQ_LEN", 48)
+
+
+def mixture(text_file: Path) -> list[str]:
+    return [f"calibration.dataset={{{text_file}: 1, self: 2}}", "calibration.seq_len=[16,32]", "method=flap_plus"]
+
+
+def test_a_mixture_is_run_and_its_own_text_kept(run_tiny: Run, text_file: Path, tmp_path: Path) -> None:
+    options = [*mixture(text_file), f"cache_dir={tmp_path / 'cache'}", "calibration.num_samples=24"]
+    report = run_tiny(tmp_path / "run", *options)
+    assert report.own_text["calibration"]["cache"] == "miss" and report.own_text["calibration"]["begins_with"] == "BOS"
+    assert str(text_file) in report.sources["calibration"] and "written by the model" in report.sources["calibration"]
+    assert report.weight_passes <= 6
+    again = run_tiny(tmp_path / "again", *options)
+    assert again.own_text["calibration"]["cache"] == "hit"
+    plans = [PruningPlan.load(tmp_path / name / "plan.json") for name in ("run", "again")]
+    assert plans[0] == plans[1]
+    written = read_text(str(tmp_path / "run" / "self_calibration.jsonl"), "calibration", "f")
+    assert len(written.documents) > 3
+    assert f"{report.own_text['calibration']['tokens']:,} tokens of its calibration text" in markdown(report)
+    stages = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert stages["own_text"] == report.own_text
+
+
+def test_plans_are_equal_at_all_placements(run_tiny: Run, text_file: Path, tmp_path: Path) -> None:
+    plans = set()
+    for placement in PLACEMENTS:
+        options = [f"model.placement={placement}", f"cache_dir={tmp_path / placement}", "structure.rounds=1"]
+        run_tiny(tmp_path / f"run-{placement}", *mixture(text_file), *options)
+        plans.add(PruningPlan.load(tmp_path / f"run-{placement}" / "plan.json"))
+    assert len(plans) == 1
+
+
+def test_another_part_or_seed_is_another_text(run_tiny: Run, text_file: Path, tmp_path: Path) -> None:
+    cache = f"cache_dir={tmp_path / 'cache'}"
+    states = [
+        run_tiny(tmp_path / f"run{i}", "calibration.dataset=self", cache, *options).own_text["calibration"]["cache"]
+        for i, options in enumerate(([], [], ["seed=1"], ["calibration.seq_len=17"], ["model.dtype=bfloat16"]))
+    ]
+    assert states == ["miss", "hit", "miss", "miss", "miss"]
+
+
+def test_what_is_trained_on_may_be_the_models_own_text(run_tiny: Run, text_file: Path, tmp_path: Path) -> None:
+    options = ["recover=full", "recover.tokens=640", "recover.seq_len=16", "recover.dataset=self"]
+    report = run_tiny(tmp_path / "run", *options, f"cache_dir={tmp_path / 'cache'}")
+    assert set(report.own_text) == {"recovery"} and report.own_text["recovery"]["tokens"] >= 640 + 32 * 16
+    assert (tmp_path / "run" / "self_recovery.jsonl").is_file()
+    assert report.recovery["nats_after"] <= report.recovery["nats_before"]
+    assert "not training-free" in markdown(report)
