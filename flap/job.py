@@ -160,8 +160,8 @@ class Job:
         windows = self.texts["recovery"].key
         return {"recover": {"version": RECOVERY_VERSION, **asdict(self.choices.recovery), **windows}}
 
-    def pruned_key(self, plan: PruningPlan) -> dict[str, object]:
-        """Return the part of a cache key that tells this pruned model from others of the same dense model."""
+    def compressed_key(self, plan: PruningPlan) -> dict[str, object]:
+        """Return the part of a cache key that tells this compressed model from others of the same dense model."""
         options = asdict(self.config)
         return {
             "plan": digest(plan.to_dict()),
@@ -169,8 +169,11 @@ class Job:
             "calibration": self._windows_key,
             **{name: options[name] for name in ("compensation", "mask_only")},
             "propagate": self.config.calibration.propagate,
-            **self._recovery_key,
         }
+
+    def pruned_key(self, plan: PruningPlan) -> dict[str, object]:
+        """Return the same for the model that a run saves, which may be trained."""
+        return self.compressed_key(plan) | self._recovery_key
 
     @contextmanager
     def workspace(self) -> Iterator[Path | None]:

@@ -76,6 +76,9 @@ def run(
             report.loads_with = become_checkpointable(model)
         report.count_after(model.adapter, plan, job.budget, masked=config.mask_only)
         if job.choices.recovery is not None:
+            with report.timed("evaluate"):
+                compressed = job.suite.pruned(model, dense_key | job.compressed_key(plan))
+            report.evaluation["compressed"] = compressed.numbers
             with report.timed("recover"):  # what is left is trained to predict what the dense model predicts
                 report.recovery = job.recover(model, more_to_come, folder)
 
@@ -88,7 +91,7 @@ def run(
         pruned_key = dense_key | job.pruned_key(plan)
         with report.timed("evaluate"):
             pruned = job.suite.pruned(model, pruned_key)
-            report.evaluation = {"dense": dense.numbers, "pruned": pruned.numbers}
+            report.evaluation |= {"dense": dense.numbers, "pruned": pruned.numbers}
             report.difference_stderr = job.suite.difference_errors(dense, pruned)
             report.note_peak()  # before a measurement resets the counters
             pair = job.suite.side_by_side(

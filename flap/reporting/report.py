@@ -25,8 +25,8 @@ SCHEMA = 1
 class Report:
     """The report of a run, filled stage by stage; units are in the names.
 
-    `evaluation` is {"dense": {name: number}, "pruned": {name: number}}; `difference_stderr` is {name: standard error of
-    pruned - dense}, paired by document.
+    `evaluation` is {"dense": {name: number}, "pruned": {name: number}}, with "compressed" too for a model that was then
+    trained; `difference_stderr` is {name: standard error of pruned - dense}, paired by document.
     """
 
     config: dict[str, Any]

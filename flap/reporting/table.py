@@ -20,17 +20,19 @@ def tables(report: Report) -> list[list[Row]]:
 
 
 def _measured(report: Report) -> list[Row]:
-    """Return the numbers of both models, their difference, and the domain of each text, if it is known.
+    """Return the numbers of the models, what pruning changed, and the domain of each text, if it is known.
 
-    Standard errors stand beside their numbers, as 0.650 ± 0.062.
+    A model that was trained after compression has its numbers of before, too. Standard errors stand beside their
+    numbers, as 0.650 ± 0.062.
     """
     dense, pruned = report.evaluation["dense"], report.evaluation["pruned"]
-    rows: list[Row] = [("", "dense", "pruned", "pruned - dense", "domain")]
+    models = [which for which in ("dense", "compressed", "pruned") if which in report.evaluation]
+    rows: list[Row] = [("", *models, "pruned - dense", "domain")]
     names = [name for name in dense | pruned if not name.endswith("_stderr")]
     for name in side_by_side(names, report.domains):
         difference = change(name, dense.get(name), pruned.get(name), report.difference_stderr.get(name))
-        pair = (_measured_number(numbers, name) for numbers in (dense, pruned))
-        rows.append((name, *pair, difference, domain_of(name, report.domains)))
+        numbers = (_measured_number(report.evaluation[which], name) for which in models)
+        rows.append((name, *numbers, difference, domain_of(name, report.domains)))
     return rows if report.domains else [row[:-1] for row in rows]
 
 

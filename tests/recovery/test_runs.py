@@ -16,7 +16,7 @@ from flap.pipeline import run
 from flap.prepare import prepare
 from flap.recovery import memory, training
 from flap.recovery.training import Bar
-from flap.reporting import Report
+from flap.reporting import Report, markdown
 from tests.cases import tiny_model
 from tests.helpers.runs import composed, tiny
 
@@ -45,6 +45,14 @@ def test_the_report_says_what_was_trained(trained: Report, plain: Report, text_f
     assert trained.layers == plain.layers and trained.parameters == plain.parameters
     trained.save(tmp_path / "report.json")
     assert Report.load(tmp_path / "report.json").recovery["nats_after"] == found["nats_after"]
+
+
+def test_the_model_is_measured_before_and_after(trained: Report, plain: Report) -> None:
+    assert trained.evaluation["compressed"] == plain.evaluation["pruned"] != trained.evaluation["pruned"]
+    [row] = [line for line in markdown(trained).splitlines() if line.startswith(f"| {NAME} |")]
+    shown = [f"{trained.evaluation[which][NAME]:,.3f}" for which in ("dense", "compressed", "pruned")]
+    assert [cell.split()[0] for cell in row.split("|")[2:5]] == shown
+    assert "compressed" not in markdown(plain)
 
 
 def test_the_trained_model_is_what_is_saved_and_measured(
