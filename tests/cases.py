@@ -65,10 +65,10 @@ def tiny_model(architecture: str, seed: int = 0, **changes: object) -> PreTraine
     return random_model(config, seed)
 
 
-def random_model(config: PreTrainedConfig, seed: int = 0) -> PreTrainedModel:
+def random_model(config: PreTrainedConfig, seed: int = 0, **options: object) -> PreTrainedModel:
     """A random model with weights large enough to matter and random values in every bias and norm it has."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(deepcopy(config)).eval()
+    model = AutoModelForCausalLM.from_config(deepcopy(config), **options).eval()
     for name, parameter in model.named_parameters():
         scale, centre = (0.3, 1.0) if "norm" in name else (0.2, 0.0)
         nn.init.normal_(parameter, mean=centre, std=scale)

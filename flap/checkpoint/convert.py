@@ -5,6 +5,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from flap.checkpoint import modeling_flap
+from flap.checkpoint.register import architecture_name
 from flap.checkpoint.stock import fill_biases, stock_class, stock_config
 from flap.models import ModelAdapter, PlacedModel
 
@@ -22,11 +23,14 @@ def become_checkpointable(placed: PlacedModel) -> str:
         "attn_implementation": config._attn_implementation,
         "experts_implementation": config._experts_implementation,
     }
-    shared |= kernels | {"head_dim": adapter.head_dim}  # without it, transformers computes it from the number of heads
+    shared |= kernels
+    # without it, transformers computes it from the number of heads
+    head_dim = {"head_dim": adapter.head_dim} if adapter.head_dim else {}
+    computed = isinstance(getattr(stock_class(type(config)), "head_dim", None), property)  # always, for Falcon
     try:
-        stock = stock_config(adapter, shared)
+        stock = stock_config(adapter, shared | ({} if computed else head_dim))
     except ValueError as reason:
-        _become_flap(adapter, shared)
+        _become_flap(adapter, shared | head_dim)
         return f"flap, or trust_remote_code=True ({reason})"
     _become(adapter, stock, stock_class(type(adapter.model.base_model)), stock_class(type(adapter.model)))
     fill_biases(placed, stock)
@@ -35,7 +39,7 @@ def become_checkpointable(placed: PlacedModel) -> str:
 
 def _become_flap(adapter: ModelAdapter, shared: dict[str, Any]) -> None:
     """Give the model class and config of `modeling_flap.py`, with the widths of each layer."""
-    architecture = stock_class(type(adapter.model)).__name__.removesuffix("ForCausalLM")
+    architecture = architecture_name(stock_class(type(adapter.model)).__name__)
     names = {auto: f"Flap{architecture}{kind}" for auto, kind in modeling_flap.AUTO_CLASSES.items()}
     config_class, model_class, causal_class = (getattr(modeling_flap, name) for name in names.values())
     config = config_class(

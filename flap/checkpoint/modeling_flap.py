@@ -2,34 +2,34 @@
 
 The config is the base architecture's, plus `head_dim` and `per_layer_config`: for each layer its number of heads and
 neurons, and whether its two output projections have a bias. Keys that are absent are as in the dense model.
+The classes of an architecture are made when they are asked for: `FlapLlamaConfig` of `LlamaConfig`, and so on.
 Written by flap (flap-pruning); the method is FLAP, An et al., AAAI 2024.
 """
 
 import torch
 import transformers
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
-# The output projections of attention and MLP in a layer of each architecture.
+# The output projections of attention and MLP in a layer, where they are not the usual ones.
 USUAL = ("self_attn.o_proj", "mlp.down_proj")
-ARCHITECTURES = {
-    "Llama": USUAL,
-    "Mistral": USUAL,
-    "Qwen2": USUAL,
-    "Qwen3": USUAL,
-    "SmolLM3": USUAL,
-    "Granite": USUAL,
-    "Gemma2": USUAL,
-    "Gemma3": USUAL,
-    "Olmo2": USUAL,
-    "Phi3": USUAL,
+OUTPUTS = {
     "Starcoder2": ("self_attn.o_proj", "mlp.c_proj"),
     "OPT": ("self_attn.out_proj", "fc2"),
     "GPTNeoX": ("attention.dense", "mlp.dense_4h_to_h"),
-    "Mixtral": USUAL,
-    "Qwen3Moe": USUAL,
+    "Phi": ("self_attn.dense", "mlp.fc2"),
+    "Falcon": ("self_attention.dense", "mlp.dense_4h_to_h"),
+    "GPT2": ("attn.c_proj", "mlp.c_proj"),
+    "FalconH1": ("self_attn.o_proj", "feed_forward.down_proj"),
 }
 KERNEL_MULTIPLE = 8  # the grouped kernel takes experts whose number of neurons is a multiple of it, in any dtype
-SQUARE = ("OPT", "GPTNeoX")  # their attention has the hidden size as its width; they do not use `head_dim`
+SQUARE = (
+    "OPT",
+    "GPTNeoX",
+    "StableLm",
+    "Falcon",
+    "GPT2",
+)  # their attention has the hidden size as its width; they do not use `head_dim`
 AUTO_CLASSES = {"AutoConfig": "Config", "AutoModel": "Model", "AutoModelForCausalLM": "ForCausalLM"}
 
 
@@ -38,6 +38,7 @@ class PrunedConfigMixin:
 
     attention_output_bias = None  # None: as in the base architecture
     mlp_output_bias = None
+    head_dim = None  # Falcon computes it from the number of heads
 
     @property
     def allow_global_per_layer_attribute_access(self):
@@ -55,9 +56,14 @@ class PrunedModelMixin:
         config.per_layer_config = widths
         layers = decoder_layers(self)
         for i, layer_config in enumerate(config.per_layer_config):
-            layers[i] = _build(type(layers[i]), layer_config, i, self.architecture)
+            layers[i] = _build(layers[i], layer_config, i, self.architecture)
         share_config(self)
         self.post_init()
+
+    @classmethod
+    def is_custom_code(cls):
+        """Return False: the modules are those of transformers, which then also fills buffers that are in no file."""
+        return False
 
 
 class BiasedExpertsMixin:
@@ -72,8 +78,8 @@ class BiasedExpertsMixin:
 
 def decoder_layers(model):
     """Return the decoder layers of a model."""
-    base = model.base_model
-    return getattr(base, "decoder", base).layers  # OPT has a decoder inside the decoder
+    base = getattr(model.base_model, "decoder", model.base_model)  # OPT has a decoder inside the decoder
+    return base.layers if hasattr(base, "layers") else base.h
 
 
 def share_config(model):
@@ -82,7 +88,8 @@ def share_config(model):
         for module in layer.modules():
             if hasattr(module, "config"):
                 module.config = LayerConfig(model.config, i)
-                if getattr(module, "intermediate_dim", 0) % KERNEL_MULTIPLE:
+                neurons = getattr(module, "intermediate_dim", getattr(module, "intermediate_size", 0))
+                if hasattr(module, "num_experts") and neurons % KERNEL_MULTIPLE:
                     module.config._experts_implementation = "eager"
 
 
@@ -99,18 +106,26 @@ class LayerConfig:
         return getattr(self._shared, name)
 
 
-def _build(layer_class, layer_config, i, architecture):
-    """Build layer i with its own widths and biases."""
-    attention_output, mlp_output = ARCHITECTURES[architecture]
+def _build(dense, layer_config, i, architecture):
+    """Build layer i with its own widths and biases; the modules that are not pruned are those of the dense layer."""
+    layer_class = type(dense)
+    attention_output, mlp_output = OUTPUTS.get(architecture, USUAL)
     if architecture in SQUARE:
         layer = _build_square(layer_class, layer_config, i, *attention_output.split("."))
     else:
         layer = layer_class(layer_config, i)
+    for parent, name in (("mlp", "shared_experts"), ("", "mamba")):
+        if f"{parent}.{name}".strip(".") in dict(dense.named_modules()):
+            setattr(layer.get_submodule(parent), name, getattr(dense.get_submodule(parent), name))
+    if architecture == "Olmoe":  # its norms of queries and keys are built for the hidden size
+        for norm, linear in (("q_norm", "q_proj"), ("k_norm", "k_proj")):
+            width = getattr(layer.self_attn, linear).out_features
+            getattr(layer.self_attn, norm).weight = nn.Parameter(torch.ones(width))
     _match_bias(layer, attention_output, layer_config.attention_output_bias)
-    experts = getattr(getattr(layer, "mlp", None), "experts", None)
+    experts = next((module for name, module in layer.named_modules() if name.rpartition(".")[2] == "experts"), None)
     if experts is None:
         _match_bias(layer, mlp_output, layer_config.mlp_output_bias)
-    elif layer_config.mlp_output_bias:
+    elif layer_config.mlp_output_bias and not experts.has_bias:
         experts.down_proj_bias = nn.Parameter(torch.zeros(experts.num_experts, experts.hidden_dim))
         experts.__class__ = type(type(experts).__name__, (BiasedExpertsMixin, type(experts)), {})
     return layer
@@ -122,38 +137,57 @@ def _build_square(layer_class, config, i, attention, output):
     config.num_attention_heads = hidden_size // config.head_dim
     layer = layer_class(config, i)
     config.num_attention_heads, config.hidden_size = heads, heads * config.head_dim
-    narrow = type(getattr(layer, attention))(config, i)
+    narrow = type(getattr(layer, attention))(config, layer_idx=i)
     for name, linear in narrow.named_children():
-        sides = (linear.in_features, hidden_size) if name == output else (hidden_size, linear.out_features)
-        setattr(narrow, name, nn.Linear(*sides, bias=linear.bias is not None))
+        if hasattr(linear, "weight"):
+            outputs, inputs = linear.weight.T.shape if isinstance(linear, Conv1D) else linear.weight.shape
+            sides = (inputs, hidden_size) if name == output else (hidden_size, outputs)
+            setattr(narrow, name, _linear(linear, *sides, bias=linear.bias is not None))
     setattr(layer, attention, narrow)
     return layer
 
 
+def _linear(like, inputs, outputs, bias):
+    """Make a projection of the class of another one."""
+    return Conv1D(outputs, inputs) if isinstance(like, Conv1D) else type(like)(inputs, outputs, bias=bias)
+
+
 def _match_bias(layer, path, bias):
     """Replace the Linear at `path` if it must have a bias and has none, or the reverse."""
-    linear, (parent, _, name) = layer.get_submodule(path), path.rpartition(".")
-    if bias is not None and (linear.bias is not None) != bias:
-        new = nn.Linear(linear.in_features, linear.out_features, bias=bias)
+    linear, (parent, _, name) = dict(layer.named_modules()).get(path), path.rpartition(".")
+    if linear is not None and bias is not None and (linear.bias is not None) != bias:
+        new = _linear(linear, linear.in_features, linear.out_features, bias=bias)
         setattr(layer.get_submodule(parent), name, new)
 
 
-def _classes(architecture):
-    """Make config, decoder and causal LM classes of an architecture, with the names that `auto_map` refers to."""
-    classes = {}
-    for auto_class, kind in AUTO_CLASSES.items():
-        text = "Text" if architecture == "Gemma3" and kind != "ForCausalLM" else ""
-        base = getattr(transformers, architecture + text + kind)
-        mixin = PrunedConfigMixin if kind == "Config" else PrunedModelMixin
-        if kind == "Config":
-            extra = {"model_type": f"flap_{base.model_type}"}
-        else:
-            extra = {"config_class": classes["Config"], "architecture": architecture}
-        names = _here | {"_auto_class": auto_class} | extra
-        classes[kind] = type(f"Flap{architecture}{kind}", (mixin, base), names)
-    return {cls.__name__: cls for cls in classes.values()}
+def _base(architecture, kind):
+    """Return the class of transformers that the class of this kind derives from."""
+    names = {"Model": ("TextModel", "Model")}.get(kind, ("ForCausalLM", "LMHeadModel"))
+    base = next(
+        getattr(transformers, architecture + name) for name in names if hasattr(transformers, architecture + name)
+    )
+    return base.config_class if kind == "Config" else base
 
 
-_here = {"__module__": __name__}
-for _architecture in ARCHITECTURES:
-    globals().update(_classes(_architecture))
+def _class(architecture, kind):
+    """Make the config, decoder or causal LM class of an architecture, with the name that `auto_map` refers to."""
+    base, mixin = _base(architecture, kind), PrunedConfigMixin if kind == "Config" else PrunedModelMixin
+    extra = {"__module__": __name__, "_auto_class": next(auto for auto, one in AUTO_CLASSES.items() if one == kind)}
+    if kind == "Config":
+        extra["model_type"] = f"flap_{base.model_type}"
+    else:
+        extra |= {"config_class": pruned_class(architecture, "Config"), "architecture": architecture}
+    return type(f"Flap{architecture}{kind}", (mixin, base), extra)
+
+
+def pruned_class(architecture, kind):
+    """Return the config, decoder or causal LM class of an architecture, made when it is first asked for."""
+    name = f"Flap{architecture}{kind}"
+    return globals().get(name) or globals().setdefault(name, _class(architecture, kind))
+
+
+def __getattr__(name):
+    for kind in AUTO_CLASSES.values():
+        if name.startswith("Flap") and name.endswith(kind):
+            return pruned_class(name.removeprefix("Flap").removesuffix(kind), kind)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,7 +12,14 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from flap.models import ModelAdapter, PlacedModel
 from flap.models.experts import KERNEL_MULTIPLE, experts_fit_kernel
 
-BIAS_FLAGS = ("attention_bias", "mlp_bias", "use_bias", "enable_bias")  # config keys that add biases to Linears
+BIAS_FLAGS = (
+    "attention_bias",
+    "mlp_bias",
+    "use_bias",
+    "enable_bias",
+    "attention_out_bias",
+    "bias",
+)  # config keys that add biases to Linears
 
 
 def stock_class(cls: type) -> Any:

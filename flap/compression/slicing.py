@@ -1,5 +1,7 @@
 """Slicing: the rows and columns of removed units are cut out of the tensors."""
 
+from torch import nn
+
 from flap.compression.apply import Change, assign, compress_layer_by, set_weight
 
 
@@ -13,6 +15,10 @@ def slice_out(change: Change) -> None:
     for linear, kept in rows.items():
         bias = None if linear.bias is None else linear.bias.detach()[kept]
         assign(linear, linear.weight.detach()[kept], bias)
+    for module, name, rows_UR in change.block.vectors:
+        old = getattr(module, name)
+        kept = rows_UR[change.kept_U].flatten().sort().values
+        setattr(module, name, nn.Parameter(old.detach()[kept], requires_grad=old.requires_grad))
     for norm, linear in change.block.norms:
         set_weight(norm, norm.weight.detach()[rows[linear]])
 

@@ -2,7 +2,7 @@
 
 from flap.models.adapter import Block, ModelAdapter
 from flap.models.architecture import Architecture, find_architecture
-from flap.models.families import adapt, adapter_class
+from flap.models.families import adapt, find_family
 from flap.models.load import Given, Source, find_model
 from flap.models.locate import packaged_gguf
 from flap.models.pair import Pair
@@ -12,6 +12,6 @@ from flap.models.walk import Stream, Walk
 
 __all__ = [
     "PLACEMENTS", "Architecture", "Block", "Given", "ModelAdapter", "OnDisk", "Pair", "PlacedModel", "Resident",
-    "Source", "Spread", "Stream", "Walk", "adapt", "adapter_class", "find_architecture", "find_model",
+    "Source", "Spread", "Stream", "Walk", "adapt", "find_architecture", "find_family", "find_model",
     "open_checkpoint", "packaged_gguf", "read_model",
 ]  # fmt: skip

@@ -6,13 +6,15 @@ Legend: U units · C input channels a unit owns in the output projection · R ro
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from flap.models.pair import Pair
+from flap.models.replace import forwards_replaced
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,11 @@ class Block:
     """
 
     name: str
-    output: Any  # the output projection: a Linear, or an object with the same attributes (experts.py)
+    output: Any  # the output projection: a Linear, or an object with the same attributes (experts.py, conv1d.py)
     columns_UC: Tensor
     inputs: tuple[tuple[Any, Tensor], ...]  # the input projections, each with its rows_UR
     norms: tuple[tuple[Any, nn.Linear], ...] = ()  # each an RMS norm over all outputs of an input projection
+    vectors: tuple[tuple[Any, str, Tensor], ...] = ()  # parameters beside them: module, name and rows_UR
 
     @property
     def num_units(self) -> int:
@@ -48,7 +51,7 @@ class Block:
     @property
     def watched(self) -> nn.Module:
         """The module at which calibration puts its hook; `activations` reads the arguments of its forward."""
-        return cast(nn.Module, self.output)
+        return cast(nn.Module, getattr(self.output, "module", self.output))
 
     def activations(self, args: tuple[Any, ...]) -> Sequence[Tensor]:
         """Return the inputs of the output projection (…, C), one tensor an expert, from the arguments of `watched`."""
@@ -60,6 +63,7 @@ class Block:
         inputs: list[Any] = [linear for linear, _ in self.inputs]
         biases = sum(linear.bias.numel() for linear in inputs if linear.bias is not None)
         weights: list[Tensor] = [module.weight for module in (self.output, *inputs, *(norm for norm, _ in self.norms))]
+        weights += [getattr(module, name) for module, name, _ in self.vectors]
         return int(biases + sum(weight.numel() for weight in weights))
 
     @property
@@ -68,30 +72,45 @@ class Block:
         return self.num_parameters // self.num_units
 
 
+@dataclass
+class DecoderOutput(MoeModelOutputWithPast):
+    """The output of any decoder, with all fields that a model may look for."""
+
+    cross_attentions: None = None
+
+
 class ModelAdapter(ABC):
-    """The base class of the adapters, one for each model family. Layers are counted from 0.
+    """The base class of the adapters. Layers are counted from 0.
 
     A subclass says which Linear modules have which role.
     """
-
-    model_types: ClassVar[tuple[str, ...]]
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
 
     @property
+    @abstractmethod
     def decoder(self) -> PreTrainedModel:
         """The model without its LM head. Calibration runs it."""
-        return self.model.base_model
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Return the logits of final hidden states. A family that caps or scales its logits overrides this."""
-        return cast(Tensor, self.model.get_output_embeddings()(hidden))
+        """Return the logits of final hidden states (…, D).
+
+        This runs the forward pass of the model itself without its decoder, as families cap or scale their logits.
+        """
+        output = DecoderOutput(last_hidden_state=hidden.reshape(1, -1, hidden.shape[-1]))
+        with forwards_replaced([self.decoder], lambda *args, **options: output):
+            logits: Tensor = self.model(use_cache=False).logits
+        return logits.reshape(*hidden.shape[:-1], -1)
 
     @property
+    @abstractmethod
     def layers(self) -> nn.ModuleList:
-        """The decoder layers, first to last. A family that has them in another place overrides this."""
-        return cast(nn.ModuleList, self.decoder.layers)
+        """The decoder layers, first to last."""
+
+    @abstractmethod
+    def layer_output(self, hidden: Tensor) -> Any:
+        """Return hidden states in the form in which a layer returns them."""
 
     @abstractmethod
     def attention(self, layer: int) -> Block:
@@ -114,9 +133,9 @@ class ModelAdapter(ABC):
         """Update the module attributes that hold a width (such as a number of heads) after the tensors have changed."""
 
     @property
-    def head_dim(self) -> int:
-        """The number of channels of one head, the same in all layers."""
-        return self.attention(0).columns_UC.shape[1] // self.queries_per_group(0)
+    @abstractmethod
+    def head_dim(self) -> int | None:
+        """The number of channels of one head, the same in all layers; None if no layer has heads that can be pruned."""
 
     def layer_config(self, layer: int) -> dict[str, int | bool]:
         """Return the layer's values of the config keys that pruning changes: `per_layer_config` of a checkpoint."""

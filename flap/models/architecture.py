@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 
 from flap.config import ModelConfig, one_line, require
 from flap.models.devices import pick_device
-from flap.models.families import adapter_class
+from flap.models.families import find_family
 from flap.models.placement import PLACEMENTS
 
 
@@ -54,7 +54,7 @@ def find_architecture(model: ModelConfig, trust_remote_code: bool) -> Architectu
     """
     require(model.placement in PLACEMENTS, "model.placement", model.placement, f"one of {', '.join(PLACEMENTS)}")
     config = _read_config(model, trust_remote_code)
-    adapter_class(config)
+    find_family(config)
     device = pick_device("auto") if model.device == "auto" else torch.device(model.device)
     return Architecture(config, loaded_dtype(config, model.dtype), device, model.placement, trust_remote_code)
 

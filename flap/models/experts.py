@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from flap.models.adapter import Block, split
 from flap.models.offload import onloaded
@@ -21,28 +22,31 @@ KERNEL_MULTIPLE = 8  # the grouped kernel takes experts whose number of neurons 
 
 @dataclass(frozen=True)
 class GateUp:
-    """The gate and up projections of all experts as one Linear; for each expert the rows of gate, then those of up."""
+    """The gate and up projections of all experts as one Linear, expert after expert."""
 
     experts: Any
 
     @property
     def weight(self) -> Tensor:
         """The weights (E · 2I, H)."""
-        return cast(Tensor, self.experts.gate_up_proj).flatten(0, 1)
+        return _as_stored(self.experts, self.experts.gate_up_proj).flatten(0, 1)
 
     @property
-    def bias(self) -> None:
-        """None: these projections have no bias."""
-        return None
+    def bias(self) -> Tensor | None:
+        """The biases (E · 2I); most families have none."""
+        return self.experts.gate_up_proj_bias.flatten() if self.experts.has_bias else None
 
     @property
     def out_features(self) -> int:
         """The number of rows, E · 2I."""
         return self.weight.shape[0]
 
-    def assign(self, weight: Tensor, bias: None) -> None:
-        """Replace the weights; every expert must get the same number of rows."""
-        _assign(self.experts, "gate_up_proj", weight.unflatten(0, (self.experts.num_experts, -1)))
+    def assign(self, weight: Tensor, bias: Tensor | None) -> None:
+        """Replace the weights and biases; every expert must get the same number of rows."""
+        by_expert = weight.unflatten(0, (self.experts.num_experts, -1))
+        _assign(self.experts, "gate_up_proj", _as_stored(self.experts, by_expert))
+        if bias is not None:
+            _assign(self.experts, "gate_up_proj_bias", bias.unflatten(0, (self.experts.num_experts, -1)))
 
 
 @dataclass(frozen=True)
@@ -54,11 +58,11 @@ class Down:
     @property
     def weight(self) -> Tensor:
         """The weights (H, E · I)."""
-        return cast(Tensor, self.experts.down_proj).transpose(0, 1).flatten(1)
+        return _as_stored(self.experts, self.experts.down_proj).transpose(0, 1).flatten(1)
 
     @property
     def bias(self) -> Tensor | None:
-        """bias_EH, one bias an expert; None before compensation."""
+        """bias_EH, one bias an expert; in most families None before compensation."""
         return getattr(self.experts, "down_proj_bias", None)
 
     @property
@@ -68,7 +72,8 @@ class Down:
 
     def assign(self, weight: Tensor, bias: Tensor | None) -> None:
         """Replace the weights, the same number of columns for every expert, and the output biases."""
-        _assign(self.experts, "down_proj", weight.unflatten(1, (self.experts.num_experts, -1)).transpose(0, 1))
+        by_expert = weight.unflatten(1, (self.experts.num_experts, -1)).transpose(0, 1)
+        _assign(self.experts, "down_proj", _as_stored(self.experts, by_expert))
         if bias is not None:
             _assign(self.experts, "down_proj_bias", bias)
 
@@ -102,17 +107,31 @@ class ExpertsBlock(Block):
         counts_E = torch.bincount(chosen_TK.flatten(), minlength=self.num_experts).tolist()
         routed = hidden_TH[order // chosen_TK.shape[1]].split(counts_E)
         with onloaded(experts):
-            gate_up = [tokens_RH @ experts.gate_up_proj[e].T for e, tokens_RH in enumerate(routed)]
-        return [experts.act_fn(gate) * up for gate, up in (both.chunk(2, dim=-1) for both in gate_up)]
+            weight_ERH = _as_stored(experts, experts.gate_up_proj)
+            biases = experts.gate_up_proj_bias if experts.has_bias else [None] * self.num_experts
+            gate_up = [linear(*one) for one in zip(routed, weight_ERH, biases, strict=True)]
+        return [experts._apply_gate(both) for both in gate_up]
 
 
 def experts_block(name: str, experts: Any) -> ExpertsBlock:
-    """Return the block of a layer's experts: a module with gate_up_proj (E, 2I, H) and down_proj (E, H, I)."""
-    num_experts, _, neurons = experts.down_proj.shape
+    """Return the block of a layer's experts."""
+    num_experts, neurons = experts.num_experts, num_neurons(experts)
     columns_UC = split(num_experts * neurons, num_experts * neurons)
-    gate_EI = 2 * neurons * torch.arange(num_experts)[:, None] + torch.arange(neurons)
-    rows_UR = torch.stack([gate_EI, gate_EI + neurons], dim=-1).flatten(0, 1)
+    first_E1, neuron_I = 2 * neurons * torch.arange(num_experts)[:, None], torch.arange(neurons)
+    # the rows of an expert: all gates and then all ups, or neuron after neuron
+    gate_EI, step = (first_E1 + neuron_I, neurons) if experts.is_concatenated else (first_E1 + 2 * neuron_I, 1)
+    rows_UR = torch.stack([gate_EI, gate_EI + step], dim=-1).flatten(0, 1)
     return ExpertsBlock(name, Down(experts), columns_UC, ((GateUp(experts), rows_UR),))
+
+
+def num_neurons(experts: Any) -> int:
+    """Return the number of neurons of one expert."""
+    return int(experts.down_proj.shape[1 if experts.is_transposed else 2])
+
+
+def _as_stored(experts: Any, weight: Tensor) -> Tensor:
+    """Return weights (E, output, input) as the experts store them, or the reverse: some store (E, input, output)."""
+    return weight.transpose(1, 2) if experts.is_transposed else weight
 
 
 def add_output_biases(experts: Any, args: tuple[Any, ...], output_TH: Tensor) -> Tensor:
@@ -129,9 +148,9 @@ def _assign(experts: nn.Module, name: str, tensor: Tensor) -> None:
 
 
 def _adds_biases(experts: Any) -> bool:
-    """Return whether the biases are added already: by the hook, or by the class of a reloaded checkpoint."""
+    """Return whether the biases are added already: by the family, the hook, or the class of a reloaded checkpoint."""
     names = {cls.__name__ for cls in type(experts).__mro__}
-    return add_output_biases in experts._forward_hooks.values() or "BiasedExpertsMixin" in names
+    return experts.has_bias or add_output_biases in experts._forward_hooks.values() or "BiasedExpertsMixin" in names
 
 
 def experts_fit_kernel(mlp: Block) -> bool:
@@ -146,7 +165,11 @@ def refresh_experts(experts: Any) -> None:
     """
     if hasattr(experts, "down_proj_bias") and not _adds_biases(experts):
         experts.register_forward_hook(add_output_biases)
-    experts.intermediate_dim = experts.down_proj.shape[2]
-    if experts.intermediate_dim % KERNEL_MULTIPLE:
+    setattr(
+        experts,
+        "intermediate_size" if hasattr(experts, "intermediate_size") else "intermediate_dim",
+        num_neurons(experts),
+    )
+    if num_neurons(experts) % KERNEL_MULTIPLE:
         experts.config = copy.copy(experts.config)
         experts.config._experts_implementation = "eager"

@@ -3,10 +3,7 @@
 Legend: N windows · T tokens a window · D hidden size.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from flap.models.adapter import ModelAdapter
+from flap.models.replace import forwards_replaced
 
 
 @dataclass(frozen=True)
@@ -43,12 +41,12 @@ def enter(adapter: ModelAdapter, tokens_NT: Tensor) -> tuple[Tensor, list[Call]]
     hidden: list[Tensor] = []
     calls: list[Call] = []
 
-    def record(index: int, hidden_NTD: Tensor, *args: Any, **options: Any) -> Tensor:
+    def record(index: int, hidden_NTD: Tensor, *args: Any, **options: Any) -> Any:
         hidden.append(hidden_NTD)
         calls.append(Call(args, options))
-        return hidden_NTD
+        return adapter.layer_output(hidden_NTD)
 
-    with layers_replaced(adapter.layers, record):
+    with forwards_replaced(adapter.layers, record):
         adapter.decoder(input_ids=tokens_NT, use_cache=False)
     return hidden[0], calls
 
@@ -56,20 +54,5 @@ def enter(adapter: ModelAdapter, tokens_NT: Tensor) -> tuple[Tensor, list[Call]]
 @torch.no_grad()
 def leave(adapter: ModelAdapter, model: PreTrainedModel, tokens_NT: Tensor, hidden_NTD: Tensor) -> Any:
     """Return the output of the model, or of its decoder, given the output of its last layer for these windows."""
-    with layers_replaced(adapter.layers, lambda index, hidden, *args, **options: hidden_NTD):
+    with forwards_replaced(adapter.layers, lambda *args, **options: adapter.layer_output(hidden_NTD)):
         return model(input_ids=tokens_NT, use_cache=False)
-
-
-@contextmanager
-def layers_replaced(layers: nn.ModuleList, forward: Callable[..., Tensor]) -> Iterator[None]:
-    """Call `forward(index, hidden, …)` instead of the layers inside the block."""
-    forwards = [vars(layer).get("forward") for layer in layers]
-    for index, layer in enumerate(layers):
-        layer.forward = partial(forward, index)
-    try:
-        yield
-    finally:
-        for layer, before in zip(layers, forwards, strict=True):
-            del layer.forward
-            if before is not None:  # set by accelerate's hooks
-                layer.forward = before

@@ -19,7 +19,7 @@ from flap.config import ModelConfig, one_line, require
 from flap.data.packaged import INSTALL
 from flap.models.architecture import loaded_dtype, skeleton
 from flap.models.devices import free_bytes, pick_device
-from flap.models.families import adapter_class
+from flap.models.families import find_family
 from flap.models.locate import GGUF, commit, file_state, locate
 from flap.models.placement import PLACEMENTS, PlacedModel, Resident, Spread
 from flap.models.read import read_model
@@ -199,7 +199,7 @@ def _find(
         raise ValueError(
             f"model.path={name}: no model in a local directory or on the hub{hint} ({one_line(error, 300)})"
         ) from error
-    adapter_class(hf_config)
+    find_family(hf_config)
     options = {"dtype": _dtype(dtype), "trust_remote_code": trust_remote_code}
     return Source(path, origin, hf_config, tokenizer, options, device, placement, offload)
 

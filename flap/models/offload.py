@@ -49,7 +49,8 @@ def _offload_changes(module: nn.Module, before: dict[str, nn.Parameter]) -> None
     store, prefix = weights.dataset, weights.prefix
     on_host = all(prefix + name in store.state_dict for name in before)
     for name, parameter in module.named_parameters(recurse=False):
-        if parameter is before.get(name):
+        # on meta it was offloaded again by the hook of the parent, which reads the weights of a convolution itself
+        if parameter is before.get(name) or parameter.device.type == "meta":
             continue
         if on_host:
             store.state_dict[prefix + name] = parameter.detach().cpu()

@@ -4,6 +4,7 @@ import gc
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,12 @@ from tests.models.families.contract import FamilyContract
 
 assert test_families  # each of them makes a FamilyContract; of each, the variant with most of its own
 FAMILIES = {family.__name__: list(family.configs.values())[-1] for family in FamilyContract.__subclasses__()}
+# One family of each kind: how its modules hold their weights, and how its layers are called.
+KINDS = [
+    "TestLlama", "TestOlmo2", "TestPhi3", "TestOPT", "TestGPT2", "TestFalcon", "TestMixtral", "TestGptOss", "TestQwen3Next",
+    "TestFalconH1",
+]  # fmt: skip
+FLAP_PLUS = "flap_plus calibration.num_samples=20 structure.rounds=1"
 CHOICES = [
     "structure=UL-UM",
     "round_to=8 structure.min_heads=2",
@@ -91,8 +98,7 @@ def little_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
     return half_of
 
 
-@pytest.mark.parametrize("method", ["flap", "flap_plus calibration.num_samples=20 structure.rounds=1"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "method"), [*product(FAMILIES, ["flap"]), *product(KINDS, [FLAP_PLUS])])
 def test_all_placements_give_equal_checkpoints(
     family: str, method: str, model_of: ModelOf, little_memory, text_file: Path, tmp_path: Path
 ) -> None:

@@ -3,11 +3,11 @@
 import pytest
 import torch
 from torch import nn
-from transformers import GPT2Config
+from transformers import FalconConfig, Gemma3Config, Gemma3nTextConfig, XLNetConfig
 
 from flap.allocation import LayerPlan
 from flap.compression import NoCompensation, slice_layer
-from flap.models import ModelAdapter, adapt, adapter_class
+from flap.models import ModelAdapter, adapt, find_family
 from flap.models.families import FAMILIES
 from tests.cases import ARCHITECTURES, tiny_model, tokens, with_biases
 
@@ -93,7 +93,19 @@ def test_widths_are_true_ints_after_pruning(architecture: str) -> None:
 
 
 def test_unsupported_architecture_says_what_is_supported() -> None:
-    with pytest.raises(ValueError, match="'gpt2' is not supported") as error:
-        adapter_class(GPT2Config())
-    for part in (*(name for family in FAMILIES for name in family.model_types), "flap/models/families/"):
+    with pytest.raises(ValueError, match="'gemma3n_text' is not supported; the nearest is gemma3_text; ") as error:
+        find_family(Gemma3nTextConfig())
+    for part in (*FAMILIES, "flap/models/families/", "'A new family'"):
         assert part in str(error.value)
+    with pytest.raises(ValueError, match="'xlnet' is not supported; supported are "):
+        find_family(XLNetConfig())
+
+
+def test_a_vision_language_model_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"'gemma3' is a vision-language model; .* \(model_type gemma3_text\)"):
+        find_family(Gemma3Config())
+
+
+def test_a_setting_that_is_not_supported_is_refused() -> None:
+    with pytest.raises(ValueError, match="falcon with alibi=true is not supported; expected alibi=false"):
+        find_family(FalconConfig(alibi=True))

@@ -1,39 +1,102 @@
-"""The adapters of the model families. To add one, derive from ModelAdapter in a file here and list it in FAMILIES."""
+"""THE table of the model families: the names of their modules, by the `model_type` of their config."""
+
+from difflib import get_close_matches
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from flap.models.adapter import ModelAdapter
-from flap.models.families.gemma import GemmaAdapter
-from flap.models.families.gpt_neox import GPTNeoXAdapter
-from flap.models.families.granite import GraniteAdapter
-from flap.models.families.llama import LlamaAdapter
+from flap.models.families.family import Family
 from flap.models.families.mixture import MixtureAdapter
-from flap.models.families.olmo2 import Olmo2Adapter
-from flap.models.families.opt import OPTAdapter
-from flap.models.families.phi3 import Phi3Adapter
-from flap.models.families.starcoder2 import Starcoder2Adapter
+from flap.models.families.usual import UsualAdapter
 
-FAMILIES: tuple[type[ModelAdapter], ...] = (
-    LlamaAdapter, GemmaAdapter, GraniteAdapter, Olmo2Adapter, Starcoder2Adapter, Phi3Adapter, OPTAdapter,
-    GPTNeoXAdapter, MixtureAdapter,
-)  # fmt: skip
+PLAIN = ("up_proj",)  # an MLP without a gate
+
+FAMILIES: dict[str, Family] = {
+    "llama": Family(),
+    "mistral": Family(),
+    "ministral3": Family(),
+    "qwen2": Family(),
+    "qwen3": Family(),
+    "smollm3": Family(),
+    "granite": Family(),
+    "gemma": Family(),
+    "gemma2": Family(),
+    "gemma3_text": Family(),
+    "cohere2": Family(),
+    "ernie4_5": Family(),
+    "exaone4": Family(),
+    "hunyuan_v1_dense": Family(),
+    "seed_oss": Family(),
+    "stablelm": Family(without=("qk_layernorm",)),
+    "olmo2": Family(attention_norms=("q_norm", "k_norm")),
+    "olmo3": Family(attention_norms=("q_norm", "k_norm")),
+    "glm4": Family(mlp_inputs=("gate_up_proj",)),
+    "apertus": Family(mlp_inputs=PLAIN),
+    "arcee": Family(mlp_inputs=PLAIN),
+    "nemotron": Family(mlp_inputs=PLAIN),
+    "phi": Family(attention="self_attn.dense", mlp="mlp.fc2", mlp_inputs=("fc1",), without=("qk_layernorm",)),
+    "phi3": Family(attention_inputs=("qkv_proj",), stacked=True, mlp_inputs=("gate_up_proj",)),
+    "starcoder2": Family(mlp="mlp.c_proj", mlp_inputs=("c_fc",)),
+    "opt": Family(decoder="decoder", attention="self_attn.out_proj", mlp="fc2", mlp_inputs=("fc1",), neurons="ffn_dim"),
+    "gpt_neox": Family(
+        attention="attention.dense", attention_inputs=("query_key_value",),
+        mlp="mlp.dense_4h_to_h", mlp_inputs=("dense_h_to_4h",),
+    ),
+    "falcon": Family(
+        layers="h", tuples=True,
+        attention="self_attention.dense", attention_inputs=("query_key_value",), kv_heads="num_kv_heads",
+        mlp="mlp.dense_4h_to_h", mlp_inputs=("dense_h_to_4h",), neurons="ffn_hidden_size", without=("alibi",),
+    ),
+    "gpt2": Family(
+        layers="h", attention="attn.c_proj", attention_inputs=("c_attn",), stacked=True,
+        mlp="mlp.c_proj", mlp_inputs=("c_fc",), neurons="n_inner",
+    ),
+    "mixtral": Family(experts="mlp.experts"),
+    "granitemoe": Family(experts="block_sparse_moe.experts"),
+    "gpt_oss": Family(experts="mlp.experts", attention_vectors=("sinks",)),
+    "olmoe": Family(experts="mlp.experts", attention_norms=("q_norm", "k_norm")),
+    "qwen2_moe": Family(experts="mlp.experts", expert_neurons="moe_intermediate_size"),
+    "qwen3_moe": Family(experts="mlp.experts", expert_neurons="moe_intermediate_size"),
+    "glm4_moe": Family(experts="mlp.experts", expert_neurons="moe_intermediate_size"),
+    "deepseek_v3": Family(
+        experts="mlp.experts", expert_neurons="moe_intermediate_size", whole_attention="self_attn.o_proj",
+    ),
+    "qwen3_next": Family(
+        experts="mlp.experts", expert_neurons="moe_intermediate_size", whole_attention="linear_attn.out_proj",
+    ),
+    "qwen3_5_text": Family(whole_attention="linear_attn.out_proj"),
+    "falcon_h1": Family(tuples=True, mlp="feed_forward.down_proj"),
+}  # fmt: skip
 
 
-def adapter_class(config: PreTrainedConfig) -> type[ModelAdapter]:
-    """Return the adapter class of an architecture by its `model_type`; no weight needs to be loaded.
+def find_family(config: PreTrainedConfig) -> Family:
+    """Return the family of an architecture by its `model_type`; no weight needs to be loaded.
 
     Raises:
-        ValueError: no family has this architecture; the message lists the supported ones.
+        ValueError: no family has this architecture; the message names the nearest, lists all, and says how to add one.
+            Or it has images besides text.
     """
     model_type = config.model_type.removeprefix("flap_")  # a pruned model can be pruned again
-    for family in FAMILIES:
-        if model_type in family.model_types:
-            return family
-    supported = ", ".join(sorted(name for family in FAMILIES for name in family.model_types))
+    if model_type in FAMILIES:
+        return _checked(FAMILIES[model_type], config)
+    if hasattr(config, "vision_config"):
+        raise ValueError(
+            f"model.path: '{config.model_type}' is a vision-language model; expected a text model, such as a "
+            f"checkpoint of its language model alone (model_type {config.get_text_config().model_type})"
+        )
+    nearest = "".join(f"; the nearest is {name}" for name in get_close_matches(model_type, FAMILIES, 1))
     raise ValueError(
-        f"model.path: architecture '{config.model_type}' is not supported; supported are {supported}; "
-        "an adapter for another goes into flap/models/families/ (CONTRIBUTING.md, 'A new family')"
+        f"model.path: architecture '{config.model_type}' is not supported{nearest}; "
+        f"supported are {', '.join(sorted(FAMILIES))}; to add one, write its row in flap/models/families/__init__.py "
+        "(CONTRIBUTING.md, 'A new family')"
     )
+
+
+def _checked(family: Family, config: PreTrainedConfig) -> Family:
+    for key in family.without:
+        if getattr(config, key):
+            raise ValueError(f"model.path: {config.model_type} with {key}=true is not supported; expected {key}=false")
+    return family
 
 
 def adapt(model: PreTrainedModel) -> ModelAdapter:
@@ -42,7 +105,7 @@ def adapt(model: PreTrainedModel) -> ModelAdapter:
     Raises:
         ValueError: the architecture is not supported, or the model has no language model head.
     """
-    family = adapter_class(model.config)
-    if not type(model).__name__.endswith("ForCausalLM"):
+    family = find_family(model.config)
+    if not type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")):
         raise ValueError(f"model: {type(model).__name__} is no causal language model; expected a …ForCausalLM class")
-    return family(model)
+    return (MixtureAdapter if family.experts else UsualAdapter)(model, family)

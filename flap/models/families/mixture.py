@@ -1,16 +1,14 @@
-"""Mixtral and Qwen3-MoE: LLaMA's attention, and experts with a router; Qwen3-MoE may have plain MLPs as well."""
+"""The families with experts and a router, in all layers or in some; the other layers have a plain MLP."""
 
 from typing import Any
 
 from flap.models.adapter import Block
-from flap.models.experts import experts_block, refresh_experts
-from flap.models.families.llama import LlamaAdapter
+from flap.models.experts import experts_block, num_neurons, refresh_experts
+from flap.models.families.usual import UsualAdapter
 
 
-class MixtureAdapter(LlamaAdapter):
-    """The adapter of mixtures of experts."""
-
-    model_types = ("mixtral", "qwen3_moe")
+class MixtureAdapter(UsualAdapter):
+    """The adapter of mixtures of experts. An expert that every token is sent to (a shared one) stays as it is."""
 
     def mlp(self, layer: int) -> Block:
         """Return the experts of a layer as one block, or its plain MLP."""
@@ -21,21 +19,18 @@ class MixtureAdapter(LlamaAdapter):
         """Return the numbers of heads and neurons (of one expert) of a layer, by their names in the config."""
         widths, experts = super().widths(layer), self._experts(layer)
         if experts is not None:
-            del widths["intermediate_size"]  # in Qwen3-MoE that is the width of its plain MLPs
-            name = (
-                "moe_intermediate_size" if hasattr(self.model.config, "moe_intermediate_size") else "intermediate_size"
-            )
-            widths[name] = experts.down_proj.shape[2]
+            del widths[self.family.neurons]
+            widths[self.family.expert_neurons or self.family.neurons] = num_neurons(experts)
         return widths
 
-    def refresh(self, layer: int) -> None:
+    def refresh_mlp(self, layer: int) -> None:
         """Update the widths of the experts or of the plain MLP."""
         experts = self._experts(layer)
         if experts is None:
-            super().refresh(layer)
+            super().refresh_mlp(layer)
         else:
             refresh_experts(experts)
 
     def _experts(self, layer: int) -> Any:
         """Return the experts of a layer, or None if it has a plain MLP."""
-        return getattr(self._modules(layer)[1], "experts", None)
+        return dict(self.layers[layer].named_modules()).get(self.family.experts)

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from flap.models.devices import ROOM_TO_RUN, free_bytes
-from flap.models.forward import layers_replaced, leave
+from flap.models.forward import leave
 from flap.models.placement.base import PlacedModel, Weights
 from flap.models.placement.changes import Changes
 from flap.models.placement.layer_files import LayerFiles
 from flap.models.placement.resident import Resident
 from flap.models.placement.shards import write_shards
 from flap.models.read import read_model
+from flap.models.replace import forwards_replaced
 from flap.models.walk import Walk
 
 log = logging.getLogger(__name__)
@@ -110,7 +111,7 @@ class OnDisk(PlacedModel):
             with self.layer(index) as layer:
                 return type(layer).forward(layer, *args, **options)
 
-        with self.ends(), layers_replaced(self.layers, read):
+        with self.ends(), forwards_replaced(self.layers, read):
             yield
 
     def observe(
@@ -167,11 +168,10 @@ class OnDisk(PlacedModel):
 def _fill_buffers(model: PreTrainedModel, device: torch.device) -> None:
     """Compute the buffers that are in no file (rotary frequencies), as transformers does after loading."""
     for module in model.modules():
-        buffers = dict(module.named_buffers(recurse=False))
-        for name, buffer in buffers.items():
+        for name, buffer in module.named_buffers(recurse=False):
             module._buffers[name] = torch.empty_like(buffer, device=device)
-        if buffers:
-            model._init_weights(module)
+    for module in model.modules():  # all of them: Falcon-H1's decoder fills buffers of its layers
+        model._init_weights(module)
 
 
 def _drop(modules: Iterable[nn.Module]) -> None:

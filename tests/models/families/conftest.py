@@ -15,18 +15,22 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("variant", metafunc.cls.configs)
 
 
-def every_variant() -> Iterator[tuple[type[FamilyContract], str, PreTrainedConfig]]:
+def every_variant(session: pytest.Session) -> Iterator[tuple[type[FamilyContract], str, PreTrainedConfig]]:
+    """Every variant of every family that this session tests."""
+    tested = {item.cls for item in session.items if isinstance(item, pytest.Function)}
     for family in FamilyContract.__subclasses__():
-        for variant, config in family.configs.items():
+        for variant, config in family.configs.items() if family in tested else ():
             yield family, f"{family.__name__}-{variant}", config
 
 
 @pytest.fixture(scope="package")
-def all_saved(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> dict[str, Saved]:
+def all_saved(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast
+) -> dict[str, Saved]:
     """Every variant of every family: loaded from disk, pruned by 40 %, saved."""
     root = tmp_path_factory.mktemp("families")
     made = {}
-    for _, name, config in every_variant():
+    for _, name, config in every_variant(request.session):
         random_model(config).save_pretrained(root / "dense" / name)
         model = AutoModelForCausalLM.from_pretrained(root / "dense" / name).eval()
         plan = prune(model, 0.4)
@@ -42,11 +46,13 @@ def found(all_saved: dict[str, Saved], tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="package")
-def all_uniform(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> dict[str, Saved]:
+def all_uniform(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast
+) -> dict[str, Saved]:
     """Every variant of every family at one width for all layers, with and without compensation."""
     root = tmp_path_factory.mktemp("uniform")
     made = {}
-    for family, variant, config in every_variant():
+    for family, variant, config in every_variant(request.session):
         for how, compensation in COMPENSATIONS.items():
             name, model = f"{variant}-{how}", random_model(config)
             plan = prune(model, family.uniform_ratio, structure=family.uniform, compensation=compensation)

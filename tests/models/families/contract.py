@@ -26,7 +26,8 @@ COMPENSATIONS = {"none": NoCompensation(), "bias": BiasCompensation()}
 class FamilyContract:
     """configs: every variant that is tested. features: config keys that must still matter once the model is pruned and
     reloaded, each with a value that none of the variants has. neurons: the config key for the width of an MLP. uniform:
-    what gives it a width for all layers that its own config can hold; holds_biases: those of compensation, too."""
+    what gives it a width for all layers that its own config can hold; holds_biases: those of compensation, too; stock:
+    whether there is one at all. rounding: by how much logits may differ where tensors begin at other addresses. stays: parts of the names of the matrices in a layer that are not pruned."""
 
     configs: ClassVar[dict[str, PreTrainedConfig]]
     features: ClassVar[dict[str, Any]] = {}
@@ -34,6 +35,9 @@ class FamilyContract:
     uniform: ClassVar[Structure] = ULUM()
     uniform_ratio: ClassVar[float] = 0.5
     holds_biases: ClassVar[bool] = False
+    stock: ClassVar[bool] = True
+    rounding: ClassVar[float] = 0.0
+    stays: ClassVar[tuple[str, ...]] = ()
 
     @pytest.fixture
     def config(self, variant: str) -> PreTrainedConfig:
@@ -52,15 +56,18 @@ class FamilyContract:
         """Those of one MLP or expert of the layer."""
         return getattr(config, self.neurons)
 
+    def heads(self, config: PreTrainedConfig, layer: int) -> tuple[int, int]:
+        """The units of the attention of a layer, and the query heads of one."""
+        groups = getattr(config, "num_key_value_heads", config.num_attention_heads)
+        return groups, config.num_attention_heads // groups
+
     def test_every_role_resolves(self, config: PreTrainedConfig, model: PreTrainedModel) -> None:
         adapter = adapt(model)
-        heads = config.num_attention_heads
-        groups = getattr(config, "num_key_value_heads", heads)
         assert len(adapter.layers) == config.num_hidden_layers
         for i in range(len(adapter.layers)):
             attention, mlp = adapter.blocks(i)
-            assert (attention.num_units, mlp.num_units // mlp.num_experts) == (groups, self.num_neurons(config, i))
-            assert adapter.queries_per_group(i) == heads // groups
+            assert (attention.num_units, adapter.queries_per_group(i)) == self.heads(config, i)
+            assert mlp.num_units // mlp.num_experts == self.num_neurons(config, i)
             for block in (attention, mlp):
                 assert sorted(block.columns_UC.flatten().tolist()) == list(range(block.output.in_features))
                 for linear, rows_UR in block.inputs:
@@ -69,10 +76,21 @@ class FamilyContract:
 
     def test_no_matrix_of_a_layer_is_overlooked(self, model: PreTrainedModel) -> None:
         adapter = adapt(model)
+        assert all(any(part in name for name, _ in model.named_parameters()) for part in self.stays)
         for i, layer in enumerate(adapter.layers):
             matrices = {name: p.numel() for name, p in layer.named_parameters() if p.ndim > 1}
-            matrices.pop("mlp.gate.weight", None)  # a router stays as it is
+            matrices = {name: n for name, n in matrices.items() if not any(part in name for part in self.stays)}
             known = [linear.weight.numel() for b in adapter.blocks(i) for linear in (b.output, *dict(b.inputs))]
+            known += [
+                linear.bias.numel()
+                for b in adapter.blocks(i)
+                if b.num_experts > 1
+                for linear, _ in b.inputs
+                if linear.bias is not None
+            ]
+            known += [
+                b.output.bias.numel() for b in adapter.blocks(i) if b.num_experts > 1 and b.output.bias is not None
+            ]
             assert sum(matrices.values()) == sum(known), matrices
 
     def test_logits_are_the_models_own(self, model: PreTrainedModel) -> None:
@@ -113,20 +131,22 @@ class FamilyContract:
         for (_, found), expected in zip(visits, collect(placed, [tokens()], 4), strict=True):
             assert_same(found, expected)
 
-    def test_every_attention_kernel_cuts_the_same_units(self, model: PreTrainedModel) -> None:
+    def test_every_attention_kernel_cuts_the_same_units(self, config: PreTrainedConfig, model: PreTrainedModel) -> None:
         kernels = ["eager", "sdpa"] if model._supports_sdpa else ["eager"]
-        plans = []
-        for kernel in kernels:
-            model.set_attn_implementation(kernel)
-            plans.append(plan_of(model, 0.4))
+        models = [random_model(config, attn_implementation=kernel) for kernel in kernels]
+        plans = [plan_of(one, 0.4) for one in models]
         assert plans == plans[:1] * len(kernels)
         expected = logits(model)
         prune(model, 0.4)
         assert not torch.allclose(logits(model), expected, atol=1e-2)
         last = logits(model)
-        for kernel in kernels:  # and the kernel can be changed once it is pruned
-            model.set_attn_implementation(kernel)
-            assert {module.config._attn_implementation for module in modules_with_config(adapt(model))} == {kernel}
+        for dense, kernel in zip(
+            models, kernels, strict=True
+        ):  # and it can be changed after pruning where it can before
+            dense.set_attn_implementation(kernels[0])
+            if dense.config._attn_implementation == kernels[0]:
+                model.set_attn_implementation(kernel)
+                assert {module.config._attn_implementation for module in modules_with_config(adapt(model))} == {kernel}
             torch.testing.assert_close(logits(model), last, atol=1e-4, rtol=0)
 
     def test_bfloat16_runs(self, model: PreTrainedModel) -> None:
@@ -139,8 +159,9 @@ class FamilyContract:
         assert error_NT.median() < 0.1  # rounding sends a few tokens to another expert
 
     def test_a_fresh_process_computes_the_same(self, saved: Saved, found: dict[str, torch.Tensor]) -> None:
-        assert torch.equal(found[f"{saved.directory}"], logits(saved.model))
-        assert torch.equal(found[f"{saved.directory}.decoder"], hidden(saved.model))
+        close = {"atol": self.rounding, "rtol": 0}
+        torch.testing.assert_close(found[f"{saved.directory}"], logits(saved.model), **close)
+        torch.testing.assert_close(found[f"{saved.directory}.decoder"], hidden(saved.model), **close)
         assert torch.equal(found[f"{saved.directory}.generated"], generated(saved.model))
 
     @pytest.mark.parametrize("compensation", COMPENSATIONS)
@@ -148,10 +169,11 @@ class FamilyContract:
         self, variant: str, compensation: str, all_uniform: dict[str, Saved], found_stock: dict[str, torch.Tensor]
     ) -> None:
         saved = all_uniform[f"{type(self).__name__}-{variant}-{compensation}"]
-        assert is_stock(saved.directory) == (compensation == "none" or self.holds_biases)
+        assert is_stock(saved.directory) == (self.stock and (compensation == "none" or self.holds_biases))
         if is_stock(saved.directory):
-            assert torch.equal(found_stock[f"{saved.directory}"], logits(saved.model))
-            assert torch.equal(found_stock[f"{saved.directory}.decoder"], hidden(saved.model))
+            close = {"atol": self.rounding, "rtol": 0}
+            torch.testing.assert_close(found_stock[f"{saved.directory}"], logits(saved.model), **close)
+            torch.testing.assert_close(found_stock[f"{saved.directory}.decoder"], hidden(saved.model), **close)
             assert torch.equal(found_stock[f"{saved.directory}.generated"], generated(saved.model))
 
     def test_it_generates_with_any_cache(self, saved: Saved) -> None:
@@ -204,7 +226,8 @@ def is_stock(directory: Path) -> bool:
 def less_one_unit(whole: LayerPlan, units: Pair[Units]) -> Iterator[tuple[LayerPlan, int]]:
     """The layer without its second attention unit, and without its second MLP unit, and what either saves."""
     heads, neurons = whole
-    yield LayerPlan(heads[:1] + heads[2:], neurons), units.attention.price
+    if len(heads) > 1:
+        yield LayerPlan(heads[:1] + heads[2:], neurons), units.attention.price
     yield LayerPlan(heads, tuple(n for n in neurons if n % units.mlp.count != 1)), units.mlp.price
 
 

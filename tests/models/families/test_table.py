@@ -17,21 +17,33 @@ README = Path(flap.__file__).parents[1] / "README.md"
 CONTRACTS = {next(iter(one.configs.values())).model_type: one for one in FamilyContract.__subclasses__()}
 
 
+# What stays as it is in a layer, by the names of its modules; routers do in all families.
+STAYS = {
+    "linear_attn": "linear attention",
+    "mamba": "state space",
+    "self_attn": "MLA",
+    "mlp.shared_expert": "shared experts",
+}
+
+
 def row(model_type: str) -> str:
     """What the contract tests of an architecture."""
     contract = CONTRACTS[model_type]
     models = [random_model(config) for config in contract.configs.values()]
     adapters, names = [adapt(model) for model in models], {name for name, _ in models[0].named_parameters()}
-    kinds = {"MHA" if adapter.queries_per_group(0) == 1 else "GQA" for adapter in adapters}
-    mlp = adapters[0].mlp(0)
-    rows = mlp.unit_price // models[0].config.hidden_size
-    neurons = "experts" if mlp.num_experts > 1 else {2: "plain", 3: "gated"}[rows]
+    divided = [(adapter, i) for adapter in adapters for i in range(len(adapter.layers)) if adapter.attention(i).inputs]
+    kinds = {"MHA" if adapter.queries_per_group(i) == 1 else "GQA" for adapter, i in divided}
+    mlps = [adapters[0].mlp(i) for i in range(len(adapters[0].layers))]
+    rows = mlps[0].unit_price // models[0].config.hidden_size
+    neurons = "experts" if any(mlp.num_experts > 1 for mlp in mlps) else {2: "plain", 3: "gated"}[rows]
     kept = [f"`{key}`" for key in contract.features]
-    kept += ["q and k norms"] if any("q_norm" in name for name in names) else []
+    kept += ["q and k norms"] if any(norm in name for name in names for norm in ("q_norm", "query_layernorm")) else []
     kept += ["tied embeddings"] if any(config.tie_word_embeddings for config in contract.configs.values()) else []
-    stock = "with biases" if contract.holds_biases else "`compensation=none`"
+    stock = "with biases" if contract.holds_biases else "`compensation=none`" if contract.stock else "no"
+    stays = {text for part in contract.stays for name, text in STAYS.items() if part.startswith(name)}
     gguf = "yes" if model_type in MODEL_TYPES else "no"
-    cells = (model_type, ", ".join(sorted(kinds, reverse=True)), neurons, ", ".join(kept), stock, gguf)
+    heads = ", ".join(sorted(kinds, reverse=True)) or "none"
+    cells = (model_type, heads, neurons, ", ".join(sorted(stays)), ", ".join(kept), stock, gguf)
     return f"| {' | '.join(cells)} |"
 
 
@@ -41,10 +53,22 @@ def table() -> dict[str, str]:
 
 
 def test_it_names_every_architecture_there_is() -> None:
-    registered = [model_type for family in FAMILIES for model_type in family.model_types]
-    assert sorted(table()) == sorted(CONTRACTS) == sorted(registered)
+    assert sorted(table()) == sorted(CONTRACTS) == sorted(FAMILIES)
 
 
 @pytest.mark.parametrize("model_type", CONTRACTS)
 def test_each_cell_is_what_the_contract_tests(model_type: str) -> None:
     assert table()[model_type] == row(model_type)
+
+
+def write() -> None:
+    """Write the table anew: `python -m tests.models.families.test_table`."""
+    before, rest = README.read_text().split("| `model_type` |")
+    _, after = rest.split("\n\n", 1)
+    head = "| `model_type` | attention | neurons | stays whole | kept, besides the widths | stock checkpoint | GGUF |"
+    rows = "\n".join(row(model_type) for model_type in FAMILIES)
+    README.write_text(f"{before}{head}\n|{'---|' * 7}\n{rows}\n\n{after}")
+
+
+if __name__ == "__main__":
+    write()

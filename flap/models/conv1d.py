@@ -1,0 +1,56 @@
+"""GPT-2's Conv1D as a Linear: the same computation with the weight transposed.
+
+Legend: O output channels · I input channels.
+"""
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+
+@dataclass(frozen=True)
+class Transposed:
+    """A Conv1D with the attributes of a Linear."""
+
+    module: Any
+
+    @property
+    def weight(self) -> Tensor:
+        """weight_OI."""
+        return cast(Tensor, self.module.weight).T
+
+    @property
+    def bias(self) -> Tensor:
+        """bias_O; a Conv1D always has one."""
+        return cast(Tensor, self.module.bias)
+
+    @property
+    def in_features(self) -> int:
+        """The number of input channels."""
+        return self.weight.shape[1]
+
+    @property
+    def out_features(self) -> int:
+        """The number of output channels."""
+        return self.weight.shape[0]
+
+    def assign(self, weight: Tensor, bias: Tensor) -> None:
+        """Replace weight_OI and the bias."""
+        trainable = self.module.weight.requires_grad
+        self.module.weight = nn.Parameter(weight.T.contiguous(), requires_grad=trainable)
+        self.module.bias = nn.Parameter(bias.contiguous(), requires_grad=trainable)
+        refresh_conv1d(self.module)
+
+
+def as_linear(module: nn.Module) -> Any:
+    """Return a module with the attributes of a Linear: the Linear itself, or a view of a Conv1D."""
+    return Transposed(module) if isinstance(module, Conv1D) else module
+
+
+def refresh_conv1d(layer: nn.Module) -> None:
+    """Update the widths of each Conv1D in a layer after its tensors have changed."""
+    for module in layer.modules():
+        if isinstance(module, Conv1D):
+            module.nx, module.nf = cast(Tensor, module.weight).shape

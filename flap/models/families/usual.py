@@ -1,0 +1,142 @@
+"""The families with an attention and an MLP of Linears, whatever their names: the names are a row of the table."""
+
+import copy
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from flap.models.adapter import Block, ModelAdapter, split
+from flap.models.conv1d import as_linear, refresh_conv1d
+from flap.models.families.family import Family
+
+
+class UsualAdapter(ModelAdapter):
+    """The adapter of the families whose modules differ in no more than their names."""
+
+    def __init__(self, model: PreTrainedModel, family: Family) -> None:
+        super().__init__(model)
+        self.family = family
+
+    @property
+    def decoder(self) -> PreTrainedModel:
+        """The model without its LM head."""
+        return cast(PreTrainedModel, self.model.base_model.get_submodule(self.family.decoder))
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The decoder layers, first to last."""
+        return cast(nn.ModuleList, self.decoder.get_submodule(self.family.layers))
+
+    def layer_output(self, hidden: Tensor) -> Any:
+        """Return hidden states in the form in which a layer returns them."""
+        return (hidden,) if self.family.tuples else hidden
+
+    def parent(self, layer: int, path: str) -> Any:
+        """Return the module of a layer that holds the projection at `path`."""
+        return self.layers[layer].get_submodule(path.rpartition(".")[0])
+
+    def attention(self, layer: int) -> Block:
+        """Return the attention of a layer; its units are KV heads with their query heads.
+
+        An attention that cannot be divided is one unit, and as a layer keeps at least one, it stays.
+        """
+        name, family = f"layer {layer} attention", self.family
+        if not self._has_heads(layer):
+            output = self.layers[layer].get_submodule(family.whole_attention)
+            return Block(name, output, split(cast(Any, output).in_features, 1), ())
+        module = self.parent(layer, family.attention)
+        output, inputs = _linears(module, family.attention, family.attention_inputs)
+        queries = output.in_features
+        keys = inputs[1].out_features if len(inputs) == 3 else (inputs[0].out_features - queries) // 2
+        groups = keys // _head_dim(module)
+        sizes = [[queries, keys, keys]] if family.stacked else [[linear.out_features] for linear in inputs]
+        rows = [_rows(parts, groups) for parts in sizes]
+        norms = tuple((module.get_submodule(one), inputs[i]) for i, one in enumerate(family.attention_norms))
+        vectors = tuple((module, one, split(getattr(module, one).numel(), groups)) for one in family.attention_vectors)
+        return Block(name, output, split(queries, groups), tuple(zip(inputs, rows, strict=True)), norms, vectors)
+
+    def _has_heads(self, layer: int) -> bool:
+        """Return whether the attention of a layer can be divided into heads."""
+        whole = self.family.whole_attention
+        return not whole or whole not in dict(self.layers[layer].named_modules())
+
+    def mlp(self, layer: int) -> Block:
+        """Return the MLP of a layer; its units are neurons."""
+        module = self.parent(layer, self.family.mlp)
+        output, inputs = _linears(module, self.family.mlp, self.family.mlp_inputs)
+        neurons = output.in_features
+        rows = [_rows([neurons] * (linear.out_features // neurons), neurons) for linear in inputs]
+        return Block(f"layer {layer} MLP", output, split(neurons, neurons), tuple(zip(inputs, rows, strict=True)))
+
+    def queries_per_group(self, layer: int) -> int:
+        """Return the number of query heads that share one KV head; 1 under multi-head attention."""
+        if not self._has_heads(layer):
+            return 1
+        head_dim = _head_dim(self.parent(layer, self.family.attention))
+        return int(self.attention(layer).columns_UC.shape[1] // head_dim)
+
+    @property
+    def head_dim(self) -> int | None:
+        """The number of channels of one head, the same in all layers; None if no layer has heads that can be pruned."""
+        modules = (self.parent(i, self.family.attention) for i in range(len(self.layers)) if self._has_heads(i))
+        return next(map(_head_dim, modules), None)
+
+    def widths(self, layer: int) -> dict[str, int]:
+        """Return the numbers of heads and neurons of a layer, by their names in the config."""
+        attention, mlp = self.blocks(layer)
+        widths = {self.family.neurons: mlp.num_units}
+        if self._has_heads(layer):
+            widths["num_attention_heads"] = attention.num_units * self.queries_per_group(layer)
+            if hasattr(self.model.config, self.family.kv_heads):
+                widths[self.family.kv_heads] = attention.num_units
+        return widths
+
+    def refresh(self, layer: int) -> None:
+        """Update whatever holds a width in the modules of the layer."""
+        refresh_conv1d(self.layers[layer])
+        self.refresh_mlp(layer)
+        if self._has_heads(layer):
+            self._refresh_attention(layer)
+
+    def _refresh_attention(self, layer: int) -> None:
+        module, block = self.parent(layer, self.family.attention), self.attention(layer)
+        heads = block.num_units * self.queries_per_group(layer)
+        _update(module, dict.fromkeys(QUERY_HEADS, heads))
+        _update(module, dict.fromkeys(KV_HEADS, block.num_units) | {"split_size": block.output.in_features})
+        if self.family.stacked:  # the forward pass may read from the config how many rows are queries
+            module.config = copy.copy(module.config)
+            module.config.num_attention_heads = heads
+
+    def refresh_mlp(self, layer: int) -> None:
+        """Update the width of the MLP module."""
+        _update(self.parent(layer, self.family.mlp), {"intermediate_size": self.mlp(layer).num_units})
+
+
+QUERY_HEADS = ("num_heads", "num_attention_heads")  # attributes of attention modules
+KV_HEADS = ("num_key_value_heads", "num_kv_heads")
+
+
+def _linears(module: nn.Module, output: str, inputs: Sequence[str]) -> tuple[Any, list[Any]]:
+    """Return the output projection and the input projections beside it."""
+    name = output.rpartition(".")[2]
+    return as_linear(module.get_submodule(name)), [as_linear(module.get_submodule(one)) for one in inputs]
+
+
+def _rows(sizes: Sequence[int], units: int) -> Tensor:
+    """Return rows_UR of a Linear with the rows of projections of these sizes, one projection after the other."""
+    starts = accumulate(sizes, initial=0)
+    return torch.cat([start + split(size, units) for start, size in zip(starts, sizes, strict=False)], dim=1)
+
+
+def _head_dim(attention: Any) -> int:
+    return int(getattr(attention, "head_dim", None) or attention.head_size)
+
+
+def _update(module: nn.Module, values: dict[str, int]) -> None:
+    for name, value in values.items():
+        if hasattr(module, name):
+            setattr(module, name, value)
