@@ -135,6 +135,11 @@ def main() -> None:
     if sys.argv[1:2] == ["cache"]:
         cache_command(sys.argv[2:])
         return
+    if sys.argv[1:2] == ["doctor"]:
+        from flap.doctor import main as doctor_command
+
+        doctor_command(sys.argv[2:])
+        return
     logging.raiseExceptions = False  # a log that cannot be written prints no traceback on the console
     try:
         if "HYDRA_FULL_ERROR" in os.environ:  # the user asks for tracebacks

@@ -91,8 +91,7 @@ def run(
         pruned_key = dense_key | job.pruned_key(plan)
         with report.timed("evaluate"):
             pruned = job.suite.pruned(model, pruned_key)
-            report.evaluation |= {"dense": dense.numbers, "pruned": pruned.numbers}
-            report.difference_stderr = job.suite.difference_errors(dense, pruned)
+            report.compare(dense, pruned, job.suite.averages(pruned.numbers))
             report.note_peak()  # before a measurement resets the counters
             pair = job.suite.side_by_side(
                 lambda: job.source.open(more_to_come), job.source.num_bytes, model, pruned_key

@@ -16,7 +16,8 @@ PACKAGE = Path(flap.__file__).parent
 # From left to right: a room imports from itself and from rooms to its left.
 ROOMS = [
     "config", "console", "storage", "data", "models", "calibration", "importance", "allocation", "compression",
-    "recovery", "estimation", "checkpoint", "export", "evaluation", "reporting", "study", "tracking", "sweeps",
+    "recovery", "estimation", "checkpoint", "export", "evaluation", "reporting", "study", "compare", "tracking",
+    "sweeps",
 ]  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 DOORS = sorted(path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("__"))

@@ -1,10 +1,10 @@
 """The pruning plan: which units stay. It is data: it can be saved, compared, and applied to another copy of a model."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from flap.models import Pair
 
@@ -39,5 +39,9 @@ class PruningPlan:
     @classmethod
     def load(cls, path: Path) -> "PruningPlan":
         """Read a plan that `save` has written."""
-        layers = json.loads(path.read_text())["layers"]
-        return cls(tuple(LayerPlan(tuple(layer["kv_heads"]), tuple(layer["neurons"])) for layer in layers))
+        return cls.from_dict(json.loads(path.read_text()))
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> "PruningPlan":
+        """Return the plan that `to_dict` has made this of."""
+        return cls(tuple(LayerPlan(tuple(layer["kv_heads"]), tuple(layer["neurons"])) for layer in plain["layers"]))

@@ -86,7 +86,7 @@ class Drawn(LogitsProcessor):
 
 
 @contextmanager
-def plain_sampling(model: PreTrainedModel) -> Iterator[None]:
+def plain_generation(model: PreTrainedModel) -> Iterator[None]:
     """Leave out the model's own options of generation, such as a penalty or where to stop, inside the block.
 
     Attention is that of plain matrix products: for single queries on a CPU they are three times as fast as torch's

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flap.calibration.sampling import Beginning, beginning, plain_sampling, sample
+from flap.calibration.sampling import Beginning, beginning, plain_generation, sample
 from flap.console.progress import progress
 from flap.data import SELF, Part, Text, Windows
 from flap.data.random_state import seeded
@@ -89,7 +89,7 @@ def write(model: PlacedModel, draft: Draft) -> dict[str, Any]:
     """
     started = perf_counter()
     whole = model.in_memory() if model.fits_in_memory() else model
-    with seeded(draft.windows.seed), whole.callable(), plain_sampling(whole.model):
+    with seeded(draft.windows.seed), whole.callable(), plain_generation(whole.model):
         for sequence_T in progress(_sequences(whole, draft), "the model writes", len):
             draft.add(sequence_T)
     facts = {"tokens": draft.tokens, "dropped": draft.dropped, "begins_with": draft.start.name}
@@ -111,5 +111,12 @@ def _sequences(model: PlacedModel, draft: Draft) -> Iterator[Tensor]:
 
 def loops(sequence_T: Tensor) -> bool:
     """Return whether a sequence repeats itself: less than half of its 4-grams are distinct."""
-    ngrams = sequence_T.unfold(0, NGRAM, 1) if len(sequence_T) >= NGRAM else sequence_T[None]
-    return len(torch.unique(ngrams, dim=0)) < DISTINCT * len(ngrams)
+    return repetition(sequence_T) > 1 - DISTINCT
+
+
+def repetition(sequence_T: Tensor) -> float:
+    """Return the share of a sequence's 4-grams that it had before, 1 - distinct / all; 0 for less than four tokens."""
+    if len(sequence_T) < NGRAM:
+        return 0.0
+    ngrams = sequence_T.unfold(0, NGRAM, 1)
+    return 1 - len(torch.unique(ngrams, dim=0)) / len(ngrams)

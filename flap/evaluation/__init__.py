@@ -3,10 +3,11 @@
 from flap.evaluation.base import Comparison, Evaluator, Measurement, Task
 from flap.evaluation.divergence import Divergence
 from flap.evaluation.efficiency import Efficiency
+from flap.evaluation.generate import Generate
 from flap.evaluation.perplexity import Perplexity
 from flap.evaluation.suite import Suite, prepare_suite
 
 __all__ = [
-    "Comparison", "Divergence", "Efficiency", "Evaluator", "Measurement", "Perplexity", "Suite", "Task",
+    "Comparison", "Divergence", "Efficiency", "Evaluator", "Generate", "Measurement", "Perplexity", "Suite", "Task",
     "prepare_suite",
 ]  # fmt: skip

@@ -1,5 +1,6 @@
 """The base class of evaluators, whose tasks are made before the model is loaded, so that bad input fails early."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,14 +21,17 @@ class Measurement:
 
     documents: the value of each document, or window, by the number's name. Their mean is the number. A perplexity is no
     mean; its values are those of its linear approximation (`flap.evaluation.perplexity`).
+    texts: what the model has written, by the prompt.
     """
 
     numbers: Numbers = field(default_factory=dict)
     documents: Documents = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)
 
     def __or__(self, other: "Measurement") -> "Measurement":
         """Return this measurement with the numbers of another one."""
-        return Measurement(self.numbers | other.numbers, self.documents | other.documents)
+        documents, texts = self.documents | other.documents, self.texts | other.texts
+        return Measurement(self.numbers | other.numbers, documents, texts)
 
 
 @dataclass(frozen=True)
@@ -88,10 +92,16 @@ class Evaluator(ABC):
         """
         return []
 
-    def summary(self, numbers: Mapping[str, float]) -> Numbers:
-        """Return numbers that combine those of several tasks, such as an average; none by default."""
+    def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:
+        """Return the names of averages over tasks, each with the names of the numbers that it is the mean of."""
         return {}
 
-    def summary_errors(self, errors: Mapping[str, float]) -> Numbers:
-        """Return the standard errors of the summary's numbers, from those of the tasks' numbers; none by default."""
-        return {}
+    def summary(self, numbers: Mapping[str, float]) -> Numbers:
+        """Return the averages, with standard errors: tasks are independent, so the squares of theirs add up."""
+        found: Numbers = {}
+        for name, parts in self.averages(numbers).items():
+            found[name] = sum(numbers[part] for part in parts) / len(parts)
+            errors = [numbers[f"{part}_stderr"] for part in parts if f"{part}_stderr" in numbers]
+            if len(errors) == len(parts):
+                found[f"{name}_stderr"] = math.hypot(*errors) / len(parts)
+        return found

@@ -1,11 +1,16 @@
 """Standard errors of means over documents, and of the difference between two models on the same documents."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy
 
-from flap.evaluation.base import Documents, Measurement, Numbers
+from flap.evaluation.base import Measurement
+
+K = TypeVar("K", bound=Hashable)
+SIGNIFICANCE = 0.05
 
 
 def standard_error(values: Sequence[float]) -> float:
@@ -25,12 +30,71 @@ def averaged(name: str, values: Sequence[float]) -> Measurement:
     return Measurement({name: float(numpy.mean(values)), **errors}, {name: list(values)})
 
 
-def paired_errors(dense: Documents, pruned: Documents) -> Numbers:
-    """Return the standard error of pruned - dense, for each number that both models have by document.
+@dataclass(frozen=True)
+class Difference:
+    """The difference other - one between two models on the same documents.
 
-    Both have seen the same documents, so it is that of the mean of the documents' differences. How hard a document is
-    cancels: the error comes from the documents on which the models differ.
+    mean: of the documents' differences. error: its standard error. p_value: how likely a difference of at least this
+    size is where there is none in truth.
     """
-    pairs = {name: (dense[name], pruned[name]) for name in pruned if len(dense.get(name, [])) == len(pruned[name])}
-    errors = {name: standard_error([b - a for a, b in zip(*pair, strict=True)]) for name, pair in pairs.items()}
-    return {name: error for name, error in errors.items() if not math.isnan(error)}
+
+    mean: float
+    error: float
+    p_value: float
+
+    @property
+    def clear(self) -> bool:
+        """Whether the difference is clear of the noise: p < 0.05."""
+        return self.p_value < SIGNIFICANCE
+
+
+def paired_differences(one: Mapping[K, list[float]], other: Mapping[K, list[float]]) -> dict[K, Difference]:
+    """Return the difference other - one of each number that both models have by document.
+
+    Both have seen the same documents, so the error is that of the mean of the documents' differences. How hard a
+    document is cancels: the error comes from the documents on which the models differ.
+    """
+    pairs = {name: _paired(one[name], other[name]) for name in other if len(one.get(name, [])) == len(other[name])}
+    return {name: found for name, found in pairs.items() if not math.isnan(found.error)}
+
+
+def _paired(one: Sequence[float], other: Sequence[float]) -> Difference:
+    changes = [b - a for a, b in zip(one, other, strict=True)]
+    mean, error = float(numpy.mean(changes)), standard_error(changes)
+    right_or_wrong = {*one, *other} <= {0.0, 1.0}
+    return Difference(mean, error, _mcnemar(changes) if right_or_wrong else _t_test(mean, error, len(changes)))
+
+
+def _mcnemar(changes: Sequence[float]) -> float:
+    """Return the p-value of McNemar's exact test: of n documents that changed, each was as likely won as lost.
+
+    Source: McNemar, Psychometrika 12 (1947).
+    """
+    from scipy.stats import binomtest  # imported here, as below, because it takes half a second
+
+    won, lost = changes.count(1.0), changes.count(-1.0)
+    return float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
+
+
+def _t_test(mean: float, error: float, count: int) -> float:
+    """Return the p-value of the paired t-test."""
+    from scipy.stats import t
+
+    return 1.0 if mean == 0 else float(2 * t.sf(abs(mean) / error, count - 1)) if error else 0.0
+
+
+def averaged_differences(
+    averages: Mapping[str, Sequence[str]], differences: Mapping[str, Difference]
+) -> dict[str, Difference]:
+    """Return the differences of numbers that are means of other numbers, where each of those has a difference.
+
+    averages: the names of those numbers. They are of independent documents: the squares of their errors add up.
+    """
+    parts = {name: [differences[one] for one in names if one in differences] for name, names in averages.items()}
+    return {name: _averaged(found) for name, found in parts.items() if len(found) == len(averages[name])}
+
+
+def _averaged(parts: Sequence[Difference]) -> Difference:
+    mean, error = sum(one.mean for one in parts) / len(parts), math.hypot(*(one.error for one in parts)) / len(parts)
+    p_value = 1.0 if mean == 0 else math.erfc(abs(mean) / error / math.sqrt(2)) if error else 0.0  # normal
+    return Difference(mean, error, p_value)

@@ -19,41 +19,55 @@ Key = Mapping[str, Any]
 class Results:
     """The files of a run's results. Entries are named by the digest of all that they depend on, the key.
 
-    path: evaluation.json: for each entry its key and its numbers. Beside it documents.json.gz: for each entry of a task
-    the values of the documents, by the number's name.
+    path: evaluation.json: for each entry its key, its numbers and, where a task has some, its texts. Beside it
+    documents.json.gz: for each entry of a task the values of the documents, by the number's name.
     """
 
     path: Path
 
     def measured(self, key: Key, make: Callable[[], Measurement]) -> Measurement:
         """Return the stored measurement of a key; if there is none, store and return that of `make`."""
-        path, name, stored = self.path.with_name("documents.json.gz"), digest(key), self._read()
-        documents = {entry: values for entry, values in _read_documents(path).items() if entry in stored}
+        name = digest(key)
+        if (found := self.stored().get(name)) is not None:
+            return found[1]
+        measured, documents = make(), {entry: one.documents for entry, (_, one) in self.stored().items()}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        _write_compressed(documents | {name: measured.documents}, self._documents)
+        texts = {"texts": measured.texts} if measured.texts else {}
+        self._write(self._read() | {name: {"key": key, "numbers": measured.numbers, **texts}})
+        return measured
 
-        def make_both() -> dict[str, float]:
-            measured = make()
-            documents[name] = measured.documents
+    def get(self, key: Key, make: Callable[[], Any]) -> Any:
+        """Return the stored numbers of a key; if there are none, store and return those of `make`."""
+        name = digest(key)
+        if name not in self._read():
+            numbers = make()
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            _write_compressed(documents, path)
-            return measured.numbers
+            self._write(self._read() | {name: {"key": key, "numbers": numbers}})
+        return self._read()[name]["numbers"]
 
-        return Measurement(self.get(key, make_both, again=name not in documents), documents[name])
+    def stored(self) -> dict[str, tuple[Key, Measurement]]:
+        """Return the key and the measurement of each task's entry that both files have."""
+        entries = self._read()
+        return {
+            name: (entries[name]["key"], Measurement(entries[name]["numbers"], values, entries[name].get("texts", {})))
+            for name, values in _read_documents(self._documents).items()
+            if name in entries
+        }
 
-    def get(self, key: Key, make: Callable[[], Any], again: bool = False) -> Any:
-        """Return the stored numbers of a key; if there are none, or `again`, store and return those of `make`."""
-        entries, name = self._read(), digest(key)
-        if again or name not in entries:
-            entries |= {name: {"key": key, "numbers": make()}}
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(self.path, json.dumps(entries, indent=1) + "\n")
-        return entries[name]["numbers"]
+    @property
+    def _documents(self) -> Path:
+        return self.path.with_name("documents.json.gz")
 
     def _read(self) -> dict[str, Any]:
         try:
             entries = json.loads(self.path.read_text())
-            return {name: entry for name, entry in entries.items() if "numbers" in entry}
+            return {name: entry for name, entry in entries.items() if {"key", "numbers"} <= entry.keys()}
         except (FileNotFoundError, ValueError, AttributeError, TypeError):  # a damaged file is ignored
             return {}
+
+    def _write(self, entries: Mapping[str, Any]) -> None:
+        write_text(self.path, json.dumps(entries, indent=1) + "\n")
 
 
 def _write_compressed(value: Any, path: Path) -> None:

@@ -11,14 +11,13 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from flap.evaluation.base import Comparison, Evaluator, Measurement, Numbers, Task
-from flap.evaluation.errors import paired_errors
 from flap.evaluation.results import DENSE, Key, Results
 from flap.models import PlacedModel
 from flap.storage import Cache
 
 log = logging.getLogger(__name__)
 
-EVALUATION_VERSION = 2  # increased when the same key would give other numbers
+EVALUATION_VERSION = 3  # increased when the same key would give other numbers
 Load = Callable[[], PlacedModel]
 
 
@@ -64,12 +63,9 @@ class Suite:
 
         return self._all(model, key, measure)
 
-    def difference_errors(self, dense: Measurement, pruned: Measurement) -> Numbers:
-        """Return the standard error of pruned - dense, for each number that has one: paired by document."""
-        errors = paired_errors(dense.documents, pruned.documents)
-        for evaluator, _ in self.parts:
-            errors |= evaluator.summary_errors(errors)
-        return errors
+    def averages(self, numbers: Numbers) -> dict[str, list[str]]:
+        """Return the names of averages over tasks, each with the names of the numbers that it is the mean of."""
+        return {name: parts for one, _ in self.parts for name, parts in one.averages(numbers).items()}
 
     def side_by_side(
         self, open_dense: Callable[[], PlacedModel], dense_bytes: int, pruned: PlacedModel, key: Key
@@ -121,7 +117,7 @@ def _warn_left_out(names: list[str], needed: str) -> None:
 
 def _task_key(task: Task | Comparison, key: Key) -> Key:
     """Return everything that a task's numbers depend on. key: the model's part of it."""
-    return {"version": EVALUATION_VERSION, "task": task.name, **task.identity, **key}
+    return {"version": EVALUATION_VERSION, "task": task.name, "data": task.identity, **key}
 
 
 def prepare_suite(

@@ -1,16 +1,16 @@
 """Zero-shot or few-shot accuracy on tasks of lm-eval, with its standard prompts, on the model in memory."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from flap.config import require
 from flap.data.random_state import seeded
-from flap.evaluation.base import Evaluator, Measurement, Numbers, Task
+from flap.evaluation.base import Evaluator, Measurement, Task
 from flap.evaluation.harness import Settings, evaluated
 from flap.evaluation.zero_shot_documents import LoadedTask
 from flap.evaluation.zero_shot_samples import by_document, margin
@@ -78,33 +78,21 @@ class ZeroShot(Evaluator):
         run = partial(_measure, tokenizer=tokenizer, task=task, settings=settings)
         return Task(task.name, run, identity, task.origin, shares_text_with=SHARED_TEXT.get(task.name, ()))
 
-    def summary(self, numbers: Mapping[str, float]) -> Numbers:
-        """Return `zero_shot/average` and `zero_shot/average_margin`, means over the tasks, with their standard errors.
+    def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:
+        """Return `zero_shot/average` and `zero_shot/average_margin`, means over the tasks; higher is better.
 
-        Higher is better. If a task has no accuracy, or no margin, there is no such average: means over different tasks
-        are not comparable.
+        If a task has no accuracy, or no margin, there is no such average: means over different tasks are not
+        comparable.
         """
-        errors = {name.removesuffix("_stderr"): numbers[name] for name in numbers if name.endswith("_stderr")}
-        parts, found = self._parts(numbers), self.summary_errors(errors)
-        averages = {name: sum(numbers[one] for one in names) / len(names) for name, names in parts.items()}
-        return averages | {f"{name}_stderr": error for name, error in found.items()}
-
-    def summary_errors(self, errors: Mapping[str, float]) -> Numbers:
-        """Return the standard errors of the averages: tasks are independent, so the squares of theirs add up."""
-        parts = self._parts(errors)
-        return {name: math.hypot(*(errors[one] for one in names)) / len(names) for name, names in parts.items()}
-
-    def _parts(self, numbers: Mapping[str, float]) -> dict[str, list[str]]:
-        """Return the names of the numbers that each average is the mean of, where every task has such a number."""
         tasks = expand(self.tasks)
-        parts = {
+        averages = {
             "zero_shot/average": [accuracy(task, numbers) for task in tasks],
             "zero_shot/average_margin": [f"{task}/margin" for task in tasks],
         }
-        return {name: names for name, names in parts.items() if all(one in numbers for one in names)}
+        return {name: parts for name, parts in averages.items() if all(part in numbers for part in parts)}
 
 
-def accuracy(task: str, numbers: Mapping[str, float]) -> str:
+def accuracy(task: str, numbers: Mapping[str, Any]) -> str:
     """Return the name of a task's accuracy: the paper's measure, else acc_norm, else acc; empty if it has none."""
     measures = [PAPER_MEASURES[task]] if task in PAPER_MEASURES else ["acc_norm", "acc"]
     return next((f"{task}/{measure}" for measure in measures if f"{task}/{measure}" in numbers), "")

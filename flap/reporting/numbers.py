@@ -3,10 +3,25 @@
 import math
 from collections.abc import Iterable, Mapping
 
+from flap.evaluation.errors import SIGNIFICANCE
+
+LOWER_IS_BETTER = (
+    "perplexity",
+    "bits_per_byte",
+    "brier_score",
+    "kl",
+    "repetition",
+)  # lm-eval's names; ours: perplexity@2048, kl@128
+
 
 def is_perplexity(name: str) -> bool:
     """Return whether a number is a perplexity (lower is better)."""
     return "/perplexity@" in name
+
+
+def lower_is_better(name: str) -> bool:
+    """Return whether lower values of a number are better, as of perplexities; of accuracies, higher ones are."""
+    return name.split("/")[-1].split(",")[0].split("@")[0].endswith(LOWER_IS_BETTER)
 
 
 def is_efficiency(name: str) -> bool:
@@ -40,10 +55,12 @@ def side_by_side(names: Iterable[str], domains: Mapping[str, str]) -> list[str]:
     return sorted(names, key=place)
 
 
-def change(name: str, dense: float | None, pruned: float | None, error: float | None) -> str:
+def change(
+    name: str, dense: float | None, pruned: float | None, error: float | None, p_value: float | None = None
+) -> str:
     """Return pruned - dense ± its standard error as text; of a perplexity also relative to dense, as texts differ.
 
-    Empty for efficiency, and for missing or infinite numbers.
+    Says where the difference is within the noise. Empty for efficiency, and for missing or infinite numbers.
     """
     if dense is None or pruned is None or is_efficiency(name):
         return ""
@@ -52,4 +69,5 @@ def change(name: str, dense: float | None, pruned: float | None, error: float | 
     places = 2 if is_perplexity(name) else decimals(name)
     beside = "" if error is None else f" ± {error:,.{places}f}"
     relative = f" ({pruned / dense - 1:+,.1%})" if is_perplexity(name) else ""
-    return f"{pruned - dense:+,.{places}f}{beside}{relative}"
+    noise = " within noise" if p_value is not None and p_value >= SIGNIFICANCE else ""
+    return f"{pruned - dense:+,.{places}f}{beside}{relative}{noise}"

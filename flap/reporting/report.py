@@ -14,6 +14,8 @@ from typing import Any
 import torch
 
 from flap.allocation import Budget, PruningPlan, Units
+from flap.evaluation import Measurement
+from flap.evaluation.errors import averaged_differences, paired_differences
 from flap.models import ModelAdapter, Pair
 from flap.reporting.provenance import git_state, versions
 from flap.storage.files import write_text
@@ -26,7 +28,8 @@ class Report:
     """The report of a run, filled stage by stage; units are in the names.
 
     `evaluation` is {"dense": {name: number}, "pruned": {name: number}}, with "compressed" too for a model that was then
-    trained; `difference_stderr` is {name: standard error of pruned - dense}, paired by document.
+    trained; `difference_stderr` and `difference_p_value` are {name: standard error, or p-value, of pruned - dense},
+    paired by document.
     """
 
     config: dict[str, Any]
@@ -47,7 +50,10 @@ class Report:
     bos: dict[str, bool] = field(default_factory=dict)  # whether windows begin with the beginning-of-sequence token
     domains: dict[str, str] = field(default_factory=dict)  # of each task's text: "calibration", "other"
     evaluation: dict[str, dict[str, float]] = field(default_factory=lambda: {"dense": {}, "pruned": {}})
+    averages: dict[str, list[str]] = field(default_factory=dict)  # over tasks: the numbers that each is the mean of
     difference_stderr: dict[str, float] = field(default_factory=dict)
+    difference_p_value: dict[str, float] = field(default_factory=dict)
+    continuations: dict[str, dict[str, str]] = field(default_factory=dict)  # {"dense": {prompt: text}, "pruned": …}
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory_bytes: dict[str, int | None] = field(default_factory=dict)
     statistics_cache: str = "off"
@@ -113,6 +119,16 @@ class Report:
             for units, layer in zip(budget.layers, plan.layers, strict=True)
         ]
 
+    def compare(self, dense: Measurement, pruned: Measurement, averages: dict[str, list[str]]) -> None:
+        """Set the numbers and texts of both models, and the errors of their differences. averages: `Suite.averages`."""
+        self.evaluation |= {"dense": dense.numbers, "pruned": pruned.numbers}
+        self.averages = averages
+        differences = paired_differences(dense.documents, pruned.documents)
+        differences |= averaged_differences(averages, differences)
+        self.difference_stderr = {name: one.error for name, one in differences.items()}
+        self.difference_p_value = {name: one.p_value for name, one in differences.items()}
+        self.continuations = {"dense": dense.texts, "pruned": pruned.texts} if pruned.texts else {}
+
     def note_peak(self) -> None:
         """Update the peak memory of the process, in bytes; to be called also before something resets the counters."""
         unit = 1 if platform.system() == "Darwin" else 1024
@@ -144,8 +160,8 @@ class Report:
             ValueError: the file is missing or damaged, or has another schema.
         """
         try:
-            plain = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
+            plain = dict(json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError) as error:
             raise ValueError(f"{path}: cannot be read ({type(error).__name__}); resume=false runs it again") from error
         if plain.get("schema") != SCHEMA:
             raise ValueError(
@@ -155,7 +171,10 @@ class Report:
         for numbers in plain["evaluation"].values():
             numbers.update({name: math.inf for name, value in numbers.items() if value is None})
         plain.pop("corrections", None)  # written by earlier versions
-        return cls(**plain)
+        try:
+            return cls(**plain)
+        except TypeError as error:
+            raise ValueError(f"{path}: written by another version ({error}); resume=false runs it again") from error
 
 
 def _total(adapter: ModelAdapter) -> int:

@@ -43,14 +43,14 @@ def changed_inputs(stored: Mapping[str, str], current: Mapping[str, str]) -> lis
 
 def _differences(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> dict[str, str]:
     """Return the keys in which two configs give different results, each with the difference as text."""
-    a, b = (_flat(json.loads(json.dumps(config))) for config in (stored, requested))
+    a, b = (flat(json.loads(json.dumps(config))) for config in (stored, requested))
     keys = [key for key in sorted(a | b) if key.split(".")[0] not in BOOKKEEPING and a.get(key) != b.get(key)]
     return {key: f"{key} is {a.get(key)} there and {b.get(key)} here" for key in keys}
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return a nested config as one level: {"a": {"b": 1}} becomes {"a.b": 1}."""
-    flat: dict[str, Any] = {}
+    level: dict[str, Any] = {}
     for key, value in config.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
+        level |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return level

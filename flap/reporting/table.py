@@ -1,5 +1,6 @@
 """The report for people: two tables, on the console and in report.md."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
@@ -30,8 +31,9 @@ def _measured(report: Report) -> list[Row]:
     rows: list[Row] = [("", *models, "pruned - dense", "domain")]
     names = [name for name in dense | pruned if not name.endswith("_stderr")]
     for name in side_by_side(names, report.domains):
-        difference = change(name, dense.get(name), pruned.get(name), report.difference_stderr.get(name))
-        numbers = (_measured_number(report.evaluation[which], name) for which in models)
+        noise = report.difference_stderr.get(name), report.difference_p_value.get(name)
+        difference = change(name, dense.get(name), pruned.get(name), *noise)
+        numbers = (measured_number(report.evaluation[which], name) for which in models)
         rows.append((name, *numbers, difference, domain_of(name, report.domains)))
     return rows if report.domains else [row[:-1] for row in rows]
 
@@ -62,7 +64,7 @@ def _ratio(report: Report) -> str:
     )
 
 
-def _measured_number(numbers: Mapping[str, float], name: str) -> str:
+def measured_number(numbers: Mapping[str, float], name: str) -> str:
     """Return a number with its standard error, if it has one; empty if it was not measured."""
     places, value, error = decimals(name), numbers.get(name), numbers.get(f"{name}_stderr")
     if value is None:
@@ -102,11 +104,26 @@ def markdown(report: Report) -> str:
         lines += ["", _line(headings), "|" + "---|" * len(headings), *map(_line, rows)]
     for notice in notices(report):
         lines += ["", notice]
+    lines += _continuations(report)
     lines += ["", "![kept units by layer](layers.png)", ""]
     lines += ["| layer | query heads | KV heads | neurons |", "|---|---|---|---|"]
     for i, layer in enumerate(report.layers):
         lines.append(f"| {i} | {layer['query_heads']} | {layer['kv_heads']} | {layer['neurons']} |")
     return "\n".join(lines) + "\n"
+
+
+def _continuations(report: Report) -> list[str]:
+    """Return what both models wrote after each prompt, side by side."""
+    if not report.continuations:
+        return []
+    dense, pruned = report.continuations["dense"], report.continuations["pruned"]
+    rows = [_line(map(_literal, (prompt, dense.get(prompt, ""), text))) for prompt, text in pruned.items()]
+    return ["", "Greedy continuations:", "", _line(("prompt", "dense", "pruned")), "|---|---|---|", *rows]
+
+
+def _literal(text: str) -> str:
+    """Return a text on one line that Markdown and HTML show as it is."""
+    return re.sub(r"([\\`*_\[\]|#~<>&])", r"\\\1", " ".join(text.split()))
 
 
 def _line(values: Iterable[str]) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from flap.evaluation.kept import Kept
 from flap.reporting.numbers import domain_of, is_efficiency, is_perplexity
 
 CHOICES = ("model", "method", "metric", "structure", "ratio", "seed")  # all other choices that differ are in `options`
@@ -28,6 +29,7 @@ class Cell:
     seed: int | None = None
     options: str = ""  # other overrides that differ between the cells: "calibration.num_samples=32"
     report: dict[str, Any] = field(default_factory=dict)
+    documents: Kept = field(default_factory=dict)  # of the pruned model
 
     @property
     def number(self) -> str:

@@ -11,10 +11,10 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from flap.reporting.numbers import is_efficiency
+from flap.reporting.numbers import is_efficiency, lower_is_better
 from flap.study.cells import CHOICES, Study
 from flap.study.plots import INK, MUTED, RULE, Plot
-from flap.study.table import Row, lower_is_better, tabulate
+from flap.study.table import Row, tabulate
 
 FILTERS = ("metric", "structure", "ratio", "state")
 THEME = {
@@ -51,7 +51,7 @@ def page(study: Study, plots: list[Plot]) -> str:
         facts=dict(_facts(study)),
         warnings=Counter(warning for cell in study.finished for warning in cell.report["warnings"]),
         filters={name: study.values(name) for name in FILTERS if len(study.values(name)) > 1},
-        plots=[(plot, _inline(plot.svg)) for plot in plots],
+        plots=[(plot, inline(plot.svg)) for plot in plots],
     )
 
 
@@ -96,7 +96,7 @@ def _tally(values: Iterator[str]) -> str:
     return " · ".join(f"{value} ({count} cells)" for value, count in counts.items())
 
 
-def _inline(svg: bytes) -> Markup:
+def inline(svg: bytes) -> Markup:
     """Return a plot as an SVG element with the page's colours."""
     element = svg.decode()[svg.decode().index("<svg") :]
     for colour, variable in THEME.items():

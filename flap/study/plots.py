@@ -67,11 +67,17 @@ def _draw(study: Study, perplexities: list[str], average: list[str]) -> Iterator
 
 
 def _plot(name: str, caption: str, figure: Figure) -> Plot:
-    """Return a figure as a plot; the SVG has no date, so that it is reproducible."""
-    png, svg = io.BytesIO(), io.BytesIO()
+    """Return a figure as a plot."""
+    png = io.BytesIO()
     figure.savefig(png, format="png", dpi=160)
+    return Plot(name, caption, png.getvalue(), as_svg(figure))
+
+
+def as_svg(figure: Figure) -> bytes:
+    """Return a figure as SVG, without a date, so that it is reproducible."""
+    svg = io.BytesIO()
     figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return Plot(name, caption, png.getvalue(), svg.getvalue())
+    return svg.getvalue()
 
 
 Panel = Callable[[Any, Study, str, list[Series]], None]

@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from flap.evaluation.kept import kept_documents
 from flap.reporting.report import SCHEMA
 from flap.reporting.resume import BOOKKEEPING
 from flap.storage.status import STATUS, STATUS_SCHEMA
@@ -58,6 +59,7 @@ def _read_cell(folder: Path) -> Cell:
         ratio=None if ratio is None else round(float(ratio), 6),  # range(0.1,0.4,0.1) makes 0.30000000000000004
         seed=OmegaConf.select(config, "seed"),
         report=report,
+        documents=kept_documents(folder, report["evaluation"]["pruned"]) if report else {},
     )
 
 

@@ -1,11 +1,9 @@
 """The table of a study for people, which study.md and index.html show."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
-from flap.reporting.numbers import is_efficiency
 from flap.study.cells import Cell, Study
+from flap.study.noise import Mark, marks
 
 CHOICE_COLUMNS = ("model", "method", "metric", "structure", "options", "seed", "ratio")
 VARYING = ("model", "method", "options", "seed")  # columns that are left out if all cells agree
@@ -13,11 +11,11 @@ VARYING = ("model", "method", "options", "seed")  # columns that are left out if
 
 @dataclass(frozen=True)
 class Value:
-    """A value of the table: its text, its sort key (None is last), and whether it is the best of its group."""
+    """A value of the table: its text, its sort key (None is last), and whether it is the best (`flap.study.noise`)."""
 
     text: str = ""
     key: float | str | None = None
-    best: bool = False
+    mark: Mark = ""
 
 
 @dataclass(frozen=True)
@@ -42,12 +40,14 @@ def tabulate(study: Study) -> Table:
     """Return the table of a study: with standard errors beside their numbers, and the best of each ratio marked."""
     choices = tuple(name for name in CHOICE_COLUMNS if name not in VARYING or len(study.values(name)) > 1)
     results = ("removed", "parameters", *study.measured, "seconds")
-    best = dict(_best(study))
+    marked = marks(study)
 
     def row(cell: Cell, which: str) -> Row:
         shown = choices if which == "pruned" else ("model",)
         chosen = [_choice(getattr(cell, name)) if name in shown else Value() for name in choices]
-        return Row(cell, (*chosen, *(_result(cell, name, which, best.get((_group(cell), name))) for name in results)))
+        return Row(
+            cell, (*chosen, *(_result(cell, name, which, marked.get((cell.folder, name), "")) for name in results))
+        )
 
     dense = tuple(row(cell, "dense") for cell in study.dense())
     return Table(choices, results, dense, tuple(row(cell, "pruned") for cell in study.cells))
@@ -66,16 +66,8 @@ def _choice(value: float | str | None) -> Value:
     return Value("" if value is None else str(value), value)
 
 
-LOWER_IS_BETTER = ("perplexity", "bits_per_byte", "brier_score", "kl")  # lm-eval's names; ours: perplexity@2048, kl@128
-
-
-def lower_is_better(name: str) -> bool:
-    """Return whether lower values of a number are better, as of perplexities; of accuracies, higher ones are."""
-    return name.split("/")[-1].split(",")[0].split("@")[0].endswith(LOWER_IS_BETTER)
-
-
-def _result(cell: Cell, name: str, which: str, best: float | None) -> Value:
-    """Return the value of a result column. best: the best number of the cell's group."""
+def _result(cell: Cell, name: str, which: str, mark: Mark) -> Value:
+    """Return the value of a result column. mark: that of a pruned model's number."""
     dense = which == "dense"
     if name == "removed":
         share = 0.0 if dense else cell.value("ratio", "realised_decoder")
@@ -86,30 +78,13 @@ def _result(cell: Cell, name: str, which: str, best: float | None) -> Value:
     if name == "seconds":
         seconds = None if dense else cell.value("seconds", "total")
         return Value("" if seconds is None else f"{seconds:,.1f}", seconds)
-    return _measurement(cell.numbers(which), name, None if dense else best)
+    return _measurement(cell.numbers(which), name, "" if dense else mark)
 
 
-def _measurement(numbers: dict[str, float | None], name: str, best: float | None) -> Value:
+def _measurement(numbers: dict[str, float | None], name: str, mark: Mark) -> Value:
     if name not in numbers:
         return Value()
     value, error = numbers[name], numbers.get(f"{name}_stderr")
     if value is None:
         return Value("not finite")
-    if error is None:
-        return Value(show(value), value, value == best)
-    return Value(f"{value:.4f} ± {error:.4f}", value, value == best)
-
-
-def _group(cell: Cell) -> tuple[Any, ...]:
-    """Return the group in which a cell's numbers are compared for the best."""
-    return cell.model, cell.ratio
-
-
-def _best(study: Study) -> Iterator[tuple[tuple[Any, ...], float]]:
-    """Yield ((group, name), best number) for each quality number that at least two cells of a group have."""
-    for name in (name for name in study.measured if not is_efficiency(name)):
-        for group in {_group(cell) for cell in study.finished}:
-            group_numbers = [cell.numbers("pruned").get(name) for cell in study.finished if _group(cell) == group]
-            values = [value for value in group_numbers if value is not None]
-            if len(values) > 1:
-                yield (group, name), (min if lower_is_better(name) else max)(values)
+    return Value(show(value) if error is None else f"{value:.4f} ± {error:.4f}", value, mark)

@@ -8,6 +8,12 @@ from typing import Any
 from flap.study.cells import Cell, Study
 from flap.study.table import tabulate
 
+MARKED = {"best": "**{}**", "near": "{} ≈", "": "{}"}
+LEGEND = (
+    "Bold: best at its ratio, clear of the noise of all others. ≈: the best, or within the noise of the best (p ≥ "
+    "0.05, paired by document). Where the runs have not kept the same documents, nothing is marked."
+)
+
 
 def csv_text(study: Study) -> str:
     """Return study.csv: one row for each cell, numbers unrounded; empty = not measured, nan = not finite."""
@@ -58,10 +64,10 @@ def markdown(study: Study, title: str, pictures: dict[str, str]) -> str:
     lines += [_line([*(value.text for value in row.values), "dense"]) for row in table.dense]
     for row in table.rows:
         if row.cell.state == "finished":
-            values = [f"**{value.text}**" if value.best else value.text for value in row.values]
+            values = [MARKED[value.mark].format(value.text) for value in row.values]
             lines.append(_line([*values, row.cell.folder]))
     missing = [row.cell for row in table.rows if row.cell.state != "finished"]
-    lines += ["", "Bold: best at its ratio.", *_domains(study), *([""] if missing else [])]
+    lines += ["", LEGEND, *_domains(study), *([""] if missing else [])]
     lines += [f"- {cell.state}: {_inline(cell.folder)}: {_inline(cell.error)}" for cell in missing]
     lines += [f"\n![{_inline(caption)}]({file})\n\n{_inline(caption)}" for file, caption in pictures.items()]
     return "\n".join(lines) + "\n"

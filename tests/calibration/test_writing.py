@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from flap.calibration.sampling import beginning, plain_sampling, sample
+from flap.calibration.sampling import beginning, plain_generation, sample
 from flap.calibration.writing import Draft, loops, text_of, write
 from flap.data import Part, Windows
 from flap.data.random_state import seeded
@@ -68,7 +68,7 @@ def test_tokens_come_from_the_models_distribution(tokenizer: PreTrainedTokenizer
         expected = placed.model(torch.tensor([start.tokens])).logits[0, -1].softmax(0)
     assert expected.max() > 10 / len(expected)
     placed.model.generation_config.repetition_penalty = 50.0
-    with seeded(0), plain_sampling(placed.model):
+    with seeded(0), plain_generation(placed.model):
         first = sample(placed, start, 4000, 2)[:, 1]
     observed = torch.bincount(first, minlength=len(expected)) / len(first)
     assert (observed - expected).abs().max() < 4 * 0.5 / len(first) ** 0.5

@@ -21,6 +21,7 @@ from flap.evaluation.harness import flatten
 from flap.evaluation.results import Results
 from flap.evaluation.zero_shot import ZeroShot
 from flap.models import Resident
+from flap.reporting import Report
 from tests.cases import tiny_model
 from tests.helpers.zero_shot_toys import by_hand, log_likelihoods, mean, only_toys
 
@@ -108,13 +109,16 @@ def test_averages_and_their_errors(tokenizer: PreTrainedTokenizerFast) -> None:
         assert summary.pop(f"{average}_stderr") == pytest.approx(sum(error**2 for error in errors) ** 0.5 / 2)
     assert not summary
     assert "zero_shot/average_margin" not in evaluator.summary({"animals/acc_norm": 0.5, "plain/acc": 0.5})
-    assert evaluator.summary_errors({"animals/acc_norm": 0.3}) == {}
+    assert evaluator.averages({"animals/acc_norm": 0.3}) == {}
 
 
 def test_the_error_of_an_average_is_that_of_the_tasks_differences(tokenizer: PreTrainedTokenizerFast) -> None:
     dense, pruned = (measured(tokenizer, "animals", "places", weights=seed) for seed in (0, 1))
     suite = Suite([(ZeroShot(["animals", "places"]), [])], [], Results(Path()))
-    errors = suite.difference_errors(dense, pruned)
+    report = Report({})
+    report.compare(dense, pruned, suite.averages(pruned.numbers))
+    errors = report.difference_stderr
+    assert errors.keys() == report.difference_p_value.keys()
     for average, measure in (("average", "acc_norm"), ("average_margin", "margin")):
         parts = [errors[f"{task}/{measure}"] for task in ("animals", "places")]
         assert errors[f"zero_shot/{average}"] == pytest.approx(sum(part**2 for part in parts) ** 0.5 / 2)

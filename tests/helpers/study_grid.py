@@ -6,6 +6,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
+from flap.evaluation import Measurement
+from flap.evaluation.results import Results
 from flap.storage.status import State, write_status
 
 PERPLEXITY, AVERAGE, SPEED = "wikitext2/perplexity@128", "zero_shot/average", "efficiency/decode_tokens_per_second"
@@ -59,6 +61,15 @@ def add_cell(
     return folder
 
 
+def keep_documents(
+    folder: Path, numbers: dict[str, float], documents: dict[str, list[float]] | None = None, data: str = "the same"
+) -> None:
+    """What a run keeps of documents; by default two a number, whose differences between cells are always the same."""
+    values = documents or {name: [value - 1, value + 1] for name, value in numbers.items() if "_stderr" not in name}
+    key = {"task": "all", "data": data, "plan": ""}
+    Results(folder / "evaluation.json").measured(key, lambda: Measurement(numbers, values))
+
+
 def add_command(sweep: Path, *task: str) -> None:
     """Hydra's record of the command line."""
     overrides = {"hydra": ["hydra.mode=MULTIRUN"], "task": list(task)}
@@ -75,7 +86,7 @@ def full_grid(sweep: Path, report: Report) -> Path:
             PERPLEXITY: 20.0 * 10 ** (4 * ratio) + i, AVERAGE: 0.6 - ratio / 2 - i / 1000, SPEED: 40.0 * (1 + ratio),
             "piqa/acc": 0.7 - ratio / 2 + i / 1000, "piqa/acc_stderr": 0.0123,
         }  # fmt: skip
-        add_cell(sweep, altered(report, ratio, dense, pruned), metric, structure, ratio)
+        keep_documents(add_cell(sweep, altered(report, ratio, dense, pruned), metric, structure, ratio), pruned)
     add_cell(sweep, None, "WIFV", "UL-UM", 0.7, state="failed", error=CRASH)
     add_cell(sweep, None, "IFV", "UL-UM", 0.6, state="running")
     return sweep

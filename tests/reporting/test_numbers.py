@@ -53,4 +53,5 @@ def test_change(name: str, dense: float | None, pruned: float, text: str) -> Non
     ],
 )  # fmt: skip
 def test_change_with_its_error(name: str, text: str) -> None:
-    assert change(name, 1.0, 1.25, 0.123) == text
+    assert change(name, 1.0, 1.25, 0.123) == change(name, 1.0, 1.25, 0.123, 0.049) == text
+    assert change(name, 1.0, 1.25, 0.123, 0.05) == f"{text} within noise"

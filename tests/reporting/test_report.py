@@ -74,7 +74,8 @@ def test_markdown_holds_the_numbers(finished: tuple[Path, dict[str, Any]]) -> No
     dense, pruned = (report["evaluation"][kind][NAME] for kind in ("dense", "pruned"))
     error = report["difference_stderr"][NAME]
     assert 0 < error < pruned
-    change = f"{pruned - dense:+.2f} ± {error:.2f} ({pruned / dense - 1:+.1%})"
+    noise = " within noise" if report["difference_p_value"][NAME] >= 0.05 else ""
+    change = f"{pruned - dense:+.2f} ± {error:.2f} ({pruned / dense - 1:+.1%}){noise}"
     assert f"| {NAME} | {dense:.3f} | {pruned:.3f} | {change} | calibration |" in text
     for stem in ("total", "decoder"):
         before, after = parameters[f"{stem}_before"], parameters[f"{stem}_after"]
@@ -87,11 +88,11 @@ def test_markdown_holds_the_numbers(finished: tuple[Path, dict[str, Any]]) -> No
 def test_standard_errors_stand_beside_their_numbers() -> None:
     numbers = {"piqa/acc": 0.65, "piqa/acc_stderr": 0.062, "c4/kl@128": 0.7005, "c4/kl@128_stderr": 0.0463}
     report = Report({}, evaluation={"dense": {"piqa/acc": 0.667}, "pruned": numbers})
-    report.difference_stderr = {"piqa/acc": 0.044}
+    report.difference_stderr, report.difference_p_value = {"piqa/acc": 0.044}, {"piqa/acc": 0.7}
     report.parameters = {f"{which}_{when}": 1 for which in ("total", "decoder") for when in ("before", "after")}
     report.ratio = {"realised_decoder": 0.2, "requested": 0.2}
     assert tables(report)[0][1:] == [
-        ("piqa/acc", "0.667", "0.650 ± 0.062", "-0.017 ± 0.044"),
+        ("piqa/acc", "0.667", "0.650 ± 0.062", "-0.017 ± 0.044 within noise"),
         ("c4/kl@128", "", "0.7005 ± 0.0463", ""),
     ]
 

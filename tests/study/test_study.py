@@ -13,16 +13,26 @@ from omegaconf import DictConfig, OmegaConf
 
 from flap.config import config_dir
 from flap.reporting import Report
+from flap.reporting.numbers import lower_is_better
 from flap.study import write
 from flap.study.__main__ import main
 from flap.study.plots import Plot, draw
 from flap.study.read import read_study
 from flap.study.series import series_of
-from flap.study.table import lower_is_better
+from flap.study.table import tabulate
 from flap.study.write import write_study
 from flap.sweeps.callbacks import StudyCallback, write_open_study
 from flap.tracking import Wandb
-from tests.helpers.study_grid import AVERAGE, CRASH, PERPLEXITY, add_cell, add_command, altered, full_grid
+from tests.helpers.study_grid import (
+    AVERAGE,
+    CRASH,
+    PERPLEXITY,
+    add_cell,
+    add_command,
+    altered,
+    full_grid,
+    keep_documents,
+)
 from tests.helpers.study_grid import Report as Plain
 
 
@@ -176,6 +186,58 @@ def test_the_best_of_a_ratio_is_bold(tmp_path: Path, report: Plain) -> None:
     assert "**0.6" not in bold[0].split(" ± ")[0]  # and the lowest accuracy of piqa
     best = next(line for line in lines if "20_tiny_WIFV_UL-UM_r0.1" in line)
     assert "**0.6700 ± 0.0123**" in best
+
+
+def rights(*wrong: int) -> list[float]:
+    """The answers to 50 questions, right (1) but for some."""
+    return [float(i not in wrong) for i in range(50)]
+
+
+@pytest.mark.parametrize(
+    ("third", "shown"),
+    [  # A misses 1 of 50 and B 4, of which 3 changed: p = 0.25. C, far behind, is unmarked whatever it is
+        (rights(*range(20)), ["0.98 ≈", "0.92 ≈", "0.6"]),
+        (rights(*range(1, 5)), ["0.98 ≈", "0.92 ≈", "0.92 ≈"]),
+        (None, ["0.98 ≈", "0.92 ≈", "0.6"]),
+    ],
+)
+def test_what_is_within_the_noise_of_the_best_is_not_bold(
+    tmp_path: Path, report: Plain, third: list[float] | None, shown: list[str]
+) -> None:
+    for metric, answers in (("IFV", rights(0)), ("WIFN", rights(*range(4))), ("WIFV", third)):
+        numbers = {"piqa/acc": 0.6 if answers is None else sum(answers) / 50}
+        folder = add_cell(tmp_path, altered(report, 0.2, {}, numbers), metric, "AL-AM", 0.2)
+        if answers is not None:
+            keep_documents(folder, numbers, {"piqa/acc": answers})
+    cells = tabulate(read_study(tmp_path)).rows
+    texts = {
+        row.cell.metric: value.text + " ≈" * (value.mark == "near") for row in cells for value in row.values[-2:-1]
+    }
+    assert [texts[metric] for metric in ("IFV", "WIFN", "WIFV")] == shown
+    assert not any(value.mark == "best" for row in cells for value in row.values)
+
+
+@pytest.mark.parametrize(("data", "marks"), [(("same", "same"), ["best", ""]), (("one", "other"), ["", ""])])
+def test_only_what_is_paired_is_marked(tmp_path: Path, report: Plain, data: tuple[str, str], marks: list[str]) -> None:
+    for metric, wrong, where in (("IFV", 1, data[0]), ("WIFV", 20, data[1])):
+        numbers = {"piqa/acc": (50 - wrong) / 50}
+        folder = add_cell(tmp_path, altered(report, 0.2, {}, numbers), metric, "AL-AM", 0.2)
+        keep_documents(folder, numbers, {"piqa/acc": rights(*range(wrong))}, where)
+    found = {row.cell.metric: row.values[-2].mark for row in tabulate(read_study(tmp_path)).rows}
+    assert [found["IFV"], found["WIFV"]] == marks
+
+
+def test_an_average_is_compared_by_its_parts(tmp_path: Path, report: Plain) -> None:
+    """Two tasks, of which one is won clearly and the other is the same."""
+    for metric, wrong in (("IFV", 0), ("WIFV", 20)):
+        numbers = {AVERAGE: 1 - wrong / 100, "a/acc": 1 - wrong / 50, "b/acc": 1.0}
+        one = altered(report, 0.2, {}, numbers) | {"averages": {AVERAGE: ["a/acc", "b/acc"]}}
+        documents = {"a/acc": rights(*range(wrong)), "b/acc": rights()}
+        keep_documents(add_cell(tmp_path, one, metric, "AL-AM", 0.2), numbers, documents)
+    table = tabulate(read_study(tmp_path))
+    marks = {row.cell.metric: [value.mark for value in row.values[-4:-1]] for row in table.rows}
+    assert table.results[2:5] == (AVERAGE, "a/acc", "b/acc")
+    assert marks == {"IFV": ["best", "best", "near"], "WIFV": ["", "", "near"]}
 
 
 def test_plots_are_those_that_were_measured(tmp_path: Path, sweep: Path, report: Plain) -> None:

@@ -1,0 +1,39 @@
+"""The page of a comparison: one self-contained file that a browser opens from disk."""
+
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from flap.compare.picture import draw
+from flap.compare.tables import Comparison
+from flap.storage import write_text
+from flap.study.page import inline
+from flap.study.series import COLOURS
+
+
+def write_page(comparison: Comparison, path: Path) -> Path:
+    """Write the page of a comparison as a file, and return its path.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    write_text(path, page(comparison))
+    return path
+
+
+def page(comparison: Comparison) -> str:
+    """Return the whole HTML of the page; all text from the data is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parents[1]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    letters = [subject.letter for subject in comparison.subjects]
+    return environment.get_template("compare/page.html.j2").render(
+        comparison=comparison,
+        letters=letters,
+        colours=[COLOURS[i % len(COLOURS)] for i in range(len(letters))],
+        picture=inline(draw(comparison.layers, letters)),
+    )

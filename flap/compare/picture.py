@@ -1,0 +1,36 @@
+"""The picture of a comparison: what each layer keeps, the subjects drawn over each other."""
+
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from flap.compare.plans import Layers
+from flap.study.plots import RULE, STYLE, as_svg
+from flap.study.series import COLOURS, STYLES
+
+
+def draw(layers: Layers, letters: list[str]) -> bytes:
+    """Return the picture as SVG: KV heads above, neurons below; the dense model's widths in grey, if they are known."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9, 5.4), layout="constrained")
+        panels = figure.subplots(2, 1, sharex=True)
+        for kind, (axes, label) in enumerate(zip(panels, ("KV heads", "MLP neurons"), strict=True)):
+            if layers.dense:
+                dense = [layer[kind] for layer in layers.dense]
+                axes.bar(range(len(dense)), dense, width=1, color=RULE, alpha=0.5, label="dense")
+            for i, (letter, widths) in enumerate(zip(letters, layers.widths, strict=True)):
+                axes.plot([layer[kind] for layer in widths], label=letter, **_style(i))
+            axes.set(ylabel=label, ylim=(0, None))
+        panels[1].set_xlabel("layer")
+        panels[1].xaxis.set_major_locator(MaxNLocator(integer=True))
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", handlelength=2.6)
+        return as_svg(figure)
+
+
+def _style(index: int) -> dict[str, Any]:
+    """Return the style of a line; the first one is the widest, so that it shows under those that agree with it."""
+    marker, dashes = STYLES[index % len(STYLES)]
+    width = max(1.2, 4 - 1.4 * index)
+    return {"color": COLOURS[index % len(COLOURS)], "marker": marker, "linestyle": dashes, "linewidth": width}

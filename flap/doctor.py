@@ -1,0 +1,182 @@
+"""The command `python -m flap doctor`: what this machine has of all that flap can use, and what to do without it."""
+
+import argparse
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import psutil
+from packaging.requirements import Requirement
+from rich.filesize import decimal
+
+from flap.storage import cache_root
+
+PACKAGE = "flap-pruning"
+FEW_BYTES = 10 * 10**9  # less free disk than this is told: a checkpoint of a 7B model takes 14 GB
+
+
+class Finding(NamedTuple):
+    """A line of the report. "note": something works in another way, or less of it; "problem": runs will fail."""
+
+    state: Literal["ok", "note", "problem"]
+    text: str
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print one line for each check; exit with code 1 if one has found a problem."""
+    description = "One line for each thing that flap uses on this machine. ok; note: works, but with less; problem."
+    parser = argparse.ArgumentParser(prog="python -m flap doctor", description=description)
+    parser.add_argument("--cache-dir", help="default: the environment's FLAP_CACHE_DIR, else the user's cache folder")
+    root = cache_root(parser.parse_args(arguments).cache_dir)
+    checks: dict[str, Callable[[], Finding]] = {
+        "versions": versions, "devices": devices, "launchers": launchers, "cache": lambda: cache(root),
+        "disk": lambda: disk({"runs": Path(), "cache": root}), "packaged model": packaged_model,
+        "packaged texts": packaged_texts, "hub": hub, "W&B": wandb,
+    }  # fmt: skip
+    states = []
+    for name, check in checks.items():
+        finding = check()
+        states.append(finding.state)
+        print(f"{finding.state:<9}{name:<16}{finding.text}", flush=True)
+    if "problem" in states:
+        raise SystemExit(1)
+
+
+def versions() -> Finding:
+    """Check that the installed packages are those that this version of flap asks for."""
+    needed = [Requirement(line) for line in requires(PACKAGE) or []]
+    wrong = list(unmet(one for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})))
+    if wrong:
+        asked = " ".join(f"'{requirement.name}{requirement.specifier}'" for requirement, _ in wrong)
+        found = ", ".join(f"{requirement.name} {installed}" for requirement, installed in wrong)
+        return Finding("problem", f"{found}; pip install {asked}")
+    names = (PACKAGE, "torch", "transformers", "datasets", "lm-eval", "hydra-core")
+    return Finding(
+        "ok", f"Python {platform.python_version()}, {', '.join(f'{name} {version(name)}' for name in names)}"
+    )
+
+
+def unmet(needed: Iterable[Requirement]) -> Iterator[tuple[Requirement, str]]:
+    """Yield the requirements that are not met, each with what is installed."""
+    for requirement in needed:
+        try:
+            installed = version(requirement.name)
+        except PackageNotFoundError:
+            yield requirement, "is missing"
+            continue
+        if not requirement.specifier.contains(installed, prereleases=True):
+            yield requirement, installed
+
+
+def devices() -> Finding:
+    """Name the devices with their memory."""
+    import torch  # here: it takes seconds
+
+    memory = psutil.virtual_memory()
+    host = f"cpu: {os.cpu_count()} cores, {decimal(memory.total)}, {decimal(memory.available)} free"
+    if torch.cuda.is_available():
+        found = [f"cuda:{i}: {_gpu(i)}" for i in range(torch.cuda.device_count())]
+        return Finding("ok", "; ".join([*found, host]))
+    if torch.backends.mps.is_available():
+        return Finding("ok", f"mps; {host}")
+    if shutil.which("nvidia-smi"):
+        why = (
+            f"torch {torch.__version__} sees no GPU, but nvidia-smi is here; install a torch built for its CUDA driver"
+        )
+        return Finding("note", f"{host}; {why}")
+    return Finding("note", f"{host}; no GPU: models of a few hundred million parameters are quick enough")
+
+
+def _gpu(index: int) -> str:
+    import torch
+
+    free, total = torch.cuda.mem_get_info(index)
+    return f"{torch.cuda.get_device_name(index)}, {decimal(total)}, {decimal(free)} free"
+
+
+def launchers() -> Finding:
+    """Say which launchers a sweep can use."""
+    if shutil.which("sbatch"):
+        return Finding("ok", "joblib, submitit_local, slurm (sbatch is here)")
+    return Finding("note", "joblib, submitit_local; no sbatch for hydra/launcher=slurm: start it on a login node")
+
+
+def cache(root: Path) -> Finding:
+    """Check that the cache can be written."""
+    place = _nearest(root)
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        return Finding(
+            "problem",
+            f"{root} cannot be written: nothing is kept; set FLAP_CACHE_DIR or cache_dir to a folder that can",
+        )
+    size = sum(file.stat().st_size for file in root.rglob("*") if file.is_file() and not file.is_symlink())
+    return Finding("ok", f"{root}, {decimal(size)}; see python -m flap cache")
+
+
+def disk(places: dict[str, Path]) -> Finding:
+    """Say how much room there is where runs and the cache are written."""
+    free = {use: shutil.disk_usage(_nearest(place)).free for use, place in places.items()}
+    told = ", ".join(f"{decimal(room)} free for {use}" for use, room in free.items())
+    if min(free.values()) >= FEW_BYTES:
+        return Finding("ok", told)
+    return Finding("note", f"{told}; a 7B model takes 14 GB: python -m flap cache clear, or checkpoint.dir= elsewhere")
+
+
+def _nearest(path: Path) -> Path:
+    """Return the folder itself, or the nearest one above it that exists."""
+    return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+
+
+def packaged_model() -> Finding:
+    """Say whether the default model is installed as a package."""
+    from flap.data.packaged import INSTALL
+    from flap.models.locate import GGUF, packaged_gguf
+
+    [name] = GGUF
+    if packaged_gguf(name):
+        return Finding("ok", f"{name}, needs no hub")
+    return Finding("note", f"{name} comes from the hub; without one: {INSTALL}")
+
+
+def packaged_texts() -> Finding:
+    """Say whether the default texts and tasks are installed as a package."""
+    from flap.data.packaged import INSTALL
+    from flap.evaluation.zero_shot_documents import PACKAGED, packaged_path
+
+    if all(packaged_path(name) for name in PACKAGED):
+        return Finding("ok", f"{len(PACKAGED)} zero-shot tasks and the default text, need no hub")
+    return Finding("note", f"texts and tasks come from the hub; without one: {INSTALL}")
+
+
+def hub() -> Finding:
+    """Say whether the Hugging Face hub answers."""
+    import huggingface_hub
+
+    from flap.evaluation.zero_shot_documents import hub_reachable
+
+    endpoint = huggingface_hub.constants.ENDPOINT
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return Finding("note", "HF_HUB_OFFLINE is set: only packaged, cached and local models and texts")
+    if hub_reachable():
+        token = "with a token" if huggingface_hub.get_token() else "no token: for gated models, hf auth login"
+        return Finding("ok", f"{endpoint} answers; {token}")
+    todo = "only packaged, cached and local models and texts; set HTTPS_PROXY or HF_ENDPOINT, or HF_HUB_OFFLINE=1"
+    return Finding("note", f"{endpoint} does not answer: {todo}")
+
+
+def wandb() -> Finding:
+    """Say whether tracking=wandb can be online."""
+    from flap.evaluation.zero_shot_documents import answers
+    from flap.tracking.login import base_url, require_key
+
+    try:
+        require_key()
+    except ValueError as error:
+        return Finding("note", f"tracking=wandb stays offline: {str(error).partition(': ')[2]}")
+    if answers(base_url()):
+        return Finding("ok", f"{base_url()} answers, a key is configured")
+    return Finding("note", f"{base_url()} does not answer: take tracking.mode=offline, and wandb sync later")

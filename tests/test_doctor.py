@@ -1,0 +1,42 @@
+"""What the doctor says of a machine, one line each."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+from flap.doctor import unmet
+
+CHECKS = ["versions", "devices", "launchers", "cache", "disk", "packaged model", "packaged texts", "hub", "W&B"]
+Flap = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def findings(lines: list[str]) -> dict[str, tuple[str, str]]:
+    """The state and the text of each check, by its name."""
+    return {line[9:25].strip(): (line[:9].strip(), line[25:]) for line in lines}
+
+
+def test_one_line_for_each_check(flap: Flap, tmp_path: Path) -> None:
+    done = flap("doctor", HF_HUB_OFFLINE="1", FLAP_CACHE_DIR=str(tmp_path / "cache"), WANDB_API_KEY="")
+    found = findings(done.stdout.splitlines())
+    assert (done.returncode, done.stderr, list(found)) == (0, "", CHECKS)
+    assert {state for state, _ in found.values()} <= {"ok", "note"}
+    assert found["versions"][0] == "ok" and "torch " in found["versions"][1]
+    assert found["cache"] == ("ok", f"{tmp_path / 'cache'}, 0 bytes; see python -m flap cache")
+    assert found["hub"] == ("note", "HF_HUB_OFFLINE is set: only packaged, cached and local models and texts")
+    assert found["W&B"][0] == "note" and "wandb login" in found["W&B"][1]
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_cache_that_cannot_be_written_is_a_problem(flap: Flap, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = flap("doctor", "--cache-dir", str(tmp_path / "file" / "cache"), HF_HUB_OFFLINE="1")
+    state, text = findings(done.stdout.splitlines())["cache"]
+    assert (done.returncode, state) == (1, "problem")
+    assert text.startswith(f"{tmp_path / 'file' / 'cache'} cannot be written") and "FLAP_CACHE_DIR" in text
+
+
+def test_what_is_missing_or_too_old_is_named() -> None:
+    asked = [Requirement(line) for line in ("torch<1", "torch>=2", "no-such-package")]
+    assert [(one.name, installed[:1]) for one, installed in unmet(asked)] == [("torch", "2"), ("no-such-package", "i")]
