@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from flap.allocation import PruningPlan
+from flap.checkpoint.card import write_card
 from flap.checkpoint.convert import become_checkpointable
 from flap.checkpoint.save import save
 from flap.compression import compress, prune_in_sequence
@@ -14,9 +15,9 @@ from flap.data.random_state import seeded
 from flap.export.gguf import export_gguf
 from flap.importance import score_layers
 from flap.job import Job
-from flap.models import Given, Source
+from flap.models import Given, Source, base_facts
 from flap.prepare import overlaps, prepare
-from flap.reporting import Report, described, device_name, draw_layers, markdown
+from flap.reporting import Report, described, device_name, draw_layers, markdown, model_card
 from flap.storage import write_text
 
 log = logging.getLogger(__name__)
@@ -99,6 +100,8 @@ def run(
             for which, numbers in zip(("dense", "pruned"), pair, strict=True):
                 report.evaluation[which] |= numbers
     report.finish()
+    if config.checkpoint.save:
+        write_card(job.target, model_card(report, job.target, base_facts(source.path if source else config.model.path)))
     if run_dir is not None:
         write(report, plan, job, run_dir)
     return report

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from flap.allocation import PruningPlan
+from flap.checkpoint.card import is_ours
 from flap.config import one_line
 from flap.models import PlacedModel, open_checkpoint
 from flap.storage.files import atomic_directory
@@ -103,7 +104,8 @@ def save(
 def _carry_over(old: Path, new: Path) -> None:
     """Copy files that this program did not write from the checkpoint that is replaced to the new one."""
     for path in sorted(old.iterdir()) if old.is_dir() else ():
-        if not any(path.match(pattern) for pattern in OWN_FILES) and not (new / path.name).exists():
+        written = any(path.match(pattern) for pattern in OWN_FILES) or is_ours(path)
+        if not written and not (new / path.name).exists():
             copy = shutil.copytree if path.is_dir() else shutil.copy2
             copy(path, new / path.name)
 

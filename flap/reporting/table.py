@@ -17,10 +17,10 @@ Row = tuple[str, ...]
 
 def tables(report: Report) -> list[list[Row]]:
     """Return the tables, each with its headings as first row: the measured numbers, if there are any, and the facts."""
-    return [table for table in (_measured(report), _facts(report)) if len(table) > 1]
+    return [table for table in (measured(report), _facts(report)) if len(table) > 1]
 
 
-def _measured(report: Report) -> list[Row]:
+def measured(report: Report) -> list[Row]:
     """Return the numbers of the models, what pruning changed, and the domain of each text, if it is known.
 
     A model that was trained after compression has its numbers of before, too. Standard errors stand beside their
@@ -44,8 +44,7 @@ def _facts(report: Report) -> list[Row]:
     with_bos = [name for name, begins in report.bos.items() if begins]
     return [
         ("", "dense", "pruned"),
-        _sizes(report, "total", "parameters"),
-        _sizes(report, "decoder", "decoder's Linear parameters"),
+        *sizes(report),
         ("ratio removed", "", _ratio(report)),
         *((("placement", "", _places(report)),) if report.device_map else ()),
         *((("windows begin with BOS", "", ", ".join(with_bos)),) if with_bos else ()),
@@ -79,9 +78,13 @@ def _places(report: Report) -> str:
     return "modules on " + ", ".join(f"{device}: {count}" for device, count in counts.items())
 
 
-def _sizes(report: Report, which: str, label: str) -> Row:
-    before, after = (report.parameters[f"{which}_{when}"] for when in ("before", "after"))
-    return label, f"{before:,}", f"{after:,} ({after / before:.1%})"
+def sizes(report: Report) -> list[Row]:
+    """Return the rows of the parameters, of the whole model and of the decoder's Linears."""
+    rows: list[Row] = []
+    for which, label in (("total", "parameters"), ("decoder", "decoder's Linear parameters")):
+        before, after = (report.parameters[f"{which}_{when}"] for when in ("before", "after"))
+        rows.append((label, f"{before:,}", f"{after:,} ({after / before:.1%})"))
+    return rows
 
 
 def show(report: Report) -> None:
@@ -100,8 +103,8 @@ def show(report: Report) -> None:
 def markdown(report: Report) -> str:
     """Return the text of report.md: tables, notices, the picture, and the widths of each layer."""
     lines = [f"# {report.config['run_name']}"]
-    for headings, *rows in tables(report):
-        lines += ["", _line(headings), "|" + "---|" * len(headings), *map(_line, rows)]
+    for table in tables(report):
+        lines += ["", markdown_table(table)]
     for notice in notices(report):
         lines += ["", notice]
     lines += _continuations(report)
@@ -117,13 +120,19 @@ def _continuations(report: Report) -> list[str]:
     if not report.continuations:
         return []
     dense, pruned = report.continuations["dense"], report.continuations["pruned"]
-    rows = [_line(map(_literal, (prompt, dense.get(prompt, ""), text))) for prompt, text in pruned.items()]
-    return ["", "Greedy continuations:", "", _line(("prompt", "dense", "pruned")), "|---|---|---|", *rows]
+    rows: list[Row] = [tuple(map(_literal, (prompt, dense.get(prompt, ""), text))) for prompt, text in pruned.items()]
+    return ["", "Greedy continuations:", "", markdown_table([("prompt", "dense", "pruned"), *rows])]
 
 
 def _literal(text: str) -> str:
     """Return a text on one line that Markdown and HTML show as it is."""
     return re.sub(r"([\\`*_\[\]|#~<>&])", r"\\\1", " ".join(text.split()))
+
+
+def markdown_table(table: list[Row]) -> str:
+    """Return a table in Markdown; its first row has the headings."""
+    headings, *rows = table
+    return "\n".join([_line(headings), "|" + "---|" * len(headings), *map(_line, rows)])
 
 
 def _line(values: Iterable[str]) -> str:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from flap.checkpoint.card import CARD, MARK, write_card
 from flap.checkpoint.save import check_target, save, verify
 from flap.models import PlacedModel, Resident
 from flap.storage.files import atomic_directory, remove_leftovers
@@ -182,6 +183,20 @@ def test_files_of_others_stay_in_a_folder_that_is_replaced(save_over: Save, old:
     (old / "figures" / "loss.svg").write_text("mine")
     save_over()
     assert contents(old)["notes.md"] == contents(old)["figures/loss.svg"] == b"mine"
+
+
+def test_a_card_goes_with_its_checkpoint_unless_it_is_somebodys_own(save_over: Save, old: Path) -> None:
+    card = old / CARD
+    write_card(old, f"{MARK}\nof the old one\n")
+    save_over()
+    assert not card.exists()
+    write_card(old, f"{MARK}\nof the new one\n")
+    write_card(old, f"{MARK}\nwith its numbers\n")
+    assert "with its numbers" in card.read_text()
+    card.write_text("mine")
+    save_over()
+    write_card(old, f"{MARK}\nof the next one\n")
+    assert card.read_text() == "mine"
 
 
 @pytest.mark.parametrize("place", ["", "inside", ".."])

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from gguf import GGUFReader
+from huggingface_hub import ModelCard
 
 from flap.checkpoint.load import load
 from flap.export.gguf import export_gguf, source_gguf
@@ -38,6 +39,15 @@ def test_the_tokenizer_is_that_of_the_source(checkpoint: Path) -> None:
     assert names == {name for name in ours if name.startswith("tokenizer.")} and len(names) == 12
     for name in names:
         assert ours[name].contents() == theirs[name].contents() and ours[name].types == theirs[name].types
+
+
+def test_its_card_has_the_licence_that_the_source_names(checkpoint: Path) -> None:
+    source = packaged_gguf(SMOLLM2)
+    assert source is not None
+    data, keys = ModelCard.load(checkpoint / "README.md").data, GGUFReader(source).fields
+    assert data.base_model == SMOLLM2
+    assert data.license == keys["general.license"].contents() == "apache-2.0"
+    assert data.language == keys["general.languages"].contents()
 
 
 def test_it_continues_english_as_transformers_does(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:

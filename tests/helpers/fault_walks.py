@@ -11,12 +11,13 @@ from tempfile import TemporaryDirectory
 
 import torch
 
+from flap.checkpoint.card import CARD, is_ours
 from flap.pipeline import run
 from tests.helpers import forked
 from tests.helpers.faults import Fault, Outcome, faulted
 from tests.helpers.runs import composed
 
-NEW_RESULTS = ("plan.json", "*.safetensors", "config.json", "flap.json", "tokenizer*", "data", "notes.txt")
+NEW_RESULTS = ("plan.json", "*.safetensors", "config.json", "flap.json", "tokenizer*", "data", "notes.txt", CARD)
 OF_A_CELL = ("plan.json", "report.json", "report.md", "layers.png", "status.json")
 COMMON = ("cache_dir=cache", "model.device=cpu", "eval.perplexity.max_tokens=64", "hydra.sweep.dir=sweep")
 ERRORS = ("error: ", "failed: ")
@@ -148,11 +149,10 @@ def _old_is_whole(scenario: Scenario, start: Path, whole: Path, folder: Path, ki
 
 
 def _bytes(folder: Path) -> dict[str, bytes]:
-    """All results in a folder: of a cell, the files that Hydra does not write again."""
+    """All results in a folder: of a cell, the files that Hydra does not write again; the card follows a checkpoint."""
     names = OF_A_CELL if (folder / "status.json").exists() else ("*",)
-    return {
-        str(path.relative_to(folder)): _content(path) for name in names for path in folder.rglob(name) if path.is_file()
-    }
+    paths = [path for name in names for path in folder.rglob(name) if path.is_file() and not is_ours(path)]
+    return {str(path.relative_to(folder)): _content(path) for path in paths}
 
 
 def _content(path: Path) -> bytes:

@@ -25,8 +25,8 @@ assert test_families  # each of them makes a FamilyContract; of each, the varian
 FAMILIES = {family.__name__: list(family.configs.values())[-1] for family in FamilyContract.__subclasses__()}
 # One family of each kind: how its modules hold their weights, and how its layers are called.
 KINDS = [
-    "TestLlama", "TestOlmo2", "TestPhi3", "TestOPT", "TestGPT2", "TestFalcon", "TestMixtral", "TestGptOss", "TestQwen3Next",
-    "TestFalconH1",
+    "TestLlama", "TestOlmo2", "TestPhi3", "TestOPT", "TestGPT2", "TestFalcon", "TestMixtral", "TestGptOss",
+    "TestQwen3Next", "TestFalconH1",
 ]  # fmt: skip
 FLAP_PLUS = "flap_plus calibration.num_samples=20 structure.rounds=1"
 CHOICES = [

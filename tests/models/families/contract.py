@@ -27,7 +27,8 @@ class FamilyContract:
     """configs: every variant that is tested. features: config keys that must still matter once the model is pruned and
     reloaded, each with a value that none of the variants has. neurons: the config key for the width of an MLP. uniform:
     what gives it a width for all layers that its own config can hold; holds_biases: those of compensation, too; stock:
-    whether there is one at all. rounding: by how much logits may differ where tensors begin at other addresses. stays: parts of the names of the matrices in a layer that are not pruned."""
+    whether there is one at all. rounding: by how much logits may differ where tensors begin at other addresses. stays:
+    parts of the names of the matrices in a layer that are not pruned."""
 
     configs: ClassVar[dict[str, PreTrainedConfig]]
     features: ClassVar[dict[str, Any]] = {}

@@ -1,0 +1,26 @@
+"""The model card of a checkpoint, README.md: written atomically, and never over one that is somebody's own."""
+
+import logging
+from pathlib import Path
+
+from flap.storage.files import write_text
+
+log = logging.getLogger(__name__)
+
+CARD = "README.md"
+MARK = "<!-- Written by flap, and replaced with the checkpoint. Delete this line, and the card is yours and stays. -->"
+PLACE = "path/to/this/checkpoint"  # stands in the card until `flap.push` knows the name of the repository
+
+
+def is_ours(card: Path) -> bool:
+    """Return whether a file is a card that this program wrote and nobody has claimed."""
+    return card.is_file() and MARK in card.read_text(encoding="utf-8", errors="replace")
+
+
+def write_card(directory: Path, text: str) -> None:
+    """Write the card of a checkpoint, unless the directory has a README.md that is somebody's own."""
+    card = directory / CARD
+    if card.exists() and not is_ours(card):
+        log.info("%s is not replaced: it is somebody's own, without flap's mark", card)
+        return
+    write_text(card, text)

@@ -1,0 +1,100 @@
+"""The command `python -m flap.push <checkpoint> <repo>`: upload a checkpoint to a model hub, in one commit."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Upload a checkpoint and print the commit's address; on an error, print one line and exit with code 1."""
+    parser = argparse.ArgumentParser(prog="python -m flap.push", description="Upload a checkpoint to a model hub.")
+    parser.add_argument("checkpoint", type=Path, help="the directory that a run wrote")
+    parser.add_argument("repo", help="its name there, as you/smaller; it is made if it is not there")
+    parser.add_argument("--private", action="store_true", help="where it is made: visible to you alone")
+    options = parser.parse_args(arguments)
+    try:
+        print(push(options.checkpoint, options.repo, options.private))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def push(checkpoint: Path, repo: str, private: bool = False) -> str:
+    """Upload all files of a checkpoint in one commit and return its address. Those of an older one there are deleted.
+
+    Raises:
+        ValueError: there is no whole checkpoint of this program, no token, or the hub refuses or cannot be reached.
+    """
+    from huggingface_hub import HfApi, get_token
+
+    from flap.config import one_line
+
+    check_checkpoint(checkpoint)
+    if get_token() is None:
+        raise ValueError(f"{repo}: no token of the hub; run `hf auth login`, or set HF_TOKEN")
+    hub = HfApi(library_name="flap-pruning")
+    try:
+        repo = hub.create_repo(repo, private=private or None, exist_ok=True).repo_id  # with the user's name before it
+        operations: list[CommitOperationAdd | CommitOperationDelete]
+        operations = [*additions(checkpoint, repo), *deletions(hub, checkpoint, repo)]
+        return str(hub.create_commit(repo, operations, commit_message="Upload a checkpoint pruned by flap").commit_url)
+    except Exception as error:  # network, hub and uploads raise errors of different types
+        raise ValueError(f"{repo}: cannot be uploaded ({type(error).__name__}: {one_line(error, 300)})") from error
+
+
+def check_checkpoint(checkpoint: Path) -> None:
+    """Check that a directory holds a whole checkpoint of this program.
+
+    Raises:
+        ValueError: it does not; says what is missing.
+    """
+    from flap.checkpoint.save import LABEL
+    from flap.models.weights import check_weights
+
+    if missing := [name for name in (LABEL, "config.json") if not (checkpoint / name).is_file()]:
+        raise ValueError(f"{checkpoint}: no checkpoint of flap, {missing[0]} is missing")
+    try:
+        check_weights(checkpoint)
+    except ValueError as error:
+        raise ValueError(f"{checkpoint}: {error}") from error
+
+
+def files_of(checkpoint: Path) -> dict[str, Path]:
+    """Return the files of a checkpoint by their names in a repository; hidden ones belong to other tools."""
+    paths = {path.relative_to(checkpoint): path for path in sorted(checkpoint.rglob("*")) if path.is_file()}
+    return {
+        name.as_posix(): path for name, path in paths.items() if not any(part.startswith(".") for part in name.parts)
+    }
+
+
+def additions(checkpoint: Path, repo: str) -> "list[CommitOperationAdd]":
+    """Return the uploads; a card of ours gets the name of the repository and of each export."""
+    from huggingface_hub import CommitOperationAdd
+
+    from flap.checkpoint.card import CARD, PLACE, is_ours
+    from flap.reporting.engines import renewed
+
+    files: dict[str, Path | bytes] = {**files_of(checkpoint)}
+    if is_ours(checkpoint / CARD):
+        card = (checkpoint / CARD).read_text(encoding="utf-8")
+        files[CARD] = renewed(card, checkpoint).replace(PLACE, repo).encode()
+    return [CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in files.items()]
+
+
+def deletions(hub: "HfApi", checkpoint: Path, repo: str) -> "list[CommitOperationDelete]":
+    """Return the deletions of files that an older checkpoint has left in the repository, as a shard of its weights."""
+    from huggingface_hub import CommitOperationDelete
+
+    from flap.checkpoint.save import OWN_FILES
+
+    old = [Path(name) for name in hub.list_repo_files(repo) if name not in files_of(checkpoint)]
+    stale = [path.as_posix() for path in old if any(path.match(pattern) for pattern in OWN_FILES)]
+    return [CommitOperationDelete(path_in_repo=name) for name in stale]
+
+
+if __name__ == "__main__":
+    main()

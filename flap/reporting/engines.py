@@ -1,0 +1,53 @@
+"""How to load a checkpoint in each engine, as a section of a model card."""
+
+import json
+from pathlib import Path
+
+from flap.checkpoint.card import PLACE
+
+HEADING = "## Load it\n"
+REST = "`python -m flap.export --help` lists other formats that it can be converted to."
+
+
+def loading(checkpoint: Path) -> str:
+    """Return the section: how to load the checkpoint in each engine that takes the files in its directory."""
+    trust = "auto_map" in json.loads((checkpoint / "config.json").read_text())
+    texts = {
+        "transformers": _transformers(trust),
+        "vLLM": _code(f"vllm serve {PLACE}{' --trust-remote-code' if trust else ''}"),
+        "llama.cpp": "\n\n".join(_llama_cpp(path.name) for path in sorted(checkpoint.glob("*.gguf"))),
+        "MLX": "\n\n".join(_mlx(path.parent.name) for path in sorted(checkpoint.glob("mlx*/config.json"))),
+    }
+    sections = [f"### {engine}\n\n{text}" for engine, text in texts.items() if text]
+    return "\n\n".join([HEADING.rstrip(), *sections, REST])
+
+
+def renewed(card: str, checkpoint: Path) -> str:
+    """Return a card with the section of the files that are there now, as exports made later."""
+    before, found, rest = card.partition(HEADING)
+    return before + loading(checkpoint) + rest.partition(REST)[2] if found else card
+
+
+def _transformers(trust: bool) -> str:
+    code = _code(
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f'model = AutoModelForCausalLM.from_pretrained("{PLACE}"{", trust_remote_code=True" if trust else ""})\n'
+        f'tokenizer = AutoTokenizer.from_pretrained("{PLACE}")',
+        "python",
+    )
+    without = "With `pip install flap-pruning`, and `import flap` before it, `trust_remote_code` is not needed."
+    return f"{code}\n\n{without}" if trust else code
+
+
+def _llama_cpp(name: str) -> str:
+    return _code(f'llama-cli -m {PLACE}/{name} -p "The Eiffel Tower"')
+
+
+def _mlx(name: str) -> str:
+    return _code(
+        f'from mlx_lm import load\n\nmodel, tokenizer = load("{PLACE}/{name}", trust_remote_code=True)', "python"
+    )
+
+
+def _code(text: str, language: str = "") -> str:
+    return f"```{language}\n{text}\n```"
