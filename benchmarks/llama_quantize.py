@@ -1,0 +1,30 @@
+"""llama.cpp's own quantiser, called in its library, where the tool llama-quantize is not at hand."""
+
+import ctypes
+from pathlib import Path
+
+FTYPES = {"Q8_0": 7, "Q5_1": 9, "Q4_K_M": 15}  # llama.h: enum llama_ftype
+
+
+class QuantizeParams(ctypes.Structure):
+    """llama.h: struct llama_model_quantize_params, with room for fields of later versions."""
+
+    _fields_ = (
+        ("nthread", ctypes.c_int32), ("ftype", ctypes.c_int), ("output_tensor_type", ctypes.c_int),
+        ("token_embedding_type", ctypes.c_int), ("flags", ctypes.c_bool * 8), ("rest", ctypes.c_void_p * 16),
+    )  # fmt: skip
+
+
+def quantise(libraries: Path, source: Path, target: Path, kind: str) -> None:
+    """Make a file of an f16 one by llama.cpp's quantiser, as `llama-quantize` does. libraries: their folder."""
+    for name in ("libggml-base*", "libggml.*"):
+        ctypes.CDLL(str(next(libraries.glob(name))), ctypes.RTLD_GLOBAL)
+    llama = ctypes.CDLL(str(next(libraries.glob("libllama.*"))))
+    llama.llama_model_quantize_default_params.restype = QuantizeParams
+    llama.llama_model_quantize.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.POINTER(QuantizeParams))
+    options = llama.llama_model_quantize_default_params()
+    options.nthread, options.ftype = 1, FTYPES[kind]
+    part = target.with_suffix(".part")
+    if llama.llama_model_quantize(str(source).encode(), str(part).encode(), ctypes.byref(options)):
+        raise SystemExit(f"llama.cpp's quantiser could not make {target}")
+    part.rename(target)

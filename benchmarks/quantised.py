@@ -1,0 +1,182 @@
+"""What quantisation adds to pruning: `python benchmarks/quantised.py --folder DIR` (SmolLM2-135M).
+
+Dense and pruned by 20 % (AL-AM, round_to=32, so that rows divide into blocks of 32), each as it is and quantised. A row
+a form: bytes of the weights, and perplexity on held-out BoolQ passages, windows of 128 tokens, the same tokens for all.
+GGUF files are measured in llama.cpp, one token after the other, everything else in transformers, on the CPU.
+
+Forms: GGUF f16 and q8_0 as `flap.export` writes them; Q8_0, Q5_1 (6.0 bits a weight) and Q4_K_M by llama.cpp's own
+quantiser, from the f16 file; int8, int6 and int4 weights by torchao; W8A8 by llm-compressor. `--llama` is the folder of
+llama.cpp's libraries (libllama, libggml): the wheel xllamacpp has no quantiser. A form whose package is missing is one
+line that says so. llm-compressor needs other versions of transformers and so an environment of its own, from where the
+same command measures the checkpoints that are in the folder already.
+"""
+
+import argparse
+import json
+import math
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from llama_quantize import FTYPES, quantise
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+SEQ_LEN, TEXT = 128, "boolq-passages"
+PRUNED = {"dense": ["ratio=0"], "pruned": ["ratio=0.2", "round_to=32"]}
+Measured = tuple[int, float]  # bytes, perplexity
+
+
+def checkpoint(folder: Path, name: str) -> Path:
+    """The checkpoint of this name, which `python -m flap` writes where it is missing, with its f16 and q8_0 files."""
+    target = folder / name
+    if not target.is_dir():
+        options = [
+            "eval=none",
+            "checkpoint.formats=[hf,gguf]",
+            f"checkpoint.dir={target}",
+            f"hydra.run.dir={target}-run",
+        ]
+        subprocess.run([sys.executable, "-m", "flap", *PRUNED[name], *options], check=True, stdout=subprocess.DEVNULL)
+        command = [sys.executable, "-m", "flap.export", str(target), "gguf", "--type", "q8_0"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return target
+
+
+def read_windows(directory: Path, num_windows: int) -> Tensor:
+    """The first windows of the held-out passages, (N, T)."""
+    from flap.data import evaluation_windows, read_text
+
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    text = read_text(TEXT, "evaluation", "text")
+    return evaluation_windows(text, tokenizer, SEQ_LEN, num_windows * SEQ_LEN, False, "text")
+
+
+def in_transformers(directory: Path, tokens_NT: Tensor, bits: int = 16, **options: Any) -> Measured:
+    """A checkpoint in transformers, computed in float32. bits: of an integer weight, whatever it is stored as."""
+    model = AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True, dtype=torch.float32, **options)
+    return sum(stored(parameter, bits) for parameter in model.parameters()), perplexity(model, tokens_NT)
+
+
+@torch.no_grad()
+def perplexity(model: PreTrainedModel, tokens_NT: Tensor) -> float:
+    nats = 0.0
+    for tokens_1T in tokens_NT.split(1):
+        logits_TV = model(input_ids=tokens_1T).logits[0, :-1].float()
+        nats += torch.nn.functional.cross_entropy(logits_TV, tokens_1T[0, 1:], reduction="sum").item()
+    return math.exp(nats / tokens_NT[:, 1:].numel())
+
+
+def stored(tensor: Tensor, bits: int) -> int:
+    """Bytes in a file: integers with so many bits, all other numbers with 16."""
+    if hasattr(tensor, "__tensor_flatten__"):  # a quantised weight: its integers, scales and zero points
+        return sum(stored(getattr(tensor, name), bits) for name in tensor.__tensor_flatten__()[0])
+    return tensor.numel() * (16 if tensor.is_floating_point() else bits) // 8
+
+
+def torchao(bits: int) -> Callable[[Path, Tensor], Measured]:
+    """Weights of so many bits: 8 with a scale for each row, fewer with one for each 32 columns."""
+
+    def measure(directory: Path, tokens_NT: Tensor) -> Measured:
+        from torchao.quantization import IntxWeightOnlyConfig
+        from torchao.quantization.granularity import PerAxis, PerGroup
+        from transformers import TorchAoConfig
+
+        granularity = PerAxis(0) if bits == 8 else PerGroup(32)
+        config = IntxWeightOnlyConfig(weight_dtype=getattr(torch, f"int{bits}"), granularity=granularity)
+        return in_transformers(directory, tokens_NT, bits, quantization_config=TorchAoConfig(config))
+
+    return measure
+
+
+def w8a8(directory: Path, tokens_NT: Tensor) -> Measured:
+    """Weights of 8 bits with a scale for each row, activations rounded to 8 bits token by token."""
+    from llmcompressor import oneshot
+    from llmcompressor.modifiers.quantization import QuantizationModifier
+
+    model = AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=True, dtype=torch.float32)
+    oneshot(model=model, recipe=QuantizationModifier(targets="Linear", scheme="W8A8", ignore=["lm_head"]))
+    linear = {f"{name}.weight" for name, module in model.named_modules() if hasattr(module, "weight_scale")}
+    sizes = {name: parameter.numel() * (1 if name in linear else 2) for name, parameter in model.named_parameters()}
+    return sum(sizes.values()), perplexity(model, tokens_NT)
+
+
+def in_llama_cpp(kind: str, libraries: Path | None = None) -> Callable[[Path, Tensor], Measured]:
+    """The GGUF of a kind in llama.cpp. libraries: of the quantiser that makes it from the f16 file."""
+
+    def measure(directory: Path, tokens_NT: Tensor) -> Measured:
+        gguf = directory / f"model-{kind}.gguf"
+        if libraries is not None and not gguf.is_file():
+            quantise(libraries, directory / "model-f16.gguf", gguf, kind)
+        return gguf.stat().st_size, perplexity_in_llama_cpp(gguf, tokens_NT)
+
+    return measure
+
+
+def perplexity_in_llama_cpp(gguf: Path, tokens_NT: Tensor) -> float:
+    """Each next token is forced, and its log-probability is that before the forcing."""
+    import xllamacpp
+
+    options = xllamacpp.CommonParams()
+    options.model.path, options.n_ctx, options.n_parallel, options.n_gpu_layers, options.port = str(gguf), 512, 1, 0, 0
+    options.cpuparams.n_threads = options.cpuparams_batch.n_threads = options.n_threads_http = 1
+    options.warmup = False
+    server = xllamacpp.Server(options)
+    logprobs = [
+        logprob
+        for tokens in tokens_NT.tolist()
+        for i in range(1, len(tokens))
+        if (logprob := _forced(server.listening_address, tokens[:i], tokens[i])) is not None
+    ]
+    if len(logprobs) < tokens_NT[:, 1:].numel():
+        print(f"{tokens_NT[:, 1:].numel() - len(logprobs)} tokens, parts of a character, are not counted")
+    return math.exp(-sum(logprobs) / len(logprobs))
+
+
+def _forced(address: str, prompt: list[int], token: int) -> float | None:
+    """The log-probability of a token after a prompt; None where llama.cpp keeps back a part of a character."""
+    asked = {"prompt": prompt, "n_predict": 1, "n_probs": 1, "logit_bias": [[token, 1000.0]], "cache_prompt": True}
+    request = urllib.request.Request(
+        f"{address}/completion", json.dumps(asked).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request) as answer:
+        told = json.load(answer).get("completion_probabilities")
+    return float(told[0]["logprob"]) if told and told[0]["id"] == token else None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, required=True, help="where checkpoints and files are kept")
+    parser.add_argument("--windows", type=int, default=16, help=f"of {SEQ_LEN} tokens each")
+    parser.add_argument("--llama", type=Path, help="the folder with llama.cpp's libraries")
+    parser.add_argument("--forms", nargs="+", help="only these; default: all")
+    parser.add_argument("--models", nargs="+", choices=PRUNED, default=list(PRUNED))
+    options = parser.parse_args()
+
+    forms: dict[str, Callable[[Path, Tensor], Measured]] = {
+        "float32": in_transformers,
+        **{f"torchao int{bits}": torchao(bits) for bits in (8, 6, 4)},
+        "llm-compressor W8A8": w8a8,
+        **{f"GGUF {kind}": in_llama_cpp(kind) for kind in ("f16", "q8_0")},
+        **{f"llama.cpp {kind}": in_llama_cpp(kind, options.llama) for kind in FTYPES if options.llama},
+    }
+    if unknown := set(options.forms or ()) - forms.keys():
+        parser.error(f"--forms: {', '.join(unknown)} is none of {', '.join(forms)}")
+    print(f"| form | model | MB | perplexity@{SEQ_LEN} |\n|---|---|---|---|", flush=True)
+    for form in options.forms or forms:
+        for model in options.models:
+            directory = checkpoint(options.folder, model)
+            try:
+                num_bytes, value = forms[form](directory, read_windows(directory, options.windows))
+            except ImportError as error:
+                print(f"| {form} | {model} | absent: {error} | |", flush=True)
+                continue
+            print(f"| {form} | {model} | {num_bytes / 1e6:.1f} | {value:.2f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
