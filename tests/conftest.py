@@ -42,7 +42,7 @@ LONGEST = (
     "test_faults",
     "test_slurm",
     "test_parity",
-    "test_gguf_packaged",
+    "test_packaged",
     "test_launchers",
     "test_placements",
     "test_families",

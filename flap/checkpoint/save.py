@@ -20,7 +20,8 @@ from flap.storage.files import atomic_directory
 LABEL = "flap.json"  # says that a directory is a checkpoint of this program
 OWN_FILES = (
     "*.safetensors", "*.safetensors.index.json", "*.gguf", "*config.json", "tokenizer*", "special_tokens_map.json",
-    "added_tokens.json", "merges.txt", "vocab.*", "*.jinja", "modeling_flap.py", LABEL,
+    "added_tokens.json", "merges.txt", "vocab.*", "*.jinja", "modeling_flap.py", LABEL, "mlx", "mlx-*bit", "onnx",
+    "openvino", "Modelfile",
 )  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import gguf
 from gguf import GGUFWriter
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from flap.config.messages import one_line
 from flap.export.gguf.architecture import (
@@ -19,7 +19,8 @@ from flap.export.gguf.architecture import (
 from flap.export.gguf.tensors import Entry, Shards, entries
 from flap.export.gguf.tokenizer import add_tokenizer, carry_over, source_gguf, tokenizer_kind
 from flap.export.gguf.write import TYPES, write_tensors
-from flap.storage.files import atomic_file
+from flap.export.reading import read_checkpoint
+from flap.storage.files import atomic_file, write_text
 
 
 def check_export(
@@ -38,7 +39,7 @@ def check_export(
 
 
 def export_gguf(checkpoint: Path, kind: str = "f16") -> Path:
-    """Write `model-<kind>.gguf` into a checkpoint's directory and return its path.
+    """Write `model-<kind>.gguf` and Ollama's `Modelfile` for it into a checkpoint's directory; return the GGUF's path.
 
     kind: one of TYPES, the type of the matrices. Vectors are f32. With q8_0, a matrix is f16 if the length of its rows
     is not a multiple of 32.
@@ -46,28 +47,26 @@ def export_gguf(checkpoint: Path, kind: str = "f16") -> Path:
     Raises:
         ValueError: there is no checkpoint, GGUF cannot hold it, or the file cannot be written.
     """
-    if not (checkpoint / "config.json").is_file():
-        raise ValueError(f"{checkpoint}: no checkpoint here, config.json is missing")
     target = checkpoint / f"model-{kind}.gguf"
-    config, tokenizer, source = _read(checkpoint)
+    config, tokenizer = read_checkpoint(checkpoint)
+    source = _source(checkpoint)
     check_export(config, tokenizer, source)
     try:
         with atomic_file(target) as scratch:
             _write(checkpoint, scratch, kind, config, tokenizer, source)
+        # Ollama takes everything else from the keys of the GGUF
+        write_text(checkpoint / "Modelfile", f"# ollama create NAME -f Modelfile\nFROM ./{target.name}\n")
     except (OSError, SafetensorError) as error:
         raise ValueError(f"{target}: cannot be written ({error})") from error
     return target
 
 
-def _read(checkpoint: Path) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase, Path | None]:
-    """Return a checkpoint's config, its tokenizer, and the GGUF that its model came from."""
+def _source(checkpoint: Path) -> Path | None:
+    """Return the GGUF that the model of a checkpoint came from, or None."""
     try:
-        config, tokenizer = AutoConfig.from_pretrained(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
-        return config, tokenizer, source_gguf(str(checkpoint))
+        return source_gguf(str(checkpoint))
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{checkpoint}: its config, tokenizer or flap.json cannot be read ({one_line(error, 300)})"
-        ) from error
+        raise ValueError(f"{checkpoint}: its flap.json cannot be read ({one_line(error, 300)})") from error
 
 
 def _write(

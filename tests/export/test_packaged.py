@@ -1,18 +1,24 @@
-"""The packaged SmolLM2, 20 % smaller, as a GGUF: llama.cpp continues English as transformers does."""
+"""The packaged SmolLM2, 20 % smaller: other engines continue English as transformers does."""
 
 import gc
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from gguf import GGUFReader
 from huggingface_hub import ModelCard
+from transformers import AutoTokenizer
 
 from flap.checkpoint.load import load
 from flap.export.gguf import export_gguf, source_gguf
+from flap.export.graph import export_graph
+from flap.export.mlx import export_mlx
 from flap.models import packaged_gguf
 from flap.pipeline import run
+from tests.helpers.graph_engines import ENGINES, greedy, logprobs
 from tests.helpers.llama_cpp import llama_cpp
+from tests.helpers.mlx_engine import mlx_lm
 from tests.helpers.runs import composed
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -72,3 +78,39 @@ def test_it_continues_english_as_transformers_does(checkpoint: Path, capsys: pyt
     # llama.cpp rounds the activations to 8 bits, too, and all ids alike differ by 0.15 here, most of them improbable
     # ones; the average that counts is over what the model would say: the Kullback-Leibler divergence
     assert -(expected.exp() * differences["model-q8_0"]).sum(dim=-1).mean() <= 0.02
+
+
+@pytest.fixture(scope="module")
+def expected(checkpoint: Path) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    """The ids of TEXT, and the log-probabilities and the greedy tokens of transformers."""
+    model, tokenizer = load(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
+    tokens = tokenizer(TEXT, return_tensors="pt").input_ids
+    with torch.no_grad():
+        found = model(input_ids=tokens).logits[0].log_softmax(-1)
+    options = {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS, "do_sample": False}
+    return tokens, found, model.generate(tokens, **options)[0, tokens.shape[1] :].tolist()
+
+
+def test_mlx_does(checkpoint: Path, expected: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    tokens, logprobs, continued = expected
+    folders = {str(bits): str(export_mlx(checkpoint, bits)) for bits in (None, 8, 4)}
+    questions = {"tokens": tokens[0].tolist(), "new_tokens": NEW_TOKENS}
+    answers = mlx_lm({name: {"folder": folder} | questions for name, folder in folders.items()})
+    differences = {name: torch.tensor(found["logprobs"]) - logprobs for name, found in answers.items()}
+    divergences = {name: -(logprobs.exp() * by).sum(-1).mean().item() for name, by in differences.items()}
+    with capsys.disabled():
+        for name, found in answers.items():
+            size = sum(file.stat().st_size for file in Path(folders[name]).glob("*.safetensors"))
+            print(f"\nmlx-lm, bits={name}, {size / 1e6:.0f} MB, KL {divergences[name]:.4f}: …{found['text']}")
+    assert differences["None"].abs().max() <= 1e-3
+    assert answers["None"]["greedy"] == continued
+    assert divergences["8"] <= 0.01 and divergences["4"] <= 0.5
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_onnx_runtime_and_openvino_do(kind: str, checkpoint: Path, expected: Any) -> None:
+    tokens, found, continued = expected
+    folder = export_graph(checkpoint, kind)
+    for at_once in (1, tokens.shape[1]):
+        assert (logprobs(ENGINES[kind](folder), tokens, at_once) - found).abs().max() <= 1e-3
+    assert greedy(ENGINES[kind](folder), tokens, NEW_TOKENS, load(checkpoint).config.eos_token_id) == continued

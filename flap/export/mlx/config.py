@@ -1,0 +1,88 @@
+"""The config of a folder for mlx-lm, in the keys that mlx-lm reads; what it would compute in another way is refused."""
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+MODEL_FILE = "modeling_flap_mlx.py"
+SILU = {"hidden_act": ("silu",)}
+GELU = {"hidden_act": ("gelu", "gelu_fast", "gelu_pytorch_tanh")}  # mlx-lm has one of the formulas
+SCALED = {"rope_type": ("default", "linear", "llama3")}
+UNSCALED = {"rope_type": ("default",)}
+# What mlx-lm's model of each architecture computes, by config key; it has no other way.
+ARCHITECTURES: dict[str, dict[str, tuple[Any, ...]]] = {
+    "llama": SILU | SCALED,
+    "mistral": SILU | SCALED,
+    "qwen2": SILU | SCALED,
+    "qwen3": SILU | SCALED,
+    "smollm3": SILU | SCALED,
+    "granite": SILU | SCALED,
+    "gemma2": UNSCALED | {"hidden_activation": ("gelu_pytorch_tanh",), "tie_word_embeddings": (True,)},
+    "gemma3_text": SCALED | {"hidden_activation": ("gelu_pytorch_tanh",), "final_logit_softcapping": (None,)},
+    "olmo2": SILU | SCALED,
+    "phi3": SILU | UNSCALED,
+    "starcoder2": GELU | UNSCALED,
+    "gpt_neox": GELU | UNSCALED | {"tie_word_embeddings": (False,)},
+    "mixtral": SILU | UNSCALED,
+    "qwen3_moe": SILU | UNSCALED,
+}
+
+
+def mlx_config(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return the `config.json` of a folder for mlx-lm.
+
+    Two of its keys are read by `modeling_flap_mlx.py`. heads: for each layer its numbers of query heads and KV heads.
+    windows: for each layer its sliding window, or None.
+
+    Raises:
+        ValueError: mlx-lm has no such architecture, or computes it in another way.
+    """
+    model_type = str(config.model_type.removeprefix("flap_"))
+    _require("model_type", model_type, tuple(ARCHITECTURES))
+    rope = config.rope_parameters
+    local, rope = rope.get("sliding_attention", rope), rope.get("full_attention", rope)
+    for name, allowed in ARCHITECTURES[model_type].items():
+        _require(name, rope.get(name, getattr(config, name, None)), allowed)
+    rotated = rope.get("partial_rotary_factor", 1.0)
+    return {name: value for name, value in config.to_dict().items() if name not in REPLACED} | {
+        "model_type": model_type,
+        "model_file": MODEL_FILE,
+        "head_dim": getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        "heads": [_heads(config, i) for i in range(config.num_hidden_layers)],
+        "num_experts": getattr(config, "num_experts", None),
+        "rope_theta": rope["rope_theta"],
+        "rope_local_base_freq": local["rope_theta"],
+        "rope_scaling": None if rope["rope_type"] == "default" else rope,
+        "partial_rotary_factor": rotated,
+        "rotary_pct": rotated,
+        "rotary_emb_base": rope["rope_theta"],
+        **_windows(config, model_type),
+    }
+
+
+REPLACED = ("auto_map", "_name_or_path", "architectures", "per_layer_config", "layer_types", "sliding_window")
+
+
+def _require(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"mlx: {name}={value}: mlx-lm runs this export with {', '.join(map(str, allowed))}")
+
+
+def _heads(config: PreTrainedConfig, layer: int) -> tuple[int, int]:
+    own = config.per_layer_config[layer] if getattr(config, "per_layer_config", None) else config
+    return own.num_attention_heads, getattr(own, "num_key_value_heads", own.num_attention_heads)
+
+
+def _windows(config: PreTrainedConfig, model_type: str) -> dict[str, Any]:
+    """Return the windows of the layers, in mlx-lm's own keys for Gemma 3."""
+    layers, window = config.num_hidden_layers, getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"] * layers
+    slides = [kind == "sliding_attention" for kind in kinds]
+    if model_type != "gemma3_text":
+        return {"windows": [window if slide else None for slide in slides]}
+    pattern = slides.index(False) + 1 if False in slides else layers + 1
+    if slides != [i % pattern != pattern - 1 for i in range(layers)] or pattern > layers:
+        raise ValueError(
+            f"mlx: layer_types={kinds}: mlx-lm's gemma3 has a full layer after each equal number of others"
+        )
+    return {"windows": [None] * layers, "sliding_window": window, "sliding_window_pattern": pattern}

@@ -1,0 +1,45 @@
+"""Exported graphs run in ONNX Runtime and OpenVINO, and compute there what the checkpoint computes in transformers."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from flap.export.graph import export_graph
+from tests.helpers.engine_cases import FORMS, PROMPT, expected_logprobs, family_checkpoint
+from tests.helpers.gguf_cases import Exported
+from tests.helpers.graph_engines import ENGINES, greedy, logprobs
+
+
+@pytest.fixture(scope="module", params=FORMS)
+def llama(request: pytest.FixtureRequest, tokenizer: PreTrainedTokenizerFast, tmp_path_factory) -> Exported:
+    return family_checkpoint("llama", request.param, tokenizer, tmp_path_factory.mktemp("llama") / "pruned")
+
+
+@pytest.mark.parametrize("kind", ENGINES)
+def test_it_computes_the_same(kind: str, llama: Exported) -> None:
+    folder, expected = export_graph(llama.directory, kind), expected_logprobs(llama)
+    for at_once in (1, 10, PROMPT.shape[1]):
+        assert (logprobs(ENGINES[kind](folder), PROMPT, at_once) - expected).abs().max() <= 1e-3
+    assert greedy(ENGINES[kind](folder), PROMPT, 12, llama.model.config.eos_token_id) == llama.greedy(PROMPT)
+
+
+def assert_refused(directory: Path, kind: str, line: str) -> None:
+    before = sorted(directory.iterdir())
+    with pytest.raises(ValueError, match=line) as caught:
+        export_graph(directory, kind)
+    assert "\n" not in str(caught.value)
+    assert sorted(directory.iterdir()) == before
+
+
+@pytest.mark.parametrize(("kind", "module"), [("onnx", "onnxscript"), ("openvino", "openvino")])
+def test_without_its_packages(kind: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    assert_refused(
+        tmp_path, kind, rf"^{kind}: needs {module}, which is not installed; pip install 'flap-pruning\[{kind}\]'"
+    )
+
+
+def test_no_checkpoint(tmp_path: Path) -> None:
+    assert_refused(tmp_path, "onnx", r"no checkpoint here, config\.json is missing")

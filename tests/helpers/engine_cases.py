@@ -1,0 +1,63 @@
+"""Tiny pruned checkpoints of every family in both forms, for the engines of docs/exports.md; and that table."""
+
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+
+import flap
+from flap.compression import NoCompensation
+from flap.export.mlx.config import ARCHITECTURES
+from tests.cases import random_model, tokens
+from tests.helpers.gguf_cases import Exported
+from tests.helpers.pruned import prune, save_pruned
+from tests.models.families import test_families
+from tests.models.families.contract import FamilyContract
+
+assert test_families  # each of its classes is a family under the contract
+FORMS = ("by layer", "uniform")
+PROMPT = tokens(seed=3)[:1]
+ENGLISH = "The Eiffel Tower is a wrought-iron lattice tower in Paris. It is named after the engineer Gustave Eiffel"
+# Which variant of a family's contract, and what else its config has: what real models of the family have.
+VARIANTS = {"gemma2": "mha", "gemma3_text": "mha", "opt": "norm-before", "gpt_neox": "parallel"}
+CHANGES = {
+    "gemma3_text": {"final_logit_softcapping": None},
+    "gpt_neox": {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}},
+}
+EVERY_FAMILY = {next(iter(family.configs.values())).model_type: family for family in FamilyContract.__subclasses__()}
+FAMILIES = {model_type: EVERY_FAMILY[model_type] for model_type in [*ARCHITECTURES, "opt"]}
+CELLS = [(model_type, form) for model_type in FAMILIES for form in FORMS]
+
+
+def family_config(model_type: str) -> PreTrainedConfig:
+    """The tiny config of a family that engines are tested with."""
+    config = deepcopy(FAMILIES[model_type].configs[VARIANTS.get(model_type, "gqa")])
+    for name, value in CHANGES.get(model_type, {}).items():
+        setattr(config, name, value)
+    return config
+
+
+def family_checkpoint(model_type: str, form: str, tokenizer: PreTrainedTokenizerBase, directory: Path) -> Exported:
+    """A model of a family, pruned to widths by layer with biases, or to one width for all layers without."""
+    model, family = random_model(family_config(model_type)), FAMILIES[model_type]
+    if form == "by layer":
+        plan = prune(model, 0.4)
+    else:
+        plan = prune(model, family.uniform_ratio, structure=family.uniform, compensation=NoCompensation())
+    return Exported(save_pruned(model, tokenizer, directory, plan).directory, model)
+
+
+@torch.no_grad()
+def expected_logprobs(exported: Exported, prompt: torch.Tensor = PROMPT) -> torch.Tensor:
+    """What transformers computes after every token of a prompt."""
+    return exported.model(input_ids=prompt).logits[0].log_softmax(-1)
+
+
+def documented(engine: str) -> dict[tuple[str, str], str]:
+    """The cells of an engine in the table of docs/exports.md, by family and form."""
+    text = (Path(flap.__file__).parents[1] / "docs" / "exports.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("| `model_type` |") or line.startswith("| `")]
+    rows = [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines]
+    column = rows[0].index(engine)
+    return {(row[0], form): row[column] for row in rows[1:] for form in FORMS}

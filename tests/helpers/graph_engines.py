@@ -1,0 +1,84 @@
+"""ONNX Runtime and OpenVINO, without transformers: log-probabilities and greedy tokens of an exported graph."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Step = Callable[[Tensor, int], Tensor]  # new tokens (1, T) and the number of cached ones -> logits (T, V)
+
+
+def onnx_runtime(folder: Path) -> Step:
+    """A step through the graph in ONNX Runtime, which begins with an empty cache."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+    inputs, outputs = session.get_inputs(), [one.name for one in session.get_outputs()]
+    cache = {
+        one.name: np.zeros((1, one.shape[1], 0, one.shape[3]), np.float32) for one in inputs if "cache" in one.name
+    }
+
+    def step(new: Tensor, cached: int) -> Tensor:
+        feed = {name: value for name, value in arrays(new, cached).items() if name in {one.name for one in inputs}}
+        found = dict(zip(outputs, session.run(outputs, feed | cache), strict=True))
+        cache.update({name: found[name.replace("input.", "output.")] for name in cache})
+        return torch.from_numpy(found["logits"][0])
+
+    return step
+
+
+def empty(shape: list[int | str]) -> np.ndarray:
+    """Keys or values of no token; of a sliding window also the number of tokens so far, which is 0."""
+    return np.zeros((1, shape[1], 0, shape[3]), np.float32) if len(shape) == 4 else np.zeros(shape, np.int64)
+
+
+def open_vino(folder: Path) -> Step:
+    """A step through the graph in OpenVINO, which has its cache inside."""
+    import openvino
+
+    options = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "INFERENCE_NUM_THREADS": 1}
+    compiled = openvino.Core().compile_model(folder / "openvino_model.xml", "CPU", options)
+    request, names = compiled.create_infer_request(), {one.any_name for one in compiled.inputs}
+
+    def step(new: Tensor, cached: int) -> Tensor:
+        feed = arrays(new, cached) | {"beam_idx": np.zeros(1, np.int32)}
+        found = request.infer({name: value for name, value in feed.items() if name in names})
+        return torch.from_numpy(found["logits"][0].copy())
+
+    return step
+
+
+def arrays(new: Tensor, cached: int) -> dict[str, np.ndarray]:
+    """The inputs that both name alike."""
+    total = cached + new.shape[1]
+    return {
+        "input_ids": new.numpy(),
+        "attention_mask": np.ones((1, total), np.int64),
+        "position_ids": np.arange(cached, total, dtype=np.int64)[None],
+    }
+
+
+def logprobs(step: Step, prompt: Tensor, at_once: int) -> Tensor:
+    """Log-probabilities after every token: the first `at_once` in one step, then one by one with the cache."""
+    parts = [step(prompt[:, :at_once], 0)]
+    parts += [step(prompt[:, i : i + 1], i) for i in range(at_once, prompt.shape[1])]
+    return torch.cat(parts).log_softmax(-1)
+
+
+def greedy(step: Step, prompt: Tensor, new_tokens: int, end: int | None) -> list[int]:
+    """The most probable tokens that follow, without an end."""
+    tokens, cached, new = [], 0, prompt
+    for _ in range(new_tokens):
+        logits = step(new, cached)[-1]
+        if end is not None:
+            logits[end] = -torch.inf
+        cached, new = cached + new.shape[1], logits.argmax().reshape(1, 1)
+        tokens.append(int(new))
+    return tokens
+
+
+ENGINES = {"onnx": onnx_runtime, "openvino": open_vino}

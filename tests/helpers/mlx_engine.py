@@ -1,0 +1,58 @@
+"""Real mlx-lm on the CPU, in a process of its own, because its import lowers this process's limit of open files.
+
+As a script it reads jobs from its standard input and writes the answers to the file that its argument names.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def mlx_lm(jobs: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What mlx-lm makes of folders: the answers to jobs by name, each with the arguments of `answer`."""
+    with tempfile.NamedTemporaryFile("r") as answers:
+        done = subprocess.run(
+            [sys.executable, "-I", __file__, answers.name],
+            input=json.dumps(jobs),
+            capture_output=True,
+            text=True,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return json.load(answers)
+
+
+def answer(folder: str, tokens: list[int], new_tokens: int = 0) -> dict[str, Any]:
+    """Log-probabilities after every token, at once and one at a time with a cache; the greedy continuation, no end."""
+    import mlx.core as mx
+    from mlx_lm import load, stream_generate
+    from mlx_lm.models.cache import make_prompt_cache
+    from mlx_lm.sample_utils import make_logits_processors
+
+    model, tokenizer = load(folder, trust_remote_code=True)
+    no_end = make_logits_processors(dict.fromkeys(tokenizer.eos_token_ids, -1e9))
+    options = {"max_tokens": new_tokens, "logits_processors": no_end}
+    prompt, cache = mx.array([tokens]), make_prompt_cache(model)
+    stepwise = [model(prompt[:, i : i + 1], cache=cache) for i in range(len(tokens))]
+    steps = list(stream_generate(model, tokenizer, tokens, **options)) if new_tokens else []
+    return {
+        "logprobs": [_log_softmax(logits)[0].tolist() for logits in (model(prompt), mx.concatenate(stepwise, axis=1))],
+        "greedy": [step.token for step in steps],
+        "text": "".join(step.text for step in steps),
+    }
+
+
+def _log_softmax(logits: Any) -> Any:
+    import mlx.core as mx
+
+    return logits.astype(mx.float32) - mx.logsumexp(logits.astype(mx.float32), axis=-1, keepdims=True)
+
+
+if __name__ == "__main__":
+    found = {name: answer(**job) for name, job in json.load(sys.stdin).items()}
+    assert "flap" not in sys.modules
+    Path(sys.argv[1]).write_text(json.dumps(found))
