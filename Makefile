@@ -6,7 +6,9 @@ BIN := $(VENV)/bin
 # Two processes with one thread each: two with two threads each would stand in each other's way.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help setup demo test checks gpu format lint types clean
+ENGINES := .venv-engines/bin/python
+
+.PHONY: help setup demo test checks engines gpu format lint types clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -32,6 +34,17 @@ checks: setup ## What CI runs: format, lint, types, tests
 	$(BIN)/mypy
 	$(PYTEST)
 
+.venv-engines/.ready: requirements-engines.txt pyproject.toml
+	test -x $(ENGINES) || $(PYTHON) -m venv .venv-engines
+	$(ENGINES) -m pip install --quiet --no-deps --requirement requirements-engines.txt
+	$(ENGINES) -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+engines: setup .venv-engines/.ready ## Run pruned checkpoints in vLLM, which has an environment of its own (.venv-engines)
+	rm -rf build/engines
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.engines.make build/engines
+	$(ENGINES) -m pytest --confcutdir tests/engines tests/engines
+
 gpu: setup ## On a CUDA device: the tests marked `gpu`, then a benchmark into gpu.json; says so where there is none
 	@began=$$(date +%s); failed=0; \
 	$(BIN)/python -m pytest -m gpu || failed=$$?; \
@@ -50,4 +63,4 @@ types: setup ## Check types
 	$(BIN)/mypy
 
 clean: ## Remove .venv and caches; outputs stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist
+	rm -rf $(VENV) .venv-engines .pytest_cache .mypy_cache .ruff_cache build dist

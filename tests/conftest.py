@@ -37,6 +37,8 @@ WORDS = [
 ]
 
 
+collect_ignore = ["engines"]  # in an environment of their own: make engines
+
 # Files that take minutes begin first, so that no process waits for them alone at the end.
 LONGEST = (
     "test_faults",

@@ -162,7 +162,7 @@ def test_any_path_is_passed_on_as_it_is(
         ({"seq_len": 129}, "calibration.seq_len=129: the model's context ends at 128"),
         ({"sequence_length": 16}, "calibration.sequence_length: unknown key"),
         ({"dataset": "absent.txt"}, "calibration.dataset=absent.txt: no such file"),
-        ({"overrides": ("structure=AL-MM", "structure.remove_heads=3")}, "structure.remove_heads=3: .*multiple of 2"),
+        ({"overrides": ("structure=AL-MM", "structure.remove_heads=3")}, "structure.remove_heads=3: .*in steps of 2"),
     ],
     ids=str,
 )

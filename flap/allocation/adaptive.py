@@ -1,12 +1,12 @@
 """AL-MM and AL-AM: the units of all layers are ranked together, on a common scale (FLAP, section 3.3)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from flap.allocation.budget import Budget, Units
+from flap.allocation.budget import Budget
 from flap.allocation.plan import LayerPlan, PruningPlan
 from flap.allocation.ranking import affordable, best_of_each, in_blocks
 from flap.allocation.scale import Scaled
@@ -30,52 +30,64 @@ class ALMM(Scaled, ManualHeads):
 
     def allocate(self, scores: Scores, budget: Budget, measure: Measure | None = None) -> PruningPlan:
         """Return the plan of two rankings, of all attention units and of all neurons."""
-        scaled = self.on_one_scale(scores, budget)
-        heads, (blocks, members) = [layer.attention for layer in scaled], _score_blocks(scaled, budget, self.block)
-        num_heads, unit_prices = sum(len(score_G) for score_G in heads), [1] * len(heads)
-        kept_heads = _keep(heads, unit_prices, [self.min_heads] * len(heads), num_heads - self.units_to_remove(budget))
-        kept_parameters = sum(
-            int(kept_G.sum()) * layer.attention.price for kept_G, layer in zip(kept_heads, budget.layers, strict=True)
-        )
-        prices = [layer.mlp.price * self.block for layer in budget.layers]
-        to_keep = budget.total - budget.to_remove - kept_parameters
-        kept_blocks = _keep(blocks, prices, [self.fewest_blocks] * len(blocks), to_keep)
-        return _plan(kept_heads, kept_blocks, members)
+        heads, neurons = _in_blocks(self, self.on_one_scale(scores, budget), budget)
+        num_heads = sum(layer.attention.count for layer in budget.layers)
+        to_keep = num_heads - self.units_to_remove(budget)
+        kept_heads = _keep(to_keep, replace(heads, prices=[self.multiple_of_heads] * len(heads.prices)))
+        kept_parameters = sum(int(kept_B.sum()) * price for kept_B, price in zip(kept_heads, heads.prices, strict=True))
+        kept_neurons = _keep(budget.total - budget.to_remove - kept_parameters, neurons)
+        return _plan(heads, kept_heads, neurons, kept_neurons)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """The attention units, or the neurons, of all layers in blocks that are kept or removed together.
+
+    Of each layer: scores_B, the units of each block as units_BN, the price of a block, and how many stay at least.
+    """
+
+    scores: list[Tensor]
+    units: list[Tensor]
+    prices: list[int]
+    fewest: list[int]
 
 
 def one_ranking(structure: Structure, scaled: Sequence[Pair[Tensor]], budget: Budget) -> PruningPlan:
     """Return the plan of one ranking of all units of all layers, each at its price. scaled: scores on one scale."""
-    heads, (blocks, members) = [layer.attention for layer in scaled], _score_blocks(scaled, budget, structure.block)
-    prices = [layer.attention.price for layer in budget.layers]
-    prices += [layer.mlp.price * structure.block for layer in budget.layers]
-    fewest = [structure.min_heads] * len(heads) + [structure.fewest_blocks] * len(blocks)
-    kept = _keep(heads + blocks, prices, fewest, budget.total - budget.to_remove)
-    return _plan(kept[: len(heads)], kept[len(heads) :], members)
+    heads, neurons = _in_blocks(structure, scaled, budget)
+    kept = _keep(budget.total - budget.to_remove, heads, neurons)
+    return _plan(heads, kept[: len(scaled)], neurons, kept[len(scaled) :])
 
 
-def _keep(units: list[Tensor], prices: list[int], fewest: list[int], to_keep: float) -> tuple[Tensor, ...]:
-    """Return for each layer the mask of its kept units, at least `fewest` of them, from one ranking of all layers."""
-    kept_U = affordable(torch.cat(units), _per_unit(prices, units), best_of_each(units, fewest), to_keep)
-    return torch.split(kept_U, [len(u) for u in units])
+def _keep(to_keep: float, *blocks: Blocks) -> tuple[Tensor, ...]:
+    """Return the mask of the kept blocks of each layer, at least `fewest` of them, from one ranking of all layers."""
+    scores, prices, fewest = (
+        [value for one in blocks for value in getattr(one, name)] for name in ("scores", "prices", "fewest")
+    )
+    price_B = torch.cat([torch.full((len(score_B),), price) for score_B, price in zip(scores, prices, strict=True)])
+    kept_B = affordable(torch.cat(scores), price_B, best_of_each(scores, fewest), to_keep)
+    return torch.split(kept_B, [len(score_B) for score_B in scores])
 
 
-def _score_blocks(scaled: Sequence[Pair[Tensor]], budget: Budget, size: int) -> tuple[list[Tensor], list[Tensor]]:
-    """Return for each layer score_B, the mean score of each block of neurons, and neurons_BN, the block's neurons."""
-    mlps: list[Units] = [layer.mlp for layer in budget.layers]
-    pairs = [in_blocks(layer.mlp, size, units.experts) for layer, units in zip(scaled, mlps, strict=True)]
-    return [score_B for score_B, _ in pairs], [neurons_BN for _, neurons_BN in pairs]
+def _in_blocks(structure: Structure, scaled: Sequence[Pair[Tensor]], budget: Budget) -> Pair[Blocks]:
+    """Return the blocks of attention units and those of neurons. The score of a block is the mean of its units."""
+
+    def blocks(which: int) -> Blocks:
+        size, layers = structure.block_sizes[which], [layer[which] for layer in budget.layers]
+        pairs = [in_blocks(one[which], size, units.experts) for one, units in zip(scaled, layers, strict=True)]
+        scores, members = map(list, zip(*pairs, strict=True))
+        prices = [units.price * size for units in layers]
+        return Blocks(scores, members, prices, [structure.fewest_blocks[which]] * len(layers))
+
+    return Pair(blocks(0), blocks(1))
 
 
-def _per_unit(prices: list[int], units: list[Tensor]) -> Tensor:
-    return torch.cat([torch.full((len(u),), price) for price, u in zip(prices, units, strict=True)])
-
-
-def _plan(heads: tuple[Tensor, ...], blocks: tuple[Tensor, ...], members: list[Tensor]) -> PruningPlan:
-    triples = zip(heads, blocks, members, strict=True)
+def _plan(heads: Blocks, kept_heads: Sequence[Tensor], neurons: Blocks, kept_neurons: Sequence[Tensor]) -> PruningPlan:
+    layers = zip(heads.units, kept_heads, neurons.units, kept_neurons, strict=True)
     return PruningPlan(
         tuple(
-            LayerPlan(_sorted(head_G.nonzero()), _sorted(neurons_BN[block_B]))
-            for head_G, block_B, neurons_BN in triples
+            LayerPlan(_sorted(heads_BN[head_B]), _sorted(neurons_BN[neuron_B]))
+            for heads_BN, head_B, neurons_BN, neuron_B in layers
         )
     )
 

@@ -29,12 +29,13 @@ class Structure(ABC):
     """The base class of the structures, which decide from scores and a budget which units stay.
 
     min_heads, min_neurons: the least numbers of attention units (KV heads with their query heads) and of neurons that
-    every layer keeps. round_to: every layer keeps a multiple of this number of neurons, because neurons are removed in
-    blocks of that size; None: any number.
+    every layer keeps. multiple_of_heads, round_to: every layer keeps a multiple of these numbers of them, because they
+    are removed in blocks of that size; round_to=None: any number.
     """
 
     min_heads: int = 1
     min_neurons: int = 1
+    multiple_of_heads: int = 1
     round_to: int | None = None
 
     layer_by_layer: ClassVar[bool] = False  # whether each layer's plan needs only its own scores
@@ -67,22 +68,31 @@ class Structure(ABC):
         for name, value, most, kind in (
             ("min_heads", self.min_heads, heads, "KV heads"),
             ("min_neurons", self.min_neurons, neurons, "neurons"),
+            ("multiple_of_heads", self.multiple_of_heads, heads, "KV heads"),
         ):
             require(1 <= value <= most, f"structure.{name}", value, f"1 to {most}, the {kind} of a layer")
         sizes = ", ".join(map(str, ROUND_TO))
         require(self.round_to in (None, *ROUND_TO), "round_to", self.round_to, f"null, or one of {sizes}")
-        if self.fewest_blocks > neurons // self.block:
-            raise ValueError(
-                f"round_to={self.round_to}: a layer has {neurons} neurons and keeps at least {self.min_neurons} "
-                "(structure.min_neurons); no multiple lies between"
-            )
+        for name, size, count, kind, minimum in (
+            ("structure.multiple_of_heads", self.multiple_of_heads, heads, "KV heads", "min_heads"),
+            ("round_to", self.block_sizes.mlp, neurons, "neurons", "min_neurons"),
+        ):
+            least = getattr(self, minimum)
+            if math.ceil(least / size) > count // size:
+                raise ValueError(
+                    f"{name}={size}: a layer has {count} {kind} and keeps at least {least} (structure.{minimum}); "
+                    "no multiple lies between"
+                )
         self._check_ratio(budget)
 
     def _check_ratio(self, budget: Budget) -> None:
         most = sum(
-            self.spare_heads(layer) * layer.attention.price + self.spare_parameters(layer) for layer in budget.layers
+            counts[-1] * units.price
+            for layer in budget.layers
+            for counts, units in zip(self.removable(layer), layer, strict=True)
         )
-        heads, neurons = _count(self.min_heads, "KV head"), _count(self.fewest_blocks * self.block, "neuron")
+        kept = (blocks * size for blocks, size in zip(self.fewest_blocks, self.block_sizes, strict=True))
+        heads, neurons = map(_count, kept, ("KV head", "neuron"))
         if budget.to_remove > most:
             raise ValueError(
                 f"ratio={budget.ratio}: {heads} and {neurons} stay in every layer, so this model allows at most "
@@ -90,30 +100,25 @@ class Structure(ABC):
             )
 
     @property
-    def block(self) -> int:
-        """The number of neurons that are removed together."""
-        return self.round_to or 1
+    def block_sizes(self) -> Pair[int]:
+        """The numbers of attention units, and of neurons, that are removed together."""
+        return Pair(self.multiple_of_heads, self.round_to or 1)
 
     @property
-    def fewest_blocks(self) -> int:
-        """The least number of blocks of neurons that every layer keeps."""
-        return math.ceil(self.min_neurons / self.block)
+    def fewest_blocks(self) -> Pair[int]:
+        """The least numbers of such blocks that every layer keeps."""
+        heads, neurons = self.block_sizes
+        return Pair(math.ceil(self.min_heads / heads), math.ceil(self.min_neurons / neurons))
 
-    def spare_heads(self, layer: Pair[Units]) -> int:
-        """Return the number of attention units of a layer that may be removed."""
-        return layer.attention.count - self.min_heads
+    def removable(self, layer: Pair[Units]) -> Pair[range]:
+        """Return the numbers of units that may be removed from a layer, ascending.
 
-    def spare_blocks(self, layer: Pair[Units]) -> int:
-        """Return the number of blocks of neurons that may be removed, without the remainder that fills no block."""
-        return layer.mlp.count // self.block - self.fewest_blocks
-
-    def rest_parameters(self, layer: Pair[Units]) -> int:
-        """Return the parameters of the neurons that fill no block; these are always removed."""
-        return layer.mlp.count % self.block * layer.mlp.price
-
-    def spare_parameters(self, layer: Pair[Units]) -> int:
-        """Return the parameters of all neurons that may be removed."""
-        return self.rest_parameters(layer) + self.spare_blocks(layer) * self.block * layer.mlp.price
+        The first is the remainder that fills no block, which is always removed.
+        """
+        triples = zip(layer, self.block_sizes, self.fewest_blocks, strict=True)
+        return Pair(
+            *(range(units.count % size, units.count - least * size + 1, size) for units, size, least in triples)
+        )
 
 
 def _count(number: int, noun: str) -> str:
@@ -139,12 +144,13 @@ class ManualHeads(Structure):
         super().check(budget)
         if self.remove_heads is None:
             return
-        group, (least, most) = budget.layers[0].attention.queries, self._feasible_units(budget)
-        if self.remove_heads % group or not least <= self.remove_heads // group <= most:
-            multiple = f" that is a multiple of {group} (query heads a KV head)" if group > 1 else ""
+        group, feasible = budget.layers[0].attention.queries, self._feasible_units(budget)
+        if self.remove_heads % group or self.remove_heads // group not in feasible:
+            step = group * self.multiple_of_heads
             raise ValueError(
                 f"structure.remove_heads={self.remove_heads}: at ratio={budget.ratio} this model allows "
-                f"{least * group} to {most * group}, a number{multiple}"
+                f"{feasible[0] * group} to {feasible[-1] * group}, in steps of {step}"
+                f" ({_count(group, 'query head')} a KV head)"
             )
 
     def units_to_remove(self, budget: Budget) -> int:
@@ -152,19 +158,20 @@ class ManualHeads(Structure):
         if self.remove_heads is not None:
             return self.remove_heads // budget.layers[0].attention.queries
         proportional = round(budget.ratio * sum(layer.attention.count for layer in budget.layers))
-        least, most = self._feasible_units(budget)
-        return min(max(proportional, least), most)
+        return min(self._feasible_units(budget), key=lambda count: abs(count - proportional))
 
-    def _feasible_units(self, budget: Budget) -> tuple[int, int]:
-        """Return the least and the largest number of attention units whose removal lets neurons meet the budget.
+    def _feasible_units(self, budget: Budget) -> list[int]:
+        """Return the numbers of attention units whose removal lets neurons meet the budget, ascending.
 
         Where no number does so exactly, the nearest one.
         """
         layers = budget.layers
+        heads, neurons = zip(*map(self.removable, layers), strict=True)
         priciest = max(layer.attention.price for layer in layers)
-        fewest = (budget.to_remove - sum(map(self.spare_parameters, layers))) / priciest
-        largest = (budget.to_remove - sum(map(self.rest_parameters, layers))) / priciest
-        least, most = math.ceil(fewest), math.floor(largest)
-        if least > most:  # all neurons that may be removed have fewer parameters than one unit
-            least = most = round((fewest + largest) / 2)
-        return max(least, 0), max(min(most, sum(map(self.spare_heads, layers))), 0)
+        most, least = (
+            sum(counts[i] * layer.mlp.price for counts, layer in zip(neurons, layers, strict=True)) for i in (-1, 0)
+        )
+        fewest, largest = (budget.to_remove - most) / priciest, (budget.to_remove - least) / priciest
+        counts = range(sum(one[0] for one in heads), sum(one[-1] for one in heads) + 1, self.multiple_of_heads)
+        feasible = [count for count in counts if fewest <= count <= largest]
+        return feasible or [min(counts, key=lambda count: max(fewest - count, count - largest))]

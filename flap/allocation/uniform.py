@@ -31,20 +31,23 @@ class UniformLayers(Structure):
 
         What the removed attention units leave of a layer's budget is removed as neurons, to the nearest one (or block).
         """
-        pairs = list(zip(budget.layers, self.removed_kv_heads(budget), strict=True))
-        parameters = [
-            budget.ratio * (layer.attention.total + layer.mlp.total)
-            - n * layer.attention.price
-            - self.rest_parameters(layer)
-            for layer, n in pairs
+        layers = list(
+            zip(budget.layers, map(self.removable, budget.layers), self.removed_kv_heads(budget), strict=True)
+        )
+        prices = [layer.mlp.price * self.block_sizes.mlp for layer in budget.layers]
+        targets = [
+            (self._left_for_neurons(layer, removed, budget) - counts.mlp[0] * layer.mlp.price) / price
+            for (layer, counts, removed), price in zip(layers, prices, strict=True)
         ]
-        targets = [p / (layer.mlp.price * self.block) for p, (layer, _) in zip(parameters, pairs, strict=True)]
-        limits, prices = map(self.spare_blocks, budget.layers), (layer.mlp.price for layer in budget.layers)
-        blocks = _round_within_limits(targets, list(limits), list(prices))
+        blocks = _round_within_limits(targets, [len(counts.mlp) - 1 for _, counts, _ in layers], prices)
         return [
-            Pair(layer.attention.count - n, (layer.mlp.count // self.block - m) * self.block)
-            for (layer, n), m in zip(pairs, blocks, strict=True)
+            Pair(layer.attention.count - removed, layer.mlp.count - counts.mlp[n])
+            for (layer, counts, removed), n in zip(layers, blocks, strict=True)
         ]
+
+    def _left_for_neurons(self, layer: Pair[Units], removed: int, budget: Budget) -> float:
+        """Return the parameters of a layer's budget that the removed attention units leave to its neurons."""
+        return budget.ratio * (layer.attention.total + layer.mlp.total) - removed * layer.attention.price
 
     def allocate(self, scores: Scores, budget: Budget, measure: Measure | None = None) -> PruningPlan:
         """Return the plans of all layers, each decided by its own scores."""
@@ -78,18 +81,18 @@ class ULUM(UniformLayers):
 
     def removed_kv_heads(self, budget: Budget) -> list[int]:
         """Return the number of attention units nearest to ratio · G for each layer."""
-        return [self._nearest_heads(layer, budget.ratio) for layer in budget.layers]
+        return [self._nearest_heads(layer, budget) for layer in budget.layers]
 
-    def _nearest_heads(self, layer: Pair[Units], ratio: float) -> int:
+    def _nearest_heads(self, layer: Pair[Units], budget: Budget) -> int:
         """Return the count nearest to ratio · G with which the neurons can meet the layer's budget, or come nearest."""
-        least, most = self.rest_parameters(layer), self.spare_parameters(layer)
+        heads, neurons = self.removable(layer)
+        least, most = neurons[0] * layer.mlp.price, neurons[-1] * layer.mlp.price
 
         def deviation(n: int) -> float:
-            rest = ratio * (layer.attention.total + layer.mlp.total) - n * layer.attention.price
-            return max(least - rest, rest - most, 0)
+            left = self._left_for_neurons(layer, n, budget)
+            return max(least - left, left - most, 0)
 
-        counts = range(self.spare_heads(layer) + 1)
-        return min(counts, key=lambda n: (deviation(n), abs(n - ratio * layer.attention.count), n))
+        return min(heads, key=lambda n: (deviation(n), abs(n - budget.ratio * layer.attention.count), n))
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,8 @@ class ULMM(UniformLayers, ManualHeads):
     """UL-MM: `remove_heads` spread evenly over the layers, the rest of each layer's budget from its neurons."""
 
     def removed_kv_heads(self, budget: Budget) -> list[int]:
-        """Return the number of attention units to remove from each layer; the numbers differ by at most one."""
-        units, layers = self.units_to_remove(budget), len(budget.layers)
-        return [(i + 1) * units // layers - i * units // layers for i in range(layers)]
+        """Return the number of attention units to remove from each layer; the numbers differ by at most one (block)."""
+        removable = [self.removable(layer).attention for layer in budget.layers]
+        blocks = (self.units_to_remove(budget) - sum(one[0] for one in removable)) // self.multiple_of_heads
+        layers = len(removable)
+        return [one[(i + 1) * blocks // layers - i * blocks // layers] for i, one in enumerate(removable)]

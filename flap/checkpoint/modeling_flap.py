@@ -45,6 +45,11 @@ class PrunedConfigMixin:
         """True: transformers may read the global widths."""
         return True
 
+    @property
+    def logit_scale(self):
+        """What vLLM's Transformers backend multiplies logits with, where Granite's own class divides them."""
+        return 1 / getattr(self, "logits_scaling", 1.0)
+
 
 class PrunedModelMixin:
     """A model that builds the dense architecture (on meta when loading), then each layer again with its own widths."""

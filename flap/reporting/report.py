@@ -21,6 +21,7 @@ from flap.reporting.provenance import git_state, versions
 from flap.storage.files import write_text
 
 SCHEMA = 1
+RANKS = (2, 4, 8)  # of tensor parallelism
 
 
 @dataclass
@@ -59,6 +60,7 @@ class Report:
     statistics_cache: str = "off"
     checkpoint: str | None = None
     loads_with: str = ""  # what is needed to load the pruned model, and why
+    tensor_parallel: list[int] = field(default_factory=list)  # the numbers of ranks of RANKS that every layer splits on
     schema: int = SCHEMA
     versions: dict[str, str] = field(default_factory=versions)
     git: dict[str, Any] = field(default_factory=git_state)
@@ -112,12 +114,14 @@ class Report:
             "realised_decoder": 1 - kept / budget.total,
             "realised_total": 1 - total / self.parameters["total_before"],
         }
-        if self.config["structure"].get("round_to"):
-            self.ratio["round_to_cost"] = self.ratio["realised_decoder"] - budget.ratio
+        structure = self.config["structure"]
+        if structure.get("round_to") or structure.get("multiple_of_heads", 1) > 1:
+            self.ratio["rounding_cost"] = self.ratio["realised_decoder"] - budget.ratio
         self.layers = [
             _widths(units, Pair(len(layer.attention), len(layer.mlp) // units.mlp.experts))
             for units, layer in zip(budget.layers, plan.layers, strict=True)
         ]
+        self.tensor_parallel = [ranks for ranks in RANKS if all(_splits(layer, ranks) for layer in self.layers)]
 
     def compare(self, dense: Measurement, pruned: Measurement, averages: dict[str, list[str]]) -> None:
         """Set the numbers and texts of both models, and the errors of their differences. averages: `Suite.averages`."""
@@ -175,6 +179,11 @@ class Report:
             return cls(**plain)
         except TypeError as error:
             raise ValueError(f"{path}: written by another version ({error}); resume=false runs it again") from error
+
+
+def _splits(layer: dict[str, int], ranks: int) -> bool:
+    """Return whether heads, query and KV, and neurons of a layer are multiples of the number of ranks."""
+    return layer["kv_heads"] % ranks == layer["neurons"] % ranks == 0
 
 
 def _total(adapter: ModelAdapter) -> int:

@@ -51,16 +51,23 @@ def _facts(report: Report) -> list[Row]:
         ("seconds", "", seconds),
         ("checkpoint", "", report.checkpoint or "not saved"),
         *([("loads with", "", report.loads_with)] if report.loads_with else []),
+        *([("tensor parallelism", "", _ranks(report))] if report.layers else []),
     ]
 
 
 def _ratio(report: Report) -> str:
-    """Return the realised and the requested ratio as text, and what `round_to` changed in it."""
+    """Return the realised and the requested ratio as text, and what rounding changed in it."""
     realised, requested = (report.ratio[which] for which in ("realised_decoder", "requested"))
-    cost = report.ratio.get("round_to_cost")
+    cost = report.ratio.get("rounding_cost")
     return f"{realised:.4f} of {requested:g} asked" + (
-        "" if cost is None else f" ({round(cost, 4) + 0.0:+.4f} by round_to)"
+        "" if cost is None else f" ({round(cost, 4) + 0.0:+.4f} by whole blocks)"
     )
+
+
+def _ranks(report: Report) -> str:
+    """Return the numbers of ranks that the pruned model can be split over, as text."""
+    takes = ", ".join(map(str, report.tensor_parallel))
+    return f"over {takes} ranks" if takes else "none: a layer's heads or neurons are odd in number"
 
 
 def measured_number(numbers: Mapping[str, float], name: str) -> str:

@@ -1,4 +1,4 @@
-"""`min_heads`, `min_neurons` and `round_to`: held by every layer of every plan, and no plan that holds them is nearer.
+"""`min_heads`, `min_neurons`, `multiple_of_heads`, `round_to`: every layer holds them, and no plan with them is nearer.
 
 The oracle tries out every number of units that layers may keep.
 """
@@ -23,6 +23,9 @@ LIMITS = [
     {"min_neurons": 50},
     {"min_neurons": 56},  # heads alone pay
     {"min_heads": 2, "min_neurons": 17, "round_to": 8},
+    {"multiple_of_heads": 2},
+    {"multiple_of_heads": 3},  # does not divide the heads of a layer
+    {"multiple_of_heads": 2, "min_heads": 3, "round_to": 8},
 ]
 # Two layers of three heads at 10 and twenty neurons at 1, of which four fill no block of 8: at most 12 numbers a layer.
 SMALL = (Pair(Units(3, 10), Units(20, 1)),) * 2
@@ -43,6 +46,8 @@ def assert_holds(plan: PruningPlan, structure: Structure) -> None:
     for layer in plan.layers:
         assert len(layer.attention) >= structure.min_heads and len(layer.mlp) >= structure.min_neurons
         assert len(layer.mlp) % (structure.round_to or 1) == 0
+        assert len(layer.attention) % structure.multiple_of_heads == 0
+        assert list(layer.attention) == sorted(set(layer.attention))
         assert list(layer.mlp) == sorted(set(layer.mlp))
 
 
@@ -76,7 +81,7 @@ def test_blocks_of_one_and_minima_of_one_change_nothing(architecture: str, name:
 
 def kept_by_hand(structure: Structure) -> list[tuple[int, int]]:
     """Every (heads, neurons) that a layer of SMALL may keep."""
-    heads = range(structure.min_heads, 4)
+    heads = [h for h in range(structure.min_heads, 4) if h % structure.multiple_of_heads == 0]
     neurons = [n for n in range(structure.min_neurons, 21) if n % (structure.round_to or 1) == 0]
     return list(product(heads, neurons))
 
@@ -96,7 +101,11 @@ def checked(structure: Structure, budget: Budget) -> bool:
     return True
 
 
-@pytest.mark.parametrize("limits", [{"round_to": 8}, {"round_to": 8, "min_neurons": 9}, {"min_neurons": 13}], ids=str)
+@pytest.mark.parametrize(
+    "limits",
+    [{"round_to": 8}, {"round_to": 8, "min_neurons": 9}, {"min_neurons": 13}, {"multiple_of_heads": 2}],
+    ids=str,
+)
 @pytest.mark.parametrize("ratio", SMALL_RATIOS)
 def test_no_plan_with_the_same_heads_is_nearer(ratio: float, limits: dict[str, int]) -> None:
     budget, tried = Budget(SMALL, ratio), 0
@@ -111,7 +120,11 @@ def test_no_plan_with_the_same_heads_is_nearer(ratio: float, limits: dict[str, i
     assert tried or ratio >= 0.5
 
 
-@pytest.mark.parametrize("limits", [{"round_to": 8}, {"round_to": 8, "min_heads": 2}, {"min_neurons": 20}], ids=str)
+@pytest.mark.parametrize(
+    "limits",
+    [{"round_to": 8}, {"round_to": 8, "min_heads": 2}, {"min_neurons": 20}, {"multiple_of_heads": 2}],
+    ids=str,
+)
 @pytest.mark.parametrize("ratio", SMALL_RATIOS)
 def test_no_uniform_plan_with_the_same_heads_is_nearer(ratio: float, limits: dict[str, int]) -> None:
     structure, budget = ULUM(**limits), Budget(SMALL, ratio)
@@ -132,18 +145,34 @@ def prefixes(structure: Structure, seed: int) -> set[PruningPlan]:
     return {structure.allocate(small_scores(seed), Budget(SMALL, one / 200)) for one in range(200)}
 
 
-@pytest.mark.parametrize("limits", [{"round_to": 8}, {"min_heads": 2, "min_neurons": 5}], ids=str)
+@pytest.mark.parametrize(
+    "limits", [{"round_to": 8}, {"min_heads": 2, "min_neurons": 5}, {"multiple_of_heads": 2}], ids=str
+)
 @pytest.mark.parametrize("ratio", SMALL_RATIOS)
 def test_no_prefix_of_the_one_ranking_is_nearer(ratio: float, limits: dict[str, int]) -> None:
     structure, budget = ALAM(**limits), Budget(SMALL, ratio)
     if not checked(structure, budget):
         assert ratio > 0.5
         return
+    first = [counts[0] * units.price for counts, units in zip(structure.removable(SMALL[0]), SMALL[0], strict=True)]
     for seed in range(4):
         plan = structure.allocate(small_scores(seed), budget)
         assert_holds(plan, structure)
         assert off_by(plan, budget) == pytest.approx(min(off_by(one, budget) for one in prefixes(structure, seed)))
-        assert off_by(plan, budget) <= 10 / 2 or budget.to_remove < 8  # half the dearest unit, or less than must leave
+        dearest, must_leave = 10 * structure.multiple_of_heads, 2 * sum(first)
+        assert off_by(plan, budget) <= dearest / 2 or budget.to_remove < must_leave
+
+
+def test_alam_in_pairs_of_heads_by_hand() -> None:
+    # pairs on one scale: {0, 3} at 0.77 and {1, 2} at -0.77 in layer 0, {0, 2} at 0.54 and {1, 3} at -0.54 in layer 1
+    every, heads = (
+        (0, 1, 2, 3),
+        (torch.tensor([[4.0], [1.0], [2.0], [3.0]]), torch.tensor([[9.0], [1.0], [2.0], [2.0]])),
+    )
+    scores = Scores(tuple(Pair(score_GC, torch.arange(4.0)) for score_GC in heads))
+    budget = Budget((Pair(Units(4, 10), Units(4, 1)),) * 2, 20 / 88)
+    plan = ALAM(multiple_of_heads=2, min_neurons=4).allocate(scores, budget)
+    assert plan.layers == (LayerPlan((0, 3), every), LayerPlan(every, every))
 
 
 @pytest.mark.parametrize(("ratio", "first"), [(0.42, range(12, 20)), (0.36, range(4, 20))])
@@ -162,6 +191,10 @@ def test_alam_in_blocks_by_hand(ratio: float, first: range) -> None:
         ("UL-UM", {"min_heads": 5}, 0.2, r"structure\.min_heads=5: expected 1 to 4, the KV heads of a layer"),
         ("AL-MM", {"min_neurons": 57}, 0.2, r"structure\.min_neurons=57: expected 1 to 56, the neurons of a layer"),
         ("UL-MM", {"min_neurons": -1}, 0.2, r"structure\.min_neurons=-1: expected 1 to 56, the neurons of a layer"),
+        ("AL-AM", {"multiple_of_heads": 0}, 0.2, r"structure\.multiple_of_heads=0: expected 1 to 4, the KV heads"),
+        ("UL-MM", {"multiple_of_heads": 5}, 0.2, r"structure\.multiple_of_heads=5: expected 1 to 4, the KV heads"),
+        ("UL-UM", {"multiple_of_heads": 3, "min_heads": 4}, 0.2, r"of_heads=3: .* 4 KV heads and keeps at least 4"),
+        ("AL-MM", {"multiple_of_heads": 2, "remove_heads": 6}, 0.3, r"structure\.remove_heads=6: .* in steps of 4 \("),
         ("AL-AM", {"round_to": 7}, 0.2, "round_to=7: expected null, or one of 8, 32, 64, 256"),
         ("UL-UM", {"round_to": 64}, 0.2, r"round_to=64: a layer has 56 neurons and keeps at least 1 .*; no multiple"),
         ("UL-UM", {"round_to": 32, "min_neurons": 33}, 0.2, "round_to=32: .* keeps at least 33 .*; no multiple lies"),

@@ -33,7 +33,7 @@ def bad(tmp_path_factory: pytest.TempPathFactory, model_dir: Path) -> Path:
 BEFORE_WEIGHTS = [
     ("structure=AL-MM structure.remove_heads=-2", "structure.remove_heads=-2: .* 0 to 12"),
     ("structure=UL-MM structure.remove_heads=14", "structure.remove_heads=14: .* 0 to 12"),
-    ("structure=AL-MM structure.remove_heads=3", "structure.remove_heads=3: .* multiple of 2"),
+    ("structure=AL-MM structure.remove_heads=3", "structure.remove_heads=3: .* in steps of 2"),
     ("structure=AL-MM structure.remove_heads=abc", "structure.remove_heads=abc: .*Integer"),
     ("ratio=0.99", "ratio=0.99: .* at most 0.858"),
     ("structure.min_heads=5", "structure.min_heads=5: expected 1 to 4, the KV heads of a layer"),

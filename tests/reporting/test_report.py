@@ -137,8 +137,27 @@ def test_rounding_says_what_it_costs(run_tiny: Callable[..., Report], tmp_path: 
     assert met in [  # 24 of 56 neurons at 96 leave each layer, and to remove 11520 one or two KV heads at 1536
         pytest.approx((4 * 24 * 96 + heads * 1536) / 46080) for heads in (1, 2)
     ]
-    assert report.ratio["round_to_cost"] == met - 0.25
-    assert f"{met:.4f} of 0.25 asked ({met - 0.25:+.4f} by round_to)" in (tmp_path / "report.md").read_text()
+    assert report.ratio["rounding_cost"] == met - 0.25
+    assert f"{met:.4f} of 0.25 asked ({met - 0.25:+.4f} by whole blocks)" in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ranks", "line"),
+    [
+        (["round_to=8", "structure.multiple_of_heads=2"], [2], "over 2 ranks"),
+        (["structure=UL-UM", "round_to=32", "structure.multiple_of_heads=4", "ratio=0.15"], [2, 4], "over 2, 4 ranks"),
+        (["structure=UL-UM", "structure.min_heads=3"], [], "none: a layer's heads or neurons are odd in number"),
+    ],
+)
+def test_it_says_over_how_many_ranks_the_model_splits(
+    run_tiny: Callable[..., Report], tmp_path: Path, arguments: list[str], ranks: list[int], line: str
+) -> None:
+    report = run_tiny(tmp_path, "ratio=0.3", *arguments)
+    assert report.tensor_parallel == ranks
+    assert all(
+        layer[key] % n == 0 for layer in report.layers for key in ("kv_heads", "query_heads", "neurons") for n in ranks
+    )
+    assert f"| tensor parallelism |  | {line} |" in (tmp_path / "report.md").read_text()
 
 
 def test_infinite_perplexity_is_written_as_valid_json(tmp_path: Path) -> None:

@@ -1,0 +1,39 @@
+"""The canonical checkpoint in the oldest transformers that it works with, and without this package."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import transformers
+
+CHECKPOINTS = Path(__file__).parents[2] / "build" / "engines"
+NAMES = sorted(path.parent.name for path in CHECKPOINTS.glob("*/modeling_flap.py"))
+COMPARE = """
+import sys, torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+for checkpoint in sys.argv[1:]:
+    known = load_file(checkpoint + ".safetensors")
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, trust_remote_code=True, dtype="float32").eval()
+    every_NT = torch.cat([known["prompts_NT"], known["generated_NT"]], dim=1)
+    with torch.no_grad():
+        logprobs_NTV = model(input_ids=every_NT).logits[:, :-1].log_softmax(-1)
+    found_NT = logprobs_NTV.gather(-1, every_NT[:, 1:, None])[..., 0]
+    torch.testing.assert_close(found_NT, known["logprobs_NT"], rtol=0, atol=1e-4, msg=lambda text: checkpoint + text)
+assert "flap" not in sys.modules
+"""
+
+
+def test_this_is_the_oldest_version() -> None:
+    assert transformers.__version__ == "5.16.1"
+
+
+def test_it_computes_what_the_main_environment_computes(tmp_path: Path) -> None:
+    assert len(NAMES) >= 13
+    checkpoints = [str(CHECKPOINTS / name) for name in NAMES]
+    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules")}
+    done = subprocess.run(
+        [sys.executable, "-c", COMPARE, *checkpoints], env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
