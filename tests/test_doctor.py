@@ -4,9 +4,11 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import huggingface_hub
+import pytest
 from packaging.requirements import Requirement
 
-from flap.doctor import unmet
+from flap.doctor import main, unmet
 
 CHECKS = ["versions", "devices", "launchers", "cache", "disk", "packaged model", "packaged texts", "hub", "W&B"]
 Flap = Callable[..., subprocess.CompletedProcess[str]]
@@ -29,11 +31,15 @@ def test_one_line_for_each_check(flap: Flap, tmp_path: Path) -> None:
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_cache_that_cannot_be_written_is_a_problem(flap: Flap, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     (tmp_path / "file").touch()
-    done = flap("doctor", "--cache-dir", str(tmp_path / "file" / "cache"), HF_HUB_OFFLINE="1")
-    state, text = findings(done.stdout.splitlines())["cache"]
-    assert (done.returncode, state) == (1, "problem")
+    with pytest.raises(SystemExit) as stopped:
+        main(["--cache-dir", str(tmp_path / "file" / "cache")])
+    state, text = findings(capsys.readouterr().out.splitlines())["cache"]
+    assert (stopped.value.code, state) == (1, "problem")
     assert text.startswith(f"{tmp_path / 'file' / 'cache'} cannot be written") and "FLAP_CACHE_DIR" in text
 
 

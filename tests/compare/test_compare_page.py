@@ -10,9 +10,7 @@ from playwright.sync_api import Browser
 
 from flap.compare.__main__ import main
 from flap.reporting import Report
-from tests.helpers.browser import browser, opened
-
-__all__ = ["browser"]
+from tests.helpers.browser import opened
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +27,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory, run_tiny: Callable[..., 
 
 
 def test_the_page_shows_all_tables_and_the_layers_over_each_other(browser: Browser, page_file: Path) -> None:
-    with opened(browser, page_file, 1280) as page:
+    with opened(browser, page_file.as_uri()) as page:
         assert page.title() == "A, B side by side"
         titles = ["Config", "Numbers of the pruned models", "Size, seconds and memory", "Plans by layer"]
         assert page.locator("h2").all_inner_texts() == titles
@@ -47,7 +45,9 @@ def test_the_page_shows_all_tables_and_the_layers_over_each_other(browser: Brows
 def test_a_narrow_window_scrolls_tables_and_not_the_page(
     browser: Browser, page_file: Path, width: int, scheme: str
 ) -> None:
-    with opened(browser, page_file, width, color_scheme=scheme) as page:
+    with opened(browser, page_file.as_uri()) as page:
+        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+        page.set_viewport_size({"width": width, "height": 900})
         assert page.evaluate("document.documentElement.scrollWidth") == width
         light, dark = "rgb(255, 255, 255)", "rgb(18, 22, 27)"
         paper = page.evaluate("getComputedStyle(document.body).backgroundColor")

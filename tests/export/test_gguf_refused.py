@@ -24,7 +24,7 @@ from tests.cases import tiny_model
 from tests.helpers.gguf_cases import LINEAR, Exported, checkpoint
 from tests.helpers.runs import composed, tiny
 from tests.helpers.tokenizers import KINDS
-from tests.models.families.test_families import FamilyContract
+from tests.models.families.contract import FamilyContract
 
 ULUM_, PLAIN = {"structure": ULUM()}, {"compensation": NoCompensation()}
 ARCHITECTURES = [

@@ -33,18 +33,18 @@ from flap.models import PlacedModel, Resident, Source, Spread, find_model
 from flap.reporting import Report
 from tests.cases import random_model, tokens
 from tests.helpers.pruned import prune
-from tests.models.families import test_families as families
+from tests.models.families import test_families, test_mixtures, test_other_names
 
 ROUNDING = 1e-4
 FAMILIES: dict[str, PreTrainedConfig] = {
-    "llama": families.TestLlama.configs["gqa"],
-    "qwen3": families.TestQwen3.configs["gqa"],
-    "gemma3": families.TestGemma3.configs["gqa"],
-    "gpt_neox": families.TestGPTNeoX.configs["parallel"],
-    "opt": families.TestOPT.configs["norm-after"],
-    "phi3": families.TestPhi3.configs["gqa"],
-    "olmo2": families.TestOlmo2.configs["gqa"],
-    "mixtral": families.TestMixtral.configs["gqa"],
+    "llama": test_families.TestLlama.configs["gqa"],
+    "qwen3": test_families.TestQwen3.configs["gqa"],
+    "gemma3": test_families.TestGemma3.configs["gqa"],
+    "gpt_neox": test_other_names.TestGPTNeoX.configs["parallel"],
+    "opt": test_other_names.TestOPT.configs["norm-after"],
+    "phi3": test_other_names.TestPhi3.configs["gqa"],
+    "olmo2": test_families.TestOlmo2.configs["gqa"],
+    "mixtral": test_mixtures.TestMixtral.configs["gqa"],
 }
 METHODS = ["flap", "flap_plus", "wanda_sp", "mag_sp"]
 WINDOWS = tokens()

@@ -1,21 +1,22 @@
 """The page of a study, as a browser without network shows it."""
 
 import json
+import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 from flap.reporting import Report
 from flap.study.write import write_study
-from tests.helpers.browser import browser, opened
 from tests.helpers.study_grid import CRASH, PERPLEXITY, full_grid
 
-__all__ = ["browser"]
-
+QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+         "--disable-sync", "--no-first-run"]  # fmt: skip
 IN_ORDER = [f"{number}" for ratio in range(4) for number in range(ratio, 24, 4)]  # by ratio, then perplexity
 
 
@@ -27,10 +28,33 @@ def index(tmp_path_factory: pytest.TempPathFactory, run_tiny: Callable[..., Repo
     return write_study(full_grid(folder / "grid", json.loads((folder / "run" / "report.json").read_text())))
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium of the system; without one the tests are skipped, unless they are required."""
+    path = shutil.which("chromium")
+    if path is None:
+        required = os.environ.get("FLAP_REQUIRE_SYSTEM_TOOLS") == "1"
+        (pytest.fail if required else pytest.skip)("no chromium on the PATH")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=QUIET)
+        yield browser
+        browser.close()
+
+
 @pytest.fixture
 def page(browser: Browser, index: Path) -> Iterator[Page]:
-    with opened(browser, index) as page:
-        yield page
+    """The page, opened from disk; whatever it complains of or asks the network for fails the test."""
+    context = browser.new_context(offline=True, viewport={"width": 1300, "height": 900})
+    context.set_default_timeout(5000)
+    page, trouble = context.new_page(), []
+    page.on("console", lambda message: trouble.append(message.text))
+    page.on("pageerror", lambda error: trouble.append(str(error)))
+    page.on("requestfailed", lambda request: trouble.append(f"failed: {request.url}"))
+    page.on("request", lambda request: request.url.startswith(("file:", "data:")) or trouble.append(request.url))
+    page.goto(index.as_uri())
+    yield page
+    context.close()
+    assert trouble == []
 
 
 def shown(page: Page) -> list[str]:

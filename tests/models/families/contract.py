@@ -159,6 +159,19 @@ class FamilyContract:
         error_NT = (logits(half).float() - logits(model)).norm(dim=-1) / logits(model).norm(dim=-1)
         assert error_NT.median() < 0.1  # rounding sends a few tokens to another expert
 
+    def test_any_device_keeps_the_same_units(self, device: torch.device) -> None:
+        config = next(iter(self.configs.values()))
+        models = [random_model(config).to(place) for place in (torch.device("cpu"), device)]
+        plans = []
+        for model in models:
+            model.tie_weights()  # moving a model to a device made in Python gives it new tensors, each by itself
+            plans.append(plan_of(model, 0.4))
+            known = collect(Resident(model), [tokens()], batch_size=3)
+            compress(adapt(model), plans[0], BiasCompensation(), enumerate(known), slice_layer)
+        assert plans[0] == plans[1]
+        expected, found = (logits_on(model).cpu() for model in models)
+        torch.testing.assert_close(found, expected, atol=1e-3, rtol=0)
+
     def test_a_fresh_process_computes_the_same(self, saved: Saved, found: dict[str, torch.Tensor]) -> None:
         close = {"atol": self.rounding, "rtol": 0}
         torch.testing.assert_close(found[f"{saved.directory}"], logits(saved.model), **close)
@@ -230,6 +243,11 @@ def less_one_unit(whole: LayerPlan, units: Pair[Units]) -> Iterator[tuple[LayerP
     if len(heads) > 1:
         yield LayerPlan(heads[:1] + heads[2:], neurons), units.attention.price
     yield LayerPlan(heads, tuple(n for n in neurons if n % units.mlp.count != 1)), units.mlp.price
+
+
+@torch.no_grad()
+def logits_on(model: PreTrainedModel) -> torch.Tensor:
+    return model(input_ids=tokens(seed=7).to(model.device), use_cache=False).logits
 
 
 def modules_with_config(adapter: ModelAdapter) -> list[Any]:

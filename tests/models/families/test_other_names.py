@@ -1,0 +1,113 @@
+"""The families whose modules have names of their own, are fused, or have an MLP without a gate."""
+
+# ruff: noqa: RUF012 - the contract says that these are class variables
+
+from transformers import (
+    ApertusConfig,
+    ArceeConfig,
+    FalconConfig,
+    Glm4Config,
+    GPT2Config,
+    GPTNeoXConfig,
+    NemotronConfig,
+    OPTConfig,
+    Phi3Config,
+    PhiConfig,
+    PreTrainedConfig,
+    Starcoder2Config,
+)
+
+from flap.allocation import ULMM
+from tests.models.families.contract import FamilyContract
+from tests.models.families.tiny import GQA, MHA, SLIDING, TIED, TINY, UNTIED
+
+
+class TestPhi3(FamilyContract):
+    configs = {
+        "mha": Phi3Config(**MHA, sliding_window=None),
+        "gqa": Phi3Config(**GQA, **SLIDING, **TIED, partial_rotary_factor=0.5),
+    }
+    features = {"sliding_window": 16}
+
+
+class TestStarcoder2(FamilyContract):
+    configs = {
+        "mha": Starcoder2Config(**MHA, sliding_window=None, use_bias=False, **UNTIED),
+        "gqa": Starcoder2Config(**GQA, **SLIDING),
+    }
+    features = {"sliding_window": 16}
+    holds_biases = True
+
+
+class TestOPT(FamilyContract):
+    own = TINY | {"ffn_dim": 56}
+    configs = {
+        "norm-before": OPTConfig(**own),
+        "norm-after": OPTConfig(**own, do_layer_norm_before=False, word_embed_proj_dim=16),
+        "no-biases": OPTConfig(**own, enable_bias=False, activation_function="gelu", **UNTIED),
+    }
+    neurons = "ffn_dim"
+    uniform, uniform_ratio, holds_biases = ULMM(remove_heads=0), 0.4, True
+
+
+class TestGPTNeoX(FamilyContract):
+    own = TINY | {"intermediate_size": 56}
+    configs = {
+        "parallel": GPTNeoXConfig(**own),
+        "serial": GPTNeoXConfig(**own, use_parallel_residual=False, **TIED, rotary_pct=0.5),
+        "no-attention-biases": GPTNeoXConfig(**own, attention_bias=False),
+    }
+    uniform, uniform_ratio, holds_biases = ULMM(remove_heads=0), 0.4, True
+
+
+class TestGlm4(FamilyContract):
+    configs = {
+        "mha": Glm4Config(**MHA, head_dim=8, attention_bias=False),
+        "gqa": Glm4Config(**GQA, head_dim=8, **TIED),
+    }
+
+
+class TestApertus(FamilyContract):
+    configs = {"mha": ApertusConfig(**MHA, **TIED), "gqa": ApertusConfig(**GQA, attention_bias=True)}
+
+
+class TestArcee(FamilyContract):
+    configs = {"mha": ArceeConfig(**MHA, **TIED), "gqa": ArceeConfig(**GQA, attention_bias=True, mlp_bias=True)}
+    holds_biases = True
+
+
+class TestNemotron(FamilyContract):
+    configs = {"mha": NemotronConfig(**MHA, **TIED), "gqa": NemotronConfig(**GQA, attention_bias=True, mlp_bias=True)}
+    holds_biases = True
+
+
+class TestPhi(FamilyContract):
+    configs = {"mha": PhiConfig(**MHA, **TIED), "gqa": PhiConfig(**GQA)}
+    holds_biases = True
+
+
+class TestFalcon(FamilyContract):
+    own = TINY | {"ffn_hidden_size": 56, "multi_query": False}
+    configs = {
+        "mha": FalconConfig(**own, parallel_attn=False, **UNTIED),
+        "gqa": FalconConfig(**own, new_decoder_architecture=True, num_kv_heads=4, num_ln_in_parallel_attn=2),
+        "one-kv-head": FalconConfig(**own | {"multi_query": True}, bias=True),
+    }
+    neurons = "ffn_hidden_size"
+    uniform, uniform_ratio, holds_biases = ULMM(remove_heads=0), 0.4, True
+
+    def heads(self, config: PreTrainedConfig, layer: int) -> tuple[int, int]:
+        groups = 1 if config.multi_query else config.num_kv_heads
+        return groups, config.num_attention_heads // groups
+
+
+class TestGPT2(FamilyContract):
+    own = {"n_embd": 32, "n_layer": 3, "n_head": 8, "n_positions": 128, "n_inner": 56}
+    own |= {key: TINY[key] for key in ("vocab_size", "bos_token_id", "eos_token_id")}
+    configs = {
+        "tied": GPT2Config(**own, scale_attn_by_inverse_layer_idx=True),
+        "untied": GPT2Config(**own, scale_attn_by_inverse_layer_idx=True, **UNTIED),
+    }
+    features = {"scale_attn_by_inverse_layer_idx": False}
+    neurons = "n_inner"
+    uniform, uniform_ratio, holds_biases = ULMM(remove_heads=0), 0.4, True
