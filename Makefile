@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-lo
 
 ENGINES := .venv-engines/bin/python
 
-.PHONY: help setup demo test checks engines gpu format lint types clean
+.PHONY: help setup demo test checks docs engines gpu format lint types clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,14 @@ engines: setup .venv-engines/.ready ## Run pruned checkpoints in vLLM, which has
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.engines.make build/engines
 	$(ENGINES) -m pytest --confcutdir tests/engines tests/engines
 
+docs: $(VENV)/.docs ## Build the documentation site into site/, strictly: a broken link or an unlisted page fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo site/index.html
+
+$(VENV)/.docs: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
 gpu: setup ## On a CUDA device: the tests marked `gpu`, then a benchmark into gpu.json; says so where there is none
 	@began=$$(date +%s); failed=0; \
 	$(BIN)/python -m pytest -m gpu || failed=$$?; \
@@ -63,4 +71,4 @@ types: setup ## Check types
 	$(BIN)/mypy
 
 clean: ## Remove .venv and caches; outputs stay
-	rm -rf $(VENV) .venv-engines .pytest_cache .mypy_cache .ruff_cache build dist
+	rm -rf $(VENV) .venv-engines .pytest_cache .mypy_cache .ruff_cache build dist site

@@ -17,9 +17,9 @@ GGUF_TYPES = ("f32", "f16", "bf16", "q8_0")
 class ModelConfig:
     """The model to prune (a hub id or a local directory), with its data type, device and placement."""
 
-    name: str = "???"
-    path: str = "???"
-    dtype: str = "auto"  # auto: the checkpoint's own type
+    name: str = "???"  # in the names of folders and tables
+    path: str = "???"  # a hub id or a local directory
+    dtype: str = "auto"  # float32, bfloat16, float16; auto: the checkpoint's own type
     device: str = "auto"  # auto: cuda, else mps, else cpu
     architecture: Any = None  # keys of the model's config, for dry_run=true where the hub's config is not at hand
     placement: str = "device"  # device: all of it there; auto: spread over GPUs, host, disk; stream: a layer at a time
@@ -34,7 +34,7 @@ class CalibrationConfig:
     )
     num_samples: int = 128  # windows of the first length; windows of several lengths share that many tokens equally
     seq_len: Any = 128  # tokens in a window, or a list of lengths
-    batch_size: int = 8
+    batch_size: int = 8  # windows at a time
     bos: str = "auto"  # each window begins with the BOS token: true, false; auto: where the tokenizer puts one there
     propagate: str = "dense"  # pruned: sequential, on the outputs of pruned layers; UL-UM and UL-MM only
 
@@ -48,11 +48,11 @@ class CalibrationConfig:
 class CheckpointConfig:
     """Whether, where and in which formats the pruned model is saved."""
 
-    save: bool = True
+    save: bool = True  # false: the pruned model is only measured
     dir: str | None = None  # None: checkpoint/ in the run's folder
-    overwrite: bool = False
+    overwrite: bool = False  # true: a checkpoint of this program that is there already is replaced
     formats: list[str] = field(default_factory=lambda: ["hf"])  # [hf,gguf]: also a GGUF file for llama.cpp
-    gguf_type: str = "f16"
+    gguf_type: str = "f16"  # f32, f16, bf16, q8_0
 
 
 @dataclass
@@ -67,19 +67,19 @@ class FlapConfig:
     recover: Any = None  # training after compression; empty: none
     eval: Any = field(default_factory=dict)
     tracking: Any = None
-    method: str = "flap"
-    ratio: float = 0.2
+    method: str = "flap"  # a preset over metric, structure, compensation and calibration
+    ratio: float = 0.2  # share of the decoder's Linear weights to remove, 0 <= ratio < 1
     round_to: int | None = None  # 8, 32, 64 or 256: every layer keeps a multiple of this many neurons
-    seed: int = 0
-    mask_only: bool = False
+    seed: int = 0  # of all that is drawn: windows, random scores, texts of the model's own
+    mask_only: bool = False  # true: units become zeros and the shapes stay
     dry_run: bool = False  # print what the run will take, and read no weight
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     resume: bool = True  # keep the results that the run's folder holds, and compute only what is missing
-    cache_dir: str | None = None
+    cache_dir: str | None = None  # null: FLAP_CACHE_DIR of the environment, else the user's cache folder
     use_cache: bool = True  # for statistics and for the scores of the dense model
-    cache_wait_seconds: float = 3600
-    trust_remote_code: bool = False
-    run_name: str = "flap"
+    cache_wait_seconds: float = 3600  # how long a run waits for another that computes the same
+    trust_remote_code: bool = False  # true: code that comes with the model may run
+    run_name: str = "flap"  # ends the name of the run's folder
 
 
 ConfigStore.instance().store(name="schema", node=FlapConfig)

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -26,11 +27,12 @@ def browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def opened(browser: Browser, address: str) -> Iterator[Page]:
+def opened(browser: Browser, address: str, **settings: Any) -> Iterator[Page]:
     """A page; whatever it complains of, or asks another machine for, fails the test."""
     host = "/".join(address.split("/")[:3])  # file:// or http://127.0.0.1:8000
     own = (host, "data:", "blob:")
-    context = browser.new_context(offline=host == "file://", viewport={"width": 1300, "height": 900})
+    settings = {"viewport": {"width": 1300, "height": 900}} | settings
+    context = browser.new_context(offline=host == "file://", **settings)
     context.set_default_timeout(5000)
     page, trouble = context.new_page(), []
     page.on("console", lambda message: trouble.append(message.text))

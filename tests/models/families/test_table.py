@@ -1,4 +1,4 @@
-"""The README's table of families is what the contract tests, cell by cell, and names every architecture there is."""
+"""The table of families in docs/families.md is what the contract tests, cell by cell, and names every architecture."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from flap.models.families import FAMILIES
 from tests.cases import random_model
 from tests.models.families.every import EVERY
 
-README = Path(flap.__file__).parents[1] / "README.md"
+TABLE = Path(flap.__file__).parents[1] / "docs" / "families.md"
 CONTRACTS = {next(iter(one.configs.values())).model_type: one for one in EVERY}
 
 
@@ -46,7 +46,7 @@ def row(model_type: str) -> str:
 
 
 def table() -> dict[str, str]:
-    lines = README.read_text().split("| `model_type` |")[1].split("\n\n")[0].splitlines()[2:]
+    lines = TABLE.read_text().split("| `model_type` |")[1].split("\n\n")[0].splitlines()[2:]
     return {line.split(" ")[1]: line for line in lines}
 
 
@@ -61,11 +61,11 @@ def test_each_cell_is_what_the_contract_tests(model_type: str) -> None:
 
 def write() -> None:
     """Write the table anew: `python -m tests.models.families.test_table`."""
-    before, rest = README.read_text().split("| `model_type` |")
+    before, rest = TABLE.read_text().split("| `model_type` |")
     _, after = rest.split("\n\n", 1)
     head = "| `model_type` | attention | neurons | stays whole | kept, besides the widths | stock checkpoint | GGUF |"
     rows = "\n".join(row(model_type) for model_type in FAMILIES)
-    README.write_text(f"{before}{head}\n|{'---|' * 7}\n{rows}\n\n{after}")
+    TABLE.write_text(f"{before}{head}\n|{'---|' * 7}\n{rows}\n\n{after}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,56 @@
+"""What an option means: the comment beside it in a file, or the words on it in a class's docstring."""
+
+import re
+from dataclasses import MISSING, Field
+from typing import Any
+
+
+def comments(source: str, key: str) -> dict[str, str]:
+    """Return the comment of each key of a source: that of its line, or of the lines that its value goes on for.
+
+    key: the pattern that a line with a key begins with; its first group is the key.
+    """
+    found: dict[str, str] = {}
+    name = ""
+    for line in source.splitlines():
+        match = re.match(key, line)
+        name = match[1] if match else name
+        comment = line.partition("  # ")[2].strip()
+        if comment and name not in found:
+            found[name] = comment
+    return found
+
+
+def from_docstring(target: type, name: str) -> str:
+    """Return what the docstring of a class or of its bases says of an option, as "name: meaning."; empty: nothing."""
+    for base in target.__mro__:
+        match = re.search(rf"\b{name}: (.+?)(?=\.(?:\s|$)|;\s\w+:)", " ".join((base.__doc__ or "").split()))
+        if match:
+            return match[1]
+    return ""
+
+
+def summary(thing: type) -> str:
+    """Return the first line of a class's docstring."""
+    return (thing.__doc__ or "").strip().splitlines()[0]
+
+
+def default_of(field: Field[Any]) -> Any:
+    """Return the default of a dataclass's field; "???" if it has none."""
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return "???" if field.default is MISSING else field.default
+
+
+def type_of(field: Field[Any]) -> str:
+    """Return the type of a field in words; empty where several are taken."""
+    name = field.type.__name__ if type(field.type) is type else str(field.type)
+    return "" if field.type is Any else name.replace(" | ", " or ")
+
+
+def as_typed(value: Any) -> str:
+    """Return a value as the command line takes it."""
+    if isinstance(value, str) and value.startswith("${"):
+        return f"that of `{value[2:-1]}`"
+    words = {"None": "null", "True": "true", "False": "false"}
+    return f"`{words.get(str(value), str(value).replace(chr(39), ''))}`"

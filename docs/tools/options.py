@@ -1,0 +1,93 @@
+"""The page of every option: keys, types and defaults from the dataclasses, meanings from the comments beside them."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import Field, fields, is_dataclass
+from inspect import getsource
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.utils import get_class
+from meanings import as_typed, comments, default_of, from_docstring, summary, type_of
+from omegaconf import OmegaConf
+
+from flap.config import FlapConfig, config_dir
+
+CONF = Path(config_dir())
+INTRODUCTION = """# Every option
+
+`python -m flap key=value …` sets them, and `python -m flap --cfg job` prints all of a run. A group takes the name of
+one of its choices, `metric=WIFV`; `eval` takes a list, `eval=[perplexity,zero_shot]`. What a launcher takes is in
+[Run on SLURM or several GPUs](clusters.md)."""
+
+
+def options_page() -> str:
+    """Return the page as Markdown."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        groups = {path.name: dict(_choices(path)) for path in sorted(CONF.iterdir()) if path.is_dir()}
+        parts = [INTRODUCTION, *_sections(), *_presets(), *(_group(*group) for group in groups.items() if group[1])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _sections() -> Iterator[str]:
+    """Yield the tables of a run's own keys: those at the top, then those of each section."""
+    sections = [field for field in fields(FlapConfig) if isinstance(field.type, type) and is_dataclass(field.type)]
+    own = [field for field in fields(FlapConfig) if field not in sections and field.type is not Any]
+    yield "\n\n".join(["## A run", _table(_rows(FlapConfig, own, ""))])
+    for section in sections:
+        rows = _rows(section.type, fields(section.type), f"{section.name}.")  # type: ignore[arg-type]
+        yield "\n\n".join([f"## `{section.name}`", summary(section.type), _table(rows)])  # type: ignore[arg-type]
+
+
+def _rows(section: type, chosen: Iterable[Field[Any]], prefix: str) -> Iterator[tuple[str, ...]]:
+    said = comments(getsource(section), r"    (\w+): ")
+    for field in chosen:
+        default = as_typed(default_of(field)).replace("`???`", "of the choice")
+        yield f"`{prefix}{field.name}`", type_of(field), default, said.get(field.name, "")
+
+
+def _presets() -> Iterator[str]:
+    """Yield the choices of the groups that only set other keys."""
+    for group in ("model", "calibration", "method"):
+        names = [f"`{path.stem}`" for path in sorted((CONF / group).glob("*.yaml"))]
+        yield f"## `{group}=`\n\n{', '.join(names)}"
+
+
+def _choices(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the choices of a group that name a class: their names, and their options as Hydra composes them."""
+    for path in sorted(folder.glob("*.yaml")) if folder.name not in ("experiment", "method") else ():
+        group, name = folder.name, path.stem
+        config = compose("config", [f"{group}=[{name}]" if group == "eval" else f"{group}={name}"])
+        node = OmegaConf.to_container(config[group], resolve=False) or {}
+        node = node.get(name, {}) if group == "eval" else node  # type: ignore[union-attr]
+        if "_target_" in node:
+            yield name, node  # type: ignore[misc]
+
+
+def _group(group: str, choices: dict[str, dict[str, Any]]) -> str:
+    """Return the section of a group: its choices in a line each, then the options that they have."""
+    lines = [f"- `{name}`: {summary(get_class(node['_target_']))}" for name, node in choices.items()]
+    takers: dict[tuple[str, ...], list[str]] = {}
+    meanings: dict[tuple[str, ...], str] = {}
+    for name, node in choices.items():
+        for *option, meaning in _options(group, name, node):
+            takers.setdefault(tuple(option), []).append(f"`{name}`")
+            meanings.setdefault(tuple(option), meaning)
+    rows = [(*option, ", ".join(names), meanings[option]) for option, names in takers.items()]
+    return "\n\n".join([f"## `{group}=`", "\n".join(lines), *([_table(rows, "of")] if rows else [])])
+
+
+def _options(group: str, name: str, node: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Yield the options of a choice: a default is what its file says, or else the dataclass's."""
+    target, said = get_class(node["_target_"]), comments((CONF / group / f"{name}.yaml").read_text(), r"(\w+):")
+    prefix = f"{group}.{name}." if group == "eval" else f"{group}."
+    for field in fields(target):
+        default = as_typed(node.get(field.name, default_of(field)))
+        meaning = said.get(field.name) or from_docstring(target, field.name)
+        yield f"`{prefix}{field.name}`", type_of(field), default, meaning
+
+
+def _table(rows: Iterable[tuple[str, ...]], *more: str) -> str:
+    heads = ["option", "type", "default", *more, "meaning"]
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,91 @@
+"""MkDocs hook: pages of the site whose text stands elsewhere in the repository, or is made from the code.
+
+A page is written once: README.md is the site's first page, write-ups of experiments are those of experiments/, and
+links between the files, which a reader of the repository follows, are made to lead to the pages.
+"""
+
+import posixpath
+import re
+from pathlib import Path
+from typing import Any
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+from options import options_page
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+COPIED = ("CITATION.cff", "LICENSE", "experiments/**/*.md", "experiments/**/*.csv", "experiments/**/*.png")
+LINK = re.compile(r"(?<=\]\()(?!https?:)[^)#\s]+")  # a relative one, without its anchor
+API = "api/"  # the entry of the navigation that the pages of the rooms replace
+
+
+def on_config(config: MkDocsConfig) -> None:
+    """Put the pages of the Python reference into the navigation."""
+    _replace(config.nav, [{room: f"{API}{room}.md"} for room in _rooms()])
+
+
+def on_files(files: Files, config: MkDocsConfig) -> None:
+    """Add the files that are not in docs/, and the pages that are made from the code."""
+    for path in _elsewhere():
+        files.append(File.generated(config, _uri(path), abs_src_path=str(ROOT / path)))
+    files.append(File.generated(config, "options.md", content=options_page()))
+    for room, modules in _rooms().items():
+        files.append(File.generated(config, f"{API}{room}.md", content=_reference(room, modules)))
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Make links between files of the repository lead to the pages of the site."""
+    uri = page.file.src_uri
+    origin = next((path for path in _elsewhere() if _uri(path) == uri), f"docs/{uri}")
+    folder, here = posixpath.dirname(origin), posixpath.dirname(uri)
+
+    def lead(link: re.Match[str]) -> str:
+        target = posixpath.normpath(posixpath.join(folder, link[0]))
+        return posixpath.relpath(_uri(target), here or ".")
+
+    return LINK.sub(lead, markdown)
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Give the theme's search a name, which readers of screens need."""
+    return output.replace('role="dialog"', 'role="dialog" aria-label="Search"', 1)
+
+
+def _elsewhere() -> list[str]:
+    """Return the paths of the site's files outside docs/, from the repository's root."""
+    found = [path.relative_to(ROOT).as_posix() for pattern in COPIED for path in sorted(ROOT.glob(pattern))]
+    return [*PAGES, *found]
+
+
+def _uri(path: str) -> str:
+    """Return where a file of the repository is in the site."""
+    return PAGES.get(path, path.removeprefix("docs/"))
+
+
+def _rooms() -> dict[str, list[str]]:
+    """Return the modules of each room of the package, and those of `flap` itself."""
+    rooms: dict[str, list[str]] = {"flap": []}
+    for path in sorted((ROOT / "flap").rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        if not parts[-1].startswith("__"):
+            rooms.setdefault(parts[1] if len(parts) > 2 else "flap", []).append(".".join(parts))
+    return rooms
+
+
+def _reference(room: str, modules: list[str]) -> str:
+    """Return the page of a room: its docstring, and what its modules define."""
+    package = "flap" if room == "flap" else f"flap.{room}"
+    own = f"::: {package}\n    options: {{heading_level: 1, members: false}}"
+    return "\n\n".join([own, *(f"::: {module}" for module in modules)])
+
+
+def _replace(nav: Any, pages: list[Any]) -> None:
+    """Replace the entry `API` of a navigation, at any depth, by pages."""
+    for entry in nav:
+        for title, value in entry.items() if isinstance(entry, dict) else ():
+            if value == API:
+                entry[title] = pages
+            elif isinstance(value, list):
+                _replace(value, pages)

@@ -1,0 +1,68 @@
+"""The documentation site, as a browser without network shows it from disk."""
+
+import re
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+
+from tests.docs.conftest import ROOT
+from tests.helpers.browser import opened
+
+PAGES = [
+    "index.html", "tour.html", "method.html", "options.html", "api/importance.html",
+    "experiments/beyond_flap/index.html",
+]  # fmt: skip
+WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 800}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_fits_its_window_and_axe_finds_no_serious_violation(
+    browser: Browser, site: Path, name: str, size: dict[str, int], scheme: str
+) -> None:
+    with opened(browser, (site / name).as_uri(), viewport=size, color_scheme=scheme) as page:
+        page.locator("h1").first.wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") == size["width"]
+        paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (paper == "rgb(255, 255, 255)") == (scheme == "light")
+        found = Axe().run(page, options={"preload": False}).response["violations"]
+        serious = [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]
+        assert serious == []
+
+
+def ask(page: Page, words: str) -> None:
+    """Write words into the search, which the key / opens, and wait for results."""
+    page.keyboard.press("/")
+    page.keyboard.type(words)
+    expect(page.locator(".md-search-result__item").first).to_be_visible(timeout=20_000)
+
+
+def test_the_search_works_from_disk_and_by_keyboard(browser: Browser, site: Path) -> None:
+    with opened(browser, (site / "tour.html").as_uri(), viewport=WIDE) as page:
+        page.locator("h1").first.wait_for()
+        ask(page, "cholesky")
+        page.keyboard.press("ArrowDown")
+        page.keyboard.press("Enter")
+        page.wait_for_url(re.compile("method.html"))
+        assert "Cholesky" in page.locator("article").inner_text()
+
+
+def test_the_first_tab_leads_past_the_navigation(browser: Browser, site: Path) -> None:
+    with opened(browser, (site / "method.html").as_uri(), viewport=WIDE) as page:
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.textContent").strip() == "Skip to content"
+        page.keyboard.press("Enter")
+        assert page.url.endswith("#the-method")
+
+
+def test_every_page_of_docs_and_every_experiment_is_in_the_site(site: Path) -> None:
+    expected = [path.with_suffix(".html").name for path in (ROOT / "docs").glob("*.md")]
+    expected += [f"experiments/{path.parent.name}/index.html" for path in (ROOT / "experiments").glob("*/README.md")]
+    assert [name for name in expected if not (site / name).is_file()] == []
+
+
+def test_no_page_names_a_place_of_the_machine_that_built_it(site: Path) -> None:
+    assert [path for path in site.rglob("*.html") if str(ROOT) in path.read_text()] == []
