@@ -1,5 +1,6 @@
 """The Python interface: prune a model that is loaded already."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -21,7 +22,8 @@ def prune(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     *,
-    ratio: float = 0.2,
+    ratio: float | None = None,
+    target: Mapping[str, float] | None = None,
     metric: str | Metric | None = None,
     structure: str | Structure | None = None,
     compensation: str | Compensation | None = None,
@@ -31,6 +33,7 @@ def prune(
 ) -> Report:
     """Prune `model` in place and return the report; `model.save_pretrained` then writes a checkpoint that loads again.
 
+    `ratio` (0.2 by default) is the share to remove; `target` says instead what the model may be, as {"bytes": 200e6}.
     `metric`, `structure` and `compensation` are objects, as `WIFV()`, or names of the command line's groups; `method`
     is such a name. Further keywords are keys of `calibration` (dataset, num_samples, seq_len, batch_size); `overrides`
     takes all other keys as "key=value". Nothing is measured, saved or cached, and random states are not changed.
@@ -42,8 +45,10 @@ def prune(
     names = {group: choice for group, choice in groups.items() if isinstance(choice, str)} | {"method": method}
     values = [f"calibration.{key}={_quoted(value)}" for key, value in calibration.items()]
     choices = [f"{group}={name}" for group, name in names.items()]
+    values += [f"target.{key}={value}" for key, value in (target or {}).items()]
+    values += [] if ratio is None else [f"ratio={ratio}"]
     fixed = ["eval=none", "checkpoint.save=false", "use_cache=false", "run_name=flap.prune"]
-    config = _compose([*choices, *values, f"ratio={ratio}", *fixed, *overrides])
+    config = _compose([*choices, *values, *fixed, *overrides])
     for group, choice in groups.items():
         if choice is not None and not isinstance(choice, str):
             setattr(config, group, choice)

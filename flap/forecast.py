@@ -30,14 +30,19 @@ class Forecast:
 
     @classmethod
     def of(
-        cls, config: FlapConfig, choices: Choices, model: Architecture | Source | Given, adapter: ModelAdapter
+        cls,
+        config: FlapConfig,
+        choices: Choices,
+        model: Architecture | Source | Given,
+        adapter: ModelAdapter,
+        ratio: float,
     ) -> "Forecast":
-        """Return the forecast of a run. adapter: of the model's skeleton."""
+        """Return the forecast of a run. adapter: of the model's skeleton. ratio: the share that is removed at least."""
         shapes = shapes_of(adapter)
         place = _place(config, choices, model, shapes)
         room = Room.here(place.device, cache_root(config.cache_dir))
         in_memory = ROOM_TO_RUN * shapes.parameters * place.itemsize <= room.device
-        work = _work(config, choices, in_memory)
+        work = _work(config, choices, in_memory, ratio)
         return cls(estimate_run(shapes, work, place), shapes, work, place, room)
 
     def check(self) -> None:
@@ -61,7 +66,7 @@ class Forecast:
         write_text(path, json.dumps({**asdict(self.estimate), "free_bytes": asdict(self.room)}, indent=1) + "\n")
 
 
-def _work(config: FlapConfig, choices: Choices, in_memory: bool) -> Work:
+def _work(config: FlapConfig, choices: Choices, in_memory: bool, ratio: float) -> Work:
     texts, left_out = _texts(config, choices)
     calibration, longest = config.calibration, max(config.calibration.lengths)
     shortened = (
@@ -74,7 +79,7 @@ def _work(config: FlapConfig, choices: Choices, in_memory: bool) -> Work:
         math.ceil(calibration.num_samples * shortened) if choices.need_windows else 0,
         longest,
         max(1, int(calibration.batch_size * shortened)),
-        0 if config.mask_only else config.ratio,
+        0 if config.mask_only else ratio,
         choices.read_plain_statistics,
         choices.in_sequence,
         config.checkpoint.save,

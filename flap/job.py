@@ -1,6 +1,6 @@
 """The job of a run: all that it needs besides weights, as choices, windows, budget, tasks and cache."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -14,10 +14,12 @@ from flap.calibration.writing import WRITTEN, Draft, text_of, write
 from flap.compression import Compensation, CompressLayer, Divergence, mask_layer, slice_layer
 from flap.config import FlapConfig
 from flap.data import Windows
-from flap.evaluation import Evaluator, Suite
+from flap.evaluation import Efficiency, Evaluator, Suite
+from flap.evaluation.layer_times import LayerTimes
 from flap.importance import Metric
 from flap.models import Given, PlacedModel, Source
 from flap.recovery import Recovery, recover
+from flap.reporting import device_name
 from flap.storage import Cache, Kind, as_json, digest
 from flap.storage.workspace import workspace
 
@@ -37,6 +39,11 @@ class Choices:
     evaluators: Sequence[Evaluator]
     propagate: str  # whose outputs each layer is calibrated on: "dense" or "pruned" layers
     recovery: Recovery | None = None  # training after compression
+
+    @property
+    def request(self) -> Efficiency:
+        """The request that targets in time are about: that of eval.efficiency, or its defaults."""
+        return next((one for one in self.evaluators if isinstance(one, Efficiency)), Efficiency())
 
     @property
     def in_sequence(self) -> bool:
@@ -105,6 +112,26 @@ class Job:
                 facts[use] = {**{name: value for name, value in written.items() if name != "documents"}, "cache": state}
                 texts[use] = windows.written(text_of(written))
         return replace(self, texts=texts), facts
+
+    def with_layer_times(self, model: PlacedModel) -> "Job":
+        """Return the job whose budget has the targets in time, from times measured on this device; they are cached.
+
+        Raises:
+            ValueError: there is no room for a narrower model beside this one, or no plan is as fast.
+        """
+        times = self._layer_times(model)
+        budget = self.budget.within(times.bounds(self.config.target, times.measure(model)))
+        self.choices.structure.check(budget)
+        return replace(self, budget=budget)
+
+    def settle(self, model: PlacedModel, plan_of: Callable[[Budget], PruningPlan]) -> tuple["Job", PruningPlan]:
+        """Return a plan, and the job whose budget it is within; see `LayerTimes.settle`."""
+        budget, plan = self._layer_times(model).settle(model, self.budget, plan_of)
+        return replace(self, budget=budget), plan
+
+    def _layer_times(self, model: PlacedModel) -> LayerTimes:
+        key = self.source.fingerprint | {"device": device_name(model.device)}
+        return LayerTimes(self.budget, self.choices.request, self.choices.structure, self.cache, key)
 
     def calibrate(self, model: PlacedModel, folder: Path | None) -> Calibration:
         """Return the calibration of the model. Runs with the same model and windows share the cached statistics."""
@@ -183,7 +210,7 @@ class Job:
             yield None
             return
         options = asdict(self.config)
-        deciding = ("metric", "structure", "compensation", "ratio", "mask_only", "calibration")
+        deciding = ("metric", "structure", "compensation", "ratio", "target", "mask_only", "calibration")
         key = {**self.source.fingerprint, **self._windows_key, **self._recovery_key}
         key |= {name: options[name] for name in deciding}
         with workspace(self.cache.root, key, self.config.resume) as folder:

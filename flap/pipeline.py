@@ -2,6 +2,7 @@
 
 import logging
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 from flap.allocation import PruningPlan
@@ -9,7 +10,7 @@ from flap.checkpoint.card import write_card
 from flap.checkpoint.convert import become_checkpointable
 from flap.checkpoint.save import save
 from flap.compression import compress, prune_in_sequence
-from flap.config import FlapConfig
+from flap.config import FlapConfig, in_time
 from flap.data import SELF, save_text
 from flap.data.random_state import seeded
 from flap.export.gguf import export_gguf
@@ -45,6 +46,9 @@ def run(
         with report.timed("load"):
             model = job.source.open(more_to_come, folder)
         report.device, report.device_map = device_name(model.device), model.device_map
+        if in_time(config.target):
+            with report.timed("time layers"):  # how much faster a request is with narrower layers
+                job = job.with_layer_times(model)
         report.count_before(model.adapter, job.budget)
         dense_key = {"model": job.source.fingerprint, "device": model.device.type}
         with report.timed("evaluate"):
@@ -67,7 +71,8 @@ def run(
                 visits = calibration.visit("score", metric.needs_covariance, trial=True)
                 scores = score_layers(metric, model.adapter, visits)
             with report.timed("allocate"):  # which units stay within the budget
-                plan = structure.allocate(scores, job.budget, job.measure(calibration, folder))
+                allocate = partial(structure.allocate, scores, measure=job.measure(calibration, folder))
+                job, plan = job.settle(model, allocate) if in_time(config.target) else (job, allocate(job.budget))
             with report.timed("compress"):  # the other units are removed, with compensation
                 visits = calibration.visit("compress", compensation.needs_covariance, folder, changing=True)
                 fits = compress(model.adapter, plan, compensation, visits, job.compress_layer)
@@ -76,6 +81,8 @@ def run(
         if job.budget.kept(plan) < job.budget.total:
             report.loads_with = become_checkpointable(model)
         report.count_after(model.adapter, plan, job.budget, masked=config.mask_only)
+        if in_time(config.target):
+            report.note_times(job.choices.request.timed(model.model))
         if job.choices.recovery is not None:
             with report.timed("evaluate"):
                 compressed = job.suite.pruned(model, dense_key | job.compressed_key(plan))

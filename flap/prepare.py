@@ -6,16 +6,26 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from flap.allocation import Budget, price
+from flap.allocation import Biases, Budget, bounds_of_shapes, price
 from flap.calibration.windows import check_context, read_windows
 from flap.checkpoint.save import check_room, check_target
-from flap.config import FlapConfig, build, require
+from flap.checkpoint.stock import takes_output_biases
+from flap.config import FlapConfig, build, in_time, require, targets
 from flap.data import Windows
 from flap.evaluation import Task, prepare_suite
 from flap.export.gguf import check_export, source_gguf
 from flap.forecast import Forecast
 from flap.job import Choices, Job
-from flap.models import Given, ModelAdapter, Source, adapt, find_architecture, find_model
+from flap.models import (
+    Architecture,
+    Given,
+    ModelAdapter,
+    Source,
+    adapt,
+    find_architecture,
+    find_model,
+    may_lose_all_heads,
+)
 from flap.recovery import Recovery, check_room_to_train, recovery_windows
 from flap.storage import Cache, cache_root
 from flap.storage.files import remove_leftovers
@@ -52,13 +62,15 @@ def prepare(
     suite = prepare_suite(choices.evaluators, source.tokenizer, source.max_length, results)
     texts = read_texts(config, choices, source.tokenizer, source.max_length)
     adapter = adapt(source.skeleton())
-    budget = check_budget(adapter, choices, config)
+    budget = check_budget(adapter, choices, config, source)
     if choices.recovery is not None:
         check_trainable(choices.recovery, source, adapter)
+    if in_time(config.target):
+        check_timed(config, choices, source)
     if will_save:
         if choices.recovery is not None:
-            check_room_to_train(choices.recovery, adapter, config.ratio, source.dtype, source.device)
-        Forecast.of(config, choices, source, adapter).check()
+            check_room_to_train(choices.recovery, adapter, budget.ratio, source.dtype, source.device)
+        Forecast.of(config, choices, source, adapter, budget.ratio).check()
     cache = Cache(root, config.use_cache, config.cache_wait_seconds)
     job = Job(config, choices, source, texts, budget, suite, cache, target)
     if config.checkpoint.save and will_save:
@@ -79,8 +91,8 @@ def forecast(config: FlapConfig) -> Forecast:
     if choices.need_windows:
         check_context("calibration", config.calibration.lengths, model.max_length)
     adapter = adapt(model.skeleton())
-    check_budget(adapter, choices, config)
-    return Forecast.of(config, choices, model, adapter)
+    budget = check_budget(adapter, choices, config, model)
+    return Forecast.of(config, choices, model, adapter, budget.ratio)
 
 
 def choose(config: FlapConfig) -> Choices:
@@ -173,13 +185,40 @@ def check_trainable(recovery: Recovery, source: Source | Given, adapter: ModelAd
     recovery.check(adapter)
 
 
-def check_budget(adapter: ModelAdapter, choices: Choices, config: FlapConfig) -> Budget:
+def check_timed(config: FlapConfig, choices: Choices, source: Source | Given) -> None:
+    """Check that what a target in time is about can be measured: the whole model on one device, sliced.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    target = f"target.{in_time(config.target)[0]}"
+    placement = f"device with {target}, which is measured there"
+    require(source.placement == "device", "model.placement", source.placement, placement)
+    require(
+        not config.mask_only, "mask_only", True, f"false with {target}: a masked model takes as long as a dense one"
+    )
+    choices.request.comparisons(source.max_length)
+
+
+def check_budget(
+    adapter: ModelAdapter, choices: Choices, config: FlapConfig, model: Architecture | Source | Given
+) -> Budget:
     """Return the budget, counted from the tensors.
 
     Raises:
-        ValueError: the ratio or a choice does not fit this model.
+        ValueError: the ratio, a target or a choice does not fit this model.
     """
-    budget = price(adapter, config.ratio)
+    plain = choices.structure.min_heads or all(
+        may_lose_all_heads(adapter.attention(i)) for i in range(len(adapter.layers))
+    )
+    allowed = "1 or more for this model, whose heads share more than their projections (norms, sinks, a state)"
+    require(bool(plain), "structure.min_heads", choices.structure.min_heads, allowed)
+    budget = price(adapter, config.ratio or 0)
+    if targets(config.target):
+        adds = choices.compensation.adds_bias
+        biases = Biases(adds, adds and choices.structure.layer_by_layer and takes_output_biases(adapter))
+        itemsize, context = model.dtype.itemsize, model.max_length
+        budget = budget.within(bounds_of_shapes(config.target, adapter, budget.layers, itemsize, biases, context))
     choices.structure.check(budget)
     return budget
 

@@ -1,13 +1,15 @@
 """Allocation: structures turn scores and a budget into a pruning plan, which says which units of each layer stay."""
 
 from flap.allocation.adaptive import ALAM, ALMM
+from flap.allocation.bounds import Bound
 from flap.allocation.budget import Budget, Units, price
 from flap.allocation.plan import LayerPlan, PruningPlan
 from flap.allocation.search import Search
 from flap.allocation.structure import Measure, Structure
+from flap.allocation.targets import Biases, bounds_of_shapes
 from flap.allocation.uniform import ULMM, ULUM
 
 __all__ = [
-    "ALAM", "ALMM", "ULMM", "ULUM", "Budget", "LayerPlan", "Measure", "PruningPlan", "Search", "Structure", "Units",
-    "price",
+    "ALAM", "ALMM", "ULMM", "ULUM", "Biases", "Bound", "Budget", "LayerPlan", "Measure", "PruningPlan", "Search",
+    "Structure", "Units", "bounds_of_shapes", "price",
 ]  # fmt: skip

@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from flap.allocation.budget import Budget
+from flap.allocation.bounds import Bound
+from flap.allocation.budget import Budget, lowest_ratio
 from flap.allocation.plan import LayerPlan, PruningPlan
-from flap.allocation.ranking import affordable, best_of_each, in_blocks
+from flap.allocation.ranking import affordable, best_of_each, in_blocks, within
 from flap.allocation.scale import Scaled
 from flap.allocation.structure import ManualHeads, Measure, Structure
 from flap.importance import Scores
@@ -30,6 +31,7 @@ class ALMM(Scaled, ManualHeads):
 
     def allocate(self, scores: Scores, budget: Budget, measure: Measure | None = None) -> PruningPlan:
         """Return the plan of two rankings, of all attention units and of all neurons."""
+        budget = lowest_ratio(budget, lambda one: one.widths(self.allocate(scores, one)))
         heads, neurons = _in_blocks(self, self.on_one_scale(scores, budget), budget)
         num_heads = sum(layer.attention.count for layer in budget.layers)
         to_keep = num_heads - self.units_to_remove(budget)
@@ -55,8 +57,19 @@ class Blocks:
 def one_ranking(structure: Structure, scaled: Sequence[Pair[Tensor]], budget: Budget) -> PruningPlan:
     """Return the plan of one ranking of all units of all layers, each at its price. scaled: scores on one scale."""
     heads, neurons = _in_blocks(structure, scaled, budget)
-    kept = _keep(budget.total - budget.to_remove, heads, neurons)
+    if budget.bounds:
+        kept = _keep_within(budget.bounds, structure.block_sizes, heads, neurons)
+    else:
+        kept = _keep(budget.total - budget.to_remove, heads, neurons)
     return _plan(heads, kept[: len(scaled)], neurons, kept[len(scaled) :])
+
+
+def _keep_within(bounds: Sequence[Bound], sizes: Pair[int], heads: Blocks, neurons: Blocks) -> tuple[Tensor, ...]:
+    """Return the mask of the kept blocks of each layer, from one ranking of all layers, that are within all bounds."""
+    scores = heads.scores + neurons.scores
+    costs = [[pair[which][:: sizes[which]] for which in range(2) for pair in bound.costs] for bound in bounds]
+    kept_B = within(scores, heads.fewest + neurons.fewest, costs, [bound.most - bound.fixed for bound in bounds])
+    return torch.split(kept_B, [len(score_B) for score_B in scores])
 
 
 def _keep(to_keep: float, *blocks: Blocks) -> tuple[Tensor, ...]:

@@ -1,9 +1,14 @@
-"""Prices and the budget: how many parameters each unit has, and how many parameters are to be removed."""
+"""Prices and the budget: how many parameters each unit has, and how much is to be removed."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
-from flap.allocation.plan import LayerPlan, PruningPlan
+from flap.allocation.bounds import Bound, Widths, within_all
+from flap.allocation.plan import PruningPlan
 from flap.models import Block, ModelAdapter, Pair
+
+STEPS = 40  # of a bisection of ratios
+LEAST_PRICE = 1e-9  # of the highest price, so that scores can be divided by all of them
 
 
 @dataclass(frozen=True)
@@ -27,10 +32,15 @@ class Units:
 
 @dataclass(frozen=True)
 class Budget:
-    """The budget: a share `ratio` of the prunable parameters of all layers is to be removed, to within one unit."""
+    """The budget: a share `ratio` of the prunable parameters of all layers is to be removed, to within one unit.
+
+    bounds: if there are any, a plan must be within all of them instead, and removes no more than that takes; `ratio` is
+    then the share that any such plan removes at least.
+    """
 
     layers: tuple[Pair[Units], ...]
     ratio: float
+    bounds: tuple[Bound, ...] = ()
 
     @property
     def total(self) -> int:
@@ -47,14 +57,64 @@ class Budget:
         """Whether a layer has experts instead of one MLP."""
         return any(layer.mlp.experts > 1 for layer in self.layers)
 
+    def within(self, bounds: tuple[Bound, ...]) -> "Budget":
+        """Return the budget with more bounds."""
+        return replace(self, ratio=max([self.ratio, *map(self._least_share, bounds)]), bounds=(*self.bounds, *bounds))
+
+    def _least_share(self, bound: Bound) -> float:
+        """Return the share that is removed if all that leaves is what the bound counts most for its parameters."""
+        pairs = (pair for both in zip(self.layers, bound.prices, strict=True) for pair in zip(*both, strict=True))
+        most = max(cost / units.price for units, cost in pairs if units.price)
+        return bound.excess / most / self.total if most else 0.0
+
+    @property
+    def prices(self) -> list[Pair[float]]:
+        """What one unit of each block counts where units are ranked: its parameters.
+
+        With bounds, the sum over those that are exceeded of the share of the excess that goes with the unit.
+        """
+        shares = [(bound.excess, bound.prices) for bound in self.bounds if bound.excess]
+        if not shares:
+            return [Pair(*(float(units.price) for units in layer)) for layer in self.layers]
+        pairs = [
+            Pair(*(sum(costs[i][block] / excess for excess, costs in shares) for block in range(2)))
+            for i in range(len(self.layers))
+        ]
+        least = LEAST_PRICE * max(price for pair in pairs for price in pair)  # a unit may cost nothing
+        return [Pair(*(max(price, least) for price in pair)) for pair in pairs]
+
+    @property
+    def dense_widths(self) -> Widths:
+        """The numbers of units of each layer."""
+        return [Pair(*(units.count for units in layer)) for layer in self.layers]
+
+    def widths(self, plan: PruningPlan) -> Widths:
+        """Return the numbers of units that each layer of a plan keeps."""
+        pairs = zip(self.layers, plan.layers, strict=True)
+        return [Pair(*(len(kept) // units.experts for kept, units in zip(p, layer, strict=True))) for layer, p in pairs]
+
     def kept(self, plan: PruningPlan) -> int:
         """Return the number of prunable parameters that a plan keeps."""
-        return sum(_kept(units, layer_plan) for units, layer_plan in zip(self.layers, plan.layers, strict=True))
+        pairs = zip(self.layers, self.widths(plan), strict=True)
+        return sum(kept * units.price for layer, widths in pairs for kept, units in zip(widths, layer, strict=True))
 
 
-def _kept(layer: Pair[Units], plan: LayerPlan) -> int:
-    pairs = zip(layer, plan, strict=True)
-    return sum(len(kept) // units.experts * units.price for units, kept in pairs)
+def lowest_ratio(budget: Budget, widths_at: Callable[[Budget], Widths]) -> Budget:
+    """Return the budget without bounds whose ratio is the lowest one that is within them, found by bisection.
+
+    widths_at: the widths that a structure gives the layers at a ratio. A budget without bounds is returned unchanged.
+    """
+    if not budget.bounds:
+        return budget
+
+    def fits(ratio: float) -> bool:
+        return within_all(budget.bounds, widths_at(replace(budget, ratio=ratio, bounds=())))
+
+    low, high = 0.0, 0.0 if fits(0.0) else 1.0
+    for _ in range(STEPS if high else 0):
+        middle = (low + high) / 2
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return replace(budget, ratio=high, bounds=())
 
 
 def price(adapter: ModelAdapter, ratio: float) -> Budget:

@@ -1,6 +1,7 @@
 """Rankings: standardised scores, the highest-scored units, and the prefix of a ranking that is within budget.
 
-Legend: I neurons · B blocks of N neurons · E experts · U units of a ranking · R ranks of an expert's neurons.
+Legend: I neurons · B blocks of N neurons · E experts · U units of a ranking · R ranks of an expert's neurons · K kept
+units.
 """
 
 from collections.abc import Sequence
@@ -44,6 +45,38 @@ def affordable(score_U: Tensor, price_U: Tensor, protected_U: Tensor, to_keep: f
     kept_U = torch.zeros(len(score_U), dtype=torch.bool)
     kept_U[order[:size]] = True
     return kept_U
+
+
+def within(
+    scores: Sequence[Tensor], fewest: Sequence[int], costs: Sequence[Sequence[Tensor]], most: Sequence[float]
+) -> Tensor:
+    """Return the mask of the kept units of all layers: from the highest score down, each one that is within all bounds.
+
+    scores: those of the units of each layer. fewest: the number of each layer's best units that are kept first. costs:
+    for each bound cost_K of each layer. most: for each bound the most that all layers may cost together. Where a unit
+    does not fit, it leaves with all lower ones of its layer, while others go on.
+    """
+    score_U = torch.cat(list(scores)).masked_fill(best_of_each(scores, fewest), torch.inf)
+    order = score_U.argsort(descending=True, stable=True)
+    layer_U = torch.cat([torch.full((len(score),), i) for i, score in enumerate(scores)])[order]
+    rises = [_in_order(layer_U, cost_K) for cost_K in costs]
+    room = [limit - sum(float(cost_K[0]) for cost_K in layers) for limit, layers in zip(most, costs, strict=True)]
+    kept_U = torch.ones(len(order), dtype=torch.bool)
+    while True:
+        pairs = zip(rises, room, strict=True)
+        too_much_U = torch.stack([(rise_U * kept_U).cumsum(0) > left for rise_U, left in pairs]).any(dim=0) & kept_U
+        if not too_much_U.any():
+            return torch.zeros_like(kept_U).scatter(0, order, kept_U)
+        first = int(too_much_U.int().argmax())
+        kept_U[first:] &= layer_U[first:] != layer_U[first]
+
+
+def _in_order(layer_U: Tensor, costs: Sequence[Tensor]) -> Tensor:
+    """Return rise_U: what each unit of a ranking adds to the cost of its layer's units before it."""
+    rise_U = torch.zeros(len(layer_U), dtype=torch.float64)
+    for i, cost_K in enumerate(costs):
+        rise_U[layer_U == i] = cost_K.double().diff()
+    return rise_U
 
 
 def best_of_each(scores: Sequence[Tensor], counts: Sequence[int]) -> Tensor:

@@ -42,7 +42,7 @@ def corrected(
     budget: Budget,
     strength: float,
 ) -> list[Pair[Tensor]]:
-    """Return the nats per parameter of all units, corrected by measurements around a plan.
+    """Return the nats over price of all units, corrected by measurements around a plan.
 
     divergence: of the plan. trials, measured: for each layer its neighbours and their divergences, in nats a token.
     A correction is the measured change of the divergence over the expected one. In each block, the removed units are
@@ -50,13 +50,13 @@ def corrected(
     of `strength`. The order of the units of a block stays the same.
     """
     layers = []
-    for i, (layer, prices) in enumerate(zip(plan.layers, budget.layers, strict=True)):
+    for i, (layer, all_units, prices) in enumerate(zip(plan.layers, budget.layers, budget.prices, strict=True)):
         rises = nats_by_block(trials[i], [nats_of_trial - divergence for nats_of_trial in measured[i]])
         blocks = []
-        for nats_U, kept, units, rise in zip(nats[i], layer, prices, rises, strict=True):
-            per_parameter = {removed: change / units.price for removed, change in rise.items()}
+        for nats_U, kept, units, price, rise in zip(nats[i], layer, all_units, prices, rises, strict=True):
+            over_price = {removed: change / price for removed, change in rise.items()}
             order_ER = ranked(nats_U, units.experts)
-            nats_R = rescaled(nats_U[order_ER[0]], units.count - len(kept) // units.experts, per_parameter, strength)
+            nats_R = rescaled(nats_U[order_ER[0]], units.count - len(kept) // units.experts, over_price, strength)
             blocks.append(scattered(nats_R, order_ER))
         layers.append(Pair(*blocks))
     return layers
@@ -65,7 +65,7 @@ def corrected(
 def rescaled(nats_U: Tensor, num_removed: int, rises: dict[int, float], strength: float) -> Tensor:
     """Return the corrected nats_U of a block of which the plan removes `num_removed` units; see `corrected`.
 
-    rises: another number of removed units -> measured divergence minus the plan's, in nats per parameter, as nats_U.
+    rises: another number of removed units -> measured divergence minus the plan's, over the price, as nats_U.
     """
     order = nats_U.argsort(stable=True)
     nats = nats_U[order].clone()

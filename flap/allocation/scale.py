@@ -57,11 +57,11 @@ class Scaled(Structure):
 
 
 def errors_per_parameter(scores: Scores, budget: Budget, relative: bool) -> list[Pair[Tensor]]:
-    """Return the squared output error of each unit per parameter, in float64. relative: to the residual stream."""
+    """Return the squared output error of each unit over its price, in float64. relative: to the residual stream."""
     weights = scores.inverse_power if relative else [1.0] * len(scores.layers)
     return [
-        Pair(*(error_U / units.price * weight for error_U, units in zip(_errors(layer), prices, strict=True)))
-        for layer, prices, weight in zip(scores.layers, budget.layers, weights, strict=True)
+        Pair(*(error_U / price * weight for error_U, price in zip(_errors(layer), prices, strict=True)))
+        for layer, prices, weight in zip(scores.layers, budget.prices, weights, strict=True)
     ]
 
 

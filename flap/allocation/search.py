@@ -26,12 +26,12 @@ log = logging.getLogger(__name__)
 
 STRENGTHS = (1.0, 0.5, 0.25)  # exponents of a correction; each gives a candidate
 
-Nats = list[Pair[Tensor]]  # nats per parameter of each layer's units, nats_G and nats_I
+Nats = list[Pair[Tensor]]  # nats over price of each layer's units, nats_G and nats_I
 
 
 @dataclass(frozen=True)
 class Search(Structure):
-    """search: one ranking of all attention units and neurons by nats per parameter, measured on the predictions.
+    """search: one ranking of all attention units and neurons by nats over price, measured on the predictions.
 
     First, one block at a time has its lowest-scored units removed, a share from `levels` of them, with compensation,
     while the rest of the model is dense. The divergence is measured on `tokens` calibration tokens (docs/method.md
@@ -99,33 +99,35 @@ class Search(Structure):
         return [neighbours(layer, kept, self.step, prices.mlp.experts) for layer, kept, prices in layers]
 
     def trials(self, scores: Pair[Tensor], prices: Pair[Units]) -> list[Trial]:
-        """Return the trials of a layer: each block at each level; at least one unit is removed and one is kept."""
+        """Return the trials of a layer: each block at each level, and without any units where it may lose all."""
         (score_G, score_I), experts = unit_scores(scores), prices.mlp.experts
         heads, neurons = without_lowest(score_G, 0), without_lowest(score_I, 0)
         return [
             *(
                 Trial("attention", n, LayerPlan(without_lowest(score_G, n), neurons))
-                for n in removal_counts(self.levels, prices.attention.count)
+                for n in removal_counts(self.levels, prices.attention.count, self.min_heads)
             ),
             *(
                 Trial("mlp", n, LayerPlan(heads, without_lowest(score_I, n, experts)))
-                for n in removal_counts(self.levels, prices.mlp.count)
+                for n in removal_counts(self.levels, prices.mlp.count, self.min_neurons)
             ),
         ]
 
     def in_nats(self, scores: Scores, divergences: Sequence[Sequence[float]], budget: Budget) -> Nats:
-        """Return the nats per parameter of all units; within a block they rank the units as the scores do.
+        """Return the nats over price of all units; within a block they rank the units as the scores do.
 
         divergences: of each layer's trials, in the order of `trials`. The rise of the divergence between two levels is
         divided among the units in proportion to their scores. Then the curve is replaced by its lower convex envelope,
         so that no unit has fewer nats than a unit with a lower score.
         """
         layers = []
-        for layer, measured, prices in zip(scores.layers, divergences, budget.layers, strict=True):
-            by_block = nats_by_block(self.trials(layer, prices), measured)
-            blocks = zip(unit_scores(layer), by_block, prices, strict=True)
+        for layer, measured, units, prices in zip(
+            scores.layers, divergences, budget.layers, budget.prices, strict=True
+        ):
+            by_block = nats_by_block(self.trials(layer, units), measured)
+            blocks = zip(unit_scores(layer), by_block, units, prices, strict=True)
             layers.append(
-                Pair(*(spread_by_rank(score_U, nats, units.experts) / units.price for score_U, nats, units in blocks))
+                Pair(*(spread_by_rank(score_U, nats, one.experts) / price for score_U, nats, one, price in blocks))
             )
         return layers
 
@@ -152,7 +154,7 @@ class Search(Structure):
 
 @dataclass(frozen=True)
 class Candidate:
-    """A plan, and the nats per parameter of all units that it comes from."""
+    """A plan, and the nats over price of all units that it comes from."""
 
     nats: Nats
     plan: PruningPlan
@@ -177,9 +179,9 @@ def _around(plan: PruningPlan, trials: Sequence[Sequence[Trial]]) -> list[list[P
 def _total(nats: Nats, budget: Budget) -> float:
     """Return the sum over all parameters."""
     pairs = (
-        pair for layer, prices in zip(nats, budget.layers, strict=True) for pair in zip(layer, prices, strict=True)
+        pair for layer, prices in zip(nats, budget.prices, strict=True) for pair in zip(layer, prices, strict=True)
     )
-    return sum(float(nats_U.sum()) * units.price for nats_U, units in pairs)
+    return sum(float(nats_U.sum()) * price for nats_U, price in pairs)
 
 
 def _measure(

@@ -8,6 +8,7 @@ from typing import ClassVar, Protocol
 
 from torch import Tensor
 
+from flap.allocation.bounds import check_reachable
 from flap.allocation.budget import Budget, Units
 from flap.allocation.plan import LayerPlan, PruningPlan
 from flap.config import require
@@ -29,8 +30,9 @@ class Structure(ABC):
     """The base class of the structures, which decide from scores and a budget which units stay.
 
     min_heads, min_neurons: the least numbers of attention units (KV heads with their query heads) and of neurons that
-    every layer keeps. multiple_of_heads, round_to: every layer keeps a multiple of these numbers of them, because they
-    are removed in blocks of that size; round_to=None: any number.
+    every layer keeps; with 0 a whole attention or MLP may leave, for which the bias of compensation stands in.
+    multiple_of_heads, round_to: every layer keeps a multiple of these numbers of them, because they are removed in
+    blocks of that size; round_to=None: any number.
     """
 
     min_heads: int = 1
@@ -65,12 +67,12 @@ class Structure(ABC):
         """
         heads = min(layer.attention.count for layer in budget.layers)
         neurons = min(layer.mlp.count for layer in budget.layers)
-        for name, value, most, kind in (
-            ("min_heads", self.min_heads, heads, "KV heads"),
-            ("min_neurons", self.min_neurons, neurons, "neurons"),
-            ("multiple_of_heads", self.multiple_of_heads, heads, "KV heads"),
+        for name, value, least, most, kind in (
+            ("min_heads", self.min_heads, 0, heads, "KV heads"),
+            ("min_neurons", self.min_neurons, int(budget.has_experts), neurons, "neurons"),
+            ("multiple_of_heads", self.multiple_of_heads, 1, heads, "KV heads"),
         ):
-            require(1 <= value <= most, f"structure.{name}", value, f"1 to {most}, the {kind} of a layer")
+            require(least <= value <= most, f"structure.{name}", value, f"{least} to {most}, the {kind} of a layer")
         sizes = ", ".join(map(str, ROUND_TO))
         require(self.round_to in (None, *ROUND_TO), "round_to", self.round_to, f"null, or one of {sizes}")
         for name, size, count, kind, minimum in (
@@ -83,6 +85,8 @@ class Structure(ABC):
                     f"{name}={size}: a layer has {count} {kind} and keeps at least {least} (structure.{minimum}); "
                     "no multiple lies between"
                 )
+        fewest = Pair(*(blocks * size for blocks, size in zip(self.fewest_blocks, self.block_sizes, strict=True)))
+        check_reachable(budget.bounds, [fewest] * len(budget.layers), f"{self._stay} in every layer")
         self._check_ratio(budget)
 
     def _check_ratio(self, budget: Budget) -> None:
@@ -91,13 +95,17 @@ class Structure(ABC):
             for layer in budget.layers
             for counts, units in zip(self.removable(layer), layer, strict=True)
         )
-        kept = (blocks * size for blocks, size in zip(self.fewest_blocks, self.block_sizes, strict=True))
-        heads, neurons = map(_count, kept, ("KV head", "neuron"))
         if budget.to_remove > most:
             raise ValueError(
-                f"ratio={budget.ratio}: {heads} and {neurons} stay in every layer, so this model allows at most "
+                f"ratio={budget.ratio}: {self._stay} in every layer, so this model allows at most "
                 f"{int(1000 * most / budget.total) / 1000}"
             )
+
+    @property
+    def _stay(self) -> str:
+        kept = (blocks * size for blocks, size in zip(self.fewest_blocks, self.block_sizes, strict=True))
+        heads, neurons = map(_count, kept, ("KV head", "neuron"))
+        return f"{heads} and {neurons} stay"
 
     @property
     def block_sizes(self) -> Pair[int]:
@@ -144,6 +152,8 @@ class ManualHeads(Structure):
         super().check(budget)
         if self.remove_heads is None:
             return
+        allowed = f"null with target.{budget.bounds[0].target}, which says how many leave" if budget.bounds else ""
+        require(not budget.bounds, "structure.remove_heads", self.remove_heads, allowed)
         group, feasible = budget.layers[0].attention.queries, self._feasible_units(budget)
         if self.remove_heads % group or self.remove_heads // group not in feasible:
             step = group * self.multiple_of_heads

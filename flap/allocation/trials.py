@@ -36,14 +36,17 @@ def without_lowest(score_U: Tensor, removed: int, experts: int = 1) -> tuple[int
     return highest(score_U, len(score_U) // experts - removed, experts)
 
 
-def removal_counts(levels: Sequence[float], units: int) -> list[int]:
+def removal_counts(levels: Sequence[float], units: int, fewest: int = 1) -> list[int]:
     """Return how many units the shares `levels` of a block are, ascending; at least one leaves and one stays.
+
+    fewest: that stay; if it is 0, also the whole block is tried.
 
     A block of few units is tried, too: where no share comes to a unit of it, with the nearest number that does.
     """
     counts = {math.floor(level * units + 0.5) for level in levels}
     fitting = {n for n in counts if 0 < n < units} or {min(max(n, 1), units - 1) for n in counts}
-    return sorted(fitting) if units > 1 else []
+    whole = {units} if fewest == 0 else set()
+    return sorted(fitting | whole if units > 1 else whole)
 
 
 def nats_by_block(trials: Sequence[Trial], nats: Sequence[float]) -> Pair[dict[int, float]]:

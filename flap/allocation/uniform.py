@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from flap.allocation.budget import Budget, Units
+from flap.allocation.budget import Budget, Units, lowest_ratio
 from flap.allocation.plan import LayerPlan, PruningPlan
 from flap.allocation.ranking import highest
 from flap.allocation.structure import ManualHeads, Measure, Structure
@@ -31,6 +31,7 @@ class UniformLayers(Structure):
 
         What the removed attention units leave of a layer's budget is removed as neurons, to the nearest one (or block).
         """
+        budget = lowest_ratio(budget, self.quotas)
         layers = list(
             zip(budget.layers, map(self.removable, budget.layers), self.removed_kv_heads(budget), strict=True)
         )

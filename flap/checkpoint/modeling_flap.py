@@ -81,6 +81,20 @@ class BiasedExpertsMixin:
         return output + bias.to(output.dtype)
 
 
+class EmptyAttentionMixin:
+    """Attention whose heads were all removed: its output is the bias of its output projection, or zero.
+
+    The cache gets a key and a value of one zero for each token: caches count tokens by the keys of their first layer.
+    """
+
+    def forward(self, hidden_states, *args, **kwargs):
+        """Return the output projection of no channels."""
+        for cache in (value for value in kwargs.values() if isinstance(value, transformers.Cache)):
+            zero = hidden_states.new_zeros(*hidden_states.shape[:-1], 1)[:, None]
+            cache.update(zero, zero, self.layer_idx)
+        return getattr(self, self.output_name)(hidden_states[..., :0]), None
+
+
 def decoder_layers(model):
     """Return the decoder layers of a model."""
     base = getattr(model.base_model, "decoder", model.base_model)  # OPT has a decoder inside the decoder
@@ -115,6 +129,9 @@ def _build(dense, layer_config, i, architecture):
     """Build layer i with its own widths and biases; the modules that are not pruned are those of the dense layer."""
     layer_class = type(dense)
     attention_output, mlp_output = OUTPUTS.get(architecture, USUAL)
+    empty = getattr(layer_config, "num_attention_heads", None) == 0
+    if empty:
+        layer_config.num_attention_heads = layer_config.num_key_value_heads = 1  # no architecture is built with none
     if architecture in SQUARE:
         layer = _build_square(layer_class, layer_config, i, *attention_output.split("."))
     else:
@@ -126,6 +143,8 @@ def _build(dense, layer_config, i, architecture):
         for norm, linear in (("q_norm", "q_proj"), ("k_norm", "k_proj")):
             width = getattr(layer.self_attn, linear).out_features
             getattr(layer.self_attn, norm).weight = nn.Parameter(torch.ones(width))
+    if empty:
+        _remove_heads(layer, *attention_output.split("."))
     _match_bias(layer, attention_output, layer_config.attention_output_bias)
     experts = next((module for name, module in layer.named_modules() if name.rpartition(".")[2] == "experts"), None)
     if experts is None:
@@ -155,6 +174,17 @@ def _build_square(layer_class, config, i, attention, output):
 def _linear(like, inputs, outputs, bias):
     """Make a projection of the class of another one."""
     return Conv1D(outputs, inputs) if isinstance(like, Conv1D) else type(like)(inputs, outputs, bias=bias)
+
+
+def _remove_heads(layer, attention, output):
+    """Replace the projections of the attention by those of no heads."""
+    module = getattr(layer, attention)
+    for name, linear in list(module.named_children()):
+        if isinstance(linear, nn.Linear):
+            sides = (0, linear.out_features) if name == output else (linear.in_features, 0)
+            setattr(module, name, nn.Linear(*sides, bias=linear.bias is not None))
+    bases = (EmptyAttentionMixin, type(module))
+    module.__class__ = type(type(module).__name__, bases, {"output_name": output})
 
 
 def _match_bias(layer, path, bias):

@@ -9,7 +9,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from flap.models import ModelAdapter, PlacedModel
+from flap.models import ModelAdapter, PlacedModel, adapt
 from flap.models.experts import KERNEL_MULTIPLE, experts_fit_kernel
 
 BIAS_FLAGS = (
@@ -40,6 +40,8 @@ def stock_config(adapter: ModelAdapter, shared: dict[str, Any]) -> PreTrainedCon
     for i in range(len(adapter.layers)):
         if any(widths.setdefault(name, width) != width for name, width in adapter.widths(i).items()):
             raise ValueError("layers differ in width")
+        if not adapter.attention(i).num_units:
+            raise ValueError("a layer has no attention heads")
         if not experts_fit_kernel(adapter.mlp(i)):
             raise ValueError(f"experts whose width is no multiple of {KERNEL_MULTIPLE} need another kernel")
     problem = ""
@@ -51,6 +53,15 @@ def stock_config(adapter: ModelAdapter, shared: dict[str, Any]) -> PreTrainedCon
         except (ValueError, StrictDataclassError) as error:  # the latter from a config's own checks
             problem = str(error).splitlines()[-1].strip().removeprefix("ValueError: ").removesuffix(".")
     raise ValueError(problem)
+
+
+def takes_output_biases(adapter: ModelAdapter) -> bool:
+    """Return whether the base architecture can have a bias in every output projection; the model may have none."""
+    values = {key: value for key, value in adapter.model.config.to_dict().items() if key != "per_layer_config"}
+    flags = {name: True for name in BIAS_FLAGS if name in values}
+    config = stock_class(type(adapter.model.config))(**values | flags)
+    biased = adapt(_on_meta(adapter.model, config))
+    return all(block.output.bias is not None for i in range(len(biased.layers)) for block in biased.blocks(i))
 
 
 def fill_biases(placed: PlacedModel, config: PreTrainedConfig) -> None:

@@ -48,7 +48,7 @@ def _experts(subject: Subject) -> list[int]:
     """Return the number of experts in each layer: a plan counts the neurons of all, a report those of one."""
     assert subject.report is not None
     pairs = zip(subject.plan.layers, subject.report.layers, strict=True)
-    return [len(kept.mlp) // (layer["neurons"] or 1) for kept, layer in pairs]
+    return [max(1, len(kept.mlp) // max(1, layer["neurons"])) for kept, layer in pairs]
 
 
 def _widths(plan: PruningPlan, experts: list[int]) -> Widths:

@@ -14,7 +14,7 @@ from flap.allocation import LayerPlan, PruningPlan
 from flap.calibration import LayerStatistics
 from flap.compression.compensation import Compensation, FitReport
 from flap.compression.fitting import BlockFit, fit_layer
-from flap.models import Block, ModelAdapter, Pair
+from flap.models import Block, ModelAdapter, Pair, run_empty_attention
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,10 @@ def write_layer(
     for block, kept, fit in zip(adapter.blocks(layer), plan, fits, strict=True):
         if fit is not None:
             pruned_U = torch.tensor(sorted(set(range(block.num_units)) - set(kept)))
-            write(Change(block, torch.tensor(kept), pruned_U, fit.weight_OK, fit.bias_O))
+            kept_U = torch.tensor(kept, dtype=torch.int64)
+            write(Change(block, kept_U, pruned_U, fit.weight_OK, fit.bias_O))
     adapter.refresh(layer)
+    run_empty_attention(adapter, layer)
 
 
 def channels(block: Block, units_U: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ def _fit_block(
 def _removal(block: Block, kept: tuple[int, ...], first: int, size: int) -> Removal:
     """Return the removal from the `size` channels from `first` on, counted from there."""
     stays_I = torch.zeros(block.output.weight.shape[1], dtype=torch.bool)
-    stays_I[block.columns_UC[torch.tensor(kept)].flatten()] = True
+    stays_I[block.columns_UC[torch.tensor(kept, dtype=torch.int64)].flatten()] = True
     part_I = stays_I[first : first + size].to(block.output.weight.device)
     return Removal(part_I.nonzero().flatten(), (~part_I).nonzero().flatten())
 

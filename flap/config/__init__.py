@@ -8,9 +8,18 @@ from flap.config.checks import require
 from flap.config.compose import build, typed
 from flap.config.messages import explain, one_line
 from flap.config.methods import name_method
-from flap.config.schema import GGUF_TYPES, FlapConfig, ModelConfig, config_dir
+from flap.config.schema import (
+    GGUF_TYPES,
+    TIME_TARGETS,
+    FlapConfig,
+    ModelConfig,
+    TargetConfig,
+    config_dir,
+    in_time,
+    targets,
+)
 
 __all__ = [
-    "GGUF_TYPES", "FlapConfig", "ModelConfig", "build", "config_dir", "explain", "name_method", "one_line", "require",
-    "typed",
+    "GGUF_TYPES", "TIME_TARGETS", "FlapConfig", "ModelConfig", "TargetConfig", "build", "config_dir", "explain",
+    "in_time", "name_method", "one_line", "require", "targets", "typed",
 ]  # fmt: skip

@@ -1,8 +1,9 @@
 """Checks of the configuration that need no model, no tokenizer and no text."""
 
+import math
 from typing import Any
 
-from flap.config.schema import DEVICES, DTYPES, GGUF_TYPES, PROPAGATE, FlapConfig
+from flap.config.schema import DEVICES, DTYPES, GGUF_TYPES, PROPAGATE, FlapConfig, TargetConfig, targets
 
 
 def require(condition: bool, name: str, value: Any, allowed: str) -> None:
@@ -17,7 +18,7 @@ def check(config: FlapConfig) -> None:
     Raises:
         ValueError: a value is not allowed.
     """
-    require(0 <= config.ratio < 1, "ratio", config.ratio, "a number with 0 <= ratio < 1")
+    _check_amount(config.ratio, config.target)
     require(config.seed >= 0, "seed", config.seed, "a whole number >= 0")
     require(config.model.dtype in DTYPES, "model.dtype", config.model.dtype, f"one of {', '.join(DTYPES)}")
     require(config.model.device in DEVICES, "model.device", config.model.device, f"one of {', '.join(DEVICES)}")
@@ -42,3 +43,14 @@ def check(config: FlapConfig) -> None:
         calibration.propagate,
         f"one of {', '.join(PROPAGATE)}",
     )
+
+
+def _check_amount(ratio: float | None, target: TargetConfig) -> None:
+    asked = targets(target)
+    for name, value in asked.items():
+        require(0 < value < math.inf, f"target.{name}", value, "a number > 0")
+        beside = f"no ratio (it is {ratio}): a run removes a share, or what its targets ask for"
+        require(ratio is None, f"target.{name}", f"{value:.12g}", beside)
+    if not asked:
+        require(ratio is not None and 0 <= ratio < 1, "ratio", ratio, "a number with 0 <= ratio < 1")
+    require(target.context is None or target.context >= 1, "target.context", target.context, "a whole number >= 1")

@@ -10,6 +10,8 @@ from omegaconf import OmegaConf
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PROPAGATE = ("dense", "pruned")
+TIME_TARGETS = ("latency_ms", "tokens_per_second")  # measured on the device at hand
+TARGETS = ("parameters", "bytes", "kv_cache_bytes", *TIME_TARGETS)
 GGUF_TYPES = ("f32", "f16", "bf16", "q8_0")
 
 
@@ -45,6 +47,18 @@ class CalibrationConfig:
 
 
 @dataclass
+class TargetConfig:
+    """What the pruned model may be at most (of a speed: at least), in its own unit. What is not null holds together."""
+
+    parameters: float | None = None  # of the whole model, with embeddings and head
+    bytes: float | None = None  # of its weights in the checkpoint, in their type
+    kv_cache_bytes: float | None = None  # of the keys and values of one sequence of `context` tokens
+    context: int | None = None  # None: the longest one of the model
+    latency_ms: float | None = None  # of one request, as eval.efficiency has it: its batch, prompt and new tokens
+    tokens_per_second: float | None = None  # decoded in such a request; the least
+
+
+@dataclass
 class CheckpointConfig:
     """Whether, where and in which formats the pruned model is saved."""
 
@@ -68,7 +82,8 @@ class FlapConfig:
     eval: Any = field(default_factory=dict)
     tracking: Any = None
     method: str = "flap"  # a preset over metric, structure, compensation and calibration
-    ratio: float = 0.2  # share of the decoder's Linear weights to remove, 0 <= ratio < 1
+    ratio: float | None = 0.2  # share of the decoder's Linear weights to remove, 0 <= ratio < 1; None: with a target
+    target: TargetConfig = field(default_factory=TargetConfig)
     round_to: int | None = None  # 8, 32, 64 or 256: every layer keeps a multiple of this many neurons
     seed: int = 0  # of all that is drawn: windows, random scores, texts of the model's own
     mask_only: bool = False  # true: units become zeros and the shapes stay
@@ -107,7 +122,29 @@ def model_name(name: str, path: str) -> str:
     return Path(path).name if foreign else name
 
 
+def targets(target: Any) -> dict[str, float]:
+    """Return the values of a target (a TargetConfig or its node) by name, without those that are not asked for."""
+    return {name: value for name in TARGETS if (value := getattr(target, name)) is not None}
+
+
+def in_time(target: Any) -> list[str]:
+    """Return the names of those targets that are measured on the device at hand."""
+    return [name for name in TIME_TARGETS if name in targets(target)]
+
+
+def default_ratio(target: Any) -> float | None:
+    """Return the ratio of a run that names none: with a target there is no ratio."""
+    return None if targets(target) else FlapConfig.ratio
+
+
+def amount(ratio: float | None, target: Any) -> str:
+    """Return how much is removed, as a part of the run's name: "r0.2", "bytes2e+08"."""
+    return "_".join(f"{name}{value:.12g}" for name, value in targets(target).items()) or f"r{ratio}"
+
+
 OmegaConf.register_new_resolver("model_name", model_name, replace=True)
+OmegaConf.register_new_resolver("default_ratio", default_ratio, replace=True)
+OmegaConf.register_new_resolver("amount", amount, replace=True)
 
 
 def config_dir() -> str:

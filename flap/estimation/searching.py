@@ -58,11 +58,12 @@ class SearchWalk:
 
 def search_walks(work: Work, shapes: Shapes) -> list[SearchWalk]:
     """Return the walks of a search, at most: it ends earlier if a round finds nothing better. No search: none."""
-    search = work.structure
+    search, units = work.structure, [[block.units for block in layer.blocks] for layer in shapes.layers]
     if not isinstance(search, Search):
         return []
+    fewest = (search.min_heads, search.min_neurons)
     alone = [
-        Pair(*(len(removal_counts(search.levels, block.units)) for block in layer.blocks)) for layer in shapes.layers
+        Pair(*(len(removal_counts(search.levels, *one)) for one in zip(sizes, fewest, strict=True))) for sizes in units
     ]
     around = [Pair(*(_neighbours(block) for block in layer.blocks)) for layer in shapes.layers]
     candidates = [1, *[len(STRENGTHS)] * search.rounds]

@@ -56,6 +56,22 @@ class Efficiency(Evaluator):
             )
         return [Comparison("efficiency", self.compare, asdict(self))]
 
+    @property
+    def decoded_tokens(self) -> int:
+        """The tokens that a request decodes after the first new one."""
+        return self.batch_size * self.decode_len
+
+    def milliseconds(self, model: PreTrainedModel) -> tuple[float, float]:
+        """Return the wall time of one request, and of its decoding after the first new token."""
+        prefill_seconds, total_seconds = request_seconds(model, self._prompt(model), 1 + self.decode_len)
+        return 1000 * total_seconds, 1000 * (total_seconds - prefill_seconds)
+
+    def timed(self, model: PreTrainedModel) -> Numbers:
+        """Return latency and decoding speed by the names of targets: medians of `repeats` requests after a warm-up."""
+        times = [self.milliseconds(model) for _ in range(1 + self.repeats)][1:]
+        latency, decoding = map(statistics.median, zip(*times, strict=True))
+        return {"latency_ms": latency, "tokens_per_second": 1000 * self.decoded_tokens / decoding}
+
     def compare(self, dense: PreTrainedModel, pruned: PreTrainedModel) -> tuple[Numbers, Numbers]:
         """Return the numbers of the dense and of the pruned model, the latter with the ratios."""
         prompt_NT = self._prompt(dense)
@@ -94,7 +110,7 @@ class Efficiency(Evaluator):
         prefill_seconds, total_seconds = request_seconds(model, prompt_NT, 1 + self.decode_len)
         return {
             "prefill_tokens_per_second": prompt_NT.numel() / prefill_seconds,
-            "decode_tokens_per_second": self.batch_size * self.decode_len / (total_seconds - prefill_seconds),
+            "decode_tokens_per_second": self.decoded_tokens / (total_seconds - prefill_seconds),
             "latency_ms": 1000 * total_seconds,
         }
 

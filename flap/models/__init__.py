@@ -3,6 +3,7 @@
 from flap.models.adapter import Block, ModelAdapter
 from flap.models.architecture import Architecture, find_architecture
 from flap.models.base_card import base_facts
+from flap.models.emptied import may_lose_all_heads, run_empty_attention
 from flap.models.families import adapt, find_family
 from flap.models.load import Given, Source, find_model
 from flap.models.locate import packaged_gguf
@@ -14,5 +15,5 @@ from flap.models.walk import Stream, Walk
 __all__ = [
     "PLACEMENTS", "Architecture", "Block", "Given", "ModelAdapter", "OnDisk", "Pair", "PlacedModel", "Resident",
     "Source", "Spread", "Stream", "Walk", "adapt", "base_facts", "find_architecture", "find_family", "find_model",
-    "open_checkpoint", "packaged_gguf", "read_model",
+    "may_lose_all_heads", "open_checkpoint", "packaged_gguf", "read_model", "run_empty_attention",
 ]  # fmt: skip

@@ -69,7 +69,7 @@ class Block:
     @property
     def unit_price(self) -> int:
         """The number of parameters that are removed with one unit."""
-        return self.num_parameters // self.num_units
+        return self.num_parameters // max(self.num_units, 1)
 
 
 @dataclass
@@ -154,4 +154,4 @@ class ModelAdapter(ABC):
 
 def split(channels: int, units: int) -> Tensor:
     """Return the indices 0 … channels - 1 as (units, channels / units): each unit owns consecutive channels."""
-    return torch.arange(channels).reshape(units, -1)
+    return torch.arange(channels).reshape(units, channels // max(units, 1))

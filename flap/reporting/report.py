@@ -5,7 +5,7 @@ import math
 import platform
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -41,6 +41,7 @@ class Report:
     warnings: list[str] = field(default_factory=list)
     parameters: dict[str, int] = field(default_factory=dict)
     ratio: dict[str, float] = field(default_factory=dict)
+    target: dict[str, dict[str, float]] = field(default_factory=dict)  # by name: asked, dense, realised; measured
     layers: list[dict[str, int]] = field(default_factory=list)
     layers_before: list[dict[str, int]] = field(default_factory=list)
     repairs: dict[str, dict[str, Any]] = field(default_factory=dict)  # fit reports of linear compensation, by block
@@ -110,13 +111,18 @@ class Report:
             total -= budget.total - kept
         self.parameters |= {"total_after": total, "decoder_after": kept}
         self.ratio = {
-            "requested": budget.ratio,
             "realised_decoder": 1 - kept / budget.total,
             "realised_total": 1 - total / self.parameters["total_before"],
         }
         structure = self.config["structure"]
-        if structure.get("round_to") or structure.get("multiple_of_heads", 1) > 1:
-            self.ratio["rounding_cost"] = self.ratio["realised_decoder"] - budget.ratio
+        if not budget.bounds:
+            self.ratio = {"requested": budget.ratio} | self.ratio
+            if structure.get("round_to") or structure.get("multiple_of_heads", 1) > 1:
+                self.ratio["rounding_cost"] = self.ratio["realised_decoder"] - budget.ratio
+        self.target = {bound.target: bound.values(budget.widths(plan)) for bound in budget.bounds}
+        for name, size in (("parameters", 1), ("bytes", adapter.model.dtype.itemsize)):
+            if name in self.target and not masked:  # counted, where the bound took the most that a checkpoint may need
+                self.target[name]["realised"] = size * total
         self.layers = [
             _widths(units, Pair(len(layer.attention), len(layer.mlp) // units.mlp.experts))
             for units, layer in zip(budget.layers, plan.layers, strict=True)
@@ -132,6 +138,12 @@ class Report:
         self.difference_stderr = {name: one.error for name, one in differences.items()}
         self.difference_p_value = {name: one.p_value for name, one in differences.items()}
         self.continuations = {"dense": dense.texts, "pruned": pruned.texts} if pruned.texts else {}
+
+    def note_times(self, measured: Mapping[str, float]) -> None:
+        """Set what was measured of the pruned model, beside the realised values, which are those of a table."""
+        for name, value in measured.items():
+            if name in self.target:
+                self.target[name]["measured"] = value
 
     def note_peak(self) -> None:
         """Update the peak memory of the process, in bytes; to be called also before something resets the counters."""

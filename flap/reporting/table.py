@@ -46,6 +46,7 @@ def _facts(report: Report) -> list[Row]:
         ("", "dense", "pruned"),
         *sizes(report),
         ("ratio removed", "", _ratio(report)),
+        *_targets(report),
         *((("placement", "", _places(report)),) if report.device_map else ()),
         *((("windows begin with BOS", "", ", ".join(with_bos)),) if with_bos else ()),
         ("seconds", "", seconds),
@@ -57,7 +58,9 @@ def _facts(report: Report) -> list[Row]:
 
 def _ratio(report: Report) -> str:
     """Return the realised and the requested ratio as text, and what rounding changed in it."""
-    realised, requested = (report.ratio[which] for which in ("realised_decoder", "requested"))
+    realised, requested = (report.ratio.get(which) for which in ("realised_decoder", "requested"))
+    if requested is None:
+        return f"{realised:.4f}"
     cost = report.ratio.get("rounding_cost")
     return f"{realised:.4f} of {requested:g} asked" + (
         "" if cost is None else f" ({round(cost, 4) + 0.0:+.4f} by whole blocks)"
@@ -68,6 +71,21 @@ def _ranks(report: Report) -> str:
     """Return the numbers of ranks that the pruned model can be split over, as text."""
     takes = ", ".join(map(str, report.tensor_parallel))
     return f"over {takes} ranks" if takes else "none: a layer's heads or neurons are odd in number"
+
+
+def _targets(report: Report) -> list[Row]:
+    """Return a row for each target: what the dense model has, and what is realised of what was asked."""
+    return [(f"target.{name}", _in_digits(one["dense"]), _realised(one)) for name, one in report.target.items()]
+
+
+def _realised(target: Mapping[str, float]) -> str:
+    """Return the realised and the asked value as text, and the measured one where it is a time."""
+    measured = f", {_in_digits(target['measured'])} measured" if "measured" in target else ""
+    return f"{_in_digits(target['realised'])} of {_in_digits(target['asked'])} asked{measured}"
+
+
+def _in_digits(value: float) -> str:
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
 
 
 def measured_number(numbers: Mapping[str, float], name: str) -> str:

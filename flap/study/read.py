@@ -46,6 +46,8 @@ def _read_cell(folder: Path) -> Cell:
     config = OmegaConf.create(report["config"]) if report else _read_yaml(folder / ".hydra" / "config.yaml")
     choices = OmegaConf.select(_read_yaml(folder / ".hydra" / "hydra.yaml"), "hydra.runtime.choices") or {}
     ratio = OmegaConf.select(config, "ratio")
+    if ratio is None and report:  # a run with a target: the share that it took
+        ratio = report["ratio"]["realised_decoder"]
     return Cell(
         folder=folder.name,
         state=state,

@@ -16,6 +16,7 @@ def summary(report: Report) -> dict[str, Any]:
         **report.evaluation,
         "difference_stderr": report.difference_stderr,
         "ratio": report.ratio,
+        **{f"target/{name}": values for name, values in report.target.items()},
         "parameters": report.parameters,
         "seconds": report.seconds,
         "peak_memory_bytes": report.peak_memory_bytes,

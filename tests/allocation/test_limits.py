@@ -187,10 +187,10 @@ def test_alam_in_blocks_by_hand(ratio: float, first: range) -> None:
 @pytest.mark.parametrize(
     ("name", "options", "ratio", "line"),
     [
-        ("AL-AM", {"min_heads": 0}, 0.2, r"structure\.min_heads=0: expected 1 to 4, the KV heads of a layer"),
-        ("UL-UM", {"min_heads": 5}, 0.2, r"structure\.min_heads=5: expected 1 to 4, the KV heads of a layer"),
-        ("AL-MM", {"min_neurons": 57}, 0.2, r"structure\.min_neurons=57: expected 1 to 56, the neurons of a layer"),
-        ("UL-MM", {"min_neurons": -1}, 0.2, r"structure\.min_neurons=-1: expected 1 to 56, the neurons of a layer"),
+        ("AL-AM", {"min_heads": -1}, 0.2, r"structure\.min_heads=-1: expected 0 to 4, the KV heads of a layer"),
+        ("UL-UM", {"min_heads": 5}, 0.2, r"structure\.min_heads=5: expected 0 to 4, the KV heads of a layer"),
+        ("AL-MM", {"min_neurons": 57}, 0.2, r"structure\.min_neurons=57: expected 0 to 56, the neurons of a layer"),
+        ("UL-MM", {"min_neurons": -1}, 0.2, r"structure\.min_neurons=-1: expected 0 to 56, the neurons of a layer"),
         ("AL-AM", {"multiple_of_heads": 0}, 0.2, r"structure\.multiple_of_heads=0: expected 1 to 4, the KV heads"),
         ("UL-MM", {"multiple_of_heads": 5}, 0.2, r"structure\.multiple_of_heads=5: expected 1 to 4, the KV heads"),
         ("UL-UM", {"multiple_of_heads": 3, "min_heads": 4}, 0.2, r"of_heads=3: .* 4 KV heads and keeps at least 4"),

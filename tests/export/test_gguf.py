@@ -7,9 +7,10 @@ import torch
 from gguf import GGUFReader
 from transformers import PreTrainedTokenizerFast
 
-from flap.allocation import ALAM, ULUM
+from flap.allocation import ALAM, ULUM, Budget, LayerPlan, Measure, PruningPlan
 from flap.compression import NoCompensation
 from flap.export.gguf import export_gguf
+from flap.importance import Scores
 from tests.helpers.gguf_cases import LINEAR, LLAMA3, TOKENS, Exported, checkpoint, empty
 from tests.helpers.llama_cpp import llama_cpp
 from tests.helpers.tokenizers import KINDS, SPACES, TRICKY
@@ -62,6 +63,19 @@ def test_scaled_rope(uniform: bool, rope: str, words: PreTrainedTokenizerFast, t
 def test_qwen3_where_widths_are_uniform_and_nothing_is_added(words: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     options = UNIFORM | {"compensation": NoCompensation()}
     assert_computes_the_same(checkpoint(tmp_path / "pruned", "qwen3-mha-tied", words, **options), "qwen3")
+
+
+class Emptied(ALAM):
+    """Leaves the first layer without attention, the second one without an MLP, the third one without either."""
+
+    def allocate(self, scores: Scores, budget: Budget, measure: Measure | None = None) -> PruningPlan:
+        neurons = tuple(range(56))
+        blocks = ((), neurons), ((0, 1), ()), ((), ()), ((1, 3), neurons[:20])
+        return PruningPlan(tuple(LayerPlan(*kept) for kept in blocks))
+
+
+def test_blocks_that_pruning_emptied(words: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    assert_computes_the_same(checkpoint(tmp_path / "pruned", "llama-gqa", words, structure=Emptied()), "deci")
 
 
 @pytest.mark.parametrize(

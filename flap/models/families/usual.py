@@ -69,7 +69,8 @@ class UsualAdapter(ModelAdapter):
         module = self.parent(layer, self.family.mlp)
         output, inputs = _linears(module, self.family.mlp, self.family.mlp_inputs)
         neurons = output.in_features
-        rows = [_rows([neurons] * (linear.out_features // neurons), neurons) for linear in inputs]
+        parts = [linear.out_features // neurons if neurons else 1 for linear in inputs]
+        rows = [_rows([neurons] * count, neurons) for count in parts]
         return Block(f"layer {layer} MLP", output, split(neurons, neurons), tuple(zip(inputs, rows, strict=True)))
 
     def queries_per_group(self, layer: int) -> int:

@@ -1,0 +1,100 @@
+"""Bounds: the most that a pruned model may cost in bytes, milliseconds or another unit, by the widths of its blocks.
+
+Legend: K kept units of a block, from 0 to all of them.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from flap.models import Pair
+
+LIMIT = 4.0  # the largest factor by which a measurement changes savings
+
+Widths = Sequence[Pair[int]]  # the units that each layer keeps, of experts those of one
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """The most that a pruned model may cost: `fixed` + Σ over all blocks of cost_K at the block's width.
+
+    target: the name in the config, "bytes". asked: the value there, in its unit. fixed: the cost of all that stays.
+    costs: cost_K of the attention and of the MLP of each layer; it does not fall from one K to the next. tokens: of a
+    speed, the tokens that are made in the time (milliseconds) that is the cost; a speed is a bound on that time.
+    """
+
+    target: str
+    asked: float
+    fixed: float
+    costs: tuple[Pair[Tensor], ...]
+    tokens: float | None = None
+
+    def cost(self, widths: Widths) -> float:
+        """Return the cost of a model of these widths."""
+        pairs = zip(self.costs, widths, strict=True)
+        return self.fixed + sum(
+            float(cost_K[k]) for costs, kept in pairs for cost_K, k in zip(costs, kept, strict=True)
+        )
+
+    @property
+    def most(self) -> float:
+        """The most that the model may cost."""
+        return self.in_unit(self.asked)
+
+    @property
+    def dense(self) -> float:
+        """The cost of the dense model."""
+        return self.fixed + sum(float(cost_K[-1]) for costs in self.costs for cost_K in costs)
+
+    @property
+    def excess(self) -> float:
+        """How much the dense model costs beyond the most; at least 0."""
+        return max(0.0, self.dense - self.most)
+
+    def corrected(self, widths: Widths, measured: float) -> "Bound":
+        """Return the bound in which widths save as much more or less as was measured of a model of these widths."""
+        if (saved := self.dense - self.cost(widths)) <= 0:
+            return self
+        factor = min(max((self.dense - measured) / saved, 1 / LIMIT), LIMIT)
+        costs = tuple(Pair(*(factor * cost_K for cost_K in pair)) for pair in self.costs)
+        return replace(self, costs=costs, fixed=self.dense - factor * (self.dense - self.fixed))
+
+    def in_unit(self, value: float) -> float:
+        """Turn a cost into the unit of the target, or back: they differ for a speed, which is tokens / seconds."""
+        return value if self.tokens is None else 1000 * self.tokens / value
+
+    def values(self, widths: Widths) -> dict[str, float]:
+        """Return what was asked, what the dense model has and what one of these widths has, in the target's unit."""
+        dense, realised = self.in_unit(self.dense), self.in_unit(self.cost(widths))
+        return {"asked": self.asked, "dense": dense, "realised": realised}
+
+    @property
+    def prices(self) -> list[Pair[float]]:
+        """What a unit of each block costs, on average over the block."""
+        return [Pair(*map(_mean_rise, costs)) for costs in self.costs]
+
+
+def _mean_rise(cost_K: Tensor) -> float:
+    return float(cost_K[-1] - cost_K[0]) / max(len(cost_K) - 1, 1)
+
+
+def within_all(bounds: Sequence[Bound], widths: Widths) -> bool:
+    """Return whether a model of these widths is within all bounds."""
+    return all(bound.cost(widths) <= bound.most for bound in bounds)
+
+
+def check_reachable(bounds: Sequence[Bound], fewest: Widths, because: str) -> None:
+    """Check that a model of the fewest units is within every bound. because: why no layer keeps fewer.
+
+    Raises:
+        ValueError: it is not; names the target and what is possible.
+    """
+    for bound in bounds:
+        if (least := bound.cost(fewest)) > bound.most:
+            if bound.tokens is None:
+                possible = f"at least {math.ceil(100 * least) / 100:.12g}"
+            else:
+                possible = f"at most {math.floor(100 * bound.in_unit(least)) / 100:.12g}"
+            raise ValueError(f"target.{bound.target}={bound.asked:.12g}: {because}, so this model allows {possible}")

@@ -1,0 +1,135 @@
+"""Whole runs with a target in place of a ratio: what is saved is what was asked, at most, and the report says both."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+import flap
+from flap.pipeline import run
+from flap.prepare import forecast
+from flap.reporting import Report
+from flap.reporting.table import tables
+from tests.cases import tiny_model
+from tests.helpers.runs import composed, tiny
+
+Run = Callable[..., Report]
+HEAD, NEURON = 1536, 96  # parameters of a unit of the tiny model
+
+
+@pytest.fixture
+def run_target(model_dir: Path, text_file: Path, tmp_path: Path) -> Run:
+    """A whole run on the tiny model, in float32 and without measurements."""
+
+    def run_in(*overrides: str) -> Report:
+        fixed = ["model.device=cpu", "model.dtype=float32", "eval=none", "run_name=tiny"]
+        return run(composed(*tiny(model_dir, text_file)[:5], *fixed, *overrides), tmp_path / "run")
+
+    return run_in
+
+
+def saved(report: Report) -> dict[str, torch.Tensor]:
+    return load_file(Path(report.checkpoint or "") / "model.safetensors")
+
+
+@pytest.mark.parametrize("compensation", ["bias", "linear", "none"])
+def test_the_file_has_the_bytes_that_were_asked_for(run_target: Run, compensation: str) -> None:
+    report = run_target("target.bytes=120e3", f"compensation={compensation}")
+    size = sum(tensor.nbytes for tensor in saved(report).values())
+    assert 120_000 - 4 * NEURON < size <= 120_000
+    assert report.target == {
+        "bytes": {"asked": 120_000, "dense": 4 * report.parameters["total_before"], "realised": size}
+    }
+    assert "requested" not in report.ratio and report.config["ratio"] is None
+    written = json.loads((Path(report.checkpoint or "").parent / "report.json").read_text())
+    assert written["target"] == report.target
+    [row] = [row for row in tables(report)[-1] if row[0] == "target.bytes"]
+    assert row[2] == f"{size:,} of 120,000 asked"
+
+
+@pytest.mark.parametrize("structure", ["UL-UM", "UL-MM", "AL-MM"])
+def test_the_biases_of_a_stock_checkpoint_count(run_target: Run, structure: str) -> None:
+    report = run_target("target.parameters=30e3", f"structure={structure}")
+    count = sum(tensor.numel() for tensor in saved(report).values())
+    assert 30_000 - HEAD < count <= 30_000
+    assert report.target["parameters"]["realised"] == report.parameters["total_after"] == count
+    assert (report.loads_with == "stock transformers") == (structure == "UL-UM")
+
+
+def test_a_cache_of_the_reloaded_model_has_the_bytes(run_target: Run) -> None:
+    report = run_target("target.kv_cache_bytes=70e3", "target.context=100", "target.parameters=40e3")
+    model = AutoModelForCausalLM.from_pretrained(report.checkpoint)
+    cache = model(torch.arange(3, 103 - 0)[None] % 90, use_cache=True).past_key_values
+    size = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert size == report.target["kv_cache_bytes"]["realised"] <= 70_000
+    assert report.target["parameters"]["realised"] <= 40_000
+
+
+def test_a_masked_model_has_the_sliced_one_s_plan(run_target: Run, tmp_path: Path) -> None:
+    sliced = run_target("target.bytes=120e3")
+    masked = run_target("target.bytes=120e3", "mask_only=true", f"checkpoint.dir={tmp_path / 'masked'}")
+    assert masked.layers == sliced.layers
+    assert masked.target["bytes"]["realised"] == sliced.target["bytes"]["realised"]
+
+
+def test_a_layer_at_a_time_makes_the_same_plan(run_target: Run, tmp_path: Path) -> None:
+    at_once = run_target("target.bytes=120e3")
+    streamed = run_target("target.bytes=120e3", "model.placement=stream", f"checkpoint.dir={tmp_path / 'streamed'}")
+    assert streamed.layers == at_once.layers and streamed.target == at_once.target
+
+
+def test_a_model_that_the_caller_has_loaded(tokenizer, text_file: Path) -> None:
+    model = tiny_model("llama-gqa")
+    report = flap.prune(
+        model, tokenizer, target={"parameters": 30_000}, dataset=str(text_file), num_samples=4, seq_len=16
+    )
+    assert 30_000 - NEURON < sum(parameter.numel() for parameter in model.parameters()) <= 30_000
+    assert report.target["parameters"]["asked"] == 30_000
+
+
+def test_what_is_measured_stands_beside_what_was_asked(run_target: Run) -> None:
+    """A time that any machine keeps; the table and its bounds are in tests/evaluation/test_layer_times.py."""
+    request = ["eval=efficiency", "eval.efficiency.prefill_len=8", "eval.efficiency.decode_len=2"]
+    slow = ["target.latency_ms=1e7", "target.tokens_per_second=1e-6", "target.parameters=40e3"]
+    report = run_target(*request, "eval.efficiency.repeats=1", *slow)
+    assert report.target["parameters"]["realised"] <= 40_000
+    for name in ("latency_ms", "tokens_per_second"):
+        assert report.target[name].keys() == {"asked", "dense", "realised", "measured"}
+        assert all(value > 0 for value in report.target[name].values())
+    assert report.seconds["time layers"] > 0
+    [row] = [row for row in tables(report)[-1] if row[0] == "target.latency_ms"]
+    assert row[2].endswith("measured") and " of 10,000,000 asked, " in row[2]
+
+
+@pytest.mark.parametrize(
+    ("target", "share"), [("parameters=30e3", 0.42), ("kv_cache_bytes=32768", 0.4), ("latency_ms=1", 0)]
+)
+def test_dry_run_estimates_with_the_share_that_leaves_at_least(model_dir: Path, target: str, share: float) -> None:
+    foretold = forecast(composed(f"model.path={model_dir}", "model.dtype=float32", "dry_run=true", f"target.{target}"))
+    assert foretold.work.ratio == pytest.approx(share, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        ("target.bytes=2e5 ratio=0.3", r"target\.bytes=200000: expected no ratio \(it is 0\.3\)"),
+        ("target.bytes=2e5 target.parameters=3e4 ratio=0", r"target\.parameters=30000: expected no ratio \(it is 0\.0"),
+        ("target.bytes=0", r"target\.bytes=0\.0: expected a number > 0"),
+        ("target.kv_cache_bytes=1 target.context=0", r"target\.context=0: expected a whole number >= 1"),
+        (
+            "target.latency_ms=9 model.placement=stream",
+            r"model\.placement=stream: expected device with target\.latency_ms",
+        ),
+        ("target.tokens_per_second=9 mask_only=true", r"mask_only=True: expected false with target\.tokens_per_second"),
+        ("target.bytes=1000", r"target\.bytes=1000: 1 KV head and 1 neuron stay in every layer, .* at least \d+$"),
+        ("ratio=null", r"ratio=None: expected a number with 0 <= ratio < 1"),
+    ],
+)
+def test_what_cannot_be_is_one_line(run_target: Run, tmp_path: Path, overrides: str, line: str) -> None:
+    with pytest.raises(ValueError, match=line) as caught:
+        run_target(*overrides.split())
+    assert "\n" not in str(caught.value) and not list(tmp_path.rglob("*checkpoint*"))
