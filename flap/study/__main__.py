@@ -1,4 +1,4 @@
-"""The command `python -m flap.study <folder>`: write the table, plots and page of a sweep."""
+"""The command `python -m flap.study <folder> …`: write the table, plots and page of one or more sweeps."""
 
 import argparse
 import sys
@@ -7,13 +7,18 @@ from pathlib import Path
 
 def main(arguments: list[str] | None = None) -> None:
     """Write the study and print the page's path; on an error, print one line and exit with code 1."""
-    parser = argparse.ArgumentParser(prog="python -m flap.study", description="The table, plots and page of a sweep.")
-    parser.add_argument("folder", type=Path, help="the folder of a sweep: multirun_outputs/<time>")
-    folder = parser.parse_args(arguments).folder
+    parser = argparse.ArgumentParser(prog="python -m flap.study", description="The table, plots and page of sweeps.")
+    parser.add_argument(
+        "folders", type=Path, nargs="+", metavar="folder", help="the folder of a sweep: multirun_outputs/<time>"
+    )
+    parser.add_argument(
+        "--into", type=Path, help="the folder of the page; default: the sweep's, or A+B beside it for sweeps A and B"
+    )
+    given = parser.parse_args(arguments)
     from flap.study.write import write_study  # here: --help should not wait seconds for it
 
     try:
-        print(write_study(folder))
+        print(write_study(*given.folders, into=given.into))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None

@@ -1,4 +1,4 @@
-"""The data of a sweep: its cells, their choices and their reports."""
+"""The data of a study: its cells, their choices and their reports."""
 
 import json
 from collections.abc import Iterable
@@ -14,9 +14,9 @@ CHOICES = ("model", "method", "metric", "structure", "ratio", "seed")  # all oth
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the sweep. A choice is None if its files do not say it; `report` is empty unless the run finished."""
+    """One run of a sweep. A choice is None if its files do not say it; `report` is empty unless the run finished."""
 
-    folder: str
+    folder: str  # as the page links to it: relative to the study's folder
     state: str  # finished, failed, unfinished
     error: str
     files: tuple[str, ...]
@@ -30,12 +30,15 @@ class Cell:
     options: str = ""  # other overrides that differ between the cells: "calibration.num_samples=32"
     report: dict[str, Any] = field(default_factory=dict)
     documents: Kept = field(default_factory=dict)  # of the pruned model
+    sweep: str = ""  # the name of its sweep, in a study of several
+    config: dict[str, str] = field(default_factory=dict)  # by dotted key (`flap.study.keys`)
 
     @property
     def number(self) -> str:
         """Return the job's number, with which Hydra begins the folder's name; if there is none, the whole name."""
-        number, _, _ = self.folder.partition("_")
-        return number if number.isdigit() else self.folder
+        name = self.folder.rpartition("/")[2]
+        number, _, _ = name.partition("_")
+        return number if number.isdigit() else name
 
     @property
     def dense_identity(self) -> str:
@@ -58,10 +61,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Study:
-    """A sweep and its cells, sorted by ratio, then by the first number; cells without a result are last."""
+    """The cells of one or more sweeps, sorted by ratio, then by the first number; those without a result are last."""
 
-    folder: Path
-    command: str  # empty if the folder has no multirun.yaml
+    folder: Path  # where its files are written
+    commands: tuple[str, ...]  # that started the sweeps, of those with a multirun.yaml
     cells: tuple[Cell, ...]
 
     @property

@@ -1,14 +1,14 @@
+// The view of the table: what the form says, kept in the address. Without a choice the order is that of the page.
 (() => {
   "use strict";
   const form = document.getElementById("filters");
-  const search = document.getElementById("search");
-  const selects = [...form.querySelectorAll("select")];
-  const shown = document.getElementById("shown");
   const heads = [...document.querySelectorAll("#results thead th[aria-sort]")];
+  const names = heads.map((head) => head.dataset.name);
   const body = document.getElementById("cells");
   const rows = [...body.rows].map((row) => ({
     row,
     keys: JSON.parse(row.dataset.keys),
+    fields: JSON.parse(row.dataset.fields),
     text: row.textContent.toLowerCase(),
   }));
 
@@ -17,34 +17,62 @@
       ? a - b
       : String(a).localeCompare(String(b), "en", { numeric: true });
 
-  function sort(index) {
-    const descending = heads[index].getAttribute("aria-sort") === "ascending";
-    heads.forEach((head) => head.setAttribute("aria-sort", "none"));
-    heads[index].setAttribute("aria-sort", descending ? "descending" : "ascending");
-    rows.sort((one, other) => {
+  function sort(order) {
+    const descending = order.startsWith("-");
+    const index = names.indexOf(descending ? order.slice(1) : order);
+    heads.forEach((head, i) => head.setAttribute("aria-sort", i !== index ? "none" : descending ? "descending" : "ascending"));
+    if (index < 0) return body.append(...rows.map(({ row }) => row));
+    const sorted = [...rows].sort((one, other) => {
       const [a, b] = [one.keys[index], other.keys[index]];
       if (a === null || b === null) return (a === null) - (b === null); // unknown values stay last, either way
       return descending ? compare(b, a) : compare(a, b);
     });
-    body.append(...rows.map(({ row }) => row));
+    body.append(...sorted.map(({ row }) => row));
   }
 
-  function filter() {
-    const words = search.value.toLowerCase().split(/\s+/);
+  function filter({ search = "", sort, ...fields }) {
+    const words = search.toLowerCase().split(/\s+/);
     let count = 0;
-    for (const { row, text } of rows) {
-      const chosen = selects.every(({ value, dataset }) => !value || row.dataset[dataset.field] === value);
+    for (const { row, fields: own, text } of rows) {
+      const chosen = Object.entries(fields).every(([name, value]) => own[name] === value);
       row.hidden = !(chosen && words.every((word) => text.includes(word)));
       count += row.hidden ? 0 : 1;
     }
-    shown.value = `${count} of ${rows.length} cells shown`;
+    document.getElementById("shown").value = `${count} of ${rows.length} cells shown`;
   }
 
-  heads.forEach((head, index) => head.firstElementChild.addEventListener("click", () => sort(index)));
-  form.addEventListener("input", filter);
+  function show() {
+    const view = [...new FormData(form)].filter(([, value]) => value);
+    sort(form.elements.sort.value);
+    filter(Object.fromEntries(view));
+    const address = `#${new URLSearchParams(view)}`;
+    document.getElementById("link").href = address;
+    history.replaceState(null, "", address);
+  }
+
+  function restore() {
+    form.reset();
+    for (const [name, value] of new URLSearchParams(location.hash.slice(1))) {
+      const element = form.elements.namedItem(name);
+      if (element) element.value = value;
+      element?.closest("details")?.setAttribute("open", "");
+    }
+    show();
+  }
+
+  heads.forEach((head) =>
+    head.firstElementChild.addEventListener("click", () => {
+      const { name } = head.dataset;
+      form.elements.sort.value = form.elements.sort.value === name ? `-${name}` : name;
+      show();
+    }),
+  );
+  form.addEventListener("input", show);
   form.addEventListener("submit", (event) => event.preventDefault());
   document.getElementById("clear").addEventListener("click", () => {
     form.reset();
-    filter();
+    show();
   });
+  window.addEventListener("hashchange", restore);
+  restore();
 })();

@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,11 +13,14 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from flap.reporting.numbers import is_efficiency, lower_is_better
-from flap.study.cells import CHOICES, Study
+from flap.study.cells import CHOICES, Cell, Study
+from flap.study.keys import varying
+from flap.study.notices import notices
 from flap.study.plots import INK, MUTED, RULE, Plot
 from flap.study.table import Row, tabulate
+from flap.study.texts import records
 
-FILTERS = ("metric", "structure", "ratio", "state")
+FILTERS = ("sweep", "model", "method", "metric", "structure", "ratio", "seed", "state")
 THEME = {
     "#ffffff": "none",
     INK: "currentColor",
@@ -41,7 +45,8 @@ def page(study: Study, plots: list[Plot]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"path": quote, "keys": _keys}
+    keys = varying(study.cells)
+    environment.filters |= {"path": quote, "keys": _keys, "fields": partial(_fields, [*FILTERS, *keys])}
     environment.tests |= {"lower": lower_is_better, "quality": _is_quality}
     return environment.get_template("page.html.j2").render(
         title=title(study),
@@ -50,13 +55,22 @@ def page(study: Study, plots: list[Plot]) -> str:
         counts=Counter(cell.state for cell in study.cells),
         facts=dict(_facts(study)),
         warnings=Counter(warning for cell in study.finished for warning in cell.report["warnings"]),
+        notices=list(notices(study)),
         filters={name: study.values(name) for name in FILTERS if len(study.values(name)) > 1},
+        keys=keys,
+        records=dict(zip(("columns", "rows"), records(study), strict=True)),
         plots=[(plot, inline(plot.svg)) for plot in plots],
     )
 
 
 def _is_quality(name: str) -> bool:
     return "/" in name and not is_efficiency(name)
+
+
+def _fields(names: list[str], cell: Cell) -> str:
+    """Return what a cell is filtered by as JSON: the values of its choices and of the config keys that vary."""
+    values = {name: getattr(cell, name) if name in FILTERS else cell.config.get(name) for name in names}
+    return json.dumps({name: str(value) for name, value in values.items() if value is not None})
 
 
 def _keys(row: Row) -> str:
@@ -66,7 +80,7 @@ def _keys(row: Row) -> str:
 
 def _facts(study: Study) -> Iterator[tuple[str, str]]:
     """Yield the facts of a study (choices, commit, versions, device, sources); where cells differ, with counts."""
-    for name in (*CHOICES, "options"):
+    for name in ("sweep", *CHOICES, "options"):
         if values := study.values(name):
             yield name, ", ".join(f"{value}" for value in values)
     yield "commit", _tally(_commit(cell.report["git"]) for cell in study.finished)

@@ -1,6 +1,6 @@
-"""The plots of a study: quality over ratio, share kept in each layer, quality over speed.
+"""The plots of a study: quality over ratio, share kept in each layer, quality over parameters, bytes and speed.
 
-Metric = colour, structure = line and marker.
+Method and metric = colour, structure = line and marker.
 """
 
 import io
@@ -17,11 +17,12 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from flap.reporting.numbers import is_perplexity
 from flap.study.cells import Study
+from flap.study.pareto import COSTS, fronts, quality_over
 from flap.study.series import Series, palette, series_of, styles
 
 INK, MUTED, RULE = "#24292f", "#6e7781", "#d0d7de"
 KEPT = LinearSegmentedColormap.from_list("kept", ["#f7ead7", "#8fb3c9", "#2a6f97", "#0b2f4a"])
-AVERAGE, SPEED = "zero_shot/average", "efficiency/decode_tokens_per_second"
+AVERAGE = "zero_shot/average"
 LOG_FROM = 10  # the axis is logarithmic if the largest perplexity is above this times the smallest
 STYLE = {
     "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED,
@@ -60,10 +61,13 @@ def _draw(study: Study, perplexities: list[str], average: list[str]) -> Iterator
         yield _plot("zero_shot", text, _over(study, average, _ratios, "ratio"))
     if study.finished:
         yield _plot("layers", "Share of the query heads and of the MLP neurons that each layer keeps.", _layers(study))
-    if SPEED in study.measured and perplexities + average:
-        text = "Quality over generation speed; each point is a ratio, the dense model is the cross."
-        names = [*perplexities[:1], *average]
-        yield _plot("speed", text, _over(study, names, _speeds, "decode tokens/s"))
+    names = [*perplexities[:1], *average]
+    for cost in (cost for cost in COSTS if names and cost.known(study)):
+        text = (
+            f"Quality over {cost.label}; each point is a ratio, a cross a dense model, the broad line the Pareto front."
+        )
+        figure = _over(study, names, quality_over(cost, INK, MUTED), cost.label)
+        yield _plot(cost.name, f"{text} {fronts(study, series_of(study), names, cost)}", figure)
 
 
 def _plot(name: str, caption: str, figure: Figure) -> Plot:
@@ -114,20 +118,6 @@ def _ratios(axes: Any, study: Study, name: str, series: list[Series]) -> None:
             label = "dense" if len(study.dense()) == 1 else f"dense {cell.model}"
             axes.annotate(label, (1, level), xycoords=("axes fraction", "data"), xytext=(-2, 3), ha="right",
                           textcoords="offset points", color=MUTED, fontsize=8.5)  # fmt: skip
-
-
-def _speeds(axes: Any, study: Study, name: str, series: list[Series]) -> None:
-    """Draw a number over the generation speed, a point for each ratio (mean over seeds); the dense model is a cross."""
-    for line, style in zip(series, styles(series), strict=True):
-        quality = line.at_each_ratio(lambda cell: cell.numbers("pruned").get(name))
-        speed = line.at_each_ratio(lambda cell: cell.numbers("pruned").get(SPEED))
-        ratios = [ratio for ratio in quality if ratio in speed]
-        points = [(mean(speed[ratio]), mean(quality[ratio])) for ratio in ratios]
-        axes.plot(*zip(*points, strict=True) if points else ([], []), **style | {"linewidth": 0.8})
-    for cell in study.dense():
-        x, y = cell.numbers("dense").get(SPEED), cell.numbers("dense").get(name)
-        if x is not None and y is not None:
-            axes.plot(x, y, marker="x", markersize=8, markeredgewidth=2, color=INK)
 
 
 def _scale(axes: Any, values: list[float | None]) -> None:

@@ -1,8 +1,10 @@
-"""Read the folder of a sweep into cells, and check the files in it."""
+"""Read the folders of sweeps into cells, and check the files in them."""
 
 import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
+from os.path import relpath
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +15,51 @@ from flap.reporting.report import SCHEMA
 from flap.reporting.resume import BOOKKEEPING
 from flap.storage.status import STATUS, STATUS_SCHEMA
 from flap.study.cells import CHOICES, Cell, Study, measured
+from flap.study.keys import flatten
 
 SCHEMAS = {"report.json": SCHEMA, STATUS: STATUS_SCHEMA}
 FILES = ("report.md", "report.json", "layers.png", "flap.log")
 UNFINISHED = "no report: still running, or killed"
 
 
-def read_study(folder: Path) -> Study:
-    """Read every sub-folder that has a status.json, and return the study.
+def read_study(*sweeps: Path, into: Path | None = None) -> Study:
+    """Read every sub-folder of the sweeps that has a status.json, and return the study.
+
+    into: the folder of the study's files, to which the cells' folders are relative; None: that of the first sweep.
 
     Raises:
-        ValueError: the folder does not exist or has no cell, or a file has another schema.
+        ValueError: a folder does not exist or has no cell, or a file has another schema.
     """
+    folders, into = distinct(sweeps), into or sweeps[0]
+    names = _names(folders) if len(folders) > 1 else [""]
+    cells = [
+        replace(cell, sweep=name, folder=relpath(folder / cell.folder, into))
+        for folder, name in zip(folders, names, strict=True)
+        for cell in _read_sweep(folder)
+    ]
+    number = next(iter(measured(cells)), "")
+    commands = filter(None, (_command(folder / "multirun.yaml") for folder in folders))
+    return Study(into, tuple(commands), tuple(sorted(_with_options(cells), key=_rank(number))))
+
+
+def distinct(folders: Sequence[Path]) -> list[Path]:
+    """Return the folders without repetitions, also under other names."""
+    return list({folder.resolve(): folder for folder in reversed(folders)}.values())[::-1]
+
+
+def _names(folders: list[Path]) -> list[str]:
+    """Return a name for each sweep: that of its folder, or all paths where two have one name."""
+    names = [folder.resolve().name for folder in folders]
+    return names if len({*names}) == len(names) else [str(folder) for folder in folders]
+
+
+def _read_sweep(folder: Path) -> list[Cell]:
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; expected that of a sweep, as multirun_outputs/<time>")
     cells = [_read_cell(path.parent) for path in sorted(folder.glob(f"*/{STATUS}"))]
     if not cells:
         raise ValueError(f"{folder}: no cell in it; expected the folder of a sweep, with runs that hold a status.json")
-    cells = [cell for cell in cells if not _repeated(cell, cells)]
-    number = next(iter(measured(cells)), "")
-    return Study(folder, _command(folder / "multirun.yaml"), tuple(sorted(_with_options(cells), key=_rank(number))))
+    return [cell for cell in cells if not _repeated(cell, cells)]
 
 
 def _read_cell(folder: Path) -> Cell:
@@ -62,7 +89,14 @@ def _read_cell(folder: Path) -> Cell:
         seed=OmegaConf.select(config, "seed"),
         report=report,
         documents=kept_documents(folder, report["evaluation"]["pruned"]) if report else {},
+        config=flatten(_plain_config(config), choices),
     )
+
+
+def _plain_config(config: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -112,15 +146,20 @@ def _repeated(cell: Cell, cells: list[Cell]) -> bool:
 
 
 def _with_options(cells: list[Cell]) -> list[Cell]:
-    """Return the cells with `options` set to the overrides that differ between them."""
+    """Return the cells with `options` set to the overrides that differ between them.
+
+    What one sweep sets and another has by default is no difference.
+    """
     keys = dict.fromkeys(key for cell in cells for key in cell.overrides)
-    differ = [
-        key for key in keys if len({cell.overrides.get(key) for cell in cells}) > 1 and not _selects_evaluation(key)
-    ]
+    differ = [key for key in keys if len({_value(cell, key) for cell in cells}) > 1 and not _selects_evaluation(key)]
     return [
         replace(cell, options=" ".join(f"{key}={cell.overrides[key]}" for key in differ if key in cell.overrides))
         for cell in cells
     ]
+
+
+def _value(cell: Cell, key: str) -> str | None:
+    return cell.overrides.get(key, cell.config.get(key))
 
 
 def _selects_evaluation(key: str) -> bool:

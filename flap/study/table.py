@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from flap.study.cells import Cell, Study
 from flap.study.noise import Mark, marks
 
-CHOICE_COLUMNS = ("model", "method", "metric", "structure", "options", "seed", "ratio")
-VARYING = ("model", "method", "options", "seed")  # columns that are left out if all cells agree
+CHOICE_COLUMNS = ("sweep", "model", "method", "metric", "structure", "options", "seed", "ratio")
+VARYING = ("sweep", "model", "method", "options", "seed")  # columns that are left out if all cells agree
 
 
 @dataclass(frozen=True)

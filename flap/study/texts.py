@@ -30,12 +30,14 @@ def records(study: Study) -> tuple[list[str], list[list[Any]]]:
         for which in ("dense", "pruned")
     }
     measured = [(which, name) for which, model_names in names.items() for name in model_names]
-    facts = ["cell", "state", "model", "method", "metric", "structure", "options"]
+    sweep = ["sweep"] if study.values("sweep") else []
+    facts = ["cell", "state", *sweep, "model", "method", "metric", "structure", "options"]
     numbers = ["ratio", "realised_ratio", "seed", "parameters_after"]
     last = ["seconds_total", "statistics_cache", "calibration_domain", "error"]
     rows = [
         [
-            cell.folder, cell.state, cell.model, cell.method, cell.metric, cell.structure, cell.options,
+            *[cell.folder, cell.state, cell.sweep][: 2 + len(sweep)],
+            cell.model, cell.method, cell.metric, cell.structure, cell.options,
             cell.ratio, cell.value("ratio", "realised_decoder"), cell.seed, cell.value("parameters", "total_after"),
             *(_plain(cell, which, name) for which, name in measured),
             cell.value("seconds", "total"), cell.report.get("statistics_cache"), _in_domain(cell), cell.error,

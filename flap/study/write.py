@@ -5,19 +5,21 @@ from pathlib import Path
 from flap.storage.files import atomic_file
 from flap.study.page import page, title
 from flap.study.plots import draw
-from flap.study.read import read_study
+from flap.study.read import distinct, read_study
 from flap.study.texts import csv_text, markdown
 
 
-def write_study(folder: Path) -> Path:
-    """Write the table, plots and page of a sweep into its folder, and return the page's path.
+def write_study(*sweeps: Path, into: Path | None = None) -> Path:
+    """Write the table, plots and page of one or more sweeps, and return the page's path.
 
     All files are made in memory first, so that an error leaves the files of an earlier call unchanged.
+    into: their folder; None: that of the sweep, or for several A+B beside the first of the sweeps A and B.
 
     Raises:
-        ValueError: the folder cannot be read (see `read_study`).
+        ValueError: a folder cannot be read (see `read_study`).
     """
-    study = read_study(folder)
+    folder = into or _beside(distinct(sweeps))
+    study = read_study(*sweeps, into=folder)
     plots = draw(study)
     pictures = {f"plots/{plot.name}.png": plot.caption for plot in plots}
     files = {f"plots/{plot.name}.{kind}": getattr(plot, kind) for plot in plots for kind in ("png", "svg")}
@@ -25,7 +27,12 @@ def write_study(folder: Path) -> Path:
     files["study.md"] = markdown(study, title(study), pictures).encode()
     files["index.html"] = page(study, plots).encode()
     for name, content in files.items():
-        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(folder / name) as scratch:
             scratch.write_bytes(content)
     return folder / "index.html"
+
+
+def _beside(sweeps: list[Path]) -> Path:
+    names = [sweep.resolve().name for sweep in sweeps]
+    return sweeps[0] if len(sweeps) == 1 else sweeps[0].resolve().parent / "+".join(names)

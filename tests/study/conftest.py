@@ -1,3 +1,20 @@
-from tests.helpers.runs import run_tiny
+import json
+from collections.abc import Callable
 
-__all__ = ["run_tiny"]
+import pytest
+
+from flap.reporting import Report
+from tests.helpers.browser import browser
+from tests.helpers.runs import run_tiny
+from tests.helpers.study_grid import Report as Plain
+
+__all__ = ["browser", "run_tiny"]
+
+
+@pytest.fixture(scope="session")
+def report(tmp_path_factory: pytest.TempPathFactory, run_tiny: Callable[..., Report]) -> Plain:
+    """report.json of a real run on the tiny model."""
+    folder = tmp_path_factory.mktemp("run")
+    run_tiny(folder)
+    plain: Plain = json.loads((folder / "report.json").read_text())
+    return plain

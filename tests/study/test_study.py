@@ -5,14 +5,12 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from flap.config import config_dir
-from flap.reporting import Report
 from flap.reporting.numbers import lower_is_better
 from flap.study import write
 from flap.study.__main__ import main
@@ -34,15 +32,6 @@ from tests.helpers.study_grid import (
     keep_documents,
 )
 from tests.helpers.study_grid import Report as Plain
-
-
-@pytest.fixture(scope="module")
-def report(tmp_path_factory: pytest.TempPathFactory, run_tiny: Callable[..., Report]) -> Plain:
-    """report.json of a real run on the tiny model."""
-    folder = tmp_path_factory.mktemp("run")
-    run_tiny(folder)
-    plain: Plain = json.loads((folder / "report.json").read_text())
-    return plain
 
 
 @pytest.fixture
@@ -244,8 +233,8 @@ def test_plots_are_those_that_were_measured(tmp_path: Path, sweep: Path, report:
     def names(folder: Path) -> list[str]:
         return [plot.name for plot in draw(read_study(folder))]
 
-    assert names(sweep) == ["perplexity", "layers"]
-    assert names(full_grid(tmp_path / "grid", report)) == ["perplexity", "zero_shot", "layers", "speed"]
+    assert names(sweep) == ["perplexity", "layers", "parameters"]
+    assert names(full_grid(tmp_path / "grid", report)) == ["perplexity", "zero_shot", "layers", "parameters", "speed"]
 
 
 @pytest.mark.parametrize(("worst", "tick"), [(199.0, "75"), (201.0, "50")])
@@ -280,9 +269,9 @@ def test_a_study_of_failures_alone(tmp_path: Path) -> None:
 
 def test_the_command_can_be_pasted(tmp_path: Path) -> None:
     add_cell(tmp_path, None, "WIFV", "AL-AM", 0.2, state="failed")
-    assert read_study(tmp_path).command == ""
+    assert read_study(tmp_path).commands == ()
     add_command(tmp_path, "metric=IFV,WIFV", "run_name=a b")
-    assert read_study(tmp_path).command == "python -m flap -m metric=IFV,WIFV 'run_name=a b'"
+    assert read_study(tmp_path).commands == ("python -m flap -m metric=IFV,WIFV 'run_name=a b'",)
 
 
 @pytest.mark.parametrize("name", ["report.json", "status.json"])

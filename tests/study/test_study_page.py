@@ -1,60 +1,33 @@
 """The page of a study, as a browser without network shows it."""
 
+import csv
 import json
-import os
 import re
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page
 
-from flap.reporting import Report
 from flap.study.write import write_study
-from tests.helpers.study_grid import CRASH, PERPLEXITY, full_grid
+from tests.helpers.browser import opened
+from tests.helpers.study_grid import CRASH, PERPLEXITY, Report, full_grid
 
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
-         "--disable-sync", "--no-first-run"]  # fmt: skip
 IN_ORDER = [f"{number}" for ratio in range(4) for number in range(ratio, 24, 4)]  # by ratio, then perplexity
 
 
 @pytest.fixture(scope="module")
-def index(tmp_path_factory: pytest.TempPathFactory, run_tiny: Callable[..., Report]) -> Path:
+def index(tmp_path_factory: pytest.TempPathFactory, report: Report) -> Path:
     """The page of a grid: 24 finished cells, 1 failed, 1 unfinished."""
-    folder = tmp_path_factory.mktemp("page")
-    run_tiny(folder / "run")
-    return write_study(full_grid(folder / "grid", json.loads((folder / "run" / "report.json").read_text())))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Chromium of the system; without one the tests are skipped, unless they are required."""
-    path = shutil.which("chromium")
-    if path is None:
-        required = os.environ.get("FLAP_REQUIRE_SYSTEM_TOOLS") == "1"
-        (pytest.fail if required else pytest.skip)("no chromium on the PATH")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=QUIET)
-        yield browser
-        browser.close()
+    return write_study(full_grid(tmp_path_factory.mktemp("page") / "grid", report))
 
 
 @pytest.fixture
 def page(browser: Browser, index: Path) -> Iterator[Page]:
-    """The page, opened from disk; whatever it complains of or asks the network for fails the test."""
-    context = browser.new_context(offline=True, viewport={"width": 1300, "height": 900})
-    context.set_default_timeout(5000)
-    page, trouble = context.new_page(), []
-    page.on("console", lambda message: trouble.append(message.text))
-    page.on("pageerror", lambda error: trouble.append(str(error)))
-    page.on("requestfailed", lambda request: trouble.append(f"failed: {request.url}"))
-    page.on("request", lambda request: request.url.startswith(("file:", "data:")) or trouble.append(request.url))
-    page.goto(index.as_uri())
-    yield page
-    context.close()
-    assert trouble == []
+    """The page, opened from disk."""
+    with opened(browser, index.as_uri()) as page:
+        yield page
 
 
 def shown(page: Page) -> list[str]:
@@ -81,7 +54,7 @@ def test_the_page_opens_by_ratio_then_perplexity_with_all_cells(page: Page) -> N
     assert page.locator("#shown").inner_text() == "26 of 26 cells shown"
     assert "24 finished · 1 failed · 1 unfinished" in page.locator(".counts").inner_text()
     assert "python -m flap -m metric=IFV,WIFN,WIFV" in page.locator(".command").inner_text()
-    assert page.locator("figure svg").count() == 4
+    assert page.locator("figure svg").count() == 5
     dense = page.locator("tbody.dense").inner_text()
     assert "20.00" in dense and "0.7000 ± 0.0110" in dense
 
@@ -136,6 +109,56 @@ def test_filters_by_text_and_by_choice_together(page: Page) -> None:
     assert shown(page) == []
 
 
+def test_a_link_keeps_the_view(page: Page, index: Path) -> None:
+    choice(page, "Structure").select_option("UL-UM")
+    page.locator("#search").fill("wifn")
+    press(page, "ratio")
+    press(page, "ratio")
+    link = page.get_by_role("link", name="Link to this view").get_attribute("href") or ""
+    assert shown(page) == ["15", "14", "13", "12"]
+    page.goto("about:blank")
+    page.goto(index.as_uri() + link)
+    assert shown(page) == ["15", "14", "13", "12"] and head(page, "ratio") == "descending"
+    assert page.locator("#search").input_value() == "wifn"
+    page.get_by_role("button", name="Clear").click()
+    assert shown(page)[:24] == IN_ORDER and head(page, "ratio") == "none"
+
+
+def downloaded(page: Page, button: str) -> str:
+    with page.expect_download() as download:
+        page.get_by_role("button", name=button).click()
+    return download.value.path().read_text()
+
+
+def test_the_shown_rows_as_csv_are_those_of_the_study(page: Page, index: Path) -> None:
+    page.locator("#search").fill("0.7")  # the failed cell, whose error has quotes
+    assert downloaded(page, "CSV").count(CRASH.replace('"', '""')) == 1
+    page.locator("#search").fill("wifn ul-um")
+    press(page, "ratio")
+    press(page, "ratio")
+    whole, got = (list(csv.reader(text.splitlines())) for text in (
+        (index.parent / "study.csv").read_text(), downloaded(page, "CSV")
+    ))  # fmt: skip
+    assert got[0] == whole[0]
+    assert [row[0] for row in got[1:]] == [
+        f"{i}_tiny_WIFN_UL-UM_r{r}_s0" for i, r in ((15, 0.5), (14, 0.3), (13, 0.2), (12, 0.1))
+    ]
+    numbers = [float(row[8]) for row in got[1:]]
+    assert numbers == [float(next(row for row in whole if row[0] == one[0])[8]) for one in got[1:]]
+
+
+def test_the_shown_rows_as_a_latex_table(page: Page) -> None:
+    page.locator("#search").fill("0_tiny")
+    choice(page, "Ratio").select_option("0.1")
+    lines = downloaded(page, "LaTeX").splitlines()
+    assert lines[:3] == ["% needs \\usepackage{booktabs}", "\\begin{tabular}{llrrrrrrrr}", "\\toprule"]
+    assert lines[3].startswith("metric & structure & ratio & removed & parameters & wikitext2/perplexity@128 & ")
+    assert lines[3].count(" & ") == lines[5].count(" & ") == lines[7].count(" & ") == 9
+    assert lines[5].startswith("dense &  &  & 0.0000 & ") and "$\\pm$" in lines[5]
+    assert lines[7].startswith("IFV & AL-AM & 0.1 & ") and lines[7].endswith(" \\\\")
+    assert lines[-2:] == ["\\bottomrule", "\\end{tabular}"]
+
+
 def test_the_failed_cell_shows_its_whole_error_and_its_log(page: Page) -> None:
     row = page.locator("#cells tr.failed")
     assert CRASH in row.locator(".error").inner_text()
@@ -185,14 +208,14 @@ def test_the_page_needs_nothing_but_itself(index: Path) -> None:
     assert found.loads and all(value.startswith(("#", "data:")) for value in found.loads)
     assert all(target.startswith(("#", "data:")) for target in re.findall(r"url\(['\"]?([^)]*)", text))
     assert "@import" not in text
-    assert text.count("<script>") == text.count("</script>") == 1
+    assert text.count("<script>") == 1
 
 
 def test_every_link_leads_to_a_file_beside_the_page(index: Path) -> None:
     found = Loads()
     found.feed(index.read_text())
     assert any(link.endswith("/report.json") for link in found.links)
-    assert [link for link in found.links if not (index.parent / link).is_file()] == []
+    assert [link for link in found.links if link != "#" and not (index.parent / link).is_file()] == []
 
 
 def test_the_page_says_which_code_made_it(index: Path) -> None:
