@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from flap.config import FlapConfig, build, config_dir, explain, typed
 from flap.storage import read_state, write_status
 from flap.storage.command import main as cache_command
+from flap.storage.progress_file import progress_file
 from flap.sweeps.callbacks import open_folder, write_open_study
 from flap.sweeps.launching import claim_gpu, explain_launch, failures
 
@@ -92,7 +93,7 @@ def _run(config: DictConfig) -> None:
         log.info("%s holds a run on other inputs (%s), which runs again", folder, ", ".join(changed))
     write_status(run_dir, "running")
     in_one_process = hydra_config.mode == RunMode.MULTIRUN and "submitit" not in hydra_config.launcher._target_
-    with tracking.start(asdict(checked), run_dir, _job_info(checked, run_dir)) as tracked:
+    with progress_file(run_dir), tracking.start(asdict(checked), run_dir, _job_info(checked, run_dir)) as tracked:
         report = run(checked, run_dir, more_to_come=in_one_process)
         write_status(run_dir, "finished")
         tracked.finish(report)

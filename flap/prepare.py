@@ -13,6 +13,7 @@ from flap.checkpoint.stock import takes_output_biases
 from flap.config import FlapConfig, build, in_time, require, targets
 from flap.data import Windows
 from flap.evaluation import Task, prepare_suite
+from flap.evaluation.results import RESULTS
 from flap.export.gguf import check_export, source_gguf
 from flap.forecast import Forecast
 from flap.job import Choices, Job
@@ -56,7 +57,7 @@ def prepare(
     if "gguf" in config.checkpoint.formats:
         uniform = (choices.structure.layer_by_layer and not choices.compensation.adds_bias) or config.ratio == 0
         check_export(source.config, source.tokenizer, source_gguf(config.model.path), uniform)
-    results = run_dir / "evaluation.json"
+    results = run_dir / RESULTS
     if not config.resume:
         results.unlink(missing_ok=True)  # without resume, numbers of an earlier start are not used
     suite = prepare_suite(choices.evaluators, source.tokenizer, source.max_length, results)

@@ -45,10 +45,10 @@ class PrunedConfigMixin:
         """True: transformers may read the global widths."""
         return True
 
-    @property
-    def logit_scale(self):
-        """What vLLM's Transformers backend multiplies logits with, where Granite's own class divides them."""
-        return 1 / getattr(self, "logits_scaling", 1.0)
+
+def _logit_scale(config):
+    """Return what vLLM's Transformers backend multiplies logits with, where Granite's own class divides them."""
+    return 1 / config.logits_scaling
 
 
 class PrunedModelMixin:
@@ -210,6 +210,8 @@ def _class(architecture, kind):
     extra = {"__module__": __name__, "_auto_class": next(auto for auto, one in AUTO_CLASSES.items() if one == kind)}
     if kind == "Config":
         extra["model_type"] = f"flap_{base.model_type}"
+        if hasattr(base, "logits_scaling"):
+            extra["logit_scale"] = property(_logit_scale)
     else:
         extra |= {"config_class": pruned_class(architecture, "Config"), "architecture": architecture}
     return type(f"Flap{architecture}{kind}", (mixin, base), extra)

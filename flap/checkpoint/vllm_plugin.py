@@ -4,10 +4,9 @@ vLLM calls `register` in each of its processes. The pruned architectures are ser
 builds their layers with the classes of `modeling_flap.py`.
 """
 
-from flap.checkpoint import modeling_flap
+from flap.checkpoint.register import DENSE, MIXTURES, architectures
 from flap.checkpoint.register import register as register_with_transformers
 
-MIXTURES = ("Mixtral", "Qwen3Moe")
 BACKEND = "vllm.model_executor.models.transformers:{}"  # vLLM imports it when it builds such a model
 
 
@@ -16,6 +15,6 @@ def register() -> None:
     from vllm import ModelRegistry
 
     register_with_transformers()
-    for architecture in modeling_flap.ARCHITECTURES:
-        kind = "TransformersMoEForCausalLM" if architecture in MIXTURES else "TransformersForCausalLM"
-        ModelRegistry.register_model(f"Flap{architecture}ForCausalLM", BACKEND.format(kind))
+    for model_types, kind in ((DENSE, "TransformersForCausalLM"), (MIXTURES, "TransformersMoEForCausalLM")):
+        for architecture in architectures(model_types):
+            ModelRegistry.register_model(f"Flap{architecture}ForCausalLM", BACKEND.format(kind))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flap.evaluation.errors import Difference, averaged_differences, paired_differences
-from flap.evaluation.results import Results
+from flap.evaluation.results import RESULTS, Results
 from flap.storage import digest
 
 Kept = dict[tuple[str, str], list[float]]  # values of documents, by the number's name and the digest of the documents
@@ -14,7 +14,7 @@ def kept_documents(folder: Path, numbers: Mapping[str, float | None]) -> Kept:
     """Return the documents' values that a run has kept for these numbers of its pruned model; empty without any."""
     return {
         (name, digest([key["task"], key["data"]])): values
-        for key, measured in Results(folder / "evaluation.json").stored().values()
+        for key, measured in Results(folder / RESULTS).stored().values()
         if {"plan", "data"} <= key.keys()  # the dense model's have no plan
         for name, values in measured.documents.items()
         if name in numbers and measured.numbers.get(name) == numbers[name]  # others are of an earlier start

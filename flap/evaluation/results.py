@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from flap.storage import Kind, digest, write_text
 from flap.storage.files import atomic_file
 
 Key = Mapping[str, Any]
+RESULTS = "evaluation.json"
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,13 @@ class Results:
             for name, values in _read_documents(self._documents).items()
             if name in entries
         }
+
+    def pruned(self) -> dict[str, float | None]:
+        """Return the numbers of the pruned model that are there so far; None: not finite."""
+        found = [entry["numbers"] for entry in self._read().values() if "plan" in entry["key"]]
+        # those of a comparison are (dense, pruned)
+        merged = {name: value for one in found for name, value in (one if isinstance(one, dict) else one[1]).items()}
+        return {name: value if math.isfinite(value) else None for name, value in merged.items()}
 
     @property
     def _documents(self) -> Path:

@@ -31,6 +31,8 @@ class Cell:
     report: dict[str, Any] = field(default_factory=dict)
     documents: Kept = field(default_factory=dict)  # of the pruned model
     sweep: str = ""  # the name of its sweep, in a study of several
+    progress: str = ""  # of a run that has not finished: "calibrate 12 of 64"
+    so_far: dict[str, float | None] = field(default_factory=dict)  # the pruned model's numbers of an unfinished run
     config: dict[str, str] = field(default_factory=dict)  # by dotted key (`flap.study.keys`)
 
     @property
@@ -48,7 +50,8 @@ class Cell:
 
     def numbers(self, which: str) -> dict[str, float | None]:
         """Return the numbers of a model, "dense" or "pruned"; None: not finite."""
-        return dict(self.report.get("evaluation", {}).get(which, {}))
+        so_far = {"pruned": self.so_far}
+        return dict(self.report.get("evaluation", so_far).get(which, {}))
 
     def domain(self, name: str) -> str:
         """Return the domain of a number's text, "calibration" or "other"; empty if the report does not say."""

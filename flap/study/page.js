@@ -2,15 +2,20 @@
 (() => {
   "use strict";
   const form = document.getElementById("filters");
-  const heads = [...document.querySelectorAll("#results thead th[aria-sort]")];
-  const names = heads.map((head) => head.dataset.name);
-  const body = document.getElementById("cells");
-  const rows = [...body.rows].map((row) => ({
-    row,
-    keys: JSON.parse(row.dataset.keys),
-    fields: JSON.parse(row.dataset.fields),
-    text: row.textContent.toLowerCase(),
-  }));
+  let heads, names, body, rows;
+
+  // again when the served page has changed
+  function read() {
+    heads = [...document.querySelectorAll("#results thead th[aria-sort]")];
+    names = heads.map((head) => head.dataset.name);
+    body = document.getElementById("cells");
+    rows = [...body.rows].map((row) => ({
+      row,
+      keys: JSON.parse(row.dataset.keys),
+      fields: JSON.parse(row.dataset.fields),
+      text: row.textContent.toLowerCase(),
+    }));
+  }
 
   const compare = (a, b) =>
     typeof a === "number" && typeof b === "number"
@@ -51,22 +56,21 @@
   }
 
   function restore() {
-    form.reset();
-    for (const [name, value] of new URLSearchParams(location.hash.slice(1))) {
-      const element = form.elements.namedItem(name);
-      if (element) element.value = value;
-      element?.closest("details")?.setAttribute("open", "");
+    const view = new URLSearchParams(location.hash.slice(1));
+    for (const element of [...form.elements].filter(({ name }) => name)) {
+      const value = view.get(element.name) ?? "";
+      if (element.value !== value) element.value = value; // the caret stays where somebody types
+      if (value) element.closest("details")?.setAttribute("open", "");
     }
     show();
   }
 
-  heads.forEach((head) =>
-    head.firstElementChild.addEventListener("click", () => {
-      const { name } = head.dataset;
-      form.elements.sort.value = form.elements.sort.value === name ? `-${name}` : name;
-      show();
-    }),
-  );
+  document.getElementById("results").addEventListener("click", ({ target }) => {
+    const name = target.closest("thead button")?.parentElement.dataset.name;
+    if (!name) return;
+    form.elements.sort.value = form.elements.sort.value === name ? `-${name}` : name;
+    show();
+  });
   form.addEventListener("input", show);
   form.addEventListener("submit", (event) => event.preventDefault());
   document.getElementById("clear").addEventListener("click", () => {
@@ -74,5 +78,10 @@
     show();
   });
   window.addEventListener("hashchange", restore);
+  document.addEventListener("fresh", () => {
+    read();
+    restore();
+  });
+  read();
   restore();
 })();

@@ -36,8 +36,11 @@ def title(study: Study) -> str:
     return f"Pruning {models}" + (f": {' × '.join(differs)}" if differs else "")
 
 
-def page(study: Study, plots: list[Plot]) -> str:
-    """Return the whole HTML of the page; all text from the data is escaped."""
+def page(study: Study, plots: list[Plot], version: str = "") -> str:
+    """Return the whole HTML of the page; all text from the data is escaped.
+
+    version: of a served page, which asks for a newer one; empty: a page from disk.
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -50,6 +53,7 @@ def page(study: Study, plots: list[Plot]) -> str:
     environment.tests |= {"lower": lower_is_better, "quality": _is_quality}
     return environment.get_template("page.html.j2").render(
         title=title(study),
+        version=version,
         study=study,
         table=tabulate(study),
         counts=Counter(cell.state for cell in study.cells),

@@ -30,7 +30,8 @@ class Cost:
 
 
 def _parameters(cell: Cell, which: str) -> float | None:
-    return cell.value("parameters", "total_before" if which == "dense" else "total_after")
+    parameters: int | None = cell.value("parameters", "total_before" if which == "dense" else "total_after")
+    return parameters
 
 
 def _efficiency(name: str) -> Callable[[Cell, str], float | None]:

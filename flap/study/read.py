@@ -11,8 +11,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from flap.evaluation.kept import kept_documents
+from flap.evaluation.results import RESULTS, Results
 from flap.reporting.report import SCHEMA
 from flap.reporting.resume import BOOKKEEPING
+from flap.storage.progress_file import read_progress
 from flap.storage.status import STATUS, STATUS_SCHEMA
 from flap.study.cells import CHOICES, Cell, Study, measured
 from flap.study.keys import flatten
@@ -89,6 +91,8 @@ def _read_cell(folder: Path) -> Cell:
         seed=OmegaConf.select(config, "seed"),
         report=report,
         documents=kept_documents(folder, report["evaluation"]["pruned"]) if report else {},
+        progress=read_progress(folder) if state == "unfinished" else "",
+        so_far=Results(folder / RESULTS).pruned() if state == "unfinished" else {},
         config=flatten(_plain_config(config), choices),
     )
 

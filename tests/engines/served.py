@@ -2,8 +2,6 @@
 
 import gc
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,24 +27,21 @@ class Expected:
         return cls(**load_file(f"{checkpoint}.safetensors"))
 
 
-@contextmanager
-def serving(checkpoint: Path, **options: Any) -> Iterator[LLM]:
-    """The engine; what it holds is given back."""
-    llm = None
+def served(checkpoint: Path, prompts_NT: Tensor, **options: Any) -> tuple[list[Any], list[Any]]:
+    """The outputs of one batch of requests, 24 greedy tokens each, and of the same batch once more."""
     try:
-        llm = LLM(str(checkpoint), dtype="float32", enforce_eager=True, max_model_len=128, block_size=32, **options)
-        yield llm
+        return _served(checkpoint, prompts_NT, **options)
     finally:
-        del llm
+        gc.collect()  # the engine is gone before its groups of processes are
         cleanup_dist_env_and_memory()
-        gc.collect()
 
 
-def generate(llm: LLM, prompts_NT: Tensor, **options: Any) -> list[Any]:
-    """The outputs of one batch of requests, 24 greedy tokens each."""
-    sampling = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True, logprobs=0, **options)
+def _served(checkpoint: Path, prompts_NT: Tensor, **options: Any) -> tuple[list[Any], list[Any]]:
+    llm = LLM(str(checkpoint), dtype="float32", enforce_eager=True, max_model_len=128, block_size=32, **options)
+    sampling: dict[str, Any] = {"temperature": 0, "max_tokens": 24, "ignore_eos": True, "logprobs": 0}
     prompts = [TokensPrompt(prompt_token_ids=prompt) for prompt in prompts_NT.tolist()]
-    return llm.generate(prompts, sampling, use_tqdm=False)
+    with_prompts = llm.generate(prompts, SamplingParams(**sampling, prompt_logprobs=0), use_tqdm=False)
+    return with_prompts, llm.generate(prompts, SamplingParams(**sampling), use_tqdm=False)
 
 
 def logprobs(output: Any) -> list[float]:

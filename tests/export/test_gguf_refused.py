@@ -25,6 +25,7 @@ from tests.helpers.gguf_cases import LINEAR, Exported, checkpoint
 from tests.helpers.runs import composed, tiny
 from tests.helpers.tokenizers import KINDS
 from tests.models.families.contract import FamilyContract
+from tests.models.families.every import EVERY
 
 ULUM_, PLAIN = {"structure": ULUM()}, {"compensation": NoCompensation()}
 ARCHITECTURES = [
@@ -63,7 +64,7 @@ def test_what_llama_cpp_cannot_compute(
     assert_refused(checkpoint(tmp_path / "pruned", name, words, **options).directory, f"^gguf: .*{line}")
 
 
-@pytest.mark.parametrize("family", FamilyContract.__subclasses__(), ids=lambda family: family.__name__)
+@pytest.mark.parametrize("family", EVERY, ids=lambda family: family.__name__)
 def test_every_family_is_taken_or_refused_in_a_line(family: type[FamilyContract]) -> None:
     for config in family.configs.values():
         if config.model_type in MODEL_TYPES and not any(kind == "sliding_attention" for kind in layer_kinds(config)):

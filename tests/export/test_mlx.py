@@ -12,6 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from flap.allocation import ALAM
+from flap.checkpoint.modeling_flap import FlapLlamaConfig
 from flap.export.mlx import export_mlx
 from flap.export.mlx.config import mlx_config
 from tests.cases import VOCAB
@@ -80,6 +81,15 @@ def test_what_mlx_lm_computes_otherwise(name: str, tokenizer: PreTrainedTokenize
     architecture, changes, line = CHANGED[name]
     exported = checkpoint(tmp_path / "pruned", architecture, tokenizer, vocab_size=VOCAB, **changes)
     assert_refused(exported.directory, f"^mlx: {line}")
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [("num_attention_heads", "min_heads"), ("intermediate_size", "min_neurons")]
+)
+def test_a_layer_without_units(name: str, option: str) -> None:
+    config = FlapLlamaConfig(num_hidden_layers=2, head_dim=8, per_layer_config={0: {}, 1: {name: 0}})
+    with pytest.raises(ValueError, match=rf"^mlx: {name}=0 in layer 1: .*; prune with structure\.{option}=1$"):
+        mlx_config(config)
 
 
 WIDE = {"hidden_size": 64, "head_dim": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 256}

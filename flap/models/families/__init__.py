@@ -9,6 +9,8 @@ from flap.models.families.family import Family
 from flap.models.families.mixture import MixtureAdapter
 from flap.models.families.usual import UsualAdapter
 
+__all__ = ["FAMILIES", "Family", "adapt", "find_family"]
+
 PLAIN = ("up_proj",)  # an MLP without a gate
 
 FAMILIES: dict[str, Family] = {

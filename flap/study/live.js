@@ -1,0 +1,34 @@
+// The served page asks every two seconds whether there is news, and takes it over; the view stays as it is.
+(() => {
+  "use strict";
+  const parts = [".counts", ".notices", "#choices", "#more", "#results", "#plots", "#made", "#records"];
+  const state = document.getElementById("live");
+  let seen = state.dataset.version;
+
+  const mark = (element) => element.id || element.name || element.closest("[data-name]")?.dataset.name;
+
+  function take(fresh) {
+    const focused = mark(document.activeElement);
+    for (const part of parts) {
+      const [old, other] = [document.querySelector(part), fresh.querySelector(part)];
+      if (old && other && old.innerHTML !== other.innerHTML) old.innerHTML = other.innerHTML;
+    }
+    document.dispatchEvent(new Event("fresh"));
+    const again = focused && [...document.querySelectorAll("select, input, button, #more")].find((one) => mark(one) === focused);
+    if (again && again !== document.activeElement) again.focus();
+  }
+
+  async function look() {
+    try {
+      const version = await (await fetch("/version")).text();
+      if (version !== seen) {
+        take(new DOMParser().parseFromString(await (await fetch("/")).text(), "text/html"));
+        seen = version;
+      }
+      setTimeout(look, 2000);
+    } catch {
+      state.textContent = "the server has ended; the page stays as it is";
+    }
+  }
+  setTimeout(look, 2000);
+})();

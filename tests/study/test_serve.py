@@ -1,0 +1,101 @@
+"""The served page of a sweep that still runs: what it shows, what it keeps, and what it refuses."""
+
+import http.client
+import json
+import socket
+from collections.abc import Iterator
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from flap.storage.status import write_status
+from flap.study.__main__ import main
+from flap.study.serve import server
+from tests.helpers.browser import opened
+from tests.helpers.study_grid import PERPLEXITY, Report, add_cell, altered
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, report: Report) -> Path:
+    """A finished cell, and one that runs: its progress, and one number of two."""
+    folder = tmp_path / "sweep"
+    dense = {PERPLEXITY: 20.0, "piqa/acc": 0.7}
+    add_cell(folder, altered(report, 0.2, dense, {PERPLEXITY: 31.25, "piqa/acc": 0.65}), "WIFV", "AL-AM", 0.2)
+    running = add_cell(folder, None, "WIFV", "AL-AM", 0.5, state="running")
+    (running / "progress.json").write_text('{"stage": "piqa", "done": 12, "total": 64}')
+    entries = {"a": {"key": {}, "numbers": dense}, "b": {"key": {"plan": "x"}, "numbers": {PERPLEXITY: 123.5}}}
+    (running / "evaluation.json").write_text(json.dumps(entries))
+    return folder
+
+
+@pytest.fixture
+def served(sweep: Path) -> Iterator[ThreadingHTTPServer]:
+    with server([sweep], 0) as serving:
+        Thread(target=serving.serve_forever, args=(0.05,), daemon=True).start()
+        yield serving
+        serving.shutdown()
+
+
+def files(folder: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def get(served: ThreadingHTTPServer, address: str, host: str = "localhost:1", method: str = "GET") -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", served.server_port)
+    connection.request(method, address, headers={"Host": host})
+    answer = connection.getresponse()
+    return answer.status, answer.read().decode()
+
+
+def test_states_progress_and_numbers_show_as_they_come(
+    browser: Browser, sweep: Path, served: ThreadingHTTPServer, report: Report
+) -> None:
+    before = files(sweep)
+    with opened(browser, f"http://127.0.0.1:{served.server_port}/") as page:
+        page.set_default_timeout(30_000)
+        running = page.locator("#cells tr.unfinished")
+        expect(running).to_contain_text("piqa 12 of 64")
+        expect(running).to_contain_text("123.5")
+        page.get_by_role("combobox", name="Ratio").select_option("0.5")
+        page.get_by_role("combobox", name="Ratio").focus()
+        assert files(sweep) == before
+        folder = sweep / "1_tiny_WIFV_AL-AM_r0.5_s0"
+        done = altered(report, 0.5, {}, {PERPLEXITY: 124.5})
+        (folder / "report.json").write_text(json.dumps(done | {"config": done["config"] | {"seed": 0}}))
+        write_status(folder, "finished")
+        expect(page.locator("#cells tr.finished", has_text="124.5")).to_be_visible(timeout=60_000)
+        expect(page.locator("#shown")).to_have_text("1 of 2 cells shown")  # the view is kept, and the focus
+        assert page.evaluate("document.activeElement.name") == "ratio"
+        assert page.locator("figure svg").count() > 0
+
+
+def test_it_listens_on_the_loopback_address_alone_and_serves_what_it_links_to(
+    sweep: Path, served: ThreadingHTTPServer
+) -> None:
+    assert served.server_address[0] == "127.0.0.1"
+    status, text = get(served, "/")
+    assert status == 200 and "Pruning tiny" in text
+    assert get(served, "/1_tiny_WIFV_AL-AM_r0.5_s0/flap.log") == (200, "what happened\n")
+    assert get(served, "/study.csv")[1].startswith("cell,state,")
+    for address in ("/1_tiny_WIFV_AL-AM_r0.5_s0/evaluation.json", "/../sweep/secret", "/%2e%2e/x", "/nothing"):
+        assert get(served, address)[0] == 404
+    assert get(served, "/", host="evil.example:80")[0] == 403
+    assert get(served, "/", method="POST")[0] == 501
+
+
+def test_a_file_that_is_torn_for_a_moment_leaves_the_page_as_it_was(sweep: Path, served: ThreadingHTTPServer) -> None:
+    (sweep / "0_tiny_WIFV_AL-AM_r0.2_s0" / "report.json").write_text('{"sch')
+    assert get(served, "/")[0] == 200
+
+
+def test_a_port_in_use_is_one_clear_line(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(SystemExit) as stopped:
+            main(["--serve", "--port", str(port), str(sweep)])
+    assert stopped.value.code == 1
+    expected = f"error: --port={port}: in use; expected a free port of 127.0.0.1, or 0 for any\n"
+    assert capsys.readouterr().err == expected
