@@ -83,7 +83,7 @@ def test_logits_are_made_in_chunks_and_the_chunks_change_nothing(
     dense, pruned = pair()
     expected, sizes = found(Resident(dense), Resident(pruned)), []
     monkeypatch.setattr(perplexity, "LOGITS_BYTES", 4 * positions * 4 * VOCAB)
-    pruned.lm_head.register_forward_hook(lambda module, args, logits: sizes.append(len(logits)))
+    pruned.lm_head.register_forward_hook(lambda module, args, logits: sizes.append(logits.shape[-2]))
     chunked = found(Resident(dense), Resident(pruned))
     for name in NAMES:
         assert chunked[name] == pytest.approx(expected[name], rel=1e-5)

@@ -24,7 +24,7 @@ def says(logits: Callable[[Tensor], Tensor]) -> Resident:
 
 def always(token: int, logit: float) -> Resident:
     logits_V = torch.nn.functional.one_hot(torch.tensor(token), VOCAB) * logit
-    return says(lambda hidden_PD: logits_V.expand(len(hidden_PD), VOCAB))
+    return says(lambda hidden: logits_V.expand(*hidden.shape[:-1], VOCAB))
 
 
 def measured(model: PlacedModel, tokens_NT: Tensor, batch_size: int) -> float:
@@ -62,7 +62,7 @@ def test_logits_are_made_in_chunks_and_the_chunks_change_nothing(
     model = tiny_model("qwen2-gqa-tied")
     expected, sizes = measured(Resident(model), tokens(), batch_size=2), []
     monkeypatch.setattr(perplexity, "LOGITS_BYTES", positions * 4 * VOCAB)
-    model.lm_head.register_forward_hook(lambda module, args, logits: sizes.append(len(logits)))
+    model.lm_head.register_forward_hook(lambda module, args, logits: sizes.append(logits.shape[-2]))
     assert measured(Resident(model), tokens(), batch_size=2) == pytest.approx(expected, rel=1e-6)
     assert max(sizes) == min(positions, 2 * 23) and sum(sizes) == 6 * 23
 
@@ -130,7 +130,7 @@ def test_an_infinite_perplexity_has_no_values_of_windows() -> None:
 
 
 def test_half_precision_logits_are_scored_in_float32() -> None:
-    half = says(lambda hidden_PD: torch.zeros(len(hidden_PD), VOCAB, dtype=torch.bfloat16))
+    half = says(lambda hidden: torch.zeros(*hidden.shape[:-1], VOCAB, dtype=torch.bfloat16))
     assert measured(half, tokens(), batch_size=4) == pytest.approx(VOCAB, rel=1e-6)
 
 

@@ -33,7 +33,7 @@ def opened(browser: Browser, address: str, **settings: Any) -> Iterator[Page]:
     own = (host, "data:", "blob:")
     settings = {"viewport": {"width": 1300, "height": 900}} | settings
     context = browser.new_context(offline=host == "file://", **settings)
-    context.set_default_timeout(5000)
+    context.set_default_timeout(30_000)
     page, trouble = context.new_page(), []
     page.on("console", lambda message: trouble.append(message.text))
     page.on("pageerror", lambda error: trouble.append(str(error)))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
+from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM
 
 TENSOR = "model.layers.2.mlp.up_proj.weight"
 TEXTS = {
@@ -24,7 +24,7 @@ TEXTS = {
 
 def damage(root: Path, model_dir: Path) -> Path:
     """Fill the folder `root`: directories are models (but for occupied/), files are texts (but for a-file)."""
-    for name in ("no-weights", "pickled", "truncated", "lacking", "misshapen", "nan", "gpt2"):
+    for name in ("no-weights", "pickled", "truncated", "lacking", "misshapen", "nan", "bloom"):
         shutil.copytree(model_dir, root / name)
     for name in ("no-weights", "pickled"):
         (root / name / "model.safetensors").unlink()
@@ -34,7 +34,7 @@ def damage(root: Path, model_dir: Path) -> Path:
     _rewrite(root / "lacking", None)
     _rewrite(root / "misshapen", torch.zeros(3, 3))
     _rewrite(root / "nan", torch.full((56, 32), torch.nan))
-    GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=96)).save_pretrained(root / "gpt2")
+    BloomForCausalLM(BloomConfig(hidden_size=8, n_layer=1, n_head=1, vocab_size=96)).save_pretrained(root / "bloom")
     for name in ("shard-missing", "shard-truncated", "index-lies", "index-broken"):
         _damage_sharded(root / name, model_dir)
     for name, text in TEXTS.items():

@@ -53,7 +53,7 @@ BEFORE_WEIGHTS = [
     ("eval.perplexity.datasets=null", "eval.perplexity.datasets=None: .*not Optional"),
     ("eval.perplexity.datasets={bad}/short.txt", "eval.perplexity.datasets.*short.txt.*list"),
     ("model.placement=stream checkpoint.save=false", "checkpoint.save=False: expected true with model.placement=strea"),
-    ("model.path={bad}/gpt2", "model.path.*'gpt2' is not supported; supported are .*llama, .*flap/models/families"),
+    ("model.path={bad}/bloom", "model.path.*'bloom' is not supported; supported are .*llama, .*flap/models/families"),
     ("model.path={bad}/absent", "model.path={bad}/absent: no model in a local directory or on the hub"),
     ("model.path={bad}/no-weights", "model.path={bad}/no-weights: no .*safetensors"),
     ("model.path={bad}/pickled", "model.path={bad}/pickled: no .*safetensors .*pickled weights are not read"),

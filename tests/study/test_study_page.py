@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page
 
 from flap.study.write import write_study
@@ -185,6 +186,15 @@ def test_a_narrow_window_scrolls_the_table_and_not_the_page(page: Page, scheme: 
     light, dark = "rgb(255, 255, 255)", "rgb(18, 22, 27)"
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert paper == (light if scheme == "light" else dark)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_no_serious_violation(browser: Browser, index: Path, width: int, scheme: str) -> None:
+    with opened(browser, index.as_uri(), viewport={"width": width, "height": 800}, color_scheme=scheme) as page:
+        found = Axe().run(page, options={"preload": False}).response["violations"]
+        serious = [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]
+        assert serious == []
 
 
 class Loads(HTMLParser):
