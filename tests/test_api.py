@@ -13,8 +13,8 @@ from hydra.core.global_hydra import GlobalHydra
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
+    GPTJConfig,
+    GPTJForCausalLM,
     LlamaForSequenceClassification,
     LlamaModel,
     PreTrainedModel,
@@ -180,7 +180,10 @@ def test_bad_input_is_a_value_error_in_one_line_and_changes_nothing(
 @pytest.mark.parametrize(
     ("unsupported", "words"),
     [
-        (lambda: GPT2LMHeadModel(GPT2Config(n_embd=8, n_layer=1, n_head=1, vocab_size=96)), "'gpt2' is not supported"),
+        (
+            lambda: GPTJForCausalLM(GPTJConfig(n_embd=8, n_layer=1, n_head=1, rotary_dim=4, vocab_size=96)),
+            "'gptj' is not supported",
+        ),
         (lambda: LlamaForSequenceClassification(ARCHITECTURES["llama-gqa"]), "LlamaForSequenceClassification"),
         (lambda: LlamaModel(ARCHITECTURES["llama-gqa"]), "LlamaModel"),
     ],
