@@ -20,10 +20,10 @@ from flap.models import PlacedModel
 from flap.storage import Kind, as_json
 
 WRITTEN: Kind[dict[str, Any]] = as_json("self")
-WRITTEN_VERSION = 1  # raise it when the same key would give another text
+WRITTEN_VERSION = 2  # raise it when the same key would give another text
 
 SEQUENCES = 64  # in a batch
-SEQ_LEN = 512  # tokens of a sequence, or those of the longest calibration window
+SEQ_LEN = 512  # tokens of a sequence; those of the longest calibration window if none may go over a sequence's end
 NGRAM, DISTINCT = 4, 0.5  # a sequence is dropped as a loop if less than this share of its n-grams are distinct
 
 
@@ -48,9 +48,14 @@ class Draft:
     @property
     def key(self) -> dict[str, Any]:
         """All that the text depends on besides the model, as part of its cache key."""
-        wanted = {"num_tokens": self.windows.tokens_to_write, "seq_len": max(self.windows.lengths)}
+        wanted = {"num_tokens": self.windows.tokens_to_write, "seq_len": self.seq_len}
         options = {"begins_with": self.start.tokens, "packing": self.part.packing, "seed": self.windows.seed}
         return {"version": WRITTEN_VERSION, **wanted, **options, "vocabulary": self.windows.key["vocabulary"]}
+
+    @property
+    def seq_len(self) -> int:
+        """The tokens of a sequence."""
+        return SEQ_LEN if self.part.packing else max(SEQ_LEN, *self.windows.lengths)
 
     @property
     def left(self) -> int:
@@ -103,10 +108,9 @@ def text_of(written: dict[str, Any]) -> Text:
 
 def _sequences(model: PlacedModel, draft: Draft) -> Iterator[Tensor]:
     """Yield sequences of the model, batch after batch, until the draft is long enough."""
-    length = max(SEQ_LEN, *draft.windows.lengths)
     while draft.left > 0:
-        needed = math.ceil(1.02 * draft.left / length)  # text has fewer tokens when it is tokenized again
-        yield from sample(model, draft.start, needed if needed < 1.5 * SEQUENCES else SEQUENCES, length)
+        needed = math.ceil(1.02 * draft.left / draft.seq_len)  # text has fewer tokens when it is tokenized again
+        yield from sample(model, draft.start, needed if needed < 1.5 * SEQUENCES else SEQUENCES, draft.seq_len)
 
 
 def loops(sequence_T: Tensor) -> bool:

@@ -37,6 +37,15 @@ def test_it_has_the_tokens_that_the_windows_need(windows: Windows) -> None:
     assert short.shape == (20, 8) and long.shape == (5, 32)
 
 
+def test_windows_longer_than_a_sequence_are_packed_but_where_packing_is_off(windows: Windows) -> None:
+    longer = replace(windows, lengths=(96,), num_samples=2)
+    assert Draft.of(longer).key["seq_len"] == 48
+    written = write(Resident(tiny_model("llama-gqa")), Draft.of(longer))
+    assert [tokens_NT.shape for tokens_NT in longer.written(text_of(written)).by_length] == [(2, 96)]
+    whole = replace(longer, parts=(Part("self", packing=False),))
+    assert Draft.of(whole).key["seq_len"] == 96
+
+
 def test_the_same_seed_writes_the_same_and_the_callers_randomness_is_left_alone(windows: Windows) -> None:
     model = Resident(tiny_model("llama-gqa"))
     state = torch.get_rng_state()
