@@ -39,7 +39,7 @@ class Moments(Parts):
             for attention, _ in (layer.blocks for layer in self.shapes.layers)
         )
         logits = 4 * SEQUENCES * self.shapes.vocabulary
-        kept = Use(work=self.bytes(SEQUENCES * max(SEQ_LEN, self.work.seq_len) * width) + 3 * logits)
+        kept = Use(work=self.bytes(SEQUENCES * SEQ_LEN * width) + 3 * logits)
         return [(whole if in_memory else self.ends(self.head)) + kept]
 
     def calibrate(self) -> list[Use]:

@@ -64,9 +64,8 @@ class Stages:
 
     def _writing(self) -> Stage:
         """Return the stage in which the model writes its text: the weights are read for each token of a batch."""
-        length = max(SEQ_LEN, self.work.seq_len)
-        batches = math.ceil(self.work.own_tokens / (SEQUENCES * length))
-        return self._running("write", batches * length, self.work.own_tokens)
+        batches = math.ceil(self.work.own_tokens / (SEQUENCES * SEQ_LEN))
+        return self._running("write", batches * SEQ_LEN, self.work.own_tokens)
 
     def _score(self) -> Stage:
         if not self.work.metric.needs_covariance:
