@@ -16,7 +16,7 @@ from flap.data.random_state import seeded
 from flap.export.gguf import export_gguf
 from flap.importance import score_layers
 from flap.job import Job
-from flap.models import Given, Source, base_facts
+from flap.models import Given, PlacedModel, Source, base_facts
 from flap.prepare import overlaps, prepare
 from flap.reporting import Report, described, device_name, draw_layers, markdown, model_card
 from flap.storage import write_text
@@ -36,74 +36,37 @@ def run(
         ValueError: bad input, in one line that names the field.
     """
     report, job = Report.start(described(config)), prepare(config, run_dir, source)
-    metric, structure, compensation = job.choices.metric, job.choices.structure, job.choices.compensation
-    report.domains, report.bos = job.domains, job.bos
-    report.inputs, report.warnings = job.inputs, overlaps(job.texts, job.suite.tasks)
-    for warning in report.warnings:
-        log.warning(warning)
-
+    introduce(report, job)
     with seeded(config.seed), job.workspace() as folder:
         with report.timed("load"):
             model = job.source.open(more_to_come, folder)
         report.device, report.device_map = device_name(model.device), model.device_map
-        if in_time(config.target):
-            with report.timed("time layers"):  # how much faster a request is with narrower layers
-                job = job.with_layer_times(model)
-        report.count_before(model.adapter, job.budget)
         dense_key = {"model": job.source.fingerprint, "device": model.device.type}
         with report.timed("evaluate"):
             dense = job.suite.dense(model, dense_key, job.cache)
 
-        # the statistics of the inputs of each output projection, on texts of which the model may write one itself
-        passes = model.passes
-        with report.timed("calibrate") if job.windows else nullcontext():
-            job, report.own_text = job.with_own_text(model)
-            calibration = job.calibrate(model, folder)
-        report.sources = job.sources
-        report.statistics_cache = calibration.cache_state
-        if job.choices.in_sequence:  # Wanda-sp: each layer is calibrated on the outputs of pruned layers
-            with report.timed("prune"):
-                plan, fits = prune_in_sequence(
-                    calibration, metric, structure, compensation, job.budget, job.compress_layer, folder
-                )
-        else:
-            with report.timed("score"):  # how much each unit matters
-                visits = calibration.visit("score", metric.needs_covariance, trial=True)
-                scores = score_layers(metric, model.adapter, visits)
-            with report.timed("allocate"):  # which units stay within the budget
-                allocate = partial(structure.allocate, scores, measure=job.measure(calibration, folder))
-                job, plan = job.settle(model, allocate) if in_time(config.target) else (job, allocate(job.budget))
-            with report.timed("compress"):  # the other units are removed, with compensation
-                visits = calibration.visit("compress", compensation.needs_covariance, folder, changing=True)
-                fits = compress(model.adapter, plan, compensation, visits, job.compress_layer)
-        report.search_nats, report.weight_passes = list(plan.nats), model.passes - passes
-        report.repairs = {block: fit._asdict() for block, fit in fits.items()}
-        if job.budget.kept(plan) < job.budget.total:
-            report.loads_with = become_checkpointable(model)
-        report.count_after(model.adapter, plan, job.budget, masked=config.mask_only)
-        if in_time(config.target):
-            report.note_times(job.choices.request.timed(model.model))
+        job, plan = prune(job, model, report, folder)
+
         if job.choices.recovery is not None:
             with report.timed("evaluate"):
                 compressed = job.suite.pruned(model, dense_key | job.compressed_key(plan))
             report.evaluation["compressed"] = compressed.numbers
             with report.timed("recover"):  # what is left is trained to predict what the dense model predicts
                 report.recovery = job.recover(model, more_to_come, folder)
-
         if config.checkpoint.save:
             report.checkpoint = str(job.target)
             with report.timed("save"):
                 model = save(model, job.source.tokenizer, job.target, plan, report.provenance, job.replaces_checkpoint)
         if "gguf" in config.checkpoint.formats:
             log.info("wrote %s", export_gguf(job.target, config.checkpoint.gguf_type))
+
         pruned_key = dense_key | job.pruned_key(plan)
         with report.timed("evaluate"):
             pruned = job.suite.pruned(model, pruned_key)
             report.compare(dense, pruned, job.suite.averages(pruned.numbers))
             report.note_peak()  # before a measurement resets the counters
-            pair = job.suite.side_by_side(
-                lambda: job.source.open(more_to_come), job.source.num_bytes, model, pruned_key
-            )
+            reopen = partial(job.source.open, more_to_come)
+            pair = job.suite.side_by_side(reopen, job.source.num_bytes, model, pruned_key)
             for which, numbers in zip(("dense", "pruned"), pair, strict=True):
                 report.evaluation[which] |= numbers
     report.finish()
@@ -112,6 +75,57 @@ def run(
     if run_dir is not None:
         write(report, plan, job, run_dir)
     return report
+
+
+def prune(job: Job, model: PlacedModel, report: Report, folder: Path | None) -> tuple[Job, PruningPlan]:
+    """Remove units from a model in place: calibrate, score, allocate, compress. Return the plan, and the job with it.
+
+    The job that is returned has the text that the model wrote, and a budget from measured times where those are the
+    target. folder: what a killed run goes on from; None: nothing is kept.
+    """
+    metric, structure, compensation = job.choices.metric, job.choices.structure, job.choices.compensation
+    by_time = in_time(job.config.target)
+    if by_time:
+        with report.timed("time layers"):  # how much faster a request is with narrower layers
+            job = job.with_layer_times(model)
+    report.count_before(model.adapter, job.budget)
+    passes = model.passes
+    with report.timed("calibrate") if job.windows else nullcontext():
+        # statistics of the inputs of each output projection, on texts of which the model may write one itself
+        job, report.own_text = job.with_own_text(model)
+        calibration = job.calibrate(model, folder)
+    report.sources, report.statistics_cache = job.sources, calibration.cache_state
+    if job.choices.in_sequence:  # Wanda-sp: each layer is calibrated on the outputs of pruned layers
+        with report.timed("prune"):
+            plan, fits = prune_in_sequence(
+                calibration, metric, structure, compensation, job.budget, job.compress_layer, folder
+            )
+    else:
+        with report.timed("score"):  # how much each unit matters
+            visits = calibration.visit("score", metric.needs_covariance, trial=True)
+            scores = score_layers(metric, model.adapter, visits)
+        with report.timed("allocate"):  # which units stay within the budget
+            allocate = partial(structure.allocate, scores, measure=job.measure(calibration, folder))
+            job, plan = job.settle(model, allocate) if by_time else (job, allocate(job.budget))
+        with report.timed("compress"):  # the other units are removed, with compensation
+            visits = calibration.visit("compress", compensation.needs_covariance, folder, changing=True)
+            fits = compress(model.adapter, plan, compensation, visits, job.compress_layer)
+    report.search_nats, report.weight_passes = list(plan.nats), model.passes - passes
+    report.repairs = {block: fit._asdict() for block, fit in fits.items()}
+    if job.budget.kept(plan) < job.budget.total:
+        report.loads_with = become_checkpointable(model)
+    report.count_after(model.adapter, plan, job.budget, masked=job.config.mask_only)
+    if by_time:
+        report.note_times(job.choices.request.timed(model.model))
+    return job, plan
+
+
+def introduce(report: Report, job: Job) -> None:
+    """Set what is known of a run before its model is loaded: domains, inputs, and warnings, which are logged."""
+    report.domains, report.bos, report.inputs = job.domains, job.bos, job.inputs
+    report.warnings = overlaps(job.texts, job.suite.tasks)
+    for warning in report.warnings:
+        log.warning(warning)
 
 
 def write(report: Report, plan: PruningPlan, job: Job, run_dir: Path) -> None:
