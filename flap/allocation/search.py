@@ -46,9 +46,9 @@ class Search(Structure):
     measures: ClassVar[bool] = True
 
     measured: float = 0.5
-    tokens: int = 1024
+    tokens: int = 4096
     round_tokens: int = 1024
-    levels: list[float] = field(default_factory=lambda: [0.125, 0.25, 0.5, 0.75])
+    levels: list[float] = field(default_factory=lambda: [0.25])
     rounds: int = 0
     step: float = 0.0625
 
