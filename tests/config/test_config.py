@@ -157,6 +157,13 @@ def test_a_ratio_in_range_is_a_float(value: str) -> None:
     assert ratio == float(value) and type(ratio) is float
 
 
+@pytest.mark.parametrize("dataset", [{"boolq-passages": 2, "c4": 1}, ["c4", "self"], "c4"], ids=str)
+def test_another_text_takes_the_place_of_a_preset_s_mixture(dataset: object) -> None:
+    assert composed("method=flap_plus").calibration.dataset == {"boolq-passages": 1, "self": 1}
+    written = str(dataset).replace("'", "")
+    assert composed("method=flap_plus", f"calibration.dataset={written}").calibration.dataset == dataset
+
+
 def test_a_sweep_over_ratios_composes() -> None:
     [override] = OverridesParser.create().parse_overrides(["ratio=0.2,0.5"])
     assert override.is_sweep_override()
