@@ -56,6 +56,8 @@ class PrunedModelMixin:
 
     def __init__(self, config, *args, **kwargs):
         widths = config.to_dict().get("per_layer_config")
+        if config._attn_implementation == "vllm":
+            _check_for_vllm(widths)
         config.per_layer_config = None
         super().__init__(config, *args, **kwargs)
         config.per_layer_config = widths
@@ -93,6 +95,15 @@ class EmptyAttentionMixin:
             zero = hidden_states.new_zeros(*hidden_states.shape[:-1], 1)[:, None]
             cache.update(zero, zero, self.layer_idx)
         return getattr(self, self.output_name)(hidden_states[..., :0]), None
+
+
+def _check_for_vllm(widths):
+    """Refuse a layer without heads or neurons in one line, where vLLM's kernels would end the process."""
+    for i, layer in widths.items():
+        for name, value in layer.items():
+            if type(value) is int and value == 0:
+                option = "min_heads" if name.endswith("heads") else "min_neurons"
+                raise ValueError(f"vLLM: {name}=0 in layer {i}: it needs one at least; prune with structure.{option}=1")
 
 
 def decoder_layers(model):

@@ -1,13 +1,15 @@
 """vLLM's plugin entry point (`vllm.general_plugins`): pruned checkpoints without `trust_remote_code`.
 
 vLLM calls `register` in each of its processes. The pruned architectures are served by its Transformers backend, which
-builds their layers with the classes of `modeling_flap.py`.
+builds their layers with the classes of `modeling_flap.py`. It refuses those that are left out here.
 """
 
 from flap.checkpoint.register import DENSE, MIXTURES, architectures
 from flap.checkpoint.register import register as register_with_transformers
 
 BACKEND = "vllm.model_executor.models.transformers:{}"  # vLLM imports it when it builds such a model
+
+WRONG = ("falcon_h1", "gpt_oss")  # vLLM 0.32 loads them, and writes another text than transformers
 
 
 def register() -> None:
@@ -16,5 +18,5 @@ def register() -> None:
 
     register_with_transformers()
     for model_types, kind in ((DENSE, "TransformersForCausalLM"), (MIXTURES, "TransformersMoEForCausalLM")):
-        for architecture in architectures(model_types):
+        for architecture in architectures(tuple(name for name in model_types if name not in WRONG)):
             ModelRegistry.register_model(f"Flap{architecture}ForCausalLM", BACKEND.format(kind))

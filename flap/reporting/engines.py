@@ -14,9 +14,12 @@ def loading(checkpoint: Path) -> str:
     trust = "auto_map" in json.loads((checkpoint / "config.json").read_text())
     texts = {
         "transformers": _transformers(trust),
-        "vLLM": _code(f"vllm serve {PLACE}{' --trust-remote-code' if trust else ''}"),
+        "vLLM": _vllm(trust),
         "llama.cpp": "\n\n".join(_llama_cpp(path.name) for path in sorted(checkpoint.glob("*.gguf"))),
+        "Ollama": _code(f"ollama create NAME -f {PLACE}/Modelfile") if (checkpoint / "Modelfile").is_file() else "",
         "MLX": "\n\n".join(_mlx(path.parent.name) for path in sorted(checkpoint.glob("mlx*/config.json"))),
+        "ONNX Runtime": "\n\n".join(_onnx(path.name) for path in sorted(checkpoint.glob("onnx/*.onnx"))),
+        "OpenVINO": "\n\n".join(_openvino(path.name) for path in sorted(checkpoint.glob("openvino/*.xml"))),
     }
     sections = [f"### {engine}\n\n{text}" for engine, text in texts.items() if text]
     return "\n\n".join([HEADING.rstrip(), *sections, REST])
@@ -39,6 +42,11 @@ def _transformers(trust: bool) -> str:
     return f"{code}\n\n{without}" if trust else code
 
 
+def _vllm(trust: bool) -> str:
+    needs = "With `pip install --no-deps flap-pruning` beside vLLM; without that package, add `--trust-remote-code`."
+    return _code(f"vllm serve {PLACE}") + (f"\n\n{needs}" if trust else "")
+
+
 def _llama_cpp(name: str) -> str:
     return _code(f'llama-cli -m {PLACE}/{name} -p "The Eiffel Tower"')
 
@@ -47,6 +55,14 @@ def _mlx(name: str) -> str:
     return _code(
         f'from mlx_lm import load\n\nmodel, tokenizer = load("{PLACE}/{name}", trust_remote_code=True)', "python"
     )
+
+
+def _onnx(name: str) -> str:
+    return _code(f'import onnxruntime\n\nsession = onnxruntime.InferenceSession("{PLACE}/onnx/{name}")', "python")
+
+
+def _openvino(name: str) -> str:
+    return _code(f'import openvino\n\nmodel = openvino.compile_model("{PLACE}/openvino/{name}", "CPU")', "python")
 
 
 def _code(text: str, language: str = "") -> str:

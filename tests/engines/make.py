@@ -5,7 +5,6 @@ Beside a checkpoint NAME lies NAME.safetensors: `prompts_NT`, `generated_NT` (gr
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
 
@@ -15,22 +14,23 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 import flap
-from flap.allocation import ALAM, ULMM, ULUM, Structure
-from flap.checkpoint.modeling_flap import SQUARE
-from flap.compression import BiasCompensation, Compensation, NoCompensation
+from flap.allocation import ALAM, LayerPlan, PruningPlan
+from flap.checkpoint.convert import become_checkpointable
+from flap.compression import BiasCompensation, NoCompensation, compress, slice_layer
 from tests.cases import random_model
-from tests.helpers.pruned import prune, save_pruned
+from tests.helpers.engine_cases import FAMILIES, family_config
+from tests.helpers.pruned import calibrated, prune, save_pruned
 from tests.helpers.tokenizers import VOCAB, smollm
-from tests.models.families import test_families
-from tests.models.families.contract import FamilyContract
+from tests.models.families.tiny import GQA
 
-assert test_families  # each of its classes is a family under the contract
 HEAD = 32  # the smallest head size of vLLM's attention on the CPU
-PROMPT, NEW = 40, 24  # tokens; a prompt fills more than one block of a prefix cache
-FORMS: dict[str, tuple[Structure, Compensation]] = {
-    "layers": (ALAM(multiple_of_heads=2, round_to=8), BiasCompensation()),  # layers differ in width, and split in two
-    "stock": (ULUM(), NoCompensation()),
+SIZES = {"vocab_size": VOCAB, "hidden_size": 8 * HEAD, "head_dim": HEAD, "word_embed_proj_dim": 8 * HEAD}
+NEURONS = tuple(range(GQA["intermediate_size"]))
+EMPTY = {  # blocks of the middle layer of LLaMA of which nothing but a bias is left
+    "llama-no-attention": LayerPlan((), NEURONS),
+    "llama-no-mlp": LayerPlan((0, 1), ()),
 }
+PROMPT, NEW = 40, 24  # tokens; a prompt fills more than one block of a prefix cache
 LICENCE = Path(flap.__file__).parents[1] / "LICENSE"  # 800 tokens of English that do not change
 QUICK = ("eval=none", "ratio=0.2", "calibration=boolq-passages", "calibration.num_samples=8")
 PACKAGED = {
@@ -39,38 +39,50 @@ PACKAGED = {
 }
 
 
-def dense_configs() -> Iterator[PreTrainedConfig]:
-    """One config of each dense family, with heads that the engines' kernels take."""
-    for family in FamilyContract.__subclasses__():
-        config = deepcopy(list(family.configs.values())[-1])
-        changes = {"vocab_size": VOCAB, "hidden_size": 8 * HEAD, "head_dim": HEAD, "word_embed_proj_dim": 8 * HEAD}
-        for key, value in changes.items():
-            if hasattr(config, key):
-                setattr(config, key, value)
-        if not hasattr(config, "num_experts_per_tok"):
-            yield config
+def with_heads_for_kernels(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Return the tiny config with heads that the engines' kernels take."""
+    config = deepcopy(config)
+    for key, value in SIZES.items():
+        if hasattr(config, key):
+            setattr(config, key, value)
+    return config
 
 
 @torch.no_grad()
 def tiny(config: PreTrainedConfig) -> PreTrainedModel:
     """A random model whose predictions are neither certain nor even."""
-    model = random_model(config)
+    model = random_model(with_heads_for_kernels(config))
     for parameter in model.parameters():
         parameter.mul_(0.4 if parameter.ndim > 1 else 1.0)
     return model
 
 
-def make_tiny(config: PreTrainedConfig, form: str, target: Path, emptied: str = "") -> None:
-    """Write a family in a form. emptied: the output projection of a block of which nothing but a bias is left."""
-    model, (structure, compensation) = tiny(config), FORMS[form]
-    if form == "stock" and type(model).__name__.removesuffix("ForCausalLM") in SQUARE:
-        structure = ULMM(remove_heads=0)
-    plan = prune(model, 0.4, structure=structure, compensation=compensation)
-    if emptied:
-        model.get_submodule(emptied).weight.data.zero_()
+def make_family(model_type: str, folder: Path) -> None:
+    """Write a family in both forms: widths by layer with biases, and one width for all layers without."""
+    model, family = tiny(family_config(model_type)), FAMILIES[model_type]
+    write(model, prune(model, 0.4), folder / f"{model_type}-layers")
+    model = tiny(family_config(model_type))
+    plan = prune(model, family.uniform_ratio, structure=family.uniform, compensation=NoCompensation())
+    write(model, plan, folder / f"{model_type}-stock")
+
+
+def make_llama(folder: Path) -> None:
+    """Write what is tested with one family: blocks that left entirely, and widths that two processes can split."""
+    for name, layer in EMPTY.items():
+        model = tiny(family_config("llama"))
+        known, whole = calibrated(model), LayerPlan((0, 1, 2, 3), NEURONS)
+        plan, visits = PruningPlan((whole, layer, whole)), known.visit("compress", changing=True)
+        compress(known.model.adapter, plan, BiasCompensation(), visits, slice_layer)
+        become_checkpointable(known.model)
+        write(model, plan, folder / name)
+    model = tiny(family_config("llama"))
+    write(model, prune(model, 0.4, structure=ALAM(multiple_of_heads=2, round_to=8)), folder / "llama-split")
+
+
+def write(model: PreTrainedModel, plan: PruningPlan, target: Path) -> None:
+    """Write a checkpoint and what is expected of it."""
     save_pruned(model, smollm(), target, plan)
-    prompts_NT = torch.randint(3, VOCAB, (4, PROMPT), generator=torch.Generator().manual_seed(5))
-    note_expected(model, prompts_NT, target)
+    note_expected(model, torch.randint(3, VOCAB, (4, PROMPT), generator=torch.Generator().manual_seed(5)), target)
 
 
 def make_packaged(name: str, target: Path) -> None:
@@ -93,12 +105,9 @@ def note_expected(model: PreTrainedModel, prompts_NT: Tensor, path: Path) -> Non
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    for one in dense_configs():
-        for form in FORMS:
-            make_tiny(one, form, folder / f"{one.model_type}-{form}")
-    llama = next(dense_configs())
-    make_tiny(llama, "layers", folder / "llama-no-attention", emptied="model.layers.1.self_attn.o_proj")
-    make_tiny(llama, "layers", folder / "llama-no-mlp", emptied="model.layers.1.mlp.down_proj")
+    folder = Path(sys.argv[1]).resolve()
+    for model_type in FAMILIES:
+        make_family(model_type, folder)
+    make_llama(folder)
     for name in PACKAGED:
         make_packaged(name, folder / name)

@@ -13,9 +13,11 @@ COMPARE = """
 import sys, torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
+# Its kernel `sdpa` leaves out the softcapping of Gemma 2, dense or pruned; later versions do not offer it there.
+OPTIONS = {"dtype": "float32", "attn_implementation": "eager"}
 for checkpoint in sys.argv[1:]:
     known = load_file(checkpoint + ".safetensors")
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, trust_remote_code=True, dtype="float32").eval()
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, trust_remote_code=True, **OPTIONS).eval()
     every_NT = torch.cat([known["prompts_NT"], known["generated_NT"]], dim=1)
     with torch.no_grad():
         logprobs_NTV = model(input_ids=every_NT).logits[:, :-1].log_softmax(-1)

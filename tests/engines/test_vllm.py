@@ -4,41 +4,53 @@
 """
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from tests.engines.cases import REFUSED
 from tests.engines.served import Expected, logprobs, served
 
 CHECKPOINTS = Path(__file__).parents[2] / "build" / "engines"
 NAMES = sorted(path.stem for path in CHECKPOINTS.glob("*.safetensors"))
-REFUSED = {  # by vLLM, with its words
-    "gemma2-stock": "There is no module or parameter named 'lm_head' in Gemma2ForCausalLM",
-}
 
 
-def options(name: str) -> dict[str, str]:
+def options(name: str) -> dict[str, Any]:
     """Stock checkpoints in the Transformers backend, too; but Granite, whose logits it does not divide."""
     return {"model_impl": "transformers"} if name.endswith("-stock") and not name.startswith("granite") else {}
 
 
+def assert_same_texts(name: str, **changes: Any) -> list[Any]:
+    """Greedy texts and log-probabilities are those of transformers, also from the prefix cache; return its outputs."""
+    expected = Expected.of(CHECKPOINTS / name)
+    outputs, again = served(CHECKPOINTS / name, expected.prompts_NT, **options(name) | changes)
+    generated = [list(output.outputs[0].token_ids) for output in outputs]
+    assert generated == expected.generated_NT.tolist()
+    torch.testing.assert_close(torch.tensor([*map(logprobs, outputs)]), expected.logprobs_NT, rtol=0, atol=1e-3)
+    assert [list(output.outputs[0].token_ids) for output in again] == generated
+    return again
+
+
 def test_there_are_checkpoints() -> None:
-    assert {"llama-layers", "llama-stock", "llama-no-attention", "smollm2-flap"} <= set(NAMES)
+    families = {name.removesuffix("-layers") for name in NAMES if name.endswith("-layers")}
+    assert len(families) == 15 and {f"{family}-stock" for family in families} <= set(NAMES)
+    assert {*REFUSED, "llama-split", "smollm2-flap", "smollm2-flap_plus"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in REFUSED])
 def test_it_computes_what_transformers_computes(name: str) -> None:
-    expected = Expected.of(CHECKPOINTS / name)
-    outputs, again = served(CHECKPOINTS / name, expected.prompts_NT, **options(name))
-    generated = [list(output.outputs[0].token_ids) for output in outputs]
-    assert generated == expected.generated_NT.tolist()
-    torch.testing.assert_close(torch.tensor([*map(logprobs, outputs)]), expected.logprobs_NT, rtol=0, atol=1e-3)
+    again = assert_same_texts(name)
     if name.startswith(("llama", "smollm2")):  # a sliding window leaves nothing of a prompt to be found again
         assert all(output.num_cached_tokens >= 32 for output in again)
-    assert [list(output.outputs[0].token_ids) for output in again] == generated
+
+
+def test_two_processes_compute_it_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # it would bind each process to a NUMA node of its own
+    assert_same_texts("llama-split", tensor_parallel_size=2, distributed_executor_backend="mp")
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_it_refuses_and_with_what_words(name: str) -> None:
-    with pytest.raises((ValueError, RuntimeError), match=REFUSED[name]):
+def test_what_is_refused_and_with_what_words(name: str) -> None:
+    with pytest.raises(ValueError, match=REFUSED[name]):
         served(CHECKPOINTS / name, Expected.of(CHECKPOINTS / name).prompts_NT)

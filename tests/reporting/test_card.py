@@ -66,13 +66,19 @@ def test_engines_are_named_whose_files_are_there(tmp_path: Path) -> None:
     for config, trust in (("{}", False), ('{"auto_map": {}}', True)):
         (tmp_path / "config.json").write_text(config)
         text = loading(tmp_path)
-        assert ("trust_remote_code=True" in text) == ("--trust-remote-code" in text) == trust
-        assert "llama-cli" not in text and "mlx" not in text
+        assert ("trust_remote_code=True" in text) == ("add `--trust-remote-code`" in text) == trust
+        assert f"```\nvllm serve {PLACE}\n```" in text
+        assert not any(engine in text for engine in ("llama-cli", "ollama", "mlx", "onnxruntime", "openvino"))
     (tmp_path / "model-q8_0.gguf").touch()
-    (tmp_path / "mlx-4bit").mkdir()
-    (tmp_path / "mlx-4bit" / "config.json").touch()
+    (tmp_path / "Modelfile").touch()
+    for file in ("mlx-4bit/config.json", "onnx/model.onnx", "openvino/openvino_model.xml"):
+        (tmp_path / file).parent.mkdir()
+        (tmp_path / file).touch()
     text = loading(tmp_path)
     assert f"llama-cli -m {PLACE}/model-q8_0.gguf" in text and f'load("{PLACE}/mlx-4bit"' in text
+    assert f"ollama create NAME -f {PLACE}/Modelfile" in text
+    assert f'InferenceSession("{PLACE}/onnx/model.onnx")' in text
+    assert f'compile_model("{PLACE}/openvino/openvino_model.xml"' in text
 
 
 def test_what_is_not_finite_or_not_measured_is_no_result(made: tuple[Report, Path]) -> None:
