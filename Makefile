@@ -43,7 +43,7 @@ checks: setup ## What CI runs: format, lint, types, tests
 engines: setup .venv-engines/.ready ## Run pruned checkpoints in vLLM, which has an environment of its own (.venv-engines)
 	rm -rf build/engines
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.engines.make build/engines
-	$(ENGINES) -m pytest --confcutdir tests/engines tests/engines
+	OMP_NUM_THREADS=1 $(ENGINES) -m pytest -n 2 --confcutdir tests/engines tests/engines
 
 docs: $(VENV)/.docs ## Build the documentation site into site/, strictly: a broken link or an unlisted page fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet

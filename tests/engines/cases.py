@@ -1,6 +1,14 @@
 """What is refused of the checkpoints of `make.py`, and with what words; vLLM must compute everything else."""
 
-REFUSED = {
+REFUSED_FAMILIES = {
+    "falcon": r"exceeds dimension size \(1\)",
+    "gpt2": "Following weights were not initialized from checkpoint",
+    "qwen3_5_text": "does not dispatch through the Transformers attention interface and vLLM has no other way",
+    "qwen3_next": "does not dispatch through the Transformers attention interface and vLLM has no other way",
+    "falcon_h1": "FlapFalconH1ForCausalLM",  # these two are refused by this package's plugin
+    "gpt_oss": "FlapGptOssForCausalLM",
+}
+REFUSED = {f"{model_type}-layers": words for model_type, words in REFUSED_FAMILIES.items()} | {
     "llama-no-attention": r"^vLLM: num_attention_heads=0 in layer 1: .*; prune with structure\.min_heads=1$",
     "llama-no-mlp": r"^vLLM: intermediate_size=0 in layer 1: .*; prune with structure\.min_neurons=1$",
 }

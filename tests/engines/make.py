@@ -18,7 +18,8 @@ from flap.allocation import ALAM, LayerPlan, PruningPlan
 from flap.checkpoint.convert import become_checkpointable
 from flap.compression import BiasCompensation, NoCompensation, compress, slice_layer
 from tests.cases import random_model
-from tests.helpers.engine_cases import FAMILIES, family_config
+from tests.engines.cases import REFUSED_FAMILIES
+from tests.helpers.engine_cases import EVERY_FAMILY, FAMILIES, family_config
 from tests.helpers.pruned import calibrated, prune, save_pruned
 from tests.helpers.tokenizers import VOCAB, smollm
 from tests.models.families.tiny import GQA
@@ -43,7 +44,7 @@ def with_heads_for_kernels(config: PreTrainedConfig) -> PreTrainedConfig:
     """Return the tiny config with heads that the engines' kernels take."""
     config = deepcopy(config)
     for key, value in SIZES.items():
-        if hasattr(config, key):
+        if hasattr(config, key) and not isinstance(getattr(type(config), key, None), property):
             setattr(config, key, value)
     return config
 
@@ -64,6 +65,12 @@ def make_family(model_type: str, folder: Path) -> None:
     model = tiny(family_config(model_type))
     plan = prune(model, family.uniform_ratio, structure=family.uniform, compensation=NoCompensation())
     write(model, plan, folder / f"{model_type}-stock")
+
+
+def make_refused(model_type: str, folder: Path) -> None:
+    """Write a family that vLLM refuses, with widths by layer."""
+    model = tiny(list(EVERY_FAMILY[model_type].configs.values())[-1])
+    write(model, prune(model, 0.4), folder / f"{model_type}-layers")
 
 
 def make_llama(folder: Path) -> None:
@@ -108,6 +115,8 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1]).resolve()
     for model_type in FAMILIES:
         make_family(model_type, folder)
+    for model_type in REFUSED_FAMILIES:
+        make_refused(model_type, folder)
     make_llama(folder)
     for name in PACKAGED:
         make_packaged(name, folder / name)

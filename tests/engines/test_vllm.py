@@ -33,7 +33,7 @@ def assert_same_texts(name: str, **changes: Any) -> list[Any]:
 
 
 def test_there_are_checkpoints() -> None:
-    families = {name.removesuffix("-layers") for name in NAMES if name.endswith("-layers")}
+    families = {name.removesuffix("-layers") for name in NAMES if name.endswith("-layers") and name not in REFUSED}
     assert len(families) == 15 and {f"{family}-stock" for family in families} <= set(NAMES)
     assert {*REFUSED, "llama-split", "smollm2-flap", "smollm2-flap_plus"} <= set(NAMES)
 
@@ -45,12 +45,11 @@ def test_it_computes_what_transformers_computes(name: str) -> None:
         assert all(output.num_cached_tokens >= 32 for output in again)
 
 
-def test_two_processes_compute_it_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # it would bind each process to a NUMA node of its own
+def test_two_processes_compute_it_together() -> None:
     assert_same_texts("llama-split", tensor_parallel_size=2, distributed_executor_backend="mp")
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_refused_and_with_what_words(name: str) -> None:
-    with pytest.raises(ValueError, match=REFUSED[name]):
+    with pytest.raises((ValueError, RuntimeError), match=REFUSED[name]):
         served(CHECKPOINTS / name, Expected.of(CHECKPOINTS / name).prompts_NT)
