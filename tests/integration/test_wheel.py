@@ -6,13 +6,13 @@ import sys
 import zipfile
 from pathlib import Path
 
+from release import build
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_wheel_runs_outside_the_checkout(tmp_path: Path) -> None:
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path), str(ROOT)]
-    subprocess.run(build, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("flap_pruning-*.whl")
+    _, wheel = build(ROOT, tmp_path / "dist")
     site = tmp_path / "site"
     zipfile.ZipFile(wheel).extractall(site)
     shipped = {path.relative_to(site / "flap" / "conf") for path in (site / "flap" / "conf").rglob("*.yaml")}

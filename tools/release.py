@@ -1,0 +1,121 @@
+"""Make a release, `make release VERSION=0.2.0`: the changelog's section, and a checked sdist and wheel in dist/.
+
+The work is done on a copy of the last commit. The checkout changes only after every check; nothing is uploaded.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from packaging.version import InvalidVersion, Version
+
+OPEN = "## Unreleased\n"  # the changelog's heading of what is not released yet
+
+
+def main() -> None:
+    """Make a release of the checkout that this file is in; on an error, print it and exit with code 1."""
+    parser = argparse.ArgumentParser(description="The changelog's section, and a checked sdist and wheel in dist/.")
+    parser.add_argument("version", help="as 0.2.0")
+    version = parser.parse_args().version
+    try:
+        files = release(Path(__file__).resolve().parents[1], version, date.today())
+    except (ValueError, subprocess.CalledProcessError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    print("Checked, not uploaded:", *files, sep="\n  ")
+    print(
+        f"Next: git commit --all --message 'Release {version}' && git tag v{version} && git push origin HEAD v{version}"
+    )
+    print(f"Then: {sys.executable} -m twine upload {' '.join(files)}")
+
+
+def release(root: Path, version: str, today: date) -> list[str]:
+    """Write the version into the checkout `root`, and return the files that were made in its dist/.
+
+    Raises:
+        ValueError: the version exists, the checkout has changes, or there is nothing to release.
+        CalledProcessError: a check has failed; it has printed why.
+    """
+    refuse(root, version)
+    texts = versioned(root, version, today)
+    with TemporaryDirectory() as scratch:
+        source = exported(root, Path(scratch) / "source")
+        write(source, texts)
+        files = build(source, Path(scratch) / "dist")
+        check(files, Path(scratch) / "environment")
+        write(root, texts)
+        (root / "dist").mkdir(exist_ok=True)
+        return [str(shutil.copy(file, root / "dist")) for file in files]
+
+
+def refuse(root: Path, version: str) -> None:
+    """Check that this version can be released. Raises: ValueError: see `release`."""
+    try:
+        usual = str(Version(version))
+    except InvalidVersion:
+        usual = ""
+    if version != usual:
+        raise ValueError(f"VERSION={version}: expected one as 0.2.0{f'; write it {usual}' if usual else ''}")
+    changelog = (root / "CHANGELOG.md").read_text()
+    if output("git", "tag", "--list", f"v{version}", cwd=root) or f"\n## {version} " in changelog:
+        raise ValueError(f"VERSION={version}: exists already, as a tag or in CHANGELOG.md; take the next one")
+    if changes := output("git", "status", "--porcelain", cwd=root):
+        raise ValueError(f"the checkout has changes; commit or remove them first:\n{changes}")
+    if not changelog.partition(OPEN)[2].partition("\n## ")[0].strip():
+        raise ValueError(f"CHANGELOG.md has nothing under {OPEN.strip()!r}, so there is nothing to release")
+
+
+def versioned(root: Path, version: str, today: date) -> dict[str, str]:
+    """Return the new text of each file that names the version."""
+    patterns = {
+        "flap/__init__.py": (r'(?m)^__version__ = ".*"$', f'__version__ = "{version}"'),
+        "CITATION.cff": (r"(?m)^version: .*(\ndate-released: .*)?$", f"version: {version}\ndate-released: {today}"),
+        "CHANGELOG.md": (f"(?m)^{OPEN}", f"{OPEN}\n## {version} ({today})\n"),
+    }
+    return {name: re.sub(*pattern, (root / name).read_text(), count=1) for name, pattern in patterns.items()}
+
+
+def write(root: Path, texts: dict[str, str]) -> None:
+    """Write files of the folder `root`."""
+    for name, text in texts.items():
+        (root / name).write_text(text)
+
+
+def exported(root: Path, folder: Path) -> Path:
+    """Copy what the last commit holds into a new folder, and return it."""
+    archive = subprocess.run(["git", "archive", "HEAD"], cwd=root, check=True, capture_output=True).stdout
+    folder.mkdir()
+    subprocess.run(["tar", "--extract"], cwd=folder, input=archive, check=True)
+    return folder
+
+
+def build(source: Path, folder: Path) -> list[Path]:
+    """Build the sdist, and from it the wheel, into a folder; return both."""
+    subprocess.run([sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, source], check=True)
+    return sorted(folder.iterdir(), key=lambda path: path.suffix)
+
+
+def check(files: list[Path], environment: Path) -> None:
+    """Check the files' metadata, and that the wheel works in a new environment, which is made. Raises: see `release`."""
+    subprocess.run([sys.executable, "-m", "twine", "check", "--strict", *files], check=True)
+    [wheel] = [file for file in files if file.suffix == ".whl"]
+    subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+    python = environment / "bin" / "python"
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    for command in (["pip", "install", "--quiet", wheel], ["flap", "--help"], ["flap", "doctor"]):
+        subprocess.run([python, "-m", *command], cwd=environment, env=clean, check=True)
+
+
+def output(*command: str, cwd: Path) -> str:
+    """Return what a command prints."""
+    return subprocess.run(command, cwd=cwd, check=True, capture_output=True, text=True).stdout.rstrip()
+
+
+if __name__ == "__main__":
+    main()
