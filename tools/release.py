@@ -102,7 +102,7 @@ def build(source: Path, folder: Path) -> list[Path]:
 
 
 def check(files: list[Path], environment: Path) -> None:
-    """Check the files' metadata, and that the wheel works in a new environment, which is made. Raises: see `release`."""
+    """Check the files' metadata, and that the wheel works in a new environment. Raises: see `release`."""
     subprocess.run([sys.executable, "-m", "twine", "check", "--strict", *files], check=True)
     [wheel] = [file for file in files if file.suffix == ".whl"]
     subprocess.run([sys.executable, "-m", "venv", environment], check=True)
