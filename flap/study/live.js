@@ -1,7 +1,9 @@
 // The served page asks every two seconds whether there is news, and takes it over; the view stays as it is.
 (() => {
   "use strict";
-  const parts = [".counts", ".notices", "#choices", "#more", "#results", "#plots", "#made", "#records"];
+  const parts = [
+    "title", "h1", ".counts", "#commands", ".notices", "#choices", "#more", "#results", "#warnings", "#pictures", "#made", "#records",
+  ];
   const state = document.getElementById("live");
   let seen = state.dataset.version;
 
@@ -11,7 +13,8 @@
     const focused = mark(document.activeElement);
     for (const part of parts) {
       const [old, other] = [document.querySelector(part), fresh.querySelector(part)];
-      if (old && other && old.innerHTML !== other.innerHTML) old.innerHTML = other.innerHTML;
+      old.hidden = other.hidden;
+      if (old.innerHTML !== other.innerHTML) old.innerHTML = other.innerHTML;
     }
     document.dispatchEvent(new Event("fresh"));
     const again = focused && [...document.querySelectorAll("select, input, button, #more")].find((one) => mark(one) === focused);

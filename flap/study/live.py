@@ -45,7 +45,7 @@ class Live:
         return tuple((str(path), stamp) for path in found if (stamp := _stamp(path)))
 
     def _made(self, version: str) -> dict[str, bytes | Path]:
-        study = read_study(*self.sweeps)
+        study = read_study(*self.sweeps, waiting=True)
         stamps = self._stamps(*RESULT_FILES)
         if stamps != self._drawn[0]:  # drawing takes seconds, and progress changes every second
             self._drawn = stamps, draw(study)

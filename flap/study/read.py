@@ -24,10 +24,11 @@ FILES = ("report.md", "report.json", "layers.png", "flap.log")
 UNFINISHED = "no report: still running, or killed"
 
 
-def read_study(*sweeps: Path, into: Path | None = None) -> Study:
+def read_study(*sweeps: Path, into: Path | None = None, waiting: bool = False) -> Study:
     """Read every sub-folder of the sweeps that has a status.json, and return the study.
 
     into: the folder of the study's files, to which the cells' folders are relative; None: that of the first sweep.
+    waiting: a sweep may have no cell yet.
 
     Raises:
         ValueError: a folder does not exist or has no cell, or a file has another schema.
@@ -37,7 +38,7 @@ def read_study(*sweeps: Path, into: Path | None = None) -> Study:
     cells = [
         replace(cell, sweep=name, folder=relpath(folder / cell.folder, into))
         for folder, name in zip(folders, names, strict=True)
-        for cell in _read_sweep(folder)
+        for cell in _read_sweep(folder, waiting)
     ]
     number = next(iter(measured(cells)), "")
     commands = filter(None, (_command(folder / "multirun.yaml") for folder in folders))
@@ -55,11 +56,11 @@ def _names(folders: list[Path]) -> list[str]:
     return names if len({*names}) == len(names) else [str(folder) for folder in folders]
 
 
-def _read_sweep(folder: Path) -> list[Cell]:
+def _read_sweep(folder: Path, waiting: bool) -> list[Cell]:
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; expected that of a sweep, as multirun_outputs/<time>")
     cells = [_read_cell(path.parent) for path in sorted(folder.glob(f"*/{STATUS}"))]
-    if not cells:
+    if not cells and not waiting:
         raise ValueError(f"{folder}: no cell in it; expected the folder of a sweep, with runs that hold a status.json")
     return [cell for cell in cells if not _repeated(cell, cells)]
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from flap.config.messages import one_line
 from flap.console.progress import Step
 from flap.reporting.report import Report
+from flap.tracking.artifacts import log_lineage, log_report
 from flap.tracking.base import JobInfo, TrackedRun
 from flap.tracking.login import resolve_mode
 from flap.tracking.records import kept_id, summary
@@ -71,6 +72,7 @@ class Mirror(TrackedRun):
         elif self.run.url:  # none if WANDB_MODE=disabled
             log.info("W&B: %s", self.run.url)
         self.run.define_metric("progress/*", summary="none")
+        self.run.summary["folder"] = str(self.run_dir.resolve())  # what `python -m flap.compare` takes
 
     def _init(self, mode: str, config: dict[str, Any], job: JobInfo) -> "wandb.Run":
         import wandb
@@ -106,16 +108,15 @@ class Mirror(TrackedRun):
         self.send(lambda run: run.log(values))
 
     def finish(self, report: Report) -> None:
-        """Send numbers, layer widths, the picture, report.json and, if `log_checkpoint` is set, the checkpoint."""
+        """Send numbers, layer widths, the picture, report.json, and what became of the dense model."""
         columns = ["layer", *(f"{width}_before" for width in WIDTHS), *WIDTHS]
         pairs = zip(report.layers_before, report.layers, strict=True)
         rows = [[i, *(layer[width] for layer in pair for width in WIDTHS)] for i, pair in enumerate(pairs)]
         self.send(lambda run: run.summary.update(summary(report)))
         self.log_table("layers", columns, rows)
-        self.send(lambda run: _log_files(run, self.run_dir))
-        checkpoint = report.checkpoint
-        if self.options.log_checkpoint and checkpoint:
-            self.send(lambda run: _log_checkpoint(run, checkpoint))
+        self.send(lambda run: log_report(run, self.run_dir))
+        if report.checkpoint:
+            self.send(lambda run: log_lineage(run, report, upload=self.options.log_checkpoint))
 
     def log_table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
         """Send a table."""
@@ -126,20 +127,3 @@ class Mirror(TrackedRun):
             run.log({name: wandb.Table(columns=list(columns), data=rows, allow_mixed_types=True)})
 
         self.send(log_it)
-
-
-def _log_files(run: "wandb.Run", run_dir: Path) -> None:
-    import wandb
-
-    run.log({"picture": wandb.Image(str(run_dir / "layers.png"))})
-    artifact = wandb.Artifact(f"report-{run.id}", type="report")
-    artifact.add_file(str(run_dir / "report.json"))
-    run.log_artifact(artifact)
-
-
-def _log_checkpoint(run: "wandb.Run", checkpoint: str) -> None:
-    import wandb
-
-    artifact = wandb.Artifact(f"model-{run.id}", type="model")
-    artifact.add_dir(checkpoint, policy="immutable", skip_cache=True)  # uploaded from its folder, without a copy
-    run.log_artifact(artifact)

@@ -22,7 +22,7 @@ def summary(report: Report) -> dict[str, Any]:
         "peak_memory_bytes": report.peak_memory_bytes,
     }
     numbers = {f"{section}/{name}": value for section, entries in sections.items() for name, value in entries.items()}
-    return numbers | {"statistics_cache": report.statistics_cache}
+    return numbers | {"statistics_cache": report.statistics_cache, "checkpoint": report.checkpoint}
 
 
 def kept_id(run_dir: Path, text: str) -> str:

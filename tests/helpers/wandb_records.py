@@ -23,7 +23,8 @@ class Recorded:
         self.config = unpack(self.run.config.update)
         self.summary = {name: value for one in self.of["summary"] for name, value in unpack(one.update).items()}
         self.history = [unpack(one.item) for one in self.of.get("history", [])]
-        self.artifacts = {one.type: one for one in self.of.get("artifact", [])}
+        # by the first word of their names: report, dense, model
+        self.artifacts = {one.name.partition("-")[0]: one for one in self.of.get("artifact", [])}
         self.exit_code = self.of["exit"][0].exit_code
 
     def series(self, name: str) -> list[Any]:

@@ -15,7 +15,7 @@ from flap.storage.status import write_status
 from flap.study.__main__ import main
 from flap.study.serve import server
 from tests.helpers.browser import opened
-from tests.helpers.study_grid import PERPLEXITY, Report, add_cell, altered
+from tests.helpers.study_grid import PERPLEXITY, Report, add_cell, add_command, altered
 
 
 @pytest.fixture
@@ -70,6 +70,29 @@ def test_states_progress_and_numbers_show_as_they_come(
         expect(page.locator("#shown")).to_have_text("1 of 2 cells shown")  # the view is kept, and the focus
         assert page.evaluate("document.activeElement.name") == "ratio"
         assert page.locator("figure svg").count() > 0
+
+
+def test_before_the_first_cell_it_waits_and_then_shows_all_without_a_reload(
+    browser: Browser, tmp_path: Path, report: Report
+) -> None:
+    folder = tmp_path / "sweep"
+    folder.mkdir()
+    with server([folder], 0) as serving:
+        Thread(target=serving.serve_forever, args=(0.05,), daemon=True).start()
+        with opened(browser, f"http://127.0.0.1:{serving.server_port}/") as page:
+            expect(page.locator(".counts").first).to_have_text("0 cells")
+            expect(page.locator("#pictures")).to_be_hidden()
+            add_command(folder, "ratio=0.2,0.5")
+            for ratio in (0.2, 0.5):
+                numbers = {PERPLEXITY: 30.0 + ratio}
+                add_cell(folder, altered(report, ratio, {PERPLEXITY: 20.0}, numbers), "WIFV", "AL-AM", ratio)
+            expect(page.locator("#cells tr.finished")).to_have_count(2, timeout=60_000)
+            expect(page).to_have_title("Pruning tiny: ratio")
+            expect(page.locator("h1")).to_have_text("Pruning tiny: ratio")
+            expect(page.locator(".command")).to_contain_text("ratio=0.2,0.5")
+            expect(page.locator("main figure svg").first).to_be_visible()
+            assert page.locator("main").count() == 1
+        serving.shutdown()
 
 
 def test_it_listens_on_the_loopback_address_alone_and_serves_what_it_links_to(

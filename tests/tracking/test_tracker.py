@@ -8,6 +8,7 @@ import shutil
 import string
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -135,13 +136,37 @@ def test_the_table_says_what_each_layer_kept(finished: tuple[Path, Report, Recor
 def test_the_picture_and_the_report_are_there_and_the_checkpoint_is_not(
     finished: tuple[Path, Report, Recorded],
 ) -> None:
-    folder, report, run = finished
+    folder, _, run = finished
     [picture] = run.series("picture.path")
     assert (run.folder / "files" / picture).read_bytes() == (folder / "layers.png").read_bytes()
     [entry] = run.artifacts["report"].manifest.contents
     assert entry.path == "report.json"
     assert Path(entry.local_path).read_bytes() == (folder / "report.json").read_bytes()
-    assert report.checkpoint and "model" not in run.artifacts
+
+
+def test_the_lineage_leads_from_the_dense_model_to_the_checkpoint(
+    finished: tuple[Path, Report, Recorded], model_dir: Path
+) -> None:
+    folder, report, run = finished
+    dense, made = run.artifacts["dense"], run.artifacts["model"]
+    assert dense.use_after_commit and not made.use_after_commit  # used by the run, made by it
+    for artifact, place in ((dense, model_dir), (made, folder / "checkpoint")):  # references: no file is copied
+        assert {entry.ref for entry in artifact.manifest.contents} == {path.as_uri() for path in place.iterdir()}
+    assert (run.summary["folder"], run.summary["checkpoint"]) == (str(folder), report.checkpoint)
+
+
+def test_a_run_without_a_checkpoint_has_no_lineage(finished: tuple[Path, Report, Recorded], run_dir: Path) -> None:
+    with start(run_dir) as tracked:
+        tracked.finish(replace(finished[1], checkpoint=None))
+    assert not {"dense", "model"} & set(recorded(run_dir).artifacts)
+
+
+def test_a_model_of_the_hub_is_named_by_its_page(finished: tuple[Path, Report, Recorded], run_dir: Path) -> None:
+    config = finished[1].config | {"model": {"path": "mine/small"}}
+    with start(run_dir) as tracked:
+        tracked.finish(replace(finished[1], config=config))
+    [entry] = recorded(run_dir).artifacts["dense"].manifest.contents
+    assert entry.ref == "https://huggingface.co/mine/small"
 
 
 def test_long_steps_leave_their_progress(finished: tuple[Path, Report, Recorded]) -> None:
