@@ -56,7 +56,8 @@ def run(
         if config.checkpoint.save:
             report.checkpoint = str(job.target)
             with report.timed("save"):
-                model = save(model, job.source.tokenizer, job.target, plan, report.provenance, job.replaces_checkpoint)
+                files = job.source.tokenizer, job.target, plan, report.provenance, job.replaces_checkpoint
+                model = save(model, *files, job.source.beside)
         if "gguf" in config.checkpoint.formats:
             log.info("wrote %s", export_gguf(job.target, config.checkpoint.gguf_type))
 

@@ -6,7 +6,6 @@ from copy import deepcopy
 import torch
 from torch import nn
 from transformers import (
-    AutoModelForCausalLM,
     LlamaConfig,
     MistralConfig,
     MixtralConfig,
@@ -19,6 +18,7 @@ from transformers import (
 
 from flap.allocation import ALAM, ALMM, ULMM, ULUM, Search, Structure
 from flap.importance import IFV, OBS, WIFN, WIFV, Magnitude, Metric, Random, Wanda
+from flap.models.families import auto_class
 
 VOCAB = 96
 METRICS: dict[str, Callable[[], Metric]] = {
@@ -68,7 +68,7 @@ def tiny_model(architecture: str, seed: int = 0, **changes: object) -> PreTraine
 def random_model(config: PreTrainedConfig, seed: int = 0, **options: object) -> PreTrainedModel:
     """A random model with weights large enough to matter and random values in every bias and norm it has."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_config(deepcopy(config), **options).eval()
+    model = auto_class(config).from_config(deepcopy(config), **options).eval()
     for name, parameter in model.named_parameters():
         scale, centre = (0.3, 1.0) if "norm" in name else (0.2, 0.0)
         nn.init.normal_(parameter, mean=centre, std=scale)

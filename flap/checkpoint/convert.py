@@ -6,7 +6,7 @@ from transformers import PreTrainedConfig
 
 from flap.checkpoint import modeling_flap
 from flap.checkpoint.register import architecture_name
-from flap.checkpoint.stock import fill_biases, stock_class, stock_config
+from flap.checkpoint.stock import NOT_SHARED, fill_biases, stock_class, stock_config, whole_config
 from flap.models import ModelAdapter, PlacedModel
 
 
@@ -17,7 +17,7 @@ def become_checkpointable(placed: PlacedModel) -> str:
     `modeling_flap.py`, which is saved with it. Returns what is needed to load the checkpoint, and why, for the report.
     """
     adapter = placed.adapter
-    config = adapter.model.config
+    config = adapter.config
     shared = {key: value for key, value in config.to_dict().items() if key not in _REPLACED}
     kernels = {
         "attn_implementation": config._attn_implementation,
@@ -40,34 +40,37 @@ def become_checkpointable(placed: PlacedModel) -> str:
 def _become_flap(adapter: ModelAdapter, shared: dict[str, Any]) -> None:
     """Give the model class and config of `modeling_flap.py`, with the widths of each layer."""
     architecture = architecture_name(stock_class(type(adapter.model)).__name__)
-    names = {auto: f"Flap{architecture}{kind}" for auto, kind in modeling_flap.AUTO_CLASSES.items()}
-    config_class, model_class, causal_class = (getattr(modeling_flap, name) for name in names.values())
-    config = config_class(
-        **shared,
-        auto_map={auto: f"modeling_flap.{name}" for auto, name in names.items()},
-        per_layer_config={i: adapter.layer_config(i) for i in range(len(adapter.layers))},
-    )
-    _become(adapter, config, model_class, causal_class)
+    whole = adapter.config is not adapter.model.config
+    kinds = modeling_flap.WHOLE_AUTO_CLASSES if whole else modeling_flap.AUTO_CLASSES
+    names = {auto: f"Flap{architecture}{kind}" for auto, kind in kinds.items()}
+    config_class, base_class, model_class = (getattr(modeling_flap, name) for name in names.values())
+    auto_map = {"auto_map": {auto: f"modeling_flap.{name}" for auto, name in names.items()}}
+    shared["per_layer_config"] = {i: adapter.layer_config(i) for i in range(len(adapter.layers))}
+    if whole:  # the language model keeps its class of config, which may hold widths by layer
+        text_config = stock_class(type(adapter.config))(**shared, allow_global_per_layer_attribute_access=True)
+        config = whole_config(adapter.model, config_class, text_config, **auto_map)
+    else:
+        config = config_class(**shared, **auto_map)
+    _become(adapter, config, base_class, model_class)
     modeling_flap.share_config(adapter.model)
     adapter.model._weight_conversions = None  # save the tensors by the names of the modules
 
 
-def _become(adapter: ModelAdapter, config: PreTrainedConfig, model_class: type, causal_class: type) -> None:
-    model = adapter.model
+def _become(adapter: ModelAdapter, config: PreTrainedConfig, base_class: type, model_class: type) -> None:
+    model, before, decoder = adapter.model, adapter.model.config, set(adapter.decoder.modules())
     for module in model.modules():
-        if hasattr(module, "config"):
+        if module in decoder and hasattr(module, "config"):
+            module.config = config.get_text_config()
+        elif getattr(module, "config", None) is before:
             module.config = config
-    model.base_model.__class__, model.__class__ = model_class, causal_class
+    model.base_model.__class__, model.__class__ = base_class, model_class
 
 
 _REPLACED = (
-    "model_type",
-    "architectures",
-    "transformers_version",
-    "auto_map",
+    *NOT_SHARED,
     "per_layer_config",
+    "allow_global_per_layer_attribute_access",
     "attention_output_bias",
     "mlp_output_bias",
-    "quantization_config",
     "head_dim",
 )

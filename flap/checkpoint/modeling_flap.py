@@ -2,6 +2,7 @@
 
 The config is the base architecture's, plus `head_dim` and `per_layer_config`: for each layer its number of heads and
 neurons, and whether its two output projections have a bias. Keys that are absent are as in the dense model.
+Of a vision-language model, only the language model is pruned: these keys are in its `text_config`.
 The classes of an architecture are made when they are asked for: `FlapLlamaConfig` of `LlamaConfig`, and so on.
 Written by flap (flap-pruning); the method is FLAP, An et al., AAAI 2024.
 """
@@ -29,8 +30,14 @@ SQUARE = (
     "StableLm",
     "Falcon",
     "GPT2",
+    "Qwen2_5_VL",
 )  # their attention has the hidden size as its width; they do not use `head_dim`
 AUTO_CLASSES = {"AutoConfig": "Config", "AutoModel": "Model", "AutoModelForCausalLM": "ForCausalLM"}
+# Of a vision-language model; its language model may have the same prefix, as Gemma 3 has.
+WHOLE_AUTO_CLASSES = {
+    "AutoConfig": "WholeConfig", "AutoModel": "WholeModel", "AutoModelForImageTextToText": "ForConditionalGeneration",
+}  # fmt: skip
+TOWERS = ("language_model", "text_model")  # the language model of a vision-language model, in its base model
 
 
 class PrunedConfigMixin:
@@ -55,15 +62,16 @@ class PrunedModelMixin:
     """A model that builds the dense architecture (on meta when loading), then each layer again with its own widths."""
 
     def __init__(self, config, *args, **kwargs):
-        widths = config.to_dict().get("per_layer_config")
+        text_config = config.get_text_config()
+        widths = text_config.to_dict().get("per_layer_config")
         if config._attn_implementation == "vllm":
             _check_for_vllm(widths)
-        config.per_layer_config = None
+        text_config.per_layer_config = None
         super().__init__(config, *args, **kwargs)
-        config.per_layer_config = widths
-        layers = decoder_layers(self)
-        for i, layer_config in enumerate(config.per_layer_config):
-            layers[i] = _build(layers[i], layer_config, i, self.architecture)
+        text_config.per_layer_config = widths
+        layers, architecture = decoder_layers(self), _architecture(self)
+        for i, layer_config in enumerate(text_config.per_layer_config):
+            layers[i] = _build(layers[i], layer_config, i, architecture)
         share_config(self)
         self.post_init()
 
@@ -106,18 +114,33 @@ def _check_for_vllm(widths):
                 raise ValueError(f"vLLM: {name}=0 in layer {i}: it needs one at least; prune with structure.{option}=1")
 
 
+def language_model(model):
+    """Return the language model without its head: in a vision-language model a part of the base model."""
+    base = model.base_model
+    return next((getattr(base, name) for name in TOWERS if hasattr(base, name)), base)
+
+
 def decoder_layers(model):
     """Return the decoder layers of a model."""
-    base = getattr(model.base_model, "decoder", model.base_model)  # OPT has a decoder inside the decoder
+    base = language_model(model)
+    base = getattr(base, "decoder", base)  # OPT has a decoder inside the decoder
     return base.layers if hasattr(base, "layers") else base.h
 
 
+def _architecture(model):
+    """Return the name of the language model's architecture, as Llama of LlamaModel."""
+    name = type(language_model(model)).__name__.removeprefix("Flap")
+    return name.removesuffix("Model").removesuffix("Text")
+
+
 def share_config(model):
-    """Give the modules of each layer the model's config with the widths of that layer."""
+    """Give the language model its config, and the modules of each layer the same with the widths of that layer."""
+    config = model.config.get_text_config()
+    language_model(model).config = config  # transformers has copied it
     for i, layer in enumerate(decoder_layers(model)):
         for module in layer.modules():
             if hasattr(module, "config"):
-                module.config = LayerConfig(model.config, i)
+                module.config = LayerConfig(config, i)
                 neurons = getattr(module, "intermediate_dim", getattr(module, "intermediate_size", 0))
                 if hasattr(module, "num_experts") and neurons % KERNEL_MULTIPLE:
                     module.config._experts_implementation = "eager"
@@ -208,34 +231,37 @@ def _match_bias(layer, path, bias):
 
 def _base(architecture, kind):
     """Return the class of transformers that the class of this kind derives from."""
-    names = {"Model": ("TextModel", "Model")}.get(kind, ("ForCausalLM", "LMHeadModel"))
+    whole = kind in WHOLE_AUTO_CLASSES.values()
+    head = ("ForConditionalGeneration",) if whole else ("ForCausalLM", "LMHeadModel")
+    names = {"Model": ("TextModel", "Model"), "WholeModel": ("Model",)}.get(kind, head)
     base = next(
         getattr(transformers, architecture + name) for name in names if hasattr(transformers, architecture + name)
     )
-    return base.config_class if kind == "Config" else base
+    return base.config_class if kind.endswith("Config") else base
 
 
 def _class(architecture, kind):
     """Make the config, decoder or causal LM class of an architecture, with the name that `auto_map` refers to."""
-    base, mixin = _base(architecture, kind), PrunedConfigMixin if kind == "Config" else PrunedModelMixin
-    extra = {"__module__": __name__, "_auto_class": next(auto for auto, one in AUTO_CLASSES.items() if one == kind)}
-    if kind == "Config":
+    base, mixin = _base(architecture, kind), PrunedConfigMixin if kind.endswith("Config") else PrunedModelMixin
+    kinds = WHOLE_AUTO_CLASSES if kind in WHOLE_AUTO_CLASSES.values() else AUTO_CLASSES
+    extra = {"__module__": __name__, "_auto_class": next(auto for auto, one in kinds.items() if one == kind)}
+    if kind.endswith("Config"):
         extra["model_type"] = f"flap_{base.model_type}"
         if hasattr(base, "logits_scaling"):
             extra["logit_scale"] = property(_logit_scale)
     else:
-        extra |= {"config_class": pruned_class(architecture, "Config"), "architecture": architecture}
+        extra["config_class"] = pruned_class(architecture, kinds["AutoConfig"])
     return type(f"Flap{architecture}{kind}", (mixin, base), extra)
 
 
 def pruned_class(architecture, kind):
-    """Return the config, decoder or causal LM class of an architecture, made when it is first asked for."""
+    """Return the config, base model or model class of an architecture, made when it is first asked for."""
     name = f"Flap{architecture}{kind}"
     return globals().get(name) or globals().setdefault(name, _class(architecture, kind))
 
 
 def __getattr__(name):
-    for kind in AUTO_CLASSES.values():
+    for kind in (*WHOLE_AUTO_CLASSES.values(), *AUTO_CLASSES.values()):
         if name.startswith("Flap") and name.endswith(kind):
             return pruned_class(name.removeprefix("Flap").removesuffix(kind), kind)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

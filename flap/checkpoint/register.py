@@ -1,9 +1,13 @@
 """Registration of the pruned architectures with transformers' Auto classes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
 
 from flap.checkpoint import modeling_flap
 
@@ -17,26 +21,34 @@ DENSE = (
 MIXTURES = (
     "mixtral", "granitemoe", "gpt_oss", "olmoe", "qwen2_moe", "qwen3_moe", "glm4_moe", "deepseek_v3", "qwen3_next",
 )  # fmt: skip
+VISION = ("gemma3", "llava", "mistral3", "qwen2_5_vl", "qwen3_vl", "idefics3", "smolvlm")  # with a language model
 
 
 def register() -> None:
     """Register the pruned architectures with transformers' Auto classes, which then need no `trust_remote_code`."""
     for architecture in architectures(DENSE + MIXTURES):
-        config, model, causal = (
-            modeling_flap.pruned_class(architecture, kind) for kind in modeling_flap.AUTO_CLASSES.values()
-        )
-        AutoConfig.register(config.model_type, config, exist_ok=True)
-        AutoModel.register(config, model, exist_ok=True)
-        AutoModelForCausalLM.register(config, causal, exist_ok=True)
+        _register(architecture, modeling_flap.AUTO_CLASSES, AutoModelForCausalLM)
+    for architecture in architectures(VISION, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES):
+        _register(architecture, modeling_flap.WHOLE_AUTO_CLASSES, AutoModelForImageTextToText)
 
 
-def architectures(model_types: tuple[str, ...]) -> Iterator[str]:
+def _register(architecture: str, kinds: Mapping[str, str], auto: Any) -> None:
+    """Register the config, the base model and the model with its head, which `auto` loads."""
+    config, base, model = (modeling_flap.pruned_class(architecture, kind) for kind in kinds.values())
+    AutoConfig.register(config.model_type, config, exist_ok=True)
+    AutoModel.register(config, base, exist_ok=True)
+    auto.register(config, model, exist_ok=True)
+
+
+def architectures(
+    model_types: tuple[str, ...], classes: Mapping[str, Any] = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+) -> Iterator[str]:
     """Yield the names of the architectures that this version of transformers has: the prefixes of their class names."""
     for model_type in model_types:
-        if model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-            yield architecture_name(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[model_type])
+        if model_type in classes:
+            yield architecture_name(classes[model_type])
 
 
-def architecture_name(causal_class: str) -> str:
+def architecture_name(model_class: str) -> str:
     """Return the name of an architecture, such as Llama of LlamaForCausalLM, or GPT2 of GPT2LMHeadModel."""
-    return causal_class.removesuffix("ForCausalLM").removesuffix("LMHeadModel")
+    return model_class.removesuffix("ForCausalLM").removesuffix("LMHeadModel").removesuffix("ForConditionalGeneration")

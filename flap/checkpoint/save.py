@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +81,11 @@ def save(
     plan: PruningPlan,
     provenance: dict[str, Any],
     overwrite: bool = False,
+    beside: Sequence[Path] = (),
 ) -> PlacedModel:
     """Write a checkpoint as an atomic directory, after a check that it reloads to the same logits.
 
+    beside: files of the dense model that are copied as they are.
     Returns the model for further work: the model itself if it is in memory, else the checkpoint.
 
     Raises:
@@ -93,6 +96,8 @@ def save(
         with atomic_directory(directory, "checkpoint.dir") as scratch:
             model.write(scratch)
             tokenizer.save_pretrained(scratch)
+            for file in beside:
+                shutil.copy2(file, scratch / file.name)
             (scratch / LABEL).write_text(json.dumps({"provenance": provenance, "plan": plan.to_dict()}) + "\n")
             _verify_or_keep(model, scratch, directory)
             _carry_over(directory, scratch)
@@ -138,7 +143,7 @@ def verify(model: PlacedModel, directory: Path) -> None:
     Raises:
         DifferentError: they differ; gives the largest difference.
     """
-    tokens_NT = torch.arange(1, 33).reshape(2, 16) % int(model.model.config.vocab_size)  # two windows of sixteen
+    tokens_NT = torch.arange(1, 33).reshape(2, 16) % model.adapter.vocab_size  # two windows of sixteen
     expected = model.logits(tokens_NT)
     reloaded = open_checkpoint(directory, model.device, model.folder)
     compare(expected, reloaded.logits(tokens_NT), directory)

@@ -21,6 +21,9 @@ BIAS_FLAGS = (
     "bias",
 )  # config keys that add biases to Linears
 
+# keys of a config that belong to a class or a file and not to the model
+NOT_SHARED = ("model_type", "architectures", "transformers_version", "auto_map", "quantization_config")
+
 
 def stock_class(cls: type) -> Any:
     """Return the class of transformers that this class is, or derives from."""
@@ -47,19 +50,41 @@ def stock_config(adapter: ModelAdapter, shared: dict[str, Any]) -> PreTrainedCon
     problem = ""
     for flags in _subsets([name for name in BIAS_FLAGS if name in shared]):
         try:
-            config = stock_class(type(adapter.model.config))(**shared | widths | dict.fromkeys(flags, True))
+            text_config = stock_class(type(adapter.config))(**shared | widths | dict.fromkeys(flags, True))
+            config = whole_config(adapter.model, stock_class(type(adapter.model.config)), text_config)
             _check_place(adapter.model, config)
-            return cast(PreTrainedConfig, config)
+            return config
         except (ValueError, StrictDataclassError) as error:  # the latter from a config's own checks
             problem = str(error).splitlines()[-1].strip().removeprefix("ValueError: ").removesuffix(".")
     raise ValueError(problem)
 
 
+def whole_config(
+    model: PreTrainedModel, config_class: Any, text_config: PreTrainedConfig, **changes: Any
+) -> PreTrainedConfig:
+    """Return the config of the whole model with another one of its language model: of a text model, that one.
+
+    config_class: of a vision-language model. The configs of its other parts stay the same objects.
+    """
+    config = model.config
+    if config.get_text_config() is config:
+        return text_config
+    shared = {key: value for key, value in config.to_dict().items() if key not in NOT_SHARED}
+    parts = {name: getattr(config, name) for name in config.sub_configs} | {"text_config": text_config}
+    owners = {"": config} | parts  # else a new config resets the kernels of its parts
+    kernels = {
+        f"{kind}_implementation": {name: getattr(one, f"_{kind}_implementation") for name, one in owners.items()}
+        for kind in ("attn", "experts")
+    }
+    return cast(PreTrainedConfig, config_class(**shared | parts | kernels | changes))
+
+
 def takes_output_biases(adapter: ModelAdapter) -> bool:
     """Return whether the base architecture can have a bias in every output projection; the model may have none."""
-    values = {key: value for key, value in adapter.model.config.to_dict().items() if key != "per_layer_config"}
+    values = {key: value for key, value in adapter.config.to_dict().items() if key != "per_layer_config"}
     flags = {name: True for name in BIAS_FLAGS if name in values}
-    config = stock_class(type(adapter.model.config))(**values | flags)
+    text_config = stock_class(type(adapter.config))(**values | flags)
+    config = whole_config(adapter.model, stock_class(type(adapter.model.config)), text_config)
     biased = adapt(_on_meta(adapter.model, config))
     return all(block.output.bias is not None for i in range(len(biased.layers)) for block in biased.blocks(i))
 

@@ -76,7 +76,7 @@ def _measure(model: PlacedModel, dense: Sequence[Tensor], text: str, batches_NT:
 @torch.no_grad()
 def compare(model: PlacedModel, dense: Sequence[Tensor], batches_NT: Sequence[Tensor]) -> dict[str, list[float]]:
     """Return kl, agreement and top5_agreement of each window. dense: the dense model's final hidden states."""
-    chunk = max(1, chunk_size(int(model.adapter.model.config.vocab_size)) // COPIES)
+    chunk = max(1, chunk_size(model.adapter.vocab_size) // COPIES)
     states, found = model.hidden_states(batches_NT), defaultdict[str, list[float]](list)
     for batch_NT, dense_NTD in zip(progress(batches_NT, "divergence", Tensor.numel), dense, strict=True):
         for pair in zip(dense_NTD.to(model.device), next(states), strict=True):

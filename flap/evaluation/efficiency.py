@@ -93,7 +93,7 @@ class Efficiency(Evaluator):
         """Return random tokens as the prompt, the same for both models."""
         generator = torch.Generator().manual_seed(0)
         shape = (self.batch_size, self.prefill_len)
-        return torch.randint(0, model.config.vocab_size, shape, generator=generator).to(model.device)
+        return torch.randint(0, model.config.get_text_config().vocab_size, shape, generator=generator).to(model.device)
 
     def _constants(self, model: PreTrainedModel, prompt_NT: Tensor) -> Numbers:
         """Return what is not timed: parameters, weights in bytes, MACs of the prompt, peak memory in bytes."""

@@ -62,7 +62,7 @@ def window_losses(model: PlacedModel, tokens_NT: Tensor, batch_size: int) -> Ten
 
     Logits are float32.
     """
-    batches_NT, chunk = tokens_NT.split(batch_size), chunk_size(int(model.adapter.model.config.vocab_size))
+    batches_NT, chunk = tokens_NT.split(batch_size), chunk_size(model.adapter.vocab_size)
     states, losses = model.hidden_states(batches_NT), []
     for batch_NT in progress(batches_NT, "perplexity", Tensor.numel):
         batch_NT, hidden_NTD = batch_NT.to(model.device), next(states)

@@ -66,7 +66,7 @@ def _sample(model: PreTrainedModel) -> dict[str, Any]:
 
     mask_NT = torch.ones(2, 10, dtype=torch.long)
     mask_NT[0, :3] = 0
-    tokens_NT = torch.arange(20).reshape(2, 10) % model.config.vocab_size
+    tokens_NT = torch.arange(20).reshape(2, 10) % model.config.get_text_config().vocab_size
     start = {"input_ids": tokens_NT, "attention_mask": mask_NT}
     _, inputs = decompose_for_generation(model, start, multi_token_decode=True)["decode"]
     return {name: inputs[name] for name in ("input_ids", "attention_mask", "position_ids", "cache") if name in inputs}

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from flap.models.pair import Pair
@@ -93,14 +93,25 @@ class ModelAdapter(ABC):
     def decoder(self) -> PreTrainedModel:
         """The model without its LM head. Calibration runs it."""
 
+    @property
+    def config(self) -> PreTrainedConfig:
+        """The config of the language model: in a vision-language model a part of its config, else the model's own."""
+        return self.model.config.get_text_config()
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of logits of a token."""
+        return int(self.config.vocab_size)
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Return the logits of final hidden states (…, D).
 
         This runs the forward pass of the model itself without its decoder, as families cap or scale their logits.
         """
         output = DecoderOutput(last_hidden_state=hidden.reshape(1, -1, hidden.shape[-1]))
+        any_token = torch.zeros(1, 1, dtype=torch.long, device=hidden.device)
         with forwards_replaced([self.decoder], lambda *args, **options: output):
-            logits: Tensor = self.model(use_cache=False).logits
+            logits: Tensor = self.model(input_ids=any_token, use_cache=False).logits
         return logits.reshape(*hidden.shape[:-1], -1)
 
     @property

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from flap.config import ModelConfig, one_line, require
 from flap.models.devices import pick_device
-from flap.models.families import find_family
+from flap.models.families import auto_class, find_family
 from flap.models.placement import PLACEMENTS
 
 
@@ -26,7 +26,7 @@ class Architecture:
     @property
     def max_length(self) -> int | None:
         """The longest context of the model, in tokens; None if its config does not say."""
-        return getattr(self.config, "max_position_embeddings", None)
+        return context_length(self.config)
 
     def skeleton(self) -> PreTrainedModel:
         """Return the model on the meta device, without weights."""
@@ -36,8 +36,13 @@ class Architecture:
 def skeleton(config: PreTrainedConfig, trust_remote_code: bool) -> PreTrainedModel:
     """Return the model of a config on the meta device, without weights."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        model = auto_class(config).from_config(config, trust_remote_code=trust_remote_code)
     return cast(PreTrainedModel, model)
+
+
+def context_length(config: PreTrainedConfig) -> int | None:
+    """Return the longest context of the language model, in tokens; None if its config does not say."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def loaded_dtype(config: PreTrainedConfig, name: str | torch.dtype) -> torch.dtype:

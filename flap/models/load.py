@@ -17,10 +17,10 @@ from transformers import (
 
 from flap.config import ModelConfig, one_line, require
 from flap.data.packaged import INSTALL
-from flap.models.architecture import loaded_dtype, skeleton
+from flap.models.architecture import context_length, loaded_dtype, skeleton
 from flap.models.devices import free_bytes, pick_device
-from flap.models.families import find_family
-from flap.models.locate import GGUF, commit, file_state, locate
+from flap.models.families import find_family, sees_images
+from flap.models.locate import GGUF, commit, file_state, locate, processor_files
 from flap.models.placement import PLACEMENTS, PlacedModel, Resident, Spread
 from flap.models.read import read_model
 from flap.storage import digest
@@ -42,7 +42,7 @@ class Source:
     @property
     def max_length(self) -> int | None:
         """The longest context of the model, in tokens; None if its config does not say."""
-        return getattr(self.config, "max_position_embeddings", None)
+        return context_length(self.config)
 
     def skeleton(self) -> PreTrainedModel:
         """Return the model on the meta device, without weights: prices and budget can be checked before loading."""
@@ -61,6 +61,11 @@ class Source:
         libraries = {library: version(library) for library in ("torch", "transformers")}
         dtype = self.config.dtype if self.options["dtype"] == "auto" else self.options["dtype"]
         return {"model": self.path, "dtype": str(dtype), **revision, **libraries}
+
+    @property
+    def beside(self) -> list[Path]:
+        """The files that travel to a checkpoint as they are: those of the processor of a vision-language model."""
+        return processor_files(self.path) if sees_images(self.config) else []
 
     @property
     def on_disk(self) -> bool:
@@ -121,7 +126,7 @@ class Given:
     @property
     def max_length(self) -> int | None:
         """As `Source.max_length`."""
-        return getattr(self.config, "max_position_embeddings", None)
+        return context_length(self.config)
 
     @property
     def device(self) -> torch.device:
@@ -147,6 +152,11 @@ class Given:
     def fingerprint(self) -> dict[str, Any]:
         """Empty: the caller may have changed the weights, so no result is cached."""
         return {}
+
+    @property
+    def beside(self) -> list[Path]:
+        """As `Source.beside`."""
+        return processor_files(self.path) if self.path and sees_images(self.config) else []
 
     @property
     def on_disk(self) -> bool:

@@ -9,6 +9,7 @@ import torch
 from huggingface_hub import snapshot_download, try_to_load_from_cache
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import cached_file
 
 from flap.config.messages import one_line
 from flap.data.packaged import packaged_file
@@ -24,6 +25,8 @@ GGUF = {
 # The files to download: weights by the names that transformers looks for, configs, tokenizers, modelling files.
 DOWNLOADED = ["model*.safetensors", "*.json", "*.jinja", "*.model", "*.py", "*.txt"]
 DEQUANTISE_SECONDS = 600  # how long to wait for another process that does it
+# The files of the processor that prepares images, beside a vision-language model.
+PROCESSOR = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 
 
 def locate(path: str, cache: Path, on_disk: bool) -> tuple[str, str]:
@@ -44,6 +47,13 @@ def file_state(path: str) -> list[list[Any]]:
     """Return name, size and modification time of every file of a local model; an empty list for one on the hub."""
     files = sorted(file for file in Path(path).glob("*") if file.is_file())
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
+def processor_files(path: str) -> list[Path]:
+    """Return the files of the processor beside a model, as far as there are any."""
+    optional = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    found = (cached_file(path, name, **optional) for name in PROCESSOR)
+    return [Path(file) for file in found if file]
 
 
 def commit(hub_id: str) -> str:

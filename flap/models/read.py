@@ -4,14 +4,17 @@ from pathlib import Path
 from typing import Any, cast
 
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from flap.config import one_line
+from flap.models.families import auto_class
 from flap.models.weights import check_read
 
 
 def read_model(path: str | Path, **options: Any) -> PreTrainedModel:
-    """Read a causal language model, in evaluation mode. Only safetensors. options: as of `from_pretrained`.
+    """Read a language model, in evaluation mode, with the vision tower that it may have. Only safetensors.
+
+    options: as of `from_pretrained`.
 
     Raises:
         ValueError: a file is missing or damaged, or the files lack tensors that the architecture needs.
@@ -19,7 +22,8 @@ def read_model(path: str | Path, **options: Any) -> PreTrainedModel:
     reported = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # checked below, to name the tensors
     options = {"dtype": "auto", "use_safetensors": True, **options, **reported}
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(path, **options)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=options.get("trust_remote_code"))
+        model, info = auto_class(config).from_pretrained(path, **options)
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ValueError(f"{path}: {one_line(error, 300)}") from error
     try:

@@ -71,7 +71,7 @@ class Recovery:
         Raises:
             ValueError: it cannot.
         """
-        vocabulary = int(adapter.model.config.vocab_size)
+        vocabulary = adapter.vocab_size
         require(self.words is None or self.words < vocabulary, "recover.words", self.words, f"1 to {vocabulary - 1}")
         stacked = any(adapter.mlp(i).num_experts > 1 for i in range(len(adapter.layers)))
         allowed = "full or none for this model, whose experts are stacked in one tensor and are no Linear modules"

@@ -51,7 +51,7 @@ def bytes_to_train(
     dense = 0 if device.type == "cpu" else total * dtype.itemsize
     tokens = recovery.tokens_a_step // recovery.processes
     activations = tokens * itemsize * _kept_activations(adapter, ratio, recovery.gradient_checkpointing)
-    logits = LOGITS_COPIES * min(LOGITS_BYTES, 4 * tokens * int(adapter.model.config.vocab_size))
+    logits = LOGITS_COPIES * min(LOGITS_BYTES, 4 * tokens * adapter.vocab_size)
     return int(dense + weights + TRAINED_BYTES * trained + activations + logits)
 
 

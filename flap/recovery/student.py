@@ -28,7 +28,7 @@ class Student(nn.Module):
         super().__init__()
         self.placed, self.teacher, self.words = model, teacher, words
         self.trained = nn.ParameterList(trained)
-        self.positions = max(1, LOGITS_BYTES // (4 * int(model.model.config.vocab_size)))
+        self.positions = max(1, LOGITS_BYTES // (4 * model.adapter.vocab_size))
 
     def train(self, mode: bool = True) -> "Student":
         """Set the mode of the model as well, which is not a submodule."""

@@ -6,15 +6,18 @@ from pathlib import Path
 from flap.checkpoint.card import PLACE
 
 HEADING = "## Load it\n"
+TEXT = ("AutoModelForCausalLM", "AutoTokenizer")
+WHOLE = ("AutoModelForImageTextToText", "AutoProcessor")  # of a vision-language model
 REST = "`python -m flap.export --help` lists other formats that it can be converted to."
 
 
 def loading(checkpoint: Path) -> str:
     """Return the section: how to load the checkpoint in each engine that takes the files in its directory."""
-    trust = "auto_map" in json.loads((checkpoint / "config.json").read_text())
+    config = json.loads((checkpoint / "config.json").read_text())
+    trust, vision = "auto_map" in config, "vision_config" in config
     texts = {
-        "transformers": _transformers(trust),
-        "vLLM": _vllm(trust),
+        "transformers": _transformers(trust, *WHOLE if vision else TEXT),
+        "vLLM": "" if vision else _vllm(trust),
         "llama.cpp": "\n\n".join(_llama_cpp(path.name) for path in sorted(checkpoint.glob("*.gguf"))),
         "Ollama": _code(f"ollama create NAME -f {PLACE}/Modelfile") if (checkpoint / "Modelfile").is_file() else "",
         "MLX": "\n\n".join(_mlx(path.parent.name) for path in sorted(checkpoint.glob("mlx*/config.json"))),
@@ -31,11 +34,11 @@ def renewed(card: str, checkpoint: Path) -> str:
     return before + loading(checkpoint) + rest.partition(REST)[2] if found else card
 
 
-def _transformers(trust: bool) -> str:
+def _transformers(trust: bool, auto: str, preparing: str) -> str:
     code = _code(
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f'model = AutoModelForCausalLM.from_pretrained("{PLACE}"{", trust_remote_code=True" if trust else ""})\n'
-        f'tokenizer = AutoTokenizer.from_pretrained("{PLACE}")',
+        f"from transformers import {auto}, {preparing}\n\n"
+        f'model = {auto}.from_pretrained("{PLACE}"{", trust_remote_code=True" if trust else ""})\n'
+        f'{preparing.removeprefix("Auto").lower()} = {preparing}.from_pretrained("{PLACE}")',
         "python",
     )
     without = "With `pip install flap-pruning`, and `import flap` before it, `trust_remote_code` is not needed."

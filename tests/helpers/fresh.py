@@ -29,12 +29,14 @@ else:
 RELOAD = """
 import sys, torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
 how, work, *directories = sys.argv[1:]
 tokens = load_file(work + "/tokens")["tokens"]
 found = {}
 for directory in directories:
-    model = AutoModelForCausalLM.from_pretrained(directory, trust_remote_code=how == "remote").eval()
+    config = AutoConfig.from_pretrained(directory, trust_remote_code=how == "remote")
+    auto = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
+    model = auto.from_pretrained(directory, trust_remote_code=how == "remote").eval()
     decoder = AutoModel.from_pretrained(directory, trust_remote_code=how == "remote").eval()
     with torch.no_grad():
         found[directory] = model(input_ids=tokens).logits

@@ -3,7 +3,15 @@
 import pytest
 import torch
 from torch import nn
-from transformers import FalconConfig, Gemma3Config, Gemma3nTextConfig, XLNetConfig
+from transformers import (
+    BloomConfig,
+    FalconConfig,
+    Gemma3nTextConfig,
+    LlavaConfig,
+    LlavaModel,
+    PaliGemmaConfig,
+    XLNetConfig,
+)
 
 from flap.allocation import LayerPlan
 from flap.compression import NoCompensation, slice_layer
@@ -102,8 +110,20 @@ def test_unsupported_architecture_says_what_is_supported() -> None:
 
 
 def test_a_vision_language_model_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"'gemma3' is a vision-language model; .* \(model_type gemma3_text\)"):
-        find_family(Gemma3Config())
+    known = r"vision-language model 'paligemma' is not supported; supported are gemma3, .* \(model_type gemma\)"
+    with pytest.raises(ValueError, match=known):
+        find_family(PaliGemmaConfig())
+    with pytest.raises(ValueError, match="'bloom' is not supported; supported are "):
+        find_family(LlavaConfig(text_config=BloomConfig()))
+
+
+def test_a_vision_language_model_without_its_head_is_refused() -> None:
+    with torch.device("meta"):
+        model = LlavaModel(LlavaConfig())
+    with pytest.raises(ValueError, match="LlavaModel has no language model head; expected a …ForConditionalGeneration"):
+        adapt(model)
+    with pytest.raises(ValueError, match="LlamaModel has no language model head; expected a …ForCausalLM class"):
+        adapt(model.language_model)
 
 
 def test_a_setting_that_is_not_supported_is_refused() -> None:

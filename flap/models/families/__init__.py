@@ -1,15 +1,17 @@
 """THE table of the model families: the names of their modules, by the `model_type` of their config."""
 
+from dataclasses import replace
 from difflib import get_close_matches
+from typing import Any
 
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 
 from flap.models.adapter import ModelAdapter
 from flap.models.families.family import Family
 from flap.models.families.mixture import MixtureAdapter
 from flap.models.families.usual import UsualAdapter
 
-__all__ = ["FAMILIES", "Family", "adapt", "find_family"]
+__all__ = ["FAMILIES", "TOWERS", "Family", "adapt", "auto_class", "find_family", "sees_images"]
 
 PLAIN = ("up_proj",)  # an MLP without a gate
 
@@ -19,6 +21,8 @@ FAMILIES: dict[str, Family] = {
     "ministral3": Family(),
     "qwen2": Family(),
     "qwen3": Family(),
+    "qwen2_5_vl_text": Family(),
+    "qwen3_vl_text": Family(),
     "smollm3": Family(),
     "granite": Family(),
     "gemma": Family(),
@@ -70,21 +74,37 @@ FAMILIES: dict[str, Family] = {
     "falcon_h1": Family(tuples=True, mlp="feed_forward.down_proj"),
 }  # fmt: skip
 
+# The vision-language models: the path of the language model in the base model. Its family is that of its own config.
+TOWERS = {
+    "gemma3": "language_model",
+    "llava": "language_model",
+    "mistral3": "language_model",
+    "qwen2_5_vl": "language_model",
+    "qwen3_vl": "language_model",
+    "idefics3": "text_model",
+    "smolvlm": "text_model",
+}
+
 
 def find_family(config: PreTrainedConfig) -> Family:
     """Return the family of an architecture by its `model_type`; no weight needs to be loaded.
 
+    That of a vision-language model is the family of its language model, which is all of it that is pruned.
+
     Raises:
         ValueError: no family has this architecture; the message names the nearest, lists all, and says how to add one.
-            Or it has images besides text.
     """
     model_type = config.model_type.removeprefix("flap_")  # a pruned model can be pruned again
+    if model_type in TOWERS:
+        family = find_family(config.get_text_config())
+        return replace(family, decoder=f"{TOWERS[model_type]}.{family.decoder}".rstrip("."))
     if model_type in FAMILIES:
         return _checked(FAMILIES[model_type], config)
     if hasattr(config, "vision_config"):
         raise ValueError(
-            f"model.path: '{config.model_type}' is a vision-language model; expected a text model, such as a "
-            f"checkpoint of its language model alone (model_type {config.get_text_config().model_type})"
+            f"model.path: vision-language model '{config.model_type}' is not supported; supported are "
+            f"{', '.join(sorted(TOWERS))}; expected one of them, or a checkpoint of its language model alone "
+            f"(model_type {config.get_text_config().model_type})"
         )
     nearest = "".join(f"; the nearest is {name}" for name in get_close_matches(model_type, FAMILIES, 1))
     raise ValueError(
@@ -101,6 +121,16 @@ def _checked(family: Family, config: PreTrainedConfig) -> Family:
     return family
 
 
+def sees_images(config: PreTrainedConfig) -> bool:
+    """Return whether a model of this config is a vision-language model."""
+    return config.model_type.removeprefix("flap_") in TOWERS
+
+
+def auto_class(config: PreTrainedConfig) -> Any:
+    """Return the Auto class of transformers that loads a model of this config as a whole, with its head."""
+    return AutoModelForImageTextToText if sees_images(config) else AutoModelForCausalLM
+
+
 def adapt(model: PreTrainedModel) -> ModelAdapter:
     """Return the adapter of a loaded model.
 
@@ -108,6 +138,7 @@ def adapt(model: PreTrainedModel) -> ModelAdapter:
         ValueError: the architecture is not supported, or the model has no language model head.
     """
     family = find_family(model.config)
-    if not type(model).__name__.endswith(("ForCausalLM", "LMHeadModel")):
-        raise ValueError(f"model: {type(model).__name__} is no causal language model; expected a …ForCausalLM class")
+    head = "ForConditionalGeneration" if sees_images(model.config) else "ForCausalLM"
+    if not type(model).__name__.endswith((head, "LMHeadModel")):
+        raise ValueError(f"model: {type(model).__name__} has no language model head; expected a …{head} class")
     return (MixtureAdapter if family.experts else UsualAdapter)(model, family)

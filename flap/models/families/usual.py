@@ -92,7 +92,7 @@ class UsualAdapter(ModelAdapter):
         widths = {self.family.neurons: mlp.num_units}
         if self._has_heads(layer):
             widths["num_attention_heads"] = attention.num_units * self.queries_per_group(layer)
-            if hasattr(self.model.config, self.family.kv_heads):
+            if hasattr(self.config, self.family.kv_heads):
                 widths[self.family.kv_heads] = attention.num_units
         return widths
 

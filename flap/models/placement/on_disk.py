@@ -170,8 +170,10 @@ def _fill_buffers(model: PreTrainedModel, device: torch.device) -> None:
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             module._buffers[name] = torch.empty_like(buffer, device=device)
-    for module in model.modules():  # all of them: Falcon-H1's decoder fills buffers of its layers
-        model._init_weights(module)
+    parts = (part for part in model.modules() if isinstance(part, PreTrainedModel))
+    for part in parts:  # outer before inner: a vision tower has a rule of its own
+        for module in part.modules():  # all of them: Falcon-H1's decoder fills buffers of its layers
+            part._init_weights(module)
 
 
 def _drop(modules: Iterable[nn.Module]) -> None:

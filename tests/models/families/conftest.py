@@ -2,8 +2,9 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedTokenizerFast
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
+from flap.models import read_model
 from tests.cases import random_model
 from tests.helpers.fresh import in_a_fresh_process
 from tests.helpers.pruned import Saved, prune, save_pruned
@@ -32,7 +33,7 @@ def all_saved(
     made = {}
     for _, name, config in every_variant(request.session):
         random_model(config).save_pretrained(root / "dense" / name)
-        model = AutoModelForCausalLM.from_pretrained(root / "dense" / name).eval()
+        model = read_model(root / "dense" / name)
         plan = prune(model, 0.4)
         made[name] = save_pruned(model, tokenizer, root / name, plan)
     return made

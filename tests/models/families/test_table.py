@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 import flap
-from flap.export.gguf.architecture import MODEL_TYPES
+from flap.export.gguf.architecture import MODEL_TYPES as IN_GGUF
 from flap.models import adapt
-from flap.models.families import FAMILIES
+from flap.models.families import TOWERS
 from tests.cases import random_model
-from tests.models.families.every import EVERY
+from tests.models.families.every import EVERY, MODEL_TYPES
 
 TABLE = Path(flap.__file__).parents[1] / "docs" / "families.md"
 CONTRACTS = {next(iter(one.configs.values())).model_type: one for one in EVERY}
@@ -32,14 +32,15 @@ def row(model_type: str) -> str:
     divided = [(adapter, i) for adapter in adapters for i in range(len(adapter.layers)) if adapter.attention(i).inputs]
     kinds = {"MHA" if adapter.queries_per_group(i) == 1 else "GQA" for adapter, i in divided}
     mlps = [adapters[0].mlp(i) for i in range(len(adapters[0].layers))]
-    rows = mlps[0].unit_price // models[0].config.hidden_size
+    rows = mlps[0].unit_price // models[0].config.get_text_config().hidden_size
     neurons = "experts" if any(mlp.num_experts > 1 for mlp in mlps) else {2: "plain", 3: "gated"}[rows]
     kept = [f"`{key}`" for key in contract.features]
     kept += ["q and k norms"] if any(norm in name for name in names for norm in ("q_norm", "query_layernorm")) else []
     kept += ["tied embeddings"] if any(config.tie_word_embeddings for config in contract.configs.values()) else []
     stock = "with biases" if contract.holds_biases else "`compensation=none`" if contract.stock else "no"
     stays = {text for part in contract.stays for name, text in STAYS.items() if part.startswith(name)}
-    gguf = "yes" if model_type in MODEL_TYPES else "no"
+    stays |= {"vision tower, projector"} if model_type in TOWERS else set()
+    gguf = "yes" if model_type in IN_GGUF else "no"
     heads = ", ".join(sorted(kinds, reverse=True)) or "none"
     cells = (model_type, heads, neurons, ", ".join(sorted(stays)), ", ".join(kept), stock, gguf)
     return f"| {' | '.join(cells)} |"
@@ -51,7 +52,7 @@ def table() -> dict[str, str]:
 
 
 def test_it_names_every_architecture_there_is() -> None:
-    assert sorted(table()) == sorted(CONTRACTS) == sorted(FAMILIES)
+    assert sorted(table()) == sorted(CONTRACTS) == sorted(MODEL_TYPES)
 
 
 @pytest.mark.parametrize("model_type", CONTRACTS)
@@ -64,7 +65,7 @@ def write() -> None:
     before, rest = TABLE.read_text().split("| `model_type` |")
     _, after = rest.split("\n\n", 1)
     head = "| `model_type` | attention | neurons | stays whole | kept, besides the widths | stock checkpoint | GGUF |"
-    rows = "\n".join(row(model_type) for model_type in FAMILIES)
+    rows = "\n".join(row(model_type) for model_type in MODEL_TYPES)
     TABLE.write_text(f"{before}{head}\n|{'---|' * 7}\n{rows}\n\n{after}")
 
 

@@ -1,0 +1,70 @@
+"""A vision-language model from the command line and from Python: what comes out sees images as its masked twin does."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+import torch
+from transformers import AutoModelForImageTextToText, PreTrainedModel, PreTrainedTokenizerFast
+
+import flap
+from flap.models import read_model
+from tests.cases import random_model
+from tests.models.families.test_vision import TestLlava as Llava
+
+TEXT = {"num_samples": 8, "seq_len": 16, "batch_size": 4}
+OPTIONS = [*(f"calibration.{key}={value}" for key, value in TEXT.items()), "model.device=cpu", "model.name=tiny"]
+
+
+@pytest.fixture(scope="module")
+def vision_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """A tiny LLaVA with its tokenizer and the file of its processor."""
+    path = tmp_path_factory.mktemp("vision") / "tiny-llava"
+    random_model(Llava.configs["gqa"]).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    (path / "processor_config.json").write_text(json.dumps({"processor_class": "LlavaProcessor", "patch_size": 4}))
+    return path
+
+
+def pruned(directory: Path) -> PreTrainedModel:
+    return AutoModelForImageTextToText.from_pretrained(directory).eval()
+
+
+@pytest.mark.parametrize("method", ["flap", "flap_plus"])
+def test_the_command_line_prunes_it_at_any_placement(
+    method: str, quick_flap: Callable[..., CompletedProcess[str]], vision_dir: Path, text_file: Path, tmp_path: Path
+) -> None:
+    for placement in ("device", "stream"):
+        done = quick_flap(
+            f"model.path={vision_dir}", f"model.placement={placement}", f"method={method}", "ratio=0.4", *OPTIONS,
+            f"calibration.dataset={text_file}", f"eval.perplexity.datasets=[{text_file}]", "eval.perplexity.seq_len=16",
+            f"hydra.run.dir={tmp_path / placement}",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    found, streamed = (pruned(tmp_path / placement / "checkpoint") for placement in ("device", "stream"))
+    llava = Llava()
+    assert torch.equal(llava.said(found), llava.said(streamed))
+    torch.testing.assert_close(llava.seen(found), llava.seen(streamed), atol=1e-3, rtol=0)
+    folder = tmp_path / "device" / "checkpoint"
+    copied = folder / "processor_config.json"
+    assert copied.read_bytes() == (vision_dir / copied.name).read_bytes()
+    card = (folder / "README.md").read_text()
+    assert "import AutoModelForImageTextToText, AutoProcessor" in card and "vllm" not in card
+
+
+def test_from_python_masked_and_sliced_write_the_same_of_an_image(
+    vision_dir: Path, tokenizer: PreTrainedTokenizerFast, text_file: Path, tmp_path: Path
+) -> None:
+    llava, models = Llava(), []
+    for mask_only in ("true", "false"):
+        model = read_model(vision_dir)
+        options = {"metric": "OBS", "compensation": "linear", "overrides": (f"mask_only={mask_only}",)}
+        flap.prune(model, tokenizer, ratio=0.4, dataset=str(text_file), **TEXT, **options)
+        models.append(model)
+    models[1].save_pretrained(tmp_path / "smaller")
+    masked, sliced, reloaded = *models, flap.load(tmp_path / "smaller")
+    torch.testing.assert_close(llava.seen(sliced), llava.seen(masked), atol=1e-3, rtol=0)
+    assert torch.equal(llava.said(sliced), llava.said(masked))
+    assert torch.equal(llava.said(reloaded), llava.said(sliced))

@@ -1,0 +1,200 @@
+"""The vision-language models: their language model is under the contract of the families, with images besides."""
+
+# ruff: noqa: RUF012 - the contract says that these are class variables
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoModelForImageTextToText,
+    CLIPVisionConfig,
+    Gemma3Config,
+    Gemma3TextConfig,
+    Idefics3Config,
+    LlamaConfig,
+    LlavaConfig,
+    Mistral3Config,
+    MistralConfig,
+    PixtralVisionConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen3VLConfig,
+    SiglipVisionConfig,
+    SmolVLMConfig,
+)
+
+from flap.allocation import ULMM
+from flap.checkpoint.save import save
+from flap.compression import mask_layer
+from flap.models import adapt
+from tests.cases import VOCAB, random_model, tokens
+from tests.helpers.placed import placed_at
+from tests.helpers.pruned import Saved, prune
+from tests.models.families.contract import FamilyContract
+from tests.models.families.tiny import GQA, MHA, SOME_LAYERS_SLIDE, TIED, UNTIED
+
+IMAGE, PATCHES = VOCAB - 1, 4  # the token that an image is put in place of, and how many of them an image takes
+IMAGES, FIRST = 2, 3
+VISION = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 4}
+HEADS_OF_8 = {"num_attention_heads": 4}  # where the head size is hidden_size / heads and three rotary angles share it
+MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}}
+
+
+class SeesImages:
+    """What a vision-language model owes besides. image_shape: of the pixels of all images; beside: what they need."""
+
+    image_shape: ClassVar[tuple[int, ...]] = (IMAGES, 3, 8, 8)
+    beside: ClassVar[dict[str, Any]] = {}
+    token_types: ClassVar[str] = ""
+
+    def inputs(self) -> dict[str, Tensor]:
+        """Two prompts with an image in each."""
+        words = tokens(IMAGES, 12, seed=5).clamp(max=IMAGE - 1)
+        words[:, FIRST : FIRST + PATCHES] = IMAGE
+        pixels = torch.randn(self.image_shape, generator=torch.Generator().manual_seed(6))
+        types = {self.token_types: (words == IMAGE).long()} if self.token_types else {}
+        return {
+            "input_ids": words,
+            "pixel_values": pixels,
+            **{k: torch.tensor(v) for k, v in self.beside.items()},
+        } | types
+
+    @torch.no_grad()
+    def seen(self, model: PreTrainedModel, **changes: Tensor) -> Tensor:
+        """The logits of the prompts."""
+        return model(**self.inputs() | changes, use_cache=False).logits
+
+    def said(self, model: PreTrainedModel) -> Tensor:
+        """What the model writes about the images."""
+        return model.generate(**self.inputs(), max_new_tokens=6, min_new_tokens=6, do_sample=False)
+
+    def test_an_image_is_seen_as_the_masked_model_sees_it(self, config: PreTrainedConfig, saved: Saved) -> None:
+        masked, dense = random_model(config), random_model(config)
+        prune(masked, 0.4, mask_layer)
+        reloaded = AutoModelForImageTextToText.from_pretrained(saved.directory)
+        torch.testing.assert_close(self.seen(reloaded), self.seen(masked), atol=1e-4, rtol=0)
+        assert torch.equal(self.said(reloaded), self.said(masked))
+        assert torch.equal(self.said(reloaded), self.said(saved.model))
+        assert not torch.allclose(self.seen(reloaded), self.seen(dense), atol=1e-2)
+        other = torch.ones(self.image_shape)
+        assert not torch.allclose(self.seen(reloaded, pixel_values=other), self.seen(reloaded), atol=1e-3)
+
+    def test_the_vision_tower_and_the_projector_travel_along(self, config: PreTrainedConfig, saved: Saved) -> None:
+        dense = random_model(config)
+        tower = {id(parameter) for parameter in adapt(dense).layers.parameters()}
+        after = AutoModelForImageTextToText.from_pretrained(saved.directory).state_dict()
+        others = {name: tensor for name, tensor in dense.named_parameters() if id(tensor) not in tower}
+        assert any("vis" in name for name in others)
+        assert all(torch.equal(after[name], tensor) for name, tensor in others.items())
+
+    def test_from_disk_layer_by_layer_it_becomes_the_same(
+        self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+    ) -> None:
+        random_model(config).save_pretrained(tmp_path / "dense")
+        tokenizer.save_pretrained(tmp_path / "dense")
+        found = []
+        for placement in ("device", "stream"):
+            placed = placed_at(placement, tmp_path / "dense")
+            plan = prune(placed, 0.4)
+            save(placed, tokenizer, tmp_path / placement, plan, {})
+            found.append((plan, AutoModelForImageTextToText.from_pretrained(tmp_path / placement)))
+        (plan, expected), (streamed_plan, streamed) = found
+        assert streamed_plan == plan
+        for name, tensor in expected.state_dict().items():
+            torch.testing.assert_close(streamed.state_dict()[name], tensor, atol=1e-5, rtol=0)
+        torch.testing.assert_close(self.seen(streamed), self.seen(expected), atol=1e-4, rtol=0)
+
+
+QWEN = {"image_token_id": IMAGE, "video_token_id": 94, "vision_start_token_id": 93, "vision_end_token_id": 92}
+QWEN_VISION = {
+    "depth": 2, "hidden_size": 16, "intermediate_size": 24, "num_heads": 2, "patch_size": 4, "spatial_merge_size": 2,
+    "temporal_patch_size": 2, "out_hidden_size": 32,
+}  # fmt: skip
+SMOL = {"image_token_id": IMAGE, "scale_factor": 2, "pad_token_id": 0}
+
+
+class TestLlava(SeesImages, FamilyContract):
+    own = {"vision_config": CLIPVisionConfig(**VISION, image_size=8), "image_token_index": IMAGE}
+    configs = {
+        "mha": LlavaConfig(text_config=LlamaConfig(**MHA), **own),
+        "gqa": LlavaConfig(text_config=LlamaConfig(**GQA, attention_bias=True, mlp_bias=True), **own),
+    }
+    holds_biases = True
+
+
+class TestMistral3(SeesImages, FamilyContract):
+    own = {
+        "vision_config": PixtralVisionConfig(**VISION, head_dim=8, image_size=16), "image_token_index": IMAGE,
+        "spatial_merge_size": 2,
+    }  # fmt: skip
+    configs = {
+        "mha": Mistral3Config(text_config=MistralConfig(**MHA, sliding_window=None, **TIED), **own),
+        "gqa": Mistral3Config(text_config=MistralConfig(**GQA, sliding_window=None), **own, **UNTIED),
+    }
+    image_shape, beside = (IMAGES, 3, 16, 16), {"image_sizes": [[16, 16]] * IMAGES}
+
+
+class TestGemma3(SeesImages, FamilyContract):
+    text = {"head_dim": 8, "query_pre_attn_scalar": 8, **SOME_LAYERS_SLIDE}
+    own = {
+        "vision_config": SiglipVisionConfig(**VISION, image_size=8), "image_token_index": IMAGE,
+        "mm_tokens_per_image": PATCHES, "boi_token_index": 93, "eoi_token_index": 94,
+    }  # fmt: skip
+    configs = {
+        "mha": Gemma3Config(text_config=Gemma3TextConfig(**MHA, **text), **own),
+        "gqa": Gemma3Config(
+            text_config=Gemma3TextConfig(**GQA, **text, attention_bias=True, **UNTIED), **own, **UNTIED
+        ),
+    }
+    token_types = "token_type_ids"
+
+
+class TestQwen25VL(SeesImages, FamilyContract):
+    vision = QWEN_VISION | {"window_size": 16, "fullatt_block_indexes": [0]}
+    configs = {
+        "mha": Qwen2_5_VLConfig(
+            text_config=MHA | HEADS_OF_8 | MROPE | {"num_key_value_heads": 4}, vision_config=vision, **QWEN, **TIED
+        ),
+        "gqa": Qwen2_5_VLConfig(
+            text_config=GQA | HEADS_OF_8 | MROPE | {"num_key_value_heads": 2}, vision_config=vision, **QWEN
+        ),
+    }
+    image_shape, beside = (IMAGES * 16, 96), {"image_grid_thw": [[1, 4, 4]] * IMAGES}
+    token_types = "mm_token_type_ids"
+    uniform, uniform_ratio = ULMM(remove_heads=0), 0.4
+
+
+class TestQwen3VL(SeesImages, FamilyContract):
+    vision = QWEN_VISION | {"num_position_embeddings": 16, "deepstack_visual_indexes": [0]}
+    configs = {
+        "mha": Qwen3VLConfig(text_config=MHA | MROPE | {"head_dim": 8}, vision_config=vision, **QWEN, **TIED),
+        "gqa": Qwen3VLConfig(
+            text_config=GQA | MROPE | {"head_dim": 8, "attention_bias": True}, vision_config=vision, **QWEN
+        ),
+    }
+    image_shape, beside = (IMAGES * 16, 96), {"image_grid_thw": [[1, 4, 4]] * IMAGES}
+    token_types = "mm_token_type_ids"
+
+
+class TestIdefics3(SeesImages, FamilyContract):
+    own = {"vision_config": VISION | {"image_size": 16}, **SMOL}
+    configs = {
+        "mha": Idefics3Config(text_config=LlamaConfig(**MHA), **own, **TIED),
+        "gqa": Idefics3Config(text_config=LlamaConfig(**GQA), **own),
+    }
+    image_shape = (IMAGES, 1, 3, 16, 16)
+    holds_biases = True
+
+
+class TestSmolVLM(SeesImages, FamilyContract):
+    own = {"vision_config": VISION | {"image_size": 16}, **SMOL}
+    configs = {
+        "mha": SmolVLMConfig(text_config=LlamaConfig(**MHA), **own, **TIED),
+        "gqa": SmolVLMConfig(text_config=LlamaConfig(**GQA), **own),
+    }
+    image_shape = (IMAGES, 1, 3, 16, 16)
+    holds_biases = True
