@@ -17,7 +17,7 @@ from flap.data import Windows
 from flap.evaluation import Efficiency, Evaluator, Suite
 from flap.evaluation.layer_times import LayerTimes
 from flap.importance import Metric
-from flap.models import Given, PlacedModel, Source
+from flap.models import Given, PlacedModel, Source, adapt
 from flap.recovery import Recovery, recover
 from flap.reporting import device_name
 from flap.storage import Cache, Kind, as_json, digest
@@ -98,6 +98,12 @@ class Job:
         """Whether an existing checkpoint in the target may be replaced: on request, or if the run's folder holds it."""
         return self.config.checkpoint.overwrite or self.config.checkpoint.dir is None
 
+    def open(self, more_to_come: bool, folder: Path | None) -> PlacedModel:
+        """Return the model at its placement, with the units that the structure removes. See `Source.open`."""
+        model = self.source.open(more_to_come, folder)
+        model.adapter = adapt(model.model, self.choices.structure.experts)
+        return model
+
     def with_own_text(self, model: PlacedModel) -> tuple["Job", dict[str, dict[str, Any]]]:
         """Return the job with the texts that the model writes itself, and what that took, for each use of such a text.
 
@@ -147,8 +153,9 @@ class Job:
 
     @property
     def _windows_key(self) -> dict[str, Any]:
-        """The part of a cache key that identifies the windows. Statistics depend only on it and on the model."""
-        return {} if self.windows is None else {"version": STATISTICS_VERSION, **self.windows.key}
+        """The part of a cache key that identifies windows and units. Statistics depend only on it and on the model."""
+        units = {"units": "experts"} if self.choices.structure.experts else {}
+        return units if self.windows is None else {"version": STATISTICS_VERSION, **self.windows.key, **units}
 
     def measure(self, calibration: Calibration, folder: Path | None) -> Measure:
         """Return the function that measures the divergence of plans; results are cached."""

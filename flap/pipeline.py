@@ -2,6 +2,7 @@
 
 import logging
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def run(
     introduce(report, job)
     with seeded(config.seed), job.workspace() as folder:
         with report.timed("load"):
-            model = job.source.open(more_to_come, folder)
+            model = job.open(more_to_come, folder)
         report.device, report.device_map = device_name(model.device), model.device_map
         dense_key = {"model": job.source.fingerprint, "device": model.device.type}
         with report.timed("evaluate"):
@@ -111,6 +112,7 @@ def prune(job: Job, model: PlacedModel, report: Report, folder: Path | None) -> 
         with report.timed("compress"):  # the other units are removed, with compensation
             visits = calibration.visit("compress", compensation.needs_covariance, folder, changing=True)
             fits = compress(model.adapter, plan, compensation, visits, job.compress_layer)
+    plan = replace(plan, whole_experts=job.budget.whole_experts)
     report.search_nats, report.weight_passes = list(plan.nats), model.passes - passes
     report.repairs = {block: fit._asdict() for block, fit in fits.items()}
     if job.budget.kept(plan) < job.budget.total:

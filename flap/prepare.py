@@ -62,7 +62,7 @@ def prepare(
         results.unlink(missing_ok=True)  # without resume, numbers of an earlier start are not used
     suite = prepare_suite(choices.evaluators, source.tokenizer, source.max_length, results)
     texts = read_texts(config, choices, source.tokenizer, source.max_length)
-    adapter = adapt(source.skeleton())
+    adapter = adapt(source.skeleton(), choices.structure.experts)
     budget = check_budget(adapter, choices, config, source)
     if choices.recovery is not None:
         check_trainable(choices.recovery, source, adapter)
@@ -91,7 +91,7 @@ def forecast(config: FlapConfig) -> Forecast:
     choices, model = choose(config), find_architecture(config.model, config.trust_remote_code)
     if choices.need_windows:
         check_context("calibration", config.calibration.lengths, model.max_length)
-    adapter = adapt(model.skeleton())
+    adapter = adapt(model.skeleton(), choices.structure.experts)
     budget = check_budget(adapter, choices, config, model)
     return Forecast.of(config, choices, model, adapter, budget.ratio)
 
@@ -119,6 +119,8 @@ def choose(config: FlapConfig) -> Choices:
         )
     if choices.structure.ranks_errors:
         _check_errors(choices)
+    allowed = "false with structure.experts=true, as a router cannot be masked"
+    require(not (config.mask_only and choices.structure.experts), "mask_only", True, allowed)
     require(
         config.calibration.num_samples >= 2 or not choices.need_covariance,
         "calibration.num_samples",

@@ -90,7 +90,7 @@ def _in_blocks(structure: Structure, scaled: Sequence[Pair[Tensor]], budget: Bud
         pairs = [in_blocks(one[which], size, units.experts) for one, units in zip(scaled, layers, strict=True)]
         scores, members = map(list, zip(*pairs, strict=True))
         prices = [units.price * size for units in layers]
-        return Blocks(scores, members, prices, [structure.fewest_blocks[which]] * len(layers))
+        return Blocks(scores, members, prices, [structure.fewest_blocks(layer)[which] for layer in budget.layers])
 
     return Pair(blocks(0), blocks(1))
 

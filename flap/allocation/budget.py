@@ -17,12 +17,16 @@ class Units:
 
     queries: the query heads of one attention unit. experts: the number of MLPs that a router chooses from. All experts
     keep the same number of neurons, so `count` is the number of one expert and a unit is one neuron of every expert.
+    fewest, neurons: if the units are whole experts, how many a token is sent to, which must stay; and the neurons of
+    one. Else 0.
     """
 
     count: int
     price: int
     queries: int = 1
     experts: int = 1
+    fewest: int = 0
+    neurons: int = 0
 
     @property
     def total(self) -> int:
@@ -56,6 +60,11 @@ class Budget:
     def has_experts(self) -> bool:
         """Whether a layer has experts instead of one MLP."""
         return any(layer.mlp.experts > 1 for layer in self.layers)
+
+    @property
+    def whole_experts(self) -> frozenset[int]:
+        """The layers whose MLP units are whole experts."""
+        return frozenset(i for i, layer in enumerate(self.layers) if layer.mlp.neurons)
 
     def within(self, bounds: tuple[Bound, ...]) -> "Budget":
         """Return the budget with more bounds."""
@@ -124,6 +133,9 @@ def price(adapter: ModelAdapter, ratio: float) -> Budget:
 
 def _price_layer(adapter: ModelAdapter, layer: int) -> Pair[Units]:
     def units(block: Block, queries: int = 1) -> Units:
+        if block.whole_experts:
+            neurons = block.columns_UC.shape[1]
+            return Units(block.num_units, block.unit_price, fewest=block.chosen_experts, neurons=neurons)
         return Units(
             block.num_units // block.num_experts, block.unit_price * block.num_experts, queries, block.num_experts
         )

@@ -20,14 +20,17 @@ from flap.models import Pair
 LIMIT = 4.0
 
 
-def neighbours(scores: Pair[Tensor], plan: LayerPlan, step: float, experts: int = 1) -> list[Trial]:
-    """Return the trials around a layer's plan: in each block a share `step` of the units is restored, or removed."""
+def neighbours(scores: Pair[Tensor], plan: LayerPlan, step: float, experts: int = 1, fewest: int = 1) -> list[Trial]:
+    """Return the trials around a layer's plan: in each block a share `step` of the units is restored, or removed.
+
+    fewest: units that the MLP keeps at least.
+    """
     trials = []
-    by_block = zip(Pair._fields, unit_scores(scores), plan, (1, experts), strict=True)
-    for block, score_U, kept, parts in by_block:
+    by_block = zip(Pair._fields, unit_scores(scores), plan, (1, experts), (1, fewest), strict=True)
+    for block, score_U, kept, parts, least in by_block:
         count = len(score_U) // parts
         now, units = count - len(kept) // parts, math.ceil(step * count)
-        for removed in sorted({max(now - units, 0), min(now + units, count - 1)} - {now}):
+        for removed in sorted({max(now - units, 0), min(now + units, count - least)} - {now}):
             neighbour = plan._replace(**{block: without_lowest(score_U, removed, parts)})
             trials.append(Trial(block, removed, neighbour))
     return trials

@@ -96,7 +96,10 @@ class Search(Structure):
 
     def _neighbours(self, scores: Scores, plan: PruningPlan, budget: Budget) -> list[list[Trial]]:
         layers = zip(scores.layers, plan.layers, budget.layers, strict=True)
-        return [neighbours(layer, kept, self.step, prices.mlp.experts) for layer, kept, prices in layers]
+        return [
+            neighbours(layer, kept, self.step, prices.mlp.experts, prices.mlp.fewest or 1)
+            for layer, kept, prices in layers
+        ]
 
     def trials(self, scores: Pair[Tensor], prices: Pair[Units]) -> list[Trial]:
         """Return the trials of a layer: each block at each level, and without any units where it may lose all."""
@@ -110,6 +113,7 @@ class Search(Structure):
             *(
                 Trial("mlp", n, LayerPlan(heads, without_lowest(score_I, n, experts)))
                 for n in removal_counts(self.levels, prices.mlp.count, self.min_neurons)
+                if n <= prices.mlp.count - prices.mlp.fewest
             ),
         ]
 

@@ -32,13 +32,15 @@ class Structure(ABC):
     min_heads, min_neurons: the least numbers of attention units (KV heads with their query heads) and of neurons that
     every layer keeps; with 0 a whole attention or MLP may leave, for which the bias of compensation stands in.
     multiple_of_heads, round_to: every layer keeps a multiple of these numbers of them, because they are removed in
-    blocks of that size; round_to=None: any number.
+    blocks of that size; round_to=None: any number. experts: whole experts of a mixture leave, instead of neurons of
+    each; every layer keeps at least as many as a token is sent to.
     """
 
     min_heads: int = 1
     min_neurons: int = 1
     multiple_of_heads: int = 1
     round_to: int | None = None
+    experts: bool = False
 
     layer_by_layer: ClassVar[bool] = False  # whether each layer's plan needs only its own scores
     measures: ClassVar[bool] = False  # whether it measures plans, for which it needs calibration windows
@@ -66,7 +68,8 @@ class Structure(ABC):
             ValueError: an option or the ratio does not fit; names it and says what is expected.
         """
         heads = min(layer.attention.count for layer in budget.layers)
-        neurons = min(layer.mlp.count for layer in budget.layers)
+        plain = [layer.mlp.count for layer in budget.layers if not layer.mlp.neurons]
+        neurons = min(plain, default=self.min_neurons)
         for name, value, least, most, kind in (
             ("min_heads", self.min_heads, 0, heads, "KV heads"),
             ("min_neurons", self.min_neurons, int(budget.has_experts), neurons, "neurons"),
@@ -75,6 +78,7 @@ class Structure(ABC):
             require(least <= value <= most, f"structure.{name}", value, f"{least} to {most}, the {kind} of a layer")
         sizes = ", ".join(map(str, ROUND_TO))
         require(self.round_to in (None, *ROUND_TO), "round_to", self.round_to, f"null, or one of {sizes}")
+        require(not (self.experts and self.round_to), "round_to", self.round_to, "null with structure.experts=true")
         for name, size, count, kind, minimum in (
             ("structure.multiple_of_heads", self.multiple_of_heads, heads, "KV heads", "min_heads"),
             ("round_to", self.block_sizes.mlp, neurons, "neurons", "min_neurons"),
@@ -85,8 +89,8 @@ class Structure(ABC):
                     f"{name}={size}: a layer has {count} {kind} and keeps at least {least} (structure.{minimum}); "
                     "no multiple lies between"
                 )
-        fewest = Pair(*(blocks * size for blocks, size in zip(self.fewest_blocks, self.block_sizes, strict=True)))
-        check_reachable(budget.bounds, [fewest] * len(budget.layers), f"{self._stay} in every layer")
+        fewest = [self._fewest(layer) for layer in budget.layers]
+        check_reachable(budget.bounds, fewest, f"{self._stay(budget)} in every layer")
         self._check_ratio(budget)
 
     def _check_ratio(self, budget: Budget) -> None:
@@ -97,33 +101,39 @@ class Structure(ABC):
         )
         if budget.to_remove > most:
             raise ValueError(
-                f"ratio={budget.ratio}: {self._stay} in every layer, so this model allows at most "
+                f"ratio={budget.ratio}: {self._stay(budget)} in every layer, so this model allows at most "
                 f"{int(1000 * most / budget.total) / 1000}"
             )
 
-    @property
-    def _stay(self) -> str:
-        kept = (blocks * size for blocks, size in zip(self.fewest_blocks, self.block_sizes, strict=True))
-        heads, neurons = map(_count, kept, ("KV head", "neuron"))
-        return f"{heads} and {neurons} stay"
+    def _stay(self, budget: Budget) -> str:
+        nouns = [("KV head", "expert" if layer.mlp.neurons else "neuron") for layer in budget.layers]
+        pairs = zip(map(self._fewest, budget.layers), nouns, strict=True)
+        heads, *others = dict.fromkeys(text for kept, pair in pairs for text in map(_count, kept, pair))
+        return f"{heads} and {' or '.join(others)} stay"
+
+    def _fewest(self, layer: Pair[Units]) -> Pair[int]:
+        """Return the least numbers of units that a layer keeps."""
+        heads, others = (
+            blocks * size for blocks, size in zip(self.fewest_blocks(layer), self.block_sizes, strict=True)
+        )
+        return Pair(heads, others)
 
     @property
     def block_sizes(self) -> Pair[int]:
         """The numbers of attention units, and of neurons, that are removed together."""
         return Pair(self.multiple_of_heads, self.round_to or 1)
 
-    @property
-    def fewest_blocks(self) -> Pair[int]:
-        """The least numbers of such blocks that every layer keeps."""
+    def fewest_blocks(self, layer: Pair[Units]) -> Pair[int]:
+        """Return the least numbers of such blocks that a layer keeps."""
         heads, neurons = self.block_sizes
-        return Pair(math.ceil(self.min_heads / heads), math.ceil(self.min_neurons / neurons))
+        return Pair(math.ceil(self.min_heads / heads), layer.mlp.fewest or math.ceil(self.min_neurons / neurons))
 
     def removable(self, layer: Pair[Units]) -> Pair[range]:
         """Return the numbers of units that may be removed from a layer, ascending.
 
         The first is the remainder that fills no block, which is always removed.
         """
-        triples = zip(layer, self.block_sizes, self.fewest_blocks, strict=True)
+        triples = zip(layer, self.block_sizes, self.fewest_blocks(layer), strict=True)
         return Pair(
             *(range(units.count % size, units.count - least * size + 1, size) for units, size, least in triples)
         )

@@ -66,7 +66,7 @@ def _of_weights(name: str, asked: float, scale: int, adapter: ModelAdapter, laye
     def cost(block: Block, units: Units) -> Tensor:
         kept_K = torch.arange(units.count + 1, dtype=torch.float64)
         cost_K = units.price * kept_K
-        if biases.outputs and block.output.bias is None:
+        if biases.outputs and block.output.bias is None and not block.whole_experts:
             cost_K[:-1] += block.num_experts * block.output.weight.shape[0]
         if biases.inputs:
             cost_K[:-1] += kept_K[:-1] * sum(

@@ -19,9 +19,11 @@ class Comoments:
     Products are summed about a fixed origin, the mean of the first batch, and shifted to the mean at the end: exact in
     real numbers, and well-conditioned as long as a batch's mean is within a few deviations of the mean. Only the rows
     from the diagonal on are computed, in strips, which are mirrored at the end: 40 % less work at 1536 channels.
+    about_zero: the origin is zero, so that tokens with zero activations need not be added.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, about_zero: bool = False) -> None:
+        self._about_zero = about_zero
         self._products_EII: Tensor | None = None
         self._origins: list[Tensor | None] = []
 
@@ -34,7 +36,7 @@ class Comoments:
         for e, activation in enumerate(activations):
             if activation.numel():
                 activation_TI = activation.reshape(-1, activation.shape[-1]).float()
-                self._origins[e] = origin_I = _first(self._origins[e], activation_TI)
+                self._origins[e] = origin_I = self._first(self._origins[e], activation_TI)
                 _add_products(self._products_EII[e], activation_TI - origin_I)
 
     def finish(self, num_tokens: int | Tensor, mean_I: Tensor) -> Tensor:
@@ -50,9 +52,10 @@ class Comoments:
                 product_II.addr_((shift_I * count).float(), shift_I.float(), alpha=-1)
         return self._products_EII[0] if experts == 1 else self._products_EII
 
-
-def _first(origin_I: Tensor | None, activation_TI: Tensor) -> Tensor:
-    return activation_TI.mean(0) if origin_I is None else origin_I
+    def _first(self, origin_I: Tensor | None, activation_TI: Tensor) -> Tensor:
+        if origin_I is not None:
+            return origin_I
+        return torch.zeros_like(activation_TI[0]) if self._about_zero else activation_TI.mean(0)
 
 
 def _add_products(product_II: Tensor, shifted_TI: Tensor) -> None:

@@ -20,12 +20,15 @@ class BlockRecorder:
 
     def __init__(self, block: Block, covariance: bool) -> None:
         self.block = block
-        self.comoments = Comoments() if covariance else None
+        self.comoments = Comoments(about_zero=block.whole_experts) if covariance else None
         self.statistics: Statistics | None = None
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         activations = self.block.activations(args)
-        batch = expert_statistics(activations) if len(activations) > 1 else batch_statistics(activations[0])
+        if self.block.num_experts > 1:
+            batch = expert_statistics(activations, self.block.num_tokens(args))
+        else:
+            batch = batch_statistics(activations[0])
         self.statistics = batch if self.statistics is None else merge(self.statistics, batch)
         if self.comoments is not None:
             self.comoments.add(activations)

@@ -89,8 +89,11 @@ def batch_statistics(activation: Tensor) -> Statistics:
     return Statistics(num_tokens, mean_I.to(wide) + error_I, deviation_I.clamp_(min=0))
 
 
-def expert_statistics(activations: Sequence[Tensor]) -> Statistics:
-    """Return the statistics of each expert's tokens (T, I), concatenated over the experts; zeros if it has no token."""
+def expert_statistics(activations: Sequence[Tensor], num_tokens: int | None = None) -> Statistics:
+    """Return the statistics of each expert's tokens (T, I), concatenated over the experts; zeros if it has no token.
+
+    num_tokens: of all tokens, where those that an expert does not see count as zeros.
+    """
     parts = [
         batch_statistics(activation_TI if len(activation_TI) else activation_TI.new_zeros(1, activation_TI.shape[1]))
         for activation_TI in activations
@@ -98,7 +101,11 @@ def expert_statistics(activations: Sequence[Tensor]) -> Statistics:
     num_tokens_I = torch.cat(
         [torch.full_like(part.mean_I, len(tokens_TI)) for part, tokens_TI in zip(parts, activations, strict=True)]
     )
-    return Statistics(num_tokens_I, torch.cat([p.mean_I for p in parts]), torch.cat([p.deviation_I for p in parts]))
+    seen = Statistics(num_tokens_I, torch.cat([p.mean_I for p in parts]), torch.cat([p.deviation_I for p in parts]))
+    if num_tokens is None:
+        return seen
+    zeros_I = torch.zeros_like(seen.mean_I)
+    return merge(seen, Statistics(num_tokens - num_tokens_I, zeros_I, zeros_I))
 
 
 def merge(a: Statistics, b: Statistics) -> Statistics:

@@ -41,14 +41,14 @@ def by_layer(subjects: Sequence[Subject]) -> Layers:
 
 def _dense(subject: Subject) -> Widths:
     assert subject.report is not None
-    return [Pair(layer["kv_heads"], layer["neurons"]) for layer in subject.report.layers_before]
+    return [Pair(layer["kv_heads"], layer.get("experts", layer["neurons"])) for layer in subject.report.layers_before]
 
 
 def _experts(subject: Subject) -> list[int]:
     """Return the number of experts in each layer: a plan counts the neurons of all, a report those of one."""
     assert subject.report is not None
     pairs = zip(subject.plan.layers, subject.report.layers, strict=True)
-    return [max(1, len(kept.mlp) // max(1, layer["neurons"])) for kept, layer in pairs]
+    return [1 if "experts" in layer else max(1, len(kept.mlp) // max(1, layer["neurons"])) for kept, layer in pairs]
 
 
 def _widths(plan: PruningPlan, experts: list[int]) -> Widths:

@@ -54,6 +54,8 @@ def _fit_block(
     """Return the fits of a block for several sets of kept units; each expert's on its own channels and tokens."""
     if not plans:
         return []
+    if block.whole_experts:  # the router sends their tokens to others
+        return [_kept_experts(block, torch.tensor(kept)) for kept in plans]
     weight_OI, experts = block.output.weight.float(), block.num_experts
     observed = statistics and statistics.to(weight_OI.device)
     by_expert = observed.of_experts(experts) if observed else [None] * experts
@@ -63,6 +65,13 @@ def _fit_block(
         for e, (part_OI, known) in enumerate(zip(weight_OI.chunk(experts, dim=1), by_expert, strict=True))
     ]
     return [_join(block, fits_of_experts) for fits_of_experts in zip(*fits, strict=True)]
+
+
+def _kept_experts(block: Block, kept_U: Tensor) -> BlockFit:
+    """Return the projection of the experts that stay, as it is."""
+    output: Any = block.output
+    bias_UO = None if output.bias is None else output.bias[kept_U]
+    return BlockFit(output.weight[:, block.columns_UC[kept_U].flatten()], bias_UO, {})
 
 
 def _removal(block: Block, kept: tuple[int, ...], first: int, size: int) -> Removal:

@@ -11,9 +11,10 @@ from flap.models import Block, ModelAdapter, Pair
 
 @dataclass(frozen=True)
 class BlockShape:
-    """The sizes of an attention or an MLP. channels, units: of one expert; outputs: the width of the residual stream.
+    """The sizes of an attention or an MLP. channels, units: of one expert, or units = whole experts.
 
-    parameters: the prunable ones of all experts. chosen: how many of the experts a token is sent to.
+    outputs: the width of the residual stream. parameters: the prunable ones of all experts. chosen: how many of the
+    experts a token is sent to.
     """
 
     channels: int
@@ -27,7 +28,8 @@ class BlockShape:
     def of(cls, block: Block) -> "BlockShape":
         """Return the shape of a block."""
         experts, outputs = block.num_experts, int(block.output.weight.shape[0])
-        channels, units = block.columns_UC.numel() // experts, block.num_units // experts
+        channels = block.columns_UC.numel() // experts
+        units = block.num_units if block.whole_experts else block.num_units // experts
         return cls(channels, outputs, units, block.num_parameters, experts, block.chosen_experts)
 
     @property

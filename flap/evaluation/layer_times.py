@@ -42,10 +42,11 @@ class Alike:
 
     def widths(self, structure: Structure) -> list[int]:
         """Return the widths W that a structure may give these blocks: in its multiples, and 0 where all may leave."""
-        size, fewest = (getattr(one, self.block) for one in (structure.block_sizes, structure.fewest_blocks))
+        size = getattr(structure.block_sizes, self.block)
         counts = {max(1, round(share * self.units.count / size)) * size for share in SHARES}
-        counts |= set() if fewest else {0}
-        return [*sorted(count for count in counts if count < self.units.count), self.units.count]
+        counts |= set() if getattr(Pair(structure.min_heads, structure.min_neurons), self.block) else {0}
+        allowed = range(self.units.fewest, self.units.count)
+        return [*sorted(count for count in counts if count in allowed), self.units.count]
 
     def at(self, width: int, dense: Widths) -> Widths:
         """Return the widths of a model in which these blocks have this width and all others are dense."""
@@ -178,7 +179,7 @@ def _median_ratios(turns: list[list[tuple[float, float]]], i: int) -> list[float
 def narrowed(model: PreTrainedModel, budget: Budget, widths: Widths) -> PreTrainedModel:
     """Return a model whose layers keep their first units, as many as `widths` says; it shares all other tensors."""
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    other = adapt(copy.deepcopy(model, shared))
+    other = adapt(copy.deepcopy(model, shared), bool(budget.whole_experts))
     for i, (kept, layer) in enumerate(zip(widths, budget.layers, strict=True)):
         neurons = (e * layer.mlp.count + n for e in range(layer.mlp.experts) for n in range(kept.mlp))
         slice_layer(other, i, LayerPlan(tuple(range(kept.attention)), tuple(neurons)), NoCompensation(), None)

@@ -23,7 +23,7 @@ class Block:
 
     To remove a unit means to remove its rows of the input projections and its columns of the output projection.
     An attention unit is a KV head with the query heads that read it (under multi-head attention: one head);
-    an MLP unit is a neuron.
+    an MLP unit is a neuron, or an expert of a mixture where whole experts leave.
     """
 
     name: str
@@ -49,6 +49,11 @@ class Block:
         return 1
 
     @property
+    def whole_experts(self) -> bool:
+        """Whether the units are whole experts, and not neurons of which every expert keeps the same number."""
+        return False
+
+    @property
     def watched(self) -> nn.Module:
         """The module at which calibration puts its hook; `activations` reads the arguments of its forward."""
         return cast(nn.Module, getattr(self.output, "module", self.output))
@@ -56,6 +61,10 @@ class Block:
     def activations(self, args: tuple[Any, ...]) -> Sequence[Tensor]:
         """Return the inputs of the output projection (…, C), one tensor an expert, from the arguments of `watched`."""
         return [args[0]]
+
+    def num_tokens(self, args: tuple[Any, ...]) -> int | None:
+        """Return the number of tokens, those that are not in `activations` counting as zeros; None: there are none."""
+        return None
 
     @property
     def num_parameters(self) -> int:
@@ -82,11 +91,11 @@ class DecoderOutput(MoeModelOutputWithPast):
 class ModelAdapter(ABC):
     """The base class of the adapters. Layers are counted from 0.
 
-    A subclass says which Linear modules have which role.
+    A subclass says which Linear modules have which role. whole_experts: the units of experts are whole experts.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        self.model = model
+    def __init__(self, model: PreTrainedModel, whole_experts: bool = False) -> None:
+        self.model, self.whole_experts = model, whole_experts
 
     @property
     @abstractmethod

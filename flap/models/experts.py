@@ -22,9 +22,10 @@ KERNEL_MULTIPLE = 8  # the grouped kernel takes experts whose number of neurons 
 
 @dataclass(frozen=True)
 class GateUp:
-    """The gate and up projections of all experts as one Linear, expert after expert."""
+    """The gate and up projections of all experts as one Linear, expert after expert. whole: experts leave whole."""
 
     experts: Any
+    whole: bool = False
 
     @property
     def weight(self) -> Tensor:
@@ -43,17 +44,18 @@ class GateUp:
 
     def assign(self, weight: Tensor, bias: Tensor | None) -> None:
         """Replace the weights and biases; every expert must get the same number of rows."""
-        by_expert = weight.unflatten(0, (self.experts.num_experts, -1))
-        _assign(self.experts, "gate_up_proj", _as_stored(self.experts, by_expert))
+        parts = (-1, 2 * num_neurons(self.experts)) if self.whole else (self.experts.num_experts, -1)
+        _assign(self.experts, "gate_up_proj", _as_stored(self.experts, weight.unflatten(0, parts)))
         if bias is not None:
-            _assign(self.experts, "gate_up_proj_bias", bias.unflatten(0, (self.experts.num_experts, -1)))
+            _assign(self.experts, "gate_up_proj_bias", bias.unflatten(0, parts))
 
 
 @dataclass(frozen=True)
 class Down:
-    """The down projections of all experts as one Linear from all neurons."""
+    """The down projections of all experts as one Linear from all neurons. whole: experts leave whole."""
 
     experts: Any
+    whole: bool = False
 
     @property
     def weight(self) -> Tensor:
@@ -72,7 +74,8 @@ class Down:
 
     def assign(self, weight: Tensor, bias: Tensor | None) -> None:
         """Replace the weights, the same number of columns for every expert, and the output biases."""
-        by_expert = weight.unflatten(1, (self.experts.num_experts, -1)).transpose(0, 1)
+        parts = (-1, num_neurons(self.experts)) if self.whole else (self.experts.num_experts, -1)
+        by_expert = weight.unflatten(1, parts).transpose(0, 1)
         _assign(self.experts, "down_proj", _as_stored(self.experts, by_expert))
         if bias is not None:
             _assign(self.experts, "down_proj_bias", bias)
@@ -155,14 +158,15 @@ def _adds_biases(experts: Any) -> bool:
 
 def experts_fit_kernel(mlp: Block) -> bool:
     """Return whether the grouped kernel can run the experts of this block; true for a plain MLP, which needs none."""
-    return mlp.num_experts == 1 or mlp.num_units // mlp.num_experts % KERNEL_MULTIPLE == 0
+    return mlp.num_experts == 1 or mlp.columns_UC.numel() // mlp.num_experts % KERNEL_MULTIPLE == 0
 
 
 def refresh_experts(experts: Any) -> None:
-    """Update the width after the tensors have changed, and choose the kernel.
+    """Update the width and the number of experts after the tensors have changed, and choose the kernel.
 
     torch's grouped kernel needs rows of a multiple of 16 bytes; at other widths the experts run one after another.
     """
+    experts.num_experts = len(experts.down_proj)
     if hasattr(experts, "down_proj_bias") and not _adds_biases(experts):
         experts.register_forward_hook(add_output_biases)
     setattr(

@@ -10,10 +10,11 @@ KEPT, REMOVED = "#2a6f97", "#dbe4ea"
 
 
 def draw_layers(report: Report, path: Path) -> None:
-    """Write a picture of the query heads and neurons of each layer: kept ones in colour, removed ones in grey."""
+    """Write a picture of the query heads and neurons (or experts) of each layer: kept in colour, removed in grey."""
     figure = Figure(figsize=(9, 5), layout="constrained")
     panels = figure.subplots(2, 1, sharex=True)
-    for axes, key, label in zip(panels, ("query_heads", "neurons"), ("query heads", "MLP neurons"), strict=True):
+    units = "experts" if all("experts" in layer for layer in report.layers) else "neurons"
+    for axes, key, label in zip(panels, ("query_heads", units), ("query heads", f"MLP {units}"), strict=True):
         layers = range(len(report.layers))
         axes.bar(layers, [layer[key] for layer in report.layers_before], color=REMOVED, label="removed")
         axes.bar(layers, [layer[key] for layer in report.layers], color=KEPT, label="kept")

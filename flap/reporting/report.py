@@ -203,6 +203,7 @@ def _total(adapter: ModelAdapter) -> int:
 
 
 def _widths(units: Pair[Units], kept: Pair[int]) -> dict[str, int]:
-    """Return the widths of a layer that keeps this many KV heads (attention) and neurons (mlp)."""
-    queries = kept.attention * units.attention.queries
-    return {"query_heads": queries, "kv_heads": kept.attention, "neurons": kept.mlp}
+    """Return the widths of a layer that keeps this many KV heads (attention) and neurons, or whole experts (mlp)."""
+    heads = {"query_heads": kept.attention * units.attention.queries, "kv_heads": kept.attention}
+    whole = units.mlp.neurons  # those of an expert stay
+    return heads | ({"neurons": whole, "experts": kept.mlp} if whole else {"neurons": kept.mlp})

@@ -13,6 +13,7 @@ from flap.reporting.numbers import change, decimals, domain_of, side_by_side
 from flap.reporting.report import Report
 
 Row = tuple[str, ...]
+UNITS = {"query_heads": "query heads", "kv_heads": "KV heads", "neurons": "neurons", "experts": "experts"}
 
 
 def tables(report: Report) -> list[list[Row]]:
@@ -134,9 +135,9 @@ def markdown(report: Report) -> str:
         lines += ["", notice]
     lines += _continuations(report)
     lines += ["", "![kept units by layer](layers.png)", ""]
-    lines += ["| layer | query heads | KV heads | neurons |", "|---|---|---|---|"]
-    for i, layer in enumerate(report.layers):
-        lines.append(f"| {i} | {layer['query_heads']} | {layer['kv_heads']} | {layer['neurons']} |")
+    keys = [key for key in UNITS if any(key in layer for layer in report.layers)]
+    rows = [(str(i), *(str(layer.get(key, "")) for key in keys)) for i, layer in enumerate(report.layers)]
+    lines.append(markdown_table([("layer", *(UNITS[key] for key in keys)), *rows]))
     return "\n".join(lines) + "\n"
 
 

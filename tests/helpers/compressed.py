@@ -43,9 +43,13 @@ def in_parts(fitting_TI: Tensor, held_out_TI: Tensor) -> Statistics:
     return replace(merge(*parts), comoment_II=None, parts=parts)
 
 
-def covariances(model: PreTrainedModel, windows_NT: Tensor, batch_size: int) -> list[LayerStatistics]:
+def covariances(
+    model: PreTrainedModel, windows_NT: Tensor, batch_size: int, whole_experts: bool = False
+) -> list[LayerStatistics]:
     """Statistics with co-moments of all layers at once, which only models as tiny as these allow."""
-    calibration = Calibration(Resident(model), [windows_NT], batch_size, [])
+    placed = Resident(model)
+    placed.adapter = adapt(model, whole_experts)
+    calibration = Calibration(placed, [windows_NT], batch_size, [])
     return [observed for _, observed in calibration.visit("calibrate", covariance=True) if observed is not None]
 
 

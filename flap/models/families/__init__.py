@@ -57,18 +57,24 @@ FAMILIES: dict[str, Family] = {
         layers="h", attention="attn.c_proj", attention_inputs=("c_attn",), stacked=True,
         mlp="mlp.c_proj", mlp_inputs=("c_fc",), neurons="n_inner",
     ),
-    "mixtral": Family(experts="mlp.experts"),
+    "mixtral": Family(experts="mlp.experts", router="mlp.gate", num_experts="num_local_experts"),
     "granitemoe": Family(experts="block_sparse_moe.experts"),
-    "gpt_oss": Family(experts="mlp.experts", attention_vectors=("sinks",)),
-    "olmoe": Family(experts="mlp.experts", attention_norms=("q_norm", "k_norm")),
-    "qwen2_moe": Family(experts="mlp.experts", expert_neurons="moe_intermediate_size"),
-    "qwen3_moe": Family(experts="mlp.experts", expert_neurons="moe_intermediate_size"),
+    "gpt_oss": Family(
+        experts="mlp.experts", router="mlp.router", num_experts="num_local_experts", attention_vectors=("sinks",),
+    ),
+    "olmoe": Family(experts="mlp.experts", router="mlp.gate", attention_norms=("q_norm", "k_norm")),
+    "qwen2_moe": Family(experts="mlp.experts", router="mlp.gate", expert_neurons="moe_intermediate_size"),
+    "qwen3_moe": Family(
+        experts="mlp.experts", router="mlp.gate", num_experts="num_local_experts",
+        expert_neurons="moe_intermediate_size",
+    ),
     "glm4_moe": Family(experts="mlp.experts", expert_neurons="moe_intermediate_size"),
     "deepseek_v3": Family(
         experts="mlp.experts", expert_neurons="moe_intermediate_size", whole_attention="self_attn.o_proj",
     ),
     "qwen3_next": Family(
-        experts="mlp.experts", expert_neurons="moe_intermediate_size", whole_attention="linear_attn.out_proj",
+        experts="mlp.experts", router="mlp.gate", expert_neurons="moe_intermediate_size",
+        whole_attention="linear_attn.out_proj",
     ),
     "qwen3_5_text": Family(whole_attention="linear_attn.out_proj"),
     "falcon_h1": Family(tuples=True, mlp="feed_forward.down_proj"),
@@ -131,14 +137,18 @@ def auto_class(config: PreTrainedConfig) -> Any:
     return AutoModelForImageTextToText if sees_images(config) else AutoModelForCausalLM
 
 
-def adapt(model: PreTrainedModel) -> ModelAdapter:
-    """Return the adapter of a loaded model.
+def adapt(model: PreTrainedModel, whole_experts: bool = False) -> ModelAdapter:
+    """Return the adapter of a loaded model. whole_experts: the units of experts are whole experts.
 
     Raises:
-        ValueError: the architecture is not supported, or the model has no language model head.
+        ValueError: the architecture is not supported, the model has no language model head, or it has no experts that
+            can leave whole.
     """
     family = find_family(model.config)
     head = "ForConditionalGeneration" if sees_images(model.config) else "ForCausalLM"
     if not type(model).__name__.endswith((head, "LMHeadModel")):
         raise ValueError(f"model: {type(model).__name__} has no language model head; expected a …{head} class")
-    return (MixtureAdapter if family.experts else UsualAdapter)(model, family)
+    if whole_experts and not family.router:
+        allowed = ", ".join(name for name, one in FAMILIES.items() if one.router)
+        raise ValueError(f"structure.experts=true: expected false for {model.config.model_type}; or one of {allowed}")
+    return (MixtureAdapter if family.experts else UsualAdapter)(model, family, whole_experts)

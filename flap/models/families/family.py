@@ -23,6 +23,8 @@ class Family:
     mlp: str = "mlp.down_proj"
     mlp_inputs: tuple[str, ...] = ("gate_proj", "up_proj")
     experts: str = ""  # the module of a layer's experts, where it has any
+    router: str = ""  # the module that chooses from them, if one of its rows can leave with an expert
+    num_experts: str = "num_experts"  # a config key
     kv_heads: str = "num_key_value_heads"  # a config key; multi-head attention has none
     neurons: str = "intermediate_size"  # a config key, as is the next one
     expert_neurons: str = ""  # of one expert, if its key is another one

@@ -5,6 +5,7 @@ from typing import Any
 from flap.models.adapter import Block
 from flap.models.experts import experts_block, num_neurons, refresh_experts
 from flap.models.families.usual import UsualAdapter
+from flap.models.whole_experts import whole_experts
 
 
 class MixtureAdapter(UsualAdapter):
@@ -12,24 +13,32 @@ class MixtureAdapter(UsualAdapter):
 
     def mlp(self, layer: int) -> Block:
         """Return the experts of a layer as one block, or its plain MLP."""
-        experts = self._experts(layer)
-        return super().mlp(layer) if experts is None else experts_block(f"layer {layer} MLP", experts)
+        experts, name = self._experts(layer), f"layer {layer} MLP"
+        if experts is None:
+            return super().mlp(layer)
+        if self.whole_experts:
+            return whole_experts(name, experts, self.layers[layer].get_submodule(self.family.router))
+        return experts_block(name, experts)
 
     def widths(self, layer: int) -> dict[str, int]:
-        """Return the numbers of heads and neurons (of one expert) of a layer, by their names in the config."""
+        """Return the numbers of heads, neurons (of one expert) and experts of a layer, by their names in the config."""
         widths, experts = super().widths(layer), self._experts(layer)
         if experts is not None:
             del widths[self.family.neurons]
+            if self.family.router:
+                widths[self.family.num_experts] = experts.num_experts
             widths[self.family.expert_neurons or self.family.neurons] = num_neurons(experts)
         return widths
 
     def refresh_mlp(self, layer: int) -> None:
-        """Update the widths of the experts or of the plain MLP."""
+        """Update the widths and the number of the experts, or the width of the plain MLP."""
         experts = self._experts(layer)
         if experts is None:
             super().refresh_mlp(layer)
         else:
             refresh_experts(experts)
+            if self.family.router:
+                self.layers[layer].get_submodule(self.family.router).num_experts = experts.num_experts
 
     def _experts(self, layer: int) -> Any:
         """Return the experts of a layer, or None if it has a plain MLP."""

@@ -17,8 +17,8 @@ from flap.models.families.family import Family
 class UsualAdapter(ModelAdapter):
     """The adapter of the families whose modules differ in no more than their names."""
 
-    def __init__(self, model: PreTrainedModel, family: Family) -> None:
-        super().__init__(model)
+    def __init__(self, model: PreTrainedModel, family: Family, whole_experts: bool = False) -> None:
+        super().__init__(model, whole_experts)
         self.family = family
 
     @property

@@ -1,0 +1,286 @@
+"""Whole experts: their routed output error, what the router does without them, and checkpoints of what stays."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+
+from flap.allocation import ALAM, ULMM, LayerPlan, PruningPlan, price
+from flap.calibration import LayerStatistics, collect
+from flap.checkpoint.convert import become_checkpointable
+from flap.checkpoint.load import load
+from flap.compression import BiasCompensation, NoCompensation, compress, slice_layer
+from flap.importance import OBS, WIFV, score_layer, score_layers
+from flap.models import Resident, adapt
+from flap.pipeline import run
+from tests.cases import METRICS, STRUCTURES, random_model, tokens
+from tests.helpers.compressed import covariances
+from tests.helpers.fresh import in_a_fresh_process
+from tests.helpers.pruned import Saved, generated, logits, plan_of, save_pruned
+from tests.helpers.ratios import made_up
+from tests.helpers.runs import composed, tiny
+from tests.models.families import test_mixtures
+from tests.models.families.contract import is_stock
+
+FAMILIES = {
+    "mixtral": test_mixtures.TestMixtral, "qwen3_moe": test_mixtures.TestQwen3Moe,
+    "qwen2_moe": test_mixtures.TestQwen2Moe, "olmoe": test_mixtures.TestOlmoe,
+    "gpt_oss": test_mixtures.TestGptOss, "qwen3_next": test_mixtures.TestQwen3Next,
+}  # fmt: skip
+TOP_K = 2
+EXPERTS = 6
+
+
+def config_of(family: str, variant: str = "mha") -> PreTrainedConfig:
+    """Six experts a layer, two for each token; `gqa` of the Qwens has a layer with a plain MLP."""
+    config = copy.deepcopy(FAMILIES[family].configs[variant])
+    config.num_experts = EXPERTS  # or num_local_experts, by the attribute map of the config
+    return config
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def model(family: str) -> PreTrainedModel:
+    return random_model(config_of(family, "gqa" if "qwen" in family else "mha"))
+
+
+def router_of(model: PreTrainedModel, layer: int) -> nn.Module | None:
+    mlp = model.model.layers[layer].mlp
+    return getattr(mlp, "router", getattr(mlp, "gate", None))
+
+
+def observed(model: PreTrainedModel) -> list[LayerStatistics]:
+    placed = Resident(model)
+    placed.adapter = adapt(model, whole_experts=True)
+    return collect(placed, [tokens()], batch_size=4)
+
+
+def decided(model: PreTrainedModel, ratio: float, structure: object = None) -> PruningPlan:
+    adapter = adapt(model, whole_experts=True)
+    scores = score_layers(WIFV(), adapter, enumerate(observed(model)))
+    return (structure or ALAM(experts=True)).allocate(scores, price(adapter, ratio))
+
+
+def prune_experts(model: PreTrainedModel, plan: PruningPlan) -> None:
+    compress(adapt(model, True), plan, BiasCompensation(), enumerate(observed(model)), slice_layer)
+    become_checkpointable(Resident(model))
+
+
+@torch.no_grad()
+def never_routed(model: PreTrainedModel, plan: PruningPlan) -> Tensor:
+    """Logits of the dense model whose routers give the experts that the plan removes a logit of minus infinity."""
+    linear, closed = nn.functional.linear, {}
+    for i, kept in enumerate(plan.layers):
+        router = router_of(model, i)
+        if isinstance(router, nn.Module) and not isinstance(router, nn.Linear):
+            gone = sorted(set(range(EXPERTS)) - set(kept.mlp))
+            closed[router.weight.data_ptr()] = torch.zeros(EXPERTS).index_fill(0, torch.tensor(gone).long(), -torch.inf)
+
+    def spy(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        output = linear(x, weight, bias)
+        return output + closed[weight.data_ptr()] if weight.data_ptr() in closed else output
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.functional, "linear", spy)
+        return logits(model)
+
+
+def experts_alone(model: PreTrainedModel, *kept: int) -> PruningPlan:
+    """The plan that leaves each mixture its first experts, as many as `kept` says for the layer, and all else."""
+    adapter = adapt(model, whole_experts=True)
+    layers = []
+    for i in range(len(adapter.layers)):
+        attention, mlp = adapter.blocks(i)
+        units = kept[i % len(kept)] if mlp.whole_experts else mlp.num_units
+        layers.append(LayerPlan(tuple(range(attention.num_units)), tuple(range(units))))
+    return PruningPlan(tuple(layers))
+
+
+@pytest.mark.parametrize("compensation", [BiasCompensation(), NoCompensation()])
+def test_an_expert_that_no_token_is_sent_to_equals_one_that_left(model: PreTrainedModel, compensation: object) -> None:
+    plan = experts_alone(model, 4)
+    expected = never_routed(model, plan)
+    assert not torch.allclose(expected, logits(model), atol=1e-2)
+    compress(adapt(model, True), plan, compensation, enumerate(observed(model)), slice_layer)
+    torch.testing.assert_close(logits(model), expected, atol=1e-4, rtol=0)
+
+
+def test_ratio_0_changes_nothing(model: PreTrainedModel) -> None:
+    before = copy.deepcopy(model)
+    compress(adapt(model, True), decided(model, 0.0), BiasCompensation(), enumerate(observed(model)), slice_layer)
+    assert model.state_dict().keys() == before.state_dict().keys()
+    assert torch.equal(logits(model), logits(before))
+
+
+@torch.no_grad()
+def routed_activations(model: PreTrainedModel, layer: int, tokens_NT: Tensor) -> Tensor:
+    """w_e a_e of every expert and token, zero where the token is not sent to the expert, as (T, E, I)."""
+    experts, seen = model.model.layers[layer].mlp.experts, []
+    hook = experts.register_forward_pre_hook(lambda module, args: seen.append(args))
+    model(input_ids=tokens_NT)
+    hook.remove()
+    [(hidden_TH, chosen_TK, weight_TK)] = seen
+    weight_TE = torch.zeros(len(hidden_TH), EXPERTS).scatter(1, chosen_TK, weight_TK)
+    inputs = [experts._apply_gate(nn.functional.linear(hidden_TH, weight)) for weight in experts.gate_up_proj]
+    return torch.stack(inputs, dim=1) * weight_TE[..., None]
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "qwen2_moe", "olmoe"])
+def test_statistics_are_those_of_routed_activations_over_all_tokens(family: str) -> None:
+    model = random_model(config_of(family))
+    known, expected_TI = observed(model)[1].blocks.mlp, routed_activations(model, 1, tokens()).flatten(1).double()
+    for found, expected in (
+        (known.mean_I, expected_TI.mean(0)), (known.var_I, expected_TI.var(0)),
+        (known.msq_I, expected_TI.square().mean(0)),
+    ):  # fmt: skip
+        torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-6)
+
+
+def test_an_expert_is_scored_by_its_routed_output_error() -> None:
+    """By OBS exactly, E‖y_e − E y_e‖² of its routed output y_e; by WIFV as if its neurons were independent."""
+    model, windows_NT = random_model(config_of("mixtral")), tokens(windows=60)
+    input_TEI, down_EHI = routed_activations(model, 1, windows_NT), model.model.layers[1].mlp.experts.down_proj
+    output_TEH = torch.einsum("tei,ehi->teh", input_TEI, down_EHI)
+    known, blocks = covariances(model, windows_NT, 4, whole_experts=True)[1], adapt(model, True).blocks(1)
+    by_neurons_E = (input_TEI.var(0) * down_EHI.square().sum(1)).sum(1)
+    torch.testing.assert_close(score_layer(WIFV(), blocks, known).mlp, by_neurons_E, rtol=1e-3, atol=1e-6)
+    error_E = output_TEH.var(0).sum(1)
+    torch.testing.assert_close(score_layer(OBS(ridge=1e-5), blocks, known).mlp, error_E, rtol=1e-2, atol=1e-5)
+
+
+def test_the_price_of_an_expert_is_what_leaves_with_it(model: PreTrainedModel) -> None:
+    adapter = adapt(model, whole_experts=True)
+    units = price(adapter, 0.0).layers[0].mlp
+    before = sum(parameter.numel() for parameter in model.parameters())
+    full = experts_alone(model, EXPERTS).layers[0]
+    slice_layer(adapter, 0, full._replace(mlp=full.mlp[:1] + full.mlp[2:]), NoCompensation(), None)
+    assert before - sum(parameter.numel() for parameter in model.parameters()) == units.price
+    assert (units.count, units.fewest, adapter.mlp(0).num_units) == (EXPERTS, TOP_K, EXPERTS - 1)
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.3, 0.5])
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_structure_keeps_as_many_as_a_token_is_sent_to(metric: str, structure: str, ratio: float) -> None:
+    model = random_model(config_of("qwen3_moe", "gqa"))
+    adapter, chosen = adapt(model, True), STRUCTURES[structure](experts=True)
+    known = covariances(model, tokens(), 4, whole_experts=True) if metric == "OBS" else observed(model)
+    budget = price(adapter, ratio)
+    chosen.check(budget)
+    plan = chosen.allocate(score_layers(METRICS[metric](), adapter, enumerate(known)), budget, made_up(budget))
+    assert budget.whole_experts == {0, 2}
+    assert all(len(plan.layers[i].mlp) >= TOP_K for i in budget.whole_experts)
+    largest = max(units.price for layer in budget.layers for units in layer)
+    off = abs(budget.total - budget.kept(plan) - budget.to_remove)
+    assert off <= largest * (len(budget.layers) if structure.startswith("UL") else 1)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> dict[str, Saved]:
+    """Every family with one number of experts for all layers, or with another one in each."""
+    root, made = tmp_path_factory.mktemp("experts"), {}
+    for family in FAMILIES:
+        dense = random_model(config_of(family))
+        for name, plan in (
+            ("uniform", decided(dense, 0.3, ULMM(remove_heads=0, experts=True))),
+            ("by layer", experts_alone(dense, 5, 2, 4)),
+        ):
+            model = copy.deepcopy(dense)
+            prune_experts(model, plan)
+            made[f"{family} {name}"] = save_pruned(model, tokenizer, root / f"{family}-{name}", plan)
+    return made
+
+
+@pytest.mark.parametrize("how", ["stock", "remote"])
+def test_a_fresh_process_computes_the_same(how: str, saved: dict[str, Saved], tmp_path: Path) -> None:
+    """One number for all layers is a stock checkpoint; other numbers need the code that travels along."""
+    stock = {name for name, one in saved.items() if is_stock(one.directory)}
+    assert stock == {f"{family} uniform" for family in FAMILIES if family != "qwen3_next"}
+    some = [one for name, one in saved.items() if (name in stock) == (how == "stock")]
+    found = in_a_fresh_process([one.directory for one in some], tmp_path, how)
+    for one in some:
+        torch.testing.assert_close(found[f"{one.directory}"], logits(one.model), atol=1e-5, rtol=0)
+        assert torch.equal(found[f"{one.directory}.generated"], generated(one.model))
+
+
+def test_the_config_has_the_number_of_experts(saved: dict[str, Saved]) -> None:
+    by_layer, uniform = (
+        json.loads((saved[f"mixtral {name}"].directory / "config.json").read_text()) for name in ("by layer", "uniform")
+    )
+    assert [by_layer["per_layer_config"][str(i)]["num_local_experts"] for i in range(3)] == [5, 2, 4]
+    assert uniform["num_local_experts"] == len(saved["mixtral uniform"].plan.layers[0].mlp) < EXPERTS
+
+
+def test_experts_leave_a_model_that_has_lost_neurons(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    """Their output biases, which stand in for the neurons, leave with them."""
+    model = random_model(config_of("mixtral"))
+    compress(
+        adapt(model),
+        plan_of(model, 0.3),
+        BiasCompensation(),
+        enumerate(collect(Resident(model), [tokens()], 4)),
+        slice_layer,
+    )
+    plan = experts_alone(model, 4)
+    expected = never_routed(model, plan)
+    compress(adapt(model, True), plan, BiasCompensation(), enumerate(observed(model)), slice_layer)
+    torch.testing.assert_close(logits(model), expected, atol=1e-4, rtol=0)
+    become_checkpointable(Resident(model))
+    reloaded = load(save_pruned(model, tokenizer, tmp_path / "saved", plan).directory)
+    torch.testing.assert_close(logits(reloaded), logits(model), atol=1e-5, rtol=0)
+
+
+@pytest.fixture
+def on_disk(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
+    random_model(config_of("qwen3_moe", "gqa")).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_a_run_from_disk_keeps_the_same_experts_and_the_report_has_their_number(
+    on_disk: Path, text_file: Path, tmp_path: Path
+) -> None:
+    options = [*tiny(on_disk, text_file), "structure.experts=true", "ratio=0.3", f"cache_dir={tmp_path / 'cache'}"]
+    reports = {
+        placement: run(composed(*options, f"model.placement={placement}"), tmp_path / placement)
+        for placement in ("device", "stream")
+    }
+    plans = [json.loads((tmp_path / placement / "plan.json").read_text()) for placement in reports]
+    assert plans[0] == plans[1]
+    kept = [len(layer["experts"]) if "experts" in layer else None for layer in plans[0]["layers"]]
+    assert [layer.get("experts") for layer in reports["stream"].layers] == kept
+    assert [layer.get("experts") for layer in reports["stream"].layers_before] == [EXPERTS, None, EXPERTS]
+    assert PruningPlan.load(tmp_path / "device" / "plan.json").to_dict() == plans[0]
+    assert "| experts |" in (tmp_path / "device" / "report.md").read_text()
+    models = [load(tmp_path / placement / "checkpoint") for placement in reports]
+    torch.testing.assert_close(logits(models[0]), logits(models[1]), atol=1e-5, rtol=0)
+
+
+BAD = [
+    (
+        ["ratio=0.9"],
+        r"ratio=0.9: 1 KV head and 2 experts or 1 neuron stay in every layer, so this model allows at most",
+    ),
+    (["round_to=8"], "round_to=8: expected null with structure.experts=true"),
+    (["mask_only=true"], "mask_only=True: expected false with structure.experts=true, as a router cannot be masked"),
+]
+
+
+@pytest.mark.parametrize(("options", "message"), BAD)
+def test_bad_input_is_one_clear_line(options: list[str], message: str, on_disk: Path, text_file: Path) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        run(composed(*tiny(on_disk, text_file), "structure.experts=true", *options), None)
+    assert "\n" not in str(error.value)
+
+
+def test_a_model_without_experts_is_refused(model_dir: Path, text_file: Path) -> None:
+    with pytest.raises(ValueError, match=r"structure.experts=true: expected false for llama; or one of mixtral, gpt"):
+        run(composed(*tiny(model_dir, text_file), "structure.experts=true"), None)
