@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-lo
 
 ENGINES := .venv-engines/bin/python
 
-.PHONY: help setup demo test checks docs engines gpu release format lint types clean
+.PHONY: help setup demo test checks docs screenshots engines gpu release format lint types clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -59,6 +59,9 @@ gpu: setup ## On a CUDA device: the tests marked `gpu`, then a benchmark into gp
 	[ $$failed != 5 ] || { echo "No test is marked gpu here: this machine has no CUDA device."; failed=0; }; \
 	$(BIN)/python benchmarks/gpu.py --since $$began || failed=$$?; \
 	exit $$failed
+
+screenshots: setup ## Make the pictures of the documentation anew (needs chromium; ten minutes)
+	$(BIN)/python tools/screenshots.py
 
 release: setup ## VERSION=0.2.0: the changelog's section, and a checked sdist and wheel in dist/; uploads nothing
 	$(if $(VERSION),,$(error say which version: make release VERSION=0.2.0))

@@ -78,11 +78,12 @@ def test_the_ranking_may_empty_what_scores_lowest() -> None:
 def test_the_search_tries_whole_blocks() -> None:
     budget = price(adapt(calibrated("llama-gqa", biased=False)[0]), 0.5)
     scores = random_scores(budget)
-    trials = Search(min_heads=0, min_neurons=0).trials(scores.layers[0], budget.layers[0])
+    search = Search(min_heads=0, min_neurons=0, levels=[0.125, 0.25, 0.5, 0.75])
+    trials = search.trials(scores.layers[0], budget.layers[0])
     assert [(trial.block, trial.removed) for trial in trials if trial.removed in (4, 56)] == [
         ("attention", 4),
         ("mlp", 56),
     ]
     assert {len(trial.plan.attention) for trial in trials} == {0, 1, 2, 3, 4}
-    plan = Search(min_heads=0, min_neurons=0).allocate(scores, budget, made_up(budget))
+    plan = search.allocate(scores, budget, made_up(budget))
     assert any(not layer.attention for layer in plan.layers)  # the first layers cost least

@@ -199,9 +199,9 @@ NO_ROOM = [
     ),
     (
         "method=flap_plus calibration.num_samples=20",
-        Room(PLENTY, PLENTY, 2 * 10**5),
+        Room(PLENTY, PLENTY, 8 * 10**4),
         "structure.(round_)?tokens=64: expected \\S+ GB free on the disk of cache_dir for the hidden states of the "
-        "search, and 0.0002 GB are; \\d+ tokens would fit, or name a larger disk",
+        "search, and 8e-05 GB are; \\d+ tokens would fit, or name a larger disk",
     ),
     (
         "method=flap_plus calibration.num_samples=20 use_cache=false",

@@ -138,7 +138,7 @@ class TestMistral3(SeesImages, FamilyContract):
     image_shape, beside = (IMAGES, 3, 16, 16), {"image_sizes": [[16, 16]] * IMAGES}
 
 
-class TestGemma3(SeesImages, FamilyContract):
+class TestGemma3Vision(SeesImages, FamilyContract):
     text = {"head_dim": 8, "query_pre_attn_scalar": 8, **SOME_LAYERS_SLIDE}
     own = {
         "vision_config": SiglipVisionConfig(**VISION, image_size=8), "image_token_index": IMAGE,
