@@ -34,7 +34,8 @@ def file_lock(path: Path, field: str, wait_seconds: float = 0) -> Iterator[LockS
         lock.acquire(timeout=wait_seconds)
     except Timeout:
         state = "busy"
-    except (OSError, NotImplementedError) as error:  # the latter is filelock's word for a file system without flock
+    except (OSError, NotImplementedError) as error:
+        # A network file system may have no locks (filelock says so by the latter): a run goes on without, and says so.
         if os.access(path.parent, os.W_OK):  # else whoever writes there says so
             _warn_once(field, path.parent, str(error))
         state = "none"
