@@ -7,12 +7,25 @@ from pathlib import Path
 
 from flap.config import FlapConfig
 from flap.data import SELF, parse
-from flap.estimation import Estimate, Place, Room, Shapes, Texts, Work, check_fits, estimate_run, lines, shapes_of
+from flap.estimation import (
+    Estimate,
+    Place,
+    Room,
+    Shapes,
+    Texts,
+    Training,
+    Work,
+    check_fits,
+    estimate_run,
+    lines,
+    shapes_of,
+)
 from flap.evaluation.perplexity import LOGITS_BYTES, Perplexity
 from flap.job import Choices
 from flap.models import Architecture, Given, ModelAdapter, Source
 from flap.models.devices import ROOM_TO_RUN
 from flap.models.placement.spread import memory_limits
+from flap.recovery import HELD_OUT, Recovery, bytes_to_train, trained_parameters
 from flap.storage.files import cache_root, write_text
 
 GGUF_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 1.0625}  # of one parameter
@@ -42,7 +55,8 @@ class Forecast:
         place = _place(config, choices, model, shapes)
         room = Room.here(place.device, cache_root(config.cache_dir))
         in_memory = ROOM_TO_RUN * shapes.parameters * place.itemsize <= room.device
-        work = _work(config, choices, in_memory, ratio)
+        training = _training(choices.recovery, adapter, ratio, model)
+        work = _work(config, choices, in_memory, ratio, training)
         return cls(estimate_run(shapes, work, place), shapes, work, place, room)
 
     def check(self) -> None:
@@ -66,7 +80,7 @@ class Forecast:
         write_text(path, json.dumps({**asdict(self.estimate), "free_bytes": asdict(self.room)}, indent=1) + "\n")
 
 
-def _work(config: FlapConfig, choices: Choices, in_memory: bool, ratio: float) -> Work:
+def _work(config: FlapConfig, choices: Choices, in_memory: bool, ratio: float, training: Training | None) -> Work:
     texts, left_out = _texts(config, choices)
     calibration, longest = config.calibration, max(config.calibration.lengths)
     shortened = (
@@ -87,6 +101,7 @@ def _work(config: FlapConfig, choices: Choices, in_memory: bool, ratio: float) -
         texts,
         in_memory,
         _own_tokens(config) if choices.need_windows else 0,
+        training,
         left_out,
     )
 
@@ -110,7 +125,25 @@ def _texts(config: FlapConfig, choices: Choices) -> tuple[Texts | None, list[str
             texts = Texts(count * len(windows), count * tokens, batch, LOGITS_BYTES)
         else:
             left_out.append(f"eval.{name}")
-    return texts, left_out + (["recover"] if choices.recovery is not None else [])
+    return texts, left_out
+
+
+def _training(
+    recovery: Recovery | None, adapter: ModelAdapter, ratio: float, model: Architecture | Source | Given
+) -> Training | None:
+    """Return what is trained after compression, and what it takes. adapter, model: the dense model's."""
+    if recovery is None:
+        return None
+    return Training(
+        recovery.steps,
+        recovery.steps * recovery.tokens_a_step,
+        HELD_OUT * recovery.seq_len,
+        recovery.steps // recovery.steps_an_evaluation + 3,  # before, at the beginning, and after
+        bytes_to_train(recovery, adapter, ratio, model.dtype, model.device),
+        trained_parameters(recovery, adapter, ratio),
+        recovery.gradient_checkpointing,
+        recovery.rank is not None,
+    )
 
 
 def _place(config: FlapConfig, choices: Choices, model: Architecture | Source | Given, shapes: Shapes) -> Place:

@@ -4,9 +4,9 @@ from flap.estimation.estimate import Estimate, StageEstimate, estimate_run
 from flap.estimation.room import Room, check_fits
 from flap.estimation.shapes import Shapes, shapes_of
 from flap.estimation.table import lines
-from flap.estimation.work import Place, Texts, Work
+from flap.estimation.work import Place, Texts, Training, Work
 
 __all__ = [
-    "Estimate", "Place", "Room", "Shapes", "StageEstimate", "Texts", "Work", "check_fits", "estimate_run", "lines",
-    "shapes_of",
+    "Estimate", "Place", "Room", "Shapes", "StageEstimate", "Texts", "Training", "Work", "check_fits", "estimate_run",
+    "lines", "shapes_of",
 ]  # fmt: skip

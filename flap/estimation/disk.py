@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from flap.estimation.parts import Parts
 from flap.estimation.searching import search_walks, widest
 
+AFTER_COMPRESSION = ("compress", "prune", "recover", "save", "evaluate")
+
 
 @dataclass(frozen=True)
 class Disk(Parts):
@@ -12,8 +14,8 @@ class Disk(Parts):
 
     def in_cache(self, stage: str) -> float:
         """Return the bytes below `cache_dir` within a stage."""
-        changed = self.kept_layers if self.place.streams and stage in ("compress", "prune", "save", "evaluate") else 0
-        return self._offloaded + self._hidden(stage) + changed
+        changed = self.kept_layers if self.place.streams and stage in AFTER_COMPRESSION else 0
+        return self._offloaded + self._hidden(stage) + changed + (self._training if stage == "recover" else 0)
 
     def checkpoint(self, stage: str) -> float:
         """Return the bytes of the checkpoint and of a GGUF file, once they are there."""
@@ -21,6 +23,12 @@ class Disk(Parts):
             return 0
         parameters = self.shapes.parameters - self.work.ratio * self.shapes.prunable
         return parameters * (self.place.itemsize + self.work.gguf_bytes)
+
+    @property
+    def _training(self) -> float:
+        """What is trained: its best state, and two checkpoints with AdamW's moments while one follows the other."""
+        assert self.work.training is not None
+        return self.work.training.parameters * 4 * (1 + 2 * 3)
 
     @property
     def _offloaded(self) -> float:

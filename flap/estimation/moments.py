@@ -98,6 +98,12 @@ class Moments(Parts):
             self.layer() + states + self.in_float(PLAIN_WEIGHTS),
         ]
 
+    def recover(self) -> list[Use]:
+        """The compressed model is trained. The dense one is beside it, on a CPU as mapped files."""
+        assert self.work.training is not None
+        dense = self.bytes(self.shapes.parameters) if self.place.shared else 0
+        return [Use(work=self.work.training.num_bytes, read=dense)]
+
     def save(self) -> list[Use]:
         """The checkpoint is written, and read back to be compared."""
         num_bytes = self.bytes(max(self.shapes.ends, self.shapes.largest_layer))

@@ -11,6 +11,7 @@ from flap.estimation.estimate import PROCESS_BYTES, Estimate
 from flap.estimation.work import Place, Work
 from flap.models.devices import free_bytes
 
+TO_TRAIN = "recover.gradient_checkpointing=true, a smaller recover.batch_size, or recover=lora"
 MARGIN = 1.25  # estimates are within a quarter of what is measured: only what is above that is refused
 
 
@@ -63,6 +64,7 @@ def _check(estimate: Estimate, kind: str, there: int, free: int, field: str, whe
     """Check one kind of memory. there: what this process has of it already."""
     peak = estimate.peak(kind)
     needed = int(getattr(peak, kind)) - there
+    advice = TO_TRAIN if peak.stage == "recover" and kind != "cache_bytes" else advice
     if needed > MARGIN * free:
         raise ValueError(
             f"{field}: expected {gigabytes(needed)} GB free {where}, which the stage '{peak.stage}' takes, and "

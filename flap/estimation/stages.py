@@ -9,7 +9,7 @@ from flap.calibration.writing import SEQ_LEN, SEQUENCES
 from flap.estimation.operations import Operations
 from flap.estimation.searching import SearchWalk, search_walks
 from flap.estimation.shapes import Shapes
-from flap.estimation.work import Place, Work
+from flap.estimation.work import Place, Training, Work
 
 VERIFIED_TOKENS = 32  # the predictions of so many tokens are compared after saving
 
@@ -44,11 +44,14 @@ class Stages:
             yield self._score()
             yield self._allocate()
             yield self._compress()
+        if self.work.training is not None:
+            yield self._training(self.work.training)
         if self.work.saves:
             # written layer by layer, if it is on disk; then it is run, and so is what was written
             yield self._running("save", 3 if self.place.streams else 2, 2 * VERIFIED_TOKENS)
         if self.work.texts is not None:
-            yield self._running("evaluate", 2 * self.work.texts.count, 2 * self.work.texts.tokens)
+            models = 2 if self.work.training is None else 3  # dense, compressed, recovered
+            yield self._running("evaluate", models * self.work.texts.count, models * self.work.texts.tokens)
 
     @cached_property
     def _operations(self) -> Operations:
@@ -66,6 +69,18 @@ class Stages:
         """Return the stage in which the model writes its text: the weights are read for each token of a batch."""
         batches = math.ceil(self.work.own_tokens / (SEQUENCES * SEQ_LEN))
         return self._running("write", batches * SEQ_LEN, self.work.own_tokens)
+
+    def _training(self, training: Training) -> Stage:
+        """Return the stage in which the compressed model is trained: the dense model runs beside it.
+
+        A backward pass takes the operations of two forward passes; of one where weights have no gradient.
+        """
+        passes = 1 + (1 if training.in_parts else 2) + training.checkpointing
+        measured = training.held_out * training.evaluations
+        student, kept = training.tokens * passes + measured, 1 - self.work.ratio
+        forward = self._operations.forward(training.tokens + measured) + self._operations.forward(student, kept)
+        head = self._operations.head(training.tokens + measured + student)
+        return Stage("recover", training.steps * (1 + passes), training.tokens + measured + student, forward + head)
 
     def _score(self) -> Stage:
         if not self.work.metric.needs_covariance:

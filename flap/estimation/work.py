@@ -29,6 +29,20 @@ class Texts:
 
 
 @dataclass(frozen=True)
+class Training:
+    """A training after compression. num_bytes: of a step, at least; parameters: how many are trained."""
+
+    steps: int
+    tokens: int
+    held_out: int  # tokens on which the divergence is measured, before, in between and after
+    evaluations: int
+    num_bytes: int
+    parameters: float
+    checkpointing: bool
+    in_parts: bool  # low-rank updates: the gradients of the weights themselves are not made
+
+
+@dataclass(frozen=True)
 class Place:
     """Where the work is done. itemsize: bytes of a weight.
 
@@ -82,6 +96,7 @@ class Work:
     texts: Texts | None = None
     texts_in_memory: bool = True  # whether the whole model is loaded to be measured, though it is pruned from disk
     own_tokens: int = 0  # of the text that the model writes itself
+    training: Training | None = None
     left_out: Sequence[str] = field(default_factory=tuple)  # measurements that are not estimated
 
     @property

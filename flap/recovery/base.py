@@ -1,5 +1,6 @@
 """The choice of the `recover` group: which weights are trained, and for how long."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +8,8 @@ from flap.config import require
 from flap.models import ModelAdapter
 
 HELD_OUT = 32  # windows that are not trained on: the divergence on them decides what is best, and is reported
+EVALUATIONS = 10  # at most; and at least EVERY times as many windows are trained on as each evaluates
+EVERY = 4
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,11 @@ class Recovery:
     def steps(self) -> int:
         """The number of steps."""
         return self.tokens // self.tokens_a_step
+
+    @property
+    def steps_an_evaluation(self) -> int:
+        """The steps after which the divergence on the held-out windows is measured."""
+        return math.ceil(max(self.steps / EVALUATIONS, EVERY * HELD_OUT / self.batch_size))
 
     def check(self, adapter: ModelAdapter) -> None:
         """Check that a model, which may have no weights yet, can be trained so.

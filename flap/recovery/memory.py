@@ -42,17 +42,21 @@ def bytes_to_train(
     The dense weights are not counted on a CPU, which maps them from their files.
     """
     total, removed = sum(p.numel() for p in adapter.model.parameters()), ratio * adapter.num_parameters()
-    itemsize = 2 if dtype == torch.bfloat16 else 4
-    trained = sum(p.numel() for p in adapter.layers.parameters()) - removed
-    if recovery.rank is not None:
-        linears = [module for module in adapter.layers.modules() if isinstance(module, nn.Linear)]
-        trained = (1 - ratio) * recovery.rank * sum(linear.in_features + linear.out_features for linear in linears)
+    itemsize, trained = 2 if dtype == torch.bfloat16 else 4, trained_parameters(recovery, adapter, ratio)
     weights = (total - removed) * (4 if recovery.rank is None else itemsize)
     dense = 0 if device.type == "cpu" else total * dtype.itemsize
     tokens = recovery.tokens_a_step // recovery.processes
     activations = tokens * itemsize * _kept_activations(adapter, ratio, recovery.gradient_checkpointing)
     logits = LOGITS_COPIES * min(LOGITS_BYTES, 4 * tokens * adapter.vocab_size)
     return int(dense + weights + TRAINED_BYTES * trained + activations + logits)
+
+
+def trained_parameters(recovery: Recovery, adapter: ModelAdapter, ratio: float) -> float:
+    """Return about how many parameters are trained. adapter: of the dense model. ratio: what is removed of it."""
+    if recovery.rank is None:
+        return sum(p.numel() for p in adapter.layers.parameters()) - ratio * adapter.num_parameters()
+    linears = [module for module in adapter.layers.modules() if isinstance(module, nn.Linear)]
+    return (1 - ratio) * recovery.rank * sum(linear.in_features + linear.out_features for linear in linears)
 
 
 def _kept_activations(adapter: ModelAdapter, ratio: float, checkpointing: bool) -> float:

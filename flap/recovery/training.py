@@ -19,8 +19,6 @@ from flap.recovery.student import Student
 from flap.storage.files import atomic_file, write_text
 
 BEST, HISTORY = "best.safetensors", "history.json"
-EVALUATIONS = 10  # at most; and at least EVERY times as many windows are trained on as each evaluates
-EVERY = 4
 
 
 def train(student: Student, recovery: Recovery, tokens_NT: Tensor, folder: Path, seed: int, bf16: bool) -> None:
@@ -30,7 +28,7 @@ def train(student: Student, recovery: Recovery, tokens_NT: Tensor, folder: Path,
     (`weights_only`). bf16: layers compute in bfloat16 (autocast).
     """
     device, batch_size = student.placed.device, recovery.batch_size // recovery.processes
-    every = math.ceil(max(recovery.steps / EVALUATIONS, EVERY * HELD_OUT / recovery.batch_size))
+    every = recovery.steps_an_evaluation
     options = TrainingArguments(
         output_dir=str(folder), report_to="none", disable_tqdm=True, logging_strategy="no",
         logging_nan_inf_filter=False, use_cpu=device.type == "cpu", bf16=bf16, seed=seed, max_steps=recovery.steps,

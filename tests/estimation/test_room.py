@@ -52,6 +52,13 @@ def test_the_host_is_too_small(foretell: Foretell) -> None:
     assert "take a smaller calibration.batch_size" in line
 
 
+def test_a_training_is_too_large(foretell: Foretell) -> None:
+    forecast = on_gpu(foretell("recover=full", "recover.tokens=8192", "recover.seq_len=16", "recover.batch_size=512"))
+    assert forecast.estimate.peak("device_bytes").stage == "recover"
+    line = refusal(forecast, replace(PLENTY, device=10**5))
+    assert "which the stage 'recover' takes" in line and "; take recover.gradient_checkpointing=true, a smaller" in line
+
+
 def test_the_disk_is_too_small(foretell: Foretell) -> None:
     line = refusal(foretell("model.placement=stream"), replace(PLENTY, disk=10**4))
     assert re.match(r"cache_dir: expected 0.000\d+ GB free on its disk, which the stage '\w+' takes, and 1e-05", line)

@@ -56,6 +56,24 @@ def test_flap_runs_all_windows_once(foretell: Foretell) -> None:
     assert (score.passes, score.tokens) == (compress.passes, compress.tokens) == (1, 0)
 
 
+def test_a_training_runs_both_models(foretell: Foretell) -> None:
+    """20 steps of 2 windows of 8 tokens, evaluated once, with the first evaluation, before and after."""
+    options = ["recover.seq_len=8", "recover.batch_size=2", "recover.tokens=320", "ratio=0.4"]
+    full, lora = (foretell("method=flap", f"recover={name}", *options) for name in ("full", "lora"))
+    for forecast, backward in ((full, 2), (lora, 1)):
+        found, measured = stage(forecast, "recover"), 32 * 8 * 3
+        assert (found.passes, found.tokens) == (20 * (2 + backward), 320 * (2 + backward) + 2 * measured)
+        assert stage(forecast, "evaluate").passes == 3 * forecast.work.texts.count  # type: ignore[union-attr]
+        assert forecast.estimate.left_out == ()
+    [before] = [one for one in full.estimate.stages if one.stage == "compress"]
+    trained = 4 * (ATTENTION + MLP + 2 * 32) - 0.4 * full.shapes.prunable
+    assert stage(full, "recover").disk_bytes - before.disk_bytes == pytest.approx(7 * 4 * trained)
+    assert stage(lora, "recover").operations < stage(full, "recover").operations
+    more = stage(foretell("method=flap", "recover=full", *options, "recover.gradient_checkpointing=true"), "recover")
+    assert more.operations > stage(full, "recover").operations
+    assert full.estimate.weight_passes == foretell("method=flap", "ratio=0.4").estimate.weight_passes
+
+
 def test_the_streams_of_a_search_fork_at_each_layer(foretell: Foretell) -> None:
     levels = ["structure.levels=[0.125,0.25,0.5,0.75]", "structure.tokens=32", "structure.round_tokens=16"]
     allocate = stage(

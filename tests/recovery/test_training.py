@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from flap.recovery import Recovery, training
+from flap.recovery import Recovery, base
 from flap.recovery.training import BEST, HISTORY, Bar, KeepBest, last_checkpoint
 from tests.recovery.small import FULL, LORA, compressed, equal, recovered, state
 
@@ -64,7 +64,7 @@ def steps_taken(monkeypatch: pytest.MonkeyPatch, killed_after: int | None = None
 def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_been(
     recovery: Recovery, killed_after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "EVERY", 1)  # every fourth step is evaluated and saved
+    monkeypatch.setattr(base, "EVERY", 1)  # every fourth step is evaluated and saved
     undisturbed = compressed()
     expected = recovered(undisturbed, recovery, tmp_path / "undisturbed")
     last = expected["tokens"] // recovery.tokens_a_step
