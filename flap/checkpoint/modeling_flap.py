@@ -7,6 +7,9 @@ The classes of an architecture are made when they are asked for: `FlapLlamaConfi
 Written by flap (flap-pruning); the method is FLAP, An et al., AAAI 2024.
 """
 
+import math
+import sys
+
 import torch
 import transformers
 from torch import nn
@@ -65,7 +68,7 @@ class PrunedModelMixin:
         text_config = config.get_text_config()
         widths = text_config.to_dict().get("per_layer_config")
         if config._attn_implementation == "vllm":
-            _check_for_vllm(widths)
+            _check_for_vllm(widths, sys.modules["vllm.distributed"].get_tensor_model_parallel_world_size())
         text_config.per_layer_config = None
         super().__init__(config, *args, **kwargs)
         text_config.per_layer_config = widths
@@ -105,13 +108,23 @@ class EmptyAttentionMixin:
         return getattr(self, self.output_name)(hidden_states[..., :0]), None
 
 
-def _check_for_vllm(widths):
-    """Refuse a layer without heads or neurons in one line, where vLLM's kernels would end the process."""
-    for i, layer in widths.items():
-        for name, value in layer.items():
-            if type(value) is int and value == 0:
-                option = "min_heads" if name.endswith("heads") else "min_neurons"
-                raise ValueError(f"vLLM: {name}=0 in layer {i}: it needs one at least; prune with structure.{option}=1")
+def _check_for_vllm(widths, ranks):
+    """Refuse in one line a layer without heads or neurons, where vLLM's kernels end the process, or that cannot split.
+
+    ranks: vLLM's `tensor_parallel_size`; each of its processes takes an equal part of a layer's heads and neurons.
+    """
+    units = [(i, *one) for i, layer in widths.items() for one in layer.items() if type(one[1]) is int]
+    units = [(i, name, n) for i, name, n in units if "experts" not in name]  # whole experts are not split
+    for i, name, n in units:
+        heads = name.endswith("heads")
+        if n == 0:
+            option = "structure.min_heads=1" if heads else "structure.min_neurons=1"
+            raise ValueError(f"vLLM: {name}=0 in layer {i}: it needs one at least; prune with {option}")
+        if n % ranks:
+            option = f"structure.multiple_of_heads={ranks}" if heads else "round_to=8"
+            fits = math.gcd(ranks, *(n for _, _, n in units))
+            rest = f"serve with tensor_parallel_size={fits}, or prune with {option}"
+            raise ValueError(f"vLLM: {name}={n} in layer {i} does not split over tensor_parallel_size={ranks}: {rest}")
 
 
 def language_model(model):

@@ -35,13 +35,31 @@ def test_what_vllm_would_compute_wrongly_is_left_out(registered: dict[str, str])
     assert not {"FlapFalconH1ForCausalLM", "FlapGptOssForCausalLM"} & registered.keys()
 
 
+LAYER = {"num_attention_heads": 8, "num_key_value_heads": 4, "intermediate_size": 64, "mlp_output_bias": True}
+
+
 @pytest.mark.parametrize(
-    ("name", "option"), [("num_attention_heads", "min_heads"), ("intermediate_size", "min_neurons")]
+    ("name", "n", "ranks", "rest"),
+    [
+        ("num_attention_heads", 0, 1, "=0 in layer 1: .*; prune with structure.min_heads=1"),
+        ("intermediate_size", 0, 1, "=0 in layer 1: .*; prune with structure.min_neurons=1"),
+        (
+            "intermediate_size",
+            23,
+            2,
+            "=23 in layer 1 .*=2: serve with tensor_parallel_size=1, or prune with round_to=8",
+        ),
+        ("num_key_value_heads", 2, 4, "=2 in .*=4: serve with .*=2, or prune with structure.multiple_of_heads=4"),
+    ],
 )
-def test_a_layer_without_units_is_refused_in_one_line(name: str, option: str) -> None:
-    config = FlapLlamaConfig(num_hidden_layers=2, head_dim=8, per_layer_config={0: {}, 1: {name: 0}})
+def test_widths_that_vllm_cannot_serve_are_refused_in_one_line(
+    name: str, n: int, ranks: int, rest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distributed = SimpleNamespace(get_tensor_model_parallel_world_size=lambda: ranks)
+    monkeypatch.setitem(sys.modules, "vllm.distributed", distributed)
+    config = FlapLlamaConfig(num_hidden_layers=2, head_dim=8, per_layer_config={0: LAYER, 1: LAYER | {name: n}})
     config._attn_implementation = "vllm"  # as vLLM's Transformers backend sets it
-    with pytest.raises(ValueError, match=rf"^vLLM: {name}=0 in layer 1: .*; prune with structure\.{option}=1$"):
+    with pytest.raises(ValueError, match=f"^vLLM: {name}{rest}$"):
         FlapLlamaModel(config)
 
 
