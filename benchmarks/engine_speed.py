@@ -2,6 +2,8 @@
 
 PROMPT and NEW are numbers of tokens. Printed as the last line, as JSON: tokens a second of prefill and of decoding, and
 the peak memory in bytes; or, under "absent", why there are none. The interpreter needs the engine alone, not flap.
+With one thread (OMP_NUM_THREADS=1) seconds are those of the processor, which the machine's other processes hardly
+lengthen; with more they are those of the clock.
 """
 
 import json
@@ -13,44 +15,48 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-Speeds = dict[str, float]  # prefill and decode in tokens a second
+THREADS = int(os.environ.get("OMP_NUM_THREADS", "1"))
+SECONDS = time.process_time if THREADS == 1 else time.perf_counter
+Generate = Callable[[list[int], int], object]  # greedily continues a prompt by so many tokens, never ending earlier
 
 
-def in_transformers(checkpoint: Path, prompt: list[int], new_tokens: int) -> Speeds:
+def in_transformers(checkpoint: Path) -> Generate:
     import torch
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(checkpoint, trust_remote_code=True, dtype="auto").eval()
-    ids = torch.tensor([prompt])
-    with torch.no_grad():
-        model(input_ids=ids[:, :8])  # the first pass also sets things up
-        start = time.perf_counter()
-        output = model(input_ids=ids, use_cache=True, logits_to_keep=1)
-        middle = time.perf_counter()
-        for _ in range(new_tokens):
+
+    @torch.no_grad()
+    def generate(prompt: list[int], new_tokens: int) -> None:
+        output = model(input_ids=torch.tensor([prompt]), use_cache=True, logits_to_keep=1)
+        for _ in range(new_tokens - 1):
             token = output.logits[:, -1:].argmax(-1)
             output = model(input_ids=token, past_key_values=output.past_key_values, use_cache=True)
-        end = time.perf_counter()
-    return {"prefill": len(prompt) / (middle - start), "decode": new_tokens / (end - middle)}
+
+    return generate
 
 
-def in_llama_cpp(checkpoint: Path, prompt: list[int], new_tokens: int) -> Speeds:
+def in_llama_cpp(checkpoint: Path) -> Generate:
     import xllamacpp
 
-    options, threads = xllamacpp.CommonParams(), int(os.environ["OMP_NUM_THREADS"])
+    options = xllamacpp.CommonParams()
     options.model.path = str(checkpoint / "model-f16.gguf")
     options.n_ctx, options.n_parallel, options.n_gpu_layers, options.port = 2048, 1, 0, 0
-    options.cpuparams.n_threads = options.cpuparams_batch.n_threads = threads
+    options.cpuparams.n_threads = options.cpuparams_batch.n_threads = THREADS
     server = xllamacpp.Server(options)
-    asked = {"prompt": prompt, "n_predict": new_tokens, "ignore_eos": True, "temperature": 0, "cache_prompt": False}
     address = f"{server.listening_address}/completion"
-    request = urllib.request.Request(address, json.dumps(asked).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request) as answer:
-        timings = json.load(answer)["timings"]
-    return {"prefill": timings["prompt_per_second"], "decode": timings["predicted_per_second"]}
+
+    def generate(prompt: list[int], new_tokens: int) -> object:
+        asked = {"prompt": prompt, "n_predict": new_tokens, "ignore_eos": True, "temperature": 0, "cache_prompt": False}
+        request = urllib.request.Request(address, json.dumps(asked).encode(), {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request) as answer:
+            return answer.read(), server  # which serves as long as something refers to it
+
+    return generate
 
 
-def in_vllm(checkpoint: Path, prompt: list[int], new_tokens: int) -> Speeds:
+def in_vllm(checkpoint: Path) -> Generate:
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # its seconds are then those of this process
     from vllm import LLM, SamplingParams
 
     engine = LLM(
@@ -58,32 +64,24 @@ def in_vllm(checkpoint: Path, prompt: list[int], new_tokens: int) -> Speeds:
         max_num_seqs=1,
     )  # fmt: skip
 
-    def seconds(tokens: list[int], count: int) -> float:
-        start = time.perf_counter()
-        engine.generate(
-            {"prompt_token_ids": tokens},
-            SamplingParams(temperature=0, max_tokens=count, ignore_eos=True),
-            use_tqdm=False,
-        )
-        return time.perf_counter() - start
+    def generate(prompt: list[int], new_tokens: int) -> object:
+        sampling = SamplingParams(temperature=0, max_tokens=new_tokens, ignore_eos=True)
+        return engine.generate({"prompt_token_ids": prompt}, sampling, use_tqdm=False)
 
-    seconds(prompt[:8], 2)
-    first, whole = seconds(prompt, 1), seconds(prompt, 1 + new_tokens)
-    return {"prefill": len(prompt) / first, "decode": new_tokens / (whole - first)}
+    return generate
 
 
-def in_mlx(checkpoint: Path, prompt: list[int], new_tokens: int) -> Speeds:
+def in_mlx(checkpoint: Path) -> Generate:
     from mlx_lm import load, stream_generate
 
     model, tokenizer = load(str(checkpoint / "mlx"), trust_remote_code=True)
     for eos in list(tokenizer.eos_token_ids):
         tokenizer.eos_token_ids.discard(eos)
-    *_, last = stream_generate(model, tokenizer, prompt, max_tokens=new_tokens)
-    return {"prefill": last.prompt_tps, "decode": last.generation_tps}
+    return lambda prompt, new_tokens: list(stream_generate(model, tokenizer, prompt, max_tokens=new_tokens))
 
 
-# Engine: how it is measured, and the format of `python -m flap.export` that it needs, if any.
-ENGINES: dict[str, tuple[Callable[[Path, list[int], int], Speeds], str | None]] = {
+# Engine: how it is set up, and the format of `python -m flap.export` that it needs, if any.
+ENGINES: dict[str, tuple[Callable[[Path], Generate], str | None]] = {
     "transformers": (in_transformers, None),
     "llama.cpp": (in_llama_cpp, "gguf"),
     "vllm": (in_vllm, None),
@@ -91,10 +89,23 @@ ENGINES: dict[str, tuple[Callable[[Path, list[int], int], Speeds], str | None]] 
 }
 
 
+def speeds(generate: Generate, prompt: list[int], new_tokens: int) -> dict[str, float]:
+    """Tokens a second: of prefill, until the first new token is there, and of decoding, what the others take."""
+
+    def seconds(count: int) -> float:
+        start = SECONDS()
+        generate(prompt, count)
+        return SECONDS() - start
+
+    generate(prompt[:8], 2)  # the first pass also sets things up
+    first, whole = seconds(1), seconds(1 + new_tokens)
+    return {"prefill": len(prompt) / first, "decode": new_tokens / (whole - first)}
+
+
 def main(engine: str, checkpoint: str, prompt: str, new_tokens: str) -> None:
     tokens = [100 + 7 * i % 1000 for i in range(int(prompt))]
     try:
-        found: dict[str, Any] = {**ENGINES[engine][0](Path(checkpoint), tokens, int(new_tokens))}
+        found: dict[str, Any] = {**speeds(ENGINES[engine][0](Path(checkpoint)), tokens, int(new_tokens))}
     except Exception as error:  # each engine has errors of its own
         found = {"absent": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
     print("\n" + json.dumps(found | {"peak": peak_bytes()}), flush=True)

@@ -21,7 +21,7 @@ from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from engine_speed import ENGINES, Speeds
+from engine_speed import ENGINES
 from scale import LAYERS
 
 BESIDE = Path(__file__).parent
@@ -73,7 +73,9 @@ def reads(checkpoint: Path) -> dict[str, float]:
     return {"prefill": layers, "decode": layers + head}
 
 
-def row(engine: str, name: str, taken: list[dict[str, float]], dense: list[dict[str, float]], promise: Speeds) -> str:
+def row(
+    engine: str, name: str, taken: list[dict[str, float]], dense: list[dict[str, float]], promise: dict[str, float]
+) -> str:
     """A line of the table: medians of this variant and of the dense one."""
     cells = [engine, name]
     for what in ("prefill", "decode"):

@@ -18,9 +18,7 @@ def onnx_runtime(folder: Path) -> Step:
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
     inputs, outputs = session.get_inputs(), [one.name for one in session.get_outputs()]
-    cache = {
-        one.name: np.zeros((1, one.shape[1], 0, one.shape[3]), np.float32) for one in inputs if "cache" in one.name
-    }
+    cache = {one.name: empty(one.shape) for one in inputs if "cache" in one.name}
 
     def step(new: Tensor, cached: int) -> Tensor:
         feed = {name: value for name, value in arrays(new, cached).items() if name in {one.name for one in inputs}}
