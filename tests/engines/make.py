@@ -19,7 +19,7 @@ from flap.checkpoint.convert import become_checkpointable
 from flap.compression import BiasCompensation, NoCompensation, compress, slice_layer
 from tests.cases import random_model
 from tests.engines.cases import REFUSED_FAMILIES
-from tests.helpers.engine_cases import EVERY_FAMILY, FAMILIES, family_config
+from tests.helpers.engine_cases import FAMILIES, family_config
 from tests.helpers.pruned import calibrated, prune, save_pruned
 from tests.helpers.tokenizers import VOCAB, smollm
 from tests.models.families.tiny import GQA
@@ -69,7 +69,7 @@ def make_family(model_type: str, folder: Path) -> None:
 
 def make_refused(model_type: str, folder: Path) -> None:
     """Write a family that vLLM refuses, with widths by layer."""
-    model = tiny(list(EVERY_FAMILY[model_type].configs.values())[-1])
+    model = tiny(family_config(model_type))
     write(model, prune(model, 0.4), folder / f"{model_type}-layers")
 
 

@@ -18,10 +18,14 @@ FORMS = ("by layer", "uniform")
 PROMPT = tokens(seed=3)[:1]
 ENGLISH = "The Eiffel Tower is a wrought-iron lattice tower in Paris. It is named after the engineer Gustave Eiffel"
 # Which variant of a family's contract, and what else its config has: what real models of the family have.
-VARIANTS = {"gemma2": "mha", "gemma3_text": "mha", "opt": "norm-before", "gpt_neox": "parallel"}
+VARIANTS = {
+    "gemma2": "mha", "gemma3_text": "mha", "opt": "norm-before", "gpt_neox": "parallel", "gpt2": "untied",
+    "falcon": "one-kv-head", "deepseek_v3": "queries",
+}  # fmt: skip
 CHANGES = {
     "gemma3_text": {"final_logit_softcapping": None},
     "gpt_neox": {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.5}},
+    "gpt_oss": {"swiglu_limit": 7.0},
 }
 EVERY_FAMILY = {next(iter(family.configs.values())).model_type: family for family in EVERY}
 FAMILIES = {model_type: EVERY_FAMILY[model_type] for model_type in [*ARCHITECTURES, "opt"]}
@@ -30,7 +34,7 @@ CELLS = [(model_type, form) for model_type in FAMILIES for form in FORMS]
 
 def family_config(model_type: str) -> PreTrainedConfig:
     """The tiny config of a family that engines are tested with."""
-    config = deepcopy(FAMILIES[model_type].configs[VARIANTS.get(model_type, "gqa")])
+    config = deepcopy(EVERY_FAMILY[model_type].configs[VARIANTS.get(model_type, "gqa")])
     for name, value in CHANGES.get(model_type, {}).items():
         setattr(config, name, value)
     return config
@@ -38,7 +42,7 @@ def family_config(model_type: str) -> PreTrainedConfig:
 
 def family_checkpoint(model_type: str, form: str, tokenizer: PreTrainedTokenizerBase, directory: Path) -> Exported:
     """A model of a family, pruned to widths by layer with biases, or to one width for all layers without."""
-    model, family = random_model(family_config(model_type)), FAMILIES[model_type]
+    model, family = random_model(family_config(model_type)), EVERY_FAMILY[model_type]
     if form == "by layer":
         plan = prune(model, 0.4)
     else:
