@@ -36,7 +36,7 @@ checks: setup ## What CI runs: format, lint, types, tests
 
 .venv-engines/.ready: requirements-engines.txt pyproject.toml
 	test -x $(ENGINES) || $(PYTHON) -m venv .venv-engines
-	$(ENGINES) -m pip install --quiet --no-deps --requirement requirements-engines.txt
+	$(ENGINES) -m pip install --quiet --no-compile --no-deps --requirement requirements-engines.txt
 	$(ENGINES) -m pip install --quiet --no-deps --editable .
 	@touch $@
 
