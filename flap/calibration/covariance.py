@@ -1,7 +1,7 @@
 """The covariance of the input channels of an output projection, computed from the co-moments where it is needed.
 
-A covariance has I² elements, 0.3 GB for the MLP of a model of 1B parameters. None is copied: what is made from it, one
-matrix to factorise or a product, is made from strips of its rows.
+A covariance has I² elements, 0.3 GB for the MLP of a model of 1B parameters. None is made as a whole: what is made
+from it, one matrix to factorise or a product, is made from strips of its rows.
 
 Legend: I input channels, R and C some of them, as rows and columns · O output channels.
 """
@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from flap.calibration.statistics import Statistics, merge
-
-STRIP = 256  # rows that are in memory at a time
+from flap.calibration.symmetric import STRIP, Symmetric
 
 
 @dataclass(frozen=True)
@@ -27,14 +26,14 @@ class Covariance:
 
     num_tokens: int
     mean_I: Tensor
-    comoments: tuple[Tensor, ...]
+    comoments: tuple[Symmetric, ...]
     shifts: tuple[tuple[Tensor, Tensor], ...]  # of each set: T · (mean - mean of all), and the same without T
 
     @classmethod
     def of(cls, *sets: Statistics) -> "Covariance":
         """Return the covariance over the tokens of these sets."""
         together = reduce(merge, sets)
-        comoments = tuple(one.comoment_II for one in sets if one.comoment_II is not None)
+        comoments = tuple(comoment for one in sets for comoment in one.comoments)
         assert len(comoments) == len(sets)
         steps = [one.mean_I - together.mean_I for one in sets]
         shifts = tuple(((step * one.num_tokens).float(), step.float()) for one, step in zip(sets, steps, strict=True))
@@ -42,9 +41,9 @@ class Covariance:
 
     def block(self, rows_R: Tensor, columns_C: Tensor) -> Tensor:
         """Return covariance_RC. All I columns of its rows are in memory at a time."""
-        block_RI = self.comoments[0][rows_R]
-        for comoment_II in self.comoments[1:]:
-            block_RI += comoment_II[rows_R]
+        block_RI = self.comoments[0].rows(rows_R)
+        for comoment in self.comoments[1:]:
+            block_RI += comoment.rows(rows_R)
         for scaled_I, step_I in self.shifts:
             block_RI.addr_(scaled_I[rows_R], step_I)
         return block_RI.div_(max(self.num_tokens, 1)).index_select(1, columns_C)
@@ -69,6 +68,8 @@ class Covariance:
 
     def error(self, map_OI: Tensor, origin_I: Tensor) -> float:
         """Return E ‖map · (x - origin)‖² over the tokens' channels x."""
-        every_I = torch.arange(map_OI.shape[1], device=map_OI.device)
-        spread = self.product(map_OI, every_I, every_I).mul_(map_OI).sum()
-        return (spread + (map_OI @ (self.mean_I - origin_I)).square().sum()).item()
+        spread = torch.stack([comoment.form(map_OI) for comoment in self.comoments]).sum()
+        for scaled_I, step_I in self.shifts:
+            spread += (map_OI @ scaled_I) @ (map_OI @ step_I)
+        offset_O = map_OI @ (self.mean_I - origin_I)
+        return (spread / max(self.num_tokens, 1) + offset_O.square().sum()).item()

@@ -42,13 +42,12 @@ class BlockRecorder:
         statistics = self.statistics
         assert statistics is not None, f"{self.block.name} saw no token"
         if self.comoments is not None:
-            comoment_II = self.comoments.finish(statistics.num_tokens, statistics.mean_I)
-            self.statistics = statistics = replace(statistics, comoment_II=comoment_II)
+            comoments = self.comoments.finish(statistics.num_tokens, statistics.mean_I)
+            self.statistics = statistics = replace(statistics, comoments=comoments)
             self.comoments = None
         # |co-moment| of two channels is at most the larger of their squares: if the diagonal is finite, all are
-        comoment = statistics.comoment_II
-        squares = (statistics.deviation_I, None if comoment is None else comoment.diagonal(dim1=-2, dim2=-1))
-        if not all(part is None or torch.isfinite(part).all() for part in squares):
+        squares = statistics.deviation_I, *(one.diagonal() for one in statistics.comoments)
+        if not all(torch.isfinite(part).all() for part in squares):
             raise ValueError(
                 f"calibration: activations of {self.block.name} are not finite; try model.dtype=float32 or bfloat16, "
                 "or check the weights"
@@ -96,5 +95,5 @@ def joined(fitting: LayerRecorder, held_out: LayerRecorder) -> LayerStatistics:
 
 
 def _join(parts: Sequence[Statistics]) -> Statistics:
-    all_tokens = reduce(merge, (replace(part, comoment_II=None) for part in parts))
+    all_tokens = reduce(merge, (replace(part, comoments=()) for part in parts))
     return replace(all_tokens, parts=(parts[0], parts[1]))

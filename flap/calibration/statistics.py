@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from flap.calibration.symmetric import Symmetric
 from flap.models import Pair
 from flap.models.devices import widest_float
 
@@ -19,15 +20,15 @@ class Statistics:
 
     num_tokens: one count, or one count a channel for experts, which see different tokens. mean_I: the mean.
     deviation_I: the sum of squared deviations from the mean; both in float64. All are 0 if there is no token.
-    comoment_II: the sum of products of the deviations of two channels (float32); for experts comoment_EII, as channels
-    of different experts see different tokens; None without covariances.
+    comoments: the sums of products of the deviations of two channels; one matrix for each expert, as channels of
+    different experts see different tokens; none without covariances.
     parts: the statistics of the fitting tokens and of the held-out tokens, with co-moments; None without covariances.
     """
 
     num_tokens: int | Tensor
     mean_I: Tensor
     deviation_I: Tensor
-    comoment_II: Tensor | None = None
+    comoments: tuple[Symmetric, ...] = ()
     parts: "tuple[Statistics, Statistics] | None" = None
 
     @property
@@ -45,14 +46,14 @@ class Statistics:
         tensors = {field.name: getattr(self, field.name) for field in fields(self)}
         moved = {name: _moved(tensor, device) for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
         parts = self.parts and (self.parts[0].to(device), self.parts[1].to(device))
-        return replace(self, **moved, parts=parts)
+        return replace(self, **moved, comoments=tuple(one.to(device) for one in self.comoments), parts=parts)
 
     def of_experts(self, num_experts: int) -> "list[Statistics]":
         """Return the statistics of each expert; in these, the channels of the experts are concatenated."""
         if num_experts == 1:
             return [self]
         counts_E = torch.as_tensor(self.num_tokens).expand_as(self.mean_I).reshape(num_experts, -1)[:, 0].tolist()
-        comoments = [None] * num_experts if self.comoment_II is None else self.comoment_II
+        comoments = [self.comoments[e : e + 1] for e in range(num_experts)]
         columns = (map(int, counts_E), self.mean_I.chunk(num_experts), self.deviation_I.chunk(num_experts), comoments)
         experts = [Statistics(*parts) for parts in zip(*columns, strict=True)]
         if self.parts is None:

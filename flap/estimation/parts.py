@@ -6,6 +6,7 @@ the mathematics they have to be fitted again (docs/scale.md). Legend: I input, O
 
 from dataclasses import astuple, dataclass
 
+from flap.calibration.symmetric import STRIP
 from flap.estimation.shapes import BlockShape, Shapes
 from flap.estimation.work import Place, Work
 
@@ -111,7 +112,7 @@ class Parts:
 
     def comoments(self) -> Use:
         """Return the co-moments of the fitting and of the held-out windows, of both blocks of a layer."""
-        elements = (sum(block.covariance_elements for block in layer.blocks) for layer in self.shapes.layers)
+        elements = (sum(map(_triangle, layer.blocks)) for layer in self.shapes.layers)
         return Use(work=2 * 4 * max(elements))
 
     def factors(self, covariances: float, weights: float) -> Use:
@@ -133,3 +134,8 @@ class Parts:
     def bytes(self, parameters: float) -> float:
         """Return the bytes of so many elements in the type of the weights."""
         return parameters * self.place.itemsize
+
+
+def _triangle(block: BlockShape) -> float:
+    """Return the elements of the co-moments of a block, of all experts: half of each matrix, in strips."""
+    return block.experts * block.channels * (block.channels + min(STRIP, block.channels)) / 2

@@ -13,21 +13,21 @@ from transformers import PreTrainedModel
 from flap.allocation import ULUM, LayerPlan, PruningPlan, price
 from flap.calibration import Calibration, LayerStatistics, Statistics, Visits, batch_statistics, collect
 from flap.calibration.covariance import Covariance
+from flap.calibration.symmetric import Symmetric
 from flap.compression import BiasCompensation, Divergence, LinearCompensation, compress, prune_in_sequence, slice_layer
 from flap.importance import OBS, score_layers
 from flap.models import Pair, Resident
 from tests.cases import ARCHITECTURES, tiny_model, tokens
-from tests.helpers.compressed import with_comoments
+from tests.helpers.compressed import whole, with_comoments
 
+CPU = torch.device("cpu")
 WINDOWS = tokens(windows=12)
 HELD_OUT = [0, 5, 10]
 FITTING = [i for i in range(12) if i not in HELD_OUT]
 
 
 def comoments(batches: Sequence[Tensor]) -> Tensor:
-    found = with_comoments(batches).comoment_II
-    assert found is not None
-    return found
+    return whole(with_comoments(batches))
 
 
 def by_definition(activation_TI: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ def test_by_hand() -> None:
     batches = [torch.tensor([[1.0, 10.0]]), torch.tensor([[3.0, 4.0], [5.0, 4.0]])]
     # means 3 and 6: deviations -2 0 2 and 4 -2 -2
     assert comoments(batches).tolist() == [[8.0, -12.0], [-12.0, 24.0]]
-    assert batch_statistics(batches[0]).comoment_II is None
+    assert not batch_statistics(batches[0]).comoments
 
 
 def covariance_of(*parts_TI: Tensor) -> Covariance:
@@ -93,7 +93,10 @@ def test_products_and_errors_are_those_of_the_tokens() -> None:
 
 def test_a_set_without_tokens_changes_nothing() -> None:
     activation_TI = torch.randn(50, 9, generator=torch.Generator().manual_seed(0)) + 1.0
-    known, empty = with_comoments([activation_TI]), Statistics(0, torch.zeros(9), torch.zeros(9), torch.zeros(9, 9))
+    known, empty = (
+        with_comoments([activation_TI]),
+        Statistics(0, torch.zeros(9), torch.zeros(9), (Symmetric.zeros(9, CPU),)),
+    )
     every_I = torch.arange(9)
     for parts in ((known, empty), (empty, known)):
         assert_close(50 * Covariance.of(*parts).block(every_I, every_I), by_definition(activation_TI))
@@ -130,9 +133,8 @@ def inputs_of(model: PreTrainedModel, path: str, windows_NT: Tensor) -> Tensor:
 
 
 def assert_part(part: Statistics, activation_TI: Tensor) -> None:
-    assert part.comoment_II is not None
     assert part.num_tokens == len(activation_TI)
-    assert_close(part.comoment_II, by_definition(activation_TI))
+    assert_close(whole(part), by_definition(activation_TI))
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
@@ -148,7 +150,7 @@ def test_every_fifth_window_is_held_out(architecture: str, batch_size: int) -> N
             for part, windows in zip(known.parts, (FITTING, HELD_OUT), strict=True):
                 assert_part(part, inputs_of(model, path, WINDOWS[windows]))
             torch.testing.assert_close(known.var_I, plain.var_I, rtol=1e-5, atol=0)
-            assert known.num_tokens == WINDOWS.numel() and known.comoment_II is None
+            assert known.num_tokens == WINDOWS.numel() and not known.comoments
 
 
 def test_behind_pruned_layers() -> None:
@@ -189,14 +191,14 @@ class Watched(Iterator[tuple[int, LayerStatistics | None]]):
 
     def __init__(self, visits: Visits) -> None:
         self.visits = visits
-        self.seen: list[weakref.ref[Tensor]] = []
+        self.seen: list[weakref.ref[Symmetric]] = []
 
     def __next__(self) -> tuple[int, LayerStatistics | None]:
         assert [reference() for reference in self.seen] == [None] * len(self.seen)
         i, observed = next(self.visits)
         assert observed is not None
         parts = [part for known in observed.blocks for part in known.parts or ()]
-        self.seen += [weakref.ref(part.comoment_II) for part in parts if part.comoment_II is not None]
+        self.seen += [weakref.ref(comoment) for part in parts for comoment in part.comoments]
         assert len(self.seen) == 4 * (i + 1)
         return i, observed
 

@@ -23,7 +23,7 @@ def test_bit_equal_when_they_come_back(tmp_path: Path) -> None:
             assert found.num_tokens == expected.num_tokens == tokens().numel()
             assert found.mean_I.dtype == torch.float64
             assert torch.equal(found.mean_I, expected.mean_I) and torch.equal(found.deviation_I, expected.deviation_I)
-            assert found.comoment_II is found.parts is expected.comoment_II is expected.parts is None
+            assert found.comoments == expected.comoments == () and found.parts is expected.parts is None
 
 
 def test_a_hit_gives_the_same_plan_and_numbers(model_dir: Path, text_file: Path, tmp_path: Path) -> None:

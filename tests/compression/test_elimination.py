@@ -9,6 +9,7 @@ from flap.calibration.covariance import STRIP, Covariance
 from flap.compression.compensation import Removal
 from flap.compression.elimination import OUTPUTS, Elimination
 from flap.compression.linear import RIDGES
+from tests.helpers.compressed import symmetric
 
 
 def noise(num_tokens: int, channels: int, seed: int = 0) -> Tensor:
@@ -17,7 +18,7 @@ def noise(num_tokens: int, channels: int, seed: int = 0) -> Tensor:
 
 def given(covariance_II: Tensor) -> Covariance:
     mean_I = torch.zeros(len(covariance_II))
-    return Covariance.of(Statistics(1, mean_I, mean_I, covariance_II.float()))
+    return Covariance.of(Statistics(1, mean_I, mean_I, (symmetric(covariance_II),)))
 
 
 def removal(order_I: Tensor, removed: int) -> Removal:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from flap.allocation import PruningPlan, price
 from flap.calibration import Calibration, LayerStatistics, Statistics, batch_statistics, merge
 from flap.calibration.comoments import Comoments
+from flap.calibration.symmetric import STRIP, Symmetric
 from flap.compression import (
     BiasCompensation,
     Compensation,
@@ -34,13 +35,25 @@ def with_comoments(batches: Sequence[Tensor]) -> Statistics:
     comoments, together = Comoments(), reduce(merge, map(batch_statistics, batches))
     for batch_TI in batches:
         comoments.add([batch_TI])
-    return replace(together, comoment_II=comoments.finish(together.num_tokens, together.mean_I))
+    return replace(together, comoments=comoments.finish(together.num_tokens, together.mean_I))
+
+
+def symmetric(matrix_II: Tensor) -> Symmetric:
+    """A matrix of float32 in the form of co-moments."""
+    starts = range(0, len(matrix_II), STRIP)
+    return Symmetric(tuple(matrix_II[start : start + STRIP, start:].float().contiguous() for start in starts))
+
+
+def whole(statistics: Statistics) -> Tensor:
+    """The co-moments as one matrix."""
+    [comoment] = statistics.comoments
+    return comoment.rows(torch.arange(comoment.size))
 
 
 def in_parts(fitting_TI: Tensor, held_out_TI: Tensor) -> Statistics:
     """Statistics of tokens to fit on and of those held out, each with co-moments."""
     parts = with_comoments([fitting_TI]), with_comoments([held_out_TI])
-    return replace(merge(*parts), comoment_II=None, parts=parts)
+    return replace(merge(*parts), parts=parts)
 
 
 def covariances(

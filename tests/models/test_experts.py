@@ -24,7 +24,7 @@ from flap.importance import OBS, score_layer
 from flap.models import Resident, adapt
 from flap.pipeline import run
 from tests.cases import MIXTURES, VOCAB, tiny_model, tokens
-from tests.helpers.compressed import changed, covariances, in_parts
+from tests.helpers.compressed import changed, covariances, in_parts, whole
 from tests.helpers.pruned import logits, plan_of, prune, save_pruned
 from tests.helpers.runs import composed, tiny
 
@@ -186,7 +186,7 @@ def test_every_expert_is_fitted_on_the_tokens_routed_to_it(model: PreTrainedMode
         assert one.parts is not None and alone.parts is not None
         for mine, theirs in zip(one.parts, alone.parts, strict=True):
             assert mine.num_tokens == theirs.num_tokens
-            torch.testing.assert_close(mine.comoment_II, theirs.comoment_II, rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(whole(mine), whole(theirs), rtol=1e-3, atol=1e-4)
         down_HI = block.output.experts.down_proj[e]
         [fit] = LinearCompensation().fits(down_HI, alone, [removal])
         torch.testing.assert_close(fits.mlp.weight_OK.chunk(EXPERTS, dim=1)[e], fit.weight_OK, rtol=1e-2, atol=1e-3)

@@ -1,0 +1,78 @@
+"""A symmetric matrix in half of its memory: the rows from the diagonal on, in strips.
+
+Legend: I rows and columns · S rows of a strip, J columns from its first row on · R some rows · T rows of a factor ·
+O rows of a map.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+STRIP = 256  # rows of a strip
+
+
+@dataclass(frozen=True)
+class Symmetric:
+    """A symmetric matrix of float32. strips: strip_SJ has the next STRIP rows, from its first row's diagonal on.
+
+    They have I · (I + STRIP) / 2 elements, and sums of products take as much less work: 40 % of it at 1536 channels.
+    """
+
+    strips: tuple[Tensor, ...]
+
+    @classmethod
+    def zeros(cls, size: int, device: torch.device) -> "Symmetric":
+        """Return a matrix of zeros."""
+        starts = range(0, size, STRIP)
+        return cls(tuple(torch.zeros(min(STRIP, size - start), size - start, device=device) for start in starts))
+
+    @property
+    def size(self) -> int:
+        """The number of rows."""
+        return self.strips[0].shape[1]
+
+    def add_products(self, matrix_TI: Tensor) -> None:
+        """Add XᵀX."""
+        for rows, strip_SJ in self._by_rows():
+            strip_SJ.addmm_(matrix_TI[:, rows].T, matrix_TI[:, rows.start :])
+
+    def add_outer(self, left_I: Tensor, right_I: Tensor, alpha: float) -> None:
+        """Add alpha · left rightᵀ, which must be symmetric: one vector is a multiple of the other."""
+        for rows, strip_SJ in self._by_rows():
+            strip_SJ.addr_(left_I[rows], right_I[rows.start :], alpha=alpha)
+
+    def rows(self, rows_R: Tensor) -> Tensor:
+        """Return some rows, whole, as matrix_RI."""
+        matrix_RI = self.strips[0].new_empty(len(rows_R), self.size)
+        for rows, strip_SJ in self._by_rows():
+            within = ((rows_R >= rows.start) & (rows_R < rows.stop)).nonzero().flatten()
+            behind = (rows_R >= rows.stop).nonzero().flatten()
+            if len(within):
+                found = strip_SJ.index_select(0, rows_R[within] - rows.start)
+                matrix_RI[:, rows.start :].index_copy_(0, within, found)
+            if len(behind):
+                found = strip_SJ.index_select(1, rows_R[behind] - rows.start).T
+                matrix_RI[:, rows].index_copy_(0, behind, found)
+        return matrix_RI
+
+    def form(self, map_OI: Tensor) -> Tensor:
+        """Return the sum over the rows m of a map of m · this · mᵀ, the trace of M · this · Mᵀ."""
+        total = map_OI.new_zeros(())
+        for rows, strip_SJ in self._by_rows():
+            product_OJ = (map_OI[:, rows] @ strip_SJ).mul_(map_OI[:, rows.start :])
+            total += 2 * product_OJ.sum() - product_OJ[:, : len(strip_SJ)].sum()  # the diagonal's square is whole
+        return total
+
+    def diagonal(self) -> Tensor:
+        """Return the diagonal."""
+        return torch.cat([strip_SJ.diagonal() for strip_SJ in self.strips])
+
+    def to(self, device: torch.device) -> "Symmetric":
+        """Return the matrix on another device."""
+        return Symmetric(tuple(strip_SJ.to(device) for strip_SJ in self.strips))
+
+    def _by_rows(self) -> Iterator[tuple[slice, Tensor]]:
+        for k, strip_SJ in enumerate(self.strips):
+            yield slice(k * STRIP, k * STRIP + len(strip_SJ)), strip_SJ
