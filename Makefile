@@ -25,7 +25,7 @@ $(VENV)/.ready: pyproject.toml constraints.txt requirements-demo.txt
 demo: setup ## Prune SmolLM2-135M by 20 % on the CPU and show dense and pruned side by side
 	$(BIN)/python -m flap metric=WIFV structure=AL-AM ratio=0.2
 
-test: setup ## Run the tests, without the minutes of perplexity parity that `make checks` adds
+test: setup ## Run the tests, without the minutes of perplexity parity and exports that `make checks` adds
 	$(PYTEST) -m "not long"
 
 checks: setup ## What CI runs: format, lint, types, tests

@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from flap.checkpoint.load import load
+from flap.checkpoint.modeling_flap import BiasedExpertsMixin
 from flap.config import one_line
 from flap.export.reading import check_installed, read_checkpoint
 from flap.storage.files import atomic_directory
@@ -53,11 +54,21 @@ def _trace(model: PreTrainedModel, kind: str) -> Any:
     exporter, config = (OnnxExporter, OnnxConfig) if kind == "onnx" else (OpenVINOExporter, OpenVINOConfig)
     try:
         with Path(os.devnull).open("w") as quiet, contextlib.redirect_stdout(quiet):
+            _trace_experts(model, kind)
             inputs = _sample(model)
             return exporter().export(model, inputs, config(dynamic=True, dynamic_shapes=_free_axes(inputs)))
     except Exception as error:  # of any type, from torch, onnxscript or OpenVINO
         name = model.config.model_type.removeprefix("flap_")
         raise ValueError(f"{kind}: transformers' exporter fails on {name} ({one_line(error, 300)})") from error
+
+
+def _trace_experts(model: PreTrainedModel, kind: str) -> None:
+    """Make the experts of each layer compute what an exporter can trace, and no bias twice."""
+    for module in model.modules():
+        if isinstance(module, BiasedExpertsMixin) and kind == "openvino":
+            module.__class__ = type(module).__mro__[2]  # the exporter itself adds every `down_proj_bias` that it finds
+        if getattr(getattr(module, "config", None), "_experts_implementation", None) == "eager":
+            module.config._experts_implementation = "batched_mm"  # the other branches on which experts tokens chose
 
 
 def _sample(model: PreTrainedModel) -> dict[str, Any]:

@@ -7,9 +7,11 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from flap.export.graph import export_graph
-from tests.helpers.engine_cases import FORMS, PROMPT, expected_logprobs, family_checkpoint
+from tests.helpers.engine_cases import CELLS, FAMILIES, FORMS, PROMPT, documented, expected_logprobs, family_checkpoint
 from tests.helpers.gguf_cases import Exported
 from tests.helpers.graph_engines import ENGINES, greedy, logprobs
+
+ALSO = ("gpt2", "phi")  # families that are not in the table
 
 
 @pytest.fixture(scope="module", params=FORMS)
@@ -23,6 +25,23 @@ def test_it_computes_the_same(kind: str, llama: Exported) -> None:
     for at_once in (1, 10, PROMPT.shape[1]):
         assert (logprobs(ENGINES[kind](folder), PROMPT, at_once) - expected).abs().max() <= 1e-3
     assert greedy(ENGINES[kind](folder), PROMPT, 12, llama.model.config.eos_token_id) == llama.greedy(PROMPT)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ENGINES)
+@pytest.mark.parametrize("model_type", sorted({*FAMILIES, *ALSO} - {"llama"}))
+def test_other_families_with_widths_by_layer(
+    model_type: str, kind: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    pruned = family_checkpoint(model_type, "by layer", tokenizer, tmp_path / "pruned")
+    folder = export_graph(pruned.directory, kind)
+    assert (logprobs(ENGINES[kind](folder), PROMPT, 10) - expected_logprobs(pruned)).abs().max() <= 1e-3
+    assert greedy(ENGINES[kind](folder), PROMPT, 12, pruned.model.config.eos_token_id) == pruned.greedy(PROMPT)
+
+
+@pytest.mark.parametrize("engine", ["ONNX Runtime", "OpenVINO"])
+def test_the_table_says_what_is_held(engine: str) -> None:
+    assert documented(engine) == {cell: "yes" if cell[0] == "llama" else "by layer" for cell in CELLS}
 
 
 def assert_refused(directory: Path, kind: str, line: str) -> None:
