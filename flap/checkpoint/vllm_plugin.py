@@ -9,7 +9,7 @@ from flap.checkpoint.register import register as register_with_transformers
 
 BACKEND = "vllm.model_executor.models.transformers:{}"  # vLLM imports it when it builds such a model
 
-WRONG = ("falcon_h1", "gpt_oss")  # vLLM 0.32 loads them, and writes another text than transformers
+WRONG = ("falcon_h1",)  # vLLM 0.32 loads them, and writes another text than transformers
 
 
 def register() -> None:

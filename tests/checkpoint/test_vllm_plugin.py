@@ -32,7 +32,7 @@ def test_every_architecture_has_the_class_of_its_kind(registered: dict[str, str]
 
 
 def test_what_vllm_would_compute_wrongly_is_left_out(registered: dict[str, str]) -> None:
-    assert not {"FlapFalconH1ForCausalLM", "FlapGptOssForCausalLM"} & registered.keys()
+    assert "FlapFalconH1ForCausalLM" not in registered
 
 
 LAYER = {"num_attention_heads": 8, "num_key_value_heads": 4, "intermediate_size": 64, "mlp_output_bias": True}

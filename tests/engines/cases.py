@@ -1,12 +1,12 @@
 """What is refused of the checkpoints of `make.py`, and with what words; vLLM must compute everything else."""
 
+BY_LAYER = ("gpt_oss",)  # families that are tested with widths by layer alone
 REFUSED_FAMILIES = {
     "falcon": r"exceeds dimension size \(1\)",
     "gpt2": "Following weights were not initialized from checkpoint",
     "qwen3_5_text": "does not dispatch through the Transformers attention interface and vLLM has no other way",
     "qwen3_next": "does not dispatch through the Transformers attention interface and vLLM has no other way",
-    "falcon_h1": "FlapFalconH1ForCausalLM",  # these two are refused by this package's plugin
-    "gpt_oss": "FlapGptOssForCausalLM",
+    "falcon_h1": "FlapFalconH1ForCausalLM",  # refused by this package's plugin
 }
 REFUSED = {f"{model_type}-layers": words for model_type, words in REFUSED_FAMILIES.items()} | {
     "llama-no-attention": r"^vLLM: num_attention_heads=0 in layer 1: .*; prune with structure\.min_heads=1$",

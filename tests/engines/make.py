@@ -18,7 +18,7 @@ from flap.allocation import ALAM, LayerPlan, PruningPlan
 from flap.checkpoint.convert import become_checkpointable
 from flap.compression import BiasCompensation, NoCompensation, compress, slice_layer
 from tests.cases import random_model
-from tests.engines.cases import REFUSED_FAMILIES
+from tests.engines.cases import BY_LAYER, REFUSED_FAMILIES
 from tests.helpers.engine_cases import FAMILIES, family_config
 from tests.helpers.pruned import calibrated, prune, save_pruned
 from tests.helpers.tokenizers import VOCAB, smollm
@@ -67,8 +67,8 @@ def make_family(model_type: str, folder: Path) -> None:
     write(model, plan, folder / f"{model_type}-stock")
 
 
-def make_refused(model_type: str, folder: Path) -> None:
-    """Write a family that vLLM refuses, with widths by layer."""
+def make_by_layer(model_type: str, folder: Path) -> None:
+    """Write a family with widths by layer."""
     model = tiny(family_config(model_type))
     write(model, prune(model, 0.4), folder / f"{model_type}-layers")
 
@@ -115,8 +115,8 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1]).resolve()
     for model_type in FAMILIES:
         make_family(model_type, folder)
-    for model_type in REFUSED_FAMILIES:
-        make_refused(model_type, folder)
+    for model_type in (*BY_LAYER, *REFUSED_FAMILIES):
+        make_by_layer(model_type, folder)
     make_llama(folder)
     for name in PACKAGED:
         make_packaged(name, folder / name)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.engines.cases import REFUSED
+from tests.engines.cases import BY_LAYER, REFUSED
 from tests.engines.served import Expected, logprobs, served
 
 CHECKPOINTS = Path(__file__).parents[2] / "build" / "engines"
@@ -34,7 +34,8 @@ def assert_same_texts(name: str, **changes: Any) -> list[Any]:
 
 def test_there_are_checkpoints() -> None:
     families = {name.removesuffix("-layers") for name in NAMES if name.endswith("-layers") and name not in REFUSED}
-    assert len(families) == 15 and {f"{family}-stock" for family in families} <= set(NAMES)
+    assert len(families) == 15 + len(BY_LAYER)
+    assert {f"{family}-stock" for family in families.difference(BY_LAYER)} <= set(NAMES)
     assert {*REFUSED, "llama-split", "smollm2-flap", "smollm2-flap_plus"} <= set(NAMES)
 
 
@@ -47,6 +48,13 @@ def test_it_computes_what_transformers_computes(name: str) -> None:
 
 def test_two_processes_compute_it_together() -> None:
     assert_same_texts("llama-split", tensor_parallel_size=2, distributed_executor_backend="mp")
+
+
+def test_widths_that_two_processes_cannot_split(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(Exception, match=r"^WorkerProc initialization failed"):
+        assert_same_texts("llama-layers", tensor_parallel_size=2, distributed_executor_backend="mp")
+    captured = capfd.readouterr()
+    assert "=2: serve with tensor_parallel_size=1, or prune with round_to=8" in captured.out + captured.err
 
 
 @pytest.mark.parametrize("name", REFUSED)
