@@ -26,10 +26,15 @@ def progress_file(folder: Path) -> Iterator[None]:
 
 
 def read_progress(folder: Path) -> str:
-    """Return how far a run is as text: "calibrate 12 of 64"; empty if it does not say. A killed run's file stays."""
+    """Return how far a run is, and when it said so: "calibrate 12 of 64 at 14:05:09"; empty if it does not say.
+
+    A killed run's file stays, so that only the time tells it from one that runs.
+    """
+    path = folder / PROGRESS
     try:
-        state = json.loads((folder / PROGRESS).read_text())
-        return f"{state['stage']} {state['done']}" + (f" of {state['total']}" if state["total"] else "")
+        state, said = json.loads(path.read_text()), time.localtime(path.stat().st_mtime)
+        total = f" of {state['total']}" if state["total"] else ""
+        return f"{state['stage']} {state['done']}{total} at {time.strftime('%H:%M:%S', said)}"
     except (OSError, ValueError, TypeError, KeyError):
         return ""
 

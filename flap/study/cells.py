@@ -31,7 +31,7 @@ class Cell:
     report: dict[str, Any] = field(default_factory=dict)
     documents: Kept = field(default_factory=dict)  # of the pruned model
     sweep: str = ""  # the name of its sweep, in a study of several
-    progress: str = ""  # of a run that has not finished: "calibrate 12 of 64"
+    progress: str = ""  # of a run that has not finished: "calibrate 12 of 64 at 14:05:09"
     so_far: dict[str, float | None] = field(default_factory=dict)  # the pruned model's numbers of an unfinished run
     config: dict[str, str] = field(default_factory=dict)  # by dotted key (`flap.study.keys`)
 
@@ -69,6 +69,7 @@ class Study:
     folder: Path  # where its files are written
     commands: tuple[str, ...]  # that started the sweeps, of those with a multirun.yaml
     cells: tuple[Cell, ...]
+    planned: int = 0  # how many cells the sweeps have once all have begun; 0: unknown
 
     @property
     def finished(self) -> tuple[Cell, ...]:

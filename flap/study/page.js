@@ -43,7 +43,7 @@
       row.hidden = !(chosen && words.every((word) => text.includes(word)));
       count += row.hidden ? 0 : 1;
     }
-    document.getElementById("shown").value = `${count} of ${rows.length} cells shown`;
+    document.getElementById("shown").value = `${count} of ${rows.length} cell${rows.length === 1 ? "" : "s"} shown`;
   }
 
   function show() {

@@ -1,7 +1,6 @@
 """Read the folders of sweeps into cells, and check the files in them."""
 
 import json
-import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from os.path import relpath
@@ -18,6 +17,7 @@ from flap.storage.progress_file import read_progress
 from flap.storage.status import STATUS, STATUS_SCHEMA
 from flap.study.cells import CHOICES, Cell, Study, measured
 from flap.study.keys import flatten
+from flap.study.sweep import read_sweep
 
 SCHEMAS = {"report.json": SCHEMA, STATUS: STATUS_SCHEMA}
 FILES = ("report.md", "report.json", "layers.png", "flap.log")
@@ -41,8 +41,13 @@ def read_study(*sweeps: Path, into: Path | None = None, waiting: bool = False) -
         for cell in _read_sweep(folder, waiting)
     ]
     number = next(iter(measured(cells)), "")
-    commands = filter(None, (_command(folder / "multirun.yaml") for folder in folders))
-    return Study(into, tuple(commands), tuple(sorted(_with_options(cells), key=_rank(number))))
+    commands, planned = zip(*map(read_sweep, folders), strict=True)
+    return Study(
+        into,
+        tuple(filter(None, commands)),
+        tuple(sorted(_with_options(cells), key=_rank(number))),
+        sum(planned) if all(planned) else 0,
+    )
 
 
 def distinct(folders: Sequence[Path]) -> list[Path]:
@@ -182,14 +187,3 @@ def _rank(number: str) -> Any:
         return cell.state != "finished", infinite if ratio is None else ratio, quality, cell.folder
 
     return rank
-
-
-def _command(path: Path) -> str:
-    """Return the command line that started the sweep, from Hydra's record; empty if there is none."""
-    overrides = OmegaConf.select(_read_yaml(path), "hydra.overrides")
-    if overrides is None:
-        return ""
-    plain = OmegaConf.to_container(overrides, resolve=False)
-    assert isinstance(plain, dict)
-    hydra = [word for word in plain["hydra"] if word != "hydra.mode=MULTIRUN"]
-    return shlex.join(["python", "-m", "flap", "-m", *plain["task"], *hydra])

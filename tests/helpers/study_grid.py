@@ -73,7 +73,8 @@ def keep_documents(
 def add_command(sweep: Path, *task: str) -> None:
     """Hydra's record of the command line."""
     overrides = {"hydra": ["hydra.mode=MULTIRUN"], "task": list(task)}
-    (sweep / "multirun.yaml").write_text(json.dumps({"hydra": {"overrides": overrides}}))
+    sweeper = {"_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper", "params": None}
+    (sweep / "multirun.yaml").write_text(json.dumps({"hydra": {"overrides": overrides, "sweeper": sweeper}}))
 
 
 def full_grid(sweep: Path, report: Report) -> Path:

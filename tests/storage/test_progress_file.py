@@ -1,5 +1,6 @@
 """The file with a run's progress: there while it runs, and never in its way."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ def test_the_step_is_there_while_a_run_lasts(tmp_path: Path) -> None:
         assert read_progress(tmp_path) == ""
         steps = progress(range(3), "calibrate")
         assert [next(steps), next(steps)] == [0, 1]  # the second one ends the first
-        assert read_progress(tmp_path) == "calibrate 1 of 3"
+        assert re.fullmatch(r"calibrate 1 of 3 at \d\d:\d\d:\d\d", read_progress(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 

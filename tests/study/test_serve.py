@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import re
 import socket
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
@@ -57,7 +58,7 @@ def test_states_progress_and_numbers_show_as_they_come(
     with opened(browser, f"http://127.0.0.1:{served.server_port}/") as page:
         page.set_default_timeout(30_000)
         running = page.locator("#cells tr.unfinished")
-        expect(running).to_contain_text("piqa 12 of 64")
+        expect(running).to_contain_text(re.compile(r"piqa 12 of 64 at \d\d:\d\d:\d\d"))  # so that a killed one shows
         expect(running).to_contain_text("123.5")
         page.get_by_role("combobox", name="Ratio").select_option("0.5")
         page.get_by_role("combobox", name="Ratio").focus()
@@ -82,14 +83,15 @@ def test_before_the_first_cell_it_waits_and_then_shows_all_without_a_reload(
         with opened(browser, f"http://127.0.0.1:{serving.server_port}/") as page:
             expect(page.locator(".counts").first).to_have_text("0 cells")
             expect(page.locator("#pictures")).to_be_hidden()
-            add_command(folder, "ratio=0.2,0.5")
+            add_command(folder, "metric=WIFV", "ratio=0.2,0.5,0.7", "run_name=a b")
             for ratio in (0.2, 0.5):
                 numbers = {PERPLEXITY: 30.0 + ratio}
                 add_cell(folder, altered(report, ratio, {PERPLEXITY: 20.0}, numbers), "WIFV", "AL-AM", ratio)
             expect(page.locator("#cells tr.finished")).to_have_count(2, timeout=60_000)
+            expect(page.locator(".counts").first).to_contain_text("2 of 3 cells so far · 2 finished")
             expect(page).to_have_title("Pruning tiny: ratio")
             expect(page.locator("h1")).to_have_text("Pruning tiny: ratio")
-            expect(page.locator(".command")).to_contain_text("ratio=0.2,0.5")
+            expect(page.locator(".command")).to_contain_text("ratio=0.2,0.5,0.7")
             expect(page.locator("main figure svg").first).to_be_visible()
             assert page.locator("main").count() == 1
         serving.shutdown()
