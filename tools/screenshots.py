@@ -1,52 +1,83 @@
 """Make the pictures of the documentation anew, `make screenshots`: run what they show, and photograph it.
 
-docs/study.png: the page of a sweep over methods and ratios, with a cell that fails. docs/layers.png: what each layer of
-one of its models kept. Both are of SmolLM2-135M and take about ten minutes on two cores.
+docs/live.png: the served page of a sweep over methods and ratios while it runs. docs/study.png: its page once it is done,
+with cells that failed. docs/layers.png: what each layer of one of its models kept, and where its error arises. All are of
+SmolLM2-135M and take about ten minutes on two cores.
 """
 
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Thread
 
-from playwright.sync_api import ViewportSize, sync_playwright
+from PIL import Image
+from playwright.sync_api import Page, ViewportSize, expect, sync_playwright
+
+from flap.study.serve import server
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SWEEP = [
     "hydra.sweep.dir=multirun_outputs/methods",
     "method=flap,wanda_sp,mag_sp",
     "ratio=0.1,0.2,0.3,1.5",  # the last is refused, as an example of a failed cell
+    "eval=[perplexity,divergence]",
     "calibration.num_samples=32",
     "eval.perplexity.max_tokens=4096",
+    "eval.divergence.max_tokens=4096",
     "checkpoint.save=false",
 ]
 SHOWN = "*_WIFV_AL-AM_r0.2_*/layers.png"
 WIDTH, HEIGHT, SCALE = 1280, 1000, 1.5
+COLOURS = 128  # of a picture's palette, which makes its file a third as large
+PATIENCE = 3_600_000  # ms
 
 
 def main() -> None:
-    """Run the sweep in a folder of its own, so that the page names no path of this machine, and take the pictures."""
-    with TemporaryDirectory() as folder:
-        subprocess.run([sys.executable, "-m", "flap", "-m", *SWEEP], cwd=folder, check=False)  # one cell fails
+    """Run the sweep in a folder of its own, so that no page names a path of this machine, and take the pictures."""
+    with TemporaryDirectory() as folder, chromium() as page:
         sweep = Path(folder) / "multirun_outputs" / "methods"
-        photograph(sweep / "index.html", DOCS / "study.png")
+        sweep.mkdir(parents=True)
+        with subprocess.Popen([sys.executable, "-m", "flap", "-m", *SWEEP], cwd=folder):
+            photograph_live(page, sweep, DOCS / "live.png")
+        page.goto((sweep / "index.html").as_uri())
+        photograph(page, DOCS / "study.png")
         [picture] = sweep.glob(SHOWN)
         shutil.copy(picture, DOCS / "layers.png")
 
 
-def photograph(page_file: Path, target: Path) -> None:
-    """Save what a page shows on a screen of WIDTH by HEIGHT pixels, by the system's Chromium without a network."""
-    chromium = shutil.which("chromium")
-    if chromium is None:
+@contextmanager
+def chromium() -> Iterator[Page]:
+    """Open a page of WIDTH by HEIGHT pixels in the system's Chromium."""
+    path = shutil.which("chromium")
+    if path is None:
         raise SystemExit("error: no chromium on the PATH; apt-get install chromium")
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
         size = ViewportSize(width=WIDTH, height=HEIGHT)
-        page = browser.new_context(offline=True, viewport=size, device_scale_factor=SCALE).new_page()
-        page.goto(page_file.as_uri())
-        page.screenshot(path=target)
+        yield browser.new_context(viewport=size, device_scale_factor=SCALE).new_page()
         browser.close()
+
+
+def photograph_live(page: Page, sweep: Path, target: Path) -> None:
+    """Serve the sweep, and save what its page shows once cells have finished and failed, and another one runs."""
+    with server([sweep], 0) as serving:
+        Thread(target=serving.serve_forever, daemon=True).start()
+        page.goto(f"http://127.0.0.1:{serving.server_port}/")
+        page.locator("#cells tr.failed").first.wait_for(timeout=PATIENCE)
+        expect(page.locator("#cells tr.unfinished td small")).to_contain_text("layer by layer", timeout=PATIENCE)
+        photograph(page, target)
+        page.goto("about:blank")  # it asks no more
+        serving.shutdown()
+
+
+def photograph(page: Page, target: Path) -> None:
+    """Save what a page shows."""
+    page.screenshot(path=target)
+    Image.open(target).convert("RGB").quantize(COLOURS).save(target, optimize=True)
 
 
 if __name__ == "__main__":

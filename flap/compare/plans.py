@@ -23,12 +23,14 @@ OTHERS = (
 class Layers:
     """The widths of every layer: of each subject, and of the dense model if all runs agree on it.
 
-    same: whether units of the same number are the same units, as far as is known.
+    same: whether units of the same number are the same units, as far as is known. errors: of each subject those of the
+    hidden states after each layer; empty if they were not measured.
     """
 
     widths: list[Widths]
     dense: Widths
     same: bool
+    errors: list[list[float | None]]
 
 
 def by_layer(subjects: Sequence[Subject]) -> Layers:
@@ -36,7 +38,9 @@ def by_layer(subjects: Sequence[Subject]) -> Layers:
     experts = next((_experts(subject) for subject in subjects if subject.report), [])
     dense = [_dense(subject) for subject in subjects if subject.report]
     same = all(one == dense[0] for one in dense) and len({len(subject.plan.layers) for subject in subjects}) == 1
-    return Layers([_widths(subject.plan, experts) for subject in subjects], dense[0] if dense and same else [], same)
+    errors = [subject.report.layer_errors if subject.report else [] for subject in subjects]
+    widths = [_widths(subject.plan, experts) for subject in subjects]
+    return Layers(widths, dense[0] if dense and same else [], same, errors)
 
 
 def _dense(subject: Subject) -> Widths:

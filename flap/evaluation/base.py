@@ -13,6 +13,7 @@ from flap.models import PlacedModel
 
 Numbers = dict[str, float]
 Documents = dict[str, list[float]]
+Layers = dict[str, list[float | None]]
 
 
 @dataclass(frozen=True)
@@ -21,17 +22,18 @@ class Measurement:
 
     documents: the value of each document, or window, by the number's name. Their mean is the number. A perplexity is no
     mean; its values are those of its linear approximation (`flap.evaluation.perplexity`).
-    texts: what the model has written, by the prompt.
+    texts: what the model has written, by the prompt. layers: a value after each layer, by name; None: not finite.
     """
 
     numbers: Numbers = field(default_factory=dict)
     documents: Documents = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
+    layers: Layers = field(default_factory=dict)
 
     def __or__(self, other: "Measurement") -> "Measurement":
         """Return this measurement with the numbers of another one."""
         documents, texts = self.documents | other.documents, self.texts | other.texts
-        return Measurement(self.numbers | other.numbers, documents, texts)
+        return Measurement(self.numbers | other.numbers, documents, texts, self.layers | other.layers)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from flap.compression.divergence import divergence
 from flap.console.progress import progress
 from flap.evaluation.base import Measurement, Task
 from flap.evaluation.errors import averaged
+from flap.evaluation.layer_errors import first_tokens, layer_errors, layer_outputs
 from flap.evaluation.on_texts import OnTexts
 from flap.evaluation.perplexity import chunk_size
 from flap.models import ModelAdapter, PlacedModel
@@ -34,7 +35,8 @@ class Divergence(OnTexts):
     `kl`: KL(dense ‖ pruned) = Σ p (log p - log q) over the vocabulary, in nats a token; 0 or more, lower is better.
     `agreement`: share of positions with the same likeliest token; `top5_agreement`: share of the dense model's five
     likeliest tokens that are among the pruned model's five; higher is better. Standard errors are over windows. Of the
-    dense model the final hidden states are kept, and the head, which is not changed, makes logits of them.
+    dense model the final hidden states are kept, and the head, which is not changed, makes logits of them. For the
+    picture of the layers, the error of the hidden states after each layer (`flap.evaluation.layer_errors`).
     """
 
     section: ClassVar[str] = "eval.divergence"
@@ -47,8 +49,19 @@ class Divergence(OnTexts):
             f"{text}/divergence@{tokens_NT.shape[1]}",
             run,
             **about,
-            reference=partial(final_states, batches_NT=batches_NT),
+            reference=partial(_reference, batches_NT=batches_NT),
         )
+
+
+class Dense(NamedTuple):
+    """What is kept of the dense model: its final hidden states, and of the first tokens those after each layer."""
+
+    final: Sequence[Tensor]
+    by_layer: Sequence[Tensor]
+
+
+def _reference(model: PlacedModel, batches_NT: Sequence[Tensor]) -> Dense:
+    return Dense(final_states(model, batches_NT), layer_outputs(model, first_tokens(batches_NT[0])))
 
 
 def final_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> list[Tensor]:
@@ -66,9 +79,11 @@ def final_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> list[Tenso
         return [files.new([tuple(hidden.shape)], hidden.dtype)[0][0].copy_(hidden) for hidden in states]
 
 
-def _measure(model: PlacedModel, dense: Sequence[Tensor], text: str, batches_NT: Sequence[Tensor]) -> Measurement:
-    seq_len, measured = batches_NT[0].shape[1], Measurement()
-    for name, values in compare(model, dense, batches_NT).items():
+def _measure(model: PlacedModel, dense: Dense, text: str, batches_NT: Sequence[Tensor]) -> Measurement:
+    errors = layer_errors(model, dense.by_layer, first_tokens(batches_NT[0]))
+    seq_len = batches_NT[0].shape[1]
+    measured = Measurement(layers={f"{text}@{seq_len}": errors})
+    for name, values in compare(model, dense.final, batches_NT).items():
         measured |= averaged(f"{text}/{name}@{seq_len}", values)
     return measured
 

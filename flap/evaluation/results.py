@@ -15,13 +15,14 @@ from flap.storage.files import atomic_file
 
 Key = Mapping[str, Any]
 RESULTS = "evaluation.json"
+BESIDE = ("texts", "layers")  # of a measurement, where a task has some
 
 
 @dataclass(frozen=True)
 class Results:
     """The files of a run's results. Entries are named by the digest of all that they depend on, the key.
 
-    path: evaluation.json: for each entry its key, its numbers and, where a task has some, its texts. Beside it
+    path: evaluation.json: for each entry its key, its numbers and what else there is of BESIDE. Beside it
     documents.json.gz: for each entry of a task the values of the documents, by the number's name.
     """
 
@@ -35,8 +36,8 @@ class Results:
         measured, documents = make(), {entry: one.documents for entry, (_, one) in self.stored().items()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _write_compressed(documents | {name: measured.documents}, self._documents)
-        texts = {"texts": measured.texts} if measured.texts else {}
-        self._write(self._read() | {name: {"key": key, "numbers": measured.numbers, **texts}})
+        more = {kind: getattr(measured, kind) for kind in BESIDE if getattr(measured, kind)}
+        self._write(self._read() | {name: {"key": key, "numbers": measured.numbers, **more}})
         return measured
 
     def get(self, key: Key, make: Callable[[], Any]) -> Any:
@@ -52,9 +53,9 @@ class Results:
         """Return the key and the measurement of each task's entry that both files have."""
         entries = self._read()
         return {
-            name: (entries[name]["key"], Measurement(entries[name]["numbers"], values, entries[name].get("texts", {})))
+            name: (entry["key"], Measurement(entry["numbers"], values, *(entry.get(kind, {}) for kind in BESIDE)))
             for name, values in _read_documents(self._documents).items()
-            if name in entries
+            if (entry := entries.get(name))
         }
 
     def pruned(self) -> dict[str, float | None]:

@@ -44,6 +44,7 @@ class Report:
     target: dict[str, dict[str, float]] = field(default_factory=dict)  # by name: asked, dense, realised; measured
     layers: list[dict[str, int]] = field(default_factory=list)
     layers_before: list[dict[str, int]] = field(default_factory=list)
+    layer_errors: list[float | None] = field(default_factory=list)  # of the hidden states after each layer, relative
     repairs: dict[str, dict[str, Any]] = field(default_factory=dict)  # fit reports of linear compensation, by block
     recovery: dict[str, Any] = field(default_factory=dict)  # training after compression: divergences, tokens
     weight_passes: int = 0  # times that pruning went over the model's weights, from calibration to compression
@@ -137,6 +138,7 @@ class Report:
         differences |= averaged_differences(averages, differences)
         self.difference_stderr = {name: one.error for name, one in differences.items()}
         self.difference_p_value = {name: one.p_value for name, one in differences.items()}
+        self.layer_errors = next(iter(pruned.layers.values()), [])
         self.continuations = {"dense": dense.texts, "pruned": pruned.texts} if pruned.texts else {}
 
     def note_times(self, measured: Mapping[str, float]) -> None:

@@ -136,8 +136,11 @@ def markdown(report: Report) -> str:
     lines += _continuations(report)
     lines += ["", "![kept units by layer](layers.png)", ""]
     keys = [key for key in UNITS if any(key in layer for layer in report.layers)]
-    rows = [(str(i), *(str(layer.get(key, "")) for key in keys)) for i, layer in enumerate(report.layers)]
-    lines.append(markdown_table([("layer", *(UNITS[key] for key in keys)), *rows]))
+    columns = [[UNITS[key], *(str(layer.get(key, "")) for layer in report.layers)] for key in keys]
+    if report.layer_errors:
+        errors = ("not finite" if error is None else f"{error:.3f}" for error in report.layer_errors)
+        columns.append(["error of hidden states", *errors])
+    lines.append(markdown_table([*zip(["layer", *map(str, range(len(report.layers)))], *columns, strict=True)]))
     return "\n".join(lines) + "\n"
 
 

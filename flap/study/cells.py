@@ -43,6 +43,11 @@ class Cell:
         return number if number.isdigit() else name
 
     @property
+    def layer_errors(self) -> list[float | None]:
+        """Return the error of the hidden states after each layer; empty if it was not measured."""
+        return list(self.report.get("layer_errors", []))
+
+    @property
     def dense_identity(self) -> str:
         """Return what the dense numbers depend on: the model, its path and type, and how it was measured."""
         config = self.report.get("config", {})

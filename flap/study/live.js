@@ -5,7 +5,12 @@
     "title", "h1", ".counts", "#commands", ".notices", "#choices", "#more", "#results", "#warnings", "#pictures", "#made", "#records",
   ];
   const state = document.getElementById("live");
+  const alive = state.textContent;
   let seen = state.dataset.version;
+
+  function say(text) {
+    if (state.textContent !== text) state.textContent = text; // a screen reader would read it again
+  }
 
   const mark = (element) => element.id || element.name || element.closest("[data-name]")?.dataset.name;
 
@@ -28,10 +33,11 @@
         take(new DOMParser().parseFromString(await (await fetch("/")).text(), "text/html"));
         seen = version;
       }
-      setTimeout(look, 2000);
+      say(alive);
     } catch {
-      state.textContent = "the server has ended; the page stays as it is";
+      say("No answer from the server: the page stays as it is until it is started again.");
     }
+    setTimeout(look, 2000);
   }
   setTimeout(look, 2000);
 })();

@@ -1,4 +1,4 @@
-"""The plots of a study: quality over ratio, share kept in each layer, quality over parameters, bytes and speed.
+"""The plots of a study: quality over ratio, errors and share kept by layer, quality over parameters, bytes and speed.
 
 Method and metric = colour, structure = line and marker.
 """
@@ -10,18 +10,17 @@ from statistics import mean
 from typing import Any
 
 import matplotlib
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from flap.reporting.numbers import is_perplexity
 from flap.study.cells import Study
+from flap.study.layers import draw_errors, draw_kept
 from flap.study.pareto import COSTS, fronts, quality_over
 from flap.study.series import Series, palette, series_of, styles
 
 INK, MUTED, RULE = "#24292f", "#6e7781", "#d0d7de"
-KEPT = LinearSegmentedColormap.from_list("kept", ["#f7ead7", "#8fb3c9", "#2a6f97", "#0b2f4a"])
 AVERAGE = "zero_shot/average"
 LOG_FROM = 10  # the axis is logarithmic if the largest perplexity is above this times the smallest
 STYLE = {
@@ -59,8 +58,15 @@ def _draw(study: Study, perplexities: list[str], average: list[str]) -> Iterator
     if average:
         text = "Average zero-shot accuracy over the share of the decoder asked to be removed; higher is better." + seeds
         yield _plot("zero_shot", text, _over(study, average, _ratios, "ratio"))
+    if any(cell.layer_errors for cell in study.finished):
+        text = "Error of the hidden states after each layer, relative to the dense model's: where it arises." + seeds
+        figure = draw_errors(study)
+        _legend(figure, series_of(study))
+        yield _plot("errors", text, figure)
     if study.finished:
-        yield _plot("layers", "Share of the query heads and of the MLP neurons that each layer keeps.", _layers(study))
+        yield _plot(
+            "layers", "Share of the query heads and of the MLP neurons that each layer keeps.", draw_kept(study)
+        )
     names = [*perplexities[:1], *average]
     for cost in (cost for cost in COSTS if names and cost.known(study)):
         text = (
@@ -109,7 +115,7 @@ def _ratios(axes: Any, study: Study, name: str, series: list[Series]) -> None:
         axes.fill_between(ratios, low, high, color=style["color"], alpha=0.15, linewidth=0)
         axes.vlines(ratios, low, high, color=style["color"], linewidth=1)  # for a single ratio, which has no band
         axes.plot(ratios, [mean(values) for values in seed_numbers], **style)
-    axes.set_xticks(study.values("ratio"))
+    axes.set_xticks(sorted({ratio for line in series for ratio in line.ratios}))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     for cell in study.dense():
         level = cell.numbers("dense").get(name)
@@ -139,34 +145,3 @@ def _legend(figure: Figure, series: list[Series]) -> None:
         for name, (marker, dashes) in shapes.items()
     ]
     figure.legend(handles=handles, loc="outside right upper", handlelength=2.6)
-
-
-def _layers(study: Study) -> Figure:
-    """Return two heat maps, cells × layers, of the share kept; the cells are sorted by metric, structure and ratio."""
-    cells = [cell for line in series_of(study) for cell in sorted(line.cells, key=lambda cell: (cell.ratio, cell.seed))]
-    labels = [label for line in series_of(study) for label in _row_labels(line, study)]
-    figure = Figure(figsize=(9, 1.5 + 0.2 * len(cells)), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, key, title in zip(panels, ("query_heads", "neurons"), ("query heads", "MLP neurons"), strict=True):
-        for row, cell in enumerate(cells):
-            pairs = zip(cell.report["layers"], cell.report["layers_before"], strict=True)
-            shares = [after[key] / before[key] for after, before in pairs]
-            edges = [layer - 0.5 for layer in range(len(shares) + 1)]
-            image = axes.pcolormesh(
-                edges, [row + 0.06, row + 0.94], [shares], cmap=KEPT, vmin=0, vmax=1, rasterized=True
-            )
-        axes.set(title=title, xlabel="layer")
-        axes.grid(False)
-        axes.spines[:].set_visible(False)
-        axes.tick_params(axis="y", length=0)
-    panels[0].set_yticks([row + 0.5 for row in range(len(cells))], labels, fontsize=8)
-    panels[0].invert_yaxis()
-    bar = figure.colorbar(image, ax=panels, label="share kept", fraction=0.025, pad=0.01)
-    bar.outline.set_visible(False)
-    return figure
-
-
-def _row_labels(line: Series, study: Study) -> list[str]:
-    seeds = len(study.values("seed")) > 1
-    ordered = sorted(line.cells, key=lambda cell: (cell.ratio, cell.seed))
-    return [f"{line.metric} {line.structure} {cell.ratio:g}" + (f" s{cell.seed}" if seeds else "") for cell in ordered]

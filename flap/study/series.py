@@ -22,6 +22,11 @@ class Series:
     structure: str
     cells: tuple[Cell, ...]
 
+    @property
+    def ratios(self) -> list[float]:
+        """Return the distinct ratios, ascending."""
+        return sorted({cell.ratio for cell in self.cells if cell.ratio is not None})
+
     def at_each_ratio(self, number: Callable[[Cell], float | None]) -> dict[float, list[float]]:
         """Return the finite numbers of all seeds, by ratio."""
         values: dict[float, list[float]] = defaultdict(list)

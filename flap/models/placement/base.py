@@ -115,11 +115,15 @@ class PlacedModel(ABC):
 
     @abstractmethod
     def observe(
-        self, batches_NT: Sequence[Tensor], recorders: Sequence[AbstractContextManager[Any]], folder: Path | None
+        self,
+        batches_NT: Sequence[Tensor],
+        recorders: Sequence[AbstractContextManager[Any]],
+        folder: Path | None,
+        stage: str = "calibrate",
     ) -> Iterator[int]:
         """Run all windows once, with recorder i open at layer i, and yield the index of each layer that is finished.
 
-        With the folder of an interrupted run, only the remaining layers.
+        With the folder of an interrupted run, only the remaining layers. stage: what the progress bar says.
         """
 
     @abstractmethod

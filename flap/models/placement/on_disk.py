@@ -115,10 +115,14 @@ class OnDisk(PlacedModel):
             yield
 
     def observe(
-        self, batches_NT: Sequence[Tensor], recorders: Sequence[AbstractContextManager[Any]], folder: Path | None
+        self,
+        batches_NT: Sequence[Tensor],
+        recorders: Sequence[AbstractContextManager[Any]],
+        folder: Path | None,
+        stage: str = "calibrate",
     ) -> Iterator[int]:
         """Run the windows layer by layer, with one recorder open at a time."""
-        walk = Walk(self, "calibrate, layer by layer", folder)
+        walk = Walk(self, f"{stage}, layer by layer", folder)
         stream = walk.enter("windows", batches_NT)
         for i in walk:
             with recorders[i]:

@@ -41,14 +41,18 @@ class InMemory(PlacedModel):
 
     @torch.no_grad()
     def observe(
-        self, batches_NT: Sequence[Tensor], recorders: Sequence[AbstractContextManager[Any]], folder: Path | None
+        self,
+        batches_NT: Sequence[Tensor],
+        recorders: Sequence[AbstractContextManager[Any]],
+        folder: Path | None,
+        stage: str = "calibrate",
     ) -> Iterator[int]:
         """Run one forward pass a batch with all recorders open, then yield every layer. folder: not used."""
         self.passes += 1
         with ExitStack() as stack:
             for recorder in recorders:
                 stack.enter_context(recorder)
-            for batch_NT in progress(batches_NT, "calibrate", Tensor.numel):
+            for batch_NT in progress(batches_NT, stage, Tensor.numel):
                 self.adapter.decoder(input_ids=batch_NT.to(self.device), use_cache=False)
         yield from range(len(self.layers))
 
