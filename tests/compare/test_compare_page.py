@@ -21,6 +21,7 @@ def page_file(tmp_path_factory: pytest.TempPathFactory, run_tiny: Callable[..., 
         run_tiny(folder / name, *more)
     report: dict[str, Any] = json.loads((folder / "b" / "report.json").read_text())
     report["config"]["model"]["name"] = '<script>document.title="owned"</script>'
+    report["layer_errors"] = [0.1] * len(report["layers"])
     (folder / "b" / "report.json").write_text(json.dumps(report))
     main([str(folder / "a"), str(folder / "b"), "--page", str(folder / "compare.html")])
     return folder / "compare.html"
@@ -35,7 +36,7 @@ def test_the_page_shows_all_tables_and_the_layers_over_each_other(browser: Brows
         row = page.locator("tr", has_text="structure._target_")
         assert row.locator("td").all_inner_texts() == ["flap.allocation.ALAM", "flap.allocation.ULUM"]
         legend = page.locator("figure svg text").all_text_contents()
-        assert {"A", "B", "dense"} <= set(legend)
+        assert {"A", "B", "dense", "error of hidden states"} <= set(legend)
         colours = page.locator(".swatch").evaluate_all("all => all.map(one => getComputedStyle(one).backgroundColor)")
         assert colours == ["rgb(0, 114, 178)", "rgb(213, 94, 0)"]  # those of the lines
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from safetensors.torch import load_file
 
 from flap.allocation import PruningPlan
-from flap.reporting import Report, draw_layers, picture, show
+from flap.reporting import Report, draw_layers, markdown, picture, show
 from flap.reporting.table import tables
 
 # section 3 of the design: what programs may rely on
@@ -167,8 +167,9 @@ def test_infinite_perplexity_is_written_as_valid_json(tmp_path: Path) -> None:
     assert written["evaluation"] == {"dense": {NAME: 5.0}, "pruned": {NAME: None}}
 
 
-def test_picture_is_a_png_with_two_panels(
-    finished: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("measured", [False, True])
+def test_picture_is_a_png_with_a_panel_for_each_kind_of_unit_and_for_the_errors(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: bool
 ) -> None:
     folder, written = finished
     assert (folder / "layers.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
@@ -181,10 +182,14 @@ def test_picture_is_a_png_with_two_panels(
 
     monkeypatch.setattr(picture, "Figure", Kept)
     report = Report(**written)
+    report.layer_errors = [0.0, 0.25, None, 0.5][: len(report.layers)] if measured else []
     draw_layers(report, tmp_path / "again.png")
     panels = drawn[0].axes
-    assert len(panels) == 2
-    for axes, key in zip(panels, ("query_heads", "neurons"), strict=True):
+    assert len(panels) == (3 if measured else 2)
+    if measured:
+        assert panels[2].lines[0].get_ydata().tolist()[:2] == [0.0, 0.25]
+        assert "| error of hidden states |" in markdown(report) and "| 0.250 |" in markdown(report)
+    for axes, key in zip(panels, ("query_heads", "neurons"), strict=False):
         before, after = ([bar.get_height() for bar in bars] for bars in axes.containers)
         assert before == [one[key] for one in report.layers_before]
         assert after == [one[key] for one in report.layers]

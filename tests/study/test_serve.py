@@ -73,6 +73,24 @@ def test_states_progress_and_numbers_show_as_they_come(
         assert page.locator("figure svg").count() > 0
 
 
+def test_the_page_goes_on_when_the_server_is_started_again(browser: Browser, sweep: Path) -> None:
+    page = browser.new_context().new_page()
+    live = page.locator("#live")
+    with server([sweep], 0) as first:
+        Thread(target=first.serve_forever, args=(0.05,), daemon=True).start()
+        page.goto(f"http://127.0.0.1:{first.server_port}/")
+        expect(live).to_contain_text("Live")
+        first.shutdown()
+    expect(live).to_contain_text("No answer from the server", timeout=30_000)
+    write_status(sweep / "1_tiny_WIFV_AL-AM_r0.5_s0", "failed", "killed")
+    with server([sweep], first.server_port) as again:
+        Thread(target=again.serve_forever, args=(0.05,), daemon=True).start()
+        expect(page.locator("#cells tr.failed")).to_contain_text("killed", timeout=30_000)
+        expect(live).to_contain_text("Live")
+        page.close()
+        again.shutdown()
+
+
 def test_before_the_first_cell_it_waits_and_then_shows_all_without_a_reload(
     browser: Browser, tmp_path: Path, report: Report
 ) -> None:

@@ -14,9 +14,10 @@ from flap.config import config_dir
 from flap.reporting.numbers import lower_is_better
 from flap.study import write
 from flap.study.__main__ import main
+from flap.study.layers import draw_errors
 from flap.study.plots import Plot, draw
 from flap.study.read import read_study
-from flap.study.series import series_of
+from flap.study.series import OWN, series_of
 from flap.study.table import tabulate
 from flap.study.write import write_study
 from flap.sweeps.callbacks import StudyCallback, write_open_study
@@ -235,6 +236,21 @@ def test_plots_are_those_that_were_measured(tmp_path: Path, sweep: Path, report:
 
     assert names(sweep) == ["perplexity", "layers", "parameters"]
     assert names(full_grid(tmp_path / "grid", report)) == ["perplexity", "zero_shot", "layers", "parameters", "speed"]
+
+
+def test_errors_by_layer_are_drawn_for_each_ratio_in_the_colour_of_the_method(tmp_path: Path, report: Plain) -> None:
+    for metric, errors in (("WIFV", [0.1, 0.2, None]), ("wanda", [0.3, 0.4, 0.5])):
+        for ratio in (0.2, 0.5):
+            one = altered(report, ratio, {}, {PERPLEXITY: 30.0}) | {"layer_errors": errors}
+            add_cell(tmp_path, one, metric, "AL-AM", ratio)
+    add_cell(tmp_path, None, "IFV", "AL-AM", 1.5, state="failed", error="ratio=1.5")
+    study = read_study(tmp_path)
+    panels = draw_errors(study).axes
+    assert [axes.get_title() for axes in panels] == ["ratio 0.2", "ratio 0.5"]
+    drawn = {line.get_color(): line.get_ydata().tolist() for line in panels[0].lines}
+    assert drawn[OWN["wanda"]] == [0.3, 0.4, 0.5] and drawn[OWN["WIFV"]][:2] == [0.1, 0.2]
+    plots = {plot.name: plot.svg.decode() for plot in draw(study)}
+    assert "WIFV" in plots["errors"] and ">1.5<" not in plots["perplexity"]  # no tick for what has no number
 
 
 @pytest.mark.parametrize(("worst", "tick"), [(199.0, "75"), (201.0, "50")])

@@ -1,0 +1,49 @@
+"""The command lines of the documentation: each one is of options that exist."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from flap.config import config_dir
+from tests.docs.conftest import ROOT
+from tests.docs.test_sources import FILES
+
+BLOCK = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"^(?:\$ )?(?:OMP_NUM_THREADS=1 )?(?:python -m )?flap (.*)$", re.MULTILINE)
+SUBCOMMANDS = ("cache", "doctor")
+
+
+def commands(file: Path) -> Iterator[list[str]]:
+    """The arguments of each command in the blocks of a file; a line that ends with a backslash goes on."""
+    for block in BLOCK.findall(file.read_text()):
+        for line in COMMAND.findall(block.replace("\\\n", " ")):
+            words = [word for word in shlex.split(line, comments=True) if word != "…"]
+            if words and words[0] not in SUBCOMMANDS:
+                yield words
+
+
+COMMANDS = {(str(file.relative_to(ROOT)), shlex.join(words)): words for file in FILES for words in commands(file)}
+
+
+def single(word: str) -> str:
+    """An override of one cell: of a sweep the first value."""
+    [override] = OverridesParser.create().parse_overrides([word])
+    if not override.is_sweep_override():
+        return word
+    return f"{override.get_key_element()}={next(override.sweep_string_iterator())}"
+
+
+@pytest.mark.parametrize("words", COMMANDS.values(), ids=[f"{file}: {line}" for file, line in COMMANDS])
+def test_a_command_is_of_options_that_exist(words: list[str]) -> None:
+    overrides = [single(word) for word in words if not word.startswith("-")]
+    with initialize_config_dir(config_dir(), version_base="1.3"):
+        assert compose("config", overrides, return_hydra_config=True).model.name
+
+
+def test_there_are_commands_in_the_readme_and_in_the_documentation() -> None:
+    assert {"README.md", "docs/compare.md", "docs/prune.md"} <= {file for file, _ in COMMANDS}
