@@ -60,7 +60,7 @@ gpu: setup ## On a CUDA device: the tests marked `gpu`, then a benchmark into gp
 	$(BIN)/python benchmarks/gpu.py --since $$began || failed=$$?; \
 	exit $$failed
 
-screenshots: setup ## Make the pictures of the documentation anew (needs chromium; five minutes)
+screenshots: setup ## Make the pictures of the documentation anew (needs chromium; three minutes)
 	$(BIN)/python tools/screenshots.py
 
 release: setup ## VERSION=0.2.0: the changelog's section, and a checked sdist and wheel in dist/; uploads nothing

@@ -73,7 +73,7 @@ def _common_dense(reports: Sequence[Report], names: Sequence[str]) -> dict[str, 
 def costs(subjects: Sequence[Subject]) -> Table:
     """Return the table of sizes, seconds and memory."""
     runs = _runs(subjects)
-    stages = dict.fromkeys(stage for _, report in runs for stage in report.seconds)
+    stages = sorted(dict.fromkeys(stage for _, report in runs for stage in report.seconds), key="total".__eq__)  # last
     rows: list[tuple[str, Callable[[Report], float | None], Callable[[float], str]]] = [
         ("parameters", lambda report: report.parameters["total_after"], "{:,}".format),
         ("decoder removed", lambda report: report.ratio["realised_decoder"], "{:.4f}".format),

@@ -29,8 +29,9 @@ def draw(layers: Layers, letters: list[str]) -> bytes:
             axes.set(ylabel=label, ylim=(0, None))
         for i, (letter, errors) in enumerate(zip(letters, layers.errors, strict=True)):
             if errors:
-                panels[2].plot(errors, label=letter, **_style(i))
-                panels[2].set(ylabel="error of hidden states", ylim=(0, None))
+                panels[-1].plot(errors, label=letter, **_style(i))
+        if any(layers.errors):
+            panels[-1].set(ylabel="error of hidden states", ylim=(0, None))
         panels[-1].set_xlabel("layer")
         panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", handlelength=2.6)

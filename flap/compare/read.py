@@ -11,7 +11,7 @@ from flap.allocation import PruningPlan
 from flap.checkpoint.save import LABEL
 from flap.evaluation.kept import Kept, kept_documents
 from flap.reporting import Report
-from flap.storage.status import STATUS, read_status
+from flap.storage.status import STATUS, read_state, read_status
 
 EXPECTED = "expected the folder of a finished run, a checkpoint or a plan.json"
 
@@ -62,9 +62,11 @@ def _read(letter: str, path: Path) -> Subject:
     if (path / LABEL).is_file():
         label = _json(path / LABEL)
         return Subject(letter, path, _plan(label.get("plan"), path / LABEL), dict(label.get("provenance") or {}))
-    cells = sorted(path.glob(f"*/{STATUS}"))
-    if cells:
-        raise ValueError(f"{path}: the folder of a sweep; name some of its {len(cells)} cells, as {cells[0].parent}")
+    runs = sorted(status.parent for status in path.glob(f"*/{STATUS}"))
+    if runs:
+        finished = [run for run in runs if read_state(run) == "finished"]
+        named = f"as {finished[0]}" if finished else "once they have finished: none has"
+        raise ValueError(f"{path}: a folder of runs; name those to compare, {named}")
     raise ValueError(f"{path}: {'no run in it' if path.is_dir() else 'no such file or folder'}; {EXPECTED}")
 
 

@@ -24,8 +24,8 @@ def draw_errors(study: Study) -> Figure:
             low, high = [min(values) for values in by_layer], [max(values) for values in by_layer]
             axes.fill_between(range(len(by_layer)), low, high, color=style["color"], alpha=0.15, linewidth=0)
             axes.plot([mean(values) for values in by_layer], **style | {"markersize": 3})
-        axes.set(title=f"ratio {ratio:g}", xlabel="layer", ylim=(0, None))
-    panels[0].set_ylabel("error of hidden states")
+        axes.set(title=f"ratio {ratio:g}", xlabel="layer")
+    panels[0].set(ylabel="error of hidden states", ylim=(0, None))  # once all is drawn: it ends the scaling
     return figure
 
 

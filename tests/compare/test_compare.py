@@ -170,7 +170,9 @@ def torn(folder: Path, name: str) -> Path:
         (lambda run: write_status(run, "failed", "out of memory") or run, "the run failed (out of memory); expected"),
         (lambda run: write_status(run, "running") or run, "has not finished: still running, or killed; expected"),
         (lambda run: write_status(run / "0_x", "finished") or (run / "report.json").unlink() or run,
-         "the folder of a sweep; name some of its 1 cells"),
+         "a folder of runs; name those to compare, as "),
+        (lambda run: write_status(run / "0_x", "failed") or (run / "report.json").unlink() or run,
+         "a folder of runs; name those to compare, once they have finished: none has"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_clear_line(

@@ -241,7 +241,8 @@ def test_plots_are_those_that_were_measured(tmp_path: Path, sweep: Path, report:
 def test_errors_by_layer_are_drawn_for_each_ratio_in_the_colour_of_the_method(tmp_path: Path, report: Plain) -> None:
     for metric, errors in (("WIFV", [0.1, 0.2, None]), ("wanda", [0.3, 0.4, 0.5])):
         for ratio in (0.2, 0.5):
-            one = altered(report, ratio, {}, {PERPLEXITY: 30.0}) | {"layer_errors": errors}
+            doubled = errors if ratio == 0.2 else [2 * error for error in errors if error]
+            one = altered(report, ratio, {}, {PERPLEXITY: 30.0}) | {"layer_errors": doubled}
             add_cell(tmp_path, one, metric, "AL-AM", ratio)
     add_cell(tmp_path, None, "IFV", "AL-AM", 1.5, state="failed", error="ratio=1.5")
     study = read_study(tmp_path)
@@ -249,6 +250,7 @@ def test_errors_by_layer_are_drawn_for_each_ratio_in_the_colour_of_the_method(tm
     assert [axes.get_title() for axes in panels] == ["ratio 0.2", "ratio 0.5"]
     drawn = {line.get_color(): line.get_ydata().tolist() for line in panels[0].lines}
     assert drawn[OWN["wanda"]] == [0.3, 0.4, 0.5] and drawn[OWN["WIFV"]][:2] == [0.1, 0.2]
+    assert all(axes.get_ylim()[0] == 0 and axes.get_ylim()[1] > 1 for axes in panels)  # one scale, on which all fit
     plots = {plot.name: plot.svg.decode() for plot in draw(study)}
     assert "WIFV" in plots["errors"] and ">1.5<" not in plots["perplexity"]  # no tick for what has no number
 
