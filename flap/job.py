@@ -18,7 +18,7 @@ from flap.evaluation import Efficiency, Evaluator, Suite
 from flap.evaluation.layer_times import LayerTimes
 from flap.importance import Metric
 from flap.models import Given, PlacedModel, Source, adapt
-from flap.recovery import Recovery, recover
+from flap.recovery import Recovery
 from flap.reporting import device_name
 from flap.storage import Cache, Kind, as_json, digest
 from flap.storage.workspace import workspace
@@ -182,6 +182,8 @@ class Job:
 
     def recover(self, model: PlacedModel, more_to_come: bool, folder: Path | None) -> dict[str, Any]:
         """Train the compressed model in place to predict what the dense one predicts; return what the report says."""
+        from flap.recovery.distillation import recover  # here, so that other runs do not wait for transformers' Trainer
+
         assert self.choices.recovery and folder and isinstance(self.source, Source)
         [tokens_NT], place = self.texts["recovery"].by_length, folder / "recover"
         return recover(self.choices.recovery, model, self.source, tokens_NT, place, self.config.seed, more_to_come)

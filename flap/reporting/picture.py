@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from flap.reporting.report import Report
 
 KEPT, REMOVED, ERROR = "#2a6f97", "#dbe4ea", "#D55E00"
@@ -14,6 +12,8 @@ def draw_layers(report: Report, path: Path) -> None:
 
     Below, where eval=divergence has measured it, the error of the hidden states after each layer.
     """
+    from matplotlib.figure import Figure  # here, so that no refusal and no dry run waits for its import
+
     count = 3 if report.layer_errors else 2
     figure = Figure(figsize=(9, 2.5 * count), layout="constrained")
     panels = figure.subplots(count, 1, sharex=True)

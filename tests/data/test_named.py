@@ -4,6 +4,7 @@ import hashlib
 import re
 from typing import Any
 
+import datasets
 import pytest
 from datasets import Dataset
 
@@ -68,7 +69,7 @@ def test_hellaswag_passages_are_articles_with_their_right_endings(monkeypatch: p
         return Dataset.from_dict({"ctx": ctx, "endings": endings, "label": ["1"] * len(ctx), "source_id": source_id})
 
     monkeypatch.setattr(named, "packaged_file", lambda wheel, path: None)
-    monkeypatch.setattr(named, "load_dataset", hub)
+    monkeypatch.setattr(datasets, "load_dataset", hub)
     texts = [read_text("hellaswag-passages", split, "f") for split in ("calibration", "evaluation")]
     parts = [text.text.split("\n\n") for text in texts]
     expected = [f"How to {i}\nBegin.\nDo it [your way].\nThen stop." for i in range(40)]
@@ -94,7 +95,7 @@ def test_what_is_asked_of_the_hub(dataset: str, split: Any, monkeypatch: pytest.
         asked.append((path, options))
         return Dataset.from_dict({column: ["one", "", "two"]})
 
-    monkeypatch.setattr(named, "load_dataset", hub)
+    monkeypatch.setattr(datasets, "load_dataset", hub)
     text = read_text(dataset, split, "calibration.dataset")
     assert asked == [(path, {"split": part, **options})]
     assert (text.name, text.text, text.origin) == (dataset, joint.join(["one", "", "two"]), f"hub {path}")
@@ -106,7 +107,7 @@ def test_without_the_wheel_boolq_comes_from_the_hub(monkeypatch: pytest.MonkeyPa
         return Dataset.from_dict({"passage": [f"passage {i % 40}" for i in range(80)]})
 
     monkeypatch.setattr(named, "packaged_file", lambda wheel, path: None)
-    monkeypatch.setattr(named, "load_dataset", hub)
+    monkeypatch.setattr(datasets, "load_dataset", hub)
     texts = [read_text("boolq-passages", split, "f") for split in ("calibration", "evaluation")]
     parts = [text.text.split("\n\n") for text in texts]
     assert sorted(parts[0] + parts[1]) == sorted(f"passage {i}" for i in range(40)) and all(parts)
@@ -119,7 +120,7 @@ def test_a_hub_that_is_away_is_said_in_one_line(dataset: str, monkeypatch: pytes
         raise ConnectionError("no route to host\nat all")
 
     monkeypatch.setattr(named, "packaged_file", lambda wheel, path: None)
-    monkeypatch.setattr(named, "load_dataset", away)
+    monkeypatch.setattr(datasets, "load_dataset", away)
     with pytest.raises(ValueError) as caught:
         read_text(dataset, "calibration", "calibration.dataset")
     message = str(caught.value)

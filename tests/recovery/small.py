@@ -8,8 +8,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from flap.models import PlacedModel, Resident
-from flap.recovery import Recovery, recover
+from flap.recovery import Recovery
 from flap.recovery.base import HELD_OUT
+from flap.recovery.distillation import recover
 from tests.cases import tiny_model, tokens
 from tests.helpers.pruned import prune
 

@@ -10,8 +10,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from flap.checkpoint.save import save
 from flap.models import Resident
-from flap.recovery import recover
 from flap.recovery.base import HELD_OUT
+from flap.recovery.distillation import recover
 from flap.recovery.student import mean_divergence
 from flap.recovery.trainable import trainable
 from tests.cases import tiny_model

@@ -8,7 +8,8 @@ import torch
 
 from flap.config import ModelConfig
 from flap.models import Resident, Source, find_model
-from flap.recovery import processes, recover
+from flap.recovery import processes
+from flap.recovery.distillation import recover
 from tests.recovery.small import FULL, SEQ_LEN, compressed, windows
 
 SHORT = replace(FULL, tokens=4 * 8 * SEQ_LEN)
