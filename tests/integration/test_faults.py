@@ -12,15 +12,14 @@ from tests.helpers.fault_walks import SCENARIOS, Case, Scenario, walk
 from tests.helpers.faults import KINDS, Fault
 from tests.helpers.runs import tiny
 
-
-def spread(first: int, num_operations: int) -> list[Fault]:
-    """Three operations, from a third of all each, with the kinds in turn from `first` on."""
-    return [Fault(1 + (2 * i + 1) * num_operations // 6, KINDS[(first + i) % len(KINDS)]) for i in range(3)]
+STEP = 7  # most operations are five on one file: of seven steps each meets another one, in most of the files
 
 
-def each(num_operations: int) -> list[Fault]:
-    """A fault at each operation, with the kinds in turn."""
-    return [Fault(number, KINDS[number % len(KINDS)]) for number in range(1, num_operations + 1)]
+def faults(step: int, first: int, num_operations: int) -> list[Fault]:
+    """A fault at each step-th operation, with the kinds in turn from `first` on."""
+    return [
+        Fault(number, KINDS[(first + i) % len(KINDS)]) for i, number in enumerate(range(1, num_operations + 1, step))
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +32,9 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokeni
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-def test_a_fault(scenario: Scenario, inputs: list[str]) -> None:
-    cases = walk(scenario, inputs, partial(spread, SCENARIOS.index(scenario)))
-    assert [case for case in cases if case.problems] == []
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-def test_a_fault_at_each_operation(scenario: Scenario, inputs: list[str]) -> None:
-    cases = walk(scenario, inputs, each)
+def test_a_fault(scenario: Scenario, inputs: list[str], pytestconfig: pytest.Config) -> None:
+    step = 1 if pytestconfig.getoption("every_operation") else STEP
+    cases = walk(scenario, inputs, partial(faults, step, SCENARIOS.index(scenario)))
     print(row(scenario, cases))  # of the table in docs/faults.md
     assert [case for case in cases if case.problems] == []
 
