@@ -1,8 +1,8 @@
 """Registering the pruned architectures with transformers' Auto classes by `import flap`, before or after transformers.
 
-Registration needs transformers' model classes. Their import takes seconds, which `python -m flap --help` must not take,
-and it is impossible while transformers itself is being imported. So registration waits for the first call of
-`AutoConfig.from_pretrained`, which every Auto class calls first.
+Registration is impossible while transformers itself is being imported, and the import of all model classes takes half a
+second. So it waits for a call of `AutoConfig.from_pretrained`, which every Auto class calls first: the configs are
+registered before the first one, and the models of an architecture after one that returns its pruned config.
 """
 
 import importlib.util
@@ -17,26 +17,26 @@ AUTO = "transformers.models.auto.configuration_auto"
 
 
 def register_with_transformers() -> None:
-    """Register the pruned architectures at the first use of AutoConfig, whether or not it is imported already."""
+    """Register the pruned architectures when AutoConfig is used, whether or not it is imported already."""
     if AUTO in sys.modules:
-        _register_on_first_use(sys.modules[AUTO])
+        _register_on_use(sys.modules[AUTO])
     else:
         sys.meta_path.insert(0, _AfterImport())
 
 
-def _register_on_first_use(module: ModuleType) -> None:
-    """Replace `AutoConfig.from_pretrained` until its first call, which registers and restores the original."""
-    auto_config = module.AutoConfig
-    original = auto_config.__dict__["from_pretrained"]
+def _register_on_use(module: ModuleType) -> None:
+    """Let `AutoConfig.from_pretrained` know the pruned configs, and register the models of one that it returns."""
+    original = module.AutoConfig.__dict__["from_pretrained"]
 
     def from_pretrained(cls: type, *args: Any, **kwargs: Any) -> Any:
-        from flap.checkpoint.register import register
+        from flap.checkpoint.register import register_configs, register_models
 
-        auto_config.from_pretrained = original
-        register()
-        return original.__get__(None, cls)(*args, **kwargs)
+        register_configs()
+        found = original.__get__(None, cls)(*args, **kwargs)
+        register_models(type(found[0] if isinstance(found, tuple) else found))  # a tuple with the unused arguments
+        return found
 
-    auto_config.from_pretrained = classmethod(from_pretrained)
+    module.AutoConfig.from_pretrained = classmethod(from_pretrained)
 
 
 class _AfterImport(MetaPathFinder):
@@ -56,7 +56,7 @@ class _AfterImport(MetaPathFinder):
 
         def exec_and_prepare(module: ModuleType) -> None:
             exec_module(module)
-            _register_on_first_use(module)
+            _register_on_use(module)
 
         spec.loader.exec_module = exec_and_prepare  # type: ignore[method-assign]
         return spec

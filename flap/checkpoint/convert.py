@@ -5,7 +5,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from flap.checkpoint import modeling_flap
-from flap.checkpoint.register import architecture_name
+from flap.checkpoint.register import architecture_name, register_models
 from flap.checkpoint.stock import NOT_SHARED, fill_biases, stock_class, stock_config, whole_config
 from flap.models import ModelAdapter, PlacedModel
 
@@ -51,6 +51,7 @@ def _become_flap(adapter: ModelAdapter, shared: dict[str, Any]) -> None:
         config = whole_config(adapter.model, config_class, text_config, **auto_map)
     else:
         config = config_class(**shared, **auto_map)
+    register_models(config_class)  # that Auto classes build it from its config, as they do once it is loaded
     _become(adapter, config, base_class, model_class)
     modeling_flap.share_config(adapter.model)
     adapter.model._weight_conversions = None  # save the tensors by the names of the modules

@@ -40,6 +40,11 @@ AUTO_CLASSES = {"AutoConfig": "Config", "AutoModel": "Model", "AutoModelForCausa
 WHOLE_AUTO_CLASSES = {
     "AutoConfig": "WholeConfig", "AutoModel": "WholeModel", "AutoModelForImageTextToText": "ForConditionalGeneration",
 }  # fmt: skip
+# What ends the names of the classes of transformers that they derive from.
+BASES = {
+    "Config": ("TextConfig", "Config"), "Model": ("TextModel", "Model"), "ForCausalLM": ("ForCausalLM", "LMHeadModel"),
+    "WholeConfig": ("Config",), "WholeModel": ("Model",), "ForConditionalGeneration": ("ForConditionalGeneration",),
+}  # fmt: skip
 TOWERS = ("language_model", "text_model")  # the language model of a vision-language model, in its base model
 
 
@@ -244,13 +249,8 @@ def _match_bias(layer, path, bias):
 
 def _base(architecture, kind):
     """Return the class of transformers that the class of this kind derives from."""
-    whole = kind in WHOLE_AUTO_CLASSES.values()
-    head = ("ForConditionalGeneration",) if whole else ("ForCausalLM", "LMHeadModel")
-    names = {"Model": ("TextModel", "Model"), "WholeModel": ("Model",)}.get(kind, head)
-    base = next(
-        getattr(transformers, architecture + name) for name in names if hasattr(transformers, architecture + name)
-    )
-    return base.config_class if kind.endswith("Config") else base
+    names = [architecture + name for name in BASES[kind]]
+    return next(getattr(transformers, name) for name in names if hasattr(transformers, name))
 
 
 def _class(architecture, kind):

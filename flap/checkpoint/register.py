@@ -1,9 +1,11 @@
 """Registration of the pruned architectures with transformers' Auto classes."""
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
+import transformers
+from transformers import AutoConfig
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
@@ -25,19 +27,31 @@ VISION = ("gemma3", "llava", "mistral3", "qwen2_5_vl", "qwen3_vl", "idefics3", "
 
 
 def register() -> None:
-    """Register the pruned architectures with transformers' Auto classes, which then need no `trust_remote_code`."""
-    for architecture in architectures(DENSE + MIXTURES):
-        _register(architecture, modeling_flap.AUTO_CLASSES, AutoModelForCausalLM)
-    for architecture in architectures(VISION, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES):
-        _register(architecture, modeling_flap.WHOLE_AUTO_CLASSES, AutoModelForImageTextToText)
+    """Register all pruned architectures with transformers' Auto classes, which then need no `trust_remote_code`."""
+    for config in register_configs():
+        register_models(config)
 
 
-def _register(architecture: str, kinds: Mapping[str, str], auto: Any) -> None:
-    """Register the config, the base model and the model with its head, which `auto` loads."""
-    config, base, model = (modeling_flap.pruned_class(architecture, kind) for kind in kinds.values())
-    AutoConfig.register(config.model_type, config, exist_ok=True)
-    AutoModel.register(config, base, exist_ok=True)
-    auto.register(config, model, exist_ok=True)
+@cache
+def register_configs() -> dict[type, tuple[str, Mapping[str, str]]]:
+    """Register the configs, which imports no model; return for each its architecture and the kinds of its classes."""
+    dense = architectures(DENSE + MIXTURES), modeling_flap.AUTO_CLASSES
+    vision = architectures(VISION, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES), modeling_flap.WHOLE_AUTO_CLASSES
+    configs = {}
+    for names, kinds in (dense, vision):
+        for name in names:
+            config = modeling_flap.pruned_class(name, kinds["AutoConfig"])
+            AutoConfig.register(config.model_type, config, exist_ok=True)
+            configs[config] = name, kinds
+    return configs
+
+
+def register_models(config: type) -> None:
+    """Register the models of a class of config: the base model, and that with its head. Not pruned: nothing to do."""
+    architecture, kinds = register_configs().get(config, ("", {}))
+    for auto, kind in kinds.items():
+        if auto != "AutoConfig":
+            getattr(transformers, auto).register(config, modeling_flap.pruned_class(architecture, kind), exist_ok=True)
 
 
 def architectures(

@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from flap.checkpoint.register import DENSE, MIXTURES, VISION
+from flap.checkpoint.modeling_flap import pruned_class
+from flap.checkpoint.register import DENSE, MIXTURES, VISION, register_configs
 from flap.models.families import FAMILIES, TOWERS
 
 
@@ -24,4 +26,25 @@ register()
 assert not {"hydra", "omegaconf", "flap.models"} & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_pruned_config_derives_from_that_of_its_model() -> None:
+    """Its name is found without the model, whose import takes longer."""
+    for config, (architecture, kinds) in register_configs().items():
+        for auto, kind in kinds.items():
+            if auto != "AutoConfig":
+                model = pruned_class(architecture, kind).__bases__[-1]
+                assert config.__bases__[-1] is model.config_class, (config, kind)
+
+
+def test_reading_a_dense_config_imports_no_model(model_dir: Path) -> None:
+    code = """
+import sys, flap
+from transformers import AutoConfig
+AutoConfig.from_pretrained(sys.argv[1])
+assert not [name for name in sys.modules if name.startswith("transformers.models.") and ".modeling_" in name
+            and ".auto." not in name]
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(model_dir)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
