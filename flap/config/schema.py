@@ -1,6 +1,7 @@
 """The types and defaults of the configuration. The choices of each group are the YAML files in conf/."""
 
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,7 @@ class FlapConfig:
 ConfigStore.instance().store(name="schema", node=FlapConfig)
 
 
+@cache  # they are files of this package, and reading YAML is slow
 def _presets() -> list[Any]:
     return [OmegaConf.load(file) for file in sorted((Path(config_dir()) / "model").glob("*.yaml"))]
 
