@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from flap import pipeline
 from flap.models import hidden_files
 from flap.storage.files import cache_root
 from tests.cases import VOCAB, tiny_model
@@ -52,10 +54,14 @@ LONGEST = (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--every-operation", action="store_true", help="a fault at each file operation (test_faults.py)")
+    parser.addoption("--thorough", action="store_true", help="also what is done in part without it: see the mark")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("thorough"):
+        config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("thorough")])
+        items[:] = [item for item in items if not item.get_closest_marker("thorough")]
+
     def turn(item: pytest.Item) -> int:
         return LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
 
@@ -82,6 +88,17 @@ def every_layer_is_recorded() -> Iterator[None]:
     """An interrupted walk resumes at its layer, however quick the layers before it were."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hidden_files, "SECONDS_BETWEEN_RECORDS", 0.0)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_picture_of_layers() -> Iterator[None]:
+    """A run in this process leaves a picture of one pixel: that of the layers takes a third of a tiny run to draw.
+
+    It is drawn by runs in processes of their own (test_cli.py), and in tests/reporting.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "draw_layers", lambda report, path: Image.new("1", (1, 1)).save(path))
         yield
 
 

@@ -32,9 +32,15 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokeni
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-def test_a_fault(scenario: Scenario, inputs: list[str], pytestconfig: pytest.Config) -> None:
-    step = 1 if pytestconfig.getoption("every_operation") else STEP
-    cases = walk(scenario, inputs, partial(faults, step, SCENARIOS.index(scenario)))
+def test_a_fault(scenario: Scenario, inputs: list[str]) -> None:
+    cases = walk(scenario, inputs, partial(faults, STEP, SCENARIOS.index(scenario)))
+    assert [case for case in cases if case.problems] == []
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_a_fault_at_each_operation(scenario: Scenario, inputs: list[str]) -> None:
+    cases = walk(scenario, inputs, partial(faults, 1, SCENARIOS.index(scenario)))
     print(row(scenario, cases))  # of the table in docs/faults.md
     assert [case for case in cases if case.problems] == []
 

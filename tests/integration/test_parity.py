@@ -41,6 +41,8 @@ def name_of(cell: Cell) -> str:
 
 
 CELLS = {name_of(cell): cell for cell in OFFICIAL["cells"]}
+# The units are compared in each cell; these have every kind of compensation, and the cells whose perplexity differs.
+MEASURED = ("flap-WIFV-AL-AM-0.2", "flap-WIFV-AL-AM-0.5", "flap-WIFV-UL-UM-0.2", "wanda_sp-NA-NA-0.2")
 FLAP_CELLS = [name for name, cell in CELLS.items() if cell["method"] == "flap"]
 
 
@@ -97,7 +99,9 @@ def test_the_difference_is_the_official_running_variance(real: Real, name: str) 
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize(
+    "name", [name if name in MEASURED else pytest.param(name, marks=pytest.mark.thorough) for name in CELLS]
+)
 def test_perplexity(real: Real, name: str) -> None:
     cell = CELLS[name]
     found = real.perplexity(real.plan(name), choices(cell)[2])
