@@ -36,10 +36,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Pre
 
 from flap.allocation import Search
 from flap.config import FlapConfig, ModelConfig, config_dir, one_line, typed
+from flap.jobs.prepare import prepare
 from flap.models import Given, find_model, read_model
 from flap.models.devices import free_bytes
 from flap.pipeline import run
-from flap.prepare import prepare
 from flap.reporting import device_name
 from flap.reporting.provenance import git_state, versions
 from flap.storage import cache_root, write_text

@@ -26,9 +26,10 @@ from transformers import PreTrainedModel
 from flap.allocation import Search
 from flap.config import FlapConfig, config_dir, typed
 from flap.config.schema import DTYPES
+from flap.jobs import choose
+from flap.jobs.prepare import prepare
 from flap.models import Given, find_model
 from flap.pipeline import run
-from flap.prepare import choose, prepare
 from flap.storage import cache_root
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}

@@ -66,8 +66,10 @@ def _run(config: DictConfig) -> None:
     # imported here because --help and invalid values should not wait seconds for torch and transformers
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
+    from flap.jobs.facts import inputs
+    from flap.jobs.forecast import forecast
+    from flap.jobs.prepare import prepare
     from flap.pipeline import run
-    from flap.prepare import forecast, prepare
     from flap.reporting import changed_inputs, finished_run, show
 
     set_verbosity_error()
@@ -86,7 +88,7 @@ def _run(config: DictConfig) -> None:
     tracking.check()
     if checked.resume and (done := finished_run(run_dir, _cells_beside(run_dir, checked), asdict(checked))):
         folder, report = done
-        changed = changed_inputs(report.inputs, prepare(checked, run_dir, will_save=False).inputs)
+        changed = changed_inputs(report.inputs, inputs(prepare(checked, run_dir, will_save=False)))
         if not changed:
             log.info("done already, in %s (resume=false runs it again)", folder)
             return

@@ -16,10 +16,13 @@ from flap.data import SELF, save_text
 from flap.data.random_state import seeded
 from flap.export.gguf import export_gguf
 from flap.importance import score_layers
-from flap.job import Job
+from flap.jobs import Job
+from flap.jobs.facts import begins_with_bos, domains, inputs, sources
+from flap.jobs.prepare import prepare
+from flap.jobs.texts import overlaps
 from flap.models import Given, PlacedModel, Source, base_facts
-from flap.prepare import overlaps, prepare
 from flap.reporting import Report, described, device_name, draw_layers, markdown, model_card
+from flap.reporting.counts import count_dense, count_pruned
 from flap.storage import write_text
 
 log = logging.getLogger(__name__)
@@ -42,7 +45,7 @@ def run(
         with report.timed("load"):
             model = job.open(more_to_come, folder)
         report.device, report.device_map = device_name(model.device), model.device_map
-        dense_key = {"model": job.source.fingerprint, "device": model.device.type}
+        dense_key = job.keys.dense(model.device)
         with report.timed("evaluate"):
             dense = job.suite.dense(model, dense_key, job.cache)
 
@@ -50,7 +53,7 @@ def run(
 
         if job.choices.recovery is not None:
             with report.timed("evaluate"):
-                compressed = job.suite.pruned(model, dense_key | job.compressed_key(plan))
+                compressed = job.suite.pruned(model, dense_key | job.keys.compressed(plan))
             report.evaluation["compressed"] = compressed.numbers
             with report.timed("recover"):  # what is left is trained to predict what the dense model predicts
                 report.recovery = job.recover(model, more_to_come, folder)
@@ -62,7 +65,7 @@ def run(
         if "gguf" in config.checkpoint.formats:
             log.info("wrote %s", export_gguf(job.target, config.checkpoint.gguf_type))
 
-        pruned_key = dense_key | job.pruned_key(plan)
+        pruned_key = dense_key | job.keys.pruned(plan)
         with report.timed("evaluate"):
             pruned = job.suite.pruned(model, pruned_key)
             report.compare(dense, pruned, job.suite.averages(pruned.numbers))
@@ -90,13 +93,13 @@ def prune(job: Job, model: PlacedModel, report: Report, folder: Path | None) -> 
     if by_time:
         with report.timed("time layers"):  # how much faster a request is with narrower layers
             job = job.with_layer_times(model)
-    report.count_before(model.adapter, job.budget)
+    count_dense(report, model.adapter, job.budget)
     passes = model.passes
     with report.timed("calibrate") if job.windows else nullcontext():
         # statistics of the inputs of each output projection, on texts of which the model may write one itself
         job, report.own_text = job.with_own_text(model)
         calibration = job.calibrate(model, folder)
-    report.sources, report.statistics_cache = job.sources, calibration.cache_state
+    report.sources, report.statistics_cache = sources(job), calibration.cache_state
     if job.choices.in_sequence:  # Wanda-sp: each layer is calibrated on the outputs of pruned layers
         with report.timed("prune"):
             plan, fits = prune_in_sequence(
@@ -117,7 +120,7 @@ def prune(job: Job, model: PlacedModel, report: Report, folder: Path | None) -> 
     report.repairs = {block: fit._asdict() for block, fit in fits.items()}
     if job.budget.kept(plan) < job.budget.total:
         report.loads_with = become_checkpointable(model)
-    report.count_after(model.adapter, plan, job.budget, masked=job.config.mask_only)
+    count_pruned(report, model.adapter, plan, job.budget, masked=job.config.mask_only)
     if by_time:
         report.note_times(job.choices.request.timed(model.model))
     return job, plan
@@ -125,7 +128,7 @@ def prune(job: Job, model: PlacedModel, report: Report, folder: Path | None) -> 
 
 def introduce(report: Report, job: Job) -> None:
     """Set what is known of a run before its model is loaded: domains, inputs, and warnings, which are logged."""
-    report.domains, report.bos, report.inputs = job.domains, job.bos, job.inputs
+    report.domains, report.bos, report.inputs = domains(job), begins_with_bos(job), inputs(job)
     report.warnings = overlaps(job.texts, job.suite.tasks)
     for warning in report.warnings:
         log.warning(warning)

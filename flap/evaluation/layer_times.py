@@ -19,7 +19,8 @@ from flap.allocation import Bound, Budget, LayerPlan, PruningPlan, Structure, Un
 from flap.compression import NoCompensation, slice_layer
 from flap.config import TIME_TARGETS, TargetConfig, require
 from flap.console.progress import progress
-from flap.evaluation.efficiency import Efficiency, weight_bytes
+from flap.evaluation.efficiency import Efficiency
+from flap.evaluation.request import weight_bytes
 from flap.models import Pair, PlacedModel, adapt
 from flap.storage import Cache, Kind, as_json
 

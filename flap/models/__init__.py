@@ -5,11 +5,12 @@ from flap.models.architecture import Architecture, find_architecture
 from flap.models.base_card import base_facts
 from flap.models.emptied import may_lose_all_heads, run_empty_attention
 from flap.models.families import adapt, find_family
-from flap.models.load import Given, Source, find_model
+from flap.models.find import find_model
 from flap.models.locate import packaged_gguf
 from flap.models.pair import Pair
 from flap.models.placement import PLACEMENTS, OnDisk, PlacedModel, Resident, Spread, open_checkpoint
 from flap.models.read import read_model
+from flap.models.source import Given, Source
 from flap.models.walk import Stream, Walk
 
 __all__ = [

@@ -13,15 +13,12 @@ from typing import Any
 
 import torch
 
-from flap.allocation import Budget, PruningPlan, Units
 from flap.evaluation import Measurement
 from flap.evaluation.errors import averaged_differences, paired_differences
-from flap.models import ModelAdapter, Pair
 from flap.reporting.provenance import git_state, versions
 from flap.storage.files import write_text
 
 SCHEMA = 1
-RANKS = (2, 4, 8)  # of tensor parallelism
 
 
 @dataclass
@@ -62,7 +59,7 @@ class Report:
     statistics_cache: str = "off"
     checkpoint: str | None = None
     loads_with: str = ""  # what is needed to load the pruned model, and why
-    tensor_parallel: list[int] = field(default_factory=list)  # the numbers of ranks of RANKS that every layer splits on
+    tensor_parallel: list[int] = field(default_factory=list)  # the numbers of ranks that every layer splits on
     schema: int = SCHEMA
     versions: dict[str, str] = field(default_factory=versions)
     git: dict[str, Any] = field(default_factory=git_state)
@@ -85,50 +82,6 @@ class Report:
     def provenance(self) -> dict[str, Any]:
         """Return what produced the result (config, versions, git), which is also saved in the checkpoint."""
         return {"config": self.config, "versions": self.versions, "git": self.git}
-
-    def count_before(self, adapter: ModelAdapter, budget: Budget) -> None:
-        """Set the parameters and widths of the dense model, counted from its tensors."""
-        self.parameters = {
-            "total_before": _total(adapter),
-            "decoder_before": adapter.num_parameters(),
-        }
-        self.layers_before = [_widths(layer, Pair(*(units.count for units in layer))) for layer in budget.layers]
-
-    def count_after(self, adapter: ModelAdapter, plan: PruningPlan, budget: Budget, masked: bool) -> None:
-        """Set the parameters, ratios and widths of the pruned model, counted from its tensors.
-
-        A masked model has tensors of the dense shapes, so its units are counted from the plan; its total includes zero
-        biases that the sliced checkpoint may not have (docs/exports.md).
-
-        Raises:
-            RuntimeError: the tensors do not agree with the plan.
-        """
-        kept, total = budget.kept(plan), _total(adapter)
-        actual = [tuple(block.num_units for block in adapter.blocks(i)) for i in range(len(adapter.layers))]
-        planned = [tuple(len(units) for units in layer) for layer in plan.layers]
-        if not masked and actual != planned:
-            raise RuntimeError(f"the plan keeps {planned} KV heads and neurons, the layers have {actual}")
-        if masked:
-            total -= budget.total - kept
-        self.parameters |= {"total_after": total, "decoder_after": kept}
-        self.ratio = {
-            "realised_decoder": 1 - kept / budget.total,
-            "realised_total": 1 - total / self.parameters["total_before"],
-        }
-        structure = self.config["structure"]
-        if not budget.bounds:
-            self.ratio = {"requested": budget.ratio} | self.ratio
-            if structure.get("round_to") or structure.get("multiple_of_heads", 1) > 1:
-                self.ratio["rounding_cost"] = self.ratio["realised_decoder"] - budget.ratio
-        self.target = {bound.target: bound.values(budget.widths(plan)) for bound in budget.bounds}
-        for name, size in (("parameters", 1), ("bytes", adapter.model.dtype.itemsize)):
-            if name in self.target and not masked:  # counted, where the bound took the most that a checkpoint may need
-                self.target[name]["realised"] = size * total
-        self.layers = [
-            _widths(units, Pair(len(layer.attention), len(layer.mlp) // units.mlp.experts))
-            for units, layer in zip(budget.layers, plan.layers, strict=True)
-        ]
-        self.tensor_parallel = [ranks for ranks in RANKS if all(_splits(layer, ranks) for layer in self.layers)]
 
     def compare(self, dense: Measurement, pruned: Measurement, averages: dict[str, list[str]]) -> None:
         """Set the numbers and texts of both models, and the errors of their differences. averages: `Suite.averages`."""
@@ -193,19 +146,3 @@ class Report:
             return cls(**plain)
         except TypeError as error:
             raise ValueError(f"{path}: written by another version ({error}); resume=false runs it again") from error
-
-
-def _splits(layer: dict[str, int], ranks: int) -> bool:
-    """Return whether heads, query and KV, and neurons of a layer are multiples of the number of ranks."""
-    return layer["kv_heads"] % ranks == layer["neurons"] % ranks == 0
-
-
-def _total(adapter: ModelAdapter) -> int:
-    return sum(parameter.numel() for parameter in adapter.model.parameters())
-
-
-def _widths(units: Pair[Units], kept: Pair[int]) -> dict[str, int]:
-    """Return the widths of a layer that keeps this many KV heads (attention) and neurons, or whole experts (mlp)."""
-    heads = {"query_heads": kept.attention * units.attention.queries, "kv_heads": kept.attention}
-    whole = units.mlp.neurons  # those of an expert stay
-    return heads | ({"neurons": whole, "experts": kept.mlp} if whole else {"neurons": kept.mlp})

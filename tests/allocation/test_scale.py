@@ -7,8 +7,8 @@ import torch
 
 from flap.allocation import ALAM, ALMM, Budget, LayerPlan, Units
 from flap.importance import Scores
+from flap.jobs import choose
 from flap.models import Pair
-from flap.prepare import choose
 from tests.cases import ARCHITECTURES, RATIOS
 from tests.helpers.ratios import assert_meets, budget_of, model_of, random_scores
 from tests.helpers.runs import composed

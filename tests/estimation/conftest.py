@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flap.forecast import Forecast
-from flap.prepare import forecast
+from flap.jobs.forecast import Forecast, forecast
 from tests.helpers.runs import composed, run_tiny, tiny  # noqa: F401 - run_tiny is a fixture
 
 Foretell = Callable[..., Forecast]

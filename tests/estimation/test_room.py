@@ -10,7 +10,7 @@ import torch
 
 from flap.estimation import Room, check_fits, estimate_run
 from flap.estimation.room import MARGIN
-from flap.forecast import Forecast
+from flap.jobs.forecast import Forecast
 from tests.estimation.conftest import Foretell
 
 PLENTY = Room(10**12, 10**12, 10**12)

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import flap
 from flap.estimation.operations import linear_fit
 from flap.estimation.shapes import BlockShape
-from flap.forecast import Forecast
+from flap.jobs.forecast import Forecast
 from flap.models import adapt
 from flap.reporting import Report
 from tests.cases import tiny_model, tokens

@@ -18,9 +18,9 @@ from flap.allocation import PruningPlan
 from flap.calibration import Calibration
 from flap.compression import Divergence, LinearCompensation
 from flap.importance import score_layers
+from flap.jobs.prepare import prepare
 from flap.models import Given, Resident
 from flap.pipeline import run
-from flap.prepare import prepare
 from flap.reporting.notices import notices
 from tests.cases import tiny_model
 from tests.helpers.killed import start

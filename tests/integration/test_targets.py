@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import flap
+from flap.jobs.forecast import forecast
 from flap.pipeline import run
-from flap.prepare import forecast
 from flap.reporting import Report
 from flap.reporting.table import tables
 from tests.cases import tiny_model

@@ -282,7 +282,7 @@ def test_models_with_more_to_come_share_their_dense_weights(
     assert first.layers[0].mlp.up_proj.weight is second.layers[0].mlp.up_proj.weight
     prune(first, 0.4)
     assert torch.equal(logits(second.model), logits(tiny_model("llama-gqa")))
-    monkeypatch.setattr("flap.models.load.free_bytes", lambda device: 3 * 4 * second.model.num_parameters() - 1)
+    monkeypatch.setattr("flap.models.source.free_bytes", lambda device: 3 * 4 * second.model.num_parameters() - 1)
     anew = replace(source)  # without what the other one keeps
     one, other = (anew.open(more_to_come=True) for _ in range(2))
     assert one.layers[0].mlp.up_proj.weight is not other.layers[0].mlp.up_proj.weight

@@ -5,6 +5,7 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from flap.calibration.windows import check_context
 from flap.config import FlapConfig
 from flap.data import SELF, parse
 from flap.estimation import (
@@ -21,8 +22,9 @@ from flap.estimation import (
     shapes_of,
 )
 from flap.evaluation.perplexity import LOGITS_BYTES, Perplexity
-from flap.job import Choices
-from flap.models import Architecture, Given, ModelAdapter, Source
+from flap.jobs.checks import check_budget
+from flap.jobs.choices import Choices, choose
+from flap.models import Architecture, Given, ModelAdapter, Source, adapt, find_architecture
 from flap.models.devices import ROOM_TO_RUN
 from flap.models.placement.spread import memory_limits
 from flap.recovery import HELD_OUT, Recovery, bytes_to_train, trained_parameters
@@ -78,6 +80,20 @@ class Forecast:
     def save(self, path: Path) -> None:
         """Write estimate.json: all numbers of the stages, and what is free."""
         write_text(path, json.dumps({**asdict(self.estimate), "free_bytes": asdict(self.room)}, indent=1) + "\n")
+
+
+def forecast(config: FlapConfig) -> Forecast:
+    """Return what a run of this config will take. Needs nothing of the model but its config, and no text.
+
+    Raises:
+        ValueError: bad input, as far as it can be seen from that; names the field.
+    """
+    choices, model = choose(config), find_architecture(config.model, config.trust_remote_code)
+    if choices.need_windows:
+        check_context("calibration", config.calibration.lengths, model.max_length)
+    adapter = adapt(model.skeleton(), choices.structure.experts)
+    budget = check_budget(adapter, choices, config, model)
+    return Forecast.of(config, choices, model, adapter, budget.ratio)
 
 
 def _work(config: FlapConfig, choices: Choices, in_memory: bool, ratio: float, training: Training | None) -> Work:

@@ -232,7 +232,7 @@ def test_memory_is_counted_in_the_type_that_is_loaded(
         config = ModelConfig("tiny", str(tmp_path / "tiny"), dtype=dtype, device="cpu")
         source = find_model(config, tmp_path, trust_remote_code=False)
         assert source.num_bytes == size * parameters
-        monkeypatch.setattr("flap.models.load.free_bytes", lambda device: 3 * 2 * parameters)
+        monkeypatch.setattr("flap.models.source.free_bytes", lambda device: 3 * 2 * parameters)
         assert (source.kept_dense is None) == (dtype == "float32")
 
 

@@ -1,0 +1,142 @@
+"""The job of a run: its choices, windows, budget, tasks and cache, and each step of the method with them."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from flap.allocation import Budget, Measure, PruningPlan
+from flap.calibration import Calibration
+from flap.calibration.calibrate import calibrate
+from flap.calibration.writing import WRITTEN, Draft, text_of, write
+from flap.compression import CompressLayer, Divergence, mask_layer, slice_layer
+from flap.config import FlapConfig
+from flap.data import Windows
+from flap.evaluation import Suite
+from flap.evaluation.layer_times import LayerTimes
+from flap.jobs.choices import Choices
+from flap.jobs.keys import CacheKeys
+from flap.models import Given, PlacedModel, Source, adapt
+from flap.storage import Cache, Kind, as_json, digest
+from flap.storage.workspace import workspace
+
+DIVERGENCES: Kind[list[float]] = as_json("divergences")  # of plans, in nats a token
+
+
+@dataclass(frozen=True)
+class Job:
+    """Everything that a run needs besides weights; `prepare` makes it from a config."""
+
+    config: FlapConfig
+    choices: Choices
+    source: Source | Given
+    texts: Mapping[str, Windows]  # the windows of "calibration" and "recovery", where they are needed
+    budget: Budget
+    suite: Suite
+    cache: Cache
+    target: Path
+
+    @property
+    def windows(self) -> Windows | None:
+        """The calibration windows; None if nothing needs any."""
+        return self.texts.get("calibration")
+
+    @property
+    def keys(self) -> CacheKeys:
+        """The keys of what this job stores."""
+        return CacheKeys(self.config, self.choices, self.source, self.texts)
+
+    @property
+    def compress_layer(self) -> CompressLayer:
+        """The function that changes a layer: slicing, or masking with `mask_only`."""
+        return mask_layer if self.config.mask_only else slice_layer
+
+    @property
+    def replaces_checkpoint(self) -> bool:
+        """Whether an existing checkpoint in the target may be replaced: on request, or if the run's folder holds it."""
+        return self.config.checkpoint.overwrite or self.config.checkpoint.dir is None
+
+    def open(self, more_to_come: bool, folder: Path | None) -> PlacedModel:
+        """Return the model at its placement, with the units that the structure removes. See `Source.open`."""
+        model = self.source.open(more_to_come, folder)
+        model.adapter = adapt(model.model, self.choices.structure.experts)
+        return model
+
+    def with_own_text(self, model: PlacedModel) -> tuple["Job", dict[str, dict[str, Any]]]:
+        """Return the job with the texts that the model writes itself, and what that took, for each use of such a text.
+
+        Runs with the same model and options share the cached texts.
+        """
+        texts, facts = dict(self.texts), {}
+        for use, windows in texts.items():
+            if windows.to_write is not None:
+                draft = Draft.of(windows)
+                key = self.keys.written(draft.key, model.device)
+                written, state = self.cache.get(WRITTEN, key, partial(write, model, draft))
+                facts[use] = {**{name: value for name, value in written.items() if name != "documents"}, "cache": state}
+                texts[use] = windows.written(text_of(written))
+        return replace(self, texts=texts), facts
+
+    def with_layer_times(self, model: PlacedModel) -> "Job":
+        """Return the job whose budget has the targets in time, from times measured on this device; they are cached.
+
+        Raises:
+            ValueError: there is no room for a narrower model beside this one, or no plan is as fast.
+        """
+        times = self._layer_times(model)
+        budget = self.budget.within(times.bounds(self.config.target, times.measure(model)))
+        self.choices.structure.check(budget)
+        return replace(self, budget=budget)
+
+    def settle(self, model: PlacedModel, plan_of: Callable[[Budget], PruningPlan]) -> tuple["Job", PruningPlan]:
+        """Return a plan, and the job whose budget it is within; see `LayerTimes.settle`."""
+        budget, plan = self._layer_times(model).settle(model, self.budget, plan_of)
+        return replace(self, budget=budget), plan
+
+    def _layer_times(self, model: PlacedModel) -> LayerTimes:
+        key = self.keys.layer_times(model.device)
+        return LayerTimes(self.budget, self.choices.request, self.choices.structure, self.cache, key)
+
+    def calibrate(self, model: PlacedModel, folder: Path | None) -> Calibration:
+        """Return the calibration of the model. Runs with the same model and windows share the cached statistics."""
+        return calibrate(
+            model,
+            self.windows.by_length if self.windows else [],
+            self.config.calibration.batch_size,
+            self.choices.read_plain_statistics,
+            self.cache,
+            self.keys.statistics,
+            folder and folder / "calibrate",
+        )
+
+    def measure(self, calibration: Calibration, folder: Path | None) -> Measure:
+        """Return the function that measures the divergence of plans; results are cached."""
+
+        def measure(plans: Sequence[PruningPlan], num_tokens: int) -> list[float]:
+            trials = self.keys.trials(plans, num_tokens)
+            place = folder and folder / f"search-{digest(trials)}"
+            divergence = Divergence(calibration, self.choices.compensation, place)
+            key = self.keys.divergences(trials, calibration.model.device)
+            return self.cache.get(DIVERGENCES, key, lambda: divergence(plans, num_tokens))[0]
+
+        return measure
+
+    def recover(self, model: PlacedModel, more_to_come: bool, folder: Path | None) -> dict[str, Any]:
+        """Train the compressed model in place to predict what the dense one predicts; return what the report says."""
+        from flap.recovery.distillation import recover  # here, so that other runs do not wait for transformers' Trainer
+
+        assert self.choices.recovery and folder and isinstance(self.source, Source)
+        [tokens_NT], place = self.texts["recovery"].by_length, folder / "recover"
+        return recover(self.choices.recovery, model, self.source, tokens_NT, place, self.config.seed, more_to_come)
+
+    @contextmanager
+    def workspace(self) -> Iterator[Path | None]:
+        """Yield the folder that an interrupted run resumes from; None if this run stores nothing to resume from."""
+        resumes = self.source.on_disk or (self.choices.structure.measures and self.cache.enabled)
+        if not resumes and self.choices.recovery is None:
+            yield None
+            return
+        with workspace(self.cache.root, self.keys.workspace, self.config.resume) as folder:
+            yield folder

@@ -1,0 +1,78 @@
+"""The preparation of a run: everything that needs no weights is made and checked before they are read."""
+
+from pathlib import Path
+
+from flap.checkpoint.save import check_room, check_target
+from flap.config import FlapConfig, in_time, require
+from flap.evaluation import prepare_suite
+from flap.evaluation.results import RESULTS
+from flap.export.gguf import check_export, source_gguf
+from flap.jobs.checks import check_budget, check_timed, check_trainable
+from flap.jobs.choices import choose
+from flap.jobs.forecast import Forecast
+from flap.jobs.job import Job
+from flap.jobs.texts import read_texts
+from flap.models import Given, ModelAdapter, Source, adapt, find_model
+from flap.recovery import check_room_to_train
+from flap.storage import Cache, cache_root
+from flap.storage.files import remove_leftovers
+
+
+def prepare(
+    config: FlapConfig, run_dir: Path | None, source: Source | Given | None = None, will_save: bool = True
+) -> Job:
+    """Return the job of a config: choices, windows, budget and tasks, all checked. Reads no weights.
+
+    source: the model, if the caller has it already. will_save: the run will begin, so that its memory and the place of
+    the checkpoint are checked, too.
+
+    Raises:
+        ValueError: bad input, in one line that names the field.
+    """
+    require(not config.dry_run, "dry_run", True, "false; only the command line prints what a run will take")
+    choices, run_dir = choose(config), run_dir or Path()
+    target = Path(config.checkpoint.dir or run_dir / "checkpoint")
+    root = cache_root(config.cache_dir)
+    source = source or find_model(config.model, root, config.trust_remote_code)
+    require(
+        config.checkpoint.save or not source.on_disk,
+        "checkpoint.save",
+        False,
+        f"true with model.placement={config.model.placement}, whose result is nowhere but on disk",
+    )
+    if "gguf" in config.checkpoint.formats:
+        uniform = (choices.structure.layer_by_layer and not choices.compensation.adds_bias) or config.ratio == 0
+        check_export(source.config, source.tokenizer, source_gguf(config.model.path), uniform)
+    results = run_dir / RESULTS
+    if not config.resume:
+        results.unlink(missing_ok=True)  # without resume, numbers of an earlier start are not used
+    suite = prepare_suite(choices.evaluators, source.tokenizer, source.max_length, results)
+    texts = read_texts(config, choices, source.tokenizer, source.max_length)
+    adapter = adapt(source.skeleton(), choices.structure.experts)
+    budget = check_budget(adapter, choices, config, source)
+    if choices.recovery is not None:
+        check_trainable(choices.recovery, source, adapter)
+    if in_time(config.target):
+        check_timed(config, choices, source)
+    cache = Cache(root, config.use_cache, config.cache_wait_seconds)
+    job = Job(config, choices, source, texts, budget, suite, cache, target)
+    if will_save:
+        _check_room(job, adapter)
+    return job
+
+
+def _check_room(job: Job, adapter: ModelAdapter) -> None:
+    """Check that there is room for the run, and for its checkpoint a place that may be written.
+
+    Raises:
+        ValueError: there is none.
+    """
+    config, source, budget = job.config, job.source, job.budget
+    if job.choices.recovery is not None:
+        check_room_to_train(job.choices.recovery, adapter, budget.ratio, source.dtype, source.device)
+    Forecast.of(config, job.choices, source, adapter, budget.ratio).check()
+    if config.checkpoint.save:
+        remove_leftovers(job.target)
+        check_target(job.target, job.replaces_checkpoint, Path(source.path) if source.path else None)
+        removed = 0 if config.mask_only else budget.to_remove * source.dtype.itemsize
+        check_room(job.target, int(source.num_bytes - removed))

@@ -1,0 +1,42 @@
+"""The texts of calibration and of recovery, as windows."""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+
+from transformers import PreTrainedTokenizerBase
+
+from flap.calibration.windows import read_windows
+from flap.config import FlapConfig
+from flap.data import Windows
+from flap.evaluation import Task
+from flap.jobs.choices import Choices
+from flap.recovery import recovery_windows
+
+
+def read_texts(
+    config: FlapConfig, choices: Choices, tokenizer: PreTrainedTokenizerBase, max_length: int | None
+) -> dict[str, Windows]:
+    """Return the windows of calibration and of recovery, as far as a choice needs them.
+
+    Raises:
+        ValueError: there is no such text, it is too short, or windows are longer than the model's context.
+    """
+    texts, own = {}, config.calibration
+    if choices.need_windows:
+        sizes = own.num_samples, own.lengths, config.seed, own.bos, max_length
+        texts["calibration"] = read_windows("calibration", own.dataset, tokenizer, *sizes)
+    if choices.recovery is not None:
+        texts["recovery"] = recovery_windows(choices.recovery, tokenizer, max_length, own.bos, config.seed)
+    return texts
+
+
+def overlaps(texts: Mapping[str, Windows], tasks: Sequence[Task]) -> list[str]:
+    """Return warnings about tasks that are measured on a text of calibration or recovery, or on documents from it."""
+    warnings = []
+    for task, (use, windows) in product(tasks, texts.items()):
+        for text in windows.known:
+            if task.text_sha256 == text.sha256:
+                warnings.append(f"{task.name} is measured on the {use} text itself")
+            elif text.name in task.shares_text_with:
+                warnings.append(f"{task.name} is measured on documents that {text.name} is made of, too")
+    return list(dict.fromkeys(warnings))

@@ -1,0 +1,54 @@
+"""Keys of what is stored: each changes with all that its result depends on, and with nothing else."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from flap.allocation import LayerPlan, PruningPlan
+from flap.jobs.facts import inputs
+from flap.jobs.prepare import prepare
+from tests.helpers.runs import composed, tiny
+
+PLAN = PruningPlan((LayerPlan((0, 1), (3, 5)),) * 4)
+CPU = torch.device("cpu")
+CHANGES = [
+    ("ratio=0.5", {"workspace"}),
+    ("metric=IFV", {"workspace"}),
+    ("structure=UL-UM", {"workspace"}),
+    ("mask_only=true", {"workspace", "compressed", "pruned"}),
+    ("compensation=none", {"workspace", "compressed", "pruned", "divergences"}),
+    ("calibration.batch_size=2", {"workspace"}),
+    ("calibration.num_samples=6", {"workspace", "compressed", "pruned", "divergences", "statistics", "inputs"}),
+    ("seed=7", {"workspace", "compressed", "pruned", "divergences", "statistics", "inputs"}),
+    ("model.dtype=bfloat16", {"workspace", "divergences", "statistics", "dense", "layer_times", "inputs"}),
+    ("eval.perplexity.max_tokens=64", set()),
+    ("use_cache=false", set()),
+    ("checkpoint.save=false", set()),
+]
+
+
+@pytest.mark.parametrize(("change", "changed"), CHANGES)
+def test_a_key_changes_with_what_its_result_depends_on(
+    change: str, changed: set[str], model_dir: Path, text_file: Path, tmp_path: Path
+) -> None:
+    arguments = [*tiny(model_dir, text_file), "model.device=cpu", "ratio=0.4"]
+    before, after = (keys(tmp_path, *arguments, *more) for more in ((), (change,)))
+    assert {name for name in before if before[name] != after[name]} == changed
+
+
+def keys(folder: Path, *arguments: str) -> dict[str, object]:
+    job = prepare(composed(*arguments), folder)
+    keys, trials = job.keys, job.keys.trials([PLAN], 16)
+    return {
+        "statistics": keys.statistics, "workspace": keys.workspace, "dense": keys.dense(CPU),
+        "layer_times": keys.layer_times(CPU), "divergences": keys.divergences(trials, CPU),
+        "compressed": keys.compressed(PLAN), "pruned": keys.pruned(PLAN), "inputs": inputs(job),
+    }  # fmt: skip
+
+
+def test_plans_have_keys_of_their_own(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
+    keys = prepare(composed(*tiny(model_dir, text_file)), tmp_path).keys
+    other = PLAN.with_layer(0, LayerPlan((0,), (3, 5)))
+    assert keys.compressed(PLAN) != keys.compressed(other)
+    assert keys.trials([PLAN], 16) != keys.trials([other], 16) != keys.trials([other], 32)
