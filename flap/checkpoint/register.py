@@ -37,7 +37,7 @@ def register_configs() -> dict[type, tuple[str, Mapping[str, str]]]:
     """Register the configs, which imports no model; return for each its architecture and the kinds of its classes."""
     dense = architectures(DENSE + MIXTURES), modeling_flap.AUTO_CLASSES
     vision = architectures(VISION, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES), modeling_flap.WHOLE_AUTO_CLASSES
-    configs = {}
+    configs: dict[type, tuple[str, Mapping[str, str]]] = {}
     for names, kinds in (dense, vision):
         for name in names:
             config = modeling_flap.pruned_class(name, kinds["AutoConfig"])
