@@ -65,6 +65,9 @@ def tiny_model(architecture: str, seed: int = 0, **changes: object) -> PreTraine
     return random_model(config, seed)
 
 
+LEARNED = ("e_score_correction_bias", "layer_scalar")  # buffers with values that training finds
+
+
 def random_model(config: PreTrainedConfig, seed: int = 0, **options: object) -> PreTrainedModel:
     """A random model with weights large enough to matter and random values in every bias and norm it has."""
     torch.manual_seed(seed)
@@ -72,6 +75,9 @@ def random_model(config: PreTrainedConfig, seed: int = 0, **options: object) -> 
     for name, parameter in model.named_parameters():
         scale, centre = (0.3, 1.0) if "norm" in name else (0.2, 0.0)
         nn.init.normal_(parameter, mean=centre, std=scale)
+    for name, buffer in model.named_buffers():
+        if name.endswith(LEARNED):
+            nn.init.normal_(buffer, mean=0.5, std=0.1)
     return model
 
 

@@ -32,7 +32,7 @@ def become_checkpointable(placed: PlacedModel) -> str:
     except ValueError as reason:
         _become_flap(adapter, shared | head_dim)
         return f"flap, or trust_remote_code=True ({reason})"
-    _become(adapter, stock, stock_class(type(adapter.model.base_model)), stock_class(type(adapter.model)))
+    _become(adapter, stock, stock_class(type(adapter.base)), stock_class(type(adapter.model)))
     fill_biases(placed, stock)
     return "stock transformers"
 
@@ -64,7 +64,7 @@ def _become(adapter: ModelAdapter, config: PreTrainedConfig, base_class: type, m
             module.config = config.get_text_config()
         elif getattr(module, "config", None) is before:
             module.config = config
-    model.base_model.__class__, model.__class__ = base_class, model_class
+    adapter.base.__class__, model.__class__ = base_class, model_class
 
 
 _REPLACED = (

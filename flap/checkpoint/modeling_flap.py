@@ -9,6 +9,7 @@ Written by flap (flap-pruning); the method is FLAP, An et al., AAAI 2024.
 
 import math
 import sys
+from copy import copy
 
 import torch
 import transformers
@@ -25,6 +26,7 @@ OUTPUTS = {
     "Falcon": ("self_attention.dense", "mlp.dense_4h_to_h"),
     "GPT2": ("attn.c_proj", "mlp.c_proj"),
     "FalconH1": ("self_attn.o_proj", "feed_forward.down_proj"),
+    "Llama4": ("self_attn.o_proj", "feed_forward.down_proj"),
 }
 KERNEL_MULTIPLE = 8  # the grouped kernel takes experts whose number of neurons is a multiple of it, in any dtype
 SQUARE = (
@@ -45,7 +47,8 @@ BASES = {
     "Config": ("TextConfig", "Config"), "Model": ("TextModel", "Model"), "ForCausalLM": ("ForCausalLM", "LMHeadModel"),
     "WholeConfig": ("Config",), "WholeModel": ("Model",), "ForConditionalGeneration": ("ForConditionalGeneration",),
 }  # fmt: skip
-TOWERS = ("language_model", "text_model")  # the language model of a vision-language model, in its base model
+# The language model of a vision-language model, in its base model; Llama 4's is beside its head.
+TOWERS = ("language_model", "text_model", "model")
 
 
 class PrunedConfigMixin:
@@ -74,7 +77,7 @@ class PrunedModelMixin:
         widths = text_config.to_dict().get("per_layer_config")
         if config._attn_implementation == "vllm":
             _check_for_vllm(widths, sys.modules["vllm.distributed"].get_tensor_model_parallel_world_size())
-        text_config.per_layer_config = None
+        text_config.per_layer_config = _head_dims(widths)
         super().__init__(config, *args, **kwargs)
         text_config.per_layer_config = widths
         layers, architecture = decoder_layers(self), _architecture(self)
@@ -99,6 +102,16 @@ class BiasedExpertsMixin:
         return output + bias.to(output.dtype)
 
 
+class BiasedEachMixin:
+    """As BiasedExpertsMixin, where each expert takes all tokens, and zeros for those that are sent to others."""
+
+    def forward(self, hidden_states):
+        """Run the experts and add the bias of each to its own tokens."""
+        sent = hidden_states.unflatten(0, (self.num_experts, -1)).any(dim=-1, keepdim=True)
+        bias = (sent * self.down_proj_bias[:, None]).flatten(0, 1)
+        return super().forward(hidden_states) + bias.to(hidden_states.dtype)
+
+
 class EmptyAttentionMixin:
     """Attention whose heads were all removed: its output is the bias of its output projection, or zero.
 
@@ -113,13 +126,20 @@ class EmptyAttentionMixin:
         return getattr(self, self.output_name)(hidden_states[..., :0]), None
 
 
+def _head_dims(widths):
+    """Return what the whole model must know of its layers: the sizes of heads, where they differ (Gemma 4)."""
+    return {i: {"head_dim": layer["head_dim"]} for i, layer in widths.items() if "head_dim" in layer} or None
+
+
 def _check_for_vllm(widths, ranks):
     """Refuse in one line a layer without heads or neurons, where vLLM's kernels end the process, or that cannot split.
 
     ranks: vLLM's `tensor_parallel_size`; each of its processes takes an equal part of a layer's heads and neurons.
     """
     units = [(i, *one) for i, layer in widths.items() for one in layer.items() if type(one[1]) is int]
-    units = [(i, name, n) for i, name, n in units if "experts" not in name]  # whole experts are not split
+    units = [
+        (i, name, n) for i, name, n in units if "experts" not in name and name != "head_dim"
+    ]  # which are not split
     for i, name, n in units:
         heads = name.endswith("heads")
         if n == 0:
@@ -154,7 +174,10 @@ def _architecture(model):
 def share_config(model):
     """Give the language model its config, and the modules of each layer the same with the widths of that layer."""
     config = model.config.get_text_config()
-    language_model(model).config = config  # transformers has copied it
+    base = language_model(model)
+    base.config = config  # transformers has copied it
+    if hasattr(base, "rotary_emb") and (sizes := _head_dims(config.to_dict()["per_layer_config"])):
+        base.rotary_emb.config = RotaryConfig(config, sizes)
     for i, layer in enumerate(decoder_layers(model)):
         for module in layer.modules():
             if hasattr(module, "config"):
@@ -177,6 +200,15 @@ class LayerConfig:
         return getattr(self._shared, name)
 
 
+class RotaryConfig(LayerConfig):
+    """The model's config with nothing but the size of heads by layer, which is the same in all layers of a type."""
+
+    def __init__(self, config, sizes):
+        alike = copy(config)
+        alike.per_layer_config = sizes
+        vars(self).update(per_layer_config=alike.per_layer_config, _shared=config)
+
+
 def _build(dense, layer_config, i, architecture):
     """Build layer i with its own widths and biases; the modules that are not pruned are those of the dense layer."""
     layer_class = type(dense)
@@ -188,7 +220,7 @@ def _build(dense, layer_config, i, architecture):
         layer = _build_square(layer_class, layer_config, i, *attention_output.split("."))
     else:
         layer = layer_class(layer_config, i)
-    for parent, name in (("mlp", "shared_experts"), ("", "mamba")):
+    for parent, name in (("mlp", "shared_experts"), ("feed_forward", "shared_expert"), ("", "mamba")):
         if f"{parent}.{name}".strip(".") in dict(dense.named_modules()):
             setattr(layer.get_submodule(parent), name, getattr(dense.get_submodule(parent), name))
     if architecture == "Olmoe":  # its norms of queries and keys are built for the hidden size
@@ -201,9 +233,10 @@ def _build(dense, layer_config, i, architecture):
     experts = next((module for name, module in layer.named_modules() if name.rpartition(".")[2] == "experts"), None)
     if experts is None:
         _match_bias(layer, mlp_output, layer_config.mlp_output_bias)
-    elif layer_config.mlp_output_bias and not experts.has_bias:
-        experts.down_proj_bias = nn.Parameter(torch.zeros(experts.num_experts, experts.hidden_dim))
-        experts.__class__ = type(type(experts).__name__, (BiasedExpertsMixin, type(experts)), {})
+    elif layer_config.mlp_output_bias and not getattr(experts, "has_bias", False):
+        experts.down_proj_bias = nn.Parameter(torch.zeros(experts.num_experts, layer_config.hidden_size))
+        mixin = BiasedExpertsMixin if hasattr(experts, "has_bias") else BiasedEachMixin
+        experts.__class__ = type(type(experts).__name__, (mixin, type(experts)), {})
     return layer
 
 

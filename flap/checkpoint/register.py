@@ -22,6 +22,7 @@ DENSE = (
 )  # fmt: skip
 MIXTURES = (
     "mixtral", "granitemoe", "gpt_oss", "olmoe", "qwen2_moe", "qwen3_moe", "glm4_moe", "deepseek_v3", "qwen3_next",
+    "llama4_text", "gemma4_text",
 )  # fmt: skip
 VISION = ("gemma3", "llava", "mistral3", "qwen2_5_vl", "qwen3_vl", "idefics3", "smolvlm")  # with a language model
 

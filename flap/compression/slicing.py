@@ -18,7 +18,8 @@ def slice_out(change: Change) -> None:
     for module, name, rows_UR in change.block.vectors:
         old = getattr(module, name)
         kept = rows_UR[change.kept_U].flatten().sort().values
-        setattr(module, name, nn.Parameter(old.detach()[kept], requires_grad=old.requires_grad))
+        new = old.detach()[kept]
+        setattr(module, name, nn.Parameter(new, requires_grad=old.requires_grad) if name in module._parameters else new)
     for norm, linear in change.block.norms:
         set_weight(norm, norm.weight.detach()[rows[linear]])
 

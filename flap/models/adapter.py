@@ -31,7 +31,7 @@ class Block:
     columns_UC: Tensor
     inputs: tuple[tuple[Any, Tensor], ...]  # the input projections, each with its rows_UR
     norms: tuple[tuple[Any, nn.Linear], ...] = ()  # each an RMS norm over all outputs of an input projection
-    vectors: tuple[tuple[Any, str, Tensor], ...] = ()  # parameters beside them: module, name and rows_UR
+    vectors: tuple[tuple[Any, str, Tensor], ...] = ()  # parameters or buffers beside them: module, name and rows_UR
 
     @property
     def num_units(self) -> int:
@@ -72,7 +72,7 @@ class Block:
         inputs: list[Any] = [linear for linear, _ in self.inputs]
         biases = sum(linear.bias.numel() for linear in inputs if linear.bias is not None)
         weights: list[Tensor] = [module.weight for module in (self.output, *inputs, *(norm for norm, _ in self.norms))]
-        weights += [getattr(module, name) for module, name, _ in self.vectors]
+        weights += [getattr(module, name) for module, name, _ in self.vectors if name in module._parameters]
         return int(biases + sum(weight.numel() for weight in weights))
 
     @property
@@ -86,6 +86,7 @@ class DecoderOutput(MoeModelOutputWithPast):
     """The output of any decoder, with all fields that a model may look for."""
 
     cross_attentions: None = None
+    shared_kv_states: None = None
 
 
 class ModelAdapter(ABC):
@@ -96,6 +97,12 @@ class ModelAdapter(ABC):
 
     def __init__(self, model: PreTrainedModel, whole_experts: bool = False) -> None:
         self.model, self.whole_experts = model, whole_experts
+
+    @property
+    def base(self) -> PreTrainedModel:
+        """The model without its head; Llama 4's class with a head does not name it as its base model."""
+        base = self.model.base_model
+        return cast(PreTrainedModel, self.model.model if base is self.model else base)
 
     @property
     @abstractmethod
@@ -155,7 +162,7 @@ class ModelAdapter(ABC):
     @property
     @abstractmethod
     def head_dim(self) -> int | None:
-        """The number of channels of one head, the same in all layers; None if no layer has heads that can be pruned."""
+        """The number of channels of one head in all layers; None if no layer has heads to prune, or layers differ."""
 
     def layer_config(self, layer: int) -> dict[str, int | bool]:
         """Return the layer's values of the config keys that pruning changes: `per_layer_config` of a checkpoint."""

@@ -7,7 +7,7 @@ routed to one expert.
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -17,6 +17,7 @@ from torch.nn.functional import linear
 from flap.models.adapter import Block, split
 from flap.models.offload import onloaded
 
+WIDTHS = ("intermediate_size", "intermediate_dim", "expert_dim")  # attributes of experts
 KERNEL_MULTIPLE = 8  # the grouped kernel takes experts whose number of neurons is a multiple of it, in any dtype
 
 
@@ -35,7 +36,7 @@ class GateUp:
     @property
     def bias(self) -> Tensor | None:
         """The biases (E · 2I); most families have none."""
-        return self.experts.gate_up_proj_bias.flatten() if self.experts.has_bias else None
+        return self.experts.gate_up_proj_bias.flatten() if _has_bias(self.experts) else None
 
     @property
     def out_features(self) -> int:
@@ -86,6 +87,7 @@ class ExpertsBlock(Block):
     """All experts of a layer as one block. Its units are neurons; every expert must keep the same number of them."""
 
     output: Down
+    chosen: int = field(kw_only=True)  # how many of them a token is sent to
 
     @property
     def num_experts(self) -> int:
@@ -95,7 +97,7 @@ class ExpertsBlock(Block):
     @property
     def chosen_experts(self) -> int:
         """The number of experts that a token is sent to."""
-        return int(self.output.experts.config.num_experts_per_tok)
+        return self.chosen
 
     @property
     def watched(self) -> nn.Module:
@@ -104,44 +106,80 @@ class ExpertsBlock(Block):
 
     def activations(self, args: tuple[Any, ...]) -> Sequence[Tensor]:
         """Return the inputs of each expert's down projection for the tokens routed to it, whatever kernel is used."""
-        experts, (hidden_TH, chosen_TK, _) = self.output.experts, args
-        # sorted by expert, so that the device is waited for once a batch and not once an expert
-        order = chosen_TK.flatten().argsort(stable=True)
-        counts_E = torch.bincount(chosen_TK.flatten(), minlength=self.num_experts).tolist()
-        routed = hidden_TH[order // chosen_TK.shape[1]].split(counts_E)
+        experts = self.output.experts
+        routed, _ = dispatched(experts, args)
         with onloaded(experts):
             weight_ERH = _as_stored(experts, experts.gate_up_proj)
-            biases = experts.gate_up_proj_bias if experts.has_bias else [None] * self.num_experts
+            biases = experts.gate_up_proj_bias if _has_bias(experts) else [None] * self.num_experts
             gate_up = [linear(*one) for one in zip(routed, weight_ERH, biases, strict=True)]
-        return [experts._apply_gate(both) for both in gate_up]
+        return [_apply_gate(experts, both) for both in gate_up]
 
 
-def experts_block(name: str, experts: Any) -> ExpertsBlock:
-    """Return the block of a layer's experts."""
+def experts_block(name: str, experts: Any, chosen: int) -> ExpertsBlock:
+    """Return the block of a layer's experts. chosen: how many of them a token is sent to."""
     num_experts, neurons = experts.num_experts, num_neurons(experts)
     columns_UC = split(num_experts * neurons, num_experts * neurons)
     first_E1, neuron_I = 2 * neurons * torch.arange(num_experts)[:, None], torch.arange(neurons)
     # the rows of an expert: all gates and then all ups, or neuron after neuron
-    gate_EI, step = (first_E1 + neuron_I, neurons) if experts.is_concatenated else (first_E1 + 2 * neuron_I, 1)
+    concatenated = getattr(experts, "is_concatenated", True)
+    gate_EI, step = (first_E1 + neuron_I, neurons) if concatenated else (first_E1 + 2 * neuron_I, 1)
     rows_UR = torch.stack([gate_EI, gate_EI + step], dim=-1).flatten(0, 1)
-    return ExpertsBlock(name, Down(experts), columns_UC, ((GateUp(experts), rows_UR),))
+    return ExpertsBlock(name, Down(experts), columns_UC, ((GateUp(experts), rows_UR),), chosen=chosen)
+
+
+def dispatched(experts: Any, args: tuple[Any, ...]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the inputs (R, H) of each expert, and the weights (R) of its outputs, from the arguments of the experts.
+
+    Llama 4's experts each take all tokens, times the router's weight: zeros for a token that is sent to others.
+    """
+    if len(args) == 1:
+        inputs = [input_TH[input_TH.any(dim=1)] for input_TH in args[0].unflatten(0, (experts.num_experts, -1))]
+        return inputs, [input_RH.new_ones(len(input_RH)) for input_RH in inputs]
+    hidden_TH, chosen_TK, weight_TK = args
+    # sorted by expert, so that the device is waited for once a batch and not once an expert
+    order = chosen_TK.flatten().argsort(stable=True)
+    counts_E = torch.bincount(chosen_TK.flatten(), minlength=experts.num_experts).tolist()
+    inputs = hidden_TH[order // chosen_TK.shape[1]].split(counts_E)
+    return list(inputs), list(weight_TK.flatten()[order].split(counts_E))
 
 
 def num_neurons(experts: Any) -> int:
     """Return the number of neurons of one expert."""
-    return int(experts.down_proj.shape[1 if experts.is_transposed else 2])
+    return int(experts.down_proj.shape[1 if _is_transposed(experts) else 2])
+
+
+def _is_transposed(experts: Any) -> bool:
+    """Return whether the experts store weights (E, input, output); Llama 4's do, and have no such attribute."""
+    return bool(getattr(experts, "is_transposed", True))
+
+
+def _has_bias(experts: Any) -> bool:
+    """Return whether the family itself has biases."""
+    return bool(getattr(experts, "has_bias", False))
+
+
+def _apply_gate(experts: Any, gate_up: Tensor) -> Tensor:
+    """Return the inputs of the down projections from the outputs of gate and up projections."""
+    if hasattr(experts, "_apply_gate"):
+        return cast(Tensor, experts._apply_gate(gate_up))
+    gate, up = gate_up.chunk(2, dim=-1)
+    return cast(Tensor, up * experts.act_fn(gate))
 
 
 def _as_stored(experts: Any, weight: Tensor) -> Tensor:
     """Return weights (E, output, input) as the experts store them, or the reverse: some store (E, input, output)."""
-    return weight.transpose(1, 2) if experts.is_transposed else weight
+    return weight.transpose(1, 2) if _is_transposed(experts) else weight
 
 
 def add_output_biases(experts: Any, args: tuple[Any, ...], output_TH: Tensor) -> Tensor:
     """Add Σ_k weight_k · bias of expert k to the output of the experts. A forward hook; it works with any kernel."""
-    _, chosen_TK, weight_TK = args
     with onloaded(experts):
-        bias_TH: Tensor = (weight_TK[..., None] * experts.down_proj_bias[chosen_TK]).sum(1)
+        if len(args) == 1:  # as in `dispatched`: an output for each expert and token
+            sent_ET1 = args[0].unflatten(0, (experts.num_experts, -1)).any(dim=-1, keepdim=True)
+            bias_TH: Tensor = (sent_ET1 * experts.down_proj_bias[:, None]).flatten(0, 1)
+        else:
+            _, chosen_TK, weight_TK = args
+            bias_TH = (weight_TK[..., None] * experts.down_proj_bias[chosen_TK]).sum(1)
     return output_TH + bias_TH.to(output_TH.dtype)
 
 
@@ -153,7 +191,8 @@ def _assign(experts: nn.Module, name: str, tensor: Tensor) -> None:
 def _adds_biases(experts: Any) -> bool:
     """Return whether the biases are added already: by the family, the hook, or the class of a reloaded checkpoint."""
     names = {cls.__name__ for cls in type(experts).__mro__}
-    return experts.has_bias or add_output_biases in experts._forward_hooks.values() or "BiasedExpertsMixin" in names
+    reloaded = not names.isdisjoint(("BiasedExpertsMixin", "BiasedEachMixin"))
+    return _has_bias(experts) or add_output_biases in experts._forward_hooks.values() or reloaded
 
 
 def experts_fit_kernel(mlp: Block) -> bool:
@@ -169,11 +208,9 @@ def refresh_experts(experts: Any) -> None:
     experts.num_experts = len(experts.down_proj)
     if hasattr(experts, "down_proj_bias") and not _adds_biases(experts):
         experts.register_forward_hook(add_output_biases)
-    setattr(
-        experts,
-        "intermediate_size" if hasattr(experts, "intermediate_size") else "intermediate_dim",
-        num_neurons(experts),
-    )
-    if num_neurons(experts) % KERNEL_MULTIPLE:
+    for name in WIDTHS:
+        if hasattr(experts, name):
+            setattr(experts, name, num_neurons(experts))
+    if hasattr(experts, "config") and num_neurons(experts) % KERNEL_MULTIPLE:
         experts.config = copy.copy(experts.config)
         experts.config._experts_implementation = "eager"

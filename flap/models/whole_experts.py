@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from flap.models.experts import Down, ExpertsBlock, GateUp, num_neurons
+from flap.models.experts import Down, ExpertsBlock, GateUp, dispatched, num_neurons
+
+VECTORS = ("e_score_correction_bias",)  # of a router, with a value for each expert
 
 
 @dataclass(frozen=True)
@@ -62,20 +64,20 @@ class WholeExperts(ExpertsBlock):
 
     def num_tokens(self, args: tuple[Any, ...]) -> int | None:
         """Return the number of all tokens."""
-        return len(args[1])
+        return len(args[0]) // (self.num_experts if len(args) == 1 else 1)
 
     def activations(self, args: tuple[Any, ...]) -> Sequence[Tensor]:
         """Return the inputs of each expert's down projection for the tokens routed to it, times the router's weight."""
-        _, chosen_TK, weight_TK = args
-        order = chosen_TK.flatten().argsort(stable=True)
-        activations = super().activations(args)
-        weights = weight_TK.flatten()[order].split([len(activation_RI) for activation_RI in activations])
-        return [activation_RI * weight_R[:, None] for activation_RI, weight_R in zip(activations, weights, strict=True)]
+        _, weights = dispatched(self.output.experts, args)
+        pairs = zip(super().activations(args), weights, strict=True)
+        return [activation_RI * weight_R[:, None] for activation_RI, weight_R in pairs]
 
 
-def whole_experts(name: str, experts: Any, router: Any) -> WholeExperts:
-    """Return the block of a layer's experts that leave whole."""
+def whole_experts(name: str, experts: Any, chosen: int, router: Any) -> WholeExperts:
+    """Return the block of a layer's experts that leave whole. chosen: how many of them a token is sent to."""
     number, neurons = experts.num_experts, num_neurons(experts)
     columns_UC, rows_UR = (torch.arange(number * size).reshape(number, size) for size in (neurons, 2 * neurons))
     inputs = ((GateUp(experts, whole=True), rows_UR), (Router(router), torch.arange(number)[:, None]))
-    return WholeExperts(name, Down(experts, whole=True), columns_UC, inputs)
+    each = torch.arange(number)[:, None]
+    vectors = tuple((router, one, each) for one in VECTORS if hasattr(router, one))
+    return WholeExperts(name, Down(experts, whole=True), columns_UC, inputs, vectors=vectors, chosen=chosen)

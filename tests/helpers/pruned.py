@@ -14,7 +14,7 @@ from flap.checkpoint.convert import become_checkpointable
 from flap.checkpoint.save import save
 from flap.compression import BiasCompensation, Compensation, CompressLayer, compress, slice_layer
 from flap.importance import WIFV, score_layers
-from flap.models import PlacedModel, Resident
+from flap.models import PlacedModel, Resident, adapt
 from tests.cases import tokens
 
 AL_AM, BIAS = ALAM(), BiasCompensation()
@@ -56,7 +56,7 @@ def logits(model: PreTrainedModel) -> Tensor:
 
 @torch.no_grad()
 def hidden(model: PreTrainedModel) -> Tensor:
-    return model.base_model(input_ids=tokens(seed=7)).last_hidden_state
+    return adapt(model).base(input_ids=tokens(seed=7)).last_hidden_state
 
 
 def generated(model: PreTrainedModel, **options: object) -> Tensor:

@@ -30,15 +30,19 @@ FAMILIES = {
     "mixtral": test_mixtures.TestMixtral, "qwen3_moe": test_mixtures.TestQwen3Moe,
     "qwen2_moe": test_mixtures.TestQwen2Moe, "olmoe": test_mixtures.TestOlmoe,
     "gpt_oss": test_mixtures.TestGptOss, "qwen3_next": test_mixtures.TestQwen3Next,
+    "granitemoe": test_mixtures.TestGraniteMoe, "glm4_moe": test_mixtures.TestGlm4Moe,
+    "deepseek_v3": test_mixtures.TestDeepseekV3, "llama4_text": test_mixtures.TestLlama4,
 }  # fmt: skip
 TOP_K = 2
 EXPERTS = 6
 
 
-def config_of(family: str, variant: str = "mha") -> PreTrainedConfig:
-    """Six experts a layer, two for each token; `gqa` of the Qwens has a layer with a plain MLP."""
-    config = copy.deepcopy(FAMILIES[family].configs[variant])
-    config.num_experts = EXPERTS  # or num_local_experts, by the attribute map of the config
+def config_of(family: str, variant: int = 0) -> PreTrainedConfig:
+    """Six experts a layer, two for each token; the second variant of some families has a layer with a plain MLP."""
+    config = copy.deepcopy(list(FAMILIES[family].configs.values())[variant])
+    config.num_experts_per_tok = TOP_K
+    config.num_experts = config.num_local_experts = EXPERTS  # the family's own name, or what its config calls so
+    config.n_group = config.topk_group = 1
     return config
 
 
@@ -49,12 +53,12 @@ def family(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def model(family: str) -> PreTrainedModel:
-    return random_model(config_of(family, "gqa" if "qwen" in family else "mha"))
+    return random_model(config_of(family, 1))
 
 
 def router_of(model: PreTrainedModel, layer: int) -> nn.Module | None:
-    mlp = model.model.layers[layer].mlp
-    return getattr(mlp, "router", getattr(mlp, "gate", None))
+    adapter = adapt(model)
+    return dict(adapter.layers[layer].named_modules()).get(adapter.family.router)
 
 
 def observed(model: PreTrainedModel) -> list[LayerStatistics]:
@@ -80,8 +84,10 @@ def never_routed(model: PreTrainedModel, plan: PruningPlan) -> Tensor:
     linear, closed = nn.functional.linear, {}
     for i, kept in enumerate(plan.layers):
         router = router_of(model, i)
-        if isinstance(router, nn.Module) and not isinstance(router, nn.Linear):
+        if router is not None:
             gone = sorted(set(range(EXPERTS)) - set(kept.mlp))
+            if hasattr(router, "e_score_correction_bias"):  # it chooses by the sum of both
+                router.e_score_correction_bias[gone] = -torch.inf
             closed[router.weight.data_ptr()] = torch.zeros(EXPERTS).index_fill(0, torch.tensor(gone).long(), -torch.inf)
 
     def spy(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -107,7 +113,7 @@ def experts_alone(model: PreTrainedModel, *kept: int) -> PruningPlan:
 @pytest.mark.parametrize("compensation", [BiasCompensation(), NoCompensation()])
 def test_an_expert_that_no_token_is_sent_to_equals_one_that_left(model: PreTrainedModel, compensation: object) -> None:
     plan = experts_alone(model, 4)
-    expected = never_routed(model, plan)
+    expected = never_routed(copy.deepcopy(model), plan)
     assert not torch.allclose(expected, logits(model), atol=1e-2)
     compress(adapt(model, True), plan, compensation, enumerate(observed(model)), slice_layer)
     torch.testing.assert_close(logits(model), expected, atol=1e-4, rtol=0)
@@ -158,19 +164,19 @@ def test_an_expert_is_scored_by_its_routed_output_error() -> None:
 
 def test_the_price_of_an_expert_is_what_leaves_with_it(model: PreTrainedModel) -> None:
     adapter = adapt(model, whole_experts=True)
-    units = price(adapter, 0.0).layers[0].mlp
+    units = price(adapter, 0.0).layers[2].mlp
     before = sum(parameter.numel() for parameter in model.parameters())
-    full = experts_alone(model, EXPERTS).layers[0]
-    slice_layer(adapter, 0, full._replace(mlp=full.mlp[:1] + full.mlp[2:]), NoCompensation(), None)
+    full = experts_alone(model, EXPERTS).layers[2]
+    slice_layer(adapter, 2, full._replace(mlp=full.mlp[:1] + full.mlp[2:]), NoCompensation(), None)
     assert before - sum(parameter.numel() for parameter in model.parameters()) == units.price
-    assert (units.count, units.fewest, adapter.mlp(0).num_units) == (EXPERTS, TOP_K, EXPERTS - 1)
+    assert (units.count, units.fewest, adapter.mlp(2).num_units) == (EXPERTS, TOP_K, EXPERTS - 1)
 
 
 @pytest.mark.parametrize("ratio", [0.1, 0.3, 0.5])
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("metric", METRICS)
 def test_every_structure_keeps_as_many_as_a_token_is_sent_to(metric: str, structure: str, ratio: float) -> None:
-    model = random_model(config_of("qwen3_moe", "gqa"))
+    model = random_model(config_of("qwen3_moe", 1))
     adapter, chosen = adapt(model, True), STRUCTURES[structure](experts=True)
     known = covariances(model, tokens(), 4, whole_experts=True) if metric == "OBS" else observed(model)
     budget = price(adapter, ratio)
@@ -240,7 +246,7 @@ def test_experts_leave_a_model_that_has_lost_neurons(tokenizer: PreTrainedTokeni
 
 @pytest.fixture
 def on_disk(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
-    random_model(config_of("qwen3_moe", "gqa")).save_pretrained(tmp_path / "model")
+    random_model(config_of("qwen3_moe", 1)).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 
@@ -282,5 +288,13 @@ def test_bad_input_is_one_clear_line(options: list[str], message: str, on_disk: 
 
 
 def test_a_model_without_experts_is_refused(model_dir: Path, text_file: Path) -> None:
-    with pytest.raises(ValueError, match=r"structure.experts=true: expected false for llama; or one of mixtral, gpt"):
+    with pytest.raises(ValueError, match=r"structure.experts=true: expected false for llama; or one of mixtral, gran"):
         run(composed(*tiny(model_dir, text_file), "structure.experts=true"), None)
+
+
+def test_experts_in_groups_of_one_size_are_refused() -> None:
+    expected = (
+        r"structure.experts=true: expected false for deepseek_v3 with n_group=2, whose router chooses among groups"
+    )
+    with pytest.raises(ValueError, match=expected):
+        adapt(random_model(test_mixtures.TestDeepseekV3.configs["queries"]), whole_experts=True)

@@ -58,7 +58,13 @@ FAMILIES: dict[str, Family] = {
         mlp="mlp.c_proj", mlp_inputs=("c_fc",), neurons="n_inner",
     ),
     "mixtral": Family(experts="mlp.experts", router="mlp.gate", num_experts="num_local_experts"),
-    "granitemoe": Family(experts="block_sparse_moe.experts"),
+    "granitemoe": Family(
+        experts="block_sparse_moe.experts", router="block_sparse_moe.router", num_experts="num_local_experts",
+    ),
+    "llama4_text": Family(
+        mlp="feed_forward.down_proj", neurons="intermediate_size_mlp", experts="feed_forward.experts",
+        router="feed_forward.router", num_experts="num_local_experts", expert_neurons="intermediate_size",
+    ),
     "gpt_oss": Family(
         experts="mlp.experts", router="mlp.router", num_experts="num_local_experts", attention_vectors=("sinks",),
     ),
@@ -68,9 +74,17 @@ FAMILIES: dict[str, Family] = {
         experts="mlp.experts", router="mlp.gate", num_experts="num_local_experts",
         expert_neurons="moe_intermediate_size",
     ),
-    "glm4_moe": Family(experts="mlp.experts", expert_neurons="moe_intermediate_size"),
+    "gemma4_text": Family(
+        experts="experts", expert_neurons="moe_intermediate_size", chosen_experts="top_k_experts",
+        without=("hidden_size_per_layer_input", "num_kv_shared_layers"),
+    ),
+    "glm4_moe": Family(
+        experts="mlp.experts", router="mlp.gate", num_experts="n_routed_experts",
+        expert_neurons="moe_intermediate_size",
+    ),
     "deepseek_v3": Family(
-        experts="mlp.experts", expert_neurons="moe_intermediate_size", whole_attention="self_attn.o_proj",
+        experts="mlp.experts", router="mlp.gate", num_experts="n_routed_experts",
+        expert_neurons="moe_intermediate_size", whole_attention="self_attn.o_proj",
     ),
     "qwen3_next": Family(
         experts="mlp.experts", router="mlp.gate", expert_neurons="moe_intermediate_size",
@@ -123,7 +137,9 @@ def find_family(config: PreTrainedConfig) -> Family:
 def _checked(family: Family, config: PreTrainedConfig) -> Family:
     for key in family.without:
         if getattr(config, key):
-            raise ValueError(f"model.path: {config.model_type} with {key}=true is not supported; expected {key}=false")
+            value, expected = str(getattr(config, key)).lower(), "false" if getattr(config, key) is True else "0"
+            unsupported = f"{config.model_type} with {key}={value} is not supported"
+            raise ValueError(f"model.path: {unsupported}; expected {key}={expected}")
     return family
 
 
@@ -148,7 +164,16 @@ def adapt(model: PreTrainedModel, whole_experts: bool = False) -> ModelAdapter:
     head = "ForConditionalGeneration" if sees_images(model.config) else "ForCausalLM"
     if not type(model).__name__.endswith((head, "LMHeadModel")):
         raise ValueError(f"model: {type(model).__name__} has no language model head; expected a …{head} class")
-    if whole_experts and not family.router:
-        allowed = ", ".join(name for name, one in FAMILIES.items() if one.router)
-        raise ValueError(f"structure.experts=true: expected false for {model.config.model_type}; or one of {allowed}")
+    if whole_experts:
+        _check_whole_experts(family, model.config.get_text_config())
     return (MixtureAdapter if family.experts else UsualAdapter)(model, family, whole_experts)
+
+
+def _check_whole_experts(family: Family, config: PreTrainedConfig) -> None:
+    refused = f"structure.experts=true: expected false for {config.model_type}"
+    if not family.router:
+        allowed = ", ".join(name for name, one in FAMILIES.items() if one.router)
+        raise ValueError(f"{refused}; or one of {allowed}")
+    groups = getattr(config, "n_group", None) or 1
+    if groups > 1:
+        raise ValueError(f"{refused} with n_group={groups}, whose router chooses among groups of as many experts each")

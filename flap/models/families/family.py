@@ -25,7 +25,8 @@ class Family:
     experts: str = ""  # the module of a layer's experts, where it has any
     router: str = ""  # the module that chooses from them, if one of its rows can leave with an expert
     num_experts: str = "num_experts"  # a config key
+    chosen_experts: str = "num_experts_per_tok"  # a config key
     kv_heads: str = "num_key_value_heads"  # a config key; multi-head attention has none
     neurons: str = "intermediate_size"  # a config key, as is the next one
     expert_neurons: str = ""  # of one expert, if its key is another one
-    without: tuple[str, ...] = ()  # config keys that must be false
+    without: tuple[str, ...] = ()  # config keys that must be false or 0

@@ -16,9 +16,10 @@ class MixtureAdapter(UsualAdapter):
         experts, name = self._experts(layer), f"layer {layer} MLP"
         if experts is None:
             return super().mlp(layer)
+        chosen = int(getattr(self.config, self.family.chosen_experts))
         if self.whole_experts:
-            return whole_experts(name, experts, self.layers[layer].get_submodule(self.family.router))
-        return experts_block(name, experts)
+            return whole_experts(name, experts, chosen, self.layers[layer].get_submodule(self.family.router))
+        return experts_block(name, experts, chosen)
 
     def widths(self, layer: int) -> dict[str, int]:
         """Return the numbers of heads, neurons (of one expert) and experts of a layer, by their names in the config."""

@@ -24,7 +24,7 @@ class UsualAdapter(ModelAdapter):
     @property
     def decoder(self) -> PreTrainedModel:
         """The model without its LM head."""
-        return cast(PreTrainedModel, self.model.base_model.get_submodule(self.family.decoder))
+        return cast(PreTrainedModel, self.base.get_submodule(self.family.decoder))
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -51,7 +51,7 @@ class UsualAdapter(ModelAdapter):
         module = self.parent(layer, family.attention)
         output, inputs = _linears(module, family.attention, family.attention_inputs)
         queries = output.in_features
-        keys = inputs[1].out_features if len(inputs) == 3 else (inputs[0].out_features - queries) // 2
+        keys = inputs[1].out_features if len(inputs) > 1 else (inputs[0].out_features - queries) // 2
         groups = keys // _head_dim(module)
         sizes = [[queries, keys, keys]] if family.stacked else [[linear.out_features] for linear in inputs]
         rows = [_rows(parts, groups) for parts in sizes]
@@ -82,17 +82,20 @@ class UsualAdapter(ModelAdapter):
 
     @property
     def head_dim(self) -> int | None:
-        """The number of channels of one head, the same in all layers; None if no layer has heads that can be pruned."""
+        """The number of channels of one head in all layers; None if no layer has heads to prune, or layers differ."""
         modules = (self.parent(i, self.family.attention) for i in range(len(self.layers)) if self._has_heads(i))
-        return next(map(_head_dim, modules), None)
+        dims = set(map(_head_dim, modules))
+        return dims.pop() if len(dims) == 1 else None
 
     def widths(self, layer: int) -> dict[str, int]:
         """Return the numbers of heads and neurons of a layer, by their names in the config."""
         attention, mlp = self.blocks(layer)
         widths = {self.family.neurons: mlp.num_units}
         if self._has_heads(layer):
+            if self.head_dim is None:
+                widths["head_dim"] = _head_dim(self.parent(layer, self.family.attention))
             widths["num_attention_heads"] = attention.num_units * self.queries_per_group(layer)
-            if hasattr(self.config, self.family.kv_heads):
+            if hasattr(self.config.per_layer_config[layer], self.family.kv_heads):
                 widths[self.family.kv_heads] = attention.num_units
         return widths
 
@@ -122,9 +125,10 @@ KV_HEADS = ("num_key_value_heads", "num_kv_heads")
 
 
 def _linears(module: nn.Module, output: str, inputs: Sequence[str]) -> tuple[Any, list[Any]]:
-    """Return the output projection and the input projections beside it."""
+    """Return the output projection and the input projections beside it; Gemma 4 may have none of values."""
     name = output.rpartition(".")[2]
-    return as_linear(module.get_submodule(name)), [as_linear(module.get_submodule(one)) for one in inputs]
+    beside = [as_linear(module.get_submodule(one)) for one in inputs if getattr(module, one) is not None]
+    return as_linear(module.get_submodule(name)), beside
 
 
 def _rows(sizes: Sequence[int], units: int) -> Tensor:

@@ -75,12 +75,16 @@ class FamilyContract:
                     assert len(rows_UR) == block.num_units
                     assert sorted(rows_UR.flatten().tolist()) == list(range(linear.out_features))
 
-    def test_no_matrix_of_a_layer_is_overlooked(self, model: PreTrainedModel) -> None:
-        adapter = adapt(model)
-        assert all(any(part in name for name, _ in model.named_parameters()) for part in self.stays)
+    def whole(self, config: PreTrainedConfig) -> tuple[str, ...]:
+        """`stays`, as far as the variant has it."""
+        return self.stays
+
+    def test_no_matrix_of_a_layer_is_overlooked(self, config: PreTrainedConfig, model: PreTrainedModel) -> None:
+        adapter, stays = adapt(model), self.whole(config)
+        assert all(any(part in name for name, _ in model.named_parameters()) for part in stays)
         for i, layer in enumerate(adapter.layers):
             matrices = {name: p.numel() for name, p in layer.named_parameters() if p.ndim > 1}
-            matrices = {name: n for name, n in matrices.items() if not any(part in name for part in self.stays)}
+            matrices = {name: n for name, n in matrices.items() if not any(part in name for part in stays)}
             known = [linear.weight.numel() for b in adapter.blocks(i) for linear in (b.output, *dict(b.inputs))]
             known += [
                 linear.bias.numel()
@@ -211,7 +215,7 @@ class FamilyContract:
     def test_what_is_no_width_stays_in_the_config(self, config: PreTrainedConfig, saved: Saved) -> None:
         before, after = keys_of(config), keys_of(load(saved.directory).config)
         changes = {key.rpartition(".")[2] for key, value in before.items() if after.get(key) != value}
-        assert changes <= {"_name_or_path", "model_type", "architectures", "head_dim", "dtype"}
+        assert changes <= {"_name_or_path", "model_type", "architectures", "head_dim", "per_layer_config", "dtype"}
 
     def test_features_still_matter(self, saved: Saved) -> None:
         for key, value in self.features.items():

@@ -5,9 +5,11 @@
 from transformers import (
     DeepseekV3Config,
     FalconH1Config,
+    Gemma4TextConfig,
     Glm4MoeConfig,
     GptOssConfig,
     GraniteMoeConfig,
+    Llama4TextConfig,
     MixtralConfig,
     OlmoeConfig,
     PreTrainedConfig,
@@ -19,7 +21,7 @@ from transformers import (
 
 from flap.allocation import ULMM
 from tests.models.families.contract import FamilyContract
-from tests.models.families.tiny import GQA, MHA, SLIDING, SOME_LAYERS_SLIDE, TIED, TINY
+from tests.models.families.tiny import GQA, MHA, SLIDING, SOME_LAYERS_SLIDE, TIED, TINY, UNTIED
 
 
 class TestMixtral(FamilyContract):
@@ -127,8 +129,8 @@ class TestDeepseekV3(FamilyContract):
     }  # fmt: skip
     del own["head_dim"]
     configs = {
-        "query-latents": DeepseekV3Config(**TINY | own, q_lora_rank=16, first_k_dense_replace=1, **TIED),
         "queries": DeepseekV3Config(**TINY | own, q_lora_rank=None, first_k_dense_replace=0, attention_bias=True),
+        "query-latents": DeepseekV3Config(**TINY | own, q_lora_rank=16, first_k_dense_replace=1, **TIED),
     }
     features = {"routed_scaling_factor": 1.0, "num_experts_per_tok": 1}
     stays = ("mlp.gate.", "mlp.shared_experts.", "self_attn.q_", "self_attn.kv_")
@@ -137,6 +139,48 @@ class TestDeepseekV3(FamilyContract):
 
     def heads(self, config: PreTrainedConfig, layer: int) -> tuple[int, int]:
         return 1, 1
+
+
+class TestLlama4(FamilyContract):
+    own = {
+        "num_local_experts": 4, "intermediate_size": 32, "intermediate_size_mlp": 56, "head_dim": 8,
+        "attention_chunk_size": 8, "no_rope_layers": [1, 0, 1], "floor_scale": 4,
+    }  # fmt: skip
+    configs = {
+        "mha": Llama4TextConfig(**MHA | own, num_experts_per_tok=2, **TIED),
+        "gqa": Llama4TextConfig(**GQA | own, num_experts_per_tok=1, attention_bias=True, moe_layers=[0, 2]),
+    }
+    features = {"attention_chunk_size": 16, "attn_scale": 1.0}
+    stays = ("feed_forward.router.", "feed_forward.shared_expert.")
+    stock = False
+
+    def num_neurons(self, config: PreTrainedConfig, layer: int) -> int:
+        return config.intermediate_size if layer in config.moe_layers else config.intermediate_size_mlp
+
+
+class TestGemma4(FamilyContract):
+    own = {
+        "head_dim": 8, "global_head_dim": 16, "hidden_size_per_layer_input": 0, "final_logit_softcapping": 3.0,
+        "sliding_window": 8, "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+    }  # fmt: skip
+    mixture = {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 32}
+    configs = {
+        "mixture": Gemma4TextConfig(**MHA | own | mixture, **UNTIED),
+        "dense": Gemma4TextConfig(**GQA | own, attention_k_eq_v=True, num_global_key_value_heads=2),
+    }
+    features = {"sliding_window": 16, "final_logit_softcapping": 30.0, "top_k_experts": 1}
+    stays = ("router.", "mlp.gate_proj.", "mlp.up_proj.", "mlp.down_proj.")
+    stock = False
+
+    def whole(self, config: PreTrainedConfig) -> tuple[str, ...]:
+        return self.stays if config.enable_moe_block else ()
+
+    def num_neurons(self, config: PreTrainedConfig, layer: int) -> int:
+        return config.moe_intermediate_size if config.enable_moe_block else config.intermediate_size
+
+    def heads(self, config: PreTrainedConfig, layer: int) -> tuple[int, int]:
+        groups = config.per_layer_config[layer].num_key_value_heads
+        return groups, config.num_attention_heads // groups
 
 
 class TestQwen35(FamilyContract):

@@ -21,6 +21,8 @@ STAYS = {
     "mamba": "state space",
     "self_attn": "MLA",
     "mlp.shared_expert": "shared experts",
+    "mlp.down_proj": "plain MLP beside experts",
+    "feed_forward.shared_expert": "shared experts",
 }
 
 
