@@ -14,8 +14,8 @@ from torch import Tensor
 from flap.calibration.recorder import LayerRecorder, joined
 from flap.calibration.statistics import LayerStatistics
 from flap.calibration.statistics_file import STATISTICS, read_statistics, write_statistics
-from flap.data import batches, split_windows
-from flap.models import PlacedModel, Stream, Walk
+from flap.data import HELD_OUT, batches, split_windows
+from flap.models import Batch, PlacedModel, Seen, Stream, Walk
 from flap.storage import Cache
 
 # Scores and trials, which are compared with each other and then dropped, are made from this many tokens a channel.
@@ -29,6 +29,7 @@ class Calibration:
     """The calibration windows and the statistics of every layer of a model on dense inputs.
 
     windows: empty if nothing needs any. batch_size: windows of the first length in a batch; others have its tokens.
+    images: windows with an image, which are run one at a time beside those.
     layers: the statistics without covariances; empty if nothing needs them. Covariances are too large to store: they
     are computed while a layer is visited, and each further use takes another walk with the windows.
     cache_state: "hit" if `layers` came from the cache, else "miss"; "off" without a cache.
@@ -39,6 +40,7 @@ class Calibration:
     batch_size: int
     layers: list[LayerStatistics]
     cache_state: str = "off"
+    images: Sequence[Seen] = ()
 
     def visit(
         self,
@@ -92,11 +94,12 @@ class Calibration:
 
     def _enter(self, walk: Walk, windows: Sequence[Tensor]) -> tuple[Stream, Stream]:
         fitting, held_out = split_windows(windows)
-        entered = walk.enter("fitting", batches(fitting, self.batch_size))
-        return entered, walk.enter("held out", batches(held_out, self.batch_size))
+        seen = [image for i, image in enumerate(self.images) if i % HELD_OUT], self.images[::HELD_OUT]
+        entered = walk.enter("fitting", [*batches(fitting, self.batch_size), *seen[0]])
+        return entered, walk.enter("held out", [*batches(held_out, self.batch_size), *seen[1]])
 
     def _enter_whole(self, walk: Walk) -> Stream:
-        return walk.enter("windows", batches(self.windows, self.batch_size))
+        return walk.enter("windows", [*batches(self.windows, self.batch_size), *self.images])
 
 
 def calibrate(
@@ -107,6 +110,7 @@ def calibrate(
     cache: Cache,
     key: Mapping[str, object],
     folder: Path | None,
+    images: Sequence[Seen] = (),
 ) -> Calibration:
     """Return the calibration of a model; statistics without covariances are collected, or read from the cache.
 
@@ -116,14 +120,20 @@ def calibrate(
         ValueError: as `collect`.
     """
     if not windows or not needed:
-        return Calibration(model, windows, batch_size, [])
-    layers, state = cache.get(STATISTICS, key, lambda: collect(model, windows, batch_size, folder))
-    return Calibration(model, windows, batch_size, layers, state)
+        return Calibration(model, windows, batch_size, [], images=images)
+    parts: list[Batch] = [*batches(windows, batch_size), *images]
+    layers, state = cache.get(STATISTICS, key, lambda: collect_batches(model, parts, folder))
+    return Calibration(model, windows, batch_size, layers, state, images)
 
 
 def collect(
     model: PlacedModel, windows: Sequence[Tensor], batch_size: int, folder: Path | None = None
 ) -> list[LayerStatistics]:
+    """Return the statistics of every layer on dense inputs of windows; see `collect_batches`."""
+    return collect_batches(model, batches(windows, batch_size), folder)
+
+
+def collect_batches(model: PlacedModel, windows: Sequence[Batch], folder: Path | None = None) -> list[LayerStatistics]:
     """Return the statistics of every layer on dense inputs. Each window is run once. folder: resume from it.
 
     Raises:
@@ -132,7 +142,7 @@ def collect(
     folder = folder if model.on_disk else None  # in memory one pass does for all layers
     recorders = [LayerRecorder(model.adapter, i) for i in range(len(model.layers))]
     statistics: dict[int, LayerStatistics] = {}
-    for i in model.observe(batches(windows, batch_size), recorders, folder):
+    for i in model.observe(windows, recorders, folder):
         statistics[i] = recorders[i].finish()
         if folder is not None:  # before the walk records that the layer is done
             write_statistics([statistics[i]], folder / f"statistics-{i}.safetensors")

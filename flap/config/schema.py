@@ -39,6 +39,7 @@ class CalibrationConfig:
     seq_len: Any = 128  # tokens in a window, or a list of lengths
     batch_size: int = 8  # windows at a time
     bos: str = "auto"  # each window begins with the BOS token: true, false; auto: where the tokenizer puts one there
+    images: str | None = None  # a folder of images, each with a .txt of its name: windows besides, of models that see
     propagate: str = "dense"  # pruned: sequential, on the outputs of pruned layers; UL-UM and UL-MM only
 
     @property

@@ -2,11 +2,12 @@
 
 from flap.data.drawing import HELD_OUT, Pool, batches, split_windows
 from flap.data.parts import SELF, Part, parse
+from flap.data.pictures import Picture, read_pictures
 from flap.data.text import Text
 from flap.data.texts import Template, read_text, save_text
 from flap.data.windows import Windows, begins_with_bos, evaluation_windows, tokens_sha256
 
 __all__ = [
-    "HELD_OUT", "SELF", "Part", "Pool", "Template", "Text", "Windows", "batches", "begins_with_bos",
-    "evaluation_windows", "parse", "read_text", "save_text", "split_windows", "tokens_sha256",
+    "HELD_OUT", "SELF", "Part", "Picture", "Pool", "Template", "Text", "Windows", "batches", "begins_with_bos",
+    "evaluation_windows", "parse", "read_pictures", "read_text", "save_text", "split_windows", "tokens_sha256",
 ]  # fmt: skip

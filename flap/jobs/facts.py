@@ -7,7 +7,8 @@ from flap.storage import digest
 def sources(job: Job) -> dict[str, str]:
     """Return the origin of the model and of each text."""
     texts = {use: "; ".join(text.origin for text in windows.known) for use, windows in job.texts.items()}
-    return {"model": job.source.origin, **texts, **{task.name: task.origin for task in job.suite.tasks}}
+    images = {"images": job.images.folder} if job.images else {}
+    return {"model": job.source.origin, **texts, **images, **{task.name: task.origin for task in job.suite.tasks}}
 
 
 def begins_with_bos(job: Job) -> dict[str, bool]:

@@ -5,6 +5,7 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from flap.calibration.images import check_sees_images
 from flap.calibration.windows import check_context
 from flap.config import FlapConfig
 from flap.data import SELF, parse
@@ -91,6 +92,7 @@ def forecast(config: FlapConfig) -> Forecast:
     choices, model = choose(config), find_architecture(config.model, config.trust_remote_code)
     if choices.need_windows:
         check_context("calibration", config.calibration.lengths, model.max_length)
+        check_sees_images(config.calibration.images, model.config)
     adapter = adapt(model.skeleton(), choices.structure.experts)
     budget = check_budget(adapter, choices, config, model)
     return Forecast.of(config, choices, model, adapter, budget.ratio)

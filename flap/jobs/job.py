@@ -10,6 +10,7 @@ from typing import Any
 from flap.allocation import Budget, Measure, PruningPlan
 from flap.calibration import Calibration
 from flap.calibration.calibrate import calibrate
+from flap.calibration.images import Images
 from flap.calibration.writing import WRITTEN, Draft, text_of, write
 from flap.compression import CompressLayer, Divergence, mask_layer, slice_layer
 from flap.config import FlapConfig
@@ -37,6 +38,7 @@ class Job:
     suite: Suite
     cache: Cache
     target: Path
+    images: Images | None = None  # the windows of calibration with images
 
     @property
     def windows(self) -> Windows | None:
@@ -46,7 +48,7 @@ class Job:
     @property
     def keys(self) -> CacheKeys:
         """The keys of what this job stores."""
-        return CacheKeys(self.config, self.choices, self.source, self.texts)
+        return CacheKeys(self.config, self.choices, self.source, self.texts, self.images)
 
     @property
     def compress_layer(self) -> CompressLayer:
@@ -109,6 +111,7 @@ class Job:
             self.cache,
             self.keys.statistics,
             folder and folder / "calibrate",
+            self.images.windows if self.images else (),
         )
 
     def measure(self, calibration: Calibration, folder: Path | None) -> Measure:

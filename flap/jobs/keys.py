@@ -8,6 +8,7 @@ import torch
 
 from flap.allocation import PruningPlan
 from flap.calibration import STATISTICS_VERSION
+from flap.calibration.images import Images
 from flap.config import FlapConfig
 from flap.data import Windows
 from flap.jobs.choices import Choices
@@ -31,11 +32,13 @@ class CacheKeys:
     choices: Choices
     source: Source | Given
     texts: Mapping[str, Windows]
+    images: Images | None = None
 
     @property
     def windows(self) -> Key:
         """Calibration windows and units, on which statistics depend besides the model."""
-        units = {"units": "experts"} if self.choices.structure.experts else {}
+        units: Key = {"units": "experts"} if self.choices.structure.experts else {}
+        units |= self.images.key if self.images else {}
         if "calibration" not in self.texts:
             return units
         return {"version": STATISTICS_VERSION, **self.texts["calibration"].key, **units}
@@ -100,5 +103,6 @@ class CacheKeys:
     def inputs(self) -> dict[str, str]:
         """A digest of all that is not in the config and changes the pruned model: weights, texts, libraries, fits."""
         calibration = {"calibration": digest(self.texts["calibration"].key)} if "calibration" in self.texts else {}
+        calibration |= {"images": digest(self.images.key)} if self.images else {}
         recovery = {use: digest(key) for use, key in self.recovery.items()}
         return {"model": digest(self.source.fingerprint), "fits": str(FITS_VERSION), **calibration, **recovery}

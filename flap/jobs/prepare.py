@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from flap.calibration.images import read_images
 from flap.checkpoint.save import check_room, check_target
 from flap.config import FlapConfig, in_time, require
 from flap.evaluation import prepare_suite
@@ -48,6 +49,10 @@ def prepare(
         results.unlink(missing_ok=True)  # without resume, numbers of an earlier start are not used
     suite = prepare_suite(choices.evaluators, source.tokenizer, source.max_length, results)
     texts = read_texts(config, choices, source.tokenizer, source.max_length)
+    images = None
+    if choices.need_windows:
+        where = source.path, source.max_length, config.trust_remote_code
+        images = read_images(config.calibration.images, source.config, *where)
     adapter = adapt(source.skeleton(), choices.structure.experts)
     budget = check_budget(adapter, choices, config, source)
     if choices.recovery is not None:
@@ -55,7 +60,7 @@ def prepare(
     if in_time(config.target):
         check_timed(config, choices, source)
     cache = Cache(root, config.use_cache, config.cache_wait_seconds)
-    job = Job(config, choices, source, texts, budget, suite, cache, target)
+    job = Job(config, choices, source, texts, budget, suite, cache, target, images)
     if will_save:
         _check_room(job, adapter)
     return job

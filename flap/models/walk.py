@@ -10,11 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from flap.console.progress import progress
-from flap.models.forward import Call, enter
+from flap.models.forward import Batch, Call, enter, moved, tokens_of
 from flap.models.hidden_files import HiddenFiles
 from flap.models.placement.base import PlacedModel
-
-Shape = tuple[int, int]  # N, T
 
 
 class Stream:
@@ -23,14 +21,14 @@ class Stream:
     The outputs of a layer never overwrite its inputs, so a fork needs no memory until it advances.
     """
 
-    def __init__(self, walk: "Walk", batches: list[Tensor], calls: dict[Shape, list[Call]], file: str | None) -> None:
+    def __init__(self, walk: "Walk", batches: list[Tensor], calls: list[list[Call]], file: str | None) -> None:
         self.walk, self.batches, self.calls, self.file = walk, batches, calls, file
 
     def outputs(self, index: int, layer: nn.Module) -> Iterator[Tensor]:
         """Yield the output of the layer for each batch; the stream stays at the input of the layer."""
-        for batch_NTD in self.batches:
+        for batch_NTD, calls in zip(self.batches, self.calls, strict=True):
             # a clone has the usual memory alignment, so mapped and ordinary memory use the same kernels
-            yield self.calls[_shape(batch_NTD)][index](layer, batch_NTD.clone())
+            yield calls[index](layer, batch_NTD.clone())
 
     def advance(self, index: int, layer: nn.Module) -> None:
         """Run the layer and replace the hidden states by its outputs."""
@@ -76,16 +74,16 @@ class Walk:
             self._record_done(i + 1)
         self.streams = {}  # each refers to the walk: a cycle, which would keep their files until it is collected
 
-    def enter(self, name: str, batches_NT: Sequence[Tensor]) -> Stream:
+    def enter(self, name: str, batches: Sequence[Batch]) -> Stream:
         """Return a new stream of these windows at the first layer; in a resumed walk, at the layer where it resumes."""
         with self.model.ends():
-            calls, example_NTD = self._calls(batches_NT)
-            shapes = [(*batch_NT.shape, example_NTD.shape[-1]) for batch_NT in batches_NT]
+            calls, example_NTD = self._calls(batches)
+            shapes = [(*tokens_of(batch).shape, example_NTD.shape[-1]) for batch in batches]
             if self.files is not None and self.layers_done:
                 file = self.files.recorded[name]
                 stream = Stream(self, self.files.mapped(file, shapes, example_NTD.dtype), calls, file)
             else:
-                stream = self._embedded(batches_NT, shapes, example_NTD.dtype, calls)
+                stream = self._embedded(batches, shapes, example_NTD.dtype, calls)
         self.streams[name] = stream
         return stream
 
@@ -102,21 +100,28 @@ class Walk:
             return None, None
         return self.files.new([tuple(batch_NTD.shape) for batch_NTD in batches], batches[0].dtype)
 
-    def _calls(self, batches_NT: Sequence[Tensor]) -> tuple[dict[Shape, list[Call]], Tensor]:
-        """Return the calls of all layers for each shape of a batch, and the hidden states of one batch."""
-        examples = {_shape(batch_NT): batch_NT.to(self.model.device) for batch_NT in batches_NT}
-        entered = {shape: enter(self.model.adapter, batch_NT) for shape, batch_NT in examples.items()}
-        return {shape: calls for shape, (_, calls) in entered.items()}, next(iter(entered.values()))[0]
+    def _calls(self, batches: Sequence[Batch]) -> tuple[list[list[Call]], Tensor]:
+        """Return the calls of all layers for each batch, and the hidden states of one batch.
+
+        Batches of tokens alone share those of their shape; a window with an image has its own.
+        """
+        keys = [tuple(batch.shape) if isinstance(batch, Tensor) else b for b, batch in enumerate(batches)]
+        examples = dict(zip(keys, batches, strict=True))
+        entered = {key: self._enter(batch) for key, batch in examples.items()}
+        return [entered[key][1] for key in keys], entered[keys[0]][0]
+
+    def _enter(self, batch: Batch) -> tuple[Tensor, list[Call]]:
+        return enter(self.model.adapter, moved(batch, self.model.device, self.model.model.dtype))
 
     def _embedded(
         self,
-        batches_NT: Sequence[Tensor],
+        batches: Sequence[Batch],
         shapes: Sequence[tuple[int, ...]],
         dtype: torch.dtype,
-        calls: dict[Shape, list[Call]],
+        calls: list[list[Call]],
     ) -> Stream:
         """Return the stream of these windows at the first layer."""
-        hidden = (enter(self.model.adapter, batch_NT.to(self.model.device))[0] for batch_NT in batches_NT)
+        hidden = (self._enter(batch)[0] for batch in batches)
         if self.files is None:
             return Stream(self, [batch_NTD.cpu() for batch_NTD in hidden], calls, None)
         self.files.check_room(shapes, dtype)
@@ -130,7 +135,3 @@ class Walk:
         if self.files is not None:
             files = {name: stream.file for name, stream in self.streams.items() if stream.file is not None}
             self.files.record(layers, files)
-
-
-def _shape(batch: Tensor) -> Shape:
-    return batch.shape[0], batch.shape[1]

@@ -1,6 +1,7 @@
 """A vision-language model from the command line and from Python: what comes out sees images as its masked twin does."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -10,8 +11,11 @@ import torch
 from transformers import AutoModelForImageTextToText, PreTrainedModel, PreTrainedTokenizerFast
 
 import flap
-from flap.models import read_model
+from flap.models import adapt, read_model
+from flap.pipeline import run
+from tests.calibration.test_images import draw, processor
 from tests.cases import random_model
+from tests.helpers.runs import composed, tiny
 from tests.models.families.test_vision import TestLlava as Llava
 
 TEXT = {"num_samples": 8, "seq_len": 16, "batch_size": 4}
@@ -68,3 +72,38 @@ def test_from_python_masked_and_sliced_write_the_same_of_an_image(
     torch.testing.assert_close(llava.seen(sliced), llava.seen(masked), atol=1e-3, rtol=0)
     assert torch.equal(llava.said(sliced), llava.said(masked))
     assert torch.equal(llava.said(reloaded), llava.said(sliced))
+
+
+def test_images_are_calibrated_on_at_any_placement(
+    vision_dir: Path, tokenizer: PreTrainedTokenizerFast, text_file: Path, tmp_path: Path
+) -> None:
+    """What is kept and what compensation fits are those of both placements, and others than on text alone."""
+    seeing = tmp_path / "seeing"
+    shutil.copytree(vision_dir, seeing)
+    processor(tokenizer).save_pretrained(seeing)
+    pictures, found = f"calibration.images={draw(tmp_path / 'pictures')}", {}
+    for name, options in {
+        "device": [pictures], "stream": [pictures, "model.placement=stream"], "text": [],
+        "covariances": [pictures, "metric=OBS", "compensation=linear"],
+    }.items():  # fmt: skip
+        options = [*tiny(seeing, text_file), *options, "ratio=0.4", f"cache_dir={tmp_path / 'cache'}"]
+        report = run(composed(*options), tmp_path / name)
+        assert ("images" in report.sources) == ("images" in report.inputs) == (name != "text")
+        found[name] = Llava().seen(pruned(tmp_path / name / "checkpoint"))
+    torch.testing.assert_close(found["stream"], found["device"], atol=1e-3, rtol=0)
+    assert not torch.allclose(found["text"], found["device"], atol=1e-3)
+    assert not torch.allclose(found["covariances"], found["device"], atol=1e-3)
+
+
+@pytest.mark.parametrize("how", ["lora", "full"])
+def test_training_is_of_the_language_model_alone(how: str, vision_dir: Path, text_file: Path, tmp_path: Path) -> None:
+    options = [*tiny(vision_dir, text_file), "ratio=0.4", f"recover={how}", f"cache_dir={tmp_path / 'cache'}"]
+    options += ["recover.tokens=1216", "recover.seq_len=16", *(["recover.rank=4"] if how == "lora" else [])]
+    report = run(composed(*options, "calibration.batch_size=4"), tmp_path)
+    assert report.recovery["nats_after"] < report.recovery["nats_before"]
+    dense, trained = read_model(vision_dir), pruned(tmp_path / "checkpoint")
+    inside = {id(parameter) for parameter in adapt(dense).decoder.parameters()}
+    after = trained.state_dict()
+    others = {name: one for name, one in dense.named_parameters() if id(one) not in inside}
+    assert any("vision_tower" in name for name in others) and any("projector" in name for name in others)
+    assert all(torch.equal(after[name], one) for name, one in others.items())

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from flap.models.families import adapt
+from flap.models.forward import Batch
 
 
 class Weights(Protocol):
@@ -116,7 +117,7 @@ class PlacedModel(ABC):
     @abstractmethod
     def observe(
         self,
-        batches_NT: Sequence[Tensor],
+        batches: Sequence[Batch],
         recorders: Sequence[AbstractContextManager[Any]],
         folder: Path | None,
         stage: str = "calibrate",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from flap.models.devices import ROOM_TO_RUN, free_bytes
-from flap.models.forward import leave
+from flap.models.forward import Batch, leave
 from flap.models.placement.base import PlacedModel, Weights
 from flap.models.placement.changes import Changes
 from flap.models.placement.layer_files import LayerFiles
@@ -116,14 +116,14 @@ class OnDisk(PlacedModel):
 
     def observe(
         self,
-        batches_NT: Sequence[Tensor],
+        batches: Sequence[Batch],
         recorders: Sequence[AbstractContextManager[Any]],
         folder: Path | None,
         stage: str = "calibrate",
     ) -> Iterator[int]:
         """Run the windows layer by layer, with one recorder open at a time."""
         walk = Walk(self, f"{stage}, layer by layer", folder)
-        stream = walk.enter("windows", batches_NT)
+        stream = walk.enter("windows", batches)
         for i in walk:
             with recorders[i]:
                 stream.advance(i, self.layers[i])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from flap.console.progress import progress
 from flap.models.devices import ROOM_TO_RUN, free_bytes
+from flap.models.forward import Batch, moved, run, tokens_of
 from flap.models.placement.base import PlacedModel, Weights
 
 
@@ -42,7 +43,7 @@ class InMemory(PlacedModel):
     @torch.no_grad()
     def observe(
         self,
-        batches_NT: Sequence[Tensor],
+        batches: Sequence[Batch],
         recorders: Sequence[AbstractContextManager[Any]],
         folder: Path | None,
         stage: str = "calibrate",
@@ -52,8 +53,8 @@ class InMemory(PlacedModel):
         with ExitStack() as stack:
             for recorder in recorders:
                 stack.enter_context(recorder)
-            for batch_NT in progress(batches_NT, stage, Tensor.numel):
-                self.adapter.decoder(input_ids=batch_NT.to(self.device), use_cache=False)
+            for batch in progress(batches, stage, lambda batch: tokens_of(batch).numel()):
+                run(self.adapter, moved(batch, self.device, self.model.dtype))
         yield from range(len(self.layers))
 
     @torch.no_grad()
