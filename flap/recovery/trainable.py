@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from flap.models import adapt
 from flap.recovery.base import Recovery
 
 
@@ -22,8 +23,9 @@ def trainable(recovery: Recovery, model: PreTrainedModel) -> Iterator[list[nn.Pa
     model.requires_grad_(False)
     if recovery.gradient_checkpointing:
         model.activation_checkpointing_enable()
-    adapted = None if recovery.rank is None else _with_adapters(model, recovery.rank)
-    trained = _all_but_ends(model) if adapted is None else [p for p in model.parameters() if p.requires_grad]
+    decoder = adapt(model).decoder  # a vision tower is not trained
+    adapted = None if recovery.rank is None else _with_adapters(decoder, recovery.rank)
+    trained = _all_but_ends(decoder) if adapted is None else [p for p in model.parameters() if p.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(True)
     yield trained
@@ -37,21 +39,21 @@ def trainable(recovery: Recovery, model: PreTrainedModel) -> Iterator[list[nn.Pa
     model.eval()
 
 
-def _with_adapters(model: PreTrainedModel, rank: int) -> Any:
+def _with_adapters(decoder: PreTrainedModel, rank: int) -> Any:
     """Put A and B, in float32, beside every Linear of the layers; return peft's model, which merges them."""
     from peft import LoraConfig, get_peft_model  # here, so that other runs do not wait for its import
 
-    options = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    options = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks for a name that transformers has replaced
-        return get_peft_model(model, options)
+        return get_peft_model(decoder, options)
 
 
-def _all_but_ends(model: PreTrainedModel) -> list[nn.Parameter]:
+def _all_but_ends(decoder: PreTrainedModel) -> list[nn.Parameter]:
     """Return the weights of decoder layers and norms."""
-    ends = [*(m for m in model.modules() if isinstance(m, nn.Embedding)), model.get_output_embeddings()]
+    ends = (module for module in decoder.modules() if isinstance(module, nn.Embedding))
     frozen = {id(parameter) for end in ends for parameter in end.parameters()}
-    return [parameter for parameter in model.parameters() if id(parameter) not in frozen]
+    return [parameter for parameter in decoder.parameters() if id(parameter) not in frozen]
 
 
 def _own_tensors(model: PreTrainedModel, keep_bfloat16: bool) -> dict[nn.Parameter, tuple[torch.dtype, bool]]:
