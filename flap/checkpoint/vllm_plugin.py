@@ -9,7 +9,11 @@ from flap.checkpoint.register import register as register_with_transformers
 
 BACKEND = "vllm.model_executor.models.transformers:{}"  # vLLM imports it when it builds such a model
 
-WRONG = ("falcon_h1",)  # vLLM 0.32 loads them, and writes another text than transformers
+LEFT_OUT = (
+    "falcon_h1",  # vLLM 0.32 loads it, and writes another text than transformers
+    "llama4_text",
+    "gemma4_text",  # not tried
+)
 
 
 def register() -> None:
@@ -18,5 +22,5 @@ def register() -> None:
 
     register_with_transformers()
     for model_types, kind in ((DENSE, "TransformersForCausalLM"), (MIXTURES, "TransformersMoEForCausalLM")):
-        for architecture in architectures(tuple(name for name in model_types if name not in WRONG)):
+        for architecture in architectures(tuple(name for name in model_types if name not in LEFT_OUT)):
             ModelRegistry.register_model(f"Flap{architecture}ForCausalLM", BACKEND.format(kind))
