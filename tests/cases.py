@@ -6,6 +6,7 @@ from copy import deepcopy
 import torch
 from torch import nn
 from transformers import (
+    GraniteConfig,
     LlamaConfig,
     MistralConfig,
     MixtralConfig,
@@ -14,6 +15,7 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
     Qwen3MoeConfig,
+    SmolLM3Config,
 )
 
 from flap.allocation import ALAM, ALMM, ULMM, ULUM, Search, Structure
@@ -49,6 +51,13 @@ ARCHITECTURES: dict[str, PreTrainedConfig] = {
     "qwen3-mha-tied": Qwen3Config(**_MHA, tie_word_embeddings=True),
     "qwen3-gqa": Qwen3Config(**_TINY, **_SLIDING),
 }
+# Architectures of llama.cpp with one width for all layers; Qwen3's is above.
+ONE_WIDTH: dict[str, PreTrainedConfig] = {
+    "granite-gqa": GraniteConfig(
+        **_TINY, embedding_multiplier=3.0, attention_multiplier=0.3, residual_multiplier=0.7, logits_scaling=2.0
+    ),
+    "smollm3-gqa": SmolLM3Config(**_TINY, no_rope_layers=[1, 1, 1, 0]),
+}
 # Six experts of 24 neurons a layer, two for each token; the last layer of the second has a plain MLP.
 _EXPERTS = _TINY | {"num_hidden_layers": 3, "num_experts_per_tok": 2}
 MIXTURES: dict[str, PreTrainedConfig] = {
@@ -59,7 +68,7 @@ MIXTURES: dict[str, PreTrainedConfig] = {
 
 def tiny_model(architecture: str, seed: int = 0, **changes: object) -> PreTrainedModel:
     """A random model of the table; `changes` are keys of its config."""
-    config = deepcopy((ARCHITECTURES | MIXTURES)[architecture])
+    config = deepcopy((ARCHITECTURES | ONE_WIDTH | MIXTURES)[architecture])
     for key, value in changes.items():
         setattr(config, key, value)
     return random_model(config, seed)

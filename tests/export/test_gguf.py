@@ -60,9 +60,12 @@ def test_scaled_rope(uniform: bool, rope: str, words: PreTrainedTokenizerFast, t
     assert_computes_the_same(exported, "llama" if uniform else "deci")
 
 
-def test_qwen3_where_widths_are_uniform_and_nothing_is_added(words: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["qwen3-mha-tied", "granite-gqa", "smollm3-gqa"])
+def test_architectures_of_one_width_to_which_nothing_is_added(
+    name: str, words: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
     options = UNIFORM | {"compensation": NoCompensation()}
-    assert_computes_the_same(checkpoint(tmp_path / "pruned", "qwen3-mha-tied", words, **options), "qwen3")
+    assert_computes_the_same(checkpoint(tmp_path / "pruned", name, words, **options), name.split("-")[0])
 
 
 class Emptied(ALAM):

@@ -33,6 +33,9 @@ ARCHITECTURES = [
     ("qwen2-mha", {}, "sliding attention=True"),
     ("qwen3-mha-tied", PLAIN, "qwen3 has one width for all layers; .*structure=UL-UM"),
     ("qwen3-mha-tied", ULUM_, r"qwen3 has no place for model\.layers\.0\.mlp\.down_proj\.bias"),
+    ("granite-gqa", PLAIN, "granite has one width for all layers; .*structure=UL-UM"),
+    ("smollm3-gqa", ULUM_, r"smollm3 has no place for model\.layers\.0\.mlp\.down_proj\.bias"),
+    ("smollm3-gqa", ULUM_ | PLAIN | {"no_rope_layers": [1, 0, 1, 0]}, r"no_rope_layers=.*with \[1, 1, 1, 0\]"),
     ("qwen3-mha-tied", ULUM_ | PLAIN | {"rope_parameters": LINEAR}, "rope_type=linear: .*default"),
     ("llama-gqa", {"hidden_act": "gelu"}, "hidden_act=gelu: .*silu"),
     ("llama-gqa", {"rope_parameters": LINEAR | {"rope_type": "dynamic"}}, "rope_type=dynamic: .*llama3"),
@@ -67,10 +70,12 @@ def test_what_llama_cpp_cannot_compute(
 @pytest.mark.parametrize("family", EVERY, ids=lambda family: family.__name__)
 def test_every_family_is_taken_or_refused_in_a_line(family: type[FamilyContract]) -> None:
     for config in family.configs.values():
-        if config.model_type in MODEL_TYPES and not any(kind == "sliding_attention" for kind in layer_kinds(config)):
+        alike = getattr(config, "no_rope_layers", [1, 1, 1]) == [1, 1, 1] or config.model_type not in MODEL_TYPES
+        if config.model_type in MODEL_TYPES and "sliding_attention" not in layer_kinds(config) and alike:
             check_architecture(config)
         else:
-            with pytest.raises(ValueError, match=r"^gguf: (model_type|sliding attention)=\w+: llama\.cpp runs .* with"):
+            refused = r"^gguf: (model_type|sliding attention|no_rope_layers)=.+: llama\.cpp runs .* with"
+            with pytest.raises(ValueError, match=refused):
                 check_architecture(config)
 
 

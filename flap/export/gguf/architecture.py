@@ -1,8 +1,8 @@
 """Choose llama.cpp's architecture for a checkpoint, and write its hyperparameters.
 
 LLaMA, Mistral and Qwen2 differ only in their biases. llama.cpp's `llama` supports all of these biases, but needs the
-same width in all layers; `deci` is the same computation with a width for each layer. Qwen3 normalises q and k: its
-`qwen3` needs the same width in all layers and has no biases.
+same width in all layers; `deci` is the same computation with a width for each layer. Qwen3 normalises q and k, Granite
+has multipliers, SmolLM3 has layers without RoPE: their architectures need one width for all layers and have no biases.
 """
 
 import torch
@@ -11,11 +11,12 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
-ROTATES_PAIRS = (
-    MODEL_ARCH.LLAMA,
-    MODEL_ARCH.DECI,
-)  # RoPE rotates neighbouring channels, not halves; biases are supported
+ONE_WIDTH = {"qwen3": MODEL_ARCH.QWEN3, "granite": MODEL_ARCH.GRANITE, "smollm3": MODEL_ARCH.SMOLLM3}
+MODEL_TYPES = ("llama", "mistral", "qwen2", *ONE_WIDTH)
+TAKES_BIASES = (MODEL_ARCH.LLAMA, MODEL_ARCH.DECI)
+# RoPE rotates neighbouring channels, not halves.
+ROTATES_PAIRS = (*TAKES_BIASES, MODEL_ARCH.GRANITE, MODEL_ARCH.SMOLLM3)
+NO_ROPE_EVERY = 4  # layers without RoPE in llama.cpp's smollm3
 ROPE_TYPES = ("default", "linear", "llama3")
 
 
@@ -28,11 +29,14 @@ def check_architecture(config: PreTrainedConfig, layers_alike: bool = True) -> N
     model_type = _model_type(config)
     _require("model_type", model_type, MODEL_TYPES)
     _require("hidden_act", config.hidden_act, ("silu",))
-    ropes = ("default",) if model_type == "qwen3" else ROPE_TYPES
+    ropes = ("default",) if model_type in ONE_WIDTH else ROPE_TYPES
     _require("rope_type", config.rope_parameters["rope_type"], ropes)
     _require("sliding attention", _has_sliding_attention(config), (False,))
-    if model_type == "qwen3" and not layers_alike:
-        raise ValueError(QWEN3)
+    if model_type == "smollm3":
+        rotated = [int((i + 1) % NO_ROPE_EVERY != 0) for i in range(config.num_hidden_layers)]
+        _require("no_rope_layers", config.no_rope_layers, (rotated,))
+    if model_type in ONE_WIDTH and not layers_alike:
+        raise ValueError(_one_width(model_type))
 
 
 def _require(name: str, value: object, allowed: tuple[object, ...]) -> None:
@@ -40,7 +44,9 @@ def _require(name: str, value: object, allowed: tuple[object, ...]) -> None:
         raise ValueError(f"gguf: {name}={value}: llama.cpp runs this export with {', '.join(map(str, allowed))}")
 
 
-QWEN3 = "gguf: llama.cpp's qwen3 has one width for all layers; prune with structure=UL-UM and compensation=none"
+def _one_width(model_type: str) -> str:
+    pruned = "prune with structure=UL-UM and compensation=none"
+    return f"gguf: llama.cpp's {model_type} has one width for all layers; {pruned}"
 
 
 def choose_architecture(config: PreTrainedConfig, widths: list[dict[str, int]]) -> MODEL_ARCH:
@@ -50,10 +56,10 @@ def choose_architecture(config: PreTrainedConfig, widths: list[dict[str, int]]) 
         ValueError: the layers differ in width, and llama.cpp does not support that for this model.
     """
     uniform = all(layer == widths[0] for layer in widths)
-    if _model_type(config) == "qwen3":
+    if _model_type(config) in ONE_WIDTH:
         if not uniform:
-            raise ValueError(QWEN3)
-        return MODEL_ARCH.QWEN3
+            raise ValueError(_one_width(_model_type(config)))
+        return ONE_WIDTH[_model_type(config)]
     return MODEL_ARCH.LLAMA if uniform else MODEL_ARCH.DECI
 
 
@@ -77,6 +83,11 @@ def add_hyperparameters(
         ("feed_forward_length", writer.add_feed_forward_length),
     ):
         add([layer[name] for layer in widths] if arch == MODEL_ARCH.DECI else widths[0][name])
+    if arch == MODEL_ARCH.GRANITE:
+        writer.add_embedding_scale(config.embedding_multiplier)
+        writer.add_attention_scale(config.attention_multiplier)
+        writer.add_residual_scale(config.residual_multiplier)
+        writer.add_logit_scale(config.logits_scaling)
 
 
 def head_dim(config: PreTrainedConfig) -> int:
