@@ -11,7 +11,7 @@ from tests.helpers.engine_cases import CELLS, FAMILIES, FORMS, PROMPT, documente
 from tests.helpers.gguf_cases import Exported
 from tests.helpers.graph_engines import ENGINES, greedy, logprobs
 
-ALSO = ("gpt2", "phi")  # families that are not in the table
+ALSO = ("gpt2", "gpt_oss", "phi")  # families that are not in the table
 
 
 @pytest.fixture(scope="module", params=FORMS)
