@@ -56,7 +56,11 @@ def in_llama_cpp(checkpoint: Path) -> Generate:
 
 
 def in_vllm(checkpoint: Path) -> Generate:
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # its seconds are then those of this process
+    os.environ |= {
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # its seconds are then those of this process
+        "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; else it wants nearly all memory of the machine
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # else all its threads share a core
+    }
     from vllm import LLM, SamplingParams
 
     engine = LLM(
