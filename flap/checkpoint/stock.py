@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from flap.models import ModelAdapter, PlacedModel, adapt
-from flap.models.experts import KERNEL_MULTIPLE, experts_fit_kernel
+from flap.models.refreshed_experts import KERNEL_MULTIPLE, experts_fit_kernel
 
 BIAS_FLAGS = (
     "attention_bias",

@@ -5,7 +5,6 @@ Legend: E experts · I neurons of one expert · H hidden size · T tokens · K e
 routed to one expert.
 """
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -16,9 +15,6 @@ from torch.nn.functional import linear
 
 from flap.models.adapter import Block, split
 from flap.models.offload import onloaded
-
-WIDTHS = ("intermediate_size", "intermediate_dim", "expert_dim")  # attributes of experts
-KERNEL_MULTIPLE = 8  # the grouped kernel takes experts whose number of neurons is a multiple of it, in any dtype
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,7 @@ class GateUp:
     @property
     def bias(self) -> Tensor | None:
         """The biases (E · 2I); most families have none."""
-        return self.experts.gate_up_proj_bias.flatten() if _has_bias(self.experts) else None
+        return self.experts.gate_up_proj_bias.flatten() if has_bias(self.experts) else None
 
     @property
     def out_features(self) -> int:
@@ -110,7 +106,7 @@ class ExpertsBlock(Block):
         routed, _ = dispatched(experts, args)
         with onloaded(experts):
             weight_ERH = _as_stored(experts, experts.gate_up_proj)
-            biases = experts.gate_up_proj_bias if _has_bias(experts) else [None] * self.num_experts
+            biases = experts.gate_up_proj_bias if has_bias(experts) else [None] * self.num_experts
             gate_up = [linear(*one) for one in zip(routed, weight_ERH, biases, strict=True)]
         return [_apply_gate(experts, both) for both in gate_up]
 
@@ -153,7 +149,7 @@ def _is_transposed(experts: Any) -> bool:
     return bool(getattr(experts, "is_transposed", True))
 
 
-def _has_bias(experts: Any) -> bool:
+def has_bias(experts: Any) -> bool:
     """Return whether the family itself has biases."""
     return bool(getattr(experts, "has_bias", False))
 
@@ -171,46 +167,6 @@ def _as_stored(experts: Any, weight: Tensor) -> Tensor:
     return weight.transpose(1, 2) if _is_transposed(experts) else weight
 
 
-def add_output_biases(experts: Any, args: tuple[Any, ...], output_TH: Tensor) -> Tensor:
-    """Add Σ_k weight_k · bias of expert k to the output of the experts. A forward hook; it works with any kernel."""
-    with onloaded(experts):
-        if len(args) == 1:  # as in `dispatched`: an output for each expert and token
-            sent_ET1 = args[0].unflatten(0, (experts.num_experts, -1)).any(dim=-1, keepdim=True)
-            bias_TH: Tensor = (sent_ET1 * experts.down_proj_bias[:, None]).flatten(0, 1)
-        else:
-            _, chosen_TK, weight_TK = args
-            bias_TH = (weight_TK[..., None] * experts.down_proj_bias[chosen_TK]).sum(1)
-    return output_TH + bias_TH.to(output_TH.dtype)
-
-
 def _assign(experts: nn.Module, name: str, tensor: Tensor) -> None:
     trainable = cast(Any, experts).down_proj.requires_grad
     experts.register_parameter(name, nn.Parameter(tensor.contiguous(), requires_grad=trainable))
-
-
-def _adds_biases(experts: Any) -> bool:
-    """Return whether the biases are added already: by the family, the hook, or the class of a reloaded checkpoint."""
-    names = {cls.__name__ for cls in type(experts).__mro__}
-    reloaded = not names.isdisjoint(("BiasedExpertsMixin", "BiasedEachMixin"))
-    return _has_bias(experts) or add_output_biases in experts._forward_hooks.values() or reloaded
-
-
-def experts_fit_kernel(mlp: Block) -> bool:
-    """Return whether the grouped kernel can run the experts of this block; true for a plain MLP, which needs none."""
-    return mlp.num_experts == 1 or mlp.columns_UC.numel() // mlp.num_experts % KERNEL_MULTIPLE == 0
-
-
-def refresh_experts(experts: Any) -> None:
-    """Update the width and the number of experts after the tensors have changed, and choose the kernel.
-
-    torch's grouped kernel needs rows of a multiple of 16 bytes; at other widths the experts run one after another.
-    """
-    experts.num_experts = len(experts.down_proj)
-    if hasattr(experts, "down_proj_bias") and not _adds_biases(experts):
-        experts.register_forward_hook(add_output_biases)
-    for name in WIDTHS:
-        if hasattr(experts, name):
-            setattr(experts, name, num_neurons(experts))
-    if hasattr(experts, "config") and num_neurons(experts) % KERNEL_MULTIPLE:
-        experts.config = copy.copy(experts.config)
-        experts.config._experts_implementation = "eager"

@@ -3,8 +3,9 @@
 from typing import Any
 
 from flap.models.adapter import Block
-from flap.models.experts import experts_block, num_neurons, refresh_experts
+from flap.models.experts import experts_block, num_neurons
 from flap.models.families.usual import UsualAdapter
+from flap.models.refreshed_experts import refresh_experts
 from flap.models.whole_experts import whole_experts
 
 
