@@ -234,5 +234,5 @@ def test_the_device_is_not_waited_for_once_an_expert(model: PreTrainedModel) -> 
     mlp = adapt(model).mlp(1)
     hidden_TH, chosen_TK = torch.randn(40, 32), torch.randint(0, EXPERTS, (40, 2))
     with torch.no_grad(), Watch():
-        mlp.activations((hidden_TH, chosen_TK, None))
+        mlp.activations((hidden_TH, chosen_TK, torch.rand(40, 2)))
     assert len(waits) <= 1
