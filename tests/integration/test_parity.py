@@ -239,7 +239,7 @@ class OfficialRecorder:
     def finish(self) -> Statistics:
         self.hook.remove()
         unknown_I = torch.zeros_like(self.mean_I)
-        return OfficialStatistics(self.samples, self.mean_I, unknown_I, None, None, self.variance_I, self.square_I)
+        return OfficialStatistics(self.samples, self.mean_I, unknown_I, (), None, self.variance_I, self.square_I)
 
 
 def read(passages: list[str], sha256: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:
