@@ -21,8 +21,8 @@ DENSE = (
     "qwen3_5_text", "falcon_h1",
 )  # fmt: skip
 MIXTURES = (
-    "mixtral", "granitemoe", "gpt_oss", "olmoe", "qwen2_moe", "qwen3_moe", "glm4_moe", "deepseek_v3", "qwen3_next",
-    "llama4_text", "gemma4_text",
+    "mixtral", "granitemoe", "llama4_text", "gpt_oss", "olmoe", "qwen2_moe", "qwen3_moe", "gemma4_text", "glm4_moe",
+    "deepseek_v3", "qwen3_next",
 )  # fmt: skip
 VISION = ("gemma3", "llava", "mistral3", "qwen2_5_vl", "qwen3_vl", "idefics3", "smolvlm")  # with a language model
 
