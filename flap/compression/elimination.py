@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flap.calibration.covariance import STRIP, Covariance
+from flap.calibration.covariance import Covariance
+from flap.calibration.symmetric import STRIP
 from flap.compression.compensation import Removal
 from flap.models.devices import widest_float
 

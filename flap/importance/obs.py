@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from flap.calibration import Statistics
-from flap.calibration.covariance import STRIP, Covariance
+from flap.calibration.covariance import Covariance
+from flap.calibration.symmetric import STRIP
 from flap.config import require
 from flap.importance.base import Metric
 from flap.models.devices import widest_float

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from flap.calibration import Statistics
-from flap.calibration.covariance import STRIP, Covariance
+from flap.calibration.covariance import Covariance
+from flap.calibration.symmetric import STRIP
 from flap.compression.compensation import Removal
 from flap.compression.elimination import OUTPUTS, Elimination
 from flap.compression.linear import RIDGES
