@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flap.calibration.sampling import Beginning, beginning, plain_generation, sample
+from flap.calibration.sampling import Beginning, attention_of_one_query, beginning, plain_generation, sample
 from flap.console.progress import progress
 from flap.data import SELF, Part, Text, Windows
 from flap.data.random_state import seeded
@@ -20,7 +20,7 @@ from flap.models import PlacedModel
 from flap.storage import Kind, as_json
 
 WRITTEN: Kind[dict[str, Any]] = as_json("self")
-WRITTEN_VERSION = 2  # raise it when the same key would give another text
+WRITTEN_VERSION = 3  # raise it when the same key would give another text
 
 SEQUENCES = 64  # in a batch
 SEQ_LEN = 512  # tokens of a sequence; those of the longest calibration window if none may go over a sequence's end
@@ -94,7 +94,7 @@ def write(model: PlacedModel, draft: Draft) -> dict[str, Any]:
     """
     started = perf_counter()
     whole = model.in_memory() if model.fits_in_memory() else model
-    with seeded(draft.windows.seed), whole.callable(), plain_generation(whole.model):
+    with seeded(draft.windows.seed), whole.callable(), plain_generation(whole.model), attention_of_one_query(whole):
         for sequence_T in progress(_sequences(whole, draft), "the model writes", len):
             draft.add(sequence_T)
     facts = {"tokens": draft.tokens, "dropped": draft.dropped, "begins_with": draft.start.name}

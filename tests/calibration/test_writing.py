@@ -3,12 +3,13 @@
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from flap.calibration.sampling import beginning, plain_generation, sample
+from flap.calibration.sampling import attention_of_one_query, beginning, plain_generation, sample
 from flap.calibration.writing import Draft, loops, text_of, write
 from flap.data import Part, Windows
 from flap.data.random_state import seeded
@@ -81,6 +82,31 @@ def test_tokens_come_from_the_models_distribution(tokenizer: PreTrainedTokenizer
         first = sample(placed, start, 4000, 2)[:, 1]
     observed = torch.bincount(first, minlength=len(expected)) / len(first)
     assert (observed - expected).abs().max() < 4 * 0.5 / len(first) ** 0.5
+
+
+@pytest.mark.parametrize("case", ["llama-mha", "llama-gqa", "mistral-mha-tied", "qwen3_moe"])
+def test_attention_of_one_query_is_what_transformers_computes(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    placed = Resident(tiny_model(case))
+    model, tokens_NT = placed.model, torch.arange(3, 27).view(2, 12)
+    model.set_attn_implementation("sdpa")
+
+    queries, kernel = [], torch.nn.functional.scaled_dot_product_attention
+
+    def counted(query: torch.Tensor, *given: torch.Tensor, **options: Any) -> torch.Tensor:
+        queries.append(query.shape[2])
+        return kernel(query, *given, **options)
+
+    def stepwise() -> torch.Tensor:
+        cache = model(tokens_NT[:, :9], use_cache=True).past_key_values  # prefill, then one query at a time
+        return torch.cat([model(t_N1, past_key_values=cache).logits for t_N1 in tokens_NT[:, 9:].split(1, dim=1)])
+
+    with torch.no_grad():
+        expected = stepwise()
+        with attention_of_one_query(placed), monkeypatch.context() as patch:
+            patch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
+            torch.testing.assert_close(stepwise(), expected)
+        assert queries and (1 not in queries or case == "mistral-mha-tied")  # its window needs a mask
+        assert torch.equal(stepwise(), expected)
 
 
 def test_loops_are_dropped_and_a_model_of_loops_is_refused(windows: Windows) -> None:
