@@ -139,7 +139,7 @@ class Report:
                 f"{path}: schema {plain.get('schema')}, this version reads {SCHEMA}; choose another folder, or "
                 "resume=false to replace it"
             )
-        for numbers in plain["evaluation"].values():
+        for numbers in plain.get("evaluation", {}).values():
             numbers.update({name: math.inf for name, value in numbers.items() if value is None})
         plain.pop("corrections", None)  # written by earlier versions
         try:

@@ -17,7 +17,7 @@ class Cell:
     """One run of a sweep. A choice is None if its files do not say it; `report` is empty unless the run finished."""
 
     folder: str  # as the page links to it: relative to the study's folder
-    state: str  # finished, failed, unfinished
+    state: str  # finished, failed, damaged, unfinished
     error: str
     files: tuple[str, ...]
     overrides: dict[str, str]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from flap.evaluation.kept import kept_documents
 from flap.evaluation.results import RESULTS, Results
@@ -20,6 +21,7 @@ from flap.study.keys import flatten
 from flap.study.sweep import read_sweep
 
 SCHEMAS = {"report.json": SCHEMA, STATUS: STATUS_SCHEMA}
+KEYS = {"report.json": ("config", "evaluation", "ratio", "layers"), STATUS: ("state", "error")}  # some that both have
 FILES = ("report.md", "report.json", "layers.png", "flap.log")
 UNFINISHED = "no report: still running, or killed"
 
@@ -29,9 +31,10 @@ def read_study(*sweeps: Path, into: Path | None = None, waiting: bool = False) -
 
     into: the folder of the study's files, to which the cells' folders are relative; None: that of the first sweep.
     waiting: a sweep may have no cell yet.
+    A cell whose status or report cannot be read is "damaged", and its `error` says which file, and why.
 
     Raises:
-        ValueError: a folder does not exist or has no cell, or a file has another schema.
+        ValueError: a folder does not exist or has no cell.
     """
     folders, into = distinct(sweeps), into or sweeps[0]
     names = _names(folders) if len(folders) > 1 else [""]
@@ -71,13 +74,7 @@ def _read_sweep(folder: Path, waiting: bool) -> list[Cell]:
 
 
 def _read_cell(folder: Path) -> Cell:
-    status = _read_json(folder / STATUS)
-    state, error = status["state"], status["error"] or ""
-    report = {}
-    if state == "finished":
-        report = _read_json(folder / "report.json")
-    elif state != "failed":
-        state, error = "unfinished", UNFINISHED
+    state, error, report = _read_result(folder)
     config = OmegaConf.create(report["config"]) if report else _read_yaml(folder / ".hydra" / "config.yaml")
     choices = OmegaConf.select(_read_yaml(folder / ".hydra" / "hydra.yaml"), "hydra.runtime.choices") or {}
     ratio = OmegaConf.select(config, "ratio")
@@ -103,6 +100,17 @@ def _read_cell(folder: Path) -> Cell:
     )
 
 
+def _read_result(folder: Path) -> tuple[str, str, dict[str, Any]]:
+    """Return the state of a cell, why it has no result, and its report, which is empty unless it has finished."""
+    try:
+        status = _read_json(folder / STATUS)
+        if status["state"] == "finished":
+            return "finished", "", _read_json(folder / "report.json")
+    except ValueError as error:
+        return "damaged", str(error), {}
+    return ("failed", status["error"] or "", {}) if status["state"] == "failed" else ("unfinished", UNFINISHED, {})
+
+
 def _plain_config(config: DictConfig) -> dict[str, Any]:
     plain = OmegaConf.to_container(config, resolve=False)
     assert isinstance(plain, dict)
@@ -110,23 +118,27 @@ def _plain_config(config: DictConfig) -> dict[str, Any]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """Return the content of a JSON file. Raises: ValueError: it is damaged or has another schema."""
+    """Return the content of a JSON file. Raises: ValueError: it is missing, damaged, or has another schema."""
     try:
-        content = json.loads(path.read_text())
-        schema = content["schema"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path}: expected a JSON object with a schema; run its cell again") from error
+        content = dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{path.name}: cannot be read ({type(error).__name__}); run the cell again") from error
     expected = SCHEMAS[path.name]
-    if schema != expected:
-        raise ValueError(f"{path}: schema {schema}, this version reads {expected}; run its cell again, or move it away")
-    return dict(content)
+    if content.get("schema") != expected:
+        schema = content.get("schema")
+        raise ValueError(f"{path.name}: schema {schema}, this version reads {expected}; run the cell again")
+    if missing := [key for key in KEYS[path.name] if key not in content]:
+        raise ValueError(f"{path.name}: has no {', '.join(missing)}; run the cell again")
+    return content
 
 
 def _read_yaml(path: Path) -> DictConfig:
-    """Return a YAML file without resolving interpolations; empty if the file is missing."""
-    content = OmegaConf.load(path) if path.is_file() else OmegaConf.create({})
-    assert isinstance(content, DictConfig)
-    return content
+    """Return a YAML file without resolving interpolations; empty if the file is missing or damaged."""
+    try:
+        content = OmegaConf.load(path)
+    except (OSError, ValueError, YAMLError):
+        return OmegaConf.create({})
+    return content if isinstance(content, DictConfig) else OmegaConf.create({})
 
 
 def _read_overrides(path: Path, config: DictConfig) -> dict[str, str]:
@@ -135,7 +147,10 @@ def _read_overrides(path: Path, config: DictConfig) -> dict[str, str]:
     A value is taken from the cell's config if it is there, because a restarted sweep overwrites Hydra's record of the
     overrides, also of a finished cell that had other values.
     """
-    lines = [str(line) for line in OmegaConf.load(path)] if path.is_file() else []
+    try:
+        lines = [str(line) for line in OmegaConf.load(path)]
+    except (OSError, ValueError, YAMLError):  # missing or damaged
+        lines = []
     pairs = {key.lstrip("+~"): value for key, _, value in (line.partition("=") for line in lines)}
     keys = [key for key in pairs if key.removesuffix(".name") not in CHOICES and key.split(".")[0] not in BOOKKEEPING]
     return {key: _plain(OmegaConf.select(config, key), pairs[key]) for key in keys}

@@ -8,6 +8,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from yaml import YAMLError
 
 RECORD = "multirun.yaml"
 GRID = "BasicSweeper"  # Hydra's own sweeper, whose cells are the product of all choices
@@ -16,9 +17,11 @@ GRID = "BasicSweeper"  # Hydra's own sweeper, whose cells are the product of all
 def read_sweep(folder: Path) -> tuple[str, int]:
     """Return the command line, empty if there is no record, and the number of planned cells, 0 if it is unknown."""
     path = folder / RECORD
-    record = OmegaConf.to_container(OmegaConf.load(path), resolve=False) if path.is_file() else {}
-    assert isinstance(record, dict)
-    hydra = record.get("hydra", {})
+    try:
+        record = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (OSError, ValueError, YAMLError):  # missing or damaged
+        return "", 0
+    hydra = record.get("hydra", {}) if isinstance(record, dict) else {}
     if "overrides" not in hydra:
         return "", 0
     task, own = hydra["overrides"]["task"], hydra["overrides"]["hydra"]

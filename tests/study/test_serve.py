@@ -129,9 +129,16 @@ def test_it_listens_on_the_loopback_address_alone_and_serves_what_it_links_to(
     assert get(served, "/", method="POST")[0] == 501
 
 
-def test_a_file_that_is_torn_for_a_moment_leaves_the_page_as_it_was(sweep: Path, served: ThreadingHTTPServer) -> None:
+def test_a_folder_that_is_gone_leaves_the_page_as_it_was(sweep: Path, served: ThreadingHTTPServer) -> None:
+    before = get(served, "/")
+    sweep.rename(sweep.with_name("moved"))
+    assert get(served, "/") == before
+
+
+def test_a_damaged_report_is_told_on_the_page(sweep: Path, served: ThreadingHTTPServer) -> None:
     (sweep / "0_tiny_WIFV_AL-AM_r0.2_s0" / "report.json").write_text('{"sch')
-    assert get(served, "/")[0] == 200
+    status, text = get(served, "/")
+    assert status == 200 and "report.json: cannot be read (JSONDecodeError); run the cell again" in text
 
 
 def test_a_port_in_use_is_one_clear_line(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:

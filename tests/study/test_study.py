@@ -292,24 +292,45 @@ def test_the_command_can_be_pasted(tmp_path: Path) -> None:
     assert read_study(tmp_path).commands == ("python -m flap -m metric=IFV,WIFV 'run_name=a b'",)
 
 
-@pytest.mark.parametrize("name", ["report.json", "status.json"])
-def test_another_schema_is_one_clear_line(sweep: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("report.json", '{"schema": 1, "eva', "report.json: cannot be read (JSONDecodeError)"),
+        ("report.json", "[]", "report.json: schema None, this version reads 1"),
+        ("report.json", '{"schema": 0}', "report.json: schema 0, this version reads 1"),
+        ("report.json", '{"schema": 1, "config": {}}', "report.json: has no evaluation, ratio, layers"),
+        ("report.json", None, "report.json: cannot be read (FileNotFoundError)"),
+        ("status.json", "", "status.json: cannot be read (JSONDecodeError)"),
+        ("status.json", '{"schema": 0}', "status.json: schema 0, this version reads 1"),
+    ],
+)
+def test_one_damaged_file_costs_its_cell_alone(sweep: Path, name: str, content: str | None, why: str) -> None:
+    finished = [cell for cell in read_study(sweep).finished if not cell.folder.startswith("1_")]
     path = next(sweep.glob(f"1_*/{name}"))
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 0}))
-    with pytest.raises(SystemExit) as stopped:
-        main([str(sweep)])
-    assert stopped.value.code == 1
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: {path}: schema 0, this version reads 1")
+    path.unlink() if content is None else path.write_text(content)
+    [damaged] = [cell for cell in read_study(sweep).cells if cell.state == "damaged"]
+    assert damaged.folder == path.parent.name and damaged.error == f"{why}; run the cell again"
+    assert (damaged.metric, damaged.ratio) == ("IFV", 0.2)
+    assert read_study(sweep).finished == tuple(finished)
 
 
-def test_a_torn_file_is_one_clear_line(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_cell_is_shown_with_what_is_wrong(sweep: Path) -> None:
     path = next(sweep.glob("1_*/report.json"))
     path.write_text(path.read_text()[:100])
-    with pytest.raises(SystemExit):
-        main([str(sweep)])
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"error: {path}: expected ")
+    text = write_study(sweep).read_text()
+    line = "report.json: cannot be read (JSONDecodeError); run the cell again"
+    assert "1 damaged" in text and line in text
+    assert f"- damaged: {path.parent.name}: {line}" in (sweep / "study.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["config", "hydra", "overrides"])
+@pytest.mark.parametrize("content", ["{torn: [", "[]", "7"])
+def test_a_damaged_record_of_hydra_costs_no_cell(sweep: Path, name: str, content: str) -> None:
+    for number in (0, 2):
+        next(sweep.glob(f"{number}_*/.hydra/{name}.yaml")).write_text(content)
+    (sweep / "multirun.yaml").write_text(content)
+    study = read_study(sweep)
+    assert len(study.finished) == 2 and study.commands == ()
 
 
 def test_the_command_line_prints_the_page(sweep: Path) -> None:
