@@ -12,12 +12,18 @@ from flap.study.series import COLOURS
 
 
 def write_page(comparison: Comparison, path: Path) -> Path:
-    """Write the page of a comparison as a file, and return its path.
+    """Write the page of a comparison as a file, whose folder is made if it is missing, and return its path.
 
     Raises:
-        OSError: it cannot be written.
+        ValueError: it cannot be written.
     """
-    write_text(path, page(comparison))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, page(comparison))
+    except OSError as error:
+        raise ValueError(
+            f"--page={path}: cannot be written ({error.strerror}); expected a file as page.html"
+        ) from error
     return path
 
 

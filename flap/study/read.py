@@ -68,6 +68,8 @@ def _read_sweep(folder: Path, waiting: bool) -> list[Cell]:
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; expected that of a sweep, as multirun_outputs/<time>")
     cells = [_read_cell(path.parent) for path in sorted(folder.glob(f"*/{STATUS}"))]
+    if (folder / STATUS).is_file():
+        raise ValueError(f"{folder}: a single run; expected the folder of a sweep, or python -m flap.compare for runs")
     if not cells and not waiting:
         raise ValueError(f"{folder}: no cell in it; expected the folder of a sweep, with runs that hold a status.json")
     return [cell for cell in cells if not _repeated(cell, cells)]

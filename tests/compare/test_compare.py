@@ -193,6 +193,15 @@ def test_one_run_cannot_be_compared(runs: Path, capsys: pytest.CaptureFixture[st
     assert capsys.readouterr().err == "error: 1 to compare; expected 2 to 26 runs, checkpoints or plans\n"
 
 
+def test_a_page_that_cannot_be_written_is_one_clear_line(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([str(runs / "a"), str(runs / "b"), "--page", str(tmp_path)])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"error: --page={tmp_path}: cannot be written (Is a directory); expected a file as page.html"
+
+
 def test_the_command_line_prints_tables_that_are_not_folded(runs: Path) -> None:
     command = [sys.executable, "-m", "flap.compare", str(runs / "a"), str(runs / "b")]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -339,7 +339,14 @@ def test_the_command_line_prints_the_page(sweep: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{sweep / 'index.html'}\n", "")
 
 
-@pytest.mark.parametrize(("folder", "why"), [("nowhere", "no such folder"), ("4_done_elsewhere", "no cell in it")])
+@pytest.mark.parametrize(
+    ("folder", "why"),
+    [
+        ("nowhere", "no such folder"),
+        ("4_done_elsewhere", "no cell in it"),
+        ("2_tiny_WIFV_UL-UM_r0.2_s3", "a single run"),
+    ],
+)
 def test_a_folder_without_a_study_is_one_clear_line(
     sweep: Path, folder: str, why: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
