@@ -74,6 +74,7 @@ def _run(config: DictConfig) -> None:
 
     set_verbosity_error()
     disable_progress_bar()
+    logging.getLogger("huggingface_hub").handlers.clear()  # what it says reaches ours, which print it once
     hydra_config = HydraConfig.get()
     run_dir = Path(hydra_config.runtime.output_dir)
     if checked.dry_run:
