@@ -16,6 +16,7 @@ from flap.importance import Scores
 from flap.models import Pair
 
 ROUND_TO = (8, 32, 64, 256)
+NO_ROUNDING = "null with structure.experts=true; a second run narrows the experts that stay (docs/prune.md)"
 
 
 class Measure(Protocol):
@@ -78,7 +79,7 @@ class Structure(ABC):
             require(least <= value <= most, f"structure.{name}", value, f"{least} to {most}, the {kind} of a layer")
         sizes = ", ".join(map(str, ROUND_TO))
         require(self.round_to in (None, *ROUND_TO), "round_to", self.round_to, f"null, or one of {sizes}")
-        require(not (self.experts and self.round_to), "round_to", self.round_to, "null with structure.experts=true")
+        require(not (self.experts and self.round_to), "round_to", self.round_to, NO_ROUNDING)
         for name, size, count, kind, minimum in (
             ("structure.multiple_of_heads", self.multiple_of_heads, heads, "KV heads", "min_heads"),
             ("round_to", self.block_sizes.mlp, neurons, "neurons", "min_neurons"),
