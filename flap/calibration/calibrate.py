@@ -49,36 +49,39 @@ class Calibration:
         folder: Path | None = None,
         changing: bool = False,
         trial: bool = False,
+        apart: bool = True,
     ) -> Visits:
         """Yield the index and the statistics of each layer while it is present; None as statistics without windows.
 
         changing: the caller changes the layers. folder: an interrupted walk resumes from it. A walk with covariances
         starts from the beginning instead, because the fit reports of the earlier start would be lost. trial: the
-        covariances are those of the first `trial_windows` only, which are enough to compare with.
+        covariances are those of the first `trial_windows` only, which are enough to compare with. apart: the co-moments
+        of held-out windows are apart, as fits need them, and not added to the others, which takes half of the memory.
 
         Raises:
             ValueError: activations are not finite; names the block.
         """
         place = None if folder is None or covariance else folder / stage
-        return self.along(Walk(self.model, f"{stage}, layer by layer", place, changing), covariance, trial)
+        return self.along(Walk(self.model, f"{stage}, layer by layer", place, changing), covariance, trial, apart)
 
-    def along(self, walk: Walk, covariance: bool, trial: bool) -> Visits:
+    def along(self, walk: Walk, covariance: bool, trial: bool, apart: bool = True) -> Visits:
         """As `visit`, in a walk that the caller has made and may give further streams."""
         if not covariance:
             for i in walk:
                 yield i, self.layers[i] if self.layers else None
             return
-        fitting, held_out = self._enter(walk, self.trial_windows if trial else self.windows)
+        windows = self.trial_windows if trial else self.windows
+        streams = self._enter(walk, windows) if apart else [self._enter_whole(walk, windows)]
         for i in walk:
-            yield i, _observe(self.model, i, fitting, held_out)
+            yield i, _observe(self.model, i, streams, covariance)
 
     def in_sequence(self, covariance: bool, folder: Path | None) -> Visits:
         """As `visit`, but each layer's inputs are the outputs of the earlier layers as the caller has changed them."""
         walk = Walk(self.model, "prune, layer by layer", folder, changing=True)
-        fitting, held_out = self._enter(walk, self.windows) if covariance else (self._enter_whole(walk), None)
+        streams = self._enter(walk, self.windows) if covariance else [self._enter_whole(walk, self.windows)]
         for i in walk:
-            yield i, _observe(self.model, i, fitting, held_out, advance=False)
-            for stream in filter(None, (fitting, held_out)):
+            yield i, _observe(self.model, i, streams, covariance, advance=False)
+            for stream in streams:
                 stream.advance(i, self.model.layers[i])
 
     @property
@@ -92,14 +95,15 @@ class Calibration:
         each = tokens / len(self.windows)
         return [tokens_NT[: math.ceil(each / tokens_NT.shape[1])] for tokens_NT in self.windows]
 
-    def _enter(self, walk: Walk, windows: Sequence[Tensor]) -> tuple[Stream, Stream]:
+    def _enter(self, walk: Walk, windows: Sequence[Tensor]) -> list[Stream]:
+        """Return the streams of the fitting and of the held-out windows."""
         fitting, held_out = split_windows(windows)
         seen = [image for i, image in enumerate(self.images) if i % HELD_OUT], self.images[::HELD_OUT]
         entered = walk.enter("fitting", [*batches(fitting, self.batch_size), *seen[0]])
-        return entered, walk.enter("held out", [*batches(held_out, self.batch_size), *seen[1]])
+        return [entered, walk.enter("held out", [*batches(held_out, self.batch_size), *seen[1]])]
 
-    def _enter_whole(self, walk: Walk) -> Stream:
-        return walk.enter("windows", [*batches(self.windows, self.batch_size), *self.images])
+    def _enter_whole(self, walk: Walk, windows: Sequence[Tensor]) -> Stream:
+        return walk.enter("windows", [*batches(windows, self.batch_size), *self.images])
 
 
 def calibrate(
@@ -157,16 +161,16 @@ def _read_earlier(folder: Path | None, layer: int) -> LayerStatistics:
 
 @torch.no_grad()  # here, not at the generators: there it would keep the yielded covariances in memory
 def _observe(
-    model: PlacedModel, i: int, fitting: Stream, held_out: Stream | None, advance: bool = True
+    model: PlacedModel, i: int, streams: Sequence[Stream], covariance: bool, advance: bool = True
 ) -> LayerStatistics:
-    """Run layer i over the streams and return its statistics; with a held-out stream, with covariances."""
+    """Run layer i over the streams and return its statistics; those of a second stream, held out, are apart."""
     recorders = []
-    for stream in filter(None, (fitting, held_out)):
-        with LayerRecorder(model.adapter, i, covariance=held_out is not None) as recorder:
+    for stream in streams:
+        with LayerRecorder(model.adapter, i, covariance) as recorder:
             if advance:
                 stream.advance(i, model.layers[i])
             else:
                 for _ in stream.outputs(i, model.layers[i]):
                     pass
         recorders.append(recorder)
-    return recorders[0].finish() if held_out is None else joined(*recorders)
+    return joined(*recorders) if len(recorders) > 1 else recorders[0].finish()

@@ -1,7 +1,7 @@
 """The covariance of the input channels of an output projection, computed from the co-moments where it is needed.
 
 A covariance has I² elements, 0.3 GB for the MLP of a model of 1B parameters. None is made as a whole: what is made
-from it, one matrix to factorise or a product, is made from strips of its rows.
+from it, one matrix to factorise, is made from strips of its rows.
 
 Legend: I input channels, R and C some of them, as rows and columns · O output channels.
 """
@@ -48,6 +48,13 @@ class Covariance:
             block_RI.addr_(scaled_I[rows_R], step_I)
         return block_RI.div_(max(self.num_tokens, 1)).index_select(1, columns_C)
 
+    def diagonal(self) -> Tensor:
+        """Return the variances of the channels."""
+        variance_I = torch.stack([comoment.diagonal() for comoment in self.comoments]).sum(0)
+        for scaled_I, step_I in self.shifts:
+            variance_I += scaled_I * step_I
+        return variance_I / max(self.num_tokens, 1)
+
     def hessian(self, order_I: Tensor, ridge: float, dtype: torch.dtype) -> Tensor:
         """Return H = C + ridge · mean(diag C) · 1 with the channels in an order.
 
@@ -58,13 +65,6 @@ class Covariance:
             strip_RI.copy_(self.block(rows_R, order_I))
         hessian_II.diagonal().add_(ridge * hessian_II.diagonal().mean())
         return hessian_II.mT  # symmetric
-
-    def product(self, weight_OR: Tensor, rows_R: Tensor, columns_C: Tensor) -> Tensor:
-        """Return weight_OR · covariance_RC, in the type of the weight."""
-        product_OC = weight_OR.new_zeros(len(weight_OR), len(columns_C))
-        for some_R, part_OR in zip(rows_R.split(STRIP), weight_OR.split(STRIP, dim=1), strict=True):
-            product_OC.addmm_(part_OR, self.block(some_R, columns_C).to(part_OR.dtype))
-        return product_OC
 
     def error(self, map_OI: Tensor, origin_I: Tensor) -> float:
         """Return E ‖map · (x - origin)‖² over the tokens' channels x."""

@@ -22,7 +22,8 @@ class Statistics:
     deviation_I: the sum of squared deviations from the mean; both in float64. All are 0 if there is no token.
     comoments: the sums of products of the deviations of two channels; one matrix for each expert, as channels of
     different experts see different tokens; none without covariances.
-    parts: the statistics of the fitting tokens and of the held-out tokens, with co-moments; None without covariances.
+    parts: the statistics of the fitting tokens and of the held-out tokens, with co-moments; None where no fit
+    needs them apart.
     """
 
     num_tokens: int | Tensor

@@ -1,17 +1,19 @@
 """The elimination of channels in a fixed order: one factor of the covariance serves every number of removed channels.
 
-With the channels that leave first at the end, H = C + λ' · 1 has the Cholesky factor L. For every number of removed
-channels the kept ones K are the first ones, and H_KK = L_KK L_KKᵀ: the ridge least-squares map from the kept channels
-to the removed ones P, C_PK (C_KK + λ' · 1)⁻¹, takes two triangular solves with a block of L.
+With the channels that leave first at the end, H = C + λ' · 1 = Uᵀ U with an upper triangular Cholesky factor U. For any
+number of removed channels, the kept ones K are the first ones, and H_KK = U_KKᵀ U_KK and C_KP = U_KKᵀ U_KP: the ridge
+least-squares map from the kept channels to the removed ones P, C_PK (C_KK + λ' · 1)⁻¹, is U_KPᵀ U_KK⁻ᵀ. It takes one
+triangular solve with a block of U, and nothing of C.
 (SparseGPT, Frantar and Alistarh 2023, arXiv 2301.00774, uses such a factor for one row of a weight at a time.)
 
-Legend: O output channels · I input channels · P removed, K kept channels.
+Legend: O output channels · I input channels · P removed, K kept channels · S some in a row, J those and all later ones.
 """
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.linalg import cholesky_ex, solve_triangular
 
 from flap.calibration.covariance import Covariance
 from flap.calibration.symmetric import STRIP
@@ -25,9 +27,8 @@ OUTPUTS = 512  # whose slopes are in memory in the type of the factor at a time
 class Elimination:
     """The factor of one covariance with one ridge, and the slopes of all least-squares fits that follow from it."""
 
-    covariance: Covariance
     order_I: Tensor  # the channels; those that leave first are at the end
-    factor_II: Tensor  # L; only its first rows and columns, if H has no factor for more channels than those
+    strips: tuple[Tensor, ...]  # of U, STRIP rows each, from the diagonal on; they end where H has no factor
 
     @classmethod
     def of(cls, covariance: Covariance, order_I: Tensor, ridge: float, quick: bool = False) -> "Elimination":
@@ -36,44 +37,63 @@ class Elimination:
         The factor is computed in the widest type of the device; quick: in float32, unless that fails.
         """
         precision = torch.float32 if quick else widest_float(order_I.device)
-        factor_II = covariance.hessian(order_I, ridge, precision)
-        failed = factor_II.new_empty((), dtype=torch.int32)
-        torch.linalg.cholesky_ex(factor_II, out=(factor_II, failed))  # in place
-        if failed and quick:
-            del factor_II  # before the other one is made
+        strips = _strips(covariance, order_I, ridge, precision)
+        if quick and sum(map(len, strips)) < len(order_I):
+            del strips  # before those of another type are made
             return cls.of(covariance, order_I, ridge)
-        factors = int(failed) - 1 if failed else len(factor_II)
-        return cls(covariance, order_I, factor_II[:factors, :factors])
+        return cls(order_I, strips)
+
+    @property
+    def num_channels(self) -> int:
+        """For how many channels H has a factor: of the order, the first ones."""
+        return sum(map(len, self.strips))
 
     def slope(self, weight_OI: Tensor, removal: Removal) -> Tensor | None:
         """Return slope_OK = W_P C_PK (C_KK + λ' · 1)⁻¹ in float32, or None if there is no inverse.
 
         The kept channels of the removal are the first ones of the order.
         """
-        kept_K, pruned_P = removal
-        if len(kept_K) > len(self.factor_II):
+        kept = len(removal.kept_K)
+        if kept > self.num_channels:
             return None
-        first_K, factor_KK = self.order_I[: len(kept_K)], self.factor_II[: len(kept_K), : len(kept_K)]
-        slope_OK, ascending_K = weight_OI.new_empty(len(weight_OI), len(kept_K)), first_K.argsort()
-        for part_OP, part_OK in zip(weight_OI[:, pruned_P].split(OUTPUTS), slope_OK.split(OUTPUTS), strict=True):
-            wide_OK = self.covariance.product(part_OP.to(factor_KK.dtype), pruned_P, first_K)
-            _solve(wide_OK, factor_KK)
-            part_OK.copy_(wide_OK.index_select(1, ascending_K))
+        slope_OK, ascending_K = weight_OI.new_empty(len(weight_OI), kept), self.order_I[:kept].argsort()
+        for part_OI, part_OK in zip(weight_OI.split(OUTPUTS), slope_OK.split(OUTPUTS), strict=True):
+            wide_OI = part_OI.index_select(1, self.order_I).to(self.strips[0].dtype)
+            self._substitute(wide_OI, kept)
+            torch.index_select(wide_OI[:, :kept].neg_().float(), 1, ascending_K, out=part_OK)
             if not torch.isfinite(part_OK).all():
                 return None
         return slope_OK
 
+    def _substitute(self, weight_OI: Tensor, kept: int) -> None:
+        """Replace W_K by -A, which solves A U_KKᵀ = W_P U_KPᵀ; the channels are in the order."""
+        for start in reversed(range(0, kept, STRIP)):
+            rows = min(STRIP, kept - start)
+            square_SS, later_SJ = self.strips[start // STRIP][:rows].tensor_split([rows], dim=1)
+            explained_OS = (weight_OI[:, start + rows :] @ later_SJ.T).neg_()
+            weight_OI[:, start : start + rows] = solve_triangular(square_SS.T, explained_OS, upper=False, left=False)
 
-def _solve(right_OK: Tensor, factor_KK: Tensor) -> None:
-    """Replace B by B (L Lᵀ)⁻¹, in blocks of channels: of a part of a larger L, torch would make a copy."""
-    starts = range(0, len(factor_KK), STRIP)
-    for start in starts:  # X Lᵀ = B
-        here, before = slice(start, start + STRIP), slice(start)
-        right_OK[:, here].addmm_(right_OK[:, before], factor_KK[here, before].mT, alpha=-1)
-        block, some = factor_KK[here, here].mT, right_OK[:, here]
-        some.copy_(torch.linalg.solve_triangular(block, some, upper=True, left=False))
-    for start in reversed(starts):  # Y L = X
-        here, behind = slice(start, start + STRIP), slice(start + STRIP, None)
-        right_OK[:, here].addmm_(right_OK[:, behind], factor_KK[behind, here], alpha=-1)
-        block, some = factor_KK[here, here], right_OK[:, here]
-        some.copy_(torch.linalg.solve_triangular(block, some, upper=False, left=False))
+
+def _strips(covariance: Covariance, order_I: Tensor, ridge: float, precision: torch.dtype) -> tuple[Tensor, ...]:
+    """Return the strips of U, up to the first channel where H has no factor."""
+    added, strips = ridge * covariance.diagonal().to(precision).mean(), list[Tensor]()
+    for start in range(0, len(order_I), STRIP):
+        strip_SJ = covariance.block(order_I[start : start + STRIP], order_I[start:]).to(precision)
+        strip_SJ.diagonal().add_(added)
+        for k, earlier_SJ in enumerate(strips):
+            first = start - k * STRIP
+            strip_SJ.addmm_(earlier_SJ[:, first : first + len(strip_SJ)].T, earlier_SJ[:, first:], alpha=-1)
+        strips.append(_factor(strip_SJ))
+        if len(strips[-1]) < len(strip_SJ):
+            break
+    return tuple(strips)
+
+
+def _factor(strip_SJ: Tensor) -> Tensor:
+    """Return the rows of U in the place of those of H without what earlier rows explain; fewer, if H has no factor."""
+    square_SS, failed = cholesky_ex(strip_SJ[:, : len(strip_SJ)], upper=True)
+    rows = int(failed) - 1 if failed else len(strip_SJ)
+    square_SS, strip_SJ = square_SS[:rows, :rows], strip_SJ[:rows]
+    strip_SJ[:, rows:] = solve_triangular(square_SS.T, strip_SJ[:, rows:], upper=False)
+    strip_SJ[:, :rows] = square_SS
+    return strip_SJ

@@ -55,7 +55,7 @@ class Moments(Parts):
         if not self.work.metric.needs_covariance:
             return [self.layer() + self.in_float(PLAIN_WEIGHTS)]
         states = self.states(self.work.trial_tokens(self.shapes), 1, files=False)
-        return self._observed(states, self.factors(OBS_COPIES, OBS_WEIGHTS))
+        return self._observed(states, self.factors(OBS_COPIES, OBS_WEIGHTS), 1)
 
     def allocate(self) -> list[Use]:
         """The plan is made; by a search in several walks."""
@@ -126,9 +126,9 @@ class Moments(Parts):
         whole = Use(weights=num_bytes, read=num_bytes) if self.place.streams else self.ends(self.head)
         return [whole + self.pruned() + logits]
 
-    def _observed(self, states: Use, factors: Use) -> list[Use]:
+    def _observed(self, states: Use, factors: Use, sets: int = 2) -> list[Use]:
         """The covariances of a layer are collected, and factorised."""
-        present = self.layer() + states + self.comoments()
+        present = self.layer() + states + self.comoments(sets)
         return [present + part for part in (self.run(self.work.batch_tokens, COMOMENT_BYTES), factors)]
 
     def _fitted(self, walk: SearchWalk, layer: int, in_float: int) -> float:

@@ -72,11 +72,11 @@ class Operations:
 
 
 def linear_fit(block: BlockShape, removals: int, kept: float) -> float:
-    """Return the operations of linear fits of one covariance: a factor, and for each removal two triangular solves.
+    """Return the operations of linear fits of one covariance: a factor, and for each removal a triangular solve.
 
     kept: the share of the channels that stay.
     """
     if not removals:
         return 0.0
-    solves = 2 * block.outputs * block.covariance_elements * (kept * (1 - kept) + kept**2)
+    solves = 2 * block.outputs * block.covariance_elements * (kept * (1 - kept) + kept**2 / 2)
     return block.experts * block.channels**3 / 3 + removals * solves

@@ -10,12 +10,12 @@ from flap.calibration.symmetric import STRIP
 from flap.estimation.shapes import BlockShape, Shapes
 from flap.estimation.work import Place, Work
 
-# Copies of one covariance in float32 (a float64 counts as two; a tenth is strips of rows), beside the co-moments of
-# both parts of the windows, and of one output projection in float32: while OBS scores, trial fits and the final fits
-# are computed.
+# Copies of one covariance in float32 (a float64 counts as two, the factor of a fit as half of that, strips of rows as a
+# tenth), beside the co-moments, and of one output projection in float32: while OBS scores, trial fits and the final
+# fits are computed.
 OBS_COPIES, OBS_WEIGHTS = 2.2, 3
-TRIAL_COPIES, TRIAL_WEIGHTS = 1.2, 2
-FIT_COPIES, FIT_WEIGHTS = 2.1, 3
+TRIAL_COPIES, TRIAL_WEIGHTS = 0.6, 3
+FIT_COPIES, FIT_WEIGHTS = 1.1, 3
 PLAIN_WEIGHTS = 2  # of an output projection: scores and compensations without covariances
 # What oneDNN and the heap of a CPU keep of experts, each of which gets another number of tokens and has small tensors;
 # three times as much with covariances.
@@ -110,10 +110,10 @@ class Parts:
         wide = width * max(WIDE_COPIES * size, recorded)
         return Use(work=tokens * (HIDDEN_COPIES * self.shapes.hidden * size + wide))
 
-    def comoments(self) -> Use:
-        """Return the co-moments of the fitting and of the held-out windows, of both blocks of a layer."""
+    def comoments(self, sets: int = 2) -> Use:
+        """Return the co-moments of both blocks of a layer, of fitting and held-out windows or of one set of them."""
         elements = (sum(map(_triangle, layer.blocks)) for layer in self.shapes.layers)
-        return Use(work=2 * 4 * max(elements))
+        return Use(work=sets * 4 * max(elements))
 
     def factors(self, covariances: float, weights: float) -> Use:
         """Return copies of the largest covariance and its output projection in float32; one expert at a time.

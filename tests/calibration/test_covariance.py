@@ -16,7 +16,7 @@ from flap.calibration.covariance import Covariance
 from flap.calibration.symmetric import Symmetric
 from flap.compression import BiasCompensation, Divergence, LinearCompensation, compress, prune_in_sequence, slice_layer
 from flap.importance import OBS, score_layers
-from flap.models import Pair, Resident
+from flap.models import Pair, Resident, adapt
 from tests.cases import ARCHITECTURES, tiny_model, tokens
 from tests.helpers.compressed import whole, with_comoments
 
@@ -77,15 +77,10 @@ def test_sets_of_tokens_are_merged_in_any_order_of_the_channels(channels: int, s
     torch.testing.assert_close(diagonal_I - expected_II.diagonal(), added_I, rtol=1e-4, atol=0)
 
 
-def test_products_and_errors_are_those_of_the_tokens() -> None:
+def test_variances_and_errors_are_those_of_the_tokens() -> None:
     activation_TI, order_I, expected_II = shuffled(50, 600)
     covariance, generator = covariance_of(*activation_TI.split(30)), torch.Generator().manual_seed(1)
-    rows_R, columns_C = order_I[:400], order_I[300:]
-    weight_OR = torch.randn(3, 400, generator=generator)
-    expected_OC = weight_OR.double() @ expected_II[:400, 300:]
-    product_OC = covariance.product(weight_OR, rows_R, columns_C)
-    assert product_OC.dtype == torch.float32
-    assert (product_OC - expected_OC).norm() <= 1e-5 * expected_OC.norm()
+    torch.testing.assert_close(covariance.diagonal()[order_I].double(), expected_II.diagonal(), rtol=1e-5, atol=0)
     map_OI, origin_I = torch.randn(3, 600, generator=generator), torch.randn(600, generator=generator)
     measured = ((activation_TI - origin_I) @ map_OI.T).square().sum(1).mean().item()
     assert covariance.error(map_OI, origin_I) == pytest.approx(measured, rel=1e-5)
@@ -151,6 +146,21 @@ def test_every_fifth_window_is_held_out(architecture: str, batch_size: int) -> N
                 assert_part(part, inputs_of(model, path, WINDOWS[windows]))
             torch.testing.assert_close(known.var_I, plain.var_I, rtol=1e-5, atol=0)
             assert known.num_tokens == WINDOWS.numel() and not known.comoments
+
+
+def test_scores_need_no_held_out_windows_apart() -> None:
+    model = tiny_model("llama-gqa")
+    apart, together = (
+        score_layers(
+            OBS(), adapt(model), Calibration(Resident(model), [WINDOWS], 4, []).visit("score", True, apart=one)
+        )
+        for one in (True, False)
+    )
+    for scores, expected in zip(together.layers, apart.layers, strict=True):
+        torch.testing.assert_close(tuple(scores), tuple(expected), rtol=1e-5, atol=0)
+    assert together.inverse_power == pytest.approx(apart.inverse_power)
+    for _, layer in Calibration(Resident(model), [WINDOWS], 4, []).visit("score", covariance=True, apart=False):
+        assert layer is not None and all(known.comoments and known.parts is None for known in layer.blocks)
 
 
 def test_behind_pruned_layers() -> None:

@@ -68,7 +68,7 @@ def test_where_float32_has_no_factor_float64_has() -> None:
     covariance, order_I = given(activation_TI.T @ activation_TI), torch.arange(20)
     for ridge, precision in ((1e-3, torch.float32), (1e-9, torch.float64)):
         elimination = Elimination.of(covariance, order_I, ridge, quick=True)
-        assert elimination.factor_II.dtype == precision and len(elimination.factor_II) == 20
+        assert elimination.strips[0].dtype == precision and elimination.num_channels == 20
 
 
 def test_a_singular_covariance_has_maps_from_as_many_channels_as_are_independent() -> None:

@@ -95,10 +95,10 @@ def test_a_forward_pass_takes_the_operations_that_torch_counts(foretell: Foretel
     assert stage(foretell("method=flap"), "calibrate").operations == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 
-def test_a_linear_fit_is_one_factor_and_two_triangular_solves() -> None:
+def test_a_linear_fit_is_one_factor_and_a_triangular_solve() -> None:
     block = BlockShape(channels=12, outputs=5, units=12, parameters=180)
-    cross, solves = 2 * 5 * 3 * 9, 2 * 5 * 9**2  # three channels are removed
-    assert linear_fit(block, 1, kept=0.75) == pytest.approx(12**3 / 3 + cross + solves)
+    cross, solve = 2 * 5 * 3 * 9, 5 * 9**2  # three channels are removed
+    assert linear_fit(block, 1, kept=0.75) == pytest.approx(12**3 / 3 + cross + solve)
     assert linear_fit(block, 0, kept=0.75) == 0
 
 
