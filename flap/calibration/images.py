@@ -29,7 +29,12 @@ class Images:
     @property
     def key(self) -> dict[str, Any]:
         """All that the windows depend on besides the model, as part of cache keys."""
-        return {"images": list(self.sha256), "tokens": [window["input_ids"].shape[1] for window in self.windows]}
+        return {"images": list(self.sha256), "tokens": self.tokens}
+
+    @property
+    def tokens(self) -> list[int]:
+        """The tokens of each window, those that stand for the image among them."""
+        return [window["input_ids"].shape[1] for window in self.windows]
 
 
 def check_sees_images(folder: str | None, config: PreTrainedConfig) -> None:

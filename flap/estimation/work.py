@@ -96,6 +96,7 @@ class Work:
     texts: Texts | None = None
     texts_in_memory: bool = True  # whether the whole model is loaded to be measured, though it is pruned from disk
     own_tokens: int = 0  # of the text that the model writes itself
+    image_tokens: Sequence[int] = field(default_factory=tuple)  # of each calibration window with an image
     training: Training | None = None
     left_out: Sequence[str] = field(default_factory=tuple)  # measurements that are not estimated
 
@@ -106,13 +107,13 @@ class Work:
 
     @property
     def tokens(self) -> int:
-        """The tokens of all windows."""
-        return self.num_windows * self.seq_len
+        """The tokens of all windows, those with an image among them."""
+        return self.num_windows * self.seq_len + sum(self.image_tokens)
 
     @property
     def batch_tokens(self) -> int:
-        """The tokens of a batch."""
-        return min(self.num_windows, self.batch_size) * self.seq_len
+        """The tokens of the largest batch; a window with an image is one by itself."""
+        return max(min(self.num_windows, self.batch_size) * self.seq_len, *self.image_tokens, 0)
 
     @cached_property
     def held_out(self) -> int:
@@ -122,4 +123,4 @@ class Work:
     def trial_tokens(self, shapes: Shapes) -> int:
         """Return the tokens that scores with covariances and trial fits are made from; see `Calibration`."""
         wanted = TOKENS_A_CHANNEL * max(block.channels * block.experts / block.chosen for block in shapes.blocks)
-        return min(math.ceil(wanted / self.seq_len), self.num_windows) * self.seq_len
+        return min(math.ceil(wanted / self.seq_len), self.num_windows) * self.seq_len + sum(self.image_tokens)

@@ -5,7 +5,7 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from flap.calibration.images import check_sees_images
+from flap.calibration.images import FIELD, Images, check_sees_images, read_images
 from flap.calibration.windows import check_context
 from flap.config import FlapConfig
 from flap.data import SELF, parse
@@ -27,6 +27,7 @@ from flap.jobs.checks import check_budget
 from flap.jobs.choices import Choices, choose
 from flap.models import Architecture, Given, ModelAdapter, Source, adapt, find_architecture
 from flap.models.devices import ROOM_TO_RUN
+from flap.models.locate import processor_files
 from flap.models.placement.spread import memory_limits
 from flap.recovery import HELD_OUT, Recovery, bytes_to_train, trained_parameters
 from flap.storage.files import cache_root, write_text
@@ -52,6 +53,7 @@ class Forecast:
         model: Architecture | Source | Given,
         adapter: ModelAdapter,
         ratio: float,
+        images: Images | None = None,
     ) -> "Forecast":
         """Return the forecast of a run. adapter: of the model's skeleton. ratio: the share that is removed at least."""
         shapes = shapes_of(adapter)
@@ -59,7 +61,7 @@ class Forecast:
         room = Room.here(place.device, cache_root(config.cache_dir))
         in_memory = ROOM_TO_RUN * shapes.parameters * place.itemsize <= room.device
         training = _training(choices.recovery, adapter, ratio, model)
-        work = _work(config, choices, in_memory, ratio, training)
+        work = _work(config, choices, in_memory, ratio, training, images)
         return cls(estimate_run(shapes, work, place), shapes, work, place, room)
 
     def check(self) -> None:
@@ -90,16 +92,34 @@ def forecast(config: FlapConfig) -> Forecast:
         ValueError: bad input, as far as it can be seen from that; names the field.
     """
     choices, model = choose(config), find_architecture(config.model, config.trust_remote_code)
+    images = None
     if choices.need_windows:
         check_context("calibration", config.calibration.lengths, model.max_length)
-        check_sees_images(config.calibration.images, model.config)
+        images = _images(config, model)
     adapter = adapt(model.skeleton(), choices.structure.experts)
     budget = check_budget(adapter, choices, config, model)
-    return Forecast.of(config, choices, model, adapter, budget.ratio)
+    return Forecast.of(config, choices, model, adapter, budget.ratio, images)
 
 
-def _work(config: FlapConfig, choices: Choices, in_memory: bool, ratio: float, training: Training | None) -> Work:
+def _images(config: FlapConfig, model: Architecture) -> Images | None:
+    """Return the image windows, if the model's processor is there to make them."""
+    folder, path = config.calibration.images, config.model.path
+    check_sees_images(folder, model.config)
+    if folder is None or not Path(path).is_dir() or not processor_files(path):
+        return None
+    return read_images(folder, model.config, path, model.max_length, config.trust_remote_code)
+
+
+def _work(
+    config: FlapConfig,
+    choices: Choices,
+    in_memory: bool,
+    ratio: float,
+    training: Training | None,
+    images: Images | None,
+) -> Work:
     texts, left_out = _texts(config, choices)
+    left_out += [FIELD] if choices.need_windows and config.calibration.images and images is None else []
     calibration, longest = config.calibration, max(config.calibration.lengths)
     shortened = (
         calibration.lengths[0] / longest
@@ -119,6 +139,7 @@ def _work(config: FlapConfig, choices: Choices, in_memory: bool, ratio: float, t
         texts,
         in_memory,
         _own_tokens(config) if choices.need_windows else 0,
+        images.tokens if images else (),
         training,
         left_out,
     )

@@ -75,7 +75,7 @@ def _check_room(job: Job, adapter: ModelAdapter) -> None:
     config, source, budget = job.config, job.source, job.budget
     if job.choices.recovery is not None:
         check_room_to_train(job.choices.recovery, adapter, budget.ratio, source.dtype, source.device)
-    Forecast.of(config, job.choices, source, adapter, budget.ratio).check()
+    Forecast.of(config, job.choices, source, adapter, budget.ratio, job.images).check()
     if config.checkpoint.save:
         remove_leftovers(job.target)
         check_target(job.target, job.replaces_checkpoint, Path(source.path) if source.path else None)

@@ -47,10 +47,11 @@ def _search(report: Report) -> list[str]:
     if not report.search_nats:
         return []
     before, after = report.search_nats[0], report.search_nats[-1]
+    windows = "windows of text alone, without an image" if "images" in report.sources else "windows"
     if len(report.search_nats) == 1:
-        return [f"The plan diverges from the dense model by {before:.4f} nats a token of the search's windows."]
+        return [f"The plan diverges from the dense model by {before:.4f} nats a token of the search's {windows}."]
     return [
-        f"The search's first plan diverges from the dense model by {before:.4f} nats a token of its windows, "
+        f"The search's first plan diverges from the dense model by {before:.4f} nats a token of its {windows}, "
         f"its last one by {after:.4f}."
     ]
 

@@ -11,11 +11,14 @@ import torch
 from transformers import AutoModelForImageTextToText, PreTrainedModel, PreTrainedTokenizerFast
 
 import flap
+from flap.calibration.images import read_images
+from flap.jobs.forecast import forecast
 from flap.models import adapt, read_model
 from flap.pipeline import run
 from tests.calibration.test_images import draw, processor
 from tests.cases import random_model
 from tests.helpers.runs import composed, tiny
+from tests.models.families.test_vision import PATCHES
 from tests.models.families.test_vision import TestLlava as Llava
 
 TEXT = {"num_samples": 8, "seq_len": 16, "batch_size": 4}
@@ -93,6 +96,41 @@ def test_images_are_calibrated_on_at_any_placement(
     torch.testing.assert_close(found["stream"], found["device"], atol=1e-3, rtol=0)
     assert not torch.allclose(found["text"], found["device"], atol=1e-3)
     assert not torch.allclose(found["covariances"], found["device"], atol=1e-3)
+
+
+def test_a_dry_run_counts_the_tokens_of_images(
+    vision_dir: Path, tokenizer: PreTrainedTokenizerFast, text_file: Path, tmp_path: Path
+) -> None:
+    """Known if the model's processor is there to make the windows; otherwise the estimate says that it lacks them."""
+    seeing = tmp_path / "seeing"
+    shutil.copytree(vision_dir, seeing)
+    processor(tokenizer).save_pretrained(seeing)
+    folder = draw(tmp_path / "pictures")
+    images = read_images(str(folder), Llava.configs["gqa"], str(seeing), 128, False)
+    assert images is not None and len(images.tokens) == 6 and min(images.tokens) > PATCHES
+    options = [*tiny(seeing, text_file), "method=flap_plus", "model.placement=stream", "dry_run=true"]
+    seen, blind = (forecast(composed(*options, *more)) for more in ([f"calibration.images={folder}"], []))
+    assert seen.work.tokens - blind.work.tokens == sum(images.tokens)
+    assert seen.work.batch_tokens == max(blind.work.batch_tokens, *images.tokens)
+    walks = {"score": 1, "allocate": 2, "compress": 1}
+    for found, text in zip(seen.estimate.stages, blind.estimate.stages, strict=True):
+        assert found.tokens - text.tokens == walks.get(found.stage, 0) * sum(images.tokens)
+        assert (found.operations > text.operations) == (found.stage in walks)
+    (seeing / "processor_config.json").unlink()
+    unknown = forecast(composed(*options, f"calibration.images={folder}"))
+    assert unknown.estimate.stages == blind.estimate.stages
+    assert "not estimated: calibration.images" in unknown.lines()
+
+
+def test_the_report_says_that_the_search_saw_no_image(
+    vision_dir: Path, tokenizer: PreTrainedTokenizerFast, text_file: Path, tmp_path: Path
+) -> None:
+    seeing = tmp_path / "seeing"
+    shutil.copytree(vision_dir, seeing)
+    processor(tokenizer).save_pretrained(seeing)
+    options = [*tiny(seeing, text_file), f"calibration.images={draw(tmp_path / 'pictures')}", "method=flap_plus"]
+    run(composed(*options, f"cache_dir={tmp_path / 'cache'}"), tmp_path / "run")
+    assert "windows of text alone, without an image" in (tmp_path / "run" / "report.md").read_text()
 
 
 @pytest.mark.parametrize("how", ["lora", "full"])
