@@ -53,15 +53,18 @@ def _across(name: str, runs: Sequence[Run], found: Sequence[dict[str, Difference
         if not i:
             continue
         if is_efficiency(name):
-            yield Entry(_relative(first.get(name), numbers.get(name)))
+            yield Entry(relative(first.get(name), numbers.get(name)))
             continue
         error, p_value = (None, None) if noise is None else (noise.error, noise.p_value)
         text = change(name, first.get(name), numbers.get(name), error, p_value)
         yield Entry(text, noise is not None and noise.clear)
 
 
-def _relative(one: float | None, other: float | None) -> str:
-    return f"{other / one - 1:+.1%}" if one and other is not None else ""
+def relative(one: float | None, other: float | None) -> str:
+    """Return how much larger the other is: "+12.5%", or from twice as large on "3.1 times"."""
+    if not one or other is None:
+        return ""
+    return f"{other / one:,.1f} times" if other >= 2 * one else f"{other / one - 1:+.1%}"
 
 
 def _common_dense(reports: Sequence[Report], names: Sequence[str]) -> dict[str, str]:
@@ -99,4 +102,4 @@ def _cost(
         found = value(report)
         yield Entry("" if found is None else show(found))
         if i:
-            yield Entry(_relative(value(runs[0][1]), found))
+            yield Entry(relative(value(runs[0][1]), found))

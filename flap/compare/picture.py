@@ -27,6 +27,7 @@ def draw(layers: Layers, letters: list[str]) -> bytes:
             for i, (letter, widths) in enumerate(zip(letters, layers.widths, strict=True)):
                 axes.plot([layer[kind] for layer in widths], label=letter, **_style(i))
             axes.set(ylabel=label, ylim=(0, None))
+            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         for i, (letter, errors) in enumerate(zip(letters, layers.errors, strict=True)):
             if errors:
                 panels[-1].plot(errors, label=letter, **_style(i))

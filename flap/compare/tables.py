@@ -34,7 +34,7 @@ def compare(subjects: Sequence[Subject]) -> Comparison:
 def _config(subjects: Sequence[Subject]) -> Table:
     """Return the table of the config keys that differ."""
     known = [subject for subject in subjects if subject.config]
-    configs = [flat(subject.config) for subject in known]
+    configs = [_chosen(flat(subject.config)) for subject in known]
     keys = [key for key in dict.fromkeys(key for config in configs for key in config) if not _is_name(key)]
     rows = [
         (Entry(key), *(Entry(_value(config, key)) for config in configs))
@@ -45,9 +45,15 @@ def _config(subjects: Sequence[Subject]) -> Table:
     return Table("Config", ("", *(subject.letter for subject in known)), rows, note)
 
 
+def _chosen(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a config with its choices as words: {"metric": "WIFV"} for {"metric._target_": "flap.importance.WIFV"}."""
+    classes = {key: value.rpartition(".")[2] for key, value in config.items() if key.endswith("._target_")}
+    return {key.removesuffix("._target_"): classes.get(key, value) for key, value in config.items()}
+
+
 def _is_name(key: str) -> bool:
     """Return whether a key names a run or is bookkeeping, and does not change its result."""
-    return key == "run_name" or key.split(".")[0] in BOOKKEEPING
+    return key in ("run_name", "checkpoint.dir") or key.split(".")[0] in BOOKKEEPING
 
 
 def _value(config: dict[str, Any], key: str) -> str:
