@@ -40,9 +40,15 @@ def family_config(model_type: str) -> PreTrainedConfig:
     return config
 
 
-def family_checkpoint(model_type: str, form: str, tokenizer: PreTrainedTokenizerBase, directory: Path) -> Exported:
+def family_checkpoint(
+    model_type: str, form: str, tokenizer: PreTrainedTokenizerBase, directory: Path, layers: int = 3
+) -> Exported:
     """A model of a family, pruned to widths by layer with biases, or to one width for all layers without."""
-    model, family = random_model(family_config(model_type)), EVERY_FAMILY[model_type]
+    config, family = family_config(model_type), EVERY_FAMILY[model_type]
+    config.num_hidden_layers = layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[-layers:]
+    model = random_model(config)
     if form == "by layer":
         plan = prune(model, 0.4)
     else:

@@ -8,25 +8,30 @@ import torch
 from torch import Tensor
 
 Step = Callable[[Tensor, int], Tensor]  # new tokens (1, T) and the number of cached ones -> logits (T, V)
+Begin = Callable[[], Step]  # with an empty cache; reading the graph, which takes longer, is done once
 
 
-def onnx_runtime(folder: Path) -> Step:
-    """A step through the graph in ONNX Runtime, which begins with an empty cache."""
+def onnx_runtime(folder: Path) -> Begin:
+    """The graph in ONNX Runtime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
     inputs, outputs = session.get_inputs(), [one.name for one in session.get_outputs()]
-    cache = {one.name: empty(one.shape) for one in inputs if "cache" in one.name}
 
-    def step(new: Tensor, cached: int) -> Tensor:
-        feed = {name: value for name, value in arrays(new, cached).items() if name in {one.name for one in inputs}}
-        found = dict(zip(outputs, session.run(outputs, feed | cache), strict=True))
-        cache.update({name: found[name.replace("input.", "output.")] for name in cache})
-        return torch.from_numpy(found["logits"][0])
+    def begin() -> Step:
+        cache = {one.name: empty(one.shape) for one in inputs if "cache" in one.name}
 
-    return step
+        def step(new: Tensor, cached: int) -> Tensor:
+            feed = {name: value for name, value in arrays(new, cached).items() if name in {one.name for one in inputs}}
+            found = dict(zip(outputs, session.run(outputs, feed | cache), strict=True))
+            cache.update({name: found[name.replace("input.", "output.")] for name in cache})
+            return torch.from_numpy(found["logits"][0])
+
+        return step
+
+    return begin
 
 
 def empty(shape: list[int | str]) -> np.ndarray:
@@ -34,20 +39,25 @@ def empty(shape: list[int | str]) -> np.ndarray:
     return np.zeros((1, shape[1], 0, shape[3]), np.float32) if len(shape) == 4 else np.zeros(shape, np.int64)
 
 
-def open_vino(folder: Path) -> Step:
-    """A step through the graph in OpenVINO, which has its cache inside."""
+def open_vino(folder: Path) -> Begin:
+    """The graph in OpenVINO, which has its cache inside."""
     import openvino
 
     options = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "INFERENCE_NUM_THREADS": 1}
     compiled = openvino.Core().compile_model(folder / "openvino_model.xml", "CPU", options)
-    request, names = compiled.create_infer_request(), {one.any_name for one in compiled.inputs}
+    names = {one.any_name for one in compiled.inputs}
 
-    def step(new: Tensor, cached: int) -> Tensor:
-        feed = arrays(new, cached) | {"beam_idx": np.zeros(1, np.int32)}
-        found = request.infer({name: value for name, value in feed.items() if name in names})
-        return torch.from_numpy(found["logits"][0].copy())
+    def begin() -> Step:
+        request = compiled.create_infer_request()
 
-    return step
+        def step(new: Tensor, cached: int) -> Tensor:
+            feed = arrays(new, cached) | {"beam_idx": np.zeros(1, np.int32)}
+            found = request.infer({name: value for name, value in feed.items() if name in names})
+            return torch.from_numpy(found["logits"][0].copy())
+
+        return step
+
+    return begin
 
 
 def arrays(new: Tensor, cached: int) -> dict[str, np.ndarray]:
