@@ -70,10 +70,11 @@ def folder_of(sweep: Path, number: int) -> Path:
     ids=["slurm", "slurm with a site's values", "slurm_h100", "slurm_h100 by constraint"],
 )  # fmt: skip
 def test_the_launchers_keys_reach_sbatch(
-    flap: Cli, tmp_path: Path, refusing_cluster: str, launcher: list[str], expected: dict[str, str], absent: set[str]
-) -> None:
+    quick_flap: Cli, tmp_path: Path, refusing_cluster: str, launcher: list[str], expected: dict[str, str],
+    absent: set[str],
+) -> None:  # fmt: skip
     first, *others = launcher
-    done = flap("-m", f"hydra/launcher={first}", *others, "ratio=0.2,0.4", PATH=refusing_cluster)
+    done = quick_flap("-m", f"hydra/launcher={first}", *others, "ratio=0.2,0.4", PATH=refusing_cluster)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     [line] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -83,9 +84,9 @@ def test_the_launchers_keys_reach_sbatch(
     assert not absent & options.keys()
 
 
-def test_slurm_without_sbatch(flap: Cli, tmp_path: Path) -> None:
+def test_slurm_without_sbatch(quick_flap: Cli, tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
-    done = flap("-m", "hydra/launcher=slurm", "ratio=0.2,0.4", PATH=str(tmp_path / "bin"))
+    done = quick_flap("-m", "hydra/launcher=slurm", "ratio=0.2,0.4", PATH=str(tmp_path / "bin"))
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
         "error: hydra/launcher=slurm: no sbatch on this machine; expected a SLURM login node, "
