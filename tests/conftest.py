@@ -43,13 +43,17 @@ collect_ignore = ["engines"]  # in an environment of their own: make engines
 
 # Files that take minutes begin first, so that no process waits for them alone at the end.
 LONGEST = (
-    "test_faults",
-    "test_slurm",
     "test_parity",
-    "test_packaged",
-    "test_launchers",
+    "test_faults",
     "test_placements",
+    "test_packaged",
+    "test_graph",
+    "test_slurm",
+    "test_launchers",
     "test_families",
+    "test_mixtures",
+    "test_devices",
+    "test_zero_shot_packaged",
 )
 
 
