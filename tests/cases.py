@@ -6,6 +6,7 @@ from copy import deepcopy
 import torch
 from torch import nn
 from transformers import (
+    Ernie4_5Config,
     GraniteConfig,
     LlamaConfig,
     MistralConfig,
@@ -15,6 +16,7 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
     Qwen3MoeConfig,
+    SeedOssConfig,
     SmolLM3Config,
 )
 
@@ -57,6 +59,8 @@ ONE_WIDTH: dict[str, PreTrainedConfig] = {
         **_TINY, embedding_multiplier=3.0, attention_multiplier=0.3, residual_multiplier=0.7, logits_scaling=2.0
     ),
     "smollm3-gqa": SmolLM3Config(**_TINY, no_rope_layers=[1, 1, 1, 0]),
+    "ernie4_5-gqa": Ernie4_5Config(**_TINY, tie_word_embeddings=True),
+    "seed_oss-gqa": SeedOssConfig(**_TINY),  # with biases of q, k and v
 }
 # Six experts of 24 neurons a layer, two for each token; the last layer of the second has a plain MLP.
 _EXPERTS = _TINY | {"num_hidden_layers": 3, "num_experts_per_tok": 2}

@@ -11,6 +11,7 @@ from flap.allocation import ALAM, ULUM, Budget, LayerPlan, Measure, PruningPlan
 from flap.compression import NoCompensation
 from flap.export.gguf import export_gguf
 from flap.importance import Scores
+from tests.cases import ONE_WIDTH
 from tests.helpers.gguf_cases import LINEAR, LLAMA3, TOKENS, Exported, checkpoint, empty
 from tests.helpers.llama_cpp import llama_cpp
 from tests.helpers.tokenizers import KINDS, SPACES, TRICKY
@@ -60,7 +61,7 @@ def test_scaled_rope(uniform: bool, rope: str, words: PreTrainedTokenizerFast, t
     assert_computes_the_same(exported, "llama" if uniform else "deci")
 
 
-@pytest.mark.parametrize("name", ["qwen3-mha-tied", "granite-gqa", "smollm3-gqa"])
+@pytest.mark.parametrize("name", ["qwen3-mha-tied", *ONE_WIDTH])
 def test_architectures_of_one_width_to_which_nothing_is_added(
     name: str, words: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:

@@ -34,6 +34,7 @@ ARCHITECTURES = [
     ("qwen3-mha-tied", PLAIN, "qwen3 has one width for all layers; .*structure=UL-UM"),
     ("qwen3-mha-tied", ULUM_, r"qwen3 has no place for model\.layers\.0\.mlp\.down_proj\.bias"),
     ("granite-gqa", PLAIN, "granite has one width for all layers; .*structure=UL-UM"),
+    ("seed_oss-gqa", ULUM_, r"seed_oss has no place for model\.layers\.0\.mlp\.down_proj\.bias"),
     ("smollm3-gqa", ULUM_, r"smollm3 has no place for model\.layers\.0\.mlp\.down_proj\.bias"),
     ("smollm3-gqa", ULUM_ | PLAIN | {"no_rope_layers": [1, 0, 1, 0]}, r"no_rope_layers=.*with \[1, 1, 1, 0\]"),
     ("qwen3-mha-tied", ULUM_ | PLAIN | {"rope_parameters": LINEAR}, "rope_type=linear: .*default"),

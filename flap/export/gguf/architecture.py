@@ -2,7 +2,8 @@
 
 LLaMA, Mistral and Qwen2 differ only in their biases. llama.cpp's `llama` supports all of these biases, but needs the
 same width in all layers; `deci` is the same computation with a width for each layer. Qwen3 normalises q and k, Granite
-has multipliers, SmolLM3 has layers without RoPE: their architectures need one width for all layers and have no biases.
+has multipliers, SmolLM3 has layers without RoPE, Ernie 4.5 another order of channels: their architectures need one
+width for all layers and have no biases. Seed-OSS has those of q, k and v, and none for what compensation adds.
 """
 
 import torch
@@ -11,10 +12,17 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-ONE_WIDTH = {"qwen3": MODEL_ARCH.QWEN3, "granite": MODEL_ARCH.GRANITE, "smollm3": MODEL_ARCH.SMOLLM3}
+ONE_WIDTH = {
+    "qwen3": MODEL_ARCH.QWEN3,
+    "granite": MODEL_ARCH.GRANITE,
+    "smollm3": MODEL_ARCH.SMOLLM3,
+    "ernie4_5": MODEL_ARCH.ERNIE4_5,
+    "seed_oss": MODEL_ARCH.SEED_OSS,
+}
 MODEL_TYPES = ("llama", "mistral", "qwen2", *ONE_WIDTH)
 TAKES_BIASES = (MODEL_ARCH.LLAMA, MODEL_ARCH.DECI)
-# RoPE rotates neighbouring channels, not halves.
+INPUT_BIASES = (MODEL_ARCH.SEED_OSS,)  # takes those of q, k and v, and no others
+# RoPE rotates neighbouring channels where transformers rotates halves; that of Ernie does so in both.
 ROTATES_PAIRS = (*TAKES_BIASES, MODEL_ARCH.GRANITE, MODEL_ARCH.SMOLLM3)
 NO_ROPE_EVERY = 4  # layers without RoPE in llama.cpp's smollm3
 ROPE_TYPES = ("default", "linear", "llama3")
@@ -104,6 +112,13 @@ def rope_factors(config: PreTrainedConfig) -> Tensor | None:
     unscaled = rope["rope_theta"] ** (-torch.arange(0, dim, 2).double() / dim)
     factors: Tensor = (unscaled / scaled.double()).float()
     return factors
+
+
+def takes_bias(arch: MODEL_ARCH, name: str) -> bool:
+    """Return whether llama.cpp adds the bias of this name (its own) in an architecture."""
+    return arch in TAKES_BIASES or (
+        arch in INPUT_BIASES and name.endswith(("attn_q.bias", "attn_k.bias", "attn_v.bias"))
+    )
 
 
 def arch_name(arch: MODEL_ARCH) -> str:

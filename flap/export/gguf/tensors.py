@@ -13,7 +13,7 @@ from gguf import MODEL_ARCH, get_tensor_name_map
 from safetensors import safe_open
 from torch import Tensor
 
-from flap.export.gguf.architecture import ROTATES_PAIRS, TAKES_BIASES
+from flap.export.gguf.architecture import ROTATES_PAIRS, takes_bias
 from flap.storage.headers import tensor_shapes
 
 
@@ -91,7 +91,7 @@ def entries(shards: Shards, arch: MODEL_ARCH, head_dim: int, num_layers: int) ->
     converted = []
     for name, shape in shards.shapes.items():
         target = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        if target is None or (target.endswith(".bias") and arch not in TAKES_BIASES):
+        if target is None or (target.endswith(".bias") and not takes_bias(arch, target)):
             raise ValueError(f"gguf: llama.cpp's architecture {arch.name.lower()} has no place for {name}")
         interleaved = arch in ROTATES_PAIRS and any(f".{which}_proj." in name for which in "qk")
         unit_size = head_dim if "self_attn" in name else 1
