@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from flap.checkpoint.load import load
 from flap.checkpoint.modeling_flap import BiasedExpertsMixin
 from flap.config import one_line
+from flap.export.genai import write_genai_config
 from flap.export.reading import check_installed, read_checkpoint
 from flap.storage.files import atomic_directory
 
@@ -36,7 +37,10 @@ def export_graph(checkpoint: Path, kind: str) -> Path:
     try:
         with atomic_directory(target, "export") as scratch:
             tokenizer.save_pretrained(scratch)
-            _trace(load(checkpoint), kind).save_pretrained(scratch)
+            model = load(checkpoint)
+            _trace(model, kind).save_pretrained(scratch)
+            if kind == "onnx":
+                write_genai_config(scratch, model.config)
     except OSError as error:
         raise ValueError(f"{target}: cannot be written ({error})") from error
     return target

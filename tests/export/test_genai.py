@@ -1,0 +1,36 @@
+"""Exported graphs in ONNX Runtime GenAI, which writes the text that transformers writes."""
+
+from pathlib import Path
+
+import onnxruntime_genai
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from flap.export.graph import export_graph
+from tests.helpers.engine_cases import PROMPT, family_checkpoint
+
+
+def written(folder: Path, new_tokens: int) -> list[int]:
+    """The most probable tokens that follow the prompt."""
+    model, length = onnxruntime_genai.Model(str(folder)), PROMPT.shape[1]
+    options = onnxruntime_genai.GeneratorParams(model)
+    options.set_search_options(do_sample=False, max_length=length + new_tokens, min_length=length + new_tokens)
+    generator = onnxruntime_genai.Generator(model, options)
+    generator.append_tokens(PROMPT[0].tolist())
+    while not generator.is_done():
+        generator.generate_next_token()
+    return [int(token) for token in generator.get_sequence(0)[length:]]
+
+
+@pytest.mark.parametrize("family", ["llama", pytest.param("gpt2", marks=pytest.mark.long)])
+def test_it_writes_the_same(family: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    pruned = family_checkpoint(family, "by layer", tokenizer, tmp_path / "pruned")
+    assert written(export_graph(pruned.directory, "onnx"), 12) == pruned.greedy(PROMPT)
+
+
+def test_a_sliding_window_has_an_input_that_it_does_not_feed(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    pruned = family_checkpoint("gemma2", "by layer", tokenizer, tmp_path / "pruned")
+    folder = export_graph(pruned.directory, "onnx")
+    assert (folder / "model.onnx").is_file() and not (folder / "genai_config.json").exists()
