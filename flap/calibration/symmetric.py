@@ -25,8 +25,10 @@ class Symmetric:
     @classmethod
     def zeros(cls, size: int, device: torch.device) -> "Symmetric":
         """Return a matrix of zeros."""
-        starts = range(0, size, STRIP)
-        return cls(tuple(torch.zeros(min(STRIP, size - start), size - start, device=device) for start in starts))
+        strips = strips_of(size, torch.float32, device)
+        for strip_SJ in strips:
+            strip_SJ.zero_()
+        return cls(strips)
 
     @property
     def size(self) -> int:
@@ -76,3 +78,11 @@ class Symmetric:
     def _by_rows(self) -> Iterator[tuple[slice, Tensor]]:
         for k, strip_SJ in enumerate(self.strips):
             yield slice(k * STRIP, k * STRIP + len(strip_SJ)), strip_SJ
+
+
+def strips_of(size: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
+    """Return the strips of a matrix of this size, not filled, in one block of memory, which leaves no holes behind."""
+    shapes = [(min(STRIP, size - start), size - start) for start in range(0, size, STRIP)]
+    sizes = [rows * columns for rows, columns in shapes]
+    parts = torch.empty(sum(sizes), dtype=dtype, device=device).split(sizes)
+    return tuple(part.view(shape) for part, shape in zip(parts, shapes, strict=True))

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.linalg import cholesky_ex, solve_triangular
 
 from flap.calibration.covariance import Covariance
-from flap.calibration.symmetric import STRIP
+from flap.calibration.symmetric import STRIP, strips_of
 from flap.compression.compensation import Removal
 from flap.models.devices import widest_float
 
@@ -77,8 +77,10 @@ class Elimination:
 def _strips(covariance: Covariance, order_I: Tensor, ridge: float, precision: torch.dtype) -> tuple[Tensor, ...]:
     """Return the strips of U, up to the first channel where H has no factor."""
     added, strips = ridge * covariance.diagonal().to(precision).mean(), list[Tensor]()
-    for start in range(0, len(order_I), STRIP):
-        strip_SJ = covariance.block(order_I[start : start + STRIP], order_I[start:]).to(precision)
+    for start, strip_SJ in zip(
+        range(0, len(order_I), STRIP), strips_of(len(order_I), precision, order_I.device), strict=True
+    ):
+        strip_SJ.copy_(covariance.block(order_I[start : start + STRIP], order_I[start:]))
         strip_SJ.diagonal().add_(added)
         for k, earlier_SJ in enumerate(strips):
             first = start - k * STRIP

@@ -5,10 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.json
-import pyarrow.parquet
-
 from flap.data.named import DATASETS, Split
 from flap.data.text import Text
 from flap.storage import write_text
@@ -48,8 +44,8 @@ def _documents(path: Path, field: str, template: Template | None) -> list[str]:
     try:
         if path.suffix == ".txt":
             return [path.read_text(encoding="utf-8")]
-        table = pyarrow.json.read_json(path) if path.suffix == ".jsonl" else pyarrow.parquet.read_table(path)
-    except (OSError, UnicodeDecodeError, pyarrow.ArrowInvalid) as error:
+        table = _table(path)
+    except (OSError, ValueError) as error:
         raise ValueError(f"{field}={path}: cannot be read as {path.suffix} ({type(error).__name__})") from error
     column = "text" if template is None else "messages"
     if column not in table.column_names:
@@ -61,6 +57,14 @@ def _documents(path: Path, field: str, template: Template | None) -> list[str]:
     if not all(isinstance(row, str) for row in rows):
         raise ValueError(f"{field}={path}: column 'text' holds something that is no text (null or a number)")
     return rows
+
+
+def _table(path: Path) -> Any:
+    """Return the table of a .jsonl or .parquet file."""
+    import pyarrow.json  # here, because few runs need it, and it takes 30 MB of memory
+    import pyarrow.parquet
+
+    return pyarrow.json.read_json(path) if path.suffix == ".jsonl" else pyarrow.parquet.read_table(path)
 
 
 def _conversation(messages: Any, template: Template, where: str) -> str:
