@@ -55,6 +55,7 @@ def tensors(directory: Path) -> dict[str, Tensor]:
 def pruned(placement: str, model: Path, text: Path, root: Path, *more: str) -> Report:
     """One run with a cache of its own, so that nothing is taken over from the other placement."""
     options = [f"model.placement={placement}", f"cache_dir={root / f'cache-{placement}'}", "calibration.batch_size=3"]
+    options.append("eval.perplexity.max_tokens=320")
     return run(composed(*tiny(model, text), "ratio=0.4", *options, *more), root / placement)
 
 
