@@ -16,22 +16,23 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("variant", metafunc.cls.configs)
 
 
-def every_variant(session: pytest.Session) -> Iterator[tuple[type[FamilyContract], str, PreTrainedConfig]]:
-    """Every variant of every family that this session tests."""
-    tested = {item.cls for item in session.items if isinstance(item, pytest.Function)}
+def every_variant(request: pytest.FixtureRequest) -> Iterator[tuple[type[FamilyContract], str, PreTrainedConfig]]:
+    """Every variant of every family that this session tests in the file that asks."""
+    items = (item for item in request.session.items if isinstance(item, pytest.Function))
+    tested = {item.cls for item in items if item.module is request.module}
     for family in FamilyContract.__subclasses__():
         for variant, config in family.configs.items() if family in tested else ():
             yield family, f"{family.__name__}-{variant}", config
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def all_saved(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast
 ) -> dict[str, Saved]:
-    """Every variant of every family: loaded from disk, pruned by 40 %, saved."""
+    """Every variant of every family of a file: loaded from disk, pruned by 40 %, saved."""
     root = tmp_path_factory.mktemp("families")
     made = {}
-    for _, name, config in every_variant(request.session):
+    for _, name, config in every_variant(request):
         random_model(config).save_pretrained(root / "dense" / name)
         model = read_model(root / "dense" / name)
         plan = prune(model, 0.4)
@@ -39,21 +40,21 @@ def all_saved(
     return made
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def found(all_saved: dict[str, Saved], tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     """What all of them compute in one fresh process, without this package."""
     directories = [saved.directory for saved in all_saved.values()]
     return in_a_fresh_process(directories, tmp_path_factory.mktemp("fresh"), "remote")
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def all_uniform(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast
 ) -> dict[str, Saved]:
-    """Every variant of every family at one width for all layers, with and without compensation."""
+    """Every variant of every family of a file at one width for all layers, with and without compensation."""
     root = tmp_path_factory.mktemp("uniform")
     made = {}
-    for family, variant, config in every_variant(request.session):
+    for family, variant, config in every_variant(request):
         for how, compensation in COMPENSATIONS.items():
             name, model = f"{variant}-{how}", random_model(config)
             plan = prune(model, family.uniform_ratio, structure=family.uniform, compensation=compensation)
@@ -61,7 +62,7 @@ def all_uniform(
     return made
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def found_stock(all_uniform: dict[str, Saved], tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     """What those of them that claim to be stock compute without this package and without trust in anybody's code."""
     directories = [one.directory for one in all_uniform.values() if is_stock(one.directory)]
