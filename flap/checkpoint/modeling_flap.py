@@ -76,7 +76,7 @@ class PrunedModelMixin:
         text_config = config.get_text_config()
         widths = text_config.to_dict().get("per_layer_config")
         if config._attn_implementation == "vllm":
-            _check_for_vllm(widths, sys.modules["vllm.distributed"].get_tensor_model_parallel_world_size())
+            check_for_vllm(widths, sys.modules["vllm.distributed"].get_tensor_model_parallel_world_size())
         text_config.per_layer_config = _head_dims(widths)
         super().__init__(config, *args, **kwargs)
         text_config.per_layer_config = widths
@@ -131,7 +131,7 @@ def _head_dims(widths):
     return {i: {"head_dim": layer["head_dim"]} for i, layer in widths.items() if "head_dim" in layer} or None
 
 
-def _check_for_vllm(widths, ranks):
+def check_for_vllm(widths, ranks):
     """Refuse in one line a layer without heads or neurons, where vLLM's kernels end the process, or that cannot split.
 
     ranks: vLLM's `tensor_parallel_size`; each of its processes takes an equal part of a layer's heads and neurons.

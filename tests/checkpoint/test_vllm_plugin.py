@@ -10,12 +10,15 @@ from flap.checkpoint import vllm_plugin
 from flap.checkpoint.modeling_flap import FlapLlamaConfig, FlapLlamaModel
 from tests.helpers.engine_cases import CELLS, documented
 
+CHECKS = "vllm.model_executor.models.config"
+
 
 @pytest.fixture
 def registered(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     known: dict[str, str] = {}
     registry = SimpleNamespace(register_model=known.setdefault)
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(ModelRegistry=registry))
+    monkeypatch.setitem(sys.modules, CHECKS, SimpleNamespace(MODELS_CONFIG_MAP={}))
     vllm_plugin.register()
     return known
 
@@ -25,10 +28,9 @@ def test_the_package_names_it() -> None:
     assert entry.load() is vllm_plugin.register
 
 
-def test_every_architecture_has_the_class_of_its_kind(registered: dict[str, str]) -> None:
-    module = "vllm.model_executor.models.transformers"
-    assert registered["FlapLlamaForCausalLM"] == f"{module}:TransformersForCausalLM"
-    assert registered["FlapMixtralForCausalLM"] == f"{module}:TransformersMoEForCausalLM"
+def test_mixtures_too_have_the_class_that_leaves_experts_to_transformers(registered: dict[str, str]) -> None:
+    assert {"FlapLlamaForCausalLM", "FlapMixtralForCausalLM", "FlapLlama4ForCausalLM"} <= registered.keys()
+    assert set(registered.values()) == {"vllm.model_executor.models.transformers:TransformersForCausalLM"}
 
 
 def test_what_vllm_would_compute_wrongly_is_left_out(registered: dict[str, str]) -> None:
@@ -53,7 +55,7 @@ LAYER = {"num_attention_heads": 8, "num_key_value_heads": 4, "intermediate_size"
     ],
 )
 def test_widths_that_vllm_cannot_serve_are_refused_in_one_line(
-    name: str, n: int, ranks: int, rest: str, monkeypatch: pytest.MonkeyPatch
+    name: str, n: int, ranks: int, rest: str, registered: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     distributed = SimpleNamespace(get_tensor_model_parallel_world_size=lambda: ranks)
     monkeypatch.setitem(sys.modules, "vllm.distributed", distributed)
@@ -61,6 +63,11 @@ def test_widths_that_vllm_cannot_serve_are_refused_in_one_line(
     config._attn_implementation = "vllm"  # as vLLM's Transformers backend sets it
     with pytest.raises(ValueError, match=f"^vLLM: {name}{rest}$"):
         FlapLlamaModel(config)
+    asked = SimpleNamespace(
+        model_config=SimpleNamespace(hf_text_config=config), parallel_config=SimpleNamespace(tensor_parallel_size=ranks)
+    )
+    with pytest.raises(RuntimeError, match=f"^vLLM: {name}{rest}$"):  # before it starts its processes
+        sys.modules[CHECKS].MODELS_CONFIG_MAP["FlapLlamaForCausalLM"].verify_and_update_config(asked)
 
 
 def test_the_table_says_what_make_engines_holds() -> None:

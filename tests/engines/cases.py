@@ -1,7 +1,9 @@
 """What is refused of the checkpoints of `make.py`, and with what words; vLLM must compute everything else."""
 
-BY_LAYER = ("gpt_oss",)  # families that are tested with widths by layer alone
+BY_LAYER = ("gpt_oss", "gemma4_text", "deepseek_v3")  # families that are tested with widths by layer alone
+NO_BIASES = ("mixtral",)  # that are also tested with widths by layer and no bias
 REFUSED_FAMILIES = {
+    "llama4_text": r"too many values to unpack \(expected 2\)",
     "falcon": r"exceeds dimension size \(1\)",
     "gpt2": "Following weights were not initialized from checkpoint",
     "qwen3_5_text": "does not dispatch through the Transformers attention interface and vLLM has no other way",

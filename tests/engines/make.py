@@ -18,7 +18,7 @@ from flap.checkpoint.convert import become_checkpointable
 from flap.compression import BiasCompensation, NoCompensation, compress, slice_layer
 from flap.pipeline import run
 from tests.cases import random_model
-from tests.engines.cases import BY_LAYER, REFUSED_FAMILIES
+from tests.engines.cases import BY_LAYER, NO_BIASES, REFUSED_FAMILIES
 from tests.helpers.engine_cases import FAMILIES, family_config
 from tests.helpers.pruned import calibrated, prune, save_pruned
 from tests.helpers.runs import composed
@@ -28,6 +28,15 @@ from tests.models.families.tiny import GQA
 HEAD = 32  # the smallest head size of vLLM's attention on the CPU
 SIZES = {"vocab_size": VOCAB, "hidden_size": 8 * HEAD, "head_dim": HEAD, "word_embed_proj_dim": 8 * HEAD}
 NEURONS = tuple(range(GQA["intermediate_size"]))
+OWN_SIZES = {  # heads of two sizes, and latents
+    "gemma4_text": {
+        "allow_global_per_layer_attribute_access": True, "per_layer_config": {2: {"head_dim": 2 * HEAD}},
+    },
+    "deepseek_v3": {
+        "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
+        "head_dim": 64, "qk_head_dim": 192,
+    },
+}  # fmt: skip
 EMPTY = {  # blocks of the middle layer of LLaMA of which nothing but a bias is left
     "llama-no-attention": LayerPlan((), NEURONS),
     "llama-no-mlp": LayerPlan((0, 1), ()),
@@ -45,9 +54,9 @@ PACKAGED = {
 
 def with_heads_for_kernels(config: PreTrainedConfig) -> PreTrainedConfig:
     """Return the tiny config with heads that the engines' kernels take."""
-    config = deepcopy(config)
-    for key, value in SIZES.items():
-        if hasattr(config, key) and not isinstance(getattr(type(config), key, None), property):
+    config, own = deepcopy(config), OWN_SIZES.get(config.model_type, {})
+    for key, value in (own | SIZES | own).items():
+        if key in own or (hasattr(config, key) and not isinstance(getattr(type(config), key, None), property)):
             setattr(config, key, value)
     return config
 
@@ -74,6 +83,12 @@ def make_by_layer(model_type: str, folder: Path) -> None:
     """Write a family with widths by layer."""
     model = tiny(family_config(model_type))
     write(model, prune(model, 0.4), folder / f"{model_type}-layers")
+
+
+def make_without_biases(model_type: str, folder: Path) -> None:
+    """Write a family with widths by layer to which no bias is added, so that its experts look like any others."""
+    model = tiny(family_config(model_type))
+    write(model, prune(model, 0.4, compensation=NoCompensation()), folder / f"{model_type}-no-biases")
 
 
 def make_llama(folder: Path) -> None:
@@ -119,6 +134,8 @@ if __name__ == "__main__":
         make_family(model_type, folder)
     for model_type in (*BY_LAYER, *REFUSED_FAMILIES):
         make_by_layer(model_type, folder)
+    for model_type in NO_BIASES:
+        make_without_biases(model_type, folder)
     make_llama(folder)
     for name in PACKAGED:
         make_packaged(name, folder / name)

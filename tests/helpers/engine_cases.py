@@ -20,7 +20,7 @@ ENGLISH = "The Eiffel Tower is a wrought-iron lattice tower in Paris. It is name
 # Which variant of a family's contract, and what else its config has: what real models of the family have.
 VARIANTS = {
     "gemma2": "mha", "gemma3_text": "mha", "opt": "norm-before", "gpt_neox": "parallel", "gpt2": "untied",
-    "falcon": "one-kv-head", "deepseek_v3": "queries",
+    "falcon": "one-kv-head", "deepseek_v3": "queries", "gemma4_text": "mixture",
 }  # fmt: skip
 CHANGES = {
     "gemma3_text": {"final_logit_softcapping": None},
