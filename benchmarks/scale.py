@@ -51,6 +51,7 @@ def write_model(directory: Path, shape: str, num_layers: int) -> int:
     """A random model with one shard for each layer and one for the rest, never more than one of them in memory."""
     import torch
     from safetensors.torch import save_file
+    from tokenizers import pre_tokenizers
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.core_model_loading import revert_weight_conversion
 
@@ -59,7 +60,11 @@ def write_model(directory: Path, shape: str, num_layers: int) -> int:
     from flap.storage.files import cache_root
 
     smollm2 = ModelConfig("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", device="cpu")
-    find_model(smollm2, cache_root(None), trust_remote_code=False).tokenizer.save_pretrained(directory)
+    tokenizer = find_model(smollm2, cache_root(None), trust_remote_code=False).tokenizer
+    # SmolLM's own steps, by which a GGUF knows it; transformers does not read the first one from the packaged GGUF
+    steps = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    tokenizer.save_pretrained(directory)
     config = AutoConfig.for_model(shape, **ENDS, **SHAPES[shape], num_hidden_layers=num_layers, dtype="bfloat16")
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
