@@ -16,6 +16,7 @@ from flap.calibration.statistics import LayerStatistics
 from flap.calibration.statistics_file import STATISTICS, read_statistics, write_statistics
 from flap.data import HELD_OUT, batches, split_windows
 from flap.models import Batch, PlacedModel, Seen, Stream, Walk
+from flap.models.devices import give_back_freed
 from flap.storage import Cache
 
 # Scores and trials, which are compared with each other and then dropped, are made from this many tokens a channel.
@@ -173,4 +174,6 @@ def _observe(
                 for _ in stream.outputs(i, model.layers[i]):
                     pass
         recorders.append(recorder)
+    if model.on_disk:
+        give_back_freed()  # what running the layer has left, before its covariances are factorised
     return joined(*recorders) if len(recorders) > 1 else recorders[0].finish()

