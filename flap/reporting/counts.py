@@ -64,7 +64,10 @@ def _splits(layer: dict[str, int], ranks: int) -> bool:
 
 
 def _total(adapter: ModelAdapter) -> int:
-    return sum(parameter.numel() for parameter in adapter.model.parameters())
+    """Return the parameters of the model. Tied ones count once, also where accelerate has each on disk."""
+    tied: dict[str, str] = getattr(adapter.model, "all_tied_weights_keys", {})
+    sizes = {tied.get(name, name): parameter.numel() for name, parameter in adapter.model.named_parameters()}
+    return sum(sizes.values())
 
 
 def _widths(units: Pair[Units], kept: Pair[int]) -> dict[str, int]:

@@ -119,6 +119,17 @@ def test_all_placements_give_equal_checkpoints(
     assert not list((tmp_path / "cache-auto" / "offload").iterdir())
 
 
+def test_all_of_a_model_is_on_disk(
+    model_of: ModelOf, monkeypatch: pytest.MonkeyPatch, text_file: Path, tmp_path: Path
+) -> None:
+    """Also the embeddings and the head that is tied to them, which are written once."""
+    model = model_of(tiny_model("llama-gqa"))
+    monkeypatch.setattr("flap.models.placement.spread.free_bytes", lambda device: 1000)
+    reports = {one: pruned(one, model, text_file, tmp_path, "method=flap_plus") for one in ("device", "auto")}
+    assert set(reports["auto"].device_map.values()) == {"disk"}
+    assert_equal_runs(tmp_path, reports)
+
+
 @pytest.mark.parametrize("choice", CHOICES)
 def test_every_way_to_prune_at_every_placement(
     choice: str, model_of: ModelOf, little_memory, text_file: Path, tmp_path: Path

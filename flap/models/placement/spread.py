@@ -58,6 +58,12 @@ class Spread(InMemory):
             self.layers[index], {id(hook): hook for hook in hooks}
         )  # hooks refer to all offloaded weights
 
+    def write(self, directory: Path) -> None:
+        """Write weights and config. Tied weights are left out here: of those on disk, transformers writes each one."""
+        tied: dict[str, str] = getattr(self.model, "all_tied_weights_keys", {})
+        state = {name: tensor for name, tensor in self.model.state_dict().items() if name not in tied}
+        self.model.save_pretrained(directory, state_dict=state)
+
     def fits_in_memory(self, beside_bytes: int = 0) -> bool:
         """Return True: accelerate finds a place for any other model."""
         return True
