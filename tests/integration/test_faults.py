@@ -34,6 +34,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokeni
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_a_fault(scenario: Scenario, inputs: list[str]) -> None:
     cases = walk(scenario, inputs, partial(faults, STEP, SCENARIOS.index(scenario)))
+    print(row(scenario, cases))  # of the table in docs/faults.md
     assert [case for case in cases if case.problems] == []
 
 
@@ -41,12 +42,12 @@ def test_a_fault(scenario: Scenario, inputs: list[str]) -> None:
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_a_fault_at_each_operation(scenario: Scenario, inputs: list[str]) -> None:
     cases = walk(scenario, inputs, partial(faults, 1, SCENARIOS.index(scenario)))
-    print(row(scenario, cases))  # of the table in docs/faults.md
+    print(row(scenario, cases))
     assert [case for case in cases if case.problems] == []
 
 
 def row(scenario: Scenario, cases: list[Case]) -> str:
-    """The line of a table: operations, how the runs with a fault ended by kind, and how many cases have problems."""
+    """The line of a table: faults, how the runs with a fault ended by kind, and how many cases have problems."""
     ended = [Counter(case.ending for case in cases if case.fault.kind == kind) for kind in KINDS]
     texts = [", ".join(f"{count} {ending}" for ending, count in sorted(counter.items())) for counter in ended]
     problems = sum(bool(case.problems) for case in cases)
