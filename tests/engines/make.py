@@ -48,7 +48,7 @@ QUICK = (
 )  # fmt: skip
 PACKAGED = {
     "smollm2-flap": ("method=flap",),
-    "smollm2-flap_plus": ("method=flap_plus", "structure=AL-AM"),  # without its search, which takes minutes
+    "smollm2-flap_plus": ("method=flap_plus", "structure.tokens=128"),
 }
 
 
