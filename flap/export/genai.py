@@ -40,9 +40,9 @@ def _genai_config(config: PreTrainedConfig, plain: list[str]) -> dict[str, Any]:
         "inputs": {name: name for name in plain} | {k: v for k, v in cache.items() if k.startswith("past")},
         "outputs": {"logits": "logits"} | {k: v for k, v in cache.items() if k.startswith("present")},
     }
-    model = {
+    begins = {} if config.bos_token_id is None else {"bos_token_id": config.bos_token_id}  # GenAI reads no null
+    model = begins | {
         "type": "llama",  # any decoder that reads its cache
-        "bos_token_id": config.bos_token_id,
         "eos_token_id": [] if config.eos_token_id is None else config.eos_token_id,
         "pad_token_id": config.pad_token_id or 0,
         "vocab_size": config.vocab_size,

@@ -1,13 +1,15 @@
 """Exported graphs in ONNX Runtime GenAI, which writes the text that transformers writes."""
 
+import json
 from pathlib import Path
 
 import onnxruntime_genai
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from flap.export.genai import _genai_config
 from flap.export.graph import export_graph
-from tests.helpers.engine_cases import PROMPT, family_checkpoint
+from tests.helpers.engine_cases import PROMPT, family_checkpoint, family_config
 
 
 def written(folder: Path, new_tokens: int) -> list[int]:
@@ -26,6 +28,13 @@ def written(folder: Path, new_tokens: int) -> list[int]:
 def test_it_writes_the_same(family: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     pruned = family_checkpoint(family, "by layer", tokenizer, tmp_path / "pruned")
     assert written(export_graph(pruned.directory, "onnx"), 12) == pruned.greedy(PROMPT)
+
+
+def test_it_reads_the_config_of_a_model_without_special_tokens(tmp_path: Path) -> None:
+    config = family_config("llama")
+    config.bos_token_id = config.eos_token_id = config.pad_token_id = None
+    (tmp_path / "genai_config.json").write_text(json.dumps(_genai_config(config, ["input_ids"])))
+    onnxruntime_genai.Config(str(tmp_path))
 
 
 def test_a_sliding_window_has_an_input_that_it_does_not_feed(
