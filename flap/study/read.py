@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from flap.evaluation.kept import kept_documents
@@ -138,7 +139,7 @@ def _read_yaml(path: Path) -> DictConfig:
     """Return a YAML file without resolving interpolations; empty if the file is missing or damaged."""
     try:
         content = OmegaConf.load(path)
-    except (OSError, ValueError, YAMLError):
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException):
         return OmegaConf.create({})
     return content if isinstance(content, DictConfig) else OmegaConf.create({})
 
@@ -151,7 +152,7 @@ def _read_overrides(path: Path, config: DictConfig) -> dict[str, str]:
     """
     try:
         lines = [str(line) for line in OmegaConf.load(path)]
-    except (OSError, ValueError, YAMLError):  # missing or damaged
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException):  # missing or damaged
         lines = []
     pairs = {key.lstrip("+~"): value for key, _, value in (line.partition("=") for line in lines)}
     keys = [key for key in pairs if key.removesuffix(".name") not in CHOICES and key.split(".")[0] not in BOOKKEEPING]

@@ -8,6 +8,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 RECORD = "multirun.yaml"
@@ -18,16 +19,13 @@ def read_sweep(folder: Path) -> tuple[str, int]:
     """Return the command line, empty if there is no record, and the number of planned cells, 0 if it is unknown."""
     path = folder / RECORD
     try:
-        record = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (OSError, ValueError, YAMLError):  # missing or damaged
+        record: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        hydra = record["hydra"]
+        task, own = hydra["overrides"]["task"], hydra["overrides"]["hydra"]
+        own = [word for word in own if word != "hydra.mode=MULTIRUN"]
+        command = shlex.join(["python", "-m", "flap", "-m", *task, *own])
+    except (OSError, ValueError, LookupError, TypeError, YAMLError, OmegaConfBaseException):  # missing or damaged
         return "", 0
-    hydra = record.get("hydra", {}) if isinstance(record, dict) else {}
-    if "overrides" not in hydra:
-        return "", 0
-    task, own = hydra["overrides"]["task"], hydra["overrides"]["hydra"]
-    command = shlex.join(
-        ["python", "-m", "flap", "-m", *task, *(word for word in own if word != "hydra.mode=MULTIRUN")]
-    )
     return command, _planned(hydra.get("sweeper") or {}, task)
 
 

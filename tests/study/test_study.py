@@ -324,7 +324,7 @@ def test_a_damaged_cell_is_shown_with_what_is_wrong(sweep: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["config", "hydra", "overrides"])
-@pytest.mark.parametrize("content", ["{torn: [", "[]", "7"])
+@pytest.mark.parametrize("content", ["{torn: [", "[]", "7", "hydra:\n  overrides:", "torn: ${oc.env:HO"])
 def test_a_damaged_record_of_hydra_costs_no_cell(sweep: Path, name: str, content: str) -> None:
     for number in (0, 2):
         next(sweep.glob(f"{number}_*/.hydra/{name}.yaml")).write_text(content)
