@@ -1,6 +1,7 @@
 """Sampling from a model: what it begins with, and sequences of its own distribution.
 
-Legend: N sequences · T tokens a sequence · S tokens in the cache · H query heads · G KV heads · D head size.
+Legend: N sequences · T tokens a sequence · S tokens in the cache · H query heads · G KV heads · D head size ·
+B sequences times KV heads · Q query heads of one KV head.
 """
 
 from collections.abc import Iterator

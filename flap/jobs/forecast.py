@@ -1,4 +1,7 @@
-"""What a run will take: an estimate from config and shapes, before a weight, a tokenizer or a text is read."""
+"""What a run will take: an estimate from config and shapes, before a weight or a text is read.
+
+Images are read, because only the model's processor knows how many tokens an image is.
+"""
 
 import json
 import math
@@ -86,7 +89,7 @@ class Forecast:
 
 
 def forecast(config: FlapConfig) -> Forecast:
-    """Return what a run of this config will take. Needs nothing of the model but its config, and no text.
+    """Return what a run of this config will take. Of the model it needs the config, and for images the processor.
 
     Raises:
         ValueError: bad input, as far as it can be seen from that; names the field.
