@@ -1,8 +1,9 @@
 """What is refused of the checkpoints of `make.py`, and with what words; vLLM must compute everything else."""
 
 BY_LAYER = (  # families that are tested with widths by layer alone
-    "apertus", "arcee", "cohere2", "deepseek_v3", "ernie4_5", "exaone4", "gemma", "gemma4_text", "glm4", "glm4_moe", "gpt_oss",
-    "granitemoe", "hunyuan_v1_dense", "ministral3", "nemotron", "olmo3", "olmoe", "phi", "qwen2_moe", "seed_oss", "stablelm",
+    "apertus", "arcee", "cohere2", "deepseek_v3", "ernie4_5", "exaone4", "gemma", "gemma4_text", "glm4", "glm4_moe",
+    "gpt_oss", "granitemoe", "hunyuan_v1_dense", "ministral3", "nemotron", "olmo3", "olmoe", "phi", "qwen2_moe",
+    "seed_oss", "stablelm",
 )  # fmt: skip
 NO_BIASES = ("mixtral",)  # that are also tested with widths by layer and no bias
 REFUSED_FAMILIES = {
