@@ -108,11 +108,11 @@ def attention_of_one_query(model: PlacedModel) -> Iterator[None]:
     if model.device.type != "cpu":
         yield
         return
-    ALL_ATTENTION_FUNCTIONS["sdpa"] = _attention
+    before, ALL_ATTENTION_FUNCTIONS["sdpa"] = ALL_ATTENTION_FUNCTIONS["sdpa"], _attention
     try:
         yield
     finally:
-        del ALL_ATTENTION_FUNCTIONS["sdpa"]
+        ALL_ATTENTION_FUNCTIONS["sdpa"] = before  # also where the caller has put one of their own
 
 
 def _attention(

@@ -1,5 +1,7 @@
 """Pruned models whose layers differ in width. It is saved with the weights; needs transformers and torch.
 
+One file, whatever its length: whoever loads a checkpoint with `trust_remote_code` reads and trusts this one.
+
 The config is the base architecture's, plus `head_dim` and `per_layer_config`: for each layer its number of heads and
 neurons, and whether its two output projections have a bias. Keys that are absent are as in the dense model.
 Of a vision-language model, only the language model is pruned: these keys are in its `text_config`.

@@ -35,7 +35,8 @@ def file_lock(path: Path, field: str, wait_seconds: float = 0) -> Iterator[LockS
     except Timeout:
         state = "busy"
     except (OSError, NotImplementedError) as error:
-        # A network file system may have no locks (filelock says so by the latter): a run goes on without, and says so.
+        # filelock raises NotImplementedError where the file system has no locks, as some network file systems: a run
+        # goes on without, and says so.
         if os.access(path.parent, os.W_OK):  # else whoever writes there says so
             _warn_once(field, path.parent, str(error))
         state = "none"

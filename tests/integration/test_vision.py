@@ -35,6 +35,14 @@ def vision_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTo
     return path
 
 
+@pytest.fixture
+def seeing(vision_dir: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Path:
+    """The checkpoint with its processor."""
+    shutil.copytree(vision_dir, tmp_path / "seeing")
+    processor(tokenizer).save_pretrained(tmp_path / "seeing")
+    return tmp_path / "seeing"
+
+
 def pruned(directory: Path) -> PreTrainedModel:
     return AutoModelForImageTextToText.from_pretrained(directory).eval()
 
@@ -77,13 +85,8 @@ def test_from_python_masked_and_sliced_write_the_same_of_an_image(
     assert torch.equal(llava.said(reloaded), llava.said(sliced))
 
 
-def test_images_are_calibrated_on_at_any_placement(
-    vision_dir: Path, tokenizer: PreTrainedTokenizerFast, text_file: Path, tmp_path: Path
-) -> None:
+def test_images_are_calibrated_on_at_any_placement(seeing: Path, text_file: Path, tmp_path: Path) -> None:
     """What is kept and what compensation fits are those of both placements, and others than on text alone."""
-    seeing = tmp_path / "seeing"
-    shutil.copytree(vision_dir, seeing)
-    processor(tokenizer).save_pretrained(seeing)
     pictures, found = f"calibration.images={draw(tmp_path / 'pictures')}", {}
     for name, options in {
         "device": [pictures], "stream": [pictures, "model.placement=stream"], "text": [],
@@ -98,13 +101,8 @@ def test_images_are_calibrated_on_at_any_placement(
     assert not torch.allclose(found["covariances"], found["device"], atol=1e-3)
 
 
-def test_a_dry_run_counts_the_tokens_of_images(
-    vision_dir: Path, tokenizer: PreTrainedTokenizerFast, text_file: Path, tmp_path: Path
-) -> None:
+def test_a_dry_run_counts_the_tokens_of_images(seeing: Path, text_file: Path, tmp_path: Path) -> None:
     """Known if the model's processor is there to make the windows; otherwise the estimate says that it lacks them."""
-    seeing = tmp_path / "seeing"
-    shutil.copytree(vision_dir, seeing)
-    processor(tokenizer).save_pretrained(seeing)
     folder = draw(tmp_path / "pictures")
     images = read_images(str(folder), Llava.configs["gqa"], str(seeing), 128, False)
     assert images is not None and len(images.tokens) == 6 and min(images.tokens) > PATCHES
@@ -122,12 +120,7 @@ def test_a_dry_run_counts_the_tokens_of_images(
     assert "not estimated: calibration.images" in unknown.lines()
 
 
-def test_the_report_says_that_the_search_saw_no_image(
-    vision_dir: Path, tokenizer: PreTrainedTokenizerFast, text_file: Path, tmp_path: Path
-) -> None:
-    seeing = tmp_path / "seeing"
-    shutil.copytree(vision_dir, seeing)
-    processor(tokenizer).save_pretrained(seeing)
+def test_the_report_says_that_the_search_saw_no_image(seeing: Path, text_file: Path, tmp_path: Path) -> None:
     options = [*tiny(seeing, text_file), f"calibration.images={draw(tmp_path / 'pictures')}", "method=flap_plus"]
     run(composed(*options, f"cache_dir={tmp_path / 'cache'}"), tmp_path / "run")
     assert "windows of text alone, without an image" in (tmp_path / "run" / "report.md").read_text()
