@@ -14,6 +14,7 @@ from flap.config import require
 from flap.console.progress import progress
 from flap.evaluation.base import Comparison, Evaluator, Numbers, Task
 from flap.evaluation.request import generate, macs, peak_bytes, request_seconds, weight_bytes
+from flap.models import distinct_parameters, running_device
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,13 @@ class Efficiency(Evaluator):
         """Return random tokens as the prompt, the same for both models."""
         generator = torch.Generator().manual_seed(0)
         shape = (self.batch_size, self.prefill_len)
-        return torch.randint(0, model.config.get_text_config().vocab_size, shape, generator=generator).to(model.device)
+        prompt_NT = torch.randint(0, model.config.get_text_config().vocab_size, shape, generator=generator)
+        return prompt_NT.to(running_device(model))
 
     def _constants(self, model: PreTrainedModel, prompt_NT: Tensor) -> Numbers:
         """Return what is not timed: parameters, weights in bytes, MACs of the prompt, peak memory in bytes."""
         numbers = {
-            "parameters": float(sum(p.numel() for p in model.parameters())),
+            "parameters": float(sum(parameter.numel() for parameter in distinct_parameters(model))),
             "checkpoint_bytes": float(weight_bytes(model)),
             "prefill_macs": float(macs(model, prompt_NT)),
         }

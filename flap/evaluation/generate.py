@@ -17,7 +17,7 @@ from flap.config import require
 from flap.console.progress import progress
 from flap.evaluation.base import Evaluator, Measurement, Task
 from flap.evaluation.errors import averaged
-from flap.models import PlacedModel
+from flap.models import PlacedModel, running_device
 
 PROMPTS = (
     "The capital of France is",
@@ -80,7 +80,7 @@ def _measure(
 def continuation(model: PreTrainedModel, prompt: Sequence[int], max_new_tokens: int) -> Tensor:
     """Return the tokens that the model writes after the prompt, greedily, up to its end token: new_T on the host."""
     end = model.generation_config.eos_token_id
-    prompt_1T = torch.tensor([prompt], device=model.device)
+    prompt_1T = torch.tensor([prompt], device=running_device(model))
     with plain_generation(model):
         options = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=end, pad_token_id=0)
         tokens_1T: Tensor = model.generate(

@@ -58,6 +58,7 @@ def evaluated(
     with quiet(), seeded(settings.seed), _own_progress(name):
         # a copy of the tokenizer, because lm-eval adds a padding token if there is none
         lm = HFLM(pretrained=placed.model, tokenizer=deepcopy(tokenizer), batch_size=settings.batch_size)
+        lm._device = placed.device  # its own is that of the first weight, which may wait on disk
         output = evaluate(lm, loaded, limit=settings.limit, log_samples=True)
     return flatten(output["results"]), output["samples"]
 

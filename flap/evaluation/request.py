@@ -14,6 +14,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
+from flap.models import distinct_parameters, running_device
+
 
 def generate(
     model: PreTrainedModel, prompt_NT: Tensor, new_tokens: int, on_token: Callable[[], None] | None = None
@@ -53,13 +55,14 @@ def request_seconds(model: PreTrainedModel, prompt_NT: Tensor, new_tokens: int) 
 
 def _wait_for(model: PreTrainedModel) -> None:
     """Wait until the model's device has finished its work."""
-    if model.device.type != "cpu":
-        getattr(torch, model.device.type).synchronize()
+    device = running_device(model)
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
 
 
 def weight_bytes(model: PreTrainedModel) -> int:
     """Return the size of a model's weights in bytes; tied tensors count once."""
-    return sum(p.numel() * p.element_size() for p in model.parameters())
+    return sum(parameter.nbytes for parameter in distinct_parameters(model))
 
 
 @torch.no_grad()
@@ -84,11 +87,12 @@ def peak_bytes(model: PreTrainedModel, work: Callable[[], None]) -> int | None:
     On a GPU, torch counts it; on Linux, the resident set of the process is measured; elsewhere the result is None.
     Anything else in memory, such as another model, is not counted.
     """
-    if model.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(model.device)
-        before = torch.cuda.memory_allocated(model.device)
+    device = running_device(model)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
         work()
-        return weight_bytes(model) + torch.cuda.max_memory_allocated(model.device) - before
+        return weight_bytes(model) + torch.cuda.max_memory_allocated(device) - before
     work()  # a first call, so that one-time allocations and reading mapped weights are not counted
     try:
         ctypes.CDLL(None).malloc_trim(0)  # release free memory: its reuse would not be measured

@@ -8,6 +8,7 @@ from flap.models.families import adapt, find_family, sees_images
 from flap.models.find import find_model
 from flap.models.forward import Batch, Seen
 from flap.models.locate import packaged_gguf
+from flap.models.offload import distinct_parameters, running_device
 from flap.models.pair import Pair
 from flap.models.placement import PLACEMENTS, OnDisk, PlacedModel, Resident, Spread, open_checkpoint
 from flap.models.read import read_model
@@ -16,7 +17,7 @@ from flap.models.walk import Stream, Walk
 
 __all__ = [
     "PLACEMENTS", "Architecture", "Batch", "Block", "Given", "ModelAdapter", "OnDisk", "Pair", "PlacedModel",
-    "Resident", "Seen", "Source", "Spread", "Stream", "Walk", "adapt", "base_facts", "find_architecture",
-    "find_family", "find_model", "may_lose_all_heads", "open_checkpoint", "packaged_gguf", "read_model",
-    "run_empty_attention", "sees_images",
+    "Resident", "Seen", "Source", "Spread", "Stream", "Walk", "adapt", "base_facts", "distinct_parameters",
+    "find_architecture", "find_family", "find_model", "may_lose_all_heads", "open_checkpoint", "packaged_gguf",
+    "read_model", "run_empty_attention", "running_device", "sees_images",
 ]  # fmt: skip

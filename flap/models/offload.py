@@ -1,12 +1,29 @@
-"""Onloading: bring the weights of a layer that accelerate has offloaded (model.placement=auto) to the device."""
+"""Models that accelerate has offloaded (model.placement=auto): device, parameters, and onloading a layer."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from accelerate.utils import align_module_device, has_offloaded_params
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.integrations.accelerate import offload_weight
+
+
+def running_device(model: PreTrainedModel) -> torch.device:
+    """Return the device that runs the embeddings of a model, also where their weights wait on the host or on disk."""
+    device: torch.device = model.device
+    if device.type != "meta":
+        return device
+    hook: Any = model.get_input_embeddings()._hf_hook
+    return torch.device(hook.execution_device)
+
+
+def distinct_parameters(model: PreTrainedModel) -> list[nn.Parameter]:
+    """Return the parameters of a model. Tied ones come once, also where accelerate has each on disk."""
+    tied: dict[str, str] = getattr(model, "all_tied_weights_keys", {})
+    return list({tied.get(name, name): parameter for name, parameter in model.named_parameters()}.values())
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Parameters, ratios and widths of a model before and after pruning, counted from its tensors for the report."""
 
 from flap.allocation import Budget, PruningPlan, Units
-from flap.models import ModelAdapter, Pair
+from flap.models import ModelAdapter, Pair, distinct_parameters
 from flap.reporting.report import Report
 
 RANKS = (2, 4, 8)  # of tensor parallelism
@@ -64,10 +64,7 @@ def _splits(layer: dict[str, int], ranks: int) -> bool:
 
 
 def _total(adapter: ModelAdapter) -> int:
-    """Return the parameters of the model. Tied ones count once, also where accelerate has each on disk."""
-    tied: dict[str, str] = getattr(adapter.model, "all_tied_weights_keys", {})
-    sizes = {tied.get(name, name): parameter.numel() for name, parameter in adapter.model.named_parameters()}
-    return sum(sizes.values())
+    return sum(parameter.numel() for parameter in distinct_parameters(adapter.model))
 
 
 def _widths(units: Pair[Units], kept: Pair[int]) -> dict[str, int]:

@@ -19,6 +19,7 @@ from flap.reporting import Report
 from tests.calibration.test_images import draw, processor
 from tests.cases import random_model, tiny_model
 from tests.helpers.runs import composed, tiny
+from tests.helpers.zero_shot_toys import only_toys
 from tests.models.families.every import EVERY
 from tests.models.families.test_vision import TestLlava as Llava
 
@@ -128,6 +129,33 @@ def test_all_of_a_model_is_on_disk(
     reports = {one: pruned(one, model, text_file, tmp_path, "method=flap_plus") for one in ("device", "auto")}
     assert set(reports["auto"].device_map.values()) == {"disk"}
     assert_equal_runs(tmp_path, reports)
+
+
+def test_a_model_that_is_all_on_disk_is_measured(
+    model_of: ModelOf, monkeypatch: pytest.MonkeyPatch, text_file: Path, tmp_path: Path
+) -> None:
+    """By what runs whole models, too: the numbers are those of a model in memory, and a tied head counts once."""
+    model = model_of(tiny_model("llama-gqa"))
+    monkeypatch.setattr("flap.models.placement.spread.free_bytes", lambda device: 1000)
+    measurements = ["eval=[efficiency,generate,zero_shot]", "eval.zero_shot.tasks=[animals]"]
+    request = ["prefill_len=8", "decode_len=3", "repeats=1"]
+    options = [*measurements, "eval.generate.max_new_tokens=4", *(f"eval.efficiency.{option}" for option in request)]
+    inputs = [one for one in tiny(model, text_file) if not one.startswith("eval")]
+
+    def measured(placement: str) -> Report:
+        place = [f"model.placement={placement}", f"cache_dir={tmp_path / placement}"]
+        with only_toys(tmp_path):
+            return run(composed(*inputs, *options, *place), tmp_path / f"run-{placement}")
+
+    reports = {placement: measured(placement) for placement in ("device", "auto")}
+    assert set(reports["auto"].device_map.values()) == {"disk"}
+    for which in ("dense", "pruned"):
+        expected, found = (report.evaluation[which] for report in reports.values())
+        assert found.keys() == expected.keys()
+        steady = [name for name in expected if not any(word in name for word in ("second", "latency", "peak"))]
+        assert {"efficiency/parameters", "efficiency/checkpoint_bytes", "animals/acc"} < {*steady}
+        assert [found[name] for name in steady] == pytest.approx([expected[name] for name in steady])
+    assert reports["auto"].continuations == reports["device"].continuations
 
 
 @pytest.mark.parametrize("choice", CHOICES)

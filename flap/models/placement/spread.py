@@ -5,13 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 from torch import nn
 
 from flap.models.devices import free_bytes
-from flap.models.offload import onloaded
+from flap.models.offload import onloaded, running_device
 from flap.models.placement.base import Weights
 from flap.models.placement.resident import InMemory
 
@@ -34,11 +33,7 @@ class Spread(InMemory):
     @property
     def device(self) -> torch.device:
         """The device that runs the embeddings, also where their weights wait on the host or on disk."""
-        device = super().device
-        if device.type != "meta":
-            return device
-        hook: Any = self.model.get_input_embeddings()._hf_hook
-        return torch.device(hook.execution_device)
+        return running_device(self.model)
 
     @property
     def device_map(self) -> dict[str, str]:
