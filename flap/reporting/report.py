@@ -15,6 +15,7 @@ import torch
 
 from flap.evaluation import Measurement
 from flap.evaluation.errors import averaged_differences, paired_differences
+from flap.reporting.contents import missing
 from flap.reporting.provenance import git_state, versions
 from flap.storage.files import write_text
 
@@ -128,7 +129,7 @@ class Report:
         """Read report.json; null in the evaluation becomes infinity.
 
         Raises:
-            ValueError: the file is missing or damaged, or has another schema.
+            ValueError: the file is missing or damaged, has another schema, or lacks a part.
         """
         try:
             plain = dict(json.loads(path.read_text()))
@@ -139,7 +140,9 @@ class Report:
                 f"{path}: schema {plain.get('schema')}, this version reads {SCHEMA}; choose another folder, or "
                 "resume=false to replace it"
             )
-        for numbers in plain.get("evaluation", {}).values():
+        if lacking := missing(plain):
+            raise ValueError(f"{path}: has no valid {', '.join(lacking)}; resume=false runs it again")
+        for numbers in plain["evaluation"].values():
             numbers.update({name: math.inf for name, value in numbers.items() if value is None})
         plain.pop("corrections", None)  # written by earlier versions
         try:

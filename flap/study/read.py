@@ -13,6 +13,7 @@ from yaml import YAMLError
 
 from flap.evaluation.kept import kept_documents
 from flap.evaluation.results import RESULTS, Results
+from flap.reporting.contents import missing
 from flap.reporting.report import SCHEMA
 from flap.reporting.resume import BOOKKEEPING
 from flap.storage.progress_file import read_progress
@@ -22,7 +23,6 @@ from flap.study.keys import flatten
 from flap.study.sweep import read_sweep
 
 SCHEMAS = {"report.json": SCHEMA, STATUS: STATUS_SCHEMA}
-KEYS = {"report.json": ("config", "evaluation", "ratio", "layers"), STATUS: ("state", "error")}  # some that both have
 FILES = ("report.md", "report.json", "layers.png", "flap.log")
 UNFINISHED = "no report: still running, or killed"
 
@@ -121,7 +121,7 @@ def _plain_config(config: DictConfig) -> dict[str, Any]:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """Return the content of a JSON file. Raises: ValueError: it is missing, damaged, or has another schema."""
+    """Return the content of a JSON file. Raises: ValueError: it, or a part of it, is missing or damaged."""
     try:
         content = dict(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError) as error:
@@ -130,8 +130,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     if content.get("schema") != expected:
         schema = content.get("schema")
         raise ValueError(f"{path.name}: schema {schema}, this version reads {expected}; run the cell again")
-    if missing := [key for key in KEYS[path.name] if key not in content]:
-        raise ValueError(f"{path.name}: has no {', '.join(missing)}; run the cell again")
+    is_status = path.name == STATUS
+    if lacking := [key for key in ("state", "error") if key not in content] if is_status else missing(content):
+        raise ValueError(f"{path.name}: has no valid {', '.join(lacking)}; run the cell again")
     return content
 
 

@@ -160,12 +160,20 @@ def torn(folder: Path, name: str) -> Path:
     return folder
 
 
+def lacking(folder: Path, numbers: str) -> Path:
+    report = json.loads((folder / "report.json").read_text())
+    del report["evaluation"][numbers]
+    (folder / "report.json").write_text(json.dumps(report))
+    return folder
+
+
 @pytest.mark.parametrize(
     ("damage", "why"),
     [
         (lambda run: run / "nowhere", "no such file or folder; expected the folder of a finished run, a checkpoint"),
         (lambda run: (run / "empty").mkdir() or run / "empty", "no run in it; expected the folder of a finished run"),
         (lambda run: torn(run, "report.json"), "report.json: cannot be read (JSONDecodeError)"),
+        (lambda run: lacking(run, "pruned"), "report.json: has no valid evaluation.pruned; resume=false runs it again"),
         (lambda run: torn(run, "plan.json"), "plan.json: cannot be read as a JSON object (JSONDecodeError)"),
         (lambda run: torn(run, "plan.json") / "plan.json", "plan.json: cannot be read as a JSON object"),
         (lambda run: run / "evaluation.json", "evaluation.json: holds no plan; expected"),

@@ -5,6 +5,7 @@ import json
 import logging
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -298,10 +299,16 @@ def test_the_command_can_be_pasted(tmp_path: Path) -> None:
         ("report.json", '{"schema": 1, "eva', "report.json: cannot be read (JSONDecodeError)"),
         ("report.json", "[]", "report.json: schema None, this version reads 1"),
         ("report.json", '{"schema": 0}', "report.json: schema 0, this version reads 1"),
-        ("report.json", '{"schema": 1, "config": {}}', "report.json: has no evaluation, ratio, layers"),
+        (
+            "report.json",
+            '{"schema": 1, "config": {}}',
+            "report.json: has no valid device, sources, warnings, parameters.total_before, parameters.total_after, "
+            "ratio.realised_decoder, layers, layers_before, evaluation.dense, evaluation.pruned",
+        ),
         ("report.json", None, "report.json: cannot be read (FileNotFoundError)"),
         ("status.json", "", "status.json: cannot be read (JSONDecodeError)"),
         ("status.json", '{"schema": 0}', "status.json: schema 0, this version reads 1"),
+        ("status.json", '{"schema": 1}', "status.json: has no valid state, error"),
     ],
 )
 def test_one_damaged_file_costs_its_cell_alone(sweep: Path, name: str, content: str | None, why: str) -> None:
@@ -312,6 +319,26 @@ def test_one_damaged_file_costs_its_cell_alone(sweep: Path, name: str, content: 
     assert damaged.folder == path.parent.name and damaged.error == f"{why}; run the cell again"
     assert (damaged.metric, damaged.ratio) == ("IFV", 0.2)
     assert read_study(sweep).finished == tuple(finished)
+
+
+@pytest.mark.parametrize(
+    ("change", "lacking"),
+    [
+        (lambda plain: plain["evaluation"].pop("pruned"), "evaluation.pruned"),
+        (lambda plain: plain.update(evaluation=[]), "evaluation.dense, evaluation.pruned"),
+        (lambda plain: plain.update(sources=None, seconds=3), "sources, seconds"),
+    ],
+)
+def test_a_report_that_lacks_a_part_costs_its_cell_alone(
+    sweep: Path, change: Callable[[Plain], object], lacking: str
+) -> None:
+    path = next(sweep.glob("1_*/report.json"))
+    plain = json.loads(path.read_text())
+    change(plain)
+    path.write_text(json.dumps(plain))
+    write_study(sweep)
+    [damaged] = [cell for cell in read_study(sweep).cells if cell.state == "damaged"]
+    assert damaged.error == f"report.json: has no valid {lacking}; run the cell again"
 
 
 def test_a_damaged_cell_is_shown_with_what_is_wrong(sweep: Path) -> None:
