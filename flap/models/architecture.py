@@ -11,6 +11,7 @@ from flap.config import ModelConfig, one_line, require
 from flap.models.devices import pick_device
 from flap.models.families import auto_class, find_family
 from flap.models.placement import PLACEMENTS
+from flap.models.quantised import check_quantised
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def find_architecture(model: ModelConfig, trust_remote_code: bool) -> Architectu
     require(model.placement in PLACEMENTS, "model.placement", model.placement, f"one of {', '.join(PLACEMENTS)}")
     config = _read_config(model, trust_remote_code)
     find_family(config)
+    check_quantised(config, model.placement)
     device = pick_device("auto") if model.device == "auto" else torch.device(model.device)
     return Architecture(config, loaded_dtype(config, model.dtype), device, model.placement, trust_remote_code)
 

@@ -13,6 +13,7 @@ from flap.models.devices import pick_device
 from flap.models.families import find_family
 from flap.models.locate import GGUF, file_state, locate
 from flap.models.placement import PLACEMENTS
+from flap.models.quantised import check_quantised
 from flap.models.source import Source
 
 
@@ -53,6 +54,7 @@ def _find(
             f"model.path={name}: no model in a local directory or on the hub{hint} ({one_line(error, 300)})"
         ) from error
     find_family(hf_config)
+    check_quantised(hf_config, placement)
     options = {"dtype": _dtype(dtype), "trust_remote_code": trust_remote_code}
     return Source(path, origin, hf_config, tokenizer, options, device, placement, offload)
 

@@ -8,13 +8,14 @@ from transformers import AutoConfig, PreTrainedModel
 
 from flap.config import one_line
 from flap.models.families import auto_class
+from flap.models.quantised import dequantising
 from flap.models.weights import check_read
 
 
 def read_model(path: str | Path, **options: Any) -> PreTrainedModel:
     """Read a language model, in evaluation mode, with the vision tower that it may have. Only safetensors.
 
-    options: as of `from_pretrained`.
+    Quantised weights are dequantised. options: as of `from_pretrained`.
 
     Raises:
         ValueError: a file is missing or damaged, or the files lack tensors that the architecture needs.
@@ -23,7 +24,7 @@ def read_model(path: str | Path, **options: Any) -> PreTrainedModel:
     options = {"dtype": "auto", "use_safetensors": True, **options, **reported}
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=options.get("trust_remote_code"))
-        model, info = auto_class(config).from_pretrained(path, **options)
+        model, info = auto_class(config).from_pretrained(path, **options, **dequantising(config))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ValueError(f"{path}: {one_line(error, 300)}") from error
     try:
