@@ -57,17 +57,24 @@ def _search(report: Report) -> list[str]:
 
 
 def _compensation(report: Report) -> list[str]:
-    """Return two sentences on the fit reports of linear compensation: the error left, blocks that keep the bias."""
-    if not report.repairs:
-        return []
-    ratio = median(fit["held_out_error"] / (fit["held_out_error_of_bias"] or 1) for fit in report.repairs.values())
-    biased = [block for block, fit in report.repairs.items() if fit["ridge"] is None]
+    """Return sentences on the fit reports of linear compensation: the error left, blocks that keep the bias.
+
+    Experts that no held-out token was sent to have no error, and keep the bias.
+    """
+    fits = {block: fit for block, fit in report.repairs.items() if fit["held_out_error_of_bias"]}
+    unseen = len(report.repairs) - len(fits)
+    sentences = [f"{unseen} experts had no held-out calibration token: the bias stays."] if unseen else []
+    if not fits:
+        return sentences
+    ratio = median(fit["held_out_error"] / fit["held_out_error_of_bias"] for fit in fits.values())
+    biased = [block for block, fit in fits.items() if fit["ridge"] is None]
     blocks = ", ".join(biased) or "no block"
     if len(biased) > MOST_NAMES:
-        blocks = f"{len(biased)} of {len(report.repairs)} blocks and experts ({', '.join(biased[:MOST_NAMES])}, ...)"
+        blocks = f"{len(biased)} of {len(fits)} blocks and experts ({', '.join(biased[:MOST_NAMES])}, ...)"
     return [
         f"Linear compensation leaves {ratio:.1%} (median over blocks) of the error that the bias leaves on held-out "
-        f"calibration tokens. It was no better there in {blocks}: the bias stays."
+        f"calibration tokens. It was no better there in {blocks}: the bias stays.",
+        *sentences,
     ]
 
 

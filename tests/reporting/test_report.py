@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from flap.allocation import PruningPlan
 from flap.reporting import Report, draw_layers, markdown, show
+from flap.reporting.notices import notices
 from flap.reporting.table import tables
 
 # section 3 of the design: what programs may rely on
@@ -194,3 +195,18 @@ def test_picture_is_a_png_with_a_panel_for_each_kind_of_unit_and_for_the_errors(
         before, after = ([bar.get_height() for bar in bars] for bars in axes.containers)
         assert before == [one[key] for one in report.layers_before]
         assert after == [one[key] for one in report.layers]
+
+
+def test_experts_that_no_held_out_token_was_sent_to_are_counted_apart() -> None:
+    def fit(ridge: float | None, error: float, of_bias: float) -> dict[str, Any]:
+        return {"ridge": ridge, "held_out_error": error, "held_out_error_of_bias": of_bias}
+
+    unseen = {f"layer 0 MLP expert {expert}": fit(None, 0.0, 0.0) for expert in range(5)}
+    seen = {"layer 0 attention": fit(0.1, 1.0, 4.0), "layer 1 attention": fit(None, 2.0, 2.0)}
+    assert notices(Report({}, repairs=seen | unseen))[-2:] == [
+        "Linear compensation leaves 62.5% (median over blocks) of the error that the bias leaves on held-out "
+        "calibration tokens. It was no better there in layer 1 attention: the bias stays.",
+        "5 experts had no held-out calibration token: the bias stays.",
+    ]
+    assert notices(Report({}, repairs=unseen))[-1] == "5 experts had no held-out calibration token: the bias stays."
+    assert not any("no held-out" in line for line in notices(Report({}, repairs=seen)))
