@@ -45,7 +45,8 @@ def check_budget(
     plain = choices.structure.min_heads or all(
         may_lose_all_heads(adapter.attention(i)) for i in range(len(adapter.layers))
     )
-    allowed = "1 or more for this model, whose heads share more than their projections (norms, sinks, a state)"
+    why = "whose attention does not run without heads (they share norms, sinks, latents or a state, or are GPT-2's)"
+    allowed = f"1 or more for this model, {why}"
     require(bool(plain), "structure.min_heads", choices.structure.min_heads, allowed)
     budget = price(adapter, config.ratio or 0)
     if targets(config.target):

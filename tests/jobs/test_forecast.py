@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, LlamaConfig, MixtralConfig, PreTrainedConfig
+from transformers import AutoConfig, GPT2Config, LlamaConfig, MixtralConfig, OlmoeConfig, PreTrainedConfig
 
 from flap.config import config_dir
 from flap.estimation import Room
@@ -145,3 +145,10 @@ def test_a_run_that_cannot_fit_is_refused_before_a_weight_is_read(
         run(composed(*tiny(model_dir, text_file)), tmp_path / "run")
     lines = forecast(composed(*tiny(model_dir, text_file))).lines()
     assert lines[-1].startswith("would be refused: model.placement=device: expected ")
+
+
+@pytest.mark.parametrize("config", [GPT2Config(), OlmoeConfig()], ids=["gpt2", "olmoe"])
+def test_attention_that_needs_a_head_keeps_one(config: PreTrainedConfig, tmp_path: Path) -> None:
+    model = f"model.path={only_config(tmp_path / 'model', config)}"
+    with pytest.raises(ValueError, match=r"structure\.min_heads=0: expected 1 or more for this model, whose attention"):
+        forecast(composed(model, "dry_run=true", "structure.min_heads=0"))
