@@ -7,9 +7,9 @@ from flap.checkpoint.save import check_room, check_target
 from flap.config import FlapConfig, in_time, require
 from flap.evaluation import prepare_suite
 from flap.evaluation.results import RESULTS
-from flap.export.gguf import check_export, source_gguf
+from flap.export.gguf import Changes, check_export, source_gguf
 from flap.jobs.checks import check_budget, check_timed, check_trainable
-from flap.jobs.choices import choose
+from flap.jobs.choices import Choices, choose
 from flap.jobs.forecast import Forecast
 from flap.jobs.job import Job
 from flap.jobs.texts import read_texts
@@ -42,8 +42,7 @@ def prepare(
         f"true with model.placement={config.model.placement}, whose result is nowhere but on disk",
     )
     if "gguf" in config.checkpoint.formats:
-        uniform = (choices.structure.layer_by_layer and not choices.compensation.adds_bias) or config.ratio == 0
-        check_export(source.config, source.tokenizer, source_gguf(config.model.path), uniform)
+        check_export(source.config, source.tokenizer, source_gguf(config.model.path), _changes(config, choices))
     results = run_dir / RESULTS
     if not config.resume:
         results.unlink(missing_ok=True)  # without resume, numbers of an earlier start are not used
@@ -64,6 +63,17 @@ def prepare(
     if will_save:
         _check_room(job, adapter)
     return job
+
+
+def _changes(config: FlapConfig, choices: Choices) -> Changes:
+    """Return what pruning may do to the model, as far as a GGUF has to hold it."""
+    if config.ratio == 0:
+        return Changes()
+    return Changes(
+        widths=not choices.structure.layer_by_layer,
+        biases=choices.compensation.adds_bias,
+        heads=getattr(choices.structure, "remove_heads", None) != 0,
+    )
 
 
 def _check_room(job: Job, adapter: ModelAdapter) -> None:

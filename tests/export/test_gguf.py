@@ -12,12 +12,12 @@ from flap.compression import NoCompensation
 from flap.export.gguf import export_gguf
 from flap.importance import Scores
 from tests.cases import ONE_WIDTH
-from tests.helpers.gguf_cases import LINEAR, LLAMA3, TOKENS, Exported, checkpoint, empty
+from tests.helpers.gguf_cases import LINEAR, LLAMA3, TOKENS, YARN, Exported, checkpoint, empty
 from tests.helpers.llama_cpp import llama_cpp
 from tests.helpers.tokenizers import KINDS, SPACES, TRICKY
 
 UNIFORM = {"structure": ULUM()}
-ROPES = {"llama3": LLAMA3, "linear": LINEAR}
+ROPES = {"llama3": LLAMA3, "linear": LINEAR, "yarn": YARN}
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +36,13 @@ def architecture(gguf: Path) -> str:
     return GGUFReader(gguf).fields["general.architecture"].contents()
 
 
-def assert_computes_the_same(exported: Exported, arch: str) -> None:
+def assert_computes_the_same(exported: Exported, arch: str, tolerance: float = 1e-3) -> None:
     gguf = export_gguf(exported.directory, "f32")
     assert architecture(gguf) == arch
     logprobs, greedy = run(gguf)
     expected = exported.logprobs()
     assert logprobs.shape == expected.shape
-    assert (logprobs - expected).abs().max() <= 1e-3
+    assert (logprobs - expected).abs().max() <= tolerance
     assert greedy == exported.greedy()
 
 

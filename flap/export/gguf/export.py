@@ -8,14 +8,10 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from flap.config.messages import one_line
-from flap.export.gguf.architecture import (
-    add_hyperparameters,
-    arch_name,
-    check_architecture,
-    choose_architecture,
-    head_dim,
-    rope_factors,
-)
+from flap.export.gguf.architecture import NO_CHANGES, Changes, arch_name
+from flap.export.gguf.families import architecture_of, check_architecture
+from flap.export.gguf.hyperparameters import add_activation, add_hyperparameters, choose_architecture, layer_widths
+from flap.export.gguf.rope import head_dim, rope_factors
 from flap.export.gguf.tensors import Entry, Shards, entries
 from flap.export.gguf.tokenizer import add_tokenizer, carry_over, source_gguf, tokenizer_kind
 from flap.export.gguf.write import TYPES, write_tensors
@@ -24,16 +20,16 @@ from flap.storage.files import atomic_file, write_text
 
 
 def check_export(
-    config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, source: Path | None, layers_alike: bool = True
+    config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, source: Path | None, changes: Changes = NO_CHANGES
 ) -> None:
     """Check that a model can be exported to GGUF, as far as that is known without its weights.
 
-    source: the GGUF that the model came from, or None. layers_alike: see `check_architecture`.
+    source: the GGUF that the model came from, or None. changes: what pruning may do to the model.
 
     Raises:
         ValueError: the architecture or the tokenizer is not supported.
     """
-    check_architecture(config, layers_alike)
+    check_architecture(config, changes)
     if source is None:
         tokenizer_kind(tokenizer)
 
@@ -77,14 +73,15 @@ def _write(
     tokenizer: PreTrainedTokenizerBase,
     source: Path | None,
 ) -> None:
-    shards, num_layers = Shards.open(checkpoint), config.num_hidden_layers
-    widths = shards.widths(head_dim(config), num_layers)
-    arch = choose_architecture(config, widths)
-    tensors = entries(shards, arch, head_dim(config), num_layers)
+    shards, row = Shards.open(checkpoint), architecture_of(config)
+    tensors = entries(shards, row, config)
+    widths = layer_widths(tensors, head_dim(config), config.num_hidden_layers)
+    arch = choose_architecture(row, config, widths)
     if (factors := rope_factors(config)) is not None:
         tensors.append(Entry("rope_freqs.weight", tuple(factors.shape), lambda: factors))
     writer = GGUFWriter(path, arch_name(arch))
-    add_hyperparameters(writer, config, widths, arch)
+    add_hyperparameters(writer, config, row, widths, by_layer=arch == row.by_layer)
+    add_activation(writer, shards, config.num_hidden_layers)
     writer.add_file_type(TYPES[kind][1])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     if source is None:

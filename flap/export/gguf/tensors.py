@@ -1,19 +1,20 @@
-"""Read the tensors of a checkpoint one at a time, with llama.cpp's names and order of rows.
-
-Legend: R rows (the output channels of a Linear) · I its input channels · D head dimension.
-"""
+"""Read the tensors of a checkpoint one at a time, with llama.cpp's names and order of rows."""
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from gguf import MODEL_ARCH, get_tensor_name_map
+from gguf import get_tensor_name_map
 from safetensors import safe_open
 from torch import Tensor
+from transformers import PreTrainedConfig
 
-from flap.export.gguf.architecture import ROTATES_PAIRS, takes_bias
+from flap.export.gguf import order
+from flap.export.gguf.architecture import Architecture
+from flap.export.gguf.experts import Source, sources
+from flap.export.gguf.rope import head_dim
 from flap.storage.headers import tensor_shapes
 
 
@@ -53,24 +54,6 @@ class Shards:
             tensor: Tensor = tensors.get_tensor(name)
         return tensor
 
-    def widths(self, head_dim: int, num_layers: int) -> list[dict[str, int]]:
-        """Return the numbers of query heads, KV heads and neurons of each layer, by GGUF key.
-
-        Where all were removed, the number is 1: the export adds one unit of zeros.
-        """
-
-        def rows(layer: int, linear: str) -> int:
-            return self.shapes[f"model.layers.{layer}.{linear}.weight"][0]
-
-        return [
-            {
-                "head_count": max(rows(i, "self_attn.q_proj") // head_dim, 1),
-                "head_count_kv": max(rows(i, "self_attn.k_proj") // head_dim, 1),
-                "feed_forward_length": max(rows(i, "mlp.gate_proj"), 1),
-            }
-            for i in range(num_layers)
-        ]
-
 
 @dataclass(frozen=True)
 class Entry:
@@ -81,48 +64,40 @@ class Entry:
     make: Callable[[], Tensor]
 
 
-def entries(shards: Shards, arch: MODEL_ARCH, head_dim: int, num_layers: int) -> list[Entry]:
-    """Return all tensors of the checkpoint, with the names that llama.cpp uses for `arch`.
+def entries(shards: Shards, row: Architecture, config: PreTrainedConfig) -> list[Entry]:
+    """Return all tensors of the checkpoint, with the names that llama.cpp uses.
 
     Raises:
-        ValueError: the architecture has no place for one of them.
+        ValueError: the architecture has no place for one of them, or the experts of a layer differ.
     """
-    names = get_tensor_name_map(arch, num_layers)
+    names = get_tensor_name_map(row.arch, config.num_hidden_layers)
     converted = []
-    for name, shape in shards.shapes.items():
-        target = names.get_name(name, try_suffixes=(".weight", ".bias"))
-        if target is None or (target.endswith(".bias") and not takes_bias(arch, target)):
-            raise ValueError(f"gguf: llama.cpp's architecture {arch.name.lower()} has no place for {name}")
-        interleaved = arch in ROTATES_PAIRS and any(f".{which}_proj." in name for which in "qk")
-        unit_size = head_dim if "self_attn" in name else 1
-        read = _reader(shards, name, unit_size, head_dim if interleaved else None)
-        converted.append(Entry(target, _nonempty(shape, unit_size), read))
+    for source in sources(shards.shapes, shards.read):
+        if ".act_fn." in source.name:
+            continue  # these are keys
+        target = names.get_name(source.name, try_suffixes=(".weight", ".bias"))
+        if target is None or (target.endswith(".bias") and not row.takes_bias(target)):
+            raise ValueError(f"gguf: llama.cpp's architecture {row.name} has no place for {source.name}")
+        converted.append(_entry(target, source, row, config))
+    if row.untied and not any(entry.name == "output.weight" for entry in converted):
+        converted += [replace(entry, name="output.weight") for entry in converted if entry.name == "token_embd.weight"]
     return converted
 
 
-def _nonempty(shape: tuple[int, ...], unit_size: int) -> tuple[int, ...]:
-    """Return a shape with each zero replaced by the size of one unit."""
-    return tuple(size or unit_size for size in shape)
+def _entry(target: str, source: Source, row: Architecture, config: PreTrainedConfig) -> Entry:
+    """Return a tensor under its new name. One without rows or columns gets one unit of zeros.
 
-
-def _reader(shards: Shards, name: str, unit_size: int, head_dim: int | None) -> Callable[[], Tensor]:
-    """Return a function that reads a tensor. head_dim: interleave its rows for this head dimension; None: do not."""
-
-    def read() -> Tensor:
-        tensor = shards.read(name).float()
-        if 0 in tensor.shape:
-            # llama.cpp skips a block without units, also its output bias; one unit of zeros keeps the bias
-            return torch.zeros(_nonempty(tuple(tensor.shape), unit_size))
-        return tensor if head_dim is None else interleave(tensor, head_dim)
-
-    return read
-
-
-def interleave(tensor_R: Tensor, head_dim: int) -> Tensor:
-    """Reorder the rows of q or k (weight or bias) from transformers' RoPE layout to that of llama.cpp's LLaMA.
-
-    transformers rotates channel d with d + D/2, llama.cpp channel 2d with 2d + 1. The number of heads is computed from
-    the number of rows, because it differs between layers.
+    llama.cpp skips a block without units, also its output bias, which one unit of zeros keeps.
     """
-    heads = tensor_R.shape[0] // head_dim
-    return tensor_R.reshape(heads, 2, head_dim // 2, -1).transpose(1, 2).reshape(tensor_R.shape)
+    name, shape, dim = source.name, source.shape, head_dim(config)
+    suffix = "" if target.endswith((".weight", ".bias")) else ".weight"
+    if 0 in shape:
+        nonempty = tuple(size or (dim if "self_attn" in name else 1) for size in shape)
+        return Entry(target, nonempty, lambda: torch.zeros(nonempty))
+    turned = order.is_turned(name, shape, row)
+    shape = shape[::-1] if turned else shape[1:] if order.is_vector(name) else shape
+
+    def make() -> Tensor:
+        return order.in_order(name, source.read().float(), row, dim, config.hidden_size)
+
+    return Entry(f"{target}{suffix}", shape, make)

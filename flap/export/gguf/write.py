@@ -42,12 +42,17 @@ def write_tensors(writer: GGUFWriter, tensors: list[Entry], kind: str) -> None:
 
 
 def _type_of(entry: Entry, kind: str) -> GGMLQuantizationType:
-    """Return the type of a tensor: f32 for vectors, as llama.cpp needs; f16 for rows that do not divide into blocks."""
-    if len(entry.shape) == 1:
+    """Return the type of a tensor: f32 for what llama.cpp wants so; f16 for rows that do not divide into blocks."""
+    if _stays_f32(entry):
         return GGMLQuantizationType.F32
     requested = TYPES[kind][0]
     block, _ = gguf.GGML_QUANT_SIZES[requested]
     return requested if entry.shape[-1] % block == 0 else GGMLQuantizationType.F16
+
+
+def _stays_f32(entry: Entry) -> bool:
+    """Return whether a tensor is a vector, the biases of experts, a router, or the embeddings of positions."""
+    return len(entry.shape) == 1 or entry.name.endswith((".bias", "ffn_gate_inp.weight", "position_embd.weight"))
 
 
 def _encode(entry: Entry, tensor_type: GGMLQuantizationType) -> np.ndarray:
@@ -60,7 +65,7 @@ def _encode(entry: Entry, tensor_type: GGMLQuantizationType) -> np.ndarray:
 
 def _warn_fallback(typed: list[tuple[Entry, GGMLQuantizationType]], requested: GGMLQuantizationType) -> None:
     """Warn of matrices that are not of the requested type."""
-    matrices = [tensor_type for entry, tensor_type in typed if len(entry.shape) > 1]
+    matrices = [tensor_type for entry, tensor_type in typed if not _stays_f32(entry)]
     fallbacks = sum(tensor_type != requested for tensor_type in matrices)
     if fallbacks:
         log.warning(

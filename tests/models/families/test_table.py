@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 import flap
-from flap.export.gguf.architecture import MODEL_TYPES as IN_GGUF
+from flap.export.gguf.families import MODEL_TYPES as IN_GGUF
 from flap.models import adapt
 from flap.models.families import TOWERS
 from tests.cases import random_model

@@ -1,0 +1,115 @@
+"""llama.cpp's architecture for each family, a row of one table, and what is checked before any weight is read.
+
+LLaMA, Mistral and Qwen2 differ only in their biases. llama.cpp's `llama` supports all of these biases, but needs the
+same width in all layers; `deci` is the same computation with a width for each layer. The other architectures need one
+width for all layers, and take the biases that their row names.
+"""
+
+from gguf import MODEL_ARCH
+from transformers import PreTrainedConfig
+
+from flap.export.gguf import special
+from flap.export.gguf.architecture import NO_CHANGES, QKV, Architecture, Changes, Values, slides
+from flap.export.gguf.rope import check_rope
+from flap.export.gguf.special import require
+
+NORMS, ATTENTION = ("norm.bias", "norm_2.bias"), (*QKV, "attn_output.bias")
+ALL = (*ATTENTION, "ffn_gate.bias", "ffn_up.bias", "ffn_down.bias", *NORMS)
+LLAMA3 = ("default", "linear", "yarn", "llama3")
+
+# llama.cpp has GELU with tanh, and looks it up in a table of float16; the exact one differs by less than 0.0005.
+TANH = ("gelu_new", "gelu_pytorch_tanh", "gelu_fast")
+GELU = (*TANH, "gelu")
+TIED: Values = {"tie_word_embeddings": (True,)}
+SILU: Values = {"hidden_act": ("silu",)}
+RELU2: Values = {"hidden_act": ("relu2",)}
+GEMMA: Values = {"hidden_activation": TANH, "use_bidirectional_attention": (False, None)}
+FALCON: Values = {"activation": GELU, "alibi": (False,), "parallel_attn": (True,), "bias": (False,)}
+GPT2: Values = {
+    "activation_function": GELU, "scale_attn_weights": (True,), "scale_attn_by_inverse_layer_idx": (False,),
+}  # fmt: skip
+STABLELM: Values = {**SILU, "qk_layernorm": (False,)}
+PHI: Values = {"hidden_act": GELU, "qk_layernorm": (False,)}
+STARCODER2: Values = {"hidden_act": GELU, "use_bias": (True,)}
+NEOX: Values = {"hidden_act": GELU, "attention_bias": (True,)}
+OLMOE: Values = {**SILU, "clip_qkv": (None,), "norm_topk_prob": (False,)}
+QWEN2_MOE: Values = {**SILU, "mlp_only_layers": ([], None), "decoder_sparse_step": (1,), "norm_topk_prob": (False,)}
+QWEN3_MOE: Values = {**QWEN2_MOE, "norm_topk_prob": (True,)}
+
+_LLAMA = Architecture(MODEL_ARCH.LLAMA, SILU, ALL, LLAMA3, by_layer=MODEL_ARCH.DECI, pairs=True)
+ARCHITECTURES = {
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": Architecture(MODEL_ARCH.QWEN3, SILU),
+    "smollm3": Architecture(MODEL_ARCH.SMOLLM3, SILU, pairs=True, check=special.check_smollm3),
+    "granite": Architecture(MODEL_ARCH.GRANITE, SILU, ALL, LLAMA3, pairs=True, keys=special.add_granite),
+    "gemma": Architecture(MODEL_ARCH.GEMMA, {"hidden_act": TANH, **TIED}, offset=True),
+    "gemma2": Architecture(
+        MODEL_ARCH.GEMMA2, {**GEMMA, **TIED}, offset=True, slides=True,
+        check=special.check_gemma2, keys=special.add_softcaps,
+    ),
+    "gemma3_text": Architecture(
+        MODEL_ARCH.GEMMA3, GEMMA, offset=True, slides=True, check=special.check_gemma3, keys=special.add_softcaps,
+    ),
+    "cohere2": Architecture(
+        MODEL_ARCH.COHERE2, {**SILU, **TIED}, square=True, slides=True, keys=special.add_logit_scale,
+    ),
+    "ernie4_5": Architecture(MODEL_ARCH.ERNIE4_5, SILU),
+    "exaone4": Architecture(
+        MODEL_ARCH.EXAONE4, SILU, QKV, LLAMA3, square=True, slides=True, check=special.check_exaone4,
+    ),
+    "hunyuan_v1_dense": Architecture(MODEL_ARCH.HUNYUAN_DENSE, SILU, ropes=("default", "linear", "yarn", "dynamic")),
+    "seed_oss": Architecture(MODEL_ARCH.SEED_OSS, SILU),
+    "stablelm": Architecture(MODEL_ARCH.STABLELM, STABLELM, (*QKV, *NORMS), square=True, untied=True),
+    "olmo2": Architecture(MODEL_ARCH.OLMO2, SILU, square=True, untied=True),
+    "olmo3": Architecture(MODEL_ARCH.OLMO2, SILU, square=True, untied=True, slides=True),
+    "glm4": Architecture(MODEL_ARCH.GLM4, SILU),
+    "apertus": Architecture(MODEL_ARCH.APERTUS, {"hidden_act": ("xielu",)}, ATTENTION, LLAMA3, untied=True),
+    "arcee": Architecture(MODEL_ARCH.ARCEE, RELU2, QKV, LLAMA3, pairs=True),
+    "nemotron": Architecture(MODEL_ARCH.NEMOTRON, RELU2, ALL, offset=True, square=True, untied=True),
+    "phi": Architecture(MODEL_ARCH.PHI2, PHI, (*ALL, "output.bias"), square=True, untied=True),
+    "phi3": Architecture(MODEL_ARCH.PHI3, SILU, square=True),
+    "starcoder2": Architecture(MODEL_ARCH.STARCODER2, STARCODER2, ALL, square=True),
+    "gpt_neox": Architecture(
+        MODEL_ARCH.GPTNEOX, NEOX, ALL, square=True, untied=True, keys=special.add_parallel_residual,
+    ),
+    "falcon": Architecture(MODEL_ARCH.FALCON, FALCON, NORMS, square=True),
+    "gpt2": Architecture(MODEL_ARCH.GPT2, GPT2, ALL, square=True),
+    "mixtral": Architecture(MODEL_ARCH.LLAMA, SILU, ATTENTION, LLAMA3, pairs=True),
+    "granitemoe": Architecture(MODEL_ARCH.GRANITE_MOE, SILU, ATTENTION, LLAMA3, pairs=True, keys=special.add_granite),
+    "olmoe": Architecture(MODEL_ARCH.OLMOE, OLMOE, square=True, untied=True, check=special.check_olmoe),
+    "qwen2_moe": Architecture(MODEL_ARCH.QWEN2MOE, QWEN2_MOE, square=True, untied=True),
+    "qwen3_moe": Architecture(MODEL_ARCH.QWEN3MOE, QWEN3_MOE),
+}  # fmt: skip
+MODEL_TYPES = tuple(ARCHITECTURES)
+
+
+def architecture_of(config: PreTrainedConfig) -> Architecture:
+    """Return the row of a family.
+
+    Raises:
+        ValueError: there is none; the message names those that there are.
+    """
+    model_type = config.model_type.removeprefix("flap_")
+    require("model_type", model_type, MODEL_TYPES)
+    return ARCHITECTURES[model_type]
+
+
+def check_architecture(config: PreTrainedConfig, changes: Changes = NO_CHANGES) -> None:
+    """Check that llama.cpp has an architecture for a model, and for what pruning may do to it.
+
+    Raises:
+        ValueError: a setting is not supported; the message names it and the supported ones.
+    """
+    row = architecture_of(config)
+    for name, allowed in row.computes.items():
+        require(name, getattr(config, name, None), allowed)
+    check_rope(config, row.ropes)
+    if not row.slides:
+        require("sliding attention", any(slides(config)), (False,))
+    row.check(config)
+    if row.by_layer is None and (changes.widths or (changes.biases and not row.takes_compensation)):
+        raise ValueError(row.one_width)
+    if row.square and changes.heads:
+        raise ValueError(row.all_heads)
