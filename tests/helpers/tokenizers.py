@@ -1,9 +1,18 @@
 """Small tokenizers of the kinds that a GGUF can hold, built as their families build them and trained here."""
 
 import json
+from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import LlamaTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
+from transformers import (
+    CohereTokenizer,
+    GemmaTokenizer,
+    GPT2Tokenizer,
+    GPTNeoXTokenizer,
+    LlamaTokenizer,
+    PreTrainedTokenizerFast,
+    Qwen2Tokenizer,
+)
 
 VOCAB = 512
 WORDS = (
@@ -48,39 +57,74 @@ def smollm() -> PreTrainedTokenizerFast:
 
 
 def llama_bpe() -> PreTrainedTokenizerFast:
-    cutter = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(WORDS), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    made = _named(PreTrainedTokenizerFast(tokenizer_object=_byte_level(cutter, ignore_merges=True)))
+    made = olmo2(ignore_merges=True)
     made.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<|begin|> $A", special_tokens=[("<|begin|>", made.bos_token_id)]
     )
     return made
 
 
+def olmo2(ignore_merges: bool = False) -> PreTrainedTokenizerFast:
+    cutter = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORDS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    return _named(PreTrainedTokenizerFast(tokenizer_object=_byte_level(cutter, ignore_merges)))
+
+
+def _trained(kind: Any, **special: str | None) -> PreTrainedTokenizerFast:
+    """A tokenizer of a class, with a vocabulary that is trained after its own steps."""
+    trained = _byte_level(kind(vocab={}, merges=[]).backend_tokenizer.pre_tokenizer).model
+    return _named(kind(**_state(trained), eos_token="<|stop|>", pad_token="<|stop|>", **special))
+
+
 def qwen2() -> PreTrainedTokenizerFast:
-    words = Qwen2Tokenizer(vocab={}, merges=[]).backend_tokenizer.pre_tokenizer
-    trained = _byte_level(words).model
-    return _named(Qwen2Tokenizer(**_state(trained), unk_token=None, eos_token="<|stop|>", pad_token="<|stop|>"))
+    return _trained(Qwen2Tokenizer, unk_token=None)
+
+
+def gpt2() -> PreTrainedTokenizerFast:
+    return _trained(GPT2Tokenizer, unk_token="<|stop|>")
+
+
+def gpt_neox() -> PreTrainedTokenizerFast:
+    return _trained(GPTNeoXTokenizer, unk_token="<|stop|>")
+
+
+def cohere() -> PreTrainedTokenizerFast:
+    return _trained(CohereTokenizer)
 
 
 def llama_spm() -> PreTrainedTokenizerFast:
     """As transformers makes it of a sentencepiece model: bytes, then pieces, merged in the order of their scores."""
-    backend = Tokenizer(models.BPE())
-    backend.normalizer = LEGACY
-    backend.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=120, show_progress=False))
-    state = _state(backend.model)
-    pieces = sorted(state["vocab"], key=state["vocab"].__getitem__)
-    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *pieces]
-    made = LlamaTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=state["merges"])
+    made = LlamaTokenizer(**_pieces(LEGACY, "<unk>", "<s>", "</s>"))
     made.add_tokens([AddedToken("<|stop|>", special=True)])
     made.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", special_tokens=[("<s>", made.bos_token_id)]
     )
     return made
+
+
+def gemma() -> PreTrainedTokenizerFast:
+    """Of the same make as LLaMA's, without a space before the text."""
+    made = GemmaTokenizer(**_pieces(normalizers.Replace(" ", "▁"), "<pad>", "<eos>", "<bos>", "<unk>", "<mask>"))
+    made.add_tokens([AddedToken("<|stop|>", special=True)])
+    made.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", made.bos_token_id)]
+    )
+    return made
+
+
+def _pieces(normalizer: normalizers.Normalizer, *special: str) -> dict[str, Any]:
+    """The vocabulary and the merges of a sentencepiece model: special tokens, bytes, pieces."""
+    backend = Tokenizer(models.BPE())
+    backend.normalizer = normalizer
+    backend.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=120, show_progress=False))
+    state = _state(backend.model)
+    pieces = sorted(state["vocab"], key=state["vocab"].__getitem__)
+    tokens = [*special, *(f"<0x{i:02X}>" for i in range(256)), *pieces]
+    return {"vocab": {token: i for i, token in enumerate(tokens)}, "merges": state["merges"]}
 
 
 def llama_spm_legacy() -> PreTrainedTokenizerFast:
@@ -103,5 +147,6 @@ def _named(made: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
 
 KINDS = {
     "smollm": smollm, "llama-bpe": llama_bpe, "qwen2": qwen2, "llama-spm": llama_spm,
-    "llama-spm-legacy": llama_spm_legacy,
+    "llama-spm-legacy": llama_spm_legacy, "gemma": gemma, "olmo2": olmo2, "gpt2": gpt2, "gpt_neox": gpt_neox,
+    "cohere": cohere,
 }  # fmt: skip

@@ -36,7 +36,7 @@ def tokenizer_kind(tokenizer: PreTrainedTokenizerBase) -> Kind:
     """Return llama.cpp's kind of a tokenizer.
 
     Raises:
-        ValueError: it is not a LLaMA (SentencePiece or BPE), Qwen2 or SmolLM tokenizer.
+        ValueError: it is none of the kinds that the message names.
     """
     spec = _spec(tokenizer)
     model, pre_tokenizer, normalizer = (spec.get(part) or {} for part in ("model", "pre_tokenizer", "normalizer"))
@@ -51,14 +51,20 @@ def tokenizer_kind(tokenizer: PreTrainedTokenizerBase) -> Kind:
                 return Kind("gpt2", pre)
     raise ValueError(
         f"gguf: the tokenizer ({type(tokenizer).__name__}) is none that llama.cpp is told of here: LLaMA's "
-        "(SentencePiece or BPE), Qwen2's, SmolLM's, or that of a model that came as a GGUF"
+        "(SentencePiece or BPE), Gemma's, Qwen2's, SmolLM's, GPT-2's, GPT-NeoX's, Cohere's, OLMo 2's, or that of a "
+        "model that came as a GGUF"
     )
 
 
+# By llama.cpp's name: the steps before the merges, the normalizer, and whether whole words go before merges.
 _BPE = {
     "llama-bpe": ([_LLAMA3, "bytes"], None, True),
+    "dbrx": ([_LLAMA3, "bytes"], None, False),  # OLMo 2, Phi-4
     "qwen2": ([_QWEN2, "bytes"], "NFC", False),
-    "smollm": (["digit", "bytes and words"], None, False),
+    "smollm": (["digit", "bytes and words"], None, False),  # StarCoder2, Granite
+    "command-r": (["digit", "bytes and words"], "NFC", False),
+    "gpt-2": (["bytes and words"], None, False),
+    "olmo": (["bytes and words"], "NFC", False),  # GPT-NeoX
 }
 
 
@@ -91,6 +97,8 @@ def _space_prefix(normalizer: dict[str, Any], pre_tokenizer: dict[str, Any]) -> 
     if not pre_tokenizer and steps == [{"type": "Prepend", "prepend": "▁"}, replace]:
         return True
     match pre_tokenizer:
+        case {"type": "Split", "pattern": {"String": " "}} if steps == [replace]:  # Gemma: no space is left to split at
+            return False
         case {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": False} if not steps:
             return bool(scheme != "never")
     return None
