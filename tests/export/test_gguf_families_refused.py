@@ -105,6 +105,20 @@ def test_heads_that_llama_cpp_cannot_leave_out(case: str) -> None:
         check_architecture(config_of(case), HEADS)
 
 
+GEMMA_27B = {"num_hidden_layers": 46, "layer_types": ["full_attention"] * 46}  # llama.cpp knows it by that number
+
+
+def test_the_scale_of_the_largest_gemma(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CASES, "gemma2", ("mha", GEMMA_27B | {"query_pre_attn_scalar": 4}))
+    check_architecture(config_of("gemma2"))
+    line = r"^gguf: num_hidden_layers=46: .* number of heads; prune with structure=UL-MM structure\.remove_heads=0$"
+    with pytest.raises(ValueError, match=line):
+        check_architecture(config_of("gemma2"), HEADS)
+    monkeypatch.setitem(CASES, "gemma2", ("mha", GEMMA_27B | {"num_attention_heads": 4, "query_pre_attn_scalar": 4}))
+    with pytest.raises(ValueError, match=line):
+        check_architecture(config_of("gemma2"))
+
+
 def test_heads_that_have_left(words: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     model = random_model(config_of("olmo2"))
     plan = prune(model, 0.5, structure=ULUM(), compensation=NoCompensation())

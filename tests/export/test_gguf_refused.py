@@ -161,6 +161,7 @@ ALL_HEADS = "structure=UL-MM structure.remove_heads=0"
         ("olmo2", "structure=UL-UM compensation=none", False),
         ("olmo2", f"{ALL_HEADS} compensation=none", True),
         ("gpt_neox", ALL_HEADS, True),
+        ("mixtral", f"{ALL_HEADS} structure.experts=true compensation=none ratio=0.3", True),
     ],
 )
 def test_removed_heads_are_refused_before_they_are_pruned(

@@ -11,6 +11,17 @@ Values = Mapping[str, tuple[object, ...]]
 QKV = ("attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_qkv.bias")
 
 
+class Changes(NamedTuple):
+    """What pruning may do to a model: give layers other widths, add biases to outputs, remove heads."""
+
+    widths: bool = False
+    biases: bool = False
+    heads: bool = False
+
+
+NO_CHANGES = Changes()
+
+
 def _nothing(*_: object) -> None:
     pass
 
@@ -41,7 +52,7 @@ class Architecture:
     square: bool = False
     untied: bool = False
     slides: bool = False
-    check: Callable[[PreTrainedConfig], None] = _nothing
+    check: Callable[[PreTrainedConfig, Changes], None] = _nothing
     keys: Callable[[GGUFWriter, PreTrainedConfig], None] = _nothing
 
     @property
@@ -69,17 +80,6 @@ class Architecture:
         """The error for removed heads where attention has the hidden size as its width."""
         pruned = "prune with structure=UL-MM structure.remove_heads=0"
         return f"gguf: llama.cpp's {self.name} has as many heads as the hidden size has room for; {pruned}"
-
-
-class Changes(NamedTuple):
-    """What pruning may do to a model: give layers other widths, add biases to outputs, remove heads."""
-
-    widths: bool = False
-    biases: bool = False
-    heads: bool = False
-
-
-NO_CHANGES = Changes()
 
 
 def arch_name(arch: MODEL_ARCH) -> str:

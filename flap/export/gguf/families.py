@@ -108,7 +108,7 @@ def check_architecture(config: PreTrainedConfig, changes: Changes = NO_CHANGES) 
     check_rope(config, row.ropes)
     if not row.slides:
         require("sliding attention", any(slides(config)), (False,))
-    row.check(config)
+    row.check(config, changes)
     if row.by_layer is None and (changes.widths or (changes.biases and not row.takes_compensation)):
         raise ValueError(row.one_width)
     if row.square and changes.heads:
