@@ -53,16 +53,11 @@ class Scaled(Structure):
         """Return score_G and score_I of each layer on the scale `scale`, in float64, higher = keep."""
         if not self.ranks_errors:
             return [Pair(standardise(layer.attention).mean(dim=1), standardise(layer.mlp)) for layer in scores.layers]
-        return errors_per_parameter(scores, budget, relative=self.scale == "relative")
-
-
-def errors_per_parameter(scores: Scores, budget: Budget, relative: bool) -> list[Pair[Tensor]]:
-    """Return the squared output error of each unit over its price, in float64. relative: to the residual stream."""
-    weights = scores.inverse_power if relative else [1.0] * len(scores.layers)
-    return [
-        Pair(*(error_U / price * weight for error_U, price in zip(_errors(layer), prices, strict=True)))
-        for layer, prices, weight in zip(scores.layers, budget.prices, weights, strict=True)
-    ]
+        weights = scores.inverse_power if self.scale == "relative" else [1.0] * len(scores.layers)
+        return [
+            Pair(*(error_U / price * weight for error_U, price in zip(_errors(layer), prices, strict=True)))
+            for layer, prices, weight in zip(scores.layers, budget.prices, weights, strict=True)
+        ]
 
 
 def _errors(layer: Pair[Tensor]) -> Pair[Tensor]:

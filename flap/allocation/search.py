@@ -15,7 +15,6 @@ from flap.allocation.budget import Budget, Units
 from flap.allocation.curve import spread_by_rank
 from flap.allocation.plan import LayerPlan, PruningPlan
 from flap.allocation.refine import corrected, neighbours
-from flap.allocation.scale import errors_per_parameter
 from flap.allocation.structure import Measure, Structure
 from flap.allocation.trials import Trial, nats_by_block, removal_counts, unit_scores, without_lowest
 from flap.config import require
@@ -35,17 +34,15 @@ class Search(Structure):
 
     First, one block at a time has its lowest-scored units removed, a share from `levels` of them, with compensation,
     while the rest of the model is dense. The divergence is measured on `tokens` calibration tokens (docs/method.md
-    says which), and `in_nats` distributes it over the units. A few windows cannot tell how blocks compare on other
-    text, so the units are ranked by nats^measured · error^(1 - measured), the error being that of scale=relative; by
-    nats alone where the scores are no output errors, or those of experts. Then, in each of `rounds` rounds, blocks of
-    the pruned model have a share `step` of their units restored or removed, the divergence is measured on
-    `round_tokens` tokens, and `corrected` (refine.py) updates the nats. What is measured together costs one walk: all
-    single blocks, then each plan with its neighbours, then the last candidates.
+    says which; of a mixture, the text that loses most counts). `in_nats` distributes it over the units, which are
+    ranked by nats over price. Then, in each of `rounds` rounds, blocks of the pruned model have a share `step` of their
+    units restored or removed, the divergence is measured on `round_tokens` tokens, and `corrected` (refine.py) updates
+    the nats. What is measured together costs one walk: all single blocks, then each plan with its neighbours, then the
+    last candidates.
     """
 
     measures: ClassVar[bool] = True
 
-    measured: float = 0.5
     tokens: int = 4096
     round_tokens: int = 1024
     levels: list[float] = field(default_factory=lambda: [0.25])
@@ -53,21 +50,19 @@ class Search(Structure):
     step: float = 0.0625
 
     def __post_init__(self) -> None:
-        share = "between 0 and 1"
         levels_fit = bool(self.levels) and all(0 < level < 1 for level in self.levels)
-        require(0 <= self.measured <= 1, "structure.measured", self.measured, f"a weight {share}")
         require(self.tokens >= 1, "structure.tokens", self.tokens, "a whole number >= 1")
         require(self.round_tokens >= 1, "structure.round_tokens", self.round_tokens, "a whole number >= 1")
-        require(levels_fit, "structure.levels", self.levels, f"shares of a block's units {share}")
+        require(levels_fit, "structure.levels", self.levels, "shares of a block's units between 0 and 1")
         require(self.rounds >= 0, "structure.rounds", self.rounds, "a whole number >= 0")
-        require(0 < self.step < 1, "structure.step", self.step, f"a share of a block's units {share}")
+        require(0 < self.step < 1, "structure.step", self.step, "a share of a block's units between 0 and 1")
 
     def allocate(self, scores: Scores, budget: Budget, measure: Measure | None = None) -> PruningPlan:
         """Return the plan with the lowest divergence found; its `nats` has the divergence after each improvement."""
         assert measure is not None
         trials = [self.trials(layer, prices) for layer, prices in zip(scores.layers, budget.layers, strict=True)]
         _, alone = _measure(measure, self.tokens, [], _around(dense_plan(scores), trials))
-        candidates = [Candidate.of(self, self.blended(self.in_nats(scores, alone, budget), scores, budget), budget)]
+        candidates = [Candidate.of(self, self.in_nats(scores, alone, budget), budget)]
         best: PruningPlan | None = None
         for number in range(self.rounds + 1):
             first = candidates[0]
@@ -135,26 +130,6 @@ class Search(Structure):
             )
         return layers
 
-    def blended(self, nats: Nats, scores: Scores, budget: Budget) -> Nats:
-        """Return nats^measured · error^(1 - measured) of all units, scaled to the same sum over all parameters."""
-        if budget.has_experts or not scores.inverse_power:
-            return nats
-        pairs = zip(nats, errors_per_parameter(scores, budget, relative=True), strict=True)
-        blend = [
-            Pair(
-                *(
-                    nats_U**self.measured * error_U ** (1 - self.measured)
-                    for nats_U, error_U in zip(*layer, strict=True)
-                )
-            )
-            for layer in pairs
-        ]
-        total = _total(blend, budget)
-        if total == 0:  # no error anywhere
-            return nats
-        scale = _total(nats, budget) / total
-        return [Pair(*(blend_U * scale for blend_U in layer)) for layer in blend]
-
 
 @dataclass(frozen=True)
 class Candidate:
@@ -178,14 +153,6 @@ def dense_plan(scores: Scores) -> PruningPlan:
 def _around(plan: PruningPlan, trials: Sequence[Sequence[Trial]]) -> list[list[PruningPlan]]:
     """Return for each layer a plan for each of its trials; the other layers are as in `plan`."""
     return [[plan.with_layer(i, trial.plan) for trial in layer] for i, layer in enumerate(trials)]
-
-
-def _total(nats: Nats, budget: Budget) -> float:
-    """Return the sum over all parameters."""
-    pairs = (
-        pair for layer, prices in zip(nats, budget.prices, strict=True) for pair in zip(layer, prices, strict=True)
-    )
-    return sum(float(nats_U.sum()) * price for nats_U, price in pairs)
 
 
 def _measure(

@@ -31,6 +31,7 @@ class Calibration:
 
     windows: empty if nothing needs any. batch_size: windows of the first length in a batch; others have its tokens.
     images: windows with an image, which are run one at a time beside those.
+    texts: the number of the text that each window is from, text_N for each length; empty: all are from one.
     layers: the statistics without covariances; empty if nothing needs them. Covariances are too large to store: they
     are computed while a layer is visited, and each further use takes another walk with the windows.
     cache_state: "hit" if `layers` came from the cache, else "miss"; "off" without a cache.
@@ -42,6 +43,7 @@ class Calibration:
     layers: list[LayerStatistics]
     cache_state: str = "off"
     images: Sequence[Seen] = ()
+    texts: Sequence[Tensor] = ()
 
     def visit(
         self,
@@ -116,19 +118,21 @@ def calibrate(
     key: Mapping[str, object],
     folder: Path | None,
     images: Sequence[Seen] = (),
+    texts: Sequence[Tensor] = (),
 ) -> Calibration:
     """Return the calibration of a model; statistics without covariances are collected, or read from the cache.
 
     needed: whether anything needs those statistics. key: all that they depend on, the cache key.
+    texts: see `Calibration`.
 
     Raises:
         ValueError: as `collect`.
     """
     if not windows or not needed:
-        return Calibration(model, windows, batch_size, [], images=images)
+        return Calibration(model, windows, batch_size, [], images=images, texts=texts)
     parts: list[Batch] = [*batches(windows, batch_size), *images]
     layers, state = cache.get(STATISTICS, key, lambda: collect_batches(model, parts, folder))
-    return Calibration(model, windows, batch_size, layers, state, images)
+    return Calibration(model, windows, batch_size, layers, state, images, texts)
 
 
 def collect(

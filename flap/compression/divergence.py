@@ -1,6 +1,6 @@
 """The divergence of pruned models from the dense model in their predictions, which structure=search minimises.
 
-Legend: N windows · T tokens a window · D hidden size · V vocabulary.
+Legend: N windows · T tokens a window · D hidden size · V vocabulary · X texts.
 """
 
 import math
@@ -37,6 +37,9 @@ class Divergence:
     last ones of those that are held out when fits are chosen; the fits of trials, unless there are few windows, see
     none of them. The predictions of every fourth position are compared: those of its neighbours say little more, and
     over a large vocabulary they cost as much as many layers.
+
+    Where the calibration is a mixture, the divergence is that of the text on which it is largest: what only one of the
+    texts needs is likely to be needed by another text that nobody has calibrated on, and a mean would hide it.
     """
 
     calibration: Calibration
@@ -46,12 +49,12 @@ class Divergence:
     def __call__(self, plans: Sequence[PruningPlan], num_tokens: int) -> list[float]:
         """Return the divergence of each plan, measured on `num_tokens` tokens, rounded up to whole windows.
 
-        Where windows have several lengths, each length has an equal share of the tokens.
+        Where windows have several lengths, each length has an equal share of the tokens; each text has its own.
 
         Raises:
             ValueError: predictions are not finite.
         """
-        model, windows = self.calibration.model, self._windows(num_tokens)
+        model, (windows, texts) = self.calibration.model, self._windows(num_tokens)
         walk = Walk(model, "search, layer by layer", self.folder)
         plans = [dense_plan(model), *plans]
         stream_ids = _stream_ids(plans, walk.layers_done)
@@ -63,15 +66,21 @@ class Divergence:
             for name in set(walk.streams) - {"fitting", "held out"}:
                 del walk.streams[name]
             walk.streams |= {str(k): stream for k, stream in streams.items()}
-        nats = self._nats(model, windows, [streams[k].batches for k in stream_ids])
+        nats = self._nats(model, windows, texts, [streams[k].batches for k in stream_ids])
         if self.folder is not None:
             shutil.rmtree(self.folder)  # the hidden states of all plans
         return nats
 
-    def _windows(self, num_tokens: int) -> list[Tensor]:
-        _, held_out = split_windows(self.calibration.windows)
+    def _windows(self, num_tokens: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Return tokens_NT and text_N for each length of window."""
+        known = self.calibration
+        texts = known.texts or [torch.zeros(len(tokens_NT), dtype=torch.long) for tokens_NT in known.windows]
+        (_, held_out), (_, held_texts) = split_windows(known.windows), split_windows(texts)
         each = num_tokens / len(held_out)
-        return [tokens_NT[-math.ceil(each / tokens_NT.shape[1]) :] for tokens_NT in held_out]
+        last = [slice(-math.ceil(each / tokens_NT.shape[1]), None) for tokens_NT in held_out]
+        return [tokens_NT[n] for tokens_NT, n in zip(held_out, last, strict=True)], [
+            text_N[n] for text_N, n in zip(held_texts, last, strict=True)
+        ]
 
     def _advance(
         self,
@@ -96,36 +105,41 @@ class Divergence:
         return advanced, next_ids
 
     @torch.no_grad()
-    def _nats(self, model: PlacedModel, windows: Sequence[Tensor], hidden: Sequence[Sequence[Tensor]]) -> list[float]:
-        """Return Σ p (log p - log q), averaged over tokens, for each plan.
+    def _nats(
+        self, model: PlacedModel, windows: Sequence[Tensor], texts: Sequence[Tensor], hidden: Sequence[Sequence[Tensor]]
+    ) -> list[float]:
+        """Return Σ p (log p - log q), averaged over the tokens of a text, for each plan: that of its worst text.
 
         hidden: the outputs of the last layer for the windows of each length, first of the dense model, then of each
         plan.
         """
-        totals, num_tokens = [0.0] * (len(hidden) - 1), 0
+        num_texts, plans = int(torch.cat(list(texts)).max()) + 1, len(hidden) - 1
+        total_KX, tokens_X = torch.zeros(plans, num_texts).double(), torch.zeros(num_texts)
         with model.ends():
-            for tokens_NT, (dense_NTD, *others) in zip(windows, zip(*hidden, strict=True), strict=True):
+            for tokens_NT, text_N, (dense_NTD, *others) in zip(windows, texts, zip(*hidden, strict=True), strict=True):
                 compared = slice(min(EVERY, tokens_NT.shape[1]) - 1, None, EVERY)
                 tokens_NT = tokens_NT[:, compared]
                 dense_NTV = log_softmax(_logits(model, tokens_NT, dense_NTD[:, compared]), dim=-1)
                 for k, hidden_NTD in enumerate(others):
-                    totals[k] += divergence(dense_NTV, _logits(model, tokens_NT, hidden_NTD[:, compared]))
-                num_tokens += tokens_NT.numel()
-        if not all(map(math.isfinite, totals)):
+                    logits_NTV = _logits(model, tokens_NT, hidden_NTD[:, compared])
+                    nats = [divergence(*window) for window in zip(dense_NTV, logits_NTV, strict=True)]
+                    total_KX[k].index_add_(0, text_N, torch.tensor(nats, dtype=torch.float64))
+                tokens_X.index_add_(0, text_N, torch.full(text_N.shape, float(tokens_NT.shape[1])))
+        if not total_KX.isfinite().all():
             raise ValueError(
                 "structure=search: predictions of a pruned model are not finite; try model.dtype=float32 or bfloat16, "
                 "or check the weights"
             )
-        return [max(0.0, total / num_tokens) for total in totals]  # not below 0 by rounding
+        # not below 0 by rounding; a text of which no window is among these has no say
+        return list(map(float, (total_KX / tokens_X.clamp(min=1)).amax(dim=1).clamp(min=0)))
 
 
-def divergence(log_p_NTV: Tensor, logits_NTV: Tensor) -> float:
-    """Return KL(p ‖ q) in nats, summed over all positions: differences before sums, each window's sum by itself.
+def divergence(log_p_TV: Tensor, logits_TV: Tensor) -> float:
+    """Return KL(p ‖ q) in nats, summed over all positions of a window: differences before sums.
 
     Σ p log p - Σ p log q as two sums of T · V terms cancel badly: that was off by 0.001 nats a token at 50,000 words.
     """
-    windows = zip(log_p_NTV, logits_NTV, strict=True)
-    return math.fsum((p_TV.exp() * (p_TV - log_softmax(q_TV, dim=-1))).sum().item() for p_TV, q_TV in windows)
+    return (log_p_TV.exp() * (log_p_TV - log_softmax(logits_TV, dim=-1))).sum().item()
 
 
 def dense_plan(model: PlacedModel) -> PruningPlan:

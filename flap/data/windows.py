@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -77,6 +78,12 @@ class Windows:
     def by_length(self) -> list[Tensor]:
         """The windows of all parts, tokens_NT for each length."""
         return [mixed([windows[seq_len] for windows in self.drawn]) for seq_len in self.lengths]
+
+    @property
+    def text_by_length(self) -> list[Tensor]:
+        """The number of the text that each of these windows is from, text_N for each length."""
+        counts = [[len(windows[seq_len]) for windows in self.drawn] for seq_len in self.lengths]
+        return [mixed([torch.full((count,), p) for p, count in enumerate(of_parts)]) for of_parts in counts]
 
     @cached_property
     def key(self) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def _sums(adapter: ModelAdapter, dense_PD: Tensor, pruned_PD: Tensor) -> dict[st
     dense_PK, pruned_PK = (logits_PV.topk(likeliest).indices for logits_PV in (dense_PV, pruned_PV))
     common = (dense_PK[:, :, None] == pruned_PK[:, None, :]).sum().item()
     return {
-        "kl": divergence(log_softmax(dense_PV, dim=-1)[None], pruned_PV[None]),
+        "kl": divergence(log_softmax(dense_PV, dim=-1), pruned_PV),
         "agreement": (dense_PV.argmax(-1) == pruned_PV.argmax(-1)).sum().item(),
         "top5_agreement": common / likeliest,
     }

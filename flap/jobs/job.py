@@ -112,6 +112,7 @@ class Job:
             self.keys.statistics,
             folder and folder / "calibrate",
             self.images.windows if self.images else (),
+            self.windows.text_by_length if self.windows else (),
         )
 
     def measure(self, calibration: Calibration, folder: Path | None) -> Measure:

@@ -8,10 +8,9 @@ from itertools import accumulate
 import pytest
 import torch
 
-from flap.allocation import ALAM, Budget, LayerPlan, PruningPlan, Search, Units
+from flap.allocation import Budget, LayerPlan, PruningPlan, Search, Units
 from flap.allocation.adaptive import one_ranking
 from flap.allocation.curve import spread, spread_by_rank
-from flap.allocation.scale import errors_per_parameter
 from flap.allocation.trials import removal_counts
 from flap.importance import Scores
 from flap.models import Pair
@@ -75,46 +74,7 @@ def test_the_layer_that_matters_most_keeps_most(architecture: str, ratio: float)
     assert len(plan.layers[1].attention) == max(len(layer.attention) for layer in plan.layers)
 
 
-def test_units_are_ranked_by_what_was_measured_and_by_errors_together() -> None:
-    budget = budget_of("llama-gqa", 0.5)
-    scores = replace(random_scores(budget), inverse_power=(1e-4, 1e-2, 1.0, 1e-3))
-    trials = [Search().trials(*layer) for layer in zip(scores.layers, budget.layers, strict=True)]
-    nats = Search().in_nats(scores, [[float(trial.removed) for trial in layer] for layer in trials], budget)
-    errors = errors_per_parameter(scores, budget, relative=True)
-    alone, both, other = (Search(measured=weight).blended(nats, scores, budget) for weight in (1.0, 0.5, 0.0))
-    for layer in range(4):
-        for of_nats, of_errors, nats_U, blend_U, error_U in zip(
-            nats[layer], errors[layer], alone[layer], both[layer], other[layer], strict=True
-        ):
-            assert torch.allclose(nats_U, of_nats)
-            assert torch.allclose(error_U / of_errors, (other[0].mlp / errors[0].mlp)[0])
-            assert torch.allclose(
-                blend_U / (nats_U * error_U).sqrt(), (both[0].mlp / (alone[0].mlp * other[0].mlp).sqrt())[0]
-            )
-    totals = [
-        sum(float(nats_U.sum()) * units.price for layer, prices in zip(blend, budget.layers, strict=True)
-            for nats_U, units in zip(layer, prices, strict=True))
-        for blend in (nats, both, other)
-    ]  # fmt: skip
-    assert totals[1:] == pytest.approx([totals[0]] * 2)
-    plan = one_ranking(Search(), other, budget)
-    assert plan == ALAM(scale="relative").allocate(scores, budget)
-
-
-def test_scores_that_are_no_errors_have_no_say() -> None:
-    budget = budget_of("llama-gqa", 0.5)
-    scores = random_scores(budget)
-    nats = [Pair(layer.attention.sum(dim=1).double(), layer.mlp.double()) for layer in scores.layers]
-    assert scores.inverse_power == () and Search().blended(nats, scores, budget) is nats
-    mixture, known = budget_of("mixtral", 0.5), random_scores(budget_of("mixtral", 0.5))
-    known = replace(known, inverse_power=(1.0,) * len(known.layers))
-    nats = [Pair(layer.attention.sum(dim=1).double(), layer.mlp.double()) for layer in known.layers]
-    assert Search().blended(nats, known, mixture) is nats
-
-
 def test_options_out_of_range_are_named() -> None:
-    with pytest.raises(ValueError, match=r"^structure\.measured=1\.5: expected a weight between 0 and 1$"):
-        Search(measured=1.5)
     with pytest.raises(ValueError, match=r"^structure\.round_tokens=0: expected a whole number >= 1$"):
         Search(round_tokens=0)
     with pytest.raises(ValueError, match=r"^structure\.tokens=0: expected a whole number >= 1$"):

@@ -35,6 +35,9 @@ def test_texts_by_weight_and_lengths_by_equal_shares(mixture: Windows, tokenizer
     assert [found_in(long, text, tokenizer) for text in mixture.known] == [1, 4]
     assert mixture.counts(8) == [5, 15] and [len(windows[8]) for windows in mixture.drawn] == [5, 15]
     assert found_in(short, mixture.known[1], tokenizer) >= 15
+    for tokens_NT, text_N in zip(mixture.by_length, mixture.text_by_length, strict=True):
+        assert all(found_in(tokens_NT[text_N == p], text, tokenizer) == (text_N == p).sum()
+                   for p, text in enumerate(mixture.known))  # fmt: skip
 
 
 def test_the_key_tells_apart_all_that_windows_depend_on(mixture: Windows, tokenizer: PreTrainedTokenizerFast) -> None:
