@@ -136,6 +136,7 @@ def _head_dims(widths):
 def check_for_vllm(widths, ranks):
     """Refuse in one line a layer without heads or neurons, where vLLM's kernels end the process, or that cannot split.
 
+    Where this package is beside vLLM, it has given such a layer its units (`vllm_plugin.py`) before it is asked here.
     ranks: vLLM's `tensor_parallel_size`; each of its processes takes an equal part of a layer's heads and neurons.
     """
     units = [(i, *one) for i, layer in widths.items() for one in layer.items() if type(one[1]) is int]
@@ -146,7 +147,8 @@ def check_for_vllm(widths, ranks):
         heads = name.endswith("heads")
         if n == 0:
             option = "structure.min_heads=1" if heads else "structure.min_neurons=1"
-            raise ValueError(f"vLLM: {name}=0 in layer {i}: it needs one at least; prune with {option}")
+            rest = f"serve with flap-pruning installed beside vLLM, or prune with {option}"
+            raise ValueError(f"vLLM: {name}=0 in layer {i}: it needs one at least; {rest}")
         if n % ranks:
             option = f"structure.multiple_of_heads={ranks}" if heads else "round_to=8"
             fits = math.gcd(ranks, *(n for _, _, n in units))

@@ -1,7 +1,8 @@
 """vLLM's plugin entry point (`vllm.general_plugins`): pruned checkpoints without `trust_remote_code`.
 
-vLLM calls `register` in each of its processes. The pruned architectures are served by its Transformers backend, which
-builds their layers with the classes of `modeling_flap.py`. It refuses those that are left out here.
+vLLM calls `register` in each of its processes. The pruned architectures are served by its Transformers backend
+(`vllm_model.py`), which builds their layers with the classes of `modeling_flap.py`. It refuses those that are left
+out here.
 """
 
 from typing import Any
@@ -12,7 +13,7 @@ from flap.checkpoint.register import register as register_with_transformers
 
 # vLLM imports it when it builds such a model. Mixtures, too, have the class of dense models, which runs the experts of
 # transformers: that for mixtures builds those of all layers with one width.
-BACKEND = "vllm.model_executor.models.transformers:TransformersForCausalLM"
+BACKEND = "flap.checkpoint.vllm_model:TransformersForCausalLM"
 
 LEFT_OUT = (
     "falcon_h1",  # vLLM 0.32 loads it, and writes another text than transformers
@@ -24,16 +25,34 @@ class Checks:
 
     @staticmethod
     def verify_and_update_config(vllm_config: Any) -> None:
-        """Raise a RuntimeError if a layer's widths cannot be served, or not be split over vLLM's processes."""
-        widths = vllm_config.model_config.hf_text_config.to_dict()["per_layer_config"]
+        """Give empty blocks their units; raise a RuntimeError if widths cannot be split over vLLM's processes."""
+        model_config, ranks = vllm_config.model_config, vllm_config.parallel_config.tensor_parallel_size
+        fill_empty_blocks(model_config, ranks)
         try:
-            check_for_vllm(widths, vllm_config.parallel_config.tensor_parallel_size)
+            check_for_vllm(model_config.hf_text_config.to_dict()["per_layer_config"], ranks)
         except ValueError as error:  # which vLLM would print with lines of its own around it
             raise RuntimeError(str(error)) from None
 
     @staticmethod
     def verify_and_update_model_config(model_config: Any) -> None:
         """Change nothing."""
+
+
+def fill_empty_blocks(model_config: Any, ranks: int) -> None:
+    """Give a block that has no unit one for each of vLLM's processes, in the config; `vllm_model` loads zeros for them.
+
+    The query heads of a KV head are as many as in other layers: vLLM plans the attention of all layers with the same
+    number of KV heads together, and wants them alike.
+    """
+    config = model_config.hf_text_config
+    widths, heads = config.to_dict()["per_layer_config"], config.num_attention_heads
+    units = {"num_attention_heads": ranks * heads // (getattr(config, "num_key_value_heads", None) or heads)}
+    empty = [(layer, name) for layer in widths.values() for name, n in layer.items() if type(n) is int and n == 0]
+    for layer, name in empty:
+        layer[name] = units.get(name, ranks)
+    if empty:
+        config.per_layer_config = widths
+        model_config.model_arch_config = model_config.get_model_arch_config()  # vLLM's own copy of the widths
 
 
 def register() -> None:

@@ -30,7 +30,7 @@ def test_the_package_names_it() -> None:
 
 def test_mixtures_too_have_the_class_that_leaves_experts_to_transformers(registered: dict[str, str]) -> None:
     assert {"FlapLlamaForCausalLM", "FlapMixtralForCausalLM", "FlapLlama4ForCausalLM"} <= registered.keys()
-    assert set(registered.values()) == {"vllm.model_executor.models.transformers:TransformersForCausalLM"}
+    assert set(registered.values()) == {"flap.checkpoint.vllm_model:TransformersForCausalLM"}
 
 
 def test_what_vllm_would_compute_wrongly_is_left_out(registered: dict[str, str]) -> None:
@@ -40,11 +40,31 @@ def test_what_vllm_would_compute_wrongly_is_left_out(registered: dict[str, str])
 LAYER = {"num_attention_heads": 8, "num_key_value_heads": 4, "intermediate_size": 64, "mlp_output_bias": True}
 
 
+def built_by_vllm(changes: dict[str, int], ranks: int, monkeypatch: pytest.MonkeyPatch) -> FlapLlamaConfig:
+    """A config whose second layer has other widths, as vLLM's Transformers backend has it in one of its processes."""
+    distributed = SimpleNamespace(get_tensor_model_parallel_world_size=lambda: ranks)
+    monkeypatch.setitem(sys.modules, "vllm.distributed", distributed)
+    widths = {0: LAYER, 1: LAYER | changes}
+    config = FlapLlamaConfig(
+        num_hidden_layers=2, head_dim=8, num_attention_heads=8, num_key_value_heads=4, per_layer_config=widths
+    )
+    config._attn_implementation = "vllm"
+    return config
+
+
+def ask(config: FlapLlamaConfig, ranks: int) -> str:
+    """Let vLLM's process ask before it starts others; return what vLLM knows of the architecture then."""
+    model_config = SimpleNamespace(
+        hf_text_config=config, model_arch_config="old", get_model_arch_config=lambda: "as the config says now"
+    )
+    asked = SimpleNamespace(model_config=model_config, parallel_config=SimpleNamespace(tensor_parallel_size=ranks))
+    sys.modules[CHECKS].MODELS_CONFIG_MAP["FlapLlamaForCausalLM"].verify_and_update_config(asked)
+    return model_config.model_arch_config
+
+
 @pytest.mark.parametrize(
     ("name", "n", "ranks", "rest"),
     [
-        ("num_attention_heads", 0, 1, "=0 in layer 1: .*; prune with structure.min_heads=1"),
-        ("intermediate_size", 0, 1, "=0 in layer 1: .*; prune with structure.min_neurons=1"),
         (
             "intermediate_size",
             23,
@@ -57,17 +77,43 @@ LAYER = {"num_attention_heads": 8, "num_key_value_heads": 4, "intermediate_size"
 def test_widths_that_vllm_cannot_serve_are_refused_in_one_line(
     name: str, n: int, ranks: int, rest: str, registered: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    distributed = SimpleNamespace(get_tensor_model_parallel_world_size=lambda: ranks)
-    monkeypatch.setitem(sys.modules, "vllm.distributed", distributed)
-    config = FlapLlamaConfig(num_hidden_layers=2, head_dim=8, per_layer_config={0: LAYER, 1: LAYER | {name: n}})
-    config._attn_implementation = "vllm"  # as vLLM's Transformers backend sets it
+    config = built_by_vllm({name: n}, ranks, monkeypatch)
     with pytest.raises(ValueError, match=f"^vLLM: {name}{rest}$"):
         FlapLlamaModel(config)
-    asked = SimpleNamespace(
-        model_config=SimpleNamespace(hf_text_config=config), parallel_config=SimpleNamespace(tensor_parallel_size=ranks)
-    )
     with pytest.raises(RuntimeError, match=f"^vLLM: {name}{rest}$"):  # before it starts its processes
-        sys.modules[CHECKS].MODELS_CONFIG_MAP["FlapLlamaForCausalLM"].verify_and_update_config(asked)
+        ask(config, ranks)
+
+
+EMPTY = {"num_attention_heads": 0, "num_key_value_heads": 0, "intermediate_size": 0}
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_an_empty_layer_gets_a_unit_for_each_process(
+    ranks: int, registered: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = built_by_vllm(EMPTY, ranks, monkeypatch)
+    assert ask(config, ranks) == "as the config says now"
+    first, second = config.to_dict()["per_layer_config"].values()
+    assert second == LAYER | {
+        "num_attention_heads": 2 * ranks,
+        "num_key_value_heads": ranks,
+        "intermediate_size": ranks,
+    }
+    assert first.get("num_attention_heads", 8) == 8
+    config._attn_implementation = "eager"  # transformers builds no model with vLLM's
+    assert FlapLlamaModel(config).layers[1].self_attn.q_proj.out_features == 2 * ranks * 8
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [("num_attention_heads", "min_heads"), ("intermediate_size", "min_neurons")]
+)
+def test_an_empty_block_without_this_package_is_refused_in_one_line(
+    name: str, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = built_by_vllm({name: 0}, 1, monkeypatch)
+    line = f"^vLLM: {name}=0 in layer 1: .*; serve with flap-pruning installed .*, or prune with structure.{option}=1$"
+    with pytest.raises(ValueError, match=line):
+        FlapLlamaModel(config)
 
 
 def test_the_table_says_what_make_engines_holds() -> None:

@@ -14,7 +14,4 @@ REFUSED_FAMILIES = {
     "qwen3_next": "does not dispatch through the Transformers attention interface and vLLM has no other way",
     "falcon_h1": "FlapFalconH1ForCausalLM",  # refused by this package's plugin
 }
-REFUSED = {f"{model_type}-layers": words for model_type, words in REFUSED_FAMILIES.items()} | {
-    "llama-no-attention": r"^vLLM: num_attention_heads=0 in layer 1: .*; prune with structure\.min_heads=1$",
-    "llama-no-mlp": r"^vLLM: intermediate_size=0 in layer 1: .*; prune with structure\.min_neurons=1$",
-}
+REFUSED = {f"{model_type}-layers": words for model_type, words in REFUSED_FAMILIES.items()}

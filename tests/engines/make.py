@@ -40,6 +40,7 @@ OWN_SIZES = {  # heads of two sizes, and latents
 EMPTY = {  # blocks of the middle layer of LLaMA of which nothing but a bias is left
     "llama-no-attention": LayerPlan((), NEURONS),
     "llama-no-mlp": LayerPlan((0, 1), ()),
+    "llama-no-layer": LayerPlan((), ()),
 }
 PROMPT, NEW = 40, 24  # tokens; a prompt fills more than one block of a prefix cache
 LICENCE = Path(flap.__file__).parents[1] / "LICENSE"  # 800 tokens of English that do not change
