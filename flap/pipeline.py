@@ -107,7 +107,7 @@ def prune(job: Job, model: PlacedModel, report: Report, folder: Path | None) -> 
             )
     else:
         with report.timed("score"):  # how much each unit matters
-            visits = calibration.visit("score", metric.needs_covariance, trial=True, apart=False)
+            visits = calibration.visit("score", metric.needs_covariance, apart=False)
             scores = score_layers(metric, model.adapter, visits)
         with report.timed("allocate"):  # which units stay within the budget
             allocate = partial(structure.allocate, scores, measure=job.measure(calibration, folder))

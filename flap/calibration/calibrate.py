@@ -19,8 +19,8 @@ from flap.models import Batch, PlacedModel, Seen, Stream, Walk
 from flap.models.devices import give_back_freed
 from flap.storage import Cache
 
-# Scores and trials, which are compared with each other and then dropped, are made from this many tokens a channel.
-TOKENS_A_CHANNEL = 4
+# The fits of trials, which are compared with each other and then dropped, are made from this many tokens a channel.
+TOKENS_A_CHANNEL = 28
 
 Visits = Iterator[tuple[int, LayerStatistics | None]]
 
@@ -51,24 +51,26 @@ class Calibration:
         covariance: bool = False,
         folder: Path | None = None,
         changing: bool = False,
-        trial: bool = False,
         apart: bool = True,
     ) -> Visits:
         """Yield the index and the statistics of each layer while it is present; None as statistics without windows.
 
         changing: the caller changes the layers. folder: an interrupted walk resumes from it. A walk with covariances
-        starts from the beginning instead, because the fit reports of the earlier start would be lost. trial: the
-        covariances are those of the first `trial_windows` only, which are enough to compare with. apart: the co-moments
-        of held-out windows are apart, as fits need them, and not added to the others, which takes half of the memory.
+        starts from the beginning instead, because the fit reports of the earlier start would be lost. apart: the
+        co-moments of held-out windows are apart, as fits need them, and not added to the others, which takes half of
+        the memory.
 
         Raises:
             ValueError: activations are not finite; names the block.
         """
         place = None if folder is None or covariance else folder / stage
-        return self.along(Walk(self.model, f"{stage}, layer by layer", place, changing), covariance, trial, apart)
+        return self.along(Walk(self.model, f"{stage}, layer by layer", place, changing), covariance, apart=apart)
 
-    def along(self, walk: Walk, covariance: bool, trial: bool, apart: bool = True) -> Visits:
-        """As `visit`, in a walk that the caller has made and may give further streams."""
+    def along(self, walk: Walk, covariance: bool, trial: bool = False, apart: bool = True) -> Visits:
+        """As `visit`, in a walk that the caller has made and may give further streams.
+
+        trial: the covariances are those of the first `trial_windows` only, which are enough to compare with.
+        """
         if not covariance:
             for i in walk:
                 yield i, self.layers[i] if self.layers else None

@@ -54,7 +54,7 @@ class Moments(Parts):
         """Each layer is scored."""
         if not self.work.metric.needs_covariance:
             return [self.layer() + self.in_float(PLAIN_WEIGHTS)]
-        states = self.states(self.work.trial_tokens(self.shapes), 1, files=False)
+        states = self.states(self.work.tokens, 1, files=False)
         return self._observed(states, self.factors(OBS_COPIES, OBS_WEIGHTS), 1)
 
     def allocate(self) -> list[Use]:

@@ -85,7 +85,7 @@ class Stages:
     def _score(self) -> Stage:
         if not self.work.metric.needs_covariance:
             return Stage("score", 1)
-        return self._observing("score", self.work.trial_tokens(self.shapes), True, self._operations.scores())
+        return self._observing("score", self.work.tokens, True, self._operations.scores())
 
     def _allocate(self) -> Stage:
         walks = [self._search(walk) for walk in search_walks(self.work, self.shapes)]

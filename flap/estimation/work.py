@@ -121,6 +121,6 @@ class Work:
         return math.ceil(self.num_windows / HELD_OUT)
 
     def trial_tokens(self, shapes: Shapes) -> int:
-        """Return the tokens that scores with covariances and trial fits are made from; see `Calibration`."""
+        """Return the tokens that trial fits are made from; see `Calibration`."""
         wanted = TOKENS_A_CHANNEL * max(block.channels * block.experts / block.chosen for block in shapes.blocks)
         return min(math.ceil(wanted / self.seq_len), self.num_windows) * self.seq_len + sum(self.image_tokens)

@@ -75,7 +75,7 @@ def search(arguments: list[str], tmp_path: Path, tokenizer: PreTrainedTokenizerF
     return search
 
 
-@pytest.mark.parametrize(("architecture", "ratio"), [("llama-mha", 0.2), ("qwen2-gqa-tied", 0.5), ("qwen3-gqa", 0.5)])
+@pytest.mark.parametrize(("architecture", "ratio"), [("llama-mha", 0.2), ("qwen2-gqa-tied", 0.5), ("llama-gqa", 0.5)])
 def test_rounds_lower_the_divergence_and_keep_the_ratio(architecture: str, ratio: float, search: Search) -> None:
     model = tiny_model(architecture)
     first, _ = search(f"ratio={ratio}", "structure.rounds=0", model=model)
