@@ -63,7 +63,9 @@ def _compensation(report: Report) -> list[str]:
     """
     fits = {block: fit for block, fit in report.repairs.items() if fit["held_out_error_of_bias"]}
     unseen = len(report.repairs) - len(fits)
-    sentences = [f"{unseen} experts had no held-out calibration token: the bias stays."] if unseen else []
+    sentences = (
+        [f"Experts that keep the bias because they had no held-out calibration token: {unseen}."] if unseen else []
+    )
     if not fits:
         return sentences
     ratio = median(fit["held_out_error"] / fit["held_out_error_of_bias"] for fit in fits.values())

@@ -55,7 +55,7 @@ def test_the_first_tab_leads_past_the_navigation(browser: Browser, site: Path) -
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.textContent").strip() == "Skip to content"
         page.keyboard.press("Enter")
-        assert page.url.endswith("#the-method")
+        page.wait_for_url(re.compile("#the-method$"))
 
 
 def test_every_page_of_docs_and_every_experiment_is_in_the_site(site: Path) -> None:

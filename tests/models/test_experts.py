@@ -216,8 +216,13 @@ def test_flap_plus(
     assert len(fits) >= EXPERTS and all(math.isfinite(fit["held_out_error"]) for fit in fits.values())
     biased = [name for name, fit in report.repairs.items() if fit["ridge"] is None]
     assert biased or num_samples == 20
-    text = (tmp_path / "run" / "report.md").read_text()
-    assert all(name in text for name in biased) or f"{len(biased)} of {len(report.repairs)} blocks and experts" in text
+    text, seen = (
+        (tmp_path / "run" / "report.md").read_text(),
+        [f for f in report.repairs.values() if f["held_out_error"]],
+    )
+    unseen, worse = len(report.repairs) - len(seen), [name for name in biased if report.repairs[name]["held_out_error"]]
+    assert all(name in text for name in worse) or f"{len(worse)} of {len(seen)} blocks and experts" in text
+    assert not unseen or f"no held-out calibration token: {unseen}." in text
     assert torch.isfinite(logits(load(tmp_path / "run" / "checkpoint"))).all()
 
 

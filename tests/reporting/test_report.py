@@ -206,7 +206,10 @@ def test_experts_that_no_held_out_token_was_sent_to_are_counted_apart() -> None:
     assert notices(Report({}, repairs=seen | unseen))[-2:] == [
         "Linear compensation leaves 62.5% (median over blocks) of the error that the bias leaves on held-out "
         "calibration tokens. It was no better there in layer 1 attention: the bias stays.",
-        "5 experts had no held-out calibration token: the bias stays.",
+        "Experts that keep the bias because they had no held-out calibration token: 5.",
     ]
-    assert notices(Report({}, repairs=unseen))[-1] == "5 experts had no held-out calibration token: the bias stays."
+    assert (
+        notices(Report({}, repairs=unseen))[-1]
+        == "Experts that keep the bias because they had no held-out calibration token: 5."
+    )
     assert not any("no held-out" in line for line in notices(Report({}, repairs=seen)))
