@@ -38,7 +38,7 @@ class Search(Structure):
     ranked by nats over price. Then, in each of `rounds` rounds, blocks of the pruned model have a share `step` of their
     units restored or removed, the divergence is measured on `round_tokens` tokens, and `corrected` (refine.py) updates
     the nats. What is measured together costs one walk: all single blocks, then each plan with its neighbours, then the
-    last candidates.
+    last candidates. Without rounds the plan itself is not measured: `eval=divergence` does that.
     """
 
     measures: ClassVar[bool] = True
@@ -58,15 +58,18 @@ class Search(Structure):
         require(0 < self.step < 1, "structure.step", self.step, "a share of a block's units between 0 and 1")
 
     def allocate(self, scores: Scores, budget: Budget, measure: Measure | None = None) -> PruningPlan:
-        """Return the plan with the lowest divergence found; its `nats` has the divergence after each improvement."""
+        """Return the plan; after rounds the one with the lowest divergence, and in its `nats` that after each gain."""
         assert measure is not None
         trials = [self.trials(layer, prices) for layer, prices in zip(scores.layers, budget.layers, strict=True)]
         _, alone = _measure(measure, self.tokens, [], _around(dense_plan(scores), trials))
-        candidates = [Candidate.of(self, self.in_nats(scores, alone, budget), budget)]
-        best: PruningPlan | None = None
+        first = Candidate.of(self, self.in_nats(scores, alone, budget), budget)
+        return self._refined(first, scores, budget, measure) if self.rounds else first.plan
+
+    def _refined(self, first: "Candidate", scores: Scores, budget: Budget, measure: Measure) -> PruningPlan:
+        """Return the best plan of `rounds` rounds, which start from the first candidate."""
+        candidates, best = [first], None
         for number in range(self.rounds + 1):
-            first = candidates[0]
-            last = number == self.rounds
+            first, last = candidates[0], number == self.rounds
             trials = [] if last else self._neighbours(scores, first.plan, budget)
             divergences, around = _measure(
                 measure, self.round_tokens, [one.plan for one in candidates], _around(first.plan, trials)

@@ -43,7 +43,7 @@ def _recovery(report: Report) -> list[str]:
 
 
 def _search(report: Report) -> list[str]:
-    """Return a sentence on the divergence of the plan, before and after rounds, if structure=search was chosen."""
+    """Return a sentence on the divergence of the plan, before and after the rounds of structure=search."""
     if not report.search_nats:
         return []
     before, after = report.search_nats[0], report.search_nats[-1]

@@ -46,7 +46,7 @@ class Report:
     repairs: dict[str, dict[str, Any]] = field(default_factory=dict)  # fit reports of linear compensation, by block
     recovery: dict[str, Any] = field(default_factory=dict)  # training after compression: divergences, tokens
     weight_passes: int = 0  # times that pruning went over the model's weights, from calibration to compression
-    search_nats: list[float] = field(default_factory=list)  # structure=search: divergence at first, after each round
+    search_nats: list[float] = field(default_factory=list)  # structure.rounds: divergence before, after each
     inputs: dict[str, str] = field(default_factory=dict)  # digests of what the config does not hold
     bos: dict[str, bool] = field(default_factory=dict)  # whether windows begin with the beginning-of-sequence token
     domains: dict[str, str] = field(default_factory=dict)  # of each task's text: "calibration", "other"

@@ -172,8 +172,7 @@ def test_where_nats_add_up_the_units_of_least_nats_per_parameter_leave(seed: int
     known = Known(scores, [Pair(9.0, 0.2), Pair(1.0, 3.0)])
     plan = Search(tokens=300, round_tokens=200).allocate(scores, budget, known)
     expected = known.cheapest(budget.total - budget.to_remove)
-    assert plan == expected
-    assert plan.nats == (known.nats(expected),)
+    assert plan == expected and plan.nats == ()
 
 
 def test_what_is_measured() -> None:
@@ -200,8 +199,7 @@ def test_rounds_move_budget_to_what_matters_more_beside_other_losses() -> None:
         first, plan = (
             Search(tokens=300, round_tokens=200, rounds=n, step=0.25).allocate(scores, BUDGET, known) for n in (0, 3)
         )
-        assert first.nats == (known.nats(first),)
-        assert plan.nats[0] == first.nats[0] and plan.nats[-1] == known.nats(plan)
+        assert first.nats == () and (plan.nats[0], plan.nats[-1]) == (known.nats(first), known.nats(plan))
         assert len(plan.nats) > 1 and list(plan.nats) == sorted(set(plan.nats), reverse=True)
         one, other = (replace(BUDGET, layers=BUDGET.layers[1:]).kept(PruningPlan(p.layers[1:])) for p in (first, plan))
         assert other > one
@@ -231,7 +229,7 @@ def test_walks_are_one_for_single_blocks_and_one_more_than_rounds() -> None:
     for rounds in range(3):
         known = Known(scores, [Pair(1.0, 1.0)] * 2, dearer=(1,))
         Search(tokens=300, round_tokens=200, rounds=rounds, step=0.25).allocate(scores, BUDGET, known)
-        assert len(known.asked) <= 2 + rounds
+        assert len(known.asked) <= (2 + rounds if rounds else 1)
 
 
 @pytest.mark.parametrize("levels", [[0.125], [0.01, 0.02], [0.99]])

@@ -82,7 +82,6 @@ def test_rounds_lower_the_divergence_and_keep_the_ratio(architecture: str, ratio
     last, calibration = search(f"ratio={ratio}", "structure.rounds=2", model=model)
     for plan in (first, last):
         assert_meets(plan, model, ratio)
-    assert len(first.nats) == 1 and last.nats[0] == pytest.approx(first.nats[0], rel=1e-5)
     assert len(last.nats) > 1 and list(last.nats) == sorted(set(last.nats), reverse=True) and last != first
     again = Divergence(calibration, LinearCompensation())([first, last], 2048)
     assert again == pytest.approx([last.nats[0], last.nats[-1]], rel=1e-5)
@@ -91,8 +90,8 @@ def test_rounds_lower_the_divergence_and_keep_the_ratio(architecture: str, ratio
 @pytest.mark.parametrize(
     ("choices", "passes"),
     [
-        ("method=flap_plus structure.rounds=0", 4),  # score, single blocks, the plan, compress
-        ("method=flap_plus structure.rounds=2", 6),  # and one for each round
+        ("method=flap_plus structure.rounds=0", 3),  # score, single blocks, compress
+        ("method=flap_plus structure.rounds=2", 6),  # and one more, and one for each round
         ("compensation=linear", 3),  # calibrate, score, compress
         ("metric=OBS compensation=linear", 2),
         ("method=flap", 3),
@@ -131,7 +130,6 @@ def test_blocks_of_neurons_and_least_heads_are_kept_to(compensation: str, search
 def test_nothing_leaves_at_ratio_0(search: Search) -> None:
     plan, _ = search("ratio=0")
     assert all(len(layer.attention) == 4 and len(layer.mlp) == 56 for layer in plan.layers)
-    assert plan.nats == (0.0,)
 
 
 def test_the_model_stays_dense_and_no_copy_stays(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
