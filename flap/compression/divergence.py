@@ -26,6 +26,7 @@ from flap.models import Pair, PlacedModel, Stream, Walk
 from flap.models.forward import leave
 
 EVERY = 4  # predictions are compared at every fourth position
+TOGETHER = 1024  # tokens, in whole windows, whose logits are in memory at a time
 
 
 @dataclass(frozen=True)
@@ -116,12 +117,10 @@ class Divergence:
         num_texts, plans = int(torch.cat(list(texts)).max()) + 1, len(hidden) - 1
         total_KX, tokens_X = torch.zeros(plans, num_texts).double(), torch.zeros(num_texts)
         with model.ends():
-            for tokens_NT, text_N, (dense_NTD, *others) in zip(windows, texts, zip(*hidden, strict=True), strict=True):
-                compared = slice(min(EVERY, tokens_NT.shape[1]) - 1, None, EVERY)
-                tokens_NT = tokens_NT[:, compared]
-                dense_NTV = log_softmax(_logits(model, tokens_NT, dense_NTD[:, compared]), dim=-1)
+            for text_N, tokens_NT, dense_NTD, *others in _compared(windows, texts, hidden):
+                dense_NTV = log_softmax(_logits(model, tokens_NT, dense_NTD), dim=-1)
                 for k, hidden_NTD in enumerate(others):
-                    logits_NTV = _logits(model, tokens_NT, hidden_NTD[:, compared])
+                    logits_NTV = _logits(model, tokens_NT, hidden_NTD)
                     nats = [divergence(*window) for window in zip(dense_NTV, logits_NTV, strict=True)]
                     total_KX[k].index_add_(0, text_N, torch.tensor(nats, dtype=torch.float64))
                 tokens_X.index_add_(0, text_N, torch.full(text_N.shape, float(tokens_NT.shape[1])))
@@ -132,6 +131,17 @@ class Divergence:
             )
         # not below 0 by rounding; a text of which no window is among these has no say
         return list(map(float, (total_KX / tokens_X.clamp(min=1)).amax(dim=1).clamp(min=0)))
+
+
+def _compared(
+    windows: Sequence[Tensor], texts: Sequence[Tensor], hidden: Sequence[Sequence[Tensor]]
+) -> Iterator[tuple[Tensor, ...]]:
+    """Yield text_N, tokens_NT and each stream's hidden_NTD of a few windows, at the positions that are compared."""
+    for tokens_NT, *others in zip(windows, texts, *hidden, strict=True):
+        positions = slice(min(EVERY, tokens_NT.shape[1]) - 1, None, EVERY)
+        some = max(1, TOGETHER // tokens_NT.shape[1])
+        for part_NT, text_N, *streams in zip(*(part.split(some) for part in (tokens_NT, *others)), strict=True):
+            yield text_N, *(part[:, positions] for part in (part_NT, *streams))
 
 
 def divergence(log_p_TV: Tensor, logits_TV: Tensor) -> float:

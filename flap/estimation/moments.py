@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from flap.calibration.writing import SEQ_LEN, SEQUENCES
-from flap.compression.divergence import EVERY
+from flap.compression.divergence import EVERY, TOGETHER
 from flap.estimation.parts import (
     COMOMENT_BYTES,
     FIT_COPIES,
@@ -70,7 +70,8 @@ class Moments(Parts):
         before, streams = (self.states(walk.most_streams * walk.tokens, share) for share in (0.5, 1))
         copy = Use(work=self.bytes(self.shapes.largest_layer))
         run = self.layer() + copy + fitted + self.run(walk.tokens) + streams
-        logits = Use(work=walk.tokens / EVERY * self.shapes.vocabulary * (8 + self.place.itemsize))
+        tokens = min(walk.tokens, max(TOGETHER, self.work.seq_len))
+        logits = Use(work=tokens / EVERY * self.shapes.vocabulary * (8 + self.place.itemsize))
         end = self.ends(self.head) + before + logits
         if not self.work.compensation.needs_covariance:
             return [self.layer() + self.in_float(PLAIN_WEIGHTS) + fitting + before, run, end]

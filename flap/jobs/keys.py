@@ -20,7 +20,7 @@ Key = dict[str, Any]
 
 FITS_VERSION = 2  # raise it when compensation fits other weights or biases
 RECOVERY_VERSION = 1  # raise it when the training gives other weights
-DIVERGENCES_VERSION = 6  # raise it when the measurement or the fits change
+DIVERGENCES_VERSION = 7  # raise it when the measurement or the fits change
 DECIDING = ("metric", "structure", "compensation", "ratio", "target", "mask_only", "calibration")  # of the plan
 
 
