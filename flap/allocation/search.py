@@ -43,7 +43,7 @@ class Search(Structure):
 
     measures: ClassVar[bool] = True
 
-    tokens: int = 12288
+    tokens: int = 4096
     round_tokens: int = 1024
     levels: list[float] = field(default_factory=lambda: [0.25])
     rounds: int = 0
