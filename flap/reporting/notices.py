@@ -43,16 +43,25 @@ def _recovery(report: Report) -> list[str]:
 
 
 def _search(report: Report) -> list[str]:
-    """Return a sentence on the divergence of the plan, before and after the rounds of structure=search."""
+    """Return sentences on structure=search: what it did not see, the divergence of its plan before and after rounds."""
+    measured = "rounds" in report.config.get("structure", {})
+    sentences = (
+        ["The search measured on windows of text alone, without an image."]
+        if measured and "images" in report.sources
+        else []
+    )
     if not report.search_nats:
-        return []
+        return sentences
     before, after = report.search_nats[0], report.search_nats[-1]
-    windows = "windows of text alone, without an image" if "images" in report.sources else "windows"
     if len(report.search_nats) == 1:
-        return [f"The plan diverges from the dense model by {before:.4f} nats a token of the search's {windows}."]
+        return [
+            *sentences,
+            f"The plan diverges from the dense model by {before:.4f} nats a token of the search's windows.",
+        ]
     return [
-        f"The search's first plan diverges from the dense model by {before:.4f} nats a token of its {windows}, "
-        f"its last one by {after:.4f}."
+        *sentences,
+        f"The search's first plan diverges from the dense model by {before:.4f} nats a token of its windows, "
+        f"its last one by {after:.4f}.",
     ]
 
 
