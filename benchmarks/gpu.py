@@ -286,7 +286,7 @@ def measure(table: Table, options: argparse.Namespace) -> None:
 
     def flap_plus(shape: dict[str, Any]) -> Figures:
         figures = prune(config_plus, made(shape))
-        nats = " -> ".join(f"{one:.2g}" for one in figures["search_nats"])
+        nats = " -> ".join(f"{one:.2g}" for one in figures["search_nats"]) or "unmeasured"
         return figures | {"remark": f"{options.tokens} tokens, {options.rounds} round(s): {nats} nats a token"}
 
     few = large | {"num_hidden_layers": PROBE_LAYERS}

@@ -18,8 +18,8 @@ LayerPlan: TypeAlias = Pair[tuple[int, ...]]
 class PruningPlan:
     """The kept units of every layer, first to last.
 
-    nats: for a structure that measures, the divergence from the dense model in nats a token: of its first plan, then
-    of each better plan; the last one is this plan's. Empty for other structures. whole_experts: the layers whose MLP
+    nats: after the rounds of a search, the divergence from the dense model in nats a token: of its first plan, then
+    of each better plan; the last one is this plan's. Empty without rounds. whole_experts: the layers whose MLP
     units are experts.
     """
 

@@ -66,16 +66,15 @@ def search_walks(work: Work, shapes: Shapes) -> list[SearchWalk]:
         Pair(*(len(removal_counts(search.levels, *one)) for one in zip(sizes, fewest, strict=True))) for sizes in units
     ]
     around = [Pair(*(_neighbours(block) for block in layer.blocks)) for layer in shapes.layers]
-    candidates = [1, *[len(STRENGTHS)] * search.rounds] if search.rounds else []
-    rounds = [*[around] * search.rounds, [Pair(0, 0)] * len(shapes.layers)] if search.rounds else []
+    candidates = [1, *[len(STRENGTHS)] * search.rounds]
+    rounds = [*[around] * search.rounds, [Pair(0, 0)] * len(shapes.layers)]
     tokens, round_tokens = (_whole_windows(number, work) for number in (search.tokens, search.round_tokens))
-    return [
-        SearchWalk("tokens", tokens, 0, alone, 1 - sum(search.levels) / len(search.levels)),
-        *(
-            SearchWalk("round_tokens", round_tokens, count, trials, 1 - work.ratio)
-            for count, trials in zip(candidates, rounds, strict=True)
-        ),
-    ]
+    first = SearchWalk("tokens", tokens, 0, alone, 1 - sum(search.levels) / len(search.levels))
+    refining = (
+        SearchWalk("round_tokens", round_tokens, count, trials, 1 - work.ratio)
+        for count, trials in zip(candidates, rounds, strict=True)
+    )
+    return [first, *refining] if search.rounds else [first]
 
 
 def widest(walks: Sequence[SearchWalk]) -> SearchWalk | None:

@@ -44,25 +44,16 @@ def _recovery(report: Report) -> list[str]:
 
 def _search(report: Report) -> list[str]:
     """Return sentences on structure=search: what it did not see, the divergence of its plan before and after rounds."""
-    measured = "rounds" in report.config.get("structure", {})
-    sentences = (
-        ["The search measured on windows of text alone, without an image."]
-        if measured and "images" in report.sources
-        else []
-    )
-    if not report.search_nats:
-        return sentences
-    before, after = report.search_nats[0], report.search_nats[-1]
-    if len(report.search_nats) == 1:
-        return [
-            *sentences,
-            f"The plan diverges from the dense model by {before:.4f} nats a token of the search's windows.",
-        ]
-    return [
-        *sentences,
-        f"The search's first plan diverges from the dense model by {before:.4f} nats a token of its windows, "
-        f"its last one by {after:.4f}.",
-    ]
+    sentences = []
+    if "rounds" in report.config.get("structure", {}) and "images" in report.sources:
+        sentences.append("The search measured on windows of text alone, without an image.")
+    if report.search_nats:
+        before, after = report.search_nats[0], report.search_nats[-1]
+        last = f", its last one by {after:.4f}" if len(report.search_nats) > 1 else ""
+        sentences.append(
+            f"The search's first plan diverges from the dense model by {before:.4f} nats a token of its windows{last}."
+        )
+    return sentences
 
 
 def _compensation(report: Report) -> list[str]:
