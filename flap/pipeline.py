@@ -15,7 +15,6 @@ from flap.config import FlapConfig, in_time
 from flap.data import SELF, save_text
 from flap.data.random_state import seeded
 from flap.export.gguf import export_gguf
-from flap.importance import score_layers
 from flap.jobs import Job
 from flap.jobs.facts import begins_with_bos, domains, inputs, sources
 from flap.jobs.prepare import prepare
@@ -106,9 +105,8 @@ def prune(job: Job, model: PlacedModel, report: Report, folder: Path | None) -> 
                 calibration, metric, structure, compensation, job.budget, job.compress_layer, folder
             )
     else:
-        with report.timed("score"):  # how much each unit matters
-            visits = calibration.visit("score", metric.needs_covariance, apart=False)
-            scores = score_layers(metric, model.adapter, visits)
+        with report.timed("score"):  # how much each unit matters; a search also tries each block with fewer of them
+            scores = job.score(calibration, folder)
         with report.timed("allocate"):  # which units stay within the budget
             allocate = partial(structure.allocate, scores, measure=job.measure(calibration, folder))
             job, plan = job.settle(model, allocate) if by_time else (job, allocate(job.budget))

@@ -63,7 +63,7 @@ def test_importing_flap_reaches_the_checkpoint_classes_alone() -> None:
 
 
 def test_the_method_is_read_in_the_entrypoint() -> None:
-    stages = {"allocation", "checkpoint", "compression", "importance", "jobs", "reporting"}
+    stages = {"allocation", "checkpoint", "compression", "jobs", "reporting"}
     assert rooms_imported(PACKAGE / "pipeline.py") >= stages
 
 

@@ -32,13 +32,14 @@ Nats = list[Pair[Tensor]]  # nats over price of each layer's units, nats_G and n
 class Search(Structure):
     """search: one ranking of all attention units and neurons by nats over price, measured on the predictions.
 
-    First, one block at a time has its lowest-scored units removed, a share from `levels` of them, with compensation,
-    while the rest of the model is dense. The divergence is measured on `tokens` calibration tokens (docs/method.md
-    says which; of a mixture, the text that loses most counts). `in_nats` distributes it over the units, which are
-    ranked by nats over price. Then, in each of `rounds` rounds, blocks of the pruned model have a share `step` of their
-    units restored or removed, the divergence is measured on `round_tokens` tokens, and `corrected` (refine.py) updates
-    the nats. What is measured together costs one walk: all single blocks, then each plan with its neighbours, then the
-    last candidates. Without rounds the plan itself is not measured: `eval=divergence` does that.
+    While units are scored, one block at a time has its lowest-scored units removed, a share from `levels` of them, with
+    compensation, while the rest of the model is dense. The divergence is measured on `tokens` calibration tokens
+    (docs/method.md says which; of a mixture, the text that loses most counts). `in_nats` distributes it over the units,
+    which are ranked by nats over price. Then, in each of `rounds` rounds, blocks of the pruned model have a share
+    `step` of their units restored or removed, the divergence is measured on `round_tokens` tokens, and `corrected`
+    (refine.py) updates the nats. What is measured together costs one walk: all single blocks, in the walk that scores,
+    then each plan with its neighbours, then the last candidates. Without rounds the plan itself is not measured:
+    `eval=divergence` does that.
     """
 
     measures: ClassVar[bool] = True
@@ -58,12 +59,15 @@ class Search(Structure):
         require(0 < self.step < 1, "structure.step", self.step, "a share of a block's units between 0 and 1")
 
     def allocate(self, scores: Scores, budget: Budget, measure: Measure | None = None) -> PruningPlan:
-        """Return the plan; after rounds the one with the lowest divergence, and in its `nats` that after each gain."""
+        """Return the plan; after rounds the one with the lowest divergence, and in its `nats` that after each gain.
+
+        scores: with the divergences of all `trials`.
+        """
+        first = Candidate.of(self, self.in_nats(scores, budget), budget)
+        if not self.rounds:
+            return first.plan
         assert measure is not None
-        trials = [self.trials(layer, prices) for layer, prices in zip(scores.layers, budget.layers, strict=True)]
-        _, alone = _measure(measure, self.tokens, [], _around(dense_plan(scores), trials))
-        first = Candidate.of(self, self.in_nats(scores, alone, budget), budget)
-        return self._refined(first, scores, budget, measure) if self.rounds else first.plan
+        return self._refined(first, scores, budget, measure)
 
     def _refined(self, first: "Candidate", scores: Scores, budget: Budget, measure: Measure) -> PruningPlan:
         """Return the best plan of `rounds` rounds, which start from the first candidate."""
@@ -71,9 +75,7 @@ class Search(Structure):
         for number in range(self.rounds + 1):
             first, last = candidates[0], number == self.rounds
             trials = [] if last else self._neighbours(scores, first.plan, budget)
-            divergences, around = _measure(
-                measure, self.round_tokens, [one.plan for one in candidates], _around(first.plan, trials)
-            )
+            divergences, around = self._measure(measure, [one.plan for one in candidates], trials)
             lowest = min(range(len(candidates)), key=divergences.__getitem__)
             if best is not None and divergences[lowest] >= best.nats[-1]:
                 break
@@ -92,6 +94,14 @@ class Search(Structure):
         assert best is not None
         return best
 
+    def _measure(
+        self, measure: Measure, plans: Sequence[PruningPlan], trials: Sequence[Sequence[Trial]]
+    ) -> tuple[list[float], list[list[float]]]:
+        """Return the divergences of the plans, and of the first one with each trial of each layer, in one walk."""
+        around = [plans[0].with_layer(i, trial.plan) for i, layer in enumerate(trials) for trial in layer]
+        divergences = iter(measure([*plans, *around], self.round_tokens))
+        return [next(divergences) for _ in plans], [[next(divergences) for _ in layer] for layer in trials]
+
     def _neighbours(self, scores: Scores, plan: PruningPlan, budget: Budget) -> list[list[Trial]]:
         layers = zip(scores.layers, plan.layers, budget.layers, strict=True)
         return [
@@ -101,30 +111,28 @@ class Search(Structure):
 
     def trials(self, scores: Pair[Tensor], prices: Pair[Units]) -> list[Trial]:
         """Return the trials of a layer: each block at each level, and without any units where it may lose all."""
-        (score_G, score_I), experts = unit_scores(scores), prices.mlp.experts
+        (score_G, score_I), experts, removals = unit_scores(scores), prices.mlp.experts, self.removals(prices)
         heads, neurons = without_lowest(score_G, 0), without_lowest(score_I, 0)
         return [
-            *(
-                Trial("attention", n, LayerPlan(without_lowest(score_G, n), neurons))
-                for n in removal_counts(self.levels, prices.attention.count, self.min_heads)
-            ),
-            *(
-                Trial("mlp", n, LayerPlan(heads, without_lowest(score_I, n, experts)))
-                for n in removal_counts(self.levels, prices.mlp.count, self.min_neurons)
-                if n <= prices.mlp.count - prices.mlp.fewest
-            ),
+            *(Trial("attention", n, LayerPlan(without_lowest(score_G, n), neurons)) for n in removals.attention),
+            *(Trial("mlp", n, LayerPlan(heads, without_lowest(score_I, n, experts))) for n in removals.mlp),
         ]
 
-    def in_nats(self, scores: Scores, divergences: Sequence[Sequence[float]], budget: Budget) -> Nats:
+    def removals(self, prices: Pair[Units]) -> Pair[list[int]]:
+        """Return how many units the trials of each block of a layer remove; of experts, of each one."""
+        heads = removal_counts(self.levels, prices.attention.count, self.min_heads)
+        neurons = removal_counts(self.levels, prices.mlp.count, self.min_neurons)
+        return Pair(heads, [n for n in neurons if n <= prices.mlp.count - prices.mlp.fewest])
+
+    def in_nats(self, scores: Scores, budget: Budget) -> Nats:
         """Return the nats over price of all units; within a block they rank the units as the scores do.
 
-        divergences: of each layer's trials, in the order of `trials`. The rise of the divergence between two levels is
-        divided among the units in proportion to their scores. Then the curve is replaced by its lower convex envelope,
-        so that no unit has fewer nats than a unit with a lower score.
+        The rise of the divergence between two levels is divided among the units in proportion to their scores. Then the
+        curve is replaced by its lower convex envelope, so that no unit has fewer nats than a unit with a lower score.
         """
         layers = []
         for layer, measured, units, prices in zip(
-            scores.layers, divergences, budget.layers, budget.prices, strict=True
+            scores.layers, scores.divergences, budget.layers, budget.prices, strict=True
         ):
             by_block = nats_by_block(self.trials(layer, units), measured)
             blocks = zip(unit_scores(layer), by_block, units, prices, strict=True)
@@ -145,22 +153,3 @@ class Candidate:
     def of(cls, structure: Structure, nats: Nats, budget: Budget) -> "Candidate":
         """Return the candidate of one ranking by these nats."""
         return cls(nats, one_ranking(structure, nats, budget))
-
-
-def dense_plan(scores: Scores) -> PruningPlan:
-    """Return the plan that keeps every unit."""
-    layers = (LayerPlan(*(without_lowest(score_U, 0) for score_U in unit_scores(layer))) for layer in scores.layers)
-    return PruningPlan(tuple(layers))
-
-
-def _around(plan: PruningPlan, trials: Sequence[Sequence[Trial]]) -> list[list[PruningPlan]]:
-    """Return for each layer a plan for each of its trials; the other layers are as in `plan`."""
-    return [[plan.with_layer(i, trial.plan) for trial in layer] for i, layer in enumerate(trials)]
-
-
-def _measure(
-    measure: Measure, num_tokens: int, plans: Sequence[PruningPlan], around: Sequence[Sequence[PruningPlan]]
-) -> tuple[list[float], list[list[float]]]:
-    """Return the divergences of the plans and of those of each layer's trials, measured together."""
-    divergences = iter(measure([*plans, *(plan for layer in around for plan in layer)], num_tokens))
-    return [next(divergences) for _ in plans], [[next(divergences) for _ in layer] for layer in around]

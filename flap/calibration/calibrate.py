@@ -3,7 +3,6 @@
 Windows are given as tokens_NT for each length of window. Legend: N windows · T tokens a window.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +17,6 @@ from flap.data import HELD_OUT, batches, split_windows
 from flap.models import Batch, PlacedModel, Seen, Stream, Walk
 from flap.models.devices import give_back_freed
 from flap.storage import Cache
-
-# The fits of trials, which are compared with each other and then dropped, are made from this many tokens a channel.
-TOKENS_A_CHANNEL = 28
 
 Visits = Iterator[tuple[int, LayerStatistics | None]]
 
@@ -66,49 +62,34 @@ class Calibration:
         place = None if folder is None or covariance else folder / stage
         return self.along(Walk(self.model, f"{stage}, layer by layer", place, changing), covariance, apart=apart)
 
-    def along(self, walk: Walk, covariance: bool, trial: bool = False, apart: bool = True) -> Visits:
-        """As `visit`, in a walk that the caller has made and may give further streams.
-
-        trial: the covariances are those of the first `trial_windows` only, which are enough to compare with.
-        """
+    def along(self, walk: Walk, covariance: bool, apart: bool = True) -> Visits:
+        """As `visit`, in a walk that the caller has made and may give further streams."""
         if not covariance:
             for i in walk:
                 yield i, self.layers[i] if self.layers else None
             return
-        windows = self.trial_windows if trial else self.windows
-        streams = self._enter(walk, windows) if apart else [self._enter_whole(walk, windows)]
+        streams = self._enter(walk) if apart else [self._enter_whole(walk)]
         for i in walk:
             yield i, _observe(self.model, i, streams, covariance)
 
     def in_sequence(self, covariance: bool, folder: Path | None) -> Visits:
         """As `visit`, but each layer's inputs are the outputs of the earlier layers as the caller has changed them."""
         walk = Walk(self.model, "prune, layer by layer", folder, changing=True)
-        streams = self._enter(walk, self.windows) if covariance else [self._enter_whole(walk, self.windows)]
+        streams = self._enter(walk) if covariance else [self._enter_whole(walk)]
         for i in walk:
             yield i, _observe(self.model, i, streams, covariance, advance=False)
             for stream in streams:
                 stream.advance(i, self.model.layers[i])
 
-    @property
-    def trial_windows(self) -> list[Tensor]:
-        """The first windows, with TOKENS_A_CHANNEL tokens for each channel of the widest output projection.
-
-        An expert sees only a share of the tokens, so that mixtures need as many times more.
-        """
-        blocks = (block for i in range(len(self.model.layers)) for block in self.model.adapter.blocks(i))
-        tokens = TOKENS_A_CHANNEL * max(block.columns_UC.numel() / block.chosen_experts for block in blocks)
-        each = tokens / len(self.windows)
-        return [tokens_NT[: math.ceil(each / tokens_NT.shape[1])] for tokens_NT in self.windows]
-
-    def _enter(self, walk: Walk, windows: Sequence[Tensor]) -> list[Stream]:
+    def _enter(self, walk: Walk) -> list[Stream]:
         """Return the streams of the fitting and of the held-out windows."""
-        fitting, held_out = split_windows(windows)
+        fitting, held_out = split_windows(self.windows)
         seen = [image for i, image in enumerate(self.images) if i % HELD_OUT], self.images[::HELD_OUT]
         entered = walk.enter("fitting", [*batches(fitting, self.batch_size), *seen[0]])
         return [entered, walk.enter("held out", [*batches(held_out, self.batch_size), *seen[1]])]
 
-    def _enter_whole(self, walk: Walk, windows: Sequence[Tensor]) -> Stream:
-        return walk.enter("windows", [*batches(windows, self.batch_size), *self.images])
+    def _enter_whole(self, walk: Walk) -> Stream:
+        return walk.enter("windows", [*batches(self.windows, self.batch_size), *self.images])
 
 
 def calibrate(

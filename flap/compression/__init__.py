@@ -7,8 +7,9 @@ from flap.compression.linear import LinearCompensation
 from flap.compression.masking import mask_layer
 from flap.compression.sequence import prune_in_sequence
 from flap.compression.slicing import slice_layer
+from flap.compression.trying import score_and_try
 
 __all__ = [
     "BiasCompensation", "Compensation", "CompressLayer", "Divergence", "FitReport", "LinearCompensation",
-    "NoCompensation", "compress", "mask_layer", "prune_in_sequence", "slice_layer",
+    "NoCompensation", "compress", "mask_layer", "prune_in_sequence", "score_and_try", "slice_layer",
 ]  # fmt: skip

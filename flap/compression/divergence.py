@@ -6,7 +6,7 @@ Legend: N windows · T tokens a window · D hidden size · V vocabulary · X tex
 import math
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,10 @@ from flap.models.forward import leave
 EVERY = 4  # predictions are compared at every fourth position
 TOGETHER = 1024  # tokens, in whole windows, whose logits are in memory at a time
 
+# Layer i of each plan, from its index and its statistics, while it is present. Asked for again after an interruption,
+# it must be the same without statistics.
+PlansOfLayer = Callable[[int, LayerStatistics | None], Sequence[LayerPlan]]
+
 
 @dataclass(frozen=True)
 class Divergence:
@@ -35,9 +39,9 @@ class Divergence:
 
     Plans share a stream of hidden states as long as their layers are equal. Where their plans of a layer differ, the
     stream forks. Each layer is read once and pruned once for each different plan of it, in a copy. The windows are the
-    last ones of those that are held out when fits are chosen; the fits of trials, unless there are few windows, see
-    none of them. The predictions of every fourth position are compared: those of its neighbours say little more, and
-    over a large vocabulary they cost as much as many layers.
+    last ones of those that are held out when fits are chosen; the fits of trials see none of them. The predictions of
+    every fourth position are compared: those of its neighbours say little more, and over a large vocabulary they cost
+    as much as many layers.
 
     Where the calibration is a mixture, the divergence is that of the text on which it is largest: what only one of the
     texts needs is likely to be needed by another text that nobody has calibrated on, and a mean would hide it.
@@ -55,14 +59,24 @@ class Divergence:
         Raises:
             ValueError: predictions are not finite.
         """
+        covariance = self.compensation.needs_covariance
+        return self.along(lambda i, _: [plan.layers[i] for plan in plans], num_tokens, covariance, "search")
+
+    def along(self, plans: PlansOfLayer, num_tokens: int, covariance: bool, stage: str) -> list[float]:
+        """As a call, for plans that are made layer by layer, as the walk comes to each. covariance: of statistics."""
         model, (windows, texts) = self.calibration.model, self._windows(num_tokens)
-        walk = Walk(model, "search, layer by layer", self.folder)
-        plans = [dense_plan(model), *plans]
-        stream_ids = _stream_ids(plans, walk.layers_done)
+        walk, dense = Walk(model, f"{stage}, layer by layer", self.folder), dense_plan(model)
+
+        def with_dense(i: int, observed: LayerStatistics | None) -> list[LayerPlan]:
+            return [dense.layers[i], *plans(i, observed)]
+
+        stream_ids: list[int] = []
+        for i in range(walk.layers_done):
+            stream_ids = _next_stream_ids(with_dense(i, None), stream_ids)
         streams = {0: walk.enter("0", windows)}
         streams |= {k: walk.restored(str(k), streams[0]) for k in set(stream_ids) - {0}}
-        for i, observed in self.calibration.along(walk, self.compensation.needs_covariance, trial=True):
-            streams, stream_ids = self._advance(i, plans, observed, streams, stream_ids)
+        for i, observed in self.calibration.along(walk, covariance):
+            streams, stream_ids = self._advance(i, with_dense(i, observed), observed, streams, stream_ids)
             del observed  # with its covariances, before the next layer's are collected
             for name in set(walk.streams) - {"fitting", "held out"}:
                 del walk.streams[name]
@@ -86,16 +100,16 @@ class Divergence:
     def _advance(
         self,
         i: int,
-        plans: Sequence[PruningPlan],
+        plans: Sequence[LayerPlan],
         observed: LayerStatistics | None,
         streams: dict[int, Stream],
         stream_ids: list[int],
     ) -> tuple[dict[int, Stream], list[int]]:
         """Run layer i, pruned as each plan says, over all streams; return the new streams and each plan's stream id."""
-        next_ids = _next_stream_ids(plans, i, stream_ids)
+        next_ids = _next_stream_ids(plans, stream_ids)
         forks: dict[LayerPlan, set[tuple[int, int]]] = defaultdict(set)
-        for plan, before, after in zip(plans, stream_ids, next_ids, strict=True):
-            forks[plan.layers[i]].add((before, after))
+        for plan, before, after in zip(plans, stream_ids or [0] * len(plans), next_ids, strict=True):
+            forks[plan].add((before, after))
         fits = fit_layer(self.calibration.model.adapter.blocks(i), list(forks), self.compensation, observed, trial=True)
         advanced: dict[int, Stream] = {}
         for (layer_plan, pairs), layer_fits in zip(forks.items(), fits, strict=True):
@@ -175,19 +189,14 @@ def pruned(model: PlacedModel, i: int, plan: LayerPlan, fits: Pair[BlockFit | No
     yield copied
 
 
-def _stream_ids(plans: Sequence[PruningPlan], depth: int) -> list[int]:
-    """Return the stream id of each plan after `depth` layers: plans whose layers so far are equal share a stream."""
-    ids = [0] * len(plans)
-    for i in range(depth):
-        ids = _next_stream_ids(plans, i, ids)
-    return ids
+def _next_stream_ids(plans: Sequence[LayerPlan], ids: Sequence[int]) -> list[int]:
+    """Return the stream id of each plan after a layer, from those before it; numbered in the order of the plans.
 
-
-def _next_stream_ids(plans: Sequence[PruningPlan], i: int, ids: Sequence[int]) -> list[int]:
-    """Return the stream id of each plan after layer i, from those before it; numbered in the order of the plans."""
+    Plans whose layers so far are equal share a stream. ids: empty before the first layer, where all share one.
+    """
     numbers: dict[tuple[int, LayerPlan], int] = {}
-    pairs = zip(ids, plans, strict=True)
-    return [numbers.setdefault((k, plan.layers[i]), len(numbers)) for k, plan in pairs]
+    pairs = zip(ids or [0] * len(plans), plans, strict=True)
+    return [numbers.setdefault(pair, len(numbers)) for pair in pairs]
 
 
 def _logits(model: PlacedModel, tokens_NT: Tensor, hidden_NTD: Tensor) -> Tensor:

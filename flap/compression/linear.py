@@ -32,7 +32,8 @@ class LinearCompensation(Compensation):
     A = W_P C_PK (C_KK + ridge · mean(diag C) · 1)⁻¹ maps x_K to W_P x_P; FLAP's bias is A = 0. ridge: None = the one of
     RIDGES whose map, fitted without the held-out tokens, has the smallest error on them; then A is fitted on all
     tokens. If no map has a smaller held-out error than the bias, or none exists, the bias is used. In trials the ridge
-    is TRIAL_RIDGE, and the map is not compared with the bias if there are enough tokens.
+    is TRIAL_RIDGE, the map is not compared with the bias if there are enough tokens, and held-out tokens, on some of
+    which trials are measured, stay out of it.
     """
 
     needs_covariance: ClassVar[bool] = True
@@ -54,13 +55,14 @@ class LinearCompensation(Compensation):
         fitting, held_out = map(Covariance.of, statistics.parts)
         judged = not trial or int(statistics.num_tokens) < ENOUGH_TOKENS * weight_OI.shape[1]
         ridges, fits = self._ridges(trial), dict[int, Fit]()
+        final = fitting if trial else Covariance.of(*statistics.parts)
         for chain in chains(removals):
             nested = _Nested(weight_OI, [removals[k] for k in chain])
             if judged:
                 reports = nested.choose(ridges, fitting, held_out)
             else:
                 reports = [FitReport(ridges[0], math.nan, math.nan)] * len(chain)
-            fits |= zip(chain, nested.fits(reports, Covariance.of(*statistics.parts), quick=trial), strict=True)
+            fits |= zip(chain, nested.fits(reports, final, quick=trial), strict=True)
         return [fits[k] for k in range(len(removals))]
 
     def _ridges(self, trial: bool) -> tuple[float, ...]:

@@ -44,16 +44,16 @@ class Disk(Parts):
         if stage == "calibrate" or (stage == "prune" and not self.work.needs_covariance):
             return 2 * windows
         left = windows if self.work.plain_statistics else 0
-        if stage == "allocate":
-            return left + self._search()
+        if stage in ("score", "allocate"):
+            return left + self._search(stage)
         texts = self.work.texts
         streamed = stage == "evaluate" and texts is not None and not self.work.texts_in_memory and self.place.streams
         return left + (self.states(texts.tokens, 2).streams if streamed and texts is not None else 0)
 
-    def _search(self) -> float:
+    def _search(self, stage: str) -> float:
         """Return the hidden states of all streams of a search, and those of the windows that trials are fitted on."""
-        walk = widest(search_walks(self.work, self.shapes))
+        walk = widest(search_walks(stage, self.work, self.shapes))
         if walk is None:
             return 0
-        fitted = 2 * self.work.trial_tokens(self.shapes) if self.work.compensation.needs_covariance else 0
+        fitted = 2 * self.work.tokens if self.work.observed(stage) else 0
         return self.states(walk.most_streams * walk.tokens + fitted, 1).streams

@@ -76,7 +76,7 @@ class Estimate:
 def estimate_run(shapes: Shapes, work: Work, place: Place) -> Estimate:
     """Return the estimate of a run."""
     stages = tuple(_complete(stage, shapes, work, place) for stage in Stages(shapes, work, place))
-    walk = widest(search_walks(work, shapes))
+    walk = widest([walk for stage in ("score", "allocate") for walk in search_walks(stage, work, shapes)])
     token_bytes = walk.most_streams * shapes.hidden * place.itemsize if walk else 0
     return Estimate(stages, Streams(walk.field, walk.tokens, token_bytes) if walk else None, tuple(work.left_out))
 

@@ -51,18 +51,24 @@ class Moments(Parts):
         return [self.ends(0) + self.states(tokens, 1), self.layer() + self.states(tokens, 2) + run]
 
     def score(self) -> list[Use]:
-        """Each layer is scored."""
+        """Each layer is scored; in a search with trials in the same walk."""
+        factors = self.factors(OBS_COPIES, OBS_WEIGHTS)
+        if search := self._search("score", factors):
+            return search
         if not self.work.metric.needs_covariance:
             return [self.layer() + self.in_float(PLAIN_WEIGHTS)]
-        states = self.states(self.work.tokens, 1, files=False)
-        return self._observed(states, self.factors(OBS_COPIES, OBS_WEIGHTS), 1)
+        return self._observed(self.states(self.work.tokens, 1, files=False), factors, 1)
 
     def allocate(self) -> list[Use]:
-        """The plan is made; by a search in several walks."""
-        walks = search_walks(self.work, self.shapes)
-        return [use for walk in walks for use in self._search(walk)] or [self.layer()]
+        """The plan is made; by the rounds of a search in several walks."""
+        return self._search("allocate", Use()) or [self.layer()]
 
-    def _search(self, walk: SearchWalk) -> list[Use]:
+    def _search(self, stage: str, scoring: Use) -> list[Use]:
+        """The walks of a search in a stage. scoring: what OBS takes, where it scores in the same walk."""
+        walks = search_walks(stage, self.work, self.shapes)
+        return [use for walk in walks for use in self._trials(walk, self.work.observed(stage), scoring)]
+
+    def _trials(self, walk: SearchWalk, observed: bool, scoring: Use) -> list[Use]:
         """A walk of a search: trial fits, trial layers and their streams, and predictions at the end."""
         fitted, fitting = (
             Use(work=max(self._fitted(walk, i, copies) for i in range(len(self.shapes.layers)))) for copies in (0, 1)
@@ -73,11 +79,11 @@ class Moments(Parts):
         tokens = min(walk.tokens, max(TOGETHER, self.work.seq_len))
         logits = Use(work=tokens / EVERY * self.shapes.vocabulary * (8 + self.place.itemsize))
         end = self.ends(self.head) + before + logits
-        if not self.work.compensation.needs_covariance:
+        if not observed:
             return [self.layer() + self.in_float(PLAIN_WEIGHTS) + fitting + before, run, end]
-        observing = self.states(self.work.trial_tokens(self.shapes), 2) + before
+        observing = self.states(self.work.tokens, 2) + before
         factors = self.factors(TRIAL_COPIES, TRIAL_WEIGHTS) + fitting
-        return [*self._observed(observing, factors), run + self.comoments(), end]
+        return [*self._observed(observing, factors), *self._observed(observing, scoring), run + self.comoments(), end]
 
     def compress(self) -> list[Use]:
         """Each layer is pruned."""

@@ -56,8 +56,11 @@ class SearchWalk:
         return Pair(*(self.candidates + trials for trials in self.trials[layer]))
 
 
-def search_walks(work: Work, shapes: Shapes) -> list[SearchWalk]:
-    """Return the walks of a search, at most: it ends earlier if a round finds nothing better. No search: none."""
+def search_walks(stage: str, work: Work, shapes: Shapes) -> list[SearchWalk]:
+    """Return the walks of a search in a stage: its first one scores, too, and those of rounds allocate.
+
+    They are as many as there may be: it ends earlier if a round finds nothing better. No search: none.
+    """
     search, units = work.structure, [[block.units for block in layer.blocks] for layer in shapes.layers]
     if not isinstance(search, Search):
         return []
@@ -70,15 +73,15 @@ def search_walks(work: Work, shapes: Shapes) -> list[SearchWalk]:
     rounds = [*[around] * search.rounds, [Pair(0, 0)] * len(shapes.layers)]
     tokens, round_tokens = (_whole_windows(number, work) for number in (search.tokens, search.round_tokens))
     first = SearchWalk("tokens", tokens, 0, alone, 1 - sum(search.levels) / len(search.levels))
-    refining = (
+    refining = [
         SearchWalk("round_tokens", round_tokens, count, trials, 1 - work.ratio)
         for count, trials in zip(candidates, rounds, strict=True)
-    )
-    return [first, *refining] if search.rounds else [first]
+    ]
+    return {"score": [first], "allocate": refining if search.rounds else []}.get(stage, [])
 
 
 def widest(walks: Sequence[SearchWalk]) -> SearchWalk | None:
-    """Return the walk whose streams take the most; None without a search."""
+    """Return the walk whose streams take the most; None if there is none."""
     return max(walks, key=lambda walk: walk.most_streams * walk.tokens, default=None)
 
 

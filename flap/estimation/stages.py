@@ -7,7 +7,7 @@ from functools import cached_property
 
 from flap.calibration.writing import SEQ_LEN, SEQUENCES
 from flap.estimation.operations import Operations
-from flap.estimation.searching import SearchWalk, search_walks
+from flap.estimation.searching import search_walks
 from flap.estimation.shapes import Shapes
 from flap.estimation.work import Place, Training, Work
 
@@ -83,19 +83,25 @@ class Stages:
         return Stage("recover", training.steps * (1 + passes), training.tokens + measured + student, forward + head)
 
     def _score(self) -> Stage:
-        if not self.work.metric.needs_covariance:
-            return Stage("score", 1)
-        return self._observing("score", self.work.tokens, True, self._operations.scores())
+        """Return the stage that scores, and in the same walk the first step of a search."""
+        covariance = self.work.metric.needs_covariance
+        operations = self._operations.scores() if covariance else 0
+        if search := self._search("score"):
+            return Stage("score", search.passes, search.tokens, search.operations + operations)
+        return self._observing("score", self.work.tokens, True, operations) if covariance else Stage("score", 1)
 
     def _allocate(self) -> Stage:
-        walks = [self._search(walk) for walk in search_walks(self.work, self.shapes)]
-        tokens, operations = (sum(getattr(walk, field) for walk in walks) for field in ("tokens", "operations"))
-        return Stage("allocate", len(walks), tokens, operations)
+        """Return the stage in which the plan is made; the rounds of a search are walks."""
+        return self._search("allocate") or Stage("allocate")
 
-    def _search(self, walk: SearchWalk) -> Stage:
-        fitted_on = self.work.trial_tokens(self.shapes) if self.work.compensation.needs_covariance else 0
-        observing = self._observing("allocate", fitted_on, True, self._operations.search(walk))
-        return Stage("allocate", 1, observing.tokens + walk.tokens * walk.mean_streams, observing.operations)
+    def _search(self, stage: str) -> Stage | None:
+        """Return the walks of a search in a stage; None if there are none."""
+        walks = search_walks(stage, self.work, self.shapes)
+        observed = self.work.tokens * self.work.observed(stage)
+        each = self._observing(stage, observed, True)
+        tokens = sum(each.tokens + walk.tokens * walk.mean_streams for walk in walks)
+        operations = sum(each.operations + self._operations.search(walk) for walk in walks)
+        return Stage(stage, len(walks), tokens, operations) if walks else None
 
     def _compress(self) -> Stage:
         if not self.work.compensation.needs_covariance:

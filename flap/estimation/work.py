@@ -11,10 +11,8 @@ from functools import cached_property
 import torch
 
 from flap.allocation import Structure
-from flap.calibration.calibrate import TOKENS_A_CHANNEL
 from flap.compression import Compensation
 from flap.data import HELD_OUT
-from flap.estimation.shapes import Shapes
 from flap.importance import Metric
 
 
@@ -105,6 +103,11 @@ class Work:
         """Whether covariances are collected."""
         return self.metric.needs_covariance or self.compensation.needs_covariance
 
+    def observed(self, stage: str) -> bool:
+        """Whether covariances are collected in a stage, where a search walks with trials in it."""
+        scored = stage == "score" and self.metric.needs_covariance
+        return scored or self.compensation.needs_covariance
+
     @property
     def tokens(self) -> int:
         """The tokens of all windows, those with an image among them."""
@@ -119,8 +122,3 @@ class Work:
     def held_out(self) -> int:
         """The number of held-out windows."""
         return math.ceil(self.num_windows / HELD_OUT)
-
-    def trial_tokens(self, shapes: Shapes) -> int:
-        """Return the tokens that trial fits are made from; see `Calibration`."""
-        wanted = TOKENS_A_CHANNEL * max(block.channels * block.experts / block.chosen for block in shapes.blocks)
-        return min(math.ceil(wanted / self.seq_len), self.num_windows) * self.seq_len + sum(self.image_tokens)

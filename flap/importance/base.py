@@ -6,6 +6,7 @@ Legend: G attention units (KV heads) · U units · C channels of a unit · I, O 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from typing import ClassVar
 
 import torch
@@ -21,10 +22,18 @@ class Scores:
 
     float32 on the CPU, finite. inverse_power: for each layer E[1 / ‖h‖²] of the hidden states h that enter it, for
     structures that scale errors by it; empty without calibration, and where the scores are no squared output errors.
+    divergences: for each layer those of its trials, in nats a token, lower is better; empty without a search.
     """
 
     layers: tuple[Pair[Tensor], ...]
     inverse_power: tuple[float, ...] = ()
+    divergences: tuple[tuple[float, ...], ...] = ()
+
+    @classmethod
+    def joined(cls, parts: Iterable["Scores"]) -> "Scores":
+        """Return the scores of all layers, from parts with some of the layers each."""
+        fields = zip(*((part.layers, part.inverse_power, part.divergences) for part in parts), strict=True)
+        return cls(*(tuple(chain.from_iterable(values)) for values in fields))
 
 
 @dataclass(frozen=True)
@@ -52,14 +61,18 @@ def score_layers(
     metric: Metric, adapter: ModelAdapter, statistics: Iterable[tuple[int, LayerStatistics | None]]
 ) -> Scores:
     """Return the scores of all layers. Each layer must be present while `statistics` yields its statistics."""
-    layers: list[Pair[Tensor]] = []
-    inverse_power: list[float] = []
-    errors = metric.measures_error and not metric.square_attention
+    parts: list[Scores] = []
     for i, observed in statistics:
-        layers.append(score_layer(metric, adapter.blocks(i), observed))
-        inverse_power += [observed.inverse_power] if observed and errors else []
+        parts.append(scores_of_layer(metric, adapter.blocks(i), observed))
         del observed  # with its covariances, before the next layer's are collected
-    return Scores(tuple(layers), tuple(inverse_power))
+    return Scores.joined(parts)
+
+
+def scores_of_layer(metric: Metric, blocks: Pair[Block], observed: LayerStatistics | None) -> Scores:
+    """Return the scores of one layer, as a part of those of all layers."""
+    errors = metric.measures_error and not metric.square_attention
+    inverse_power = (observed.inverse_power,) if observed and errors else ()
+    return Scores((score_layer(metric, blocks, observed),), inverse_power)
 
 
 def score_layer(metric: Metric, blocks: Pair[Block], observed: LayerStatistics | None) -> Pair[Tensor]:

@@ -7,16 +7,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flap.allocation import Budget, Measure, PruningPlan
+from flap.allocation import Budget, Measure, PruningPlan, Search
 from flap.calibration import Calibration
 from flap.calibration.calibrate import calibrate
 from flap.calibration.images import Images
 from flap.calibration.writing import WRITTEN, Draft, text_of, write
-from flap.compression import CompressLayer, Divergence, mask_layer, slice_layer
+from flap.compression import CompressLayer, Divergence, mask_layer, score_and_try, slice_layer
 from flap.config import FlapConfig
 from flap.data import Windows
 from flap.evaluation import Suite
 from flap.evaluation.layer_times import LayerTimes
+from flap.importance import SCORES, Scores, score_layers
 from flap.jobs.choices import Choices
 from flap.jobs.keys import CacheKeys
 from flap.models import Given, PlacedModel, Source, adapt
@@ -114,6 +115,22 @@ class Job:
             self.images.windows if self.images else (),
             self.windows.text_by_length if self.windows else (),
         )
+
+    def score(self, calibration: Calibration, folder: Path | None) -> Scores:
+        """Return how much each unit matters; for a search with the divergences of its trials, from the same walk.
+
+        What takes a walk is cached: runs with another ratio share it.
+        """
+        metric, structure, model = self.choices.metric, self.choices.structure, calibration.model
+        if isinstance(structure, Search):
+            divergence = Divergence(calibration, self.choices.compensation, folder and folder / "score")
+            make = partial(score_and_try, metric, structure, self.budget, divergence)
+        else:
+            visits = calibration.visit("score", metric.needs_covariance, apart=False)
+            make = partial(score_layers, metric, model.adapter, visits)
+            if not metric.needs_covariance:
+                return make()
+        return self.cache.get(SCORES, self.keys.scores(model.device), make)[0]
 
     def measure(self, calibration: Calibration, folder: Path | None) -> Measure:
         """Return the function that measures the divergence of plans; results are cached."""

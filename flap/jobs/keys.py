@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 
-from flap.allocation import PruningPlan
+from flap.allocation import PruningPlan, Search
 from flap.calibration import STATISTICS_VERSION
 from flap.calibration.images import Images
 from flap.config import FlapConfig
 from flap.data import Windows
+from flap.importance import SCORES_VERSION
 from flap.jobs.choices import Choices
 from flap.models import Given, Source
 from flap.reporting import device_name
@@ -20,7 +21,7 @@ Key = dict[str, Any]
 
 FITS_VERSION = 2  # raise it when compensation fits other weights or biases
 RECOVERY_VERSION = 1  # raise it when the training gives other weights
-DIVERGENCES_VERSION = 7  # raise it when the measurement or the fits change
+DIVERGENCES_VERSION = 8  # raise it when the measurement or the fits change
 DECIDING = ("metric", "structure", "compensation", "ratio", "target", "mask_only", "calibration")  # of the plan
 
 
@@ -69,6 +70,15 @@ class CacheKeys:
         compensation = asdict(self.config)["compensation"]
         measurement = {"search": DIVERGENCES_VERSION, "compensation": compensation, "device": device.type}
         return trials | self.statistics | measurement
+
+    def scores(self, device: torch.device) -> Key:
+        """Scores of all units, for any ratio; a search's have the divergences of its trials."""
+        search, metric = self.choices.structure, asdict(self.config)["metric"]
+        key = self.statistics | {"scores": SCORES_VERSION, "metric": metric, "device": device.type}
+        if not isinstance(search, Search):
+            return key
+        trials = {name: getattr(search, name) for name in ("tokens", "levels", "min_heads", "min_neurons")}
+        return self.divergences({"trials": trials}, device) | key
 
     @property
     def recovery(self) -> Key:

@@ -20,7 +20,7 @@ from flap.config import TargetConfig
 from flap.models import Pair, adapt
 from tests.allocation.test_toy import TOY_LAYERS, TOY_SCORES
 from tests.cases import ARCHITECTURES, STRUCTURES
-from tests.helpers.ratios import budget_of, made_up, model_of, random_scores
+from tests.helpers.ratios import allocated, budget_of, model_of, random_scores
 
 ONE_RANKING = ("AL-AM", "search")
 
@@ -84,7 +84,7 @@ def test_parameters_are_within_one_unit(architecture: str, name: str, share: flo
     most = share * total(architecture)
     budget, structure = asked(architecture, Biases(True), parameters=most), STRUCTURES[name]()
     structure.check(budget)
-    plan = structure.allocate(random_scores(budget), budget, made_up(budget))
+    plan = allocated(structure, random_scores(budget), budget)
     [one] = budget.bounds
     widths, realised = budget.widths(plan), one.cost(budget.widths(plan))
     assert realised <= most
@@ -112,7 +112,7 @@ def test_several_targets_hold_together(name: str, size: float, cache: float) -> 
     everything = 4 * 4 * 2 * 8 * 100 * 4  # bytes of keys and values: layers, KV heads, both, channels, tokens, float32
     target = {"bytes": 4 * size * total("llama-gqa"), "kv_cache_bytes": cache * everything}
     budget = asked("llama-gqa", Biases(True), **target)
-    plan = STRUCTURES[name]().allocate(random_scores(budget), budget, made_up(budget))
+    plan = allocated(STRUCTURES[name](), random_scores(budget), budget)
     values = {one.target: one.values(budget.widths(plan)) for one in budget.bounds}
     assert values["kv_cache_bytes"]["dense"] == everything
     assert all(one["realised"] <= one["asked"] for one in values.values())
@@ -125,7 +125,7 @@ def test_several_targets_hold_together(name: str, size: float, cache: float) -> 
 @pytest.mark.parametrize("name", ONE_RANKING)
 def test_a_cache_alone_takes_no_neuron(name: str) -> None:
     budget = asked("llama-gqa", Biases(True), kv_cache_bytes=60_000)
-    plan = STRUCTURES[name]().allocate(random_scores(budget), budget, made_up(budget))
+    plan = allocated(STRUCTURES[name](), random_scores(budget), budget)
     assert all(len(layer.mlp) == 56 for layer in plan.layers)
     assert sum(len(layer.attention) for layer in plan.layers) == 9  # of 16, at 6400 bytes each
 
@@ -166,6 +166,6 @@ def test_the_least_that_is_named_is_reached(name: str) -> None:
     least = int(str(caught.value).rpartition(" ")[2])
     budget = asked("llama-gqa", Biases(True), parameters=least)
     STRUCTURES[name]().check(budget)
-    plan = STRUCTURES[name]().allocate(random_scores(budget), budget, made_up(budget))
+    plan = allocated(STRUCTURES[name](), random_scores(budget), budget)
     assert set(budget.widths(plan)) == {Pair(1, 1)}
     assert budget.to_remove <= budget.total - budget.kept(plan)

@@ -14,7 +14,7 @@ from flap.allocation import ALAM, ALMM, ULMM, ULUM, Budget, LayerPlan, PruningPl
 from flap.importance import Scores
 from flap.models import Pair, adapt
 from tests.cases import ARCHITECTURES, STRUCTURES, tiny_model
-from tests.helpers.ratios import budget_of, made_up, random_scores
+from tests.helpers.ratios import allocated, budget_of, random_scores
 
 LIMITS = [
     {"round_to": 8},
@@ -66,7 +66,7 @@ def test_every_layer_holds_them(architecture: str, name: str, limits: dict[str, 
             continue
         met += 1
         for seed in range(3):
-            assert_holds(structure.allocate(random_scores(budget, seed), budget, made_up(budget)), structure)
+            assert_holds(allocated(structure, random_scores(budget, seed), budget), structure)
     assert met >= 1
 
 
@@ -74,9 +74,9 @@ def test_every_layer_holds_them(architecture: str, name: str, limits: dict[str, 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_blocks_of_one_and_minima_of_one_change_nothing(architecture: str, name: str) -> None:
     budget = budget_of(architecture, 0.35)
-    scores, measure = random_scores(budget), made_up(budget)
-    by_default = STRUCTURES[name]().allocate(scores, budget, measure)
-    assert STRUCTURES[name](min_heads=1, min_neurons=1).allocate(scores, budget, measure) == by_default
+    scores = random_scores(budget)
+    by_default = allocated(STRUCTURES[name](), scores, budget)
+    assert allocated(STRUCTURES[name](min_heads=1, min_neurons=1), scores, budget) == by_default
 
 
 def kept_by_hand(structure: Structure) -> list[tuple[int, int]]:

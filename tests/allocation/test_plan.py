@@ -12,7 +12,7 @@ from flap.compression import BiasCompensation, compress, slice_layer
 from flap.importance import score_layers
 from flap.models import Resident, adapt
 from tests.cases import ARCHITECTURES, METRICS, STRUCTURES, tiny_model, tokens
-from tests.helpers.ratios import made_up
+from tests.helpers.ratios import allocated
 
 PLAN = PruningPlan((LayerPlan((0, 2), (1, 5, 7)), LayerPlan((3,), (0,))))
 
@@ -41,7 +41,7 @@ def test_saved_plan_gives_a_fresh_model_the_same_logits(architecture: str, struc
     placed = Resident(tiny_model(architecture))
     known, budget = collect(placed, [tokens()], batch_size=3), price(placed.adapter, 0.35)
     scores = score_layers(METRICS["WIFV"](), placed.adapter, enumerate(known))
-    plan = STRUCTURES[structure]().allocate(scores, budget, made_up(budget))
+    plan = allocated(STRUCTURES[structure](), scores, budget)
     plan.save(tmp_path / "plan.json")
     reread = PruningPlan.load(tmp_path / "plan.json")
     assert reread == plan

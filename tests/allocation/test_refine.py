@@ -1,5 +1,7 @@
 """structure=search moves budget around a plan: what moves were measured to do scales the nats of a block's units."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -55,8 +57,8 @@ def test_budget_moves_to_where_it_was_measured_to_matter(architecture: str, rati
     budget, structure = budget_of(architecture, ratio), Search(rounds=1, step=0.25)
     scores = random_scores(budget)
     pairs = zip(scores.layers, budget.layers, strict=True)
-    alone = [[0.01 * trial.removed for trial in structure.trials(*pair)] for pair in pairs]
-    nats = structure.in_nats(scores, alone, budget)
+    alone = (tuple(0.01 * trial.removed for trial in structure.trials(*pair)) for pair in pairs)
+    nats = structure.in_nats(replace(scores, divergences=tuple(alone)), budget)
     plan = one_ranking(structure, nats, budget)
     trials = [neighbours(*pair, structure.step) for pair in zip(scores.layers, plan.layers, strict=True)]
 

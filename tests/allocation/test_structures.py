@@ -6,7 +6,7 @@ import pytest
 
 from flap.allocation import ULUM, LayerPlan
 from tests.cases import ARCHITECTURES, MIXTURES, RATIOS, STRUCTURES
-from tests.helpers.ratios import assert_meets, budget_of, made_up, model_of, random_scores
+from tests.helpers.ratios import allocated, assert_meets, budget_of, model_of, random_scores
 
 OF_EXPERTS = [name for name in STRUCTURES if name != "search"]  # which refuses them: test_search.py
 
@@ -17,7 +17,7 @@ OF_EXPERTS = [name for name in STRUCTURES if name != "search"]  # which refuses 
 def test_ratio_is_met_and_no_layer_is_empty(architecture: str, ratio: float, structure: str) -> None:
     budget = budget_of(architecture, ratio)
     for seed in range(5):
-        plan = STRUCTURES[structure]().allocate(random_scores(budget, seed), budget, made_up(budget))
+        plan = allocated(STRUCTURES[structure](), random_scores(budget, seed), budget)
         assert_meets(plan, model_of(architecture), ratio)
 
 
@@ -26,7 +26,7 @@ def test_ratio_is_met_and_no_layer_is_empty(architecture: str, ratio: float, str
 def test_ratio_zero_keeps_everything(architecture: str, structure: str) -> None:
     budget = budget_of(architecture, 0.0)
     everything = LayerPlan(tuple(range(budget.layers[0].attention.count)), tuple(range(56)))
-    assert STRUCTURES[structure]().allocate(random_scores(budget), budget, made_up(budget)).layers == (everything,) * 4
+    assert allocated(STRUCTURES[structure](), random_scores(budget), budget).layers == (everything,) * 4
 
 
 @pytest.mark.parametrize("ratio", RATIOS)
@@ -50,7 +50,7 @@ def test_ratio_that_would_empty_a_layer_names_the_highest(architecture: str, mos
             structure().check(budget_of(architecture, 0.95))
     budget = budget_of(architecture, float(most))
     for structure in STRUCTURES.values():
-        plan = structure().allocate(random_scores(budget), budget, made_up(budget))
+        plan = allocated(structure(), random_scores(budget), budget)
         assert_meets(plan, model_of(architecture), float(most))
 
 

@@ -10,11 +10,19 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from flap.allocation import ULUM, LayerPlan, PruningPlan, price
+from flap.allocation import ULUM, LayerPlan, PruningPlan, Search, price
 from flap.calibration import Calibration, LayerStatistics, Statistics, Visits, batch_statistics, collect
 from flap.calibration.covariance import Covariance
 from flap.calibration.symmetric import Symmetric
-from flap.compression import BiasCompensation, Divergence, LinearCompensation, compress, prune_in_sequence, slice_layer
+from flap.compression import (
+    BiasCompensation,
+    Divergence,
+    LinearCompensation,
+    compress,
+    prune_in_sequence,
+    score_and_try,
+    slice_layer,
+)
 from flap.importance import OBS, score_layers
 from flap.models import Pair, Resident, adapt
 from tests.cases import ARCHITECTURES, tiny_model, tokens
@@ -218,6 +226,7 @@ def test_one_layer_is_in_memory() -> None:
     calibration, linear = OneAtATime(Resident(tiny_model("llama-gqa")), [WINDOWS], 4, []), LinearCompensation()
     adapter, plan = calibration.model.adapter, PruningPlan((LayerPlan((0, 2), tuple(range(30))),) * 4)
     score_layers(OBS(), adapter, calibration.visit("score", covariance=True))
+    score_and_try(OBS(), Search(), price(adapter, 0.4), Divergence(calibration, linear))
     Divergence(calibration, linear)([plan], WINDOWS.numel())
     assert len(compress(adapter, plan, linear, calibration.visit("compress", covariance=True), slice_layer)) == 8
     another = OneAtATime(Resident(tiny_model("llama-gqa")), [WINDOWS], 4, [])

@@ -13,7 +13,7 @@ from flap.compression import mask_layer
 from flap.models import Resident, adapt
 from tests.cases import tokens
 from tests.helpers.compressed import COMPENSATIONS, calibrated, changed, logits
-from tests.helpers.ratios import budget_of, made_up, random_scores
+from tests.helpers.ratios import allocated, budget_of, random_scores
 
 ALL = tuple(range(56))
 # The first layer without attention (caches count tokens there), one without an MLP, one without either, one thinner.
@@ -85,5 +85,5 @@ def test_the_search_tries_whole_blocks() -> None:
         ("mlp", 56),
     ]
     assert {len(trial.plan.attention) for trial in trials} == {0, 1, 2, 3, 4}
-    plan = search.allocate(scores, budget, made_up(budget))
+    plan = allocated(search, scores, budget)
     assert any(not layer.attention for layer in plan.layers)  # the first layers cost least

@@ -25,7 +25,7 @@ from flap.compression import (
 from flap.importance import score_layers
 from flap.models import Resident, adapt
 from tests.cases import METRICS, STRUCTURES, tiny_model, tokens, with_biases
-from tests.helpers.ratios import made_up
+from tests.helpers.ratios import allocated
 
 COMPENSATIONS = {"bias": BiasCompensation(), "none": NoCompensation(), "linear": LinearCompensation()}
 
@@ -75,7 +75,7 @@ def calibrated(architecture: str, biased: bool = True) -> tuple[PreTrainedModel,
 def plan_for(architecture: str, metric: str = "WIFV", structure: str = "AL-AM", ratio: float = 0.5) -> PruningPlan:
     model, known = calibrated(architecture)
     scores, budget = score_layers(METRICS[metric](), adapt(model), enumerate(known)), price(adapt(model), ratio)
-    return STRUCTURES[structure]().allocate(scores, budget, made_up(budget))
+    return allocated(STRUCTURES[structure](), scores, budget)
 
 
 def changed(

@@ -1,12 +1,13 @@
 """Budgets and random scores of the tiny models, a made-up measure, and the contract that every plan keeps."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 
 import torch
 from transformers import PreTrainedModel
 
-from flap.allocation import Budget, Measure, PruningPlan, price
+from flap.allocation import Budget, LayerPlan, Measure, PruningPlan, Search, Structure, price
 from flap.importance import Scores
 from flap.models import Pair, adapt
 from tests.cases import tiny_model
@@ -43,6 +44,30 @@ def made_up(budget: Budget) -> Measure:
         return [nats(plan) for plan in plans]
 
     return measure
+
+
+def tried(structure: Structure, scores: Scores, budget: Budget, measure: Measure) -> Scores:
+    """The scores as a run has them: for a search with the divergences of its trials, each in a dense model."""
+    if not isinstance(structure, Search):
+        return scores
+    layers = zip(scores.layers, budget.layers, strict=True)
+    whole = PruningPlan(
+        tuple(
+            LayerPlan(tuple(range(units.attention.count)), tuple(range(units.mlp.experts * units.mlp.count)))
+            for units in budget.layers
+        )
+    )
+    divergences = (
+        measure([whole.with_layer(i, trial.plan) for trial in structure.trials(*layer)], structure.tokens)
+        for i, layer in enumerate(layers)
+    )
+    return replace(scores, divergences=tuple(map(tuple, divergences)))
+
+
+def allocated(structure: Structure, scores: Scores, budget: Budget, measure: Measure | None = None) -> PruningPlan:
+    """The plan of these scores; a search decides by `measure`, or by made-up divergences."""
+    measure = measure or made_up(budget)
+    return structure.allocate(tried(structure, scores, budget, measure), budget, measure)
 
 
 def unit_sizes(model: PreTrainedModel) -> tuple[int, int]:

@@ -211,7 +211,7 @@ def test_flap_plus(
     options = ["method=flap_plus", f"calibration.num_samples={num_samples}", "ratio=0.4"]
     report = run(composed(*tiny(tmp_path / "model", text_file), *options), tmp_path / "run")
     assert report.ratio["realised_decoder"] == pytest.approx(0.4, abs=0.03)
-    assert report.weight_passes == 3
+    assert report.weight_passes == 2
     fits = {name: fit for name, fit in report.repairs.items() if "expert" in name}
     assert len(fits) >= EXPERTS and all(math.isfinite(fit["held_out_error"]) for fit in fits.values())
     biased = [name for name, fit in report.repairs.items() if fit["ridge"] is None]

@@ -21,7 +21,7 @@ from tests.cases import METRICS, STRUCTURES, random_model, tokens
 from tests.helpers.compressed import covariances
 from tests.helpers.fresh import in_a_fresh_process
 from tests.helpers.pruned import Saved, generated, logits, plan_of, save_pruned
-from tests.helpers.ratios import made_up
+from tests.helpers.ratios import allocated
 from tests.helpers.runs import composed, tiny
 from tests.models.families import test_mixtures
 from tests.models.families.contract import is_stock
@@ -181,7 +181,7 @@ def test_every_structure_keeps_as_many_as_a_token_is_sent_to(metric: str, struct
     known = covariances(model, tokens(), 4, whole_experts=True) if metric == "OBS" else observed(model)
     budget = price(adapter, ratio)
     chosen.check(budget)
-    plan = chosen.allocate(score_layers(METRICS[metric](), adapter, enumerate(known)), budget, made_up(budget))
+    plan = allocated(chosen, score_layers(METRICS[metric](), adapter, enumerate(known)), budget)
     assert budget.whole_experts == {0, 2}
     assert all(len(plan.layers[i].mlp) >= TOP_K for i in budget.whole_experts)
     largest = max(units.price for layer in budget.layers for units in layer)

@@ -1,0 +1,33 @@
+"""The file of scores: what is read is what was written, to the bit."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from flap.importance import Scores, read_scores, write_scores
+from flap.models import Pair
+
+
+def layer(heads: int) -> Pair[torch.Tensor]:
+    return Pair(torch.rand(heads, 8).mT.contiguous().mT, torch.rand(5))
+
+
+@pytest.mark.parametrize(
+    ("power", "divergences"),
+    [((), ()), ((0.1, 1e-30), ()), ((0.1, 3.0), ((0.1, 1e-12), (2.0,))), ((), ((0.3,), ()))],
+)
+def test_scores_are_read_as_written(
+    power: tuple[float, ...], divergences: tuple[tuple[float, ...], ...], tmp_path: Path
+) -> None:
+    scores = Scores((layer(3), layer(4)), power, divergences)
+    write_scores(scores, tmp_path / "data")
+    found = read_scores(tmp_path / "data")
+    assert (found.inverse_power, found.divergences) == (power, divergences)
+    for one, other in zip(found.layers, scores.layers, strict=True):
+        assert all(torch.equal(*pair) for pair in zip(one, other, strict=True))
+
+
+def test_parts_of_some_layers_are_joined() -> None:
+    first, second = Scores((layer(3),), (0.5,)), Scores((layer(4),), (2.0,))
+    assert Scores.joined([first, second]) == Scores((*first.layers, *second.layers), (0.5, 2.0))
