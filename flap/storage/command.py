@@ -17,7 +17,7 @@ from rich.table import Table
 from flap.storage.cache import LABEL
 from flap.storage.files import cache_root
 
-KINDS = ("statistics", "divergences", "dense", "models", "streams", "offload")
+KINDS = ("statistics", "scores", "divergences", "self", "layer_times", "dense", "models", "streams", "offload")
 
 
 @dataclass(frozen=True)

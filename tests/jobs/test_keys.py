@@ -14,14 +14,17 @@ PLAN = PruningPlan((LayerPlan((0, 1), (3, 5)),) * 4)
 CPU = torch.device("cpu")
 CHANGES = [
     ("ratio=0.5", {"workspace"}),
-    ("metric=IFV", {"workspace"}),
+    ("metric=IFV", {"workspace", "scores"}),
     ("structure=UL-UM", {"workspace"}),
     ("mask_only=true", {"workspace", "compressed", "pruned"}),
     ("compensation=none", {"workspace", "compressed", "pruned", "divergences"}),
     ("calibration.batch_size=2", {"workspace"}),
-    ("calibration.num_samples=6", {"workspace", "compressed", "pruned", "divergences", "statistics", "inputs"}),
-    ("seed=7", {"workspace", "compressed", "pruned", "divergences", "statistics", "inputs"}),
-    ("model.dtype=bfloat16", {"workspace", "divergences", "statistics", "dense", "layer_times", "inputs"}),
+    (
+        "calibration.num_samples=6",
+        {"workspace", "compressed", "pruned", "divergences", "scores", "statistics", "inputs"},
+    ),
+    ("seed=7", {"workspace", "compressed", "pruned", "divergences", "scores", "statistics", "inputs"}),
+    ("model.dtype=bfloat16", {"workspace", "divergences", "scores", "statistics", "dense", "layer_times", "inputs"}),
     ("eval.perplexity.max_tokens=64", set()),
     ("use_cache=false", set()),
     ("checkpoint.save=false", set()),
@@ -42,7 +45,7 @@ def keys(folder: Path, *arguments: str) -> dict[str, object]:
     keys, trials = job.keys, job.keys.trials([PLAN], 16)
     return {
         "statistics": keys.statistics, "workspace": keys.workspace, "dense": keys.dense(CPU),
-        "layer_times": keys.layer_times(CPU), "divergences": keys.divergences(trials, CPU),
+        "layer_times": keys.layer_times(CPU), "divergences": keys.divergences(trials, CPU), "scores": keys.scores(CPU),
         "compressed": keys.compressed(PLAN), "pruned": keys.pruned(PLAN), "inputs": inputs(job),
     }  # fmt: skip
 
@@ -52,3 +55,26 @@ def test_plans_have_keys_of_their_own(model_dir: Path, text_file: Path, tmp_path
     other = PLAN.with_layer(0, LayerPlan((0,), (3, 5)))
     assert keys.compressed(PLAN) != keys.compressed(other)
     assert keys.trials([PLAN], 16) != keys.trials([other], 16) != keys.trials([other], 32)
+
+
+@pytest.mark.parametrize(
+    ("override", "same"),
+    [
+        ("ratio=0.5", True),
+        ("structure.rounds=1", True),
+        ("structure.round_tokens=32", True),
+        ("round_to=8", True),
+        ("structure.tokens=32", False),
+        ("structure.levels=[0.5]", False),
+        ("structure.min_heads=2", False),
+        ("metric.ridge=1.0", False),
+        ("compensation.ridge=1.0", False),
+        ("structure=AL-AM", False),
+    ],
+)
+def test_scores_of_a_search_serve_what_is_decided_after_them(
+    override: str, same: bool, model_dir: Path, text_file: Path, tmp_path: Path
+) -> None:
+    arguments = [*tiny(model_dir, text_file), "model.device=cpu", "ratio=0.4", "method=flap_plus"]
+    before, after = (prepare(composed(*arguments, *more), tmp_path).keys.scores(CPU) for more in ((), (override,)))
+    assert (before == after) == same

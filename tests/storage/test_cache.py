@@ -3,6 +3,7 @@
 import json
 import logging
 import multiprocessing
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +11,9 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+import flap
 from flap.storage.cache import Cache, Kind, digest
-from flap.storage.command import main
+from flap.storage.command import KINDS, main
 
 WORDS: Kind[str] = Kind("dense", lambda value, path: path.write_text(value), lambda path: path.read_text())
 KEY = {"dataset": "wikitext2", "model": {"dtype": "float32"}}
@@ -162,3 +164,9 @@ def test_clear_takes_a_kind_or_all(tmp_path: Path, capsys: pytest.CaptureFixture
     main(["clear", "--cache-dir", str(tmp_path)])
     assert not (tmp_path / "models" / "tiny").exists() and (tmp_path / "not-ours" / "data").exists()
     assert capsys.readouterr().out.count("removed 1 entries") == 2
+
+
+def test_every_kind_of_entry_is_listed_and_cleared() -> None:
+    sources = [path.read_text() for path in Path(flap.__file__).parent.rglob("*.py")]
+    made = {name for source in sources for name in re.findall(r'(?:\bKind|as_json)\(\s*"(\w+)"', source)}
+    assert {"statistics", "scores", "self", "layer_times"} <= made <= set(KINDS)
