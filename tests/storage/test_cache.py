@@ -168,5 +168,5 @@ def test_clear_takes_a_kind_or_all(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_every_kind_of_entry_is_listed_and_cleared() -> None:
     sources = [path.read_text() for path in Path(flap.__file__).parent.rglob("*.py")]
-    made = {name for source in sources for name in re.findall(r'(?:\bKind|as_json)\(\s*"(\w+)"', source)}
+    made = {name for source in sources for name in re.findall(r'= (?:Kind|as_json)\(\s*"(\w+)"', source)}
     assert {"statistics", "scores", "self", "layer_times"} <= made <= set(KINDS)
