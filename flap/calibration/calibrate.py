@@ -17,6 +17,7 @@ from flap.data import HELD_OUT, batches, split_windows
 from flap.models import Batch, PlacedModel, Seen, Stream, Walk
 from flap.models.devices import give_back_freed
 from flap.storage import Cache
+from flap.storage.files import atomic_file
 
 Visits = Iterator[tuple[int, LayerStatistics | None]]
 
@@ -137,7 +138,8 @@ def collect_batches(model: PlacedModel, windows: Sequence[Batch], folder: Path |
     for i in model.observe(windows, recorders, folder):
         statistics[i] = recorders[i].finish()
         if folder is not None:  # before the walk records that the layer is done
-            write_statistics([statistics[i]], folder / f"statistics-{i}.safetensors")
+            with atomic_file(folder / f"statistics-{i}.safetensors") as scratch:
+                write_statistics([statistics[i]], scratch)
     return [statistics[i] if i in statistics else _read_earlier(folder, i) for i in range(len(recorders))]
 
 

@@ -29,7 +29,7 @@ class Images:
     @property
     def key(self) -> dict[str, Any]:
         """All that the windows depend on besides the model, as part of cache keys."""
-        return {"images": list(self.sha256), "tokens": self.tokens}
+        return {"images": {"sha256": list(self.sha256), "tokens": self.tokens}}
 
     @property
     def tokens(self) -> list[int]:

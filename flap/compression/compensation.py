@@ -54,8 +54,8 @@ class Compensation(ABC):
     ) -> list[Fit]:
         """Return the new weight and the addition to the bias for each of several removals from the same projection.
 
-        `statistics` is None only if `needs_statistics` is False. trial: the fits are compared and then dropped, so an
-        expensive choice within them may be left out.
+        `statistics` is None only if `needs_statistics` is False. trial: the fits are compared on held-out
+        tokens and then dropped, so a map is fitted without those, and an expensive choice may be left out.
         """
 
 

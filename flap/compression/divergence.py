@@ -39,9 +39,9 @@ class Divergence:
 
     Plans share a stream of hidden states as long as their layers are equal. Where their plans of a layer differ, the
     stream forks. Each layer is read once and pruned once for each different plan of it, in a copy. The windows are the
-    last ones of those that are held out when fits are chosen; the fits of trials see none of them. The predictions of
-    every fourth position are compared: those of its neighbours say little more, and over a large vocabulary they cost
-    as much as many layers.
+    last ones of those that are held out when fits are chosen; the maps of trials are fitted without them. The
+    predictions of every fourth position are compared: those of its neighbours say little more, and over a large
+    vocabulary they cost as much as many layers.
 
     Where the calibration is a mixture, the divergence is that of the text on which it is largest: what only one of the
     texts needs is likely to be needed by another text that nobody has calibrated on, and a mean would hide it.
@@ -106,8 +106,7 @@ class Divergence:
         stream_ids: list[int],
     ) -> tuple[dict[int, Stream], list[int]]:
         """Run layer i, pruned as each plan says, over all streams; return the new streams and each plan's stream id."""
-        next_ids = _next_stream_ids(plans, stream_ids)
-        forks: dict[LayerPlan, set[tuple[int, int]]] = defaultdict(set)
+        next_ids, forks = _next_stream_ids(plans, stream_ids), defaultdict[LayerPlan, set[tuple[int, int]]](set)
         for plan, before, after in zip(plans, stream_ids or [0] * len(plans), next_ids, strict=True):
             forks[plan].add((before, after))
         fits = fit_layer(self.calibration.model.adapter.blocks(i), list(forks), self.compensation, observed, trial=True)

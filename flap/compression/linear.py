@@ -32,8 +32,8 @@ class LinearCompensation(Compensation):
     A = W_P C_PK (C_KK + ridge · mean(diag C) · 1)⁻¹ maps x_K to W_P x_P; FLAP's bias is A = 0. ridge: None = the one of
     RIDGES whose map, fitted without the held-out tokens, has the smallest error on them; then A is fitted on all
     tokens. If no map has a smaller held-out error than the bias, or none exists, the bias is used. In trials the ridge
-    is TRIAL_RIDGE, the map is not compared with the bias if there are enough tokens, and held-out tokens, on some of
-    which trials are measured, stay out of it.
+    is TRIAL_RIDGE, the map is not compared with the bias if there are enough tokens, and it is fitted without the
+    held-out tokens, on some of which trials are measured.
     """
 
     needs_covariance: ClassVar[bool] = True
@@ -53,7 +53,7 @@ class LinearCompensation(Compensation):
         """
         assert statistics is not None and statistics.parts is not None
         fitting, held_out = map(Covariance.of, statistics.parts)
-        judged = not trial or int(statistics.num_tokens) < ENOUGH_TOKENS * weight_OI.shape[1]
+        judged = not trial or fitting.num_tokens < ENOUGH_TOKENS * weight_OI.shape[1]
         ridges, fits = self._ridges(trial), dict[int, Fit]()
         final = fitting if trial else Covariance.of(*statistics.parts)
         for chain in chains(removals):

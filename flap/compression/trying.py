@@ -3,27 +3,31 @@
 The scores of a layer say which units its trials remove, and its covariances are there for both; so one walk does.
 """
 
+import shutil
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import chain, islice
 
-from flap.allocation import Budget, LayerPlan, PruningPlan, Search
+from flap.allocation import Budget, LayerPlan, Search
+from flap.allocation.trials import unit_scores, without_lowest
 from flap.calibration import LayerStatistics
-from flap.compression.divergence import Divergence, dense_plan
+from flap.compression.divergence import Divergence
 from flap.importance import Metric, Scores, read_scores, scores_of_layer, write_scores
+from flap.storage.files import atomic_file
 
 
 def score_and_try(metric: Metric, search: Search, budget: Budget, divergence: Divergence) -> Scores:
     """Return the scores of all units with the divergences of each layer's trials, in nats a token, in one walk.
 
-    An interrupted walk resumes from the folder of `divergence`, but for scores that need no statistics: random ones
-    would be drawn again.
+    An interrupted walk resumes from the folder of `divergence`; with scores that need no statistics it begins anew,
+    because random ones would be drawn in another order.
 
     Raises:
         ValueError: activations, scores or predictions are not finite.
     """
-    if not metric.needs_statistics:
-        divergence = replace(divergence, folder=None)
-    trials = _Trials(metric, search, budget, divergence, dense_plan(divergence.calibration.model))
+    if not metric.needs_statistics and divergence.folder is not None:
+        shutil.rmtree(divergence.folder, ignore_errors=True)
+    trials = _Trials(metric, search, budget, divergence)
     covariance = metric.needs_covariance or divergence.compensation.needs_covariance
     measured = iter(divergence.along(trials, search.tokens, covariance, "score"))
     return replace(Scores.joined(trials.scores), divergences=tuple(tuple(islice(measured, n)) for n in trials.counts))
@@ -37,10 +41,9 @@ class _Trials:
     search: Search
     budget: Budget
     divergence: Divergence
-    dense: PruningPlan
     scores: list[Scores] = field(default_factory=list)
 
-    @property
+    @cached_property
     def counts(self) -> list[int]:
         """How many trials each layer has."""
         return [sum(map(len, self.search.removals(prices))) for prices in self.budget.layers]
@@ -48,7 +51,8 @@ class _Trials:
     def __call__(self, i: int, observed: LayerStatistics | None) -> list[LayerPlan]:
         """Return layer i of each trial: its own trials, and as it is in those of other layers."""
         self.scores.append(self._scored(i, observed))
-        [scores], whole = self.scores[i].layers, self.dense.layers[i]
+        [scores] = self.scores[i].layers
+        whole = LayerPlan(*(without_lowest(score_U, 0) for score_U in unit_scores(scores)))
         of_layers = [[whole] * count for count in self.counts]
         of_layers[i] = [trial.plan for trial in self.search.trials(scores, self.budget.layers[i])]
         return list(chain.from_iterable(of_layers))
@@ -62,5 +66,6 @@ class _Trials:
         known = observed if self.metric.needs_covariance else calibration.layers[i] if calibration.layers else None
         scores = scores_of_layer(self.metric, calibration.model.adapter.blocks(i), known)
         if file is not None:
-            write_scores(scores, file)
+            with atomic_file(file) as scratch:
+                write_scores(scores, scratch)
         return scores

@@ -51,7 +51,7 @@ class Disk(Parts):
         return left + (self.states(texts.tokens, 2).streams if streamed and texts is not None else 0)
 
     def _search(self, stage: str) -> float:
-        """Return the hidden states of all streams of a search, and those of the windows that trials are fitted on."""
+        """Return the hidden states of all streams of a search, and those of the windows that covariances are of."""
         walk = widest(search_walks(stage, self.work, self.shapes))
         if walk is None:
             return 0

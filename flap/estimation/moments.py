@@ -52,11 +52,12 @@ class Moments(Parts):
 
     def score(self) -> list[Use]:
         """Each layer is scored; in a search with trials in the same walk."""
-        factors = self.factors(OBS_COPIES, OBS_WEIGHTS)
+        covariance, plain = self.work.metric.needs_covariance, self.in_float(PLAIN_WEIGHTS)
+        factors = self.factors(OBS_COPIES, OBS_WEIGHTS) if covariance else plain
         if search := self._search("score", factors):
             return search
-        if not self.work.metric.needs_covariance:
-            return [self.layer() + self.in_float(PLAIN_WEIGHTS)]
+        if not covariance:
+            return [self.layer() + plain]
         return self._observed(self.states(self.work.tokens, 1, files=False), factors, 1)
 
     def allocate(self) -> list[Use]:

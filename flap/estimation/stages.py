@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from flap.calibration.writing import SEQ_LEN, SEQUENCES
@@ -87,7 +87,7 @@ class Stages:
         covariance = self.work.metric.needs_covariance
         operations = self._operations.scores() if covariance else 0
         if search := self._search("score"):
-            return Stage("score", search.passes, search.tokens, search.operations + operations)
+            return replace(search, operations=search.operations + operations)
         return self._observing("score", self.work.tokens, True, operations) if covariance else Stage("score", 1)
 
     def _allocate(self) -> Stage:

@@ -32,7 +32,7 @@ class Scores:
     @classmethod
     def joined(cls, parts: Iterable["Scores"]) -> "Scores":
         """Return the scores of all layers, from parts with some of the layers each."""
-        fields = zip(*((part.layers, part.inverse_power, part.divergences) for part in parts), strict=True)
+        fields = zip(*((part.layers, part.inverse_power, part.divergences) for part in parts), strict=False)
         return cls(*(tuple(chain.from_iterable(values)) for values in fields))
 
 

@@ -119,7 +119,7 @@ class Job:
     def score(self, calibration: Calibration, folder: Path | None) -> Scores:
         """Return how much each unit matters; for a search with the divergences of its trials, from the same walk.
 
-        What takes a walk is cached: runs with another ratio share it.
+        Scores with covariances, and a search's, are cached: runs with another ratio share them.
         """
         metric, structure, model = self.choices.metric, self.choices.structure, calibration.model
         if isinstance(structure, Search):

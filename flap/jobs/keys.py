@@ -77,7 +77,11 @@ class CacheKeys:
         key = self.statistics | {"scores": SCORES_VERSION, "metric": metric, "device": device.type}
         if not isinstance(search, Search):
             return key
-        trials = {name: getattr(search, name) for name in ("tokens", "levels", "min_heads", "min_neurons")}
+        trials = {
+            "tokens": search.tokens,
+            "levels": search.levels,
+            "whole": [not search.min_heads, not search.min_neurons],
+        }
         return self.divergences({"trials": trials}, device) | key
 
     @property

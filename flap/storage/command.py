@@ -79,7 +79,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--kind",
         choices=KINDS,
-        help="only this kind; dense: scores of dense models; streams and offload: what killed runs have left",
+        help="only this kind; dense: evaluations of dense models; streams and offload: what killed runs have left",
     )
     options = parser.parse_args(arguments)
     root = cache_root(options.cache_dir)

@@ -1,11 +1,13 @@
 """Keys of what is stored: each changes with all that its result depends on, and with nothing else."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from flap.allocation import LayerPlan, PruningPlan
+from flap.calibration.images import Images
 from flap.jobs.facts import inputs
 from flap.jobs.prepare import prepare
 from tests.helpers.runs import composed, tiny
@@ -64,7 +66,8 @@ def test_plans_have_keys_of_their_own(model_dir: Path, text_file: Path, tmp_path
         ("round_to=8", True),
         ("structure.tokens=32", False),
         ("structure.levels=[0.5]", False),
-        ("structure.min_heads=2", False),
+        ("structure.min_heads=2", True),
+        ("structure.min_heads=0", False),  # whole attentions are tried, too
         ("metric.ridge=1.0", False),
         ("compensation.ridge=1.0", False),
         ("structure=AL-AM", False),
@@ -76,3 +79,13 @@ def test_scores_of_a_search_serve_what_is_decided_after_them(
     arguments = [*tiny(model_dir, text_file), "model.device=cpu", "ratio=0.4", "method=flap_plus"]
     before, after = (prepare(composed(*arguments, *more), tmp_path).keys.scores(CPU) for more in ((), (override,)))
     assert (before == after) == same
+
+
+def test_another_text_beside_images_is_another_key(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
+    images, found = Images("pictures", [{"input_ids": torch.zeros(1, 5)}], ["sha"]), []
+    path = tmp_path / "text.txt"
+    for text in (text_file.read_text(), text_file.read_text()[::-1]):
+        path.write_text(text)
+        job = replace(prepare(composed(*tiny(model_dir, path)), tmp_path), images=images)
+        found.append(job.keys.statistics)
+    assert found[0] != found[1]
