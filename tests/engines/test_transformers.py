@@ -24,7 +24,9 @@ for checkpoint in sys.argv[1:]:
     with torch.no_grad():
         logprobs_NTV = model(input_ids=every_NT).logits[:, :-1].log_softmax(-1)
     found_NT = logprobs_NTV.gather(-1, every_NT[:, 1:, None])[..., 0]
-    torch.testing.assert_close(found_NT, known["logprobs_NT"], rtol=0, atol=1e-4, msg=lambda text: checkpoint + text)
+    # relative: a token with a massive activation is 4e-4 off itself in float32
+    bounds = {"rtol": 1e-4, "atol": 1e-4}
+    torch.testing.assert_close(found_NT, known["logprobs_NT"], **bounds, msg=lambda text: checkpoint + text)
 assert "flap" not in sys.modules
 """
 
