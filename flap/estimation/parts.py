@@ -13,7 +13,7 @@ from flap.estimation.work import Place, Work
 # Copies of one covariance in float32 (a float64 counts as two, the factor of a fit as half of that, strips of rows as a
 # tenth), beside the co-moments, and of one output projection in float32: while OBS scores, trial fits and the final
 # fits are computed.
-OBS_COPIES, OBS_WEIGHTS = 2.2, 3
+OBS_COPIES, OBS_WEIGHTS = 2.2, 2.5
 TRIAL_COPIES, TRIAL_WEIGHTS = 0.6, 3
 FIT_COPIES, FIT_WEIGHTS = 1.1, 3
 PLAIN_WEIGHTS = 2  # of an output projection: scores and compensations without covariances

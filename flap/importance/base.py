@@ -53,8 +53,11 @@ class Metric(ABC):
         """Return score_I in float32, higher = keep. `statistics` is None only if `needs_statistics` is False."""
 
     def score_units(self, weight_OI: Tensor, statistics: Statistics | None, columns_UC: Tensor) -> Tensor:
-        """Return score_UC, the scores of each unit's channels. A metric that scores whole units overrides this."""
-        return self.score(weight_OI, statistics)[columns_UC]
+        """Return score_UC, the scores of each unit's channels. A metric that scores whole units overrides this.
+
+        weight_OI: in the model's type, so that a metric which computes in another one makes one copy.
+        """
+        return self.score(weight_OI.float(), statistics)[columns_UC]
 
 
 def score_layers(
@@ -91,7 +94,7 @@ def score_layer(metric: Metric, blocks: Pair[Block], observed: LayerStatistics |
 
 
 def _score_block(metric: Metric, block: Block, statistics: Statistics | None) -> Tensor:
-    weight_OI = block.output.weight.detach().float()
+    weight_OI = block.output.weight.detach()
     on_device = statistics and statistics.to(weight_OI.device)
     if not metric.needs_covariance or block.num_experts == 1:
         return metric.score_units(weight_OI, on_device, block.columns_UC).cpu()
