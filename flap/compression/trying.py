@@ -63,8 +63,9 @@ class _Trials:
         file = folder and folder / f"scores-{i}.safetensors"
         if observed is None and file is not None and file.exists():
             return read_scores(file)
-        known = observed if self.metric.needs_covariance else calibration.layers[i] if calibration.layers else None
-        scores = scores_of_layer(self.metric, calibration.model.adapter.blocks(i), known)
+        if not self.metric.needs_covariance:  # plain statistics are those that other structures score with
+            observed = calibration.layers[i] if calibration.layers else None
+        scores = scores_of_layer(self.metric, calibration.model.adapter.blocks(i), observed)
         if file is not None:
             with atomic_file(file) as scratch:
                 write_scores(scores, scratch)
