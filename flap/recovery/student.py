@@ -3,10 +3,11 @@
 Legend: N windows · T tokens a window · D hidden size · P positions · V vocabulary · K likeliest words.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import kl_div
-from torch.utils.checkpoint import checkpoint
 
 from flap.console.progress import progress
 from flap.models import PlacedModel
@@ -38,21 +39,40 @@ class Student(nn.Module):
     def forward(self, input_ids: Tensor) -> dict[str, Tensor]:
         """Return KL(dense ‖ compressed) of the next-token distributions, in nats a token, averaged over all positions.
 
-        The logits of a chunk of positions are dropped and made again for its gradient: those of a batch, over a whole
-        vocabulary, would take more memory than the model.
+        The gradient at the final hidden states is computed at once, chunk of positions by chunk, so that no logits are
+        kept or made twice: those of a batch, over a whole vocabulary, would take more memory than the model.
         """
         with torch.no_grad():
             dense_PD = _hidden(self.teacher, input_ids)
-        chunks = zip(dense_PD.split(self.positions), _hidden(self.placed, input_ids).split(self.positions), strict=True)
-        nats = [checkpoint(self._divergence, *pair, use_reentrant=False, preserve_rng_state=False) for pair in chunks]
-        return {"loss": torch.stack(nats).sum() / input_ids.numel()}
+        hidden_PD = _hidden(self.placed, input_ids)
+        nats, gradient_PD = self._divergence(dense_PD, hidden_PD.detach().requires_grad_(hidden_PD.requires_grad))
+        return {"loss": _Loss.apply(nats / input_ids.numel(), hidden_PD, gradient_PD / input_ids.numel())}
 
-    def _divergence(self, dense_PD: Tensor, hidden_PD: Tensor) -> Tensor:
-        """Return the divergence of final hidden states, in nats, summed over positions."""
-        with torch.no_grad():
-            dense_PV = self.teacher.adapter.logits(dense_PD).float()
-        logits_PV = self.placed.adapter.logits(hidden_PD).float()
-        return divergence(dense_PV, logits_PV, self.words)
+    def _divergence(self, dense_PD: Tensor, hidden_PD: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the divergence in nats, summed over positions, and its gradient, which is 0 where none is wanted."""
+        nats, gradient_PD = torch.zeros((), device=hidden_PD.device), torch.zeros_like(hidden_PD)
+        chunks = (tensor_PD.split(self.positions) for tensor_PD in (dense_PD, hidden_PD, gradient_PD))
+        for dense, hidden, gradient in zip(*chunks, strict=True):
+            with torch.no_grad():
+                dense_PV = self.teacher.adapter.logits(dense).float()
+            of_chunk = divergence(dense_PV, self.placed.adapter.logits(hidden).float(), self.words)
+            if of_chunk.requires_grad:
+                gradient.copy_(*torch.autograd.grad(of_chunk, hidden))
+            nats += of_chunk.detach()
+        return nats, gradient_PD
+
+
+class _Loss(torch.autograd.Function):
+    """A loss whose gradient at the hidden states is known."""
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, hidden_PD: Tensor, gradient_PD: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient_PD)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, of_loss: Tensor) -> tuple[None, Tensor, None]:
+        return None, of_loss * ctx.saved_tensors[0], None
 
 
 def divergence(dense_PV: Tensor, logits_PV: Tensor, words: int | None) -> Tensor:
