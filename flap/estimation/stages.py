@@ -73,13 +73,14 @@ class Stages:
     def _training(self, training: Training) -> Stage:
         """Return the stage in which the compressed model is trained: the dense model runs beside it.
 
-        A backward pass takes the operations of two forward passes; of one where weights have no gradient.
+        A backward pass takes the operations of two forward passes; of one where weights have no gradient, as in
+        the head.
         """
         passes = 1 + (1 if training.in_parts else 2) + training.checkpointing
         measured = training.held_out * training.evaluations
         student, kept = training.tokens * passes + measured, 1 - self.work.ratio
         forward = self._operations.forward(training.tokens + measured) + self._operations.forward(student, kept)
-        head = self._operations.head(training.tokens + measured + student)
+        head = self._operations.head(3 * training.tokens + 2 * measured)
         return Stage("recover", training.steps * (1 + passes), training.tokens + measured + student, forward + head)
 
     def _score(self) -> Stage:
