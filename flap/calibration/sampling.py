@@ -31,6 +31,7 @@ class Beginning:
     name: str
     tokens: tuple[int, ...]
     special: bool  # whether special tokens stay in the text
+    instead: bool = False  # of what is usual
 
 
 def beginning(tokenizer: PreTrainedTokenizerBase, chat_template: bool, where: str) -> Beginning:
@@ -44,9 +45,10 @@ def beginning(tokenizer: PreTrainedTokenizerBase, chat_template: bool, where: st
         marked = tokenizer.apply_chat_template([{"role": "user", "content": "\0"}], tokenize=False)
         tokens = tokenizer(str(marked).split("\0")[0], add_special_tokens=False).input_ids
         return Beginning("a user's turn in the chat template", tuple(tokens), special=True)
-    for name, token in (("BOS", tokenizer.bos_token_id), ("EOS, as there is no BOS", tokenizer.eos_token_id)):
-        if token is not None:
-            return Beginning(name, (token,), special=False)
+    if tokenizer.bos_token_id is not None:
+        return Beginning("BOS", (tokenizer.bos_token_id,), special=False)
+    if tokenizer.eos_token_id is not None:
+        return Beginning("EOS, as there is no BOS", (tokenizer.eos_token_id,), special=False, instead=True)
     raise ValueError(f"{where}: the tokenizer has neither BOS nor EOS to begin with; expected texts or files")
 
 
@@ -57,7 +59,15 @@ def check_template(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
         ValueError: it has none.
     """
     if tokenizer.chat_template is None:
-        raise ValueError(f"{where}.chat_template=true: the tokenizer has no chat template; leave it out")
+        raise ValueError(
+            f"{where}.chat_template=true: the tokenizer has no chat template; leave it out: then a file is read from "
+            "its column 'text', and `self` begins with BOS"
+        )
+
+
+def without_bos(text: str, tokenizer: PreTrainedTokenizerBase, bos: bool) -> str:
+    """Return a text without the BOS that a chat template puts in front. bos: windows begin with one of their own."""
+    return text.removeprefix(str(tokenizer.bos_token)) if bos else text
 
 
 @torch.no_grad()

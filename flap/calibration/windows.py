@@ -1,11 +1,10 @@
 """Reading the texts of a mixture: by name, from files, or as yet to be written by the model."""
 
-from functools import partial
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from flap.calibration.sampling import beginning, check_template
+from flap.calibration.sampling import beginning, check_template, without_bos
 from flap.data import SELF, Part, Text, Windows, begins_with_bos, parse, read_text
 
 
@@ -28,11 +27,27 @@ def read_windows(
     """
     check_context(section, lengths, max_length)
     parts = tuple(parse(dataset, f"{section}.dataset"))
-    texts = tuple(_text(part, tokenizer, f"{section}.dataset") for part in parts)
     begins = begins_with_bos(tokenizer, bos, "calibration.bos")
+    texts = tuple(_text(part, tokenizer, f"{section}.dataset", begins) for part in parts)
     windows = Windows(parts, texts, tokenizer, num_samples, tuple(lengths), seed, begins, section)
+    check_shares(windows)
     _ = windows.drawn  # fails if a text is too short
     return windows
+
+
+def check_shares(windows: Windows) -> None:
+    """Check that each text has a window.
+
+    Raises:
+        ValueError: the weight of one is too small.
+    """
+    counts = [windows.counts(seq_len) for seq_len in windows.lengths]
+    for part, *shares in zip(windows.parts, *counts, strict=True):
+        if not any(shares):
+            raise ValueError(
+                f"{windows.field}.dataset.{part.dataset}={part.weight:g}: its share of {sum(map(sum, counts))} windows "
+                "is none; expected a larger weight, more windows, or to leave it out"
+            )
 
 
 def check_context(section: str, lengths: list[int], max_length: int | None) -> None:
@@ -45,8 +60,8 @@ def check_context(section: str, lengths: list[int], max_length: int | None) -> N
         raise ValueError(f"{section}.seq_len={longest}: the model's context ends at {max_length} tokens")
 
 
-def _text(part: Part, tokenizer: PreTrainedTokenizerBase, field: str) -> Text | None:
-    """Return the text of a part; None if the model writes it.
+def _text(part: Part, tokenizer: PreTrainedTokenizerBase, field: str, bos: bool) -> Text | None:
+    """Return the text of a part; None if the model writes it. bos: windows begin with BOS.
 
     Raises:
         ValueError: there is no such text, or the tokenizer lacks what it takes.
@@ -58,4 +73,8 @@ def _text(part: Part, tokenizer: PreTrainedTokenizerBase, field: str) -> Text | 
     if not part.chat_template:
         return read_text(part.dataset, "calibration", field)
     check_template(tokenizer, where)
-    return read_text(part.dataset, "calibration", field, partial(tokenizer.apply_chat_template, tokenize=False))
+
+    def conversation(messages: list[dict[str, Any]]) -> str:
+        return without_bos(str(tokenizer.apply_chat_template(messages, tokenize=False)), tokenizer, bos)
+
+    return read_text(part.dataset, "calibration", field, conversation)

@@ -3,7 +3,9 @@
 Legend: N sequences · T tokens a sequence.
 """
 
+import logging
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -12,15 +14,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flap.calibration.sampling import Beginning, attention_of_one_query, beginning, plain_generation, sample
+from flap.calibration.sampling import (
+    Beginning,
+    attention_of_one_query,
+    beginning,
+    plain_generation,
+    sample,
+    without_bos,
+)
 from flap.console.progress import progress
 from flap.data import SELF, Part, Text, Windows
 from flap.data.random_state import seeded
 from flap.models import PlacedModel
 from flap.storage import Kind, as_json
 
+log = logging.getLogger(__name__)
+
 WRITTEN: Kind[dict[str, Any]] = as_json("self")
-WRITTEN_VERSION = 3  # raise it when the same key would give another text
+WRITTEN_VERSION = 4  # raise it when the same key would give another text
 
 SEQUENCES = 64  # in a batch
 SEQ_LEN = 512  # tokens of a sequence; those of the longest calibration window if none may go over a sequence's end
@@ -34,16 +45,19 @@ class Draft:
     windows: Windows
     part: Part
     start: Beginning
+    context: int | None = None  # of the model, in tokens; None: unlimited
     documents: list[str] = field(default_factory=list)
     tokens: int = 0
+    usable: int = 0  # tokens; without packing in whole stretches of the longest window
     dropped: int = 0
 
     @classmethod
-    def of(cls, windows: Windows) -> "Draft":
+    def of(cls, windows: Windows, context: int | None = None) -> "Draft":
         """Return an empty draft for windows whose text `self` is still to write."""
         part = windows.to_write
         assert part is not None
-        return cls(windows, part, beginning(windows.tokenizer, part.chat_template, f"calibration.dataset.{SELF}"))
+        start = beginning(windows.tokenizer, part.chat_template, f"{windows.field}.dataset.{SELF}")
+        return cls(windows, part, start, context)
 
     @property
     def key(self) -> dict[str, Any]:
@@ -54,13 +68,14 @@ class Draft:
 
     @property
     def seq_len(self) -> int:
-        """The tokens of a sequence."""
-        return SEQ_LEN if self.part.packing else max(SEQ_LEN, *self.windows.lengths)
+        """The tokens of a sequence; without packing its text holds the longest window, tokenized again."""
+        longest = 0 if self.part.packing else math.ceil(1.05 * self.windows.own_length) + len(self.start.tokens)
+        return min(max(SEQ_LEN, longest), self.context or sys.maxsize)
 
     @property
     def left(self) -> int:
         """The tokens that are still to write."""
-        return self.windows.tokens_to_write - self.tokens
+        return self.windows.tokens_to_write - self.usable
 
     def add(self, sequence_T: Tensor) -> None:
         """Add a sequence, unless it is a loop or, without packing, does not fill the longest window.
@@ -68,18 +83,22 @@ class Draft:
         Raises:
             ValueError: the model writes hardly anything else.
         """
-        text = self.windows.tokenizer.decode(sequence_T, skip_special_tokens=not self.start.special)
-        num_tokens = len(self.windows.tokenizer(text, add_special_tokens=False).input_ids)
-        too_short = num_tokens < (1 if self.part.packing else max(self.windows.lengths))
-        if too_short or loops(sequence_T):
+        tokenizer, own = self.windows.tokenizer, self.windows.own_length
+        text = tokenizer.decode(sequence_T, skip_special_tokens=not self.start.special)
+        text = without_bos(text, tokenizer, self.windows.bos)
+        num_tokens = len(tokenizer(text, add_special_tokens=False).input_ids)
+        usable = num_tokens if self.part.packing else num_tokens // own * max(self.windows.lengths)
+        if not usable or loops(sequence_T):
             self.dropped += 1
         else:
             self.documents.append(text)
             self.tokens += num_tokens
+            self.usable += usable
+        written = self.dropped + len(self.documents)
         if self.dropped > 4 * (SEQUENCES + len(self.documents)):
             raise ValueError(
-                f"calibration.dataset={SELF}: {self.dropped} of {self.dropped + len(self.documents)} sequences of the "
-                "model are loops or too short; expected a model that writes text, or other texts"
+                f"{self.windows.field}.dataset={SELF}: {self.dropped} of {written} sequences of the model are loops or "
+                "too short; expected a model that writes text, or other texts"
             )
 
 
@@ -93,7 +112,16 @@ def write(model: PlacedModel, draft: Draft) -> dict[str, Any]:
         ValueError: as `Draft.add`.
     """
     started = perf_counter()
+    if draft.start.instead:
+        log.warning("%s.dataset=%s: the model begins with %s", draft.windows.field, SELF, draft.start.name)
     whole = model.in_memory() if model.fits_in_memory() else model
+    if whole.on_disk:
+        batches = math.ceil(draft.left / (SEQUENCES * draft.seq_len))
+        log.warning(
+            "%s.dataset=%s: the model does not fit into memory and is read from disk about %d times; take other texts, "
+            "or have it written on a larger machine (docs/calibration.md)",
+            draft.windows.field, SELF, batches * draft.seq_len,
+        )  # fmt: skip
     with seeded(draft.windows.seed), whole.callable(), plain_generation(whole.model), attention_of_one_query(whole):
         for sequence_T in progress(_sequences(whole, draft), "the model writes", len):
             draft.add(sequence_T)

@@ -24,7 +24,7 @@ class FitReport(NamedTuple):
     """The fit report of a block: how well a linear map replaces the removed channels.
 
     ridge: the chosen one; None if the map was no better than the bias, which is used then. Errors are mean squared
-    output errors of the block on held-out calibration tokens; lower is better.
+    output errors of the block on held-out calibration tokens; lower is better. Both are 0 if it had no such tokens.
     """
 
     ridge: float | None

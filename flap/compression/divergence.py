@@ -54,7 +54,8 @@ class Divergence:
     def __call__(self, plans: Sequence[PruningPlan], num_tokens: int) -> list[float]:
         """Return the divergence of each plan, measured on `num_tokens` tokens, rounded up to whole windows.
 
-        Where windows have several lengths, each length has an equal share of the tokens; each text has its own.
+        Where windows have several lengths, each length has an equal share of the tokens. Of each text that has windows
+        held out there is one at least.
 
         Raises:
             ValueError: predictions are not finite.
@@ -92,9 +93,10 @@ class Divergence:
         texts = known.texts or [torch.zeros(len(tokens_NT), dtype=torch.long) for tokens_NT in known.windows]
         (_, held_out), (_, held_texts) = split_windows(known.windows), split_windows(texts)
         each = num_tokens / len(held_out)
-        last = [slice(-math.ceil(each / tokens_NT.shape[1]), None) for tokens_NT in held_out]
-        return [tokens_NT[n] for tokens_NT, n in zip(held_out, last, strict=True)], [
-            text_N[n] for text_N, n in zip(held_texts, last, strict=True)
+        pairs = list(zip(held_out, held_texts, strict=True))
+        chosen = [_last(text_N, math.ceil(each / tokens_NT.shape[1])) for tokens_NT, text_N in pairs]
+        return [tokens_NT[some] for (tokens_NT, _), some in zip(pairs, chosen, strict=True)], [
+            text_N[some] for (_, text_N), some in zip(pairs, chosen, strict=True)
         ]
 
     def _advance(
@@ -144,6 +146,12 @@ class Divergence:
             )
         # not below 0 by rounding; a text of which no window is among these has no say
         return list(map(float, (total_KX / tokens_X.clamp(min=1)).amax(dim=1).clamp(min=0)))
+
+
+def _last(text_N: Tensor, num_windows: int) -> Tensor:
+    """Return the places of the last windows, and of the last one of each text that has none among them."""
+    last = {int(x): n for n, x in enumerate(text_N)}.values()
+    return torch.tensor(sorted({*last, *range(max(0, len(text_N) - num_windows), len(text_N))}))
 
 
 def _compared(

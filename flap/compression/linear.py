@@ -79,10 +79,12 @@ class _Nested:
     removals: Sequence[Removal]
 
     def choose(self, ridges: Sequence[float], fitting: Covariance, held_out: Covariance) -> list[FitReport]:
-        """Return for each removal the ridge with the smallest held-out error; None: the bias.
+        """Return for each removal the ridge with the smallest held-out error; None: the bias, as for no such tokens.
 
         The error falls and then rises with the ridge, so the ridges behind one that is no better are not tried.
         """
+        if not held_out.num_tokens:  # an expert that only other windows were sent to: nothing tells a map from noise
+            return [FitReport(None, 0.0, 0.0)] * len(self.removals)
         of_bias = [held_out.error(self._lost(removal, None), fitting.mean_I) for removal in self.removals]
         best = [FitReport(None, error, error) for error in of_bias]
         middle = len(ridges) // 2

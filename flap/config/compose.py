@@ -32,8 +32,11 @@ def build(group: str, node: Any) -> Any:
     try:
         return OmegaConf.to_object(OmegaConf.merge(schema, options))
     except OmegaConfBaseException as error:
-        expected = "expected a list, as [a,b]" if "ListConfig" in str(error.msg) else str(error.msg).splitlines()[0]
-        raise ValueError(f"{group}.{error.full_key}={options.get(error.full_key)}: {expected}") from error
+        value = options.get(error.full_key)
+        expected = str(error.msg).splitlines()[0]
+        if "ListConfig" in expected:
+            expected = "expected one value" if isinstance(value, list) else "expected a list, as [a,b]"
+        raise ValueError(f"{group}.{error.full_key}={value}: {expected}") from error
 
 
 def typed(config: DictConfig) -> FlapConfig:

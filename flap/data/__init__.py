@@ -5,9 +5,10 @@ from flap.data.parts import SELF, Part, parse
 from flap.data.pictures import Picture, read_pictures
 from flap.data.text import Text
 from flap.data.texts import Template, read_text, save_text
-from flap.data.windows import Windows, begins_with_bos, evaluation_windows, tokens_sha256
+from flap.data.windows import Windows, begins_with_bos, evaluation_windows, num_windows, tokens_sha256
 
 __all__ = [
     "HELD_OUT", "SELF", "Part", "Picture", "Pool", "Template", "Text", "Windows", "batches", "begins_with_bos",
-    "evaluation_windows", "parse", "read_pictures", "read_text", "save_text", "split_windows", "tokens_sha256",
+    "evaluation_windows", "num_windows", "parse", "read_pictures", "read_text", "save_text", "split_windows",
+    "tokens_sha256",
 ]  # fmt: skip

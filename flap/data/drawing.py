@@ -59,12 +59,17 @@ class Pool:
     def _places(self, seq_len: int) -> Tensor:
         """Return the positions in the text of the tokens of all free windows; BOS has none."""
         own = seq_len - (self.bos_token is not None)
-        starts, first = [], 0
-        for length in self.lengths:
-            starts.append(torch.arange(first, first + length - own + 1, own) if length >= own else torch.empty(0))
-            first += length
-        places_NT = torch.cat(starts).long()[:, None] + torch.arange(own)
-        return places_NT[self.free_S[places_NT].all(dim=1)]
+        starts = [torch.arange(first, end - own + 1, own) for first, end in self._free_runs() if end - first >= own]
+        return torch.cat([torch.empty(0), *starts]).long()[:, None] + torch.arange(own)
+
+    def _free_runs(self) -> Iterator[tuple[int, int]]:
+        """Yield where each run of free tokens of a document begins and ends."""
+        document_S = torch.arange(len(self.lengths)).repeat_interleave(torch.tensor(self.lengths).long())
+        documents, counts = torch.where(self.free_S, document_S, -1).unique_consecutive(return_counts=True)
+        ends = counts.cumsum(0)
+        for document, first, end in zip(documents.tolist(), (ends - counts).tolist(), ends.tolist(), strict=True):
+            if document >= 0:
+                yield first, end
 
     def _windows(self, places_NT: Tensor) -> Tensor:
         tokens_NT = self.tokens_S[places_NT]

@@ -69,13 +69,13 @@ def _table(path: Path) -> Any:
 
 def _conversation(messages: Any, template: Template, where: str) -> str:
     """Return the text of a conversation."""
-    valid = isinstance(messages, list) and all(
-        isinstance(message, dict) and {"role", "content"} <= message.keys() for message in messages
-    )
-    if not valid or not messages:
+    valid = isinstance(messages, list) and all(isinstance(message, dict) for message in messages)
+    # a table has every key in every row, with null where the file had none
+    given = [{key: value for key, value in one.items() if value is not None} for one in messages] if valid else []
+    if not given or not all("role" in one and ("content" in one or "tool_calls" in one) for one in given):
         raise ValueError(f"{where}: column 'messages' holds something else than lists of {{role, content}}")
     try:
-        return template(messages)
+        return template(given)
     except Exception as error:  # templates are programs of the tokenizer and raise errors of any type
         raise ValueError(f"{where}: the tokenizer's chat template refuses a conversation ({error})") from error
 

@@ -5,6 +5,8 @@ Legend: N windows · T tokens in each window.
 
 import hashlib
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -51,10 +53,20 @@ class Windows:
         return next(missing, None)
 
     @property
+    def own_length(self) -> int:
+        """The tokens that one of the longest windows takes from a text; BOS is not among them."""
+        return max(self.lengths) - self.bos
+
+    @property
     def tokens_to_write(self) -> int:
-        """The tokens that the part that is still to write must have: its windows, and one more of each length."""
+        """The tokens that the part that is still to write must have, in stretches of the longest window.
+
+        A stretch holds one of the longest windows or as many shorter ones as fit into it. One more is for those that
+        are lost where the text is tokenized again.
+        """
         index = next(p for p, text in enumerate(self.texts) if text is None)
-        return sum((self.counts(seq_len)[index] + 1) * seq_len for seq_len in self.lengths)
+        fit = ((self.counts(seq_len)[index], self.own_length // (seq_len - self.bos)) for seq_len in self.lengths)
+        return (1 + sum(math.ceil(count / in_stretch) for count, in_stretch in fit)) * max(self.lengths)
 
     def written(self, text: Text) -> "Windows":
         """Return the windows with the text that the model has written."""
@@ -62,8 +74,8 @@ class Windows:
 
     def counts(self, seq_len: int) -> list[int]:
         """Return the number of windows of a length that are from each part, in proportion to the weights."""
-        tokens = self.num_samples * self.lengths[0] / len(self.lengths)
-        return apportioned(max(1, round(tokens / seq_len)), [part.weight for part in self.parts])
+        total = num_windows(self.num_samples, self.lengths, seq_len)
+        return apportioned(total, [part.weight for part in self.parts])
 
     @cached_property
     def drawn(self) -> list[dict[int, Tensor]]:
@@ -111,6 +123,11 @@ class Windows:
                     f"or {self.field}.seq_len, or its weight, or take a longer text"
                 ) from error
         return windows
+
+
+def num_windows(num_samples: int, lengths: Sequence[int], seq_len: int) -> int:
+    """Return the number of windows of a length; the lengths share the tokens of `num_samples` of the first one."""
+    return max(1, round(num_samples * lengths[0] / len(lengths) / seq_len))
 
 
 def begins_with_bos(tokenizer: PreTrainedTokenizerBase, bos: str, field: str) -> bool:

@@ -81,6 +81,8 @@ def _check_streams(estimate: Estimate, work: Work, place: Place, room: Room) -> 
     fitting = f"{windows * work.seq_len} tokens would fit" if windows else f"not one window of {work.seq_len} fits"
     where = "on the disk of cache_dir" if place.files else "in the host's memory"
     advice = "name a larger disk" if place.files else "take use_cache=true, which keeps them on disk"
+    if place.files and not place.streams and streams.bytes <= MARGIN * room.host:
+        advice = "take use_cache=false, which keeps them in memory"
     raise ValueError(
         f"structure.{streams.field}={streams.tokens}: expected {gigabytes(streams.bytes)} GB free {where} for the "
         f"hidden states of the search, and {gigabytes(free)} GB are; {fitting}, or {advice}"

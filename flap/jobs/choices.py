@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from flap.allocation import Structure
 from flap.compression import Compensation
 from flap.config import FlapConfig, build, require
+from flap.data import num_windows
 from flap.evaluation import Efficiency, Evaluator
 from flap.importance import Metric
 from flap.recovery import Recovery
@@ -77,11 +78,12 @@ def choose(config: FlapConfig) -> Choices:
         _check_errors(choices)
     allowed = "false with structure.experts=true, as a router cannot be masked"
     require(not (config.mask_only and choices.structure.experts), "mask_only", True, allowed)
+    samples, lengths = config.calibration.num_samples, config.calibration.lengths
     require(
-        config.calibration.num_samples >= 2 or not choices.need_covariance,
+        any(num_windows(samples, lengths, seq_len) >= 2 for seq_len in lengths) or not choices.need_covariance,
         "calibration.num_samples",
-        config.calibration.num_samples,
-        "at least 2, because what is fitted on some windows is judged on others",
+        samples,
+        "at least 2, and 2 windows of one length, because what is fitted on some windows is judged on others",
     )
     return choices
 

@@ -23,9 +23,12 @@ def inputs(job: Job) -> dict[str, str]:
 
 
 def domains(job: Job) -> dict[str, str]:
-    """Return for each task how its domain relates to those of the texts of calibration and recovery."""
-    texts = [text for windows in job.texts.values() for text in windows.known]
-    if not texts:
+    """Return for each task how its domain relates to those of the texts of calibration and recovery.
+
+    What the model has still to write is of no task's domain.
+    """
+    if not job.texts:
         return {}
+    texts = [text for windows in job.texts.values() for text in windows.known]
     domains = {task.name: {task.domain(text) for text in texts} for task in job.suite.tasks}
     return {name: "calibration" if "calibration" in found else "other" for name, found in domains.items()}

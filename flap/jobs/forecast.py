@@ -7,6 +7,7 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from flap.calibration.images import FIELD, Images, check_sees_images, read_images
 from flap.calibration.windows import check_context
@@ -141,18 +142,25 @@ def _work(
         GGUF_BYTES[config.checkpoint.gguf_type] if "gguf" in config.checkpoint.formats else 0,
         texts,
         in_memory,
-        _own_tokens(config) if choices.need_windows else 0,
+        _own_tokens(config, choices),
         images.tokens if images else (),
         training,
         left_out,
     )
 
 
-def _own_tokens(config: FlapConfig) -> int:
-    """Return about how many tokens of the calibration windows the model writes itself."""
-    parts = parse(config.calibration.dataset, "calibration.dataset")
-    share = sum(part.weight for part in parts if part.dataset == SELF) / sum(part.weight for part in parts)
-    return math.ceil(share * config.calibration.num_samples * config.calibration.lengths[0])
+def _own_tokens(config: FlapConfig, choices: Choices) -> int:
+    """Return about how many tokens of the windows of calibration and recovery the model writes itself."""
+    own, recovery = config.calibration, choices.recovery
+    calibration = _own_share(own.dataset) * own.num_samples * own.lengths[0] if choices.need_windows else 0
+    trained = _own_share(recovery.dataset) * recovery.tokens if recovery else 0
+    return math.ceil(calibration + trained)
+
+
+def _own_share(dataset: Any) -> float:
+    """Return the share of a mixture that the model writes itself."""
+    parts = parse(dataset, "dataset")
+    return sum(part.weight for part in parts if part.dataset == SELF) / sum(part.weight for part in parts)
 
 
 def _texts(config: FlapConfig, choices: Choices) -> tuple[Texts | None, list[str]]:

@@ -75,7 +75,7 @@ class Job:
         texts, facts = dict(self.texts), {}
         for use, windows in texts.items():
             if windows.to_write is not None:
-                draft = Draft.of(windows)
+                draft = Draft.of(windows, self.source.max_length)
                 key = self.keys.written(draft.key, model.device)
                 written, state = self.cache.get(WRITTEN, key, partial(write, model, draft))
                 facts[use] = {**{name: value for name, value in written.items() if name != "documents"}, "cache": state}

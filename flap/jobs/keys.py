@@ -9,8 +9,9 @@ import torch
 from flap.allocation import PruningPlan, Search
 from flap.calibration import STATISTICS_VERSION
 from flap.calibration.images import Images
+from flap.calibration.writing import WRITTEN_VERSION
 from flap.config import FlapConfig
-from flap.data import Windows
+from flap.data import SELF, Windows
 from flap.importance import SCORES_VERSION
 from flap.jobs.choices import Choices
 from flap.models import Given, Source
@@ -19,9 +20,9 @@ from flap.storage import digest
 
 Key = dict[str, Any]
 
-FITS_VERSION = 2  # raise it when compensation fits other weights or biases
-RECOVERY_VERSION = 1  # raise it when the training gives other weights
-DIVERGENCES_VERSION = 8  # raise it when the measurement or the fits change
+FITS_VERSION = 3  # raise it when compensation fits other weights or biases
+RECOVERY_VERSION = 2  # raise it when the training gives other weights
+DIVERGENCES_VERSION = 9  # raise it when the measurement or the fits change
 DECIDING = ("metric", "structure", "compensation", "ratio", "target", "mask_only", "calibration")  # of the plan
 
 
@@ -42,7 +43,9 @@ class CacheKeys:
         units |= self.images.key if self.images else {}
         if "calibration" not in self.texts:
             return units
-        return {"version": STATISTICS_VERSION, **self.texts["calibration"].key, **units}
+        windows = self.texts["calibration"]
+        own = {"written": WRITTEN_VERSION} if any(part.dataset == SELF for part in windows.parts) else {}
+        return {"version": STATISTICS_VERSION, **windows.key, **own, **units}
 
     @property
     def statistics(self) -> Key:

@@ -65,10 +65,16 @@ def _summary(recovery: Recovery, history: list[tuple[int, float]]) -> dict[str, 
     best = min((nats, tokens) for tokens, nats in by_tokens if nats is not None)[1]
     if best == 0:
         log.warning("recover=%s: no step was better than the compressed model, which stays as it is", recovery.name)
+    stopped_early = history[-1][0] < recovery.steps
+    if stopped_early:
+        log.warning(
+            "recover=%s: ended after %d of %d tokens, because it got no better; what it had after %d is kept",
+            recovery.name, by_tokens[-1][0], recovery.steps * tokens_a_step, best,
+        )  # fmt: skip
     return {
         "choice": recovery.name,
         "tokens": by_tokens[-1][0],
         "best_after_tokens": best,
-        "stopped_early": history[-1][0] < recovery.steps,
+        "stopped_early": stopped_early,
         "nats_by_tokens": by_tokens,
     }

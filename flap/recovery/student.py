@@ -50,12 +50,13 @@ class Student(nn.Module):
 
     def _divergence(self, dense_PD: Tensor, hidden_PD: Tensor) -> tuple[Tensor, Tensor]:
         """Return the divergence in nats, summed over positions, and its gradient, which is 0 where none is wanted."""
+        words = self.words if self.training else None  # what is evaluated is over the whole vocabulary
         nats, gradient_PD = torch.zeros((), device=hidden_PD.device), torch.zeros_like(hidden_PD)
         chunks = (tensor_PD.split(self.positions) for tensor_PD in (dense_PD, hidden_PD, gradient_PD))
         for dense, hidden, gradient in zip(*chunks, strict=True):
             with torch.no_grad():
                 dense_PV = self.teacher.adapter.logits(dense).float()
-            of_chunk = divergence(dense_PV, self.placed.adapter.logits(hidden).float(), self.words)
+            of_chunk = divergence(dense_PV, self.placed.adapter.logits(hidden).float(), words)
             if of_chunk.requires_grad:
                 gradient.copy_(*torch.autograd.grad(of_chunk, hidden))
             nats += of_chunk.detach()

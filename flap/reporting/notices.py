@@ -35,10 +35,15 @@ def _recovery(report: Report) -> list[str]:
     trained = report.recovery
     if not trained:
         return []
+    early = (
+        f" It ended early, because it got no better; what it had after {trained['best_after_tokens']:,} is kept."
+        if trained["stopped_early"]
+        else ""
+    )
     return [
         f"Trained after compression (recover={trained['choice']}) on {trained['tokens']:,} tokens: the divergence from "
         f"the dense model on held-out windows went from {trained['nats_before']:.4f} to {trained['nats_after']:.4f} "
-        "nats a token. These numbers are not training-free."
+        f"nats a token.{early} These numbers are not training-free."
     ]
 
 
@@ -62,7 +67,7 @@ def _compensation(report: Report) -> list[str]:
     Experts that no held-out token was sent to have no error, and keep the bias.
     """
     fits = {block: fit for block, fit in report.repairs.items() if fit["held_out_error_of_bias"]}
-    unseen = len(report.repairs) - len(fits)
+    unseen = sum("expert" in block for block in report.repairs.keys() - fits.keys())
     sentences = (
         [f"Experts that keep the bias because they had no held-out calibration token: {unseen}."] if unseen else []
     )

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from flap.calibration.sampling import attention_of_one_query, beginning, plain_generation, sample
 from flap.calibration.writing import Draft, loops, text_of, write
 from flap.data import Part, Windows
 from flap.data.random_state import seeded
 from flap.models import PLACEMENTS, Resident
-from tests.cases import tiny_model
+from tests.cases import VOCAB, tiny_model
 from tests.helpers.placed import placed_at
 
 TEMPLATE = "{% for message in messages %}<s>{{ message.role }} {{ message.content }}</s>{% endfor %}"
@@ -32,7 +32,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_has_the_tokens_that_the_windows_need(windows: Windows) -> None:
     written = write(Resident(tiny_model("llama-gqa")), Draft.of(windows))
-    assert written["tokens"] >= windows.tokens_to_write == 21 * 8 + 6 * 32
+    assert written["tokens"] >= windows.tokens_to_write == (1 + 5 + 5) * 32
     assert written["begins_with"] == "BOS" and written["seconds"] > 0
     short, long = windows.written(text_of(written)).by_length
     assert short.shape == (20, 8) and long.shape == (5, 32)
@@ -43,8 +43,24 @@ def test_windows_longer_than_a_sequence_are_packed_but_where_packing_is_off(wind
     assert Draft.of(longer).key["seq_len"] == 48
     written = write(Resident(tiny_model("llama-gqa")), Draft.of(longer))
     assert [tokens_NT.shape for tokens_NT in longer.written(text_of(written)).by_length] == [(2, 96)]
-    whole = replace(longer, parts=(Part("self", packing=False),))
-    assert Draft.of(whole).key["seq_len"] == 96
+
+
+@pytest.mark.parametrize("bos", [False, True])
+@pytest.mark.parametrize(("lengths", "num_samples"), [((8,), 40), ((32,), 5), ((96,), 3), ((8, 32), 40), ((20, 12), 9)])
+def test_without_packing_each_document_holds_whole_windows(
+    windows: Windows, lengths: tuple[int, ...], num_samples: int, bos: bool
+) -> None:
+    parts = (Part("self", packing=False),)
+    whole = replace(windows, parts=parts, lengths=lengths, num_samples=num_samples, bos=bos)
+    written = write(Resident(tiny_model("llama-gqa")), Draft.of(whole))
+    drawn = whole.written(text_of(written)).by_length
+    assert [tokens_NT.shape for tokens_NT in drawn] == [(whole.counts(length)[0], length) for length in lengths]
+
+
+def test_a_sequence_is_no_longer_than_the_models_context(windows: Windows) -> None:
+    learned = GPT2Config(vocab_size=VOCAB, n_positions=20, n_embd=32, n_layer=2, n_head=4, bos_token_id=1)
+    draft = Draft.of(replace(windows, lengths=(8,)), learned.n_positions)
+    assert write(Resident(GPT2LMHeadModel(learned).eval()), draft)["tokens"] >= 41 * 8
 
 
 def test_the_same_seed_writes_the_same_and_the_callers_randomness_is_left_alone(windows: Windows) -> None:
@@ -58,7 +74,7 @@ def test_the_same_seed_writes_the_same_and_the_callers_randomness_is_left_alone(
 
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_every_placement_writes_the_same(
-    placement: str, windows: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    placement: str, windows: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = tiny_model("llama-gqa")
     model.save_pretrained(tmp_path / "dense")
@@ -68,6 +84,7 @@ def test_every_placement_writes_the_same(
         monkeypatch.setattr(type(placed), "fits_in_memory", lambda self: False)
         monkeypatch.setattr(type(placed), "in_memory", lambda self: pytest.fail("loaded"))
     assert write(placed, Draft.of(windows))["documents"] == write(Resident(model), Draft.of(windows))["documents"]
+    assert ("is read from disk about 48 times" in caplog.text) == (placement == "stream")
 
 
 def test_tokens_come_from_the_models_distribution(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -119,20 +136,28 @@ def test_loops_are_dropped_and_a_model_of_loops_is_refused(windows: Windows) -> 
         write(Resident(model), Draft.of(windows))
 
 
-def test_it_begins_with_eos_where_there_is_no_bos(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_it_begins_with_eos_where_there_is_no_bos(
+    tokenizer: PreTrainedTokenizerFast, windows: Windows, caplog: pytest.LogCaptureFixture
+) -> None:
     without = deepcopy(tokenizer)
     without.bos_token = None
     start = beginning(without, False, "f")
     assert start.name == "EOS, as there is no BOS" and start.tokens == (tokenizer.eos_token_id,)
+    write(Resident(tiny_model("llama-gqa")), Draft.of(replace(windows, tokenizer=without, field="recover")))
+    assert "recover.dataset=self: the model begins with EOS, as there is no BOS" in caplog.text
     without.eos_token = None
     with pytest.raises(ValueError, match=r"^f: the tokenizer has neither BOS nor EOS to begin with"):
         beginning(without, False, "f")
 
 
-def test_in_the_chat_template_it_begins_as_a_user(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_in_the_chat_template_it_begins_as_a_user(tokenizer: PreTrainedTokenizerFast, windows: Windows) -> None:
     with pytest.raises(ValueError, match=r"^f\.chat_template=true: the tokenizer has no chat template"):
         beginning(tokenizer, True, "f")
     chatting = deepcopy(tokenizer)
     chatting.chat_template = TEMPLATE
     start = beginning(chatting, True, "f")
     assert start.special and list(start.tokens) == tokenizer("<s>user ", add_special_tokens=False).input_ids
+    parts = (Part("self", packing=False, chat_template=True),)
+    whole = replace(windows, tokenizer=chatting, parts=parts, lengths=(32,), num_samples=4, bos=True)
+    written = write(Resident(tiny_model("llama-gqa")), Draft.of(whole))
+    assert not any(document.startswith("<s>") for document in written["documents"])  # each window has its own

@@ -77,6 +77,13 @@ def test_tokens_are_whole_windows_of_those_held_out(num_tokens: int, windows: in
     assert measured == pytest.approx(by_hand(model, pruned, WINDOWS[[0, 5]][-windows:]), rel=1e-3)
 
 
+@pytest.mark.parametrize("text_N", [[0, 1, 1, 0, 0, 1], [1, 0, 0, 0, 0, 0]])
+def test_each_text_is_measured_however_few_tokens_are(text_N: list[int]) -> None:
+    (model, known), plan = calibrated("llama-gqa"), plan_for("llama-gqa")
+    calibration = Calibration(Resident(model), [WINDOWS], 3, known, texts=[torch.tensor(text_N)])
+    assert Divergence(calibration, FITS[0])([plan], 1) == Divergence(calibration, FITS[0])([plan], 48)
+
+
 @pytest.mark.parametrize("text_N", [[0, 1, 1, 0, 0, 1], [1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 2], [3] * 6])
 def test_the_text_that_loses_most_decides(text_N: list[int]) -> None:
     (model, known), plans = calibrated("llama-gqa"), some_plans()

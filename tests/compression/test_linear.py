@@ -83,6 +83,20 @@ def test_equals_ridge_regression_on_all_tokens() -> None:
     torch.testing.assert_close(fitted.weight_OK.double(), expected_OK, atol=1e-4, rtol=1e-4)
 
 
+def test_without_held_out_tokens_the_bias_stays() -> None:
+    """As of an expert: the error on no token is no error of a map."""
+    activation_TI = noise(30, 20) + 3
+    for trial in (False, True):  # in a trial because there are fewer than two tokens a channel
+        [fitted] = LinearCompensation().fits(
+            noise(4, 20, seed=1),
+            in_parts(activation_TI, activation_TI[:0]),
+            [Removal(*torch.arange(20).split(12))],
+            trial,
+        )
+        assert fitted.report == (None, 0.0, 0.0)
+        torch.testing.assert_close(fitted.weight_OK, noise(4, 20, seed=1)[:, :12])
+
+
 def test_held_out_errors_are_those_of_the_outputs() -> None:
     """Measured on the held-out tokens themselves, with the map that the other tokens alone would give."""
     activation_TI, weight_OI = noise(100, 8) @ noise(8, 8, seed=3), noise(4, 8, seed=4)
@@ -227,6 +241,10 @@ def test_the_plan_is_that_of_the_bias(model_dir: Path, text_file: Path, tmp_path
         (("compensation.ridge=nan",), "compensation.ridge=nan: expected a number >= 0, or null to choose it"),
         (("compensation.ridge=inf",), "compensation.ridge=inf: expected a number >= 0, or null to choose it"),
         (("calibration.num_samples=1",), "calibration.num_samples=1: expected at least 2"),
+        (
+            ("calibration.num_samples=2", "calibration.seq_len=[16,32]"),
+            "calibration.num_samples=2: expected at least 2, and 2 windows of one length",
+        ),
     ],
 )
 def test_bad_input_is_one_line(arguments: tuple[str, ...], words: str) -> None:

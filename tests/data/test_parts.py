@@ -18,6 +18,7 @@ FIELD = "calibration.dataset"
         ({"c4": 0, "my.jsonl": 1}, [Part("my.jsonl")]),
         ({"a.jsonl": {"weight": 2, "packing": False, "chat_template": True}}, [Part("a.jsonl", 2.0, False, True)]),
         ({"a.jsonl": {"packing": False}, "c4": {}}, [Part("a.jsonl", packing=False), Part("c4")]),
+        ({"c4": {"weight": 1, "packing": None, "chat_template": None}}, [Part("c4")]),
     ],
 )
 def test_a_name_a_list_or_a_mapping(dataset: Any, parts: list[Part]) -> None:
@@ -34,6 +35,8 @@ def test_a_name_a_list_or_a_mapping(dataset: Any, parts: list[Part]) -> None:
         ({"c4": 0, "self": 0}, r"calibration\.dataset=.*: expected at least one text with a weight above 0"),
         ({}, r"calibration\.dataset={}: expected at least one text"),
         ([], r"calibration\.dataset=\[\]: expected at least one text"),
+        ({"c4": 1e300}, r"calibration\.dataset\.c4=1e\+300: expected a weight >= 0 and at most 1e\+09"),
+        ({"a.txt": 1, "./a.txt": 1}, r"calibration\.dataset=.*: expected each text once"),
         (["c4", "c4"], r"calibration\.dataset=\['c4', 'c4'\]: expected each text once"),
         ({"c4": {"wieght": 1}}, r"calibration\.dataset\.c4=wieght: expected weight, packing, chat_template"),
         ({"c4": {"packing": "no"}}, r"calibration\.dataset\.c4\.packing=no: expected true or false"),

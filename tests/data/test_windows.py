@@ -60,10 +60,22 @@ def vars_of(windows: Windows) -> dict[str, object]:
 def test_a_text_that_the_model_writes_is_awaited(tokenizer: PreTrainedTokenizerFast) -> None:
     parts = Part("a.txt"), Part("self")
     before = Windows(parts, (text_of("a.txt", 1), None), tokenizer, 40, (8, 32), seed=0)
-    assert before.to_write == Part("self") and before.tokens_to_write == (10 + 1) * 8 + (2 + 1) * 32
+    assert before.to_write == Part("self") and before.tokens_to_write == (1 + 3 + 2) * 32
     after = before.written(text_of("self", 2))
     assert after.to_write is None and after.key == before.key
     assert [tuple(windows.shape) for windows in after.by_length] == [(20, 8), (5, 32)]
+
+
+@pytest.mark.parametrize("bos", [False, True])
+@pytest.mark.parametrize("lengths", [(8, 32), (8, 30), (12, 8), (5, 13, 34), (20,)])
+def test_the_tokens_to_write_are_enough(
+    tokenizer: PreTrainedTokenizerFast, lengths: tuple[int, ...], bos: bool
+) -> None:
+    for num_samples in (len(lengths) * 7, 40):
+        before = Windows((Part("self"),), (None,), tokenizer, num_samples, lengths, seed=0, bos=bos)
+        after = before.written(text_of("self", 2, before.tokens_to_write))
+        shapes = [tuple(windows.shape) for windows in after.by_length]
+        assert shapes == [(before.counts(seq_len)[0], seq_len) for seq_len in lengths]
 
 
 def test_a_part_that_is_too_short_says_how_many_windows_it_has(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -89,6 +101,14 @@ def test_conversations_become_text_by_a_template(tmp_path: Path) -> None:
     assert text.documents == ("<user>hello<assistant>yes?", "<user>hello")
     with pytest.raises(ValueError, match=r"no column 'text', only messages; chat_template: true makes text of"):
         read_text(path, "calibration", "calibration.dataset")
+    called = [{"role": "assistant", "tool_calls": ["f"]}, {"role": "tool", "content": "4", "name": None}]
+    (tmp_path / "calls.jsonl").write_text(json.dumps({"messages": called}) + "\n")
+    seen: list[object] = []
+    read_text(str(tmp_path / "calls.jsonl"), "calibration", "f", lambda messages: str(seen.append(messages)))
+    assert seen == [[{"role": "assistant", "tool_calls": ["f"]}, {"role": "tool", "content": "4"}]]
+    (tmp_path / "bad.jsonl").write_text(json.dumps({"messages": [*talk, {"role": "user"}]}) + "\n")
+    with pytest.raises(ValueError, match=r"column 'messages' holds something else than lists of {role, content}"):
+        read_text(str(tmp_path / "bad.jsonl"), "calibration", "calibration.dataset", template)
     (tmp_path / "bad.jsonl").write_text('{"messages": [{"speaker": "user"}]}\n')
     with pytest.raises(ValueError, match=r"column 'messages' holds something else than lists of {role, content}"):
         read_text(str(tmp_path / "bad.jsonl"), "calibration", "calibration.dataset", template)

@@ -67,7 +67,8 @@ def test_the_disk_is_too_small(foretell: Foretell) -> None:
 @pytest.mark.parametrize(
     ("argument", "room", "where", "advice"),
     [
-        ("use_cache=true", "disk", "on the disk of cache_dir", "name a larger disk"),
+        ("use_cache=true", "disk", "on the disk of cache_dir", "take use_cache=false, which keeps them in memory"),
+        ("model.placement=stream", "disk", "on the disk of cache_dir", "name a larger disk"),
         ("use_cache=false", "host", "in the host's memory", "take use_cache=true, which keeps them on disk"),
     ],
 )

@@ -77,6 +77,7 @@ BEFORE_WEIGHTS = [
     ("calibration.dataset={{self:0,c4:0}}", "calibration.dataset=.*: expected at least one text with a weight above 0"),
     ("calibration.dataset={{self:{{wight:1}}}}", "calibration.dataset.self=wight: expected weight, packing, chat_temp"),
     ("calibration.dataset=[c4,c4]", "calibration.dataset=.*: expected each text once"),
+    ("calibration.dataset={{self:1,{bad}/short.txt:0.001}}", "calibration.dataset..*short.txt=0.001: its share of 8 "),
     ("calibration.dataset=[{bad}/short.txt,self]", ".*short.txt: 0 windows of 16 tokens are too few for the 4 that"),
     ("calibration.dataset={{self:{{chat_template:true}}}}", "calibration.dataset.self.chat_template=true: the token"),
     ("calibration.seq_len=[16,16]", "calibration.seq_len=.*: expected a whole number >= 2, or a list of such, each"),

@@ -44,6 +44,7 @@ def test_the_divergence_falls_and_the_model_can_be_saved_and_reloads_equal(
     again = mean_divergence(Resident(model), Dense(architecture, dtype).open(), held_out_NT, 8)
     assert again == found["nats_after"]
     assert found["tokens"] == recovery.tokens and not found["stopped_early"]
+    assert found["nats_by_tokens"][0][1] == pytest.approx(found["nats_before"], rel=0.03)  # in autocast
     after = state(model)
     assert {name: (p.shape, p.dtype) for name, p in after.items()} == {n: (p.shape, p.dtype) for n, p in before.items()}
     assert type(model) is kind and not model.training and all(p.requires_grad for p in model.parameters())
@@ -124,6 +125,7 @@ def test_a_training_that_diverges_ends_and_the_best_stays(
     assert found["nats_after"] == found["nats_before"] and equal(state(model), before)
     assert (found["nats_by_tokens"][-1][1] is None) == (learning_rate == 1e30)
     assert "no step was better than the compressed model" in caplog.text
+    assert f"ended after {found['tokens']} of {FULL.tokens} tokens" in caplog.text
     json.dumps(found, allow_nan=False)
 
 

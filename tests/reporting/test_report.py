@@ -203,6 +203,8 @@ def test_experts_that_no_held_out_token_was_sent_to_are_counted_apart() -> None:
 
     unseen = {f"layer 0 MLP expert {expert}": fit(None, 0.0, 0.0) for expert in range(5)}
     seen = {"layer 0 attention": fit(0.1, 1.0, 4.0), "layer 1 attention": fit(None, 2.0, 2.0)}
+    untouched = {"layer 2 attention": fit(None, 0.0, 0.0)}  # nothing to predict: constant channels
+    assert notices(Report({}, repairs=seen | untouched)) == notices(Report({}, repairs=seen))
     assert notices(Report({}, repairs=seen | unseen))[-2:] == [
         "Linear compensation leaves 62.5% (median over blocks) of the error that the bias leaves on held-out "
         "calibration tokens. It was no better there in layer 1 attention: the bias stays.",
