@@ -122,7 +122,8 @@ class Search(Structure):
         """Return how many units the trials of each block of a layer remove; of experts, of each one."""
         heads = removal_counts(self.levels, prices.attention.count, self.min_heads)
         neurons = removal_counts(self.levels, prices.mlp.count, self.min_neurons)
-        return Pair(heads, [n for n in neurons if n <= prices.mlp.count - prices.mlp.fewest])
+        most = prices.mlp.count - prices.mlp.fewest
+        return Pair(heads, sorted({min(n, most) for n in neurons} - {0}))
 
     def in_nats(self, scores: Scores, budget: Budget) -> Nats:
         """Return the nats over price of all units; within a block they rank the units as the scores do.

@@ -242,3 +242,9 @@ def test_every_block_of_more_than_one_unit_is_tried(levels: list[float], units: 
     counts = removal_counts(levels, units)
     assert counts and all(1 <= count < units for count in counts)
     assert removal_counts(levels, 1) == []
+
+
+@pytest.mark.parametrize(("chosen", "removed"), [(2, [2, 4]), (6, [2]), (7, [1]), (8, [])])
+def test_a_trial_leaves_as_many_experts_as_a_token_is_sent_to(chosen: int, removed: list[int]) -> None:
+    units = Pair(Units(4, 10), Units(8, 100, fewest=chosen, neurons=24))
+    assert Search(levels=[0.25, 0.5]).removals(units).mlp == removed
