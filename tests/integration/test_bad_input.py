@@ -202,7 +202,7 @@ NO_ROOM = [
         "method=flap_plus calibration.num_samples=20",
         Room(PLENTY, PLENTY, 8 * 10**4),
         "structure.(round_)?tokens=64: expected \\S+ GB free on the disk of cache_dir for the hidden states of the "
-        "search, and 8e-05 GB are; \\d+ tokens would fit, or name a larger disk",
+        "search, and 8e-05 GB are; \\d+ tokens would fit, or take use_cache=false",
     ),
     (
         "method=flap_plus calibration.num_samples=20 use_cache=false",
