@@ -34,7 +34,7 @@ WRITTEN: Kind[dict[str, Any]] = as_json("self")
 WRITTEN_VERSION = 4  # raise it when the same key would give another text
 
 SEQUENCES = 64  # in a batch
-SEQ_LEN = 512  # tokens of a sequence; those of the longest calibration window if none may go over a sequence's end
+SEQ_LEN = 512  # tokens of a sequence, at most the context; more if a longer window may not go over a sequence's end
 NGRAM, DISTINCT = 4, 0.5  # a sequence is dropped as a loop if less than this share of its n-grams are distinct
 
 
