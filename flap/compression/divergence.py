@@ -93,11 +93,11 @@ class Divergence:
         texts = known.texts or [torch.zeros(len(tokens_NT), dtype=torch.long) for tokens_NT in known.windows]
         (_, held_out), (_, held_texts) = split_windows(known.windows), split_windows(texts)
         each = num_tokens / len(held_out)
-        pairs = list(zip(held_out, held_texts, strict=True))
-        chosen = [_last(text_N, math.ceil(each / tokens_NT.shape[1])) for tokens_NT, text_N in pairs]
-        return [tokens_NT[some] for (tokens_NT, _), some in zip(pairs, chosen, strict=True)], [
-            text_N[some] for (_, text_N), some in zip(pairs, chosen, strict=True)
-        ]
+        measured = []
+        for tokens_NT, text_N in zip(held_out, held_texts, strict=True):
+            last = _last(text_N, math.ceil(each / tokens_NT.shape[1]))
+            measured.append((tokens_NT[last], text_N[last]))
+        return [tokens_NT for tokens_NT, _ in measured], [text_N for _, text_N in measured]
 
     def _advance(
         self,
