@@ -10,7 +10,7 @@ from flap.allocation import PruningPlan
 from flap.checkpoint.card import write_card
 from flap.checkpoint.convert import become_checkpointable
 from flap.checkpoint.save import save
-from flap.compression import compress, prune_in_sequence
+from flap.compression import prune_in_sequence
 from flap.config import FlapConfig, in_time
 from flap.data import SELF, save_text
 from flap.data.random_state import seeded
@@ -96,7 +96,7 @@ def prune(job: Job, model: PlacedModel, report: Report, folder: Path | None) -> 
     passes = model.passes
     with report.timed("calibrate") if job.windows else nullcontext():
         # statistics of the inputs of each output projection, on texts of which the model may write one itself
-        job, report.own_text = job.with_own_text(model)
+        job, report.own_text = job.with_own_text(model, folder)
         calibration = job.calibrate(model, folder)
     report.sources, report.statistics_cache = sources(job), calibration.cache_state
     if job.choices.in_sequence:  # Wanda-sp: each layer is calibrated on the outputs of pruned layers
@@ -111,8 +111,7 @@ def prune(job: Job, model: PlacedModel, report: Report, folder: Path | None) -> 
             allocate = partial(structure.allocate, scores, measure=job.measure(calibration, folder))
             job, plan = job.settle(model, allocate) if by_time else (job, allocate(job.budget))
         with report.timed("compress"):  # the other units are removed, with compensation
-            visits = calibration.visit("compress", compensation.needs_covariance, folder, changing=True)
-            fits = compress(model.adapter, plan, compensation, visits, job.compress_layer)
+            fits = job.compress(calibration, plan, folder)
     plan = replace(plan, whole_experts=job.budget.whole_experts)
     report.search_nats, report.weight_passes = list(plan.nats), model.passes - passes
     report.repairs = {block: fit._asdict() for block, fit in fits.items()}

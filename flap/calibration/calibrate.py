@@ -12,12 +12,11 @@ from torch import Tensor
 
 from flap.calibration.recorder import LayerRecorder, joined
 from flap.calibration.statistics import LayerStatistics
-from flap.calibration.statistics_file import STATISTICS, read_statistics, write_statistics
+from flap.calibration.statistics_file import STATISTICS
 from flap.data import HELD_OUT, batches, split_windows
 from flap.models import Batch, PlacedModel, Seen, Stream, Walk
 from flap.models.devices import give_back_freed
-from flap.storage import Cache
-from flap.storage.files import atomic_file
+from flap.storage import Cache, Notes
 
 Visits = Iterator[tuple[int, LayerStatistics | None]]
 
@@ -52,16 +51,14 @@ class Calibration:
     ) -> Visits:
         """Yield the index and the statistics of each layer while it is present; None as statistics without windows.
 
-        changing: the caller changes the layers. folder: an interrupted walk resumes from it. A walk with covariances
-        starts from the beginning instead, because the fit reports of the earlier start would be lost. apart: the
-        co-moments of held-out windows are apart, as fits need them, and not added to the others, which takes half of
-        the memory.
+        changing: the caller changes the layers. folder: an interrupted walk resumes from it. apart: the co-moments of
+        held-out windows are apart, as fits need them, and not added to the others, which takes half of the memory.
 
         Raises:
             ValueError: activations are not finite; names the block.
         """
-        place = None if folder is None or covariance else folder / stage
-        return self.along(Walk(self.model, f"{stage}, layer by layer", place, changing), covariance, apart=apart)
+        walk = Walk(self.model, f"{stage}, layer by layer", folder, changing)
+        return self.along(walk, covariance, apart=apart)
 
     def along(self, walk: Walk, covariance: bool, apart: bool = True) -> Visits:
         """As `visit`, in a walk that the caller has made and may give further streams."""
@@ -134,19 +131,10 @@ def collect_batches(model: PlacedModel, windows: Sequence[Batch], folder: Path |
     """
     folder = folder if model.on_disk else None  # in memory one pass does for all layers
     recorders = [LayerRecorder(model.adapter, i) for i in range(len(model.layers))]
-    statistics: dict[int, LayerStatistics] = {}
+    notes = Notes(STATISTICS, folder)
     for i in model.observe(windows, recorders, folder):
-        statistics[i] = recorders[i].finish()
-        if folder is not None:  # before the walk records that the layer is done
-            with atomic_file(folder / f"statistics-{i}.safetensors") as scratch:
-                write_statistics([statistics[i]], scratch)
-    return [statistics[i] if i in statistics else _read_earlier(folder, i) for i in range(len(recorders))]
-
-
-def _read_earlier(folder: Path | None, layer: int) -> LayerStatistics:
-    """Read the statistics of a layer that an interrupted run has written."""
-    assert folder is not None
-    return read_statistics(folder / f"statistics-{layer}.safetensors")[0]
+        notes.write(i, [recorders[i].finish()])
+    return [notes.read(i)[0] for i in range(len(recorders))]
 
 
 @torch.no_grad()  # here, not at the generators: there it would keep the yielded covariances in memory

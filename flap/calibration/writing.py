@@ -8,10 +8,13 @@ import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import torch
+from numpy.random import SeedSequence
 from torch import Tensor
 
 from flap.calibration.sampling import (
@@ -26,12 +29,13 @@ from flap.console.progress import progress
 from flap.data import SELF, Part, Text, Windows
 from flap.data.random_state import seeded
 from flap.models import PlacedModel
-from flap.storage import Kind, as_json
+from flap.storage import Kind, Notes, as_json
 
 log = logging.getLogger(__name__)
 
 WRITTEN: Kind[dict[str, Any]] = as_json("self")
-WRITTEN_VERSION = 4  # raise it when the same key would give another text
+BATCH: Kind[dict[str, Any]] = as_json("batch")  # tokens_NT, and the seconds that it took
+WRITTEN_VERSION = 5  # raise it when the same key would give another text
 
 SEQUENCES = 64  # in a batch
 SEQ_LEN = 512  # tokens of a sequence, at most the context; more if a longer window may not go over a sequence's end
@@ -102,16 +106,15 @@ class Draft:
             )
 
 
-def write(model: PlacedModel, draft: Draft) -> dict[str, Any]:
+def write(model: PlacedModel, draft: Draft, folder: Path | None = None) -> dict[str, Any]:
     """Return the documents that the model writes for a draft, their tokens, how many were dropped, and seconds.
 
     The model samples from its own distribution (temperature 1) and does not stop at EOS, as it was trained on documents
-    one after another.
+    one after another. folder: the batches that an interrupted run has left there are not written again.
 
     Raises:
         ValueError: as `Draft.add`.
     """
-    started = perf_counter()
     if draft.start.instead:
         log.warning("%s.dataset=%s: the model begins with %s", draft.windows.field, SELF, draft.start.name)
     whole = model.in_memory() if model.fits_in_memory() else model
@@ -122,11 +125,12 @@ def write(model: PlacedModel, draft: Draft) -> dict[str, Any]:
             "or have it written on a larger machine (docs/calibration.md)",
             draft.windows.field, SELF, batches * draft.seq_len,
         )  # fmt: skip
-    with seeded(draft.windows.seed), whole.callable(), plain_generation(whole.model), attention_of_one_query(whole):
-        for sequence_T in progress(_sequences(whole, draft), "the model writes", len):
+    notes = Notes(BATCH, folder)
+    with whole.callable(), plain_generation(whole.model), attention_of_one_query(whole):
+        for sequence_T in progress(_sequences(whole, draft, notes), "the model writes", len):
             draft.add(sequence_T)
     facts = {"tokens": draft.tokens, "dropped": draft.dropped, "begins_with": draft.start.name}
-    return {"documents": draft.documents, **facts, "seconds": perf_counter() - started}
+    return {"documents": draft.documents, **facts, "seconds": sum(batch["seconds"] for batch in notes)}
 
 
 def text_of(written: dict[str, Any]) -> Text:
@@ -134,11 +138,24 @@ def text_of(written: dict[str, Any]) -> Text:
     return Text.joined(SELF, written["documents"], f"written by the model from {written['begins_with']}")
 
 
-def _sequences(model: PlacedModel, draft: Draft) -> Iterator[Tensor]:
+def _sequences(model: PlacedModel, draft: Draft, notes: Notes[dict[str, Any]]) -> Iterator[Tensor]:
     """Yield sequences of the model, batch after batch, until the draft is long enough."""
-    while draft.left > 0:
-        needed = math.ceil(1.02 * draft.left / draft.seq_len)  # text has fewer tokens when it is tokenized again
-        yield from sample(model, draft.start, needed if needed < 1.5 * SEQUENCES else SEQUENCES, draft.seq_len)
+    for b in count():
+        if draft.left <= 0:
+            return
+        if b not in notes:
+            notes.write(b, _batch(model, draft, b))
+        yield from torch.tensor(notes.read(b)["tokens"])
+
+
+def _batch(model: PlacedModel, draft: Draft, number: int) -> dict[str, Any]:
+    """Return a batch, drawn with a seed of its own, so that it does not depend on who has written those before it."""
+    started = perf_counter()
+    needed = math.ceil(1.02 * draft.left / draft.seq_len)  # text has fewer tokens when it is tokenized again
+    seed = int(SeedSequence((draft.windows.seed, number)).generate_state(1)[0])
+    with seeded(seed):
+        tokens_NT = sample(model, draft.start, needed if needed < 1.5 * SEQUENCES else SEQUENCES, draft.seq_len)
+    return {"tokens": tokens_NT.tolist(), "seconds": perf_counter() - started}
 
 
 def loops(sequence_T: Tensor) -> bool:

@@ -3,8 +3,9 @@
 Legend: O, I output and input channels of the output projection · K kept, P pruned channels · U units.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
@@ -15,6 +16,9 @@ from flap.calibration import LayerStatistics
 from flap.compression.compensation import Compensation, FitReport
 from flap.compression.fitting import BlockFit, fit_layer
 from flap.models import Block, ModelAdapter, Pair, run_empty_attention
+from flap.storage import Notes, as_json
+
+FITS = as_json("fits")  # the fit reports of a layer
 
 
 @dataclass(frozen=True)
@@ -50,16 +54,23 @@ def compress(
     compensation: Compensation,
     statistics: Iterable[tuple[int, LayerStatistics | None]],
     compress_layer: CompressLayer,
+    folder: Path | None = None,
 ) -> dict[str, FitReport]:
     """Apply a plan to every layer. Each layer must be present while `statistics` yields its statistics.
 
+    folder: of the walk that `statistics` are from, which leaves what is reported here to one that resumes it.
     Returns the fit reports by the name of the block.
     """
-    reports: dict[str, FitReport] = {}
+    notes = Notes(FITS, folder)
     for i, observed in statistics:
-        reports |= compress_layer(adapter, i, plan.layers[i], compensation, observed)
+        notes.write(i, compress_layer(adapter, i, plan.layers[i], compensation, observed))
         del observed  # with its covariances, before the next layer's are collected
-    return reports
+    return joined(map(notes.read, range(len(plan.layers))))
+
+
+def joined(reports: Iterable[Mapping[str, Sequence[Any]]]) -> dict[str, FitReport]:
+    """Return the fit reports of all layers, which notes may have as plain sequences."""
+    return {name: FitReport(*report) for of_layer in reports for name, report in of_layer.items()}
 
 
 def compress_layer_by(write: Callable[[Change], None]) -> CompressLayer:

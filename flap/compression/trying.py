@@ -4,7 +4,7 @@ The scores of a layer say which units its trials remove, and its covariances are
 """
 
 import shutil
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, islice
 
@@ -12,8 +12,8 @@ from flap.allocation import Budget, LayerPlan, Search
 from flap.allocation.trials import unit_scores, without_lowest
 from flap.calibration import LayerStatistics
 from flap.compression.divergence import Divergence
-from flap.importance import Metric, Scores, read_scores, scores_of_layer, write_scores
-from flap.storage.files import atomic_file
+from flap.importance import SCORES, Metric, Scores, scores_of_layer
+from flap.storage import Notes
 
 
 def score_and_try(metric: Metric, search: Search, budget: Budget, divergence: Divergence) -> Scores:
@@ -30,7 +30,8 @@ def score_and_try(metric: Metric, search: Search, budget: Budget, divergence: Di
     trials = _Trials(metric, search, budget, divergence)
     covariance = metric.needs_covariance or divergence.compensation.needs_covariance
     measured = iter(divergence.along(trials, search.tokens, covariance, "score"))
-    return replace(Scores.joined(trials.scores), divergences=tuple(tuple(islice(measured, n)) for n in trials.counts))
+    scores = Scores.joined(map(trials.notes.read, range(len(trials.counts))))
+    return replace(scores, divergences=tuple(tuple(islice(measured, n)) for n in trials.counts))
 
 
 @dataclass
@@ -41,7 +42,11 @@ class _Trials:
     search: Search
     budget: Budget
     divergence: Divergence
-    scores: list[Scores] = field(default_factory=list)
+
+    @cached_property
+    def notes(self) -> Notes[Scores]:
+        """The scores of each layer, which an interrupted walk may have left."""
+        return Notes(SCORES, self.divergence.folder)
 
     @cached_property
     def counts(self) -> list[int]:
@@ -50,8 +55,7 @@ class _Trials:
 
     def __call__(self, i: int, observed: LayerStatistics | None) -> list[LayerPlan]:
         """Return layer i of each trial: its own trials, and as it is in those of other layers."""
-        self.scores.append(self._scored(i, observed))
-        [scores] = self.scores[i].layers
+        [scores] = self._scored(i, observed).layers
         whole = LayerPlan(*(without_lowest(score_U, 0) for score_U in unit_scores(scores)))
         of_layers = [[whole] * count for count in self.counts]
         of_layers[i] = [trial.plan for trial in self.search.trials(scores, self.budget.layers[i])]
@@ -59,14 +63,10 @@ class _Trials:
 
     def _scored(self, i: int, observed: LayerStatistics | None) -> Scores:
         """Return the scores of layer i, which an interrupted walk may have written."""
-        calibration, folder = self.divergence.calibration, self.divergence.folder
-        file = folder and folder / f"scores-{i}.safetensors"
-        if observed is None and file is not None and file.exists():
-            return read_scores(file)
+        if observed is None and i in self.notes:
+            return self.notes.read(i)
+        calibration = self.divergence.calibration
         if not self.metric.needs_covariance:  # plain statistics are those that other structures score with
             observed = calibration.layers[i] if calibration.layers else None
-        scores = scores_of_layer(self.metric, calibration.model.adapter.blocks(i), observed)
-        if file is not None:
-            with atomic_file(file) as scratch:
-                write_scores(scores, scratch)
-        return scores
+        self.notes.write(i, scores_of_layer(self.metric, calibration.model.adapter.blocks(i), observed))
+        return self.notes.read(i)

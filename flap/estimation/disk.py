@@ -6,6 +6,7 @@ from flap.estimation.parts import Parts
 from flap.estimation.searching import search_walks, widest
 
 AFTER_COMPRESSION = ("compress", "prune", "recover", "save", "evaluate")
+ORDER = ("calibrate", "score", "allocate", *AFTER_COMPRESSION)
 
 
 @dataclass(frozen=True)
@@ -37,18 +38,32 @@ class Disk(Parts):
         return max(0.0, self.bytes(self.shapes.parameters) - limit) if not self.place.streams else 0.0
 
     def _hidden(self, stage: str) -> float:
-        """Return the hidden states in files: inputs and outputs of a layer, and what the calibration has left."""
-        windows = self.states(self.work.tokens, 1).streams if self.place.streams else 0
+        """Return the hidden states in files: inputs and outputs of a layer, and what earlier walks have left."""
         if stage in ("load", "write"):
             return 0
-        if stage == "calibrate" or (stage == "prune" and not self.work.needs_covariance):
-            return 2 * windows
-        left = windows if self.work.plain_statistics else 0
+        windows = self.states(self.work.tokens, 1).streams if self.place.streams else 0
+        walks = self._walks
+        left = windows * sum(ORDER.index(walk) < ORDER.index(stage) for walk in walks)
+        if stage in walks:
+            return left + 2 * windows
         if stage in ("score", "allocate"):
             return left + self._search(stage)
         texts = self.work.texts
         streamed = stage == "evaluate" and texts is not None and not self.work.texts_in_memory and self.place.streams
         return left + (self.states(texts.tokens, 2).streams if streamed and texts is not None else 0)
+
+    @property
+    def _walks(self) -> list[str]:
+        """The stages in which the windows walk, from whose files a killed run goes on; a search deletes its own."""
+        metric, searches = self.work.metric, bool(search_walks("score", self.work, self.shapes))
+        scores = metric.needs_covariance and not searches and not self.work.in_sequence
+        walks = {
+            "calibrate": self.work.plain_statistics,
+            "score": scores,
+            "compress": self.work.compensation.needs_covariance and not self.work.in_sequence,
+            "prune": self.work.in_sequence,
+        }
+        return [stage for stage, there in walks.items() if there]
 
     def _search(self, stage: str) -> float:
         """Return the hidden states of all streams of a search, and those of the windows that covariances are of."""

@@ -58,7 +58,7 @@ class Moments(Parts):
             return search
         if not covariance:
             return [self.layer() + plain]
-        return self._observed(self.states(self.work.tokens, 1, files=False), factors, 1)
+        return self._observed(self._windows(), factors, 1)
 
     def allocate(self) -> list[Use]:
         """The plan is made; by the rounds of a search in several walks."""
@@ -90,15 +90,13 @@ class Moments(Parts):
         """Each layer is pruned."""
         if not self.work.compensation.needs_covariance:
             return [self.layer() + self.in_float(PLAIN_WEIGHTS) + self.pruned()]
-        states = self.states(self.work.tokens, 1, files=False) + self.pruned()
-        return self._observed(states, self.factors(FIT_COPIES, FIT_WEIGHTS))
+        return self._observed(self._windows() + self.pruned(), self.factors(FIT_COPIES, FIT_WEIGHTS))
 
     def prune(self) -> list[Use]:
         """Each layer is scored and pruned before the next one is calibrated."""
         if self.work.needs_covariance:
             return [*self.score(), *self.compress()]
-        files = self.place.streams and self.work.metric.needs_statistics
-        states = self.states(self.work.tokens, 2 if files else 1, files) + self.pruned()
+        states = self._windows() + self.pruned()
         run = self.run(self.work.batch_tokens, RECORDED_BYTES)
         return [
             self.ends(0) + states,
@@ -133,6 +131,11 @@ class Moments(Parts):
         num_bytes = self.bytes(self.shapes.parameters)
         whole = Use(weights=num_bytes, read=num_bytes) if self.place.streams else self.ends(self.head)
         return [whole + self.pruned() + logits]
+
+    def _windows(self) -> Use:
+        """The calibration windows in a walk; of a model on disk in files, with inputs and outputs of a layer."""
+        files = self.place.streams and self.work.metric.needs_statistics
+        return self.states(self.work.tokens, 2 if files else 1, files)
 
     def _observed(self, states: Use, factors: Use, sets: int = 2) -> list[Use]:
         """The covariances of a layer are collected, and factorised."""

@@ -1,11 +1,11 @@
 """The importance metrics: they score how much each channel matters. One file for each metric."""
 
-from flap.importance.base import Metric, Scores, score_layer, score_layers, scores_of_layer
+from flap.importance.base import Metric, score_layer, score_layers, scores_of_layer
 from flap.importance.ifv import IFV
 from flap.importance.magnitude import Magnitude
 from flap.importance.obs import OBS
 from flap.importance.random import Random
-from flap.importance.scores_file import SCORES, SCORES_VERSION, read_scores, write_scores
+from flap.importance.scores import SCORES, SCORES_VERSION, Scores, read_scores, write_scores
 from flap.importance.wanda import Wanda
 from flap.importance.wifn import WIFN
 from flap.importance.wifv import WIFV

@@ -1,4 +1,4 @@
-"""The base class of the metrics, and the scores of all layers. A metric sees only a weight and its inputs' statistics.
+"""The base class of the metrics, and scoring layer by layer. A metric sees only a weight and its inputs' statistics.
 
 Legend: G attention units (KV heads) · U units · C channels of a unit · I, O input and output channels.
 """
@@ -6,34 +6,16 @@ Legend: G attention units (KV heads) · U units · C channels of a unit · I, O 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import chain
+from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from flap.calibration import LayerStatistics, Statistics
+from flap.importance.scores import SCORES, Scores
 from flap.models import Block, ModelAdapter, Pair
-
-
-@dataclass(frozen=True)
-class Scores:
-    """The scores of all layers, higher = keep: score_GC of the attention (a row for each unit), score_I of the neurons.
-
-    float32 on the CPU, finite. inverse_power: for each layer E[1 / ‖h‖²] of the hidden states h that enter it, for
-    structures that scale errors by it; empty without calibration, and where the scores are no squared output errors.
-    divergences: for each layer those of its trials, in nats a token, lower is better; empty without a search.
-    """
-
-    layers: tuple[Pair[Tensor], ...]
-    inverse_power: tuple[float, ...] = ()
-    divergences: tuple[tuple[float, ...], ...] = ()
-
-    @classmethod
-    def joined(cls, parts: Iterable["Scores"]) -> "Scores":
-        """Return the scores of all layers, from parts with some of the layers each."""
-        fields = zip(*((part.layers, part.inverse_power, part.divergences) for part in parts), strict=False)
-        return cls(*(tuple(chain.from_iterable(values)) for values in fields))
+from flap.storage import Notes
 
 
 @dataclass(frozen=True)
@@ -61,14 +43,20 @@ class Metric(ABC):
 
 
 def score_layers(
-    metric: Metric, adapter: ModelAdapter, statistics: Iterable[tuple[int, LayerStatistics | None]]
+    metric: Metric,
+    adapter: ModelAdapter,
+    statistics: Iterable[tuple[int, LayerStatistics | None]],
+    folder: Path | None = None,
 ) -> Scores:
-    """Return the scores of all layers. Each layer must be present while `statistics` yields its statistics."""
-    parts: list[Scores] = []
+    """Return the scores of all layers. Each layer must be present while `statistics` yields its statistics.
+
+    folder: of the walk that `statistics` are from, which leaves its scores here to one that resumes it.
+    """
+    notes = Notes(SCORES, folder)
     for i, observed in statistics:
-        parts.append(scores_of_layer(metric, adapter.blocks(i), observed))
+        notes.write(i, scores_of_layer(metric, adapter.blocks(i), observed))
         del observed  # with its covariances, before the next layer's are collected
-    return Scores.joined(parts)
+    return Scores.joined(map(notes.read, range(len(adapter.layers))))
 
 
 def scores_of_layer(metric: Metric, blocks: Pair[Block], observed: LayerStatistics | None) -> Scores:

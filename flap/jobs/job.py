@@ -12,7 +12,15 @@ from flap.calibration import Calibration
 from flap.calibration.calibrate import calibrate
 from flap.calibration.images import Images
 from flap.calibration.writing import WRITTEN, Draft, text_of, write
-from flap.compression import CompressLayer, Divergence, mask_layer, score_and_try, slice_layer
+from flap.compression import (
+    CompressLayer,
+    Divergence,
+    FitReport,
+    compress,
+    mask_layer,
+    score_and_try,
+    slice_layer,
+)
 from flap.config import FlapConfig
 from flap.data import Windows
 from flap.evaluation import Suite
@@ -67,7 +75,7 @@ class Job:
         model.adapter = adapt(model.model, self.choices.structure.experts)
         return model
 
-    def with_own_text(self, model: PlacedModel) -> tuple["Job", dict[str, dict[str, Any]]]:
+    def with_own_text(self, model: PlacedModel, folder: Path | None) -> tuple["Job", dict[str, dict[str, Any]]]:
         """Return the job with the texts that the model writes itself, and what that took, for each use of such a text.
 
         Runs with the same model and options share the cached texts.
@@ -77,7 +85,8 @@ class Job:
             if windows.to_write is not None:
                 draft = Draft.of(windows, self.source.max_length)
                 key = self.keys.written(draft.key, model.device)
-                written, state = self.cache.get(WRITTEN, key, partial(write, model, draft))
+                make = partial(write, model, draft, folder and folder / f"write-{use}")
+                written, state = self.cache.get(WRITTEN, key, make)
                 facts[use] = {**{name: value for name, value in written.items() if name != "documents"}, "cache": state}
                 texts[use] = windows.written(text_of(written))
         return replace(self, texts=texts), facts
@@ -126,8 +135,9 @@ class Job:
             divergence = Divergence(calibration, self.choices.compensation, folder and folder / "score")
             make = partial(score_and_try, metric, structure, self.budget, divergence)
         else:
-            visits = calibration.visit("score", metric.needs_covariance, apart=False)
-            make = partial(score_layers, metric, model.adapter, visits)
+            place = folder / "score" if folder and metric.needs_covariance and model.on_disk else None
+            visits = calibration.visit("score", metric.needs_covariance, place, apart=False)
+            make = partial(score_layers, metric, model.adapter, visits, place)
             if not metric.needs_covariance:
                 return make()
         return self.cache.get(SCORES, self.keys.scores(model.device), make)[0]
@@ -143,6 +153,13 @@ class Job:
             return self.cache.get(DIVERGENCES, key, lambda: divergence(plans, num_tokens))[0]
 
         return measure
+
+    def compress(self, calibration: Calibration, plan: PruningPlan, folder: Path | None) -> dict[str, FitReport]:
+        """Remove the units that the plan does not keep, with compensation; return the fit reports by block."""
+        model, compensation = calibration.model, self.choices.compensation
+        place = folder / "compress" if folder and model.on_disk else None  # changes in memory end with the process
+        visits = calibration.visit("compress", compensation.needs_covariance, place, changing=True)
+        return compress(model.adapter, plan, compensation, visits, self.compress_layer, place)
 
     def recover(self, model: PlacedModel, more_to_come: bool, folder: Path | None) -> dict[str, Any]:
         """Train the compressed model in place to predict what the dense one predicts; return what the report says."""

@@ -1,7 +1,8 @@
-"""Files on disk: the cache, atomic files and directories, and the status of a run."""
+"""Files on disk: the cache, atomic files and directories, notes, and the status of a run."""
 
 from flap.storage.cache import Cache, Kind, as_json, digest
 from flap.storage.files import cache_root, write_text
+from flap.storage.notes import Notes
 from flap.storage.status import read_state, write_status
 
-__all__ = ["Cache", "Kind", "as_json", "cache_root", "digest", "read_state", "write_status", "write_text"]
+__all__ = ["Cache", "Kind", "Notes", "as_json", "cache_root", "digest", "read_state", "write_status", "write_text"]

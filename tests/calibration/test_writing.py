@@ -72,6 +72,28 @@ def test_the_same_seed_writes_the_same_and_the_callers_randomness_is_left_alone(
     assert model.model.generation_config.max_new_tokens is None
 
 
+def test_a_text_goes_on_where_it_was_interrupted(
+    windows: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batch after batch, each with a seed of its own."""
+    monkeypatch.setattr("flap.calibration.writing.SEQUENCES", 2)
+    model, drawn = Resident(tiny_model("llama-gqa")), []
+
+    def sampled(*given: Any) -> torch.Tensor:
+        drawn.append(sample(*given))
+        if len(drawn) == 3:
+            raise KeyboardInterrupt
+        return drawn[-1]
+
+    expected = write(model, Draft.of(windows))
+    monkeypatch.setattr("flap.calibration.writing.sample", sampled)
+    with pytest.raises(KeyboardInterrupt):
+        write(model, Draft.of(windows), tmp_path / "write")
+    found = write(model, Draft.of(windows), tmp_path / "write")
+    assert {**found, "seconds": 0} == {**expected, "seconds": 0} and found["seconds"] > 0
+    assert not torch.equal(drawn[0], drawn[1]) and torch.equal(drawn[2], drawn[3])
+
+
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_every_placement_writes_the_same(
     placement: str, windows: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

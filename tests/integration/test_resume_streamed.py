@@ -1,5 +1,6 @@
 """A streamed run that is killed at any moment goes on from the last finished layer, to the same bytes."""
 
+import json
 import signal
 from pathlib import Path
 
@@ -15,7 +16,9 @@ IN_SEQUENCE = [step for pair in zip(PRUNE, WRITE, strict=True) for step in pair]
 # random scores are drawn layer after layer; and the biases that the model's own config asks for come last
 RANDOM = [*IN_SEQUENCE[:-1], *WRITE, "compare"]
 # with covariances windows walk along, those to fit on and those held out
-WITH_COVARIANCE = [step for i in range(4) for step in (*2 * [f"compress {i}"], f"write {i}")] + ["compare"]
+FITTED = [step for i in range(4) for step in (*2 * [f"compress {i}"], f"write {i}")] + ["compare"]
+CLOSED_FORM = [f"score {i}" for i in range(4)] + FITTED
+IN_SEQUENCE_FITTED = [step for i in range(4) for step in (*2 * [f"prune {i}"], f"write {i}")] + RANDOM[8:]
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +44,10 @@ def undisturbed(arguments: list[str], tmp_path_factory: pytest.TempPathFactory):
 
 
 def written(folder: Path) -> dict[str, bytes]:
-    """All files of the checkpoint, and the plan; relative paths make runs of different folders alike."""
+    """All files of the checkpoint, the plan and what fits report; relative paths make runs of other folders alike."""
     files = [folder / "run" / "plan.json", *(folder / "run" / "checkpoint").iterdir()]
-    return {file.name: file.read_bytes() for file in files}
+    repairs = json.loads((folder / "run" / "report.json").read_text())["repairs"]
+    return {file.name: file.read_bytes() for file in files} | {"repairs": json.dumps(repairs).encode()}
 
 
 @pytest.mark.parametrize(
@@ -56,8 +60,11 @@ def written(folder: Path) -> dict[str, bytes]:
         ("method=wanda_sp", IN_SEQUENCE, "write 2", IN_SEQUENCE[4:]),
         ("method=wanda_sp", IN_SEQUENCE, "compare", IN_SEQUENCE[8:]),
         ("method=wanda_sp metric=random compensation=bias", RANDOM, "prune 1", RANDOM),
-        # what fits report would be lost: the walk that makes them begins anew
-        ("compensation=linear", CALIBRATE + WITH_COVARIANCE, "write 2", WITH_COVARIANCE),
+        ("compensation=linear", CALIBRATE + FITTED, "write 2", FITTED[6:]),
+        ("compensation=linear", CALIBRATE + FITTED, "compare", FITTED[12:]),  # what fits report is there
+        ("metric=OBS compensation=linear", CLOSED_FORM, "score 2", CLOSED_FORM[2:]),
+        ("metric=OBS compensation=linear", CLOSED_FORM, "write 1", CLOSED_FORM[7:]),
+        ("method=wanda_sp compensation=linear", IN_SEQUENCE_FITTED, "write 2", IN_SEQUENCE_FITTED[6:]),
     ],
 )
 def test_a_killed_run_goes_on(

@@ -1,15 +1,41 @@
-"""The file of scores that took a walk, a search's with what it measured: runs that differ in the ratio share it."""
+"""The scores of all layers, and their file. Runs that differ in the ratio share scores that took a walk.
 
+Legend: G attention units (KV heads) · C channels of a unit · I input channels.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from flap.importance.base import Scores
 from flap.models import Pair
 from flap.storage import Kind
 
 SCORES_VERSION = 1  # raise it when a metric scores otherwise
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of all layers, higher = keep: score_GC of the attention (a row for each unit), score_I of the neurons.
+
+    float32 on the CPU, finite. inverse_power: for each layer E[1 / ‖h‖²] of the hidden states h that enter it, for
+    structures that scale errors by it; empty without calibration, and where the scores are no squared output errors.
+    divergences: for each layer those of its trials, in nats a token, lower is better; empty without a search.
+    """
+
+    layers: tuple[Pair[Tensor], ...]
+    inverse_power: tuple[float, ...] = ()
+    divergences: tuple[tuple[float, ...], ...] = ()
+
+    @classmethod
+    def joined(cls, parts: Iterable["Scores"]) -> "Scores":
+        """Return the scores of all layers, from parts with some of the layers each."""
+        fields = zip(*((part.layers, part.inverse_power, part.divergences) for part in parts), strict=False)
+        return cls(*(tuple(chain.from_iterable(values)) for values in fields))
 
 
 def write_scores(scores: Scores, path: Path) -> None:
