@@ -17,23 +17,33 @@ MARGIN = 1.25  # estimates are within a quarter of what is measured: only what i
 
 @dataclass(frozen=True)
 class Room:
-    """Free bytes: on the device, on the host, and on the disk of `cache_dir`."""
+    """Free bytes: on the device, on the host, and on the disk of `cache_dir`.
+
+    one_disk: the checkpoint is written to that disk, too.
+    """
 
     device: int
     host: int
     disk: int
+    one_disk: bool = False
 
     @classmethod
-    def here(cls, device: torch.device, cache: Path) -> "Room":
+    def here(cls, device: torch.device, cache: Path, target: Path, left: Path | None = None) -> "Room":
         """Return the room of this machine. On a device that it has not, that of the host.
 
-        What an interrupted run has left below `cache_dir` counts as free, because the next start uses it.
+        target: the folder of the checkpoint. left: the folder of this run's working files: what an interrupted start
+        has left there counts as free, because it is used.
         """
-        place = next(path for path in (cache, *cache.absolute().parents) if path.exists())
-        left = sum(map(_size, cache.glob("streams/*/**/*-*")))
+        place = _nearest(cache)
         there = device if device.type != "cuda" or torch.cuda.is_available() else torch.device("cpu")
         host = int(psutil.virtual_memory().available)
-        return cls(free_bytes(there), host, shutil.disk_usage(place).free + left)
+        disk = shutil.disk_usage(place).free + sum(map(_size, left.rglob("*") if left else ()))
+        return cls(free_bytes(there), host, disk, place.stat().st_dev == _nearest(target).stat().st_dev)
+
+
+def _nearest(path: Path) -> Path:
+    """Return the path, or the folder in which it would be made."""
+    return next(one for one in (path, *path.absolute().parents) if one.exists())
 
 
 def _size(file: Path) -> int:
@@ -57,14 +67,15 @@ def check_fits(estimate: Estimate, work: Work, place: Place, room: Room) -> None
     if not place.shared:
         _check(estimate, "device_bytes", loaded, room.device, where, f"on {place.device}", memory)
     _check(estimate, "host_bytes", PROCESS_BYTES, room.host, where, "in the host's memory", memory)
-    _check(estimate, "cache_bytes", 0, room.disk, "cache_dir", "on its disk", "a larger disk, or fewer windows")
+    kind, where = ("disk_bytes", " with the checkpoint") if room.one_disk else ("cache_bytes", "")
+    _check(estimate, kind, 0, room.disk, "cache_dir", f"on its disk{where}", "a larger disk, or fewer windows")
 
 
 def _check(estimate: Estimate, kind: str, there: int, free: int, field: str, where: str, advice: str) -> None:
     """Check one kind of memory. there: what this process has of it already."""
     peak = estimate.peak(kind)
     needed = int(getattr(peak, kind)) - there
-    advice = TO_TRAIN if peak.stage == "recover" and kind != "cache_bytes" else advice
+    advice = TO_TRAIN if peak.stage == "recover" and field != "cache_dir" else advice
     if needed > MARGIN * free:
         raise ValueError(
             f"{field}: expected {gigabytes(needed)} GB free {where}, which the stage '{peak.stage}' takes, and "

@@ -57,12 +57,17 @@ class Forecast:
         model: Architecture | Source | Given,
         adapter: ModelAdapter,
         ratio: float,
+        target: Path,
         images: Images | None = None,
+        left: Path | None = None,
     ) -> "Forecast":
-        """Return the forecast of a run. adapter: of the model's skeleton. ratio: the share that is removed at least."""
+        """Return the forecast of a run. adapter: of the model's skeleton. ratio: the share that is removed at least.
+
+        target: the folder of the checkpoint. left: that of this run's working files.
+        """
         shapes = shapes_of(adapter)
         place = _place(config, choices, model, shapes)
-        room = Room.here(place.device, cache_root(config.cache_dir))
+        room = Room.here(place.device, cache_root(config.cache_dir), target, left)
         in_memory = ROOM_TO_RUN * shapes.parameters * place.itemsize <= room.device
         training = _training(choices.recovery, adapter, ratio, model)
         work = _work(config, choices, in_memory, ratio, training, images)
@@ -102,7 +107,8 @@ def forecast(config: FlapConfig) -> Forecast:
         images = _images(config, model)
     adapter = adapt(model.skeleton(), choices.structure.experts)
     budget = check_budget(adapter, choices, config, model)
-    return Forecast.of(config, choices, model, adapter, budget.ratio, images)
+    target = Path(config.checkpoint.dir or ".")  # without one it is in the run's folder, which is below this one
+    return Forecast.of(config, choices, model, adapter, budget.ratio, target, images)
 
 
 def _images(config: FlapConfig, model: Architecture) -> Images | None:

@@ -17,6 +17,7 @@ from flap.models import Given, ModelAdapter, Source, adapt, find_model
 from flap.recovery import check_room_to_train
 from flap.storage import Cache, cache_root
 from flap.storage.files import remove_leftovers
+from flap.storage.workspace import working_folder
 
 
 def prepare(
@@ -85,7 +86,8 @@ def _check_room(job: Job, adapter: ModelAdapter) -> None:
     config, source, budget = job.config, job.source, job.budget
     if job.choices.recovery is not None:
         check_room_to_train(job.choices.recovery, adapter, budget.ratio, source.dtype, source.device)
-    Forecast.of(config, job.choices, source, adapter, budget.ratio, job.images).check()
+    left = working_folder(job.cache.root, job.keys.workspace)
+    Forecast.of(config, job.choices, source, adapter, budget.ratio, job.target, job.images, left).check()
     if config.checkpoint.save:
         remove_leftovers(job.target)
         check_target(job.target, job.replaces_checkpoint, Path(source.path) if source.path else None)

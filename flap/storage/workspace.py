@@ -14,6 +14,11 @@ from flap.storage.locks import file_lock
 KIND = "streams"
 
 
+def working_folder(root: Path, key: Mapping[str, Any]) -> Path:
+    """Return where the working folder of a key is."""
+    return root / KIND / digest(key)
+
+
 @contextmanager
 def workspace(root: Path, key: Mapping[str, Any], resume: bool) -> Iterator[Path]:
     """Yield the working folder of a key, with the files that an interrupted run of the same key has left.
@@ -22,7 +27,7 @@ def workspace(root: Path, key: Mapping[str, Any], resume: bool) -> Iterator[Path
     another process uses the folder, or where no lock can be made, a temporary one is yielded instead. key: all that the
     files depend on. resume: false deletes old files.
     """
-    folder = root / KIND / digest(key)
+    folder = working_folder(root, key)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with file_lock(folder.with_suffix(".lock"), "cache_dir") as state:
         if state != "held":

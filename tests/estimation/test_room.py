@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -87,11 +88,27 @@ def test_streams_that_fit_nowhere_say_how_many_tokens_would(
     assert fitting is not None and fitting.bytes <= 50 * streams.token_bytes
 
 
-def test_what_an_interrupted_run_left_counts_as_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "cache" / "streams" / "key" / "search").mkdir(parents=True)
-    (tmp_path / "cache" / "streams" / "key" / "search" / "hidden-0").write_bytes(bytes(2**26))
+def test_what_an_interrupted_start_of_this_run_left_counts_as_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in ("mine", "others"):
+        (tmp_path / "cache" / "streams" / key / "search").mkdir(parents=True)
+        (tmp_path / "cache" / "streams" / key / "search" / "hidden-0").write_bytes(bytes(2**26))
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
-    assert Room.here(torch.device("cpu"), tmp_path / "cache").disk == 1000 + 2**26
+    here = partial(Room.here, torch.device("cpu"), tmp_path / "cache", tmp_path / "run" / "checkpoint")
+    mine = tmp_path / "cache" / "streams" / "mine"
+    assert here().disk == 1000 and 0 <= here(mine).disk - 1000 - 2**26 < 2**16
+    assert here().one_disk
+
+
+def test_a_checkpoint_on_the_same_disk_needs_room_beside_the_cache(foretell: Foretell) -> None:
+    forecast = foretell("model.placement=stream", "ratio=0.1", "checkpoint.save=true")
+    in_cache, both = (getattr(forecast.estimate.peak(kind), kind) for kind in ("cache_bytes", "disk_bytes"))
+    room = replace(PLENTY, disk=int((in_cache + both) / 2 / MARGIN))
+    assert both > 1.5 * in_cache
+    check_fits(forecast.estimate, forecast.work, forecast.place, room)
+    line = refusal(forecast, replace(room, one_disk=True))
+    assert "GB free on its disk with the checkpoint, which the stage 'save' takes, and" in line
 
 
 def test_a_loaded_model_needs_no_room_for_its_weights(foretell: Foretell) -> None:
