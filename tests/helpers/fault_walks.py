@@ -29,12 +29,15 @@ class Scenario:
     """A command line that is walked through, in a folder where another one has been run before.
 
     kept: folders that hold results before; they stay to the byte, or are replaced as a whole by the new result.
+    step: a fault is put at each step-th operation. Most operations are five on one file, so that of seven steps each
+    meets another one, in most of the files.
     """
 
     name: str
     arguments: tuple[str, ...]
     before: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
+    step: int = 7
 
 
 SCENARIOS = (
@@ -46,6 +49,19 @@ SCENARIOS = (
         kept=("old",),
     ),
     Scenario("stream", ("ratio=0.4", "model.placement=stream", RUN)),
+    Scenario(
+        "flap_plus in a stream",
+        (
+            "ratio=0.4",
+            "method=flap_plus",
+            "structure.rounds=1",
+            "calibration.num_samples=20",
+            "compensation.ridge=0.01",
+            "model.placement=stream",
+            RUN,
+        ),
+        step=53,  # it has several hundred
+    ),
     Scenario("fill the cache", ("ratio=0.4", "checkpoint.save=false", RUN)),
     Scenario(
         "a cell and its study",

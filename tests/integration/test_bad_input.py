@@ -169,7 +169,7 @@ class Disk(NamedTuple):
         ("run", "checkpoint.dir=.*: the pruned model takes 0.000161 GB, and 1e-06 GB are free there; name a place on"),
         (
             "cache",
-            "cache_dir: expected 0.000\\d+ GB free on its disk, .* stage 'compress' takes, and 1e-06 GB are; take",
+            "cache_dir: expected 0.000\\d+ GB free on its disk with the checkpoint, .* 'save' takes, and 1e-06 GB",
         ),
     ],
 )

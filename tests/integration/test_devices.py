@@ -30,9 +30,11 @@ from flap.config import ModelConfig
 from flap.evaluation.perplexity import perplexity, window_losses
 from flap.importance import OBS, score_layers
 from flap.models import PlacedModel, Resident, Source, Spread, find_model
+from flap.pipeline import run
 from flap.reporting import Report
 from tests.cases import random_model, tokens
 from tests.helpers.pruned import prune
+from tests.helpers.runs import composed, tiny
 from tests.models.families import test_families, test_mixtures, test_other_names
 
 ROUNDING = 1e-4
@@ -273,6 +275,41 @@ def test_spread_over_it_and_the_host(
     assert placed.device.type == device.type
     assert {parameter.device.type for parameter in placed.layers[1].parameters()} == {"meta"}  # onloaded when needed
     assert_prunes_and_saves(placed, family, tokenizer, tmp_path / "pruned")
+
+
+@pytest.mark.parametrize("placement", ["auto", "stream"])
+@pytest.mark.parametrize("family", ["llama", "mixtral"])
+def test_flap_plus_at_every_placement(
+    device: torch.device,
+    family: str,
+    placement: str,
+    sources: Callable[..., Source],
+    text_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A whole run: the plan is that of a model in the CPU's memory."""
+    places = {"model.embed_tokens": device, "model.norm": device, "model.rotary_emb": device, "lm_head": device}
+    places |= {f"model.layers.{i}": device if i % 2 else "cpu" for i in range(4)}
+
+    def spread(source: Source, *_: object) -> PlacedModel:
+        return Spread(source.read(device_map=places))
+
+    def plan(one: torch.device, where: str) -> PruningPlan:
+        source, folder = sources(one, family, where), tmp_path / f"{one.type}-{where}"
+        inputs = [one for one in tiny(Path(source.path), text_file) if not one.startswith("eval")]
+        arguments = [*inputs, "method=flap_plus", "calibration.num_samples=20", "ratio=0.4"]
+        with monkeypatch.context() as patch:
+            if where == "auto":
+                patch.setattr(Source, "open", spread)
+            run(
+                composed(*arguments, LEVELS, "structure.rounds=1", "eval=[none]", "use_cache=false"),
+                folder,
+                source=source,
+            )
+        return PruningPlan.load(folder / "plan.json")
+
+    assert plan(device, placement) == plan(CPU, "device")
 
 
 @pytest.mark.parametrize("family", ["llama", "olmo2", "mixtral"])

@@ -12,8 +12,6 @@ from tests.helpers.fault_walks import SCENARIOS, Case, Scenario, walk
 from tests.helpers.faults import KINDS, Fault
 from tests.helpers.runs import tiny
 
-STEP = 7  # most operations are five on one file: of seven steps each meets another one, in most of the files
-
 
 def faults(step: int, first: int, num_operations: int) -> list[Fault]:
     """A fault at each step-th operation, with the kinds in turn from `first` on."""
@@ -33,7 +31,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokeni
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_a_fault(scenario: Scenario, inputs: list[str]) -> None:
-    cases = walk(scenario, inputs, partial(faults, STEP, SCENARIOS.index(scenario)))
+    cases = walk(scenario, inputs, partial(faults, scenario.step, SCENARIOS.index(scenario)))
     print(row(scenario, cases))  # of the table in docs/faults.md
     assert [case for case in cases if case.problems] == []
 
