@@ -108,12 +108,12 @@ def peak_bytes() -> int:
 
 
 def disk_bytes(*folders: Path) -> int:
-    """What the files in these folders take on the disk at this moment."""
-    total = 0
+    """What the files in these folders take on the disk at this moment; one with two names counts once."""
+    sizes: dict[int, int] = {}
     for file in (file for folder in folders for file in folder.rglob("*")):
         with suppress(OSError):  # files come and go
-            total += file.stat().st_blocks * 512
-    return total
+            sizes[file.stat().st_ino] = file.stat().st_blocks * 512
+    return sum(sizes.values())
 
 
 class Watched(NamedTuple):

@@ -19,11 +19,15 @@ class Disk(Parts):
         return self._offloaded + self._hidden(stage) + changed + (self._training if stage == "recover" else 0)
 
     def checkpoint(self, stage: str) -> float:
-        """Return the bytes of the checkpoint and of a GGUF file, once they are there."""
+        """Return the bytes of the checkpoint and of a GGUF file, once they are there.
+
+        It shares the files of changed layers; stacked experts are written one by one.
+        """
         if stage not in ("save", "evaluate") or not self.work.saves:
             return 0
         parameters = self.shapes.parameters - self.work.ratio * self.shapes.prunable
-        return parameters * (self.place.itemsize + self.work.gguf_bytes)
+        shared = self.kept_layers if self.place.streams and not self.shapes.has_experts else 0
+        return parameters * (self.place.itemsize + self.work.gguf_bytes) - shared
 
     @property
     def _training(self) -> float:

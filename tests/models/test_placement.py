@@ -264,6 +264,27 @@ def test_an_interrupted_run_finds_the_layers_that_it_finished(
             assert_holds(layer, expected)
 
 
+def test_files_of_changed_layers_become_files_of_the_checkpoint(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that these layers are on the disk once; copied from one disk to another, and where names are others."""
+    placed = placed_at("stream", directory, tmp_path / "work")
+    for i in (0, 1):
+        with placed.layer(i):
+            change(placed.adapter, i)
+    for name in ("shared", "copied"):
+        (tmp_path / name).mkdir()
+        placed.write(tmp_path / name)
+        monkeypatch.setattr("os.link", lambda *_: (_ for _ in ()).throw(OSError(18, "Invalid cross-device link")))
+    shared, copied = ({file.name: file for file in (tmp_path / name).iterdir()} for name in ("shared", "copied"))
+    assert {name: file.read_bytes() for name, file in shared.items()} == {
+        name: file.read_bytes() for name, file in copied.items()
+    }
+    links = 0 if directory.name == "mixtral" else 2  # the experts of a layer are stacked in memory, and not in files
+    assert sum(file.stat().st_nlink == 2 for file in shared.values()) == links
+    assert all(file.stat().st_nlink == 1 for file in copied.values())
+
+
 def test_a_block_that_fails_keeps_no_change(directory: Path, plain: PreTrainedModel) -> None:
     placed = placed_at("stream", directory)
     with pytest.raises(KeyboardInterrupt), placed.layer(1) as layer:

@@ -1,5 +1,6 @@
-"""The changed layers of a model on disk: one file for each, until the checkpoint is written."""
+"""The changed layers of a model on disk: one file for each, which the checkpoint then shares."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from flap.storage.headers import tensor_shapes
 
 
 class Changes:
-    """The files of changed layers in a folder."""
+    """The files of changed layers in a folder. prefix: of all layers' names in the model's state dict."""
 
-    def __init__(self, folder: Path, adapter: ModelAdapter) -> None:
-        self.folder, self.adapter = folder, adapter
+    def __init__(self, folder: Path, adapter: ModelAdapter, prefix: str) -> None:
+        self.folder, self.adapter, self.prefix = folder, adapter, prefix
         self._changed: set[int] = set()
 
     def __contains__(self, index: int) -> bool:
@@ -33,18 +34,31 @@ class Changes:
         return self.folder / f"layer-{index}.safetensors"
 
     def write(self, index: int) -> None:
-        """Write the layer as it is now."""
+        """Write the layer as it is now, with the names that it has in the model."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: tensor.contiguous() for name, tensor in self.adapter.layers[index].state_dict().items()}
+        state = self.adapter.layers[index].state_dict(prefix=f"{self.prefix}{index}.")
+        tensors = {name: tensor.contiguous() for name, tensor in state.items()}
         with atomic_file(self.path(index)) as scratch:
             save_file(tensors, scratch, metadata={"format": "pt"})
         self._changed.add(index)
+
+    def link(self, index: int, target: Path) -> bool:
+        """Let `target` be the file of a layer as well, which takes no room; return whether that was possible.
+
+        It is not for a layer that is not changed, from one disk to another, and on a disk without hard links.
+        """
+        try:
+            if index in self:
+                os.link(self.path(index), target)
+        except OSError:
+            return False
+        return index in self
 
     def read(self, index: int, device: torch.device) -> None:
         """Give the layer the tensors of its file; on the meta device, only their shapes."""
         layer = self.adapter.layers[index]
         for name, tensor in self._tensors(index, device).items():
-            path, _, attribute = name.rpartition(".")
+            path, _, attribute = name.removeprefix(f"{self.prefix}{index}.").rpartition(".")
             _set(layer.get_submodule(path), attribute, tensor)
         self.adapter.refresh(index)
 

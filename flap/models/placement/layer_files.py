@@ -25,7 +25,7 @@ class LayerFiles:
 
     def __init__(self, model: PreTrainedModel, layers: nn.ModuleList, directory: Path, device: torch.device) -> None:
         self.model, self.directory, self.device = model, directory, device
-        self._prefix = next(f"{name}." for name, module in model.named_modules() if module is layers)
+        self.prefix = next(f"{name}." for name, module in model.named_modules() if module is layers)
         self._conversions = model._weight_conversions
 
     def read(self, index: int | None) -> None:
@@ -48,7 +48,7 @@ class LayerFiles:
 
     def state(self, index: int | None) -> dict[str, Tensor]:
         """Return the entries of the model's state dict that belong to a layer, as they are now."""
-        prefix = self._prefix if index is None else f"{self._prefix}{index}."
+        prefix = self.prefix if index is None else f"{self.prefix}{index}."
         state = self.model.state_dict()
         return {name: tensor for name, tensor in state.items() if name.startswith(prefix) == (index is not None)}
 
@@ -66,6 +66,6 @@ class LayerFiles:
         names: dict[int | None, list[str]] = defaultdict(list)
         for name in self._files:
             target, _ = rename_source_key(name, *rules, self.model.base_model_prefix, expected)
-            inside = target.startswith(self._prefix)
-            names[int(target.removeprefix(self._prefix).split(".")[0]) if inside else None].append(name)
+            inside = target.startswith(self.prefix)
+            names[int(target.removeprefix(self.prefix).split(".")[0]) if inside else None].append(name)
         return names

@@ -57,7 +57,7 @@ class OnDisk(PlacedModel):
         self._temporary = TemporaryDirectory() if folder is None else None
         self.folder = Path(self._temporary.name) if self._temporary else Path(folder or "")
         self._files = LayerFiles(model, self.layers, directory, device)
-        self._changes = Changes(self.folder / "layers", self.adapter)
+        self._changes = Changes(self.folder / "layers", self.adapter, self._files.prefix)
         _fill_buffers(model, device)
 
     @classmethod
@@ -165,8 +165,8 @@ class OnDisk(PlacedModel):
         return Resident(self._load())
 
     def write(self, directory: Path) -> None:
-        """Write the checkpoint, one layer at a time."""
-        write_shards(self, self._files.state, directory)
+        """Write the checkpoint, one layer at a time. Files of changed layers become files of the checkpoint."""
+        write_shards(self, self._files.state, self._changes.link, directory)
 
 
 def _fill_buffers(model: PreTrainedModel, device: torch.device) -> None:

@@ -18,8 +18,12 @@ from flap.storage.headers import tensor_shapes
 State = Callable[[int | None], dict[str, Tensor]]  # index of a layer, or None for the rest -> tensors by name
 
 
-def write_shards(placed: PlacedModel, state: State, directory: Path) -> None:
-    """Write all shards, config and index of a model. state: returns the tensors of a layer while it is present."""
+def write_shards(placed: PlacedModel, state: State, link: Callable[[int, Path], bool], directory: Path) -> None:
+    """Write all shards, config and index of a model.
+
+    state: returns the tensors of a layer while it is present. link: makes a path a file that has them already, or
+    returns False.
+    """
     model, paths = placed.model, _paths(directory, len(placed.layers))
     with placed.ends():
         model.save_pretrained(directory / "ends", state_dict=state(None))
@@ -27,7 +31,10 @@ def write_shards(placed: PlacedModel, state: State, directory: Path) -> None:
         file.replace(paths[None] if file.suffix == ".safetensors" else directory / file.name)
     (directory / "ends").rmdir()
     for i in Walk(placed, "save, layer by layer"):
-        tensors: dict[str, Tensor] = revert_weight_conversion(model, state(i))
+        own = state(i)
+        tensors: dict[str, Tensor] = revert_weight_conversion(model, own)
+        if _same(tensors, own) and link(i, paths[i]):
+            continue
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, paths[i], metadata={"format": "pt"})
     parameters = list(model.parameters())
     index = {
@@ -38,6 +45,12 @@ def write_shards(placed: PlacedModel, state: State, directory: Path) -> None:
         "weight_map": {name: path.name for path in paths.values() for name in tensor_shapes(path)},
     }
     (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+
+def _same(tensors: dict[str, Tensor], own: dict[str, Tensor]) -> bool:
+    """Return whether the tensors of a checkpoint's file are those of the model, under their own names."""
+    there = tensors.keys() == own.keys()
+    return there and all(tensors[name].data_ptr() == tensor.data_ptr() for name, tensor in own.items())
 
 
 def _paths(directory: Path, num_layers: int) -> dict[int | None, Path]:
