@@ -33,6 +33,7 @@ from flap.models import Architecture, Given, ModelAdapter, Source, adapt, find_a
 from flap.models.devices import ROOM_TO_RUN
 from flap.models.locate import processor_files
 from flap.models.placement.spread import memory_limits
+from flap.models.quantised import is_quantised
 from flap.recovery import HELD_OUT, Recovery, bytes_to_train, trained_parameters
 from flap.storage.files import cache_root, write_text
 
@@ -206,7 +207,8 @@ def _place(config: FlapConfig, choices: Choices, model: Architecture | Source | 
     stored, loaded = getattr(model.config, "dtype", None), hasattr(model, "model")
     files = model.placement == "stream" or (choices.structure.measures and config.use_cache)
     on_device, on_host = _limits(model) if model.placement == "auto" and not loaded else (math.inf, math.inf)
-    as_stored = loaded or (model.dtype == stored and not shapes.has_experts)  # those of a layer are stacked
+    changed = is_quantised(model.config) or shapes.has_experts  # those of a layer are stacked
+    as_stored = loaded or (model.dtype == stored and not changed)
     return Place(model.device, model.placement, model.dtype.itemsize, as_stored, files, loaded, on_device, on_host)
 
 

@@ -61,7 +61,7 @@ def find_architecture(model: ModelConfig, trust_remote_code: bool) -> Architectu
     require(model.placement in PLACEMENTS, "model.placement", model.placement, f"one of {', '.join(PLACEMENTS)}")
     config = _read_config(model, trust_remote_code)
     find_family(config)
-    check_quantised(config, model.placement)
+    check_quantised(config)
     device = pick_device("auto") if model.device == "auto" else torch.device(model.device)
     return Architecture(config, loaded_dtype(config, model.dtype), device, model.placement, trust_remote_code)
 

@@ -54,7 +54,7 @@ def _find(
             f"model.path={name}: no model in a local directory or on the hub{hint} ({one_line(error, 300)})"
         ) from error
     find_family(hf_config)
-    check_quantised(hf_config, placement)
+    check_quantised(hf_config)
     options = {"dtype": _dtype(dtype), "trust_remote_code": trust_remote_code}
     return Source(path, origin, hf_config, tokenizer, options, device, placement, offload)
 

@@ -3,26 +3,24 @@
 from typing import Any
 
 from transformers import PreTrainedConfig
-from transformers.quantizers import AutoQuantizationConfig
-
-from flap.config import require
+from transformers.quantizers import AutoHfQuantizer, AutoQuantizationConfig
+from transformers.quantizers.base import HfQuantizer
 
 DEQUANTISED = ("mxfp4", "fp8")  # what transformers can dequantise as it loads a model
 
 
-def check_quantised(config: PreTrainedConfig, placement: str) -> None:
+def check_quantised(config: PreTrainedConfig) -> None:
     """Check that the weights, where they are quantised, can be dequantised as they are loaded.
 
     Raises:
         ValueError: they cannot.
     """
-    if not (quantisation := _quantisation(config)):
-        return
-    method, plain = quantisation.get("quant_method"), "a checkpoint in bfloat16, float16 or float32"
-    if method not in DEQUANTISED:
-        raise ValueError(f"model.path: the weights are quantised ({method}); expected {plain}")
-    expected = f"device or auto for weights that are quantised ({method}), or {plain}"
-    require(placement != "stream", "model.placement", placement, expected)
+    method = _quantisation(config).get("quant_method")
+    if method not in (None, *DEQUANTISED):
+        raise ValueError(
+            f"model.path: the weights are quantised ({method}); expected a checkpoint in bfloat16, float16 or float32, "
+            f"or in {' or '.join(DEQUANTISED)}, which are dequantised as they are loaded"
+        )
 
 
 def dequantising(config: PreTrainedConfig) -> dict[str, Any]:
@@ -31,6 +29,17 @@ def dequantising(config: PreTrainedConfig) -> dict[str, Any]:
     if not quantisation:
         return {}
     return {"quantization_config": AutoQuantizationConfig.from_dict({**quantisation, "dequantize": True})}
+
+
+def dequantiser(config: PreTrainedConfig) -> HfQuantizer | None:
+    """Return what makes plain tensors of those in the files where they are read layer by layer; None for plain ones."""
+    options = dequantising(config)
+    return AutoHfQuantizer.from_config(options["quantization_config"], pre_quantized=True) if options else None
+
+
+def is_quantised(config: PreTrainedConfig) -> bool:
+    """Return whether the weights in the files are quantised."""
+    return bool(_quantisation(config))
 
 
 def _quantisation(config: PreTrainedConfig) -> dict[str, Any]:

@@ -8,12 +8,14 @@ from typing import Any, cast
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.quantizers.base import HfQuantizer
 
 from flap.models.architecture import context_length, loaded_dtype, skeleton
 from flap.models.devices import free_bytes
 from flap.models.families import sees_images
 from flap.models.locate import commit, file_state, processor_files
 from flap.models.placement import PLACEMENTS, PlacedModel, Resident, Spread
+from flap.models.quantised import dequantiser
 from flap.models.read import read_model
 from flap.storage import digest
 
@@ -53,6 +55,11 @@ class Source:
         libraries = {library: version(library) for library in ("torch", "transformers")}
         dtype = self.config.dtype if self.options["dtype"] == "auto" else self.options["dtype"]
         return {"model": self.path, "dtype": str(dtype), **revision, **libraries}
+
+    @property
+    def dequantiser(self) -> HfQuantizer | None:
+        """What makes plain tensors of those in the files; None where they are plain."""
+        return dequantiser(self.config)
 
     @property
     def beside(self) -> list[Path]:
@@ -144,6 +151,11 @@ class Given:
     def fingerprint(self) -> dict[str, Any]:
         """Empty: the caller may have changed the weights, so no result is cached."""
         return {}
+
+    @property
+    def dequantiser(self) -> HfQuantizer | None:
+        """What makes plain tensors of those in the files; None where they are plain."""
+        return dequantiser(self.config)
 
     @property
     def beside(self) -> list[Path]:

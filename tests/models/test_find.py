@@ -4,7 +4,6 @@ import json
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
-from copy import deepcopy
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,14 +17,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from flap.config import ModelConfig
 from flap.data.packaged import packaged_file
 from flap.export.gguf import export_gguf
-from flap.models import find_architecture, find_model, locate, read_model
+from flap.models import find_model, locate, read_model
 from flap.models.devices import pick_device
 from flap.models.locate import GGUF
 from flap.storage.files import cache_root
-from tests.cases import VOCAB, random_model, tiny_model, tokens
+from tests.cases import VOCAB, tiny_model, tokens
 from tests.helpers.pruned import logits
 from tests.helpers.tokenizers import KINDS
-from tests.models.families.test_mixtures import TestGptOss as GptOss
 
 SMOLLM2 = next(iter(GGUF))
 TEXT = "The cat, 12 years old, didn't sit."
@@ -58,66 +56,6 @@ def test_dtype(saved: str, asked: str, held: str, tmp_path: Path, tokenizer: Pre
     tokenizer.save_pretrained(tmp_path / "tiny")
     config = ModelConfig("tiny", str(tmp_path / "tiny"), dtype=asked, device="cpu")
     assert find_model(config, tmp_path, trust_remote_code=False).open().model.dtype == getattr(torch, held)
-
-
-@pytest.fixture
-def packed(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
-    """A gpt-oss as it is published: its experts in MXFP4, two values of four bits a byte, and a scale for 32."""
-    config = GptOss.configs["gqa"]
-    folder, wide = tmp_path / "packed", deepcopy(config)
-    wide.hidden_size = wide.intermediate_size = 64
-    random_model(wide).bfloat16().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    tensors = {}
-    for name, tensor in load_file(folder / "model.safetensors").items():
-        if not name.endswith(("experts.gate_up_proj", "experts.down_proj")):
-            tensors[name] = tensor
-            continue
-        experts, inputs, outputs = tensor.shape
-        tensors[f"{name}_blocks"] = torch.full((experts, outputs, inputs // 32, 16), 0x22, dtype=torch.uint8)
-        tensors[f"{name}_scales"] = torch.full((experts, outputs, inputs // 32), 126, dtype=torch.uint8)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    plain = json.loads((folder / "config.json").read_text())
-    quantisation = {"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]}
-    (folder / "config.json").write_text(json.dumps(plain | {"quantization_config": quantisation}))
-    return folder
-
-
-def test_weights_that_are_published_quantised_are_plain_once_loaded(packed: Path, tmp_path: Path) -> None:
-    config = ModelConfig("packed", str(packed), device="cpu")
-    model = find_model(config, tmp_path, trust_remote_code=False).open().model
-    experts = model.model.layers[0].mlp.experts
-    for weight in (experts.gate_up_proj, experts.down_proj):
-        assert weight.dtype == torch.bfloat16 and (weight == 0.5).all()  # 0x2 is 1, and 126 the scale 1/2
-    model.save_pretrained(tmp_path / "saved")
-    assert "quantization_config" not in json.loads((tmp_path / "saved" / "config.json").read_text())
-
-
-@pytest.mark.parametrize(
-    ("method", "placement", "line"),
-    [
-        (
-            "mxfp4",
-            "stream",
-            r"model\.placement=stream: expected device or auto for .* quantised \(mxfp4\), or a checkpoint in",
-        ),
-        (
-            "gptq",
-            "device",
-            r"model\.path: the weights are quantised \(gptq\); expected a checkpoint in bfloat16, float16 or",
-        ),
-    ],
-)
-def test_quantised_weights_that_stay_so_are_refused(
-    packed: Path, tmp_path: Path, method: str, placement: str, line: str
-) -> None:
-    text = (packed / "config.json").read_text()
-    (packed / "config.json").write_text(text.replace("mxfp4", method))
-    config = ModelConfig("packed", str(packed), device="cpu", placement=placement)
-    with pytest.raises(ValueError, match=line):
-        find_model(config, tmp_path, trust_remote_code=False)
-    with pytest.raises(ValueError, match=line):  # dry_run=true says it, too
-        find_architecture(config, trust_remote_code=False)
 
 
 def test_a_hub_models_key_is_its_commit(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

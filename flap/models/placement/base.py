@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Protocol, cast
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.quantizers.base import HfQuantizer
 
 from flap.models.families import adapt
 from flap.models.forward import Batch
@@ -32,6 +33,10 @@ class Weights(Protocol):
     @property
     def offload(self) -> Path:
         """The folder for layers that do not fit into memory."""
+
+    @property
+    def dequantiser(self) -> HfQuantizer | None:
+        """What makes plain tensors of those in the files; None where they are plain."""
 
     @property
     def kept_dense(self) -> PreTrainedModel | None:

@@ -9,6 +9,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
     WeightConverter,
     WeightRenaming,
@@ -16,6 +17,7 @@ from transformers.core_model_loading import (
     rename_source_key,
 )
 from transformers.modeling_utils import LoadStateDictConfig
+from transformers.quantizers.base import HfQuantizer
 
 from flap.models.weights import tensor_files
 
@@ -23,14 +25,23 @@ from flap.models.weights import tensor_files
 class LayerFiles:
     """The files of a model on the meta device, by decoder layer; None stands for embeddings, final norm and head."""
 
-    def __init__(self, model: PreTrainedModel, layers: nn.ModuleList, directory: Path, device: torch.device) -> None:
-        self.model, self.directory, self.device = model, directory, device
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        layers: nn.ModuleList,
+        directory: Path,
+        device: torch.device,
+        dequantiser: HfQuantizer | None,
+    ) -> None:
+        self.model, self.directory, self.device, self.dequantiser = model, directory, device, dequantiser
         self.prefix = next(f"{name}." for name, module in model.named_modules() if module is layers)
-        self._conversions = model._weight_conversions
+        self._conversions = (
+            model._weight_conversions if dequantiser is None else get_model_conversion_mapping(model, None, dequantiser)
+        )
 
     def read(self, index: int | None) -> None:
-        """Read the tensors of a layer into the model; they are renamed, fused and cast as transformers does it."""
-        save_conversions, names = self.model._weight_conversions, self._names[index]
+        """Read the tensors of a layer into the model, renamed, fused, dequantised and cast as transformers does it."""
+        own, names = getattr(self.model, "_weight_conversions", None), self._names[index]
         with ExitStack() as files:
             opened = {
                 path: files.enter_context(safe_open(path, framework="pt"))
@@ -41,10 +52,13 @@ class LayerFiles:
                 self.model,
                 {name: opened[self._files[name]].get_slice(name) for name in names},
                 LoadStateDictConfig(
-                    device_map={"": self.device}, dtype=self.model.dtype, weight_mapping=self._conversions
+                    device_map={"": self.device},
+                    dtype=self.model.dtype,
+                    weight_mapping=self._conversions,
+                    hf_quantizer=self.dequantiser,
                 ),
             )
-        self.model._weight_conversions = save_conversions  # the call above keeps only those that it used
+        self.model._weight_conversions = own  # the call above keeps only those that it used
 
     def state(self, index: int | None) -> dict[str, Tensor]:
         """Return the entries of the model's state dict that belong to a layer, as they are now."""

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.quantizers.base import HfQuantizer
 
 from flap.models.devices import ROOM_TO_RUN, free_bytes
 from flap.models.forward import Batch, leave
@@ -44,11 +45,12 @@ class OnDisk(PlacedModel):
         device: torch.device,
         folder: Path | None,
         load: Callable[[], PreTrainedModel],
+        dequantiser: HfQuantizer | None = None,
     ) -> None:
         """Take a model that is on the meta device, and the directory of its files.
 
         folder: for hidden states and changed layers; None: a temporary one, deleted with this object. load: loads the
-        whole model on the device.
+        whole model on the device. dequantiser: as of `Weights`.
         """
         super().__init__(model)
         self.directory = directory
@@ -56,14 +58,15 @@ class OnDisk(PlacedModel):
         self._load = load
         self._temporary = TemporaryDirectory() if folder is None else None
         self.folder = Path(self._temporary.name) if self._temporary else Path(folder or "")
-        self._files = LayerFiles(model, self.layers, directory, device)
+        self._files = LayerFiles(model, self.layers, directory, device, dequantiser)
         self._changes = Changes(self.folder / "layers", self.adapter, self._files.prefix)
         _fill_buffers(model, device)
 
     @classmethod
     def open(cls, source: Weights, more_to_come: bool, folder: Path | None) -> "OnDisk":
         """Return the model without reading a weight."""
-        return cls(source.read(**ON_META), Path(source.path), source.device, folder, source.on_device)
+        model, path = source.read(**ON_META), Path(source.path)
+        return cls(model, path, source.device, folder, source.on_device, source.dequantiser)
 
     @property
     def device(self) -> torch.device:

@@ -1,0 +1,133 @@
+"""Checkpoints whose weights are quantised are plain once they are read, as a whole and layer by layer."""
+
+import json
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from flap.config import ModelConfig
+from flap.models import find_architecture, find_model
+from flap.pipeline import run
+from tests.cases import random_model, tiny_model
+from tests.helpers.runs import composed, tiny
+from tests.models.families.test_mixtures import TestDeepseekV3 as DeepseekV3
+from tests.models.families.test_mixtures import TestGptOss as GptOss
+
+PLAIN = {torch.bfloat16, torch.float32}  # a router's biases are in float32
+
+
+def in_mxfp4(folder: Path) -> dict[str, Tensor]:
+    """A gpt-oss as it is published: its experts have two values of four bits a byte, and a scale for 32."""
+    wide, tensors = deepcopy(GptOss.configs["gqa"]), {}
+    wide.hidden_size = wide.intermediate_size = 64
+    random_model(wide).bfloat16().save_pretrained(folder)
+    generator = torch.Generator().manual_seed(0)
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        if not name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+            tensors[name] = tensor
+            continue
+        experts, inputs, outputs = tensor.shape
+        shape = experts, outputs, inputs // 32
+        tensors[f"{name}_blocks"] = torch.randint(256, (*shape, 16), generator=generator, dtype=torch.uint8)
+        tensors[f"{name}_scales"] = torch.randint(118, 124, shape, generator=generator, dtype=torch.uint8)
+    return tensors
+
+
+def in_fp8(model: PreTrainedModel, folder: Path) -> dict[str, Tensor]:
+    """A model whose projections have eight bits, and a scale for a block of 32 by 32."""
+    model.bfloat16().save_pretrained(folder)
+    tensors = load_file(folder / "model.safetensors")
+    for name in [name for name in tensors if name.endswith("_proj.weight")]:
+        rows, columns = tensors[name].shape
+        if rows % 32 == columns % 32 == 0:
+            tensors[name] = (4 * tensors[name].float()).to(torch.float8_e4m3fn)
+            tensors[f"{name}_scale_inv"] = torch.full((rows // 32, columns // 32), 0.25)
+    assert sum("scale_inv" in name for name in tensors) >= 4 * 3
+    return tensors
+
+
+def deepseek() -> PreTrainedModel:
+    """Its experts are one by one in the files and stacked in memory."""
+    config = deepcopy(DeepseekV3.configs["queries"])
+    config.moe_intermediate_size = 32
+    return random_model(config)
+
+
+PACKED: dict[str, tuple[Callable[[Path], dict[str, Tensor]], dict[str, Any]]] = {
+    "mxfp4": (in_mxfp4, {}),
+    "fp8": (
+        lambda folder: in_fp8(tiny_model("llama-gqa", intermediate_size=64), folder),
+        {"weight_block_size": [32, 32]},
+    ),
+    "fp8 experts": (lambda folder: in_fp8(deepseek(), folder), {"weight_block_size": [32, 32]}),
+}
+
+
+@pytest.fixture(params=PACKED)
+def packed(request: pytest.FixtureRequest, tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
+    """A model in each format that is dequantised."""
+    folder, (pack, options) = tmp_path / "packed", PACKED[request.param]
+    save_file(pack(folder), folder / "model.safetensors", metadata={"format": "pt"})
+    tokenizer.save_pretrained(folder)
+    plain = json.loads((folder / "config.json").read_text())
+    own = {"quant_method": request.param.split()[0], "modules_to_not_convert": ["lm_head"], **options}
+    (folder / "config.json").write_text(json.dumps(plain | {"quantization_config": own}))
+    return folder
+
+
+def test_weights_that_are_published_quantised_are_plain_once_loaded(packed: Path, tmp_path: Path) -> None:
+    config = ModelConfig("packed", str(packed), device="cpu")
+    model = find_model(config, tmp_path, trust_remote_code=False).open().model
+    assert {parameter.dtype for parameter in model.parameters()} <= PLAIN
+    files, layer = load_file(packed / "model.safetensors"), "model.layers.0."
+    if "scale_inv" in "".join(files):
+        name = next(name for name in files if name.endswith("down_proj.weight") and f"{name}_scale_inv" in files)
+        found = model.get_parameter(f"{layer}mlp.experts.down_proj" if "experts" in name else name)
+        assert torch.equal(found.view(-1, *files[name].shape)[0].float(), files[name].float() / 4)
+    else:
+        blocks, scales = (files[f"{layer}mlp.experts.down_proj_{part}"] for part in ("blocks", "scales"))
+        values = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])
+        pairs = torch.stack([values[(blocks & 15).int()], values[(blocks >> 4).int()]], -1)  # low half first
+        scaled = pairs.flatten(-2) * 2.0 ** (scales.float() - 127)[..., None]
+        assert torch.equal(model.get_parameter(f"{layer}mlp.experts.down_proj").float(), scaled.flatten(-2).mT)
+    model.save_pretrained(tmp_path / "saved")
+    assert "quantization_config" not in json.loads((tmp_path / "saved" / "config.json").read_text())
+
+
+def test_quantised_weights_are_pruned_from_disk(packed: Path, text_file: Path, tmp_path: Path) -> None:
+    """Layer by layer, without room for plain weights of all: the models that need it most are published so."""
+    inputs = [
+        *tiny(packed, text_file),
+        "method=flap_plus",
+        "calibration.num_samples=20",
+        "eval.perplexity.max_tokens=64",
+    ]
+    checkpoints = []
+    for placement in ("device", "stream"):
+        run(
+            composed(*inputs, f"model.placement={placement}", f"cache_dir={tmp_path / placement}"), tmp_path / placement
+        )
+        files = (tmp_path / placement / "checkpoint").glob("*.safetensors")
+        checkpoints.append({name: tensor for file in files for name, tensor in load_file(file).items()})
+    resident, streamed = checkpoints
+    assert resident.keys() == streamed.keys() and {tensor.dtype for tensor in streamed.values()} <= PLAIN
+    assert all(torch.equal(streamed[name], tensor) for name, tensor in resident.items())
+
+
+@pytest.mark.parametrize("packed", ["mxfp4"], indirect=True)
+def test_quantised_weights_that_stay_so_are_refused(packed: Path, tmp_path: Path) -> None:
+    text = (packed / "config.json").read_text()
+    (packed / "config.json").write_text(text.replace("mxfp4", "gptq"))
+    config = ModelConfig("packed", str(packed), device="cpu")
+    line = r"model\.path: the weights are quantised \(gptq\); expected a checkpoint in bfloat16, float16 or"
+    with pytest.raises(ValueError, match=line):
+        find_model(config, tmp_path, trust_remote_code=False)
+    with pytest.raises(ValueError, match=line):  # dry_run=true says it, too
+        find_architecture(config, trust_remote_code=False)
