@@ -50,10 +50,10 @@ def run(
 
         job, plan = prune(job, model, report, folder)
 
+        compressed = None
         if job.choices.recovery is not None:
             with report.timed("evaluate"):
                 compressed = job.suite.pruned(model, dense_key | job.keys.compressed(plan))
-            report.evaluation["compressed"] = compressed.numbers
             with report.timed("recover"):  # what is left is trained to predict what the dense model predicts
                 report.recovery = job.recover(model, more_to_come, folder)
         if config.checkpoint.save:
@@ -67,7 +67,7 @@ def run(
         pruned_key = dense_key | job.keys.pruned(plan)
         with report.timed("evaluate"):
             pruned = job.suite.pruned(model, pruned_key)
-            report.compare(dense, pruned, job.suite.averages(pruned.numbers))
+            report.compare(dense, pruned, job.suite.averages(pruned.numbers), compressed)
             report.note_peak()  # before a measurement resets the counters
             reopen = partial(job.source.open, more_to_come)
             pair = job.suite.side_by_side(reopen, job.source.num_bytes, model, pruned_key)

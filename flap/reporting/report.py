@@ -28,7 +28,7 @@ class Report:
 
     `evaluation` is {"dense": {name: number}, "pruned": {name: number}}, with "compressed" too for a model that was then
     trained; `difference_stderr` and `difference_p_value` are {name: standard error, or p-value, of pruned - dense},
-    paired by document.
+    paired by document; those of `recovery` are of pruned - compressed.
     """
 
     config: dict[str, Any]
@@ -84,14 +84,24 @@ class Report:
         """Return what produced the result (config, versions, git), which is also saved in the checkpoint."""
         return {"config": self.config, "versions": self.versions, "git": self.git}
 
-    def compare(self, dense: Measurement, pruned: Measurement, averages: dict[str, list[str]]) -> None:
-        """Set the numbers and texts of both models, and the errors of their differences. averages: `Suite.averages`."""
+    def compare(
+        self,
+        dense: Measurement,
+        pruned: Measurement,
+        averages: dict[str, list[str]],
+        compressed: Measurement | None = None,
+    ) -> None:
+        """Set the numbers and texts of the models, and the errors of their differences.
+
+        averages: `Suite.averages`. compressed: the model before it was trained, to tell what that has changed.
+        """
         self.evaluation |= {"dense": dense.numbers, "pruned": pruned.numbers}
         self.averages = averages
-        differences = paired_differences(dense.documents, pruned.documents)
-        differences |= averaged_differences(averages, differences)
-        self.difference_stderr = {name: one.error for name, one in differences.items()}
-        self.difference_p_value = {name: one.p_value for name, one in differences.items()}
+        self.difference_stderr, self.difference_p_value = _noise(dense, pruned, averages)
+        if compressed is not None:
+            self.evaluation["compressed"] = compressed.numbers
+            errors, p_values = _noise(compressed, pruned, averages)
+            self.recovery |= {"difference_stderr": errors, "difference_p_value": p_values}
         self.layer_errors = next(iter(pruned.layers.values()), [])
         self.continuations = {"dense": dense.texts, "pruned": pruned.texts} if pruned.texts else {}
 
@@ -149,3 +159,12 @@ class Report:
             return cls(**plain)
         except TypeError as error:
             raise ValueError(f"{path}: written by another version ({error}); resume=false runs it again") from error
+
+
+def _noise(
+    one: Measurement, other: Measurement, averages: dict[str, list[str]]
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the standard errors and the p-values of the differences of two models, paired by document."""
+    differences = paired_differences(one.documents, other.documents)
+    differences |= averaged_differences(averages, differences)
+    return {name: of.error for name, of in differences.items()}, {name: of.p_value for name, of in differences.items()}

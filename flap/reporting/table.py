@@ -24,19 +24,28 @@ def tables(report: Report) -> list[list[Row]]:
 def measured(report: Report) -> list[Row]:
     """Return the numbers of the models, what pruning changed, and the domain of each text, if it is known.
 
-    A model that was trained after compression has its numbers of before, too. Standard errors stand beside their
-    numbers, as 0.650 ± 0.062.
+    A model that was trained after compression has its numbers of before, too, and what training changed. Standard
+    errors stand beside their numbers, as 0.650 ± 0.062.
     """
     dense, pruned = report.evaluation["dense"], report.evaluation["pruned"]
     models = [which for which in ("dense", "compressed", "pruned") if which in report.evaluation]
-    rows: list[Row] = [("", *models, "pruned - dense", "domain")]
+    rows: list[Row] = [("", *models, *(f"pruned - {before}" for before in models[:-1]), "domain")]
     names = [name for name in dense | pruned if not name.endswith("_stderr")]
     for name in side_by_side(names, report.domains):
-        noise = report.difference_stderr.get(name), report.difference_p_value.get(name)
-        difference = change(name, dense.get(name), pruned.get(name), *noise)
+        changes = (_change(report, name, before) for before in models[:-1])
         numbers = (measured_number(report.evaluation[which], name) for which in models)
-        rows.append((name, *numbers, difference, domain_of(name, report.domains)))
+        rows.append((name, *numbers, *changes, domain_of(name, report.domains)))
     return rows if report.domains else [row[:-1] for row in rows]
+
+
+def _change(report: Report, name: str, before: str) -> str:
+    """Return what has changed from the dense or the compressed model to the pruned one, with its error."""
+    if before == "dense":
+        errors, p_values = report.difference_stderr, report.difference_p_value
+    else:
+        errors, p_values = (report.recovery.get(f"difference_{kind}", {}) for kind in ("stderr", "p_value"))
+    old, new = (report.evaluation[which].get(name) for which in (before, "pruned"))
+    return change(name, old, new, errors.get(name), p_values.get(name))
 
 
 def _facts(report: Report) -> list[Row]:

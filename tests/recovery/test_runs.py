@@ -53,6 +53,10 @@ def test_the_model_is_measured_before_and_after(trained: Report, plain: Report) 
     shown = [f"{trained.evaluation[which][NAME]:,.3f}" for which in ("dense", "compressed", "pruned")]
     assert [cell.split()[0] for cell in row.split("|")[2:5]] == shown
     assert "compressed" not in markdown(plain)
+    error = trained.recovery["difference_stderr"][NAME]
+    change = trained.evaluation["pruned"][NAME] - trained.evaluation["compressed"][NAME]
+    assert 0 < error != trained.difference_stderr[NAME]  # paired with the model before, and with the dense one
+    assert row.split("|")[6].strip().startswith(f"{change:+,.2f} ± {error:,.2f} (")
 
 
 def test_the_trained_model_is_what_is_saved_and_measured(
