@@ -23,7 +23,7 @@ from tests.helpers.mlx_engine import mlx_lm
 from tests.helpers.runs import composed
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
-TEXT = "The Eiffel Tower is a wrought-iron lattice tower in Paris. It is named after the engineer Gustave Eiffel"
+TEXT = "The Eiffel Tower is a wrought-iron lattice tower in Paris. It is named"
 NEW_TOKENS = 24
 
 pytestmark = pytest.mark.slow

@@ -29,15 +29,15 @@ class Scenario:
     """A command line that is walked through, in a folder where another one has been run before.
 
     kept: folders that hold results before; they stay to the byte, or are replaced as a whole by the new result.
-    step: a fault is put at each step-th operation. Most operations are five on one file, so that of seven steps each
-    meets another one, in most of the files.
+    step: a fault is put at each step-th operation. Most operations are five on one file, so that with 13 each meets
+    another one.
     """
 
     name: str
     arguments: tuple[str, ...]
     before: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
-    step: int = 7
+    step: int = 13
 
 
 SCENARIOS = (

@@ -283,7 +283,7 @@ def test_killed_behind_the_search_it_ends_in_the_same(
     arguments, (expected, _) = killable(model_dir, text_file, "stream"), undisturbed
     assert start(tmp_path, arguments, "compress 2")[0] == -signal.SIGKILL
     code, steps = start(tmp_path, arguments)
-    assert (code, in_order(steps)) == (0, [f"compress {i}" for i in range(4)])
+    assert (code, in_order(steps)) == (0, ["compress 2", "compress 3"])
     assert (tmp_path / "run" / "plan.json").read_text() == (expected / "plan.json").read_text()
     found, tensors = map(tensors_of, (tmp_path / "run", expected))
     assert found.keys() == tensors.keys() and all(torch.equal(found[name], tensors[name]) for name in tensors)
