@@ -68,7 +68,7 @@ def check_fits(estimate: Estimate, work: Work, place: Place, room: Room) -> None
         _check(estimate, "device_bytes", loaded, room.device, where, f"on {place.device}", memory)
     _check(estimate, "host_bytes", PROCESS_BYTES, room.host, where, "in the host's memory", memory)
     kind, where = ("disk_bytes", " with the checkpoint") if room.one_disk else ("cache_bytes", "")
-    _check(estimate, kind, 0, room.disk, "cache_dir", f"on its disk{where}", "a larger disk, or fewer windows")
+    _check(estimate, kind, 0, room.disk, "cache_dir", f"on its disk{where}", "larger disks, or fewer windows")
 
 
 def _check(estimate: Estimate, kind: str, there: int, free: int, field: str, where: str, advice: str) -> None:

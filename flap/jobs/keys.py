@@ -113,8 +113,8 @@ class CacheKeys:
     @property
     def workspace(self) -> Key:
         """The work that an interrupted run goes on with."""
-        options = asdict(self.config)
-        return self.statistics | self.recovery | {name: options[name] for name in DECIDING}
+        options, made_by = asdict(self.config), {"fits": FITS_VERSION, "device": self.source.device.type}
+        return self.statistics | self.recovery | made_by | {name: options[name] for name in DECIDING}
 
     @property
     def inputs(self) -> dict[str, str]:

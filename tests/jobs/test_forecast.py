@@ -87,7 +87,7 @@ def test_the_numbers_of_70b_are_those_on_paper(tmp_path: Path) -> None:
     streamed = [f"model.path={model}", "dry_run=true", "model.placement=stream", *windows]
     stages = {one.stage: one for one in forecast(composed(*streamed)).estimate.stages}
     assert stages["calibrate"].cache_bytes == pytest.approx(2 * 4.29e9, rel=0.01)
-    assert stages["save"].disk_bytes - stages["save"].cache_bytes == pytest.approx(114e9, rel=0.01)
+    assert stages["save"].disk_bytes - 4.29e9 == pytest.approx(114e9, rel=0.01)  # which has the files of changed layers
     assert 1.71e9 < stages["calibrate"].device_bytes < 10e9
     assert stages["calibrate"].operations == pytest.approx(3.6e16, rel=0.1)
 
