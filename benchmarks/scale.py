@@ -109,10 +109,11 @@ def peak_bytes() -> int:
 
 def disk_bytes(*folders: Path) -> int:
     """What the files in these folders take on the disk at this moment; one with two names counts once."""
-    sizes: dict[int, int] = {}
+    sizes: dict[tuple[int, int], int] = {}
     for file in (file for folder in folders for file in folder.rglob("*")):
         with suppress(OSError):  # files come and go
-            sizes[file.stat().st_ino] = file.stat().st_blocks * 512
+            found = file.stat()
+            sizes[found.st_dev, found.st_ino] = found.st_blocks * 512
     return sum(sizes.values())
 
 

@@ -78,7 +78,7 @@ def _run(config: DictConfig) -> None:
     hydra_config = HydraConfig.get()
     run_dir = Path(hydra_config.runtime.output_dir)
     if checked.dry_run:
-        expected = forecast(checked)
+        expected = forecast(checked, run_dir)
         print(checked.run_name, *expected.lines(), sep="\n")
         expected.save(run_dir / "estimate.json")
         return

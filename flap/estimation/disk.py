@@ -21,12 +21,12 @@ class Disk(Parts):
     def checkpoint(self, stage: str) -> float:
         """Return the bytes of the checkpoint and of a GGUF file, once they are there.
 
-        It shares the files of changed layers; stacked experts are written one by one.
+        It shares the files of changed layers where `Place.links` says so.
         """
         if stage not in ("save", "evaluate") or not self.work.saves:
             return 0
         parameters = self.shapes.parameters - self.work.ratio * self.shapes.prunable
-        shared = self.kept_layers if self.place.streams and not self.shapes.has_experts else 0
+        shared = self.kept_layers if self.place.links else 0
         return parameters * (self.place.itemsize + self.work.gguf_bytes) - shared
 
     @property
@@ -65,7 +65,7 @@ class Disk(Parts):
             "calibrate": self.work.plain_statistics,
             "score": scores,
             "compress": self.work.compensation.needs_covariance and not self.work.in_sequence,
-            "prune": self.work.in_sequence,
+            "prune": self.work.in_sequence and metric.needs_statistics,
         }
         return [stage for stage, there in walks.items() if there]
 

@@ -134,7 +134,7 @@ class Moments(Parts):
 
     def _windows(self) -> Use:
         """The calibration windows in a walk; of a model on disk in files, with inputs and outputs of a layer."""
-        files = self.place.streams and self.work.metric.needs_statistics
+        files = self.place.streams and (self.work.metric.needs_statistics or not self.work.in_sequence)
         return self.states(self.work.tokens, 2 if files else 1, files)
 
     def _observed(self, states: Use, factors: Use, sets: int = 2) -> list[Use]:

@@ -37,13 +37,18 @@ class Room:
         place = _nearest(cache)
         there = device if device.type != "cuda" or torch.cuda.is_available() else torch.device("cpu")
         host = int(psutil.virtual_memory().available)
-        disk = shutil.disk_usage(place).free + sum(map(_size, left.rglob("*") if left else ()))
+        disk = shutil.disk_usage(place).free + (bytes_below(left) if left else 0)
         return cls(free_bytes(there), host, disk, place.stat().st_dev == _nearest(target).stat().st_dev)
 
 
 def _nearest(path: Path) -> Path:
     """Return the path, or the folder in which it would be made."""
     return next(one for one in (path, *path.absolute().parents) if one.exists())
+
+
+def bytes_below(folder: Path) -> int:
+    """Return the bytes of all files in a folder, which need not be there."""
+    return sum(map(_size, folder.rglob("*")))
 
 
 def _size(file: Path) -> int:
@@ -67,7 +72,8 @@ def check_fits(estimate: Estimate, work: Work, place: Place, room: Room) -> None
     if not place.shared:
         _check(estimate, "device_bytes", loaded, room.device, where, f"on {place.device}", memory)
     _check(estimate, "host_bytes", PROCESS_BYTES, room.host, where, "in the host's memory", memory)
-    kind, where = ("disk_bytes", " with the checkpoint") if room.one_disk else ("cache_bytes", "")
+    saved = room.one_disk and work.saves
+    kind, where = ("disk_bytes", " with the checkpoint") if saved else ("cache_bytes", "")
     _check(estimate, kind, 0, room.disk, "cache_dir", f"on its disk{where}", "larger disks, or fewer windows")
 
 

@@ -47,7 +47,8 @@ class Place:
     device: the type of the device; on a "cpu" (and "mps") it has the memory of the host. placement: as of the config.
     as_stored: the weights are used as they are in the files, which are then mapped into the memory of a CPU and not
     copied. files: a run's folder exists in which hidden states can be mapped files. loaded: the weights are in memory
-    already, those of the model that `flap.prune` is given. device_limit, host_limit: the most bytes of weights that
+    already, those of the model that `flap.prune` is given. links: the checkpoint shares the files of changed layers, as
+    it has their names and is on the same disk. device_limit, host_limit: the most bytes of weights that
     placement=auto puts on the device and on the host; the rest is on disk.
     """
 
@@ -57,6 +58,7 @@ class Place:
     as_stored: bool = True
     files: bool = True
     loaded: bool = False
+    links: bool = False
     device_limit: float = math.inf
     host_limit: float = math.inf
 

@@ -31,6 +31,7 @@ from flap.jobs.checks import check_budget
 from flap.jobs.choices import Choices, choose
 from flap.models import Architecture, Given, ModelAdapter, Source, adapt, find_architecture
 from flap.models.devices import ROOM_TO_RUN
+from flap.models.families import sees_images
 from flap.models.locate import processor_files
 from flap.models.placement.spread import memory_limits
 from flap.models.quantised import is_quantised
@@ -67,8 +68,8 @@ class Forecast:
         target: the folder of the checkpoint. left: that of this run's working files.
         """
         shapes = shapes_of(adapter)
-        place = _place(config, choices, model, shapes)
-        room = Room.here(place.device, cache_root(config.cache_dir), target, left)
+        room = Room.here(model.device, cache_root(config.cache_dir), target, left)
+        place = _place(config, choices, model, shapes, room.one_disk)
         in_memory = ROOM_TO_RUN * shapes.parameters * place.itemsize <= room.device
         training = _training(choices.recovery, adapter, ratio, model)
         work = _work(config, choices, in_memory, ratio, training, images)
@@ -95,8 +96,10 @@ class Forecast:
         write_text(path, json.dumps({**asdict(self.estimate), "free_bytes": asdict(self.room)}, indent=1) + "\n")
 
 
-def forecast(config: FlapConfig) -> Forecast:
+def forecast(config: FlapConfig, run_dir: Path = Path()) -> Forecast:
     """Return what a run of this config will take. Of the model it needs the config, and for images the processor.
+
+    What an interrupted start of this run has left is not known without its texts, and counts as used.
 
     Raises:
         ValueError: bad input, as far as it can be seen from that; names the field.
@@ -108,7 +111,7 @@ def forecast(config: FlapConfig) -> Forecast:
         images = _images(config, model)
     adapter = adapt(model.skeleton(), choices.structure.experts)
     budget = check_budget(adapter, choices, config, model)
-    target = Path(config.checkpoint.dir or ".")  # without one it is in the run's folder, which is below this one
+    target = Path(config.checkpoint.dir or run_dir)
     return Forecast.of(config, choices, model, adapter, budget.ratio, target, images)
 
 
@@ -203,13 +206,18 @@ def _training(
     )
 
 
-def _place(config: FlapConfig, choices: Choices, model: Architecture | Source | Given, shapes: Shapes) -> Place:
+def _place(
+    config: FlapConfig, choices: Choices, model: Architecture | Source | Given, shapes: Shapes, one_disk: bool
+) -> Place:
     stored, loaded = getattr(model.config, "dtype", None), hasattr(model, "model")
     files = model.placement == "stream" or (choices.structure.measures and config.use_cache)
     on_device, on_host = _limits(model) if model.placement == "auto" and not loaded else (math.inf, math.inf)
     changed = is_quantised(model.config) or shapes.has_experts  # those of a layer are stacked
     as_stored = loaded or (model.dtype == stored and not changed)
-    return Place(model.device, model.placement, model.dtype.itemsize, as_stored, files, loaded, on_device, on_host)
+    # experts are stacked, and a language model beside a vision tower has other names in the files
+    links = one_disk and model.placement == "stream" and not (shapes.has_experts or sees_images(model.config))
+    size = model.dtype.itemsize
+    return Place(model.device, model.placement, size, as_stored, files, loaded, links, on_device, on_host)
 
 
 def _limits(model: Architecture | Source | Given) -> tuple[float, float]:

@@ -157,7 +157,8 @@ class Job:
     def compress(self, calibration: Calibration, plan: PruningPlan, folder: Path | None) -> dict[str, FitReport]:
         """Remove the units that the plan does not keep, with compensation; return the fit reports by block."""
         model, compensation = calibration.model, self.choices.compensation
-        place = folder / "compress" if folder and model.on_disk else None  # changes in memory end with the process
+        # named by the plan, lest layers of two plans come together; changes in memory end with the process
+        place = folder / f"compress-{digest(plan.to_dict())}" if folder and model.on_disk else None
         visits = calibration.visit("compress", compensation.needs_covariance, place, changing=True)
         return compress(model.adapter, plan, compensation, visits, self.compress_layer, place)
 
@@ -172,7 +173,8 @@ class Job:
     @contextmanager
     def workspace(self) -> Iterator[Path | None]:
         """Yield the folder that an interrupted run resumes from; None if this run stores nothing to resume from."""
-        resumes = self.source.on_disk or (self.choices.structure.measures and self.cache.enabled)
+        writes = any(windows.to_write is not None for windows in self.texts.values())
+        resumes = self.source.on_disk or ((self.choices.structure.measures or writes) and self.cache.enabled)
         if not resumes and self.choices.recovery is None:
             yield None
             return

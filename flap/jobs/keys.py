@@ -21,8 +21,9 @@ from flap.storage import digest
 Key = dict[str, Any]
 
 FITS_VERSION = 3  # raise it when compensation fits other weights or biases
-RECOVERY_VERSION = 2  # raise it when the training gives other weights
+RECOVERY_VERSION = 3  # raise it when the training gives other weights
 DIVERGENCES_VERSION = 9  # raise it when the measurement or the fits change
+WORKSPACE_VERSION = 1  # raise it when a run's working files have other names or contents
 DECIDING = ("metric", "structure", "compensation", "ratio", "target", "mask_only", "calibration")  # of the plan
 
 
@@ -113,7 +114,16 @@ class CacheKeys:
     @property
     def workspace(self) -> Key:
         """The work that an interrupted run goes on with."""
-        options, made_by = asdict(self.config), {"fits": FITS_VERSION, "device": self.source.device.type}
+        options = asdict(self.config)
+        versions = [
+            WORKSPACE_VERSION,
+            STATISTICS_VERSION,
+            SCORES_VERSION,
+            DIVERGENCES_VERSION,
+            FITS_VERSION,
+            WRITTEN_VERSION,
+        ]
+        made_by = {"versions": versions, "device": self.source.device.type}
         return self.statistics | self.recovery | made_by | {name: options[name] for name in DECIDING}
 
     @property

@@ -5,6 +5,7 @@ from pathlib import Path
 from flap.calibration.images import read_images
 from flap.checkpoint.save import check_room, check_target
 from flap.config import FlapConfig, in_time, require
+from flap.estimation.room import bytes_below
 from flap.evaluation import prepare_suite
 from flap.evaluation.results import RESULTS
 from flap.export.gguf import Changes, check_export, source_gguf
@@ -86,10 +87,13 @@ def _check_room(job: Job, adapter: ModelAdapter) -> None:
     config, source, budget = job.config, job.source, job.budget
     if job.choices.recovery is not None:
         check_room_to_train(job.choices.recovery, adapter, budget.ratio, source.dtype, source.device)
-    left = working_folder(job.cache.root, job.keys.workspace)
-    Forecast.of(config, job.choices, source, adapter, budget.ratio, job.target, job.images, left).check()
     if config.checkpoint.save:
         remove_leftovers(job.target)
         check_target(job.target, job.replaces_checkpoint, Path(source.path) if source.path else None)
+    left = working_folder(job.cache.root, job.keys.workspace)
+    forecast = Forecast.of(config, job.choices, source, adapter, budget.ratio, job.target, job.images, left)
+    forecast.check()
+    if config.checkpoint.save:
         removed = 0 if config.mask_only else budget.to_remove * source.dtype.itemsize
-        check_room(job.target, int(source.num_bytes - removed))
+        there = bytes_below(left / "layers") if forecast.room.one_disk else 0  # they become files of the checkpoint
+        check_room(job.target, int(source.num_bytes - removed) - there)

@@ -16,7 +16,7 @@ def check_quantised(config: PreTrainedConfig) -> None:
         ValueError: they cannot.
     """
     method = _quantisation(config).get("quant_method")
-    if method not in (None, *DEQUANTISED):
+    if is_quantised(config) and method not in DEQUANTISED:
         raise ValueError(
             f"model.path: the weights are quantised ({method}); expected a checkpoint in bfloat16, float16 or float32, "
             f"or in {' or '.join(DEQUANTISED)}, which are dequantised as they are loaded"

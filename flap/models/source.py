@@ -153,11 +153,6 @@ class Given:
         return {}
 
     @property
-    def dequantiser(self) -> HfQuantizer | None:
-        """What makes plain tensors of those in the files; None where they are plain."""
-        return dequantiser(self.config)
-
-    @property
     def beside(self) -> list[Path]:
         """As `Source.beside`."""
         return processor_files(self.path) if self.path and sees_images(self.config) else []

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import flap.calibration.writing
 import flap.checkpoint.save
 from flap.models import Stream
 from flap.models.placement.changes import Changes
@@ -13,14 +14,23 @@ from flap.pipeline import run
 from tests.helpers.forked import forked
 from tests.helpers.runs import composed
 
-NOTED = ("calibrate", "score", "search", "compress", "prune")  # stages whose steps are noted; not measurements
+NOTED = (
+    "sample",
+    "calibrate",
+    "score",
+    "search",
+    "compress",
+    "prune",
+)  # stages whose steps are noted; not measurements
+SEQUENCES = 2  # in a batch of a text that the model writes
 
 
 def start(folder: Path, arguments: list[str], killed_at: str | None = None, number: int = 1) -> tuple[int, list[str]]:
     """Run in `folder`, and be killed as a step ends for the n-th time, before anything goes on.
 
-    Returns the exit code and all steps: "calibrate 2", where hidden states moved behind layer 2 in that stage;
-    "write 2", where the changed layer was written; "compare", where the checkpoint was found to be right.
+    Returns the exit code and all steps: "sample", where a batch of the model's own text was drawn; "calibrate 2", where
+    hidden states moved behind layer 2 in that stage; "write 2", where the changed layer was written; "compare", where
+    the checkpoint was found to be right.
     """
     folder.mkdir(exist_ok=True)
     (folder / "journal").write_text("")
@@ -40,6 +50,8 @@ def _run(folder: Path, arguments: list[str], killed_at: str | None, number: int)
         if step == killed_at and next(times) == number:
             os.kill(os.getpid(), signal.SIGKILL)
 
+    flap.calibration.writing.SEQUENCES = SEQUENCES
+    _after(flap.calibration.writing, "sample", lambda *given: note("sample"))
     _after(Stream, "advance", lambda stream, index, layer: note(f"{stream.walk.stage.split(',')[0]} {index}"))
     _after(Changes, "write", lambda changes, index: note(f"write {index}"))
     _after(flap.checkpoint.save, "compare", lambda *logits: note("compare"))

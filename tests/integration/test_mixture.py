@@ -1,6 +1,7 @@
 """Runs that are calibrated on several texts, one of them written by the model itself."""
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from flap.allocation import PruningPlan
 from flap.data import read_text
 from flap.models import PLACEMENTS
 from flap.reporting import Report, markdown
+from tests.helpers.killed import start
+from tests.helpers.runs import tiny
 
 Run = Callable[..., Report]
 
@@ -66,3 +69,27 @@ def test_what_is_trained_on_may_be_the_models_own_text(run_tiny: Run, text_file:
     assert (tmp_path / "run" / "self_recovery.jsonl").is_file()
     assert report.recovery["nats_after"] <= report.recovery["nats_before"]
     assert "not training-free" in markdown(report)
+
+
+def test_a_run_that_is_killed_while_the_model_writes_goes_on_with_the_next_batch(
+    model_dir: Path, text_file: Path, tmp_path: Path
+) -> None:
+    """Also where nothing else of the run can be resumed."""
+    inputs = [one for one in tiny(model_dir, text_file) if not one.startswith(("eval", "calibration.dataset"))]
+    arguments = [
+        *inputs,
+        "calibration.dataset=self",
+        "calibration.num_samples=200",
+        "eval=[none]",
+        "ratio=0.4",
+        "cache_dir=cache",
+    ]
+    code, steps = start(tmp_path / "whole", arguments)
+    batches = steps.count("sample")
+    assert code == 0 and batches > 3
+    assert start(tmp_path / "killed", arguments, "sample", 3) == (-signal.SIGKILL, ["sample"] * 3)
+    code, steps = start(tmp_path / "killed", arguments)
+    assert code == 0 and steps.count("sample") == batches - 2  # the third had not been noted
+    written, again = ((tmp_path / name / "run" / "self_calibration.jsonl").read_text() for name in ("whole", "killed"))
+    assert written == again
+    assert not [path for path in (tmp_path / "killed" / "cache" / "streams").iterdir() if path.suffix != ".lock"]

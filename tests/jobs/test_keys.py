@@ -40,6 +40,19 @@ def test_a_key_changes_with_what_its_result_depends_on(
     assert {name for name in before if before[name] != after[name]} == changed
 
 
+def test_a_killed_run_is_taken_up_by_the_same_version_on_the_same_device_alone(
+    model_dir: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = prepare(composed(*tiny(model_dir, text_file), "model.device=cpu"), tmp_path)
+    elsewhere = replace(job, source=replace(job.source, device=torch.device("cuda")))
+    before = job.keys.workspace
+    assert elsewhere.keys.workspace != before
+    for version in ("WORKSPACE", "STATISTICS", "SCORES", "DIVERGENCES", "FITS", "WRITTEN"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"flap.jobs.keys.{version}_VERSION", 1000)
+            assert job.keys.workspace != before
+
+
 def keys(folder: Path, *arguments: str) -> dict[str, object]:
     job = prepare(composed(*arguments), folder)
     keys, trials = job.keys, job.keys.trials([PLAN], 16)

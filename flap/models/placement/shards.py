@@ -49,8 +49,8 @@ def write_shards(placed: PlacedModel, state: State, link: Callable[[int, Path], 
 
 def _same(tensors: dict[str, Tensor], own: dict[str, Tensor]) -> bool:
     """Return whether the tensors of a checkpoint's file are those of the model, under their own names."""
-    there = tensors.keys() == own.keys()
-    return there and all(tensors[name].data_ptr() == tensor.data_ptr() for name, tensor in own.items())
+    places = [{name: (t.data_ptr(), t.shape, t.stride()) for name, t in named.items()} for named in (tensors, own)]
+    return places[0] == places[1]
 
 
 def _paths(directory: Path, num_layers: int) -> dict[int | None, Path]:
