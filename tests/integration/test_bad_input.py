@@ -237,6 +237,7 @@ def test_a_disk_that_fills_up_leaves_nothing(
         save_file(tensors, path, **rest)
 
     monkeypatch.setattr("flap.models.placement.shards.save_file", full)
+    monkeypatch.setattr("flap.models.placement.changes.Changes.link", lambda *_: False)  # a disk without hard links
     line = r"checkpoint.dir=.*: cannot be written, what was there stays \(.*No space left on device"
     refused("model.placement=stream", line, tiny(model_dir, text_file), bad, tmp_path / "run")
 
