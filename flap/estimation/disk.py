@@ -6,6 +6,7 @@ from flap.estimation.parts import Parts
 from flap.estimation.searching import search_walks, widest
 
 AFTER_COMPRESSION = ("compress", "prune", "recover", "save", "evaluate")
+# The stages with hidden states in files, as they follow one another; a run has either "prune" or those in its place.
 ORDER = ("calibrate", "score", "allocate", *AFTER_COMPRESSION)
 
 

@@ -14,14 +14,8 @@ from flap.pipeline import run
 from tests.helpers.forked import forked
 from tests.helpers.runs import composed
 
-NOTED = (
-    "sample",
-    "calibrate",
-    "score",
-    "search",
-    "compress",
-    "prune",
-)  # stages whose steps are noted; not measurements
+# Stages whose steps are noted; not measurements.
+NOTED = ("sample", "calibrate", "score", "search", "compress", "prune")
 SEQUENCES = 2  # in a batch of a text that the model writes
 
 

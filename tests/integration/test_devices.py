@@ -295,18 +295,15 @@ def test_flap_plus_at_every_placement(
     def spread(source: Source, *_: object) -> PlacedModel:
         return Spread(source.read(device_map=places))
 
-    def plan(one: torch.device, where: str) -> PruningPlan:
-        source, folder = sources(one, family, where), tmp_path / f"{one.type}-{where}"
+    def plan(on: torch.device, where: str) -> PruningPlan:
+        source, folder = sources(on, family, where), tmp_path / f"{on.type}-{where}"
         inputs = [one for one in tiny(Path(source.path), text_file) if not one.startswith("eval")]
-        arguments = [*inputs, "method=flap_plus", "calibration.num_samples=20", "ratio=0.4"]
+        arguments = [*inputs, "method=flap_plus", "calibration.num_samples=20", "ratio=0.4", LEVELS]
+        arguments += ["structure.rounds=1", "eval=[none]", "use_cache=false"]
         with monkeypatch.context() as patch:
             if where == "auto":
                 patch.setattr(Source, "open", spread)
-            run(
-                composed(*arguments, LEVELS, "structure.rounds=1", "eval=[none]", "use_cache=false"),
-                folder,
-                source=source,
-            )
+            run(composed(*arguments), folder, source=source)
         return PruningPlan.load(folder / "plan.json")
 
     assert plan(device, placement) == plan(CPU, "device")

@@ -47,12 +47,13 @@ class Changes:
 
         It is not for a layer that is not changed, from one disk to another, and on a disk without hard links.
         """
+        if index not in self:
+            return False
         try:
-            if index in self:
-                os.link(self.path(index), target)
+            os.link(self.path(index), target)
         except OSError:
             return False
-        return index in self
+        return True
 
     def read(self, index: int, device: torch.device) -> None:
         """Give the layer the tensors of its file; on the meta device, only their shapes."""

@@ -49,8 +49,8 @@ def write_shards(placed: PlacedModel, state: State, link: Callable[[int, Path], 
 
 def _same(tensors: dict[str, Tensor], own: dict[str, Tensor]) -> bool:
     """Return whether the tensors of a checkpoint's file are those of the model, under their own names."""
-    places = [{name: (t.data_ptr(), t.shape, t.stride()) for name, t in named.items()} for named in (tensors, own)]
-    return places[0] == places[1]
+    there, here = ({name: (t.data_ptr(), t.shape, t.stride()) for name, t in of.items()} for of in (tensors, own))
+    return there == here
 
 
 def _paths(directory: Path, num_layers: int) -> dict[int | None, Path]:
