@@ -5,6 +5,7 @@ Legend: G attention units · C channels a unit · I neurons.
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from flap.allocation.budget import Budget
@@ -24,6 +25,7 @@ class Scaled(Structure):
     scale: z-score = standardised over all channels of one layer and module type, and averaged over a unit's channels;
     it has no common meaning across layers. error = the squared output error of a unit (the sum of its scores) per
     parameter. relative = that error relative to the residual stream of an ordinary token, ‖e‖² / ‖h‖², per parameter.
+    An expert's error counts in its layer's output as the router weighs it (`Scores.routed_power`).
     """
 
     scale: str = "z-score"
@@ -36,30 +38,26 @@ class Scaled(Structure):
         """Whether scores must be squared output errors: for every scale but z-score."""
         return self.scale != "z-score"
 
-    def check(self, budget: Budget) -> None:
-        """Check the options as `Structure.check` does, and the scale.
-
-        Raises:
-            ValueError: an option or the ratio does not fit this model, or errors of experts would be compared.
-        """
-        super().check(budget)
-        if self.ranks_errors and budget.has_experts:
-            raise ValueError(
-                f"structure.scale={self.scale}: an expert's error is one of the tokens routed to it, and compares with "
-                "no other; expected z-score for a model with experts"
-            )
-
     def on_one_scale(self, scores: Scores, budget: Budget) -> list[Pair[Tensor]]:
         """Return score_G and score_I of each layer on the scale `scale`, in float64, higher = keep."""
         if not self.ranks_errors:
             return [Pair(standardise(layer.attention).mean(dim=1), standardise(layer.mlp)) for layer in scores.layers]
         weights = scores.inverse_power if self.scale == "relative" else [1.0] * len(scores.layers)
+        errors = [_errors(scores, i, layer.mlp.experts) for i, layer in enumerate(budget.layers)]
         return [
-            Pair(*(error_U / price * weight for error_U, price in zip(_errors(layer), prices, strict=True)))
-            for layer, prices, weight in zip(scores.layers, budget.prices, weights, strict=True)
+            Pair(*(error_U / price * weight for error_U, price in zip(layer, prices, strict=True)))
+            for layer, prices, weight in zip(errors, budget.prices, weights, strict=True)
         ]
 
 
-def _errors(layer: Pair[Tensor]) -> Pair[Tensor]:
-    """Return the squared output error of each unit."""
-    return Pair(layer.attention.double().sum(dim=1), layer.mlp.double())
+def _errors(scores: Scores, layer: int, experts: int) -> Pair[Tensor]:
+    """Return the squared error of the layer's output that each unit's removal causes.
+
+    Of a mixture whose units are a neuron of every expert: times the number of experts, as a unit is the mean of its
+    neurons in the ranking.
+    """
+    score_GC, score_I = scores.layers[layer]
+    if experts == 1:
+        return Pair(score_GC.double().sum(dim=1), score_I.double())
+    power_E1 = experts * torch.tensor(scores.routed_power[layer], dtype=torch.float64)[:, None]
+    return Pair(score_GC.double().sum(dim=1), (score_I.double().unflatten(0, (experts, -1)) * power_E1).flatten())

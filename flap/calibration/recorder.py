@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 
 from flap.calibration.comoments import Comoments
 from flap.calibration.residual import ResidualRecorder, inverse_power
+from flap.calibration.routing import RoutingRecorder, routed_power
 from flap.calibration.statistics import LayerStatistics, Statistics, batch_statistics, expert_statistics, merge
 from flap.models import Block, ModelAdapter, Pair
 
@@ -56,18 +57,22 @@ class BlockRecorder:
 
 
 class LayerRecorder:
-    """Records the hidden states that enter a layer and the inputs of its two output projections, in a `with` block."""
+    """Records the hidden states that enter a layer, the inputs of its two output projections and its router's weights.
+
+    It does so inside a `with` block.
+    """
 
     def __init__(self, adapter: ModelAdapter, layer: int, covariance: bool = False) -> None:
         self.layer = adapter.layers[layer]
         self.blocks = Pair(*(BlockRecorder(block, covariance) for block in adapter.blocks(layer)))
         self.residual = ResidualRecorder()
+        self.routing = [RoutingRecorder(one.block) for one in self.blocks if one.block.num_experts > 1]
         self._hooks: list[RemovableHandle] = []
 
     def __enter__(self) -> "LayerRecorder":
         self._hooks = [
             self.layer.register_forward_pre_hook(self.residual),
-            *(recorder.block.watched.register_forward_pre_hook(recorder) for recorder in self.blocks),
+            *(one.block.watched.register_forward_pre_hook(one) for one in (*self.blocks, *self.routing)),
         ]
         return self
 
@@ -81,7 +86,8 @@ class LayerRecorder:
         Raises:
             ValueError: they are not finite; names the block.
         """
-        return LayerStatistics(Pair(*(recorder.finish() for recorder in self.blocks)), inverse_power([self.residual]))
+        blocks = Pair(*(recorder.finish() for recorder in self.blocks))
+        return LayerStatistics(blocks, inverse_power([self.residual]), routed_power(self.routing))
 
 
 def joined(fitting: LayerRecorder, held_out: LayerRecorder) -> LayerStatistics:
@@ -91,7 +97,8 @@ def joined(fitting: LayerRecorder, held_out: LayerRecorder) -> LayerStatistics:
     """
     pairs = zip(fitting.blocks, held_out.blocks, strict=True)
     blocks = Pair(*(_join([recorder.finish() for recorder in pair]) for pair in pairs))
-    return LayerStatistics(blocks, inverse_power([fitting.residual, held_out.residual]))
+    power = inverse_power([fitting.residual, held_out.residual])
+    return LayerStatistics(blocks, power, routed_power([*fitting.routing, *held_out.routing]))
 
 
 def _join(parts: Sequence[Statistics]) -> Statistics:

@@ -68,10 +68,12 @@ class LayerStatistics:
     """The statistics at the inputs of the two output projections of a layer, of attention and MLP.
 
     inverse_power: E[1 / ‖h‖²] of the hidden states h that enter the layer (`residual.inverse_power`).
+    routed_power: E[w²] of the router's weights w of each expert (`routing.routed_power`); empty without experts.
     """
 
     blocks: Pair[Statistics]
     inverse_power: float
+    routed_power: tuple[float, ...] = ()
 
 
 def _moved(tensor: Tensor, device: torch.device) -> Tensor:

@@ -12,7 +12,7 @@ from flap.models import Pair
 from flap.storage import Kind
 
 # Part of every cache key. Raise it when other statistics are collected, or in another way.
-STATISTICS_VERSION = 3
+STATISTICS_VERSION = 4
 CHANNELS = ("num_tokens", "mean_I", "deviation_I")  # the stored fields of Statistics; not covariances
 
 
@@ -21,6 +21,7 @@ def write_statistics(statistics: Sequence[LayerStatistics], path: Path) -> None:
     tensors: dict[str, Tensor] = {}
     for i, layer in enumerate(statistics):
         tensors[f"{i}.inverse_power"] = torch.tensor(layer.inverse_power)
+        tensors[f"{i}.routed_power"] = torch.tensor(layer.routed_power)
         for block, channels in layer.blocks._asdict().items():
             for name in CHANNELS:
                 tensors[f"{i}.{block}.{name}"] = torch.as_tensor(getattr(channels, name)).contiguous()
@@ -39,7 +40,7 @@ STATISTICS: Kind[list[LayerStatistics]] = Kind("statistics", write_statistics, r
 
 def _layer(tensors: dict[str, Tensor], i: int) -> LayerStatistics:
     blocks = Pair(*(_statistics(tensors, f"{i}.{block}.") for block in Pair._fields))
-    return LayerStatistics(blocks, tensors[f"{i}.inverse_power"].item())
+    return LayerStatistics(blocks, tensors[f"{i}.inverse_power"].item(), tuple(tensors[f"{i}.routed_power"].tolist()))
 
 
 def _statistics(tensors: dict[str, Tensor], prefix: str) -> Statistics:

@@ -62,8 +62,8 @@ def score_layers(
 def scores_of_layer(metric: Metric, blocks: Pair[Block], observed: LayerStatistics | None) -> Scores:
     """Return the scores of one layer, as a part of those of all layers."""
     errors = metric.measures_error and not metric.square_attention
-    inverse_power = (observed.inverse_power,) if observed and errors else ()
-    return Scores((score_layer(metric, blocks, observed),), inverse_power)
+    powers = ((observed.inverse_power,), (observed.routed_power,)) if observed and errors else ()
+    return Scores((score_layer(metric, blocks, observed),), *powers)
 
 
 def score_layer(metric: Metric, blocks: Pair[Block], observed: LayerStatistics | None) -> Pair[Tensor]:

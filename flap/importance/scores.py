@@ -4,7 +4,7 @@ Legend: G attention units (KV heads) · C channels of a unit · I input channels
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import chain
 from pathlib import Path
 
@@ -15,7 +15,8 @@ from torch import Tensor
 from flap.models import Pair
 from flap.storage import Kind
 
-SCORES_VERSION = 1  # raise it when a metric scores otherwise
+SCORES_VERSION = 2  # raise it when a metric scores otherwise
+BY_LAYER = ("routed_power", "divergences")  # fields with some numbers for each layer
 
 
 @dataclass(frozen=True)
@@ -24,18 +25,21 @@ class Scores:
 
     float32 on the CPU, finite. inverse_power: for each layer E[1 / ‖h‖²] of the hidden states h that enter it, for
     structures that scale errors by it; empty without calibration, and where the scores are no squared output errors.
+    routed_power: for each layer E[w²] of the router's weights w of each expert; empty for a layer without experts, and
+    where `inverse_power` is empty.
     divergences: for each layer those of its trials, in nats a token, lower is better; empty without a search.
     """
 
     layers: tuple[Pair[Tensor], ...]
     inverse_power: tuple[float, ...] = ()
+    routed_power: tuple[tuple[float, ...], ...] = ()
     divergences: tuple[tuple[float, ...], ...] = ()
 
     @classmethod
     def joined(cls, parts: Iterable["Scores"]) -> "Scores":
         """Return the scores of all layers, from parts with some of the layers each."""
-        fields = zip(*((part.layers, part.inverse_power, part.divergences) for part in parts), strict=False)
-        return cls(*(tuple(chain.from_iterable(values)) for values in fields))
+        columns = zip(*(tuple(getattr(part, one.name) for one in fields(cls)) for part in parts), strict=True)
+        return cls(*(tuple(chain.from_iterable(values)) for values in columns))
 
 
 def write_scores(scores: Scores, path: Path) -> None:
@@ -43,8 +47,9 @@ def write_scores(scores: Scores, path: Path) -> None:
     tensors = {"inverse_power": torch.tensor(scores.inverse_power, dtype=torch.float64)}
     for i, layer in enumerate(scores.layers):
         tensors |= {f"{i}.{block}": score.contiguous() for block, score in layer._asdict().items()}
-    for i, nats in enumerate(scores.divergences):
-        tensors[f"{i}.divergences"] = torch.tensor(nats, dtype=torch.float64)
+    for name in BY_LAYER:
+        for i, values in enumerate(getattr(scores, name)):
+            tensors[f"{i}.{name}"] = torch.tensor(values, dtype=torch.float64)
     save_file(tensors, path)
 
 
@@ -54,8 +59,11 @@ def read_scores(path: Path) -> Scores:
     power = tensors.pop("inverse_power").tolist()
     layers = range(1 + max(int(name.split(".")[0]) for name in tensors))
     scores = tuple(Pair(*(tensors[f"{i}.{block}"] for block in Pair._fields)) for i in layers)
-    measured = [tensors[f"{i}.divergences"].tolist() for i in layers if f"{i}.divergences" in tensors]
-    return Scores(scores, tuple(power), tuple(map(tuple, measured)))
+    numbers = {
+        name: tuple(tuple(tensors[f"{i}.{name}"].tolist()) for i in layers if f"{i}.{name}" in tensors)
+        for name in BY_LAYER
+    }
+    return Scores(scores, tuple(power), **numbers)
 
 
 SCORES: Kind[Scores] = Kind("scores", write_scores, read_scores)

@@ -110,6 +110,17 @@ class ExpertsBlock(Block):
             gate_up = [linear(*one) for one in zip(routed, weight_ERH, biases, strict=True)]
         return [_apply_gate(experts, both) for both in gate_up]
 
+    def router_weights(self, args: tuple[Any, ...]) -> Tensor:
+        """Return weight_TE, by which the outputs of the experts are multiplied: 0 for a token that is sent to others.
+
+        Llama 4's router multiplies the inputs of its experts instead; the weight is then 1 for a token that is sent.
+        """
+        if len(args) == 1:
+            return args[0].unflatten(0, (self.num_experts, -1)).any(dim=-1).T.float()
+        hidden_TH, chosen_TK, weight_TK = args
+        weight_TE = weight_TK.new_zeros(len(hidden_TH), self.num_experts, dtype=torch.float32)
+        return weight_TE.scatter(1, chosen_TK, weight_TK.float())
+
 
 def experts_block(name: str, experts: Any, chosen: int) -> ExpertsBlock:
     """Return the block of a layer's experts. chosen: how many of them a token is sent to."""

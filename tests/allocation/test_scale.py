@@ -1,15 +1,20 @@
 """`structure.scale`: plans of a two-layer budget computed by hand on each scale, and what has no such scale."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
-from flap.allocation import ALAM, ALMM, Budget, LayerPlan, Units
-from flap.importance import Scores
+from flap.allocation import ALAM, ALMM, Budget, LayerPlan, Units, price
+from flap.allocation.trials import without_lowest
+from flap.calibration import collect
+from flap.compression import BiasCompensation, slice_layer
+from flap.importance import WIFV, Scores, score_layers
 from flap.jobs import choose
-from flap.models import Pair
-from tests.cases import ARCHITECTURES, RATIOS
+from flap.models import Pair, Resident, adapt
+from tests.cases import ARCHITECTURES, RATIOS, tiny_model, tokens
 from tests.helpers.ratios import assert_meets, budget_of, model_of, random_scores
 from tests.helpers.runs import composed
 
@@ -106,7 +111,43 @@ def test_what_has_no_such_scale_is_one_line(arguments: tuple[str, ...], line: st
     choose(composed("structure.scale=relative", "metric.square_attention=false"))
 
 
-def test_experts_are_refused() -> None:
-    ALAM().check(budget_of("mixtral", 0.5))
-    with pytest.raises(ValueError, match=r"^structure\.scale=error: an expert's error .*; expected z-score"):
-        ALAM(scale="error").check(budget_of("mixtral", 0.5))
+def test_experts_by_hand() -> None:
+    """L0 has two experts of two neurons. The router weighs the second one less, so that rank 2 costs less than L1n2.
+
+    Of L0, rank 1 has 2 · 0.5 + 4 · 0.1 = 1.4 and rank 2 has 1 · 0.5 + 3 · 0.1 = 0.8 at a price of 4: 0.35 and 0.2.
+    """
+    layers = (Pair(Units(2, 10), Units(2, 4, experts=2)), LAYERS[1])
+    scores = replace(SCORES, routed_power=((0.5, 0.1), ()))
+    error = ALAM(scale="error")
+    first, second = error.on_one_scale(scores, Budget(layers, 0.5))
+    assert first.mlp.unflatten(0, (2, 2)).mean(dim=0).tolist() == pytest.approx([0.2, 0.35])
+    assert second.mlp.tolist() == pytest.approx([0.1, 0.2, 0.3, 10])
+    # L0h1, L1h1, L1n3 and the best rank of L0 lead with 26; then L0h0 .8, L1n2 .3, L0 rank 2 .2
+    plan = error.allocate(scores, Budget(layers, 1 - 38 / 56))
+    assert plan.layers == (LayerPlan((0, 1), (1, 3)), LayerPlan((1,), (2, 3)))
+
+
+@torch.no_grad()
+def experts_output(model: PreTrainedModel, layer: int) -> torch.Tensor:
+    seen: list[torch.Tensor] = []
+    watched = adapt(model).mlp(layer).watched
+    hook = watched.register_forward_hook(lambda module, args, output: seen.append(output))
+    adapt(model).decoder(input_ids=tokens())
+    hook.remove()
+    return seen[0]
+
+
+def test_an_experts_error_is_the_one_that_its_layer_makes() -> None:
+    """With one expert for each token, whose weight is 1: the mean squared change of the layer's output."""
+    model = tiny_model("mixtral", num_experts_per_tok=1)
+    adapter, statistics = adapt(model), collect(Resident(model), [tokens()], batch_size=4)
+    scores = score_layers(WIFV(square_attention=False), adapter, enumerate(statistics))
+    budget = price(adapter, 0.5)
+    for i, scaled in enumerate(ALAM(scale="error").on_one_scale(scores, budget)):
+        heads, (count, experts) = budget.layers[i].attention.count, (adapter.mlp(i).num_units // 6, 6)
+        kept = without_lowest(scores.layers[i].mlp, 1, experts)
+        worst = sorted(set(range(count * experts)) - set(kept))
+        changed = deepcopy(model)
+        slice_layer(adapt(changed), i, LayerPlan(tuple(range(heads)), kept), BiasCompensation(), statistics[i])
+        error = (experts_output(changed, i) - experts_output(model, i)).square().sum(dim=-1).mean()
+        assert scaled.mlp[worst].mean() * budget.layers[i].mlp.price == pytest.approx(float(error), rel=0.1)

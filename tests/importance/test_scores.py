@@ -14,16 +14,24 @@ def layer(heads: int) -> Pair[torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("power", "divergences"),
-    [((), ()), ((0.1, 1e-30), ()), ((0.1, 3.0), ((0.1, 1e-12), (2.0,))), ((), ((0.3,), ()))],
+    ("power", "routed", "divergences"),
+    [
+        ((), (), ()),
+        ((0.1, 1e-30), ((), ()), ()),
+        ((0.1, 3.0), ((0.5, 1e-30), ()), ((0.1, 1e-12), (2.0,))),
+        ((), (), ((0.3,), ())),
+    ],
 )
 def test_scores_are_read_as_written(
-    power: tuple[float, ...], divergences: tuple[tuple[float, ...], ...], tmp_path: Path
+    power: tuple[float, ...],
+    routed: tuple[tuple[float, ...], ...],
+    divergences: tuple[tuple[float, ...], ...],
+    tmp_path: Path,
 ) -> None:
-    scores = Scores((layer(3), layer(4)), power, divergences)
+    scores = Scores((layer(3), layer(4)), power, routed, divergences)
     write_scores(scores, tmp_path / "data")
     found = read_scores(tmp_path / "data")
-    assert (found.inverse_power, found.divergences) == (power, divergences)
+    assert (found.inverse_power, found.routed_power, found.divergences) == (power, routed, divergences)
     for one, other in zip(found.layers, scores.layers, strict=True):
         assert all(torch.equal(*pair) for pair in zip(one, other, strict=True))
 

@@ -31,6 +31,7 @@ KINDS = [
     "TestQwen3Next", "TestFalconH1",
 ]  # fmt: skip
 FLAP_PLUS = "flap_plus calibration.num_samples=20 structure.rounds=1"
+CLOSED_FORM = "flap calibration.num_samples=20 metric=OBS structure.scale=relative compensation=linear"
 CHOICES = [
     "structure=UL-UM",
     "round_to=8 structure.min_heads=2",
@@ -101,7 +102,10 @@ def little_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
     return half_of
 
 
-@pytest.mark.parametrize(("family", "method"), [*product(FAMILIES, ["flap"]), *product(KINDS, [FLAP_PLUS])])
+@pytest.mark.parametrize(
+    ("family", "method"),
+    [*product(FAMILIES, ["flap"]), *product(KINDS, [FLAP_PLUS]), ("TestMixtral", CLOSED_FORM)],
+)
 def test_all_placements_give_equal_checkpoints(
     family: str, method: str, model_of: ModelOf, little_memory, text_file: Path, tmp_path: Path
 ) -> None:
