@@ -72,7 +72,8 @@ class LayerRecorder:
     def __enter__(self) -> "LayerRecorder":
         self._hooks = [
             self.layer.register_forward_pre_hook(self.residual),
-            *(one.block.watched.register_forward_pre_hook(one) for one in (*self.blocks, *self.routing)),
+            *(one.block.watched.register_forward_pre_hook(one) for one in self.blocks),
+            *(one.block.watched.register_forward_pre_hook(one) for one in self.routing),
         ]
         return self
 

@@ -116,10 +116,11 @@ class ExpertsBlock(Block):
         Llama 4's router multiplies the inputs of its experts instead; the weight is then 1 for a token that is sent.
         """
         if len(args) == 1:
-            return args[0].unflatten(0, (self.num_experts, -1)).any(dim=-1).T.float()
+            sent_ET: Tensor = args[0].unflatten(0, (self.num_experts, -1)).any(dim=-1)
+            return sent_ET.T.float()
         hidden_TH, chosen_TK, weight_TK = args
-        weight_TE = weight_TK.new_zeros(len(hidden_TH), self.num_experts, dtype=torch.float32)
-        return weight_TE.scatter(1, chosen_TK, weight_TK.float())
+        weight_TE: Tensor = weight_TK.new_zeros(len(hidden_TH), self.num_experts, dtype=torch.float32)
+        return weight_TE.scatter_(1, chosen_TK, weight_TK.float())
 
 
 def experts_block(name: str, experts: Any, chosen: int) -> ExpertsBlock:
