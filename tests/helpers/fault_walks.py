@@ -29,7 +29,7 @@ class Scenario:
     """A command line that is walked through, in a folder where another one has been run before.
 
     kept: folders that hold results before; they stay to the byte, or are replaced as a whole by the new result.
-    step: a fault is put at each step-th operation. Most operations are five on one file, so that with 13 each meets
+    step: a fault is put at each step-th operation. Most operations are five on one file, so that with 23 each meets
     another one.
     """
 
@@ -37,7 +37,7 @@ class Scenario:
     arguments: tuple[str, ...]
     before: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
-    step: int = 13
+    step: int = 23
 
 
 SCENARIOS = (
