@@ -43,21 +43,23 @@ class Scaled(Structure):
         if not self.ranks_errors:
             return [Pair(standardise(layer.attention).mean(dim=1), standardise(layer.mlp)) for layer in scores.layers]
         weights = scores.inverse_power if self.scale == "relative" else [1.0] * len(scores.layers)
-        errors = [_errors(scores, i, layer.mlp.experts) for i, layer in enumerate(budget.layers)]
+        errors = [_errors(scores, i) for i in range(len(scores.layers))]
         return [
             Pair(*(error_U / price * weight for error_U, price in zip(layer, prices, strict=True)))
             for layer, prices, weight in zip(errors, budget.prices, weights, strict=True)
         ]
 
 
-def _errors(scores: Scores, layer: int, experts: int) -> Pair[Tensor]:
+def _errors(scores: Scores, layer: int) -> Pair[Tensor]:
     """Return the squared error of the layer's output that each unit's removal causes.
 
-    Of a mixture whose units are a neuron of every expert: times the number of experts, as a unit is the mean of its
-    neurons in the ranking.
+    Of a mixture, where a unit is a neuron of every expert: times the number of experts, as the ranking takes the mean
+    of its neurons.
     """
     score_GC, score_I = scores.layers[layer]
-    if experts == 1:
-        return Pair(score_GC.double().sum(dim=1), score_I.double())
-    power_E1 = experts * torch.tensor(scores.routed_power[layer], dtype=torch.float64)[:, None]
-    return Pair(score_GC.double().sum(dim=1), (score_I.double().unflatten(0, (experts, -1)) * power_E1).flatten())
+    power = scores.routed_power[layer] if scores.routed_power else ()
+    error_I = score_I.double()
+    if power:
+        power_E1 = len(power) * torch.tensor(power, dtype=torch.float64)[:, None]
+        error_I = (error_I.unflatten(0, (len(power), -1)) * power_E1).flatten()
+    return Pair(score_GC.double().sum(dim=1), error_I)

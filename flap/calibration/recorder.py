@@ -26,7 +26,7 @@ class BlockRecorder:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         activations = self.block.activations(args)
-        if self.block.num_experts > 1:
+        if self.block.is_mixture:
             batch = expert_statistics(activations, self.block.num_tokens(args))
         else:
             batch = batch_statistics(activations[0])
@@ -66,7 +66,9 @@ class LayerRecorder:
         self.layer = adapter.layers[layer]
         self.blocks = Pair(*(BlockRecorder(block, covariance) for block in adapter.blocks(layer)))
         self.residual = ResidualRecorder()
-        self.routing = [RoutingRecorder(one.block) for one in self.blocks if one.block.num_experts > 1]
+        # the channels of whole experts have the router's weight in them
+        mixtures = [one.block for one in self.blocks if one.block.is_mixture and not one.block.whole_experts]
+        self.routing = list(map(RoutingRecorder, mixtures))
         self._hooks: list[RemovableHandle] = []
 
     def __enter__(self) -> "LayerRecorder":

@@ -51,9 +51,9 @@ class Statistics:
 
     def of_experts(self, num_experts: int) -> "list[Statistics]":
         """Return the statistics of each expert; in these, the channels of the experts are concatenated."""
-        if num_experts == 1:
+        if isinstance(self.num_tokens, int):  # of a plain MLP
             return [self]
-        counts_E = torch.as_tensor(self.num_tokens).expand_as(self.mean_I).reshape(num_experts, -1)[:, 0].tolist()
+        counts_E = self.num_tokens.reshape(num_experts, -1)[:, 0].tolist()
         comoments = [self.comoments[e : e + 1] for e in range(num_experts)]
         columns = (map(int, counts_E), self.mean_I.chunk(num_experts), self.deviation_I.chunk(num_experts), comoments)
         experts = [Statistics(*parts) for parts in zip(*columns, strict=True)]
@@ -68,7 +68,8 @@ class LayerStatistics:
     """The statistics at the inputs of the two output projections of a layer, of attention and MLP.
 
     inverse_power: E[1 / ‖h‖²] of the hidden states h that enter the layer (`residual.inverse_power`).
-    routed_power: E[w²] of the router's weights w of each expert (`routing.routed_power`); empty without experts.
+    routed_power: E[w²] of the router's weights w of each expert (`routing.routed_power`); empty without experts, and
+    where they leave whole.
     """
 
     blocks: Pair[Statistics]

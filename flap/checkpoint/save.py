@@ -59,6 +59,14 @@ def check_target(directory: Path, overwrite: bool, model: Path | None = None) ->
         )
 
 
+def provenance_of(directory: Path) -> dict[str, Any]:
+    """Return the provenance in a checkpoint of this program; empty if there is none, or none that can be read."""
+    try:
+        return dict(json.loads((directory / LABEL).read_text())["provenance"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
 def check_room(target: Path, num_bytes: int) -> None:
     """Check that the disk has room for a checkpoint of this size.
 

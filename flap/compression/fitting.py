@@ -89,8 +89,8 @@ def _join(block: Block, fits: Sequence[Fit]) -> BlockFit:
     added = [fit.bias_O for fit in fits if fit.bias_O is not None]
     bias_O: Tensor | None = output.bias
     if added:
-        added_O = torch.stack(added) if block.num_experts > 1 else added[0]
+        added_O = torch.stack(added) if block.is_mixture else added[0]
         bias_O = (added_O if bias_O is None else bias_O.float() + added_O).to(output.weight.dtype)
-    names = [block.name] if block.num_experts == 1 else [f"{block.name} expert {e}" for e in range(len(fits))]
+    names = [f"{block.name} expert {e}" for e in range(len(fits))] if block.is_mixture else [block.name]
     reports = {name: fit.report for name, fit in zip(names, fits, strict=True) if fit.report is not None}
     return BlockFit(weight_OK, bias_O, reports)

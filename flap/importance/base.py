@@ -84,7 +84,7 @@ def score_layer(metric: Metric, blocks: Pair[Block], observed: LayerStatistics |
 def _score_block(metric: Metric, block: Block, statistics: Statistics | None) -> Tensor:
     weight_OI = block.output.weight.detach()
     on_device = statistics and statistics.to(weight_OI.device)
-    if not metric.needs_covariance or block.num_experts == 1:
+    if not metric.needs_covariance or not block.is_mixture:
         return metric.score_units(weight_OI, on_device, block.columns_UC).cpu()
     assert on_device is not None  # covariances are those of each expert's channels
     weights, size = weight_OI.chunk(block.num_experts, dim=1), weight_OI.shape[1] // block.num_experts

@@ -25,8 +25,8 @@ class Scores:
 
     float32 on the CPU, finite. inverse_power: for each layer E[1 / ‖h‖²] of the hidden states h that enter it, for
     structures that scale errors by it; empty without calibration, and where the scores are no squared output errors.
-    routed_power: for each layer E[w²] of the router's weights w of each expert; empty for a layer without experts, and
-    where `inverse_power` is empty.
+    routed_power: for each layer E[w²] of the router's weights w of each expert; empty for a layer without experts or
+    whose experts leave whole, and where `inverse_power` is empty.
     divergences: for each layer those of its trials, in nats a token, lower is better; empty without a search.
     """
 

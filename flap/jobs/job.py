@@ -48,6 +48,7 @@ class Job:
     cache: Cache
     target: Path
     images: Images | None = None  # the windows of calibration with images
+    replaces_checkpoint: bool = False  # whether an existing checkpoint in the target may be replaced
 
     @property
     def windows(self) -> Windows | None:
@@ -63,11 +64,6 @@ class Job:
     def compress_layer(self) -> CompressLayer:
         """The function that changes a layer: slicing, or masking with `mask_only`."""
         return mask_layer if self.config.mask_only else slice_layer
-
-    @property
-    def replaces_checkpoint(self) -> bool:
-        """Whether an existing checkpoint in the target may be replaced: on request, or if the run's folder holds it."""
-        return self.config.checkpoint.overwrite or self.config.checkpoint.dir is None
 
     def open(self, more_to_come: bool, folder: Path | None) -> PlacedModel:
         """Return the model at its placement, with the units that the structure removes. See `Source.open`."""

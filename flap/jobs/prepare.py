@@ -1,9 +1,10 @@
 """The preparation of a run: everything that needs no weights is made and checked before they are read."""
 
+import json
 from pathlib import Path
 
 from flap.calibration.images import read_images
-from flap.checkpoint.save import check_room, check_target
+from flap.checkpoint.save import check_room, check_target, provenance_of
 from flap.config import FlapConfig, in_time, require
 from flap.estimation.room import bytes_below
 from flap.evaluation import prepare_suite
@@ -16,6 +17,7 @@ from flap.jobs.job import Job
 from flap.jobs.texts import read_texts
 from flap.models import Given, ModelAdapter, Source, adapt, find_model
 from flap.recovery import check_room_to_train
+from flap.reporting import described
 from flap.storage import Cache, cache_root
 from flap.storage.files import remove_leftovers
 from flap.storage.workspace import working_folder
@@ -61,7 +63,7 @@ def prepare(
     if in_time(config.target):
         check_timed(config, choices, source)
     cache = Cache(root, config.use_cache, config.cache_wait_seconds)
-    job = Job(config, choices, source, texts, budget, suite, cache, target, images)
+    job = Job(config, choices, source, texts, budget, suite, cache, target, images, _replaces(config, target, results))
     if will_save:
         _check_room(job, adapter)
     return job
@@ -76,6 +78,17 @@ def _changes(config: FlapConfig, choices: Choices) -> Changes:
         biases=choices.compensation.adds_bias,
         heads=getattr(choices.structure, "remove_heads", None) != 0,
     )
+
+
+def _replaces(config: FlapConfig, target: Path, results: Path) -> bool:
+    """Return whether an existing checkpoint may be replaced.
+
+    On request, if it is in the run's own folder, or if an earlier start of this run has written it, whose `results` are
+    there.
+    """
+    if config.checkpoint.overwrite or config.checkpoint.dir is None:
+        return True
+    return results.is_file() and provenance_of(target).get("config") == json.loads(json.dumps(described(config)))
 
 
 def _check_room(job: Job, adapter: ModelAdapter) -> None:

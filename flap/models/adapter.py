@@ -40,8 +40,13 @@ class Block:
 
     @property
     def num_experts(self) -> int:
-        """The number of MLPs that a router chooses from. Each has the same number of units and its own output bias."""
+        """The number of MLPs that a router chooses from, each with the same number of units."""
         return 1
+
+    @property
+    def is_mixture(self) -> bool:
+        """Whether a router chooses among experts, of which there may be one; each has its own output bias."""
+        return False
 
     @property
     def chosen_experts(self) -> int:

@@ -91,6 +91,11 @@ class ExpertsBlock(Block):
         return int(self.output.experts.num_experts)
 
     @property
+    def is_mixture(self) -> bool:
+        """True."""
+        return True
+
+    @property
     def chosen_experts(self) -> int:
         """The number of experts that a token is sent to."""
         return self.chosen

@@ -34,7 +34,7 @@ def refresh_experts(experts: Any) -> None:
 
 def experts_fit_kernel(mlp: Block) -> bool:
     """Return whether the grouped kernel can run the experts of this block; true for a plain MLP, which needs none."""
-    return mlp.num_experts == 1 or mlp.columns_UC.numel() // mlp.num_experts % KERNEL_MULTIPLE == 0
+    return not mlp.is_mixture or mlp.columns_UC.numel() // mlp.num_experts % KERNEL_MULTIPLE == 0
 
 
 def add_output_biases(experts: Any, args: tuple[Any, ...], output_TH: Tensor) -> Tensor:

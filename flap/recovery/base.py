@@ -81,6 +81,6 @@ class Recovery:
         """
         vocabulary = adapter.vocab_size
         require(self.words is None or self.words < vocabulary, "recover.words", self.words, f"1 to {vocabulary - 1}")
-        stacked = any(adapter.mlp(i).num_experts > 1 for i in range(len(adapter.layers)))
+        stacked = any(adapter.mlp(i).is_mixture for i in range(len(adapter.layers)))
         allowed = "full or none for this model, whose experts are stacked in one tensor and are no Linear modules"
         require(self.rank is None or not stacked, "recover", self.name, allowed)

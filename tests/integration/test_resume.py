@@ -102,6 +102,17 @@ def test_a_damaged_file_of_numbers_counts_for_nothing(model_dir: Path, text_file
     assert run(composed(*arguments), tmp_path).evaluation == first.evaluation
 
 
+def test_a_checkpoint_of_the_same_run_is_replaced(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
+    """A run that was killed after its checkpoint came into place goes on; another run or another folder does not."""
+    arguments = (*tiny(model_dir, text_file), f"checkpoint.dir={tmp_path / 'kept'}")
+    first = run(composed(*arguments), tmp_path / "run")
+    again = run(composed(*arguments), tmp_path / "run")
+    assert again.evaluation == first.evaluation
+    for change, folder in (("ratio=0.3", "run"), ("ratio=0.2", "other")):
+        with pytest.raises(ValueError, match=r"kept: not empty; .*checkpoint\.overwrite=true"):
+            run(composed(*arguments, change), tmp_path / folder)
+
+
 @pytest.fixture
 def finished(quick_flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path) -> list[str]:
     """Arguments of a run that has finished in tmp_path / "run"."""

@@ -5,7 +5,9 @@ import signal
 from pathlib import Path
 
 import pytest
+from transformers import PreTrainedTokenizerFast
 
+from tests.cases import tiny_model
 from tests.helpers.killed import start
 from tests.helpers.runs import tiny
 
@@ -80,6 +82,22 @@ def test_a_killed_run_goes_on(
     remains = {path.name for folder in (tmp_path / "run", tmp_path / "cache" / "streams") for path in folder.iterdir()}
     remains = {name for name in remains if not name.endswith(".lock")}
     assert remains == {"checkpoint", "layers.png", "plan.json", "report.json", "report.md"}
+
+
+@pytest.mark.parametrize("choice", ["method=flap", "metric=OBS compensation=linear calibration.num_samples=20"])
+def test_a_killed_run_of_a_mixture_goes_on(
+    choice: str, arguments: list[str], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """Also with the output biases of its experts, which the model did not have."""
+    model = tmp_path / "mixtral"
+    tiny_model("mixtral").save_pretrained(model)
+    tokenizer.save_pretrained(model)
+    arguments = [*arguments, f"model.path={model}", *choice.split()]
+    assert start(tmp_path / "whole", arguments)[0] == 0
+    assert start(tmp_path / "killed", arguments, "write 1")[0] == -signal.SIGKILL
+    code, steps = start(tmp_path / "killed", arguments)
+    assert code == 0 and "write 0" not in steps
+    assert written(tmp_path / "killed") == written(tmp_path / "whole")
 
 
 def test_a_killed_run_leaves_nothing_to_another_one(arguments: list[str], undisturbed, tmp_path: Path) -> None:

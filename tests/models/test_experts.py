@@ -201,6 +201,27 @@ def test_an_expert_is_scored_by_its_own_covariance(model: PreTrainedModel) -> No
         torch.testing.assert_close(score_I.chunk(EXPERTS)[e], alone_I, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("choice", ["structure.scale=error metric.square_attention=false", "method=flap_plus"])
+def test_a_mixture_of_one_expert(
+    choice: str, tokenizer: PreTrainedTokenizerFast, text_file: Path, tmp_path: Path
+) -> None:
+    """What is left where most experts of a layer have gone: one bias for one expert, and not a bias for a plain MLP."""
+    config = {"num_local_experts": 1, "num_experts_per_tok": 1}
+    tiny_model("mixtral", **config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    options = ["calibration.num_samples=20", "ratio=0.4", "eval=[divergence]", f"eval.divergence.datasets=[{text_file}]"]
+    arguments = [one for one in tiny(tmp_path / "model", text_file) if not one.startswith("eval")]
+    nats = {
+        compensation: run(
+            composed(*arguments, *choice.split(), *options, f"compensation={compensation}"), tmp_path / compensation
+        ).evaluation["pruned"]["words.txt/divergence@128"]
+        for compensation in ("bias", "none")
+    }
+    assert nats["bias"] < nats["none"]  # as saved: a checkpoint that computes something else is refused
+    reloaded = load(tmp_path / "bias" / "checkpoint")
+    assert experts(reloaded, 0).down_proj_bias.shape == (1, 32)
+
+
 @pytest.mark.parametrize("num_samples", [2, 20])
 def test_flap_plus(
     num_samples: int, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, text_file: Path, tmp_path: Path

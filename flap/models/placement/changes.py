@@ -76,7 +76,8 @@ def _set(module: Any, name: str, tensor: Tensor) -> None:
         module._buffers[name] = tensor
         return
     old = getattr(module, name, None)
-    trainable = old.requires_grad if old is not None else module.weight.requires_grad
+    like = old if old is not None else next(module.parameters(recurse=False))  # a bias that it did not have
+    trainable = like.requires_grad
     module.register_parameter(name, nn.Parameter(tensor, requires_grad=trainable))
     if isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
