@@ -168,7 +168,8 @@ def _one_line_errors() -> None:
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         lines = [f"error: {explain(error)}"]
     except OSError as error:  # from Hydra's own files in the run's folder
-        lines = [f"error: {type(error).__name__}: {error}"]
+        what = f"{error.filename}: cannot be written ({error.strerror})" if error.filename else str(error)
+        lines = [f"error: {what}; hydra.run.dir and hydra.sweep.dir name another folder"]
     else:
         return
     print(*lines, sep="\n", file=sys.stderr)

@@ -60,8 +60,8 @@ def check_template(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
     """
     if tokenizer.chat_template is None:
         raise ValueError(
-            f"{where}.chat_template=true: the tokenizer has no chat template; leave it out: then a file is read from "
-            "its column 'text', and `self` begins with BOS"
+            f"{where}.chat_template=true: the tokenizer has no chat template; leave it out: a file is then read from "
+            "its column 'text'"
         )
 
 

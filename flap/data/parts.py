@@ -40,7 +40,7 @@ def parse(dataset: Any, field: str) -> list[Part]:
         parts = [Part(name) for name in dataset]
     else:
         raise ValueError(f"{field}={dataset}: expected a text, [text, text] or {{text: weight, text: weight}}")
-    different = {os.path.normpath(part.dataset) for part in parts}
+    different = {os.path.realpath(part.dataset) for part in parts}
     require(len(different) == len(parts), field, dataset, "each text once; {name: 2} gives it more weight")
     used = [part for part in parts if part.weight > 0]
     require(bool(used), field, dataset, "at least one text with a weight above 0")

@@ -5,11 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from flap.config import one_line
 from flap.data.named import DATASETS, Split
 from flap.data.text import Text
 from flap.storage import write_text
 
-FILE_FORMATS = (".txt", ".jsonl", ".parquet")
+FILE_FORMATS = {
+    ".txt": "text in UTF-8",
+    ".jsonl": "a JSON object a line, in UTF-8",
+    ".parquet": "a table in Parquet",
+}
 Template = Callable[[list[Any]], str]  # the messages of a conversation -> its text
 
 
@@ -41,12 +46,15 @@ def read_text(dataset: str, split: Split, field: str, template: Template | None 
 
 def _documents(path: Path, field: str, template: Template | None) -> list[str]:
     """Return a .txt file unchanged, or the rows of the column of a .jsonl or .parquet file."""
+    if path.suffix == ".txt" and template is not None:
+        raise ValueError(f"{field}={path}: it holds no conversations; leave out chat_template")
     try:
         if path.suffix == ".txt":
             return [path.read_text(encoding="utf-8")]
         table = _table(path)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{field}={path}: cannot be read as {path.suffix} ({type(error).__name__})") from error
+        expected, reason = FILE_FORMATS[path.suffix], one_line(error, 120)
+        raise ValueError(f"{field}={path}: cannot be read; expected {expected} ({reason})") from error
     column = "text" if template is None else "messages"
     if column not in table.column_names:
         hint = "; chat_template: true makes text of 'messages'" if "messages" in table.column_names else ""

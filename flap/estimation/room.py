@@ -74,7 +74,8 @@ def check_fits(estimate: Estimate, work: Work, place: Place, room: Room) -> None
     _check(estimate, "host_bytes", PROCESS_BYTES, room.host, where, "in the host's memory", memory)
     saved = room.one_disk and work.saves
     kind, where = ("disk_bytes", " with the checkpoint") if saved else ("cache_bytes", "")
-    _check(estimate, kind, 0, room.disk, "cache_dir", f"on its disk{where}", "larger disks, or fewer windows")
+    larger = "a larger disk, or fewer windows as far as it is their hidden states"
+    _check(estimate, kind, 0, room.disk, "cache_dir", f"on its disk{where}", larger)
 
 
 def _check(estimate: Estimate, kind: str, there: int, free: int, field: str, where: str, advice: str) -> None:
@@ -100,9 +101,11 @@ def _check_streams(estimate: Estimate, work: Work, place: Place, room: Room) -> 
     advice = "name a larger disk" if place.files else "take use_cache=true, which keeps them on disk"
     if place.files and not place.streams and streams.bytes <= MARGIN * room.host:
         advice = "take use_cache=false, which keeps them in memory"
+    asked = getattr(work.structure, streams.field)
     raise ValueError(
-        f"structure.{streams.field}={streams.tokens}: expected {gigabytes(streams.bytes)} GB free {where} for the "
-        f"hidden states of the search, and {gigabytes(free)} GB are; {fitting}, or {advice}"
+        f"structure.{streams.field}={asked}: expected {gigabytes(streams.bytes)} GB free {where} for the hidden states "
+        f"of the search ({streams.tokens} tokens in whole windows), and {gigabytes(free)} GB are; {fitting}, or "
+        f"{advice}"
     )
 
 

@@ -35,12 +35,13 @@ class Difference:
     """The difference other - one between two models on the same documents.
 
     mean: of the documents' differences. error: its standard error. p_value: how likely a difference of at least this
-    size is where there is none in truth.
+    size is where there is none in truth. freedom: the degrees of freedom of the error.
     """
 
     mean: float
     error: float
     p_value: float
+    freedom: float
 
     @property
     def clear(self) -> bool:
@@ -62,7 +63,9 @@ def _paired(one: Sequence[float], other: Sequence[float]) -> Difference:
     changes = [b - a for a, b in zip(one, other, strict=True)]
     mean, error = float(numpy.mean(changes)), standard_error(changes)
     right_or_wrong = {*one, *other} <= {0.0, 1.0}
-    return Difference(mean, error, _mcnemar(changes) if right_or_wrong else _t_test(mean, error, len(changes)))
+    freedom = len(changes) - 1
+    p_value = _mcnemar(changes) if right_or_wrong else _t_test(mean, error, freedom)
+    return Difference(mean, error, p_value, freedom)
 
 
 def _mcnemar(changes: Sequence[float]) -> float:
@@ -76,11 +79,11 @@ def _mcnemar(changes: Sequence[float]) -> float:
     return float(binomtest(won, won + lost).pvalue) if won + lost else 1.0
 
 
-def _t_test(mean: float, error: float, count: int) -> float:
-    """Return the p-value of the paired t-test."""
+def _t_test(mean: float, error: float, freedom: float) -> float:
+    """Return the p-value of the t-test of a mean with its error and their degrees of freedom."""
     from scipy.stats import t
 
-    return 1.0 if mean == 0 else float(2 * t.sf(abs(mean) / error, count - 1)) if error else 0.0
+    return 1.0 if mean == 0 else float(2 * t.sf(abs(mean) / error, freedom)) if error else 0.0
 
 
 def averaged_differences(
@@ -95,6 +98,8 @@ def averaged_differences(
 
 
 def _averaged(parts: Sequence[Difference]) -> Difference:
-    mean, error = sum(one.mean for one in parts) / len(parts), math.hypot(*(one.error for one in parts)) / len(parts)
-    p_value = 1.0 if mean == 0 else math.erfc(abs(mean) / error / math.sqrt(2)) if error else 0.0  # normal
-    return Difference(mean, error, p_value)
+    """Return the difference of a mean; its degrees of freedom are those of Welch and Satterthwaite (1947)."""
+    total = sum(one.error**2 for one in parts)
+    mean, error = sum(one.mean for one in parts) / len(parts), math.sqrt(total) / len(parts)
+    freedom = total**2 / sum(one.error**4 / one.freedom for one in parts) if total else math.inf
+    return Difference(mean, error, _t_test(mean, error, freedom), freedom)

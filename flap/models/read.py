@@ -9,6 +9,7 @@ from transformers import AutoConfig, PreTrainedModel
 from flap.config import one_line
 from flap.models.families import auto_class
 from flap.models.quantised import dequantising
+from flap.models.refreshed_experts import choose_kernel, is_experts
 from flap.models.weights import check_read
 
 
@@ -31,4 +32,7 @@ def read_model(path: str | Path, **options: Any) -> PreTrainedModel:
         check_read(info)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    for module in model.modules():
+        if is_experts(module):
+            choose_kernel(module)
     return cast(PreTrainedModel, model.eval())

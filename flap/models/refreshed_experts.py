@@ -6,27 +6,36 @@ Legend: E experts · H hidden size · T tokens · K experts that a token is sent
 import copy
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from flap.models.adapter import Block
 from flap.models.experts import has_bias, num_neurons
 from flap.models.offload import onloaded
 
 WIDTHS = ("intermediate_size", "intermediate_dim", "expert_dim")  # attributes of experts
-KERNEL_MULTIPLE = 8  # the grouped kernel takes experts whose number of neurons is a multiple of it, in any dtype
+KERNEL_MULTIPLE = (
+    8  # the grouped kernel takes rows of a multiple of 16 bytes: so many neurons of an expert, in any dtype
+)
 
 
 def refresh_experts(experts: Any) -> None:
-    """Update the width and the number of experts after the tensors have changed, and choose the kernel.
-
-    torch's grouped kernel needs rows of a multiple of 16 bytes; at other widths the experts run one after another.
-    """
+    """Update the width and the number of experts after the tensors have changed, and choose the kernel."""
     experts.num_experts = len(experts.down_proj)
     if hasattr(experts, "down_proj_bias") and not _adds_biases(experts):
         experts.register_forward_hook(add_output_biases)
     for name in WIDTHS:
         if hasattr(experts, name):
             setattr(experts, name, num_neurons(experts))
+    choose_kernel(experts)
+
+
+def is_experts(module: nn.Module) -> bool:
+    """Return whether a module holds the experts of a mixture, stacked in tensors."""
+    return getattr(module._parameters.get("down_proj"), "ndim", 0) == 3
+
+
+def choose_kernel(experts: Any) -> None:
+    """Let experts of a width that the grouped kernel does not take run one after another."""
     if hasattr(experts, "config") and num_neurons(experts) % KERNEL_MULTIPLE:
         experts.config = copy.copy(experts.config)
         experts.config._experts_implementation = "eager"

@@ -10,6 +10,7 @@ from flap.models import ModelAdapter
 HELD_OUT = 32  # windows that are not trained on: the divergence on them decides what is best, and is reported
 EVALUATIONS = 10  # at most; and at least EVERY times as many windows are trained on as each evaluates
 EVERY = 4
+RISING = 0.05  # of the steps have a rising learning rate
 
 
 @dataclass(frozen=True)
@@ -18,11 +19,11 @@ class Recovery:
 
     dataset: a text as of `calibration`. tokens: how many are trained on, each once, in whole steps. seq_len: tokens a
     window. batch_size: windows a step. learning_rate: the highest of AdamW; it rises for a twentieth of the steps and
-    falls as a cosine. rank: of updates W + 2 B A of all Linear modules, A with `rank` rows, which are merged at the
-    end (LoRA, arXiv 2106.09685); None: all weights but embeddings and head are trained. words: the divergence counts
-    so many likeliest words of the dense model exactly and the others as one class; None: the whole vocabulary.
-    patience: training ends after so many evaluations without a new best. gradient_checkpointing: activations are
-    computed again and not kept. processes: each has a GPU and a share of the batch.
+    falls as a cosine (`share_of_rate`). rank: of updates W + 2 B A of all Linear modules, A with `rank` rows, which are
+    merged at the end (LoRA, arXiv 2106.09685); None: all weights but embeddings and head are trained. words: the
+    divergence counts so many likeliest words of the dense model exactly and the others as one class; None: the whole
+    vocabulary. patience: training ends after so many evaluations without a new best. gradient_checkpointing:
+    activations are computed again and not kept. processes: each has a GPU and a share of the batch.
     """
 
     dataset: Any
@@ -47,7 +48,8 @@ class Recovery:
         }.items():
             value = getattr(self, name)
             require(value is None or value >= minimum, f"recover.{name}", value, f"a whole number >= {minimum}")
-        require(self.learning_rate > 0, "recover.learning_rate", self.learning_rate, "a number > 0")
+        valid = 0 < self.learning_rate < math.inf
+        require(valid, "recover.learning_rate", self.learning_rate, "a number > 0")
         share = f"a multiple of recover.processes={self.processes}"
         require(self.batch_size % self.processes == 0, "recover.batch_size", self.batch_size, share)
         step = f"{self.tokens_a_step}, one step of {self.batch_size} windows of {self.seq_len}, or more"
@@ -73,6 +75,13 @@ class Recovery:
         """The steps after which the divergence on the held-out windows is measured."""
         return math.ceil(max(self.steps / EVALUATIONS, EVERY * HELD_OUT / self.batch_size))
 
+    def share_of_rate(self, step: int) -> float:
+        """Return the share of the highest learning rate that a step has, counted from 0: never 0, as all count."""
+        rising = math.ceil(RISING * self.steps)
+        if step < rising:
+            return (step + 1) / rising
+        return (1 + math.cos(math.pi * (step - rising) / (self.steps - rising))) / 2
+
     def check(self, adapter: ModelAdapter) -> None:
         """Check that a model, which may have no weights yet, can be trained so.
 
@@ -84,3 +93,14 @@ class Recovery:
         stacked = any(adapter.mlp(i).is_mixture for i in range(len(adapter.layers)))
         allowed = "full or none for this model, whose experts are stacked in one tensor and are no Linear modules"
         require(self.rank is None or not stacked, "recover", self.name, allowed)
+
+
+@dataclass(frozen=True)
+class Lora(Recovery):
+    """The options of a training of low-rank updates: `rank` is a number."""
+
+    rank: int | None = 32
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.rank is not None, "recover.rank", None, "a whole number >= 1, or recover=full")

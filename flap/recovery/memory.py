@@ -27,10 +27,11 @@ def check_room_to_train(
     )
     needed = bytes_to_train(recovery, adapter, ratio, dtype, device) * (1 if there else recovery.processes)
     if needed > (free := free_bytes(device)):
+        lora = ", or recover=lora" if recovery.rank is None else ""
         raise ValueError(
             f"recover={recovery.name}: expected at least {needed / 1e9:.3g} GB free on {device}, which a backward pass "
-            f"takes, and {free / 1e9:.3g} GB are; take recover.gradient_checkpointing=true, a smaller "
-            "recover.batch_size, or recover=lora"
+            f"takes, and {free / 1e9:.3g} GB are; take recover.gradient_checkpointing=true or a smaller "
+            f"recover.batch_size{lora}"
         )
 
 

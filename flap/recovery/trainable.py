@@ -28,7 +28,12 @@ def trainable(recovery: Recovery, model: PreTrainedModel) -> Iterator[list[nn.Pa
     trained = _all_but_ends(decoder) if adapted is None else [p for p in model.parameters() if p.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(True)
+    dropping = [(module, name, getattr(module, name)) for module, name in _dropouts(model)]
+    for module, name, _ in dropping:  # what it learns from has none
+        setattr(module, name, 0.0)
     yield trained
+    for module, name, share in dropping:
+        setattr(module, name, share)
     if adapted is not None:
         adapted.merge_and_unload()
     if recovery.gradient_checkpointing:
@@ -39,6 +44,14 @@ def trainable(recovery: Recovery, model: PreTrainedModel) -> Iterator[list[nn.Pa
     model.eval()
 
 
+def _dropouts(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """Yield the modules and attributes that say which share of activations, or of layers, is dropped in training."""
+    for module in model.modules():
+        for name, value in vars(module).items():
+            if isinstance(value, float) and ("drop" in name or (isinstance(module, nn.Dropout) and name == "p")):
+                yield module, name
+
+
 def _with_adapters(decoder: PreTrainedModel, rank: int) -> Any:
     """Put A and B, in float32, beside every Linear of the layers; return peft's model, which merges them."""
     from peft import LoraConfig, get_peft_model  # here, so that other runs do not wait for its import
@@ -46,6 +59,7 @@ def _with_adapters(decoder: PreTrainedModel, rank: int) -> Any:
     options = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks for a name that transformers has replaced
+        warnings.filterwarnings("ignore", "fan_in_fan_out", UserWarning)  # it sees GPT-2's Conv1D by itself
         return get_peft_model(decoder, options)
 
 

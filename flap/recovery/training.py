@@ -11,6 +11,8 @@ from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from flap.console.progress import progress
@@ -33,7 +35,6 @@ def train(student: Student, recovery: Recovery, tokens_NT: Tensor, folder: Path,
         output_dir=str(folder), report_to="none", disable_tqdm=True, logging_strategy="no",
         logging_nan_inf_filter=False, use_cpu=device.type == "cpu", bf16=bf16, seed=seed, max_steps=recovery.steps,
         per_device_train_batch_size=batch_size, per_device_eval_batch_size=batch_size,
-        learning_rate=recovery.learning_rate, lr_scheduler_type="cosine", warmup_steps=0.05,
         eval_strategy="steps", eval_steps=every, eval_on_start=True, save_strategy="steps", save_steps=every,
         save_total_limit=1, label_names=["input_ids"], remove_unused_columns=False, dataloader_num_workers=0,
         dataloader_pin_memory=device.type == "cuda", train_sampling_strategy="sequential",
@@ -43,7 +44,9 @@ def train(student: Student, recovery: Recovery, tokens_NT: Tensor, folder: Path,
         options._n_gpu = 1  # Trainer would copy the student to all GPUs, in threads of this process
     sets = [[{"input_ids": tokens_T} for tokens_T in part] for part in (tokens_NT[HELD_OUT:], tokens_NT[:HELD_OUT])]
     callbacks = [KeepBest(student, recovery.patience, folder / BEST), Bar(recovery.tokens_a_step)]
-    trainer = Trainer(student, options, train_dataset=sets[0], eval_dataset=sets[1], callbacks=callbacks)
+    optimizer = AdamW(student.trained, recovery.learning_rate, weight_decay=0, fused=True)
+    both = optimizer, LambdaLR(optimizer, recovery.share_of_rate)
+    trainer = Trainer(student, options, None, *sets, callbacks=callbacks, optimizers=both)
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=last_checkpoint(folder))
     if trainer.is_world_process_zero():

@@ -1,6 +1,7 @@
 """The working folder of a run, which an interrupted run can resume from."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,9 +27,12 @@ def workspace(root: Path, key: Mapping[str, Any], resume: bool) -> Iterator[Path
     The folder is deleted when the block ends, and when it raises a ValueError that no OSError caused (bad input). While
     another process uses the folder, or where no lock can be made, a temporary one is yielded instead. key: all that the
     files depend on. resume: false deletes old files.
+
+    Raises:
+        ValueError: the cache's folder cannot be written to.
     """
     folder = working_folder(root, key)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    _make(folder.parent)
     with file_lock(folder.with_suffix(".lock"), "cache_dir") as state:
         if state != "held":
             with TemporaryDirectory(dir=folder.parent) as temporary:
@@ -45,3 +49,18 @@ def workspace(root: Path, key: Mapping[str, Any], resume: bool) -> Iterator[Path
                 shutil.rmtree(folder)
             raise
         shutil.rmtree(folder)
+
+
+def _make(folder: Path) -> None:
+    """Make a folder below `cache_dir`.
+
+    Raises:
+        ValueError: it cannot be made, or not be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = None if os.access(folder, os.W_OK) else "Permission denied"
+    except OSError as error:
+        reason = error.strerror
+    if reason is not None:
+        raise ValueError(f"cache_dir={folder.parent}: expected a folder that can be written to ({reason})")

@@ -7,6 +7,7 @@ import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from statistics import mean
+from textwrap import wrap
 from typing import Any
 
 import matplotlib
@@ -22,6 +23,7 @@ from flap.study.series import Series, palette, series_of, styles
 
 INK, MUTED, RULE = "#24292f", "#6e7781", "#d0d7de"
 AVERAGE = "zero_shot/average"
+LEGEND_WIDTH = 28  # characters of a line: longer ones would leave no room for the panels
 LOG_FROM = 10  # the axis is logarithmic if the largest perplexity is above this times the smallest
 STYLE = {
     "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED,
@@ -139,9 +141,14 @@ def _scale(axes: Any, values: list[float | None]) -> None:
 def _legend(figure: Figure, series: list[Series]) -> None:
     """Draw the legend: a colour for each metric, a line and marker for each structure."""
     colours, shapes = palette(series)
-    handles = [Line2D([], [], color=colour, linewidth=3, label=name) for name, colour in colours.items()]
+    handles = [Line2D([], [], color=colour, linewidth=3, label=_in_lines(name)) for name, colour in colours.items()]
     handles += [
-        Line2D([], [], color=INK, marker=marker, linestyle=dashes, linewidth=1.2, label=name)
+        Line2D([], [], color=INK, marker=marker, linestyle=dashes, linewidth=1.2, label=_in_lines(name))
         for name, (marker, dashes) in shapes.items()
     ]
     figure.legend(handles=handles, loc="outside right upper", handlelength=2.6)
+
+
+def _in_lines(name: str) -> str:
+    """Return the name of a series in lines that leave the panels their room."""
+    return "\n".join(wrap(name, LEGEND_WIDTH))

@@ -46,6 +46,11 @@ DOES_NOT_COMPOSE = [
     ("eval.zero_shot.limit=5", "eval.zero_shot: this run does not measure it; .* 'eval=\\[perplexity,zero_shot\\]'"),
     ("metric.foo=8", "metric.foo: unknown key; metric has .*square_attention"),
     ("structure.remove_heads=4", "structure.remove_heads: unknown key"),  # AL-AM decides that itself
+    (
+        "recover.tokens=2048",
+        "recover.tokens: unknown key; recover has no keys; other choices of recover have it: where it is swept, "
+        r"write 'recover.tokens=choice\(…\)'",
+    ),
 ]
 
 

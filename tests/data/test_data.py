@@ -70,7 +70,7 @@ def test_local_files_hold_one_text_whatever_their_format(tmp_path: Path) -> None
 @pytest.mark.parametrize("name", ["broken.jsonl", "broken.parquet"])
 def test_a_file_that_its_library_cannot_read_is_named(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text('{"text": \n')
-    with pytest.raises(ValueError, match=rf"^f=.*{name}: cannot be read as \.\w+ \(ArrowInvalid\)$"):
+    with pytest.raises(ValueError, match=rf"^f=.*{name}: cannot be read; expected a .* \(.+\)$"):
         read_text(str(tmp_path / name), "calibration", "f")
 
 

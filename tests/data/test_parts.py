@@ -1,5 +1,6 @@
 """What `calibration.dataset` may be."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,3 +47,11 @@ def test_a_name_a_list_or_a_mapping(dataset: Any, parts: list[Part]) -> None:
 def test_what_is_none_of_these_is_named(dataset: Any, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{message}"):
         parse(dataset, FIELD)
+
+
+def test_a_file_under_two_names_is_one_text(tmp_path: Path) -> None:
+    file, link = tmp_path / "a.txt", tmp_path / "link.txt"
+    file.write_text("a")
+    link.symlink_to(file)
+    with pytest.raises(ValueError, match="expected each text once"):
+        parse([str(file), str(link)], FIELD)

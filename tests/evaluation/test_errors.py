@@ -3,6 +3,7 @@
 import math
 
 import pytest
+from scipy.stats import t
 
 from flap.evaluation.errors import averaged, averaged_differences, paired_differences, standard_error
 
@@ -56,7 +57,7 @@ def test_an_average_has_the_errors_of_its_parts() -> None:
     found = averaged_differences({"mean": ["a", "b"], "more": ["a", "b", "c"]}, parts)
     assert found.keys() == {"mean"}
     assert (found["mean"].mean, found["mean"].error) == (pytest.approx(5), pytest.approx(math.sqrt(13) / 2))
-    assert found["mean"].p_value == pytest.approx(math.erfc(10 / math.sqrt(13) / math.sqrt(2)))
+    assert found["mean"].p_value == pytest.approx(2 * t.sf(10 / math.sqrt(13), 13**2 / (2**4 + 3**4)))
 
 
 def test_numbers_that_are_not_paired_have_none() -> None:

@@ -69,13 +69,19 @@ BEFORE_WEIGHTS = [
     ("calibration.dataset={bad}/blank.txt", "calibration.dataset={bad}/blank.txt: the file holds no text"),
     ("calibration.dataset={bad}/short.txt", "calibration.dataset=.*short.txt: 0 windows of 16 tokens are too few"),
     ("calibration.dataset={bad}/words.csv", f"calibration.dataset={{bad}}/words.csv: unknown dataset; .*{NAMES}"),
-    ("calibration.dataset={bad}/latin1.txt", "calibration.dataset={bad}/latin1.txt: cannot be read as .txt"),
+    ("calibration.dataset={bad}/latin1.txt", "calibration.dataset=.*latin1.txt: cannot be read; expected text in UTF"),
     ("calibration.dataset={bad}/other.jsonl", "calibration.dataset={bad}/other.jsonl: no column 'text', only body"),
     ("calibration.dataset={bad}/null.jsonl", "calibration.dataset={bad}/null.jsonl: "),
     ("calibration.dataset={bad}/number.jsonl", "calibration.dataset={bad}/number.jsonl: "),
     ("calibration.dataset={{self:-1}}", "calibration.dataset.self=-1: expected a weight >= 0"),
     ("calibration.dataset={{self:0,c4:0}}", "calibration.dataset=.*: expected at least one text with a weight above 0"),
     ("calibration.dataset={{self:{{wight:1}}}}", "calibration.dataset.self=wight: expected weight, packing, chat_temp"),
+    (
+        "calibration.dataset={{{bad}/short.txt:{{chat_template:true}}}}",
+        "calibration.dataset={bad}/short.txt: it holds no conversations; leave out chat_template",
+    ),
+    ("eval.perplexity.datasets=[]", "eval.perplexity.datasets=\\[\\]: expected at least one text"),
+    ("cache_dir={bad}/short.txt model.placement=stream", "cache_dir={bad}/short.txt: expected a folder that can be"),
     ("calibration.dataset=[c4,c4]", "calibration.dataset=.*: expected each text once"),
     ("calibration.dataset={{self:1,{bad}/short.txt:0.001}}", "calibration.dataset..*short.txt=0.001: its share of 8 "),
     ("calibration.dataset=[{bad}/short.txt,self]", ".*short.txt: 0 windows of 16 tokens are too few for the 4 that"),
@@ -201,13 +207,13 @@ NO_ROOM = [
     (
         "method=flap_plus calibration.num_samples=20",
         Room(PLENTY, PLENTY, 8 * 10**4),
-        "structure.(round_)?tokens=64: expected \\S+ GB free on the disk of cache_dir for the hidden states of the "
-        "search, and 8e-05 GB are; \\d+ tokens would fit, or take use_cache=false",
+        "structure.tokens=4096: expected \\S+ GB free on the disk of cache_dir for the hidden states of the search "
+        "\\(64 tokens in whole windows\\), and 8e-05 GB are; \\d+ tokens would fit, or take use_cache=false",
     ),
     (
         "method=flap_plus calibration.num_samples=20 use_cache=false",
         Room(PLENTY, 1000, PLENTY),
-        "structure.(round_)?tokens=64: expected .* GB are; not one window of 16 fits, or take use_cache=true, which",
+        "structure.tokens=4096: expected .* GB are; not one window of 16 fits, or take use_cache=true, which",
     ),
 ]
 

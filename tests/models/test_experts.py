@@ -22,6 +22,7 @@ from flap.data import split_windows
 from flap.evaluation.request import macs
 from flap.importance import OBS, score_layer
 from flap.models import Resident, adapt
+from flap.models.read import read_model
 from flap.pipeline import run
 from tests.cases import MIXTURES, VOCAB, tiny_model, tokens
 from tests.helpers.compressed import changed, covariances, in_parts, whole
@@ -209,17 +210,29 @@ def test_a_mixture_of_one_expert(
     config = {"num_local_experts": 1, "num_experts_per_tok": 1}
     tiny_model("mixtral", **config).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    options = ["calibration.num_samples=20", "ratio=0.4", "eval=[divergence]", f"eval.divergence.datasets=[{text_file}]"]
+    options = [
+        "calibration.num_samples=20",
+        "ratio=0.4",
+        "eval=[divergence]",
+        f"eval.divergence.datasets=[{text_file}]",
+    ]
     arguments = [one for one in tiny(tmp_path / "model", text_file) if not one.startswith("eval")]
     nats = {
         compensation: run(
             composed(*arguments, *choice.split(), *options, f"compensation={compensation}"), tmp_path / compensation
-        ).evaluation["pruned"]["words.txt/divergence@128"]
+        ).evaluation["pruned"]["words.txt/kl@128"]
         for compensation in ("bias", "none")
     }
     assert nats["bias"] < nats["none"]  # as saved: a checkpoint that computes something else is refused
     reloaded = load(tmp_path / "bias" / "checkpoint")
     assert experts(reloaded, 0).down_proj_bias.shape == (1, 32)
+
+
+def test_a_width_that_no_kernel_takes_is_run_one_expert_after_another(tmp_path: Path) -> None:
+    model = tiny_model("qwen3_moe", moe_intermediate_size=23)
+    model.save_pretrained(tmp_path)
+    model.set_experts_implementation("eager")
+    torch.testing.assert_close(logits(read_model(tmp_path)), logits(model))
 
 
 @pytest.mark.parametrize("num_samples", [2, 20])

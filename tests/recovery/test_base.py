@@ -1,11 +1,12 @@
 """Options that are refused, each in one line."""
 
+import math
 from dataclasses import replace
 
 import pytest
 
 from flap.models import adapt
-from flap.recovery import Recovery
+from flap.recovery import Lora, Recovery
 from tests.cases import tiny_model
 from tests.recovery.small import FULL, LORA
 
@@ -22,6 +23,7 @@ from tests.recovery.small import FULL, LORA
         ({"processes": 0}, "recover.processes=0: expected a whole number >= 1"),
         ({"processes": 3}, "recover.batch_size=8: expected a multiple of recover.processes=3"),
         ({"learning_rate": 0.0}, "recover.learning_rate=0.0: expected a number > 0"),
+        ({"learning_rate": math.inf}, "recover.learning_rate=inf: expected a number > 0"),
     ],
 )
 def test_options_out_of_range(changes: dict[str, object], line: str) -> None:
@@ -48,3 +50,20 @@ def test_what_a_model_cannot_be_trained_with(recovery: Recovery, architecture: s
 def test_steps_are_whole() -> None:
     assert replace(FULL, tokens=128).steps == replace(FULL, tokens=255).steps == 1
     assert replace(FULL, tokens=256).steps == 2
+
+
+def test_the_learning_rate_rises_and_falls_and_no_step_is_for_nothing() -> None:
+    step = FULL.tokens_a_step
+    shares = [
+        [one.share_of_rate(n) for n in range(one.steps)] for one in (replace(FULL, tokens=n * step) for n in (1, 40))
+    ]
+    assert shares[0] == [1.0]
+    rising, falling = shares[1][:3], shares[1][2:]
+    assert rising == [0.5, 1.0, 1.0] and falling == sorted(falling, reverse=True)
+    assert min(shares[1]) > 0
+
+
+def test_lora_without_a_rank_is_no_full_training() -> None:
+    assert Lora("words", 2**20, 1e-3).name == "lora"
+    with pytest.raises(ValueError, match=r"^recover\.rank=None: expected a whole number >= 1, or recover=full$"):
+        Lora("words", 2**20, 1e-3, rank=None)

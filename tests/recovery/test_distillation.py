@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import GPT2Config, OPTConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from flap.checkpoint.save import save
 from flap.models import Resident
+from flap.recovery import Recovery
 from flap.recovery.base import HELD_OUT
 from flap.recovery.distillation import recover
 from flap.recovery.student import mean_divergence
 from flap.recovery.trainable import trainable
-from tests.cases import tiny_model
+from tests.cases import random_model, tiny_model, tokens
 from tests.helpers.pruned import logits, prune
 from tests.recovery.small import FULL, LORA, SEQ_LEN, Dense, compressed, equal, in_type, recovered, state, windows
 
@@ -146,3 +147,22 @@ def test_it_writes_into_its_folder_alone_and_prints_nothing(
     assert list(Path.cwd().iterdir()) == []
     out, err = capsys.readouterr()
     assert out == "" and "recover " in err
+
+
+@pytest.mark.parametrize("recovery", [FULL, LORA], ids=["full", "lora"])
+@pytest.mark.parametrize("config", [GPT2Config, OPTConfig])
+def test_nothing_is_dropped_in_training(config: type[PreTrainedConfig], recovery: Recovery) -> None:
+    """The dense model, whose predictions are learnt, drops nothing either."""
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 64, "ffn_dim": 64}
+    drops = {"layerdrop": 0.5, "attention_dropout": 0.5, "attn_pdrop": 0.5}
+    model = random_model(
+        config(**sizes, **drops, word_embed_proj_dim=32, bos_token_id=1, eos_token_id=2, pad_token_id=0)
+    )
+    given = model.train()(input_ids=tokens() % 64).logits
+    assert not torch.equal(given, model(input_ids=tokens() % 64).logits)
+    with trainable(recovery, model):
+        model.train()
+        once, again = (model(input_ids=tokens() % 64).logits for _ in range(2))
+        assert torch.equal(once, again)
+    model.train()
+    assert not torch.equal(*(model(input_ids=tokens() % 64).logits for _ in range(2)))
