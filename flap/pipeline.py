@@ -97,6 +97,7 @@ def prune(job: Job, model: PlacedModel, report: Report, folder: Path | None) -> 
     with report.timed("calibrate") if job.windows else nullcontext():
         # statistics of the inputs of each output projection, on texts of which the model may write one itself
         job, report.own_text = job.with_own_text(model, folder)
+        introduce(report, job)  # with what the model has written
         calibration = job.calibrate(model, folder)
     report.sources, report.statistics_cache = sources(job), calibration.cache_state
     if job.choices.in_sequence:  # Wanda-sp: each layer is calibrated on the outputs of pruned layers
@@ -124,11 +125,12 @@ def prune(job: Job, model: PlacedModel, report: Report, folder: Path | None) -> 
 
 
 def introduce(report: Report, job: Job) -> None:
-    """Set what is known of a run before its model is loaded: domains, inputs, and warnings, which are logged."""
+    """Set what is known of a run from its texts: domains, inputs, and warnings, of which new ones are logged."""
     report.domains, report.bos, report.inputs = domains(job), begins_with_bos(job), inputs(job)
-    report.warnings = overlaps(job.texts, job.suite.tasks)
-    for warning in report.warnings:
-        log.warning(warning)
+    for warning in overlaps(job.texts, job.suite.tasks):
+        if warning not in report.warnings:
+            report.warnings.append(warning)
+            log.warning(warning)
 
 
 def write(report: Report, plan: PruningPlan, job: Job, run_dir: Path) -> None:

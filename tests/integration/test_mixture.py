@@ -44,6 +44,19 @@ def test_a_mixture_is_run_and_its_own_text_kept(run_tiny: Run, text_file: Path, 
     assert stages["own_text"] == report.own_text
 
 
+def test_a_measurement_on_text_that_the_model_wrote_to_calibrate_on_is_told(
+    run_tiny: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = ["calibration.dataset=self", f"cache_dir={tmp_path / 'cache'}"]
+    run_tiny(tmp_path / "first", *options)
+    own = tmp_path / "first" / "self_calibration.jsonl"
+    caplog.clear()
+    report = run_tiny(tmp_path / "second", *options, f"eval.perplexity.datasets=[{own}]")
+    line = "self_calibration.jsonl/perplexity@16 is measured on the calibration text itself"
+    assert report.warnings == [line] and [one.message for one in caplog.records].count(line) == 1
+    assert report.domains == {"self_calibration.jsonl/perplexity@16": "calibration"}
+
+
 def test_plans_are_equal_at_all_placements(run_tiny: Run, text_file: Path, tmp_path: Path) -> None:
     plans = set()
     for placement in PLACEMENTS:
