@@ -74,6 +74,12 @@ def test_a_file_that_its_library_cannot_read_is_named(name: str, tmp_path: Path)
         read_text(str(tmp_path / name), "calibration", "f")
 
 
+def test_plain_text_holds_no_conversations(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a")
+    with pytest.raises(ValueError, match=r"^f=.*a\.txt: it holds no conversations; leave out chat_template$"):
+        read_text(str(tmp_path / "a.txt"), "calibration", "f", template=str)
+
+
 def test_a_file_that_changed_is_read_anew(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     for word in ("before", "behind"):  # of one size

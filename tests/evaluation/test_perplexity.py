@@ -124,7 +124,7 @@ def test_overflow_is_infinite() -> None:
 
 
 def test_an_infinite_perplexity_has_no_values_of_windows() -> None:
-    task = Perplexity([]).task("words", torch.tensor([[7, 5, 5, 5, 8]]))
+    task = Perplexity(["words"]).task("words", torch.tensor([[7, 5, 5, 5, 8]]))
     found = task.run(always(5, logit=2900.0))
     assert (found.numbers, found.documents) == ({"words/perplexity@5": math.inf}, {})
 

@@ -76,10 +76,6 @@ BEFORE_WEIGHTS = [
     ("calibration.dataset={{self:-1}}", "calibration.dataset.self=-1: expected a weight >= 0"),
     ("calibration.dataset={{self:0,c4:0}}", "calibration.dataset=.*: expected at least one text with a weight above 0"),
     ("calibration.dataset={{self:{{wight:1}}}}", "calibration.dataset.self=wight: expected weight, packing, chat_temp"),
-    (
-        "calibration.dataset={{{bad}/short.txt:{{chat_template:true}}}}",
-        "calibration.dataset={bad}/short.txt: it holds no conversations; leave out chat_template",
-    ),
     ("eval.perplexity.datasets=[]", "eval.perplexity.datasets=\\[\\]: expected at least one text"),
     ("cache_dir={bad}/short.txt model.placement=stream", "cache_dir={bad}/short.txt: expected a folder that can be"),
     ("calibration.dataset=[c4,c4]", "calibration.dataset=.*: expected each text once"),
