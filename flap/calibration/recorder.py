@@ -13,7 +13,7 @@ from flap.calibration.comoments import Comoments
 from flap.calibration.residual import ResidualRecorder, inverse_power
 from flap.calibration.routing import RoutingRecorder, routed_power
 from flap.calibration.statistics import LayerStatistics, Statistics, batch_statistics, expert_statistics, merge
-from flap.models import Block, ModelAdapter, Pair
+from flap.models import Block, ExpertsBlock, ModelAdapter, Pair
 
 
 class BlockRecorder:
@@ -67,14 +67,14 @@ class LayerRecorder:
         self.blocks = Pair(*(BlockRecorder(block, covariance) for block in adapter.blocks(layer)))
         self.residual = ResidualRecorder()
         # the channels of whole experts have the router's weight in them
-        mixtures = [one.block for one in self.blocks if one.block.is_mixture and not one.block.whole_experts]
-        self.routing = list(map(RoutingRecorder, mixtures))
+        mixtures = [block for block in adapter.blocks(layer) if isinstance(block, ExpertsBlock)]
+        self.routing = [RoutingRecorder(block) for block in mixtures if not block.whole_experts]
         self._hooks: list[RemovableHandle] = []
 
     def __enter__(self) -> "LayerRecorder":
         self._hooks = [
             self.layer.register_forward_pre_hook(self.residual),
-            *(one.block.watched.register_forward_pre_hook(one) for one in self.blocks),
+            *(recorder.block.watched.register_forward_pre_hook(recorder) for recorder in self.blocks),
             *(one.block.watched.register_forward_pre_hook(one) for one in self.routing),
         ]
         return self

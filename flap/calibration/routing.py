@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from flap.models import Block
+from flap.models import ExpertsBlock
 from flap.models.devices import widest_float
 
 
 class RoutingRecorder:
     """A forward pre-hook of a layer's experts that sums the squares of the router's weights over the tokens."""
 
-    def __init__(self, block: Block) -> None:
+    def __init__(self, block: ExpertsBlock) -> None:
         self.block = block
         self.total: Tensor | float = 0.0
         self.num_tokens = 0

@@ -71,10 +71,6 @@ class Block:
         """Return the number of tokens, those that are not in `activations` counting as zeros; None: there are none."""
         return None
 
-    def router_weights(self, args: tuple[Any, ...]) -> Tensor:
-        """Return weight_TE, the router's weight of each expert for each token, from the arguments of `watched`."""
-        raise NotImplementedError(f"{self.name} has no router")
-
     @property
     def num_parameters(self) -> int:
         """The number of prunable parameters, counted from the tensors; the output's own bias is never removed."""
