@@ -118,7 +118,8 @@ class ExpertsBlock(Block):
     def router_weights(self, args: tuple[Any, ...]) -> Tensor:
         """Return weight_TE, by which the outputs of the experts are multiplied, from the arguments of `watched`.
 
-        It is 0 for a token that is sent to others. Llama 4's router multiplies the inputs of its experts instead; the weight is then 1 for a token that is sent.
+        It is 0 for a token that is sent to others. Llama 4's router multiplies the inputs of its experts instead; the
+        weight is then 1 for a token that is sent.
         """
         if len(args) == 1:
             sent_ET: Tensor = args[0].unflatten(0, (self.num_experts, -1)).any(dim=-1)
