@@ -97,7 +97,8 @@ def prune(job: Job, model: PlacedModel, report: Report, folder: Path | None) -> 
     with report.timed("calibrate") if job.windows else nullcontext():
         # statistics of the inputs of each output projection, on texts of which the model may write one itself
         job, report.own_text = job.with_own_text(model, folder)
-        introduce(report, job)  # with what the model has written
+        if report.own_text:
+            introduce(report, job)  # with what the model has written
         calibration = job.calibrate(model, folder)
     report.sources, report.statistics_cache = sources(job), calibration.cache_state
     if job.choices.in_sequence:  # Wanda-sp: each layer is calibrated on the outputs of pruned layers

@@ -64,10 +64,11 @@ class LayerRecorder:
 
     def __init__(self, adapter: ModelAdapter, layer: int, covariance: bool = False) -> None:
         self.layer = adapter.layers[layer]
-        self.blocks = Pair(*(BlockRecorder(block, covariance) for block in adapter.blocks(layer)))
+        blocks = adapter.blocks(layer)
+        self.blocks = Pair(*(BlockRecorder(block, covariance) for block in blocks))
         self.residual = ResidualRecorder()
         # the channels of whole experts have the router's weight in them
-        mixtures = [block for block in adapter.blocks(layer) if isinstance(block, ExpertsBlock)]
+        mixtures = [block for block in blocks if isinstance(block, ExpertsBlock)]
         self.routing = [RoutingRecorder(block) for block in mixtures if not block.whole_experts]
         self._hooks: list[RemovableHandle] = []
 

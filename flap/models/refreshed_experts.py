@@ -13,9 +13,8 @@ from flap.models.experts import has_bias, num_neurons
 from flap.models.offload import onloaded
 
 WIDTHS = ("intermediate_size", "intermediate_dim", "expert_dim")  # attributes of experts
-KERNEL_MULTIPLE = (
-    8  # the grouped kernel takes rows of a multiple of 16 bytes: so many neurons of an expert, in any dtype
-)
+# The grouped kernel takes rows of a multiple of 16 bytes: a multiple of so many neurons of an expert, in any dtype.
+KERNEL_MULTIPLE = 8
 
 
 def refresh_experts(experts: Any) -> None:

@@ -15,7 +15,7 @@ from flap.recovery.base import Recovery
 
 @contextmanager
 def trainable(recovery: Recovery, model: PreTrainedModel) -> Iterator[list[nn.Parameter]]:
-    """Yield the parameters that are trained, in float32, with all others frozen; at the end the model is as it was.
+    """Yield the parameters that are trained, in float32, with all others frozen and no dropout; at the end the model is as it was.
 
     It gets tensors of its own first, because it may share those that were not pruned with the dense model.
     """
