@@ -17,7 +17,8 @@ from flap.recovery.base import Recovery
 def trainable(recovery: Recovery, model: PreTrainedModel) -> Iterator[list[nn.Parameter]]:
     """Yield the parameters that are trained, in float32, with all others frozen; at the end the model is as it was.
 
-    Inside, nothing is dropped out. The model gets tensors of its own first, because it may share those that were not pruned with the dense model.
+    Inside, nothing is dropped out. The model gets tensors of its own first, because it may share those that were not
+    pruned with the dense model.
     """
     before = _own_tensors(model, keep_bfloat16=recovery.rank is not None)
     model.requires_grad_(False)
