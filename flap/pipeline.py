@@ -55,7 +55,7 @@ def run(
             with report.timed("evaluate"):
                 compressed = job.suite.pruned(model, dense_key | job.keys.compressed(plan))
             with report.timed("recover"):  # what is left is trained to predict what the dense model predicts
-                report.recovery = job.recover(model, more_to_come, folder)
+                report.recovery = job.recover(model, plan, more_to_come, folder)
         if config.checkpoint.save:
             report.checkpoint = str(job.target)
             with report.timed("save"):

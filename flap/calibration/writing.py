@@ -35,9 +35,10 @@ log = logging.getLogger(__name__)
 
 WRITTEN: Kind[dict[str, Any]] = as_json("self")
 BATCH: Kind[dict[str, Any]] = as_json("batch")  # tokens_NT, and the seconds that it took
-WRITTEN_VERSION = 5  # raise it when the same key would give another text
+WRITTEN_VERSION = 6  # raise it when the same key would give another text
 
-SEQUENCES = 64  # in a batch
+USES = ("calibration", "recover")  # each has draws of its own: what is trained on was not calibrated on
+SEQUENCES = 64  # in a batch, and at the end half as many again; fewer if they are longer than SEQ_LEN
 SEQ_LEN = 512  # tokens of a sequence, at most the context; more if a longer window may not go over a sequence's end
 NGRAM, DISTINCT = 4, 0.5  # a sequence is dropped as a loop if less than this share of its n-grams are distinct
 
@@ -66,15 +67,21 @@ class Draft:
     @property
     def key(self) -> dict[str, Any]:
         """All that the text depends on besides the model, as part of its cache key."""
-        wanted = {"num_tokens": self.windows.tokens_to_write, "seq_len": self.seq_len}
-        options = {"begins_with": self.start.tokens, "packing": self.part.packing, "seed": self.windows.seed}
-        return {"version": WRITTEN_VERSION, **wanted, **options, "vocabulary": self.windows.key["vocabulary"]}
+        wanted = {"num_tokens": self.windows.tokens_to_write, "seq_len": self.seq_len, "lengths": self.windows.lengths}
+        begins = {"begins_with": self.start.tokens, "bos": self.windows.bos, "packing": self.part.packing}
+        draw = {"use": self.windows.field, "seed": self.windows.seed, "vocabulary": self.windows.key["vocabulary"]}
+        return {"version": WRITTEN_VERSION, **wanted, **begins, **draw}
 
     @property
     def seq_len(self) -> int:
         """The tokens of a sequence; without packing its text holds the longest window, tokenized again."""
         longest = 0 if self.part.packing else math.ceil(1.05 * self.windows.own_length) + len(self.start.tokens)
         return min(max(SEQ_LEN, longest), self.context or sys.maxsize)
+
+    @property
+    def sequences(self) -> int:
+        """The sequences of a batch: fewer if they are longer, as memory holds the keys and values of all."""
+        return max(1, min(SEQUENCES, SEQUENCES * SEQ_LEN // self.seq_len))
 
     @property
     def left(self) -> int:
@@ -119,7 +126,7 @@ def write(model: PlacedModel, draft: Draft, folder: Path | None = None) -> dict[
         log.warning("%s.dataset=%s: the model begins with %s", draft.windows.field, SELF, draft.start.name)
     whole = model.in_memory() if model.fits_in_memory() else model
     if whole.on_disk:
-        batches = math.ceil(draft.left / (SEQUENCES * draft.seq_len))
+        batches = math.ceil(draft.left / (draft.sequences * draft.seq_len))
         log.warning(
             "%s.dataset=%s: the model does not fit into memory and is read from disk about %d times; take other texts, "
             "or have it written on a larger machine (docs/calibration.md)",
@@ -152,9 +159,10 @@ def _batch(model: PlacedModel, draft: Draft, number: int) -> dict[str, Any]:
     """Return a batch, drawn with a seed of its own, so that it does not depend on who has written those before it."""
     started = perf_counter()
     needed = math.ceil(1.02 * draft.left / draft.seq_len)  # text has fewer tokens when it is tokenized again
-    seed = int(SeedSequence((draft.windows.seed, number)).generate_state(1)[0])
-    with seeded(seed):
-        tokens_NT = sample(model, draft.start, needed if needed < 1.5 * SEQUENCES else SEQUENCES, draft.seq_len)
+    needed = needed if needed < 1.5 * draft.sequences else draft.sequences
+    entropy = draft.windows.seed, number, USES.index(draft.windows.field)
+    with seeded(int(SeedSequence(entropy).generate_state(1)[0])):
+        tokens_NT = sample(model, draft.start, needed, draft.seq_len)
     return {"tokens": tokens_NT.tolist(), "seconds": perf_counter() - started}
 
 

@@ -26,8 +26,8 @@ OWN_FILES = (
 )  # fmt: skip
 
 
-class DifferentError(ValueError):
-    """A checkpoint that does not compute what the model computes that it was written from."""
+class DifferentError(RuntimeError):
+    """A checkpoint that does not compute what the model computes that it was written from: no bad input."""
 
 
 def check_target(directory: Path, overwrite: bool, model: Path | None = None) -> None:
@@ -97,7 +97,8 @@ def save(
     Returns the model for further work: the model itself if it is in memory, else the checkpoint.
 
     Raises:
-        ValueError: the directory is not empty, cannot be written, or the reloaded checkpoint has other logits.
+        ValueError: the directory is not empty, or cannot be written.
+        DifferentError: the reloaded checkpoint has other logits.
     """
     check_target(directory, overwrite)
     try:

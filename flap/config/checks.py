@@ -19,7 +19,7 @@ def check(config: FlapConfig) -> None:
         ValueError: a value is not allowed.
     """
     _check_amount(config.ratio, config.target)
-    require(config.seed >= 0, "seed", config.seed, "a whole number >= 0")
+    require(0 <= config.seed < 2**32, "seed", config.seed, "a whole number from 0 to 2**32 - 1")
     require(config.model.dtype in DTYPES, "model.dtype", config.model.dtype, f"one of {', '.join(DTYPES)}")
     require(config.model.device in DEVICES, "model.device", config.model.device, f"one of {', '.join(DEVICES)}")
     require(config.cache_wait_seconds >= 0, "cache_wait_seconds", config.cache_wait_seconds, "a number >= 0")

@@ -60,7 +60,7 @@ class Pool:
         """Return the positions in the text of the tokens of all free windows; BOS has none."""
         own = seq_len - (self.bos_token is not None)
         starts = [torch.arange(first, end - own + 1, own) for first, end in self._free_runs() if end - first >= own]
-        return torch.cat([torch.empty(0), *starts]).long()[:, None] + torch.arange(own)
+        return torch.cat([torch.empty(0, dtype=torch.long), *starts])[:, None] + torch.arange(own)
 
     def _free_runs(self) -> Iterator[tuple[int, int]]:
         """Yield where each run of free tokens of a document begins and ends."""

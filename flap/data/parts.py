@@ -56,7 +56,6 @@ def _part(name: str, options: Any, field: str) -> Part:
     valid = isinstance(weight, int | float) and not isinstance(weight, bool) and 0 <= weight <= HEAVIEST
     require(valid, f"{field}.{name}", weight, f"a weight >= 0 and at most {HEAVIEST:.0e}")
     for option in ("packing", "chat_template"):
-        require(
-            options.get(option) in (None, True, False), f"{field}.{name}.{option}", options.get(option), "true or false"
-        )
+        value = options.get(option)
+        require(value is None or isinstance(value, bool), f"{field}.{name}.{option}", value, "true or false")
     return Part(name, float(weight), options.get("packing") is not False, options.get("chat_template") is True)

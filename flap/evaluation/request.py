@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from flap.models import distinct_parameters, running_device
+from flap.models.devices import gpus
 
 
 def generate(
@@ -89,10 +90,11 @@ def peak_bytes(model: PreTrainedModel, work: Callable[[], None]) -> int | None:
     """
     device = running_device(model)
     if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
+        before = sum(map(torch.cuda.memory_allocated, gpus()))
+        for gpu in gpus():
+            torch.cuda.reset_peak_memory_stats(gpu)
         work()
-        return weight_bytes(model) + torch.cuda.max_memory_allocated(device) - before
+        return weight_bytes(model) + sum(map(torch.cuda.max_memory_allocated, gpus())) - before
     work()  # a first call, so that one-time allocations and reading mapped weights are not counted
     try:
         ctypes.CDLL(None).malloc_trim(0)  # release free memory: its reuse would not be measured

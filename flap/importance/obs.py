@@ -56,7 +56,7 @@ class OBS(Metric):
         wide_OI = weight_OI[:, columns].to(wide)
         matrix_II = Covariance.of(*(statistics.parts or [statistics])).hessian(columns, self.ridge, wide)
         if not matrix_II.diagonal().any():  # all channels are constant: the bias replaces any unit exactly
-            return torch.zeros(columns_UC.shape)
+            return weight_OI.new_zeros(columns_UC.shape, dtype=torch.float32)
         try:
             info = matrix_II.new_empty((), dtype=torch.int32)
             torch.linalg.cholesky_ex(matrix_II, check_errors=True, out=(matrix_II, info))  # in place, as is the inverse

@@ -158,12 +158,12 @@ class Job:
         visits = calibration.visit("compress", compensation.needs_covariance, place, changing=True)
         return compress(model.adapter, plan, compensation, visits, self.compress_layer, place)
 
-    def recover(self, model: PlacedModel, more_to_come: bool, folder: Path | None) -> dict[str, Any]:
+    def recover(self, model: PlacedModel, plan: PruningPlan, more_to_come: bool, folder: Path | None) -> dict[str, Any]:
         """Train the compressed model in place to predict what the dense one predicts; return what the report says."""
         from flap.recovery.distillation import recover  # here, so that other runs do not wait for transformers' Trainer
 
         assert self.choices.recovery and folder and isinstance(self.source, Source)
-        [tokens_NT], place = self.texts["recovery"].by_length, folder / "recover"
+        [tokens_NT], place = self.texts["recovery"].by_length, folder / f"recover-{digest(plan.to_dict())}"
         return recover(self.choices.recovery, model, self.source, tokens_NT, place, self.config.seed, more_to_come)
 
     @contextmanager

@@ -45,7 +45,8 @@ class CacheKeys:
         if "calibration" not in self.texts:
             return units
         windows = self.texts["calibration"]
-        own = {"written": WRITTEN_VERSION} if any(part.dataset == SELF for part in windows.parts) else {}
+        writes = any(part.dataset == SELF for part in windows.parts)  # on each device another text
+        own = {"written": WRITTEN_VERSION, "written_on": self.source.device.type} if writes else {}
         return {"version": STATISTICS_VERSION, **windows.key, **own, **units}
 
     @property
@@ -93,8 +94,8 @@ class CacheKeys:
         """The training after compression; empty if there is none."""
         if self.choices.recovery is None:
             return {}
-        windows = self.texts["recovery"].key
-        return {"recover": {"version": RECOVERY_VERSION, **asdict(self.choices.recovery), **windows}}
+        options, windows = asdict(self.choices.recovery), self.texts["recovery"].key
+        return {"recover": {"version": RECOVERY_VERSION, **options, "windows": windows}}
 
     def compressed(self, plan: PruningPlan) -> Key:
         """The part that tells this compressed model from others of the same dense model."""

@@ -12,16 +12,23 @@ ROOM_TO_RUN = 1.5  # of a model's bytes: the weights, and what runs them
 def pick_device(name: str) -> torch.device:
     """Return the device of this name; `auto` is cuda if available, else mps, else cpu.
 
+    cuda is the current GPU, by its index: each thread has a current one of its own, also those that read weights.
+
     Raises:
         ValueError: the named device is not on this machine.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return torch.device(next(device for device, is_there in available.items() if is_there))
+        name = next(device for device, is_there in available.items() if is_there)
     if not available[name]:
         names = ", ".join(device for device, is_there in available.items() if is_there)
         raise ValueError(f"model.device={name}: not on this machine, which has {names}")
-    return torch.device(name)
+    return torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)
+
+
+def gpus() -> range:
+    """Return the indices of this machine's GPUs."""
+    return range(torch.cuda.device_count())
 
 
 def free_bytes(device: torch.device) -> int:

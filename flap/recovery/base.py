@@ -80,7 +80,7 @@ class Recovery:
         rising = math.ceil(RISING * self.steps)
         if step < rising:
             return (step + 1) / rising
-        return (1 + math.cos(math.pi * (step - rising) / (self.steps - rising))) / 2
+        return (1 + math.cos(math.pi * (step - rising) / max(1, self.steps - rising))) / 2
 
     def check(self, adapter: ModelAdapter) -> None:
         """Check that a model, which may have no weights yet, can be trained so.

@@ -60,8 +60,7 @@ def recover(
 
 def _summary(recovery: Recovery, history: list[tuple[int, float]]) -> dict[str, Any]:
     """Return what the report says of the training. history: steps, each with the held-out divergence after it."""
-    tokens_a_step = recovery.batch_size * recovery.seq_len
-    by_tokens = [(step * tokens_a_step, nats if math.isfinite(nats) else None) for step, nats in history]
+    by_tokens = [(step * recovery.tokens_a_step, nats if math.isfinite(nats) else None) for step, nats in history]
     best = min((nats, tokens) for tokens, nats in by_tokens if nats is not None)[1]
     if best == 0:
         log.warning("recover=%s: no step was better than the compressed model, which stays as it is", recovery.name)
@@ -69,7 +68,7 @@ def _summary(recovery: Recovery, history: list[tuple[int, float]]) -> dict[str, 
     if stopped_early:
         log.warning(
             "recover=%s: ended after %d of %d tokens, because it got no better; what it had after %d is kept",
-            recovery.name, by_tokens[-1][0], recovery.steps * tokens_a_step, best,
+            recovery.name, by_tokens[-1][0], recovery.steps * recovery.tokens_a_step, best,
         )  # fmt: skip
     return {
         "choice": recovery.name,

@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from flap.config import require
 from flap.models import Block, ModelAdapter
@@ -25,7 +26,7 @@ def check_room_to_train(
     require(
         not there or recovery.processes <= gpus, "recover.processes", recovery.processes, f"1 to {gpus}, the GPUs here"
     )
-    needed = bytes_to_train(recovery, adapter, ratio, dtype, device) * (1 if there else recovery.processes)
+    needed = bytes_to_train(recovery, adapter, ratio, dtype, device)
     if needed > (free := free_bytes(device)):
         lora = ", or recover=lora" if recovery.rank is None else ""
         raise ValueError(
@@ -40,24 +41,27 @@ def bytes_to_train(
 ) -> int:
     """Return what a step takes at least: both models' weights, gradients and moments, activations, logits.
 
-    The dense weights are not counted on a CPU, which maps them from their files.
+    The dense weights are not counted on a CPU, which maps them from their files. Of several processes, all are on the
+    CPU and one on the first GPU, each beside the run that started them, which holds both models.
     """
     total, removed = sum(p.numel() for p in adapter.model.parameters()), ratio * adapter.num_parameters()
     itemsize, trained = 2 if dtype == torch.bfloat16 else 4, trained_parameters(recovery, adapter, ratio)
     weights = (total - removed) * (4 if recovery.rank is None else itemsize)
     dense = 0 if device.type == "cpu" else total * dtype.itemsize
+    waits = dense + (total - removed) * dtype.itemsize if recovery.processes > 1 else 0
     tokens = recovery.tokens_a_step // recovery.processes
     activations = tokens * itemsize * _kept_activations(adapter, ratio, recovery.gradient_checkpointing)
     logits = LOGITS_COPIES * min(LOGITS_BYTES, 4 * tokens * adapter.vocab_size)
-    return int(dense + weights + TRAINED_BYTES * trained + activations + logits)
+    training = dense + weights + TRAINED_BYTES * trained + activations + logits
+    return int(waits + training * (recovery.processes if device.type == "cpu" else 1))
 
 
 def trained_parameters(recovery: Recovery, adapter: ModelAdapter, ratio: float) -> float:
     """Return about how many parameters are trained. adapter: of the dense model. ratio: what is removed of it."""
     if recovery.rank is None:
         return sum(p.numel() for p in adapter.layers.parameters()) - ratio * adapter.num_parameters()
-    linears = [module for module in adapter.layers.modules() if isinstance(module, nn.Linear)]
-    return (1 - ratio) * recovery.rank * sum(linear.in_features + linear.out_features for linear in linears)
+    linears = [module for module in adapter.layers.modules() if isinstance(module, nn.Linear | Conv1D)]
+    return (1 - ratio) * recovery.rank * sum(sum(linear.weight.shape) for linear in linears)
 
 
 def _kept_activations(adapter: ModelAdapter, ratio: float, checkpointing: bool) -> float:

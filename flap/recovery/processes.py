@@ -44,6 +44,7 @@ def train_in_processes(
         "started_by": os.getpid(),
     }  # fmt: skip
     write_text(folder / WORK, json.dumps(work))
+    torch.cuda.empty_cache()  # where there is a GPU, the first process needs the room
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={recovery.processes}"]
     code = subprocess.run([*torchrun, "-m", WORKER, str(folder)], check=False).returncode
     if code != 0:
@@ -69,6 +70,14 @@ def work_in(folder: Path) -> None:
 
 def _end_with(process: int) -> None:
     """End this process when the one that started the training is no more: a new start uses the same folder."""
-    while psutil.pid_exists(process):
+    while _runs(process):
         time.sleep(1)
     os._exit(1)
+
+
+def _runs(process: int) -> bool:
+    """Return whether a process is there and has not ended: one that nobody has waited for keeps its number."""
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

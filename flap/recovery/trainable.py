@@ -29,12 +29,8 @@ def trainable(recovery: Recovery, model: PreTrainedModel) -> Iterator[list[nn.Pa
     trained = _all_but_ends(decoder) if adapted is None else [p for p in model.parameters() if p.requires_grad]
     for parameter in trained:
         parameter.requires_grad_(True)
-    dropping = [(module, name, getattr(module, name)) for module, name in _dropouts(model)]
-    for module, name, _ in dropping:  # what it learns from has none
-        setattr(module, name, 0.0)
-    yield trained
-    for module, name, share in dropping:
-        setattr(module, name, share)
+    with _nothing_dropped(decoder):
+        yield trained
     if adapted is not None:
         adapted.merge_and_unload()
     if recovery.gradient_checkpointing:
@@ -45,12 +41,24 @@ def trainable(recovery: Recovery, model: PreTrainedModel) -> Iterator[list[nn.Pa
     model.eval()
 
 
-def _dropouts(model: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    """Yield the modules and attributes that say which share of activations, or of layers, is dropped in training."""
-    for module in model.modules():
-        for name, value in vars(module).items():
-            if isinstance(value, float) and ("drop" in name or (isinstance(module, nn.Dropout) and name == "p")):
-                yield module, name
+@contextmanager
+def _nothing_dropped(decoder: PreTrainedModel) -> Iterator[None]:
+    """Drop no activations or layers, and add no noise, inside the block: what the model learns from has none."""
+    shares = [(owner, name, getattr(owner, name)) for owner, name in _dropouts(decoder)]
+    for owner, name, _ in shares:
+        setattr(owner, name, 0.0)
+    yield
+    for owner, name, share in shares:
+        setattr(owner, name, share)
+
+
+def _dropouts(decoder: PreTrainedModel) -> Iterator[tuple[Any, str]]:
+    """Yield the modules, or the config, and their attributes with the share of dropped activations, or of noise."""
+    for owner in (*decoder.modules(), decoder.config):
+        for name, value in vars(owner).items():
+            rate = "drop" in name or "jitter" in name or (isinstance(owner, nn.Dropout) and name == "p")
+            if rate and isinstance(value, int | float) and not isinstance(value, bool):
+                yield owner, name
 
 
 def _with_adapters(decoder: PreTrainedModel, rank: int) -> Any:
@@ -68,7 +76,8 @@ def _all_but_ends(decoder: PreTrainedModel) -> list[nn.Parameter]:
     """Return the weights of decoder layers and norms."""
     ends = (module for module in decoder.modules() if isinstance(module, nn.Embedding))
     frozen = {id(parameter) for end in ends for parameter in end.parameters()}
-    return [parameter for parameter in decoder.parameters() if id(parameter) not in frozen]
+    rest = (parameter for parameter in decoder.parameters() if id(parameter) not in frozen)
+    return [parameter for parameter in rest if parameter.numel()]  # an empty block has no gradients
 
 
 def _own_tensors(model: PreTrainedModel, keep_bfloat16: bool) -> dict[nn.Parameter, tuple[torch.dtype, bool]]:

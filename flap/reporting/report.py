@@ -15,6 +15,7 @@ import torch
 
 from flap.evaluation import Measurement
 from flap.evaluation.errors import averaged_differences, paired_differences
+from flap.models.devices import gpus
 from flap.reporting.contents import missing
 from flap.reporting.provenance import git_state, versions
 from flap.storage.files import write_text
@@ -67,9 +68,9 @@ class Report:
 
     @classmethod
     def start(cls, config: dict[str, Any]) -> "Report":
-        """Return the report of a run that starts now, and reset the GPU's peak memory of earlier runs."""
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
+        """Return the report of a run that starts now, and reset the GPUs' peak memory of earlier runs."""
+        for gpu in gpus():
+            torch.cuda.reset_peak_memory_stats(gpu)
         return cls(config)
 
     @contextmanager
@@ -115,7 +116,7 @@ class Report:
         """Update the peak memory of the process, in bytes; to be called also before something resets the counters."""
         unit = 1 if platform.system() == "Darwin" else 1024
         host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-        device = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+        device = sum(map(torch.cuda.max_memory_allocated, gpus())) if gpus() else None
         before = self.peak_memory_bytes
         self.peak_memory_bytes = {
             "host": max(host, before.get("host") or 0),

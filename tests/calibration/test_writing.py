@@ -10,7 +10,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from flap.calibration.sampling import attention_of_one_query, beginning, plain_generation, sample
-from flap.calibration.writing import Draft, loops, text_of, write
+from flap.calibration.writing import USES, Draft, loops, text_of, write
 from flap.data import Part, Windows
 from flap.data.random_state import seeded
 from flap.models import PLACEMENTS, Resident
@@ -70,6 +70,22 @@ def test_the_same_seed_writes_the_same_and_the_callers_randomness_is_left_alone(
     assert first == again and torch.equal(state, torch.get_rng_state())
     assert write(model, Draft.of(replace(windows, seed=1)))["documents"] != first
     assert model.model.generation_config.max_new_tokens is None
+
+
+def test_the_text_of_a_training_is_not_that_of_the_calibration(windows: Windows) -> None:
+    model, drafts = Resident(tiny_model("llama-gqa")), [Draft.of(replace(windows, field=use)) for use in USES]
+    assert drafts[0].key != drafts[1].key
+    assert not set(write(model, drafts[0])["documents"]) & set(write(model, drafts[1])["documents"])
+
+
+@pytest.mark.parametrize("change", [{"bos": True}, {"lengths": (16, 32)}])
+def test_what_decides_where_a_text_ends_is_in_its_key(windows: Windows, change: dict[str, Any]) -> None:
+    assert Draft.of(windows).key != Draft.of(replace(windows, **change)).key
+
+
+def test_longer_sequences_are_fewer_at_a_time(windows: Windows) -> None:
+    unpacked = replace(windows, parts=(Part("self", packing=False),), lengths=(480,), num_samples=1)
+    assert Draft.of(windows).sequences == 64 and 1 < Draft.of(unpacked).sequences <= 64 * 48 / 480
 
 
 def test_a_text_goes_on_where_it_was_interrupted(

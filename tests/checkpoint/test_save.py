@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from flap.checkpoint.card import CARD, MARK, write_card
-from flap.checkpoint.save import check_target, save, verify
+from flap.checkpoint.save import DifferentError, check_target, save, verify
 from flap.models import PlacedModel, Resident
 from flap.storage.files import atomic_directory, remove_leftovers
 from tests.helpers.pruned import Saved
@@ -107,7 +107,7 @@ def test_a_difference_is_noticed_and_both_sides_are_named(model: PreTrainedModel
     assert placed.model is model  # it lies in memory, so it goes on
     verify(placed, old)
     tamper(old)
-    with pytest.raises(ValueError, match=r"reloaded from \S+checkpoint differ from .*memory by \d") as caught:
+    with pytest.raises(DifferentError, match=r"reloaded from \S+checkpoint differ from .*memory by \d") as caught:
         verify(placed, old)
     assert "\n" not in str(caught.value)
 
@@ -122,7 +122,7 @@ def test_what_differs_on_disk_is_not_kept(
         tamper(directory)
 
     monkeypatch.setattr(type(model), "save_pretrained", write_badly)
-    with nothing_changes(old.parent), pytest.raises(ValueError, match="differ from"):
+    with nothing_changes(old.parent), pytest.raises(DifferentError, match="differ from"):
         save_over()
 
 

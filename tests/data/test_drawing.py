@@ -58,6 +58,16 @@ def test_windows_of_two_lengths_share_no_token(tokenizer: PreTrainedTokenizerFas
     assert error.value.available in (left, left + 1)
 
 
+def test_positions_in_a_long_text_are_exact(tokenizer: PreTrainedTokenizerFast) -> None:
+    """float32 has not all whole numbers above 2 ** 24."""
+    pool = Pool(Text.joined("t", ["the"], ""), tokenizer, bos=False)
+    pool.free_S = torch.zeros(2**24 + 12, dtype=torch.bool)
+    pool.lengths = [len(pool.free_S)]
+    pool.free_S[2**24 + 1 :] = True
+    places_NT = pool._places(5)
+    assert places_NT.flatten().tolist() == list(range(2**24 + 1, 2**24 + 11))
+
+
 def test_without_packing_windows_lie_within_a_document(tokenizer: PreTrainedTokenizerFast) -> None:
     documents = ["the cat sat on the mat and " * 5, "then it ran", "a dog was there " * 11]
     ids = [tokenizer(document).input_ids for document in documents]

@@ -41,6 +41,8 @@ def test_a_name_a_list_or_a_mapping(dataset: Any, parts: list[Part]) -> None:
         (["c4", "c4"], r"calibration\.dataset=\['c4', 'c4'\]: expected each text once"),
         ({"c4": {"wieght": 1}}, r"calibration\.dataset\.c4=wieght: expected weight, packing, chat_template"),
         ({"c4": {"packing": "no"}}, r"calibration\.dataset\.c4\.packing=no: expected true or false"),
+        ({"c4": {"packing": 0}}, r"calibration\.dataset\.c4\.packing=0: expected true or false"),
+        ({"c4": {"chat_template": 1}}, r"calibration\.dataset\.c4\.chat_template=1: expected true or false"),
         (5, r"calibration\.dataset=5: expected a text, \[text, text\] or {text: weight"),
     ],
 )

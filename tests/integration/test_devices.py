@@ -206,6 +206,16 @@ def test_scores_of_obs(device: torch.device) -> None:
             assert_close(one, other)
 
 
+def test_obs_scores_experts_that_saw_no_token(device: torch.device) -> None:
+    """Their channels are constant, so that the bias replaces them exactly."""
+    placed = Resident(model_on(device, "mixtral"))
+    few = Calibration(placed, [WINDOWS[:1, :2]], 1, [])
+    scores = score_layers(OBS(), placed.adapter, few.visit("score", covariance=True, apart=False))
+    for layer in scores.layers:
+        by_expert = layer.mlp.chunk(placed.adapter.mlp(0).num_experts)
+        assert any(not score_I.any() for score_I in by_expert) and any(score_I.any() for score_I in by_expert)
+
+
 def test_a_search(device: torch.device, pruned: Pruning) -> None:
     quick = ("structure.rounds=1", "structure.tokens=16", "structure.levels=[0.5]", "compensation.ridge=0.01")
     (model, report), (expected, on_cpu) = (pruned(one, "llama", "flap_plus", overrides=quick) for one in (device, CPU))

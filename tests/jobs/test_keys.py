@@ -14,6 +14,7 @@ from tests.helpers.runs import composed, tiny
 
 PLAN = PruningPlan((LayerPlan((0, 1), (3, 5)),) * 4)
 CPU = torch.device("cpu")
+DEVICES = ("cpu", "cuda")
 ON_WINDOWS = {"workspace", "compressed", "pruned", "divergences", "scores", "statistics", "inputs"}
 CHANGES = [
     ("ratio=0.5", {"workspace"}),
@@ -51,6 +52,15 @@ def test_a_killed_run_is_taken_up_by_the_same_version_on_the_same_device_alone(
         with monkeypatch.context() as patch:
             patch.setattr(f"flap.jobs.keys.{version}_VERSION", 1000)
             assert job.keys.workspace != before
+
+
+def test_what_a_model_writes_on_another_device_has_statistics_of_its_own(
+    model_dir: Path, text_file: Path, tmp_path: Path
+) -> None:
+    for dataset, same in ((str(text_file), True), ("self", False)):
+        job = prepare(composed(*tiny(model_dir, text_file), f"calibration.dataset={dataset}"), tmp_path)
+        found = [replace(job, source=replace(job.source, device=torch.device(d))).keys.statistics for d in DEVICES]
+        assert (found[0] == found[1]) == same
 
 
 def keys(folder: Path, *arguments: str) -> dict[str, object]:

@@ -182,7 +182,8 @@ def test_pick_device(monkeypatch: pytest.MonkeyPatch) -> None:
     there["mps"] = True
     assert pick_device("auto").type == "mps"
     there["cuda"] = True
-    assert [pick_device(name).type for name in ("auto", "mps", "cpu")] == ["cuda", "mps", "cpu"]
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)  # as in the second process of a training
+    assert [str(pick_device(name)) for name in ("auto", "cuda", "mps", "cpu")] == ["cuda:1", "cuda:1", "mps", "cpu"]
 
 
 @pytest.mark.parametrize("trusted", [True, False])

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import GPT2Config, OPTConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    FalconConfig,
+    GPT2Config,
+    OPTConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 from flap.checkpoint.save import save
 from flap.models import Resident
@@ -50,6 +57,13 @@ def test_the_divergence_falls_and_the_model_can_be_saved_and_reloads_equal(
     assert {name: (p.shape, p.dtype) for name, p in after.items()} == {n: (p.shape, p.dtype) for n, p in before.items()}
     assert type(model) is kind and not model.training and all(p.requires_grad for p in model.parameters())
     save(Resident(model), tokenizer, tmp_path / "saved", plan, {})  # which compares the reloaded model with this one
+
+
+def test_one_step_is_enough(tmp_path: Path) -> None:
+    model = compressed()
+    before = state(model)
+    found = recovered(model, replace(FULL, tokens=FULL.tokens_a_step), tmp_path)
+    assert found["tokens"] == found["best_after_tokens"] == FULL.tokens_a_step and not equal(state(model), before)
 
 
 @pytest.mark.parametrize(("recovery", "trained"), [(FULL, ("layers", "norm")), (LORA, ("proj.weight",))])
@@ -150,11 +164,11 @@ def test_it_writes_into_its_folder_alone_and_prints_nothing(
 
 
 @pytest.mark.parametrize("recovery", [FULL, LORA], ids=["full", "lora"])
-@pytest.mark.parametrize("config", [GPT2Config, OPTConfig])
+@pytest.mark.parametrize("config", [GPT2Config, OPTConfig, FalconConfig])
 def test_nothing_is_dropped_in_training(config: type[PreTrainedConfig], recovery: Recovery) -> None:
     """The dense model, whose predictions are learnt, drops nothing either."""
     sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 64, "ffn_dim": 64}
-    drops = {"layerdrop": 0.5, "attention_dropout": 0.5, "attn_pdrop": 0.5}
+    drops = {"layerdrop": 0.5, "attention_dropout": 0.5, "attn_pdrop": 0.5, "hidden_dropout": 0.5}
     model = random_model(
         config(**sizes, **drops, word_embed_proj_dim=32, bos_token_id=1, eos_token_id=2, pad_token_id=0)
     )

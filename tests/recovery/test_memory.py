@@ -5,17 +5,18 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig
+from transformers import GPT2Config, PreTrainedConfig
 
 from flap.models import Resident, adapt
 from flap.recovery import Recovery, check_room_to_train, memory
-from flap.recovery.memory import bytes_to_train
+from flap.recovery.memory import bytes_to_train, trained_parameters
 from flap.recovery.student import Student
 from flap.recovery.trainable import trainable
 from tests.cases import ARCHITECTURES, MIXTURES, random_model, tokens
 
 CPU = torch.device("cpu")
 WIDE = {"hidden_size": 128, "intermediate_size": 384, "num_attention_heads": 16, "num_key_value_heads": 16}
+SMALL = {"vocab_size": 96, "n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 4}
 OPTIONS = Recovery("words", 10**6, 1e-3, seq_len=24, batch_size=6)
 LORA = replace(OPTIONS, rank=4)
 
@@ -59,10 +60,33 @@ def test_what_lowers_it() -> None:
     adapter = adapt(random_model(ARCHITECTURES["llama-mha"]))
     smaller = [
         needed(ratio=0.3), needed(rank=1), needed(gradient_checkpointing=True), needed(batch_size=3),
-        needed(dtype=torch.bfloat16), needed(processes=2),
+        needed(dtype=torch.bfloat16),
     ]  # fmt: skip
     assert max(smaller) < needed()
     assert needed(rank=1, dtype=torch.bfloat16) < needed(rank=1)
+
+
+@pytest.mark.parametrize("config", [ARCHITECTURES["llama-mha"], GPT2Config(**SMALL)])
+def test_what_is_trained_is_counted(config: PreTrainedConfig) -> None:
+    """Of GPT-2, too, whose matrices are no Linear modules."""
+    model = random_model(config)
+    for recovery in (OPTIONS, LORA):
+        counted = trained_parameters(recovery, adapt(model), 0.0)
+        with trainable(recovery, model) as trained:
+            assert counted == pytest.approx(sum(p.numel() for p in trained), rel=0.1)
+
+
+def test_several_processes_share_a_cpu_and_not_a_gpu_but_each_is_beside_the_run_that_started_them() -> None:
+    adapter = adapt(random_model(ARCHITECTURES["llama-mha"]))
+
+    def needed(device: str, processes: int) -> int:
+        several = replace(OPTIONS, processes=processes)
+        return bytes_to_train(several, adapter, 0.0, torch.float32, torch.device(device))
+
+    weights = 4 * sum(p.numel() for p in adapter.model.parameters())
+    alone = bytes_to_train(replace(OPTIONS, batch_size=3), adapter, 0.0, torch.float32, CPU)
+    assert needed("cpu", 2) == 2 * alone + weights
+    assert needed("cuda", 2) == alone + weights + 2 * weights
 
 
 def test_without_room_it_says_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,8 @@
 """Two processes that share each batch train as one does."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +31,15 @@ def test_they_train_as_one_process_does(source: Source, tmp_path: Path) -> None:
     assert found["nats_after"] < 0.99 * found["nats_before"]
     for a, b in zip(one.parameters(), two.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
+
+
+def test_a_run_that_has_ended_is_seen_also_where_nobody_has_waited_for_it() -> None:
+    """As in a container without an init: a killed run keeps its number, and its processes must not wait for ever."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+    assert processes._runs(os.getpid()) and not processes._runs(ended.pid)
+    ended.wait()
+    assert not processes._runs(ended.pid)
 
 
 def test_one_that_fails_is_said(source: Source, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

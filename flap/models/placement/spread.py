@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import nn
 
-from flap.models.devices import free_bytes
+from flap.models.devices import free_bytes, gpus
 from flap.models.offload import onloaded, running_device
 from flap.models.placement.base import Weights
 from flap.models.placement.resident import InMemory
@@ -66,6 +66,6 @@ class Spread(InMemory):
 
 def memory_limits(device: torch.device) -> dict[int | str, int]:
     """Return how many bytes of weights may go to each device: a part stays free for activations and covariances."""
-    gpus = range(torch.cuda.device_count()) if device.type == "cuda" else ()
-    limits: dict[int | str, int] = {i: free_bytes(torch.device("cuda", i)) * 7 // 10 for i in gpus}
+    used = gpus() if device.type == "cuda" else ()
+    limits: dict[int | str, int] = {i: free_bytes(torch.device("cuda", i)) * 7 // 10 for i in used}
     return limits | {"cpu": free_bytes(torch.device("cpu")) * 9 // 10}
