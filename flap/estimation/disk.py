@@ -26,15 +26,23 @@ class Disk(Parts):
         """
         if stage not in ("save", "evaluate") or not self.work.saves:
             return 0
-        parameters = self.shapes.parameters - self.work.ratio * self.shapes.prunable
         shared = self.kept_layers if self.place.links else 0
-        return parameters * (self.place.itemsize + self.work.gguf_bytes) - shared
+        return self._pruned_parameters * (self.place.itemsize + self.work.gguf_bytes) - shared
 
     @property
     def _training(self) -> float:
-        """What is trained: its best state, and two checkpoints with AdamW's moments while one follows the other."""
-        assert self.work.training is not None
-        return self.work.training.parameters * 4 * (1 + 2 * 3)
+        """What is trained: its best state, and two checkpoints with AdamW's moments while one follows the other.
+
+        Several processes also read the compressed model from there.
+        """
+        training = self.work.training
+        assert training is not None
+        copy = self.bytes(self._pruned_parameters) if training.processes > 1 else 0
+        return training.parameters * 4 * (1 + 2 * 3) + copy
+
+    @property
+    def _pruned_parameters(self) -> float:
+        return self.shapes.parameters - self.work.ratio * self.shapes.prunable
 
     @property
     def _offloaded(self) -> float:

@@ -38,6 +38,7 @@ class Training:
     parameters: float
     checkpointing: bool
     in_parts: bool  # low-rank updates: the gradients of the weights themselves are not made
+    processes: int
 
 
 @dataclass(frozen=True)

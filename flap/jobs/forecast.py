@@ -203,6 +203,7 @@ def _training(
         trained_parameters(recovery, adapter, ratio),
         recovery.gradient_checkpointing,
         recovery.rank is not None,
+        recovery.processes,
     )
 
 
