@@ -21,7 +21,10 @@ from transformers import (
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from flap.config import one_line
 from flap.models import PlacedModel
+
+SAID = "what-a-user-says"  # whatever a template does with it
 
 
 @dataclass(frozen=True)
@@ -42,14 +45,31 @@ def beginning(tokenizer: PreTrainedTokenizerBase, chat_template: bool, where: st
     """
     if chat_template:
         check_template(tokenizer, where)
-        marked = tokenizer.apply_chat_template([{"role": "user", "content": "\0"}], tokenize=False)
-        tokens = tokenizer(str(marked).split("\0")[0], add_special_tokens=False).input_ids
+        tokens = tokenizer(_users_turn(tokenizer, where), add_special_tokens=False).input_ids
         return Beginning("a user's turn in the chat template", tuple(tokens), special=True)
     if tokenizer.bos_token_id is not None:
         return Beginning("BOS", (tokenizer.bos_token_id,), special=False)
     if tokenizer.eos_token_id is not None:
         return Beginning("EOS, as there is no BOS", (tokenizer.eos_token_id,), special=False, instead=True)
     raise ValueError(f"{where}: the tokenizer has neither BOS nor EOS to begin with; expected texts or files")
+
+
+def _users_turn(tokenizer: PreTrainedTokenizerBase, where: str) -> str:
+    """Return what the chat template puts in front of what a user says.
+
+    Raises:
+        ValueError: the template begins otherwise, or does not print what is said as it is.
+    """
+    try:
+        marked = str(tokenizer.apply_chat_template([{"role": "user", "content": SAID}], tokenize=False))
+        reason = None if SAID in marked else "it does not print what is said as it is"
+    except Exception as error:  # templates are programs of the tokenizer and raise errors of any type
+        reason = one_line(error, 120)
+    if reason is not None:
+        raise ValueError(
+            f"{where}.chat_template=true: the tokenizer's chat template begins with no user's turn ({reason})"
+        )
+    return marked.split(SAID)[0]
 
 
 def check_template(tokenizer: PreTrainedTokenizerBase, where: str) -> None:

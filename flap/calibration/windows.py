@@ -31,6 +31,7 @@ def read_windows(
     texts = tuple(_text(part, tokenizer, f"{section}.dataset", begins) for part in parts)
     windows = Windows(parts, texts, tokenizer, num_samples, tuple(lengths), seed, begins, section)
     check_shares(windows)
+    check_sequences(windows, max_length)
     _ = windows.drawn  # fails if a text is too short
     return windows
 
@@ -48,6 +49,24 @@ def check_shares(windows: Windows) -> None:
                 f"{windows.field}.dataset.{part.dataset}={part.weight:g}: its share of {sum(map(sum, counts))} windows "
                 "is none; expected a larger weight, more windows, or to leave it out"
             )
+
+
+def check_sequences(windows: Windows, max_length: int | None) -> None:
+    """Check that a sequence of the model's own holds a window, where none may go over its end.
+
+    Raises:
+        ValueError: what it begins with leaves too little of the context.
+    """
+    part = windows.to_write
+    if part is None or part.packing or max_length is None:
+        return
+    start = beginning(windows.tokenizer, part.chat_template, f"{windows.field}.dataset.{SELF}")
+    room = max_length - (0 if start.special else len(start.tokens))
+    if windows.own_length > room:
+        raise ValueError(
+            f"{windows.field}.seq_len={max(windows.lengths)}: of a sequence that the model writes {room} tokens are "
+            f"left beside what it begins with; expected at most {room + windows.bos}, or {SELF} without packing: false"
+        )
 
 
 def check_context(section: str, lengths: list[int], max_length: int | None) -> None:

@@ -105,11 +105,11 @@ class Draft:
             self.documents.append(text)
             self.tokens += num_tokens
             self.usable += usable
-        written = self.dropped + len(self.documents)
         if self.dropped > 4 * (SEQUENCES + len(self.documents)):
+            written, shorter = self.dropped + len(self.documents), "" if self.part.packing else "shorter windows, "
             raise ValueError(
                 f"{self.windows.field}.dataset={SELF}: {self.dropped} of {written} sequences of the model are loops or "
-                "too short; expected a model that writes text, or other texts"
+                f"too short; expected a model that writes text, {shorter}or other texts"
             )
 
 

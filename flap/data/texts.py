@@ -7,6 +7,7 @@ from typing import Any
 
 from flap.config import one_line
 from flap.data.named import DATASETS, Split
+from flap.data.rows import column
 from flap.data.text import Text
 from flap.storage import write_text
 
@@ -38,28 +39,34 @@ def read_text(dataset: str, split: Split, field: str, template: Template | None 
         reason = "no such file" if path.suffix in FILE_FORMATS else "unknown dataset"
         names = ", ".join(DATASETS)
         raise ValueError(f"{field}={dataset}: {reason}; expected {names}, or a .txt, .jsonl or .parquet file")
-    text = Text.joined(path.name, _documents(path, field, template), str(path.resolve()))
+    text = Text.joined(path.name, _documents(path, field, template, split == "calibration"), str(path.resolve()))
     if not text.text.strip():
         raise ValueError(f"{field}={dataset}: the file holds no text")
+    try:
+        text.text.encode()
+    except UnicodeEncodeError as error:  # JSON can escape one
+        raise ValueError(f"{field}={dataset}: holds half of a character, as \\ud83d without its other half") from error
     return text
 
 
-def _documents(path: Path, field: str, template: Template | None) -> list[str]:
-    """Return a .txt file unchanged, or the rows of the column of a .jsonl or .parquet file."""
+def _documents(path: Path, field: str, template: Template | None, templates: bool) -> list[str]:
+    """Return a .txt file unchanged, or the rows of the column of a .jsonl or .parquet file.
+
+    templates: whether the field has the option `chat_template`.
+    """
     if path.suffix == ".txt" and template is not None:
         raise ValueError(f"{field}={path}: it holds no conversations; leave out chat_template")
+    wanted = "text" if template is None else "messages"
     try:
         if path.suffix == ".txt":
-            return [path.read_text(encoding="utf-8")]
-        table = _table(path)
+            return [path.read_text(encoding="utf-8-sig")]
+        rows, names = column(path, wanted)
     except (OSError, ValueError) as error:
         expected, reason = FILE_FORMATS[path.suffix], one_line(error, 120)
         raise ValueError(f"{field}={path}: cannot be read; expected {expected} ({reason})") from error
-    column = "text" if template is None else "messages"
-    if column not in table.column_names:
-        hint = "; chat_template: true makes text of 'messages'" if "messages" in table.column_names else ""
-        raise ValueError(f"{field}={path}: no column '{column}', only {', '.join(table.column_names)}{hint}")
-    rows: list[Any] = table.column(column).to_pylist()
+    if names and wanted not in names:
+        hint = "; chat_template: true makes text of 'messages'" if "messages" in names and templates else ""
+        raise ValueError(f"{field}={path}: no column '{wanted}', only {', '.join(names)}{hint}")
     if template is not None:
         return [_conversation(row, template, f"{field}={path}") for row in rows]
     if not all(isinstance(row, str) for row in rows):
@@ -67,18 +74,9 @@ def _documents(path: Path, field: str, template: Template | None) -> list[str]:
     return rows
 
 
-def _table(path: Path) -> Any:
-    """Return the table of a .jsonl or .parquet file."""
-    import pyarrow.json  # here, because few runs need it, and it takes 30 MB of memory
-    import pyarrow.parquet
-
-    return pyarrow.json.read_json(path) if path.suffix == ".jsonl" else pyarrow.parquet.read_table(path)
-
-
 def _conversation(messages: Any, template: Template, where: str) -> str:
     """Return the text of a conversation."""
     valid = isinstance(messages, list) and all(isinstance(message, dict) for message in messages)
-    # a table has every key in every row, with null where the file had none
     given = [{key: value for key, value in one.items() if value is not None} for one in messages] if valid else []
     if not given or not all("role" in one and ("content" in one or "tool_calls" in one) for one in given):
         raise ValueError(f"{where}: column 'messages' holds something else than lists of {{role, content}}")

@@ -34,6 +34,8 @@ class OnTexts(Evaluator):
 
     def __post_init__(self) -> None:
         require(bool(self.datasets), f"{self.section}.datasets", "[]", "at least one text")
+        names = all(isinstance(dataset, str) for dataset in self.datasets)
+        require(names, f"{self.section}.datasets", self.datasets, "names of texts, or files with a column 'text'")
         valid = bool(self.windows) and all(type(length) is int and length >= 2 for length in self.windows)
         require(valid, f"{self.section}.seq_len", self.seq_len, "a whole number >= 2, or a list of such")
         for name, minimum in (("max_tokens", max(self.windows)), ("batch_size", 1)):

@@ -10,6 +10,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from flap.calibration.sampling import attention_of_one_query, beginning, plain_generation, sample
+from flap.calibration.windows import read_windows
 from flap.calibration.writing import USES, Draft, loops, text_of, write
 from flap.data import Part, Windows
 from flap.data.random_state import seeded
@@ -55,6 +56,20 @@ def test_without_packing_each_document_holds_whole_windows(
     written = write(Resident(tiny_model("llama-gqa")), Draft.of(whole))
     drawn = whole.written(text_of(written)).by_length
     assert [tokens_NT.shape for tokens_NT in drawn] == [(whole.counts(length)[0], length) for length in lengths]
+
+
+@pytest.mark.parametrize(("bos", "most"), [("false", 47), ("true", 48)])
+def test_without_packing_a_window_beside_what_the_model_begins_with_fits_its_context(
+    bos: str, most: int, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    def read(seq_len: int, packing: bool) -> Windows:
+        return read_windows("calibration", {"self": {"packing": packing}}, tokenizer, 2, [seq_len], 0, bos, 48)
+
+    read(most, packing=False)
+    read(48, packing=True)
+    if most < 48:
+        with pytest.raises(ValueError, match=r"^calibration\.seq_len=48: .* 47 tokens are left .* expected at most 47"):
+            read(48, packing=False)
 
 
 def test_a_sequence_is_no_longer_than_the_models_context(windows: Windows) -> None:
@@ -192,6 +207,17 @@ def test_in_the_chat_template_it_begins_as_a_user(tokenizer: PreTrainedTokenizer
     with pytest.raises(ValueError, match=r"^f\.chat_template=true: the tokenizer has no chat template"):
         beginning(tokenizer, True, "f")
     chatting = deepcopy(tokenizer)
+    chatting.chat_template = TEMPLATE.replace("message.content", "message.content | upper")
+    with pytest.raises(ValueError, match=r"^f\.chat_template=true: .* no user's turn \(it does not print what is said"):
+        beginning(chatting, True, "f")
+    chatting.chat_template = "{{ raise_exception('a system message comes first') }}"
+    with pytest.raises(
+        ValueError, match=r"^f\.chat_template=true: .* no user's turn \(a system message comes first\)$"
+    ):
+        beginning(chatting, True, "f")
+    chatting.chat_template = "{% for message in messages %}{{ message | tojson }}{% endfor %}"
+    said = tokenizer('{"role": "user", "content": "', add_special_tokens=False).input_ids
+    assert list(beginning(chatting, True, "f").tokens) == said
     chatting.chat_template = TEMPLATE
     start = beginning(chatting, True, "f")
     assert start.special and list(start.tokens) == tokenizer("<s>user ", add_special_tokens=False).input_ids

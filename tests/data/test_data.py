@@ -74,6 +74,32 @@ def test_a_file_that_its_library_cannot_read_is_named(name: str, tmp_path: Path)
         read_text(str(tmp_path / name), "calibration", "f")
 
 
+def test_lines_of_json_are_no_table(tmp_path: Path) -> None:
+    """Other columns may be anything, a text may look like a date, and a file may begin with a byte-order mark."""
+    rows = [{"text": "2024-01-02", "id": 1}, {"text": "it ran", "id": "a1"}, {"text": "a\u2028b", "more": [None, {}]}]
+    lines = "\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "a.jsonl").write_text(f"\ufeff{lines}\n\n", encoding="utf-8")
+    assert read_text(str(tmp_path / "a.jsonl"), "calibration", "f").documents == tuple(row["text"] for row in rows)
+    (tmp_path / "a.txt").write_text("\ufeffit ran", encoding="utf-8")
+    assert read_text(str(tmp_path / "a.txt"), "calibration", "f").text == "it ran"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('{"text": "b"', r"cannot be read; expected a JSON object a line, in UTF-8 \(line 2: Expecting ','"),
+        ("[1]", r"cannot be read; expected a JSON object a line, in UTF-8 \(line 2 is none\)"),
+        ('{"text": null}', "column 'text' holds something that is no text"),
+        ('{"id": 1}', "column 'text' holds something that is no text"),
+        ('{"text": "\\ud83d"}', r"holds half of a character, as \\ud83d without its other half"),
+    ],
+)
+def test_a_line_that_is_no_text_is_told(line: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(f'{{"text": "a"}}\n{line}\n')
+    with pytest.raises(ValueError, match=rf"^f=.*a\.jsonl: {reason}"):
+        read_text(str(tmp_path / "a.jsonl"), "calibration", "f")
+
+
 def test_plain_text_holds_no_conversations(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a")
     with pytest.raises(ValueError, match=r"^f=.*a\.txt: it holds no conversations; leave out chat_template$"):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
 from flap.data import Part, Text, Windows, read_text, save_text
@@ -101,6 +102,8 @@ def test_conversations_become_text_by_a_template(tmp_path: Path) -> None:
     assert text.documents == ("<user>hello<assistant>yes?", "<user>hello")
     with pytest.raises(ValueError, match=r"no column 'text', only messages; chat_template: true makes text of"):
         read_text(path, "calibration", "calibration.dataset")
+    with pytest.raises(ValueError, match=r"no column 'text', only messages$"):  # an evaluation has no such option
+        read_text(path, "evaluation", "eval.perplexity.datasets")
     called = [{"role": "assistant", "tool_calls": ["f"]}, {"role": "tool", "content": "4", "name": None}]
     (tmp_path / "calls.jsonl").write_text(json.dumps({"messages": called}) + "\n")
     seen: list[object] = []
@@ -114,6 +117,31 @@ def test_conversations_become_text_by_a_template(tmp_path: Path) -> None:
         read_text(str(tmp_path / "bad.jsonl"), "calibration", "calibration.dataset", template)
     with pytest.raises(ValueError, match=r"^f=boolq-passages: it holds no conversations"):
         read_text("boolq-passages", "calibration", "f", template)
+
+
+CALLS = [
+    [{"role": "assistant", "tool_calls": [{"name": "f", "arguments": arguments}]}, {"role": "tool", "content": "4"}]
+    for arguments in ({"query": "cat", "limit": 5}, {"city": "Rome"})
+]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_a_conversation_has_the_keys_that_it_has_in_the_file_and_no_others(suffix: str, tmp_path: Path) -> None:
+    path, seen = tmp_path / f"calls{suffix}", list[object]()
+    if suffix == ".jsonl":
+        path.write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in CALLS))
+    else:
+        Dataset.from_list([{"messages": talk} for talk in CALLS]).to_parquet(path)
+    read_text(str(path), "calibration", "f", lambda messages: str(seen.append(messages)))
+    assert seen == CALLS
+
+
+def test_contents_of_several_kinds_go_to_the_template(tmp_path: Path) -> None:
+    talks = [[{"role": "user", "content": content}] for content in ("hello", [{"type": "text", "text": "hello"}])]
+    (tmp_path / "talk.jsonl").write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in talks))
+    seen = list[object]()
+    read_text(str(tmp_path / "talk.jsonl"), "calibration", "f", lambda messages: str(seen.append(messages)))
+    assert seen == talks
 
 
 def test_a_saved_text_is_read_again(tmp_path: Path) -> None:
