@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.linalg import cholesky, cholesky_ex, solve_triangular
+from torch.linalg import cholesky_ex, solve_triangular
 
 from flap.calibration.covariance import Covariance
 from flap.calibration.symmetric import STRIP, strips_of
@@ -94,10 +94,10 @@ def _strips(covariance: Covariance, order_I: Tensor, ridge: float, precision: to
 def _factor(strip_SJ: Tensor) -> Tensor:
     """Return the rows of U in the place of those of H without what earlier rows explain; fewer, if H has no factor."""
     square_SS, failed = cholesky_ex(strip_SJ[:, : len(strip_SJ)], upper=True)
-    rows = int(failed) - 1 if failed else len(strip_SJ)
-    strip_SJ = strip_SJ[:rows]
-    if failed:  # not every library leaves the rows of a factor before the one that failed
-        square_SS = cholesky(strip_SJ[:, :rows], upper=True)
+    while failed:  # not every library leaves the rows before the one that failed
+        strip_SJ = strip_SJ[: int(failed) - 1]
+        square_SS, failed = cholesky_ex(strip_SJ[:, : len(strip_SJ)], upper=True)
+    rows = len(strip_SJ)
     strip_SJ[:, rows:] = solve_triangular(square_SS.T, strip_SJ[:, rows:], upper=False)
     strip_SJ[:, :rows] = square_SS
     return strip_SJ

@@ -33,7 +33,7 @@ DOES_NOT_COMPOSE = [
     ("ratio=-0.1", "ratio=-0.1: expected a number with 0 <= ratio < 1"),
     ("ratio=1.0", "ratio=1.0: expected a number with 0 <= ratio < 1"),
     ("ratio=abc", "ratio: Value 'abc' .* Float"),
-    ("seed=-1", "seed=-1: expected a whole number >= 0"),
+    ("seed=-1", r"seed=-1: expected a whole number from 0 to 2\*\*32 - 1"),
     ("model.dtype=foo", "model.dtype=foo: expected one of auto, float32, bfloat16, float16"),
     ("metric=FOO", "metric=FOO: expected one of IFV, OBS, WIFN, WIFV, magnitude, random, wanda"),
     ("structure=FOO", f"structure=FOO: expected one of {OPTIONS}"),
