@@ -24,7 +24,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from flap.config import one_line
 from flap.models import PlacedModel
 
-SAID = "what-a-user-says"  # whatever a template does with it
+SAID = "what-a-user-says"  # stands in the template for it
 
 
 @dataclass(frozen=True)
