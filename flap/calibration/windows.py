@@ -1,5 +1,6 @@
 """Reading the texts of a mixture: by name, from files, or as yet to be written by the model."""
 
+import sys
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -31,7 +32,7 @@ def read_windows(
     texts = tuple(_text(part, tokenizer, f"{section}.dataset", begins) for part in parts)
     windows = Windows(parts, texts, tokenizer, num_samples, tuple(lengths), seed, begins, section)
     check_shares(windows)
-    check_sequences(windows, max_length)
+    check_own_text(windows, max_length)
     _ = windows.drawn  # fails if a text is too short
     return windows
 
@@ -51,18 +52,18 @@ def check_shares(windows: Windows) -> None:
             )
 
 
-def check_sequences(windows: Windows, max_length: int | None) -> None:
-    """Check that a sequence of the model's own holds a window, where none may go over its end.
+def check_own_text(windows: Windows, max_length: int | None) -> None:
+    """Check that the model can begin a text, if it writes one, and that without packing a sequence holds a window.
 
     Raises:
-        ValueError: what it begins with leaves too little of the context.
+        ValueError: the tokenizer lacks what it takes, or the beginning leaves too little of the context.
     """
     part = windows.to_write
-    if part is None or part.packing or max_length is None:
+    if part is None:
         return
     start = beginning(windows.tokenizer, part.chat_template, f"{windows.field}.dataset.{SELF}")
-    room = max_length - (0 if start.special else len(start.tokens))
-    if windows.own_length > room:
+    room = (max_length or sys.maxsize) - (0 if start.special else len(start.tokens))
+    if not part.packing and windows.own_length > room:
         raise ValueError(
             f"{windows.field}.seq_len={max(windows.lengths)}: of a sequence that the model writes {room} tokens are "
             f"left beside what it begins with; expected at most {room + windows.bos}, or {SELF} without packing: false"
@@ -85,13 +86,11 @@ def _text(part: Part, tokenizer: PreTrainedTokenizerBase, field: str, bos: bool)
     Raises:
         ValueError: there is no such text, or the tokenizer lacks what it takes.
     """
-    where = f"{field}.{part.dataset}"
     if part.dataset == SELF:
-        beginning(tokenizer, part.chat_template, where)
         return None
     if not part.chat_template:
         return read_text(part.dataset, "calibration", field)
-    check_template(tokenizer, where)
+    check_template(tokenizer, f"{field}.{part.dataset}")
 
     def conversation(messages: list[dict[str, Any]]) -> str:
         return without_bos(str(tokenizer.apply_chat_template(messages, tokenize=False)), tokenizer, bos)

@@ -77,6 +77,7 @@ def _documents(path: Path, field: str, template: Template | None, templates: boo
 def _conversation(messages: Any, template: Template, where: str) -> str:
     """Return the text of a conversation."""
     valid = isinstance(messages, list) and all(isinstance(message, dict) for message in messages)
+    # a key with null is one that a message has not; what is within arguments of a call is the file's own
     given = [{key: value for key, value in one.items() if value is not None} for one in messages] if valid else []
     if not given or not all("role" in one and ("content" in one or "tool_calls" in one) for one in given):
         raise ValueError(f"{where}: column 'messages' holds something else than lists of {{role, content}}")

@@ -6,7 +6,7 @@ from transformers.pytorch_utils import Conv1D
 
 from flap.config import require
 from flap.models import Block, ModelAdapter
-from flap.models.devices import free_bytes
+from flap.models.devices import free_bytes, gpus
 from flap.recovery.base import Recovery
 from flap.recovery.student import LOGITS_BYTES
 
@@ -22,10 +22,8 @@ def check_room_to_train(
     Raises:
         ValueError: there is surely not enough; says how much it takes and how much is free.
     """
-    gpus, there = torch.cuda.device_count(), device.type == "cuda"
-    require(
-        not there or recovery.processes <= gpus, "recover.processes", recovery.processes, f"1 to {gpus}, the GPUs here"
-    )
+    there, enough = len(gpus()), device.type != "cuda" or recovery.processes <= len(gpus())
+    require(enough, "recover.processes", recovery.processes, f"1 to {there}, the GPUs here")
     needed = bytes_to_train(recovery, adapter, ratio, dtype, device)
     if needed > (free := free_bytes(device)):
         lora = ", or recover=lora" if recovery.rank is None else ""
