@@ -66,11 +66,10 @@ def _run(config: DictConfig) -> None:
     # imported here because --help and invalid values should not wait seconds for torch and transformers
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
-    from flap.jobs.facts import inputs
-    from flap.jobs.forecast import forecast
-    from flap.jobs.prepare import prepare
     from flap.pipeline import run
     from flap.reporting import changed_inputs, finished_run, show
+    from flap.runs.forecast import forecast
+    from flap.runs.prepare import prepare
 
     set_verbosity_error()
     disable_progress_bar()
@@ -85,17 +84,18 @@ def _run(config: DictConfig) -> None:
     may_share_gpus = "joblib" in hydra_config.launcher._target_ and checked.model.device != "cpu"
     if may_share_gpus and (gpu := claim_gpu(run_dir.parent)):
         log.info("GPU %s", gpu)
+    in_one_process = hydra_config.mode == RunMode.MULTIRUN and "submitit" not in hydra_config.launcher._target_
     tracking = build("tracking", checked.tracking)
     tracking.check()
     if checked.resume and (done := finished_run(run_dir, _cells_beside(run_dir, checked), asdict(checked))):
         folder, report = done
-        changed = changed_inputs(report.inputs, inputs(prepare(checked, run_dir, will_save=False)))
+        again = prepare(checked, run_dir, will_save=False, keep_dense=in_one_process)
+        changed = changed_inputs(report.inputs, again.inputs)
         if not changed:
             log.info("done already, in %s (resume=false runs it again)", folder)
             return
         log.info("%s holds a run on other inputs (%s), which runs again", folder, ", ".join(changed))
     write_status(run_dir, "running")
-    in_one_process = hydra_config.mode == RunMode.MULTIRUN and "submitit" not in hydra_config.launcher._target_
     with progress_file(run_dir), tracking.start(asdict(checked), run_dir, _job_info(checked, run_dir)) as tracked:
         report = run(checked, run_dir, more_to_come=in_one_process)
         write_status(run_dir, "finished")

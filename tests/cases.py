@@ -20,9 +20,10 @@ from transformers import (
     SmolLM3Config,
 )
 
-from flap.allocation import ALAM, ALMM, ULMM, ULUM, Search, Structure
+from flap.allocation import ALAM, ALMM, ULMM, ULUM, Structure
 from flap.importance import IFV, OBS, WIFN, WIFV, Magnitude, Metric, Random, Wanda
 from flap.models.families import auto_class
+from flap.search import Search
 
 VOCAB = 96
 METRICS: dict[str, Callable[[], Metric]] = {

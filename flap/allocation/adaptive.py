@@ -11,7 +11,7 @@ from flap.allocation.budget import Budget, lowest_ratio
 from flap.allocation.plan import LayerPlan, PruningPlan
 from flap.allocation.ranking import affordable, best_of_each, in_blocks, within
 from flap.allocation.scale import Scaled
-from flap.allocation.structure import ManualHeads, Measure, Structure
+from flap.allocation.structure import ManualHeads, Structure
 from flap.importance import Scores
 from flap.models import Pair
 
@@ -20,7 +20,7 @@ from flap.models import Pair
 class ALAM(Scaled):
     """AL-AM (default): attention units and neurons of all layers in one ranking, each at its price in parameters."""
 
-    def allocate(self, scores: Scores, budget: Budget, measure: Measure | None = None) -> PruningPlan:
+    def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
         """Return the plan of one ranking of all units."""
         return one_ranking(self, self.on_one_scale(scores, budget), budget)
 
@@ -29,7 +29,7 @@ class ALAM(Scaled):
 class ALMM(Scaled, ManualHeads):
     """AL-MM: `remove_heads` from one ranking of all heads, the rest of the budget from one ranking of all neurons."""
 
-    def allocate(self, scores: Scores, budget: Budget, measure: Measure | None = None) -> PruningPlan:
+    def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
         """Return the plan of two rankings, of all attention units and of all neurons."""
         budget = lowest_ratio(budget, lambda one: one.widths(self.allocate(scores, one)))
         heads, neurons = _in_blocks(self, self.on_one_scale(scores, budget), budget)

@@ -2,28 +2,22 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from flap.allocation.bounds import check_reachable
 from flap.allocation.budget import Budget, Units
 from flap.allocation.plan import LayerPlan, PruningPlan
+from flap.calibration import Calibration
 from flap.config import require
-from flap.importance import Scores
+from flap.importance import Metric, Scores, score_layers
 from flap.models import Pair
+from flap.storage import NOT_KEPT, WorkFolder
 
 ROUND_TO = (8, 32, 64, 256)
 NO_ROUNDING = "null with structure.experts=true; a second run narrows the experts that stay (docs/prune.md)"
-
-
-class Measure(Protocol):
-    """A function that measures KL(dense ‖ pruned) of the next-token predictions, in nats a token; lower is better."""
-
-    def __call__(self, plans: Sequence[PruningPlan], num_tokens: int) -> list[float]:
-        """Return the divergence of each plan on `num_tokens` calibration tokens, rounded up to whole windows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,18 +38,34 @@ class Structure(ABC):
     experts: bool = False
 
     layer_by_layer: ClassVar[bool] = False  # whether each layer's plan needs only its own scores
-    measures: ClassVar[bool] = False  # whether it measures plans, for which it needs calibration windows
+    measures: ClassVar[bool] = False  # whether it measures plans, for which it needs calibration windows (flap/search)
 
     @abstractmethod
-    def allocate(self, scores: Scores, budget: Budget, measure: Measure | None = None) -> PruningPlan:
-        """Return a plan that keeps (1 - ratio) · total parameters, to within one unit (or block).
+    def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
+        """Return a plan that keeps (1 - ratio) · total parameters, to within one unit (or block)."""
 
-        measure: measures the divergence of plans, for a structure that `measures`.
+    def score(self, metric: Metric, calibration: Calibration, budget: Budget, work: WorkFolder) -> Scores:
+        """Return how much each unit matters, in one walk. work: an interrupted walk resumes from it.
+
+        Raises:
+            ValueError: activations or scores are not finite; names the block.
         """
+        work = calibration.model.kept(work) if metric.needs_covariance else NOT_KEPT
+        visits = calibration.visit("score", metric.needs_covariance, work, apart=False)
+        return score_layers(metric, calibration.model.adapter, visits, work)
 
     def allocate_layer(self, index: int, scores: Pair[Tensor], budget: Budget) -> LayerPlan:
         """Return the plan of one layer, for a structure with `layer_by_layer`."""
         raise AssertionError(f"{type(self).__name__} decides all layers at once")
+
+    def measuring(self, divergence: Any) -> "Structure":
+        """Return the structure with what it measures plans by, if it measures any."""
+        return self
+
+    @property
+    def trial_options(self) -> dict[str, Any]:
+        """The options on which measured divergences in the scores depend; empty where nothing is measured."""
+        return {}
 
     @property
     def ranks_errors(self) -> bool:

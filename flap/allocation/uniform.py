@@ -9,7 +9,7 @@ from torch import Tensor
 from flap.allocation.budget import Budget, Units, lowest_ratio
 from flap.allocation.plan import LayerPlan, PruningPlan
 from flap.allocation.ranking import highest
-from flap.allocation.structure import ManualHeads, Measure, Structure
+from flap.allocation.structure import ManualHeads, Structure
 from flap.importance import Scores
 from flap.models import Pair
 
@@ -50,7 +50,7 @@ class UniformLayers(Structure):
         """Return the parameters of a layer's budget that the removed attention units leave to its neurons."""
         return budget.ratio * (layer.attention.total + layer.mlp.total) - removed * layer.attention.price
 
-    def allocate(self, scores: Scores, budget: Budget, measure: Measure | None = None) -> PruningPlan:
+    def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
         """Return the plans of all layers, each decided by its own scores."""
         return PruningPlan(tuple(self.allocate_layer(i, layer, budget) for i, layer in enumerate(scores.layers)))
 

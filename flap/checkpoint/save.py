@@ -113,7 +113,7 @@ def save(
     except (OSError, SafetensorError) as error:
         raise ValueError(f"checkpoint.dir={directory}: cannot be written, what was there stays ({error})") from error
     shutil.rmtree(_unverified(directory), ignore_errors=True)  # left by an earlier run, and now verified
-    return open_checkpoint(directory, model.device, model.folder) if model.on_disk else model
+    return model.saved_in(directory)
 
 
 def _carry_over(old: Path, new: Path) -> None:
@@ -154,7 +154,7 @@ def verify(model: PlacedModel, directory: Path) -> None:
     """
     tokens_NT = torch.arange(1, 33).reshape(2, 16) % model.adapter.vocab_size  # two windows of sixteen
     expected = model.logits(tokens_NT)
-    reloaded = open_checkpoint(directory, model.device, model.folder)
+    reloaded = open_checkpoint(directory, model.device, model.work)
     compare(expected, reloaded.logits(tokens_NT), directory)
 
 

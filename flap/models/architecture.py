@@ -10,7 +10,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from flap.config import ModelConfig, one_line, require
 from flap.models.devices import pick_device
 from flap.models.families import auto_class, find_family
-from flap.models.placement import PLACEMENTS
+from flap.models.placement import PLACEMENTS, PlacedModel
 from flap.models.quantised import check_quantised
 
 
@@ -23,6 +23,11 @@ class Architecture:
     device: torch.device
     placement: str
     trust_remote_code: bool = False
+
+    @property
+    def placed(self) -> type[PlacedModel]:
+        """The placement that the model would be opened at."""
+        return PLACEMENTS[self.placement]
 
     @property
     def max_length(self) -> int | None:

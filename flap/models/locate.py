@@ -29,8 +29,8 @@ DEQUANTISE_SECONDS = 600  # how long to wait for another process that does it
 PROCESSOR = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 
 
-def locate(path: str, cache: Path, on_disk: bool) -> tuple[str, str]:
-    """Return the path (or hub id) of a model, and its origin for the report. on_disk: download weights on the hub.
+def locate(path: str, cache: Path, streams: bool) -> tuple[str, str]:
+    """Return the path (or hub id) of a model, and its origin for the report. streams: download weights on the hub.
 
     Raises:
         ValueError: weights are missing, damaged or pickled, or cannot be downloaded.
@@ -40,7 +40,7 @@ def locate(path: str, cache: Path, on_disk: bool) -> tuple[str, str]:
         return path, "local directory"
     if gguf := packaged_gguf(path):
         return str(_dequantised(gguf, cache)), f"packaged {gguf.name}"
-    return (_download(path), "hub") if on_disk else (path, "hub")
+    return (_download(path), "hub") if streams else (path, "hub")
 
 
 def file_state(path: str) -> list[list[Any]]:

@@ -4,7 +4,6 @@ Legend: N windows · T tokens a window · D hidden size.
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from flap.console.progress import progress
 from flap.models.forward import Batch, Call, enter, moved, tokens_of
 from flap.models.hidden_files import HiddenFiles
 from flap.models.placement.base import PlacedModel
+from flap.storage import NOT_KEPT, WorkFolder
 
 
 class Stream:
@@ -44,24 +44,24 @@ class Stream:
 class Walk:
     """One visit to every layer of a model at any placement; iteration yields each layer's index while it is present.
 
-    streams: the streams of the walk, by name. With a folder, their hidden states are files that are mapped into memory
-    (the page cache holds them while the host has free memory), and a journal is written after each layer, so that a
-    killed walk resumes after the last finished layer.
+    streams: the streams of the walk, by name. Where work is kept, their hidden states are files that are mapped into
+    memory (the page cache holds them while the host has free memory), and a journal is written after each layer, so
+    that a killed walk resumes after the last finished layer.
 
     Raises:
         ValueError: the folder's disk has no room for the hidden states.
     """
 
-    def __init__(self, model: PlacedModel, stage: str, folder: Path | None = None, changing: bool = False) -> None:
+    def __init__(self, model: PlacedModel, stage: str, work: WorkFolder = NOT_KEPT, changing: bool = False) -> None:
         """Start a walk, or resume it from its folder.
 
         changing: the caller changes the layers. Changes of unfinished layers by an interrupted walk are discarded.
         """
-        if changing and not model.on_disk:
-            folder = None  # the changes do not outlive the process
+        if changing:
+            work = model.kept(work)  # where the changes do not outlive the process, nothing resumes
         self.model, self.stage = model, stage
         self.streams: dict[str, Stream] = {}
-        self.files = None if folder is None else HiddenFiles(folder)
+        self.files = None if work.path is None else HiddenFiles(work.path)
         self.layers_done = 0 if self.files is None else self.files.layers_done
         if changing:
             model.resume_changes(self.layers_done)

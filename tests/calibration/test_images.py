@@ -47,7 +47,7 @@ def test_layer_by_layer_equals_one_pass(family: str) -> None:
     placed, seen = Resident(random_model(contract.configs["gqa"])), contract().inputs()
     expected = collect_batches(placed, [tokens(), seen])
     calibration = Calibration(placed, [tokens()], 8, [], images=[seen])
-    for (_, found), one in zip(calibration.in_sequence(covariance=False, folder=None), expected, strict=True):
+    for (_, found), one in zip(calibration.in_sequence(covariance=False), expected, strict=True):
         assert_same(found, one)
     blind = collect_batches(placed, [tokens(), seen["input_ids"]])
     assert not torch.allclose(blind[1].blocks.mlp.mean_I, expected[1].blocks.mlp.mean_I, atol=1e-3)

@@ -7,7 +7,7 @@ import torch
 from gguf import GGUFReader
 from transformers import PreTrainedTokenizerFast
 
-from flap.allocation import ALAM, ULUM, Budget, LayerPlan, Measure, PruningPlan
+from flap.allocation import ALAM, ULUM, Budget, LayerPlan, PruningPlan
 from flap.compression import NoCompensation
 from flap.export.gguf import export_gguf
 from flap.importance import Scores
@@ -72,7 +72,7 @@ def test_architectures_of_one_width_to_which_nothing_is_added(
 class Emptied(ALAM):
     """Leaves the first layer without attention, the second one without an MLP, the third one without either."""
 
-    def allocate(self, scores: Scores, budget: Budget, measure: Measure | None = None) -> PruningPlan:
+    def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
         neurons = tuple(range(56))
         blocks = ((), neurons), ((0, 1), ()), ((), ()), ((1, 3), neurons[:20])
         return PruningPlan(tuple(LayerPlan(*kept) for kept in blocks))

@@ -12,9 +12,9 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel, PreTraine
 
 import flap
 from flap.calibration.images import read_images
-from flap.jobs.forecast import forecast
 from flap.models import adapt, read_model
 from flap.pipeline import run
+from flap.runs.forecast import forecast
 from tests.calibration.test_images import draw, processor
 from tests.cases import random_model
 from tests.helpers.runs import composed, tiny

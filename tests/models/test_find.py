@@ -94,7 +94,7 @@ def test_the_packaged_copy_is_dequantised_once_by_processes_that_start_together(
     monkeypatch.setattr(locate, "packaged_file", lambda wheel, path: gguf)
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", slowly)
     with ThreadPoolExecutor() as pool:
-        found = list(pool.map(lambda _: locate.locate(SMOLLM2, tmp_path / "cache", on_disk=False), range(3)))
+        found = list(pool.map(lambda _: locate.locate(SMOLLM2, tmp_path / "cache", streams=False), range(3)))
     assert read_files == [gguf.name] and len(set(found)) == 1
     path, origin = found[0]
     assert origin == f"packaged {gguf.name}"

@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from flap.allocation import LayerPlan, Search
+from flap.allocation import LayerPlan
 from flap.allocation.adaptive import one_ranking
-from flap.allocation.refine import LIMIT, corrected, neighbours, rescaled
 from flap.models import Pair
+from flap.search import Search
+from flap.search.refine import LIMIT, corrected, neighbours, rescaled
 from tests.cases import ARCHITECTURES, RATIOS
 from tests.helpers.ratios import assert_meets, budget_of, model_of, random_scores
 

@@ -1,21 +1,18 @@
-"""The keys of what a job stores: results with equal keys are shared by all runs."""
+"""What results depend on: the model, its windows, and what is done to it. Equal keys, equal results."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
-
-from flap.allocation import PruningPlan, Search
+from flap.allocation import PruningPlan
 from flap.calibration import STATISTICS_VERSION
 from flap.calibration.images import Images
 from flap.calibration.writing import WRITTEN_VERSION
 from flap.config import FlapConfig
 from flap.data import SELF, Windows
 from flap.importance import SCORES_VERSION
-from flap.jobs.choices import Choices
 from flap.models import Given, Source
-from flap.reporting import device_name
+from flap.runs.choices import Choices
 from flap.storage import digest
 
 Key = dict[str, Any]
@@ -23,13 +20,13 @@ Key = dict[str, Any]
 FITS_VERSION = 3  # raise it when compensation fits other weights or biases
 RECOVERY_VERSION = 4  # raise it when the training gives other weights
 DIVERGENCES_VERSION = 9  # raise it when the measurement or the fits change
-WORKSPACE_VERSION = 1  # raise it when a run's working files have other names or contents
+WORKSPACE_VERSION = 2  # raise it when a run's working files have other names or contents
 DECIDING = ("metric", "structure", "compensation", "ratio", "target", "mask_only", "calibration")  # of the plan
 
 
 @dataclass(frozen=True)
 class CacheKeys:
-    """The keys of a job's results. Each has all that the result depends on, and nothing else."""
+    """The parts of the keys by which a run's results are stored, each with all that it depends on and nothing else."""
 
     config: FlapConfig
     choices: Choices
@@ -54,40 +51,10 @@ class CacheKeys:
         """The model and what its statistics are taken on."""
         return self.source.fingerprint | self.windows
 
-    def written(self, draft: Key, device: torch.device) -> Key:
-        """A text that the model writes itself. draft: what it is asked for."""
-        return {**self.source.fingerprint, "device": device.type, **draft}
-
-    def layer_times(self, device: torch.device) -> Key:
-        """Times of the model's layers, measured on a device."""
-        return self.source.fingerprint | {"device": device_name(device)}
-
-    def dense(self, device: torch.device) -> Key:
+    @property
+    def dense(self) -> Key:
         """The dense model where it is measured."""
-        return {"model": self.source.fingerprint, "device": device.type}
-
-    def trials(self, plans: Sequence[PruningPlan], num_tokens: int) -> Key:
-        """Plans whose divergences are measured, among those of one run."""
-        return {"plans": digest([plan.to_dict() for plan in plans]), "num_tokens": num_tokens}
-
-    def divergences(self, trials: Key, device: torch.device) -> Key:
-        """Divergences of plans, among those of all runs."""
-        compensation = asdict(self.config)["compensation"]
-        measurement = {"search": DIVERGENCES_VERSION, "compensation": compensation, "device": device.type}
-        return trials | self.statistics | measurement
-
-    def scores(self, device: torch.device) -> Key:
-        """Scores of all units, for any ratio; a search's have the divergences of its trials."""
-        search, metric = self.choices.structure, asdict(self.config)["metric"]
-        key = self.statistics | {"scores": SCORES_VERSION, "metric": metric, "device": device.type}
-        if not isinstance(search, Search):
-            return key
-        trials = {
-            "tokens": search.tokens,
-            "levels": search.levels,
-            "whole": [not search.min_heads, not search.min_neurons],
-        }
-        return self.divergences({"trials": trials}, device) | key
+        return {"model": self.source.fingerprint, "device": self.source.device.type}
 
     @property
     def recovery(self) -> Key:

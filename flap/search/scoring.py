@@ -3,33 +3,38 @@
 The scores of a layer say which units its trials remove, and its covariances are there for both; so one walk does.
 """
 
-import shutil
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, islice
+from typing import TYPE_CHECKING
 
-from flap.allocation import Budget, LayerPlan, Search
-from flap.allocation.trials import unit_scores, without_lowest
+from flap.allocation import Budget, LayerPlan
 from flap.calibration import LayerStatistics
-from flap.compression.divergence import Divergence
 from flap.importance import SCORES, Metric, Scores, scores_of_layer
-from flap.storage import Notes
+from flap.search.divergence import PlanDivergence
+from flap.search.trials import unit_scores, without_lowest
+from flap.storage import Notes, WorkFolder
+
+if TYPE_CHECKING:
+    from flap.search.search import Search
 
 
-def score_and_try(metric: Metric, search: Search, budget: Budget, divergence: Divergence) -> Scores:
+def score_and_try(
+    metric: Metric, search: "Search", budget: Budget, divergence: PlanDivergence, work: WorkFolder
+) -> Scores:
     """Return the scores of all units with the divergences of each layer's trials, in nats a token, in one walk.
 
-    An interrupted walk resumes from the folder of `divergence`; with scores that need no statistics it begins anew,
-    because random ones would be drawn in another order.
+    An interrupted walk resumes from `work`; with scores that need no statistics it begins anew, because random ones
+    would be drawn in another order.
 
     Raises:
         ValueError: activations, scores or predictions are not finite.
     """
-    if not metric.needs_statistics and divergence.folder is not None:
-        shutil.rmtree(divergence.folder, ignore_errors=True)
-    trials = _Trials(metric, search, budget, divergence)
+    if not metric.needs_statistics:
+        work.clear()
+    trials = _Trials(metric, search, budget, divergence, work)
     covariance = metric.needs_covariance or divergence.compensation.needs_covariance
-    measured = iter(divergence.along(trials, search.tokens, covariance, "score"))
+    measured = iter(divergence.along(trials, search.tokens, covariance, "score", work))
     scores = Scores.joined(map(trials.notes.read, range(len(trials.counts))))
     return replace(scores, divergences=tuple(tuple(islice(measured, n)) for n in trials.counts))
 
@@ -39,14 +44,15 @@ class _Trials:
     """The trials of all layers, as plans that are made while a walk comes to each layer and scores it."""
 
     metric: Metric
-    search: Search
+    search: "Search"
     budget: Budget
-    divergence: Divergence
+    divergence: PlanDivergence
+    work: WorkFolder
 
     @cached_property
     def notes(self) -> Notes[Scores]:
         """The scores of each layer, which an interrupted walk may have left."""
-        return Notes(SCORES, self.divergence.folder)
+        return Notes(SCORES, self.work)
 
     @cached_property
     def counts(self) -> list[int]:

@@ -6,20 +6,22 @@ Legend: G attention units · U units of a block · I neurons.
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
+from flap.allocation import Budget, LayerPlan, PruningPlan, Structure, Units
 from flap.allocation.adaptive import one_ranking
-from flap.allocation.budget import Budget, Units
-from flap.allocation.curve import spread_by_rank
-from flap.allocation.plan import LayerPlan, PruningPlan
-from flap.allocation.refine import corrected, neighbours
-from flap.allocation.structure import Measure, Structure
-from flap.allocation.trials import Trial, nats_by_block, removal_counts, unit_scores, without_lowest
+from flap.calibration import Calibration
 from flap.config import require
-from flap.importance import Scores
+from flap.importance import Metric, Scores
 from flap.models import Pair
+from flap.search.curve import spread_by_rank
+from flap.search.divergence import PlanDivergence
+from flap.search.refine import corrected, neighbours
+from flap.search.scoring import score_and_try
+from flap.search.trials import Trial, nats_by_block, removal_counts, unit_scores, without_lowest
+from flap.storage import WorkFolder
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ class Search(Structure):
     levels: list[float] = field(default_factory=lambda: [0.25])
     rounds: int = 0
     step: float = 0.0625
+    divergence: PlanDivergence | None = field(default=None, repr=False, compare=False)  # no option: `measuring` sets it
 
     def __post_init__(self) -> None:
         levels_fit = bool(self.levels) and all(0 < level < 1 for level in self.levels)
@@ -58,24 +61,36 @@ class Search(Structure):
         require(self.rounds >= 0, "structure.rounds", self.rounds, "a whole number >= 0")
         require(0 < self.step < 1, "structure.step", self.step, "a share of a block's units between 0 and 1")
 
-    def allocate(self, scores: Scores, budget: Budget, measure: Measure | None = None) -> PruningPlan:
+    def measuring(self, divergence: Any) -> "Search":
+        """Return the search with what it measures plans by."""
+        return replace(self, divergence=divergence)
+
+    @property
+    def trial_options(self) -> dict[str, Any]:
+        """The options on which the divergences of the trials depend."""
+        whole = [not self.min_heads, not self.min_neurons]
+        return {"tokens": self.tokens, "levels": self.levels, "whole": whole}
+
+    def score(self, metric: Metric, calibration: Calibration, budget: Budget, work: WorkFolder) -> Scores:
+        """Return the scores of all units with the divergences of the trials, from one walk."""
+        assert self.divergence is not None
+        return score_and_try(metric, self, budget, self.divergence, work)
+
+    def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
         """Return the plan; after rounds the one with the lowest divergence, and in its `nats` that after each gain.
 
         scores: with the divergences of all `trials`.
         """
         first = Candidate.of(self, self.in_nats(scores, budget), budget)
-        if not self.rounds:
-            return first.plan
-        assert measure is not None
-        return self._refined(first, scores, budget, measure)
+        return self._refined(first, scores, budget) if self.rounds else first.plan
 
-    def _refined(self, first: "Candidate", scores: Scores, budget: Budget, measure: Measure) -> PruningPlan:
+    def _refined(self, first: "Candidate", scores: Scores, budget: Budget) -> PruningPlan:
         """Return the best plan of `rounds` rounds, which start from the first candidate."""
         candidates, best = [first], None
         for number in range(self.rounds + 1):
             first, last = candidates[0], number == self.rounds
             trials = [] if last else self._neighbours(scores, first.plan, budget)
-            divergences, around = self._measure(measure, [one.plan for one in candidates], trials)
+            divergences, around = self._measure([one.plan for one in candidates], trials)
             lowest = min(range(len(candidates)), key=divergences.__getitem__)
             if best is not None and divergences[lowest] >= best.nats[-1]:
                 break
@@ -95,11 +110,12 @@ class Search(Structure):
         return best
 
     def _measure(
-        self, measure: Measure, plans: Sequence[PruningPlan], trials: Sequence[Sequence[Trial]]
+        self, plans: Sequence[PruningPlan], trials: Sequence[Sequence[Trial]]
     ) -> tuple[list[float], list[list[float]]]:
         """Return the divergences of the plans, and of the first one with each trial of each layer, in one walk."""
         around = [plans[0].with_layer(i, trial.plan) for i, layer in enumerate(trials) for trial in layer]
-        divergences = iter(measure([*plans, *around], self.round_tokens))
+        assert self.divergence is not None
+        divergences = iter(self.divergence([*plans, *around], self.round_tokens))
         return [next(divergences) for _ in plans], [[next(divergences) for _ in layer] for layer in trials]
 
     def _neighbours(self, scores: Scores, plan: PruningPlan, budget: Budget) -> list[list[Trial]]:

@@ -8,12 +8,11 @@ import torch
 
 from flap.allocation import LayerPlan, PruningPlan
 from flap.calibration.images import Images
-from flap.jobs.facts import inputs
-from flap.jobs.prepare import prepare
+from flap.runs.method import divergences_key, observe, score
+from flap.runs.prepare import prepare
 from tests.helpers.runs import composed, tiny
 
 PLAN = PruningPlan((LayerPlan((0, 1), (3, 5)),) * 4)
-CPU = torch.device("cpu")
 DEVICES = ("cpu", "cuda")
 ON_WINDOWS = {"workspace", "compressed", "pruned", "divergences", "scores", "statistics", "inputs"}
 CHANGES = [
@@ -25,7 +24,7 @@ CHANGES = [
     ("calibration.batch_size=2", {"workspace"}),
     ("calibration.num_samples=6", ON_WINDOWS),
     ("seed=7", ON_WINDOWS),
-    ("model.dtype=bfloat16", {"workspace", "divergences", "scores", "statistics", "dense", "layer_times", "inputs"}),
+    ("model.dtype=bfloat16", {"workspace", "divergences", "scores", "statistics", "dense", "inputs"}),
     ("eval.perplexity.max_tokens=64", set()),
     ("use_cache=false", set()),
     ("checkpoint.save=false", set()),
@@ -36,7 +35,7 @@ CHANGES = [
 def test_a_key_changes_with_what_its_result_depends_on(
     change: str, changed: set[str], model_dir: Path, text_file: Path, tmp_path: Path
 ) -> None:
-    arguments = [*tiny(model_dir, text_file), "model.device=cpu", "ratio=0.4"]
+    arguments = [*tiny(model_dir, text_file), "model.device=cpu", "ratio=0.4", "metric=OBS"]
     before, after = (keys(tmp_path, *arguments, *more) for more in ((), (change,)))
     assert {name for name in before if before[name] != after[name]} == changed
 
@@ -50,7 +49,7 @@ def test_a_killed_run_is_taken_up_by_the_same_version_on_the_same_device_alone(
     assert elsewhere.keys.workspace != before
     for version in ("WORKSPACE", "STATISTICS", "SCORES", "DIVERGENCES", "FITS", "WRITTEN"):
         with monkeypatch.context() as patch:
-            patch.setattr(f"flap.jobs.keys.{version}_VERSION", 1000)
+            patch.setattr(f"flap.runs.keys.{version}_VERSION", 1000)
             assert job.keys.workspace != before
 
 
@@ -64,12 +63,12 @@ def test_what_a_model_writes_on_another_device_has_statistics_of_its_own(
 
 
 def keys(folder: Path, *arguments: str) -> dict[str, object]:
-    job = prepare(composed(*arguments), folder)
-    keys, trials = job.keys, job.keys.trials([PLAN], 16)
+    run = prepare(composed(*arguments), folder)
+    keys = run.keys
     return {
-        "statistics": keys.statistics, "workspace": keys.workspace, "dense": keys.dense(CPU),
-        "layer_times": keys.layer_times(CPU), "divergences": keys.divergences(trials, CPU), "scores": keys.scores(CPU),
-        "compressed": keys.compressed(PLAN), "pruned": keys.pruned(PLAN), "inputs": inputs(job),
+        "statistics": observe.depends(run, None), "workspace": keys.workspace, "dense": keys.dense,
+        "divergences": divergences_key(run, {}), "scores": score.depends(run, None),
+        "compressed": keys.compressed(PLAN), "pruned": keys.pruned(PLAN), "inputs": run.inputs,
     }  # fmt: skip
 
 
@@ -77,7 +76,6 @@ def test_plans_have_keys_of_their_own(model_dir: Path, text_file: Path, tmp_path
     keys = prepare(composed(*tiny(model_dir, text_file)), tmp_path).keys
     other = PLAN.with_layer(0, LayerPlan((0,), (3, 5)))
     assert keys.compressed(PLAN) != keys.compressed(other)
-    assert keys.trials([PLAN], 16) != keys.trials([other], 16) != keys.trials([other], 32)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +98,8 @@ def test_scores_of_a_search_serve_what_is_decided_after_them(
     override: str, same: bool, model_dir: Path, text_file: Path, tmp_path: Path
 ) -> None:
     arguments = [*tiny(model_dir, text_file), "model.device=cpu", "ratio=0.4", "method=flap_plus"]
-    before, after = (prepare(composed(*arguments, *more), tmp_path).keys.scores(CPU) for more in ((), (override,)))
+    runs = (prepare(composed(*arguments, *more), tmp_path) for more in ((), (override,)))
+    before, after = (score.depends(run, None) for run in runs)
     assert (before == after) == same
 
 

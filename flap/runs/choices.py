@@ -68,7 +68,8 @@ def choose(config: FlapConfig) -> Choices:
         build("recover", config.recover) if config.recover else None,
     )
     if choices.recovery is not None:
-        _check_recovery(config, choices.recovery)
+        masked = f"false with recover={choices.recovery.name}, which would train the masked units, too"
+        require(not config.mask_only, "mask_only", True, masked)
     if choices.propagate == "pruned" and not choices.structure.layer_by_layer:
         raise ValueError(
             "calibration.propagate=pruned: expected structure=UL-UM or UL-MM, because an adaptive plan is known only "
@@ -86,18 +87,6 @@ def choose(config: FlapConfig) -> Choices:
         "at least 2, and 2 windows of one length, because what is fitted on some windows is judged on others",
     )
     return choices
-
-
-def _check_recovery(config: FlapConfig, recovery: Recovery) -> None:
-    """Check that training can be combined with the other options.
-
-    Raises:
-        ValueError: it cannot.
-    """
-    placement = f"device with recover={recovery.name}, which trains the whole model there"
-    require(config.model.placement == "device", "model.placement", config.model.placement, placement)
-    masked = f"false with recover={recovery.name}, which would train the masked units, too"
-    require(not config.mask_only, "mask_only", True, masked)
 
 
 def _check_errors(choices: Choices) -> None:

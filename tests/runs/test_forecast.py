@@ -9,9 +9,9 @@ from transformers import AutoConfig, GPT2Config, LlamaConfig, MixtralConfig, Olm
 
 from flap.config import config_dir
 from flap.estimation import Room
-from flap.jobs.forecast import forecast
 from flap.models import Source, find_model
 from flap.pipeline import run
+from flap.runs.forecast import forecast
 from flap.storage.files import cache_root
 from tests.helpers.forked import command_line
 from tests.helpers.runs import composed, tiny

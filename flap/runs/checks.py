@@ -3,12 +3,12 @@
 from flap.allocation import Biases, Budget, bounds_of_shapes, price
 from flap.checkpoint.stock import takes_output_biases
 from flap.config import FlapConfig, in_time, require, targets
-from flap.jobs.choices import Choices
 from flap.models import Architecture, Given, ModelAdapter, Source, may_lose_all_heads
 from flap.recovery import Recovery
+from flap.runs.choices import Choices
 
 
-def check_trainable(recovery: Recovery, source: Source | Given, adapter: ModelAdapter) -> None:
+def check_trainable(recovery: Recovery, source: Architecture | Source | Given, adapter: ModelAdapter) -> None:
     """Check that the model can be trained after compression.
 
     Raises:
@@ -16,6 +16,8 @@ def check_trainable(recovery: Recovery, source: Source | Given, adapter: ModelAd
     """
     given = "none for a model that the caller has loaded, of which pruning leaves no dense one to learn from"
     require(not isinstance(source, Given), "recover", recovery.name, given)
+    placement = f"device with recover={recovery.name}, which trains the whole model there"
+    require(source.placed.whole, "model.placement", source.placement, placement)
     recovery.check(adapter)
 
 
@@ -27,7 +29,7 @@ def check_timed(config: FlapConfig, choices: Choices, source: Source | Given) ->
     """
     target = f"target.{in_time(config.target)[0]}"
     placement = f"device with {target}, which is measured there"
-    require(source.placement == "device", "model.placement", source.placement, placement)
+    require(source.placed.whole, "model.placement", source.placement, placement)
     require(
         not config.mask_only, "mask_only", True, f"false with {target}: a masked model takes as long as a dense one"
     )

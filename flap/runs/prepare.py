@@ -10,26 +10,30 @@ from flap.estimation.room import bytes_below
 from flap.evaluation import prepare_suite
 from flap.evaluation.results import RESULTS
 from flap.export.gguf import Changes, check_export, source_gguf
-from flap.jobs.checks import check_budget, check_timed, check_trainable
-from flap.jobs.choices import Choices, choose
-from flap.jobs.forecast import Forecast
-from flap.jobs.job import Job
-from flap.jobs.texts import read_texts
 from flap.models import Given, ModelAdapter, Source, adapt, find_model
 from flap.recovery import check_room_to_train
-from flap.reporting import described
+from flap.reporting import Report, described
+from flap.runs.checks import check_budget, check_timed, check_trainable
+from flap.runs.choices import Choices, choose
+from flap.runs.forecast import Forecast
+from flap.runs.run import Run
+from flap.runs.texts import read_texts
 from flap.storage import Cache, cache_root
 from flap.storage.files import remove_leftovers
 from flap.storage.workspace import working_folder
 
 
 def prepare(
-    config: FlapConfig, run_dir: Path | None, source: Source | Given | None = None, will_save: bool = True
-) -> Job:
-    """Return the job of a config: choices, windows, budget and tasks, all checked. Reads no weights.
+    config: FlapConfig,
+    run_dir: Path | None,
+    source: Source | Given | None = None,
+    will_save: bool = True,
+    keep_dense: bool = False,
+) -> Run:
+    """Return the run of a config: choices, windows, budget and tasks, all checked. Reads no weights.
 
     source: the model, if the caller has it already. will_save: the run will begin, so that its memory and the place of
-    the checkpoint are checked, too.
+    the checkpoint are checked, too. keep_dense: as of `find_model`.
 
     Raises:
         ValueError: bad input, in one line that names the field.
@@ -38,9 +42,9 @@ def prepare(
     choices, run_dir = choose(config), run_dir or Path()
     target = Path(config.checkpoint.dir or run_dir / "checkpoint")
     root = cache_root(config.cache_dir)
-    source = source or find_model(config.model, root, config.trust_remote_code)
+    source = source or find_model(config.model, root, config.trust_remote_code, keep_dense)
     require(
-        config.checkpoint.save or not source.on_disk,
+        config.checkpoint.save or not source.placed.streams,
         "checkpoint.save",
         False,
         f"true with model.placement={config.model.placement}, whose result is nowhere but on disk",
@@ -63,10 +67,14 @@ def prepare(
     if in_time(config.target):
         check_timed(config, choices, source)
     cache = Cache(root, config.use_cache, config.cache_wait_seconds)
-    job = Job(config, choices, source, texts, budget, suite, cache, target, images, _replaces(config, target, results))
+    replaces = _replaces(config, target, results)
+    run = Run(
+        cache, Report.start(described(config)), config=config, choices=choices, source=source, texts=texts,
+        budget=budget, suite=suite, target=target, images=images, replaces_checkpoint=replaces,
+    )  # fmt: skip
     if will_save:
-        _check_room(job, adapter)
-    return job
+        _check_room(run, adapter)
+    return run
 
 
 def _changes(config: FlapConfig, choices: Choices) -> Changes:
@@ -91,22 +99,22 @@ def _replaces(config: FlapConfig, target: Path, results: Path) -> bool:
     return results.is_file() and provenance_of(target).get("config") == json.loads(json.dumps(described(config)))
 
 
-def _check_room(job: Job, adapter: ModelAdapter) -> None:
+def _check_room(run: Run, adapter: ModelAdapter) -> None:
     """Check that there is room for the run, and for its checkpoint a place that may be written.
 
     Raises:
         ValueError: there is none.
     """
-    config, source, budget = job.config, job.source, job.budget
-    if job.choices.recovery is not None:
-        check_room_to_train(job.choices.recovery, adapter, budget.ratio, source.dtype, source.device)
+    config, source, budget = run.config, run.source, run.budget
+    if run.choices.recovery is not None:
+        check_room_to_train(run.choices.recovery, adapter, budget.ratio, source.dtype, source.device)
     if config.checkpoint.save:
-        remove_leftovers(job.target)
-        check_target(job.target, job.replaces_checkpoint, Path(source.path) if source.path else None)
-    left = working_folder(job.cache.root, job.keys.workspace)
-    forecast = Forecast.of(config, job.choices, source, adapter, budget.ratio, job.target, job.images, left)
+        remove_leftovers(run.target)
+        check_target(run.target, run.replaces_checkpoint, Path(source.path) if source.path else None)
+    left = working_folder(run.cache.root, run.keys.workspace)
+    forecast = Forecast.of(config, run.choices, source, adapter, budget.ratio, run.target, run.images, left)
     forecast.check()
     if config.checkpoint.save:
         removed = 0 if config.mask_only else budget.to_remove * source.dtype.itemsize
         there = bytes_below(left / "layers") if forecast.room.one_disk else 0  # they become files of the checkpoint
-        check_room(job.target, int(source.num_bytes - removed) - there)
+        check_room(run.target, int(source.num_bytes - removed) - there)

@@ -17,25 +17,23 @@ from flap.estimation import (
     Estimate,
     Place,
     Room,
-    Shapes,
     Texts,
     Training,
     Work,
     check_fits,
     estimate_run,
     lines,
-    shapes_of,
 )
 from flap.evaluation.perplexity import LOGITS_BYTES, Perplexity
-from flap.jobs.checks import check_budget
-from flap.jobs.choices import Choices, choose
 from flap.models import Architecture, Given, ModelAdapter, Source, adapt, find_architecture
 from flap.models.devices import ROOM_TO_RUN
 from flap.models.families import sees_images
 from flap.models.locate import processor_files
-from flap.models.placement.spread import memory_limits
 from flap.models.quantised import is_quantised
+from flap.models.shapes import Shapes, shapes_of
 from flap.recovery import HELD_OUT, Recovery, bytes_to_train, trained_parameters
+from flap.runs.checks import check_budget, check_trainable
+from flap.runs.choices import Choices, choose
 from flap.storage.files import cache_root, write_text
 
 GGUF_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 1.0625}  # of one parameter
@@ -111,6 +109,8 @@ def forecast(config: FlapConfig, run_dir: Path = Path()) -> Forecast:
         images = _images(config, model)
     adapter = adapt(model.skeleton(), choices.structure.experts)
     budget = check_budget(adapter, choices, config, model)
+    if choices.recovery is not None:
+        check_trainable(choices.recovery, model, adapter)
     target = Path(config.checkpoint.dir or run_dir)
     return Forecast.of(config, choices, model, adapter, budget.ratio, target, images)
 
@@ -211,18 +211,12 @@ def _place(
     config: FlapConfig, choices: Choices, model: Architecture | Source | Given, shapes: Shapes, one_disk: bool
 ) -> Place:
     stored, loaded = getattr(model.config, "dtype", None), hasattr(model, "model")
-    files = model.placement == "stream" or (choices.structure.measures and config.use_cache)
-    on_device, on_host = _limits(model) if model.placement == "auto" and not loaded else (math.inf, math.inf)
+    streams = model.placed.streams
+    files = streams or (choices.structure.measures and config.use_cache)
+    on_device, on_host = (math.inf, math.inf) if loaded else model.placed.limits(model.device)
     changed = is_quantised(model.config) or shapes.has_experts  # those of a layer are stacked
     as_stored = loaded or (model.dtype == stored and not changed)
     # experts are stacked, and a language model beside a vision tower has other names in the files
-    links = one_disk and model.placement == "stream" and not (shapes.has_experts or sees_images(model.config))
+    links = one_disk and streams and not (shapes.has_experts or sees_images(model.config))
     size = model.dtype.itemsize
-    return Place(model.device, model.placement, size, as_stored, files, loaded, links, on_device, on_host)
-
-
-def _limits(model: Architecture | Source | Given) -> tuple[float, float]:
-    """Return the most bytes of weights that placement=auto puts on the device and on the host."""
-    limits = memory_limits(model.device)
-    on_host = limits.pop("cpu")
-    return (sum(limits.values()), on_host) if limits else (on_host, 0)
+    return Place(model.device, model.placement, size, streams, as_stored, files, loaded, links, on_device, on_host)

@@ -1,19 +1,18 @@
 """The walks of structure=search: how many streams travel, and how many predictions are compared.
 
-A stream forks at the layer of its trial and passes all later layers (`flap.compression.divergence`).
+A stream forks at the layer of its trial and passes all later layers (`flap.search.divergence`).
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import cast
 
-from flap.allocation import Search
-from flap.allocation.search import STRENGTHS
-from flap.allocation.trials import removal_counts
-from flap.estimation.shapes import BlockShape, Shapes
-from flap.estimation.work import Work
+from flap.allocation import Structure
 from flap.models import Pair
+from flap.models.shapes import BlockShape, Shapes
+from flap.search.search import STRENGTHS, Search
+from flap.search.trials import removal_counts
 
 
 @dataclass(frozen=True)
@@ -56,14 +55,17 @@ class SearchWalk:
         return Pair(*(self.candidates + trials for trials in self.trials[layer]))
 
 
-def search_walks(stage: str, work: Work, shapes: Shapes) -> list[SearchWalk]:
-    """Return the walks of a search in a stage: its first one scores, too, and those of rounds allocate.
+def search_walks(
+    structure: Structure, shapes: Shapes, ratio: float, whole_windows: Callable[[int], int]
+) -> dict[str, list[SearchWalk]]:
+    """Return the walks of a search by their stage: the first one scores, too, and those of rounds allocate.
 
     They are as many as there may be: it ends earlier if a round finds nothing better. No search: none.
+    whole_windows: returns the tokens of the held-out windows that a stream has for so many.
     """
-    search, units = work.structure, [[block.units for block in layer.blocks] for layer in shapes.layers]
-    if not isinstance(search, Search):
-        return []
+    if not structure.measures:
+        return {}
+    search, units = cast(Search, structure), [[block.units for block in layer.blocks] for layer in shapes.layers]
     fewest = (search.min_heads, search.min_neurons)
     alone = [
         Pair(*(len(removal_counts(search.levels, *one)) for one in zip(sizes, fewest, strict=True))) for sizes in units
@@ -71,23 +73,18 @@ def search_walks(stage: str, work: Work, shapes: Shapes) -> list[SearchWalk]:
     around = [Pair(*(_neighbours(block) for block in layer.blocks)) for layer in shapes.layers]
     candidates = [1, *[len(STRENGTHS)] * search.rounds]
     rounds = [*[around] * search.rounds, [Pair(0, 0)] * len(shapes.layers)]
-    tokens, round_tokens = (_whole_windows(number, work) for number in (search.tokens, search.round_tokens))
+    tokens, round_tokens = map(whole_windows, (search.tokens, search.round_tokens))
     first = SearchWalk("tokens", tokens, 0, alone, 1 - sum(search.levels) / len(search.levels))
     refining = [
-        SearchWalk("round_tokens", round_tokens, count, trials, 1 - work.ratio)
+        SearchWalk("round_tokens", round_tokens, count, trials, 1 - ratio)
         for count, trials in zip(candidates, rounds, strict=True)
     ]
-    return {"score": [first], "allocate": refining if search.rounds else []}.get(stage, [])
+    return {"score": [first], "allocate": refining if search.rounds else []}
 
 
 def widest(walks: Sequence[SearchWalk]) -> SearchWalk | None:
     """Return the walk whose streams take the most; None if there is none."""
     return max(walks, key=lambda walk: walk.most_streams * walk.tokens, default=None)
-
-
-def _whole_windows(tokens: int, work: Work) -> int:
-    """Return the tokens of the held-out windows that a stream has for so many."""
-    return min(math.ceil(tokens / work.seq_len), work.held_out) * work.seq_len
 
 
 def _neighbours(block: BlockShape) -> int:

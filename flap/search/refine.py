@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from flap.allocation.budget import Budget
-from flap.allocation.curve import scattered
 from flap.allocation.plan import LayerPlan, PruningPlan
 from flap.allocation.ranking import ranked
-from flap.allocation.trials import Trial, nats_by_block, unit_scores, without_lowest
 from flap.models import Pair
+from flap.search.curve import scattered
+from flap.search.trials import Trial, nats_by_block, unit_scores, without_lowest
 
 # The largest factor by which one measurement changes nats: small differences on few windows are noise.
 LIMIT = 4.0

@@ -8,12 +8,13 @@ from itertools import accumulate
 import pytest
 import torch
 
-from flap.allocation import Budget, LayerPlan, PruningPlan, Search, Units
+from flap.allocation import Budget, LayerPlan, PruningPlan, Units
 from flap.allocation.adaptive import one_ranking
-from flap.allocation.curve import spread, spread_by_rank
-from flap.allocation.trials import removal_counts
 from flap.importance import Scores
 from flap.models import Pair
+from flap.search import Search
+from flap.search.curve import spread, spread_by_rank
+from flap.search.trials import removal_counts
 from tests.cases import ARCHITECTURES, MIXTURES, RATIOS
 from tests.helpers.ratios import allocated, assert_meets, budget_of, made_up, model_of, random_scores, tried
 
@@ -220,7 +221,7 @@ def test_the_best_correction_is_taken_and_the_search_ends_where_none_helps(
         return answers + [1 + i / len(plans) for i in range(len(plans) - len(answers))]
 
     search = Search(rounds=5, step=0.25)
-    plan = search.allocate(tried(search, small_scores(0), BUDGET, made_up(BUDGET)), BUDGET, measure)
+    plan = search.measuring(measure).allocate(tried(search, small_scores(0), BUDGET, made_up(BUDGET)), BUDGET)
     if taken is None:
         assert (plan, plan.nats) == (asked[0][0], (1.0,)) and len(asked) == 2
     else:
@@ -232,7 +233,7 @@ def test_walks_are_one_more_than_rounds() -> None:
     for rounds in range(3):
         known = Known(scores, [Pair(1.0, 1.0)] * 2, dearer=(1,))
         search = Search(tokens=300, round_tokens=200, rounds=rounds, step=0.25)
-        search.allocate(tried(search, scores, BUDGET, made_up(BUDGET)), BUDGET, known)
+        search.measuring(known).allocate(tried(search, scores, BUDGET, made_up(BUDGET)), BUDGET)
         assert len(known.asked) <= (1 + rounds if rounds else 0)
 
 

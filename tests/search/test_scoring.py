@@ -5,12 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from flap.allocation import LayerPlan, Search, price
+from flap.allocation import LayerPlan, price
 from flap.calibration import Calibration, collect
-from flap.compression import Divergence, score_and_try
-from flap.compression.divergence import dense_plan
 from flap.importance import Scores, score_layers
 from flap.models import Resident
+from flap.search import PlanDivergence, Search
+from flap.search.divergence import dense_plan
+from flap.search.scoring import score_and_try
+from flap.storage import NOT_KEPT, WorkFolder
 from tests.cases import METRICS, tiny_model, tokens
 from tests.helpers.compressed import COMPENSATIONS
 from tests.helpers.placed import Interruption, interrupted
@@ -24,9 +26,9 @@ def calibration_of(architecture: str) -> Calibration:
     return Calibration(placed, [WINDOWS], 4, collect(placed, [WINDOWS], 4))
 
 
-def tried(metric: str, divergence: Divergence) -> Scores:
+def tried(metric: str, divergence: PlanDivergence, work: WorkFolder = NOT_KEPT) -> Scores:
     budget = price(divergence.calibration.model.adapter, 0.4)
-    return score_and_try(METRICS[metric](), SEARCH, budget, divergence)
+    return score_and_try(METRICS[metric](), SEARCH, budget, divergence, work)
 
 
 def equal(one: Scores, other: Scores) -> bool:
@@ -40,25 +42,25 @@ def equal(one: Scores, other: Scores) -> bool:
 def test_one_walk_scores_and_measures_as_two_do(metric: str, compensation: str) -> None:
     calibration, fit = calibration_of("llama-gqa"), COMPENSATIONS[compensation]
     model, budget = calibration.model, price(calibration.model.adapter, 0.4)
-    found = tried(metric, Divergence(calibration, fit))
+    found = tried(metric, PlanDivergence(calibration, fit))
     visits = calibration.visit("score", METRICS[metric]().needs_covariance)
     assert equal(found, score_layers(METRICS[metric](), model.adapter, visits))
     for i, (layer, prices) in enumerate(zip(found.layers, budget.layers, strict=True)):
         trials = [dense_plan(model).with_layer(i, trial.plan) for trial in SEARCH.trials(layer, prices)]
-        assert found.divergences[i] == pytest.approx(Divergence(calibration, fit)(trials, SEARCH.tokens), rel=1e-5)
+        assert found.divergences[i] == pytest.approx(PlanDivergence(calibration, fit)(trials, SEARCH.tokens), rel=1e-5)
         assert min(found.divergences[i]) > 0
 
 
 @pytest.mark.parametrize("metric", ["OBS", "WIFV", "random"])
 def test_an_interrupted_walk_ends_in_the_same(metric: str, tmp_path: Path) -> None:
     calibration, fit = calibration_of("llama-gqa"), COMPENSATIONS["linear"]
-    expected = tried(metric, Divergence(calibration, fit))
-    divergence = Divergence(calibration, fit, tmp_path / "score")
+    expected = tried(metric, PlanDivergence(calibration, fit))
+    divergence, work = PlanDivergence(calibration, fit), WorkFolder(tmp_path / "score")
     with interrupted(calibration.model, layer=2, call=2), pytest.raises(Interruption):
-        tried(metric, divergence)
+        tried(metric, divergence, work)
     seen: list[int] = []
     calibration.model.layers[0].mlp.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
-    found = tried(metric, divergence)
+    found = tried(metric, divergence, work)
     assert equal(found, expected) and found.divergences == expected.divergences
     assert bool(seen) == (metric == "random")  # which is drawn again from the first layer on
 
@@ -66,9 +68,9 @@ def test_an_interrupted_walk_ends_in_the_same(metric: str, tmp_path: Path) -> No
 def test_a_layer_is_as_it_is_in_the_trials_of_others() -> None:
     calibration = calibration_of("llama-mha")
     seen: list[list[LayerPlan]] = []
-    along = Divergence.along
+    along = PlanDivergence.along
 
-    class Noted(Divergence):
+    class Noted(PlanDivergence):
         def along(self, plans, *arguments):  # type: ignore[no-untyped-def]
             def kept(i, observed):  # type: ignore[no-untyped-def]
                 seen.append(list(plans(i, observed)))

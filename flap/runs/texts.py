@@ -1,4 +1,4 @@
-"""The texts of calibration and of recovery, as windows."""
+"""The texts of calibration and of recovery, as windows, and how they relate to those of the tasks."""
 
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -9,8 +9,8 @@ from flap.calibration.windows import read_windows
 from flap.config import FlapConfig
 from flap.data import Windows
 from flap.evaluation import Task
-from flap.jobs.choices import Choices
 from flap.recovery import recovery_windows
+from flap.runs.choices import Choices
 
 
 def read_texts(
@@ -40,3 +40,21 @@ def overlaps(texts: Mapping[str, Windows], tasks: Sequence[Task]) -> list[str]:
             elif text.name in task.shares_text_with:
                 warnings.append(f"{task.name} is measured on documents that {text.name} is made of, too")
     return list(dict.fromkeys(warnings))
+
+
+def begins_with_bos(texts: Mapping[str, Windows], tasks: Sequence[Task]) -> dict[str, bool]:
+    """Return whether windows begin with the beginning-of-sequence token: those of calibration, and of each task."""
+    of_tasks = {task.name: bool(task.identity["bos"]) for task in tasks if "bos" in task.identity}
+    return {"calibration": texts["calibration"].bos, **of_tasks} if "calibration" in texts else of_tasks
+
+
+def domains(texts: Mapping[str, Windows], tasks: Sequence[Task]) -> dict[str, str]:
+    """Return for each task whether its domain is that of a text of calibration or recovery: "calibration" or "other".
+
+    A text that the model has still to write has no domain.
+    """
+    if not texts:
+        return {}
+    known = [text for windows in texts.values() for text in windows.known]
+    found = {task.name: {task.domain(text) for text in known} for task in tasks}
+    return {name: "calibration" if "calibration" in one else "other" for name, one in found.items()}

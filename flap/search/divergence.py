@@ -4,12 +4,11 @@ Legend: N windows · T tokens a window · D hidden size · V vocabulary · X tex
 """
 
 import math
-import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +23,7 @@ from flap.compression.slicing import slice_out
 from flap.data import split_windows
 from flap.models import Pair, PlacedModel, Stream, Walk
 from flap.models.forward import leave
+from flap.storage import NOT_KEPT, WorkFolder, digest
 
 EVERY = 4  # predictions are compared at every fourth position
 TOGETHER = 1024  # tokens, in whole windows, whose logits are in memory at a time
@@ -31,10 +31,12 @@ TOGETHER = 1024  # tokens, in whole windows, whose logits are in memory at a tim
 # Layer i of each plan, from its index and its statistics, while it is present. Asked for again after an interruption,
 # it must be the same without statistics.
 PlansOfLayer = Callable[[int, LayerStatistics | None], Sequence[LayerPlan]]
+# Returns divergences by what they are of, from a cache or measured by the function.
+Cached = Callable[[Mapping[str, Any], Callable[[], list[float]]], list[float]]
 
 
 @dataclass(frozen=True)
-class Divergence:
+class PlanDivergence:
     """KL(dense ‖ pruned) of the next-token distributions, in nats a token, for several plans in one walk.
 
     Plans share a stream of hidden states as long as their layers are equal. Where their plans of a layer differ, the
@@ -49,7 +51,8 @@ class Divergence:
 
     calibration: Calibration
     compensation: Compensation
-    folder: Path | None = None  # an interrupted walk resumes from it; deleted at the end
+    work: WorkFolder = NOT_KEPT  # an interrupted walk resumes from a folder there, deleted at the end
+    cached: Cached = field(default=lambda measured, measure: measure(), repr=False)
 
     def __call__(self, plans: Sequence[PruningPlan], num_tokens: int) -> list[float]:
         """Return the divergence of each plan, measured on `num_tokens` tokens, rounded up to whole windows.
@@ -60,13 +63,20 @@ class Divergence:
         Raises:
             ValueError: predictions are not finite.
         """
-        covariance = self.compensation.needs_covariance
-        return self.along(lambda i, _: [plan.layers[i] for plan in plans], num_tokens, covariance, "search")
+        measured = {"plans": digest([plan.to_dict() for plan in plans]), "num_tokens": num_tokens}
+        work, covariance = self.work / f"search-{digest(measured)}", self.compensation.needs_covariance
 
-    def along(self, plans: PlansOfLayer, num_tokens: int, covariance: bool, stage: str) -> list[float]:
+        def layers(i: int, observed: LayerStatistics | None) -> list[LayerPlan]:
+            return [plan.layers[i] for plan in plans]
+
+        return self.cached(measured, lambda: self.along(layers, num_tokens, covariance, "search", work))
+
+    def along(
+        self, plans: PlansOfLayer, num_tokens: int, covariance: bool, stage: str, work: WorkFolder = NOT_KEPT
+    ) -> list[float]:
         """As a call, for plans that are made layer by layer, as the walk comes to each. covariance: of statistics."""
         model, (windows, texts) = self.calibration.model, self._windows(num_tokens)
-        walk, dense = Walk(model, f"{stage}, layer by layer", self.folder), dense_plan(model)
+        walk, dense = Walk(model, f"{stage}, layer by layer", work), dense_plan(model)
 
         def with_dense(i: int, observed: LayerStatistics | None) -> list[LayerPlan]:
             return [dense.layers[i], *plans(i, observed)]
@@ -83,8 +93,7 @@ class Divergence:
                 del walk.streams[name]
             walk.streams |= {str(k): stream for k, stream in streams.items()}
         nats = self._nats(model, windows, texts, [streams[k].batches for k in stream_ids])
-        if self.folder is not None:
-            shutil.rmtree(self.folder)  # the hidden states of all plans
+        work.clear()  # the hidden states of all plans
         return nats
 
     def _windows(self, num_tokens: int) -> tuple[list[Tensor], list[Tensor]]:
