@@ -9,6 +9,7 @@ from flap.evaluation import Measurement
 from flap.export.gguf import export_gguf
 from flap.models import PlacedModel, Source, adapt
 from flap.reporting import device_name
+from flap.reporting.counts import count_dense
 from flap.runs.ledger import stage
 from flap.runs.run import Run
 from flap.storage import WorkFolder, digest
@@ -22,6 +23,7 @@ def load(run: Run, work: WorkFolder) -> PlacedModel:
     model = run.source.open(run.work)
     model.adapter = adapt(model.model, run.choices.structure.experts)
     run.report.device, run.report.device_map = device_name(model.device), model.device_map
+    count_dense(run.report, model.adapter, run.budget)
     return model
 
 
