@@ -40,7 +40,7 @@ def export_graph(checkpoint: Path, kind: str) -> Path:
             model = load(checkpoint)
             _trace(model, kind).save_pretrained(scratch)
             if kind == "onnx":
-                write_genai_config(scratch, model.config)
+                write_genai_config(scratch, model)
     except OSError as error:
         raise ValueError(f"{target}: cannot be written ({error})") from error
     return target
