@@ -8,9 +8,9 @@ out here.
 import logging
 from typing import Any
 
-from flap.checkpoint.modeling_flap import check_for_vllm
-from flap.checkpoint.register import DENSE, MIXTURES, architectures
-from flap.checkpoint.register import register as register_with_transformers
+from flap.modeling.modeling_flap import check_for_vllm
+from flap.modeling.register import DENSE, MIXTURES, architectures
+from flap.modeling.register import register as register_with_transformers
 
 log = logging.getLogger(__name__)
 

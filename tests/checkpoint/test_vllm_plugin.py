@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flap.checkpoint import vllm_plugin
-from flap.checkpoint.modeling_flap import FlapLlamaConfig, FlapLlamaModel
+from flap.modeling.modeling_flap import FlapLlamaConfig, FlapLlamaModel
 from tests.helpers.engine_cases import CELLS, documented
 
 CHECKS = "vllm.model_executor.models.config"
