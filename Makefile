@@ -7,8 +7,9 @@ BIN := $(VENV)/bin
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 ENGINES := .venv-engines/bin/python
+LOWEST := .venv-lowest/bin/python
 
-.PHONY: help setup demo test checks docs screenshots engines gpu release format lint types clean
+.PHONY: help setup demo test checks docs screenshots engines lowest gpu release format lint types clean
 
 help: ## Show this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +47,14 @@ engines: setup .venv-engines/.ready ## Run pruned checkpoints in vLLM, which has
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.engines.make build/engines
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(ENGINES) -m pytest -n 2 --confcutdir tests/engines tests/engines
 
+.venv-lowest/.ready: pyproject.toml constraints-lowest.txt
+	test -x $(LOWEST) || $(PYTHON) -m venv .venv-lowest
+	$(LOWEST) -m pip install --quiet --no-compile --constraint constraints-lowest.txt --editable . pytest hypothesis
+	@touch $@
+
+lowest: .venv-lowest/.ready ## Whole runs with the lowest versions that pyproject.toml allows (.venv-lowest)
+	OMP_NUM_THREADS=1 $(LOWEST) -m pytest tests/test_doctor.py tests/test_api.py tests/test_cli.py tests/export/test_gguf.py::test_unused_ids_and_the_chat_template_are_written
+
 docs: $(VENV)/.docs ## Build the documentation site into site/, strictly: a broken link or an unlisted page fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	@echo site/index.html
@@ -79,4 +88,4 @@ types: setup ## Check types
 	$(BIN)/mypy
 
 clean: ## Remove .venv and caches; outputs stay
-	rm -rf $(VENV) .venv-engines .pytest_cache .mypy_cache .ruff_cache build dist site
+	rm -rf $(VENV) .venv-engines .venv-lowest .pytest_cache .mypy_cache .ruff_cache build dist site

@@ -5,6 +5,7 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -39,21 +40,30 @@ def main(arguments: Sequence[str]) -> None:
     }  # fmt: skip
     states = []
     for name, check in checks.items():
-        finding = check()
+        finding = _found(check)
         states.append(finding.state)
         print(f"{finding.state:<9}{name:<16}{finding.text}", flush=True)
     if "problem" in states:
         raise SystemExit(1)
 
 
+def _found(check: Callable[[], Finding]) -> Finding:
+    """Return what a check finds; where it raises, a package is damaged, or another one does not fit."""
+    try:
+        return check()
+    except Exception as error:
+        return Finding("problem", f"{error!r}; install flap-pruning anew, in an environment of its own")
+
+
 def versions() -> Finding:
-    """Check that the installed packages are those that this version of flap asks for."""
+    """Check that the installed packages are those that this version of flap asks for, and that it can import them."""
     needed = [Requirement(line) for line in requires(PACKAGE) or []]
     wrong = list(unmet(one for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})))
     if wrong:
         asked = " ".join(f"'{requirement.name}{requirement.specifier}'" for requirement, _ in wrong)
         found = ", ".join(f"{requirement.name} {installed}" for requirement, installed in wrong)
         return Finding("problem", f"{found}; pip install {asked}")
+    import_module("flap.pipeline")
     names = (PACKAGE, "torch", "transformers", "datasets", "lm-eval", "hydra-core")
     return Finding(
         "ok", f"Python {platform.python_version()}, {', '.join(f'{name} {version(name)}' for name in names)}"

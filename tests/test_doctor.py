@@ -1,5 +1,6 @@
 """What the doctor says of a machine, one line each."""
 
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -46,3 +47,11 @@ def test_a_cache_that_cannot_be_written_is_a_problem(
 def test_what_is_missing_or_too_old_is_named() -> None:
     asked = [Requirement(line) for line in ("torch<1", "torch>=2", "no-such-package")]
     assert [(one.name, installed[:1]) for one, installed in unmet(asked)] == [("torch", "2"), ("no-such-package", "i")]
+
+
+def test_a_package_that_cannot_be_imported_is_a_problem(flap: Flap, tmp_path: Path) -> None:
+    (tmp_path / "gguf.py").write_text("")  # comes before the package, whose metadata are as they should be
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    done = flap("doctor", HF_HUB_OFFLINE="1", PYTHONPATH=path)
+    state, text = findings(done.stdout.splitlines())["versions"]
+    assert (done.returncode, state) == (1, "problem") and "ImportError" in text and "gguf" in text

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,16 @@ from flap.models import PlacedModel, open_checkpoint
 from flap.storage.files import atomic_directory
 
 LABEL = "flap.json"  # says that a directory is a checkpoint of this program
-OWN_FILES = (
-    "*.safetensors", "*.safetensors.index.json", "*.gguf", "*config.json", "tokenizer*", "special_tokens_map.json",
-    "added_tokens.json", "merges.txt", "vocab.*", "*.jinja", "modeling_flap.py", LABEL, "mlx", "mlx-*bit", "onnx",
-    "openvino", "Modelfile",
+OWN_FILES = (  # files and folders of a checkpoint's directory that this program writes, exports among them
+    "model*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*",
+    "special_tokens_map.json", "added_tokens.json", "merges.txt", "vocab.*", "*.jinja", "*processor_config.json",
+    "modeling_flap.py", LABEL, "model-*.gguf", "Modelfile", "mlx", "mlx-*bit", "onnx", "openvino",
 )  # fmt: skip
+
+
+def is_own(name: str) -> bool:
+    """Return whether this program writes a file or folder of this name into a checkpoint's directory."""
+    return any(fnmatch(name, pattern) for pattern in OWN_FILES)
 
 
 class DifferentError(RuntimeError):
@@ -119,7 +125,7 @@ def save(
 def _carry_over(old: Path, new: Path) -> None:
     """Copy files that this program did not write from the checkpoint that is replaced to the new one."""
     for path in sorted(old.iterdir()) if old.is_dir() else ():
-        written = any(path.match(pattern) for pattern in OWN_FILES) or is_ours(path)
+        written = is_own(path.name) or is_ours(path)
         if not written and not (new / path.name).exists():
             copy = shutil.copytree if path.is_dir() else shutil.copy2
             copy(path, new / path.name)

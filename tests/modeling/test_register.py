@@ -6,8 +6,8 @@ from pathlib import Path
 
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from flap.checkpoint.modeling_flap import pruned_class
-from flap.checkpoint.register import DENSE, MIXTURES, VISION, register_configs
+from flap.modeling.modeling_flap import pruned_class
+from flap.modeling.register import DENSE, MIXTURES, VISION, register_configs
 from flap.models.families import FAMILIES, TOWERS
 
 
@@ -21,7 +21,7 @@ def test_every_family_is_registered() -> None:
 def test_registration_imports_nothing_that_is_missing_beside_an_engine() -> None:
     code = """
 import sys
-from flap.checkpoint.register import register
+from flap.modeling.register import register
 register()
 assert not {"hydra", "omegaconf", "flap.models"} & set(sys.modules)
 """
@@ -40,11 +40,12 @@ def test_a_pruned_config_derives_from_that_of_its_model() -> None:
 
 def test_reading_a_dense_config_imports_no_model(model_dir: Path) -> None:
     code = """
-import sys, flap
-from transformers import AutoConfig
-AutoConfig.from_pretrained(sys.argv[1])
-assert not [name for name in sys.modules if name.startswith("transformers.models.") and ".modeling_" in name
-            and ".auto." not in name]
+import sys
+from flap.models import read_config
+before = set(sys.modules)
+read_config(sys.argv[1])
+assert not [name for name in set(sys.modules) - before if name.startswith("transformers.models.")
+            and ".modeling_" in name and ".auto." not in name]
 """
     done = subprocess.run([sys.executable, "-c", code, str(model_dir)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

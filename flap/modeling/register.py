@@ -11,7 +11,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
-from flap.checkpoint import modeling_flap
+from flap.modeling import modeling_flap
 
 # The table of families by `model_type`. Its room cannot be imported beside an engine, where what it needs is missing.
 DENSE = (
@@ -28,7 +28,10 @@ VISION = ("gemma3", "llava", "mistral3", "qwen2_5_vl", "qwen3_vl", "idefics3", "
 
 
 def register() -> None:
-    """Register all pruned architectures with transformers' Auto classes, which then need no `trust_remote_code`."""
+    """Register all pruned architectures with transformers' Auto classes, which then need no `trust_remote_code`.
+
+    May be called again. `flap.load` and the command line need no call of it.
+    """
     for config in register_configs():
         register_models(config)
 
