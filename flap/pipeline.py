@@ -70,7 +70,8 @@ def run(
             report.compare(dense, pruned, job.suite.averages(pruned.numbers), compressed)
             report.note_peak()  # before a measurement resets the counters
             reopen = partial(job.source.open, more_to_come)
-            pair = job.suite.side_by_side(reopen, job.source.num_bytes, model, pruned_key)
+            timed_key = pruned_key | job.keys.timed(model.device)
+            pair = job.suite.side_by_side(reopen, job.source.num_bytes, model, timed_key)
             for which, numbers in zip(("dense", "pruned"), pair, strict=True):
                 report.evaluation[which] |= numbers
     report.finish()

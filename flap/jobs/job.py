@@ -136,7 +136,7 @@ class Job:
             make = partial(score_layers, metric, model.adapter, visits, place)
             if not metric.needs_covariance:
                 return make()
-        return self.cache.get(SCORES, self.keys.scores(model.device), make)[0]
+        return self.cache.get(SCORES, self.keys.scores, make)[0]
 
     def measure(self, calibration: Calibration, folder: Path | None) -> Measure:
         """Return the function that measures the divergence of plans; results are cached."""
@@ -145,7 +145,7 @@ class Job:
             trials = self.keys.trials(plans, num_tokens)
             place = folder and folder / f"search-{digest(trials)}"
             divergence = Divergence(calibration, self.choices.compensation, place)
-            key = self.keys.divergences(trials, calibration.model.device)
+            key = self.keys.divergences(trials)
             return self.cache.get(DIVERGENCES, key, lambda: divergence(plans, num_tokens))[0]
 
         return measure

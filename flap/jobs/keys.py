@@ -45,22 +45,26 @@ class CacheKeys:
         if "calibration" not in self.texts:
             return units
         windows = self.texts["calibration"]
-        writes = any(part.dataset == SELF for part in windows.parts)  # on each device another text
-        own = {"written": WRITTEN_VERSION, "written_on": self.source.device.type} if writes else {}
+        writes = any(part.dataset == SELF for part in windows.parts)
+        own = {"written": WRITTEN_VERSION} if writes else {}
         return {"version": STATISTICS_VERSION, **windows.key, **own, **units}
 
     @property
     def statistics(self) -> Key:
-        """The model and what its statistics are taken on."""
-        return self.source.fingerprint | self.windows
+        """The model and what its statistics are taken on; a text of its own is another one on each device, too."""
+        return self.source.fingerprint | self.windows | {"device": self.source.device.type}
 
     def written(self, draft: Key, device: torch.device) -> Key:
         """A text that the model writes itself. draft: what it is asked for."""
         return {**self.source.fingerprint, "device": device.type, **draft}
 
+    def timed(self, device: torch.device) -> Key:
+        """What times depend on besides the model: two GPUs of one type have others."""
+        return {"device": device_name(device), "threads": torch.get_num_threads()}
+
     def layer_times(self, device: torch.device) -> Key:
         """Times of the model's layers, measured on a device."""
-        return self.source.fingerprint | {"device": device_name(device)}
+        return self.source.fingerprint | self.timed(device)
 
     def dense(self, device: torch.device) -> Key:
         """The dense model where it is measured."""
@@ -70,16 +74,16 @@ class CacheKeys:
         """Plans whose divergences are measured, among those of one run."""
         return {"plans": digest([plan.to_dict() for plan in plans]), "num_tokens": num_tokens}
 
-    def divergences(self, trials: Key, device: torch.device) -> Key:
+    def divergences(self, trials: Key) -> Key:
         """Divergences of plans, among those of all runs."""
         compensation = asdict(self.config)["compensation"]
-        measurement = {"search": DIVERGENCES_VERSION, "compensation": compensation, "device": device.type}
-        return trials | self.statistics | measurement
+        return trials | self.statistics | {"search": DIVERGENCES_VERSION, "compensation": compensation}
 
-    def scores(self, device: torch.device) -> Key:
+    @property
+    def scores(self) -> Key:
         """Scores of all units, for any ratio; a search's have the divergences of its trials."""
         search, metric = self.choices.structure, asdict(self.config)["metric"]
-        key = self.statistics | {"scores": SCORES_VERSION, "metric": metric, "device": device.type}
+        key = self.statistics | {"scores": SCORES_VERSION, "metric": metric}
         if not isinstance(search, Search):
             return key
         trials = {
@@ -87,7 +91,7 @@ class CacheKeys:
             "levels": search.levels,
             "whole": [not search.min_heads, not search.min_neurons],
         }
-        return self.divergences({"trials": trials}, device) | key
+        return self.divergences({"trials": trials}) | key
 
     @property
     def recovery(self) -> Key:
@@ -124,8 +128,7 @@ class CacheKeys:
             FITS_VERSION,
             WRITTEN_VERSION,
         ]
-        made_by = {"versions": versions, "device": self.source.device.type}
-        return self.statistics | self.recovery | made_by | {name: options[name] for name in DECIDING}
+        return self.statistics | self.recovery | {"versions": versions} | {name: options[name] for name in DECIDING}
 
     @property
     def inputs(self) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Keys of what is stored: each changes with all that its result depends on, and with nothing else."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -54,13 +55,24 @@ def test_a_killed_run_is_taken_up_by_the_same_version_on_the_same_device_alone(
             assert job.keys.workspace != before
 
 
-def test_what_a_model_writes_on_another_device_has_statistics_of_its_own(
-    model_dir: Path, text_file: Path, tmp_path: Path
+@pytest.mark.parametrize("name", ["statistics", "scores", "windows"])
+def test_what_is_computed_on_another_device_is_kept_apart(
+    name: str, model_dir: Path, text_file: Path, tmp_path: Path
 ) -> None:
-    for dataset, same in ((str(text_file), True), ("self", False)):
-        job = prepare(composed(*tiny(model_dir, text_file), f"calibration.dataset={dataset}"), tmp_path)
-        found = [replace(job, source=replace(job.source, device=torch.device(d))).keys.statistics for d in DEVICES]
-        assert (found[0] == found[1]) == same
+    job = prepare(composed(*tiny(model_dir, text_file)), tmp_path)
+    cpu, gpu = (getattr(replace(job, source=replace(job.source, device=torch.device(d))).keys, name) for d in DEVICES)
+    assert (cpu == gpu) == (name == "windows")
+
+
+def test_times_are_of_one_gpu_and_so_many_threads(
+    model_dir: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys, found = prepare(composed(*tiny(model_dir, text_file)), tmp_path).keys, []
+    for gpu, threads in (("L4", 1), ("H100", 1), ("H100", 2)):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, gpu=gpu: gpu)
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        found.append([keys.timed(torch.device("cuda:0")), keys.layer_times(torch.device("cuda:0"))])
+    assert all(a != b for one, other in itertools.pairwise(found) for a, b in zip(one, other, strict=True))
 
 
 def keys(folder: Path, *arguments: str) -> dict[str, object]:
@@ -68,7 +80,7 @@ def keys(folder: Path, *arguments: str) -> dict[str, object]:
     keys, trials = job.keys, job.keys.trials([PLAN], 16)
     return {
         "statistics": keys.statistics, "workspace": keys.workspace, "dense": keys.dense(CPU),
-        "layer_times": keys.layer_times(CPU), "divergences": keys.divergences(trials, CPU), "scores": keys.scores(CPU),
+        "layer_times": keys.layer_times(CPU), "divergences": keys.divergences(trials), "scores": keys.scores,
         "compressed": keys.compressed(PLAN), "pruned": keys.pruned(PLAN), "inputs": inputs(job),
     }  # fmt: skip
 
@@ -100,7 +112,7 @@ def test_scores_of_a_search_serve_what_is_decided_after_them(
     override: str, same: bool, model_dir: Path, text_file: Path, tmp_path: Path
 ) -> None:
     arguments = [*tiny(model_dir, text_file), "model.device=cpu", "ratio=0.4", "method=flap_plus"]
-    before, after = (prepare(composed(*arguments, *more), tmp_path).keys.scores(CPU) for more in ((), (override,)))
+    before, after = (prepare(composed(*arguments, *more), tmp_path).keys.scores for more in ((), (override,)))
     assert (before == after) == same
 
 
