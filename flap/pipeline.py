@@ -19,7 +19,7 @@ from flap.jobs import Job
 from flap.jobs.facts import begins_with_bos, domains, inputs, sources
 from flap.jobs.prepare import prepare
 from flap.jobs.texts import overlaps
-from flap.models import Given, PlacedModel, Source, base_facts
+from flap.models import Given, PlacedModel, Source, base_facts, products_in
 from flap.reporting import Report, described, device_name, draw_layers, markdown, model_card
 from flap.reporting.counts import count_dense, count_pruned
 from flap.storage import write_text
@@ -40,7 +40,9 @@ def run(
     """
     report, job = Report.start(described(config)), prepare(config, run_dir, source)
     introduce(report, job)
-    with seeded(config.seed), job.workspace() as folder:
+    report.dtype, report.computed_in = map(str, (job.source.dtype, job.source.computed_in))
+    products = products_in(job.source.computed_in, job.source.dtype)
+    with seeded(config.seed), job.workspace() as folder, products:
         with report.timed("load"):
             model = job.open(more_to_come, folder)
         report.device, report.device_map = device_name(model.device), model.device_map

@@ -35,6 +35,8 @@ class Report:
 
     config: dict[str, Any]
     device: str = ""
+    dtype: str = ""  # of the weights
+    computed_in: str = ""  # the type of the matrix products
     device_map: dict[str, str] = field(default_factory=dict)  # the device of each module (model.placement=auto)
     sources: dict[str, str] = field(default_factory=dict)  # origins of the model and the texts
     own_text: dict[str, dict[str, Any]] = field(default_factory=dict)  # what it took the model to write, by its use

@@ -1,7 +1,7 @@
 """The data of a study: its cells, their choices and their reports."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,9 @@ class Cell:
     sweep: str = ""  # the name of its sweep, in a study of several
     progress: str = ""  # of a run that has not finished: "calibrate 12 of 64 at 14:05:09"
     so_far: dict[str, float | None] = field(default_factory=dict)  # the pruned model's numbers of an unfinished run
-    better: dict[str, str] = field(default_factory=dict)  # which values of a number are, "lower" or "higher", if known
+    better: Mapping[str, str] = field(
+        default_factory=dict
+    )  # which values of a number are, "lower" or "higher", if known
     config: dict[str, str] = field(default_factory=dict)  # by dotted key (`flap.study.keys`)
 
     @property
