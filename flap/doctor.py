@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Literal, NamedTuple
+from time import perf_counter
+from typing import Any, Literal, NamedTuple
 
 import psutil
 from packaging.requirements import Requirement
@@ -34,9 +35,9 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--cache-dir", help="default: the environment's FLAP_CACHE_DIR, else the user's cache folder")
     root = cache_root(parser.parse_args(arguments).cache_dir)
     checks: dict[str, Callable[[], Finding]] = {
-        "versions": versions, "devices": devices, "launchers": launchers, "cache": lambda: cache(root),
-        "disk": lambda: disk({"runs": Path(), "cache": root}), "packaged model": packaged_model,
-        "packaged texts": packaged_texts, "hub": hub, "W&B": wandb,
+        "versions": versions, "devices": devices, "bfloat16": bfloat16, "launchers": launchers,
+        "cache": lambda: cache(root), "disk": lambda: disk({"runs": Path(), "cache": root}),
+        "packaged model": packaged_model, "packaged texts": packaged_texts, "hub": hub, "W&B": wandb,
     }  # fmt: skip
     states = []
     for name, check in checks.items():
@@ -106,6 +107,34 @@ def _gpu(index: int) -> str:
 
     free, total = torch.cuda.mem_get_info(index)
     return f"{torch.cuda.get_device_name(index)}, {decimal(total)}, {decimal(free)} free"
+
+
+def bfloat16() -> Finding:
+    """Measure how fast the processor multiplies matrices in bfloat16 and in float32, in a second."""
+    import torch
+
+    from flap.models.products import compute_dtype
+
+    half, single = _rate(torch.bfloat16), _rate(torch.float32)
+    told = f"cpu: {half:.0f} gigaFLOP/s in bfloat16, {single:.0f} in float32"
+    if compute_dtype(torch.bfloat16, torch.device("cpu")) == torch.float32:
+        return Finding("note", f"{told}: products of a bfloat16 model are computed in float32 with model.dtype=auto")
+    if half < single:
+        return Finding("note", f"{told}: model.dtype=float32 may be faster for a bfloat16 model")
+    return Finding("ok", told)
+
+
+def _rate(dtype: Any) -> float:
+    """Return the gigaFLOP/s of matrix products in a type of torch, the most within 0.4 seconds."""
+    import torch
+
+    size, seconds, end = 512, list[float](), perf_counter() + 0.4
+    matrix = torch.rand(size, size).to(dtype)
+    while not seconds or perf_counter() < end:
+        started = perf_counter()
+        torch.mm(matrix, matrix)
+        seconds.append(perf_counter() - started)
+    return 2e-9 * size**3 / min(seconds)
 
 
 def launchers() -> Finding:

@@ -1,17 +1,30 @@
 """What the doctor says of a machine, one line each."""
 
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import huggingface_hub
 import pytest
+import torch
 from packaging.requirements import Requirement
 
-from flap.doctor import main, unmet
+from flap.doctor import bfloat16, main, unmet
 
-CHECKS = ["versions", "devices", "launchers", "cache", "disk", "packaged model", "packaged texts", "hub", "W&B"]
+CHECKS = [
+    "versions",
+    "devices",
+    "bfloat16",
+    "launchers",
+    "cache",
+    "disk",
+    "packaged model",
+    "packaged texts",
+    "hub",
+    "W&B",
+]
 Flap = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -42,6 +55,19 @@ def test_a_cache_that_cannot_be_written_is_a_problem(
     state, text = findings(capsys.readouterr().out.splitlines())["cache"]
     assert (stopped.value.code, state) == (1, "problem")
     assert text.startswith(f"{tmp_path / 'file' / 'cache'} cannot be written") and "FLAP_CACHE_DIR" in text
+
+
+@pytest.mark.parametrize(
+    ("processor", "told"), [({"avx512_f": True}, True), ({"avx512_f": True, "amx_bf16": True}, False)]
+)
+def test_the_doctor_says_where_bfloat16_is_computed_in_float32(
+    processor: dict[str, bool], told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: processor)
+    state, text = bfloat16()
+    assert re.match(r"cpu: \d+ gigaFLOP/s in bfloat16, \d+ in float32", text)
+    assert ("are computed in float32 with model.dtype=auto" in text) == told
+    assert state == "note" or not told
 
 
 def test_what_is_missing_or_too_old_is_named() -> None:

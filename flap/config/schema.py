@@ -22,7 +22,7 @@ class ModelConfig:
 
     name: str = "???"  # in the names of folders and tables
     path: str = "???"  # a hub id or a local directory
-    dtype: str = "auto"  # float32, bfloat16, float16; auto: the checkpoint's own type
+    dtype: str = "auto"  # float32, bfloat16, float16; auto: the checkpoint's, with products in a fast one
     device: str = "auto"  # auto: cuda, else mps, else cpu
     architecture: Any = None  # keys of the model's config, for dry_run=true where the hub's config is not at hand
     placement: str = "device"  # device: all of it there; auto: spread over GPUs, host, disk; stream: a layer at a time

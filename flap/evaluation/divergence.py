@@ -84,7 +84,7 @@ def _measure(model: PlacedModel, dense: Dense, text: str, batches_NT: Sequence[T
     seq_len = batches_NT[0].shape[1]
     measured = Measurement(layers={f"{text}@{seq_len}": errors})
     for name, values in compare(model, dense.final, batches_NT).items():
-        measured |= averaged(f"{text}/{name}@{seq_len}", values)
+        measured |= averaged(f"{text}/{name}@{seq_len}", values, "lower" if name == "kl" else "higher")
     return measured
 
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy
 
-from flap.evaluation.base import Measurement
+from flap.evaluation.base import Better, Measurement
 
 K = TypeVar("K", bound=Hashable)
 SIGNIFICANCE = 0.05
@@ -23,11 +23,11 @@ def standard_error(values: Sequence[float]) -> float:
     return float(numpy.std(values, ddof=1)) / math.sqrt(len(values))
 
 
-def averaged(name: str, values: Sequence[float]) -> Measurement:
+def averaged(name: str, values: Sequence[float], better: Better) -> Measurement:
     """Return the mean of the values of documents as a number, with its standard error where there is one."""
     error = standard_error(values)
     errors = {} if math.isnan(error) else {f"{name}_stderr": error}
-    return Measurement({name: float(numpy.mean(values)), **errors}, {name: list(values)})
+    return Measurement({name: float(numpy.mean(values)), **errors}, {name: list(values)}, better={name: better})
 
 
 @dataclass(frozen=True)

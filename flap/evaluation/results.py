@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from flap.evaluation.base import Documents, Measurement
+from flap.evaluation.base import Better, Documents, Measurement
 from flap.storage import Kind, digest, write_text
 from flap.storage.files import atomic_file
 
 Key = Mapping[str, Any]
 RESULTS = "evaluation.json"
-BESIDE = ("texts", "layers")  # of a measurement, where a task has some
+BESIDE = ("texts", "layers", "better")  # of a measurement, where a task has some
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,10 @@ class Results:
         # those of a comparison are (dense, pruned)
         merged = {name: value for one in found for name, value in (one if isinstance(one, dict) else one[1]).items()}
         return {name: value if math.isfinite(value) else None for name, value in merged.items()}
+
+    def better(self) -> dict[str, Better]:
+        """Return which values of a number are better, for those that are there so far."""
+        return {name: which for entry in self._read().values() for name, which in entry.get("better", {}).items()}
 
     @property
     def _documents(self) -> Path:

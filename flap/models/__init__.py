@@ -13,6 +13,7 @@ from flap.models.locate import packaged_gguf
 from flap.models.offload import distinct_parameters, running_device
 from flap.models.pair import Pair
 from flap.models.placement import PLACEMENTS, OnDisk, PlacedModel, Resident, Spread, open_checkpoint
+from flap.models.products import products_in
 from flap.models.read import read_model
 from flap.models.source import Given, Source
 from flap.models.walk import Stream, Walk
@@ -21,6 +22,6 @@ __all__ = [
     "PLACEMENTS", "Architecture", "Batch", "Block", "ExpertsBlock", "Given", "ModelAdapter", "OnDisk", "Pair",
     "PlacedModel", "Resident", "Seen", "Source", "Spread", "Stream", "Walk", "adapt", "base_facts",
     "distinct_parameters", "find_architecture", "find_family", "find_model", "may_lose_all_heads",
-    "open_checkpoint", "packaged_gguf", "read_config", "read_model", "run_empty_attention",
+    "open_checkpoint", "packaged_gguf", "products_in", "read_config", "read_model", "run_empty_attention",
     "running_device", "sees_images",
 ]  # fmt: skip

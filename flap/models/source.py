@@ -15,6 +15,7 @@ from flap.models.devices import free_bytes
 from flap.models.families import sees_images
 from flap.models.locate import commit, file_state, processor_files
 from flap.models.placement import PLACEMENTS, PlacedModel, Resident, Spread
+from flap.models.products import compute_dtype
 from flap.models.quantised import dequantiser
 from flap.models.read import read_model
 from flap.storage import NOT_KEPT, WorkFolder, digest
@@ -48,14 +49,20 @@ class Source:
         """The type that the weights have once they are loaded."""
         return loaded_dtype(self.config, self.options["dtype"])
 
+    @property
+    def computed_in(self) -> torch.dtype:
+        """The type of the matrix products: that of the weights, if the config names it; else a fast one."""
+        return compute_dtype(self.dtype, self.device) if self.options["dtype"] == "auto" else self.dtype
+
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """The identity of the weights and their dtype: part of every cache key of results computed from them."""
+        """The identity of the weights, their type and that of products: part of all cache keys of what they give."""
         files = file_state(self.path)
         revision = {"files": digest(files)} if files else {"commit": commit(self.path)}
         libraries = {library: version(library) for library in ("torch", "transformers")}
         dtype = self.config.dtype if self.options["dtype"] == "auto" else self.options["dtype"]
-        return {"model": self.path, "dtype": str(dtype), **revision, **libraries}
+        computed = {} if self.computed_in == self.dtype else {"computed_in": str(self.computed_in)}
+        return {"model": self.path, "dtype": str(dtype), **computed, **revision, **libraries}
 
     @property
     def dequantiser(self) -> HfQuantizer | None:
@@ -142,6 +149,11 @@ class Given:
     def dtype(self) -> torch.dtype:
         """The type of the weights."""
         return cast(torch.dtype, self.model.dtype)
+
+    @property
+    def computed_in(self) -> torch.dtype:
+        """As `Source.computed_in`."""
+        return compute_dtype(self.dtype, self.device)
 
     @property
     def num_bytes(self) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from flap.evaluation import Measurement
+from flap.evaluation.base import Better
 from flap.evaluation.errors import averaged_differences, paired_differences
 from flap.models.devices import gpus
 from flap.reporting.contents import missing
@@ -34,6 +35,8 @@ class Report:
 
     config: dict[str, Any]
     device: str = ""
+    dtype: str = ""  # of the weights
+    computed_in: str = ""  # the type of the matrix products
     device_map: dict[str, str] = field(default_factory=dict)  # the device of each module (model.placement=auto)
     sources: dict[str, str] = field(default_factory=dict)  # origins of the model and the texts
     own_text: dict[str, dict[str, Any]] = field(default_factory=dict)  # what it took the model to write, by its use
@@ -52,6 +55,7 @@ class Report:
     bos: dict[str, bool] = field(default_factory=dict)  # whether windows begin with the beginning-of-sequence token
     domains: dict[str, str] = field(default_factory=dict)  # of each task's text: "calibration", "other"
     evaluation: dict[str, dict[str, float]] = field(default_factory=lambda: {"dense": {}, "pruned": {}})
+    better: dict[str, Better] = field(default_factory=dict)  # which values of a number are better; not in: unknown
     averages: dict[str, list[str]] = field(default_factory=dict)  # over tasks: the numbers that each is the mean of
     difference_stderr: dict[str, float] = field(default_factory=dict)
     difference_p_value: dict[str, float] = field(default_factory=dict)
@@ -97,7 +101,7 @@ class Report:
         averages: `Suite.averages`. compressed: the model before it was trained, to tell what that has changed.
         """
         self.evaluation |= {"dense": dense.numbers, "pruned": pruned.numbers}
-        self.averages = averages
+        self.averages, self.better = averages, dense.better | pruned.better
         self.difference_stderr, self.difference_p_value = _noise(dense, pruned, averages)
         if compressed is not None:
             self.evaluation["compressed"] = compressed.numbers

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
 from flap.allocation import PruningPlan
 from flap.calibration import STATISTICS_VERSION
 from flap.calibration.images import Images
@@ -12,6 +14,7 @@ from flap.config import FlapConfig
 from flap.data import SELF, Windows
 from flap.importance import SCORES_VERSION
 from flap.models import Given, Source
+from flap.reporting import device_name
 from flap.runs.choices import Choices
 from flap.storage import digest
 
@@ -42,19 +45,24 @@ class CacheKeys:
         if "calibration" not in self.texts:
             return units
         windows = self.texts["calibration"]
-        writes = any(part.dataset == SELF for part in windows.parts)  # on each device another text
-        own = {"written": WRITTEN_VERSION, "written_on": self.source.device.type} if writes else {}
+        writes = any(part.dataset == SELF for part in windows.parts)
+        own = {"written": WRITTEN_VERSION} if writes else {}
         return {"version": STATISTICS_VERSION, **windows.key, **own, **units}
 
     @property
     def statistics(self) -> Key:
-        """The model and what its statistics are taken on."""
-        return self.source.fingerprint | self.windows
+        """The model and what its statistics are taken on; a text of its own is another one on each device, too."""
+        return self.source.fingerprint | self.windows | {"device": self.source.device.type}
 
     @property
     def dense(self) -> Key:
         """The dense model where it is measured."""
         return {"model": self.source.fingerprint, "device": self.source.device.type}
+
+    @property
+    def timed(self) -> Key:
+        """What times depend on besides the model: two GPUs of one type have others."""
+        return {"device": device_name(self.source.device), "threads": torch.get_num_threads()}
 
     @property
     def recovery(self) -> Key:
@@ -91,8 +99,7 @@ class CacheKeys:
             FITS_VERSION,
             WRITTEN_VERSION,
         ]
-        made_by = {"versions": versions, "device": self.source.device.type}
-        return self.statistics | self.recovery | made_by | {name: options[name] for name in DECIDING}
+        return self.statistics | self.recovery | {"versions": versions} | {name: options[name] for name in DECIDING}
 
     @property
     def inputs(self) -> dict[str, str]:

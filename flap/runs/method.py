@@ -15,7 +15,6 @@ from flap.config import in_time
 from flap.evaluation.layer_times import LayerTimes
 from flap.importance import SCORES, SCORES_VERSION, Scores
 from flap.models import PlacedModel
-from flap.reporting import device_name
 from flap.reporting.counts import count_pruned
 from flap.runs.keys import DIVERGENCES_VERSION
 from flap.runs.ledger import stage
@@ -66,7 +65,7 @@ def observe(run: Run, work: WorkFolder, calibration: Calibration) -> list[LayerS
 def divergences_key(run: Run, measured: Mapping[str, Any]) -> Mapping[str, Any]:
     """The key of divergences of plans. measured: the plans, and on how many tokens."""
     search = {"search": DIVERGENCES_VERSION, "compensation": asdict(run.config)["compensation"]}
-    return {**measured, **run.keys.statistics, **search, "device": run.source.device.type}
+    return {**measured, **run.keys.statistics, **search}
 
 
 def _scores_key(run: Run, calibration: Calibration) -> Mapping[str, Any] | None:
@@ -74,7 +73,7 @@ def _scores_key(run: Run, calibration: Calibration) -> Mapping[str, Any] | None:
     metric, structure = run.choices.metric, run.choices.structure
     if not metric.needs_covariance and not structure.measures:
         return None
-    scores = {"scores": SCORES_VERSION, "metric": asdict(run.config)["metric"], "device": run.source.device.type}
+    scores = {"scores": SCORES_VERSION, "metric": asdict(run.config)["metric"]}
     searched = divergences_key(run, {"trials": structure.trial_options}) if structure.measures else {}
     return {**searched, **run.keys.statistics, **scores}
 
@@ -122,7 +121,7 @@ def time_layers(run: Run, work: WorkFolder, model: PlacedModel) -> None:
 
 
 def _layer_times(run: Run) -> LayerTimes:
-    key = run.source.fingerprint | {"device": device_name(run.source.device)}
+    key = run.source.fingerprint | run.keys.timed
     return LayerTimes(run.budget, run.choices.request, run.choices.structure, run.cache, key)
 
 

@@ -12,7 +12,7 @@ from flap.config import FlapConfig
 from flap.data import Windows
 from flap.data.random_state import seeded
 from flap.evaluation import Suite
-from flap.models import Given, Source
+from flap.models import Given, Source, products_in
 from flap.runs.choices import Choices
 from flap.runs.keys import CacheKeys
 from flap.runs.ledger import Ledger
@@ -75,11 +75,13 @@ class Run(Ledger):
 
     @contextmanager
     def begun(self) -> Iterator[None]:
-        """Set the random states, and the folder that an interrupted run resumes from, where one is worth keeping."""
+        """Set random states, the type of products, and the folder that an interrupted run resumes from."""
         self.introduce()
         writes = any(windows.to_write is not None for windows in self.texts.values())
         resumes = self.source.placed.streams or ((self.choices.structure.measures or writes) and self.cache.enabled)
-        with seeded(self.config.seed):
+        source, report = self.source, self.report
+        report.dtype, report.computed_in = str(source.dtype), str(source.computed_in)
+        with seeded(self.config.seed), products_in(source.computed_in, source.dtype):
             if not resumes and self.choices.recovery is None:
                 yield
                 return

@@ -71,6 +71,6 @@ def compare(
     pruned = run.suite.pruned(model, key)
     report.compare(dense, pruned, run.suite.averages(pruned.numbers), compressed)
     report.note_peak()  # before a measurement resets the counters
-    pair = run.suite.side_by_side(run.source.open, run.source.num_bytes, model, key)
+    pair = run.suite.side_by_side(run.source.open, run.source.num_bytes, model, key | run.keys.timed)
     for which, numbers in zip(("dense", "pruned"), pair, strict=True):
         report.evaluation[which] |= numbers

@@ -99,6 +99,7 @@ def _read_cell(folder: Path) -> Cell:
         documents=kept_documents(folder, report["evaluation"]["pruned"]) if report else {},
         progress=read_progress(folder) if state == "unfinished" else "",
         so_far=Results(folder / RESULTS).pruned() if state == "unfinished" else {},
+        better=report.get("better", {}) if report else Results(folder / RESULTS).better(),
         config=flatten(_plain_config(config), choices),
     )
 

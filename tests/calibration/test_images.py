@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor
 from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
 
@@ -52,6 +53,21 @@ def test_layer_by_layer_equals_one_pass(family: str) -> None:
     blind = collect_batches(placed, [tokens(), seen["input_ids"]])
     assert not torch.allclose(blind[1].blocks.mlp.mean_I, expected[1].blocks.mlp.mean_I, atol=1e-3)
     assert blind[1].blocks.mlp.num_tokens == expected[1].blocks.mlp.num_tokens
+
+
+def test_a_window_has_the_bos_of_its_chat_template_once(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    made = processor(tokenizer)
+    made.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    said = "{% if part.type == 'image' %}" + made.image_token + "{% else %} {{ part.text }}{% endif %}"
+    made.chat_template = (
+        f"<s>{{% for turn in messages %}}{{% for part in turn.content %}}{said}{{% endfor %}}{{% endfor %}}"
+    )
+    made.save_pretrained(tmp_path / "model")
+    images = read_images(
+        str(draw(tmp_path / "pairs")), vision.TestLlava.configs["gqa"], str(tmp_path / "model"), 128, False
+    )
+    assert images is not None
+    assert all(one["input_ids"][0, 0] == 1 and (one["input_ids"] == 1).sum() == 1 for one in images.windows)
 
 
 def test_a_picture_becomes_the_window_of_its_processor(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:

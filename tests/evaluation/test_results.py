@@ -11,7 +11,9 @@ from flap.evaluation.results import DENSE, Results
 from flap.storage import Cache
 
 KEY = {"task": "a"}
-FOUND = Measurement({"a/acc": 0.5, "a/acc_stderr": 0.1}, {"a/acc": [0.0, 1.0, 0.25, 0.1 + 0.2]})
+FOUND = Measurement(
+    {"a/acc": 0.5, "a/acc_stderr": 0.1}, {"a/acc": [0.0, 1.0, 0.25, 0.1 + 0.2]}, better={"a/acc": "higher"}
+)
 
 
 def never() -> Measurement:
@@ -23,6 +25,7 @@ def test_it_is_measured_once(tmp_path: Path) -> None:
     assert results.measured(KEY, lambda: FOUND) == FOUND
     assert results.measured({"task": "b"}, Measurement) == Measurement()
     assert Results(results.path).measured(KEY, never) == FOUND
+    assert results.better() == FOUND.better
     [first, second] = json.loads(results.path.read_text()).values()
     assert (first["key"], first["numbers"], second["numbers"]) == (KEY, FOUND.numbers, {})
     stored = json.loads(gzip.decompress((tmp_path / "run" / "documents.json.gz").read_bytes()))

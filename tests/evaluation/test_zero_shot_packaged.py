@@ -5,6 +5,7 @@ import math
 import pytest
 
 from flap.config import ModelConfig
+from flap.evaluation import Measurement
 from flap.evaluation.zero_shot import PAPER_MEASURES, ZeroShot
 from flap.models import find_model
 from flap.models.locate import GGUF
@@ -30,7 +31,7 @@ def test_the_paper_s_seven_tasks() -> None:
     for name, chance in CHANCE.items():
         error = math.sqrt(chance * (1 - chance) / 25)
         assert accuracies[name] > chance + error, accuracies
-    summary = evaluator.summary(found)
+    summary = evaluator.summary(Measurement(found)).numbers
     assert summary["zero_shot/average"] == pytest.approx(sum(accuracies.values()) / 7)
     assert summary["zero_shot/average_margin"] == pytest.approx(sum(found[f"{name}/margin"] for name in accuracies) / 7)
     print({name: round(value, 3) for name, value in (found | summary).items()})

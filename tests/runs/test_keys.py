@@ -1,5 +1,6 @@
 """Keys of what is stored: each changes with all that its result depends on, and with nothing else."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from tests.helpers.runs import composed, tiny
 
 PLAN = PruningPlan((LayerPlan((0, 1), (3, 5)),) * 4)
 DEVICES = ("cpu", "cuda")
+KEYS = {"statistics": observe, "scores": score}
 ON_WINDOWS = {"workspace", "compressed", "pruned", "divergences", "scores", "statistics", "inputs"}
 CHANGES = [
     ("ratio=0.5", {"workspace"}),
@@ -53,13 +55,26 @@ def test_a_killed_run_is_taken_up_by_the_same_version_on_the_same_device_alone(
             assert job.keys.workspace != before
 
 
-def test_what_a_model_writes_on_another_device_has_statistics_of_its_own(
-    model_dir: Path, text_file: Path, tmp_path: Path
+@pytest.mark.parametrize("name", ["statistics", "scores", "windows"])
+def test_what_is_computed_on_another_device_is_kept_apart(
+    name: str, model_dir: Path, text_file: Path, tmp_path: Path
 ) -> None:
-    for dataset, same in ((str(text_file), True), ("self", False)):
-        job = prepare(composed(*tiny(model_dir, text_file), f"calibration.dataset={dataset}"), tmp_path)
-        found = [replace(job, source=replace(job.source, device=torch.device(d))).keys.statistics for d in DEVICES]
-        assert (found[0] == found[1]) == same
+    run = prepare(composed(*tiny(model_dir, text_file), "metric=OBS"), tmp_path)
+    there = (replace(run, source=replace(run.source, device=torch.device(device))) for device in DEVICES)
+    cpu, gpu = (one.keys.windows if name == "windows" else KEYS[name].depends(one, None) for one in there)
+    assert (cpu == gpu) == (name == "windows")
+
+
+def test_times_are_of_one_gpu_and_so_many_threads(
+    model_dir: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, found = prepare(composed(*tiny(model_dir, text_file)), tmp_path), []
+    keys = replace(run, source=replace(run.source, device=torch.device("cuda:0"))).keys
+    for gpu, threads in (("L4", 1), ("H100", 1), ("H100", 2)):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, gpu=gpu: gpu)
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        found.append(keys.timed)
+    assert all(one != other for one, other in itertools.pairwise(found))
 
 
 def keys(folder: Path, *arguments: str) -> dict[str, object]:

@@ -27,6 +27,7 @@ def sweep(tmp_path: Path, report: Report) -> Path:
     running = add_cell(folder, None, "WIFV", "AL-AM", 0.5, state="running")
     (running / "progress.json").write_text('{"stage": "piqa", "done": 12, "total": 64}')
     entries = {"a": {"key": {}, "numbers": dense}, "b": {"key": {"plan": "x"}, "numbers": {PERPLEXITY: 123.5}}}
+    entries["b"]["better"] = {PERPLEXITY: "lower"}
     (running / "evaluation.json").write_text(json.dumps(entries))
     return folder
 
