@@ -16,6 +16,7 @@ from flap.data.packaged import packaged_file
 from flap.models.weights import check_weights
 from flap.storage.cache import exclusive
 from flap.storage.files import atomic_directory
+from flap.storage.locks import use
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +99,7 @@ def _dequantised(gguf: Path, cache: Path) -> Path:
         with exclusive(target, DEQUANTISE_SECONDS):
             if not (target / "config.json").is_file():
                 _dequantise(gguf, target)
+    use(target)
     return target
 
 
