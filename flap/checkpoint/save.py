@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,11 @@ class DifferentError(RuntimeError):
     """A checkpoint that does not compute what the model computes that it was written from: no bad input."""
 
 
+def followed(directory: Path) -> Path:
+    """Return what a symbolic link leads to, which need not be there: a checkpoint goes to its place, the link stays."""
+    return Path(os.path.realpath(directory)) if directory.is_symlink() else directory
+
+
 def check_target(directory: Path, overwrite: bool, model: Path | None = None) -> None:
     """Check that a checkpoint may be written to a directory.
 
@@ -39,7 +45,7 @@ def check_target(directory: Path, overwrite: bool, model: Path | None = None) ->
         ValueError: the directory cannot be made, is not empty and `overwrite` is false, holds no checkpoint of this
             program, or is, contains or lies inside that of the dense model.
     """
-    nearest = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    nearest = next(path for path in (directory, *directory.absolute().parents) if os.path.lexists(path))
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise ValueError(f"checkpoint.dir={directory}: expected a directory in a place that can be written to")
     if model is not None and model.is_dir():
@@ -112,7 +118,6 @@ def save(
             _carry_over(directory, scratch)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"checkpoint.dir={directory}: cannot be written, what was there stays ({error})") from error
-    shutil.rmtree(_unverified(directory), ignore_errors=True)  # left by an earlier run, and now verified
     return open_checkpoint(directory, model.device, model.folder) if model.on_disk else model
 
 
@@ -132,18 +137,13 @@ def _verify_or_keep(model: PlacedModel, scratch: Path, directory: Path) -> None:
     except DifferentError:
         raise
     except Exception as error:
-        kept = _unverified(directory)
-        shutil.rmtree(kept, ignore_errors=True)
+        places = (directory.with_name(f"{directory.name}.unverified{number or ''}") for number in count())
+        kept = next(path for path in places if not path.exists())  # those of earlier runs stay: nobody asked
         scratch.rename(kept)
         raise ValueError(
             f"checkpoint.dir={directory}: written, but comparing it with the model failed ({one_line(error, 200)}); "
             f"the files are in {kept}"
         ) from error
-
-
-def _unverified(directory: Path) -> Path:
-    """Return where the files of a checkpoint are kept that could not be compared with the model."""
-    return directory.with_name(f"{directory.name}.unverified")
 
 
 def verify(model: PlacedModel, directory: Path) -> None:

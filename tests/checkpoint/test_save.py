@@ -223,6 +223,12 @@ def test_an_error_after_the_weights_are_written_leaves_them(
         with pytest.raises(ValueError, match=r"no room for a second model.*the files are in \S+checkpoint\.unverified"):
             save_over()
     assert contents(old) == before
-    verify(Resident(model), old.with_name("checkpoint.unverified"))
+    kept = old.with_name("checkpoint.unverified")
+    verify(Resident(model), kept)
+    first = contents(kept)
+    with monkeypatch.context() as patch:
+        patch.setattr("flap.checkpoint.save.open_checkpoint", no_room)
+        with pytest.raises(ValueError, match=r"the files are in \S+checkpoint\.unverified1$"):
+            save_over()
     save_over()
-    assert not old.with_name("checkpoint.unverified").exists()
+    assert contents(kept) == first  # nobody asked for its removal
