@@ -65,6 +65,13 @@ class Divergence:
 
     def along(self, plans: PlansOfLayer, num_tokens: int, covariance: bool, stage: str) -> list[float]:
         """As a call, for plans that are made layer by layer, as the walk comes to each. covariance: of statistics."""
+        nats = self._walked(plans, num_tokens, covariance, stage)
+        if self.folder is not None:  # with the hidden states of all plans, which are not mapped any more
+            shutil.rmtree(self.folder, ignore_errors=True)
+        return nats
+
+    def _walked(self, plans: PlansOfLayer, num_tokens: int, covariance: bool, stage: str) -> list[float]:
+        """Return the divergence of each plan, after one walk."""
         model, (windows, texts) = self.calibration.model, self._windows(num_tokens)
         walk, dense = Walk(model, f"{stage}, layer by layer", self.folder), dense_plan(model)
 
@@ -82,10 +89,7 @@ class Divergence:
             for name in set(walk.streams) - {"fitting", "held out"}:
                 del walk.streams[name]
             walk.streams |= {str(k): stream for k, stream in streams.items()}
-        nats = self._nats(model, windows, texts, [streams[k].batches for k in stream_ids])
-        if self.folder is not None:
-            shutil.rmtree(self.folder)  # the hidden states of all plans
-        return nats
+        return self._nats(model, windows, texts, [streams[k].batches for k in stream_ids])
 
     def _windows(self, num_tokens: int) -> tuple[list[Tensor], list[Tensor]]:
         """Return tokens_NT and text_N for each length of window."""

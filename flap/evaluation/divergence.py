@@ -74,7 +74,8 @@ def final_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> list[Tenso
     if model.folder is None:
         return [hidden_NTD.cpu() for hidden_NTD in states]
     model.folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=model.folder) as folder:  # mapped files are there until nobody uses them
+    # mapped files are there until nobody uses them; on NFS their folder is, too
+    with TemporaryDirectory(dir=model.folder, ignore_cleanup_errors=True) as folder:
         files = HiddenFiles(Path(folder))
         return [files.new([tuple(hidden.shape)], hidden.dtype)[0][0].copy_(hidden) for hidden in states]
 

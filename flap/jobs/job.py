@@ -176,3 +176,4 @@ class Job:
             return
         with workspace(self.cache.root, self.keys.workspace, self.config.resume) as folder:
             yield folder
+            self.suite.references.clear()  # which may be mapped files of the folder

@@ -56,7 +56,7 @@ class OnDisk(PlacedModel):
         self.directory = directory
         self._device = device
         self._load = load
-        self._temporary = TemporaryDirectory() if folder is None else None
+        self._temporary = TemporaryDirectory(ignore_cleanup_errors=True) if folder is None else None
         self.folder = Path(self._temporary.name) if self._temporary else Path(folder or "")
         self._files = LayerFiles(model, self.layers, directory, device, dequantiser)
         self._changes = Changes(self.folder / "layers", self.adapter, self._files.prefix)
@@ -137,15 +137,19 @@ class OnDisk(PlacedModel):
         """Yield the final hidden states of each batch, after one walk of all batches."""
         assert self.folder is not None
         self.folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=self.folder) as folder:
-            walk = Walk(self, "layer by layer", Path(folder))
-            stream = walk.enter("windows", batches_NT)
-            for i in walk:
-                stream.advance(i, self.layers[i])
-            with self.ends():
-                for batch_NT, hidden_NTD in zip(batches_NT, stream.batches, strict=True):
-                    tokens_NT, last_NTD = batch_NT.to(self.device), hidden_NTD.to(self.device)
-                    yield leave(self.adapter, self.adapter.decoder, tokens_NT, last_NTD).last_hidden_state
+        with TemporaryDirectory(dir=self.folder, ignore_cleanup_errors=True) as folder:
+            yield from self._walked(batches_NT, Path(folder))  # after it no file is mapped, as NFS needs to remove them
+
+    def _walked(self, batches_NT: Sequence[Tensor], folder: Path) -> Iterator[Tensor]:
+        """Yield the final hidden states of each batch, which walk in files of this folder."""
+        walk = Walk(self, "layer by layer", folder)
+        stream = walk.enter("windows", batches_NT)
+        for i in walk:
+            stream.advance(i, self.layers[i])
+        with self.ends():
+            for batch_NT, hidden_NTD in zip(batches_NT, stream.batches, strict=True):
+                tokens_NT, last_NTD = batch_NT.to(self.device), hidden_NTD.to(self.device)
+                yield leave(self.adapter, self.adapter.decoder, tokens_NT, last_NTD).last_hidden_state
 
     @torch.no_grad()
     def logits(self, tokens_NT: Tensor) -> Tensor:
