@@ -1,11 +1,15 @@
 """Atomic files: whole or as they were, and nothing of a dead process stays."""
 
+import mmap
 import multiprocessing
 import os
 import signal
 from pathlib import Path
 
-from flap.storage.files import atomic_file, write_text
+import pytest
+
+from flap.storage.files import atomic_directory, atomic_file, remove_leftovers, write_text
+from tests.helpers.network_files import as_on_nfs
 
 
 def die_while_writing(target: Path) -> None:
@@ -38,5 +42,23 @@ def test_writers_whose_processes_have_one_number_do_not_meet(tmp_path: Path) -> 
 def test_what_is_left_of_a_longer_name_is_not_taken_for_it(tmp_path: Path) -> None:
     (tmp_path / ".model.v2.1234abcd.lock").write_text("")
     (tmp_path / ".model.v2.1234abcd.old").mkdir()
-    write_text(tmp_path / "model", "mine")
-    assert (tmp_path / ".model.v2.1234abcd.old").is_dir()
+    remove_leftovers(tmp_path / "model")
+    assert (tmp_path / ".model.v2.1234abcd.old").is_dir() and not (tmp_path / "model").exists()
+
+
+def test_what_nfs_does_not_remove_at_once_goes_later(tmp_path: Path) -> None:
+    def fail() -> None:
+        with atomic_directory(tmp_path / "model", "checkpoint.dir") as scratch:
+            (scratch / "weights").write_text("half")
+            with (scratch / "weights").open() as file:
+                mapped.append(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
+            raise OSError("no space left")
+
+    mapped: list[mmap.mmap] = []
+    with as_on_nfs(tmp_path):
+        with pytest.raises(OSError, match="no space left"):
+            fail()
+        assert len(list(tmp_path.glob(".model.*.new"))) == 1
+        mapped.pop().close()
+        remove_leftovers(tmp_path / "model")
+    assert not list(tmp_path.iterdir())
