@@ -118,6 +118,8 @@ def save(
             _carry_over(directory, scratch)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"checkpoint.dir={directory}: cannot be written, what was there stays ({error})") from error
+    # an earlier start of this run may have left it, and now it is verified
+    shutil.rmtree(_unverified(directory, provenance_of(directory)), ignore_errors=True)
     return open_checkpoint(directory, model.device, model.folder) if model.on_disk else model
 
 
@@ -137,13 +139,19 @@ def _verify_or_keep(model: PlacedModel, scratch: Path, directory: Path) -> None:
     except DifferentError:
         raise
     except Exception as error:
-        places = (directory.with_name(f"{directory.name}.unverified{number or ''}") for number in count())
-        kept = next(path for path in places if not path.exists())  # those of earlier runs stay: nobody asked
+        kept = _unverified(directory, provenance_of(scratch))
+        shutil.rmtree(kept, ignore_errors=True)
         scratch.rename(kept)
         raise ValueError(
             f"checkpoint.dir={directory}: written, but comparing it with the model failed ({one_line(error, 200)}); "
             f"the files are in {kept}"
         ) from error
+
+
+def _unverified(directory: Path, provenance: dict[str, Any]) -> Path:
+    """Return where a run keeps a checkpoint that could not be compared with the model: no folder of another run's."""
+    places = (directory.with_name(f"{directory.name}.unverified{number or ''}") for number in count())
+    return next(path for path in places if not path.exists() or provenance_of(path) == provenance)
 
 
 def verify(model: PlacedModel, directory: Path) -> None:
