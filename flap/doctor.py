@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from rich.filesize import decimal
 
 from flap.storage import cache_root
+from flap.storage.files import bytes_below
 
 PACKAGE = "flap-pruning"
 FEW_BYTES = 10 * 10**9  # less free disk than this is told: a checkpoint of a 7B model takes 14 GB
@@ -152,8 +153,7 @@ def cache(root: Path) -> Finding:
             "problem",
             f"{root} cannot be written: nothing is kept; set FLAP_CACHE_DIR or cache_dir to a folder that can",
         )
-    size = sum(file.stat().st_size for file in root.rglob("*") if file.is_file() and not file.is_symlink())
-    return Finding("ok", f"{root}, {decimal(size)}; see python -m flap cache")
+    return Finding("ok", f"{root}, {decimal(bytes_below(root))}; see python -m flap cache")
 
 
 def disk(places: dict[str, Path]) -> Finding:

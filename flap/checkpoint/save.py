@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from fnmatch import fnmatch
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,11 @@ class DifferentError(RuntimeError):
     """A checkpoint that does not compute what the model computes that it was written from: no bad input."""
 
 
+def followed(directory: Path) -> Path:
+    """Return what a symbolic link leads to, which need not be there: a checkpoint goes to its place, the link stays."""
+    return Path(os.path.realpath(directory)) if directory.is_symlink() else directory
+
+
 def check_target(directory: Path, overwrite: bool, model: Path | None = None) -> None:
     """Check that a checkpoint may be written to a directory.
 
@@ -45,7 +51,7 @@ def check_target(directory: Path, overwrite: bool, model: Path | None = None) ->
         ValueError: the directory cannot be made, is not empty and `overwrite` is false, holds no checkpoint of this
             program, or is, contains or lies inside that of the dense model.
     """
-    nearest = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    nearest = next(path for path in (directory, *directory.absolute().parents) if os.path.lexists(path))
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise ValueError(f"checkpoint.dir={directory}: expected a directory in a place that can be written to")
     if model is not None and model.is_dir():
@@ -118,7 +124,8 @@ def save(
             _carry_over(directory, scratch)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"checkpoint.dir={directory}: cannot be written, what was there stays ({error})") from error
-    shutil.rmtree(_unverified(directory), ignore_errors=True)  # left by an earlier run, and now verified
+    # an earlier start of this run may have left it, and now it is verified
+    shutil.rmtree(_unverified(directory, provenance_of(directory)), ignore_errors=True)
     return model.saved_in(directory)
 
 
@@ -138,7 +145,7 @@ def _verify_or_keep(model: PlacedModel, scratch: Path, directory: Path) -> None:
     except DifferentError:
         raise
     except Exception as error:
-        kept = _unverified(directory)
+        kept = _unverified(directory, provenance_of(scratch))
         shutil.rmtree(kept, ignore_errors=True)
         scratch.rename(kept)
         raise ValueError(
@@ -147,9 +154,10 @@ def _verify_or_keep(model: PlacedModel, scratch: Path, directory: Path) -> None:
         ) from error
 
 
-def _unverified(directory: Path) -> Path:
-    """Return where the files of a checkpoint are kept that could not be compared with the model."""
-    return directory.with_name(f"{directory.name}.unverified")
+def _unverified(directory: Path, provenance: dict[str, Any]) -> Path:
+    """Return where a run keeps a checkpoint that could not be compared with the model: no folder of another run's."""
+    places = (directory.with_name(f"{directory.name}.unverified{number or ''}") for number in count())
+    return next(path for path in places if not path.exists() or provenance_of(path) == provenance)
 
 
 def verify(model: PlacedModel, directory: Path) -> None:

@@ -74,7 +74,8 @@ def final_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> list[Tenso
     if model.work.path is None:
         return [hidden_NTD.cpu() for hidden_NTD in states]
     model.work.path.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=model.work.path) as folder:  # mapped files are there until nobody uses them
+    # mapped files are there until nobody uses them; on NFS their folder is, too
+    with TemporaryDirectory(dir=model.work.path, ignore_cleanup_errors=True) as folder:
         files = HiddenFiles(Path(folder))
         return [files.new([tuple(hidden.shape)], hidden.dtype)[0][0].copy_(hidden) for hidden in states]
 

@@ -16,6 +16,7 @@ from flap.data.packaged import packaged_file
 from flap.models.weights import check_weights
 from flap.storage.cache import exclusive
 from flap.storage.files import atomic_directory
+from flap.storage.locks import use
 
 log = logging.getLogger(__name__)
 
@@ -95,9 +96,11 @@ def _dequantised(gguf: Path, cache: Path) -> Path:
     """Return the GGUF as a float32 safetensors directory in the cache; one process makes it, then it is reused."""
     target = cache / "models" / f"{gguf.stem}-{gguf.stat().st_size}"
     if not (target / "config.json").is_file():
-        with exclusive(target, DEQUANTISE_SECONDS):
+        making = target.with_name(f"{target.name}.making")  # its lock: the folder's own is held by those that use it
+        with exclusive(making, DEQUANTISE_SECONDS):
             if not (target / "config.json").is_file():
                 _dequantise(gguf, target)
+    use(target)
     return target
 
 

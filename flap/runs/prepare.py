@@ -4,9 +4,8 @@ import json
 from pathlib import Path
 
 from flap.calibration.images import read_images
-from flap.checkpoint.save import check_room, check_target, provenance_of
+from flap.checkpoint.save import check_room, check_target, followed, provenance_of
 from flap.config import FlapConfig, in_time, require
-from flap.estimation.room import bytes_below
 from flap.evaluation import prepare_suite
 from flap.evaluation.results import RESULTS
 from flap.export.gguf import Changes, check_export, source_gguf
@@ -19,7 +18,7 @@ from flap.runs.forecast import Forecast
 from flap.runs.run import Run
 from flap.runs.texts import read_texts
 from flap.storage import Cache, cache_root
-from flap.storage.files import remove_leftovers
+from flap.storage.files import bytes_below, remove_leftovers
 from flap.storage.workspace import working_folder
 
 
@@ -40,7 +39,7 @@ def prepare(
     """
     require(not config.dry_run, "dry_run", True, "false; only the command line prints what a run will take")
     choices, run_dir = choose(config), run_dir or Path()
-    target = Path(config.checkpoint.dir or run_dir / "checkpoint")
+    target = followed(Path(config.checkpoint.dir or run_dir / "checkpoint"))
     root = cache_root(config.cache_dir)
     source = source or find_model(config.model, root, config.trust_remote_code, keep_dense)
     require(

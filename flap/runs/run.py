@@ -88,3 +88,4 @@ class Run(Ledger):
             with workspace(self.cache.root, self.keys.workspace, self.config.resume) as folder:
                 self.work = WorkFolder(folder)
                 yield
+                self.suite.references.clear()  # which may be mapped files of the folder

@@ -75,8 +75,15 @@ class PlanDivergence:
         self, plans: PlansOfLayer, num_tokens: int, covariance: bool, stage: str, work: WorkFolder = NOT_KEPT
     ) -> list[float]:
         """As a call, for plans that are made layer by layer, as the walk comes to each. covariance: of statistics."""
+        walk = Walk(self.calibration.model, f"{stage}, layer by layer", work)
+        nats = self._walked(walk, plans, num_tokens, covariance)
+        work.clear()  # with the hidden states of all plans, which are not mapped any more
+        return nats
+
+    def _walked(self, walk: Walk, plans: PlansOfLayer, num_tokens: int, covariance: bool) -> list[float]:
+        """Return the divergence of each plan, after one walk."""
         model, (windows, texts) = self.calibration.model, self._windows(num_tokens)
-        walk, dense = Walk(model, f"{stage}, layer by layer", work), dense_plan(model)
+        dense = dense_plan(model)
 
         def with_dense(i: int, observed: LayerStatistics | None) -> list[LayerPlan]:
             return [dense.layers[i], *plans(i, observed)]
@@ -92,9 +99,7 @@ class PlanDivergence:
             for name in set(walk.streams) - {"fitting", "held out"}:
                 del walk.streams[name]
             walk.streams |= {str(k): stream for k, stream in streams.items()}
-        nats = self._nats(model, windows, texts, [streams[k].batches for k in stream_ids])
-        work.clear()  # the hidden states of all plans
-        return nats
+        return self._nats(model, windows, texts, [streams[k].batches for k in stream_ids])
 
     def _windows(self, num_tokens: int) -> tuple[list[Tensor], list[Tensor]]:
         """Return tokens_NT and text_N for each length of window."""

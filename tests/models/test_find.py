@@ -20,7 +20,7 @@ from flap.export.gguf import export_gguf
 from flap.models import find_model, locate, read_model
 from flap.models.devices import pick_device
 from flap.models.locate import GGUF
-from flap.storage.files import cache_root
+from flap.storage.files import cache_root, remove_unused
 from tests.cases import VOCAB, tiny_model, tokens
 from tests.helpers.pruned import logits
 from tests.helpers.tokenizers import KINDS
@@ -97,6 +97,7 @@ def test_the_packaged_copy_is_dequantised_once_by_processes_that_start_together(
         found = list(pool.map(lambda _: locate.locate(SMOLLM2, tmp_path / "cache", streams=False), range(3)))
     assert read_files == [gguf.name] and len(set(found)) == 1
     path, origin = found[0]
+    assert not remove_unused(Path(path))  # as `flap cache clear` would
     assert origin == f"packaged {gguf.name}"
     assert torch.equal(logits(read_model(path)), logits(model))
     assert AutoTokenizer.from_pretrained(path)(TEXT).input_ids == words(TEXT).input_ids

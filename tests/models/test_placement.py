@@ -32,6 +32,8 @@ from flap.models import (
     read_model,
 )
 from flap.models.forward import enter
+from flap.storage.files import remove_unused
+from flap.storage.locks import lock_of
 from tests.cases import tiny_model, tokens
 from tests.helpers.placed import placed_at
 from tests.helpers.pruned import logits, prune
@@ -307,3 +309,13 @@ def test_models_with_more_to_come_share_their_dense_weights(
     anew = replace(source)  # without what the other one keeps
     one, other = (anew.open() for _ in range(2))
     assert one.layers[0].mlp.up_proj.weight is not other.layers[0].mlp.up_proj.weight
+
+
+def test_weights_on_disk_are_used_and_those_of_dead_processes_are_removed(directory: Path) -> None:
+    left = directory.parent / "cache" / "offload" / "left"
+    left.mkdir(parents=True)
+    lock_of(left).touch()
+    placed = partly_on_disk(directory)
+    own = Path(placed.model.offload_folder.name)
+    assert own.parent == left.parent and not left.exists()
+    assert not remove_unused(own)

@@ -57,7 +57,7 @@ class OnDisk(PlacedModel):
         self.directory = directory
         self._device = device
         self._load = load
-        self._temporary = TemporaryDirectory() if work.path is None else None
+        self._temporary = TemporaryDirectory(ignore_cleanup_errors=True) if work.path is None else None
         self.folder = work.path or Path(self._temporary.name if self._temporary else "")
         self.work = WorkFolder(self.folder)
         self._files = LayerFiles(model, self.layers, directory, device, dequantiser)
@@ -138,15 +138,20 @@ class OnDisk(PlacedModel):
     def hidden_states(self, batches_NT: Sequence[Tensor]) -> Iterator[Tensor]:
         """Yield the final hidden states of each batch, after one walk of all batches."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=self.folder) as folder:
-            walk = Walk(self, "layer by layer", WorkFolder(Path(folder)))
-            stream = walk.enter("windows", batches_NT)
-            for i in walk:
-                stream.advance(i, self.layers[i])
-            with self.ends():
-                for batch_NT, hidden_NTD in zip(batches_NT, stream.batches, strict=True):
-                    tokens_NT, last_NTD = batch_NT.to(self.device), hidden_NTD.to(self.device)
-                    yield leave(self.adapter, self.adapter.decoder, tokens_NT, last_NTD).last_hidden_state
+        with TemporaryDirectory(dir=self.folder, ignore_cleanup_errors=True) as folder:
+            # after it no file is mapped, as NFS needs to remove them
+            yield from self._walked(batches_NT, WorkFolder(Path(folder)))
+
+    def _walked(self, batches_NT: Sequence[Tensor], work: WorkFolder) -> Iterator[Tensor]:
+        """Yield the final hidden states of each batch, which walk in files of this folder."""
+        walk = Walk(self, "layer by layer", work)
+        stream = walk.enter("windows", batches_NT)
+        for i in walk:
+            stream.advance(i, self.layers[i])
+        with self.ends():
+            for batch_NT, hidden_NTD in zip(batches_NT, stream.batches, strict=True):
+                tokens_NT, last_NTD = batch_NT.to(self.device), hidden_NTD.to(self.device)
+                yield leave(self.adapter, self.adapter.decoder, tokens_NT, last_NTD).last_hidden_state
 
     @torch.no_grad()
     def logits(self, tokens_NT: Tensor) -> Tensor:

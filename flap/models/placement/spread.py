@@ -14,6 +14,8 @@ from flap.models.offload import onloaded, running_device
 from flap.models.placement.base import Weights
 from flap.models.placement.resident import InMemory
 from flap.storage import WorkFolder
+from flap.storage.files import remove_unused
+from flap.storage.locks import use
 
 
 class Spread(InMemory):
@@ -26,7 +28,10 @@ class Spread(InMemory):
         Changes of layers that are on disk are written to a folder that is deleted with the model.
         """
         source.offload.mkdir(parents=True, exist_ok=True)
-        changes = TemporaryDirectory(dir=source.offload)
+        for lock in source.offload.glob("*.lock"):  # of processes that have ended, and of their models
+            remove_unused(lock.with_suffix(""))
+        changes = TemporaryDirectory(dir=source.offload, ignore_cleanup_errors=True)
+        use(Path(changes.name))
         model = source.read(device_map="auto", max_memory=memory_limits(source.device), offload_folder=changes.name)
         model.offload_folder = changes
         return cls(model)
