@@ -11,7 +11,7 @@ from flap.checkpoint.card import write_card
 from flap.checkpoint.convert import become_checkpointable
 from flap.checkpoint.save import save
 from flap.compression import prune_in_sequence
-from flap.config import FlapConfig, in_time
+from flap.config import FlapConfig, in_time, one_line
 from flap.data import SELF, save_text
 from flap.data.random_state import seeded
 from flap.export.gguf import export_gguf
@@ -141,6 +141,11 @@ def write(report: Report, plan: PruningPlan, job: Job, run_dir: Path) -> None:
         [text] = (text for text in job.texts[use].known if text.name == SELF)
         save_text(text, run_dir / f"{SELF}_{use}.jsonl")
     plan.save(run_dir / "plan.json")
-    draw_layers(report, run_dir / "layers.png")
     write_text(run_dir / "report.md", markdown(report))
     report.save(run_dir / "report.json")
+    picture = run_dir / "layers.png"
+    try:
+        draw_layers(report, picture)
+    except Exception as error:  # no picture is worth the report of a run
+        picture.unlink(missing_ok=True)
+        log.warning("%s: cannot be drawn (%s)", picture, one_line(error))
