@@ -1,6 +1,5 @@
 """Writing a checkpoint as an atomic directory: weights, config, modelling file, tokenizer and flap.json."""
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from flap.allocation import PruningPlan
 from flap.checkpoint.card import is_ours
 from flap.config import one_line
 from flap.models import PlacedModel, open_checkpoint
+from flap.storage import read_json, to_json
 from flap.storage.files import atomic_directory
 
 LABEL = "flap.json"  # says that a directory is a checkpoint of this program
@@ -59,12 +59,9 @@ def check_target(directory: Path, overwrite: bool, model: Path | None = None) ->
         )
 
 
-def provenance_of(directory: Path) -> dict[str, Any]:
-    """Return the provenance in a checkpoint of this program; empty if there is none, or none that can be read."""
-    try:
-        return dict(json.loads((directory / LABEL).read_text())["provenance"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+def label_of(directory: Path) -> dict[str, Any]:
+    """Return the provenance and the plan of a checkpoint of this program; empty if there is none that can be read."""
+    return read_json(directory / LABEL) if any(directory.glob("*.safetensors")) else {}
 
 
 def check_room(target: Path, num_bytes: int) -> None:
@@ -107,7 +104,7 @@ def save(
             tokenizer.save_pretrained(scratch)
             for file in beside:
                 shutil.copy2(file, scratch / file.name)
-            (scratch / LABEL).write_text(json.dumps({"provenance": provenance, "plan": plan.to_dict()}) + "\n")
+            (scratch / LABEL).write_text(to_json({"provenance": provenance, "plan": plan.to_dict()}) + "\n")
             _verify_or_keep(model, scratch, directory)
             _carry_over(directory, scratch)
     except (OSError, SafetensorError) as error:

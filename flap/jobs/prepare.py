@@ -1,10 +1,9 @@
 """The preparation of a run: everything that needs no weights is made and checked before they are read."""
 
-import json
 from pathlib import Path
 
 from flap.calibration.images import read_images
-from flap.checkpoint.save import check_room, check_target, provenance_of
+from flap.checkpoint.save import check_room, check_target, label_of
 from flap.config import FlapConfig, in_time, require
 from flap.estimation.room import bytes_below
 from flap.evaluation import prepare_suite
@@ -18,6 +17,7 @@ from flap.jobs.texts import read_texts
 from flap.models import Given, ModelAdapter, Source, adapt, find_model
 from flap.recovery import check_room_to_train
 from flap.reporting import described
+from flap.reporting.resume import changes_of_the_model, differences
 from flap.storage import Cache, cache_root
 from flap.storage.files import remove_leftovers
 from flap.storage.workspace import working_folder
@@ -48,8 +48,6 @@ def prepare(
     if "gguf" in config.checkpoint.formats:
         check_export(source.config, source.tokenizer, source_gguf(config.model.path), _changes(config, choices))
     results = run_dir / RESULTS
-    if not config.resume:
-        results.unlink(missing_ok=True)  # without resume, numbers of an earlier start are not used
     suite = prepare_suite(choices.evaluators, source.tokenizer, source.max_length, results)
     texts = read_texts(config, choices, source.tokenizer, source.max_length)
     images = None
@@ -66,6 +64,8 @@ def prepare(
     job = Job(config, choices, source, texts, budget, suite, cache, target, images, _replaces(config, target, results))
     if will_save:
         _check_room(job, adapter)
+    if not config.resume:
+        results.unlink(missing_ok=True)  # without resume, numbers of an earlier start are not used
     return job
 
 
@@ -88,7 +88,8 @@ def _replaces(config: FlapConfig, target: Path, results: Path) -> bool:
     """
     if config.checkpoint.overwrite or config.checkpoint.dir is None:
         return True
-    return results.is_file() and provenance_of(target).get("config") == json.loads(json.dumps(described(config)))
+    written = label_of(target).get("provenance", {}).get("config", {})
+    return results.is_file() and not changes_of_the_model(differences(written, described(config)))
 
 
 def _check_room(job: Job, adapter: ModelAdapter) -> None:
