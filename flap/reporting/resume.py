@@ -56,7 +56,7 @@ def _has_checkpoint(run_dir: Path, report: Report) -> bool:
         return True
     target = Path(report.config["checkpoint"]["dir"] or run_dir / "checkpoint")
     written = {"provenance": report.provenance, "plan": read_json(run_dir / "plan.json")}
-    return label_of(target) == json.loads(to_json(written))
+    return label_of(target) == dict(json.loads(to_json(written)))
 
 
 def changed_inputs(stored: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
