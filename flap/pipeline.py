@@ -1,10 +1,11 @@
 """The method, from a config to a pruned checkpoint and a report (FLAP, An et al., AAAI 2024, arXiv 2312.11983)."""
 
+import logging
 from pathlib import Path
 
 from flap.allocation import PruningPlan
 from flap.checkpoint.card import write_card
-from flap.config import FlapConfig, in_time
+from flap.config import FlapConfig, in_time, one_line
 from flap.data import SELF, save_text
 from flap.models import Given, PlacedModel, Source, base_facts
 from flap.reporting import Report, draw_layers, markdown, model_card
@@ -13,6 +14,8 @@ from flap.runs.method import allocate, calibrate, compress, prune_layers, score,
 from flap.runs.prepare import prepare
 from flap.runs.stages import compare, load, measure_compressed, measure_dense, recover, save
 from flap.storage import write_text
+
+log = logging.getLogger(__name__)
 
 
 def run(
@@ -68,6 +71,11 @@ def write(run: Run, plan: PruningPlan, run_dir: Path) -> None:
         [text] = (text for text in run.texts[use].known if text.name == SELF)
         save_text(text, run_dir / f"{SELF}_{use}.jsonl")
     plan.save(run_dir / "plan.json")
-    draw_layers(run.report, run_dir / "layers.png")
     write_text(run_dir / "report.md", markdown(run.report))
     run.report.save(run_dir / "report.json")
+    picture = run_dir / "layers.png"
+    try:
+        draw_layers(run.report, picture)
+    except Exception as error:  # no picture is worth the report of a run
+        picture.unlink(missing_ok=True)
+        log.warning("%s: cannot be drawn (%s)", picture, one_line(error))

@@ -1,6 +1,5 @@
 """Writing a checkpoint as an atomic directory: weights, config, modelling file, tokenizer and flap.json."""
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -18,6 +17,7 @@ from flap.allocation import PruningPlan
 from flap.checkpoint.card import is_ours
 from flap.config import one_line
 from flap.models import PlacedModel, open_checkpoint
+from flap.storage import read_json, to_json
 from flap.storage.files import atomic_directory
 
 LABEL = "flap.json"  # says that a directory is a checkpoint of this program
@@ -71,12 +71,9 @@ def check_target(directory: Path, overwrite: bool, model: Path | None = None) ->
         )
 
 
-def provenance_of(directory: Path) -> dict[str, Any]:
-    """Return the provenance in a checkpoint of this program; empty if there is none, or none that can be read."""
-    try:
-        return dict(json.loads((directory / LABEL).read_text())["provenance"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+def label_of(directory: Path) -> dict[str, Any]:
+    """Return the provenance and the plan of a checkpoint of this program; empty if there is none that can be read."""
+    return read_json(directory / LABEL) if any(directory.glob("*.safetensors")) else {}
 
 
 def check_room(target: Path, num_bytes: int) -> None:
@@ -119,13 +116,13 @@ def save(
             tokenizer.save_pretrained(scratch)
             for file in beside:
                 shutil.copy2(file, scratch / file.name)
-            (scratch / LABEL).write_text(json.dumps({"provenance": provenance, "plan": plan.to_dict()}) + "\n")
+            (scratch / LABEL).write_text(to_json({"provenance": provenance, "plan": plan.to_dict()}) + "\n")
             _verify_or_keep(model, scratch, directory)
             _carry_over(directory, scratch)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"checkpoint.dir={directory}: cannot be written, what was there stays ({error})") from error
     # an earlier start of this run may have left it, and now it is verified
-    shutil.rmtree(_unverified(directory, provenance_of(directory)), ignore_errors=True)
+    shutil.rmtree(_unverified(directory, label_of(directory)), ignore_errors=True)
     return model.saved_in(directory)
 
 
@@ -145,7 +142,7 @@ def _verify_or_keep(model: PlacedModel, scratch: Path, directory: Path) -> None:
     except DifferentError:
         raise
     except Exception as error:
-        kept = _unverified(directory, provenance_of(scratch))
+        kept = _unverified(directory, label_of(scratch))
         shutil.rmtree(kept, ignore_errors=True)
         scratch.rename(kept)
         raise ValueError(
@@ -154,10 +151,10 @@ def _verify_or_keep(model: PlacedModel, scratch: Path, directory: Path) -> None:
         ) from error
 
 
-def _unverified(directory: Path, provenance: dict[str, Any]) -> Path:
+def _unverified(directory: Path, label: dict[str, Any]) -> Path:
     """Return where a run keeps a checkpoint that could not be compared with the model: no folder of another run's."""
     places = (directory.with_name(f"{directory.name}.unverified{number or ''}") for number in count())
-    return next(path for path in places if not path.exists() or provenance_of(path) == provenance)
+    return next(path for path in places if not path.exists() or label_of(path) == label)
 
 
 def verify(model: PlacedModel, directory: Path) -> None:

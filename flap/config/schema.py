@@ -145,9 +145,15 @@ def amount(ratio: float | None, target: Any) -> str:
     return "_".join(f"{name}{value:.12g}" for name, value in targets(target).items()) or f"r{ratio}"
 
 
+def folder_name(run_name: str) -> str:
+    """Return the name of a run as one component of a path: "org-x_WIFV" of "org/x_WIFV", which would be two folders."""
+    return run_name.replace("/", "-")
+
+
 OmegaConf.register_new_resolver("model_name", model_name, replace=True)
 OmegaConf.register_new_resolver("default_ratio", default_ratio, replace=True)
 OmegaConf.register_new_resolver("amount", amount, replace=True)
+OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 
 
 def config_dir() -> str:

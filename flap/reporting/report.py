@@ -1,7 +1,6 @@
 """The report of a run and its file report.json (schema 1)."""
 
 import json
-import math
 import platform
 import resource
 import time
@@ -20,8 +19,10 @@ from flap.models.devices import gpus
 from flap.reporting.contents import missing
 from flap.reporting.provenance import git_state, versions
 from flap.storage.files import write_text
+from flap.storage.json_files import infinite, to_json
 
 SCHEMA = 1
+MEASURED = ("target", "recovery", "search_nats", "evaluation", "difference_stderr", "difference_p_value")
 
 
 @dataclass
@@ -134,14 +135,11 @@ class Report:
 
     def save(self, path: Path) -> None:
         """Write report.json; a number that is not finite (an infinite perplexity) becomes null."""
-        plain = asdict(self)
-        for numbers in plain["evaluation"].values():
-            numbers.update({name: None for name, value in numbers.items() if not math.isfinite(value)})
-        write_text(path, json.dumps(plain, indent=1, allow_nan=False) + "\n")
+        write_text(path, to_json(asdict(self), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "Report":
-        """Read report.json; null in the evaluation becomes infinity.
+        """Read report.json; null among what was measured becomes infinity.
 
         Raises:
             ValueError: the file is missing or damaged, has another schema, or lacks a part.
@@ -157,8 +155,7 @@ class Report:
             )
         if lacking := missing(plain):
             raise ValueError(f"{path}: has no valid {', '.join(lacking)}; resume=false runs it again")
-        for numbers in plain["evaluation"].values():
-            numbers.update({name: math.inf for name, value in numbers.items() if value is None})
+        plain |= {part: infinite(plain[part]) for part in MEASURED if part in plain}
         plain.pop("corrections", None)  # written by earlier versions
         try:
             return cls(**plain)

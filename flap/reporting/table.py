@@ -96,7 +96,7 @@ def _realised(target: Mapping[str, float]) -> str:
 
 
 def _in_digits(value: float) -> str:
-    return f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
+    return f"{value:,.0f}" if value % 1 == 0 else f"{value:,.1f}"
 
 
 def measured_number(numbers: Mapping[str, float], name: str) -> str:

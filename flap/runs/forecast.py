@@ -3,7 +3,6 @@
 Images are read, because only the model's processor knows how many tokens an image is.
 """
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,7 +33,7 @@ from flap.models.shapes import Shapes, shapes_of
 from flap.recovery import HELD_OUT, Recovery, bytes_to_train, trained_parameters
 from flap.runs.checks import check_budget, check_trainable
 from flap.runs.choices import Choices, choose
-from flap.storage.files import cache_root, write_text
+from flap.storage import cache_root, to_json, write_text
 
 GGUF_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 1.0625}  # of one parameter
 
@@ -91,7 +90,7 @@ class Forecast:
 
     def save(self, path: Path) -> None:
         """Write estimate.json: all numbers of the stages, and what is free."""
-        write_text(path, json.dumps({**asdict(self.estimate), "free_bytes": asdict(self.room)}, indent=1) + "\n")
+        write_text(path, to_json({**asdict(self.estimate), "free_bytes": asdict(self.room)}, indent=1) + "\n")
 
 
 def forecast(config: FlapConfig, run_dir: Path = Path()) -> Forecast:

@@ -1,10 +1,9 @@
 """The preparation of a run: everything that needs no weights is made and checked before they are read."""
 
-import json
 from pathlib import Path
 
 from flap.calibration.images import read_images
-from flap.checkpoint.save import check_room, check_target, followed, provenance_of
+from flap.checkpoint.save import check_room, check_target, followed, label_of
 from flap.config import FlapConfig, in_time, require
 from flap.evaluation import prepare_suite
 from flap.evaluation.results import RESULTS
@@ -12,6 +11,7 @@ from flap.export.gguf import Changes, check_export, source_gguf
 from flap.models import Given, ModelAdapter, Source, adapt, find_model
 from flap.recovery import check_room_to_train
 from flap.reporting import Report, described
+from flap.reporting.resume import changes_of_the_model, differences
 from flap.runs.checks import check_budget, check_timed, check_trainable
 from flap.runs.choices import Choices, choose
 from flap.runs.forecast import Forecast
@@ -51,8 +51,6 @@ def prepare(
     if "gguf" in config.checkpoint.formats:
         check_export(source.config, source.tokenizer, source_gguf(config.model.path), _changes(config, choices))
     results = run_dir / RESULTS
-    if not config.resume:
-        results.unlink(missing_ok=True)  # without resume, numbers of an earlier start are not used
     suite = prepare_suite(choices.evaluators, source.tokenizer, source.max_length, results)
     texts = read_texts(config, choices, source.tokenizer, source.max_length)
     images = None
@@ -73,6 +71,8 @@ def prepare(
     )  # fmt: skip
     if will_save:
         _check_room(run, adapter)
+    if not config.resume:
+        results.unlink(missing_ok=True)  # without resume, numbers of an earlier start are not used
     return run
 
 
@@ -95,7 +95,8 @@ def _replaces(config: FlapConfig, target: Path, results: Path) -> bool:
     """
     if config.checkpoint.overwrite or config.checkpoint.dir is None:
         return True
-    return results.is_file() and provenance_of(target).get("config") == json.loads(json.dumps(described(config)))
+    written = label_of(target).get("provenance", {}).get("config", {})
+    return results.is_file() and not changes_of_the_model(differences(written, described(config)))
 
 
 def _check_room(run: Run, adapter: ModelAdapter) -> None:

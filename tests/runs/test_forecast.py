@@ -69,7 +69,7 @@ def test_a_folder_with_nothing_but_a_config_is_enough(tmp_path: Path) -> None:
     done = command_line(tmp_path, *arguments, f"cache_dir={tmp_path / 'cache'}")
     assert done.returncode == 0, done.stderr
     [run_dir] = tmp_path.glob("outputs/*/*")
-    assert {path.name for path in run_dir.iterdir()} == {".hydra", "flap.log", "estimate.json"}
+    assert {path.name for path in run_dir.iterdir()} == {".hydra", ".lock", "flap.log", "estimate.json"}
     assert not (tmp_path / "cache").exists() or not list((tmp_path / "cache").iterdir())
     stages = json.loads((run_dir / "estimate.json").read_text())["stages"]
     names = ["load", "write", "score", "allocate", "compress", "save", "evaluate"]

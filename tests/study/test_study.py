@@ -276,14 +276,19 @@ def test_perplexities_over_a_wide_range_have_a_logarithmic_axis(
     assert f">{tick}<" in svg and (">75<" in svg) == (worst < 200)
 
 
-def test_long_names_of_series_leave_the_panels_their_room(tmp_path: Path, report: Plain) -> None:
-    for text in ("a-text-with-a-long-name.jsonl", "{a-text-with-a-long-name.jsonl: 1, another-text-with-one.jsonl: 1}"):
+def test_long_and_odd_names_of_series_leave_the_panels_their_room(tmp_path: Path, report: Plain) -> None:
+    for text in (
+        "a-text-with-a-$long{-$name.jsonl",
+        "{a-text-with-a-long-name.jsonl: 1, another-text-with-one.jsonl: 1}",
+    ):
         options = ("recover=lora", "recover.seq_len=32", "recover.batch_size=4", f"calibration.dataset={text}")
         one = altered(report, 0.2, {}, {PERPLEXITY: 30.0}) | {"layer_errors": [0.1, 0.2]}
         add_cell(tmp_path, one, "WIFV", "AL-AM", 0.2, overrides=options)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib warns where the legend takes all of it
-        assert {"perplexity", "errors"} <= {plot.name for plot in draw(read_study(tmp_path))}
+        plots = {plot.name: plot.svg.decode() for plot in draw(read_study(tmp_path))}
+    assert {"perplexity", "errors"} <= plots.keys()
+    assert "-$long{-$name" in plots["perplexity"].replace("\n", "")  # as it is, and no formula
 
 
 def test_seeds_are_one_series_and_other_options_are_not(tmp_path: Path, report: Plain) -> None:
