@@ -27,7 +27,7 @@ def written(folder: Path, new_tokens: int) -> list[int]:
 
 @pytest.mark.parametrize("family", ["llama", pytest.param("gpt2", marks=pytest.mark.long)])
 def test_it_writes_the_same(family: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    pruned = family_checkpoint(family, "by layer", tokenizer, tmp_path / "pruned")
+    pruned = family_checkpoint(family, "by layer", tokenizer, tmp_path / "pruned", layers=2)
     ends = pruned.model.generation_config
     ends.eos_token_id = [7, 9]  # as of a chat model, whose config names the end of a document alone
     ends.save_pretrained(pruned.directory)
@@ -46,6 +46,6 @@ def test_it_reads_the_config_of_a_model_without_special_tokens(tmp_path: Path) -
 def test_a_sliding_window_has_an_input_that_it_does_not_feed(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    pruned = family_checkpoint("gemma2", "by layer", tokenizer, tmp_path / "pruned")
+    pruned = family_checkpoint("gemma2", "by layer", tokenizer, tmp_path / "pruned", layers=2)
     folder = export_graph(pruned.directory, "onnx")
     assert (folder / "model.onnx").is_file() and not (folder / "genai_config.json").exists()

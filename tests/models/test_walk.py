@@ -141,6 +141,7 @@ def test_outputs_leave_a_stream_where_it_is() -> None:
         stream.advance(i, placed.layers[i])
 
 
+@pytest.mark.usefixtures("every_layer_is_recorded")
 @pytest.mark.parametrize("layer", [0, 2, 3])
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_an_interrupted_walk_goes_on_at_its_layer(placement: str, layer: int, model_dir: Path, tmp_path: Path) -> None:
@@ -183,6 +184,7 @@ def cut(placed: PlacedModel) -> Visit:
     return lambda i: slice_layer(placed.adapter, i, plan, NoCompensation(), None)
 
 
+@pytest.mark.usefixtures("every_layer_is_recorded")
 def test_an_interrupted_walk_that_changes_layers_goes_on_behind_those_it_finished(
     model_dir: Path, tmp_path: Path
 ) -> None:
@@ -219,6 +221,7 @@ def test_in_memory_changes_are_gone_with_the_process_so_that_nothing_is_kept(mod
     assert not (tmp_path / "walk").exists()
 
 
+@pytest.mark.usefixtures("every_layer_is_recorded")
 @pytest.mark.parametrize("damage", ["missing", "cut short", "changed", "of zeros"])
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_hidden_states_that_are_not_whole_are_not_trusted(

@@ -171,6 +171,7 @@ def runs_of(placed: PlacedModel, layer: int) -> list[int]:
     return seen
 
 
+@pytest.mark.usefixtures("every_layer_is_recorded")
 @pytest.mark.parametrize("fit", FITS, ids=["bias", "linear"])
 @pytest.mark.parametrize("placement", ["device", "stream"])
 def test_an_interrupted_walk_goes_on_at_its_layer(
@@ -187,6 +188,7 @@ def test_an_interrupted_walk_goes_on_at_its_layer(
     assert not list(tmp_path.glob("search/*"))  # nobody asks for the same again
 
 
+@pytest.mark.usefixtures("every_layer_is_recorded")
 def test_one_interrupted_behind_the_last_layer_runs_none_again(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

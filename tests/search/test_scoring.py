@@ -51,6 +51,7 @@ def test_one_walk_scores_and_measures_as_two_do(metric: str, compensation: str) 
         assert min(found.divergences[i]) > 0
 
 
+@pytest.mark.usefixtures("every_layer_is_recorded")
 @pytest.mark.parametrize("metric", ["OBS", "WIFV", "random"])
 def test_an_interrupted_walk_ends_in_the_same(metric: str, tmp_path: Path) -> None:
     calibration, fit = calibration_of("llama-gqa"), COMPENSATIONS["linear"]
