@@ -8,8 +8,9 @@ out here.
 import logging
 from typing import Any
 
+from flap.modeling.families import FAMILIES
 from flap.modeling.modeling_flap import check_for_vllm
-from flap.modeling.register import DENSE, MIXTURES, architectures
+from flap.modeling.register import architectures
 from flap.modeling.register import register as register_with_transformers
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ def _register() -> None:
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 
     register_with_transformers()
-    for architecture in architectures(tuple(name for name in DENSE + MIXTURES if name not in LEFT_OUT)):
+    for architecture in architectures(name for name in FAMILIES if name not in LEFT_OUT):
         name = f"Flap{architecture}ForCausalLM"
         ModelRegistry.register_model(name, BACKEND)
         MODELS_CONFIG_MAP[name] = Checks

@@ -1,6 +1,6 @@
 """Registration of the pruned architectures with transformers' Auto classes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -12,19 +12,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from flap.modeling import modeling_flap
-
-# The table of families by `model_type`. Its room cannot be imported beside an engine, where what it needs is missing.
-DENSE = (
-    "llama", "mistral", "ministral3", "qwen2", "qwen3", "smollm3", "granite", "gemma", "gemma2", "gemma3_text",
-    "cohere2", "ernie4_5", "exaone4", "hunyuan_v1_dense", "seed_oss", "stablelm", "olmo2", "olmo3", "glm4",
-    "apertus", "arcee", "nemotron", "phi", "phi3", "starcoder2", "opt", "gpt_neox", "falcon", "gpt2",
-    "qwen3_5_text", "falcon_h1",
-)  # fmt: skip
-MIXTURES = (
-    "mixtral", "granitemoe", "llama4_text", "gpt_oss", "olmoe", "qwen2_moe", "qwen3_moe", "gemma4_text", "glm4_moe",
-    "deepseek_v3", "qwen3_next",
-)  # fmt: skip
-VISION = ("gemma3", "llava", "mistral3", "qwen2_5_vl", "qwen3_vl", "idefics3", "smolvlm")  # with a language model
+from flap.modeling.families import FAMILIES, TOWERS
 
 
 def register() -> None:
@@ -39,8 +27,8 @@ def register() -> None:
 @cache
 def register_configs() -> dict[type, tuple[str, Mapping[str, str]]]:
     """Register the configs, which imports no model; return for each its architecture and the kinds of its classes."""
-    dense = architectures(DENSE + MIXTURES), modeling_flap.AUTO_CLASSES
-    vision = architectures(VISION, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES), modeling_flap.WHOLE_AUTO_CLASSES
+    dense = architectures(FAMILIES), modeling_flap.AUTO_CLASSES
+    vision = architectures(TOWERS, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES), modeling_flap.WHOLE_AUTO_CLASSES
     configs: dict[type, tuple[str, Mapping[str, str]]] = {}
     for names, kinds in (dense, vision):
         for name in names:
@@ -59,7 +47,7 @@ def register_models(config: type) -> None:
 
 
 def architectures(
-    model_types: tuple[str, ...], classes: Mapping[str, Any] = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    model_types: Iterable[str], classes: Mapping[str, Any] = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 ) -> Iterator[str]:
     """Yield the names of the architectures that this version of transformers has: the prefixes of their class names."""
     for model_type in model_types:
