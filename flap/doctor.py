@@ -65,7 +65,8 @@ def versions() -> Finding:
         asked = " ".join(f"'{requirement.name}{requirement.specifier}'" for requirement, _ in wrong)
         found = ", ".join(f"{requirement.name} {installed}" for requirement, installed in wrong)
         return Finding("problem", f"{found}; pip install {asked}")
-    import_module("flap.pipeline")
+    for name in ("flap.pipeline", "lm_eval", "peft"):  # the latter two are imported by the runs that need them
+        import_module(name)
     names = (PACKAGE, "torch", "transformers", "datasets", "lm-eval", "hydra-core")
     return Finding(
         "ok", f"Python {platform.python_version()}, {', '.join(f'{name} {version(name)}' for name in names)}"

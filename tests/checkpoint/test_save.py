@@ -39,10 +39,12 @@ def test_what_is_there_stays_unless_overwrite_is_asked_for(save_over: Save, old:
 
 
 def test_overwrite_replaces_the_whole_folder(save_over: Save, old: Path, model: PreTrainedModel) -> None:
-    (old / "model-00002-of-00002.safetensors").write_text("of another model")
+    stale = "model-00002-of-00002.safetensors"
+    (old / stale).write_text("of another model")
+    (old / "adapter_model.safetensors").write_text("mine")
     names = contents(old).keys()
     save_over()
-    assert contents(old).keys() == names - {"model-00002-of-00002.safetensors"}
+    assert contents(old).keys() == names - {stale}
     assert torch.equal(load_file(old / "model.safetensors")["model.norm.weight"], model.model.norm.weight)
     assert [path.name for path in old.parent.iterdir()] == ["checkpoint"]
 

@@ -44,6 +44,7 @@ def seeing(vision_dir: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path)
 
 
 def pruned(directory: Path) -> PreTrainedModel:
+    flap.register()
     return AutoModelForImageTextToText.from_pretrained(directory).eval()
 
 
