@@ -82,6 +82,8 @@ def score_layer(metric: Metric, blocks: Pair[Block], observed: LayerStatistics |
 
 def _score_block(metric: Metric, block: Block, statistics: Statistics | None) -> Tensor:
     weight_OI = block.output.weight.detach()
+    if not block.num_units:  # all of them left in an earlier run
+        return torch.zeros(block.columns_UC.shape)
     on_device = statistics and statistics.to(weight_OI.device)
     if not metric.needs_covariance or not block.is_mixture:
         return metric.score_units(weight_OI, on_device, block.columns_UC).cpu()

@@ -37,7 +37,7 @@ def spread(score_U: Tensor, measured: dict[int, float]) -> Tensor:
     """
     order = score_U.argsort(descending=True, stable=True).flip(0)  # the order in which `highest` removes them
     cost_U = score_U[order].double()
-    cost_U = cost_U.clamp_min(1e-9 * float(cost_U.max())) if cost_U.max() > 0 else torch.ones_like(cost_U)
+    cost_U = cost_U.clamp_min(1e-9 * float(cost_U.max())) if (cost_U > 0).any() else torch.ones_like(cost_U)
     error = torch.cat([torch.zeros(1).double(), cost_U.cumsum(0)])
     divergence, start, slope = torch.zeros_like(error), 0, 1.0
     for end, nats in sorted(measured.items()):

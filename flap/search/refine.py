@@ -30,7 +30,7 @@ def neighbours(scores: Pair[Tensor], plan: LayerPlan, step: float, experts: int 
     for block, score_U, kept, parts, least in by_block:
         count = len(score_U) // parts
         now, units = count - len(kept) // parts, math.ceil(step * count)
-        for removed in sorted({max(now - units, 0), min(now + units, count - least)} - {now}):
+        for removed in sorted({max(now - units, 0), max(min(now + units, count - least), now)} - {now}):
             neighbour = plan._replace(**{block: without_lowest(score_U, removed, parts)})
             trials.append(Trial(block, removed, neighbour))
     return trials

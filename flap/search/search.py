@@ -136,7 +136,7 @@ class Search(Structure):
 
     def removals(self, prices: Pair[Units]) -> Pair[list[int]]:
         """Return how many units the trials of each block of a layer remove; of experts, of each one."""
-        heads = removal_counts(self.levels, prices.attention.count, self.min_heads)
+        heads = removal_counts(self.levels, prices.attention.count, prices.attention.fewest or self.min_heads)
         neurons = removal_counts(self.levels, prices.mlp.count, self.min_neurons)
         most = prices.mlp.count - prices.mlp.fewest
         return Pair(heads, sorted({min(n, most) for n in neurons} - {0}))

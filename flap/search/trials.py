@@ -45,7 +45,7 @@ def removal_counts(levels: Sequence[float], units: int, fewest: int = 1) -> list
     """
     counts = {math.floor(level * units + 0.5) for level in levels}
     fitting = {n for n in counts if 0 < n < units} or {min(max(n, 1), units - 1) for n in counts}
-    whole = {units} if fewest == 0 else set()
+    whole = {units} - {0} if fewest == 0 else set()
     return sorted(fitting | whole if units > 1 else whole)
 
 

@@ -1,20 +1,22 @@
 """Windows with images: what the processor makes of a picture, and that a walk sees what one pass of the model sees."""
 
 import copy
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from tokenizers.processors import TemplateProcessing
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
 
 from flap.calibration import Calibration
 from flap.calibration.calibrate import collect_batches
 from flap.calibration.images import read_images
 from flap.data import read_pictures
-from flap.models import Resident, adapt
+from flap.models import Resident, Walk, adapt
+from flap.storage import WorkFolder
 from tests.calibration.test_calibrate import assert_same
 from tests.cases import random_model, tiny_model, tokens
 from tests.models.families import test_vision as vision
@@ -68,6 +70,19 @@ def test_a_window_has_the_bos_of_its_chat_template_once(tokenizer: PreTrainedTok
     )
     assert images is not None
     assert all(one["input_ids"][0, 0] == 1 and (one["input_ids"] == 1).sum() == 1 for one in images.windows)
+
+
+def test_the_device_holds_the_hidden_states_of_few_images_at_a_time(tmp_path: Path) -> None:
+    placed, seen = Resident(random_model(vision.TestLlava.configs["gqa"])), vision.TestLlava().inputs()
+    alive, earlier = [], []
+
+    def entered(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+        alive.append(sum(one() is not None for one in earlier))
+        earlier.append(weakref.ref(args[0]))
+
+    placed.layers[0].register_forward_pre_hook(entered)
+    Walk(placed, "walk", WorkFolder(tmp_path)).enter("images", [seen] * 8)
+    assert len(alive) == 8 and max(alive) <= 2  # and each goes through the vision tower once
 
 
 def test_a_picture_becomes_the_window_of_its_processor(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
