@@ -33,7 +33,8 @@ def run(
     """Prune a model, evaluate it before and after, and return the report. Checks come before the weights are loaded.
 
     more_to_come: this process may prune the same model again, so its dense weights may stay in memory.
-    source: the model, if the caller has it already. run_dir: the folder for report and plan; None: not written.
+    source: the model, if the caller has it already; `config.model` describes it. run_dir: the folder for report and
+    plan; None: not written.
 
     Raises:
         ValueError: bad input, in one line that names the field.
@@ -44,6 +45,8 @@ def run(
         with report.timed("load"):
             model = job.open(more_to_come, folder)
         report.device, report.device_map = device_name(model.device), model.device_map
+        # before the model is changed: a given one has no files to be read from again
+        reopen = job.source.reopening(more_to_come) if job.suite.comparisons else job.source.open
         dense_key = job.keys.dense(model.device)
         with report.timed("evaluate"):
             dense = job.suite.dense(model, dense_key, job.cache)
@@ -69,13 +72,12 @@ def run(
             pruned = job.suite.pruned(model, pruned_key)
             report.compare(dense, pruned, job.suite.averages(pruned.numbers), compressed)
             report.note_peak()  # before a measurement resets the counters
-            reopen = partial(job.source.open, more_to_come)
             pair = job.suite.side_by_side(reopen, job.source.num_bytes, model, pruned_key)
             for which, numbers in zip(("dense", "pruned"), pair, strict=True):
                 report.evaluation[which] |= numbers
     report.finish()
     if config.checkpoint.save:
-        write_card(job.target, model_card(report, job.target, base_facts(source.path if source else config.model.path)))
+        write_card(job.target, model_card(report, job.target, base_facts(config.model.path)))
     if run_dir is not None:
         write(report, plan, job, run_dir)
     return report

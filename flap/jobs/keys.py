@@ -15,7 +15,7 @@ from flap.data import SELF, Windows
 from flap.importance import SCORES_VERSION
 from flap.jobs.choices import Choices
 from flap.models import Given, Source
-from flap.reporting import device_name
+from flap.reporting import described, device_name
 from flap.storage import digest
 
 Key = dict[str, Any]
@@ -72,13 +72,13 @@ class CacheKeys:
 
     def divergences(self, trials: Key, device: torch.device) -> Key:
         """Divergences of plans, among those of all runs."""
-        compensation = asdict(self.config)["compensation"]
+        compensation = described(self.config)["compensation"]
         measurement = {"search": DIVERGENCES_VERSION, "compensation": compensation, "device": device.type}
         return trials | self.statistics | measurement
 
     def scores(self, device: torch.device) -> Key:
         """Scores of all units, for any ratio; a search's have the divergences of its trials."""
-        search, metric = self.choices.structure, asdict(self.config)["metric"]
+        search, metric = self.choices.structure, described(self.config)["metric"]
         key = self.statistics | {"scores": SCORES_VERSION, "metric": metric, "device": device.type}
         if not isinstance(search, Search):
             return key
@@ -99,7 +99,7 @@ class CacheKeys:
 
     def compressed(self, plan: PruningPlan) -> Key:
         """The part that tells this compressed model from others of the same dense model."""
-        options = asdict(self.config)
+        options = described(self.config)
         return {
             "plan": digest(plan.to_dict()),
             "fits": FITS_VERSION,
@@ -115,7 +115,7 @@ class CacheKeys:
     @property
     def workspace(self) -> Key:
         """The work that an interrupted run goes on with."""
-        options = asdict(self.config)
+        options = described(self.config)
         versions = [
             WORKSPACE_VERSION,
             STATISTICS_VERSION,

@@ -10,7 +10,7 @@ from flap.estimation.room import bytes_below
 from flap.evaluation import prepare_suite
 from flap.evaluation.results import RESULTS
 from flap.export.gguf import Changes, check_export, source_gguf
-from flap.jobs.checks import check_budget, check_timed, check_trainable
+from flap.jobs.checks import check_budget, check_comparable, check_timed, check_trainable
 from flap.jobs.choices import Choices, choose
 from flap.jobs.forecast import Forecast
 from flap.jobs.job import Job
@@ -28,16 +28,17 @@ def prepare(
 ) -> Job:
     """Return the job of a config: choices, windows, budget and tasks, all checked. Reads no weights.
 
-    source: the model, if the caller has it already. will_save: the run will begin, so that its memory and the place of
-    the checkpoint are checked, too.
+    run_dir: None: the run has no folder. source: the model, if the caller has it already. will_save: the run will
+    begin, so that its memory and the place of the checkpoint are checked, too.
 
     Raises:
         ValueError: bad input, in one line that names the field.
     """
     require(not config.dry_run, "dry_run", True, "false; only the command line prints what a run will take")
-    choices, run_dir = choose(config), run_dir or Path()
-    target = Path(config.checkpoint.dir or run_dir / "checkpoint")
-    root = cache_root(config.cache_dir)
+    choices, root = choose(config), cache_root(config.cache_dir)
+    allowed = "a folder for the checkpoint, as this run has no folder of its own"
+    require(bool(run_dir or config.checkpoint.dir or not config.checkpoint.save), "checkpoint.dir", None, allowed)
+    target = Path(config.checkpoint.dir or (run_dir or root) / "checkpoint")
     source = source or find_model(config.model, root, config.trust_remote_code)
     require(
         config.checkpoint.save or not source.on_disk,
@@ -47,10 +48,11 @@ def prepare(
     )
     if "gguf" in config.checkpoint.formats:
         check_export(source.config, source.tokenizer, source_gguf(config.model.path), _changes(config, choices))
-    results = run_dir / RESULTS
-    if not config.resume:
+    results = run_dir and run_dir / RESULTS
+    if results and not config.resume:
         results.unlink(missing_ok=True)  # without resume, numbers of an earlier start are not used
     suite = prepare_suite(choices.evaluators, source.tokenizer, source.max_length, results)
+    check_comparable(suite.comparisons, source)
     texts = read_texts(config, choices, source.tokenizer, source.max_length)
     images = None
     if choices.need_windows:
@@ -80,7 +82,7 @@ def _changes(config: FlapConfig, choices: Choices) -> Changes:
     )
 
 
-def _replaces(config: FlapConfig, target: Path, results: Path) -> bool:
+def _replaces(config: FlapConfig, target: Path, results: Path | None) -> bool:
     """Return whether an existing checkpoint may be replaced.
 
     On request, if it is in the run's own folder, or if an earlier start of this run has written it, whose `results` are
@@ -88,7 +90,9 @@ def _replaces(config: FlapConfig, target: Path, results: Path) -> bool:
     """
     if config.checkpoint.overwrite or config.checkpoint.dir is None:
         return True
-    return results.is_file() and provenance_of(target).get("config") == json.loads(json.dumps(described(config)))
+    return bool(results and results.is_file()) and provenance_of(target).get("config") == json.loads(
+        json.dumps(described(config))
+    )
 
 
 def _check_room(job: Job, adapter: ModelAdapter) -> None:

@@ -8,6 +8,8 @@ import torch
 
 from flap.allocation import LayerPlan, PruningPlan
 from flap.calibration.images import Images
+from flap.compression import BiasCompensation, NoCompensation
+from flap.importance import IFV, WIFV
 from flap.jobs.facts import inputs
 from flap.jobs.prepare import prepare
 from tests.helpers.runs import composed, tiny
@@ -71,6 +73,16 @@ def keys(folder: Path, *arguments: str) -> dict[str, object]:
         "layer_times": keys.layer_times(CPU), "divergences": keys.divergences(trials, CPU), "scores": keys.scores(CPU),
         "compressed": keys.compressed(PLAN), "pruned": keys.pruned(PLAN), "inputs": inputs(job),
     }  # fmt: skip
+
+
+def test_objects_of_two_classes_have_keys_of_their_own(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
+    config = composed(*tiny(model_dir, text_file))
+    found = [prepare(replace(config, metric=metric), tmp_path).keys for metric in (IFV(), WIFV(), IFV())]
+    assert found[0].scores(CPU) == found[2].scores(CPU) != found[1].scores(CPU)
+    assert found[0].workspace == found[2].workspace != found[1].workspace
+    compensations = (BiasCompensation(), NoCompensation())
+    found = [prepare(replace(config, compensation=one), tmp_path).keys for one in compensations]
+    assert found[0].compressed(PLAN) != found[1].compressed(PLAN)
 
 
 def test_plans_have_keys_of_their_own(model_dir: Path, text_file: Path, tmp_path: Path) -> None:

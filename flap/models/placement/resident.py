@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from flap.console.progress import progress
 from flap.models.devices import ROOM_TO_RUN, free_bytes
@@ -81,11 +82,15 @@ class Resident(InMemory):
         """
         if not more_to_come or source.kept_dense is None:
             return cls(source.on_device())
-        dense = source.kept_dense
-        shared = {id(tensor): tensor for tensor in (*dense.parameters(), *dense.buffers())}
-        return cls(deepcopy(dense, shared))
+        return cls(copy_sharing_tensors(source.kept_dense))
 
     @contextmanager
     def layer(self, index: int) -> Iterator[nn.Module]:
         """Yield a layer, which is always present."""
         yield self.layers[index]
+
+
+def copy_sharing_tensors(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a copy of a model whose parameters and buffers are those of the model."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return deepcopy(model, shared)
