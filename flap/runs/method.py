@@ -1,7 +1,7 @@
 """The stages of the method: write, calibrate, score, allocate, compress. Each states what its result depends on."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from flap.allocation import Budget, PruningPlan, Structure
@@ -15,6 +15,7 @@ from flap.config import in_time
 from flap.evaluation.layer_times import LayerTimes
 from flap.importance import SCORES, SCORES_VERSION, Scores
 from flap.models import PlacedModel
+from flap.reporting import described
 from flap.reporting.counts import count_pruned
 from flap.runs.keys import DIVERGENCES_VERSION
 from flap.runs.ledger import stage
@@ -64,7 +65,7 @@ def observe(run: Run, work: WorkFolder, calibration: Calibration) -> list[LayerS
 
 def divergences_key(run: Run, measured: Mapping[str, Any]) -> Mapping[str, Any]:
     """The key of divergences of plans. measured: the plans, and on how many tokens."""
-    search = {"search": DIVERGENCES_VERSION, "compensation": asdict(run.config)["compensation"]}
+    search = {"search": DIVERGENCES_VERSION, "compensation": described(run.config)["compensation"]}
     return {**measured, **run.keys.statistics, **search}
 
 
@@ -73,7 +74,7 @@ def _scores_key(run: Run, calibration: Calibration) -> Mapping[str, Any] | None:
     metric, structure = run.choices.metric, run.choices.structure
     if not metric.needs_covariance and not structure.measures:
         return None
-    scores = {"scores": SCORES_VERSION, "metric": asdict(run.config)["metric"]}
+    scores = {"scores": SCORES_VERSION, "metric": described(run.config)["metric"]}
     searched = divergences_key(run, {"trials": structure.trial_options}) if structure.measures else {}
     return {**searched, **run.keys.statistics, **scores}
 
