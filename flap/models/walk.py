@@ -3,16 +3,18 @@
 Legend: N windows · T tokens a window · D hidden size.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from flap.console.progress import progress
 from flap.models.forward import Batch, Call, enter, moved, tokens_of
 from flap.models.hidden_files import HiddenFiles
 from flap.models.placement.base import PlacedModel
+
+Key = int | tuple[int, ...]  # of windows that share their calls
 
 
 class Stream:
@@ -76,14 +78,20 @@ class Walk:
 
     def enter(self, name: str, batches: Sequence[Batch]) -> Stream:
         """Return a new stream of these windows at the first layer; in a resumed walk, at the layer where it resumes."""
+        windows: list[tuple[Key, Batch]] = [
+            (tuple(batch.shape) if isinstance(batch, Tensor) else b, batch) for b, batch in enumerate(batches)
+        ]
+        calls: dict[Key, list[Call]] = {}
         with self.model.ends():
-            calls, example_NTD = self._calls(batches)
-            shapes = [(*tokens_of(batch).shape, example_NTD.shape[-1]) for batch in batches]
             if self.files is not None and self.layers_done:
-                file = self.files.recorded[name]
-                stream = Stream(self, self.files.mapped(file, shapes, example_NTD.dtype), calls, file)
+                hidden = self._hidden(dict(windows).items(), calls)
+                first_NTD, file = next(hidden), self.files.recorded[name]
+                for _ in hidden:  # for the calls alone
+                    pass
+                entered = self.files.mapped(file, _shapes(batches, first_NTD), first_NTD.dtype)
             else:
-                stream = self._embedded(batches, shapes, example_NTD.dtype, calls)
+                entered, file = self._embedded(windows, calls)
+        stream = Stream(self, entered, [calls[key] for key, _ in windows], file)
         self.streams[name] = stream
         return stream
 
@@ -100,38 +108,38 @@ class Walk:
             return None, None
         return self.files.new([tuple(batch_NTD.shape) for batch_NTD in batches], batches[0].dtype)
 
-    def _calls(self, batches: Sequence[Batch]) -> tuple[list[list[Call]], Tensor]:
-        """Return the calls of all layers for each batch, and the hidden states of one batch.
+    def _hidden(self, windows: Iterable[tuple[Key, Batch]], calls: dict[Key, list[Call]]) -> Iterator[Tensor]:
+        """Yield the hidden states of each batch at the first layer, and set the calls of all layers by its key.
 
         Batches of tokens alone share those of their shape; a window with an image has its own.
         """
-        keys = [tuple(batch.shape) if isinstance(batch, Tensor) else b for b, batch in enumerate(batches)]
-        examples = dict(zip(keys, batches, strict=True))
-        entered = {key: self._enter(batch) for key, batch in examples.items()}
-        return [entered[key][1] for key in keys], entered[keys[0]][0]
-
-    def _enter(self, batch: Batch) -> tuple[Tensor, list[Call]]:
-        return enter(self.model.adapter, moved(batch, self.model.device, self.model.model.dtype))
+        for key, batch in windows:
+            batch_NTD, of_layers = enter(self.model.adapter, moved(batch, self.model.device, self.model.model.dtype))
+            calls.setdefault(key, of_layers)
+            yield batch_NTD
 
     def _embedded(
-        self,
-        batches: Sequence[Batch],
-        shapes: Sequence[tuple[int, ...]],
-        dtype: torch.dtype,
-        calls: list[list[Call]],
-    ) -> Stream:
-        """Return the stream of these windows at the first layer."""
-        hidden = (self._enter(batch)[0] for batch in batches)
+        self, windows: Sequence[tuple[Key, Batch]], calls: dict[Key, list[Call]]
+    ) -> tuple[list[Tensor], str | None]:
+        """Return the hidden states of these windows at the first layer, on the host, and their file."""
+        hidden = self._hidden(windows, calls)
         if self.files is None:
-            return Stream(self, [batch_NTD.cpu() for batch_NTD in hidden], calls, None)
-        self.files.check_room(shapes, dtype)
-        buffers, file = self.files.new(shapes, dtype)
-        for buffer_NTD, batch_NTD in zip(buffers, hidden, strict=True):
+            return [batch_NTD.cpu() for batch_NTD in hidden], None
+        first_NTD = next(hidden)
+        shapes = _shapes([batch for _, batch in windows], first_NTD)
+        self.files.check_room(shapes, first_NTD.dtype)
+        buffers, file = self.files.new(shapes, first_NTD.dtype)
+        for buffer_NTD, batch_NTD in zip(buffers, chain([first_NTD], hidden), strict=True):
             buffer_NTD.copy_(batch_NTD)
-        return Stream(self, buffers, calls, file)
+        return buffers, file
 
     def _record_done(self, layers: int) -> None:
         self.layers_done = layers
         if self.files is not None:
             files = {name: stream.file for name, stream in self.streams.items() if stream.file is not None}
             self.files.record(layers, files)
+
+
+def _shapes(batches: Sequence[Batch], hidden_NTD: Tensor) -> list[tuple[int, ...]]:
+    """Return the shapes of the hidden states of batches, given those of one."""
+    return [(*tokens_of(batch).shape, hidden_NTD.shape[-1]) for batch in batches]

@@ -1,19 +1,20 @@
 """Windows with images: what the processor makes of a picture, and that a walk sees what one pass of the model sees."""
 
 import copy
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
 
 from flap.calibration import Calibration
 from flap.calibration.calibrate import collect_batches
 from flap.calibration.images import read_images
 from flap.data import read_pictures
-from flap.models import Resident, adapt
+from flap.models import Resident, Walk, adapt
 from tests.calibration.test_calibrate import assert_same
 from tests.cases import random_model, tiny_model, tokens
 from tests.models.families import test_vision as vision
@@ -52,6 +53,19 @@ def test_layer_by_layer_equals_one_pass(family: str) -> None:
     blind = collect_batches(placed, [tokens(), seen["input_ids"]])
     assert not torch.allclose(blind[1].blocks.mlp.mean_I, expected[1].blocks.mlp.mean_I, atol=1e-3)
     assert blind[1].blocks.mlp.num_tokens == expected[1].blocks.mlp.num_tokens
+
+
+def test_the_device_holds_the_hidden_states_of_few_images_at_a_time(tmp_path: Path) -> None:
+    placed, seen = Resident(random_model(vision.TestLlava.configs["gqa"])), vision.TestLlava().inputs()
+    alive, earlier = [], []
+
+    def entered(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+        alive.append(sum(one() is not None for one in earlier))
+        earlier.append(weakref.ref(args[0]))
+
+    placed.layers[0].register_forward_pre_hook(entered)
+    Walk(placed, "walk", tmp_path).enter("images", [seen] * 8)
+    assert len(alive) == 8 and max(alive) <= 2  # and each goes through the vision tower once
 
 
 def test_a_picture_becomes_the_window_of_its_processor(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
