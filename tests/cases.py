@@ -72,7 +72,7 @@ MIXTURES: dict[str, PreTrainedConfig] = {
     "mixtral": MixtralConfig(**_EXPERTS | {"intermediate_size": 24}, num_local_experts=6),
     "qwen3_moe": Qwen3MoeConfig(**_EXPERTS, moe_intermediate_size=24, num_experts=6, mlp_only_layers=[2]),
 }
-# Layers whose attention cannot be divided into heads, the first one too, or whose KV heads are read by 2 and by 4 queries.
+# Layers whose attention cannot be divided into heads, the first one too, or with 2 and 4 query heads a KV head.
 _LINEAR = _TINY | {
     "layer_types": ["linear_attention", "full_attention", "linear_attention", "full_attention"],
     "linear_key_head_dim": 4, "linear_value_head_dim": 4, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
@@ -83,8 +83,9 @@ HYBRIDS: dict[str, PreTrainedConfig] = {
         **_LINEAR, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, shared_expert_intermediate_size=24
     ),
     "gemma4": Gemma4TextConfig(
-        **_TINY | {"num_hidden_layers": 6}, global_head_dim=16, hidden_size_per_layer_input=0, sliding_window=8, attention_k_eq_v=True,
-        num_global_key_value_heads=2, layer_types=["sliding_attention", "sliding_attention", "full_attention"] * 2,
+        **_TINY | {"num_hidden_layers": 6}, global_head_dim=16, hidden_size_per_layer_input=0, sliding_window=8,
+        attention_k_eq_v=True, num_global_key_value_heads=2,
+        layer_types=["sliding_attention", "sliding_attention", "full_attention"] * 2,
     ),
     "deepseek_v3": DeepseekV3Config(
         **_TINY | {"num_key_value_heads": 8}, n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=24,

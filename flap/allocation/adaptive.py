@@ -65,8 +65,8 @@ class Blocks:
 
     def of(self, layers: Sequence[int]) -> "Blocks":
         """Return the blocks of some layers, each at a price of 1."""
-        scores, units, fewest = ([values[i] for i in layers] for values in (self.scores, self.units, self.fewest))
-        return Blocks(scores, units, [1] * len(layers), fewest)
+        scores, units = ([values[i] for i in layers] for values in (self.scores, self.units))
+        return Blocks(scores, units, [1] * len(layers), [self.fewest[i] for i in layers])
 
 
 def one_ranking(structure: Structure, scaled: Sequence[Pair[Tensor]], budget: Budget) -> PruningPlan:
@@ -105,15 +105,13 @@ def _keep(to_keep: float, *blocks: Blocks) -> tuple[Tensor, ...]:
 def _in_blocks(structure: Structure, scaled: Sequence[Pair[Tensor]], budget: Budget) -> Pair[Blocks]:
     """Return the blocks of attention units and those of neurons. The score of a block is the mean of its units."""
 
+    sizes = [structure.sizes_in(layer) for layer in budget.layers]
+
     def blocks(which: int) -> Blocks:
-        layers, sizes = (
-            [one[which] for one in pairs] for pairs in (budget.layers, map(structure.sizes_in, budget.layers))
-        )
-        triples = zip(scaled, sizes, layers, strict=True)
-        scores, members = map(
-            list, zip(*(in_blocks(one[which], size, units.experts) for one, size, units in triples), strict=True)
-        )
-        prices = [units.price * size for units, size in zip(layers, sizes, strict=True)]
+        layers = [(layer[which], pair[which]) for layer, pair in zip(budget.layers, sizes, strict=True)]
+        pairs = [in_blocks(one[which], size, units.experts) for one, (units, size) in zip(scaled, layers, strict=True)]
+        scores, members = map(list, zip(*pairs, strict=True))
+        prices = [units.price * size for units, size in layers]
         return Blocks(scores, members, prices, [structure.fewest_blocks(layer)[which] for layer in budget.layers])
 
     return Pair(blocks(0), blocks(1))

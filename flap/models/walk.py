@@ -85,15 +85,15 @@ class Walk:
         with self.model.ends():
             if self.files is not None and self.layers_done:
                 hidden = self._hidden(dict(windows).items(), calls)
-                first_NTD, file = next(hidden), self.files.recorded[name]
+                first_NTD, recorded = next(hidden), self.files.recorded[name]
                 for _ in hidden:  # for the calls alone
                     pass
-                entered = self.files.mapped(file, _shapes(batches, first_NTD), first_NTD.dtype)
+                mapped = self.files.mapped(recorded, _shapes(batches, first_NTD), first_NTD.dtype)
+                entered: tuple[list[Tensor], str | None] = mapped, recorded
             else:
-                entered, file = self._embedded(windows, calls)
-        stream = Stream(self, entered, [calls[key] for key, _ in windows], file)
-        self.streams[name] = stream
-        return stream
+                entered = self._embedded(windows, calls)
+        self.streams[name] = Stream(self, entered[0], [calls[key] for key, _ in windows], entered[1])
+        return self.streams[name]
 
     def restored(self, name: str, like: Stream) -> Stream:
         """Return a stream that an interrupted walk had forked; it has the shapes of the stream `like`."""
