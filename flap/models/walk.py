@@ -5,6 +5,10 @@ Legend: N windows · T tokens a window · D hidden size.
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
+<<<<<<< HEAD
+=======
+from pathlib import Path
+>>>>>>> units
 
 from torch import Tensor, nn
 
@@ -13,6 +17,8 @@ from flap.models.forward import Batch, Call, enter, moved, tokens_of
 from flap.models.hidden_files import HiddenFiles
 from flap.models.placement.base import PlacedModel
 from flap.storage import NOT_KEPT, WorkFolder
+
+Key = int | tuple[int, ...]  # of windows that share their calls
 
 Key = int | tuple[int, ...]  # of windows that share their calls
 

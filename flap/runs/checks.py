@@ -30,7 +30,7 @@ def check_comparable(comparisons: Sequence[Comparison], source: Source | Given) 
     Raises:
         ValueError: it is not.
     """
-    kept = not isinstance(source, Given) or source.placement == "device"
+    kept = not isinstance(source, Given) or source.placed.whole
     given = "none for a loaded model that is spread over devices, whose weights are replaced where they are"
     require(kept or not comparisons, "eval", ", ".join(one.name for one in comparisons), given)
 
