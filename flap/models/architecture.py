@@ -66,11 +66,7 @@ def find_architecture(model: ModelConfig, trust_remote_code: bool) -> Architectu
         ValueError: there is no such config, or its architecture is not supported.
     """
     require(model.placement in PLACEMENTS, "model.placement", model.placement, f"one of {', '.join(PLACEMENTS)}")
-<<<<<<< HEAD
     config = _find_config(model, trust_remote_code)
-=======
-    config = _read_config(model, trust_remote_code)
->>>>>>> units
     config.dtype = config.dtype or stored_dtype(model.path, download=False)
     find_family(config)
     check_quantised(config)

@@ -40,11 +40,7 @@ def find_model(config: ModelConfig, cache: Path, trust_remote_code: bool, keep_d
 def _find(name: str, dtype: str, trust_remote_code: bool, state: object, located: tuple[Any, ...]) -> Source:
     path, origin, *placed = located
     try:
-<<<<<<< HEAD
         hf_config = read_config(path, trust_remote_code=trust_remote_code)
-=======
-        hf_config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
->>>>>>> units
         hf_config.dtype = hf_config.dtype or stored_dtype(path, download=True)
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:

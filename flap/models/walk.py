@@ -5,10 +5,6 @@ Legend: N windows · T tokens a window · D hidden size.
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
-<<<<<<< HEAD
-=======
-from pathlib import Path
->>>>>>> units
 
 from torch import Tensor, nn
 

@@ -7,10 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-<<<<<<< HEAD
 from tokenizers.processors import TemplateProcessing
-=======
->>>>>>> units
 from torch import Tensor, nn
 from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
 
@@ -19,10 +16,7 @@ from flap.calibration.calibrate import collect_batches
 from flap.calibration.images import read_images
 from flap.data import read_pictures
 from flap.models import Resident, Walk, adapt
-<<<<<<< HEAD
 from flap.storage import WorkFolder
-=======
->>>>>>> units
 from tests.calibration.test_calibrate import assert_same
 from tests.cases import random_model, tiny_model, tokens
 from tests.models.families import test_vision as vision
@@ -63,7 +57,6 @@ def test_layer_by_layer_equals_one_pass(family: str) -> None:
     assert blind[1].blocks.mlp.num_tokens == expected[1].blocks.mlp.num_tokens
 
 
-<<<<<<< HEAD
 def test_a_window_has_the_bos_of_its_chat_template_once(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     made = processor(tokenizer)
     made.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
@@ -79,8 +72,6 @@ def test_a_window_has_the_bos_of_its_chat_template_once(tokenizer: PreTrainedTok
     assert all(one["input_ids"][0, 0] == 1 and (one["input_ids"] == 1).sum() == 1 for one in images.windows)
 
 
-=======
->>>>>>> units
 def test_the_device_holds_the_hidden_states_of_few_images_at_a_time(tmp_path: Path) -> None:
     placed, seen = Resident(random_model(vision.TestLlava.configs["gqa"])), vision.TestLlava().inputs()
     alive, earlier = [], []
@@ -90,11 +81,7 @@ def test_the_device_holds_the_hidden_states_of_few_images_at_a_time(tmp_path: Pa
         earlier.append(weakref.ref(args[0]))
 
     placed.layers[0].register_forward_pre_hook(entered)
-<<<<<<< HEAD
     Walk(placed, "walk", WorkFolder(tmp_path)).enter("images", [seen] * 8)
-=======
-    Walk(placed, "walk", tmp_path).enter("images", [seen] * 8)
->>>>>>> units
     assert len(alive) == 8 and max(alive) <= 2  # and each goes through the vision tower once
 
 
