@@ -16,8 +16,6 @@ from flap.storage import NOT_KEPT, WorkFolder
 
 Key = int | tuple[int, ...]  # of windows that share their calls
 
-Key = int | tuple[int, ...]  # of windows that share their calls
-
 
 class Stream:
     """The hidden states of windows at the input of one layer, in batches, on the host.
