@@ -41,7 +41,8 @@ checks: setup ## What CI runs: format, lint, types, tests
 	$(ENGINES) -m pip install --quiet --no-deps --editable .
 	@touch $@
 
-# Nothing is compiled in that environment before it is imported; what is, is kept for the next process, whatever is set.
+# Nothing is compiled in this environment and the next before it is imported; what is, is kept for the next process, whatever
+# is set.
 engines: setup .venv-engines/.ready ## Run pruned checkpoints in vLLM, which has an environment of its own (.venv-engines)
 	rm -rf build/engines
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.engines.make build/engines
@@ -53,7 +54,7 @@ engines: setup .venv-engines/.ready ## Run pruned checkpoints in vLLM, which has
 	@touch $@
 
 lowest: .venv-lowest/.ready ## Whole runs with the lowest versions that pyproject.toml allows (.venv-lowest)
-	OMP_NUM_THREADS=1 $(LOWEST) -m pytest tests/test_doctor.py tests/test_api.py tests/test_cli.py tests/recovery/test_training.py \
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(LOWEST) -m pytest tests/test_doctor.py tests/test_api.py tests/test_cli.py tests/recovery/test_training.py \
 		tests/export/test_gguf.py::test_unused_ids_and_the_chat_template_are_written
 
 docs: $(VENV)/.docs ## Build the documentation site into site/, strictly: a broken link or an unlisted page fails
