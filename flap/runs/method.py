@@ -9,7 +9,7 @@ from flap.calibration import STATISTICS, Calibration, LayerStatistics
 from flap.calibration.writing import WRITTEN, Draft, text_of
 from flap.calibration.writing import write as write_text
 from flap.checkpoint.convert import become_checkpointable
-from flap.compression import CompressLayer, FitReport, mask_layer, prune_in_sequence, slice_layer
+from flap.compression import CompressLayer, FitReport, SequentialPruning, mask_layer, slice_layer
 from flap.compression import compress as compress_layers
 from flap.config import in_time
 from flap.evaluation.layer_times import LayerTimes
@@ -140,9 +140,8 @@ def compress(run: Run, work: WorkFolder, calibration: Calibration, plan: Pruning
 def prune_layers(run: Run, work: WorkFolder, calibration: Calibration) -> PruningPlan:
     """Score, allocate and compress each layer before the next one is calibrated on its outputs; return the plan."""
     choices = run.choices
-    plan, fits = prune_in_sequence(
-        calibration, choices.metric, choices.structure, choices.compensation, run.budget, _compress_layer(run), work
-    )
+    pruning = SequentialPruning(choices.metric, choices.structure, choices.compensation, _compress_layer(run))
+    plan, fits = pruning.prune(calibration, run.budget, work)
     plan = replace(plan, whole_experts=run.budget.whole_experts)
     _report(run, calibration.model, plan, fits)
     return plan
