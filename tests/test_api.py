@@ -310,7 +310,7 @@ def test_any_value_is_passed_on_as_it_is(tokenizer: PreTrainedTokenizerFast, tex
         ({"sequence_length": 16}, "calibration.sequence_length: unknown key; did you mean seq_len"),
         ({"num_samples": "many"}, "calibration.num_samples: Value 'many' of type 'str' could not be converted"),
         ({"num_samples": None}, "calibration.num_samples: field 'calibration.num_samples' is not Optional$"),
-        ({"dataset": object()}, "calibration.dataset: Value 'object' is not a supported primitive type$"),
+        ({"dataset": {1, 2}}, "calibration.dataset: Value 'set' is not a supported primitive type$"),
         ({"target": {"weight": 3}}, "target.weight: unknown key; "),
         ({"metric": WIFV}, "metric=<class .*WIFV'>: expected one of the names"),
         ({"structure": ALAM(), "overrides": ("round_to=8",)}, "round_to=8: expected None, as the structure has it"),
