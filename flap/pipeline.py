@@ -42,10 +42,10 @@ def run(
             model = run.stage(save, model, plan)
         run.stage(compare, model, plan, dense, compressed)
     run.report.finish()
-    if config.checkpoint.save:
-        write_card(run.target, model_card(run.report, run.target, base_facts(config.model.path)))
     if run_dir is not None:
         write(run, plan, run_dir)
+    if config.checkpoint.save:
+        write_card(run.target, model_card(run.report, run.target, base_facts(config.model.path)))
     return run.report
 
 

@@ -7,7 +7,7 @@ from flap.checkpoint.save import check_room, check_target, followed, label_of
 from flap.config import FlapConfig, in_time, require
 from flap.evaluation import prepare_suite
 from flap.evaluation.results import RESULTS
-from flap.export.gguf import Changes, check_export, source_gguf
+from flap.export.gguf import GGUFChanges, check_export, source_gguf
 from flap.models import Given, ModelAdapter, Source, adapt, find_model
 from flap.recovery import check_room_to_train
 from flap.reporting import Report, described
@@ -88,11 +88,11 @@ def _images(config: FlapConfig, choices: Choices, source: Source | Given) -> Ima
     return read_images(config.calibration.images, source.config, *where) if choices.need_windows else None
 
 
-def _changes(config: FlapConfig, choices: Choices) -> Changes:
+def _changes(config: FlapConfig, choices: Choices) -> GGUFChanges:
     """Return what pruning may do to the model, as far as a GGUF has to hold it."""
     if config.ratio == 0:
-        return Changes()
-    return Changes(
+        return GGUFChanges()
+    return GGUFChanges(
         widths=not choices.structure.layer_by_layer,
         biases=choices.compensation.adds_bias,
         heads=getattr(choices.structure, "remove_heads", None) != 0,

@@ -20,7 +20,7 @@ KINDS = ("statistics", "scores", "divergences", "self", "layer_times", "dense", 
 
 
 @dataclass(frozen=True)
-class Entry:
+class CacheEntry:
     """One folder of the cache, with its key."""
 
     path: Path
@@ -42,12 +42,12 @@ class Entry:
         return time.time() - self.path.stat().st_mtime
 
 
-def entries(root: Path) -> Iterator[Entry]:
+def entries(root: Path) -> Iterator[CacheEntry]:
     """Yield every entry of the cache, sorted by kind and then from new to old."""
     paths = (path for kind in KINDS for path in root.glob(f"{kind}/*"))
     folders = [path for path in paths if path.is_dir() and not path.name.startswith(".")]
     for path in sorted(folders, key=lambda path: (path.parent.name, -path.stat().st_mtime)):
-        yield Entry(path, _key_text(path))
+        yield CacheEntry(path, _key_text(path))
 
 
 def _key_text(path: Path) -> str:
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str]) -> None:
         _list(selected, root)
 
 
-def _list(selected: list[Entry], root: Path) -> None:
+def _list(selected: list[CacheEntry], root: Path) -> None:
     table = Table(title=f"{root}: {decimal(sum(entry.num_bytes for entry in selected))}", title_justify="left")
     for column in ("kind", "size", "age", "key"):
         table.add_column(column, overflow="fold")
@@ -98,7 +98,7 @@ def _list(selected: list[Entry], root: Path) -> None:
     Console().print(table)
 
 
-def _clear(selected: list[Entry], root: Path, kinds: Sequence[str]) -> None:
+def _clear(selected: list[CacheEntry], root: Path, kinds: Sequence[str]) -> None:
     """Delete entries and locks that no process uses, and the temporary files that killed processes have left."""
     sizes = [(entry.num_bytes, remove_unused(entry.path)) for entry in selected]
     removed = [num_bytes for num_bytes, gone in sizes if gone]

@@ -9,7 +9,7 @@ import flap
 from flap.allocation import ULMM, ULUM
 from flap.compression import BiasCompensation, Compensation, NoCompensation
 from flap.export.gguf import export_gguf
-from flap.export.gguf.architecture import Architecture, arch_name
+from flap.export.gguf.architecture import GGUFArchitecture, arch_name
 from flap.export.gguf.families import ARCHITECTURES
 from tests.cases import random_model
 from tests.export.test_gguf import architecture, assert_computes_the_same, run
@@ -90,7 +90,7 @@ def test_the_docs_name_each_family_in_its_row() -> None:
     lines = text.split("| what llama.cpp holds |")[1].split("\n\n")[0].splitlines()[2:]
     rows = {cells[1].strip(): cells[3].strip().split(", ") for cells in (line.split("|") for line in lines)}
 
-    def holds(row: Architecture) -> str:
+    def holds(row: GGUFArchitecture) -> str:
         widths = "widths by layer" if row.by_layer else "one width"
         return widths + " of MLPs, all heads" * row.square + ", biases" * row.takes_compensation
 

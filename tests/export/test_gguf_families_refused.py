@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from flap.allocation import ULUM
 from flap.compression import NoCompensation
-from flap.export.gguf import Changes
+from flap.export.gguf import GGUFChanges
 from flap.export.gguf.families import ARCHITECTURES as ROWS
 from flap.export.gguf.families import MODEL_TYPES, check_architecture
 from tests.cases import random_model
@@ -94,7 +94,7 @@ def test_every_family_is_taken_or_refused_in_a_line(family: type[FamilyContract]
     assert refused == [True] * len(family.configs) if unknown else not any(refused)
 
 
-HEADS = Changes(heads=True)
+HEADS = GGUFChanges(heads=True)
 
 
 @pytest.mark.parametrize("case", [one for one in CASES if ROWS[family_of(one)].square])

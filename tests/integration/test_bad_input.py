@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from flap.estimation import Room
 from flap.models import OnDisk, Source
-from flap.models.placement.changes import Changes
+from flap.models.placement.changed_layers import ChangedLayers
 from flap.pipeline import run
 from tests.helpers.damaged import damage
 from tests.helpers.runs import composed, tiny
@@ -245,12 +245,14 @@ def test_a_disk_that_fills_up_leaves_nothing_and_costs_no_work(
         save_file(tensors, path, **rest)
 
     monkeypatch.setattr("flap.models.placement.shards.save_file", full)
-    monkeypatch.setattr("flap.models.placement.changes.Changes.link", lambda *_: False)  # a disk without hard links
+    monkeypatch.setattr(
+        "flap.models.placement.changed_layers.ChangedLayers.link", lambda *_: False
+    )  # a disk without hard links
     line = r"checkpoint.dir=.*: cannot be written, what was there stays \(.*No space left on device"
     base = [*tiny(model_dir, text_file), "model.placement=stream", f"cache_dir={tmp_path / 'cache'}"]
     refused("", line, base, bad, tmp_path / "run")
     monkeypatch.undo()
-    monkeypatch.setattr(Changes, "write", lambda *_: pytest.fail("a layer was pruned again"))
+    monkeypatch.setattr(ChangedLayers, "write", lambda *_: pytest.fail("a layer was pruned again"))
     run(composed(*base), tmp_path / "run")
 
 

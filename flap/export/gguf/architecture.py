@@ -11,7 +11,7 @@ Values = Mapping[str, tuple[object, ...]]
 QKV = ("attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_qkv.bias")
 
 
-class Changes(NamedTuple):
+class GGUFChanges(NamedTuple):
     """What pruning may do to a model: give layers other widths, add biases to outputs, remove heads."""
 
     widths: bool = False
@@ -19,7 +19,7 @@ class Changes(NamedTuple):
     heads: bool = False
 
 
-NO_CHANGES = Changes()
+NO_CHANGES = GGUFChanges()
 
 
 def _nothing(*_: object) -> None:
@@ -27,7 +27,7 @@ def _nothing(*_: object) -> None:
 
 
 @dataclass(frozen=True)
-class Architecture:
+class GGUFArchitecture:
     """What llama.cpp computes of a family.
 
     computes: the values that it supports of a config key, where it does not support all.
@@ -52,7 +52,7 @@ class Architecture:
     square: bool = False
     untied: bool = False
     slides: bool = False
-    check: Callable[[PreTrainedConfig, Changes], None] = _nothing
+    check: Callable[[PreTrainedConfig, GGUFChanges], None] = _nothing
     keys: Callable[[GGUFWriter, PreTrainedConfig], None] = _nothing
 
     @property

@@ -18,7 +18,7 @@ _GATE_UP = re.compile(r"(.+)\.\w+\.(experts\.gate_up_proj|input_linear\.weight)"
 _RENAMED = {".block_sparse_moe.experts.": ".mlp.experts.", ".router.weight": ".router.layer.weight"}
 
 
-class Source(NamedTuple):
+class TensorSource(NamedTuple):
     """A tensor of the checkpoint, or what several of them or a part of one make."""
 
     name: str
@@ -26,13 +26,13 @@ class Source(NamedTuple):
     read: Callable[[], Tensor]
 
 
-def sources(shapes: Mapping[str, tuple[int, ...]], read: Callable[[str], Tensor]) -> list[Source]:
+def sources(shapes: Mapping[str, tuple[int, ...]], read: Callable[[str], Tensor]) -> list[TensorSource]:
     """Return the tensors of a checkpoint, with those of experts joined or divided.
 
     Raises:
         ValueError: the experts of a layer differ in width.
     """
-    found: list[Source] = []
+    found: list[TensorSource] = []
     joined: dict[str, dict[int, str]] = {}
     for name, shape in shapes.items():
         if match := _ONE.fullmatch(name):
@@ -40,7 +40,7 @@ def sources(shapes: Mapping[str, tuple[int, ...]], read: Callable[[str], Tensor]
         elif match := _GATE_UP.fullmatch(name):
             found += _halves(f"{match[1]}.mlp.experts", shape, partial(read, name))
         else:
-            found.append(Source(_renamed(name), shape, partial(read, name)))
+            found.append(TensorSource(_renamed(name), shape, partial(read, name)))
     return found + [_stacked(name, experts, shapes, read) for name, experts in joined.items()]
 
 
@@ -50,11 +50,11 @@ def _renamed(name: str) -> str:
     return name
 
 
-def _halves(experts: str, shape: tuple[int, ...], read: Callable[[], Tensor]) -> list[Source]:
+def _halves(experts: str, shape: tuple[int, ...], read: Callable[[], Tensor]) -> list[TensorSource]:
     """Return gate and up [E, I, H] of a tensor that has both [E, 2 I, H]."""
     count, rows, hidden = shape
     return [
-        Source(f"{experts}.{matrix}_proj.weight", (count, rows // 2, hidden), partial(_half, read, i))
+        TensorSource(f"{experts}.{matrix}_proj.weight", (count, rows // 2, hidden), partial(_half, read, i))
         for i, matrix in enumerate(("gate", "up"))
     ]
 
@@ -65,9 +65,9 @@ def _half(read: Callable[[], Tensor], which: int) -> Tensor:
 
 def _stacked(
     name: str, experts: dict[int, str], shapes: Mapping[str, tuple[int, ...]], read: Callable[[str], Tensor]
-) -> Source:
+) -> TensorSource:
     """Return the matrices of all experts of a layer as one, in the order of their numbers."""
     [shape, *others] = {shapes[one] for one in experts.values()}
     if others:
         raise ValueError(f"gguf: the experts of {name} differ in width; llama.cpp has one width for all")
-    return Source(name, (len(experts), *shape), lambda: torch.stack([read(experts[i]) for i in sorted(experts)]))
+    return TensorSource(name, (len(experts), *shape), lambda: torch.stack([read(experts[i]) for i in sorted(experts)]))

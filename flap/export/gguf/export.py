@@ -8,11 +8,11 @@ from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from flap.config.messages import one_line
-from flap.export.gguf.architecture import NO_CHANGES, Changes, arch_name
+from flap.export.gguf.architecture import NO_CHANGES, GGUFChanges, arch_name
 from flap.export.gguf.families import architecture_of, check_architecture
 from flap.export.gguf.hyperparameters import add_activation, add_hyperparameters, choose_architecture, layer_widths
 from flap.export.gguf.rope import head_dim, rope_factors
-from flap.export.gguf.tensors import Entry, Shards, entries
+from flap.export.gguf.tensors import Shards, TensorEntry, entries
 from flap.export.gguf.tokenizer import add_tokenizer, carry_over, check_tokenizer, source_gguf
 from flap.export.gguf.write import TYPES, write_tensors
 from flap.export.reading import end_tokens, read_checkpoint
@@ -20,7 +20,7 @@ from flap.storage.files import atomic_file, write_text
 
 
 def check_export(
-    config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, source: Path | None, changes: Changes = NO_CHANGES
+    config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, source: Path | None, changes: GGUFChanges = NO_CHANGES
 ) -> None:
     """Check that a model can be exported to GGUF, as far as that is known without its weights.
 
@@ -77,7 +77,7 @@ def _write(
     widths = layer_widths(tensors, head_dim(config), config.num_hidden_layers)
     arch = choose_architecture(row, config, widths)
     if (factors := rope_factors(config)) is not None:
-        tensors.append(Entry("rope_freqs.weight", tuple(factors.shape), lambda: factors))
+        tensors.append(TensorEntry("rope_freqs.weight", tuple(factors.shape), lambda: factors))
     writer = GGUFWriter(path, arch_name(arch))
     add_hyperparameters(writer, config, row, widths, by_layer=arch == row.by_layer)
     add_activation(writer, shards, config.num_hidden_layers)

@@ -9,7 +9,7 @@ from gguf import MODEL_ARCH
 from transformers import PreTrainedConfig
 
 from flap.export.gguf import special
-from flap.export.gguf.architecture import NO_CHANGES, QKV, Architecture, Changes, Values, slides
+from flap.export.gguf.architecture import NO_CHANGES, QKV, GGUFArchitecture, GGUFChanges, Values, slides
 from flap.export.gguf.rope import check_rope
 from flap.export.gguf.special import require
 
@@ -36,56 +36,56 @@ OLMOE: Values = {**SILU, "clip_qkv": (None,), "norm_topk_prob": (False,)}
 QWEN2_MOE: Values = {**SILU, "mlp_only_layers": ([], None), "decoder_sparse_step": (1,), "norm_topk_prob": (False,)}
 QWEN3_MOE: Values = {**QWEN2_MOE, "norm_topk_prob": (True,)}
 
-_LLAMA = Architecture(MODEL_ARCH.LLAMA, SILU, ALL, LLAMA3, by_layer=MODEL_ARCH.DECI, pairs=True)
+_LLAMA = GGUFArchitecture(MODEL_ARCH.LLAMA, SILU, ALL, LLAMA3, by_layer=MODEL_ARCH.DECI, pairs=True)
 ARCHITECTURES = {
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
-    "qwen3": Architecture(MODEL_ARCH.QWEN3, SILU),
-    "smollm3": Architecture(MODEL_ARCH.SMOLLM3, SILU, pairs=True, check=special.check_smollm3),
-    "granite": Architecture(MODEL_ARCH.GRANITE, SILU, ALL, LLAMA3, pairs=True, keys=special.add_granite),
-    "gemma": Architecture(MODEL_ARCH.GEMMA, {"hidden_act": TANH, **TIED}, offset=True),
-    "gemma2": Architecture(
+    "qwen3": GGUFArchitecture(MODEL_ARCH.QWEN3, SILU),
+    "smollm3": GGUFArchitecture(MODEL_ARCH.SMOLLM3, SILU, pairs=True, check=special.check_smollm3),
+    "granite": GGUFArchitecture(MODEL_ARCH.GRANITE, SILU, ALL, LLAMA3, pairs=True, keys=special.add_granite),
+    "gemma": GGUFArchitecture(MODEL_ARCH.GEMMA, {"hidden_act": TANH, **TIED}, offset=True),
+    "gemma2": GGUFArchitecture(
         MODEL_ARCH.GEMMA2, {**GEMMA, **TIED}, offset=True, slides=True,
         check=special.check_gemma2, keys=special.add_softcaps,
     ),
-    "gemma3_text": Architecture(
+    "gemma3_text": GGUFArchitecture(
         MODEL_ARCH.GEMMA3, GEMMA, offset=True, slides=True, check=special.check_gemma3, keys=special.add_softcaps,
     ),
-    "cohere2": Architecture(
+    "cohere2": GGUFArchitecture(
         MODEL_ARCH.COHERE2, {**SILU, **TIED}, square=True, slides=True, keys=special.add_logit_scale,
     ),
-    "ernie4_5": Architecture(MODEL_ARCH.ERNIE4_5, SILU),
-    "exaone4": Architecture(
+    "ernie4_5": GGUFArchitecture(MODEL_ARCH.ERNIE4_5, SILU),
+    "exaone4": GGUFArchitecture(
         MODEL_ARCH.EXAONE4, SILU, QKV, LLAMA3, square=True, slides=True, check=special.check_exaone4,
     ),
-    "hunyuan_v1_dense": Architecture(MODEL_ARCH.HUNYUAN_DENSE, SILU, ropes=("default", "linear", "yarn", "dynamic")),
-    "seed_oss": Architecture(MODEL_ARCH.SEED_OSS, SILU),
-    "stablelm": Architecture(MODEL_ARCH.STABLELM, STABLELM, (*QKV, *NORMS), square=True, untied=True),
-    "olmo2": Architecture(MODEL_ARCH.OLMO2, SILU, square=True, untied=True),
-    "olmo3": Architecture(MODEL_ARCH.OLMO2, SILU, square=True, untied=True, slides=True),
-    "glm4": Architecture(MODEL_ARCH.GLM4, SILU),
-    "apertus": Architecture(MODEL_ARCH.APERTUS, {"hidden_act": ("xielu",)}, ATTENTION, LLAMA3, untied=True),
-    "arcee": Architecture(MODEL_ARCH.ARCEE, RELU2, QKV, LLAMA3, pairs=True),
-    "nemotron": Architecture(MODEL_ARCH.NEMOTRON, RELU2, ALL, offset=True, square=True, untied=True),
-    "phi": Architecture(MODEL_ARCH.PHI2, PHI, (*ALL, "output.bias"), square=True, untied=True),
-    "phi3": Architecture(MODEL_ARCH.PHI3, SILU, square=True),
-    "starcoder2": Architecture(MODEL_ARCH.STARCODER2, STARCODER2, ALL, square=True),
-    "gpt_neox": Architecture(
+    "hunyuan_v1_dense": GGUFArchitecture(MODEL_ARCH.HUNYUAN_DENSE, SILU, ropes=("default", "linear", "yarn", "dynamic")),
+    "seed_oss": GGUFArchitecture(MODEL_ARCH.SEED_OSS, SILU),
+    "stablelm": GGUFArchitecture(MODEL_ARCH.STABLELM, STABLELM, (*QKV, *NORMS), square=True, untied=True),
+    "olmo2": GGUFArchitecture(MODEL_ARCH.OLMO2, SILU, square=True, untied=True),
+    "olmo3": GGUFArchitecture(MODEL_ARCH.OLMO2, SILU, square=True, untied=True, slides=True),
+    "glm4": GGUFArchitecture(MODEL_ARCH.GLM4, SILU),
+    "apertus": GGUFArchitecture(MODEL_ARCH.APERTUS, {"hidden_act": ("xielu",)}, ATTENTION, LLAMA3, untied=True),
+    "arcee": GGUFArchitecture(MODEL_ARCH.ARCEE, RELU2, QKV, LLAMA3, pairs=True),
+    "nemotron": GGUFArchitecture(MODEL_ARCH.NEMOTRON, RELU2, ALL, offset=True, square=True, untied=True),
+    "phi": GGUFArchitecture(MODEL_ARCH.PHI2, PHI, (*ALL, "output.bias"), square=True, untied=True),
+    "phi3": GGUFArchitecture(MODEL_ARCH.PHI3, SILU, square=True),
+    "starcoder2": GGUFArchitecture(MODEL_ARCH.STARCODER2, STARCODER2, ALL, square=True),
+    "gpt_neox": GGUFArchitecture(
         MODEL_ARCH.GPTNEOX, NEOX, ALL, square=True, untied=True, keys=special.add_parallel_residual,
     ),
-    "falcon": Architecture(MODEL_ARCH.FALCON, FALCON, NORMS, square=True),
-    "gpt2": Architecture(MODEL_ARCH.GPT2, GPT2, ALL, square=True),
-    "mixtral": Architecture(MODEL_ARCH.LLAMA, SILU, ATTENTION, LLAMA3, pairs=True),
-    "granitemoe": Architecture(MODEL_ARCH.GRANITE_MOE, SILU, ATTENTION, LLAMA3, pairs=True, keys=special.add_granite),
-    "olmoe": Architecture(MODEL_ARCH.OLMOE, OLMOE, square=True, untied=True, check=special.check_olmoe),
-    "qwen2_moe": Architecture(MODEL_ARCH.QWEN2MOE, QWEN2_MOE, square=True, untied=True),
-    "qwen3_moe": Architecture(MODEL_ARCH.QWEN3MOE, QWEN3_MOE),
+    "falcon": GGUFArchitecture(MODEL_ARCH.FALCON, FALCON, NORMS, square=True),
+    "gpt2": GGUFArchitecture(MODEL_ARCH.GPT2, GPT2, ALL, square=True),
+    "mixtral": GGUFArchitecture(MODEL_ARCH.LLAMA, SILU, ATTENTION, LLAMA3, pairs=True),
+    "granitemoe": GGUFArchitecture(MODEL_ARCH.GRANITE_MOE, SILU, ATTENTION, LLAMA3, pairs=True, keys=special.add_granite),
+    "olmoe": GGUFArchitecture(MODEL_ARCH.OLMOE, OLMOE, square=True, untied=True, check=special.check_olmoe),
+    "qwen2_moe": GGUFArchitecture(MODEL_ARCH.QWEN2MOE, QWEN2_MOE, square=True, untied=True),
+    "qwen3_moe": GGUFArchitecture(MODEL_ARCH.QWEN3MOE, QWEN3_MOE),
 }  # fmt: skip
 MODEL_TYPES = tuple(ARCHITECTURES)
 
 
-def architecture_of(config: PreTrainedConfig) -> Architecture:
+def architecture_of(config: PreTrainedConfig) -> GGUFArchitecture:
     """Return the row of a family.
 
     Raises:
@@ -96,7 +96,7 @@ def architecture_of(config: PreTrainedConfig) -> Architecture:
     return ARCHITECTURES[model_type]
 
 
-def check_architecture(config: PreTrainedConfig, changes: Changes = NO_CHANGES) -> None:
+def check_architecture(config: PreTrainedConfig, changes: GGUFChanges = NO_CHANGES) -> None:
     """Check that llama.cpp has an architecture for a model, and for what pruning may do to it.
 
     Raises:

@@ -3,15 +3,15 @@
 from gguf import MODEL_ARCH, GGUFWriter
 from transformers import PreTrainedConfig
 
-from flap.export.gguf.architecture import Architecture, slides
+from flap.export.gguf.architecture import GGUFArchitecture, slides
 from flap.export.gguf.rope import add_rope, head_dim
-from flap.export.gguf.tensors import Entry, Shards
+from flap.export.gguf.tensors import Shards, TensorEntry
 
 NORM_EPS = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")
 XIELU = ("alpha_n", "alpha_p", "beta", "eps")
 
 
-def layer_widths(tensors: list[Entry], head_dim: int, num_layers: int) -> list[dict[str, int]]:
+def layer_widths(tensors: list[TensorEntry], head_dim: int, num_layers: int) -> list[dict[str, int]]:
     """Return the numbers of heads, neurons and experts of each layer, by GGUF key."""
     shapes = {entry.name: entry.shape for entry in tensors}
     return [_widths(f"blk.{i}.", shapes, head_dim) for i in range(num_layers)]
@@ -31,7 +31,7 @@ def _widths(layer: str, shapes: dict[str, tuple[int, ...]], head_dim: int) -> di
     return widths
 
 
-def choose_architecture(row: Architecture, config: PreTrainedConfig, widths: list[dict[str, int]]) -> MODEL_ARCH:
+def choose_architecture(row: GGUFArchitecture, config: PreTrainedConfig, widths: list[dict[str, int]]) -> MODEL_ARCH:
     """Return llama.cpp's architecture for a model with these widths (`layer_widths`).
 
     Raises:
@@ -47,7 +47,7 @@ def choose_architecture(row: Architecture, config: PreTrainedConfig, widths: lis
 
 
 def add_hyperparameters(
-    writer: GGUFWriter, config: PreTrainedConfig, row: Architecture, widths: list[dict[str, int]], by_layer: bool
+    writer: GGUFWriter, config: PreTrainedConfig, row: GGUFArchitecture, widths: list[dict[str, int]], by_layer: bool
 ) -> None:
     """Write the hyperparameters. by_layer: widths as arrays with an entry for each layer."""
     dim = head_dim(config)

@@ -9,10 +9,10 @@ import torch
 from gguf import MODEL_ARCH
 from torch import Tensor
 
-from flap.export.gguf.architecture import Architecture
+from flap.export.gguf.architecture import GGUFArchitecture
 
 
-def in_order(name: str, tensor: Tensor, row: Architecture, head_dim: int, hidden_size: int) -> Tensor:
+def in_order(name: str, tensor: Tensor, row: GGUFArchitecture, head_dim: int, hidden_size: int) -> Tensor:
     """Return a tensor as llama.cpp has it. name: its name in the checkpoint."""
     if row.pairs and re.search(r"\.[qk]_proj\.", name):
         return interleave(tensor, head_dim)
@@ -25,7 +25,7 @@ def in_order(name: str, tensor: Tensor, row: Architecture, head_dim: int, hidden
     return tensor.flatten() if is_vector(name) else tensor
 
 
-def is_turned(name: str, shape: tuple[int, ...], row: Architecture) -> bool:
+def is_turned(name: str, shape: tuple[int, ...], row: GGUFArchitecture) -> bool:
     """Return whether a weight has its input channels first, as those of GPT-2 have."""
     return row.arch == MODEL_ARCH.GPT2 and ".c_" in name and len(shape) == 2
 

@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 
 from flap.export.gguf import order
-from flap.export.gguf.architecture import Architecture
-from flap.export.gguf.experts import Source, sources
+from flap.export.gguf.architecture import GGUFArchitecture
+from flap.export.gguf.experts import TensorSource, sources
 from flap.export.gguf.rope import head_dim
 from flap.storage.headers import tensor_shapes
 
@@ -56,7 +56,7 @@ class Shards:
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorEntry:
     """A tensor of the GGUF: its name, its shape, and the function that reads it (float32)."""
 
     name: str
@@ -64,7 +64,7 @@ class Entry:
     make: Callable[[], Tensor]
 
 
-def entries(shards: Shards, row: Architecture, config: PreTrainedConfig) -> list[Entry]:
+def entries(shards: Shards, row: GGUFArchitecture, config: PreTrainedConfig) -> list[TensorEntry]:
     """Return all tensors of the checkpoint, with the names that llama.cpp uses.
 
     Raises:
@@ -84,7 +84,7 @@ def entries(shards: Shards, row: Architecture, config: PreTrainedConfig) -> list
     return converted
 
 
-def _entry(target: str, source: Source, row: Architecture, config: PreTrainedConfig) -> Entry:
+def _entry(target: str, source: TensorSource, row: GGUFArchitecture, config: PreTrainedConfig) -> TensorEntry:
     """Return a tensor under its new name. One without rows or columns gets one unit of zeros.
 
     llama.cpp skips a block without units, also its output bias, which one unit of zeros keeps.
@@ -93,11 +93,11 @@ def _entry(target: str, source: Source, row: Architecture, config: PreTrainedCon
     suffix = "" if target.endswith((".weight", ".bias")) else ".weight"
     if 0 in shape:
         nonempty = tuple(size or (dim if "self_attn" in name else 1) for size in shape)
-        return Entry(target, nonempty, lambda: torch.zeros(nonempty))
+        return TensorEntry(target, nonempty, lambda: torch.zeros(nonempty))
     turned = order.is_turned(name, shape, row)
     shape = shape[::-1] if turned else shape[1:] if order.is_vector(name) else shape
 
     def make() -> Tensor:
         return order.in_order(name, source.read().float(), row, dim, config.hidden_size)
 
-    return Entry(f"{target}{suffix}", shape, make)
+    return TensorEntry(f"{target}{suffix}", shape, make)

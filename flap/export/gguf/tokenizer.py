@@ -25,7 +25,7 @@ NEVER_MERGED = -1e6  # a score below that of all merges
 
 
 @dataclass(frozen=True)
-class Kind:
+class TokenizerKind:
     """A kind of tokenizer in llama.cpp's terms: model (llama: SentencePiece, gpt2: byte-level BPE), pre-tokenizer."""
 
     model: str
@@ -33,7 +33,7 @@ class Kind:
     space_prefix: bool = False
 
 
-def tokenizer_kind(tokenizer: PreTrainedTokenizerBase) -> Kind:
+def tokenizer_kind(tokenizer: PreTrainedTokenizerBase) -> TokenizerKind:
     """Return llama.cpp's kind of a tokenizer.
 
     Raises:
@@ -44,12 +44,12 @@ def tokenizer_kind(tokenizer: PreTrainedTokenizerBase) -> Kind:
     if model.get("type") == "BPE" and model.get("byte_fallback"):
         prefix = _space_prefix(normalizer, pre_tokenizer)
         if prefix is not None:
-            return Kind("llama", "default", prefix)
+            return TokenizerKind("llama", "default", prefix)
     elif model.get("type") == "BPE":
         steps = (_step_names(pre_tokenizer), normalizer.get("type"), bool(model.get("ignore_merges")))
         for pre, expected in _BPE.items():
             if steps == expected:
-                return Kind("gpt2", pre)
+                return TokenizerKind("gpt2", pre)
     raise ValueError(
         f"gguf: the tokenizer ({type(tokenizer).__name__}) is none that llama.cpp is told of here: LLaMA's "
         "(SentencePiece or BPE), Gemma's, Qwen2's, SmolLM's, GPT-2's, GPT-NeoX's, Cohere's, OLMo 2's, or that of a "

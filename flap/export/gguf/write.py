@@ -7,7 +7,7 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
 
-from flap.export.gguf.tensors import Entry
+from flap.export.gguf.tensors import TensorEntry
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ TYPES = {
 }
 
 
-def write_tensors(writer: GGUFWriter, tensors: list[Entry], kind: str) -> None:
+def write_tensors(writer: GGUFWriter, tensors: list[TensorEntry], kind: str) -> None:
     """Write the header, the keys, the table of tensors and the tensors, and close the file.
 
     Raises:
@@ -41,7 +41,7 @@ def write_tensors(writer: GGUFWriter, tensors: list[Entry], kind: str) -> None:
     _warn_fallback(typed, TYPES[kind][0])
 
 
-def _type_of(entry: Entry, kind: str) -> GGMLQuantizationType:
+def _type_of(entry: TensorEntry, kind: str) -> GGMLQuantizationType:
     """Return the type of a tensor: f32 for what llama.cpp wants so; f16 for rows that do not divide into blocks."""
     if _stays_f32(entry):
         return GGMLQuantizationType.F32
@@ -50,12 +50,12 @@ def _type_of(entry: Entry, kind: str) -> GGMLQuantizationType:
     return requested if entry.shape[-1] % block == 0 else GGMLQuantizationType.F16
 
 
-def _stays_f32(entry: Entry) -> bool:
+def _stays_f32(entry: TensorEntry) -> bool:
     """Return whether a tensor is a vector, the biases of experts, a router, or the embeddings of positions."""
     return len(entry.shape) == 1 or entry.name.endswith((".bias", "ffn_gate_inp.weight", "position_embd.weight"))
 
 
-def _encode(entry: Entry, tensor_type: GGMLQuantizationType) -> np.ndarray:
+def _encode(entry: TensorEntry, tensor_type: GGMLQuantizationType) -> np.ndarray:
     values = entry.make().numpy()
     if tensor_type == GGMLQuantizationType.F16 and np.abs(values).max() > np.finfo(np.float16).max:
         raise ValueError(f"gguf: {entry.name} has values beyond float16; take type bf16 or f32")
@@ -63,7 +63,7 @@ def _encode(entry: Entry, tensor_type: GGMLQuantizationType) -> np.ndarray:
     return encoded
 
 
-def _warn_fallback(typed: list[tuple[Entry, GGMLQuantizationType]], requested: GGMLQuantizationType) -> None:
+def _warn_fallback(typed: list[tuple[TensorEntry, GGMLQuantizationType]], requested: GGMLQuantizationType) -> None:
     """Warn of matrices that are not of the requested type."""
     matrices = [tensor_type for entry, tensor_type in typed if not _stays_f32(entry)]
     fallbacks = sum(tensor_type != requested for tensor_type in matrices)

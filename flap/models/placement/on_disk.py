@@ -16,7 +16,7 @@ from transformers.quantizers.base import HfQuantizer
 from flap.models.devices import ROOM_TO_RUN, free_bytes, give_back_freed
 from flap.models.forward import Batch, leave
 from flap.models.placement.base import PlacedModel, Weights
-from flap.models.placement.changes import Changes
+from flap.models.placement.changed_layers import ChangedLayers
 from flap.models.placement.layer_files import LayerFiles
 from flap.models.placement.resident import Resident
 from flap.models.placement.shards import write_shards
@@ -33,8 +33,8 @@ ON_META = {"device_map": {"": "meta"}}  # options of from_pretrained: the model 
 class OnDisk(PlacedModel):
     """A model on the meta device whose weights are loaded inside `with` blocks.
 
-    A layer that is changed inside its block is written to a file (`Changes`) when the block ends, and later read from
-    that file. Its new shapes stay on the meta device.
+    A layer that is changed inside its block is written to a file (`ChangedLayers`) when the block ends, and later read
+    from that file. Its new shapes stay on the meta device.
     """
 
     streams: ClassVar[bool] = True
@@ -61,7 +61,7 @@ class OnDisk(PlacedModel):
         self.folder = work.path or Path(self._temporary.name if self._temporary else "")
         self.work = WorkFolder(self.folder)
         self._files = LayerFiles(model, self.layers, directory, device, dequantiser)
-        self._changes = Changes(self.folder / "layers", self.adapter, self._files.prefix)
+        self._changes = ChangedLayers(self.folder / "layers", self.adapter, self._files.prefix)
         _fill_buffers(model, device)
 
     @classmethod

@@ -13,7 +13,7 @@ from flap.storage.files import atomic_file
 from flap.storage.headers import tensor_shapes
 
 
-class Changes:
+class ChangedLayers:
     """The files of changed layers in a folder. prefix: of all layers' names in the model's state dict."""
 
     def __init__(self, folder: Path, adapter: ModelAdapter, prefix: str) -> None:
