@@ -4,7 +4,8 @@ import hashlib
 import platform
 import re
 import sysconfig
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -34,6 +35,7 @@ PYTHON_PACKAGES = (
     "urllib",
     "xml",
 )
+OVERLAP = 13  # words in a row that two passages share only if one quotes the other, or both a third
 MARKER = re.compile(r"\s*\[(?:header|title|step|substeps)\]\s*")
 
 
@@ -97,12 +99,28 @@ def _packaged_or_hub(dataset: str, columns: list[str]) -> tuple[list[dict[str, A
 
 def _part(passages: Iterable[str], split: Split) -> list[str]:
     """Return the distinct passages of one part: by their hash, about a quarter are for evaluation, the others not."""
-    is_evaluation = split == "evaluation"
-    return [p for p in dict.fromkeys(passages) if _held_out(p) == is_evaluation]
+    parts: dict[bool, list[str]] = {True: [], False: []}
+    for passage in dict.fromkeys(passages):
+        parts[hashlib.sha256(passage.encode()).digest()[0] % 4 == 0].append(passage)
+    return _apart(tuple(parts[True]), tuple(parts[False])) if split == "evaluation" else parts[False]
 
 
-def _held_out(passage: str) -> bool:
-    return hashlib.sha256(passage.encode()).digest()[0] % 4 == 0
+@lru_cache(maxsize=4)  # in a sweep in one process, a text is searched only once
+def _apart(held_out: tuple[str, ...], others: tuple[str, ...]) -> list[str]:
+    """Return the held-out passages that share no OVERLAP words in a row with another part's passage.
+
+    So nothing is measured on what a model may have been calibrated on. Source of the rule: Brown et al., NeurIPS 2020,
+    arXiv 2005.14165, appendix C.
+    """
+    shared = {run for passage in held_out for run in _runs(passage)}
+    shared.intersection_update(run for passage in others for run in _runs(passage))
+    return [passage for passage in held_out if shared.isdisjoint(_runs(passage))]
+
+
+def _runs(passage: str) -> Iterator[tuple[str, ...]]:
+    """Return each OVERLAP words in a row of a passage."""
+    words = passage.split()
+    return zip(*(words[i:] for i in range(OVERLAP)), strict=False)
 
 
 def _wikitext2(split: Split) -> Text:

