@@ -8,7 +8,7 @@ from transformers import AutoTokenizer, pipeline
 import flap
 
 
-def main(checkpoint: str, port: str = "8000") -> None:
+def served(checkpoint: str, port: int) -> HTTPServer:
     writer = pipeline("text-generation", flap.load(checkpoint), tokenizer=AutoTokenizer.from_pretrained(checkpoint))
 
     class Handler(BaseHTTPRequestHandler):
@@ -19,10 +19,8 @@ def main(checkpoint: str, port: str = "8000") -> None:
             self.end_headers()
             self.wfile.write(text.encode())
 
-    server = HTTPServer(("127.0.0.1", int(port)), Handler)
-    print(f"http://127.0.0.1:{server.server_port}", flush=True)
-    server.serve_forever()
+    return HTTPServer(("127.0.0.1", port), Handler)
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    served(sys.argv[1], 8000).serve_forever()

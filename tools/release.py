@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 from packaging.version import InvalidVersion, Version
 
-OPEN = re.compile(r"^## \[.*Unreleased\]?\n", re.MULTILINE)  # "## [Unreleased]", or "## [0.1.0] - Unreleased"
+OPEN = r"(?m)^## \[.*Unreleased\]?\n"  # "## [Unreleased]", or "## [0.1.0] - Unreleased"
 
 
 def main() -> None:
@@ -63,11 +63,12 @@ def refuse(root: Path, version: str) -> None:
     if version != usual:
         raise ValueError(f"VERSION={version}: expected one as 0.2.0{f'; write it {usual}' if usual else ''}")
     changelog = (root / "CHANGELOG.md").read_text()
-    if output("git", "tag", "--list", f"v{version}", cwd=root) or re.search(rf"\n## \[{re.escape(version)}\] - \d", changelog):
+    dated = f"\n## [{version}] - 2" in changelog  # as 2026-03-01, and not "Unreleased"
+    if dated or output("git", "tag", "--list", f"v{version}", cwd=root):
         raise ValueError(f"VERSION={version}: exists already, as a tag or in CHANGELOG.md; take the next one")
     if changes := output("git", "status", "--porcelain", cwd=root):
         raise ValueError(f"the checkout has changes; commit or remove them first:\n{changes}")
-    _, *rest = OPEN.split(changelog, maxsplit=1)
+    _, *rest = re.split(OPEN, changelog, maxsplit=1)
     if not "".join(rest).partition("## [")[0].strip():
         raise ValueError("CHANGELOG.md has nothing under '## [Unreleased]', so there is nothing to release")
 
