@@ -34,14 +34,14 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from flap.allocation import Search
 from flap.config import FlapConfig, ModelConfig, config_dir, one_line, typed
-from flap.jobs.prepare import prepare
 from flap.models import Given, find_model, read_model
 from flap.models.devices import free_bytes
 from flap.pipeline import run
 from flap.reporting import device_name
 from flap.reporting.provenance import git_state, versions
+from flap.runs.prepare import prepare
+from flap.search import Search
 from flap.storage import cache_root, write_text
 
 Figures = dict[str, Any]

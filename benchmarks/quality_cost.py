@@ -23,13 +23,13 @@ from calibration import SEQ_LEN, bare_forward, status_bytes
 from hydra import compose, initialize_config_dir
 from transformers import PreTrainedModel
 
-from flap.allocation import Search
 from flap.config import FlapConfig, config_dir, typed
 from flap.config.schema import DTYPES
-from flap.jobs import choose
-from flap.jobs.prepare import prepare
 from flap.models import Given, find_model
 from flap.pipeline import run
+from flap.runs import choose
+from flap.runs.prepare import prepare
+from flap.search import Search
 from flap.storage import cache_root
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}

@@ -44,7 +44,7 @@ def bare_seconds() -> float:
     statistics_of_layers = collect(model, [tokens_NT], batch_size=8)
     total = time.perf_counter() - start
     for metric, structure, ratio in product(METRICS, STRUCTURES, RATIOS):
-        adapter = source.open(more_to_come=True).adapter
+        adapter = source.open().adapter
         start = time.perf_counter()
         scores = score_layers(metric, adapter, enumerate(statistics_of_layers))
         plan = structure.allocate(scores, price(adapter, ratio))

@@ -12,13 +12,14 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from flap.config import FlapConfig, build, config_dir, explain, typed
-from flap.storage import read_state, write_status
+from flap.config import FlapConfig, build, config_dir, explain, folder_name, typed
+from flap.storage import read_state, write_status, write_text
 from flap.storage.command import main as cache_command
 from flap.storage.progress_file import progress_file
+from flap.storage.status import reason, run_folder
 from flap.sweeps.callbacks import open_folder, write_open_study
 from flap.sweeps.launching import claim_gpu, explain_launch, failures
 
@@ -47,60 +48,80 @@ def _attempt(config: DictConfig) -> str | None:
 
     The exception is not passed on, because its traceback would keep the model in memory.
     """
+    run_dir = Path(HydraConfig.get().runtime.output_dir)
     try:
-        _run(config)
+        with run_folder(run_dir):
+            _run(config, run_dir)
     except Exception as error:
-        line = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        line = reason(error)
         log.exception("%s", line)
-        _note_failure(Path(HydraConfig.get().runtime.output_dir), line)
         return line
     return None
 
 
-def _run(config: DictConfig) -> None:
+def _run(config: DictConfig, run_dir: Path) -> None:
     """Check the config, prune and measure, and print the report; skip a run that is finished already.
 
-    With `dry_run`, print what the run would take instead.
+    With `dry_run`, print what the run would take instead. What the folder says of a finished run stays until another
+    run has passed all checks.
     """
-    checked = typed(config)
+    if not (finished := read_state(run_dir) == "finished"):
+        _record(config, run_dir)
+    checked, hydra_config = typed(config), HydraConfig.get()
     # imported here because --help and invalid values should not wait seconds for torch and transformers
-    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
-
-    from flap.jobs.facts import inputs
-    from flap.jobs.forecast import forecast
-    from flap.jobs.prepare import prepare
     from flap.pipeline import run
-    from flap.reporting import changed_inputs, finished_run, show
+    from flap.reporting import show
+    from flap.runs.forecast import forecast
+    from flap.runs.prepare import prepare
 
-    set_verbosity_error()
-    disable_progress_bar()
-    logging.getLogger("huggingface_hub").handlers.clear()  # what it says reaches ours, which print it once
-    hydra_config = HydraConfig.get()
-    run_dir = Path(hydra_config.runtime.output_dir)
+    _quieten_libraries()
     if checked.dry_run:
         expected = forecast(checked, run_dir)
         print(checked.run_name, *expected.lines(), sep="\n")
         expected.save(run_dir / "estimate.json")
         return
     may_share_gpus = "joblib" in hydra_config.launcher._target_ and checked.model.device != "cpu"
-    if may_share_gpus and (gpu := claim_gpu(run_dir.parent)):
+    if may_share_gpus and (gpu := claim_gpu(Path(hydra_config.sweep.dir))):
         log.info("GPU %s", gpu)
+    in_one_process = hydra_config.mode == RunMode.MULTIRUN and "submitit" not in hydra_config.launcher._target_
     tracking = build("tracking", checked.tracking)
     tracking.check()
-    if checked.resume and (done := finished_run(run_dir, _cells_beside(run_dir, checked), asdict(checked))):
-        folder, report = done
-        changed = changed_inputs(report.inputs, inputs(prepare(checked, run_dir, will_save=False)))
-        if not changed:
-            log.info("done already, in %s (resume=false runs it again)", folder)
-            return
-        log.info("%s holds a run on other inputs (%s), which runs again", folder, ", ".join(changed))
+    if checked.resume and _done_already(checked, run_dir, in_one_process):
+        return
+    if finished:
+        prepare(checked, run_dir, keep_dense=in_one_process)
+        _record(config, run_dir)
     write_status(run_dir, "running")
-    in_one_process = hydra_config.mode == RunMode.MULTIRUN and "submitit" not in hydra_config.launcher._target_
     with progress_file(run_dir), tracking.start(asdict(checked), run_dir, _job_info(checked, run_dir)) as tracked:
         report = run(checked, run_dir, more_to_come=in_one_process)
         write_status(run_dir, "finished")
         tracked.finish(report)
     show(report)
+
+
+def _quieten_libraries() -> None:
+    """Leave the console to this program: no bars, no hints of libraries, and nothing twice."""
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+
+    set_verbosity_error()
+    disable_progress_bar()
+    logging.getLogger("huggingface_hub").handlers.clear()  # what it says reaches ours, which print it once
+
+
+def _done_already(config: FlapConfig, run_dir: Path, keep_dense: bool) -> bool:
+    """Return whether this run has finished before, here or in a cell beside, on the same inputs; say where."""
+    from flap.reporting import changed_inputs, finished_run
+    from flap.runs.prepare import prepare
+
+    if (done := finished_run(run_dir, _cells_beside(run_dir, config), asdict(config))) is None:
+        return False
+    folder, report = done
+    again = prepare(config, run_dir, will_save=False, keep_dense=keep_dense)
+    if changed := changed_inputs(report.inputs, again.inputs):
+        log.info("%s holds a run on other inputs (%s), which runs again", folder, ", ".join(changed))
+    else:
+        log.info("done already, in %s (resume=false runs it again)", folder)
+    return not changed
 
 
 def _job_info(config: FlapConfig, run_dir: Path) -> "JobInfo":
@@ -111,7 +132,7 @@ def _job_info(config: FlapConfig, run_dir: Path) -> "JobInfo":
     return JobInfo(
         id=str(run_dir.resolve()),
         name=config.run_name,
-        group=run_dir.parent.name if in_sweep else None,
+        group=Path(HydraConfig.get().sweep.dir).resolve().name if in_sweep else None,
         job_type="sweep" if in_sweep else "run",
         tags=(choices["metric"], choices["structure"]),
     )
@@ -121,17 +142,16 @@ def _cells_beside(run_dir: Path, config: FlapConfig) -> list[Path]:
     """Return the folders of the same sweep that may hold the same cell under another job number."""
     if HydraConfig.get().mode != RunMode.MULTIRUN:
         return []
-    return sorted(run_dir.parent.glob(f"*_{glob.escape(config.run_name)}"))
+    return sorted(run_dir.parent.glob(f"*_{glob.escape(folder_name(config.run_name))}"))
 
 
-def _note_failure(run_dir: Path, line: str) -> None:
-    """Write the state "failed" into the folder, unless it holds a finished run."""
-    if read_state(run_dir) == "finished":
-        return
-    try:
-        write_status(run_dir, "failed", line)
-    except OSError as error:  # a full disk: the run failed because of it, or in spite of it
-        log.debug("%s: cannot be written (%s)", run_dir, error)
+def _record(config: DictConfig, run_dir: Path) -> None:
+    """Write the composed config into .hydra, as Hydra does with `hydra.output_subdir`, but before it asks anybody."""
+    hydra_config = HydraConfig.instance().cfg
+    parts = {"config": config, "hydra": hydra_config, "overrides": HydraConfig.get().overrides.task}
+    (run_dir / ".hydra").mkdir(exist_ok=True)
+    for name, part in parts.items():
+        write_text(run_dir / ".hydra" / f"{name}.yaml", OmegaConf.to_yaml(part))
 
 
 def main() -> None:

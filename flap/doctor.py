@@ -5,15 +5,18 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Literal, NamedTuple
+from time import perf_counter
+from typing import Any, Literal, NamedTuple
 
 import psutil
 from packaging.requirements import Requirement
 from rich.filesize import decimal
 
 from flap.storage import cache_root
+from flap.storage.files import bytes_below
 
 PACKAGE = "flap-pruning"
 FEW_BYTES = 10 * 10**9  # less free disk than this is told: a checkpoint of a 7B model takes 14 GB
@@ -33,27 +36,37 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--cache-dir", help="default: the environment's FLAP_CACHE_DIR, else the user's cache folder")
     root = cache_root(parser.parse_args(arguments).cache_dir)
     checks: dict[str, Callable[[], Finding]] = {
-        "versions": versions, "devices": devices, "launchers": launchers, "cache": lambda: cache(root),
-        "disk": lambda: disk({"runs": Path(), "cache": root}), "packaged model": packaged_model,
-        "packaged texts": packaged_texts, "hub": hub, "W&B": wandb,
+        "versions": versions, "devices": devices, "bfloat16": bfloat16, "launchers": launchers,
+        "cache": lambda: cache(root), "disk": lambda: disk({"runs": Path(), "cache": root}),
+        "packaged model": packaged_model, "packaged texts": packaged_texts, "hub": hub, "W&B": wandb,
     }  # fmt: skip
     states = []
     for name, check in checks.items():
-        finding = check()
+        finding = _found(check)
         states.append(finding.state)
         print(f"{finding.state:<9}{name:<16}{finding.text}", flush=True)
     if "problem" in states:
         raise SystemExit(1)
 
 
+def _found(check: Callable[[], Finding]) -> Finding:
+    """Return what a check finds; where it raises, a package is damaged, or another one does not fit."""
+    try:
+        return check()
+    except Exception as error:
+        return Finding("problem", f"{error!r}; install flap-pruning anew, in an environment of its own")
+
+
 def versions() -> Finding:
-    """Check that the installed packages are those that this version of flap asks for."""
+    """Check that the installed packages are those that this version of flap asks for, and that it can import them."""
     needed = [Requirement(line) for line in requires(PACKAGE) or []]
     wrong = list(unmet(one for one in needed if one.marker is None or one.marker.evaluate({"extra": ""})))
     if wrong:
         asked = " ".join(f"'{requirement.name}{requirement.specifier}'" for requirement, _ in wrong)
         found = ", ".join(f"{requirement.name} {installed}" for requirement, installed in wrong)
         return Finding("problem", f"{found}; pip install {asked}")
+    for name in ("flap.pipeline", "lm_eval", "peft"):  # the latter two are imported by the runs that need them
+        import_module(name)
     names = (PACKAGE, "torch", "transformers", "datasets", "lm-eval", "hydra-core")
     return Finding(
         "ok", f"Python {platform.python_version()}, {', '.join(f'{name} {version(name)}' for name in names)}"
@@ -98,6 +111,34 @@ def _gpu(index: int) -> str:
     return f"{torch.cuda.get_device_name(index)}, {decimal(total)}, {decimal(free)} free"
 
 
+def bfloat16() -> Finding:
+    """Measure how fast the processor multiplies matrices in bfloat16 and in float32, in a second."""
+    import torch
+
+    from flap.models.products import compute_dtype
+
+    half, single = _rate(torch.bfloat16), _rate(torch.float32)
+    told = f"cpu: {half:.0f} gigaFLOP/s in bfloat16, {single:.0f} in float32"
+    if compute_dtype(torch.bfloat16, torch.device("cpu")) == torch.float32:
+        return Finding("note", f"{told}: products of a bfloat16 model are computed in float32 with model.dtype=auto")
+    if half < single:
+        return Finding("note", f"{told}: model.dtype=float32 may be faster for a bfloat16 model")
+    return Finding("ok", told)
+
+
+def _rate(dtype: Any) -> float:
+    """Return the gigaFLOP/s of matrix products in a type of torch, the most within 0.4 seconds."""
+    import torch
+
+    size, seconds, end = 512, list[float](), perf_counter() + 0.4
+    matrix = torch.rand(size, size).to(dtype)
+    while not seconds or perf_counter() < end:
+        started = perf_counter()
+        torch.mm(matrix, matrix)
+        seconds.append(perf_counter() - started)
+    return 2e-9 * size**3 / min(seconds)
+
+
 def launchers() -> Finding:
     """Say which launchers a sweep can use."""
     if shutil.which("sbatch"):
@@ -113,8 +154,7 @@ def cache(root: Path) -> Finding:
             "problem",
             f"{root} cannot be written: nothing is kept; set FLAP_CACHE_DIR or cache_dir to a folder that can",
         )
-    size = sum(file.stat().st_size for file in root.rglob("*") if file.is_file() and not file.is_symlink())
-    return Finding("ok", f"{root}, {decimal(size)}; see python -m flap cache")
+    return Finding("ok", f"{root}, {decimal(bytes_below(root))}; see python -m flap cache")
 
 
 def disk(places: dict[str, Path]) -> Finding:

@@ -1,27 +1,18 @@
 """The method, from a config to a pruned checkpoint and a report (FLAP, An et al., AAAI 2024, arXiv 2312.11983)."""
 
 import logging
-from contextlib import nullcontext
-from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from flap.allocation import PruningPlan
 from flap.checkpoint.card import write_card
-from flap.checkpoint.convert import become_checkpointable
-from flap.checkpoint.save import save
-from flap.compression import prune_in_sequence
-from flap.config import FlapConfig, in_time
+from flap.config import FlapConfig, in_time, one_line
 from flap.data import SELF, save_text
-from flap.data.random_state import seeded
-from flap.export.gguf import export_gguf
-from flap.jobs import Job
-from flap.jobs.facts import begins_with_bos, domains, inputs, sources
-from flap.jobs.prepare import prepare
-from flap.jobs.texts import overlaps
 from flap.models import Given, PlacedModel, Source, base_facts
-from flap.reporting import Report, described, device_name, draw_layers, markdown, model_card
-from flap.reporting.counts import count_dense, count_pruned
+from flap.reporting import Report, draw_layers, markdown, model_card
+from flap.runs import Run
+from flap.runs.method import allocate, calibrate, compress, prune_layers, score, time_layers
+from flap.runs.prepare import prepare
+from flap.runs.stages import compare, load, measure_compressed, measure_dense, recover, save
 from flap.storage import write_text
 
 log = logging.getLogger(__name__)
@@ -38,109 +29,53 @@ def run(
     Raises:
         ValueError: bad input, in one line that names the field.
     """
-    report, job = Report.start(described(config)), prepare(config, run_dir, source)
-    introduce(report, job)
-    with seeded(config.seed), job.workspace() as folder:
-        with report.timed("load"):
-            model = job.open(more_to_come, folder)
-        report.device, report.device_map = device_name(model.device), model.device_map
-        dense_key = job.keys.dense(model.device)
-        with report.timed("evaluate"):
-            dense = job.suite.dense(model, dense_key, job.cache)
-
-        job, plan = prune(job, model, report, folder)
-
-        compressed = None
-        if job.choices.recovery is not None:
-            with report.timed("evaluate"):
-                compressed = job.suite.pruned(model, dense_key | job.keys.compressed(plan))
-            with report.timed("recover"):  # what is left is trained to predict what the dense model predicts
-                report.recovery = job.recover(model, plan, more_to_come, folder)
+    run, compressed = prepare(config, run_dir, source, keep_dense=more_to_come), None
+    with run.begun():
+        model = run.stage(load)
+        dense = run.stage(measure_dense, model)
+        plan = prune_in_sequence(run, model) if run.choices.in_sequence else prune(run, model)
+        if run.choices.recovery is not None:
+            compressed = run.stage(measure_compressed, model, plan)
+            run.stage(recover, model, plan)
         if config.checkpoint.save:
-            report.checkpoint = str(job.target)
-            with report.timed("save"):
-                files = job.source.tokenizer, job.target, plan, report.provenance, job.replaces_checkpoint
-                model = save(model, *files, job.source.beside)
-        if "gguf" in config.checkpoint.formats:
-            log.info("wrote %s", export_gguf(job.target, config.checkpoint.gguf_type))
-
-        pruned_key = dense_key | job.keys.pruned(plan)
-        with report.timed("evaluate"):
-            pruned = job.suite.pruned(model, pruned_key)
-            report.compare(dense, pruned, job.suite.averages(pruned.numbers), compressed)
-            report.note_peak()  # before a measurement resets the counters
-            reopen = partial(job.source.open, more_to_come)
-            pair = job.suite.side_by_side(reopen, job.source.num_bytes, model, pruned_key)
-            for which, numbers in zip(("dense", "pruned"), pair, strict=True):
-                report.evaluation[which] |= numbers
-    report.finish()
+            model = run.stage(save, model, plan)
+        run.stage(compare, model, plan, dense, compressed)
+    run.report.finish()
     if config.checkpoint.save:
-        write_card(job.target, model_card(report, job.target, base_facts(source.path if source else config.model.path)))
+        write_card(run.target, model_card(run.report, run.target, base_facts(run.source.path)))
     if run_dir is not None:
-        write(report, plan, job, run_dir)
-    return report
+        write(run, plan, run_dir)
+    return run.report
 
 
-def prune(job: Job, model: PlacedModel, report: Report, folder: Path | None) -> tuple[Job, PruningPlan]:
-    """Remove units from a model in place: calibrate, score, allocate, compress. Return the plan, and the job with it.
-
-    The job that is returned has the text that the model wrote, and a budget from measured times where those are the
-    target. folder: what a killed run goes on from; None: nothing is kept.
-    """
-    metric, structure, compensation = job.choices.metric, job.choices.structure, job.choices.compensation
-    by_time = in_time(job.config.target)
-    if by_time:
-        with report.timed("time layers"):  # how much faster a request is with narrower layers
-            job = job.with_layer_times(model)
-    count_dense(report, model.adapter, job.budget)
-    passes = model.passes
-    with report.timed("calibrate") if job.windows else nullcontext():
-        # statistics of the inputs of each output projection, on texts of which the model may write one itself
-        job, report.own_text = job.with_own_text(model, folder)
-        if report.own_text:
-            introduce(report, job)  # with what the model has written
-        calibration = job.calibrate(model, folder)
-    report.sources, report.statistics_cache = sources(job), calibration.cache_state
-    if job.choices.in_sequence:  # Wanda-sp: each layer is calibrated on the outputs of pruned layers
-        with report.timed("prune"):
-            plan, fits = prune_in_sequence(
-                calibration, metric, structure, compensation, job.budget, job.compress_layer, folder
-            )
-    else:
-        with report.timed("score"):  # how much each unit matters; a search also tries each block with fewer of them
-            scores = job.score(calibration, folder)
-        with report.timed("allocate"):  # which units stay within the budget
-            allocate = partial(structure.allocate, scores, measure=job.measure(calibration, folder))
-            job, plan = job.settle(model, allocate) if by_time else (job, allocate(job.budget))
-        with report.timed("compress"):  # the other units are removed, with compensation
-            fits = job.compress(calibration, plan, folder)
-    plan = replace(plan, whole_experts=job.budget.whole_experts)
-    report.search_nats, report.weight_passes = list(plan.nats), model.passes - passes
-    report.repairs = {block: fit._asdict() for block, fit in fits.items()}
-    if job.budget.kept(plan) < job.budget.total:
-        report.loads_with = become_checkpointable(model)
-    count_pruned(report, model.adapter, plan, job.budget, masked=job.config.mask_only)
-    if by_time:
-        report.note_times(job.choices.request.timed(model.model))
-    return job, plan
+def prune(run: Run, model: PlacedModel) -> PruningPlan:
+    """Remove units from a model in place, and return the plan that says which ones stay (FLAP, section 3)."""
+    if in_time(run.config.target):
+        run.stage(time_layers, model)  # how much faster a request is with narrower layers
+    calibration = calibrate(run, model)  # statistics of the inputs of each output projection
+    scores = run.stage(score, calibration)  # how much each unit matters
+    plan = run.stage(allocate, calibration, scores)  # which units stay within the budget
+    run.stage(compress, calibration, plan)  # the others are removed, with compensation
+    return plan
 
 
-def introduce(report: Report, job: Job) -> None:
-    """Set what is known of a run from its texts: domains, inputs, and warnings, of which new ones are logged."""
-    report.domains, report.bos, report.inputs = domains(job), begins_with_bos(job), inputs(job)
-    for warning in overlaps(job.texts, job.suite.tasks):
-        if warning not in report.warnings:
-            report.warnings.append(warning)
-            log.warning(warning)
+def prune_in_sequence(run: Run, model: PlacedModel) -> PruningPlan:
+    """As `prune`, but each layer is calibrated on the outputs of the layers that are pruned already (Wanda-sp)."""
+    return run.stage(prune_layers, calibrate(run, model))
 
 
-def write(report: Report, plan: PruningPlan, job: Job, run_dir: Path) -> None:
+def write(run: Run, plan: PruningPlan, run_dir: Path) -> None:
     """Write report.json, report.md, plan.json, the picture and the model's own texts into the run's folder."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    for use in report.own_text:
-        [text] = (text for text in job.texts[use].known if text.name == SELF)
+    for use in run.report.own_text:
+        [text] = (text for text in run.texts[use].known if text.name == SELF)
         save_text(text, run_dir / f"{SELF}_{use}.jsonl")
     plan.save(run_dir / "plan.json")
-    draw_layers(report, run_dir / "layers.png")
-    write_text(run_dir / "report.md", markdown(report))
-    report.save(run_dir / "report.json")
+    write_text(run_dir / "report.md", markdown(run.report))
+    run.report.save(run_dir / "report.json")
+    picture = run_dir / "layers.png"
+    try:
+        draw_layers(run.report, picture)
+    except Exception as error:  # no picture is worth the report of a run
+        picture.unlink(missing_ok=True)
+        log.warning("%s: cannot be drawn (%s)", picture, one_line(error))

@@ -1,6 +1,7 @@
 """The command `python -m flap.push <checkpoint> <repo>`: upload a checkpoint to a model hub, in one commit."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m flap.push", description="Upload a checkpoint to a model hub.")
     parser.add_argument("checkpoint", type=Path, help="the directory that a run wrote")
     parser.add_argument("repo", help="its name there, as you/smaller; it is made if it is not there")
-    parser.add_argument("--private", action="store_true", help="where it is made: visible to you alone")
+    parser.add_argument(
+        "--private", action="store_true", help="make it visible to you alone; refused if it is there and public"
+    )
     options = parser.parse_args(arguments)
     try:
         print(push(options.checkpoint, options.repo, options.private))
@@ -39,11 +42,16 @@ def push(checkpoint: Path, repo: str, private: bool = False) -> str:
     hub = HfApi(library_name="flap-pruning")
     try:
         repo = hub.create_repo(repo, private=private or None, exist_ok=True).repo_id  # with the user's name before it
-        operations: list[CommitOperationAdd | CommitOperationDelete]
-        operations = [*additions(checkpoint, repo), *deletions(hub, checkpoint, repo)]
-        return str(hub.create_commit(repo, operations, commit_message="Upload a checkpoint pruned by flap").commit_url)
+        if not private or hub.repo_info(repo).private:
+            operations: list[CommitOperationAdd | CommitOperationDelete]
+            operations = [*additions(checkpoint, repo), *deletions(hub, checkpoint, repo)]
+            done = hub.create_commit(repo, operations, commit_message="Upload a checkpoint pruned by flap")
+            return str(done.commit_url)
     except Exception as error:  # network, hub and uploads raise errors of different types
         raise ValueError(f"{repo}: cannot be uploaded ({type(error).__name__}: {one_line(error, 300)})") from error
+    raise ValueError(
+        f"{repo}: is there and public, and --private is for a new one; make it private there, or name another"
+    )
 
 
 def check_checkpoint(checkpoint: Path) -> None:
@@ -72,13 +80,19 @@ def files_of(checkpoint: Path) -> dict[str, Path]:
 
 
 def additions(checkpoint: Path, repo: str) -> "list[CommitOperationAdd]":
-    """Return the uploads; a card of ours gets the name of the repository and of each export."""
+    """Return the uploads.
+
+    A card of ours gets the name of the repository and of each export; `flap.json` tells nothing of this machine's
+    folders, which the one that stays here needs: a run is continued, and a GGUF exported, with what lies there.
+    """
     from huggingface_hub import CommitOperationAdd
 
-    from flap.checkpoint.card import CARD, PLACE, is_ours
+    from flap.checkpoint.card import CARD, PLACE, is_ours, without_folders
+    from flap.checkpoint.save import LABEL
     from flap.reporting.engines import renewed
 
     files: dict[str, Path | bytes] = {**files_of(checkpoint)}
+    files[LABEL] = json.dumps(without_folders(json.loads((checkpoint / LABEL).read_text()))).encode() + b"\n"
     if is_ours(checkpoint / CARD):
         card = (checkpoint / CARD).read_text(encoding="utf-8")
         files[CARD] = renewed(card, checkpoint).replace(PLACE, repo).encode()
@@ -86,13 +100,13 @@ def additions(checkpoint: Path, repo: str) -> "list[CommitOperationAdd]":
 
 
 def deletions(hub: "HfApi", checkpoint: Path, repo: str) -> "list[CommitOperationDelete]":
-    """Return the deletions of files that an older checkpoint has left in the repository, as a shard of its weights."""
+    """Return the deletions of what an older checkpoint has left there, as a shard of its weights or an export."""
     from huggingface_hub import CommitOperationDelete
 
-    from flap.checkpoint.save import OWN_FILES
+    from flap.checkpoint.save import is_own
 
-    old = [Path(name) for name in hub.list_repo_files(repo) if name not in files_of(checkpoint)]
-    stale = [path.as_posix() for path in old if any(path.match(pattern) for pattern in OWN_FILES)]
+    new = files_of(checkpoint)
+    stale = [name for name in hub.list_repo_files(repo) if name not in new and is_own(name.partition("/")[0])]
     return [CommitOperationDelete(path_in_repo=name) for name in stale]
 
 

@@ -6,7 +6,9 @@ from copy import deepcopy
 import torch
 from torch import nn
 from transformers import (
+    DeepseekV3Config,
     Ernie4_5Config,
+    Gemma4TextConfig,
     GraniteConfig,
     LlamaConfig,
     MistralConfig,
@@ -14,15 +16,18 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     Qwen2Config,
+    Qwen3_5TextConfig,
     Qwen3Config,
     Qwen3MoeConfig,
+    Qwen3NextConfig,
     SeedOssConfig,
     SmolLM3Config,
 )
 
-from flap.allocation import ALAM, ALMM, ULMM, ULUM, Search, Structure
+from flap.allocation import ALAM, ALMM, ULMM, ULUM, Structure
 from flap.importance import IFV, OBS, WIFN, WIFV, Magnitude, Metric, Random, Wanda
 from flap.models.families import auto_class
+from flap.search import Search
 
 VOCAB = 96
 METRICS: dict[str, Callable[[], Metric]] = {
@@ -68,11 +73,32 @@ MIXTURES: dict[str, PreTrainedConfig] = {
     "mixtral": MixtralConfig(**_EXPERTS | {"intermediate_size": 24}, num_local_experts=6),
     "qwen3_moe": Qwen3MoeConfig(**_EXPERTS, moe_intermediate_size=24, num_experts=6, mlp_only_layers=[2]),
 }
+# Layers whose attention cannot be divided into heads, the first one too, or with 2 and 4 query heads a KV head.
+_LINEAR = _TINY | {
+    "layer_types": ["linear_attention", "full_attention", "linear_attention", "full_attention"],
+    "linear_key_head_dim": 4, "linear_value_head_dim": 4, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+}  # fmt: skip
+HYBRIDS: dict[str, PreTrainedConfig] = {
+    "qwen3_5": Qwen3_5TextConfig(**_LINEAR),
+    "qwen3_next": Qwen3NextConfig(
+        **_LINEAR, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=24, shared_expert_intermediate_size=24
+    ),
+    "gemma4": Gemma4TextConfig(
+        **_TINY | {"num_hidden_layers": 6}, global_head_dim=16, hidden_size_per_layer_input=0, sliding_window=8,
+        attention_k_eq_v=True, num_global_key_value_heads=2,
+        layer_types=["sliding_attention", "sliding_attention", "full_attention"] * 2,
+    ),
+    "deepseek_v3": DeepseekV3Config(
+        **_TINY | {"num_key_value_heads": 8}, n_routed_experts=4, num_experts_per_tok=2, moe_intermediate_size=24,
+        n_group=1, topk_group=1, q_lora_rank=None, kv_lora_rank=16, qk_rope_head_dim=4, qk_nope_head_dim=8,
+        v_head_dim=8, first_k_dense_replace=1,
+    ),
+}  # fmt: skip
 
 
 def tiny_model(architecture: str, seed: int = 0, **changes: object) -> PreTrainedModel:
     """A random model of the table; `changes` are keys of its config."""
-    config = deepcopy((ARCHITECTURES | ONE_WIDTH | MIXTURES)[architecture])
+    config = deepcopy((ARCHITECTURES | ONE_WIDTH | MIXTURES | HYBRIDS)[architecture])
     for key, value in changes.items():
         setattr(config, key, value)
     return random_model(config, seed)

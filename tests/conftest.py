@@ -8,11 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from flap import pipeline
 from flap.models import hidden_files
 from flap.storage.files import cache_root
 from tests.cases import VOCAB, tiny_model
@@ -87,23 +85,10 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     return import_module("tests.helpers.second_device").DEVICE  # which registers it, for the rest of the process
 
 
-@pytest.fixture(scope="session", autouse=True)
-def every_layer_is_recorded() -> Iterator[None]:
-    """An interrupted walk resumes at its layer, however quick the layers before it were."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hidden_files, "SECONDS_BETWEEN_RECORDS", 0.0)
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def no_picture_of_layers() -> Iterator[None]:
-    """A run in this process leaves a picture of one pixel: that of the layers takes a third of a tiny run to draw.
-
-    It is drawn by runs in processes of their own (test_cli.py), and in tests/reporting.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "draw_layers", lambda report, path: Image.new("1", (1, 1)).save(path))
-        yield
+@pytest.fixture
+def every_layer_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A walk that is interrupted goes on at its layer, however quick the layers before it were."""
+    monkeypatch.setattr(hidden_files, "SECONDS_BETWEEN_RECORDS", 0.0)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -215,7 +215,7 @@ def test_loading_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
 
 
 def test_only_what_exists_is_offered() -> None:
-    assert set(flap.__all__) == {"prune", "load"}
+    assert set(flap.__all__) == {"prune", "load", "register"}
     assert Path(config_dir(), "config.yaml").is_file()
     with pytest.raises(AttributeError, match="no attribute 'prun'"):
         _ = flap.prun

@@ -20,11 +20,31 @@ from tests.cases import tiny_model
 from tests.helpers.fake_hub import COMMIT, TOKEN, Hub, fake_hub
 from tests.helpers.pruned import Saved, logits, prune, save_pruned
 
+CONFIG = {
+    "model": {"path": "/home/me/models/tiny", "name": "org/tiny"},
+    "calibration": {"dataset": {"C:\\mine\\a.txt": 1, "~/b": 2}, "images": "../photos", "num_samples": 8},
+    "eval": [["texts/c.jsonl"], None],
+}
+PUSHED = {
+    "model": {"path": "tiny", "name": "org/tiny"},
+    "calibration": {"dataset": {"a.txt": 1, "b": 2}, "images": "photos", "num_samples": 8},
+    "eval": [["c.jsonl"], None],
+}
+STALE = (
+    "model-00001-of-00002.safetensors", "model.safetensors.index.json", "onnx/model.onnx", "onnx/model.onnx.data",
+    "openvino/openvino_model.xml", "mlx-4bit/model.safetensors", "mlx/config.json", "model-f16.gguf", "vocab.json",
+)  # fmt: skip
+OTHERS = (
+    "notes.md", "lora-of-mine/adapter_model.safetensors", "lora-of-mine/tokenizer.json", "adapter_config.json",
+    "adapter_model.safetensors", "mine.gguf", "figures/onnx", "dense/config.json",
+)  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Saved:
     model = tiny_model("llama-gqa")
-    made = save_pruned(model, tokenizer, tmp_path_factory.mktemp("push") / "checkpoint", prune(model, 0.4))
+    directory, plan = tmp_path_factory.mktemp("push") / "checkpoint", prune(model, 0.4)
+    made = save_pruned(model, tokenizer, directory, plan, config=CONFIG)
     write_card(made.directory, f"{MARK}\n\n{loading(made.directory)}\n\n## Licence\n")
     (made.directory / "model-q8_0.gguf").write_bytes(b"exported later")
     (made.directory / "figures").mkdir()
@@ -60,6 +80,8 @@ def settings(checkpoint: Path, address: str) -> dict[str, str]:
 CASES = {
     "replaced": (TOKEN, "me/smaller"),
     "made": (TOKEN, "smaller", "--private"),
+    "public": (TOKEN, "me/public", "--private"),
+    "private": (TOKEN, "me/private", "--private"),
     "no token": ("", "me/other"),
     "another token": ("hf_other", "me/other"),
 }
@@ -85,7 +107,9 @@ print(json.dumps(ended))
 def ended(saved: Saved) -> dict[str, Ended]:
     """The cases one after the other, in a process of their own."""
     with fake_hub() as hub:
-        hub.repos["me/smaller"] = {"model-00001-of-00002.safetensors": b"of an older one", "notes.md": b"mine"}
+        hub.repos["me/smaller"] = dict.fromkeys(STALE, b"of an older one") | dict.fromkeys(OTHERS, b"mine")
+        hub.repos |= {"me/public": {"notes.md": b"mine"}, "me/private": {}}
+        hub.private.add("me/private")
         command = [sys.executable, "-c", ALL_CASES, str(saved.directory), json.dumps(CASES)]
         environment = settings(saved.directory, hub.address)
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
@@ -96,9 +120,9 @@ def ended(saved: Saved) -> dict[str, Ended]:
 def test_what_is_downloaded_again_is_the_checkpoint(saved: Saved, ended: dict[str, Ended], tmp_path: Path) -> None:
     pushed = ended["replaced"]
     assert pushed.code == 0, pushed.err
-    assert pushed.out == f"{pushed.hub.address}/me/smaller/commit/{COMMIT}\n" and len(pushed.hub.commits) == 2
+    assert pushed.out == f"{pushed.hub.address}/me/smaller/commit/{COMMIT}\n" and len(pushed.hub.commits) == 3
     files = dict(pushed.hub.repos["me/smaller"])
-    assert files.pop("notes.md") == b"mine"
+    assert [files.pop(name) for name in OTHERS] == [b"mine"] * len(OTHERS)
     card = files["README.md"].decode()
     assert card.startswith(f"{MARK}\n\n## Load it\n") and card.endswith("\n\n## Licence\n") and PLACE not in card
     assert "llama-cli -m me/smaller/model-q8_0.gguf" in card and card.count("## Load it") == 1
@@ -114,7 +138,22 @@ def test_a_repository_is_made_under_the_name_of_the_user(ended: dict[str, Ended]
     made = ended["made"]
     assert made.code == 0, made.err
     assert b"vllm serve somebody/smaller" in made.hub.repos["somebody/smaller"]["README.md"]
-    assert made.hub.private == {"somebody/smaller"}
+    assert made.hub.private == {"somebody/smaller", "me/private"}
+
+
+def test_private_is_refused_for_a_public_repository(ended: dict[str, Ended]) -> None:
+    line = ended["public"].error
+    assert line.startswith("error: me/public: is there and public, and --private is for a new one; ")
+    assert ended["public"].hub.repos["me/public"] == {"notes.md": b"mine"}
+    private = ended["private"]
+    assert private.code == 0 and "config.json" in private.hub.repos["me/private"], private.err
+
+
+def test_nothing_that_is_uploaded_tells_the_folders_of_this_machine(saved: Saved, ended: dict[str, Ended]) -> None:
+    files = ended["replaced"].hub.repos["me/smaller"]
+    assert json.loads(files["flap.json"])["provenance"] == {"config": PUSHED}
+    assert not [name for name, content in files.items() if str(saved.directory.parent).encode() in content]
+    assert json.loads((saved.directory / "flap.json").read_text())["provenance"] == {"config": CONFIG}
 
 
 def test_without_a_token_one_line_says_how_to_get_one(ended: dict[str, Ended]) -> None:

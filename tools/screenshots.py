@@ -66,7 +66,7 @@ def photograph_live(page: Page, sweep: Path, target: Path) -> None:
     """Serve the sweep, and save what its page shows once cells have finished and failed, and another one runs."""
     with server([sweep], 0) as serving:
         Thread(target=serving.serve_forever, daemon=True).start()
-        page.goto(f"http://127.0.0.1:{serving.server_port}/")
+        page.goto(serving.address)
         page.locator("#cells tr.failed").first.wait_for(timeout=PATIENCE)
         expect(page.locator("#cells tr.unfinished td small")).to_contain_text(" of ", timeout=PATIENCE)
         photograph(page, target)

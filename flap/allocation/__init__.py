@@ -4,12 +4,11 @@ from flap.allocation.adaptive import ALAM, ALMM
 from flap.allocation.bounds import Bound
 from flap.allocation.budget import Budget, Units, price
 from flap.allocation.plan import LayerPlan, PruningPlan
-from flap.allocation.search import Search
-from flap.allocation.structure import Measure, Structure
+from flap.allocation.structure import Structure
 from flap.allocation.targets import Biases, bounds_of_shapes
 from flap.allocation.uniform import ULMM, ULUM
 
 __all__ = [
-    "ALAM", "ALMM", "ULMM", "ULUM", "Biases", "Bound", "Budget", "LayerPlan", "Measure", "PruningPlan", "Search",
-    "Structure", "Units", "bounds_of_shapes", "price",
+    "ALAM", "ALMM", "ULMM", "ULUM", "Biases", "Bound", "Budget", "LayerPlan", "PruningPlan", "Structure",
+    "Units", "bounds_of_shapes", "price",
 ]  # fmt: skip

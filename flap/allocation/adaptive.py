@@ -1,17 +1,18 @@
 """AL-MM and AL-AM: the units of all layers are ranked together, on a common scale (FLAP, section 3.3)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from flap.allocation.bounds import Bound
 from flap.allocation.budget import Budget, lowest_ratio
+from flap.allocation.by_hand import ManualHeads
 from flap.allocation.plan import LayerPlan, PruningPlan
 from flap.allocation.ranking import affordable, best_of_each, in_blocks, within
 from flap.allocation.scale import Scaled
-from flap.allocation.structure import ManualHeads, Measure, Structure
+from flap.allocation.structure import Structure
 from flap.importance import Scores
 from flap.models import Pair
 
@@ -20,7 +21,7 @@ from flap.models import Pair
 class ALAM(Scaled):
     """AL-AM (default): attention units and neurons of all layers in one ranking, each at its price in parameters."""
 
-    def allocate(self, scores: Scores, budget: Budget, measure: Measure | None = None) -> PruningPlan:
+    def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
         """Return the plan of one ranking of all units."""
         return one_ranking(self, self.on_one_scale(scores, budget), budget)
 
@@ -29,16 +30,25 @@ class ALAM(Scaled):
 class ALMM(Scaled, ManualHeads):
     """AL-MM: `remove_heads` from one ranking of all heads, the rest of the budget from one ranking of all neurons."""
 
-    def allocate(self, scores: Scores, budget: Budget, measure: Measure | None = None) -> PruningPlan:
+    def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
         """Return the plan of two rankings, of all attention units and of all neurons."""
         budget = lowest_ratio(budget, lambda one: one.widths(self.allocate(scores, one)))
         heads, neurons = _in_blocks(self, self.on_one_scale(scores, budget), budget)
-        num_heads = sum(layer.attention.count for layer in budget.layers)
-        to_keep = num_heads - self.units_to_remove(budget)
-        kept_heads = _keep(to_keep, replace(heads, prices=[self.multiple_of_heads] * len(heads.prices)))
+        kept_heads = self._kept_heads(heads, budget)
         kept_parameters = sum(int(kept_B.sum()) * price for kept_B, price in zip(kept_heads, heads.prices, strict=True))
         kept_neurons = _keep(budget.total - budget.to_remove - kept_parameters, neurons)
         return _plan(heads, kept_heads, neurons, kept_neurons)
+
+    def _kept_heads(self, heads: "Blocks", budget: Budget) -> list[Tensor]:
+        """Return the mask of the kept blocks of each layer, from one ranking of all blocks of a size."""
+        may_leave = [score_B[least:] for score_B, least in zip(heads.scores, heads.fewest, strict=True)]
+        leaving = self.blocks_to_remove(may_leave, budget)
+        kept = [torch.ones(len(score_B), dtype=torch.bool) for score_B in heads.scores]
+        for size, layers in self.by_size(budget).items():
+            alike = heads.of(layers)
+            for i, kept_B in zip(layers, _keep(sum(map(len, alike.scores)) - leaving[size], alike), strict=True):
+                kept[i] = kept_B
+        return kept
 
 
 @dataclass(frozen=True)
@@ -53,21 +63,31 @@ class Blocks:
     prices: list[int]
     fewest: list[int]
 
+    def of(self, layers: Sequence[int]) -> "Blocks":
+        """Return the blocks of some layers, each at a price of 1."""
+        scores, units = ([values[i] for i in layers] for values in (self.scores, self.units))
+        return Blocks(scores, units, [1] * len(layers), [self.fewest[i] for i in layers])
+
 
 def one_ranking(structure: Structure, scaled: Sequence[Pair[Tensor]], budget: Budget) -> PruningPlan:
     """Return the plan of one ranking of all units of all layers, each at its price. scaled: scores on one scale."""
     heads, neurons = _in_blocks(structure, scaled, budget)
     if budget.bounds:
-        kept = _keep_within(budget.bounds, structure.block_sizes, heads, neurons)
+        kept = _keep_within(budget.bounds, list(map(structure.sizes_in, budget.layers)), heads, neurons)
     else:
         kept = _keep(budget.total - budget.to_remove, heads, neurons)
     return _plan(heads, kept[: len(scaled)], neurons, kept[len(scaled) :])
 
 
-def _keep_within(bounds: Sequence[Bound], sizes: Pair[int], heads: Blocks, neurons: Blocks) -> tuple[Tensor, ...]:
+def _keep_within(
+    bounds: Sequence[Bound], sizes: Sequence[Pair[int]], heads: Blocks, neurons: Blocks
+) -> tuple[Tensor, ...]:
     """Return the mask of the kept blocks of each layer, from one ranking of all layers, that are within all bounds."""
     scores = heads.scores + neurons.scores
-    costs = [[pair[which][:: sizes[which]] for which in range(2) for pair in bound.costs] for bound in bounds]
+    costs = [
+        [pair[which][:: size[which]] for which in range(2) for pair, size in zip(bound.costs, sizes, strict=True)]
+        for bound in bounds
+    ]
     kept_B = within(scores, heads.fewest + neurons.fewest, costs, [bound.most - bound.fixed for bound in bounds])
     return torch.split(kept_B, [len(score_B) for score_B in scores])
 
@@ -85,11 +105,13 @@ def _keep(to_keep: float, *blocks: Blocks) -> tuple[Tensor, ...]:
 def _in_blocks(structure: Structure, scaled: Sequence[Pair[Tensor]], budget: Budget) -> Pair[Blocks]:
     """Return the blocks of attention units and those of neurons. The score of a block is the mean of its units."""
 
+    sizes = [structure.sizes_in(layer) for layer in budget.layers]
+
     def blocks(which: int) -> Blocks:
-        size, layers = structure.block_sizes[which], [layer[which] for layer in budget.layers]
-        pairs = [in_blocks(one[which], size, units.experts) for one, units in zip(scaled, layers, strict=True)]
+        layers = [(layer[which], pair[which]) for layer, pair in zip(budget.layers, sizes, strict=True)]
+        pairs = [in_blocks(one[which], size, units.experts) for one, (units, size) in zip(scaled, layers, strict=True)]
         scores, members = map(list, zip(*pairs, strict=True))
-        prices = [units.price * size for units in layers]
+        prices = [units.price * size for units, size in layers]
         return Blocks(scores, members, prices, [structure.fewest_blocks(layer)[which] for layer in budget.layers])
 
     return Pair(blocks(0), blocks(1))

@@ -17,8 +17,8 @@ class Units:
 
     queries: the query heads of one attention unit. experts: the number of MLPs that a router chooses from. All experts
     keep the same number of neurons, so `count` is the number of one expert and a unit is one neuron of every expert.
-    fewest, neurons: if the units are whole experts, how many a token is sent to, which must stay; and the neurons of
-    one. Else 0.
+    fewest: how many stay whatever a structure says: of whole experts those that a token is sent to, and an attention
+    that cannot be divided into heads. Else 0. neurons: of one expert, if the units are whole experts; else 0.
     """
 
     count: int
@@ -32,6 +32,11 @@ class Units:
     def total(self) -> int:
         """The prunable parameters of the block."""
         return self.count * self.price
+
+    @property
+    def fixed(self) -> bool:
+        """Whether no unit may leave: there is none, or all of them must stay."""
+        return self.count <= self.fewest
 
 
 @dataclass(frozen=True)
@@ -136,9 +141,8 @@ def _price_layer(adapter: ModelAdapter, layer: int) -> Pair[Units]:
         if block.whole_experts:
             neurons = block.columns_UC.shape[1]
             return Units(block.num_units, block.unit_price, fewest=block.chosen_experts, neurons=neurons)
-        return Units(
-            block.num_units // block.num_experts, block.unit_price * block.num_experts, queries, block.num_experts
-        )
+        experts, whole = block.num_experts, 0 if block.inputs else block.num_units
+        return Units(block.num_units // experts, block.unit_price * experts, queries, experts, fewest=whole)
 
     attention, mlp = adapter.blocks(layer)
     return Pair(units(attention, adapter.queries_per_group(layer)), units(mlp))

@@ -13,12 +13,13 @@ from torch import Tensor
 def standardise(score: Tensor) -> Tensor:
     """Return (score - mean) / unbiased standard deviation, over all channels of a layer; zeros for a constant layer."""
     wide = score.double()
-    centred = wide - wide.mean()
-    deviation = wide.std() if wide.numel() > 1 else torch.zeros(())
+    if wide.numel() < 2:
+        return torch.zeros_like(wide)
+    deviation = wide.std()
     # a deviation as small as the rounding of the scores counts as zero: else rounding errors would be ranked
     if deviation <= 1e-7 * wide.abs().max():
         return torch.zeros_like(wide)
-    return centred / deviation
+    return (wide - wide.mean()) / deviation
 
 
 def highest(score_U: Tensor, count: int, experts: int = 1) -> tuple[int, ...]:
@@ -28,7 +29,7 @@ def highest(score_U: Tensor, count: int, experts: int = 1) -> tuple[int, ...]:
 
 def ranked(score_U: Tensor, experts: int) -> Tensor:
     """Return order_EU, the indices of each expert's units from the highest score down; of equal scores, in order."""
-    score_EU = score_U.reshape(experts, -1)
+    score_EU = score_U.reshape(experts, len(score_U) // experts)
     first_E = torch.arange(experts)[:, None] * score_EU.shape[1]
     return score_EU.argsort(descending=True, stable=True) + first_E
 
@@ -96,6 +97,7 @@ def in_blocks(score_I: Tensor, size: int, experts: int = 1) -> tuple[Tensor, Ten
     neurons, if too few to fill a block, are in no block.
     """
     order_EI = ranked(score_I, experts)
-    blocks_EBN = order_EI[:, : order_EI.shape[1] // size * size].unflatten(1, (-1, size))
+    blocks = order_EI.shape[1] // size
+    blocks_EBN = order_EI[:, : blocks * size].unflatten(1, (blocks, size))
     neurons_BN = blocks_EBN.transpose(0, 1).flatten(1)
     return score_I[neurons_BN].mean(dim=1), neurons_BN

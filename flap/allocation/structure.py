@@ -1,29 +1,23 @@
-"""The base classes of the structures: the interface, the minimum that each layer keeps, and `remove_heads`."""
+"""The base class of the structures: the interface, and the minimum that each layer keeps."""
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from flap.allocation.bounds import check_reachable
 from flap.allocation.budget import Budget, Units
 from flap.allocation.plan import LayerPlan, PruningPlan
+from flap.calibration import Calibration
 from flap.config import require
-from flap.importance import Scores
+from flap.importance import Metric, Scores, score_layers
 from flap.models import Pair
+from flap.storage import NOT_KEPT, WorkFolder
 
 ROUND_TO = (8, 32, 64, 256)
 NO_ROUNDING = "null with structure.experts=true; a second run narrows the experts that stay (docs/prune.md)"
-
-
-class Measure(Protocol):
-    """A function that measures KL(dense ‖ pruned) of the next-token predictions, in nats a token; lower is better."""
-
-    def __call__(self, plans: Sequence[PruningPlan], num_tokens: int) -> list[float]:
-        """Return the divergence of each plan on `num_tokens` calibration tokens, rounded up to whole windows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,18 +38,34 @@ class Structure(ABC):
     experts: bool = False
 
     layer_by_layer: ClassVar[bool] = False  # whether each layer's plan needs only its own scores
-    measures: ClassVar[bool] = False  # whether it measures plans, for which it needs calibration windows
+    measures: ClassVar[bool] = False  # whether it measures plans, for which it needs calibration windows (flap/search)
 
     @abstractmethod
-    def allocate(self, scores: Scores, budget: Budget, measure: Measure | None = None) -> PruningPlan:
-        """Return a plan that keeps (1 - ratio) · total parameters, to within one unit (or block).
+    def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
+        """Return a plan that keeps (1 - ratio) · total parameters, to within one unit (or block)."""
 
-        measure: measures the divergence of plans, for a structure that `measures`.
+    def score(self, metric: Metric, calibration: Calibration, budget: Budget, work: WorkFolder) -> Scores:
+        """Return how much each unit matters, in one walk. work: an interrupted walk resumes from it.
+
+        Raises:
+            ValueError: activations or scores are not finite; names the block.
         """
+        work = calibration.model.kept(work) if metric.needs_covariance else NOT_KEPT
+        visits = calibration.visit("score", metric.needs_covariance, work, apart=False)
+        return score_layers(metric, calibration.model.adapter, visits, work)
 
     def allocate_layer(self, index: int, scores: Pair[Tensor], budget: Budget) -> LayerPlan:
         """Return the plan of one layer, for a structure with `layer_by_layer`."""
         raise AssertionError(f"{type(self).__name__} decides all layers at once")
+
+    def measuring(self, divergence: Any) -> "Structure":
+        """Return the structure with what it measures plans by, if it measures any."""
+        return self
+
+    @property
+    def trial_options(self) -> dict[str, Any]:
+        """The options on which measured divergences in the scores depend; empty where nothing is measured."""
+        return {}
 
     @property
     def ranks_errors(self) -> bool:
@@ -68,9 +78,9 @@ class Structure(ABC):
         Raises:
             ValueError: an option or the ratio does not fit; names it and says what is expected.
         """
-        heads = min(layer.attention.count for layer in budget.layers)
-        plain = [layer.mlp.count for layer in budget.layers if not layer.mlp.neurons]
-        neurons = min(plain, default=self.min_neurons)
+        attentions = [layer.attention.count for layer in budget.layers if not layer.attention.fixed]
+        mlps = [layer.mlp.count for layer in budget.layers if not (layer.mlp.fixed or layer.mlp.neurons)]
+        heads, neurons = min(attentions, default=1), min(mlps, default=self.min_neurons * self.block_sizes.mlp)
         for name, value, least, most, kind in (
             ("min_heads", self.min_heads, 0, heads, "KV heads"),
             ("min_neurons", self.min_neurons, int(budget.has_experts), neurons, "neurons"),
@@ -107,34 +117,38 @@ class Structure(ABC):
             )
 
     def _stay(self, budget: Budget) -> str:
-        nouns = [("KV head", "expert" if layer.mlp.neurons else "neuron") for layer in budget.layers]
-        pairs = zip(map(self._fewest, budget.layers), nouns, strict=True)
-        heads, *others = dict.fromkeys(text for kept, pair in pairs for text in map(_count, kept, pair))
-        return f"{heads} and {' or '.join(others)} stay"
+        layers = list(zip(budget.layers, map(self._fewest, budget.layers), strict=True))
+        heads = (_count(kept.attention, "KV head") for layer, kept in layers if not layer.attention.fixed)
+        nouns = (("expert" if layer.mlp.neurons else "neuron", layer, kept) for layer, kept in layers)
+        others = (_count(kept.mlp, noun) for noun, layer, kept in nouns if not layer.mlp.fixed)
+        return f"{' and '.join(' or '.join(dict.fromkeys(texts)) for texts in (heads, others))} stay"
 
     def _fewest(self, layer: Pair[Units]) -> Pair[int]:
         """Return the least numbers of units that a layer keeps."""
-        heads, others = (
-            blocks * size for blocks, size in zip(self.fewest_blocks(layer), self.block_sizes, strict=True)
-        )
-        return Pair(heads, others)
+        return Pair(*(units.count - counts[-1] for units, counts in zip(layer, self.removable(layer), strict=True)))
 
     @property
     def block_sizes(self) -> Pair[int]:
         """The numbers of attention units, and of neurons, that are removed together."""
         return Pair(self.multiple_of_heads, self.round_to or 1)
 
+    def sizes_in(self, layer: Pair[Units]) -> Pair[int]:
+        """Return the block sizes of a layer: 1 where no unit may leave."""
+        return Pair(*(1 if units.fixed else size for units, size in zip(layer, self.block_sizes, strict=True)))
+
     def fewest_blocks(self, layer: Pair[Units]) -> Pair[int]:
         """Return the least numbers of such blocks that a layer keeps."""
-        heads, neurons = self.block_sizes
-        return Pair(math.ceil(self.min_heads / heads), layer.mlp.fewest or math.ceil(self.min_neurons / neurons))
+        triples = zip(layer, self.sizes_in(layer), (self.min_heads, self.min_neurons), strict=True)
+        return Pair(
+            *(min(units.fewest or math.ceil(least / size), units.count // size) for units, size, least in triples)
+        )
 
     def removable(self, layer: Pair[Units]) -> Pair[range]:
         """Return the numbers of units that may be removed from a layer, ascending.
 
         The first is the remainder that fills no block, which is always removed.
         """
-        triples = zip(layer, self.block_sizes, self.fewest_blocks(layer), strict=True)
+        triples = zip(layer, self.sizes_in(layer), self.fewest_blocks(layer), strict=True)
         return Pair(
             *(range(units.count % size, units.count - least * size + 1, size) for units, size, least in triples)
         )
@@ -142,57 +156,3 @@ class Structure(ABC):
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-@dataclass(frozen=True)
-class ManualHeads(Structure):
-    """The base class of structures whose number of removed heads can be set by hand.
-
-    remove_heads: the number of query heads to remove from the whole model, a multiple of the query heads of one KV
-    head; None: the proportional share.
-    """
-
-    remove_heads: int | None = None
-
-    def check(self, budget: Budget) -> None:
-        """Check the options as `Structure.check` does, and `remove_heads`.
-
-        Raises:
-            ValueError: an option, the ratio or `remove_heads` does not fit this model.
-        """
-        super().check(budget)
-        if self.remove_heads is None:
-            return
-        allowed = f"null with target.{budget.bounds[0].target}, which says how many leave" if budget.bounds else ""
-        require(not budget.bounds, "structure.remove_heads", self.remove_heads, allowed)
-        group, feasible = budget.layers[0].attention.queries, self._feasible_units(budget)
-        if self.remove_heads % group or self.remove_heads // group not in feasible:
-            step = group * self.multiple_of_heads
-            raise ValueError(
-                f"structure.remove_heads={self.remove_heads}: at ratio={budget.ratio} this model allows "
-                f"{feasible[0] * group} to {feasible[-1] * group}, in steps of {step}"
-                f" ({_count(group, 'query head')} a KV head)"
-            )
-
-    def units_to_remove(self, budget: Budget) -> int:
-        """Return the number of attention units (KV heads) to remove from the whole model."""
-        if self.remove_heads is not None:
-            return self.remove_heads // budget.layers[0].attention.queries
-        proportional = round(budget.ratio * sum(layer.attention.count for layer in budget.layers))
-        return min(self._feasible_units(budget), key=lambda count: abs(count - proportional))
-
-    def _feasible_units(self, budget: Budget) -> list[int]:
-        """Return the numbers of attention units whose removal lets neurons meet the budget, ascending.
-
-        Where no number does so exactly, the nearest one.
-        """
-        layers = budget.layers
-        heads, neurons = zip(*map(self.removable, layers), strict=True)
-        priciest = max(layer.attention.price for layer in layers)
-        most, least = (
-            sum(counts[i] * layer.mlp.price for counts, layer in zip(neurons, layers, strict=True)) for i in (-1, 0)
-        )
-        fewest, largest = (budget.to_remove - most) / priciest, (budget.to_remove - least) / priciest
-        counts = range(sum(one[0] for one in heads), sum(one[-1] for one in heads) + 1, self.multiple_of_heads)
-        feasible = [count for count in counts if fewest <= count <= largest]
-        return feasible or [min(counts, key=lambda count: max(fewest - count, count - largest))]

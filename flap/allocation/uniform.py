@@ -1,15 +1,18 @@
 """UL-UM and UL-MM: the same share of every layer is removed (FLAP, section 4.4)."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from flap.allocation.budget import Budget, Units, lowest_ratio
+from flap.allocation.by_hand import ManualHeads
 from flap.allocation.plan import LayerPlan, PruningPlan
 from flap.allocation.ranking import highest
-from flap.allocation.structure import ManualHeads, Measure, Structure
+from flap.allocation.structure import Structure
 from flap.importance import Scores
 from flap.models import Pair
 
@@ -35,7 +38,9 @@ class UniformLayers(Structure):
         layers = list(
             zip(budget.layers, map(self.removable, budget.layers), self.removed_kv_heads(budget), strict=True)
         )
-        prices = [layer.mlp.price * self.block_sizes.mlp for layer in budget.layers]
+        prices = [
+            max(layer.mlp.price, 1) * self.sizes_in(layer).mlp for layer in budget.layers
+        ]  # an empty MLP has none
         targets = [
             (self._left_for_neurons(layer, removed, budget) - counts.mlp[0] * layer.mlp.price) / price
             for (layer, counts, removed), price in zip(layers, prices, strict=True)
@@ -50,7 +55,7 @@ class UniformLayers(Structure):
         """Return the parameters of a layer's budget that the removed attention units leave to its neurons."""
         return budget.ratio * (layer.attention.total + layer.mlp.total) - removed * layer.attention.price
 
-    def allocate(self, scores: Scores, budget: Budget, measure: Measure | None = None) -> PruningPlan:
+    def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
         """Return the plans of all layers, each decided by its own scores."""
         return PruningPlan(tuple(self.allocate_layer(i, layer, budget) for i, layer in enumerate(scores.layers)))
 
@@ -101,8 +106,27 @@ class ULMM(UniformLayers, ManualHeads):
     """UL-MM: `remove_heads` spread evenly over the layers, the rest of each layer's budget from its neurons."""
 
     def removed_kv_heads(self, budget: Budget) -> list[int]:
-        """Return the number of attention units to remove from each layer; the numbers differ by at most one (block)."""
+        """Return the number of attention units to remove from each layer.
+
+        In layers with as many query heads a KV head they differ by at most one (block), unless a layer has no more.
+        """
         removable = [self.removable(layer).attention for layer in budget.layers]
-        blocks = (self.units_to_remove(budget) - sum(one[0] for one in removable)) // self.multiple_of_heads
-        layers = len(removable)
-        return [one[(i + 1) * blocks // layers - i * blocks // layers] for i, one in enumerate(removable)]
+        removed = [one[0] for one in removable]
+        levels = [2.0 * torch.arange(len(one) - 1) + 1 for one in removable]  # the sum of them is that of squares
+        sized = [level_B * layer.attention.queries for level_B, layer in zip(levels, budget.layers, strict=True)]
+        leaving = self.blocks_to_remove(sized, budget)
+        for size, layers in self.by_size(budget).items():
+            blocks = _evenly(leaving[size], [len(removable[i]) - 1 for i in layers])
+            for i, number in zip(layers, blocks, strict=True):
+                removed[i] = removable[i][number]
+        return removed
+
+
+def _evenly(number: int, limits: Sequence[int]) -> list[int]:
+    """Return a number as the sum of one for each limit, none above it; others differ by at most 1."""
+    level = max(level for level in range(max(limits) + 1) if sum(min(level, limit) for limit in limits) <= number)
+    counts = [min(level, limit) for limit in limits]
+    free, rest = [i for i, limit in enumerate(limits) if limit > level], number - sum(counts)
+    for k, i in enumerate(free):
+        counts[i] += (k + 1) * rest // len(free) - k * rest // len(free)
+    return counts

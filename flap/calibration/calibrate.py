@@ -3,9 +3,8 @@
 Windows are given as tokens_NT for each length of window. Legend: N windows · T tokens a window.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -15,8 +14,7 @@ from flap.calibration.statistics import LayerStatistics
 from flap.calibration.statistics_file import STATISTICS
 from flap.data import HELD_OUT, batches, split_windows
 from flap.models import Batch, PlacedModel, Seen, Stream, Walk
-from flap.models.devices import give_back_freed
-from flap.storage import Cache, Notes
+from flap.storage import NOT_KEPT, Notes, WorkFolder
 
 Visits = Iterator[tuple[int, LayerStatistics | None]]
 
@@ -30,34 +28,36 @@ class Calibration:
     texts: the number of the text that each window is from, text_N for each length; empty: all are from one.
     layers: the statistics without covariances; empty if nothing needs them. Covariances are too large to store: they
     are computed while a layer is visited, and each further use takes another walk with the windows.
-    cache_state: "hit" if `layers` came from the cache, else "miss"; "off" without a cache.
     """
 
     model: PlacedModel
     windows: Sequence[Tensor]
     batch_size: int
     layers: list[LayerStatistics]
-    cache_state: str = "off"
     images: Sequence[Seen] = ()
     texts: Sequence[Tensor] = ()
+
+    def observe(self, work: WorkFolder) -> list[LayerStatistics]:
+        """Return the statistics of every layer, without covariances; see `collect_batches`."""
+        return collect_batches(self.model, [*batches(self.windows, self.batch_size), *self.images], work)
 
     def visit(
         self,
         stage: str,
         covariance: bool = False,
-        folder: Path | None = None,
+        work: WorkFolder = NOT_KEPT,
         changing: bool = False,
         apart: bool = True,
     ) -> Visits:
         """Yield the index and the statistics of each layer while it is present; None as statistics without windows.
 
-        changing: the caller changes the layers. folder: an interrupted walk resumes from it. apart: the co-moments of
+        changing: the caller changes the layers. work: an interrupted walk resumes from it. apart: the co-moments of
         held-out windows are apart, as fits need them, and not added to the others, which takes half of the memory.
 
         Raises:
             ValueError: activations are not finite; names the block.
         """
-        walk = Walk(self.model, f"{stage}, layer by layer", folder, changing)
+        walk = Walk(self.model, f"{stage}, layer by layer", work, changing)
         return self.along(walk, covariance, apart=apart)
 
     def along(self, walk: Walk, covariance: bool, apart: bool = True) -> Visits:
@@ -70,9 +70,9 @@ class Calibration:
         for i in walk:
             yield i, _observe(self.model, i, streams, covariance)
 
-    def in_sequence(self, covariance: bool, folder: Path | None) -> Visits:
+    def in_sequence(self, covariance: bool, work: WorkFolder = NOT_KEPT) -> Visits:
         """As `visit`, but each layer's inputs are the outputs of the earlier layers as the caller has changed them."""
-        walk = Walk(self.model, "prune, layer by layer", folder, changing=True)
+        walk = Walk(self.model, "prune, layer by layer", work, changing=True)
         streams = self._enter(walk) if covariance else [self._enter_whole(walk)]
         for i in walk:
             yield i, _observe(self.model, i, streams, covariance, advance=False)
@@ -90,49 +90,23 @@ class Calibration:
         return walk.enter("windows", [*batches(self.windows, self.batch_size), *self.images])
 
 
-def calibrate(
-    model: PlacedModel,
-    windows: Sequence[Tensor],
-    batch_size: int,
-    needed: bool,
-    cache: Cache,
-    key: Mapping[str, object],
-    folder: Path | None,
-    images: Sequence[Seen] = (),
-    texts: Sequence[Tensor] = (),
-) -> Calibration:
-    """Return the calibration of a model; statistics without covariances are collected, or read from the cache.
-
-    needed: whether anything needs those statistics. key: all that they depend on, the cache key.
-    texts: see `Calibration`.
-
-    Raises:
-        ValueError: as `collect`.
-    """
-    if not windows or not needed:
-        return Calibration(model, windows, batch_size, [], images=images, texts=texts)
-    parts: list[Batch] = [*batches(windows, batch_size), *images]
-    layers, state = cache.get(STATISTICS, key, lambda: collect_batches(model, parts, folder))
-    return Calibration(model, windows, batch_size, layers, state, images, texts)
-
-
 def collect(
-    model: PlacedModel, windows: Sequence[Tensor], batch_size: int, folder: Path | None = None
+    model: PlacedModel, windows: Sequence[Tensor], batch_size: int, work: WorkFolder = NOT_KEPT
 ) -> list[LayerStatistics]:
     """Return the statistics of every layer on dense inputs of windows; see `collect_batches`."""
-    return collect_batches(model, batches(windows, batch_size), folder)
+    return collect_batches(model, batches(windows, batch_size), work)
 
 
-def collect_batches(model: PlacedModel, windows: Sequence[Batch], folder: Path | None = None) -> list[LayerStatistics]:
-    """Return the statistics of every layer on dense inputs. Each window is run once. folder: resume from it.
+def collect_batches(model: PlacedModel, windows: Sequence[Batch], work: WorkFolder = NOT_KEPT) -> list[LayerStatistics]:
+    """Return the statistics of every layer on dense inputs. Each window is run once. work: resume from it.
 
     Raises:
         ValueError: activations are not finite (names the first such layer), or the disk has no room for them.
     """
-    folder = folder if model.on_disk else None  # in memory one pass does for all layers
+    work = model.kept(work)  # in memory one pass does for all layers
     recorders = [LayerRecorder(model.adapter, i) for i in range(len(model.layers))]
-    notes = Notes(STATISTICS, folder)
-    for i in model.observe(windows, recorders, folder):
+    notes = Notes(STATISTICS, work)
+    for i in model.observe(windows, recorders, work):
         notes.write(i, [recorders[i].finish()])
     return [notes.read(i)[0] for i in range(len(recorders))]
 
@@ -151,6 +125,5 @@ def _observe(
                 for _ in stream.outputs(i, model.layers[i]):
                     pass
         recorders.append(recorder)
-    if model.on_disk:
-        give_back_freed()  # what running the layer has left, before its covariances are factorised
+    model.give_back_freed()  # what running the layer has left, before its covariances are factorised
     return joined(*recorders) if len(recorders) > 1 else recorders[0].finish()

@@ -88,5 +88,7 @@ def window(processor: Any, picture: Picture) -> dict[str, Tensor]:
         text = processor.apply_chat_template(messages, tokenize=False)
     else:
         text = f"{getattr(processor, 'boi_token', processor.image_token)} {picture.text}"
-    made = processor(text=[text], images=[picture.image], return_tensors="pt")
+    bos = processor.tokenizer.bos_token
+    once = {"add_special_tokens": False} if bos and text.startswith(bos) else {}  # of the template, not another one
+    made = processor(text=[text], images=[picture.image], return_tensors="pt", **once)
     return {name: tensor for name, tensor in made.items() if name != "attention_mask"}  # nothing is padded

@@ -83,7 +83,7 @@ def _moved(tensor: Tensor, device: torch.device) -> Tensor:
 
 def batch_statistics(activation: Tensor) -> Statistics:
     """Return the statistics of a batch of activations (…, I), each position a token, without co-moments."""
-    activation_TI = activation.reshape(-1, activation.shape[-1]).float()
+    activation_TI = activation.flatten(end_dim=-2).float()
     num_tokens = activation_TI.shape[0]
     mean_I = activation_TI.mean(0)
     centred_TI = activation_TI - mean_I

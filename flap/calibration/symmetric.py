@@ -82,7 +82,7 @@ class Symmetric:
 
 def strips_of(size: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, ...]:
     """Return the strips of a matrix of this size, not filled, in one block of memory, which leaves no holes behind."""
-    shapes = [(min(STRIP, size - start), size - start) for start in range(0, size, STRIP)]
+    shapes = [(min(STRIP, size - start), size - start) for start in range(0, max(size, 1), STRIP)]
     sizes = [rows * columns for rows, columns in shapes]
     parts = torch.empty(sum(sizes), dtype=dtype, device=device).split(sizes)
     return tuple(part.view(shape) for part, shape in zip(parts, shapes, strict=True))

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
-from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -29,7 +28,7 @@ from flap.console.progress import progress
 from flap.data import SELF, Part, Text, Windows
 from flap.data.random_state import seeded
 from flap.models import PlacedModel
-from flap.storage import Kind, Notes, as_json
+from flap.storage import NOT_KEPT, Kind, Notes, WorkFolder, as_json
 
 log = logging.getLogger(__name__)
 
@@ -113,26 +112,27 @@ class Draft:
             )
 
 
-def write(model: PlacedModel, draft: Draft, folder: Path | None = None) -> dict[str, Any]:
+def write(model: PlacedModel, draft: Draft, work: WorkFolder = NOT_KEPT) -> dict[str, Any]:
     """Return the documents that the model writes for a draft, their tokens, how many were dropped, and seconds.
 
     The model samples from its own distribution (temperature 1) and does not stop at EOS, as it was trained on documents
-    one after another. folder: the batches that an interrupted run has left there are not written again.
+    one after another. work: the batches that an interrupted run has left there are not written again.
 
     Raises:
         ValueError: as `Draft.add`.
     """
     if draft.start.instead:
         log.warning("%s.dataset=%s: the model begins with %s", draft.windows.field, SELF, draft.start.name)
-    whole = model.in_memory() if model.fits_in_memory() else model
-    if whole.on_disk:
+    fits = model.fits_in_memory()
+    whole = model.in_memory() if fits else model
+    if not fits:
         batches = math.ceil(draft.left / (draft.sequences * draft.seq_len))
         log.warning(
             "%s.dataset=%s: the model does not fit into memory and is read from disk about %d times; take other texts, "
             "or have it written on a larger machine (docs/calibration.md)",
             draft.windows.field, SELF, batches * draft.seq_len,
         )  # fmt: skip
-    notes = Notes(BATCH, folder)
+    notes = Notes(BATCH, work)
     with whole.callable(), plain_generation(whole.model), attention_of_one_query(whole):
         for sequence_T in progress(_sequences(whole, draft, notes), "the model writes", len):
             draft.add(sequence_T)

@@ -1,4 +1,4 @@
 """Checkpoints that other tools can load without this package.
 
-Nothing is imported here: `register` runs while transformers is being imported, when other rooms cannot be imported.
+Nothing is imported here: vLLM's plugin is in this room, and beside vLLM what other rooms need is missing.
 """

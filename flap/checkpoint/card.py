@@ -1,8 +1,10 @@
 """The model card of a checkpoint, README.md: written atomically, and never over one that is somebody's own."""
 
 import logging
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
+from typing import Any
 
+from flap.data.texts import FILE_FORMATS
 from flap.storage.files import write_text
 
 log = logging.getLogger(__name__)
@@ -24,3 +26,19 @@ def write_card(directory: Path, text: str) -> None:
         log.info("%s is not replaced: it is somebody's own, without flap's mark", card)
         return
     write_text(card, text)
+
+
+def without_folders(value: Any) -> Any:
+    """Return a value with each path in it cut to its name: what is published tells nothing of its writer's folders."""
+    if isinstance(value, dict):
+        return {without_folders(key): without_folders(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_folders(item) for item in value]
+    return PureWindowsPath(value).name if isinstance(value, str) and not _on_a_hub(value) else value
+
+
+def _on_a_hub(name: str) -> bool:
+    """Return whether a text may be a name on a hub, as org/model."""
+    path = PureWindowsPath(name)  # which takes both kinds of slashes
+    here = path.anchor or path.parts[:1] in (("~",), ("..",)) or path.suffix in FILE_FORMATS
+    return len(path.parts) == 2 and not here

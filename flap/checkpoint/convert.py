@@ -4,9 +4,9 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from flap.checkpoint import modeling_flap
-from flap.checkpoint.register import architecture_name, register_models
 from flap.checkpoint.stock import NOT_SHARED, fill_biases, stock_class, stock_config, whole_config
+from flap.modeling import modeling_flap
+from flap.modeling.register import architecture_name, register_models
 from flap.models import ModelAdapter, PlacedModel
 
 

@@ -1,9 +1,10 @@
 """Writing a checkpoint as an atomic directory: weights, config, modelling file, tokenizer and flap.json."""
 
-import json
 import os
 import shutil
 from collections.abc import Sequence
+from fnmatch import fnmatch
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,29 @@ from flap.allocation import PruningPlan
 from flap.checkpoint.card import is_ours
 from flap.config import one_line
 from flap.models import PlacedModel, open_checkpoint
+from flap.storage import read_json, to_json
 from flap.storage.files import atomic_directory
 
 LABEL = "flap.json"  # says that a directory is a checkpoint of this program
-OWN_FILES = (
-    "*.safetensors", "*.safetensors.index.json", "*.gguf", "*config.json", "tokenizer*", "special_tokens_map.json",
-    "added_tokens.json", "merges.txt", "vocab.*", "*.jinja", "modeling_flap.py", LABEL, "mlx", "mlx-*bit", "onnx",
-    "openvino", "Modelfile",
+OWN_FILES = (  # files and folders of a checkpoint's directory that this program writes, exports among them
+    "model*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*",
+    "special_tokens_map.json", "added_tokens.json", "merges.txt", "vocab.*", "*.jinja", "*processor_config.json",
+    "modeling_flap.py", LABEL, "model-*.gguf", "Modelfile", "mlx", "mlx-*bit", "onnx", "openvino",
 )  # fmt: skip
+
+
+def is_own(name: str) -> bool:
+    """Return whether this program writes a file or folder of this name into a checkpoint's directory."""
+    return any(fnmatch(name, pattern) for pattern in OWN_FILES)
 
 
 class DifferentError(RuntimeError):
     """A checkpoint that does not compute what the model computes that it was written from: no bad input."""
+
+
+def followed(directory: Path) -> Path:
+    """Return what a symbolic link leads to, which need not be there: a checkpoint goes to its place, the link stays."""
+    return Path(os.path.realpath(directory)) if directory.is_symlink() else directory
 
 
 def check_target(directory: Path, overwrite: bool, model: Path | None = None) -> None:
@@ -39,7 +51,7 @@ def check_target(directory: Path, overwrite: bool, model: Path | None = None) ->
         ValueError: the directory cannot be made, is not empty and `overwrite` is false, holds no checkpoint of this
             program, or is, contains or lies inside that of the dense model.
     """
-    nearest = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    nearest = next(path for path in (directory, *directory.absolute().parents) if os.path.lexists(path))
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise ValueError(f"checkpoint.dir={directory}: expected a directory in a place that can be written to")
     if model is not None and model.is_dir():
@@ -59,12 +71,9 @@ def check_target(directory: Path, overwrite: bool, model: Path | None = None) ->
         )
 
 
-def provenance_of(directory: Path) -> dict[str, Any]:
-    """Return the provenance in a checkpoint of this program; empty if there is none, or none that can be read."""
-    try:
-        return dict(json.loads((directory / LABEL).read_text())["provenance"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+def label_of(directory: Path) -> dict[str, Any]:
+    """Return the provenance and the plan of a checkpoint of this program; empty if there is none that can be read."""
+    return read_json(directory / LABEL) if any(directory.glob("*.safetensors")) else {}
 
 
 def check_room(target: Path, num_bytes: int) -> None:
@@ -107,19 +116,20 @@ def save(
             tokenizer.save_pretrained(scratch)
             for file in beside:
                 shutil.copy2(file, scratch / file.name)
-            (scratch / LABEL).write_text(json.dumps({"provenance": provenance, "plan": plan.to_dict()}) + "\n")
+            (scratch / LABEL).write_text(to_json({"provenance": provenance, "plan": plan.to_dict()}) + "\n")
             _verify_or_keep(model, scratch, directory)
             _carry_over(directory, scratch)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"checkpoint.dir={directory}: cannot be written, what was there stays ({error})") from error
-    shutil.rmtree(_unverified(directory), ignore_errors=True)  # left by an earlier run, and now verified
-    return open_checkpoint(directory, model.device, model.folder) if model.on_disk else model
+    # an earlier start of this run may have left it, and now it is verified
+    shutil.rmtree(_unverified(directory, label_of(directory)), ignore_errors=True)
+    return model.saved_in(directory)
 
 
 def _carry_over(old: Path, new: Path) -> None:
     """Copy files that this program did not write from the checkpoint that is replaced to the new one."""
     for path in sorted(old.iterdir()) if old.is_dir() else ():
-        written = any(path.match(pattern) for pattern in OWN_FILES) or is_ours(path)
+        written = is_own(path.name) or is_ours(path)
         if not written and not (new / path.name).exists():
             copy = shutil.copytree if path.is_dir() else shutil.copy2
             copy(path, new / path.name)
@@ -132,7 +142,7 @@ def _verify_or_keep(model: PlacedModel, scratch: Path, directory: Path) -> None:
     except DifferentError:
         raise
     except Exception as error:
-        kept = _unverified(directory)
+        kept = _unverified(directory, label_of(scratch))
         shutil.rmtree(kept, ignore_errors=True)
         scratch.rename(kept)
         raise ValueError(
@@ -141,9 +151,10 @@ def _verify_or_keep(model: PlacedModel, scratch: Path, directory: Path) -> None:
         ) from error
 
 
-def _unverified(directory: Path) -> Path:
-    """Return where the files of a checkpoint are kept that could not be compared with the model."""
-    return directory.with_name(f"{directory.name}.unverified")
+def _unverified(directory: Path, label: dict[str, Any]) -> Path:
+    """Return where a run keeps a checkpoint that could not be compared with the model: no folder of another run's."""
+    places = (directory.with_name(f"{directory.name}.unverified{number or ''}") for number in count())
+    return next(path for path in places if not path.exists() or label_of(path) == label)
 
 
 def verify(model: PlacedModel, directory: Path) -> None:
@@ -154,7 +165,7 @@ def verify(model: PlacedModel, directory: Path) -> None:
     """
     tokens_NT = torch.arange(1, 33).reshape(2, 16) % model.adapter.vocab_size  # two windows of sixteen
     expected = model.logits(tokens_NT)
-    reloaded = open_checkpoint(directory, model.device, model.folder)
+    reloaded = open_checkpoint(directory, model.device, model.work)
     compare(expected, reloaded.logits(tokens_NT), directory)
 
 

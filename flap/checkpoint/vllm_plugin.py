@@ -5,11 +5,15 @@ vLLM calls `register` in each of its processes. The pruned architectures are ser
 out here.
 """
 
+import logging
 from typing import Any
 
-from flap.checkpoint.modeling_flap import check_for_vllm
-from flap.checkpoint.register import DENSE, MIXTURES, architectures
-from flap.checkpoint.register import register as register_with_transformers
+from flap.modeling.families import FAMILIES
+from flap.modeling.modeling_flap import check_for_vllm
+from flap.modeling.register import architectures
+from flap.modeling.register import register as register_with_transformers
+
+log = logging.getLogger(__name__)
 
 # vLLM imports it when it builds such a model. Mixtures, too, have the class of dense models, which runs the experts of
 # transformers: that for mixtures builds those of all layers with one width.
@@ -56,12 +60,23 @@ def fill_empty_blocks(model_config: Any, ranks: int) -> None:
 
 
 def register() -> None:
+    """Register the pruned architectures; with a vLLM that has other registries, warn and leave it as it is.
+
+    vLLM calls this for every model that it serves, and ends where it raises.
+    """
+    try:
+        _register()
+    except Exception as error:  # of any type, as what changes between versions of vLLM has no public name
+        log.warning("flap: this vLLM cannot serve pruned checkpoints, other models are not affected (%r)", error)
+
+
+def _register() -> None:
     """Register the pruned architectures with transformers and with vLLM."""
     from vllm import ModelRegistry
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 
     register_with_transformers()
-    for architecture in architectures(tuple(name for name in DENSE + MIXTURES if name not in LEFT_OUT)):
+    for architecture in architectures(name for name in FAMILIES if name not in LEFT_OUT):
         name = f"Flap{architecture}ForCausalLM"
         ModelRegistry.register_model(name, BACKEND)
         MODELS_CONFIG_MAP[name] = Checks

@@ -11,7 +11,7 @@ from flap.compare.numbers import costs, measured
 from flap.compare.plans import Layers, by_layer, overlaps
 from flap.compare.read import Subject
 from flap.compare.rows import Entry, Table
-from flap.reporting.resume import BOOKKEEPING, flat
+from flap.reporting.resume import flat, is_bookkeeping
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def _chosen(config: dict[str, Any]) -> dict[str, Any]:
 
 def _is_name(key: str) -> bool:
     """Return whether a key names a run or is bookkeeping, and does not change its result."""
-    return key in ("run_name", "checkpoint.dir") or key.split(".")[0] in BOOKKEEPING
+    return key in ("run_name", "checkpoint.dir") or is_bookkeeping(key)
 
 
 def _value(config: dict[str, Any], key: str) -> str:

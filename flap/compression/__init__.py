@@ -2,14 +2,12 @@
 
 from flap.compression.apply import CompressLayer, compress
 from flap.compression.compensation import BiasCompensation, Compensation, FitReport, NoCompensation
-from flap.compression.divergence import Divergence
 from flap.compression.linear import LinearCompensation
 from flap.compression.masking import mask_layer
 from flap.compression.sequence import prune_in_sequence
 from flap.compression.slicing import slice_layer
-from flap.compression.trying import score_and_try
 
 __all__ = [
-    "BiasCompensation", "Compensation", "CompressLayer", "Divergence", "FitReport", "LinearCompensation",
-    "NoCompensation", "compress", "mask_layer", "prune_in_sequence", "score_and_try", "slice_layer",
+    "BiasCompensation", "Compensation", "CompressLayer", "FitReport", "LinearCompensation",
+    "NoCompensation", "compress", "mask_layer", "prune_in_sequence", "slice_layer",
 ]  # fmt: skip

@@ -5,7 +5,6 @@ Legend: O, I output and input channels of the output projection · K kept, P pru
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
@@ -16,7 +15,7 @@ from flap.calibration import LayerStatistics
 from flap.compression.compensation import Compensation, FitReport
 from flap.compression.fitting import BlockFit, fit_layer
 from flap.models import Block, ModelAdapter, Pair, run_empty_attention
-from flap.storage import Notes, as_json
+from flap.storage import NOT_KEPT, Notes, WorkFolder, as_json
 
 FITS = as_json("fits")  # the fit reports of a layer
 
@@ -54,14 +53,14 @@ def compress(
     compensation: Compensation,
     statistics: Iterable[tuple[int, LayerStatistics | None]],
     compress_layer: CompressLayer,
-    folder: Path | None = None,
+    work: WorkFolder = NOT_KEPT,
 ) -> dict[str, FitReport]:
     """Apply a plan to every layer. Each layer must be present while `statistics` yields its statistics.
 
-    folder: of the walk that `statistics` are from, which leaves what is reported here to one that resumes it.
+    work: of the walk that `statistics` are from, which leaves what is reported here to one that resumes it.
     Returns the fit reports by the name of the block.
     """
-    notes = Notes(FITS, folder)
+    notes = Notes(FITS, work)
     for i, observed in statistics:
         notes.write(i, compress_layer(adapter, i, plan.layers[i], compensation, observed))
         del observed  # with its covariances, before the next layer's are collected

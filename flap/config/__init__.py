@@ -15,11 +15,12 @@ from flap.config.schema import (
     ModelConfig,
     TargetConfig,
     config_dir,
+    folder_name,
     in_time,
     targets,
 )
 
 __all__ = [
     "GGUF_TYPES", "TIME_TARGETS", "FlapConfig", "ModelConfig", "TargetConfig", "build", "config_dir", "explain",
-    "in_time", "name_method", "one_line", "require", "targets", "typed",
+    "folder_name", "in_time", "name_method", "one_line", "require", "targets", "typed",
 ]  # fmt: skip

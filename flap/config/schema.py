@@ -22,7 +22,7 @@ class ModelConfig:
 
     name: str = "???"  # in the names of folders and tables
     path: str = "???"  # a hub id or a local directory
-    dtype: str = "auto"  # float32, bfloat16, float16; auto: the checkpoint's own type
+    dtype: str = "auto"  # float32, bfloat16, float16; auto: the checkpoint's, with products in a fast one
     device: str = "auto"  # auto: cuda, else mps, else cpu
     architecture: Any = None  # keys of the model's config, for dry_run=true where the hub's config is not at hand
     placement: str = "device"  # device: all of it there; auto: spread over GPUs, host, disk; stream: a layer at a time
@@ -145,9 +145,15 @@ def amount(ratio: float | None, target: Any) -> str:
     return "_".join(f"{name}{value:.12g}" for name, value in targets(target).items()) or f"r{ratio}"
 
 
+def folder_name(run_name: str) -> str:
+    """Return the name of a run as one component of a path: "org-x_WIFV" of "org/x_WIFV", which would be two folders."""
+    return run_name.replace("/", "-")
+
+
 OmegaConf.register_new_resolver("model_name", model_name, replace=True)
 OmegaConf.register_new_resolver("default_ratio", default_ratio, replace=True)
 OmegaConf.register_new_resolver("amount", amount, replace=True)
+OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
 
 
 def config_dir() -> str:

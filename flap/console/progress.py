@@ -1,15 +1,20 @@
 """The progress bar of every long step, on standard error; listeners such as W&B get the same numbers."""
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import track
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
+LONG = 10.0  # seconds: of a step that takes longer a log says how long, as its bar does in a terminal
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,18 @@ def listening(listener: Listener) -> Iterator[None]:
 
 
 def progress(items: Iterable[T], stage: str, count_tokens: Callable[[T], int] = lambda item: 0) -> Iterator[T]:
-    """Yield the items and show how many are done. Outside a terminal, only the last state is printed."""
+    """Yield the items and show how many are done, and the time that the others will take.
+
+    Outside a terminal, that time is logged after the first item, and of the bar only the last state is printed.
+    """
     total = len(items) if isinstance(items, Sized) else None
-    start, tokens = time.perf_counter(), 0
-    bar = track(items, description=f"{stage:<28}", total=total, console=Console(stderr=True))
+    start, tokens, console = time.perf_counter(), 0, Console(stderr=True)
+    bar = track(items, description=f"{stage:<28}", total=total, console=console)
     for done, item in enumerate(bar, start=1):
         yield item
         tokens += count_tokens(item)
+        seconds = time.perf_counter() - start
+        if done == 1 and total and not console.is_terminal and (left := seconds * (total - 1)) > LONG:
+            log.info("%s: about %s to go", stage, timedelta(seconds=round(left)))
         for listener in _listeners:
-            listener(Step(stage, done, total, tokens, time.perf_counter() - start))
+            listener(Step(stage, done, total, tokens, seconds))

@@ -3,8 +3,10 @@
 Legend: N windows · T tokens in each window · S tokens of a text.
 """
 
+import hashlib
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
@@ -78,12 +80,34 @@ class Pool:
         return torch.cat([torch.full((len(tokens_NT), 1), self.bos_token), tokens_NT], dim=1)
 
 
-@lru_cache(maxsize=8)  # in a sweep in one process, a text is tokenized only once
+@dataclass(frozen=True)
+class _State:
+    """A tokenizer as it is now: two are equal if they make the same tokens of every text."""
+
+    content: str  # a digest
+    tokenizer: PreTrainedTokenizerBase = field(compare=False)
+
+
 def tokenized(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool, packing: bool) -> tuple[Tensor, list[int]]:
     """Return the tokens of a text, tokens_S, and the lengths of its documents; with packing it is a single one."""
+    if not tokenizer.is_fast:  # what such a one does is in its code, which has no digest
+        return _tokenized.__wrapped__(text, _State("", tokenizer), bos, packing)
+    content = f"{tokenizer.bos_token_id} {tokenizer.backend_tokenizer.to_str()}"
+    return _tokenized(text, _State(hashlib.sha256(content.encode()).hexdigest(), tokenizer), bos, packing)
+
+
+@lru_cache(maxsize=8)  # in a sweep in one process, a text is tokenized only once
+def _tokenized(text: Text, state: _State, bos: bool, packing: bool) -> tuple[Tensor, list[int]]:
     documents = [text.text] if packing or not text.documents else list(text.documents)
-    ids = [tokenizer(document, verbose=False, add_special_tokens=not bos).input_ids for document in documents]
+    ids = [_ids(document, state.tokenizer, bos) for document in documents]
     return torch.tensor([token for document in ids for token in document]).long(), [len(document) for document in ids]
+
+
+def _ids(document: str, tokenizer: PreTrainedTokenizerBase, bos: bool) -> list[int]:
+    """Return the tokens of a document. A BOS of its own, as of a chat template, does not come behind another one."""
+    ids: list[int] = tokenizer(document, verbose=False, add_special_tokens=not bos).input_ids
+    doubled = [tokenizer.bos_token_id] * (1 if bos else 2)
+    return ids[1:] if ids[: len(doubled)] == doubled else ids
 
 
 def apportioned(total: int, weights: Sequence[float]) -> list[int]:

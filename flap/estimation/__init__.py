@@ -2,11 +2,10 @@
 
 from flap.estimation.estimate import Estimate, StageEstimate, estimate_run
 from flap.estimation.room import Room, check_fits
-from flap.estimation.shapes import Shapes, shapes_of
 from flap.estimation.table import lines
 from flap.estimation.work import Place, Texts, Training, Work
 
 __all__ = [
-    "Estimate", "Place", "Room", "Shapes", "StageEstimate", "Texts", "Training", "Work", "check_fits", "estimate_run",
-    "lines", "shapes_of",
+    "Estimate", "Place", "Room", "StageEstimate", "Texts", "Training", "Work", "check_fits", "estimate_run",
+    "lines",
 ]  # fmt: skip

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from flap.estimation.parts import Parts
-from flap.estimation.searching import search_walks, widest
+from flap.search.cost import widest
 
 AFTER_COMPRESSION = ("compress", "prune", "recover", "save", "evaluate")
 # The stages with hidden states in files, as they follow one another; a run has either "prune" or those in its place.
@@ -68,7 +68,7 @@ class Disk(Parts):
     @property
     def _walks(self) -> list[str]:
         """The stages in which the windows walk, from whose files a killed run goes on; a search deletes its own."""
-        metric, searches = self.work.metric, bool(search_walks("score", self.work, self.shapes))
+        metric, searches = self.work.metric, bool(self.work.walks("score", self.shapes))
         scores = metric.needs_covariance and not searches and not self.work.in_sequence
         walks = {
             "calibrate": self.work.plain_statistics,
@@ -80,7 +80,7 @@ class Disk(Parts):
 
     def _search(self, stage: str) -> float:
         """Return the hidden states of all streams of a search, and those of the windows that covariances are of."""
-        walk = widest(search_walks(stage, self.work, self.shapes))
+        walk = widest(self.work.walks(stage, self.shapes))
         if walk is None:
             return 0
         fitted = 2 * self.work.tokens if self.work.observed(stage) else 0

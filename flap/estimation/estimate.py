@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from flap.estimation.disk import Disk
 from flap.estimation.moments import Moments
 from flap.estimation.parts import EXPERTS_BYTES, Use
-from flap.estimation.searching import search_walks, widest
-from flap.estimation.shapes import Shapes
 from flap.estimation.stages import Stage, Stages
 from flap.estimation.work import Place, Work
+from flap.models.shapes import Shapes
+from flap.search.cost import widest
 
 PROCESS_BYTES = 720_000_000  # Python, torch, transformers, this package, a tokenizer and a text
 PRUNING = ("calibrate", "score", "allocate", "compress", "prune")  # the stages that `Report.weight_passes` counts
@@ -76,7 +76,7 @@ class Estimate:
 def estimate_run(shapes: Shapes, work: Work, place: Place) -> Estimate:
     """Return the estimate of a run."""
     stages = tuple(_complete(stage, shapes, work, place) for stage in Stages(shapes, work, place))
-    walk = widest([walk for stage in ("score", "allocate") for walk in search_walks(stage, work, shapes)])
+    walk = widest([walk for stage in ("score", "allocate") for walk in work.walks(stage, shapes)])
     token_bytes = walk.most_streams * shapes.hidden * place.itemsize if walk else 0
     return Estimate(stages, Streams(walk.field, walk.tokens, token_bytes) if walk else None, tuple(work.left_out))
 

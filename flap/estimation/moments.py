@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from flap.calibration.writing import SEQ_LEN, SEQUENCES
-from flap.compression.divergence import EVERY, TOGETHER
 from flap.estimation.parts import (
     COMOMENT_BYTES,
     FIT_COPIES,
@@ -18,7 +17,8 @@ from flap.estimation.parts import (
     Parts,
     Use,
 )
-from flap.estimation.searching import SearchWalk, search_walks
+from flap.search.cost import SearchWalk
+from flap.search.divergence import EVERY, TOGETHER
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Moments(Parts):
 
     def _search(self, stage: str, scoring: Use) -> list[Use]:
         """The walks of a search in a stage. scoring: what OBS takes, where it scores in the same walk."""
-        walks = search_walks(stage, self.work, self.shapes)
+        walks = self.work.walks(stage, self.shapes)
         return [use for walk in walks for use in self._trials(walk, self.work.observed(stage), scoring)]
 
     def _trials(self, walk: SearchWalk, observed: bool, scoring: Use) -> list[Use]:

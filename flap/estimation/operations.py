@@ -6,11 +6,11 @@ Legend: I input channels · O output channels · K kept, P pruned channels.
 
 from dataclasses import dataclass
 
-from flap.compression.divergence import EVERY
 from flap.compression.linear import RIDGES
-from flap.estimation.searching import SearchWalk
-from flap.estimation.shapes import BlockShape, LayerShape, Shapes
 from flap.estimation.work import Work
+from flap.models.shapes import BlockShape, LayerShape, Shapes
+from flap.search.cost import SearchWalk
+from flap.search.divergence import EVERY
 
 # OBS, in units of I³: a factor (1/3), an inverse (2/3), and the updates of the inverse in 64 steps, halved on the way.
 OBS_CUBES = 2.14

@@ -7,8 +7,8 @@ the mathematics they have to be fitted again (docs/scale.md). Legend: I input, O
 from dataclasses import astuple, dataclass
 
 from flap.calibration.symmetric import STRIP
-from flap.estimation.shapes import BlockShape, Shapes
 from flap.estimation.work import Place, Work
+from flap.models.shapes import BlockShape, Shapes
 
 # Copies of one covariance in float32 (a float64 counts as two, the factor of a fit as half of that, strips of rows as a
 # tenth), beside the co-moments, and of one output projection in float32: while OBS scores, trial fits and the final

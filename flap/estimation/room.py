@@ -10,6 +10,7 @@ import torch
 from flap.estimation.estimate import PROCESS_BYTES, Estimate
 from flap.estimation.work import Place, Work
 from flap.models.devices import free_bytes
+from flap.storage.files import bytes_below
 
 TO_TRAIN = "recover.gradient_checkpointing=true, a smaller recover.batch_size, or recover=lora"
 MARGIN = 1.25  # estimates are within a quarter of what is measured: only what is above that is refused
@@ -44,19 +45,6 @@ class Room:
 def _nearest(path: Path) -> Path:
     """Return the path, or the folder in which it would be made."""
     return next(one for one in (path, *path.absolute().parents) if one.exists())
-
-
-def bytes_below(folder: Path) -> int:
-    """Return the bytes of all files in a folder, which need not be there."""
-    return sum(map(_size, folder.rglob("*")))
-
-
-def _size(file: Path) -> int:
-    """Return the bytes of a file; 0 if another process has just removed it."""
-    try:
-        return file.stat().st_size
-    except OSError:
-        return 0
 
 
 def check_fits(estimate: Estimate, work: Work, place: Place, room: Room) -> None:

@@ -7,9 +7,8 @@ from functools import cached_property
 
 from flap.calibration.writing import SEQ_LEN, SEQUENCES
 from flap.estimation.operations import Operations
-from flap.estimation.searching import search_walks
-from flap.estimation.shapes import Shapes
 from flap.estimation.work import Place, Training, Work
+from flap.models.shapes import Shapes
 
 VERIFIED_TOKENS = 32  # the predictions of so many tokens are compared after saving
 
@@ -97,7 +96,7 @@ class Stages:
 
     def _search(self, stage: str) -> Stage | None:
         """Return the walks of a search in a stage; None if there are none."""
-        walks = search_walks(stage, self.work, self.shapes)
+        walks = self.work.walks(stage, self.shapes)
         observed = self.work.tokens * self.work.observed(stage)
         each = self._observing(stage, observed, True)
         tokens = sum(each.tokens + walk.tokens * walk.mean_streams for walk in walks)

@@ -6,7 +6,6 @@ Legend: N windows · T tokens a window.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import torch
 
@@ -14,6 +13,8 @@ from flap.allocation import Structure
 from flap.compression import Compensation
 from flap.data import HELD_OUT
 from flap.importance import Metric
+from flap.models.shapes import Shapes
+from flap.search.cost import SearchWalk, search_walks
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Place:
     """Where the work is done. itemsize: bytes of a weight.
 
     device: the type of the device; on a "cpu" (and "mps") it has the memory of the host. placement: as of the config.
+    streams: one layer at a time is read from disk.
     as_stored: the weights are used as they are in the files, which are then mapped into the memory of a CPU and not
     copied. files: a run's folder exists in which hidden states can be mapped files. loaded: the weights are in memory
     already, those of the model that `flap.prune` is given. links: the checkpoint shares the files of changed layers, as
@@ -56,6 +58,7 @@ class Place:
     device: torch.device
     placement: str
     itemsize: int
+    streams: bool = False
     as_stored: bool = True
     files: bool = True
     loaded: bool = False
@@ -67,11 +70,6 @@ class Place:
     def shared(self) -> bool:
         """Whether the device has no memory of its own."""
         return self.device.type in ("cpu", "mps")
-
-    @property
-    def streams(self) -> bool:
-        """Whether one layer at a time is read from disk."""
-        return self.placement == "stream"
 
 
 @dataclass(frozen=True)
@@ -121,7 +119,11 @@ class Work:
         """The tokens of the largest batch; a window with an image is one by itself."""
         return max(min(self.num_windows, self.batch_size) * self.seq_len, *self.image_tokens, 0)
 
-    @cached_property
-    def held_out(self) -> int:
-        """The number of held-out windows."""
-        return math.ceil(self.num_windows / HELD_OUT)
+    def whole_windows(self, tokens: int) -> int:
+        """Return the tokens of the held-out windows that a search measures on for so many."""
+        held_out = math.ceil(self.num_windows / HELD_OUT)
+        return min(math.ceil(tokens / self.seq_len), held_out) * self.seq_len
+
+    def walks(self, stage: str, shapes: Shapes) -> list[SearchWalk]:
+        """Return the walks of a search in a stage."""
+        return search_walks(self.structure, shapes, self.ratio, self.whole_windows).get(stage, [])

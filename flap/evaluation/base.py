@@ -3,8 +3,8 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -14,6 +14,7 @@ from flap.models import PlacedModel
 Numbers = dict[str, float]
 Documents = dict[str, list[float]]
 Layers = dict[str, list[float | None]]
+Better = Literal["lower", "higher"]
 
 
 @dataclass(frozen=True)
@@ -23,17 +24,18 @@ class Measurement:
     documents: the value of each document, or window, by the number's name. Their mean is the number. A perplexity is no
     mean; its values are those of its linear approximation (`flap.evaluation.perplexity`).
     texts: what the model has written, by the prompt. layers: a value after each layer, by name; None: not finite.
+    better: which values of a number are better, as whoever defines it says; a number of which nobody says it is not in.
     """
 
     numbers: Numbers = field(default_factory=dict)
     documents: Documents = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)
     layers: Layers = field(default_factory=dict)
+    better: dict[str, Better] = field(default_factory=dict)
 
     def __or__(self, other: "Measurement") -> "Measurement":
         """Return this measurement with the numbers of another one."""
-        documents, texts = self.documents | other.documents, self.texts | other.texts
-        return Measurement(self.numbers | other.numbers, documents, texts, self.layers | other.layers)
+        return Measurement(**{part.name: getattr(self, part.name) | getattr(other, part.name) for part in fields(self)})
 
 
 @dataclass(frozen=True)
@@ -98,12 +100,13 @@ class Evaluator(ABC):
         """Return the names of averages over tasks, each with the names of the numbers that it is the mean of."""
         return {}
 
-    def summary(self, numbers: Mapping[str, float]) -> Numbers:
+    def summary(self, measured: Measurement) -> Measurement:
         """Return the averages, with standard errors: tasks are independent, so the squares of theirs add up."""
-        found: Numbers = {}
-        for name, parts in self.averages(numbers).items():
+        found, numbers, averages = Numbers(), measured.numbers, self.averages(measured.numbers)
+        for name, parts in averages.items():
             found[name] = sum(numbers[part] for part in parts) / len(parts)
             errors = [numbers[f"{part}_stderr"] for part in parts if f"{part}_stderr" in numbers]
             if len(errors) == len(parts):
                 found[f"{name}_stderr"] = math.hypot(*errors) / len(parts)
-        return found
+        better = {name: measured.better[parts[0]] for name, parts in averages.items() if parts[0] in measured.better}
+        return Measurement(found, better=better)

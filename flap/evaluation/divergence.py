@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from flap.compression.divergence import divergence
 from flap.console.progress import progress
 from flap.evaluation.base import Measurement, Task
 from flap.evaluation.errors import averaged
@@ -24,6 +23,7 @@ from flap.evaluation.on_texts import OnTexts
 from flap.evaluation.perplexity import chunk_size
 from flap.models import ModelAdapter, PlacedModel
 from flap.models.hidden_files import HiddenFiles
+from flap.search.divergence import divergence
 
 COPIES = 4  # as large as the logits of one model, of which perplexity has one: both models', and what is made of them
 
@@ -71,10 +71,11 @@ def final_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> list[Tenso
         ValueError: the disk has no room for them.
     """
     states = model.hidden_states(batches_NT)
-    if model.folder is None:
+    if model.work.path is None:
         return [hidden_NTD.cpu() for hidden_NTD in states]
-    model.folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=model.folder) as folder:  # mapped files are there until nobody uses them
+    model.work.path.mkdir(parents=True, exist_ok=True)
+    # mapped files are there until nobody uses them; on NFS their folder is, too
+    with TemporaryDirectory(dir=model.work.path, ignore_cleanup_errors=True) as folder:
         files = HiddenFiles(Path(folder))
         return [files.new([tuple(hidden.shape)], hidden.dtype)[0][0].copy_(hidden) for hidden in states]
 
@@ -84,7 +85,7 @@ def _measure(model: PlacedModel, dense: Dense, text: str, batches_NT: Sequence[T
     seq_len = batches_NT[0].shape[1]
     measured = Measurement(layers={f"{text}@{seq_len}": errors})
     for name, values in compare(model, dense.final, batches_NT).items():
-        measured |= averaged(f"{text}/{name}@{seq_len}", values)
+        measured |= averaged(f"{text}/{name}@{seq_len}", values, "lower" if name == "kl" else "higher")
     return measured
 
 

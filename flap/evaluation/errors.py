@@ -7,27 +7,28 @@ from typing import TypeVar
 
 import numpy
 
-from flap.evaluation.base import Measurement
+from flap.evaluation.base import Better, Measurement
 
 K = TypeVar("K", bound=Hashable)
 SIGNIFICANCE = 0.05
 
 
+@numpy.errstate(over="ignore", invalid="ignore")  # an error that cannot be told is none
 def standard_error(values: Sequence[float]) -> float:
     """Return the standard error of the mean, s / √n, where s is the sample's standard deviation (n - 1).
 
-    The values must be independent. NaN if there is only one, or one is not finite.
+    The values must be independent. NaN if there is only one, or one is not finite; infinite if a square is.
     """
     if len(values) < 2 or not numpy.isfinite(values).all():
         return math.nan
     return float(numpy.std(values, ddof=1)) / math.sqrt(len(values))
 
 
-def averaged(name: str, values: Sequence[float]) -> Measurement:
+def averaged(name: str, values: Sequence[float], better: Better) -> Measurement:
     """Return the mean of the values of documents as a number, with its standard error where there is one."""
     error = standard_error(values)
-    errors = {} if math.isnan(error) else {f"{name}_stderr": error}
-    return Measurement({name: float(numpy.mean(values)), **errors}, {name: list(values)})
+    errors = {f"{name}_stderr": error} if math.isfinite(error) else {}
+    return Measurement({name: float(numpy.mean(values)), **errors}, {name: list(values)}, better={name: better})
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def paired_differences(one: Mapping[K, list[float]], other: Mapping[K, list[floa
     document is cancels: the error comes from the documents on which the models differ.
     """
     pairs = {name: _paired(one[name], other[name]) for name in other if len(one.get(name, [])) == len(other[name])}
-    return {name: found for name, found in pairs.items() if not math.isnan(found.error)}
+    return {name: found for name, found in pairs.items() if math.isfinite(found.error)}
 
 
 def _paired(one: Sequence[float], other: Sequence[float]) -> Difference:

@@ -73,7 +73,7 @@ def _measure(
         new_T = continuation(placed.model, prompts[prompt], max_new_tokens)
         texts[prompt] = str(tokenizer.decode(new_T, skip_special_tokens=True))
         repeated.append(repetition(new_T))
-    return averaged(f"generate/repetition@{max_new_tokens}", repeated) | Measurement(texts=texts)
+    return averaged(f"generate/repetition@{max_new_tokens}", repeated, "lower") | Measurement(texts=texts)
 
 
 @torch.no_grad()

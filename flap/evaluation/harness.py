@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from flap.console.progress import progress
 from flap.data.random_state import seeded
-from flap.evaluation.base import Numbers
+from flap.evaluation.base import Better, Measurement, Numbers
 from flap.models import PlacedModel
 
 Samples = Mapping[str, list[dict[str, Any]]]  # lm-eval's log: by task, an entry for each document (and filter)
@@ -43,7 +43,7 @@ def task_manager() -> Any:
 
 def evaluated(
     placed: PlacedModel, tokenizer: PreTrainedTokenizerBase, name: str, loaded: Mapping[str, Any], settings: Settings
-) -> tuple[Numbers, Samples]:
+) -> tuple[Measurement, Samples]:
     """Evaluate the tasks that `TaskManager.load` returned on the model in memory; return their numbers and samples.
 
     name: the label of the progress bar.
@@ -60,7 +60,8 @@ def evaluated(
         lm = HFLM(pretrained=placed.model, tokenizer=deepcopy(tokenizer), batch_size=settings.batch_size)
         lm._device = placed.device  # its own is that of the first weight, which may wait on disk
         output = evaluate(lm, loaded, limit=settings.limit, log_samples=True)
-    return flatten(output["results"]), output["samples"]
+    numbers = flatten(output["results"])
+    return Measurement(numbers, better=directions(numbers, output["higher_is_better"])), output["samples"]
 
 
 def flatten(results: Mapping[str, Mapping[str, Any]]) -> Numbers:
@@ -75,6 +76,17 @@ def flatten(results: Mapping[str, Mapping[str, Any]]) -> Numbers:
         for key, value in numbers.items()
         if "," in key and isinstance(value, Real) and math.isfinite(value)
     }
+
+
+def directions(numbers: Numbers, higher_is_better: Mapping[str, Mapping[str, bool | None]]) -> dict[str, Better]:
+    """Return which values of lm-eval's numbers are better, as its tasks and groups say: {"piqa": {"acc": True}}."""
+    found: dict[str, Better] = {}
+    for name in (name for name in numbers if not name.endswith("_stderr")):
+        task, _, measure = name.rpartition("/")
+        higher = higher_is_better.get(task, {}).get(measure.partition(",")[0])
+        if higher is not None:  # of a group whose tasks disagree
+            found[name] = "higher" if higher else "lower"
+    return found
 
 
 def flat_name(name: str, filter_name: str) -> str:

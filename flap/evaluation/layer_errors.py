@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from flap.models import PlacedModel
+from flap.storage import NOT_KEPT
 
 TOKENS = 256  # enough for a picture; the hidden states of all layers are in memory
 
@@ -45,7 +46,7 @@ def layer_errors(model: PlacedModel, dense: Sequence[Tensor], tokens_NT: Tensor)
 def _observe(model: PlacedModel, tokens_NT: Tensor, take: Callable[[Tensor], None]) -> None:
     """Call `take` with the output of each layer, first to last."""
     watches = [_watched(layer, take) for layer in model.layers]
-    for _ in model.observe([tokens_NT], watches, None, "layer errors"):
+    for _ in model.observe([tokens_NT], watches, NOT_KEPT, "layer errors"):
         pass
 
 

@@ -58,7 +58,7 @@ class Alike:
 class LayerTimes:
     """The times of a request of the whole model by the widths of its layers, which are those of a structure.
 
-    key: all that identifies the model and the device, for the cache.
+    key: all that identifies the model, the device and the threads, for the cache.
     """
 
     budget: Budget
@@ -100,7 +100,7 @@ class LayerTimes:
         The models are timed in turns. A time is the median over the turns of its ratio to the dense model's, times the
         median of the dense model's.
         """
-        key = {"version": VERSION, "threads": torch.get_num_threads(), **asdict(self.request), "widths": several}
+        key = {"version": VERSION, **asdict(self.request), "widths": several}
         return self.cache.get(LAYER_TIMES, {**key, **self.key}, partial(self._measure_widths, model.model, several))[0]
 
     def _measure_widths(self, model: PreTrainedModel, several: Sequence[Widths]) -> Times:

@@ -38,7 +38,8 @@ class Perplexity(OnTexts):
     def _measure(self, model: PlacedModel, name: str, tokens_NT: Tensor) -> Measurement:
         losses_N = window_losses(model, tokens_NT, self.batch_size)
         value = perplexity(losses_N)
-        return Measurement({name: value}, {name: linearised(losses_N).tolist()} if math.isfinite(value) else {})
+        windows = {name: linearised(losses_N).tolist()} if math.isfinite(value) else {}
+        return Measurement({name: value}, windows, better={name: "lower"})
 
 
 def perplexity(losses_N: Tensor) -> float:

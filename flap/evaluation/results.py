@@ -2,20 +2,20 @@
 
 import gzip
 import json
-import math
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from flap.evaluation.base import Documents, Measurement
-from flap.storage import Kind, digest, write_text
+from flap.evaluation.base import Better, Documents, Measurement
+from flap.storage import Kind, digest, read_json, to_json, write_text
 from flap.storage.files import atomic_file
+from flap.storage.json_files import infinite
 
 Key = Mapping[str, Any]
 RESULTS = "evaluation.json"
-BESIDE = ("texts", "layers")  # of a measurement, where a task has some
+BESIDE = ("texts", "layers", "better")  # of a measurement, where a task has some
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,13 @@ class Results:
             numbers = make()
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._write(self._read() | {name: {"key": key, "numbers": numbers}})
-        return self._read()[name]["numbers"]
+        return infinite(self._read()[name]["numbers"])
 
     def stored(self) -> dict[str, tuple[Key, Measurement]]:
         """Return the key and the measurement of each task's entry that both files have."""
         entries = self._read()
         return {
-            name: (entry["key"], Measurement(entry["numbers"], values, *(entry.get(kind, {}) for kind in BESIDE)))
+            name: (entry["key"], _measurement({"documents": values, **entry}))
             for name, values in _read_documents(self._documents).items()
             if (entry := entries.get(name))
         }
@@ -62,31 +62,37 @@ class Results:
         """Return the numbers of the pruned model that are there so far; None: not finite."""
         found = [entry["numbers"] for entry in self._read().values() if "plan" in entry["key"]]
         # those of a comparison are (dense, pruned)
-        merged = {name: value for one in found for name, value in (one if isinstance(one, dict) else one[1]).items()}
-        return {name: value if math.isfinite(value) else None for name, value in merged.items()}
+        return {name: value for one in found for name, value in (one if isinstance(one, dict) else one[1]).items()}
+
+    def better(self) -> dict[str, Better]:
+        """Return which values of a number are better, for those that are there so far."""
+        return {name: which for entry in self._read().values() for name, which in entry.get("better", {}).items()}
 
     @property
     def _documents(self) -> Path:
         return self.path.with_name("documents.json.gz")
 
     def _read(self) -> dict[str, Any]:
-        try:
-            entries = json.loads(self.path.read_text())
-            return {name: entry for name, entry in entries.items() if {"key", "numbers"} <= entry.keys()}
-        except (FileNotFoundError, ValueError, AttributeError, TypeError):  # a damaged file is ignored
-            return {}
+        entries = read_json(self.path).items()
+        return {name: one for name, one in entries if isinstance(one, dict) and {"key", "numbers"} <= one.keys()}
 
     def _write(self, entries: Mapping[str, Any]) -> None:
-        write_text(self.path, json.dumps(entries, indent=1) + "\n")
+        write_text(self.path, to_json(entries, indent=1) + "\n")
 
 
 def _write_compressed(value: Any, path: Path) -> None:
     with atomic_file(path) as scratch:
-        scratch.write_bytes(gzip.compress(json.dumps(value).encode(), mtime=0))
+        scratch.write_bytes(gzip.compress(to_json(value).encode(), mtime=0))
 
 
 def _read_compressed(path: Path) -> Any:
     return json.loads(gzip.decompress(path.read_bytes()))
+
+
+def _measurement(plain: Mapping[str, Any]) -> Measurement:
+    """Return the measurement that was written; a number that is null was not finite."""
+    beside = {kind: plain[kind] for kind in BESIDE if kind in plain}
+    return Measurement(infinite(plain["numbers"]), infinite(plain["documents"]), **beside)
 
 
 def _read_documents(path: Path) -> dict[str, Documents]:
@@ -99,5 +105,5 @@ def _read_documents(path: Path) -> dict[str, Documents]:
 DENSE: Kind[Measurement] = Kind(
     "dense",
     lambda measured, path: _write_compressed(asdict(measured), path),
-    lambda path: Measurement(**_read_compressed(path)),
+    lambda path: _measurement(_read_compressed(path)),
 )

@@ -102,8 +102,9 @@ def _measure(
     placed: PlacedModel, tokenizer: PreTrainedTokenizerBase, task: LoadedTask, settings: Settings
 ) -> Measurement:
     """Return the numbers of a task, or of a group and its tasks."""
-    numbers, samples = evaluated(placed, tokenizer, task.name, task.loaded, settings)
-    measured = Measurement(numbers, by_document(samples, numbers))
+    measured, samples = evaluated(placed, tokenizer, task.name, task.loaded, settings)
+    numbers = measured.numbers
+    measured |= Measurement(documents=by_document(samples, numbers))
     for name, subtask in task.loaded["tasks"].items():
         measured |= margin(name, subtask, samples[name], normalised=accuracy(name, numbers) == f"{name}/acc_norm")
     return measured

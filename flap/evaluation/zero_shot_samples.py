@@ -42,7 +42,7 @@ def margin(name: str, task: Any, entries: list[dict[str, Any]], normalised: bool
     if task.OUTPUT_TYPE != "multiple_choice" or callable(task.config.process_results) or not entries:
         return Measurement()
     margins = [_margin(task, entry, normalised) for entry in entries if entry["filter"] == entries[0]["filter"]]
-    return averaged(f"{name}/margin", margins) if all(map(math.isfinite, margins)) else Measurement()
+    return averaged(f"{name}/margin", margins, "higher") if all(map(math.isfinite, margins)) else Measurement()
 
 
 def _margin(task: Any, entry: dict[str, Any], normalised: bool) -> float:

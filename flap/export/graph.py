@@ -13,10 +13,10 @@ import torch
 from transformers import PreTrainedModel
 
 from flap.checkpoint.load import load
-from flap.checkpoint.modeling_flap import BiasedExpertsMixin
 from flap.config import one_line
 from flap.export.genai import write_genai_config
 from flap.export.reading import check_installed, read_checkpoint
+from flap.modeling.modeling_flap import BiasedExpertsMixin
 from flap.storage.files import atomic_directory
 
 MODULES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}  # by format
@@ -40,7 +40,7 @@ def export_graph(checkpoint: Path, kind: str) -> Path:
             model = load(checkpoint)
             _trace(model, kind).save_pretrained(scratch)
             if kind == "onnx":
-                write_genai_config(scratch, model.config)
+                write_genai_config(scratch, model)
     except OSError as error:
         raise ValueError(f"{target}: cannot be written ({error})") from error
     return target

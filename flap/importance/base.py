@@ -6,7 +6,6 @@ Legend: G attention units (KV heads) · U units · C channels of a unit · I, O 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from flap.calibration import LayerStatistics, Statistics
 from flap.importance.scores import SCORES, Scores
 from flap.models import Block, ModelAdapter, Pair
-from flap.storage import Notes
+from flap.storage import NOT_KEPT, Notes, WorkFolder
 
 
 @dataclass(frozen=True)
@@ -46,13 +45,13 @@ def score_layers(
     metric: Metric,
     adapter: ModelAdapter,
     statistics: Iterable[tuple[int, LayerStatistics | None]],
-    folder: Path | None = None,
+    work: WorkFolder = NOT_KEPT,
 ) -> Scores:
     """Return the scores of all layers. Each layer must be present while `statistics` yields its statistics.
 
-    folder: of the walk that `statistics` are from, which leaves its scores here to one that resumes it.
+    work: of the walk that `statistics` are from, which leaves its scores here to one that resumes it.
     """
-    notes = Notes(SCORES, folder)
+    notes = Notes(SCORES, work)
     for i, observed in statistics:
         notes.write(i, scores_of_layer(metric, adapter.blocks(i), observed))
         del observed  # with its covariances, before the next layer's are collected
@@ -83,6 +82,8 @@ def score_layer(metric: Metric, blocks: Pair[Block], observed: LayerStatistics |
 
 def _score_block(metric: Metric, block: Block, statistics: Statistics | None) -> Tensor:
     weight_OI = block.output.weight.detach()
+    if not block.num_units:  # all of them left in an earlier run
+        return torch.zeros(block.columns_UC.shape)
     on_device = statistics and statistics.to(weight_OI.device)
     if not metric.needs_covariance or not block.is_mixture:
         return metric.score_units(weight_OI, on_device, block.columns_UC).cpu()

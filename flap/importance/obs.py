@@ -6,6 +6,7 @@ Legend: O output channels · I input channels · U units, R of them still in
 the matrices · C channels of a unit · L removed channels.
 """
 
+import logging
 import math
 from dataclasses import dataclass
 from typing import ClassVar
@@ -20,6 +21,9 @@ from flap.config import require
 from flap.importance.base import Metric
 from flap.models.devices import widest_float
 
+log = logging.getLogger(__name__)
+
+RIDGES = 4  # that are tried, each ten times the one before
 STEPS = 64  # after each 64th part of the units is removed, the remaining channels are fitted again
 
 
@@ -32,8 +36,11 @@ class OBS(Metric):
     H⁻¹ are updated after each step. A unit's score is its cost when it is removed, but never less than the score of
     a unit that was removed before it. Higher = keep.
 
+    Where H has no inverse in floating point, as with massive activations, whose rounding is larger than the ridge,
+    the ridge is ten times as large, and ten times again, with a warning.
+
     Raises:
-        ValueError: C has no inverse and the ridge is too small to give it one in floating point.
+        ValueError: H has no inverse with any of these ridges.
     """
 
     needs_covariance: ClassVar[bool] = True
@@ -51,20 +58,28 @@ class OBS(Metric):
     def score_units(self, weight_OI: Tensor, statistics: Statistics | None, columns_UC: Tensor) -> Tensor:
         """Return score_UC: the cost of each unit, divided evenly over its channels, in float32; higher = keep."""
         assert statistics is not None
-        wide = widest_float(weight_OI.device)
-        columns = columns_UC.flatten().to(weight_OI.device)  # the channels of a unit become consecutive
-        wide_OI = weight_OI[:, columns].to(wide)
-        matrix_II = Covariance.of(*(statistics.parts or [statistics])).hessian(columns, self.ridge, wide)
-        if not matrix_II.diagonal().any():  # all channels are constant: the bias replaces any unit exactly
-            return weight_OI.new_zeros(columns_UC.shape, dtype=torch.float32)
-        try:
-            info = matrix_II.new_empty((), dtype=torch.int32)
-            torch.linalg.cholesky_ex(matrix_II, check_errors=True, out=(matrix_II, info))  # in place, as is the inverse
-            torch.cholesky_inverse(matrix_II, out=matrix_II)
-            cost_U = _removal_costs(wide_OI, matrix_II.mT, columns_UC.shape[1])
-        except torch.linalg.LinAlgError as error:
-            raise ValueError(f"metric.ridge={self.ridge}: too small for a singular covariance; try 0.01") from error
-        return (cost_U / columns_UC.shape[1]).float()[:, None].expand(columns_UC.shape)
+        for ridge in (self.ridge * 10.0**k for k in range(RIDGES)):
+            try:
+                cost_U = _costs_with(ridge, weight_OI, statistics, columns_UC)
+            except torch.linalg.LinAlgError:
+                channels = columns_UC.numel()
+                log.warning("metric.ridge=%g is too small for these %d channels; trying ten times it", ridge, channels)
+            else:
+                return (cost_U / columns_UC.shape[1]).float()[:, None].expand(columns_UC.shape)
+        raise ValueError(f"metric.ridge={self.ridge}: too small, as is {ridge:g}; try {max(0.01, 10 * ridge):g}")
+
+
+def _costs_with(ridge: float, weight_OI: Tensor, statistics: Statistics, columns_UC: Tensor) -> Tensor:
+    """Return cost_U with a ridge. LinAlgError: H has no inverse."""
+    wide = widest_float(weight_OI.device)
+    columns = columns_UC.flatten().to(weight_OI.device)  # the channels of a unit become consecutive
+    matrix_II = Covariance.of(*(statistics.parts or [statistics])).hessian(columns, ridge, wide)
+    if not matrix_II.diagonal().any():  # all channels are constant: the bias replaces any unit exactly
+        return weight_OI.new_zeros(len(columns_UC), dtype=wide)
+    info = matrix_II.new_empty((), dtype=torch.int32)
+    torch.linalg.cholesky_ex(matrix_II, check_errors=True, out=(matrix_II, info))  # in place, as is the inverse
+    torch.cholesky_inverse(matrix_II, out=matrix_II)
+    return _removal_costs(weight_OI[:, columns].to(wide), matrix_II.mT, columns_UC.shape[1])
 
 
 def _removal_costs(weight_OI: Tensor, inverse_II: Tensor, channels: int) -> Tensor:

@@ -8,10 +8,12 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from flap.config import ModelConfig, one_line, require
+from flap.models.configs import read_config
 from flap.models.devices import pick_device
 from flap.models.families import auto_class, find_family
-from flap.models.placement import PLACEMENTS
+from flap.models.placement import PLACEMENTS, PlacedModel
 from flap.models.quantised import check_quantised
+from flap.models.weights import stored_dtype
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,11 @@ class Architecture:
     device: torch.device
     placement: str
     trust_remote_code: bool = False
+
+    @property
+    def placed(self) -> type[PlacedModel]:
+        """The placement that the model would be opened at."""
+        return PLACEMENTS[self.placement]
 
     @property
     def max_length(self) -> int | None:
@@ -59,22 +66,23 @@ def find_architecture(model: ModelConfig, trust_remote_code: bool) -> Architectu
         ValueError: there is no such config, or its architecture is not supported.
     """
     require(model.placement in PLACEMENTS, "model.placement", model.placement, f"one of {', '.join(PLACEMENTS)}")
-    config = _read_config(model, trust_remote_code)
+    config = _find_config(model, trust_remote_code)
+    config.dtype = config.dtype or stored_dtype(model.path, download=False)
     find_family(config)
     check_quantised(config)
     device = pick_device("auto") if model.device == "auto" else torch.device(model.device)
     return Architecture(config, loaded_dtype(config, model.dtype), device, model.placement, trust_remote_code)
 
 
-def _read_config(model: ModelConfig, trust_remote_code: bool) -> PreTrainedConfig:
+def _find_config(model: ModelConfig, trust_remote_code: bool) -> PreTrainedConfig:
     """Read the config. The hub comes last, because a machine without network waits for it."""
     try:
-        return AutoConfig.from_pretrained(model.path, trust_remote_code=trust_remote_code, local_files_only=True)
+        return read_config(model.path, trust_remote_code=trust_remote_code, local_files_only=True)
     except (OSError, ValueError):
         if model.architecture and not Path(model.path).is_dir():
             return AutoConfig.for_model(**model.architecture)
     try:
-        return AutoConfig.from_pretrained(model.path, trust_remote_code=trust_remote_code)
+        return read_config(model.path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"model.path={model.path}: expected a directory with a config.json, or a model on the hub "

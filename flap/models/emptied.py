@@ -2,28 +2,10 @@
 
 from typing import Any, cast
 
-from torch import Tensor, nn
-from transformers import Cache
+from torch import nn
 
+from flap.modeling.modeling_flap import EmptyAttentionMixin
 from flap.models.adapter import Block, ModelAdapter
-
-
-class EmptyAttention:
-    """The forward pass of an attention module whose heads were all removed, mixed into the module's class.
-
-    The cache gets a key and a value of one zero for each token: caches count tokens by the keys of their first layer.
-    """
-
-    output_name: str
-    layer_idx: int
-
-    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, None]:
-        """Return the output projection of no channels."""
-        for cache in (value for value in kwargs.values() if isinstance(value, Cache)):
-            zero = hidden_states.new_zeros(*hidden_states.shape[:-1], 1)[:, None]
-            cache.update(zero, zero, self.layer_idx)
-        output: Tensor = getattr(self, self.output_name)(hidden_states[..., :0])
-        return output, None
 
 
 def may_lose_all_heads(attention: Block) -> bool:
@@ -39,6 +21,6 @@ def run_empty_attention(adapter: ModelAdapter, layer: int) -> None:
         return
     for module in adapter.layers[layer].modules():
         names = [name for name, child in module.named_children() if child is block.output]
-        if names and not isinstance(module, EmptyAttention):
-            mixed = type(type(module).__name__, (EmptyAttention, type(module)), {"output_name": names[0]})
+        if names and not isinstance(module, EmptyAttentionMixin):
+            mixed = type(type(module).__name__, (EmptyAttentionMixin, type(module)), {"output_name": names[0]})
             cast(Any, module).__class__ = mixed

@@ -48,11 +48,13 @@ class HiddenFiles:
             ValueError: the disk has no room.
         """
         file, num_bytes = f"hidden-{uuid4().hex}", sum(map(math.prod, shapes)) * dtype.itemsize
+        path = self.folder / file
         try:
-            with (self.folder / file).open("wb") as opened:
+            with path.open("wb") as opened:
                 if hasattr(os, "posix_fallocate"):  # a sparse file would end in SIGBUS on a full disk
                     os.posix_fallocate(opened.fileno(), 0, num_bytes)
         except OSError as error:
+            path.unlink(missing_ok=True)
             raise ValueError(
                 f"cache_dir: hidden states of {num_bytes / 1e9:.3g} GB cannot be written to {self.folder} "
                 f"({one_line(error)}); name a larger disk, or take fewer windows"

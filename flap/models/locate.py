@@ -16,6 +16,7 @@ from flap.data.packaged import packaged_file
 from flap.models.weights import check_weights
 from flap.storage.cache import exclusive
 from flap.storage.files import atomic_directory
+from flap.storage.locks import use
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +30,8 @@ DEQUANTISE_SECONDS = 600  # how long to wait for another process that does it
 PROCESSOR = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 
 
-def locate(path: str, cache: Path, on_disk: bool) -> tuple[str, str]:
-    """Return the path (or hub id) of a model, and its origin for the report. on_disk: download weights on the hub.
+def locate(path: str, cache: Path, streams: bool) -> tuple[str, str]:
+    """Return the path (or hub id) of a model, and its origin for the report. streams: download weights on the hub.
 
     Raises:
         ValueError: weights are missing, damaged or pickled, or cannot be downloaded.
@@ -40,7 +41,7 @@ def locate(path: str, cache: Path, on_disk: bool) -> tuple[str, str]:
         return path, "local directory"
     if gguf := packaged_gguf(path):
         return str(_dequantised(gguf, cache)), f"packaged {gguf.name}"
-    return (_download(path), "hub") if on_disk else (path, "hub")
+    return (_download(path), "hub") if streams else (path, "hub")
 
 
 def file_state(path: str) -> list[list[Any]]:
@@ -95,9 +96,11 @@ def _dequantised(gguf: Path, cache: Path) -> Path:
     """Return the GGUF as a float32 safetensors directory in the cache; one process makes it, then it is reused."""
     target = cache / "models" / f"{gguf.stem}-{gguf.stat().st_size}"
     if not (target / "config.json").is_file():
-        with exclusive(target, DEQUANTISE_SECONDS):
+        making = target.with_name(f"{target.name}.making")  # its lock: the folder's own is held by those that use it
+        with exclusive(making, DEQUANTISE_SECONDS):
             if not (target / "config.json").is_file():
                 _dequantise(gguf, target)
+    use(target)
     return target
 
 

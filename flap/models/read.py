@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from safetensors import SafetensorError
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from flap.config import one_line
+from flap.models.configs import read_config
 from flap.models.families import auto_class
 from flap.models.quantised import dequantising
 from flap.models.refreshed_experts import choose_kernel, is_experts
@@ -24,7 +25,7 @@ def read_model(path: str | Path, **options: Any) -> PreTrainedModel:
     reported = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # checked below, to name the tensors
     options = {"dtype": "auto", "use_safetensors": True, **options, **reported}
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=options.get("trust_remote_code"))
+        config = read_config(path, trust_remote_code=options.get("trust_remote_code"))
         model, info = auto_class(config).from_pretrained(path, **options, **dequantising(config))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise ValueError(f"{path}: {one_line(error, 300)}") from error

@@ -15,9 +15,10 @@ from flap.models.devices import free_bytes
 from flap.models.families import sees_images
 from flap.models.locate import commit, file_state, processor_files
 from flap.models.placement import PLACEMENTS, PlacedModel, Resident, Spread
+from flap.models.products import compute_dtype
 from flap.models.quantised import dequantiser
 from flap.models.read import read_model
-from flap.storage import digest
+from flap.storage import NOT_KEPT, WorkFolder, digest
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Source:
     device: torch.device
     placement: str
     offload: Path  # the folder for weights that placement=auto offloads to disk
+    keep_dense: bool = False  # the same weights will be opened again, and may stay in memory
 
     @property
     def max_length(self) -> int | None:
@@ -47,14 +49,20 @@ class Source:
         """The type that the weights have once they are loaded."""
         return loaded_dtype(self.config, self.options["dtype"])
 
+    @property
+    def computed_in(self) -> torch.dtype:
+        """The type of the matrix products: that of the weights, if the config names it; else a fast one."""
+        return compute_dtype(self.dtype, self.device) if self.options["dtype"] == "auto" else self.dtype
+
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """The identity of the weights and their dtype: part of every cache key of results computed from them."""
+        """The identity of the weights, their type and that of products: part of all cache keys of what they give."""
         files = file_state(self.path)
         revision = {"files": digest(files)} if files else {"commit": commit(self.path)}
         libraries = {library: version(library) for library in ("torch", "transformers")}
         dtype = self.config.dtype if self.options["dtype"] == "auto" else self.options["dtype"]
-        return {"model": self.path, "dtype": str(dtype), **revision, **libraries}
+        computed = {} if self.computed_in == self.dtype else {"computed_in": str(self.computed_in)}
+        return {"model": self.path, "dtype": str(dtype), **computed, **revision, **libraries}
 
     @property
     def dequantiser(self) -> HfQuantizer | None:
@@ -67,25 +75,25 @@ class Source:
         return processor_files(self.path) if sees_images(self.config) else []
 
     @property
-    def on_disk(self) -> bool:
-        """Whether the opened model stays on disk, so that changes to it are lost where they are not saved."""
-        return PLACEMENTS[self.placement].on_disk
+    def placed(self) -> type[PlacedModel]:
+        """The placement that the model is opened at."""
+        return PLACEMENTS[self.placement]
 
-    def open(self, more_to_come: bool = False, folder: Path | None = None) -> PlacedModel:
-        """Return the model at its placement. more_to_come, folder: see `PlacedModel.open`.
+    def open(self, work: WorkFolder = NOT_KEPT) -> PlacedModel:
+        """Return the model at its placement. work: see `PlacedModel.open`.
 
         Raises:
             ValueError: a file is damaged, or the files lack tensors that the architecture needs.
         """
-        return PLACEMENTS[self.placement].open(self, more_to_come, folder)
+        return self.placed.open(self, work)
 
     @cached_property
     def kept_dense(self) -> PreTrainedModel | None:
-        """The dense model, kept in memory to be used again; None if the device has too little free memory.
+        """The dense model, kept in memory to be used again; None if nobody will, or if there is too little room.
 
         Needed is three times its size: for the dense model, a pruned copy, and the working memory of a run.
         """
-        return self.on_device() if 3 * self.num_bytes <= free_bytes(self.device) else None
+        return self.on_device() if self.keep_dense and 3 * self.num_bytes <= free_bytes(self.device) else None
 
     @cached_property
     def num_bytes(self) -> int:
@@ -143,6 +151,11 @@ class Given:
         return cast(torch.dtype, self.model.dtype)
 
     @property
+    def computed_in(self) -> torch.dtype:
+        """As `Source.computed_in`."""
+        return compute_dtype(self.dtype, self.device)
+
+    @property
     def num_bytes(self) -> int:
         """Bytes of the weights, tied tensors once."""
         return sum(parameter.nbytes for parameter in self.model.parameters())
@@ -158,15 +171,14 @@ class Given:
         return processor_files(self.path) if self.path and sees_images(self.config) else []
 
     @property
-    def on_disk(self) -> bool:
-        """Return False: the model is in memory, whatever the config's placement says."""
-        return False
+    def placed(self) -> type[Resident] | type[Spread]:
+        """The placement that the model is in, whatever the config's says."""
+        return Spread if self.placement == "auto" else Resident
 
     def skeleton(self) -> PreTrainedModel:
         """Return the model itself."""
         return self.model
 
-    def open(self, more_to_come: bool = False, folder: Path | None = None) -> PlacedModel:
+    def open(self, work: WorkFolder = NOT_KEPT) -> PlacedModel:
         """Return the model itself, in evaluation mode."""
-        placement = Spread if self.placement == "auto" else Resident
-        return placement(self.model.eval())
+        return self.placed(self.model.eval())

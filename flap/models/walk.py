@@ -3,16 +3,18 @@
 Legend: N windows · T tokens a window · D hidden size.
 """
 
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
-import torch
 from torch import Tensor, nn
 
 from flap.console.progress import progress
 from flap.models.forward import Batch, Call, enter, moved, tokens_of
 from flap.models.hidden_files import HiddenFiles
 from flap.models.placement.base import PlacedModel
+from flap.storage import NOT_KEPT, WorkFolder
+
+Key = int | tuple[int, ...]  # of windows that share their calls
 
 
 class Stream:
@@ -44,24 +46,24 @@ class Stream:
 class Walk:
     """One visit to every layer of a model at any placement; iteration yields each layer's index while it is present.
 
-    streams: the streams of the walk, by name. With a folder, their hidden states are files that are mapped into memory
-    (the page cache holds them while the host has free memory), and a journal is written after each layer, so that a
-    killed walk resumes after the last finished layer.
+    streams: the streams of the walk, by name. Where work is kept, their hidden states are files that are mapped into
+    memory (the page cache holds them while the host has free memory), and a journal is written after each layer, so
+    that a killed walk resumes after the last finished layer.
 
     Raises:
         ValueError: the folder's disk has no room for the hidden states.
     """
 
-    def __init__(self, model: PlacedModel, stage: str, folder: Path | None = None, changing: bool = False) -> None:
+    def __init__(self, model: PlacedModel, stage: str, work: WorkFolder = NOT_KEPT, changing: bool = False) -> None:
         """Start a walk, or resume it from its folder.
 
         changing: the caller changes the layers. Changes of unfinished layers by an interrupted walk are discarded.
         """
-        if changing and not model.on_disk:
-            folder = None  # the changes do not outlive the process
+        if changing:
+            work = model.kept(work)  # where the changes do not outlive the process, nothing resumes
         self.model, self.stage = model, stage
         self.streams: dict[str, Stream] = {}
-        self.files = None if folder is None else HiddenFiles(folder)
+        self.files = None if work.path is None else HiddenFiles(work.path)
         self.layers_done = 0 if self.files is None else self.files.layers_done
         if changing:
             model.resume_changes(self.layers_done)
@@ -76,16 +78,22 @@ class Walk:
 
     def enter(self, name: str, batches: Sequence[Batch]) -> Stream:
         """Return a new stream of these windows at the first layer; in a resumed walk, at the layer where it resumes."""
+        windows: list[tuple[Key, Batch]] = [
+            (tuple(batch.shape) if isinstance(batch, Tensor) else b, batch) for b, batch in enumerate(batches)
+        ]
+        calls: dict[Key, list[Call]] = {}
         with self.model.ends():
-            calls, example_NTD = self._calls(batches)
-            shapes = [(*tokens_of(batch).shape, example_NTD.shape[-1]) for batch in batches]
             if self.files is not None and self.layers_done:
-                file = self.files.recorded[name]
-                stream = Stream(self, self.files.mapped(file, shapes, example_NTD.dtype), calls, file)
+                hidden = self._hidden(dict(windows).items(), calls)
+                first_NTD, recorded = next(hidden), self.files.recorded[name]
+                for _ in hidden:  # for the calls alone
+                    pass
+                mapped = self.files.mapped(recorded, _shapes(batches, first_NTD), first_NTD.dtype)
+                entered: tuple[list[Tensor], str | None] = mapped, recorded
             else:
-                stream = self._embedded(batches, shapes, example_NTD.dtype, calls)
-        self.streams[name] = stream
-        return stream
+                entered = self._embedded(windows, calls)
+        self.streams[name] = Stream(self, entered[0], [calls[key] for key, _ in windows], entered[1])
+        return self.streams[name]
 
     def restored(self, name: str, like: Stream) -> Stream:
         """Return a stream that an interrupted walk had forked; it has the shapes of the stream `like`."""
@@ -100,38 +108,38 @@ class Walk:
             return None, None
         return self.files.new([tuple(batch_NTD.shape) for batch_NTD in batches], batches[0].dtype)
 
-    def _calls(self, batches: Sequence[Batch]) -> tuple[list[list[Call]], Tensor]:
-        """Return the calls of all layers for each batch, and the hidden states of one batch.
+    def _hidden(self, windows: Iterable[tuple[Key, Batch]], calls: dict[Key, list[Call]]) -> Iterator[Tensor]:
+        """Yield the hidden states of each batch at the first layer, and set the calls of all layers by its key.
 
         Batches of tokens alone share those of their shape; a window with an image has its own.
         """
-        keys = [tuple(batch.shape) if isinstance(batch, Tensor) else b for b, batch in enumerate(batches)]
-        examples = dict(zip(keys, batches, strict=True))
-        entered = {key: self._enter(batch) for key, batch in examples.items()}
-        return [entered[key][1] for key in keys], entered[keys[0]][0]
-
-    def _enter(self, batch: Batch) -> tuple[Tensor, list[Call]]:
-        return enter(self.model.adapter, moved(batch, self.model.device, self.model.model.dtype))
+        for key, batch in windows:
+            batch_NTD, of_layers = enter(self.model.adapter, moved(batch, self.model.device, self.model.model.dtype))
+            calls.setdefault(key, of_layers)
+            yield batch_NTD
 
     def _embedded(
-        self,
-        batches: Sequence[Batch],
-        shapes: Sequence[tuple[int, ...]],
-        dtype: torch.dtype,
-        calls: list[list[Call]],
-    ) -> Stream:
-        """Return the stream of these windows at the first layer."""
-        hidden = (self._enter(batch)[0] for batch in batches)
+        self, windows: Sequence[tuple[Key, Batch]], calls: dict[Key, list[Call]]
+    ) -> tuple[list[Tensor], str | None]:
+        """Return the hidden states of these windows at the first layer, on the host, and their file."""
+        hidden = self._hidden(windows, calls)
         if self.files is None:
-            return Stream(self, [batch_NTD.cpu() for batch_NTD in hidden], calls, None)
-        self.files.check_room(shapes, dtype)
-        buffers, file = self.files.new(shapes, dtype)
-        for buffer_NTD, batch_NTD in zip(buffers, hidden, strict=True):
+            return [batch_NTD.cpu() for batch_NTD in hidden], None
+        first_NTD = next(hidden)
+        shapes = _shapes([batch for _, batch in windows], first_NTD)
+        self.files.check_room(shapes, first_NTD.dtype)
+        buffers, file = self.files.new(shapes, first_NTD.dtype)
+        for buffer_NTD, batch_NTD in zip(buffers, chain([first_NTD], hidden), strict=True):
             buffer_NTD.copy_(batch_NTD)
-        return Stream(self, buffers, calls, file)
+        return buffers, file
 
     def _record_done(self, layers: int) -> None:
         self.layers_done = layers
         if self.files is not None:
             files = {name: stream.file for name, stream in self.streams.items() if stream.file is not None}
             self.files.record(layers, files)
+
+
+def _shapes(batches: Sequence[Batch], hidden_NTD: Tensor) -> list[tuple[int, ...]]:
+    """Return the shapes of the hidden states of batches, given those of one."""
+    return [(*tokens_of(batch).shape, hidden_NTD.shape[-1]) for batch in batches]

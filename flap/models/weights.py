@@ -1,13 +1,17 @@
-"""The safetensors files of a checkpoint: which file holds which tensor, and whether all tensors are there."""
+"""The safetensors files of a checkpoint: which file holds which tensor, their type, and whether all are there."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from flap.storage.headers import tensor_shapes
+import torch
+from transformers.utils import cached_file
 
-INDEX = "model.safetensors.index.json"
+from flap.storage.headers import tensor_shapes, tensor_types
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+TYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
 def tensor_files(directory: Path) -> dict[str, Path]:
@@ -17,13 +21,25 @@ def tensor_files(directory: Path) -> dict[str, Path]:
         ValueError: the index cannot be read.
     """
     if not (directory / INDEX).is_file():
-        file = directory / "model.safetensors"
+        file = directory / WEIGHTS
         return dict.fromkeys(tensor_shapes(file), file)
     try:
         weight_map = json.loads((directory / INDEX).read_text())["weight_map"]
         return {str(name): directory / file for name, file in weight_map.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{INDEX} is no index of tensors ({type(error).__name__})") from error
+
+
+def stored_dtype(path: str, download: bool) -> torch.dtype | None:
+    """Return the type of the first floating-point tensor of a checkpoint, by which transformers goes, too.
+
+    None if no file is found. path: a directory or hub id. download: get the file from the hub, as the model will be.
+    """
+    quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    index = cached_file(path, INDEX, local_files_only=not download, **quiet)
+    name = min(json.loads(Path(index).read_text())["weight_map"].values()) if index else WEIGHTS
+    file = cached_file(path, name, local_files_only=not download, **quiet)
+    return next((TYPES[one] for one in tensor_types(Path(file)) if one in TYPES), None) if file else None
 
 
 def check_weights(directory: Path) -> None:

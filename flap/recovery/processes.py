@@ -61,7 +61,7 @@ def work_in(folder: Path) -> None:
     if dense.device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     source = find_model(dense, folder, work["trust_remote_code"])
-    compressed = open_checkpoint(folder / COMPRESSED, source.device, None).in_memory()
+    compressed = open_checkpoint(folder / COMPRESSED, source.device).in_memory()
     bf16 = compressed.model.dtype == torch.bfloat16
     with seeded(work["seed"]), trainable(recovery, compressed.model) as trained:
         student = Student(compressed, source.open(), trained, recovery.words)

@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from omegaconf import OmegaConf
 
-from flap.checkpoint.card import MARK
+from flap.checkpoint.card import MARK, without_folders
 from flap.reporting.engines import loading
 from flap.reporting.notices import notices
 from flap.reporting.numbers import is_efficiency
@@ -86,18 +86,11 @@ def _result(text: str, metric: str, value: float) -> EvalResult:
 
 def _choices(report: Report) -> str:
     """Return the choices of the run and the versions of libraries as YAML."""
-    choices = {name: _shown(report.config[name]) for name in MADE_WITH if report.config[name] not in (None, {})}
+    choices = {
+        name: without_folders(report.config[name]) for name in MADE_WITH if report.config[name] not in (None, {})
+    }
     text = OmegaConf.to_yaml({"run_name": report.config["run_name"], **choices, "versions": report.versions})
     return f"```yaml\n{text}```\n\n`flap.json` has the whole config and the units that each layer kept."
-
-
-def _shown(value: Any) -> Any:
-    """Return a value with each path of a file cut to its name: a card tells nothing of its writer's folders."""
-    if isinstance(value, dict):
-        return {_shown(key): _shown(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_shown(item) for item in value]
-    return Path(value).name if isinstance(value, str) else value
 
 
 def _licence(base: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ NEEDED: dict[str, Any] = {
     "parameters.total_after": int, "ratio.realised_decoder": (int, float), "layers": list, "layers_before": list,
     "evaluation.dense": dict, "evaluation.pruned": dict,
 }  # fmt: skip
-OPTIONAL: dict[str, Any] = {"layer_errors": list, "domains": dict, "averages": dict, "seconds": dict}
+OPTIONAL: dict[str, Any] = {"layer_errors": list, "domains": dict, "averages": dict, "better": dict, "seconds": dict}
 
 
 def missing(plain: Mapping[str, Any]) -> list[str]:

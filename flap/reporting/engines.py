@@ -41,7 +41,7 @@ def _transformers(trust: bool, auto: str, preparing: str) -> str:
         f'{preparing.removeprefix("Auto").lower()} = {preparing}.from_pretrained("{PLACE}")',
         "python",
     )
-    without = "With `pip install flap-pruning`, and `import flap` before it, `trust_remote_code` is not needed."
+    without = "After `import flap; flap.register()` of `pip install flap-pruning`, it needs no `trust_remote_code`."
     return f"{code}\n\n{without}" if trust else code
 
 

@@ -5,23 +5,10 @@ from collections.abc import Iterable, Mapping
 
 from flap.evaluation.errors import SIGNIFICANCE
 
-LOWER_IS_BETTER = (
-    "perplexity",
-    "bits_per_byte",
-    "brier_score",
-    "kl",
-    "repetition",
-)  # lm-eval's names; ours: perplexity@2048, kl@128
-
 
 def is_perplexity(name: str) -> bool:
     """Return whether a number is a perplexity (lower is better)."""
     return "/perplexity@" in name
-
-
-def lower_is_better(name: str) -> bool:
-    """Return whether lower values of a number are better, as of perplexities; of accuracies, higher ones are."""
-    return name.split("/")[-1].split(",")[0].split("@")[0].endswith(LOWER_IS_BETTER)
 
 
 def is_efficiency(name: str) -> bool:

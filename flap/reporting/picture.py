@@ -30,5 +30,6 @@ def draw_layers(report: Report, path: Path) -> None:
         panels[2].spines[["top", "right"]].set_visible(False)
     panels[-1].set_xlabel("layer")
     panels[0].legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
-    figure.suptitle(f"{report.config['run_name']}: {report.ratio['realised_decoder']:.1%} of the decoder removed")
+    title = f"{report.config['run_name']}: {report.ratio['realised_decoder']:.1%} of the decoder removed"
+    figure.suptitle(title, parse_math=False)  # a dollar sign in a name begins no formula
     figure.savefig(path, dpi=120)

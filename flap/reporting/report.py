@@ -1,7 +1,6 @@
 """The report of a run and its file report.json (schema 1)."""
 
 import json
-import math
 import platform
 import resource
 import time
@@ -14,13 +13,16 @@ from typing import Any
 import torch
 
 from flap.evaluation import Measurement
+from flap.evaluation.base import Better
 from flap.evaluation.errors import averaged_differences, paired_differences
 from flap.models.devices import gpus
 from flap.reporting.contents import missing
 from flap.reporting.provenance import git_state, versions
 from flap.storage.files import write_text
+from flap.storage.json_files import infinite, to_json
 
 SCHEMA = 1
+MEASURED = ("target", "recovery", "search_nats", "evaluation", "difference_stderr", "difference_p_value")
 
 
 @dataclass
@@ -34,6 +36,8 @@ class Report:
 
     config: dict[str, Any]
     device: str = ""
+    dtype: str = ""  # of the weights
+    computed_in: str = ""  # the type of the matrix products
     device_map: dict[str, str] = field(default_factory=dict)  # the device of each module (model.placement=auto)
     sources: dict[str, str] = field(default_factory=dict)  # origins of the model and the texts
     own_text: dict[str, dict[str, Any]] = field(default_factory=dict)  # what it took the model to write, by its use
@@ -52,6 +56,7 @@ class Report:
     bos: dict[str, bool] = field(default_factory=dict)  # whether windows begin with the beginning-of-sequence token
     domains: dict[str, str] = field(default_factory=dict)  # of each task's text: "calibration", "other"
     evaluation: dict[str, dict[str, float]] = field(default_factory=lambda: {"dense": {}, "pruned": {}})
+    better: dict[str, Better] = field(default_factory=dict)  # which values of a number are better; not in: unknown
     averages: dict[str, list[str]] = field(default_factory=dict)  # over tasks: the numbers that each is the mean of
     difference_stderr: dict[str, float] = field(default_factory=dict)
     difference_p_value: dict[str, float] = field(default_factory=dict)
@@ -97,7 +102,7 @@ class Report:
         averages: `Suite.averages`. compressed: the model before it was trained, to tell what that has changed.
         """
         self.evaluation |= {"dense": dense.numbers, "pruned": pruned.numbers}
-        self.averages = averages
+        self.averages, self.better = averages, dense.better | pruned.better
         self.difference_stderr, self.difference_p_value = _noise(dense, pruned, averages)
         if compressed is not None:
             self.evaluation["compressed"] = compressed.numbers
@@ -130,14 +135,11 @@ class Report:
 
     def save(self, path: Path) -> None:
         """Write report.json; a number that is not finite (an infinite perplexity) becomes null."""
-        plain = asdict(self)
-        for numbers in plain["evaluation"].values():
-            numbers.update({name: None for name, value in numbers.items() if not math.isfinite(value)})
-        write_text(path, json.dumps(plain, indent=1, allow_nan=False) + "\n")
+        write_text(path, to_json(asdict(self), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "Report":
-        """Read report.json; null in the evaluation becomes infinity.
+        """Read report.json; null among what was measured becomes infinity.
 
         Raises:
             ValueError: the file is missing or damaged, has another schema, or lacks a part.
@@ -153,8 +155,7 @@ class Report:
             )
         if lacking := missing(plain):
             raise ValueError(f"{path}: has no valid {', '.join(lacking)}; resume=false runs it again")
-        for numbers in plain["evaluation"].values():
-            numbers.update({name: math.inf for name, value in numbers.items() if value is None})
+        plain |= {part: infinite(plain[part]) for part in MEASURED if part in plain}
         plain.pop("corrections", None)  # written by earlier versions
         try:
             return cls(**plain)

@@ -1,21 +1,34 @@
 """Find a finished run of the same config, which need not run again."""
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from flap.checkpoint.save import label_of
 from flap.reporting.report import Report
+from flap.storage import read_json, to_json
 from flap.storage.status import read_state
 
+log = logging.getLogger(__name__)
+
 # keys that do not change the result
-BOOKKEEPING = ("cache_dir", "use_cache", "cache_wait_seconds", "resume", "tracking", "dry_run")
+BOOKKEEPING = (
+    "cache_dir", "use_cache", "cache_wait_seconds", "resume", "tracking", "dry_run", "checkpoint.overwrite",
+)  # fmt: skip
+
+
+def is_bookkeeping(key: str) -> bool:
+    """Return whether a key of the config, as "tracking.project", does not change the result."""
+    return f"{key}.".startswith(tuple(f"{name}." for name in BOOKKEEPING))
 
 
 def finished_run(folder: Path, siblings: Iterable[Path], config: dict[str, Any]) -> tuple[Path, Report] | None:
     """Return the folder and report of a finished run of this config, in `folder` or in one of `siblings`; else None.
 
-    A run that differs only in its evaluation does not count: it runs again and measures what is missing.
+    A run that differs only in its evaluation does not count: it runs again and measures what is missing. Nor does one
+    whose checkpoint is not there any more.
 
     Raises:
         ValueError: the folder holds a finished run of another config or of another version.
@@ -24,16 +37,26 @@ def finished_run(folder: Path, siblings: Iterable[Path], config: dict[str, Any])
         if read_state(run_dir) != "finished":
             continue
         report = Report.load(run_dir / "report.json")
-        differences = _differences(report.config, config)
-        if not differences:
-            return run_dir, report
-        pruning_differences = [text for key, text in differences.items() if not key.startswith("eval.")]
-        if run_dir == folder and pruning_differences:
+        found = differences(report.config, config)
+        if not found:
+            if _has_checkpoint(run_dir, report):
+                return run_dir, report
+            log.info("%s: its checkpoint is not there, or is that of another run", run_dir)
+        elif run_dir == folder and (others := changes_of_the_model(found)):
             raise ValueError(
-                f"{folder}: holds a finished run of another config ({'; '.join(pruning_differences[:3])}); choose "
+                f"{folder}: holds a finished run of another config ({'; '.join(others[:3])}); choose "
                 "another folder, or resume=false to replace it"
             )
     return None
+
+
+def _has_checkpoint(run_dir: Path, report: Report) -> bool:
+    """Return whether a finished run has saved no checkpoint, or the one that it has saved is still in its place."""
+    if report.checkpoint is None:
+        return True
+    target = Path(report.config["checkpoint"]["dir"] or run_dir / "checkpoint")
+    written = {"provenance": report.provenance, "plan": read_json(run_dir / "plan.json")}
+    return label_of(target) == dict(json.loads(to_json(written)))
 
 
 def changed_inputs(stored: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
@@ -41,11 +64,16 @@ def changed_inputs(stored: Mapping[str, str], current: Mapping[str, str]) -> lis
     return [name for name, value in current.items() if stored.get(name) != value]
 
 
-def _differences(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> dict[str, str]:
+def differences(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> dict[str, str]:
     """Return the keys in which two configs give different results, each with the difference as text."""
-    a, b = (flat(json.loads(json.dumps(config))) for config in (stored, requested))
-    keys = [key for key in sorted(a | b) if key.split(".")[0] not in BOOKKEEPING and a.get(key) != b.get(key)]
+    a, b = (flat(json.loads(to_json(config))) for config in (stored, requested))
+    keys = [key for key in sorted(a | b) if not is_bookkeeping(key) and a.get(key) != b.get(key)]
     return {key: f"{key} is {a.get(key)} there and {b.get(key)} here" for key in keys}
+
+
+def changes_of_the_model(differences: Mapping[str, str]) -> list[str]:
+    """Return the texts of the differences that make another model, not only other measurements of it."""
+    return [text for key, text in differences.items() if not key.startswith("eval.")]
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

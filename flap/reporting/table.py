@@ -58,6 +58,7 @@ def _facts(report: Report) -> list[Row]:
         ("ratio removed", "", _ratio(report)),
         *_targets(report),
         *((("placement", "", _places(report)),) if report.device_map else ()),
+        *((("computed in", "", _types(report)),) if report.computed_in != report.dtype else ()),
         *((("windows begin with BOS", "", ", ".join(with_bos)),) if with_bos else ()),
         ("seconds", "", seconds),
         ("checkpoint", "", report.checkpoint or "not saved"),
@@ -95,7 +96,7 @@ def _realised(target: Mapping[str, float]) -> str:
 
 
 def _in_digits(value: float) -> str:
-    return f"{value:,.0f}" if value == int(value) else f"{value:,.1f}"
+    return f"{value:,.0f}" if value % 1 == 0 else f"{value:,.1f}"
 
 
 def measured_number(numbers: Mapping[str, float], name: str) -> str:
@@ -105,6 +106,12 @@ def measured_number(numbers: Mapping[str, float], name: str) -> str:
         return ""
     shown = f"{value:,.0f}" if abs(value) >= 1e6 else f"{value:,.{places}f}"
     return shown if error is None else f"{shown} ± {error:.{places}f}"
+
+
+def _types(report: Report) -> str:
+    """Return the type of matrix products that are not of the weights' type, as text."""
+    computed, stored = (name.removeprefix("torch.") for name in (report.computed_in, report.dtype))
+    return f"{computed}, because {stored} is slow on this processor; the weights and the checkpoint are {stored}"
 
 
 def _places(report: Report) -> str:

@@ -2,7 +2,12 @@
 
 from flap.storage.cache import Cache, Kind, as_json, digest
 from flap.storage.files import cache_root, write_text
-from flap.storage.notes import Notes
+from flap.storage.json_files import read_json, to_json
+from flap.storage.notes import NOT_KEPT, Notes, WorkFolder
 from flap.storage.status import read_state, write_status
 
-__all__ = ["Cache", "Kind", "Notes", "as_json", "cache_root", "digest", "read_state", "write_status", "write_text"]
+__all__ = [
+    "NOT_KEPT", "Cache", "Kind", "Notes", "WorkFolder", "as_json", "cache_root", "digest", "read_json", "read_state",
+    "to_json", "write_status",
+    "write_text",
+]  # fmt: skip

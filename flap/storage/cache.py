@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from flap.config.messages import one_line
 from flap.storage.files import atomic_directory, write_text
-from flap.storage.locks import file_lock
+from flap.storage.locks import file_lock, lock_of
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -113,7 +113,7 @@ def exclusive(entry: Path, wait_seconds: float) -> Iterator[None]:
 
     After `wait_seconds`, or where no lock can be made, the block runs without it: then two processes compute the same.
     """
-    lock = entry.with_suffix(".lock")
+    lock = lock_of(entry)
     with file_lock(lock, "cache_dir") as state:
         if state != "busy":
             yield

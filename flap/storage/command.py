@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from flap.storage.cache import LABEL
-from flap.storage.files import cache_root
+from flap.storage.files import bytes_below, cache_root, remove_leftovers, remove_unused
 
 KINDS = ("statistics", "scores", "divergences", "self", "layer_times", "dense", "models", "streams", "offload")
 
@@ -35,7 +34,7 @@ class Entry:
     @property
     def num_bytes(self) -> int:
         """Return the size of all its files, in bytes."""
-        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+        return bytes_below(self.path)
 
     @property
     def age_seconds(self) -> float:
@@ -79,7 +78,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--kind",
         choices=KINDS,
-        help="only this kind; dense: evaluations of dense models; streams and offload: what killed runs have left",
+        help="only this kind; dense: evaluations of dense models; streams, offload: of runs that did not finish",
     )
     options = parser.parse_args(arguments)
     root = cache_root(options.cache_dir)
@@ -100,12 +99,17 @@ def _list(selected: list[Entry], root: Path) -> None:
 
 
 def _clear(selected: list[Entry], root: Path, kinds: Sequence[str]) -> None:
-    """Delete entries, their locks, and the temporary files that killed processes have left."""
-    freed = sum(entry.num_bytes for entry in selected)
-    leftovers = [path for kind in kinds for pattern in ("*.lock", ".*") for path in (root / kind).glob(pattern)]
-    for path in (*(entry.path for entry in selected), *leftovers):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    print(f"removed {len(selected)} entries, {decimal(freed)}")
+    """Delete entries and locks that no process uses, and the temporary files that killed processes have left."""
+    sizes = [(entry.num_bytes, remove_unused(entry.path)) for entry in selected]
+    removed = [num_bytes for num_bytes, gone in sizes if gone]
+    for kind in kinds:
+        for lock in (root / kind).glob(".*.lock"):
+            remove_leftovers(lock.with_name(lock.name[1:].rsplit(".", 2)[0]))
+        for lock in (root / kind).glob("[!.]*.lock"):
+            remove_unused(lock.with_suffix(""))
+    print(f"removed {len(removed)} entries, {decimal(sum(removed))}")
+    if stay := len(selected) - len(removed):
+        print(f"{stay} stay: a process uses them, or no lock can be made there that would say so")
 
 
 def _age(seconds: float) -> str:

@@ -1,8 +1,8 @@
 """The location of the cache, and atomic files and directories: written completely or not at all."""
 
 import os
-import platform
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from glob import escape
@@ -10,9 +10,8 @@ from pathlib import Path
 from uuid import uuid4
 
 from platformdirs import user_cache_path
-from psutil import pid_exists
 
-from flap.storage.locks import file_lock
+from flap.storage.locks import file_lock, lock_of
 
 
 def cache_root(configured: str | None) -> Path:
@@ -37,45 +36,51 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def atomic_file(target: Path) -> Iterator[Path]:
-    """Yield the path of a temporary file that replaces `target` only if the block ends without an error.
-
-    Its name has host and process, by which the next writer finds and removes what a killed process has left.
-    """
-    ours = f".{target.name}.{platform.node()}-"
-    scratch = target.with_name(f"{ours}{os.getpid()}")
-    for left in target.parent.glob(f"{escape(ours)}*"):
-        process = left.name.removeprefix(ours)
-        if process.isdigit() and not pid_exists(int(process)):
-            left.unlink(missing_ok=True)
-    try:
+    """Yield the path of a temporary file that replaces `target` only if the block ends without an error."""
+    with _beside(target, None) as scratch:
         yield scratch
         sync(scratch)
         scratch.replace(target)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_directory(target: Path, field: str) -> Iterator[Path]:
     """Yield a temporary folder that replaces `target` only if the block ends without an error.
 
-    While the block lasts a lock beside the folder says that its process is alive; `remove_leftovers` goes by it.
     field: the config key of the folder, for messages.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(target)
-    name = f".{target.name}.{uuid4().hex[:8]}"
-    scratch, old, lock = (target.with_name(f"{name}.{kind}") for kind in ("new", "old", "lock"))
-    with file_lock(lock, field):
+    with _beside(target, field) as scratch:
         scratch.mkdir()
+        yield scratch
+        _share_and_sync(scratch)
+        _replace(scratch, target)
+
+
+@contextmanager
+def _beside(target: Path, field: str | None) -> Iterator[Path]:
+    """Yield a new path beside `target` for what is to replace it, which is removed at the end if it is still there.
+
+    While the block lasts a lock beside it says that its process is alive; `remove_leftovers` goes by it. The number of
+    the process would not do: containers with one host name have their own.
+    """
+    remove_leftovers(target)
+    scratch = target.with_name(f".{target.name}.{uuid4().hex[:8]}.new")
+    with file_lock(scratch.with_suffix(".lock"), field):
         try:
             yield scratch
-            _share_and_sync(scratch)
-            _replace(scratch, target, old)
         finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-            if not old.exists():  # else the next process that comes here puts it back
-                lock.unlink(missing_ok=True)
+            _remove(scratch)
+
+
+def _remove(scratch: Path) -> None:
+    """Remove a temporary file or folder, and then its lock, which is held; what else is left keeps it for the next."""
+    if scratch.is_dir():
+        shutil.rmtree(scratch, ignore_errors=True)
+    else:
+        scratch.unlink(missing_ok=True)
+    if not scratch.exists() and not scratch.with_suffix(".old").exists():
+        scratch.with_suffix(".lock").unlink(missing_ok=True)
 
 
 def _share_and_sync(folder: Path) -> None:
@@ -88,24 +93,51 @@ def _share_and_sync(folder: Path) -> None:
 
 
 def remove_leftovers(target: Path) -> None:
-    """Remove what dead processes have left beside a folder, and put an old folder back that one of them had moved."""
-    for lock in target.parent.glob(f".{escape(target.name)}.*.lock"):
-        with file_lock(lock, str(target)) as state:
+    """Remove what dead processes have left beside a path, and put an old folder back that one of them had moved."""
+    for lock in target.parent.glob(f".{escape(target.name)}.{'[0-9a-f]' * 8}.lock"):
+        with file_lock(lock, None) as state:
             if state != "held":
                 continue
-            scratch, old = lock.with_suffix(".new"), lock.with_suffix(".old")
+            old = lock.with_suffix(".old")
             if old.exists() and not target.exists():
                 old.rename(target)
-            shutil.rmtree(scratch, ignore_errors=True)
             shutil.rmtree(old, ignore_errors=True)
-            lock.unlink(missing_ok=True)
+            _remove(lock.with_suffix(".new"))
 
 
-def _replace(new: Path, target: Path, old: Path) -> None:
+def remove_unused(folder: Path) -> bool:
+    """Remove a folder of the cache and its lock, unless a process uses it, and return whether it is gone.
+
+    The lock is removed while it is held: who waits for it sees that its file has gone, and makes a new one. Where no
+    lock can be made, the folder stays.
+    """
+    with file_lock(lock_of(folder), None) as state:
+        if state == "held":
+            shutil.rmtree(folder, ignore_errors=True)
+            lock_of(folder).unlink(missing_ok=True)
+    return not folder.exists()
+
+
+def bytes_below(folder: Path) -> int:
+    """Return the bytes of all files in a folder, which need not be there."""
+    return sum(map(_size, folder.rglob("*")))
+
+
+def _size(path: Path) -> int:
+    """Return the bytes of a file; 0 for a folder or a link, or if another process has just removed it."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return 0
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0
+
+
+def _replace(new: Path, target: Path) -> None:
     """Replace a folder by two renames, as a non-empty one cannot be overwritten; an error restores the old one."""
     if not target.exists():
         new.rename(target)
         return
+    old = new.with_suffix(".old")
     target.rename(old)
     try:
         new.rename(target)

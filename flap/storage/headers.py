@@ -1,18 +1,29 @@
-"""Read the headers of safetensors files: the names and shapes of the tensors, without their data."""
+"""Read the headers of safetensors files: the names, shapes and types of the tensors, without their data."""
 
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each tensor in a file, by name.
+    """Return the shape of each tensor in a file, by name; raises as `_of_each`."""
+    return {name: tuple(shape) for name, shape in _of_each(path, "get_shape").items()}
+
+
+def tensor_types(path: Path) -> list[str]:
+    """Return the type of each tensor in a file as its header names it, as BF16; raises as `_of_each`."""
+    return list(_of_each(path, "get_dtype").values())
+
+
+def _of_each(path: Path, get: str) -> dict[str, Any]:
+    """Return what a method of safetensors says of each tensor in a file, by name.
 
     Raises:
         ValueError: the file is damaged or truncated.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            return {name: getattr(file.get_slice(name), get)() for name in file.keys()}  # noqa: SIM118 - not a mapping
     except SafetensorError as error:
         raise ValueError(f"{path.name} is damaged or truncated ({error})") from error

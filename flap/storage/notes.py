@@ -1,6 +1,8 @@
-"""Notes on the steps of a long work, the layers of a walk above all, which an interrupted run leaves to the next."""
+"""The folder of a long work, and notes on its steps, which an interrupted run leaves to the next."""
 
+import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -10,13 +12,32 @@ from flap.storage.files import atomic_file
 T = TypeVar("T")
 
 
-class Notes(Generic[T]):
-    """What was found in each step, in memory, and with a folder in files of a kind."""
+@dataclass(frozen=True)
+class WorkFolder:
+    """A folder that an interrupted run resumes from. path: None if nothing is kept, and work begins anew."""
 
-    def __init__(self, kind: Kind[T], folder: Path | None) -> None:
-        self.kind, self.folder = kind, folder
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+    path: Path | None = None
+
+    def __truediv__(self, name: str) -> "WorkFolder":
+        """Return the folder of a part of the work."""
+        return self if self.path is None else WorkFolder(self.path / name)
+
+    def clear(self) -> None:
+        """Delete what the folder holds."""
+        if self.path is not None:
+            shutil.rmtree(self.path, ignore_errors=True)
+
+
+NOT_KEPT = WorkFolder()
+
+
+class Notes(Generic[T]):
+    """What was found in each step, in memory, and where work is kept in files of a kind."""
+
+    def __init__(self, kind: Kind[T], work: WorkFolder = NOT_KEPT) -> None:
+        self.kind, self.folder = kind, work.path
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
         self._found: dict[int, T] = {}
 
     def __contains__(self, step: int) -> bool:

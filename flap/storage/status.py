@@ -1,14 +1,53 @@
-"""The status of a run, in status.json of its folder. It needs no torch, so that early failures are recorded too."""
+"""A run's folder: one run at a time, and its status in status.json. It needs no torch: early failures count too."""
 
 import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from flap.storage.files import write_text
+from flap.storage.json_files import read_json
+from flap.storage.locks import file_lock
 
 State = Literal["running", "finished", "failed"]
 STATUS = "status.json"
 STATUS_SCHEMA = 1
+LOCK = ".lock"
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def run_folder(folder: Path) -> Iterator[None]:
+    """Hold the folder of a run for as long as the block lasts. An error of it is noted, unless a finished run is there.
+
+    Raises:
+        ValueError: another run is working in the folder.
+    """
+    with file_lock(folder / LOCK, "hydra.run.dir") as lock:
+        if lock == "busy":
+            raise ValueError(f"hydra.run.dir={folder}: another run is working there; name another folder, or wait")
+        try:
+            yield
+        except Exception as error:
+            _note_failure(folder, reason(error))
+            raise
+
+
+def reason(error: Exception) -> str:
+    """Return why a run failed: the error's text, and its type where it is no bad input."""
+    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+
+
+def _note_failure(folder: Path, line: str) -> None:
+    if read_state(folder) == "finished":
+        return
+    try:
+        write_status(folder, "failed", line)
+    except OSError as error:  # a full disk: the run failed because of it, or in spite of it
+        log.debug("%s: cannot be written (%s)", folder, error)
 
 
 def write_status(folder: Path, state: State, error: str | None = None) -> None:
@@ -20,10 +59,7 @@ def write_status(folder: Path, state: State, error: str | None = None) -> None:
 
 def read_status(folder: Path) -> dict[str, Any]:
     """Return the content of status.json (schema, state, error); empty if it is missing or cannot be read."""
-    try:
-        return dict(json.loads((folder / STATUS).read_text()))
-    except (OSError, ValueError, TypeError):
-        return {}
+    return read_json(folder / STATUS)
 
 
 def read_state(folder: Path) -> State | None:

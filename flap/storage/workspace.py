@@ -1,18 +1,24 @@
 """The working folder of a run, which an interrupted run can resume from."""
 
 import json
+import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from flap.storage.cache import LABEL, digest
-from flap.storage.locks import file_lock
+from flap.storage.files import remove_unused, write_text
+from flap.storage.locks import file_lock, lock_of
+
+log = logging.getLogger(__name__)
 
 KIND = "streams"
+SECONDS_KEPT = 30 * 24 * 3600  # what nobody has gone on with for so long is removed by the next run
 
 
 def working_folder(root: Path, key: Mapping[str, Any]) -> Path:
@@ -24,31 +30,59 @@ def working_folder(root: Path, key: Mapping[str, Any]) -> Path:
 def workspace(root: Path, key: Mapping[str, Any], resume: bool) -> Iterator[Path]:
     """Yield the working folder of a key, with the files that an interrupted run of the same key has left.
 
-    The folder is deleted when the block ends, and when it raises a ValueError that no OSError caused (bad input). While
-    another process uses the folder, or where no lock can be made, a temporary one is yielded instead. key: all that the
-    files depend on. resume: false deletes old files.
+    The folder is deleted when the block ends. When it raises, whatever the error, what was computed stays for the next
+    start: a disk that is full or a checkpoint that is refused costs no work. While another process uses the folder, or
+    where no lock can be made, the folder is another one, with which no run goes on: then a killed run has what is in
+    the cache and its measured numbers, and walks begin anew. key: all that the files depend on. resume: false deletes
+    old files.
 
     Raises:
         ValueError: the cache's folder cannot be written to.
     """
     folder = working_folder(root, key)
     _make(folder.parent)
-    with file_lock(folder.with_suffix(".lock"), "cache_dir") as state:
-        if state != "held":
-            with TemporaryDirectory(dir=folder.parent) as temporary:
+    with file_lock(lock_of(folder), "cache_dir") as state:
+        _remove_old(folder.parent)
+        with _begun(folder, key, resume) if state == "held" else _alone(folder.parent) as place:
+            yield place
+
+
+@contextmanager
+def _begun(folder: Path, key: Mapping[str, Any], resume: bool) -> Iterator[Path]:
+    """Yield a working folder whose lock is held, and delete it at the end, or if nothing was computed in it."""
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(exist_ok=True)
+    write_text(folder / LABEL, json.dumps({"key": key}) + "\n")  # what `flap cache` shows
+    finished = False
+    try:
+        yield folder
+        finished = True
+    finally:
+        if finished or not any(path.is_file() and path.name != LABEL for path in folder.rglob("*")):
+            shutil.rmtree(folder, ignore_errors=True)  # on NFS, files that are still mapped go when they are no more
+        else:
+            log.info("the work stays in %s: the same command goes on from it, with resume=false it begins anew", folder)
+
+
+@contextmanager
+def _alone(parent: Path) -> Iterator[Path]:
+    """Yield a new folder that is deleted at the end."""
+    with TemporaryDirectory(dir=parent, ignore_cleanup_errors=True) as temporary:
+        lock = lock_of(Path(temporary))
+        with file_lock(lock, None):
+            try:
                 yield Path(temporary)
-            return
-        if not resume:
-            shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(exist_ok=True)
-        (folder / LABEL).write_text(json.dumps({"key": key}) + "\n")  # what `flap cache` shows
-        try:
-            yield folder
-        except ValueError as error:
-            if not isinstance(error.__cause__, OSError):  # bad input fails again: nothing to resume
-                shutil.rmtree(folder)
-            raise
-        shutil.rmtree(folder)
+            finally:
+                lock.unlink(missing_ok=True)
+
+
+def _remove_old(parent: Path) -> None:
+    """Remove the working folders that no run has gone on with for long."""
+    for folder in parent.iterdir():
+        with suppress(OSError):  # another process has just removed it
+            if folder.is_dir() and time.time() - folder.stat().st_mtime > SECONDS_KEPT:
+                remove_unused(folder)
 
 
 def _make(folder: Path) -> None:

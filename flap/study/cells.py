@@ -1,7 +1,7 @@
 """The data of a study: its cells, their choices and their reports."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,9 @@ class Cell:
     sweep: str = ""  # the name of its sweep, in a study of several
     progress: str = ""  # of a run that has not finished: "calibrate 12 of 64 at 14:05:09"
     so_far: dict[str, float | None] = field(default_factory=dict)  # the pruned model's numbers of an unfinished run
+    better: Mapping[str, str] = field(
+        default_factory=dict
+    )  # which values of a number are, "lower" or "higher", if known
     config: dict[str, str] = field(default_factory=dict)  # by dotted key (`flap.study.keys`)
 
     @property
@@ -88,8 +91,11 @@ class Study:
 
     def domain(self, name: str) -> str:
         """Return the domain of a number's text; empty if the cells disagree, as with different calibration texts."""
-        domains = {cell.domain(name) for cell in self.finished} - {""}
-        return domains.pop() if len(domains) == 1 else ""
+        return _agreed(cell.domain(name) for cell in self.finished)
+
+    def better(self, name: str) -> str:
+        """Return which values of a number are better, "lower" or "higher"; empty if no cell says, or they disagree."""
+        return _agreed(cell.better.get(name, "") for cell in self.cells)
 
     def values(self, name: str) -> list[Any]:
         """Return the distinct values of a field of the cells, sorted; unknown values are left out."""
@@ -98,6 +104,12 @@ class Study:
     def dense(self) -> list[Cell]:
         """Return one finished cell for each dense model and way to measure it: its cells share the dense numbers."""
         return list({cell.dense_identity: cell for cell in reversed(self.finished)}.values())[::-1]
+
+
+def _agreed(values: Iterable[str]) -> str:
+    """Return the only value that is not empty; empty if there is none, or several."""
+    distinct = set(values) - {""}
+    return distinct.pop() if len(distinct) == 1 else ""
 
 
 def measured(cells: Iterable[Cell]) -> list[str]:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from flap.reporting.resume import BOOKKEEPING
+from flap.reporting.resume import is_bookkeeping
 from flap.study.cells import CHOICES, Cell
 
 # what the fields of `Cell` say; the names of classes, for which the choices stand; the name of each run
@@ -18,7 +18,7 @@ def flatten(config: Mapping[str, Any], choices: Mapping[str, Any]) -> dict[str, 
     """
     groups = {name: value for name, value in choices.items() if name in config and isinstance(value, str)}
     pairs = {**dict(_leaves(config, "")), **groups}
-    return {key: value for key, value in pairs.items() if key not in SAID and key.split(".")[0] not in BOOKKEEPING}
+    return {key: value for key, value in pairs.items() if key not in SAID and not is_bookkeeping(key)}
 
 
 def _leaves(config: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, str]]:

@@ -26,16 +26,22 @@
     if (again && again !== document.activeElement) again.focus();
   }
 
+  async function ask(address) {
+    const answer = await fetch(address);
+    if (!answer.ok) throw new Error(answer.statusText);
+    return answer.text();
+  }
+
   async function look() {
     try {
-      const version = await (await fetch("/version")).text();
+      const version = await ask("version");
       if (version !== seen) {
-        take(new DOMParser().parseFromString(await (await fetch("/")).text(), "text/html"));
+        take(new DOMParser().parseFromString(await ask("."), "text/html"));
         seen = version;
       }
       say(alive);
     } catch {
-      say("No answer from the server: the page stays as it is until it is started again.");
+      say("No answer from the server: the page stays as it is. Started again, it prints another address.");
     }
     setTimeout(look, 2000);
   }

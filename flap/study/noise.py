@@ -5,7 +5,6 @@ from typing import Any, Literal
 
 from flap.evaluation.errors import Difference
 from flap.evaluation.kept import differences
-from flap.reporting.numbers import is_efficiency, lower_is_better
 from flap.study.cells import Cell, Study
 
 Mark = Literal["best", "near", ""]
@@ -16,20 +15,24 @@ def marks(study: Study) -> dict[tuple[str, str], Mark]:
 
     "best": it is better than every other cell's of the same model and ratio, clear of the noise. "near": it is within
     the noise of the best number, or is the best and has others within its noise. Where the difference to the best has
-    no known error, because the runs have kept no documents or not the same ones, nothing is marked "best".
+    no known error, because the runs have kept no documents or not the same ones, nothing is marked "best". Of a number
+    of which the runs do not say whether higher or lower values are better, nothing is marked.
     """
     groups: dict[tuple[Any, ...], list[Cell]] = {}
     for cell in study.finished:
         groups.setdefault((cell.model, cell.ratio), []).append(cell)
-    names = [name for name in study.measured if not is_efficiency(name)]
-    return {mark: value for cells in groups.values() for name in names for mark, value in _marks(cells, name)}
+    choose = {"lower": min, "higher": max}
+    names = {name: choose[better] for name in study.measured if (better := study.better(name))}
+    return {
+        mark: value for cells in groups.values() for name in names for mark, value in _marks(cells, name, names[name])
+    }
 
 
-def _marks(cells: list[Cell], name: str) -> Iterator[tuple[tuple[str, str], Mark]]:
+def _marks(cells: list[Cell], name: str, choose: Any) -> Iterator[tuple[tuple[str, str], Mark]]:
     values = [(value, cell) for cell in cells if (value := cell.numbers("pruned").get(name)) is not None]
     if len(values) < 2:
         return
-    _, best = (min if lower_is_better(name) else max)(values, key=lambda pair: pair[0])
+    _, best = choose(values, key=lambda pair: pair[0])
     found = [(cell, _difference(best, cell, name)) for _, cell in values if cell is not best]
     near = [cell for cell, one in found if one is not None and not one.clear]
     yield from (((cell.folder, name), "near") for cell in near)

@@ -12,7 +12,6 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from flap.reporting.numbers import is_efficiency, lower_is_better
 from flap.study.cells import CHOICES, Cell, Study
 from flap.study.keys import varying
 from flap.study.notices import notices
@@ -50,7 +49,6 @@ def page(study: Study, plots: list[Plot], version: str = "") -> str:
     )
     keys = varying(study.cells)
     environment.filters |= {"path": quote, "keys": _keys, "fields": partial(_fields, [*FILTERS, *keys])}
-    environment.tests |= {"lower": lower_is_better, "quality": _is_quality}
     return environment.get_template("page.html.j2").render(
         title=title(study),
         version=version,
@@ -65,10 +63,6 @@ def page(study: Study, plots: list[Plot], version: str = "") -> str:
         records=dict(zip(("columns", "rows"), records(study), strict=True)),
         plots=[(plot, inline(plot.svg)) for plot in plots],
     )
-
-
-def _is_quality(name: str) -> bool:
-    return "/" in name and not is_efficiency(name)
 
 
 def _fields(names: list[str], cell: Cell) -> str:

@@ -1,4 +1,4 @@
-"""Panels of quality over what a model costs: its parameters, its bytes, its speed; a line is the Pareto front.
+"""Panels of quality, a perplexity or an accuracy, over what a model costs: parameters, bytes, speed; its Pareto front.
 
 On the front are the models, dense ones included, for which no other model is both cheaper and better, or as good.
 """
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from matplotlib.ticker import EngFormatter
 
-from flap.reporting.numbers import lower_is_better
+from flap.reporting.numbers import is_perplexity
 from flap.study.cells import Cell, Study
 from flap.study.series import Series, styles
 
@@ -92,7 +92,7 @@ def fronts(study: Study, series: list[Series], names: list[str], cost: Cost) -> 
 
 def _labels(study: Study, series: list[Series], name: str, cost: Cost) -> list[str]:
     return [
-        point.label for point in front(points(study, series, name, cost), cost.lower_is_better, lower_is_better(name))
+        point.label for point in front(points(study, series, name, cost), cost.lower_is_better, is_perplexity(name))
     ]
 
 
@@ -101,7 +101,7 @@ def quality_over(cost: Cost, ink: str, muted: str) -> Callable[[Any, Study, str,
 
     def panel(axes: Any, study: Study, name: str, series: list[Series]) -> None:
         shown = points(study, series, name, cost)
-        best = front(shown, cost.lower_is_better, lower_is_better(name))
+        best = front(shown, cost.lower_is_better, is_perplexity(name))
         between = "steps-post" if cost.lower_is_better else "steps-pre"
         ordered = sorted((point.cost, point.quality) for point in best)
         axes.plot(*zip(*ordered, strict=True), color=muted, alpha=0.35, linewidth=5, drawstyle=between, zorder=1)

@@ -31,6 +31,7 @@ STYLE = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "font.size": 9.5,
     "axes.titlesize": 10, "axes.titlelocation": "left", "legend.frameon": False, "lines.markersize": 5,
     "svg.fonttype": "none", "svg.hashsalt": "flap",
+    "text.parse_math": False,  # a dollar sign in a name begins no formula
 }  # fmt: skip
 
 

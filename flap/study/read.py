@@ -15,7 +15,7 @@ from flap.evaluation.kept import kept_documents
 from flap.evaluation.results import RESULTS, Results
 from flap.reporting.contents import missing
 from flap.reporting.report import SCHEMA
-from flap.reporting.resume import BOOKKEEPING
+from flap.reporting.resume import is_bookkeeping
 from flap.storage.progress_file import read_progress
 from flap.storage.status import STATUS, STATUS_SCHEMA
 from flap.study.cells import CHOICES, Cell, Study, measured
@@ -99,6 +99,7 @@ def _read_cell(folder: Path) -> Cell:
         documents=kept_documents(folder, report["evaluation"]["pruned"]) if report else {},
         progress=read_progress(folder) if state == "unfinished" else "",
         so_far=Results(folder / RESULTS).pruned() if state == "unfinished" else {},
+        better=report.get("better", {}) if report else Results(folder / RESULTS).better(),
         config=flatten(_plain_config(config), choices),
     )
 
@@ -156,7 +157,7 @@ def _read_overrides(path: Path, config: DictConfig) -> dict[str, str]:
     except (OSError, ValueError, YAMLError, OmegaConfBaseException):  # missing or damaged
         lines = []
     pairs = {key.lstrip("+~"): value for key, _, value in (line.partition("=") for line in lines)}
-    keys = [key for key in pairs if key.removesuffix(".name") not in CHOICES and key.split(".")[0] not in BOOKKEEPING]
+    keys = [key for key in pairs if key.removesuffix(".name") not in CHOICES and not is_bookkeeping(key)]
     return {key: _plain(OmegaConf.select(config, key), pairs[key]) for key in keys}
 
 

@@ -1,12 +1,16 @@
-"""The server of a study on the loopback address, for `python -m flap.study --serve`; it only reads."""
+"""The server of a study on the loopback address, for `python -m flap.study --serve`; it only reads.
+
+Every user of a machine reaches its loopback address. So all that is served lies below a random token, which only the
+printed address has.
+"""
 
 import errno
 import mimetypes
 from contextlib import suppress
-from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from secrets import compare_digest, token_hex
 from urllib.parse import unquote, urlsplit
 
 from flap.study.live import Live
@@ -17,11 +21,11 @@ LOOPBACK = "127.0.0.1"
 def serve(sweeps: list[Path], port: int) -> None:
     """Serve the page of these sweeps until the user interrupts, and print its address. Raises: see `server`."""
     with server(sweeps, port) as serving, suppress(KeyboardInterrupt):
-        print(f"http://{LOOPBACK}:{serving.server_port}/ (Ctrl+C ends it)", flush=True)
+        print(f"{serving.address} (Ctrl+C ends it)", flush=True)
         serving.serve_forever()
 
 
-def server(sweeps: list[Path], port: int) -> ThreadingHTTPServer:
+def server(sweeps: list[Path], port: int) -> "Server":
     """Return the server of the page of these sweeps; port 0: any free one.
 
     Raises:
@@ -32,7 +36,7 @@ def server(sweeps: list[Path], port: int) -> ThreadingHTTPServer:
     live = Live(tuple(sweeps))
     live.update()
     try:
-        return ThreadingHTTPServer((LOOPBACK, port), partial(Handler, live))
+        return Server(live, port)
     except OSError as error:
         if error.errno not in (errno.EADDRINUSE, errno.EACCES):
             raise
@@ -40,24 +44,37 @@ def server(sweeps: list[Path], port: int) -> ThreadingHTTPServer:
         raise ValueError(f"--port={port}: {why}; expected a free port of {LOOPBACK}, or 0 for any") from None
 
 
+class Server(ThreadingHTTPServer):
+    """Serves what `live` has to whoever knows the address."""
+
+    def __init__(self, live: Live, port: int) -> None:
+        super().__init__((LOOPBACK, port), Handler)
+        self.live, self.root = live, f"/{token_hex(16)}"
+
+    @property
+    def address(self) -> str:
+        """The address of the page."""
+        return f"http://{LOOPBACK}:{self.server_port}{self.root}/"
+
+
 class Handler(BaseHTTPRequestHandler):
     """Answers GET with what `Live` has, and everything else with an error."""
 
-    def __init__(self, live: Live, *given: object) -> None:
-        self.live = live
-        super().__init__(*given)  # type: ignore[arg-type]
+    server: Server
 
     def do_GET(self) -> None:
         """Answer with the page, or with a file that it links to."""
-        host = (self.headers["Host"] or "").rpartition(":")[0]
-        if host not in (LOOPBACK, "localhost"):  # the name of a site that has itself resolved to this machine
+        live, root, path = self.server.live, self.server.root, unquote(urlsplit(self.path).path)
+        host = (self.headers["Host"] or "").partition(":")[0]  # no port where that is 80
+        named = host in (LOOPBACK, "localhost")  # not as a site whose name was resolved to this machine
+        if not named or not compare_digest(path[: len(root)].encode(), root.encode()):
             self.send_error(HTTPStatus.FORBIDDEN)
             return
-        address = unquote(urlsplit(self.path).path)
+        address = path[len(root) :]
         if address in ("/", "/version"):
             with suppress(ValueError, OSError):  # what is being replaced: the next request finds it whole
-                self.live.update()
-        content = self.live.contents.get(address)
+                live.update()
+        content = live.contents.get(address)
         if content is None or (isinstance(content, Path) and not content.is_file()):
             self.send_error(HTTPStatus.NOT_FOUND)
             return

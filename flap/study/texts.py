@@ -11,7 +11,8 @@ from flap.study.table import tabulate
 MARKED = {"best": "**{}**", "near": "{} ≈", "": "{}"}
 LEGEND = (
     "Bold: best at its ratio, clear of the noise of all others. ≈: the best, or within the noise of the best (p ≥ "
-    "0.05, paired by document). Where the runs have not kept the same documents, nothing is marked."
+    "0.05, paired by document). Where the runs have not kept the same documents, or do not say which values are "
+    "better, nothing is marked."
 )
 
 

@@ -19,17 +19,22 @@ def claim_gpu(sweep: Path) -> str | None:
     be called before CUDA starts.
 
     Raises:
-        ValueError: there are more processes than GPUs.
+        ValueError: there are more processes than GPUs, or the folder's disk has no locks.
     """
     names = _visible_gpus()
     if len(names) < 2:
         return None
     for name in names:
-        lock = FileLock(sweep / f".gpu-{name}.lock")
+        lock = FileLock(sweep / f".gpu-{name}.lock", fallback_to_soft=False)
         try:
             lock.acquire(timeout=0)
         except Timeout:
             continue
+        except OSError as error:
+            raise ValueError(
+                f"hydra.sweep.dir={sweep}: no locks there ({error}), by which processes share GPUs; take a folder on "
+                "another disk, or one process"
+            ) from error
         _claimed.append(lock)
         os.environ["CUDA_VISIBLE_DEVICES"] = name
         return name

@@ -11,10 +11,11 @@ if TYPE_CHECKING:
 
 
 def log_report(run: "wandb.Run", run_dir: Path) -> None:
-    """Send the picture of the layers, and report.json as an artifact."""
+    """Send the picture of the layers, if it could be drawn, and report.json as an artifact."""
     import wandb
 
-    run.log({"picture": wandb.Image(str(run_dir / "layers.png"))})
+    if (picture := run_dir / "layers.png").is_file():
+        run.log({"picture": wandb.Image(str(picture))})
     artifact = wandb.Artifact(f"report-{run.id}", type="report")
     artifact.add_file(str(run_dir / "report.json"))
     run.log_artifact(artifact)

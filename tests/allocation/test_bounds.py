@@ -12,12 +12,12 @@ from flap.allocation import (
     Bound,
     Budget,
     LayerPlan,
-    Search,
     Structure,
     bounds_of_shapes,
 )
 from flap.config import TargetConfig
 from flap.models import Pair, adapt
+from flap.search import Search
 from tests.allocation.test_toy import TOY_LAYERS, TOY_SCORES
 from tests.cases import ARCHITECTURES, STRUCTURES
 from tests.helpers.ratios import allocated, budget_of, model_of, random_scores

@@ -1,9 +1,12 @@
 """`remove_heads` is exact over the whole range that the budget allows, and an error outside it."""
 
+from dataclasses import replace
+
 import pytest
 
-from flap.allocation import ALMM, ULMM, Budget, Units
+from flap.allocation import ALMM, ULMM, Budget, PruningPlan, Units
 from flap.models import Pair
+from tests.cases import RATIOS
 from tests.helpers.ratios import assert_meets, budget_of, model_of, random_scores
 
 MANUAL = {"UL-MM": ULMM, "AL-MM": ALMM}
@@ -63,7 +66,7 @@ def test_ulmm_spreads_evenly(units: int) -> None:
 def test_left_out_it_is_the_proportional_share_that_neurons_can_pay(
     layer: Pair[Units], ratio: float, units: int
 ) -> None:
-    assert ULMM().units_to_remove(Budget((layer,), ratio)) == units
+    assert ULMM().heads_to_remove(Budget((layer,), ratio)) == units
 
 
 def test_layers_that_give_a_head_pay_what_the_others_cannot() -> None:
@@ -73,3 +76,77 @@ def test_layers_that_give_a_head_pay_what_the_others_cannot() -> None:
     structure.check(budget)
     removed = budget.total - budget.kept(structure.allocate(random_scores(budget), budget))
     assert abs(removed - 144) <= 20
+
+
+def query_heads(plan: PruningPlan, budget: Budget) -> list[int]:
+    """Those that leave each layer."""
+    pairs = zip(plan.layers, budget.layers, strict=True)
+    return [(prices.attention.count - len(kept.attention)) * prices.attention.queries for kept, prices in pairs]
+
+
+# The layers that can lose heads, the query heads of one KV head in each, and all that one of them has.
+OF_HYBRIDS = [
+    ("qwen3_5", {1: 2, 3: 2}, range(0, 13, 2)),
+    ("qwen3_next", {1: 2, 3: 2}, range(0, 13, 2)),
+    ("gemma4", {0: 2, 1: 2, 2: 4, 3: 2, 4: 2, 5: 4}, range(0, 33, 2)),
+    ("deepseek_v3", {}, range(0, 1)),
+]
+
+
+@pytest.mark.parametrize("structure", MANUAL)
+@pytest.mark.parametrize(("architecture", "groups", "allowed"), OF_HYBRIDS)
+def test_in_hybrids_as_many_query_heads_leave_as_asked(
+    architecture: str, groups: dict[int, int], allowed: range, structure: str
+) -> None:
+    budget = budget_of(architecture, 0.4)
+    for heads in allowed:
+        chosen = MANUAL[structure](remove_heads=heads)
+        chosen.check(replace(budget, ratio=0.5 if heads > 8 else 0.3 if heads else 0.2))
+        leaving = query_heads(chosen.allocate(random_scores(budget, heads), budget), budget)
+        assert sum(leaving) == heads
+        assert all(gone % groups.get(i, 1) == 0 and (i in groups or not gone) for i, gone in enumerate(leaving))
+        if structure == "UL-MM" and groups:
+            assert max(leaving[i] for i in groups) - min(leaving[i] for i in groups) <= max(groups.values())
+
+
+@pytest.mark.parametrize("structure", MANUAL)
+@pytest.mark.parametrize("ratio", RATIOS)
+@pytest.mark.parametrize("architecture", ["qwen3_5", "qwen3_next", "gemma4"])
+def test_in_hybrids_the_share_is_of_the_heads_that_can_leave(architecture: str, ratio: float, structure: str) -> None:
+    budget = budget_of(architecture, ratio)
+    heads = 8 * sum(not layer.attention.fixed for layer in budget.layers)
+    plan = MANUAL[structure]().allocate(random_scores(budget), budget)
+    most = heads - sum(layer.attention.queries for layer in budget.layers if not layer.attention.fixed)
+    assert abs(sum(query_heads(plan, budget)) - min(ratio * heads, most)) <= 1
+    unit = max(units.price for layer in budget.layers for units in layer)
+    assert abs(budget.total - budget.kept(plan) - budget.to_remove) <= unit
+
+
+@pytest.mark.parametrize("structure", MANUAL)
+def test_of_few_attentions_with_heads_among_many_without_the_share_is_theirs(structure: str) -> None:
+    """Qwen3-Next's 48 layers: 12 attentions of 2 KV heads, and 36 that count as one unit and stay."""
+    whole, divided, mlp = Units(1, 40, fewest=1), Units(2, 40, queries=8), Units(100, 4)
+    layers = tuple(Pair(divided if i % 4 == 3 else whole, mlp) for i in range(48))
+    for ratio, leave in ((0.1, 2), (0.3, 7)):
+        budget = Budget(layers, ratio)
+        plan = MANUAL[structure]().allocate(random_scores(budget), budget)
+        assert query_heads(plan, budget).count(8) == leave and sum(query_heads(plan, budget)) == 8 * leave
+
+
+@pytest.mark.parametrize("structure", MANUAL)
+def test_layers_with_fewer_heads_left_give_what_they_have(structure: str) -> None:
+    """As in a model that was pruned before: the last layer has no heads, the first one KV head to give."""
+    counts = (2, 4, 4, 1, 0)
+    budget = Budget(tuple(Pair(Units(count, 20 * bool(count), 2), Units(40, 2)) for count in counts), 0.5)
+    for heads, uniform in ((6, [2, 2, 2, 0, 0]), (10, [2, 4, 4, 0, 0]), (14, [2, 6, 6, 0, 0])):
+        chosen = MANUAL[structure](remove_heads=heads)
+        chosen.check(budget)
+        leaving = query_heads(chosen.allocate(random_scores(budget), budget), budget)
+        assert sum(leaving) == heads and leaving[3:] == [0, 0]
+        assert structure == "AL-MM" or leaving == uniform
+
+
+def test_groups_of_several_sizes_are_named() -> None:
+    line = r"remove_heads=3: at ratio=0\.3 .* 0 to 18, in steps of 2 or 4 \(query heads that share a KV head: 2 or 4\)$"
+    with pytest.raises(ValueError, match=line):
+        ALMM(remove_heads=3).check(budget_of("gemma4", 0.3))

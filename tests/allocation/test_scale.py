@@ -8,12 +8,12 @@ import torch
 from transformers import PreTrainedModel
 
 from flap.allocation import ALAM, ALMM, Budget, LayerPlan, Units, price
-from flap.allocation.trials import without_lowest
 from flap.calibration import collect
 from flap.compression import BiasCompensation, slice_layer
 from flap.importance import WIFV, Scores, score_layers
-from flap.jobs import choose
 from flap.models import Pair, Resident, adapt
+from flap.runs import choose
+from flap.search.trials import without_lowest
 from tests.cases import ARCHITECTURES, RATIOS, tiny_model, tokens
 from tests.helpers.ratios import assert_meets, budget_of, model_of, random_scores
 from tests.helpers.runs import composed

@@ -48,7 +48,7 @@ def assert_same(found: LayerStatistics, expected: LayerStatistics) -> None:
 
 def in_sequence(placed: PlacedModel, tokens_NT: Tensor, batch_size: int) -> Visits:
     """Each layer on what the layers before it put out by now."""
-    return Calibration(placed, [tokens_NT], batch_size, []).in_sequence(covariance=False, folder=None)
+    return Calibration(placed, [tokens_NT], batch_size, []).in_sequence(covariance=False)
 
 
 def hooks_left(model: PreTrainedModel) -> int:

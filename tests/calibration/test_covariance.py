@@ -10,21 +10,22 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from flap.allocation import ULUM, LayerPlan, PruningPlan, Search, price
+from flap.allocation import ULUM, LayerPlan, PruningPlan, price
 from flap.calibration import Calibration, LayerStatistics, Statistics, Visits, batch_statistics, collect
 from flap.calibration.covariance import Covariance
 from flap.calibration.symmetric import Symmetric
 from flap.compression import (
     BiasCompensation,
-    Divergence,
     LinearCompensation,
     compress,
     prune_in_sequence,
-    score_and_try,
     slice_layer,
 )
 from flap.importance import OBS, score_layers
 from flap.models import Pair, Resident, adapt
+from flap.search import PlanDivergence, Search
+from flap.search.scoring import score_and_try
+from flap.storage import NOT_KEPT
 from tests.cases import ARCHITECTURES, tiny_model, tokens
 from tests.helpers.compressed import whole, with_comoments
 
@@ -173,7 +174,7 @@ def test_scores_need_no_held_out_windows_apart() -> None:
 
 def test_behind_pruned_layers() -> None:
     placed, plan = Resident(tiny_model("llama-gqa")), LayerPlan((0, 2), tuple(range(0, 56, 2)))
-    for i, known in Calibration(placed, [WINDOWS], 4, []).in_sequence(covariance=True, folder=None):
+    for i, known in Calibration(placed, [WINDOWS], 4, []).in_sequence(covariance=True):
         if i == 0:
             slice_layer(placed.adapter, 0, plan, BiasCompensation(), known)
         assert known is not None and known.blocks.mlp.parts is not None
@@ -226,8 +227,8 @@ def test_one_layer_is_in_memory() -> None:
     calibration, linear = OneAtATime(Resident(tiny_model("llama-gqa")), [WINDOWS], 4, []), LinearCompensation()
     adapter, plan = calibration.model.adapter, PruningPlan((LayerPlan((0, 2), tuple(range(30))),) * 4)
     score_layers(OBS(), adapter, calibration.visit("score", covariance=True))
-    score_and_try(OBS(), Search(), price(adapter, 0.4), Divergence(calibration, linear))
-    Divergence(calibration, linear)([plan], WINDOWS.numel())
+    score_and_try(OBS(), Search(), price(adapter, 0.4), PlanDivergence(calibration, linear), NOT_KEPT)
+    PlanDivergence(calibration, linear)([plan], WINDOWS.numel())
     assert len(compress(adapter, plan, linear, calibration.visit("compress", covariance=True), slice_layer)) == 8
     another = OneAtATime(Resident(tiny_model("llama-gqa")), [WINDOWS], 4, [])
     prune_in_sequence(another, OBS(), ULUM(), linear, price(another.model.adapter, 0.4), slice_layer, None)

@@ -1,19 +1,22 @@
 """Windows with images: what the processor makes of a picture, and that a walk sees what one pass of the model sees."""
 
 import copy
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from tokenizers.processors import TemplateProcessing
+from torch import Tensor, nn
 from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
 
 from flap.calibration import Calibration
 from flap.calibration.calibrate import collect_batches
 from flap.calibration.images import read_images
 from flap.data import read_pictures
-from flap.models import Resident, adapt
+from flap.models import Resident, Walk, adapt
+from flap.storage import WorkFolder
 from tests.calibration.test_calibrate import assert_same
 from tests.cases import random_model, tiny_model, tokens
 from tests.models.families import test_vision as vision
@@ -47,11 +50,39 @@ def test_layer_by_layer_equals_one_pass(family: str) -> None:
     placed, seen = Resident(random_model(contract.configs["gqa"])), contract().inputs()
     expected = collect_batches(placed, [tokens(), seen])
     calibration = Calibration(placed, [tokens()], 8, [], images=[seen])
-    for (_, found), one in zip(calibration.in_sequence(covariance=False, folder=None), expected, strict=True):
+    for (_, found), one in zip(calibration.in_sequence(covariance=False), expected, strict=True):
         assert_same(found, one)
     blind = collect_batches(placed, [tokens(), seen["input_ids"]])
     assert not torch.allclose(blind[1].blocks.mlp.mean_I, expected[1].blocks.mlp.mean_I, atol=1e-3)
     assert blind[1].blocks.mlp.num_tokens == expected[1].blocks.mlp.num_tokens
+
+
+def test_a_window_has_the_bos_of_its_chat_template_once(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    made = processor(tokenizer)
+    made.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    said = "{% if part.type == 'image' %}" + made.image_token + "{% else %} {{ part.text }}{% endif %}"
+    made.chat_template = (
+        f"<s>{{% for turn in messages %}}{{% for part in turn.content %}}{said}{{% endfor %}}{{% endfor %}}"
+    )
+    made.save_pretrained(tmp_path / "model")
+    images = read_images(
+        str(draw(tmp_path / "pairs")), vision.TestLlava.configs["gqa"], str(tmp_path / "model"), 128, False
+    )
+    assert images is not None
+    assert all(one["input_ids"][0, 0] == 1 and (one["input_ids"] == 1).sum() == 1 for one in images.windows)
+
+
+def test_the_device_holds_the_hidden_states_of_few_images_at_a_time(tmp_path: Path) -> None:
+    placed, seen = Resident(random_model(vision.TestLlava.configs["gqa"])), vision.TestLlava().inputs()
+    alive, earlier = [], []
+
+    def entered(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+        alive.append(sum(one() is not None for one in earlier))
+        earlier.append(weakref.ref(args[0]))
+
+    placed.layers[0].register_forward_pre_hook(entered)
+    Walk(placed, "walk", WorkFolder(tmp_path)).enter("images", [seen] * 8)
+    assert len(alive) == 8 and max(alive) <= 2  # and each goes through the vision tower once
 
 
 def test_a_picture_becomes_the_window_of_its_processor(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from flap.calibration.writing import USES, Draft, loops, text_of, write
 from flap.data import Part, Windows
 from flap.data.random_state import seeded
 from flap.models import PLACEMENTS, Resident
+from flap.storage import WorkFolder
 from tests.cases import VOCAB, tiny_model
 from tests.helpers.placed import placed_at
 
@@ -119,8 +120,8 @@ def test_a_text_goes_on_where_it_was_interrupted(
     expected = write(model, Draft.of(windows))
     monkeypatch.setattr("flap.calibration.writing.sample", sampled)
     with pytest.raises(KeyboardInterrupt):
-        write(model, Draft.of(windows), tmp_path / "write")
-    found = write(model, Draft.of(windows), tmp_path / "write")
+        write(model, Draft.of(windows), WorkFolder(tmp_path / "write"))
+    found = write(model, Draft.of(windows), WorkFolder(tmp_path / "write"))
     assert {**found, "seconds": 0} == {**expected, "seconds": 0} and found["seconds"] > 0
     assert not torch.equal(drawn[0], drawn[1]) and torch.equal(drawn[2], drawn[3])
 

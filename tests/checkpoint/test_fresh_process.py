@@ -1,4 +1,4 @@
-"""A checkpoint computes in a fresh process what the model in memory computes, with nothing but `import flap`.
+"""A checkpoint computes in a fresh process what the model in memory computes, with nothing but `flap.register()`.
 
 Without this package, and without trust in any code: tests/models/families.
 """

@@ -39,10 +39,12 @@ def test_what_is_there_stays_unless_overwrite_is_asked_for(save_over: Save, old:
 
 
 def test_overwrite_replaces_the_whole_folder(save_over: Save, old: Path, model: PreTrainedModel) -> None:
-    (old / "stale.safetensors").write_text("of another model")
+    stale = "model-00002-of-00002.safetensors"
+    (old / stale).write_text("of another model")
+    (old / "adapter_model.safetensors").write_text("mine")
     names = contents(old).keys()
     save_over()
-    assert contents(old).keys() == names - {"stale.safetensors"}
+    assert contents(old).keys() == names - {stale}
     assert torch.equal(load_file(old / "model.safetensors")["model.norm.weight"], model.model.norm.weight)
     assert [path.name for path in old.parent.iterdir()] == ["checkpoint"]
 
@@ -211,18 +213,40 @@ def test_a_folder_that_is_no_checkpoint_of_flap_is_not_replaced(old: Path) -> No
         check_target(old, overwrite=True)
 
 
+def no_room(directory: Path, *where: object) -> PlacedModel:
+    raise torch.OutOfMemoryError("no room for a second model")
+
+
 def test_an_error_after_the_weights_are_written_leaves_them(
     model: PreTrainedModel, save_over: Save, old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no_room(directory: Path, *where: object) -> PlacedModel:
-        raise torch.OutOfMemoryError("no room for a second model")
-
     before = contents(old)
     with monkeypatch.context() as patch:
         patch.setattr("flap.checkpoint.save.open_checkpoint", no_room)
-        with pytest.raises(ValueError, match=r"no room for a second model.*the files are in \S+checkpoint\.unverified"):
+        with pytest.raises(
+            ValueError, match=r"no room for a second model.*the files are in \S+checkpoint\.unverified$"
+        ):
             save_over()
     assert contents(old) == before
     verify(Resident(model), old.with_name("checkpoint.unverified"))
     save_over()
     assert not old.with_name("checkpoint.unverified").exists()
+
+
+@pytest.mark.parametrize("label", [None, '{"provenance": {"of": "another run"}}'])
+def test_an_unverified_checkpoint_of_another_run_stays(
+    label: str | None, save_over: Save, old: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = old.with_name("checkpoint.unverified")
+    others.mkdir()
+    (others / "precious").write_text("mine")
+    if label:
+        (others / "flap.json").write_text(label)
+    before = contents(others)
+    with monkeypatch.context() as patch:
+        patch.setattr("flap.checkpoint.save.open_checkpoint", no_room)
+        with pytest.raises(ValueError, match=r"the files are in \S+checkpoint\.unverified1$"):
+            save_over()
+    save_over()
+    assert contents(others) == before
+    assert {path.name for path in old.parent.iterdir()} == {"checkpoint", "checkpoint.unverified"}

@@ -12,8 +12,8 @@ import flap
 from flap.allocation import ULMM, ULUM
 from flap.checkpoint.convert import become_checkpointable
 from flap.checkpoint.load import load
-from flap.checkpoint.modeling_flap import FlapLlamaForCausalLM
 from flap.compression import NoCompensation, mask_layer
+from flap.modeling.modeling_flap import FlapLlamaForCausalLM
 from flap.models import Resident, adapt
 from flap.pipeline import run
 from tests.cases import tiny_model

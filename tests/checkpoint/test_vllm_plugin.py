@@ -3,11 +3,12 @@
 import sys
 from importlib.metadata import entry_points
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from flap.checkpoint import vllm_plugin
-from flap.checkpoint.modeling_flap import FlapLlamaConfig, FlapLlamaModel
+from flap.modeling.modeling_flap import FlapLlamaConfig, FlapLlamaModel
 from tests.helpers.engine_cases import CELLS, documented
 
 CHECKS = "vllm.model_executor.models.config"
@@ -35,6 +36,20 @@ def test_mixtures_too_have_the_class_that_leaves_experts_to_transformers(registe
 
 def test_what_vllm_would_compute_wrongly_is_left_out(registered: dict[str, str]) -> None:
     assert "FlapFalconH1ForCausalLM" not in registered
+
+
+@pytest.mark.parametrize(
+    ("registry", "configs"), [({}, {"MODELS_CONFIG_MAP": {}}), ({"register_model": dict}, {})], ids=["older", "newer"]
+)
+def test_another_vllm_is_one_line_of_warning_and_serves_other_models(
+    registry: dict[str, Any], configs: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(ModelRegistry=SimpleNamespace(**registry)))
+    monkeypatch.setitem(sys.modules, CHECKS, SimpleNamespace(__name__=CHECKS, **configs))
+    vllm_plugin.register()
+    [line] = caplog.messages
+    assert line.startswith("flap: this vLLM cannot serve pruned checkpoints, other models are not affected (")
+    assert ("register_model" if configs else "MODELS_CONFIG_MAP") in line and "\n" not in line
 
 
 LAYER = {"num_attention_heads": 8, "num_key_value_heads": 4, "intermediate_size": 64, "mlp_output_bias": True}

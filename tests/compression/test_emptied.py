@@ -7,10 +7,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from flap.allocation import ALAM, LayerPlan, PruningPlan, Search, price
+from flap.allocation import ALAM, LayerPlan, PruningPlan, price
 from flap.checkpoint.convert import become_checkpointable
 from flap.compression import mask_layer
 from flap.models import Resident, adapt
+from flap.search import Search
 from tests.cases import tokens
 from tests.helpers.compressed import COMPENSATIONS, calibrated, changed, logits
 from tests.helpers.ratios import allocated, budget_of, random_scores

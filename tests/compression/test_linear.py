@@ -12,9 +12,9 @@ from flap.calibration import Statistics
 from flap.compression import BiasCompensation, Compensation, LinearCompensation, NoCompensation
 from flap.compression.compensation import Fit, Removal
 from flap.evaluation.perplexity import perplexity, window_losses
-from flap.jobs import choose
 from flap.models import Resident
 from flap.pipeline import run
+from flap.runs import choose
 from tests.cases import ARCHITECTURES, tiny_model, tokens
 from tests.helpers.compressed import changed, covariances, in_parts
 from tests.helpers.runs import composed, tiny

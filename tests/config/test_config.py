@@ -16,8 +16,8 @@ from flap.allocation import ALAM, ALMM, ULMM, ULUM
 from flap.compression import BiasCompensation, NoCompensation
 from flap.config import build, config_dir
 from flap.importance import WIFV, Magnitude, Wanda
-from flap.jobs import choose
 from flap.models import find_model
+from flap.runs import choose
 from tests.helpers.runs import composed
 
 CONF = Path(config_dir())

@@ -1,5 +1,7 @@
 """Windows are drawn without overlap, mixed in proportion, and never go over the end of a text."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from hypothesis import given
@@ -56,6 +58,15 @@ def test_windows_of_two_lengths_share_no_token(tokenizer: PreTrainedTokenizerFas
         pool.draw(10**4, 16, seed=0)
     left = (len(pool.tokens_S) - 3 * 64 - 10 * 16) // 16
     assert error.value.available in (left, left + 1)
+
+
+def test_a_tokenizer_that_was_changed_makes_other_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
+    text, changing = Text("t", counted(40), ""), deepcopy(tokenizer)
+    before = Pool(text, changing, bos=False).tokens_S.tolist()
+    changing.add_tokens(["w1 w2"])
+    after = Pool(text, changing, bos=False).tokens_S.tolist()
+    assert after == changing(text.text).input_ids != before
+    assert Pool(text, tokenizer, bos=False).tokens_S.tolist() == before
 
 
 def test_positions_in_a_long_text_are_exact(tokenizer: PreTrainedTokenizerFast) -> None:

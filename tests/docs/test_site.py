@@ -17,8 +17,7 @@ PAGES = [
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 800}
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [WIDE, NARROW], ids=["wide", "narrow"])
+@pytest.mark.parametrize(("size", "scheme"), [(WIDE, "light"), (NARROW, "dark")], ids=["wide, light", "narrow, dark"])
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_fits_its_window_and_axe_finds_no_serious_violation(
     browser: Browser, site: Path, name: str, size: dict[str, int], scheme: str

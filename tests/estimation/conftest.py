@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flap.jobs.forecast import Forecast, forecast
+from flap.runs.forecast import Forecast, forecast
 from tests.helpers.runs import composed, run_tiny, tiny  # noqa: F401 - run_tiny is a fixture
 
 Foretell = Callable[..., Forecast]

@@ -11,7 +11,7 @@ import torch
 
 from flap.estimation import Room, check_fits, estimate_run
 from flap.estimation.room import MARGIN
-from flap.jobs.forecast import Forecast
+from flap.runs.forecast import Forecast
 from tests.estimation.conftest import Foretell
 
 PLENTY = Room(10**12, 10**12, 10**12)

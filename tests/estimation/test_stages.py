@@ -13,10 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import flap
 from flap.estimation.operations import linear_fit
-from flap.estimation.shapes import BlockShape
-from flap.jobs.forecast import Forecast
 from flap.models import adapt
+from flap.models.shapes import BlockShape
 from flap.reporting import Report
+from flap.runs.forecast import Forecast
 from tests.cases import tiny_model, tokens
 from tests.estimation.conftest import Foretell
 

@@ -198,6 +198,8 @@ def test_what_is_pruned_is_compared_with_what_was_before(
     assert task.reference is not None
     again = task.run(pruned, task.reference(dense))
     assert {name: numbers[name] for name in again.numbers} == again.numbers
+    of_text = {name.rpartition("/")[2]: better for name, better in again.better.items()}
+    assert of_text == {"kl@16": "lower", "agreement@16": "higher", "top5_agreement@16": "higher"}
 
 
 def test_a_run_that_is_started_again_compares_no_more(

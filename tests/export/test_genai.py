@@ -7,8 +7,9 @@ import onnxruntime_genai
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from flap.export.genai import _genai_config
+from flap.export.genai import genai_config
 from flap.export.graph import export_graph
+from tests.cases import random_model
 from tests.helpers.engine_cases import PROMPT, family_checkpoint, family_config
 
 
@@ -26,20 +27,25 @@ def written(folder: Path, new_tokens: int) -> list[int]:
 
 @pytest.mark.parametrize("family", ["llama", pytest.param("gpt2", marks=pytest.mark.long)])
 def test_it_writes_the_same(family: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    pruned = family_checkpoint(family, "by layer", tokenizer, tmp_path / "pruned")
-    assert written(export_graph(pruned.directory, "onnx"), 12) == pruned.greedy(PROMPT)
+    pruned = family_checkpoint(family, "by layer", tokenizer, tmp_path / "pruned", layers=2)
+    ends = pruned.model.generation_config
+    ends.eos_token_id = [7, 9]  # as of a chat model, whose config names the end of a document alone
+    ends.save_pretrained(pruned.directory)
+    folder = export_graph(pruned.directory, "onnx")
+    assert written(folder, 12) == pruned.greedy(PROMPT)
+    assert json.loads((folder / "genai_config.json").read_text())["model"]["eos_token_id"] == [7, 9]
 
 
 def test_it_reads_the_config_of_a_model_without_special_tokens(tmp_path: Path) -> None:
     config = family_config("llama")
     config.bos_token_id = config.eos_token_id = config.pad_token_id = None
-    (tmp_path / "genai_config.json").write_text(json.dumps(_genai_config(config, ["input_ids"])))
+    (tmp_path / "genai_config.json").write_text(json.dumps(genai_config(random_model(config), ["input_ids"])))
     onnxruntime_genai.Config(str(tmp_path))
 
 
 def test_a_sliding_window_has_an_input_that_it_does_not_feed(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    pruned = family_checkpoint("gemma2", "by layer", tokenizer, tmp_path / "pruned")
+    pruned = family_checkpoint("gemma2", "by layer", tokenizer, tmp_path / "pruned", layers=2)
     folder = export_graph(pruned.directory, "onnx")
     assert (folder / "model.onnx").is_file() and not (folder / "genai_config.json").exists()

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 from gguf import GGUFReader
-from transformers import PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
-from flap.allocation import ALAM, ULUM, Budget, LayerPlan, Measure, PruningPlan
+from flap.allocation import ALAM, ULUM, Budget, LayerPlan, PruningPlan
 from flap.compression import NoCompensation
 from flap.export.gguf import export_gguf
 from flap.importance import Scores
@@ -72,7 +72,7 @@ def test_architectures_of_one_width_to_which_nothing_is_added(
 class Emptied(ALAM):
     """Leaves the first layer without attention, the second one without an MLP, the third one without either."""
 
-    def allocate(self, scores: Scores, budget: Budget, measure: Measure | None = None) -> PruningPlan:
+    def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
         neurons = tuple(range(56))
         blocks = ((), neurons), ((0, 1), ()), ((), ()), ((1, 3), neurons[:20])
         return PruningPlan(tuple(LayerPlan(*kept) for kept in blocks))
@@ -144,3 +144,15 @@ def test_unused_ids_and_the_chat_template_are_written(tmp_path: Path) -> None:
     assert tokens[: len(tokenizer)] == tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
     assert tokens[-1] == "[PAD511]" and set(types[len(tokenizer) :]) == {5}
     assert (types[0], types[1], types[3], types[259]) == (2, 3, 6, 1)
+
+
+@pytest.mark.parametrize("own", [0, 1, None], ids=["the tokenizer's first", "the tokenizer's second", "without it"])
+def test_all_tokens_that_end_a_text_of_generate_end_it(own: int | None, tmp_path: Path) -> None:
+    words, ends = KINDS["smollm"](), [7, 9]
+    exported = checkpoint(tmp_path / "pruned", "llama-gqa", words)
+    words.eos_token = words.convert_ids_to_tokens(11 if own is None else ends[own])
+    words.save_pretrained(exported.directory)
+    GenerationConfig(eos_token_id=ends).save_pretrained(exported.directory)
+    fields = GGUFReader(export_gguf(exported.directory, "f32")).fields
+    written = [fields[f"tokenizer.ggml.{name}_token_id"].contents() for name in ("eos", "eot")]
+    assert written == (ends[::-1] if own == 1 else ends)

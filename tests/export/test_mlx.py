@@ -12,9 +12,9 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from flap.allocation import ALAM
-from flap.checkpoint.modeling_flap import FlapLlamaConfig
 from flap.export.mlx import export_mlx
 from flap.export.mlx.config import mlx_config
+from flap.modeling.modeling_flap import FlapLlamaConfig
 from tests.cases import VOCAB
 from tests.helpers.engine_cases import CELLS, EVERY_FAMILY, FAMILIES, PROMPT, documented, expected_logprobs
 from tests.helpers.gguf_cases import LINEAR, LLAMA3, Exported, checkpoint

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("smollm2")
-    options = ["eval=none", "calibration.num_samples=32", "checkpoint.formats=[hf,gguf]", "checkpoint.gguf_type=q8_0"]
+    options = ["eval=none", "calibration.num_samples=8", "checkpoint.formats=[hf,gguf]", "checkpoint.gguf_type=q8_0"]
     run(composed(*options), folder)
     gc.collect()
     return folder / "checkpoint"
@@ -57,43 +57,6 @@ def test_its_card_has_the_licence_that_the_source_names(checkpoint: Path) -> Non
     assert data.language == keys["general.languages"].contents()
 
 
-def test_it_continues_english_as_transformers_does(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    exact, half, eighth = (export_gguf(checkpoint, kind) for kind in ("f32", "f16", "q8_0"))
-    assert GGUFReader(exact).fields["general.architecture"].contents() == "deci"
-    tokens = llama_cpp(exact, texts=[TEXT])["ids"][0]
-    model = load(checkpoint)
-    with torch.no_grad():
-        expected = model(input_ids=torch.tensor([tokens])).logits[0].log_softmax(-1)
-    greedy = model.generate(
-        torch.tensor([tokens]), max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS, do_sample=False
-    )[0, len(tokens) :]
-    questions = {"tokens": tokens, "plain": 28, "prompt": TEXT, "new_tokens": NEW_TOKENS}
-    answers = {gguf.stem: llama_cpp(gguf, **questions) for gguf in (exact, half, eighth)}
-    with capsys.disabled():
-        for name, found in answers.items():
-            print(f"\nllama.cpp, {name}: {TEXT} …{found['text']}")
-    differences = {name: torch.tensor(found["logprobs"]) - expected for name, found in answers.items()}
-    assert differences["model-f32"].abs().max() <= 1e-3
-    assert answers["model-f32"]["greedy"] == answers["model-f16"]["greedy"] == greedy.tolist()
-    assert differences["model-f16"].abs().mean() <= 0.05
-    # llama.cpp rounds the activations to 8 bits, too, and all ids alike differ by 0.15 here, most of them improbable
-    # ones; the average that counts is over what the model would say: the Kullback-Leibler divergence
-    assert -(expected.exp() * differences["model-q8_0"]).sum(dim=-1).mean() <= 0.02
-
-
-@pytest.fixture(scope="module")
-def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first six layers, 20 % smaller: a graph of all thirty takes minutes to trace."""
-    folder = tmp_path_factory.mktemp("short")
-    source = find_model(ModelConfig("smollm2", SMOLLM2, device="cpu"), cache_root(None), trust_remote_code=False)
-    model = source.open().model
-    model.model.layers, model.config.num_hidden_layers = model.model.layers[:6], 6
-    for one in (model, source.tokenizer):
-        one.save_pretrained(folder / "dense")
-    run(composed("eval=none", "calibration.num_samples=32", f"model.path={folder / 'dense'}"), folder)
-    return folder / "checkpoint"
-
-
 def expected(checkpoint: Path) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
     """The ids of TEXT, and the log-probabilities and the greedy tokens of transformers."""
     model, tokenizer = load(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
@@ -104,9 +67,41 @@ def expected(checkpoint: Path) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
     return tokens, found, model.generate(tokens, **options)[0, tokens.shape[1] :].tolist()
 
 
-def test_mlx_does(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_llama_cpp_continues_english_as_transformers_does(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    exact, eighth = export_gguf(checkpoint, "f32"), checkpoint / "model-q8_0.gguf"
+    assert GGUFReader(exact).fields["general.architecture"].contents() == "deci"
     tokens, logprobs, continued = expected(checkpoint)
-    folders = {str(bits): str(export_mlx(checkpoint, bits)) for bits in (None, 8, 4)}
+    ids, first = tokens[0].tolist(), tokens.shape[1] - 4
+    questions = {"tokens": ids, "first": first, "plain": 28, "prompt": TEXT, "new_tokens": NEW_TOKENS, "texts": [TEXT]}
+    answers = {gguf.stem: llama_cpp(gguf, **questions) for gguf in (exact, eighth)}
+    with capsys.disabled():
+        for name, found in answers.items():
+            print(f"\nllama.cpp, {name}: {TEXT} …{found['text']}")
+    differences = {name: torch.tensor(found["logprobs"]) - logprobs[first:] for name, found in answers.items()}
+    assert differences["model-f32"].abs().max() <= 1e-3
+    assert answers["model-f32"]["greedy"] == continued
+    assert answers["model-f32"]["ids"] == answers["model-q8_0"]["ids"] == [ids]
+    # llama.cpp rounds the activations to 8 bits, too, and all ids alike differ by 0.15 here, most of them improbable
+    # ones; the average that counts is over what the model would say: the Kullback-Leibler divergence
+    assert -(logprobs[first:].exp() * differences["model-q8_0"]).sum(dim=-1).mean() <= 0.02
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first four layers, 20 % smaller: all thirty take minutes to trace, and on a CPU MLX takes its time."""
+    folder = tmp_path_factory.mktemp("short")
+    source = find_model(ModelConfig("smollm2", SMOLLM2, device="cpu"), cache_root(None), trust_remote_code=False)
+    model = source.open().model
+    model.model.layers, model.config.num_hidden_layers = model.model.layers[:4], 4
+    for one in (model, source.tokenizer):
+        one.save_pretrained(folder / "dense")
+    run(composed("eval=none", "calibration.num_samples=8", f"model.path={folder / 'dense'}"), folder)
+    return folder / "checkpoint"
+
+
+def test_mlx_does(short: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokens, logprobs, continued = expected(short)
+    folders = {str(bits): str(export_mlx(short, bits)) for bits in (None, 4)}
     questions = {"tokens": tokens[0].tolist(), "new_tokens": NEW_TOKENS}
     answers = mlx_lm({name: {"folder": folder} | questions for name, folder in folders.items()})
     differences = {name: torch.tensor(found["logprobs"]) - logprobs for name, found in answers.items()}
@@ -117,10 +112,11 @@ def test_mlx_does(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
             print(f"\nmlx-lm, bits={name}, {size / 1e6:.0f} MB, KL {divergences[name]:.4f}: …{found['text']}")
     assert differences["None"].abs().max() <= 1e-3
     assert answers["None"]["greedy"] == continued
-    assert divergences["8"] <= 0.01 and divergences["4"] <= 1  # 0.0022 and 0.61: so small a model loses much at 4 bits
+    assert divergences["4"] <= 1  # 0.11
 
 
-@pytest.mark.parametrize("kind", ENGINES)
+# OpenVINO reads the same trace, and a tiny model's in test_graph.py.
+@pytest.mark.parametrize("kind", ["onnx", pytest.param("openvino", marks=pytest.mark.long)])
 def test_onnx_runtime_and_openvino_do(kind: str, short: Path) -> None:
     tokens, found, continued = expected(short)
     begin = ENGINES[kind](export_graph(short, kind))

@@ -23,7 +23,7 @@ TEXTS = {
 
 
 def damage(root: Path, model_dir: Path) -> Path:
-    """Fill the folder `root`: directories are models (but for occupied/), files are texts (but for a-file)."""
+    """Fill the folder `root`: directories are models, files are texts, but for a few."""
     for name in ("no-weights", "pickled", "truncated", "lacking", "misshapen", "nan", "bloom"):
         shutil.copytree(model_dir, root / name)
     for name in ("no-weights", "pickled"):
@@ -43,6 +43,8 @@ def damage(root: Path, model_dir: Path) -> Path:
     (root / "occupied").mkdir()
     (root / "occupied" / "precious").write_text("mine")
     (root / "a-file").write_text("mine")
+    (root / "a-loop").symlink_to(root / "a-loop")
+    (root / "nowhere").symlink_to(root / "absent")
     return root
 
 

@@ -55,7 +55,8 @@ class Handler(BaseHTTPRequestHandler):
         elif "/tree/" in self.path:
             self.answer([{"type": "file", "path": name, "size": len(data), "oid": "0"} for name, data in files.items()])
         else:
-            self.answer({"id": repo, "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]})
+            siblings = [{"rfilename": name} for name in files]
+            self.answer({"id": repo, "sha": COMMIT, "private": repo in self.server.private, "siblings": siblings})
 
     def do_PUT(self) -> None:
         content = self.body()
@@ -86,7 +87,8 @@ class Handler(BaseHTTPRequestHandler):
         repo = f"{asked.get('organization') or 'somebody'}/{asked['name']}"
         status = 409 if repo in self.server.repos else 200
         self.server.repos.setdefault(repo, {})
-        if asked.get("private") or asked.get("visibility") == "private":  # by the version of the client
+        private = asked.get("private") or asked.get("visibility") == "private"  # by the version of the client
+        if private and status == 200:
             self.server.private.add(repo)
         self.answer({"url": f"{self.server.address}/{repo}", "name": repo}, status)
 

@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from flap.checkpoint.card import CARD, is_ours
+from flap.models import hidden_files
 from flap.pipeline import run
 from tests.helpers import forked
 from tests.helpers.faults import Fault, Outcome, faulted
@@ -93,6 +94,7 @@ def walk(scenario: Scenario, inputs: Sequence[str], faults: Callable[[int], Sequ
 def _walk(scenario: Scenario, inputs: list[str], faults: Callable[[int], Sequence[Fault]], found: Path) -> None:
     """The walk, in a process that has run once, whose forks therefore begin at once."""
     forked.SERVER = multiprocessing.get_context("fork")
+    hidden_files.SECONDS_BETWEEN_RECORDS = 0.0  # so that the operations of a record are among those that meet a fault
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads do not outlive a fork
     with TemporaryDirectory() as folder:
         root = Path(folder).resolve()

@@ -15,9 +15,7 @@ import flap.cli
 import flap.pipeline
 import flap.study.write
 import flap.tracking
-from flap.models import hidden_files
 
-hidden_files.SECONDS_BETWEEN_RECORDS = 0.0  # as in the processes of the tests themselves
 SERVER = multiprocessing.get_context("forkserver")  # imports once, and forks before any thread is started
 
 

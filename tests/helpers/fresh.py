@@ -1,4 +1,4 @@
-"""Checkpoints in a process that never saw the model: with nothing but `import flap`, or without this package.
+"""Checkpoints in a process that never saw the model: with nothing but `flap.register()`, or without this package.
 
 flap: this package and no trust. remote: the code that travels along is trusted. stock: neither.
 """
@@ -60,7 +60,7 @@ def in_a_fresh_process(directories: Iterable[Path], work: Path, how: str) -> dic
     """What the checkpoints compute of `tokens(seed=7)`: logits under each path, and .decoder and .generated of it."""
     save_file({"tokens": tokens(seed=7)}, work / "tokens")
     environment = {"HF_MODULES_CACHE": str(work / "modules"), "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    options, start = ([], "import flap\n") if how == "flap" else (["-I", "-S"], WITHOUT_FLAP)
+    options, start = ([], "import flap\nflap.register()\n") if how == "flap" else (["-I", "-S"], WITHOUT_FLAP)
     if how != "flap":
         link_other_packages(work / "site")
     done = subprocess.run(

@@ -8,7 +8,7 @@ from typing import Any
 
 import flap.calibration.writing
 import flap.checkpoint.save
-from flap.models import Stream
+from flap.models import Stream, hidden_files
 from flap.models.placement.changes import Changes
 from flap.pipeline import run
 from tests.helpers.forked import forked
@@ -45,6 +45,7 @@ def _run(folder: Path, arguments: list[str], killed_at: str | None, number: int)
             os.kill(os.getpid(), signal.SIGKILL)
 
     flap.calibration.writing.SEQUENCES = SEQUENCES
+    hidden_files.SECONDS_BETWEEN_RECORDS = 0.0  # each layer, however quick it was
     _after(flap.calibration.writing, "sample", lambda *given: note("sample"))
     _after(Stream, "advance", lambda stream, index, layer: note(f"{stream.walk.stage.split(',')[0]} {index}"))
     _after(Changes, "write", lambda changes, index: note(f"write {index}"))

@@ -57,16 +57,18 @@ def answer(
     new_tokens: int = 0,
     prompt: Any = "",
     texts: Sequence[str] = (),
+    first: int = 0,
 ) -> dict[str, Any]:
     """Log-probabilities of every id after every prefix of `tokens`; the greedy continuation of a prompt; ids of texts.
 
+    first: so many tokens are only read; log-probabilities of a large vocabulary take long to be written and read.
     plain: any id whose text is whole UTF-8. It is the one to be sampled, whatever its probability, because llama.cpp
     holds a part of a character back, and with it the probabilities at that position.
     """
     server = serve(gguf)
     once = {"n_predict": 1, "n_probs": 100_000, "logit_bias": [[plain, 1000.0]]}
     greedy = {"n_predict": new_tokens, "temperature": 0, "ignore_eos": True, "return_tokens": True, "prompt": prompt}
-    probed = [ask(server, "/completion", once | {"prompt": tokens[: i + 1]}) for i in range(len(tokens))]
+    probed = [ask(server, "/completion", once | {"prompt": tokens[: i + 1]}) for i in range(first, len(tokens))]
     continued = ask(server, "/completion", greedy) if new_tokens else {}
     encode = {"add_special": True, "parse_special": True}
     return {

@@ -1,18 +1,20 @@
 """Budgets and random scores of the tiny models, a made-up measure, and the contract that every plan keeps."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import cache
 
 import torch
 from transformers import PreTrainedModel
 
-from flap.allocation import Budget, LayerPlan, Measure, PruningPlan, Search, Structure, price
+from flap.allocation import Budget, LayerPlan, PruningPlan, Structure, price
 from flap.importance import Scores
 from flap.models import Pair, adapt
+from flap.search import Search
 from tests.cases import tiny_model
 
 model_of = cache(tiny_model)
+Measure = Callable[[Sequence[PruningPlan], int], list[float]]
 
 
 def budget_of(architecture: str, ratio: float) -> Budget:
@@ -67,7 +69,7 @@ def tried(structure: Structure, scores: Scores, budget: Budget, measure: Measure
 def allocated(structure: Structure, scores: Scores, budget: Budget, measure: Measure | None = None) -> PruningPlan:
     """The plan of these scores; a search decides by `measure`, or by made-up divergences."""
     measure = measure or made_up(budget)
-    return structure.allocate(tried(structure, scores, budget, measure), budget, measure)
+    return structure.measuring(measure).allocate(tried(structure, scores, budget, measure), budget)
 
 
 def unit_sizes(model: PreTrainedModel) -> tuple[int, int]:

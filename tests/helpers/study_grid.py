@@ -23,6 +23,7 @@ def altered(report: Report, ratio: float, dense: dict[str, float], pruned: dict[
     other["config"]["ratio"] = ratio
     other["ratio"]["realised_decoder"] = ratio + 0.0004
     other["evaluation"] = {"dense": dense, "pruned": pruned}
+    other["better"] = {name: "lower" if name == PERPLEXITY else "higher" for name in pruned if "_stderr" not in name}
     return other
 
 

@@ -51,12 +51,14 @@ TASKS = {
     "own_shots": ("animals", "training_split: train\nnum_fewshot: 1"),
     "plain": ("animals", "metric_list: [{metric: acc}]"),
     "code": ("animals", "unsafe_code: true"),
+    "mistakes": ("animals", "metric_list: [{metric: acc, aggregation: mean, higher_is_better: false}]"),
 }
 GROUP = """
-group: pair
-task: [animals, places]
-aggregate_metric_list: [{metric: acc, weight_by_size: true}]
+group: {name}
+task: {tasks}
+aggregate_metric_list: [{{metric: acc, weight_by_size: true}}]
 """
+GROUPS = {"pair": "[animals, places]", "undecided": "[animals, mistakes]"}
 WRITTEN = """
 task: written
 custom_dataset: !function documents.animals
@@ -75,7 +77,8 @@ def write_toys(folder: Path) -> Path:
     (folder / "documents.py").write_text(DOCUMENTS)
     for name, (documents, more) in TASKS.items():
         (folder / f"{name}.yaml").write_text(TASK.format(name=name, documents=documents, more=more))
-    (folder / "pair.yaml").write_text(GROUP)
+    for name, tasks in GROUPS.items():
+        (folder / f"{name}.yaml").write_text(GROUP.format(name=name, tasks=tasks))
     (folder / "written.yaml").write_text(WRITTEN)
     return folder
 

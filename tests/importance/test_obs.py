@@ -121,8 +121,21 @@ def test_a_ridge_that_is_none_is_refused(ridge: float) -> None:
 def test_a_ridge_that_rounding_swallows_is_refused_where_the_covariance_is_singular() -> None:
     activation_TI = correlated(20)
     activation_TI[:, 1::2] = activation_TI[:, ::2]
-    with pytest.raises(ValueError, match=r"^metric\.ridge=1e-20: too small for a singular covariance; try 0\.01$"):
+    with pytest.raises(ValueError, match=r"^metric\.ridge=1e-20: too small, as is 1e-17; try 0\.01$"):
         OBS(ridge=1e-20).score(correlated(20, seed=100)[:4], known(activation_TI))
+
+
+def test_where_massive_activations_need_a_larger_ridge_it_is_taken_with_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    activation_TI, weight_OI = correlated(40), correlated(40, seed=100)[:4]
+    activation_TI[::200] *= 1e5  # the rounding of the covariance is larger than the variance of other tokens
+    found = OBS(ridge=1e-7).score(weight_OI, known(activation_TI))
+    assert [record.getMessage() for record in caplog.records] == [
+        f"metric.ridge={ridge} is too small for these 40 channels; trying ten times it" for ridge in ("1e-07", "1e-06")
+    ]
+    assert torch.equal(found, OBS(ridge=1e-7 * 10.0**2).score(weight_OI, known(activation_TI)))
+    assert torch.isfinite(found).all()
 
 
 def test_what_remains_is_packed_in_strips(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,14 +24,16 @@ from flap.allocation import LayerPlan, PruningPlan
 from flap.calibration import Calibration, LayerStatistics, collect
 from flap.calibration.statistics_file import read_statistics, write_statistics
 from flap.checkpoint.save import save
-from flap.compression import Divergence, FitReport, LinearCompensation, compress, mask_layer, slice_layer
-from flap.compression.divergence import dense_plan
+from flap.compression import FitReport, LinearCompensation, compress, mask_layer, slice_layer
 from flap.config import ModelConfig
 from flap.evaluation.perplexity import perplexity, window_losses
 from flap.importance import OBS, score_layers
 from flap.models import PlacedModel, Resident, Source, Spread, find_model
 from flap.pipeline import run
 from flap.reporting import Report
+from flap.search import PlanDivergence
+from flap.search.divergence import dense_plan
+from flap.storage import WorkFolder
 from tests.cases import random_model, tokens
 from tests.helpers.pruned import prune
 from tests.helpers.runs import composed, tiny
@@ -172,7 +174,7 @@ def plans(model: PlacedModel) -> list[PruningPlan]:
 def fitted(device: torch.device) -> tuple[PreTrainedModel, dict[str, FitReport], list[float]]:
     """The model after a linear fit, the reports, and what the plans diverge with such fits."""
     calibration, fit = calibration_on(device), LinearCompensation()
-    nats = Divergence(calibration, fit)(plans(calibration.model), 48)
+    nats = PlanDivergence(calibration, fit)(plans(calibration.model), 48)
     visits = calibration.visit("compress", covariance=True, changing=True)
     reports = compress(calibration.model.adapter, plans(calibration.model)[1], fit, visits, slice_layer)
     return calibration.model.model, reports, nats
@@ -256,7 +258,7 @@ def test_streaming_onto_it(
     tokenizer: PreTrainedTokenizerFast,
     tmp_path: Path,
 ) -> None:
-    placed = sources(device, family, "stream").open(folder=tmp_path / "work")
+    placed = sources(device, family, "stream").open(WorkFolder(tmp_path / "work"))
     with placed.layer(1) as layer:
         assert {parameter.device.type for parameter in layer.parameters()} == {device.type}
     after = assert_prunes_and_saves(placed, family, tokenizer, tmp_path / "pruned")

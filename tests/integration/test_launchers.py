@@ -22,6 +22,7 @@ LAUNCHERS = [["submitit_local"], ["joblib", "hydra.launcher.n_jobs=2"]]
 def base(model_dir: Path, text_file: Path, tmp_path: Path) -> list[str]:
     return [
         *tiny(model_dir, text_file),
+        "model.name=org/tiny",
         "checkpoint.save=false",
         f"cache_dir={tmp_path / 'cache'}",
         "hydra.sweep.dir=s",

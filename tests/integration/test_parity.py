@@ -139,7 +139,7 @@ def decide(real: Real, cell: Cell, statistics: list[LayerStatistics]) -> Pruning
     if cell["method"] == "wanda_sp":
         model = Resident(real.fresh())
         plans: list[LayerPlan] = []
-        for i, known in Calibration(model, [real.calibration_NT], 8, []).in_sequence(covariance=False, folder=None):
+        for i, known in Calibration(model, [real.calibration_NT], 8, []).in_sequence(covariance=False):
             plans.append(truncated(score_layer(metric, model.adapter.blocks(i), known), cell))
             slice_layer(model.adapter, i, plans[i], NoCompensation(), known)
         return PruningPlan(tuple(plans))

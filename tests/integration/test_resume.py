@@ -13,7 +13,7 @@ from flap.evaluation import perplexity
 from flap.models import PlacedModel
 from flap.pipeline import run
 from flap.reporting import Report
-from flap.storage.status import read_state
+from flap.storage.status import read_state, run_folder, write_status
 from flap.study.read import read_study
 from flap.sweeps.launching import failures
 from tests.cases import tiny_model
@@ -158,6 +158,59 @@ def test_a_run_on_other_text_or_weights_is_not_done_already(
     assert "(model)" in quick_flap(*arguments).stderr
 
 
+def test_done_already_means_that_the_checkpoint_is_there_and_its_own(
+    quick_flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept"
+
+    def start(ratio: float, *more: str) -> "CompletedProcess[str]":
+        places = (f"checkpoint.dir={kept}", f"hydra.run.dir={tmp_path / str(ratio)}")
+        return quick_flap(*tiny(model_dir, text_file), f"ratio={ratio}", *places, *more)
+
+    def held() -> float:
+        return float(json.loads((kept / "flap.json").read_text())["provenance"]["config"]["ratio"])
+
+    assert start(0.2).returncode == start(0.5, "checkpoint.overwrite=true").returncode == 0
+    again = start(0.2)  # in its place is that of the other run
+    assert again.returncode == 1 and f"checkpoint.dir={kept}: not empty; " in again.stderr
+    assert held() == 0.5 and read_state(tmp_path / "0.2") == "finished"
+    assert start(0.2, "checkpoint.overwrite=true").returncode == 0 and held() == 0.2
+    shutil.rmtree(kept)
+    assert start(0.2).returncode == 0 and held() == 0.2
+    assert "done already" in start(0.2).stderr
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """All files of a run but its log, to which a start that is refused adds why."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != "flap.log"}
+
+
+@pytest.mark.parametrize(
+    "mistake", [["eval.perplexity.datasets=[wikitext3]"], ["resume=false", "ratio=0.99"], ["resume=false", "ratio=2"]]
+)
+def test_a_mistake_in_a_later_command_leaves_a_finished_run_as_it_is(
+    quick_flap: Cli, finished: list[str], tmp_path: Path, mistake: list[str]
+) -> None:
+    before = contents(tmp_path / "run")
+    assert quick_flap(*finished, *mistake).returncode == 1
+    assert contents(tmp_path / "run") == before and read_state(tmp_path / "run") == "finished"
+
+
+def test_a_second_run_in_a_folder_is_refused_while_the_first_one_lives(
+    quick_flap: Cli, finished: list[str], tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    write_status(run_dir, "running")
+    before = contents(run_dir)
+    with run_folder(run_dir):
+        second = quick_flap(*finished, "ratio=0.5", "resume=false")
+    assert second.returncode == 1
+    assert second.stderr.splitlines() == [
+        f"error: hydra.run.dir={run_dir}: another run is working there; name another folder, or wait"
+    ]
+    assert contents(run_dir) == before
+
+
 def test_more_is_measured_in_the_folder_of_a_finished_run(quick_flap: Cli, finished: list[str], tmp_path: Path) -> None:
     before = Report.load(tmp_path / "run" / "report.json")
     done = quick_flap(*finished, "eval.perplexity.seq_len=[16,8]")
@@ -197,6 +250,16 @@ def test_a_folder_of_another_version_is_named(
     assert done.returncode == 1
     assert "report.json: schema 0, this version reads 1; choose another folder, or resume=false" in done.stderr
     assert (tmp_path / "run" / "report.json").read_text() == '{"schema": 0}'
+
+
+def test_a_name_with_a_slash_is_one_folder(quick_flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path) -> None:
+    names = ("model.name=org/tiny", f"hydra.sweep.dir={tmp_path / 'sweep'}", "checkpoint.save=false")
+    assert quick_flap("-m", *tiny(model_dir, text_file), *names, "ratio=0.2,0.4").returncode == 0
+    cells = read_study(tmp_path / "sweep").cells
+    assert [cell.folder for cell in cells] == [f"{i}_org-tiny_WIFV_AL-AM_r0.{2 * i + 2}_s0" for i in (0, 1)]
+    assert {cell.model for cell in cells} == {"org/tiny"}
+    again = quick_flap("-m", *tiny(model_dir, text_file), *names, "ratio=0.4")
+    assert again.returncode == 0 and f"done already, in {tmp_path / 'sweep' / cells[1].folder}" in again.stderr
 
 
 def test_a_sweep_runs_what_is_missing(quick_flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path) -> None:

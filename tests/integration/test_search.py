@@ -17,12 +17,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from flap.allocation import LayerPlan, PruningPlan
 from flap.calibration import Calibration, LayerStatistics
-from flap.compression import Divergence, LinearCompensation
-from flap.compression.divergence import PlansOfLayer
-from flap.jobs.prepare import prepare
+from flap.compression import LinearCompensation
 from flap.models import Given, Resident
 from flap.pipeline import run
 from flap.reporting.notices import notices
+from flap.runs.method import allocate, calibrate, score
+from flap.runs.prepare import prepare
+from flap.runs.stages import load
+from flap.search import PlanDivergence
+from flap.search.divergence import PlansOfLayer
 from tests.cases import tiny_model
 from tests.helpers.killed import start
 from tests.helpers.ratios import assert_meets
@@ -44,9 +47,9 @@ def arguments(model_dir: Path, text_file: Path, tmp_path: Path) -> list[str]:
 def measured(monkeypatch: pytest.MonkeyPatch) -> Measured:
     """For every walk that really measures each layer of its plans."""
     seen: Measured = []
-    along = Divergence.along
+    along = PlanDivergence.along
 
-    def noted(self: Divergence, plans: PlansOfLayer, *arguments: Any) -> list[float]:
+    def noted(self: PlanDivergence, plans: PlansOfLayer, *arguments: Any) -> list[float]:
         layers: list[Sequence[LayerPlan]] = []
         seen.append(layers)
 
@@ -56,7 +59,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Measured:
 
         return along(self, kept, *arguments)
 
-    monkeypatch.setattr(Divergence, "along", noted)
+    monkeypatch.setattr(PlanDivergence, "along", noted)
     return seen
 
 
@@ -73,11 +76,9 @@ def search(arguments: list[str], tmp_path: Path, tokenizer: PreTrainedTokenizerF
     def search(*overrides: str, model: PreTrainedModel | None = None) -> tuple[PruningPlan, Calibration]:
         given = Given(model, tokenizer) if model is not None else None
         cache = ["use_cache=false"] if given else []
-        job = prepare(composed(*arguments, *cache, *overrides), tmp_path / "run", given)
-        placed = job.source.open()
-        calibration = job.calibrate(placed, None)
-        scores = job.score(calibration, None)
-        return job.choices.structure.allocate(scores, job.budget, job.measure(calibration, None)), calibration
+        run = prepare(composed(*arguments, *cache, *overrides), tmp_path / "run", given)
+        calibration = calibrate(run, run.stage(load))
+        return run.stage(allocate, calibration, run.stage(score, calibration)), calibration
 
     return search
 
@@ -90,7 +91,7 @@ def test_rounds_lower_the_divergence_and_keep_the_ratio(architecture: str, ratio
     for plan in (first, last):
         assert_meets(plan, model, ratio)
     assert len(last.nats) > 1 and list(last.nats) == sorted(set(last.nats), reverse=True) and last != first
-    again = Divergence(calibration, LinearCompensation())([first, last], 2048)
+    again = PlanDivergence(calibration, LinearCompensation())([first, last], 2048)
     assert again == pytest.approx([last.nats[0], last.nats[-1]], rel=1e-5)
 
 

@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import flap
-from flap.jobs.forecast import forecast
 from flap.pipeline import run
 from flap.reporting import Report
 from flap.reporting.table import tables
+from flap.runs.forecast import forecast
 from tests.cases import tiny_model
 from tests.helpers.runs import composed, tiny
 

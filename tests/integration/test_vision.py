@@ -12,9 +12,9 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel, PreTraine
 
 import flap
 from flap.calibration.images import read_images
-from flap.jobs.forecast import forecast
 from flap.models import adapt, read_model
 from flap.pipeline import run
+from flap.runs.forecast import forecast
 from tests.calibration.test_images import draw, processor
 from tests.cases import random_model
 from tests.helpers.runs import composed, tiny
@@ -44,6 +44,7 @@ def seeing(vision_dir: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path)
 
 
 def pruned(directory: Path) -> PreTrainedModel:
+    flap.register()
     return AutoModelForImageTextToText.from_pretrained(directory).eval()
 
 

@@ -3,9 +3,12 @@
 import os
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from release import build
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,3 +35,13 @@ def test_the_wheel_runs_outside_the_checkout(tmp_path: Path) -> None:
             assert done.stdout.split() == [str(site / "flap" / "__init__.py"), str(site / "flap" / "conf")]
         else:
             assert "seed: 0" in done.stdout
+
+
+def test_the_lowest_versions_that_are_allowed_are_those_that_make_lowest_runs_with() -> None:
+    asked = map(Requirement, tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"])
+    lines = (ROOT / "constraints-lowest.txt").read_text().splitlines()
+    pins = [Requirement(line) for line in lines if not line.startswith("#")]
+    tested = {canonicalize_name(pin.name): pin.specifier for pin in pins}
+    lowest = {one.name: bound.version for one in asked for bound in one.specifier if bound.operator == ">="}
+    assert lowest.pop("torch") == "2.6"  # the file says why it has another one
+    assert {name for name, version in lowest.items() if version not in tested[name]} == set()

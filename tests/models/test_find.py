@@ -17,10 +17,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from flap.config import ModelConfig
 from flap.data.packaged import packaged_file
 from flap.export.gguf import export_gguf
-from flap.models import find_model, locate, read_model
+from flap.models import find_architecture, find_model, locate, read_model
 from flap.models.devices import pick_device
 from flap.models.locate import GGUF
-from flap.storage.files import cache_root
+from flap.storage.files import cache_root, remove_unused
 from tests.cases import VOCAB, tiny_model, tokens
 from tests.helpers.pruned import logits
 from tests.helpers.tokenizers import KINDS
@@ -56,6 +56,22 @@ def test_dtype(saved: str, asked: str, held: str, tmp_path: Path, tokenizer: Pre
     tokenizer.save_pretrained(tmp_path / "tiny")
     config = ModelConfig("tiny", str(tmp_path / "tiny"), dtype=asked, device="cpu")
     assert find_model(config, tmp_path, trust_remote_code=False).open().model.dtype == getattr(torch, held)
+
+
+@pytest.mark.parametrize("shard_size", ["1GB", "20KB"])
+def test_where_the_config_names_no_type_it_is_that_of_the_files(
+    shard_size: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    tiny_model("llama-gqa").bfloat16().save_pretrained(tmp_path, max_shard_size=shard_size)
+    tokenizer.save_pretrained(tmp_path)
+    plain = json.loads((tmp_path / "config.json").read_text())
+    assert plain.pop("dtype") == "bfloat16" and (shard_size == "1GB") == (tmp_path / "model.safetensors").exists()
+    (tmp_path / "config.json").write_text(json.dumps(plain))
+    config = ModelConfig("tiny", str(tmp_path), device="cpu")
+    source = find_model(config, tmp_path, trust_remote_code=False)
+    assert source.dtype == find_architecture(config, False).dtype == source.open().model.dtype == torch.bfloat16
+    assert source.num_bytes == 2 * sum(parameter.numel() for parameter in source.skeleton().parameters())
+    assert source.fingerprint["dtype"] == "torch.bfloat16"
 
 
 def test_a_hub_models_key_is_its_commit(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,9 +110,10 @@ def test_the_packaged_copy_is_dequantised_once_by_processes_that_start_together(
     monkeypatch.setattr(locate, "packaged_file", lambda wheel, path: gguf)
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", slowly)
     with ThreadPoolExecutor() as pool:
-        found = list(pool.map(lambda _: locate.locate(SMOLLM2, tmp_path / "cache", on_disk=False), range(3)))
+        found = list(pool.map(lambda _: locate.locate(SMOLLM2, tmp_path / "cache", streams=False), range(3)))
     assert read_files == [gguf.name] and len(set(found)) == 1
     path, origin = found[0]
+    assert not remove_unused(Path(path))  # as `flap cache clear` would
     assert origin == f"packaged {gguf.name}"
     assert torch.equal(logits(read_model(path)), logits(model))
     assert AutoTokenizer.from_pretrained(path)(TEXT).input_ids == words(TEXT).input_ids
@@ -231,7 +248,7 @@ def test_memory_is_counted_in_the_type_that_is_loaded(
     parameters = sum(p.numel() for p in tiny_model("llama-gqa").parameters())
     for dtype, size in (("auto", 2), ("float32", 4)):
         config = ModelConfig("tiny", str(tmp_path / "tiny"), dtype=dtype, device="cpu")
-        source = find_model(config, tmp_path, trust_remote_code=False)
+        source = find_model(config, tmp_path, trust_remote_code=False, keep_dense=True)
         assert source.num_bytes == size * parameters
         monkeypatch.setattr("flap.models.source.free_bytes", lambda device: 3 * 2 * parameters)
         assert (source.kept_dense is None) == (dtype == "float32")

@@ -32,6 +32,8 @@ from flap.models import (
     read_model,
 )
 from flap.models.forward import enter
+from flap.storage.files import remove_unused
+from flap.storage.locks import lock_of
 from tests.cases import tiny_model, tokens
 from tests.helpers.placed import placed_at
 from tests.helpers.pruned import logits, prune
@@ -237,10 +239,10 @@ def test_pruned_written_and_opened_again_it_is_what_the_model_becomes(
     assert torch.equal(placed.logits(tokens(seed=7)), logits(plain))
     after = save(placed, tokenizer, tmp_path / "pruned", plan, {})
     # where memory holds nothing of it, the checkpoint is what there is
-    assert type(after) is type(placed) and (after is placed) == (not placed.on_disk)
+    assert type(after) is type(placed) and (after is placed) == (not placed.streams)
     assert torch.equal(after.logits(tokens(seed=7)), logits(plain))
-    reopened = open_checkpoint(tmp_path / "pruned", placed.device, placed.folder)
-    assert reopened.on_disk  # a second model needs no memory
+    reopened = open_checkpoint(tmp_path / "pruned", placed.device, placed.work)
+    assert reopened.streams  # a second model needs no memory
     assert torch.equal(reopened.logits(tokens(seed=7)), logits(plain))
     assert torch.equal(logits(reopened.in_memory().model), logits(plain))
     loaded = load(tmp_path / "pruned")
@@ -298,12 +300,22 @@ def test_a_block_that_fails_keeps_no_change(directory: Path, plain: PreTrainedMo
 def test_models_with_more_to_come_share_their_dense_weights(
     model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = find_model(ModelConfig("tiny", str(model_dir), device="cpu"), tmp_path, trust_remote_code=False)
-    first, second = (source.open(more_to_come=True) for _ in range(2))
+    source = find_model(ModelConfig("tiny", str(model_dir), device="cpu"), tmp_path, False, keep_dense=True)
+    first, second = (source.open() for _ in range(2))
     assert first.layers[0].mlp.up_proj.weight is second.layers[0].mlp.up_proj.weight
     prune(first, 0.4)
     assert torch.equal(logits(second.model), logits(tiny_model("llama-gqa")))
     monkeypatch.setattr("flap.models.source.free_bytes", lambda device: 3 * 4 * second.model.num_parameters() - 1)
     anew = replace(source)  # without what the other one keeps
-    one, other = (anew.open(more_to_come=True) for _ in range(2))
+    one, other = (anew.open() for _ in range(2))
     assert one.layers[0].mlp.up_proj.weight is not other.layers[0].mlp.up_proj.weight
+
+
+def test_weights_on_disk_are_used_and_those_of_dead_processes_are_removed(directory: Path) -> None:
+    left = directory.parent / "cache" / "offload" / "left"
+    left.mkdir(parents=True)
+    lock_of(left).touch()
+    placed = partly_on_disk(directory)
+    own = Path(placed.model.offload_folder.name)
+    assert own.parent == left.parent and not left.exists()
+    assert not remove_unused(own)

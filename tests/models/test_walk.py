@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from flap.allocation import LayerPlan
 from flap.compression import NoCompensation, slice_layer
 from flap.models import PlacedModel, Resident, Stream, Walk
+from flap.storage import WorkFolder
 from tests.cases import ARCHITECTURES, MIXTURES, tiny_model, tokens
 from tests.helpers.placed import Interruption, interrupted, placed_at
 
@@ -45,7 +46,7 @@ def assert_equal(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
 
 def go(placed: PlacedModel, folder: Path | None, visit: Visit = id, changing: bool = False) -> dict[str, Stream]:
     """A walk with two streams that are advanced in each layer, behind `visit`."""
-    walk = Walk(placed, "walk", folder, changing)
+    walk = Walk(placed, "walk", WorkFolder(folder), changing)
     for name, batches_NT in BATCHES.items():
         walk.enter(name, batches_NT)
     streams = walk.streams
@@ -74,7 +75,7 @@ def test_each_layer_is_visited_once_and_is_present(placement: str, model_dir: Pa
         for name, parameter in placed.layers[i].named_parameters():
             assert torch.equal(parameter, dense[i].get_parameter(name))
         present = [layer for layer in placed.layers if next(layer.parameters()).device.type != "meta"]
-        assert len(present) == (1 if placed.on_disk else 4)
+        assert len(present) == (1 if placed.streams else 4)
     assert visited == [0, 1, 2, 3]
 
 
@@ -109,7 +110,7 @@ def test_from_disk_and_over_disk_they_hold_the_same(
 def test_a_fork_leaves_its_origin_alone(on_files: bool, tmp_path: Path) -> None:
     model = tiny_model("llama-gqa")
     placed, expected = Resident(model), by_itself(model, BATCHES["one"])
-    walk = Walk(placed, "walk", tmp_path if on_files else None)
+    walk = Walk(placed, "walk", WorkFolder(tmp_path if on_files else None))
     origin, forks = walk.enter("origin", BATCHES["one"]), list[tuple[Stream, list[Tensor]]]()
     for i in walk:
         fork = origin.fork()
@@ -140,6 +141,7 @@ def test_outputs_leave_a_stream_where_it_is() -> None:
         stream.advance(i, placed.layers[i])
 
 
+@pytest.mark.usefixtures("every_layer_is_recorded")
 @pytest.mark.parametrize("layer", [0, 2, 3])
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_an_interrupted_walk_goes_on_at_its_layer(placement: str, layer: int, model_dir: Path, tmp_path: Path) -> None:
@@ -182,6 +184,7 @@ def cut(placed: PlacedModel) -> Visit:
     return lambda i: slice_layer(placed.adapter, i, plan, NoCompensation(), None)
 
 
+@pytest.mark.usefixtures("every_layer_is_recorded")
 def test_an_interrupted_walk_that_changes_layers_goes_on_behind_those_it_finished(
     model_dir: Path, tmp_path: Path
 ) -> None:
@@ -218,13 +221,14 @@ def test_in_memory_changes_are_gone_with_the_process_so_that_nothing_is_kept(mod
     assert not (tmp_path / "walk").exists()
 
 
+@pytest.mark.usefixtures("every_layer_is_recorded")
 @pytest.mark.parametrize("damage", ["missing", "cut short", "changed", "of zeros"])
 @pytest.mark.parametrize("placement", PLACEMENTS)
 def test_hidden_states_that_are_not_whole_are_not_trusted(
     placement: str, damage: str, model_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     placed = placed_at(placement, model_dir)
-    walk = Walk(placed, "walk", tmp_path / "walk")
+    walk = Walk(placed, "walk", WorkFolder(tmp_path / "walk"))
     stream = walk.enter("one", BATCHES["one"])
     with interrupted(placed, 2), pytest.raises(Interruption):
         for i in walk:
@@ -237,7 +241,7 @@ def test_hidden_states_that_are_not_whole_are_not_trusted(
     if damage != "missing":
         changed = {"cut short": content[:-4], "changed": content[:-1] + b"\x01", "of zeros": bytes(len(content))}
         file.write_bytes(changed[damage])
-    again = Walk(placed, "walk", tmp_path / "walk")
+    again = Walk(placed, "walk", WorkFolder(tmp_path / "walk"))
     assert again.layers_done == 0
     assert "the walk begins anew" in caplog.text
     stream = again.enter("one", BATCHES["one"])
@@ -253,13 +257,13 @@ def test_a_full_disk_is_one_line_before_anything_is_mapped(
     placed = placed_at("device", model_dir)
     monkeypatch.setattr("os.posix_fallocate", full)
     with pytest.raises(ValueError, match=r"^cache_dir: hidden states of \S+ GB cannot be written .*No space") as caught:
-        Walk(placed, "walk", tmp_path).enter("one", BATCHES["one"])
+        Walk(placed, "walk", WorkFolder(tmp_path)).enter("one", BATCHES["one"])
     assert isinstance(caught.value.__cause__, OSError) and "\n" not in str(caught.value)
 
 
 def test_the_files_of_a_finished_walk_go_with_its_streams(model_dir: Path, tmp_path: Path) -> None:
     placed = placed_at("device", model_dir)
-    walk = Walk(placed, "walk", tmp_path)
+    walk = Walk(placed, "walk", WorkFolder(tmp_path))
     stream = walk.enter("one", BATCHES["one"])
     for i in walk:
         stream.advance(i, placed.layers[i])

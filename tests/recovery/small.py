@@ -25,7 +25,7 @@ class Dense:
     def __init__(self, architecture: str, dtype: torch.dtype = torch.float32) -> None:
         self.model = in_type(tiny_model(architecture), dtype)
 
-    def open(self, more_to_come: bool = False) -> PlacedModel:
+    def open(self) -> PlacedModel:
         return Resident(self.model)
 
 

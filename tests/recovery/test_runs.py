@@ -11,12 +11,12 @@ from transformers import PreTrainedTokenizerFast
 
 from flap import prune
 from flap.checkpoint.load import load
-from flap.jobs.prepare import prepare
 from flap.models import Source
 from flap.pipeline import run
 from flap.recovery import memory, training
 from flap.recovery.training import Bar
 from flap.reporting import Report, markdown
+from flap.runs.prepare import prepare
 from tests.cases import tiny_model
 from tests.helpers.runs import composed, tiny
 
@@ -75,7 +75,7 @@ def test_off_nothing_is_trained_or_stored(
     run_tiny: RunTiny, plain: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("flap.recovery.distillation.recover", lambda *_: pytest.fail("it was trained"))
-    monkeypatch.setattr("flap.jobs.job.workspace", lambda *_: pytest.fail("a folder was made to resume from"))
+    monkeypatch.setattr("flap.runs.run.workspace", lambda *_: pytest.fail("a folder was made to resume from"))
     default = run_tiny(tmp_path / "run")
     assert default.recovery == plain.recovery == {} and "recover" not in default.seconds | default.inputs
     assert default.evaluation == plain.evaluation and default.inputs == plain.inputs

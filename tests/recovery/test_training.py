@@ -60,21 +60,22 @@ def steps_taken(monkeypatch: pytest.MonkeyPatch, killed_after: int | None = None
 
 
 @pytest.mark.parametrize("recovery", [FULL, LORA, replace(FULL, learning_rate=3.0, patience=2)])
-@pytest.mark.parametrize("killed_after", [5, 16, 39])
-def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_been(
-    recovery: Recovery, killed_after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_training_that_is_killed_again_and_again_ends_as_if_nothing_had_been(
+    recovery: Recovery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(base, "EVERY", 1)  # every fourth step is evaluated and saved
-    undisturbed = compressed()
+    undisturbed, model = compressed(), compressed()
     expected = recovered(undisturbed, recovery, tmp_path / "undisturbed")
-    last = expected["tokens"] // recovery.tokens_a_step
-    steps_taken(monkeypatch, min(killed_after, last))
-    with pytest.raises(KeyboardInterrupt):
-        recovered(compressed(), recovery, tmp_path / "killed")
-    taken, model = steps_taken(monkeypatch), compressed()
-    found = recovered(model, recovery, tmp_path / "killed")
-    assert taken[0] == (min(killed_after, last) - 1) // 4 * 4 + 1
-    assert found == expected and equal(state(model), state(undisturbed))
+    last, saved = expected["tokens"] // recovery.tokens_a_step, 0
+    for killed_after in (min(step, last) for step in (5, 16, 39)):
+        taken = steps_taken(monkeypatch, killed_after)
+        with pytest.raises(KeyboardInterrupt):
+            recovered(compressed(), recovery, tmp_path / "killed")
+        assert taken == list(range(saved + 1, killed_after + 1))
+        saved = (killed_after - 1) // 4 * 4
+    taken = steps_taken(monkeypatch)
+    assert recovered(model, recovery, tmp_path / "killed") == expected
+    assert taken[0] == saved + 1 and equal(state(model), state(undisturbed))
 
 
 def test_a_training_that_has_ended_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """What a run leaves: report.json (schema 1), a table and a picture."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from matplotlib import figure
 from matplotlib.figure import Figure
 from safetensors.torch import load_file
 
+from flap import pipeline
 from flap.allocation import PruningPlan
 from flap.reporting import Report, draw_layers, markdown, show
 from flap.reporting.notices import notices
@@ -162,11 +164,41 @@ def test_it_says_over_how_many_ranks_the_model_splits(
     assert f"| tensor parallelism |  | {line} |" in (tmp_path / "report.md").read_text()
 
 
-def test_infinite_perplexity_is_written_as_valid_json(tmp_path: Path) -> None:
-    report = Report({"run_name": "tiny"}, evaluation={"dense": {NAME: 5.0}, "pruned": {NAME: float("inf")}})
+def test_what_is_not_finite_is_written_as_valid_json_and_read_back(
+    finished: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    infinite = {
+        "evaluation": {"dense": {NAME: 5.0}, "pruned": {NAME: math.inf}}, "difference_stderr": {NAME: math.inf},
+        "search_nats": [0.5, math.inf], "target": {"latency_ms": {"asked": 1.0, "dense": 2.0, "realised": math.inf}},
+    }  # fmt: skip
+    report = Report(**finished[1] | infinite | {"layer_errors": [0.1, 0.2, 0.3, math.nan]})
     report.save(tmp_path / "report.json")
-    written = json.loads((tmp_path / "report.json").read_text(), parse_constant=lambda name: pytest.fail(name))
+    written = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
     assert written["evaluation"] == {"dense": {NAME: 5.0}, "pruned": {NAME: None}}
+    assert written["layer_errors"] == [0.1, 0.2, 0.3, None]
+    again = Report.load(tmp_path / "report.json")
+    assert {part: getattr(again, part) for part in infinite} == infinite
+    assert f"| {NAME} | 5.000 | inf |  |" in markdown(again)
+
+
+def test_an_option_that_is_infinite_costs_no_report(run_tiny: Callable[..., Report], tmp_path: Path) -> None:
+    """As `cache_wait_seconds=inf`, which the config is written with, into each of these files."""
+    run_tiny(tmp_path, "cache_wait_seconds=inf")
+    for file in ("report.json", "evaluation.json", "checkpoint/flap.json"):
+        json.loads((tmp_path / file).read_text(), parse_constant=pytest.fail)
+
+
+def test_a_picture_that_cannot_be_drawn_costs_no_report(
+    run_tiny: Callable[..., Report], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(report: Report, path: Path) -> None:
+        path.write_text("half a picture")
+        raise RuntimeError("no fonts")
+
+    monkeypatch.setattr(pipeline, "draw_layers", fail)
+    run_tiny(tmp_path, "checkpoint.save=false")
+    assert Report.load(tmp_path / "report.json").evaluation["pruned"] and not (tmp_path / "layers.png").exists()
+    assert f"{tmp_path / 'layers.png'}: cannot be drawn (no fonts)" in caplog.messages
 
 
 @pytest.mark.parametrize("measured", [False, True])
@@ -183,6 +215,7 @@ def test_picture_is_a_png_with_a_panel_for_each_kind_of_unit_and_for_the_errors(
 
     monkeypatch.setattr(figure, "Figure", Kept)
     report = Report(**written)
+    report.config = report.config | {"run_name": "$a{_$"}  # as it is, and no formula
     report.layer_errors = [0.0, 0.25, None, 0.5][: len(report.layers)] if measured else []
     draw_layers(report, tmp_path / "layers.png")
     assert (tmp_path / "layers.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")

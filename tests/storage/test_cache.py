@@ -14,6 +14,8 @@ from filelock import FileLock
 import flap
 from flap.storage.cache import Cache, Kind, digest
 from flap.storage.command import KINDS, main
+from flap.storage.files import atomic_directory
+from flap.storage.locks import file_lock, lock_of, use
 
 WORDS: Kind[str] = Kind("dense", lambda value, path: path.write_text(value), lambda path: path.read_text())
 KEY = {"dataset": "wikitext2", "model": {"dtype": "float32"}}
@@ -99,7 +101,7 @@ def test_a_place_that_cannot_be_written_is_said_and_nothing_is_lost(
 def test_waiting_ends(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     entry(tmp_path).parent.mkdir(parents=True)
-    with FileLock(entry(tmp_path).with_suffix(".lock")):
+    with FileLock(lock_of(entry(tmp_path))):
         assert Cache(tmp_path, wait_seconds=0.2).get(WORDS, KEY, lambda: "value") == ("value", "miss")
     waiting, going_on = (record.getMessage() for record in caplog.records)
     assert "waiting for another process" in waiting
@@ -138,7 +140,7 @@ def die_while_making(root: Path) -> None:
 def test_a_killed_process_leaves_its_lock_to_the_next(tmp_path: Path) -> None:
     job = multiprocessing.get_context("fork").Process(target=die_while_making, args=(tmp_path,))
     job.start()
-    while not entry(tmp_path).with_suffix(".lock").exists():
+    while not lock_of(entry(tmp_path)).exists():
         time.sleep(0.01)
     job.kill()
     job.join()
@@ -156,7 +158,8 @@ def test_list_names_size_age_and_key_in_words(tmp_path: Path, capsys: pytest.Cap
 
 def test_clear_takes_a_kind_or_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Cache(tmp_path).get(WORDS, KEY, lambda: "value")
-    (tmp_path / "dense" / ".half-written").mkdir()
+    (tmp_path / "dense" / ".0123.1234abcd.new").mkdir()
+    (tmp_path / "dense" / ".0123.1234abcd.lock").touch()
     for folder in ("models/tiny", "not-ours/data"):
         (tmp_path / folder).mkdir(parents=True)
     main(["clear", "--cache-dir", str(tmp_path), "--kind", "dense"])
@@ -166,8 +169,23 @@ def test_clear_takes_a_kind_or_all(tmp_path: Path, capsys: pytest.CaptureFixture
     assert capsys.readouterr().out.count("removed 1 entries") == 2
 
 
+def test_clear_leaves_what_other_processes_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("worked-in", "read-1.7B", "free"):
+        (tmp_path / "models" / name).mkdir(parents=True)
+    worked_in, read, free = (tmp_path / "models" / name for name in ("worked-in", "read-1.7B", "free"))
+    with atomic_directory(tmp_path / "models" / "new", "cache_dir") as scratch, FileLock(lock_of(worked_in)):
+        use(read)
+        main(["clear", "--cache-dir", str(tmp_path)])
+        assert scratch.is_dir() and worked_in.is_dir() and read.is_dir() and not free.exists()
+        assert lock_of(worked_in).exists() and lock_of(read).exists() and not lock_of(free).exists()
+        with file_lock(lock_of(worked_in), "cache_dir") as state:
+            assert state == "busy"
+    said = capsys.readouterr().out
+    assert "removed 1 entries" in said and "2 stay: a process uses them" in said
+
+
 def test_every_kind_of_entry_is_listed_and_cleared() -> None:
     source = "\n".join(path.read_text() for path in Path(flap.__file__).parent.rglob("*.py"))
     kinds = dict(re.findall(r'^(\w+)(?:: Kind[^=]*)? ?= (?:Kind|as_json)\(\s*"(\w+)"', source, re.MULTILINE))
-    cached = {kinds[constant] for constant in re.findall(r"cache\.get\(\s*(\w+)", source)}
+    cached = {kinds[constant] for constant in re.findall(r'(?:cache\.get\(\s*|@stage\("\w+", )([A-Z_]+)', source)}
     assert {"statistics", "scores", "self", "layer_times"} <= cached <= set(KINDS)

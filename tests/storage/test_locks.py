@@ -1,24 +1,27 @@
 """Locks: held by one process at a time, and done without where there are none."""
 
+import errno
+import fcntl
 import logging
+import os
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from flap.storage import Cache, as_json
-from flap.storage.locks import file_lock
-from flap.storage.workspace import workspace
+from flap.storage.locks import file_lock, lock_of
+from flap.storage.workspace import SECONDS_KEPT, working_folder, workspace
+from flap.sweeps.launching import claim_gpu
 
 
-@pytest.fixture
-def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(params=[errno.ENOLCK, errno.ENOSYS], ids=["NFS", "Lustre"])
+def no_locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file system that knows no locks, as some network file systems."""
 
-    def refuse(self: FileLock, timeout: float | None = None) -> None:
-        raise OSError(37, "No locks available")
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(request.param, os.strerror(request.param))
 
-    monkeypatch.setattr(FileLock, "acquire", refuse)
+    monkeypatch.setattr(fcntl, "flock", refuse)
 
 
 def test_one_holds_it_at_a_time(tmp_path: Path) -> None:
@@ -34,7 +37,8 @@ def test_without_locks_the_cache_works_and_one_line_says_so(tmp_path: Path, capl
     with caplog.at_level(logging.WARNING):
         assert [cache.get(kind, {"of": n}, lambda n=n: n) for n in (1, 2, 1)] == [(1, "miss"), (2, "miss"), (1, "hit")]
     [line] = caplog.messages
-    assert line.startswith(f"cache_dir: no lock in {tmp_path / 'numbers'}") and "No locks available" in line
+    assert line.startswith(f"cache_dir: no lock in {tmp_path / 'numbers'} ([Errno ")
+    assert not list(tmp_path.rglob("*.new"))
 
 
 @pytest.mark.usefixtures("no_locks")
@@ -44,29 +48,63 @@ def test_without_locks_a_run_works_in_a_folder_of_its_own(tmp_path: Path) -> Non
     assert not folder.exists()
 
 
+@pytest.mark.usefixtures("no_locks")
+def test_without_locks_processes_that_share_gpus_are_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    with pytest.raises(ValueError, match=r"^hydra\.sweep\.dir=\S+: no locks there .*one process$"):
+        claim_gpu(tmp_path)
+
+
+def fail_in_workspace(root: Path, error: BaseException, *parts: str) -> Path:
+    """A run that has written these files into its working folder when it fails."""
+    with pytest.raises(type(error)), workspace(root, {"of": 1}, resume=True) as folder:
+        for part in parts:
+            (folder / part).parent.mkdir(exist_ok=True)
+            (folder / part).write_text("hours")
+        raise error
+    return folder
+
+
 @pytest.mark.parametrize(
-    ("error", "stays"),
-    [(ValueError("bad input"), False), (RuntimeError("out of memory"), True), (OSError("stale file handle"), True)],
+    "error",
+    [
+        ValueError("checkpoint.dir: not empty"),
+        RuntimeError("out of memory"),
+        OSError("stale file"),
+        KeyboardInterrupt(),
+    ],
+    ids=repr,
 )
-def test_work_stays_where_the_next_start_may_have_more_luck(error: Exception, stays: bool, tmp_path: Path) -> None:
-    def fail() -> None:
-        with workspace(tmp_path, {"of": 1}, resume=True) as folder:
-            (folder / "work").write_text("hours")
-            raise error
-
-    with pytest.raises(type(error)):
-        fail()
+def test_whatever_ends_a_run_its_work_stays(error: BaseException, tmp_path: Path) -> None:
+    fail_in_workspace(tmp_path, error, "calibrate/journal.json")
     with workspace(tmp_path, {"of": 1}, resume=True) as folder:
-        assert (folder / "work").exists() == stays
-
-
-def test_an_error_of_the_disk_in_the_words_of_a_field_keeps_the_work(tmp_path: Path) -> None:
-    def fail() -> None:
-        with workspace(tmp_path, {"of": 1}, resume=True) as folder:
-            (folder / "work").write_text("hours")
-            raise ValueError("checkpoint.dir=x: cannot be written") from OSError(28, "No space left on device")
-
-    with pytest.raises(ValueError, match=r"checkpoint\.dir"):
-        fail()
+        assert (folder / "calibrate" / "journal.json").read_text() == "hours"
     with workspace(tmp_path, {"of": 1}, resume=True) as folder:
-        assert (folder / "work").read_text() == "hours"
+        assert not (folder / "calibrate").exists()
+
+
+def test_a_run_that_has_computed_nothing_leaves_nothing(tmp_path: Path) -> None:
+    assert not fail_in_workspace(tmp_path, ValueError("bad input")).exists()
+
+
+def test_work_that_nobody_goes_on_with_leaves_in_the_end(tmp_path: Path) -> None:
+    left = fail_in_workspace(tmp_path, ValueError("late"), "work")
+    with workspace(tmp_path, {"of": 2}, resume=True):
+        assert left.is_dir()
+    long_ago = left.stat().st_mtime - SECONDS_KEPT - 1
+    os.utime(left, (long_ago, long_ago))
+    with file_lock(lock_of(left), "cache_dir"), workspace(tmp_path, {"of": 2}, resume=True):
+        assert left.is_dir()  # its run is a long one
+    with workspace(tmp_path, {"of": 1}, resume=True) as folder:
+        assert (folder / "work").exists()  # goes on after all
+    os.utime(fail_in_workspace(tmp_path, ValueError("late"), "work"), (long_ago, long_ago))
+    with workspace(tmp_path, {"of": 2}, resume=True):
+        assert not left.exists()
+
+
+def test_another_run_of_the_same_work_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    with workspace(tmp_path, {"of": 1}, resume=True) as first, workspace(tmp_path, {"of": 1}, resume=True) as second:
+        assert first == working_folder(tmp_path, {"of": 1}) != second
+    assert not first.exists() and not second.exists()

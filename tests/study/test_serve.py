@@ -5,7 +5,6 @@ import json
 import re
 import socket
 from collections.abc import Iterator
-from http.server import ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
@@ -14,7 +13,7 @@ from playwright.sync_api import Browser, expect
 
 from flap.storage.status import write_status
 from flap.study.__main__ import main
-from flap.study.serve import server
+from flap.study.serve import Server, server
 from tests.helpers.browser import opened
 from tests.helpers.study_grid import PERPLEXITY, Report, add_cell, add_command, altered
 
@@ -28,12 +27,13 @@ def sweep(tmp_path: Path, report: Report) -> Path:
     running = add_cell(folder, None, "WIFV", "AL-AM", 0.5, state="running")
     (running / "progress.json").write_text('{"stage": "piqa", "done": 12, "total": 64}')
     entries = {"a": {"key": {}, "numbers": dense}, "b": {"key": {"plan": "x"}, "numbers": {PERPLEXITY: 123.5}}}
+    entries["b"]["better"] = {PERPLEXITY: "lower"}
     (running / "evaluation.json").write_text(json.dumps(entries))
     return folder
 
 
 @pytest.fixture
-def served(sweep: Path) -> Iterator[ThreadingHTTPServer]:
+def served(sweep: Path) -> Iterator[Server]:
     with server([sweep], 0) as serving:
         Thread(target=serving.serve_forever, args=(0.05,), daemon=True).start()
         yield serving
@@ -44,18 +44,21 @@ def files(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
-def get(served: ThreadingHTTPServer, address: str, host: str = "localhost:1", method: str = "GET") -> tuple[int, str]:
+def get(
+    served: Server, address: str, host: str = "localhost:1", method: str = "GET", root: str | None = None
+) -> tuple[int, str]:
+    """The answer for an address below the secret root of the server, or below another one."""
     connection = http.client.HTTPConnection("127.0.0.1", served.server_port)
-    connection.request(method, address, headers={"Host": host})
+    connection.request(method, (served.root if root is None else root) + address, headers={"Host": host})
     answer = connection.getresponse()
     return answer.status, answer.read().decode()
 
 
 def test_states_progress_and_numbers_show_as_they_come(
-    browser: Browser, sweep: Path, served: ThreadingHTTPServer, report: Report
+    browser: Browser, sweep: Path, served: Server, report: Report
 ) -> None:
     before = files(sweep)
-    with opened(browser, f"http://127.0.0.1:{served.server_port}/") as page:
+    with opened(browser, served.address) as page:
         page.set_default_timeout(30_000)
         running = page.locator("#cells tr.unfinished")
         expect(running).to_contain_text(re.compile(r"piqa 12 of 64 at \d\d:\d\d:\d\d"))  # so that a killed one shows
@@ -73,20 +76,24 @@ def test_states_progress_and_numbers_show_as_they_come(
         assert page.locator("figure svg").count() > 0
 
 
-def test_the_page_goes_on_when_the_server_is_started_again(browser: Browser, sweep: Path) -> None:
+def test_a_page_of_a_server_that_has_ended_stays_and_says_where_to_look(browser: Browser, sweep: Path) -> None:
     page = browser.new_context().new_page()
     live = page.locator("#live")
     with server([sweep], 0) as first:
         Thread(target=first.serve_forever, args=(0.05,), daemon=True).start()
-        page.goto(f"http://127.0.0.1:{first.server_port}/")
+        page.goto(first.address)
         expect(live).to_contain_text("Live")
         first.shutdown()
     expect(live).to_contain_text("No answer from the server", timeout=30_000)
     write_status(sweep / "1_tiny_WIFV_AL-AM_r0.5_s0", "failed", "killed")
     with server([sweep], first.server_port) as again:
         Thread(target=again.serve_forever, args=(0.05,), daemon=True).start()
-        expect(page.locator("#cells tr.failed")).to_contain_text("killed", timeout=30_000)
-        expect(live).to_contain_text("Live")
+        with page.expect_response(lambda answer: answer.status == 403, timeout=30_000):
+            pass
+        expect(live).to_contain_text("Started again, it prints another address")
+        expect(page.locator("#cells tr.unfinished")).to_be_visible()
+        page.goto(again.address)
+        expect(page.locator("#cells tr.failed")).to_contain_text("killed")
         page.close()
         again.shutdown()
 
@@ -98,7 +105,7 @@ def test_before_the_first_cell_it_waits_and_then_shows_all_without_a_reload(
     folder.mkdir()
     with server([folder], 0) as serving:
         Thread(target=serving.serve_forever, args=(0.05,), daemon=True).start()
-        with opened(browser, f"http://127.0.0.1:{serving.server_port}/") as page:
+        with opened(browser, serving.address) as page:
             expect(page.locator(".counts").first).to_have_text("0 cells")
             expect(page.locator("#pictures")).to_be_hidden()
             add_command(folder, "metric=WIFV", "ratio=0.2,0.5,0.7", "run_name=a b")
@@ -115,9 +122,7 @@ def test_before_the_first_cell_it_waits_and_then_shows_all_without_a_reload(
         serving.shutdown()
 
 
-def test_it_listens_on_the_loopback_address_alone_and_serves_what_it_links_to(
-    sweep: Path, served: ThreadingHTTPServer
-) -> None:
+def test_it_listens_on_the_loopback_address_alone_and_serves_what_it_links_to(sweep: Path, served: Server) -> None:
     assert served.server_address[0] == "127.0.0.1"
     status, text = get(served, "/")
     assert status == 200 and "Pruning tiny" in text
@@ -125,17 +130,39 @@ def test_it_listens_on_the_loopback_address_alone_and_serves_what_it_links_to(
     assert get(served, "/study.csv")[1].startswith("cell,state,")
     for address in ("/1_tiny_WIFV_AL-AM_r0.5_s0/evaluation.json", "/../sweep/secret", "/%2e%2e/x", "/nothing"):
         assert get(served, address)[0] == 404
-    assert get(served, "/", host="evil.example:80")[0] == 403
+    for host in ("127.0.0.1", "localhost"):  # as of port 80
+        assert get(served, "/", host=host)[0] == 200
+    for host in ("evil.example:80", "evil.example", "localhost.evil.example"):
+        assert get(served, "/", host=host)[0] == 403
     assert get(served, "/", method="POST")[0] == 501
 
 
-def test_a_folder_that_is_gone_leaves_the_page_as_it_was(sweep: Path, served: ThreadingHTTPServer) -> None:
+def test_nothing_is_served_without_the_token_of_its_address(sweep: Path, served: Server) -> None:
+    for root in ("", served.root[:-1], served.root + "0", "/" + "0" * 32):
+        for address in ("/", "/version", "/study.csv", "/1_tiny_WIFV_AL-AM_r0.5_s0/flap.log"):
+            status, text = get(served, address, root=root)
+            assert status == (404 if root == served.root + "0" else 403) and "tiny" not in text
+    with server([sweep], 0) as other:
+        assert other.root != served.root and len(other.root) > 32
+
+
+def test_the_links_of_the_page_work_below_the_token(browser: Browser, served: Server) -> None:
+    with opened(browser, served.address) as page:
+        links = page.locator("a[href]").evaluate_all("links => links.map(link => link.href)")
+        below = [link for link in links if "#" not in link and link.startswith("http")]
+        assert len(below) > 5
+        for link in below:
+            answer = page.request.get(link)
+            assert link.startswith(served.address) and answer.ok, link
+
+
+def test_a_folder_that_is_gone_leaves_the_page_as_it_was(sweep: Path, served: Server) -> None:
     before = get(served, "/")
     sweep.rename(sweep.with_name("moved"))
     assert get(served, "/") == before
 
 
-def test_a_damaged_report_is_told_on_the_page(sweep: Path, served: ThreadingHTTPServer) -> None:
+def test_a_damaged_report_is_told_on_the_page(sweep: Path, served: Server) -> None:
     (sweep / "0_tiny_WIFV_AL-AM_r0.2_s0" / "report.json").write_text('{"sch')
     status, text = get(served, "/")
     assert status == 200 and "report.json: cannot be read (JSONDecodeError); run the cell again" in text

@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import re
 import subprocess
 import sys
 import warnings
@@ -13,7 +14,6 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from flap.config import config_dir
-from flap.reporting.numbers import lower_is_better
 from flap.study import write
 from flap.study.__main__ import main
 from flap.study.layers import draw_errors
@@ -146,16 +146,24 @@ def test_what_is_not_measured_makes_no_other_model(tmp_path: Path, report: Plain
 
 
 @pytest.mark.parametrize(
-    ("name", "lower"),
+    ("said", "best", "headed"),
     [
-        ("wikitext2/perplexity@128", True), ("wikitext/word_perplexity", True), ("lambada/perplexity", True),
-        ("wikitext/bits_per_byte", True), ("x/brier_score", True), ("gsm8k/exact_match,strict-match", False),
-        ("piqa/acc_norm", False), ("zero_shot/average", False), ("c4/kl@128", True), ("c4/top5_agreement@128", False),
-        ("piqa/margin", False), ("zero_shot/average_margin", False),
+        (("lower", "lower"), "0.3", "lower"), (("higher", "higher"), "0.6", "higher"),
+        (("lower", "higher"), None, None), ((None, None), None, None),  # None: from before reports said it
     ],
 )  # fmt: skip
-def test_which_numbers_are_better_when_lower(name: str, lower: bool) -> None:
-    assert lower_is_better(name) == lower
+def test_the_best_is_what_the_runs_say_is_better(
+    tmp_path: Path, report: Plain, said: tuple[str | None, str | None], best: str | None, headed: str | None
+) -> None:
+    for metric, value, better in zip(("IFV", "WIFV"), (0.3, 0.6), said, strict=True):
+        one = altered(report, 0.2, {}, {"speech/wer": value}) | {"better": {"speech/wer": better}}
+        if better is None:
+            del one["better"]
+        keep_documents(add_cell(tmp_path, one, metric, "AL-AM", 0.2), {"speech/wer": value})
+    page = write_study(tmp_path).read_text()
+    marked = [value.text for row in tabulate(read_study(tmp_path)).rows for value in row.values if value.mark == "best"]
+    assert marked == ([] if best is None else [best])
+    assert re.findall("(lower|higher) is better</span>", page) == ([] if headed is None else [headed])
 
 
 def test_markdown_is_sorted_and_tells_what_failed(sweep: Path) -> None:
@@ -268,14 +276,19 @@ def test_perplexities_over_a_wide_range_have_a_logarithmic_axis(
     assert f">{tick}<" in svg and (">75<" in svg) == (worst < 200)
 
 
-def test_long_names_of_series_leave_the_panels_their_room(tmp_path: Path, report: Plain) -> None:
-    for text in ("a-text-with-a-long-name.jsonl", "{a-text-with-a-long-name.jsonl: 1, another-text-with-one.jsonl: 1}"):
+def test_long_and_odd_names_of_series_leave_the_panels_their_room(tmp_path: Path, report: Plain) -> None:
+    for text in (
+        "a-text-with-a-$long{-$name.jsonl",
+        "{a-text-with-a-long-name.jsonl: 1, another-text-with-one.jsonl: 1}",
+    ):
         options = ("recover=lora", "recover.seq_len=32", "recover.batch_size=4", f"calibration.dataset={text}")
         one = altered(report, 0.2, {}, {PERPLEXITY: 30.0}) | {"layer_errors": [0.1, 0.2]}
         add_cell(tmp_path, one, "WIFV", "AL-AM", 0.2, overrides=options)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # matplotlib warns where the legend takes all of it
-        assert {"perplexity", "errors"} <= {plot.name for plot in draw(read_study(tmp_path))}
+        plots = {plot.name: plot.svg.decode() for plot in draw(read_study(tmp_path))}
+    assert {"perplexity", "errors"} <= plots.keys()
+    assert "-$long{-$name" in plots["perplexity"].replace("\n", "")  # as it is, and no formula
 
 
 def test_seeds_are_one_series_and_other_options_are_not(tmp_path: Path, report: Plain) -> None:

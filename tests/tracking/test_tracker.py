@@ -144,6 +144,13 @@ def test_the_picture_and_the_report_are_there_and_the_checkpoint_is_not(
     assert Path(entry.local_path).read_bytes() == (folder / "report.json").read_bytes()
 
 
+def test_a_run_without_a_picture_has_its_report(finished: tuple[Path, Report, Recorded], run_dir: Path) -> None:
+    (run_dir / "layers.png").unlink()
+    with start(run_dir) as tracked:
+        tracked.finish(finished[1])
+    assert "report" in recorded(run_dir).artifacts
+
+
 def test_the_lineage_leads_from_the_dense_model_to_the_checkpoint(
     finished: tuple[Path, Report, Recorded], model_dir: Path
 ) -> None:

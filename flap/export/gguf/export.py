@@ -15,7 +15,7 @@ from flap.export.gguf.rope import head_dim, rope_factors
 from flap.export.gguf.tensors import Entry, Shards, entries
 from flap.export.gguf.tokenizer import add_tokenizer, carry_over, source_gguf, tokenizer_kind
 from flap.export.gguf.write import TYPES, write_tensors
-from flap.export.reading import read_checkpoint
+from flap.export.reading import end_tokens, read_checkpoint
 from flap.storage.files import atomic_file, write_text
 
 
@@ -85,7 +85,7 @@ def _write(
     writer.add_file_type(TYPES[kind][1])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     if source is None:
-        add_tokenizer(writer, tokenizer, config.vocab_size)
+        add_tokenizer(writer, tokenizer, config.vocab_size, end_tokens(checkpoint, config))
     else:
         carry_over(writer, source, tokenizer)
     write_tensors(writer, tensors, kind)

@@ -6,6 +6,7 @@ refused, because llama.cpp would split texts in another way than the model was t
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,8 +105,8 @@ def _space_prefix(normalizer: dict[str, Any], pre_tokenizer: dict[str, Any]) -> 
     return None
 
 
-def add_tokenizer(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
-    """Write the vocabulary, its merges and the special tokens.
+def add_tokenizer(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, vocab_size: int, ends: Sequence[int]) -> None:
+    """Write the vocabulary, its merges and the special tokens. ends: those that end a text.
 
     Raises:
         ValueError: the kind of tokenizer is not supported, or it has ids without an embedding.
@@ -123,7 +124,7 @@ def add_tokenizer(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, vocab_
     else:
         writer.add_token_merges([f"{left} {right}" for left, right in merges])
     writer.add_add_space_prefix(kind.space_prefix)
-    _add_special(writer, tokenizer)
+    _add_special(writer, tokenizer, ends)
 
 
 def _vocabulary(
@@ -149,11 +150,16 @@ def _vocabulary(
     return tokens, types
 
 
-def _add_special(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Write the ids of the special tokens, whether the tokenizer adds them to a text, and the chat template."""
+def _add_special(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, ends: Sequence[int]) -> None:
+    """Write the ids of the special tokens, whether the tokenizer adds them to a text, and the chat template.
+
+    llama.cpp ends a text with any of three: the end of a text, of a turn, and of a message.
+    """
+    own_first = sorted(ends, key=lambda i: i != tokenizer.eos_token_id) or [tokenizer.eos_token_id]
+    places = writer.add_eos_token_id, writer.add_eot_token_id, writer.add_eom_token_id
     for i, add in (
+        *zip(own_first, places, strict=False),
         (tokenizer.bos_token_id, writer.add_bos_token_id),
-        (tokenizer.eos_token_id, writer.add_eos_token_id),
         (tokenizer.unk_token_id, writer.add_unk_token_id),
         (tokenizer.pad_token_id, writer.add_pad_token_id),
     ):

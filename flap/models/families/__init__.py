@@ -1,4 +1,4 @@
-"""THE table of the model families: the names of their modules, by the `model_type` of their config."""
+"""The family of a model, from the table in `flap.modeling.families`, and the adapter that speaks its names."""
 
 from dataclasses import replace
 from difflib import get_close_matches
@@ -6,104 +6,12 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 
+from flap.modeling.families import FAMILIES, TOWERS, Family
 from flap.models.adapter import ModelAdapter
-from flap.models.families.family import Family
 from flap.models.families.mixture import MixtureAdapter
 from flap.models.families.usual import UsualAdapter
 
 __all__ = ["FAMILIES", "TOWERS", "Family", "adapt", "auto_class", "find_family", "sees_images"]
-
-PLAIN = ("up_proj",)  # an MLP without a gate
-
-FAMILIES: dict[str, Family] = {
-    "llama": Family(),
-    "mistral": Family(),
-    "ministral3": Family(),
-    "qwen2": Family(),
-    "qwen3": Family(),
-    "qwen2_5_vl_text": Family(),
-    "qwen3_vl_text": Family(),
-    "smollm3": Family(),
-    "granite": Family(),
-    "gemma": Family(),
-    "gemma2": Family(),
-    "gemma3_text": Family(),
-    "cohere2": Family(),
-    "ernie4_5": Family(),
-    "exaone4": Family(),
-    "hunyuan_v1_dense": Family(),
-    "seed_oss": Family(),
-    "stablelm": Family(without=("qk_layernorm",)),
-    "olmo2": Family(attention_norms=("q_norm", "k_norm")),
-    "olmo3": Family(attention_norms=("q_norm", "k_norm")),
-    "glm4": Family(mlp_inputs=("gate_up_proj",)),
-    "apertus": Family(mlp_inputs=PLAIN),
-    "arcee": Family(mlp_inputs=PLAIN),
-    "nemotron": Family(mlp_inputs=PLAIN),
-    "phi": Family(attention="self_attn.dense", mlp="mlp.fc2", mlp_inputs=("fc1",), without=("qk_layernorm",)),
-    "phi3": Family(attention_inputs=("qkv_proj",), stacked=True, mlp_inputs=("gate_up_proj",)),
-    "starcoder2": Family(mlp="mlp.c_proj", mlp_inputs=("c_fc",)),
-    "opt": Family(decoder="decoder", attention="self_attn.out_proj", mlp="fc2", mlp_inputs=("fc1",), neurons="ffn_dim"),
-    "gpt_neox": Family(
-        attention="attention.dense", attention_inputs=("query_key_value",),
-        mlp="mlp.dense_4h_to_h", mlp_inputs=("dense_h_to_4h",),
-    ),
-    "falcon": Family(
-        layers="h", tuples=True,
-        attention="self_attention.dense", attention_inputs=("query_key_value",), kv_heads="num_kv_heads",
-        mlp="mlp.dense_4h_to_h", mlp_inputs=("dense_h_to_4h",), neurons="ffn_hidden_size", without=("alibi",),
-    ),
-    "gpt2": Family(
-        layers="h", attention="attn.c_proj", attention_inputs=("c_attn",), stacked=True,
-        mlp="mlp.c_proj", mlp_inputs=("c_fc",), neurons="n_inner",
-    ),
-    "mixtral": Family(experts="mlp.experts", router="mlp.gate", num_experts="num_local_experts"),
-    "granitemoe": Family(
-        experts="block_sparse_moe.experts", router="block_sparse_moe.router", num_experts="num_local_experts",
-    ),
-    "llama4_text": Family(
-        mlp="feed_forward.down_proj", neurons="intermediate_size_mlp", experts="feed_forward.experts",
-        router="feed_forward.router", num_experts="num_local_experts", expert_neurons="intermediate_size",
-    ),
-    "gpt_oss": Family(
-        experts="mlp.experts", router="mlp.router", num_experts="num_local_experts", attention_vectors=("sinks",),
-    ),
-    "olmoe": Family(experts="mlp.experts", router="mlp.gate", attention_norms=("q_norm", "k_norm")),
-    "qwen2_moe": Family(experts="mlp.experts", router="mlp.gate", expert_neurons="moe_intermediate_size"),
-    "qwen3_moe": Family(
-        experts="mlp.experts", router="mlp.gate", num_experts="num_local_experts",
-        expert_neurons="moe_intermediate_size",
-    ),
-    "gemma4_text": Family(
-        experts="experts", expert_neurons="moe_intermediate_size", chosen_experts="top_k_experts",
-        without=("hidden_size_per_layer_input", "num_kv_shared_layers"),
-    ),
-    "glm4_moe": Family(
-        experts="mlp.experts", router="mlp.gate", num_experts="n_routed_experts",
-        expert_neurons="moe_intermediate_size",
-    ),
-    "deepseek_v3": Family(
-        experts="mlp.experts", router="mlp.gate", num_experts="n_routed_experts",
-        expert_neurons="moe_intermediate_size", whole_attention="self_attn.o_proj",
-    ),
-    "qwen3_next": Family(
-        experts="mlp.experts", router="mlp.gate", expert_neurons="moe_intermediate_size",
-        whole_attention="linear_attn.out_proj",
-    ),
-    "qwen3_5_text": Family(whole_attention="linear_attn.out_proj"),
-    "falcon_h1": Family(tuples=True, mlp="feed_forward.down_proj"),
-}  # fmt: skip
-
-# The vision-language models: the path of the language model in the base model. Its family is that of its own config.
-TOWERS = {
-    "gemma3": "language_model",
-    "llava": "language_model",
-    "mistral3": "language_model",
-    "qwen2_5_vl": "language_model",
-    "qwen3_vl": "language_model",
-    "idefics3": "text_model",
-    "smolvlm": "text_model",
-}
 
 
 def find_family(config: PreTrainedConfig) -> Family:
@@ -129,7 +37,7 @@ def find_family(config: PreTrainedConfig) -> Family:
     nearest = "".join(f"; the nearest is {name}" for name in get_close_matches(model_type, FAMILIES, 1))
     raise ValueError(
         f"model.path: architecture '{config.model_type}' is not supported{nearest}; "
-        f"supported are {', '.join(sorted(FAMILIES))}; to add one, write its row in flap/models/families/__init__.py "
+        f"supported are {', '.join(sorted(FAMILIES))}; to add one, write its row in flap/modeling/families.py "
         "(CONTRIBUTING.md, 'A new family')"
     )
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from flap.modeling.families import Family
 from flap.models.adapter import Block, ModelAdapter, split
 from flap.models.conv1d import as_linear, refresh_conv1d
-from flap.models.families.family import Family
 
 
 class UsualAdapter(ModelAdapter):

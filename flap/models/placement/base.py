@@ -4,6 +4,7 @@ Legend: N windows · T tokens a window · D hidden size.
 """
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -17,6 +18,7 @@ from transformers.quantizers.base import HfQuantizer
 
 from flap.models.families import adapt
 from flap.models.forward import Batch
+from flap.storage import NOT_KEPT, WorkFolder
 
 
 class Weights(Protocol):
@@ -56,22 +58,38 @@ class PlacedModel(ABC):
     new placement is a subclass in a file here, and a line in PLACEMENTS.
     """
 
-    on_disk: ClassVar[bool] = False  # weights are read from files when needed; unsaved changes are lost
+    streams: ClassVar[bool] = False  # layers are read from files when needed: work is kept, unsaved changes are lost
+    whole: ClassVar[bool] = False  # all weights are on the device that runs them: it can be timed and trained there
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.adapter = adapt(model)
         self.passes = 0  # walks over all layers, and forward passes in their place
-        self.folder: Path | None = None  # for what must not be in memory, where the placement has such a folder
+        self.work = NOT_KEPT  # for what must not be in memory, where the placement has such a folder
 
     @classmethod
     @abstractmethod
-    def open(cls, source: Weights, more_to_come: bool, folder: Path | None) -> "PlacedModel":
+    def open(cls, source: Weights, work: WorkFolder) -> "PlacedModel":
         """Return the model of a source at this placement.
 
-        folder: for data that is too large for memory; an interrupted run resumes from it. more_to_come: this process
-        will open the same weights again.
+        work: for data that is too large for memory; an interrupted run resumes from it.
         """
+
+    @classmethod
+    def limits(cls, device: torch.device) -> tuple[float, float]:
+        """Return the most bytes of weights that this placement puts on a device, and on the host."""
+        return math.inf, math.inf
+
+    def kept(self, work: WorkFolder) -> WorkFolder:
+        """Return where a walk over all layers keeps its work, and its changes; nowhere if they are quick or lost."""
+        return work if self.streams else NOT_KEPT
+
+    def give_back_freed(self) -> None:  # noqa: B027 - nothing to do where all weights are in memory
+        """Give memory that is free within this process back to the system, before a layer takes more."""
+
+    def saved_in(self, directory: Path) -> "PlacedModel":
+        """Return the model for further work after it was written to a directory: itself, or what is in the files."""
+        return self
 
     @property
     def device(self) -> torch.device:
@@ -124,12 +142,12 @@ class PlacedModel(ABC):
         self,
         batches: Sequence[Batch],
         recorders: Sequence[AbstractContextManager[Any]],
-        folder: Path | None,
+        work: WorkFolder,
         stage: str = "calibrate",
     ) -> Iterator[int]:
         """Run all windows once, with recorder i open at layer i, and yield the index of each layer that is finished.
 
-        With the folder of an interrupted run, only the remaining layers. stage: what the progress bar says.
+        With the work of an interrupted run, only the remaining layers. stage: what the progress bar says.
         """
 
     @abstractmethod

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.quantizers.base import HfQuantizer
 
-from flap.models.devices import ROOM_TO_RUN, free_bytes
+from flap.models.devices import ROOM_TO_RUN, free_bytes, give_back_freed
 from flap.models.forward import Batch, leave
 from flap.models.placement.base import PlacedModel, Weights
 from flap.models.placement.changes import Changes
@@ -23,6 +23,7 @@ from flap.models.placement.shards import write_shards
 from flap.models.read import read_model
 from flap.models.replace import forwards_replaced
 from flap.models.walk import Walk
+from flap.storage import NOT_KEPT, WorkFolder
 
 log = logging.getLogger(__name__)
 
@@ -36,37 +37,38 @@ class OnDisk(PlacedModel):
     that file. Its new shapes stay on the meta device.
     """
 
-    on_disk: ClassVar[bool] = True
+    streams: ClassVar[bool] = True
 
     def __init__(
         self,
         model: PreTrainedModel,
         directory: Path,
         device: torch.device,
-        folder: Path | None,
+        work: WorkFolder,
         load: Callable[[], PreTrainedModel],
         dequantiser: HfQuantizer | None = None,
     ) -> None:
         """Take a model that is on the meta device, and the directory of its files.
 
-        folder: for hidden states and changed layers; None: a temporary one, deleted with this object. load: loads the
-        whole model on the device. dequantiser: as of `Weights`.
+        work: for hidden states and changed layers; where it is not kept, a temporary one, deleted with this object.
+        load: loads the whole model on the device. dequantiser: as of `Weights`.
         """
         super().__init__(model)
         self.directory = directory
         self._device = device
         self._load = load
-        self._temporary = TemporaryDirectory() if folder is None else None
-        self.folder = Path(self._temporary.name) if self._temporary else Path(folder or "")
+        self._temporary = TemporaryDirectory(ignore_cleanup_errors=True) if work.path is None else None
+        self.folder = work.path or Path(self._temporary.name if self._temporary else "")
+        self.work = WorkFolder(self.folder)
         self._files = LayerFiles(model, self.layers, directory, device, dequantiser)
         self._changes = Changes(self.folder / "layers", self.adapter, self._files.prefix)
         _fill_buffers(model, device)
 
     @classmethod
-    def open(cls, source: Weights, more_to_come: bool, folder: Path | None) -> "OnDisk":
+    def open(cls, source: Weights, work: WorkFolder) -> "OnDisk":
         """Return the model without reading a weight."""
         model, path = source.read(**ON_META), Path(source.path)
-        return cls(model, path, source.device, folder, source.on_device, source.dequantiser)
+        return cls(model, path, source.device, work, source.on_device, source.dequantiser)
 
     @property
     def device(self) -> torch.device:
@@ -121,11 +123,11 @@ class OnDisk(PlacedModel):
         self,
         batches: Sequence[Batch],
         recorders: Sequence[AbstractContextManager[Any]],
-        folder: Path | None,
+        work: WorkFolder,
         stage: str = "calibrate",
     ) -> Iterator[int]:
         """Run the windows layer by layer, with one recorder open at a time."""
-        walk = Walk(self, f"{stage}, layer by layer", folder)
+        walk = Walk(self, f"{stage}, layer by layer", work)
         stream = walk.enter("windows", batches)
         for i in walk:
             with recorders[i]:
@@ -135,17 +137,21 @@ class OnDisk(PlacedModel):
     @torch.no_grad()
     def hidden_states(self, batches_NT: Sequence[Tensor]) -> Iterator[Tensor]:
         """Yield the final hidden states of each batch, after one walk of all batches."""
-        assert self.folder is not None
         self.folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=self.folder) as folder:
-            walk = Walk(self, "layer by layer", Path(folder))
-            stream = walk.enter("windows", batches_NT)
-            for i in walk:
-                stream.advance(i, self.layers[i])
-            with self.ends():
-                for batch_NT, hidden_NTD in zip(batches_NT, stream.batches, strict=True):
-                    tokens_NT, last_NTD = batch_NT.to(self.device), hidden_NTD.to(self.device)
-                    yield leave(self.adapter, self.adapter.decoder, tokens_NT, last_NTD).last_hidden_state
+        with TemporaryDirectory(dir=self.folder, ignore_cleanup_errors=True) as folder:
+            # after it no file is mapped, as NFS needs to remove them
+            yield from self._walked(batches_NT, WorkFolder(Path(folder)))
+
+    def _walked(self, batches_NT: Sequence[Tensor], work: WorkFolder) -> Iterator[Tensor]:
+        """Yield the final hidden states of each batch, which walk in files of this folder."""
+        walk = Walk(self, "layer by layer", work)
+        stream = walk.enter("windows", batches_NT)
+        for i in walk:
+            stream.advance(i, self.layers[i])
+        with self.ends():
+            for batch_NT, hidden_NTD in zip(batches_NT, stream.batches, strict=True):
+                tokens_NT, last_NTD = batch_NT.to(self.device), hidden_NTD.to(self.device)
+                yield leave(self.adapter, self.adapter.decoder, tokens_NT, last_NTD).last_hidden_state
 
     @torch.no_grad()
     def logits(self, tokens_NT: Tensor) -> Tensor:
@@ -157,6 +163,14 @@ class OnDisk(PlacedModel):
     def resume_changes(self, layers_done: int) -> None:
         """Use the files of the first `layers_done` layers that an interrupted run has written."""
         self._changes.resume(layers_done)
+
+    def give_back_freed(self) -> None:
+        """Give memory that is free within this process back to the system."""
+        give_back_freed()
+
+    def saved_in(self, directory: Path) -> PlacedModel:
+        """Return the model in the files of a checkpoint."""
+        return open_checkpoint(directory, self.device, self.work)
 
     def fits_in_memory(self, beside_bytes: int = 0) -> bool:
         """Return whether the device has room to run the whole model, together with another one."""
@@ -191,10 +205,10 @@ def _drop(modules: Iterable[nn.Module]) -> None:
             setattr(module, name, empty)
 
 
-def open_checkpoint(directory: Path, device: torch.device, folder: Path | None) -> OnDisk:
+def open_checkpoint(directory: Path, device: torch.device, work: WorkFolder = NOT_KEPT) -> OnDisk:
     """Return the model that this program has written to a directory, one layer at a time on a device.
 
-    It can be compared with the model in memory without room for a second one. folder: as of `OnDisk`.
+    It can be compared with the model in memory without room for a second one. work: as of `OnDisk`.
     """
     load = partial(read_model, directory, device_map=device)
-    return OnDisk(read_model(directory, **ON_META), directory, device, folder and folder / "checkpoint", load)
+    return OnDisk(read_model(directory, **ON_META), directory, device, work / "checkpoint", load)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from flap.console.progress import progress
 from flap.models.devices import ROOM_TO_RUN, free_bytes
 from flap.models.forward import Batch, moved, run, tokens_of
 from flap.models.placement.base import PlacedModel, Weights
+from flap.storage import WorkFolder
 
 
 class InMemory(PlacedModel):
@@ -45,10 +46,10 @@ class InMemory(PlacedModel):
         self,
         batches: Sequence[Batch],
         recorders: Sequence[AbstractContextManager[Any]],
-        folder: Path | None,
+        work: WorkFolder,
         stage: str = "calibrate",
     ) -> Iterator[int]:
-        """Run one forward pass a batch with all recorders open, then yield every layer. folder: not used."""
+        """Run one forward pass a batch with all recorders open, then yield every layer. work: not used."""
         self.passes += 1
         with ExitStack() as stack:
             for recorder in recorders:
@@ -72,16 +73,18 @@ class InMemory(PlacedModel):
 class Resident(InMemory):
     """A model that is completely on one device."""
 
+    whole: ClassVar[bool] = True
+
     @classmethod
-    def open(cls, source: Weights, more_to_come: bool, folder: Path | None) -> "Resident":
+    def open(cls, source: Weights, work: WorkFolder) -> "Resident":
         """Return the model, loaded on the device of its source.
 
-        more_to_come: if memory allows, the dense model stays in memory and the returned model shares its tensors.
-        Pruning gives a model new tensors and does not change the old ones.
+        If the source keeps the dense model, the returned one shares its tensors: pruning gives a model new tensors and
+        does not change the old ones.
         """
-        if not more_to_come or source.kept_dense is None:
-            return cls(source.on_device())
         dense = source.kept_dense
+        if dense is None:
+            return cls(source.on_device())
         shared = {id(tensor): tensor for tensor in (*dense.parameters(), *dense.buffers())}
         return cls(deepcopy(dense, shared))
 

@@ -13,22 +13,35 @@ from flap.models.devices import free_bytes, gpus
 from flap.models.offload import onloaded, running_device
 from flap.models.placement.base import Weights
 from flap.models.placement.resident import InMemory
+from flap.storage import WorkFolder
+from flap.storage.files import remove_unused
+from flap.storage.locks import use
 
 
 class Spread(InMemory):
     """A model whose modules are onloaded by accelerate while they run."""
 
     @classmethod
-    def open(cls, source: Weights, more_to_come: bool, folder: Path | None) -> "Spread":
+    def open(cls, source: Weights, work: WorkFolder) -> "Spread":
         """Load the model on the GPUs first, then in host memory, then on disk. A CPU run uses no GPU.
 
         Changes of layers that are on disk are written to a folder that is deleted with the model.
         """
         source.offload.mkdir(parents=True, exist_ok=True)
-        changes = TemporaryDirectory(dir=source.offload)
+        for lock in source.offload.glob("*.lock"):  # of processes that have ended, and of their models
+            remove_unused(lock.with_suffix(""))
+        changes = TemporaryDirectory(dir=source.offload, ignore_cleanup_errors=True)
+        use(Path(changes.name))
         model = source.read(device_map="auto", max_memory=memory_limits(source.device), offload_folder=changes.name)
         model.offload_folder = changes
         return cls(model)
+
+    @classmethod
+    def limits(cls, device: torch.device) -> tuple[float, float]:
+        """Return the most bytes of weights on the GPUs, and on the host; on a CPU all of them are on the device."""
+        limits = memory_limits(device)
+        on_host = limits.pop("cpu")
+        return (sum(limits.values()), on_host) if limits else (on_host, 0)
 
     @property
     def device(self) -> torch.device:

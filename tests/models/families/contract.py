@@ -132,7 +132,7 @@ class FamilyContract:
 
     def test_layer_by_layer_equals_one_pass(self, model: PreTrainedModel) -> None:
         placed = Resident(model)
-        visits = Calibration(placed, [tokens()], 4, []).in_sequence(covariance=False, folder=None)
+        visits = Calibration(placed, [tokens()], 4, []).in_sequence(covariance=False)
         for (_, found), expected in zip(visits, collect(placed, [tokens()], 4), strict=True):
             assert_same(found, expected)
 

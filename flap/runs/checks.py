@@ -1,0 +1,60 @@
+"""Checks of a model's shapes against the choices: the budget, and what training and targets in time need."""
+
+from flap.allocation import Biases, Budget, bounds_of_shapes, price
+from flap.checkpoint.stock import takes_output_biases
+from flap.config import FlapConfig, in_time, require, targets
+from flap.models import Architecture, Given, ModelAdapter, Source, may_lose_all_heads
+from flap.recovery import Recovery
+from flap.runs.choices import Choices
+
+
+def check_trainable(recovery: Recovery, source: Architecture | Source | Given, adapter: ModelAdapter) -> None:
+    """Check that the model can be trained after compression.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    given = "none for a model that the caller has loaded, of which pruning leaves no dense one to learn from"
+    require(not isinstance(source, Given), "recover", recovery.name, given)
+    placement = f"device with recover={recovery.name}, which trains the whole model there"
+    require(source.placed.whole, "model.placement", source.placement, placement)
+    recovery.check(adapter)
+
+
+def check_timed(config: FlapConfig, choices: Choices, source: Source | Given) -> None:
+    """Check that what a target in time is about can be measured: the whole model on one device, sliced.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    target = f"target.{in_time(config.target)[0]}"
+    placement = f"device with {target}, which is measured there"
+    require(source.placed.whole, "model.placement", source.placement, placement)
+    require(
+        not config.mask_only, "mask_only", True, f"false with {target}: a masked model takes as long as a dense one"
+    )
+    choices.request.comparisons(source.max_length)
+
+
+def check_budget(
+    adapter: ModelAdapter, choices: Choices, config: FlapConfig, model: Architecture | Source | Given
+) -> Budget:
+    """Return the budget, counted from the tensors.
+
+    Raises:
+        ValueError: the ratio, a target or a choice does not fit this model.
+    """
+    plain = choices.structure.min_heads or all(
+        may_lose_all_heads(adapter.attention(i)) for i in range(len(adapter.layers))
+    )
+    why = "whose attention does not run without heads (they share norms, sinks, latents or a state, or are GPT-2's)"
+    allowed = f"1 or more for this model, {why}"
+    require(bool(plain), "structure.min_heads", choices.structure.min_heads, allowed)
+    budget = price(adapter, config.ratio or 0)
+    if targets(config.target):
+        adds = choices.compensation.adds_bias
+        biases = Biases(adds, adds and choices.structure.layer_by_layer and takes_output_biases(adapter))
+        itemsize, context = model.dtype.itemsize, model.max_length
+        budget = budget.within(bounds_of_shapes(config.target, adapter, budget.layers, itemsize, biases, context))
+    choices.structure.check(budget)
+    return budget

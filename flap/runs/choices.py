@@ -1,0 +1,107 @@
+"""The choices of a config as objects, and which of them can be combined."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from flap.allocation import Structure
+from flap.compression import Compensation
+from flap.config import FlapConfig, build, require
+from flap.data import num_windows
+from flap.evaluation import Efficiency, Evaluator
+from flap.importance import Metric
+from flap.recovery import Recovery
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The choices of a config (metric, structure, compensation, evaluators) as objects."""
+
+    metric: Metric
+    structure: Structure
+    compensation: Compensation
+    evaluators: Sequence[Evaluator]
+    propagate: str  # whose outputs each layer is calibrated on: "dense" or "pruned" layers
+    recovery: Recovery | None = None  # training after compression
+
+    @property
+    def request(self) -> Efficiency:
+        """The request that targets in time are about: that of eval.efficiency, or its defaults."""
+        return next((one for one in self.evaluators if isinstance(one, Efficiency)), Efficiency())
+
+    @property
+    def in_sequence(self) -> bool:
+        """Whether pruning is sequential: each layer is pruned before the next one is calibrated (Wanda-sp)."""
+        return self.propagate == "pruned" and self.need_windows
+
+    @property
+    def need_windows(self) -> bool:
+        """Whether a choice needs calibration windows."""
+        needs = (self.structure.measures, self.metric.needs_statistics, self.compensation.needs_statistics)
+        return any(needs)
+
+    @property
+    def need_covariance(self) -> bool:
+        """Whether a choice needs statistics with covariances."""
+        return self.metric.needs_covariance or self.compensation.needs_covariance
+
+    @property
+    def read_plain_statistics(self) -> bool:
+        """Whether a choice needs statistics of the dense model without covariances."""
+        choices = (self.metric, self.compensation)
+        return not self.in_sequence and any(
+            choice.needs_statistics and not choice.needs_covariance for choice in choices
+        )
+
+
+def choose(config: FlapConfig) -> Choices:
+    """Return the choices of a config as objects.
+
+    Raises:
+        ValueError: an option of a choice is out of range, or two choices cannot be combined.
+    """
+    choices = Choices(
+        build("metric", config.metric),
+        build("structure", config.structure),
+        build("compensation", config.compensation),
+        [build(f"eval.{name}", node) for name, node in (config.eval or {}).items()],
+        config.calibration.propagate,
+        build("recover", config.recover) if config.recover else None,
+    )
+    if choices.recovery is not None:
+        masked = f"false with recover={choices.recovery.name}, which would train the masked units, too"
+        require(not config.mask_only, "mask_only", True, masked)
+    if choices.propagate == "pruned" and not choices.structure.layer_by_layer:
+        raise ValueError(
+            "calibration.propagate=pruned: expected structure=UL-UM or UL-MM, because an adaptive plan is known only "
+            "after every layer has its statistics"
+        )
+    if choices.structure.ranks_errors:
+        _check_errors(choices)
+    allowed = "false with structure.experts=true, as a router cannot be masked"
+    require(not (config.mask_only and choices.structure.experts), "mask_only", True, allowed)
+    samples, lengths = config.calibration.num_samples, config.calibration.lengths
+    require(
+        any(num_windows(samples, lengths, seq_len) >= 2 for seq_len in lengths) or not choices.need_covariance,
+        "calibration.num_samples",
+        samples,
+        "at least 2, and 2 windows of one length, because what is fitted on some windows is judged on others",
+    )
+    return choices
+
+
+def _check_errors(choices: Choices) -> None:
+    """Check that the metric's scores are squared output errors, for a structure that ranks those.
+
+    Raises:
+        ValueError: they are not.
+    """
+    scale = f"structure.scale={getattr(choices.structure, 'scale', '')}"
+    if not choices.metric.measures_error:
+        raise ValueError(
+            f"{scale}: expected metric=WIFV or metric=OBS, whose scores are output errors, or structure.scale=z-score"
+        )
+    if choices.metric.square_attention:
+        raise ValueError(
+            f"metric.square_attention=true: squares of errors are no errors; set metric.square_attention=false with "
+            f"{scale}"
+        )

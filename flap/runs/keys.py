@@ -1,0 +1,110 @@
+"""What results depend on: the model, its windows, and what is done to it. Equal keys, equal results."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from flap.allocation import PruningPlan
+from flap.calibration import STATISTICS_VERSION
+from flap.calibration.images import Images
+from flap.calibration.writing import WRITTEN_VERSION
+from flap.config import FlapConfig
+from flap.data import SELF, Windows
+from flap.importance import SCORES_VERSION
+from flap.models import Given, Source
+from flap.reporting import device_name
+from flap.runs.choices import Choices
+from flap.storage import digest
+
+Key = dict[str, Any]
+
+FITS_VERSION = 3  # raise it when compensation fits other weights or biases
+RECOVERY_VERSION = 4  # raise it when the training gives other weights
+DIVERGENCES_VERSION = 9  # raise it when the measurement or the fits change
+WORKSPACE_VERSION = 2  # raise it when a run's working files have other names or contents
+DECIDING = ("metric", "structure", "compensation", "ratio", "target", "mask_only", "calibration")  # of the plan
+
+
+@dataclass(frozen=True)
+class CacheKeys:
+    """The parts of the keys by which a run's results are stored, each with all that it depends on and nothing else."""
+
+    config: FlapConfig
+    choices: Choices
+    source: Source | Given
+    texts: Mapping[str, Windows]
+    images: Images | None = None
+
+    @property
+    def windows(self) -> Key:
+        """Calibration windows and units, on which statistics depend besides the model."""
+        units: Key = {"units": "experts"} if self.choices.structure.experts else {}
+        units |= self.images.key if self.images else {}
+        if "calibration" not in self.texts:
+            return units
+        windows = self.texts["calibration"]
+        writes = any(part.dataset == SELF for part in windows.parts)
+        own = {"written": WRITTEN_VERSION} if writes else {}
+        return {"version": STATISTICS_VERSION, **windows.key, **own, **units}
+
+    @property
+    def statistics(self) -> Key:
+        """The model and what its statistics are taken on; a text of its own is another one on each device, too."""
+        return self.source.fingerprint | self.windows | {"device": self.source.device.type}
+
+    @property
+    def dense(self) -> Key:
+        """The dense model where it is measured."""
+        return {"model": self.source.fingerprint, "device": self.source.device.type}
+
+    @property
+    def timed(self) -> Key:
+        """What times depend on besides the model: two GPUs of one type have others."""
+        return {"device": device_name(self.source.device), "threads": torch.get_num_threads()}
+
+    @property
+    def recovery(self) -> Key:
+        """The training after compression; empty if there is none."""
+        if self.choices.recovery is None:
+            return {}
+        options, windows = asdict(self.choices.recovery), self.texts["recovery"].key
+        return {"recover": {"version": RECOVERY_VERSION, **options, "windows": windows}}
+
+    def compressed(self, plan: PruningPlan) -> Key:
+        """The part that tells this compressed model from others of the same dense model."""
+        options = asdict(self.config)
+        return {
+            "plan": digest(plan.to_dict()),
+            "fits": FITS_VERSION,
+            "calibration": self.windows,
+            **{name: options[name] for name in ("compensation", "mask_only")},
+            "propagate": self.config.calibration.propagate,
+        }
+
+    def pruned(self, plan: PruningPlan) -> Key:
+        """The same for the model that a run saves, which may be trained."""
+        return self.compressed(plan) | self.recovery
+
+    @property
+    def workspace(self) -> Key:
+        """The work that an interrupted run goes on with."""
+        options = asdict(self.config)
+        versions = [
+            WORKSPACE_VERSION,
+            STATISTICS_VERSION,
+            SCORES_VERSION,
+            DIVERGENCES_VERSION,
+            FITS_VERSION,
+            WRITTEN_VERSION,
+        ]
+        return self.statistics | self.recovery | {"versions": versions} | {name: options[name] for name in DECIDING}
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """A digest of all that is not in the config and changes the pruned model: weights, texts, libraries, fits."""
+        calibration = {"calibration": digest(self.texts["calibration"].key)} if "calibration" in self.texts else {}
+        calibration |= {"images": digest(self.images.key)} if self.images else {}
+        recovery = {use: digest(key) for use, key in self.recovery.items()}
+        return {"model": digest(self.source.fingerprint), "fits": str(FITS_VERSION), **calibration, **recovery}

@@ -1,0 +1,120 @@
+"""The preparation of a run: everything that needs no weights is made and checked before they are read."""
+
+from pathlib import Path
+
+from flap.calibration.images import read_images
+from flap.checkpoint.save import check_room, check_target, followed, label_of
+from flap.config import FlapConfig, in_time, require
+from flap.evaluation import prepare_suite
+from flap.evaluation.results import RESULTS
+from flap.export.gguf import Changes, check_export, source_gguf
+from flap.models import Given, ModelAdapter, Source, adapt, find_model
+from flap.recovery import check_room_to_train
+from flap.reporting import Report, described
+from flap.reporting.resume import changes_of_the_model, differences
+from flap.runs.checks import check_budget, check_timed, check_trainable
+from flap.runs.choices import Choices, choose
+from flap.runs.forecast import Forecast
+from flap.runs.run import Run
+from flap.runs.texts import read_texts
+from flap.storage import Cache, cache_root
+from flap.storage.files import bytes_below, remove_leftovers
+from flap.storage.workspace import working_folder
+
+
+def prepare(
+    config: FlapConfig,
+    run_dir: Path | None,
+    source: Source | Given | None = None,
+    will_save: bool = True,
+    keep_dense: bool = False,
+) -> Run:
+    """Return the run of a config: choices, windows, budget and tasks, all checked. Reads no weights.
+
+    source: the model, if the caller has it already. will_save: the run will begin, so that its memory and the place of
+    the checkpoint are checked, too. keep_dense: as of `find_model`.
+
+    Raises:
+        ValueError: bad input, in one line that names the field.
+    """
+    require(not config.dry_run, "dry_run", True, "false; only the command line prints what a run will take")
+    choices, run_dir = choose(config), run_dir or Path()
+    target = followed(Path(config.checkpoint.dir or run_dir / "checkpoint"))
+    root = cache_root(config.cache_dir)
+    source = source or find_model(config.model, root, config.trust_remote_code, keep_dense)
+    require(
+        config.checkpoint.save or not source.placed.streams,
+        "checkpoint.save",
+        False,
+        f"true with model.placement={config.model.placement}, whose result is nowhere but on disk",
+    )
+    if "gguf" in config.checkpoint.formats:
+        check_export(source.config, source.tokenizer, source_gguf(config.model.path), _changes(config, choices))
+    results = run_dir / RESULTS
+    suite = prepare_suite(choices.evaluators, source.tokenizer, source.max_length, results)
+    texts = read_texts(config, choices, source.tokenizer, source.max_length)
+    images = None
+    if choices.need_windows:
+        where = source.path, source.max_length, config.trust_remote_code
+        images = read_images(config.calibration.images, source.config, *where)
+    adapter = adapt(source.skeleton(), choices.structure.experts)
+    budget = check_budget(adapter, choices, config, source)
+    if choices.recovery is not None:
+        check_trainable(choices.recovery, source, adapter)
+    if in_time(config.target):
+        check_timed(config, choices, source)
+    cache = Cache(root, config.use_cache, config.cache_wait_seconds)
+    replaces = _replaces(config, target, results)
+    run = Run(
+        cache, Report.start(described(config)), config=config, choices=choices, source=source, texts=texts,
+        budget=budget, suite=suite, target=target, images=images, replaces_checkpoint=replaces,
+    )  # fmt: skip
+    if will_save:
+        _check_room(run, adapter)
+    if not config.resume:
+        results.unlink(missing_ok=True)  # without resume, numbers of an earlier start are not used
+    return run
+
+
+def _changes(config: FlapConfig, choices: Choices) -> Changes:
+    """Return what pruning may do to the model, as far as a GGUF has to hold it."""
+    if config.ratio == 0:
+        return Changes()
+    return Changes(
+        widths=not choices.structure.layer_by_layer,
+        biases=choices.compensation.adds_bias,
+        heads=getattr(choices.structure, "remove_heads", None) != 0,
+    )
+
+
+def _replaces(config: FlapConfig, target: Path, results: Path) -> bool:
+    """Return whether an existing checkpoint may be replaced.
+
+    On request, if it is in the run's own folder, or if an earlier start of this run has written it, whose `results` are
+    there.
+    """
+    if config.checkpoint.overwrite or config.checkpoint.dir is None:
+        return True
+    written = label_of(target).get("provenance", {}).get("config", {})
+    return results.is_file() and not changes_of_the_model(differences(written, described(config)))
+
+
+def _check_room(run: Run, adapter: ModelAdapter) -> None:
+    """Check that there is room for the run, and for its checkpoint a place that may be written.
+
+    Raises:
+        ValueError: there is none.
+    """
+    config, source, budget = run.config, run.source, run.budget
+    if run.choices.recovery is not None:
+        check_room_to_train(run.choices.recovery, adapter, budget.ratio, source.dtype, source.device)
+    if config.checkpoint.save:
+        remove_leftovers(run.target)
+        check_target(run.target, run.replaces_checkpoint, Path(source.path) if source.path else None)
+    left = working_folder(run.cache.root, run.keys.workspace)
+    forecast = Forecast.of(config, run.choices, source, adapter, budget.ratio, run.target, run.images, left)
+    forecast.check()
+    if config.checkpoint.save:
+        removed = 0 if config.mask_only else budget.to_remove * source.dtype.itemsize
+        there = bytes_below(left / "layers") if forecast.room.one_disk else 0  # they become files of the checkpoint
+        check_room(run.target, int(source.num_bytes - removed) - there)

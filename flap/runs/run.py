@@ -1,0 +1,91 @@
+"""A run: everything that it needs besides weights, made and checked by `prepare`, and the ledger of its stages."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flap.allocation import Budget
+from flap.calibration.images import Images
+from flap.config import FlapConfig
+from flap.data import Windows
+from flap.data.random_state import seeded
+from flap.evaluation import Suite
+from flap.models import Given, Source, products_in
+from flap.runs.choices import Choices
+from flap.runs.keys import CacheKeys
+from flap.runs.ledger import Ledger
+from flap.runs.texts import begins_with_bos, domains, overlaps
+from flap.storage import WorkFolder, digest
+from flap.storage.workspace import workspace
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True)
+class Run(Ledger):
+    """A run of a config. texts: the windows of "calibration" and "recovery", where they are needed.
+
+    The stages change the report, the texts that the model writes itself, and a budget that is measured.
+    """
+
+    config: FlapConfig
+    choices: Choices
+    source: Source | Given
+    texts: dict[str, Windows]
+    budget: Budget
+    suite: Suite
+    target: Path  # the folder of the checkpoint
+    images: Images | None = None  # the windows of calibration with images
+    replaces_checkpoint: bool = False  # whether an existing checkpoint in the target may be replaced
+    passes_before: int = field(default=0, init=False)  # passes over the weights before calibration
+
+    @property
+    def windows(self) -> Windows | None:
+        """The calibration windows; None if nothing needs any."""
+        return self.texts.get("calibration")
+
+    @property
+    def keys(self) -> CacheKeys:
+        """The keys of what this run stores."""
+        return CacheKeys(self.config, self.choices, self.source, self.texts, self.images)
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """A digest of everything that is not in the config and changes the result."""
+        return self.keys.inputs | {task.name: digest([task.origin, task.text_sha256]) for task in self.suite.tasks}
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """The origin of the model and of each text."""
+        texts = {use: "; ".join(text.origin for text in windows.known) for use, windows in self.texts.items()}
+        images = {"images": self.images.folder} if self.images else {}
+        return {"model": self.source.origin, **texts, **images, **{task.name: task.origin for task in self.suite.tasks}}
+
+    def introduce(self) -> None:
+        """Report what is known of the texts: origins, domains, and warnings, of which new ones are logged."""
+        report, tasks = self.report, self.suite.tasks
+        report.sources, report.inputs = self.sources, self.inputs
+        report.domains, report.bos = domains(self.texts, tasks), begins_with_bos(self.texts, tasks)
+        for warning in overlaps(self.texts, tasks):
+            if warning not in report.warnings:
+                report.warnings.append(warning)
+                log.warning(warning)
+
+    @contextmanager
+    def begun(self) -> Iterator[None]:
+        """Set random states, the type of products, and the folder that an interrupted run resumes from."""
+        self.introduce()
+        writes = any(windows.to_write is not None for windows in self.texts.values())
+        resumes = self.source.placed.streams or ((self.choices.structure.measures or writes) and self.cache.enabled)
+        source, report = self.source, self.report
+        report.dtype, report.computed_in = str(source.dtype), str(source.computed_in)
+        with seeded(self.config.seed), products_in(source.computed_in, source.dtype):
+            if not resumes and self.choices.recovery is None:
+                yield
+                return
+            with workspace(self.cache.root, self.keys.workspace, self.config.resume) as folder:
+                self.work = WorkFolder(folder)
+                yield
+                self.suite.references.clear()  # which may be mapped files of the folder

@@ -1,0 +1,60 @@
+"""The texts of calibration and of recovery, as windows, and how they relate to those of the tasks."""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+
+from transformers import PreTrainedTokenizerBase
+
+from flap.calibration.windows import read_windows
+from flap.config import FlapConfig
+from flap.data import Windows
+from flap.evaluation import Task
+from flap.recovery import recovery_windows
+from flap.runs.choices import Choices
+
+
+def read_texts(
+    config: FlapConfig, choices: Choices, tokenizer: PreTrainedTokenizerBase, max_length: int | None
+) -> dict[str, Windows]:
+    """Return the windows of calibration and of recovery, as far as a choice needs them.
+
+    Raises:
+        ValueError: there is no such text, it is too short, or windows are longer than the model's context.
+    """
+    texts, own = {}, config.calibration
+    if choices.need_windows:
+        sizes = own.num_samples, own.lengths, config.seed, own.bos, max_length
+        texts["calibration"] = read_windows("calibration", own.dataset, tokenizer, *sizes)
+    if choices.recovery is not None:
+        texts["recovery"] = recovery_windows(choices.recovery, tokenizer, max_length, own.bos, config.seed)
+    return texts
+
+
+def overlaps(texts: Mapping[str, Windows], tasks: Sequence[Task]) -> list[str]:
+    """Return warnings about tasks that are measured on a text of calibration or recovery, or on documents from it."""
+    warnings = []
+    for task, (use, windows) in product(tasks, texts.items()):
+        for text in windows.known:
+            if task.text_sha256 == text.sha256:
+                warnings.append(f"{task.name} is measured on the {use} text itself")
+            elif text.name in task.shares_text_with:
+                warnings.append(f"{task.name} is measured on documents that {text.name} is made of, too")
+    return list(dict.fromkeys(warnings))
+
+
+def begins_with_bos(texts: Mapping[str, Windows], tasks: Sequence[Task]) -> dict[str, bool]:
+    """Return whether windows begin with the beginning-of-sequence token: those of calibration, and of each task."""
+    of_tasks = {task.name: bool(task.identity["bos"]) for task in tasks if "bos" in task.identity}
+    return {"calibration": texts["calibration"].bos, **of_tasks} if "calibration" in texts else of_tasks
+
+
+def domains(texts: Mapping[str, Windows], tasks: Sequence[Task]) -> dict[str, str]:
+    """Return for each task whether its domain is that of a text of calibration or recovery: "calibration" or "other".
+
+    A text that the model has still to write has no domain.
+    """
+    if not texts:
+        return {}
+    known = [text for windows in texts.values() for text in windows.known]
+    found = {task.name: {task.domain(text) for text in known} for task in tasks}
+    return {name: "calibration" if "calibration" in one else "other" for name, one in found.items()}

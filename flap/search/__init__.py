@@ -1,0 +1,6 @@
+"""The search: units ranked by what their removal does to the predictions, measured on trials in one walk."""
+
+from flap.search.divergence import PlanDivergence
+from flap.search.search import Search
+
+__all__ = ["PlanDivergence", "Search"]

@@ -1,0 +1,92 @@
+"""The walks of structure=search: how many streams travel, and how many predictions are compared.
+
+A stream forks at the layer of its trial and passes all later layers (`flap.search.divergence`).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import cast
+
+from flap.allocation import Structure
+from flap.models import Pair
+from flap.models.shapes import BlockShape, Shapes
+from flap.search.search import STRENGTHS, Search
+from flap.search.trials import removal_counts
+
+
+@dataclass(frozen=True)
+class SearchWalk:
+    """One walk of a search. field: the option that says how many tokens are compared; tokens: those of one stream.
+
+    candidates: whole plans. trials: for each layer, how many there are of its attention and of its MLP. kept: the share
+    of a block's units that stays in them, on average.
+    """
+
+    field: str
+    tokens: int
+    candidates: int
+    trials: Sequence[Pair[int]]
+    kept: float
+
+    @property
+    def streams(self) -> list[int]:
+        """The number of streams after each layer: the dense one, one a candidate, and one a trial so far."""
+        return list(accumulate((sum(pair) for pair in self.trials), initial=1 + self.candidates))[1:]
+
+    @property
+    def most_streams(self) -> int:
+        """The most streams that exist at once: those before a layer and those after it."""
+        before = [1 + self.candidates, *self.streams]
+        return max(a + b for a, b in zip(before, self.streams, strict=False))
+
+    @property
+    def mean_streams(self) -> float:
+        """Through how many whole models the streams travel together."""
+        return sum(self.streams) / len(self.streams)
+
+    @property
+    def plans(self) -> int:
+        """The number of plans whose predictions are compared with those of the dense model."""
+        return self.streams[-1] - 1
+
+    def fits(self, layer: int) -> Pair[int]:
+        """Return how many fits the two blocks of a layer need: one for each trial and each candidate."""
+        return Pair(*(self.candidates + trials for trials in self.trials[layer]))
+
+
+def search_walks(
+    structure: Structure, shapes: Shapes, ratio: float, whole_windows: Callable[[int], int]
+) -> dict[str, list[SearchWalk]]:
+    """Return the walks of a search by their stage: the first one scores, too, and those of rounds allocate.
+
+    They are as many as there may be: it ends earlier if a round finds nothing better. No search: none.
+    whole_windows: returns the tokens of the held-out windows that a stream has for so many.
+    """
+    if not structure.measures:
+        return {}
+    search, units = cast(Search, structure), [[block.units for block in layer.blocks] for layer in shapes.layers]
+    fewest = (search.min_heads, search.min_neurons)
+    alone = [
+        Pair(*(len(removal_counts(search.levels, *one)) for one in zip(sizes, fewest, strict=True))) for sizes in units
+    ]
+    around = [Pair(*(_neighbours(block) for block in layer.blocks)) for layer in shapes.layers]
+    candidates = [1, *[len(STRENGTHS)] * search.rounds]
+    rounds = [*[around] * search.rounds, [Pair(0, 0)] * len(shapes.layers)]
+    tokens, round_tokens = map(whole_windows, (search.tokens, search.round_tokens))
+    first = SearchWalk("tokens", tokens, 0, alone, 1 - sum(search.levels) / len(search.levels))
+    refining = [
+        SearchWalk("round_tokens", round_tokens, count, trials, 1 - ratio)
+        for count, trials in zip(candidates, rounds, strict=True)
+    ]
+    return {"score": [first], "allocate": refining if search.rounds else []}
+
+
+def widest(walks: Sequence[SearchWalk]) -> SearchWalk | None:
+    """Return the walk whose streams take the most; None if there is none."""
+    return max(walks, key=lambda walk: walk.most_streams * walk.tokens, default=None)
+
+
+def _neighbours(block: BlockShape) -> int:
+    """Return how many neighbours a plan has in a block: with some units restored, and with some removed."""
+    return min(2, block.units - 1)

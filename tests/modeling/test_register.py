@@ -1,0 +1,41 @@
+"""Registration with transformers' Auto classes, also where the rest of the package cannot be imported."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from flap.modeling.modeling_flap import pruned_class
+from flap.modeling.register import register_configs
+
+
+def test_registration_imports_nothing_that_is_missing_beside_an_engine() -> None:
+    code = """
+import sys
+from flap.modeling.register import register
+register()
+assert not {"hydra", "omegaconf", "flap.models"} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_pruned_config_derives_from_that_of_its_model() -> None:
+    """Its name is found without the model, whose import takes longer."""
+    for config, (architecture, kinds) in register_configs().items():
+        for auto, kind in kinds.items():
+            if auto != "AutoConfig":
+                model = pruned_class(architecture, kind).__bases__[-1]
+                assert config.__bases__[-1] is model.config_class, (config, kind)
+
+
+def test_reading_a_dense_config_imports_no_model(model_dir: Path) -> None:
+    code = """
+import sys
+from flap.models import read_config
+before = set(sys.modules)
+read_config(sys.argv[1])
+assert not [name for name in set(sys.modules) - before if name.startswith("transformers.models.")
+            and ".modeling_" in name and ".auto." not in name]
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(model_dir)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

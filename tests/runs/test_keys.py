@@ -1,0 +1,128 @@
+"""Keys of what is stored: each changes with all that its result depends on, and with nothing else."""
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from flap.allocation import LayerPlan, PruningPlan
+from flap.calibration.images import Images
+from flap.runs.method import divergences_key, observe, score
+from flap.runs.prepare import prepare
+from tests.helpers.runs import composed, tiny
+
+PLAN = PruningPlan((LayerPlan((0, 1), (3, 5)),) * 4)
+DEVICES = ("cpu", "cuda")
+KEYS = {"statistics": observe, "scores": score}
+ON_WINDOWS = {"workspace", "compressed", "pruned", "divergences", "scores", "statistics", "inputs"}
+CHANGES = [
+    ("ratio=0.5", {"workspace"}),
+    ("metric=IFV", {"workspace", "scores"}),
+    ("structure=UL-UM", {"workspace"}),
+    ("mask_only=true", {"workspace", "compressed", "pruned"}),
+    ("compensation=none", {"workspace", "compressed", "pruned", "divergences"}),
+    ("calibration.batch_size=2", {"workspace"}),
+    ("calibration.num_samples=6", ON_WINDOWS),
+    ("seed=7", ON_WINDOWS),
+    ("model.dtype=bfloat16", {"workspace", "divergences", "scores", "statistics", "dense", "inputs"}),
+    ("eval.perplexity.max_tokens=64", set()),
+    ("use_cache=false", set()),
+    ("checkpoint.save=false", set()),
+]
+
+
+@pytest.mark.parametrize(("change", "changed"), CHANGES)
+def test_a_key_changes_with_what_its_result_depends_on(
+    change: str, changed: set[str], model_dir: Path, text_file: Path, tmp_path: Path
+) -> None:
+    arguments = [*tiny(model_dir, text_file), "model.device=cpu", "ratio=0.4", "metric=OBS"]
+    before, after = (keys(tmp_path, *arguments, *more) for more in ((), (change,)))
+    assert {name for name in before if before[name] != after[name]} == changed
+
+
+def test_a_killed_run_is_taken_up_by_the_same_version_on_the_same_device_alone(
+    model_dir: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = prepare(composed(*tiny(model_dir, text_file), "model.device=cpu"), tmp_path)
+    elsewhere = replace(job, source=replace(job.source, device=torch.device("cuda")))
+    before = job.keys.workspace
+    assert elsewhere.keys.workspace != before
+    for version in ("WORKSPACE", "STATISTICS", "SCORES", "DIVERGENCES", "FITS", "WRITTEN"):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"flap.runs.keys.{version}_VERSION", 1000)
+            assert job.keys.workspace != before
+
+
+@pytest.mark.parametrize("name", ["statistics", "scores", "windows"])
+def test_what_is_computed_on_another_device_is_kept_apart(
+    name: str, model_dir: Path, text_file: Path, tmp_path: Path
+) -> None:
+    run = prepare(composed(*tiny(model_dir, text_file), "metric=OBS"), tmp_path)
+    there = (replace(run, source=replace(run.source, device=torch.device(device))) for device in DEVICES)
+    cpu, gpu = (one.keys.windows if name == "windows" else KEYS[name].depends(one, None) for one in there)
+    assert (cpu == gpu) == (name == "windows")
+
+
+def test_times_are_of_one_gpu_and_so_many_threads(
+    model_dir: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, found = prepare(composed(*tiny(model_dir, text_file)), tmp_path), []
+    keys = replace(run, source=replace(run.source, device=torch.device("cuda:0"))).keys
+    for gpu, threads in (("L4", 1), ("H100", 1), ("H100", 2)):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, gpu=gpu: gpu)
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        found.append(keys.timed)
+    assert all(one != other for one, other in itertools.pairwise(found))
+
+
+def keys(folder: Path, *arguments: str) -> dict[str, object]:
+    run = prepare(composed(*arguments), folder)
+    keys = run.keys
+    return {
+        "statistics": observe.depends(run, None), "workspace": keys.workspace, "dense": keys.dense,
+        "divergences": divergences_key(run, {}), "scores": score.depends(run, None),
+        "compressed": keys.compressed(PLAN), "pruned": keys.pruned(PLAN), "inputs": run.inputs,
+    }  # fmt: skip
+
+
+def test_plans_have_keys_of_their_own(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
+    keys = prepare(composed(*tiny(model_dir, text_file)), tmp_path).keys
+    other = PLAN.with_layer(0, LayerPlan((0,), (3, 5)))
+    assert keys.compressed(PLAN) != keys.compressed(other)
+
+
+@pytest.mark.parametrize(
+    ("override", "same"),
+    [
+        ("ratio=0.5", True),
+        ("structure.rounds=1", True),
+        ("structure.round_tokens=32", True),
+        ("round_to=8", True),
+        ("structure.tokens=32", False),
+        ("structure.levels=[0.5]", False),
+        ("structure.min_heads=2", True),
+        ("structure.min_heads=0", False),  # whole attentions are tried, too
+        ("metric.ridge=1.0", False),
+        ("compensation.ridge=1.0", False),
+        ("structure=AL-AM", False),
+    ],
+)
+def test_scores_of_a_search_serve_what_is_decided_after_them(
+    override: str, same: bool, model_dir: Path, text_file: Path, tmp_path: Path
+) -> None:
+    arguments = [*tiny(model_dir, text_file), "model.device=cpu", "ratio=0.4", "method=flap_plus"]
+    runs = (prepare(composed(*arguments, *more), tmp_path) for more in ((), (override,)))
+    before, after = (score.depends(run, None) for run in runs)
+    assert (before == after) == same
+
+
+def test_another_text_beside_images_is_another_key(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
+    images, found = Images("pictures", [{"input_ids": torch.zeros(1, 5)}], ["sha"]), []
+    path = tmp_path / "text.txt"
+    for text in (text_file.read_text(), text_file.read_text()[::-1]):
+        path.write_text(text)
+        job = replace(prepare(composed(*tiny(model_dir, path)), tmp_path), images=images)
+        found.append(job.keys.statistics)
+    assert found[0] != found[1]

@@ -1,0 +1,251 @@
+"""structure=search: measured divergences become nats per unit, and the cheapest nats leave first."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
+
+import pytest
+import torch
+
+from flap.allocation import Budget, LayerPlan, PruningPlan, Units
+from flap.allocation.adaptive import one_ranking
+from flap.importance import Scores
+from flap.models import Pair
+from flap.search import Search
+from flap.search.curve import spread, spread_by_rank
+from flap.search.trials import removal_counts
+from tests.cases import ARCHITECTURES, MIXTURES, RATIOS
+from tests.helpers.ratios import allocated, assert_meets, budget_of, made_up, model_of, random_scores, tried
+
+
+def test_by_hand() -> None:
+    """Scores 1, 1, 2, 4 and two units measured at 0.2, three at 1.0: half of 0.2 each, 0.8, and 0.8 · 4/2 beyond."""
+    nats_U = spread(torch.tensor([4.0, 1.0, 2.0, 1.0]), {2: 0.2, 3: 1.0})
+    assert nats_U.tolist() == pytest.approx([1.6, 0.1, 0.8, 0.1], rel=1e-6)
+
+
+def test_a_later_unit_is_never_cheaper() -> None:
+    """Three units measured at 0.9 and 1.0 after one: the envelope has 1/3 each for the first three."""
+    nats_U = spread(torch.tensor([1.0, 1.0, 1.0, 50.0]), {1: 0.9, 3: 1.0})
+    assert nats_U[:3].tolist() == pytest.approx([1 / 3] * 3, rel=1e-6)
+    assert nats_U.argsort().tolist() == [2, 1, 0, 3]  # of equals the last one leaves first, as `highest` has it
+
+
+@pytest.mark.parametrize("scores", [[0.0] * 6, [1.0] * 6, [0.0, 0.0, 0.0, 1e30, 1.0, 2.0]])
+@pytest.mark.parametrize("measured", [{}, {2: 0.0}, {2: 0.5, 4: 0.1}])
+def test_it_is_finite_and_keeps_the_ranking(scores: list[float], measured: dict[int, float]) -> None:
+    nats_U = spread(torch.tensor(scores), measured)
+    assert torch.isfinite(nats_U).all() and (nats_U >= 0).all()
+    order = torch.tensor(scores).argsort(descending=True, stable=True).flip(0)
+    assert (nats_U[order].diff() > 0).all()
+
+
+def test_each_block_is_measured_alone_at_each_level() -> None:
+    scores = random_scores(budget_of("llama-gqa", 0.5))
+    trials = Search(levels=[0.25, 0.5]).trials(scores.layers[1], budget_of("llama-gqa", 0.5).layers[1])
+    assert [(trial.block, trial.removed) for trial in trials] == [
+        ("attention", 1), ("attention", 2), ("mlp", 14), ("mlp", 28),
+    ]  # fmt: skip
+    lost = set(range(56)) - set(trials[2].plan.mlp)
+    assert trials[2].plan.attention == (0, 1, 2, 3)
+    assert lost == set(scores.layers[1].mlp.argsort()[:14].tolist())
+    without_worst = sorted(scores.layers[1].attention.sum(1).argsort()[1:].tolist())
+    assert trials[0].plan == LayerPlan(tuple(without_worst), tuple(range(56)))
+
+
+def test_levels_that_leave_nothing_or_take_nothing_are_left_out() -> None:
+    trials = Search(levels=[0.125, 0.25, 0.5, 0.75]).trials(
+        Pair(torch.rand(3, 2), torch.rand(2)), Pair(Units(3, 10), Units(2, 3))
+    )
+    assert [(trial.block, trial.removed) for trial in trials] == [("attention", 1), ("attention", 2), ("mlp", 1)]
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_layer_that_matters_most_keeps_most(architecture: str, ratio: float) -> None:
+    budget, structure = budget_of(architecture, ratio), Search()
+    scores = random_scores(budget)
+    costs = [1.0, 100.0, 1.0, 1.0]
+    layers = zip(costs, scores.layers, budget.layers, strict=True)
+    nats = (tuple(cost * trial.removed for trial in structure.trials(*layer)) for cost, *layer in layers)
+    plan = one_ranking(structure, structure.in_nats(replace(scores, divergences=tuple(nats)), budget), budget)
+    assert_meets(plan, model_of(architecture), ratio)
+    assert len(plan.layers[1].mlp) == max(len(layer.mlp) for layer in plan.layers)
+    assert len(plan.layers[1].attention) == max(len(layer.attention) for layer in plan.layers)
+
+
+def test_options_out_of_range_are_named() -> None:
+    with pytest.raises(ValueError, match=r"^structure\.round_tokens=0: expected a whole number >= 1$"):
+        Search(round_tokens=0)
+    with pytest.raises(ValueError, match=r"^structure\.tokens=0: expected a whole number >= 1$"):
+        Search(tokens=0)
+    for levels in ([], [0.0], [0.5, 1.0]):
+        with pytest.raises(ValueError, match=r"^structure\.levels=\[.*\]: expected shares"):
+            Search(levels=levels)
+    with pytest.raises(ValueError, match=r"^structure\.rounds=-1: expected a whole number >= 0$"):
+        Search(rounds=-1)
+    for step in (0.0, 1.0):
+        with pytest.raises(ValueError, match=r"^structure\.step=.*: expected a share"):
+            Search(step=step)
+
+
+@pytest.mark.parametrize("architecture", MIXTURES)
+def test_all_experts_of_a_layer_lose_as_many_neurons_each_its_own(architecture: str) -> None:
+    budget = budget_of(architecture, 0.4)
+    scores = random_scores(budget)
+    plan = allocated(Search(tokens=300, round_tokens=200, rounds=1), scores, budget)
+    assert budget.kept(plan) == pytest.approx(0.6 * budget.total, abs=max(u.price for u in budget.layers[0]))
+    for layer, units, scored in zip(plan.layers, budget.layers, scores.layers, strict=True):
+        by_expert = torch.tensor(layer.mlp).reshape(units.mlp.experts, -1)
+        best = scored.mlp.reshape(units.mlp.experts, -1).argsort(descending=True)[:, : by_expert.shape[1]]
+        first = torch.arange(units.mlp.experts)[:, None] * units.mlp.count
+        assert torch.equal(by_expert, (best + first).sort().values)
+
+
+def test_neurons_of_one_rank_share_what_was_measured() -> None:
+    """Two experts of three neurons; a rank costs the mean of its neurons."""
+    score_I = torch.tensor([1.0, 5.0, 2.0, 4.0, 3.0, 9.0])
+    nats_I = spread_by_rank(score_I, {1: 0.4, 2: 1.0}, experts=2)
+    # ranks from the lowest: (1 + 3) / 2, (2 + 4) / 2, (5 + 9) / 2
+    assert nats_I.tolist() == pytest.approx([0.4, 1.4, 0.6, 0.6, 0.4, 1.4], rel=1e-6)
+
+
+# Two layers of eight heads at 10 and forty neurons at 3; a head has one channel.
+BUDGET = Budget((Pair(Units(8, 10), Units(40, 3)),) * 2, 0.5)
+
+
+def small_scores(seed: int) -> Scores:
+    generator = torch.Generator().manual_seed(seed)
+    pairs = [(torch.rand(8, 1, generator=generator), torch.rand(40, generator=generator)) for _ in range(2)]
+    return Scores(tuple(Pair(*pair) for pair in pairs))
+
+
+class Known:
+    """A measure of known nats: a unit that leaves costs its score times a factor of its block, whatever else leaves.
+
+    dearer: but these layers' units cost three times as much once another layer has lost any.
+    """
+
+    def __init__(self, scores: Scores, factors: list[Pair[float]], dearer: tuple[int, ...] = ()) -> None:
+        self.cost = [
+            Pair([factor.attention * one for one in layer.attention.flatten().tolist()],
+                 [factor.mlp * one for one in layer.mlp.tolist()])
+            for layer, factor in zip(scores.layers, factors, strict=True)
+        ]  # fmt: skip
+        self.dearer = dearer
+        self.asked: list[list[PruningPlan]] = []
+
+    def __call__(self, plans: Sequence[PruningPlan], num_tokens: int) -> list[float]:
+        assert num_tokens in (300, 200)
+        self.asked.append(list(plans))
+        return [self.nats(plan) for plan in plans]
+
+    def nats(self, plan: PruningPlan) -> float:
+        pairs = [zip(*pair, strict=True) for pair in zip(self.cost, plan.layers, strict=True)]
+        alone = [
+            math.fsum(one for costs, kept in pair for u, one in enumerate(costs) if u not in kept) for pair in pairs
+        ]
+        both = min(alone) > 0
+        return math.fsum(3 * one if both and i in self.dearer else one for i, one in enumerate(alone))
+
+    def cheapest(self, to_keep: float) -> PruningPlan:
+        """The best unit of each block, then the units of most nats per parameter, as many as are nearest to this."""
+        units = [
+            (one / prices.price, prices.price, (i, block, u), one == max(costs))
+            for i, pair in enumerate(self.cost)
+            for block, costs, prices in zip(Pair._fields, pair, BUDGET.layers[i], strict=True)
+            for u, one in enumerate(costs)
+        ]
+        units.sort(key=lambda unit: (not unit[3], -unit[0]))
+        totals = list(accumulate(price for _, price, _, _ in units))
+        size = min(range(4, len(units) + 1), key=lambda size: abs(totals[size - 1] - to_keep))
+        kept = {name for _, _, name, _ in units[:size]}
+        layers = [[tuple(u for u in range(40) if (i, block, u) in kept) for block in Pair._fields] for i in range(2)]
+        return PruningPlan(tuple(LayerPlan(*layer) for layer in layers))
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.3, 0.5, 0.6])
+@pytest.mark.parametrize("seed", range(3))
+def test_where_nats_add_up_the_units_of_least_nats_per_parameter_leave(seed: int, ratio: float) -> None:
+    """Whatever the scores' scale in each block; and measurements around that plan find nothing better."""
+    scores, budget = small_scores(seed), replace(BUDGET, ratio=ratio)
+    known = Known(scores, [Pair(9.0, 0.2), Pair(1.0, 3.0)])
+    plan = allocated(Search(tokens=300, round_tokens=200), scores, budget, known)
+    expected = known.cheapest(budget.total - budget.to_remove)
+    assert plan == expected and plan.nats == ()
+
+
+def test_what_is_measured() -> None:
+    """Each block alone at each level, layer by layer; the plan with its neighbours; and three candidates."""
+    scores = small_scores(0)
+    known = Known(scores, [Pair(1.0, 1.0)] * 2, dearer=(1,))
+    search = Search(tokens=300, round_tokens=200, levels=[0.25, 0.5], rounds=1, step=0.25)
+    plan = allocated(search, scores, BUDGET, known)
+    *layers, [first, *around], candidates = known.asked
+    alone = [one for layer in layers for one in layer]
+    whole = LayerPlan(tuple(range(8)), tuple(range(40)))
+    lost = [[(8 - len(layer.attention), 40 - len(layer.mlp)) for layer in one.layers] for one in alone]
+    of_one = [(2, 0), (4, 0), (0, 10), (0, 20)]
+    assert lost == [*([one, (0, 0)] for one in of_one), *([(0, 0), one] for one in of_one)]
+    assert all(whole in one.layers for one in alone)
+    for one in around:
+        moved = [i for i in range(2) if one.layers[i] != first.layers[i]]
+        assert len(moved) == 1 and first.with_layer(moved[0], one.layers[moved[0]]) == one
+    assert len(candidates) == 3 and plan in candidates
+
+
+def test_rounds_move_budget_to_what_matters_more_beside_other_losses() -> None:
+    for seed in range(3):
+        scores = small_scores(seed)
+        known = Known(scores, [Pair(1.0, 1.0)] * 2, dearer=(1,))
+        first, plan = (
+            allocated(Search(tokens=300, round_tokens=200, rounds=n, step=0.25), scores, BUDGET, known) for n in (0, 3)
+        )
+        assert first.nats == () and (plan.nats[0], plan.nats[-1]) == (known.nats(first), known.nats(plan))
+        assert len(plan.nats) > 1 and list(plan.nats) == sorted(set(plan.nats), reverse=True)
+        one, other = (replace(BUDGET, layers=BUDGET.layers[1:]).kept(PruningPlan(p.layers[1:])) for p in (first, plan))
+        assert other > one
+
+
+@pytest.mark.parametrize(("found", "taken"), [([1.1, 0.9, 0.8], 2), ([0.4, 0.5, 0.9], 0), ([1.0, 1.5, 1.2], None)])
+def test_the_best_correction_is_taken_and_the_search_ends_where_none_helps(
+    found: list[float], taken: int | None
+) -> None:
+    asked: list[list[PruningPlan]] = []
+
+    def measure(plans: Sequence[PruningPlan], num_tokens: int) -> list[float]:
+        asked.append(list(plans))
+        # the plan, the first round's candidates, the second's; for their neighbours any nats do
+        answers = ([1.0], found, [2.0] * 3)[len(asked) - 1]
+        return answers + [1 + i / len(plans) for i in range(len(plans) - len(answers))]
+
+    search = Search(rounds=5, step=0.25)
+    plan = search.measuring(measure).allocate(tried(search, small_scores(0), BUDGET, made_up(BUDGET)), BUDGET)
+    if taken is None:
+        assert (plan, plan.nats) == (asked[0][0], (1.0,)) and len(asked) == 2
+    else:
+        assert (plan, plan.nats) == (asked[1][taken], (1.0, found[taken])) and len(asked) == 3
+
+
+def test_walks_are_one_more_than_rounds() -> None:
+    scores = small_scores(1)
+    for rounds in range(3):
+        known = Known(scores, [Pair(1.0, 1.0)] * 2, dearer=(1,))
+        search = Search(tokens=300, round_tokens=200, rounds=rounds, step=0.25)
+        search.measuring(known).allocate(tried(search, scores, BUDGET, made_up(BUDGET)), BUDGET)
+        assert len(known.asked) <= (1 + rounds if rounds else 0)
+
+
+@pytest.mark.parametrize("levels", [[0.125], [0.01, 0.02], [0.99]])
+@pytest.mark.parametrize("units", range(2, 9))
+def test_every_block_of_more_than_one_unit_is_tried(levels: list[float], units: int) -> None:
+    counts = removal_counts(levels, units)
+    assert counts and all(1 <= count < units for count in counts)
+    assert removal_counts(levels, 1) == []
+
+
+@pytest.mark.parametrize(("chosen", "removed"), [(2, [2, 4]), (6, [2]), (7, [1]), (8, [])])
+def test_a_trial_leaves_as_many_experts_as_a_token_is_sent_to(chosen: int, removed: list[int]) -> None:
+    units = Pair(Units(4, 10), Units(8, 100, fewest=chosen, neurons=24))
+    assert Search(levels=[0.25, 0.5]).removals(units).mlp == removed
