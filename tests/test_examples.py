@@ -22,8 +22,11 @@ def example(name: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def printed(capsys: pytest.CaptureFixture[str]) -> Callable[..., list[str]]:
-    """Runs a script's `main` and returns the lines that it prints."""
+def printed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., list[str]]:
+    """Runs a script's `main` in an empty folder and returns the lines that it prints."""
+    monkeypatch.chdir(tmp_path)
 
     def run(name: str, *arguments: object) -> list[str]:
         example(name)["main"](*map(str, arguments))
