@@ -24,7 +24,8 @@ def run(
     """Prune a model, evaluate it before and after, and return the report. Checks come before the weights are loaded.
 
     more_to_come: this process may prune the same model again, so its dense weights may stay in memory.
-    source: the model, if the caller has it already. run_dir: the folder for report and plan; None: not written.
+    source: the model, if the caller has it already; `config.model` describes it. run_dir: the folder for report and
+    plan; None: not written.
 
     Raises:
         ValueError: bad input, in one line that names the field.
@@ -42,7 +43,7 @@ def run(
         run.stage(compare, model, plan, dense, compressed)
     run.report.finish()
     if config.checkpoint.save:
-        write_card(run.target, model_card(run.report, run.target, base_facts(run.source.path)))
+        write_card(run.target, model_card(run.report, run.target, base_facts(config.model.path)))
     if run_dir is not None:
         write(run, plan, run_dir)
     return run.report

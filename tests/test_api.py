@@ -1,5 +1,6 @@
 """The same work from Python: flap.prune and flap.load on a model in memory."""
 
+import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from hydra.core.global_hydra import GlobalHydra
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
+    BitsAndBytesConfig,
+    FineGrainedFP8Config,
     GPTJConfig,
     GPTJForCausalLM,
     LlamaForSequenceClassification,
@@ -20,14 +23,16 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.quantizers import AutoHfQuantizer
+from transformers.utils.logging import get_logger
 
 import flap
 from flap.allocation import ALAM, ULUM
 from flap.calibration import Statistics
 from flap.compression import BiasCompensation
 from flap.config import config_dir
-from flap.importance import WIFV, Metric
-from flap.models import adapt
+from flap.importance import WIFV, Metric, Random
+from flap.models import Given, adapt
 from flap.pipeline import run
 from flap.reporting import Report
 from tests.cases import ARCHITECTURES, tiny_model, tokens
@@ -103,6 +108,120 @@ def test_a_users_own_metric_decides_and_is_named(tokenizer: PreTrainedTokenizerF
             assert torch.equal(kept, whole.get_submodule(name).weight[-len(kept) :])
 
 
+def test_an_object_makes_the_same_plan_each_time(tokenizer: PreTrainedTokenizerFast, text: dict) -> None:
+    metric = Random(seed=3)
+    options = {"ratio": 0.5, "structure": ALAM(round_to=8), "overrides": ("round_to=8", "seed=3")} | text
+    models = [tiny_model("llama-gqa") for _ in range(3)]
+    metrics = metric, metric, Random(seed=3)
+    reports = [flap.prune(models[i], tokenizer, metric=metrics[i], **options) for i in range(3)]
+    assert all(torch.equal(logits(model), logits(models[0])) for model in models)
+    assert all(layer["neurons"] % 8 == 0 for layer in reports[1].layers)
+
+
+@pytest.fixture
+def perplexity(text_file: Path) -> tuple[str, ...]:
+    """Overrides with which perplexity is measured, on little text."""
+    options = {"datasets": f"[{text_file}]", "seq_len": 16, "max_tokens": 160}
+    return ("eval=perplexity", *(f"eval.perplexity.{name}={value}" for name, value in options.items()))
+
+
+def other_weights() -> PreTrainedModel:
+    model = tiny_model("llama-gqa")
+    model.model.layers[0].mlp.down_proj.weight.data[:, :20] *= 3
+    return model
+
+
+def test_no_run_folder_is_read_or_written(
+    perplexity: tuple[str, ...],
+    tokenizer: PreTrainedTokenizerFast,
+    text: dict,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("evaluation.json", "flap.json"):
+        (tmp_path / name).write_text("of another run")
+    for resume in ("true", "false"):
+        models = tiny_model("llama-gqa"), other_weights()
+        options = {"overrides": (*perplexity, f"resume={resume}")} | text
+        one, other = (flap.prune(model, tokenizer, **options).evaluation["dense"] for model in models)
+        assert one.keys() == other.keys() and all(one[name] != other[name] for name in one)
+        assert {file.name: file.read_text() for file in tmp_path.iterdir()} == dict.fromkeys(
+            ("evaluation.json", "flap.json"), "of another run"
+        )
+
+
+def test_the_cache_knows_the_weights_of_a_model(
+    perplexity: tuple[str, ...], tokenizer: PreTrainedTokenizerFast, text: dict, tmp_path: Path
+) -> None:
+    cached = {"overrides": (*perplexity, "use_cache=true", f"cache_dir={tmp_path}")} | text
+    alone = flap.prune(other_weights(), tokenizer, overrides=perplexity, **text)
+    models = tiny_model("llama-gqa"), other_weights(), tiny_model("llama-gqa")
+    reports = [flap.prune(model, tokenizer, **cached) for model in models]
+    assert [report.statistics_cache for report in reports] == ["miss", "miss", "hit"]
+    assert reports[1].evaluation == alone.evaluation and reports[1].layers == alone.layers
+    assert reports[2].evaluation == reports[0].evaluation
+    found = [report.inputs["model"] for report in reports]
+    assert found[0] == found[2] != found[1] == alone.inputs["model"]
+
+
+@pytest.mark.parametrize("mask_only", ["false", "true"])
+def test_the_pruned_model_is_compared_with_the_dense_one(
+    mask_only: str, tokenizer: PreTrainedTokenizerFast, text: dict
+) -> None:
+    model = tiny_model("llama-gqa")
+    size = model.num_parameters()
+    request = ("eval=efficiency", *(f"eval.efficiency.{name}=2" for name in ("prefill_len", "decode_len", "repeats")))
+    found = flap.prune(model, tokenizer, ratio=0.5, overrides=(*request, f"mask_only={mask_only}"), **text).evaluation
+    assert found["dense"]["efficiency/parameters"] == size
+    assert found["pruned"]["efficiency/parameters"] == model.num_parameters()
+    assert model.num_parameters() != size
+
+
+def test_a_checkpoint_names_the_model_that_was_given(
+    tokenizer: PreTrainedTokenizerFast, text: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")  # not that of the model
+    for path, name in (("", "LlamaForCausalLM"), (str(tmp_path / "mine"), "mine")):
+        model, target = tiny_model("llama-gqa"), tmp_path / f"pruned {name}"
+        model.config._name_or_path = path
+        overrides = ("checkpoint.save=true", f"checkpoint.dir='{target}'")
+        report = flap.prune(model, tokenizer, overrides=overrides, **text)
+        assert torch.equal(logits(flap.load(target)), logits(model))
+        found = json.loads((target / "flap.json").read_text())["provenance"]["config"]["model"]
+        expected = {"name": name, "path": path, "dtype": "float32", "device": "cpu", "placement": "device"}
+        assert {key: found[key] for key in expected} == expected
+        assert found == report.config["model"] and "SmolLM2" not in (target / "flap.json").read_text()
+        assert "license: mit" not in (target / "README.md").read_text()
+
+
+def test_what_gguf_cannot_hold_is_refused_before_the_model_is_changed(
+    tokenizer: PreTrainedTokenizerFast, text: dict, tmp_path: Path
+) -> None:
+    model = tiny_model("llama-gqa")
+    overrides = ("checkpoint.save=true", f"checkpoint.dir={tmp_path / 'pruned'}", "checkpoint.formats=[hf,gguf]")
+    with pytest.raises(ValueError, match=r"^gguf: the tokenizer \(\w+\) is none"):
+        flap.prune(model, tokenizer, overrides=overrides, **text)
+    assert torch.equal(logits(model), logits(tiny_model("llama-gqa"))) and not list(tmp_path.iterdir())
+
+
+def test_saving_a_pruned_model_says_nothing(
+    tokenizer: PreTrainedTokenizerFast, text: dict, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, log = tiny_model("llama-gqa"), get_logger("transformers")
+    flap.prune(model, tokenizer, ratio=0.5, **text)
+    log.warning_once.cache_clear()  # what was said once is not said again
+    level = log.level
+    log.setLevel("WARNING"), log.addHandler(caplog.handler)
+    try:
+        model.save_pretrained(tmp_path)
+        flap.load(tmp_path).generate(tokens(seed=7), max_new_tokens=2)
+    finally:
+        log.setLevel(level), log.removeHandler(caplog.handler)
+    assert "per_layer_config" in (tmp_path / "config.json").read_text() and not caplog.messages
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_random_states_are_left_as_they_were(fails: bool, tokenizer: PreTrainedTokenizerFast, text: dict) -> None:
     model = tiny_model("llama-gqa")
@@ -127,6 +246,12 @@ def test_a_model_that_accelerate_has_spread_is_pruned_alike(
         model_dir, device_map="auto", max_memory={"cpu": half}, offload_folder=tmp_path / "offload"
     )
     whole = tiny_model("llama-gqa")
+    given = [Given(model, tokenizer) for model in (spread, whole)]
+    assert [one.placement for one in given] == ["auto", "device"]
+    assert given[0].fingerprint["weights"] == given[1].fingerprint["weights"]
+    request = ("eval=efficiency", "eval.efficiency.prefill_len=2")
+    with pytest.raises(ValueError, match="eval=efficiency: expected none for a loaded model that is spread over"):
+        flap.prune(spread, tokenizer, overrides=request, **text)
     reports = [flap.prune(model, tokenizer, ratio=0.4, **text) for model in (spread, whole)]
     assert set(reports[0].device_map.values()) == {"cpu", "disk"} and not reports[1].device_map
     assert reports[0].layers == reports[1].layers
@@ -142,13 +267,35 @@ def test_presets_and_overrides(tokenizer: PreTrainedTokenizerFast, text: dict) -
     assert {name: p.shape for name, p in model.named_parameters()} == shapes
 
 
-@pytest.mark.parametrize("name", ["it's a=b, {c} [d].txt", "ünïcode $x.txt", "back\\slash.txt"])
+PATHS = [
+    "it's a=b, {c} [d].txt",
+    "ünïcode $x.txt",
+    "back\\slash.txt",
+    "${x}.txt",
+    "\\\\${seed}\\${.txt",
+    'say "it\'s".txt',
+]
+
+
+@pytest.mark.parametrize("name", PATHS)
 def test_any_path_is_passed_on_as_it_is(
     name: str, tokenizer: PreTrainedTokenizerFast, text: dict, text_file: Path, tmp_path: Path
 ) -> None:
     (tmp_path / name).write_text(text_file.read_text())
-    report = flap.prune(tiny_model("llama-gqa"), tokenizer, **text | {"dataset": str(tmp_path / name)})
-    assert report.config["calibration"]["dataset"] == str(tmp_path / name)
+    for path in (str(tmp_path / name), tmp_path / name):
+        report = flap.prune(tiny_model("llama-gqa"), tokenizer, **text | {"dataset": path})
+        assert report.config["calibration"]["dataset"] == str(tmp_path / name)
+
+
+def test_any_value_is_passed_on_as_it_is(tokenizer: PreTrainedTokenizerFast, text: dict, tmp_path: Path) -> None:
+    more = tmp_path / "more, {of} ${it}.txt"
+    more.write_text(Path(str(text["dataset"])).read_text()[::-1])
+    mixture = {str(text["dataset"]): 1, str(more): {"weight": 2.5, "packing": True}}
+    options = {"dataset": mixture, "images": None, "num_samples": numpy.int64(8), "seq_len": [16, 8]}
+    report = flap.prune(tiny_model("llama-gqa"), tokenizer, ratio=numpy.float64(0.4), **options)
+    found = report.config["calibration"]
+    assert {name: found[name] for name in options} == options and report.ratio["requested"] == 0.4
+    assert str(more) in report.sources["calibration"]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +307,27 @@ def test_any_path_is_passed_on_as_it_is(
         ({"metric": "FOO"}, "metric=FOO: expected one of IFV, OBS, WIFN, WIFV"),
         ({"structure": "FOO"}, "structure=FOO: expected one of AL-AM"),
         ({"seq_len": 129}, "calibration.seq_len=129: the model's context ends at 128"),
-        ({"sequence_length": 16}, "calibration.sequence_length: unknown key"),
+        ({"sequence_length": 16}, "calibration.sequence_length: unknown key; did you mean seq_len"),
+        ({"num_samples": "many"}, "calibration.num_samples: Value 'many' of type 'str' could not be converted"),
+        ({"num_samples": None}, "calibration.num_samples: field 'calibration.num_samples' is not Optional$"),
+        ({"dataset": {1, 2}}, "calibration.dataset: Value 'set' is not a supported primitive type$"),
+        ({"target": {"weight": 3}}, "target.weight: unknown key; "),
+        ({"metric": WIFV}, "metric=<class .*WIFV'>: expected one of the names"),
+        ({"structure": ALAM(), "overrides": ("round_to=8",)}, "round_to=8: expected None, as the structure has it"),
+        ({"metric": Random(), "overrides": ("seed=3",)}, "seed=3: expected 0, as the metric has it"),
+        ({"metric": WIFV(), "overrides": ("metric.square_attention=false",)}, "overrides: metric.square_attention=fal"),
+        ({"structure": ALAM(), "overrides": ("+structure.x=1",)}, r"overrides: \+structure.x=1: .* it is an object"),
+        ({"metric": WIFV(), "overrides": ("metric=IFV",)}, "overrides: metric=IFV: expected no metric here"),
+        (
+            {"overrides": ("calibration.dataset=ptb",)},
+            "overrides: .* expected no calibration.dataset here, because a k",
+        ),
+        (
+            {"overrides": ("model.dtype=bfloat16",)},
+            "overrides: .*: expected no model here, because it is loaded already",
+        ),
+        ({"overrides": ("tracking=wandb",)}, "overrides: tracking=wandb: expected no tracking here"),
+        ({"overrides": ("checkpoint.save=true",)}, "checkpoint.dir=None: expected a folder for the checkpoint"),
         ({"dataset": "absent.txt"}, "calibration.dataset=absent.txt: no such file"),
         ({"overrides": ("structure=AL-MM", "structure.remove_heads=3")}, "structure.remove_heads=3: .*in steps of 2"),
     ],
@@ -198,6 +365,35 @@ def test_an_unsupported_architecture_is_refused_and_not_changed(
         flap.prune(model, tokenizer, **text)
     after = model.state_dict()
     assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+
+
+def tensors_in_four_bits(model: PreTrainedModel) -> None:
+    """As bitsandbytes has them: a byte for two values."""
+    packed = torch.zeros(56 * 16, 1, dtype=torch.uint8)
+    model.model.layers[1].mlp.down_proj.weight = torch.nn.Parameter(packed, requires_grad=False)
+
+
+def a_quantiser(model: PreTrainedModel) -> None:
+    """As the packed tensors of some quantisers look: in the model's type, or no parameters."""
+    model.hf_quantizer = AutoHfQuantizer.from_config(BitsAndBytesConfig(load_in_4bit=True))
+
+
+@pytest.mark.parametrize(
+    ("pack", "words"), [(tensors_in_four_bits, r"\['torch.uint8'\]"), (a_quantiser, "bitsandbytes")]
+)
+def test_packed_weights_are_refused_before_anything_else(
+    pack: Callable[[PreTrainedModel], None], words: str, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = tiny_model("llama-gqa")
+    pack(model)
+    with pytest.raises(ValueError, match=rf"^model: its weights are packed \({words}\); expected bfloat16, float16 or"):
+        flap.prune(model, tokenizer, dataset="absent.txt")
+
+
+def test_plain_weights_that_a_quantiser_has_read(tokenizer: PreTrainedTokenizerFast, text: dict) -> None:
+    model = tiny_model("llama-gqa")
+    model.hf_quantizer = AutoHfQuantizer.from_config(FineGrainedFP8Config(dequantize=True), pre_quantized=True)
+    assert flap.prune(model, tokenizer, **text).parameters["total_after"] < tiny_model("llama-gqa").num_parameters()
 
 
 def test_it_works_inside_another_hydra_application(

@@ -1,7 +1,7 @@
 """Reading the texts of a mixture: by name, from files, or as yet to be written by the model."""
 
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
@@ -9,28 +9,34 @@ from flap.calibration.sampling import beginning, check_template, without_bos
 from flap.data import SELF, Part, Text, Windows, begins_with_bos, parse, read_text
 
 
+class Wanted(NamedTuple):
+    """The windows to draw: how many, of which lengths in tokens, with which seed; bos: as of the config."""
+
+    num_samples: int
+    lengths: list[int]
+    seed: int
+    bos: str
+
+
 def read_windows(
     section: str,
     dataset: Any,
     tokenizer: PreTrainedTokenizerBase,
-    num_samples: int,
-    lengths: list[int],
-    seed: int,
-    bos: str,
+    wanted: Wanted,
     max_length: int | None,
 ) -> Windows:
     """Return the windows of a mixture. section: of the config, as "calibration", for error messages.
 
-    dataset, bos: as of the config. max_length: the model's context in tokens; None: unlimited.
+    dataset: as of the config. max_length: the model's context in tokens; None: unlimited.
 
     Raises:
         ValueError: there is no such text, it has too few tokens, or the windows are longer than the model's context.
     """
-    check_context(section, lengths, max_length)
+    check_context(section, wanted.lengths, max_length)
     parts = tuple(parse(dataset, f"{section}.dataset"))
-    begins = begins_with_bos(tokenizer, bos, "calibration.bos")
+    begins = begins_with_bos(tokenizer, wanted.bos, "calibration.bos")
     texts = tuple(_text(part, tokenizer, f"{section}.dataset", begins) for part in parts)
-    windows = Windows(parts, texts, tokenizer, num_samples, tuple(lengths), seed, begins, section)
+    windows = Windows(parts, texts, tokenizer, wanted.num_samples, tuple(wanted.lengths), wanted.seed, begins, section)
     check_shares(windows)
     check_own_text(windows, max_length)
     _ = windows.drawn  # fails if a text is too short

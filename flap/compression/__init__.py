@@ -4,10 +4,18 @@ from flap.compression.apply import CompressLayer, compress
 from flap.compression.compensation import BiasCompensation, Compensation, FitReport, NoCompensation
 from flap.compression.linear import LinearCompensation
 from flap.compression.masking import mask_layer
-from flap.compression.sequence import prune_in_sequence
+from flap.compression.sequence import SequentialPruning
 from flap.compression.slicing import slice_layer
 
 __all__ = [
-    "BiasCompensation", "Compensation", "CompressLayer", "FitReport", "LinearCompensation",
-    "NoCompensation", "compress", "mask_layer", "prune_in_sequence", "slice_layer",
+    "BiasCompensation",
+    "Compensation",
+    "CompressLayer",
+    "FitReport",
+    "LinearCompensation",
+    "NoCompensation",
+    "SequentialPruning",
+    "compress",
+    "mask_layer",
+    "slice_layer",
 ]  # fmt: skip

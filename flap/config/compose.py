@@ -1,6 +1,6 @@
 """Turn Hydra's composed config into checked dataclasses, and a group's choice into the object that it names."""
 
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from hydra.utils import get_class
@@ -15,13 +15,13 @@ from flap.config.schema import FlapConfig, model_name, own_architecture
 def build(group: str, node: Any) -> Any:
     """Return the object of a group's choice: the dataclass that `_target_` names, with type-checked options.
 
-    A node that is such an object already is returned unchanged.
+    Of an object a copy is made: a run begins with one that has drawn no random numbers yet.
 
     Raises:
         ValueError: no choice was made, or an option is unknown, of the wrong type, or out of range.
     """
     if is_dataclass(node) and not isinstance(node, type):
-        return node
+        return replace(node)
     if not isinstance(node, dict) or "_target_" not in node:
         raise ValueError(f"{group}={node}: expected one of the names that --help lists for this group")
     options = {key: value for key, value in node.items() if key != "_target_"}

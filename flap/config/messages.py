@@ -20,7 +20,7 @@ def explain(error: Exception) -> str:
         group, _, name = error.missing_cfg_file.rpartition("/")
         options = error.options or sorted(path.stem for path in (Path(config_dir()) / group).glob("*.yaml"))
         return f"{group}={name}: expected one of {', '.join(options)}"
-    cause = error.__cause__
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
         section, _, key = str(cause.full_key).rpartition(".")
         if section == "eval" and (Path(config_dir()) / "eval" / f"{key}.yaml").is_file():

@@ -23,14 +23,14 @@ Load = Callable[[], PlacedModel]
 
 @dataclass(frozen=True)
 class Suite:
-    """The chosen evaluators with their tasks and comparisons. results: the files with this run's numbers.
+    """The chosen evaluators with their tasks and comparisons. results: the files with its numbers, if it has a folder.
 
     references: what tasks need of the dense model, by the task's name; `dense` makes them.
     """
 
     parts: Sequence[tuple[Evaluator, list[Task]]]
     comparisons: Sequence[Comparison]
-    results: Results
+    results: Results | None
     references: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -48,7 +48,7 @@ class Suite:
         def measure(task: Task, task_key: Key, load: Load) -> Measurement:
             if task.reference is None:
                 run = partial(_run, task, load)
-                return self.results.measured(task_key, lambda: dense_cache.get(DENSE, task_key, run)[0])
+                return self._measured(task_key, lambda: dense_cache.get(DENSE, task_key, run)[0])
             self.references[task.name] = task.reference(load())
             return Measurement()
 
@@ -59,7 +59,7 @@ class Suite:
 
         def measure(task: Task, task_key: Key, load: Load) -> Measurement:
             reference = () if task.reference is None else (self.references[task.name],)
-            return self.results.measured(task_key, partial(_run, task, load, *reference))
+            return self._measured(task_key, partial(_run, task, load, *reference))
 
         return self._all(model, key, measure)
 
@@ -68,7 +68,7 @@ class Suite:
         return {name: parts for one, _ in self.parts for name, parts in one.averages(numbers).items()}
 
     def side_by_side(
-        self, open_dense: Callable[[], PlacedModel], dense_bytes: int, pruned: PlacedModel, key: Key
+        self, open_dense: Load, dense_bytes: int, pruned: PlacedModel, key: Key
     ) -> tuple[Numbers, Numbers]:
         """Return the numbers of both models that are measured side by side: (dense, pruned).
 
@@ -82,9 +82,12 @@ class Suite:
         load_dense, load_pruned = cache(lambda: open_dense().in_memory().model), cache(lambda: pruned.in_memory().model)
         for comparison in self.comparisons:
             compare = partial(_side_by_side, comparison, load_dense, load_pruned)
-            of_dense, of_pruned = self.results.get(_task_key(comparison, key), compare)
-            dense_numbers, pruned_numbers = dense_numbers | of_dense, pruned_numbers | of_pruned
+            numbers = self.results.get(_task_key(comparison, key), compare) if self.results else compare()
+            dense_numbers, pruned_numbers = dense_numbers | numbers[0], pruned_numbers | numbers[1]
         return dense_numbers, pruned_numbers
+
+    def _measured(self, key: Key, make: Callable[[], Measurement]) -> Measurement:
+        return self.results.measured(key, make) if self.results else make()
 
     def _all(self, model: PlacedModel, key: Key, measure: Callable[[Task, Key, Load], Measurement]) -> Measurement:
         """Return the numbers of all tasks. If the model fits into memory, it is loaded when a task first needs it."""
@@ -121,9 +124,9 @@ def _task_key(task: Task | Comparison, key: Key) -> Key:
 
 
 def prepare_suite(
-    evaluators: Sequence[Evaluator], tokenizer: PreTrainedTokenizerBase, max_length: int | None, path: Path
+    evaluators: Sequence[Evaluator], tokenizer: PreTrainedTokenizerBase, max_length: int | None, path: Path | None
 ) -> Suite:
-    """Read and check the data of every task, and return the suite. path: the file with the run's results.
+    """Read and check the data of every task, and return the suite. path: the file with the run's results; None: none.
 
     Raises:
         ValueError: an option or the data is invalid, or two tasks have the same name.
@@ -131,7 +134,7 @@ def prepare_suite(
     suite = Suite(
         [(evaluator, evaluator.prepare(tokenizer, max_length)) for evaluator in evaluators],
         [comparison for evaluator in evaluators for comparison in evaluator.comparisons(max_length)],
-        Results(path),
+        Results(path) if path else None,
     )
     names = Counter(task.name for task in suite.tasks)
     if repeated := [name for name, count in names.items() if count > 1]:

@@ -65,6 +65,11 @@ class PrunedConfigMixin:
         """True: transformers may read the global widths."""
         return True
 
+    def __getattribute__(self, key):
+        """Return an attribute; a global width, too, which transformers would return with a warning."""
+        renamed = object.__getattribute__(self, "attribute_map")
+        return object.__getattribute__(self, renamed.get(key, key))
+
 
 def _logit_scale(config):
     """Return what vLLM's Transformers backend multiplies logits with, where Granite's own class divides them."""

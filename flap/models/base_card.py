@@ -13,10 +13,12 @@ PACKAGED = {"HuggingFaceTB/SmolLM2-135M-Instruct": {"license": "apache-2.0", "la
 def base_facts(path: str) -> dict[str, Any]:
     """Return `base_model`, licence and languages by the names of the hub's metadata; what is unknown is missing.
 
-    path: a hub id, or a directory; of a directory the base is what its README.md names.
+    path: a hub id, or a directory; of a directory the base is what its README.md names. Empty: nothing is known.
     """
+    if not path:
+        return {}
     local = Path(path).is_dir()
-    named = {"base_model": path} if path and not local else {}
+    named = {} if local else {"base_model": path}
     if path in PACKAGED:
         return named | PACKAGED[path]
     try:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.quantizers import AutoHfQuantizer, AutoQuantizationConfig
 from transformers.quantizers.base import HfQuantizer
 
@@ -20,6 +20,24 @@ def check_quantised(config: PreTrainedConfig) -> None:
         raise ValueError(
             f"model.path: the weights are quantised ({method}); expected a checkpoint in bfloat16, float16 or float32, "
             f"or in {' or '.join(DEQUANTISED)}, which are dequantised as they are loaded"
+        )
+
+
+def check_plain(model: PreTrainedModel) -> None:
+    """Check that the weights of a loaded model are plain tensors, which can be sliced.
+
+    Raises:
+        ValueError: they are packed: a quantiser has loaded them so, or their type has less than 16 bits.
+    """
+    quantiser = getattr(model, "hf_quantizer", None)
+    types = {parameter.dtype for parameter in model.parameters()}
+    packed = [str(one) for one in types if not one.is_floating_point or one.itemsize < 2]
+    method = quantiser.quantization_config.quant_method if quantiser else None
+    # of a GGUF's weights the types tell
+    if packed or (quantiser and method != "gguf" and not getattr(quantiser.quantization_config, "dequantize", False)):
+        raise ValueError(
+            f"model: its weights are packed ({getattr(method, 'value', packed[:1])}); expected bfloat16, float16 or "
+            "float32: load the model without quantization_config, or call model.dequantize() first"
         )
 
 

@@ -1,7 +1,8 @@
 """A model before it is opened: found by its name and not loaded yet, or given by the caller."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, cast
@@ -10,13 +11,16 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.quantizers.base import HfQuantizer
 
+from flap.config import ModelConfig
 from flap.models.architecture import context_length, loaded_dtype, skeleton
 from flap.models.devices import free_bytes
 from flap.models.families import sees_images
 from flap.models.locate import commit, file_state, processor_files
+from flap.models.offload import is_spread, running_device, weights_digest
 from flap.models.placement import PLACEMENTS, PlacedModel, Resident, Spread
+from flap.models.placement.resident import copy_sharing_tensors
 from flap.models.products import compute_dtype
-from flap.models.quantised import dequantiser
+from flap.models.quantised import check_plain, dequantiser
 from flap.models.read import read_model
 from flap.storage import NOT_KEPT, WorkFolder, digest
 
@@ -59,10 +63,9 @@ class Source:
         """The identity of the weights, their type and that of products: part of all cache keys of what they give."""
         files = file_state(self.path)
         revision = {"files": digest(files)} if files else {"commit": commit(self.path)}
-        libraries = {library: version(library) for library in ("torch", "transformers")}
         dtype = self.config.dtype if self.options["dtype"] == "auto" else self.options["dtype"]
         computed = {} if self.computed_in == self.dtype else {"computed_in": str(self.computed_in)}
-        return {"model": self.path, "dtype": str(dtype), **computed, **revision, **libraries}
+        return {"model": self.path, "dtype": str(dtype), **computed, **revision, **_libraries()}
 
     @property
     def dequantiser(self) -> HfQuantizer | None:
@@ -86,6 +89,10 @@ class Source:
             ValueError: a file is damaged, or the files lack tensors that the architecture needs.
         """
         return self.placed.open(self, work)
+
+    def reopening(self) -> Callable[[], PlacedModel]:
+        """Return what opens the dense model once more."""
+        return self.open
 
     @cached_property
     def kept_dense(self) -> PreTrainedModel | None:
@@ -114,11 +121,26 @@ class Source:
 
 @dataclass(frozen=True)
 class Given:
-    """A model that the caller has loaded, with the interface of `Source`."""
+    """A model that the caller has loaded, with the interface of `Source`.
+
+    Raises:
+        ValueError: its weights are packed, as 4-bit ones are.
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     origin: str = "loaded by the caller"
+
+    def __post_init__(self) -> None:
+        """Check that the weights are plain."""
+        check_plain(self.model)
+
+    @property
+    def described(self) -> ModelConfig:
+        """The section `model` of a run's config: what this model is. Where it names no origin, `path` is empty."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        name = Path(self.path).name or type(self.model).__name__
+        return ModelConfig(name, self.path, dtype, self.device.type, placement=self.placement)
 
     @property
     def path(self) -> str:
@@ -138,12 +160,12 @@ class Given:
     @property
     def device(self) -> torch.device:
         """The device that runs the model."""
-        return cast(torch.device, self.model.device)
+        return running_device(self.model)
 
     @property
     def placement(self) -> str:
         """Where the weights are, as `model.placement` names it."""
-        return "auto" if hasattr(self.model, "hf_device_map") else "device"
+        return "auto" if is_spread(self.model) else "device"
 
     @property
     def dtype(self) -> torch.dtype:
@@ -160,10 +182,20 @@ class Given:
         """Bytes of the weights, tied tensors once."""
         return sum(parameter.nbytes for parameter in self.model.parameters())
 
-    @property
+    @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """Empty: the caller may have changed the weights, so no result is cached."""
-        return {}
+        """The identity of the model as it was given: class, config, and a digest of the weights.
+
+        The caller may have changed the weights since they were read, so that their path says nothing. Reading them
+        takes less time than one pass of calibration, and what is stored is found again for equal weights alone.
+        """
+        config = digest(self.config.to_json_string(use_diff=False))
+        return {
+            "model": type(self.model).__name__,
+            "config": config,
+            "weights": weights_digest(self.model),
+            **_libraries(),
+        }
 
     @property
     def beside(self) -> list[Path]:
@@ -182,3 +214,12 @@ class Given:
     def open(self, work: WorkFolder = NOT_KEPT) -> PlacedModel:
         """Return the model itself, in evaluation mode."""
         return self.placed(self.model.eval())
+
+    def reopening(self) -> Callable[[], PlacedModel]:
+        """Return what gives the model of now once more: a copy that shares its tensors; pruning makes others."""
+        return partial(Resident, copy_sharing_tensors(self.model))
+
+
+def _libraries() -> dict[str, str]:
+    """Return the versions of the libraries that the same weights may compute other numbers with."""
+    return {library: version(library) for library in ("torch", "transformers")}

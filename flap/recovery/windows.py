@@ -2,7 +2,7 @@
 
 from transformers import PreTrainedTokenizerBase
 
-from flap.calibration.windows import read_windows
+from flap.calibration.windows import Wanted, read_windows
 from flap.data import Windows
 from flap.data.drawing import TooFewWindowsError
 from flap.recovery.base import HELD_OUT, Recovery
@@ -18,7 +18,7 @@ def recovery_windows(
     """
     count, seq_len = recovery.steps * recovery.batch_size + HELD_OUT, recovery.seq_len
     try:
-        return read_windows("recover", recovery.dataset, tokenizer, count, [seq_len], seed, bos, max_length)
+        return read_windows("recover", recovery.dataset, tokenizer, Wanted(count, [seq_len], seed, bos), max_length)
     except ValueError as error:
         if not isinstance(few := error.__cause__, TooFewWindowsError):
             raise

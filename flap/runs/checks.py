@@ -1,8 +1,11 @@
 """Checks of a model's shapes against the choices: the budget, and what training and targets in time need."""
 
+from collections.abc import Sequence
+
 from flap.allocation import Biases, Budget, bounds_of_shapes, price
 from flap.checkpoint.stock import takes_output_biases
 from flap.config import FlapConfig, in_time, require, targets
+from flap.evaluation import Comparison
 from flap.models import Architecture, Given, ModelAdapter, Source, may_lose_all_heads
 from flap.recovery import Recovery
 from flap.runs.choices import Choices
@@ -19,6 +22,17 @@ def check_trainable(recovery: Recovery, source: Architecture | Source | Given, a
     placement = f"device with recover={recovery.name}, which trains the whole model there"
     require(source.placed.whole, "model.placement", source.placement, placement)
     recovery.check(adapter)
+
+
+def check_comparable(comparisons: Sequence[Comparison], source: Source | Given) -> None:
+    """Check that the dense model is still there when both models are measured side by side.
+
+    Raises:
+        ValueError: it is not.
+    """
+    kept = not isinstance(source, Given) or source.placed.whole
+    given = "none for a loaded model that is spread over devices, whose weights are replaced where they are"
+    require(kept or not comparisons, "eval", ", ".join(one.name for one in comparisons), given)
 
 
 def check_timed(config: FlapConfig, choices: Choices, source: Source | Given) -> None:

@@ -14,7 +14,7 @@ from flap.config import FlapConfig
 from flap.data import SELF, Windows
 from flap.importance import SCORES_VERSION
 from flap.models import Given, Source
-from flap.reporting import device_name
+from flap.reporting import described, device_name
 from flap.runs.choices import Choices
 from flap.storage import digest
 
@@ -74,7 +74,7 @@ class CacheKeys:
 
     def compressed(self, plan: PruningPlan) -> Key:
         """The part that tells this compressed model from others of the same dense model."""
-        options = asdict(self.config)
+        options = described(self.config)
         return {
             "plan": digest(plan.to_dict()),
             "fits": FITS_VERSION,
@@ -90,7 +90,7 @@ class CacheKeys:
     @property
     def workspace(self) -> Key:
         """The work that an interrupted run goes on with."""
-        options = asdict(self.config)
+        options = described(self.config)
         versions = [
             WORKSPACE_VERSION,
             STATISTICS_VERSION,

@@ -1,7 +1,7 @@
 """The stages of the method: write, calibrate, score, allocate, compress. Each states what its result depends on."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from flap.allocation import Budget, PruningPlan, Structure
@@ -9,12 +9,13 @@ from flap.calibration import STATISTICS, Calibration, LayerStatistics
 from flap.calibration.writing import WRITTEN, Draft, text_of
 from flap.calibration.writing import write as write_text
 from flap.checkpoint.convert import become_checkpointable
-from flap.compression import CompressLayer, FitReport, mask_layer, prune_in_sequence, slice_layer
+from flap.compression import CompressLayer, FitReport, SequentialPruning, mask_layer, slice_layer
 from flap.compression import compress as compress_layers
 from flap.config import in_time
 from flap.evaluation.layer_times import LayerTimes
 from flap.importance import SCORES, SCORES_VERSION, Scores
 from flap.models import PlacedModel
+from flap.reporting import described
 from flap.reporting.counts import count_pruned
 from flap.runs.keys import DIVERGENCES_VERSION
 from flap.runs.ledger import stage
@@ -64,7 +65,7 @@ def observe(run: Run, work: WorkFolder, calibration: Calibration) -> list[LayerS
 
 def divergences_key(run: Run, measured: Mapping[str, Any]) -> Mapping[str, Any]:
     """The key of divergences of plans. measured: the plans, and on how many tokens."""
-    search = {"search": DIVERGENCES_VERSION, "compensation": asdict(run.config)["compensation"]}
+    search = {"search": DIVERGENCES_VERSION, "compensation": described(run.config)["compensation"]}
     return {**measured, **run.keys.statistics, **search}
 
 
@@ -73,7 +74,7 @@ def _scores_key(run: Run, calibration: Calibration) -> Mapping[str, Any] | None:
     metric, structure = run.choices.metric, run.choices.structure
     if not metric.needs_covariance and not structure.measures:
         return None
-    scores = {"scores": SCORES_VERSION, "metric": asdict(run.config)["metric"]}
+    scores = {"scores": SCORES_VERSION, "metric": described(run.config)["metric"]}
     searched = divergences_key(run, {"trials": structure.trial_options}) if structure.measures else {}
     return {**searched, **run.keys.statistics, **scores}
 
@@ -139,9 +140,8 @@ def compress(run: Run, work: WorkFolder, calibration: Calibration, plan: Pruning
 def prune_layers(run: Run, work: WorkFolder, calibration: Calibration) -> PruningPlan:
     """Score, allocate and compress each layer before the next one is calibrated on its outputs; return the plan."""
     choices = run.choices
-    plan, fits = prune_in_sequence(
-        calibration, choices.metric, choices.structure, choices.compensation, run.budget, _compress_layer(run), work
-    )
+    pruning = SequentialPruning(choices.metric, choices.structure, choices.compensation, _compress_layer(run))
+    plan, fits = pruning.prune(calibration, run.budget, work)
     plan = replace(plan, whole_experts=run.budget.whole_experts)
     _report(run, calibration.model, plan, fits)
     return plan

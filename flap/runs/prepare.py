@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from flap.calibration.images import read_images
+from flap.calibration.images import Images, read_images
 from flap.checkpoint.save import check_room, check_target, followed, label_of
 from flap.config import FlapConfig, in_time, require
 from flap.evaluation import prepare_suite
@@ -12,7 +12,7 @@ from flap.models import Given, ModelAdapter, Source, adapt, find_model
 from flap.recovery import check_room_to_train
 from flap.reporting import Report, described
 from flap.reporting.resume import changes_of_the_model, differences
-from flap.runs.checks import check_budget, check_timed, check_trainable
+from flap.runs.checks import check_budget, check_comparable, check_timed, check_trainable
 from flap.runs.choices import Choices, choose
 from flap.runs.forecast import Forecast
 from flap.runs.run import Run
@@ -31,49 +31,61 @@ def prepare(
 ) -> Run:
     """Return the run of a config: choices, windows, budget and tasks, all checked. Reads no weights.
 
-    source: the model, if the caller has it already. will_save: the run will begin, so that its memory and the place of
-    the checkpoint are checked, too. keep_dense: as of `find_model`.
+    run_dir: None: the run has no folder. source: the model, if the caller has it already. will_save: the run will
+    begin, so that its memory and the place of the checkpoint are checked, too. keep_dense: as of `find_model`.
 
     Raises:
         ValueError: bad input, in one line that names the field.
     """
     require(not config.dry_run, "dry_run", True, "false; only the command line prints what a run will take")
-    choices, run_dir = choose(config), run_dir or Path()
-    target = followed(Path(config.checkpoint.dir or run_dir / "checkpoint"))
-    root = cache_root(config.cache_dir)
+    choices, root = choose(config), cache_root(config.cache_dir)
+    target = _target(config, run_dir, root)
     source = source or find_model(config.model, root, config.trust_remote_code, keep_dense)
-    require(
-        config.checkpoint.save or not source.placed.streams,
-        "checkpoint.save",
-        False,
-        f"true with model.placement={config.model.placement}, whose result is nowhere but on disk",
-    )
-    if "gguf" in config.checkpoint.formats:
-        check_export(source.config, source.tokenizer, source_gguf(config.model.path), _changes(config, choices))
-    results = run_dir / RESULTS
+    _check_saving(config, choices, source)
+    results = run_dir and run_dir / RESULTS
     suite = prepare_suite(choices.evaluators, source.tokenizer, source.max_length, results)
+    check_comparable(suite.comparisons, source)
     texts = read_texts(config, choices, source.tokenizer, source.max_length)
-    images = None
-    if choices.need_windows:
-        where = source.path, source.max_length, config.trust_remote_code
-        images = read_images(config.calibration.images, source.config, *where)
     adapter = adapt(source.skeleton(), choices.structure.experts)
     budget = check_budget(adapter, choices, config, source)
     if choices.recovery is not None:
         check_trainable(choices.recovery, source, adapter)
     if in_time(config.target):
         check_timed(config, choices, source)
-    cache = Cache(root, config.use_cache, config.cache_wait_seconds)
-    replaces = _replaces(config, target, results)
+    cache, report = Cache(root, config.use_cache, config.cache_wait_seconds), Report.start(described(config))
     run = Run(
-        cache, Report.start(described(config)), config=config, choices=choices, source=source, texts=texts,
-        budget=budget, suite=suite, target=target, images=images, replaces_checkpoint=replaces,
+        cache, report, config=config, choices=choices, source=source, texts=texts, budget=budget, suite=suite,
+        target=target, images=_images(config, choices, source), replaces_checkpoint=_replaces(config, target, results),
     )  # fmt: skip
     if will_save:
         _check_room(run, adapter)
-    if not config.resume:
+    if results and not config.resume:
         results.unlink(missing_ok=True)  # without resume, numbers of an earlier start are not used
     return run
+
+
+def _target(config: FlapConfig, run_dir: Path | None, root: Path) -> Path:
+    """Return the folder of the checkpoint. root: that of the cache, for a run that saves none."""
+    allowed = "a folder for the checkpoint, as this run has no folder of its own"
+    require(bool(run_dir or config.checkpoint.dir or not config.checkpoint.save), "checkpoint.dir", None, allowed)
+    return followed(Path(config.checkpoint.dir or (run_dir or root) / "checkpoint"))
+
+
+def _check_saving(config: FlapConfig, choices: Choices, source: Source | Given) -> None:
+    """Check that the result is saved where it is nowhere else, and that a GGUF can hold it if one is asked for.
+
+    Raises:
+        ValueError: it is not, or cannot.
+    """
+    allowed = f"true with model.placement={config.model.placement}, whose result is nowhere but on disk"
+    require(config.checkpoint.save or not source.placed.streams, "checkpoint.save", False, allowed)
+    if "gguf" in config.checkpoint.formats:
+        check_export(source.config, source.tokenizer, source_gguf(config.model.path), _changes(config, choices))
+
+
+def _images(config: FlapConfig, choices: Choices, source: Source | Given) -> Images | None:
+    where = source.path, source.max_length, config.trust_remote_code
+    return read_images(config.calibration.images, source.config, *where) if choices.need_windows else None
 
 
 def _changes(config: FlapConfig, choices: Choices) -> Changes:
@@ -87,7 +99,7 @@ def _changes(config: FlapConfig, choices: Choices) -> Changes:
     )
 
 
-def _replaces(config: FlapConfig, target: Path, results: Path) -> bool:
+def _replaces(config: FlapConfig, target: Path, results: Path | None) -> bool:
     """Return whether an existing checkpoint may be replaced.
 
     On request, if it is in the run's own folder, or if an earlier start of this run has written it, whose `results` are
@@ -96,7 +108,8 @@ def _replaces(config: FlapConfig, target: Path, results: Path) -> bool:
     if config.checkpoint.overwrite or config.checkpoint.dir is None:
         return True
     written = label_of(target).get("provenance", {}).get("config", {})
-    return results.is_file() and not changes_of_the_model(differences(written, described(config)))
+    ours = bool(results and results.is_file())
+    return ours and not changes_of_the_model(differences(written, described(config)))
 
 
 def _check_room(run: Run, adapter: ModelAdapter) -> None:

@@ -1,7 +1,7 @@
 """A run: everything that it needs besides weights, made and checked by `prepare`, and the ledger of its stages."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ from flap.config import FlapConfig
 from flap.data import Windows
 from flap.data.random_state import seeded
 from flap.evaluation import Suite
-from flap.models import Given, Source, products_in
+from flap.models import Given, PlacedModel, Source, products_in
 from flap.runs.choices import Choices
 from flap.runs.keys import CacheKeys
 from flap.runs.ledger import Ledger
@@ -39,6 +39,7 @@ class Run(Ledger):
     target: Path  # the folder of the checkpoint
     images: Images | None = None  # the windows of calibration with images
     replaces_checkpoint: bool = False  # whether an existing checkpoint in the target may be replaced
+    reopen: Callable[[], PlacedModel] | None = field(default=None, init=False)  # opens the dense model once more
     passes_before: int = field(default=0, init=False)  # passes over the weights before calibration
 
     @property

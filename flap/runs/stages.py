@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 def load(run: Run, work: WorkFolder) -> PlacedModel:
     """Return the model at its placement, with the units that the structure removes."""
     model = run.source.open(run.work)
+    if run.suite.comparisons:  # before it is changed: a given model has no files to be read from again
+        run.reopen = run.source.reopening()
     model.adapter = adapt(model.model, run.choices.structure.experts)
     run.report.device, run.report.device_map = device_name(model.device), model.device_map
     count_dense(run.report, model.adapter, run.budget)
@@ -71,6 +73,6 @@ def compare(
     pruned = run.suite.pruned(model, key)
     report.compare(dense, pruned, run.suite.averages(pruned.numbers), compressed)
     report.note_peak()  # before a measurement resets the counters
-    pair = run.suite.side_by_side(run.source.open, run.source.num_bytes, model, key | run.keys.timed)
+    pair = run.suite.side_by_side(run.reopen or run.source.open, run.source.num_bytes, model, key | run.keys.timed)
     for which, numbers in zip(("dense", "pruned"), pair, strict=True):
         report.evaluation[which] |= numbers

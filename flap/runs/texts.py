@@ -5,7 +5,7 @@ from itertools import product
 
 from transformers import PreTrainedTokenizerBase
 
-from flap.calibration.windows import read_windows
+from flap.calibration.windows import Wanted, read_windows
 from flap.config import FlapConfig
 from flap.data import Windows
 from flap.evaluation import Task
@@ -23,8 +23,8 @@ def read_texts(
     """
     texts, own = {}, config.calibration
     if choices.need_windows:
-        sizes = own.num_samples, own.lengths, config.seed, own.bos, max_length
-        texts["calibration"] = read_windows("calibration", own.dataset, tokenizer, *sizes)
+        wanted = Wanted(own.num_samples, own.lengths, config.seed, own.bos)
+        texts["calibration"] = read_windows("calibration", own.dataset, tokenizer, wanted, max_length)
     if choices.recovery is not None:
         texts["recovery"] = recovery_windows(choices.recovery, tokenizer, max_length, own.bos, config.seed)
     return texts

@@ -40,21 +40,20 @@ def corrected(
     nats: Sequence[Pair[Tensor]],
     plan: PruningPlan,
     divergence: float,
-    trials: Sequence[Sequence[Trial]],
-    measured: Sequence[Sequence[float]],
+    around: Sequence[Sequence[tuple[Trial, float]]],
     budget: Budget,
     strength: float,
 ) -> list[Pair[Tensor]]:
     """Return the nats over price of all units, corrected by measurements around a plan.
 
-    divergence: of the plan. trials, measured: for each layer its neighbours and their divergences, in nats a token.
+    divergence: of the plan. around: for each layer its neighbours with their divergences, in nats a token.
     A correction is the measured change of the divergence over the expected one. In each block, the removed units are
     multiplied by the correction for restoring units, the kept units by the one for removing more, both to the power
     of `strength`. The order of the units of a block stays the same.
     """
     layers = []
     for i, (layer, all_units, prices) in enumerate(zip(plan.layers, budget.layers, budget.prices, strict=True)):
-        rises = nats_by_block(trials[i], [nats_of_trial - divergence for nats_of_trial in measured[i]])
+        rises = nats_by_block((trial, measured - divergence) for trial, measured in around[i])
         blocks = []
         for nats_U, kept, units, price, rise in zip(nats[i], layer, all_units, prices, rises, strict=True):
             over_price = {removed: change / price for removed, change in rise.items()}

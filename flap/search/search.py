@@ -101,7 +101,7 @@ class Search(Structure):
                 candidates = [
                     Candidate.of(
                         self,
-                        corrected(first.nats, first.plan, divergences[0], trials, around, budget, strength),
+                        corrected(first.nats, first.plan, divergences[0], around, budget, strength),
                         budget,
                     )
                     for strength in STRENGTHS
@@ -111,12 +111,12 @@ class Search(Structure):
 
     def _measure(
         self, plans: Sequence[PruningPlan], trials: Sequence[Sequence[Trial]]
-    ) -> tuple[list[float], list[list[float]]]:
+    ) -> tuple[list[float], list[list[tuple[Trial, float]]]]:
         """Return the divergences of the plans, and of the first one with each trial of each layer, in one walk."""
         around = [plans[0].with_layer(i, trial.plan) for i, layer in enumerate(trials) for trial in layer]
         assert self.divergence is not None
         divergences = iter(self.divergence([*plans, *around], self.round_tokens))
-        return [next(divergences) for _ in plans], [[next(divergences) for _ in layer] for layer in trials]
+        return [next(divergences) for _ in plans], [[(trial, next(divergences)) for trial in layer] for layer in trials]
 
     def _neighbours(self, scores: Scores, plan: PruningPlan, budget: Budget) -> list[list[Trial]]:
         layers = zip(scores.layers, plan.layers, budget.layers, strict=True)
@@ -151,7 +151,7 @@ class Search(Structure):
         for layer, measured, units, prices in zip(
             scores.layers, scores.divergences, budget.layers, budget.prices, strict=True
         ):
-            by_block = nats_by_block(self.trials(layer, units), measured)
+            by_block = nats_by_block(zip(self.trials(layer, units), measured, strict=True))
             blocks = zip(unit_scores(layer), by_block, units, prices, strict=True)
             layers.append(
                 Pair(*(spread_by_rank(score_U, nats, one.experts) / price for score_U, nats, one, price in blocks))

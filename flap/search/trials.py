@@ -4,7 +4,7 @@ Legend: G attention units · U units of a block · I neurons.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -49,9 +49,9 @@ def removal_counts(levels: Sequence[float], units: int, fewest: int = 1) -> list
     return sorted(fitting | whole if units > 1 else whole)
 
 
-def nats_by_block(trials: Sequence[Trial], nats: Sequence[float]) -> Pair[dict[int, float]]:
+def nats_by_block(measured: Iterable[tuple[Trial, float]]) -> Pair[dict[int, float]]:
     """Return for each block: number of removed units -> nats of that trial, in nats a token."""
     pair: Pair[dict[int, float]] = Pair({}, {})
-    for trial, trial_nats in zip(trials, nats, strict=True):
+    for trial, trial_nats in measured:
         getattr(pair, trial.block)[trial.removed] = trial_nats
     return pair

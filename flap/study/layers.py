@@ -1,5 +1,6 @@
 """The plots of a study by layer: the share that each layer keeps, and where the error of the pruned models arises."""
 
+from math import nan
 from statistics import mean
 
 from matplotlib.colors import LinearSegmentedColormap
@@ -44,7 +45,7 @@ def draw_kept(study: Study) -> Figure:
     for axes, key, title in zip(panels, ("query_heads", "neurons"), ("query heads", "MLP neurons"), strict=True):
         for row, cell in enumerate(cells):
             pairs = zip(cell.report["layers"], cell.report["layers_before"], strict=True)
-            shares = [_kept(after, key) / _kept(before, key) for after, before in pairs]
+            shares = [_kept(after, key) / (_kept(before, key) or nan) for after, before in pairs]  # nan: not drawn
             edges = [layer - 0.5 for layer in range(len(shares) + 1)]
             image = axes.pcolormesh(
                 edges, [row + 0.06, row + 0.94], [shares], cmap=KEPT, vmin=0, vmax=1, rasterized=True

@@ -17,8 +17,8 @@ from flap.calibration.symmetric import Symmetric
 from flap.compression import (
     BiasCompensation,
     LinearCompensation,
+    SequentialPruning,
     compress,
-    prune_in_sequence,
     slice_layer,
 )
 from flap.importance import OBS, score_layers
@@ -231,7 +231,7 @@ def test_one_layer_is_in_memory() -> None:
     PlanDivergence(calibration, linear)([plan], WINDOWS.numel())
     assert len(compress(adapter, plan, linear, calibration.visit("compress", covariance=True), slice_layer)) == 8
     another = OneAtATime(Resident(tiny_model("llama-gqa")), [WINDOWS], 4, [])
-    prune_in_sequence(another, OBS(), ULUM(), linear, price(another.model.adapter, 0.4), slice_layer, None)
+    SequentialPruning(OBS(), ULUM(), linear, slice_layer).prune(another, price(another.model.adapter, 0.4))
 
 
 def test_products_beyond_float32_name_the_layer() -> None:

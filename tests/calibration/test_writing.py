@@ -10,7 +10,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from flap.calibration.sampling import attention_of_one_query, beginning, plain_generation, sample
-from flap.calibration.windows import read_windows
+from flap.calibration.windows import Wanted, read_windows
 from flap.calibration.writing import USES, Draft, loops, text_of, write
 from flap.data import Part, Windows
 from flap.data.random_state import seeded
@@ -64,7 +64,7 @@ def test_without_packing_a_window_beside_what_the_model_begins_with_fits_its_con
     bos: str, most: int, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     def read(seq_len: int, packing: bool) -> Windows:
-        return read_windows("calibration", {"self": {"packing": packing}}, tokenizer, 2, [seq_len], 0, bos, 48)
+        return read_windows("calibration", {"self": {"packing": packing}}, tokenizer, Wanted(2, [seq_len], 0, bos), 48)
 
     read(most, packing=False)
     read(48, packing=True)

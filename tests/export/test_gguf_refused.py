@@ -68,7 +68,7 @@ def test_another_vocabulary_than_the_source_has(
     (exported.directory / "model-f16.gguf").unlink()
     words.add_tokens(["<another>"])
     words.save_pretrained(exported.directory)
-    assert_refused(exported.directory, r"^gguf: the checkpoint's tokenizer has another vocabulary than source\.gguf")
+    assert_refused(exported.directory, r"^gguf: the tokenizer has another vocabulary than source\.gguf")
 
 
 def test_values_beyond_float16(exported: Exported) -> None:

@@ -3,8 +3,8 @@
 import pytest
 
 from flap.allocation import price
-from flap.estimation import shapes_of
 from flap.models import adapt
+from flap.models.shapes import shapes_of
 from tests.cases import ARCHITECTURES, MIXTURES, tiny_model
 
 

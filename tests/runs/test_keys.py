@@ -9,6 +9,8 @@ import torch
 
 from flap.allocation import LayerPlan, PruningPlan
 from flap.calibration.images import Images
+from flap.compression import BiasCompensation, NoCompensation
+from flap.importance import IFV, WIFV
 from flap.runs.method import divergences_key, observe, score
 from flap.runs.prepare import prepare
 from tests.helpers.runs import composed, tiny
@@ -85,6 +87,16 @@ def keys(folder: Path, *arguments: str) -> dict[str, object]:
         "divergences": divergences_key(run, {}), "scores": score.depends(run, None),
         "compressed": keys.compressed(PLAN), "pruned": keys.pruned(PLAN), "inputs": run.inputs,
     }  # fmt: skip
+
+
+def test_objects_of_two_classes_have_keys_of_their_own(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
+    config = composed(*tiny(model_dir, text_file), "method=flap_plus")
+    runs = [prepare(replace(config, metric=metric), tmp_path) for metric in (IFV(), WIFV(), IFV())]
+    for one, other, again in ([score.depends(run, None) for run in runs], [run.keys.workspace for run in runs]):
+        assert one == again != other
+    compensations = (BiasCompensation(), NoCompensation())
+    found = [prepare(replace(config, compensation=one), tmp_path).keys for one in compensations]
+    assert found[0].compressed(PLAN) != found[1].compressed(PLAN)
 
 
 def test_plans_have_keys_of_their_own(model_dir: Path, text_file: Path, tmp_path: Path) -> None:

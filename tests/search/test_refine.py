@@ -67,13 +67,13 @@ def test_budget_moves_to_where_it_was_measured_to_matter(architecture: str, rati
         left = getattr(budget.layers[i], block).count - len(getattr(plan.layers[i], block))
         return 1.0 + 0.01 * (removed - left) * (3 if i == 1 else 1)
 
-    measured = [[found(i, trial.block, trial.removed) for trial in trials[i]] for i in range(4)]
-    moved = one_ranking(structure, corrected(nats, plan, 1.0, trials, measured, budget, 1.0), budget)
+    around = [[(trial, found(i, trial.block, trial.removed)) for trial in trials[i]] for i in range(4)]
+    moved = one_ranking(structure, corrected(nats, plan, 1.0, around, budget, 1.0), budget)
     assert_meets(moved, model_of(architecture), ratio)
     before, after = (
         sum(len(kept) * units.price for kept, units in zip(one.layers[1], budget.layers[1], strict=True))
         for one in (plan, moved)
     )
     assert after > before
-    same = one_ranking(structure, corrected(nats, plan, 1.0, trials, measured, budget, 0.0), budget)
+    same = one_ranking(structure, corrected(nats, plan, 1.0, around, budget, 0.0), budget)
     assert same == plan

@@ -10,13 +10,14 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from flap.config import config_dir
 from flap.study import write
 from flap.study.__main__ import main
-from flap.study.layers import draw_errors
+from flap.study.layers import draw_errors, draw_kept
 from flap.study.plots import Plot, draw
 from flap.study.read import read_study
 from flap.study.series import OWN, series_of
@@ -263,6 +264,16 @@ def test_errors_by_layer_are_drawn_for_each_ratio_in_the_colour_of_the_method(tm
     assert all(axes.get_ylim()[0] == 0 and axes.get_ylim()[1] > 1 for axes in panels)  # one scale, on which all fit
     plots = {plot.name: plot.svg.decode() for plot in draw(study)}
     assert "WIFV" in plots["errors"] and ">1.5<" not in plots["perplexity"]  # no tick for what has no number
+
+
+def test_of_a_layer_that_had_no_heads_no_share_is_drawn(tmp_path: Path, report: Plain) -> None:
+    one = altered(report, 0.2, {}, {PERPLEXITY: 30.0})
+    for key in ("layers_before", "layers"):
+        one[key] = [one[key][0] | {"query_heads": 0, "kv_heads": 0}, *one[key][1:]]
+    add_cell(tmp_path, one, "WIFV", "AL-AM", 0.2)
+    heads, neurons, _ = draw_kept(read_study(tmp_path)).axes
+    missing = [np.ma.getmaskarray(axes.collections[0].get_array()).ravel().tolist() for axes in (heads, neurons)]
+    assert missing == [[True, False, False, False], [False] * 4]
 
 
 @pytest.mark.parametrize(("worst", "tick"), [(199.0, "75"), (201.0, "50")])

@@ -13,7 +13,7 @@ from flap.export.gguf.families import architecture_of, check_architecture
 from flap.export.gguf.hyperparameters import add_activation, add_hyperparameters, choose_architecture, layer_widths
 from flap.export.gguf.rope import head_dim, rope_factors
 from flap.export.gguf.tensors import Entry, Shards, entries
-from flap.export.gguf.tokenizer import add_tokenizer, carry_over, source_gguf, tokenizer_kind
+from flap.export.gguf.tokenizer import add_tokenizer, carry_over, check_tokenizer, source_gguf
 from flap.export.gguf.write import TYPES, write_tensors
 from flap.export.reading import end_tokens, read_checkpoint
 from flap.storage.files import atomic_file, write_text
@@ -30,8 +30,7 @@ def check_export(
         ValueError: the architecture or the tokenizer is not supported.
     """
     check_architecture(config, changes)
-    if source is None:
-        tokenizer_kind(tokenizer)
+    check_tokenizer(tokenizer, source, config.get_text_config().vocab_size)
 
 
 def export_gguf(checkpoint: Path, kind: str = "f16") -> Path:
@@ -46,7 +45,7 @@ def export_gguf(checkpoint: Path, kind: str = "f16") -> Path:
     target = checkpoint / f"model-{kind}.gguf"
     config, tokenizer = read_checkpoint(checkpoint)
     source = _source(checkpoint)
-    check_export(config, tokenizer, source)
+    check_architecture(config)
     try:
         with atomic_file(target) as scratch:
             _write(checkpoint, scratch, kind, config, tokenizer, source)

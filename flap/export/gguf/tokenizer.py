@@ -57,6 +57,19 @@ def tokenizer_kind(tokenizer: PreTrainedTokenizerBase) -> Kind:
     )
 
 
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase, source: Path | None, vocab_size: int) -> None:
+    """Check that a GGUF can hold a tokenizer. source: the GGUF that has it already. vocab_size: of the embeddings.
+
+    Raises:
+        ValueError: its kind is not supported, it has ids without an embedding, or another vocabulary than the source.
+    """
+    if source is None:
+        tokenizer_kind(tokenizer)
+        _vocabulary(_spec(tokenizer), tokenizer, vocab_size)
+    else:
+        _fields_to_carry_over(source, tokenizer)
+
+
 # By llama.cpp's name: the steps before the merges, the normalizer, and whether whole words go before merges.
 _BPE = {
     "llama-bpe": ([_LLAMA3, "bytes"], None, True),
@@ -173,23 +186,28 @@ def _add_special(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, ends: S
 
 
 def carry_over(writer: GGUFWriter, source: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Copy the tokenizer fields from `source`, the GGUF that the model came from.
-
-    Raises:
-        ValueError: the checkpoint's vocabulary differs from the source's.
-    """
-    fields = {name: field for name, field in GGUFReader(source).fields.items() if name.startswith("tokenizer.")}
-    if dict(enumerate(fields["tokenizer.ggml.tokens"].contents())) != {i: t for t, i in tokenizer.get_vocab().items()}:
-        raise ValueError(f"gguf: the checkpoint's tokenizer has another vocabulary than {source.name}, its source")
-    for name, field in fields.items():
+    """Copy the tokenizer fields from `source`, the GGUF that the model came from."""
+    for name, field in _fields_to_carry_over(source, tokenizer).items():
         kind, *item_types = field.types
         writer.add_key_value(name, field.contents(), kind, item_types[0] if item_types else None)
 
 
+def _fields_to_carry_over(source: Path, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """Return the tokenizer fields of a GGUF.
+
+    Raises:
+        ValueError: the tokenizer's vocabulary is another one.
+    """
+    fields = {name: field for name, field in GGUFReader(source).fields.items() if name.startswith("tokenizer.")}
+    if dict(enumerate(fields["tokenizer.ggml.tokens"].contents())) != {i: t for t, i in tokenizer.get_vocab().items()}:
+        raise ValueError(f"gguf: the tokenizer has another vocabulary than {source.name}, which the model came from")
+    return fields
+
+
 def source_gguf(model: str) -> Path | None:
-    """Return the GGUF that a model (hub id or directory) came from, or None; flap.json names its source."""
+    """Return the GGUF that a model (hub id, directory, or "") came from, or None; flap.json names its source."""
     visited: set[str] = set()
-    while model not in visited:
+    while model and model not in visited:
         if gguf := packaged_gguf(model):
             return gguf
         visited.add(model)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from flap.console.progress import progress
 from flap.models.devices import ROOM_TO_RUN, free_bytes
@@ -83,12 +84,15 @@ class Resident(InMemory):
         does not change the old ones.
         """
         dense = source.kept_dense
-        if dense is None:
-            return cls(source.on_device())
-        shared = {id(tensor): tensor for tensor in (*dense.parameters(), *dense.buffers())}
-        return cls(deepcopy(dense, shared))
+        return cls(source.on_device() if dense is None else copy_sharing_tensors(dense))
 
     @contextmanager
     def layer(self, index: int) -> Iterator[nn.Module]:
         """Yield a layer, which is always present."""
         yield self.layers[index]
+
+
+def copy_sharing_tensors(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a copy of a model whose parameters and buffers are those of the model."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return deepcopy(model, shared)
