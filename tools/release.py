@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 from packaging.version import InvalidVersion, Version
 
-OPEN = "## Unreleased\n"  # the changelog's heading of what is not released yet
+OPEN = r"(?m)^## \[.*Unreleased\]?\n"  # "## [Unreleased]", or "## [0.1.0] - Unreleased"
 
 
 def main() -> None:
@@ -63,12 +63,14 @@ def refuse(root: Path, version: str) -> None:
     if version != usual:
         raise ValueError(f"VERSION={version}: expected one as 0.2.0{f'; write it {usual}' if usual else ''}")
     changelog = (root / "CHANGELOG.md").read_text()
-    if output("git", "tag", "--list", f"v{version}", cwd=root) or f"\n## {version} " in changelog:
+    dated = f"\n## [{version}] - 2" in changelog  # as 2026-03-01, and not "Unreleased"
+    if dated or output("git", "tag", "--list", f"v{version}", cwd=root):
         raise ValueError(f"VERSION={version}: exists already, as a tag or in CHANGELOG.md; take the next one")
     if changes := output("git", "status", "--porcelain", cwd=root):
         raise ValueError(f"the checkout has changes; commit or remove them first:\n{changes}")
-    if not changelog.partition(OPEN)[2].partition("\n## ")[0].strip():
-        raise ValueError(f"CHANGELOG.md has nothing under {OPEN.strip()!r}, so there is nothing to release")
+    _, *rest = re.split(OPEN, changelog, maxsplit=1)
+    if not "".join(rest).partition("## [")[0].strip():
+        raise ValueError("CHANGELOG.md has nothing under '## [Unreleased]', so there is nothing to release")
 
 
 def versioned(root: Path, version: str, today: date) -> dict[str, str]:
@@ -76,7 +78,7 @@ def versioned(root: Path, version: str, today: date) -> dict[str, str]:
     patterns = {
         "flap/__init__.py": (r'(?m)^__version__ = ".*"$', f'__version__ = "{version}"'),
         "CITATION.cff": (r"(?m)^version: .*(\ndate-released: .*)?$", f"version: {version}\ndate-released: {today}"),
-        "CHANGELOG.md": (f"(?m)^{OPEN}", f"{OPEN}\n## {version} ({today})\n"),
+        "CHANGELOG.md": (OPEN, f"## [Unreleased]\n\n## [{version}] - {today}\n"),
     }
     return {name: re.sub(*pattern, (root / name).read_text(), count=1) for name, pattern in patterns.items()}
 

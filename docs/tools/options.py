@@ -82,6 +82,8 @@ def _options(group: str, name: str, node: dict[str, Any]) -> Iterator[tuple[str,
     target, said = get_class(node["_target_"]), comments((CONF / group / f"{name}.yaml").read_text(), r"(\w+):")
     prefix = f"{group}.{name}." if group == "eval" else f"{group}."
     for field in fields(target):
+        if not field.repr:
+            continue  # no option: set by the program
         default = as_typed(node.get(field.name, default_of(field)))
         meaning = said.get(field.name) or from_docstring(target, field.name)
         yield f"`{prefix}{field.name}`", type_of(field), default, meaning

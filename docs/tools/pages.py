@@ -16,7 +16,14 @@ from options import options_page
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
-COPIED = ("CITATION.cff", "LICENSE", "experiments/**/*.md", "experiments/**/*.csv", "experiments/**/*.png")
+COPIED = (
+    "CITATION.cff",
+    "LICENSE",
+    "examples/*.py",
+    "experiments/**/*.md",
+    "experiments/**/*.csv",
+    "experiments/**/*.png",
+)
 LINK = re.compile(r"(?<=\]\()(?!https?:)[^)#\s]+")  # a relative one, without its anchor
 API = "api/"  # the entry of the navigation that the pages of the rooms replace
 

@@ -5,7 +5,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
-from release import release, versioned
+from release import refuse, release, versioned
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -26,7 +26,7 @@ FILES = {
         packages = ["flap"]
     """.replace("\n        ", "\n"),
     "README.md": "# small\n",
-    "CHANGELOG.md": "# Changelog\n\n## Unreleased\n- New.\n\n## 0.1.0 (2026-01-01)\n- First.\n",
+    "CHANGELOG.md": "# Changelog\n\n## [Unreleased]\n- New.\n\n## [0.1.0] - 2026-01-01\n- First.\n",
     "CITATION.cff": "title: small\nversion: 0.1.0\ndate-released: 2026-01-01\nauthors: []\n",
     "flap/__init__.py": '__version__ = "0.1.0"\n',
     "flap/__main__.py": "import sys\n\nprint(*sys.argv[1:])\n",
@@ -64,7 +64,7 @@ def test_a_release_writes_the_version_and_leaves_a_checked_sdist_and_wheel(
     assert (project / "flap/__init__.py").read_text() == '__version__ = "0.2.0"\n'
     assert "version: 0.2.0\ndate-released: 2026-03-01\nauthors" in (project / "CITATION.cff").read_text()
     assert (project / "CHANGELOG.md").read_text() == (
-        "# Changelog\n\n## Unreleased\n\n## 0.2.0 (2026-03-01)\n- New.\n\n## 0.1.0 (2026-01-01)\n- First.\n"
+        "# Changelog\n\n## [Unreleased]\n\n## [0.2.0] - 2026-03-01\n- New.\n\n## [0.1.0] - 2026-01-01\n- First.\n"
     )
     lines = capfd.readouterr().out.splitlines()
     assert "--help" in lines and "doctor" in lines  # the wheel has run
@@ -107,6 +107,15 @@ def test_a_checkout_with_changes_is_refused(project: Path) -> None:
     (project / "notes.txt").write_text("mine\n")
     with pytest.raises(ValueError, match=r"^the checkout has changes; commit or remove them first:\n\?\? notes.txt$"):
         release(project, "0.2.0", TODAY)
+
+
+def test_the_first_release_dates_the_section_that_names_it(project: Path) -> None:
+    (project / "CHANGELOG.md").write_text("# Changelog\n\n## [0.1.0] - Unreleased\n- First.\n")
+    git(project, "commit", "--all", "--quiet", "--message", "First")
+    refuse(project, "0.1.0")
+    assert versioned(project, "0.1.0", TODAY)["CHANGELOG.md"] == (
+        "# Changelog\n\n## [Unreleased]\n\n## [0.1.0] - 2026-03-01\n- First.\n"
+    )
 
 
 def test_the_files_of_flap_name_the_version_where_the_release_looks_for_it() -> None:

@@ -1,0 +1,26 @@
+"""Compare metrics and ratios, and print the best cells: `python examples/study.py FOLDER [key=value ...]`.
+
+The folder gets a subfolder for each cell, study.csv, plots and index.html. Run again, it computes what is missing.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas
+
+SWEEP = ["metric=IFV,WIFV", "ratio=0.2,0.5", "checkpoint.save=false"]
+
+
+def main(folder: str, *overrides: str) -> None:
+    command = [sys.executable, "-m", "flap", "-m", *SWEEP, f"hydra.sweep.dir={folder}", *overrides]
+    subprocess.run(command, check=True)
+    cells = pandas.read_csv(Path(folder) / "study.csv")
+    [quality] = [name for name in cells if "/perplexity@" in name and name.startswith("pruned/")]
+    best = cells.sort_values(quality).groupby("ratio").first()
+    print(best[["metric", quality]])
+    print(Path(folder, "index.html").resolve().as_uri())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,80 @@
+"""The scripts of examples/, each on a tiny model: they are short, they run, and what they leave can be used."""
+
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from threading import Thread
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+
+import flap
+from tests.cases import tiny_model
+from tests.helpers.runs import tiny
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+def example(name: str) -> dict[str, Any]:
+    """What a script defines."""
+    return runpy.run_path(str(EXAMPLES / f"{name}.py"))
+
+
+@pytest.fixture
+def printed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., list[str]]:
+    """Runs a script's `main` in an empty folder and returns the lines that it prints."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name: str, *arguments: object) -> list[str]:
+        example(name)["main"](*map(str, arguments))
+        return capsys.readouterr().out.splitlines()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, model_dir: Path, text_file: Path) -> Path:
+    """What examples/prune.py leaves."""
+    folder = tmp_path_factory.mktemp("pruned") / "checkpoint"
+    example("prune")["main"](str(model_dir), str(text_file), str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("script", sorted(EXAMPLES.glob("*.py")), ids=lambda script: script.stem)
+def test_a_script_is_short(script: Path) -> None:
+    assert len(script.read_text().splitlines()) <= 30
+
+
+def test_prune(checkpoint: Path) -> None:
+    dense, pruned = tiny_model("llama-gqa"), flap.load(checkpoint)
+    assert pruned.num_parameters() < dense.num_parameters()
+
+
+def test_own_metric(printed: Callable[..., list[str]], model_dir: Path, text_file: Path) -> None:
+    lines = printed("own_metric", model_dir, text_file)
+    assert [line.split()[0] for line in lines if "perplexity@128" in line] == ["WIFV", "Range"]
+
+
+def test_study(printed: Callable[..., list[str]], tmp_path: Path, model_dir: Path, text_file: Path) -> None:
+    lines = printed("study", tmp_path, *tiny(model_dir, text_file))
+    assert lines[-1] == (tmp_path / "index.html").as_uri()
+    assert {"0.2", "0.5"} <= {line.split()[0] for line in lines if line}
+
+
+def test_serve(checkpoint: Path) -> None:
+    with example("serve")["served"](str(checkpoint), 0) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with urlopen(f"http://127.0.0.1:{server.server_port}", data=b"the old tree", timeout=60) as answer:
+            text = answer.read().decode()
+        server.shutdown()
+    assert text.startswith("the old tree") and len(text.split()) > 3
+
+
+def test_train(printed: Callable[..., list[str]], checkpoint: Path, text_file: Path, tmp_path: Path) -> None:
+    lines = printed("train", checkpoint, text_file, tmp_path)
+    losses = [float(line.split()[2]) for line in lines if line.startswith("step ")]
+    assert len(losses) >= 2 and losses[-1] < losses[0]
+    assert flap.load(tmp_path).num_parameters() == flap.load(checkpoint).num_parameters()
