@@ -59,7 +59,9 @@ ARCHITECTURES = {
     "exaone4": GGUFArchitecture(
         MODEL_ARCH.EXAONE4, SILU, QKV, LLAMA3, square=True, slides=True, check=special.check_exaone4,
     ),
-    "hunyuan_v1_dense": GGUFArchitecture(MODEL_ARCH.HUNYUAN_DENSE, SILU, ropes=("default", "linear", "yarn", "dynamic")),
+    "hunyuan_v1_dense": GGUFArchitecture(
+        MODEL_ARCH.HUNYUAN_DENSE, SILU, ropes=("default", "linear", "yarn", "dynamic"),
+    ),
     "seed_oss": GGUFArchitecture(MODEL_ARCH.SEED_OSS, SILU),
     "stablelm": GGUFArchitecture(MODEL_ARCH.STABLELM, STABLELM, (*QKV, *NORMS), square=True, untied=True),
     "olmo2": GGUFArchitecture(MODEL_ARCH.OLMO2, SILU, square=True, untied=True),
@@ -77,9 +79,13 @@ ARCHITECTURES = {
     "falcon": GGUFArchitecture(MODEL_ARCH.FALCON, FALCON, NORMS, square=True),
     "gpt2": GGUFArchitecture(MODEL_ARCH.GPT2, GPT2, ALL, square=True),
     "mixtral": GGUFArchitecture(MODEL_ARCH.LLAMA, SILU, ATTENTION, LLAMA3, pairs=True),
-    "granitemoe": GGUFArchitecture(MODEL_ARCH.GRANITE_MOE, SILU, ATTENTION, LLAMA3, pairs=True, keys=special.add_granite),
+    "granitemoe": GGUFArchitecture(
+        MODEL_ARCH.GRANITE_MOE, SILU, ATTENTION, LLAMA3, pairs=True, keys=special.add_granite,
+    ),
     "olmoe": GGUFArchitecture(MODEL_ARCH.OLMOE, OLMOE, square=True, untied=True, check=special.check_olmoe),
-    "qwen2_moe": GGUFArchitecture(MODEL_ARCH.QWEN2MOE, QWEN2_MOE, square=True, untied=True),
+    "qwen2_moe": GGUFArchitecture(
+        MODEL_ARCH.QWEN2MOE, QWEN2_MOE, square=True, untied=True,
+    ),
     "qwen3_moe": GGUFArchitecture(MODEL_ARCH.QWEN3MOE, QWEN3_MOE),
 }  # fmt: skip
 MODEL_TYPES = tuple(ARCHITECTURES)
