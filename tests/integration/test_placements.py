@@ -126,7 +126,8 @@ def test_all_placements_give_equal_checkpoints(
     assert set(reports["auto"].device_map.values()) == {"cpu", "disk"}
     assert "modules on cpu: " in (tmp_path / "auto" / "report.md").read_text()
     gc.collect()  # accelerate's hooks hold the model in a circle
-    assert not list((tmp_path / "cache-auto" / "offload").iterdir())
+    offloaded = tmp_path / "cache-auto" / "offload"
+    assert not [path for path in offloaded.iterdir() if path.is_dir()]  # a lock stays as long as its process
 
 
 def test_all_of_a_model_is_on_disk(
