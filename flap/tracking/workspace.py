@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flap.reporting.numbers import is_efficiency
+from flap.results.study import Cell, Study
+from flap.results.study_folders import read_study
+from flap.results.study_page import title
 from flap.storage.files import write_text
-from flap.study.cells import Cell, Study
-from flap.study.page import title
-from flap.study.read import read_study
 from flap.tracking.login import resolve_mode
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from flap.evaluation import perplexity
 from flap.models import PlacedModel
 from flap.pipeline import run
 from flap.reporting import Report
+from flap.results.study_folders import read_study
 from flap.storage.status import read_state
-from flap.study.read import read_study
 from flap.sweeps.launching import failures
 from tests.cases import tiny_model
 from tests.helpers.runs import composed, tiny

@@ -1,0 +1,93 @@
+"""The server of a study on the loopback address, for `python -m flap.study --serve`; it only reads.
+
+Every user of a machine reaches its loopback address. So all that is served lies below a random token, which only the
+printed address has.
+"""
+
+import errno
+import mimetypes
+from contextlib import suppress
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from secrets import compare_digest, token_hex
+from urllib.parse import unquote, urlsplit
+
+from flap.results.live import Live
+
+LOOPBACK = "127.0.0.1"
+
+
+def serve(sweeps: list[Path], port: int) -> None:
+    """Serve the page of these sweeps until the user interrupts, and print its address. Raises: see `server`."""
+    with server(sweeps, port) as serving, suppress(KeyboardInterrupt):
+        print(f"{serving.address} (Ctrl+C ends it)", flush=True)
+        serving.serve_forever()
+
+
+def server(sweeps: list[Path], port: int) -> "Server":
+    """Return the server of the page of these sweeps; port 0: any free one.
+
+    Raises:
+        ValueError: a folder cannot be read, or the port cannot be had.
+    """
+    if not 0 <= port < 2**16:
+        raise ValueError(f"--port={port}: expected 0 to {2**16 - 1}")
+    live = Live(tuple(sweeps))
+    live.update()
+    try:
+        return Server(live, port)
+    except OSError as error:
+        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+            raise
+        why = "in use" if error.errno == errno.EADDRINUSE else "not allowed"
+        raise ValueError(f"--port={port}: {why}; expected a free port of {LOOPBACK}, or 0 for any") from None
+
+
+class Server(ThreadingHTTPServer):
+    """Serves what `live` has to whoever knows the address."""
+
+    def __init__(self, live: Live, port: int) -> None:
+        super().__init__((LOOPBACK, port), Handler)
+        self.live, self.root = live, f"/{token_hex(16)}"
+
+    @property
+    def address(self) -> str:
+        """The address of the page."""
+        return f"http://{LOOPBACK}:{self.server_port}{self.root}/"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers GET with what `Live` has, and everything else with an error."""
+
+    server: Server
+
+    def do_GET(self) -> None:
+        """Answer with the page, or with a file that it links to."""
+        live, root, path = self.server.live, self.server.root, unquote(urlsplit(self.path).path)
+        host = (self.headers["Host"] or "").partition(":")[0]  # no port where that is 80
+        named = host in (LOOPBACK, "localhost")  # not as a site whose name was resolved to this machine
+        if not named or not compare_digest(path[: len(root)].encode(), root.encode()):
+            self.send_error(HTTPStatus.FORBIDDEN)
+            return
+        address = path[len(root) :]
+        if address in ("/", "/version"):
+            with suppress(ValueError, OSError):  # what is being replaced: the next request finds it whole
+                live.update()
+        content = live.contents.get(address)
+        if content is None or (isinstance(content, Path) and not content.is_file()):
+            self.send_error(HTTPStatus.NOT_FOUND)
+            return
+        self._send(address, content.read_bytes() if isinstance(content, Path) else content)
+
+    def _send(self, address: str, body: bytes) -> None:
+        kind = "text/html" if address == "/" else mimetypes.guess_type(address)[0] or "text/plain"
+        self.send_response(HTTPStatus.OK)
+        self.send_header("Content-Type", f"{kind}; charset=utf-8" if kind.startswith("text/") else kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *given: object) -> None:
+        """Print nothing: the page asks every two seconds."""
