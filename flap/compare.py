@@ -11,16 +11,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("paths", type=Path, nargs="+", metavar="path", help="a run's folder, a checkpoint, a plan.json")
     parser.add_argument("--page", type=Path, metavar="FILE.html", help="write a self-contained page, too")
     options = parser.parse_args(arguments)
-    from flap.results.compared import read
-    from flap.results.comparison import compare
-    from flap.results.comparison_page import write_page  # here: --help should not wait seconds for it
-    from flap.results.comparison_text import show
+    from flap.results.comparison import compare, show  # here: --help should not wait seconds for them
+    from flap.results.pages import write_comparison
 
     try:
-        comparison = compare(read(options.paths))
+        comparison = compare(options.paths)
         show(comparison)
         if options.page is not None:
-            print(write_page(comparison, options.page))
+            print(write_comparison(comparison, options.page))
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None

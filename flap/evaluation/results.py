@@ -58,12 +58,12 @@ class Results:
             if (entry := entries.get(name))
         }
 
-    def pruned(self) -> dict[str, float | None]:
-        """Return the numbers of the pruned model that are there so far; None: not finite."""
+    def pruned(self) -> dict[str, float]:
+        """Return the numbers of the pruned model that are there so far; infinity: not finite."""
         found = [entry["numbers"] for entry in self._read().values() if "plan" in entry["key"]]
         # those of a comparison are (dense, pruned)
         merged = {name: value for one in found for name, value in (one if isinstance(one, dict) else one[1]).items()}
-        return {name: value if math.isfinite(value) else None for name, value in merged.items()}
+        return {name: value if math.isfinite(value) else math.inf for name, value in merged.items()}
 
     def better(self) -> dict[str, Better]:
         """Return which values of a number are better, for those that are there so far."""

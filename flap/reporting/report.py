@@ -17,7 +17,7 @@ from flap.evaluation import Measurement
 from flap.evaluation.base import Better
 from flap.evaluation.errors import averaged_differences, paired_differences
 from flap.models.devices import gpus
-from flap.reporting.contents import missing
+from flap.reporting.contents import missing, read_json
 from flap.reporting.provenance import git_state, versions
 from flap.storage.files import write_text
 
@@ -141,29 +141,28 @@ class Report:
 
     @classmethod
     def load(cls, path: Path) -> "Report":
-        """Read report.json; null in the evaluation becomes infinity.
+        """Read report.json.
 
         Raises:
             ValueError: the file is missing or damaged, has another schema, or lacks a part.
         """
         try:
-            plain = dict(json.loads(path.read_text()))
-        except (OSError, ValueError, TypeError) as error:
-            raise ValueError(f"{path}: cannot be read ({type(error).__name__}); resume=false runs it again") from error
-        if plain.get("schema") != SCHEMA:
-            raise ValueError(
-                f"{path}: schema {plain.get('schema')}, this version reads {SCHEMA}; choose another folder, or "
-                "resume=false to replace it"
-            )
-        if lacking := missing(plain):
-            raise ValueError(f"{path}: has no valid {', '.join(lacking)}; resume=false runs it again")
-        for numbers in plain["evaluation"].values():
-            numbers.update({name: math.inf for name, value in numbers.items() if value is None})
-        plain.pop("corrections", None)  # written by earlier versions
-        try:
-            return cls(**plain)
+            return cls(**read_report(path))
         except TypeError as error:
             raise ValueError(f"{path}: written by another version ({error}); resume=false runs it again") from error
+        except ValueError as error:
+            raise ValueError(
+                f"{path.parent}/{error}; choose another folder, or resume=false to run it again"
+            ) from error
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Return the content of report.json; null in the evaluation becomes infinity. Raises: see `read_json`."""
+    plain = read_json(path, SCHEMA, missing)
+    for numbers in plain["evaluation"].values():
+        numbers.update({name: math.inf for name, value in numbers.items() if value is None})
+    plain.pop("corrections", None)  # written by earlier versions
+    return plain
 
 
 def _noise(

@@ -1,49 +1,49 @@
-"""The plots of a study by layer: the share that each layer keeps, and where the error of the pruned models arises."""
+"""Plots by layer: the share that each layer keeps, and where the error of the pruned models arises."""
 
-from statistics import mean
+from typing import Any
 
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from pandas import DataFrame
 
-from flap.results.series import Series, series_of, styles
-from flap.results.study import Cell, Study
+from flap.results.layer_widths import Layers
+from flap.results.plot_style import COLOURS, LINES, RULE
+from flap.results.series import series_of, styles
+from flap.results.study import Study
 
 KEPT = LinearSegmentedColormap.from_list("kept", ["#f7ead7", "#8fb3c9", "#2a6f97", "#0b2f4a"])
+ERROR = "error of hidden states"
 
 
 def draw_errors(study: Study) -> Figure:
     """Return a panel for each ratio: the error of the hidden states after each layer, mean and range of the seeds."""
     series = series_of(study)
-    measured = [cell for cell in study.finished if cell.layer_errors and cell.ratio is not None]
-    ratios = sorted({cell.ratio for cell in measured if cell.ratio is not None})
+    ratios = sorted({run.ratio for run in study.finished if run.layer_errors and run.ratio is not None})
     figure = Figure(figsize=(1.9 + 3.4 * len(ratios), 3.4), layout="constrained")
     panels = figure.subplots(1, len(ratios), squeeze=False, sharey=True)[0]
     for axes, ratio in zip(panels, ratios, strict=True):
         for line, style in zip(series, styles(series), strict=True):
-            by_layer = _by_layer([cell for cell in line.cells if cell in measured and cell.ratio == ratio])
-            low, high = [min(values) for values in by_layer], [max(values) for values in by_layer]
-            axes.fill_between(range(len(by_layer)), low, high, color=style["color"], alpha=0.15, linewidth=0)
-            axes.plot([mean(values) for values in by_layer], **style | {"markersize": 3})
+            every = [run.layer_errors for run in study.of(line.rows[line.rows.ratio == ratio]) if run.layer_errors]
+            errors = DataFrame(every, dtype=float)  # nan, which is not drawn, where one is not finite
+            axes.fill_between(errors.columns, errors.min(), errors.max(), color=style["color"], alpha=0.15, linewidth=0)
+            axes.plot(errors.mean(skipna=False), **style | {"markersize": 3})
         axes.set(title=f"ratio {ratio:g}", xlabel="layer")
-    panels[0].set(ylabel="error of hidden states", ylim=(0, None))  # once all is drawn: it ends the scaling
+    panels[0].set(ylabel=ERROR, ylim=(0, None))  # once all is drawn: it ends the scaling
     return figure
 
 
-def _by_layer(cells: list[Cell]) -> list[list[float]]:
-    """Return the errors of all cells after each layer; those that are not finite are nan, and not drawn."""
-    every = ([float("nan") if error is None else error for error in cell.layer_errors] for cell in cells)
-    return [list(errors) for errors in zip(*every, strict=False)]
-
-
 def draw_kept(study: Study) -> Figure:
-    """Return two heat maps, cells × layers, of the share kept; the cells are sorted by metric, structure and ratio."""
-    cells = [cell for line in series_of(study) for cell in sorted(line.cells, key=lambda cell: (cell.ratio, cell.seed))]
-    labels = [label for line in series_of(study) for label in _row_labels(line, study)]
-    figure = Figure(figsize=(9, 1.5 + 0.2 * len(cells)), layout="constrained")
+    """Return two heat maps, runs × layers, of the share kept; the runs are sorted by metric, structure and ratio."""
+    lines = [(line, line.rows.sort_values(["ratio", "seed"], kind="stable")) for line in series_of(study)]
+    runs = [(line, run) for line, rows in lines for run in study.of(rows)]
+    seeds = len(study.values("seed")) > 1
+    labels = [f"{line.label} {line.structure} {run.ratio:g}" + (f" s{run.seed}" if seeds else "") for line, run in runs]
+    figure = Figure(figsize=(9, 1.5 + 0.2 * len(runs)), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for axes, key, title in zip(panels, ("query_heads", "neurons"), ("query heads", "MLP neurons"), strict=True):
-        for row, cell in enumerate(cells):
-            pairs = zip(cell.report["layers"], cell.report["layers_before"], strict=True)
+        for row, (_, run) in enumerate(runs):
+            pairs = zip(run.report["layers"], run.report["layers_before"], strict=True)
             shares = [_kept(after, key) / _kept(before, key) for after, before in pairs]
             edges = [layer - 0.5 for layer in range(len(shares) + 1)]
             image = axes.pcolormesh(
@@ -53,7 +53,7 @@ def draw_kept(study: Study) -> Figure:
         axes.grid(False)
         axes.spines[:].set_visible(False)
         axes.tick_params(axis="y", length=0)
-    panels[0].set_yticks([row + 0.5 for row in range(len(cells))], labels, fontsize=8)
+    panels[0].set_yticks([row + 0.5 for row in range(len(runs))], labels, fontsize=8)
     panels[0].invert_yaxis()
     bar = figure.colorbar(image, ax=panels, label="share kept", fraction=0.025, pad=0.01)
     bar.outline.set_visible(False)
@@ -65,7 +65,34 @@ def _kept(layer: dict[str, int], key: str) -> int:
     return layer.get("experts", layer[key]) if key == "neurons" else layer[key]
 
 
-def _row_labels(line: Series, study: Study) -> list[str]:
-    seeds = len(study.values("seed")) > 1
-    ordered = sorted(line.cells, key=lambda cell: (cell.ratio, cell.seed))
-    return [f"{line.metric} {line.structure} {cell.ratio:g}" + (f" s{cell.seed}" if seeds else "") for cell in ordered]
+def draw_over_each_other(layers: Layers, letters: list[str]) -> Figure:
+    """Return the picture of a comparison: KV heads above, neurons below; the dense widths in grey, if they are known.
+
+    Below that, where it was measured, the error of the hidden states after each layer.
+    """
+    count = 3 if any(layers.errors) else 2
+    figure = Figure(figsize=(9, 2.7 * count), layout="constrained")
+    panels = figure.subplots(count, 1, sharex=True)
+    for kind, (axes, label) in enumerate(zip(panels, ("KV heads", "MLP neurons"), strict=False)):
+        if layers.dense:
+            dense = [layer[kind] for layer in layers.dense]
+            axes.bar(range(len(dense)), dense, width=1, color=RULE, alpha=0.5, label="dense")
+        for i, (letter, widths) in enumerate(zip(letters, layers.widths, strict=True)):
+            axes.plot([layer[kind] for layer in widths], label=letter, **_style(i))
+        axes.set(ylabel=label, ylim=(0, None))
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    for i, (letter, errors) in enumerate(zip(letters, layers.errors, strict=True)):
+        if errors:
+            panels[-1].plot(errors, label=letter, **_style(i))
+            panels[-1].set(ylabel=ERROR, ylim=(0, None))
+    panels[-1].set_xlabel("layer")
+    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", handlelength=2.6)
+    return figure
+
+
+def _style(index: int) -> dict[str, Any]:
+    """Return the style of a line; the first one is the widest, so that it shows under those that agree with it."""
+    marker, dashes = LINES[index % len(LINES)]
+    width = max(1.2, 4 - 1.4 * index)
+    return {"color": COLOURS[index % len(COLOURS)], "marker": marker, "linestyle": dashes, "linewidth": width}

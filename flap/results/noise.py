@@ -1,49 +1,50 @@
-"""Which numbers of a study are the best, clear of the noise, and which are within the noise of the best."""
+"""Whether a difference between runs is real: paired differences, and the marks of what is best, clear of the noise."""
 
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+from pandas import DataFrame
 
 from flap.evaluation.errors import Difference
 from flap.evaluation.kept import differences
-from flap.results.study import Cell, Study
+from flap.results.run_folder import Run
+from flap.results.study import Study
 
-Mark = Literal["best", "near", ""]
+Mark = Literal["best", "near", "clear", ""]  # "clear": a difference that is clear of the noise
 
 
-def marks(study: Study) -> dict[tuple[str, str], Mark]:
-    """Return the mark of each quality number, by the cell's folder and the number's name.
+def paired(one: Run, other: Run, names: Iterable[str]) -> dict[str, Difference]:
+    """Return the difference other - one of each number that both runs have kept of the same documents.
 
-    "best": it is better than every other cell's of the same model and ratio, clear of the noise. "near": it is within
+    That of an average over tasks is from those of its tasks, if both runs have averaged the same ones.
+    """
+    averages = other.report.get("averages", {})
+    same = {name: parts for name, parts in averages.items() if one.report.get("averages", {}).get(name) == parts}
+    wanted = {part for name in names for part in same.get(name, [name] if name not in averages else [])}
+    kept = ({key: values for key, values in run.documents.items() if key[0] in wanted} for run in (one, other))
+    return differences(*kept, same)
+
+
+def marks(study: Study) -> dict[tuple[int, str], Mark]:
+    """Return the mark of each quality number, by the run's row in `study.frame` and the number's name.
+
+    "best": it is better than every other run's of the same model and ratio, clear of the noise. "near": it is within
     the noise of the best number, or is the best and has others within its noise. Where the difference to the best has
     no known error, because the runs have kept no documents or not the same ones, nothing is marked "best". Of a number
     of which the runs do not say whether higher or lower values are better, nothing is marked.
     """
-    groups: dict[tuple[Any, ...], list[Cell]] = {}
-    for cell in study.finished:
-        groups.setdefault((cell.model, cell.ratio), []).append(cell)
-    choose = {"lower": min, "higher": max}
-    names = {name: choose[better] for name in study.measured if (better := study.better(name))}
-    return {
-        mark: value for cells in groups.values() for name in names for mark, value in _marks(cells, name, names[name])
-    }
+    alike = [rows for _, rows in study.results.groupby(["model", "ratio"], dropna=False, sort=False)]
+    names = {name: better for name in study.measured if (better := study.better(name))}
+    return dict(mark for name, better in names.items() for rows in alike for mark in _marks(study, rows, name, better))
 
 
-def _marks(cells: list[Cell], name: str, choose: Any) -> Iterator[tuple[tuple[str, str], Mark]]:
-    values = [(value, cell) for cell in cells if (value := cell.numbers("pruned").get(name)) is not None]
+def _marks(study: Study, rows: DataFrame, name: str, better: str) -> Iterator[tuple[tuple[int, str], Mark]]:
+    values = rows[f"pruned/{name}"].dropna()
     if len(values) < 2:
         return
-    _, best = choose(values, key=lambda pair: pair[0])
-    found = [(cell, _difference(best, cell, name)) for _, cell in values if cell is not best]
-    near = [cell for cell, one in found if one is not None and not one.clear]
-    yield from (((cell.folder, name), "near") for cell in near)
-    if near or all(one is not None for _, one in found):
-        yield (best.folder, name), "near" if near else "best"
-
-
-def _difference(one: Cell, other: Cell, name: str) -> Difference | None:
-    """Return the difference other - one of a number, paired by document; None if it cannot be paired."""
-    parts, others = (cell.report.get("averages", {}).get(name, [name]) for cell in (one, other))
-    if parts != others:
-        return None
-    a, b = ({key: cell.documents[key] for key in cell.documents if key[0] in parts} for cell in (one, other))
-    return differences(a, b, {name: parts}).get(name)
+    best = values.idxmin() if better == "lower" else values.idxmax()
+    found = {i: paired(study.runs[best], study.runs[i], [name]).get(name) for i in values.index if i != best}
+    near = [i for i, one in found.items() if one is not None and not one.clear]
+    yield from (((i, name), "near") for i in near)
+    if near or None not in found.values():
+        yield (best, name), "near" if near else "best"

@@ -4,44 +4,35 @@ On the front are the models, dense ones included, for which no other model is bo
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from statistics import mean
 from typing import Any, NamedTuple
 
 from matplotlib.ticker import EngFormatter
 
 from flap.reporting.numbers import is_perplexity
+from flap.results.plot_style import INK, MUTED
 from flap.results.series import Series, styles
-from flap.results.study import Cell, Study
+from flap.results.study import Study
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What a model costs; of speed, higher is better. value: the number of a cell's model, "dense" or "pruned"."""
+class Cost(NamedTuple):
+    """What a model costs; of speed, higher is better. dense, pruned: the columns of `Study.results` that have it."""
 
     name: str
     label: str
-    value: Callable[[Cell, str], float | None]
+    dense: str
+    pruned: str
     lower_is_better: bool = True
 
     def known(self, study: Study) -> bool:
         """Return whether the study has the number of a pruned model."""
-        return any(self.value(cell, "pruned") is not None for cell in study.finished)
+        return self.pruned in study.results and bool(study.results[self.pruned].notna().any())
 
 
-def _parameters(cell: Cell, which: str) -> float | None:
-    parameters: int | None = cell.value("parameters", "total_before" if which == "dense" else "total_after")
-    return parameters
-
-
-def _efficiency(name: str) -> Callable[[Cell, str], float | None]:
-    return lambda cell, which: cell.numbers(which).get(f"efficiency/{name}")
-
-
+BYTES, SPEED = "efficiency/checkpoint_bytes", "efficiency/decode_tokens_per_second"
 COSTS = (
-    Cost("parameters", "parameters", _parameters),
-    Cost("bytes", "bytes of the checkpoint", _efficiency("checkpoint_bytes")),
-    Cost("speed", "decode tokens/s", _efficiency("decode_tokens_per_second"), lower_is_better=False),
+    Cost("parameters", "parameters", "parameters_before", "parameters_after"),
+    Cost("bytes", "bytes of the checkpoint", f"dense/{BYTES}", f"pruned/{BYTES}"),
+    Cost("speed", "decode tokens/s", f"dense/{SPEED}", f"pruned/{SPEED}", lower_is_better=False),
 )
 
 
@@ -61,18 +52,15 @@ def points(study: Study, series: list[Series], name: str, cost: Cost) -> list[Po
 
 def _pruned(series: list[Series], name: str, cost: Cost) -> Iterator[Point]:
     for i, line in enumerate(series):
-        quality = line.at_each_ratio(lambda cell: cell.numbers("pruned").get(name))
-        costs = line.at_each_ratio(lambda cell: cost.value(cell, "pruned"))
-        for ratio in (ratio for ratio in quality if ratio in costs):
-            yield Point(mean(costs[ratio]), mean(quality[ratio]), f"{line.metric} {line.structure} {ratio:g}", i)
+        means = line.rows.groupby("ratio")[[cost.pruned, f"pruned/{name}"]].mean().dropna()
+        for ratio, *values in means.itertuples():
+            yield Point(*values, f"{line.label} {line.structure} {ratio:g}", i)
 
 
 def _dense(study: Study, name: str, cost: Cost) -> Iterator[Point]:
-    cells = study.dense()
-    for cell in cells:
-        x, y = cost.value(cell, "dense"), cell.numbers("dense").get(name)
-        if x is not None and y is not None:
-            yield Point(x, y, "dense" if len({cell.model for cell in cells}) == 1 else f"dense {cell.model}", None)
+    dense = study.dense.reindex(columns=["model", cost.dense, f"dense/{name}"])
+    for model, *values in dense.dropna(subset=[cost.dense, f"dense/{name}"]).itertuples(index=False):
+        yield Point(*values, "dense" if dense.model.nunique(dropna=False) == 1 else f"dense {model}", None)
 
 
 def front(points: list[Point], cost_is_lower: bool, quality_is_lower: bool) -> list[Point]:
@@ -87,16 +75,11 @@ def front(points: list[Point], cost_is_lower: bool, quality_is_lower: bool) -> l
 
 def fronts(study: Study, series: list[Series], names: list[str], cost: Cost) -> str:
     """Return the front of each number in words, for the caption."""
-    return " ".join(f"On the front of {name}: {', '.join(_labels(study, series, name, cost))}." for name in names)
+    best = {name: front(points(study, series, name, cost), cost.lower_is_better, is_perplexity(name)) for name in names}
+    return " ".join(f"On the front of {name}: {', '.join(point.label for point in best[name])}." for name in names)
 
 
-def _labels(study: Study, series: list[Series], name: str, cost: Cost) -> list[str]:
-    return [
-        point.label for point in front(points(study, series, name, cost), cost.lower_is_better, is_perplexity(name))
-    ]
-
-
-def quality_over(cost: Cost, ink: str, muted: str) -> Callable[[Any, Study, str, list[Series]], None]:
+def quality_over(cost: Cost) -> Callable[[Any, Study, str, list[Series]], None]:
     """Return the function that draws a number over a cost; the dense models are crosses."""
 
     def panel(axes: Any, study: Study, name: str, series: list[Series]) -> None:
@@ -104,12 +87,12 @@ def quality_over(cost: Cost, ink: str, muted: str) -> Callable[[Any, Study, str,
         best = front(shown, cost.lower_is_better, is_perplexity(name))
         between = "steps-post" if cost.lower_is_better else "steps-pre"
         ordered = sorted((point.cost, point.quality) for point in best)
-        axes.plot(*zip(*ordered, strict=True), color=muted, alpha=0.35, linewidth=5, drawstyle=between, zorder=1)
+        axes.plot(*zip(*ordered, strict=True), color=MUTED, alpha=0.35, linewidth=5, drawstyle=between, zorder=1)
         for i, style in enumerate(styles(series)):
             line = [(point.cost, point.quality) for point in shown if point.series == i]
             axes.plot(*zip(*line, strict=True) if line else ([], []), **style | {"linewidth": 0.8})
         for point in (point for point in shown if point.series is None):
-            axes.plot(point.cost, point.quality, marker="x", markersize=8, markeredgewidth=2, color=ink)
+            axes.plot(point.cost, point.quality, marker="x", markersize=8, markeredgewidth=2, color=INK)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
     return panel

@@ -5,37 +5,28 @@ Method and metric = colour, structure = line and marker.
 
 import io
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from statistics import mean
 from textwrap import wrap
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from pandas import DataFrame
 
 from flap.reporting.numbers import is_perplexity
 from flap.results.layer_plots import draw_errors, draw_kept
 from flap.results.pareto import COSTS, fronts, quality_over
+from flap.results.plot_style import INK, MUTED, STYLE, as_svg
 from flap.results.series import Series, palette, series_of, styles
 from flap.results.study import Study
 
-INK, MUTED, RULE = "#24292f", "#6e7781", "#d0d7de"
 AVERAGE = "zero_shot/average"
 LEGEND_WIDTH = 28  # characters of a line: longer ones would leave no room for the panels
 LOG_FROM = 10  # the axis is logarithmic if the largest perplexity is above this times the smallest
-STYLE = {
-    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED,
-    "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.grid": True, "grid.color": RULE, "grid.linewidth": 0.6,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "font.size": 9.5,
-    "axes.titlesize": 10, "axes.titlelocation": "left", "legend.frameon": False, "lines.markersize": 5,
-    "svg.fonttype": "none", "svg.hashsalt": "flap",
-}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Plot:
+class Plot(NamedTuple):
     """A plot with its caption, as PNG and SVG."""
 
     name: str
@@ -60,7 +51,7 @@ def _draw(study: Study, perplexities: list[str], average: list[str]) -> Iterator
     if average:
         text = "Average zero-shot accuracy over the share of the decoder asked to be removed; higher is better." + seeds
         yield _plot("zero_shot", text, _over(study, average, _ratios, "ratio"))
-    if any(cell.layer_errors for cell in study.finished):
+    if any(run.layer_errors for run in study.finished):
         text = "Error of the hidden states after each layer, relative to the dense model's: where it arises." + seeds
         figure = draw_errors(study)
         _legend(figure, series_of(study))
@@ -74,7 +65,7 @@ def _draw(study: Study, perplexities: list[str], average: list[str]) -> Iterator
         text = (
             f"Quality over {cost.label}; each point is a ratio, a cross a dense model, the broad line the Pareto front."
         )
-        figure = _over(study, names, quality_over(cost, INK, MUTED), cost.label)
+        figure = _over(study, names, quality_over(cost), cost.label)
         yield _plot(cost.name, f"{text} {fronts(study, series_of(study), names, cost)}", figure)
 
 
@@ -83,13 +74,6 @@ def _plot(name: str, caption: str, figure: Figure) -> Plot:
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=160)
     return Plot(name, caption, png.getvalue(), as_svg(figure))
-
-
-def as_svg(figure: Figure) -> bytes:
-    """Return a figure as SVG, without a date, so that it is reproducible."""
-    svg = io.BytesIO()
-    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return svg.getvalue()
 
 
 Panel = Callable[[Any, Study, str, list[Series]], None]
@@ -103,7 +87,7 @@ def _over(study: Study, names: list[str], panel: Panel, label: str) -> Figure:
         panel(axes, study, name, series)
         axes.set(title=name, xlabel=label)
         if is_perplexity(name):
-            _scale(axes, [cell.numbers(which).get(name) for cell in study.finished for which in ("dense", "pruned")])
+            _scale(axes, study.results.filter(items=[f"dense/{name}", f"pruned/{name}"]))
     _legend(figure, series)
     return figure
 
@@ -111,27 +95,24 @@ def _over(study: Study, names: list[str], panel: Panel, label: str) -> Figure:
 def _ratios(axes: Any, study: Study, name: str, series: list[Series]) -> None:
     """Draw a number over the ratio: mean, minimum and maximum over the seeds; the dense model is a horizontal line."""
     for line, style in zip(series, styles(series), strict=True):
-        by_ratio = line.at_each_ratio(lambda cell: cell.numbers("pruned").get(name))
-        ratios, seed_numbers = list(by_ratio), list(by_ratio.values())
-        low, high = [min(values) for values in seed_numbers], [max(values) for values in seed_numbers]
-        axes.fill_between(ratios, low, high, color=style["color"], alpha=0.15, linewidth=0)
-        axes.vlines(ratios, low, high, color=style["color"], linewidth=1)  # for a single ratio, which has no band
-        axes.plot(ratios, [mean(values) for values in seed_numbers], **style)
-    axes.set_xticks(sorted({ratio for line in series for ratio in line.ratios}))
+        seeds = line.at_each_ratio(f"pruned/{name}")
+        axes.fill_between(seeds.index, seeds["min"], seeds["max"], color=style["color"], alpha=0.15, linewidth=0)
+        axes.vlines(seeds.index, seeds["min"], seeds["max"], color=style["color"], linewidth=1)  # if there is one ratio
+        axes.plot(seeds["mean"], **style)
+    axes.set_xticks(sorted({*study.results.ratio.dropna()}))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    for cell in study.dense():
-        level = cell.numbers("dense").get(name)
-        if level is not None:
+    dense = study.dense
+    if f"dense/{name}" in dense:
+        for model, level in dense[["model", f"dense/{name}"]].dropna().itertuples(index=False):
             axes.axhline(level, color=MUTED, linestyle=(0, (1, 2)), linewidth=1.2)
-            label = "dense" if len(study.dense()) == 1 else f"dense {cell.model}"
+            label = "dense" if len(dense) == 1 else f"dense {model}"
             axes.annotate(label, (1, level), xycoords=("axes fraction", "data"), xytext=(-2, 3), ha="right",
                           textcoords="offset points", color=MUTED, fontsize=8.5)  # fmt: skip
 
 
-def _scale(axes: Any, values: list[float | None]) -> None:
+def _scale(axes: Any, values: DataFrame) -> None:
     """Make the axis logarithmic if the largest perplexity is above LOG_FROM times the smallest."""
-    finite = [value for value in values if value is not None]
-    if finite and max(finite) > LOG_FROM * min(finite):
+    if values.max(axis=None) > LOG_FROM * values.min(axis=None):
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))

@@ -7,15 +7,74 @@ printed address has.
 import errno
 import mimetypes
 from contextlib import suppress
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from posixpath import normpath
 from secrets import compare_digest, token_hex
+from threading import Lock
 from urllib.parse import unquote, urlsplit
 
-from flap.results.live import Live
+from flap.evaluation.results import RESULTS
+from flap.results.plots import Plot, draw
+from flap.results.study_files import files
+from flap.results.study_folders import read_study
+from flap.storage.progress_file import PROGRESS
+from flap.storage.status import STATUS
 
 LOOPBACK = "127.0.0.1"
+RESULT_FILES = (STATUS, "report.json")
+Stamps = tuple[tuple[str, int], ...]
+
+
+@dataclass
+class Live:
+    """What is served of sweeps that may still run, by address, from memory or from the runs; made anew if they change.
+
+    The page, and the files beside it.
+    """
+
+    sweeps: tuple[Path, ...]
+    version: str = ""
+    contents: dict[str, bytes | Path] = field(default_factory=dict)
+    _drawn: tuple[Stamps, list[Plot]] = ((), [])
+    _lock: Lock = field(default_factory=Lock)
+
+    def update(self) -> None:
+        """Read the sweeps again if their files have changed.
+
+        Raises:
+            ValueError: a folder cannot be read (see `read_study`); what was served before stays.
+        """
+        with self._lock:
+            version = str(hash(self._stamps(*RESULT_FILES, RESULTS, PROGRESS)))
+            if version != self.version:
+                self.contents = self._made(version)
+                self.version = version
+
+    def _stamps(self, *names: str) -> Stamps:
+        """Return when the runs' files of these names were written."""
+        found = (path for sweep in self.sweeps for name in names for path in sorted(sweep.glob(f"*/{name}")))
+        return tuple((str(path), stamp) for path in found if (stamp := _stamp(path)))
+
+    def _made(self, version: str) -> dict[str, bytes | Path]:
+        study = read_study(*self.sweeps, waiting=True)
+        stamps = self._stamps(*RESULT_FILES)
+        if stamps != self._drawn[0]:  # drawing takes seconds, and progress changes every second
+            self._drawn = stamps, draw(study)
+        made: dict[str, bytes | Path] = {"/version": version.encode()}
+        for name, content in files(study, self._drawn[1], version).items():
+            made[f"/{name.removesuffix('index.html')}"] = content
+        linked = (f"{run.folder}/{name}" for run in study.runs for name in run.files)
+        return made | {normpath(f"/{file}"): study.folder / file for file in linked}
+
+
+def _stamp(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:  # removed since it was listed
+        return 0
 
 
 def serve(sweeps: list[Path], port: int) -> None:

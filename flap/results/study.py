@@ -1,118 +1,112 @@
-"""The data of a study: its cells, their choices and their reports."""
+"""The model of results: the runs of one sweep or several, and a table of all that is known of them, a row for each."""
 
-import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from flap.evaluation.kept import Kept
-from flap.reporting.numbers import domain_of, is_efficiency, is_perplexity
+from pandas import DataFrame
 
-CHOICES = ("model", "method", "metric", "structure", "ratio", "seed")  # all other choices that differ are in `options`
+from flap.reporting.numbers import is_efficiency, is_perplexity
+from flap.results.configs import CHOICES
+from flap.results.run_folder import Run
 
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of a sweep. A choice is None if its files do not say it; `report` is empty unless the run finished."""
-
-    folder: str  # as the page links to it: relative to the study's folder
-    state: str  # finished, failed, damaged, unfinished
-    error: str
-    files: tuple[str, ...]
-    overrides: dict[str, str]
-    model: str | None = None
-    method: str | None = None
-    metric: str | None = None
-    structure: str | None = None
-    ratio: float | None = None
-    seed: int | None = None
-    options: str = ""  # other overrides that differ between the cells: "calibration.num_samples=32"
-    report: dict[str, Any] = field(default_factory=dict)
-    documents: Kept = field(default_factory=dict)  # of the pruned model
-    sweep: str = ""  # the name of its sweep, in a study of several
-    progress: str = ""  # of a run that has not finished: "calibrate 12 of 64 at 14:05:09"
-    so_far: dict[str, float | None] = field(default_factory=dict)  # the pruned model's numbers of an unfinished run
-    better: Mapping[str, str] = field(
-        default_factory=dict
-    )  # which values of a number are, "lower" or "higher", if known
-    config: dict[str, str] = field(default_factory=dict)  # by dotted key (`flap.results.config_keys`)
-
-    @property
-    def number(self) -> str:
-        """Return the job's number, with which Hydra begins the folder's name; if there is none, the whole name."""
-        name = self.folder.rpartition("/")[2]
-        number, _, _ = name.partition("_")
-        return number if number.isdigit() else name
-
-    @property
-    def layer_errors(self) -> list[float | None]:
-        """Return the error of the hidden states after each layer; empty if it was not measured."""
-        return list(self.report.get("layer_errors", []))
-
-    @property
-    def dense_identity(self) -> str:
-        """Return what the dense numbers depend on: the model, its path and type, and how it was measured."""
-        config = self.report.get("config", {})
-        return json.dumps([self.model, config.get("model"), config.get("eval")], sort_keys=True)
-
-    def numbers(self, which: str) -> dict[str, float | None]:
-        """Return the numbers of a model, "dense" or "pruned"; None: not finite."""
-        so_far = {"pruned": self.so_far}
-        return dict(self.report.get("evaluation", so_far).get(which, {}))
-
-    def domain(self, name: str) -> str:
-        """Return the domain of a number's text, "calibration" or "other"; empty if the report does not say."""
-        return domain_of(name, self.report.get("domains", {}))
-
-    def value(self, section: str, name: str) -> Any:
-        """Return an entry of the report, or None if it is missing: value("seconds", "total")."""
-        return self.report.get(section, {}).get(name)
+SAID = ("cell", "state", "sweep", "model", "method", "metric", "structure", "options")
+SIZES = ("ratio", "realised_ratio", "seed", "parameters_after")
+LAST = ("seconds_total", "statistics_cache", "calibration_domain", "error")
+BESIDE = "parameters_before"  # of the frame alone, not of study.csv
 
 
 @dataclass(frozen=True)
 class Study:
-    """The cells of one or more sweeps, sorted by ratio, then by the first number; those without a result are last."""
+    """The runs of one or more sweeps, sorted by ratio, then by the first number; those without a result are last."""
 
     folder: Path  # where its files are written
     commands: tuple[str, ...]  # that started the sweeps, of those with a multirun.yaml
-    cells: tuple[Cell, ...]
-    planned: int = 0  # how many cells the sweeps have once all have begun; 0: unknown
+    runs: tuple[Run, ...]
+    planned: int = 0  # how many runs the sweeps have once all have begun; 0: unknown
+
+    @cached_property
+    def frame(self) -> DataFrame:
+        """A row for each run, in their order: choices, sizes and numbers; None = not measured, "nan" = not finite."""
+        rows = [_row(run) for run in self.runs]
+        numbers = [dict.fromkeys(name for row in rows for name in row if name.startswith(f"{which}/"))
+                   for which in ("dense", "pruned")]  # fmt: skip
+        columns = [*SAID, *SIZES, *numbers[0], *numbers[1], *LAST, BESIDE]
+        return DataFrame([[row.get(name) for name in columns] for row in rows], columns=columns, dtype=object)
+
+    @cached_property
+    def records(self) -> DataFrame:
+        """What study.csv has of the frame."""
+        return self.frame.drop(columns=[BESIDE] if self.values("sweep") else [BESIDE, "sweep"])
+
+    @cached_property
+    def results(self) -> DataFrame:
+        """The rows of the finished runs, with numbers as floats: nan where they were not measured or are not finite."""
+        numbers = [name for name in self.frame if name.startswith(("dense/", "pruned/", "ratio", "parameters_"))]
+        return self.frame[self.frame.state == "finished"].astype(dict.fromkeys(numbers, float))
 
     @property
-    def finished(self) -> tuple[Cell, ...]:
-        """Return the finished cells."""
-        return tuple(cell for cell in self.cells if cell.state == "finished")
+    def finished(self) -> tuple[Run, ...]:
+        """The finished runs."""
+        return self.of(self.results)
+
+    @property
+    def dense(self) -> DataFrame:
+        """One row of `results` for each dense model and way to measure it: their runs share the dense numbers."""
+        rows = {run.dense_identity: i for i, run in reversed(list(enumerate(self.runs))) if run.state == "finished"}
+        return self.results.loc[list(rows.values())[::-1]]
 
     @property
     def measured(self) -> list[str]:
-        """Return the names of all measured numbers, as `measured` sorts them."""
-        return measured(self.cells)
+        """The names of all measured numbers, as `measured` sorts them."""
+        return measured(self.runs)
+
+    def of(self, rows: DataFrame) -> tuple[Run, ...]:
+        """Return the runs of rows of the frame."""
+        return tuple(self.runs[i] for i in rows.index)
 
     def domain(self, name: str) -> str:
-        """Return the domain of a number's text; empty if the cells disagree, as with different calibration texts."""
-        return _agreed(cell.domain(name) for cell in self.finished)
+        """Return the domain of a number's text; empty if the runs disagree, as with different calibration texts."""
+        return _agreed(run.domain(name) for run in self.finished)
 
     def better(self, name: str) -> str:
-        """Return which values of a number are better, "lower" or "higher"; empty if no cell says, or they disagree."""
-        return _agreed(cell.better.get(name, "") for cell in self.cells)
+        """Return which values of a number are better, "lower" or "higher"; empty if no run says, or they disagree."""
+        return _agreed(run.better.get(name, "") for run in self.runs)
 
     def values(self, name: str) -> list[Any]:
-        """Return the distinct values of a field of the cells, sorted; unknown values are left out."""
-        return sorted({getattr(cell, name) for cell in self.cells} - {None, ""})
+        """Return the distinct values of a column, sorted; unknown values are left out."""
+        return sorted({*self.frame[name]} - {None, ""})
 
-    def dense(self) -> list[Cell]:
-        """Return one finished cell for each dense model and way to measure it: its cells share the dense numbers."""
-        return list({cell.dense_identity: cell for cell in reversed(self.finished)}.values())[::-1]
+
+def _row(run: Run) -> dict[str, Any]:
+    """Return what the frame has of a run, by column."""
+    numbers = {
+        f"{which}/{name}": value if isfinite(value) else "nan"
+        for which in ("dense", "pruned")
+        for name, value in run.numbers(which).items()
+    }
+    names = (name for name in run.numbers("pruned") if not name.endswith("_stderr"))
+    return numbers | {name: getattr(run, name) for name in ("state", "sweep", *CHOICES, "options", "error")} | {
+        "cell": run.folder,
+        "realised_ratio": run.value("ratio", "realised_decoder"),
+        BESIDE: run.value("parameters", "total_before"),
+        "parameters_after": run.value("parameters", "total_after"),
+        "seconds_total": run.value("seconds", "total"),
+        "statistics_cache": run.report.get("statistics_cache"),
+        "calibration_domain": "; ".join(name for name in names if run.domain(name) == "calibration"),
+    }  # fmt: skip
 
 
 def _agreed(values: Iterable[str]) -> str:
     """Return the only value that is not empty; empty if there is none, or several."""
-    distinct = set(values) - {""}
+    distinct = {*values} - {""}
     return distinct.pop() if len(distinct) == 1 else ""
 
 
-def measured(cells: Iterable[Cell]) -> list[str]:
+def measured(runs: Iterable[Run]) -> list[str]:
     """Return the names of the pruned models' numbers, no standard errors; perplexities first, efficiency last."""
-    names = dict.fromkeys(name for cell in cells for name in cell.numbers("pruned") if not name.endswith("_stderr"))
+    names = dict.fromkeys(name for run in runs for name in run.numbers("pruned") if not name.endswith("_stderr"))
     return sorted(names, key=lambda name: (not is_perplexity(name), is_efficiency(name)))

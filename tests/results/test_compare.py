@@ -14,10 +14,8 @@ import pytest
 
 from flap.compare import main
 from flap.reporting import Report
-from flap.results.compared import read
-from flap.results.compared_numbers import relative
-from flap.results.comparison import Comparison, compare
-from flap.results.tables import Table
+from flap.results.comparison import Comparison, compare, relative
+from flap.results.tables import Entry, Table
 from flap.storage import write_status
 
 NAME = "words.txt/perplexity@16"
@@ -37,7 +35,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, run_tiny: Callable[..., Repor
 
 
 def compared(*paths: Path) -> Comparison:
-    return compare(read(paths))
+    return compare(paths)
 
 
 def table(comparison: Comparison, title: str) -> Table:
@@ -82,12 +80,12 @@ def test_numbers_have_differences_with_paired_errors(runs: Path) -> None:
     assert [dense, *shown] == [f"{report.evaluation['dense'][NAME]:,.3f}", f"{a:,.3f}", f"{b:,.3f}"]
     assert difference.startswith(f"{b - a:+,.2f} ± {error:,.2f} ({b / a - 1:+,.1%})")
     [entry] = (row[-1] for row in table(comparison, "Numbers").rows)
-    assert entry.clear != difference.endswith("within noise")
+    assert (entry.mark == "clear") != difference.endswith("within noise")
 
 
 def test_a_run_is_within_the_noise_of_itself(runs: Path) -> None:
     [entry] = (row[-1] for row in table(compared(runs / "a", runs / "a"), "Numbers").rows)
-    assert entry == ("+0.00 ± 0.00 (+0.0%) within noise", False)
+    assert entry == Entry("+0.00 ± 0.00 (+0.0%) within noise")
 
 
 def test_other_windows_are_not_paired(runs: Path, tmp_path: Path) -> None:
@@ -95,7 +93,7 @@ def test_other_windows_are_not_paired(runs: Path, tmp_path: Path) -> None:
     entries = (other / "evaluation.json").read_text().replace('"bos": false', '"bos": true')
     (other / "evaluation.json").write_text(entries)
     [entry] = (row[-1] for row in table(compared(runs / "a", other), "Numbers").rows)
-    assert entry.text and "±" not in entry.text and not entry.clear
+    assert entry.text and "±" not in entry.text and not entry.mark
     found = rows(compared(runs / "b", runs / "c"), "Numbers")  # neither has the other's number
     assert [bool(text) for text in found[NAME]] == [True, False, False]
     assert [bool(text) for text in found["words.txt/perplexity@8"]] == [False, True, False]
@@ -128,7 +126,7 @@ def test_plans_have_widths_and_the_overlap_of_kept_units(runs: Path) -> None:
 
 def test_a_run_its_checkpoint_and_its_plan_are_the_same(runs: Path) -> None:
     comparison = compared(runs / "a", runs / "a" / "checkpoint", runs / "a" / "plan.json")
-    assert [subject.kind for subject in comparison.subjects] == ["run", "checkpoint", "plan"]
+    assert [run.kind for run in comparison.runs.values()] == ["run", "checkpoint", "plan"]
     assert table(comparison, "Config").note == "No difference." and comparison.notes == []
     assert table(comparison, "Numbers").heads == ("", "dense", "A")
     overlaps = [i for i, head in enumerate(table(comparison, "Plans").heads) if head == "overlap with A"]
@@ -145,7 +143,7 @@ def test_other_models_and_versions_are_compared_and_told(runs: Path, tmp_path: P
             layer["neurons"] += 1
 
     comparison = compared(runs / "a", runs / "b", altered(runs / "a", tmp_path / "other", change))
-    [versions] = {subject.versions["torch"] for subject in comparison.subjects[:2]}
+    [versions] = {comparison.runs[letter].report["versions"]["torch"] for letter in "AB"}
     assert comparison.notes == [
         "Different models. A, B: tiny; C: other.",
         f"Different versions of torch. A, B: {versions}; C: 1.0.",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flap.results.comparability import notices
-from flap.results.config_keys import varying
+from flap.results.configs import varying
 from flap.results.plots import draw
 from flap.results.series import palette, series_of
 from flap.results.study_files import write_study
@@ -59,20 +59,20 @@ def test_two_sweeps_are_one_page_beside_them(sweeps: tuple[Path, Path], capsys: 
 def test_seeds_of_two_sweeps_are_one_curve(sweeps: tuple[Path, Path]) -> None:
     study = read_study(*sweeps)
     [line] = series_of(study)
-    assert line.at_each_ratio(lambda cell: cell.numbers("pruned")[PERPLEXITY]) == {0.2: [30.0, 31.0]}
-    assert [cell.sweep for cell in study.cells] == ["first", "second"]
+    assert line.at_each_ratio(f"pruned/{PERPLEXITY}").T.to_dict("list") == {0.2: [30.0, 30.5, 31.0]}  # min, mean, max
+    assert [cell.sweep for cell in study.runs] == ["first", "second"]
     assert list(notices(study)) == []
 
 
 def test_the_page_can_be_put_elsewhere(sweeps: tuple[Path, Path], tmp_path: Path) -> None:
     main([*map(str, sweeps), "--into", str(tmp_path / "new" / "place")])
     assert (tmp_path / "new" / "place" / "index.html").is_file()
-    assert read_study(*sweeps, into=tmp_path / "new" / "place").cells[0].folder.startswith("../../first/0_")
+    assert read_study(*sweeps, into=tmp_path / "new" / "place").runs[0].folder.startswith("../../first/0_")
 
 
 def test_a_sweep_that_is_given_twice_counts_once(sweeps: tuple[Path, Path]) -> None:
     twice = sweeps[0].parent / "second" / ".." / "first"
-    assert len(read_study(sweeps[0], twice).cells) == 1
+    assert len(read_study(sweeps[0], twice).runs) == 1
     assert write_study(sweeps[0], twice) == sweeps[0] / "index.html"
 
 
@@ -92,7 +92,7 @@ def test_what_is_set_here_and_default_there_is_no_difference(tmp_path: Path, rep
         cell = add_cell(tmp_path / name, report, "WIFV", "AL-AM", 0.2, overrides=overrides)
         change(cell, config=json.loads((cell / "report.json").read_text())["config"])
     alike = read_study(tmp_path / "a", tmp_path / "b")
-    assert [cell.options for cell in alike.cells] == ["", ""]
+    assert [cell.options for cell in alike.runs] == ["", ""]
     assert len(read_study(tmp_path / "b", tmp_path / "c").values("options")) == 1
 
 
@@ -108,8 +108,11 @@ def test_every_config_key_that_varies_is_known(tmp_path: Path, report: Report) -
     (running / ".hydra" / "config.yaml").write_text(json.dumps(unresolved))
     choices = {"metric": "WIFV", "compensation": "linear", "hydra/launcher": "slurm"}
     (running / ".hydra" / "hydra.yaml").write_text(json.dumps({"hydra": {"runtime": {"choices": choices}}}))
-    cells = read_study(tmp_path).cells
-    assert varying(cells) == {"calibration.num_samples": ["16", "128"], "calibration.seq_len": ["64", "[64, 128]"]}
+    cells = read_study(tmp_path).runs
+    assert varying(cell.config for cell in cells) == {
+        "calibration.num_samples": ["16", "128"],
+        "calibration.seq_len": ["64", "[64, 128]"],
+    }
     [unfinished] = (cell for cell in cells if cell.state == "unfinished")
     assert unfinished.config["compensation"] == "linear"
 

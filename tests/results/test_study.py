@@ -14,13 +14,13 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from flap.config import config_dir
-from flap.results import study_files as write
+from flap.results import study_files
 from flap.results.layer_plots import draw_errors
-from flap.results.plots import Plot, draw
+from flap.results.plots import draw
 from flap.results.series import OWN, series_of
 from flap.results.study_files import write_study
 from flap.results.study_folders import read_study
-from flap.results.study_table import tabulate
+from flap.results.tables import tabulate
 from flap.study import main
 from flap.sweeps.callbacks import StudyCallback, write_open_study
 from flap.tracking import Wandb
@@ -102,21 +102,21 @@ def test_the_csv_of_cells_without_a_result(sweep: Path) -> None:
 def test_cells_come_by_ratio_then_perplexity(tmp_path: Path, report: Plain) -> None:
     for ratio, value in ((0.5, 25.0), (0.2, 40.0), (0.2, 30.0)):
         add_cell(tmp_path, altered(report, ratio, {}, {PERPLEXITY: value}), "IFV", "AL-AM", ratio)
-    assert [cell.number for cell in read_study(tmp_path).cells] == ["2", "1", "0"]
+    assert [cell.number for cell in read_study(tmp_path).runs] == ["2", "1", "0"]
 
 
 def test_a_folder_without_status_is_no_cell(sweep: Path) -> None:
-    assert {cell.folder[0] for cell in read_study(sweep).cells} == set("0123")
+    assert {cell.folder[0] for cell in read_study(sweep).runs} == set("0123")
 
 
 def test_a_failed_run_over_an_old_report_has_failed(sweep: Path) -> None:
     add_cell(sweep, json.loads(next(sweep.glob("1_*/report.json")).read_text()), "IFV", "UL-UM", 0.2, state="failed")
-    assert [cell.state for cell in read_study(sweep).cells].count("failed") == 2
+    assert [cell.state for cell in read_study(sweep).runs].count("failed") == 2
 
 
 def test_a_report_counts_once_its_run_has_finished(tmp_path: Path, report: Plain) -> None:
     add_cell(tmp_path, report, "IFV", "AL-AM", 0.2, state="running")
-    assert [cell.state for cell in read_study(tmp_path).cells] == ["unfinished"]
+    assert [cell.state for cell in read_study(tmp_path).runs] == ["unfinished"]
 
 
 def test_a_cell_that_was_run_again_under_another_number_is_not_missing(tmp_path: Path, report: Plain) -> None:
@@ -124,7 +124,7 @@ def test_a_cell_that_was_run_again_under_another_number_is_not_missing(tmp_path:
     add_cell(tmp_path, None, "IFV", "AL-AM", 0.2, state="failed", overrides=few)
     add_cell(tmp_path, None, "IFV", "AL-AM", 0.2, state="running", overrides=many)
     add_cell(tmp_path, altered(report, 0.2, {}, {}), "IFV", "AL-AM", 0.2, overrides=many[:1])
-    assert [cell.folder[0] for cell in read_study(tmp_path).cells] == ["2", "0"]
+    assert [cell.folder[0] for cell in read_study(tmp_path).runs] == ["2", "0"]
 
 
 def test_a_finished_cell_is_told_by_its_own_config(tmp_path: Path, report: Plain) -> None:
@@ -133,7 +133,7 @@ def test_a_finished_cell_is_told_by_its_own_config(tmp_path: Path, report: Plain
         add_cell(tmp_path, report, "IFV", "AL-AM", 0.2, overrides=(f"calibration.num_samples={n}",)) for n in (2, 4)
     ]
     (cells[0] / ".hydra" / "overrides.yaml").write_text('["calibration.num_samples=64"]')
-    options = {cell.folder[0]: cell.options for cell in read_study(tmp_path).cells}
+    options = {cell.folder[0]: cell.options for cell in read_study(tmp_path).runs}
     assert options == {"0": "calibration.num_samples=2", "1": "calibration.num_samples=4"}
 
 
@@ -141,7 +141,7 @@ def test_what_is_not_measured_makes_no_other_model(tmp_path: Path, report: Plain
     """A cell without the zero-shot tasks belongs to the same curve as one with them; other windows do not."""
     for overrides in ((), ("~eval.zero_shot",), ("eval.perplexity.seq_len=64",)):
         add_cell(tmp_path, report, "IFV", "AL-AM", 0.2, overrides=overrides)
-    options = {cell.folder[0]: cell.options for cell in read_study(tmp_path).cells}
+    options = {cell.folder[0]: cell.options for cell in read_study(tmp_path).runs}
     assert options == {"0": "", "1": "", "2": "eval.perplexity.seq_len=64"}
 
 
@@ -161,7 +161,7 @@ def test_the_best_is_what_the_runs_say_is_better(
             del one["better"]
         keep_documents(add_cell(tmp_path, one, metric, "AL-AM", 0.2), {"speech/wer": value})
     page = write_study(tmp_path).read_text()
-    marked = [value.text for row in tabulate(read_study(tmp_path)).rows for value in row.values if value.mark == "best"]
+    marked = [value.text for row in tabulate(read_study(tmp_path)).rows for value in row if value.mark == "best"]
     assert marked == ([] if best is None else [best])
     assert re.findall("(lower|higher) is better</span>", page) == ([] if headed is None else [headed])
 
@@ -209,12 +209,21 @@ def test_what_is_within_the_noise_of_the_best_is_not_bold(
         folder = add_cell(tmp_path, altered(report, 0.2, {}, numbers), metric, "AL-AM", 0.2)
         if answers is not None:
             keep_documents(folder, numbers, {"piqa/acc": answers})
-    cells = tabulate(read_study(tmp_path)).rows
-    texts = {
-        row.cell.metric: value.text + " ≈" * (value.mark == "near") for row in cells for value in row.values[-2:-1]
-    }
+    study = read_study(tmp_path)
+    rows = tabulate(study).rows
+    values = {run.metric: row[-2] for run, row in zip(study.runs, rows, strict=True)}
+    texts = {metric: value.text + " ≈" * (value.mark == "near") for metric, value in values.items()}
     assert [texts[metric] for metric in ("IFV", "WIFN", "WIFV")] == shown
-    assert not any(value.mark == "best" for row in cells for value in row.values)
+    assert not any(value.mark == "best" for row in rows for value in row)
+
+
+def test_marks_are_of_the_same_test_as_the_differences_of_a_comparison(tmp_path: Path, report: Plain) -> None:
+    """Of answers that are right or wrong it is McNemar's: five lost and none won is p = 0.06, the t-test's 0.02."""
+    for metric, wrong in (("IFV", 0), ("WIFV", 5)):
+        numbers = {"piqa/acc": (50 - wrong) / 50}
+        folder = add_cell(tmp_path, altered(report, 0.2, {}, numbers), metric, "AL-AM", 0.2)
+        keep_documents(folder, numbers, {"piqa/acc": rights(*range(wrong))})
+    assert [row[-2].mark for row in tabulate(read_study(tmp_path)).rows] == ["near", "near"]
 
 
 @pytest.mark.parametrize(("data", "marks"), [(("same", "same"), ["best", ""]), (("one", "other"), ["", ""])])
@@ -223,7 +232,8 @@ def test_only_what_is_paired_is_marked(tmp_path: Path, report: Plain, data: tupl
         numbers = {"piqa/acc": (50 - wrong) / 50}
         folder = add_cell(tmp_path, altered(report, 0.2, {}, numbers), metric, "AL-AM", 0.2)
         keep_documents(folder, numbers, {"piqa/acc": rights(*range(wrong))}, where)
-    found = {row.cell.metric: row.values[-2].mark for row in tabulate(read_study(tmp_path)).rows}
+    study = read_study(tmp_path)
+    found = {run.metric: row[-2].mark for run, row in zip(study.runs, tabulate(study).rows, strict=True)}
     assert [found["IFV"], found["WIFV"]] == marks
 
 
@@ -234,9 +244,10 @@ def test_an_average_is_compared_by_its_parts(tmp_path: Path, report: Plain) -> N
         one = altered(report, 0.2, {}, numbers) | {"averages": {AVERAGE: ["a/acc", "b/acc"]}}
         documents = {"a/acc": rights(*range(wrong)), "b/acc": rights()}
         keep_documents(add_cell(tmp_path, one, metric, "AL-AM", 0.2), numbers, documents)
-    table = tabulate(read_study(tmp_path))
-    marks = {row.cell.metric: [value.mark for value in row.values[-4:-1]] for row in table.rows}
-    assert table.results[2:5] == (AVERAGE, "a/acc", "b/acc")
+    study = read_study(tmp_path)
+    table = tabulate(study)
+    marks = {run.metric: [one.mark for one in row[-4:-1]] for run, row in zip(study.runs, table.rows, strict=True)}
+    assert table.heads[-4:-1] == (AVERAGE, "a/acc", "b/acc")
     assert marks == {"IFV": ["best", "best", "near"], "WIFV": ["", "", "near"]}
 
 
@@ -293,10 +304,10 @@ def test_seeds_are_one_series_and_other_options_are_not(tmp_path: Path, report: 
     other = altered(report, 0.2, {}, {PERPLEXITY: 50.0})
     add_cell(tmp_path, other, "WIFV", "AL-AM", 0.2, overrides=("calibration.num_samples=2", "checkpoint.save=false"))
     few, many = series_of(read_study(tmp_path))
-    assert few.metric == "WIFV calibration.num_samples=2 checkpoint.save=false"
-    assert many.metric == "WIFV calibration.num_samples=8"
-    assert many.at_each_ratio(lambda cell: cell.numbers("pruned")[PERPLEXITY]) == {0.2: [30.0, 36.0]}
-    assert many.at_each_ratio(lambda cell: cell.numbers("pruned")[AVERAGE]) == {}
+    assert few.label == "WIFV calibration.num_samples=2 checkpoint.save=false"
+    assert many.label == "WIFV calibration.num_samples=8"
+    assert many.at_each_ratio(f"pruned/{PERPLEXITY}").T.to_dict("list") == {0.2: [30.0, 33.0, 36.0]}  # min, mean, max
+    assert many.at_each_ratio(f"pruned/{AVERAGE}").empty
     assert "Mean of the seeds" in draw(read_study(tmp_path))[0].caption
 
 
@@ -334,7 +345,7 @@ def test_one_damaged_file_costs_its_cell_alone(sweep: Path, name: str, content: 
     finished = [cell for cell in read_study(sweep).finished if not cell.folder.startswith("1_")]
     path = next(sweep.glob(f"1_*/{name}"))
     path.unlink() if content is None else path.write_text(content)
-    [damaged] = [cell for cell in read_study(sweep).cells if cell.state == "damaged"]
+    [damaged] = [cell for cell in read_study(sweep).runs if cell.state == "damaged"]
     assert damaged.folder == path.parent.name and damaged.error == f"{why}; run the cell again"
     assert (damaged.metric, damaged.ratio) == ("IFV", 0.2)
     assert read_study(sweep).finished == tuple(finished)
@@ -356,7 +367,7 @@ def test_a_report_that_lacks_a_part_costs_its_cell_alone(
     change(plain)
     path.write_text(json.dumps(plain))
     write_study(sweep)
-    [damaged] = [cell for cell in read_study(sweep).cells if cell.state == "damaged"]
+    [damaged] = [cell for cell in read_study(sweep).runs if cell.state == "damaged"]
     assert damaged.error == f"report.json: has no valid {lacking}; run the cell again"
 
 
@@ -407,10 +418,10 @@ def test_old_results_stay_when_the_study_cannot_be_made(sweep: Path, monkeypatch
     write_study(sweep)
     before = {path: path.read_bytes() for path in sweep.rglob("*") if path.is_file()}
 
-    def refuse(study: object, plots: list[Plot]) -> str:
+    def refuse(*given: object) -> str:
         raise RuntimeError("no page")
 
-    monkeypatch.setattr(write, "page", refuse)
+    monkeypatch.setattr(study_files, "study_page", refuse)
     add_cell(sweep, None, "IFV", "UL-UM", 0.2, state="failed")
     with pytest.raises(RuntimeError):
         write_study(sweep)
@@ -489,4 +500,4 @@ def test_a_dense_model_has_a_row_for_each_way_it_is_loaded_and_measured(
     """Though the two have one name."""
     for overrides in ((), differs):
         add_cell(tmp_path, report, "IFV", "AL-AM", 0.2, overrides=overrides)
-    assert len(read_study(tmp_path).dense()) == (2 if differs else 1)
+    assert len(read_study(tmp_path).dense) == (2 if differs else 1)
