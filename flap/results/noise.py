@@ -21,8 +21,8 @@ def paired(one: Run, other: Run, names: Iterable[str]) -> dict[str, Difference]:
     averages = other.report.get("averages", {})
     same = {name: parts for name, parts in averages.items() if one.report.get("averages", {}).get(name) == parts}
     wanted = {part for name in names for part in same.get(name, [name] if name not in averages else [])}
-    kept = ({key: values for key, values in run.documents.items() if key[0] in wanted} for run in (one, other))
-    return differences(*kept, same)
+    a, b = ({key: values for key, values in run.documents.items() if key[0] in wanted} for run in (one, other))
+    return differences(a, b, same)
 
 
 def marks(study: Study) -> dict[tuple[int, str], Mark]:

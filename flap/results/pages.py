@@ -25,12 +25,8 @@ from flap.results.tables import choices, tabulate
 from flap.storage import write_text
 
 FILTERS = ("sweep", "model", "method", "metric", "structure", "ratio", "seed", "state")
-THEME = {
-    "#ffffff": "none",
-    INK: "currentColor",
-    MUTED: "var(--muted)",
-    RULE: "var(--rule)",
-}  # so that plots follow the dark theme of the page
+# so that plots follow the dark theme of the page
+THEME = {"#ffffff": "none", INK: "currentColor", MUTED: "var(--muted)", RULE: "var(--rule)"}
 
 
 def title(study: Study) -> str:

@@ -3,7 +3,7 @@
 On the front are the models, dense ones included, for which no other model is both cheaper and better, or as good.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from matplotlib.ticker import EngFormatter
@@ -47,20 +47,16 @@ class Point(NamedTuple):
 
 def points(study: Study, series: list[Series], name: str, cost: Cost) -> list[Point]:
     """Return the points of a number over a cost: each series at each ratio, mean of the seeds, and the dense models."""
-    return [*_pruned(series, name, cost), *_dense(study, name, cost)]
-
-
-def _pruned(series: list[Series], name: str, cost: Cost) -> Iterator[Point]:
-    for i, line in enumerate(series):
-        means = line.rows.groupby("ratio")[[cost.pruned, f"pruned/{name}"]].mean().dropna()
-        for ratio, *values in means.itertuples():
-            yield Point(*values, f"{line.label} {line.structure} {ratio:g}", i)
-
-
-def _dense(study: Study, name: str, cost: Cost) -> Iterator[Point]:
+    means = [line.rows.groupby("ratio")[[cost.pruned, f"pruned/{name}"]].mean().dropna() for line in series]
+    pruned = [
+        Point(x, y, f"{line.label} {line.structure} {ratio:g}", i)
+        for i, line in enumerate(series)
+        for ratio, x, y in means[i].itertuples()
+    ]
     dense = study.dense.reindex(columns=["model", cost.dense, f"dense/{name}"])
-    for model, *values in dense.dropna(subset=[cost.dense, f"dense/{name}"]).itertuples(index=False):
-        yield Point(*values, "dense" if dense.model.nunique(dropna=False) == 1 else f"dense {model}", None)
+    alone = dense.model.nunique(dropna=False) == 1
+    known = dense[dense.notna().iloc[:, 1:].all(axis=1)].itertuples(index=False)
+    return pruned + [Point(x, y, "dense" if alone else f"dense {model}", None) for model, x, y in known]
 
 
 def front(points: list[Point], cost_is_lower: bool, quality_is_lower: bool) -> list[Point]:

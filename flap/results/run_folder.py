@@ -1,7 +1,6 @@
 """Read one run from its folder: what it was told, how far it came and what it found; or a checkpoint, or a plan."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -30,8 +29,8 @@ EXPECTED = "expected the folder of a finished run, a checkpoint or a plan.json"
 class Run:
     """One run, or what a checkpoint or a plan keeps of the run that made it.
 
-    A choice is None if the files do not say it. `report` is empty unless the run has finished; of a checkpoint it has
-    config, versions and git alone.
+    A choice is None if the files do not say it. `report` is report.json; of a checkpoint it has config, versions and
+    git alone, of a run that has not finished the numbers that are there so far.
     """
 
     folder: str  # as a page links to it: relative to the study's folder; of a comparison the path as it was given
@@ -51,8 +50,6 @@ class Run:
     plan: PruningPlan | None = None  # read for a comparison alone
     sweep: str = ""  # the name of its sweep, in a study of several
     progress: str = ""  # of a run that has not finished: "calibrate 12 of 64 at 14:05:09"
-    so_far: dict[str, float] = field(default_factory=dict)  # the pruned model's numbers of an unfinished run
-    better: Mapping[str, str] = field(default_factory=dict)  # which values of a number are: "lower", "higher"
     config: dict[str, str] = field(default_factory=dict)  # by dotted key (`flap.results.configs`)
 
     @property
@@ -80,8 +77,7 @@ class Run:
 
     def numbers(self, which: str) -> dict[str, float]:
         """Return the numbers of a model, "dense" or "pruned"; infinity: not finite."""
-        so_far = {"pruned": self.so_far}
-        return dict(self.report.get("evaluation", so_far).get(which, {}))
+        return dict(self.value("evaluation", which) or {})
 
     def domain(self, name: str) -> str:
         """Return the domain of a number's text, "calibration" or "other"; empty if the report does not say."""
@@ -95,12 +91,12 @@ class Run:
 def read_run(folder: Path) -> Run:
     """Return the run in a folder. If its status or report cannot be read it is "damaged", and `error` says why."""
     state, error, report = _read_result(folder)
-    config = OmegaConf.create(report["config"]) if report else _read_yaml(folder / ".hydra" / "config.yaml")
+    finished = state == "finished"
+    config = OmegaConf.create(report["config"]) if finished else _read_yaml(folder / ".hydra" / "config.yaml")
     choices = OmegaConf.select(_read_yaml(folder / ".hydra" / "hydra.yaml"), "hydra.runtime.choices") or {}
     ratio = OmegaConf.select(config, "ratio")
-    if ratio is None and report:  # a run with a target: the share that it took
+    if ratio is None and finished:  # a run with a target: the share that it took
         ratio = report["ratio"]["realised_decoder"]
-    unfinished, results = state == "unfinished", Results(folder / RESULTS)
     return Run(
         folder=folder.name,
         state=state,
@@ -114,10 +110,8 @@ def read_run(folder: Path) -> Run:
         ratio=None if ratio is None else round(float(ratio), 6),  # range(0.1,0.4,0.1) makes 0.30000000000000004
         seed=OmegaConf.select(config, "seed"),
         report=report,
-        documents=kept_documents(folder, report["evaluation"]["pruned"]) if report else {},
-        progress=read_progress(folder) if unfinished else "",
-        so_far=results.pruned() if unfinished else {},
-        better=report.get("better", {}) if report else results.better(),
+        documents=kept_documents(folder, report["evaluation"]["pruned"]) if finished else {},
+        progress=read_progress(folder) if state == "unfinished" else "",
         config=flatten(OmegaConf.to_container(config, resolve=False), choices),  # type: ignore[arg-type]
     )
 
@@ -150,7 +144,7 @@ def _finished(folder: Path) -> Run:
 
 
 def _read_result(folder: Path) -> tuple[str, str, dict[str, Any]]:
-    """Return the state of a run, why it has no result, and its report, which is empty unless it has finished."""
+    """Return the state of a run, why it has no result, and its report."""
 
     def lacking(content: dict[str, Any]) -> list[str]:
         return [key for key in ("state", "error") if key not in content]
@@ -162,7 +156,10 @@ def _read_result(folder: Path) -> tuple[str, str, dict[str, Any]]:
             return "finished", "", read_report(folder / "report.json")
     except ValueError as error:
         return "damaged", str(error), {}
-    return ("failed", status["error"] or "", {}) if status["state"] == "failed" else ("unfinished", UNFINISHED, {})
+    if status["state"] == "failed":
+        return "failed", status["error"] or "", {}
+    results = Results(folder / RESULTS)
+    return "unfinished", UNFINISHED, {"evaluation": {"pruned": results.pruned()}, "better": results.better()}
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -31,7 +31,8 @@ def series_of(study: Study) -> list[Series]:
     names = ["method"] if runs.method.nunique(dropna=False) > 1 else []
     names += ["metric", *(name for name in ("model", "options") if _splits_a_metric(runs, name))]
     labels = [" ".join(str(word) for word in row if word) for row in runs[names].itertuples(index=False)]
-    return [Series(*key, rows) for key, rows in runs.groupby([labels, runs.structure.map(str).tolist()])]
+    groups = runs.groupby([labels, runs.structure.map(str).tolist()])
+    return [Series(label, structure, rows) for (label, structure), rows in groups]
 
 
 def _splits_a_metric(runs: DataFrame, name: str) -> bool:

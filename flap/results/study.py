@@ -74,7 +74,7 @@ class Study:
 
     def better(self, name: str) -> str:
         """Return which values of a number are better, "lower" or "higher"; empty if no run says, or they disagree."""
-        return _agreed(run.better.get(name, "") for run in self.runs)
+        return _agreed(run.value("better", name) or "" for run in self.runs)
 
     def values(self, name: str) -> list[Any]:
         """Return the distinct values of a column, sorted; unknown values are left out."""
