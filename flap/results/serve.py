@@ -30,9 +30,9 @@ Stamps = tuple[tuple[str, int], ...]
 
 @dataclass
 class Live:
-    """What is served of sweeps that may still run, by address, from memory or from the runs; made anew if they change.
+    """What is served of sweeps that may still run: the page and the files beside it, made anew if the runs change.
 
-    The page, and the files beside it.
+    contents: by address, from memory or from the runs' folders.
     """
 
     sweeps: tuple[Path, ...]

@@ -53,7 +53,7 @@ class Study:
         """The finished runs."""
         return self.of(self.results)
 
-    @property
+    @cached_property
     def dense(self) -> DataFrame:
         """One row of `results` for each dense model and way to measure it: their runs share the dense numbers."""
         rows = {run.dense_identity: i for i, run in reversed(list(enumerate(self.runs))) if run.state == "finished"}
