@@ -18,7 +18,7 @@ PACKAGE = Path(flap.__file__).parent
 ROOMS = [
     "config", "console", "storage", "data", "modeling", "models", "calibration", "importance", "allocation",
     "compression", "search", "recovery", "estimation", "checkpoint", "export", "evaluation", "reporting", "runs",
-    "study", "compare", "tracking", "sweeps",
+    "results", "tracking", "sweeps",
 ]  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 DOORS = sorted(path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("__"))
@@ -50,7 +50,7 @@ def calls(path: Path, module: str) -> set[str]:
 def test_every_folder_is_a_room_and_the_root_holds_doors() -> None:
     folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
     assert folders == set(ROOMS)
-    assert len(DOORS) <= 5
+    assert len(DOORS) <= 7
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -17,7 +17,7 @@ from threading import Thread
 from PIL import Image
 from playwright.sync_api import Page, ViewportSize, expect, sync_playwright
 
-from flap.study.serve import server
+from flap.results.serve import server
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SWEEP = [

@@ -58,8 +58,8 @@ class Results:
             if (entry := entries.get(name))
         }
 
-    def pruned(self) -> dict[str, float | None]:
-        """Return the numbers of the pruned model that are there so far; None: not finite."""
+    def pruned(self) -> dict[str, float]:
+        """Return the numbers of the pruned model that are there so far; infinity: not finite."""
         found = [entry["numbers"] for entry in self._read().values() if "plan" in entry["key"]]
         # those of a comparison are (dense, pruned)
         return {name: value for one in found for name, value in (one if isinstance(one, dict) else one[1]).items()}

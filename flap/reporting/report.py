@@ -1,6 +1,5 @@
 """The report of a run and its file report.json (schema 1)."""
 
-import json
 import platform
 import resource
 import time
@@ -16,7 +15,7 @@ from flap.evaluation import Measurement
 from flap.evaluation.base import Better
 from flap.evaluation.errors import averaged_differences, paired_differences
 from flap.models.devices import gpus
-from flap.reporting.contents import missing
+from flap.reporting.contents import missing, read_checked
 from flap.reporting.provenance import git_state, versions
 from flap.storage.files import write_text
 from flap.storage.json_files import infinite, to_json
@@ -145,22 +144,21 @@ class Report:
             ValueError: the file is missing or damaged, has another schema, or lacks a part.
         """
         try:
-            plain = dict(json.loads(path.read_text()))
-        except (OSError, ValueError, TypeError) as error:
-            raise ValueError(f"{path}: cannot be read ({type(error).__name__}); resume=false runs it again") from error
-        if plain.get("schema") != SCHEMA:
-            raise ValueError(
-                f"{path}: schema {plain.get('schema')}, this version reads {SCHEMA}; choose another folder, or "
-                "resume=false to replace it"
-            )
-        if lacking := missing(plain):
-            raise ValueError(f"{path}: has no valid {', '.join(lacking)}; resume=false runs it again")
-        plain |= {part: infinite(plain[part]) for part in MEASURED if part in plain}
-        plain.pop("corrections", None)  # written by earlier versions
-        try:
-            return cls(**plain)
+            return cls(**read_report(path))
         except TypeError as error:
             raise ValueError(f"{path}: written by another version ({error}); resume=false runs it again") from error
+        except ValueError as error:
+            raise ValueError(
+                f"{path.parent}/{error}; choose another folder, or resume=false to run it again"
+            ) from error
+
+
+def read_report(path: Path) -> dict[str, Any]:
+    """Return the content of report.json; null among what was measured becomes infinity. Raises: as `read_checked`."""
+    plain = read_checked(path, SCHEMA, missing)
+    plain |= {part: infinite(plain[part]) for part in MEASURED if part in plain}
+    plain.pop("corrections", None)  # written by earlier versions
+    return plain
 
 
 def _noise(

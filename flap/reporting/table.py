@@ -134,12 +134,17 @@ def show(report: Report) -> None:
     console = Console()
     console.print(escape(report.config["run_name"]), style="italic")
     for headings, *rows in tables(report):
-        table = Table(pad_edge=False, collapse_padding=True)
-        for heading in headings:
-            table.add_column(heading, overflow="fold")
-        for row in rows:
-            table.add_row(*map(escape, row))
-        console.print(table)
+        console.print(console_table(headings, [map(escape, row) for row in rows]))
+
+
+def console_table(headings: Iterable[str], rows: Iterable[Iterable[str]], numeric: bool = False) -> Table:
+    """Return a table for the console, of texts with rich's markup. numeric: all columns but the first are numbers."""
+    table = Table(pad_edge=False, collapse_padding=True)
+    for i, heading in enumerate(headings):
+        table.add_column(heading, overflow="fold", justify="right" if i and numeric else "left")
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def markdown(report: Report) -> str:
@@ -174,11 +179,8 @@ def _literal(text: str) -> str:
     return re.sub(r"([\\`*_\[\]|#~<>&])", r"\\\1", " ".join(text.split()))
 
 
-def markdown_table(table: list[Row]) -> str:
+def markdown_table(table: Iterable[Iterable[str]]) -> str:
     """Return a table in Markdown; its first row has the headings."""
-    headings, *rows = table
-    return "\n".join([_line(headings), "|" + "---|" * len(headings), *map(_line, rows)])
-
-
-def _line(values: Iterable[str]) -> str:
-    return f"| {' | '.join(values)} |"
+    headings, *rows = map(tuple, table)
+    lines = [f"| {' | '.join(row)} |" for row in (headings, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(headings), *lines[1:]])

@@ -45,12 +45,12 @@ def _write(config: DictConfig) -> None:
     folder = Path(config.hydra.sweep.dir)
     try:
         # imported here because --cfg should not wait seconds for torch and matplotlib
-        from flap.study.read import read_study
-        from flap.study.texts import records
-        from flap.study.write import write_study
+        from flap.results.study_files import write_study
+        from flap.results.study_folders import read_study
 
         log.info("study: %s", write_study(folder))
         tracking = build("tracking", OmegaConf.to_container(config.tracking, resolve=True))
-        tracking.log_study(folder.resolve(), *records(read_study(folder)))
+        table = read_study(folder).records
+        tracking.log_study(folder.resolve(), list(table), table.to_numpy().tolist())
     except Exception as error:
         log.warning("no study of %s: %s; python -m flap.study writes it later", folder, error)

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flap.reporting.numbers import is_efficiency
+from flap.results.pages import title
+from flap.results.run_folder import Run
+from flap.results.study import Study
+from flap.results.study_folders import read_study
 from flap.storage.files import write_text
-from flap.study.cells import Cell, Study
-from flap.study.page import title
-from flap.study.read import read_study
 from flap.tracking.login import resolve_mode
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def _workspace(entity: str, project: str, study: Study) -> "Workspace":
         import wandb_workspaces.workspaces as ws
     except ImportError:
         raise ValueError("wandb-workspaces is missing; pip install 'flap-pruning[workspaces]'") from None
-    groups = sorted({_group(study, cell) for cell in study.cells})
+    groups = sorted({_group(study, run) for run in study.runs})
     runs = ws.RunsetSettings(
         filters=[ws.Metric("Group").isin(groups), ws.Metric("JobType") == "sweep"], pinned_columns=list(COLUMNS)
     )
@@ -52,10 +53,10 @@ def _workspace(entity: str, project: str, study: Study) -> "Workspace":
     return ws.Workspace(entity=entity, project=project, name=name, sections=_sections(study), runset_settings=runs)
 
 
-def _group(study: Study, cell: Cell) -> str:
-    """Return the group of a cell's run: that of its config, else the name of its sweep's folder."""
-    tracking = cell.report.get("config", {}).get("tracking") or {}
-    return str(tracking.get("group") or (study.folder / cell.folder).resolve().parent.name)
+def _group(study: Study, run: Run) -> str:
+    """Return the group of a run: that of its config, else the name of its sweep's folder."""
+    tracking = run.report.get("config", {}).get("tracking") or {}
+    return str(tracking.get("group") or (study.folder / run.folder).resolve().parent.name)
 
 
 def _sections(study: Study) -> list["Section"]:

@@ -13,7 +13,7 @@ import torch
 
 import flap.cli
 import flap.pipeline
-import flap.study.write
+import flap.results.study_files
 import flap.tracking
 
 SERVER = multiprocessing.get_context("forkserver")  # imports once, and forks before any thread is started

@@ -13,8 +13,8 @@ from flap.evaluation import perplexity
 from flap.models import PlacedModel
 from flap.pipeline import run
 from flap.reporting import Report
+from flap.results.study_folders import read_study
 from flap.storage.status import read_state, run_folder, write_status
-from flap.study.read import read_study
 from flap.sweeps.launching import failures
 from tests.cases import tiny_model
 from tests.helpers.runs import composed, tiny
@@ -229,7 +229,7 @@ def test_a_finished_cell_that_is_asked_for_in_another_way_is_said(
     assert done.returncode == 1
     [line] = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
     assert "holds a finished run of another config (calibration.num_samples is 8 there and 4 here)" in line
-    assert read_study(tmp_path / "sweep").cells[0].overrides["calibration.num_samples"] == "8"
+    assert read_study(tmp_path / "sweep").runs[0].overrides["calibration.num_samples"] == "8"
 
 
 @pytest.mark.parametrize("text", ["", "[1]", '{"state": "failed"}', '{"schema": 1}'])

@@ -1,0 +1,53 @@
+"""The configs of runs as dotted keys and texts, {"calibration.num_samples": "128"}, and the keys that differ."""
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from flap.reporting.resume import flat, is_bookkeeping
+
+CHOICES = ("model", "method", "metric", "structure", "ratio", "seed")  # other choices that differ are a run's `options`
+# what the fields of `Run` say; the names of classes, for which the choices stand; the name of each run
+SAID = (*CHOICES, "model.name", "run_name")
+NAMES = ("run_name", "checkpoint.dir")  # of a run: they do not change its result
+
+
+def flatten(config: Mapping[str, Any], choices: Mapping[str, Any]) -> dict[str, str]:
+    """Return the values of a config as text: "null", "true", "[128, 1024]"; without what the fields of `Run` say.
+
+    choices: those of the config's groups, {"compensation": "linear"}, which stand for the classes that they name.
+    """
+    groups = {name: value for name, value in choices.items() if name in config and isinstance(value, str)}
+    texts = {key: text for key, text in _texts(config).items() if not key.endswith("_target_")} | groups
+    return {key: text for key, text in texts.items() if key not in SAID and not is_bookkeeping(key)}
+
+
+def with_classes(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the values of a config as text, with its classes by name: {"metric": "WIFV"}; without names of the run."""
+    texts = {key: text for key, text in _texts(config).items() if key not in NAMES and not is_bookkeeping(key)}
+    classes = {key: text.rpartition(".")[2] for key, text in texts.items() if key.endswith("._target_")}
+    return {key.removesuffix("._target_"): classes.get(key, text) for key, text in texts.items()}
+
+
+def varying(configs: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
+    """Return the keys with more than one value among the configs, and their values, sorted.
+
+    What an interpolation would give is unknown (the config of a run without a report is not resolved).
+    """
+    values: dict[str, set[str]] = {}
+    for key, value in (pair for config in configs for pair in config.items()):
+        values.setdefault(key, set()).update(() if "${" in value else {value})
+    return {key: sorted(found, key=_order) for key, found in sorted(values.items()) if len(found) > 1}
+
+
+def _order(value: str) -> tuple[bool, float, str]:
+    """Return a sort key: numbers first, by size."""
+    try:
+        return False, float(value), value
+    except ValueError:
+        return True, 0.0, value
+
+
+def _texts(config: Mapping[str, Any]) -> dict[str, str]:
+    pairs = flat(config).items()
+    return {key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for key, value in pairs}

@@ -1,0 +1,144 @@
+"""The pages of a study and of a comparison: self-contained files that a browser opens from disk."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import matplotlib
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from flap.results.comparability import notices
+from flap.results.comparison import Comparison
+from flap.results.configs import CHOICES, varying
+from flap.results.layer_plots import draw_over_each_other
+from flap.results.plot_style import COLOURS, INK, MUTED, RULE, STYLE, as_svg
+from flap.results.plots import Plot
+from flap.results.run_folder import Run
+from flap.results.study import Study
+from flap.results.tables import choices, tabulate
+from flap.storage import write_text
+
+FILTERS = ("sweep", "model", "method", "metric", "structure", "ratio", "seed", "state")
+# so that plots follow the dark theme of the page
+THEME = {"#ffffff": "none", INK: "currentColor", MUTED: "var(--muted)", RULE: "var(--rule)"}
+
+
+def title(study: Study) -> str:
+    """Return the title of a study: the models, and the choices that differ between the runs."""
+    models = ", ".join(study.values("model")) or study.folder.name
+    differs = [name for name in (*CHOICES, "options") if name != "model" and len(study.values(name)) > 1]
+    return f"Pruning {models}" + (f": {' × '.join(differs)}" if differs else "")
+
+
+def study_page(study: Study, plots: Sequence[Plot], version: str = "") -> str:
+    """Return the page of a study.
+
+    version: of a served page, which asks for a newer one; empty: a page from disk.
+    """
+    keys, table, dense = varying(run.config for run in study.runs), tabulate(study), tabulate(study, "dense")
+    return _rendered(
+        "study.html.j2",
+        title=title(study),
+        version=version,
+        study=study,
+        choices=choices(study),
+        heads=table.heads,
+        rows=list(zip(study.runs, table.rows, strict=True)),
+        dense=list(zip(study.of(study.dense), dense.rows, strict=True)),
+        counts=Counter(run.state for run in study.runs),
+        facts=dict(_facts(study)),
+        warnings=Counter(warning for run in study.finished for warning in run.report["warnings"]),
+        notices=list(notices(study)),
+        filters={name: study.values(name) for name in FILTERS if len(study.values(name)) > 1},
+        keys=keys,
+        fields=partial(_fields, [*FILTERS, *keys]),
+        records={"columns": list(study.records), "rows": study.records.to_numpy().tolist()},
+        plots=[(plot, inline(plot.svg)) for plot in plots],
+    )
+
+
+def write_comparison(comparison: Comparison, path: Path) -> Path:
+    """Write the page of a comparison as a file, whose folder is made if it is missing, and return its path.
+
+    Raises:
+        ValueError: it cannot be written.
+    """
+    letters = [*comparison.runs]
+    with matplotlib.rc_context(STYLE):
+        picture = inline(as_svg(draw_over_each_other(comparison.layers, letters)))
+    page = _rendered(
+        "comparison.html.j2",
+        title=f"{', '.join(letters)} side by side",
+        comparison=comparison,
+        notices=comparison.notes,
+        colours={letter: COLOURS[i % len(COLOURS)] for i, letter in enumerate(letters)},
+        picture=picture,
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, page)
+    except OSError as error:
+        raise ValueError(
+            f"--page={path}: cannot be written ({error.strerror}); expected a file as page.html"
+        ) from error
+    return path
+
+
+def _rendered(template: str, **given: Any) -> str:
+    """Return the whole HTML of a page; all text from the data is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"path": quote, "json": json.dumps}
+    return environment.get_template(template).render(**given)
+
+
+def _fields(names: list[str], run: Run) -> dict[str, str]:
+    """Return what a run is filtered by: the values of its choices and of the config keys that vary."""
+    values = {name: getattr(run, name) if name in FILTERS else run.config.get(name) for name in names}
+    return {name: str(value) for name, value in values.items() if value is not None}
+
+
+def _facts(study: Study) -> Iterator[tuple[str, str]]:
+    """Yield the facts of a study (choices, commit, versions, device, sources); where runs differ, with counts."""
+    for name in ("sweep", *CHOICES, "options"):
+        if values := study.values(name):
+            yield name, ", ".join(map(str, values))
+    reports = [run.report for run in study.finished]
+    yield "commit", _tally(_commit(report["git"]) for report in reports)
+    yield "versions", _tally(", ".join(f"{k} {v}" for k, v in report["versions"].items()) for report in reports)
+    yield "device", _tally(report["device"] for report in reports)
+    yield "sources", _tally("; ".join(f"{k}: {v}" for k, v in report["sources"].items()) for report in reports)
+
+
+def _commit(git: dict[str, Any]) -> str:
+    """Return the commit as text, and whether there were uncommitted changes."""
+    if git["commit"] is None:
+        return "unknown: not run from a checkout"
+    return f"{git['commit']}{', with uncommitted changes' if git['dirty'] else ', clean'}"
+
+
+def _tally(values: Iterator[str]) -> str:
+    """Return the distinct values as text, each with its number of runs if there are several."""
+    counts = Counter(values)
+    if len(counts) < 2:
+        return "".join(counts)
+    return " · ".join(f"{value} ({count} cells)" for value, count in counts.items())
+
+
+def inline(svg: bytes) -> Markup:
+    """Return a plot as an SVG element with the page's colours."""
+    element = svg.decode()[svg.decode().index("<svg") :]
+    for colour, variable in THEME.items():
+        element = re.sub(colour, variable, element, flags=re.IGNORECASE)
+    return Markup(element)  # matplotlib escapes the texts

@@ -1,0 +1,94 @@
+"""Panels of quality, a perplexity or an accuracy, over what a model costs: parameters, bytes, speed; its Pareto front.
+
+On the front are the models, dense ones included, for which no other model is both cheaper and better, or as good.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from matplotlib.ticker import EngFormatter
+
+from flap.reporting.numbers import is_perplexity
+from flap.results.plot_style import INK, MUTED
+from flap.results.series import Series, styles
+from flap.results.study import Study
+
+
+class Cost(NamedTuple):
+    """What a model costs; of speed, higher is better. dense, pruned: the columns of `Study.results` that have it."""
+
+    name: str
+    label: str
+    dense: str
+    pruned: str
+    lower_is_better: bool = True
+
+    def known(self, study: Study) -> bool:
+        """Return whether the study has the number of a pruned model."""
+        return self.pruned in study.results and bool(study.results[self.pruned].notna().any())
+
+
+BYTES, SPEED = "efficiency/checkpoint_bytes", "efficiency/decode_tokens_per_second"
+COSTS = (
+    Cost("parameters", "parameters", "parameters_before", "parameters_after"),
+    Cost("bytes", "bytes of the checkpoint", f"dense/{BYTES}", f"pruned/{BYTES}"),
+    Cost("speed", "decode tokens/s", f"dense/{SPEED}", f"pruned/{SPEED}", lower_is_better=False),
+)
+
+
+class Point(NamedTuple):
+    """A model in a panel. series: its number; None: a dense model."""
+
+    cost: float
+    quality: float
+    label: str
+    series: int | None
+
+
+def points(study: Study, series: list[Series], name: str, cost: Cost) -> list[Point]:
+    """Return the points of a number over a cost: each series at each ratio, mean of the seeds, and the dense models."""
+    means = [line.rows.groupby("ratio")[[cost.pruned, f"pruned/{name}"]].mean().dropna() for line in series]
+    pruned = [
+        Point(x, y, f"{line.label} {line.structure} {ratio:g}", i)
+        for i, line in enumerate(series)
+        for ratio, x, y in means[i].itertuples()
+    ]
+    dense = study.dense.reindex(columns=["model", cost.dense, f"dense/{name}"])
+    alone = dense.model.nunique(dropna=False) == 1
+    known = dense[dense.notna().iloc[:, 1:].all(axis=1)].itertuples(index=False)
+    return pruned + [Point(x, y, "dense" if alone else f"dense {model}", None) for model, x, y in known]
+
+
+def front(points: list[Point], cost_is_lower: bool, quality_is_lower: bool) -> list[Point]:
+    """Return the points of the Pareto front, the cheapest first."""
+    signs = 1 if cost_is_lower else -1, 1 if quality_is_lower else -1
+    found: list[Point] = []
+    for point in sorted(points, key=lambda point: (signs[0] * point.cost, signs[1] * point.quality)):
+        if not found or signs[1] * point.quality < signs[1] * found[-1].quality:
+            found.append(point)
+    return found
+
+
+def fronts(study: Study, series: list[Series], names: list[str], cost: Cost) -> str:
+    """Return the front of each number in words, for the caption."""
+    best = {name: front(points(study, series, name, cost), cost.lower_is_better, is_perplexity(name)) for name in names}
+    return " ".join(f"On the front of {name}: {', '.join(point.label for point in best[name])}." for name in names)
+
+
+def quality_over(cost: Cost) -> Callable[[Any, Study, str, list[Series]], None]:
+    """Return the function that draws a number over a cost; the dense models are crosses."""
+
+    def panel(axes: Any, study: Study, name: str, series: list[Series]) -> None:
+        shown = points(study, series, name, cost)
+        best = front(shown, cost.lower_is_better, is_perplexity(name))
+        between = "steps-post" if cost.lower_is_better else "steps-pre"
+        ordered = sorted((point.cost, point.quality) for point in best)
+        axes.plot(*zip(*ordered, strict=True), color=MUTED, alpha=0.35, linewidth=5, drawstyle=between, zorder=1)
+        for i, style in enumerate(styles(series)):
+            line = [(point.cost, point.quality) for point in shown if point.series == i]
+            axes.plot(*zip(*line, strict=True) if line else ([], []), **style | {"linewidth": 0.8})
+        for point in (point for point in shown if point.series is None):
+            axes.plot(point.cost, point.quality, marker="x", markersize=8, markeredgewidth=2, color=INK)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+    return panel

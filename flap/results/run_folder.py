@@ -1,0 +1,210 @@
+"""Read one run from its folder: what it was told, how far it came and what it found; or a checkpoint, or a plan."""
+
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from flap.allocation import PruningPlan
+from flap.checkpoint.save import LABEL
+from flap.evaluation.kept import Kept, kept_documents
+from flap.evaluation.results import RESULTS, Results
+from flap.reporting.contents import read_checked
+from flap.reporting.numbers import domain_of
+from flap.reporting.report import read_report
+from flap.reporting.resume import is_bookkeeping
+from flap.results.configs import CHOICES, flatten
+from flap.storage.progress_file import read_progress
+from flap.storage.status import STATUS, STATUS_SCHEMA, read_state
+
+FILES = ("report.md", "report.json", "layers.png", "flap.log")
+UNFINISHED = "no report: still running, or killed"
+EXPECTED = "expected the folder of a finished run, a checkpoint or a plan.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run, or what a checkpoint or a plan keeps of the run that made it.
+
+    A choice is None if the files do not say it. `report` is report.json; of a checkpoint it has config, versions and
+    git alone, of a run that has not finished the numbers that are there so far.
+    """
+
+    folder: str  # as a page links to it: relative to the study's folder; of a comparison the path as it was given
+    state: str = "finished"  # finished, failed, damaged, unfinished
+    error: str = ""  # why there is no result
+    files: tuple[str, ...] = ()
+    overrides: dict[str, str] = field(default_factory=dict)
+    model: str | None = None
+    method: str | None = None
+    metric: str | None = None
+    structure: str | None = None
+    ratio: float | None = None
+    seed: int | None = None
+    options: str = ""  # other overrides that differ between the runs of a study: "calibration.num_samples=32"
+    report: dict[str, Any] = field(default_factory=dict)
+    documents: Kept = field(default_factory=dict)  # of the pruned model
+    plan: PruningPlan | None = None  # read for a comparison alone
+    sweep: str = ""  # the name of its sweep, in a study of several
+    progress: str = ""  # of a run that has not finished: "calibrate 12 of 64 at 14:05:09"
+    config: dict[str, str] = field(default_factory=dict)  # by dotted key (`flap.results.configs`)
+
+    @property
+    def number(self) -> str:
+        """The job's number, with which Hydra begins the folder's name; if there is none, the whole name."""
+        name = self.folder.rpartition("/")[2]
+        number, _, _ = name.partition("_")
+        return number if number.isdigit() else name
+
+    @property
+    def kind(self) -> str:
+        """What was read: run, checkpoint or plan."""
+        return "run" if "evaluation" in self.report else "checkpoint" if self.report else "plan"
+
+    @property
+    def layer_errors(self) -> list[float | None]:
+        """The error of the hidden states after each layer; empty if it was not measured."""
+        return list(self.report.get("layer_errors", []))
+
+    @property
+    def dense_identity(self) -> str:
+        """What the dense numbers depend on: the model, its path and type, and how it was measured."""
+        config = self.report.get("config", {})
+        return json.dumps([self.model, config.get("model"), config.get("eval")], sort_keys=True)
+
+    def numbers(self, which: str) -> dict[str, float]:
+        """Return the numbers of a model, "dense" or "pruned"; infinity: not finite."""
+        return dict(self.value("evaluation", which) or {})
+
+    def domain(self, name: str) -> str:
+        """Return the domain of a number's text, "calibration" or "other"; empty if the report does not say."""
+        return domain_of(name, self.report.get("domains", {}))
+
+    def value(self, section: str, name: str) -> Any:
+        """Return an entry of the report, or None if it is missing: value("seconds", "total")."""
+        return (self.report.get(section) or {}).get(name)
+
+
+def read_run(folder: Path) -> Run:
+    """Return the run in a folder. If its status or report cannot be read it is "damaged", and `error` says why."""
+    state, error, report = _read_result(folder)
+    finished = state == "finished"
+    config = OmegaConf.create(report["config"]) if finished else _read_yaml(folder / ".hydra" / "config.yaml")
+    choices = OmegaConf.select(_read_yaml(folder / ".hydra" / "hydra.yaml"), "hydra.runtime.choices") or {}
+    ratio = OmegaConf.select(config, "ratio")
+    if ratio is None and finished:  # a run with a target: the share that it took
+        ratio = report["ratio"]["realised_decoder"]
+    return Run(
+        folder=folder.name,
+        state=state,
+        error=error,
+        files=tuple(name for name in FILES if (folder / name).is_file()),
+        overrides=_read_overrides(folder / ".hydra" / "overrides.yaml", config),
+        model=OmegaConf.select(config, "model.name"),
+        method=OmegaConf.select(config, "method"),
+        metric=choices.get("metric"),
+        structure=choices.get("structure"),
+        ratio=None if ratio is None else round(float(ratio), 6),  # range(0.1,0.4,0.1) makes 0.30000000000000004
+        seed=OmegaConf.select(config, "seed"),
+        report=report,
+        documents=kept_documents(folder, report["evaluation"]["pruned"]) if finished else {},
+        progress=read_progress(folder) if state == "unfinished" else "",
+        config=flatten(OmegaConf.to_container(config, resolve=False), choices),  # type: ignore[arg-type]
+    )
+
+
+def read_for_comparison(path: Path) -> Run:
+    """Return a finished run with its plan, a checkpoint, or a plan. Raises: ValueError: it is none of them."""
+    if path.is_file():
+        return Run(str(path), plan=_plan(_json(path), path))
+    if (path / STATUS).is_file() or (path / "report.json").is_file():
+        return replace(_finished(path), folder=str(path), plan=_plan(_json(path / "plan.json"), path / "plan.json"))
+    if (path / LABEL).is_file():
+        label = _json(path / LABEL)
+        return Run(str(path), report=dict(label.get("provenance") or {}), plan=_plan(label.get("plan"), path / LABEL))
+    runs = sorted(status.parent for status in path.glob(f"*/{STATUS}"))
+    if runs:
+        finished = [run for run in runs if read_state(run) == "finished"]
+        named = f"as {finished[0]}" if finished else "once they have finished: none has"
+        raise ValueError(f"{path}: a folder of runs; name those to compare, {named}")
+    raise ValueError(f"{path}: {'no run in it' if path.is_dir() else 'no such file or folder'}; {EXPECTED}")
+
+
+def _finished(folder: Path) -> Run:
+    run = read_run(folder)
+    if run.state == "damaged":
+        raise ValueError(f"{folder}/{run.error}; resume=false runs it again")
+    if run.state != "finished":
+        why = f"failed ({run.error})" if run.state == "failed" else "has not finished: still running, or killed"
+        raise ValueError(f"{folder}: the run {why}; {EXPECTED}")
+    return run
+
+
+def _read_result(folder: Path) -> tuple[str, str, dict[str, Any]]:
+    """Return the state of a run, why it has no result, and its report."""
+
+    def lacking(content: dict[str, Any]) -> list[str]:
+        return [key for key in ("state", "error") if key not in content]
+
+    try:
+        path, unwritten = folder / STATUS, {"state": "finished"}  # by a run that was started from Python
+        status = read_checked(path, STATUS_SCHEMA, lacking) if path.exists() else unwritten
+        if status["state"] == "finished":
+            return "finished", "", read_report(folder / "report.json")
+    except ValueError as error:
+        return "damaged", str(error), {}
+    if status["state"] == "failed":
+        return "failed", status["error"] or "", {}
+    results = Results(folder / RESULTS)
+    return "unfinished", UNFINISHED, {"evaluation": {"pruned": results.pruned()}, "better": results.better()}
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{path}: cannot be read as a JSON object ({type(error).__name__}); {EXPECTED}") from error
+
+
+def _plan(content: Any, path: Path) -> PruningPlan:
+    try:
+        return PruningPlan.from_dict(content)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: holds no plan; {EXPECTED}") from error
+
+
+def _read_yaml(path: Path) -> Any:
+    """Return a YAML file without resolving interpolations; an empty one if it is missing, damaged or a list."""
+    content = _loaded(path)
+    return content if isinstance(content, DictConfig) else OmegaConf.create({})
+
+
+def _loaded(path: Path) -> Any:
+    try:
+        return OmegaConf.load(path)
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException):  # missing or damaged
+        return None
+
+
+def _read_overrides(path: Path, config: DictConfig) -> dict[str, str]:
+    """Return the overrides of a run, {"calibration.num_samples": "32"}, without those that are fields of `Run`.
+
+    A value is taken from the run's config if it is there, because a restarted sweep overwrites Hydra's record of the
+    overrides, also of a finished run that had other values.
+    """
+    try:
+        lines = [str(line) for line in _loaded(path) or ()]
+    except OmegaConfBaseException:
+        lines = []
+    pairs = {key.lstrip("+~"): value for key, _, value in (line.partition("=") for line in lines)}
+    keys = [key for key in pairs if key.removesuffix(".name") not in CHOICES and not is_bookkeeping(key)]
+    return {key: _plain(OmegaConf.select(config, key), pairs[key]) for key in keys}
+
+
+def _plain(value: Any, typed: str) -> str:
+    """Return a value of the config as text; if it is a group or missing, the text that was typed."""
+    return typed if value is None or OmegaConf.is_dict(value) else str(value)

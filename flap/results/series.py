@@ -1,0 +1,67 @@
+"""The lines of a plot: which runs each has, and its style (method, metric = colour, structure = line and marker)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pandas import DataFrame
+
+from flap.results.plot_style import COLOURS, LINES
+from flap.results.study import Study
+
+# of metrics, in every study; a method has the colour of its metric (flap WIFV, flap_plus OBS, wanda_sp wanda)
+OWN = dict(zip(("WIFV", "OBS", "IFV", "wanda", "WIFN", "magnitude", "random"), COLOURS, strict=True))
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line of a plot: runs that differ only in ratio and seed, and in the sweep that they are of."""
+
+    label: str  # the metric, with the method where that varies, and other choices that tell it from the same metric
+    structure: str
+    rows: DataFrame  # of `Study.results`
+
+    def at_each_ratio(self, column: str) -> DataFrame:
+        """Return min, mean and max of the finite numbers of all seeds, a row for each ratio."""
+        return self.rows.groupby("ratio")[column].agg(["min", "mean", "max"]).dropna()
+
+
+def series_of(study: Study) -> list[Series]:
+    """Return the series of a study, sorted by label and structure."""
+    runs = study.results
+    names = ["method"] if runs.method.nunique(dropna=False) > 1 else []
+    names += ["metric", *(name for name in ("model", "options") if _splits_a_metric(runs, name))]
+    labels = [" ".join(str(word) for word in row if word) for row in runs[names].itertuples(index=False)]
+    groups = runs.groupby([labels, runs.structure.map(str).tolist()])
+    return [Series(label, structure, rows) for (label, structure), rows in groups]
+
+
+def _splits_a_metric(runs: DataFrame, name: str) -> bool:
+    """Return whether runs of the same method, metric and structure differ in the column `name`."""
+    kind = ["method", "metric", "structure"]
+    return len(runs[[*kind, name]].drop_duplicates()) > len(runs[kind].drop_duplicates())
+
+
+def styles(series: list[Series]) -> list[dict[str, Any]]:
+    """Return the style of each series, as arguments of matplotlib's `plot`."""
+    colours, shapes = palette(series)
+    return [
+        {"color": colours[line.label], "marker": shapes[line.structure][0], "linestyle": shapes[line.structure][1]}
+        for line in series
+    ]
+
+
+def palette(series: list[Series]) -> tuple[dict[str, str], dict[str, tuple[str, str]]]:
+    """Return the colour of each label, and (marker, line) of each structure.
+
+    A metric has its own colour in every study. Where several lines are of one metric, the first has its colour (custom
+    methods come last), and the others have colours of metrics that the study does not have.
+    """
+    firsts = {line.label: line.rows.iloc[0] for line in series}
+    labels = sorted(firsts, key=lambda label: (firsts[label].method == "custom", label))
+    own = {firsts[label].metric: label for label in reversed(labels) if firsts[label].metric in OWN}
+    colours = {label: OWN[metric] for metric, label in own.items()}
+    free = [colour for colour in COLOURS if colour not in colours.values()] or COLOURS
+    others = [label for label in labels if label not in colours]
+    colours |= {label: free[i % len(free)] for i, label in enumerate(others)}
+    structures = sorted({line.structure for line in series})
+    return dict(sorted(colours.items())), {name: LINES[i % len(LINES)] for i, name in enumerate(structures)}

@@ -1,0 +1,87 @@
+"""The tables of results, which Markdown, the console and the pages show; and that of a study."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import NamedTuple
+
+from flap.results.noise import Mark, marks
+from flap.results.run_folder import Run
+from flap.results.study import Study
+
+CHOSEN = ("sweep", "model", "method", "metric", "structure", "options", "seed", "ratio")
+VARYING = ("sweep", "model", "method", "options", "seed")  # columns that are left out if all runs agree
+
+
+class Entry(NamedTuple):
+    """A value of a table: its text, its mark, and its sort key (None is last)."""
+
+    text: str = ""
+    mark: Mark = ""
+    key: float | str | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: its headings, its rows, a title above and a sentence below it."""
+
+    heads: Sequence[str]
+    rows: Sequence[tuple[Entry, ...]]
+    title: str = ""
+    note: str = ""
+    numeric: bool = False  # whether all columns but the first are of numbers
+
+
+def texts(rows: Iterable[Iterable[str]]) -> list[tuple[Entry, ...]]:
+    """Return rows of texts as rows of a table."""
+    return [tuple(map(Entry, row)) for row in rows]
+
+
+def choices(study: Study) -> tuple[str, ...]:
+    """Return the columns of a study's table that are choices; the others are results."""
+    return tuple(name for name in CHOSEN if name not in VARYING or len(study.values(name)) > 1)
+
+
+def tabulate(study: Study, which: str = "pruned") -> Table:
+    """Return the table of the runs, or with "dense" of the dense models, which have no choices but the model.
+
+    Standard errors stand beside their numbers, and the best of each ratio is marked.
+    """
+    chosen, results = choices(study), ("removed", "parameters", *study.measured, "seconds")
+    runs, marked = (study.runs, marks(study)) if which == "pruned" else (study.of(study.dense), {})
+    said = chosen if which == "pruned" else ("model",)
+    rows = [
+        (
+            *(_choice(getattr(run, name)) if name in said else Entry() for name in chosen),
+            *(_result(run, name, which)._replace(mark=marked.get((i, name), "")) for name in results),
+        )
+        for i, run in enumerate(runs)
+    ]
+    return Table((*chosen, *results), rows)
+
+
+def _choice(value: float | str | None) -> Entry:
+    return Entry() if value is None else Entry(str(value), key=value)
+
+
+def _result(run: Run, name: str, which: str) -> Entry:
+    """Return the value of a result column for a run's "pruned" or "dense" model."""
+    dense, numbers = which == "dense", run.numbers(which)
+    error = numbers.get(f"{name}_stderr")
+    value, form = {
+        "removed": (0.0 if dense else run.value("ratio", "realised_decoder"), "{:.4f}".format),
+        "parameters": (run.value("parameters", "total_before" if dense else "total_after"), show),
+        "seconds": (None if dense else run.value("seconds", "total"), "{:,.1f}".format),
+    }.get(name, (numbers.get(name), show if error is None else f"{{:.4f}} ± {error:.4f}".format))
+    if value is None:
+        return Entry()
+    return Entry(form(value), key=value) if isfinite(value) else Entry("not finite")
+
+
+def show(value: float) -> str:
+    """Return a number as text, with few digits."""
+    if isinstance(value, int):
+        return f"{value:,}"
+    if abs(value) >= 1e12:
+        return f"{value:.2e}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.2f}" if abs(value) >= 10 else f"{value:.4g}"

@@ -1,0 +1,36 @@
+"""The command `python -m flap.study <folder> …`: write, or serve, the table, plots and page of one or more sweeps."""
+
+import argparse
+import sys
+from pathlib import Path
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Write the study and print the page's path; on an error, print one line and exit with code 1."""
+    parser = argparse.ArgumentParser(prog="python -m flap.study", description="The table, plots and page of sweeps.")
+    parser.add_argument(
+        "folders", type=Path, nargs="+", metavar="folder", help="the folder of a sweep: multirun_outputs/<time>"
+    )
+    either = parser.add_mutually_exclusive_group()
+    either.add_argument(
+        "--into", type=Path, help="the folder of the page; default: the sweep's, or A+B beside it for sweeps A and B"
+    )
+    either.add_argument("--serve", action="store_true", help="show the page of running sweeps; nothing is written")
+    parser.add_argument("--port", type=int, default=8000, help="of the served page, on 127.0.0.1; 0: any free one")
+    given = parser.parse_args(arguments)
+    # here: --help should not wait seconds for them
+    from flap.results.serve import serve
+    from flap.results.study_files import write_study
+
+    try:
+        if given.serve:
+            serve(given.folders, given.port)
+        else:
+            print(write_study(*given.folders, into=given.into))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,519 @@
+"""What is read from a sweep's folder, and what study.csv and study.md say of it."""
+
+import csv
+import json
+import logging
+import re
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from flap.config import config_dir
+from flap.results import study_files
+from flap.results.layer_plots import draw_errors, draw_kept
+from flap.results.plots import draw
+from flap.results.series import OWN, series_of
+from flap.results.study_files import write_study
+from flap.results.study_folders import read_study
+from flap.results.tables import tabulate
+from flap.study import main
+from flap.sweeps.callbacks import StudyCallback, write_open_study
+from flap.tracking import Wandb
+from tests.helpers.study_grid import (
+    AVERAGE,
+    CRASH,
+    PERPLEXITY,
+    add_cell,
+    add_command,
+    altered,
+    full_grid,
+    keep_documents,
+)
+from tests.helpers.study_grid import Report as Plain
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, report: Plain) -> Path:
+    """Two finished cells at two ratios, the second with a perplexity that is not finite; one failed, one killed."""
+    folder = tmp_path / "sweep"
+    folder.mkdir()
+    dense = {PERPLEXITY: 20.0, "piqa/acc": 0.7, "piqa/acc_stderr": 0.01}
+    add_cell(folder, altered(report, 0.5, dense, dense | {PERPLEXITY: None}), "IFV", "AL-AM", 0.5)
+    add_cell(folder, altered(report, 0.2, dense, dense | {PERPLEXITY: 31.25}), "IFV", "AL-AM", 0.2)
+    add_cell(folder, None, "WIFV", "UL-UM", 0.2, seed=3, state="failed", error=CRASH)
+    add_cell(folder, None, "WIFV", "AL-AM", 0.2, state="running")
+    (folder / "4_done_elsewhere").mkdir()
+    return folder
+
+
+def read_csv(folder: Path) -> list[dict[str, str]]:
+    with (folder / "study.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_csv_of_finished_cells(sweep: Path, report: Plain) -> None:
+    write_study(sweep)
+    low, high, *_ = read_csv(sweep)
+    assert (low["cell"], high["cell"]) == ("1_tiny_IFV_AL-AM_r0.2_s0", "0_tiny_IFV_AL-AM_r0.5_s0")
+    assert low | {
+        "state": "finished", "model": "tiny", "method": "flap", "metric": "IFV", "structure": "AL-AM", "ratio": "0.2",
+        "realised_ratio": str(0.2 + 0.0004), "seed": "0", "error": "", "statistics_cache": report["statistics_cache"],
+        "parameters_after": str(report["parameters"]["total_after"]), f"dense/{PERPLEXITY}": "20.0",
+        f"pruned/{PERPLEXITY}": "31.25", "pruned/piqa/acc_stderr": "0.01",
+        "seconds_total": str(report["seconds"]["total"]),
+    } == low  # fmt: skip
+    assert high[f"pruned/{PERPLEXITY}"] == "nan"
+
+
+def test_a_study_says_what_is_of_the_calibrations_domain(tmp_path: Path, report: Plain) -> None:
+    names = [PERPLEXITY, "boolq-passages/perplexity@128", "boolq/acc", "boolq/acc_stderr"]
+    numbers = dict.fromkeys(names, 0.5)
+    boolq = {PERPLEXITY: "other", "boolq-passages/perplexity@128": "calibration", "boolq": "calibration"}
+    for i, domains in enumerate((boolq, {}, None)):  # None: from before reports had it
+        one = altered(report, 0.2 + i / 10, numbers, numbers) | {"domains": domains}
+        if domains is None:
+            del one["domains"]
+        add_cell(tmp_path, one, "IFV", "AL-AM", 0.2 + i / 10)
+    index = write_study(tmp_path)
+    inside = "boolq-passages/perplexity@128; boolq/acc"
+    assert [row["calibration_domain"] for row in read_csv(tmp_path)] == [inside, "", ""]
+    text = (tmp_path / "study.md").read_text()
+    assert f"On text like the calibration's: {inside.replace(';', ',')}.\nOn other text: {PERPLEXITY}.\n" in text
+    assert index.read_text().count("calibration’s domain</span>") == 2
+    swapped = {PERPLEXITY: "calibration", "boolq-passages/perplexity@128": "other", "boolq": "calibration"}
+    add_cell(tmp_path, altered(report, 0.6, numbers, numbers) | {"domains": swapped}, "IFV", "AL-AM", 0.6)
+    assert [read_study(tmp_path).domain(name) for name in names[:3]] == ["", "", "calibration"]
+
+
+def test_the_csv_of_cells_without_a_result(sweep: Path) -> None:
+    write_study(sweep)
+    killed, failed = sorted(read_csv(sweep)[2:], key=lambda row: row["state"], reverse=True)
+    assert (failed["state"], failed["metric"], failed["structure"], failed["seed"]) == ("failed", "WIFV", "UL-UM", "3")
+    assert failed["error"] == CRASH
+    assert (killed["state"], killed["ratio"], killed[f"pruned/{PERPLEXITY}"]) == ("unfinished", "0.2", "")
+    assert "killed" in killed["error"]
+
+
+def test_cells_come_by_ratio_then_perplexity(tmp_path: Path, report: Plain) -> None:
+    for ratio, value in ((0.5, 25.0), (0.2, 40.0), (0.2, 30.0)):
+        add_cell(tmp_path, altered(report, ratio, {}, {PERPLEXITY: value}), "IFV", "AL-AM", ratio)
+    assert [cell.number for cell in read_study(tmp_path).runs] == ["2", "1", "0"]
+
+
+def test_a_folder_without_status_is_no_cell(sweep: Path) -> None:
+    assert {cell.folder[0] for cell in read_study(sweep).runs} == set("0123")
+
+
+def test_a_failed_run_over_an_old_report_has_failed(sweep: Path) -> None:
+    add_cell(sweep, json.loads(next(sweep.glob("1_*/report.json")).read_text()), "IFV", "UL-UM", 0.2, state="failed")
+    assert [cell.state for cell in read_study(sweep).runs].count("failed") == 2
+
+
+def test_a_report_counts_once_its_run_has_finished(tmp_path: Path, report: Plain) -> None:
+    add_cell(tmp_path, report, "IFV", "AL-AM", 0.2, state="running")
+    assert [cell.state for cell in read_study(tmp_path).runs] == ["unfinished"]
+
+
+def test_a_cell_that_was_run_again_under_another_number_is_not_missing(tmp_path: Path, report: Plain) -> None:
+    few, many = ("calibration.num_samples=2",), ("calibration.num_samples=8", "resume=true")
+    add_cell(tmp_path, None, "IFV", "AL-AM", 0.2, state="failed", overrides=few)
+    add_cell(tmp_path, None, "IFV", "AL-AM", 0.2, state="running", overrides=many)
+    add_cell(tmp_path, altered(report, 0.2, {}, {}), "IFV", "AL-AM", 0.2, overrides=many[:1])
+    assert [cell.folder[0] for cell in read_study(tmp_path).runs] == ["2", "0"]
+
+
+def test_a_finished_cell_is_told_by_its_own_config(tmp_path: Path, report: Plain) -> None:
+    """Started again with other values, Hydra's record in the folder is of those; the result is not."""
+    cells = [
+        add_cell(tmp_path, report, "IFV", "AL-AM", 0.2, overrides=(f"calibration.num_samples={n}",)) for n in (2, 4)
+    ]
+    (cells[0] / ".hydra" / "overrides.yaml").write_text('["calibration.num_samples=64"]')
+    options = {cell.folder[0]: cell.options for cell in read_study(tmp_path).runs}
+    assert options == {"0": "calibration.num_samples=2", "1": "calibration.num_samples=4"}
+
+
+def test_what_is_not_measured_makes_no_other_model(tmp_path: Path, report: Plain) -> None:
+    """A cell without the zero-shot tasks belongs to the same curve as one with them; other windows do not."""
+    for overrides in ((), ("~eval.zero_shot",), ("eval.perplexity.seq_len=64",)):
+        add_cell(tmp_path, report, "IFV", "AL-AM", 0.2, overrides=overrides)
+    options = {cell.folder[0]: cell.options for cell in read_study(tmp_path).runs}
+    assert options == {"0": "", "1": "", "2": "eval.perplexity.seq_len=64"}
+
+
+@pytest.mark.parametrize(
+    ("said", "best", "headed"),
+    [
+        (("lower", "lower"), "0.3", "lower"), (("higher", "higher"), "0.6", "higher"),
+        (("lower", "higher"), None, None), ((None, None), None, None),  # None: from before reports said it
+    ],
+)  # fmt: skip
+def test_the_best_is_what_the_runs_say_is_better(
+    tmp_path: Path, report: Plain, said: tuple[str | None, str | None], best: str | None, headed: str | None
+) -> None:
+    for metric, value, better in zip(("IFV", "WIFV"), (0.3, 0.6), said, strict=True):
+        one = altered(report, 0.2, {}, {"speech/wer": value}) | {"better": {"speech/wer": better}}
+        if better is None:
+            del one["better"]
+        keep_documents(add_cell(tmp_path, one, metric, "AL-AM", 0.2), {"speech/wer": value})
+    page = write_study(tmp_path).read_text()
+    marked = [value.text for row in tabulate(read_study(tmp_path)).rows for value in row if value.mark == "best"]
+    assert marked == ([] if best is None else [best])
+    assert re.findall("(lower|higher) is better</span>", page) == ([] if headed is None else [headed])
+
+
+def test_markdown_is_sorted_and_tells_what_failed(sweep: Path) -> None:
+    write_study(sweep)
+    text = (sweep / "study.md").read_text()
+    rows = [[place.strip() for place in line.split(" | ")] for line in text.splitlines() if line.startswith("| ")]
+    assert rows[0][:4] == ["| metric", "structure", "seed", "ratio"]
+    assert [row[-1].removesuffix(" |")[:2] for row in rows[1:]] == ["de", "1_", "0_"]
+    assert rows[1][:4] == ["|", "", "", ""]  # the dense model has neither metric nor ratio
+    assert rows[1][6:8] == ["20.00", "0.7000 ± 0.0100"] and rows[2][6] == "31.25" and rows[3][6] == "not finite"
+    assert "<script>" not in text and "&lt;script&gt;" in text and "\\| and more" in text
+    assert "![" in text and "(plots/perplexity.png)" in text and (sweep / "plots" / "perplexity.png").is_file()
+
+
+def test_the_best_of_a_ratio_is_bold(tmp_path: Path, report: Plain) -> None:
+    write_study(full_grid(tmp_path / "grid", report))
+    lines = (tmp_path / "grid" / "study.md").read_text().splitlines()
+    bold = [line for line in lines if line.startswith("| ") and f"**{20 * 10**0.4:.2f}**" in line]
+    assert len(bold) == 1 and "0_tiny_IFV_AL-AM_r0.1" in bold[0]  # the lowest perplexity
+    assert "**0.6" not in bold[0].split(" ± ")[0]  # and the lowest accuracy of piqa
+    best = next(line for line in lines if "20_tiny_WIFV_UL-UM_r0.1" in line)
+    assert "**0.6700 ± 0.0123**" in best
+
+
+def rights(*wrong: int) -> list[float]:
+    """The answers to 50 questions, right (1) but for some."""
+    return [float(i not in wrong) for i in range(50)]
+
+
+@pytest.mark.parametrize(
+    ("third", "shown"),
+    [  # A misses 1 of 50 and B 4, of which 3 changed: p = 0.25. C, far behind, is unmarked whatever it is
+        (rights(*range(20)), ["0.98 ≈", "0.92 ≈", "0.6"]),
+        (rights(*range(1, 5)), ["0.98 ≈", "0.92 ≈", "0.92 ≈"]),
+        (None, ["0.98 ≈", "0.92 ≈", "0.6"]),
+    ],
+)
+def test_what_is_within_the_noise_of_the_best_is_not_bold(
+    tmp_path: Path, report: Plain, third: list[float] | None, shown: list[str]
+) -> None:
+    for metric, answers in (("IFV", rights(0)), ("WIFN", rights(*range(4))), ("WIFV", third)):
+        numbers = {"piqa/acc": 0.6 if answers is None else sum(answers) / 50}
+        folder = add_cell(tmp_path, altered(report, 0.2, {}, numbers), metric, "AL-AM", 0.2)
+        if answers is not None:
+            keep_documents(folder, numbers, {"piqa/acc": answers})
+    study = read_study(tmp_path)
+    rows = tabulate(study).rows
+    values = {run.metric: row[-2] for run, row in zip(study.runs, rows, strict=True)}
+    texts = {metric: value.text + " ≈" * (value.mark == "near") for metric, value in values.items()}
+    assert [texts[metric] for metric in ("IFV", "WIFN", "WIFV")] == shown
+    assert not any(value.mark == "best" for row in rows for value in row)
+
+
+def test_marks_are_of_the_same_test_as_the_differences_of_a_comparison(tmp_path: Path, report: Plain) -> None:
+    """Of answers that are right or wrong it is McNemar's: five lost and none won is p = 0.06, the t-test's 0.02."""
+    for metric, wrong in (("IFV", 0), ("WIFV", 5)):
+        numbers = {"piqa/acc": (50 - wrong) / 50}
+        folder = add_cell(tmp_path, altered(report, 0.2, {}, numbers), metric, "AL-AM", 0.2)
+        keep_documents(folder, numbers, {"piqa/acc": rights(*range(wrong))})
+    assert [row[-2].mark for row in tabulate(read_study(tmp_path)).rows] == ["near", "near"]
+
+
+@pytest.mark.parametrize(("data", "marks"), [(("same", "same"), ["best", ""]), (("one", "other"), ["", ""])])
+def test_only_what_is_paired_is_marked(tmp_path: Path, report: Plain, data: tuple[str, str], marks: list[str]) -> None:
+    for metric, wrong, where in (("IFV", 1, data[0]), ("WIFV", 20, data[1])):
+        numbers = {"piqa/acc": (50 - wrong) / 50}
+        folder = add_cell(tmp_path, altered(report, 0.2, {}, numbers), metric, "AL-AM", 0.2)
+        keep_documents(folder, numbers, {"piqa/acc": rights(*range(wrong))}, where)
+    study = read_study(tmp_path)
+    found = {run.metric: row[-2].mark for run, row in zip(study.runs, tabulate(study).rows, strict=True)}
+    assert [found["IFV"], found["WIFV"]] == marks
+
+
+def test_an_average_is_compared_by_its_parts(tmp_path: Path, report: Plain) -> None:
+    """Two tasks, of which one is won clearly and the other is the same."""
+    for metric, wrong in (("IFV", 0), ("WIFV", 20)):
+        numbers = {AVERAGE: 1 - wrong / 100, "a/acc": 1 - wrong / 50, "b/acc": 1.0}
+        one = altered(report, 0.2, {}, numbers) | {"averages": {AVERAGE: ["a/acc", "b/acc"]}}
+        documents = {"a/acc": rights(*range(wrong)), "b/acc": rights()}
+        keep_documents(add_cell(tmp_path, one, metric, "AL-AM", 0.2), numbers, documents)
+    study = read_study(tmp_path)
+    table = tabulate(study)
+    marks = {run.metric: [one.mark for one in row[-4:-1]] for run, row in zip(study.runs, table.rows, strict=True)}
+    assert table.heads[-4:-1] == (AVERAGE, "a/acc", "b/acc")
+    assert marks == {"IFV": ["best", "best", "near"], "WIFV": ["", "", "near"]}
+
+
+def test_plots_are_those_that_were_measured(tmp_path: Path, sweep: Path, report: Plain) -> None:
+    def names(folder: Path) -> list[str]:
+        return [plot.name for plot in draw(read_study(folder))]
+
+    assert names(sweep) == ["perplexity", "layers", "parameters"]
+    assert names(full_grid(tmp_path / "grid", report)) == ["perplexity", "zero_shot", "layers", "parameters", "speed"]
+
+
+def test_errors_by_layer_are_drawn_for_each_ratio_in_the_colour_of_the_method(tmp_path: Path, report: Plain) -> None:
+    for metric, errors in (("WIFV", [0.1, 0.2, None]), ("wanda", [0.3, 0.4, 0.5])):
+        for ratio in (0.2, 0.5):
+            doubled = errors if ratio == 0.2 else [2 * error for error in errors if error]
+            one = altered(report, ratio, {}, {PERPLEXITY: 30.0}) | {"layer_errors": doubled}
+            add_cell(tmp_path, one, metric, "AL-AM", ratio)
+    add_cell(tmp_path, None, "IFV", "AL-AM", 1.5, state="failed", error="ratio=1.5")
+    study = read_study(tmp_path)
+    panels = draw_errors(study).axes
+    assert [axes.get_title() for axes in panels] == ["ratio 0.2", "ratio 0.5"]
+    drawn = {line.get_color(): line.get_ydata().tolist() for line in panels[0].lines}
+    assert drawn[OWN["wanda"]] == [0.3, 0.4, 0.5] and drawn[OWN["WIFV"]][:2] == [0.1, 0.2]
+    assert all(axes.get_ylim()[0] == 0 and axes.get_ylim()[1] > 1 for axes in panels)  # one scale, on which all fit
+    plots = {plot.name: plot.svg.decode() for plot in draw(study)}
+    assert "WIFV" in plots["errors"] and ">1.5<" not in plots["perplexity"]  # no tick for what has no number
+
+
+def test_of_a_layer_that_had_no_heads_no_share_is_drawn(tmp_path: Path, report: Plain) -> None:
+    one = altered(report, 0.2, {}, {PERPLEXITY: 30.0})
+    for key in ("layers_before", "layers"):
+        one[key] = [one[key][0] | {"query_heads": 0, "kv_heads": 0}, *one[key][1:]]
+    add_cell(tmp_path, one, "WIFV", "AL-AM", 0.2)
+    heads, neurons, _ = draw_kept(read_study(tmp_path)).axes
+    missing = [np.ma.getmaskarray(axes.collections[0].get_array()).ravel().tolist() for axes in (heads, neurons)]
+    assert missing == [[True, False, False, False], [False] * 4]
+
+
+@pytest.mark.parametrize(("worst", "tick"), [(199.0, "75"), (201.0, "50")])
+def test_perplexities_over_a_wide_range_have_a_logarithmic_axis(
+    tmp_path: Path, report: Plain, worst: float, tick: str
+) -> None:
+    for ratio, value in ((0.2, 25.0), (0.5, worst)):
+        add_cell(tmp_path, altered(report, ratio, {PERPLEXITY: 20.0}, {PERPLEXITY: value}), "IFV", "AL-AM", ratio)
+    svg = draw(read_study(tmp_path))[0].svg.decode()
+    # a linear axis has a tick at 75 and at 50, a logarithmic one at 20, 50 and 100 alone
+    assert f">{tick}<" in svg and (">75<" in svg) == (worst < 200)
+
+
+def test_long_and_odd_names_of_series_leave_the_panels_their_room(tmp_path: Path, report: Plain) -> None:
+    for text in (
+        "a-text-with-a-$long{-$name.jsonl",
+        "{a-text-with-a-long-name.jsonl: 1, another-text-with-one.jsonl: 1}",
+    ):
+        options = ("recover=lora", "recover.seq_len=32", "recover.batch_size=4", f"calibration.dataset={text}")
+        one = altered(report, 0.2, {}, {PERPLEXITY: 30.0}) | {"layer_errors": [0.1, 0.2]}
+        add_cell(tmp_path, one, "WIFV", "AL-AM", 0.2, overrides=options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns where the legend takes all of it
+        plots = {plot.name: plot.svg.decode() for plot in draw(read_study(tmp_path))}
+    assert {"perplexity", "errors"} <= plots.keys()
+    assert "-$long{-$name" in plots["perplexity"].replace("\n", "")  # as it is, and no formula
+
+
+def test_seeds_are_one_series_and_other_options_are_not(tmp_path: Path, report: Plain) -> None:
+    for seed, value in ((0, 30.0), (1, 36.0)):
+        one = altered(report, 0.2, {AVERAGE: 0.6}, {PERPLEXITY: value, AVERAGE: None})
+        add_cell(tmp_path, one, "WIFV", "AL-AM", 0.2, seed=seed, overrides=("calibration.num_samples=8",))
+    other = altered(report, 0.2, {}, {PERPLEXITY: 50.0})
+    add_cell(tmp_path, other, "WIFV", "AL-AM", 0.2, overrides=("calibration.num_samples=2", "checkpoint.save=false"))
+    few, many = series_of(read_study(tmp_path))
+    assert few.label == "WIFV calibration.num_samples=2 checkpoint.save=false"
+    assert many.label == "WIFV calibration.num_samples=8"
+    assert many.at_each_ratio(f"pruned/{PERPLEXITY}").T.to_dict("list") == {0.2: [30.0, 33.0, 36.0]}  # min, mean, max
+    assert many.at_each_ratio(f"pruned/{AVERAGE}").empty
+    assert "Mean of the seeds" in draw(read_study(tmp_path))[0].caption
+
+
+def test_a_study_of_failures_alone(tmp_path: Path) -> None:
+    add_cell(tmp_path, None, "WIFV", "AL-AM", 0.2, state="failed", error="out of memory")
+    assert "out of memory" in write_study(tmp_path).read_text()
+
+
+def test_the_command_can_be_pasted(tmp_path: Path) -> None:
+    add_cell(tmp_path, None, "WIFV", "AL-AM", 0.2, state="failed")
+    assert read_study(tmp_path).commands == ()
+    add_command(tmp_path, "metric=IFV,WIFV", "run_name=a b")
+    assert read_study(tmp_path).commands == ("python -m flap -m metric=IFV,WIFV 'run_name=a b'",)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("report.json", '{"schema": 1, "eva', "report.json: cannot be read (JSONDecodeError)"),
+        ("report.json", "[]", "report.json: schema None, this version reads 1"),
+        ("report.json", '{"schema": 0}', "report.json: schema 0, this version reads 1"),
+        (
+            "report.json",
+            '{"schema": 1, "config": {}}',
+            "report.json: has no valid device, sources, warnings, parameters.total_before, parameters.total_after, "
+            "ratio.realised_decoder, layers, layers_before, evaluation.dense, evaluation.pruned",
+        ),
+        ("report.json", None, "report.json: cannot be read (FileNotFoundError)"),
+        ("status.json", "", "status.json: cannot be read (JSONDecodeError)"),
+        ("status.json", '{"schema": 0}', "status.json: schema 0, this version reads 1"),
+        ("status.json", '{"schema": 1}', "status.json: has no valid state, error"),
+    ],
+)
+def test_one_damaged_file_costs_its_cell_alone(sweep: Path, name: str, content: str | None, why: str) -> None:
+    finished = [cell for cell in read_study(sweep).finished if not cell.folder.startswith("1_")]
+    path = next(sweep.glob(f"1_*/{name}"))
+    path.unlink() if content is None else path.write_text(content)
+    [damaged] = [cell for cell in read_study(sweep).runs if cell.state == "damaged"]
+    assert damaged.folder == path.parent.name and damaged.error == f"{why}; run the cell again"
+    assert (damaged.metric, damaged.ratio) == ("IFV", 0.2)
+    assert read_study(sweep).finished == tuple(finished)
+
+
+@pytest.mark.parametrize(
+    ("change", "lacking"),
+    [
+        (lambda plain: plain["evaluation"].pop("pruned"), "evaluation.pruned"),
+        (lambda plain: plain.update(evaluation=[]), "evaluation.dense, evaluation.pruned"),
+        (lambda plain: plain.update(sources=None, seconds=3), "sources, seconds"),
+    ],
+)
+def test_a_report_that_lacks_a_part_costs_its_cell_alone(
+    sweep: Path, change: Callable[[Plain], object], lacking: str
+) -> None:
+    path = next(sweep.glob("1_*/report.json"))
+    plain = json.loads(path.read_text())
+    change(plain)
+    path.write_text(json.dumps(plain))
+    write_study(sweep)
+    [damaged] = [cell for cell in read_study(sweep).runs if cell.state == "damaged"]
+    assert damaged.error == f"report.json: has no valid {lacking}; run the cell again"
+
+
+def test_a_damaged_cell_is_shown_with_what_is_wrong(sweep: Path) -> None:
+    path = next(sweep.glob("1_*/report.json"))
+    path.write_text(path.read_text()[:100])
+    text = write_study(sweep).read_text()
+    line = "report.json: cannot be read (JSONDecodeError); run the cell again"
+    assert "1 damaged" in text and line in text
+    assert f"- damaged: {path.parent.name}: {line}" in (sweep / "study.md").read_text()
+
+
+@pytest.mark.parametrize("name", ["config", "hydra", "overrides"])
+@pytest.mark.parametrize("content", ["{torn: [", "[]", "7", "hydra:\n  overrides:", "torn: ${oc.env:HO"])
+def test_a_damaged_record_of_hydra_costs_no_cell(sweep: Path, name: str, content: str) -> None:
+    for number in (0, 2):
+        next(sweep.glob(f"{number}_*/.hydra/{name}.yaml")).write_text(content)
+    (sweep / "multirun.yaml").write_text(content)
+    study = read_study(sweep)
+    assert len(study.finished) == 2 and study.commands == ()
+
+
+def test_the_command_line_prints_the_page(sweep: Path) -> None:
+    command = [sys.executable, "-m", "flap.study", str(sweep)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{sweep / 'index.html'}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("folder", "why"),
+    [
+        ("nowhere", "no such folder"),
+        ("4_done_elsewhere", "no cell in it"),
+        ("2_tiny_WIFV_UL-UM_r0.2_s3", "a single run"),
+    ],
+)
+def test_a_folder_without_a_study_is_one_clear_line(
+    sweep: Path, folder: str, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(sweep / folder)])
+    assert stopped.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {sweep / folder}: {why}; expected ")
+
+
+def test_old_results_stay_when_the_study_cannot_be_made(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_study(sweep)
+    before = {path: path.read_bytes() for path in sweep.rglob("*") if path.is_file()}
+
+    def refuse(*given: object) -> str:
+        raise RuntimeError("no page")
+
+    monkeypatch.setattr(study_files, "study_page", refuse)
+    add_cell(sweep, None, "IFV", "UL-UM", 0.2, state="failed")
+    with pytest.raises(RuntimeError):
+        write_study(sweep)
+    assert {path: path.read_bytes() for path in before} == before
+    assert not [path for path in sweep.iterdir() if path.name.startswith(".")]
+
+
+def sweep_config(folder: Path, tracker: str = "NoTracking") -> DictConfig:
+    """What Hydra hands to a callback, as far as it is read."""
+    tracking = {"_target_": f"flap.tracking.{tracker}"}
+    return OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}}, "tracking": tracking})
+
+
+def test_the_callback_logs_the_table_where_runs_are_tracked(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged = []
+    monkeypatch.setattr(Wandb, "log_study", lambda self, *arguments: logged.append(arguments))
+    StudyCallback().on_multirun_end(sweep_config(sweep, "Wandb"))
+    [(folder, columns, rows)] = logged
+    assert folder == sweep
+    with (sweep / "study.csv").open() as file:
+        first, *others = csv.reader(file)
+    assert columns == first
+    assert [["" if value is None else str(value) for value in row] for row in rows] == others
+
+
+def test_the_callback_writes_the_study(sweep: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    StudyCallback().on_multirun_end(sweep_config(sweep))
+    assert (sweep / "index.html").is_file()
+    assert [one.getMessage() for one in caplog.records if "flap" in one.name] == [f"study: {sweep / 'index.html'}"]
+
+
+def test_the_callback_never_breaks_a_sweep(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    StudyCallback().on_multirun_end(sweep_config(tmp_path))
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING and "no cell in it" in record.getMessage()
+
+
+def test_a_sweep_that_an_error_ended_has_its_study_too(sweep: Path, caplog: pytest.LogCaptureFixture) -> None:
+    config = sweep_config(sweep)
+    StudyCallback().on_multirun_start(config)
+    write_open_study()
+    assert (sweep / "index.html").is_file()
+    (sweep / "index.html").unlink()
+    write_open_study()
+    StudyCallback().on_multirun_start(config)
+    StudyCallback().on_multirun_end(config)
+    (sweep / "index.html").unlink()
+    write_open_study()
+    assert not (sweep / "index.html").exists()
+
+
+def test_a_sweep_that_ended_before_its_first_cell_has_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    StudyCallback().on_multirun_start(sweep_config(tmp_path))
+    write_open_study()
+    assert caplog.records == [] and list(tmp_path.iterdir()) == []
+
+
+def test_the_shipped_choice_names_the_callback() -> None:
+    choice = OmegaConf.load(Path(config_dir()) / "hydra" / "callbacks" / "study.yaml")
+    assert choice.study._target_ == f"{StudyCallback.__module__}.{StudyCallback.__qualname__}"
+
+
+def test_importing_the_callback_stays_light() -> None:
+    heavy = "{'torch', 'transformers', 'matplotlib', 'jinja2'}"
+    code = f"import sys, flap.sweeps.callbacks; assert not {heavy} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    "differs", [(), ("model.path=/models/other",), ("model.dtype=bfloat16",), ("eval.perplexity=x",)]
+)
+def test_a_dense_model_has_a_row_for_each_way_it_is_loaded_and_measured(
+    differs: tuple[str, ...], report: Plain, tmp_path: Path
+) -> None:
+    """Though the two have one name."""
+    for overrides in ((), differs):
+        add_cell(tmp_path, report, "IFV", "AL-AM", 0.2, overrides=overrides)
+    assert len(read_study(tmp_path).dense) == (2 if differs else 1)

@@ -1,0 +1,235 @@
+"""The page of a study, as a browser without network shows it."""
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Locator, Page
+
+from flap.results.study_files import write_study
+from tests.helpers.browser import opened
+from tests.helpers.study_grid import CRASH, PERPLEXITY, Report, full_grid
+
+IN_ORDER = [f"{number}" for ratio in range(4) for number in range(ratio, 24, 4)]  # by ratio, then perplexity
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory, report: Report) -> Path:
+    """The page of a grid: 24 finished cells, 1 failed, 1 unfinished."""
+    return write_study(full_grid(tmp_path_factory.mktemp("page") / "grid", report))
+
+
+@pytest.fixture
+def page(browser: Browser, index: Path) -> Iterator[Page]:
+    """The page, opened from disk."""
+    with opened(browser, index.as_uri()) as page:
+        yield page
+
+
+def shown(page: Page) -> list[str]:
+    """Numbers of the cells that are shown, in the order of the page."""
+    return page.locator("#cells tr:visible > th").all_inner_texts()
+
+
+def head(page: Page, name: str) -> str:
+    """The state of a column's heading."""
+    return page.locator("#results thead th", has_text=name).first.get_attribute("aria-sort") or ""
+
+
+def press(page: Page, name: str) -> None:
+    page.locator("#results thead button", has_text=name).first.click()
+
+
+def choice(page: Page, name: str) -> Locator:
+    return page.get_by_role("combobox", name=name)
+
+
+def test_the_page_opens_by_ratio_then_perplexity_with_all_cells(page: Page) -> None:
+    assert page.title() == "Pruning tiny: metric × structure × ratio"
+    assert shown(page)[:24] == IN_ORDER and sorted(shown(page)[24:]) == ["24", "25"]
+    assert page.locator("#shown").inner_text() == "26 of 26 cells shown"
+    assert "24 finished · 1 failed · 1 unfinished" in page.locator(".counts").inner_text()
+    assert "python -m flap -m metric=IFV,WIFN,WIFV" in page.locator(".command").inner_text()
+    assert page.locator("figure svg").count() == 5
+    dense = page.locator("tbody.dense").inner_text()
+    assert "20.00" in dense and "0.7000 ± 0.0110" in dense
+
+
+def test_sorting_by_ratio_turns_its_direction(page: Page) -> None:
+    ratios = [0.1, 0.2, 0.3, 0.5] * 6 + [0.7, 0.6]  # of cells 0 … 25
+    press(page, "ratio")
+    assert head(page, "ratio") == "ascending"
+    assert [ratios[int(number)] for number in shown(page)] == sorted(ratios)
+    press(page, "ratio")
+    assert head(page, "ratio") == "descending"
+    assert [ratios[int(number)] for number in shown(page)] == sorted(ratios, reverse=True)
+
+
+def test_sorting_by_perplexity_is_by_number_and_keeps_cells_without_one_last(page: Page) -> None:
+    press(page, "cell")
+    press(page, "cell")
+    assert shown(page)[:2] == ["25", "24"]
+    press(page, "perplexity@128")
+    assert shown(page)[:24] == IN_ORDER  # as text, 2,000 would come before 51
+    press(page, "perplexity@128")
+    assert shown(page)[:24] == IN_ORDER[::-1] and sorted(shown(page)[24:]) == ["24", "25"]
+    press(page, "ratio")
+    assert head(page, "perplexity@128") == "none" and head(page, "ratio") == "ascending"
+
+
+def test_a_heading_is_a_button_for_the_keyboard(page: Page) -> None:
+    button = page.get_by_role("button", name="cell")
+    button.focus()
+    page.keyboard.press("Enter")
+    assert shown(page) == [str(number) for number in range(26)]
+    page.keyboard.press("Space")
+    assert shown(page) == [str(number) for number in range(25, -1, -1)]
+
+
+def test_filters_by_text_and_by_choice_together(page: Page) -> None:
+    page.locator("#search").fill("wifn ul-um")
+    assert shown(page) == ["12", "13", "14", "15"]
+    assert page.locator("#shown").inner_text() == "4 of 26 cells shown"
+    choice(page, "Ratio").select_option("0.3")
+    assert shown(page) == ["14"]
+    page.get_by_role("button", name="Clear").click()
+    assert len(shown(page)) == 26
+    choice(page, "Metric").select_option("IFV")
+    choice(page, "Structure").select_option("AL-AM")
+    assert shown(page) == ["0", "1", "2", "3"]
+    choice(page, "Metric").select_option("")
+    choice(page, "Structure").select_option("")
+    choice(page, "State").select_option("failed")
+    assert shown(page) == ["24"] and page.locator("#shown").inner_text() == "1 of 26 cells shown"
+    page.locator("#search").fill("nothing of the kind")
+    assert shown(page) == []
+
+
+def test_a_link_keeps_the_view(page: Page, index: Path) -> None:
+    choice(page, "Structure").select_option("UL-UM")
+    page.locator("#search").fill("wifn")
+    press(page, "ratio")
+    press(page, "ratio")
+    link = page.get_by_role("link", name="Link to this view").get_attribute("href") or ""
+    assert shown(page) == ["15", "14", "13", "12"]
+    page.goto("about:blank")
+    page.goto(index.as_uri() + link)
+    assert shown(page) == ["15", "14", "13", "12"] and head(page, "ratio") == "descending"
+    assert page.locator("#search").input_value() == "wifn"
+    page.get_by_role("button", name="Clear").click()
+    assert shown(page)[:24] == IN_ORDER and head(page, "ratio") == "none"
+
+
+def downloaded(page: Page, button: str) -> str:
+    with page.expect_download() as download:
+        page.get_by_role("button", name=button).click()
+    return download.value.path().read_text()
+
+
+def test_the_shown_rows_as_csv_are_those_of_the_study(page: Page, index: Path) -> None:
+    page.locator("#search").fill("0.7")  # the failed cell, whose error has quotes
+    assert downloaded(page, "CSV").count(CRASH.replace('"', '""')) == 1
+    page.locator("#search").fill("wifn ul-um")
+    press(page, "ratio")
+    press(page, "ratio")
+    whole, got = (list(csv.reader(text.splitlines())) for text in (
+        (index.parent / "study.csv").read_text(), downloaded(page, "CSV")
+    ))  # fmt: skip
+    assert got[0] == whole[0]
+    assert [row[0] for row in got[1:]] == [
+        f"{i}_tiny_WIFN_UL-UM_r{r}_s0" for i, r in ((15, 0.5), (14, 0.3), (13, 0.2), (12, 0.1))
+    ]
+    numbers = [float(row[8]) for row in got[1:]]
+    assert numbers == [float(next(row for row in whole if row[0] == one[0])[8]) for one in got[1:]]
+
+
+def test_the_shown_rows_as_a_latex_table(page: Page) -> None:
+    page.locator("#search").fill("0_tiny")
+    choice(page, "Ratio").select_option("0.1")
+    lines = downloaded(page, "LaTeX").splitlines()
+    assert lines[:3] == ["% needs \\usepackage{booktabs}", "\\begin{tabular}{llrrrrrrrr}", "\\toprule"]
+    assert lines[3].startswith("metric & structure & ratio & removed & parameters & wikitext2/perplexity@128 & ")
+    assert lines[3].count(" & ") == lines[5].count(" & ") == lines[7].count(" & ") == 9
+    assert lines[5].startswith("dense &  &  & 0.0000 & ") and "$\\pm$" in lines[5]
+    assert lines[7].startswith("IFV & AL-AM & 0.1 & ") and lines[7].endswith(" \\\\")
+    assert lines[-2:] == ["\\bottomrule", "\\end{tabular}"]
+
+
+def test_the_failed_cell_shows_its_whole_error_and_its_log(page: Page) -> None:
+    row = page.locator("#cells tr.failed")
+    assert CRASH in row.locator(".error").inner_text()
+    assert page.title() != "owned"
+    background = "element => getComputedStyle(element).backgroundColor"
+    finished = page.locator("#cells tr.finished").first
+    assert row.evaluate(background) != finished.evaluate(background)
+    row.locator(".error a").click()
+    assert page.inner_text("body").strip() == "what happened"
+
+
+def test_the_best_of_each_ratio_are_marked(page: Page) -> None:
+    best = page.locator("#cells tr:has(td.best)")
+    # the lowest perplexity is cell 0 … 3 with the highest average, the highest accuracy of piqa cell 20 … 23
+    assert best.locator("> th").all_inner_texts() == ["0", "20", "1", "21", "2", "22", "3", "23"]
+    assert page.locator("#cells td.best").count() == 3 * 4
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_narrow_window_scrolls_the_table_and_not_the_page(page: Page, scheme: str) -> None:
+    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    page.set_viewport_size({"width": 400, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") == 400
+    light, dark = "rgb(255, 255, 255)", "rgb(18, 22, 27)"
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert paper == (light if scheme == "light" else dark)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_no_serious_violation(browser: Browser, index: Path, width: int, scheme: str) -> None:
+    with opened(browser, index.as_uri(), viewport={"width": width, "height": 800}, color_scheme=scheme) as page:
+        found = Axe().run(page, options={"preload": False}).response["violations"]
+        serious = [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]
+        assert serious == []
+
+
+class Loads(HTMLParser):
+    """Everything that an element would load, and every link."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads: list[str] = []
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href", "srcset", "data", "action", "poster"):
+                (self.links if tag == "a" else self.loads).append(value or "")
+
+
+def test_the_page_needs_nothing_but_itself(index: Path) -> None:
+    text = index.read_text()
+    found = Loads()
+    found.feed(text)
+    assert found.loads and all(value.startswith(("#", "data:")) for value in found.loads)
+    assert all(target.startswith(("#", "data:")) for target in re.findall(r"url\(['\"]?([^)]*)", text))
+    assert "@import" not in text
+    assert text.count("<script>") == 1
+
+
+def test_every_link_leads_to_a_file_beside_the_page(index: Path) -> None:
+    found = Loads()
+    found.feed(index.read_text())
+    assert any(link.endswith("/report.json") for link in found.links)
+    assert [link for link in found.links if link != "#" and not (index.parent / link).is_file()] == []
+
+
+def test_the_page_says_which_code_made_it(index: Path) -> None:
+    report = json.loads(next(index.parent.glob("0_*/report.json")).read_text())
+    text = index.read_text()
+    assert f"torch {report['versions']['torch']}" in text and str(report["git"]["commit"] or "unknown") in text
+    assert PERPLEXITY in text
