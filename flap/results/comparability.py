@@ -6,7 +6,7 @@ from typing import Any
 from pandas import DataFrame
 
 from flap.results.configs import varying
-from flap.results.run_folder import Run
+from flap.results.run_folder import RunRecord
 from flap.results.study import Study
 
 
@@ -28,7 +28,7 @@ def notices(study: Study) -> Iterator[str]:
             yield f"Not measured alike: {key} is {' or '.join(values)}."
 
 
-def notes(runs: Mapping[str, Run]) -> Iterator[str]:
+def notes(runs: Mapping[str, RunRecord]) -> Iterator[str]:
     """Yield a sentence for each thing besides the config that should be equal among these (by letter) and is not."""
     facts = DataFrame([_facts(run) for run in runs.values()], index=[*runs], dtype=object)
     for name, values in facts.items():
@@ -38,7 +38,7 @@ def notes(runs: Mapping[str, Run]) -> Iterator[str]:
             yield f"Different {name}. {told}."
 
 
-def _facts(run: Run) -> dict[str, Any]:
+def _facts(run: RunRecord) -> dict[str, Any]:
     """Return what should be equal, by its name in the plural; None: it is not known."""
     versions = {f"versions of {library}": version for library, version in _versions(run).items()}
     model = run.report.get("config", {}).get("model", {}).get("name")
@@ -46,5 +46,5 @@ def _facts(run: Run) -> dict[str, Any]:
     return {"models": model or None, **versions, "commits": commit or None, "devices": device or None}
 
 
-def _versions(run: Run) -> dict[str, str]:
+def _versions(run: RunRecord) -> dict[str, str]:
     return dict(run.report.get("versions", {}))

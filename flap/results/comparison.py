@@ -17,11 +17,11 @@ from flap.results.comparability import notes
 from flap.results.configs import with_classes
 from flap.results.layer_widths import Layers, by_layer, overlaps
 from flap.results.noise import paired
-from flap.results.run_folder import Run, read_for_comparison
+from flap.results.run_folder import RunRecord, read_for_comparison
 from flap.results.study import measured
 from flap.results.tables import Entry, Table, texts
 
-Runs = Mapping[str, Run]  # by letter
+Runs = Mapping[str, RunRecord]  # by letter
 MARKED = {"clear": "[bold]{}[/bold]", "": "{}"}
 NOTE = (
     "±: standard error; that of a difference is paired by the documents or windows that both runs have seen. Bold: "

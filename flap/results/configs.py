@@ -7,13 +7,13 @@ from typing import Any
 from flap.reporting.resume import flat, is_bookkeeping
 
 CHOICES = ("model", "method", "metric", "structure", "ratio", "seed")  # other choices that differ are a run's `options`
-# what the fields of `Run` say; the names of classes, for which the choices stand; the name of each run
+# what the fields of `RunRecord` say; the names of classes, for which the choices stand; the name of each run
 SAID = (*CHOICES, "model.name", "run_name")
 NAMES = ("run_name", "checkpoint.dir")  # of a run: they do not change its result
 
 
 def flatten(config: Mapping[str, Any], choices: Mapping[str, Any]) -> dict[str, str]:
-    """Return the values of a config as text: "null", "true", "[128, 1024]"; without what the fields of `Run` say.
+    """Return the values of a config as text: "null", "true", "[128, 1024]"; without what the fields of `RunRecord` say.
 
     choices: those of the config's groups, {"compensation": "linear"}, which stand for the classes that they name.
     """

@@ -6,7 +6,7 @@ from itertools import zip_longest
 
 from flap.allocation import PruningPlan
 from flap.models import Pair
-from flap.results.run_folder import Run
+from flap.results.run_folder import RunRecord
 from flap.results.tables import Table, texts
 
 Widths = list[Pair[int]]
@@ -33,7 +33,7 @@ class Layers:
     errors: list[list[float | None]]
 
 
-def by_layer(runs: Sequence[Run], plans: Sequence[PruningPlan]) -> Layers:
+def by_layer(runs: Sequence[RunRecord], plans: Sequence[PruningPlan]) -> Layers:
     """Return the widths of the runs' layers."""
     known = [(run.report["layers"], plan) for run, plan in zip(runs, plans, strict=True) if run.kind == "run"]
     experts = _experts(*known[0]) if known else []

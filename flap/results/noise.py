@@ -7,13 +7,13 @@ from pandas import DataFrame
 
 from flap.evaluation.errors import Difference
 from flap.evaluation.kept import differences
-from flap.results.run_folder import Run
+from flap.results.run_folder import RunRecord
 from flap.results.study import Study
 
 Mark = Literal["best", "near", "clear", ""]  # "clear": a difference that is clear of the noise
 
 
-def paired(one: Run, other: Run, names: Iterable[str]) -> dict[str, Difference]:
+def paired(one: RunRecord, other: RunRecord, names: Iterable[str]) -> dict[str, Difference]:
     """Return the difference other - one of each number that both runs have kept of the same documents.
 
     That of an average over tasks is from those of its tasks, if both runs have averaged the same ones.

@@ -19,7 +19,7 @@ from flap.results.configs import CHOICES, varying
 from flap.results.layer_plots import draw_over_each_other
 from flap.results.plot_style import COLOURS, INK, MUTED, RULE, STYLE, as_svg
 from flap.results.plots import Plot
-from flap.results.run_folder import Run
+from flap.results.run_folder import RunRecord
 from flap.results.study import Study
 from flap.results.tables import choices, tabulate
 from flap.storage import write_text
@@ -103,7 +103,7 @@ def _rendered(template: str, **given: Any) -> str:
     return environment.get_template(template).render(**given)
 
 
-def _fields(names: list[str], run: Run) -> dict[str, str]:
+def _fields(names: list[str], run: RunRecord) -> dict[str, str]:
     """Return what a run is filtered by: the values of its choices and of the config keys that vary."""
     values = {name: getattr(run, name) if name in FILTERS else run.config.get(name) for name in names}
     return {name: str(value) for name, value in values.items() if value is not None}

@@ -27,7 +27,7 @@ EXPECTED = "expected the folder of a finished run, a checkpoint or a plan.json"
 
 
 @dataclass(frozen=True)
-class Run:
+class RunRecord:
     """One run, or what a checkpoint or a plan keeps of the run that made it.
 
     A choice is None if the files do not say it. `report` is report.json; of a checkpoint it has config, versions and
@@ -89,7 +89,7 @@ class Run:
         return (self.report.get(section) or {}).get(name)
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> RunRecord:
     """Return the run in a folder. If its status or report cannot be read it is "damaged", and `error` says why."""
     state, error, report = _read_result(folder)
     finished = state == "finished"
@@ -98,7 +98,7 @@ def read_run(folder: Path) -> Run:
     ratio = OmegaConf.select(config, "ratio")
     if ratio is None and finished:  # a run with a target: the share that it took
         ratio = report["ratio"]["realised_decoder"]
-    return Run(
+    return RunRecord(
         folder=folder.name,
         state=state,
         error=error,
@@ -117,15 +117,17 @@ def read_run(folder: Path) -> Run:
     )
 
 
-def read_for_comparison(path: Path) -> Run:
+def read_for_comparison(path: Path) -> RunRecord:
     """Return a finished run with its plan, a checkpoint, or a plan. Raises: ValueError: it is none of them."""
     if path.is_file():
-        return Run(str(path), plan=_plan(_json(path), path))
+        return RunRecord(str(path), plan=_plan(_json(path), path))
     if (path / STATUS).is_file() or (path / "report.json").is_file():
         return replace(_finished(path), folder=str(path), plan=_plan(_json(path / "plan.json"), path / "plan.json"))
     if (path / LABEL).is_file():
         label = _json(path / LABEL)
-        return Run(str(path), report=dict(label.get("provenance") or {}), plan=_plan(label.get("plan"), path / LABEL))
+        return RunRecord(
+            str(path), report=dict(label.get("provenance") or {}), plan=_plan(label.get("plan"), path / LABEL)
+        )
     runs = sorted(status.parent for status in path.glob(f"*/{STATUS}"))
     if runs:
         finished = [run for run in runs if read_state(run) == "finished"]
@@ -134,7 +136,7 @@ def read_for_comparison(path: Path) -> Run:
     raise ValueError(f"{path}: {'no run in it' if path.is_dir() else 'no such file or folder'}; {EXPECTED}")
 
 
-def _finished(folder: Path) -> Run:
+def _finished(folder: Path) -> RunRecord:
     run = read_run(folder)
     if run.state == "damaged":
         raise ValueError(f"{folder}/{run.error}; resume=false runs it again")
@@ -191,7 +193,7 @@ def _loaded(path: Path) -> Any:
 
 
 def _read_overrides(path: Path, config: DictConfig) -> dict[str, str]:
-    """Return the overrides of a run, {"calibration.num_samples": "32"}, without those that are fields of `Run`.
+    """Return the overrides of a run, {"calibration.num_samples": "32"}, without those that are fields of `RunRecord`.
 
     A value is taken from the run's config if it is there, because a restarted sweep overwrites Hydra's record of the
     overrides, also of a finished run that had other values.

@@ -11,7 +11,7 @@ from pandas import DataFrame
 
 from flap.reporting.numbers import is_efficiency, is_perplexity
 from flap.results.configs import CHOICES
-from flap.results.run_folder import Run
+from flap.results.run_folder import RunRecord
 
 SAID = ("cell", "state", "sweep", "model", "method", "metric", "structure", "options")
 SIZES = ("ratio", "realised_ratio", "seed", "parameters_after")
@@ -25,7 +25,7 @@ class Study:
 
     folder: Path  # where its files are written
     commands: tuple[str, ...]  # that started the sweeps, of those with a multirun.yaml
-    runs: tuple[Run, ...]
+    runs: tuple[RunRecord, ...]
     planned: int = 0  # how many runs the sweeps have once all have begun; 0: unknown
 
     @cached_property
@@ -49,7 +49,7 @@ class Study:
         return self.frame[self.frame.state == "finished"].astype(dict.fromkeys(numbers, float))
 
     @property
-    def finished(self) -> tuple[Run, ...]:
+    def finished(self) -> tuple[RunRecord, ...]:
         """The finished runs."""
         return self.of(self.results)
 
@@ -64,7 +64,7 @@ class Study:
         """The names of all measured numbers, as `measured` sorts them."""
         return measured(self.runs)
 
-    def of(self, rows: DataFrame) -> tuple[Run, ...]:
+    def of(self, rows: DataFrame) -> tuple[RunRecord, ...]:
         """Return the runs of rows of the frame."""
         return tuple(self.runs[i] for i in rows.index)
 
@@ -81,7 +81,7 @@ class Study:
         return sorted({*self.frame[name]} - {None, ""})
 
 
-def _row(run: Run) -> dict[str, Any]:
+def _row(run: RunRecord) -> dict[str, Any]:
     """Return what the frame has of a run, by column."""
     numbers = {
         f"{which}/{name}": value if isfinite(value) else "nan"
@@ -106,7 +106,7 @@ def _agreed(values: Iterable[str]) -> str:
     return distinct.pop() if len(distinct) == 1 else ""
 
 
-def measured(runs: Iterable[Run]) -> list[str]:
+def measured(runs: Iterable[RunRecord]) -> list[str]:
     """Return the names of the pruned models' numbers, no standard errors; perplexities first, efficiency last."""
     names = dict.fromkeys(name for run in runs for name in run.numbers("pruned") if not name.endswith("_stderr"))
     return sorted(names, key=lambda name: (not is_perplexity(name), is_efficiency(name)))

@@ -7,7 +7,7 @@ from os.path import relpath
 from pathlib import Path
 from typing import Any
 
-from flap.results.run_folder import Run, read_run
+from flap.results.run_folder import RunRecord, read_run
 from flap.results.study import Study, measured
 from flap.results.sweep_record import read_sweep
 from flap.storage.status import STATUS
@@ -46,7 +46,7 @@ def _names(folders: list[Path]) -> list[str]:
     return names if len({*names}) == len(names) else [str(folder) for folder in folders]
 
 
-def _read_sweep(folder: Path, waiting: bool) -> list[Run]:
+def _read_sweep(folder: Path, waiting: bool) -> list[RunRecord]:
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; expected that of a sweep, as multirun_outputs/<time>")
     runs = [read_run(path.parent) for path in sorted(folder.glob(f"*/{STATUS}"))]
@@ -58,16 +58,16 @@ def _read_sweep(folder: Path, waiting: bool) -> list[Run]:
     return [replace(run, error=damaged.get(run.folder, run.error)) for run in runs if not _repeated(run, runs)]
 
 
-def _repeated(run: Run, runs: list[Run]) -> bool:
+def _repeated(run: RunRecord, runs: list[RunRecord]) -> bool:
     """Return whether an unfinished run was run again under another job number, and finished."""
 
-    def job(run: Run) -> tuple[Any, ...]:
+    def job(run: RunRecord) -> tuple[Any, ...]:
         return run.folder.partition("_")[2], run.overrides
 
     return run.state != "finished" and any(other.state == "finished" and job(other) == job(run) for other in runs)
 
 
-def _with_options(runs: list[Run]) -> list[Run]:
+def _with_options(runs: list[RunRecord]) -> list[RunRecord]:
     """Return the runs with `options` set to the overrides that differ between them.
 
     What one sweep sets and another has by default is no difference.
@@ -85,7 +85,7 @@ def _selects_evaluation(key: str) -> bool:
     return key.startswith("eval.") and key.count(".") == 1
 
 
-def _rank(run: Run, number: str) -> tuple[Any, ...]:
+def _rank(run: RunRecord, number: str) -> tuple[Any, ...]:
     """Return the sort key of a run: finished first, then by ratio, by the number named `number`, and by folder."""
     quality = run.numbers("pruned").get(number, inf)
     return run.state != "finished", inf if run.ratio is None else run.ratio, quality, run.folder

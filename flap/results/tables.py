@@ -6,7 +6,7 @@ from math import isfinite
 from typing import NamedTuple
 
 from flap.results.noise import Mark, marks
-from flap.results.run_folder import Run
+from flap.results.run_folder import RunRecord
 from flap.results.study import Study
 
 CHOSEN = ("sweep", "model", "method", "metric", "structure", "options", "seed", "ratio")
@@ -64,7 +64,7 @@ def _choice(value: float | str | None) -> Entry:
     return Entry() if value is None else Entry(str(value), key=value)
 
 
-def _result(run: Run, name: str, which: str) -> Entry:
+def _result(run: RunRecord, name: str, which: str) -> Entry:
     """Return the value of a result column for a run's "pruned" or "dense" model."""
     dense, numbers = which == "dense", run.numbers(which)
     error = numbers.get(f"{name}_stderr")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from flap.reporting.numbers import is_efficiency
 from flap.results.pages import title
-from flap.results.run_folder import Run
+from flap.results.run_folder import RunRecord
 from flap.results.study import Study
 from flap.results.study_folders import read_study
 from flap.storage.files import write_text
@@ -53,7 +53,7 @@ def _workspace(entity: str, project: str, study: Study) -> "Workspace":
     return ws.Workspace(entity=entity, project=project, name=name, sections=_sections(study), runset_settings=runs)
 
 
-def _group(study: Study, run: Run) -> str:
+def _group(study: Study, run: RunRecord) -> str:
     """Return the group of a run: that of its config, else the name of its sweep's folder."""
     tracking = run.report.get("config", {}).get("tracking") or {}
     return str(tracking.get("group") or (study.folder / run.folder).resolve().parent.name)
