@@ -93,7 +93,7 @@ def _run(config: DictConfig, run_dir: Path) -> None:
         _record(config, run_dir)
     write_status(run_dir, "running")
     with progress_file(run_dir), tracking.start(asdict(checked), run_dir, _job_info(checked, run_dir)) as tracked:
-        report = run(checked, run_dir, more_to_come=in_one_process)
+        report = run(checked, run_dir, keep_dense=in_one_process)
         write_status(run_dir, "finished")
         tracked.finish(report)
     show(report)

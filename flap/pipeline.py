@@ -19,18 +19,18 @@ log = logging.getLogger(__name__)
 
 
 def run(
-    config: FlapConfig, run_dir: Path | None, more_to_come: bool = False, source: Source | Given | None = None
+    config: FlapConfig, run_dir: Path | None, keep_dense: bool = False, source: Source | Given | None = None
 ) -> Report:
     """Prune a model, evaluate it before and after, and return the report. Checks come before the weights are loaded.
 
-    more_to_come: this process may prune the same model again, so its dense weights may stay in memory.
+    keep_dense: this process may prune the same model again, so its dense weights may stay in memory.
     source: the model, if the caller has it already; `config.model` describes it. run_dir: the folder for report and
     plan; None: not written.
 
     Raises:
         ValueError: bad input, in one line that names the field.
     """
-    run, compressed = prepare(config, run_dir, source, keep_dense=more_to_come), None
+    run, compressed = prepare(config, run_dir, source, keep_dense=keep_dense), None
     with run.begun():
         model = run.stage(load)
         dense = run.stage(measure_dense, model)
@@ -41,11 +41,11 @@ def run(
         if config.checkpoint.save:
             model = run.stage(save, model, plan)
         run.stage(compare, model, plan, dense, compressed)
-    run.report.finish()
-    if run_dir is not None:
-        write(run, plan, run_dir)
-    if config.checkpoint.save:
-        write_card(run.target, model_card(run.report, run.target, base_facts(config.model.path)))
+        run.report.finish()
+        if run_dir is not None:
+            write(run, plan, run_dir)
+        if config.checkpoint.save:
+            write_card(run.target, model_card(run.report, run.target, base_facts(config.model.path)))
     return run.report
 
 
@@ -72,8 +72,8 @@ def write(run: Run, plan: PruningPlan, run_dir: Path) -> None:
         [text] = (text for text in run.texts[use].known if text.name == SELF)
         save_text(text, run_dir / f"{SELF}_{use}.jsonl")
     plan.save(run_dir / "plan.json")
-    write_text(run_dir / "report.md", markdown(run.report))
     run.report.save(run_dir / "report.json")
+    write_text(run_dir / "report.md", markdown(run.report))
     picture = run_dir / "layers.png"
     try:
         draw_layers(run.report, picture)

@@ -106,7 +106,7 @@ def deletions(hub: "HfApi", checkpoint: Path, repo: str) -> "list[CommitOperatio
     from flap.checkpoint.save import is_own
 
     new = files_of(checkpoint)
-    stale = [name for name in hub.list_repo_files(repo) if name not in new and is_own(name.partition("/")[0])]
+    stale = [name for name in hub.list_repo_files(repo) if name not in new and is_own(name)]
     return [CommitOperationDelete(path_in_repo=name) for name in stale]
 
 

@@ -21,6 +21,7 @@ COPIED = (
     "LICENSE",
     "examples/*.py",
     "experiments/**/*.md",
+    "experiments/**/*.py",
     "experiments/**/*.csv",
     "experiments/**/*.png",
 )

@@ -21,16 +21,18 @@ from flap.storage import read_json, to_json
 from flap.storage.files import atomic_directory
 
 LABEL = "flap.json"  # says that a directory is a checkpoint of this program
-OWN_FILES = (  # files and folders of a checkpoint's directory that this program writes, exports among them
+OWN_FOLDERS = ("mlx", "mlx-*bit", "onnx", "openvino")  # of exports in a checkpoint's directory
+OWN_FILES = (  # of a checkpoint's directory that this program writes
     "model*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*",
     "special_tokens_map.json", "added_tokens.json", "merges.txt", "vocab.*", "*.jinja", "*processor_config.json",
-    "modeling_flap.py", LABEL, "model-*.gguf", "Modelfile", "mlx", "mlx-*bit", "onnx", "openvino",
+    "modeling_flap.py", LABEL, "model-*.gguf", "Modelfile",
 )  # fmt: skip
 
 
 def is_own(name: str) -> bool:
-    """Return whether this program writes a file or folder of this name into a checkpoint's directory."""
-    return any(fnmatch(name, pattern) for pattern in OWN_FILES)
+    """Return whether this program writes a file of this path, or any in such a folder, into a checkpoint."""
+    first, _, rest = name.partition("/")
+    return any(fnmatch(first, pattern) for pattern in (OWN_FOLDERS if rest else OWN_FILES))
 
 
 class DifferentError(RuntimeError):
@@ -129,7 +131,7 @@ def save(
 def _carry_over(old: Path, new: Path) -> None:
     """Copy files that this program did not write from the checkpoint that is replaced to the new one."""
     for path in sorted(old.iterdir()) if old.is_dir() else ():
-        written = is_own(path.name) or is_ours(path)
+        written = is_own(f"{path.name}/*" if path.is_dir() else path.name) or is_ours(path)
         if not written and not (new / path.name).exists():
             copy = shutil.copytree if path.is_dir() else shutil.copy2
             copy(path, new / path.name)

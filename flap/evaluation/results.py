@@ -98,7 +98,7 @@ def _measurement(plain: Mapping[str, Any]) -> Measurement:
 def _read_documents(path: Path) -> dict[str, Documents]:
     try:
         return dict(_read_compressed(path))
-    except (OSError, EOFError, zlib.error, ValueError, TypeError):  # as above
+    except (OSError, EOFError, zlib.error, ValueError, TypeError):  # missing or damaged
         return {}
 
 

@@ -8,6 +8,7 @@ the matrices · C channels of a unit · L removed channels.
 
 import logging
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -58,13 +59,15 @@ class OBS(Metric):
     def score_units(self, weight_OI: Tensor, statistics: Statistics | None, columns_UC: Tensor) -> Tensor:
         """Return score_UC: the cost of each unit, divided evenly over its channels, in float32; higher = keep."""
         assert statistics is not None
-        for ridge in (self.ridge * 10.0**k for k in range(RIDGES)):
-            try:
-                cost_U = _costs_with(ridge, weight_OI, statistics, columns_UC)
-            except torch.linalg.LinAlgError:
+        for k in range(RIDGES):
+            ridge = self.ridge * 10.0**k
+            if k:
                 channels = columns_UC.numel()
-                log.warning("metric.ridge=%g is too small for these %d channels; trying ten times it", ridge, channels)
-            else:
+                log.warning(
+                    "metric.ridge=%g is too small for these %d channels; trying %g", ridge / 10, channels, ridge
+                )
+            with suppress(torch.linalg.LinAlgError):
+                cost_U = _costs_with(ridge, weight_OI, statistics, columns_UC)
                 return (cost_U / columns_UC.shape[1]).float()[:, None].expand(columns_UC.shape)
         raise ValueError(f"metric.ridge={self.ridge}: too small, as is {ridge:g}; try {max(0.01, 10 * ridge):g}")
 

@@ -184,16 +184,22 @@ class Given:
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """The identity of the model as it was given: class, config, and a digest of the weights.
+        """The identity of the model as it was given: class, config, and digests of weights and tokenizer.
 
         The caller may have changed the weights since they were read, so that their path says nothing. Reading them
         takes less time than one pass of calibration, and what is stored is found again for equal weights alone.
         """
-        config = digest(self.config.to_json_string(use_diff=False))
+        config, backend = (
+            digest(self.config.to_json_string(use_diff=False)),
+            getattr(self.tokenizer, "backend_tokenizer", None),
+        )
+        computed = {} if self.computed_in == self.dtype else {"computed_in": str(self.computed_in)}
         return {
             "model": type(self.model).__name__,
             "config": config,
             "weights": weights_digest(self.model),
+            "tokenizer": digest(backend.to_str() if backend else sorted(self.tokenizer.get_vocab().items())),
+            **computed,
             **_libraries(),
         }
 

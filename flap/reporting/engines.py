@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from flap.checkpoint.card import PLACE
+from flap.modeling.families import FAMILIES
 
 HEADING = "## Load it\n"
 TEXT = ("AutoModelForCausalLM", "AutoTokenizer")
 WHOLE = ("AutoModelForImageTextToText", "AutoProcessor")  # of a vision-language model
+NOT_IN_VLLM = ("falcon", "gpt2", "qwen3_next", "qwen3_5_text", "llama4_text", "falcon_h1")  # docs/exports.md says why
 REST = "`python -m flap.export --help` lists other formats that it can be converted to."
 
 
@@ -17,7 +20,7 @@ def loading(checkpoint: Path) -> str:
     trust, vision = "auto_map" in config, "vision_config" in config
     texts = {
         "transformers": _transformers(trust, *WHOLE if vision else TEXT),
-        "vLLM": "" if vision else _vllm(trust),
+        "vLLM": "" if vision or config["model_type"].removeprefix("flap_") in NOT_IN_VLLM else _vllm(trust, config),
         "llama.cpp": "\n\n".join(_llama_cpp(path.name) for path in sorted(checkpoint.glob("*.gguf"))),
         "Ollama": _code(f"ollama create NAME -f {PLACE}/Modelfile") if (checkpoint / "Modelfile").is_file() else "",
         "MLX": "\n\n".join(_mlx(path.parent.name) for path in sorted(checkpoint.glob("mlx*/config.json"))),
@@ -45,8 +48,10 @@ def _transformers(trust: bool, auto: str, preparing: str) -> str:
     return f"{code}\n\n{without}" if trust else code
 
 
-def _vllm(trust: bool) -> str:
-    needs = "With `pip install --no-deps flap-pruning` beside vLLM; without that package, add `--trust-remote-code`."
+def _vllm(trust: bool, config: dict[str, Any]) -> str:
+    needs = "With `pip install --no-deps flap-pruning` beside vLLM"
+    mixture = FAMILIES[config["model_type"].removeprefix("flap_")].experts  # its kernels need the package's experts
+    needs += "." if mixture else "; without that package, add `--trust-remote-code`."
     return _code(f"vllm serve {PLACE}") + (f"\n\n{needs}" if trust else "")
 
 

@@ -195,8 +195,7 @@ def _loaded(path: Path) -> Any:
 def _read_overrides(path: Path, config: DictConfig) -> dict[str, str]:
     """Return the overrides of a run, {"calibration.num_samples": "32"}, without those that are fields of `RunRecord`.
 
-    A value is taken from the run's config if it is there, because a restarted sweep overwrites Hydra's record of the
-    overrides, also of a finished run that had other values.
+    A value is taken from the run's config if it is there: the record has it as it was typed.
     """
     try:
         lines = [str(line) for line in _loaded(path) or ()]

@@ -59,8 +59,6 @@ def prepare(
     )  # fmt: skip
     if will_save:
         _check_room(run, adapter)
-    if results and not config.resume:
-        results.unlink(missing_ok=True)  # without resume, numbers of an earlier start are not used
     return run
 
 

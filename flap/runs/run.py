@@ -78,6 +78,8 @@ class Run(Ledger):
     def begun(self) -> Iterator[None]:
         """Set random states, the type of products, and the folder that an interrupted run resumes from."""
         self.introduce()
+        if self.suite.results and not self.config.resume:
+            self.suite.results.path.unlink(missing_ok=True)  # numbers of an earlier start are not used
         writes = any(windows.to_write is not None for windows in self.texts.values())
         resumes = self.source.placed.streams or ((self.choices.structure.measures or writes) and self.cache.enabled)
         source, report = self.source, self.report

@@ -22,7 +22,7 @@ LockState = Literal["held", "busy", "none"]
 
 @cache
 def _warn_once(field: str, folder: Path, error: str) -> None:
-    log.warning("%s: no lock in %s (%s); its work is not shared with other processes", field, folder, error)
+    log.warning("%s: no lock in %s (%s); processes there do not see one another", field, folder, error)
 
 
 def lock_of(folder: Path) -> Path:
@@ -61,4 +61,4 @@ def use(folder: Path) -> None:
     """Hold the lock of a folder until this process ends, together with other processes that use the folder."""
     with suppress(OSError):  # where no lock can be made, nothing is removed either
         descriptor = os.open(lock_of(folder), os.O_RDWR | os.O_CREAT, 0o666)
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)  # who clears the folder holds it for a moment

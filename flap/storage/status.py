@@ -28,7 +28,10 @@ def run_folder(folder: Path) -> Iterator[None]:
     """
     with file_lock(folder / LOCK, "hydra.run.dir") as lock:
         if lock == "busy":
-            raise ValueError(f"hydra.run.dir={folder}: another run is working there; name another folder, or wait")
+            raise ValueError(
+                f"hydra.run.dir={folder}: another run is working there; name another folder (hydra.run.dir, "
+                "hydra.sweep.dir), or wait"
+            )
         try:
             yield
         except Exception as error:

@@ -62,7 +62,11 @@ def _begun(folder: Path, key: Mapping[str, Any], resume: bool) -> Iterator[Path]
         if finished or not any(path.is_file() and path.name != LABEL for path in folder.rglob("*")):
             shutil.rmtree(folder, ignore_errors=True)  # on NFS, files that are still mapped go when they are no more
         else:
-            log.info("the work stays in %s: the same command goes on from it, with resume=false it begins anew", folder)
+            log.info(
+                "the work stays in %s: the same command goes on from it (with checkpoint.overwrite=true, if its "
+                "checkpoint is there already), with resume=false it begins anew",
+                folder,
+            )
 
 
 @contextmanager

@@ -206,7 +206,7 @@ def test_a_second_run_in_a_folder_is_refused_while_the_first_one_lives(
         second = quick_flap(*finished, "ratio=0.5", "resume=false")
     assert second.returncode == 1
     assert second.stderr.splitlines() == [
-        f"error: hydra.run.dir={run_dir}: another run is working there; name another folder, or wait"
+        f"error: hydra.run.dir={run_dir}: another run is working there; name another folder (hydra.run.dir, hydra.sweep.dir), or wait"
     ]
     assert contents(run_dir) == before
 
@@ -255,7 +255,7 @@ def test_a_folder_of_another_version_is_named(
 def test_a_name_with_a_slash_is_one_folder(quick_flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path) -> None:
     names = ("model.name=org/tiny", f"hydra.sweep.dir={tmp_path / 'sweep'}", "checkpoint.save=false")
     assert quick_flap("-m", *tiny(model_dir, text_file), *names, "ratio=0.2,0.4").returncode == 0
-    cells = read_study(tmp_path / "sweep").cells
+    cells = read_study(tmp_path / "sweep").runs
     assert [cell.folder for cell in cells] == [f"{i}_org-tiny_WIFV_AL-AM_r0.{2 * i + 2}_s0" for i in (0, 1)]
     assert {cell.model for cell in cells} == {"org/tiny"}
     again = quick_flap("-m", *tiny(model_dir, text_file), *names, "ratio=0.4")

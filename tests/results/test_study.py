@@ -129,7 +129,7 @@ def test_a_cell_that_was_run_again_under_another_number_is_not_missing(tmp_path:
 
 
 def test_a_finished_cell_is_told_by_its_own_config(tmp_path: Path, report: Plain) -> None:
-    """Started again with other values, Hydra's record in the folder is of those; the result is not."""
+    """Whatever Hydra's record in the folder says, the config of the result decides."""
     cells = [
         add_cell(tmp_path, report, "IFV", "AL-AM", 0.2, overrides=(f"calibration.num_samples={n}",)) for n in (2, 4)
     ]

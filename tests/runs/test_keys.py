@@ -47,14 +47,14 @@ def test_a_key_changes_with_what_its_result_depends_on(
 def test_a_killed_run_is_taken_up_by_the_same_version_on_the_same_device_alone(
     model_dir: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = prepare(composed(*tiny(model_dir, text_file), "model.device=cpu"), tmp_path)
-    elsewhere = replace(job, source=replace(job.source, device=torch.device("cuda")))
-    before = job.keys.workspace
+    run = prepare(composed(*tiny(model_dir, text_file), "model.device=cpu"), tmp_path)
+    elsewhere = replace(run, source=replace(run.source, device=torch.device("cuda")))
+    before = run.keys.workspace
     assert elsewhere.keys.workspace != before
     for version in ("WORKSPACE", "STATISTICS", "SCORES", "DIVERGENCES", "FITS", "WRITTEN"):
         with monkeypatch.context() as patch:
             patch.setattr(f"flap.runs.keys.{version}_VERSION", 1000)
-            assert job.keys.workspace != before
+            assert run.keys.workspace != before
 
 
 @pytest.mark.parametrize("name", ["statistics", "scores", "windows"])
@@ -135,6 +135,6 @@ def test_another_text_beside_images_is_another_key(model_dir: Path, text_file: P
     path = tmp_path / "text.txt"
     for text in (text_file.read_text(), text_file.read_text()[::-1]):
         path.write_text(text)
-        job = replace(prepare(composed(*tiny(model_dir, path)), tmp_path), images=images)
-        found.append(job.keys.statistics)
+        run = replace(prepare(composed(*tiny(model_dir, path)), tmp_path), images=images)
+        found.append(run.keys.statistics)
     assert found[0] != found[1]
