@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -163,6 +164,13 @@ def test_the_cache_knows_the_weights_of_a_model(
     assert reports[2].evaluation == reports[0].evaluation
     found = [report.inputs["model"] for report in reports]
     assert found[0] == found[2] != found[1] == alone.inputs["model"]
+
+
+def test_a_given_model_is_told_apart_by_its_tokenizer(tokenizer: PreTrainedTokenizerFast) -> None:
+    model, longer = tiny_model("llama-gqa"), deepcopy(tokenizer)
+    longer.add_tokens(["another"])
+    assert Given(model, tokenizer).fingerprint == Given(model, deepcopy(tokenizer)).fingerprint
+    assert Given(model, tokenizer).fingerprint != Given(model, longer).fingerprint
 
 
 @pytest.mark.parametrize("mask_only", ["false", "true"])

@@ -36,7 +36,7 @@ STALE = (
 )  # fmt: skip
 OTHERS = (
     "notes.md", "lora-of-mine/adapter_model.safetensors", "lora-of-mine/tokenizer.json", "adapter_config.json",
-    "adapter_model.safetensors", "mine.gguf", "figures/onnx", "dense/config.json",
+    "tokenizer-of-mine/notes.md", "adapter_model.safetensors", "mine.gguf", "figures/onnx", "dense/config.json",
 )  # fmt: skip
 
 

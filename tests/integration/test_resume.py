@@ -205,10 +205,19 @@ def test_a_second_run_in_a_folder_is_refused_while_the_first_one_lives(
     with run_folder(run_dir):
         second = quick_flap(*finished, "ratio=0.5", "resume=false")
     assert second.returncode == 1
-    assert second.stderr.splitlines() == [
-        f"error: hydra.run.dir={run_dir}: another run is working there; name another folder (hydra.run.dir, hydra.sweep.dir), or wait"
-    ]
+    told = "another run is working there; name another folder (hydra.run.dir, hydra.sweep.dir), or wait"
+    assert second.stderr.splitlines() == [f"error: hydra.run.dir={run_dir}: {told}"]
     assert contents(run_dir) == before
+
+
+def test_a_finished_run_with_a_checkpoint_elsewhere_runs_anew_without_resume(
+    quick_flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path
+) -> None:
+    places = (f"hydra.run.dir={tmp_path / 'run'}", f"checkpoint.dir={tmp_path / 'elsewhere'}")
+    for more in ((), ("resume=false",)):
+        done = quick_flap(*tiny(model_dir, text_file), *places, *more)
+        assert done.returncode == 0, done.stderr
+        assert read_state(tmp_path / "run") == "finished" and "done already" not in done.stderr
 
 
 def test_more_is_measured_in_the_folder_of_a_finished_run(quick_flap: Cli, finished: list[str], tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_it_names_the_base_and_its_licence(made: tuple[Report, Path]) -> None:
 
 
 def test_engines_are_named_whose_files_are_there(tmp_path: Path) -> None:
-    for config, trust in (("{}", False), ('{"auto_map": {}}', True)):
+    for config, trust in (('{"model_type": "llama"}', False), ('{"model_type": "flap_llama", "auto_map": {}}', True)):
         (tmp_path / "config.json").write_text(config)
         text = loading(tmp_path)
         assert ("trust_remote_code=True" in text) == ("add `--trust-remote-code`" in text) == trust
