@@ -6,6 +6,7 @@ Legend: N windows · T tokens a window.
 import json
 import logging
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +20,6 @@ from flap.recovery.processes import train_in_processes
 from flap.recovery.student import Student, mean_divergence
 from flap.recovery.trainable import trainable
 from flap.recovery.training import BEST, HISTORY, train
-from flap.storage import WorkFolder
 
 log = logging.getLogger(__name__)
 
@@ -29,18 +29,17 @@ def recover(
     model: PlacedModel,
     source: Source,
     tokens_NT: Tensor,
-    work: WorkFolder,
+    folder: Path,
     seed: int,
 ) -> dict[str, Any]:
     """Train the compressed model in place and return what the report says of it.
 
-    source: of the dense model. tokens_NT: see `recovery_windows`. work: an interrupted training resumes from it.
+    source: of the dense model. tokens_NT: see `recovery_windows`. folder: an interrupted training resumes from
+    it.
 
     Raises:
         ValueError: the predictions of the compressed model are not finite.
     """
-    folder = work.path
-    assert folder is not None
     folder.mkdir(parents=True, exist_ok=True)
     teacher, bf16 = source.open(), model.model.dtype == torch.bfloat16
     before = mean_divergence(model, teacher, tokens_NT[:HELD_OUT], recovery.batch_size)

@@ -46,9 +46,9 @@ def recover(run: Run, work: WorkFolder, model: PlacedModel, plan: PruningPlan) -
     """Train the compressed model in place to predict what the dense one predicts."""
     from flap.recovery.distillation import recover as train  # here: other runs do not wait for transformers' Trainer
 
-    assert run.choices.recovery and isinstance(run.source, Source)
+    place = (work / digest(plan.to_dict())).path
+    assert run.choices.recovery and isinstance(run.source, Source) and place
     [tokens_NT] = run.texts["recovery"].by_length
-    place = work / digest(plan.to_dict())
     run.report.recovery = train(run.choices.recovery, model, run.source, tokens_NT, place, run.config.seed)
 
 

@@ -87,7 +87,7 @@ def test_smaller_types(case: str, words: PreTrainedTokenizerFast, tmp_path: Path
 
 def test_the_docs_name_each_family_in_its_row() -> None:
     text = (Path(flap.__file__).parents[1] / "docs" / "exports.md").read_text()
-    lines = text.split("| what llama.cpp holds |")[1].split("\n\n")[0].splitlines()[2:]
+    lines = text.split("| llama.cpp supports |")[1].split("\n\n")[0].splitlines()[2:]
     rows = {cells[1].strip(): cells[3].strip().split(", ") for cells in (line.split("|") for line in lines)}
 
     def holds(row: GGUFArchitecture) -> str:

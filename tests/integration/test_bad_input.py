@@ -55,7 +55,7 @@ BEFORE_WEIGHTS = [
     ("eval.perplexity.datasets=null", "eval.perplexity.datasets=None: .*not Optional"),
     ("eval.perplexity.datasets={bad}/short.txt", "eval.perplexity.datasets.*short.txt.*list"),
     ("model.placement=stream checkpoint.save=false", "checkpoint.save=False: expected true with model.placement=strea"),
-    ("model.path={bad}/bloom", "model.path.*'bloom' is not supported; supported are .*llama, .*flap/models/families"),
+    ("model.path={bad}/bloom", "model.path.*'bloom' is not supported; supported are .*llama, .*flap/modeling/families"),
     ("model.path={bad}/absent", "model.path={bad}/absent: no model in a local directory or on the hub"),
     ("model.path={bad}/no-weights", "model.path={bad}/no-weights: no .*safetensors"),
     ("model.path={bad}/pickled", "model.path={bad}/pickled: no .*safetensors .*pickled weights are not read"),
@@ -235,6 +235,7 @@ def test_what_cannot_fit_is_refused_with_its_numbers(
 FULL = os.strerror(errno.ENOSPC)
 
 
+@pytest.mark.usefixtures("every_layer_is_recorded")
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, FULL), SafetensorError(f"I/O error: {FULL}")], ids=type)
 def test_a_disk_that_fills_up_leaves_nothing_and_costs_no_work(
     error: Exception, model_dir: Path, text_file: Path, bad: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -244,14 +245,12 @@ def test_a_disk_that_fills_up_leaves_nothing_and_costs_no_work(
             raise error
         save_file(tensors, path, **rest)
 
-    monkeypatch.setattr("flap.models.placement.shards.save_file", full)
-    monkeypatch.setattr(
-        "flap.models.placement.changed_layers.ChangedLayers.link", lambda *_: False
-    )  # a disk without hard links
     line = r"checkpoint.dir=.*: cannot be written, what was there stays \(.*No space left on device"
     base = [*tiny(model_dir, text_file), "model.placement=stream", f"cache_dir={tmp_path / 'cache'}"]
-    refused("", line, base, bad, tmp_path / "run")
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr("flap.models.placement.shards.save_file", full)
+        patch.setattr(ChangedLayers, "link", lambda *_: False)  # a disk without hard links
+        refused("", line, base, bad, tmp_path / "run")
     monkeypatch.setattr(ChangedLayers, "write", lambda *_: pytest.fail("a layer was pruned again"))
     run(composed(*base), tmp_path / "run")
 
