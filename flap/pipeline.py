@@ -34,6 +34,8 @@ def run(
     with run.begun():
         model = run.stage(load)
         dense = run.stage(measure_dense, model)
+        if in_time(config.target):
+            run.stage(time_layers, model)  # how much faster a request is with narrower layers
         plan = prune_in_sequence(run, model) if run.choices.in_sequence else prune(run, model)
         if run.choices.recovery is not None:
             compressed = run.stage(measure_compressed, model, plan)
@@ -51,8 +53,6 @@ def run(
 
 def prune(run: Run, model: PlacedModel) -> PruningPlan:
     """Remove units from a model in place, and return the plan that says which ones stay (FLAP, section 3)."""
-    if in_time(run.config.target):
-        run.stage(time_layers, model)  # how much faster a request is with narrower layers
     calibration = calibrate(run, model)  # statistics of the inputs of each output projection
     scores = run.stage(score, calibration)  # how much each unit matters
     plan = run.stage(allocate, calibration, scores)  # which units stay within the budget

@@ -91,11 +91,12 @@ def test_a_model_that_the_caller_has_loaded(tokenizer, text_file: Path) -> None:
     assert report.target["parameters"]["asked"] == 30_000
 
 
-def test_what_is_measured_stands_beside_what_was_asked(run_target: Run) -> None:
+@pytest.mark.parametrize("method", ["flap", "wanda_sp"])
+def test_what_is_measured_stands_beside_what_was_asked(method: str, run_target: Run) -> None:
     """A time that any machine keeps; the table and its bounds are in tests/evaluation/test_layer_times.py."""
     request = ["eval=efficiency", "eval.efficiency.prefill_len=8", "eval.efficiency.decode_len=2"]
     slow = ["target.latency_ms=1e7", "target.tokens_per_second=1e-6", "target.parameters=40e3"]
-    report = run_target(*request, "eval.efficiency.repeats=1", *slow)
+    report = run_target(f"method={method}", *request, "eval.efficiency.repeats=1", *slow)
     assert report.target["parameters"]["realised"] <= 40_000
     for name in ("latency_ms", "tokens_per_second"):
         assert report.target[name].keys() == {"asked", "dense", "realised", "measured"}
