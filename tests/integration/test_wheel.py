@@ -20,6 +20,8 @@ def test_the_wheel_runs_outside_the_checkout(tmp_path: Path) -> None:
     zipfile.ZipFile(wheel).extractall(site)
     shipped = {path.relative_to(site / "flap" / "conf") for path in (site / "flap" / "conf").rglob("*.yaml")}
     assert shipped == {path.relative_to(ROOT / "conf") for path in (ROOT / "conf").rglob("*.yaml")}
+    pages = {path.name for path in (ROOT / "flap" / "results").iterdir() if path.suffix in (".j2", ".css", ".js")}
+    assert pages and pages <= {path.name for path in (site / "flap" / "results").iterdir()}
     code = "import flap, flap.config; print(flap.__file__, flap.config.config_dir())"
     for command in (["-c", code], ["-m", "flap", "--cfg", "job"]):
         # the wheel's files come before the checkout's on the path
