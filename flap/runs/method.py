@@ -33,7 +33,10 @@ def calibrate(run: Run, model: PlacedModel) -> Calibration:
     """
     run.passes_before = model.passes
     for use in [use for use, known in run.texts.items() if known.to_write is not None]:
-        run.stage(write, model, use, Draft.of(run.texts[use], run.source.max_length))
+        written = run.stage(write, model, use, Draft.of(run.texts[use], run.source.max_length))
+        run.texts[use] = run.texts[use].written(text_of(written))
+        facts = {name: value for name, value in written.items() if name != "documents"}
+        run.report.own_text[use] = {**facts, "cache": run.states[write.name]}
     run.introduce()  # with what the model has written
     windows, images = run.windows, run.images.windows if run.images else ()
     by_length, texts = (windows.by_length, windows.text_by_length) if windows else ([], ())
@@ -47,14 +50,10 @@ def _written_key(run: Run, model: PlacedModel, use: str, draft: Draft) -> Mappin
     return {**run.source.fingerprint, "device": model.device.type, **draft.key}
 
 
-@stage("write")
-def write(run: Run, work: WorkFolder, model: PlacedModel, use: str, draft: Draft) -> None:
-    """Let the model write the text `self` for a use, which runs with the same model and options share."""
-    key = _written_key(run, model, use, draft)
-    written, state = run.cache.get(WRITTEN, key, lambda: write_text(model, draft, work / use))
-    run.texts[use] = run.texts[use].written(text_of(written))
-    facts = {name: value for name, value in written.items() if name != "documents"}
-    run.report.own_text[use] = {**facts, "cache": state}
+@stage("write", WRITTEN, _written_key)
+def write(run: Run, work: WorkFolder, model: PlacedModel, use: str, draft: Draft) -> dict[str, Any]:
+    """Return the text `self` for a use, as the model writes it; runs with the same model and options share it."""
+    return write_text(model, draft, work / use)
 
 
 @stage("calibrate", STATISTICS, lambda run, calibration: run.keys.statistics)
