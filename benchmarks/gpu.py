@@ -38,8 +38,8 @@ from flap.config import FlapConfig, ModelConfig, config_dir, one_line, typed
 from flap.models import Given, find_model, read_model
 from flap.models.devices import free_bytes
 from flap.pipeline import run
-from flap.reporting import device_name
-from flap.reporting.provenance import git_state, versions
+from flap.results import device_name
+from flap.results.provenance import git_state, versions
 from flap.runs.prepare import prepare
 from flap.search import Search
 from flap.storage import cache_root, write_text

@@ -21,7 +21,7 @@ from flap.config import FlapConfig, build, config_dir, explain, name_method, req
 from flap.importance import Metric
 from flap.models import Given
 from flap.pipeline import run
-from flap.reporting import Report
+from flap.results import Report
 
 FIXED = ("eval=none", "checkpoint.save=false", "use_cache=false", "run_name=flap.prune")  # unless overrides say more
 

@@ -70,7 +70,7 @@ def _run(config: DictConfig, run_dir: Path) -> None:
     checked, hydra_config = typed(config), HydraConfig.get()
     # imported here because --help and invalid values should not wait seconds for torch and transformers
     from flap.pipeline import run
-    from flap.reporting import show
+    from flap.results import show
     from flap.runs.forecast import forecast
     from flap.runs.prepare import prepare
 
@@ -110,7 +110,7 @@ def _quieten_libraries() -> None:
 
 def _done_already(config: FlapConfig, run_dir: Path, keep_dense: bool) -> bool:
     """Return whether this run has finished before, here or in a cell beside, on the same inputs; say where."""
-    from flap.reporting import changed_inputs, finished_run
+    from flap.results import changed_inputs, finished_run
     from flap.runs.prepare import prepare
 
     if (done := finished_run(run_dir, _cells_beside(run_dir, config), asdict(config))) is None:

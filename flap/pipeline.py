@@ -8,7 +8,7 @@ from flap.checkpoint.card import write_card
 from flap.config import FlapConfig, in_time, one_line
 from flap.data import SELF, save_text
 from flap.models import Given, PlacedModel, Source, base_facts
-from flap.reporting import Report, draw_layers, markdown, model_card
+from flap.results import Report, draw_layers, markdown, model_card
 from flap.runs import Run
 from flap.runs.method import allocate, calibrate, compress, prune_layers, score, time_layers
 from flap.runs.prepare import prepare

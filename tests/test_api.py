@@ -35,7 +35,7 @@ from flap.config import config_dir
 from flap.importance import WIFV, Metric, Random
 from flap.models import Given, adapt
 from flap.pipeline import run
-from flap.reporting import Report
+from flap.results import Report
 from tests.cases import ARCHITECTURES, tiny_model, tokens
 from tests.helpers.runs import composed, tiny
 

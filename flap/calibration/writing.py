@@ -24,11 +24,11 @@ from flap.calibration.sampling import (
     sample,
     without_bos,
 )
-from flap.console.progress import progress
 from flap.data import SELF, Part, Text, Windows
 from flap.data.random_state import seeded
 from flap.models import PlacedModel
 from flap.storage import NOT_KEPT, Kind, Notes, WorkFolder, as_json
+from flap.storage.progress import progress
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax
 
-from flap.console.progress import progress
 from flap.evaluation.base import Measurement, Task
 from flap.evaluation.errors import averaged
 from flap.evaluation.layer_errors import first_tokens, layer_errors, layer_outputs
@@ -24,6 +23,7 @@ from flap.evaluation.perplexity import chunk_size
 from flap.models import ModelAdapter, PlacedModel
 from flap.models.hidden_files import HiddenFiles
 from flap.search.divergence import divergence
+from flap.storage.progress import progress
 
 COPIES = 4  # as large as the logits of one model, of which perplexity has one: both models', and what is made of them
 

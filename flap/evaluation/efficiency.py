@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from flap.config import require
-from flap.console.progress import progress
 from flap.evaluation.base import Comparison, Evaluator, Numbers, Task
 from flap.evaluation.request import generate, macs, peak_bytes, request_seconds, weight_bytes
 from flap.models import distinct_parameters, running_device
+from flap.storage.progress import progress
 
 
 @dataclass(frozen=True)

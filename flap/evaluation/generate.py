@@ -14,10 +14,10 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from flap.calibration.sampling import plain_generation
 from flap.calibration.writing import repetition
 from flap.config import require
-from flap.console.progress import progress
 from flap.evaluation.base import Evaluator, Measurement, Task
 from flap.evaluation.errors import averaged
 from flap.models import PlacedModel, running_device
+from flap.storage.progress import progress
 
 PROMPTS = (
     "The capital of France is",

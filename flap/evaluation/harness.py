@@ -14,10 +14,10 @@ from typing import Any
 import datasets
 from transformers import PreTrainedTokenizerBase
 
-from flap.console.progress import progress
 from flap.data.random_state import seeded
 from flap.evaluation.base import Better, Measurement, Numbers
 from flap.models import PlacedModel
+from flap.storage.progress import progress
 
 Samples = Mapping[str, list[dict[str, Any]]]  # lm-eval's log: by task, an entry for each document (and filter)
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from flap.console.progress import progress
 from flap.evaluation.base import Measurement, Task
 from flap.evaluation.on_texts import OnTexts
 from flap.models import ModelAdapter, PlacedModel
+from flap.storage.progress import progress
 
 # The size of the logits in memory: positions are scored in chunks of this size, whatever the vocabulary.
 LOGITS_BYTES = 2**28

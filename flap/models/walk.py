@@ -8,11 +8,11 @@ from itertools import chain
 
 from torch import Tensor, nn
 
-from flap.console.progress import progress
 from flap.models.forward import Batch, Call, enter, moved, tokens_of
 from flap.models.hidden_files import HiddenFiles
 from flap.models.placement.base import PlacedModel
 from flap.storage import NOT_KEPT, WorkFolder
+from flap.storage.progress import progress
 
 Key = int | tuple[int, ...]  # of windows that share their calls
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
-from flap.console.progress import progress
 from flap.models import PlacedModel
+from flap.storage.progress import progress
 
 # The size of the float32 logits of a chunk of positions; the loss has a few tensors of it at a time.
 LOGITS_BYTES = 2**26

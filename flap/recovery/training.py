@@ -15,10 +15,10 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from flap.console.progress import progress
 from flap.recovery.base import HELD_OUT, Recovery
 from flap.recovery.student import Student
 from flap.storage.files import atomic_file, write_text
+from flap.storage.progress import progress
 
 BEST, HISTORY = "best.safetensors", "history.json"
 

@@ -11,14 +11,14 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
 
-from flap.reporting.numbers import change, is_efficiency, side_by_side
-from flap.reporting.table import console_table, measured_number
 from flap.results.comparability import notes
 from flap.results.configs import with_classes
 from flap.results.layer_widths import Layers, by_layer, overlaps
 from flap.results.noise import paired
+from flap.results.numbers import change, is_efficiency, side_by_side
 from flap.results.run_folder import RunRecord, read_for_comparison
 from flap.results.study import measured
+from flap.results.table import console_table, measured_number
 from flap.results.tables import Entry, Table, texts
 
 Runs = Mapping[str, RunRecord]  # by letter

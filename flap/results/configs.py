@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from flap.reporting.resume import flat, is_bookkeeping
+from flap.results.resume import flat, is_bookkeeping
 
 CHOICES = ("model", "method", "metric", "structure", "ratio", "seed")  # other choices that differ are a run's `options`
 # what the fields of `RunRecord` say; the names of classes, for which the choices stand; the name of each run

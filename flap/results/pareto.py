@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from matplotlib.ticker import EngFormatter
 
-from flap.reporting.numbers import is_perplexity
+from flap.results.numbers import is_perplexity
 from flap.results.plot_style import INK, MUTED
 from flap.results.series import Series, styles
 from flap.results.study import Study

@@ -14,8 +14,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from pandas import DataFrame
 
-from flap.reporting.numbers import is_perplexity
 from flap.results.layer_plots import draw_errors, draw_kept
+from flap.results.numbers import is_perplexity
 from flap.results.pareto import COSTS, fronts, quality_over
 from flap.results.plot_style import INK, MUTED, STYLE, as_svg
 from flap.results.series import Series, palette, series_of, styles

@@ -13,11 +13,11 @@ from flap.allocation import PruningPlan
 from flap.checkpoint.save import LABEL
 from flap.evaluation.kept import Kept, kept_documents
 from flap.evaluation.results import RESULTS, Results
-from flap.reporting.contents import read_checked
-from flap.reporting.numbers import domain_of
-from flap.reporting.report import read_report
-from flap.reporting.resume import is_bookkeeping
 from flap.results.configs import CHOICES, flatten
+from flap.results.contents import read_checked
+from flap.results.numbers import domain_of
+from flap.results.report import read_report
+from flap.results.resume import is_bookkeeping
 from flap.storage.progress_file import read_progress
 from flap.storage.status import STATUS, STATUS_SCHEMA, read_state
 

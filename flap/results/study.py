@@ -9,8 +9,8 @@ from typing import Any
 
 from pandas import DataFrame
 
-from flap.reporting.numbers import is_efficiency, is_perplexity
 from flap.results.configs import CHOICES
+from flap.results.numbers import is_efficiency, is_perplexity
 from flap.results.run_folder import RunRecord
 
 SAID = ("cell", "state", "sweep", "model", "method", "metric", "structure", "options")

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from flap.reporting.table import markdown_table
 from flap.results.pages import study_page, title
 from flap.results.plots import Plot, draw
 from flap.results.study import Study
 from flap.results.study_folders import distinct, read_study
+from flap.results.table import markdown_table
 from flap.results.tables import tabulate
 from flap.storage.files import atomic_file
 

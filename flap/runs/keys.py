@@ -14,7 +14,7 @@ from flap.config import FlapConfig
 from flap.data import SELF, Windows
 from flap.importance import SCORES_VERSION
 from flap.models import Given, Source
-from flap.reporting import described, device_name
+from flap.results import described, device_name
 from flap.runs.choices import Choices
 from flap.storage import digest
 

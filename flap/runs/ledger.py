@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from flap.reporting import Report
+from flap.results import Report
 from flap.storage import NOT_KEPT, Cache, Kind, WorkFolder
 
 T = TypeVar("T")

@@ -15,8 +15,8 @@ from flap.config import in_time
 from flap.evaluation.layer_times import LayerTimes
 from flap.importance import SCORES, SCORES_VERSION, Scores
 from flap.models import PlacedModel
-from flap.reporting import described
-from flap.reporting.counts import count_pruned
+from flap.results import described
+from flap.results.counts import count_pruned
 from flap.runs.keys import DIVERGENCES_VERSION
 from flap.runs.ledger import stage
 from flap.runs.run import Run

@@ -8,8 +8,8 @@ from flap.checkpoint.save import save as save_checkpoint
 from flap.evaluation import Measurement
 from flap.export.gguf import export_gguf
 from flap.models import PlacedModel, Source, adapt
-from flap.reporting import device_name
-from flap.reporting.counts import count_dense
+from flap.results import device_name
+from flap.results.counts import count_dense
 from flap.runs.ledger import stage
 from flap.runs.run import Run
 from flap.storage import WorkFolder, digest

@@ -1,4 +1,4 @@
-"""Files on disk: the cache, atomic files and directories, notes, and the status of a run."""
+"""What a run writes and tells while it works: the cache, atomic files, notes, its status, and progress."""
 
 from flap.storage.cache import Cache, Kind, as_json, digest
 from flap.storage.files import cache_root, write_text

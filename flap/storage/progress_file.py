@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from flap.console.progress import Step, listening
+from flap.storage.progress import Step, listening
 
 PROGRESS = "progress.json"
 WIDTH = 200  # characters: each state replaces the one before as a whole, in one write

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from flap.reporting.report import Report
+from flap.results.report import Report
 from flap.tracking.records import legal_id
 
 if TYPE_CHECKING:

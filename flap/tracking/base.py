@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flap.reporting.report import Report
+from flap.results.report import Report
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flap.config.messages import one_line
-from flap.console.progress import Step
-from flap.reporting.report import Report
+from flap.results.report import Report
+from flap.storage.progress import Step
 from flap.tracking.artifacts import log_lineage, log_report
 from flap.tracking.base import JobInfo, TrackedRun
 from flap.tracking.login import resolve_mode

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from flap.reporting.report import Report
+from flap.results.report import Report
 from flap.storage.files import write_text
 
 

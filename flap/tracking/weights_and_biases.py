@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flap.console.progress import listening
+from flap.storage.progress import listening
 from flap.tracking.base import JobInfo, TrackedRun, Tracking
 from flap.tracking.login import MODES, environment, require_key
 from flap.tracking.mirror import Mirror

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flap.reporting.numbers import is_efficiency
+from flap.results.numbers import is_efficiency
 from flap.results.pages import title
 from flap.results.run_folder import RunRecord
 from flap.results.study import Study

@@ -15,7 +15,7 @@ import flap
 from flap.estimation.operations import linear_fit
 from flap.models import adapt
 from flap.models.shapes import BlockShape
-from flap.reporting import Report
+from flap.results import Report
 from flap.runs.forecast import Forecast
 from tests.cases import tiny_model, tokens
 from tests.estimation.conftest import Foretell

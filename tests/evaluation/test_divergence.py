@@ -13,7 +13,7 @@ from flap.evaluation.divergence import compare, final_states
 from flap.evaluation.layer_errors import first_tokens, layer_errors, layer_outputs
 from flap.models import OnDisk, PlacedModel, Resident
 from flap.pipeline import run
-from flap.reporting import Report
+from flap.results import Report
 from tests.cases import ARCHITECTURES, VOCAB, tiny_model, tokens
 from tests.helpers.placed import placed_at
 from tests.helpers.runs import composed, tiny

@@ -13,7 +13,7 @@ from flap.calibration.writing import repetition
 from flap.evaluation import Generate
 from flap.evaluation.generate import continuation
 from flap.models import Resident
-from flap.reporting import Report
+from flap.results import Report
 from tests.cases import tiny_model
 from tests.helpers.runs import run_tiny
 

@@ -6,7 +6,7 @@ import pytest
 
 from flap.models import OnDisk, PlacedModel
 from flap.pipeline import run
-from flap.reporting import Report
+from flap.results import Report
 from tests.helpers.runs import composed, tiny
 from tests.helpers.zero_shot_toys import only_toys
 

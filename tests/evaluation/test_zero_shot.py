@@ -15,13 +15,13 @@ from lm_eval.api import task as lm_eval_task
 from lm_eval.models import huggingface
 from transformers import PreTrainedTokenizerFast
 
-from flap.console.progress import Step, listening
 from flap.evaluation import Measurement, Suite
 from flap.evaluation.harness import flatten
 from flap.evaluation.results import Results
 from flap.evaluation.zero_shot import ZeroShot
 from flap.models import Resident
-from flap.reporting import Report
+from flap.results import Report
+from flap.storage.progress import Step, listening
 from tests.cases import tiny_model
 from tests.helpers.zero_shot_toys import by_hand, log_likelihoods, mean, only_toys
 

@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 
 from flap.config import FlapConfig, config_dir, typed
 from flap.pipeline import run
-from flap.reporting import Report
+from flap.results import Report
 
 
 def tiny(model_dir: Path, text_file: Path) -> list[str]:

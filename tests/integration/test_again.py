@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from flap.checkpoint.convert import become_checkpointable
 from flap.models import Resident
-from flap.reporting import Report
+from flap.results import Report
 from tests.compression.test_emptied import emptied
 
 

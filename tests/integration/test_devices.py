@@ -30,7 +30,7 @@ from flap.evaluation.perplexity import perplexity, window_losses
 from flap.importance import OBS, score_layers
 from flap.models import PlacedModel, Resident, Source, Spread, find_model
 from flap.pipeline import run
-from flap.reporting import Report
+from flap.results import Report
 from flap.search import PlanDivergence
 from flap.search.divergence import dense_plan
 from flap.storage import WorkFolder

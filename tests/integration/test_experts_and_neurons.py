@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 from flap.checkpoint.load import load
 from flap.models import adapt
 from flap.pipeline import run
-from flap.reporting import Report
+from flap.results import Report
 from tests.cases import random_model
 from tests.helpers.runs import composed, tiny
 from tests.models.test_whole_experts import EXPERTS, config_of

@@ -10,7 +10,7 @@ import pytest
 from flap.allocation import PruningPlan
 from flap.data import read_text
 from flap.models import PLACEMENTS
-from flap.reporting import Report, markdown
+from flap.results import Report, markdown
 from tests.helpers.killed import start
 from tests.helpers.runs import tiny
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from flap.models import OnDisk
 from flap.pipeline import run
-from flap.reporting import Report
+from flap.results import Report
 from tests.calibration.test_images import draw, processor
 from tests.cases import random_model, tiny_model
 from tests.helpers.runs import composed, tiny

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flap.reporting import Report
+from flap.results import Report
 from tests.helpers.network_files import as_on_nfs
 
 

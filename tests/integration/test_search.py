@@ -20,7 +20,7 @@ from flap.calibration import Calibration, LayerStatistics
 from flap.compression import LinearCompensation
 from flap.models import Given, Resident
 from flap.pipeline import run
-from flap.reporting.notices import notices
+from flap.results.notices import notices
 from flap.runs.method import allocate, calibrate, score
 from flap.runs.prepare import prepare
 from flap.runs.stages import load

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 
 import flap
 from flap.pipeline import run
-from flap.reporting import Report
-from flap.reporting.table import tables
+from flap.results import Report
+from flap.results.table import tables
 from flap.runs.forecast import forecast
 from tests.cases import tiny_model
 from tests.helpers.runs import composed, tiny

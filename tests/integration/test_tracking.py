@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 
-from flap.reporting import Report
+from flap.results import Report
 from flap.tracking import summary
 from tests.helpers.runs import tiny
 from tests.helpers.wandb_records import recorded

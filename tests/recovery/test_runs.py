@@ -15,7 +15,7 @@ from flap.models import Source
 from flap.pipeline import run
 from flap.recovery import memory, training
 from flap.recovery.training import Bar
-from flap.reporting import Report, markdown
+from flap.results import Report, markdown
 from flap.runs.prepare import prepare
 from tests.cases import tiny_model
 from tests.helpers.runs import composed, tiny

@@ -3,7 +3,7 @@ from collections.abc import Callable
 
 import pytest
 
-from flap.reporting import Report
+from flap.results import Report
 from tests.helpers.browser import browser
 from tests.helpers.runs import run_tiny
 from tests.helpers.study_grid import Report as Plain

@@ -13,7 +13,7 @@ import numpy
 import pytest
 
 from flap.compare import main
-from flap.reporting import Report
+from flap.results import Report
 from flap.results.comparison import Comparison, compare, relative
 from flap.results.tables import Entry, Table
 from flap.storage import write_status

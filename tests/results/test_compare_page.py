@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import Browser
 
 from flap.compare import main
-from flap.reporting import Report
+from flap.results import Report
 from tests.helpers.browser import opened
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flap.console.progress import progress
+from flap.storage.progress import progress
 from flap.storage.progress_file import PROGRESS, progress_file, read_progress
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from flap.reporting import Report
+from flap.results import Report
 from tests.helpers.runs import run_tiny
 
 __all__ = ["run_tiny"]

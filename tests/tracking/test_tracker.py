@@ -17,8 +17,8 @@ import pytest
 import wandb
 
 from flap.config import build
-from flap.console.progress import progress
-from flap.reporting import Report
+from flap.results import Report
+from flap.storage.progress import progress
 from flap.tracking import JobInfo, NoTracking, Wandb, kept_id, legal_id, mirror
 from tests.helpers.runs import composed
 from tests.helpers.wandb_records import Recorded, recorded

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from flap.console.progress import progress
 from flap.models.devices import ROOM_TO_RUN, free_bytes
 from flap.models.forward import Batch, moved, run, tokens_of
 from flap.models.placement.base import PlacedModel, Weights
 from flap.storage import WorkFolder
+from flap.storage.progress import progress
 
 
 class InMemory(PlacedModel):

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from flap.allocation import PruningPlan
-from flap.reporting import Report
+from flap.results import Report
 from tests.cases import STRUCTURES
 
 CHOICES = [

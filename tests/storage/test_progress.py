@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from flap.console.progress import progress
+from flap.storage.progress import progress
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_outside_a_terminal_the_log_says_how_long_a_step_takes(
 ) -> None:
     clock = count(step=seconds)  # each item takes so long
     monkeypatch.setattr(
-        import_module("flap.console.progress"), "time", SimpleNamespace(perf_counter=lambda: next(clock))
+        import_module("flap.storage.progress"), "time", SimpleNamespace(perf_counter=lambda: next(clock))
     )
     monkeypatch.setenv("FORCE_COLOR", "1" if terminal else "")
     with caplog.at_level(logging.INFO, "flap"):

@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 
 from flap import pipeline
 from flap.allocation import PruningPlan
-from flap.reporting import Report, draw_layers, markdown, show
-from flap.reporting.notices import notices
-from flap.reporting.table import tables
+from flap.results import Report, draw_layers, markdown, show
+from flap.results.notices import notices
+from flap.results.table import tables
 
 # section 3 of the design: what programs may rely on
 SCHEMA_1: dict[str, set[str]] = {

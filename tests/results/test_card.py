@@ -12,8 +12,8 @@ from huggingface_hub import ModelCard
 
 from flap.checkpoint.card import CARD, MARK, PLACE
 from flap.models import base_facts
-from flap.reporting import Report, model_card
-from flap.reporting.engines import loading
+from flap.results import Report, model_card
+from flap.results.engines import loading
 from tests.cases import tokens
 
 APACHE = {"base_model": "org/dense", "license": "apache-2.0", "language": "en"}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flap.checkpoint.save import label_of
-from flap.reporting.report import Report
+from flap.results.report import Report
 from flap.storage import read_json, to_json
 from flap.storage.status import read_state
 

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from flap.reporting.notices import notices
-from flap.reporting.numbers import change, decimals, domain_of, side_by_side
-from flap.reporting.report import Report
+from flap.results.notices import notices
+from flap.results.numbers import change, decimals, domain_of, side_by_side
+from flap.results.report import Report
 
 Row = tuple[str, ...]
 UNITS = {"query_heads": "query heads", "kv_heads": "KV heads", "neurons": "neurons", "experts": "experts"}

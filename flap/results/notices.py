@@ -2,8 +2,8 @@
 
 from statistics import median
 
-from flap.reporting.numbers import domain_of
-from flap.reporting.report import Report
+from flap.results.numbers import domain_of
+from flap.results.report import Report
 
 MOST_NAMES = 12  # of blocks in one sentence
 

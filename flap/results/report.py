@@ -15,8 +15,8 @@ from flap.evaluation import Measurement
 from flap.evaluation.base import Better
 from flap.evaluation.errors import averaged_differences, paired_differences
 from flap.models.devices import gpus
-from flap.reporting.contents import missing, read_checked
-from flap.reporting.provenance import git_state, versions
+from flap.results.contents import missing, read_checked
+from flap.results.provenance import git_state, versions
 from flap.storage.files import write_text
 from flap.storage.json_files import infinite, to_json
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from flap.reporting.report import Report
+from flap.results.report import Report
 
 KEPT, REMOVED, ERROR = "#2a6f97", "#dbe4ea", "#D55E00"
 

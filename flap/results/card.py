@@ -8,11 +8,11 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from omegaconf import OmegaConf
 
 from flap.checkpoint.card import MARK, without_folders
-from flap.reporting.engines import loading
-from flap.reporting.notices import notices
-from flap.reporting.numbers import is_efficiency
-from flap.reporting.report import Report
-from flap.reporting.table import Row, markdown_table, measured, sizes
+from flap.results.engines import loading
+from flap.results.notices import notices
+from flap.results.numbers import is_efficiency
+from flap.results.report import Report
+from flap.results.table import Row, markdown_table, measured, sizes
 
 TAGS = ["flap", "pruning", "structured-pruning"]
 MADE_WITH = (

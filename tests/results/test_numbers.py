@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from flap.reporting.numbers import change, domain_of, side_by_side
+from flap.results.numbers import change, domain_of, side_by_side
 
 DOMAINS = {
     "a/perplexity@128": "other", "b/divergence@128": "calibration", "boolq": "calibration", "piqa": "other",

@@ -1,1 +1,0 @@
-"""The console output of a run: progress bars and log lines."""
