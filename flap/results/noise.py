@@ -1,7 +1,6 @@
 """Whether a difference between runs is real: paired differences, and the marks of what is best, clear of the noise."""
 
 from collections.abc import Iterable, Iterator
-from typing import Literal
 
 from pandas import DataFrame
 
@@ -9,8 +8,7 @@ from flap.evaluation.errors import Difference
 from flap.evaluation.kept import differences
 from flap.results.run_folder import RunRecord
 from flap.results.study import Study
-
-Mark = Literal["best", "near", "clear", ""]  # "clear": a difference that is clear of the noise
+from flap.results.tables import Mark
 
 
 def paired(one: RunRecord, other: RunRecord, names: Iterable[str]) -> dict[str, Difference]:

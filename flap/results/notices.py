@@ -2,7 +2,7 @@
 
 from statistics import median
 
-from flap.results.numbers import domain_of
+from flap.results.number_texts import domain_of
 from flap.results.report import Report
 
 MOST_NAMES = 12  # of blocks in one sentence

@@ -15,10 +15,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from pandas import DataFrame
 
 from flap.results.layer_plots import draw_errors, draw_kept
-from flap.results.numbers import is_perplexity
+from flap.results.number_texts import is_perplexity
 from flap.results.pareto import COSTS, fronts, quality_over
-from flap.results.plot_style import INK, MUTED, STYLE, as_svg
-from flap.results.series import Series, palette, series_of, styles
+from flap.results.series import INK, MUTED, STYLE, Series, as_svg, palette, series_of, styles
 from flap.results.study import Study
 
 AVERAGE = "zero_shot/average"

@@ -13,11 +13,9 @@ from flap.allocation import PruningPlan
 from flap.checkpoint.save import LABEL
 from flap.evaluation.kept import Kept, kept_documents
 from flap.evaluation.results import RESULTS, Results
-from flap.results.configs import CHOICES, flatten
-from flap.results.contents import read_checked
-from flap.results.numbers import domain_of
-from flap.results.report import read_report
-from flap.results.resume import is_bookkeeping
+from flap.results.configs import CHOICES, flatten, is_bookkeeping
+from flap.results.number_texts import domain_of
+from flap.results.report import read_checked, read_report
 from flap.storage.progress_file import read_progress
 from flap.storage.status import STATUS, STATUS_SCHEMA, read_state
 

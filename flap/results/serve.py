@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 from flap.evaluation.results import RESULTS
 from flap.results.plots import Plot, draw
 from flap.results.study_files import files
-from flap.results.study_folders import read_study
+from flap.results.sweep_folders import read_study
 from flap.storage.progress_file import PROGRESS
 from flap.storage.status import STATUS
 

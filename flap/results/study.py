@@ -10,7 +10,7 @@ from typing import Any
 from pandas import DataFrame
 
 from flap.results.configs import CHOICES
-from flap.results.numbers import is_efficiency, is_perplexity
+from flap.results.number_texts import is_efficiency, is_perplexity
 from flap.results.run_folder import RunRecord
 
 SAID = ("cell", "state", "sweep", "model", "method", "metric", "structure", "options")

@@ -16,7 +16,7 @@ from flap.evaluation.layer_times import LayerTimes
 from flap.importance import SCORES, SCORES_VERSION, Scores
 from flap.models import PlacedModel
 from flap.results import described
-from flap.results.counts import count_pruned
+from flap.results.model_sizes import count_pruned
 from flap.runs.keys import DIVERGENCES_VERSION
 from flap.runs.ledger import stage
 from flap.runs.run import Run

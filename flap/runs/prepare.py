@@ -11,7 +11,7 @@ from flap.export.gguf import GGUFChanges, check_export, source_gguf
 from flap.models import Given, ModelAdapter, Source, adapt, find_model
 from flap.recovery import check_room_to_train
 from flap.results import Report, described
-from flap.results.resume import changes_of_the_model, differences
+from flap.results.configs import changes_of_the_model, differences
 from flap.runs.checks import check_budget, check_comparable, check_timed, check_trainable
 from flap.runs.choices import Choices, choose
 from flap.runs.forecast import Forecast

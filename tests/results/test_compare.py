@@ -14,7 +14,8 @@ import pytest
 
 from flap.compare import main
 from flap.results import Report
-from flap.results.comparison import Comparison, compare, relative
+from flap.results.comparison import Comparison, compare
+from flap.results.number_texts import relative
 from flap.results.tables import Entry, Table
 from flap.storage import write_status
 

@@ -20,8 +20,8 @@ from flap.results.layer_plots import draw_errors, draw_kept
 from flap.results.plots import draw
 from flap.results.series import OWN, series_of
 from flap.results.study_files import write_study
-from flap.results.study_folders import read_study
-from flap.results.tables import tabulate
+from flap.results.study_table import tabulate
+from flap.results.sweep_folders import read_study
 from flap.study import main
 from flap.sweeps.callbacks import StudyCallback, write_open_study
 from flap.tracking import Wandb

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flap.results.sweep_record import read_sweep
+from flap.results.sweep_folders import read_sweep
 
 BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 

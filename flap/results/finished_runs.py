@@ -7,21 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from flap.checkpoint.save import label_of
+from flap.results.configs import changes_of_the_model, differences
 from flap.results.report import Report
 from flap.storage import read_json, to_json
 from flap.storage.status import read_state
 
 log = logging.getLogger(__name__)
-
-# keys that do not change the result
-BOOKKEEPING = (
-    "cache_dir", "use_cache", "cache_wait_seconds", "resume", "tracking", "dry_run", "checkpoint.overwrite",
-)  # fmt: skip
-
-
-def is_bookkeeping(key: str) -> bool:
-    """Return whether a key of the config, as "tracking.project", does not change the result."""
-    return f"{key}.".startswith(tuple(f"{name}." for name in BOOKKEEPING))
 
 
 def finished_run(folder: Path, siblings: Iterable[Path], config: dict[str, Any]) -> tuple[Path, Report] | None:
@@ -62,23 +53,3 @@ def _has_checkpoint(run_dir: Path, report: Report) -> bool:
 def changed_inputs(stored: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
     """Return the names of the inputs that a stored report does not have, or has with another digest."""
     return [name for name, value in current.items() if stored.get(name) != value]
-
-
-def differences(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> dict[str, str]:
-    """Return the keys in which two configs give different results, each with the difference as text."""
-    a, b = (flat(json.loads(to_json(config))) for config in (stored, requested))
-    keys = [key for key in sorted(a | b) if not is_bookkeeping(key) and a.get(key) != b.get(key)]
-    return {key: f"{key} is {a.get(key)} there and {b.get(key)} here" for key in keys}
-
-
-def changes_of_the_model(differences: Mapping[str, str]) -> list[str]:
-    """Return the texts of the differences that make another model, not only other measurements of it."""
-    return [text for key, text in differences.items() if not key.startswith("eval.")]
-
-
-def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a nested config as one level: {"a": {"b": 1}} becomes {"a.b": 1}."""
-    level: dict[str, Any] = {}
-    for key, value in config.items():
-        level |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return level

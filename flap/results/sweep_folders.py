@@ -1,16 +1,25 @@
-"""Read the folders of sweeps as one study."""
+"""Read the folders of sweeps as one study, with Hydra's record of each sweep, multirun.yaml."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
-from math import inf
+from math import inf, prod
 from os.path import relpath
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
 from flap.results.run_folder import RunRecord, read_run
 from flap.results.study import Study, measured
-from flap.results.sweep_record import read_sweep
 from flap.storage.status import STATUS
+
+RECORD = "multirun.yaml"
+GRID = "BasicSweeper"  # Hydra's own sweeper, whose cells are the product of all choices
 
 
 def read_study(*sweeps: Path, into: Path | None = None, waiting: bool = False) -> Study:
@@ -89,3 +98,30 @@ def _rank(run: RunRecord, number: str) -> tuple[Any, ...]:
     """Return the sort key of a run: finished first, then by ratio, by the number named `number`, and by folder."""
     quality = run.numbers("pruned").get(number, inf)
     return run.state != "finished", inf if run.ratio is None else run.ratio, quality, run.folder
+
+
+def read_sweep(folder: Path) -> tuple[str, int]:
+    """Return the command line, empty if there is no record, and the number of planned cells, 0 if it is unknown."""
+    path = folder / RECORD
+    try:
+        record: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+        hydra = record["hydra"]
+        task, own = hydra["overrides"]["task"], hydra["overrides"]["hydra"]
+        own = [word for word in own if word != "hydra.mode=MULTIRUN"]
+        command = shlex.join(["python", "-m", "flap", "-m", *task, *own])
+    except (OSError, ValueError, LookupError, TypeError, YAMLError, OmegaConfBaseException):  # missing or damaged
+        return "", 0
+    return command, _planned(hydra.get("sweeper") or {}, task)
+
+
+def _planned(sweeper: dict[str, Any], task: list[str]) -> int:
+    """Return the product of the numbers of values of all overrides: those of the sweeper, then of the command line."""
+    if not str(sweeper.get("_target_")).endswith(GRID):
+        return 0
+    params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
+    try:
+        overrides = OverridesParser.create().parse_overrides([*params, *task])
+        chosen = {override.key_or_group: override for override in overrides}.values()
+        return prod(len([*one.sweep_iterator()]) for one in chosen if one.is_sweep_override())
+    except HydraException:  # as glob(*), whose choices only the sweep itself knows
+        return 0

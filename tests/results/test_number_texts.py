@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from flap.results.numbers import change, domain_of, side_by_side
+from flap.results.number_texts import change, domain_of, side_by_side
 
 DOMAINS = {
     "a/perplexity@128": "other", "b/divergence@128": "calibration", "boolq": "calibration", "piqa": "other",
@@ -42,7 +42,7 @@ def test_texts_stand_side_by_side_by_window_the_calibrations_first() -> None:
     ],
 )  # fmt: skip
 def test_change(name: str, dense: float | None, pruned: float, text: str) -> None:
-    assert change(name, dense, pruned, None) == text
+    assert change(name, {} if dense is None else {name: dense}, {name: pruned}) == text
 
 
 @pytest.mark.parametrize(
@@ -53,5 +53,6 @@ def test_change(name: str, dense: float | None, pruned: float, text: str) -> Non
     ],
 )  # fmt: skip
 def test_change_with_its_error(name: str, text: str) -> None:
-    assert change(name, 1.0, 1.25, 0.123) == change(name, 1.0, 1.25, 0.123, 0.049) == text
-    assert change(name, 1.0, 1.25, 0.123, 0.05) == f"{text} within noise"
+    models = {name: 1.0}, {name: 1.25}
+    assert change(name, *models, 0.123) == change(name, *models, 0.123, 0.049) == text
+    assert change(name, *models, 0.123, 0.05) == f"{text} within noise"

@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 from flap.checkpoint.card import CARD, MARK, PLACE
 from flap.models import base_facts
 from flap.results import Report, model_card
-from flap.results.engines import loading
+from flap.results.card_text import loading
 from tests.cases import tokens
 
 APACHE = {"base_model": "org/dense", "license": "apache-2.0", "language": "en"}
