@@ -61,7 +61,6 @@ class Table:
         for i, heading in enumerate(self.heads):
             table.add_column(heading, overflow="fold", justify="right" if i and self.numeric else "left")
         for row in self.rows:
-            table.add_row(
-                *(Text(MARKS[mark].format("", text), "bold" * ("{0}" in MARKS[mark])) for text, mark, _ in row)
-            )
+            bold = ["bold" if "{0}" in MARKS[entry.mark] else "" for entry in row]
+            table.add_row(*(Text(entry.text, style) for entry, style in zip(row, bold, strict=True)))
         return table
