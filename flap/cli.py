@@ -17,8 +17,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from flap.config import FlapConfig, build, config_dir, explain, folder_name, typed
 from flap.storage import read_state, write_status, write_text
-from flap.storage.command import main as cache_command
-from flap.storage.progress_file import progress_file
 from flap.storage.status import reason, run_folder
 from flap.sweeps.callbacks import open_folder, write_open_study
 from flap.sweeps.launching import claim_gpu, explain_launch, failures
@@ -73,6 +71,7 @@ def _run(config: DictConfig, run_dir: Path) -> None:
     from flap.results import show
     from flap.runs.forecast import forecast
     from flap.runs.prepare import prepare
+    from flap.storage.progress import progress_file
 
     _quieten_libraries()
     if checked.dry_run:
@@ -157,6 +156,8 @@ def _record(config: DictConfig, run_dir: Path) -> None:
 def main() -> None:
     """Run the command line; on an error, print one line that says what to change and exit with code 1."""
     if sys.argv[1:2] == ["cache"]:
+        from flap.storage.cache_command import main as cache_command
+
         cache_command(sys.argv[2:])
         return
     if sys.argv[1:2] == ["doctor"]:

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from rich.filesize import decimal
 
 from flap.storage import cache_root
-from flap.storage.files import bytes_below
+from flap.storage.atomic_files import bytes_below
 
 PACKAGE = "flap-pruning"
 FEW_BYTES = 10 * 10**9  # less free disk than this is told: a checkpoint of a 7B model takes 14 GB

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from flap.models import hidden_files
-from flap.storage.files import cache_root
+from flap.storage.atomic_files import cache_root
 from tests.cases import VOCAB, tiny_model
 
 WORDS = [

@@ -10,7 +10,7 @@ from typing import Any
 
 from flap.evaluation.base import Better, Documents, Measurement
 from flap.storage import Kind, digest, read_json, to_json, write_text
-from flap.storage.files import atomic_file
+from flap.storage.atomic_files import atomic_file
 from flap.storage.json_files import infinite
 
 Key = Mapping[str, Any]

@@ -21,7 +21,7 @@ from flap.recovery.base import Recovery
 from flap.recovery.student import Student
 from flap.recovery.trainable import trainable
 from flap.recovery.training import train
-from flap.storage.files import write_text
+from flap.storage.atomic_files import write_text
 
 COMPRESSED, WINDOWS, WORK = "compressed", "windows.safetensors", "work.json"
 WORKER = "flap.recovery"  # the module that each process runs

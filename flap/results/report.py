@@ -17,7 +17,7 @@ from flap.evaluation.base import Better
 from flap.evaluation.errors import averaged_differences, paired_differences
 from flap.models.devices import gpus
 from flap.results.provenance import git_state, versions
-from flap.storage.files import write_text
+from flap.storage.atomic_files import write_text
 from flap.storage.json_files import infinite, to_json
 
 SCHEMA = 1

@@ -16,7 +16,7 @@ from flap.evaluation.results import RESULTS, Results
 from flap.results.configs import CHOICES, flatten, is_bookkeeping
 from flap.results.number_texts import domain_of
 from flap.results.report import read_checked, read_report
-from flap.storage.progress_file import read_progress
+from flap.storage.progress import read_progress
 from flap.storage.status import STATUS, STATUS_SCHEMA, read_state
 
 FILES = ("report.md", "report.json", "layers.png", "flap.log")

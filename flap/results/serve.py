@@ -20,7 +20,7 @@ from flap.evaluation.results import RESULTS
 from flap.results.plots import Plot, draw
 from flap.results.study_files import files
 from flap.results.sweep_folders import read_study
-from flap.storage.progress_file import PROGRESS
+from flap.storage.progress import PROGRESS
 from flap.storage.status import STATUS
 
 LOOPBACK = "127.0.0.1"

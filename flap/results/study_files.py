@@ -10,7 +10,7 @@ from flap.results.study import Study
 from flap.results.study_table import tabulate
 from flap.results.sweep_folders import distinct, read_study
 from flap.results.tables import Entry, Table
-from flap.storage.files import atomic_file
+from flap.storage.atomic_files import atomic_file
 
 LEGEND = (
     "Bold: best at its ratio, clear of the noise of all others. ≈: the best, or within the noise of the best (p ≥ "

@@ -18,8 +18,8 @@ from flap.runs.forecast import Forecast
 from flap.runs.run import Run
 from flap.runs.texts import read_texts
 from flap.storage import Cache, cache_root
-from flap.storage.files import bytes_below, remove_leftovers
-from flap.storage.workspace import working_folder
+from flap.storage.atomic_files import bytes_below, remove_leftovers
+from flap.storage.work_folder import working_folder
 
 
 def prepare(

@@ -18,7 +18,7 @@ from flap.runs.keys import CacheKeys
 from flap.runs.ledger import Ledger
 from flap.runs.texts import begins_with_bos, domains, overlaps
 from flap.storage import WorkFolder, digest
-from flap.storage.workspace import workspace
+from flap.storage.work_folder import workspace
 
 log = logging.getLogger(__name__)
 

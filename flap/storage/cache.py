@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from flap.config.messages import one_line
-from flap.storage.files import atomic_directory, write_text
+from flap.storage.atomic_files import atomic_directory, write_text
 from flap.storage.locks import file_lock, lock_of
 
 log = logging.getLogger(__name__)

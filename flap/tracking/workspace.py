@@ -9,7 +9,7 @@ from flap.results.pages import title
 from flap.results.run_folder import RunRecord
 from flap.results.study import Study
 from flap.results.sweep_folders import read_study
-from flap.storage.files import write_text
+from flap.storage.atomic_files import write_text
 from flap.tracking.login import resolve_mode
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from flap.export.graph import export_graph
 from flap.export.mlx import export_mlx
 from flap.models import find_model, packaged_gguf
 from flap.pipeline import run
-from flap.storage.files import cache_root
+from flap.storage.atomic_files import cache_root
 from tests.helpers.graph_engines import ENGINES, greedy, logprobs
 from tests.helpers.llama_cpp import llama_cpp
 from tests.helpers.mlx_engine import mlx_lm

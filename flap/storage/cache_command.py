@@ -3,8 +3,7 @@
 import argparse
 import json
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from string import hexdigits
 from typing import Any
@@ -13,41 +12,17 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
+from flap.storage.atomic_files import bytes_below, cache_root, remove_leftovers, remove_unused
 from flap.storage.cache import LABEL
-from flap.storage.files import bytes_below, cache_root, remove_leftovers, remove_unused
 
 KINDS = ("statistics", "scores", "divergences", "self", "layer_times", "dense", "models", "streams", "offload")
 
 
-@dataclass(frozen=True)
-class CacheEntry:
-    """One folder of the cache, with its key."""
-
-    path: Path
-    key: str  # as readable text
-
-    @property
-    def kind(self) -> str:
-        """Return the kind of content, such as "statistics"."""
-        return self.path.parent.name
-
-    @property
-    def num_bytes(self) -> int:
-        """Return the size of all its files, in bytes."""
-        return bytes_below(self.path)
-
-    @property
-    def age_seconds(self) -> float:
-        """Return the time since it was written, in seconds."""
-        return time.time() - self.path.stat().st_mtime
-
-
-def entries(root: Path) -> Iterator[CacheEntry]:
-    """Yield every entry of the cache, sorted by kind and then from new to old."""
-    paths = (path for kind in KINDS for path in root.glob(f"{kind}/*"))
+def entries(root: Path, kinds: Sequence[str] = KINDS) -> list[Path]:
+    """Return the folder of every entry of the cache, sorted by kind and then from new to old."""
+    paths = (path for kind in kinds for path in root.glob(f"{kind}/*"))
     folders = [path for path in paths if path.is_dir() and not path.name.startswith(".")]
-    for path in sorted(folders, key=lambda path: (path.parent.name, -path.stat().st_mtime)):
-        yield CacheEntry(path, _key_text(path))
+    return sorted(folders, key=lambda path: (path.parent.name, -path.stat().st_mtime))
 
 
 def _key_text(path: Path) -> str:
@@ -81,34 +56,31 @@ def main(arguments: Sequence[str]) -> None:
         help="only this kind; dense: evaluations of dense models; streams, offload: of runs that did not finish",
     )
     options = parser.parse_args(arguments)
-    root = cache_root(options.cache_dir)
-    selected = [entry for entry in entries(root) if options.kind in (None, entry.kind)]
-    if options.action == "clear":
-        _clear(selected, root, [options.kind] if options.kind else KINDS)
-    else:
-        _list(selected, root)
+    act = _clear if options.action == "clear" else _list
+    act(cache_root(options.cache_dir), [options.kind] if options.kind else KINDS)
 
 
-def _list(selected: list[CacheEntry], root: Path) -> None:
-    table = Table(title=f"{root}: {decimal(sum(entry.num_bytes for entry in selected))}", title_justify="left")
+def _list(root: Path, kinds: Sequence[str]) -> None:
+    found = {path: bytes_below(path) for path in entries(root, kinds)}
+    table = Table(title=f"{root}: {decimal(sum(found.values()))}", title_justify="left")
     for column in ("kind", "size", "age", "key"):
         table.add_column(column, overflow="fold")
-    for entry in selected:
-        table.add_row(entry.kind, decimal(entry.num_bytes), _age(entry.age_seconds), entry.key)
+    for path, size in found.items():
+        table.add_row(path.parent.name, decimal(size), _age(time.time() - path.stat().st_mtime), _key_text(path))
     Console().print(table)
 
 
-def _clear(selected: list[CacheEntry], root: Path, kinds: Sequence[str]) -> None:
+def _clear(root: Path, kinds: Sequence[str]) -> None:
     """Delete entries and locks that no process uses, and the temporary files that killed processes have left."""
-    sizes = [(entry.num_bytes, remove_unused(entry.path)) for entry in selected]
-    removed = [num_bytes for num_bytes, gone in sizes if gone]
+    sizes = [(bytes_below(path), remove_unused(path)) for path in entries(root, kinds)]
+    removed = [size for size, gone in sizes if gone]
     for kind in kinds:
         for lock in (root / kind).glob(".*.lock"):
             remove_leftovers(lock.with_name(lock.name[1:].rsplit(".", 2)[0]))
         for lock in (root / kind).glob("[!.]*.lock"):
             remove_unused(lock.with_suffix(""))
     print(f"removed {len(removed)} entries, {decimal(sum(removed))}")
-    if stay := len(selected) - len(removed):
+    if stay := len(sizes) - len(removed):
         print(f"{stay} stay: a process uses them, or no lock can be made there that would say so")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flap.storage.files import atomic_directory, atomic_file, remove_leftovers, write_text
+from flap.storage.atomic_files import atomic_directory, atomic_file, remove_leftovers, write_text
 from tests.helpers.network_files import as_on_nfs
 
 
