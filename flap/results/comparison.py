@@ -1,7 +1,8 @@
 """Runs, checkpoints and plans side by side, differences to the first one: configs, numbers, costs and plans."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from string import ascii_uppercase
@@ -12,16 +13,20 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
 
+from flap.allocation import PruningPlan
+from flap.checkpoint.save import LABEL
 from flap.results.comparability import notes
 from flap.results.configs import with_classes
 from flap.results.layer_widths import Layers, by_layer, overlaps
-from flap.results.noise import paired
 from flap.results.number_texts import change, is_efficiency, relative, side_by_side, with_error
-from flap.results.run_folder import RunRecord, read_for_comparison
+from flap.results.run_folder import RunRecord, read_run
 from flap.results.study import measured
 from flap.results.tables import Columns, Entry, Table
+from flap.storage import read_state
+from flap.storage.status import STATUS
 
 Runs = Mapping[str, RunRecord]  # by letter
+EXPECTED = "expected the folder of a finished run, a checkpoint or a plan.json"
 NOTE = (
     "±: standard error; that of a difference is paired by the documents or windows that both runs have seen. Bold: "
     "clear of the noise (p < 0.05 in McNemar's test of right and wrong answers, else in the paired t-test). A "
@@ -47,11 +52,54 @@ def compare(paths: Sequence[Path]) -> Comparison:
     """
     if not 2 <= len(paths) <= len(ascii_uppercase):
         raise ValueError(f"{len(paths)} to compare; expected 2 to {len(ascii_uppercase)} runs, checkpoints or plans")
-    runs = dict(zip(ascii_uppercase, map(read_for_comparison, paths), strict=False))
+    runs = dict(zip(ascii_uppercase, map(_read, paths), strict=False))
     layers = by_layer(runs)
     finished = {letter: run for letter, run in runs.items() if run.kind == "run"}
     tables = [_config(runs), *([_numbers(finished), _costs(finished)] if finished else []), overlaps(layers)]
     return Comparison(runs, list(notes(runs)), [table for table in tables if table.rows or table.note], layers)
+
+
+def _read(path: Path) -> RunRecord:
+    """Return a finished run with its plan, a checkpoint, or a plan. Raises: ValueError: it is none of them."""
+    if path.is_file():
+        return RunRecord(str(path), plan=_plan(_json(path), path))
+    if (path / STATUS).is_file() or (path / "report.json").is_file():
+        return replace(_finished(path), folder=str(path), plan=_plan(_json(path / "plan.json"), path / "plan.json"))
+    if (path / LABEL).is_file():
+        label = _json(path / LABEL)
+        return RunRecord(
+            str(path), report=dict(label.get("provenance") or {}), plan=_plan(label.get("plan"), path / LABEL)
+        )
+    runs = sorted(status.parent for status in path.glob(f"*/{STATUS}"))
+    if runs:
+        finished = [run for run in runs if read_state(run) == "finished"]
+        named = f"as {finished[0]}" if finished else "once they have finished: none has"
+        raise ValueError(f"{path}: a folder of runs; name those to compare, {named}")
+    raise ValueError(f"{path}: {'no run in it' if path.is_dir() else 'no such file or folder'}; {EXPECTED}")
+
+
+def _finished(folder: Path) -> RunRecord:
+    run = read_run(folder)
+    if run.state == "damaged":
+        raise ValueError(f"{folder}/{run.error}; resume=false runs it again")
+    if run.state != "finished":
+        why = f"failed ({run.error})" if run.state == "failed" else "has not finished: still running, or killed"
+        raise ValueError(f"{folder}: the run {why}; {EXPECTED}")
+    return run
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{path}: cannot be read as a JSON object ({type(error).__name__}); {EXPECTED}") from error
+
+
+def _plan(content: Any, path: Path) -> PruningPlan:
+    try:
+        return PruningPlan.from_dict(content)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: holds no plan; {EXPECTED}") from error
 
 
 def _config(runs: Runs) -> Table:
@@ -68,7 +116,7 @@ def _numbers(runs: Runs) -> Table:
     first, *others = runs
     names = side_by_side(measured(runs.values()), runs[first].report.get("domains", {}))
     models = {letter: run.numbers("pruned") for letter, run in runs.items()}
-    noise = {letter: paired(runs[first], runs[letter], names) for letter in others}
+    noise = {letter: runs[letter].differences_to(runs[first], names) for letter in others}
 
     def difference(letter: str, name: str) -> Entry:
         one, other, found = models[first], models[letter], noise[letter].get(name)

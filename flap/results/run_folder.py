@@ -1,7 +1,8 @@
 """Read one run from its folder: what it was told, how far it came and what it found; or a checkpoint, or a plan."""
 
 import json
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,17 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from flap.allocation import PruningPlan
-from flap.checkpoint.save import LABEL
-from flap.evaluation.kept import Kept, kept_documents
+from flap.evaluation.errors import Difference
+from flap.evaluation.kept import Kept, differences, kept_documents
 from flap.evaluation.results import RESULTS, Results
 from flap.results.configs import CHOICES, flatten, is_bookkeeping
 from flap.results.number_texts import domain_of
 from flap.results.report import read_checked, read_report
 from flap.storage.progress import read_progress
-from flap.storage.status import STATUS, STATUS_SCHEMA, read_state
+from flap.storage.status import STATUS, STATUS_SCHEMA
 
 FILES = ("report.md", "report.json", "layers.png", "flap.log")
 UNFINISHED = "no report: still running, or killed"
-EXPECTED = "expected the folder of a finished run, a checkpoint or a plan.json"
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,17 @@ class RunRecord:
         config = self.report.get("config", {})
         return json.dumps([self.model, config.get("model"), config.get("eval")], sort_keys=True)
 
+    def differences_to(self, one: "RunRecord", names: Iterable[str]) -> dict[str, Difference]:
+        """Return the difference self - one of each number that both runs have kept of the same documents.
+
+        That of an average over tasks is from those of its tasks, if both runs have averaged the same ones.
+        """
+        averages = self.report.get("averages", {})
+        same = {name: parts for name, parts in averages.items() if one.report.get("averages", {}).get(name) == parts}
+        wanted = {part for name in names for part in same.get(name, [name] if name not in averages else [])}
+        a, b = ({key: values for key, values in run.documents.items() if key[0] in wanted} for run in (one, self))
+        return differences(a, b, same)
+
     def numbers(self, which: str) -> dict[str, float]:
         """Return the numbers of a model, "dense" or "pruned"; infinity: not finite."""
         return dict(self.value("evaluation", which) or {})
@@ -115,35 +126,6 @@ def read_run(folder: Path) -> RunRecord:
     )
 
 
-def read_for_comparison(path: Path) -> RunRecord:
-    """Return a finished run with its plan, a checkpoint, or a plan. Raises: ValueError: it is none of them."""
-    if path.is_file():
-        return RunRecord(str(path), plan=_plan(_json(path), path))
-    if (path / STATUS).is_file() or (path / "report.json").is_file():
-        return replace(_finished(path), folder=str(path), plan=_plan(_json(path / "plan.json"), path / "plan.json"))
-    if (path / LABEL).is_file():
-        label = _json(path / LABEL)
-        return RunRecord(
-            str(path), report=dict(label.get("provenance") or {}), plan=_plan(label.get("plan"), path / LABEL)
-        )
-    runs = sorted(status.parent for status in path.glob(f"*/{STATUS}"))
-    if runs:
-        finished = [run for run in runs if read_state(run) == "finished"]
-        named = f"as {finished[0]}" if finished else "once they have finished: none has"
-        raise ValueError(f"{path}: a folder of runs; name those to compare, {named}")
-    raise ValueError(f"{path}: {'no run in it' if path.is_dir() else 'no such file or folder'}; {EXPECTED}")
-
-
-def _finished(folder: Path) -> RunRecord:
-    run = read_run(folder)
-    if run.state == "damaged":
-        raise ValueError(f"{folder}/{run.error}; resume=false runs it again")
-    if run.state != "finished":
-        why = f"failed ({run.error})" if run.state == "failed" else "has not finished: still running, or killed"
-        raise ValueError(f"{folder}: the run {why}; {EXPECTED}")
-    return run
-
-
 def _read_result(folder: Path) -> tuple[str, str, dict[str, Any]]:
     """Return the state of a run, why it has no result, and its report."""
 
@@ -161,20 +143,6 @@ def _read_result(folder: Path) -> tuple[str, str, dict[str, Any]]:
         return "failed", status["error"] or "", {}
     results = Results(folder / RESULTS)
     return "unfinished", UNFINISHED, {"evaluation": {"pruned": results.pruned()}, "better": results.better()}
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"{path}: cannot be read as a JSON object ({type(error).__name__}); {EXPECTED}") from error
-
-
-def _plan(content: Any, path: Path) -> PruningPlan:
-    try:
-        return PruningPlan.from_dict(content)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: holds no plan; {EXPECTED}") from error
 
 
 def _read_yaml(path: Path) -> Any:
