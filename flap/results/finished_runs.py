@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,3 @@ def _has_checkpoint(run_dir: Path, report: Report) -> bool:
     target = Path(report.config["checkpoint"]["dir"] or run_dir / "checkpoint")
     written = {"provenance": report.provenance, "plan": read_json(run_dir / "plan.json")}
     return label_of(target) == dict(json.loads(to_json(written)))
-
-
-def changed_inputs(stored: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
-    """Return the names of the inputs that a stored report does not have, or has with another digest."""
-    return [name for name, value in current.items() if stored.get(name) != value]

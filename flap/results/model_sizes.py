@@ -10,7 +10,7 @@ RANKS = (2, 4, 8)  # of tensor parallelism
 def count_dense(report: Report, adapter: ModelAdapter, budget: Budget) -> None:
     """Set the parameters and widths of the dense model."""
     report.parameters = {"total_before": _total(adapter), "decoder_before": adapter.num_parameters()}
-    report.layers_before = [_widths(layer, Pair(*(units.count for units in layer))) for layer in budget.layers]
+    report.layers_before = [_widths(layer, *(units.count for units in layer)) for layer in budget.layers]
 
 
 def count_pruned(report: Report, adapter: ModelAdapter, plan: PruningPlan, budget: Budget, masked: bool) -> None:
@@ -34,7 +34,7 @@ def count_pruned(report: Report, adapter: ModelAdapter, plan: PruningPlan, budge
         if name in report.target and not masked:  # counted, where the bound took the most that a checkpoint may need
             report.target[name]["realised"] = size * total
     report.layers = [
-        _widths(units, Pair(len(layer.attention), len(layer.mlp) // units.mlp.experts))
+        _widths(units, len(layer.attention), len(layer.mlp) // units.mlp.experts)
         for units, layer in zip(budget.layers, plan.layers, strict=True)
     ]
     report.tensor_parallel = [ranks for ranks in RANKS if all(_splits(layer, ranks) for layer in report.layers)]
@@ -67,8 +67,8 @@ def _total(adapter: ModelAdapter) -> int:
     return sum(parameter.numel() for parameter in distinct_parameters(adapter.model))
 
 
-def _widths(units: Pair[Units], kept: Pair[int]) -> dict[str, int]:
-    """Return the widths of a layer that keeps this many KV heads (attention) and neurons, or whole experts (mlp)."""
-    heads = {"query_heads": kept.attention * units.attention.queries, "kv_heads": kept.attention}
+def _widths(units: Pair[Units], kv_heads: int, mlp: int) -> dict[str, int]:
+    """Return the widths of a layer that keeps this many KV heads, and neurons or whole experts (mlp)."""
+    heads = {"query_heads": kv_heads * units.attention.queries, "kv_heads": kv_heads}
     whole = units.mlp.neurons  # those of an expert stay
-    return heads | ({"neurons": whole, "experts": kept.mlp} if whole else {"neurons": kept.mlp})
+    return heads | ({"neurons": whole, "experts": mlp} if whole else {"neurons": mlp})

@@ -121,14 +121,10 @@ def _scale(axes: Any, values: DataFrame) -> None:
 def _legend(figure: Figure, series: list[Series]) -> None:
     """Draw the legend: a colour for each metric, a line and marker for each structure."""
     colours, shapes = palette(series)
-    handles = [Line2D([], [], color=colour, linewidth=3, label=_in_lines(name)) for name, colour in colours.items()]
-    handles += [
-        Line2D([], [], color=INK, marker=marker, linestyle=dashes, linewidth=1.2, label=_in_lines(name))
+    handles = {name: Line2D([], [], color=colour, linewidth=3) for name, colour in colours.items()}
+    handles |= {
+        name: Line2D([], [], color=INK, marker=marker, linestyle=dashes, linewidth=1.2)
         for name, (marker, dashes) in shapes.items()
-    ]
-    figure.legend(handles=handles, loc="outside right upper", handlelength=2.6)
-
-
-def _in_lines(name: str) -> str:
-    """Return the name of a series in lines that leave the panels their room."""
-    return "\n".join(wrap(name, LEGEND_WIDTH))
+    }
+    labels = ["\n".join(wrap(name, LEGEND_WIDTH)) for name in handles]
+    figure.legend([*handles.values()], labels, loc="outside right upper", handlelength=2.6)

@@ -108,11 +108,10 @@ class Report:
         """
         self.evaluation |= {"dense": dense.numbers, "pruned": pruned.numbers}
         self.averages, self.better = averages, dense.better | pruned.better
-        self.difference_stderr, self.difference_p_value = _noise(dense, pruned, averages)
+        self.difference_stderr, self.difference_p_value = _noise(dense, pruned, averages).values()
         if compressed is not None:
             self.evaluation["compressed"] = compressed.numbers
-            errors, p_values = _noise(compressed, pruned, averages)
-            self.recovery |= {"difference_stderr": errors, "difference_p_value": p_values}
+            self.recovery |= _noise(compressed, pruned, averages)
         self.layer_errors = next(iter(pruned.layers.values()), [])
         self.continuations = {"dense": dense.texts, "pruned": pruned.texts} if pruned.texts else {}
 
@@ -192,10 +191,9 @@ def _lacking(plain: dict[str, Any]) -> list[str]:
     return lacking + [name for name, kind in OPTIONAL.items() if not isinstance(plain.get(name, kind()), kind)]
 
 
-def _noise(
-    one: Measurement, other: Measurement, averages: dict[str, list[str]]
-) -> tuple[dict[str, float], dict[str, float]]:
+def _noise(one: Measurement, other: Measurement, averages: dict[str, list[str]]) -> dict[str, dict[str, float]]:
     """Return the standard errors and the p-values of the differences of two models, paired by document."""
     found = paired_differences(one.documents, other.documents)
     found |= averaged_differences(averages, found)
-    return {name: one.error for name, one in found.items()}, {name: one.p_value for name, one in found.items()}
+    errors, p_values = ({name: getattr(one, kind) for name, one in found.items()} for kind in ("error", "p_value"))
+    return {"difference_stderr": errors, "difference_p_value": p_values}

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from flap.results.run_folder import RunRecord, read_run
-from flap.results.study import Study, measured
+from flap.results.study import Study
 from flap.storage.status import STATUS
 
 RECORD = "multirun.yaml"
@@ -39,9 +39,10 @@ def read_study(*sweeps: Path, into: Path | None = None, waiting: bool = False) -
         for run in _read_sweep(folder, waiting)
     ]
     commands, planned = zip(*map(read_sweep, folders), strict=True)
-    number = next(iter(measured(runs)), "")
-    runs = sorted(_with_options(runs), key=lambda run: _rank(run, number))
-    return Study(into, tuple(filter(None, commands)), tuple(runs), sum(planned) if all(planned) else 0)
+    planned_runs = sum(planned) if all(planned) else 0
+    study = Study(into, tuple(filter(None, commands)), tuple(_with_options(runs)), planned_runs)
+    number = next(iter(study.measured), "")
+    return replace(study, runs=tuple(sorted(study.runs, key=lambda run: _rank(run, number))))
 
 
 def distinct(folders: Sequence[Path]) -> list[Path]:

@@ -25,11 +25,11 @@ DATA, LABEL = "data", "entry.json"
 
 @dataclass(frozen=True)
 class Kind(Generic[T]):
-    """A type of cache entry, with the functions that write it to a file and read it. `read` raises if it cannot."""
+    """A type of cache entry."""
 
     name: str
-    write: Callable[[T, Path], None]
-    read: Callable[[Path], T]
+    write: Callable[[T, Path], None]  # to a file
+    read: Callable[[Path], T]  # from that file; raises if it cannot
 
 
 def as_json(name: str) -> Kind[Any]:
@@ -41,11 +41,11 @@ def as_json(name: str) -> Kind[Any]:
 
 @dataclass(frozen=True)
 class Cache:
-    """The cache in the folder `root`. wait_seconds: how long to wait for a process that computes the same entry."""
+    """The cache in a folder."""
 
     root: Path
-    enabled: bool = True
-    wait_seconds: float = 3600
+    enabled: bool = True  # false: all is computed, and nothing stored
+    wait_seconds: float = 3600  # at most, for a process that computes the same entry
 
     def get(self, kind: Kind[T], key: Key, make: Callable[[], T]) -> tuple[T, str]:
         """Return the value of a key and its state: "hit", "miss" (computed and stored) or "off" (computed, not stored).

@@ -24,12 +24,12 @@ SECONDS_BETWEEN = 1.0
 
 @dataclass(frozen=True)
 class Step:
-    """The progress of a long step: items (batches, layers, requests) done, and tokens if the step counts them."""
+    """The progress of a long step."""
 
     stage: str
-    done: int
-    total: int | None
-    tokens: int
+    done: int  # items: batches, layers, requests
+    total: int | None  # of items; None: unknown
+    tokens: int  # 0 if the step counts none
     seconds: float
 
 

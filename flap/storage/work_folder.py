@@ -25,9 +25,9 @@ SECONDS_KEPT = 30 * 24 * 3600  # what nobody has gone on with for so long is rem
 
 @dataclass(frozen=True)
 class WorkFolder:
-    """A folder that an interrupted run resumes from. path: None if nothing is kept, and work begins anew."""
+    """A folder that an interrupted run resumes from."""
 
-    path: Path | None = None
+    path: Path | None = None  # None: nothing is kept, and work begins anew
 
     def __truediv__(self, name: str) -> "WorkFolder":
         """Return the folder of a part of the work."""
