@@ -108,7 +108,7 @@ def _config(runs: Runs) -> Table:
     configs = DataFrame([*known.values()], dtype=object).fillna("").T
     differ = configs[configs.nunique(axis=1) > 1]
     note = "" if len(differ) else "No difference." if len(known) > 1 else "Fewer than two of them have a config."
-    return Table.of(["", *known], differ.itertuples(name=None), "Config", note)
+    return Table.of(["", *known], differ.itertuples(name=None), title="Config", note=note)
 
 
 def _numbers(runs: Runs) -> Table:
@@ -131,7 +131,8 @@ def _numbers(runs: Runs) -> Table:
     shown = ({"dense": dense[0]} if agree else {}) | models
     columns: Columns = {which: partial(with_error, numbers) for which, numbers in shown.items()}
     columns |= {f"{letter} - {first}": partial(difference, letter) for letter in others}
-    return Table.over(names, columns, "Numbers of the pruned models", NOTE if names else "", True)
+    note = NOTE if names else ""
+    return Table.over(names, columns, title="Numbers of the pruned models", note=note, numeric=True)
 
 
 def _costs(runs: Runs) -> Table:
@@ -157,7 +158,7 @@ def _costs(runs: Runs) -> Table:
     columns: Columns = {letter: partial(shown, letter) for letter in runs}
     columns |= {f"{letter} - {first}": partial(difference, letter) for letter in others}
     known = [name for name in kinds if any(cost(letter, name) is not None for letter in runs)]
-    return Table.over(known, columns, "Size, seconds and memory", "", True)
+    return Table.over(known, columns, title="Size, seconds and memory", numeric=True)
 
 
 def show(comparison: Comparison) -> None:

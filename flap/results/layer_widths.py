@@ -66,7 +66,8 @@ def overlaps(layers: Layers) -> Table:
             if letter != first and layers.same:
                 columns.append([f"overlap with {first}", *_shares(layers.plans[first], plan, kind)])
     heads, *rows = zip_longest(*columns, fillvalue="")
-    return Table.of(heads, rows, "Plans by layer", NOTE if layers.same else OTHERS, True)
+    note = NOTE if layers.same else OTHERS
+    return Table.of(heads, rows, title="Plans by layer", note=note, numeric=True)
 
 
 def _shares(one: PruningPlan, other: PruningPlan, kind: int) -> list[str]:

@@ -161,7 +161,7 @@ def _loaded(path: Path) -> Any:
 def _read_overrides(path: Path, config: DictConfig) -> dict[str, str]:
     """Return the overrides of a run, {"calibration.num_samples": "32"}, without those that are fields of `RunRecord`.
 
-    A value is taken from the run's config if it is there: the record has it as it was typed.
+    A value is taken from the run's config, unless it is a group or missing there: the record has it as it was typed.
     """
     try:
         lines = [str(line) for line in _loaded(path) or ()]
@@ -169,9 +169,6 @@ def _read_overrides(path: Path, config: DictConfig) -> dict[str, str]:
         lines = []
     pairs = {key.lstrip("+~"): value for key, _, value in (line.partition("=") for line in lines)}
     keys = [key for key in pairs if key.removesuffix(".name") not in CHOICES and not is_bookkeeping(key)]
-    return {key: _plain(OmegaConf.select(config, key), pairs[key]) for key in keys}
-
-
-def _plain(value: Any, typed: str) -> str:
-    """Return a value of the config as text; if it is a group or missing, the text that was typed."""
-    return typed if value is None or OmegaConf.is_dict(value) else str(value)
+    values = {key: OmegaConf.select(config, key) for key in keys}
+    groups = {key for key, value in values.items() if value is None or OmegaConf.is_dict(value)}
+    return {key: pairs[key] if key in groups else str(value) for key, value in values.items()}

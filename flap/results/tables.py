@@ -33,21 +33,16 @@ class Table:
     numeric: bool = False  # whether all columns but the first are of numbers
 
     @classmethod
-    def of(cls, heads: Iterable[str], rows: Iterable[Iterable[str | Entry]], *about: Any) -> "Table":
+    def of(cls, heads: Iterable[str], rows: Iterable[Iterable[str | Entry]], **about: Any) -> "Table":
         """Return a table of texts and entries. about: title, note, numeric."""
         entries = [tuple(one if isinstance(one, Entry) else Entry(one) for one in row) for row in rows]
-        return cls(tuple(heads), entries, *about)
+        return cls(tuple(heads), entries, **about)
 
     @classmethod
-    def over(cls, names: Iterable[str], columns: Columns, *about: Any) -> "Table":
-        """Return a table with a row for each name; about: title, note, numeric."""
+    def over(cls, names: Iterable[str], columns: Columns, **about: Any) -> "Table":
+        """Return a table with a row for each name. about: title, note, numeric."""
         rows = [[name, *(value(name) for value in columns.values())] for name in names]
-        return cls.of(["", *columns], rows, *about)
-
-    @property
-    def texts(self) -> list[tuple[str, ...]]:
-        """The texts of its rows."""
-        return [tuple(entry.text for entry in row) for row in self.rows]
+        return cls.of(["", *columns], rows, **about)
 
     def markdown(self, shown: Callable[[str], str] = str) -> str:
         """Return the table in Markdown. shown: what is written for a text."""
