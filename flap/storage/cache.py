@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from flap.config.messages import one_line
 from flap.storage.atomic_files import atomic_directory, write_text
 from flap.storage.locks import file_lock, lock_of
 
@@ -88,7 +87,7 @@ def _read(entry: Path, kind: Kind[T], key: Key) -> T | None:
             raise ValueError("its checksum does not match")
         return kind.read(entry / DATA)
     except Exception as error:  # a damaged file can make its reader raise anything
-        log.warning("cache: %s is not used and made again (%s)", entry, one_line(error))
+        log.warning("cache: %s is not used and made again (%s)", entry, " ".join(str(error).split()))
         return None
 
 
