@@ -14,7 +14,7 @@ from typing import Any
 import datasets
 from transformers import PreTrainedTokenizerBase
 
-from flap.data.random_state import seeded
+from flap.data.temporary_state import seeded
 from flap.evaluation.base import Better, Measurement, Numbers
 from flap.models import PlacedModel
 from flap.storage.progress import progress

@@ -9,7 +9,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from flap.config import require
-from flap.data.random_state import seeded
+from flap.data.temporary_state import seeded
 from flap.evaluation.base import Evaluator, Measurement, Task
 from flap.evaluation.harness import Settings, evaluated
 from flap.evaluation.zero_shot_documents import LoadedTask
