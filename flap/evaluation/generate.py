@@ -34,11 +34,11 @@ class Generate(Evaluator):
     `generate/repetition@<max_new_tokens>`: the share of a continuation's 4-grams that it had before, 1 - distinct /
     all, as the mean over prompts; lower is better. Source: seq-rep-4 of Welleck et al., ICLR 2020, arXiv 1908.04319.
 
-    prompts: texts, each once. max_new_tokens: how long a continuation may be.
+    Command: python -m flap eval=[generate] "eval.generate.prompts=[Once upon a time]"
     """
 
-    prompts: list[str] = field(default_factory=lambda: list(PROMPTS))
-    max_new_tokens: int = 48
+    prompts: list[str] = field(default_factory=lambda: list(PROMPTS))  # texts that are not empty, each once
+    max_new_tokens: int = 48  # tokens that a continuation has at most; 1 or more
 
     def __post_init__(self) -> None:
         texts = bool(self.prompts) and all(self.prompts) and len(set(self.prompts)) == len(self.prompts)

@@ -5,8 +5,7 @@ from typing import Literal
 
 from pandas import DataFrame
 
-from flap.evaluation.errors import Difference
-from flap.evaluation.kept import differences
+from flap.evaluation.errors import Difference, differences
 from flap.results.run_folder import RunRecord
 from flap.results.study import Study
 
@@ -21,7 +20,8 @@ def paired(one: RunRecord, other: RunRecord, names: Iterable[str]) -> dict[str, 
     averages = other.report.get("averages", {})
     same = {name: parts for name, parts in averages.items() if one.report.get("averages", {}).get(name) == parts}
     wanted = {part for name in names for part in same.get(name, [name] if name not in averages else [])}
-    a, b = ({key: values for key, values in run.documents.items() if key[0] in wanted} for run in (one, other))
+    shared = [key for key in other.documents if key in one.documents and key[0] in wanted]
+    a, b = ({key[0]: run.documents[key] for key in shared} for run in (one, other))
     return differences(a, b, same)
 
 

@@ -13,7 +13,7 @@ import torch
 
 from flap.evaluation import Measurement
 from flap.evaluation.base import Better
-from flap.evaluation.errors import averaged_differences, paired_differences
+from flap.evaluation.errors import differences
 from flap.models.devices import gpus
 from flap.results.contents import missing, read_checked
 from flap.results.provenance import git_state, versions
@@ -165,6 +165,5 @@ def _noise(
     one: Measurement, other: Measurement, averages: dict[str, list[str]]
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Return the standard errors and the p-values of the differences of two models, paired by document."""
-    differences = paired_differences(one.documents, other.documents)
-    differences |= averaged_differences(averages, differences)
-    return {name: of.error for name, of in differences.items()}, {name: of.p_value for name, of in differences.items()}
+    found = differences(one.documents, other.documents, averages)
+    return {name: of.error for name, of in found.items()}, {name: of.p_value for name, of in found.items()}

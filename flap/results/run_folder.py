@@ -11,8 +11,7 @@ from yaml import YAMLError
 
 from flap.allocation import PruningPlan
 from flap.checkpoint.save import LABEL
-from flap.evaluation.kept import Kept, kept_documents
-from flap.evaluation.results import RESULTS, Results
+from flap.evaluation.result_files import RESULTS, Kept, Results
 from flap.results.configs import CHOICES, flatten
 from flap.results.contents import read_checked
 from flap.results.numbers import domain_of
@@ -111,7 +110,7 @@ def read_run(folder: Path) -> RunRecord:
         ratio=None if ratio is None else round(float(ratio), 6),  # range(0.1,0.4,0.1) makes 0.30000000000000004
         seed=OmegaConf.select(config, "seed"),
         report=report,
-        documents=kept_documents(folder, report["evaluation"]["pruned"]) if finished else {},
+        documents=Results(folder / RESULTS).documents(report["evaluation"]["pruned"]) if finished else {},
         progress=read_progress(folder) if state == "unfinished" else "",
         config=flatten(OmegaConf.to_container(config, resolve=False), choices),  # type: ignore[arg-type]
     )

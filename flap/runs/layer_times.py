@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 from flap.allocation import Bound, Budget, LayerPlan, PruningPlan, Structure, Units
 from flap.compression import NoCompensation, slice_layer
 from flap.config import TIME_TARGETS, TargetConfig, require
-from flap.evaluation.efficiency import Efficiency
-from flap.evaluation.request import weight_bytes
+from flap.evaluation import Efficiency
+from flap.evaluation.request_cost import weight_bytes
 from flap.models import Pair, PlacedModel, adapt
 from flap.storage import Cache, Kind, as_json
 from flap.storage.progress import progress
