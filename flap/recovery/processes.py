@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from flap.config import ModelConfig, build
-from flap.data.random_state import seeded
+from flap.data.temporary_state import seeded
 from flap.models import PlacedModel, Source, find_model, open_checkpoint
 from flap.recovery.base import Recovery
 from flap.recovery.student import Student

@@ -14,7 +14,7 @@ import torch
 
 from flap.evaluation import Measurement
 from flap.evaluation.base import Better
-from flap.evaluation.errors import averaged_differences, paired_differences
+from flap.evaluation.errors import differences
 from flap.models.devices import gpus
 from flap.results.provenance import git_state, versions
 from flap.storage.atomic_files import write_text
@@ -193,7 +193,6 @@ def _lacking(plain: dict[str, Any]) -> list[str]:
 
 def _noise(one: Measurement, other: Measurement, averages: dict[str, list[str]]) -> dict[str, dict[str, float]]:
     """Return the standard errors and the p-values of the differences of two models, paired by document."""
-    found = paired_differences(one.documents, other.documents)
-    found |= averaged_differences(averages, found)
+    found = differences(one.documents, other.documents, averages)
     errors, p_values = ({name: getattr(one, kind) for name, one in found.items()} for kind in ("error", "p_value"))
     return {"difference_stderr": errors, "difference_p_value": p_values}

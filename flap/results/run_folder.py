@@ -11,9 +11,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from flap.allocation import PruningPlan
-from flap.evaluation.errors import Difference
-from flap.evaluation.kept import Kept, differences, kept_documents
-from flap.evaluation.results import RESULTS, Results
+from flap.evaluation.errors import Difference, differences
+from flap.evaluation.result_files import RESULTS, Kept, Results
 from flap.results.configs import CHOICES, flatten, is_bookkeeping
 from flap.results.number_texts import domain_of
 from flap.results.report import read_checked, read_report
@@ -82,7 +81,8 @@ class RunRecord:
         averages = self.report.get("averages", {})
         same = {name: parts for name, parts in averages.items() if one.report.get("averages", {}).get(name) == parts}
         wanted = {part for name in names for part in same.get(name, [name] if name not in averages else [])}
-        a, b = ({key: values for key, values in run.documents.items() if key[0] in wanted} for run in (one, self))
+        shared = [key for key in self.documents if key in one.documents and key[0] in wanted]
+        a, b = ({key[0]: run.documents[key] for key in shared} for run in (one, self))
         return differences(a, b, same)
 
     def numbers(self, which: str) -> dict[str, float]:
@@ -120,7 +120,7 @@ def read_run(folder: Path) -> RunRecord:
         ratio=None if ratio is None else round(float(ratio), 6),  # range(0.1,0.4,0.1) makes 0.30000000000000004
         seed=OmegaConf.select(config, "seed"),
         report=report,
-        documents=kept_documents(folder, report["evaluation"]["pruned"]) if finished else {},
+        documents=Results(folder / RESULTS).documents(report["evaluation"]["pruned"]) if finished else {},
         progress=read_progress(folder) if state == "unfinished" else "",
         config=flatten(OmegaConf.to_container(config, resolve=False), choices),  # type: ignore[arg-type]
     )

@@ -16,7 +16,7 @@ from secrets import compare_digest, token_hex
 from threading import Lock
 from urllib.parse import unquote, urlsplit
 
-from flap.evaluation.results import RESULTS
+from flap.evaluation.result_files import RESULTS
 from flap.results.plots import Plot, draw
 from flap.results.study_files import files
 from flap.results.sweep_folders import read_study

@@ -6,7 +6,7 @@ from flap.calibration.images import Images, read_images
 from flap.checkpoint.save import check_room, check_target, followed, label_of
 from flap.config import FlapConfig, in_time, require
 from flap.evaluation import prepare_suite
-from flap.evaluation.results import RESULTS
+from flap.evaluation.result_files import RESULTS
 from flap.export.gguf import GGUFChanges, check_export, source_gguf
 from flap.models import Given, ModelAdapter, Source, adapt, find_model
 from flap.recovery import check_room_to_train

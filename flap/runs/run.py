@@ -10,7 +10,7 @@ from flap.allocation import Budget
 from flap.calibration.images import Images
 from flap.config import FlapConfig
 from flap.data import Windows
-from flap.data.random_state import seeded
+from flap.data.temporary_state import seeded
 from flap.evaluation import Suite
 from flap.models import Given, PlacedModel, Source, products_in
 from flap.runs.choices import Choices

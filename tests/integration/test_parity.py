@@ -23,7 +23,7 @@ from flap.allocation.ranking import highest
 from flap.calibration import Calibration, LayerStatistics, Statistics, collect
 from flap.compression import BiasCompensation, Compensation, NoCompensation, compress, mask_layer, slice_layer
 from flap.config import ModelConfig
-from flap.data.named import ARROW
+from flap.data.named_texts import ARROW
 from flap.data.packaged import packaged_file
 from flap.evaluation.perplexity import perplexity, window_losses
 from flap.importance import Magnitude, Metric, Wanda, score_layer, score_layers

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from flap.evaluation.zero_shot_samples import by_document, margin
+from flap.evaluation.zero_shot_results import by_document, margin
 
 ANSWERS = [(-4.0, False), (-1.0, True), (-3.0, False)]
 

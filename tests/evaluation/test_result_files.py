@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flap.evaluation import Measurement
-from flap.evaluation.results import DENSE, Results
+from flap.evaluation.result_files import DENSE, Results
 from flap.storage import Cache
 
 KEY = {"task": "a"}

@@ -1,4 +1,4 @@
-"""What zero-shot tasks say of single documents: the values that their numbers are means of, and margins."""
+"""What lm-eval returns, as named numbers, the values of documents that they are means of, and margins."""
 
 import math
 from collections import defaultdict
@@ -8,9 +8,42 @@ from typing import Any
 
 import numpy
 
-from flap.evaluation.base import Documents, Measurement
+from flap.evaluation.base import Better, Documents, Measurement, Numbers
 from flap.evaluation.errors import averaged
-from flap.evaluation.harness import Samples, flat_name
+
+Samples = Mapping[str, list[dict[str, Any]]]  # lm-eval's log: by task, an entry for each document (and filter)
+
+
+def flatten(results: Mapping[str, Mapping[str, Any]]) -> Numbers:
+    """Return lm-eval's results as flat numbers: {"piqa": {"acc,none": 0.8, …}} becomes {"piqa/acc": 0.8}.
+
+    A filter other than "none" stays in the name. A standard error has its number's name and "_stderr". Values that are
+    not finite numbers are left out: names, aliases, and "N/A" for an error that cannot be estimated.
+    """
+    return {
+        _flat_name(task, *key.split(",", 1)): float(value)
+        for task, numbers in results.items()
+        for key, value in numbers.items()
+        if "," in key and isinstance(value, Real) and math.isfinite(value)
+    }
+
+
+def _flat_name(task: str, measure: str, filter_name: str) -> str:
+    """Return the name of a number: ("gsm8k", "acc_stderr", "strict") becomes "gsm8k/acc,strict_stderr"."""
+    suffix = "" if filter_name == "none" else f",{filter_name}"
+    error = "_stderr" if measure.endswith("_stderr") else ""
+    return f"{task}/{measure.removesuffix('_stderr')}{suffix}{error}"
+
+
+def directions(numbers: Numbers, higher_is_better: Mapping[str, Mapping[str, bool | None]]) -> dict[str, Better]:
+    """Return which values of lm-eval's numbers are better, as its tasks and groups say: {"piqa": {"acc": True}}."""
+    found: dict[str, Better] = {}
+    for name in (name for name in numbers if not name.endswith("_stderr")):
+        task, _, measure = name.rpartition("/")
+        higher = higher_is_better.get(task, {}).get(measure.partition(",")[0])
+        if higher is not None:  # of a group whose tasks disagree
+            found[name] = "higher" if higher else "lower"
+    return found
 
 
 def by_document(samples: Samples, numbers: Mapping[str, float]) -> Documents:
@@ -19,7 +52,7 @@ def by_document(samples: Samples, numbers: Mapping[str, float]) -> Documents:
     for task, entries in samples.items():
         for entry in entries:
             for name in entry["metrics"]:
-                values[f"{task}/{flat_name(name, entry['filter'])}"].append(entry[name])
+                values[_flat_name(task, name, entry["filter"])].append(entry[name])
     return {name: [float(value) for value in found] for name, found in values.items() if _is_mean(found, numbers, name)}
 
 

@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
+from flap.data.temporary_state import replaced
 from flap.models import distinct_parameters, running_device
 from flap.models.devices import gpus
 
@@ -72,13 +73,9 @@ def macs(model: PreTrainedModel, prompt_NT: Tensor) -> int:
 
     Attention is counted as if there were no causal mask; only the experts that the router chooses are counted.
     """
-    kernel = model.config._experts_implementation
-    model.config._experts_implementation = "eager"  # torch does not count the grouped kernel's products
-    try:
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            model(input_ids=prompt_NT, use_cache=False)
-    finally:
-        model.config._experts_implementation = kernel
+    eager = replaced("_experts_implementation", "eager", model.config)  # torch counts no products of the grouped kernel
+    with eager, sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(input_ids=prompt_NT, use_cache=False)
     return int(counter.get_total_flops()) // 2
 
 
@@ -88,8 +85,7 @@ def peak_bytes(model: PreTrainedModel, work: Callable[[], None]) -> int | None:
     On a GPU, torch counts it; on Linux, the resident set of the process is measured; elsewhere the result is None.
     Anything else in memory, such as another model, is not counted.
     """
-    device = running_device(model)
-    if device.type == "cuda":
+    if running_device(model).type == "cuda":
         before = sum(map(torch.cuda.memory_allocated, gpus()))
         for gpu in gpus():
             torch.cuda.reset_peak_memory_stats(gpu)

@@ -1,8 +1,9 @@
-"""Seed the random number generators of a run, without changing those of its caller."""
+"""Changes of what the caller, or another package, holds that last as long as a block: random states and attributes."""
 
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy
 import torch
@@ -21,3 +22,16 @@ def seeded(seed: int) -> Iterator[None]:
         finally:
             random.setstate(python)
             numpy.random.set_state(legacy_numpy)
+
+
+@contextmanager
+def replaced(name: str, value: Any, *holders: Any) -> Iterator[None]:
+    """Give the attribute of this name another value in each of these objects for as long as the block lasts."""
+    before = [getattr(holder, name) for holder in holders]
+    try:
+        for holder in holders:
+            setattr(holder, name, value)
+        yield
+    finally:
+        for holder, own in zip(holders, before, strict=True):
+            setattr(holder, name, own)

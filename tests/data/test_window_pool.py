@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from flap.data import Pool, Text, batches, split_windows
-from flap.data.drawing import TooFewWindowsError, apportioned, mixed
+from flap.data.window_pool import TooFewWindowsError, apportioned, mixed
 
 
 def counted(words: int, first: int = 0) -> str:

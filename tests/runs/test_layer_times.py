@@ -10,8 +10,8 @@ import torch
 from flap.allocation import ALAM, Budget, PruningPlan, Structure
 from flap.config import TargetConfig
 from flap.evaluation import Efficiency
-from flap.evaluation.layer_times import LayerTimes, narrowed, rising
 from flap.models import Pair, PlacedModel, Resident, adapt
+from flap.runs.layer_times import LayerTimes, narrowed, rising
 from flap.storage import Cache
 from tests.allocation.test_toy import TOY_LAYERS, TOY_SCORES
 from tests.cases import tiny_model, tokens

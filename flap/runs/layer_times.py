@@ -4,7 +4,6 @@ Legend: K kept units of a block, from 0 to all of them · W measured widths, asc
 """
 
 import copy
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
@@ -18,8 +17,8 @@ from transformers import PreTrainedModel
 from flap.allocation import Bound, Budget, LayerPlan, PruningPlan, Structure, Units
 from flap.compression import NoCompensation, slice_layer
 from flap.config import TIME_TARGETS, TargetConfig, require
-from flap.evaluation.efficiency import Efficiency
-from flap.evaluation.request import weight_bytes
+from flap.evaluation import Efficiency
+from flap.evaluation.request_cost import weight_bytes
 from flap.models import Pair, PlacedModel, adapt
 from flap.storage import Cache, Kind, as_json
 from flap.storage.progress import progress
@@ -34,10 +33,10 @@ SHARES = (0.125, 0.25, 0.5, 0.75)  # of a block's units: the widths at which req
 
 
 @dataclass(frozen=True)
-class Alike:
-    """The attention, or the MLP, of all layers where it has the same units. block: a field name of `Pair`."""
+class AlikeBlocks:
+    """The attention, or the MLP, of all layers where it has the same units."""
 
-    block: str
+    block: str  # "attention" or "mlp"
     units: Units
     layers: frozenset[int]
 
@@ -56,25 +55,22 @@ class Alike:
 
 @dataclass(frozen=True)
 class LayerTimes:
-    """The times of a request of the whole model by the widths of its layers, which are those of a structure.
-
-    key: all that identifies the model, the device and the threads, for the cache.
-    """
+    """The times of a request of the whole model by the widths that a structure may give its layers."""
 
     budget: Budget
     request: Efficiency
     structure: Structure
     cache: Cache
-    key: Mapping[str, Any]
+    key: Mapping[str, Any]  # all that identifies the model, the device and the threads
 
     @cached_property
-    def groups(self) -> list[Alike]:
-        """The blocks in groups of those that have the same units."""
+    def groups(self) -> list[AlikeBlocks]:
+        """The blocks, those with the same units together."""
         groups: dict[tuple[str, Units], list[int]] = {}
         for i, layer in enumerate(self.budget.layers):
             for block, units in zip(Pair._fields, layer, strict=True):
                 groups.setdefault((block, units), []).append(i)
-        return [Alike(block, units, frozenset(layers)) for (block, units), layers in groups.items()]
+        return [AlikeBlocks(block, units, frozenset(layers)) for (block, units), layers in groups.items()]
 
     def measure(self, model: PlacedModel) -> list[Times]:
         """Return for each group the times of a request at each of its widths.
@@ -108,8 +104,10 @@ class LayerTimes:
         turns = [
             [self.request.milliseconds(narrowed(model, self.budget, widths)) for widths in models]
             for _ in progress(range(1 + self.request.repeats), "time layers")
-        ][1:]
-        return [_median_ratios(turns, i) for i in range(1 + len(several))]
+        ]
+        times = np.array(turns[1:])  # by turn, model, and whether of the request or of its decoding
+        ms: Times = (np.median(times / times[:, :1], axis=0) * np.median(times[:, 0], axis=0)).tolist()
+        return ms
 
     def settle(
         self, model: PlacedModel, budget: Budget, plan_of: Callable[[Budget], PruningPlan]
@@ -146,35 +144,26 @@ class LayerTimes:
         bounds = []
         for part, (name, tokens) in enumerate(zip(TIME_TARGETS, (None, self.request.decoded_tokens), strict=True)):
             if (asked := getattr(target, name)) is not None:
-                fixed, costs = self._costs([[both[part] for both in one] for one in times])
+                fixed, costs = self._costs([np.array(one)[:, part] for one in times])
                 bounds.append(Bound(name, asked, fixed, costs, tokens))
         return tuple(bounds)
 
-    def _costs(self, times: list[list[float]]) -> tuple[float, tuple[Pair[Tensor], ...]]:
+    def _costs(self, times: Sequence[np.ndarray]) -> tuple[float, tuple[Pair[Tensor], ...]]:
         """Return what a request takes where all blocks are at their least, and cost_K of each block.
 
         times: of each group at each width W. A block's cost is what all of its group take beyond the least, in equal
         parts; between two widths it is a straight line, below the first one it does not change.
         """
         costs = [Pair(torch.zeros(0), torch.zeros(0)) for _ in self.budget.layers]
-        fixed = times[0][-1]
+        fixed = float(times[0][-1])
         for group, ms_W in zip(self.groups, times, strict=True):
-            rising_W = rising(np.array(ms_W))
+            rising_W = rising(ms_W)
             kept_K = np.arange(group.units.count + 1)
             ms_K = np.interp(kept_K, group.widths(self.structure), rising_W - rising_W[0])
             fixed -= float(ms_K[-1])
             for i in group.layers:
                 costs[i] = costs[i]._replace(**{group.block: torch.from_numpy(ms_K / len(group.layers))})
         return fixed, tuple(costs)
-
-
-def _median_ratios(turns: list[list[tuple[float, float]]], i: int) -> list[float]:
-    """Return the times of model i from all turns; model 0 is the dense one."""
-    return [
-        statistics.median(turn[i][part] / turn[0][part] for turn in turns)
-        * statistics.median(turn[0][part] for turn in turns)
-        for part in range(2)
-    ]
 
 
 def narrowed(model: PreTrainedModel, budget: Budget, widths: Widths) -> PreTrainedModel:

@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from flap.evaluation.request import macs, peak_bytes, request_seconds, weight_bytes
+from flap.evaluation.request_cost import macs, peak_bytes, request_seconds, weight_bytes
 from flap.models import adapt
 from tests.cases import ARCHITECTURES, VOCAB, tiny_model
 

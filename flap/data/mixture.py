@@ -13,16 +13,13 @@ HEAVIEST = 1e9  # sums and products of weights stay numbers
 
 @dataclass(frozen=True)
 class Part:
-    """A text of a mixture. weight: its share of the tokens, relative to those of the other parts.
+    """A text of a mixture."""
 
-    packing: a window may hold the end of a document and the beginning of the next one; else windows lie within a
-    document, and what is left of it after its last window is not used. chat_template: the file holds conversations,
-    which the tokenizer's template makes into text; of `self`: the model begins as an answer in that template.
-    """
-
-    dataset: str
-    weight: float = 1.0
+    dataset: str  # a name or a file
+    weight: float = 1.0  # share of the tokens, relative to the other parts; above 0, at most HEAVIEST
+    # a window may go on in the next document; false: what is left of a document after its last window is not used
     packing: bool = True
+    # the file holds conversations, which the tokenizer's template makes into text; `self`: the model begins as in it
     chat_template: bool = False
 
 
@@ -48,7 +45,6 @@ def parse(dataset: Any, field: str) -> list[Part]:
 
 
 def _part(name: str, options: Any, field: str) -> Part:
-    """Return the part of an entry of the mapping."""
     options = options if isinstance(options, Mapping) else {"weight": options}
     unknown = options.keys() - {"weight", "packing", "chat_template"}
     require(not unknown, f"{field}.{name}", ", ".join(sorted(map(str, unknown))), "weight, packing, chat_template")
