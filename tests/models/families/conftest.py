@@ -41,13 +41,6 @@ def all_saved(
 
 
 @pytest.fixture(scope="module")
-def found(all_saved: dict[str, Saved], tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    """What all of them compute in one fresh process, without this package."""
-    directories = [saved.directory for saved in all_saved.values()]
-    return in_a_fresh_process(directories, tmp_path_factory.mktemp("fresh"), "remote")
-
-
-@pytest.fixture(scope="module")
 def all_uniform(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast
 ) -> dict[str, Saved]:
@@ -63,7 +56,11 @@ def all_uniform(
 
 
 @pytest.fixture(scope="module")
-def found_stock(all_uniform: dict[str, Saved], tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    """What those of them that claim to be stock compute without this package and without trust in anybody's code."""
-    directories = [one.directory for one in all_uniform.values() if is_stock(one.directory)]
-    return in_a_fresh_process(directories, tmp_path_factory.mktemp("stock"), "stock")
+def found(
+    all_saved: dict[str, Saved], all_uniform: dict[str, Saved], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, torch.Tensor]:
+    """What all of them compute in one fresh process without this package: first, without trust in anybody's code,
+    those of one width that claim to be stock; then those with other widths in each layer."""
+    remote = [saved.directory for saved in all_saved.values()]
+    stock = [one.directory for one in all_uniform.values() if is_stock(one.directory)]
+    return in_a_fresh_process(tmp_path_factory.mktemp("fresh"), stock=stock, remote=remote)
