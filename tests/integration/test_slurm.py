@@ -15,7 +15,7 @@ import pytest
 from tests.helpers.forked import command_line
 from tests.helpers.runs import tiny
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.long]
 CLUSTER = Path(__file__).parents[1] / "helpers" / "slurm_cluster.sh"
 DAEMONS = ["munged", "slurmctld", "slurmd"]
 COMMANDS = ["sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun", *DAEMONS]
@@ -133,7 +133,6 @@ def test_a_sweep_is_one_job_array_that_calibrates_once(start: Start, tmp_path: P
     assert sorted(report["statistics_cache"] for report in reports) == ["hit", "miss"]
 
 
-@pytest.mark.long
 def test_a_killed_job_is_taken_up_again(start: Start, arguments: list[str], text_file: Path, tmp_path: Path) -> None:
     """The sweep is started again with the same command: it does what is missing, and nothing else."""
     folder, long_text = tmp_path / "sweep", tmp_path / "long.txt"

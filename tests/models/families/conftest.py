@@ -12,17 +12,24 @@ from tests.models.families.contract import COMPENSATIONS, FamilyContract, is_sto
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each variant of a family; `make test` has the one with most of its own, the last."""
     if "variant" in metafunc.fixturenames:
-        metafunc.parametrize("variant", metafunc.cls.configs)
+        *others, last = metafunc.cls.configs
+        metafunc.parametrize("variant", [*(pytest.param(one, marks=pytest.mark.long) for one in others), last])
 
 
 def every_variant(request: pytest.FixtureRequest) -> Iterator[tuple[type[FamilyContract], str, PreTrainedConfig]]:
     """Every variant of every family that this session tests in the file that asks."""
     items = (item for item in request.session.items if isinstance(item, pytest.Function))
-    tested = {item.cls for item in items if item.module is request.module}
+    tested = {
+        (item.cls, item.callspec.params.get("variant"))
+        for item in items
+        if item.module is request.module and hasattr(item, "callspec")
+    }
     for family in FamilyContract.__subclasses__():
-        for variant, config in family.configs.items() if family in tested else ():
-            yield family, f"{family.__name__}-{variant}", config
+        for variant, config in family.configs.items():
+            if (family, variant) in tested:
+                yield family, f"{family.__name__}-{variant}", config
 
 
 @pytest.fixture(scope="module")
