@@ -12,7 +12,7 @@ from flap.models import adapt
 from tests.cases import ARCHITECTURES, METRICS, STRUCTURES
 from tests.helpers.compressed import COMPENSATIONS, calibrated, changed, logits, plan_for
 
-# `make test` has a third: each architecture with each metric, structure and compensation, each metric with each of these
+# `make test` has a third: architectures with each metric, structure and compensation, and metrics with each of these.
 CASES = [
     pytest.param(architecture, metric, structure, marks=[] if (a + m + 2 * s) % 3 == 0 else [pytest.mark.long])
     for (a, architecture), (m, metric), (s, structure) in product(*map(enumerate, (ARCHITECTURES, METRICS, STRUCTURES)))
