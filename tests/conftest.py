@@ -91,6 +91,12 @@ def every_layer_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hidden_files, "SECONDS_BETWEEN_RECORDS", 0.0)
 
 
+@pytest.fixture
+def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs leave an empty picture: for files with many tiny runs, where drawing takes a third of the time."""
+    monkeypatch.setattr("flap.pipeline.draw_layers", lambda report, path: path.touch())
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A cache for these tests alone: nothing measured by earlier code is taken for granted, but the model is shared."""
