@@ -19,7 +19,7 @@ from flap.allocation import Structure
 from flap.compression import Compensation
 from flap.config import FlapConfig, build, config_dir, explain, name_method, require, typed
 from flap.importance import Metric
-from flap.models import Given
+from flap.models import LoadedSource
 from flap.pipeline import run
 from flap.results import Report
 
@@ -51,7 +51,7 @@ def prune(
     Raises:
         ValueError: bad input, in one line that names the field; the model is as it was.
     """
-    source = Given(model, tokenizer)
+    source = LoadedSource(model, tokenizer)
     groups = {"metric": metric, "structure": structure, "compensation": compensation, "method": method}
     names = [f"{group}={choice}" for group, choice in groups.items() if isinstance(choice, str)]
     objects = {group: build(group, choice) for group, choice in groups.items() if not isinstance(choice, str | None)}

@@ -115,7 +115,7 @@ def bfloat16() -> Finding:
     """Measure how fast the processor multiplies matrices in bfloat16 and in float32, in a second."""
     import torch
 
-    from flap.models.products import compute_dtype
+    from flap.models.matrix_products import compute_dtype
 
     half, single = _rate(torch.bfloat16), _rate(torch.float32)
     told = f"cpu: {half:.0f} gigaFLOP/s in bfloat16, {single:.0f} in float32"

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from flap.estimation import Room
-from flap.models import OnDisk, Source
+from flap.models import CheckpointSource, OnDisk
 from flap.models.placement.changed_layers import ChangedLayers
 from flap.pipeline import run
 from tests.helpers.damaged import damage
@@ -140,8 +140,8 @@ def test_refused_before_any_weight_is_loaded(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Source, "open", lambda *given: pytest.fail("the weights were loaded"))
-    monkeypatch.setattr(Source, "read", lambda *given, **more: pytest.fail("the weights were loaded"))
+    monkeypatch.setattr(CheckpointSource, "open", lambda *given: pytest.fail("the weights were loaded"))
+    monkeypatch.setattr(CheckpointSource, "read", lambda *given, **more: pytest.fail("the weights were loaded"))
     refused(arguments, line, tiny(model_dir, text_file), bad, tmp_path / "run")
 
 
@@ -228,7 +228,7 @@ def test_what_cannot_fit_is_refused_with_its_numbers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Room, "here", lambda *_: room)
-    monkeypatch.setattr(Source, "open", lambda *given: pytest.fail("the weights were loaded"))
+    monkeypatch.setattr(CheckpointSource, "open", lambda *given: pytest.fail("the weights were loaded"))
     refused(arguments, line, tiny(model_dir, text_file), bad, tmp_path / "run")
 
 

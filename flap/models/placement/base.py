@@ -9,46 +9,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.quantizers.base import HfQuantizer
 
 from flap.models.families import adapt
 from flap.models.forward import Batch
+from flap.models.source import CheckpointSource
 from flap.storage import NOT_KEPT, WorkFolder
-
-
-class Weights(Protocol):
-    """The source of the weights of a placement; `flap.models.Source` is one."""
-
-    @property
-    def path(self) -> str:
-        """The directory of the files, or a hub id."""
-
-    @property
-    def device(self) -> torch.device:
-        """The device that runs the model."""
-
-    @property
-    def offload(self) -> Path:
-        """The folder for layers that do not fit into memory."""
-
-    @property
-    def dequantiser(self) -> HfQuantizer | None:
-        """What makes plain tensors of those in the files; None where they are plain."""
-
-    @property
-    def kept_dense(self) -> PreTrainedModel | None:
-        """The dense model, if memory can hold it together with a pruned one."""
-
-    def on_device(self) -> PreTrainedModel:
-        """Load the whole model on the device."""
-
-    def read(self, **placing: Any) -> PreTrainedModel:
-        """Load the model. placing: options of transformers' `from_pretrained` that say where to."""
 
 
 class PlacedModel(ABC):
@@ -58,6 +28,7 @@ class PlacedModel(ABC):
     new placement is a subclass in a file here, and a line in PLACEMENTS.
     """
 
+    name: ClassVar[str]  # as `model.placement` names it
     streams: ClassVar[bool] = False  # layers are read from files when needed: work is kept, unsaved changes are lost
     whole: ClassVar[bool] = False  # all weights are on the device that runs them: it can be timed and trained there
 
@@ -69,7 +40,7 @@ class PlacedModel(ABC):
 
     @classmethod
     @abstractmethod
-    def open(cls, source: Weights, work: WorkFolder) -> "PlacedModel":
+    def open(cls, source: CheckpointSource, work: WorkFolder) -> "PlacedModel":
         """Return the model of a source at this placement.
 
         work: for data that is too large for memory; an interrupted run resumes from it.

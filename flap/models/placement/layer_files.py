@@ -5,7 +5,6 @@ from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 
-import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -17,26 +16,22 @@ from transformers.core_model_loading import (
     rename_source_key,
 )
 from transformers.modeling_utils import LoadStateDictConfig
-from transformers.quantizers.base import HfQuantizer
 
+from flap.models.quantised import dequantiser
+from flap.models.source import CheckpointSource
 from flap.models.weights import tensor_files
 
 
 class LayerFiles:
     """The files of a model on the meta device, by decoder layer; None stands for embeddings, final norm and head."""
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        layers: nn.ModuleList,
-        directory: Path,
-        device: torch.device,
-        dequantiser: HfQuantizer | None,
-    ) -> None:
-        self.model, self.directory, self.device, self.dequantiser = model, directory, device, dequantiser
+    def __init__(self, model: PreTrainedModel, layers: nn.ModuleList, source: CheckpointSource) -> None:
+        self.model, self.source, self.dequantiser = model, source, dequantiser(source.config)
         self.prefix = next(f"{name}." for name, module in model.named_modules() if module is layers)
         self._conversions = (
-            model._weight_conversions if dequantiser is None else get_model_conversion_mapping(model, None, dequantiser)
+            get_model_conversion_mapping(model, None, self.dequantiser)
+            if self.dequantiser
+            else model._weight_conversions
         )
 
     def read(self, index: int | None) -> None:
@@ -52,7 +47,7 @@ class LayerFiles:
                 self.model,
                 {name: opened[self._files[name]].get_slice(name) for name in names},
                 LoadStateDictConfig(
-                    device_map={"": self.device},
+                    device_map={"": self.source.device},
                     dtype=self.model.dtype,
                     weight_mapping=self._conversions,
                     hf_quantizer=self.dequantiser,
@@ -68,7 +63,7 @@ class LayerFiles:
 
     @cached_property
     def _files(self) -> dict[str, Path]:
-        return tensor_files(self.directory)
+        return tensor_files(Path(self.source.path))
 
     @cached_property
     def _names(self) -> dict[int | None, list[str]]:

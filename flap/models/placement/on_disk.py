@@ -1,9 +1,8 @@
 """placement=stream: the layers stay on disk. One at a time is read from the safetensors files, used and dropped."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
@@ -11,23 +10,21 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.quantizers.base import HfQuantizer
 
 from flap.models.devices import ROOM_TO_RUN, free_bytes, give_back_freed
 from flap.models.forward import Batch, leave
-from flap.models.placement.base import PlacedModel, Weights
+from flap.models.from_pretrained import read_config
+from flap.models.placement.base import PlacedModel
 from flap.models.placement.changed_layers import ChangedLayers
 from flap.models.placement.layer_files import LayerFiles
 from flap.models.placement.resident import Resident
 from flap.models.placement.shards import write_shards
-from flap.models.read import read_model
-from flap.models.replace import forwards_replaced
+from flap.models.replaced_forward import forwards_replaced
+from flap.models.source import CheckpointSource
 from flap.models.walk import Walk
 from flap.storage import NOT_KEPT, WorkFolder
 
 log = logging.getLogger(__name__)
-
-ON_META = {"device_map": {"": "meta"}}  # options of from_pretrained: the model without weights
 
 
 class OnDisk(PlacedModel):
@@ -37,43 +34,33 @@ class OnDisk(PlacedModel):
     from that file. Its new shapes stay on the meta device.
     """
 
+    name: ClassVar[str] = "stream"
     streams: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        directory: Path,
-        device: torch.device,
-        work: WorkFolder,
-        load: Callable[[], PreTrainedModel],
-        dequantiser: HfQuantizer | None = None,
-    ) -> None:
-        """Take a model that is on the meta device, and the directory of its files.
+    def __init__(self, source: CheckpointSource, work: WorkFolder) -> None:
+        """Take the model without reading a weight.
 
         work: for hidden states and changed layers; where it is not kept, a temporary one, deleted with this object.
-        load: loads the whole model on the device. dequantiser: as of `Weights`.
         """
-        super().__init__(model)
-        self.directory = directory
-        self._device = device
-        self._load = load
-        self._temporary = TemporaryDirectory(ignore_cleanup_errors=True) if work.path is None else None
-        self.folder = work.path or Path(self._temporary.name if self._temporary else "")
+        super().__init__(source.read(device_map={"": "meta"}))
+        self.source = source
+        if work.path is None:
+            self._temporary = TemporaryDirectory(ignore_cleanup_errors=True)
+        self.folder = work.path or Path(self._temporary.name)
         self.work = WorkFolder(self.folder)
-        self._files = LayerFiles(model, self.layers, directory, device, dequantiser)
+        self._files = LayerFiles(self.model, self.layers, source)
         self._changes = ChangedLayers(self.folder / "layers", self.adapter, self._files.prefix)
-        _fill_buffers(model, device)
+        _fill_buffers(self.model, self.device)
 
     @classmethod
-    def open(cls, source: Weights, work: WorkFolder) -> "OnDisk":
+    def open(cls, source: CheckpointSource, work: WorkFolder) -> "OnDisk":
         """Return the model without reading a weight."""
-        model, path = source.read(**ON_META), Path(source.path)
-        return cls(model, path, source.device, work, source.on_device, source.dequantiser)
+        return cls(source, work)
 
     @property
     def device(self) -> torch.device:
         """The device that runs the layers."""
-        return self._device
+        return self.source.device
 
     @property
     def num_bytes(self) -> int:
@@ -178,8 +165,8 @@ class OnDisk(PlacedModel):
 
     def in_memory(self) -> PlacedModel:
         """Load the whole model on the device."""
-        log.info("loading %s as a whole, to measure it (%.3g GB)", self.directory, self.num_bytes / 1e9)
-        return Resident(self._load())
+        log.info("loading %s as a whole, to measure it (%.3g GB)", self.source.path, self.num_bytes / 1e9)
+        return Resident(self.source.on_device())
 
     def write(self, directory: Path) -> None:
         """Write the checkpoint, one layer at a time. Files of changed layers become files of the checkpoint."""
@@ -208,7 +195,7 @@ def _drop(modules: Iterable[nn.Module]) -> None:
 def open_checkpoint(directory: Path, device: torch.device, work: WorkFolder = NOT_KEPT) -> OnDisk:
     """Return the model that this program has written to a directory, one layer at a time on a device.
 
-    It can be compared with the model in memory without room for a second one. work: as of `OnDisk`.
+    It can be compared with the model in memory without room for a second one. work: see `OnDisk`.
     """
-    load = partial(read_model, directory, device_map=device)
-    return OnDisk(read_model(directory, **ON_META), directory, device, work / "checkpoint", load)
+    source = CheckpointSource(str(directory), "checkpoint", read_config(directory), device, OnDisk)
+    return OnDisk(source, work / "checkpoint")

@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 
 from flap.models.devices import ROOM_TO_RUN, free_bytes
 from flap.models.forward import Batch, moved, run, tokens_of
-from flap.models.placement.base import PlacedModel, Weights
+from flap.models.placement.base import PlacedModel
+from flap.models.source import CheckpointSource
 from flap.storage import WorkFolder
 from flap.storage.progress import progress
 
@@ -74,10 +75,11 @@ class InMemory(PlacedModel):
 class Resident(InMemory):
     """A model that is completely on one device."""
 
+    name: ClassVar[str] = "device"
     whole: ClassVar[bool] = True
 
     @classmethod
-    def open(cls, source: Weights, work: WorkFolder) -> "Resident":
+    def open(cls, source: CheckpointSource, work: WorkFolder) -> "Resident":
         """Return the model, loaded on the device of its source.
 
         If the source keeps the dense model, the returned one shares its tensors: pruning gives a model new tensors and
