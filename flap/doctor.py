@@ -80,20 +80,17 @@ def devices() -> Finding:
     memory = psutil.virtual_memory()
     host = f"cpu: {os.cpu_count()} cores, {decimal(memory.total)}, {decimal(memory.available)} free"
     if torch.cuda.is_available():
-        return "ok", "; ".join([*map(_gpu, range(torch.cuda.device_count())), host])
+        found = []
+        for i in range(torch.cuda.device_count()):
+            free, total = map(decimal, torch.cuda.mem_get_info(i))
+            found.append(f"cuda:{i}: {torch.cuda.get_device_name(i)}, {total}, {free} free")
+        return "ok", "; ".join([*found, host])
     if torch.backends.mps.is_available():
         return "ok", f"mps; {host}"
     if shutil.which("nvidia-smi"):
         why = "sees no GPU, but nvidia-smi is here; install a torch built for its CUDA driver"
         return "note", f"{host}; torch {torch.__version__} {why}"
     return "note", f"{host}; no GPU: models of a few hundred million parameters are quick enough"
-
-
-def _gpu(index: int) -> str:
-    import torch
-
-    free, total = torch.cuda.mem_get_info(index)
-    return f"cuda:{index}: {torch.cuda.get_device_name(index)}, {decimal(total)}, {decimal(free)} free"
 
 
 def bfloat16() -> Finding:

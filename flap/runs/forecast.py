@@ -27,7 +27,6 @@ from flap.evaluation.perplexity import LOGITS_BYTES, Perplexity
 from flap.models import ModelAdapter, ModelSource, adapt, find_by_config
 from flap.models.devices import ROOM_TO_RUN
 from flap.models.families import sees_images
-from flap.models.locate import processor_files
 from flap.models.quantised import is_quantised
 from flap.models.shapes import Shapes, shapes_of
 from flap.recovery import HELD_OUT, Recovery, bytes_to_train, trained_parameters
@@ -118,7 +117,7 @@ def _images(config: FlapConfig, model: ModelSource) -> Images | None:
     """Return the image windows, if the model's processor is there to make them."""
     folder, path = config.calibration.images, config.model.path
     check_sees_images(folder, model.config)
-    if folder is None or not Path(path).is_dir() or not processor_files(path):
+    if folder is None or not Path(path).is_dir() or not model.processor_files:
         return None
     return read_images(folder, model.config, path, model.max_length, config.trust_remote_code)
 

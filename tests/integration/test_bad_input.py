@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from flap.estimation import Room
 from flap.models import CheckpointSource, OnDisk
-from flap.models.placement.changed_layers import ChangedLayers
+from flap.models.placement.layer_files import LayerFiles
 from flap.pipeline import run
 from tests.helpers.damaged import damage
 from tests.helpers.runs import composed, tiny
@@ -249,9 +249,9 @@ def test_a_disk_that_fills_up_leaves_nothing_and_costs_no_work(
     base = [*tiny(model_dir, text_file), "model.placement=stream", f"cache_dir={tmp_path / 'cache'}"]
     with monkeypatch.context() as patch:
         patch.setattr("flap.models.placement.shards.save_file", full)
-        patch.setattr(ChangedLayers, "link", lambda *_: False)  # a disk without hard links
+        patch.setattr(LayerFiles, "link", lambda *_: False)  # a disk without hard links
         refused("", line, base, bad, tmp_path / "run")
-    monkeypatch.setattr(ChangedLayers, "write", lambda *_: pytest.fail("a layer was pruned again"))
+    monkeypatch.setattr(LayerFiles, "write", lambda *_: pytest.fail("a layer was pruned again"))
     run(composed(*base), tmp_path / "run")
 
 

@@ -7,7 +7,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -15,17 +15,19 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from flap.models.devices import ROOM_TO_RUN, free_bytes
 from flap.models.families import adapt
-from flap.models.forward import Batch
+from flap.models.forward import Batch, moved, run, tokens_of
 from flap.models.source import CheckpointSource
 from flap.storage import NOT_KEPT, WorkFolder
+from flap.storage.progress import progress
 
 
 class PlacedModel(ABC):
     """The base class of the placements: a model whose weights may be anywhere.
 
-    `model` always has the right shapes, class and config. A layer is *present* while its weights are on the device. A
-    new placement is a subclass in a file here, and a line in PLACEMENTS.
+    `model` always has the right shapes, class and config. A layer is *present* while its weights are on the device. The
+    methods that are defined here are for models that can run as a whole: a forward pass replaces a walk.
     """
 
     name: ClassVar[str]  # as `model.placement` names it
@@ -85,30 +87,30 @@ class PlacedModel(ABC):
         """Return a copy of a layer that is present; it may be changed, and run while the layer is present."""
         return copy.deepcopy(self.layers[index])
 
-    @abstractmethod
     def ends(self) -> AbstractContextManager[None]:
         """Make the ends of the model (embeddings, final norm and head) present inside the block."""
+        return nullcontext()
 
-    @abstractmethod
     def callable(self) -> AbstractContextManager[None]:
         """Make `model` itself run inside the block, as its `generate` needs; layers on disk are read at each call."""
+        return nullcontext()
 
     def resume_changes(self, layers_done: int) -> None:  # noqa: B027 - nothing to do if changes are in memory
         """Restore the first `layers_done` layers as an interrupted run has changed them; discard changes of others."""
 
-    @abstractmethod
     def fits_in_memory(self, beside_bytes: int = 0) -> bool:
         """Return whether the whole model can be in memory, together with another one of `beside_bytes`."""
+        return ROOM_TO_RUN * beside_bytes <= free_bytes(self.device)
 
-    @abstractmethod
     def in_memory(self) -> "PlacedModel":
         """Return the whole model in memory."""
+        return self
 
-    @abstractmethod
     def write(self, directory: Path) -> None:
         """Write weights and config in transformers' format."""
+        self.model.save_pretrained(directory)
 
-    @abstractmethod
+    @torch.no_grad()
     def observe(
         self,
         batches: Sequence[Batch],
@@ -120,11 +122,21 @@ class PlacedModel(ABC):
 
         With the work of an interrupted run, only the remaining layers. stage: what the progress bar says.
         """
+        self.passes += 1
+        with ExitStack() as stack:
+            for recorder in recorders:
+                stack.enter_context(recorder)
+            for batch in progress(batches, stage, lambda batch: tokens_of(batch).numel()):
+                run(self.adapter, moved(batch, self.device, self.model.dtype))
+        yield from range(len(self.layers))
 
-    @abstractmethod
+    @torch.no_grad()
     def hidden_states(self, batches_NT: Sequence[Tensor]) -> Iterator[Tensor]:
         """Yield the final hidden states of each batch, after the last norm. The ends are present at each yield."""
+        for batch_NT in batches_NT:
+            yield self.adapter.decoder(input_ids=batch_NT.to(self.device), use_cache=False).last_hidden_state
 
-    @abstractmethod
+    @torch.no_grad()
     def logits(self, tokens_NT: Tensor) -> Tensor:
         """Return the logits of one batch of windows."""
+        return cast(Tensor, self.model(input_ids=tokens_NT.to(self.device), use_cache=False).logits)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,6 @@ from flap.models.devices import ROOM_TO_RUN, free_bytes, give_back_freed
 from flap.models.forward import Batch, leave
 from flap.models.from_pretrained import read_config
 from flap.models.placement.base import PlacedModel
-from flap.models.placement.changed_layers import ChangedLayers
 from flap.models.placement.layer_files import LayerFiles
 from flap.models.placement.resident import Resident
 from flap.models.placement.shards import write_shards
@@ -30,12 +29,12 @@ log = logging.getLogger(__name__)
 class OnDisk(PlacedModel):
     """A model on the meta device whose weights are loaded inside `with` blocks.
 
-    A layer that is changed inside its block is written to a file (`ChangedLayers`) when the block ends, and later read
+    A layer that is changed inside its block is written to a file (`LayerFiles`) when the block ends, and later read
     from that file. Its new shapes stay on the meta device.
     """
 
-    name: ClassVar[str] = "stream"
-    streams: ClassVar[bool] = True
+    name = "stream"
+    streams = True
 
     def __init__(self, source: CheckpointSource, work: WorkFolder) -> None:
         """Take the model without reading a weight.
@@ -48,8 +47,7 @@ class OnDisk(PlacedModel):
             self._temporary = TemporaryDirectory(ignore_cleanup_errors=True)
         self.folder = work.path or Path(self._temporary.name)
         self.work = WorkFolder(self.folder)
-        self._files = LayerFiles(self.model, self.layers, source)
-        self._changes = ChangedLayers(self.folder / "layers", self.adapter, self._files.prefix)
+        self._files = LayerFiles(self.adapter, source, self.folder / "layers")
         _fill_buffers(self.model, self.device)
 
     @classmethod
@@ -71,15 +69,12 @@ class OnDisk(PlacedModel):
     def layer(self, index: int) -> Iterator[nn.Module]:
         """Read a layer for the block, and drop it at the end; a changed layer is written first."""
         layer = self.layers[index]
-        if index in self._changes:
-            self._changes.read(index, self.device)
-        else:
-            self._files.read(index)
+        self._files.read(index)
         before = dict(layer.named_parameters())
         try:
             yield layer
             if any(parameter is not before.get(name) for name, parameter in layer.named_parameters()):
-                self._changes.write(index)
+                self._files.write(index)
         finally:
             _drop(layer.modules())
 
@@ -149,7 +144,7 @@ class OnDisk(PlacedModel):
 
     def resume_changes(self, layers_done: int) -> None:
         """Use the files of the first `layers_done` layers that an interrupted run has written."""
-        self._changes.resume(layers_done)
+        self._files.resume(layers_done)
 
     def give_back_freed(self) -> None:
         """Give memory that is free within this process back to the system."""
@@ -170,7 +165,7 @@ class OnDisk(PlacedModel):
 
     def write(self, directory: Path) -> None:
         """Write the checkpoint, one layer at a time. Files of changed layers become files of the checkpoint."""
-        write_shards(self, self._files.state, self._changes.link, directory)
+        write_shards(self, self._files, directory)
 
 
 def _fill_buffers(model: PreTrainedModel, device: torch.device) -> None:

@@ -5,24 +5,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import ClassVar
 
 import torch
 from torch import nn
 
 from flap.models.devices import free_bytes, gpus
 from flap.models.offload import onloaded, running_device
-from flap.models.placement.resident import InMemory
+from flap.models.placement.base import PlacedModel
 from flap.models.source import CheckpointSource
 from flap.storage import WorkFolder
 from flap.storage.files import remove_unused
 from flap.storage.locks import use
 
 
-class Spread(InMemory):
+class Spread(PlacedModel):
     """A model whose modules are onloaded by accelerate while they run."""
 
-    name: ClassVar[str] = "auto"
+    name = "auto"
 
     @classmethod
     def open(cls, source: CheckpointSource, work: WorkFolder) -> "Spread":
