@@ -35,7 +35,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from flap.config import FlapConfig, ModelConfig, config_dir, one_line, typed
-from flap.models import Given, find_model, read_model
+from flap.models import LoadedSource, find_model, read_model
 from flap.models.devices import free_bytes
 from flap.pipeline import run
 from flap.results import device_name
@@ -180,13 +180,13 @@ def flap_plus_config(options: argparse.Namespace) -> FlapConfig:
     return composed(options, "method=flap_plus", *few, f"structure.rounds={options.rounds}")
 
 
-def windows(config: FlapConfig, source: Given) -> Tensor:
+def windows(config: FlapConfig, source: LoadedSource) -> Tensor:
     found = prepare(config, None, source).windows
     assert found is not None
     return found.by_length[0]
 
 
-def bare(source: Given, config: FlapConfig) -> Figures:
+def bare(source: LoadedSource, config: FlapConfig) -> Figures:
     """One forward pass of the decoder over FLAP's calibration windows, the first batch for warm-up aside."""
     model, tokens_NT, device = source.open(), windows(config, source), config.model.device
     bare_forward(model, tokens_NT[:BATCH_SIZE])
@@ -207,7 +207,7 @@ def bare(source: Given, config: FlapConfig) -> Figures:
     }
 
 
-def prune(config: FlapConfig, source: Given, run_dir: Path | None = None) -> Figures:
+def prune(config: FlapConfig, source: LoadedSource, run_dir: Path | None = None) -> Figures:
     """All of a run from the loaded model to the pruned one."""
     report = run(config, run_dir, source=source)
     stages = {stage: took for stage, took in report.seconds.items() if stage not in ("load", "evaluate", "total")}
@@ -221,18 +221,18 @@ def prune(config: FlapConfig, source: Given, run_dir: Path | None = None) -> Fig
     }
 
 
-def over_gpu_and_host(source: Given, config: FlapConfig, scratch: str | None) -> Figures:
+def over_gpu_and_host(source: LoadedSource, config: FlapConfig, scratch: str | None) -> Figures:
     """model.placement=auto with half of the layers where accelerate puts what the device may not hold."""
     with TemporaryDirectory(dir=scratch) as name:
         folder = Path(name)
         source.model.save_pretrained(folder / "dense")
         memory = half_the_layers(source.model, config.model.device)
         source.model.to("meta")  # both runs read the files
-        whole = Given(read_model(folder / "dense").to(config.model.device), source.tokenizer)
+        whole = LoadedSource(read_model(folder / "dense").to(config.model.device), source.tokenizer)
         alone = prune(config, whole, folder / "device")
         del whole
         placing = {"device_map": "auto", "max_memory": memory, "offload_folder": str(folder / "disk")}
-        spread = Given(read_model(folder / "dense", **placing), source.tokenizer)
+        spread = LoadedSource(read_model(folder / "dense", **placing), source.tokenizer)
         on_auto = replace(config, model=replace(config.model, placement="auto"))
         figures = prune(on_auto, spread, folder / "auto")
         plans = [(folder / place / "plan.json").read_bytes() for place in ("device", "auto")]
@@ -276,8 +276,8 @@ def measure(table: Table, options: argparse.Namespace) -> None:
     large, small = (TINY, TINY) if options.tiny else (SEVEN_B, ONE_B)
     tokenizer, config, config_plus = packaged_tokenizer(), flap_config(options), flap_plus_config(options)
 
-    def made(shape: dict[str, Any]) -> Given:
-        return Given(random_model(shape, options.device), tokenizer)
+    def made(shape: dict[str, Any]) -> LoadedSource:
+        return LoadedSource(random_model(shape, options.device), tokenizer)
 
     def flap() -> Figures:
         figures = prune(config, made(large))

@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 
 from flap.config import FlapConfig, config_dir, typed
 from flap.config.schema import DTYPES
-from flap.models import Given, find_model
+from flap.models import LoadedSource, find_model
 from flap.pipeline import run
 from flap.runs import choose
 from flap.runs.prepare import prepare
@@ -64,15 +64,15 @@ def composed(variant: Variant, options: argparse.Namespace) -> FlapConfig:
         return typed(compose("config", [*variant.overrides, *sizes, *rest, *alone]))
 
 
-def load(options: argparse.Namespace) -> Given:
+def load(options: argparse.Namespace) -> LoadedSource:
     source = find_model(composed(VARIANTS["bias"], options).model, cache_root(None), False)
     model: PreTrainedModel = source.open().model
     for parameter in model.parameters():  # a mapped weight is in memory once something has read it
         parameter.sum()
-    return Given(model, source.tokenizer)
+    return LoadedSource(model, source.tokenizer)
 
 
-def time_ratio(name: str, config: FlapConfig, source: Given, clock: Callable[[], float]) -> float:
+def time_ratio(name: str, config: FlapConfig, source: LoadedSource, clock: Callable[[], float]) -> float:
     """Seconds to prune over those of a bare forward pass right before it."""
     windows = prepare(config, None, source).windows
     assert windows is not None
@@ -91,7 +91,7 @@ def time_ratios(names: list[str], options: argparse.Namespace) -> dict[str, floa
     dense = load(options)
     ratios: dict[str, list[float]] = {name: [] for name in names}
     for _, name in product(range(options.repeats), names):
-        source = Given(deepcopy(dense.model), dense.tokenizer)
+        source = LoadedSource(deepcopy(dense.model), dense.tokenizer)
         ratios[name].append(time_ratio(name, composed(VARIANTS[name], options), source, CLOCKS[options.clock]))
     return {name: statistics.median(measured) for name, measured in ratios.items()}
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
-from typing import Any
+from typing import Any, TypedDict, Unpack, cast
 
 import numpy
 from hydra import compose, initialize_config_dir
@@ -19,43 +19,61 @@ from flap.allocation import Structure
 from flap.compression import Compensation
 from flap.config import FlapConfig, build, config_dir, explain, name_method, require, typed
 from flap.importance import Metric
-from flap.models import Given
+from flap.models import LoadedSource
 from flap.pipeline import run
 from flap.results import Report
 
 FIXED = ("eval=none", "checkpoint.save=false", "use_cache=false", "run_name=flap.prune")  # unless overrides say more
 
 
-def prune(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    ratio: float | None = None,
-    target: Mapping[str, float] | None = None,
-    metric: str | Metric | None = None,
-    structure: str | Structure | None = None,
-    compensation: str | Compensation | None = None,
-    method: str = "flap",
-    overrides: tuple[str, ...] = (),
-    **calibration: Any,
-) -> Report:
+class PruneOptions(TypedDict, total=False):
+    """The keywords of `prune`, whose docstring says what each one means."""
+
+    ratio: float | None
+    target: Mapping[str, float] | None
+    metric: str | Metric | None
+    structure: str | Structure | None
+    compensation: str | Compensation | None
+    method: str
+    overrides: Sequence[str]
+    dataset: Any
+    num_samples: int
+    seq_len: int | list[int]
+    batch_size: int
+    bos: str
+    images: str | None
+    propagate: str
+
+
+def prune(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **options: Unpack[PruneOptions]) -> Report:
     """Prune `model` in place and return the report; `model.save_pretrained` then writes a checkpoint that loads again.
 
-    `ratio` (0.2 by default) is the share to remove; `target` says instead what the model may be, as {"bytes": 200e6}.
-    `metric`, `structure` and `compensation` are objects, as `WIFV()`, or names of the command line's groups; `method`
-    is such a name. Further keywords are keys of `calibration` (dataset, num_samples, seq_len, batch_size); `overrides`
-    takes all other keys as "key=value" of the command line, and none that a keyword says already; an object has its
-    options itself. Nothing is measured, saved or cached unless `overrides` ask for it: "eval=perplexity",
-    "checkpoint.save=true" with "checkpoint.dir=…", "use_cache=true". Random states are not changed.
+    Options:
+        ratio: the share of the prunable parameters to remove, 0 <= ratio < 1; 0.2 by default
+        target: what the model may be, instead of a ratio, as {"bytes": 200e6}; keys of `target` of the command line
+        metric: how much a channel matters, a name of the command line or an object, as `WIFV()`
+        structure: which units leave, a name or an object, as `ALAM()`
+        compensation: what stands in for them, a name or an object, as `BiasCompensation()`
+        method: a preset of the three and of calibration, by its name; "flap" by default
+        dataset: the calibration texts, the name of a corpus, a file, or a mixture {name: weight}
+        num_samples: calibration windows, at least 1
+        seq_len: tokens in a window, at most the model's context, or a list of lengths
+        batch_size: windows at a time, at least 1
+        bos, images, propagate: see `calibration` of the command line
+        overrides: all other keys of the command line, as "key=value"; none that a keyword sets, and none of an object
+
+    Nothing is measured, saved or cached unless `overrides` ask for it: "eval=perplexity", "checkpoint.save=true" with
+    "checkpoint.dir=…", "use_cache=true". Random states are not changed.
 
     Raises:
         ValueError: bad input, in one line that names the field; the model is as it was.
     """
-    source = Given(model, tokenizer)
-    groups = {"metric": metric, "structure": structure, "compensation": compensation, "method": method}
+    source, given = LoadedSource(model, tokenizer), cast(dict[str, Any], {"method": "flap", **options})
+    overrides, ratio, target = given.pop("overrides", ()), given.pop("ratio", None), given.pop("target", None)
+    groups = {group: given.pop(group, None) for group in ("metric", "structure", "compensation", "method")}
     names = [f"{group}={choice}" for group, choice in groups.items() if isinstance(choice, str)]
     objects = {group: build(group, choice) for group, choice in groups.items() if not isinstance(choice, str | None)}
-    values = {f"calibration.{key}": value for key, value in calibration.items()}
+    values = {f"calibration.{key}": value for key, value in given.items()}
     values |= {f"target.{key}": value for key, value in (target or {}).items()}
     values |= {} if ratio is None else {"ratio": ratio}
     _check_overrides(overrides, objects, values)
@@ -66,13 +84,7 @@ def prune(
 
 
 def _check_overrides(overrides: Sequence[str], objects: Iterable[str], values: Iterable[str]) -> None:
-    """Check that overrides leave alone what the call says itself: they would be dropped, and yet reported.
-
-    objects: groups whose choice is an object. values: keys that a keyword sets.
-
-    Raises:
-        ValueError: one of them does not.
-    """
+    """Check that overrides set none of these groups and keys: they would be dropped, and yet reported."""
     settled = {"model": "it is loaded already", "tracking": "only runs of the command line are tracked"}
     settled |= dict.fromkeys(objects, "it is an object, which has its options itself")
     settled |= dict.fromkeys(values, "a keyword sets it")
@@ -83,11 +95,7 @@ def _check_overrides(overrides: Sequence[str], objects: Iterable[str], values: I
 
 
 def _check_shared(config: FlapConfig, objects: Mapping[str, Any]) -> None:
-    """Check the options of a run that a choice by name takes over, while an object has its own.
-
-    Raises:
-        ValueError: the run asks for another value than the object has.
-    """
+    """Check that options of the run that a named choice takes over have the values that an object has."""
     for name, group in (("round_to", "structure"), ("seed", "metric")):
         asked, default = getattr(config, name), getattr(FlapConfig, name)
         own = getattr(objects.get(group), name, asked)
@@ -95,10 +103,7 @@ def _check_shared(config: FlapConfig, objects: Mapping[str, Any]) -> None:
 
 
 def _compose(overrides: list[str], values: Mapping[str, Any]) -> FlapConfig:
-    """Return the checked config of these overrides, as the command line makes it; also inside a Hydra application.
-
-    values: by key, set as they are.
-    """
+    """Return the checked config of overrides and values, as the command line makes it; also in a Hydra application."""
     outer = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:

@@ -9,7 +9,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import psutil
 from packaging.requirements import Requirement
@@ -19,14 +19,9 @@ from flap.storage import cache_root
 from flap.storage.atomic_files import bytes_below
 
 PACKAGE = "flap-pruning"
-FEW_BYTES = 10 * 10**9  # less free disk than this is told: a checkpoint of a 7B model takes 14 GB
-
-
-class Finding(NamedTuple):
-    """A line of the report. "note": something works in another way, or less of it; "problem": runs will fail."""
-
-    state: Literal["ok", "note", "problem"]
-    text: str
+FEW_BYTES = 10 * 10**9  # of free disk, with less comes a note: a checkpoint of a 7B model takes 14 GB
+# The state and text of a line. "note": something works in another way, or less of it; "problem": runs will fail.
+Finding = tuple[Literal["ok", "note", "problem"], str]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -42,19 +37,14 @@ def main(arguments: Sequence[str]) -> None:
     }  # fmt: skip
     states = []
     for name, check in checks.items():
-        finding = _found(check)
-        states.append(finding.state)
-        print(f"{finding.state:<9}{name:<16}{finding.text}", flush=True)
+        try:
+            state, text = check()
+        except Exception as error:  # a package is damaged, or does not fit another one
+            state, text = "problem", f"{error!r}; install flap-pruning anew, in an environment of its own"
+        states.append(state)
+        print(f"{state:<9}{name:<16}{text}", flush=True)
     if "problem" in states:
         raise SystemExit(1)
-
-
-def _found(check: Callable[[], Finding]) -> Finding:
-    """Return what a check finds; where it raises, a package is damaged, or another one does not fit."""
-    try:
-        return check()
-    except Exception as error:
-        return Finding("problem", f"{error!r}; install flap-pruning anew, in an environment of its own")
 
 
 def versions() -> Finding:
@@ -64,13 +54,11 @@ def versions() -> Finding:
     if wrong:
         asked = " ".join(f"'{requirement.name}{requirement.specifier}'" for requirement, _ in wrong)
         found = ", ".join(f"{requirement.name} {installed}" for requirement, installed in wrong)
-        return Finding("problem", f"{found}; pip install {asked}")
+        return "problem", f"{found}; pip install {asked}"
     for name in ("flap.pipeline", "lm_eval", "peft"):  # the latter two are imported by the runs that need them
         import_module(name)
     names = (PACKAGE, "torch", "transformers", "datasets", "lm-eval", "hydra-core")
-    return Finding(
-        "ok", f"Python {platform.python_version()}, {', '.join(f'{name} {version(name)}' for name in names)}"
-    )
+    return "ok", ", ".join([f"Python {platform.python_version()}", *(f"{name} {version(name)}" for name in names)])
 
 
 def unmet(needed: Iterable[Requirement]) -> Iterator[tuple[Requirement, str]]:
@@ -92,38 +80,32 @@ def devices() -> Finding:
     memory = psutil.virtual_memory()
     host = f"cpu: {os.cpu_count()} cores, {decimal(memory.total)}, {decimal(memory.available)} free"
     if torch.cuda.is_available():
-        found = [f"cuda:{i}: {_gpu(i)}" for i in range(torch.cuda.device_count())]
-        return Finding("ok", "; ".join([*found, host]))
+        found = []
+        for i in range(torch.cuda.device_count()):
+            free, total = map(decimal, torch.cuda.mem_get_info(i))
+            found.append(f"cuda:{i}: {torch.cuda.get_device_name(i)}, {total}, {free} free")
+        return "ok", "; ".join([*found, host])
     if torch.backends.mps.is_available():
-        return Finding("ok", f"mps; {host}")
+        return "ok", f"mps; {host}"
     if shutil.which("nvidia-smi"):
-        why = (
-            f"torch {torch.__version__} sees no GPU, but nvidia-smi is here; install a torch built for its CUDA driver"
-        )
-        return Finding("note", f"{host}; {why}")
-    return Finding("note", f"{host}; no GPU: models of a few hundred million parameters are quick enough")
-
-
-def _gpu(index: int) -> str:
-    import torch
-
-    free, total = torch.cuda.mem_get_info(index)
-    return f"{torch.cuda.get_device_name(index)}, {decimal(total)}, {decimal(free)} free"
+        why = "sees no GPU, but nvidia-smi is here; install a torch built for its CUDA driver"
+        return "note", f"{host}; torch {torch.__version__} {why}"
+    return "note", f"{host}; no GPU: models of a few hundred million parameters are quick enough"
 
 
 def bfloat16() -> Finding:
     """Measure how fast the processor multiplies matrices in bfloat16 and in float32, in a second."""
     import torch
 
-    from flap.models.products import compute_dtype
+    from flap.models.matrix_products import compute_dtype
 
     half, single = _rate(torch.bfloat16), _rate(torch.float32)
-    told = f"cpu: {half:.0f} gigaFLOP/s in bfloat16, {single:.0f} in float32"
+    text = f"cpu: {half:.0f} gigaFLOP/s in bfloat16, {single:.0f} in float32"
     if compute_dtype(torch.bfloat16, torch.device("cpu")) == torch.float32:
-        return Finding("note", f"{told}: products of a bfloat16 model are computed in float32 with model.dtype=auto")
+        return "note", f"{text}: products of a bfloat16 model are computed in float32 with model.dtype=auto"
     if half < single:
-        return Finding("note", f"{told}: model.dtype=float32 may be faster for a bfloat16 model")
-    return Finding("ok", told)
+        return "note", f"{text}: model.dtype=float32 may be faster for a bfloat16 model"
+    return "ok", text
 
 
 def _rate(dtype: Any) -> float:
@@ -142,28 +124,26 @@ def _rate(dtype: Any) -> float:
 def launchers() -> Finding:
     """Say which launchers a sweep can use."""
     if shutil.which("sbatch"):
-        return Finding("ok", "joblib, submitit_local, slurm (sbatch is here)")
-    return Finding("note", "joblib, submitit_local; no sbatch for hydra/launcher=slurm: start it on a login node")
+        return "ok", "joblib, submitit_local, slurm (sbatch is here)"
+    return "note", "joblib, submitit_local; no sbatch for hydra/launcher=slurm: start it on a login node"
 
 
 def cache(root: Path) -> Finding:
     """Check that the cache can be written."""
     place = _nearest(root)
-    if not place.is_dir() or not os.access(place, os.W_OK):
-        return Finding(
-            "problem",
-            f"{root} cannot be written: nothing is kept; set FLAP_CACHE_DIR or cache_dir to a folder that can",
-        )
-    return Finding("ok", f"{root}, {decimal(bytes_below(root))}; see python -m flap cache")
+    if place.is_dir() and os.access(place, os.W_OK):
+        return "ok", f"{root}, {decimal(bytes_below(root))}; see python -m flap cache"
+    todo = "set FLAP_CACHE_DIR or cache_dir to a folder that can"
+    return "problem", f"{root} cannot be written: nothing is kept; {todo}"
 
 
 def disk(places: dict[str, Path]) -> Finding:
     """Say how much room there is where runs and the cache are written."""
     free = {use: shutil.disk_usage(_nearest(place)).free for use, place in places.items()}
-    told = ", ".join(f"{decimal(room)} free for {use}" for use, room in free.items())
+    text = ", ".join(f"{decimal(room)} free for {use}" for use, room in free.items())
     if min(free.values()) >= FEW_BYTES:
-        return Finding("ok", told)
-    return Finding("note", f"{told}; a 7B model takes 14 GB: python -m flap cache clear, or checkpoint.dir= elsewhere")
+        return "ok", text
+    return "note", f"{text}; a 7B model takes 14 GB: python -m flap cache clear, or checkpoint.dir= elsewhere"
 
 
 def _nearest(path: Path) -> Path:
@@ -178,8 +158,8 @@ def packaged_model() -> Finding:
 
     [name] = GGUF
     if packaged_gguf(name):
-        return Finding("ok", f"{name}, needs no hub")
-    return Finding("note", f"{name} comes from the hub; without one: {INSTALL}")
+        return "ok", f"{name}, needs no hub"
+    return "note", f"{name} comes from the hub; without one: {INSTALL}"
 
 
 def packaged_texts() -> Finding:
@@ -187,9 +167,9 @@ def packaged_texts() -> Finding:
     from flap.data.packaged import INSTALL
     from flap.evaluation.zero_shot_tasks import PACKAGED, packaged_path
 
-    if all(packaged_path(name) for name in PACKAGED):
-        return Finding("ok", f"{len(PACKAGED)} zero-shot tasks and the default text, need no hub")
-    return Finding("note", f"texts and tasks come from the hub; without one: {INSTALL}")
+    if all(map(packaged_path, PACKAGED)):
+        return "ok", f"{len(PACKAGED)} zero-shot tasks and the default text, need no hub"
+    return "note", f"texts and tasks come from the hub; without one: {INSTALL}"
 
 
 def hub() -> Finding:
@@ -198,14 +178,13 @@ def hub() -> Finding:
 
     from flap.evaluation.zero_shot_tasks import hub_reachable
 
-    endpoint = huggingface_hub.constants.ENDPOINT
+    endpoint, rest = huggingface_hub.constants.ENDPOINT, "only packaged, cached and local models and texts"
     if huggingface_hub.constants.HF_HUB_OFFLINE:
-        return Finding("note", "HF_HUB_OFFLINE is set: only packaged, cached and local models and texts")
+        return "note", f"HF_HUB_OFFLINE is set: {rest}"
     if hub_reachable():
         token = "with a token" if huggingface_hub.get_token() else "no token: for gated models, hf auth login"
-        return Finding("ok", f"{endpoint} answers; {token}")
-    todo = "only packaged, cached and local models and texts; set HTTPS_PROXY or HF_ENDPOINT, or HF_HUB_OFFLINE=1"
-    return Finding("note", f"{endpoint} does not answer: {todo}")
+        return "ok", f"{endpoint} answers; {token}"
+    return "note", f"{endpoint} does not answer: {rest}; set HTTPS_PROXY or HF_ENDPOINT, or HF_HUB_OFFLINE=1"
 
 
 def wandb() -> Finding:
@@ -216,7 +195,7 @@ def wandb() -> Finding:
     try:
         require_key()
     except ValueError as error:
-        return Finding("note", f"tracking=wandb stays offline: {str(error).partition(': ')[2]}")
+        return "note", f"tracking=wandb stays offline: {str(error).partition(': ')[2]}"
     if answers(base_url()):
-        return Finding("ok", f"{base_url()} answers, a key is configured")
-    return Finding("note", f"{base_url()} does not answer: take tracking.mode=offline, and wandb sync later")
+        return "ok", f"{base_url()} answers, a key is configured"
+    return "note", f"{base_url()} does not answer: take tracking.mode=offline, and wandb sync later"

@@ -7,7 +7,7 @@ from flap.allocation import PruningPlan
 from flap.checkpoint.card import write_card
 from flap.config import FlapConfig, in_time, one_line
 from flap.data import SELF
-from flap.models import Given, PlacedModel, Source, base_facts
+from flap.models import ModelSource, PlacedModel, base_facts
 from flap.results import Report, draw_layers, markdown, model_card
 from flap.runs import Run
 from flap.runs.method import allocate, calibrate, compress, prune_layers, score, time_layers
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def run(
-    config: FlapConfig, run_dir: Path | None, keep_dense: bool = False, source: Source | Given | None = None
+    config: FlapConfig, run_dir: Path | None, keep_dense: bool = False, source: ModelSource | None = None
 ) -> Report:
     """Prune a model, evaluate it before and after, and return the report. Checks come before the weights are loaded.
 

@@ -33,7 +33,7 @@ from flap.calibration import Statistics
 from flap.compression import BiasCompensation
 from flap.config import config_dir
 from flap.importance import WIFV, Metric, Random
-from flap.models import Given, adapt
+from flap.models import LoadedSource, adapt
 from flap.pipeline import run
 from flap.results import Report
 from tests.cases import ARCHITECTURES, tiny_model, tokens
@@ -169,8 +169,8 @@ def test_the_cache_knows_the_weights_of_a_model(
 def test_a_given_model_is_told_apart_by_its_tokenizer(tokenizer: PreTrainedTokenizerFast) -> None:
     model, longer = tiny_model("llama-gqa"), deepcopy(tokenizer)
     longer.add_tokens(["another"])
-    assert Given(model, tokenizer).fingerprint == Given(model, deepcopy(tokenizer)).fingerprint
-    assert Given(model, tokenizer).fingerprint != Given(model, longer).fingerprint
+    assert LoadedSource(model, tokenizer).fingerprint == LoadedSource(model, deepcopy(tokenizer)).fingerprint
+    assert LoadedSource(model, tokenizer).fingerprint != LoadedSource(model, longer).fingerprint
 
 
 @pytest.mark.parametrize("mask_only", ["false", "true"])
@@ -254,7 +254,7 @@ def test_a_model_that_accelerate_has_spread_is_pruned_alike(
         model_dir, device_map="auto", max_memory={"cpu": half}, offload_folder=tmp_path / "offload"
     )
     whole = tiny_model("llama-gqa")
-    given = [Given(model, tokenizer) for model in (spread, whole)]
+    given = [LoadedSource(model, tokenizer) for model in (spread, whole)]
     assert [one.placement for one in given] == ["auto", "device"]
     assert given[0].fingerprint["weights"] == given[1].fingerprint["weights"]
     request = ("eval=efficiency", "eval.efficiency.prefill_len=2")

@@ -94,7 +94,7 @@ def _kv_costs(adapter: ModelAdapter, layers: Layers, context: int, itemsize: int
 
     def cost(layer: Pair[Units], window: int) -> Pair[Tensor]:
         channels_K = head_dim * torch.arange(layer.attention.count + 1, dtype=torch.float64)
-        channels_K[0] = 1  # which attention without heads keeps (flap/models/emptied.py)
+        channels_K[0] = 1  # which attention without heads keeps (flap/models/empty_attention.py)
         neurons_K = torch.zeros(layer.mlp.count + 1, dtype=torch.float64)
         return Pair(2 * itemsize * min(context, window - 1) * channels_K, neurons_K)
 

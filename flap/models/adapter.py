@@ -6,15 +6,23 @@ Legend: U units · C input channels a unit owns in the output projection · R ro
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
-from flap.models.pair import Pair
-from flap.models.replace import forwards_replaced
+from flap.models.replaced_forward import forwards_replaced
+
+T = TypeVar("T")
+
+
+class Pair(NamedTuple, Generic[T]):
+    """A value for the attention of a layer and one for its MLP: blocks, statistics, scores, units or prices."""
+
+    attention: T
+    mlp: T
 
 
 @dataclass(frozen=True)

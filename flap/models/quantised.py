@@ -33,7 +33,7 @@ def check_plain(model: PreTrainedModel) -> None:
     types = {parameter.dtype for parameter in model.parameters()}
     packed = [str(one) for one in types if not one.is_floating_point or one.itemsize < 2]
     method = quantiser.quantization_config.quant_method if quantiser else None
-    # of a GGUF's weights the types tell
+    # weights from a GGUF are packed only if their types say so
     if packed or (quantiser and method != "gguf" and not getattr(quantiser.quantization_config, "dequantize", False)):
         raise ValueError(
             f"model: its weights are packed ({getattr(method, 'value', packed[:1])}); expected bfloat16, float16 or "
@@ -43,8 +43,7 @@ def check_plain(model: PreTrainedModel) -> None:
 
 def dequantising(config: PreTrainedConfig) -> dict[str, Any]:
     """Return the options of `from_pretrained` with which weights are plain once they are loaded."""
-    quantisation = _quantisation(config)
-    if not quantisation:
+    if not (quantisation := _quantisation(config)):
         return {}
     return {"quantization_config": AutoQuantizationConfig.from_dict({**quantisation, "dequantize": True})}
 

@@ -34,7 +34,9 @@ class Stream:
 
     def advance(self, index: int, layer: nn.Module) -> None:
         """Run the layer and replace the hidden states by its outputs."""
-        buffers, self.file = self.walk.buffer(self.batches)
+        files, buffers = self.walk.files, None
+        if files is not None:
+            buffers, self.file = files.new([tuple(one_NTD.shape) for one_NTD in self.batches], self.batches[0].dtype)
         for b, output_NTD in enumerate(self.outputs(index, layer)):
             self.batches[b] = output_NTD.cpu() if buffers is None else buffers[b].copy_(output_NTD)
 
@@ -73,26 +75,37 @@ class Walk:
         for i in progress(range(self.layers_done, len(self.model.layers)), self.stage):
             with self.model.layer(i):
                 yield i
-            self._record_done(i + 1)
+            self.layers_done = i + 1
+            if self.files is not None:
+                files = {name: stream.file for name, stream in self.streams.items() if stream.file is not None}
+                self.files.record(self.layers_done, files)
         self.streams = {}  # each refers to the walk: a cycle, which would keep their files until it is collected
 
     def enter(self, name: str, batches: Sequence[Batch]) -> Stream:
         """Return a new stream of these windows at the first layer; in a resumed walk, at the layer where it resumes."""
-        windows: list[tuple[Key, Batch]] = [
-            (tuple(batch.shape) if isinstance(batch, Tensor) else b, batch) for b, batch in enumerate(batches)
-        ]
+        keys: list[Key] = [tuple(one.shape) if isinstance(one, Tensor) else b for b, one in enumerate(batches)]
+        windows: Iterable[tuple[Key, Batch]] = zip(keys, batches, strict=True)
+        resumed = self.files is not None and self.layers_done > 0
+        if resumed:  # the hidden states are there, and one batch of each key gives the calls
+            windows = dict(windows).items()
         calls: dict[Key, list[Call]] = {}
         with self.model.ends():
-            if self.files is not None and self.layers_done:
-                hidden = self._hidden(dict(windows).items(), calls)
-                first_NTD, recorded = next(hidden), self.files.recorded[name]
-                for _ in hidden:  # for the calls alone
+            hidden = self._hidden(windows, calls)
+            first_NTD = next(hidden)
+            shapes = [(*tokens_of(batch).shape, first_NTD.shape[-1]) for batch in batches]
+            if self.files is None:
+                states, file = [batch_NTD.cpu() for batch_NTD in chain([first_NTD], hidden)], None
+            elif resumed:
+                file = self.files.recorded[name]
+                states = self.files.mapped(file, shapes, first_NTD.dtype)
+                for _ in hidden:
                     pass
-                mapped = self.files.mapped(recorded, _shapes(batches, first_NTD), first_NTD.dtype)
-                entered: tuple[list[Tensor], str | None] = mapped, recorded
             else:
-                entered = self._embedded(windows, calls)
-        self.streams[name] = Stream(self, entered[0], [calls[key] for key, _ in windows], entered[1])
+                self.files.check_room(shapes, first_NTD.dtype)
+                states, file = self.files.new(shapes, first_NTD.dtype)
+                for state_NTD, batch_NTD in zip(states, chain([first_NTD], hidden), strict=True):
+                    state_NTD.copy_(batch_NTD)
+        self.streams[name] = Stream(self, states, [calls[key] for key in keys], file)
         return self.streams[name]
 
     def restored(self, name: str, like: Stream) -> Stream:
@@ -101,12 +114,6 @@ class Walk:
         file, shapes = self.files.recorded[name], [tuple(batch_NTD.shape) for batch_NTD in like.batches]
         self.streams[name] = Stream(self, self.files.mapped(file, shapes, like.batches[0].dtype), like.calls, file)
         return self.streams[name]
-
-    def buffer(self, batches: Sequence[Tensor]) -> tuple[list[Tensor] | None, str | None]:
-        """Return mapped tensors with the shapes of the batches, and their new file; None for both without a folder."""
-        if self.files is None:
-            return None, None
-        return self.files.new([tuple(batch_NTD.shape) for batch_NTD in batches], batches[0].dtype)
 
     def _hidden(self, windows: Iterable[tuple[Key, Batch]], calls: dict[Key, list[Call]]) -> Iterator[Tensor]:
         """Yield the hidden states of each batch at the first layer, and set the calls of all layers by its key.
@@ -117,29 +124,3 @@ class Walk:
             batch_NTD, of_layers = enter(self.model.adapter, moved(batch, self.model.device, self.model.model.dtype))
             calls.setdefault(key, of_layers)
             yield batch_NTD
-
-    def _embedded(
-        self, windows: Sequence[tuple[Key, Batch]], calls: dict[Key, list[Call]]
-    ) -> tuple[list[Tensor], str | None]:
-        """Return the hidden states of these windows at the first layer, on the host, and their file."""
-        hidden = self._hidden(windows, calls)
-        if self.files is None:
-            return [batch_NTD.cpu() for batch_NTD in hidden], None
-        first_NTD = next(hidden)
-        shapes = _shapes([batch for _, batch in windows], first_NTD)
-        self.files.check_room(shapes, first_NTD.dtype)
-        buffers, file = self.files.new(shapes, first_NTD.dtype)
-        for buffer_NTD, batch_NTD in zip(buffers, chain([first_NTD], hidden), strict=True):
-            buffer_NTD.copy_(batch_NTD)
-        return buffers, file
-
-    def _record_done(self, layers: int) -> None:
-        self.layers_done = layers
-        if self.files is not None:
-            files = {name: stream.file for name, stream in self.streams.items() if stream.file is not None}
-            self.files.record(layers, files)
-
-
-def _shapes(batches: Sequence[Batch], hidden_NTD: Tensor) -> list[tuple[int, ...]]:
-    """Return the shapes of the hidden states of batches, given those of one."""
-    return [(*tokens_of(batch).shape, hidden_NTD.shape[-1]) for batch in batches]

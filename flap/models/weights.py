@@ -1,9 +1,7 @@
-"""The safetensors files of a checkpoint: which file holds which tensor, their type, and whether all are there."""
+"""The safetensors files of a checkpoint: which file holds which tensor, their type, and whether all files are there."""
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers.utils import cached_file
@@ -62,16 +60,3 @@ def check_weights(directory: Path) -> None:
     if absent := [name for name, file in files.items() if name not in tensors[file]]:
         first = f"{absent[0]} in {files[absent[0]].name}"
         raise ValueError(f"{INDEX} names {len(absent)} tensors that their files do not hold, as {first}")
-
-
-def check_read(loading_info: Mapping[str, Any]) -> None:
-    """Check that transformers has read every tensor from the files, with the shape that the config gives.
-
-    Raises:
-        ValueError: a tensor is in no file, or has another shape there; names the first three.
-    """
-    problems = {"missing_keys": "are missing", "mismatched_keys": "have another shape than the config says"}
-    for kind, problem in problems.items():
-        names = sorted(key if isinstance(key, str) else key[0] for key in loading_info[kind])
-        if names:
-            raise ValueError(f"{len(names)} tensors {problem}, as {', '.join(names[:3])}")

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from flap.data.temporary_state import seeded
-from flap.models import PlacedModel, Source
+from flap.models import ModelSource, PlacedModel
 from flap.recovery.base import HELD_OUT, Recovery
 from flap.recovery.processes import train_in_processes
 from flap.recovery.student import Student, mean_divergence
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 def recover(
     recovery: Recovery,
     model: PlacedModel,
-    source: Source,
+    source: ModelSource,
     tokens_NT: Tensor,
     folder: Path,
     seed: int,

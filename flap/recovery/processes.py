@@ -16,7 +16,7 @@ from torch import Tensor
 
 from flap.config import ModelConfig, build
 from flap.data.temporary_state import seeded
-from flap.models import PlacedModel, Source, find_model, open_checkpoint
+from flap.models import ModelSource, PlacedModel, find_model, open_checkpoint
 from flap.recovery.base import Recovery
 from flap.recovery.student import Student
 from flap.recovery.trainable import trainable
@@ -28,7 +28,7 @@ WORKER = "flap.recovery"  # the module that each process runs
 
 
 def train_in_processes(
-    recovery: Recovery, model: PlacedModel, source: Source, tokens_NT: Tensor, folder: Path, seed: int
+    recovery: Recovery, model: PlacedModel, source: ModelSource, tokens_NT: Tensor, folder: Path, seed: int
 ) -> None:
     """As `train`, with a copy of the model in each process. model: not trainable yet; source: of the dense model.
 
@@ -40,7 +40,7 @@ def train_in_processes(
     dense = {"path": source.path, "dtype": str(source.dtype).removeprefix("torch."), "device": source.device.type}
     work = {
         "recovery": {"_target_": "flap.recovery.Recovery", **asdict(recovery)}, "seed": seed,
-        "dense": {"name": "dense", **dense}, "trust_remote_code": source.options["trust_remote_code"],
+        "dense": {"name": "dense", **dense}, "trust_remote_code": source.trust_remote_code,
         "started_by": os.getpid(),
     }  # fmt: skip
     write_text(folder / WORK, json.dumps(work))

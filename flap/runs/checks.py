@@ -6,36 +6,36 @@ from flap.allocation import Biases, Budget, bounds_of_shapes, price
 from flap.checkpoint.stock import takes_output_biases
 from flap.config import FlapConfig, in_time, require, targets
 from flap.evaluation import SideBySide
-from flap.models import Architecture, Given, ModelAdapter, Source, may_lose_all_heads
+from flap.models import ModelAdapter, ModelSource, may_lose_all_heads
 from flap.recovery import Recovery
 from flap.runs.choices import Choices
 
 
-def check_trainable(recovery: Recovery, source: Architecture | Source | Given, adapter: ModelAdapter) -> None:
+def check_trainable(recovery: Recovery, source: ModelSource, adapter: ModelAdapter) -> None:
     """Check that the model can be trained after compression.
 
     Raises:
         ValueError: it cannot.
     """
     given = "none for a model that the caller has loaded, of which pruning leaves no dense one to learn from"
-    require(not isinstance(source, Given), "recover", recovery.name, given)
+    require(not source.loaded, "recover", recovery.name, given)
     placement = f"device with recover={recovery.name}, which trains the whole model there"
     require(source.placed.whole, "model.placement", source.placement, placement)
     recovery.check(adapter)
 
 
-def check_comparable(comparisons: Sequence[SideBySide], source: Source | Given) -> None:
+def check_comparable(comparisons: Sequence[SideBySide], source: ModelSource) -> None:
     """Check that the dense model is still there when both models are measured side by side.
 
     Raises:
         ValueError: it is not.
     """
-    kept = not isinstance(source, Given) or source.placed.whole
+    kept = not source.loaded or source.placed.whole
     given = "none for a loaded model that is spread over devices, whose weights are replaced where they are"
     require(kept or not comparisons, "eval", ", ".join(one.name for one in comparisons), given)
 
 
-def check_timed(config: FlapConfig, choices: Choices, source: Source | Given) -> None:
+def check_timed(config: FlapConfig, choices: Choices, source: ModelSource) -> None:
     """Check that what a target in time is about can be measured: the whole model on one device, sliced.
 
     Raises:
@@ -50,9 +50,7 @@ def check_timed(config: FlapConfig, choices: Choices, source: Source | Given) ->
     choices.request.comparisons(source.max_length)
 
 
-def check_budget(
-    adapter: ModelAdapter, choices: Choices, config: FlapConfig, model: Architecture | Source | Given
-) -> Budget:
+def check_budget(adapter: ModelAdapter, choices: Choices, config: FlapConfig, model: ModelSource) -> Budget:
     """Return the budget, counted from the tensors.
 
     Raises:

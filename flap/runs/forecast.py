@@ -24,10 +24,9 @@ from flap.estimation import (
     lines,
 )
 from flap.evaluation.perplexity import LOGITS_BYTES, Perplexity
-from flap.models import Architecture, Given, ModelAdapter, Source, adapt, find_architecture
+from flap.models import ModelAdapter, ModelSource, adapt, find_by_config
 from flap.models.devices import ROOM_TO_RUN
 from flap.models.families import sees_images
-from flap.models.locate import processor_files
 from flap.models.quantised import is_quantised
 from flap.models.shapes import Shapes, shapes_of
 from flap.recovery import HELD_OUT, Recovery, bytes_to_train, trained_parameters
@@ -53,7 +52,7 @@ class Forecast:
         cls,
         config: FlapConfig,
         choices: Choices,
-        model: Architecture | Source | Given,
+        model: ModelSource,
         adapter: ModelAdapter,
         ratio: float,
         target: Path,
@@ -101,7 +100,7 @@ def forecast(config: FlapConfig, run_dir: Path = Path()) -> Forecast:
     Raises:
         ValueError: bad input, as far as it can be seen from that; names the field.
     """
-    choices, model = choose(config), find_architecture(config.model, config.trust_remote_code)
+    choices, model = choose(config), find_by_config(config.model, config.trust_remote_code)
     images = None
     if choices.need_windows:
         check_context("calibration", config.calibration.lengths, model.max_length)
@@ -114,11 +113,11 @@ def forecast(config: FlapConfig, run_dir: Path = Path()) -> Forecast:
     return Forecast.of(config, choices, model, adapter, budget.ratio, target, images)
 
 
-def _images(config: FlapConfig, model: Architecture) -> Images | None:
+def _images(config: FlapConfig, model: ModelSource) -> Images | None:
     """Return the image windows, if the model's processor is there to make them."""
     folder, path = config.calibration.images, config.model.path
     check_sees_images(folder, model.config)
-    if folder is None or not Path(path).is_dir() or not processor_files(path):
+    if folder is None or not Path(path).is_dir() or not model.processor_files:
         return None
     return read_images(folder, model.config, path, model.max_length, config.trust_remote_code)
 
@@ -187,9 +186,7 @@ def _texts(config: FlapConfig, choices: Choices) -> tuple[Texts | None, list[str
     return texts, left_out
 
 
-def _training(
-    recovery: Recovery | None, adapter: ModelAdapter, ratio: float, model: Architecture | Source | Given
-) -> Training | None:
+def _training(recovery: Recovery | None, adapter: ModelAdapter, ratio: float, model: ModelSource) -> Training | None:
     """Return what is trained after compression, and what it takes. adapter, model: the dense model's."""
     if recovery is None:
         return None
@@ -206,10 +203,8 @@ def _training(
     )
 
 
-def _place(
-    config: FlapConfig, choices: Choices, model: Architecture | Source | Given, shapes: Shapes, one_disk: bool
-) -> Place:
-    stored, loaded = getattr(model.config, "dtype", None), hasattr(model, "model")
+def _place(config: FlapConfig, choices: Choices, model: ModelSource, shapes: Shapes, one_disk: bool) -> Place:
+    stored, loaded = model.config.dtype, model.loaded
     streams = model.placed.streams
     files = streams or (choices.structure.measures and config.use_cache)
     on_device, on_host = (math.inf, math.inf) if loaded else model.placed.limits(model.device)

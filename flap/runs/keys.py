@@ -13,7 +13,7 @@ from flap.calibration.writing import WRITTEN_VERSION
 from flap.config import FlapConfig
 from flap.data import SELF, Windows
 from flap.importance import SCORES_VERSION
-from flap.models import Given, Source
+from flap.models import ModelSource
 from flap.results import described, device_name
 from flap.runs.choices import Choices
 from flap.storage import digest
@@ -33,7 +33,7 @@ class CacheKeys:
 
     config: FlapConfig
     choices: Choices
-    source: Source | Given
+    source: ModelSource
     texts: Mapping[str, Windows]
     images: Images | None = None
 

@@ -8,7 +8,7 @@ from flap.config import FlapConfig, in_time, require
 from flap.evaluation import prepare_suite
 from flap.evaluation.result_files import RESULTS
 from flap.export.gguf import GGUFChanges, check_export, source_gguf
-from flap.models import Given, ModelAdapter, Source, adapt, find_model
+from flap.models import ModelAdapter, ModelSource, adapt, find_model
 from flap.recovery import check_room_to_train
 from flap.results import Report, described
 from flap.results.configs import changes_of_the_model, differences
@@ -25,7 +25,7 @@ from flap.storage.work_folder import working_folder
 def prepare(
     config: FlapConfig,
     run_dir: Path | None,
-    source: Source | Given | None = None,
+    source: ModelSource | None = None,
     will_save: bool = True,
     keep_dense: bool = False,
 ) -> Run:
@@ -69,7 +69,7 @@ def _target(config: FlapConfig, run_dir: Path | None, root: Path) -> Path:
     return followed(Path(config.checkpoint.dir or (run_dir or root) / "checkpoint"))
 
 
-def _check_saving(config: FlapConfig, choices: Choices, source: Source | Given) -> None:
+def _check_saving(config: FlapConfig, choices: Choices, source: ModelSource) -> None:
     """Check that the result is saved where it is nowhere else, and that a GGUF can hold it if one is asked for.
 
     Raises:
@@ -81,7 +81,7 @@ def _check_saving(config: FlapConfig, choices: Choices, source: Source | Given) 
         check_export(source.config, source.tokenizer, source_gguf(config.model.path), _changes(config, choices))
 
 
-def _images(config: FlapConfig, choices: Choices, source: Source | Given) -> Images | None:
+def _images(config: FlapConfig, choices: Choices, source: ModelSource) -> Images | None:
     where = source.path, source.max_length, config.trust_remote_code
     return read_images(config.calibration.images, source.config, *where) if choices.need_windows else None
 

@@ -12,7 +12,7 @@ from flap.config import FlapConfig
 from flap.data import Windows
 from flap.data.temporary_state import seeded
 from flap.evaluation import Suite
-from flap.models import Given, PlacedModel, Source, products_in
+from flap.models import ModelSource, PlacedModel, products_in
 from flap.runs.choices import Choices
 from flap.runs.keys import CacheKeys
 from flap.runs.ledger import Ledger
@@ -32,7 +32,7 @@ class Run(Ledger):
 
     config: FlapConfig
     choices: Choices
-    source: Source | Given
+    source: ModelSource
     texts: dict[str, Windows]
     budget: Budget
     suite: Suite

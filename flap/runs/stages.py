@@ -7,7 +7,7 @@ from flap.allocation import PruningPlan
 from flap.checkpoint.save import save as save_checkpoint
 from flap.evaluation import Measurement
 from flap.export.gguf import export_gguf
-from flap.models import PlacedModel, Source, adapt
+from flap.models import PlacedModel, adapt
 from flap.results import device_name
 from flap.results.model_sizes import count_dense
 from flap.runs.ledger import stage
@@ -47,7 +47,7 @@ def recover(run: Run, work: WorkFolder, model: PlacedModel, plan: PruningPlan) -
     from flap.recovery.distillation import recover as train  # here: other runs do not wait for transformers' Trainer
 
     place = (work / digest(plan.to_dict())).path
-    assert run.choices.recovery and isinstance(run.source, Source) and place
+    assert run.choices.recovery and place
     [tokens_NT] = run.texts["recovery"].by_length
     run.report.recovery = train(run.choices.recovery, model, run.source, tokens_NT, place, run.config.seed)
 
@@ -58,7 +58,7 @@ def save(run: Run, work: WorkFolder, model: PlacedModel, plan: PruningPlan) -> P
     source, config = run.source, run.config
     run.report.checkpoint = str(run.target)
     files = source.tokenizer, run.target, plan, run.report.provenance, run.replaces_checkpoint
-    model = save_checkpoint(model, *files, source.beside)
+    model = save_checkpoint(model, *files, source.processor_files)
     if "gguf" in config.checkpoint.formats:
         log.info("wrote %s", export_gguf(run.target, config.checkpoint.gguf_type))
     return model

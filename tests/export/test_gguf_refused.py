@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 from flap.export.__main__ import main
 from flap.export.gguf import export, export_gguf
-from flap.models import Source
+from flap.models import CheckpointSource
 from flap.pipeline import run
 from tests.cases import random_model, tiny_model
 from tests.helpers.forked import command_line
@@ -123,7 +123,7 @@ def test_a_run_writes_both_formats(model_dir: Path, text_file: Path, tmp_path: P
 def test_a_run_is_refused_before_any_weight_is_loaded(
     model_dir: Path, words: PreTrainedTokenizerFast, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Source, "open", lambda self, *_, **__: pytest.fail("the weights were loaded"))
+    monkeypatch.setattr(CheckpointSource, "open", lambda self, *_, **__: pytest.fail("the weights were loaded"))
     words.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     words.save_pretrained(model_dir)
     with pytest.raises(ValueError, match=r"^gguf: the tokenizer"):

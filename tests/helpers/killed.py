@@ -9,7 +9,7 @@ from typing import Any
 import flap.calibration.writing
 import flap.checkpoint.save
 from flap.models import Stream, hidden_files
-from flap.models.placement.changed_layers import ChangedLayers
+from flap.models.placement.layer_files import LayerFiles
 from flap.pipeline import run
 from tests.helpers.forked import forked
 from tests.helpers.runs import composed
@@ -48,7 +48,7 @@ def _run(folder: Path, arguments: list[str], killed_at: str | None, number: int)
     hidden_files.SECONDS_BETWEEN_RECORDS = 0.0  # each layer, however quick it was
     _after(flap.calibration.writing, "sample", lambda *given: note("sample"))
     _after(Stream, "advance", lambda stream, index, layer: note(f"{stream.walk.stage.split(',')[0]} {index}"))
-    _after(ChangedLayers, "write", lambda changes, index: note(f"write {index}"))
+    _after(LayerFiles, "write", lambda files, index: note(f"write {index}"))
     _after(flap.checkpoint.save, "compare", lambda *logits: note("compare"))
     run(composed(*arguments), Path("run"))
 

@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from flap.estimation import Room
-from flap.models import OnDisk, Source
-from flap.models.placement.changed_layers import ChangedLayers
+from flap.models import CheckpointSource, OnDisk
+from flap.models.placement.layer_files import LayerFiles
 from flap.pipeline import run
 from tests.helpers.damaged import damage
 from tests.helpers.runs import composed, tiny
@@ -140,8 +140,8 @@ def test_refused_before_any_weight_is_loaded(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Source, "open", lambda *given: pytest.fail("the weights were loaded"))
-    monkeypatch.setattr(Source, "read", lambda *given, **more: pytest.fail("the weights were loaded"))
+    monkeypatch.setattr(CheckpointSource, "open", lambda *given: pytest.fail("the weights were loaded"))
+    monkeypatch.setattr(CheckpointSource, "read", lambda *given, **more: pytest.fail("the weights were loaded"))
     refused(arguments, line, tiny(model_dir, text_file), bad, tmp_path / "run")
 
 
@@ -228,7 +228,7 @@ def test_what_cannot_fit_is_refused_with_its_numbers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(Room, "here", lambda *_: room)
-    monkeypatch.setattr(Source, "open", lambda *given: pytest.fail("the weights were loaded"))
+    monkeypatch.setattr(CheckpointSource, "open", lambda *given: pytest.fail("the weights were loaded"))
     refused(arguments, line, tiny(model_dir, text_file), bad, tmp_path / "run")
 
 
@@ -249,9 +249,9 @@ def test_a_disk_that_fills_up_leaves_nothing_and_costs_no_work(
     base = [*tiny(model_dir, text_file), "model.placement=stream", f"cache_dir={tmp_path / 'cache'}"]
     with monkeypatch.context() as patch:
         patch.setattr("flap.models.placement.shards.save_file", full)
-        patch.setattr(ChangedLayers, "link", lambda *_: False)  # a disk without hard links
+        patch.setattr(LayerFiles, "link", lambda *_: False)  # a disk without hard links
         refused("", line, base, bad, tmp_path / "run")
-    monkeypatch.setattr(ChangedLayers, "write", lambda *_: pytest.fail("a layer was pruned again"))
+    monkeypatch.setattr(LayerFiles, "write", lambda *_: pytest.fail("a layer was pruned again"))
     run(composed(*base), tmp_path / "run")
 
 

@@ -28,7 +28,7 @@ from flap.compression import FitReport, LinearCompensation, compress, mask_layer
 from flap.config import ModelConfig
 from flap.evaluation.perplexity import perplexity, window_losses
 from flap.importance import OBS, score_layers
-from flap.models import PlacedModel, Resident, Source, Spread, find_model
+from flap.models import PLACEMENTS, CheckpointSource, PlacedModel, Resident, Spread, find_model
 from flap.pipeline import run
 from flap.results import Report
 from flap.search import PlanDivergence
@@ -108,16 +108,18 @@ def pruned(tokenizer: PreTrainedTokenizerFast, text_file: Path) -> Pruning:
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Callable[..., Source]:
+def sources(
+    tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast
+) -> Callable[..., CheckpointSource]:
     """sources(device, family, placement): a model in a directory that is to be placed there."""
     root = tmp_path_factory.mktemp("sources")
 
-    def source(device: torch.device, family: str, placement: str) -> Source:
+    def source(device: torch.device, family: str, placement: str) -> CheckpointSource:
         if not (root / family).exists():
             random_model(FAMILIES[family]).save_pretrained(root / family)
             tokenizer.save_pretrained(root / family)
         found = find_model(ModelConfig("tiny", str(root / family), device="cpu"), root / "cache", False)
-        return replace(found, device=device, placement=placement)
+        return replace(found, device=device, placed=PLACEMENTS[placement])
 
     return source
 
@@ -254,7 +256,7 @@ def assert_prunes_and_saves(
 def test_streaming_onto_it(
     device: torch.device,
     family: str,
-    sources: Callable[..., Source],
+    sources: Callable[..., CheckpointSource],
     tokenizer: PreTrainedTokenizerFast,
     tmp_path: Path,
 ) -> None:
@@ -273,7 +275,7 @@ def test_spread_over_it_and_the_host(
     device: torch.device,
     family: str,
     waiting: str,
-    sources: Callable[..., Source],
+    sources: Callable[..., CheckpointSource],
     tokenizer: PreTrainedTokenizerFast,
     tmp_path: Path,
 ) -> None:
@@ -295,7 +297,7 @@ def test_flap_plus_at_every_placement(
     device: torch.device,
     family: str,
     placement: str,
-    sources: Callable[..., Source],
+    sources: Callable[..., CheckpointSource],
     text_file: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -304,7 +306,7 @@ def test_flap_plus_at_every_placement(
     places = {"model.embed_tokens": device, "model.norm": device, "model.rotary_emb": device, "lm_head": device}
     places |= {f"model.layers.{i}": device if i % 2 else "cpu" for i in range(4)}
 
-    def spread(source: Source, *_: object) -> PlacedModel:
+    def spread(source: CheckpointSource, *_: object) -> PlacedModel:
         return Spread(source.read(device_map=places))
 
     def plan(on: torch.device, where: str) -> PruningPlan:
@@ -314,7 +316,7 @@ def test_flap_plus_at_every_placement(
         arguments += ["structure.rounds=1", "eval=[none]", "use_cache=false"]
         with monkeypatch.context() as patch:
             if where == "auto":
-                patch.setattr(Source, "open", spread)
+                patch.setattr(CheckpointSource, "open", spread)
             run(composed(*arguments), folder, source=source)
         return PruningPlan.load(folder / "plan.json")
 

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from flap.allocation import LayerPlan, PruningPlan
 from flap.calibration import Calibration, LayerStatistics
 from flap.compression import LinearCompensation
-from flap.models import Given, Resident
+from flap.models import LoadedSource, Resident
 from flap.pipeline import run
 from flap.results.notices import notices
 from flap.runs.method import allocate, calibrate, score
@@ -75,7 +75,7 @@ def search(arguments: list[str], tmp_path: Path, tokenizer: PreTrainedTokenizerF
     """
 
     def search(*overrides: str, model: PreTrainedModel | None = None) -> tuple[PruningPlan, Calibration]:
-        given = Given(model, tokenizer) if model is not None else None
+        given = LoadedSource(model, tokenizer) if model is not None else None
         cache = ["use_cache=false"] if given else []
         run = prepare(composed(*arguments, *cache, *overrides), tmp_path / "run", given)
         calibration = calibrate(run, run.stage(load))

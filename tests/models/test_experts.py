@@ -22,7 +22,7 @@ from flap.data import split_windows
 from flap.evaluation.request_cost import macs
 from flap.importance import OBS, score_layer
 from flap.models import Resident, adapt
-from flap.models.read import read_model
+from flap.models.from_pretrained import read_model
 from flap.pipeline import run
 from tests.cases import MIXTURES, VOCAB, tiny_model, tokens
 from tests.helpers.compressed import changed, covariances, in_parts, whole

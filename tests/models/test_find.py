@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from flap.config import ModelConfig
 from flap.data.packaged import packaged_file
 from flap.export.gguf import export_gguf
-from flap.models import find_architecture, find_model, locate, read_model
+from flap.models import find_by_config, find_model, locate, read_model
 from flap.models.devices import pick_device
 from flap.models.locate import GGUF
 from flap.storage.atomic_files import cache_root, remove_unused
@@ -69,7 +69,7 @@ def test_where_the_config_names_no_type_it_is_that_of_the_files(
     (tmp_path / "config.json").write_text(json.dumps(plain))
     config = ModelConfig("tiny", str(tmp_path), device="cpu")
     source = find_model(config, tmp_path, trust_remote_code=False)
-    assert source.dtype == find_architecture(config, False).dtype == source.open().model.dtype == torch.bfloat16
+    assert source.dtype == find_by_config(config, False).dtype == source.open().model.dtype == torch.bfloat16
     assert source.num_bytes == 2 * sum(parameter.numel() for parameter in source.skeleton().parameters())
     assert source.fingerprint["dtype"] == "torch.bfloat16"
 
@@ -215,7 +215,8 @@ def test_trust_remote_code_reaches_every_loader(
             return _real(path, **options)
 
         monkeypatch.setattr(loader, "from_pretrained", spy)
-    find_model(ModelConfig("tiny", str(model_dir), device="cpu"), tmp_path, trusted).open()
+    source = find_model(ModelConfig("tiny", str(model_dir), device="cpu"), tmp_path, trusted)
+    assert source.tokenizer and source.open()
     assert seen == {"AutoConfig": trusted, "AutoTokenizer": trusted, "AutoModelForCausalLM": trusted}
 
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from flap import prune
 from flap.checkpoint.load import load
-from flap.models import Source
+from flap.models import CheckpointSource
 from flap.pipeline import run
 from flap.recovery import memory, training
 from flap.recovery.training import Bar
@@ -160,7 +160,7 @@ REFUSED = [
 def test_refused_before_any_weight_is_read(
     argument: str, line: str, model_dir: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Source, "open", lambda *_: pytest.fail("the weights were read"))
+    monkeypatch.setattr(CheckpointSource, "open", lambda *_: pytest.fail("the weights were read"))
     with pytest.raises(ValueError, match=line.format(bad="absent")) as caught:
         run(composed(*tiny(model_dir, text_file), *RECOVER, argument.format(bad="absent")), tmp_path / "run")
     assert len(str(caught.value).splitlines()) == 1 and not (tmp_path / "run").exists()

@@ -9,7 +9,7 @@ from transformers import AutoConfig, GPT2Config, LlamaConfig, MixtralConfig, Olm
 
 from flap.config import config_dir
 from flap.estimation import Room
-from flap.models import Source, find_model
+from flap.models import CheckpointSource, find_model
 from flap.pipeline import run
 from flap.runs.forecast import forecast
 from flap.storage.atomic_files import cache_root
@@ -121,7 +121,7 @@ def test_what_is_not_estimated_is_named(model_dir: Path, text_file: Path) -> Non
 
 def test_a_name_that_is_nowhere_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "absent", tmp_path):
-        with pytest.raises(ValueError, match=f"model.path={path}: expected a directory with a config.json, or a model"):
+        with pytest.raises(ValueError, match=f"model.path={path}: no model in a local directory or on the hub"):
             forecast(composed(f"model.path={path}", "dry_run=true"))
 
 
@@ -139,7 +139,7 @@ def test_the_report_of_a_run_does_not_hold_the_architecture(model_dir: Path, tex
 def test_a_run_that_cannot_fit_is_refused_before_a_weight_is_read(
     model_dir: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Source, "open", lambda *_: pytest.fail("the weights were loaded"))
+    monkeypatch.setattr(CheckpointSource, "open", lambda *_: pytest.fail("the weights were loaded"))
     monkeypatch.setattr(Room, "here", lambda *_: Room(1000, 1000, 10**12))
     with pytest.raises(ValueError, match=r"^model.placement=device: expected [\d.e-]+ GB free in the host's memory"):
         run(composed(*tiny(model_dir, text_file)), tmp_path / "run")

@@ -5,10 +5,6 @@ from flap.models.placement.on_disk import OnDisk, open_checkpoint
 from flap.models.placement.resident import Resident
 from flap.models.placement.spread import Spread
 
-PLACEMENTS: dict[str, type[PlacedModel]] = {
-    "device": Resident,  # all on the device
-    "auto": Spread,  # over GPUs, host and disk
-    "stream": OnDisk,  # one layer at a time from disk
-}
+PLACEMENTS: dict[str, type[PlacedModel]] = {placement.name: placement for placement in (Resident, Spread, OnDisk)}
 
 __all__ = ["PLACEMENTS", "OnDisk", "PlacedModel", "Resident", "Spread", "open_checkpoint"]

@@ -7,57 +7,30 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.quantizers.base import HfQuantizer
 
+from flap.models.devices import ROOM_TO_RUN, free_bytes
 from flap.models.families import adapt
-from flap.models.forward import Batch
+from flap.models.forward import Batch, moved, run, tokens_of
+from flap.models.source import CheckpointSource
 from flap.storage import NOT_KEPT, WorkFolder
-
-
-class Weights(Protocol):
-    """The source of the weights of a placement; `flap.models.Source` is one."""
-
-    @property
-    def path(self) -> str:
-        """The directory of the files, or a hub id."""
-
-    @property
-    def device(self) -> torch.device:
-        """The device that runs the model."""
-
-    @property
-    def offload(self) -> Path:
-        """The folder for layers that do not fit into memory."""
-
-    @property
-    def dequantiser(self) -> HfQuantizer | None:
-        """What makes plain tensors of those in the files; None where they are plain."""
-
-    @property
-    def kept_dense(self) -> PreTrainedModel | None:
-        """The dense model, if memory can hold it together with a pruned one."""
-
-    def on_device(self) -> PreTrainedModel:
-        """Load the whole model on the device."""
-
-    def read(self, **placing: Any) -> PreTrainedModel:
-        """Load the model. placing: options of transformers' `from_pretrained` that say where to."""
+from flap.storage.progress import progress
 
 
 class PlacedModel(ABC):
     """The base class of the placements: a model whose weights may be anywhere.
 
-    `model` always has the right shapes, class and config. A layer is *present* while its weights are on the device. A
-    new placement is a subclass in a file here, and a line in PLACEMENTS.
+    `model` always has the right shapes, class and config. A layer is *present* while its weights are on the device. The
+    methods that are defined here are for models that can run as a whole: a forward pass replaces a walk.
     """
 
+    name: ClassVar[str]  # as `model.placement` names it
     streams: ClassVar[bool] = False  # layers are read from files when needed: work is kept, unsaved changes are lost
     whole: ClassVar[bool] = False  # all weights are on the device that runs them: it can be timed and trained there
 
@@ -69,7 +42,7 @@ class PlacedModel(ABC):
 
     @classmethod
     @abstractmethod
-    def open(cls, source: Weights, work: WorkFolder) -> "PlacedModel":
+    def open(cls, source: CheckpointSource, work: WorkFolder) -> "PlacedModel":
         """Return the model of a source at this placement.
 
         work: for data that is too large for memory; an interrupted run resumes from it.
@@ -114,30 +87,30 @@ class PlacedModel(ABC):
         """Return a copy of a layer that is present; it may be changed, and run while the layer is present."""
         return copy.deepcopy(self.layers[index])
 
-    @abstractmethod
     def ends(self) -> AbstractContextManager[None]:
         """Make the ends of the model (embeddings, final norm and head) present inside the block."""
+        return nullcontext()
 
-    @abstractmethod
     def callable(self) -> AbstractContextManager[None]:
         """Make `model` itself run inside the block, as its `generate` needs; layers on disk are read at each call."""
+        return nullcontext()
 
     def resume_changes(self, layers_done: int) -> None:  # noqa: B027 - nothing to do if changes are in memory
         """Restore the first `layers_done` layers as an interrupted run has changed them; discard changes of others."""
 
-    @abstractmethod
     def fits_in_memory(self, beside_bytes: int = 0) -> bool:
         """Return whether the whole model can be in memory, together with another one of `beside_bytes`."""
+        return ROOM_TO_RUN * beside_bytes <= free_bytes(self.device)
 
-    @abstractmethod
     def in_memory(self) -> "PlacedModel":
         """Return the whole model in memory."""
+        return self
 
-    @abstractmethod
     def write(self, directory: Path) -> None:
         """Write weights and config in transformers' format."""
+        self.model.save_pretrained(directory)
 
-    @abstractmethod
+    @torch.no_grad()
     def observe(
         self,
         batches: Sequence[Batch],
@@ -149,11 +122,21 @@ class PlacedModel(ABC):
 
         With the work of an interrupted run, only the remaining layers. stage: what the progress bar says.
         """
+        self.passes += 1
+        with ExitStack() as stack:
+            for recorder in recorders:
+                stack.enter_context(recorder)
+            for batch in progress(batches, stage, lambda batch: tokens_of(batch).numel()):
+                run(self.adapter, moved(batch, self.device, self.model.dtype))
+        yield from range(len(self.layers))
 
-    @abstractmethod
+    @torch.no_grad()
     def hidden_states(self, batches_NT: Sequence[Tensor]) -> Iterator[Tensor]:
         """Yield the final hidden states of each batch, after the last norm. The ends are present at each yield."""
+        for batch_NT in batches_NT:
+            yield self.adapter.decoder(input_ids=batch_NT.to(self.device), use_cache=False).last_hidden_state
 
-    @abstractmethod
+    @torch.no_grad()
     def logits(self, tokens_NT: Tensor) -> Tensor:
         """Return the logits of one batch of windows."""
+        return cast(Tensor, self.model(input_ids=tokens_NT.to(self.device), use_cache=False).logits)

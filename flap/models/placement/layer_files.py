@@ -1,14 +1,16 @@
-"""The safetensors files of a model, by decoder layer: which tensors belong to a layer, and reading them."""
+"""The safetensors files of a model, by decoder layer. A layer that was changed has a file of its own."""
 
+import os
 from collections import defaultdict
 from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import (
     WeightConverter,
@@ -17,30 +19,89 @@ from transformers.core_model_loading import (
     rename_source_key,
 )
 from transformers.modeling_utils import LoadStateDictConfig
-from transformers.quantizers.base import HfQuantizer
 
+from flap.models.adapter import ModelAdapter
+from flap.models.quantised import dequantiser
+from flap.models.source import CheckpointSource
 from flap.models.weights import tensor_files
+from flap.storage.atomic_files import atomic_file
+from flap.storage.tensor_headers import tensor_shapes
 
 
 class LayerFiles:
-    """The files of a model on the meta device, by decoder layer; None stands for embeddings, final norm and head."""
+    """The files of a model on the meta device, by decoder layer; None stands for embeddings, final norm and head.
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        layers: nn.ModuleList,
-        directory: Path,
-        device: torch.device,
-        dequantiser: HfQuantizer | None,
-    ) -> None:
-        self.model, self.directory, self.device, self.dequantiser = model, directory, device, dequantiser
-        self.prefix = next(f"{name}." for name, module in model.named_modules() if module is layers)
+    folder: for the files of changed layers, which the checkpoint then shares.
+    """
+
+    def __init__(self, adapter: ModelAdapter, source: CheckpointSource, folder: Path) -> None:
+        self.adapter, self.source, self.folder = adapter, source, folder
+        self.model, self.dequantiser = adapter.model, dequantiser(source.config)
+        self.prefix = next(f"{name}." for name, module in self.model.named_modules() if module is adapter.layers)
         self._conversions = (
-            model._weight_conversions if dequantiser is None else get_model_conversion_mapping(model, None, dequantiser)
+            get_model_conversion_mapping(self.model, None, self.dequantiser)
+            if self.dequantiser
+            else self.model._weight_conversions
         )
+        self._changed: set[int] = set()
 
     def read(self, index: int | None) -> None:
-        """Read the tensors of a layer into the model, renamed, fused, dequantised and cast as transformers does it."""
+        """Read the tensors of a layer into the model."""
+        if index in self._changed:
+            self._read_changed(index, self.source.device)
+        else:
+            self._read_dense(index)
+
+    def state(self, index: int | None) -> dict[str, Tensor]:
+        """Return the entries of the model's state dict that belong to a layer, as they are now."""
+        prefix = self.prefix if index is None else f"{self.prefix}{index}."
+        state = self.model.state_dict()
+        return {name: tensor for name, tensor in state.items() if name.startswith(prefix) == (index is not None)}
+
+    def write(self, index: int) -> None:
+        """Write the layer as it is now, with the names that it has in the model."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        tensors = {name: tensor.contiguous() for name, tensor in self.state(index).items()}
+        with atomic_file(self._path(index)) as scratch:
+            save_file(tensors, scratch, metadata={"format": "pt"})
+        self._changed.add(index)
+
+    def link(self, index: int, target: Path) -> bool:
+        """Let `target` be the file of a changed layer as well, which takes no room; return whether that was possible.
+
+        It is not from one disk to another, and on a disk without hard links.
+        """
+        if index not in self._changed:
+            return False
+        try:
+            os.link(self._path(index), target)
+        except OSError:
+            return False
+        return True
+
+    def resume(self, layers_done: int) -> None:
+        """Use the files that an interrupted run has written of the first layers, and give those layers their shapes."""
+        self._changed = {i for i in range(layers_done) if self._path(i).is_file()}
+        for i in self._changed:
+            self._read_changed(i, torch.device("meta"))
+
+    def _path(self, index: int) -> Path:
+        return self.folder / f"layer-{index}.safetensors"
+
+    def _read_changed(self, index: int, device: torch.device) -> None:
+        """Give the layer the tensors of its own file; on the meta device, only their shapes."""
+        if device.type == "meta":
+            shapes = tensor_shapes(self._path(index))
+            state = {name: torch.empty(shape, dtype=self.model.dtype, device=device) for name, shape in shapes.items()}
+        else:
+            state = {name: tensor.to(device) for name, tensor in load_file(self._path(index)).items()}
+        for name, tensor in state.items():
+            module, _, attribute = name.rpartition(".")
+            _set(self.model.get_submodule(module), attribute, tensor)
+        self.adapter.refresh(index)
+
+    def _read_dense(self, index: int | None) -> None:
+        """Read the tensors of a layer, renamed, fused, dequantised and cast as transformers does it."""
         own, names = getattr(self.model, "_weight_conversions", None), self._names[index]
         with ExitStack() as files:
             opened = {
@@ -52,7 +113,7 @@ class LayerFiles:
                 self.model,
                 {name: opened[self._files[name]].get_slice(name) for name in names},
                 LoadStateDictConfig(
-                    device_map={"": self.device},
+                    device_map={"": self.source.device},
                     dtype=self.model.dtype,
                     weight_mapping=self._conversions,
                     hf_quantizer=self.dequantiser,
@@ -60,15 +121,9 @@ class LayerFiles:
             )
         self.model._weight_conversions = own  # the call above keeps only those that it used
 
-    def state(self, index: int | None) -> dict[str, Tensor]:
-        """Return the entries of the model's state dict that belong to a layer, as they are now."""
-        prefix = self.prefix if index is None else f"{self.prefix}{index}."
-        state = self.model.state_dict()
-        return {name: tensor for name, tensor in state.items() if name.startswith(prefix) == (index is not None)}
-
     @cached_property
     def _files(self) -> dict[str, Path]:
-        return tensor_files(self.directory)
+        return tensor_files(Path(self.source.path))
 
     @cached_property
     def _names(self) -> dict[int | None, list[str]]:
@@ -83,3 +138,15 @@ class LayerFiles:
             inside = target.startswith(self.prefix)
             names[int(target.removeprefix(self.prefix).split(".")[0]) if inside else None].append(name)
         return names
+
+
+def _set(module: Any, name: str, tensor: Tensor) -> None:
+    """Replace a parameter or buffer of a module, and update the widths of a Linear."""
+    if name in module._buffers:
+        module._buffers[name] = tensor
+        return
+    old = getattr(module, name, None)
+    like = old if old is not None else next(module.parameters(recurse=False))  # a bias that it did not have
+    module.register_parameter(name, nn.Parameter(tensor, requires_grad=like.requires_grad))
+    if isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape

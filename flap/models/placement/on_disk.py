@@ -1,79 +1,64 @@
 """placement=stream: the layers stay on disk. One at a time is read from the safetensors files, used and dropped."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers.quantizers.base import HfQuantizer
 
 from flap.models.devices import ROOM_TO_RUN, free_bytes, give_back_freed
 from flap.models.forward import Batch, leave
-from flap.models.placement.base import PlacedModel, Weights
-from flap.models.placement.changed_layers import ChangedLayers
+from flap.models.from_pretrained import read_config
+from flap.models.placement.base import PlacedModel
 from flap.models.placement.layer_files import LayerFiles
 from flap.models.placement.resident import Resident
 from flap.models.placement.shards import write_shards
-from flap.models.read import read_model
-from flap.models.replace import forwards_replaced
+from flap.models.replaced_forward import forwards_replaced
+from flap.models.source import CheckpointSource
 from flap.models.walk import Walk
 from flap.storage import NOT_KEPT, WorkFolder
 
 log = logging.getLogger(__name__)
 
-ON_META = {"device_map": {"": "meta"}}  # options of from_pretrained: the model without weights
-
 
 class OnDisk(PlacedModel):
     """A model on the meta device whose weights are loaded inside `with` blocks.
 
-    A layer that is changed inside its block is written to a file (`ChangedLayers`) when the block ends, and later read
+    A layer that is changed inside its block is written to a file (`LayerFiles`) when the block ends, and later read
     from that file. Its new shapes stay on the meta device.
     """
 
-    streams: ClassVar[bool] = True
+    name = "stream"
+    streams = True
 
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        directory: Path,
-        device: torch.device,
-        work: WorkFolder,
-        load: Callable[[], PreTrainedModel],
-        dequantiser: HfQuantizer | None = None,
-    ) -> None:
-        """Take a model that is on the meta device, and the directory of its files.
+    def __init__(self, source: CheckpointSource, work: WorkFolder) -> None:
+        """Take the model without reading a weight.
 
         work: for hidden states and changed layers; where it is not kept, a temporary one, deleted with this object.
-        load: loads the whole model on the device. dequantiser: as of `Weights`.
         """
-        super().__init__(model)
-        self.directory = directory
-        self._device = device
-        self._load = load
-        self._temporary = TemporaryDirectory(ignore_cleanup_errors=True) if work.path is None else None
-        self.folder = work.path or Path(self._temporary.name if self._temporary else "")
+        super().__init__(source.read(device_map={"": "meta"}))
+        self.source = source
+        if work.path is None:
+            self._temporary = TemporaryDirectory(ignore_cleanup_errors=True)
+        self.folder = work.path or Path(self._temporary.name)
         self.work = WorkFolder(self.folder)
-        self._files = LayerFiles(model, self.layers, directory, device, dequantiser)
-        self._changes = ChangedLayers(self.folder / "layers", self.adapter, self._files.prefix)
-        _fill_buffers(model, device)
+        self._files = LayerFiles(self.adapter, source, self.folder / "layers")
+        _fill_buffers(self.model, self.device)
 
     @classmethod
-    def open(cls, source: Weights, work: WorkFolder) -> "OnDisk":
+    def open(cls, source: CheckpointSource, work: WorkFolder) -> "OnDisk":
         """Return the model without reading a weight."""
-        model, path = source.read(**ON_META), Path(source.path)
-        return cls(model, path, source.device, work, source.on_device, source.dequantiser)
+        return cls(source, work)
 
     @property
     def device(self) -> torch.device:
         """The device that runs the layers."""
-        return self._device
+        return self.source.device
 
     @property
     def num_bytes(self) -> int:
@@ -84,15 +69,12 @@ class OnDisk(PlacedModel):
     def layer(self, index: int) -> Iterator[nn.Module]:
         """Read a layer for the block, and drop it at the end; a changed layer is written first."""
         layer = self.layers[index]
-        if index in self._changes:
-            self._changes.read(index, self.device)
-        else:
-            self._files.read(index)
+        self._files.read(index)
         before = dict(layer.named_parameters())
         try:
             yield layer
             if any(parameter is not before.get(name) for name, parameter in layer.named_parameters()):
-                self._changes.write(index)
+                self._files.write(index)
         finally:
             _drop(layer.modules())
 
@@ -162,7 +144,7 @@ class OnDisk(PlacedModel):
 
     def resume_changes(self, layers_done: int) -> None:
         """Use the files of the first `layers_done` layers that an interrupted run has written."""
-        self._changes.resume(layers_done)
+        self._files.resume(layers_done)
 
     def give_back_freed(self) -> None:
         """Give memory that is free within this process back to the system."""
@@ -178,12 +160,12 @@ class OnDisk(PlacedModel):
 
     def in_memory(self) -> PlacedModel:
         """Load the whole model on the device."""
-        log.info("loading %s as a whole, to measure it (%.3g GB)", self.directory, self.num_bytes / 1e9)
-        return Resident(self._load())
+        log.info("loading %s as a whole, to measure it (%.3g GB)", self.source.path, self.num_bytes / 1e9)
+        return Resident(self.source.on_device())
 
     def write(self, directory: Path) -> None:
         """Write the checkpoint, one layer at a time. Files of changed layers become files of the checkpoint."""
-        write_shards(self, self._files.state, self._changes.link, directory)
+        write_shards(self, self._files, directory)
 
 
 def _fill_buffers(model: PreTrainedModel, device: torch.device) -> None:
@@ -208,7 +190,7 @@ def _drop(modules: Iterable[nn.Module]) -> None:
 def open_checkpoint(directory: Path, device: torch.device, work: WorkFolder = NOT_KEPT) -> OnDisk:
     """Return the model that this program has written to a directory, one layer at a time on a device.
 
-    It can be compared with the model in memory without room for a second one. work: as of `OnDisk`.
+    It can be compared with the model in memory without room for a second one. work: see `OnDisk`.
     """
-    load = partial(read_model, directory, device_map=device)
-    return OnDisk(read_model(directory, **ON_META), directory, device, work / "checkpoint", load)
+    source = CheckpointSource(str(directory), "checkpoint", read_config(directory), device, OnDisk)
+    return OnDisk(source, work / "checkpoint")

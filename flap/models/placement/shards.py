@@ -4,7 +4,6 @@ Each layer has a shard of its own; one more shard holds embeddings, final norm a
 """
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 from safetensors.torch import save_file
@@ -12,28 +11,25 @@ from torch import Tensor
 from transformers.core_model_loading import revert_weight_conversion
 
 from flap.models.placement.base import PlacedModel
+from flap.models.placement.layer_files import LayerFiles
 from flap.models.walk import Walk
 from flap.storage.tensor_headers import tensor_shapes
 
-State = Callable[[int | None], dict[str, Tensor]]  # index of a layer, or None for the rest -> tensors by name
 
-
-def write_shards(placed: PlacedModel, state: State, link: Callable[[int, Path], bool], directory: Path) -> None:
-    """Write all shards, config and index of a model.
-
-    state: returns the tensors of a layer while it is present. link: makes a path a file that has them already, or
-    returns False.
-    """
-    model, paths = placed.model, _paths(directory, len(placed.layers))
+def write_shards(placed: PlacedModel, files: LayerFiles, directory: Path) -> None:
+    """Write all shards, config and index of a model."""
+    model, layers = placed.model, [None, *range(len(placed.layers))]
+    names = (f"model-{number:05d}-of-{len(layers):05d}.safetensors" for number in range(1, len(layers) + 1))
+    paths = {layer: directory / name for layer, name in zip(layers, names, strict=True)}
     with placed.ends():
-        model.save_pretrained(directory / "ends", state_dict=state(None))
+        model.save_pretrained(directory / "ends", state_dict=files.state(None))
     for file in (directory / "ends").iterdir():
         file.replace(paths[None] if file.suffix == ".safetensors" else directory / file.name)
     (directory / "ends").rmdir()
     for i in Walk(placed, "save, layer by layer"):
-        own = state(i)
+        own = files.state(i)
         tensors: dict[str, Tensor] = revert_weight_conversion(model, own)
-        if _same(tensors, own) and link(i, paths[i]):
+        if _same(tensors, own) and files.link(i, paths[i]):
             continue
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, paths[i], metadata={"format": "pt"})
     parameters = list(model.parameters())
@@ -51,12 +47,3 @@ def _same(tensors: dict[str, Tensor], own: dict[str, Tensor]) -> bool:
     """Return whether the tensors of a checkpoint's file are those of the model, under their own names."""
     there, here = ({name: (t.data_ptr(), t.shape, t.stride()) for name, t in of.items()} for of in (tensors, own))
     return there == here
-
-
-def _paths(directory: Path, num_layers: int) -> dict[int | None, Path]:
-    """Return the shard of each layer, and under None the shard of the rest."""
-    layers = [None, *range(num_layers)]
-    return {
-        layer: directory / f"model-{number:05d}-of-{len(layers):05d}.safetensors"
-        for number, layer in enumerate(layers, start=1)
-    }

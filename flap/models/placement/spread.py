@@ -11,18 +11,20 @@ from torch import nn
 
 from flap.models.devices import free_bytes, gpus
 from flap.models.offload import onloaded, running_device
-from flap.models.placement.base import Weights
-from flap.models.placement.resident import InMemory
+from flap.models.placement.base import PlacedModel
+from flap.models.source import CheckpointSource
 from flap.storage import WorkFolder
 from flap.storage.atomic_files import remove_unused
 from flap.storage.locks import use
 
 
-class Spread(InMemory):
+class Spread(PlacedModel):
     """A model whose modules are onloaded by accelerate while they run."""
 
+    name = "auto"
+
     @classmethod
-    def open(cls, source: Weights, work: WorkFolder) -> "Spread":
+    def open(cls, source: CheckpointSource, work: WorkFolder) -> "Spread":
         """Load the model on the GPUs first, then in host memory, then on disk. A CPU run uses no GPU.
 
         Changes of layers that are on disk are written to a folder that is deleted with the model.

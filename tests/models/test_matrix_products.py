@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
-from flap.models.products import FEWEST_ROWS, compute_dtype, products_in
+from flap.models.matrix_products import FEWEST_ROWS, compute_dtype, products_in
 from flap.pipeline import run
 from tests.cases import tiny_model
 from tests.helpers.runs import composed, tiny

@@ -1,0 +1,57 @@
+"""Reading config and weights with transformers; models whose missing tensors it would draw at random are refused."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from safetensors import SafetensorError
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+
+from flap.config import one_line
+from flap.modeling.register import register_configs, register_models
+from flap.models.families import auto_class
+from flap.models.quantised import dequantising
+from flap.models.refreshed_experts import choose_kernel, is_experts
+
+
+def read_config(path: str | Path, **options: Any) -> PreTrainedConfig:
+    """Return the config of a model, dense or pruned, as `AutoConfig.from_pretrained` does.
+
+    Auto classes then know its models: those of a pruned architecture are registered once its config is read, because
+    to import those of all takes half a second.
+    """
+    register_configs()
+    config = AutoConfig.from_pretrained(path, **options)
+    register_models(type(config))
+    return config
+
+
+def read_model(path: str | Path, **options: Any) -> PreTrainedModel:
+    """Read a language model, in evaluation mode, with the vision tower that it may have. Only safetensors.
+
+    Quantised weights are dequantised. options: those of `from_pretrained`.
+
+    Raises:
+        ValueError: a file is missing or damaged, or the files lack tensors that the architecture needs.
+    """
+    reported = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # checked below, to name the tensors
+    options = {"dtype": "auto", "use_safetensors": True, **options, **reported}
+    try:
+        config = read_config(path, trust_remote_code=options.get("trust_remote_code"))
+        model, info = auto_class(config).from_pretrained(path, **options, **dequantising(config))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ValueError(f"{path}: {one_line(error, 300)}") from error
+    _check_complete(path, info)
+    for module in model.modules():
+        if is_experts(module):
+            choose_kernel(module)
+    return cast(PreTrainedModel, model.eval())
+
+
+def _check_complete(path: str | Path, loading_info: Mapping[str, Any]) -> None:
+    """Check that every tensor was in the files, with the shape that the config gives; the first three are named."""
+    problems = {"missing_keys": "are missing", "mismatched_keys": "have another shape than the config says"}
+    for kind, problem in problems.items():
+        names = sorted(key if isinstance(key, str) else key[0] for key in loading_info[kind])
+        if names:
+            raise ValueError(f"{path}: {len(names)} tensors {problem}, as {', '.join(names[:3])}")

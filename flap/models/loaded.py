@@ -1,0 +1,79 @@
+"""A model that the caller has loaded, as the source of a run."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from flap.config import ModelConfig
+from flap.models.offload import is_spread, running_device, weights_digest
+from flap.models.placement import PlacedModel, Resident, Spread
+from flap.models.placement.resident import copy_sharing_tensors
+from flap.models.quantised import check_plain
+from flap.models.source import ModelSource
+from flap.storage import NOT_KEPT, WorkFolder, digest
+
+
+class LoadedSource(ModelSource):
+    """A model that the caller has loaded.
+
+    Raises:
+        ValueError: its weights are packed, as 4-bit ones are.
+    """
+
+    loaded = True
+    origin = "loaded by the caller"
+    trust_remote_code = False
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        check_plain(model)
+        self.model, self._tokenizer = model, tokenizer
+        self.config, self.device = model.config, running_device(model)
+        self.path = str(getattr(self.config, "_name_or_path", ""))
+        self.placed = Spread if is_spread(model) else Resident
+
+    @property
+    def described(self) -> ModelConfig:
+        """The section `model` of a run's config, for this model. Where it names no origin, `path` is empty."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        name = Path(self.path).name or type(self.model).__name__
+        return ModelConfig(name, self.path, dtype, self.device.type, placement=self.placement)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer that the caller gave."""
+        return self._tokenizer
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        return cast(torch.dtype, self.model.dtype)
+
+    def identity(self) -> dict[str, Any]:
+        """Return class, config, and digests of weights and tokenizer.
+
+        The caller may have changed the weights since they were read, so the path does not tell. Reading them
+        takes less time than one pass of calibration, and what is stored is found again for equal weights alone.
+        """
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        return {
+            "model": type(self.model).__name__,
+            "config": digest(self.config.to_json_string(use_diff=False)),
+            "weights": weights_digest(self.model),
+            "tokenizer": digest(backend.to_str() if backend else sorted(self.tokenizer.get_vocab().items())),
+        }
+
+    def skeleton(self) -> PreTrainedModel:
+        """Return the model itself."""
+        return self.model
+
+    def open(self, work: WorkFolder = NOT_KEPT) -> PlacedModel:
+        """Return the model itself, in evaluation mode."""
+        return self.placed(self.model.eval())
+
+    def reopening(self) -> Callable[[], PlacedModel]:
+        """Return a function that returns a copy that shares the tensors of now; pruning makes others."""
+        return partial(Resident, copy_sharing_tensors(self.model))
