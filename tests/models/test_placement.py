@@ -116,7 +116,7 @@ def assert_holds(layer: nn.Module, expected: nn.Module) -> None:
 def change(adapter: ModelAdapter, i: int) -> None:
     """Take units out of a layer, and give it a bias."""
     attention, mlp = adapter.blocks(i)
-    neurons = mlp.num_units // mlp.num_experts
+    neurons = mlp.num_units // len(mlp.members)
     kept = tuple(n for n in range(mlp.num_units) if n % neurons < neurons // 3)
     slice_layer(adapter, i, LayerPlan(tuple(range(0, attention.num_units, 2)), kept), NoCompensation(), None)
     adapter.layers[i].self_attn.o_proj.bias = nn.Parameter(torch.arange(32.0))
