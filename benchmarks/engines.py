@@ -62,7 +62,7 @@ def prepare(folder: Path, name: str, overrides: list[str], model: list[str], for
 def reads(checkpoint: Path) -> dict[str, float]:
     """What a token costs: operations of the layers' Linears (prefill), and weights that it reads (decode)."""
     from flap.models.weights import tensor_files
-    from flap.storage.headers import tensor_shapes
+    from flap.storage.tensor_headers import tensor_shapes
 
     shapes = {
         name: shape for file in set(tensor_files(checkpoint).values()) for name, shape in tensor_shapes(file).items()

@@ -18,9 +18,9 @@ import torch
 from flap.allocation import ALAM, price
 from flap.config import ModelConfig, TargetConfig
 from flap.evaluation import Efficiency
-from flap.evaluation.layer_times import LayerTimes, narrowed
 from flap.importance import Magnitude, score_layers
 from flap.models import PlacedModel, find_model
+from flap.runs.layer_times import LayerTimes, narrowed
 from flap.storage import Cache, cache_root
 
 MODEL = ModelConfig(name="smollm2-135m", path="HuggingFaceTB/SmolLM2-135M-Instruct")

@@ -57,7 +57,7 @@ def write_model(directory: Path, shape: str, num_layers: int) -> int:
 
     from flap.config import ModelConfig
     from flap.models import find_model
-    from flap.storage.files import cache_root
+    from flap.storage.atomic_files import cache_root
 
     smollm2 = ModelConfig("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", device="cpu")
     tokenizer = find_model(smollm2, cache_root(None), trust_remote_code=False).tokenizer

@@ -6,6 +6,7 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from string import Template
 from typing import TYPE_CHECKING
 
 import hydra
@@ -17,8 +18,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from flap.config import FlapConfig, build, config_dir, explain, folder_name, typed
 from flap.storage import read_state, write_status, write_text
-from flap.storage.command import main as cache_command
-from flap.storage.progress_file import progress_file
 from flap.storage.status import reason, run_folder
 from flap.sweeps.callbacks import open_folder, write_open_study
 from flap.sweeps.launching import claim_gpu, explain_launch, failures
@@ -73,6 +72,7 @@ def _run(config: DictConfig, run_dir: Path) -> None:
     from flap.results import show
     from flap.runs.forecast import forecast
     from flap.runs.prepare import prepare
+    from flap.storage.progress import progress_file
 
     _quieten_libraries()
     if checked.dry_run:
@@ -110,14 +110,16 @@ def _quieten_libraries() -> None:
 
 def _done_already(config: FlapConfig, run_dir: Path, keep_dense: bool) -> bool:
     """Return whether this run has finished before, here or in a cell beside, on the same inputs; say where."""
-    from flap.results import changed_inputs, finished_run
+    from flap.results import finished_run
     from flap.runs.prepare import prepare
 
-    if (done := finished_run(run_dir, _cells_beside(run_dir, config), asdict(config))) is None:
+    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN  # where the same cell may have another job number
+    cells = sorted(run_dir.parent.glob(f"*_{glob.escape(folder_name(config.run_name))}")) if in_sweep else []
+    if (done := finished_run(run_dir, cells, asdict(config))) is None:
         return False
     folder, report = done
     again = prepare(config, run_dir, will_save=False, keep_dense=keep_dense)
-    if changed := changed_inputs(report.inputs, again.inputs):
+    if changed := [name for name, value in again.inputs.items() if report.inputs.get(name) != value]:
         log.info("%s holds a run on other inputs (%s), which runs again", folder, ", ".join(changed))
     else:
         log.info("done already, in %s (resume=false runs it again)", folder)
@@ -138,13 +140,6 @@ def _job_info(config: FlapConfig, run_dir: Path) -> "JobInfo":
     )
 
 
-def _cells_beside(run_dir: Path, config: FlapConfig) -> list[Path]:
-    """Return the folders of the same sweep that may hold the same cell under another job number."""
-    if HydraConfig.get().mode != RunMode.MULTIRUN:
-        return []
-    return sorted(run_dir.parent.glob(f"*_{glob.escape(folder_name(config.run_name))}"))
-
-
 def _record(config: DictConfig, run_dir: Path) -> None:
     """Write the composed config into .hydra, as Hydra does with `hydra.output_subdir`, but before it asks anybody."""
     hydra_config = HydraConfig.instance().cfg
@@ -154,15 +149,29 @@ def _record(config: DictConfig, run_dir: Path) -> None:
         write_text(run_dir / ".hydra" / f"{name}.yaml", OmegaConf.to_yaml(part))
 
 
+def help_text() -> str:
+    """Return what `--help` prints, as Hydra does, which takes a second for it: it copies all configs for each group."""
+    folder = Path(config_dir())
+    parts = OmegaConf.create({"hydra": {"help": OmegaConf.load(folder / "hydra" / "help" / "flap.yaml")}})
+    groups = sorted(path for path in folder.iterdir() if path.is_dir() and path.name != "hydra")
+    choices = [f"{group.name}: {', '.join(sorted(path.stem for path in group.glob('*.yaml')))}\n" for group in groups]
+    return Template(parts.hydra.help.template).substitute(APP_CONFIG_GROUPS="".join(choices))
+
+
 def main() -> None:
     """Run the command line; on an error, print one line that says what to change and exit with code 1."""
     if sys.argv[1:2] == ["cache"]:
+        from flap.storage.cache_command import main as cache_command
+
         cache_command(sys.argv[2:])
         return
     if sys.argv[1:2] == ["doctor"]:
         from flap.doctor import main as doctor_command
 
         doctor_command(sys.argv[2:])
+        return
+    if sys.argv[1:] == ["--help"]:
+        print(help_text())
         return
     logging.raiseExceptions = False  # a log that cannot be written prints no traceback on the console
     try:

@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from rich.filesize import decimal
 
 from flap.storage import cache_root
-from flap.storage.files import bytes_below
+from flap.storage.atomic_files import bytes_below
 
 PACKAGE = "flap-pruning"
 FEW_BYTES = 10 * 10**9  # less free disk than this is told: a checkpoint of a 7B model takes 14 GB
@@ -185,7 +185,7 @@ def packaged_model() -> Finding:
 def packaged_texts() -> Finding:
     """Say whether the default texts and tasks are installed as a package."""
     from flap.data.packaged import INSTALL
-    from flap.evaluation.zero_shot_documents import PACKAGED, packaged_path
+    from flap.evaluation.zero_shot_tasks import PACKAGED, packaged_path
 
     if all(packaged_path(name) for name in PACKAGED):
         return Finding("ok", f"{len(PACKAGED)} zero-shot tasks and the default text, need no hub")
@@ -196,7 +196,7 @@ def hub() -> Finding:
     """Say whether the Hugging Face hub answers."""
     import huggingface_hub
 
-    from flap.evaluation.zero_shot_documents import hub_reachable
+    from flap.evaluation.zero_shot_tasks import hub_reachable
 
     endpoint = huggingface_hub.constants.ENDPOINT
     if huggingface_hub.constants.HF_HUB_OFFLINE:
@@ -210,7 +210,7 @@ def hub() -> Finding:
 
 def wandb() -> Finding:
     """Say whether tracking=wandb can be online."""
-    from flap.evaluation.zero_shot_documents import answers
+    from flap.evaluation.zero_shot_tasks import answers
     from flap.tracking.login import base_url, require_key
 
     try:

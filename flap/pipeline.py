@@ -6,7 +6,7 @@ from pathlib import Path
 from flap.allocation import PruningPlan
 from flap.checkpoint.card import write_card
 from flap.config import FlapConfig, in_time, one_line
-from flap.data import SELF, save_text
+from flap.data import SELF
 from flap.models import Given, PlacedModel, Source, base_facts
 from flap.results import Report, draw_layers, markdown, model_card
 from flap.runs import Run
@@ -70,7 +70,7 @@ def write(run: Run, plan: PruningPlan, run_dir: Path) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     for use in run.report.own_text:
         [text] = (text for text in run.texts[use].known if text.name == SELF)
-        save_text(text, run_dir / f"{SELF}_{use}.jsonl")
+        write_text(run_dir / f"{SELF}_{use}.jsonl", text.jsonl)
     plan.save(run_dir / "plan.json")
     run.report.save(run_dir / "report.json")
     write_text(run_dir / "report.md", markdown(run.report))

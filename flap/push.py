@@ -89,7 +89,7 @@ def additions(checkpoint: Path, repo: str) -> "list[CommitOperationAdd]":
 
     from flap.checkpoint.card import CARD, PLACE, is_ours, without_folders
     from flap.checkpoint.save import LABEL
-    from flap.results.engines import renewed
+    from flap.results.card_text import renewed
 
     files: dict[str, Path | bytes] = {**files_of(checkpoint)}
     files[LABEL] = json.dumps(without_folders(json.loads((checkpoint / LABEL).read_text()))).encode() + b"\n"

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from flap.models import hidden_files
-from flap.storage.files import cache_root
+from flap.storage.atomic_files import cache_root
 from tests.cases import VOCAB, tiny_model
 
 WORDS = [
@@ -89,6 +89,12 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 def every_layer_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A walk that is interrupted goes on at its layer, however quick the layers before it were."""
     monkeypatch.setattr(hidden_files, "SECONDS_BETWEEN_RECORDS", 0.0)
+
+
+@pytest.fixture
+def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs leave an empty picture: for files with many tiny runs, where drawing takes a third of the time."""
+    monkeypatch.setattr("flap.pipeline.draw_layers", lambda report, path: path.touch())
 
 
 @pytest.fixture(scope="session", autouse=True)

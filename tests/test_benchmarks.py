@@ -48,6 +48,7 @@ def test_an_engine_that_cannot_run_says_so_in_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_every_step_of_the_gpu_benchmark_works_on_a_tiny_model(tmp_path: Path) -> None:
     script = [sys.executable, str(BENCHMARKS / "gpu.py"), "--device", "cpu", "--tiny"]
     done = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, timeout=300)

@@ -75,6 +75,7 @@ def test_what_is_missing_or_too_old_is_named() -> None:
     assert [(one.name, installed[:1]) for one, installed in unmet(asked)] == [("torch", "2"), ("no-such-package", "i")]
 
 
+@pytest.mark.long
 def test_a_package_that_cannot_be_imported_is_a_problem(flap: Flap, tmp_path: Path) -> None:
     (tmp_path / "gguf.py").write_text("")  # comes before the package, whose metadata are as they should be
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])

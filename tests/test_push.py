@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 import flap
 from flap.checkpoint.card import MARK, PLACE, write_card
 from flap.push import main
-from flap.results.engines import loading
+from flap.results.card_text import loading
 from tests.cases import tiny_model
 from tests.helpers.fake_hub import COMMIT, TOKEN, Hub, fake_hub
 from tests.helpers.pruned import Saved, logits, prune, save_pruned
@@ -89,7 +89,7 @@ ALL_CASES = """
 import io, json, os, sys
 from contextlib import redirect_stderr, redirect_stdout
 from flap.push import main
-from flap.results.engines import loading
+from flap.results.card_text import loading
 ended = {}
 for name, (token, *arguments) in json.loads(sys.argv[2]).items():
     os.environ["HF_TOKEN"], code = token, 0

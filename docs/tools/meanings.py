@@ -1,7 +1,8 @@
-"""What an option means: the comment beside it in a file, or the words on it in a class's docstring."""
+"""What an option means: the comment beside it in a file or a class, or the words on it in the class's docstring."""
 
 import re
-from dataclasses import MISSING, Field
+from dataclasses import MISSING, Field, is_dataclass
+from inspect import getsource
 from typing import Any
 
 
@@ -21,9 +22,11 @@ def comments(source: str, key: str) -> dict[str, str]:
     return found
 
 
-def from_docstring(target: type, name: str) -> str:
-    """Return what the docstring of a class or of its bases says of an option, as "name: meaning."; empty: nothing."""
-    for base in target.__mro__:
+def from_class(target: type, name: str) -> str:
+    """Return what a class or its bases say of an option: beside its field, or in the docstring as "name: meaning."."""
+    for base in filter(is_dataclass, target.__mro__):
+        if comment := comments(getsource(base), r"    (\w+): ").get(name):
+            return comment
         match = re.search(rf"\b{name}: (.+?)(?=\.(?:\s|$)|;\s\w+:)", " ".join((base.__doc__ or "").split()))
         if match:
             return match[1]

@@ -8,7 +8,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.utils import get_class
-from meanings import as_typed, comments, default_of, from_docstring, summary, type_of
+from meanings import as_typed, comments, default_of, from_class, summary, type_of
 from omegaconf import OmegaConf
 
 from flap.config import FlapConfig, config_dir
@@ -85,7 +85,7 @@ def _options(group: str, name: str, node: dict[str, Any]) -> Iterator[tuple[str,
         if not field.repr:
             continue  # no option: set by the program
         default = as_typed(node.get(field.name, default_of(field)))
-        meaning = said.get(field.name) or from_docstring(target, field.name)
+        meaning = said.get(field.name) or from_class(target, field.name)
         yield f"`{prefix}{field.name}`", type_of(field), default, meaning
 
 

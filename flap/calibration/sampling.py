@@ -1,4 +1,4 @@
-"""Sampling from a model: what it begins with, and sequences of its own distribution.
+"""Sampling sequences from a model's own distribution.
 
 Legend: N sequences · T tokens a sequence · S tokens in the cache · H query heads · G KV heads · D head size ·
 B sequences times KV heads · Q query heads of one KV head.
@@ -6,101 +6,34 @@ B sequences times KV heads · Q query heads of one KV head.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from flap.config import one_line
+from flap.calibration.read_windows import Beginning
+from flap.data.temporary_state import replaced
 from flap.models import PlacedModel
-
-SAID = "what-a-user-says"  # stands in the template for it
-
-
-@dataclass(frozen=True)
-class Beginning:
-    """What the model begins each sequence with. name: for the report."""
-
-    name: str
-    tokens: tuple[int, ...]
-    special: bool  # whether special tokens stay in the text
-    instead: bool = False  # of what is usual
-
-
-def beginning(tokenizer: PreTrainedTokenizerBase, chat_template: bool, where: str) -> Beginning:
-    """Return the beginning: BOS; without one EOS, which separates documents; or a user's turn in the chat template.
-
-    Raises:
-        ValueError: the tokenizer has no such token or template.
-    """
-    if chat_template:
-        check_template(tokenizer, where)
-        tokens = tokenizer(_users_turn(tokenizer, where), add_special_tokens=False).input_ids
-        return Beginning("a user's turn in the chat template", tuple(tokens), special=True)
-    if tokenizer.bos_token_id is not None:
-        return Beginning("BOS", (tokenizer.bos_token_id,), special=False)
-    if tokenizer.eos_token_id is not None:
-        return Beginning("EOS, as there is no BOS", (tokenizer.eos_token_id,), special=False, instead=True)
-    raise ValueError(f"{where}: the tokenizer has neither BOS nor EOS to begin with; expected texts or files")
-
-
-def _users_turn(tokenizer: PreTrainedTokenizerBase, where: str) -> str:
-    """Return what the chat template puts in front of what a user says.
-
-    Raises:
-        ValueError: the template begins otherwise, or does not print what is said as it is.
-    """
-    try:
-        marked = str(tokenizer.apply_chat_template([{"role": "user", "content": SAID}], tokenize=False))
-        reason = None if SAID in marked else "it does not print what is said as it is"
-    except Exception as error:  # templates are programs of the tokenizer and raise errors of any type
-        reason = one_line(error, 120)
-    if reason is not None:
-        raise ValueError(
-            f"{where}.chat_template=true: the tokenizer's chat template begins with no user's turn ({reason})"
-        )
-    return marked.split(SAID)[0]
-
-
-def check_template(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
-    """Check that the tokenizer has a chat template.
-
-    Raises:
-        ValueError: it has none.
-    """
-    if tokenizer.chat_template is None:
-        raise ValueError(
-            f"{where}.chat_template=true: the tokenizer has no chat template; leave it out: a file is then read from "
-            "its column 'text'"
-        )
-
-
-def without_bos(text: str, tokenizer: PreTrainedTokenizerBase, bos: bool) -> str:
-    """Return a text without the BOS that a chat template puts in front. bos: windows begin with one of their own."""
-    return text.removeprefix(str(tokenizer.bos_token)) if bos else text
 
 
 @torch.no_grad()
 def sample(model: PlacedModel, start: Beginning, num_sequences: int, length: int) -> Tensor:
-    """Return sequences that the model samples at temperature 1 with a KV cache: tokens_NT on the host."""
+    """Return sequences that the model samples at temperature 1 with a KV cache: tokens_NT on the host.
+
+    The model's own options of generation, such as a penalty or where to stop, are left out.
+    """
     start_NT = torch.tensor([start.tokens] * num_sequences, device=model.device)
     options = GenerationConfig(do_sample=False, max_new_tokens=max(1, length - len(start.tokens)))
-    tokens_NT: Tensor = model.model.generate(
-        start_NT,
-        attention_mask=torch.ones_like(start_NT),
-        logits_processor=LogitsProcessorList([Drawn()]),
-        generation_config=options,
-    )
+    with replaced("generation_config", GenerationConfig(), model.model):
+        tokens_NT: Tensor = model.model.generate(
+            start_NT,
+            attention_mask=torch.ones_like(start_NT),
+            logits_processor=LogitsProcessorList([Drawn()]),
+            generation_config=options,
+        )
     return tokens_NT.cpu()
 
 
@@ -117,16 +50,6 @@ class Drawn(LogitsProcessor):
         drawn = torch.rand(len(scores), 1, device=scores.device) * cumulative[:, -1:]
         word = torch.searchsorted(cumulative, drawn).clamp(max=scores.shape[1] - 1)
         return torch.full_like(scores, -torch.inf).scatter_(1, word, 0.0)
-
-
-@contextmanager
-def plain_generation(model: PreTrainedModel) -> Iterator[None]:
-    """Leave out the model's own options of generation, such as a penalty or where to stop, inside the block."""
-    own, model.generation_config = model.generation_config, GenerationConfig()
-    try:
-        yield
-    finally:
-        model.generation_config = own
 
 
 @contextmanager

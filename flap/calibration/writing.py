@@ -16,16 +16,10 @@ import torch
 from numpy.random import SeedSequence
 from torch import Tensor
 
-from flap.calibration.sampling import (
-    Beginning,
-    attention_of_one_query,
-    beginning,
-    plain_generation,
-    sample,
-    without_bos,
-)
-from flap.data import SELF, Part, Text, Windows
-from flap.data.random_state import seeded
+from flap.calibration.read_windows import Beginning, beginning, without_bos
+from flap.calibration.sampling import attention_of_one_query, sample
+from flap.data import SELF, Part, Text, Windows, repetition
+from flap.data.temporary_state import seeded
 from flap.models import PlacedModel
 from flap.storage import NOT_KEPT, Kind, Notes, WorkFolder, as_json
 from flap.storage.progress import progress
@@ -39,7 +33,7 @@ WRITTEN_VERSION = 6  # raise it when the same key would give another text
 USES = ("calibration", "recover")  # each has draws of its own: what is trained on was not calibrated on
 SEQUENCES = 64  # in a batch, and at the end half as many again; fewer if they are longer than SEQ_LEN
 SEQ_LEN = 512  # tokens of a sequence, at most the context; more if a longer window may not go over a sequence's end
-NGRAM, DISTINCT = 4, 0.5  # a sequence is dropped as a loop if less than this share of its n-grams are distinct
+DISTINCT = 0.5  # a sequence is dropped as a loop if less than this share of its 4-grams are distinct
 
 
 @dataclass
@@ -47,13 +41,13 @@ class Draft:
     """What the model has written so far for these windows."""
 
     windows: Windows
-    part: Part
+    part: Part  # the one that the model writes
     start: Beginning
     context: int | None = None  # of the model, in tokens; None: unlimited
     documents: list[str] = field(default_factory=list)
-    tokens: int = 0
+    tokens: int = 0  # of the documents
     usable: int = 0  # tokens; without packing in whole stretches of the longest window
-    dropped: int = 0
+    dropped: int = 0  # sequences
 
     @classmethod
     def of(cls, windows: Windows, context: int | None = None) -> "Draft":
@@ -119,7 +113,7 @@ def write(model: PlacedModel, draft: Draft, work: WorkFolder = NOT_KEPT) -> dict
     one after another. work: the batches that an interrupted run has left there are not written again.
 
     Raises:
-        ValueError: as `Draft.add`.
+        ValueError: the model writes hardly anything but loops.
     """
     if draft.start.instead:
         log.warning("%s.dataset=%s: the model begins with %s", draft.windows.field, SELF, draft.start.name)
@@ -133,7 +127,7 @@ def write(model: PlacedModel, draft: Draft, work: WorkFolder = NOT_KEPT) -> dict
             draft.windows.field, SELF, batches * draft.seq_len,
         )  # fmt: skip
     notes = Notes(BATCH, work)
-    with whole.callable(), plain_generation(whole.model), attention_of_one_query(whole):
+    with whole.callable(), attention_of_one_query(whole):
         for sequence_T in progress(_sequences(whole, draft, notes), "the model writes", len):
             draft.add(sequence_T)
     facts = {"tokens": draft.tokens, "dropped": draft.dropped, "begins_with": draft.start.name}
@@ -168,12 +162,4 @@ def _batch(model: PlacedModel, draft: Draft, number: int) -> dict[str, Any]:
 
 def loops(sequence_T: Tensor) -> bool:
     """Return whether a sequence repeats itself: less than half of its 4-grams are distinct."""
-    return repetition(sequence_T) > 1 - DISTINCT
-
-
-def repetition(sequence_T: Tensor) -> float:
-    """Return the share of a sequence's 4-grams that it had before, 1 - distinct / all; 0 for less than four tokens."""
-    if len(sequence_T) < NGRAM:
-        return 0.0
-    ngrams = sequence_T.unfold(0, NGRAM, 1)
-    return 1 - len(torch.unique(ngrams, dim=0)) / len(ngrams)
+    return repetition(sequence_T.tolist()) > 1 - DISTINCT

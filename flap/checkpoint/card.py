@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from flap.data.texts import FILE_FORMATS
-from flap.storage.files import write_text
+from flap.data.text_files import FILE_FORMATS
+from flap.storage.atomic_files import write_text
 
 log = logging.getLogger(__name__)
 

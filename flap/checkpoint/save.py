@@ -18,7 +18,7 @@ from flap.checkpoint.card import is_ours
 from flap.config import one_line
 from flap.models import PlacedModel, open_checkpoint
 from flap.storage import read_json, to_json
-from flap.storage.files import atomic_directory
+from flap.storage.atomic_files import atomic_directory
 
 LABEL = "flap.json"  # says that a directory is a checkpoint of this program
 OWN_FOLDERS = ("mlx", "mlx-*bit", "onnx", "openvino")  # of exports in a checkpoint's directory

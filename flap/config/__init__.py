@@ -4,9 +4,8 @@ Importing it is fast, so that `--cfg job` and `--help` answer at once: it does n
 the network, the environment or the disk. Every error names the field, its value and what is allowed.
 """
 
-from flap.config.checks import require
 from flap.config.compose import build, typed
-from flap.config.messages import explain, one_line
+from flap.config.messages import explain, one_line, require
 from flap.config.methods import name_method
 from flap.config.schema import (
     GGUF_TYPES,

@@ -1,15 +1,17 @@
 """Turn Hydra's composed config into checked dataclasses, and a group's choice into the object that it names."""
 
+import math
 from dataclasses import fields, is_dataclass, replace
+from operator import attrgetter
 from typing import Any
 
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from flap.config.checks import check
+from flap.config.messages import require
 from flap.config.methods import name_method
-from flap.config.schema import FlapConfig, model_name, own_architecture
+from flap.config.schema import CHOICES, FlapConfig, TargetConfig, model_name, own_architecture, targets
 
 
 def build(group: str, node: Any) -> Any:
@@ -50,7 +52,8 @@ def typed(config: DictConfig) -> FlapConfig:
     _refuse_unknown(config, FlapConfig, "")
     checked = OmegaConf.to_object(config)
     assert isinstance(checked, FlapConfig)
-    check(checked)
+    _check_amount(checked.ratio, checked.target)
+    _check_values(checked)
     checked.method = name_method(checked)
     model = checked.model
     model.name = model_name(model.name, model.path)
@@ -67,3 +70,36 @@ def _refuse_unknown(config: DictConfig, schema: type, prefix: str) -> None:
         section = field_types[key]
         if isinstance(section, type) and is_dataclass(section):
             _refuse_unknown(config[key], section, f"{key}.")
+
+
+def _check_amount(ratio: float | None, target: TargetConfig) -> None:
+    asked = targets(target)
+    for name, value in asked.items():
+        require(0 < value < math.inf, f"target.{name}", value, "a number > 0")
+        beside = f"no ratio (it is {ratio}): a run removes a share, or what its targets ask for"
+        require(ratio is None, f"target.{name}", f"{value:.12g}", beside)
+    if not asked:
+        require(ratio is not None and 0 <= ratio < 1, "ratio", ratio, "a number with 0 <= ratio < 1")
+    require(target.context is None or target.context >= 1, "target.context", target.context, "a whole number >= 1")
+
+
+def _check_values(config: FlapConfig) -> None:
+    """Check what needs no model, no tokenizer and no text."""
+    calibration, formats = config.calibration, config.checkpoint.formats
+    lengths = calibration.lengths
+    valid_lengths = bool(lengths) and all(type(length) is int and length >= 2 for length in lengths)
+    made_from_hf = "true with checkpoint.formats=[hf,gguf], which is made from the former"
+    different = "a whole number >= 2, or a list of such, each once"
+    checks = {
+        "seed": (0 <= config.seed < 2**32, "a whole number from 0 to 2**32 - 1"),
+        "cache_wait_seconds": (config.cache_wait_seconds >= 0, "a number >= 0"),
+        "checkpoint.formats": (set(formats) in ({"hf"}, {"hf", "gguf"}), "[hf] or [hf,gguf]"),
+        "checkpoint.save": (config.checkpoint.save or "gguf" not in formats, made_from_hf),
+        "calibration.num_samples": (calibration.num_samples >= 1, "a whole number >= 1"),
+        "calibration.batch_size": (calibration.batch_size >= 1, "a whole number >= 1"),
+        "calibration.seq_len": (valid_lengths and len(set(lengths)) == len(lengths), different),
+    }
+    for name, allowed in CHOICES.items():
+        checks[name] = (attrgetter(name)(config) in allowed, f"one of {', '.join(allowed)}")
+    for name, (valid, expected) in checks.items():
+        require(valid, name, attrgetter(name)(config), expected)

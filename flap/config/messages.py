@@ -1,12 +1,19 @@
-"""Turn errors of libraries into one line for the user: key, value and what is allowed."""
+"""Error messages of one line for the user: key, value and what is allowed."""
 
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from hydra.errors import MissingConfigException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from flap.config.schema import config_dir
+
+
+def require(condition: bool, name: str, value: Any, allowed: str) -> None:
+    """Raise a ValueError that names the field, its value and what is allowed, unless `condition` is true."""
+    if not condition:
+        raise ValueError(f"{name}={value}: expected {allowed}")
 
 
 def one_line(error: Exception, max_length: int | None = None) -> str:

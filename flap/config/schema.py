@@ -9,11 +9,15 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-DEVICES = ("auto", "cpu", "cuda", "mps")
-PROPAGATE = ("dense", "pruned")
 TIME_TARGETS = ("latency_ms", "tokens_per_second")  # measured on the device at hand
 TARGETS = ("parameters", "bytes", "kv_cache_bytes", *TIME_TARGETS)
 GGUF_TYPES = ("f32", "f16", "bf16", "q8_0")
+CHOICES = {
+    "model.dtype": DTYPES,
+    "model.device": ("auto", "cpu", "cuda", "mps"),
+    "checkpoint.gguf_type": GGUF_TYPES,
+    "calibration.propagate": ("dense", "pruned"),
+}
 
 
 @dataclass
@@ -32,14 +36,12 @@ class ModelConfig:
 class CalibrationConfig:
     """The texts that the statistics are computed on, and how they are cut into windows."""
 
-    dataset: Any = (
-        "boolq-passages"  # a name or file; [name, name]; {name: weight, file.jsonl: {weight: 2, packing: false}}
-    )
+    dataset: Any = "boolq-passages"  # name or file; [name, name]; {name: weight, file: {weight: 2, packing: false}}
     num_samples: int = 128  # windows of the first length; windows of several lengths share that many tokens equally
     seq_len: Any = 128  # tokens in a window, or a list of lengths
     batch_size: int = 8  # windows at a time
     bos: str = "auto"  # each window begins with the BOS token: true, false; auto: where the tokenizer puts one there
-    images: str | None = None  # a folder of images, each with a .txt of its name: windows besides, of models that see
+    images: str | None = None  # a folder of images, each with a .txt of its name: further windows of a vision model
     propagate: str = "dense"  # pruned: sequential, on the outputs of pruned layers; UL-UM and UL-MM only
 
     @property

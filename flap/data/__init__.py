@@ -1,14 +1,14 @@
 """Texts for calibration and evaluation, and their token windows."""
 
-from flap.data.drawing import HELD_OUT, Pool, batches, split_windows
-from flap.data.parts import SELF, Part, parse
+from flap.data.mixture import SELF, Part, parse
 from flap.data.pictures import Picture, read_pictures
-from flap.data.text import Text
-from flap.data.texts import Template, read_text, save_text
+from flap.data.text import Text, repetition
+from flap.data.text_files import read_text
+from flap.data.window_pool import HELD_OUT, Pool, batches, split_windows
 from flap.data.windows import Windows, begins_with_bos, evaluation_windows, num_windows, tokens_sha256
 
 __all__ = [
-    "HELD_OUT", "SELF", "Part", "Picture", "Pool", "Template", "Text", "Windows", "batches", "begins_with_bos",
-    "evaluation_windows", "num_windows", "parse", "read_pictures", "read_text", "save_text", "split_windows",
+    "HELD_OUT", "SELF", "Part", "Picture", "Pool", "Text", "Windows", "batches", "begins_with_bos",
+    "evaluation_windows", "num_windows", "parse", "read_pictures", "read_text", "repetition", "split_windows",
     "tokens_sha256",
 ]  # fmt: skip

@@ -1,18 +1,22 @@
-"""A text: documents one after another."""
+"""A text: documents one after another; and how much tokens repeat."""
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Text:
-    """A long text with its name and origin. documents: its parts in order; empty if it is a single one."""
+    """A long text with its name and origin."""
 
     name: str
     text: str
     origin: str
-    documents: tuple[str, ...] = ()
+    documents: tuple[str, ...] = ()  # its parts in order; empty if it is a single one
 
     @classmethod
     def joined(cls, name: str, documents: Sequence[str], origin: str, separator: str = "\n\n") -> "Text":
@@ -23,3 +27,22 @@ class Text:
     def sha256(self) -> str:
         """Return the SHA-256 of the text in hex digits; it detects that two uses have the same text."""
         return hashlib.sha256(self.text.encode()).hexdigest()
+
+    @property
+    def jsonl(self) -> str:
+        """The documents as the content of a .jsonl file, which `read_text` and other tools read."""
+        return "".join(json.dumps({"text": document}, ensure_ascii=False) + "\n" for document in self.documents)
+
+
+def ngrams(items: Sequence[T], length: int) -> Iterator[tuple[T, ...]]:
+    """Return each `length` items in a row."""
+    return zip(*(items[i:] for i in range(length)), strict=False)
+
+
+def repetition(tokens: Sequence[int]) -> float:
+    """Return the share of 4-grams that came before, 1 - distinct / all; 0 for less than four tokens. Lower is better.
+
+    Source: seq-rep-4 of Welleck et al., ICLR 2020, arXiv 1908.04319.
+    """
+    found = list(ngrams(tokens, 4))
+    return 1 - len(set(found)) / len(found) if found else 0.0

@@ -16,28 +16,23 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from flap.config import require
-from flap.data.drawing import Pool, TooFewWindowsError, apportioned, mixed
-from flap.data.parts import SELF, Part
+from flap.data.mixture import SELF, Part
 from flap.data.text import Text
+from flap.data.window_pool import Pool, TooFewWindowsError, apportioned, mixed
 
 BOS = ("auto", "true", "false")
 
 
 @dataclass(frozen=True)
 class Windows:
-    """The calibration windows of a mixture of texts.
-
-    lengths: tokens in each window, of one or more kinds of windows, which share the tokens equally. num_samples: the
-    number of windows if all had the first length. texts: one for each part; None for the part that the model has
-    still to write. No two windows overlap.
-    """
+    """The calibration windows of a mixture of texts. No two of them overlap."""
 
     parts: tuple[Part, ...]
-    texts: tuple[Text | None, ...]
+    texts: tuple[Text | None, ...]  # of each part; None: the model has still to write it
     tokenizer: PreTrainedTokenizerBase
-    num_samples: int
-    lengths: tuple[int, ...]
-    seed: int
+    num_samples: int  # windows if all had the first length
+    lengths: tuple[int, ...]  # tokens in a window, of one or more kinds of windows, which share the tokens equally
+    seed: int  # of the draw
     bos: bool = False  # each window begins with the beginning-of-sequence token
     field: str = "calibration"  # the config's section, for error messages
 
@@ -49,8 +44,7 @@ class Windows:
     @property
     def to_write(self) -> Part | None:
         """The part that the model has still to write; None if there is none."""
-        missing = (part for part, text in zip(self.parts, self.texts, strict=True) if text is None)
-        return next(missing, None)
+        return self.parts[self.texts.index(None)] if None in self.texts else None
 
     @property
     def own_length(self) -> int:
@@ -59,12 +53,11 @@ class Windows:
 
     @property
     def tokens_to_write(self) -> int:
-        """The tokens that the part that is still to write must have, in stretches of the longest window.
+        """The tokens that the model's own text must have, in stretches that hold one of the longest windows.
 
-        A stretch holds one of the longest windows or as many shorter ones as fit into it. One more is for those that
-        are lost where the text is tokenized again.
+        Or as many shorter ones as fit. One more stretch is for tokens that are lost when the text is tokenized again.
         """
-        index = next(p for p, text in enumerate(self.texts) if text is None)
+        index = self.texts.index(None)
         fit = ((self.counts(seq_len)[index], self.own_length // (seq_len - self.bos)) for seq_len in self.lengths)
         return (1 + sum(math.ceil(count / in_stretch) for count, in_stretch in fit)) * max(self.lengths)
 

@@ -10,7 +10,7 @@ import torch
 from flap.estimation.estimate import PROCESS_BYTES, Estimate
 from flap.estimation.work import Place, Work
 from flap.models.devices import free_bytes
-from flap.storage.files import bytes_below
+from flap.storage.atomic_files import bytes_below
 
 TO_TRAIN = "recover.gradient_checkpointing=true, a smaller recover.batch_size, or recover=lora"
 MARGIN = 1.25  # estimates are within a quarter of what is measured: only what is above that is refused

@@ -1,6 +1,6 @@
 """Evaluate a model: each measurement gives named numbers."""
 
-from flap.evaluation.base import Comparison, Evaluator, Measurement, Task
+from flap.evaluation.base import Evaluator, Measurement, SideBySide, Task
 from flap.evaluation.divergence import Divergence
 from flap.evaluation.efficiency import Efficiency
 from flap.evaluation.generate import Generate
@@ -8,6 +8,6 @@ from flap.evaluation.perplexity import Perplexity
 from flap.evaluation.suite import Suite, prepare_suite
 
 __all__ = [
-    "Comparison", "Divergence", "Efficiency", "Evaluator", "Generate", "Measurement", "Perplexity", "Suite", "Task",
+    "Divergence", "Efficiency", "Evaluator", "Generate", "Measurement", "Perplexity", "SideBySide", "Suite", "Task",
     "prepare_suite",
 ]  # fmt: skip

@@ -19,19 +19,15 @@ Better = Literal["lower", "higher"]
 
 @dataclass(frozen=True)
 class Measurement:
-    """Named numbers such as {"wikitext2/perplexity@2048": 5.68}, and what some of them are the means of.
-
-    documents: the value of each document, or window, by the number's name. Their mean is the number. A perplexity is no
-    mean; its values are those of its linear approximation (`flap.evaluation.perplexity`).
-    texts: what the model has written, by the prompt. layers: a value after each layer, by name; None: not finite.
-    better: which values of a number are better, as whoever defines it says; a number of which nobody says it is not in.
-    """
+    """Named numbers such as {"wikitext2/perplexity@2048": 5.68}, and what some of them are the means of."""
 
     numbers: Numbers = field(default_factory=dict)
+    # The value of each document, or window, by the number's name. Their mean is the number. A perplexity is no mean;
+    # its values are those of its linear approximation (`flap.evaluation.perplexity`).
     documents: Documents = field(default_factory=dict)
-    texts: dict[str, str] = field(default_factory=dict)
-    layers: Layers = field(default_factory=dict)
-    better: dict[str, Better] = field(default_factory=dict)
+    texts: dict[str, str] = field(default_factory=dict)  # what the model has written, by the prompt
+    layers: Layers = field(default_factory=dict)  # a value after each layer, by name; None: not finite
+    better: dict[str, Better] = field(default_factory=dict)  # which values of a number are better, where that is known
 
     def __or__(self, other: "Measurement") -> "Measurement":
         """Return this measurement with the numbers of another one."""
@@ -40,11 +36,7 @@ class Measurement:
 
 @dataclass(frozen=True)
 class Task:
-    """A measurement of one model.
-
-    reference: returns what `run` needs of the dense model, such as its hidden states, as a second argument. A task with
-    a reference is run on the pruned model alone.
-    """
+    """A measurement of one model."""
 
     name: str
     run: Callable[..., Measurement]
@@ -54,6 +46,8 @@ class Task:
     needs_memory: bool = True  # whether the whole model must be in memory
     shares_text_with: tuple[str, ...] = ()  # names of calibration texts that have the same documents
     dataset: str = ""  # the name of its text
+    # Returns what `run` takes of the dense model, such as its hidden states, as a second argument. A task with a
+    # reference is run on the pruned model alone.
     reference: Callable[[PlacedModel], Any] | None = None
 
     def domain(self, calibration: Text) -> str:
@@ -67,7 +61,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class SideBySide:
     """A measurement of two models side by side, because times measured at different moments are not comparable."""
 
     name: str
@@ -88,7 +82,7 @@ class Evaluator(ABC):
             ValueError: an option or the data is invalid.
         """
 
-    def comparisons(self, max_length: int | None) -> list[Comparison]:
+    def comparisons(self, max_length: int | None) -> list[SideBySide]:
         """Return the measurements that need both models at once; none by default.
 
         Raises:

@@ -3,8 +3,10 @@
 Legend: N windows · T tokens in each window · D hidden size · V vocabulary · P positions · K likeliest tokens.
 """
 
+import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,31 +14,34 @@ from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, NamedTuple
 
 import torch
-from torch import Tensor
-from torch.nn.functional import log_softmax
+from torch import Tensor, nn
+from torch.nn.functional import kl_div, log_softmax
 
 from flap.evaluation.base import Measurement, Task
 from flap.evaluation.errors import averaged
-from flap.evaluation.layer_errors import first_tokens, layer_errors, layer_outputs
 from flap.evaluation.on_texts import OnTexts
 from flap.evaluation.perplexity import chunk_size
 from flap.models import ModelAdapter, PlacedModel
 from flap.models.hidden_files import HiddenFiles
-from flap.search.divergence import divergence
+from flap.storage import NOT_KEPT
 from flap.storage.progress import progress
 
 COPIES = 4  # as large as the logits of one model, of which perplexity has one: both models', and what is made of them
+LAYER_TOKENS = 256  # enough for a picture of the layers, all of whose hidden states are in memory
 
 
 @dataclass(frozen=True)
 class Divergence(OnTexts):
-    """How far the pruned model's predictions are from the dense model's, at the positions that perplexity scores.
+    """How far the pruned model's predictions q are from the dense model's p, at the positions that perplexity scores.
 
-    `kl`: KL(dense ‖ pruned) = Σ p (log p - log q) over the vocabulary, in nats a token; 0 or more, lower is better.
+    `kl`: KL(p ‖ q) = Σ p (log p - log q) over the vocabulary, in nats a token; 0 or more, lower is better.
     `agreement`: share of positions with the same likeliest token; `top5_agreement`: share of the dense model's five
     likeliest tokens that are among the pruned model's five; higher is better. Standard errors are over windows. Of the
     dense model the final hidden states are kept, and the head, which is not changed, makes logits of them. For the
-    picture of the layers, the error of the hidden states after each layer (`flap.evaluation.layer_errors`).
+    picture of the layers, the error of the hidden states after each layer (`layer_errors`). Options: `OnTexts`.
+
+    Source: Kullback and Leibler, Annals of Mathematical Statistics 22 (1951).
+    Command: python -m flap eval=[divergence] eval.divergence.datasets=[boolq-passages]
     """
 
     section: ClassVar[str] = "eval.divergence"
@@ -44,20 +49,15 @@ class Divergence(OnTexts):
     def task(self, text: str, tokens_NT: Tensor, **about: Any) -> Task:
         """Return the task of a text's windows."""
         batches_NT = tokens_NT.split(self.batch_size)
-        run = partial(_measure, text=text, batches_NT=batches_NT)
-        return Task(
-            f"{text}/divergence@{tokens_NT.shape[1]}",
-            run,
-            **about,
-            reference=partial(_reference, batches_NT=batches_NT),
-        )
+        run, reference = partial(_measure, text=text, batches_NT=batches_NT), partial(_reference, batches_NT=batches_NT)
+        return Task(f"{text}/divergence@{tokens_NT.shape[1]}", run, **about, reference=reference)
 
 
 class Dense(NamedTuple):
-    """What is kept of the dense model: its final hidden states, and of the first tokens those after each layer."""
+    """What is kept of the dense model."""
 
-    final: Sequence[Tensor]
-    by_layer: Sequence[Tensor]
+    final: Sequence[Tensor]  # the final hidden states of each batch
+    by_layer: Sequence[Tensor]  # the hidden states of the first tokens after each layer
 
 
 def _reference(model: PlacedModel, batches_NT: Sequence[Tensor]) -> Dense:
@@ -106,11 +106,48 @@ def compare(model: PlacedModel, dense: Sequence[Tensor], batches_NT: Sequence[Te
 def _sums(adapter: ModelAdapter, dense_PD: Tensor, pruned_PD: Tensor) -> dict[str, float]:
     """Return the sums over positions."""
     dense_PV, pruned_PV = adapter.logits(dense_PD).float(), adapter.logits(pruned_PD).float()
+    log_p_PV, log_q_PV = log_softmax(dense_PV, dim=-1), log_softmax(pruned_PV, dim=-1)
     likeliest = min(5, dense_PV.shape[1])
     dense_PK, pruned_PK = (logits_PV.topk(likeliest).indices for logits_PV in (dense_PV, pruned_PV))
     common = (dense_PK[:, :, None] == pruned_PK[:, None, :]).sum().item()
     return {
-        "kl": divergence(log_softmax(dense_PV, dim=-1), pruned_PV),
+        "kl": kl_div(log_q_PV, log_p_PV, reduction="sum", log_target=True).item(),
         "agreement": (dense_PV.argmax(-1) == pruned_PV.argmax(-1)).sum().item(),
         "top5_agreement": common / likeliest,
     }
+
+
+def first_tokens(batch_NT: Tensor) -> Tensor:
+    """Return the first windows of a batch, LAYER_TOKENS tokens in all; a longer window is cut."""
+    return batch_NT[: max(1, LAYER_TOKENS // batch_NT.shape[1]), :LAYER_TOKENS]
+
+
+def layer_outputs(model: PlacedModel, tokens_NT: Tensor) -> list[Tensor]:
+    """Return the hidden states after each layer, on the host."""
+    outputs: list[Tensor] = []
+
+    def keep(module: nn.Module, args: Any, output: Any) -> None:
+        outputs.append((output if isinstance(output, Tensor) else output[0]).cpu())
+
+    for _ in model.observe([tokens_NT], [_hooked(layer, keep) for layer in model.layers], NOT_KEPT, "layer errors"):
+        pass
+    return outputs
+
+
+@contextmanager
+def _hooked(layer: nn.Module, hook: Callable[..., None]) -> Iterator[None]:
+    with layer.register_forward_hook(hook):
+        yield
+
+
+def layer_errors(model: PlacedModel, dense: Sequence[Tensor], tokens_NT: Tensor) -> list[float | None]:
+    """Return ‖h - h_dense‖ / ‖h_dense‖ after each layer, the mean over tokens; 0 = no change, None = not finite.
+
+    dense: the dense model's hidden states h_dense after each layer. The error is what all layers so far have added.
+    """
+    pairs = zip(layer_outputs(model, tokens_NT), dense, strict=True)
+    errors = [
+        ((pruned_NTD.float() - dense_NTD.float()).norm(dim=-1) / dense_NTD.float().norm(dim=-1)).mean().item()
+        for pruned_NTD, dense_NTD in pairs
+    ]
+    return [error if math.isfinite(error) else None for error in errors]

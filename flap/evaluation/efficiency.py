@@ -11,8 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from flap.config import require
-from flap.evaluation.base import Comparison, Evaluator, Numbers, Task
-from flap.evaluation.request import generate, macs, peak_bytes, request_seconds, weight_bytes
+from flap.evaluation.base import Evaluator, Numbers, SideBySide, Task
+from flap.evaluation.request_cost import generate, macs, peak_bytes, request_seconds, weight_bytes
 from flap.models import distinct_parameters, running_device
 from flap.storage.progress import progress
 
@@ -23,24 +23,29 @@ class Efficiency(Evaluator):
 
     The models are timed in turns, after one warm-up each; a speed or time is the median over `repeats` turns. The
     pruned model also has `<name>_ratio`, pruned / dense (of a speed or time: the median of the turns' ratios).
+
+    Lower is better: `parameters`, `checkpoint_bytes` of the weights, `prefill_macs` (multiply-accumulates of the
+    prompt), `peak_memory_bytes`, `latency_ms`. Higher is better: `prefill_tokens_per_second` of all prompts, until the
+    first new token, and `decode_tokens_per_second`.
+
+    Command: python -m flap eval=[efficiency] eval.efficiency.prefill_len=128
     """
 
-    batch_size: int = 1
-    prefill_len: int = 128
-    decode_len: int = 32
-    repeats: int = 5
+    batch_size: int = 1  # sequences at once; 1 or more
+    prefill_len: int = 128  # tokens of a prompt; 1 or more
+    decode_len: int = 32  # new tokens after the first one; 1 or more
+    repeats: int = 5  # turns that are timed; 1 or more
 
     def __post_init__(self) -> None:
-        for name, minimum in (("batch_size", 1), ("prefill_len", 1), ("decode_len", 1), ("repeats", 1)):
-            value = getattr(self, name)
-            require(value >= minimum, f"eval.efficiency.{name}", value, f"a whole number >= {minimum}")
+        for name, value in asdict(self).items():
+            require(value >= 1, f"eval.efficiency.{name}", value, "a whole number >= 1")
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Task]:
         """Return no tasks: both models are needed at once (`comparisons`)."""
         return []
 
-    def comparisons(self, max_length: int | None) -> list[Comparison]:
-        """Return the comparison.
+    def comparisons(self, max_length: int | None) -> list[SideBySide]:
+        """Return the measurement of both models.
 
         Raises:
             ValueError: the request does not fit into the model's context.
@@ -50,7 +55,7 @@ class Efficiency(Evaluator):
             raise ValueError(
                 f"eval.efficiency.prefill_len + decode_len = {length}: the model's context ends at {max_length} tokens"
             )
-        return [Comparison("efficiency", self.compare, asdict(self))]
+        return [SideBySide("efficiency", self.compare, asdict(self))]
 
     @property
     def decoded_tokens(self) -> int:
@@ -70,13 +75,9 @@ class Efficiency(Evaluator):
 
     def compare(self, dense: PreTrainedModel, pruned: PreTrainedModel) -> tuple[Numbers, Numbers]:
         """Return the numbers of the dense and of the pruned model, the latter with the ratios."""
-        prompt_NT = self._prompt(dense)
-        dense_numbers, pruned_numbers = self._constants(dense, prompt_NT), self._constants(pruned, prompt_NT)
+        dense_numbers, pruned_numbers = self._constants(dense), self._constants(pruned)
         ratios = {name: pruned_numbers[name] / dense_numbers[name] for name in dense_numbers if dense_numbers[name]}
-        turns = [
-            (self._speed(dense, prompt_NT), self._speed(pruned, prompt_NT))
-            for _ in progress(range(1 + self.repeats), "efficiency")
-        ][1:]
+        turns = [(self._speed(dense), self._speed(pruned)) for _ in progress(range(1 + self.repeats), "efficiency")][1:]
         for name in turns[0][0]:
             dense_numbers[name], pruned_numbers[name] = (
                 statistics.median(turn[i][name] for turn in turns) for i in (0, 1)
@@ -92,8 +93,9 @@ class Efficiency(Evaluator):
         prompt_NT = torch.randint(0, model.config.get_text_config().vocab_size, shape, generator=generator)
         return prompt_NT.to(running_device(model))
 
-    def _constants(self, model: PreTrainedModel, prompt_NT: Tensor) -> Numbers:
-        """Return what is not timed: parameters, weights in bytes, MACs of the prompt, peak memory in bytes."""
+    def _constants(self, model: PreTrainedModel) -> Numbers:
+        """Return what is not timed."""
+        prompt_NT = self._prompt(model)
         numbers = {
             "parameters": float(sum(parameter.numel() for parameter in distinct_parameters(model))),
             "checkpoint_bytes": float(weight_bytes(model)),
@@ -102,13 +104,12 @@ class Efficiency(Evaluator):
         peak = peak_bytes(model, lambda: generate(model, prompt_NT, self.decode_len))
         return numbers if peak is None else numbers | {"peak_memory_bytes": float(peak)}
 
-    def _speed(self, model: PreTrainedModel, prompt_NT: Tensor) -> Numbers:
-        """Return the speeds and the latency of one request: prefill to the first new token, then decoding."""
-        prefill_seconds, total_seconds = request_seconds(model, prompt_NT, 1 + self.decode_len)
+    def _speed(self, model: PreTrainedModel) -> Numbers:
+        latency, decoding = self.milliseconds(model)
         return {
-            "prefill_tokens_per_second": prompt_NT.numel() / prefill_seconds,
-            "decode_tokens_per_second": self.decoded_tokens / (total_seconds - prefill_seconds),
-            "latency_ms": 1000 * total_seconds,
+            "prefill_tokens_per_second": 1000 * self.batch_size * self.prefill_len / (latency - decoding),
+            "decode_tokens_per_second": 1000 * self.decoded_tokens / decoding,
+            "latency_ms": latency,
         }
 
 

@@ -1,15 +1,13 @@
 """Standard errors of means over documents, and of the difference between two models on the same documents."""
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy
 
-from flap.evaluation.base import Better, Measurement
+from flap.evaluation.base import Better, Documents, Measurement
 
-K = TypeVar("K", bound=Hashable)
 SIGNIFICANCE = 0.05
 
 
@@ -33,16 +31,12 @@ def averaged(name: str, values: Sequence[float], better: Better) -> Measurement:
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference other - one between two models on the same documents.
+    """The difference other - one between two models on the same documents."""
 
-    mean: of the documents' differences. error: its standard error. p_value: how likely a difference of at least this
-    size is where there is none in truth. freedom: the degrees of freedom of the error.
-    """
-
-    mean: float
-    error: float
-    p_value: float
-    freedom: float
+    mean: float  # of the documents' differences
+    error: float  # the standard error of the mean
+    p_value: float  # how likely a difference of at least this size is where there is none in truth
+    freedom: float  # the degrees of freedom of the error
 
     @property
     def clear(self) -> bool:
@@ -50,14 +44,19 @@ class Difference:
         return self.p_value < SIGNIFICANCE
 
 
-def paired_differences(one: Mapping[K, list[float]], other: Mapping[K, list[float]]) -> dict[K, Difference]:
-    """Return the difference other - one of each number that both models have by document.
+def differences(
+    one: Documents, other: Documents, averages: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, Difference]:
+    """Return the difference other - one of each number that both models have by document, and of averages of them.
 
     Both have seen the same documents, so the error is that of the mean of the documents' differences. How hard a
-    document is cancels: the error comes from the documents on which the models differ.
+    document is cancels: the error comes from the documents on which the models differ. averages: the names of the
+    numbers that each average is the mean of. They are of independent documents: the squares of their errors add up.
     """
     pairs = {name: _paired(one[name], other[name]) for name in other if len(one.get(name, [])) == len(other[name])}
-    return {name: found for name, found in pairs.items() if math.isfinite(found.error)}
+    found = {name: pair for name, pair in pairs.items() if math.isfinite(pair.error)}
+    parts = {name: [found[part] for part in names if part in found] for name, names in (averages or {}).items()}
+    return found | {name: _averaged(of) for name, of in parts.items() if len(of) == len((averages or {})[name])}
 
 
 def _paired(one: Sequence[float], other: Sequence[float]) -> Difference:
@@ -85,17 +84,6 @@ def _t_test(mean: float, error: float, freedom: float) -> float:
     from scipy.stats import t
 
     return 1.0 if mean == 0 else float(2 * t.sf(abs(mean) / error, freedom)) if error else 0.0
-
-
-def averaged_differences(
-    averages: Mapping[str, Sequence[str]], differences: Mapping[str, Difference]
-) -> dict[str, Difference]:
-    """Return the differences of numbers that are means of other numbers, where each of those has a difference.
-
-    averages: the names of those numbers. They are of independent documents: the squares of their errors add up.
-    """
-    parts = {name: [differences[one] for one in names if one in differences] for name, names in averages.items()}
-    return {name: _averaged(found) for name, found in parts.items() if len(found) == len(averages[name])}
 
 
 def _averaged(parts: Sequence[Difference]) -> Difference:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from flap.calibration.sampling import plain_generation
-from flap.calibration.writing import repetition
 from flap.config import require
+from flap.data import repetition
+from flap.data.temporary_state import replaced
 from flap.evaluation.base import Evaluator, Measurement, Task
 from flap.evaluation.errors import averaged
 from flap.models import PlacedModel, running_device
@@ -34,11 +34,11 @@ class Generate(Evaluator):
     `generate/repetition@<max_new_tokens>`: the share of a continuation's 4-grams that it had before, 1 - distinct /
     all, as the mean over prompts; lower is better. Source: seq-rep-4 of Welleck et al., ICLR 2020, arXiv 1908.04319.
 
-    prompts: texts, each once. max_new_tokens: how long a continuation may be.
+    Command: python -m flap eval=[generate] "eval.generate.prompts=[Once upon a time]"
     """
 
-    prompts: list[str] = field(default_factory=lambda: list(PROMPTS))
-    max_new_tokens: int = 48
+    prompts: list[str] = field(default_factory=lambda: list(PROMPTS))  # texts that are not empty, each once
+    max_new_tokens: int = 48  # tokens that a continuation has at most; 1 or more
 
     def __post_init__(self) -> None:
         texts = bool(self.prompts) and all(self.prompts) and len(set(self.prompts)) == len(self.prompts)
@@ -72,7 +72,7 @@ def _measure(
     for prompt in progress(list(prompts), "generate"):
         new_T = continuation(placed.model, prompts[prompt], max_new_tokens)
         texts[prompt] = str(tokenizer.decode(new_T, skip_special_tokens=True))
-        repeated.append(repetition(new_T))
+        repeated.append(repetition(new_T.tolist()))
     return averaged(f"generate/repetition@{max_new_tokens}", repeated, "lower") | Measurement(texts=texts)
 
 
@@ -81,7 +81,7 @@ def continuation(model: PreTrainedModel, prompt: Sequence[int], max_new_tokens: 
     """Return the tokens that the model writes after the prompt, greedily, up to its end token: new_T on the host."""
     end = model.generation_config.eos_token_id
     prompt_1T = torch.tensor([prompt], device=running_device(model))
-    with plain_generation(model):
+    with replaced("generation_config", GenerationConfig(), model):
         options = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=end, pad_token_id=0)
         tokens_1T: Tensor = model.generate(
             prompt_1T, attention_mask=torch.ones_like(prompt_1T), generation_config=options

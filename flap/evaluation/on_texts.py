@@ -17,20 +17,15 @@ from flap.evaluation.base import Evaluator, Task
 
 @dataclass(frozen=True)
 class OnTexts(Evaluator):
-    """A measurement of texts, one task for each text and window length; it needs no more than one layer in memory.
-
-    datasets: names or local files. seq_len: tokens in each window, or a list of such; it is part of the numbers' names.
-    max_tokens: how much of each text is used; None = all of it. bos: whether each window begins with the
-    beginning-of-sequence token: "true", "false", or "auto": where the tokenizer puts one there.
-    """
+    """A measurement of texts, one task for each text and window length; it needs no more than one layer in memory."""
 
     section: ClassVar[str]  # of the config, for error messages
 
-    datasets: list[str]
-    seq_len: Any = 128
-    max_tokens: int | None = 16384
-    batch_size: int = 8
-    bos: str = "auto"
+    datasets: list[str]  # names of texts, or local files
+    seq_len: Any = 128  # tokens in a window, 2 or more, or a list of such; it is part of the numbers' names
+    max_tokens: int | None = 16384  # tokens of each text, at least one window; None: all
+    batch_size: int = 8  # windows at a time; 1 or more
+    bos: str = "auto"  # windows begin with the BOS token: "true", "false"; "auto": where the tokenizer puts one there
 
     def __post_init__(self) -> None:
         require(bool(self.datasets), f"{self.section}.datasets", "[]", "at least one text")

@@ -23,9 +23,11 @@ LOGITS_BYTES = 2**28
 
 @dataclass(frozen=True)
 class Perplexity(OnTexts):
-    """The perplexity of texts, exp(negative log-likelihood / scored tokens); lower is better. Options: `OnTexts`.
+    """The perplexity of texts, exp(-Σ log p(x_t | x_<t) / n) of their n scored tokens x_t; lower is better.
 
-    The first token of a window is not scored.
+    The first token of a window is not scored. Options: `OnTexts`. Source: Jelinek et al., JASA 62 (1977).
+
+    Command: python -m flap eval=[perplexity] eval.perplexity.datasets=[wikitext2] eval.perplexity.seq_len=2048
     """
 
     section: ClassVar[str] = "eval.perplexity"

@@ -4,14 +4,14 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from flap.evaluation.base import Comparison, Evaluator, Measurement, Numbers, Task
-from flap.evaluation.results import DENSE, Key, Results
+from flap.evaluation.base import Evaluator, Measurement, Numbers, SideBySide, Task
+from flap.evaluation.result_files import DENSE, Key, Results
 from flap.models import PlacedModel
 from flap.storage import Cache
 
@@ -23,15 +23,12 @@ Load = Callable[[], PlacedModel]
 
 @dataclass(frozen=True)
 class Suite:
-    """The chosen evaluators with their tasks and comparisons. results: the files with its numbers, if it has a folder.
-
-    references: what tasks need of the dense model, by the task's name; `dense` makes them.
-    """
+    """The chosen evaluators, and what they measure."""
 
     parts: Sequence[tuple[Evaluator, list[Task]]]
-    comparisons: Sequence[Comparison]
-    results: Results | None
-    references: dict[str, Any] = field(default_factory=dict)
+    comparisons: Sequence[SideBySide]
+    results: Results | None  # the files with the numbers; None: the run has no folder
+    references: dict[str, Any] = field(default_factory=dict)  # what tasks take of the dense model, by the task's name
 
     @property
     def tasks(self) -> list[Task]:
@@ -41,14 +38,12 @@ class Suite:
     def dense(self, model: PlacedModel, key: Key, dense_cache: Cache) -> Measurement:
         """Return all numbers of the dense model, from the cache if an earlier run has measured them.
 
-        What tasks need of it to measure the pruned model is made, too. key: everything that the numbers depend on,
-        except the tasks.
+        The references of tasks are made, too. key: everything that the numbers depend on, except the tasks.
         """
 
         def measure(task: Task, task_key: Key, load: Load) -> Measurement:
             if task.reference is None:
-                run = partial(_run, task, load)
-                return self._measured(task_key, lambda: dense_cache.get(DENSE, task_key, run)[0])
+                return self._measured(task_key, lambda: dense_cache.get(DENSE, task_key, lambda: task.run(load()))[0])
             self.references[task.name] = task.reference(load())
             return Measurement()
 
@@ -59,7 +54,7 @@ class Suite:
 
         def measure(task: Task, task_key: Key, load: Load) -> Measurement:
             reference = () if task.reference is None else (self.references[task.name],)
-            return self._measured(task_key, partial(_run, task, load, *reference))
+            return self._measured(task_key, lambda: task.run(load(), *reference))
 
         return self._all(model, key, measure)
 
@@ -74,14 +69,16 @@ class Suite:
 
         open_dense: opens the dense model of `dense_bytes`; called only if there are comparisons and room.
         """
-        dense_numbers: Numbers = {}
-        pruned_numbers: Numbers = {}
+        dense_numbers, pruned_numbers = Numbers(), Numbers()
         if self.comparisons and not pruned.fits_in_memory(beside_bytes=dense_bytes):
             _warn_left_out([comparison.name for comparison in self.comparisons], "both models in memory at once")
             return dense_numbers, pruned_numbers
-        load_dense, load_pruned = cache(lambda: open_dense().in_memory().model), cache(lambda: pruned.in_memory().model)
+        models = cache(lambda: (open_dense().in_memory().model, pruned.in_memory().model))
         for comparison in self.comparisons:
-            compare = partial(_side_by_side, comparison, load_dense, load_pruned)
+
+            def compare(one: SideBySide = comparison) -> tuple[Numbers, Numbers]:
+                return one.run(*models())
+
             numbers = self.results.get(_task_key(comparison, key), compare) if self.results else compare()
             dense_numbers, pruned_numbers = dense_numbers | numbers[0], pruned_numbers | numbers[1]
         return dense_numbers, pruned_numbers
@@ -104,21 +101,11 @@ class Suite:
         return measured
 
 
-def _run(task: Task, load: Load, *reference: Any) -> Measurement:
-    return task.run(load(), *reference)
-
-
-def _side_by_side(
-    comparison: Comparison, load_dense: Callable[[], PreTrainedModel], load_pruned: Callable[[], PreTrainedModel]
-) -> tuple[Numbers, Numbers]:
-    return comparison.run(load_dense(), load_pruned())
-
-
 def _warn_left_out(names: list[str], needed: str) -> None:
     log.warning("not measured, because there is no room for %s: %s", needed, ", ".join(names))
 
 
-def _task_key(task: Task | Comparison, key: Key) -> Key:
+def _task_key(task: Task | SideBySide, key: Key) -> Key:
     """Return everything that a task's numbers depend on. key: the model's part of it."""
     return {"version": EVALUATION_VERSION, "task": task.name, "data": task.identity, **key}
 

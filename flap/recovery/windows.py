@@ -2,9 +2,9 @@
 
 from transformers import PreTrainedTokenizerBase
 
-from flap.calibration.windows import Wanted, read_windows
+from flap.calibration.read_windows import Wanted, read_windows
 from flap.data import Windows
-from flap.data.drawing import TooFewWindowsError
+from flap.data.window_pool import TooFewWindowsError
 from flap.recovery.base import HELD_OUT, Recovery
 
 

@@ -1,13 +1,13 @@
 """Results of runs: the report of one run, one sweep or several as a study, runs side by side as a comparison."""
 
-from flap.results.card import model_card
+from flap.results.card_text import model_card
+from flap.results.finished_runs import finished_run
 from flap.results.picture import draw_layers
 from flap.results.provenance import described, device_name
 from flap.results.report import Report
-from flap.results.resume import changed_inputs, finished_run
-from flap.results.table import markdown, show
+from flap.results.report_tables import markdown, show
 
 __all__ = [
-    "Report", "changed_inputs", "described", "device_name", "draw_layers", "finished_run", "markdown", "model_card",
+    "Report", "described", "device_name", "draw_layers", "finished_run", "markdown", "model_card",
     "show",
 ]  # fmt: skip

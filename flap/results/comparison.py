@@ -1,7 +1,9 @@
 """Runs, checkpoints and plans side by side, differences to the first one: configs, numbers, costs and plans."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
@@ -11,18 +13,20 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
 
+from flap.allocation import PruningPlan
+from flap.checkpoint.save import LABEL
 from flap.results.comparability import notes
 from flap.results.configs import with_classes
 from flap.results.layer_widths import Layers, by_layer, overlaps
-from flap.results.noise import paired
-from flap.results.numbers import change, is_efficiency, side_by_side
-from flap.results.run_folder import RunRecord, read_for_comparison
-from flap.results.study import measured
-from flap.results.table import console_table, measured_number
-from flap.results.tables import Entry, Table, texts
+from flap.results.number_texts import change, is_efficiency, relative, side_by_side, with_error
+from flap.results.run_folder import RunRecord, read_run
+from flap.results.study import Study
+from flap.results.tables import Columns, Entry, Table
+from flap.storage import read_state
+from flap.storage.status import STATUS
 
 Runs = Mapping[str, RunRecord]  # by letter
-MARKED = {"clear": "[bold]{}[/bold]", "": "{}"}
+EXPECTED = "expected the folder of a finished run, a checkpoint or a plan.json"
 NOTE = (
     "±: standard error; that of a difference is paired by the documents or windows that both runs have seen. Bold: "
     "clear of the noise (p < 0.05 in McNemar's test of right and wrong answers, else in the paired t-test). A "
@@ -48,73 +52,92 @@ def compare(paths: Sequence[Path]) -> Comparison:
     """
     if not 2 <= len(paths) <= len(ascii_uppercase):
         raise ValueError(f"{len(paths)} to compare; expected 2 to {len(ascii_uppercase)} runs, checkpoints or plans")
-    runs = dict(zip(ascii_uppercase, map(read_for_comparison, paths), strict=False))
-    plans = {letter: run.plan for letter, run in runs.items() if run.plan}
-    layers = by_layer([*runs.values()], [*plans.values()])
+    runs = dict(zip(ascii_uppercase, map(_read, paths), strict=False))
+    layers = by_layer(runs)
     finished = {letter: run for letter, run in runs.items() if run.kind == "run"}
-    tables = [_config(runs), *([_numbers(finished), _costs(finished)] if finished else []), overlaps(plans, layers)]
+    tables = [_config(runs), *([_numbers(finished), _costs(finished)] if finished else []), overlaps(layers)]
     return Comparison(runs, list(notes(runs)), [table for table in tables if table.rows or table.note], layers)
+
+
+def _read(path: Path) -> RunRecord:
+    """Return a finished run with its plan, a checkpoint, or a plan. Raises: ValueError: it is none of them."""
+    if path.is_file():
+        return RunRecord(str(path), plan=_plan(_json(path), path))
+    if (path / STATUS).is_file() or (path / "report.json").is_file():
+        return replace(_finished(path), folder=str(path), plan=_plan(_json(path / "plan.json"), path / "plan.json"))
+    if (path / LABEL).is_file():
+        label = _json(path / LABEL)
+        return RunRecord(
+            str(path), report=dict(label.get("provenance") or {}), plan=_plan(label.get("plan"), path / LABEL)
+        )
+    runs = sorted(status.parent for status in path.glob(f"*/{STATUS}"))
+    if runs:
+        finished = [run for run in runs if read_state(run) == "finished"]
+        named = f"as {finished[0]}" if finished else "once they have finished: none has"
+        raise ValueError(f"{path}: a folder of runs; name those to compare, {named}")
+    raise ValueError(f"{path}: {'no run in it' if path.is_dir() else 'no such file or folder'}; {EXPECTED}")
+
+
+def _finished(folder: Path) -> RunRecord:
+    run = read_run(folder)
+    if run.state == "damaged":
+        raise ValueError(f"{folder}/{run.error}; resume=false runs it again")
+    if run.state != "finished":
+        why = f"failed ({run.error})" if run.state == "failed" else "has not finished: still running, or killed"
+        raise ValueError(f"{folder}: the run {why}; {EXPECTED}")
+    return run
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{path}: cannot be read as a JSON object ({type(error).__name__}); {EXPECTED}") from error
+
+
+def _plan(content: Any, path: Path) -> PruningPlan:
+    try:
+        return PruningPlan.from_dict(content)
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path}: holds no plan; {EXPECTED}") from error
 
 
 def _config(runs: Runs) -> Table:
     """Return the table of the config keys that differ."""
     known = {letter: with_classes(config) for letter, run in runs.items() if (config := run.report.get("config"))}
-    configs = DataFrame([*known.values()], dtype=object).fillna("")
-    differ = configs.loc[:, configs.nunique() > 1]
-    note = (
-        "" if len(differ.columns) else "No difference." if len(known) > 1 else "Fewer than two of them have a config."
-    )
-    return Table(["", *known], texts((key, *differ[key]) for key in differ), "Config", note)
+    configs = DataFrame([*known.values()], dtype=object).fillna("").T
+    differ = configs[configs.nunique(axis=1) > 1]
+    note = "" if len(differ) else "No difference." if len(known) > 1 else "Fewer than two of them have a config."
+    return Table.of(["", *known], differ.itertuples(name=None), title="Config", note=note)
 
 
 def _numbers(runs: Runs) -> Table:
     """Return the table of the pruned models' numbers, and of the dense model's where all runs agree on them."""
-    first = next(iter(runs.values()))
-    names = side_by_side(measured(runs.values()), first.report.get("domains", {}))
-    noise = {letter: paired(first, run, names) for letter, run in runs.items()}
-
-    def number(letter: str, name: str) -> Entry:
-        return Entry(measured_number(runs[letter].numbers("pruned"), name))
+    first, *others = runs
+    names = side_by_side(Study(Path(), (), tuple(runs.values())).measured, runs[first].report.get("domains", {}))
+    models = {letter: run.numbers("pruned") for letter, run in runs.items()}
+    noise = {letter: runs[letter].differences_to(runs[first], names) for letter in others}
 
     def difference(letter: str, name: str) -> Entry:
-        one, other = (run.numbers("pruned").get(name) for run in (first, runs[letter]))
+        one, other, found = models[first], models[letter], noise[letter].get(name)
         if is_efficiency(name):
-            return Entry(relative(one, other))
-        found = noise[letter].get(name)
-        error, p_value = (None, None) if found is None else (found.error, found.p_value)
-        return Entry(change(name, one, other, error, p_value), "clear" if found is not None and found.clear else "")
+            return Entry(relative(one.get(name), other.get(name)))
+        if found is None:
+            return Entry(change(name, one, other))
+        return Entry(change(name, one, other, found.error, found.p_value), "clear" if found.clear else "")
 
-    columns = _across(runs, names, number, difference)
-    dense = [[Entry(measured_number(run.numbers("dense"), name)) for name in names] for run in runs.values()]
-    if all(one == dense[0] for one in dense):
-        columns.insert(1, ("dense", dense[0]))
-    heads, entries = zip(*columns, strict=True)
-    rows = [*zip(*entries, strict=True)]
-    return Table(heads, rows, "Numbers of the pruned models", NOTE if rows else "", numeric=True)
-
-
-def _across(
-    runs: Runs, names: Iterable[str], value: Callable[[str, str], Entry], difference: Callable[[str, str], Entry]
-) -> list[tuple[str, list[Entry]]]:
-    """Return columns: the names, the values of each run, and from the second run on the differences to the first."""
-    first, columns = next(iter(runs)), [("", [Entry(name) for name in names])]
-    for letter in runs:
-        columns.append((letter, [value(letter, name) for name in names]))
-        if letter != first:
-            columns.append((f"{letter} - {first}", [difference(letter, name) for name in names]))
-    return columns
-
-
-def relative(one: float | None, other: float | None) -> str:
-    """Return how much larger the other is: "+12.5%", or from twice as large on "3.1 times"."""
-    if not one or other is None:
-        return ""
-    return f"{other / one:,.1f} times" if other >= 2 * one else f"{other / one - 1:+.1%}"
+    dense = [run.numbers("dense") for run in runs.values()]
+    agree = all(with_error(one, name) == with_error(dense[0], name) for one in dense for name in names)
+    shown = ({"dense": dense[0]} if agree else {}) | models
+    columns: Columns = {which: partial(with_error, numbers) for which, numbers in shown.items()}
+    columns |= {f"{letter} - {first}": partial(difference, letter) for letter in others}
+    note = NOTE if names else ""
+    return Table.over(names, columns, title="Numbers of the pruned models", note=note, numeric=True)
 
 
 def _costs(runs: Runs) -> Table:
     """Return the table of sizes, seconds and memory."""
-    first = next(iter(runs))
+    first, *others = runs
     stages = sorted({stage: 0 for run in runs.values() for stage in run.report.get("seconds", {})}, key="total".__eq__)
     kinds: dict[str, tuple[str, str, Callable[[Any], str]]] = {
         "parameters": ("parameters", "total_after", "{:,}".format),
@@ -126,16 +149,16 @@ def _costs(runs: Runs) -> Table:
     def cost(letter: str, name: str) -> Any:
         return runs[letter].value(*kinds[name][:2])
 
-    def value(letter: str, name: str) -> Entry:
-        found = cost(letter, name)
-        return Entry("" if found is None else kinds[name][2](found))
+    def shown(letter: str, name: str) -> str:
+        return "" if (found := cost(letter, name)) is None else kinds[name][2](found)
 
-    def difference(letter: str, name: str) -> Entry:
-        return Entry(relative(cost(first, name), cost(letter, name)))
+    def difference(letter: str, name: str) -> str:
+        return relative(cost(first, name), cost(letter, name))
 
-    heads, entries = zip(*_across(runs, kinds, value, difference), strict=True)
-    rows = [row for row in zip(*entries, strict=True) if any(entry.text for entry in row[1:])]
-    return Table(heads, rows, "Size, seconds and memory", numeric=True)
+    columns: Columns = {letter: partial(shown, letter) for letter in runs}
+    columns |= {f"{letter} - {first}": partial(difference, letter) for letter in others}
+    known = [name for name in kinds if any(cost(letter, name) is not None for letter in runs)]
+    return Table.over(known, columns, title="Size, seconds and memory", numeric=True)
 
 
 def show(comparison: Comparison) -> None:
@@ -150,7 +173,6 @@ def show(comparison: Comparison) -> None:
     for table in comparison.tables:
         console.print(f"\n[bold]{table.title}[/bold]")
         if table.rows:
-            rows = [[MARKED[entry.mark].format(escape(entry.text)) for entry in row] for row in table.rows]
-            console.print(console_table(table.heads, rows, table.numeric))
+            console.print(table.console())
         if table.note:
             console.print(escape(table.note), soft_wrap=not console.is_terminal)

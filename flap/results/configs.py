@@ -4,12 +4,20 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from flap.results.resume import flat, is_bookkeeping
+from flap.storage import to_json
 
 CHOICES = ("model", "method", "metric", "structure", "ratio", "seed")  # other choices that differ are a run's `options`
 # what the fields of `RunRecord` say; the names of classes, for which the choices stand; the name of each run
 SAID = (*CHOICES, "model.name", "run_name")
+BOOKKEEPING = (  # keys that do not change the result
+    "cache_dir", "use_cache", "cache_wait_seconds", "resume", "tracking", "dry_run", "checkpoint.overwrite",
+)  # fmt: skip
 NAMES = ("run_name", "checkpoint.dir")  # of a run: they do not change its result
+
+
+def is_bookkeeping(key: str) -> bool:
+    """Return whether a key of the config, as "tracking.project", does not change the result."""
+    return f"{key}.".startswith(tuple(f"{name}." for name in BOOKKEEPING))
 
 
 def flatten(config: Mapping[str, Any], choices: Mapping[str, Any]) -> dict[str, str]:
@@ -46,6 +54,26 @@ def _order(value: str) -> tuple[bool, float, str]:
         return False, float(value), value
     except ValueError:
         return True, 0.0, value
+
+
+def differences(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> dict[str, str]:
+    """Return the keys in which two configs give different results, each with the difference as text."""
+    a, b = (flat(json.loads(to_json(config))) for config in (stored, requested))
+    keys = [key for key in sorted(a | b) if not is_bookkeeping(key) and a.get(key) != b.get(key)]
+    return {key: f"{key} is {a.get(key)} there and {b.get(key)} here" for key in keys}
+
+
+def changes_of_the_model(differences: Mapping[str, str]) -> list[str]:
+    """Return the texts of the differences that make another model, not only other measurements of it."""
+    return [text for key, text in differences.items() if not key.startswith("eval.")]
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested config as one level: {"a": {"b": 1}} becomes {"a.b": 1}."""
+    level: dict[str, Any] = {}
+    for key, value in config.items():
+        level |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return level
 
 
 def _texts(config: Mapping[str, Any]) -> dict[str, str]:

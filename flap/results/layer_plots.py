@@ -9,8 +9,7 @@ from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame
 
 from flap.results.layer_widths import Layers
-from flap.results.plot_style import COLOURS, LINES, RULE
-from flap.results.series import series_of, styles
+from flap.results.series import COLOURS, LINES, RULE, series_of, styles
 from flap.results.study import Study
 
 KEPT = LinearSegmentedColormap.from_list("kept", ["#f7ead7", "#8fb3c9", "#2a6f97", "#0b2f4a"])
@@ -66,23 +65,23 @@ def _kept(layer: dict[str, int], key: str) -> int:
     return layer.get("experts", layer[key]) if key == "neurons" else layer[key]
 
 
-def draw_over_each_other(layers: Layers, letters: list[str]) -> Figure:
+def draw_over_each_other(layers: Layers) -> Figure:
     """Return the picture of a comparison: KV heads above, neurons below; the dense widths in grey, if they are known.
 
     Below that, where it was measured, the error of the hidden states after each layer.
     """
-    count = 3 if any(layers.errors) else 2
+    count = 3 if any(layers.errors.values()) else 2
     figure = Figure(figsize=(9, 2.7 * count), layout="constrained")
     panels = figure.subplots(count, 1, sharex=True)
     for kind, (axes, label) in enumerate(zip(panels, ("KV heads", "MLP neurons"), strict=False)):
         if layers.dense:
             dense = [layer[kind] for layer in layers.dense]
             axes.bar(range(len(dense)), dense, width=1, color=RULE, alpha=0.5, label="dense")
-        for i, (letter, widths) in enumerate(zip(letters, layers.widths, strict=True)):
+        for i, (letter, widths) in enumerate(layers.widths.items()):
             axes.plot([layer[kind] for layer in widths], label=letter, **_style(i))
         axes.set(ylabel=label, ylim=(0, None))
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    for i, (letter, errors) in enumerate(zip(letters, layers.errors, strict=True)):
+    for i, (letter, errors) in enumerate(layers.errors.items()):
         if errors:
             panels[-1].plot(errors, label=letter, **_style(i))
             panels[-1].set(ylabel=ERROR, ylim=(0, None))

@@ -1,15 +1,14 @@
 """Plans by layer: the widths of each, and the overlap of what two of them keep."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 
 from flap.allocation import PruningPlan
-from flap.models import Pair
 from flap.results.run_folder import RunRecord
-from flap.results.tables import Table, texts
+from flap.results.tables import Table
 
-Widths = list[Pair[int]]
+Widths = list[tuple[int, int]]  # KV heads and neurons of each layer
 NOTE = (
     "KV heads and neurons that each layer keeps. Overlap: units that both keep, as a share of those that at least one "
     "of them keeps; 100 % = the same units."
@@ -21,55 +20,54 @@ OTHERS = (
 
 @dataclass(frozen=True)
 class Layers:
-    """The widths of every layer: of each run, and of the dense model if all runs agree on it.
+    """The plans of runs by letter, and their layers."""
 
-    same: whether units of the same number are the same units, as far as is known. errors: of each run those of the
-    hidden states after each layer; empty if they were not measured.
-    """
-
-    widths: list[Widths]
-    dense: Widths
-    same: bool
-    errors: list[list[float | None]]
+    plans: dict[str, PruningPlan]
+    widths: dict[str, Widths]
+    dense: Widths  # of the dense model; empty if the runs do not agree on it
+    same: bool  # whether units of the same number are the same units, as far as is known
+    errors: dict[str, list[float | None]]  # of the hidden states after each layer; empty if not measured
 
 
-def by_layer(runs: Sequence[RunRecord], plans: Sequence[PruningPlan]) -> Layers:
-    """Return the widths of the runs' layers."""
-    known = [(run.report["layers"], plan) for run, plan in zip(runs, plans, strict=True) if run.kind == "run"]
-    experts = _experts(*known[0]) if known else []
+def by_layer(runs: Mapping[str, RunRecord]) -> Layers:
+    """Return the plans and widths of the runs' layers."""
+    plans = {letter: run.plan for letter, run in runs.items() if run.plan}
+    finished = [run for run in runs.values() if run.kind == "run"]
+    experts = _experts(finished[0]) if finished else []
     dense = [
-        [Pair(layer["kv_heads"], layer.get("experts", layer["neurons"])) for layer in run.report["layers_before"]]
-        for run in runs
-        if run.kind == "run"
+        [(layer["kv_heads"], layer.get("experts", layer["neurons"])) for layer in run.report["layers_before"]]
+        for run in finished
     ]
-    same = all(one == dense[0] for one in dense) and len({len(plan.layers) for plan in plans}) == 1
-    widths = [_widths(plan, experts) for plan in plans]
-    return Layers(widths, dense[0] if dense and same else [], same, [run.layer_errors for run in runs])
+    same = all(one == dense[0] for one in dense) and len({len(plan.layers) for plan in plans.values()}) == 1
+    widths = {letter: _widths(plan, experts) for letter, plan in plans.items()}
+    errors = {letter: run.layer_errors for letter, run in runs.items()}
+    return Layers(plans, widths, dense[0] if dense and same else [], same, errors)
 
 
-def _experts(layers: list[dict[str, int]], plan: PruningPlan) -> list[int]:
+def _experts(run: RunRecord) -> list[int]:
     """Return the number of experts in each layer: a plan counts the neurons of all, a report those of one."""
-    pairs = zip(plan.layers, layers, strict=True)
+    pairs = zip(run.plan.layers if run.plan else (), run.report["layers"], strict=True)
     return [1 if "experts" in layer else max(1, len(kept.mlp) // max(1, layer["neurons"])) for kept, layer in pairs]
 
 
 def _widths(plan: PruningPlan, experts: list[int]) -> Widths:
     counts = experts if len(experts) == len(plan.layers) else [1] * len(plan.layers)
-    return [Pair(len(kept.attention), len(kept.mlp) // count) for kept, count in zip(plan.layers, counts, strict=True)]
+    return [(len(kept.attention), len(kept.mlp) // count) for kept, count in zip(plan.layers, counts, strict=True)]
 
 
-def overlaps(plans: Mapping[str, PruningPlan], layers: Layers) -> Table:
+def overlaps(layers: Layers) -> Table:
     """Return the table of widths by layer, with the overlap of each plan with the first one."""
-    (letter, first), *_ = plans.items()
-    columns = [["layer", *map(str, range(max(map(len, layers.widths)))), "all"]]
+    first = next(iter(layers.plans))
+    columns = [["layer", *map(str, range(max(map(len, layers.widths.values())))), "all"]]
     for kind, label in enumerate(("KV heads", "neurons")):
-        for (name, plan), widths in zip(plans.items(), layers.widths, strict=True):
-            kept = [layer[kind] for layer in widths]
-            columns.append([f"{name} {label}", *(f"{width:,}" for width in kept), f"{sum(kept):,}"])
-            if plan is not first and layers.same:
-                columns.append([f"overlap with {letter}", *_shares(first, plan, kind)])
+        for letter, plan in layers.plans.items():
+            kept = [layer[kind] for layer in layers.widths[letter]]
+            columns.append([f"{letter} {label}", *(f"{width:,}" for width in kept), f"{sum(kept):,}"])
+            if letter != first and layers.same:
+                columns.append([f"overlap with {first}", *_shares(layers.plans[first], plan, kind)])
     heads, *rows = zip_longest(*columns, fillvalue="")
-    return Table(heads, texts(rows), "Plans by layer", NOTE if layers.same else OTHERS, numeric=True)
+    note = NOTE if layers.same else OTHERS
+    return Table.of(heads, rows, title="Plans by layer", note=note, numeric=True)
 
 
 def _shares(one: PruningPlan, other: PruningPlan, kind: int) -> list[str]:

@@ -2,7 +2,7 @@
 
 from statistics import median
 
-from flap.results.numbers import domain_of
+from flap.results.number_texts import domain_of
 from flap.results.report import Report
 
 MOST_NAMES = 12  # of blocks in one sentence
@@ -10,15 +10,8 @@ MOST_NAMES = 12  # of blocks in one sentence
 
 def notices(report: Report) -> list[str]:
     """Return the notices, one paragraph each: warnings, texts, search, training, and linear compensation."""
-    warnings = [f"Warning: {warning}" for warning in report.warnings]
-    return [
-        *warnings,
-        *_one_domain(report),
-        *_own_text(report),
-        *_search(report),
-        *_compensation(report),
-        *_recovery(report),
-    ]
+    kinds = (_one_domain, _own_text, _search, _compensation, _recovery)
+    return [f"Warning: {warning}" for warning in report.warnings] + [text for of in kinds for text in of(report)]
 
 
 def _own_text(report: Report) -> list[str]:
@@ -68,9 +61,8 @@ def _compensation(report: Report) -> list[str]:
     """
     fits = {block: fit for block, fit in report.repairs.items() if fit["held_out_error_of_bias"]}
     unseen = sum("expert" in block for block in report.repairs.keys() - fits.keys())
-    sentences = (
-        [f"Experts that keep the bias because they had no held-out calibration token: {unseen}."] if unseen else []
-    )
+    told = f"Experts that keep the bias because they had no held-out calibration token: {unseen}."
+    sentences = [told] if unseen else []
     if not fits:
         return sentences
     ratio = median(fit["held_out_error"] / fit["held_out_error_of_bias"] for fit in fits.values())

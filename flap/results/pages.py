@@ -17,11 +17,11 @@ from flap.results.comparability import notices
 from flap.results.comparison import Comparison
 from flap.results.configs import CHOICES, varying
 from flap.results.layer_plots import draw_over_each_other
-from flap.results.plot_style import COLOURS, INK, MUTED, RULE, STYLE, as_svg
 from flap.results.plots import Plot
 from flap.results.run_folder import RunRecord
+from flap.results.series import COLOURS, INK, MUTED, RULE, STYLE, as_svg
 from flap.results.study import Study
-from flap.results.tables import choices, tabulate
+from flap.results.study_table import choices, tabulate
 from flap.storage import write_text
 
 FILTERS = ("sweep", "model", "method", "metric", "structure", "ratio", "seed", "state")
@@ -69,15 +69,14 @@ def write_comparison(comparison: Comparison, path: Path) -> Path:
     Raises:
         ValueError: it cannot be written.
     """
-    letters = [*comparison.runs]
     with matplotlib.rc_context(STYLE):
-        picture = inline(as_svg(draw_over_each_other(comparison.layers, letters)))
+        picture = inline(as_svg(draw_over_each_other(comparison.layers)))
     page = _rendered(
         "comparison.html.j2",
-        title=f"{', '.join(letters)} side by side",
+        title=f"{', '.join(comparison.runs)} side by side",
         comparison=comparison,
         notices=comparison.notes,
-        colours={letter: COLOURS[i % len(COLOURS)] for i, letter in enumerate(letters)},
+        colours={letter: COLOURS[i % len(COLOURS)] for i, letter in enumerate(comparison.runs)},
         picture=picture,
     )
     try:

@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 
 from matplotlib.ticker import EngFormatter
 
-from flap.results.numbers import is_perplexity
-from flap.results.plot_style import INK, MUTED
-from flap.results.series import Series, styles
+from flap.results.number_texts import is_perplexity
+from flap.results.series import INK, MUTED, Series, styles
 from flap.results.study import Study
 
 

@@ -23,11 +23,11 @@ def draw_layers(report: Report, path: Path) -> None:
         axes.bar(layers, [layer[key] for layer in report.layers_before], color=REMOVED, label="removed")
         axes.bar(layers, [layer[key] for layer in report.layers], color=KEPT, label="kept")
         axes.set_ylabel(label)
-        axes.spines[["top", "right"]].set_visible(False)
     if report.layer_errors:
         panels[2].plot(report.layer_errors, color=ERROR, marker=".")
         panels[2].set(ylabel="error of hidden states", ylim=(0, None))
-        panels[2].spines[["top", "right"]].set_visible(False)
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
     panels[-1].set_xlabel("layer")
     panels[0].legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
     title = f"{report.config['run_name']}: {report.ratio['realised_decoder']:.1%} of the decoder removed"

@@ -15,10 +15,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from pandas import DataFrame
 
 from flap.results.layer_plots import draw_errors, draw_kept
-from flap.results.numbers import is_perplexity
+from flap.results.number_texts import is_perplexity
 from flap.results.pareto import COSTS, fronts, quality_over
-from flap.results.plot_style import INK, MUTED, STYLE, as_svg
-from flap.results.series import Series, palette, series_of, styles
+from flap.results.series import INK, MUTED, STYLE, Series, as_svg, palette, series_of, styles
 from flap.results.study import Study
 
 AVERAGE = "zero_shot/average"
@@ -122,14 +121,10 @@ def _scale(axes: Any, values: DataFrame) -> None:
 def _legend(figure: Figure, series: list[Series]) -> None:
     """Draw the legend: a colour for each metric, a line and marker for each structure."""
     colours, shapes = palette(series)
-    handles = [Line2D([], [], color=colour, linewidth=3, label=_in_lines(name)) for name, colour in colours.items()]
-    handles += [
-        Line2D([], [], color=INK, marker=marker, linestyle=dashes, linewidth=1.2, label=_in_lines(name))
+    handles = {name: Line2D([], [], color=colour, linewidth=3) for name, colour in colours.items()}
+    handles |= {
+        name: Line2D([], [], color=INK, marker=marker, linestyle=dashes, linewidth=1.2)
         for name, (marker, dashes) in shapes.items()
-    ]
-    figure.legend(handles=handles, loc="outside right upper", handlelength=2.6)
-
-
-def _in_lines(name: str) -> str:
-    """Return the name of a series in lines that leave the panels their room."""
-    return "\n".join(wrap(name, LEGEND_WIDTH))
+    }
+    labels = ["\n".join(wrap(name, LEGEND_WIDTH)) for name in handles]
+    figure.legend([*handles.values()], labels, loc="outside right upper", handlelength=2.6)

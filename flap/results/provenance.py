@@ -9,13 +9,11 @@ from typing import Any
 
 import torch
 
-from flap.config import FlapConfig
-
 LIBRARIES = ("flap-pruning", "torch", "transformers", "datasets", "hydra-core", "safetensors", "lm-eval")
 
 
-def described(config: FlapConfig) -> dict[str, Any]:
-    """Return the config as plain data; an object becomes its options and its class (`_target_`)."""
+def described(config: Any) -> dict[str, Any]:
+    """Return a config (a `FlapConfig`) as plain data; an object becomes its options and its class (`_target_`)."""
     plain = asdict(config)
     for field in fields(config):
         value = getattr(config, field.name)

@@ -1,9 +1,10 @@
 """The report of a run and its file report.json (schema 1)."""
 
+import json
 import platform
 import resource
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,14 +14,19 @@ import torch
 
 from flap.evaluation import Measurement
 from flap.evaluation.base import Better
-from flap.evaluation.errors import averaged_differences, paired_differences
+from flap.evaluation.errors import differences
 from flap.models.devices import gpus
-from flap.results.contents import missing, read_checked
 from flap.results.provenance import git_state, versions
-from flap.storage.files import write_text
+from flap.storage.atomic_files import write_text
 from flap.storage.json_files import infinite, to_json
 
 SCHEMA = 1
+NEEDED: dict[str, Any] = {  # parts of a report.json
+    "config": dict, "device": str, "sources": dict, "warnings": list, "parameters.total_before": int,
+    "parameters.total_after": int, "ratio.realised_decoder": (int, float), "layers": list, "layers_before": list,
+    "evaluation.dense": dict, "evaluation.pruned": dict,
+}  # fmt: skip
+OPTIONAL: dict[str, Any] = {"layer_errors": list, "domains": dict, "averages": dict, "better": dict, "seconds": dict}
 MEASURED = ("target", "recovery", "search_nats", "evaluation", "difference_stderr", "difference_p_value")
 
 
@@ -102,11 +108,10 @@ class Report:
         """
         self.evaluation |= {"dense": dense.numbers, "pruned": pruned.numbers}
         self.averages, self.better = averages, dense.better | pruned.better
-        self.difference_stderr, self.difference_p_value = _noise(dense, pruned, averages)
+        self.difference_stderr, self.difference_p_value = _noise(dense, pruned, averages).values()
         if compressed is not None:
             self.evaluation["compressed"] = compressed.numbers
-            errors, p_values = _noise(compressed, pruned, averages)
-            self.recovery |= {"difference_stderr": errors, "difference_p_value": p_values}
+            self.recovery |= _noise(compressed, pruned, averages)
         self.layer_errors = next(iter(pruned.layers.values()), [])
         self.continuations = {"dense": dense.texts, "pruned": pruned.texts} if pruned.texts else {}
 
@@ -155,16 +160,39 @@ class Report:
 
 def read_report(path: Path) -> dict[str, Any]:
     """Return the content of report.json; null among what was measured becomes infinity. Raises: as `read_checked`."""
-    plain = read_checked(path, SCHEMA, missing)
+    plain = read_checked(path, SCHEMA, _lacking)
     plain |= {part: infinite(plain[part]) for part in MEASURED if part in plain}
     plain.pop("corrections", None)  # written by earlier versions
     return plain
 
 
-def _noise(
-    one: Measurement, other: Measurement, averages: dict[str, list[str]]
-) -> tuple[dict[str, float], dict[str, float]]:
+def read_checked(path: Path, schema: int, lacking: Callable[[dict[str, Any]], list[str]]) -> dict[str, Any]:
+    """Return the content of a JSON file with this schema. lacking: returns the parts that a content has not.
+
+    Raises:
+        ValueError: the file is missing or damaged, has another schema, or lacks a part: says which file, and why.
+    """
+    try:
+        content = dict(json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise ValueError(f"{path.name}: cannot be read ({type(error).__name__})") from error
+    if content.get("schema") != schema:
+        raise ValueError(f"{path.name}: schema {content.get('schema')}, this version reads {schema}")
+    if parts := lacking(content):
+        raise ValueError(f"{path.name}: has no valid {', '.join(parts)}")
+    return content
+
+
+def _lacking(plain: dict[str, Any]) -> list[str]:
+    """Return the names of the parts that a report lacks, or has as another type: ["evaluation.pruned"]."""
+    inner = {f"{name}.{part}": value for name, section in plain.items() if isinstance(section, dict)
+             for part, value in section.items()}  # fmt: skip
+    lacking = [name for name, kind in NEEDED.items() if not isinstance((plain | inner).get(name), kind)]
+    return lacking + [name for name, kind in OPTIONAL.items() if not isinstance(plain.get(name, kind()), kind)]
+
+
+def _noise(one: Measurement, other: Measurement, averages: dict[str, list[str]]) -> dict[str, dict[str, float]]:
     """Return the standard errors and the p-values of the differences of two models, paired by document."""
-    differences = paired_differences(one.documents, other.documents)
-    differences |= averaged_differences(averages, differences)
-    return {name: of.error for name, of in differences.items()}, {name: of.p_value for name, of in differences.items()}
+    found = differences(one.documents, other.documents, averages)
+    errors, p_values = ({name: getattr(one, kind) for name, one in found.items()} for kind in ("error", "p_value"))
+    return {"difference_stderr": errors, "difference_p_value": p_values}

@@ -1,7 +1,8 @@
 """Read one run from its folder: what it was told, how far it came and what it found; or a checkpoint, or a plan."""
 
 import json
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,20 +11,16 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from flap.allocation import PruningPlan
-from flap.checkpoint.save import LABEL
-from flap.evaluation.kept import Kept, kept_documents
-from flap.evaluation.results import RESULTS, Results
-from flap.results.configs import CHOICES, flatten
-from flap.results.contents import read_checked
-from flap.results.numbers import domain_of
-from flap.results.report import read_report
-from flap.results.resume import is_bookkeeping
-from flap.storage.progress_file import read_progress
-from flap.storage.status import STATUS, STATUS_SCHEMA, read_state
+from flap.evaluation.errors import Difference, differences
+from flap.evaluation.result_files import RESULTS, Kept, Results
+from flap.results.configs import CHOICES, flatten, is_bookkeeping
+from flap.results.number_texts import domain_of
+from flap.results.report import read_checked, read_report
+from flap.storage.progress import read_progress
+from flap.storage.status import STATUS, STATUS_SCHEMA
 
 FILES = ("report.md", "report.json", "layers.png", "flap.log")
 UNFINISHED = "no report: still running, or killed"
-EXPECTED = "expected the folder of a finished run, a checkpoint or a plan.json"
 
 
 @dataclass(frozen=True)
@@ -76,6 +73,18 @@ class RunRecord:
         config = self.report.get("config", {})
         return json.dumps([self.model, config.get("model"), config.get("eval")], sort_keys=True)
 
+    def differences_to(self, one: "RunRecord", names: Iterable[str]) -> dict[str, Difference]:
+        """Return the difference self - one of each number that both runs have kept of the same documents.
+
+        That of an average over tasks is from those of its tasks, if both runs have averaged the same ones.
+        """
+        averages = self.report.get("averages", {})
+        same = {name: parts for name, parts in averages.items() if one.report.get("averages", {}).get(name) == parts}
+        wanted = {part for name in names for part in same.get(name, [name] if name not in averages else [])}
+        shared = [key for key in self.documents if key in one.documents and key[0] in wanted]
+        a, b = ({key[0]: run.documents[key] for key in shared} for run in (one, self))
+        return differences(a, b, same)
+
     def numbers(self, which: str) -> dict[str, float]:
         """Return the numbers of a model, "dense" or "pruned"; infinity: not finite."""
         return dict(self.value("evaluation", which) or {})
@@ -111,39 +120,10 @@ def read_run(folder: Path) -> RunRecord:
         ratio=None if ratio is None else round(float(ratio), 6),  # range(0.1,0.4,0.1) makes 0.30000000000000004
         seed=OmegaConf.select(config, "seed"),
         report=report,
-        documents=kept_documents(folder, report["evaluation"]["pruned"]) if finished else {},
+        documents=Results(folder / RESULTS).documents(report["evaluation"]["pruned"]) if finished else {},
         progress=read_progress(folder) if state == "unfinished" else "",
         config=flatten(OmegaConf.to_container(config, resolve=False), choices),  # type: ignore[arg-type]
     )
-
-
-def read_for_comparison(path: Path) -> RunRecord:
-    """Return a finished run with its plan, a checkpoint, or a plan. Raises: ValueError: it is none of them."""
-    if path.is_file():
-        return RunRecord(str(path), plan=_plan(_json(path), path))
-    if (path / STATUS).is_file() or (path / "report.json").is_file():
-        return replace(_finished(path), folder=str(path), plan=_plan(_json(path / "plan.json"), path / "plan.json"))
-    if (path / LABEL).is_file():
-        label = _json(path / LABEL)
-        return RunRecord(
-            str(path), report=dict(label.get("provenance") or {}), plan=_plan(label.get("plan"), path / LABEL)
-        )
-    runs = sorted(status.parent for status in path.glob(f"*/{STATUS}"))
-    if runs:
-        finished = [run for run in runs if read_state(run) == "finished"]
-        named = f"as {finished[0]}" if finished else "once they have finished: none has"
-        raise ValueError(f"{path}: a folder of runs; name those to compare, {named}")
-    raise ValueError(f"{path}: {'no run in it' if path.is_dir() else 'no such file or folder'}; {EXPECTED}")
-
-
-def _finished(folder: Path) -> RunRecord:
-    run = read_run(folder)
-    if run.state == "damaged":
-        raise ValueError(f"{folder}/{run.error}; resume=false runs it again")
-    if run.state != "finished":
-        why = f"failed ({run.error})" if run.state == "failed" else "has not finished: still running, or killed"
-        raise ValueError(f"{folder}: the run {why}; {EXPECTED}")
-    return run
 
 
 def _read_result(folder: Path) -> tuple[str, str, dict[str, Any]]:
@@ -165,20 +145,6 @@ def _read_result(folder: Path) -> tuple[str, str, dict[str, Any]]:
     return "unfinished", UNFINISHED, {"evaluation": {"pruned": results.pruned()}, "better": results.better()}
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"{path}: cannot be read as a JSON object ({type(error).__name__}); {EXPECTED}") from error
-
-
-def _plan(content: Any, path: Path) -> PruningPlan:
-    try:
-        return PruningPlan.from_dict(content)
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"{path}: holds no plan; {EXPECTED}") from error
-
-
 def _read_yaml(path: Path) -> Any:
     """Return a YAML file without resolving interpolations; an empty one if it is missing, damaged or a list."""
     content = _loaded(path)
@@ -195,7 +161,7 @@ def _loaded(path: Path) -> Any:
 def _read_overrides(path: Path, config: DictConfig) -> dict[str, str]:
     """Return the overrides of a run, {"calibration.num_samples": "32"}, without those that are fields of `RunRecord`.
 
-    A value is taken from the run's config if it is there: the record has it as it was typed.
+    A value is taken from the run's config, unless it is a group or missing there: the record has it as it was typed.
     """
     try:
         lines = [str(line) for line in _loaded(path) or ()]
@@ -203,9 +169,6 @@ def _read_overrides(path: Path, config: DictConfig) -> dict[str, str]:
         lines = []
     pairs = {key.lstrip("+~"): value for key, _, value in (line.partition("=") for line in lines)}
     keys = [key for key in pairs if key.removesuffix(".name") not in CHOICES and not is_bookkeeping(key)]
-    return {key: _plain(OmegaConf.select(config, key), pairs[key]) for key in keys}
-
-
-def _plain(value: Any, typed: str) -> str:
-    """Return a value of the config as text; if it is a group or missing, the text that was typed."""
-    return typed if value is None or OmegaConf.is_dict(value) else str(value)
+    values = {key: OmegaConf.select(config, key) for key in keys}
+    groups = {key for key, value in values.items() if value is None or OmegaConf.is_dict(value)}
+    return {key: pairs[key] if key in groups else str(value) for key, value in values.items()}

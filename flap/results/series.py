@@ -1,13 +1,26 @@
-"""The lines of a plot: which runs each has, and its style (method, metric = colour, structure = line and marker)."""
+"""The lines of plots: which runs each has, and how it looks (method, metric = colour, structure = line and marker)."""
 
+import io
 from dataclasses import dataclass
 from typing import Any
 
+from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from flap.results.plot_style import COLOURS, LINES
 from flap.results.study import Study
 
+# after Okabe and Ito: safe for colour-blind readers
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#C98500", "#3A9BD8", "#7A7A7A")
+LINES = (("o", "-"), ("s", "--"), ("^", "-."), ("D", ":"))  # (marker, dashes)
+INK, MUTED, RULE = "#24292f", "#6e7781", "#d0d7de"
+STYLE = {
+    "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": MUTED, "xtick.color": MUTED, "ytick.color": MUTED,
+    "xtick.labelcolor": INK, "ytick.labelcolor": INK, "axes.grid": True, "grid.color": RULE, "grid.linewidth": 0.6,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "font.size": 9.5,
+    "axes.titlesize": 10, "axes.titlelocation": "left", "legend.frameon": False, "lines.markersize": 5,
+    "svg.fonttype": "none", "svg.hashsalt": "flap",
+    "text.parse_math": False,  # a dollar sign in a name begins no formula
+}  # fmt: skip
 # of metrics, in every study; a method has the colour of its metric (flap WIFV, flap_plus OBS, wanda_sp wanda)
 OWN = dict(zip(("WIFV", "OBS", "IFV", "wanda", "WIFN", "magnitude", "random"), COLOURS, strict=True))
 
@@ -65,3 +78,10 @@ def palette(series: list[Series]) -> tuple[dict[str, str], dict[str, tuple[str, 
     colours |= {label: free[i % len(free)] for i, label in enumerate(others)}
     structures = sorted({line.structure for line in series})
     return dict(sorted(colours.items())), {name: LINES[i % len(LINES)] for i, name in enumerate(structures)}
+
+
+def as_svg(figure: Figure) -> bytes:
+    """Return a figure as SVG, without a date, so that it is reproducible."""
+    svg = io.BytesIO()
+    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return svg.getvalue()

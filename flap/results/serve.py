@@ -6,8 +6,8 @@ printed address has.
 
 import errno
 import mimetypes
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,11 +16,11 @@ from secrets import compare_digest, token_hex
 from threading import Lock
 from urllib.parse import unquote, urlsplit
 
-from flap.evaluation.results import RESULTS
+from flap.evaluation.result_files import RESULTS
 from flap.results.plots import Plot, draw
 from flap.results.study_files import files
-from flap.results.study_folders import read_study
-from flap.storage.progress_file import PROGRESS
+from flap.results.sweep_folders import read_study
+from flap.storage.progress import PROGRESS
 from flap.storage.status import STATUS
 
 LOOPBACK = "127.0.0.1"
@@ -28,18 +28,45 @@ RESULT_FILES = (STATUS, "report.json")
 Stamps = tuple[tuple[str, int], ...]
 
 
-@dataclass
-class Live:
-    """What is served of sweeps that may still run: the page and the files beside it, made anew if the runs change.
+def serve(sweeps: list[Path], port: int) -> None:
+    """Serve the page of these sweeps until the user interrupts, and print its address. Raises: see `server`."""
+    with server(sweeps, port) as serving, suppress(KeyboardInterrupt):
+        print(f"{serving.address} (Ctrl+C ends it)", flush=True)
+        serving.serve_forever()
 
-    contents: by address, from memory or from the runs' folders.
+
+def server(sweeps: list[Path], port: int) -> "Server":
+    """Return the server of the page of these sweeps; port 0: any free one.
+
+    Raises:
+        ValueError: a folder cannot be read, or the port cannot be had.
     """
+    if not 0 <= port < 2**16:
+        raise ValueError(f"--port={port}: expected 0 to {2**16 - 1}")
+    try:
+        return Server(sweeps, port)
+    except OSError as error:
+        if error.filename or error.errno not in (errno.EADDRINUSE, errno.EACCES):  # of a file, or another one
+            raise
+        why = "in use" if error.errno == errno.EADDRINUSE else "not allowed"
+        raise ValueError(f"--port={port}: {why}; expected a free port of {LOOPBACK}, or 0 for any") from None
 
-    sweeps: tuple[Path, ...]
-    version: str = ""
-    contents: dict[str, bytes | Path] = field(default_factory=dict)
-    _drawn: tuple[Stamps, list[Plot]] = ((), [])
-    _lock: Lock = field(default_factory=Lock)
+
+class Server(ThreadingHTTPServer):
+    """Serves sweeps that may still run to whoever knows the address: the page and its files, made anew on changes."""
+
+    def __init__(self, sweeps: Sequence[Path], port: int) -> None:
+        self.sweeps, self.root, self.version = sweeps, f"/{token_hex(16)}", ""
+        self.contents: dict[str, bytes | Path] = {}  # by address, from memory or from the runs' folders
+        self._drawn: tuple[Stamps, list[Plot]] = ((), [])
+        self._lock = Lock()
+        self.update()
+        super().__init__((LOOPBACK, port), Handler)
+
+    @property
+    def address(self) -> str:
+        """The address of the page."""
+        return f"http://{LOOPBACK}:{self.server_port}{self.root}/"
 
     def update(self) -> None:
         """Read the sweeps again if their files have changed.
@@ -77,53 +104,14 @@ def _stamp(path: Path) -> int:
         return 0
 
 
-def serve(sweeps: list[Path], port: int) -> None:
-    """Serve the page of these sweeps until the user interrupts, and print its address. Raises: see `server`."""
-    with server(sweeps, port) as serving, suppress(KeyboardInterrupt):
-        print(f"{serving.address} (Ctrl+C ends it)", flush=True)
-        serving.serve_forever()
-
-
-def server(sweeps: list[Path], port: int) -> "Server":
-    """Return the server of the page of these sweeps; port 0: any free one.
-
-    Raises:
-        ValueError: a folder cannot be read, or the port cannot be had.
-    """
-    if not 0 <= port < 2**16:
-        raise ValueError(f"--port={port}: expected 0 to {2**16 - 1}")
-    live = Live(tuple(sweeps))
-    live.update()
-    try:
-        return Server(live, port)
-    except OSError as error:
-        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
-            raise
-        why = "in use" if error.errno == errno.EADDRINUSE else "not allowed"
-        raise ValueError(f"--port={port}: {why}; expected a free port of {LOOPBACK}, or 0 for any") from None
-
-
-class Server(ThreadingHTTPServer):
-    """Serves what `live` has to whoever knows the address."""
-
-    def __init__(self, live: Live, port: int) -> None:
-        super().__init__((LOOPBACK, port), Handler)
-        self.live, self.root = live, f"/{token_hex(16)}"
-
-    @property
-    def address(self) -> str:
-        """The address of the page."""
-        return f"http://{LOOPBACK}:{self.server_port}{self.root}/"
-
-
 class Handler(BaseHTTPRequestHandler):
-    """Answers GET with what `Live` has, and everything else with an error."""
+    """Answers GET with what the server has, and everything else with an error."""
 
     server: Server
 
     def do_GET(self) -> None:
         """Answer with the page, or with a file that it links to."""
-        live, root, path = self.server.live, self.server.root, unquote(urlsplit(self.path).path)
+        root, path = self.server.root, unquote(urlsplit(self.path).path)
         host = (self.headers["Host"] or "").partition(":")[0]  # no port where that is 80
         named = host in (LOOPBACK, "localhost")  # not as a site whose name was resolved to this machine
         if not named or not compare_digest(path[: len(root)].encode(), root.encode()):
@@ -132,8 +120,8 @@ class Handler(BaseHTTPRequestHandler):
         address = path[len(root) :]
         if address in ("/", "/version"):
             with suppress(ValueError, OSError):  # what is being replaced: the next request finds it whole
-                live.update()
-        content = live.contents.get(address)
+                self.server.update()
+        content = self.server.contents.get(address)
         if content is None or (isinstance(content, Path) and not content.is_file()):
             self.send_error(HTTPStatus.NOT_FOUND)
             return

@@ -10,7 +10,7 @@ from typing import Any
 from pandas import DataFrame
 
 from flap.results.configs import CHOICES
-from flap.results.numbers import is_efficiency, is_perplexity
+from flap.results.number_texts import is_efficiency, is_perplexity
 from flap.results.run_folder import RunRecord
 
 SAID = ("cell", "state", "sweep", "model", "method", "metric", "structure", "options")
@@ -61,8 +61,11 @@ class Study:
 
     @property
     def measured(self) -> list[str]:
-        """The names of all measured numbers, as `measured` sorts them."""
-        return measured(self.runs)
+        """The names of the pruned models' numbers, no standard errors; perplexities first, efficiency last."""
+        names = dict.fromkeys(
+            name for run in self.runs for name in run.numbers("pruned") if not name.endswith("_stderr")
+        )
+        return sorted(names, key=lambda name: (not is_perplexity(name), is_efficiency(name)))
 
     def of(self, rows: DataFrame) -> tuple[RunRecord, ...]:
         """Return the runs of rows of the frame."""
@@ -104,9 +107,3 @@ def _agreed(values: Iterable[str]) -> str:
     """Return the only value that is not empty; empty if there is none, or several."""
     distinct = {*values} - {""}
     return distinct.pop() if len(distinct) == 1 else ""
-
-
-def measured(runs: Iterable[RunRecord]) -> list[str]:
-    """Return the names of the pruned models' numbers, no standard errors; perplexities first, efficiency last."""
-    names = dict.fromkeys(name for run in runs for name in run.numbers("pruned") if not name.endswith("_stderr"))
-    return sorted(names, key=lambda name: (not is_perplexity(name), is_efficiency(name)))

@@ -7,12 +7,11 @@ from pathlib import Path
 from flap.results.pages import study_page, title
 from flap.results.plots import Plot, draw
 from flap.results.study import Study
-from flap.results.study_folders import distinct, read_study
-from flap.results.table import markdown_table
-from flap.results.tables import tabulate
-from flap.storage.files import atomic_file
+from flap.results.study_table import tabulate
+from flap.results.sweep_folders import distinct, read_study
+from flap.results.tables import Entry, Table
+from flap.storage.atomic_files import atomic_file
 
-MARKED = {"best": "**{}**", "near": "{} ≈", "": "{}"}
 LEGEND = (
     "Bold: best at its ratio, clear of the noise of all others. ≈: the best, or within the noise of the best (p ≥ "
     "0.05, paired by document). Where the runs have not kept the same documents, or do not say which values are "
@@ -56,15 +55,12 @@ def files(study: Study, plots: Sequence[Plot], version: str = "") -> dict[str, b
 
 def markdown(study: Study, plots: Sequence[Plot]) -> str:
     """Return study.md: the table, the runs without a result, and the plots."""
-    table = tabulate(study)
-    rows = [[*(entry.text for entry in row), "dense"] for row in tabulate(study, "dense").rows]
+    table, dense = tabulate(study), tabulate(study, "dense")
+    rows = [(*row, Entry("dense")) for row in dense.rows]
     rows += [
-        [*(MARKED[entry.mark].format(entry.text) for entry in row), run.folder]
-        for run, row in zip(study.runs, table.rows, strict=True)
-        if run.state == "finished"
+        (*row, Entry(run.folder)) for run, row in zip(study.runs, table.rows, strict=True) if run.state == "finished"
     ]
-    lines = [f"# {_inline(title(study))}", ""]
-    lines.append(markdown_table([map(_inline, row) for row in ([*table.heads, "cell"], *rows)]))
+    lines = [f"# {_inline(title(study))}", "", Table((*table.heads, "cell"), rows).markdown(_inline)]
     missing = [run for run in study.runs if run.state != "finished"]
     lines += ["", LEGEND, *_domains(study), *([""] if missing else [])]
     lines += [f"- {run.state}: {_inline(run.folder)}: {_inline(run.error)}" for run in missing]

@@ -1,87 +1,61 @@
-"""The tables of results, which Markdown, the console and the pages show; and that of a study."""
+"""A table of results, which the console, Markdown and the pages show."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from math import isfinite
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from flap.results.noise import Mark, marks
-from flap.results.run_folder import RunRecord
-from flap.results.study import Study
+from rich import table as rich_table
+from rich.text import Text
 
-CHOSEN = ("sweep", "model", "method", "metric", "structure", "options", "seed", "ratio")
-VARYING = ("sweep", "model", "method", "options", "seed")  # columns that are left out if all runs agree
+Mark = Literal["best", "near", "clear", ""]  # "clear": a difference that is clear of the noise
+MARKS = {"best": "{0}{1}{0}", "clear": "{0}{1}{0}", "near": "{1} ≈", "": "{1}"}
 
 
 class Entry(NamedTuple):
-    """A value of a table: its text, its mark, and its sort key (None is last)."""
+    """A value of a table."""
 
     text: str = ""
     mark: Mark = ""
-    key: float | str | None = None
+    key: float | str | None = None  # to sort by; None is last
+
+
+Columns = dict[str, Callable[[str], str | Entry]]  # by heading: functions of a row's name
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table: its headings, its rows, a title above and a sentence below it."""
+    """A table: its headings and rows."""
 
     heads: Sequence[str]
     rows: Sequence[tuple[Entry, ...]]
-    title: str = ""
-    note: str = ""
+    title: str = ""  # above it
+    note: str = ""  # a sentence below it
     numeric: bool = False  # whether all columns but the first are of numbers
 
+    @classmethod
+    def of(cls, heads: Iterable[str], rows: Iterable[Iterable[str | Entry]], **about: Any) -> "Table":
+        """Return a table of texts and entries. about: title, note, numeric."""
+        entries = [tuple(one if isinstance(one, Entry) else Entry(one) for one in row) for row in rows]
+        return cls(tuple(heads), entries, **about)
 
-def texts(rows: Iterable[Iterable[str]]) -> list[tuple[Entry, ...]]:
-    """Return rows of texts as rows of a table."""
-    return [tuple(map(Entry, row)) for row in rows]
+    @classmethod
+    def over(cls, names: Iterable[str], columns: Columns, **about: Any) -> "Table":
+        """Return a table with a row for each name. about: title, note, numeric."""
+        rows = [[name, *(value(name) for value in columns.values())] for name in names]
+        return cls.of(["", *columns], rows, **about)
 
+    def markdown(self, shown: Callable[[str], str] = str) -> str:
+        """Return the table in Markdown. shown: what is written for a text."""
+        rows = [[MARKS[entry.mark].format("**", shown(entry.text)) for entry in row] for row in self.rows]
+        heads, *lines = [f"| {' | '.join(row)} |" for row in (map(shown, self.heads), *rows)]
+        return "\n".join([heads, "|" + "---|" * len(self.heads), *lines])
 
-def choices(study: Study) -> tuple[str, ...]:
-    """Return the columns of a study's table that are choices; the others are results."""
-    return tuple(name for name in CHOSEN if name not in VARYING or len(study.values(name)) > 1)
-
-
-def tabulate(study: Study, which: str = "pruned") -> Table:
-    """Return the table of the runs, or with "dense" of the dense models, which have no choices but the model.
-
-    Standard errors stand beside their numbers, and the best of each ratio is marked.
-    """
-    chosen, results = choices(study), ("removed", "parameters", *study.measured, "seconds")
-    runs, marked = (study.runs, marks(study)) if which == "pruned" else (study.of(study.dense), {})
-    said = chosen if which == "pruned" else ("model",)
-    rows = [
-        (
-            *(_choice(getattr(run, name)) if name in said else Entry() for name in chosen),
-            *(_result(run, name, which)._replace(mark=marked.get((i, name), "")) for name in results),
-        )
-        for i, run in enumerate(runs)
-    ]
-    return Table((*chosen, *results), rows)
-
-
-def _choice(value: float | str | None) -> Entry:
-    return Entry() if value is None else Entry(str(value), key=value)
-
-
-def _result(run: RunRecord, name: str, which: str) -> Entry:
-    """Return the value of a result column for a run's "pruned" or "dense" model."""
-    dense, numbers = which == "dense", run.numbers(which)
-    error = numbers.get(f"{name}_stderr")
-    value, form = {
-        "removed": (0.0 if dense else run.value("ratio", "realised_decoder"), "{:.4f}".format),
-        "parameters": (run.value("parameters", "total_before" if dense else "total_after"), show),
-        "seconds": (None if dense else run.value("seconds", "total"), "{:,.1f}".format),
-    }.get(name, (numbers.get(name), show if error is None else f"{{:.4f}} ± {error:.4f}".format))
-    if value is None:
-        return Entry()
-    return Entry(form(value), key=value) if isfinite(value) else Entry("not finite")
-
-
-def show(value: float) -> str:
-    """Return a number as text, with few digits."""
-    if isinstance(value, int):
-        return f"{value:,}"
-    if abs(value) >= 1e12:
-        return f"{value:.2e}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.2f}" if abs(value) >= 10 else f"{value:.4g}"
+    def console(self) -> rich_table.Table:
+        """Return the table for the console."""
+        table = rich_table.Table(pad_edge=False, collapse_padding=True)
+        for i, heading in enumerate(self.heads):
+            table.add_column(heading, overflow="fold", justify="right" if i and self.numeric else "left")
+        for row in self.rows:
+            bold = ["bold" if "{0}" in MARKS[entry.mark] else "" for entry in row]
+            table.add_row(*(Text(entry.text, style) for entry, style in zip(row, bold, strict=True)))
+        return table

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from flap.allocation import Biases, Budget, bounds_of_shapes, price
 from flap.checkpoint.stock import takes_output_biases
 from flap.config import FlapConfig, in_time, require, targets
-from flap.evaluation import Comparison
+from flap.evaluation import SideBySide
 from flap.models import Architecture, Given, ModelAdapter, Source, may_lose_all_heads
 from flap.recovery import Recovery
 from flap.runs.choices import Choices
@@ -24,7 +24,7 @@ def check_trainable(recovery: Recovery, source: Architecture | Source | Given, a
     recovery.check(adapter)
 
 
-def check_comparable(comparisons: Sequence[Comparison], source: Source | Given) -> None:
+def check_comparable(comparisons: Sequence[SideBySide], source: Source | Given) -> None:
     """Check that the dense model is still there when both models are measured side by side.
 
     Raises:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flap.calibration.images import FIELD, Images, check_sees_images, read_images
-from flap.calibration.windows import check_context
+from flap.calibration.read_windows import check_context
 from flap.config import FlapConfig
 from flap.data import SELF, parse
 from flap.estimation import (

@@ -12,12 +12,12 @@ from flap.checkpoint.convert import become_checkpointable
 from flap.compression import CompressLayer, FitReport, SequentialPruning, mask_layer, slice_layer
 from flap.compression import compress as compress_layers
 from flap.config import in_time
-from flap.evaluation.layer_times import LayerTimes
 from flap.importance import SCORES, SCORES_VERSION, Scores
 from flap.models import PlacedModel
 from flap.results import described
-from flap.results.counts import count_pruned
+from flap.results.model_sizes import count_pruned
 from flap.runs.keys import DIVERGENCES_VERSION
+from flap.runs.layer_times import LayerTimes
 from flap.runs.ledger import stage
 from flap.runs.run import Run
 from flap.search import PlanDivergence

@@ -6,20 +6,20 @@ from flap.calibration.images import Images, read_images
 from flap.checkpoint.save import check_room, check_target, followed, label_of
 from flap.config import FlapConfig, in_time, require
 from flap.evaluation import prepare_suite
-from flap.evaluation.results import RESULTS
+from flap.evaluation.result_files import RESULTS
 from flap.export.gguf import GGUFChanges, check_export, source_gguf
 from flap.models import Given, ModelAdapter, Source, adapt, find_model
 from flap.recovery import check_room_to_train
 from flap.results import Report, described
-from flap.results.resume import changes_of_the_model, differences
+from flap.results.configs import changes_of_the_model, differences
 from flap.runs.checks import check_budget, check_comparable, check_timed, check_trainable
 from flap.runs.choices import Choices, choose
 from flap.runs.forecast import Forecast
 from flap.runs.run import Run
 from flap.runs.texts import read_texts
 from flap.storage import Cache, cache_root
-from flap.storage.files import bytes_below, remove_leftovers
-from flap.storage.workspace import working_folder
+from flap.storage.atomic_files import bytes_below, remove_leftovers
+from flap.storage.work_folder import working_folder
 
 
 def prepare(

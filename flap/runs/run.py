@@ -10,7 +10,7 @@ from flap.allocation import Budget
 from flap.calibration.images import Images
 from flap.config import FlapConfig
 from flap.data import Windows
-from flap.data.random_state import seeded
+from flap.data.temporary_state import seeded
 from flap.evaluation import Suite
 from flap.models import Given, PlacedModel, Source, products_in
 from flap.runs.choices import Choices
@@ -18,7 +18,7 @@ from flap.runs.keys import CacheKeys
 from flap.runs.ledger import Ledger
 from flap.runs.texts import begins_with_bos, domains, overlaps
 from flap.storage import WorkFolder, digest
-from flap.storage.workspace import workspace
+from flap.storage.work_folder import workspace
 
 log = logging.getLogger(__name__)
 

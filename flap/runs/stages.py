@@ -9,7 +9,7 @@ from flap.evaluation import Measurement
 from flap.export.gguf import export_gguf
 from flap.models import PlacedModel, Source, adapt
 from flap.results import device_name
-from flap.results.counts import count_dense
+from flap.results.model_sizes import count_dense
 from flap.runs.ledger import stage
 from flap.runs.run import Run
 from flap.storage import WorkFolder, digest

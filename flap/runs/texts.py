@@ -5,7 +5,7 @@ from itertools import product
 
 from transformers import PreTrainedTokenizerBase
 
-from flap.calibration.windows import Wanted, read_windows
+from flap.calibration.read_windows import Wanted, read_windows
 from flap.config import FlapConfig
 from flap.data import Windows
 from flap.evaluation import Task

@@ -1,10 +1,10 @@
 """What a run writes and tells while it works: the cache, atomic files, notes, its status, and progress."""
 
+from flap.storage.atomic_files import cache_root, write_text
 from flap.storage.cache import Cache, Kind, as_json, digest
-from flap.storage.files import cache_root, write_text
 from flap.storage.json_files import read_json, to_json
-from flap.storage.notes import NOT_KEPT, Notes, WorkFolder
 from flap.storage.status import read_state, write_status
+from flap.storage.work_folder import NOT_KEPT, Notes, WorkFolder
 
 __all__ = [
     "NOT_KEPT", "Cache", "Kind", "Notes", "WorkFolder", "as_json", "cache_root", "digest", "read_json", "read_state",

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from flap.config.messages import one_line
-from flap.storage.files import atomic_directory, write_text
+from flap.storage.atomic_files import atomic_directory, write_text
 from flap.storage.locks import file_lock, lock_of
 
 log = logging.getLogger(__name__)
@@ -25,11 +24,11 @@ DATA, LABEL = "data", "entry.json"
 
 @dataclass(frozen=True)
 class Kind(Generic[T]):
-    """A type of cache entry, with the functions that write it to a file and read it. `read` raises if it cannot."""
+    """A type of cache entry."""
 
     name: str
-    write: Callable[[T, Path], None]
-    read: Callable[[Path], T]
+    write: Callable[[T, Path], None]  # to a file
+    read: Callable[[Path], T]  # from that file; raises if it cannot
 
 
 def as_json(name: str) -> Kind[Any]:
@@ -41,11 +40,11 @@ def as_json(name: str) -> Kind[Any]:
 
 @dataclass(frozen=True)
 class Cache:
-    """The cache in the folder `root`. wait_seconds: how long to wait for a process that computes the same entry."""
+    """The cache in a folder."""
 
     root: Path
-    enabled: bool = True
-    wait_seconds: float = 3600
+    enabled: bool = True  # false: all is computed, and nothing stored
+    wait_seconds: float = 3600  # at most, for a process that computes the same entry
 
     def get(self, kind: Kind[T], key: Key, make: Callable[[], T]) -> tuple[T, str]:
         """Return the value of a key and its state: "hit", "miss" (computed and stored) or "off" (computed, not stored).
@@ -88,7 +87,7 @@ def _read(entry: Path, kind: Kind[T], key: Key) -> T | None:
             raise ValueError("its checksum does not match")
         return kind.read(entry / DATA)
     except Exception as error:  # a damaged file can make its reader raise anything
-        log.warning("cache: %s is not used and made again (%s)", entry, one_line(error))
+        log.warning("cache: %s is not used and made again (%s)", entry, " ".join(str(error).split()))
         return None
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from flap.storage.files import write_text
+from flap.storage.atomic_files import write_text
 from flap.storage.json_files import read_json
 from flap.storage.locks import file_lock
 

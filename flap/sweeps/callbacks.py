@@ -46,7 +46,7 @@ def _write(config: DictConfig) -> None:
     try:
         # imported here because --cfg should not wait seconds for torch and matplotlib
         from flap.results.study_files import write_study
-        from flap.results.study_folders import read_study
+        from flap.results.sweep_folders import read_study
 
         log.info("study: %s", write_study(folder))
         tracking = build("tracking", OmegaConf.to_container(config.tracking, resolve=True))

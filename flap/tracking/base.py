@@ -1,38 +1,133 @@
-"""The interface of trackers, and the tracker that does nothing."""
+"""What a run tells its tracker, whichever that is, and the tracker that does nothing.
 
+A tracker is one file: a `Tracking` that opens a `RunInTracker`, whose six methods are all that is asked of it.
+"""
+
+import logging
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flap.results.report import Report
+from flap.results import Report
+from flap.storage.progress import Step, listening
+
+log = logging.getLogger(__name__)
+
+PROGRESS_SECONDS = 1.0  # between two records of one stage
+WIDTHS = ("query_heads", "kv_heads", "neurons")
 
 
 @dataclass(frozen=True)
 class JobInfo:
-    """The names of a run in its tracker. id: any text that is unique on this machine, such as the run's folder."""
+    """The names of a run in its tracker."""
 
-    id: str
+    id: str  # any text that is unique on this machine, such as the run's folder
     name: str
     group: str | None = None
-    job_type: str = "run"  # or "sweep"
+    job_type: str = "run"  # or "sweep", "study"
     tags: tuple[str, ...] = ()
 
 
+class RunInTracker(ABC):
+    """A run that a tracker has opened. Any of its methods may raise anything."""
+
+    @abstractmethod
+    def log(self, values: dict[str, float]) -> None:
+        """Send numbers of this moment."""
+
+    @abstractmethod
+    def summarize(self, values: dict[str, Any]) -> None:
+        """Send the results of the run."""
+
+    @abstractmethod
+    def log_table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
+        """Send a table."""
+
+    @abstractmethod
+    def log_files(self, run_dir: Path) -> None:
+        """Send the picture of the layers, if it could be drawn, and report.json."""
+
+    @abstractmethod
+    def log_lineage(self, report: Report) -> None:
+        """Send the dense model as what the run used, and the checkpoint as what it made."""
+
+    @abstractmethod
+    def finish(self, failed: bool) -> None:
+        """End the run."""
+
+
+@dataclass
 class TrackedRun:
-    """A run in its tracker; this base class ignores everything."""
+    """A run and its tracker, whose first error is logged in one line; later ones are ignored, none ends the run."""
+
+    tracker: str
+    run_dir: Path
+    there: RunInTracker | None = None
+    _warned: bool = False
+    _due: dict[str, float] = field(default_factory=dict)  # stage -> when its next record may be sent
+
+    def warn(self, error: Exception) -> None:
+        """Log the first error in one line."""
+        if not self._warned:
+            text = "%s: %s: %s; the run goes on, its files in %s do not depend on it"
+            log.warning(text, self.tracker, type(error).__name__, " ".join(str(error).split()), self.run_dir)
+        self._warned = True
+
+    def send(self, action: Callable[[RunInTracker], object]) -> None:
+        """Call `action` with the run in the tracker, if there is one, and log its error, if any."""
+        try:
+            if self.there is not None:
+                action(self.there)
+        except Exception as error:  # trackers raise errors of many types
+            self.warn(error)
+
+    def progress(self, step: Step) -> None:
+        """Send the progress of a step (share, items, tokens per second), at most once a second, and at its end."""
+        now = time.monotonic()
+        if step.done != step.total and now < self._due.get(step.stage, 0.0):
+            return
+        self._due[step.stage] = now + PROGRESS_SECONDS
+        name = f"progress/{step.stage}"
+        values: dict[str, float] = {f"{name}/items": step.done}
+        if step.total:
+            values[name] = step.done / step.total
+        if step.tokens and step.seconds:
+            values[f"{name}/tokens_per_second"] = step.tokens / step.seconds
+        self.send(lambda there: there.log(values))
 
     def finish(self, report: Report) -> None:
-        """Track a finished run, whose files are written."""
+        """Track a finished run, whose files are written: numbers, layer widths, files, what became of the model."""
+        columns = ["layer", *(f"{width}_before" for width in WIDTHS), *WIDTHS]
+        pairs = zip(report.layers_before, report.layers, strict=True)
+        rows = [[i, *(layer[width] for layer in pair for width in WIDTHS)] for i, pair in enumerate(pairs)]
+        self.send(lambda there: there.summarize(summary(report)))
+        self.log_table("layers", columns, rows)
+        self.send(lambda there: there.log_files(self.run_dir))
+        if report.checkpoint:
+            self.send(lambda there: there.log_lineage(report))
 
     def log_table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
         """Track a table."""
+        self.send(lambda there: there.log_table(name, columns, rows))
+
+
+def summary(report: Report) -> dict[str, Any]:
+    """Return the report's numbers by flat names: "pruned/wikitext2/perplexity@2048", "ratio/realised_decoder"."""
+    names = ("difference_stderr", "ratio", "parameters", "seconds", "peak_memory_bytes")
+    sections: dict[str, Any] = {**report.evaluation, **{name: getattr(report, name) for name in names}}
+    sections |= {f"target/{name}": values for name, values in report.target.items()}
+    numbers = {f"{section}/{name}": value for section, entries in sections.items() for name, value in entries.items()}
+    return numbers | {"statistics_cache": report.statistics_cache, "checkpoint": report.checkpoint}
 
 
 class Tracking(ABC):
     """The base class of the choices of the `tracking` group."""
+
+    name = ""  # of the tracker, in messages
 
     @abstractmethod
     def check(self) -> None:
@@ -43,8 +138,28 @@ class Tracking(ABC):
         """
 
     @abstractmethod
-    def start(self, config: dict[str, Any], run_dir: Path, job: JobInfo) -> AbstractContextManager[TrackedRun]:
+    def open(self, config: dict[str, Any], job: JobInfo, run: TrackedRun) -> RunInTracker | None:
+        """Return the run that the tracker has begun; None: it tracks nothing."""
+
+    def surroundings(self, run_dir: Path) -> AbstractContextManager[None]:
+        """Return what the tracker needs around a run, such as environment variables."""
+        return nullcontext()
+
+    @contextmanager
+    def start(self, config: dict[str, Any], run_dir: Path, job: JobInfo) -> Iterator[TrackedRun]:
         """Track a run for as long as the block lasts; if the block raises, the run is marked failed."""
+        run, failed = TrackedRun(self.name, run_dir), True
+        with self.surroundings(run_dir):
+            try:
+                run.there = self.open(config, job, run)
+            except Exception as error:
+                run.warn(error)
+            try:
+                with listening(run.progress):
+                    yield run
+                failed = False
+            finally:
+                run.send(lambda there: there.finish(failed))
 
     def log_study(self, sweep_dir: Path, columns: list[str], rows: list[list[Any]]) -> None:
         """Track the table of a sweep, in a run of the sweep's group; a repeated call updates the same run."""
@@ -60,7 +175,5 @@ class NoTracking(Tracking):
     def check(self) -> None:
         """Do nothing: there are no options."""
 
-    @contextmanager
-    def start(self, config: dict[str, Any], run_dir: Path, job: JobInfo) -> Iterator[TrackedRun]:
-        """Yield a run that is not tracked."""
-        yield TrackedRun()
+    def open(self, config: dict[str, Any], job: JobInfo, run: TrackedRun) -> None:
+        """Track nothing."""

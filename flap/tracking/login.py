@@ -4,8 +4,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from flap.config.messages import one_line
-
 MODES = ("auto", "online", "offline")
 
 
@@ -47,7 +45,7 @@ def require_key() -> None:
     except ImportError:  # W&B is not installed: the run is not refused, its start logs the error
         return
     except Exception as error:  # W&B refuses the key
-        problem = one_line(error)
+        problem = " ".join(str(error).split())
     if problem:
         remedy = "run `wandb login`, set WANDB_API_KEY, or take tracking.mode=offline"
         raise ValueError(f"tracking.mode=online: {problem}; {remedy}")

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flap.results.numbers import is_efficiency
+from flap.results.number_texts import is_efficiency
 from flap.results.pages import title
 from flap.results.run_folder import RunRecord
 from flap.results.study import Study
-from flap.results.study_folders import read_study
-from flap.storage.files import write_text
+from flap.results.sweep_folders import read_study
+from flap.storage.atomic_files import write_text
 from flap.tracking.login import resolve_mode
 
 if TYPE_CHECKING:

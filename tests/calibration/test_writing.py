@@ -9,11 +9,11 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from flap.calibration.sampling import attention_of_one_query, beginning, plain_generation, sample
-from flap.calibration.windows import Wanted, read_windows
+from flap.calibration.read_windows import Wanted, beginning, read_windows
+from flap.calibration.sampling import attention_of_one_query, sample
 from flap.calibration.writing import USES, Draft, loops, text_of, write
 from flap.data import Part, Windows
-from flap.data.random_state import seeded
+from flap.data.temporary_state import seeded
 from flap.models import PLACEMENTS, Resident
 from flap.storage import WorkFolder
 from tests.cases import VOCAB, tiny_model
@@ -149,7 +149,7 @@ def test_tokens_come_from_the_models_distribution(tokenizer: PreTrainedTokenizer
         expected = placed.model(torch.tensor([start.tokens])).logits[0, -1].softmax(0)
     assert expected.max() > 10 / len(expected)
     placed.model.generation_config.repetition_penalty = 50.0
-    with seeded(0), plain_generation(placed.model):
+    with seeded(0):
         first = sample(placed, start, 4000, 2)[:, 1]
     observed = torch.bincount(first, minlength=len(expected)) / len(first)
     assert (observed - expected).abs().max() < 4 * 0.5 / len(first) ** 0.5

@@ -12,7 +12,7 @@ from tests.helpers.pruned import Saved, generated, hidden, logits
 
 
 def test_a_fresh_process_computes_the_same(all_saved: dict[str, Saved], tmp_path: Path) -> None:
-    found = in_a_fresh_process([saved.directory for saved in all_saved.values()], tmp_path, "flap")
+    found = in_a_fresh_process(tmp_path, flap=[saved.directory for saved in all_saved.values()])
     for saved in all_saved.values():
         assert torch.equal(found[f"{saved.directory}"], logits(saved.model))
         assert torch.equal(found[f"{saved.directory}.decoder"], hidden(saved.model))

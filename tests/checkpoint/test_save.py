@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from flap.checkpoint.card import CARD, MARK, write_card
 from flap.checkpoint.save import DifferentError, check_target, save, verify
 from flap.models import PlacedModel, Resident
-from flap.storage.files import atomic_directory, remove_leftovers
+from flap.storage.atomic_files import atomic_directory, remove_leftovers
 from tests.helpers.pruned import Saved
 
 Save = Callable[..., PlacedModel]
@@ -172,8 +172,8 @@ def test_what_a_live_process_writes_stays(old: Path) -> None:
     with atomic_directory(old, "checkpoint.dir") as scratch:
         (scratch / "file").write_text("all")
         done = subprocess.run(
-            [sys.executable, "-c", f"from pathlib import Path; from flap.storage.files import remove_leftovers as r; "
-             f"r(Path({str(old)!r}))"],
+            [sys.executable, "-c", "from pathlib import Path; from flap.storage.atomic_files import remove_leftovers; "
+             f"remove_leftovers(Path({str(old)!r}))"],
             check=False,
         )  # fmt: skip
         assert done.returncode == 0 and (scratch / "file").read_text() == "all"

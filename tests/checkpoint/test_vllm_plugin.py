@@ -61,8 +61,9 @@ def built_by_vllm(changes: dict[str, int], ranks: int, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "vllm.distributed", distributed)
     widths = {0: LAYER, 1: LAYER | changes}
     config = FlapLlamaConfig(
-        num_hidden_layers=2, head_dim=8, num_attention_heads=8, num_key_value_heads=4, per_layer_config=widths
-    )
+        vocab_size=96, hidden_size=32, num_hidden_layers=2, head_dim=8, num_attention_heads=8, num_key_value_heads=4,
+        per_layer_config=widths,
+    )  # fmt: skip
     config._attn_implementation = "vllm"
     return config
 

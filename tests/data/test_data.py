@@ -88,7 +88,7 @@ def test_lines_of_json_are_no_table(tmp_path: Path) -> None:
     ("line", "reason"),
     [
         ('{"text": "b"', r"cannot be read; expected a JSON object a line, in UTF-8 \(line 2: Expecting ','"),
-        ("[1]", r"cannot be read; expected a JSON object a line, in UTF-8 \(line 2 is none\)"),
+        ("[1]", r"cannot be read; expected a JSON object a line, in UTF-8 \(line 2 is no JSON object\)"),
         ('{"text": null}', "column 'text' holds something that is no text"),
         ('{"id": 1}', "column 'text' holds something that is no text"),
         ('{"text": "\\ud83d"}', r"holds half of a character, as \\ud83d without its other half"),

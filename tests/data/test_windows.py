@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
-from flap.data import Part, Text, Windows, read_text, save_text
+from flap.data import Part, Text, Windows, read_text
 
 WORDS = ["the", "cat", "sat", "on", "mat", "and", "then", "it", "ran", "a", "dog", "was", "there"]
 
@@ -146,5 +146,5 @@ def test_contents_of_several_kinds_go_to_the_template(tmp_path: Path) -> None:
 
 def test_a_saved_text_is_read_again(tmp_path: Path) -> None:
     text = Text.joined("self", ["été\nline", "two"], "")
-    save_text(text, tmp_path / "self.jsonl")
+    (tmp_path / "self.jsonl").write_text(text.jsonl, encoding="utf-8")
     assert read_text(str(tmp_path / "self.jsonl"), "calibration", "f").documents == text.documents

@@ -20,6 +20,7 @@ from flap.runs.forecast import Forecast
 from tests.cases import tiny_model, tokens
 from tests.estimation.conftest import Foretell
 
+pytestmark = pytest.mark.usefixtures("no_picture")
 ATTENTION, MLP = 32 * 64 + 2 * 32 * 32 + 64 * 32, 3 * 32 * 56
 A_TOKEN = 4 * (2 * (ATTENTION + MLP) + 4 * 16 * 64)  # the layers; two products of 16 tokens with 64 channels each
 CHOICES = [

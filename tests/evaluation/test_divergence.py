@@ -9,8 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from flap.evaluation import Divergence, perplexity
-from flap.evaluation.divergence import compare, final_states
-from flap.evaluation.layer_errors import first_tokens, layer_errors, layer_outputs
+from flap.evaluation.divergence import compare, final_states, first_tokens, layer_errors, layer_outputs
 from flap.models import OnDisk, PlacedModel, Resident
 from flap.pipeline import run
 from flap.results import Report

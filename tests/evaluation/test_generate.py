@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from flap.calibration.writing import repetition
+from flap.data import repetition
 from flap.evaluation import Generate
 from flap.evaluation.generate import continuation
 from flap.models import Resident
@@ -46,14 +46,14 @@ def test_each_word_is_the_likeliest_whatever_the_models_own_options() -> None:
     [([1, 2, 3, 4, 1, 2, 3, 4], 1 / 5), ([7] * 12, 8 / 9), (list(range(9)), 0), ([1, 1], 0), ([], 0)],
 )
 def test_repetition_is_the_share_of_4_grams_that_came_before(tokens: list[int], share: float) -> None:
-    assert repetition(torch.tensor(tokens, dtype=torch.long)) == pytest.approx(share)
+    assert repetition(tokens) == pytest.approx(share)
 
 
 def test_the_number_is_the_mean_over_prompts(tokenizer: PreTrainedTokenizerFast) -> None:
     model = tiny_model("llama-gqa")
     [task] = Generate(PROMPTS, max_new_tokens=20).prepare(tokenizer, 128)
     found = task.run(Resident(model))
-    shares = [repetition(continuation(model, tokenizer(prompt).input_ids, 20)) for prompt in PROMPTS]
+    shares = [repetition(continuation(model, tokenizer(prompt).input_ids, 20).tolist()) for prompt in PROMPTS]
     assert found.numbers["generate/repetition@20"] == pytest.approx(sum(shares) / 2)
     assert found.documents == {"generate/repetition@20": shares}
     assert found.better == {"generate/repetition@20": "lower"}

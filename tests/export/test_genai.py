@@ -43,6 +43,7 @@ def test_it_reads_the_config_of_a_model_without_special_tokens(tmp_path: Path) -
     onnxruntime_genai.Config(str(tmp_path))
 
 
+@pytest.mark.long
 def test_a_sliding_window_has_an_input_that_it_does_not_feed(
     tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:

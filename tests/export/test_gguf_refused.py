@@ -3,8 +3,6 @@
 import json
 import re
 import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from flap.export.gguf import export, export_gguf
 from flap.models import Source
 from flap.pipeline import run
 from tests.cases import random_model, tiny_model
+from tests.helpers.forked import command_line
 from tests.helpers.gguf_cases import Exported, checkpoint
 from tests.helpers.gguf_families import config_of
 from tests.helpers.runs import composed, tiny
@@ -191,9 +190,10 @@ def test_formats_are_checked(formats: str) -> None:
         composed(f"checkpoint.formats={formats}")
 
 
-def test_the_command(exported: Exported, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    command = [sys.executable, "-m", "flap.export", str(exported.directory), "gguf", "--type", "bf16"]
-    done = subprocess.run(command, capture_output=True, text=True)
+def test_the_command(
+    exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = command_line(tmp_path, str(exported.directory), "gguf", "--type", "bf16", module="flap.export")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(exported.directory / "model-bf16.gguf") and Path(done.stdout.strip()).is_file()
     assert "FROM ./model-bf16.gguf" in (exported.directory / "Modelfile").read_text().splitlines()

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from flap.export.mlx.config import mlx_config
 from flap.modeling.modeling_flap import FlapLlamaConfig
 from tests.cases import VOCAB
 from tests.helpers.engine_cases import CELLS, EVERY_FAMILY, FAMILIES, PROMPT, documented, expected_logprobs
+from tests.helpers.forked import command_line
 from tests.helpers.gguf_cases import LINEAR, LLAMA3, Exported, checkpoint
 from tests.helpers.mlx_engine import mlx_lm
 
@@ -144,9 +144,8 @@ def test_a_damaged_checkpoint(wide: dict[str, Exported], tmp_path: Path) -> None
     assert_refused(damaged, r"no checkpoint here, \*\.safetensors are missing")
 
 
-def test_the_command(wide: dict[str, Exported]) -> None:
-    command = [sys.executable, "-m", "flap.export", str(wide["round"].directory), "mlx", "--bits", "4"]
-    done = subprocess.run(command, capture_output=True, text=True)
+def test_the_command(wide: dict[str, Exported], tmp_path: Path) -> None:
+    done = command_line(tmp_path, str(wide["round"].directory), "mlx", "--bits", "4", module="flap.export")
     assert done.returncode == 0, done.stderr
     folder = Path(done.stdout.strip())
     assert folder == wide["round"].directory / "mlx-4bit"

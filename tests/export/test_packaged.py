@@ -16,7 +16,7 @@ from flap.export.graph import export_graph
 from flap.export.mlx import export_mlx
 from flap.models import find_model, packaged_gguf
 from flap.pipeline import run
-from flap.storage.files import cache_root
+from flap.storage.atomic_files import cache_root
 from tests.helpers.graph_engines import ENGINES, greedy, logprobs
 from tests.helpers.llama_cpp import llama_cpp
 from tests.helpers.mlx_engine import mlx_lm
@@ -26,7 +26,7 @@ SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 TEXT = "The Eiffel Tower is a wrought-iron lattice tower in Paris. It is named"
 NEW_TOKENS = 24
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]  # a tiny model's exports run in each of these engines, too
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +115,7 @@ def test_mlx_does(short: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert divergences["4"] <= 1  # 0.11
 
 
-# OpenVINO reads the same trace, and a tiny model's in test_graph.py.
-@pytest.mark.parametrize("kind", ["onnx", pytest.param("openvino", marks=pytest.mark.long)])
+@pytest.mark.parametrize("kind", ENGINES)
 def test_onnx_runtime_and_openvino_do(kind: str, short: Path) -> None:
     tokens, found, continued = expected(short)
     begin = ENGINES[kind](export_graph(short, kind))

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,13 +10,19 @@ from subprocess import CompletedProcess
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import scipy.stats  # noqa: F401 - what a run imports when it gets there, as the families' configs and a LLaMA below
 import torch
+import transformers.models.llama.modeling_llama  # noqa: F401
+from transformers import CONFIG_MAPPING
 
 import flap.cli
 import flap.pipeline
 import flap.results.study_files
 import flap.tracking
+from flap.modeling.families import FAMILIES, TOWERS
 
+for family in {*FAMILIES, *TOWERS} & {*CONFIG_MAPPING}:
+    CONFIG_MAPPING[family]  # which is registered for no pruned model
 SERVER = multiprocessing.get_context("forkserver")  # imports once, and forks before any thread is started
 
 
@@ -30,17 +37,25 @@ def forked(target: Callable[..., None], *given: Any) -> int:
 
 
 def command_line(
-    folder: Path, *arguments: str, before: Callable[[], None] | None = None, **environment: str
+    folder: Path, *arguments: str, before: Callable[[], None] | None = None, module: str = "flap", **environment: str
 ) -> CompletedProcess[str]:
-    """`python -m flap` with these arguments, in a folder. before: called in its process before it begins."""
+    """`python -m flap` with these arguments, in a folder, or another module of it that has not been imported.
+
+    before: called in its process before it begins.
+    """
     with TemporaryDirectory() as said:
-        code = forked(_command_line, folder, arguments, dict(os.environ) | environment, said, before)
+        code = forked(_command_line, folder, module, arguments, dict(os.environ) | environment, said, before)
         stdout, stderr = ((Path(said) / name).read_text() for name in ("stdout", "stderr"))
-    return CompletedProcess(["flap", *arguments], code, stdout, stderr)
+    return CompletedProcess([module, *arguments], code, stdout, stderr)
 
 
 def _command_line(
-    folder: Path, arguments: list[str], environment: dict[str, str], said: str, before: Callable[[], None] | None
+    folder: Path,
+    module: str,
+    arguments: list[str],
+    environment: dict[str, str],
+    said: str,
+    before: Callable[[], None] | None,
 ) -> None:
     for number, name in ((1, "stdout"), (2, "stderr")):
         file = os.open(Path(said) / name, os.O_WRONLY | os.O_CREAT)
@@ -49,7 +64,10 @@ def _command_line(
     os.environ.update(environment)
     os.chdir(folder)
     torch.set_num_threads(1)
-    sys.argv = ["flap", *arguments]
+    sys.argv = [module, *arguments]
     if before is not None:
         before()
-    flap.cli.main()
+    if module == "flap":
+        flap.cli.main()
+    else:
+        runpy.run_module(module, run_name="__main__")

@@ -27,13 +27,14 @@ else:
     raise SystemExit("flap can be imported here")
 """
 RELOAD = """
-import sys, torch
+import os, sys, torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
-how, work, *directories = sys.argv[1:]
+work, *checkpoints = sys.argv[1:]
 tokens = load_file(work + "/tokens")["tokens"]
 found = {}
-for directory in directories:
+for checkpoint in checkpoints:
+    how, directory = checkpoint.split(":", 1)
     config = AutoConfig.from_pretrained(directory, trust_remote_code=how == "remote")
     auto = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
     model = auto.from_pretrained(directory, trust_remote_code=how == "remote").eval()
@@ -43,8 +44,9 @@ for directory in directories:
         found[directory + ".decoder"] = decoder(input_ids=tokens).last_hidden_state
     options = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
     found[directory + ".generated"] = model.generate(tokens[:2, :5], **options)
+    assert os.path.exists(work + "/modules") == (how == "remote")  # code of theirs
+    assert ("flap" in sys.modules) == (how == "flap")
 save_file(found, work + "/found")
-assert ("flap" in sys.modules) == (how == "flap")
 """
 
 
@@ -56,20 +58,28 @@ def link_other_packages(folder: Path) -> None:
             (folder / path.name).symlink_to(path)
 
 
-def in_a_fresh_process(directories: Iterable[Path], work: Path, how: str) -> dict[str, Tensor]:
-    """What the checkpoints compute of `tokens(seed=7)`: logits under each path, and .decoder and .generated of it."""
+def in_a_fresh_process(
+    work: Path, flap: Iterable[Path] = (), stock: Iterable[Path] = (), remote: Iterable[Path] = ()
+) -> dict[str, Tensor]:
+    """What the checkpoints compute of `tokens(seed=7)`: logits under each path, and .decoder and .generated of it.
+
+    One process loads the stock ones, and then, when it has run no code of theirs, the remote ones.
+    """
+    checkpoints = [
+        f"{how}:{one}" for how, some in (("flap", flap), ("stock", stock), ("remote", remote)) for one in some
+    ]
+    with_flap = {one.startswith("flap:") for one in checkpoints} == {True}
     save_file({"tokens": tokens(seed=7)}, work / "tokens")
     environment = {"HF_MODULES_CACHE": str(work / "modules"), "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    options, start = ([], "import flap\nflap.register()\n") if how == "flap" else (["-I", "-S"], WITHOUT_FLAP)
-    if how != "flap":
+    options, start = ([], "import flap\nflap.register()\n") if with_flap else (["-I", "-S"], WITHOUT_FLAP)
+    if not with_flap:
         link_other_packages(work / "site")
     done = subprocess.run(
-        [sys.executable, *options, "-c", start + RELOAD, how, str(work), *map(str, directories)],
+        [sys.executable, *options, "-c", start + RELOAD, str(work), *checkpoints],
         cwd=work,
         env=os.environ | environment,
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert (work / "modules").exists() == (how == "remote")
     return load_file(work / "found")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from flap.evaluation import Measurement
-from flap.evaluation.results import Results
+from flap.evaluation.result_files import Results
 from flap.storage.status import State, write_status
 
 PERPLEXITY, AVERAGE, SPEED = "wikitext2/perplexity@128", "zero_shot/average", "efficiency/decode_tokens_per_second"

@@ -11,7 +11,7 @@ from lm_eval.tasks import TaskManager
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from flap.evaluation import zero_shot_documents, zero_shot_tasks
+from flap.evaluation import zero_shot_tasks
 
 ANIMALS, PLACES = ("cat", "dog", "red mat"), ("mat", "tree", "old tree")
 QUESTIONS = {
@@ -88,9 +88,8 @@ def only_toys(folder: Path) -> Iterator[None]:
     """For as long as the block lasts, lm-eval knows the toy tasks alone, and nothing asks for the hub."""
     manager = TaskManager(include_path=write_toys(folder), include_defaults=False)
     with pytest.MonkeyPatch.context() as patch:
-        for module in (zero_shot_tasks, zero_shot_documents):
-            patch.setattr(module, "task_manager", lambda: manager)
-        patch.setattr(zero_shot_documents, "hub_reachable", lambda: False)
+        patch.setattr(zero_shot_tasks, "task_manager", lambda: manager)
+        patch.setattr(zero_shot_tasks, "hub_reachable", lambda: False)
         yield
 
 

@@ -29,9 +29,16 @@ def inputs(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokeni
     return tiny(model, text_file)
 
 
+def every_third(scenario: Scenario, chosen: bool, num_operations: int) -> list[Fault]:
+    """Of the faults at each step-th operation each third one, which are of all kinds too, or all others."""
+    found = faults(scenario.step, SCENARIOS.index(scenario), num_operations)
+    return [fault for i, fault in enumerate(found) if (i % 3 == 0) == chosen]
+
+
+@pytest.mark.parametrize("third", [True, pytest.param(False, marks=pytest.mark.long)], ids=["third", "others"])
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
-def test_a_fault(scenario: Scenario, inputs: list[str]) -> None:
-    cases = walk(scenario, inputs, partial(faults, scenario.step, SCENARIOS.index(scenario)))
+def test_a_fault(scenario: Scenario, third: bool, inputs: list[str]) -> None:
+    cases = walk(scenario, inputs, partial(every_third, scenario, third))
     print(row(scenario, cases))  # of the table in docs/faults.md
     assert [case for case in cases if case.problems] == []
 

@@ -15,7 +15,11 @@ from tests.helpers.wandb_records import recorded
 
 Cli = Callable[..., "CompletedProcess[str]"]
 SITE = ["partition=gpu", "account=lab", "timeout_min=90", "gpus_per_node=2", "mem_gb=64", "cpus_per_task=3"]
-LAUNCHERS = [["submitit_local"], ["joblib", "hydra.launcher.n_jobs=2"]]
+# What submitit starts is also held by test_slurm.py.
+LAUNCHERS = [
+    pytest.param(["submitit_local"], marks=pytest.mark.long, id="submitit_local"),
+    pytest.param(["joblib", "hydra.launcher.n_jobs=2"], id="joblib"),
+]
 
 
 @pytest.fixture
@@ -95,7 +99,7 @@ def test_slurm_without_sbatch(quick_flap: Cli, tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS, ids=lambda launcher: launcher[0])
+@pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_a_failed_run_stops_no_other(
     flap: Cli, base: list[str], tmp_path: Path, no_account: dict[str, str], launcher: list[str]
 ) -> None:

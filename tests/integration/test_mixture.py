@@ -14,6 +14,7 @@ from flap.results import Report, markdown
 from tests.helpers.killed import start
 from tests.helpers.runs import tiny
 
+pytestmark = pytest.mark.usefixtures("no_picture")
 Run = Callable[..., Report]
 
 
@@ -92,7 +93,7 @@ def test_a_run_that_is_killed_while_the_model_writes_goes_on_with_the_next_batch
     arguments = [
         *inputs,
         "calibration.dataset=self",
-        "calibration.num_samples=200",
+        "calibration.num_samples=100",
         "eval=[none]",
         "ratio=0.4",
         "cache_dir=cache",

@@ -23,7 +23,7 @@ from flap.allocation.ranking import highest
 from flap.calibration import Calibration, LayerStatistics, Statistics, collect
 from flap.compression import BiasCompensation, Compensation, NoCompensation, compress, mask_layer, slice_layer
 from flap.config import ModelConfig
-from flap.data.named import ARROW
+from flap.data.named_texts import ARROW
 from flap.data.packaged import packaged_file
 from flap.evaluation.perplexity import perplexity, window_losses
 from flap.importance import Magnitude, Metric, Wanda, score_layer, score_layers
@@ -31,6 +31,8 @@ from flap.models import Pair, Resident, adapt, find_model
 from flap.storage import cache_root
 from tests.cases import METRICS
 
+# All windows run through all layers once before the first test, and twice for Wanda-sp.
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 OFFICIAL = json.loads((Path(__file__).parents[1] / "data" / "flap_official.json").read_text())
 HEADS, NEURONS, LAYERS = 9, 1536, 30
 Cell = dict[str, Any]
@@ -75,15 +77,7 @@ class Real:
         return perplexity(window_losses(Resident(model), self.evaluation_NT, batch_size=8))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    # Wanda-sp runs all windows through each layer twice, which takes two minutes
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.long) if cell["method"] == "wanda_sp" else name
-        for name, cell in CELLS.items()
-    ],
-)
+@pytest.mark.parametrize("name", CELLS)
 def test_the_units_that_the_official_code_prunes_are_pruned(real: Real, name: str) -> None:
     heads, neurons = decided_otherwise(real.plan(name), CELLS[name])
     print(f"\n{name}: {heads} heads and {neurons} neurons otherwise")
@@ -91,7 +85,6 @@ def test_the_units_that_the_official_code_prunes_are_pruned(real: Real, name: st
     assert neurons <= 0.007 * LAYERS * NEURONS
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", FLAP_CELLS)
 def test_the_difference_is_the_official_running_variance(real: Real, name: str) -> None:
     heads, neurons = decided_otherwise(decide(real, CELLS[name], real.official), CELLS[name])
@@ -99,7 +92,6 @@ def test_the_difference_is_the_official_running_variance(real: Real, name: str) 
     assert neurons <= 0.0003 * LAYERS * NEURONS
 
 
-@pytest.mark.long
 @pytest.mark.parametrize(
     "name", [name if name in MEASURED else pytest.param(name, marks=pytest.mark.thorough) for name in CELLS]
 )
@@ -114,14 +106,12 @@ def test_perplexity(real: Real, name: str) -> None:
     assert found == pytest.approx(cell["perplexity"], rel=0.01)
 
 
-@pytest.mark.long
 def test_the_dense_model_is_the_reference_model(real: Real) -> None:
     assert adapt(real.model).num_parameters() == OFFICIAL["decoder_linear_parameters_dense"]
     found = perplexity(window_losses(Resident(real.model), real.evaluation_NT, 8))
     assert found == pytest.approx(OFFICIAL["evaluation"]["dense_perplexity"], rel=1e-3)
 
 
-@pytest.mark.slow
 def test_masking_the_real_model_equals_slicing_it(real: Real) -> None:
     logits = []
     for compress_layer in (mask_layer, slice_layer):

@@ -23,6 +23,7 @@ from tests.helpers.zero_shot_toys import only_toys
 from tests.models.families.every import EVERY
 from tests.models.families.test_vision import TestLlava as Llava
 
+pytestmark = pytest.mark.usefixtures("no_picture")
 # Of each family, the variant with most of its own.
 FAMILIES = {family.__name__: list(family.configs.values())[-1] for family in EVERY}
 # One family of each kind: how its modules hold their weights, and how its layers are called. Of each other one the
@@ -31,6 +32,8 @@ KINDS = [
     "TestLlama", "TestOlmo2", "TestPhi3", "TestOPT", "TestGPT2", "TestFalcon", "TestMixtral", "TestGptOss",
     "TestQwen3Next", "TestFalconH1",
 ]  # fmt: skip
+# Searches copy layers and fit them: ordinary ones (among CHOICES, too), transposed ones, experts, linear attention.
+SEARCHED = ["TestLlama", "TestGPT2", "TestMixtral", "TestQwen3Next"]
 FLAP_PLUS = "flap_plus calibration.num_samples=20 structure.rounds=1"
 CLOSED_FORM = "flap calibration.num_samples=20 metric=OBS structure.scale=relative compensation=linear"
 CHOICES = [
@@ -106,7 +109,9 @@ def little_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("family", "method"),
     [
-        *product(KINDS, ["flap", FLAP_PLUS]),
+        *product(KINDS, ["flap"]),
+        *product(SEARCHED, [FLAP_PLUS]),
+        *(pytest.param(family, FLAP_PLUS, marks=pytest.mark.long) for family in KINDS if family not in SEARCHED),
         ("TestMixtral", CLOSED_FORM),
         *(pytest.param(family, "flap", marks=pytest.mark.long) for family in FAMILIES if family not in KINDS),
     ],

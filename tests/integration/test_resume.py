@@ -13,12 +13,13 @@ from flap.evaluation import perplexity
 from flap.models import PlacedModel
 from flap.pipeline import run
 from flap.results import Report
-from flap.results.study_folders import read_study
+from flap.results.sweep_folders import read_study
 from flap.storage.status import read_state, run_folder, write_status
 from flap.sweeps.launching import failures
 from tests.cases import tiny_model
 from tests.helpers.runs import composed, tiny
 
+pytestmark = pytest.mark.usefixtures("no_picture")
 Cli = Callable[..., "CompletedProcess[str]"]
 
 

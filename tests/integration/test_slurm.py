@@ -15,7 +15,7 @@ import pytest
 from tests.helpers.forked import command_line
 from tests.helpers.runs import tiny
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.long]
 CLUSTER = Path(__file__).parents[1] / "helpers" / "slurm_cluster.sh"
 DAEMONS = ["munged", "slurmctld", "slurmd"]
 COMMANDS = ["sbatch", "scancel", "scontrol", "sinfo", "squeue", "srun", *DAEMONS]

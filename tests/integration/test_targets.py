@@ -12,11 +12,12 @@ from transformers import AutoModelForCausalLM
 import flap
 from flap.pipeline import run
 from flap.results import Report
-from flap.results.table import tables
+from flap.results.report_tables import tables
 from flap.runs.forecast import forecast
 from tests.cases import tiny_model
 from tests.helpers.runs import composed, tiny
 
+pytestmark = pytest.mark.usefixtures("no_picture")
 Run = Callable[..., Report]
 HEAD, NEURON = 1536, 96  # parameters of a unit of the tiny model
 
@@ -47,7 +48,7 @@ def test_the_file_has_the_bytes_that_were_asked_for(run_target: Run, compensatio
     assert "requested" not in report.ratio and report.config["ratio"] is None
     written = json.loads((Path(report.checkpoint or "").parent / "report.json").read_text())
     assert written["target"] == report.target
-    [row] = [row for row in tables(report)[-1] if row[0] == "target.bytes"]
+    [row] = [[entry.text for entry in row] for row in tables(report)[-1].rows if row[0].text == "target.bytes"]
     assert row[2] == f"{size:,} of 120,000 asked"
 
 
@@ -102,7 +103,7 @@ def test_what_is_measured_stands_beside_what_was_asked(method: str, run_target: 
         assert report.target[name].keys() == {"asked", "dense", "realised", "measured"}
         assert all(value > 0 for value in report.target[name].values())
     assert report.seconds["time layers"] > 0
-    [row] = [row for row in tables(report)[-1] if row[0] == "target.latency_ms"]
+    [row] = [[entry.text for entry in row] for row in tables(report)[-1].rows if row[0].text == "target.latency_ms"]
     assert row[2].endswith("measured") and " of 10,000,000 asked, " in row[2]
 
 

@@ -19,7 +19,7 @@ from flap.compression import BiasCompensation, LinearCompensation, NoCompensatio
 from flap.compression.compensation import Removal
 from flap.compression.fitting import fit_layer
 from flap.data import split_windows
-from flap.evaluation.request import macs
+from flap.evaluation.request_cost import macs
 from flap.importance import OBS, score_layer
 from flap.models import Resident, adapt
 from flap.models.read import read_model

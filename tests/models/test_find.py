@@ -20,7 +20,7 @@ from flap.export.gguf import export_gguf
 from flap.models import find_architecture, find_model, locate, read_model
 from flap.models.devices import pick_device
 from flap.models.locate import GGUF
-from flap.storage.files import cache_root, remove_unused
+from flap.storage.atomic_files import cache_root, remove_unused
 from tests.cases import VOCAB, tiny_model, tokens
 from tests.helpers.pruned import logits
 from tests.helpers.tokenizers import KINDS

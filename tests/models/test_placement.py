@@ -33,7 +33,7 @@ from flap.models import (
     read_model,
 )
 from flap.models.forward import enter
-from flap.storage.files import remove_unused
+from flap.storage.atomic_files import remove_unused
 from flap.storage.locks import lock_of
 from tests.cases import tiny_model, tokens
 from tests.helpers.placed import placed_at

@@ -23,6 +23,7 @@ def source(model_dir: Path, tmp_path: Path) -> Source:
     return find_model(ModelConfig("tiny", str(model_dir), device="cpu"), tmp_path / "cache", trust_remote_code=False)
 
 
+@pytest.mark.long
 def test_they_train_as_one_process_does(source: Source, tmp_path: Path) -> None:
     one, two = compressed(), compressed()
     expected = recover(SHORT, Resident(one), source, windows(SHORT), tmp_path / "one", seed=0)

@@ -59,15 +59,19 @@ def steps_taken(monkeypatch: pytest.MonkeyPatch, killed_after: int | None = None
     return taken
 
 
+SHORT = 20  # steps
+
+
 @pytest.mark.parametrize("recovery", [FULL, LORA, replace(FULL, learning_rate=3.0, patience=2)])
 def test_a_training_that_is_killed_again_and_again_ends_as_if_nothing_had_been(
     recovery: Recovery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(base, "EVERY", 1)  # every fourth step is evaluated and saved
+    recovery = replace(recovery, tokens=SHORT * recovery.tokens_a_step)
     undisturbed, model = compressed(), compressed()
     expected = recovered(undisturbed, recovery, tmp_path / "undisturbed")
     last, saved = expected["tokens"] // recovery.tokens_a_step, 0
-    for killed_after in (min(step, last) for step in (5, 16, 39)):
+    for killed_after in (min(step, last) for step in (5, 12, SHORT - 1)):
         taken = steps_taken(monkeypatch, killed_after)
         with pytest.raises(KeyboardInterrupt):
             recovered(compressed(), recovery, tmp_path / "killed")

@@ -3,8 +3,6 @@
 import gzip
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,11 @@ import pytest
 
 from flap.compare import main
 from flap.results import Report
-from flap.results.comparison import Comparison, compare, relative
+from flap.results.comparison import Comparison, compare
+from flap.results.number_texts import relative
 from flap.results.tables import Entry, Table
 from flap.storage import write_status
+from tests.helpers.forked import command_line
 
 NAME = "words.txt/perplexity@16"
 
@@ -210,9 +210,8 @@ def test_a_page_that_cannot_be_written_is_one_clear_line(
     assert line == f"error: --page={tmp_path}: cannot be written (Is a directory); expected a file as page.html"
 
 
-def test_the_command_line_prints_tables_that_are_not_folded(runs: Path) -> None:
-    command = [sys.executable, "-m", "flap.compare", str(runs / "a"), str(runs / "b")]
-    done = subprocess.run(command, capture_output=True, text=True)
+def test_the_command_line_prints_tables_that_are_not_folded(runs: Path, tmp_path: Path) -> None:
+    done = command_line(tmp_path, str(runs / "a"), str(runs / "b"), module="flap.compare")
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[:2] == [f"A  {runs / 'a'} (run)", f"B  {runs / 'b'} (run)"]

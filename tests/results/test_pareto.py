@@ -5,7 +5,7 @@ from pathlib import Path
 from flap.results.pareto import COSTS, Point, front, fronts, points
 from flap.results.plots import draw
 from flap.results.series import series_of
-from flap.results.study_folders import read_study
+from flap.results.sweep_folders import read_study
 from tests.helpers.study_grid import PERPLEXITY, SPEED, Report, add_cell, altered
 
 PARAMETERS, BYTES, SPEEDS = COSTS

@@ -12,7 +12,7 @@ from flap.results.configs import varying
 from flap.results.plots import draw
 from flap.results.series import palette, series_of
 from flap.results.study_files import write_study
-from flap.results.study_folders import read_study
+from flap.results.sweep_folders import read_study
 from flap.study import main
 from tests.helpers.study_grid import PERPLEXITY, Report, add_cell, add_command, altered
 

@@ -20,11 +20,12 @@ from flap.results.layer_plots import draw_errors, draw_kept
 from flap.results.plots import draw
 from flap.results.series import OWN, series_of
 from flap.results.study_files import write_study
-from flap.results.study_folders import read_study
-from flap.results.tables import tabulate
+from flap.results.study_table import tabulate
+from flap.results.sweep_folders import read_study
 from flap.study import main
 from flap.sweeps.callbacks import StudyCallback, write_open_study
 from flap.tracking import Wandb
+from tests.helpers.forked import command_line
 from tests.helpers.study_grid import (
     AVERAGE,
     CRASH,
@@ -406,9 +407,8 @@ def test_a_damaged_record_of_hydra_costs_no_cell(sweep: Path, name: str, content
     assert len(study.finished) == 2 and study.commands == ()
 
 
-def test_the_command_line_prints_the_page(sweep: Path) -> None:
-    command = [sys.executable, "-m", "flap.study", str(sweep)]
-    done = subprocess.run(command, capture_output=True, text=True)
+def test_the_command_line_prints_the_page(sweep: Path, tmp_path: Path) -> None:
+    done = command_line(tmp_path, str(sweep), module="flap.study")
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{sweep / 'index.html'}\n", "")
 
 

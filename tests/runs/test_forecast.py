@@ -12,7 +12,7 @@ from flap.estimation import Room
 from flap.models import Source, find_model
 from flap.pipeline import run
 from flap.runs.forecast import forecast
-from flap.storage.files import cache_root
+from flap.storage.atomic_files import cache_root
 from tests.helpers.forked import command_line
 from tests.helpers.runs import composed, tiny
 

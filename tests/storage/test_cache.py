@@ -12,9 +12,9 @@ import pytest
 from filelock import FileLock
 
 import flap
+from flap.storage.atomic_files import atomic_directory
 from flap.storage.cache import Cache, Kind, digest
-from flap.storage.command import KINDS, main
-from flap.storage.files import atomic_directory
+from flap.storage.cache_command import KINDS, main
 from flap.storage.locks import file_lock, lock_of, use
 
 WORDS: Kind[str] = Kind("dense", lambda value, path: path.write_text(value), lambda path: path.read_text())

@@ -10,7 +10,7 @@ import pytest
 
 from flap.storage import Cache, as_json
 from flap.storage.locks import file_lock, lock_of
-from flap.storage.workspace import SECONDS_KEPT, working_folder, workspace
+from flap.storage.work_folder import SECONDS_KEPT, working_folder, workspace
 from flap.sweeps.launching import claim_gpu
 
 

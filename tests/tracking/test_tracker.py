@@ -19,7 +19,7 @@ import wandb
 from flap.config import build
 from flap.results import Report
 from flap.storage.progress import progress
-from flap.tracking import JobInfo, NoTracking, Wandb, kept_id, legal_id, mirror
+from flap.tracking import JobInfo, NoTracking, Wandb, base, kept_id, legal_id, weights_and_biases
 from tests.helpers.runs import composed
 from tests.helpers.wandb_records import Recorded, recorded
 
@@ -34,7 +34,7 @@ def start(run_dir: Path, options: Wandb | None = None, job: JobInfo = JOB, **con
 
 def said(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
     """What the tracker logged; W&B's own logger writes into the run's folder and not to the console."""
-    return [one.getMessage() for one in caplog.records if one.name == mirror.log.name and one.levelno == level]
+    return [one.getMessage() for one in caplog.records if one.name.startswith("flap.tracking") and one.levelno == level]
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -189,7 +189,7 @@ def test_long_steps_leave_their_progress(finished: tuple[Path, Report, Recorded]
 def test_progress_is_throttled_and_its_end_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(1000))
     # a tenth of a second an item
-    monkeypatch.setattr(mirror, "time", SimpleNamespace(monotonic=lambda: next(clock) / 10))
+    monkeypatch.setattr(base, "time", SimpleNamespace(monotonic=lambda: next(clock) / 10))
     with start(tmp_path):
         list(progress(range(25), "calibrate", lambda item: 7))
         list(progress(iter(range(3)), "unknown length"))
@@ -295,7 +295,7 @@ def test_whatever_fails_in_wandb_is_one_warning_and_nothing_else(
     elif broken_part == "init":
         session.setattr(wandb, "init", broken)
     elif broken_part == "summary":
-        session.setattr(mirror, "summary", broken)
+        session.setattr(base, "summary", broken)
     else:
         session.setattr(wandb.Run, broken_part, broken)
     Wandb(mode="offline").check()
@@ -326,7 +326,7 @@ def test_an_unreachable_server_costs_the_timeout_and_the_run_is_recorded_offline
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     session.setenv("WANDB_API_KEY", KEY)
-    session.setattr(mirror, "INIT_SECONDS", 0.5)
+    session.setattr(weights_and_biases, "INIT_SECONDS", 0.5)
     caplog.set_level(logging.INFO)
     with start(run_dir, Wandb(mode="online"), number=1) as tracked:
         tracked.finish(finished[1])

@@ -16,7 +16,7 @@ from flap.export.gguf.tensors import Shards, TensorEntry, entries
 from flap.export.gguf.tokenizer import add_tokenizer, carry_over, check_tokenizer, source_gguf
 from flap.export.gguf.write import TYPES, write_tensors
 from flap.export.reading import end_tokens, read_checkpoint
-from flap.storage.files import atomic_file, write_text
+from flap.storage.atomic_files import atomic_file, write_text
 
 
 def check_export(

@@ -15,7 +15,7 @@ from flap.export.gguf import order
 from flap.export.gguf.architecture import GGUFArchitecture
 from flap.export.gguf.experts import TensorSource, sources
 from flap.export.gguf.rope import head_dim
-from flap.storage.headers import tensor_shapes
+from flap.storage.tensor_headers import tensor_shapes
 
 
 @dataclass(frozen=True)

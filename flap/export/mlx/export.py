@@ -12,7 +12,7 @@ from typing import Any
 from flap.export.gguf.tensors import Shards
 from flap.export.mlx.config import MODEL_FILE, mlx_config
 from flap.export.reading import check_installed, read_checkpoint
-from flap.storage.files import atomic_directory
+from flap.storage.atomic_files import atomic_directory
 
 log = logging.getLogger(__name__)
 GROUP_SIZE = 64  # mlx-lm's: this many weights of a row share a scale and an offset

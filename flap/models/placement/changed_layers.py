@@ -9,8 +9,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from flap.models.adapter import ModelAdapter
-from flap.storage.files import atomic_file
-from flap.storage.headers import tensor_shapes
+from flap.storage.atomic_files import atomic_file
+from flap.storage.tensor_headers import tensor_shapes
 
 
 class ChangedLayers:

@@ -13,7 +13,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from flap.models.placement.base import PlacedModel
 from flap.models.walk import Walk
-from flap.storage.headers import tensor_shapes
+from flap.storage.tensor_headers import tensor_shapes
 
 State = Callable[[int | None], dict[str, Tensor]]  # index of a layer, or None for the rest -> tensors by name
 

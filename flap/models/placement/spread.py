@@ -14,7 +14,7 @@ from flap.models.offload import onloaded, running_device
 from flap.models.placement.base import Weights
 from flap.models.placement.resident import InMemory
 from flap.storage import WorkFolder
-from flap.storage.files import remove_unused
+from flap.storage.atomic_files import remove_unused
 from flap.storage.locks import use
 
 

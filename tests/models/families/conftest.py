@@ -12,17 +12,24 @@ from tests.models.families.contract import COMPENSATIONS, FamilyContract, is_sto
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each variant of a family; `make test` has the one with most of its own, the last."""
     if "variant" in metafunc.fixturenames:
-        metafunc.parametrize("variant", metafunc.cls.configs)
+        *others, last = metafunc.cls.configs
+        metafunc.parametrize("variant", [*(pytest.param(one, marks=pytest.mark.long) for one in others), last])
 
 
 def every_variant(request: pytest.FixtureRequest) -> Iterator[tuple[type[FamilyContract], str, PreTrainedConfig]]:
     """Every variant of every family that this session tests in the file that asks."""
     items = (item for item in request.session.items if isinstance(item, pytest.Function))
-    tested = {item.cls for item in items if item.module is request.module}
+    tested = {
+        (item.cls, item.callspec.params.get("variant"))
+        for item in items
+        if item.module is request.module and hasattr(item, "callspec")
+    }
     for family in FamilyContract.__subclasses__():
-        for variant, config in family.configs.items() if family in tested else ():
-            yield family, f"{family.__name__}-{variant}", config
+        for variant, config in family.configs.items():
+            if (family, variant) in tested:
+                yield family, f"{family.__name__}-{variant}", config
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +48,6 @@ def all_saved(
 
 
 @pytest.fixture(scope="module")
-def found(all_saved: dict[str, Saved], tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    """What all of them compute in one fresh process, without this package."""
-    directories = [saved.directory for saved in all_saved.values()]
-    return in_a_fresh_process(directories, tmp_path_factory.mktemp("fresh"), "remote")
-
-
-@pytest.fixture(scope="module")
 def all_uniform(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast
 ) -> dict[str, Saved]:
@@ -63,7 +63,11 @@ def all_uniform(
 
 
 @pytest.fixture(scope="module")
-def found_stock(all_uniform: dict[str, Saved], tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    """What those of them that claim to be stock compute without this package and without trust in anybody's code."""
-    directories = [one.directory for one in all_uniform.values() if is_stock(one.directory)]
-    return in_a_fresh_process(directories, tmp_path_factory.mktemp("stock"), "stock")
+def found(
+    all_saved: dict[str, Saved], all_uniform: dict[str, Saved], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, torch.Tensor]:
+    """What all of them compute in one fresh process without this package: first, without trust in anybody's code,
+    those of one width that claim to be stock; then those with other widths in each layer."""
+    remote = [saved.directory for saved in all_saved.values()]
+    stock = [one.directory for one in all_uniform.values() if is_stock(one.directory)]
+    return in_a_fresh_process(tmp_path_factory.mktemp("fresh"), stock=stock, remote=remote)

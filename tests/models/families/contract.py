@@ -184,15 +184,15 @@ class FamilyContract:
 
     @pytest.mark.parametrize("compensation", COMPENSATIONS)
     def test_one_width_for_all_layers_needs_no_code_of_ours(
-        self, variant: str, compensation: str, all_uniform: dict[str, Saved], found_stock: dict[str, torch.Tensor]
+        self, variant: str, compensation: str, all_uniform: dict[str, Saved], found: dict[str, torch.Tensor]
     ) -> None:
         saved = all_uniform[f"{type(self).__name__}-{variant}-{compensation}"]
         assert is_stock(saved.directory) == (self.stock and (compensation == "none" or self.holds_biases))
         if is_stock(saved.directory):
             close = {"atol": self.rounding, "rtol": 0}
-            torch.testing.assert_close(found_stock[f"{saved.directory}"], logits(saved.model), **close)
-            torch.testing.assert_close(found_stock[f"{saved.directory}.decoder"], hidden(saved.model), **close)
-            assert torch.equal(found_stock[f"{saved.directory}.generated"], generated(saved.model))
+            torch.testing.assert_close(found[f"{saved.directory}"], logits(saved.model), **close)
+            torch.testing.assert_close(found[f"{saved.directory}.decoder"], hidden(saved.model), **close)
+            assert torch.equal(found[f"{saved.directory}.generated"], generated(saved.model))
 
     def test_it_generates_with_any_cache(self, saved: Saved) -> None:
         without = generated(saved.model, use_cache=False)

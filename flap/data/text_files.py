@@ -1,0 +1,119 @@
+"""Read texts by name or from a local file. A named text has separate parts for calibration and evaluation."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from flap.config import one_line
+from flap.data.named_texts import DATASETS, Split, named_text
+from flap.data.text import Text
+
+FILE_FORMATS = {
+    ".txt": "text in UTF-8",
+    ".jsonl": "a JSON object a line, in UTF-8",
+    ".parquet": "a table in Parquet",
+}
+Template = Callable[[list[Any]], str]  # the messages of a conversation -> its text
+
+
+def read_text(dataset: str, split: Split, field: str, template: Template | None = None) -> Text:
+    """Return the text of a data set's name or of a local file. field: the config key that error messages name.
+
+    template: the file holds conversations, the column 'messages', which it makes into text.
+
+    Raises:
+        ValueError: the name is unknown, the file is missing, empty or unreadable, or nothing can be downloaded.
+    """
+    path, where = Path(dataset), f"{field}={dataset}"
+    if template is not None and (dataset in DATASETS or path.suffix == ".txt"):
+        raise ValueError(f"{where}: it holds no conversations; leave out chat_template")
+    if dataset in DATASETS:
+        try:
+            return named_text(dataset, split)
+        except ConnectionError as error:
+            raise ValueError(f"{where}: {error}") from error
+    if path.suffix not in FILE_FORMATS or not path.is_file():
+        reason = "no such file" if path.suffix in FILE_FORMATS else "unknown dataset"
+        names = ", ".join(DATASETS)
+        raise ValueError(f"{where}: {reason}; expected {names}, or a .txt, .jsonl or .parquet file")
+    text = Text.joined(path.name, _documents(path, where, template, split == "calibration"), str(path.resolve()))
+    if not text.text.strip():
+        raise ValueError(f"{where}: the file holds no text")
+    try:
+        text.text.encode()
+    except UnicodeEncodeError as error:  # JSON can escape one
+        raise ValueError(f"{where}: holds half of a character, as \\ud83d without its other half") from error
+    return text
+
+
+def _documents(path: Path, where: str, template: Template | None, templates: bool) -> list[str]:
+    """Return a .txt file unchanged, or the rows of the column of a .jsonl or .parquet file.
+
+    templates: whether the field has the option `chat_template`.
+    """
+    wanted = "text" if template is None else "messages"
+    try:
+        if path.suffix == ".txt":
+            return [path.read_text(encoding="utf-8-sig")]
+        rows, names = _of_lines(path, wanted) if path.suffix == ".jsonl" else _of_table(path, wanted)
+    except (OSError, ValueError) as error:
+        expected, reason = FILE_FORMATS[path.suffix], one_line(error, 120)
+        raise ValueError(f"{where}: cannot be read; expected {expected} ({reason})") from error
+    if names and wanted not in names:
+        hint = "; chat_template: true makes text of 'messages'" if "messages" in names and templates else ""
+        raise ValueError(f"{where}: no column '{wanted}', only {', '.join(names)}{hint}")
+    if template is not None:
+        return [_conversation(row, template, where) for row in rows]
+    if not all(isinstance(row, str) for row in rows):
+        raise ValueError(f"{where}: column 'text' holds something that is no text (null or a number)")
+    return rows
+
+
+def _of_lines(path: Path, name: str) -> tuple[list[Any], list[str]]:
+    """Return a column's values, None where a row has none, and the names of all columns.
+
+    The file is read line by line, not as a table: a table has one type for a column, and each key in every row.
+    """
+    values, names = list[Any](), dict[str, None]()
+    with path.open(encoding="utf-8-sig") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"line {number} is no JSON object")
+            values.append(row.get(name))
+            names |= dict.fromkeys(row)
+    return values, list(names)
+
+
+def _of_table(path: Path, name: str) -> tuple[list[Any], list[str]]:
+    """As `_of_lines`, of a Parquet file."""
+    import pyarrow.parquet  # here, because few runs need it, and it takes 30 MB of memory
+
+    table = pyarrow.parquet.read_table(path)
+    values = table.column(name).to_pylist() if name in table.column_names else []
+    return [_without_nulls(value) for value in values], table.column_names
+
+
+def _without_nulls(value: Any) -> Any:
+    """Return a value without the keys that other rows of its table have and this one has not."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(one) for key, one in value.items() if one is not None}
+    return [_without_nulls(one) for one in value] if isinstance(value, list) else value
+
+
+def _conversation(messages: Any, template: Template, where: str) -> str:
+    valid = isinstance(messages, list) and all(isinstance(message, dict) for message in messages)
+    # a key with null is one that a message has not; what is within arguments of a call is the file's own
+    given = [{key: value for key, value in one.items() if value is not None} for one in messages] if valid else []
+    if not given or not all("role" in one and ("content" in one or "tool_calls" in one) for one in given):
+        raise ValueError(f"{where}: column 'messages' holds something else than lists of {{role, content}}")
+    try:
+        return template(given)
+    except Exception as error:  # templates are programs of the tokenizer and raise errors of any type
+        raise ValueError(f"{where}: the tokenizer's chat template refuses a conversation ({error})") from error

@@ -1,0 +1,109 @@
+"""What one request to a model costs: seconds, multiply-accumulates, bytes.
+
+Legend: N sequences in a batch · T tokens of the prompt.
+"""
+
+import ctypes
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
+
+from flap.data.temporary_state import replaced
+from flap.models import distinct_parameters, running_device
+from flap.models.devices import gpus
+
+
+def generate(
+    model: PreTrainedModel, prompt_NT: Tensor, new_tokens: int, on_token: Callable[[], None] | None = None
+) -> None:
+    """Decode exactly `new_tokens` tokens greedily, with a KV cache. on_token: called after each of them."""
+
+    def watch(tokens_NT: Tensor, scores: Tensor) -> Tensor:
+        if on_token is not None:
+            on_token()
+        return torch.zeros(len(tokens_NT), dtype=torch.bool, device=tokens_NT.device)  # never stop early
+
+    model.generate(
+        prompt_NT,
+        attention_mask=torch.ones_like(prompt_NT),
+        do_sample=False,
+        min_new_tokens=new_tokens,
+        max_new_tokens=new_tokens,
+        pad_token_id=0,
+        stopping_criteria=[watch],
+    )
+
+
+def request_seconds(model: PreTrainedModel, prompt_NT: Tensor, new_tokens: int) -> tuple[float, float]:
+    """Return the wall time in seconds from the prompt to the first new token and to the last, device work included."""
+    times: list[float] = []
+
+    def clock() -> None:
+        if len(times) < 2:  # start and first token only: waiting for the device after each token would slow decoding
+            _wait_for(model)
+            times.append(time.perf_counter())
+
+    clock()
+    generate(model, prompt_NT, new_tokens, clock)
+    _wait_for(model)
+    return times[1] - times[0], time.perf_counter() - times[0]
+
+
+def _wait_for(model: PreTrainedModel) -> None:
+    """Wait until the model's device has finished its work."""
+    device = running_device(model)
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
+
+
+def weight_bytes(model: PreTrainedModel) -> int:
+    """Return the size of a model's weights in bytes; tied tensors count once."""
+    return sum(parameter.nbytes for parameter in distinct_parameters(model))
+
+
+@torch.no_grad()
+def macs(model: PreTrainedModel, prompt_NT: Tensor) -> int:
+    """Return the multiply-accumulates (MACs) of one forward pass over the prompt: half of torch's FLOP count.
+
+    Attention is counted as if there were no causal mask; only the experts that the router chooses are counted.
+    """
+    eager = replaced("_experts_implementation", "eager", model.config)  # torch counts no products of the grouped kernel
+    with eager, sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        model(input_ids=prompt_NT, use_cache=False)
+    return int(counter.get_total_flops()) // 2
+
+
+def peak_bytes(model: PreTrainedModel, work: Callable[[], None]) -> int | None:
+    """Return the peak memory of `work` in bytes: the weights, and what it allocates in addition.
+
+    On a GPU, torch counts it; on Linux, the resident set of the process is measured; elsewhere the result is None.
+    Anything else in memory, such as another model, is not counted.
+    """
+    if running_device(model).type == "cuda":
+        before = sum(map(torch.cuda.memory_allocated, gpus()))
+        for gpu in gpus():
+            torch.cuda.reset_peak_memory_stats(gpu)
+        work()
+        return weight_bytes(model) + sum(map(torch.cuda.max_memory_allocated, gpus())) - before
+    work()  # a first call, so that one-time allocations and reading mapped weights are not counted
+    try:
+        ctypes.CDLL(None).malloc_trim(0)  # release free memory: its reuse would not be measured
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+        before = _resident("VmRSS")
+        work()
+        return weight_bytes(model) + max(0, _resident("VmHWM") - before)
+    except (OSError, AttributeError):  # not Linux, or not the GNU C library
+        return None
+
+
+def _resident(field: str) -> int:
+    """Return a memory field of /proc/self/status in bytes: VmRSS (now) or VmHWM (peak)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    [line] = [line for line in lines if line.startswith(field)]
+    return int(line.split()[1]) * 1024

@@ -1,0 +1,117 @@
+"""The results of a run in files: each is stored as soon as it is measured, so that a resumed run does it only once."""
+
+import gzip
+import json
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from flap.evaluation.base import Better, Documents, Measurement
+from flap.storage import Kind, digest, read_json, to_json, write_text
+from flap.storage.atomic_files import atomic_file
+from flap.storage.json_files import infinite
+
+Key = Mapping[str, Any]
+Kept = dict[tuple[str, str], list[float]]  # values of documents, by the number's name and the digest of the documents
+RESULTS = "evaluation.json"
+BESIDE = ("texts", "layers", "better")  # of a measurement, where a task has some
+
+
+@dataclass(frozen=True)
+class Results:
+    """The files of a run's results. Entries are named by the digest of all that they depend on, the key."""
+
+    # evaluation.json: for each entry its key, its numbers and what else there is of BESIDE. In the same folder is
+    # documents.json.gz: for each entry of a task the values of the documents, by the number's name.
+    path: Path
+
+    def measured(self, key: Key, make: Callable[[], Measurement]) -> Measurement:
+        """Return the stored measurement of a key; if there is none, store and return that of `make`."""
+        name, stored = digest(key), self.stored()
+        if name in stored:
+            return stored[name][1]
+        measured = make()
+        documents = {entry: one.documents for entry, (_, one) in self.stored().items()}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        _write_compressed(documents | {name: measured.documents}, self._documents)
+        beside = {kind: getattr(measured, kind) for kind in BESIDE if getattr(measured, kind)}
+        self._write(key, {"numbers": measured.numbers, **beside})
+        return measured
+
+    def get(self, key: Key, make: Callable[[], Any]) -> Any:
+        """Return the stored numbers of a key; if there are none, store and return those of `make`."""
+        if digest(key) not in self._read():
+            self._write(key, {"numbers": make()})
+        return infinite(self._read()[digest(key)]["numbers"])
+
+    def stored(self) -> dict[str, tuple[Key, Measurement]]:
+        """Return the key and the measurement of each task's entry that both files have."""
+        entries = self._read()
+        return {
+            name: (entry["key"], _measurement({"documents": values, **entry}))
+            for name, values in _read_documents(self._documents).items()
+            if (entry := entries.get(name))
+        }
+
+    def pruned(self) -> dict[str, float]:
+        """Return the numbers of the pruned model that are there so far; infinity: not finite."""
+        found = [entry["numbers"] for entry in self._read().values() if "plan" in entry["key"]]
+        # of models that are measured side by side they are (dense, pruned)
+        return {name: value for one in found for name, value in (one if isinstance(one, dict) else one[1]).items()}
+
+    def documents(self, numbers: Mapping[str, float | None]) -> Kept:
+        """Return the documents' values that are kept for these numbers of the pruned model; empty without any."""
+        return {
+            (name, digest([key["task"], key["data"]])): values
+            for key, measured in self.stored().values()
+            if {"plan", "data"} <= key.keys()  # the dense model's have no plan
+            for name, values in measured.documents.items()
+            if name in numbers and measured.numbers.get(name) == numbers[name]  # others are of an earlier start
+        }
+
+    def better(self) -> dict[str, Better]:
+        """Return which values of a number are better, for those that are there so far."""
+        return {name: which for entry in self._read().values() for name, which in entry.get("better", {}).items()}
+
+    @property
+    def _documents(self) -> Path:
+        return self.path.with_name("documents.json.gz")
+
+    def _read(self) -> dict[str, Any]:
+        entries = read_json(self.path).items()
+        return {name: one for name, one in entries if isinstance(one, dict) and {"key", "numbers"} <= one.keys()}
+
+    def _write(self, key: Key, entry: Mapping[str, Any]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(self.path, to_json(self._read() | {digest(key): {"key": key, **entry}}, indent=1) + "\n")
+
+
+def _write_compressed(value: Any, path: Path) -> None:
+    with atomic_file(path) as scratch:
+        scratch.write_bytes(gzip.compress(to_json(value).encode(), mtime=0))
+
+
+def _read_compressed(path: Path) -> Any:
+    return json.loads(gzip.decompress(path.read_bytes()))
+
+
+def _measurement(plain: Mapping[str, Any]) -> Measurement:
+    """Return the measurement that was written; a number that is null was not finite."""
+    beside = {kind: plain[kind] for kind in BESIDE if kind in plain}
+    return Measurement(infinite(plain["numbers"]), infinite(plain["documents"]), **beside)
+
+
+def _read_documents(path: Path) -> dict[str, Documents]:
+    try:
+        return dict(_read_compressed(path))
+    except (OSError, EOFError, zlib.error, ValueError, TypeError):  # missing or damaged
+        return {}
+
+
+DENSE: Kind[Measurement] = Kind(
+    "dense",
+    lambda measured, path: _write_compressed(asdict(measured), path),
+    lambda path: _measurement(_read_compressed(path)),
+)

@@ -1,0 +1,96 @@
+"""What lm-eval returns, as named numbers, the values of documents that they are means of, and margins."""
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any
+
+import numpy
+
+from flap.evaluation.base import Better, Documents, Measurement, Numbers
+from flap.evaluation.errors import averaged
+
+Samples = Mapping[str, list[dict[str, Any]]]  # lm-eval's log: by task, an entry for each document (and filter)
+
+
+def flatten(results: Mapping[str, Mapping[str, Any]]) -> Numbers:
+    """Return lm-eval's results as flat numbers: {"piqa": {"acc,none": 0.8, …}} becomes {"piqa/acc": 0.8}.
+
+    A filter other than "none" stays in the name. A standard error has its number's name and "_stderr". Values that are
+    not finite numbers are left out: names, aliases, and "N/A" for an error that cannot be estimated.
+    """
+    return {
+        _flat_name(task, *key.split(",", 1)): float(value)
+        for task, numbers in results.items()
+        for key, value in numbers.items()
+        if "," in key and isinstance(value, Real) and math.isfinite(value)
+    }
+
+
+def _flat_name(task: str, measure: str, filter_name: str) -> str:
+    """Return the name of a number: ("gsm8k", "acc_stderr", "strict") becomes "gsm8k/acc,strict_stderr"."""
+    suffix = "" if filter_name == "none" else f",{filter_name}"
+    error = "_stderr" if measure.endswith("_stderr") else ""
+    return f"{task}/{measure.removesuffix('_stderr')}{suffix}{error}"
+
+
+def directions(numbers: Numbers, higher_is_better: Mapping[str, Mapping[str, bool | None]]) -> dict[str, Better]:
+    """Return which values of lm-eval's numbers are better, as its tasks and groups say: {"piqa": {"acc": True}}."""
+    found: dict[str, Better] = {}
+    for name in (name for name in numbers if not name.endswith("_stderr")):
+        task, _, measure = name.rpartition("/")
+        higher = higher_is_better.get(task, {}).get(measure.partition(",")[0])
+        if higher is not None:  # of a group whose tasks disagree
+            found[name] = "higher" if higher else "lower"
+    return found
+
+
+def by_document(samples: Samples, numbers: Mapping[str, float]) -> Documents:
+    """Return the values of documents, in order, for the numbers that are their means; of accuracies they are 0 or 1."""
+    values: dict[str, list[Any]] = defaultdict(list)
+    for task, entries in samples.items():
+        for entry in entries:
+            for name in entry["metrics"]:
+                values[_flat_name(task, name, entry["filter"])].append(entry[name])
+    return {name: [float(value) for value in found] for name, found in values.items() if _is_mean(found, numbers, name)}
+
+
+def _is_mean(values: list[Any], numbers: Mapping[str, float], name: str) -> bool:
+    """Return whether a number is the mean of these values; lm-eval aggregates some in another way, or not at all."""
+    if name not in numbers or not all(isinstance(value, Real) for value in values):
+        return False
+    return math.isclose(float(numpy.mean(values)), numbers[name], rel_tol=1e-9, abs_tol=1e-12)
+
+
+def margin(name: str, task: Any, entries: list[dict[str, Any]], normalised: bool) -> Measurement:
+    """Return the mean margin of a multiple-choice task with its standard error, in nats; higher is better.
+
+    The margin of a document is the log-likelihood of the right choice less the largest of the other choices. It is
+    above 0 where the answer counts as right, and moves with the model where the answer does not change. normalised:
+    log-likelihoods are divided by the number of characters of the choice, as for acc_norm; then nats a character.
+
+    Nothing is returned for a task that has another way to choose, or a document without a right or a wrong choice.
+    """
+    if task.OUTPUT_TYPE != "multiple_choice" or callable(task.config.process_results) or not entries:
+        return Measurement()
+    margins = [_margin(task, entry, normalised) for entry in entries if entry["filter"] == entries[0]["filter"]]
+    return averaged(f"{name}/margin", margins, "higher") if all(map(math.isfinite, margins)) else Measurement()
+
+
+def _margin(task: Any, entry: dict[str, Any], normalised: bool) -> float:
+    """Return the margin of a document; not finite without a right or a wrong choice."""
+    choices = task.doc_to_choice(entry["doc"])
+    answers = entry["filtered_resps"][: len(choices)]  # further ones are of choices without a question
+    scores = [answer[0] / (len(choice) if normalised else 1) for answer, choice in zip(answers, choices, strict=True)]
+    right = _right(task, entry["doc"], choices)
+    return max((s for i, s in enumerate(scores) if i in right), default=-math.inf) - max(
+        (s for i, s in enumerate(scores) if i not in right), default=-math.inf
+    )
+
+
+def _right(task: Any, document: Any, choices: list[str]) -> set[int]:
+    """Return the indices of the right choices, which lm-eval reads as indices or as texts."""
+    gold = task.doc_to_text(document) if task.multiple_input else task.doc_to_target(document)
+    golds = gold if isinstance(gold, list) else [gold]
+    return {choices.index(one) if one in choices else one for one in golds}

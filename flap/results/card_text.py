@@ -1,0 +1,160 @@
+"""The text of a model card, in the hub's format: the report of the run, and how each engine loads the checkpoint."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from omegaconf import OmegaConf
+
+from flap.checkpoint.card import MARK, PLACE, without_folders
+from flap.modeling.families import FAMILIES
+from flap.results.notices import notices
+from flap.results.number_texts import is_efficiency
+from flap.results.report import Report
+from flap.results.report_tables import measured, sizes
+from flap.results.tables import Table
+
+TAGS = ["flap", "pruning", "structured-pruning"]
+MADE_WITH = (
+    "method", "ratio", "round_to", "metric", "structure", "compensation", "calibration", "recover", "mask_only", "seed",
+)  # fmt: skip
+PAPER = "[FLAP](https://arxiv.org/abs/2312.11983) (An et al., AAAI 2024)"
+LOADING = "## Load it\n"
+TEXT = ("AutoModelForCausalLM", "AutoTokenizer")
+WHOLE = ("AutoModelForImageTextToText", "AutoProcessor")  # of a vision-language model
+NOT_IN_VLLM = ("falcon", "gpt2", "qwen3_next", "qwen3_5_text", "llama4_text", "falcon_h1")  # docs/exports.md says why
+OTHER_FORMATS = "`python -m flap.export --help` lists other formats that it can be converted to."
+
+
+def model_card(report: Report, checkpoint: Path, base: dict[str, Any]) -> str:
+    """Return the card: metadata, numbers, how to load the checkpoint in each engine, and how it was made.
+
+    checkpoint: its directory; the engines whose files are in it are named. base: see `flap.models.base_facts`.
+    """
+    title = f"{report.config['model']['name']} pruned by {report.ratio['realised_decoder']:.0%}"
+    data = ModelCardData(
+        **base,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=TAGS,
+        model_name=title,
+        eval_results=_results(report) or None,
+    )
+    parts = [
+        *(MARK, f"# {title}", _summary(report, base)),
+        *("## Numbers", _numbers(report), *notices(report)),
+        loading(checkpoint),
+        *("## How it was made", _choices(report)),
+        *("## Licence", _licence(base)),
+    ]
+    return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n"))
+
+
+def _summary(report: Report, base: dict[str, Any]) -> str:
+    """Return what the model is, in two or three sentences."""
+    removed, name = report.ratio["realised_decoder"], base.get("base_model", report.config["model"]["name"])
+    training = "Then it was trained, see below." if report.recovery else "Nothing was trained."
+    return (
+        f"`{name}` without {removed:.2%} of the parameters of its decoder layers: attention heads and MLP neurons were "
+        f"removed after {PAPER}, by `flap-pruning` {report.versions['flap-pruning']}. {training} What is left is "
+        "dense: smaller matrices, with a number of heads and neurons for each layer."
+    )
+
+
+def _numbers(report: Report) -> str:
+    """Return a table of the measured numbers and one of the sizes."""
+    tables = measured(report), Table.of(("", "dense", "pruned"), sizes(report))
+    return "\n\n".join(table.markdown() for table in tables if table.rows)
+
+
+def _results(report: Report) -> list[EvalResult]:
+    """Return the measured numbers of quality as the hub's evaluation results: of the pruned model, finite ones."""
+    numbers = {
+        name: value
+        for name, value in report.evaluation["pruned"].items()
+        if "/" in name and math.isfinite(value) and not name.endswith("_stderr") and not is_efficiency(name)
+    }
+    return [_result(*name.rpartition("/")[::2], value) for name, value in numbers.items()]
+
+
+def _result(text: str, metric: str, value: float) -> EvalResult:
+    return EvalResult(
+        task_type="text-generation",
+        dataset_type=text,
+        dataset_name=text,
+        metric_type=metric.partition("@")[0],
+        metric_name=metric,
+        metric_value=round(value, 4),
+    )
+
+
+def _choices(report: Report) -> str:
+    """Return the choices of the run and the versions of libraries as YAML."""
+    choices = {
+        name: without_folders(report.config[name]) for name in MADE_WITH if report.config[name] not in (None, {})
+    }
+    text = OmegaConf.to_yaml({"run_name": report.config["run_name"], **choices, "versions": report.versions})
+    return f"```yaml\n{text}```\n\n`flap.json` has the whole config and the units that each layer kept."
+
+
+def _licence(base: dict[str, Any]) -> str:
+    if "license" not in base:
+        return "That of the base model, whose files do not name it: look it up before you share this checkpoint."
+    return f"That of the base model: {base.get('license_name', base['license'])}."
+
+
+def loading(checkpoint: Path) -> str:
+    """Return the section: how to load the checkpoint in each engine that takes the files in its directory."""
+    config = json.loads((checkpoint / "config.json").read_text())
+    trust, vision = "auto_map" in config, "vision_config" in config
+
+    def of_each(pattern: str, text: str, language: str = "") -> str:
+        """Return a text for each file. text: has {} for the path of the file, or of the folder of a config.json."""
+        names = sorted(str(path.relative_to(checkpoint)) for path in checkpoint.glob(pattern))
+        places = [f"{PLACE}/{name.removesuffix('/config.json')}" for name in names]
+        return "\n\n".join(_code(text.format(place), language) for place in places)
+
+    mlx = 'from mlx_lm import load\n\nmodel, tokenizer = load("{}", trust_remote_code=True)'
+    onnx = 'import onnxruntime\n\nsession = onnxruntime.InferenceSession("{}")'
+    openvino = 'import openvino\n\nmodel = openvino.compile_model("{}", "CPU")'
+    texts = {
+        "transformers": _transformers(trust, *WHOLE if vision else TEXT),
+        "vLLM": "" if vision or config["model_type"].removeprefix("flap_") in NOT_IN_VLLM else _vllm(trust, config),
+        "llama.cpp": of_each("*.gguf", 'llama-cli -m {} -p "The Eiffel Tower"'),
+        "Ollama": of_each("Modelfile", "ollama create NAME -f {}"),
+        "MLX": of_each("mlx*/config.json", mlx, "python"),
+        "ONNX Runtime": of_each("onnx/*.onnx", onnx, "python"),
+        "OpenVINO": of_each("openvino/*.xml", openvino, "python"),
+    }
+    sections = [f"### {engine}\n\n{text}" for engine, text in texts.items() if text]
+    return "\n\n".join([LOADING.rstrip(), *sections, OTHER_FORMATS])
+
+
+def renewed(card: str, checkpoint: Path) -> str:
+    """Return a card with the section of the files that are there now, as exports made later."""
+    before, found, rest = card.partition(LOADING)
+    return before + loading(checkpoint) + rest.partition(OTHER_FORMATS)[2] if found else card
+
+
+def _transformers(trust: bool, auto: str, preparing: str) -> str:
+    code = _code(
+        f"from transformers import {auto}, {preparing}\n\n"
+        f'model = {auto}.from_pretrained("{PLACE}"{", trust_remote_code=True" if trust else ""})\n'
+        f'{preparing.removeprefix("Auto").lower()} = {preparing}.from_pretrained("{PLACE}")',
+        "python",
+    )
+    without = "After `import flap; flap.register()` of `pip install flap-pruning`, it needs no `trust_remote_code`."
+    return f"{code}\n\n{without}" if trust else code
+
+
+def _vllm(trust: bool, config: dict[str, Any]) -> str:
+    needs = "With `pip install --no-deps flap-pruning` beside vLLM"
+    mixture = FAMILIES[config["model_type"].removeprefix("flap_")].experts  # its kernels need the package's experts
+    needs += "." if mixture else "; without that package, add `--trust-remote-code`."
+    return _code(f"vllm serve {PLACE}") + (f"\n\n{needs}" if trust else "")
+
+
+def _code(text: str, language: str = "") -> str:
+    return f"```{language}\n{text}\n```"

@@ -1,0 +1,82 @@
+"""Measured numbers as text: names as "wikitext2/perplexity@128" and "piqa/acc_stderr", digits, signed differences."""
+
+import math
+from collections.abc import Iterable, Mapping
+
+from flap.evaluation.base import Numbers
+from flap.evaluation.errors import SIGNIFICANCE
+
+
+def is_perplexity(name: str) -> bool:
+    """Return whether a number is a perplexity (lower is better)."""
+    return "/perplexity@" in name
+
+
+def is_efficiency(name: str) -> bool:
+    """Return whether a number is of speed, size or memory; all others measure the model's quality."""
+    return name.startswith("efficiency/")
+
+
+def domain_of(name: str, domains: Mapping[str, str]) -> str:
+    """Return the domain of a number's text, "calibration" or "other"; empty if it is unknown.
+
+    domains: the domain of each task, by its name: "boolq", or the text and what is measured, "c4/perplexity@128".
+    """
+    text = name.rpartition("/")[0]
+    found = (domain for task, domain in domains.items() if text in (task, task.rpartition("/")[0]))
+    return next(found, "") if text else ""
+
+
+def side_by_side(names: Iterable[str], domains: Mapping[str, str]) -> list[str]:
+    """Return the names sorted: perplexities first, by window length, the calibration's domain before others."""
+
+    def place(name: str) -> tuple[bool, int, bool]:
+        if not is_perplexity(name):
+            return True, 0, False
+        return False, int(name.rpartition("@")[2]), domain_of(name, domains) != "calibration"
+
+    return sorted(names, key=place)
+
+
+def _decimals(name: str) -> int:
+    return 4 if "/kl@" in name or "margin" in name else 3  # more for numbers in nats, which are small
+
+
+def with_error(numbers: Numbers, name: str) -> str:
+    """Return a number with its standard error, if it has one: "0.650 ± 0.062"; empty if it was not measured."""
+    places, value, error = _decimals(name), numbers.get(name), numbers.get(f"{name}_stderr")
+    if value is None:
+        return ""
+    shown = f"{value:,.0f}" if abs(value) >= 1e6 else f"{value:,.{places}f}"
+    return shown if error is None else f"{shown} ± {error:.{places}f}"
+
+
+def short(value: float) -> str:
+    """Return a number with few digits."""
+    if isinstance(value, int):
+        return f"{value:,}"
+    if abs(value) >= 1e12:
+        return f"{value:.2e}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.2f}" if abs(value) >= 10 else f"{value:.4g}"
+
+
+def change(name: str, one: Numbers, other: Numbers, error: float | None = None, p_value: float | None = None) -> str:
+    """Return other - one ± its standard error as text; of a perplexity also relative to one, as texts differ.
+
+    Says where the difference is within the noise. Empty for efficiency, and for missing or infinite numbers.
+    """
+    before, after = one.get(name), other.get(name)
+    if before is None or after is None or is_efficiency(name) or not math.isfinite(after - before):
+        return ""
+    places = 2 if is_perplexity(name) else _decimals(name)
+    with_its = "" if error is None else f" ± {error:,.{places}f}"
+    relative = f" ({after / before - 1:+,.1%})" if is_perplexity(name) else ""
+    noise = " within noise" if p_value is not None and p_value >= SIGNIFICANCE else ""
+    return f"{after - before:+,.{places}f}{with_its}{relative}{noise}"
+
+
+def relative(one: float | None, other: float | None) -> str:
+    """Return how much larger the other is: "+12.5%", or from twice as large on "3.1 times"."""
+    if not one or other is None:
+        return ""
+    return f"{other / one:,.1f} times" if other >= 2 * one else f"{other / one - 1:+.1%}"

@@ -1,0 +1,153 @@
+"""The report for people: its tables on the console and in report.md."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from functools import partial
+
+from rich.console import Console
+from rich.markup import escape
+
+from flap.results.notices import notices
+from flap.results.number_texts import change, domain_of, side_by_side, with_error
+from flap.results.report import Report
+from flap.results.tables import Columns, Table
+
+UNITS = {"query_heads": "query heads", "kv_heads": "KV heads", "neurons": "neurons", "experts": "experts"}
+
+
+def tables(report: Report) -> list[Table]:
+    """Return the tables: the measured numbers, if there are any, and sizes, ratio, placement, times, checkpoint."""
+    facts = Table.of(("", "dense", "pruned"), (row for row in _facts(report) if any(row[1:])))
+    return [table for table in (measured(report), facts) if table.rows]
+
+
+def measured(report: Report) -> Table:
+    """Return the numbers of the models, what pruning changed, and the domain of each text, if it is known.
+
+    A model that was trained after compression has its numbers of before, too, and what training changed.
+    """
+    found = report.evaluation
+    models = {which: found[which] for which in ("dense", "compressed", "pruned") if which in found}
+    columns: Columns = {which: partial(with_error, numbers) for which, numbers in models.items()}
+    columns |= {f"pruned - {before}": partial(_change, report, before) for before in models if before != "pruned"}
+    if report.domains:
+        columns["domain"] = partial(domain_of, domains=report.domains)
+    names = [name for name in models["dense"] | models["pruned"] if not name.endswith("_stderr")]
+    return Table.over(side_by_side(names, report.domains), columns)
+
+
+def _change(report: Report, before: str, name: str) -> str:
+    """Return what has changed from the dense or the compressed model to the pruned one, with its error."""
+    if before == "dense":
+        errors, p_values = report.difference_stderr, report.difference_p_value
+    else:
+        errors, p_values = (report.recovery.get(f"difference_{kind}", {}) for kind in ("stderr", "p_value"))
+    models = report.evaluation
+    return change(name, models[before], models["pruned"], errors.get(name), p_values.get(name))
+
+
+def _facts(report: Report) -> list[tuple[str, str, str]]:
+    """Return rows of facts; those without a value are not shown."""
+    return [
+        *sizes(report),
+        ("ratio removed", "", _ratio(report)),
+        *((f"target.{name}", _in_digits(one["dense"]), _realised(one)) for name, one in report.target.items()),
+        ("placement", "", _places(report)),
+        ("computed in", "", _types(report)),
+        ("windows begin with BOS", "", ", ".join(name for name, begins in report.bos.items() if begins)),
+        ("seconds", "", ", ".join(f"{stage} {value:.1f}" for stage, value in report.seconds.items())),
+        ("checkpoint", "", report.checkpoint or "not saved"),
+        ("loads with", "", report.loads_with),
+        ("tensor parallelism", "", _ranks(report)),
+    ]
+
+
+def sizes(report: Report) -> list[tuple[str, str, str]]:
+    """Return the rows of the parameters, of the whole model and of the decoder's Linears."""
+    rows = []
+    for which, label in (("total", "parameters"), ("decoder", "decoder's Linear parameters")):
+        before, after = (report.parameters[f"{which}_{when}"] for when in ("before", "after"))
+        rows.append((label, f"{before:,}", f"{after:,} ({after / before:.1%})"))
+    return rows
+
+
+def _ratio(report: Report) -> str:
+    """Return the realised and the requested ratio, and what rounding changed in it."""
+    realised, requested = (report.ratio.get(which) for which in ("realised_decoder", "requested"))
+    if requested is None:
+        return f"{realised:.4f}"
+    cost = report.ratio.get("rounding_cost")
+    by_blocks = "" if cost is None else f" ({round(cost, 4) + 0.0:+.4f} by whole blocks)"
+    return f"{realised:.4f} of {requested:g} asked{by_blocks}"
+
+
+def _realised(target: Mapping[str, float]) -> str:
+    """Return the realised and the asked value, and the measured one where it is a time."""
+    measured = f", {_in_digits(target['measured'])} measured" if "measured" in target else ""
+    return f"{_in_digits(target['realised'])} of {_in_digits(target['asked'])} asked{measured}"
+
+
+def _in_digits(value: float) -> str:
+    return f"{value:,.0f}" if value % 1 == 0 else f"{value:,.1f}"
+
+
+def _places(report: Report) -> str:
+    counts = Counter(report.device_map.values())
+    return "modules on " * bool(counts) + ", ".join(f"{device}: {count}" for device, count in counts.items())
+
+
+def _types(report: Report) -> str:
+    """Return the type of matrix products that are not of the weights' type."""
+    computed, stored = (name.removeprefix("torch.") for name in (report.computed_in, report.dtype))
+    if computed == stored:
+        return ""
+    return f"{computed}, because {stored} is slow on this processor; the weights and the checkpoint are {stored}"
+
+
+def _ranks(report: Report) -> str:
+    """Return the numbers of ranks that the pruned model can be split over."""
+    if not report.layers:
+        return ""
+    takes = ", ".join(map(str, report.tensor_parallel))
+    return f"over {takes} ranks" if takes else "none: a layer's heads or neurons are odd in number"
+
+
+def show(report: Report) -> None:
+    """Print the name of the run and its tables on the console."""
+    console = Console()
+    console.print(escape(report.config["run_name"]), style="italic")
+    for table in tables(report):
+        console.print(table.console())
+
+
+def markdown(report: Report) -> str:
+    """Return the text of report.md: tables, notices, the picture, and the widths of each layer."""
+    parts = [f"# {report.config['run_name']}", *(table.markdown() for table in tables(report)), *notices(report)]
+    if report.continuations:
+        parts += ["Greedy continuations:", _continuations(report).markdown(_literal)]
+    parts += ["![kept units by layer](layers.png)", _layers(report).markdown()]
+    return "\n\n".join(parts) + "\n"
+
+
+def _continuations(report: Report) -> Table:
+    """Return what both models wrote after each prompt, side by side."""
+    dense, pruned = report.continuations["dense"], report.continuations["pruned"]
+    rows = [(prompt, dense.get(prompt, ""), text) for prompt, text in pruned.items()]
+    return Table.of(("prompt", "dense", "pruned"), rows)
+
+
+def _layers(report: Report) -> Table:
+    """Return the widths of each layer, and the error of the hidden states after it."""
+    keys = [key for key in UNITS if any(key in layer for layer in report.layers)]
+    columns = {"layer": [str(i) for i in range(len(report.layers))]}
+    columns |= {UNITS[key]: [str(layer.get(key, "")) for layer in report.layers] for key in keys}
+    if report.layer_errors:
+        errors = ["not finite" if error is None else f"{error:.3f}" for error in report.layer_errors]
+        columns["error of hidden states"] = errors
+    return Table.of(columns, zip(*columns.values(), strict=True))
+
+
+def _literal(text: str) -> str:
+    """Return a text on one line that Markdown and HTML show as it is."""
+    return re.sub(r"([\\`*_\[\]|#~<>&])", r"\\\1", " ".join(text.split()))

@@ -1,0 +1,158 @@
+"""The working folder of a run, from which an interrupted one goes on, and notes on the steps of long work."""
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Generic, TypeVar
+
+from flap.storage.atomic_files import atomic_file, remove_unused, write_text
+from flap.storage.cache import LABEL, Kind, digest
+from flap.storage.locks import file_lock, lock_of
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+KIND = "streams"
+SECONDS_KEPT = 30 * 24 * 3600  # what nobody has gone on with for so long is removed by the next run
+
+
+@dataclass(frozen=True)
+class WorkFolder:
+    """A folder that an interrupted run resumes from."""
+
+    path: Path | None = None  # None: nothing is kept, and work begins anew
+
+    def __truediv__(self, name: str) -> "WorkFolder":
+        """Return the folder of a part of the work."""
+        return self if self.path is None else WorkFolder(self.path / name)
+
+    def clear(self) -> None:
+        """Delete what the folder holds."""
+        if self.path is not None:
+            shutil.rmtree(self.path, ignore_errors=True)
+
+
+NOT_KEPT = WorkFolder()
+
+
+class Notes(Generic[T]):
+    """What was found in each step, in memory, and where work is kept in files of a kind."""
+
+    def __init__(self, kind: Kind[T], work: WorkFolder = NOT_KEPT) -> None:
+        self.kind, self.folder = kind, work.path
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        self._found: dict[int, T] = {}
+
+    def __contains__(self, step: int) -> bool:
+        return step in self._found or (self.folder is not None and self._file(self.folder, step).exists())
+
+    def __iter__(self) -> Iterator[T]:
+        """Return what was found in all steps that were written or read."""
+        return iter(self._found.values())
+
+    def write(self, step: int, found: T) -> None:
+        """Note what was found, of a layer before the walk records that the layer is done."""
+        self._found[step] = found
+        if self.folder is not None:
+            with atomic_file(self._file(self.folder, step)) as scratch:
+                self.kind.write(found, scratch)
+
+    def read(self, step: int) -> T:
+        """Return what was found in a step of this run or of the one that was interrupted."""
+        if step not in self._found and self.folder is not None:
+            self._found[step] = self.kind.read(self._file(self.folder, step))
+        return self._found[step]
+
+    def _file(self, folder: Path, step: int) -> Path:
+        return folder / f"{self.kind.name}-{step}"
+
+
+def working_folder(root: Path, key: Mapping[str, Any]) -> Path:
+    """Return where the working folder of a key is."""
+    return root / KIND / digest(key)
+
+
+@contextmanager
+def workspace(root: Path, key: Mapping[str, Any], resume: bool) -> Iterator[Path]:
+    """Yield the working folder of a key, with the files that an interrupted run of the same key has left.
+
+    The folder is deleted when the block ends. When it raises, whatever the error, what was computed stays for the next
+    start: a disk that is full or a checkpoint that is refused costs no work. While another process uses the folder, or
+    where no lock can be made, the folder is another one, with which no run goes on: then a killed run has what is in
+    the cache and its measured numbers, and walks begin anew. key: all that the files depend on. resume: false deletes
+    old files.
+
+    Raises:
+        ValueError: the cache's folder cannot be written to.
+    """
+    folder = working_folder(root, key)
+    _make(folder.parent)
+    with file_lock(lock_of(folder), "cache_dir") as state:
+        _remove_old(folder.parent)
+        with _begun(folder, key, resume) if state == "held" else _alone(folder.parent) as place:
+            yield place
+
+
+@contextmanager
+def _begun(folder: Path, key: Mapping[str, Any], resume: bool) -> Iterator[Path]:
+    """Yield a working folder whose lock is held, and delete it at the end, or if nothing was computed in it."""
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(exist_ok=True)
+    write_text(folder / LABEL, json.dumps({"key": key}) + "\n")  # what `flap cache` shows
+    finished = False
+    try:
+        yield folder
+        finished = True
+    finally:
+        if finished or not any(path.is_file() and path.name != LABEL for path in folder.rglob("*")):
+            shutil.rmtree(folder, ignore_errors=True)  # on NFS, files that are still mapped go when they are no more
+        else:
+            log.info(
+                "the work stays in %s: the same command goes on from it (with checkpoint.overwrite=true, if its "
+                "checkpoint is there already), with resume=false it begins anew",
+                folder,
+            )
+
+
+@contextmanager
+def _alone(parent: Path) -> Iterator[Path]:
+    """Yield a new folder that is deleted at the end."""
+    with TemporaryDirectory(dir=parent, ignore_cleanup_errors=True) as temporary:
+        lock = lock_of(Path(temporary))
+        with file_lock(lock, None):
+            try:
+                yield Path(temporary)
+            finally:
+                lock.unlink(missing_ok=True)
+
+
+def _remove_old(parent: Path) -> None:
+    """Remove the working folders that no run has gone on with for long."""
+    for folder in parent.iterdir():
+        with suppress(OSError):  # another process has just removed it
+            if folder.is_dir() and time.time() - folder.stat().st_mtime > SECONDS_KEPT:
+                remove_unused(folder)
+
+
+def _make(folder: Path) -> None:
+    """Make a folder below `cache_dir`.
+
+    Raises:
+        ValueError: it cannot be made, or not be written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = None if os.access(folder, os.W_OK) else "Permission denied"
+    except OSError as error:
+        reason = error.strerror
+    if reason is not None:
+        raise ValueError(f"cache_dir={folder.parent}: expected a folder that can be written to ({reason})")

@@ -1,0 +1,94 @@
+"""Windows are drawn without overlap, mixed in proportion, and never go over the end of a text."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
+
+from flap.data import Pool, Text, batches, split_windows
+from flap.data.window_pool import TooFewWindowsError, apportioned, mixed
+
+
+def counted(words: int, first: int = 0) -> str:
+    """Different words, of one token each."""
+    return " ".join(f"w{i}" for i in range(first, first + words))
+
+
+def numbered(part: int, count: int) -> torch.Tensor:
+    return torch.tensor([[part, i] for i in range(count)])
+
+
+@given(st.integers(0, 500), st.lists(st.floats(0.01, 100), min_size=1, max_size=5))
+def test_shares_have_the_sum_and_are_off_by_less_than_one(total: int, weights: list[float]) -> None:
+    shares = apportioned(total, weights)
+    assert sum(shares) == total
+    assert all(abs(share - total * weight / sum(weights)) < 1 for share, weight in zip(shares, weights, strict=True))
+
+
+@given(st.lists(st.integers(1, 80), min_size=1, max_size=4))
+def test_all_windows_are_mixed_each_part_in_its_order_and_in_proportion(counts: list[int]) -> None:
+    parts = [numbered(p, count) for p, count in enumerate(counts)]
+    together = mixed(parts)
+    for p, part in enumerate(parts):
+        assert torch.equal(together[together[:, 0] == p], part)
+    [fitting], [held_out] = split_windows([together])
+    for windows in (fitting, held_out):
+        for p, count in enumerate(counts):
+            for end in range(1, len(windows) + 1):
+                share = int((windows[:end, 0] == p).sum())
+                assert abs(share - end * count / sum(counts)) < 2
+
+
+def test_one_part_keeps_its_order() -> None:
+    assert torch.equal(mixed([numbered(0, 23)]), numbered(0, 23))
+
+
+def test_windows_of_two_lengths_share_no_token(tokenizer: PreTrainedTokenizerFast) -> None:
+    text = Text("t", " ".join(map(str, range(2000))), "")
+    pool = Pool(text, tokenizer, bos=False)
+    pool.tokens_S = torch.arange(len(pool.tokens_S))  # each token is its place
+    long, short = pool.draw(3, 64, seed=0), pool.draw(10, 16, seed=0)
+    assert long.shape == (3, 64) and short.shape == (10, 16)
+    places = torch.cat([long.flatten(), short.flatten()])
+    assert len(places.unique()) == len(places)
+    with pytest.raises(TooFewWindowsError) as error:
+        pool.draw(10**4, 16, seed=0)
+    left = (len(pool.tokens_S) - 3 * 64 - 10 * 16) // 16
+    assert error.value.available in (left, left + 1)
+
+
+def test_a_tokenizer_that_was_changed_makes_other_tokens(tokenizer: PreTrainedTokenizerFast) -> None:
+    text, changing = Text("t", counted(40), ""), deepcopy(tokenizer)
+    before = Pool(text, changing, bos=False).tokens_S.tolist()
+    changing.add_tokens(["w1 w2"])
+    after = Pool(text, changing, bos=False).tokens_S.tolist()
+    assert after == changing(text.text).input_ids != before
+    assert Pool(text, tokenizer, bos=False).tokens_S.tolist() == before
+
+
+def test_positions_in_a_long_text_are_exact(tokenizer: PreTrainedTokenizerFast) -> None:
+    """float32 has not all whole numbers above 2 ** 24."""
+    pool = Pool(Text.joined("t", ["the"], ""), tokenizer, bos=False)
+    pool.free_S = torch.zeros(2**24 + 12, dtype=torch.bool)
+    pool.lengths = [len(pool.free_S)]
+    pool.free_S[2**24 + 1 :] = True
+    places_NT = pool._places(5)
+    assert places_NT.flatten().tolist() == list(range(2**24 + 1, 2**24 + 11))
+
+
+def test_without_packing_windows_lie_within_a_document(tokenizer: PreTrainedTokenizerFast) -> None:
+    documents = ["the cat sat on the mat and " * 5, "then it ran", "a dog was there " * 11]
+    ids = [tokenizer(document).input_ids for document in documents]
+    text = Text.joined("t", documents, "")
+    tokens_NT = Pool(text, tokenizer, bos=False, packing=False).cut(16)
+    expected = [tuple(own[i : i + 16]) for own in ids for i in range(0, len(own) - 15, 16)]
+    assert [tuple(window) for window in tokens_NT.tolist()] == expected
+    assert len(Pool(text, tokenizer, bos=False).cut(16)) > len(expected)
+
+
+def test_batches_have_the_same_tokens_whatever_the_length() -> None:
+    windows = [torch.zeros(10, 8, dtype=torch.long), torch.zeros(3, 32, dtype=torch.long), torch.zeros(0, 8)]
+    assert [tuple(batch.shape) for batch in batches(windows, 4)] == [(4, 8), (4, 8), (2, 8), (1, 32), (1, 32), (1, 32)]

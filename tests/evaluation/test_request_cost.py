@@ -1,0 +1,52 @@
+"""One request to a model: products and bytes counted by hand, memory, and where its prefill ends."""
+
+import time
+
+import pytest
+import torch
+
+from flap.evaluation.request_cost import macs, peak_bytes, request_seconds, weight_bytes
+from flap.models import adapt
+from tests.cases import ARCHITECTURES, VOCAB, tiny_model
+
+
+@pytest.mark.parametrize("architecture", ["llama-mha", "llama-gqa", "qwen3-gqa"])
+def test_macs_are_those_of_the_matrix_products(architecture: str) -> None:
+    model, tokens = tiny_model(architecture), 24
+    config = ARCHITECTURES[architecture]
+    linear = adapt(model).num_parameters() - sum(
+        module.bias.numel() for module in model.modules() if getattr(module, "bias", None) is not None
+    )
+    attention = 2 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * tokens  # per token
+    expected = tokens * (linear + VOCAB * config.hidden_size + attention)
+    rotary = config.head_dim // 2 * tokens  # angles: an outer product of frequencies and positions
+    assert macs(model, torch.ones(1, tokens, dtype=torch.long)) in (expected, expected + rotary)
+
+
+def test_bytes_count_tied_weights_once_and_know_the_dtype() -> None:
+    tied = tiny_model("llama-gqa")
+    assert weight_bytes(tied) == 4 * sum(p.numel() for p in tied.parameters())
+    assert weight_bytes(tied.bfloat16()) == 2 * sum(p.numel() for p in tied.parameters())
+
+
+def test_peak_memory_grows_by_what_the_work_takes() -> None:
+    model, size = tiny_model("llama-mha"), 2**26
+    idle = peak_bytes(model, lambda: None)
+    busy = peak_bytes(model, lambda: torch.ones(size, dtype=torch.uint8).fill_(2))
+    assert idle is not None and busy is not None
+    assert 0.95 * size < busy - idle < 1.2 * size
+
+
+def test_the_first_token_ends_the_prefill(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, prompt, seconds = tiny_model("llama-mha"), torch.ones(1, 4, dtype=torch.long), 0.2
+    forward = type(model).forward
+
+    def slow_prompt(self: object, *args: object, **kwargs: object) -> object:
+        is_prompt = kwargs["input_ids"].shape[1] == 4  # type: ignore[attr-defined]
+        time.sleep(seconds if is_prompt else 0)
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(model), "forward", slow_prompt)
+    first, whole = request_seconds(model, prompt, 3)
+    assert seconds <= first < whole
+    assert whole - first < first  # two tokens of a tiny model are nothing beside the prompt's sleep

@@ -1,0 +1,72 @@
+"""Margins of documents that lm-eval describes in its several ways, and which numbers are means over documents."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from flap.evaluation.zero_shot_results import by_document, margin
+
+ANSWERS = [(-4.0, False), (-1.0, True), (-3.0, False)]
+
+
+def task(gold: Any, multiple_input: int = 0, **changes: Any) -> Any:
+    """A task of three choices, whose right ones are `gold`."""
+    found = {
+        "OUTPUT_TYPE": "multiple_choice",
+        "config": SimpleNamespace(process_results=None),
+        "multiple_input": multiple_input,
+        "doc_to_choice": lambda document: ["aaaa", "bb", "c"],
+        "doc_to_target": lambda document: "the end" if multiple_input else gold,
+        "doc_to_text": lambda document: gold if multiple_input else "the question",
+    }
+    return SimpleNamespace(**found | changes)
+
+
+def entries(*filters: str, answers: list[tuple[float, bool]] = ANSWERS) -> list[dict[str, Any]]:
+    return [{"doc": {}, "filter": name, "filtered_resps": answers} for name in filters]
+
+
+@pytest.mark.parametrize(
+    ("gold", "normalised", "expected"),
+    [
+        (1, False, 2.0), (0, False, -3.0), ("c", False, -2.0), ([0, 2], False, -2.0), (["bb", "c"], False, 3.0),
+        (1, True, 0.5), (2, True, -2.5), (0, True, -0.5),
+    ],
+)  # fmt: skip
+def test_right_choices_against_the_best_of_the_others(gold: Any, normalised: bool, expected: float) -> None:
+    for multiple_input in (0, 3):
+        found = margin("mine", task(gold, multiple_input), entries("none", "none"), normalised)
+        assert found.numbers == {"mine/margin": expected, "mine/margin_stderr": 0.0}
+        assert found.documents == {"mine/margin": [expected, expected]}
+
+
+def test_answers_without_a_question_and_other_filters_are_not_looked_at() -> None:
+    unconditional = [*ANSWERS, (0.0, True), (0.0, True), (0.0, True)]
+    found = margin("mine", task(1), entries("none", "other", answers=unconditional), False)
+    assert found.documents == {"mine/margin": [2.0]}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        task(-100), task("neither"), task([0, 1, 2]), task(1, OUTPUT_TYPE="generate_until"),
+        task(1, config=SimpleNamespace(process_results=print)),
+    ],
+)  # fmt: skip
+def test_where_there_is_no_margin(other: Any) -> None:
+    assert margin("mine", other, entries("none"), False).numbers == {}
+    assert margin("mine", task(1), [], False).numbers == {}
+
+
+def test_documents_belong_to_numbers_that_are_their_means() -> None:
+    samples = {
+        "mine": [
+            {"filter": "none", "metrics": ["acc", "f1", "perplexity"], "acc": acc, "f1": (0, 1), "perplexity": -2.0}
+            for acc in (1, 0, 0, True)
+        ]
+        + [{"filter": "strict", "metrics": ["acc"], "acc": 1.0}]
+    }
+    numbers = {"mine/acc": 0.5, "mine/f1": 0.4, "mine/perplexity": 7.4, "mine/acc,strict": 1.0}
+    assert by_document(samples, numbers) == {"mine/acc": [1.0, 0.0, 0.0, 1.0], "mine/acc,strict": [1.0]}
+    assert by_document(samples, {}) == {}

@@ -1,0 +1,114 @@
+"""The model card: README.md of a checkpoint, in the hub's format."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_hub import ModelCard
+
+from flap.checkpoint.card import CARD, MARK, PLACE
+from flap.models import base_facts
+from flap.results import Report, model_card
+from flap.results.card_text import loading
+from tests.cases import tokens
+
+APACHE = {"base_model": "org/dense", "license": "apache-2.0", "language": "en"}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, run_tiny: Callable[..., Report]) -> tuple[Report, Path]:
+    folder = tmp_path_factory.mktemp("run")
+    return run_tiny(folder), folder / "checkpoint"
+
+
+def test_a_run_leaves_a_card_with_the_numbers_of_its_report(made: tuple[Report, Path]) -> None:
+    report, checkpoint = made
+    card = ModelCard.load(checkpoint / CARD)
+    assert MARK in card.text
+    data = card.data
+    assert (data.library_name, data.pipeline_tag, data.license) == ("transformers", "text-generation", None)
+    assert "structured-pruning" in data.tags
+    [result] = data.eval_results
+    assert (result.dataset_name, result.metric_type, result.metric_name) == ("words.txt", "perplexity", "perplexity@16")
+    [(name, value)] = [item for item in report.evaluation["pruned"].items() if "_stderr" not in item[0]]
+    assert name == "words.txt/perplexity@16" and result.metric_value == pytest.approx(value, abs=1e-4)
+    assert f"| {name} | {report.evaluation['dense'][name]:.3f} | {value:.3f} |" in card.text
+    assert "by 40%" in data.model_name and f"without {report.ratio['realised_decoder']:.2%}" in card.text
+
+
+def test_it_tells_nothing_of_the_folders_of_its_writer(made: tuple[Report, Path], model_dir: Path) -> None:
+    _, checkpoint = made
+    text = (checkpoint / CARD).read_text()
+    assert str(checkpoint.parents[2]) not in text and str(model_dir.parents[1]) not in text
+
+
+def test_its_code_loads_the_checkpoint(made: tuple[Report, Path]) -> None:
+    _, checkpoint = made
+    code = (checkpoint / CARD).read_text().split("```python\n")[1].split("```")[0]
+    names: dict[str, Any] = {}
+    exec(code.replace(PLACE, str(checkpoint)), names)
+    with torch.no_grad():
+        assert names["model"](input_ids=tokens()).logits.isfinite().all()
+    assert names["tokenizer"]("the cat").input_ids
+
+
+def test_it_names_the_base_and_its_licence(made: tuple[Report, Path]) -> None:
+    card = ModelCard(model_card(*made, APACHE))
+    assert (card.data.base_model, card.data.license) == ("org/dense", "apache-2.0")
+    assert "`org/dense` without" in card.text and "That of the base model: apache-2.0." in card.text
+
+
+def test_engines_are_named_whose_files_are_there(tmp_path: Path) -> None:
+    for config, trust in (('{"model_type": "llama"}', False), ('{"model_type": "flap_llama", "auto_map": {}}', True)):
+        (tmp_path / "config.json").write_text(config)
+        text = loading(tmp_path)
+        assert ("trust_remote_code=True" in text) == ("add `--trust-remote-code`" in text) == trust
+        assert f"```\nvllm serve {PLACE}\n```" in text
+        assert not any(engine in text for engine in ("llama-cli", "ollama", "mlx", "onnxruntime", "openvino"))
+    (tmp_path / "model-q8_0.gguf").touch()
+    (tmp_path / "Modelfile").touch()
+    for file in ("mlx-4bit/config.json", "onnx/model.onnx", "openvino/openvino_model.xml"):
+        (tmp_path / file).parent.mkdir()
+        (tmp_path / file).touch()
+    text = loading(tmp_path)
+    assert f"llama-cli -m {PLACE}/model-q8_0.gguf" in text and f'load("{PLACE}/mlx-4bit"' in text
+    assert f"ollama create NAME -f {PLACE}/Modelfile" in text
+    assert f'InferenceSession("{PLACE}/onnx/model.onnx")' in text
+    assert f'compile_model("{PLACE}/openvino/openvino_model.xml"' in text
+
+
+def test_what_is_not_finite_or_not_measured_is_no_result(made: tuple[Report, Path]) -> None:
+    report, checkpoint = made
+    numbers = {"a/perplexity@16": math.inf, "piqa/acc": 0.5, "piqa/acc_stderr": 0.1, "efficiency/latency_ms": 3.0}
+    endless = replace(report, evaluation={"dense": numbers, "pruned": numbers})
+    [result] = ModelCard(model_card(endless, checkpoint, {})).data.eval_results
+    assert (result.dataset_name, result.metric_type, result.metric_value) == ("piqa", "acc", 0.5)
+    unmeasured = replace(report, evaluation={"dense": {}, "pruned": {}})
+    assert ModelCard(model_card(unmeasured, checkpoint, {})).data.eval_results is None
+
+
+@pytest.mark.parametrize(
+    ("card", "facts"),
+    [
+        ("---\nbase_model: org/dense\nlicense: apache-2.0\nlanguage: en\ntags: [chat]\n---\n# Mine\n", APACHE),
+        ("---\nlicense: other\nlicense_name: theirs\nlicense_link: LICENSE\n---\n",
+         {"license": "other", "license_name": "theirs", "license_link": "LICENSE"}),
+        ("---\n: [\n---\n", {}),
+        (None, {}),
+    ],
+    ids=["a card", "a licence of its own", "no YAML", "no card"],
+)  # fmt: skip
+def test_the_card_of_a_directory_names_base_and_licence(
+    card: str | None, facts: dict[str, Any], tmp_path: Path
+) -> None:
+    if card is not None:
+        (tmp_path / CARD).write_text(card)
+    assert base_facts(str(tmp_path)) == facts
+
+
+def test_a_model_of_the_hub_is_the_base_also_where_its_card_cannot_be_read() -> None:
+    assert base_facts("org/absent") == {"base_model": "org/absent"}
