@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +21,15 @@ from flap.models import Pair
 
 @dataclass(frozen=True)
 class ALAM(Scaled):
-    """AL-AM (default): attention units and neurons of all layers in one ranking, each at its price in parameters."""
+    """AL-AM, the default: the units of all layers in one ranking (FLAP, arXiv 2312.11983, section 3.3).
+
+        keep the units with the highest scores, on one scale, whose Σ price is nearest to (1 − ratio) · total
+
+    Units are KV heads with their query heads, and neurons. price: the parameters that leave with a unit. See `Scaled`
+    for the scale, and `Structure` for what every layer keeps.
+
+        python -m flap structure=AL-AM
+    """
 
     def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
         """Return the plan of one ranking of all units."""
@@ -28,104 +38,85 @@ class ALAM(Scaled):
 
 @dataclass(frozen=True)
 class ALMM(Scaled, ManualHeads):
-    """AL-MM: `remove_heads` from one ranking of all heads, the rest of the budget from one ranking of all neurons."""
+    """AL-MM: heads and neurons of all layers in a ranking each (FLAP, arXiv 2312.11983, section 3.3).
+
+    `remove_heads` query heads leave from the one, and the rest of the budget from the other, in units as in `ALAM`.
+
+        python -m flap structure=AL-MM structure.remove_heads=32
+    """
 
     def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
         """Return the plan of two rankings, of all attention units and of all neurons."""
         budget = lowest_ratio(budget, lambda one: one.widths(self.allocate(scores, one)))
         heads, neurons = _in_blocks(self, self.on_one_scale(scores, budget), budget)
         kept_heads = self._kept_heads(heads, budget)
-        kept_parameters = sum(int(kept_B.sum()) * price for kept_B, price in zip(kept_heads, heads.prices, strict=True))
+        kept_parameters = sum(int(kept_B.sum()) * one.price for kept_B, one in zip(kept_heads, heads, strict=True))
         kept_neurons = _keep(budget.total - budget.to_remove - kept_parameters, neurons)
-        return _plan(heads, kept_heads, neurons, kept_neurons)
+        return _plan(heads + neurons, [*kept_heads, *kept_neurons])
 
-    def _kept_heads(self, heads: "Blocks", budget: Budget) -> list[Tensor]:
+    def _kept_heads(self, heads: "Sequence[Blocks]", budget: Budget) -> list[Tensor]:
         """Return the mask of the kept blocks of each layer, from one ranking of all blocks of a size."""
-        may_leave = [score_B[least:] for score_B, least in zip(heads.scores, heads.fewest, strict=True)]
-        leaving = self.blocks_to_remove(may_leave, budget)
-        kept = [torch.ones(len(score_B), dtype=torch.bool) for score_B in heads.scores]
+        leaving = self.blocks_to_remove([one.score_B[one.fewest :] for one in heads], budget)
+        kept = [torch.ones(len(one.score_B), dtype=torch.bool) for one in heads]
         for size, layers in self.by_size(budget).items():
-            alike = heads.of(layers)
-            for i, kept_B in zip(layers, _keep(sum(map(len, alike.scores)) - leaving[size], alike), strict=True):
+            alike = [heads[i]._replace(price=1) for i in layers]
+            number = sum(len(one.score_B) for one in alike) - leaving[size]
+            for i, kept_B in zip(layers, _keep(number, alike), strict=True):
                 kept[i] = kept_B
         return kept
 
 
-@dataclass(frozen=True)
-class Blocks:
-    """The attention units, or the neurons, of all layers in blocks that are kept or removed together.
+class Blocks(NamedTuple):
+    """The attention units, or the neurons, of a layer in blocks that are kept or removed together."""
 
-    Of each layer: scores_B, the units of each block as units_BN, the price of a block, and how many stay at least.
-    """
-
-    scores: list[Tensor]
-    units: list[Tensor]
-    prices: list[int]
-    fewest: list[int]
-
-    def of(self, layers: Sequence[int]) -> "Blocks":
-        """Return the blocks of some layers, each at a price of 1."""
-        scores, units = ([values[i] for i in layers] for values in (self.scores, self.units))
-        return Blocks(scores, units, [1] * len(layers), [self.fewest[i] for i in layers])
+    score_B: Tensor  # the means over a block's units
+    units_BN: Tensor  # N units a block
+    price: int  # of a block, in parameters
+    fewest: int  # how many blocks the layer keeps at least
 
 
 def one_ranking(structure: Structure, scaled: Sequence[Pair[Tensor]], budget: Budget) -> PruningPlan:
     """Return the plan of one ranking of all units of all layers, each at its price. scaled: scores on one scale."""
-    heads, neurons = _in_blocks(structure, scaled, budget)
+    blocks = list(chain(*_in_blocks(structure, scaled, budget)))
     if budget.bounds:
-        kept = _keep_within(budget.bounds, list(map(structure.sizes_in, budget.layers)), heads, neurons)
+        kept = _keep_within(budget.bounds, list(map(structure.sizes_in, budget.layers)), blocks)
     else:
-        kept = _keep(budget.total - budget.to_remove, heads, neurons)
-    return _plan(heads, kept[: len(scaled)], neurons, kept[len(scaled) :])
+        kept = _keep(budget.total - budget.to_remove, blocks)
+    return _plan(blocks, kept)
 
 
-def _keep_within(
-    bounds: Sequence[Bound], sizes: Sequence[Pair[int]], heads: Blocks, neurons: Blocks
-) -> tuple[Tensor, ...]:
-    """Return the mask of the kept blocks of each layer, from one ranking of all layers, that are within all bounds."""
-    scores = heads.scores + neurons.scores
+def _keep_within(bounds: Sequence[Bound], sizes: Sequence[Pair[int]], blocks: Sequence[Blocks]) -> tuple[Tensor, ...]:
+    """Return the masks of the kept blocks, from one ranking of all, that are within all bounds."""
+    scores = [one.score_B for one in blocks]
     costs = [
         [pair[which][:: size[which]] for which in range(2) for pair, size in zip(bound.costs, sizes, strict=True)]
         for bound in bounds
     ]
-    kept_B = within(scores, heads.fewest + neurons.fewest, costs, [bound.most - bound.fixed for bound in bounds])
-    return torch.split(kept_B, [len(score_B) for score_B in scores])
+    kept_B = within(scores, [one.fewest for one in blocks], costs, [bound.most - bound.fixed for bound in bounds])
+    return torch.split(kept_B, list(map(len, scores)))
 
 
-def _keep(to_keep: float, *blocks: Blocks) -> tuple[Tensor, ...]:
-    """Return the mask of the kept blocks of each layer, at least `fewest` of them, from one ranking of all layers."""
-    scores, prices, fewest = (
-        [value for one in blocks for value in getattr(one, name)] for name in ("scores", "prices", "fewest")
-    )
-    price_B = torch.cat([torch.full((len(score_B),), price) for score_B, price in zip(scores, prices, strict=True)])
-    kept_B = affordable(torch.cat(scores), price_B, best_of_each(scores, fewest), to_keep)
-    return torch.split(kept_B, [len(score_B) for score_B in scores])
+def _keep(to_keep: float, blocks: Sequence[Blocks]) -> tuple[Tensor, ...]:
+    """Return the masks of the kept blocks, from one ranking of all, which keeps `fewest` of each layer at least."""
+    scores = [one.score_B for one in blocks]
+    price_B = torch.cat([torch.full((len(one.score_B),), one.price) for one in blocks])
+    kept_B = affordable(torch.cat(scores), price_B, best_of_each(scores, [one.fewest for one in blocks]), to_keep)
+    return torch.split(kept_B, list(map(len, scores)))
 
 
-def _in_blocks(structure: Structure, scaled: Sequence[Pair[Tensor]], budget: Budget) -> Pair[Blocks]:
-    """Return the blocks of attention units and those of neurons. The score of a block is the mean of its units."""
-
-    sizes = [structure.sizes_in(layer) for layer in budget.layers]
-
-    def blocks(which: int) -> Blocks:
-        layers = [(layer[which], pair[which]) for layer, pair in zip(budget.layers, sizes, strict=True)]
-        pairs = [in_blocks(one[which], size, units.experts) for one, (units, size) in zip(scaled, layers, strict=True)]
-        scores, members = map(list, zip(*pairs, strict=True))
-        prices = [units.price * size for units, size in layers]
-        return Blocks(scores, members, prices, [structure.fewest_blocks(layer)[which] for layer in budget.layers])
-
-    return Pair(blocks(0), blocks(1))
+def _in_blocks(structure: Structure, scaled: Sequence[Pair[Tensor]], budget: Budget) -> Pair[list[Blocks]]:
+    """Return the blocks of attention units and those of neurons, of each layer."""
+    pair: Pair[list[Blocks]] = Pair([], [])
+    for scores, layer in zip(scaled, budget.layers, strict=True):
+        columns = zip(pair, scores, layer, structure.sizes_in(layer), structure.fewest_blocks(layer), strict=True)
+        for blocks, score_U, units, size, fewest in columns:
+            blocks.append(Blocks(*in_blocks(score_U, size, units.members), units.price * size, fewest))
+    return pair
 
 
-def _plan(heads: Blocks, kept_heads: Sequence[Tensor], neurons: Blocks, kept_neurons: Sequence[Tensor]) -> PruningPlan:
-    layers = zip(heads.units, kept_heads, neurons.units, kept_neurons, strict=True)
-    return PruningPlan(
-        tuple(
-            LayerPlan(_sorted(heads_BN[head_B]), _sorted(neurons_BN[neuron_B]))
-            for heads_BN, head_B, neurons_BN, neuron_B in layers
-        )
-    )
-
-
-def _sorted(indices: Tensor) -> tuple[int, ...]:
-    return tuple(indices.flatten().sort().values.tolist())
+def _plan(blocks: Sequence[Blocks], kept: Sequence[Tensor]) -> PruningPlan:
+    """Return the plan of the kept blocks, those of all attentions before those of all MLPs."""
+    pairs = zip(blocks, kept, strict=True)
+    units = [tuple(one.units_BN[kept_B].flatten().sort().values.tolist()) for one, kept_B in pairs]
+    num_layers = len(units) // 2
+    return PruningPlan(tuple(map(LayerPlan, units[:num_layers], units[num_layers:])))

@@ -13,23 +13,18 @@ from flap.models import Pair
 
 LIMIT = 4.0  # the largest factor by which a measurement changes savings
 
-Widths = Sequence[Pair[int]]  # the units that each layer keeps, of experts those of one
+Widths = Sequence[Pair[int]]  # the units that each layer keeps, of a block with members those of one
 
 
 @dataclass(frozen=True, eq=False)
 class Bound:
-    """The most that a pruned model may cost: `fixed` + Σ over all blocks of cost_K at the block's width.
+    """The most that a pruned model may cost: `fixed` + Σ over all blocks of cost_K at the block's width."""
 
-    target: the name in the config, "bytes". asked: the value there, in its unit. fixed: the cost of all that stays.
-    costs: cost_K of the attention and of the MLP of each layer; it does not fall from one K to the next. tokens: of a
-    speed, the tokens that are made in the time (milliseconds) that is the cost; a speed is a bound on that time.
-    """
-
-    target: str
-    asked: float
-    fixed: float
-    costs: tuple[Pair[Tensor], ...]
-    tokens: float | None = None
+    target: str  # the name in the config, "bytes"
+    asked: float  # the value there, in its unit
+    fixed: float  # the cost of all that stays
+    costs: tuple[Pair[Tensor], ...]  # cost_K of the blocks of each layer, which does not fall from one K to the next
+    tokens: float | None = None  # of a speed, which is a bound on time: the tokens that are made in the cost, in ms
 
     def cost(self, widths: Widths) -> float:
         """Return the cost of a model of these widths."""

@@ -13,20 +13,15 @@ LEAST_PRICE = 1e-9  # of the highest price, so that scores can be divided by all
 
 @dataclass(frozen=True)
 class Units:
-    """The units of one block: their number, and the price of each in parameters, counted from the tensors.
-
-    queries: the query heads of one attention unit. experts: the number of MLPs that a router chooses from. All experts
-    keep the same number of neurons, so `count` is the number of one expert and a unit is one neuron of every expert.
-    fewest: how many stay whatever a structure says: of whole experts those that a token is sent to, and an attention
-    that cannot be divided into heads. Else 0. neurons: of one expert, if the units are whole experts; else 0.
-    """
+    """The units of one block, or of each of its members, which keep as many: then a unit is one of every member."""
 
     count: int
-    price: int
-    queries: int = 1
-    experts: int = 1
-    fewest: int = 0
-    neurons: int = 0
+    price: int  # of a unit, in parameters, counted from the tensors
+    queries: int = 1  # the query heads of one attention unit
+    members: int = 1  # how many keep the same number of units
+    fewest: int = 0  # how many stay whatever a structure says (`Block.fewest`)
+    unit: str = "neuron"  # what a unit of an MLP is called
+    channels: int = 1  # that a unit has at the output projection, of one member
 
     @property
     def total(self) -> int:
@@ -41,15 +36,11 @@ class Units:
 
 @dataclass(frozen=True)
 class Budget:
-    """The budget: a share `ratio` of the prunable parameters of all layers is to be removed, to within one unit.
-
-    bounds: if there are any, a plan must be within all of them instead, and removes no more than that takes; `ratio` is
-    then the share that any such plan removes at least.
-    """
+    """The budget: how much is to be removed, to within one unit. A plan is within all bounds, if there are any."""
 
     layers: tuple[Pair[Units], ...]
-    ratio: float
-    bounds: tuple[Bound, ...] = ()
+    ratio: float  # the share of the prunable parameters of all layers; with bounds, what any plan removes at least
+    bounds: tuple[Bound, ...] = ()  # within which no more is removed than they take
 
     @property
     def total(self) -> int:
@@ -60,16 +51,6 @@ class Budget:
     def to_remove(self) -> float:
         """The number of parameters to remove."""
         return self.ratio * self.total
-
-    @property
-    def has_experts(self) -> bool:
-        """Whether a layer has experts instead of one MLP."""
-        return any(layer.mlp.experts > 1 for layer in self.layers)
-
-    @property
-    def whole_experts(self) -> frozenset[int]:
-        """The layers whose MLP units are whole experts."""
-        return frozenset(i for i, layer in enumerate(self.layers) if layer.mlp.neurons)
 
     def within(self, bounds: tuple[Bound, ...]) -> "Budget":
         """Return the budget with more bounds."""
@@ -105,7 +86,11 @@ class Budget:
     def widths(self, plan: PruningPlan) -> Widths:
         """Return the numbers of units that each layer of a plan keeps."""
         pairs = zip(self.layers, plan.layers, strict=True)
-        return [Pair(*(len(kept) // units.experts for kept, units in zip(p, layer, strict=True))) for layer, p in pairs]
+        return [Pair(*(len(kept) // units.members for kept, units in zip(p, layer, strict=True))) for layer, p in pairs]
+
+    def named(self, plan: PruningPlan) -> PruningPlan:
+        """Return the plan with what the MLP units of its layers are called."""
+        return replace(plan, mlp_units=tuple(layer.mlp.unit for layer in self.layers))
 
     def kept(self, plan: PruningPlan) -> int:
         """Return the number of prunable parameters that a plan keeps."""
@@ -138,11 +123,9 @@ def price(adapter: ModelAdapter, ratio: float) -> Budget:
 
 def _price_layer(adapter: ModelAdapter, layer: int) -> Pair[Units]:
     def units(block: Block, queries: int = 1) -> Units:
-        if block.whole_experts:
-            neurons = block.columns_UC.shape[1]
-            return Units(block.num_units, block.unit_price, fewest=block.chosen_experts, neurons=neurons)
-        experts, whole = block.num_experts, 0 if block.inputs else block.num_units
-        return Units(block.num_units // experts, block.unit_price * experts, queries, experts, fewest=whole)
+        members = 1 if block.whole else len(block.members)
+        count, price, channels = block.num_units // members, block.unit_price * members, block.columns_UC.shape[1]
+        return Units(count, price, queries, members, block.fewest, block.unit, channels)
 
     attention, mlp = adapter.blocks(layer)
     return Pair(units(attention, adapter.queries_per_group(layer)), units(mlp))

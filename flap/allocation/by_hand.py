@@ -21,11 +21,10 @@ from flap.config import require
 class ManualHeads(Structure):
     """The base class of structures whose number of removed heads can be set by hand.
 
-    remove_heads: the number of query heads to remove from the whole model, a sum of those of whole KV heads; None: the
-    proportional share. An attention that cannot be divided into heads has no part in it.
+    An attention that cannot be divided into heads has no part in it.
     """
 
-    remove_heads: int | None = None
+    remove_heads: int | None = None  # query heads of the whole model, those of whole KV heads; None: proportional share
 
     def check(self, budget: Budget) -> None:
         """Check the options as `Structure.check` does, and `remove_heads`.

@@ -9,23 +9,19 @@ from typing import Any, TypeAlias
 from flap.models import Pair
 
 # Kept units of one layer, ascending: KV heads (each with its query heads) and MLP neurons.
-# Neuron i of expert e has the number e · I + i, where I is the number of neurons of an expert in the dense model.
-# Where whole experts leave, the MLP units are experts.
+# Unit u of member m of a block has the number m · U + u, where U is the number of units of a member in the dense model.
 LayerPlan: TypeAlias = Pair[tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class PruningPlan:
-    """The kept units of every layer, first to last.
-
-    nats: after the rounds of a search, the divergence from the dense model in nats a token: of its first plan, then
-    of each better plan; the last one is this plan's. Empty without rounds. whole_experts: the layers whose MLP
-    units are experts.
-    """
+    """The kept units of every layer, first to last."""
 
     layers: tuple[LayerPlan, ...]
+    # after the rounds of a search, the divergence from the dense model in nats a token: of its first plan, then of each
+    # better plan; the last one is this plan's
     nats: tuple[float, ...] = field(default=(), compare=False)
-    whole_experts: frozenset[int] = frozenset()
+    mlp_units: tuple[str, ...] = field(default=(), compare=False)  # what those of each layer are called; empty: neurons
 
     def with_layer(self, index: int, layer: LayerPlan) -> "PruningPlan":
         """Return a plan that differs in one layer."""
@@ -37,9 +33,9 @@ class PruningPlan:
 
     def to_dict(self) -> dict[str, list[dict[str, Sequence[int]]]]:
         """Return the plan as `save` writes it."""
-        names = ("experts" if i in self.whole_experts else "neurons" for i in range(len(self.layers)))
+        names = self.mlp_units or ("neuron",) * len(self.layers)
         pairs = zip(names, self.layers, strict=True)
-        return {"layers": [{"kv_heads": list(kept.attention), name: list(kept.mlp)} for name, kept in pairs]}
+        return {"layers": [{"kv_heads": list(kept.attention), f"{name}s": list(kept.mlp)} for name, kept in pairs]}
 
     @classmethod
     def load(cls, path: Path) -> "PruningPlan":
@@ -49,7 +45,7 @@ class PruningPlan:
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> "PruningPlan":
         """Return the plan that `to_dict` has made this of."""
-        layers = plain["layers"]
-        plans = (LayerPlan(tuple(one["kv_heads"]), tuple(one.get("experts") or one["neurons"])) for one in layers)
-        whole_experts = frozenset(i for i, one in enumerate(layers) if "experts" in one)
-        return cls(tuple(plans), whole_experts=whole_experts)
+        units = ["expert" if "experts" in one else "neuron" for one in plain["layers"]]
+        pairs = zip(plain["layers"], units, strict=True)
+        layers = (LayerPlan(tuple(one["kv_heads"]), tuple(one[f"{unit}s"])) for one, unit in pairs)
+        return cls(tuple(layers), mlp_units=tuple(units))

@@ -1,7 +1,7 @@
 """Rankings: standardised scores, the highest-scored units, and the prefix of a ranking that is within budget.
 
-Legend: I neurons · B blocks of N neurons · E experts · U units of a ranking · R ranks of an expert's neurons · K kept
-units.
+Legend: I neurons · B blocks of N neurons · M members of a block · U units of a ranking · R ranks of a member's units ·
+K kept units.
 """
 
 from collections.abc import Sequence
@@ -22,16 +22,16 @@ def standardise(score: Tensor) -> Tensor:
     return (wide - wide.mean()) / deviation
 
 
-def highest(score_U: Tensor, count: int, experts: int = 1) -> tuple[int, ...]:
-    """Return the indices of the `count` highest scores of each expert, ascending; of equal scores the first ones."""
-    return tuple(ranked(score_U, experts)[:, :count].flatten().sort().values.tolist())
+def highest(score_U: Tensor, count: int, members: int = 1) -> tuple[int, ...]:
+    """Return the indices of the `count` highest scores of each member, ascending; of equal scores the first ones."""
+    return tuple(ranked(score_U, members)[:, :count].flatten().sort().values.tolist())
 
 
-def ranked(score_U: Tensor, experts: int) -> Tensor:
-    """Return order_EU, the indices of each expert's units from the highest score down; of equal scores, in order."""
-    score_EU = score_U.reshape(experts, len(score_U) // experts)
-    first_E = torch.arange(experts)[:, None] * score_EU.shape[1]
-    return score_EU.argsort(descending=True, stable=True) + first_E
+def ranked(score_U: Tensor, members: int) -> Tensor:
+    """Return order_MR, the indices of each member's units from the highest score down; of equal scores, in order."""
+    score_MU = score_U.reshape(members, len(score_U) // members)
+    first_M1 = torch.arange(members)[:, None] * score_MU.shape[1]
+    return score_MU.argsort(descending=True, stable=True) + first_M1
 
 
 def affordable(score_U: Tensor, price_U: Tensor, protected_U: Tensor, to_keep: float) -> Tensor:
@@ -90,14 +90,14 @@ def best_of_each(scores: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
     )
 
 
-def in_blocks(score_I: Tensor, size: int, experts: int = 1) -> tuple[Tensor, Tensor]:
+def in_blocks(score_I: Tensor, size: int, members: int = 1) -> tuple[Tensor, Tensor]:
     """Return score_B and neurons_BN, the blocks of neurons that are kept or removed together, and their mean scores.
 
-    The first block has the highest `size` neurons of each expert, the second one the next `size`, and so on. The lowest
+    The first block has the highest `size` neurons of each member, the second one the next `size`, and so on. The lowest
     neurons, if too few to fill a block, are in no block.
     """
-    order_EI = ranked(score_I, experts)
-    blocks = order_EI.shape[1] // size
-    blocks_EBN = order_EI[:, : blocks * size].unflatten(1, (blocks, size))
-    neurons_BN = blocks_EBN.transpose(0, 1).flatten(1)
+    order_MR = ranked(score_I, members)
+    blocks = order_MR.shape[1] // size
+    blocks_MBN = order_MR[:, : blocks * size].unflatten(1, (blocks, size))
+    neurons_BN = blocks_MBN.transpose(0, 1).flatten(1)
     return score_I[neurons_BN].mean(dim=1), neurons_BN

@@ -22,13 +22,13 @@ SCALES = ("z-score", "error", "relative")
 class Scaled(Structure):
     """The base class of structures that rank the units of all layers together.
 
-    scale: z-score = standardised over all channels of one layer and module type, and averaged over a unit's channels;
+    z-score = standardised over all channels of one layer and module type, and averaged over a unit's channels;
     it has no common meaning across layers. error = the squared output error of a unit (the sum of its scores) per
     parameter. relative = that error relative to the residual stream of an ordinary token, ‖e‖² / ‖h‖², per parameter.
-    An expert's error counts in its layer's output as the router weighs it (`Scores.routed_power`).
+    An error counts in its layer's output as a router weighs it (`Scores.routed_power`).
     """
 
-    scale: str = "z-score"
+    scale: str = "z-score"  # or error, or relative
 
     def __post_init__(self) -> None:
         require(self.scale in SCALES, "structure.scale", self.scale, f"one of {', '.join(SCALES)}")
@@ -53,13 +53,12 @@ class Scaled(Structure):
 def _errors(scores: Scores, layer: int) -> Pair[Tensor]:
     """Return the squared error of the layer's output that each unit's removal causes.
 
-    Of a mixture, where a unit is a neuron of every expert: times the number of experts, as the ranking takes the mean
-    of its neurons.
+    Where a unit is one of every member: times the number of members, as the ranking takes the mean over them.
     """
     score_GC, score_I = scores.layers[layer]
     power = scores.routed_power[layer] if scores.routed_power else ()
     error_I = score_I.double()
     if power:
-        power_E1 = len(power) * torch.tensor(power, dtype=torch.float64)[:, None]
-        error_I = (error_I.unflatten(0, (len(power), -1)) * power_E1).flatten()
+        power_M1 = len(power) * torch.tensor(power, dtype=torch.float64)[:, None]
+        error_I = (error_I.unflatten(0, (len(power), -1)) * power_M1).flatten()
     return Pair(score_GC.double().sum(dim=1), error_I)

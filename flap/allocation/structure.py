@@ -24,18 +24,16 @@ NO_ROUNDING = "null with structure.experts=true; a second run narrows the expert
 class Structure(ABC):
     """The base class of the structures, which decide from scores and a budget which units stay.
 
-    min_heads, min_neurons: the least numbers of attention units (KV heads with their query heads) and of neurons that
-    every layer keeps; with 0 a whole attention or MLP may leave, for which the bias of compensation stands in.
-    multiple_of_heads, round_to: every layer keeps a multiple of these numbers of them, because they are removed in
-    blocks of that size; round_to=None: any number. experts: whole experts of a mixture leave, instead of neurons of
-    each; every layer keeps at least as many as a token is sent to.
+    Where a whole attention or MLP may leave, the bias of compensation stands in for it.
     """
 
-    min_heads: int = 1
-    min_neurons: int = 1
-    multiple_of_heads: int = 1
-    round_to: int | None = None
-    experts: bool = False
+    min_heads: int = 1  # attention units (KV heads with their query heads) that every layer keeps at least, 0 or more
+    min_neurons: int = 1  # neurons that every layer keeps at least, 0 or more
+    multiple_of_heads: int = (
+        1  # every layer keeps a multiple of so many attention units, removed in blocks of that size
+    )
+    round_to: int | None = None  # the same of neurons, 8, 32, 64 or 256; None: any number
+    experts: bool = False  # whole experts of a mixture leave; every layer keeps as many as a token is sent to, or more
 
     layer_by_layer: ClassVar[bool] = False  # whether each layer's plan needs only its own scores
     measures: ClassVar[bool] = False  # whether it measures plans, for which it needs calibration windows (flap/search)
@@ -79,11 +77,12 @@ class Structure(ABC):
             ValueError: an option or the ratio does not fit; names it and says what is expected.
         """
         attentions = [layer.attention.count for layer in budget.layers if not layer.attention.fixed]
-        mlps = [layer.mlp.count for layer in budget.layers if not (layer.mlp.fixed or layer.mlp.neurons)]
+        mlps = [layer.mlp.count for layer in budget.layers if layer.mlp.unit == "neuron" and not layer.mlp.fixed]
+        grouped = any(layer.mlp.members > 1 for layer in budget.layers)  # no kernel runs members without neurons
         heads, neurons = min(attentions, default=1), min(mlps, default=self.min_neurons * self.block_sizes.mlp)
         for name, value, least, most, kind in (
             ("min_heads", self.min_heads, 0, heads, "KV heads"),
-            ("min_neurons", self.min_neurons, int(budget.has_experts), neurons, "neurons"),
+            ("min_neurons", self.min_neurons, int(grouped), neurons, "neurons"),
             ("multiple_of_heads", self.multiple_of_heads, 1, heads, "KV heads"),
         ):
             require(least <= value <= most, f"structure.{name}", value, f"{least} to {most}, the {kind} of a layer")
@@ -119,8 +118,7 @@ class Structure(ABC):
     def _stay(self, budget: Budget) -> str:
         layers = list(zip(budget.layers, map(self._fewest, budget.layers), strict=True))
         heads = (_count(kept.attention, "KV head") for layer, kept in layers if not layer.attention.fixed)
-        nouns = (("expert" if layer.mlp.neurons else "neuron", layer, kept) for layer, kept in layers)
-        others = (_count(kept.mlp, noun) for noun, layer, kept in nouns if not layer.mlp.fixed)
+        others = (_count(kept.mlp, layer.mlp.unit) for layer, kept in layers if not layer.mlp.fixed)
         return f"{' and '.join(' or '.join(dict.fromkeys(texts)) for texts in (heads, others))} stay"
 
     def _fewest(self, layer: Pair[Units]) -> Pair[int]:

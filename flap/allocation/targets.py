@@ -20,14 +20,10 @@ Layers = Sequence[Pair[Units]]
 
 @dataclass(frozen=True)
 class Biases:
-    """The biases that a pruned model has beyond the dense one.
+    """The biases that a pruned model has beyond the dense one."""
 
-    outputs: compensation gives one to the output projection of a block that loses units. inputs: the stock form of the
-    checkpoint then has them in the input projections, too, as zeros.
-    """
-
-    outputs: bool
-    inputs: bool = False
+    outputs: bool  # compensation gives one to the output projection of a block that loses units
+    inputs: bool = False  # the stock form of the checkpoint then has them in the input projections, too, as zeros
 
 
 def bounds_of_shapes(
@@ -66,8 +62,8 @@ def _of_weights(name: str, asked: float, scale: int, adapter: ModelAdapter, laye
     def cost(block: Block, units: Units) -> Tensor:
         kept_K = torch.arange(units.count + 1, dtype=torch.float64)
         cost_K = units.price * kept_K
-        if biases.outputs and block.output.bias is None and not block.whole_experts:
-            cost_K[:-1] += block.num_experts * block.output.weight.shape[0]
+        if biases.outputs and block.output.bias is None and not block.whole:
+            cost_K[:-1] += len(block.members) * block.output.weight.shape[0]
         if biases.inputs:
             cost_K[:-1] += kept_K[:-1] * sum(
                 rows_UR.shape[1] for linear, rows_UR in block.inputs if linear.bias is None

@@ -35,20 +35,17 @@ class UniformLayers(Structure):
         What the removed attention units leave of a layer's budget is removed as neurons, to the nearest one (or block).
         """
         budget = lowest_ratio(budget, self.quotas)
-        layers = list(
-            zip(budget.layers, map(self.removable, budget.layers), self.removed_kv_heads(budget), strict=True)
-        )
-        prices = [
-            max(layer.mlp.price, 1) * self.sizes_in(layer).mlp for layer in budget.layers
-        ]  # an empty MLP has none
+        removed, counts = self.removed_kv_heads(budget), [self.removable(layer).mlp for layer in budget.layers]
+        # an empty MLP has no price
+        prices = [max(layer.mlp.price, 1) * self.sizes_in(layer).mlp for layer in budget.layers]
         targets = [
-            (self._left_for_neurons(layer, removed, budget) - counts.mlp[0] * layer.mlp.price) / price
-            for (layer, counts, removed), price in zip(layers, prices, strict=True)
+            (self._left_for_neurons(layer, heads, budget) - some[0] * layer.mlp.price) / price
+            for layer, heads, some, price in zip(budget.layers, removed, counts, prices, strict=True)
         ]
-        blocks = _round_within_limits(targets, [len(counts.mlp) - 1 for _, counts, _ in layers], prices)
+        blocks = _round_within_limits(targets, [len(some) - 1 for some in counts], prices)
         return [
-            Pair(layer.attention.count - removed, layer.mlp.count - counts.mlp[n])
-            for (layer, counts, removed), n in zip(layers, blocks, strict=True)
+            Pair(layer.attention.count - heads, layer.mlp.count - some[n])
+            for layer, heads, some, n in zip(budget.layers, removed, counts, blocks, strict=True)
         ]
 
     def _left_for_neurons(self, layer: Pair[Units], removed: int, budget: Budget) -> float:
@@ -61,8 +58,8 @@ class UniformLayers(Structure):
 
     def allocate_layer(self, index: int, scores: Pair[Tensor], budget: Budget) -> LayerPlan:
         """Return the highest-scored units of a layer, as many as its quota. Attention scores are sums over channels."""
-        quota, experts = self.quotas(budget)[index], budget.layers[index].mlp.experts
-        return LayerPlan(highest(scores.attention.sum(dim=1), quota.attention), highest(scores.mlp, quota.mlp, experts))
+        quota, members = self.quotas(budget)[index], budget.layers[index].mlp.members
+        return LayerPlan(highest(scores.attention.sum(dim=1), quota.attention), highest(scores.mlp, quota.mlp, members))
 
 
 def _round_within_limits(targets: list[float], limits: list[int], prices: list[int]) -> list[int]:
@@ -83,7 +80,14 @@ def _round_within_limits(targets: list[float], limits: list[int], prices: list[i
 
 @dataclass(frozen=True)
 class ULUM(UniformLayers):
-    """UL-UM: the same ratio in every layer, for attention and MLP alike (attention to the nearest unit)."""
+    """UL-UM: the same ratio in every layer, for attention and MLP alike (FLAP, arXiv 2312.11983, section 4.4).
+
+        every layer loses the lowest-scored ratio · G attention units, to the nearest one, and the rest as neurons
+
+    G: the attention units of the layer.
+
+        python -m flap structure=UL-UM
+    """
 
     def removed_kv_heads(self, budget: Budget) -> list[int]:
         """Return the number of attention units nearest to ratio · G for each layer."""
@@ -103,7 +107,13 @@ class ULUM(UniformLayers):
 
 @dataclass(frozen=True)
 class ULMM(UniformLayers, ManualHeads):
-    """UL-MM: `remove_heads` spread evenly over the layers, the rest of each layer's budget from its neurons."""
+    """UL-MM: heads spread evenly over the layers (FLAP, arXiv 2312.11983, section 4.4).
+
+    every layer loses the lowest-scored remove_heads / layers query heads, and the rest of ratio · its parameters as
+    neurons
+
+    python -m flap structure=UL-MM structure.remove_heads=32
+    """
 
     def removed_kv_heads(self, budget: Budget) -> list[int]:
         """Return the number of attention units to remove from each layer.

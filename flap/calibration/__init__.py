@@ -1,8 +1,14 @@
 """Calibration: the statistics of each layer's channels over the calibration windows."""
 
 from flap.calibration.calibrate import Calibration, Visits, collect
-from flap.calibration.statistics import LayerStatistics, Statistics, batch_statistics, merge
-from flap.calibration.statistics_file import STATISTICS, STATISTICS_VERSION
+from flap.calibration.statistics import (
+    STATISTICS,
+    STATISTICS_VERSION,
+    LayerStatistics,
+    Statistics,
+    batch_statistics,
+    merge,
+)
 
 __all__ = [
     "STATISTICS", "STATISTICS_VERSION", "Calibration", "LayerStatistics", "Statistics", "Visits", "batch_statistics",

@@ -1,6 +1,6 @@
 """Calibrating a model: collecting the statistics of each layer, and giving them out while the layer is present.
 
-Windows are given as tokens_NT for each length of window. Legend: N windows · T tokens a window.
+Legend: N windows · T tokens a window.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from flap.calibration.recorder import LayerRecorder, joined
-from flap.calibration.statistics import LayerStatistics
-from flap.calibration.statistics_file import STATISTICS
+from flap.calibration.statistics import STATISTICS, LayerStatistics
 from flap.data import HELD_OUT, batches, split_windows
-from flap.models import Batch, PlacedModel, Seen, Stream, Walk
+from flap.models import PlacedModel, Seen, Stream, Walk
 from flap.storage import NOT_KEPT, Notes, WorkFolder
 
 Visits = Iterator[tuple[int, LayerStatistics | None]]
@@ -23,23 +22,31 @@ Visits = Iterator[tuple[int, LayerStatistics | None]]
 class Calibration:
     """The calibration windows and the statistics of every layer of a model on dense inputs.
 
-    windows: empty if nothing needs any. batch_size: windows of the first length in a batch; others have its tokens.
-    images: windows with an image, which are run one at a time beside those.
-    texts: the number of the text that each window is from, text_N for each length; empty: all are from one.
-    layers: the statistics without covariances; empty if nothing needs them. Covariances are too large to store: they
-    are computed while a layer is visited, and each further use takes another walk with the windows.
+    Covariances are too large to store: they are computed while a layer is visited, and each further use takes another
+    walk with the windows.
     """
 
     model: PlacedModel
-    windows: Sequence[Tensor]
-    batch_size: int
-    layers: list[LayerStatistics]
-    images: Sequence[Seen] = ()
-    texts: Sequence[Tensor] = ()
+    windows: Sequence[Tensor]  # tokens_NT for each length of window; empty if nothing needs any
+    batch_size: int  # windows of the first length in a batch; batches of other lengths have as many tokens
+    layers: list[LayerStatistics]  # without covariances; empty if nothing needs them
+    images: Sequence[Seen] = ()  # windows with an image, which are run one at a time after the others
+    texts: Sequence[
+        Tensor
+    ] = ()  # the number of the text of each window, text_N for each length; empty: all are from one
 
-    def observe(self, work: WorkFolder) -> list[LayerStatistics]:
-        """Return the statistics of every layer, without covariances; see `collect_batches`."""
-        return collect_batches(self.model, [*batches(self.windows, self.batch_size), *self.images], work)
+    def observe(self, work: WorkFolder = NOT_KEPT) -> list[LayerStatistics]:
+        """Return the statistics of every layer, without covariances. Each window is run once. work: resume from it.
+
+        Raises:
+            ValueError: activations are not finite (names the first such layer), or the disk has no room for them.
+        """
+        model, work = self.model, self.model.kept(work)  # in memory one pass does for all layers
+        recorders = [LayerRecorder(model.adapter, i) for i in range(len(model.layers))]
+        notes = Notes(STATISTICS, work)
+        for i in model.observe([*batches(self.windows, self.batch_size), *self.images], recorders, work):
+            notes.write(i, [recorders[i].finish()])
+        return [notes.read(i)[0] for i in range(len(recorders))]
 
     def visit(
         self,
@@ -93,22 +100,8 @@ class Calibration:
 def collect(
     model: PlacedModel, windows: Sequence[Tensor], batch_size: int, work: WorkFolder = NOT_KEPT
 ) -> list[LayerStatistics]:
-    """Return the statistics of every layer on dense inputs of windows; see `collect_batches`."""
-    return collect_batches(model, batches(windows, batch_size), work)
-
-
-def collect_batches(model: PlacedModel, windows: Sequence[Batch], work: WorkFolder = NOT_KEPT) -> list[LayerStatistics]:
-    """Return the statistics of every layer on dense inputs. Each window is run once. work: resume from it.
-
-    Raises:
-        ValueError: activations are not finite (names the first such layer), or the disk has no room for them.
-    """
-    work = model.kept(work)  # in memory one pass does for all layers
-    recorders = [LayerRecorder(model.adapter, i) for i in range(len(model.layers))]
-    notes = Notes(STATISTICS, work)
-    for i in model.observe(windows, recorders, work):
-        notes.write(i, [recorders[i].finish()])
-    return [notes.read(i)[0] for i in range(len(recorders))]
+    """Return the statistics of every layer on dense inputs of windows; see `Calibration.observe`."""
+    return Calibration(model, windows, batch_size, []).observe(work)
 
 
 @torch.no_grad()  # here, not at the generators: there it would keep the yielded covariances in memory

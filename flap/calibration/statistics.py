@@ -1,116 +1,80 @@
-"""The channel statistics: how they are computed from a batch of activations, and how two of them are merged exactly.
+"""The channel statistics: of a batch of activations, merged exactly, and in a file, which all runs of a grid share.
 
-Legend: I input channels of an output projection · T tokens · E experts.
+Legend: I input channels of an output projection · T tokens.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from flap.calibration.symmetric import Symmetric
 from flap.models import Pair
 from flap.models.devices import widest_float
+from flap.storage import Kind
+
+# Part of every cache key. Raise it when other statistics are collected, or in another way.
+STATISTICS_VERSION = 5
+CHANNELS = ("num_tokens", "mean_I", "deviation_I")  # the stored fields of Statistics, of all members of a block
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """The statistics of the input channels of one output projection over a set of tokens.
+    """The statistics of the input channels of one output projection over a set of tokens; zeros if there is none."""
 
-    num_tokens: one count, or one count a channel for experts, which see different tokens. mean_I: the mean.
-    deviation_I: the sum of squared deviations from the mean; both in float64. All are 0 if there is no token.
-    comoments: the sums of products of the deviations of two channels; one matrix for each expert, as channels of
-    different experts see different tokens; none without covariances.
-    parts: the statistics of the fitting tokens and of the held-out tokens, with co-moments; None where no fit
-    needs them apart.
-    """
-
-    num_tokens: int | Tensor
-    mean_I: Tensor
-    deviation_I: Tensor
-    comoments: tuple[Symmetric, ...] = ()
+    num_tokens: int
+    mean_I: Tensor  # in float64, as the next one
+    deviation_I: Tensor  # the sum of squared deviations from the mean
+    comoments: Symmetric | None = None  # the sums of products of the deviations of two channels, for covariances
+    # the statistics of the fitting tokens and of the held-out ones, with co-moments, where fits need them apart
     parts: "tuple[Statistics, Statistics] | None" = None
 
     @property
     def var_I(self) -> Tensor:
         """The sample variance, divisor T - 1, in float32; 0 for a single token."""
-        return (self.deviation_I / _at_least_one(self.num_tokens - 1)).float()
+        return (self.deviation_I / max(self.num_tokens - 1, 1)).float()
 
     @property
     def msq_I(self) -> Tensor:
         """The mean square, in float32."""
-        return (self.deviation_I / _at_least_one(self.num_tokens) + self.mean_I.square()).float()
+        return (self.deviation_I / max(self.num_tokens, 1) + self.mean_I.square()).float()
 
     def to(self, device: torch.device) -> "Statistics":
         """Return the statistics on another device, such as the device of the weight."""
-        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved = {name: _moved(tensor, device) for name, tensor in tensors.items() if isinstance(tensor, Tensor)}
+        mean_I, deviation_I = (one.to(device, widest_float(device)) for one in (self.mean_I, self.deviation_I))
         parts = self.parts and (self.parts[0].to(device), self.parts[1].to(device))
-        return replace(self, **moved, comoments=tuple(one.to(device) for one in self.comoments), parts=parts)
-
-    def of_experts(self, num_experts: int) -> "list[Statistics]":
-        """Return the statistics of each expert; in these, the channels of the experts are concatenated."""
-        if isinstance(self.num_tokens, int):  # of a plain MLP
-            return [self]
-        counts_E = self.num_tokens.reshape(num_experts, -1)[:, 0].tolist()
-        comoments = [self.comoments[e : e + 1] for e in range(num_experts)]
-        columns = (map(int, counts_E), self.mean_I.chunk(num_experts), self.deviation_I.chunk(num_experts), comoments)
-        experts = [Statistics(*parts) for parts in zip(*columns, strict=True)]
-        if self.parts is None:
-            return experts
-        parts = zip(*(part.of_experts(num_experts) for part in self.parts), strict=True)
-        return [replace(expert, parts=pair) for expert, pair in zip(experts, parts, strict=True)]
+        return Statistics(self.num_tokens, mean_I, deviation_I, self.comoments and self.comoments.to(device), parts)
 
 
 @dataclass(frozen=True)
 class LayerStatistics:
-    """The statistics at the inputs of the two output projections of a layer, of attention and MLP.
+    """The statistics of the members of a layer's attention and of its MLP, at the inputs of output projections."""
 
-    inverse_power: E[1 / ‖h‖²] of the hidden states h that enter the layer (`residual.inverse_power`).
-    routed_power: E[w²] of the router's weights w of each expert (`routing.routed_power`); empty without experts, and
-    where they leave whole.
+    blocks: Pair[tuple[Statistics, ...]]
+    inverse_power: float  # E[1 / ‖h‖²] of the hidden states h that enter the layer (`residual.inverse_power`)
+    routed_power: tuple[float, ...] = ()  # E[w²] of the router's weights w of each member (`recorder.routed_power`)
+
+
+def batch_statistics(activation: Tensor, num_tokens: int | None = None) -> Statistics:
+    """Return the statistics of a batch of activations (…, I), each position a token, without co-moments.
+
+    num_tokens: of all tokens, where those that are not in the batch count as zeros.
     """
-
-    blocks: Pair[Statistics]
-    inverse_power: float
-    routed_power: tuple[float, ...] = ()
-
-
-def _moved(tensor: Tensor, device: torch.device) -> Tensor:
-    return tensor.to(device, widest_float(device) if tensor.dtype == torch.float64 else tensor.dtype)
-
-
-def batch_statistics(activation: Tensor) -> Statistics:
-    """Return the statistics of a batch of activations (…, I), each position a token, without co-moments."""
     activation_TI = activation.flatten(end_dim=-2).float()
-    num_tokens = activation_TI.shape[0]
-    mean_I = activation_TI.mean(0)
-    centred_TI = activation_TI - mean_I
-    # the mean is rounded to float32: the mean that remains after centring corrects mean and deviation
     wide = widest_float(activation.device)
-    error_I = centred_TI.mean(0).to(wide)
-    deviation_I = centred_TI.square_().sum(0).to(wide) - num_tokens * error_I.square()
-    return Statistics(num_tokens, mean_I.to(wide) + error_I, deviation_I.clamp_(min=0))
-
-
-def expert_statistics(activations: Sequence[Tensor], num_tokens: int | None = None) -> Statistics:
-    """Return the statistics of each expert's tokens (T, I), concatenated over the experts; zeros if it has no token.
-
-    num_tokens: of all tokens, where those that an expert does not see count as zeros.
-    """
-    parts = [
-        batch_statistics(activation_TI if len(activation_TI) else activation_TI.new_zeros(1, activation_TI.shape[1]))
-        for activation_TI in activations
-    ]
-    num_tokens_I = torch.cat(
-        [torch.full_like(part.mean_I, len(tokens_TI)) for part, tokens_TI in zip(parts, activations, strict=True)]
-    )
-    seen = Statistics(num_tokens_I, torch.cat([p.mean_I for p in parts]), torch.cat([p.deviation_I for p in parts]))
-    if num_tokens is None:
-        return seen
-    zeros_I = torch.zeros_like(seen.mean_I)
-    return merge(seen, Statistics(num_tokens - num_tokens_I, zeros_I, zeros_I))
+    zeros_I = torch.zeros(activation.shape[-1], dtype=wide, device=activation.device)
+    seen = Statistics(len(activation_TI), zeros_I, zeros_I)
+    if seen.num_tokens:
+        mean_I = activation_TI.mean(0)
+        centred_TI = activation_TI - mean_I
+        # the mean is rounded to float32: the mean that remains after centring corrects mean and deviation
+        error_I = centred_TI.mean(0).to(wide)
+        deviation_I = centred_TI.square_().sum(0).to(wide) - seen.num_tokens * error_I.square()
+        seen = Statistics(seen.num_tokens, mean_I.to(wide) + error_I, deviation_I.clamp_(min=0))
+    return seen if num_tokens is None else merge(seen, Statistics(num_tokens - seen.num_tokens, zeros_I, zeros_I))
 
 
 def merge(a: Statistics, b: Statistics) -> Statistics:
@@ -119,11 +83,39 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
     Without co-moments, which `Covariance` merges in strips.
     """
     num_tokens = a.num_tokens + b.num_tokens
-    step_I = b.mean_I - a.mean_I
-    share = b.num_tokens / _at_least_one(num_tokens)
+    step_I, share = b.mean_I - a.mean_I, b.num_tokens / max(num_tokens, 1)
     deviation_I = a.deviation_I + b.deviation_I + step_I.square() * (a.num_tokens * share)
     return Statistics(num_tokens, a.mean_I + step_I * share, deviation_I)
 
 
-def _at_least_one(count: int | Tensor) -> int | Tensor:
-    return count.clamp(min=1) if isinstance(count, Tensor) else max(count, 1)
+def write_statistics(statistics: Sequence[LayerStatistics], path: Path) -> None:
+    """Write the statistics of all layers to one safetensors file."""
+    tensors: dict[str, Tensor] = {}
+    for i, layer in enumerate(statistics):
+        tensors[f"{i}.inverse_power"] = torch.tensor(layer.inverse_power)
+        tensors[f"{i}.routed_power"] = torch.tensor(layer.routed_power)
+        for block, members in layer.blocks._asdict().items():
+            for name in CHANNELS:
+                values = [torch.as_tensor(getattr(member, name)) for member in members]
+                tensors[f"{i}.{block}.{name}"] = torch.stack(values)
+    save_file(tensors, path)
+
+
+def read_statistics(path: Path) -> list[LayerStatistics]:
+    """Read the statistics of all layers from a file."""
+    tensors = load_file(path)
+    num_layers = 1 + max(int(name.split(".")[0]) for name in tensors)
+    return [_layer(tensors, i) for i in range(num_layers)]
+
+
+STATISTICS: Kind[list[LayerStatistics]] = Kind("statistics", write_statistics, read_statistics)
+
+
+def _layer(tensors: dict[str, Tensor], i: int) -> LayerStatistics:
+    blocks = Pair(*(_members(tensors, f"{i}.{block}.") for block in Pair._fields))
+    return LayerStatistics(blocks, tensors[f"{i}.inverse_power"].item(), tuple(tensors[f"{i}.routed_power"].tolist()))
+
+
+def _members(tensors: dict[str, Tensor], prefix: str) -> tuple[Statistics, ...]:
+    counts_M, mean_MI, deviation_MI = (tensors[prefix + name] for name in CHANNELS)
+    return tuple(map(Statistics, counts_M.tolist(), mean_MI, deviation_MI))

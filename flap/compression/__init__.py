@@ -1,21 +1,11 @@
 """Compression: removing units from the layers, with compensation in the output projections."""
 
-from flap.compression.apply import CompressLayer, compress
+from flap.compression.apply import CompressLayer, compress, mask_layer, slice_layer
 from flap.compression.compensation import BiasCompensation, Compensation, FitReport, NoCompensation
 from flap.compression.linear import LinearCompensation
-from flap.compression.masking import mask_layer
 from flap.compression.sequence import SequentialPruning
-from flap.compression.slicing import slice_layer
 
 __all__ = [
-    "BiasCompensation",
-    "Compensation",
-    "CompressLayer",
-    "FitReport",
-    "LinearCompensation",
-    "NoCompensation",
-    "SequentialPruning",
-    "compress",
-    "mask_layer",
-    "slice_layer",
+    "BiasCompensation", "Compensation", "CompressLayer", "FitReport", "LinearCompensation", "NoCompensation",
+    "SequentialPruning", "compress", "mask_layer", "slice_layer",
 ]  # fmt: skip

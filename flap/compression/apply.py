@@ -5,7 +5,7 @@ Legend: O, I output and input channels of the output projection · K kept, P pru
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,20 +31,11 @@ class Change:
     bias_O: Tensor | None
 
 
-class CompressLayer(Protocol):
-    """A function that changes one layer, which must be present: `slice_layer` or `mask_layer`.
-
-    A block that keeps all its units is not changed. Returns the fit reports by the name of the block.
-    """
-
-    def __call__(
-        self,
-        adapter: ModelAdapter,
-        layer: int,
-        plan: LayerPlan,
-        compensation: Compensation,
-        statistics: LayerStatistics | None,
-    ) -> dict[str, FitReport]: ...
+# A function that changes one layer, which must be present: `slice_layer` or `mask_layer`. A block that keeps all its
+# units is not changed. It returns the fit reports by the name of the block.
+CompressLayer: TypeAlias = Callable[
+    [ModelAdapter, int, LayerPlan, Compensation, LayerStatistics | None], dict[str, FitReport]
+]
 
 
 def compress(
@@ -92,7 +83,7 @@ def compress_layer_by(write: Callable[[Change], None]) -> CompressLayer:
 def write_layer(
     write: Callable[[Change], None], adapter: ModelAdapter, layer: int, plan: LayerPlan, fits: Pair[BlockFit | None]
 ) -> None:
-    """Change a layer as its plan says, with fits that are there already. write: as of `compress_layer_by`."""
+    """Change a layer as its plan says, with fits that are there already. write: see `compress_layer_by`."""
     for block, kept, fit in zip(adapter.blocks(layer), plan, fits, strict=True):
         if fit is not None:
             pruned_U = torch.tensor(sorted(set(range(block.num_units)) - set(kept)))
@@ -102,9 +93,44 @@ def write_layer(
     run_empty_attention(adapter, layer)
 
 
-def channels(block: Block, units_U: Tensor) -> Tensor:
-    """Return the input channels of the output projection that belong to these units, ascending."""
-    return block.columns_UC[units_U].flatten().sort().values
+def slice_out(change: Change) -> None:
+    """Reduce every input projection to the rows of the kept units, and replace the output projection by the fitted one.
+
+    A norm over the channels of all units then divides by the root mean square of the kept ones; their weights stay.
+    """
+    assign(change.block.output, change.weight_OK, change.bias_O)
+    rows = {linear: rows_UR[change.kept_U].flatten().sort().values for linear, rows_UR in change.block.inputs}
+    for linear, kept in rows.items():
+        bias = None if linear.bias is None else linear.bias.detach()[kept]
+        assign(linear, linear.weight.detach()[kept], bias)
+    for module, name, rows_UR in change.block.vectors:
+        old = getattr(module, name)
+        kept = rows_UR[change.kept_U].flatten().sort().values
+        new = old.detach()[kept]
+        setattr(module, name, nn.Parameter(new, requires_grad=old.requires_grad) if name in module._parameters else new)
+    for norm, linear in change.block.norms:
+        set_weight(norm, norm.weight.detach()[rows[linear]])
+
+
+def zero_out(change: Change) -> None:
+    """Set the rows and biases of the removed units, and their columns of the output projection, to zero.
+
+    A norm over the channels of all units counts the zeros. Its inputs are multiplied by √(all / kept units), so that
+    its root mean square is that of the sliced model, and its weights are divided by the same factor.
+    """
+    weight_OI = torch.zeros_like(change.block.output.weight)
+    weight_OI[:, change.block.columns_UC[change.kept_U].flatten().sort().values] = change.weight_OK
+    assign(change.block.output, weight_OI, change.bias_O)
+    for linear, rows_UR in change.block.inputs:
+        rows = rows_UR[change.pruned_U].flatten().to(linear.weight.device)
+        bias = None if linear.bias is None else linear.bias.detach().index_fill(0, rows, 0)
+        # new tensors, as the old ones may be shared with another copy of the model
+        assign(linear, linear.weight.detach().index_fill(0, rows, 0), bias)
+    factor = (change.block.num_units / max(len(change.kept_U), 1)) ** 0.5
+    for norm, linear in change.block.norms:
+        bias = None if linear.bias is None else linear.bias.detach() * factor
+        assign(linear, linear.weight.detach() * factor, bias)
+        set_weight(norm, norm.weight.detach() / factor)
 
 
 def assign(linear: Any, weight: Tensor, bias: Tensor | None) -> None:
@@ -122,3 +148,7 @@ def assign(linear: Any, weight: Tensor, bias: Tensor | None) -> None:
 def set_weight(module: nn.Module, weight: Tensor) -> None:
     """Replace the weight of a module; the new one is trainable if the old one was."""
     module.weight = nn.Parameter(weight.contiguous(), requires_grad=cast(Tensor, module.weight).requires_grad)
+
+
+slice_layer = compress_layer_by(slice_out)
+mask_layer = compress_layer_by(zero_out)

@@ -23,11 +23,11 @@ class Removal(NamedTuple):
 class FitReport(NamedTuple):
     """The fit report of a block: how well a linear map replaces the removed channels.
 
-    ridge: the chosen one; None if the map was no better than the bias, which is used then. Errors are mean squared
-    output errors of the block on held-out calibration tokens; lower is better. Both are 0 if it had no such tokens.
+    Errors are mean squared output errors of the block on held-out calibration tokens; lower is better. Both are 0 if it
+    had no such tokens.
     """
 
-    ridge: float | None
+    ridge: float | None  # the chosen one; None if the map was no better than the bias, which is used then
     held_out_error: float
     held_out_error_of_bias: float
 
@@ -61,7 +61,14 @@ class Compensation(ABC):
 
 @dataclass(frozen=True)
 class NoCompensation(Compensation):
-    """No compensation: weight W_K, bias unchanged. The removed channels are replaced by zero."""
+    """No compensation: the removed channels are replaced by zero.
+
+        W' = W_K,  b' = b
+
+    W_K (O, K): the columns of the kept channels.
+
+        python -m flap compensation=none
+    """
 
     needs_statistics: ClassVar[bool] = False
     adds_bias: ClassVar[bool] = False
@@ -75,7 +82,15 @@ class NoCompensation(Compensation):
 
 @dataclass(frozen=True)
 class BiasCompensation(Compensation):
-    """FLAP's bias: weight W_K, bias + W_P · mean_P. The removed channels are replaced by their calibration means."""
+    """FLAP's bias, the default: removed channels are replaced by their means (arXiv 2312.11983, section 3.4).
+
+        W' = W_K,  b' = b + W_P · mean_P
+
+    W_K (O, K), W_P (O, P): the columns of the kept and of the removed channels. mean_P: the means of the
+    latter over the calibration tokens.
+
+        python -m flap compensation=bias
+    """
 
     def fits(
         self, weight_OI: Tensor, statistics: Statistics | None, removals: Sequence[Removal], trial: bool = False

@@ -1,10 +1,10 @@
-"""Fitting the output projections of a layer for one or more plans; each expert is fitted by itself.
+"""Fitting the output projections of a layer for one or more plans; each member of a block is fitted by itself.
 
 Legend: O output channels · I input channels · K kept, P pruned channels · U units.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -33,9 +33,9 @@ def fit_layer(
 ) -> list[Pair[BlockFit | None]]:
     """Return the fits of a layer for several plans; None for a block that keeps all its units.
 
-    trial: as of `Compensation.fits`.
+    trial: see `Compensation.fits`.
     """
-    by_block: Pair[Statistics] | tuple[None, None] = statistics.blocks if statistics else (None, None)
+    by_block = statistics.blocks if statistics else Pair[Sequence[Statistics]]((), ())
     fits = []
     for block, observed, choices in zip(blocks, by_block, zip(*plans, strict=True), strict=True):
         pruning = sorted({kept for kept in choices if len(kept) < block.num_units})
@@ -48,49 +48,44 @@ def _fit_block(
     block: Block,
     plans: Sequence[tuple[int, ...]],
     compensation: Compensation,
-    statistics: Statistics | None,
+    statistics: Sequence[Statistics],
     trial: bool,
 ) -> list[BlockFit]:
-    """Return the fits of a block for several sets of kept units; each expert's on its own channels and tokens."""
+    """Return the fits of a block for several sets of kept units; each member's on its own channels and tokens."""
     if not plans:
         return []
-    if block.whole_experts:  # the router sends their tokens to others
-        return [_kept_experts(block, torch.tensor(kept)) for kept in plans]
-    weight_OI, experts = block.output.weight.float(), block.num_experts
-    observed = statistics and statistics.to(weight_OI.device)
-    by_expert = observed.of_experts(experts) if observed else [None] * experts
-    size = weight_OI.shape[1] // experts
-    fits = [
-        compensation.fits(part_OI, known, [_removal(block, kept, e * size, size) for kept in plans], trial)
-        for e, (part_OI, known) in enumerate(zip(weight_OI.chunk(experts, dim=1), by_expert, strict=True))
-    ]
-    return [_join(block, fits_of_experts) for fits_of_experts in zip(*fits, strict=True)]
+    members = block.members
+    if block.whole:
+        return [_joined([(members[m], Fit(members[m].output.weight, None)) for m in kept]) for kept in plans]
+    removals = zip(*(_removals(block, kept) for kept in plans), strict=True)
+    of_each: Sequence[Statistics | None] = statistics or [None] * len(members)
+    fits = []
+    for member, known, removed in zip(members, of_each, removals, strict=True):
+        weight_OI = member.output.weight.float()
+        fits.append(compensation.fits(weight_OI, known and known.to(weight_OI.device), removed, trial))
+    return [_joined(list(zip(members, of_members, strict=True))) for of_members in zip(*fits, strict=True)]
 
 
-def _kept_experts(block: Block, kept_U: Tensor) -> BlockFit:
-    """Return the projection of the experts that stay, as it is."""
-    output: Any = block.output
-    bias_UO = None if output.bias is None else output.bias[kept_U]
-    return BlockFit(output.weight[:, block.columns_UC[kept_U].flatten()], bias_UO, {})
-
-
-def _removal(block: Block, kept: tuple[int, ...], first: int, size: int) -> Removal:
-    """Return the removal from the `size` channels from `first` on, counted from there."""
-    stays_I = torch.zeros(block.output.weight.shape[1], dtype=torch.bool)
+def _removals(block: Block, kept: tuple[int, ...]) -> list[Removal]:
+    """Return what a plan removes from each member."""
+    stays_I = torch.zeros(block.columns_UC.numel(), dtype=torch.bool)
     stays_I[block.columns_UC[torch.tensor(kept, dtype=torch.int64)].flatten()] = True
-    part_I = stays_I[first : first + size].to(block.output.weight.device)
-    return Removal(part_I.nonzero().flatten(), (~part_I).nonzero().flatten())
+    members = block.members
+    device = members[0].output.weight.device
+    masks = ((part_I, ~part_I) for part_I in stays_I.chunk(len(members)))
+    return [Removal(*(mask_I.nonzero().flatten().to(device) for mask_I in pair)) for pair in masks]
 
 
-def _join(block: Block, fits: Sequence[Fit]) -> BlockFit:
-    """Return the fit of a block from those of its experts: weights side by side, and one bias an expert."""
-    output: Any = block.output
-    weight_OK = torch.cat([fit.weight_OK.to(output.weight.dtype) for fit in fits], dim=1)
-    added = [fit.bias_O for fit in fits if fit.bias_O is not None]
-    bias_O: Tensor | None = output.bias
-    if added:
-        added_O = torch.stack(added) if block.is_mixture else added[0]
-        bias_O = (added_O if bias_O is None else bias_O.float() + added_O).to(output.weight.dtype)
-    names = [f"{block.name} expert {e}" for e in range(len(fits))] if block.is_mixture else [block.name]
-    reports = {name: fit.report for name, fit in zip(names, fits, strict=True) if fit.report is not None}
-    return BlockFit(weight_OK, bias_O, reports)
+def _joined(fits: Sequence[tuple[Block, Fit]]) -> BlockFit:
+    """Return the fit of a block from the fits of its members, whose weights and biases are side by side."""
+    weights = [fit.weight_OK.to(member.output.weight.dtype) for member, fit in fits]
+    biases = [_bias(member.output, fit.bias_O) for member, fit in fits]
+    bias_O = None if biases[0] is None else torch.cat([bias for bias in biases if bias is not None])
+    reports = {member.name: fit.report for member, fit in fits if fit.report is not None}
+    return BlockFit(torch.cat(weights, dim=1), bias_O, reports)
+
+
+def _bias(output: Any, added_O: Tensor | None) -> Tensor | None:
+    if added_O is None:
+        return cast(Tensor | None, output.bias)
+    return (added_O if output.bias is None else output.bias.float() + added_O).to(output.weight.dtype)

@@ -15,7 +15,6 @@ from flap.calibration import Statistics
 from flap.calibration.covariance import Covariance
 from flap.compression.compensation import Compensation, Fit, FitReport, Removal
 from flap.compression.elimination import Elimination
-from flap.compression.nested import chains, order
 from flap.config import require
 
 # The ridges to choose from, in units of the mean variance of the block's channels; the one of trials is in the middle.
@@ -27,17 +26,22 @@ ENOUGH_TOKENS = 2
 
 @dataclass(frozen=True)
 class LinearCompensation(Compensation):
-    """Linear compensation: weight W_K + A, bias + W_P mean_P - A mean_K, with a ridge least-squares map A.
+    """A least-squares fit predicts the removed channels from the kept ones, as in OBC (Frantar and Alistarh 2022).
 
-    A = W_P C_PK (C_KK + ridge · mean(diag C) · 1)⁻¹ maps x_K to W_P x_P; FLAP's bias is A = 0. ridge: None = the one of
-    RIDGES whose map, fitted without the held-out tokens, has the smallest error on them; then A is fitted on all
-    tokens. If no map has a smaller held-out error than the bias, or none exists, the bias is used. In trials the ridge
-    is TRIAL_RIDGE, the map is not compared with the bias if there are enough tokens, and it is fitted without the
-    held-out tokens, on some of which trials are measured.
+        W' = W_K + A,  b' = b + W_P · mean_P − A · mean_K,  A = W_P C_PK (C_KK + ridge · mean(diag C) · 1)⁻¹
+
+    W_K (O, K), W_P (O, P): the columns of the kept and of the removed channels. C (I, I), mean (I): covariance and mean
+    of the channels. A maps x_K to W_P x_P; FLAP's bias is A = 0. Without a ridge it is the one of RIDGES whose map,
+    fitted without the held-out tokens, has the smallest error on them; then A is fitted on all tokens. If no map has a
+    smaller held-out error than the bias, or none exists, the bias is used. In trials the ridge is TRIAL_RIDGE, the map
+    is not compared with the bias if there are enough tokens, and it is fitted without the held-out tokens, on some of
+    which trials are measured.
+
+        python -m flap compensation=linear compensation.ridge=0.01
     """
 
     needs_covariance: ClassVar[bool] = True
-    ridge: float | None = None
+    ridge: float | None = None  # in units of the mean variance of the block's channels, >= 0; None: chosen
 
     def __post_init__(self) -> None:
         valid = self.ridge is None or 0 <= self.ridge < math.inf
@@ -83,7 +87,7 @@ class _Nested:
 
         The error falls and then rises with the ridge, so the ridges behind one that is no better are not tried.
         """
-        if not held_out.num_tokens:  # an expert that only other windows were sent to: nothing tells a map from noise
+        if not held_out.num_tokens:  # other windows alone reach this member: nothing tells a map from noise
             return [FitReport(None, 0.0, 0.0)] * len(self.removals)
         of_bias = [held_out.error(self._lost(removal, None), fitting.mean_I) for removal in self.removals]
         best = [FitReport(None, error, error) for error in of_bias]
@@ -135,3 +139,25 @@ class _Nested:
         lost_OI = self.weight_OI.clone()
         lost_OI[:, removal.kept_K] = 0 if slope_OK is None else -slope_OK
         return lost_OI
+
+
+def chains(removals: Sequence[Removal]) -> list[list[int]]:
+    """Return the indices of the removals in chains in which each one contains those before it."""
+    found: list[list[int]] = []
+    for k in sorted(range(len(removals)), key=lambda k: len(removals[k].pruned_P)):
+        pruned = set(removals[k].pruned_P.tolist())
+        nested = (chain for chain in found if pruned.issuperset(removals[chain[-1]].pruned_P.tolist()))
+        chain = next(nested, None)
+        if chain is None:
+            found.append([k])
+        else:
+            chain.append(k)
+    return found
+
+
+def order(chain: Sequence[Removal]) -> Tensor:
+    """Return all channels: those that no removal of a chain removes, then those that only the last one does, …"""
+    count_I = torch.zeros(sum(map(len, chain[0])), dtype=torch.int64, device=chain[0].kept_K.device)
+    for removal in chain:
+        count_I[removal.pruned_P] += 1
+    return count_I.argsort(stable=True)

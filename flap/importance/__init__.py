@@ -5,12 +5,12 @@ from flap.importance.ifv import IFV
 from flap.importance.magnitude import Magnitude
 from flap.importance.obs import OBS
 from flap.importance.random import Random
-from flap.importance.scores import SCORES, SCORES_VERSION, Scores, read_scores, write_scores
+from flap.importance.scores import SCORES, SCORES_VERSION, Scores
 from flap.importance.wanda import Wanda
 from flap.importance.wifn import WIFN
 from flap.importance.wifv import WIFV
 
 __all__ = [
     "IFV", "OBS", "SCORES", "SCORES_VERSION", "WIFN", "WIFV", "Magnitude", "Metric", "Random", "Scores", "Wanda",
-    "read_scores", "score_layer", "score_layers", "scores_of_layer", "write_scores",
+    "score_layer", "score_layers", "scores_of_layer",
 ]  # fmt: skip

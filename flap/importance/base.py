@@ -4,7 +4,7 @@ Legend: G attention units (KV heads) · U units · C channels of a unit · I, O 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,15 +19,12 @@ from flap.storage import NOT_KEPT, Notes, WorkFolder
 
 @dataclass(frozen=True)
 class Metric(ABC):
-    """The base class of the metrics: the score of each input channel of an output projection.
-
-    square_attention: square the scores of the attention channels, as the official code does (the paper does not).
-    """
+    """The base class of the metrics: the score of each input channel of an output projection."""
 
     needs_statistics: ClassVar[bool] = True
     needs_covariance: ClassVar[bool] = False
     measures_error: ClassVar[bool] = False  # scores are squared output errors, which add up over channels
-    square_attention: bool = False
+    square_attention: bool = False  # square the scores of attention channels, as the official code does, not the paper
 
     @abstractmethod
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
@@ -71,7 +68,7 @@ def score_layer(metric: Metric, blocks: Pair[Block], observed: LayerStatistics |
     Raises:
         ValueError: weights or scores are not finite; names the block.
     """
-    attention_inputs, mlp_inputs = observed.blocks if observed else (None, None)
+    attention_inputs, mlp_inputs = observed.blocks if observed else ((), ())
     score_GC = _score_block(metric, blocks.attention, attention_inputs)
     score_GC = score_GC.square() if metric.square_attention else score_GC
     return Pair(
@@ -80,26 +77,14 @@ def score_layer(metric: Metric, blocks: Pair[Block], observed: LayerStatistics |
     )
 
 
-def _score_block(metric: Metric, block: Block, statistics: Statistics | None) -> Tensor:
-    weight_OI = block.output.weight.detach()
+def _score_block(metric: Metric, block: Block, statistics: Sequence[Statistics]) -> Tensor:
     if not block.num_units:  # all of them left in an earlier run
         return torch.zeros(block.columns_UC.shape)
-    on_device = statistics and statistics.to(weight_OI.device)
-    if not metric.needs_covariance or not block.is_mixture:
-        return metric.score_units(weight_OI, on_device, block.columns_UC).cpu()
-    assert on_device is not None  # covariances are those of each expert's channels
-    weights, size = weight_OI.chunk(block.num_experts, dim=1), weight_OI.shape[1] // block.num_experts
-    scores = [
-        metric.score_units(weight, known, columns_UC - e * size)
-        for e, (weight, known, columns_UC) in enumerate(
-            zip(
-                weights,
-                on_device.of_experts(block.num_experts),
-                block.columns_UC.chunk(block.num_experts),
-                strict=True,
-            )
-        )
-    ]
+    scores, members = [], block.members
+    of_each: Sequence[Statistics | None] = statistics or [None] * len(members)
+    for member, known in zip(members, of_each, strict=True):
+        weight_OI = member.output.weight.detach()
+        scores.append(metric.score_units(weight_OI, known and known.to(weight_OI.device), member.columns_UC))
     return torch.cat(scores).cpu()
 
 

@@ -1,4 +1,4 @@
-"""IFV, input feature variance (FLAP, section 3.2)."""
+"""IFV, input feature variance."""
 
 from dataclasses import dataclass
 
@@ -10,11 +10,19 @@ from flap.importance.base import Metric
 
 @dataclass(frozen=True)
 class IFV(Metric):
-    """score_j = var_j: the variance of channel j around the constant that would replace it, in units of activation²."""
+    """Input feature variance (FLAP, arXiv 2312.11983, section 3.2).
+
+        score_j = var_j
+
+    var (I): the sample variance of the input channels of the output projection over the calibration tokens, in units
+    of activation². Channel j varies by so much around the constant that replaces it; higher = keep.
+
+        python -m flap metric=IFV
+    """
 
     square_attention: bool = True
 
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
-        """Return var_I, in float32; higher = keep."""
+        """Return score_I in float32; higher = keep."""
         assert statistics is not None
         return statistics.var_I

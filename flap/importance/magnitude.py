@@ -1,4 +1,4 @@
-"""Magnitude, the score of Mag-sp: the norm of the weights."""
+"""Magnitude, the norm of the weights."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,10 +11,17 @@ from flap.importance.base import Metric
 
 @dataclass(frozen=True)
 class Magnitude(Metric):
-    """score_j = ‖W_:j‖₂. It uses no activations, so it needs no calibration."""
+    """The norm of a channel's weights: Mag-sp in FLAP's comparison (arXiv 2312.11983).
+
+        score_j = ‖W_:j‖₂
+
+    W (O, I): the output projection. No activations are used, so no calibration is needed; higher = keep.
+
+        python -m flap metric=magnitude
+    """
 
     needs_statistics: ClassVar[bool] = False
 
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
-        """Return ‖W_:j‖₂ of each channel j, in float32; higher = keep."""
+        """Return score_I in float32; higher = keep."""
         return weight_OI.square().sum(dim=0).sqrt()

@@ -1,9 +1,7 @@
 """OBS: the error that the removal of a unit causes after the remaining units have been fitted to replace it.
 
-Optimal Brain Surgeon (Hassibi and Stork 1993) for whole units, as in ZipLM (arXiv 2302.04089) and SlimGPT (2412.18110).
-
-Legend: O output channels · I input channels · U units, R of them still in
-the matrices · C channels of a unit · L removed channels.
+Legend: O output channels · I input channels · U units, R of them still in the matrices · C channels of a unit ·
+L removed channels.
 """
 
 import logging
@@ -30,15 +28,20 @@ STEPS = 64  # after each 64th part of the units is removed, the remaining channe
 
 @dataclass(frozen=True)
 class OBS(Metric):
-    """score = the expected squared output error that remains after a removal with the best linear compensation.
+    """Optimal Brain Surgeon (Hassibi and Stork 1993) of whole units, as in ZipLM (2302.04089), SlimGPT (2412.18110).
 
-    A neuron costs ‖W_:j‖² / [H⁻¹]_jj, an attention unit u costs tr(W_u ([H⁻¹]_uu)⁻¹ W_uᵀ), divided evenly over its
-    channels; H = C + ridge · mean(diag C) · 1 with the covariance C. The cheapest units are removed first, and W and
-    H⁻¹ are updated after each step. A unit's score is its cost when it is removed, but never less than the score of
-    a unit that was removed before it. Higher = keep.
+        cost_u = tr(W_u ([H⁻¹]_uu)⁻¹ W_uᵀ), for a neuron j: ‖W_:j‖² / [H⁻¹]_jj;   H = C + ridge · mean(diag C) · 1
+
+    W (O, I): the output projection, W_u the columns of unit u. C (I, I): the covariance of its input channels over
+    the calibration tokens. It is the expected squared output error that remains after a removal with the best linear
+    compensation. The cheapest units are removed first, and W and H⁻¹ are updated after each step. A unit's score is
+    its cost when it is removed, divided evenly over its channels, but never less than the score of a unit that was
+    removed before it; higher = keep.
 
     Where H has no inverse in floating point, as with massive activations, whose rounding is larger than the ridge,
     the ridge is ten times as large, and ten times again, with a warning.
+
+        python -m flap metric=OBS metric.ridge=0.01
 
     Raises:
         ValueError: H has no inverse with any of these ridges.
@@ -46,7 +49,7 @@ class OBS(Metric):
 
     needs_covariance: ClassVar[bool] = True
     measures_error: ClassVar[bool] = True
-    ridge: float = 0.01
+    ridge: float = 0.01  # in units of the mean variance of a block's channels; > 0
 
     def __post_init__(self) -> None:
         require(0 < self.ridge < math.inf, "metric.ridge", self.ridge, "a number > 0")

@@ -13,10 +13,17 @@ from flap.importance.base import Metric
 
 @dataclass(frozen=True)
 class Random(Metric):
-    """score_j is uniform in [0, 1). One seeded generator: the n-th projection that is scored gets its n-th draw."""
+    """Random scores.
+
+        score_j ~ U[0, 1)
+
+    All projections share one generator: the n-th that is scored gets its n-th draw. Higher = keep.
+
+        python -m flap metric=random metric.seed=1
+    """
 
     needs_statistics: ClassVar[bool] = False
-    seed: int = 0
+    seed: int = 0  # of the generator
 
     @cached_property
     def generator(self) -> torch.Generator:

@@ -21,19 +21,16 @@ BY_LAYER = ("routed_power", "divergences")  # fields with some numbers for each 
 
 @dataclass(frozen=True)
 class Scores:
-    """The scores of all layers, higher = keep: score_GC of the attention (a row for each unit), score_I of the neurons.
+    """The scores of all layers, higher = keep: score_GC of attention (a row for each unit), score_I of MLP units.
 
-    float32 on the CPU, finite. inverse_power: for each layer E[1 / ‖h‖²] of the hidden states h that enter it, for
-    structures that scale errors by it; empty without calibration, and where the scores are no squared output errors.
-    routed_power: for each layer E[w²] of the router's weights w of each expert; empty for a layer without experts or
-    whose experts leave whole, and where `inverse_power` is empty.
-    divergences: for each layer those of its trials, in nats a token, lower is better; empty without a search.
+    `inverse_power` and `routed_power` are for structures that scale errors by them; both are empty without calibration,
+    and where the scores are no squared output errors.
     """
 
-    layers: tuple[Pair[Tensor], ...]
-    inverse_power: tuple[float, ...] = ()
-    routed_power: tuple[tuple[float, ...], ...] = ()
-    divergences: tuple[tuple[float, ...], ...] = ()
+    layers: tuple[Pair[Tensor], ...]  # in float32 on the CPU, finite
+    inverse_power: tuple[float, ...] = ()  # of each layer (`LayerStatistics`)
+    routed_power: tuple[tuple[float, ...], ...] = ()  # of each member of each layer's MLP (`LayerStatistics`)
+    divergences: tuple[tuple[float, ...], ...] = ()  # of each layer's trials, in nats a token; empty without a search
 
     @classmethod
     def joined(cls, parts: Iterable["Scores"]) -> "Scores":

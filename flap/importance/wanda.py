@@ -1,4 +1,4 @@
-"""Wanda, the score of Wanda-sp: Wanda (Sun et al. 2023, arXiv 2306.11695, equation 1) for whole channels."""
+"""Wanda, the score of Wanda-sp."""
 
 from dataclasses import dataclass
 
@@ -7,6 +7,13 @@ from flap.importance.wifn import WIFN
 
 @dataclass(frozen=True)
 class Wanda(WIFN):
-    """score_j = mean_o |W_oj| · sqrt(msq_j). FLAP's WIFN is this score, squared for attention channels."""
+    """Wanda's score for whole channels, as in Wanda-sp (Sun et al. 2023, arXiv 2306.11695, equation 1).
+
+        score_j = mean_o |W_oj| · √msq_j
+
+    Symbols as in `WIFN`, which squares the scores of attention channels; here they are not squared. Higher = keep.
+
+        python -m flap metric=wanda          or, with its structure and compensation, method=wanda_sp
+    """
 
     square_attention: bool = False

@@ -1,4 +1,4 @@
-"""WIFN, weighted input feature norm (FLAP, section 4.4)."""
+"""WIFN, weighted input feature norm."""
 
 from dataclasses import dataclass
 
@@ -10,14 +10,20 @@ from flap.importance.base import Metric
 
 @dataclass(frozen=True)
 class WIFN(Metric):
-    """score_j = mean_o |W_oj| · sqrt(msq_j): the column mean of Wanda's score. The mean counts, not only the variance.
+    """Weighted input feature norm (FLAP, arXiv 2312.11983, section 4.4).
 
-    The official code uses the norm over the tokens of a sample, not the root mean square: a constant factor.
+        score_j = mean_o |W_oj| · √msq_j
+
+    W (O, I): the output projection. msq (I): the mean square of its input channels over the calibration tokens. The
+    mean of a channel counts, not only its variance; higher = keep. The official code uses the norm over the tokens of
+    a sample, not the root mean square: a constant factor.
+
+        python -m flap metric=WIFN
     """
 
     square_attention: bool = True
 
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
-        """Return mean_o |W_oj| · sqrt(msq_j) of each channel j, in float32; higher = keep."""
+        """Return score_I in float32; higher = keep."""
         assert statistics is not None
         return weight_OI.abs().mean(dim=0) * statistics.msq_I.sqrt()

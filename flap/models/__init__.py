@@ -1,8 +1,8 @@
 """Finding and loading models, adapters that give their parts by role, placements, and the walk over the layers."""
 
-from flap.models.adapter import Block, ModelAdapter, Pair
+from flap.models.adapter import ModelAdapter
+from flap.models.block import Block, Pair
 from flap.models.empty_attention import may_lose_all_heads, run_empty_attention
-from flap.models.experts import ExpertsBlock
 from flap.models.families import adapt, find_family, sees_images
 from flap.models.find import find_by_config, find_model
 from flap.models.forward import Batch, Seen
@@ -16,7 +16,7 @@ from flap.models.source import CheckpointSource, ModelSource
 from flap.models.walk import Stream, Walk
 
 __all__ = [
-    "PLACEMENTS", "Batch", "Block", "CheckpointSource", "ExpertsBlock", "LoadedSource", "ModelAdapter",
+    "PLACEMENTS", "Batch", "Block", "CheckpointSource", "LoadedSource", "ModelAdapter",
     "ModelSource", "OnDisk", "Pair", "PlacedModel", "Resident", "Seen", "Spread", "Stream", "Walk", "adapt",
     "base_facts", "distinct_parameters", "find_by_config", "find_family", "find_model", "may_lose_all_heads",
     "open_checkpoint", "packaged_gguf", "products_in", "read_config", "read_model", "run_empty_attention",

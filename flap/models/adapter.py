@@ -1,97 +1,26 @@
 """The adapter of a decoder-only model: it gives the parts of the model by role, whatever the modules are called.
 
-Legend: U units · C input channels a unit owns in the output projection · R rows a unit owns in an input projection.
+The names of a family's modules are a row of the table in `flap.modeling.families`.
 """
 
-from abc import ABC, abstractmethod
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar, cast
+from itertools import accumulate
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
+from flap.modeling.families import Family
+from flap.models.block import Block, Pair, split
+from flap.models.conv1d import as_linear, refresh_conv1d
 from flap.models.replaced_forward import forwards_replaced
 
-T = TypeVar("T")
-
-
-class Pair(NamedTuple, Generic[T]):
-    """A value for the attention of a layer and one for its MLP: blocks, statistics, scores, units or prices."""
-
-    attention: T
-    mlp: T
-
-
-@dataclass(frozen=True)
-class Block:
-    """The attention or the MLP of one layer, divided into the units that are pruned.
-
-    To remove a unit means to remove its rows of the input projections and its columns of the output projection.
-    An attention unit is a KV head with the query heads that read it (under multi-head attention: one head);
-    an MLP unit is a neuron, or an expert of a mixture where whole experts leave.
-    """
-
-    name: str
-    output: Any  # the output projection: a Linear, or an object with the same attributes (experts.py, conv1d.py)
-    columns_UC: Tensor
-    inputs: tuple[tuple[Any, Tensor], ...]  # the input projections, each with its rows_UR
-    norms: tuple[tuple[Any, nn.Linear], ...] = ()  # each an RMS norm over all outputs of an input projection
-    vectors: tuple[tuple[Any, str, Tensor], ...] = ()  # parameters or buffers beside them: module, name and rows_UR
-
-    @property
-    def num_units(self) -> int:
-        """The number of units."""
-        return self.columns_UC.shape[0]
-
-    @property
-    def num_experts(self) -> int:
-        """The number of MLPs that a router chooses from, each with the same number of units."""
-        return 1
-
-    @property
-    def is_mixture(self) -> bool:
-        """Whether a router chooses among experts, of which there may be one; each has its own output bias."""
-        return False
-
-    @property
-    def chosen_experts(self) -> int:
-        """The number of MLPs that a token is sent to."""
-        return 1
-
-    @property
-    def whole_experts(self) -> bool:
-        """Whether the units are whole experts, and not neurons of which every expert keeps the same number."""
-        return False
-
-    @property
-    def watched(self) -> nn.Module:
-        """The module at which calibration puts its hook; `activations` reads the arguments of its forward."""
-        return cast(nn.Module, getattr(self.output, "module", self.output))
-
-    def activations(self, args: tuple[Any, ...]) -> Sequence[Tensor]:
-        """Return the inputs of the output projection (…, C), one tensor an expert, from the arguments of `watched`."""
-        return [args[0]]
-
-    def num_tokens(self, args: tuple[Any, ...]) -> int | None:
-        """Return the number of tokens, those that are not in `activations` counting as zeros; None: there are none."""
-        return None
-
-    @property
-    def num_parameters(self) -> int:
-        """The number of prunable parameters, counted from the tensors; the output's own bias is never removed."""
-        inputs: list[Any] = [linear for linear, _ in self.inputs]
-        biases = sum(linear.bias.numel() for linear in inputs if linear.bias is not None)
-        weights: list[Tensor] = [module.weight for module in (self.output, *inputs, *(norm for norm, _ in self.norms))]
-        weights += [getattr(module, name) for module, name, _ in self.vectors if name in module._parameters]
-        return int(biases + sum(weight.numel() for weight in weights))
-
-    @property
-    def unit_price(self) -> int:
-        """The number of parameters that are removed with one unit."""
-        return self.num_parameters // max(self.num_units, 1)
+QUERY_HEADS = ("num_heads", "num_attention_heads")  # attributes of attention modules
+KV_HEADS = ("num_key_value_heads", "num_kv_heads")
 
 
 @dataclass
@@ -102,25 +31,17 @@ class DecoderOutput(MoeModelOutputWithPast):
     shared_kv_states: None = None
 
 
-class ModelAdapter(ABC):
-    """The base class of the adapters. Layers are counted from 0.
+class ModelAdapter:
+    """The adapter of the families whose modules differ in no more than their names. Layers are counted from 0."""
 
-    A subclass says which Linear modules have which role. whole_experts: the units of experts are whole experts.
-    """
-
-    def __init__(self, model: PreTrainedModel, whole_experts: bool = False) -> None:
-        self.model, self.whole_experts = model, whole_experts
+    def __init__(self, model: PreTrainedModel, family: Family) -> None:
+        self.model, self.family = model, family
 
     @property
     def base(self) -> PreTrainedModel:
         """The model without its head; Llama 4's class with a head does not name it as its base model."""
         base = self.model.base_model
         return cast(PreTrainedModel, self.model.model if base is self.model else base)
-
-    @property
-    @abstractmethod
-    def decoder(self) -> PreTrainedModel:
-        """The model without its LM head. Calibration runs it."""
 
     @property
     def config(self) -> PreTrainedConfig:
@@ -144,38 +65,102 @@ class ModelAdapter(ABC):
         return logits.reshape(*hidden.shape[:-1], -1)
 
     @property
-    @abstractmethod
-    def layers(self) -> nn.ModuleList:
-        """The decoder layers, first to last."""
-
-    @abstractmethod
-    def layer_output(self, hidden: Tensor) -> Any:
-        """Return hidden states in the form in which a layer returns them."""
-
-    @abstractmethod
-    def attention(self, layer: int) -> Block:
-        """Return the attention of a layer; its units are KV heads with their query heads."""
-
-    @abstractmethod
-    def mlp(self, layer: int) -> Block:
-        """Return the MLP of a layer; its units are neurons."""
-
-    @abstractmethod
-    def queries_per_group(self, layer: int) -> int:
-        """Return the number of query heads that share one KV head; 1 under multi-head attention."""
-
-    @abstractmethod
-    def widths(self, layer: int) -> dict[str, int]:
-        """Return the numbers of heads and neurons of a layer, by the names that they have in the family's config."""
-
-    @abstractmethod
-    def refresh(self, layer: int) -> None:
-        """Update the module attributes that hold a width (such as a number of heads) after the tensors have changed."""
+    def decoder(self) -> PreTrainedModel:
+        """The model without its LM head."""
+        return cast(PreTrainedModel, self.base.get_submodule(self.family.decoder))
 
     @property
-    @abstractmethod
+    def layers(self) -> nn.ModuleList:
+        """The decoder layers, first to last."""
+        return cast(nn.ModuleList, self.decoder.get_submodule(self.family.layers))
+
+    def layer_output(self, hidden: Tensor) -> Any:
+        """Return hidden states in the form in which a layer returns them."""
+        return (hidden,) if self.family.tuples else hidden
+
+    def parent(self, layer: int, path: str) -> Any:
+        """Return the module of a layer that holds the projection at `path`."""
+        return self.layers[layer].get_submodule(path.rpartition(".")[0])
+
+    def attention(self, layer: int) -> Block:
+        """Return the attention of a layer; its units are KV heads with their query heads.
+
+        An attention that cannot be divided is one unit, and as a layer keeps at least one, it stays.
+        """
+        name, family = f"layer {layer} attention", self.family
+        if not self._has_heads(layer):
+            output = self.layers[layer].get_submodule(family.whole_attention)
+            return Block(name, output, split(cast(Any, output).in_features, 1), ())
+        module = self.parent(layer, family.attention)
+        output, inputs = _linears(module, family.attention, family.attention_inputs)
+        queries = output.in_features
+        keys = inputs[1].out_features if len(inputs) > 1 else (inputs[0].out_features - queries) // 2
+        groups = keys // _head_dim(module)
+        sizes = [[queries, keys, keys]] if family.stacked else [[linear.out_features] for linear in inputs]
+        rows = [_rows(parts, groups) for parts in sizes]
+        norms = tuple((module.get_submodule(one), inputs[i]) for i, one in enumerate(family.attention_norms))
+        vectors = tuple((module, one, split(getattr(module, one).numel(), groups)) for one in family.attention_vectors)
+        return Block(name, output, split(queries, groups), tuple(zip(inputs, rows, strict=True)), norms, vectors)
+
+    def _has_heads(self, layer: int) -> bool:
+        """Return whether the attention of a layer can be divided into heads."""
+        whole = self.family.whole_attention
+        return not whole or whole not in dict(self.layers[layer].named_modules())
+
+    def mlp(self, layer: int) -> Block:
+        """Return the MLP of a layer; its units are neurons."""
+        module = self.parent(layer, self.family.mlp)
+        output, inputs = _linears(module, self.family.mlp, self.family.mlp_inputs)
+        neurons = output.in_features
+        parts = [linear.out_features // neurons if neurons else 1 for linear in inputs]
+        rows = [_rows([neurons] * count, neurons) for count in parts]
+        return Block(f"layer {layer} MLP", output, split(neurons, neurons), tuple(zip(inputs, rows, strict=True)))
+
+    def queries_per_group(self, layer: int) -> int:
+        """Return the number of query heads that share one KV head; 1 under multi-head attention."""
+        if not self._has_heads(layer):
+            return 1
+        head_dim = _head_dim(self.parent(layer, self.family.attention))
+        return int(self.attention(layer).columns_UC.shape[1] // head_dim)
+
+    @property
     def head_dim(self) -> int | None:
         """The number of channels of one head in all layers; None if no layer has heads to prune, or layers differ."""
+        modules = (self.parent(i, self.family.attention) for i in range(len(self.layers)) if self._has_heads(i))
+        dims = set(map(_head_dim, modules))
+        return dims.pop() if len(dims) == 1 else None
+
+    def widths(self, layer: int) -> dict[str, int]:
+        """Return the numbers of heads and neurons of a layer, by their names in the config."""
+        attention, mlp = self.blocks(layer)
+        widths = {self.family.neurons: mlp.num_units}
+        if self._has_heads(layer):
+            if self.head_dim is None:
+                widths["head_dim"] = _head_dim(self.parent(layer, self.family.attention))
+            widths["num_attention_heads"] = attention.num_units * self.queries_per_group(layer)
+            if hasattr(self.config.per_layer_config[layer], self.family.kv_heads):
+                widths[self.family.kv_heads] = attention.num_units
+        return widths
+
+    def refresh(self, layer: int) -> None:
+        """Update whatever holds a width in the modules of the layer."""
+        refresh_conv1d(self.layers[layer])
+        self.refresh_mlp(layer)
+        if self._has_heads(layer):
+            self._refresh_attention(layer)
+
+    def _refresh_attention(self, layer: int) -> None:
+        module, block = self.parent(layer, self.family.attention), self.attention(layer)
+        heads = block.num_units * self.queries_per_group(layer)
+        _update(module, dict.fromkeys(QUERY_HEADS, heads))
+        _update(module, dict.fromkeys(KV_HEADS, block.num_units) | {"split_size": block.output.in_features})
+        if self.family.stacked:  # the forward pass may read from the config how many rows are queries
+            module.config = copy.copy(module.config)
+            module.config.num_attention_heads = heads
+
+    def refresh_mlp(self, layer: int) -> None:
+        """Update the width of the MLP module."""
+        _update(self.parent(layer, self.family.mlp), {"intermediate_size": self.mlp(layer).num_units})
 
     def layer_config(self, layer: int) -> dict[str, int | bool]:
         """Return the layer's values of the config keys that pruning changes: `per_layer_config` of a checkpoint."""
@@ -192,6 +177,24 @@ class ModelAdapter(ABC):
         return sum(block.num_parameters for i in range(len(self.layers)) for block in self.blocks(i))
 
 
-def split(channels: int, units: int) -> Tensor:
-    """Return the indices 0 … channels - 1 as (units, channels / units): each unit owns consecutive channels."""
-    return torch.arange(channels).reshape(units, channels // max(units, 1))
+def _linears(module: nn.Module, output: str, inputs: Sequence[str]) -> tuple[Any, list[Any]]:
+    """Return the output projection and the input projections beside it; Gemma 4 may have none of values."""
+    name = output.rpartition(".")[2]
+    beside = [as_linear(module.get_submodule(one)) for one in inputs if getattr(module, one) is not None]
+    return as_linear(module.get_submodule(name)), beside
+
+
+def _rows(sizes: Sequence[int], units: int) -> Tensor:
+    """Return rows_UR of a Linear with the rows of projections of these sizes, one projection after the other."""
+    starts = accumulate(sizes, initial=0)
+    return torch.cat([start + split(size, units) for start, size in zip(starts, sizes, strict=False)], dim=1)
+
+
+def _head_dim(attention: Any) -> int:
+    return int(getattr(attention, "head_dim", None) or attention.head_size)
+
+
+def _update(module: nn.Module, values: dict[str, int]) -> None:
+    for name, value in values.items():
+        if hasattr(module, name):
+            setattr(module, name, value)

@@ -5,7 +5,8 @@ from typing import Any, cast
 from torch import nn
 
 from flap.modeling.modeling_flap import EmptyAttentionMixin
-from flap.models.adapter import Block, ModelAdapter
+from flap.models.adapter import ModelAdapter
+from flap.models.block import Block
 
 
 def may_lose_all_heads(attention: Block) -> bool:

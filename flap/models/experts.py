@@ -6,127 +6,109 @@ routed to one expert.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from flap.models.adapter import Block, split
+from flap.models.block import Block, Observed, split
 from flap.models.offload import onloaded
+
+GATE_UP, DOWN = "gate_up_proj", "down_proj"  # the parameters
 
 
 @dataclass(frozen=True)
-class GateUp:
-    """The gate and up projections of all experts as one Linear, expert after expert. whole: experts leave whole."""
+class Stacked:
+    """A projection of all experts as one Linear, from or to the neurons of all, expert after expert."""
 
     experts: Any
-    whole: bool = False
+    name: str  # of the parameter: the gate and up projections, or the down projections
+    whole: bool = False  # experts leave whole
 
     @property
     def weight(self) -> Tensor:
-        """The weights (E · 2I, H)."""
-        return _as_stored(self.experts, self.experts.gate_up_proj).flatten(0, 1)
+        """The weights: (E · 2I, H) of gate and up, (H, E · I) of down."""
+        weight_ERC = _as_stored(self.experts, getattr(self.experts, self.name))
+        return weight_ERC.flatten(0, 1) if self.name == GATE_UP else weight_ERC.transpose(0, 1).flatten(1)
 
     @property
     def bias(self) -> Tensor | None:
-        """The biases (E · 2I); most families have none."""
-        return self.experts.gate_up_proj_bias.flatten() if has_bias(self.experts) else None
+        """The biases of all experts, one after the other; in most families None before compensation."""
+        bias_ER: Tensor | None = getattr(self.experts, f"{self.name}_bias", None)
+        return None if bias_ER is None else bias_ER.flatten()
 
     @property
     def out_features(self) -> int:
-        """The number of rows, E · 2I."""
+        """The number of rows."""
         return self.weight.shape[0]
-
-    def assign(self, weight: Tensor, bias: Tensor | None) -> None:
-        """Replace the weights and biases; every expert must get the same number of rows."""
-        parts = (-1, 2 * num_neurons(self.experts)) if self.whole else (self.experts.num_experts, -1)
-        _assign(self.experts, "gate_up_proj", _as_stored(self.experts, weight.unflatten(0, parts)))
-        if bias is not None:
-            _assign(self.experts, "gate_up_proj_bias", bias.unflatten(0, parts))
-
-
-@dataclass(frozen=True)
-class Down:
-    """The down projections of all experts as one Linear from all neurons. whole: experts leave whole."""
-
-    experts: Any
-    whole: bool = False
-
-    @property
-    def weight(self) -> Tensor:
-        """The weights (H, E · I)."""
-        return _as_stored(self.experts, self.experts.down_proj).transpose(0, 1).flatten(1)
-
-    @property
-    def bias(self) -> Tensor | None:
-        """bias_EH, one bias an expert; in most families None before compensation."""
-        return getattr(self.experts, "down_proj_bias", None)
 
     @property
     def in_features(self) -> int:
-        """The number of columns, E · I."""
+        """The number of columns."""
         return self.weight.shape[1]
 
     def assign(self, weight: Tensor, bias: Tensor | None) -> None:
-        """Replace the weights, the same number of columns for every expert, and the output biases."""
-        parts = (-1, num_neurons(self.experts)) if self.whole else (self.experts.num_experts, -1)
-        by_expert = weight.unflatten(1, parts).transpose(0, 1)
-        _assign(self.experts, "down_proj", _as_stored(self.experts, by_expert))
+        """Replace the weights, as many rows (of down: columns) for every expert, and the biases."""
+        axis = 0 if self.name == GATE_UP else 1
+        size = self.weight.shape[axis] // self.experts.num_experts
+        weight = weight.unflatten(axis, (-1, size) if self.whole else (self.experts.num_experts, -1))
+        weight_ERC = weight if axis == 0 else weight.transpose(0, 1)
+        _assign(self.experts, self.name, _as_stored(self.experts, weight_ERC))
         if bias is not None:
-            _assign(self.experts, "down_proj_bias", bias)
+            _assign(self.experts, f"{self.name}_bias", bias.unflatten(0, (len(weight_ERC), -1)))
+
+
+@dataclass(frozen=True)
+class DownOfOne:
+    """The down projection of one expert as a Linear."""
+
+    experts: Any
+    index: int
+
+    @property
+    def weight(self) -> Tensor:
+        """The weights (H, I)."""
+        return _as_stored(self.experts, self.experts.down_proj)[self.index].contiguous()
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The bias (H); in most families None before compensation."""
+        bias_EH: Tensor | None = getattr(self.experts, "down_proj_bias", None)
+        return None if bias_EH is None else bias_EH[self.index]
 
 
 @dataclass(frozen=True)
 class ExpertsBlock(Block):
-    """All experts of a layer as one block. Its units are neurons; every expert must keep the same number of them."""
+    """All experts of a layer as one block of MLPs, its members. Its units are their neurons."""
 
-    output: Down
-    chosen: int = field(kw_only=True)  # how many of them a token is sent to
-
-    @property
-    def num_experts(self) -> int:
-        """The number of experts."""
-        return int(self.output.experts.num_experts)
+    output: Stacked
 
     @property
-    def is_mixture(self) -> bool:
-        """True."""
-        return True
-
-    @property
-    def chosen_experts(self) -> int:
-        """The number of experts that a token is sent to."""
-        return self.chosen
+    def members(self) -> Sequence[Block]:
+        """A block of each expert's own neurons; its input projections are those of all."""
+        experts, number = self.output.experts, self.output.experts.num_experts
+        columns_UC = torch.arange(num_neurons(experts)).reshape(-1, self.columns_UC.shape[1])  # one unit, if whole
+        return [Block(f"{self.name} expert {e}", DownOfOne(experts, e), columns_UC, ()) for e in range(number)]
 
     @property
     def watched(self) -> nn.Module:
         """The module that holds all experts."""
         return cast(nn.Module, self.output.experts)
 
-    def activations(self, args: tuple[Any, ...]) -> Sequence[Tensor]:
-        """Return the inputs of each expert's down projection for the tokens routed to it, whatever kernel is used."""
-        experts = self.output.experts
-        routed, _ = dispatched(experts, args)
-        with onloaded(experts):
-            weight_ERH = _as_stored(experts, experts.gate_up_proj)
-            biases = experts.gate_up_proj_bias if has_bias(experts) else [None] * self.num_experts
-            gate_up = [linear(*one) for one in zip(routed, weight_ERH, biases, strict=True)]
-        return [_apply_gate(experts, both) for both in gate_up]
+    def observe(self, args: tuple[Any, ...]) -> Observed:
+        """Return the inputs of each expert's down projection for the tokens routed to it, whatever kernel is used.
 
-    def router_weights(self, args: tuple[Any, ...]) -> Tensor:
-        """Return weight_TE, by which the outputs of the experts are multiplied, from the arguments of `watched`.
-
-        It is 0 for a token that is sent to others. Llama 4's router multiplies the inputs of its experts instead; the
-        weight is then 1 for a token that is sent.
+        Llama 4's router multiplies the inputs of its experts instead of their outputs; the weight of those is then 1.
         """
+        activations, _ = routed(experts := self.output.experts, args)
         if len(args) == 1:
-            sent_ET: Tensor = args[0].unflatten(0, (self.num_experts, -1)).any(dim=-1)
-            return sent_ET.T.float()
+            sent_MT = args[0].unflatten(0, (experts.num_experts, -1)).any(dim=-1)
+            return Observed(activations, weight_TM=sent_MT.T.float())
         hidden_TH, chosen_TK, weight_TK = args
-        weight_TE: Tensor = weight_TK.new_zeros(len(hidden_TH), self.num_experts, dtype=torch.float32)
-        return weight_TE.scatter_(1, chosen_TK, weight_TK.float())
+        weight_TM = weight_TK.new_zeros(len(hidden_TH), experts.num_experts, dtype=torch.float32)
+        return Observed(activations, weight_TM=weight_TM.scatter_(1, chosen_TK, weight_TK.float()))
 
 
 def experts_block(name: str, experts: Any, chosen: int) -> ExpertsBlock:
@@ -138,11 +120,25 @@ def experts_block(name: str, experts: Any, chosen: int) -> ExpertsBlock:
     concatenated = getattr(experts, "is_concatenated", True)
     gate_EI, step = (first_E1 + neuron_I, neurons) if concatenated else (first_E1 + 2 * neuron_I, 1)
     rows_UR = torch.stack([gate_EI, gate_EI + step], dim=-1).flatten(0, 1)
-    return ExpertsBlock(name, Down(experts), columns_UC, ((GateUp(experts), rows_UR),), chosen=chosen)
+    inputs = ((Stacked(experts, GATE_UP), rows_UR),)
+    return ExpertsBlock(name, Stacked(experts, DOWN), columns_UC, inputs, num_chosen=chosen)
 
 
-def dispatched(experts: Any, args: tuple[Any, ...]) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the inputs (R, H) of each expert, and the weights (R) of its outputs, from the arguments of the experts.
+def routed(experts: Any, args: tuple[Any, ...]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the inputs (R, I) of each expert's down projection, and the weights (R) of its outputs.
+
+    args: those of the experts' forward pass.
+    """
+    inputs, weights = _dispatched(experts, args)
+    with onloaded(experts):
+        weight_ERH = _as_stored(experts, experts.gate_up_proj)
+        biases = experts.gate_up_proj_bias if has_bias(experts) else [None] * experts.num_experts
+        gate_up = [linear(*one) for one in zip(inputs, weight_ERH, biases, strict=True)]
+    return [_apply_gate(experts, both) for both in gate_up], weights
+
+
+def _dispatched(experts: Any, args: tuple[Any, ...]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the inputs (R, H) of each expert, and the weights (R) of its outputs.
 
     Llama 4's experts each take all tokens, times the router's weight: zeros for a token that is sent to others.
     """

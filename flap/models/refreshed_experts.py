@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from flap.models.adapter import Block
-from flap.models.experts import has_bias, num_neurons
+from flap.models.block import Block
+from flap.models.experts import ExpertsBlock, has_bias, num_neurons
 from flap.models.offload import onloaded
 
 WIDTHS = ("intermediate_size", "intermediate_dim", "expert_dim")  # attributes of experts
@@ -42,7 +42,7 @@ def choose_kernel(experts: Any) -> None:
 
 def experts_fit_kernel(mlp: Block) -> bool:
     """Return whether the grouped kernel can run the experts of this block; true for a plain MLP, which needs none."""
-    return not mlp.is_mixture or mlp.columns_UC.numel() // mlp.num_experts % KERNEL_MULTIPLE == 0
+    return not isinstance(mlp, ExpertsBlock) or num_neurons(mlp.output.experts) % KERNEL_MULTIPLE == 0
 
 
 def add_output_biases(experts: Any, args: tuple[Any, ...], output_TH: Tensor) -> Tensor:

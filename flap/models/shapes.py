@@ -11,26 +11,22 @@ from flap.models import Block, ModelAdapter, Pair
 
 @dataclass(frozen=True)
 class BlockShape:
-    """The sizes of an attention or an MLP. channels, units: of one expert, or units = whole experts.
+    """The sizes of an attention or an MLP."""
 
-    outputs: the width of the residual stream. parameters: the prunable ones of all experts. chosen: how many of the
-    experts a token is sent to.
-    """
-
-    channels: int
-    outputs: int
-    units: int
-    parameters: int
+    channels: int  # of one expert
+    outputs: int  # the width of the residual stream
+    units: int  # of one expert, or whole experts
+    parameters: int  # the prunable ones, of all experts
     experts: int = 1
-    chosen: int = 1
+    chosen: int = 1  # how many of the experts a token is sent to
 
     @classmethod
     def of(cls, block: Block) -> "BlockShape":
         """Return the shape of a block."""
-        experts, outputs = block.num_experts, int(block.output.weight.shape[0])
-        channels = block.columns_UC.numel() // experts
-        units = block.num_units if block.whole_experts else block.num_units // experts
-        return cls(channels, outputs, units, block.num_parameters, experts, block.chosen_experts)
+        members = len(block.members)
+        channels, units = block.columns_UC.numel() // members, block.num_units // (1 if block.whole else members)
+        outputs = int(block.output.weight.shape[0])
+        return cls(channels, outputs, units, block.num_parameters, members, block.num_chosen)
 
     @property
     def active_parameters(self) -> float:
@@ -55,10 +51,10 @@ class BlockShape:
 
 @dataclass(frozen=True)
 class LayerShape:
-    """The sizes of a decoder layer. parameters: all of them, with norms and routers."""
+    """The sizes of a decoder layer."""
 
     blocks: Pair[BlockShape]
-    parameters: int
+    parameters: int  # all of them, with norms and routers
 
     @property
     def prunable(self) -> int:
@@ -68,12 +64,12 @@ class LayerShape:
 
 @dataclass(frozen=True)
 class Shapes:
-    """The sizes of a model. ends: the parameters of embeddings, final norm and head; tied tensors count once."""
+    """The sizes of a model."""
 
     layers: tuple[LayerShape, ...]
     hidden: int
     vocabulary: int
-    ends: int
+    ends: int  # the parameters of embeddings, final norm and head; tied tensors count once
 
     @cached_property
     def parameters(self) -> int:

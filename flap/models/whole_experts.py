@@ -5,14 +5,14 @@ for a token: 0 if the token is not sent to it. So a unit is an expert, and its c
 Legend: E experts · I neurons of one expert · H hidden size · T tokens · K experts that a token is sent to.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from flap.models.experts import Down, ExpertsBlock, GateUp, dispatched, num_neurons
+from flap.models.block import Observed
+from flap.models.experts import DOWN, GATE_UP, ExpertsBlock, Stacked, num_neurons, routed
 
 VECTORS = ("e_score_correction_bias",)  # of a router, with a value for each expert
 
@@ -51,33 +51,34 @@ class Router:
 class WholeExperts(ExpertsBlock):
     """All experts of a layer as one block whose units are experts. Nothing stands in for those that leave."""
 
+    unit: ClassVar[str] = "expert"
+    whole: ClassVar[bool] = True
+
     @property
-    def whole_experts(self) -> bool:
-        """True."""
-        return True
+    def fewest(self) -> int:
+        """The number of experts that a token is sent to."""
+        return self.num_chosen
 
     @property
     def num_parameters(self) -> int:
         """The number of prunable parameters, with the output biases, which leave with their experts."""
-        bias_EH = self.output.bias
-        return super().num_parameters + (0 if bias_EH is None else bias_EH.numel())
+        bias = self.output.bias
+        return super().num_parameters + (0 if bias is None else bias.numel())
 
-    def num_tokens(self, args: tuple[Any, ...]) -> int | None:
-        """Return the number of all tokens."""
-        return len(args[0]) // (self.num_experts if len(args) == 1 else 1)
-
-    def activations(self, args: tuple[Any, ...]) -> Sequence[Tensor]:
+    def observe(self, args: tuple[Any, ...]) -> Observed:
         """Return the inputs of each expert's down projection for the tokens routed to it, times the router's weight."""
-        _, weights = dispatched(self.output.experts, args)
-        pairs = zip(super().activations(args), weights, strict=True)
-        return [activation_RI * weight_R[:, None] for activation_RI, weight_R in pairs]
+        pairs = zip(*routed(self.output.experts, args), strict=True)
+        num_tokens = len(args[0]) // (self.output.experts.num_experts if len(args) == 1 else 1)
+        return Observed([activation_RI * weight_R[:, None] for activation_RI, weight_R in pairs], num_tokens)
 
 
 def whole_experts(name: str, experts: Any, chosen: int, router: Any) -> WholeExperts:
     """Return the block of a layer's experts that leave whole. chosen: how many of them a token is sent to."""
     number, neurons = experts.num_experts, num_neurons(experts)
     columns_UC, rows_UR = (torch.arange(number * size).reshape(number, size) for size in (neurons, 2 * neurons))
-    inputs = ((GateUp(experts, whole=True), rows_UR), (Router(router), torch.arange(number)[:, None]))
     each = torch.arange(number)[:, None]
+    inputs = ((Stacked(experts, GATE_UP, whole=True), rows_UR), (Router(router), each))
     vectors = tuple((router, one, each) for one in VECTORS if hasattr(router, one))
-    return WholeExperts(name, Down(experts, whole=True), columns_UC, inputs, vectors=vectors, chosen=chosen)
+    return WholeExperts(
+        name, Stacked(experts, DOWN, whole=True), columns_UC, inputs, vectors=vectors, num_chosen=chosen
+    )

@@ -4,6 +4,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
 from flap.config import require
 from flap.models import ModelAdapter
 
@@ -90,7 +93,7 @@ class Recovery:
         """
         vocabulary = adapter.vocab_size
         require(self.words is None or self.words < vocabulary, "recover.words", self.words, f"1 to {vocabulary - 1}")
-        stacked = any(adapter.mlp(i).is_mixture for i in range(len(adapter.layers)))
+        stacked = not all(isinstance(adapter.mlp(i).watched, nn.Linear | Conv1D) for i in range(len(adapter.layers)))
         allowed = "full or none for this model, whose experts are stacked in one tensor and are no Linear modules"
         require(self.rank is None or not stacked, "recover", self.name, allowed)
 

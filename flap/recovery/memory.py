@@ -72,4 +72,4 @@ def _kept_activations(adapter: ModelAdapter, ratio: float, checkpointing: bool) 
 def _width(block: Block) -> float:
     """Return the outputs of the input projections and the inputs of the output projection, for one token."""
     outputs = sum(int(linear.out_features) for linear, _ in block.inputs)
-    return (outputs + block.columns_UC.numel()) * block.chosen_experts / block.num_experts
+    return (outputs + block.columns_UC.numel()) * block.num_chosen / len(block.members)

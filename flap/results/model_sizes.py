@@ -34,7 +34,7 @@ def count_pruned(report: Report, adapter: ModelAdapter, plan: PruningPlan, budge
         if name in report.target and not masked:  # counted, where the bound took the most that a checkpoint may need
             report.target[name]["realised"] = size * total
     report.layers = [
-        _widths(units, len(layer.attention), len(layer.mlp) // units.mlp.experts)
+        _widths(units, len(layer.attention), len(layer.mlp) // units.mlp.members)
         for units, layer in zip(budget.layers, plan.layers, strict=True)
     ]
     report.tensor_parallel = [ranks for ranks in RANKS if all(_splits(layer, ranks) for layer in report.layers)]
@@ -70,5 +70,5 @@ def _total(adapter: ModelAdapter) -> int:
 def _widths(units: Pair[Units], kv_heads: int, mlp: int) -> dict[str, int]:
     """Return the widths of a layer that keeps this many KV heads, and neurons or whole experts (mlp)."""
     heads = {"query_heads": kv_heads * units.attention.queries, "kv_heads": kv_heads}
-    whole = units.mlp.neurons  # those of an expert stay
-    return heads | ({"neurons": whole, "experts": mlp} if whole else {"neurons": mlp})
+    # where the units are no neurons, but have some each, these stay
+    return heads | {"neurons": units.mlp.channels, f"{units.mlp.unit}s": mlp}

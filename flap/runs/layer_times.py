@@ -169,9 +169,9 @@ class LayerTimes:
 def narrowed(model: PreTrainedModel, budget: Budget, widths: Widths) -> PreTrainedModel:
     """Return a model whose layers keep their first units, as many as `widths` says; it shares all other tensors."""
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    other = adapt(copy.deepcopy(model, shared), bool(budget.whole_experts))
+    other = adapt(copy.deepcopy(model, shared), any(layer.mlp.unit != "neuron" for layer in budget.layers))
     for i, (kept, layer) in enumerate(zip(widths, budget.layers, strict=True)):
-        neurons = (e * layer.mlp.count + n for e in range(layer.mlp.experts) for n in range(kept.mlp))
+        neurons = (e * layer.mlp.count + n for e in range(layer.mlp.members) for n in range(kept.mlp))
         slice_layer(other, i, LayerPlan(tuple(range(kept.attention)), tuple(neurons)), NoCompensation(), None)
     return other.model
 

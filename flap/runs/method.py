@@ -100,7 +100,7 @@ def allocate(run: Run, work: WorkFolder, calibration: Calibration, scores: Score
     structure = measuring(run, calibration)
 
     def plan_of(budget: Budget) -> PruningPlan:
-        return replace(structure.allocate(scores, budget), whole_experts=budget.whole_experts)
+        return budget.named(structure.allocate(scores, budget))
 
     if not in_time(run.config.target):
         return plan_of(run.budget)
@@ -141,7 +141,7 @@ def prune_layers(run: Run, work: WorkFolder, calibration: Calibration) -> Prunin
     choices = run.choices
     pruning = SequentialPruning(choices.metric, choices.structure, choices.compensation, _compress_layer(run))
     plan, fits = pruning.prune(calibration, run.budget, work)
-    plan = replace(plan, whole_experts=run.budget.whole_experts)
+    plan = run.budget.named(plan)
     _report(run, calibration.model, plan, fits)
     return plan
 

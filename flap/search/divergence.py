@@ -16,10 +16,9 @@ from torch.nn.functional import log_softmax
 
 from flap.allocation import LayerPlan, PruningPlan
 from flap.calibration import Calibration, LayerStatistics
-from flap.compression.apply import write_layer
+from flap.compression.apply import slice_out, write_layer
 from flap.compression.compensation import Compensation
 from flap.compression.fitting import BlockFit, fit_layer
-from flap.compression.slicing import slice_out
 from flap.data import split_windows
 from flap.models import Pair, PlacedModel, Stream, Walk
 from flap.models.forward import leave

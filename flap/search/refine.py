@@ -57,8 +57,8 @@ def corrected(
         blocks = []
         for nats_U, kept, units, price, rise in zip(nats[i], layer, all_units, prices, rises, strict=True):
             over_price = {removed: change / price for removed, change in rise.items()}
-            order_ER = ranked(nats_U, units.experts)
-            nats_R = rescaled(nats_U[order_ER[0]], units.count - len(kept) // units.experts, over_price, strength)
+            order_ER = ranked(nats_U, units.members)
+            nats_R = rescaled(nats_U[order_ER[0]], units.count - len(kept) // units.members, over_price, strength)
             blocks.append(scattered(nats_R, order_ER))
         layers.append(Pair(*blocks))
     return layers

@@ -121,13 +121,13 @@ class Search(Structure):
     def _neighbours(self, scores: Scores, plan: PruningPlan, budget: Budget) -> list[list[Trial]]:
         layers = zip(scores.layers, plan.layers, budget.layers, strict=True)
         return [
-            neighbours(layer, kept, self.step, prices.mlp.experts, prices.mlp.fewest or 1)
+            neighbours(layer, kept, self.step, prices.mlp.members, prices.mlp.fewest or 1)
             for layer, kept, prices in layers
         ]
 
     def trials(self, scores: Pair[Tensor], prices: Pair[Units]) -> list[Trial]:
         """Return the trials of a layer: each block at each level, and without any units where it may lose all."""
-        (score_G, score_I), experts, removals = unit_scores(scores), prices.mlp.experts, self.removals(prices)
+        (score_G, score_I), experts, removals = unit_scores(scores), prices.mlp.members, self.removals(prices)
         heads, neurons = without_lowest(score_G, 0), without_lowest(score_I, 0)
         return [
             *(Trial("attention", n, LayerPlan(without_lowest(score_G, n), neurons)) for n in removals.attention),
@@ -154,7 +154,7 @@ class Search(Structure):
             by_block = nats_by_block(zip(self.trials(layer, units), measured, strict=True))
             blocks = zip(unit_scores(layer), by_block, units, prices, strict=True)
             layers.append(
-                Pair(*(spread_by_rank(score_U, nats, one.experts) / price for score_U, nats, one, price in blocks))
+                Pair(*(spread_by_rank(score_U, nats, one.members) / price for score_U, nats, one, price in blocks))
             )
         return layers
 

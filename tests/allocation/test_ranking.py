@@ -52,13 +52,13 @@ OF_TWO_EXPERTS = torch.tensor([5.0, 8.0, 6.0, 1.0, 0.0, 2.0])
 
 @pytest.mark.parametrize(("count", "expected"), [(0, ()), (1, (1, 5)), (2, (1, 2, 3, 5)), (3, (0, 1, 2, 3, 4, 5))])
 def test_highest_of_each_expert(count: int, expected: tuple[int, ...]) -> None:
-    assert highest(OF_TWO_EXPERTS, count, experts=2) == expected
+    assert highest(OF_TWO_EXPERTS, count, members=2) == expected
 
 
 def test_a_block_takes_as_many_of_each_expert() -> None:
-    score_B, neurons_BN = in_blocks(OF_TWO_EXPERTS, 1, experts=2)
+    score_B, neurons_BN = in_blocks(OF_TWO_EXPERTS, 1, members=2)
     assert score_B.tolist() == [5.0, 3.5, 2.5] and neurons_BN.tolist() == [[1, 5], [2, 3], [0, 4]]
-    score_B, neurons_BN = in_blocks(OF_TWO_EXPERTS, 2, experts=2)
+    score_B, neurons_BN = in_blocks(OF_TWO_EXPERTS, 2, members=2)
     assert score_B.tolist() == [4.25] and neurons_BN.tolist() == [[1, 2, 5, 3]]
 
 

@@ -116,7 +116,7 @@ def test_experts_by_hand() -> None:
 
     Of L0, rank 1 has 2 · 0.5 + 4 · 0.1 = 1.4 and rank 2 has 1 · 0.5 + 3 · 0.1 = 0.8 at a price of 4: 0.35 and 0.2.
     """
-    layers = (Pair(Units(2, 10), Units(2, 4, experts=2)), LAYERS[1])
+    layers = (Pair(Units(2, 10), Units(2, 4, members=2)), LAYERS[1])
     scores = replace(SCORES, routed_power=((0.5, 0.1), ()))
     error = ALAM(scale="error")
     first, second = error.on_one_scale(scores, Budget(layers, 0.5))

@@ -63,7 +63,7 @@ def test_every_expert_of_a_layer_keeps_as_many_neurons(architecture: str, ratio:
     for layer, prices in zip(plan.layers, budget.layers, strict=True):
         assert list(layer.mlp) == sorted(set(layer.mlp)) and layer.attention
         kept_by_expert = Counter(neuron // prices.mlp.count for neuron in layer.mlp)
-        assert sorted(kept_by_expert) == list(range(prices.mlp.experts)) and len(set(kept_by_expert.values())) == 1
+        assert sorted(kept_by_expert) == list(range(prices.mlp.members)) and len(set(kept_by_expert.values())) == 1
     unit = max(units.price for layer in budget.layers for units in layer)
     assert abs(budget.total - budget.kept(plan) - ratio * budget.total) <= unit
 

@@ -56,7 +56,7 @@ def test_alam_prefix_by_hand(ratio: float, first: LayerPlan, second: LayerPlan) 
 
 def test_experts_by_hand() -> None:
     # L0 as two experts of two neurons: z -1.16 -.39 and .39 1.16, so ranks at 6 each: .39 (protected), -.39
-    layers = (Pair(Units(2, 10), Units(2, 6, experts=2)), TOY_LAYERS[1])
+    layers = (Pair(Units(2, 10), Units(2, 6, members=2)), TOY_LAYERS[1])
     for to_keep, first in ((32, (1, 3)), (38, (1, 3)), (45, (0, 1, 2, 3))):
         # kept in this order: L0h1 L1h0 L0r0 L1n3 for 29, L1h1 39, L0r1 45
         plan = ALAM().allocate(TOY_SCORES, Budget(layers, 1 - to_keep / 64))

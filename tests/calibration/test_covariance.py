@@ -55,7 +55,7 @@ def test_by_hand() -> None:
     batches = [torch.tensor([[1.0, 10.0]]), torch.tensor([[3.0, 4.0], [5.0, 4.0]])]
     # means 3 and 6: deviations -2 0 2 and 4 -2 -2
     assert comoments(batches).tolist() == [[8.0, -12.0], [-12.0, 24.0]]
-    assert not batch_statistics(batches[0]).comoments
+    assert batch_statistics(batches[0]).comoments is None
 
 
 def covariance_of(*parts_TI: Tensor) -> Covariance:
@@ -99,7 +99,7 @@ def test_a_set_without_tokens_changes_nothing() -> None:
     activation_TI = torch.randn(50, 9, generator=torch.Generator().manual_seed(0)) + 1.0
     known, empty = (
         with_comoments([activation_TI]),
-        Statistics(0, torch.zeros(9), torch.zeros(9), (Symmetric.zeros(9, CPU),)),
+        Statistics(0, torch.zeros(9), torch.zeros(9), Symmetric.zeros(9, CPU)),
     )
     every_I = torch.arange(9)
     for parts in ((known, empty), (empty, known)):
@@ -149,12 +149,12 @@ def test_every_fifth_window_is_held_out(architecture: str, batch_size: int) -> N
     for i, layer in Calibration(Resident(model), [WINDOWS], batch_size, []).visit("score", covariance=True):
         assert layer is not None and layer.inverse_power == pytest.approx(dense[i].inverse_power, rel=1e-5)
         paths = Pair(f"{i}.self_attn.o_proj", f"{i}.mlp.down_proj")
-        for known, plain, path in zip(layer.blocks, dense[i].blocks, paths, strict=True):
+        for [known], [plain], path in zip(layer.blocks, dense[i].blocks, paths, strict=True):
             assert known.parts is not None and plain.parts is None
             for part, windows in zip(known.parts, (FITTING, HELD_OUT), strict=True):
                 assert_part(part, inputs_of(model, path, WINDOWS[windows]))
             torch.testing.assert_close(known.var_I, plain.var_I, rtol=1e-5, atol=0)
-            assert known.num_tokens == WINDOWS.numel() and not known.comoments
+            assert known.num_tokens == WINDOWS.numel() and known.comoments is None
 
 
 def test_scores_need_no_held_out_windows_apart() -> None:
@@ -169,7 +169,7 @@ def test_scores_need_no_held_out_windows_apart() -> None:
         torch.testing.assert_close(tuple(scores), tuple(expected), rtol=1e-5, atol=0)
     assert together.inverse_power == pytest.approx(apart.inverse_power)
     for _, layer in Calibration(Resident(model), [WINDOWS], 4, []).visit("score", covariance=True, apart=False):
-        assert layer is not None and all(known.comoments and known.parts is None for known in layer.blocks)
+        assert layer is not None and all(known.comoments and known.parts is None for [known] in layer.blocks)
 
 
 def test_behind_pruned_layers() -> None:
@@ -177,9 +177,9 @@ def test_behind_pruned_layers() -> None:
     for i, known in Calibration(placed, [WINDOWS], 4, []).in_sequence(covariance=True):
         if i == 0:
             slice_layer(placed.adapter, 0, plan, BiasCompensation(), known)
-        assert known is not None and known.blocks.mlp.parts is not None
+        assert known is not None and known.blocks.mlp[0].parts is not None
         if i == 1:
-            assert_part(known.blocks.mlp.parts[0], inputs_of(placed.model, "1.mlp.down_proj", WINDOWS[FITTING]))
+            assert_part(known.blocks.mlp[0].parts[0], inputs_of(placed.model, "1.mlp.down_proj", WINDOWS[FITTING]))
 
 
 def test_each_layer_runs_once_over_every_window() -> None:
@@ -216,8 +216,8 @@ class Watched(Iterator[tuple[int, LayerStatistics | None]]):
         assert [reference() for reference in self.seen] == [None] * len(self.seen)
         i, observed = next(self.visits)
         assert observed is not None
-        parts = [part for known in observed.blocks for part in known.parts or ()]
-        self.seen += [weakref.ref(comoment) for part in parts for comoment in part.comoments]
+        parts = [part for [known] in observed.blocks for part in known.parts or ()]
+        self.seen += [weakref.ref(part.comoments) for part in parts if part.comoments]
         assert len(self.seen) == 4 * (i + 1)
         return i, observed
 

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
 
 from flap.calibration import Calibration
-from flap.calibration.calibrate import collect_batches
 from flap.calibration.images import read_images
 from flap.data import read_pictures
 from flap.models import Resident, Walk, adapt
@@ -48,13 +47,13 @@ def draw(folder: Path, count: int = 6) -> Path:
 def test_layer_by_layer_equals_one_pass(family: str) -> None:
     contract = FAMILIES[family]
     placed, seen = Resident(random_model(contract.configs["gqa"])), contract().inputs()
-    expected = collect_batches(placed, [tokens(), seen])
     calibration = Calibration(placed, [tokens()], 8, [], images=[seen])
+    expected = calibration.observe()
     for (_, found), one in zip(calibration.in_sequence(covariance=False), expected, strict=True):
         assert_same(found, one)
-    blind = collect_batches(placed, [tokens(), seen["input_ids"]])
-    assert not torch.allclose(blind[1].blocks.mlp.mean_I, expected[1].blocks.mlp.mean_I, atol=1e-3)
-    assert blind[1].blocks.mlp.num_tokens == expected[1].blocks.mlp.num_tokens
+    blind = Calibration(placed, [tokens()], 8, [], images=[seen["input_ids"]]).observe()
+    assert not torch.allclose(blind[1].blocks.mlp[0].mean_I, expected[1].blocks.mlp[0].mean_I, atol=1e-3)
+    assert blind[1].blocks.mlp[0].num_tokens == expected[1].blocks.mlp[0].num_tokens
 
 
 def test_a_window_has_the_bos_of_its_chat_template_once(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
@@ -133,5 +132,5 @@ def test_pictures_are_read_by_name(tmp_path: Path) -> None:
 
 def test_the_device_takes_pixels_in_the_type_of_the_model() -> None:
     model = random_model(vision.TestLlava.configs["gqa"]).to(torch.bfloat16)
-    collect_batches(Resident(model), [vision.TestLlava().inputs()])
+    Calibration(Resident(model), [tokens(0)], 1, [], images=[vision.TestLlava().inputs()]).observe()
     assert adapt(model).model.dtype == torch.bfloat16

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from flap.calibration.residual import ResidualRecorder, inverse_power
+from flap.calibration.recorder import ResidualRecorder, inverse_power
 
 LAYER = nn.Identity()
 

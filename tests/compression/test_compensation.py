@@ -39,8 +39,8 @@ def test_compensation_is_added_to_the_output_bias(how: CompressLayer, biased: bo
     after = changed(model, PLAN, BiasCompensation(), known, how)
     for i, statistics in enumerate(known):
         for path, one, pruned in (
-            ("self_attn.o_proj", statistics.blocks.attention, slice(16, 48)),
-            ("mlp.down_proj", statistics.blocks.mlp, slice(0, 1)),
+            ("self_attn.o_proj", statistics.blocks.attention[0], slice(16, 48)),
+            ("mlp.down_proj", statistics.blocks.mlp[0], slice(0, 1)),
         ):
             old, new = (m.model.layers[i].get_submodule(path) for m in (model, after))
             expected = old.weight.double()[:, pruned] @ one.mean_I.double()[pruned]
@@ -73,7 +73,7 @@ def test_compensation_saves_the_error_of_the_mean(architecture: str, path: str) 
     models = (model, *(changed(model, plan, COMPENSATIONS[one], known) for one in ("bias", "none")))
     dense, bias, none = (block_output(one, path) for one in models)
     errors = {name: (out - dense).square().sum(-1).mean().item() for name, out in (("bias", bias), ("none", none))}
-    statistics = known[0].blocks.attention if attention else known[0].blocks.mlp
+    statistics = (known[0].blocks.attention if attention else known[0].blocks.mlp)[0]
     first = 64 // groups if attention else 20
     saved = model.model.layers[0].get_submodule(path).weight[:, first:] @ statistics.mean_I[first:].float()
     assert errors["bias"] < errors["none"]

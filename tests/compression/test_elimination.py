@@ -19,7 +19,7 @@ def noise(num_tokens: int, channels: int, seed: int = 0) -> Tensor:
 
 def given(covariance_II: Tensor) -> Covariance:
     mean_I = torch.zeros(len(covariance_II))
-    return Covariance.of(Statistics(1, mean_I, mean_I, (symmetric(covariance_II),)))
+    return Covariance.of(Statistics(1, mean_I, mean_I, symmetric(covariance_II)))
 
 
 def removal(order_I: Tensor, removed: int) -> Removal:

@@ -3,7 +3,7 @@
 import torch
 
 from flap.compression.compensation import Removal
-from flap.compression.nested import chains, order
+from flap.compression.linear import chains, order
 
 
 def removals(*sets: set[int]) -> list[Removal]:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from flap.allocation import PruningPlan, price
 from flap.calibration import Calibration, LayerStatistics, Statistics, batch_statistics, merge
-from flap.calibration.comoments import Comoments
+from flap.calibration.recorder import Comoments
 from flap.calibration.symmetric import STRIP, Symmetric
 from flap.compression import (
     BiasCompensation,
@@ -34,7 +34,7 @@ def with_comoments(batches: Sequence[Tensor]) -> Statistics:
     """Statistics of all tokens of several batches (T, I), with co-moments."""
     comoments, together = Comoments(), reduce(merge, map(batch_statistics, batches))
     for batch_TI in batches:
-        comoments.add([batch_TI])
+        comoments.add(batch_TI)
     return replace(together, comoments=comoments.finish(together.num_tokens, together.mean_I))
 
 
@@ -46,8 +46,8 @@ def symmetric(matrix_II: Tensor) -> Symmetric:
 
 def whole(statistics: Statistics) -> Tensor:
     """The co-moments as one matrix."""
-    [comoment] = statistics.comoments
-    return comoment.rows(torch.arange(comoment.size))
+    assert statistics.comoments is not None
+    return statistics.comoments.rows(torch.arange(statistics.comoments.size))
 
 
 def in_parts(fitting_TI: Tensor, held_out_TI: Tensor) -> Statistics:

@@ -24,7 +24,7 @@ def budget_of(architecture: str, ratio: float) -> Budget:
 def random_scores(budget: Budget, seed: int = 0) -> Scores:
     generator = torch.Generator().manual_seed(seed)
     heads = [torch.rand(layer.attention.count, 4, generator=generator) for layer in budget.layers]
-    neurons = [torch.rand(layer.mlp.experts * layer.mlp.count, generator=generator) for layer in budget.layers]
+    neurons = [torch.rand(layer.mlp.members * layer.mlp.count, generator=generator) for layer in budget.layers]
     return Scores(tuple(map(Pair, heads, neurons)))
 
 
@@ -55,7 +55,7 @@ def tried(structure: Structure, scores: Scores, budget: Budget, measure: Measure
     layers = zip(scores.layers, budget.layers, strict=True)
     whole = PruningPlan(
         tuple(
-            LayerPlan(tuple(range(units.attention.count)), tuple(range(units.mlp.experts * units.mlp.count)))
+            LayerPlan(tuple(range(units.attention.count)), tuple(range(units.mlp.members * units.mlp.count)))
             for units in budget.layers
         )
     )

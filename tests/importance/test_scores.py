@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flap.importance import Scores, read_scores, write_scores
+from flap.importance import SCORES, Scores
 from flap.models import Pair
 
 
@@ -29,8 +29,8 @@ def test_scores_are_read_as_written(
     tmp_path: Path,
 ) -> None:
     scores = Scores((layer(3), layer(4)), power, routed, divergences)
-    write_scores(scores, tmp_path / "data")
-    found = read_scores(tmp_path / "data")
+    SCORES.write(scores, tmp_path / "data")
+    found = SCORES.read(tmp_path / "data")
     assert (found.inverse_power, found.routed_power, found.divergences) == (power, routed, divergences)
     for one, other in zip(found.layers, scores.layers, strict=True):
         assert all(torch.equal(*pair) for pair in zip(one, other, strict=True))

@@ -12,6 +12,7 @@ import copy
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 
 import flap
 from flap.allocation import LayerPlan, PruningPlan
-from flap.calibration import Calibration, LayerStatistics, collect
-from flap.calibration.statistics_file import read_statistics, write_statistics
+from flap.calibration import STATISTICS, Calibration, LayerStatistics, collect
 from flap.checkpoint.save import save
 from flap.compression import FitReport, LinearCompensation, compress, mask_layer, slice_layer
 from flap.config import ModelConfig
@@ -88,8 +88,8 @@ def assert_same_tensors(found: PreTrainedModel, expected: PreTrainedModel, devic
 def assert_same_statistics(found: Iterable[LayerStatistics], expected: Iterable[LayerStatistics]) -> None:
     for one, other in zip(found, expected, strict=True):
         assert one.inverse_power == pytest.approx(other.inverse_power, rel=ROUNDING)
-        for mine, theirs in zip(one.blocks, other.blocks, strict=True):
-            assert torch.equal(torch.as_tensor(mine.num_tokens).cpu(), torch.as_tensor(theirs.num_tokens).cpu())
+        for mine, theirs in zip(chain(*one.blocks), chain(*other.blocks), strict=True):
+            assert mine.num_tokens == theirs.num_tokens
             for name in ("mean_I", "var_I", "msq_I"):
                 assert_close(getattr(mine, name), getattr(theirs, name))
 
@@ -133,12 +133,12 @@ def statistics_on_cpu(family: str) -> list[LayerStatistics]:
 def test_statistics(device: torch.device, family: str, tmp_path: Path) -> None:
     placed = Resident(model_on(device, family))
     found = collect(placed, [WINDOWS], 4)
-    assert {block.mean_I.device.type for layer in found for block in layer.blocks} == {device.type}
+    assert {block.mean_I.device.type for layer in found for block in chain(*layer.blocks)} == {device.type}
     assert_same_statistics(found, statistics_on_cpu(family))
-    write_statistics(found, tmp_path / "statistics.safetensors")
-    reread = read_statistics(tmp_path / "statistics.safetensors")
+    STATISTICS.write(found, tmp_path / "statistics.safetensors")
+    reread = STATISTICS.read(tmp_path / "statistics.safetensors")
     for layer, again in zip(found, reread, strict=True):
-        for block, block_again in zip(layer.blocks, again.blocks, strict=True):
+        for block, block_again in zip(chain(*layer.blocks), chain(*again.blocks), strict=True):
             assert torch.equal(block_again.to(device).mean_I.cpu(), block.mean_I.cpu())
 
 
@@ -216,7 +216,7 @@ def test_obs_scores_experts_that_saw_no_token(device: torch.device) -> None:
     few = Calibration(placed, [WINDOWS[:1, :2]], 1, [])
     scores = score_layers(OBS(), placed.adapter, few.visit("score", covariance=True, apart=False))
     for layer in scores.layers:
-        by_expert = layer.mlp.chunk(placed.adapter.mlp(0).num_experts)
+        by_expert = layer.mlp.chunk(len(placed.adapter.mlp(0).members))
         assert any(not score_I.any() for score_I in by_expert) and any(score_I.any() for score_I in by_expert)
 
 

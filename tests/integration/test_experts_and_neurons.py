@@ -37,6 +37,6 @@ def test_the_second_run_takes_the_other_unit(
     model, neurons = load(tmp_path / "two" / "checkpoint"), adapt(dense).mlp(0).columns_UC.numel() // EXPERTS
     assert sum(parameter.numel() for parameter in model.parameters()) == two.parameters["total_after"]
     mlps = [adapt(model).mlp(i) for i in range(3)]
-    assert sum(mlp.num_experts for mlp in mlps) < 3 * EXPERTS
-    assert all(mlp.num_units // mlp.num_experts <= neurons for mlp in mlps)
-    assert any(mlp.num_units // mlp.num_experts < neurons for mlp in mlps)
+    assert sum(len(mlp.members) for mlp in mlps) < 3 * EXPERTS
+    assert all(mlp.num_units // len(mlp.members) <= neurons for mlp in mlps)
+    assert any(mlp.num_units // len(mlp.members) < neurons for mlp in mlps)

@@ -70,7 +70,7 @@ def flowing_in(model: PreTrainedModel, layer: int, tokens_NT: Tensor) -> list[Te
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_statistics_are_those_of_the_tokens_routed_to_each_expert(model: PreTrainedModel, kernel: str) -> None:
     model.set_experts_implementation(kernel)
-    known = observed(model)[1].blocks.mlp.of_experts(EXPERTS)
+    known = observed(model)[1].blocks.mlp
     activations = flowing_in(model, 1, tokens())
     assert sum(map(len, activations)) == 2 * tokens().numel()
     for one, activation_TI in zip(known, activations, strict=True):
@@ -87,7 +87,10 @@ def test_they_come_back_from_disk(model: PreTrainedModel, tmp_path: Path) -> Non
     STATISTICS.write(known, tmp_path / "data")
     for one, other in zip(known, STATISTICS.read(tmp_path / "data"), strict=True):
         for name in ("mean_I", "var_I", "msq_I", "num_tokens"):
-            found, expected = (torch.as_tensor(getattr(layer.blocks.mlp, name)) for layer in (other, one))
+            found, expected = (
+                torch.stack([torch.as_tensor(getattr(expert, name)) for expert in layer.blocks.mlp])
+                for layer in (other, one)
+            )
             assert torch.equal(found, expected)
 
 
@@ -119,10 +122,10 @@ def test_the_bias_keeps_each_experts_mean_output(model: PreTrainedModel) -> None
 def test_experts_that_see_no_token_or_one(model: PreTrainedModel) -> None:
     few = tokens(1, 3)
     known = collect(Resident(model), [few], batch_size=1)
-    counts_E = torch.tensor([one.num_tokens for one in known[0].blocks.mlp.of_experts(EXPERTS)])
+    counts_E = torch.tensor([one.num_tokens for one in known[0].blocks.mlp])
     assert counts_E.sum() == 2 * few.numel() and {0, 1} <= set(counts_E.tolist())
     for name in ("mean_I", "var_I", "msq_I"):
-        values_EI = getattr(known[0].blocks.mlp, name).reshape(EXPERTS, NEURONS)
+        values_EI = torch.stack([getattr(one, name) for one in known[0].blocks.mlp])
         assert torch.isfinite(values_EI).all() and (values_EI[counts_E == 0] == 0).all()
     plan = plan_of(model, 0.5)
     sliced, masked = (changed(model, plan, BiasCompensation(), known, how) for how in (slice_layer, mask_layer))
@@ -162,8 +165,10 @@ def test_macs_are_those_of_the_chosen_experts(model: PreTrainedModel, kernel: st
     adapter, config, length = adapt(model), model.config, 24
     blocks = [adapter.blocks(i) for i in range(3)]
     linear = sum(attention.num_parameters for attention, _ in blocks)
-    linear += sum(mlp.num_parameters * 2 // EXPERTS if mlp.num_experts > 1 else mlp.num_parameters for _, mlp in blocks)
-    linear += sum(EXPERTS * config.hidden_size for _, mlp in blocks if mlp.num_experts > 1)  # the router
+    linear += sum(
+        mlp.num_parameters * 2 // EXPERTS if len(mlp.members) > 1 else mlp.num_parameters for _, mlp in blocks
+    )
+    linear += sum(EXPERTS * config.hidden_size for _, mlp in blocks if len(mlp.members) > 1)  # the router
     expected = length * (linear + VOCAB * config.hidden_size + 2 * 3 * 8 * config.head_dim * length)
     rotary = config.head_dim // 2 * length
     assert macs(model, torch.ones(1, length, dtype=torch.long)) in (expected, expected + rotary)
@@ -182,7 +187,7 @@ def test_every_expert_is_fitted_on_the_tokens_routed_to_it(model: PreTrainedMode
     assert list(fits.mlp.reports) == [f"layer 1 MLP expert {e}" for e in range(EXPERTS)]
     stays_I = torch.arange(NEURONS) % 3 > 0
     removal = Removal(stays_I.nonzero().flatten(), (~stays_I).nonzero().flatten())
-    for e, one in enumerate(known.blocks.mlp.of_experts(EXPERTS)):
+    for e, one in enumerate(known.blocks.mlp):
         alone = in_parts(fitting[e], held_out[e])
         assert one.parts is not None and alone.parts is not None
         for mine, theirs in zip(one.parts, alone.parts, strict=True):
@@ -191,13 +196,13 @@ def test_every_expert_is_fitted_on_the_tokens_routed_to_it(model: PreTrainedMode
         down_HI = block.output.experts.down_proj[e]
         [fit] = LinearCompensation().fits(down_HI, alone, [removal])
         torch.testing.assert_close(fits.mlp.weight_OK.chunk(EXPERTS, dim=1)[e], fit.weight_OK, rtol=1e-2, atol=1e-3)
-        torch.testing.assert_close(fits.mlp.bias_O[e], fit.bias_O, rtol=1e-2, atol=1e-3)
+        torch.testing.assert_close(fits.mlp.bias_O.chunk(EXPERTS)[e], fit.bias_O, rtol=1e-2, atol=1e-3)
 
 
 def test_an_expert_is_scored_by_its_own_covariance(model: PreTrainedModel) -> None:
     known, block = covariances(model, tokens(windows=40), 8)[1], adapt(model).mlp(1)
     score_I = score_layer(OBS(), adapt(model).blocks(1), known).mlp
-    for e, one in enumerate(known.blocks.mlp.of_experts(EXPERTS)):
+    for e, one in enumerate(known.blocks.mlp):
         alone_I = OBS().score(block.output.experts.down_proj[e], one)
         torch.testing.assert_close(score_I.chunk(EXPERTS)[e], alone_I, rtol=1e-4, atol=1e-6)
 
@@ -273,5 +278,5 @@ def test_the_device_is_not_waited_for_once_an_expert(model: PreTrainedModel) -> 
     mlp = adapt(model).mlp(1)
     hidden_TH, chosen_TK = torch.randn(40, 32), torch.randint(0, EXPERTS, (40, 2))
     with torch.no_grad(), Watch():
-        mlp.activations((hidden_TH, chosen_TK, torch.rand(40, 2)))
+        mlp.observe((hidden_TH, chosen_TK, torch.rand(40, 2)))
     assert len(waits) <= 1

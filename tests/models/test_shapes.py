@@ -18,7 +18,7 @@ def test_shapes_are_those_of_the_tensors(architecture: str) -> None:
     assert (shapes.hidden, shapes.vocabulary) == (model.config.hidden_size, model.config.vocab_size)
     for layer, units in zip(shapes.layers, budget.layers, strict=True):
         for block, priced in zip(layer.blocks, units, strict=True):
-            assert (block.units, block.experts, block.parameters) == (priced.count, priced.experts, priced.total)
+            assert (block.units, block.experts, block.parameters) == (priced.count, priced.members, priced.total)
     assert all(block.outputs * block.channels * block.experts == block.output_parameters for block in shapes.blocks)
 
 

@@ -105,7 +105,7 @@ def experts_alone(model: PreTrainedModel, *kept: int) -> PruningPlan:
     layers = []
     for i in range(len(adapter.layers)):
         attention, mlp = adapter.blocks(i)
-        units = kept[i % len(kept)] if mlp.whole_experts else mlp.num_units
+        units = kept[i % len(kept)] if mlp.whole else mlp.num_units
         layers.append(LayerPlan(tuple(range(attention.num_units)), tuple(range(units))))
     return PruningPlan(tuple(layers))
 
@@ -142,12 +142,13 @@ def routed_activations(model: PreTrainedModel, layer: int, tokens_NT: Tensor) ->
 @pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "qwen2_moe", "olmoe"])
 def test_statistics_are_those_of_routed_activations_over_all_tokens(family: str) -> None:
     model = random_model(config_of(family))
-    known, expected_TI = observed(model)[1].blocks.mlp, routed_activations(model, 1, tokens()).flatten(1).double()
-    for found, expected in (
-        (known.mean_I, expected_TI.mean(0)), (known.var_I, expected_TI.var(0)),
-        (known.msq_I, expected_TI.square().mean(0)),
-    ):  # fmt: skip
-        torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-6)
+    known, expected_TEI = observed(model)[1].blocks.mlp, routed_activations(model, 1, tokens()).double()
+    for one, expected_TI in zip(known, expected_TEI.unbind(1), strict=True):
+        for found, expected in (
+            (one.mean_I, expected_TI.mean(0)), (one.var_I, expected_TI.var(0)),
+            (one.msq_I, expected_TI.square().mean(0)),
+        ):  # fmt: skip
+            torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-6)
 
 
 def test_an_expert_is_scored_by_its_routed_output_error() -> None:
@@ -182,8 +183,8 @@ def test_every_structure_keeps_as_many_as_a_token_is_sent_to(metric: str, struct
     budget = price(adapter, ratio)
     chosen.check(budget)
     plan = allocated(chosen, score_layers(METRICS[metric](), adapter, enumerate(known)), budget)
-    assert budget.whole_experts == {0, 2}
-    assert all(len(plan.layers[i].mlp) >= TOP_K for i in budget.whole_experts)
+    assert budget.named(plan).mlp_units == ("expert", "neuron", "expert")
+    assert all(len(plan.layers[i].mlp) >= TOP_K for i in (0, 2))
     largest = max(units.price for layer in budget.layers for units in layer)
     off = abs(budget.total - budget.kept(plan) - budget.to_remove)
     assert off <= largest * (len(budget.layers) if structure.startswith("UL") else 1)

@@ -13,9 +13,8 @@ from transformers import PreTrainedModel
 from flap.allocation import LayerPlan, PruningPlan
 from flap.calibration import Calibration, LayerStatistics, collect
 from flap.compression import BiasCompensation, Compensation, LinearCompensation
-from flap.compression.apply import write_layer
+from flap.compression.apply import slice_out, write_layer
 from flap.compression.fitting import fit_layer
-from flap.compression.slicing import slice_out
 from flap.data import split_windows
 from flap.models import OnDisk, PlacedModel, Resident, adapt
 from flap.search import PlanDivergence

@@ -97,9 +97,9 @@ def test_all_experts_of_a_layer_lose_as_many_neurons_each_its_own(architecture: 
     plan = allocated(Search(tokens=300, round_tokens=200, rounds=1), scores, budget)
     assert budget.kept(plan) == pytest.approx(0.6 * budget.total, abs=max(u.price for u in budget.layers[0]))
     for layer, units, scored in zip(plan.layers, budget.layers, scores.layers, strict=True):
-        by_expert = torch.tensor(layer.mlp).reshape(units.mlp.experts, -1)
-        best = scored.mlp.reshape(units.mlp.experts, -1).argsort(descending=True)[:, : by_expert.shape[1]]
-        first = torch.arange(units.mlp.experts)[:, None] * units.mlp.count
+        by_expert = torch.tensor(layer.mlp).reshape(units.mlp.members, -1)
+        best = scored.mlp.reshape(units.mlp.members, -1).argsort(descending=True)[:, : by_expert.shape[1]]
+        first = torch.arange(units.mlp.members)[:, None] * units.mlp.count
         assert torch.equal(by_expert, (best + first).sort().values)
 
 
@@ -247,5 +247,5 @@ def test_every_block_of_more_than_one_unit_is_tried(levels: list[float], units: 
 
 @pytest.mark.parametrize(("chosen", "removed"), [(2, [2, 4]), (6, [2]), (7, [1]), (8, [])])
 def test_a_trial_leaves_as_many_experts_as_a_token_is_sent_to(chosen: int, removed: list[int]) -> None:
-    units = Pair(Units(4, 10), Units(8, 100, fewest=chosen, neurons=24))
+    units = Pair(Units(4, 10), Units(8, 100, fewest=chosen, unit="expert", channels=24))
     assert Search(levels=[0.25, 0.5]).removals(units).mlp == removed

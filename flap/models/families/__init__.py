@@ -9,7 +9,6 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreT
 from flap.modeling.families import FAMILIES, TOWERS, Family
 from flap.models.adapter import ModelAdapter
 from flap.models.families.mixture import MixtureAdapter
-from flap.models.families.usual import UsualAdapter
 
 __all__ = ["FAMILIES", "TOWERS", "Family", "adapt", "auto_class", "find_family", "sees_images"]
 
@@ -74,7 +73,7 @@ def adapt(model: PreTrainedModel, whole_experts: bool = False) -> ModelAdapter:
         raise ValueError(f"model: {type(model).__name__} has no language model head; expected a …{head} class")
     if whole_experts:
         _check_whole_experts(family, model.config.get_text_config())
-    return (MixtureAdapter if family.experts else UsualAdapter)(model, family, whole_experts)
+    return MixtureAdapter(model, family, whole_experts) if family.experts else ModelAdapter(model, family)
 
 
 def _check_whole_experts(family: Family, config: PreTrainedConfig) -> None:

@@ -2,15 +2,25 @@
 
 from typing import Any
 
-from flap.models.adapter import Block
+from transformers import PreTrainedModel
+
+from flap.modeling.families import Family
+from flap.models.adapter import ModelAdapter
+from flap.models.block import Block
 from flap.models.experts import experts_block, num_neurons
-from flap.models.families.usual import UsualAdapter
 from flap.models.refreshed_experts import refresh_experts
 from flap.models.whole_experts import whole_experts
 
 
-class MixtureAdapter(UsualAdapter):
-    """The adapter of mixtures of experts. An expert that every token is sent to (a shared one) stays as it is."""
+class MixtureAdapter(ModelAdapter):
+    """The adapter of mixtures of experts. An expert that every token is sent to (a shared one) stays as it is.
+
+    whole: whole experts leave, instead of neurons of each.
+    """
+
+    def __init__(self, model: PreTrainedModel, family: Family, whole: bool) -> None:
+        super().__init__(model, family)
+        self.whole = whole
 
     def mlp(self, layer: int) -> Block:
         """Return the experts of a layer as one block, or its plain MLP."""
@@ -18,7 +28,7 @@ class MixtureAdapter(UsualAdapter):
         if experts is None:
             return super().mlp(layer)
         chosen = int(getattr(self.config, self.family.chosen_experts))
-        if self.whole_experts:
+        if self.whole:
             return whole_experts(name, experts, chosen, self.layers[layer].get_submodule(self.family.router))
         return experts_block(name, experts, chosen)
 

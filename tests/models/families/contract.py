@@ -68,7 +68,7 @@ class FamilyContract:
         for i in range(len(adapter.layers)):
             attention, mlp = adapter.blocks(i)
             assert (attention.num_units, adapter.queries_per_group(i)) == self.heads(config, i)
-            assert mlp.num_units // mlp.num_experts == self.num_neurons(config, i)
+            assert mlp.num_units // len(mlp.members) == self.num_neurons(config, i)
             for block in (attention, mlp):
                 assert sorted(block.columns_UC.flatten().tolist()) == list(range(block.output.in_features))
                 for linear, rows_UR in block.inputs:
@@ -89,12 +89,12 @@ class FamilyContract:
             known += [
                 linear.bias.numel()
                 for b in adapter.blocks(i)
-                if b.num_experts > 1
+                if len(b.members) > 1
                 for linear, _ in b.inputs
                 if linear.bias is not None
             ]
             known += [
-                b.output.bias.numel() for b in adapter.blocks(i) if b.num_experts > 1 and b.output.bias is not None
+                b.output.bias.numel() for b in adapter.blocks(i) if len(b.members) > 1 and b.output.bias is not None
             ]
             assert sum(matrices.values()) == sum(known), matrices
 

@@ -35,7 +35,7 @@ def row(model_type: str) -> str:
     kinds = {"MHA" if adapter.queries_per_group(i) == 1 else "GQA" for adapter, i in divided}
     mlps = [adapters[0].mlp(i) for i in range(len(adapters[0].layers))]
     rows = mlps[0].unit_price // models[0].config.get_text_config().hidden_size
-    neurons = "experts" if any(mlp.num_experts > 1 for mlp in mlps) else {2: "plain", 3: "gated"}[rows]
+    neurons = "experts" if any(len(mlp.members) > 1 for mlp in mlps) else {2: "plain", 3: "gated"}[rows]
     kept = [f"`{key}`" for key in contract.features]
     kept += ["q and k norms"] if any(norm in name for name in names for norm in ("q_norm", "query_layernorm")) else []
     kept += ["tied embeddings"] if any(config.tie_word_embeddings for config in contract.configs.values()) else []

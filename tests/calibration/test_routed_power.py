@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from flap.calibration.routing import RoutingRecorder, routed_power
+from flap.calibration.recorder import BlockRecorder, routed_power
 from flap.models import adapt
 from flap.models.refreshed_experts import refresh_experts
 from tests.cases import random_model, tiny_model, tokens
@@ -14,8 +14,8 @@ HIDDEN, CHOSEN = torch.randn(3, 32), torch.tensor([[0, 1], [1, 5], [1, 0]])
 WEIGHTS = torch.tensor([[0.5, 0.5], [0.8, 0.2], [1.0, 0.0]])
 
 
-def recorded(*batches: tuple[Tensor, ...]) -> RoutingRecorder:
-    recorder = RoutingRecorder(adapt(tiny_model("mixtral")).mlp(0))
+def recorded(*batches: tuple[Tensor, ...]) -> BlockRecorder:
+    recorder = BlockRecorder(adapt(tiny_model("mixtral")).mlp(0), covariance=False)
     for batch in batches:
         recorder(nn.Identity(), batch)
     return recorder
@@ -41,7 +41,7 @@ def test_the_weights_are_those_of_the_output(family: str) -> None:
     model = random_model(config_of(family))
     block = adapt(model).mlp(1)
     experts, seen = block.watched, []
-    experts.register_forward_hook(lambda module, args, output: seen.append((block.router_weights(args), output)))
+    experts.register_forward_hook(lambda module, args, output: seen.append((block.observe(args).weight_TM, output)))
     adapt(model).decoder(input_ids=tokens())
     dense_EH = getattr(experts, "down_proj_bias", torch.zeros(EXPERTS, model.config.hidden_size))
     experts.register_parameter("down_proj_bias", nn.Parameter(dense_EH + torch.eye(*dense_EH.shape)))

@@ -1,0 +1,96 @@
+"""The attention or the MLP of one layer as a block of the units that are pruned, and values for both of a layer.
+
+Legend: U units · C input channels a unit owns in the output projection · R rows a unit owns in an input projection ·
+T tokens · M members of a block.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+
+T = TypeVar("T")
+
+
+class Pair(NamedTuple, Generic[T]):
+    """A value for the attention of a layer and one for its MLP: blocks, statistics, scores, units or prices."""
+
+    attention: T
+    mlp: T
+
+
+class Observed(NamedTuple):
+    """What the output projections of a block's members get in a forward pass."""
+
+    activations: Sequence[Tensor]  # the inputs of each member's output projection (…, C), for the tokens that reach it
+    num_tokens: int | None = None  # of all tokens, where those that do not reach a member count as zeros
+    weight_TM: Tensor | None = None  # by which the outputs of the members are multiplied, 0 where no token is sent
+
+
+@dataclass(frozen=True)
+class Block:
+    """The attention or the MLP of one layer, divided into the units that are pruned.
+
+    To remove a unit means to remove its rows of the input projections and its columns of the output projection.
+    An attention unit is a KV head with the query heads that read it (under multi-head attention: one head);
+    an MLP unit is a neuron. Some blocks are groups of others, their members.
+    """
+
+    name: str
+    output: Any  # the output projection: a Linear, or an object with the same attributes (experts.py, conv1d.py)
+    columns_UC: Tensor
+    inputs: tuple[tuple[Any, Tensor], ...]  # the input projections, each with its rows_UR
+    norms: tuple[tuple[Any, nn.Linear], ...] = ()  # each an RMS norm over all outputs of an input projection
+    vectors: tuple[tuple[Any, str, Tensor], ...] = ()  # parameters or buffers beside them: module, name and rows_UR
+    num_chosen: int = 1  # of the members, how many a token reaches
+
+    unit: ClassVar[str] = "neuron"  # what a unit of an MLP is called in messages and, in the plural, in plan.json
+    whole: ClassVar[bool] = False  # whether each unit is a whole member, which nothing stands in for once it has left
+
+    @property
+    def num_units(self) -> int:
+        """The number of units."""
+        return self.columns_UC.shape[0]
+
+    @property
+    def members(self) -> "Sequence[Block]":
+        """The blocks that this one consists of, each of which has its own tokens and bias; a plain one has only itself.
+
+        Their channels and units count through, member by member. All keep the same number of units (see `whole`).
+        """
+        return (self,)
+
+    @property
+    def fewest(self) -> int:
+        """The number of units that stay in any case: all of them where no input projection can lose rows."""
+        return 0 if self.inputs else self.num_units
+
+    @property
+    def watched(self) -> nn.Module:
+        """The module at which calibration puts its hook; `observe` reads the arguments of its forward."""
+        return cast(nn.Module, getattr(self.output, "module", self.output))
+
+    def observe(self, args: tuple[Any, ...]) -> Observed:
+        """Return what the output projections get, from the arguments of `watched`."""
+        return Observed([args[0]])
+
+    @property
+    def num_parameters(self) -> int:
+        """The number of prunable parameters, counted from the tensors; the output's own bias is never removed."""
+        inputs: list[Any] = [linear for linear, _ in self.inputs]
+        biases = sum(linear.bias.numel() for linear in inputs if linear.bias is not None)
+        weights: list[Tensor] = [module.weight for module in (self.output, *inputs, *(norm for norm, _ in self.norms))]
+        weights += [getattr(module, name) for module, name, _ in self.vectors if name in module._parameters]
+        return int(biases + sum(weight.numel() for weight in weights))
+
+    @property
+    def unit_price(self) -> int:
+        """The number of parameters that are removed with one unit."""
+        return self.num_parameters // max(self.num_units, 1)
+
+
+def split(channels: int, units: int) -> Tensor:
+    """Return the indices 0 … channels - 1 as (units, channels / units): each unit owns consecutive channels."""
+    return torch.arange(channels).reshape(units, channels // max(units, 1))
