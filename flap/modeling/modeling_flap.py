@@ -18,27 +18,15 @@ import transformers
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-# The output projections of attention and MLP in a layer, where they are not the usual ones.
-USUAL = ("self_attn.o_proj", "mlp.down_proj")
-OUTPUTS = {
-    "Starcoder2": ("self_attn.o_proj", "mlp.c_proj"),
-    "OPT": ("self_attn.out_proj", "fc2"),
-    "GPTNeoX": ("attention.dense", "mlp.dense_4h_to_h"),
-    "Phi": ("self_attn.dense", "mlp.fc2"),
-    "Falcon": ("self_attention.dense", "mlp.dense_4h_to_h"),
-    "GPT2": ("attn.c_proj", "mlp.c_proj"),
-    "FalconH1": ("self_attn.o_proj", "feed_forward.down_proj"),
-    "Llama4": ("self_attn.o_proj", "feed_forward.down_proj"),
-}
+# The output projections of attention and MLP in a decoder layer, which has one of each.
+ATTENTION_OUTPUTS = (
+    "self_attn.o_proj", "self_attn.out_proj", "self_attn.dense", "attention.dense", "self_attention.dense",
+    "attn.c_proj",
+)  # fmt: skip
+MLP_OUTPUTS = ("mlp.down_proj", "feed_forward.down_proj", "mlp.c_proj", "mlp.fc2", "fc2", "mlp.dense_4h_to_h")
+# The architectures whose attention has the hidden size as its width; they do not use `head_dim`.
+SQUARE = ("OPT", "GPTNeoX", "StableLm", "Falcon", "GPT2", "Qwen2_5_VL")
 KERNEL_MULTIPLE = 8  # the grouped kernel takes experts whose number of neurons is a multiple of it, in any dtype
-SQUARE = (
-    "OPT",
-    "GPTNeoX",
-    "StableLm",
-    "Falcon",
-    "GPT2",
-    "Qwen2_5_VL",
-)  # their attention has the hidden size as its width; they do not use `head_dim`
 AUTO_CLASSES = {"AutoConfig": "Config", "AutoModel": "Model", "AutoModelForCausalLM": "ForCausalLM"}
 # Of a vision-language model; its language model may have the same prefix, as Gemma 3 has.
 WHOLE_AUTO_CLASSES = {
@@ -145,9 +133,7 @@ def check_for_vllm(widths, ranks):
     ranks: vLLM's `tensor_parallel_size`; each of its processes takes an equal part of a layer's heads and neurons.
     """
     units = [(i, *one) for i, layer in widths.items() for one in layer.items() if type(one[1]) is int]
-    units = [
-        (i, name, n) for i, name, n in units if "experts" not in name and name != "head_dim"
-    ]  # which are not split
+    units = [one for one in units if "experts" not in one[1] and one[1] != "head_dim"]  # which are not split
     for i, name, n in units:
         heads = name.endswith("heads")
         if n == 0:
@@ -220,8 +206,10 @@ class RotaryConfig(LayerConfig):
 
 def _build(dense, layer_config, i, architecture):
     """Build layer i with its own widths and biases; the modules that are not pruned are those of the dense layer."""
-    layer_class = type(dense)
-    attention_output, mlp_output = OUTPUTS.get(architecture, USUAL)
+    layer_class, names = type(dense), dict(dense.named_modules())
+    attention_output, mlp_output = (
+        next((name for name in outputs if name in names), outputs[0]) for outputs in (ATTENTION_OUTPUTS, MLP_OUTPUTS)
+    )
     empty = getattr(layer_config, "num_attention_heads", None) == 0
     if empty:
         layer_config.num_attention_heads = layer_config.num_key_value_heads = 1  # no architecture is built with none
@@ -230,7 +218,7 @@ def _build(dense, layer_config, i, architecture):
     else:
         layer = layer_class(layer_config, i)
     for parent, name in (("mlp", "shared_experts"), ("feed_forward", "shared_expert"), ("", "mamba")):
-        if f"{parent}.{name}".strip(".") in dict(dense.named_modules()):
+        if f"{parent}.{name}".strip(".") in names:
             setattr(layer.get_submodule(parent), name, getattr(dense.get_submodule(parent), name))
     if architecture == "Olmoe":  # its norms of queries and keys are built for the hidden size
         for norm, linear in (("q_norm", "q_proj"), ("k_norm", "k_proj")):
