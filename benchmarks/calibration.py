@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from copy import deepcopy
+from typing import Any
 
 from measuring import BATCH_SIZE, SEQ_LEN, bare_forward, loaded, packaged, random_windows, reset_peak, status_bytes
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -23,7 +24,7 @@ MEMORY_BATCH_SIZE = 64  # a peak well above the few MiB by which any process dri
 def calibrate_seconds(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, num_samples: int, batch_size: int
 ) -> float:
-    windows = {"num_samples": num_samples, "seq_len": SEQ_LEN, "batch_size": batch_size}
+    windows: dict[str, Any] = {"num_samples": num_samples, "seq_len": SEQ_LEN, "batch_size": batch_size}
     report = flap.prune(model, tokenizer, ratio=0.2, overrides=("calibration=boolq-passages",), **windows)
     return report.seconds["calibrate"]
 

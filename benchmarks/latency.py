@@ -23,9 +23,11 @@ def pruned(options: argparse.Namespace, cache: str, **amount: Any) -> Any:
     """Prune a fresh copy and return the report; the times of layers are measured once, and come from the cache then."""
     request = {"prefill_len": options.prefill, "decode_len": options.decode, "repeats": options.repeats}
     timed = ["eval=efficiency", *(f"eval.efficiency.{name}={value}" for name, value in request.items())]
-    source, choices = packaged(), {"metric": "magnitude", "compensation": "none"}
+    source = packaged()
     overrides = (*timed, "use_cache=true", f"cache_dir={cache}")
-    return flap.prune(source.open().model, source.tokenizer, **amount, **choices, overrides=overrides)
+    return flap.prune(
+        source.open().model, source.tokenizer, metric="magnitude", compensation="none", overrides=overrides, **amount
+    )
 
 
 def row(share: float, report: Any) -> str:

@@ -14,7 +14,7 @@ import sys
 import time
 from copy import deepcopy
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from measuring import BATCH_SIZE, SEQ_LEN, bare_forward, loaded, packaged, random_windows, reset_peak, status_bytes
@@ -29,7 +29,7 @@ class Variant(NamedTuple):
     """One way to prune."""
 
     target: float  # the bare forward passes that it may take
-    choices: dict[str, str]  # of `flap.prune`
+    choices: dict[str, Any]  # of `flap.prune`
     overrides: tuple[str, ...] = ()
 
 
@@ -51,7 +51,7 @@ def prune(
 ) -> dict[str, float]:
     """Prune the model in place; return the seconds of the stages, and print what a search measured with."""
     _, choices, overrides = VARIANTS[name]
-    windows = {"num_samples": options.samples, "seq_len": SEQ_LEN, "batch_size": BATCH_SIZE}
+    windows: dict[str, Any] = {"num_samples": options.samples, "seq_len": SEQ_LEN, "batch_size": BATCH_SIZE}
     overrides = (*overrides, "calibration=boolq-passages")
     report = flap.prune(model, tokenizer, ratio=options.ratio, overrides=overrides, **choices, **windows)
     if report.search_nats:

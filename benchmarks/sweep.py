@@ -17,6 +17,7 @@ import tempfile
 import time
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 from measuring import packaged
 
@@ -33,7 +34,7 @@ def bare_seconds(cache: Path) -> float:
     shared = "calibration=boolq-passages", "use_cache=true", f"cache_dir={cache}"
     total = 0.0
     for metric, structure, ratio in product(METRICS, STRUCTURES, RATIOS):
-        choices = {"ratio": ratio, "metric": metric, "structure": structure}
+        choices: dict[str, Any] = {"ratio": ratio, "metric": metric, "structure": structure}
         report = flap.prune(source.open().model, source.tokenizer, **choices, overrides=shared)
         stages = ["score", "allocate", "compress", *["calibrate"] * (report.statistics_cache == "miss")]
         total += sum(report.seconds[stage] for stage in stages)

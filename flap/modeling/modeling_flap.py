@@ -59,11 +59,6 @@ class PrunedConfigMixin:
         return object.__getattribute__(self, renamed.get(key, key))
 
 
-def _logit_scale(config):
-    """Return what vLLM's Transformers backend multiplies logits with, where Granite's own class divides them."""
-    return 1 / config.logits_scaling
-
-
 class PrunedModelMixin:
     """A model that builds the dense architecture (on meta when loading), then each layer again with its own widths."""
 
@@ -277,21 +272,17 @@ def _match_bias(layer, path, bias):
         setattr(layer.get_submodule(parent), name, new)
 
 
-def _base(architecture, kind):
-    """Return the class of transformers that the class of this kind derives from."""
-    names = [architecture + name for name in BASES[kind]]
-    return next(getattr(transformers, name) for name in names if hasattr(transformers, name))
-
-
 def _class(architecture, kind):
     """Make the config, decoder or causal LM class of an architecture, with the name that `auto_map` refers to."""
-    base, mixin = _base(architecture, kind), PrunedConfigMixin if kind.endswith("Config") else PrunedModelMixin
+    names = [architecture + name for name in BASES[kind]]
+    base = next(getattr(transformers, name) for name in names if hasattr(transformers, name))
+    mixin = PrunedConfigMixin if kind.endswith("Config") else PrunedModelMixin
     kinds = WHOLE_AUTO_CLASSES if kind in WHOLE_AUTO_CLASSES.values() else AUTO_CLASSES
     extra = {"__module__": __name__, "_auto_class": next(auto for auto, one in kinds.items() if one == kind)}
     if kind.endswith("Config"):
         extra["model_type"] = f"flap_{base.model_type}"
-        if hasattr(base, "logits_scaling"):
-            extra["logit_scale"] = property(_logit_scale)
+        if hasattr(base, "logits_scaling"):  # Granite divides logits by it, vLLM's backend multiplies
+            extra["logit_scale"] = property(lambda config: 1 / config.logits_scaling)
     else:
         extra["config_class"] = pruned_class(architecture, kinds["AutoConfig"])
     return type(f"Flap{architecture}{kind}", (mixin, base), extra)

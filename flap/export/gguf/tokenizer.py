@@ -8,7 +8,7 @@ refused, because llama.cpp would split texts in another way than the model was t
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from gguf import GGUFReader, GGUFWriter, TokenType
 from transformers import PreTrainedTokenizerBase
@@ -34,14 +34,6 @@ _BPE = {
 }
 
 
-class TokenizerKind(NamedTuple):
-    """A kind of tokenizer in llama.cpp's terms."""
-
-    model: str  # llama: SentencePiece; gpt2: byte-level BPE
-    pre: str  # the pre-tokenizer
-    space_prefix: bool = False  # puts a space before a text
-
-
 def add_tokenizer(
     writer: GGUFWriter,
     tokenizer: PreTrainedTokenizerBase,
@@ -62,19 +54,19 @@ def add_tokenizer(
         return
     backend = getattr(tokenizer, "backend_tokenizer", None)  # of the tokenizers with a Rust backend
     spec: dict[str, Any] = json.loads(backend.to_str()) if backend is not None else {}
-    kind = _kind(spec, type(tokenizer).__name__)
+    model, pre, space_prefix = _kind(spec, type(tokenizer).__name__)
     tokens, types = _vocabulary(spec, tokenizer, vocab_size)
     merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in spec["model"]["merges"]]
-    writer.add_tokenizer_model(kind.model)
-    writer.add_tokenizer_pre(kind.pre)
+    writer.add_tokenizer_model(model)
+    writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
     writer.add_token_types(types)
-    if kind.model == "llama":
+    if model == "llama":
         scores = {left + right: -float(rank) for rank, (left, right) in reversed(list(enumerate(merges)))}
         writer.add_token_scores([scores.get(token, NEVER_MERGED) for token in tokens])
     else:
         writer.add_token_merges([f"{left} {right}" for left, right in merges])
-    writer.add_add_space_prefix(kind.space_prefix)
+    writer.add_add_space_prefix(space_prefix)
     _add_special(writer, tokenizer, ends)
 
 
@@ -92,23 +84,24 @@ def _copy(writer: GGUFWriter, source: Path, tokenizer: PreTrainedTokenizerBase) 
         writer.add_key_value(name, field.contents(), kind, item_types[0] if item_types else None)
 
 
-def _kind(spec: dict[str, Any], name: str) -> TokenizerKind:
-    """Return llama.cpp's kind of a tokenizer. spec: the content of its tokenizer.json. name: of its class.
+def _kind(spec: dict[str, Any], name: str) -> tuple[str, str, bool]:
+    """Return llama.cpp's names of a tokenizer's model and pre-tokenizer, and whether it puts a space before a text.
+
+    The model is llama for SentencePiece, gpt2 for byte-level BPE. spec: the content of its tokenizer.json. name: of its
+    class.
 
     Raises:
         ValueError: it is none of the kinds that the message names.
     """
     model, pre_tokenizer, normalizer = (spec.get(part) or {} for part in ("model", "pre_tokenizer", "normalizer"))
     if model.get("type") == "BPE" and model.get("byte_fallback"):
-        prefix = _space_prefix(normalizer, pre_tokenizer)
-        if prefix is not None:
-            return TokenizerKind("llama", "default", prefix)
+        if (prefix := _space_prefix(normalizer, pre_tokenizer)) is not None:
+            return "llama", "default", prefix
     elif model.get("type") == "BPE":
         names = [_step_name(step) for step in pre_tokenizer.get("pretokenizers", [pre_tokenizer])]
         steps = (names, normalizer.get("type"), bool(model.get("ignore_merges")))
-        for pre, expected in _BPE.items():
-            if steps == expected:
-                return TokenizerKind("gpt2", pre)
+        if pres := [pre for pre, expected in _BPE.items() if steps == expected]:
+            return "gpt2", pres[0], False
     raise ValueError(
         f"gguf: the export does not support the tokenizer ({name}); expected LLaMA's (SentencePiece or BPE), Gemma's, "
         "Qwen2's, SmolLM's, GPT-2's, GPT-NeoX's, Cohere's, OLMo 2's, or that of a model that came as a GGUF"
