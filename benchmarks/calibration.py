@@ -1,8 +1,8 @@
 """What calibration costs: `python benchmarks/calibration.py`.
 
-Time: collecting statistics over a bare forward pass of the same decoder on the same tokens, interleaved in one
-process, median of the pairwise ratios (target: at most 1.05). Memory: peak over the loaded model, in fresh processes,
-for 64 and for 1024 samples (target: within 5 % of each other).
+Time: the stage `calibrate` of `flap.prune` over a bare forward pass of the same decoder on as many tokens, interleaved
+in one process, median of the pairwise ratios (target: at most 1.05). Memory: peak of pruning over the loaded model, in
+fresh processes, for 64 and for 1024 samples (target: within 5 % of each other).
 """
 
 import argparse
@@ -10,73 +10,53 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
+from copy import deepcopy
+from typing import Any
 
-import torch
-from torch import Tensor
+from measuring import BATCH_SIZE, SEQ_LEN, bare_forward, loaded, packaged, random_windows, reset_peak, status_bytes
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from flap.calibration import collect
-from flap.config import ModelConfig
-from flap.data import Pool, read_text
-from flap.models import PlacedModel, find_model
-from flap.storage import cache_root
+import flap
 
-SEQ_LEN, BATCH_SIZE = 128, 8
 MEMORY_BATCH_SIZE = 64  # a peak well above the few MiB by which any process drifts
 
 
-def load(num_samples: int) -> tuple[PlacedModel, Tensor]:
-    source = find_model(ModelConfig("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct"), cache_root(None), False)
-    text = read_text("boolq-passages", "calibration", "calibration.dataset")
-    return source.open(), Pool(text, source.tokenizer, bos=False).draw(num_samples, SEQ_LEN, seed=0)
-
-
-@torch.no_grad()
-def bare_forward(model: PlacedModel, tokens_NT: Tensor) -> None:
-    for batch_NT in tokens_NT.split(BATCH_SIZE):
-        model.adapter.decoder(input_ids=batch_NT.to(model.device), use_cache=False)
-
-
-def seconds(step: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
+def calibrate_seconds(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, num_samples: int, batch_size: int
+) -> float:
+    windows: dict[str, Any] = {"num_samples": num_samples, "seq_len": SEQ_LEN, "batch_size": batch_size}
+    report = flap.prune(model, tokenizer, ratio=0.2, overrides=("calibration=boolq-passages",), **windows)
+    return report.seconds["calibrate"]
 
 
 def time_ratio(num_samples: int, repeats: int) -> float:
-    model, tokens_NT = load(num_samples)
+    source = packaged()
+    model = loaded(source)
+    tokens_NT = random_windows(model, num_samples)
     bare_forward(model, tokens_NT)  # warm-up
     ratios = []
     for _ in range(repeats):
-        bare = seconds(lambda: bare_forward(model, tokens_NT))
-        calibrated = seconds(lambda: collect(model, [tokens_NT], BATCH_SIZE))
+        start = time.perf_counter()
+        bare_forward(model, tokens_NT)
+        bare = time.perf_counter() - start
+        calibrated = calibrate_seconds(deepcopy(model), source.tokenizer, num_samples, BATCH_SIZE)
         ratios.append(calibrated / bare)
         print(f"bare forward {bare:6.2f} s   calibration {calibrated:6.2f} s   ratio {ratios[-1]:.3f}", flush=True)
     return statistics.median(ratios)
 
 
-def status_bytes(field: str) -> int:
-    """A size from /proc/self/status: VmRSS is held now, VmHWM the peak since the last reset (Linux)."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) * 1024
-
-
 def memory_over_model(num_samples: int) -> None:
-    """Run in its own process: prints peak memory of calibration beyond that of the loaded model, in bytes."""
-    model, tokens_NT = load(num_samples)
-    # safetensors maps the file: a weight (a row of the embeddings, even) is in memory once something has read it
-    for parameter in model.model.parameters():
-        parameter.sum()
-    Path("/proc/self/clear_refs").write_text("5")  # reset the peak, which loading has raised
-    loaded = status_bytes("VmRSS")
-    collect(model, [tokens_NT], MEMORY_BATCH_SIZE)
-    print(f"over-model-bytes {status_bytes('VmHWM') - loaded}")
+    """Run in its own process: prints the peak memory of pruning beyond that of the loaded model, in bytes."""
+    source = packaged()
+    model = loaded(source)
+    held = reset_peak()
+    calibrate_seconds(model, source.tokenizer, num_samples, MEMORY_BATCH_SIZE)
+    print(f"over-model-bytes {status_bytes('VmHWM') - held}")
 
 
 def measure_memory(num_samples: int) -> int:
     command = [sys.executable, __file__, "--memory", str(num_samples)]
-    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
     return int(output.split("over-model-bytes ")[1].split()[0])
 
 

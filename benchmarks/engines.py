@@ -22,6 +22,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from engine_speed import ENGINES
+from safetensors import safe_open
 from scale import LAYERS
 
 BESIDE = Path(__file__).parent
@@ -61,13 +62,11 @@ def prepare(folder: Path, name: str, overrides: list[str], model: list[str], for
 
 def reads(checkpoint: Path) -> dict[str, float]:
     """What a token costs: operations of the layers' Linears (prefill), and weights that it reads (decode)."""
-    from flap.models.weights import tensor_files
-    from flap.storage.tensor_headers import tensor_shapes
-
-    shapes = {
-        name: shape for file in set(tensor_files(checkpoint).values()) for name, shape in tensor_shapes(file).items()
-    }
-    sizes = {name: shape[0] * shape[1] for name, shape in shapes.items() if len(shape) == 2}
+    sizes: dict[str, int] = {}
+    for file in checkpoint.glob("*.safetensors"):
+        with safe_open(file, framework="pt") as tensors:
+            shapes = {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}  # noqa: SIM118 - no mapping
+        sizes |= {name: shape[0] * shape[1] for name, shape in shapes.items() if len(shape) == 2}
     layers = sum(size for name, size in sizes.items() if ".layers." in name)
     head = next(size for name in ("lm_head.weight", "model.embed_tokens.weight") if (size := sizes.get(name)))
     return {"prefill": layers, "decode": layers + head}

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralConfig
+from transformers import AutoModelForCausalLM, MixtralConfig
 
 SHARED = [
     "calibration.num_samples=16", "eval.perplexity.max_tokens=2048", "ratio=0.2", "seed=0", "use_cache=false",
@@ -54,18 +54,16 @@ def cells(mixture: Path) -> dict[str, list[str]]:
 
 def make_mixture(folder: Path) -> Path:
     """A tiny random Mixtral with the packaged model's tokenizer."""
-    from flap.config import ModelConfig
-    from flap.models import find_model
+    from measuring import packaged
 
-    cache = Path(os.environ["FLAP_CACHE_DIR"])
-    source = find_model(ModelConfig("smollm2", "HuggingFaceTB/SmolLM2-135M-Instruct"), cache, False)
+    source = packaged()
     torch.manual_seed(0)
     sizes = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 8}
     config = MixtralConfig(
         vocab_size=source.config.vocab_size, num_key_value_heads=4, head_dim=8, num_local_experts=6, **sizes
     )
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(source.path).save_pretrained(folder)
+    source.tokenizer.save_pretrained(folder)
     return folder
 
 

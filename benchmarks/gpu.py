@@ -1,7 +1,7 @@
 """What pruning takes on a GPU: `python benchmarks/gpu.py`; `make gpu` runs the tests marked `gpu` first.
 
 A randomly initialised model of Llama-2-7B's shape (but the packaged tokenizer's vocabulary of 49,152), bfloat16, made
-on the GPU: a bare forward pass over the calibration windows, and FLAP at ratio 0.2 on the same windows. Then a smaller
+on the GPU: a bare forward pass over as many windows as FLAP calibrates on, and FLAP at ratio 0.2. Then a smaller
 one with model.placement=auto, half of its layers on the host because accelerate may fill no more of the GPU, beside the
 same model on the GPU alone. Then flap_plus with few tokens: on two layers, from which the seconds of all are reckoned,
 and on all of them.
@@ -29,20 +29,15 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from calibration import BATCH_SIZE, SEQ_LEN, bare_forward
 from hydra import compose, initialize_config_dir
-from torch import Tensor
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerBase
+from measuring import BATCH_SIZE, SEQ_LEN, bare_forward, packaged, random_windows
+from psutil import virtual_memory
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 
-from flap.config import FlapConfig, ModelConfig, config_dir, one_line, typed
-from flap.models import LoadedSource, find_model, read_model
-from flap.models.devices import free_bytes
+import flap
+from flap.config import FlapConfig, config_dir, typed
+from flap.models import LoadedSource
 from flap.pipeline import run
-from flap.results import device_name
-from flap.results.provenance import git_state, versions
-from flap.runs.prepare import prepare
-from flap.search import Search
-from flap.storage import cache_root, write_text
 
 Figures = dict[str, Any]
 
@@ -102,7 +97,7 @@ class Table:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         print("|", " | ".join(_row(name, figures)), "|", flush=True)
-        write_text(self.output, dumps(self.about | {"steps": self.steps}, indent=1) + "\n")
+        self.output.write_text(dumps(self.about | {"steps": self.steps}, indent=1) + "\n")
         return figures
 
     @property
@@ -118,7 +113,7 @@ def _attempt(work: Callable[[], Figures], left: float) -> Figures:
         return {"stopped": f"after {left:.0f} s, when the minutes were over"}
     except Exception as error:  # on the day of a GPU, the other steps' figures count
         traceback.print_exc()
-        return {"failed": one_line(error, 300)}
+        return {"failed": " ".join(str(error).split())[:300]}
 
 
 def _why(needs: float, left: float) -> str:
@@ -141,11 +136,6 @@ def now(device: str) -> float:
     if device == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
-
-
-def packaged_tokenizer() -> PreTrainedTokenizerBase:
-    smollm2 = ModelConfig("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", device="cpu")
-    return find_model(smollm2, cache_root(None), False).tokenizer
 
 
 def random_model(shape: dict[str, Any], device: str) -> PreTrainedModel:
@@ -180,22 +170,16 @@ def flap_plus_config(options: argparse.Namespace) -> FlapConfig:
     return composed(options, "method=flap_plus", *few, f"structure.rounds={options.rounds}")
 
 
-def windows(config: FlapConfig, source: LoadedSource) -> Tensor:
-    found = prepare(config, None, source).windows
-    assert found is not None
-    return found.by_length[0]
-
-
-def bare(source: LoadedSource, config: FlapConfig) -> Figures:
-    """One forward pass of the decoder over FLAP's calibration windows, the first batch for warm-up aside."""
-    model, tokens_NT, device = source.open(), windows(config, source), config.model.device
+def bare(model: PreTrainedModel, num_windows: int, device: str) -> Figures:
+    """One forward pass of the decoder over as many windows as FLAP's, a first batch for warm-up aside."""
+    tokens_NT = random_windows(model, num_windows)
     bare_forward(model, tokens_NT[:BATCH_SIZE])
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     start = now(device)
     bare_forward(model, tokens_NT)
     seconds = now(device) - start
-    weights = sum(parameter.nbytes for parameter in model.model.parameters())
+    weights = sum(parameter.nbytes for parameter in model.parameters())
     peak = torch.cuda.max_memory_allocated() if device == "cuda" else None
     return {
         "seconds": seconds,
@@ -218,6 +202,8 @@ def prune(config: FlapConfig, source: LoadedSource, run_dir: Path | None = None)
         "realised_ratio": report.ratio["realised_decoder"],
         "search_nats": report.search_nats,
         "device_map": report.device_map,
+        "versions": report.versions,
+        "git": report.git,
     }
 
 
@@ -228,11 +214,11 @@ def over_gpu_and_host(source: LoadedSource, config: FlapConfig, scratch: str | N
         source.model.save_pretrained(folder / "dense")
         memory = half_the_layers(source.model, config.model.device)
         source.model.to("meta")  # both runs read the files
-        whole = LoadedSource(read_model(folder / "dense").to(config.model.device), source.tokenizer)
+        whole = LoadedSource(flap.load(folder / "dense").to(config.model.device), source.tokenizer)
         alone = prune(config, whole, folder / "device")
         del whole
         placing = {"device_map": "auto", "max_memory": memory, "offload_folder": str(folder / "disk")}
-        spread = LoadedSource(read_model(folder / "dense", **placing), source.tokenizer)
+        spread = LoadedSource(flap.load(folder / "dense", **placing), source.tokenizer)
         on_auto = replace(config, model=replace(config.model, placement="auto"))
         figures = prune(on_auto, spread, folder / "auto")
         plans = [(folder / place / "plan.json").read_bytes() for place in ("device", "auto")]
@@ -255,26 +241,26 @@ def half_the_layers(model: PreTrainedModel, device: str) -> dict[int | str, int]
     of_device = ends + max(ends, *layers) + sum(layers) // 2
     if device == "cpu":
         return {"cpu": of_device}  # the rest goes to disk
-    return {0: of_device, "cpu": free_bytes(torch.device("cpu")) * 9 // 10}
+    return {0: of_device, "cpu": virtual_memory().available * 9 // 10}
 
 
-def reckoned(probe: Figures, passed: Figures, shape: dict[str, Any], options: argparse.Namespace) -> float:
+def reckoned(probe: Figures, passed: Figures, num_layers: int, config: FlapConfig) -> float:
     """The seconds of flap_plus on all layers, from those on PROBE_LAYERS and those of a bare pass.
 
     Fits grow with the layers; but a search's windows, for each plan of a layer, pass all layers behind it, too.
     """
     if "seconds" not in probe or "seconds" not in passed:
         return math.inf
-    layers = shape["num_hidden_layers"]
-    plans = 2 * len(Search().levels) + 4 * options.rounds  # of each layer: its blocks' levels, and a round's moves
-    passes = plans * layers / 2 * options.tokens / passed["tokens"]
-    return float(probe["seconds"] * layers / PROBE_LAYERS + SLOWER * passes * passed["seconds"])
+    search = config.structure
+    plans = 2 * len(search["levels"]) + 4 * search["rounds"]  # of each layer: its blocks' levels, and a round's moves
+    passes = plans * num_layers / 2 * search["tokens"] / passed["tokens"]
+    return float(probe["seconds"] * num_layers / PROBE_LAYERS + SLOWER * passes * passed["seconds"])
 
 
 def measure(table: Table, options: argparse.Namespace) -> None:
     """All steps; each makes its own model, since pruning changes it."""
     large, small = (TINY, TINY) if options.tiny else (SEVEN_B, ONE_B)
-    tokenizer, config, config_plus = packaged_tokenizer(), flap_config(options), flap_plus_config(options)
+    tokenizer, config, config_plus = packaged("cpu").tokenizer, flap_config(options), flap_plus_config(options)
 
     def made(shape: dict[str, Any]) -> LoadedSource:
         return LoadedSource(random_model(shape, options.device), tokenizer)
@@ -290,11 +276,13 @@ def measure(table: Table, options: argparse.Namespace) -> None:
         return figures | {"remark": f"{options.tokens} tokens, {options.rounds} round(s): {nats} nats a token"}
 
     few = large | {"num_hidden_layers": PROBE_LAYERS}
-    passed = table.step("bare forward pass", lambda: bare(made(large), config))
+    passed = table.step(
+        "bare forward pass", lambda: bare(random_model(large, options.device), options.windows, options.device)
+    )
     table.step("FLAP", flap)
     table.step("FLAP, placement auto", lambda: over_gpu_and_host(made(small), config, options.folder))
     probe = table.step(f"flap_plus, {PROBE_LAYERS} layers", lambda: flap_plus(few))
-    table.step("flap_plus", lambda: flap_plus(large), reckoned(probe, passed, large, options))
+    table.step("flap_plus", lambda: flap_plus(large), reckoned(probe, passed, large["num_hidden_layers"], config_plus))
 
 
 def circumstances(options: argparse.Namespace) -> Figures:
@@ -303,12 +291,10 @@ def circumstances(options: argparse.Namespace) -> Figures:
     on_gpu = device.type == "cuda"
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "device": device_name(device),
+        "device": torch.cuda.get_device_name(device) if on_gpu else "cpu",
         "device_bytes": torch.cuda.get_device_properties(device).total_memory if on_gpu else None,
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
-        "versions": versions(),
-        "git": git_state(),
         "options": {name: str(value) for name, value in vars(options).items()},
     }
 

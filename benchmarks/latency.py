@@ -2,50 +2,45 @@
 
     python benchmarks/latency.py --shares 0.8 0.6 0.5 --prefill 64 --decode 16 --repeats 5
 
-For each share of the dense model's latency a plan is made as `target.latency_ms=` makes it, by magnitudes, and requests
-of its widths are timed in turns with the dense model. Printed: asked, by the table of layer times, and measured, in
-milliseconds; the measured one is the median of its ratios to the dense model, times the dense latency of the table.
+For each share of the dense model's latency the model is pruned with `target.latency_ms=`, by magnitudes, and requests
+are timed in turns with the dense model. Printed: asked, by the table of layer times, and measured, in milliseconds; the
+measured one is the median of its ratios to the dense model, times the dense latency of the table.
 `--clock cpu` counts the seconds that the process itself had, where others share the machine (with OMP_NUM_THREADS=1).
 """
 
 import argparse
-import statistics
 import time
-from functools import partial
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
+from measuring import packaged
 
-from flap.allocation import ALAM, price
-from flap.config import ModelConfig, TargetConfig
-from flap.evaluation import Efficiency
-from flap.importance import Magnitude, score_layers
-from flap.models import PlacedModel, find_model
-from flap.runs.layer_times import LayerTimes, narrowed
-from flap.storage import Cache, cache_root
-
-MODEL = ModelConfig(name="smollm2-135m", path="HuggingFaceTB/SmolLM2-135M-Instruct")
+import flap
 
 
-def row(model: PlacedModel, times: LayerTimes, table: list, share: float) -> str:
-    """Return the line of one share: asked, by the table, measured."""
-    asked = share * table[0][-1][0]
-    budget = times.budget.within(times.bounds(TargetConfig(latency_ms=asked), table))
-    times.structure.check(budget)
-    scores = score_layers(Magnitude(), model.adapter, ((i, None) for i in range(len(budget.layers))))
-    budget, plan = times.settle(model, budget, partial(times.structure.allocate, scores))
-    widths = budget.widths(plan)
-    pruned, [bound] = narrowed(model.model, budget, widths), budget.bounds
-    turns = [
-        [times.request.milliseconds(one)[0] for one in (model.model, pruned)] for _ in range(1 + times.request.repeats)
-    ]
-    measured = table[0][-1][0] * statistics.median(pruned_ms / dense_ms for dense_ms, pruned_ms in turns[1:])
-    removed = 1 - budget.kept(plan) / budget.total
-    numbers = f"{asked:.0f} | {bound.cost(widths):.0f} | {measured:.0f} | {measured / asked - 1:+.1%}"
-    return f"{share:.2f} | {numbers} | {removed:.1%}"
+def pruned(options: argparse.Namespace, cache: str, **amount: Any) -> Any:
+    """Prune a fresh copy and return the report; the times of layers are measured once, and come from the cache then."""
+    request = {"prefill_len": options.prefill, "decode_len": options.decode, "repeats": options.repeats}
+    timed = ["eval=efficiency", *(f"eval.efficiency.{name}={value}" for name, value in request.items())]
+    source = packaged()
+    overrides = (*timed, "use_cache=true", f"cache_dir={cache}")
+    return flap.prune(
+        source.open().model, source.tokenizer, metric="magnitude", compensation="none", overrides=overrides, **amount
+    )
+
+
+def row(share: float, report: Any) -> str:
+    """The line of one share: asked, by the table, measured."""
+    latency = report.target["latency_ms"]
+    measured = latency["dense"] * report.evaluation["pruned"]["efficiency/latency_ms_ratio"]
+    numbers = f"{latency['asked']:.0f} | {latency['realised']:.0f} | {measured:.0f}"
+    off, removed = measured / latency["asked"] - 1, report.ratio["realised_decoder"]
+    return f"{share:.2f} | {numbers} | {off:+.1%} | {removed:.1%}"
 
 
 def main() -> None:
-    """Time the layers, then a plan for each share."""
+    """Time the dense model, then a plan for each share."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shares", type=float, nargs="+", default=[0.8, 0.6, 0.5])
     parser.add_argument("--prefill", type=int, default=64)
@@ -55,19 +50,13 @@ def main() -> None:
     options = parser.parse_args()
     if options.clock == "cpu":
         time.perf_counter = time.process_time
-    request = Efficiency(prefill_len=options.prefill, decode_len=options.decode, repeats=options.repeats)
-    model = find_model(MODEL, cache_root(None), False).open()
-    times = LayerTimes(price(model.adapter, 0.0), request, ALAM(), Cache(cache_root(None), enabled=False), {})
-    table = times.measure(model)
-    for group, ms in zip(times.groups, table, strict=True):
-        print(
-            group.block,
-            dict(zip(group.widths(times.structure), ([round(one) for one in both] for both in ms), strict=True)),
-        )
-    print(f"{model.device}, {torch.get_num_threads()} threads; dense {table[0][-1][0]:.0f} ms", flush=True)
-    print("share | asked | by the table | measured | off by | removed")
-    for share in options.shares:
-        print(row(model, times, table, share), flush=True)
+    with TemporaryDirectory() as cache:
+        dense = pruned(options, cache, ratio=0.0)
+        latency = dense.evaluation["dense"]["efficiency/latency_ms"]
+        print(f"{dense.device}, {torch.get_num_threads()} threads; dense {latency:.0f} ms", flush=True)
+        print("share | asked | by the table | measured | off by | removed")
+        for share in options.shares:
+            print(row(share, pruned(options, cache, target={"latency_ms": share * latency})), flush=True)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from runpy import run_module
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
@@ -50,17 +51,13 @@ WINDOWS = ["calibration=boolq-passages", "calibration.num_samples=16", "calibrat
 def write_model(directory: Path, shape: str, num_layers: int) -> int:
     """A random model with one shard for each layer and one for the rest, never more than one of them in memory."""
     import torch
+    from measuring import packaged
     from safetensors.torch import save_file
     from tokenizers import pre_tokenizers
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.core_model_loading import revert_weight_conversion
 
-    from flap.config import ModelConfig
-    from flap.models import find_model
-    from flap.storage.atomic_files import cache_root
-
-    smollm2 = ModelConfig("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", device="cpu")
-    tokenizer = find_model(smollm2, cache_root(None), trust_remote_code=False).tokenizer
+    tokenizer = packaged("cpu").tokenizer
     # SmolLM's own steps, by which a GGUF knows it; transformers does not read the first one from the packaged GGUF
     steps = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
@@ -91,13 +88,11 @@ def write_model(directory: Path, shape: str, num_layers: int) -> int:
 
 def prune(directory: Path, arguments: list[str]) -> None:
     """The command line, in this process; its processor time and peak are printed last."""
-    from flap.cli import main as flap
-
     chosen = {argument.split("=")[0] for argument in arguments}
     usual = [argument for argument in (*RUN, *WINDOWS) if argument.split("=")[0] not in chosen]
     sys.argv = ["flap", f"model.path={directory / 'dense'}", f"cache_dir={directory / 'cache'}"]
     sys.argv += [f"hydra.run.dir={directory / 'run'}", *usual, *arguments]
-    flap()
+    run_module("flap", run_name="__main__")
     print(f"cpu {time.process_time()}\npeak {peak_bytes()}")
 
 

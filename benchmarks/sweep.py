@@ -2,7 +2,7 @@
 
 The 24 cells of 3 metrics x 4 structures x 2 ratios on the packaged model, nothing evaluated and nothing saved, as one
 `python -m flap -m` with an empty statistics cache. Printed: the sweep's wall time over one calibration plus 24 times
-score, allocate and slice, the bare stages timed in this process beside it (target: at most 2.0); seconds a cell inside
+score, allocate and slice, by the stages of `flap.prune` in this process (target: at most 2.0); seconds a cell inside
 the jobs, calibration and model load aside (target: under 1.5); how many cells calibrated (target: one).
 """
 
@@ -17,39 +17,27 @@ import tempfile
 import time
 from itertools import product
 from pathlib import Path
+from typing import Any
 
-from flap.allocation import ALAM, ALMM, ULMM, ULUM, Structure, price
-from flap.calibration import collect
-from flap.compression import BiasCompensation, compress, slice_layer
-from flap.config import ModelConfig
-from flap.data import Pool, read_text
-from flap.importance import IFV, WIFN, WIFV, Metric, score_layers
-from flap.models import find_model
-from flap.storage import cache_root
+from measuring import packaged
 
-METRICS: list[Metric] = [IFV(), WIFV(), WIFN()]
-STRUCTURES: list[Structure] = [ULUM(), ULMM(), ALMM(), ALAM()]
-RATIOS = (0.2, 0.5)
-GRID = ["metric=IFV,WIFV,WIFN", "structure=UL-UM,UL-MM,AL-MM,AL-AM", "ratio=0.2,0.5"]
+import flap
+
+METRICS, STRUCTURES, RATIOS = ("IFV", "WIFV", "WIFN"), ("UL-UM", "UL-MM", "AL-MM", "AL-AM"), (0.2, 0.5)
+GRID = [f"metric={','.join(METRICS)}", f"structure={','.join(STRUCTURES)}", f"ratio={','.join(map(str, RATIOS))}"]
 CELLS = len(METRICS) * len(STRUCTURES) * len(RATIOS)
 
 
-def bare_seconds() -> float:
-    """One calibration and 24 times score, allocate, slice, with nothing around them."""
-    source = find_model(ModelConfig("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct"), cache_root(None), False)
-    text = read_text("boolq-passages", "calibration", "calibration.dataset")
-    tokens_NT = Pool(text, source.tokenizer, bos=False).draw(128, 128, seed=0)
-    model = source.open()
-    start = time.perf_counter()
-    statistics_of_layers = collect(model, [tokens_NT], batch_size=8)
-    total = time.perf_counter() - start
+def bare_seconds(cache: Path) -> float:
+    """One calibration and 24 times score, allocate, slice: the seconds of these stages, with nothing around them."""
+    source = packaged()
+    shared = "calibration=boolq-passages", "use_cache=true", f"cache_dir={cache}"
+    total = 0.0
     for metric, structure, ratio in product(METRICS, STRUCTURES, RATIOS):
-        adapter = source.open().adapter
-        start = time.perf_counter()
-        scores = score_layers(metric, adapter, enumerate(statistics_of_layers))
-        plan = structure.allocate(scores, price(adapter, ratio))
-        compress(adapter, plan, BiasCompensation(), enumerate(statistics_of_layers), slice_layer)
-        total += time.perf_counter() - start
+        choices: dict[str, Any] = {"ratio": ratio, "metric": metric, "structure": structure}
+        report = flap.prune(source.open().model, source.tokenizer, **choices, overrides=shared)
+        stages = ["score", "allocate", "compress", *["calibrate"] * (report.statistics_cache == "miss")]
+        total += sum(report.seconds[stage] for stage in stages)
     return total
 
 
@@ -57,7 +45,7 @@ def sweep_seconds(folder: Path) -> float:
     """The real command in a fresh process, with the model at hand and no statistics."""
     cache = folder / "cache"
     cache.mkdir(parents=True)
-    (cache / "models").symlink_to(cache_root(None) / "models")
+    (cache / "models").symlink_to(Path(packaged().path).parent)
     options = ["eval=none", "checkpoint.save=false", f"cache_dir={cache}", f"hydra.sweep.dir={folder / 'sweep'}"]
     command = [sys.executable, "-m", "flap", "-m", *GRID, *options]
     start = time.perf_counter()
@@ -89,7 +77,7 @@ def main() -> None:
     ratios = []
     for _ in range(repeats):
         with tempfile.TemporaryDirectory() as scratch:
-            bare, sweep = bare_seconds(), sweep_seconds(Path(scratch) / "run")
+            bare, sweep = bare_seconds(Path(scratch) / "bare"), sweep_seconds(Path(scratch) / "run")
             cells, misses = inside(Path(scratch) / "run" / "sweep")
         assert len(cells) == CELLS, f"only {len(cells)} of {CELLS} cells have a report"
         ratios.append(sweep / bare)

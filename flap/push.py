@@ -43,10 +43,8 @@ def push(checkpoint: Path, repo: str, private: bool = False) -> str:
     try:
         repo = hub.create_repo(repo, private=private or None, exist_ok=True).repo_id  # with the user's name before it
         if not private or hub.repo_info(repo).private:
-            operations: list[CommitOperationAdd | CommitOperationDelete]
-            operations = [*additions(checkpoint, repo), *deletions(hub, checkpoint, repo)]
-            done = hub.create_commit(repo, operations, commit_message="Upload a checkpoint pruned by flap")
-            return str(done.commit_url)
+            changes = operations(hub, checkpoint, repo)
+            return str(hub.create_commit(repo, changes, commit_message="Upload a checkpoint pruned by flap").commit_url)
     except Exception as error:  # network, hub and uploads raise errors of different types
         raise ValueError(f"{repo}: cannot be uploaded ({type(error).__name__}: {one_line(error, 300)})") from error
     raise ValueError(
@@ -71,43 +69,31 @@ def check_checkpoint(checkpoint: Path) -> None:
         raise ValueError(f"{checkpoint}: {error}") from error
 
 
-def files_of(checkpoint: Path) -> dict[str, Path]:
-    """Return the files of a checkpoint by their names in a repository; hidden ones belong to other tools."""
-    paths = {path.relative_to(checkpoint): path for path in sorted(checkpoint.rglob("*")) if path.is_file()}
-    return {
-        name.as_posix(): path for name, path in paths.items() if not any(part.startswith(".") for part in name.parts)
-    }
+def operations(hub: "HfApi", checkpoint: Path, repo: str) -> "list[CommitOperationAdd | CommitOperationDelete]":
+    """Return the uploads, and the deletions of what an older checkpoint has left, as a shard of its weights.
 
-
-def additions(checkpoint: Path, repo: str) -> "list[CommitOperationAdd]":
-    """Return the uploads.
-
-    A card of ours gets the name of the repository and of each export; `flap.json` tells nothing of this machine's
-    folders, which the one that stays here needs: a run is continued, and a GGUF exported, with what lies there.
+    A card of ours gets the name of the repository and of each export. `flap.json` gets no folders of this machine,
+    which the one that stays here needs: a run is continued, and a GGUF exported, with what lies there.
     """
-    from huggingface_hub import CommitOperationAdd
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
     from flap.checkpoint.card import CARD, PLACE, is_ours, without_folders
-    from flap.checkpoint.save import LABEL
+    from flap.checkpoint.save import LABEL, is_own
     from flap.results.card_text import renewed
 
-    files: dict[str, Path | bytes] = {**files_of(checkpoint)}
+    paths = {path.relative_to(checkpoint): path for path in sorted(checkpoint.rglob("*")) if path.is_file()}
+    files: dict[str, Path | bytes] = {
+        name.as_posix(): path for name, path in paths.items() if not any(part.startswith(".") for part in name.parts)
+    }  # hidden ones belong to other tools
     files[LABEL] = json.dumps(without_folders(json.loads((checkpoint / LABEL).read_text()))).encode() + b"\n"
     if is_ours(checkpoint / CARD):
         card = (checkpoint / CARD).read_text(encoding="utf-8")
         files[CARD] = renewed(card, checkpoint).replace(PLACE, repo).encode()
-    return [CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in files.items()]
-
-
-def deletions(hub: "HfApi", checkpoint: Path, repo: str) -> "list[CommitOperationDelete]":
-    """Return the deletions of what an older checkpoint has left there, as a shard of its weights or an export."""
-    from huggingface_hub import CommitOperationDelete
-
-    from flap.checkpoint.save import is_own
-
-    new = files_of(checkpoint)
-    stale = [name for name in hub.list_repo_files(repo) if name not in new and is_own(name)]
-    return [CommitOperationDelete(path_in_repo=name) for name in stale]
+    stale = [name for name in hub.list_repo_files(repo) if name not in files and is_own(name)]
+    return [
+        *(CommitOperationAdd(path_in_repo=name, path_or_fileobj=content) for name, content in files.items()),
+        *(CommitOperationDelete(path_in_repo=name) for name in stale),
+    ]
 
 
 if __name__ == "__main__":

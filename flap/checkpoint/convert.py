@@ -9,6 +9,11 @@ from flap.modeling import modeling_flap
 from flap.modeling.register import architecture_name, register_models
 from flap.models import ModelAdapter, PlacedModel
 
+_REPLACED = (
+    *NOT_SHARED, "per_layer_config", "allow_global_per_layer_attribute_access", "attention_output_bias",
+    "mlp_output_bias", "head_dim",
+)  # fmt: skip
+
 
 def become_checkpointable(placed: PlacedModel) -> str:
     """Change class and config of the model in place, so that `save_pretrained` writes a checkpoint that can be loaded.
@@ -18,12 +23,10 @@ def become_checkpointable(placed: PlacedModel) -> str:
     """
     adapter = placed.adapter
     config = adapter.config
-    shared = {key: value for key, value in config.to_dict().items() if key not in _REPLACED}
-    kernels = {
+    shared = {key: value for key, value in config.to_dict().items() if key not in _REPLACED} | {
         "attn_implementation": config._attn_implementation,
         "experts_implementation": config._experts_implementation,
     }
-    shared |= kernels
     # without it, transformers computes it from the number of heads
     head_dim = {"head_dim": adapter.head_dim} if adapter.head_dim else {}
     computed = isinstance(getattr(stock_class(type(config)), "head_dim", None), property)  # always, for Falcon
@@ -65,13 +68,3 @@ def _become(adapter: ModelAdapter, config: PreTrainedConfig, base_class: type, m
         elif getattr(module, "config", None) is before:
             module.config = config
     adapter.base.__class__, model.__class__ = base_class, model_class
-
-
-_REPLACED = (
-    *NOT_SHARED,
-    "per_layer_config",
-    "allow_global_per_layer_attribute_access",
-    "attention_output_bias",
-    "mlp_output_bias",
-    "head_dim",
-)

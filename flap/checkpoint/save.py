@@ -73,6 +73,11 @@ def check_target(directory: Path, overwrite: bool, model: Path | None = None) ->
         )
 
 
+def make_label(plan: PruningPlan, provenance: dict[str, Any]) -> dict[str, Any]:
+    """Return what `flap.json` says of a checkpoint: how it was made, and the units that stay."""
+    return {"provenance": provenance, "plan": plan.to_dict()}
+
+
 def label_of(directory: Path) -> dict[str, Any]:
     """Return the provenance and the plan of a checkpoint of this program; empty if there is none that can be read."""
     return read_json(directory / LABEL) if any(directory.glob("*.safetensors")) else {}
@@ -97,14 +102,13 @@ def save(
     model: PlacedModel,
     tokenizer: PreTrainedTokenizerBase,
     directory: Path,
-    plan: PruningPlan,
-    provenance: dict[str, Any],
+    label: dict[str, Any],
     overwrite: bool = False,
     beside: Sequence[Path] = (),
 ) -> PlacedModel:
     """Write a checkpoint as an atomic directory, after a check that it reloads to the same logits.
 
-    beside: files of the dense model that are copied as they are.
+    label: `make_label(plan, provenance)`. beside: files of the dense model that are copied as they are.
     Returns the model for further work: the model itself if it is in memory, else the checkpoint.
 
     Raises:
@@ -118,7 +122,7 @@ def save(
             tokenizer.save_pretrained(scratch)
             for file in beside:
                 shutil.copy2(file, scratch / file.name)
-            (scratch / LABEL).write_text(to_json({"provenance": provenance, "plan": plan.to_dict()}) + "\n")
+            (scratch / LABEL).write_text(to_json(label) + "\n")
             _verify_or_keep(model, scratch, directory)
             _carry_over(directory, scratch)
     except (OSError, SafetensorError) as error:

@@ -1,7 +1,6 @@
 """The stock form: a model whose layers have equal widths can be saved as its base architecture, without our code."""
 
-from collections.abc import Iterator
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any, cast
 
 import torch
@@ -12,16 +11,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from flap.models import ModelAdapter, PlacedModel, adapt
 from flap.models.refreshed_experts import KERNEL_MULTIPLE, experts_fit_kernel
 
-BIAS_FLAGS = (
-    "attention_bias",
-    "mlp_bias",
-    "use_bias",
-    "enable_bias",
-    "attention_out_bias",
-    "bias",
-)  # config keys that add biases to Linears
-
-# keys of a config that belong to a class or a file and not to the model
+# Config keys that add biases to Linears.
+BIAS_FLAGS = ("attention_bias", "mlp_bias", "use_bias", "enable_bias", "attention_out_bias", "bias")
+# Config keys that belong to a class or a file and not to the model.
 NOT_SHARED = ("model_type", "architectures", "transformers_version", "auto_map", "quantization_config")
 
 
@@ -47,16 +39,24 @@ def stock_config(adapter: ModelAdapter, shared: dict[str, Any]) -> PreTrainedCon
             raise ValueError("a layer has no attention heads")
         if not experts_fit_kernel(adapter.mlp(i)):
             raise ValueError(f"experts whose width is no multiple of {KERNEL_MULTIPLE} need another kernel")
-    problem = ""
-    for flags in _subsets([name for name in BIAS_FLAGS if name in shared]):
+    problem, names = "", [name for name in BIAS_FLAGS if name in shared]
+    for flags in chain.from_iterable(combinations(names, size) for size in range(len(names) + 1)):
         try:
-            text_config = stock_class(type(adapter.config))(**shared | widths | dict.fromkeys(flags, True))
-            config = whole_config(adapter.model, stock_class(type(adapter.model.config)), text_config)
-            _check_place(adapter.model, config)
+            config = _stock_config(adapter, shared | widths | dict.fromkeys(flags, True))
+            places = _shapes(_on_meta(adapter.model, config))
+            for name, shape in _shapes(adapter.model).items():
+                if places.get(name) != shape:
+                    raise ValueError(f"{config.model_type} has no place for {name} of shape {list(shape)}")
             return config
         except (ValueError, StrictDataclassError) as error:  # the latter from a config's own checks
             problem = str(error).splitlines()[-1].strip().removeprefix("ValueError: ").removesuffix(".")
     raise ValueError(problem)
+
+
+def _stock_config(adapter: ModelAdapter, values: dict[str, Any]) -> PreTrainedConfig:
+    """Return the config of the base architecture with these values for its language model."""
+    text_config = stock_class(type(adapter.config))(**values)
+    return whole_config(adapter.model, stock_class(type(adapter.model.config)), text_config)
 
 
 def whole_config(
@@ -82,10 +82,8 @@ def whole_config(
 def takes_output_biases(adapter: ModelAdapter) -> bool:
     """Return whether the base architecture can have a bias in every output projection; the model may have none."""
     values = {key: value for key, value in adapter.config.to_dict().items() if key != "per_layer_config"}
-    flags = {name: True for name in BIAS_FLAGS if name in values}
-    text_config = stock_class(type(adapter.config))(**values | flags)
-    config = whole_config(adapter.model, stock_class(type(adapter.model.config)), text_config)
-    biased = adapt(_on_meta(adapter.model, config))
+    flags = dict.fromkeys((name for name in BIAS_FLAGS if name in values), True)
+    biased = adapt(_on_meta(adapter.model, _stock_config(adapter, values | flags)))
     return all(block.output.bias is not None for i in range(len(biased.layers)) for block in biased.blocks(i))
 
 
@@ -94,28 +92,12 @@ def fill_biases(placed: PlacedModel, config: PreTrainedConfig) -> None:
     missing = _shapes(_on_meta(placed.model, config)).keys() - _shapes(placed.model).keys()
     names = {module: name for name, module in placed.model.named_modules()}
     for i, layer in enumerate(placed.layers):
-        prefix = f"{names[layer]}."
-        biases = sorted(name.removeprefix(prefix) for name in missing if name.startswith(prefix))
-        if biases:
+        linears = [one for name, one in layer.named_modules() if f"{names[layer]}.{name}.bias" in missing]
+        if linears:
             with placed.layer(i):
-                for name in biases:
-                    linear = cast(nn.Linear, layer.get_submodule(name.removesuffix(".bias")))
+                for linear in cast(list[nn.Linear], linears):
                     zeros = linear.weight.new_zeros(linear.out_features)
                     linear.bias = nn.Parameter(zeros, requires_grad=linear.weight.requires_grad)
-
-
-def _subsets(flags: list[str]) -> Iterator[tuple[str, ...]]:
-    """Yield all subsets, the smallest first."""
-    for size in range(len(flags) + 1):
-        yield from combinations(flags, size)
-
-
-def _check_place(model: PreTrainedModel, config: PreTrainedConfig) -> None:
-    """Raise a ValueError if a tensor of the model has no place, or another shape, under this config."""
-    places = _shapes(_on_meta(model, config))
-    for name, shape in _shapes(model).items():
-        if places.get(name) != shape:
-            raise ValueError(f"{config.model_type} has no place for {name} of shape {list(shape)}")
 
 
 def _on_meta(model: PreTrainedModel, config: PreTrainedConfig) -> PreTrainedModel:

@@ -19,9 +19,7 @@ log = logging.getLogger(__name__)
 # transformers: that for mixtures builds those of all layers with one width.
 BACKEND = "flap.checkpoint.vllm_model:TransformersForCausalLM"
 
-LEFT_OUT = (
-    "falcon_h1",  # vLLM 0.32 loads it, and writes another text than transformers
-)
+LEFT_OUT = ("falcon_h1",)  # vLLM 0.32 loads it, and writes another text than transformers
 
 
 class Checks:
@@ -65,18 +63,13 @@ def register() -> None:
     vLLM calls this for every model that it serves, and ends where it raises.
     """
     try:
-        _register()
+        from vllm import ModelRegistry
+        from vllm.model_executor.models.config import MODELS_CONFIG_MAP
+
+        register_with_transformers()
+        for architecture in architectures(name for name in FAMILIES if name not in LEFT_OUT):
+            name = f"Flap{architecture}ForCausalLM"
+            ModelRegistry.register_model(name, BACKEND)
+            MODELS_CONFIG_MAP[name] = Checks
     except Exception as error:  # of any type, as what changes between versions of vLLM has no public name
         log.warning("flap: this vLLM cannot serve pruned checkpoints, other models are not affected (%r)", error)
-
-
-def _register() -> None:
-    """Register the pruned architectures with transformers and with vLLM."""
-    from vllm import ModelRegistry
-    from vllm.model_executor.models.config import MODELS_CONFIG_MAP
-
-    register_with_transformers()
-    for architecture in architectures(name for name in FAMILIES if name not in LEFT_OUT):
-        name = f"Flap{architecture}ForCausalLM"
-        ModelRegistry.register_model(name, BACKEND)
-        MODELS_CONFIG_MAP[name] = Checks

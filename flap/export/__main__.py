@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from flap.config import GGUF_TYPES
@@ -16,7 +15,7 @@ def main(arguments: list[str] | None = None) -> None:
 
     set_verbosity_error()
     try:
-        print(_EXPORTS[options.format](options))
+        print(_export(options))
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -35,30 +34,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _gguf(options: argparse.Namespace) -> Path:
-    from flap.export.gguf import export_gguf
+def _export(options: argparse.Namespace) -> Path:
+    """Export, with what the format alone needs imported."""
+    if options.format == "gguf":
+        from flap.export.gguf import export_gguf
 
-    return export_gguf(options.checkpoint, options.type)
+        return export_gguf(options.checkpoint, options.type)
+    if options.format == "mlx":
+        from flap.export.mlx import export_mlx
 
-
-def _mlx(options: argparse.Namespace) -> Path:
-    from flap.export.mlx import export_mlx
-
-    return export_mlx(options.checkpoint, options.bits)
-
-
-def _graph(options: argparse.Namespace) -> Path:
+        return export_mlx(options.checkpoint, options.bits)
     from flap.export.graph import export_graph
 
     return export_graph(options.checkpoint, options.format)
 
-
-_EXPORTS: dict[str, Callable[[argparse.Namespace], Path]] = {
-    "gguf": _gguf,
-    "mlx": _mlx,
-    "onnx": _graph,
-    "openvino": _graph,
-}
 
 if __name__ == "__main__":
     main()

@@ -14,8 +14,9 @@ from transformers import PreTrainedModel
 
 from flap.checkpoint.load import load
 from flap.config import one_line
+from flap.export.checkpoint import read_checkpoint
+from flap.export.checks import check_installed
 from flap.export.genai import write_genai_config
-from flap.export.reading import check_installed, read_checkpoint
 from flap.modeling.modeling_flap import BiasedExpertsMixin
 from flap.storage.atomic_files import atomic_directory
 

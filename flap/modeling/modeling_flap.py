@@ -18,27 +18,15 @@ import transformers
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-# The output projections of attention and MLP in a layer, where they are not the usual ones.
-USUAL = ("self_attn.o_proj", "mlp.down_proj")
-OUTPUTS = {
-    "Starcoder2": ("self_attn.o_proj", "mlp.c_proj"),
-    "OPT": ("self_attn.out_proj", "fc2"),
-    "GPTNeoX": ("attention.dense", "mlp.dense_4h_to_h"),
-    "Phi": ("self_attn.dense", "mlp.fc2"),
-    "Falcon": ("self_attention.dense", "mlp.dense_4h_to_h"),
-    "GPT2": ("attn.c_proj", "mlp.c_proj"),
-    "FalconH1": ("self_attn.o_proj", "feed_forward.down_proj"),
-    "Llama4": ("self_attn.o_proj", "feed_forward.down_proj"),
-}
+# The output projections of attention and MLP in a decoder layer, which has one of each.
+ATTENTION_OUTPUTS = (
+    "self_attn.o_proj", "self_attn.out_proj", "self_attn.dense", "attention.dense", "self_attention.dense",
+    "attn.c_proj",
+)  # fmt: skip
+MLP_OUTPUTS = ("mlp.down_proj", "feed_forward.down_proj", "mlp.c_proj", "mlp.fc2", "fc2", "mlp.dense_4h_to_h")
+# The architectures whose attention has the hidden size as its width; they do not use `head_dim`.
+SQUARE = ("OPT", "GPTNeoX", "StableLm", "Falcon", "GPT2", "Qwen2_5_VL")
 KERNEL_MULTIPLE = 8  # the grouped kernel takes experts whose number of neurons is a multiple of it, in any dtype
-SQUARE = (
-    "OPT",
-    "GPTNeoX",
-    "StableLm",
-    "Falcon",
-    "GPT2",
-    "Qwen2_5_VL",
-)  # their attention has the hidden size as its width; they do not use `head_dim`
 AUTO_CLASSES = {"AutoConfig": "Config", "AutoModel": "Model", "AutoModelForCausalLM": "ForCausalLM"}
 # Of a vision-language model; its language model may have the same prefix, as Gemma 3 has.
 WHOLE_AUTO_CLASSES = {
@@ -69,11 +57,6 @@ class PrunedConfigMixin:
         """Return an attribute; a global width, too, which transformers would return with a warning."""
         renamed = object.__getattribute__(self, "attribute_map")
         return object.__getattribute__(self, renamed.get(key, key))
-
-
-def _logit_scale(config):
-    """Return what vLLM's Transformers backend multiplies logits with, where Granite's own class divides them."""
-    return 1 / config.logits_scaling
 
 
 class PrunedModelMixin:
@@ -145,9 +128,7 @@ def check_for_vllm(widths, ranks):
     ranks: vLLM's `tensor_parallel_size`; each of its processes takes an equal part of a layer's heads and neurons.
     """
     units = [(i, *one) for i, layer in widths.items() for one in layer.items() if type(one[1]) is int]
-    units = [
-        (i, name, n) for i, name, n in units if "experts" not in name and name != "head_dim"
-    ]  # which are not split
+    units = [one for one in units if "experts" not in one[1] and one[1] != "head_dim"]  # which are not split
     for i, name, n in units:
         heads = name.endswith("heads")
         if n == 0:
@@ -220,8 +201,10 @@ class RotaryConfig(LayerConfig):
 
 def _build(dense, layer_config, i, architecture):
     """Build layer i with its own widths and biases; the modules that are not pruned are those of the dense layer."""
-    layer_class = type(dense)
-    attention_output, mlp_output = OUTPUTS.get(architecture, USUAL)
+    layer_class, names = type(dense), dict(dense.named_modules())
+    attention_output, mlp_output = (
+        next((name for name in outputs if name in names), outputs[0]) for outputs in (ATTENTION_OUTPUTS, MLP_OUTPUTS)
+    )
     empty = getattr(layer_config, "num_attention_heads", None) == 0
     if empty:
         layer_config.num_attention_heads = layer_config.num_key_value_heads = 1  # no architecture is built with none
@@ -230,7 +213,7 @@ def _build(dense, layer_config, i, architecture):
     else:
         layer = layer_class(layer_config, i)
     for parent, name in (("mlp", "shared_experts"), ("feed_forward", "shared_expert"), ("", "mamba")):
-        if f"{parent}.{name}".strip(".") in dict(dense.named_modules()):
+        if f"{parent}.{name}".strip(".") in names:
             setattr(layer.get_submodule(parent), name, getattr(dense.get_submodule(parent), name))
     if architecture == "Olmoe":  # its norms of queries and keys are built for the hidden size
         for norm, linear in (("q_norm", "q_proj"), ("k_norm", "k_proj")):
@@ -289,21 +272,17 @@ def _match_bias(layer, path, bias):
         setattr(layer.get_submodule(parent), name, new)
 
 
-def _base(architecture, kind):
-    """Return the class of transformers that the class of this kind derives from."""
-    names = [architecture + name for name in BASES[kind]]
-    return next(getattr(transformers, name) for name in names if hasattr(transformers, name))
-
-
 def _class(architecture, kind):
     """Make the config, decoder or causal LM class of an architecture, with the name that `auto_map` refers to."""
-    base, mixin = _base(architecture, kind), PrunedConfigMixin if kind.endswith("Config") else PrunedModelMixin
+    names = [architecture + name for name in BASES[kind]]
+    base = next(getattr(transformers, name) for name in names if hasattr(transformers, name))
+    mixin = PrunedConfigMixin if kind.endswith("Config") else PrunedModelMixin
     kinds = WHOLE_AUTO_CLASSES if kind in WHOLE_AUTO_CLASSES.values() else AUTO_CLASSES
     extra = {"__module__": __name__, "_auto_class": next(auto for auto, one in kinds.items() if one == kind)}
     if kind.endswith("Config"):
         extra["model_type"] = f"flap_{base.model_type}"
-        if hasattr(base, "logits_scaling"):
-            extra["logit_scale"] = property(_logit_scale)
+        if hasattr(base, "logits_scaling"):  # Granite divides logits by it, vLLM's backend multiplies
+            extra["logit_scale"] = property(lambda config: 1 / config.logits_scaling)
     else:
         extra["config_class"] = pruned_class(architecture, kinds["AutoConfig"])
     return type(f"Flap{architecture}{kind}", (mixin, base), extra)

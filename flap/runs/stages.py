@@ -4,6 +4,7 @@ import logging
 from typing import Any
 
 from flap.allocation import PruningPlan
+from flap.checkpoint.save import make_label
 from flap.checkpoint.save import save as save_checkpoint
 from flap.evaluation import Measurement
 from flap.export.gguf import export_gguf
@@ -57,8 +58,9 @@ def save(run: Run, work: WorkFolder, model: PlacedModel, plan: PruningPlan) -> P
     """Write the checkpoint, which has to reload to the same logits; return the model for further work."""
     source, config = run.source, run.config
     run.report.checkpoint = str(run.target)
-    files = source.tokenizer, run.target, plan, run.report.provenance, run.replaces_checkpoint
-    model = save_checkpoint(model, *files, source.processor_files)
+    about = make_label(plan, run.report.provenance)
+    replaces, beside = run.replaces_checkpoint, source.processor_files
+    model = save_checkpoint(model, source.tokenizer, run.target, about, replaces, beside)
     if "gguf" in config.checkpoint.formats:
         log.info("wrote %s", export_gguf(run.target, config.checkpoint.gguf_type))
     return model

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from flap.checkpoint.save import save
+from flap.checkpoint.save import make_label, save
 from flap.models import PlacedModel, Resident
 from tests.cases import ARCHITECTURES, tiny_model
 from tests.helpers.pruned import Saved, prune, save_pruned
@@ -48,6 +48,6 @@ def save_over(
     """Save the other model over the old one."""
 
     def save_it(overwrite: bool = True) -> PlacedModel:
-        return save(Resident(model), tokenizer, old, all_saved["llama-gqa"].plan, {"new": True}, overwrite)
+        return save(Resident(model), tokenizer, old, make_label(all_saved["llama-gqa"].plan, {"new": True}), overwrite)
 
     return save_it

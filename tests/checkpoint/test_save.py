@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from flap.checkpoint.card import CARD, MARK, write_card
-from flap.checkpoint.save import DifferentError, check_target, save, verify
+from flap.checkpoint.save import DifferentError, check_target, make_label, save, verify
 from flap.models import PlacedModel, Resident
 from flap.storage.atomic_files import atomic_directory, remove_leftovers
 from tests.helpers.pruned import Saved
@@ -53,7 +53,7 @@ def test_an_empty_folder_is_a_fine_target(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, all_saved: dict[str, Saved], tmp_path: Path
 ) -> None:
     (tmp_path / "new" / "empty").mkdir(parents=True)
-    save(Resident(model), tokenizer, tmp_path / "new" / "empty", all_saved["llama-gqa"].plan, {})
+    save(Resident(model), tokenizer, tmp_path / "new" / "empty", make_label(all_saved["llama-gqa"].plan, {}))
     verify(Resident(model), tmp_path / "new" / "empty")
 
 

@@ -9,7 +9,7 @@ import flap
 from flap.allocation import ULMM, ULUM
 from flap.compression import BiasCompensation, Compensation, NoCompensation
 from flap.export.gguf import export_gguf
-from flap.export.gguf.architecture import GGUFArchitecture, arch_name
+from flap.export.gguf.architecture import GGUFArchitecture
 from flap.export.gguf.families import ARCHITECTURES
 from tests.cases import random_model
 from tests.export.test_gguf import architecture, assert_computes_the_same, run
@@ -46,7 +46,7 @@ def pruned(case: str, words: PreTrainedTokenizerFast, directory: Path, compensat
 
 def assert_same(exported: Exported, case: str) -> None:
     """With GELU, near what transformers computes, and the same as it computes with llama.cpp's table."""
-    arch = arch_name(ARCHITECTURES[family_of(case)].arch)
+    arch = ARCHITECTURES[family_of(case)].name
     has_gelu = any("GELU" in type(module).__name__ for module in exported.model.modules())
     assert_computes_the_same(exported, arch, 0.02 if has_gelu else 1e-3)
     if has_gelu:

@@ -44,7 +44,10 @@ def assert_refused(directory: Path, line: str, kind: str = "f16") -> None:
 def test_a_tokenizer_of_another_kind(words: PreTrainedTokenizerFast, exported: Exported) -> None:
     words.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)  # RoBERTa's
     words.save_pretrained(exported.directory)
-    assert_refused(exported.directory, r"^gguf: the tokenizer \(\w+\) is none .*Qwen2's, SmolLM's, .*OLMo 2's")
+    assert_refused(
+        exported.directory,
+        r"^gguf: the export does not support the tokenizer \(\w+\); expected .*Qwen2's, SmolLM's, .*OLMo 2's",
+    )
 
 
 def test_a_tokenizer_with_more_ids_than_embeddings(words: PreTrainedTokenizerFast, exported: Exported) -> None:
@@ -88,12 +91,12 @@ def test_a_damaged_checkpoint(exported: Exported, tmp_path: Path) -> None:
     weights = exported.directory / "model.safetensors"
     index = exported.directory / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"model.layers.9.x": "model.safetensors"}}))
-    assert_refused(exported.directory, r"index\.json names model\.layers\.9\.x, which no shard holds")
+    assert_refused(exported.directory, r"index\.json names 1 tensors .* model\.layers\.9\.x in model\.safetensors")
     index.unlink()
     weights.write_bytes(weights.read_bytes()[:1000])
     assert_refused(exported.directory, r"pruned: model\.safetensors is damaged or truncated \(")
     weights.unlink()
-    assert_refused(exported.directory, r"no checkpoint here, \*\.safetensors are missing")
+    assert_refused(exported.directory, r"no \*\.safetensors in this directory")
 
 
 def test_a_full_disk_leaves_the_old_file(exported: Exported) -> None:
@@ -126,7 +129,7 @@ def test_a_run_is_refused_before_any_weight_is_loaded(
     monkeypatch.setattr(CheckpointSource, "open", lambda self, *_, **__: pytest.fail("the weights were loaded"))
     words.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     words.save_pretrained(model_dir)
-    with pytest.raises(ValueError, match=r"^gguf: the tokenizer"):
+    with pytest.raises(ValueError, match=r"^gguf: the export does not support the tokenizer"):
         run(composed(*tiny(model_dir, text_file), "checkpoint.formats=[hf,gguf]"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from flap.allocation import ALAM, PruningPlan, Structure, price
 from flap.calibration import Calibration, collect
 from flap.checkpoint.convert import become_checkpointable
-from flap.checkpoint.save import save
+from flap.checkpoint.save import make_label, save
 from flap.compression import BiasCompensation, Compensation, CompressLayer, compress, slice_layer
 from flap.importance import WIFV, score_layers
 from flap.models import PlacedModel, Resident, adapt
@@ -73,5 +73,5 @@ class Saved:
 def save_pruned(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, plan: PruningPlan, **provenance: Any
 ) -> Saved:
-    save(Resident(model), tokenizer, directory, plan, provenance)
+    save(Resident(model), tokenizer, directory, make_label(plan, provenance))
     return Saved(directory, model, plan)

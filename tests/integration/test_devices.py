@@ -23,7 +23,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerF
 import flap
 from flap.allocation import LayerPlan, PruningPlan
 from flap.calibration import STATISTICS, Calibration, LayerStatistics, collect
-from flap.checkpoint.save import save
+from flap.checkpoint.save import make_label, save
 from flap.compression import FitReport, LinearCompensation, compress, mask_layer, slice_layer
 from flap.config import ModelConfig
 from flap.evaluation.perplexity import perplexity, window_losses
@@ -244,7 +244,7 @@ def assert_prunes_and_saves(
     device = placed.device
     assert_same_statistics(collect(placed, [WINDOWS], 4), statistics_on_cpu(family))
     assert prune(placed, 0.4) == plan
-    after = save(placed, tokenizer, directory, plan, {})
+    after = save(placed, tokenizer, directory, make_label(plan, {}))
     assert after.device == device and after.logits(WINDOWS).device.type == device.type
     assert_close(after.logits(tokens(seed=7)), logits(expected))
     assert perplexity(window_losses(after, WINDOWS, 4)) == pytest.approx(expected_perplexity, rel=ROUNDING)

@@ -4,7 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from flap.modeling.modeling_flap import pruned_class
+from flap.modeling.families import FAMILIES
+from flap.modeling.modeling_flap import ATTENTION_OUTPUTS, MLP_OUTPUTS, pruned_class
 from flap.modeling.register import register_configs
 
 
@@ -17,6 +18,11 @@ assert not {"hydra", "omegaconf", "flap.models"} & set(sys.modules)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_file_that_travels_names_the_output_projections_of_every_family() -> None:
+    assert {family.attention for family in FAMILIES.values()} == set(ATTENTION_OUTPUTS)
+    assert {family.mlp for family in FAMILIES.values()} == set(MLP_OUTPUTS)
 
 
 def test_a_pruned_config_derives_from_that_of_its_model() -> None:

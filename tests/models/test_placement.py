@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from flap.allocation import LayerPlan
 from flap.calibration import collect
 from flap.checkpoint.load import load
-from flap.checkpoint.save import save
+from flap.checkpoint.save import make_label, save
 from flap.compression import NoCompensation, slice_layer
 from flap.config import ModelConfig
 from flap.models import (
@@ -238,7 +238,7 @@ def test_pruned_written_and_opened_again_it_is_what_the_model_becomes(
     assert [devices(layer) for layer in placed.layers] == before
     assert type(placed.model) is type(plain) and placed.model.config.to_dict() == plain.config.to_dict()
     assert torch.equal(placed.logits(tokens(seed=7)), logits(plain))
-    after = save(placed, tokenizer, tmp_path / "pruned", plan, {})
+    after = save(placed, tokenizer, tmp_path / "pruned", make_label(plan, {}))
     # where memory holds nothing of it, the checkpoint is what there is
     assert type(after) is type(placed) and (after is placed) == (not placed.streams)
     assert torch.equal(after.logits(tokens(seed=7)), logits(plain))

@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from flap.checkpoint.save import save
+from flap.checkpoint.save import make_label, save
 from flap.models import Resident
 from flap.recovery import Recovery
 from flap.recovery.base import HELD_OUT
@@ -58,7 +58,9 @@ def test_the_divergence_falls_and_the_model_can_be_saved_and_reloads_equal(
     after = state(model)
     assert {name: (p.shape, p.dtype) for name, p in after.items()} == {n: (p.shape, p.dtype) for n, p in before.items()}
     assert type(model) is kind and not model.training and all(p.requires_grad for p in model.parameters())
-    save(Resident(model), tokenizer, tmp_path / "saved", plan, {})  # which compares the reloaded model with this one
+    save(
+        Resident(model), tokenizer, tmp_path / "saved", make_label(plan, {})
+    )  # which compares the reloaded model with this one
 
 
 def test_one_step_is_enough(tmp_path: Path) -> None:

@@ -1,64 +1,52 @@
-"""What is told of one of llama.cpp's architectures, and what pruning may do to a model of it."""
+"""What one of llama.cpp's architectures computes, and what pruning may do to a model of it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from gguf import MODEL_ARCH, MODEL_ARCH_NAMES, GGUFWriter
+from gguf import MODEL_ARCH, MODEL_ARCH_NAMES
 from transformers import PreTrainedConfig
 
-Values = Mapping[str, tuple[object, ...]]
+from flap.export.checks import check_setting
+from flap.export.gguf.rope import check_rope
+
+# The values of a config key that llama.cpp computes, or what gives them for a config.
+Values = Mapping[str, tuple[object, ...] | Callable[[PreTrainedConfig], tuple[object, ...]]]
 QKV = ("attn_q.bias", "attn_k.bias", "attn_v.bias", "attn_qkv.bias")
 
 
 class GGUFChanges(NamedTuple):
-    """What pruning may do to a model: give layers other widths, add biases to outputs, remove heads."""
+    """What pruning may do to a model."""
 
-    widths: bool = False
-    biases: bool = False
-    heads: bool = False
+    widths: bool = False  # give layers other widths
+    biases: bool = False  # add biases to outputs
+    heads: bool = False  # remove heads
 
 
 NO_CHANGES = GGUFChanges()
 
 
-def _nothing(*_: object) -> None:
-    pass
-
-
 @dataclass(frozen=True)
 class GGUFArchitecture:
-    """What llama.cpp computes of a family.
-
-    computes: the values that it supports of a config key, where it does not support all.
-    biases: the ends of the names of the biases that it adds.
-    ropes: the types of RoPE that it computes.
-    by_layer: the architecture with the same computation, and a width for each layer.
-    pairs: it rotates neighbouring channels where transformers rotates halves, so rows of q and k change places.
-    offset: its norms multiply by the weight, and transformers' by the weight plus 1.
-    square: its attention has the hidden size as its width, so no head can be removed.
-    untied: it needs an output matrix besides the embeddings, also where both are the same.
-    slides: it has sliding windows, in the layers that a key names.
-    check: checks what `computes` cannot say. keys: writes keys that other architectures do not have.
-    """
+    """What llama.cpp computes of a family."""
 
     arch: MODEL_ARCH
-    computes: Values
-    biases: tuple[str, ...] = QKV
-    ropes: tuple[str, ...] = ("default", "linear", "yarn")
-    by_layer: MODEL_ARCH | None = None
-    pairs: bool = False
-    offset: bool = False
-    square: bool = False
-    untied: bool = False
-    slides: bool = False
-    check: Callable[[PreTrainedConfig, GGUFChanges], None] = _nothing
-    keys: Callable[[GGUFWriter, PreTrainedConfig], None] = _nothing
+    computes: Values  # of the config keys of which it does not compute all values
+    biases: tuple[str, ...] = QKV  # the ends of the names of the biases that it adds
+    ropes: tuple[str, ...] = ("default", "linear", "yarn")  # the types of RoPE that it computes
+    by_layer: MODEL_ARCH | None = None  # the architecture with the same computation, and a width for each layer
+    pairs: bool = False  # it rotates neighbouring channels, transformers halves, so rows of q and k change places
+    offset: bool = False  # its norms multiply by the weight, and transformers' by the weight plus 1
+    square: bool = False  # its attention has the hidden size as its width, so no head can be removed
+    untied: bool = False  # it needs an output matrix besides the embeddings, also where both are the same
+    slides: bool = False  # it has sliding windows, in the layers that a key names
+    largest: int = 0  # layers of the one model whose attention it scales by hidden size / heads; others: by head size
+    keys: Mapping[str, str] = field(default_factory=dict)  # other keys that it needs, and the config keys of the values
 
     @property
     def name(self) -> str:
         """llama.cpp's name."""
-        return arch_name(self.arch)
+        return str(MODEL_ARCH_NAMES[self.arch])
 
     def takes_bias(self, name: str) -> bool:
         """Return whether llama.cpp adds the bias of this name (its own)."""
@@ -81,10 +69,31 @@ class GGUFArchitecture:
         pruned = "prune with structure=UL-MM structure.remove_heads=0"
         return f"gguf: llama.cpp's {self.name} has as many heads as the hidden size has room for; {pruned}"
 
+    def check(self, config: PreTrainedConfig, changes: GGUFChanges) -> None:
+        """Check that llama.cpp computes a model of this family, and what pruning may do to it.
 
-def arch_name(arch: MODEL_ARCH) -> str:
-    """Return llama.cpp's name of an architecture."""
-    return str(MODEL_ARCH_NAMES[arch])
+        Raises:
+            ValueError: it does not.
+        """
+        for name, allowed in self.computes.items():
+            values = allowed(config) if callable(allowed) else allowed
+            check_setting("gguf", name, getattr(config, name, None), values)
+        check_rope(config, self.ropes)
+        if not self.slides:
+            check_setting("gguf", "sliding attention", any(slides(config)), (False,))
+        if self.largest and config.num_hidden_layers != self.largest:
+            check_setting("gguf", "query_pre_attn_scalar", config.query_pre_attn_scalar, (config.head_dim,))
+        elif self.largest and (
+            changes.heads or config.query_pre_attn_scalar != config.hidden_size // config.num_attention_heads
+        ):
+            raise ValueError(
+                f"gguf: num_hidden_layers={self.largest}: llama.cpp takes the scale of its attention from the number "
+                "of heads; prune with structure=UL-MM structure.remove_heads=0"
+            )
+        if self.by_layer is None and (changes.widths or (changes.biases and not self.takes_compensation)):
+            raise ValueError(self.one_width)
+        if self.square and changes.heads:
+            raise ValueError(self.all_heads)
 
 
 def slides(config: PreTrainedConfig) -> list[bool]:

@@ -1,22 +1,32 @@
 """Write a checkpoint as an atomic GGUF file: check it, choose the architecture, write keys and tensors."""
 
+import logging
+from math import prod
 from pathlib import Path
 
 import gguf
-from gguf import GGUFWriter
+import numpy as np
+from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from flap.config.messages import one_line
-from flap.export.gguf.architecture import NO_CHANGES, GGUFChanges, arch_name
-from flap.export.gguf.families import architecture_of, check_architecture
+from flap.export.checkpoint import Shards, end_tokens, head_dim, read_checkpoint
+from flap.export.gguf.architecture import NO_CHANGES, GGUFArchitecture, GGUFChanges
+from flap.export.gguf.families import check_architecture
 from flap.export.gguf.hyperparameters import add_activation, add_hyperparameters, choose_architecture, layer_widths
-from flap.export.gguf.rope import head_dim, rope_factors
-from flap.export.gguf.tensors import Shards, TensorEntry, entries
-from flap.export.gguf.tokenizer import add_tokenizer, carry_over, check_tokenizer, source_gguf
-from flap.export.gguf.write import TYPES, write_tensors
-from flap.export.reading import end_tokens, read_checkpoint
+from flap.export.gguf.rope import rope_factors
+from flap.export.gguf.tensors import LazyTensor, llama_cpp_tensors
+from flap.export.gguf.tokenizer import add_tokenizer, source_gguf
 from flap.storage.atomic_files import atomic_file, write_text
+
+log = logging.getLogger(__name__)
+
+TYPES = {
+    "f32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
+    "f16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
+    "bf16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
+    "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
+}
 
 
 def check_export(
@@ -29,8 +39,8 @@ def check_export(
     Raises:
         ValueError: the architecture or the tokenizer is not supported.
     """
-    check_architecture(config, changes)
-    check_tokenizer(tokenizer, source, config.get_text_config().vocab_size)
+    row = check_architecture(config, changes)
+    add_tokenizer(GGUFWriter(None, row.name), tokenizer, source, config.get_text_config().vocab_size)  # into no file
 
 
 def export_gguf(checkpoint: Path, kind: str = "f16") -> Path:
@@ -44,11 +54,14 @@ def export_gguf(checkpoint: Path, kind: str = "f16") -> Path:
     """
     target = checkpoint / f"model-{kind}.gguf"
     config, tokenizer = read_checkpoint(checkpoint)
-    source = _source(checkpoint)
-    check_architecture(config)
+    source, row, ends = source_gguf(str(checkpoint)), check_architecture(config), end_tokens(checkpoint, config)
     try:
         with atomic_file(target) as scratch:
-            _write(checkpoint, scratch, kind, config, tokenizer, source)
+            writer, tensors = _opened(scratch, checkpoint, row, config)
+            writer.add_file_type(TYPES[kind][1])
+            writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+            add_tokenizer(writer, tokenizer, source, config.vocab_size, ends)
+            _write(writer, tensors, kind)
         # Ollama takes everything else from the keys of the GGUF
         write_text(checkpoint / "Modelfile", f"# ollama create NAME -f Modelfile\nFROM ./{target.name}\n")
     except (OSError, SafetensorError) as error:
@@ -56,35 +69,65 @@ def export_gguf(checkpoint: Path, kind: str = "f16") -> Path:
     return target
 
 
-def _source(checkpoint: Path) -> Path | None:
-    """Return the GGUF that the model of a checkpoint came from, or None."""
-    try:
-        return source_gguf(str(checkpoint))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{checkpoint}: its flap.json cannot be read ({one_line(error, 300)})") from error
-
-
-def _write(
-    checkpoint: Path,
-    path: Path,
-    kind: str,
-    config: PreTrainedConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    source: Path | None,
-) -> None:
-    shards, row = Shards.open(checkpoint), architecture_of(config)
-    tensors = entries(shards, row, config)
+def _opened(
+    path: Path, checkpoint: Path, row: GGUFArchitecture, config: PreTrainedConfig
+) -> tuple[GGUFWriter, list[LazyTensor]]:
+    """Return a writer with the hyperparameters of a model, and the tensors to write."""
+    shards = Shards.open(checkpoint)
+    tensors = llama_cpp_tensors(shards, row, config)
     widths = layer_widths(tensors, head_dim(config), config.num_hidden_layers)
     arch = choose_architecture(row, config, widths)
     if (factors := rope_factors(config)) is not None:
-        tensors.append(TensorEntry("rope_freqs.weight", tuple(factors.shape), lambda: factors))
-    writer = GGUFWriter(path, arch_name(arch))
+        tensors.append(LazyTensor("rope_freqs.weight", tuple(factors.shape), lambda: factors))
+    writer = GGUFWriter(path, gguf.MODEL_ARCH_NAMES[arch])
     add_hyperparameters(writer, config, row, widths, by_layer=arch == row.by_layer)
     add_activation(writer, shards, config.num_hidden_layers)
-    writer.add_file_type(TYPES[kind][1])
-    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    if source is None:
-        add_tokenizer(writer, tokenizer, config.vocab_size, end_tokens(checkpoint, config))
-    else:
-        carry_over(writer, source, tokenizer)
-    write_tensors(writer, tensors, kind)
+    return writer, tensors
+
+
+def _write(writer: GGUFWriter, tensors: list[LazyTensor], kind: str) -> None:
+    """Write the header, the keys, the table of tensors and the tensors, one at a time in memory, and close the file."""
+    types = [_type_of(one, TYPES[kind][0]) for one in tensors]
+    for one, type_ in zip(tensors, types, strict=True):
+        num_bytes = prod(gguf.quant_shape_to_byte_shape(one.shape, type_))
+        writer.add_tensor_info(one.name, one.shape, np.dtype("float32"), num_bytes, type_)
+    try:
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for one, type_ in zip(tensors, types, strict=True):
+            writer.write_tensor_data(_encoded(one, type_))
+    finally:
+        writer.close()
+    matrices = [type_ for one, type_ in zip(tensors, types, strict=True) if not _stays_f32(one)]
+    if fallbacks := sum(type_ != TYPES[kind][0] for type_ in matrices):
+        log.warning(
+            "%d of %d matrices are f16: %s takes rows of a multiple of 32, and round_to=32 makes them so",
+            *(fallbacks, len(matrices), kind),
+        )
+
+
+def _type_of(tensor: LazyTensor, requested: GGMLQuantizationType) -> GGMLQuantizationType:
+    """Return the type of a tensor: f32 for what llama.cpp wants so; f16 for rows that do not divide into blocks."""
+    if _stays_f32(tensor):
+        return GGMLQuantizationType.F32
+    block, _ = gguf.GGML_QUANT_SIZES[requested]
+    return requested if tensor.shape[-1] % block == 0 else GGMLQuantizationType.F16
+
+
+def _stays_f32(tensor: LazyTensor) -> bool:
+    """Return whether a tensor is a vector, the biases of experts, a router, or the embeddings of positions."""
+    return len(tensor.shape) == 1 or tensor.name.endswith((".bias", "ffn_gate_inp.weight", "position_embd.weight"))
+
+
+def _encoded(tensor: LazyTensor, type_: GGMLQuantizationType) -> np.ndarray:
+    """Return the data of a tensor in its type.
+
+    Raises:
+        ValueError: it has values that its type cannot represent.
+    """
+    values = tensor.read().numpy()
+    if type_ == GGMLQuantizationType.F16 and np.abs(values).max() > np.finfo(np.float16).max:
+        raise ValueError(f"gguf: {tensor.name} has values beyond float16; take type bf16 or f32")
+    encoded: np.ndarray = gguf.quants.quantize(values, type_)
+    return encoded

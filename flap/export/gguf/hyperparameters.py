@@ -3,17 +3,18 @@
 from gguf import MODEL_ARCH, GGUFWriter
 from transformers import PreTrainedConfig
 
+from flap.export.checkpoint import Shards, head_dim
 from flap.export.gguf.architecture import GGUFArchitecture, slides
-from flap.export.gguf.rope import add_rope, head_dim
-from flap.export.gguf.tensors import Shards, TensorEntry
+from flap.export.gguf.rope import add_rope
+from flap.export.gguf.tensors import LazyTensor
 
 NORM_EPS = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")
 XIELU = ("alpha_n", "alpha_p", "beta", "eps")
 
 
-def layer_widths(tensors: list[TensorEntry], head_dim: int, num_layers: int) -> list[dict[str, int]]:
+def layer_widths(tensors: list[LazyTensor], head_dim: int, num_layers: int) -> list[dict[str, int]]:
     """Return the numbers of heads, neurons and experts of each layer, by GGUF key."""
-    shapes = {entry.name: entry.shape for entry in tensors}
+    shapes = {one.name: one.shape for one in tensors}
     return [_widths(f"blk.{i}.", shapes, head_dim) for i in range(num_layers)]
 
 
@@ -61,30 +62,22 @@ def add_hyperparameters(
         getattr(writer, f"add_{name}")([layer[name] for layer in widths] if by_layer else value)
     if "expert_count" in widths[0]:
         writer.add_expert_used_count(config.num_experts_per_tok)
-    _add_norm(writer, config)
+    if hasattr(config, "rms_norm_eps"):  # the key also tells which norms they are
+        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    else:
+        writer.add_layer_norm_eps(next(getattr(config, name) for name in NORM_EPS if hasattr(config, name)))
     add_rope(writer, config)
     if row.slides and config.sliding_window is not None:
         writer.add_sliding_window(config.sliding_window)
         writer.add_sliding_window_pattern(slides(config))
-    row.keys(writer, config)
-
-
-def _add_norm(writer: GGUFWriter, config: PreTrainedConfig) -> None:
-    """Write the epsilon of the norms; it also tells which norms they are."""
-    if hasattr(config, "rms_norm_eps"):
-        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    else:
-        [eps] = [getattr(config, name) for name in NORM_EPS if hasattr(config, name)]
-        writer.add_layer_norm_eps(eps)
+    for key, name in row.keys.items():
+        if (value := getattr(config, name)) is not None:
+            getattr(writer, f"add_{key}")(value)
 
 
 def add_activation(writer: GGUFWriter, shards: Shards, num_layers: int) -> None:
     """Write the learned numbers of Apertus' activation, which llama.cpp has as keys."""
     for name in XIELU:
-        values = [
-            float(shards.read(f"model.layers.{i}.mlp.act_fn.{name}").float().item())
-            for i in range(num_layers)
-            if f"model.layers.{i}.mlp.act_fn.{name}" in shards.shapes
-        ]
-        if values:
-            getattr(writer, f"add_xielu_{name}")(values)
+        tensors = [f"model.layers.{i}.mlp.act_fn.{name}" for i in range(num_layers)]
+        if tensors[0] in shards.shapes:
+            getattr(writer, f"add_xielu_{name}")([shards.read(tensor).item() for tensor in tensors])

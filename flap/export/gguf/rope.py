@@ -1,7 +1,6 @@
 """RoPE in llama.cpp's keys: its base, its channels, and its scaling."""
 
 from math import isclose, log
-from typing import Any
 
 import torch
 from gguf import GGUFWriter, RopeScalingType
@@ -9,7 +8,8 @@ from torch import Tensor
 from transformers import PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from flap.export.gguf.special import require
+from flap.export.checkpoint import head_dim, ropes
+from flap.export.checks import check_setting
 
 # What llama.cpp computes of YaRN; it rounds the first and the last of the channels between which it interpolates.
 YARN = {"beta_fast": 32, "beta_slow": 1, "mscale_all_dim": 0, "truncate": True}
@@ -22,23 +22,17 @@ def check_rope(config: PreTrainedConfig, allowed: tuple[str, ...]) -> None:
         ValueError: llama.cpp does not compute it.
     """
     full, sliding = ropes(config)
-    require("rope_type", full["rope_type"], allowed)
+    check_setting("gguf", "rope_type", full["rope_type"], allowed)
     if sliding != full:
-        require("rope_type of sliding attention", sliding["rope_type"], ("default",))
+        check_setting("gguf", "rope_type of sliding attention", sliding["rope_type"], ("default",))
     if full["rope_type"] == "dynamic":
-        require("alpha of rope_type=dynamic is given", bool(full.get("alpha")), (True,))
+        check_setting("gguf", "alpha of rope_type=dynamic is given", bool(full.get("alpha")), (True,))
     if full["rope_type"] == "yarn":
         for name, value in YARN.items():
-            require(name, full.get(name) if full.get(name) is not None else value, (value,))
+            check_setting("gguf", name, full.get(name) if full.get(name) is not None else value, (value,))
         usual = 0.1 * log(full["factor"]) + 1
         factor = full.get("attention_factor") or usual
-        require("attention_factor", usual if isclose(factor, usual, rel_tol=1e-6) else factor, (usual,))
-
-
-def ropes(config: PreTrainedConfig) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the parameters of RoPE in layers with full and in those with sliding attention."""
-    rope = getattr(config, "rope_parameters", None) or {"rope_type": "default"}
-    return rope.get("full_attention", rope), rope.get("sliding_attention", rope)
+        check_setting("gguf", "attention_factor", usual if isclose(factor, usual, rel_tol=1e-6) else factor, (usual,))
 
 
 def add_rope(writer: GGUFWriter, config: PreTrainedConfig) -> None:
@@ -67,8 +61,3 @@ def rope_factors(config: PreTrainedConfig) -> Tensor | None:
     unscaled = rope["rope_theta"] ** (-torch.arange(0, dim, 2).double() / dim)
     factors: Tensor = (unscaled / scaled.double()).float()
     return factors
-
-
-def head_dim(config: PreTrainedConfig) -> int:
-    """Return the head dimension D of a model."""
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)

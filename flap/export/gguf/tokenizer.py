@@ -7,13 +7,13 @@ refused, because llama.cpp would split texts in another way than the model was t
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gguf import GGUFReader, GGUFWriter, TokenType
 from transformers import PreTrainedTokenizerBase
 
+from flap.config import one_line
 from flap.models import packaged_gguf
 
 _WORDS = (
@@ -22,54 +22,6 @@ _WORDS = (
 )
 _LLAMA3, _QWEN2 = _WORDS.format(digits=r"\p{N}{1,3}"), _WORDS.format(digits=r"\p{N}")
 NEVER_MERGED = -1e6  # a score below that of all merges
-
-
-@dataclass(frozen=True)
-class TokenizerKind:
-    """A kind of tokenizer in llama.cpp's terms: model (llama: SentencePiece, gpt2: byte-level BPE), pre-tokenizer."""
-
-    model: str
-    pre: str
-    space_prefix: bool = False
-
-
-def tokenizer_kind(tokenizer: PreTrainedTokenizerBase) -> TokenizerKind:
-    """Return llama.cpp's kind of a tokenizer.
-
-    Raises:
-        ValueError: it is none of the kinds that the message names.
-    """
-    spec = _spec(tokenizer)
-    model, pre_tokenizer, normalizer = (spec.get(part) or {} for part in ("model", "pre_tokenizer", "normalizer"))
-    if model.get("type") == "BPE" and model.get("byte_fallback"):
-        prefix = _space_prefix(normalizer, pre_tokenizer)
-        if prefix is not None:
-            return TokenizerKind("llama", "default", prefix)
-    elif model.get("type") == "BPE":
-        steps = (_step_names(pre_tokenizer), normalizer.get("type"), bool(model.get("ignore_merges")))
-        for pre, expected in _BPE.items():
-            if steps == expected:
-                return TokenizerKind("gpt2", pre)
-    raise ValueError(
-        f"gguf: the tokenizer ({type(tokenizer).__name__}) is none that llama.cpp is told of here: LLaMA's "
-        "(SentencePiece or BPE), Gemma's, Qwen2's, SmolLM's, GPT-2's, GPT-NeoX's, Cohere's, OLMo 2's, or that of a "
-        "model that came as a GGUF"
-    )
-
-
-def check_tokenizer(tokenizer: PreTrainedTokenizerBase, source: Path | None, vocab_size: int) -> None:
-    """Check that a GGUF can hold a tokenizer. source: the GGUF that has it already. vocab_size: of the embeddings.
-
-    Raises:
-        ValueError: its kind is not supported, it has ids without an embedding, or another vocabulary than the source.
-    """
-    if source is None:
-        tokenizer_kind(tokenizer)
-        _vocabulary(_spec(tokenizer), tokenizer, vocab_size)
-    else:
-        _fields_to_carry_over(source, tokenizer)
-
-
 # By llama.cpp's name: the steps before the merges, the normalizer, and whether whole words go before merges.
 _BPE = {
     "llama-bpe": ([_LLAMA3, "bytes"], None, True),
@@ -82,13 +34,82 @@ _BPE = {
 }
 
 
-def _step_names(pre_tokenizer: dict[str, Any]) -> list[str]:
-    """Return a name for each step of a pre-tokenizer; a regular expression is its own name."""
-    steps = pre_tokenizer.get("pretokenizers", [pre_tokenizer])
-    return [_step_name(step) for step in steps]
+def add_tokenizer(
+    writer: GGUFWriter,
+    tokenizer: PreTrainedTokenizerBase,
+    source: Path | None,
+    vocab_size: int,
+    ends: Sequence[int] = (),
+) -> None:
+    """Write the keys of a tokenizer.
+
+    source: the GGUF that the model came from, whose keys are copied. vocab_size: of the embeddings. ends: the tokens
+    that end a text.
+
+    Raises:
+        ValueError: its kind is not supported, it has ids without an embedding, or another vocabulary than the source.
+    """
+    if source is not None:
+        _copy(writer, source, tokenizer)
+        return
+    backend = getattr(tokenizer, "backend_tokenizer", None)  # of the tokenizers with a Rust backend
+    spec: dict[str, Any] = json.loads(backend.to_str()) if backend is not None else {}
+    model, pre, space_prefix = _kind(spec, type(tokenizer).__name__)
+    tokens, types = _vocabulary(spec, tokenizer, vocab_size)
+    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in spec["model"]["merges"]]
+    writer.add_tokenizer_model(model)
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list(tokens)
+    writer.add_token_types(types)
+    if model == "llama":
+        scores = {left + right: -float(rank) for rank, (left, right) in reversed(list(enumerate(merges)))}
+        writer.add_token_scores([scores.get(token, NEVER_MERGED) for token in tokens])
+    else:
+        writer.add_token_merges([f"{left} {right}" for left, right in merges])
+    writer.add_add_space_prefix(space_prefix)
+    _add_special(writer, tokenizer, ends)
+
+
+def _copy(writer: GGUFWriter, source: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Copy the keys of the tokenizer from the GGUF that the model came from.
+
+    Raises:
+        ValueError: the tokenizer's vocabulary is another one.
+    """
+    fields = {name: field for name, field in GGUFReader(source).fields.items() if name.startswith("tokenizer.")}
+    if dict(enumerate(fields["tokenizer.ggml.tokens"].contents())) != {i: t for t, i in tokenizer.get_vocab().items()}:
+        raise ValueError(f"gguf: the tokenizer has another vocabulary than {source.name}, which the model came from")
+    for name, field in fields.items():
+        kind, *item_types = field.types
+        writer.add_key_value(name, field.contents(), kind, item_types[0] if item_types else None)
+
+
+def _kind(spec: dict[str, Any], name: str) -> tuple[str, str, bool]:
+    """Return llama.cpp's names of a tokenizer's model and pre-tokenizer, and whether it puts a space before a text.
+
+    The model is llama for SentencePiece, gpt2 for byte-level BPE. spec: the content of its tokenizer.json. name: of its
+    class.
+
+    Raises:
+        ValueError: it is none of the kinds that the message names.
+    """
+    model, pre_tokenizer, normalizer = (spec.get(part) or {} for part in ("model", "pre_tokenizer", "normalizer"))
+    if model.get("type") == "BPE" and model.get("byte_fallback"):
+        if (prefix := _space_prefix(normalizer, pre_tokenizer)) is not None:
+            return "llama", "default", prefix
+    elif model.get("type") == "BPE":
+        names = [_step_name(step) for step in pre_tokenizer.get("pretokenizers", [pre_tokenizer])]
+        steps = (names, normalizer.get("type"), bool(model.get("ignore_merges")))
+        if pres := [pre for pre, expected in _BPE.items() if steps == expected]:
+            return "gpt2", pres[0], False
+    raise ValueError(
+        f"gguf: the export does not support the tokenizer ({name}); expected LLaMA's (SentencePiece or BPE), Gemma's, "
+        "Qwen2's, SmolLM's, GPT-2's, GPT-NeoX's, Cohere's, OLMo 2's, or that of a model that came as a GGUF"
+    )
 
 
 def _step_name(step: dict[str, Any]) -> str:
+    """Return the name of a step of a pre-tokenizer; a regular expression is its own name."""
     match step:
         case {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}:
             return str(regex)
@@ -116,28 +137,6 @@ def _space_prefix(normalizer: dict[str, Any], pre_tokenizer: dict[str, Any]) -> 
         case {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": False} if not steps:
             return bool(scheme != "never")
     return None
-
-
-def add_tokenizer(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, vocab_size: int, ends: Sequence[int]) -> None:
-    """Write the vocabulary, its merges and the special tokens. ends: those that end a text.
-
-    Raises:
-        ValueError: the kind of tokenizer is not supported, or it has ids without an embedding.
-    """
-    kind, spec = tokenizer_kind(tokenizer), _spec(tokenizer)
-    merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in spec["model"]["merges"]]
-    tokens, types = _vocabulary(spec, tokenizer, vocab_size)
-    writer.add_tokenizer_model(kind.model)
-    writer.add_tokenizer_pre(kind.pre)
-    writer.add_token_list(tokens)
-    writer.add_token_types(types)
-    if kind.model == "llama":
-        scores = {left + right: -float(rank) for rank, (left, right) in reversed(list(enumerate(merges)))}
-        writer.add_token_scores([scores.get(token, NEVER_MERGED) for token in tokens])
-    else:
-        writer.add_token_merges([f"{left} {right}" for left, right in merges])
-    writer.add_add_space_prefix(kind.space_prefix)
-    _add_special(writer, tokenizer, ends)
 
 
 def _vocabulary(
@@ -185,40 +184,21 @@ def _add_special(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, ends: S
         writer.add_chat_template(tokenizer.chat_template)
 
 
-def carry_over(writer: GGUFWriter, source: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Copy the tokenizer fields from `source`, the GGUF that the model came from."""
-    for name, field in _fields_to_carry_over(source, tokenizer).items():
-        kind, *item_types = field.types
-        writer.add_key_value(name, field.contents(), kind, item_types[0] if item_types else None)
-
-
-def _fields_to_carry_over(source: Path, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Return the tokenizer fields of a GGUF.
+def source_gguf(model: str) -> Path | None:
+    """Return the GGUF that a model (hub id, directory, or "") came from, or None; flap.json names its source.
 
     Raises:
-        ValueError: the tokenizer's vocabulary is another one.
+        ValueError: a flap.json cannot be read.
     """
-    fields = {name: field for name, field in GGUFReader(source).fields.items() if name.startswith("tokenizer.")}
-    if dict(enumerate(fields["tokenizer.ggml.tokens"].contents())) != {i: t for t, i in tokenizer.get_vocab().items()}:
-        raise ValueError(f"gguf: the tokenizer has another vocabulary than {source.name}, which the model came from")
-    return fields
-
-
-def source_gguf(model: str) -> Path | None:
-    """Return the GGUF that a model (hub id, directory, or "") came from, or None; flap.json names its source."""
     visited: set[str] = set()
     while model and model not in visited:
         if gguf := packaged_gguf(model):
             return gguf
         visited.add(model)
         record = Path(model) / "flap.json"
-        if record.is_file():
-            model = json.loads(record.read_text())["provenance"].get("config", {}).get("model", {}).get("path", "")
+        try:
+            config = json.loads(record.read_text())["provenance"].get("config", {}) if record.is_file() else {}
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{model}: its flap.json cannot be read ({one_line(error, 300)})") from error
+        model = config.get("model", {}).get("path", "")
     return None
-
-
-def _spec(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Return the content of the tokenizer's tokenizer.json; empty for a tokenizer without a Rust backend."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    spec: dict[str, Any] = json.loads(backend.to_str()) if backend is not None else {}
-    return spec

@@ -4,7 +4,11 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from flap.export.checkpoint import head_dim, ropes
+from flap.export.checks import check_setting
+
 MODEL_FILE = "modeling_flap_mlx.py"
+REPLACED = ("auto_map", "_name_or_path", "architectures", "per_layer_config", "layer_types", "sliding_window")
 SILU = {"hidden_act": ("silu",)}
 GELU = {"hidden_act": ("gelu", "gelu_fast", "gelu_pytorch_tanh")}  # mlx-lm has one of the formulas
 SCALED = {"rope_type": ("default", "linear", "llama3")}
@@ -38,16 +42,15 @@ def mlx_config(config: PreTrainedConfig) -> dict[str, Any]:
         ValueError: mlx-lm has no such architecture, or computes it in another way.
     """
     model_type = str(config.model_type.removeprefix("flap_"))
-    _require("model_type", model_type, tuple(ARCHITECTURES))
-    rope = config.rope_parameters
-    local, rope = rope.get("sliding_attention", rope), rope.get("full_attention", rope)
+    check_setting("mlx", "model_type", model_type, ARCHITECTURES)
+    rope, local = ropes(config)
     for name, allowed in ARCHITECTURES[model_type].items():
-        _require(name, rope.get(name, getattr(config, name, None)), allowed)
+        check_setting("mlx", name, rope.get(name, getattr(config, name, None)), allowed)
     rotated = rope.get("partial_rotary_factor", 1.0)
     return {name: value for name, value in config.to_dict().items() if name not in REPLACED} | {
         "model_type": model_type,
         "model_file": MODEL_FILE,
-        "head_dim": getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads,
+        "head_dim": head_dim(config),
         "heads": [_heads(config, i) for i in range(config.num_hidden_layers)],
         "num_experts": getattr(config, "num_experts", None),
         "rope_theta": rope["rope_theta"],
@@ -58,14 +61,6 @@ def mlx_config(config: PreTrainedConfig) -> dict[str, Any]:
         "rotary_emb_base": rope["rope_theta"],
         **_windows(config, model_type),
     }
-
-
-REPLACED = ("auto_map", "_name_or_path", "architectures", "per_layer_config", "layer_types", "sliding_window")
-
-
-def _require(name: str, value: object, allowed: tuple[object, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"mlx: {name}={value}: mlx-lm runs this export with {', '.join(map(str, allowed))}")
 
 
 def _heads(config: PreTrainedConfig, layer: int) -> tuple[int, int]:

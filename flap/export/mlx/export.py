@@ -9,9 +9,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from flap.export.gguf.tensors import Shards
+from flap.export.checkpoint import Shards, read_checkpoint
+from flap.export.checks import check_installed
 from flap.export.mlx.config import MODEL_FILE, mlx_config
-from flap.export.reading import check_installed, read_checkpoint
 from flap.storage.atomic_files import atomic_directory
 
 log = logging.getLogger(__name__)

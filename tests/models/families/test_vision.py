@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from flap.allocation import ULMM
-from flap.checkpoint.save import save
+from flap.checkpoint.save import make_label, save
 from flap.compression import mask_layer
 from flap.models import adapt
 from tests.cases import VOCAB, random_model, tokens
@@ -100,7 +100,7 @@ class SeesImages:
         for placement in ("device", "stream"):
             placed = placed_at(placement, tmp_path / "dense")
             plan = prune(placed, 0.4)
-            save(placed, tokenizer, tmp_path / placement, plan, {})
+            save(placed, tokenizer, tmp_path / placement, make_label(plan, {}))
             found.append((plan, AutoModelForImageTextToText.from_pretrained(tmp_path / placement)))
         (plan, expected), (streamed_plan, streamed) = found
         assert streamed_plan == plan

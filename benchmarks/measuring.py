@@ -1,0 +1,52 @@
+"""What several benchmarks share: the packaged model, windows, a bare forward pass, and the memory of this process."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from flap.config import ModelConfig
+from flap.models import CheckpointSource, find_model
+from flap.storage import cache_root
+
+SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+SEQ_LEN, BATCH_SIZE = 128, 8
+
+
+def packaged(device: str = "auto") -> CheckpointSource:
+    """The packaged SmolLM2-135M and its tokenizer, not loaded yet."""
+    return find_model(ModelConfig("smollm2-135m", SMOLLM2, device=device), cache_root(None), False)
+
+
+def loaded(source: CheckpointSource) -> PreTrainedModel:
+    """A model whose weights are all in memory: a file is mapped, and a weight comes with the first that reads it."""
+    model: PreTrainedModel = source.open().model
+    for parameter in model.parameters():
+        parameter.sum()
+    return model
+
+
+def random_windows(model: PreTrainedModel, number: int) -> Tensor:
+    """Windows of random tokens: a forward pass takes as long for any."""
+    tokens_NT = torch.randint(model.config.vocab_size, (number, SEQ_LEN), generator=torch.Generator().manual_seed(0))
+    return tokens_NT.to(model.device)
+
+
+@torch.no_grad()
+def bare_forward(model: PreTrainedModel, tokens_NT: Tensor) -> None:
+    """Run the decoder in the batches of a calibration, and nothing else."""
+    for batch_NT in tokens_NT.split(BATCH_SIZE):
+        model.base_model(input_ids=batch_NT, use_cache=False)
+
+
+def status_bytes(field: str) -> int:
+    """A size from /proc/self/status: VmRSS is held now, VmHWM the peak since the last reset (Linux)."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+def reset_peak() -> int:
+    """Begin the peak (VmHWM) anew, and return what is held now."""
+    Path("/proc/self/clear_refs").write_text("5")
+    return status_bytes("VmRSS")

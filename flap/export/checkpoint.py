@@ -1,0 +1,78 @@
+"""What an export reads of a checkpoint: its config, its tokenizer, the tokens that end a text, and its tensors."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from torch import Tensor
+from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
+
+from flap.config import one_line
+from flap.models import read_config
+from flap.models.weights import check_weights
+from flap.storage.tensor_headers import tensor_shapes
+
+
+def read_checkpoint(checkpoint: Path) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+    """Return the config and the tokenizer of a checkpoint.
+
+    Raises:
+        ValueError: there is no checkpoint, or its config or tokenizer cannot be read.
+    """
+    if not (checkpoint / "config.json").is_file():
+        raise ValueError(f"{checkpoint}: no checkpoint here, config.json is missing")
+    try:
+        return read_config(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{checkpoint}: its config or tokenizer cannot be read ({one_line(error, 300)})") from error
+
+
+def head_dim(config: PreTrainedConfig) -> int:
+    """Return the head dimension D of a model."""
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def ropes(config: PreTrainedConfig) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the parameters of RoPE in layers with full and in those with sliding attention."""
+    rope = getattr(config, "rope_parameters", None) or {"rope_type": "default"}
+    return rope.get("full_attention", rope), rope.get("sliding_attention", rope)
+
+
+def end_tokens(checkpoint: Path, config: PreTrainedConfig) -> list[int]:
+    """Return the ids that end a text in transformers' `generate`; the config of a chat model may name fewer."""
+    try:
+        ends = GenerationConfig.from_pretrained(checkpoint).eos_token_id
+    except OSError:  # there is no such file
+        ends = GenerationConfig.from_model_config(config).eos_token_id
+    return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The file and the shape of each tensor of a checkpoint."""
+
+    files: Mapping[str, Path]
+    shapes: Mapping[str, tuple[int, ...]]
+
+    @classmethod
+    def open(cls, checkpoint: Path) -> "Shards":
+        """Return the files and shapes of a checkpoint's tensors, from the headers of its safetensors files.
+
+        Raises:
+            ValueError: there is no safetensors file, one is damaged, or the index names a tensor that no file has.
+        """
+        try:
+            check_weights(checkpoint)
+        except ValueError as error:
+            raise ValueError(f"{checkpoint}: {error}") from error
+        by_file = {shard: tensor_shapes(shard) for shard in sorted(checkpoint.glob("*.safetensors"))}
+        files = {name: shard for shard, shapes in by_file.items() for name in shapes}
+        return cls(files, {name: shape for shapes in by_file.values() for name, shape in shapes.items()})
+
+    def read(self, name: str) -> Tensor:
+        """Return one tensor."""
+        with safe_open(self.files[name], framework="pt") as tensors:
+            tensor: Tensor = tensors.get_tensor(name)
+        return tensor
