@@ -17,7 +17,7 @@ PACKAGE = Path(flap.__file__).parent
 # From left to right: a room imports from itself and from rooms to its left.
 ROOMS = [
     "config", "storage", "data", "modeling", "models", "calibration", "importance", "allocation",
-    "compression", "search", "recovery", "estimation", "checkpoint", "export", "evaluation", "results", "runs",
+    "compression", "search", "recovery", "checkpoint", "export", "evaluation", "results", "runs",
     "tracking", "sweeps",
 ]  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))

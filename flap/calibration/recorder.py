@@ -13,6 +13,7 @@ from flap.calibration.comoments import Comoments
 from flap.calibration.residual import ResidualRecorder, inverse_power
 from flap.calibration.routing import RoutingRecorder, routed_power
 from flap.calibration.statistics import LayerStatistics, Statistics, batch_statistics, expert_statistics, merge
+from flap.calibration.symmetric import num_elements
 from flap.models import Block, ExpertsBlock, ModelAdapter, Pair
 
 
@@ -108,3 +109,13 @@ def joined(fitting: LayerRecorder, held_out: LayerRecorder) -> LayerStatistics:
 def _join(parts: Sequence[Statistics]) -> Statistics:
     all_tokens = reduce(merge, (replace(part, comoments=()) for part in parts))
     return replace(all_tokens, parts=(parts[0], parts[1]))
+
+
+def recorded_bytes(covariance: bool) -> int:
+    """Return the bytes that a recorder holds of an element of a batch: float32, centred, and again for co-moments."""
+    return 12 if covariance else 8
+
+
+def recorded_operations(channels: int, covariance: bool) -> float:
+    """Return the operations that recording a token of one expert takes: its part of the co-moments."""
+    return 2 * num_elements(channels) if covariance else 0.0

@@ -177,3 +177,13 @@ def repetition(sequence_T: Tensor) -> float:
         return 0.0
     ngrams = sequence_T.unfold(0, NGRAM, 1)
     return 1 - len(torch.unique(ngrams, dim=0)) / len(ngrams)
+
+
+def passes_to_write(num_tokens: float) -> int:
+    """Return how often the weights are read to write a text: for each token of a batch."""
+    return math.ceil(num_tokens / (SEQUENCES * SEQ_LEN)) * SEQ_LEN
+
+
+def bytes_to_write(width: float, vocabulary: int, itemsize: int) -> float:
+    """Return the bytes of the keys and values of a batch, and of logits with what is drawn from. width: of a token."""
+    return itemsize * SEQUENCES * SEQ_LEN * width + 3 * 4 * SEQUENCES * vocabulary

@@ -34,7 +34,8 @@ def read_progress(folder: Path) -> str:
     try:
         state, said = json.loads(path.read_text()), time.localtime(path.stat().st_mtime)
         total = f" of {state['total']}" if state["total"] else ""
-        return f"{state['stage']} {state['done']}{total} at {time.strftime('%H:%M:%S', said)}"
+        done = f" {state['done']}{total}" if state["done"] else ""
+        return f"{state['stage']}{done} at {time.strftime('%H:%M:%S', said)}"
     except (OSError, ValueError, TypeError, KeyError):
         return ""
 
@@ -49,7 +50,7 @@ class _Noted:
             self.file = path.open("w", encoding="utf-8")
 
     def __call__(self, step: Step) -> None:
-        if self.file is None or time.monotonic() - self.last < SECONDS_BETWEEN:
+        if self.file is None or (step.done and time.monotonic() - self.last < SECONDS_BETWEEN):
             return
         self.last = time.monotonic()
         state = {"stage": step.stage.strip(), "done": step.done, "total": step.total}
