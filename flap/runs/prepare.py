@@ -62,7 +62,8 @@ def prepare(
     cache, report = Cache(root, config.use_cache, config.cache_wait_seconds), Report.start(described(config))
     run = Run(
         cache=cache, report=report, config=config, choices=choices, source=source, texts=texts, budget=budget,
-        suite=suite, target=target, images=_images(config, choices, source), replaces_checkpoint=_replaces(config, target, results),
+        suite=suite, target=target, images=_images(config, choices, source),
+        replaces_checkpoint=_replaces(config, target, results),
     )  # fmt: skip
     if stages is not None:
         _check_room(run, adapter, stages)
