@@ -68,7 +68,7 @@ def _run(config: DictConfig, run_dir: Path) -> None:
         _record(config, run_dir)
     checked, hydra_config = typed(config), HydraConfig.get()
     # imported here because --help and invalid values should not wait seconds for torch and transformers
-    from flap.pipeline import run
+    from flap.pipeline import run, stages
     from flap.results import show
     from flap.runs.forecast import forecast
     from flap.runs.prepare import prepare
@@ -76,7 +76,7 @@ def _run(config: DictConfig, run_dir: Path) -> None:
 
     _quieten_libraries()
     if checked.dry_run:
-        expected = forecast(checked, run_dir)
+        expected = forecast(checked, stages, run_dir)
         print(checked.run_name, *expected.lines(), sep="\n")
         expected.save(run_dir / "estimate.json")
         return
@@ -89,7 +89,7 @@ def _run(config: DictConfig, run_dir: Path) -> None:
     if checked.resume and _done_already(checked, run_dir, in_one_process):
         return
     if finished:
-        prepare(checked, run_dir, keep_dense=in_one_process)
+        prepare(checked, run_dir, stages=stages, keep_dense=in_one_process)
         _record(config, run_dir)
     write_status(run_dir, "running")
     with progress_file(run_dir), tracking.start(asdict(checked), run_dir, _job_info(checked, run_dir)) as tracked:
@@ -118,7 +118,7 @@ def _done_already(config: FlapConfig, run_dir: Path, keep_dense: bool) -> bool:
     if (done := finished_run(run_dir, cells, asdict(config))) is None:
         return False
     folder, report = done
-    again = prepare(config, run_dir, will_save=False, keep_dense=keep_dense)
+    again = prepare(config, run_dir, keep_dense=keep_dense)
     if changed := [name for name, value in again.inputs.items() if report.inputs.get(name) != value]:
         log.info("%s holds a run on other inputs (%s), which runs again", folder, ", ".join(changed))
     else:

@@ -4,15 +4,18 @@ import logging
 from pathlib import Path
 
 from flap.allocation import PruningPlan
+from flap.calibration import LayerStatistics
 from flap.checkpoint.card import write_card
 from flap.config import FlapConfig, in_time, one_line
 from flap.data import SELF
 from flap.models import ModelSource, PlacedModel, base_facts
 from flap.results import Report, draw_layers, markdown, model_card
 from flap.runs import Run
-from flap.runs.method import allocate, calibrate, compress, prune_layers, score, time_layers
+from flap.runs.ledger import Ledger
+from flap.runs.method import allocate, compress, observe, prune_layers, score
+from flap.runs.method import write as write_own_text
 from flap.runs.prepare import prepare
-from flap.runs.stages import compare, load, measure_compressed, measure_dense, recover, save
+from flap.runs.stages import compare, load, measure_compressed, measure_dense, recover, save, time_layers
 from flap.storage import write_text
 
 log = logging.getLogger(__name__)
@@ -30,19 +33,9 @@ def run(
     Raises:
         ValueError: bad input, in one line that names the field.
     """
-    run, compressed = prepare(config, run_dir, source, keep_dense=keep_dense), None
+    run = prepare(config, run_dir, source, stages, keep_dense)
     with run.begun():
-        model = run.stage(load)
-        dense = run.stage(measure_dense, model)
-        if in_time(config.target):
-            run.stage(time_layers, model)  # how much faster a request is with narrower layers
-        plan = prune_in_sequence(run, model) if run.choices.in_sequence else prune(run, model)
-        if run.choices.recovery is not None:
-            compressed = run.stage(measure_compressed, model, plan)
-            run.stage(recover, model, plan)
-        if config.checkpoint.save:
-            model = run.stage(save, model, plan)
-        run.stage(compare, model, plan, dense, compressed)
+        plan = stages(run)
         run.report.finish()
         if run_dir is not None:
             write(run, plan, run_dir)
@@ -51,18 +44,41 @@ def run(
     return run.report
 
 
-def prune(run: Run, model: PlacedModel) -> PruningPlan:
-    """Remove units from a model in place, and return the plan that says which ones stay (FLAP, section 3)."""
-    calibration = calibrate(run, model)  # statistics of the inputs of each output projection
-    scores = run.stage(score, calibration)  # how much each unit matters
-    plan = run.stage(allocate, calibration, scores)  # which units stay within the budget
-    run.stage(compress, calibration, plan)  # the others are removed, with compensation
+def stages(run: Ledger) -> PruningPlan:
+    """Go through all stages in their order: a run does them, and a forecast adds up what each of them takes."""
+    model, compressed = run.stage(load), None
+    dense = run.stage(measure_dense, model)
+    if in_time(run.config.target):
+        run.stage(time_layers, model)  # how much faster a request is with narrower layers
+    plan = prune_in_sequence(run, model) if run.choices.in_sequence else prune(run, model)
+    if run.choices.recovery is not None:
+        compressed = run.stage(measure_compressed, model, plan)
+        run.stage(recover, model, plan)
+    if run.config.checkpoint.save:
+        model = run.stage(save, model, plan)
+    run.stage(compare, model, plan, dense, compressed)
     return plan
 
 
-def prune_in_sequence(run: Run, model: PlacedModel) -> PruningPlan:
+def prune(run: Ledger, model: PlacedModel) -> PruningPlan:
+    """Remove units from a model in place, and return the plan that says which ones stay (FLAP, section 3)."""
+    statistics = calibrate(run, model)  # of the inputs of each output projection
+    scores = run.stage(score, model, statistics)  # how much each unit matters
+    plan = run.stage(allocate, model, statistics, scores)  # which units stay within the budget
+    run.stage(compress, model, statistics, plan)  # the others are removed, with compensation
+    return plan
+
+
+def prune_in_sequence(run: Ledger, model: PlacedModel) -> PruningPlan:
     """As `prune`, but each layer is calibrated on the outputs of the layers that are pruned already (Wanda-sp)."""
-    return run.stage(prune_layers, calibrate(run, model))
+    return run.stage(prune_layers, model, calibrate(run, model))
+
+
+def calibrate(run: Ledger, model: PlacedModel) -> list[LayerStatistics]:
+    """Return the statistics of all layers, if a choice needs plain ones; the model may write a text itself before."""
+    for use in run.own_shares:
+        run.stage(write_own_text, model, use)
+    return run.stage(observe, model) if run.choices.read_plain_statistics else []
 
 
 def write(run: Run, plan: PruningPlan, run_dir: Path) -> None:

@@ -209,7 +209,7 @@ def test_what_gguf_cannot_hold_is_refused_before_the_model_is_changed(
 ) -> None:
     model = tiny_model("llama-gqa")
     overrides = ("checkpoint.save=true", f"checkpoint.dir={tmp_path / 'pruned'}", "checkpoint.formats=[hf,gguf]")
-    with pytest.raises(ValueError, match=r"^gguf: the tokenizer \(\w+\) is none"):
+    with pytest.raises(ValueError, match=r"^gguf: the export does not support the tokenizer"):
         flap.prune(model, tokenizer, overrides=overrides, **text)
     assert torch.equal(logits(model), logits(tiny_model("llama-gqa"))) and not list(tmp_path.iterdir())
 

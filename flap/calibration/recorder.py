@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from flap.calibration.statistics import LayerStatistics, Statistics, batch_statistics, merge
-from flap.calibration.symmetric import Symmetric
+from flap.calibration.symmetric import Symmetric, num_elements
 from flap.models import Block, ModelAdapter, Pair
 from flap.models.devices import widest_float
 
@@ -177,3 +177,13 @@ def inverse_power(recorders: Sequence[ResidualRecorder]) -> float:
     """
     total, num_tokens = sum(float(r.total) for r in recorders), sum(int(r.num_tokens) for r in recorders)
     return torch.tensor(total / max(num_tokens, 1), dtype=torch.float32).item()
+
+
+def recorded_bytes(covariance: bool) -> int:
+    """Return the bytes that a recorder holds of an element of a batch: float32, centred, and again for co-moments."""
+    return 12 if covariance else 8
+
+
+def recorded_operations(channels: int, covariance: bool) -> float:
+    """Return the operations that recording a token of one member takes: its part of the co-moments."""
+    return 2 * num_elements(channels) if covariance else 0.0

@@ -141,10 +141,8 @@ class CheckpointSource(ModelSource):
         return {"model": self.path, "dtype": str(self.dtype), **revision}
 
     def skeleton(self) -> PreTrainedModel:
-        """Return the model on the meta device, without weights."""
-        with torch.device("meta"):
-            model = auto_class(self.config).from_config(self.config, trust_remote_code=self.trust_remote_code)
-        return cast(PreTrainedModel, model)
+        """Return the model without weights."""
+        return skeleton(self.config, self.trust_remote_code)
 
     def open(self, work: WorkFolder = NOT_KEPT) -> "PlacedModel":
         """Read what the placement needs of the weights."""
@@ -173,3 +171,9 @@ class CheckpointSource(ModelSource):
         """Load the weights. placing: options of transformers' `from_pretrained` that say where to."""
         options = {"dtype": self.requested_dtype, "trust_remote_code": self.trust_remote_code}
         return read_model(self.path, **options, **placing)
+
+
+def skeleton(config: PreTrainedConfig, trust_remote_code: bool) -> PreTrainedModel:
+    """Return the model of a config on the meta device, without weights."""
+    with torch.device("meta"):
+        return cast(PreTrainedModel, auto_class(config).from_config(config, trust_remote_code=trust_remote_code))

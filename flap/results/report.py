@@ -3,9 +3,7 @@
 import json
 import platform
 import resource
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,7 +64,7 @@ class Report:
     difference_stderr: dict[str, float] = field(default_factory=dict)
     difference_p_value: dict[str, float] = field(default_factory=dict)
     continuations: dict[str, dict[str, str]] = field(default_factory=dict)  # {"dense": {prompt: text}, "pruned": …}
-    seconds: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)  # of each stage
     peak_memory_bytes: dict[str, int | None] = field(default_factory=dict)
     statistics_cache: str = "off"
     checkpoint: str | None = None
@@ -82,13 +80,6 @@ class Report:
         for gpu in gpus():
             torch.cuda.reset_peak_memory_stats(gpu)
         return cls(config)
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Add the duration of the block, in seconds, to that of the stage."""
-        start = time.perf_counter()
-        yield
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
 
     @property
     def provenance(self) -> dict[str, Any]:

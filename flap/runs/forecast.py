@@ -1,75 +1,101 @@
-"""What a run will take: an estimate from config and shapes, before a weight or a text is read.
+"""What a run will take: a ledger that goes through its stages without a weight or a text, and adds up their costs.
 
 Images are read, because only the model's processor knows how many tokens an image is.
 """
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from flap.calibration.images import FIELD, Images, check_sees_images, read_images
 from flap.calibration.read_windows import check_context
+from flap.calibration.recorder import recorded_operations
+from flap.compression.linear import final_fit_operations
 from flap.config import FlapConfig
-from flap.data import SELF, parse
-from flap.estimation import (
-    Estimate,
-    Place,
-    Room,
-    Texts,
-    Training,
-    Work,
-    check_fits,
-    estimate_run,
-    lines,
-)
-from flap.evaluation.perplexity import LOGITS_BYTES, Perplexity
+from flap.data import HELD_OUT
 from flap.models import ModelAdapter, ModelSource, adapt, find_by_config
 from flap.models.devices import ROOM_TO_RUN
-from flap.models.families import sees_images
-from flap.models.quantised import is_quantised
-from flap.models.shapes import Shapes, shapes_of
-from flap.recovery import HELD_OUT, Recovery, bytes_to_train, trained_parameters
+from flap.models.shapes import shapes_of
 from flap.runs.checks import check_budget, check_trainable
-from flap.runs.choices import Choices, choose
+from flap.runs.choices import choose
+from flap.runs.estimate import Estimate, StageEstimate, Streams
+from flap.runs.free_memory import PROCESS_BYTES, FreeMemory, check_fits
+from flap.runs.ledger import Cost, Ledger, Stage, Use
+from flap.runs.operations import Forward, forward_operations
+from flap.runs.place import Place
+from flap.search.cost import SearchWalk, search_walks, widest
 from flap.storage import cache_root, to_json, write_text
 
-GGUF_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 1.0625}  # of one parameter
+T = TypeVar("T")
+# What oneDNN and the heap of a CPU keep of experts, each of which gets another number of tokens and has small tensors;
+# three times as much with covariances.
+EXPERTS_BYTES = 200_000_000
 
 
-@dataclass(frozen=True)
-class Forecast:
-    """The estimate of a run, and the room that this machine has for it."""
+@dataclass(kw_only=True)
+class Forecast(Ledger):
+    """The forecast of a run. Its properties are what the costs of stages depend on."""
 
-    estimate: Estimate
-    shapes: Shapes
-    work: Work
+    stages: Callable[[Ledger], Any]  # goes through the stages of a run
+    model: ModelSource
+    adapter: ModelAdapter  # of the model's skeleton
+    ratio: float  # the share of the prunable parameters that is removed at least
     place: Place
-    room: Room
+    free: FreeMemory
+    images: Images | None = None  # the windows of calibration with images, where they can be read
+    costs: list[tuple[str, Cost]] = field(default_factory=list, init=False)
 
-    @classmethod
-    def of(
-        cls,
-        config: FlapConfig,
-        choices: Choices,
-        model: ModelSource,
-        adapter: ModelAdapter,
-        ratio: float,
-        target: Path,
-        images: Images | None = None,
-        left: Path | None = None,
-    ) -> "Forecast":
-        """Return the forecast of a run. adapter: of the model's skeleton. ratio: the share that is removed at least.
+    def __post_init__(self) -> None:
+        self.ratio = 0.0 if self.config.mask_only else self.ratio
 
-        target: the folder of the checkpoint. left: that of this run's working files.
-        """
-        shapes = shapes_of(adapter)
-        room = Room.here(model.device, cache_root(config.cache_dir), target, left)
-        place = _place(config, choices, model, shapes, room.one_disk)
-        in_memory = ROOM_TO_RUN * shapes.parameters * place.itemsize <= room.device
-        training = _training(choices.recovery, adapter, ratio, model)
-        work = _work(config, choices, in_memory, ratio, training, images)
-        return cls(estimate_run(shapes, work, place), shapes, work, place, room)
+    def stage(self, stage: Stage[T], *inputs: Any) -> T:
+        """Note what a stage takes. Nobody looks at its result, which there is not."""
+        self.costs.append((stage.name, stage.cost(self, *inputs)))
+        return cast(T, None)
+
+    @cached_property
+    def estimate(self) -> Estimate:
+        """The costs of all stages."""
+        self.costs.clear()
+        self.stages(self)
+        rows, left, checkpoint = dict[str, StageEstimate](), self.place.offloaded, 0.0
+        for name, cost in self.costs:
+            checkpoint += cost.checkpoint
+            if cost.moments:
+                row = self._row(name, cost, left + cost.files, checkpoint)
+                rows[name] = row.after(rows.pop(name, None))
+            left += cost.left
+        unseen = self.choices.need_windows and self.config.calibration.images and self.images is None
+        left_out = [name for _, cost in self.costs for name in cost.left_out] + [FIELD] * bool(unseen)
+        return Estimate(tuple(rows.values()), self._streams, tuple(dict.fromkeys(left_out)))
+
+    def _row(self, name: str, cost: Cost, in_cache: float, checkpoint: float) -> StageEstimate:
+        experts = self.place.shapes.has_experts and self.place.shared
+        process = PROCESS_BYTES + experts * EXPERTS_BYTES * (1 + 2 * self.choices.need_covariance)
+        work = [use.work + use.weights * (not self.place.as_stored) if self.place.shared else 0 for use in cost.moments]
+        needed = [use.host + on_host for use, on_host in zip(cost.moments, work, strict=True)]
+        mapped = [use.streams + use.read for use in cost.moments]
+        return StageEstimate(
+            name,
+            cost.passes,
+            round(cost.operations),
+            round(cost.tokens),
+            round(max(use.weights + use.work for use in cost.moments)),
+            round(max(needed)) + process,
+            round(max(map(sum, zip(needed, mapped, strict=True)))) + process,
+            round(in_cache + checkpoint),
+            round(in_cache),
+        )
+
+    @property
+    def _streams(self) -> Streams | None:
+        if (walk := widest([*self.walks("score"), *self.walks("allocate")])) is None:
+            return None
+        token_bytes = walk.most_streams * self.place.shapes.hidden * self.place.dtype.itemsize
+        return Streams(walk.field, walk.tokens, token_bytes)
 
     def check(self) -> None:
         """Check that the run fits into the memory and onto the disk that are free.
@@ -77,22 +103,135 @@ class Forecast:
         Raises:
             ValueError: it surely does not; says what it takes and what is free.
         """
-        check_fits(self.estimate, self.work, self.place, self.room)
+        check_fits(self)
 
     def lines(self) -> list[str]:
         """Return the estimate as text, one line a stage; at the end, whether the run would be refused."""
+        free, left_out = self.free, self.estimate.left_out
+        sizes = f"device {free.device / 1e9:.2f}, host {free.host / 1e9:.2f}, disk {free.disk / 1e9:.2f}"
+        lines = [*self.estimate.lines(), f"free, GB: {sizes}"]
+        lines += [f"not estimated: {', '.join(left_out)}"] if left_out else []
         try:
             self.check()
         except ValueError as error:
-            return [*lines(self.estimate, self.room), f"would be refused: {error}"]
-        return lines(self.estimate, self.room)
+            lines.append(f"would be refused: {error}")
+        return lines
 
     def save(self, path: Path) -> None:
         """Write estimate.json: all numbers of the stages, and what is free."""
-        write_text(path, to_json({**asdict(self.estimate), "free_bytes": asdict(self.room)}, indent=1) + "\n")
+        write_text(path, to_json({**asdict(self.estimate), "free_bytes": asdict(self.free)}, indent=1) + "\n")
+
+    @property
+    def seq_len(self) -> int:
+        """The tokens of the longest calibration windows; shorter ones count as what as many tokens of these take."""
+        return max(self.config.calibration.lengths)
+
+    @property
+    def num_windows(self) -> int:
+        """The calibration windows; 0 if no choice needs any."""
+        return math.ceil(self.config.calibration.num_samples * self._shortened) if self.choices.need_windows else 0
+
+    @property
+    def _shortened(self) -> float:
+        return self.config.calibration.lengths[0] / self.seq_len
+
+    @property
+    def _image_tokens(self) -> list[int]:
+        return list(self.images.tokens) if self.images else []
+
+    @property
+    def tokens(self) -> int:
+        """The tokens of all calibration windows, those with an image among them."""
+        return self.num_windows * self.seq_len + sum(self._image_tokens)
+
+    @property
+    def batch_tokens(self) -> int:
+        """The tokens of the largest batch; a window with an image is one by itself."""
+        batch_size = max(1, int(self.config.calibration.batch_size * self._shortened))
+        return max(min(self.num_windows, batch_size) * self.seq_len, *self._image_tokens, 0)
+
+    def own_tokens(self, use: str) -> int:
+        """Return about how many tokens of the windows of a use the model writes itself."""
+        own, recovery = self.config.calibration, self.choices.recovery
+        total = recovery.tokens if use == "recovery" and recovery else own.num_samples * own.lengths[0]
+        return math.ceil(self.own_shares[use] * total)
+
+    def walks(self, stage: str) -> list[SearchWalk]:
+        """Return the walks of a search in a stage; none where there is no search."""
+
+        def whole_windows(tokens: int) -> int:
+            held_out = math.ceil(self.num_windows / HELD_OUT)
+            return min(math.ceil(tokens / self.seq_len), held_out) * self.seq_len
+
+        return search_walks(self.choices.structure, self.place.shapes, self.ratio, whole_windows).get(stage, [])
+
+    @property
+    def fits_in_memory(self) -> bool:
+        """Whether there is room for the whole model on the device, though it is pruned from disk."""
+        return ROOM_TO_RUN * self.place.bytes(self.place.shapes.parameters) <= self.free.device
+
+    @property
+    def kept_parameters(self) -> float:
+        """The parameters after pruning."""
+        return self.place.shapes.parameters - self.ratio * self.place.shapes.prunable
+
+    @property
+    def kept_layers(self) -> float:
+        """The bytes of all layers after pruning."""
+        return self.place.bytes(self.kept_parameters - self.place.shapes.ends)
+
+    @property
+    def pruned(self) -> Use:
+        """The pruned layers, if the dense ones stay in memory too, as files that a CPU has mapped."""
+        return Use(host=self.kept_layers if self.place.stays_mapped and not self.place.loaded else 0)
+
+    @property
+    def window_files(self) -> float:
+        """The bytes of the hidden states of all windows in files, from which a killed run goes on; 0 in memory."""
+        return self.place.states(self.tokens, 1).streams if self.place.streams else 0
+
+    @property
+    def _forward(self) -> Forward:
+        return forward_operations(self.model.config, self.config.trust_remote_code)
+
+    def run_operations(self, tokens: float, kept: float = 1.0, length: int | None = None, head: bool = False) -> float:
+        """Return the operations of a forward pass. kept: the share of the weights. length: of windows, in tokens."""
+        length = length or self.seq_len
+        return tokens * (kept * self._forward.all_layers(length) + head * self._forward.head(length))
+
+    def head_operations(self, tokens: float, length: int) -> float:
+        """Return the operations of the head."""
+        return tokens * self._forward.head(length)
+
+    def search_operations(self, walk: SearchWalk) -> float:
+        """Return the operations of a walk of a search besides those of its covariances."""
+        forward, shapes = self._forward, self.place.shapes
+        of_layers = [forward.layer(i, self.seq_len) for i in range(len(shapes.layers))]
+        fits = walk.fit_operations(shapes) if self.choices.compensation.needs_covariance else 0.0
+        return walk.run_operations(of_layers, forward.head(self.seq_len)) + fits
+
+    def observe_operations(self, covariance: bool) -> float:
+        """Return the operations of all windows through all layers with recorders.
+
+        Those run the gate and up projections of experts once more.
+        """
+        blocks = self.place.shapes.blocks
+        again = sum(2 * block.active_parameters * 2 / 3 for block in blocks if block.experts > 1)
+        recorded = sum(block.chosen * recorded_operations(block.channels, covariance) for block in blocks)
+        return self.run_operations(self.tokens) + self.tokens * (again + recorded)
+
+    @property
+    def fit_operations(self) -> float:
+        """The operations of the final linear fits."""
+        kept, ridge = 1 - self.ratio, getattr(self.choices.compensation, "ridge", None)
+        return self.block_operations(lambda i, o: final_fit_operations(i, o, kept, ridge))
+
+    def block_operations(self, of_block: Callable[[int, int], float]) -> float:
+        """Return the sum over all experts of all blocks. of_block: from input and output channels."""
+        return sum(block.experts * of_block(block.channels, block.outputs) for block in self.place.shapes.blocks)
 
 
-def forecast(config: FlapConfig, run_dir: Path = Path()) -> Forecast:
+def forecast(config: FlapConfig, stages: Callable[[Ledger], Any], run_dir: Path = Path()) -> Forecast:
     """Return what a run of this config will take. Of the model it needs the config, and for images the processor.
 
     What an interrupted start of this run has left is not known without its texts, and counts as used.
@@ -110,7 +249,11 @@ def forecast(config: FlapConfig, run_dir: Path = Path()) -> Forecast:
     if choices.recovery is not None:
         check_trainable(choices.recovery, model, adapter)
     target = Path(config.checkpoint.dir or run_dir)
-    return Forecast.of(config, choices, model, adapter, budget.ratio, target, images)
+    free = FreeMemory.here(model.device, cache_root(config.cache_dir), target)
+    return Forecast(
+        config=config, choices=choices, stages=stages, model=model, adapter=adapter, ratio=budget.ratio, free=free,
+        place=Place.of(config, choices, model, shapes_of(adapter), free.one_disk), images=images,
+    )  # fmt: skip
 
 
 def _images(config: FlapConfig, model: ModelSource) -> Images | None:
@@ -120,97 +263,3 @@ def _images(config: FlapConfig, model: ModelSource) -> Images | None:
     if folder is None or not Path(path).is_dir() or not model.processor_files:
         return None
     return read_images(folder, model.config, path, model.max_length, config.trust_remote_code)
-
-
-def _work(
-    config: FlapConfig,
-    choices: Choices,
-    in_memory: bool,
-    ratio: float,
-    training: Training | None,
-    images: Images | None,
-) -> Work:
-    texts, left_out = _texts(config, choices)
-    left_out += [FIELD] if choices.need_windows and config.calibration.images and images is None else []
-    calibration, longest = config.calibration, max(config.calibration.lengths)
-    shortened = (
-        calibration.lengths[0] / longest
-    )  # windows of several lengths take what as many tokens of the longest do
-    return Work(
-        choices.metric,
-        choices.structure,
-        choices.compensation,
-        math.ceil(calibration.num_samples * shortened) if choices.need_windows else 0,
-        longest,
-        max(1, int(calibration.batch_size * shortened)),
-        0 if config.mask_only else ratio,
-        choices.read_plain_statistics,
-        choices.in_sequence,
-        config.checkpoint.save,
-        GGUF_BYTES[config.checkpoint.gguf_type] if "gguf" in config.checkpoint.formats else 0,
-        texts,
-        in_memory,
-        _own_tokens(config, choices),
-        images.tokens if images else (),
-        training,
-        left_out,
-    )
-
-
-def _own_tokens(config: FlapConfig, choices: Choices) -> int:
-    """Return about how many tokens of the windows of calibration and recovery the model writes itself."""
-    own, recovery = config.calibration, choices.recovery
-    calibration = _own_share(own.dataset) * own.num_samples * own.lengths[0] if choices.need_windows else 0
-    trained = _own_share(recovery.dataset) * recovery.tokens if recovery else 0
-    return math.ceil(calibration + trained)
-
-
-def _own_share(dataset: Any) -> float:
-    """Return the share of a mixture that the model writes itself."""
-    parts = parse(dataset, "dataset")
-    return sum(part.weight for part in parts if part.dataset == SELF) / sum(part.weight for part in parts)
-
-
-def _texts(config: FlapConfig, choices: Choices) -> tuple[Texts | None, list[str]]:
-    """Return the texts whose perplexity is measured, and the names of the measurements that are not estimated."""
-    texts, left_out = None, []
-    for name, evaluator in zip(config.eval or {}, choices.evaluators, strict=True):
-        if isinstance(evaluator, Perplexity) and evaluator.max_tokens is not None:
-            windows = [max(1, evaluator.max_tokens // length) for length in evaluator.windows]
-            tokens = sum(count * length for count, length in zip(windows, evaluator.windows, strict=True))
-            count = len(evaluator.datasets)
-            batch = max(evaluator.windows) * evaluator.batch_size
-            texts = Texts(count * len(windows), count * tokens, batch, LOGITS_BYTES)
-        else:
-            left_out.append(f"eval.{name}")
-    return texts, left_out
-
-
-def _training(recovery: Recovery | None, adapter: ModelAdapter, ratio: float, model: ModelSource) -> Training | None:
-    """Return what is trained after compression, and what it takes. adapter, model: the dense model's."""
-    if recovery is None:
-        return None
-    return Training(
-        recovery.steps,
-        recovery.steps * recovery.tokens_a_step,
-        HELD_OUT * recovery.seq_len,
-        recovery.steps // recovery.steps_an_evaluation + 3,  # before, at the beginning, and after
-        bytes_to_train(recovery, adapter, ratio, model.dtype, model.device),
-        trained_parameters(recovery, adapter, ratio),
-        recovery.gradient_checkpointing,
-        recovery.rank is not None,
-        recovery.processes,
-    )
-
-
-def _place(config: FlapConfig, choices: Choices, model: ModelSource, shapes: Shapes, one_disk: bool) -> Place:
-    stored, loaded = model.config.dtype, model.loaded
-    streams = model.placed.streams
-    files = streams or (choices.structure.measures and config.use_cache)
-    on_device, on_host = (math.inf, math.inf) if loaded else model.placed.limits(model.device)
-    changed = is_quantised(model.config) or shapes.has_experts  # those of a layer are stacked
-    as_stored = loaded or (model.dtype == stored and not changed)
-    # experts are stacked, and a language model beside a vision tower has other names in the files
-    links = one_disk and streams and not (shapes.has_experts or sees_images(model.config))
-    size = model.dtype.itemsize
-    return Place(model.device, model.placement, size, streams, as_stored, files, loaded, links, on_device, on_host)

@@ -1,55 +1,91 @@
-"""The ledger of a run: its named stages, each timed, looked up in the cache, and resumed where it was interrupted."""
+"""The ledger of a run: its named stages, and what each of them takes."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from typing import Any, Generic, TypeVar
 
-from flap.results import Report
-from flap.storage import NOT_KEPT, Cache, Kind, WorkFolder
+from flap.config import FlapConfig
+from flap.data import SELF, parse
+from flap.runs.choices import Choices
+from flap.storage import Kind
 
 T = TypeVar("T")
 
 
-def _nothing(*inputs: Any) -> Mapping[str, Any] | None:
+@dataclass(frozen=True)
+class Use:
+    """The memory in use at one moment, in bytes."""
+
+    weights: float = 0  # tensors of the model, on the device
+    work: float = 0  # all else on the device
+    host: float = 0  # on the host and not in a file
+    streams: float = 0  # hidden states in mapped files
+    read: float = 0  # weights in the mapped files that they are read from
+
+    def __add__(self, other: "Use") -> "Use":
+        return Use(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a stage takes."""
+
+    moments: Sequence[Use] = ()  # at which its memory may be at its peak; none: the stage is not estimated
+    passes: int = 0  # walks over all layers, and forward passes in their place, at most
+    tokens: float = 0  # that pass through a layer, on average over the layers
+    operations: float = 0  # of floating point: a multiplication and an addition are two
+    files: float = 0  # bytes below `cache_dir` at their most, besides what earlier stages have left there
+    left: float = 0  # bytes of them that stay until the run ends
+    checkpoint: float = 0  # bytes that are written elsewhere
+    left_out: tuple[str, ...] = ()  # measurements that are not estimated
+
+
+def _nothing(*inputs: Any) -> None:
     return None
 
 
 @dataclass(frozen=True)
 class Stage(Generic[T]):
-    """A named step of a run. do(run, work, *inputs): makes its result; `work` is where an interrupted one goes on.
-
-    kind: how a result is stored. depends(run, *inputs): all that it depends on, its key in the cache; None: it is made
-    anew in each run.
-    """
+    """A named step of a run."""
 
     name: str
-    do: Callable[..., T]
-    kind: Kind[T] | None = None
-    depends: Callable[..., Mapping[str, Any] | None] = _nothing
+    do: Callable[..., T]  # do(run, work, *inputs) makes the result; `work` is where an interrupted stage goes on
+    cost: Callable[..., Cost]  # cost(forecast, *inputs), where inputs that earlier stages make are not known
+    kind: Kind[T] | None = None  # how the result is stored
+    depends: Callable[..., Mapping[str, Any] | None] = _nothing  # its key in the cache; None: made anew in each run
+    note: Callable[..., None] = _nothing  # note(run, result, *inputs): what the run notes of it, made or found
 
 
 def stage(
-    name: str, kind: Kind[Any] | None = None, depends: Callable[..., Mapping[str, Any] | None] = _nothing
+    name: str,
+    cost: Callable[..., Cost],
+    kind: Kind[Any] | None = None,
+    depends: Callable[..., Mapping[str, Any] | None] = _nothing,
+    note: Callable[..., None] = _nothing,
 ) -> Callable[[Callable[..., T]], Stage[T]]:
     """Return what makes a stage of the function that follows. See `Stage`."""
-    return lambda do: Stage(name, do, kind, depends)
+    return lambda do: Stage(name, do, cost, kind, depends, note)
 
 
-@dataclass
-class Ledger:
-    """What a run does its stages with. states: "hit", "miss" or "off" of each stage whose result the cache may hold."""
+@dataclass(kw_only=True)
+class Ledger(ABC):
+    """What goes through the stages of a run, in their order: a run does them, a forecast adds up what they take."""
 
-    cache: Cache
-    report: Report
-    work: WorkFolder = NOT_KEPT
-    states: dict[str, str] = field(default_factory=dict)
+    config: FlapConfig
+    choices: Choices
 
+    @abstractmethod
     def stage(self, stage: Stage[T], *inputs: Any) -> T:
-        """Return the result of a stage, made or found; its seconds are added to those of its name in the report."""
-        with self.report.timed(stage.name):
-            make, key = partial(stage.do, self, self.work / stage.name, *inputs), stage.depends(self, *inputs)
-            if stage.kind is None or key is None:
-                return make()
-            value, self.states[stage.name] = self.cache.get(stage.kind, key, make)
-            return value
+        """Go through a stage, and return its result; a forecast has none."""
+
+    @property
+    def own_shares(self) -> dict[str, float]:
+        """The share of the texts of calibration and of recovery that the model writes itself, where it writes any."""
+        datasets = {"calibration": self.config.calibration.dataset} if self.choices.need_windows else {}
+        datasets |= {"recovery": self.choices.recovery.dataset} if self.choices.recovery else {}
+        shares = {}
+        for use, dataset in datasets.items():
+            parts = parse(dataset, "dataset")
+            shares[use] = sum(part.weight for part in parts if part.dataset == SELF) / sum(one.weight for one in parts)
+        return {use: share for use, share in shares.items() if share}

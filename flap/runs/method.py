@@ -1,65 +1,77 @@
-"""The stages of the method: write, calibrate, score, allocate, compress. Each states what its result depends on."""
+"""The stages of the method: write, calibrate, score, allocate, compress. Each states what it takes, and its key."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from flap.allocation import Budget, PruningPlan, Structure
-from flap.calibration import STATISTICS, Calibration, LayerStatistics
-from flap.calibration.writing import WRITTEN, Draft, text_of
+from flap.calibration import STATISTICS, LayerStatistics
+from flap.calibration.recorder import recorded_bytes
+from flap.calibration.writing import SEQ_LEN, WRITTEN, Draft, bytes_to_write, passes_to_write, text_of
 from flap.calibration.writing import write as write_text
 from flap.checkpoint.convert import become_checkpointable
 from flap.compression import CompressLayer, FitReport, SequentialPruning, mask_layer, slice_layer
 from flap.compression import compress as compress_layers
+from flap.compression.linear import fit_bytes
 from flap.config import in_time
 from flap.importance import SCORES, SCORES_VERSION, Scores
+from flap.importance.obs import obs_bytes, obs_operations
 from flap.models import PlacedModel
 from flap.results import described
 from flap.results.model_sizes import count_pruned
+from flap.runs.forecast import Forecast
 from flap.runs.keys import DIVERGENCES_VERSION
-from flap.runs.layer_times import LayerTimes
-from flap.runs.ledger import stage
+from flap.runs.ledger import Cost, Use, stage
 from flap.runs.run import Run
+from flap.runs.searching import cost_of_search
+from flap.runs.stages import layer_times
 from flap.search import PlanDivergence
 from flap.storage import Kind, WorkFolder, as_json, digest
 
 DIVERGENCES: Kind[list[float]] = as_json("divergences")  # of plans, in nats a token
 
 
-def calibrate(run: Run, model: PlacedModel) -> Calibration:
-    """Return the windows, with statistics of the inputs of each output projection where a choice needs plain ones.
-
-    Of the texts of calibration and recovery the model may write one itself.
-    """
-    run.passes_before = model.passes
-    for use in [use for use, known in run.texts.items() if known.to_write is not None]:
-        written = run.stage(write, model, use, Draft.of(run.texts[use], run.source.max_length))
-        run.texts[use] = run.texts[use].written(text_of(written))
-        facts = {name: value for name, value in written.items() if name != "documents"}
-        run.report.own_text[use] = {**facts, "cache": run.states[write.name]}
-    run.introduce()  # with what the model has written
-    windows, images = run.windows, run.images.windows if run.images else ()
-    by_length, texts = (windows.by_length, windows.text_by_length) if windows else ([], ())
-    calibration = Calibration(model, by_length, run.config.calibration.batch_size, [], images=images, texts=texts)
-    if windows and run.choices.read_plain_statistics:
-        calibration = replace(calibration, layers=run.stage(observe, calibration))
-    return calibration
+def _cost_of_writing(run: Forecast, model: None, use: str) -> Cost:
+    """The keys and values of all layers are kept. A model on disk is loaded, if it fits into memory."""
+    tokens, place, shapes = run.own_tokens(use), run.place, run.place.shapes
+    in_memory = place.streams and run.fits_in_memory
+    attentions = [layer.blocks.attention for layer in shapes.layers]
+    width = sum((block.parameters - 2 * block.output_parameters) / block.outputs for block in attentions)
+    kept = Use(work=bytes_to_write(width, shapes.vocabulary, place.dtype.itemsize))
+    operations = run.run_operations(tokens, length=SEQ_LEN, head=True)
+    return Cost([(place.whole() if in_memory else place.ends()) + kept], passes_to_write(tokens), tokens, operations)
 
 
-def _written_key(run: Run, model: PlacedModel, use: str, draft: Draft) -> Mapping[str, Any]:
+def _written_key(run: Run, model: PlacedModel, use: str) -> Mapping[str, Any]:
+    draft = Draft.of(run.texts[use], run.source.max_length)
     return {**run.source.fingerprint, "device": model.device.type, **draft.key}
 
 
-@stage("write", WRITTEN, _written_key)
-def write(run: Run, work: WorkFolder, model: PlacedModel, use: str, draft: Draft) -> dict[str, Any]:
+def _note_written(run: Run, written: dict[str, Any], model: PlacedModel, use: str) -> None:
+    run.texts[use] = run.texts[use].written(text_of(written))
+    facts = {name: value for name, value in written.items() if name != "documents"}
+    run.report.own_text[use] = {**facts, "cache": run.states[write.name]}
+    run.introduce()
+
+
+@stage("write", _cost_of_writing, WRITTEN, _written_key, _note_written)
+def write(run: Run, work: WorkFolder, model: PlacedModel, use: str) -> dict[str, Any]:
     """Return the text `self` for a use, as the model writes it; runs with the same model and options share it."""
-    return write_text(model, draft, work / use)
+    return write_text(model, Draft.of(run.texts[use], run.source.max_length), work / use)
 
 
-@stage("calibrate", STATISTICS, lambda run, calibration: run.keys.statistics)
-def observe(run: Run, work: WorkFolder, calibration: Calibration) -> list[LayerStatistics]:
+def _cost_of_statistics(run: Forecast, model: None) -> Cost:
+    place, layer = run.place, run.place.layer() + run.place.run(run.batch_tokens, recorded_bytes(covariance=False))
+    entered = [place.ends(head=False) + place.states(run.tokens, 1)] if place.streams else []
+    states = place.states(run.tokens, 2) if place.streams else Use()  # in memory, one forward pass does for all layers
+    operations, files = run.observe_operations(covariance=False), run.window_files
+    return Cost([*entered, layer + states], 1, run.tokens, operations, files=2 * files, left=files)
+
+
+@stage("calibrate", _cost_of_statistics, STATISTICS, lambda run, *inputs: run.keys.statistics)
+def observe(run: Run, work: WorkFolder, model: PlacedModel) -> list[LayerStatistics]:
     """Return the statistics of every layer, without covariances, on the outputs of the dense layers before it."""
-    return calibration.observe(work)
+    return run.calibration(model, []).observe(work)
 
 
 def divergences_key(run: Run, measured: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -68,7 +80,7 @@ def divergences_key(run: Run, measured: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**measured, **run.keys.statistics, **search}
 
 
-def _scores_key(run: Run, calibration: Calibration) -> Mapping[str, Any] | None:
+def _scores_key(run: Run, *inputs: Any) -> Mapping[str, Any] | None:
     """The key of scores, for any ratio; those from plain statistics are made anew. A search's depend on its trials."""
     metric, structure = run.choices.metric, run.choices.structure
     if not metric.needs_covariance and not structure.measures:
@@ -78,72 +90,112 @@ def _scores_key(run: Run, calibration: Calibration) -> Mapping[str, Any] | None:
     return {**searched, **run.keys.statistics, **scores}
 
 
-@stage("score", SCORES, _scores_key)
-def score(run: Run, work: WorkFolder, calibration: Calibration) -> Scores:
+def _cost_of_scores(run: Forecast, *inputs: None) -> Cost:
+    place, covariance = run.place, run.choices.metric.needs_covariance
+    scoring = place.factors(lambda i, o: obs_bytes(i, o, place.dtype.itemsize)) if covariance else place.plain()
+    operations = run.block_operations(obs_operations) if covariance else 0.0
+    if walks := run.walks("score"):
+        searched = cost_of_search(run, walks, scoring, covariance)
+        return replace(searched, operations=searched.operations + operations)
+    if not covariance:
+        return Cost([place.layer() + scoring], 1)
+    moments = place.observed(_windows(run), scoring, run.batch_tokens, sets=1)
+    operations, files = operations + run.observe_operations(covariance=True), run.window_files
+    return Cost(moments, 1, run.tokens, operations, files=2 * files, left=files)
+
+
+@stage("score", _cost_of_scores, SCORES, _scores_key)
+def score(run: Run, work: WorkFolder, model: PlacedModel, statistics: Sequence[LayerStatistics]) -> Scores:
     """Return how much each unit matters; a search also tries each block with fewer of them."""
-    return measuring(run, calibration).score(run.choices.metric, calibration, run.budget, work)
+    measuring = _measuring(run, model, statistics)
+    return measuring.score(run.choices.metric, run.calibration(model, statistics), run.budget, work)
 
 
-def measuring(run: Run, calibration: Calibration) -> Structure:
+def _measuring(run: Run, model: PlacedModel, statistics: Sequence[LayerStatistics]) -> Structure:
     """Return the structure of a run. A search gets what it measures plans by; what is measured is cached."""
 
     def cached(measured: Mapping[str, Any], measure: Callable[[], list[float]]) -> list[float]:
         return run.cache.get(DIVERGENCES, divergences_key(run, measured), measure)[0]
 
-    divergence = PlanDivergence(calibration, run.choices.compensation, run.work, cached)
-    return run.choices.structure.measuring(divergence)
+    calibration = run.calibration(model, statistics)
+    return run.choices.structure.measuring(PlanDivergence(calibration, run.choices.compensation, run.work, cached))
 
 
-@stage("allocate")
-def allocate(run: Run, work: WorkFolder, calibration: Calibration, scores: Scores) -> PruningPlan:
+def _cost_of_plan(run: Forecast, *inputs: None) -> Cost:
+    walks = run.walks("allocate")
+    return cost_of_search(run, walks, Use()) if walks else Cost([run.place.layer()])
+
+
+@stage("allocate", _cost_of_plan)
+def allocate(
+    run: Run, work: WorkFolder, model: PlacedModel, statistics: Sequence[LayerStatistics], scores: Scores
+) -> PruningPlan:
     """Return the plan: which units stay within the budget. A budget in time is corrected by what plans take."""
-    structure = measuring(run, calibration)
+    structure = _measuring(run, model, statistics)
 
     def plan_of(budget: Budget) -> PruningPlan:
         return budget.named(structure.allocate(scores, budget))
 
     if not in_time(run.config.target):
         return plan_of(run.budget)
-    run.budget, plan = _layer_times(run).settle(calibration.model, run.budget, plan_of)
+    run.budget, plan = layer_times(run).settle(model, run.budget, plan_of)
     return plan
 
 
-@stage("time layers")
-def time_layers(run: Run, work: WorkFolder, model: PlacedModel) -> None:
-    """Set the budget of targets in time, from times that are measured on this device; they are cached.
-
-    Raises:
-        ValueError: there is no room for a narrower model beside this one, or no plan is as fast.
-    """
-    times = _layer_times(run)
-    run.budget = run.budget.within(times.bounds(run.config.target, times.measure(model)))
-    run.choices.structure.check(run.budget)
-
-
-def _layer_times(run: Run) -> LayerTimes:
-    key = run.source.fingerprint | run.keys.timed
-    return LayerTimes(run.budget, run.choices.request, run.choices.structure, run.cache, key)
+def _cost_of_compression(run: Forecast, *inputs: None) -> Cost:
+    place, changed = run.place, run.kept_layers if run.place.streams else 0.0
+    if not run.choices.compensation.needs_covariance:
+        return Cost([place.layer() + place.plain() + run.pruned], 1, files=changed, left=changed)
+    factors = place.factors(lambda i, o: fit_bytes(i, o, trial=False))
+    moments = place.observed(_windows(run) + run.pruned, factors, run.batch_tokens)
+    operations = run.observe_operations(covariance=True) + run.fit_operations
+    files = run.window_files
+    return Cost(moments, 1, run.tokens, operations, files=changed + 2 * files, left=changed + files)
 
 
-@stage("compress")
-def compress(run: Run, work: WorkFolder, calibration: Calibration, plan: PruningPlan) -> None:
+@stage("compress", _cost_of_compression)
+def compress(
+    run: Run, work: WorkFolder, model: PlacedModel, statistics: Sequence[LayerStatistics], plan: PruningPlan
+) -> None:
     """Remove the units that the plan does not keep, with compensation."""
-    model, compensation = calibration.model, run.choices.compensation
+    compensation = run.choices.compensation
     # named by the plan, lest layers of two plans come together
     work = model.kept(work / digest(plan.to_dict()))
+    calibration = run.calibration(model, statistics)
     visits = calibration.visit("compress", compensation.needs_covariance, work, changing=True)
     _report(run, model, plan, compress_layers(model.adapter, plan, compensation, visits, _compress_layer(run), work))
 
 
-@stage("prune")
-def prune_layers(run: Run, work: WorkFolder, calibration: Calibration) -> PruningPlan:
+def _cost_in_sequence(run: Forecast, *inputs: None) -> Cost:
+    """Each layer runs before and after it is pruned."""
+    place, choices, changed = run.place, run.choices, run.kept_layers if run.place.streams else 0.0
+    states, files = _windows(run) + run.pruned, run.window_files * choices.metric.needs_statistics
+    operations = run.observe_operations(choices.need_covariance) + run.run_operations(run.tokens, 1 - run.ratio)
+    operations += run.block_operations(obs_operations) if choices.metric.needs_covariance else 0.0
+    operations += run.fit_operations if choices.compensation.needs_covariance else 0.0
+    layer = place.layer() + states
+    recorded = layer + place.run(run.batch_tokens, recorded_bytes(covariance=False))
+    moments = [place.ends(head=False) + states, recorded, layer + place.plain()]
+    if choices.need_covariance:
+        moments = [*_cost_of_scores(run).moments, *_cost_of_compression(run).moments]
+    return Cost(moments, 1, 2 * run.tokens, operations, files=changed + 2 * files, left=changed + files)
+
+
+@stage("prune", _cost_in_sequence)
+def prune_layers(run: Run, work: WorkFolder, model: PlacedModel, statistics: Sequence[LayerStatistics]) -> PruningPlan:
     """Score, allocate and compress each layer before the next one is calibrated on its outputs; return the plan."""
     choices = run.choices
     pruning = SequentialPruning(choices.metric, choices.structure, choices.compensation, _compress_layer(run))
-    plan, fits = pruning.prune(calibration, run.budget, work)
+    plan, fits = pruning.prune(run.calibration(model, statistics), run.budget, work)
     plan = run.budget.named(plan)
-    _report(run, calibration.model, plan, fits)
+    _report(run, model, plan, fits)
     return plan
+
+
+def _windows(run: Forecast) -> Use:
+    """The calibration windows in a walk; of a model on disk in files, with inputs and outputs of a layer."""
+    files = run.place.streams and (run.choices.metric.needs_statistics or not run.choices.in_sequence)
+    return run.place.states(run.tokens, 2 if files else 1, files)
 
 
 def _compress_layer(run: Run) -> CompressLayer:

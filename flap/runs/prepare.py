@@ -1,6 +1,8 @@
 """The preparation of a run: everything that needs no weights is made and checked before they are read."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from flap.calibration.images import Images, read_images
 from flap.checkpoint.save import check_room, check_target, followed, label_of
@@ -9,12 +11,16 @@ from flap.evaluation import prepare_suite
 from flap.evaluation.result_files import RESULTS
 from flap.export.gguf import GGUFChanges, check_export, source_gguf
 from flap.models import ModelAdapter, ModelSource, adapt, find_model
+from flap.models.shapes import shapes_of
 from flap.recovery import check_room_to_train
 from flap.results import Report, described
 from flap.results.configs import changes_of_the_model, differences
 from flap.runs.checks import check_budget, check_comparable, check_timed, check_trainable
 from flap.runs.choices import Choices, choose
 from flap.runs.forecast import Forecast
+from flap.runs.free_memory import FreeMemory
+from flap.runs.ledger import Ledger
+from flap.runs.place import Place
 from flap.runs.run import Run
 from flap.runs.texts import read_texts
 from flap.storage import Cache, cache_root
@@ -26,13 +32,14 @@ def prepare(
     config: FlapConfig,
     run_dir: Path | None,
     source: ModelSource | None = None,
-    will_save: bool = True,
+    stages: Callable[[Ledger], Any] | None = None,
     keep_dense: bool = False,
 ) -> Run:
     """Return the run of a config: choices, windows, budget and tasks, all checked. Reads no weights.
 
-    run_dir: None: the run has no folder. source: the model, if the caller has it already. will_save: the run will
-    begin, so that its memory and the place of the checkpoint are checked, too. keep_dense: as of `find_model`.
+    run_dir: None: the run has no folder. source: the model, if the caller has it already. stages: goes through the
+    stages of the run, if it is to begin: its memory and the place of the checkpoint are checked, too. keep_dense: as of
+    `find_model`.
 
     Raises:
         ValueError: bad input, in one line that names the field.
@@ -54,11 +61,12 @@ def prepare(
         check_timed(config, choices, source)
     cache, report = Cache(root, config.use_cache, config.cache_wait_seconds), Report.start(described(config))
     run = Run(
-        cache, report, config=config, choices=choices, source=source, texts=texts, budget=budget, suite=suite,
-        target=target, images=_images(config, choices, source), replaces_checkpoint=_replaces(config, target, results),
+        cache=cache, report=report, config=config, choices=choices, source=source, texts=texts, budget=budget,
+        suite=suite, target=target, images=_images(config, choices, source),
+        replaces_checkpoint=_replaces(config, target, results),
     )  # fmt: skip
-    if will_save:
-        _check_room(run, adapter)
+    if stages is not None:
+        _check_room(run, adapter, stages)
     return run
 
 
@@ -110,7 +118,7 @@ def _replaces(config: FlapConfig, target: Path, results: Path | None) -> bool:
     return ours and not changes_of_the_model(differences(written, described(config)))
 
 
-def _check_room(run: Run, adapter: ModelAdapter) -> None:
+def _check_room(run: Run, adapter: ModelAdapter, stages: Callable[[Ledger], Any]) -> None:
     """Check that there is room for the run, and for its checkpoint a place that may be written.
 
     Raises:
@@ -123,9 +131,13 @@ def _check_room(run: Run, adapter: ModelAdapter) -> None:
         remove_leftovers(run.target)
         check_target(run.target, run.replaces_checkpoint, Path(source.path) if source.path else None)
     left = working_folder(run.cache.root, run.keys.workspace)
-    forecast = Forecast.of(config, run.choices, source, adapter, budget.ratio, run.target, run.images, left)
-    forecast.check()
+    free = FreeMemory.here(source.device, run.cache.root, run.target, left)
+    place = Place.of(config, run.choices, source, shapes_of(adapter), free.one_disk)
+    Forecast(
+        config=config, choices=run.choices, stages=stages, model=source, adapter=adapter, ratio=budget.ratio,
+        place=place, free=free, images=run.images,
+    ).check()  # fmt: skip
     if config.checkpoint.save:
         removed = 0 if config.mask_only else budget.to_remove * source.dtype.itemsize
-        there = bytes_below(left / "layers") if forecast.room.one_disk else 0  # they become files of the checkpoint
+        there = bytes_below(left / "layers") if free.one_disk else 0  # they become files of the checkpoint
         check_room(run.target, int(source.num_bytes - removed) - there)

@@ -1,39 +1,45 @@
 """A run: everything that it needs besides weights, made and checked by `prepare`, and the ledger of its stages."""
 
 import logging
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 from flap.allocation import Budget
+from flap.calibration import Calibration, LayerStatistics
 from flap.calibration.images import Images
-from flap.config import FlapConfig
 from flap.data import Windows
 from flap.data.temporary_state import seeded
 from flap.evaluation import Suite
 from flap.models import ModelSource, PlacedModel, products_in
-from flap.runs.choices import Choices
+from flap.results import Report
 from flap.runs.keys import CacheKeys
-from flap.runs.ledger import Ledger
+from flap.runs.ledger import Ledger, Stage
 from flap.runs.texts import begins_with_bos, domains, overlaps
-from flap.storage import WorkFolder, digest
+from flap.storage import NOT_KEPT, Cache, WorkFolder, digest
+from flap.storage.progress import begin
 from flap.storage.work_folder import workspace
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 
 @dataclass(kw_only=True)
 class Run(Ledger):
-    """A run of a config. texts: the windows of "calibration" and "recovery", where they are needed.
+    """A run of a config, which does its stages: each is timed, looked up, and resumed where it was interrupted.
 
     The stages change the report, the texts that the model writes itself, and a budget that is measured.
     """
 
-    config: FlapConfig
-    choices: Choices
+    cache: Cache
+    report: Report
     source: ModelSource
-    texts: dict[str, Windows]
+    texts: dict[str, Windows]  # the windows of "calibration" and "recovery", where they are needed
     budget: Budget
     suite: Suite
     target: Path  # the folder of the checkpoint
@@ -41,6 +47,28 @@ class Run(Ledger):
     replaces_checkpoint: bool = False  # whether an existing checkpoint in the target may be replaced
     reopen: Callable[[], PlacedModel] | None = field(default=None, init=False)  # opens the dense model once more
     passes_before: int = field(default=0, init=False)  # passes over the weights before calibration
+    work: WorkFolder = NOT_KEPT  # in which an interrupted run goes on
+    states: dict[str, str] = field(default_factory=dict)  # "hit", "miss" or "off" of each stage that is looked up
+
+    def stage(self, stage: Stage[T], *inputs: Any) -> T:
+        """Return the result of a stage, made or found; its seconds are added to those of its name in the report."""
+        begin(stage.name)
+        start, seconds = time.perf_counter(), self.report.seconds
+        make, key = partial(stage.do, self, self.work / stage.name, *inputs), stage.depends(self, *inputs)
+        if stage.kind is None or key is None:
+            result = make()
+        else:
+            result, self.states[stage.name] = self.cache.get(stage.kind, key, make)
+        stage.note(self, result, *inputs)
+        seconds[stage.name] = seconds.get(stage.name, 0.0) + time.perf_counter() - start
+        return result
+
+    def calibration(self, model: PlacedModel, statistics: Sequence[LayerStatistics]) -> Calibration:
+        """Return the calibration windows, with statistics of the inputs of each output projection where there are."""
+        windows, images = self.windows, self.images.windows if self.images else ()
+        by_length, texts = (windows.by_length, windows.text_by_length) if windows else ([], ())
+        batch_size = self.config.calibration.batch_size
+        return Calibration(model, by_length, batch_size, list(statistics), images=images, texts=texts)
 
     @property
     def windows(self) -> Windows | None:

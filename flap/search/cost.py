@@ -1,33 +1,32 @@
-"""The walks of structure=search: how many streams travel, and how many predictions are compared.
+"""What the walks of structure=search take: streams that travel, fits, and predictions that are compared.
 
 A stream forks at the layer of its trial and passes all later layers (`flap.search.divergence`).
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import cast
 
 from flap.allocation import Structure
+from flap.compression.linear import fit_operations
 from flap.models import Pair
 from flap.models.shapes import BlockShape, Shapes
+from flap.search.divergence import EVERY, TOGETHER
 from flap.search.search import STRENGTHS, Search
 from flap.search.trials import removal_counts
 
 
 @dataclass(frozen=True)
 class SearchWalk:
-    """One walk of a search. field: the option that says how many tokens are compared; tokens: those of one stream.
+    """One walk of a search."""
 
-    candidates: whole plans. trials: for each layer, how many there are of its attention and of its MLP. kept: the share
-    of a block's units that stays in them, on average.
-    """
-
-    field: str
-    tokens: int
-    candidates: int
-    trials: Sequence[Pair[int]]
-    kept: float
+    field: str  # the option that says how many tokens are compared
+    tokens: int  # of one stream
+    candidates: int  # whole plans
+    trials: Sequence[Pair[int]]  # for each layer, how many there are of its attention and of its MLP
+    kept: float  # the share of a block's units that stays in them, on average
 
     @property
     def streams(self) -> list[int]:
@@ -45,14 +44,38 @@ class SearchWalk:
         """Through how many whole models the streams travel together."""
         return sum(self.streams) / len(self.streams)
 
-    @property
-    def plans(self) -> int:
-        """The number of plans whose predictions are compared with those of the dense model."""
-        return self.streams[-1] - 1
-
     def fits(self, layer: int) -> Pair[int]:
         """Return how many fits the two blocks of a layer need: one for each trial and each candidate."""
         return Pair(*(self.candidates + trials for trials in self.trials[layer]))
+
+    def fitted_bytes(self, shapes: Shapes, itemsize: int, in_float: bool) -> float:
+        """Return the bytes of the fitted projections of a layer, one for each trial and candidate, at their most.
+
+        in_float: while they are made, those of one block are in memory in float32 as well.
+        """
+        found = []
+        for i, layer in enumerate(shapes.layers):
+            blocks = zip(self.fits(i), layer.blocks, strict=True)
+            elements = [self.kept * fits * block.output_parameters for fits, block in blocks]
+            found.append(itemsize * sum(elements) + 4 * in_float * max(elements))
+        return max(found)
+
+    def logits_bytes(self, seq_len: int, vocabulary: int, itemsize: int) -> float:
+        """Return the bytes of the predictions that are compared together: of the dense model and of one plan."""
+        return min(self.tokens, max(TOGETHER, seq_len)) / EVERY * vocabulary * (8 + itemsize)
+
+    def fit_operations(self, shapes: Shapes) -> float:
+        """Return the operations of the linear fits of all trials and candidates."""
+        pairs = ((layer.blocks, self.fits(i)) for i, layer in enumerate(shapes.layers))
+        blocks = ((block, fits) for pair in pairs for block, fits in zip(*pair, strict=True))
+        return sum(
+            block.experts * fit_operations(block.channels, block.outputs, fits, self.kept) for block, fits in blocks
+        )
+
+    def run_operations(self, of_layers: Sequence[float], of_head: float) -> float:
+        """Return the operations of all streams and of the predictions. of_layers, of_head: for each token."""
+        streams = sum(map(math.prod, zip(of_layers, self.streams, strict=True)))
+        return self.tokens * (streams + of_head * self.streams[-1] / EVERY)
 
 
 def search_walks(

@@ -47,6 +47,12 @@ def listening(listener: Listener) -> Iterator[None]:
         _listeners.remove(listener)
 
 
+def begin(stage: str) -> None:
+    """Tell the listeners that a stage of a run has begun, of which nothing is done yet."""
+    for listener in _listeners:
+        listener(Step(stage, 0, None, 0, 0.0))
+
+
 def progress(items: Iterable[T], stage: str, count_tokens: Callable[[T], int] = lambda item: 0) -> Iterator[T]:
     """Yield the items and show how many are done, and the time that the others will take.
 
@@ -72,7 +78,7 @@ def progress_file(folder: Path) -> Iterator[None]:
 
     def note(step: Step) -> None:
         nonlocal last
-        if time.monotonic() - last < SECONDS_BETWEEN:
+        if step.done and time.monotonic() - last < SECONDS_BETWEEN:
             return
         last = time.monotonic()
         state = {"stage": step.stage.strip(), "done": step.done, "total": step.total}
@@ -105,6 +111,7 @@ def read_progress(folder: Path) -> str:
     try:
         state, said = json.loads(path.read_text()), time.localtime(path.stat().st_mtime)
         total = f" of {state['total']}" if state["total"] else ""
-        return f"{state['stage']} {state['done']}{total} at {time.strftime('%H:%M:%S', said)}"
+        done = f" {state['done']}{total}" if state["done"] else ""
+        return f"{state['stage']}{done} at {time.strftime('%H:%M:%S', said)}"
     except (OSError, ValueError, TypeError, KeyError):
         return ""

@@ -15,10 +15,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from flap.estimation import Room
 from flap.models import CheckpointSource, OnDisk
 from flap.models.placement.layer_files import LayerFiles
 from flap.pipeline import run
+from flap.runs.free_memory import FreeMemory
 from tests.helpers.damaged import damage
 from tests.helpers.runs import composed, tiny
 
@@ -193,24 +193,28 @@ def test_a_disk_that_is_too_small_is_refused_before_any_layer_is_read(
 NO_ROOM = [
     (
         "",
-        Room(PLENTY, 1000, PLENTY),
+        FreeMemory(PLENTY, 1000, PLENTY),
         "model.placement=device: expected \\S+ GB free in the host's memory, which the stage",
     ),
-    ("model.placement=stream", Room(PLENTY, 1000, PLENTY), "model.placement=stream: expected .*; take a smaller calib"),
     (
         "model.placement=stream",
-        Room(PLENTY, PLENTY, 1000),
+        FreeMemory(PLENTY, 1000, PLENTY),
+        "model.placement=stream: expected .*; take a smaller calib",
+    ),
+    (
+        "model.placement=stream",
+        FreeMemory(PLENTY, PLENTY, 1000),
         "cache_dir: expected \\S+ GB free on its disk, .* and 1e-06",
     ),
     (
         "method=flap_plus calibration.num_samples=20",
-        Room(PLENTY, PLENTY, 8 * 10**4),
+        FreeMemory(PLENTY, PLENTY, 8 * 10**4),
         "structure.tokens=4096: expected \\S+ GB free on the disk of cache_dir for the hidden states of the search "
         "\\(64 tokens in whole windows\\), and 8e-05 GB are; \\d+ tokens would fit, or take use_cache=false",
     ),
     (
         "method=flap_plus calibration.num_samples=20 use_cache=false",
-        Room(PLENTY, 1000, PLENTY),
+        FreeMemory(PLENTY, 1000, PLENTY),
         "structure.tokens=4096: expected .* GB are; not one window of 16 fits, or take use_cache=true, which",
     ),
 ]
@@ -219,7 +223,7 @@ NO_ROOM = [
 @pytest.mark.parametrize(("arguments", "room", "line"), NO_ROOM)
 def test_what_cannot_fit_is_refused_with_its_numbers(
     arguments: str,
-    room: Room,
+    room: FreeMemory,
     line: str,
     model_dir: Path,
     text_file: Path,
@@ -227,7 +231,7 @@ def test_what_cannot_fit_is_refused_with_its_numbers(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Room, "here", lambda *_: room)
+    monkeypatch.setattr(FreeMemory, "here", lambda *_: room)
     monkeypatch.setattr(CheckpointSource, "open", lambda *given: pytest.fail("the weights were loaded"))
     refused(arguments, line, tiny(model_dir, text_file), bad, tmp_path / "run")
 

@@ -20,7 +20,7 @@ Run = Callable[..., Report]
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("flap.calibration.writing", "flap.estimation.stages", "flap.estimation.moments"):
+    for module in ("flap.calibration.writing", "flap.runs.method"):
         monkeypatch.setattr(f"{module}.SEQ_LEN", 48)
 
 

@@ -19,9 +19,9 @@ from flap.allocation import LayerPlan, PruningPlan
 from flap.calibration import Calibration, LayerStatistics
 from flap.compression import LinearCompensation
 from flap.models import LoadedSource, Resident
-from flap.pipeline import run
+from flap.pipeline import calibrate, run
 from flap.results.notices import notices
-from flap.runs.method import allocate, calibrate, score
+from flap.runs.method import allocate, score
 from flap.runs.prepare import prepare
 from flap.runs.stages import load
 from flap.search import PlanDivergence
@@ -78,8 +78,10 @@ def search(arguments: list[str], tmp_path: Path, tokenizer: PreTrainedTokenizerF
         given = LoadedSource(model, tokenizer) if model is not None else None
         cache = ["use_cache=false"] if given else []
         run = prepare(composed(*arguments, *cache, *overrides), tmp_path / "run", given)
-        calibration = calibrate(run, run.stage(load))
-        return run.stage(allocate, calibration, run.stage(score, calibration)), calibration
+        model = run.stage(load)
+        statistics = calibrate(run, model)
+        plan = run.stage(allocate, model, statistics, run.stage(score, model, statistics))
+        return plan, run.calibration(model, statistics)
 
     return search
 

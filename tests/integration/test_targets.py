@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import flap
-from flap.pipeline import run
+from flap.pipeline import run, stages
 from flap.results import Report
 from flap.results.report_tables import tables
 from flap.runs.forecast import forecast
@@ -111,8 +111,10 @@ def test_what_is_measured_stands_beside_what_was_asked(method: str, run_target: 
     ("target", "share"), [("parameters=30e3", 0.42), ("kv_cache_bytes=32768", 0.4), ("latency_ms=1", 0)]
 )
 def test_dry_run_estimates_with_the_share_that_leaves_at_least(model_dir: Path, target: str, share: float) -> None:
-    foretold = forecast(composed(f"model.path={model_dir}", "model.dtype=float32", "dry_run=true", f"target.{target}"))
-    assert foretold.work.ratio == pytest.approx(share, abs=0.03)
+    foretold = forecast(
+        composed(f"model.path={model_dir}", "model.dtype=float32", "dry_run=true", f"target.{target}"), stages
+    )
+    assert foretold.ratio == pytest.approx(share, abs=0.03)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel, PreTraine
 import flap
 from flap.calibration.images import read_images
 from flap.models import adapt, read_model
-from flap.pipeline import run
+from flap.pipeline import run, stages
 from flap.runs.forecast import forecast
 from tests.calibration.test_images import draw, processor
 from tests.cases import random_model
@@ -108,15 +108,15 @@ def test_a_dry_run_counts_the_tokens_of_images(seeing: Path, text_file: Path, tm
     images = read_images(str(folder), Llava.configs["gqa"], str(seeing), 128, False)
     assert images is not None and len(images.tokens) == 6 and min(images.tokens) > PATCHES
     options = [*tiny(seeing, text_file), "method=flap_plus", "model.placement=stream", "dry_run=true"]
-    seen, blind = (forecast(composed(*options, *more)) for more in ([f"calibration.images={folder}"], []))
-    assert seen.work.tokens - blind.work.tokens == sum(images.tokens)
-    assert seen.work.batch_tokens == max(blind.work.batch_tokens, *images.tokens)
+    seen, blind = (forecast(composed(*options, *more), stages) for more in ([f"calibration.images={folder}"], []))
+    assert seen.tokens - blind.tokens == sum(images.tokens)
+    assert seen.batch_tokens == max(blind.batch_tokens, *images.tokens)
     walks = ("score", "compress")
     for found, text in zip(seen.estimate.stages, blind.estimate.stages, strict=True):
         assert found.tokens - text.tokens == (found.stage in walks) * sum(images.tokens)
         assert (found.operations > text.operations) == (found.stage in walks)
     (seeing / "processor_config.json").unlink()
-    unknown = forecast(composed(*options, f"calibration.images={folder}"))
+    unknown = forecast(composed(*options, f"calibration.images={folder}"), stages)
     assert unknown.estimate.stages == blind.estimate.stages
     assert "not estimated: calibration.images" in unknown.lines()
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from flap import prune
 from flap.checkpoint.load import load
 from flap.models import CheckpointSource
-from flap.pipeline import run
+from flap.pipeline import run, stages
 from flap.recovery import memory, training
 from flap.recovery.training import Bar
 from flap.results import Report, markdown
@@ -174,8 +174,8 @@ def test_no_memory_for_a_backward_pass_is_refused_if_the_run_begins(
     with pytest.raises(
         ValueError, match=r"recover=full: expected at least 0.00.* GB free on cpu, which a backward pass"
     ):
-        prepare(config, tmp_path)
-    assert prepare(config, tmp_path, will_save=False).texts["recovery"].num_samples > 0
+        prepare(config, tmp_path, stages=stages)
+    assert prepare(config, tmp_path).texts["recovery"].num_samples > 0
 
 
 def test_a_model_of_the_caller_is_refused(tokenizer: PreTrainedTokenizerFast, text_file: Path) -> None:

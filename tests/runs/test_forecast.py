@@ -8,10 +8,10 @@ import torch
 from transformers import AutoConfig, GPT2Config, LlamaConfig, MixtralConfig, OlmoeConfig, PreTrainedConfig
 
 from flap.config import config_dir
-from flap.estimation import Room
 from flap.models import CheckpointSource, find_model
-from flap.pipeline import run
-from flap.runs.forecast import forecast
+from flap.pipeline import run, stages
+from flap.runs.forecast import Forecast, forecast
+from flap.runs.free_memory import FreeMemory
 from flap.storage.atomic_files import cache_root
 from tests.helpers.forked import command_line
 from tests.helpers.runs import composed, tiny
@@ -27,6 +27,10 @@ LARGE = LlamaConfig(
     num_key_value_heads=8, max_position_embeddings=131072, dtype="bfloat16",
 )  # fmt: skip
 MIXTURE = MixtralConfig(num_hidden_layers=2, dtype="bfloat16")
+
+
+def foretell(*arguments: str) -> Forecast:
+    return forecast(composed(*arguments), stages)
 
 
 @pytest.fixture(autouse=True)
@@ -47,9 +51,9 @@ def test_every_preset_is_in_the_table() -> None:
 
 @pytest.mark.parametrize("name", PARAMETERS)
 def test_a_preset_needs_no_hub(name: str, tmp_path: Path) -> None:
-    foretold = forecast(composed(f"model={name}", "dry_run=true", f"cache_dir={tmp_path}"))
-    assert foretold.shapes.parameters == PARAMETERS[name]
-    assert foretold.place.itemsize == (4 if name == "smollm2-135m" else 2)
+    foretold = foretell(f"model={name}", "dry_run=true", f"cache_dir={tmp_path}")
+    assert foretold.place.shapes.parameters == PARAMETERS[name]
+    assert foretold.place.dtype.itemsize == (4 if name == "smollm2-135m" else 2)
     assert not list(tmp_path.iterdir())
 
 
@@ -85,20 +89,18 @@ def test_the_numbers_of_70b_are_those_on_paper(tmp_path: Path) -> None:
     model = only_config(tmp_path / "llama-70b", LARGE)
     windows = ["calibration.num_samples=128", "calibration.seq_len=2048"]
     streamed = [f"model.path={model}", "dry_run=true", "model.placement=stream", *windows]
-    stages = {one.stage: one for one in forecast(composed(*streamed)).estimate.stages}
-    assert stages["calibrate"].cache_bytes == pytest.approx(2 * 4.29e9, rel=0.01)
-    assert stages["save"].disk_bytes - 4.29e9 == pytest.approx(114e9, rel=0.01)  # which has the files of changed layers
-    assert 1.71e9 < stages["calibrate"].device_bytes < 10e9
-    assert stages["calibrate"].operations == pytest.approx(3.6e16, rel=0.1)
+    found = {one.stage: one for one in foretell(*streamed).estimate.stages}
+    assert found["calibrate"].cache_bytes == pytest.approx(2 * 4.29e9, rel=0.01)
+    assert found["save"].disk_bytes - 4.29e9 == pytest.approx(114e9, rel=0.01)  # which has the files of changed layers
+    assert 1.71e9 < found["calibrate"].device_bytes < 10e9
+    assert found["calibrate"].operations == pytest.approx(3.6e16, rel=0.1)
 
 
 def test_a_text_of_its_own_is_counted(tmp_path: Path) -> None:
     model = only_config(tmp_path / "llama-70b", LARGE)
     mixture = ["calibration.dataset={c4: 1, self: 3}", "calibration.num_samples=1024", "calibration.seq_len=128"]
     [writing] = [
-        one
-        for one in forecast(composed(f"model.path={model}", "dry_run=true", *mixture)).estimate.stages
-        if one.stage == "write"
+        one for one in foretell(f"model.path={model}", "dry_run=true", *mixture).estimate.stages if one.stage == "write"
     ]
     assert writing.tokens == 3 * 1024 * 128 // 4
     assert writing.passes == 512 * 3  # 192 sequences, 64 at a time
@@ -108,27 +110,27 @@ def test_a_text_of_its_own_is_counted(tmp_path: Path) -> None:
 
 def test_experts_are_counted(tmp_path: Path) -> None:
     model = only_config(tmp_path / "mixture", MIXTURE)
-    stages = {one.stage: one for one in forecast(composed(f"model.path={model}", "metric=OBS")).estimate.stages}
-    assert stages["score"].device_bytes > 4 * 8 * 14336**2 / 2  # co-moments of each expert, half of a matrix
+    found = {one.stage: one for one in foretell(f"model.path={model}", "metric=OBS").estimate.stages}
+    assert found["score"].device_bytes > 4 * 8 * 14336**2 / 2  # co-moments of each expert, half of a matrix
 
 
 def test_what_is_not_estimated_is_named(model_dir: Path, text_file: Path) -> None:
     base = tiny(model_dir, text_file)
-    lines = forecast(composed(*base, "eval=[perplexity,divergence]", "eval.perplexity.max_tokens=null")).lines()
+    lines = foretell(*base, "eval=[perplexity,divergence]", "eval.perplexity.max_tokens=null").lines()
     assert "not estimated: eval.perplexity, eval.divergence" in lines
-    assert not any("not estimated" in line for line in forecast(composed(*base)).lines())
+    assert not any("not estimated" in line for line in foretell(*base).lines())
 
 
 def test_a_name_that_is_nowhere_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "absent", tmp_path):
         with pytest.raises(ValueError, match=f"model.path={path}: no model in a local directory or on the hub"):
-            forecast(composed(f"model.path={path}", "dry_run=true"))
+            foretell(f"model.path={path}", "dry_run=true")
 
 
 @pytest.mark.parametrize("mine", ["org/mine", "meta-llama/Llama-2-7b-hf"])
 def test_the_architecture_of_a_preset_is_not_taken_for_another_model(mine: str) -> None:
     with pytest.raises(ValueError, match=f"model.path={mine}: "):
-        forecast(composed(f"model.path={mine}", "model.name=mine", "dry_run=true"))
+        foretell(f"model.path={mine}", "model.name=mine", "dry_run=true")
 
 
 def test_the_report_of_a_run_does_not_hold_the_architecture(model_dir: Path, text_file: Path) -> None:
@@ -140,10 +142,10 @@ def test_a_run_that_cannot_fit_is_refused_before_a_weight_is_read(
     model_dir: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(CheckpointSource, "open", lambda *_: pytest.fail("the weights were loaded"))
-    monkeypatch.setattr(Room, "here", lambda *_: Room(1000, 1000, 10**12))
+    monkeypatch.setattr(FreeMemory, "here", lambda *_: FreeMemory(1000, 1000, 10**12))
     with pytest.raises(ValueError, match=r"^model.placement=device: expected [\d.e-]+ GB free in the host's memory"):
         run(composed(*tiny(model_dir, text_file)), tmp_path / "run")
-    lines = forecast(composed(*tiny(model_dir, text_file))).lines()
+    lines = foretell(*tiny(model_dir, text_file)).lines()
     assert lines[-1].startswith("would be refused: model.placement=device: expected ")
 
 
@@ -151,4 +153,4 @@ def test_a_run_that_cannot_fit_is_refused_before_a_weight_is_read(
 def test_attention_that_needs_a_head_keeps_one(config: PreTrainedConfig, tmp_path: Path) -> None:
     model = f"model.path={only_config(tmp_path / 'model', config)}"
     with pytest.raises(ValueError, match=r"structure\.min_heads=0: expected 1 or more for this model, whose attention"):
-        forecast(composed(model, "dry_run=true", "structure.min_heads=0"))
+        foretell(model, "dry_run=true", "structure.min_heads=0")

@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from flap.estimation import Estimate, Place, estimate_run
-from flap.estimation.estimate import PROCESS_BYTES, StageEstimate
-from tests.estimation.conftest import Foretell
+from flap.runs.estimate import Estimate, StageEstimate
+from flap.runs.free_memory import PROCESS_BYTES
+from tests.runs.conftest import Foretell
 
 
 def stage(estimated: Estimate, name: str) -> StageEstimate:
@@ -38,7 +38,7 @@ def test_what_a_cpu_maps_into_memory_need_not_be_there(foretell: Foretell) -> No
 def test_a_gpu_has_its_own_memory(foretell: Foretell) -> None:
     forecast = foretell("method=flap_plus")
     gpu = replace(forecast.place, device=torch.device("cuda"))
-    on_cpu, on_gpu = forecast.estimate, estimate_run(forecast.shapes, forecast.work, gpu)
+    on_cpu, on_gpu = forecast.estimate, replace(forecast, place=gpu).estimate
     for ours, theirs in zip(on_cpu.stages, on_gpu.stages, strict=True):
         assert ours.device_bytes == theirs.device_bytes
     score = stage(on_gpu, "score")
@@ -47,8 +47,8 @@ def test_a_gpu_has_its_own_memory(foretell: Foretell) -> None:
 
 def test_placement_auto_shares_the_weights_out(foretell: Foretell) -> None:
     forecast = foretell()
-    place = Place(torch.device("cuda"), "auto", 4, device_limit=1000, host_limit=2000)
-    load = stage(estimate_run(forecast.shapes, forecast.work, place), "load")
+    gpu = replace(forecast.place, device=torch.device("cuda"), device_limit=1000, host_limit=2000)
+    load = stage(replace(forecast, place=gpu).estimate, "load")
     assert (load.device_bytes, load.host_bytes - PROCESS_BYTES) == (1000, 2000)
     assert load.cache_bytes == 4 * WEIGHTS - 3000
 

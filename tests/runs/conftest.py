@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from flap.pipeline import stages
 from flap.runs.forecast import Forecast, forecast
 from tests.helpers.runs import composed, run_tiny, tiny  # noqa: F401 - run_tiny is a fixture
 
@@ -17,6 +18,6 @@ def foretell(model_dir: Path, text_file: Path, tmp_path: Path) -> Foretell:
     base = [*tiny(model_dir, text_file), "model.device=cpu", f"cache_dir={tmp_path / 'cache'}"]
 
     def of(*arguments: str) -> Forecast:
-        return forecast(composed(*base, *arguments))
+        return forecast(composed(*base, *arguments), stages)
 
     return of

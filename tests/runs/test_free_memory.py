@@ -9,31 +9,29 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from flap.estimation import Room, check_fits, estimate_run
-from flap.estimation.room import MARGIN
 from flap.runs.forecast import Forecast
-from tests.estimation.conftest import Foretell
+from flap.runs.free_memory import MARGIN, FreeMemory
+from tests.runs.conftest import Foretell
 
-PLENTY = Room(10**12, 10**12, 10**12)
+PLENTY = FreeMemory(10**12, 10**12, 10**12)
 
 
-def refusal(forecast: Forecast, room: Room) -> str:
+def refusal(forecast: Forecast, room: FreeMemory) -> str:
     with pytest.raises(ValueError) as caught:
-        check_fits(forecast.estimate, forecast.work, forecast.place, room)
+        replace(forecast, free=room).check()
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def on_gpu(forecast: Forecast) -> Forecast:
-    place = replace(forecast.place, device=torch.device("cuda"))
-    return replace(forecast, place=place, estimate=estimate_run(forecast.shapes, forecast.work, place))
+    return replace(forecast, place=replace(forecast.place, device=torch.device("cuda")))
 
 
 def test_what_fits_is_not_refused(foretell: Foretell) -> None:
     for arguments in ((), ("method=flap_plus",), ("model.placement=stream",)):
         forecast = foretell(*arguments)
-        check_fits(forecast.estimate, forecast.work, forecast.place, PLENTY)
-        assert not any("refused" in line for line in replace(forecast, room=PLENTY).lines())
+        replace(forecast, free=PLENTY).check()
+        assert not any("refused" in line for line in replace(forecast, free=PLENTY).lines())
 
 
 def test_the_device_is_too_small(foretell: Foretell) -> None:
@@ -42,9 +40,7 @@ def test_the_device_is_too_small(foretell: Foretell) -> None:
     line = refusal(forecast, replace(PLENTY, device=10**5))
     expected = rf"model.placement=device: expected {peak.device_bytes / 1e9:.3g} GB free on cuda, which the stage "
     assert re.match(expected + rf"'{peak.stage}' takes, and 0.0001 GB are; take model.placement=stream, ", line)
-    check_fits(
-        forecast.estimate, forecast.work, forecast.place, replace(PLENTY, device=int(peak.device_bytes / MARGIN) + 1)
-    )
+    replace(forecast, free=replace(PLENTY, device=int(peak.device_bytes / MARGIN) + 1)).check()
 
 
 def test_the_host_is_too_small(foretell: Foretell) -> None:
@@ -95,19 +91,19 @@ def test_what_an_interrupted_start_of_this_run_left_counts_as_free(
         (tmp_path / "cache" / "streams" / key / "search").mkdir(parents=True)
         (tmp_path / "cache" / "streams" / key / "search" / "hidden-0").write_bytes(bytes(2**26))
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
-    here = partial(Room.here, torch.device("cpu"), tmp_path / "cache", tmp_path / "run" / "checkpoint")
+    here = partial(FreeMemory.here, torch.device("cpu"), tmp_path / "cache", tmp_path / "run" / "checkpoint")
     mine = tmp_path / "cache" / "streams" / "mine"
     assert here().disk == 1000 and 0 <= here(mine).disk - 1000 - 2**26 < 2**16
     assert here().one_disk
     other = Path("/dev/shm")
     if other.is_dir() and other.stat().st_dev != tmp_path.stat().st_dev:
-        assert not Room.here(torch.device("cpu"), tmp_path / "cache", other / "run").one_disk
+        assert not FreeMemory.here(torch.device("cpu"), tmp_path / "cache", other / "run").one_disk
 
 
 def test_a_checkpoint_on_the_same_disk_needs_room_beside_the_cache(foretell: Foretell) -> None:
     forecast = foretell("checkpoint.save=true")
     room = replace(PLENTY, disk=int(forecast.estimate.peak("disk_bytes").disk_bytes / MARGIN) - 1)
-    check_fits(forecast.estimate, forecast.work, forecast.place, room)
+    replace(forecast, free=room).check()
     line = refusal(forecast, replace(room, one_disk=True))
     assert "GB free on its disk with the checkpoint, which the stage 'save' takes, and" in line
 
@@ -117,5 +113,4 @@ def test_a_loaded_model_needs_no_room_for_its_weights(foretell: Foretell) -> Non
     weights = forecast.estimate.stages[0].device_bytes
     room = replace(PLENTY, device=forecast.estimate.peak("device_bytes").device_bytes - weights)
     refusal(forecast, room)
-    given = replace(forecast, place=replace(forecast.place, loaded=True))
-    check_fits(given.estimate, given.work, given.place, room)
+    replace(forecast, place=replace(forecast.place, loaded=True), free=room).check()
