@@ -1,5 +1,6 @@
 """Processes that begin with all imports done: they take a fraction of the seconds that a new interpreter does."""
 
+import gc
 import multiprocessing
 import os
 import runpy
@@ -23,6 +24,7 @@ from flap.modeling.families import FAMILIES, TOWERS
 
 for family in {*FAMILIES, *TOWERS} & {*CONFIG_MAPPING}:
     CONFIG_MAPPING[family]  # which is registered for no pruned model
+gc.freeze()  # no collection goes through what was imported, nor copies its pages into a forked process
 SERVER = multiprocessing.get_context("forkserver")  # imports once, and forks before any thread is started
 
 
