@@ -1,24 +1,18 @@
 """The method, from a config to a pruned checkpoint and a report (FLAP, An et al., AAAI 2024, arXiv 2312.11983)."""
 
-import logging
 from pathlib import Path
 
 from flap.allocation import PruningPlan
 from flap.calibration import LayerStatistics
-from flap.checkpoint.card import write_card
-from flap.config import FlapConfig, in_time, one_line
-from flap.data import SELF
-from flap.models import ModelSource, PlacedModel, base_facts
-from flap.results import Report, draw_layers, markdown, model_card
-from flap.runs import Run
+from flap.config import FlapConfig, in_time
+from flap.models import ModelSource, PlacedModel
+from flap.results import Report
 from flap.runs.ledger import Ledger
 from flap.runs.method import allocate, compress, observe, prune_layers, score
 from flap.runs.method import write as write_own_text
 from flap.runs.prepare import prepare
+from flap.runs.report_files import write_files
 from flap.runs.stages import compare, load, measure_compressed, measure_dense, recover, save, time_layers
-from flap.storage import write_text
-
-log = logging.getLogger(__name__)
 
 
 def run(
@@ -37,10 +31,7 @@ def run(
     with run.begun():
         plan = stages(run)
         run.report.finish()
-        if run_dir is not None:
-            write(run, plan, run_dir)
-        if config.checkpoint.save:
-            write_card(run.target, model_card(run.report, run.target, base_facts(config.model.path)))
+        write_files(run, plan, run_dir)
     return run.report
 
 
@@ -79,20 +70,3 @@ def calibrate(run: Ledger, model: PlacedModel) -> list[LayerStatistics]:
     for use in run.own_shares:
         run.stage(write_own_text, model, use)
     return run.stage(observe, model) if run.choices.read_plain_statistics else []
-
-
-def write(run: Run, plan: PruningPlan, run_dir: Path) -> None:
-    """Write report.json, report.md, plan.json, the picture and the model's own texts into the run's folder."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    for use in run.report.own_text:
-        [text] = (text for text in run.texts[use].known if text.name == SELF)
-        write_text(run_dir / f"{SELF}_{use}.jsonl", text.jsonl)
-    plan.save(run_dir / "plan.json")
-    run.report.save(run_dir / "report.json")
-    write_text(run_dir / "report.md", markdown(run.report))
-    picture = run_dir / "layers.png"
-    try:
-        draw_layers(run.report, picture)
-    except Exception as error:  # no picture is worth the report of a run
-        picture.unlink(missing_ok=True)
-        log.warning("%s: cannot be drawn (%s)", picture, one_line(error))

@@ -62,7 +62,7 @@ def test_importing_flap_reaches_the_checkpoint_classes_alone() -> None:
 
 
 def test_the_method_is_read_in_the_entrypoint() -> None:
-    stages = {"allocation", "checkpoint", "models", "runs", "results"}
+    stages = {"allocation", "calibration", "models", "runs", "results"}
     assert rooms_imported(PACKAGE / "pipeline.py") >= stages
 
 

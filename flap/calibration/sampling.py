@@ -14,7 +14,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from flap.calibration.read_windows import Beginning
+from flap.data.read_windows import Beginning
 from flap.data.temporary_state import replaced
 from flap.models import PlacedModel
 

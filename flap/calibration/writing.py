@@ -16,9 +16,9 @@ import torch
 from numpy.random import SeedSequence
 from torch import Tensor
 
-from flap.calibration.read_windows import Beginning, beginning, without_bos
 from flap.calibration.sampling import attention_of_one_query, sample
 from flap.data import SELF, Part, Text, Windows, repetition
+from flap.data.read_windows import Beginning, beginning, without_bos
 from flap.data.temporary_state import seeded
 from flap.models import PlacedModel
 from flap.storage import NOT_KEPT, Kind, Notes, WorkFolder, as_json

@@ -7,6 +7,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from flap.data.text_files import FILE_FORMATS
+from flap.modeling.families import FAMILIES
 from flap.storage.atomic_files import write_text
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,11 @@ def write_card(directory: Path, text: str) -> None:
         log.info("%s is not replaced: it is somebody's own, without flap's mark", card)
         return
     write_text(card, text)
+
+
+def has_experts(model_type: str) -> bool:
+    """Return whether a checkpoint of this `model_type` is a mixture of experts."""
+    return bool(FAMILIES[model_type.removeprefix("flap_")].experts)
 
 
 def without_folders(value: Any) -> Any:

@@ -2,8 +2,8 @@
 
 from transformers import PreTrainedTokenizerBase
 
-from flap.calibration.read_windows import Wanted, read_windows
 from flap.data import Windows
+from flap.data.read_windows import Wanted, read_windows
 from flap.data.window_pool import TooFewWindowsError
 from flap.recovery.base import HELD_OUT, Recovery
 

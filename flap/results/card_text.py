@@ -8,8 +8,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from omegaconf import OmegaConf
 
-from flap.checkpoint.card import MARK, PLACE, without_folders
-from flap.modeling.families import FAMILIES
+from flap.checkpoint.card import MARK, PLACE, has_experts, without_folders
 from flap.results.notices import notices
 from flap.results.number_texts import is_efficiency
 from flap.results.report import Report
@@ -151,8 +150,8 @@ def _transformers(trust: bool, auto: str, preparing: str) -> str:
 
 def _vllm(trust: bool, config: dict[str, Any]) -> str:
     needs = "With `pip install --no-deps flap-pruning` beside vLLM"
-    mixture = FAMILIES[config["model_type"].removeprefix("flap_")].experts  # its kernels need the package's experts
-    needs += "." if mixture else "; without that package, add `--trust-remote-code`."
+    # the kernels for experts need the package's own class
+    needs += "." if has_experts(config["model_type"]) else "; without that package, add `--trust-remote-code`."
     return _code(f"vllm serve {PLACE}") + (f"\n\n{needs}" if trust else "")
 
 

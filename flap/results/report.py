@@ -13,7 +13,6 @@ import torch
 from flap.evaluation import Measurement
 from flap.evaluation.base import Better
 from flap.evaluation.errors import differences
-from flap.models.devices import gpus
 from flap.results.provenance import git_state, versions
 from flap.storage.atomic_files import write_text
 from flap.storage.json_files import infinite, to_json
@@ -77,7 +76,7 @@ class Report:
     @classmethod
     def start(cls, config: dict[str, Any]) -> "Report":
         """Return the report of a run that starts now, and reset the GPUs' peak memory of earlier runs."""
-        for gpu in gpus():
+        for gpu in range(torch.cuda.device_count()):
             torch.cuda.reset_peak_memory_stats(gpu)
         return cls(config)
 
@@ -116,7 +115,8 @@ class Report:
         """Update the peak memory of the process, in bytes; to be called also before something resets the counters."""
         unit = 1 if platform.system() == "Darwin" else 1024
         host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-        device = sum(map(torch.cuda.max_memory_allocated, gpus())) if gpus() else None
+        gpus = range(torch.cuda.device_count())
+        device = sum(map(torch.cuda.max_memory_allocated, gpus)) if gpus else None
         before = self.peak_memory_bytes
         self.peak_memory_bytes = {
             "host": max(host, before.get("host") or 0),

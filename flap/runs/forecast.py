@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from flap.calibration.images import FIELD, Images, check_sees_images, read_images
-from flap.calibration.read_windows import check_context
 from flap.calibration.recorder import recorded_operations
 from flap.compression.linear import final_fit_operations
 from flap.config import FlapConfig
 from flap.data import HELD_OUT
+from flap.data.read_windows import check_context
 from flap.models import ModelAdapter, ModelSource, adapt, find_by_config
 from flap.models.devices import ROOM_TO_RUN
 from flap.models.shapes import shapes_of

@@ -18,10 +18,10 @@ from flap.importance import SCORES, SCORES_VERSION, Scores
 from flap.importance.obs import obs_bytes, obs_operations
 from flap.models import PlacedModel
 from flap.results import described
-from flap.results.model_sizes import count_pruned
 from flap.runs.forecast import Forecast
 from flap.runs.keys import DIVERGENCES_VERSION
 from flap.runs.ledger import Cost, Use, stage
+from flap.runs.model_sizes import count_pruned
 from flap.runs.run import Run
 from flap.runs.searching import cost_of_search
 from flap.runs.stages import layer_times

@@ -13,10 +13,10 @@ from flap.export.gguf import export_gguf
 from flap.models import PlacedModel, adapt
 from flap.recovery import HELD_OUT, bytes_to_train, trained_parameters
 from flap.results import device_name
-from flap.results.model_sizes import count_dense
 from flap.runs.forecast import Forecast
 from flap.runs.layer_times import LayerTimes
 from flap.runs.ledger import Cost, Use, stage
+from flap.runs.model_sizes import count_dense
 from flap.runs.run import Run
 from flap.storage import WorkFolder, digest
 

@@ -5,9 +5,9 @@ from itertools import product
 
 from transformers import PreTrainedTokenizerBase
 
-from flap.calibration.read_windows import Wanted, read_windows
 from flap.config import FlapConfig
 from flap.data import Windows
+from flap.data.read_windows import Wanted, read_windows
 from flap.evaluation import Task
 from flap.recovery import recovery_windows
 from flap.runs.choices import Choices

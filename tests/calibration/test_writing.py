@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from flap.calibration.read_windows import Wanted, beginning, read_windows
 from flap.calibration.sampling import attention_of_one_query, sample
 from flap.calibration.writing import USES, Draft, loops, text_of, write
 from flap.data import Part, Windows
+from flap.data.read_windows import Wanted, beginning, read_windows
 from flap.data.temporary_state import seeded
 from flap.models import PLACEMENTS, Resident
 from flap.storage import WorkFolder

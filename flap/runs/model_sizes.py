@@ -2,7 +2,7 @@
 
 from flap.allocation import Budget, PruningPlan, Units
 from flap.models import ModelAdapter, Pair, distinct_parameters
-from flap.results.report import Report
+from flap.results import Report
 
 RANKS = (2, 4, 8)  # of tensor parallelism
 
