@@ -94,7 +94,7 @@ def every_layer_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs leave an empty picture: for files with many tiny runs, where drawing takes a third of the time."""
-    monkeypatch.setattr("flap.pipeline.draw_layers", lambda report, path: path.touch())
+    monkeypatch.setattr("flap.runs.report_files.draw_layers", lambda report, path: path.touch())
 
 
 @pytest.fixture(scope="session", autouse=True)
