@@ -159,7 +159,7 @@ def save(run: Run, work: WorkFolder, model: PlacedModel, plan: PruningPlan) -> P
     """Write the checkpoint, which has to reload to the same logits; return the model for further work."""
     source, config = run.source, run.config
     run.report.checkpoint = str(run.target)
-    about = make_label(plan, run.report.provenance)
+    about = make_label(plan.to_dict(), run.report.provenance)
     replaces, beside = run.replaces_checkpoint, source.processor_files
     model = save_checkpoint(model, source.tokenizer, run.target, about, replaces, beside)
     if "gguf" in config.checkpoint.formats:
