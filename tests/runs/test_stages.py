@@ -69,9 +69,6 @@ def test_a_training_runs_both_models(foretell: Foretell) -> None:
     [before] = [one for one in full.estimate.stages if one.stage == "compress"]
     trained = 4 * (ATTENTION + MLP + 2 * 32) - 0.4 * full.place.shapes.prunable
     assert stage(full, "recover").disk_bytes - before.disk_bytes == pytest.approx(7 * 4 * trained)
-    several = stage(foretell("method=flap", "recover=full", *options, "recover.processes=2"), "recover")
-    copy = 4 * (full.place.shapes.parameters - 0.4 * full.place.shapes.prunable)
-    assert several.disk_bytes - stage(full, "recover").disk_bytes == pytest.approx(copy)
     assert stage(lora, "recover").operations < stage(full, "recover").operations
     more = stage(foretell("method=flap", "recover=full", *options, "recover.gradient_checkpointing=true"), "recover")
     assert more.operations > stage(full, "recover").operations
