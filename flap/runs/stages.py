@@ -1,6 +1,7 @@
 """The stages of a run before and after the method: loading, measuring, training, saving. Each states what it takes."""
 
 import logging
+import math
 from typing import Any
 
 from flap.allocation import PruningPlan
@@ -62,7 +63,11 @@ def _cost_of_measuring(run: Forecast, kept: float, beside: Use) -> Cost:
         batch_tokens = max(task.windows) * task.batch_size
         logits_bytes = min(LOGITS_BYTES, 4 * batch_tokens * place.shapes.vocabulary)
         work = Use(work=logits_bytes * (2 + place.dtype.itemsize / 4)) + place.run(batch_tokens)
-        texts = [(length, max(1, task.max_tokens // length) * length) for length in task.windows for _ in task.datasets]
+        texts = [
+            (length, math.ceil(max(1, task.max_tokens // length) / run.processes) * length)
+            for length in task.windows
+            for _ in task.datasets
+        ]
         passes, tokens = passes + len(texts), tokens + sum(count for _, count in texts)
         operations += sum(run.run_operations(count, kept, length, head=True) for length, count in texts)
         states = place.states(sum(count for _, count in texts), 2) if streamed else Use()
@@ -114,7 +119,7 @@ def _cost_of_training(run: Forecast, *inputs: None) -> Cost:
     recovery, place = run.choices.recovery, run.place
     assert recovery is not None
     passes = 1 + (2 if recovery.rank is None else 1) + recovery.gradient_checkpointing
-    trained, length = recovery.steps * recovery.tokens_a_step, recovery.seq_len
+    trained, length = recovery.steps * recovery.tokens_a_step // run.processes, recovery.seq_len
     evaluations = recovery.steps // recovery.steps_an_evaluation + 3  # before, at the beginning, and after
     measured = HELD_OUT * length * evaluations
     operations = run.run_operations(trained + measured, 1, length, head=True)
