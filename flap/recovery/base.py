@@ -9,6 +9,7 @@ from transformers.pytorch_utils import Conv1D
 
 from flap.config import require
 from flap.models import ModelAdapter
+from flap.storage import ranks
 
 HELD_OUT = 32  # windows that are not trained on: the divergence on them decides what is best, and is reported
 EVALUATIONS = 10  # at most; and at least EVERY times as many windows are trained on as each evaluates
@@ -26,7 +27,7 @@ class Recovery:
     merged at the end (LoRA, arXiv 2106.09685); None: all weights but embeddings and head are trained. words: the
     divergence counts so many likeliest words of the dense model exactly and the others as one class; None: the whole
     vocabulary. patience: training ends after so many evaluations without a new best. gradient_checkpointing:
-    activations are computed again and not kept. processes: each has a GPU and a share of the batch.
+    activations are computed again and not kept. Of several processes each has a share of the batch.
     """
 
     dataset: Any
@@ -38,7 +39,6 @@ class Recovery:
     words: int | None = None
     patience: int = 2
     gradient_checkpointing: bool = False
-    processes: int = 1
 
     def __post_init__(self) -> None:
         for name, minimum in {
@@ -47,14 +47,11 @@ class Recovery:
             "rank": 1,
             "words": 1,
             "patience": 1,
-            "processes": 1,
         }.items():
             value = getattr(self, name)
             require(value is None or value >= minimum, f"recover.{name}", value, f"a whole number >= {minimum}")
         valid = 0 < self.learning_rate < math.inf
         require(valid, "recover.learning_rate", self.learning_rate, "a number > 0")
-        share = f"a multiple of recover.processes={self.processes}"
-        require(self.batch_size % self.processes == 0, "recover.batch_size", self.batch_size, share)
         step = f"{self.tokens_a_step}, one step of {self.batch_size} windows of {self.seq_len}, or more"
         require(self.steps > 0, "recover.tokens", self.tokens, step)
 
@@ -93,6 +90,8 @@ class Recovery:
         """
         vocabulary = adapter.vocab_size
         require(self.words is None or self.words < vocabulary, "recover.words", self.words, f"1 to {vocabulary - 1}")
+        share = f"a multiple of {ranks.size()}, the number of processes"
+        require(self.batch_size % ranks.size() == 0, "recover.batch_size", self.batch_size, share)
         stacked = not all(isinstance(adapter.mlp(i).watched, nn.Linear | Conv1D) for i in range(len(adapter.layers)))
         allowed = "full or none for this model, whose experts are stacked in one tensor and are no Linear modules"
         require(self.rank is None or not stacked, "recover", self.name, allowed)

@@ -5,7 +5,7 @@ Images are read, because only the model's processor knows how many tokens an ima
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -27,7 +27,7 @@ from flap.runs.ledger import Cost, Ledger, Stage, Use
 from flap.runs.operations import Forward, forward_operations
 from flap.runs.place import Place
 from flap.search.cost import SearchWalk, search_walks, widest
-from flap.storage import cache_root, to_json, write_text
+from flap.storage import cache_root, ranks, to_json, write_text
 
 T = TypeVar("T")
 # What oneDNN and the heap of a CPU keep of experts, each of which gets another number of tokens and has small tensors;
@@ -127,9 +127,18 @@ class Forecast(Ledger):
         return max(self.config.calibration.lengths)
 
     @property
+    def processes(self) -> int:
+        """The number of processes that share the work; the forecast is of one of them."""
+        return self.config.processes or ranks.size()
+
+    @property
+    def _all_windows(self) -> float:
+        return self.config.calibration.num_samples * self._shortened if self.choices.need_windows else 0
+
+    @property
     def num_windows(self) -> int:
-        """The calibration windows; 0 if no choice needs any."""
-        return math.ceil(self.config.calibration.num_samples * self._shortened) if self.choices.need_windows else 0
+        """The calibration windows of this process; 0 if no choice needs any."""
+        return math.ceil(self._all_windows / self.processes)
 
     @property
     def _shortened(self) -> float:
@@ -154,16 +163,17 @@ class Forecast(Ledger):
         """Return about how many tokens of the windows of a use the model writes itself."""
         own, recovery = self.config.calibration, self.choices.recovery
         total = recovery.tokens if use == "recovery" and recovery else own.num_samples * own.lengths[0]
-        return math.ceil(self.own_shares[use] * total)
+        return math.ceil(self.own_shares[use] * total / self.processes)
 
     def walks(self, stage: str) -> list[SearchWalk]:
         """Return the walks of a search in a stage; none where there is no search."""
 
         def whole_windows(tokens: int) -> int:
-            held_out = math.ceil(self.num_windows / HELD_OUT)
+            held_out = math.ceil(math.ceil(self._all_windows) / HELD_OUT)
             return min(math.ceil(tokens / self.seq_len), held_out) * self.seq_len
 
-        return search_walks(self.choices.structure, self.place.shapes, self.ratio, whole_windows).get(stage, [])
+        walks = search_walks(self.choices.structure, self.place.shapes, self.ratio, whole_windows).get(stage, [])
+        return [replace(walk, processes=self.processes) for walk in walks]
 
     @property
     def fits_in_memory(self) -> bool:

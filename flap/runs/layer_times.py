@@ -20,7 +20,7 @@ from flap.config import TIME_TARGETS, TargetConfig, require
 from flap.evaluation import Efficiency
 from flap.evaluation.request_cost import weight_bytes
 from flap.models import Pair, PlacedModel, adapt
-from flap.storage import Cache, Kind, as_json
+from flap.storage import Cache, Kind, as_json, ranks
 from flap.storage.progress import progress
 
 Widths = Sequence[Pair[int]]
@@ -97,7 +97,8 @@ class LayerTimes:
         median of the dense model's.
         """
         key = {"version": VERSION, **asdict(self.request), "widths": several}
-        return self.cache.get(LAYER_TIMES, {**key, **self.key}, partial(self._measure_widths, model.model, several))[0]
+        measure = partial(self._measure_widths, model.model, several)
+        return ranks.from_first(lambda: self.cache.get(LAYER_TIMES, {**key, **self.key}, measure)[0])
 
     def _measure_widths(self, model: PreTrainedModel, several: Sequence[Widths]) -> Times:
         models = (self.budget.dense_widths, *several)

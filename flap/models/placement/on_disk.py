@@ -126,7 +126,7 @@ class OnDisk(PlacedModel):
 
     def _walked(self, batches_NT: Sequence[Tensor], work: WorkFolder) -> Iterator[Tensor]:
         """Yield the final hidden states of each batch, which walk in files of this folder."""
-        walk = Walk(self, "layer by layer", work)
+        walk = Walk(self, "layer by layer", work, apart=True)
         stream = walk.enter("windows", batches_NT)
         for i in walk:
             stream.advance(i, self.layers[i])
