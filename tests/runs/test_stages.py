@@ -15,8 +15,12 @@ import flap
 from flap.compression.linear import fit_operations
 from flap.models import adapt
 from flap.results import Report
+from flap.pipeline import stages
+from flap.runs import operations
 from flap.runs.forecast import Forecast
+from flap.runs.prepare import prepare
 from tests.cases import tiny_model, tokens
+from tests.helpers.runs import composed, tiny
 from tests.runs.conftest import Foretell
 
 pytestmark = pytest.mark.usefixtures("no_picture")
@@ -93,6 +97,27 @@ def test_a_forward_pass_takes_the_operations_that_torch_counts(foretell: Foretel
     with FlopCounterMode(display=False) as counter:
         decoder(input_ids=tokens(8, 16), use_cache=False)
     assert stage(foretell("method=flap"), "calibrate").operations == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, TypeError, KeyError])
+def test_where_a_model_does_not_run_without_values_its_operations_are_those_of_its_weights(
+    error: type[Exception], foretell: Foretell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: Any) -> None:
+        raise error("values")
+
+    monkeypatch.setattr(operations, "_counted", {})
+    monkeypatch.setattr(operations, "_count", fail)
+    found = stage(foretell("method=flap"), "calibrate").operations
+    assert found == 8 * 16 * 4 * 2 * (ATTENTION + MLP + 2 * 32)  # and norms
+
+
+def test_a_run_does_not_count_operations(
+    model_dir: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operations, "_counted", counts := {})
+    prepare(composed(*tiny(model_dir, text_file), f"cache_dir={tmp_path}"), tmp_path, stages=stages)
+    assert not counts
 
 
 def test_a_linear_fit_is_one_factor_and_a_triangular_solve() -> None:
