@@ -249,7 +249,8 @@ def forecast(config: FlapConfig, stages: Callable[[Ledger], Any], run_dir: Path 
     free = FreeMemory.here(model.device, cache_root(config.cache_dir), target)
     return Forecast(
         config=config, choices=choices, stages=stages, model=model, adapter=adapter, ratio=budget.ratio, free=free,
-        place=Place.of(config, choices, model, shapes_of(adapter), free.one_disk), forward=counted(adapter), images=images,
+        place=Place.of(config, choices, model, shapes_of(adapter), free.one_disk), forward=counted(adapter),
+        images=images,
     )  # fmt: skip
 
 

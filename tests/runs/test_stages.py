@@ -14,8 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import flap
 from flap.compression.linear import fit_operations
 from flap.models import adapt
-from flap.results import Report
 from flap.pipeline import stages
+from flap.results import Report
 from flap.runs import operations
 from flap.runs.forecast import Forecast
 from flap.runs.prepare import prepare
@@ -79,6 +79,11 @@ def test_a_training_runs_both_models(foretell: Foretell) -> None:
     assert stage(lora, "recover").operations < stage(full, "recover").operations
     more = stage(foretell("method=flap", "recover=full", *options, "recover.gradient_checkpointing=true"), "recover")
     assert more.operations > stage(full, "recover").operations
+
+
+def test_all_targets_in_time_are_left_out(foretell: Foretell) -> None:
+    left_out = foretell("target.latency_ms=9", "target.tokens_per_second=9").estimate.left_out
+    assert left_out == ("target.latency_ms", "target.tokens_per_second")
 
 
 def test_the_streams_of_a_search_fork_at_each_layer(foretell: Foretell) -> None:
