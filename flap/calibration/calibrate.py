@@ -31,9 +31,8 @@ class Calibration:
     batch_size: int  # windows of the first length in a batch; batches of other lengths have as many tokens
     layers: list[LayerStatistics]  # without covariances; empty if nothing needs them
     images: Sequence[Seen] = ()  # windows with an image, which are run one at a time after the others
-    texts: Sequence[
-        Tensor
-    ] = ()  # the number of the text of each window, text_N for each length; empty: all are from one
+    # the number of the text of each window, text_N for each length; empty: all are from one
+    texts: Sequence[Tensor] = ()
 
     def observe(self, work: WorkFolder = NOT_KEPT) -> list[LayerStatistics]:
         """Return the statistics of every layer, without covariances. Each window is run once. work: resume from it.

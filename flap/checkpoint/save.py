@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from flap.checkpoint.card import is_ours
-from flap.config import one_line
+from flap.config import gigabytes, one_line
 from flap.models import PlacedModel, open_checkpoint
 from flap.storage import read_json, to_json
 from flap.storage.atomic_files import atomic_directory
@@ -92,7 +92,7 @@ def check_room(target: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(place).free
     if free < num_bytes:
         raise ValueError(
-            f"checkpoint.dir={target}: the pruned model takes {num_bytes / 1e9:.3g} GB, and {free / 1e9:.3g} GB are "
+            f"checkpoint.dir={target}: the pruned model takes {gigabytes(num_bytes)} GB, and {gigabytes(free)} GB are "
             "free there; name a place on a larger disk"
         )
 

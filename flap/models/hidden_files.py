@@ -18,7 +18,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from flap.config import one_line
+from flap.config import gigabytes, one_line
 from flap.storage import ranks
 from flap.storage.atomic_files import sync, write_text
 
@@ -57,7 +57,7 @@ class HiddenFiles:
         except OSError as error:
             path.unlink(missing_ok=True)
             raise ValueError(
-                f"cache_dir: hidden states of {num_bytes / 1e9:.3g} GB cannot be written to {self.folder} "
+                f"cache_dir: hidden states of {gigabytes(num_bytes)} GB cannot be written to {self.folder} "
                 f"({one_line(error)}); name a larger disk, or take fewer windows"
             ) from error
         return self.mapped(file, shapes, dtype), file
@@ -79,7 +79,7 @@ class HiddenFiles:
         if free < needed:
             windows = sum(shape[0] for shape in shapes) * ranks.size()
             raise ValueError(
-                f"cache_dir: the hidden states of {windows} windows take {needed / 1e9:.3g} GB, and {free / 1e9:.3g} "
+                f"cache_dir: the hidden states of {windows} windows take {gigabytes(needed)} GB, and {gigabytes(free)} "
                 f"GB are free in {self.folder}; name a larger disk, or take fewer windows"
             )
 

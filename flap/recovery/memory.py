@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from flap.config import gigabytes
 from flap.models import Block, ModelAdapter
 from flap.models.devices import free_bytes
 from flap.recovery.base import Recovery
@@ -26,8 +27,8 @@ def check_room_to_train(
     if needed > (free := free_bytes(device)):
         lora = ", or recover=lora" if recovery.rank is None else ""
         raise ValueError(
-            f"recover={recovery.name}: expected at least {needed / 1e9:.3g} GB free on {device}, which a backward pass "
-            f"takes, and {free / 1e9:.3g} GB are; take recover.gradient_checkpointing=true or a smaller "
+            f"recover={recovery.name}: expected at least {gigabytes(needed)} GB free on {device}, which a backward "
+            f"pass takes, and {gigabytes(free)} GB are; take recover.gradient_checkpointing=true or a smaller "
             f"recover.batch_size{lora}"
         )
 

@@ -24,7 +24,7 @@ from flap.runs.choices import choose
 from flap.runs.estimate import Estimate, StageEstimate, Streams
 from flap.runs.free_memory import PROCESS_BYTES, FreeMemory, check_fits
 from flap.runs.ledger import Cost, Ledger, Stage, Use
-from flap.runs.operations import Forward, forward_operations
+from flap.runs.operations import Forward, counted
 from flap.runs.place import Place
 from flap.search.cost import SearchWalk, search_walks, widest
 from flap.storage import cache_root, ranks, to_json, write_text
@@ -45,6 +45,7 @@ class Forecast(Ledger):
     ratio: float  # the share of the prunable parameters that is removed at least
     place: Place
     free: FreeMemory
+    forward: Forward  # counted for the table of a dry run; a refusal looks at bytes alone
     images: Images | None = None  # the windows of calibration with images, where they can be read
     costs: list[tuple[str, Cost]] = field(default_factory=list, init=False)
 
@@ -200,22 +201,18 @@ class Forecast(Ledger):
         """The bytes of the hidden states of all windows in files, from which a killed run goes on; 0 in memory."""
         return self.place.states(self.tokens, 1).streams if self.place.streams else 0
 
-    @property
-    def _forward(self) -> Forward:
-        return forward_operations(self.model.config, self.config.trust_remote_code)
-
     def run_operations(self, tokens: float, kept: float = 1.0, length: int | None = None, head: bool = False) -> float:
         """Return the operations of a forward pass. kept: the share of the weights. length: of windows, in tokens."""
         length = length or self.seq_len
-        return tokens * (kept * self._forward.all_layers(length) + head * self._forward.head(length))
+        return tokens * (kept * self.forward.all_layers(length) + head * self.forward.head(length))
 
     def head_operations(self, tokens: float, length: int) -> float:
         """Return the operations of the head."""
-        return tokens * self._forward.head(length)
+        return tokens * self.forward.head(length)
 
     def search_operations(self, walk: SearchWalk) -> float:
         """Return the operations of a walk of a search besides those of its covariances."""
-        forward, shapes = self._forward, self.place.shapes
+        forward, shapes = self.forward, self.place.shapes
         of_layers = [forward.layer(i, self.seq_len) for i in range(len(shapes.layers))]
         fits = walk.fit_operations(shapes) if self.choices.compensation.needs_covariance else 0.0
         return walk.run_operations(of_layers, forward.head(self.seq_len)) + fits
@@ -262,7 +259,8 @@ def forecast(config: FlapConfig, stages: Callable[[Ledger], Any], run_dir: Path 
     free = FreeMemory.here(model.device, cache_root(config.cache_dir), target)
     return Forecast(
         config=config, choices=choices, stages=stages, model=model, adapter=adapter, ratio=budget.ratio, free=free,
-        place=Place.of(config, choices, model, shapes_of(adapter), free.one_disk), images=images,
+        place=Place.of(config, choices, model, shapes_of(adapter), free.one_disk), forward=counted(adapter),
+        images=images,
     )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from flap.allocation import Bound, Budget, LayerPlan, PruningPlan, Structure, Units
 from flap.compression import NoCompensation, slice_layer
-from flap.config import TIME_TARGETS, TargetConfig, require
+from flap.config import TIME_TARGETS, TargetConfig, gigabytes, require
 from flap.evaluation import Efficiency
 from flap.evaluation.request_cost import weight_bytes
 from flap.models import Pair, PlacedModel, adapt
@@ -82,7 +82,7 @@ class LayerTimes:
             ValueError: there is no room for a narrower model beside the dense one.
         """
         size = weight_bytes(model.model)
-        room = f"one with room for the dense model and a narrower one, {2 * size / 1e9:.3g} GB, with a target in time"
+        room = f"one with room for the dense model and a narrower one, {gigabytes(2 * size)} GB, with a target in time"
         require(model.fits_in_memory(size), "model.device", model.device, room)
         dense = self.budget.dense_widths
         narrow = [group.at(width, dense) for group in self.groups for width in group.widths(self.structure)[:-1]]

@@ -20,6 +20,7 @@ from flap.runs.choices import Choices, choose
 from flap.runs.forecast import Forecast
 from flap.runs.free_memory import FreeMemory
 from flap.runs.ledger import Ledger
+from flap.runs.operations import from_parameters
 from flap.runs.place import Place
 from flap.runs.run import Run
 from flap.runs.texts import read_texts
@@ -142,7 +143,7 @@ def _check_room(run: Run, adapter: ModelAdapter, stages: Callable[[Ledger], Any]
     place = Place.of(config, run.choices, source, shapes_of(adapter), free.one_disk)
     Forecast(
         config=config, choices=run.choices, stages=stages, model=source, adapter=adapter, ratio=budget.ratio,
-        place=place, free=free, images=run.images,
+        place=place, free=free, forward=from_parameters(adapter), images=run.images,
     ).check()  # fmt: skip
     if config.checkpoint.save:
         removed = 0 if config.mask_only else budget.to_remove * source.dtype.itemsize

@@ -2,7 +2,6 @@
 
 import logging
 import math
-from typing import Any
 
 from flap.allocation import PruningPlan
 from flap.checkpoint.save import make_label
@@ -91,7 +90,7 @@ def layer_times(run: Run) -> LayerTimes:
     return LayerTimes(run.budget, run.choices.request, run.choices.structure, run.cache, key)
 
 
-@stage("time layers", lambda run, model: Cost(left_out=(f"target.{in_time(run.config.target)[0]}",)))
+@stage("time layers", lambda run, model: Cost(left_out=tuple(f"target.{name}" for name in in_time(run.config.target))))
 def time_layers(run: Run, work: WorkFolder, model: PlacedModel) -> None:
     """Set the budget of targets in time, from times that are measured on this device.
 
@@ -179,7 +178,12 @@ def save(run: Run, work: WorkFolder, model: PlacedModel, plan: PruningPlan) -> P
 
 @stage("evaluate", lambda run, *inputs: _cost_of_measuring(run, 1 - run.ratio, run.pruned))
 def compare(
-    run: Run, work: WorkFolder, model: PlacedModel, plan: PruningPlan, dense: Measurement, compressed: Any
+    run: Run,
+    work: WorkFolder,
+    model: PlacedModel,
+    plan: PruningPlan,
+    dense: Measurement,
+    compressed: Measurement | None,
 ) -> None:
     """Measure the pruned model, and both models side by side where their times are compared; report the differences."""
     key, report = run.keys.dense | run.keys.pruned(plan), run.report
