@@ -76,7 +76,7 @@ def of_one(tmp_path_factory: pytest.TempPathFactory, models: Models, text_file: 
     return folder
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.long)])
 def of_several(request: Any, tmp_path_factory: pytest.TempPathFactory, models: Models, text_file: Path) -> Path:
     folder = tmp_path_factory.mktemp("several")
     assert in_ranks(request.param, run_all, runs_of(folder, models, text_file)) == [0] * request.param
