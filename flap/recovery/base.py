@@ -20,25 +20,20 @@ RISING = 0.05  # of the steps have a rising learning rate
 class Recovery:
     """The options of a training.
 
-    dataset: a text as of `calibration`. tokens: how many are trained on, each once, in whole steps. seq_len: tokens a
-    window. batch_size: windows a step. learning_rate: the highest of AdamW; it rises for a twentieth of the steps and
-    falls as a cosine (`share_of_rate`). rank: of updates W + 2 B A of all Linear modules, A with `rank` rows, which are
-    merged at the end (LoRA, arXiv 2106.09685); None: all weights but embeddings and head are trained. words: the
-    divergence counts so many likeliest words of the dense model exactly and the others as one class; None: the whole
-    vocabulary. patience: training ends after so many evaluations without a new best. gradient_checkpointing:
-    activations are computed again and not kept. processes: each has a GPU and a share of the batch.
+    The learning rate rises for a twentieth of the steps and falls as a cosine (`share_of_rate`). With a rank, updates
+    W + 2 B A of all Linear modules are trained, A with `rank` rows, and merged at the end (LoRA, arXiv 2106.09685).
     """
 
-    dataset: Any
-    tokens: int
-    learning_rate: float
-    rank: int | None = None
-    seq_len: int = 256
-    batch_size: int = 8
-    words: int | None = None
-    patience: int = 2
-    gradient_checkpointing: bool = False
-    processes: int = 1
+    dataset: Any  # a text or mixture, as for calibration
+    tokens: int  # trained on, each once, in whole steps; at least one step
+    learning_rate: float  # of AdamW at its highest, above 0
+    rank: int | None = None  # of low-rank updates, 1 or more; None: all weights but embeddings and head are trained
+    seq_len: int = 256  # tokens in a window, 2 or more
+    batch_size: int = 8  # windows a step, a multiple of processes
+    words: int | None = None  # likeliest words that count exactly, the others as one; 1 or more; None: all words
+    patience: int = 2  # evaluations without a new best after which training ends, 1 or more
+    gradient_checkpointing: bool = False  # True: activations are computed again, not kept: less memory, more time
+    processes: int = 1  # each has a GPU and an equal share of the batch, 1 or more
 
     def __post_init__(self) -> None:
         for name, minimum in {
@@ -102,7 +97,7 @@ class Recovery:
 class Lora(Recovery):
     """The options of a training of low-rank updates: `rank` is a number."""
 
-    rank: int | None = 32
+    rank: int | None = 32  # of the updates, 1 or more
 
     def __post_init__(self) -> None:
         super().__post_init__()
