@@ -321,8 +321,11 @@ def test_any_value_is_passed_on_as_it_is(tokenizer: PreTrainedTokenizerFast, tex
         ({"dataset": {1, 2}}, "calibration.dataset: Value 'set' is not a supported primitive type$"),
         ({"target": {"weight": 3}}, "target.weight: unknown key; "),
         ({"metric": WIFV}, "metric=<class .*WIFV'>: expected one of the names"),
-        ({"structure": ALAM(), "overrides": ("round_to=8",)}, "round_to=8: expected None, as the structure has it"),
-        ({"metric": Random(), "overrides": ("seed=3",)}, "seed=3: expected 0, as the metric has it"),
+        (
+            {"structure": ALAM(), "overrides": ("round_to=8",)},
+            "round_to=8: expected None, the value of the structure object",
+        ),
+        ({"metric": Random(), "overrides": ("seed=3",)}, "seed=3: expected 0, the value of the metric object"),
         ({"metric": WIFV(), "overrides": ("metric.square_attention=false",)}, "overrides: metric.square_attention=fal"),
         ({"structure": ALAM(), "overrides": ("+structure.x=1",)}, r"overrides: \+structure.x=1: .* it is an object"),
         ({"metric": WIFV(), "overrides": ("metric=IFV",)}, "overrides: metric=IFV: expected no metric here"),

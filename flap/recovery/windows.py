@@ -11,7 +11,7 @@ from flap.recovery.base import HELD_OUT, Recovery
 def recovery_windows(
     recovery: Recovery, tokenizer: PreTrainedTokenizerBase, max_length: int | None, bos: str, seed: int
 ) -> Windows:
-    """Return the windows, all of one length. max_length: the model's context in tokens. bos: as of `calibration.bos`.
+    """Return the windows, all of one length. max_length: the model's context in tokens. bos: see `calibration.bos`.
 
     Raises:
         ValueError: there is no such text, it is too short, or the windows are longer than the model's context.

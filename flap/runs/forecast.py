@@ -30,8 +30,8 @@ from flap.search.cost import SearchWalk, search_walks, widest
 from flap.storage import cache_root, to_json, write_text
 
 T = TypeVar("T")
-# What oneDNN and the heap of a CPU keep of experts, each of which gets another number of tokens and has small tensors;
-# three times as much with covariances.
+# What oneDNN and the heap of a CPU keep while experts run: each gets another number of tokens and has small tensors.
+# Three times as much with covariances.
 EXPERTS_BYTES = 200_000_000
 
 

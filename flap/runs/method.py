@@ -159,7 +159,7 @@ def compress(
 ) -> None:
     """Remove the units that the plan does not keep, with compensation."""
     compensation = run.choices.compensation
-    # named by the plan, lest layers of two plans come together
+    # named by the plan, so that layers of two plans are never mixed
     work = model.kept(work / digest(plan.to_dict()))
     calibration = run.calibration(model, statistics)
     visits = calibration.visit("compress", compensation.needs_covariance, work, changing=True)

@@ -33,7 +33,7 @@ class Place:
     shapes: Shapes
     device: torch.device  # a "cpu" (and "mps") has the memory of the host
     dtype: torch.dtype  # of the weights
-    placement: str  # as of the config
+    placement: str  # model.placement of the config
     streams: bool = False  # one layer at a time is read from disk
     as_stored: bool = True  # the weights are those of the files, which a CPU maps into memory and does not copy
     files: bool = True  # there is a folder of the run in which hidden states can be mapped files
@@ -48,7 +48,7 @@ class Place:
         known: PreTrainedConfig = model.config
         loaded, streams = model.loaded, model.placed.streams
         limits = (math.inf, math.inf) if loaded else model.placed.limits(model.device)
-        changed = is_quantised(known) or shapes.has_experts  # those of a layer are stacked
+        changed = is_quantised(known) or shapes.has_experts  # the experts of a layer are stacked
         return cls(
             shapes, model.device, model.dtype, model.placement, streams,
             loaded or (model.dtype == known.dtype and not changed),

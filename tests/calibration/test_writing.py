@@ -69,7 +69,10 @@ def test_without_packing_a_window_beside_what_the_model_begins_with_fits_its_con
     read(most, packing=False)
     read(48, packing=True)
     if most < 48:
-        with pytest.raises(ValueError, match=r"^calibration\.seq_len=48: .* 47 tokens are left .* expected at most 47"):
+        with pytest.raises(
+            ValueError,
+            match=r"^calibration\.seq_len=48: : the prompt leaves 47 tokens .* expected at most 47, or packing",
+        ):
             read(48, packing=False)
 
 
@@ -186,7 +189,9 @@ def test_loops_are_dropped_and_a_model_of_loops_is_refused(windows: Windows) -> 
     with torch.no_grad():  # always the same word
         model.model.norm.register_forward_hook(lambda module, args, output: torch.ones_like(output))
         model.lm_head.weight.zero_()[7] = 1.0
-    with pytest.raises(ValueError, match=r"^calibration\.dataset=self: \d+ of \d+ sequences of the model are loops"):
+    with pytest.raises(
+        ValueError, match=r"^calibration\.dataset=self: \d+ of \d+ generated sequences repeat themselves"
+    ):
         write(Resident(model), Draft.of(windows))
 
 
@@ -209,11 +214,13 @@ def test_in_the_chat_template_it_begins_as_a_user(tokenizer: PreTrainedTokenizer
         beginning(tokenizer, True, "f")
     chatting = deepcopy(tokenizer)
     chatting.chat_template = TEMPLATE.replace("message.content", "message.content | upper")
-    with pytest.raises(ValueError, match=r"^f\.chat_template=true: .* no user's turn \(it does not print what is said"):
+    with pytest.raises(
+        ValueError, match=r"^f\.chat_template=true: .* no user turn at its start \(it changes the user's message"
+    ):
         beginning(chatting, True, "f")
     chatting.chat_template = "{{ raise_exception('a system message comes first') }}"
     with pytest.raises(
-        ValueError, match=r"^f\.chat_template=true: .* no user's turn \(a system message comes first\)$"
+        ValueError, match=r"^f\.chat_template=true: .* no user turn at its start \(a system message comes first\)$"
     ):
         beginning(chatting, True, "f")
     chatting.chat_template = "{% for message in messages %}{{ message | tojson }}{% endfor %}"
