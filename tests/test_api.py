@@ -258,7 +258,7 @@ def test_a_model_that_accelerate_has_spread_is_pruned_alike(
     assert [one.placement for one in given] == ["auto", "device"]
     assert given[0].fingerprint["weights"] == given[1].fingerprint["weights"]
     request = ("eval=efficiency", "eval.efficiency.prefill_len=2")
-    with pytest.raises(ValueError, match="eval=efficiency: expected none for a loaded model that is spread over"):
+    with pytest.raises(ValueError, match="eval=efficiency: expected none: a model spread over devices is pruned"):
         flap.prune(spread, tokenizer, overrides=request, **text)
     reports = [flap.prune(model, tokenizer, ratio=0.4, **text) for model in (spread, whole)]
     assert set(reports[0].device_map.values()) == {"cpu", "disk"} and not reports[1].device_map

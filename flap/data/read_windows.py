@@ -87,7 +87,7 @@ def _check_own_text(windows: Windows, max_length: int | None) -> None:
     if not part.packing and windows.own_length > room:
         raise ValueError(
             f"{windows.field}.seq_len={max(windows.lengths)}: the prompt leaves {room} tokens of a generated sequence; "
-            f"expected at most {room + windows.bos}, or packing"
+            f"expected at most {room + windows.bos}, or {SELF} with packing"
         )
 
 

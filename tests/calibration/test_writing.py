@@ -71,7 +71,7 @@ def test_without_packing_a_window_beside_what_the_model_begins_with_fits_its_con
     if most < 48:
         with pytest.raises(
             ValueError,
-            match=r"^calibration\.seq_len=48: : the prompt leaves 47 tokens .* expected at most 47, or packing",
+            match=r"^calibration\.seq_len=48: the prompt leaves 47 tokens .* expected at most 47, or self with packing",
         ):
             read(48, packing=False)
 
