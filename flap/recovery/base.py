@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 from flap.config import require
 from flap.models import ModelAdapter
 
-HELD_OUT = 32  # windows that are not trained on: the divergence on them decides what is best, and is reported
+HELD_OUT_WINDOWS = 32  # windows that are not trained on: the divergence on them decides what is best, and is reported
 EVALUATIONS = 10  # at most; and at least EVERY times as many windows are trained on as each evaluates
 EVERY = 4
 RISING = 0.05  # of the steps have a rising learning rate
@@ -71,7 +71,7 @@ class Recovery:
     @property
     def steps_an_evaluation(self) -> int:
         """The steps after which the divergence on the held-out windows is measured."""
-        return math.ceil(max(self.steps / EVALUATIONS, EVERY * HELD_OUT / self.batch_size))
+        return math.ceil(max(self.steps / EVALUATIONS, EVERY * HELD_OUT_WINDOWS / self.batch_size))
 
     def share_of_rate(self, step: int) -> float:
         """Return the share of the highest learning rate that a step has, counted from 0: never 0, as all count."""

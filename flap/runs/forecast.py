@@ -23,7 +23,7 @@ from flap.runs.checks import check_budget, check_trainable
 from flap.runs.choices import choose
 from flap.runs.estimate import Estimate, StageEstimate, Streams
 from flap.runs.free_memory import PROCESS_BYTES, FreeMemory, check_fits
-from flap.runs.ledger import Cost, Ledger, Stage, Use
+from flap.runs.ledger import Cost, Ledger, Memory, Stage
 from flap.runs.operations import Forward, forward_operations
 from flap.runs.place import Place
 from flap.search.cost import SearchWalk, search_walks, widest
@@ -181,9 +181,9 @@ class Forecast(Ledger):
         return self.place.bytes(self.kept_parameters - self.place.shapes.ends)
 
     @property
-    def pruned(self) -> Use:
+    def pruned(self) -> Memory:
         """The pruned layers, if the dense ones stay in memory too, as files that a CPU has mapped."""
-        return Use(host=self.kept_layers if self.place.stays_mapped and not self.place.loaded else 0)
+        return Memory(host=self.kept_layers if self.place.stays_mapped and not self.place.loaded else 0)
 
     @property
     def window_files(self) -> float:

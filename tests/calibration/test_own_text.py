@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from flap.calibration.own_text import USES, Draft, loops, text_of, write
 from flap.calibration.sampling import attention_of_one_query, sample
-from flap.calibration.writing import USES, Draft, loops, text_of, write
 from flap.data import Part, Windows
 from flap.data.read_windows import Wanted, beginning, read_windows
 from flap.data.temporary_state import seeded
@@ -29,7 +29,7 @@ def windows(tokenizer: PreTrainedTokenizerFast) -> Windows:
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flap.calibration.writing.SEQ_LEN", 48)
+    monkeypatch.setattr("flap.calibration.own_text.SEQ_LEN", 48)
 
 
 def test_it_has_the_tokens_that_the_windows_need(windows: Windows) -> None:
@@ -111,7 +111,7 @@ def test_a_text_goes_on_where_it_was_interrupted(
     windows: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Batch after batch, each with a seed of its own."""
-    monkeypatch.setattr("flap.calibration.writing.SEQUENCES", 2)
+    monkeypatch.setattr("flap.calibration.own_text.SEQUENCES", 2)
     model, drawn = Resident(tiny_model("llama-gqa")), []
 
     def sampled(*given: Any) -> torch.Tensor:
@@ -121,7 +121,7 @@ def test_a_text_goes_on_where_it_was_interrupted(
         return drawn[-1]
 
     expected = write(model, Draft.of(windows))
-    monkeypatch.setattr("flap.calibration.writing.sample", sampled)
+    monkeypatch.setattr("flap.calibration.own_text.sample", sampled)
     with pytest.raises(KeyboardInterrupt):
         write(model, Draft.of(windows), WorkFolder(tmp_path / "write"))
     found = write(model, Draft.of(windows), WorkFolder(tmp_path / "write"))
