@@ -80,7 +80,7 @@ def at_most(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-class Table:
+class StepTable:
     """The steps' figures: a row is printed and the file written anew as soon as a step ends."""
 
     def __init__(self, output: Path, about: Figures, deadline: float) -> None:
@@ -257,7 +257,7 @@ def reckoned(probe: Figures, passed: Figures, num_layers: int, config: FlapConfi
     return float(probe["seconds"] * num_layers / PROBE_LAYERS + SLOWER * passes * passed["seconds"])
 
 
-def measure(table: Table, options: argparse.Namespace) -> None:
+def measure(table: StepTable, options: argparse.Namespace) -> None:
     """All steps; each makes its own model, since pruning changes it."""
     large, small = (TINY, TINY) if options.tiny else (SEVEN_B, ONE_B)
     tokenizer, config, config_plus = packaged("cpu").tokenizer, flap_config(options), flap_plus_config(options)
@@ -328,7 +328,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
     about = circumstances(options)
     print(f"{about['device']}, torch {about['torch']}, {about['date']}\n")
-    table = Table(options.output, about, options.since + 60 * options.minutes)
+    table = StepTable(options.output, about, options.since + 60 * options.minutes)
     measure(table, options)
     print(f"\nfigures: {options.output}")
     if table.failed:

@@ -99,7 +99,7 @@ def _check_shared(config: FlapConfig, objects: Mapping[str, Any]) -> None:
     for name, group in (("round_to", "structure"), ("seed", "metric")):
         asked, default = getattr(config, name), getattr(FlapConfig, name)
         own = getattr(objects.get(group), name, asked)
-        require(asked in (own, default), name, asked, f"{own}, as the {group} has it, which is an object")
+        require(asked in (own, default), name, asked, f"{own}, the value of the {group} object")
 
 
 def _compose(overrides: list[str], values: Mapping[str, Any]) -> FlapConfig:

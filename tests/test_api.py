@@ -260,7 +260,7 @@ def test_a_model_that_accelerate_has_spread_is_pruned_alike(
     assert [one.placement for one in given] == ["auto", "device"]
     assert given[0].fingerprint["weights"] == given[1].fingerprint["weights"]
     request = ("eval=efficiency", "eval.efficiency.prefill_len=2")
-    with pytest.raises(ValueError, match="eval=efficiency: expected none for a loaded model that is spread over"):
+    with pytest.raises(ValueError, match="eval=efficiency: expected none: a model spread over devices is pruned"):
         flap.prune(spread, tokenizer, overrides=request, **text)
     reports = [flap.prune(model, tokenizer, ratio=0.4, **text) for model in (spread, whole)]
     assert set(reports[0].device_map.values()) == {"cpu", "disk"} and not reports[1].device_map
@@ -339,8 +339,11 @@ def test_any_value_is_passed_on_as_it_is(tokenizer: PreTrainedTokenizerFast, tex
         ({"dataset": {1, 2}}, "calibration.dataset: Value 'set' is not a supported primitive type$"),
         ({"target": {"weight": 3}}, "target.weight: unknown key; "),
         ({"metric": WIFV}, "metric=<class .*WIFV'>: expected one of the names"),
-        ({"structure": ALAM(), "overrides": ("round_to=8",)}, "round_to=8: expected None, as the structure has it"),
-        ({"metric": Random(), "overrides": ("seed=3",)}, "seed=3: expected 0, as the metric has it"),
+        (
+            {"structure": ALAM(), "overrides": ("round_to=8",)},
+            "round_to=8: expected None, the value of the structure object",
+        ),
+        ({"metric": Random(), "overrides": ("seed=3",)}, "seed=3: expected 0, the value of the metric object"),
         ({"metric": WIFV(), "overrides": ("metric.square_attention=false",)}, "overrides: metric.square_attention=fal"),
         ({"structure": ALAM(), "overrides": ("+structure.x=1",)}, r"overrides: \+structure.x=1: .* it is an object"),
         ({"metric": WIFV(), "overrides": ("metric=IFV",)}, "overrides: metric=IFV: expected no metric here"),

@@ -82,7 +82,7 @@ def test_a_step_that_is_too_long_or_fails_leaves_the_others_their_figures(
             time.sleep(0.01)
 
     output = tmp_path / "gpu.json"
-    table = gpu.Table(output, {"device": "cpu"}, deadline=time.time() + 1800)
+    table = gpu.StepTable(output, {"device": "cpu"}, deadline=time.time() + 1800)
     table.step("fails", lambda: {}["missing"])
     table.step("done", lambda: {"seconds": 1.0, "stages": {}, "peak_bytes": {"device": None, "host": None}})
     table.step("too long", endless, needs=3600)

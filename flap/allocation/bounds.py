@@ -13,7 +13,7 @@ from flap.models import Pair
 
 LIMIT = 4.0  # the largest factor by which a measurement changes savings
 
-Widths = Sequence[Pair[int]]  # the units that each layer keeps, of a block with members those of one
+Widths = Sequence[Pair[int]]  # the units that each layer keeps; of a block with members, the units of one
 
 
 @dataclass(frozen=True, eq=False)

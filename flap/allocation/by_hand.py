@@ -24,7 +24,7 @@ class ManualHeads(Structure):
     An attention that cannot be divided into heads has no part in it.
     """
 
-    remove_heads: int | None = None  # query heads of the whole model, those of whole KV heads; None: proportional share
+    remove_heads: int | None = None  # query heads of the whole model, whole KV heads; None: proportional share
 
     def check(self, budget: Budget) -> None:
         """Check the options as `Structure.check` does, and `remove_heads`.

@@ -21,7 +21,9 @@ class PruningPlan:
     # after the rounds of a search, the divergence from the dense model in nats a token: of its first plan, then of each
     # better plan; the last one is this plan's
     nats: tuple[float, ...] = field(default=(), compare=False)
-    mlp_units: tuple[str, ...] = field(default=(), compare=False)  # what those of each layer are called; empty: neurons
+    mlp_units: tuple[str, ...] = field(
+        default=(), compare=False
+    )  # the kind of unit of each layer's MLP; empty: neurons
 
     def with_layer(self, index: int, layer: LayerPlan) -> "PruningPlan":
         """Return a plan that differs in one layer."""

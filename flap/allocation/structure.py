@@ -29,9 +29,7 @@ class Structure(ABC):
 
     min_heads: int = 1  # attention units (KV heads with their query heads) that every layer keeps at least, 0 or more
     min_neurons: int = 1  # neurons that every layer keeps at least, 0 or more
-    multiple_of_heads: int = (
-        1  # every layer keeps a multiple of so many attention units, removed in blocks of that size
-    )
+    multiple_of_heads: int = 1  # every layer keeps a multiple of so many attention units; from 1 to a layer's KV heads
     round_to: int | None = None  # the same of neurons, 8, 32, 64 or 256; None: any number
     experts: bool = False  # whole experts of a mixture leave; every layer keeps as many as a token is sent to, or more
 

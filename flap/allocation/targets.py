@@ -48,7 +48,9 @@ def bounds_of_shapes(
             bounds.append(_of_weights(name, asked, scale, adapter, layers, biases))
     if (asked := target.kv_cache_bytes) is not None:
         context = target.context or max_length
-        require(context is not None, "target.context", context, "a number of tokens, as this model has no longest one")
+        require(
+            context is not None, "target.context", context, "a number of tokens, as this model states no context length"
+        )
         assert context is not None
         bounds.append(Bound("kv_cache_bytes", asked, 0, _kv_costs(adapter, layers, context, itemsize)))
     return tuple(bounds)

@@ -118,7 +118,7 @@ def collect(
 def _observe(
     model: PlacedModel, i: int, streams: Sequence[Stream], covariance: bool, advance: bool = True
 ) -> LayerStatistics:
-    """Run layer i over the streams and return its statistics; those of a second stream, held out, are apart."""
+    """Run layer i over the streams and return its statistics; those of a second, held-out stream are kept apart."""
     recorders = []
     for stream in streams:
         with LayerRecorder(model.adapter, i, covariance) as recorder:

@@ -50,7 +50,7 @@ def check_sees_images(folder: str | None, config: PreTrainedConfig) -> None:
         not hasattr(config.vision_config, "deepstack_visual_indexes"),
         FIELD,
         folder,
-        f"null for {config.model_type}, whose layers take features of the image, too",
+        f"null for {config.model_type}, whose layers also take image features",
     )
 
 

@@ -26,8 +26,8 @@ class Statistics:
     """The statistics of the input channels of one output projection over a set of tokens; zeros if there is none."""
 
     num_tokens: int
-    mean_I: Tensor  # in float64, as the next one
-    deviation_I: Tensor  # the sum of squared deviations from the mean
+    mean_I: Tensor  # in float64
+    deviation_I: Tensor  # the sum of squared deviations from the mean, in float64
     comoments: Symmetric | None = None  # the sums of products of the deviations of two channels, for covariances
     # the statistics of the fitting tokens and of the held-out ones, with co-moments, where fits need them apart
     parts: "tuple[Statistics, Statistics] | None" = None
@@ -54,7 +54,7 @@ class LayerStatistics:
     """The statistics of the members of a layer's attention and of its MLP, at the inputs of output projections."""
 
     blocks: Pair[tuple[Statistics, ...]]
-    inverse_power: float  # E[1 / ‖h‖²] of the hidden states h that enter the layer (`residual.inverse_power`)
+    inverse_power: float  # E[1 / ‖h‖²] of the hidden states h that enter the layer (`recorder.inverse_power`)
     routed_power: tuple[float, ...] = ()  # E[w²] of the router's weights w of each member (`recorder.routed_power`)
 
 

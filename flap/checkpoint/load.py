@@ -9,7 +9,7 @@ from flap.models import read_model
 
 
 def load(directory: str | Path, **options: Any) -> PreTrainedModel:
-    """Load a pruned model, in evaluation mode. options: as of `from_pretrained` (dtype, device_map, …).
+    """Load a pruned model, in evaluation mode. options: see `from_pretrained` (dtype, device_map, …).
 
     Raises:
         ValueError: the directory does not exist or holds no config, or its files lack tensors of the model.

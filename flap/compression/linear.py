@@ -84,7 +84,7 @@ class _Nested:
     removals: Sequence[Removal]
 
     def choose(self, ridges: Sequence[float], fitting: Covariance, held_out: Covariance) -> list[FitReport]:
-        """Return for each removal the ridge with the smallest held-out error; None: the bias, as for no such tokens.
+        """Return for each removal the ridge with the smallest held-out error; None: the bias, also without such tokens.
 
         The error falls and then rises with the ridge, so the ridges behind one that is no better are not tried.
         """

@@ -76,8 +76,8 @@ def _check_amount(ratio: float | None, target: TargetConfig) -> None:
     asked = targets(target)
     for name, value in asked.items():
         require(0 < value < math.inf, f"target.{name}", value, "a number > 0")
-        beside = f"no ratio (it is {ratio}): a run removes a share, or what its targets ask for"
-        require(ratio is None, f"target.{name}", f"{value:.12g}", beside)
+        one_of_both = f"ratio=null (it is {ratio}): a run takes a ratio or targets, not both"
+        require(ratio is None, f"target.{name}", f"{value:.12g}", one_of_both)
     if not asked:
         require(ratio is not None and 0 <= ratio < 1, "ratio", ratio, "a number with 0 <= ratio < 1")
     require(target.context is None or target.context >= 1, "target.context", target.context, "a whole number >= 1")

@@ -37,9 +37,9 @@ class CalibrationConfig:
     """The texts that the statistics are computed on, and how they are cut into windows."""
 
     dataset: Any = "boolq-passages"  # name or file; [name, name]; {name: weight, file: {weight: 2, packing: false}}
-    num_samples: int = 128  # windows of the first length; windows of several lengths share that many tokens equally
-    seq_len: Any = 128  # tokens in a window, or a list of lengths
-    batch_size: int = 8  # windows at a time
+    num_samples: int = 128  # windows of the first length, 1 or more; several lengths share that many tokens equally
+    seq_len: Any = 128  # tokens in a window, 2 or more; or a list of such lengths, each once
+    batch_size: int = 8  # windows at a time, 1 or more
     bos: str = "auto"  # each window begins with the BOS token: true, false; auto: where the tokenizer puts one there
     images: str | None = None  # a folder of images, each with a .txt of its name: further windows of a vision model
     propagate: str = "dense"  # pruned: sequential, on the outputs of pruned layers; UL-UM and UL-MM only
@@ -79,17 +79,17 @@ class FlapConfig:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
-    metric: Any = None
-    structure: Any = None
-    compensation: Any = None
+    metric: Any = None  # a file of conf/metric: how much a channel matters
+    structure: Any = None  # a file of conf/structure: which units leave, given the scores and the budget
+    compensation: Any = None  # a file of conf/compensation: what stands in for them
     recover: Any = None  # training after compression; empty: none
-    eval: Any = field(default_factory=dict)
-    tracking: Any = None
+    eval: Any = field(default_factory=dict)  # files of conf/eval by name: what is measured, dense and pruned
+    tracking: Any = None  # a file of conf/tracking: where else the numbers go
     method: str = "flap"  # a preset over metric, structure, compensation and calibration
     ratio: float | None = 0.2  # share of the decoder's Linear weights to remove, 0 <= ratio < 1; None: with a target
     target: TargetConfig = field(default_factory=TargetConfig)
     round_to: int | None = None  # 8, 32, 64 or 256: every layer keeps a multiple of this many neurons
-    seed: int = 0  # of all that is drawn: windows, random scores, texts of the model's own
+    seed: int = 0  # of all that is drawn: windows, random scores, text that the model writes; 0 to 2**32 - 1
     mask_only: bool = False  # true: units become zeros and the shapes stay
     processes: int | None = None  # started on this machine, one for each GPU; null: one, or those of torchrun
     dry_run: bool = False  # print what the run will take, and read no weight
@@ -97,7 +97,7 @@ class FlapConfig:
     resume: bool = True  # keep the results that the run's folder holds, and compute only what is missing
     cache_dir: str | None = None  # null: FLAP_CACHE_DIR of the environment, else the user's cache folder
     use_cache: bool = True  # for statistics and for the scores of the dense model
-    cache_wait_seconds: float = 3600  # how long a run waits for another that computes the same
+    cache_wait_seconds: float = 3600  # how long a run waits for another that computes the same, in seconds; 0 or more
     trust_remote_code: bool = False  # true: code that comes with the model may run
     run_name: str = "flap"  # ends the name of the run's folder
 

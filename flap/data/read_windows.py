@@ -72,8 +72,8 @@ def _check_shares(windows: Windows) -> None:
     for part, *shares in zip(windows.parts, *counts, strict=True):
         if not any(shares):
             raise ValueError(
-                f"{windows.field}.dataset.{part.dataset}={part.weight:g}: its share of {sum(map(sum, counts))} windows "
-                "is none; expected a larger weight, more windows, or to leave it out"
+                f"{windows.field}.dataset.{part.dataset}={part.weight:g}: gets no window of {sum(map(sum, counts))}; "
+                "expected a larger weight, more windows, or to leave it out"
             )
 
 
@@ -86,8 +86,8 @@ def _check_own_text(windows: Windows, max_length: int | None) -> None:
     room = (max_length or sys.maxsize) - (0 if start.special else len(start.tokens))
     if not part.packing and windows.own_length > room:
         raise ValueError(
-            f"{windows.field}.seq_len={max(windows.lengths)}: of a sequence that the model writes {room} tokens are "
-            f"left beside what it begins with; expected at most {room + windows.bos}, or {SELF} without packing: false"
+            f"{windows.field}.seq_len={max(windows.lengths)}: the prompt leaves {room} tokens of a generated sequence; "
+            f"expected at most {room + windows.bos}, or {SELF} with packing"
         )
 
 
@@ -122,12 +122,12 @@ def _users_turn(tokenizer: PreTrainedTokenizerBase, where: str) -> str:
     _check_template(tokenizer, where)
     try:
         marked = str(tokenizer.apply_chat_template([{"role": "user", "content": SAID}], tokenize=False))
-        reason = None if SAID in marked else "it does not print what is said as it is"
+        reason = None if SAID in marked else "it changes the user's message"
     except Exception as error:  # templates are programs of the tokenizer and raise errors of any type
         reason = one_line(error, 120)
     if reason is not None:
         raise ValueError(
-            f"{where}.chat_template=true: the tokenizer's chat template begins with no user's turn ({reason})"
+            f"{where}.chat_template=true: the tokenizer's chat template has no user turn at its start ({reason})"
         )
     return marked.split(SAID)[0]
 

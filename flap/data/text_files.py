@@ -43,7 +43,7 @@ def read_text(dataset: str, split: Split, field: str, template: Template | None 
     try:
         text.text.encode()
     except UnicodeEncodeError as error:  # JSON can escape one
-        raise ValueError(f"{where}: holds half of a character, as \\ud83d without its other half") from error
+        raise ValueError(f"{where}: holds an unpaired surrogate, as \\ud83d without its other half") from error
     return text
 
 
@@ -66,7 +66,7 @@ def _documents(path: Path, where: str, template: Template | None, templates: boo
     if template is not None:
         return [_conversation(row, template, where) for row in rows]
     if not all(isinstance(row, str) for row in rows):
-        raise ValueError(f"{where}: column 'text' holds something that is no text (null or a number)")
+        raise ValueError(f"{where}: column 'text' has values that are not strings")
     return rows
 
 
@@ -112,7 +112,7 @@ def _conversation(messages: Any, template: Template, where: str) -> str:
     # a key with null is one that a message has not; what is within arguments of a call is the file's own
     given = [{key: value for key, value in one.items() if value is not None} for one in messages] if valid else []
     if not given or not all("role" in one and ("content" in one or "tool_calls" in one) for one in given):
-        raise ValueError(f"{where}: column 'messages' holds something else than lists of {{role, content}}")
+        raise ValueError(f"{where}: column 'messages' has a row that is not a list of {{role, content}}")
     try:
         return template(given)
     except Exception as error:  # templates are programs of the tokenizer and raise errors of any type

@@ -19,8 +19,8 @@ from torch.nn.functional import kl_div, log_softmax
 
 from flap.evaluation.base import Measurement, Task
 from flap.evaluation.errors import averaged
-from flap.evaluation.on_texts import OnTexts
 from flap.evaluation.perplexity import chunk_size
+from flap.evaluation.text_options import OnTexts
 from flap.models import ModelAdapter, PlacedModel
 from flap.models.hidden_files import HiddenFiles
 from flap.storage import NOT_KEPT, ranks

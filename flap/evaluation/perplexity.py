@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from flap.evaluation.base import Measurement, Task
-from flap.evaluation.on_texts import OnTexts
+from flap.evaluation.text_options import OnTexts
 from flap.models import ModelAdapter, PlacedModel
 from flap.storage import ranks
 from flap.storage.progress import progress

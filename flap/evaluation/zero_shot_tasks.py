@@ -134,7 +134,7 @@ def packaged(name: str) -> LoadedTask:
     """
     if name not in PACKAGED:
         names = ", ".join(PACKAGED)
-        raise ValueError(f"eval.zero_shot.tasks={name}: packaged are {names} alone; take eval.zero_shot.source=hub")
+        raise ValueError(f"eval.zero_shot.tasks={name}: only {names} are packaged; take eval.zero_shot.source=hub")
     if (arrow := packaged_path(name)) is None:
         raise ValueError(f"eval.zero_shot.source=packaged: {WHEEL} is not installed; {INSTALL}")
     changes = {

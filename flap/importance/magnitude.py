@@ -11,7 +11,7 @@ from flap.importance.base import Metric
 
 @dataclass(frozen=True)
 class Magnitude(Metric):
-    """The norm of a channel's weights: Mag-sp in FLAP's comparison (arXiv 2312.11983).
+    """The norm of a channel's weights: Mag-sp in FLAP's experiments (arXiv 2312.11983, section 4).
 
         score_j = ‖W_:j‖₂
 

@@ -72,7 +72,9 @@ class OBS(Metric):
             with suppress(torch.linalg.LinAlgError):
                 cost_U = _costs_with(ridge, weight_OI, statistics, columns_UC)
                 return (cost_U / columns_UC.shape[1]).float()[:, None].expand(columns_UC.shape)
-        raise ValueError(f"metric.ridge={self.ridge}: too small, as is {ridge:g}; try {max(0.01, 10 * ridge):g}")
+        raise ValueError(
+            f"metric.ridge={self.ridge}: too small, even times {10 ** (RIDGES - 1)}; try {max(0.01, 10 * ridge):g}"
+        )
 
 
 def _costs_with(ridge: float, weight_OI: Tensor, statistics: Statistics, columns_UC: Tensor) -> Tensor:

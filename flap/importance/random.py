@@ -13,17 +13,18 @@ from flap.importance.base import Metric
 
 @dataclass(frozen=True)
 class Random(Metric):
-    """Random scores.
+    """Random scores: no paper's method, but the floor that every metric must beat.
 
         score_j ~ U[0, 1)
 
-    All projections share one generator: the n-th that is scored gets its n-th draw. Higher = keep.
+    j: an input channel of the output projection. All projections share one generator: the n-th that is scored gets its
+    n-th draw. Higher = keep.
 
         python -m flap metric=random metric.seed=1
     """
 
     needs_statistics: ClassVar[bool] = False
-    seed: int = 0  # of the generator
+    seed: int = 0  # of the generator; a whole number
 
     @cached_property
     def generator(self) -> torch.Generator:

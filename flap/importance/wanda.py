@@ -16,4 +16,4 @@ class Wanda(WIFN):
         python -m flap metric=wanda          or, with its structure and compensation, method=wanda_sp
     """
 
-    square_attention: bool = False
+    square_attention: bool = False  # attention channels compete with their plain scores

@@ -21,7 +21,7 @@ class WIFN(Metric):
         python -m flap metric=WIFN
     """
 
-    square_attention: bool = True
+    square_attention: bool = True  # square the scores of attention channels, as the official code does
 
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
         """Return score_I in float32; higher = keep."""

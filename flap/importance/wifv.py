@@ -22,7 +22,7 @@ class WIFV(Metric):
     """
 
     measures_error: ClassVar[bool] = True
-    square_attention: bool = True
+    square_attention: bool = True  # square the scores of attention channels, as the official code does
 
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
         """Return score_I in float32; higher = keep."""

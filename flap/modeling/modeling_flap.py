@@ -124,7 +124,7 @@ def _head_dims(widths):
 def check_for_vllm(widths, ranks):
     """Refuse in one line a layer without heads or neurons, where vLLM's kernels end the process, or that cannot split.
 
-    Where this package is beside vLLM, it has given such a layer its units (`vllm_plugin.py`) before it is asked here.
+    Where this package is installed with vLLM, `vllm_plugin.py` has given such a layer its units before this check.
     ranks: vLLM's `tensor_parallel_size`; each of its processes takes an equal part of a layer's heads and neurons.
     """
     units = [(i, *one) for i, layer in widths.items() for one in layer.items() if type(one[1]) is int]

@@ -7,7 +7,7 @@ from flap.models.families import adapt, find_family, sees_images
 from flap.models.find import find_by_config, find_model
 from flap.models.forward import Batch, Seen
 from flap.models.from_pretrained import read_config, read_model
-from flap.models.loaded import LoadedSource
+from flap.models.loaded_source import LoadedSource
 from flap.models.locate import base_facts, packaged_gguf
 from flap.models.matrix_products import products_in
 from flap.models.offload import distinct_parameters, running_device

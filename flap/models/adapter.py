@@ -178,7 +178,7 @@ class ModelAdapter:
 
 
 def _linears(module: nn.Module, output: str, inputs: Sequence[str]) -> tuple[Any, list[Any]]:
-    """Return the output projection and the input projections beside it; Gemma 4 may have none of values."""
+    """Return the output projection and the input projections of a module; Gemma 4 may have no value projection."""
     name = output.rpartition(".")[2]
     beside = [as_linear(module.get_submodule(one)) for one in inputs if getattr(module, one) is not None]
     return as_linear(module.get_submodule(name)), beside

@@ -87,7 +87,7 @@ class ExpertsBlock(Block):
 
     @property
     def members(self) -> Sequence[Block]:
-        """A block of each expert's own neurons; its input projections are those of all."""
+        """A block for each expert's neurons; the input projections belong to the block of all experts."""
         experts, number = self.output.experts, self.output.experts.num_experts
         columns_UC = torch.arange(num_neurons(experts)).reshape(-1, self.columns_UC.shape[1])  # one unit, if whole
         return [Block(f"{self.name} expert {e}", DownOfOne(experts, e), columns_UC, ()) for e in range(number)]
@@ -127,7 +127,7 @@ def experts_block(name: str, experts: Any, chosen: int) -> ExpertsBlock:
 def routed(experts: Any, args: tuple[Any, ...]) -> tuple[list[Tensor], list[Tensor]]:
     """Return the inputs (R, I) of each expert's down projection, and the weights (R) of its outputs.
 
-    args: those of the experts' forward pass.
+    args: of the experts' forward pass.
     """
     inputs, weights = _dispatched(experts, args)
     with onloaded(experts):

@@ -47,7 +47,7 @@ def experts_fit_kernel(mlp: Block) -> bool:
 def add_output_biases(experts: Any, args: tuple[Any, ...], output_TH: Tensor) -> Tensor:
     """Add Σ_k weight_k · bias of expert k to the output of the experts. A forward hook; it works with any kernel."""
     with onloaded(experts):
-        if len(args) == 1:  # as in `dispatched`: an output for each expert and token
+        if len(args) == 1:  # as in `_dispatched`: an output for each expert and token
             sent_ET1 = args[0].unflatten(0, (experts.num_experts, -1)).any(dim=-1, keepdim=True)
             bias_TH: Tensor = (sent_ET1 * experts.down_proj_bias[:, None]).flatten(0, 1)
         else:

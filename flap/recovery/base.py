@@ -11,7 +11,7 @@ from flap.config import require
 from flap.models import ModelAdapter
 from flap.storage import ranks
 
-HELD_OUT = 32  # windows that are not trained on: the divergence on them decides what is best, and is reported
+HELD_OUT_WINDOWS = 32  # windows that are not trained on: the divergence on them decides what is best, and is reported
 EVALUATIONS = 10  # at most; and at least EVERY times as many windows are trained on as each evaluates
 EVERY = 4
 RISING = 0.05  # of the steps have a rising learning rate
@@ -21,24 +21,19 @@ RISING = 0.05  # of the steps have a rising learning rate
 class Recovery:
     """The options of a training.
 
-    dataset: a text as of `calibration`. tokens: how many are trained on, each once, in whole steps. seq_len: tokens a
-    window. batch_size: windows a step. learning_rate: the highest of AdamW; it rises for a twentieth of the steps and
-    falls as a cosine (`share_of_rate`). rank: of updates W + 2 B A of all Linear modules, A with `rank` rows, which are
-    merged at the end (LoRA, arXiv 2106.09685); None: all weights but embeddings and head are trained. words: the
-    divergence counts so many likeliest words of the dense model exactly and the others as one class; None: the whole
-    vocabulary. patience: training ends after so many evaluations without a new best. gradient_checkpointing:
-    activations are computed again and not kept. Of several processes each has a share of the batch.
+    The learning rate rises for a twentieth of the steps and falls as a cosine (`share_of_rate`). With a rank, updates
+    W + 2 B A of all Linear modules are trained, A with `rank` rows, and merged at the end (LoRA, arXiv 2106.09685).
     """
 
-    dataset: Any
-    tokens: int
-    learning_rate: float
-    rank: int | None = None
-    seq_len: int = 256
-    batch_size: int = 8
-    words: int | None = None
-    patience: int = 2
-    gradient_checkpointing: bool = False
+    dataset: Any  # a text or mixture, as for calibration
+    tokens: int  # trained on, each once, in whole steps; at least one step
+    learning_rate: float  # of AdamW at its highest, above 0
+    rank: int | None = None  # of low-rank updates, 1 or more; None: all weights but embeddings and head are trained
+    seq_len: int = 256  # tokens in a window, 2 or more
+    batch_size: int = 8  # windows a step; of several processes each has an equal share
+    words: int | None = None  # likeliest words that count exactly, the others as one; 1 or more; None: all words
+    patience: int = 2  # evaluations without a new best after which training ends, 1 or more
+    gradient_checkpointing: bool = False  # True: activations are computed again, not kept: less memory, more time
 
     def __post_init__(self) -> None:
         for name, minimum in {
@@ -73,7 +68,7 @@ class Recovery:
     @property
     def steps_an_evaluation(self) -> int:
         """The steps after which the divergence on the held-out windows is measured."""
-        return math.ceil(max(self.steps / EVALUATIONS, EVERY * HELD_OUT / self.batch_size))
+        return math.ceil(max(self.steps / EVALUATIONS, EVERY * HELD_OUT_WINDOWS / self.batch_size))
 
     def share_of_rate(self, step: int) -> float:
         """Return the share of the highest learning rate that a step has, counted from 0: never 0, as all count."""
@@ -101,7 +96,7 @@ class Recovery:
 class Lora(Recovery):
     """The options of a training of low-rank updates: `rank` is a number."""
 
-    rank: int | None = 32
+    rank: int | None = 32  # of the updates, 1 or more
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flap.data.temporary_state import seeded
 from flap.models import ModelSource, PlacedModel
-from flap.recovery.base import HELD_OUT, Recovery
+from flap.recovery.base import HELD_OUT_WINDOWS, Recovery
 from flap.recovery.student import Student, mean_divergence
 from flap.recovery.trainable import trainable
 from flap.recovery.training import BEST, HISTORY, train
@@ -42,7 +42,7 @@ def recover(
     """
     folder.mkdir(parents=True, exist_ok=True)
     teacher, bf16 = source.open(), model.model.dtype == torch.bfloat16
-    before = mean_divergence(model, teacher, tokens_NT[:HELD_OUT], recovery.batch_size)
+    before = mean_divergence(model, teacher, tokens_NT[:HELD_OUT_WINDOWS], recovery.batch_size)
     if not math.isfinite(before):
         raise ValueError(f"recover={recovery.name}: the predictions of the compressed model are not finite")
     done = ranks.from_first((folder / HISTORY).exists)
@@ -52,7 +52,7 @@ def recover(
             train(student, recovery, tokens_NT, folder, seed, bf16)
             ranks.wait()  # for the files of the first process
         student.load_state_dict(load_file(folder / BEST))
-    after = mean_divergence(model, teacher, tokens_NT[:HELD_OUT], recovery.batch_size)
+    after = mean_divergence(model, teacher, tokens_NT[:HELD_OUT_WINDOWS], recovery.batch_size)
     history = json.loads((folder / HISTORY).read_text())
     return {"nats_before": before, "nats_after": after, **_summary(recovery, history)}
 

@@ -21,7 +21,7 @@ class Student(nn.Module):
     """A module whose parameters are those that are trained and whose `forward` returns the loss.
 
     So Trainer's checkpoints have the trained parameters alone, whatever class, names and shapes the model has.
-    words: K, as of `Recovery`.
+    words: K, see `Recovery`.
     """
 
     def __init__(

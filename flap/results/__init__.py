@@ -2,7 +2,7 @@
 
 from flap.results.card_text import model_card
 from flap.results.finished_runs import finished_run
-from flap.results.picture import draw_layers
+from flap.results.layers_picture import draw_layers
 from flap.results.provenance import described, device_name
 from flap.results.report import Report
 from flap.results.report_tables import markdown, show

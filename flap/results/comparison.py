@@ -18,7 +18,7 @@ from flap.checkpoint.save import LABEL
 from flap.results.comparability import notes
 from flap.results.configs import with_classes
 from flap.results.layer_widths import Layers, by_layer, overlaps
-from flap.results.number_texts import change, is_efficiency, relative, side_by_side, with_error
+from flap.results.number_texts import change, in_order, is_efficiency, relative, with_error
 from flap.results.run_folder import RunRecord, read_run
 from flap.results.study import Study
 from flap.results.tables import Columns, Entry, Table
@@ -114,7 +114,7 @@ def _config(runs: Runs) -> Table:
 def _numbers(runs: Runs) -> Table:
     """Return the table of the pruned models' numbers, and of the dense model's where all runs agree on them."""
     first, *others = runs
-    names = side_by_side(Study(Path(), (), tuple(runs.values())).measured, runs[first].report.get("domains", {}))
+    names = in_order(Study(Path(), (), tuple(runs.values())).measured, runs[first].report.get("domains", {}))
     models = {letter: run.numbers("pruned") for letter, run in runs.items()}
     noise = {letter: runs[letter].differences_to(runs[first], names) for letter in others}
 

@@ -27,7 +27,7 @@ def domain_of(name: str, domains: Mapping[str, str]) -> str:
     return next(found, "") if text else ""
 
 
-def side_by_side(names: Iterable[str], domains: Mapping[str, str]) -> list[str]:
+def in_order(names: Iterable[str], domains: Mapping[str, str]) -> list[str]:
     """Return the names sorted: perplexities first, by window length, the calibration's domain before others."""
 
     def place(name: str) -> tuple[bool, int, bool]:

@@ -13,7 +13,7 @@ from flap.results.series import INK, MUTED, Series, styles
 from flap.results.study import Study
 
 
-class Cost(NamedTuple):
+class CostAxis(NamedTuple):
     """What a model costs; of speed, higher is better. dense, pruned: the columns of `Study.results` that have it."""
 
     name: str
@@ -29,9 +29,9 @@ class Cost(NamedTuple):
 
 BYTES, SPEED = "efficiency/checkpoint_bytes", "efficiency/decode_tokens_per_second"
 COSTS = (
-    Cost("parameters", "parameters", "parameters_before", "parameters_after"),
-    Cost("bytes", "bytes of the checkpoint", f"dense/{BYTES}", f"pruned/{BYTES}"),
-    Cost("speed", "decode tokens/s", f"dense/{SPEED}", f"pruned/{SPEED}", lower_is_better=False),
+    CostAxis("parameters", "parameters", "parameters_before", "parameters_after"),
+    CostAxis("bytes", "bytes of the checkpoint", f"dense/{BYTES}", f"pruned/{BYTES}"),
+    CostAxis("speed", "decode tokens/s", f"dense/{SPEED}", f"pruned/{SPEED}", lower_is_better=False),
 )
 
 
@@ -44,7 +44,7 @@ class Point(NamedTuple):
     series: int | None
 
 
-def points(study: Study, series: list[Series], name: str, cost: Cost) -> list[Point]:
+def points(study: Study, series: list[Series], name: str, cost: CostAxis) -> list[Point]:
     """Return the points of a number over a cost: each series at each ratio, mean of the seeds, and the dense models."""
     means = [line.rows.groupby("ratio")[[cost.pruned, f"pruned/{name}"]].mean().dropna() for line in series]
     pruned = [
@@ -68,13 +68,13 @@ def front(points: list[Point], cost_is_lower: bool, quality_is_lower: bool) -> l
     return found
 
 
-def fronts(study: Study, series: list[Series], names: list[str], cost: Cost) -> str:
+def fronts(study: Study, series: list[Series], names: list[str], cost: CostAxis) -> str:
     """Return the front of each number in words, for the caption."""
     best = {name: front(points(study, series, name, cost), cost.lower_is_better, is_perplexity(name)) for name in names}
     return " ".join(f"On the front of {name}: {', '.join(point.label for point in best[name])}." for name in names)
 
 
-def quality_over(cost: Cost) -> Callable[[Any, Study, str, list[Series]], None]:
+def quality_over(cost: CostAxis) -> Callable[[Any, Study, str, list[Series]], None]:
     """Return the function that draws a number over a cost; the dense models are crosses."""
 
     def panel(axes: Any, study: Study, name: str, series: list[Series]) -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from flap.results.notices import notices
-from flap.results.number_texts import change, domain_of, side_by_side, with_error
+from flap.results.number_texts import change, domain_of, in_order, with_error
 from flap.results.report import Report
 from flap.results.tables import Columns, Table
 
@@ -34,7 +34,7 @@ def measured(report: Report) -> Table:
     if report.domains:
         columns["domain"] = partial(domain_of, domains=report.domains)
     names = [name for name in models["dense"] | models["pruned"] if not name.endswith("_stderr")]
-    return Table.over(side_by_side(names, report.domains), columns)
+    return Table.over(in_order(names, report.domains), columns)
 
 
 def _change(report: Report, before: str, name: str) -> str:

@@ -17,7 +17,7 @@ def check_trainable(recovery: Recovery, source: ModelSource, adapter: ModelAdapt
     Raises:
         ValueError: it cannot.
     """
-    given = "none for a model that the caller has loaded, of which pruning leaves no dense one to learn from"
+    given = "none: flap.prune changes the loaded model in place, so no dense model is left as a teacher"
     require(not source.loaded, "recover", recovery.name, given)
     placement = f"device with recover={recovery.name}, which trains the whole model there"
     require(source.placed.whole, "model.placement", source.placement, placement)
@@ -31,7 +31,7 @@ def check_comparable(comparisons: Sequence[SideBySide], source: ModelSource) -> 
         ValueError: it is not.
     """
     kept = not source.loaded or source.placed.whole
-    given = "none for a loaded model that is spread over devices, whose weights are replaced where they are"
+    given = "none: a model spread over devices is pruned in place and cannot be compared"
     require(kept or not comparisons, "eval", ", ".join(one.name for one in comparisons), given)
 
 

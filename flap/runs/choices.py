@@ -102,6 +102,6 @@ def _check_errors(choices: Choices) -> None:
         )
     if choices.metric.square_attention:
         raise ValueError(
-            f"metric.square_attention=true: squares of errors are no errors; set metric.square_attention=false with "
-            f"{scale}"
+            "metric.square_attention=true: squared scores are not output errors; set metric.square_attention=false "
+            f"with {scale}"
         )

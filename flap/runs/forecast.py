@@ -23,15 +23,15 @@ from flap.runs.checks import check_budget, check_trainable
 from flap.runs.choices import choose
 from flap.runs.estimate import Estimate, StageEstimate, Streams
 from flap.runs.free_memory import PROCESS_BYTES, FreeMemory, check_fits
-from flap.runs.ledger import Cost, Ledger, Stage, Use
+from flap.runs.ledger import Cost, Ledger, Memory, Stage
 from flap.runs.operations import Forward, counted
 from flap.runs.place import Place
 from flap.search.cost import SearchWalk, search_walks, widest
 from flap.storage import cache_root, ranks, to_json, write_text
 
 T = TypeVar("T")
-# What oneDNN and the heap of a CPU keep of experts, each of which gets another number of tokens and has small tensors;
-# three times as much with covariances.
+# What oneDNN and the heap of a CPU keep while experts run: each gets another number of tokens and has small tensors.
+# Three times as much with covariances.
 EXPERTS_BYTES = 200_000_000
 
 
@@ -192,9 +192,9 @@ class Forecast(Ledger):
         return self.place.bytes(self.kept_parameters - self.place.shapes.ends)
 
     @property
-    def pruned(self) -> Use:
+    def pruned(self) -> Memory:
         """The pruned layers, if the dense ones stay in memory too, as files that a CPU has mapped."""
-        return Use(host=self.kept_layers if self.place.stays_mapped and not self.place.loaded else 0)
+        return Memory(host=self.kept_layers if self.place.stays_mapped and not self.place.loaded else 0)
 
     @property
     def window_files(self) -> float:

@@ -63,7 +63,7 @@ def check_fits(forecast: "Forecast") -> None:
         _check(peak.stage, peak.device_bytes - loaded, free.device, field, f"on {place.device}", smaller)
     peak = estimate.peak("host_bytes")
     _check(peak.stage, peak.host_bytes - PROCESS_BYTES, free.host, field, "in the host's memory", smaller)
-    larger = "a larger disk, or fewer windows as far as it is their hidden states"
+    larger = "a larger disk, or fewer calibration windows"
     if free.one_disk and forecast.config.checkpoint.save:
         peak = estimate.peak("disk_bytes")
         _check(peak.stage, peak.disk_bytes, free.disk, "cache_dir", "on its disk with the checkpoint", larger)

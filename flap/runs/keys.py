@@ -9,7 +9,7 @@ import torch
 from flap.allocation import PruningPlan
 from flap.calibration import STATISTICS_VERSION
 from flap.calibration.images import Images
-from flap.calibration.writing import WRITTEN_VERSION
+from flap.calibration.own_text import WRITTEN_VERSION
 from flap.config import FlapConfig
 from flap.data import SELF, Windows
 from flap.importance import SCORES_VERSION

@@ -82,7 +82,7 @@ class LayerTimes:
             ValueError: there is no room for a narrower model beside the dense one.
         """
         size = weight_bytes(model.model)
-        room = f"one with room for the dense model and a narrower one, {gigabytes(2 * size)} GB, with a target in time"
+        room = f"a device with {gigabytes(2 * size)} GB free for the dense and a narrower model, with a target in time"
         require(model.fits_in_memory(size), "model.device", model.device, room)
         dense = self.budget.dense_widths
         narrow = [group.at(width, dense) for group in self.groups for width in group.widths(self.structure)[:-1]]

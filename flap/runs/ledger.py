@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Use:
+class Memory:
     """The memory in use at one moment, in bytes."""
 
     weights: float = 0  # tensors of the model, on the device
@@ -23,15 +23,15 @@ class Use:
     streams: float = 0  # hidden states in mapped files
     read: float = 0  # weights in the mapped files that they are read from
 
-    def __add__(self, other: "Use") -> "Use":
-        return Use(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+    def __add__(self, other: "Memory") -> "Memory":
+        return Memory(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True)
 class Cost:
     """What a stage takes."""
 
-    moments: Sequence[Use] = ()  # at which its memory may be at its peak; none: the stage is not estimated
+    moments: Sequence[Memory] = ()  # at which its memory may be at its peak; none: the stage is not estimated
     passes: int = 0  # walks over all layers, and forward passes in their place, at most
     tokens: float = 0  # that pass through a layer, on average over the layers
     operations: float = 0  # of floating point: a multiplication and an addition are two

@@ -6,9 +6,9 @@ from typing import Any
 
 from flap.allocation import Budget, PruningPlan, Structure
 from flap.calibration import STATISTICS, LayerStatistics
+from flap.calibration.own_text import SEQ_LEN, WRITTEN, Draft, bytes_to_write, passes_to_write, text_of
+from flap.calibration.own_text import write as write_text
 from flap.calibration.recorder import recorded_bytes
-from flap.calibration.writing import SEQ_LEN, WRITTEN, Draft, bytes_to_write, passes_to_write, text_of
-from flap.calibration.writing import write as write_text
 from flap.checkpoint.convert import become_checkpointable
 from flap.compression import CompressLayer, FitReport, SequentialPruning, mask_layer, slice_layer
 from flap.compression import compress as compress_layers
@@ -20,10 +20,10 @@ from flap.models import PlacedModel
 from flap.results import described
 from flap.runs.forecast import Forecast
 from flap.runs.keys import DIVERGENCES_VERSION
-from flap.runs.ledger import Cost, Use, stage
+from flap.runs.ledger import Cost, Memory, stage
 from flap.runs.model_sizes import count_pruned
 from flap.runs.run import Run
-from flap.runs.searching import cost_of_search
+from flap.runs.search_cost import cost_of_search
 from flap.runs.stages import layer_times
 from flap.search import PlanDivergence
 from flap.storage import Kind, WorkFolder, as_json, digest, ranks
@@ -37,7 +37,7 @@ def _cost_of_writing(run: Forecast, model: None, use: str) -> Cost:
     in_memory = place.streams and run.fits_in_memory
     attentions = [layer.blocks.attention for layer in shapes.layers]
     width = sum((block.parameters - 2 * block.output_parameters) / block.outputs for block in attentions)
-    kept = Use(work=bytes_to_write(width, shapes.vocabulary, place.dtype.itemsize))
+    kept = Memory(work=bytes_to_write(width, shapes.vocabulary, place.dtype.itemsize))
     operations = run.run_operations(tokens, length=SEQ_LEN, head=True)
     return Cost([(place.whole() if in_memory else place.ends()) + kept], passes_to_write(tokens), tokens, operations)
 
@@ -63,7 +63,8 @@ def write(run: Run, work: WorkFolder, model: PlacedModel, use: str) -> dict[str,
 def _cost_of_statistics(run: Forecast, model: None) -> Cost:
     place, layer = run.place, run.place.layer() + run.place.run(run.batch_tokens, recorded_bytes(covariance=False))
     entered = [place.ends(head=False) + place.states(run.tokens, 1)] if place.streams else []
-    states = place.states(run.tokens, 2) if place.streams else Use()  # in memory, one forward pass does for all layers
+    # in memory, one forward pass does for all layers
+    states = place.states(run.tokens, 2) if place.streams else Memory()
     operations, files = run.observe_operations(covariance=False), run.window_files
     return Cost([*entered, layer + states], 1, run.tokens, operations, files=2 * files, left=files)
 
@@ -123,7 +124,7 @@ def _measuring(run: Run, model: PlacedModel, statistics: Sequence[LayerStatistic
 
 def _cost_of_plan(run: Forecast, *inputs: None) -> Cost:
     walks = run.walks("allocate")
-    return cost_of_search(run, walks, Use()) if walks else Cost([run.place.layer()])
+    return cost_of_search(run, walks, Memory()) if walks else Cost([run.place.layer()])
 
 
 @stage("allocate", _cost_of_plan)
@@ -160,7 +161,7 @@ def compress(
 ) -> None:
     """Remove the units that the plan does not keep, with compensation."""
     compensation = run.choices.compensation
-    # named by the plan, lest layers of two plans come together
+    # named by the plan, so that layers of two plans are never mixed
     work = model.kept(work / digest(plan.to_dict()))
     calibration = run.calibration(model, statistics)
     visits = calibration.visit("compress", compensation.needs_covariance, work, changing=True)
@@ -193,7 +194,7 @@ def prune_layers(run: Run, work: WorkFolder, model: PlacedModel, statistics: Seq
     return plan
 
 
-def _windows(run: Forecast) -> Use:
+def _windows(run: Forecast) -> Memory:
     """The calibration windows in a walk; of a model on disk in files, with inputs and outputs of a layer."""
     files = run.place.streams and (run.choices.metric.needs_statistics or not run.choices.in_sequence)
     return run.place.states(run.tokens, 2 if files else 1, files)

@@ -18,7 +18,7 @@ from flap.models.families import sees_images
 from flap.models.quantised import is_quantised
 from flap.models.shapes import BlockShape, Shapes
 from flap.runs.choices import Choices
-from flap.runs.ledger import Use
+from flap.runs.ledger import Memory
 
 # Copies of the activations of a batch that running a layer makes, in the type of the weights: of hidden states, and of
 # a block's widest activations.
@@ -33,7 +33,7 @@ class Place:
     shapes: Shapes
     device: torch.device  # a "cpu" (and "mps") has the memory of the host
     dtype: torch.dtype  # of the weights
-    placement: str  # as of the config
+    placement: str  # model.placement of the config
     streams: bool = False  # one layer at a time is read from disk
     as_stored: bool = True  # the weights are those of the files, which a CPU maps into memory and does not copy
     files: bool = True  # there is a folder of the run in which hidden states can be mapped files
@@ -48,7 +48,7 @@ class Place:
         known: PreTrainedConfig = model.config
         loaded, streams = model.loaded, model.placed.streams
         limits = (math.inf, math.inf) if loaded else model.placed.limits(model.device)
-        changed = is_quantised(known) or shapes.has_experts  # those of a layer are stacked
+        changed = is_quantised(known) or shapes.has_experts  # the experts of a layer are stacked
         return cls(
             shapes, model.device, model.dtype, model.placement, streams,
             loaded or (model.dtype == known.dtype and not changed),
@@ -79,57 +79,59 @@ class Place:
         """Return the bytes of so many elements in the type of the weights."""
         return elements * self.dtype.itemsize
 
-    def weights(self, parameters: float) -> Use:
+    def weights(self, parameters: float) -> Memory:
         """Return the weights that are present: the whole model, or these parameters if it stays on disk."""
         if self.streams:
-            return Use(weights=self.bytes(parameters), read=self.bytes(parameters))
+            return Memory(weights=self.bytes(parameters), read=self.bytes(parameters))
         total = self.bytes(self.shapes.parameters)
         on_device = min(total, self.device_limit)
-        return Use(weights=on_device, host=min(total - on_device, self.host_limit))
+        return Memory(weights=on_device, host=min(total - on_device, self.host_limit))
 
-    def whole(self) -> Use:
+    def whole(self) -> Memory:
         """Return the weights of the whole model, which was read from its files."""
         num_bytes = self.bytes(self.shapes.parameters)
-        return Use(weights=num_bytes, read=num_bytes)
+        return Memory(weights=num_bytes, read=num_bytes)
 
-    def layer(self) -> Use:
+    def layer(self) -> Memory:
         """Return the weights while a layer is present; of a whole model, all layers have been used by then."""
         return self.weights(self.shapes.largest_layer) + self._used(self.shapes.in_layers)
 
-    def ends(self, head: bool = True) -> Use:
+    def ends(self, head: bool = True) -> Memory:
         """Return the weights while embeddings, norm and head are present. head: it is used, and embeddings were not."""
         used, ends = self.shapes.hidden * self.shapes.vocabulary * head, self.weights(self.shapes.ends)
         if self.streams and self.shared and self.as_stored:
-            return Use(weights=ends.weights, read=self.bytes(used))
+            return Memory(weights=ends.weights, read=self.bytes(used))
         return ends + self._used(self.shapes.in_layers + used)
 
-    def _used(self, parameters: float) -> Use:
+    def _used(self, parameters: float) -> Memory:
         """Return the weights that a CPU has used of a whole model in mapped files."""
-        return Use(read=self.bytes(parameters) if self.stays_mapped else 0)
+        return Memory(read=self.bytes(parameters) if self.stays_mapped else 0)
 
-    def states(self, tokens: float, generations: float, files: bool = True) -> Use:
+    def states(self, tokens: float, generations: float, files: bool = True) -> Memory:
         """Return hidden states. generations: 2 for inputs and outputs of a layer. files: in files, if a folder is."""
         num_bytes = generations * self.bytes(tokens * self.shapes.hidden)
-        return Use(streams=num_bytes) if files and self.files else Use(host=num_bytes)
+        return Memory(streams=num_bytes) if files and self.files else Memory(host=num_bytes)
 
-    def run(self, tokens: float, recorded: float = 0) -> Use:
+    def run(self, tokens: float, recorded: float = 0) -> Memory:
         """Return the activations of a layer for a batch. recorded: bytes that a recorder holds of an element."""
         size, width = self.dtype.itemsize, max(block.width for block in self.shapes.blocks)
         watched = (WIDE_COPIES if self.shapes.has_experts else 1) * size + recorded
-        return Use(work=tokens * (HIDDEN_COPIES * self.shapes.hidden * size + width * max(WIDE_COPIES * size, watched)))
+        return Memory(
+            work=tokens * (HIDDEN_COPIES * self.shapes.hidden * size + width * max(WIDE_COPIES * size, watched))
+        )
 
-    def comoments(self, sets: int = 2) -> Use:
+    def comoments(self, sets: int = 2) -> Memory:
         """Return the co-moments of both blocks of a layer, of fitting and held-out windows or of one set of them."""
         pairs = (layer.blocks for layer in self.shapes.layers)
         elements = max(sum(block.experts * num_elements(block.channels) for block in pair) for pair in pairs)
-        return Use(work=sets * 4 * elements)
+        return Memory(work=sets * 4 * elements)
 
-    def observed(self, states: Use, factors: Use, batch_tokens: int, sets: int = 2) -> list[Use]:
+    def observed(self, states: Memory, factors: Memory, batch_tokens: int, sets: int = 2) -> list[Memory]:
         """Return the moments at which the covariances of a layer are collected, and factorised. sets: `comoments`."""
         present = self.layer() + states + self.comoments(sets)
         return [present + part for part in (self.run(batch_tokens, recorded_bytes(covariance=True)), factors)]
 
-    def factors(self, bytes_of: Callable[[int, int], float]) -> Use:
+    def factors(self, bytes_of: Callable[[int, int], float]) -> Memory:
         """Return what a layer's factorisation takes; of experts, one at a time. bytes_of: I and O -> bytes of one.
 
         The output projections of all experts are in memory meanwhile, once as they are and once in float32.
@@ -139,8 +141,8 @@ class Place:
             all_experts = (4 + self.dtype.itemsize) * block.output_parameters if block.experts > 1 else 0
             return all_experts + bytes_of(block.channels, block.outputs)
 
-        return Use(work=max(map(num_bytes, self.shapes.blocks)))
+        return Memory(work=max(map(num_bytes, self.shapes.blocks)))
 
-    def plain(self) -> Use:
+    def plain(self) -> Memory:
         """Return what scores and compensations without covariances take: copies of the largest output projection."""
-        return Use(work=4 * PLAIN_WEIGHTS * max(block.output_parameters for block in self.shapes.blocks))
+        return Memory(work=4 * PLAIN_WEIGHTS * max(block.output_parameters for block in self.shapes.blocks))

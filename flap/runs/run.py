@@ -93,7 +93,7 @@ class Run(Ledger):
         return {"model": self.source.origin, **texts, **images, **{task.name: task.origin for task in self.suite.tasks}}
 
     def introduce(self) -> None:
-        """Report what is known of the texts: origins, domains, and warnings, of which new ones are logged."""
+        """Report what is known of the texts: origins, domains and warnings; new warnings are logged."""
         report, tasks = self.report, self.suite.tasks
         report.sources, report.inputs = self.sources, self.inputs
         report.domains, report.bos = domains(self.texts, tasks), begins_with_bos(self.texts, tasks)

@@ -11,12 +11,12 @@ from flap.evaluation import Measurement
 from flap.evaluation.perplexity import LOGITS_BYTES, Perplexity
 from flap.export.gguf import export_gguf
 from flap.models import PlacedModel, adapt
-from flap.recovery import HELD_OUT, bytes_to_train, trained_parameters
+from flap.recovery import HELD_OUT_WINDOWS, bytes_to_train, trained_parameters
 from flap.results import device_name
 from flap.runs.all_ranks import devices_of_ranks
 from flap.runs.forecast import Forecast
 from flap.runs.layer_times import LayerTimes
-from flap.runs.ledger import Cost, Use, stage
+from flap.runs.ledger import Cost, Memory, stage
 from flap.runs.model_sizes import count_dense
 from flap.runs.run import Run
 from flap.storage import WorkFolder, digest, ranks
@@ -32,7 +32,7 @@ GGUF_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 1.0625}  # of one par
 def _cost_of_loading(run: Forecast) -> Cost:
     place = run.place
     read = 0 if place.streams or place.stays_mapped else place.bytes(place.shapes.parameters)
-    return Cost([place.weights(0) + Use(read=read)])
+    return Cost([place.weights(0) + Memory(read=read)])
 
 
 @stage("load", _cost_of_loading)
@@ -48,12 +48,12 @@ def load(run: Run, work: WorkFolder) -> PlacedModel:
     return model
 
 
-def _cost_of_measuring(run: Forecast, kept: float, beside: Use) -> Cost:
+def _cost_of_measuring(run: Forecast, kept: float, beside: Memory) -> Cost:
     """Perplexity is measured on the whole model, if it is in memory or has room there; else in a walk.
 
     kept: the share of the prunable weights. beside: what is in memory besides the dense model.
     """
-    moments, passes, tokens, operations, files, left_out = list[Use](), 0, 0, 0.0, 0.0, list[str]()
+    moments, passes, tokens, operations, files, left_out = list[Memory](), 0, 0, 0.0, 0.0, list[str]()
     place, streamed = run.place, run.place.streams and not run.fits_in_memory
     for name, task in zip(run.config.eval or {}, run.choices.evaluators, strict=True):
         if not isinstance(task, Perplexity) or task.max_tokens is None:
@@ -61,7 +61,7 @@ def _cost_of_measuring(run: Forecast, kept: float, beside: Use) -> Cost:
             continue
         batch_tokens = max(task.windows) * task.batch_size
         logits_bytes = min(LOGITS_BYTES, 4 * batch_tokens * place.shapes.vocabulary)
-        work = Use(work=logits_bytes * (2 + place.dtype.itemsize / 4)) + place.run(batch_tokens)
+        work = Memory(work=logits_bytes * (2 + place.dtype.itemsize / 4)) + place.run(batch_tokens)
         texts = [
             (length, math.ceil(max(1, task.max_tokens // length) / run.processes) * length)
             for length in task.windows
@@ -69,14 +69,14 @@ def _cost_of_measuring(run: Forecast, kept: float, beside: Use) -> Cost:
         ]
         passes, tokens = passes + len(texts), tokens + sum(count for _, count in texts)
         operations += sum(run.run_operations(count, kept, length, head=True) for length, count in texts)
-        states = place.states(sum(count for _, count in texts), 2) if streamed else Use()
+        states = place.states(sum(count for _, count in texts), 2) if streamed else Memory()
         weights = [place.ends(), place.layer()] if streamed else [place.whole() if place.streams else place.ends()]
         moments += [one + states + work + beside for one in weights]
         files = max(files, states.streams)
     return Cost(moments, passes, tokens, operations, files=files, left_out=tuple(left_out))
 
 
-@stage("evaluate", lambda run, model: _cost_of_measuring(run, 1, Use()))
+@stage("evaluate", lambda run, model: _cost_of_measuring(run, 1, Memory()))
 def measure_dense(run: Run, work: WorkFolder, model: PlacedModel) -> Measurement:
     """Return the numbers of the dense model. Runs that measure the same share them."""
     measured = run.suite.dense(model, run.keys.dense, run.cache)
@@ -120,7 +120,7 @@ def _cost_of_training(run: Forecast, *inputs: None) -> Cost:
     passes = 1 + (2 if recovery.rank is None else 1) + recovery.gradient_checkpointing
     trained, length = recovery.steps * recovery.tokens_a_step // run.processes, recovery.seq_len
     evaluations = recovery.steps // recovery.steps_an_evaluation + 3  # before, at the beginning, and after
-    measured = HELD_OUT * length * evaluations
+    measured = HELD_OUT_WINDOWS * length * evaluations
     operations = run.run_operations(trained + measured, 1, length, head=True)
     operations += run.run_operations(trained * passes + measured, 1 - run.ratio, length)
     operations += run.head_operations(2 * trained + measured, length)
@@ -128,7 +128,7 @@ def _cost_of_training(run: Forecast, *inputs: None) -> Cost:
     dense = place.bytes(place.shapes.parameters) if place.shared else 0
     files = 7 * 4 * trained_parameters(recovery, run.adapter, run.ratio)
     total = trained + measured + trained * passes + measured
-    return Cost([Use(work=needed, read=dense)], recovery.steps * (1 + passes), total, operations, files=files)
+    return Cost([Memory(work=needed, read=dense)], recovery.steps * (1 + passes), total, operations, files=files)
 
 
 @stage("recover", _cost_of_training)
@@ -149,9 +149,9 @@ def _cost_of_saving(run: Forecast, *inputs: None) -> Cost:
     """
     place, tokens = run.place, 2 * VERIFIED_TOKENS
     num_bytes = place.bytes(max(place.shapes.ends, place.shapes.largest_layer))
-    read = Use(weights=num_bytes, read=num_bytes)
+    read = Memory(weights=num_bytes, read=num_bytes)
     copied = 0 if place.shared else min(place.bytes(run.kept_parameters), SHARD_BYTES)
-    whole = [place.ends() + run.pruned + read, place.ends() + Use(host=copied)]
+    whole = [place.ends() + run.pruned + read, place.ends() + Memory(host=copied)]
     gguf = GGUF_BYTES[run.config.checkpoint.gguf_type] if "gguf" in run.config.checkpoint.formats else 0
     written = run.kept_parameters * (place.dtype.itemsize + gguf) - (run.kept_layers if place.links else 0)
     operations = run.run_operations(tokens, 1 - run.ratio, VERIFIED_TOKENS, head=True)

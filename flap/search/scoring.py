@@ -60,7 +60,7 @@ class _Trials:
         return [sum(map(len, self.search.removals(prices))) for prices in self.budget.layers]
 
     def __call__(self, i: int, observed: LayerStatistics | None) -> list[LayerPlan]:
-        """Return layer i of each trial: its own trials, and as it is in those of other layers."""
+        """Return layer i in each trial of all layers: pruned in its own trials, dense in the others."""
         [scores] = self._scored(i, observed).layers
         whole = LayerPlan(*(without_lowest(score_U, 0) for score_U in unit_scores(scores)))
         of_layers = [[whole] * count for count in self.counts]

@@ -46,11 +46,11 @@ class Search(Structure):
 
     measures: ClassVar[bool] = True
 
-    tokens: int = 4096
-    round_tokens: int = 1024
-    levels: list[float] = field(default_factory=lambda: [0.25])
-    rounds: int = 0
-    step: float = 0.0625
+    tokens: int = 4096  # calibration tokens on which each block is measured alone, 1 or more
+    round_tokens: int = 1024  # calibration tokens on which a plan and its neighbours are compared in a round, 1 or more
+    levels: list[float] = field(default_factory=lambda: [0.25])  # shares of a block's units to remove, each in (0, 1)
+    rounds: int = 0  # rounds in which the plan is refined by measurements of its neighbours, 0 or more
+    step: float = 0.0625  # share of a block's units that a neighbour keeps more, or fewer, in (0, 1)
     divergence: PlanDivergence | None = field(default=None, repr=False, compare=False)  # no option: `measuring` sets it
 
     def __post_init__(self) -> None:

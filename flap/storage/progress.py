@@ -50,7 +50,7 @@ def listening(listener: Listener) -> Iterator[None]:
 
 
 def begin(stage: str) -> None:
-    """Tell the listeners that a stage of a run has begun, of which nothing is done yet."""
+    """Tell the listeners that a stage of a run has begun and that nothing of it is done yet."""
     for listener in _listeners:
         listener(Step(stage, 0, None, 0, 0.0))
 

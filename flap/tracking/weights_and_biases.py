@@ -28,7 +28,7 @@ CHECKPOINT_SECONDS = 3600.0  # the same if a checkpoint is uploaded
 class Wandb(Tracking):
     """Track runs with Weights & Biases."""
 
-    project: str = "flap"
+    project: str = "flap"  # of W&B
     entity: str | None = None  # the user's default
     mode: str = "auto"  # online with a key, else offline; or "online", "offline"
     group: str | None = None  # the sweep's folder

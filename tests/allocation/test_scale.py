@@ -94,8 +94,8 @@ def test_the_ratio_is_met(architecture: str, ratio: float, scale: str) -> None:
         (("structure.scale=foo",), r"structure\.scale=foo: expected one of z-score, error, relative$"),
         (
             ("structure.scale=error",),
-            r"metric\.square_attention=true: squares of errors are no errors; set metric\.square_attention=false with "
-            r"structure\.scale=error$",
+            r"metric\.square_attention=true: squared scores are not output errors; set metric\.square_attention=false "
+            r"with structure\.scale=error$",
         ),
         (
             ("structure=AL-MM", "structure.scale=relative", "metric=wanda"),

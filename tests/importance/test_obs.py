@@ -121,7 +121,7 @@ def test_a_ridge_that_is_none_is_refused(ridge: float) -> None:
 def test_a_ridge_that_rounding_swallows_is_refused_where_the_covariance_is_singular() -> None:
     activation_TI = correlated(20)
     activation_TI[:, 1::2] = activation_TI[:, ::2]
-    with pytest.raises(ValueError, match=r"^metric\.ridge=1e-20: too small, as is 1e-17; try 0\.01$"):
+    with pytest.raises(ValueError, match=r"^metric\.ridge=1e-20: too small, even times 1000; try 0\.01$"):
         OBS(ridge=1e-20).score(correlated(20, seed=100)[:4], known(activation_TI))
 
 

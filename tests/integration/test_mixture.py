@@ -20,7 +20,7 @@ Run = Callable[..., Report]
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("flap.calibration.writing", "flap.runs.method"):
+    for module in ("flap.calibration.own_text", "flap.runs.method"):
         monkeypatch.setattr(f"{module}.SEQ_LEN", 48)
 
 

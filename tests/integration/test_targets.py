@@ -94,7 +94,7 @@ def test_a_model_that_the_caller_has_loaded(tokenizer, text_file: Path) -> None:
 
 @pytest.mark.parametrize("method", ["flap", "wanda_sp"])
 def test_what_is_measured_stands_beside_what_was_asked(method: str, run_target: Run) -> None:
-    """A time that any machine keeps; the table and its bounds are in tests/evaluation/test_layer_times.py."""
+    """A time that any machine keeps; the table and its bounds are in tests/runs/test_layer_times.py."""
     request = ["eval=efficiency", "eval.efficiency.prefill_len=8", "eval.efficiency.decode_len=2"]
     slow = ["target.latency_ms=1e7", "target.tokens_per_second=1e-6", "target.parameters=40e3"]
     report = run_target(f"method={method}", *request, "eval.efficiency.repeats=1", *slow)
@@ -120,8 +120,11 @@ def test_dry_run_estimates_with_the_share_that_leaves_at_least(model_dir: Path, 
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        ("target.bytes=2e5 ratio=0.3", r"target\.bytes=200000: expected no ratio \(it is 0\.3\)"),
-        ("target.bytes=2e5 target.parameters=3e4 ratio=0", r"target\.parameters=30000: expected no ratio \(it is 0\.0"),
+        ("target.bytes=2e5 ratio=0.3", r"target\.bytes=200000: expected ratio=null \(it is 0\.3\)"),
+        (
+            "target.bytes=2e5 target.parameters=3e4 ratio=0",
+            r"target\.parameters=30000: expected ratio=null \(it is 0\.0",
+        ),
         ("target.bytes=0", r"target\.bytes=0\.0: expected a number > 0"),
         ("target.kv_cache_bytes=1 target.context=0", r"target\.context=0: expected a whole number >= 1"),
         (

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from flap.models import PlacedModel, Resident
 from flap.recovery import Recovery
-from flap.recovery.base import HELD_OUT
+from flap.recovery.base import HELD_OUT_WINDOWS
 from flap.recovery.distillation import recover
 from tests.cases import tiny_model, tokens
 from tests.helpers.pruned import prune
@@ -43,7 +43,7 @@ def compressed(architecture: str = "llama-gqa", dtype: torch.dtype = torch.float
 
 
 def windows(recovery: Recovery = FULL) -> Tensor:
-    return tokens(HELD_OUT + recovery.steps * recovery.batch_size, recovery.seq_len, seed=3)
+    return tokens(HELD_OUT_WINDOWS + recovery.steps * recovery.batch_size, recovery.seq_len, seed=3)
 
 
 def recovered(

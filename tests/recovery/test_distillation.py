@@ -18,7 +18,7 @@ from transformers import (
 from flap.checkpoint.save import make_label, save
 from flap.models import Resident
 from flap.recovery import Recovery
-from flap.recovery.base import HELD_OUT
+from flap.recovery.base import HELD_OUT_WINDOWS
 from flap.recovery.distillation import recover
 from flap.recovery.student import mean_divergence
 from flap.recovery.trainable import trainable
@@ -50,7 +50,7 @@ def test_the_divergence_falls_and_the_model_can_be_saved_and_reloads_equal(
     before, kind = state(in_type(model, dtype)), type(model)
     found = recovered(model, recovery, tmp_path / "work", architecture)
     assert found["nats_after"] < 0.9 * found["nats_before"]
-    held_out_NT = windows(recovery)[:HELD_OUT]
+    held_out_NT = windows(recovery)[:HELD_OUT_WINDOWS]
     again = mean_divergence(Resident(model), Dense(architecture, dtype).open(), held_out_NT, 8)
     assert again == found["nats_after"]
     assert found["tokens"] == recovery.tokens and not found["stopped_early"]

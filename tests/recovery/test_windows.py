@@ -7,7 +7,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from flap.recovery import Recovery, recovery_windows
-from flap.recovery.base import HELD_OUT
+from flap.recovery.base import HELD_OUT_WINDOWS
 from tests.recovery.small import BATCH, SEQ_LEN
 
 STEPS = 19  # of the 187 windows that the text has
@@ -21,7 +21,7 @@ def recovery(text_file: Path) -> Recovery:
 def test_each_window_is_there_once(recovery: Recovery, tokenizer: PreTrainedTokenizerFast) -> None:
     windows = recovery_windows(recovery, tokenizer, 128, "auto", 0)
     [tokens_NT] = windows.by_length
-    assert tokens_NT.shape == (HELD_OUT + STEPS * BATCH, SEQ_LEN)
+    assert tokens_NT.shape == (HELD_OUT_WINDOWS + STEPS * BATCH, SEQ_LEN)
     assert len({tuple(row) for row in tokens_NT.tolist()}) == len(tokens_NT)
     other = recovery_windows(recovery, tokenizer, 128, "auto", 1)
     assert other.by_length[0].tolist() != tokens_NT.tolist() and other.key != windows.key
@@ -35,8 +35,8 @@ def test_a_mixture_is_in_proportion_where_it_is_held_out(
     texts = {str(tmp_path / "cat.txt"): 1, str(tmp_path / "dog.txt"): 3}
     [tokens_NT] = recovery_windows(replace(recovery, dataset=texts), tokenizer, 128, "auto", 0).by_length
     dogs = (tokens_NT[:, 0] == tokenizer.vocab["dog"]).float()
-    assert dogs[:HELD_OUT].mean() == pytest.approx(0.75, abs=0.05)
-    assert dogs[HELD_OUT:].mean() == pytest.approx(0.75, abs=0.02)
+    assert dogs[:HELD_OUT_WINDOWS].mean() == pytest.approx(0.75, abs=0.05)
+    assert dogs[HELD_OUT_WINDOWS:].mean() == pytest.approx(0.75, abs=0.02)
 
 
 @pytest.mark.parametrize(

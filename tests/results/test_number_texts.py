@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from flap.results.number_texts import change, domain_of, side_by_side
+from flap.results.number_texts import change, domain_of, in_order
 
 DOMAINS = {
     "a/perplexity@128": "other", "b/divergence@128": "calibration", "boolq": "calibration", "piqa": "other",
@@ -28,8 +28,8 @@ def test_texts_stand_side_by_side_by_window_the_calibrations_first() -> None:
     names = [f"{text}/perplexity@{window}" for text in "abc" for window in (1024, 128)]
     domains = {name: "calibration" if name.startswith("b") else "other" for name in names}
     expected = [f"{text}/perplexity@{window}" for window in (128, 1024) for text in "bac"]
-    assert side_by_side(["piqa/acc", *names, "boolq/acc"], domains) == [*expected, "piqa/acc", "boolq/acc"]
-    assert side_by_side(names[:2], {}) == names[1::-1]
+    assert in_order(["piqa/acc", *names, "boolq/acc"], domains) == [*expected, "piqa/acc", "boolq/acc"]
+    assert in_order(names[:2], {}) == names[1::-1]
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,9 @@ def test_no_room_is_one_line() -> None:
             return False
 
     full: PlacedModel = Full(tiny_model("llama-gqa"))
-    with pytest.raises(ValueError, match=r"model\.device=cpu: expected one with room .* with a target in time$"):
+    with pytest.raises(
+        ValueError, match=r"model\.device=cpu: expected a device with .* free, .* with a target in time$"
+    ):
         of(budget_of("llama-gqa", 0.0)).measure(full)
 
 

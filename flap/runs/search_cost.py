@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 from flap.compression.linear import fit_bytes
 from flap.runs.forecast import Forecast
-from flap.runs.ledger import Cost, Use
+from flap.runs.ledger import Cost, Memory
 from flap.search.cost import SearchWalk
 
 
-def cost_of_search(run: Forecast, walks: Sequence[SearchWalk], scoring: Use, scored: bool = False) -> Cost:
+def cost_of_search(run: Forecast, walks: Sequence[SearchWalk], scoring: Memory, scored: bool = False) -> Cost:
     """Return what the walks of a stage take. scoring: of OBS; scored: it scores in the same walk."""
     observed, place = scored or run.choices.compensation.needs_covariance, run.place
     tokens = run.tokens * observed
@@ -23,15 +23,15 @@ def cost_of_search(run: Forecast, walks: Sequence[SearchWalk], scoring: Use, sco
     )
 
 
-def _moments(run: Forecast, walk: SearchWalk, observed: bool, scoring: Use) -> list[Use]:
+def _moments(run: Forecast, walk: SearchWalk, observed: bool, scoring: Memory) -> list[Memory]:
     """Return the moments of a walk: trial fits, trial layers and their streams, and predictions at the end."""
     place, shapes = run.place, run.place.shapes
     itemsize = place.dtype.itemsize
-    fitting, fitted = (Use(work=walk.fitted_bytes(shapes, itemsize, in_float)) for in_float in (True, False))
+    fitting, fitted = (Memory(work=walk.fitted_bytes(shapes, itemsize, in_float)) for in_float in (True, False))
     before, streams = (place.states(walk.most_streams * walk.tokens, share) for share in (0.5, 1))
-    copied = place.layer() + Use(work=place.bytes(shapes.largest_layer)) + fitted
+    copied = place.layer() + Memory(work=place.bytes(shapes.largest_layer)) + fitted
     trying = copied + place.run(walk.tokens) + streams
-    end = place.ends() + before + Use(work=walk.logits_bytes(run.seq_len, shapes.vocabulary, itemsize))
+    end = place.ends() + before + Memory(work=walk.logits_bytes(run.seq_len, shapes.vocabulary, itemsize))
     if not observed:
         return [place.layer() + place.plain() + fitting + before, trying, end]
     states = place.states(run.tokens, 2) + before

@@ -100,10 +100,10 @@ class Draft:
             self.tokens += num_tokens
             self.usable += usable
         if self.dropped > 4 * (SEQUENCES + len(self.documents)):
-            written, shorter = self.dropped + len(self.documents), "" if self.part.packing else "shorter windows, "
+            written, shorter = self.dropped + len(self.documents), "" if self.part.packing else ", or shorter windows"
             raise ValueError(
-                f"{self.windows.field}.dataset={SELF}: {self.dropped} of {written} sequences of the model are loops or "
-                f"too short; expected a model that writes text, {shorter}or other texts"
+                f"{self.windows.field}.dataset={SELF}: {self.dropped} of {written} generated sequences repeat "
+                f"themselves or are too short; use another text or model{shorter}"
             )
 
 

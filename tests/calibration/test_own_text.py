@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from flap.calibration.own_text import USES, Draft, loops, text_of, write
 from flap.calibration.sampling import attention_of_one_query, sample
-from flap.calibration.writing import USES, Draft, loops, text_of, write
 from flap.data import Part, Windows
 from flap.data.read_windows import Wanted, beginning, read_windows
 from flap.data.temporary_state import seeded
@@ -29,7 +29,7 @@ def windows(tokenizer: PreTrainedTokenizerFast) -> Windows:
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flap.calibration.writing.SEQ_LEN", 48)
+    monkeypatch.setattr("flap.calibration.own_text.SEQ_LEN", 48)
 
 
 def test_it_has_the_tokens_that_the_windows_need(windows: Windows) -> None:
@@ -69,7 +69,10 @@ def test_without_packing_a_window_beside_what_the_model_begins_with_fits_its_con
     read(most, packing=False)
     read(48, packing=True)
     if most < 48:
-        with pytest.raises(ValueError, match=r"^calibration\.seq_len=48: .* 47 tokens are left .* expected at most 47"):
+        with pytest.raises(
+            ValueError,
+            match=r"^calibration\.seq_len=48: the prompt leaves 47 tokens .* expected at most 47, or self with packing",
+        ):
             read(48, packing=False)
 
 
@@ -108,7 +111,7 @@ def test_a_text_goes_on_where_it_was_interrupted(
     windows: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Batch after batch, each with a seed of its own."""
-    monkeypatch.setattr("flap.calibration.writing.SEQUENCES", 2)
+    monkeypatch.setattr("flap.calibration.own_text.SEQUENCES", 2)
     model, drawn = Resident(tiny_model("llama-gqa")), []
 
     def sampled(*given: Any) -> torch.Tensor:
@@ -118,7 +121,7 @@ def test_a_text_goes_on_where_it_was_interrupted(
         return drawn[-1]
 
     expected = write(model, Draft.of(windows))
-    monkeypatch.setattr("flap.calibration.writing.sample", sampled)
+    monkeypatch.setattr("flap.calibration.own_text.sample", sampled)
     with pytest.raises(KeyboardInterrupt):
         write(model, Draft.of(windows), WorkFolder(tmp_path / "write"))
     found = write(model, Draft.of(windows), WorkFolder(tmp_path / "write"))
@@ -186,7 +189,9 @@ def test_loops_are_dropped_and_a_model_of_loops_is_refused(windows: Windows) -> 
     with torch.no_grad():  # always the same word
         model.model.norm.register_forward_hook(lambda module, args, output: torch.ones_like(output))
         model.lm_head.weight.zero_()[7] = 1.0
-    with pytest.raises(ValueError, match=r"^calibration\.dataset=self: \d+ of \d+ sequences of the model are loops"):
+    with pytest.raises(
+        ValueError, match=r"^calibration\.dataset=self: \d+ of \d+ generated sequences repeat themselves"
+    ):
         write(Resident(model), Draft.of(windows))
 
 
@@ -209,11 +214,13 @@ def test_in_the_chat_template_it_begins_as_a_user(tokenizer: PreTrainedTokenizer
         beginning(tokenizer, True, "f")
     chatting = deepcopy(tokenizer)
     chatting.chat_template = TEMPLATE.replace("message.content", "message.content | upper")
-    with pytest.raises(ValueError, match=r"^f\.chat_template=true: .* no user's turn \(it does not print what is said"):
+    with pytest.raises(
+        ValueError, match=r"^f\.chat_template=true: .* no user turn at its start \(it changes the user's message"
+    ):
         beginning(chatting, True, "f")
     chatting.chat_template = "{{ raise_exception('a system message comes first') }}"
     with pytest.raises(
-        ValueError, match=r"^f\.chat_template=true: .* no user's turn \(a system message comes first\)$"
+        ValueError, match=r"^f\.chat_template=true: .* no user turn at its start \(a system message comes first\)$"
     ):
         beginning(chatting, True, "f")
     chatting.chat_template = "{% for message in messages %}{{ message | tojson }}{% endfor %}"
