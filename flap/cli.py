@@ -4,6 +4,7 @@ import glob
 import logging
 import os
 import sys
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from string import Template
@@ -17,10 +18,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from flap.config import FlapConfig, build, config_dir, explain, folder_name, typed
-from flap.storage import read_state, write_status, write_text
+from flap.storage import ranks, read_state, write_status, write_text
 from flap.storage.status import reason, run_folder
 from flap.sweeps.callbacks import open_folder, write_open_study
 from flap.sweeps.launching import claim_gpu, explain_launch, failures
+from flap.sweeps.processes import end_all, in_processes, join, join_tasks
 
 if TYPE_CHECKING:
     from flap.tracking import JobInfo
@@ -35,6 +37,7 @@ class RunFailedError(Exception):
 @hydra.main(version_base="1.3", config_path=config_dir(), config_name="config")
 def task(config: DictConfig) -> None:
     """Run the composed config: the single run of a command line, or one job of a sweep."""
+    join_tasks()
     if (line := _attempt(config)) is None:
         return
     if HydraConfig.get().mode == RunMode.RUN:
@@ -47,12 +50,17 @@ def _attempt(config: DictConfig) -> str | None:
 
     The exception is not passed on, because its traceback would keep the model in memory.
     """
-    run_dir = Path(HydraConfig.get().runtime.output_dir)
+    run_dir = ranks.from_first(lambda: Path(HydraConfig.get().runtime.output_dir))
+    if not ranks.started() and (config.processes or 1) > 1 and not config.dry_run:
+        return in_processes(config.processes, HydraConfig.get(), run_dir)
     try:
-        with run_folder(run_dir):
+        with ExitStack() as stack:
+            ranks.from_first(lambda: stack.enter_context(run_folder(run_dir)) and None)
             _run(config, run_dir)
     except Exception as error:
         line = reason(error)
+        if ranks.size() > 1 and not isinstance(error, ranks.AgreedError):
+            end_all(error, line, run_dir)
         log.exception("%s", line)
         return line
     return None
@@ -64,9 +72,9 @@ def _run(config: DictConfig, run_dir: Path) -> None:
     With `dry_run`, print what the run would take instead. What the folder says of a finished run stays until another
     run has passed all checks.
     """
-    if not (finished := read_state(run_dir) == "finished"):
+    if not (finished := ranks.from_first(lambda: read_state(run_dir) == "finished")):
         _record(config, run_dir)
-    checked, hydra_config = typed(config), HydraConfig.get()
+    checked, hydra_config = ranks.agreed(lambda: typed(config)), HydraConfig.get()
     # imported here because --help and invalid values should not wait seconds for torch and transformers
     from flap.pipeline import run, stages
     from flap.results import show
@@ -76,21 +84,25 @@ def _run(config: DictConfig, run_dir: Path) -> None:
 
     _quieten_libraries()
     if checked.dry_run:
-        expected = forecast(checked, stages, run_dir)
-        print(checked.run_name, *expected.lines(), sep="\n")
-        expected.save(run_dir / "estimate.json")
+        if ranks.first():
+            expected = forecast(checked, stages, run_dir)
+            print(checked.run_name, *expected.lines(), sep="\n")
+            expected.save(run_dir / "estimate.json")
         return
     may_share_gpus = "joblib" in hydra_config.launcher._target_ and checked.model.device != "cpu"
     if may_share_gpus and (gpu := claim_gpu(Path(hydra_config.sweep.dir))):
         log.info("GPU %s", gpu)
     in_one_process = hydra_config.mode == RunMode.MULTIRUN and "submitit" not in hydra_config.launcher._target_
     tracking = build("tracking", checked.tracking)
-    tracking.check()
-    if checked.resume and _done_already(checked, run_dir, in_one_process):
+    ranks.from_first(tracking.check)
+    if checked.resume and ranks.from_first(lambda: _done_already(checked, run_dir, in_one_process)):
         return
     if finished:
-        prepare(checked, run_dir, stages=stages, keep_dense=in_one_process)
+        ranks.agreed(lambda: prepare(checked, run_dir, stages=stages, keep_dense=in_one_process))
         _record(config, run_dir)
+    if not ranks.first():  # the first one tells of the run
+        run(checked, run_dir, keep_dense=in_one_process)
+        return
     write_status(run_dir, "running")
     with progress_file(run_dir), tracking.start(asdict(checked), run_dir, _job_info(checked, run_dir)) as tracked:
         report = run(checked, run_dir, keep_dense=in_one_process)
@@ -142,6 +154,8 @@ def _job_info(config: FlapConfig, run_dir: Path) -> "JobInfo":
 
 def _record(config: DictConfig, run_dir: Path) -> None:
     """Write the composed config into .hydra, as Hydra does with `hydra.output_subdir`, but before it asks anybody."""
+    if not ranks.first():
+        return
     hydra_config = HydraConfig.instance().cfg
     parts = {"config": config, "hydra": hydra_config, "overrides": HydraConfig.get().overrides.task}
     (run_dir / ".hydra").mkdir(exist_ok=True)
@@ -173,6 +187,8 @@ def main() -> None:
     if sys.argv[1:] == ["--help"]:
         print(help_text())
         return
+    if ranks.started():
+        join()
     logging.raiseExceptions = False  # a log that cannot be written prints no traceback on the console
     try:
         if "HYDRA_FULL_ERROR" in os.environ:  # the user asks for tracebacks
@@ -181,6 +197,7 @@ def main() -> None:
             _one_line_errors()
     finally:
         write_open_study()  # Hydra calls no callback if a job has failed
+        ranks.end()
 
 
 def _one_line_errors() -> None:
@@ -201,5 +218,6 @@ def _one_line_errors() -> None:
         lines = [f"error: {what}; hydra.run.dir and hydra.sweep.dir name another folder"]
     else:
         return
-    print(*lines, sep="\n", file=sys.stderr)
+    if ranks.first():
+        print(*lines, sep="\n", file=sys.stderr)
     raise SystemExit(1)

@@ -7,12 +7,14 @@ from flap.calibration import LayerStatistics
 from flap.config import FlapConfig, in_time
 from flap.models import ModelSource, PlacedModel
 from flap.results import Report
+from flap.runs.all_ranks import check_alike
 from flap.runs.ledger import Ledger
 from flap.runs.method import allocate, compress, observe, prune_layers, score
 from flap.runs.method import write as write_own_text
 from flap.runs.prepare import prepare
 from flap.runs.report_files import write_files
 from flap.runs.stages import compare, load, measure_compressed, measure_dense, recover, save, time_layers
+from flap.storage import ranks
 
 
 def run(
@@ -27,11 +29,12 @@ def run(
     Raises:
         ValueError: bad input, in one line that names the field.
     """
-    run = prepare(config, run_dir, source, stages, keep_dense)
+    run = ranks.agreed(lambda: prepare(config, run_dir, source, stages, keep_dense))
+    ranks.agreed(lambda: check_alike(run, run_dir))
     with run.begun():
         plan = stages(run)
         run.report.finish()
-        write_files(run, plan, run_dir)
+        ranks.from_first(lambda: write_files(run, plan, run_dir))
     return run.report
 
 

@@ -19,6 +19,8 @@ from transformers import (
     FineGrainedFP8Config,
     GPTJConfig,
     GPTJForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
     LlamaForSequenceClassification,
     LlamaModel,
     PreTrainedModel,
@@ -264,6 +266,22 @@ def test_a_model_that_accelerate_has_spread_is_pruned_alike(
     assert set(reports[0].device_map.values()) == {"cpu", "disk"} and not reports[1].device_map
     assert reports[0].layers == reports[1].layers
     assert torch.equal(logits(spread), logits(whole))
+
+
+def test_a_model_with_a_class_of_config_that_transformers_does_not_know(
+    tokenizer: PreTrainedTokenizerFast, text: dict
+) -> None:
+    class MineConfig(LlamaConfig):
+        pass
+
+    class MineForCausalLM(LlamaForCausalLM):
+        config_class = MineConfig
+
+    known = tiny_model("llama-gqa")
+    model = MineForCausalLM(MineConfig(**known.config.to_dict())).eval()
+    model.load_state_dict(known.state_dict())
+    reports = [flap.prune(one, tokenizer, **text) for one in (model, known)]
+    assert reports[0].layers == reports[1].layers and torch.equal(logits(model), logits(known))
 
 
 def test_presets_and_overrides(tokenizer: PreTrainedTokenizerFast, text: dict) -> None:

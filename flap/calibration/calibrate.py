@@ -12,8 +12,8 @@ from torch import Tensor
 from flap.calibration.recorder import LayerRecorder, joined
 from flap.calibration.statistics import STATISTICS, LayerStatistics
 from flap.data import HELD_OUT, batches, split_windows
-from flap.models import PlacedModel, Seen, Stream, Walk
-from flap.storage import NOT_KEPT, Notes, WorkFolder
+from flap.models import Batch, PlacedModel, Seen, Stream, Walk
+from flap.storage import NOT_KEPT, Notes, WorkFolder, ranks
 
 Visits = Iterator[tuple[int, LayerStatistics | None]]
 
@@ -31,9 +31,8 @@ class Calibration:
     batch_size: int  # windows of the first length in a batch; batches of other lengths have as many tokens
     layers: list[LayerStatistics]  # without covariances; empty if nothing needs them
     images: Sequence[Seen] = ()  # windows with an image, which are run one at a time after the others
-    texts: Sequence[
-        Tensor
-    ] = ()  # the number of the text of each window, text_N for each length; empty: all are from one
+    # the number of the text of each window, text_N for each length; empty: all are from one
+    texts: Sequence[Tensor] = ()
 
     def observe(self, work: WorkFolder = NOT_KEPT) -> list[LayerStatistics]:
         """Return the statistics of every layer, without covariances. Each window is run once. work: resume from it.
@@ -44,7 +43,7 @@ class Calibration:
         model, work = self.model, self.model.kept(work)  # in memory one pass does for all layers
         recorders = [LayerRecorder(model.adapter, i) for i in range(len(model.layers))]
         notes = Notes(STATISTICS, work)
-        for i in model.observe([*batches(self.windows, self.batch_size), *self.images], recorders, work):
+        for i in model.observe(self._own(self.windows, self.images), recorders, work):
             notes.write(i, [recorders[i].finish()])
         return [notes.read(i)[0] for i in range(len(recorders))]
 
@@ -90,11 +89,22 @@ class Calibration:
         """Return the streams of the fitting and of the held-out windows."""
         fitting, held_out = split_windows(self.windows)
         seen = [image for i, image in enumerate(self.images) if i % HELD_OUT], self.images[::HELD_OUT]
-        entered = walk.enter("fitting", [*batches(fitting, self.batch_size), *seen[0]])
-        return [entered, walk.enter("held out", [*batches(held_out, self.batch_size), *seen[1]])]
+        entered = walk.enter("fitting", self._own(fitting, seen[0]))
+        return [entered, walk.enter("held out", self._own(held_out, seen[1]))]
 
     def _enter_whole(self, walk: Walk) -> Stream:
-        return walk.enter("windows", [*batches(self.windows, self.batch_size), *self.images])
+        return walk.enter("windows", self._own(self.windows, self.images))
+
+    def _own(self, windows: Sequence[Tensor], images: Sequence[Seen]) -> list[Batch]:
+        """Return the share of this process of some windows, in batches."""
+        return [*batches(own_windows(windows), self.batch_size), *ranks.mine(images)]
+
+
+def own_windows(windows: Sequence[Tensor]) -> list[Tensor]:
+    """Return the share of this process of some windows, tokens_NT for each length; of a length it may have none."""
+    counts = list(map(len, windows))
+    numbers, own = torch.arange(sum(counts)).split(counts), torch.tensor(ranks.mine(range(sum(counts)))).long()
+    return [tokens_NT[torch.isin(number_N, own)] for tokens_NT, number_N in zip(windows, numbers, strict=True)]
 
 
 def collect(

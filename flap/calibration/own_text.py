@@ -8,6 +8,7 @@ import math
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from time import perf_counter
 from typing import Any
@@ -21,7 +22,7 @@ from flap.data import SELF, Part, Text, Windows, repetition
 from flap.data.read_windows import Beginning, beginning, without_bos
 from flap.data.temporary_state import seeded
 from flap.models import PlacedModel
-from flap.storage import NOT_KEPT, Kind, Notes, WorkFolder, as_json
+from flap.storage import NOT_KEPT, Kind, Notes, WorkFolder, as_json, ranks
 from flap.storage.progress import progress
 
 log = logging.getLogger(__name__)
@@ -117,7 +118,7 @@ def write(model: PlacedModel, draft: Draft, work: WorkFolder = NOT_KEPT) -> dict
     """
     if draft.start.instead:
         log.warning("%s.dataset=%s: the model begins with %s", draft.windows.field, SELF, draft.start.name)
-    fits = model.fits_in_memory()
+    fits = all(ranks.gather(model.fits_in_memory()))
     whole = model.in_memory() if fits else model
     if not fits:
         batches = math.ceil(draft.left / (draft.sequences * draft.seq_len))
@@ -145,8 +146,18 @@ def _sequences(model: PlacedModel, draft: Draft, notes: Notes[dict[str, Any]]) -
         if draft.left <= 0:
             return
         if b not in notes:
-            notes.write(b, _batch(model, draft, b))
+            numbers = range(b, b + _surely_whole(draft))
+            batches = ranks.shared(partial(_batch, model, draft, number) for number in numbers)
+            for number, batch in zip(numbers, batches, strict=True):
+                notes.write(number, batch)
         yield from torch.tensor(notes.read(b)["tokens"])
+
+
+def _surely_whole(draft: Draft) -> int:
+    """Return how many batches are written at a time, at most one by each process: none that may prove too long."""
+    tokens = 1.1 * draft.sequences * draft.seq_len  # of a batch, tokenized again
+    needed = (1.02 * (draft.left - k * tokens) / draft.seq_len for k in range(1, ranks.size()))
+    return 1 + sum(sequences >= 1.5 * draft.sequences for sequences in needed)
 
 
 def _batch(model: PlacedModel, draft: Draft, number: int) -> dict[str, Any]:

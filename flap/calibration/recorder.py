@@ -5,16 +5,19 @@ Legend: I input channels of an output projection · T tokens · D hidden size ·
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from flap.calibration.all_ranks import of_all_ranks
 from flap.calibration.statistics import LayerStatistics, Statistics, batch_statistics, merge
 from flap.calibration.symmetric import Symmetric, num_elements
 from flap.models import Block, ModelAdapter, Pair
 from flap.models.devices import widest_float
+from flap.storage import ranks
 
 
 class Comoments:
@@ -78,11 +81,12 @@ class BlockRecorder:
         Raises:
             ValueError: they are not finite; names the block.
         """
-        assert self.statistics, f"{self.block.name} saw no token"
-        if self.comoments:
+        if self.comoments and self.statistics:
             pairs = zip(self.statistics, self.comoments, strict=True)
             self.statistics = [replace(one, comoments=sums.finish(one.num_tokens, one.mean_I)) for one, sums in pairs]
-            self.comoments = []
+        self.comoments = []
+        self.statistics = of_all_ranks(self.statistics, self.block.output.weight.device)
+        assert self.statistics, f"{self.block.name} saw no token"
         # |co-moment| of two channels is at most the larger of their squares: if the diagonal is finite, all are
         squares = [one.deviation_I for one in self.statistics]
         squares += [one.comoments.diagonal() for one in self.statistics if one.comoments is not None]
@@ -162,9 +166,11 @@ def routed_power(recorders: Sequence[BlockRecorder]) -> tuple[float, ...]:
     w_m is the router's weight of the member's output, 0 for a token that is sent to others. E[w_m²] · E‖e‖² is the
     squared error of the layer's output that an error e of the member's output makes, if it is independent of w_m.
     """
-    if not (num_tokens := sum(recorder.num_routed for recorder in recorders)):
+    own = [(one.num_routed, one.routed_M.cpu()) for one in recorders if isinstance(one.routed_M, Tensor)]
+    seen = list(chain(*ranks.gather(own)))
+    if not (num_tokens := sum(count for count, _ in seen)):
         return ()
-    total_M = torch.as_tensor(sum(recorder.routed_M for recorder in recorders))
+    total_M = torch.as_tensor(sum(one_M for _, one_M in seen))
     return tuple((total_M / num_tokens).float().tolist())
 
 
@@ -175,7 +181,8 @@ def inverse_power(recorders: Sequence[ResidualRecorder]) -> float:
     E‖e‖² / E‖h‖² is not: a few tokens, mostly the first of a window, have massive activations that later layers only
     pass on, so that E‖h‖² can be 240 times its value over the other tokens (layer 12 of SmolLM2-135M).
     """
-    total, num_tokens = sum(float(r.total) for r in recorders), sum(int(r.num_tokens) for r in recorders)
+    of_ranks = ranks.gather([(float(r.total), int(r.num_tokens)) for r in recorders])
+    total, num_tokens = map(sum, zip(*chain(*of_ranks), strict=True))
     return torch.tensor(total / max(num_tokens, 1), dtype=torch.float32).item()
 
 

@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatch
 from itertools import count
 from pathlib import Path
@@ -13,9 +13,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from flap.allocation import PruningPlan
 from flap.checkpoint.card import is_ours
-from flap.config import one_line
+from flap.config import gigabytes, one_line
 from flap.models import PlacedModel, open_checkpoint
 from flap.storage import read_json, to_json
 from flap.storage.atomic_files import atomic_directory
@@ -73,9 +72,9 @@ def check_target(directory: Path, overwrite: bool, model: Path | None = None) ->
         )
 
 
-def make_label(plan: PruningPlan, provenance: dict[str, Any]) -> dict[str, Any]:
+def make_label(plan: Mapping[str, Any], provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `flap.json` says of a checkpoint: how it was made, and the units that stay."""
-    return {"provenance": provenance, "plan": plan.to_dict()}
+    return {"provenance": provenance, "plan": plan}
 
 
 def label_of(directory: Path) -> dict[str, Any]:
@@ -93,7 +92,7 @@ def check_room(target: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(place).free
     if free < num_bytes:
         raise ValueError(
-            f"checkpoint.dir={target}: the pruned model takes {num_bytes / 1e9:.3g} GB, and {free / 1e9:.3g} GB are "
+            f"checkpoint.dir={target}: the pruned model takes {gigabytes(num_bytes)} GB, and {gigabytes(free)} GB are "
             "free there; name a place on a larger disk"
         )
 
@@ -108,7 +107,7 @@ def save(
 ) -> PlacedModel:
     """Write a checkpoint as an atomic directory, after a check that it reloads to the same logits.
 
-    label: `make_label(plan, provenance)`. beside: files of the dense model that are copied as they are.
+    label: `make_label`. beside: files of the dense model that are copied as they are.
     Returns the model for further work: the model itself if it is in memory, else the checkpoint.
 
     Raises:

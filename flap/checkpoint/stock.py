@@ -8,8 +8,9 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from flap.modeling.modeling_flap import KERNEL_MULTIPLE
 from flap.models import ModelAdapter, PlacedModel, adapt
-from flap.models.refreshed_experts import KERNEL_MULTIPLE, experts_fit_kernel
+from flap.models.refreshed_experts import experts_fit_kernel
 
 # Config keys that add biases to Linears.
 BIAS_FLAGS = ("attention_bias", "mlp_bias", "use_bias", "enable_bias", "attention_out_bias", "bias")

@@ -3,7 +3,8 @@
 Legend: O output channels · I input channels · K kept, P pruned channels · U units.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -13,6 +14,7 @@ from flap.allocation import LayerPlan
 from flap.calibration import LayerStatistics, Statistics
 from flap.compression.compensation import Compensation, Fit, FitReport, Removal
 from flap.models import Block, Pair
+from flap.storage import ranks
 
 
 class BlockFit(NamedTuple):
@@ -21,6 +23,9 @@ class BlockFit(NamedTuple):
     weight_OK: Tensor
     bias_O: Tensor | None
     reports: dict[str, FitReport]
+
+
+Kept = tuple[int, ...]  # units of a block
 
 
 @torch.no_grad()
@@ -39,31 +44,46 @@ def fit_layer(
     fits = []
     for block, observed, choices in zip(blocks, by_block, zip(*plans, strict=True), strict=True):
         pruning = sorted({kept for kept in choices if len(kept) < block.num_units})
-        fitted = dict(zip(pruning, _fit_block(block, pruning, compensation, observed, trial), strict=True))
-        fits.append([fitted.get(kept) for kept in choices])
-    return [Pair(*pair) for pair in zip(*fits, strict=True)]
+        makes = _of_members(block, pruning, compensation, observed, trial)
+        fits.append((block, pruning, makes))
+    if trial:  # each process has its own
+        found = [_by_plan(block, pruning, [make() for make in makes]) for block, pruning, makes in fits]
+    else:
+        shared = iter(ranks.shared(make for *_, makes in fits for make in makes))
+        found = [_by_plan(block, pruning, [next(shared) for _ in makes]) for block, pruning, makes in fits]
+    return [Pair(*(of_block.get(kept) for of_block, kept in zip(found, plan, strict=True))) for plan in plans]
 
 
-def _fit_block(
+def _of_members(
     block: Block,
-    plans: Sequence[tuple[int, ...]],
+    plans: Sequence[Kept],
     compensation: Compensation,
     statistics: Sequence[Statistics],
     trial: bool,
-) -> list[BlockFit]:
-    """Return the fits of a block for several sets of kept units; each member's on its own channels and tokens."""
-    if not plans:
+) -> list[Callable[[], list[Fit]]]:
+    """Return what fits each member of a block for several sets of kept units, on its own channels and tokens."""
+    if not plans or block.whole:
         return []
+    removals = zip(*(_removals(block, kept) for kept in plans), strict=True)
+    of_each: Sequence[Statistics | None] = statistics or [None] * len(block.members)
+    columns = zip(block.members, of_each, removals, strict=True)
+    return [partial(_fit, compensation, member, known, removed, trial) for member, known, removed in columns]
+
+
+def _fit(
+    compensation: Compensation, member: Block, known: Statistics | None, removals: Sequence[Removal], trial: bool
+) -> list[Fit]:
+    weight_OI = member.output.weight.float()
+    return compensation.fits(weight_OI, known and known.to(weight_OI.device), removals, trial)
+
+
+def _by_plan(block: Block, plans: Sequence[Kept], fits: Sequence[Sequence[Fit]]) -> dict[Kept, BlockFit]:
+    """Return the fit of a block for each set of kept units. fits: of each member; none of experts that leave whole."""
     members = block.members
     if block.whole:
-        return [_joined([(members[m], Fit(members[m].output.weight, None)) for m in kept]) for kept in plans]
-    removals = zip(*(_removals(block, kept) for kept in plans), strict=True)
-    of_each: Sequence[Statistics | None] = statistics or [None] * len(members)
-    fits = []
-    for member, known, removed in zip(members, of_each, removals, strict=True):
-        weight_OI = member.output.weight.float()
-        fits.append(compensation.fits(weight_OI, known and known.to(weight_OI.device), removed, trial))
-    return [_joined(list(zip(members, of_members, strict=True))) for of_members in zip(*fits, strict=True)]
+        return {kept: _joined([(members[m], Fit(members[m].output.weight, None)) for m in kept]) for kept in plans}
+    columns = zip(plans, zip(*fits, strict=True), strict=True)
+    return {kept: _joined(list(zip(members, of_members, strict=True))) for kept, of_members in columns}
 
 
 def _removals(block: Block, kept: tuple[int, ...]) -> list[Removal]:
@@ -78,7 +98,7 @@ def _removals(block: Block, kept: tuple[int, ...]) -> list[Removal]:
 
 def _joined(fits: Sequence[tuple[Block, Fit]]) -> BlockFit:
     """Return the fit of a block from the fits of its members, whose weights and biases are side by side."""
-    weights = [fit.weight_OK.to(member.output.weight.dtype) for member, fit in fits]
+    weights = [fit.weight_OK.to(member.output.weight) for member, fit in fits]  # type and device
     biases = [_bias(member.output, fit.bias_O) for member, fit in fits]
     bias_O = None if biases[0] is None else torch.cat([bias for bias in biases if bias is not None])
     reports = {member.name: fit.report for member, fit in fits if fit.report is not None}
@@ -88,4 +108,5 @@ def _joined(fits: Sequence[tuple[Block, Fit]]) -> BlockFit:
 def _bias(output: Any, added_O: Tensor | None) -> Tensor | None:
     if added_O is None:
         return cast(Tensor | None, output.bias)
+    added_O = added_O.to(output.weight.device)  # another process may have sent it
     return (added_O if output.bias is None else output.bias.float() + added_O).to(output.weight.dtype)

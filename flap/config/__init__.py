@@ -5,7 +5,7 @@ the network, the environment or the disk. Every error names the field, its value
 """
 
 from flap.config.compose import build, typed
-from flap.config.messages import explain, one_line, require
+from flap.config.messages import explain, gigabytes, one_line, require
 from flap.config.methods import name_method
 from flap.config.schema import (
     GGUF_TYPES,
@@ -21,5 +21,5 @@ from flap.config.schema import (
 
 __all__ = [
     "GGUF_TYPES", "TIME_TARGETS", "FlapConfig", "ModelConfig", "TargetConfig", "build", "config_dir", "explain",
-    "folder_name", "in_time", "name_method", "one_line", "require", "targets", "typed",
+    "folder_name", "gigabytes", "in_time", "name_method", "one_line", "require", "targets", "typed",
 ]  # fmt: skip

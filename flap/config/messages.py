@@ -21,6 +21,11 @@ def one_line(error: Exception, max_length: int | None = None) -> str:
     return " ".join(str(error).split())[:max_length]
 
 
+def gigabytes(num_bytes: float) -> str:
+    """Return bytes in GB (10^9), with three digits."""
+    return f"{num_bytes / 1e9:.3g}"
+
+
 def explain(error: Exception) -> str:
     """Return one line that says why a command line does not compose: key, value and what is allowed."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:

@@ -23,7 +23,7 @@ from flap.evaluation.perplexity import chunk_size
 from flap.evaluation.text_options import OnTexts
 from flap.models import ModelAdapter, PlacedModel
 from flap.models.hidden_files import HiddenFiles
-from flap.storage import NOT_KEPT
+from flap.storage import NOT_KEPT, ranks
 from flap.storage.progress import progress
 
 COPIES = 4  # as large as the logits of one model, of which perplexity has one: both models', and what is made of them
@@ -61,7 +61,7 @@ class Dense(NamedTuple):
 
 
 def _reference(model: PlacedModel, batches_NT: Sequence[Tensor]) -> Dense:
-    return Dense(final_states(model, batches_NT), layer_outputs(model, first_tokens(batches_NT[0])))
+    return Dense(final_states(model, ranks.mine(batches_NT)), layer_outputs(model, first_tokens(batches_NT[0])))
 
 
 def final_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> list[Tensor]:
@@ -91,16 +91,23 @@ def _measure(model: PlacedModel, dense: Dense, text: str, batches_NT: Sequence[T
 
 @torch.no_grad()
 def compare(model: PlacedModel, dense: Sequence[Tensor], batches_NT: Sequence[Tensor]) -> dict[str, list[float]]:
-    """Return kl, agreement and top5_agreement of each window. dense: the dense model's final hidden states."""
+    """Return kl, agreement and top5_agreement of each window.
+
+    dense: the dense model's final hidden states of the batches that are this process's.
+    """
     chunk = max(1, chunk_size(model.adapter.vocab_size) // COPIES)
-    states, found = model.hidden_states(batches_NT), defaultdict[str, list[float]](list)
-    for batch_NT, dense_NTD in zip(progress(batches_NT, "divergence", Tensor.numel), dense, strict=True):
+    own, of_batches = ranks.mine(batches_NT), list[dict[str, list[float]]]()
+    states = model.hidden_states(own)
+    for batch_NT, dense_NTD in zip(progress(own, "divergence", Tensor.numel), dense, strict=True):
+        found = defaultdict[str, list[float]](list)
         for pair in zip(dense_NTD.to(model.device), next(states), strict=True):
             chunks = zip(*(hidden_TD[:-1].split(chunk) for hidden_TD in pair), strict=True)
             sums = [_sums(model.adapter, *hidden) for hidden in chunks]
             for name in sums[0]:
                 found[name].append(sum(one[name] for one in sums) / (batch_NT.shape[1] - 1))
-    return dict(found)
+        of_batches.append(found)
+    everything = ranks.together(of_batches)
+    return {name: [value for found in everything for value in found[name]] for name in everything[0]}
 
 
 def _sums(adapter: ModelAdapter, dense_PD: Tensor, pruned_PD: Tensor) -> dict[str, float]:

@@ -3,12 +3,14 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy
 
 from flap.evaluation.base import Better, Documents, Measurement
 
 SIGNIFICANCE = 0.05
+K = TypeVar("K")
 
 
 @numpy.errstate(over="ignore", invalid="ignore")  # an error that cannot be told is none
@@ -53,10 +55,19 @@ def differences(
     document is cancels: the error comes from the documents on which the models differ. averages: the names of the
     numbers that each average is the mean of. They are of independent documents: the squares of their errors add up.
     """
-    pairs = {name: _paired(one[name], other[name]) for name in other if len(one.get(name, [])) == len(other[name])}
-    found = {name: pair for name, pair in pairs.items() if math.isfinite(pair.error)}
-    parts = {name: [found[part] for part in names if part in found] for name, names in (averages or {}).items()}
-    return found | {name: _averaged(of) for name, of in parts.items() if len(of) == len((averages or {})[name])}
+    return with_averages(paired(one, other), averages or {})
+
+
+def paired(one: Mapping[K, Sequence[float]], other: Mapping[K, Sequence[float]]) -> dict[K, Difference]:
+    """Return the difference other - one of each number that both have by document, without those that are no number."""
+    pairs = {key: _paired(one[key], other[key]) for key in other if len(one.get(key, [])) == len(other[key])}
+    return {key: pair for key, pair in pairs.items() if math.isfinite(pair.error)}
+
+
+def with_averages(found: Mapping[str, Difference], averages: Mapping[str, Sequence[str]]) -> dict[str, Difference]:
+    """Return the differences, with those of averages. averages: see `differences`."""
+    parts = {name: [found[part] for part in names if part in found] for name, names in averages.items()}
+    return {**found, **{name: _averaged(of) for name, of in parts.items() if len(of) == len(averages[name])}}
 
 
 def _paired(one: Sequence[float], other: Sequence[float]) -> Difference:

@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from flap.evaluation.base import Measurement, Task
 from flap.evaluation.text_options import OnTexts
 from flap.models import ModelAdapter, PlacedModel
+from flap.storage import ranks
 from flap.storage.progress import progress
 
 # The size of the logits in memory: positions are scored in chunks of this size, whatever the vocabulary.
@@ -65,7 +66,7 @@ def window_losses(model: PlacedModel, tokens_NT: Tensor, batch_size: int) -> Ten
 
     Logits are float32.
     """
-    batches_NT, chunk = tokens_NT.split(batch_size), chunk_size(model.adapter.vocab_size)
+    batches_NT, chunk = ranks.mine(tokens_NT.split(batch_size)), chunk_size(model.adapter.vocab_size)
     states, losses = model.hidden_states(batches_NT), []
     for batch_NT in progress(batches_NT, "perplexity", Tensor.numel):
         batch_NT, hidden_NTD = batch_NT.to(model.device), next(states)
@@ -73,7 +74,7 @@ def window_losses(model: PlacedModel, tokens_NT: Tensor, batch_size: int) -> Ten
         pairs = zip(hidden_PD.split(chunk), target_P.split(chunk), strict=True)
         losses_P = torch.cat([_losses(model.adapter, *pair) for pair in pairs]).double()
         losses.append(losses_P.reshape(len(batch_NT), -1).mean(dim=1))
-    return torch.cat(losses)
+    return torch.cat(ranks.together(losses))
 
 
 def _losses(adapter: ModelAdapter, hidden_PD: Tensor, target_P: Tensor) -> Tensor:

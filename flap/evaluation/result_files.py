@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flap.evaluation.base import Better, Documents, Measurement
-from flap.storage import Kind, digest, read_json, to_json, write_text
+from flap.storage import Kind, digest, ranks, read_json, to_json, write_text
 from flap.storage.atomic_files import atomic_file
 from flap.storage.json_files import infinite
 
@@ -29,16 +29,19 @@ class Results:
 
     def measured(self, key: Key, make: Callable[[], Measurement]) -> Measurement:
         """Return the stored measurement of a key; if there is none, store and return that of `make`."""
-        name, stored = digest(key), self.stored()
-        if name in stored:
-            return stored[name][1]
+        name = digest(key)
+        if (found := ranks.from_first(lambda: self.stored().get(name))) is not None:
+            return found[1]
         measured = make()
+        ranks.from_first(lambda: self._store(key, measured))
+        return measured
+
+    def _store(self, key: Key, measured: Measurement) -> None:
         documents = {entry: one.documents for entry, (_, one) in self.stored().items()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        _write_compressed(documents | {name: measured.documents}, self._documents)
+        _write_compressed(documents | {digest(key): measured.documents}, self._documents)
         beside = {kind: getattr(measured, kind) for kind in BESIDE if getattr(measured, kind)}
         self._write(key, {"numbers": measured.numbers, **beside})
-        return measured
 
     def get(self, key: Key, make: Callable[[], Any]) -> Any:
         """Return the stored numbers of a key; if there are none, store and return those of `make`."""

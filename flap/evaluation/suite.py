@@ -4,7 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from flap.evaluation.base import Evaluator, Measurement, Numbers, SideBySide, Task
 from flap.evaluation.result_files import DENSE, Key, Results
 from flap.models import PlacedModel
-from flap.storage import Cache
+from flap.storage import Cache, ranks
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Suite:
 
         def measure(task: Task, task_key: Key, load: Load) -> Measurement:
             if task.reference is None:
-                return self._measured(task_key, lambda: dense_cache.get(DENSE, task_key, lambda: task.run(load()))[0])
+                return self._measured(task_key, lambda: dense_cache.get(DENSE, task_key, partial(_run, task, load))[0])
             self.references[task.name] = task.reference(load())
             return Measurement()
 
@@ -54,7 +54,7 @@ class Suite:
 
         def measure(task: Task, task_key: Key, load: Load) -> Measurement:
             reference = () if task.reference is None else (self.references[task.name],)
-            return self._measured(task_key, lambda: task.run(load(), *reference))
+            return self._measured(task_key, partial(_run, task, load, *reference))
 
         return self._all(model, key, measure)
 
@@ -70,7 +70,7 @@ class Suite:
         open_dense: opens the dense model of `dense_bytes`; called only if there are comparisons and room.
         """
         dense_numbers, pruned_numbers = Numbers(), Numbers()
-        if self.comparisons and not pruned.fits_in_memory(beside_bytes=dense_bytes):
+        if self.comparisons and not all(ranks.gather(pruned.fits_in_memory(beside_bytes=dense_bytes))):
             _warn_left_out([comparison.name for comparison in self.comparisons], "both models in memory at once")
             return dense_numbers, pruned_numbers
         models = cache(lambda: (open_dense().in_memory().model, pruned.in_memory().model))
@@ -79,7 +79,8 @@ class Suite:
             def compare(one: SideBySide = comparison) -> tuple[Numbers, Numbers]:
                 return one.run(*models())
 
-            numbers = self.results.get(_task_key(comparison, key), compare) if self.results else compare()
+            stored = partial(self.results.get, _task_key(comparison, key), compare) if self.results else compare
+            numbers = ranks.from_first(stored)
             dense_numbers, pruned_numbers = dense_numbers | numbers[0], pruned_numbers | numbers[1]
         return dense_numbers, pruned_numbers
 
@@ -88,7 +89,7 @@ class Suite:
 
     def _all(self, model: PlacedModel, key: Key, measure: Callable[[Task, Key, Load], Measurement]) -> Measurement:
         """Return the numbers of all tasks. If the model fits into memory, it is loaded when a task first needs it."""
-        fits, measured = model.fits_in_memory(), Measurement()
+        fits, measured = all(ranks.gather(model.fits_in_memory())), Measurement()
         load = cache(model.in_memory if fits else lambda: model)
         if left_out := [task.name for task in self.tasks if not fits and task.needs_memory]:
             _warn_left_out(left_out, "the whole model in memory")
@@ -99,6 +100,15 @@ class Suite:
                     part |= measure(task, _task_key(task, key), load)
             measured |= part | evaluator.summary(part)
         return measured
+
+
+def _run(task: Task, load: Load, *reference: Any) -> Measurement:
+    """Run a task: one that needs no more than a layer is shared out by its windows, others are the first process's."""
+
+    def run() -> Measurement:
+        return task.run(load(), *reference)
+
+    return ranks.from_first(run) if task.needs_memory else run()
 
 
 def _warn_left_out(names: list[str], needed: str) -> None:

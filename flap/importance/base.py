@@ -4,8 +4,9 @@ Legend: G attention units (KV heads) · U units · C channels of a unit · I, O 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from flap.calibration import LayerStatistics, Statistics
 from flap.importance.scores import SCORES, Scores
 from flap.models import Block, ModelAdapter, Pair
-from flap.storage import NOT_KEPT, Notes, WorkFolder
+from flap.storage import NOT_KEPT, Notes, WorkFolder, ranks
 
 
 @dataclass(frozen=True)
@@ -68,24 +69,28 @@ def score_layer(metric: Metric, blocks: Pair[Block], observed: LayerStatistics |
     Raises:
         ValueError: weights or scores are not finite; names the block.
     """
-    attention_inputs, mlp_inputs = observed.blocks if observed else ((), ())
-    score_GC = _score_block(metric, blocks.attention, attention_inputs)
+    inputs = observed.blocks if observed else ((), ())
+    makes = [_of_members(metric, *pair) for pair in zip(blocks, inputs, strict=True)]
+    each, attention = [make for of_block in makes for make in of_block], len(makes[0])
+    # what takes a factorisation is shared out
+    in_one = not metric.needs_covariance
+    found = ranks.from_first(lambda: [make() for make in each]) if in_one else ranks.shared(each)
+    score_GC, score_IC = torch.cat(found[:attention]), torch.cat(found[attention:])
     score_GC = score_GC.square() if metric.square_attention else score_GC
-    return Pair(
-        _finite(score_GC, blocks.attention),
-        _finite(_score_block(metric, blocks.mlp, mlp_inputs), blocks.mlp).sum(dim=1),
-    )
+    return Pair(_finite(score_GC, blocks.attention), _finite(score_IC, blocks.mlp).sum(dim=1))
 
 
-def _score_block(metric: Metric, block: Block, statistics: Sequence[Statistics]) -> Tensor:
+def _of_members(metric: Metric, block: Block, statistics: Sequence[Statistics]) -> list[Callable[[], Tensor]]:
+    """Return what scores each member of a block."""
     if not block.num_units:  # all of them left in an earlier run
-        return torch.zeros(block.columns_UC.shape)
-    scores, members = [], block.members
-    of_each: Sequence[Statistics | None] = statistics or [None] * len(members)
-    for member, known in zip(members, of_each, strict=True):
-        weight_OI = member.output.weight.detach()
-        scores.append(metric.score_units(weight_OI, known and known.to(weight_OI.device), member.columns_UC))
-    return torch.cat(scores).cpu()
+        return [partial(torch.zeros, block.columns_UC.shape)]
+    of_each: Sequence[Statistics | None] = statistics or [None] * len(block.members)
+    return [partial(_score, metric, *pair) for pair in zip(block.members, of_each, strict=True)]
+
+
+def _score(metric: Metric, member: Block, known: Statistics | None) -> Tensor:
+    weight_OI = member.output.weight.detach()
+    return metric.score_units(weight_OI, known and known.to(weight_OI.device), member.columns_UC).cpu()
 
 
 def _finite(score_UC: Tensor, block: Block) -> Tensor:

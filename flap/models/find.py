@@ -39,9 +39,11 @@ def _find(name: str, state: object, **options: Any) -> CheckpointSource:
     path = options["path"]
     try:
         config = read_config(path, trust_remote_code=options["trust_remote_code"])
+        config.dtype = config.dtype or stored_dtype(path, download=True)
     except (OSError, ValueError) as error:
         raise not_found(name, error) from error
-    return CheckpointSource(config=_checked(config, path, download=True), **options)
+    _check_supported(config)
+    return CheckpointSource(name=name, config=config, **options)
 
 
 def find_by_config(config: ModelConfig, trust_remote_code: bool) -> CheckpointSource:
@@ -51,9 +53,11 @@ def find_by_config(config: ModelConfig, trust_remote_code: bool) -> CheckpointSo
         ValueError: there is no such config, or its architecture is not supported.
     """
     placed, path = _placement(config), config.path
-    found = _checked(_any_config(config, trust_remote_code), path, download=False)
+    found = _any_config(config, trust_remote_code)
+    found.dtype = found.dtype or stored_dtype(path, download=False)
+    _check_supported(found)
     device = pick_device("auto") if config.device == "auto" else torch.device(config.device)
-    return CheckpointSource(path, "config", found, device, placed, config.dtype, trust_remote_code)
+    return CheckpointSource(path, "config", found, device, placed, config.dtype, trust_remote_code, name=path)
 
 
 def _placement(config: ModelConfig) -> type[PlacedModel]:
@@ -61,12 +65,9 @@ def _placement(config: ModelConfig) -> type[PlacedModel]:
     return PLACEMENTS[config.placement]
 
 
-def _checked(config: PreTrainedConfig, path: str, download: bool) -> PreTrainedConfig:
-    """Return the config, with the type of the files, after checking that models of its kind can be pruned."""
-    config.dtype = config.dtype or stored_dtype(path, download)
+def _check_supported(config: PreTrainedConfig) -> None:
     find_family(config)
     check_quantised(config)
-    return config
 
 
 def _any_config(model: ModelConfig, trust_remote_code: bool) -> PreTrainedConfig:

@@ -18,7 +18,8 @@ import numpy
 import torch
 from torch import Tensor
 
-from flap.config import one_line
+from flap.config import gigabytes, one_line
+from flap.storage import ranks
 from flap.storage.atomic_files import sync, write_text
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class HiddenFiles:
         except OSError as error:
             path.unlink(missing_ok=True)
             raise ValueError(
-                f"cache_dir: hidden states of {num_bytes / 1e9:.3g} GB cannot be written to {self.folder} "
+                f"cache_dir: hidden states of {gigabytes(num_bytes)} GB cannot be written to {self.folder} "
                 f"({one_line(error)}); name a larger disk, or take fewer windows"
             ) from error
         return self.mapped(file, shapes, dtype), file
@@ -73,12 +74,12 @@ class HiddenFiles:
         Raises:
             ValueError: it has not.
         """
-        needed = 2 * sum(map(math.prod, shapes)) * dtype.itemsize
+        needed = 2 * sum(map(math.prod, shapes)) * dtype.itemsize * ranks.size()
         free = shutil.disk_usage(self.folder).free
         if free < needed:
-            windows = sum(shape[0] for shape in shapes)
+            windows = sum(shape[0] for shape in shapes) * ranks.size()
             raise ValueError(
-                f"cache_dir: the hidden states of {windows} windows take {needed / 1e9:.3g} GB, and {free / 1e9:.3g} "
+                f"cache_dir: the hidden states of {windows} windows take {gigabytes(needed)} GB, and {gigabytes(free)} "
                 f"GB are free in {self.folder}; name a larger disk, or take fewer windows"
             )
 
@@ -87,9 +88,10 @@ class HiddenFiles:
 
         Files are synced first. It is done every few seconds; what is not recorded is done again after an interruption.
         """
-        if time.monotonic() - self._last_record >= SECONDS_BETWEEN_RECORDS:
+        if ranks.from_first(lambda: time.monotonic() - self._last_record >= SECONDS_BETWEEN_RECORDS):
             self.recorded = dict(files)
             contents = {name: {"file": file, **self._contents(file)} for name, file in files.items()}
+            ranks.wait()  # all processes record the same layer
             write_text(self.folder / JOURNAL, json.dumps({"layers_done": layers_done, "files": contents}))
             self._last_record = time.monotonic()
         for path in self.folder.glob("hidden-*"):

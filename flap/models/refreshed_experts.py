@@ -8,13 +8,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from flap.modeling.modeling_flap import KERNEL_MULTIPLE
 from flap.models.block import Block
 from flap.models.experts import ExpertsBlock, has_bias, num_neurons
 from flap.models.offload import onloaded
 
 WIDTHS = ("intermediate_size", "intermediate_dim", "expert_dim")  # attributes of experts
-# The grouped kernel takes rows of a multiple of 16 bytes: a multiple of so many neurons of an expert, in any dtype.
-KERNEL_MULTIPLE = 8
 
 
 def refresh_experts(experts: Any) -> None:

@@ -43,11 +43,6 @@ class BlockShape:
         """The parameters of the output projection, of all experts."""
         return self.outputs * self.channels * self.experts
 
-    @property
-    def covariance_elements(self) -> int:
-        """The elements of the covariances of all experts, E · I²."""
-        return self.experts * self.channels**2
-
 
 @dataclass(frozen=True)
 class LayerShape:

@@ -113,6 +113,7 @@ class CheckpointSource(ModelSource):
     trust_remote_code: bool = False
     offload: Path = Path()  # the folder for weights that placement=auto offloads to disk
     keep_dense: bool = False  # the same weights will be opened again, and may stay in memory
+    name: str = ""  # model.path, as the user gave it; empty: a checkpoint that this program has written
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -120,7 +121,7 @@ class CheckpointSource(ModelSource):
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.path, trust_remote_code=self.trust_remote_code)
         except (OSError, ValueError) as error:
-            raise not_found(self.path, error) from error
+            raise not_found(self.name, error) from error
         return cast(PreTrainedTokenizerBase, tokenizer)
 
     @property
@@ -146,10 +147,7 @@ class CheckpointSource(ModelSource):
 
     def open(self, work: WorkFolder = NOT_KEPT) -> "PlacedModel":
         """Read what the placement needs of the weights."""
-        try:
-            return self.placed.open(self, work)
-        except ValueError as error:
-            raise ValueError(f"model.path={error}") from error
+        return self.placed.open(self, work)
 
     def reopening(self) -> "Callable[[], PlacedModel]":
         """Return `open`: the files stay as they are."""
@@ -170,7 +168,10 @@ class CheckpointSource(ModelSource):
     def read(self, **placing: Any) -> PreTrainedModel:
         """Load the weights. placing: options of transformers' `from_pretrained` that say where to."""
         options = {"dtype": self.requested_dtype, "trust_remote_code": self.trust_remote_code}
-        return read_model(self.path, **options, **placing)
+        try:
+            return read_model(self.path, **options, **placing)
+        except ValueError as error:
+            raise ValueError(f"model.path={error}" if self.name else str(error)) from error
 
 
 def skeleton(config: PreTrainedConfig, trust_remote_code: bool) -> PreTrainedModel:

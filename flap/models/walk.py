@@ -4,6 +4,7 @@ Legend: N windows · T tokens a window · D hidden size.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from itertools import chain
 
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from flap.models.forward import Batch, Call, enter, moved, tokens_of
 from flap.models.hidden_files import HiddenFiles
 from flap.models.placement.base import PlacedModel
-from flap.storage import NOT_KEPT, WorkFolder
+from flap.storage import NOT_KEPT, WorkFolder, ranks
 from flap.storage.progress import progress
 
 Key = int | tuple[int, ...]  # of windows that share their calls
@@ -35,7 +36,7 @@ class Stream:
     def advance(self, index: int, layer: nn.Module) -> None:
         """Run the layer and replace the hidden states by its outputs."""
         files, buffers = self.walk.files, None
-        if files is not None:
+        if files is not None and self.batches:
             buffers, self.file = files.new([tuple(one_NTD.shape) for one_NTD in self.batches], self.batches[0].dtype)
         for b, output_NTD in enumerate(self.outputs(index, layer)):
             self.batches[b] = output_NTD.cpu() if buffers is None else buffers[b].copy_(output_NTD)
@@ -56,17 +57,27 @@ class Walk:
         ValueError: the folder's disk has no room for the hidden states.
     """
 
-    def __init__(self, model: PlacedModel, stage: str, work: WorkFolder = NOT_KEPT, changing: bool = False) -> None:
-        """Start a walk, or resume it from its folder.
+    def __init__(
+        self,
+        model: PlacedModel,
+        stage: str,
+        work: WorkFolder = NOT_KEPT,
+        changing: bool = False,
+        apart: bool = False,
+    ) -> None:
+        """Start a walk, or resume it from its folder. All processes walk together, each with its streams.
 
+        apart: this process walks for itself, in a folder of its own.
         changing: the caller changes the layers. Changes of unfinished layers by an interrupted walk are discarded.
         """
         if changing:
             work = model.kept(work)  # where the changes do not outlive the process, nothing resumes
-        self.model, self.stage = model, stage
+        self.model, self.stage, self.alone = model, stage, ranks.alone if apart else nullcontext
         self.streams: dict[str, Stream] = {}
-        self.files = None if work.path is None else HiddenFiles(work.path)
-        self.layers_done = 0 if self.files is None else self.files.layers_done
+        with self.alone():
+            self.files = None if work.path is None else HiddenFiles(ranks.own_folder(work.path))
+            done = [0] if self.files is None else ranks.gather(self.files.layers_done)
+        self.layers_done = done[0] if len(set(done)) == 1 else 0  # killed between two records: it begins anew
         if changing:
             model.resume_changes(self.layers_done)
 
@@ -78,11 +89,15 @@ class Walk:
             self.layers_done = i + 1
             if self.files is not None:
                 files = {name: stream.file for name, stream in self.streams.items() if stream.file is not None}
-                self.files.record(self.layers_done, files)
+                with self.alone():
+                    self.files.record(self.layers_done, files)
         self.streams = {}  # each refers to the walk: a cycle, which would keep their files until it is collected
 
     def enter(self, name: str, batches: Sequence[Batch]) -> Stream:
         """Return a new stream of these windows at the first layer; in a resumed walk, at the layer where it resumes."""
+        if not batches:  # there are fewer than processes
+            self.streams[name] = Stream(self, [], [], None)
+            return self.streams[name]
         keys: list[Key] = [tuple(one.shape) if isinstance(one, Tensor) else b for b, one in enumerate(batches)]
         windows: Iterable[tuple[Key, Batch]] = zip(keys, batches, strict=True)
         resumed = self.files is not None and self.layers_done > 0

@@ -9,6 +9,7 @@ from transformers.pytorch_utils import Conv1D
 
 from flap.config import require
 from flap.models import ModelAdapter
+from flap.storage import ranks
 
 HELD_OUT_WINDOWS = 32  # windows that are not trained on: the divergence on them decides what is best, and is reported
 EVALUATIONS = 10  # at most; and at least EVERY times as many windows are trained on as each evaluates
@@ -29,11 +30,10 @@ class Recovery:
     learning_rate: float  # of AdamW at its highest, above 0
     rank: int | None = None  # of low-rank updates, 1 or more; None: all weights but embeddings and head are trained
     seq_len: int = 256  # tokens in a window, 2 or more
-    batch_size: int = 8  # windows a step, a multiple of processes
+    batch_size: int = 8  # windows a step, a multiple of the number of processes; each has a share
     words: int | None = None  # likeliest words that count exactly, the others as one; 1 or more; None: all words
     patience: int = 2  # evaluations without a new best after which training ends, 1 or more
     gradient_checkpointing: bool = False  # True: activations are computed again, not kept: less memory, more time
-    processes: int = 1  # each has a GPU and an equal share of the batch, 1 or more
 
     def __post_init__(self) -> None:
         for name, minimum in {
@@ -42,14 +42,11 @@ class Recovery:
             "rank": 1,
             "words": 1,
             "patience": 1,
-            "processes": 1,
         }.items():
             value = getattr(self, name)
             require(value is None or value >= minimum, f"recover.{name}", value, f"a whole number >= {minimum}")
         valid = 0 < self.learning_rate < math.inf
         require(valid, "recover.learning_rate", self.learning_rate, "a number > 0")
-        share = f"a multiple of recover.processes={self.processes}"
-        require(self.batch_size % self.processes == 0, "recover.batch_size", self.batch_size, share)
         step = f"{self.tokens_a_step}, one step of {self.batch_size} windows of {self.seq_len}, or more"
         require(self.steps > 0, "recover.tokens", self.tokens, step)
 
@@ -88,6 +85,8 @@ class Recovery:
         """
         vocabulary = adapter.vocab_size
         require(self.words is None or self.words < vocabulary, "recover.words", self.words, f"1 to {vocabulary - 1}")
+        share = f"a multiple of {ranks.size()}, the number of processes"
+        require(self.batch_size % ranks.size() == 0, "recover.batch_size", self.batch_size, share)
         stacked = not all(isinstance(adapter.mlp(i).watched, nn.Linear | Conv1D) for i in range(len(adapter.layers)))
         allowed = "full or none for this model, whose experts are stacked in one tensor and are no Linear modules"
         require(self.rank is None or not stacked, "recover", self.name, allowed)

@@ -16,10 +16,10 @@ from torch import Tensor
 from flap.data.temporary_state import seeded
 from flap.models import ModelSource, PlacedModel
 from flap.recovery.base import HELD_OUT_WINDOWS, Recovery
-from flap.recovery.processes import train_in_processes
 from flap.recovery.student import Student, mean_divergence
 from flap.recovery.trainable import trainable
 from flap.recovery.training import BEST, HISTORY, train
+from flap.storage import ranks
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +45,12 @@ def recover(
     before = mean_divergence(model, teacher, tokens_NT[:HELD_OUT_WINDOWS], recovery.batch_size)
     if not math.isfinite(before):
         raise ValueError(f"recover={recovery.name}: the predictions of the compressed model are not finite")
-    if recovery.processes > 1 and not (folder / HISTORY).exists():
-        train_in_processes(recovery, model, source, tokens_NT, folder, seed)
+    done = ranks.from_first((folder / HISTORY).exists)
     with seeded(seed), trainable(recovery, model.model) as trained:
         student = Student(model, teacher, trained, recovery.words)
-        if not (folder / HISTORY).exists():
+        if not done:
             train(student, recovery, tokens_NT, folder, seed, bf16)
+            ranks.wait()  # for the files of the first process
         student.load_state_dict(load_file(folder / BEST))
     after = mean_divergence(model, teacher, tokens_NT[:HELD_OUT_WINDOWS], recovery.batch_size)
     history = json.loads((folder / HISTORY).read_text())

@@ -4,11 +4,12 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from flap.config import require
+from flap.config import gigabytes
 from flap.models import Block, ModelAdapter
-from flap.models.devices import free_bytes, gpus
+from flap.models.devices import free_bytes
 from flap.recovery.base import Recovery
 from flap.recovery.student import LOGITS_BYTES
+from flap.storage import ranks
 
 TRAINED_BYTES = 12  # of a trained parameter, besides itself: its gradient and AdamW's two moments
 LOGITS_COPIES = 4  # logits and log probabilities of both models
@@ -22,14 +23,12 @@ def check_room_to_train(
     Raises:
         ValueError: there is surely not enough; says how much it takes and how much is free.
     """
-    there, enough = len(gpus()), device.type != "cuda" or recovery.processes <= len(gpus())
-    require(enough, "recover.processes", recovery.processes, f"1 to {there}, the GPUs here")
     needed = bytes_to_train(recovery, adapter, ratio, dtype, device)
     if needed > (free := free_bytes(device)):
         lora = ", or recover=lora" if recovery.rank is None else ""
         raise ValueError(
-            f"recover={recovery.name}: expected at least {needed / 1e9:.3g} GB free on {device}, which a backward pass "
-            f"takes, and {free / 1e9:.3g} GB are; take recover.gradient_checkpointing=true or a smaller "
+            f"recover={recovery.name}: expected at least {gigabytes(needed)} GB free on {device}, which a backward "
+            f"pass takes, and {gigabytes(free)} GB are; take recover.gradient_checkpointing=true or a smaller "
             f"recover.batch_size{lora}"
         )
 
@@ -39,19 +38,16 @@ def bytes_to_train(
 ) -> int:
     """Return what a step takes at least: both models' weights, gradients and moments, activations, logits.
 
-    The dense weights are not counted on a CPU, which maps them from their files. Of several processes, all are on the
-    CPU and one on the first GPU, each beside the run that started them, which holds both models.
+    The dense weights are not counted on a CPU, which maps them from their files. Each of several processes takes it.
     """
     total, removed = sum(p.numel() for p in adapter.model.parameters()), ratio * adapter.num_parameters()
     itemsize, trained = 2 if dtype == torch.bfloat16 else 4, trained_parameters(recovery, adapter, ratio)
     weights = (total - removed) * (4 if recovery.rank is None else itemsize)
     dense = 0 if device.type == "cpu" else total * dtype.itemsize
-    waits = dense + (total - removed) * dtype.itemsize if recovery.processes > 1 else 0
-    tokens = recovery.tokens_a_step // recovery.processes
+    tokens = recovery.tokens_a_step // ranks.size()
     activations = tokens * itemsize * _kept_activations(adapter, ratio, recovery.gradient_checkpointing)
     logits = LOGITS_COPIES * min(LOGITS_BYTES, 4 * tokens * adapter.vocab_size)
-    training = dense + weights + TRAINED_BYTES * trained + activations + logits
-    return int(waits + training * (recovery.processes if device.type == "cpu" else 1))
+    return int(dense + weights + TRAINED_BYTES * trained + activations + logits)
 
 
 def trained_parameters(recovery: Recovery, adapter: ModelAdapter, ratio: float) -> float:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
 from flap.models import PlacedModel
+from flap.storage import ranks
 from flap.storage.progress import progress
 
 # The size of the float32 logits of a chunk of positions; the loss has a few tensors of it at a time.
@@ -105,7 +106,7 @@ def _hidden(model: PlacedModel, tokens_NT: Tensor) -> Tensor:
 @torch.no_grad()
 def mean_divergence(model: PlacedModel, teacher: PlacedModel, tokens_NT: Tensor, batch_size: int) -> float:
     """Return KL(dense ‖ model) over the whole vocabulary, in nats a token; lower is better."""
-    student, total = Student(model, teacher, [], None).eval(), 0.0
-    for batch_NT in progress(tokens_NT.split(batch_size), "divergence, held out", Tensor.numel):
-        total += student(batch_NT)["loss"].item() * batch_NT.numel()
-    return total / tokens_NT.numel()
+    student, nats = Student(model, teacher, [], None).eval(), list[float]()
+    for batch_NT in progress(ranks.mine(tokens_NT.split(batch_size)), "divergence, held out", Tensor.numel):
+        nats.append(student(batch_NT)["loss"].item() * batch_NT.numel())
+    return sum(ranks.together(nats)) / tokens_NT.numel()

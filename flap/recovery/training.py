@@ -17,6 +17,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 
 from flap.recovery.base import HELD_OUT_WINDOWS, Recovery
 from flap.recovery.student import Student
+from flap.storage import ranks
 from flap.storage.atomic_files import atomic_file, write_text
 from flap.storage.progress import progress
 
@@ -29,7 +30,7 @@ def train(student: Student, recovery: Recovery, tokens_NT: Tensor, folder: Path,
     A killed training goes on from Trainer's last checkpoint in the folder, of which it reads tensors and numbers alone
     (`weights_only`). bf16: layers compute in bfloat16 (autocast).
     """
-    device, batch_size = student.placed.device, recovery.batch_size // recovery.processes
+    device, batch_size = student.placed.device, recovery.batch_size // ranks.size()
     every = recovery.steps_an_evaluation
     options = TrainingArguments(
         output_dir=str(folder), report_to="none", disable_tqdm=True, logging_strategy="no",

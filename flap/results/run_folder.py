@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from flap.allocation import PruningPlan
-from flap.evaluation.errors import Difference, differences
+from flap.evaluation.errors import Difference, paired, with_averages
 from flap.evaluation.result_files import RESULTS, Kept, Results
 from flap.results.configs import CHOICES, flatten, is_bookkeeping
 from flap.results.number_texts import domain_of
@@ -81,9 +81,8 @@ class RunRecord:
         averages = self.report.get("averages", {})
         same = {name: parts for name, parts in averages.items() if one.report.get("averages", {}).get(name) == parts}
         wanted = {part for name in names for part in same.get(name, [name] if name not in averages else [])}
-        shared = [key for key in self.documents if key in one.documents and key[0] in wanted]
-        a, b = ({key[0]: run.documents[key] for key in shared} for run in (one, self))
-        return differences(a, b, same)
+        a, b = ({key: values for key, values in run.documents.items() if key[0] in wanted} for run in (one, self))
+        return with_averages({name: found for (name, _), found in paired(a, b).items()}, same)
 
     def numbers(self, which: str) -> dict[str, float]:
         """Return the numbers of a model, "dense" or "pruned"; infinity: not finite."""

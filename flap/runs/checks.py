@@ -41,8 +41,8 @@ def check_timed(config: FlapConfig, choices: Choices, source: ModelSource) -> No
     Raises:
         ValueError: it cannot.
     """
-    target = f"target.{in_time(config.target)[0]}"
-    placement = f"device with {target}, which is measured there"
+    target = " and ".join(f"target.{name}" for name in in_time(config.target))
+    placement = f"device with {target}, measured there"
     require(source.placed.whole, "model.placement", source.placement, placement)
     require(
         not config.mask_only, "mask_only", True, f"false with {target}: a masked model takes as long as a dense one"

@@ -5,7 +5,7 @@ Images are read, because only the model's processor knows how many tokens an ima
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -24,10 +24,10 @@ from flap.runs.choices import choose
 from flap.runs.estimate import Estimate, StageEstimate, Streams
 from flap.runs.free_memory import PROCESS_BYTES, FreeMemory, check_fits
 from flap.runs.ledger import Cost, Ledger, Memory, Stage
-from flap.runs.operations import Forward, forward_operations
+from flap.runs.operations import Forward, counted
 from flap.runs.place import Place
 from flap.search.cost import SearchWalk, search_walks, widest
-from flap.storage import cache_root, to_json, write_text
+from flap.storage import cache_root, ranks, to_json, write_text
 
 T = TypeVar("T")
 # What oneDNN and the heap of a CPU keep while experts run: each gets another number of tokens and has small tensors.
@@ -45,6 +45,7 @@ class Forecast(Ledger):
     ratio: float  # the share of the prunable parameters that is removed at least
     place: Place
     free: FreeMemory
+    forward: Forward  # counted for the table of a dry run; a refusal looks at bytes alone
     images: Images | None = None  # the windows of calibration with images, where they can be read
     costs: list[tuple[str, Cost]] = field(default_factory=list, init=False)
 
@@ -127,9 +128,18 @@ class Forecast(Ledger):
         return max(self.config.calibration.lengths)
 
     @property
+    def processes(self) -> int:
+        """The number of processes that share the work; the forecast is of one of them."""
+        return self.config.processes or ranks.size()
+
+    @property
+    def _all_windows(self) -> float:
+        return self.config.calibration.num_samples * self._shortened if self.choices.need_windows else 0
+
+    @property
     def num_windows(self) -> int:
-        """The calibration windows; 0 if no choice needs any."""
-        return math.ceil(self.config.calibration.num_samples * self._shortened) if self.choices.need_windows else 0
+        """The calibration windows of this process; 0 if no choice needs any."""
+        return math.ceil(self._all_windows / self.processes)
 
     @property
     def _shortened(self) -> float:
@@ -154,16 +164,17 @@ class Forecast(Ledger):
         """Return about how many tokens of the windows of a use the model writes itself."""
         own, recovery = self.config.calibration, self.choices.recovery
         total = recovery.tokens if use == "recovery" and recovery else own.num_samples * own.lengths[0]
-        return math.ceil(self.own_shares[use] * total)
+        return math.ceil(self.own_shares[use] * total / self.processes)
 
     def walks(self, stage: str) -> list[SearchWalk]:
         """Return the walks of a search in a stage; none where there is no search."""
 
         def whole_windows(tokens: int) -> int:
-            held_out = math.ceil(self.num_windows / HELD_OUT)
+            held_out = math.ceil(math.ceil(self._all_windows) / HELD_OUT)
             return min(math.ceil(tokens / self.seq_len), held_out) * self.seq_len
 
-        return search_walks(self.choices.structure, self.place.shapes, self.ratio, whole_windows).get(stage, [])
+        walks = search_walks(self.choices.structure, self.place.shapes, self.ratio, whole_windows).get(stage, [])
+        return [replace(walk, processes=self.processes) for walk in walks]
 
     @property
     def fits_in_memory(self) -> bool:
@@ -190,22 +201,18 @@ class Forecast(Ledger):
         """The bytes of the hidden states of all windows in files, from which a killed run goes on; 0 in memory."""
         return self.place.states(self.tokens, 1).streams if self.place.streams else 0
 
-    @property
-    def _forward(self) -> Forward:
-        return forward_operations(self.model.config, self.config.trust_remote_code)
-
     def run_operations(self, tokens: float, kept: float = 1.0, length: int | None = None, head: bool = False) -> float:
         """Return the operations of a forward pass. kept: the share of the weights. length: of windows, in tokens."""
         length = length or self.seq_len
-        return tokens * (kept * self._forward.all_layers(length) + head * self._forward.head(length))
+        return tokens * (kept * self.forward.all_layers(length) + head * self.forward.head(length))
 
     def head_operations(self, tokens: float, length: int) -> float:
         """Return the operations of the head."""
-        return tokens * self._forward.head(length)
+        return tokens * self.forward.head(length)
 
     def search_operations(self, walk: SearchWalk) -> float:
         """Return the operations of a walk of a search besides those of its covariances."""
-        forward, shapes = self._forward, self.place.shapes
+        forward, shapes = self.forward, self.place.shapes
         of_layers = [forward.layer(i, self.seq_len) for i in range(len(shapes.layers))]
         fits = walk.fit_operations(shapes) if self.choices.compensation.needs_covariance else 0.0
         return walk.run_operations(of_layers, forward.head(self.seq_len)) + fits
@@ -252,7 +259,8 @@ def forecast(config: FlapConfig, stages: Callable[[Ledger], Any], run_dir: Path 
     free = FreeMemory.here(model.device, cache_root(config.cache_dir), target)
     return Forecast(
         config=config, choices=choices, stages=stages, model=model, adapter=adapter, ratio=budget.ratio, free=free,
-        place=Place.of(config, choices, model, shapes_of(adapter), free.one_disk), images=images,
+        place=Place.of(config, choices, model, shapes_of(adapter), free.one_disk), forward=counted(adapter),
+        images=images,
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
+from flap.config import gigabytes
 from flap.models.devices import free_bytes
 from flap.storage.atomic_files import bytes_below
 
@@ -99,8 +100,3 @@ def _check_streams(forecast: "Forecast") -> None:
         f"of the search ({streams.tokens} tokens in whole windows), and {gigabytes(free)} GB are; {fitting}, or "
         f"{advice}"
     )
-
-
-def gigabytes(num_bytes: float) -> str:
-    """Return bytes in GB (10^9), with three digits."""
-    return f"{num_bytes / 1e9:.3g}"

@@ -16,7 +16,7 @@ from flap.importance import SCORES_VERSION
 from flap.models import ModelSource
 from flap.results import described, device_name
 from flap.runs.choices import Choices
-from flap.storage import digest
+from flap.storage import digest, ranks
 
 Key = dict[str, Any]
 
@@ -52,7 +52,12 @@ class CacheKeys:
     @property
     def statistics(self) -> Key:
         """The model and what its statistics are taken on; a text of its own is another one on each device, too."""
-        return self.source.fingerprint | self.windows | {"device": self.source.device.type}
+        return self.source.fingerprint | self.windows | {"device": self.source.device.type} | self.processes
+
+    @property
+    def processes(self) -> Key:
+        """How many processes add up what they have found, which is rounded otherwise than in one."""
+        return {"processes": ranks.size()} if ranks.size() > 1 else {}
 
     @property
     def dense(self) -> Key:
@@ -70,7 +75,7 @@ class CacheKeys:
         if self.choices.recovery is None:
             return {}
         options, windows = asdict(self.choices.recovery), self.texts["recovery"].key
-        return {"recover": {"version": RECOVERY_VERSION, **options, "windows": windows}}
+        return {"recover": {"version": RECOVERY_VERSION, **options, "windows": windows, **self.processes}}
 
     def compressed(self, plan: PruningPlan) -> Key:
         """The part that tells this compressed model from others of the same dense model."""
@@ -79,6 +84,7 @@ class CacheKeys:
             "plan": digest(plan.to_dict()),
             "fits": FITS_VERSION,
             "calibration": self.windows,
+            **self.processes,
             **{name: options[name] for name in ("compensation", "mask_only")},
             "propagate": self.config.calibration.propagate,
         }

@@ -16,11 +16,11 @@ from transformers import PreTrainedModel
 
 from flap.allocation import Bound, Budget, LayerPlan, PruningPlan, Structure, Units
 from flap.compression import NoCompensation, slice_layer
-from flap.config import TIME_TARGETS, TargetConfig, require
+from flap.config import TIME_TARGETS, TargetConfig, gigabytes, require
 from flap.evaluation import Efficiency
 from flap.evaluation.request_cost import weight_bytes
 from flap.models import Pair, PlacedModel, adapt
-from flap.storage import Cache, Kind, as_json
+from flap.storage import Cache, Kind, as_json, ranks
 from flap.storage.progress import progress
 
 Widths = Sequence[Pair[int]]
@@ -82,10 +82,8 @@ class LayerTimes:
             ValueError: there is no room for a narrower model beside the dense one.
         """
         size = weight_bytes(model.model)
-        room = (
-            f"a device with {2 * size / 1e9:.3g} GB free, for the dense model and a narrower one, with a target in time"
-        )
-        require(model.fits_in_memory(size), "model.device", model.device, room)
+        room = f"{gigabytes(2 * size)} GB free, for the dense model and a narrower one, with a target in time"
+        require(model.fits_in_memory(size), "model.device", model.device, f"a device with {room}")
         dense = self.budget.dense_widths
         narrow = [group.at(width, dense) for group in self.groups for width in group.widths(self.structure)[:-1]]
         of_dense, *rest = self.measure_widths(model, narrow)
@@ -99,7 +97,8 @@ class LayerTimes:
         median of the dense model's.
         """
         key = {"version": VERSION, **asdict(self.request), "widths": several}
-        return self.cache.get(LAYER_TIMES, {**key, **self.key}, partial(self._measure_widths, model.model, several))[0]
+        measure = partial(self._measure_widths, model.model, several)
+        return ranks.from_first(lambda: self.cache.get(LAYER_TIMES, {**key, **self.key}, measure)[0])
 
     def _measure_widths(self, model: PreTrainedModel, several: Sequence[Widths]) -> Times:
         models = (self.budget.dense_widths, *several)

@@ -26,7 +26,7 @@ from flap.runs.run import Run
 from flap.runs.search_cost import cost_of_search
 from flap.runs.stages import layer_times
 from flap.search import PlanDivergence
-from flap.storage import Kind, WorkFolder, as_json, digest
+from flap.storage import Kind, WorkFolder, as_json, digest, ranks
 
 DIVERGENCES: Kind[list[float]] = as_json("divergences")  # of plans, in nats a token
 
@@ -135,7 +135,8 @@ def allocate(
     structure = _measuring(run, model, statistics)
 
     def plan_of(budget: Budget) -> PruningPlan:
-        return budget.named(structure.allocate(scores, budget))
+        plan = structure.allocate(scores, budget)
+        return budget.named(ranks.from_first(lambda: plan))
 
     if not in_time(run.config.target):
         return plan_of(run.budget)
@@ -213,4 +214,4 @@ def _report(run: Run, model: PlacedModel, plan: PruningPlan, fits: Mapping[str, 
         report.loads_with = become_checkpointable(model)
     count_pruned(report, model.adapter, plan, run.budget, masked=run.config.mask_only)
     if in_time(run.config.target):
-        report.note_times(run.choices.request.timed(model.model))
+        report.note_times(ranks.from_first(lambda: run.choices.request.timed(model.model)))

@@ -10,10 +10,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import PreTrainedConfig
 
-from flap.models import adapt
-from flap.models.source import skeleton
+from flap.models import ModelAdapter, adapt
 
 log = logging.getLogger(__name__)
 
@@ -44,25 +42,27 @@ class Forward:
         return fixed + growth * length
 
 
-def forward_operations(config: PreTrainedConfig, trust_remote_code: bool) -> Forward:
-    """Return the operations of the model of a config.
-
-    Where its code looks at values, which are not there, they are two for each parameter.
-    """
-    key = config.to_json_string()
+def counted(adapter: ModelAdapter) -> Forward:
+    """Return the operations of a model on the meta device; `from_parameters`, where its code needs values."""
+    key = adapter.model.config.to_json_string()
     if key not in _counted:
-        model = skeleton(copy.deepcopy(config), trust_remote_code)
-        adapter = adapt(model)
         try:
+            model = copy.deepcopy(adapter.model)
             model.set_experts_implementation("batched_mm")  # which does not ask how many tokens an expert has
-            short, long = (_count(model, adapter.layers, length) for length in LENGTHS)
-            lines = [_line(a, b) for a, b in zip(short, long, strict=True)]
-        except RuntimeError as error:
+            short, long = (_count(model, adapt(model).layers, length) for length in LENGTHS)
+            *lines, ends = (_line(a, b) for a, b in zip(short, long, strict=True))
+            _counted[key] = Forward(tuple(lines), ends)
+        except Exception as error:  # any: a model's own code raises what it likes
             log.debug("operations are estimated from parameters: %s", error)
-            parts = *adapter.layers, model.get_output_embeddings()
-            lines = [(2.0 * sum(parameter.numel() for parameter in part.parameters()), 0.0) for part in parts]
-        _counted[key] = Forward(tuple(lines[:-1]), lines[-1])
+            _counted[key] = from_parameters(adapter)
     return _counted[key]
+
+
+def from_parameters(adapter: ModelAdapter) -> Forward:
+    """Return two operations for each parameter of the layers and the head."""
+    parts = *adapter.layers, adapter.model.get_output_embeddings()
+    *lines, ends = ((2.0 * sum(parameter.numel() for parameter in part.parameters()), 0.0) for part in parts)
+    return Forward(tuple(lines), ends)
 
 
 def _line(short: int, long: int) -> tuple[float, float]:
@@ -81,7 +81,7 @@ def _count(model: Any, layers: nn.ModuleList, length: int) -> list[int]:
             name: torch.empty(tensor.shape, dtype=tensor.dtype)
             for name, tensor in (*model.named_parameters(), *model.named_buffers())
         }
-        for layer in layers:  # of a skeleton that nobody else uses
+        for layer in layers:  # of a copy that nobody else uses
             layer.register_forward_pre_hook(lambda *_: found.append(counter.get_total_flops()))
             layer.register_forward_hook(lambda *_: found.append(counter.get_total_flops() - found.pop()))
         tokens_NT = torch.zeros(1, length, dtype=torch.long)

@@ -20,10 +20,11 @@ from flap.runs.choices import Choices, choose
 from flap.runs.forecast import Forecast
 from flap.runs.free_memory import FreeMemory
 from flap.runs.ledger import Ledger
+from flap.runs.operations import from_parameters
 from flap.runs.place import Place
 from flap.runs.run import Run
 from flap.runs.texts import read_texts
-from flap.storage import Cache, cache_root
+from flap.storage import Cache, cache_root, ranks
 from flap.storage.atomic_files import bytes_below, remove_leftovers
 from flap.storage.work_folder import working_folder
 
@@ -45,6 +46,13 @@ def prepare(
         ValueError: bad input, in one line that names the field.
     """
     require(not config.dry_run, "dry_run", True, "false; only the command line prints what a run will take")
+    allowed = f"none where torchrun has started {ranks.size()} processes" if ranks.started() else "1 in Python"
+    require(
+        config.processes in (None, 1) and not (config.processes and ranks.started()),
+        "processes",
+        config.processes,
+        allowed,
+    )
     choices, root = choose(config), cache_root(config.cache_dir)
     target = _target(config, run_dir, root)
     source = source or find_model(config.model, root, config.trust_remote_code, keep_dense)
@@ -135,7 +143,7 @@ def _check_room(run: Run, adapter: ModelAdapter, stages: Callable[[Ledger], Any]
     place = Place.of(config, run.choices, source, shapes_of(adapter), free.one_disk)
     Forecast(
         config=config, choices=run.choices, stages=stages, model=source, adapter=adapter, ratio=budget.ratio,
-        place=place, free=free, images=run.images,
+        place=place, free=free, forward=from_parameters(adapter), images=run.images,
     ).check()  # fmt: skip
     if config.checkpoint.save:
         removed = 0 if config.mask_only else budget.to_remove * source.dtype.itemsize

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from flap.results import Report
 from flap.runs.keys import CacheKeys
 from flap.runs.ledger import Ledger, Stage
 from flap.runs.texts import begins_with_bos, domains, overlaps
-from flap.storage import NOT_KEPT, Cache, WorkFolder, digest
+from flap.storage import NOT_KEPT, Cache, WorkFolder, digest, ranks
 from flap.storage.progress import begin
 from flap.storage.work_folder import workspace
 
@@ -106,7 +106,7 @@ class Run(Ledger):
     def begun(self) -> Iterator[None]:
         """Set random states, the type of products, and the folder that an interrupted run resumes from."""
         self.introduce()
-        if self.suite.results and not self.config.resume:
+        if self.suite.results and not self.config.resume and ranks.first():
             self.suite.results.path.unlink(missing_ok=True)  # numbers of an earlier start are not used
         writes = any(windows.to_write is not None for windows in self.texts.values())
         resumes = self.source.placed.streams or ((self.choices.structure.measures or writes) and self.cache.enabled)
@@ -116,7 +116,9 @@ class Run(Ledger):
             if not resumes and self.choices.recovery is None:
                 yield
                 return
-            with workspace(self.cache.root, self.keys.workspace, self.config.resume) as folder:
-                self.work = WorkFolder(folder)
+            place = workspace(self.cache.root, self.keys.workspace, self.config.resume)
+            with place if ranks.first() else nullcontext() as folder:
+                self.work = WorkFolder(ranks.from_first(lambda: folder))
                 yield
                 self.suite.references.clear()  # which may be mapped files of the folder
+                ranks.wait()  # before the first process deletes it

@@ -1,7 +1,7 @@
 """The stages of a run before and after the method: loading, measuring, training, saving. Each states what it takes."""
 
 import logging
-from typing import Any
+import math
 
 from flap.allocation import PruningPlan
 from flap.checkpoint.save import make_label
@@ -13,12 +13,13 @@ from flap.export.gguf import export_gguf
 from flap.models import PlacedModel, adapt
 from flap.recovery import HELD_OUT_WINDOWS, bytes_to_train, trained_parameters
 from flap.results import device_name
+from flap.runs.all_ranks import devices_of_ranks
 from flap.runs.forecast import Forecast
 from flap.runs.layer_times import LayerTimes
 from flap.runs.ledger import Cost, Memory, stage
 from flap.runs.model_sizes import count_dense
 from flap.runs.run import Run
-from flap.storage import WorkFolder, digest
+from flap.storage import WorkFolder, digest, ranks
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,7 @@ def load(run: Run, work: WorkFolder) -> PlacedModel:
         run.reopen = run.source.reopening()
     model.adapter = adapt(model.model, run.choices.structure.experts)
     run.report.device, run.report.device_map = device_name(model.device), model.device_map
+    run.report.processes = devices_of_ranks(model.device)
     count_dense(run.report, model.adapter, run.budget)
     return model
 
@@ -60,7 +62,11 @@ def _cost_of_measuring(run: Forecast, kept: float, beside: Memory) -> Cost:
         batch_tokens = max(task.windows) * task.batch_size
         logits_bytes = min(LOGITS_BYTES, 4 * batch_tokens * place.shapes.vocabulary)
         work = Memory(work=logits_bytes * (2 + place.dtype.itemsize / 4)) + place.run(batch_tokens)
-        texts = [(length, max(1, task.max_tokens // length) * length) for length in task.windows for _ in task.datasets]
+        texts = [
+            (length, math.ceil(max(1, task.max_tokens // length) / run.processes) * length)
+            for length in task.windows
+            for _ in task.datasets
+        ]
         passes, tokens = passes + len(texts), tokens + sum(count for _, count in texts)
         operations += sum(run.run_operations(count, kept, length, head=True) for length, count in texts)
         states = place.states(sum(count for _, count in texts), 2) if streamed else Memory()
@@ -84,7 +90,7 @@ def layer_times(run: Run) -> LayerTimes:
     return LayerTimes(run.budget, run.choices.request, run.choices.structure, run.cache, key)
 
 
-@stage("time layers", lambda run, model: Cost(left_out=(f"target.{in_time(run.config.target)[0]}",)))
+@stage("time layers", lambda run, model: Cost(left_out=tuple(f"target.{name}" for name in in_time(run.config.target))))
 def time_layers(run: Run, work: WorkFolder, model: PlacedModel) -> None:
     """Set the budget of targets in time, from times that are measured on this device.
 
@@ -107,12 +113,12 @@ def _cost_of_training(run: Forecast, *inputs: None) -> Cost:
 
     A backward pass takes the operations of two forward passes; of one where weights have no gradient, as in the head
     and with low-rank updates. On disk are the best state, and two checkpoints with AdamW's moments while one follows
-    the other; several processes also read the compressed model from there.
+    the other.
     """
     recovery, place = run.choices.recovery, run.place
     assert recovery is not None
     passes = 1 + (2 if recovery.rank is None else 1) + recovery.gradient_checkpointing
-    trained, length = recovery.steps * recovery.tokens_a_step, recovery.seq_len
+    trained, length = recovery.steps * recovery.tokens_a_step // run.processes, recovery.seq_len
     evaluations = recovery.steps // recovery.steps_an_evaluation + 3  # before, at the beginning, and after
     measured = HELD_OUT_WINDOWS * length * evaluations
     operations = run.run_operations(trained + measured, 1, length, head=True)
@@ -121,7 +127,6 @@ def _cost_of_training(run: Forecast, *inputs: None) -> Cost:
     needed = bytes_to_train(recovery, run.adapter, run.ratio, place.dtype, place.device)
     dense = place.bytes(place.shapes.parameters) if place.shared else 0
     files = 7 * 4 * trained_parameters(recovery, run.adapter, run.ratio)
-    files += place.bytes(run.kept_parameters) if recovery.processes > 1 else 0
     total = trained + measured + trained * passes + measured
     return Cost([Memory(work=needed, read=dense)], recovery.steps * (1 + passes), total, operations, files=files)
 
@@ -159,17 +164,26 @@ def save(run: Run, work: WorkFolder, model: PlacedModel, plan: PruningPlan) -> P
     """Write the checkpoint, which has to reload to the same logits; return the model for further work."""
     source, config = run.source, run.config
     run.report.checkpoint = str(run.target)
-    about = make_label(plan, run.report.provenance)
+    about = make_label(plan.to_dict(), run.report.provenance)
     replaces, beside = run.replaces_checkpoint, source.processor_files
-    model = save_checkpoint(model, source.tokenizer, run.target, about, replaces, beside)
-    if "gguf" in config.checkpoint.formats:
-        log.info("wrote %s", export_gguf(run.target, config.checkpoint.gguf_type))
-    return model
+
+    def write() -> None:
+        save_checkpoint(model, source.tokenizer, run.target, about, replaces, beside)
+        if "gguf" in config.checkpoint.formats:
+            log.info("wrote %s", export_gguf(run.target, config.checkpoint.gguf_type))
+
+    ranks.from_first(write)
+    return model.saved_in(run.target)
 
 
 @stage("evaluate", lambda run, *inputs: _cost_of_measuring(run, 1 - run.ratio, run.pruned))
 def compare(
-    run: Run, work: WorkFolder, model: PlacedModel, plan: PruningPlan, dense: Measurement, compressed: Any
+    run: Run,
+    work: WorkFolder,
+    model: PlacedModel,
+    plan: PruningPlan,
+    dense: Measurement,
+    compressed: Measurement | None,
 ) -> None:
     """Measure the pruned model, and both models side by side where their times are compared; report the differences."""
     key, report = run.keys.dense | run.keys.pruned(plan), run.report

@@ -27,16 +27,18 @@ class SearchWalk:
     candidates: int  # whole plans
     trials: Sequence[Pair[int]]  # for each layer, how many there are of its attention and of its MLP
     kept: float  # the share of a block's units that stays in them, on average
+    processes: int = 1  # which share candidates and trials; each one has the dense stream
 
     @property
     def streams(self) -> list[int]:
         """The number of streams after each layer: the dense one, one a candidate, and one a trial so far."""
-        return list(accumulate((sum(pair) for pair in self.trials), initial=1 + self.candidates))[1:]
+        plans = accumulate((sum(pair) for pair in self.trials), initial=self.candidates)
+        return [1 + math.ceil(count / self.processes) for count in plans][1:]
 
     @property
     def most_streams(self) -> int:
         """The most streams that exist at once: those before a layer and those after it."""
-        before = [1 + self.candidates, *self.streams]
+        before = [1 + math.ceil(self.candidates / self.processes), *self.streams]
         return max(a + b for a, b in zip(before, self.streams, strict=False))
 
     @property
@@ -46,7 +48,7 @@ class SearchWalk:
 
     def fits(self, layer: int) -> Pair[int]:
         """Return how many fits the two blocks of a layer need: one for each trial and each candidate."""
-        return Pair(*(self.candidates + trials for trials in self.trials[layer]))
+        return Pair(*(math.ceil((self.candidates + trials) / self.processes) for trials in self.trials[layer]))
 
     def fitted_bytes(self, shapes: Shapes, itemsize: int, in_float: bool) -> float:
         """Return the bytes of the fitted projections of a layer, one for each trial and candidate, at their most.

@@ -22,7 +22,7 @@ from flap.compression.fitting import BlockFit, fit_layer
 from flap.data import split_windows
 from flap.models import Pair, PlacedModel, Stream, Walk
 from flap.models.forward import leave
-from flap.storage import NOT_KEPT, WorkFolder, digest
+from flap.storage import NOT_KEPT, WorkFolder, digest, ranks
 
 EVERY = 4  # predictions are compared at every fourth position
 TOGETHER = 1024  # tokens, in whole windows, whose logits are in memory at a time
@@ -39,7 +39,8 @@ class PlanDivergence:
     """KL(dense ‖ pruned) of the next-token distributions, in nats a token, for several plans in one walk.
 
     Plans share a stream of hidden states as long as their layers are equal. Where their plans of a layer differ, the
-    stream forks. Each layer is read once and pruned once for each different plan of it, in a copy. The windows are the
+    stream forks. Each layer is read once and pruned once for each different plan of it, in a copy. Of several processes
+    each has the streams of its share of the plans, and the dense one. The windows are the
     last ones of those that are held out when fits are chosen; the maps of trials are fitted without them. The
     predictions of every fourth position are compared: those of its neighbours say little more, and over a large
     vocabulary they cost as much as many layers.
@@ -85,7 +86,7 @@ class PlanDivergence:
         dense = dense_plan(model)
 
         def with_dense(i: int, observed: LayerStatistics | None) -> list[LayerPlan]:
-            return [dense.layers[i], *plans(i, observed)]
+            return [dense.layers[i], *ranks.mine(plans(i, observed))]
 
         stream_ids: list[int] = []
         for i in range(walk.layers_done):
@@ -98,7 +99,7 @@ class PlanDivergence:
             for name in set(walk.streams) - {"fitting", "held out"}:
                 del walk.streams[name]
             walk.streams |= {str(k): stream for k, stream in streams.items()}
-        return self._nats(model, windows, texts, [streams[k].batches for k in stream_ids])
+        return ranks.together(self._nats(model, windows, texts, [streams[k].batches for k in stream_ids]))
 
     def _windows(self, num_tokens: int) -> tuple[list[Tensor], list[Tensor]]:
         """Return tokens_NT and text_N for each length of window."""

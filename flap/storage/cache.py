@@ -7,11 +7,12 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from flap.storage import ranks
 from flap.storage.atomic_files import atomic_directory, write_text
 from flap.storage.locks import file_lock, lock_of
 
@@ -49,19 +50,20 @@ class Cache:
     def get(self, kind: Kind[T], key: Key, make: Callable[[], T]) -> tuple[T, str]:
         """Return the value of a key and its state: "hit", "miss" (computed and stored) or "off" (computed, not stored).
 
-        One process computes an entry while others wait for it. A damaged entry is reported and computed again. If the
-        folder cannot be written, or the wait takes too long, this process computes the value itself.
+        One run computes an entry while others wait for it; the processes of a run all have what the first one finds.
+        A damaged entry is reported and computed again. If the folder cannot be written, or the wait takes too long,
+        this process computes the value itself.
         """
         if not self.enabled:
             return make(), "off"
         entry = self.root / kind.name / digest(key)
-        if (cached := _read(entry, kind, key)) is not None:
+        if (cached := ranks.from_first(lambda: _read(entry, kind, key))) is not None:
             return cached, "hit"
-        with exclusive(entry, self.wait_seconds):
-            if (cached := _read(entry, kind, key)) is not None:
+        with exclusive(entry, self.wait_seconds) if ranks.first() else nullcontext():
+            if (cached := ranks.from_first(lambda: _read(entry, kind, key))) is not None:
                 return cached, "hit"
             value = make()
-            return value, "miss" if _keep(entry, kind, key, value) else "off"
+            return value, ranks.from_first(lambda: "miss" if _keep(entry, kind, key, value) else "off")
 
 
 def digest(key: Any) -> str:

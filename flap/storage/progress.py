@@ -13,6 +13,8 @@ from typing import TypeVar
 from rich.console import Console
 from rich.progress import track
 
+from flap.storage import ranks
+
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -58,6 +60,9 @@ def progress(items: Iterable[T], stage: str, count_tokens: Callable[[T], int] = 
 
     Outside a terminal, that time is logged after the first item, and of the bar only the last state is printed.
     """
+    if not ranks.first():
+        yield from items
+        return
     total = len(items) if isinstance(items, Sized) else None
     start, tokens, console = time.perf_counter(), 0, Console(stderr=True)
     bar = track(items, description=f"{stage:<28}", total=total, console=console)

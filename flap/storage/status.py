@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from flap.storage import ranks
 from flap.storage.atomic_files import write_text
 from flap.storage.json_files import read_json
 from flap.storage.locks import file_lock
@@ -34,8 +35,10 @@ def run_folder(folder: Path) -> Iterator[None]:
             )
         try:
             yield
+        except ranks.LostError:
+            raise  # the one that has failed, or its launcher, has noted why
         except Exception as error:
-            _note_failure(folder, reason(error))
+            note_failure(folder, reason(error))
             raise
 
 
@@ -44,7 +47,8 @@ def reason(error: Exception) -> str:
     return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
 
 
-def _note_failure(folder: Path, line: str) -> None:
+def note_failure(folder: Path, line: str) -> None:
+    """Write into a run's folder why it failed, unless a finished run is there."""
     if read_state(folder) == "finished":
         return
     try:

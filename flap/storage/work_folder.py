@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Generic, TypeVar
 
+from flap.storage import ranks
 from flap.storage.atomic_files import atomic_file, remove_unused, write_text
 from flap.storage.cache import LABEL, Kind, digest
 from flap.storage.locks import file_lock, lock_of
@@ -61,7 +62,7 @@ class Notes(Generic[T]):
     def write(self, step: int, found: T) -> None:
         """Note what was found, of a layer before the walk records that the layer is done."""
         self._found[step] = found
-        if self.folder is not None:
+        if self.folder is not None and ranks.first():
             with atomic_file(self._file(self.folder, step)) as scratch:
                 self.kind.write(found, scratch)
 

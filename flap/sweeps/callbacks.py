@@ -8,6 +8,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from flap.config import build
+from flap.storage import ranks
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +43,8 @@ def write_open_study() -> None:
 
 
 def _write(config: DictConfig) -> None:
+    if not ranks.first():
+        return
     folder = Path(config.hydra.sweep.dir)
     try:
         # imported here because --cfg should not wait seconds for torch and matplotlib

@@ -102,10 +102,8 @@ class TrackedRun:
     def finish(self, report: Report) -> None:
         """Track a finished run, whose files are written: numbers, layer widths, files, what became of the model."""
         columns = ["layer", *(f"{width}_before" for width in WIDTHS), *WIDTHS]
-        pairs = zip(report.layers_before, report.layers, strict=True)
-        rows = [[i, *(layer[width] for layer in pair for width in WIDTHS)] for i, pair in enumerate(pairs)]
         self.send(lambda there: there.summarize(summary(report)))
-        self.log_table("layers", columns, rows)
+        self.send(lambda there: there.log_table("layers", columns, layer_rows(report)))
         self.send(lambda there: there.log_files(self.run_dir))
         if report.checkpoint:
             self.send(lambda there: there.log_lineage(report))
@@ -113,6 +111,12 @@ class TrackedRun:
     def log_table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
         """Track a table."""
         self.send(lambda there: there.log_table(name, columns, rows))
+
+
+def layer_rows(report: Report) -> list[list[Any]]:
+    """Return for each layer its index, and its widths before and after."""
+    pairs = zip(report.layers_before, report.layers, strict=True)
+    return [[i, *(layer[width] for layer in pair for width in WIDTHS)] for i, pair in enumerate(pairs)]
 
 
 def summary(report: Report) -> dict[str, Any]:

@@ -48,6 +48,8 @@ def save_over(
     """Save the other model over the old one."""
 
     def save_it(overwrite: bool = True) -> PlacedModel:
-        return save(Resident(model), tokenizer, old, make_label(all_saved["llama-gqa"].plan, {"new": True}), overwrite)
+        return save(
+            Resident(model), tokenizer, old, make_label(all_saved["llama-gqa"].plan.to_dict(), {"new": True}), overwrite
+        )
 
     return save_it

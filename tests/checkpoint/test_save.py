@@ -53,7 +53,7 @@ def test_an_empty_folder_is_a_fine_target(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, all_saved: dict[str, Saved], tmp_path: Path
 ) -> None:
     (tmp_path / "new" / "empty").mkdir(parents=True)
-    save(Resident(model), tokenizer, tmp_path / "new" / "empty", make_label(all_saved["llama-gqa"].plan, {}))
+    save(Resident(model), tokenizer, tmp_path / "new" / "empty", make_label(all_saved["llama-gqa"].plan.to_dict(), {}))
     verify(Resident(model), tmp_path / "new" / "empty")
 
 

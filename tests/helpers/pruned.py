@@ -73,5 +73,5 @@ class Saved:
 def save_pruned(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path, plan: PruningPlan, **provenance: Any
 ) -> Saved:
-    save(Resident(model), tokenizer, directory, make_label(plan, provenance))
+    save(Resident(model), tokenizer, directory, make_label(plan.to_dict(), provenance))
     return Saved(directory, model, plan)

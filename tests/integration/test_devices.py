@@ -244,7 +244,7 @@ def assert_prunes_and_saves(
     device = placed.device
     assert_same_statistics(collect(placed, [WINDOWS], 4), statistics_on_cpu(family))
     assert prune(placed, 0.4) == plan
-    after = save(placed, tokenizer, directory, make_label(plan, {}))
+    after = save(placed, tokenizer, directory, make_label(plan.to_dict(), {}))
     assert after.device == device and after.logits(WINDOWS).device.type == device.type
     assert_close(after.logits(tokens(seed=7)), logits(expected))
     assert perplexity(window_losses(after, WINDOWS, 4)) == pytest.approx(expected_perplexity, rel=ROUNDING)

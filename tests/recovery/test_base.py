@@ -20,8 +20,6 @@ from tests.recovery.small import FULL, LORA
         ({"words": 0}, "recover.words=0: expected a whole number >= 1"),
         ({"rank": 0}, "recover.rank=0: expected a whole number >= 1"),
         ({"patience": 0}, "recover.patience=0: expected a whole number >= 1"),
-        ({"processes": 0}, "recover.processes=0: expected a whole number >= 1"),
-        ({"processes": 3}, "recover.batch_size=8: expected a multiple of recover.processes=3"),
         ({"learning_rate": 0.0}, "recover.learning_rate=0.0: expected a number > 0"),
         ({"learning_rate": math.inf}, "recover.learning_rate=inf: expected a number > 0"),
     ],

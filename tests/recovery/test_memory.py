@@ -76,19 +76,6 @@ def test_what_is_trained_is_counted(config: PreTrainedConfig) -> None:
             assert counted == pytest.approx(sum(p.numel() for p in trained), rel=0.1)
 
 
-def test_several_processes_share_a_cpu_and_not_a_gpu_but_each_is_beside_the_run_that_started_them() -> None:
-    adapter = adapt(random_model(ARCHITECTURES["llama-mha"]))
-
-    def needed(device: str, processes: int) -> int:
-        several = replace(OPTIONS, processes=processes)
-        return bytes_to_train(several, adapter, 0.0, torch.float32, torch.device(device))
-
-    weights = 4 * sum(p.numel() for p in adapter.model.parameters())
-    alone = bytes_to_train(replace(OPTIONS, batch_size=3), adapter, 0.0, torch.float32, CPU)
-    assert needed("cpu", 2) == 2 * alone + weights
-    assert needed("cuda", 2) == alone + weights + 2 * weights
-
-
 def test_without_room_it_says_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     adapter = adapt(random_model(ARCHITECTURES["llama-mha"]))
     needed = bytes_to_train(OPTIONS, adapter, 0.3, torch.float32, CPU)
@@ -97,15 +84,6 @@ def test_without_room_it_says_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> 
     line = (
         r"recover=full: expected at least 0.00\d+ GB free on cpu, which a backward pass takes, and 0.00\d+ GB are; take"
     )
-    with pytest.raises(ValueError, match=line):
-        check_room_to_train(replace(OPTIONS, processes=2), adapter, 0.3, torch.float32, CPU)
     monkeypatch.setattr(memory, "free_bytes", lambda device: needed - 1)
     with pytest.raises(ValueError, match=line):
         check_room_to_train(OPTIONS, adapter, 0.3, torch.float32, CPU)
-
-
-def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    adapter = adapt(random_model(ARCHITECTURES["llama-mha"]))
-    with pytest.raises(ValueError, match=r"recover.processes=2: expected 1 to 1, the GPUs here"):
-        check_room_to_train(replace(OPTIONS, processes=2), adapter, 0.3, torch.float32, torch.device("cuda"))

@@ -1,49 +1,45 @@
 """Two processes that share each batch train as one does."""
 
-import os
-import subprocess
-import sys
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from flap.config import ModelConfig
-from flap.models import CheckpointSource, Resident, find_model
-from flap.recovery import processes
+from flap.models import Resident, find_model
 from flap.recovery.distillation import recover
+from flap.storage import ranks
+from tests.helpers.ranks import in_ranks
 from tests.recovery.small import FULL, SEQ_LEN, compressed, windows
 
 SHORT = replace(FULL, tokens=4 * 8 * SEQ_LEN)
 
 
-@pytest.fixture
-def source(model_dir: Path, tmp_path: Path) -> CheckpointSource:
-    return find_model(ModelConfig("tiny", str(model_dir), device="cpu"), tmp_path / "cache", trust_remote_code=False)
+@pytest.mark.long
+def train(model_dir: Path, folder: Path) -> None:
+    """Train in this process, or as one of several; leaves what it found and the weights in the folder."""
+    source = find_model(ModelConfig("tiny", str(model_dir), device="cpu"), folder / "cache", trust_remote_code=False)
+    model = compressed()
+    found = recover(SHORT, Resident(model), source, windows(SHORT), folder / "work", seed=0)
+    own = folder / str(ranks.rank())
+    own.mkdir(parents=True)
+    (own / "found.json").write_text(json.dumps(found))
+    save_file({name: one.contiguous() for name, one in model.named_parameters()}, own / "weights.safetensors")
 
 
 @pytest.mark.long
-def test_they_train_as_one_process_does(source: CheckpointSource, tmp_path: Path) -> None:
-    one, two = compressed(), compressed()
-    expected = recover(SHORT, Resident(one), source, windows(SHORT), tmp_path / "one", seed=0)
-    found = recover(replace(SHORT, processes=2), Resident(two), source, windows(SHORT), tmp_path / "two", seed=0)
-    assert found["nats_after"] == pytest.approx(expected["nats_after"], abs=1e-6) and found["tokens"] == SHORT.tokens
-    assert found["nats_after"] < 0.99 * found["nats_before"]
-    for a, b in zip(one.parameters(), two.parameters(), strict=True):
-        torch.testing.assert_close(a, b, atol=1e-4, rtol=0)
-
-
-def test_a_run_that_has_ended_is_seen_also_where_nobody_has_waited_for_it() -> None:
-    """As in a container without an init: a killed run keeps its number, and its processes must not wait for ever."""
-    ended = subprocess.Popen([sys.executable, "-c", ""])
-    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
-    assert processes._runs(os.getpid()) and not processes._runs(ended.pid)
-    ended.wait()
-    assert not processes._runs(ended.pid)
-
-
-def test_one_that_fails_is_said(source: CheckpointSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "WORKER", "flap.no_such_module")
-    with pytest.raises(RuntimeError, match=r"recover.processes=2: a process of the training failed, as it says above"):
-        recover(replace(SHORT, processes=2), Resident(compressed()), source, windows(SHORT), tmp_path / "work", seed=0)
+def test_they_train_as_one_process_does(model_dir: Path, tmp_path: Path) -> None:
+    assert in_ranks(1, train, model_dir, tmp_path / "one") == [0]
+    assert in_ranks(2, train, model_dir, tmp_path / "two") == [0, 0]
+    folders = [tmp_path / "one" / "0", tmp_path / "two" / "0", tmp_path / "two" / "1"]
+    expected, *found = (json.loads((folder / "found.json").read_text()) for folder in folders)
+    weights, *others = (load_file(folder / "weights.safetensors") for folder in folders)
+    assert found[0] == found[1] and found[0]["tokens"] == SHORT.tokens
+    assert found[0]["nats_after"] == pytest.approx(expected["nats_after"], abs=1e-6)
+    assert found[0]["nats_after"] < 0.99 * found[0]["nats_before"]
+    for other in others:
+        for name, one in weights.items():
+            torch.testing.assert_close(one, other[name], atol=1e-4, rtol=0)

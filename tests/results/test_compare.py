@@ -14,6 +14,7 @@ from flap.compare import main
 from flap.results import Report
 from flap.results.comparison import Comparison, compare
 from flap.results.number_texts import relative
+from flap.results.run_folder import RunRecord
 from flap.results.tables import Entry, Table
 from flap.storage import write_status
 from tests.helpers.forked import command_line
@@ -217,3 +218,10 @@ def test_the_command_line_prints_tables_that_are_not_folded(runs: Path, tmp_path
     assert lines[:2] == [f"A  {runs / 'a'} (run)", f"B  {runs / 'b'} (run)"]
     assert any(line.strip(" │").startswith(NAME) and "±" in line for line in lines)
     assert all(title in lines for title in ("Config", "Numbers of the pruned models", "Plans by layer"))
+
+
+def test_a_number_of_several_documents_is_paired_on_those_that_both_runs_have_seen() -> None:
+    """An earlier start has kept the same number, of other documents; a single one has no error."""
+    one = RunRecord("one", documents={("acc", "a"): [1.0, 0.0, 0.0], ("acc", "b"): [0.0]})
+    other = RunRecord("other", documents={("acc", "a"): [1.0, 1.0, 0.0], ("acc", "b"): [1.0], ("acc", "c"): [1.0]})
+    assert other.differences_to(one, ["acc"])["acc"].mean == pytest.approx(1 / 3)

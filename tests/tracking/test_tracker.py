@@ -467,6 +467,11 @@ def test_no_tracking_tells_nobody(finished: tuple[Path, Report, Recorded], tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_report_that_lacks_a_width_ends_no_run(finished: tuple[Path, Report, Recorded], tmp_path: Path) -> None:
+    with NoTracking().start({}, tmp_path, JOB) as tracked:
+        tracked.finish(replace(finished[1], layers=[{}] * len(finished[1].layers)))
+
+
 def test_the_choices_build() -> None:
     assert build("tracking", composed().tracking) == NoTracking()
     chosen = composed("tracking=wandb", "tracking.mode=offline", "tracking.tags=[a,b]", "tracking.group=g").tracking

@@ -24,6 +24,7 @@ from flap.models.adapter import ModelAdapter
 from flap.models.quantised import dequantiser
 from flap.models.source import CheckpointSource
 from flap.models.weights import tensor_files
+from flap.storage import ranks
 from flap.storage.atomic_files import atomic_file
 from flap.storage.tensor_headers import tensor_shapes
 
@@ -59,11 +60,13 @@ class LayerFiles:
         return {name: tensor for name, tensor in state.items() if name.startswith(prefix) == (index is not None)}
 
     def write(self, index: int) -> None:
-        """Write the layer as it is now, with the names that it has in the model."""
+        """Write the layer as it is now, with the names that it has in the model; one process does it for all."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        tensors = {name: tensor.contiguous() for name, tensor in self.state(index).items()}
-        with atomic_file(self._path(index)) as scratch:
-            save_file(tensors, scratch, metadata={"format": "pt"})
+        if ranks.first():
+            tensors = {name: tensor.contiguous() for name, tensor in self.state(index).items()}
+            with atomic_file(self._path(index)) as scratch:
+                save_file(tensors, scratch, metadata={"format": "pt"})
+        ranks.wait()
         self._changed.add(index)
 
     def link(self, index: int, target: Path) -> bool:

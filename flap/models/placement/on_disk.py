@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from flap.config import gigabytes
 from flap.models.devices import ROOM_TO_RUN, free_bytes, give_back_freed
 from flap.models.forward import Batch, leave
 from flap.models.from_pretrained import read_config
@@ -126,7 +127,7 @@ class OnDisk(PlacedModel):
 
     def _walked(self, batches_NT: Sequence[Tensor], work: WorkFolder) -> Iterator[Tensor]:
         """Yield the final hidden states of each batch, which walk in files of this folder."""
-        walk = Walk(self, "layer by layer", work)
+        walk = Walk(self, "layer by layer", work, apart=True)
         stream = walk.enter("windows", batches_NT)
         for i in walk:
             stream.advance(i, self.layers[i])
@@ -160,7 +161,7 @@ class OnDisk(PlacedModel):
 
     def in_memory(self) -> PlacedModel:
         """Load the whole model on the device."""
-        log.info("loading %s as a whole, to measure it (%.3g GB)", self.source.path, self.num_bytes / 1e9)
+        log.info("loading %s as a whole, to measure it (%s GB)", self.source.path, gigabytes(self.num_bytes))
         return Resident(self.source.on_device())
 
     def write(self, directory: Path) -> None:

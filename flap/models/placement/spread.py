@@ -64,9 +64,8 @@ class Spread(PlacedModel):
     def copy_layer(self, index: int) -> nn.Module:
         """Return a copy of a layer that is present; it shares accelerate's hooks with the layer."""
         hooks = [getattr(module, "_hf_hook", None) for module in self.layers[index].modules()]
-        return copy.deepcopy(
-            self.layers[index], {id(hook): hook for hook in hooks}
-        )  # hooks refer to all offloaded weights
+        # hooks refer to all offloaded weights
+        return copy.deepcopy(self.layers[index], {id(hook): hook for hook in hooks})
 
     def write(self, directory: Path) -> None:
         """Write weights and config. Tied weights are left out here: of those on disk, transformers writes each one."""

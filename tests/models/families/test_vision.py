@@ -100,7 +100,7 @@ class SeesImages:
         for placement in ("device", "stream"):
             placed = placed_at(placement, tmp_path / "dense")
             plan = prune(placed, 0.4)
-            save(placed, tokenizer, tmp_path / placement, make_label(plan, {}))
+            save(placed, tokenizer, tmp_path / placement, make_label(plan.to_dict(), {}))
             found.append((plan, AutoModelForImageTextToText.from_pretrained(tmp_path / placement)))
         (plan, expected), (streamed_plan, streamed) = found
         assert streamed_plan == plan
