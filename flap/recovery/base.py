@@ -30,7 +30,7 @@ class Recovery:
     learning_rate: float  # of AdamW at its highest, above 0
     rank: int | None = None  # of low-rank updates, 1 or more; None: all weights but embeddings and head are trained
     seq_len: int = 256  # tokens in a window, 2 or more
-    batch_size: int = 8  # windows a step; of several processes each has an equal share
+    batch_size: int = 8  # windows a step, a multiple of the number of processes; each has a share
     words: int | None = None  # likeliest words that count exactly, the others as one; 1 or more; None: all words
     patience: int = 2  # evaluations without a new best after which training ends, 1 or more
     gradient_checkpointing: bool = False  # True: activations are computed again, not kept: less memory, more time
