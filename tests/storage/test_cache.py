@@ -187,5 +187,6 @@ def test_clear_leaves_what_other_processes_use(tmp_path: Path, capsys: pytest.Ca
 def test_every_kind_of_entry_is_listed_and_cleared() -> None:
     source = "\n".join(path.read_text() for path in Path(flap.__file__).parent.rglob("*.py"))
     kinds = dict(re.findall(r'^(\w+)(?:: Kind[^=]*)? ?= (?:Kind|as_json)\(\s*"(\w+)"', source, re.MULTILINE))
-    cached = {kinds[constant] for constant in re.findall(r'(?:cache\.get\(\s*|@stage\("\w+", )([A-Z_]+)', source)}
+    named = re.findall(r'(?:cache\.get\(\s*|@stage\("\w+", \w+, )([A-Z][A-Z_]+)', source)
+    cached = {kinds[constant] for constant in named}
     assert {"statistics", "scores", "self", "layer_times"} <= cached <= set(KINDS)
