@@ -78,16 +78,12 @@ def _run(config: DictConfig, run_dir: Path) -> None:
     # imported here because --help and invalid values should not wait seconds for torch and transformers
     from flap.pipeline import run, stages
     from flap.results import show
-    from flap.runs.forecast import forecast
     from flap.runs.prepare import prepare
     from flap.storage.progress import progress_file
 
     _quieten_libraries()
     if checked.dry_run:
-        if ranks.first():
-            expected = forecast(checked, stages, run_dir)
-            print(checked.run_name, *expected.lines(), sep="\n")
-            expected.save(run_dir / "estimate.json")
+        ranks.from_first(lambda: _dry_run(checked, run_dir))
         return
     may_share_gpus = "joblib" in hydra_config.launcher._target_ and checked.model.device != "cpu"
     if may_share_gpus and (gpu := claim_gpu(Path(hydra_config.sweep.dir))):
@@ -109,6 +105,16 @@ def _run(config: DictConfig, run_dir: Path) -> None:
         write_status(run_dir, "finished")
         tracked.finish(report)
     show(report)
+
+
+def _dry_run(config: FlapConfig, run_dir: Path) -> None:
+    """Print what the run would take, and write it to estimate.json."""
+    from flap.pipeline import stages
+    from flap.runs.forecast import forecast
+
+    expected = forecast(config, stages, run_dir)
+    print(config.run_name, *expected.lines(), sep="\n")
+    expected.save(run_dir / "estimate.json")
 
 
 def _quieten_libraries() -> None:

@@ -9,6 +9,18 @@ from flap.evaluation import SideBySide
 from flap.models import ModelAdapter, ModelSource, may_lose_all_heads
 from flap.recovery import Recovery
 from flap.runs.choices import Choices
+from flap.storage import ranks
+
+
+def check_processes(processes: int | None) -> None:
+    """Check that this process need not start others.
+
+    Raises:
+        ValueError: it should; the command line alone starts processes.
+    """
+    started = ranks.started()
+    allowed = f"none where torchrun has started {ranks.size()} processes" if started else "1 in Python"
+    require(processes is None or (processes == 1 and not started), "processes", processes, allowed)
 
 
 def check_trainable(recovery: Recovery, source: ModelSource, adapter: ModelAdapter) -> None:

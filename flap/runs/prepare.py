@@ -15,7 +15,7 @@ from flap.models.shapes import shapes_of
 from flap.recovery import check_room_to_train
 from flap.results import Report, described
 from flap.results.configs import changes_of_the_model, differences
-from flap.runs.checks import check_budget, check_comparable, check_timed, check_trainable
+from flap.runs.checks import check_budget, check_comparable, check_processes, check_timed, check_trainable
 from flap.runs.choices import Choices, choose
 from flap.runs.forecast import Forecast
 from flap.runs.free_memory import FreeMemory
@@ -24,7 +24,7 @@ from flap.runs.operations import from_parameters
 from flap.runs.place import Place
 from flap.runs.run import Run
 from flap.runs.texts import read_texts
-from flap.storage import Cache, cache_root, ranks
+from flap.storage import Cache, cache_root
 from flap.storage.atomic_files import bytes_below, remove_leftovers
 from flap.storage.work_folder import working_folder
 
@@ -38,21 +38,14 @@ def prepare(
 ) -> Run:
     """Return the run of a config: choices, windows, budget and tasks, all checked. Reads no weights.
 
-    run_dir: None: the run has no folder. source: the model, if the caller has it already. stages: goes through the
-    stages of the run, if it is to begin: its memory and the place of the checkpoint are checked, too. keep_dense: as of
-    `find_model`.
+    run_dir: None: the run has no folder. source: the model, if the caller has it. keep_dense: see `find_model`. stages:
+    goes through the stages of a run that is to begin: its memory and the place of the checkpoint are checked, too.
 
     Raises:
         ValueError: bad input, in one line that names the field.
     """
     require(not config.dry_run, "dry_run", True, "false; only the command line prints what a run will take")
-    allowed = f"none where torchrun has started {ranks.size()} processes" if ranks.started() else "1 in Python"
-    require(
-        config.processes in (None, 1) and not (config.processes and ranks.started()),
-        "processes",
-        config.processes,
-        allowed,
-    )
+    check_processes(config.processes)
     choices, root = choose(config), cache_root(config.cache_dir)
     target = _target(config, run_dir, root)
     source = source or find_model(config.model, root, config.trust_remote_code, keep_dense)
