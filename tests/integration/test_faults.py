@@ -39,7 +39,7 @@ def every_third(scenario: Scenario, chosen: bool, num_operations: int) -> list[F
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_a_fault(scenario: Scenario, third: bool, inputs: list[str]) -> None:
     cases = walk(scenario, inputs, partial(every_third, scenario, third))
-    print(row(scenario, cases))  # of the table in docs/faults.md
+    print(row(scenario, cases))  # shown with -s
     assert [case for case in cases if case.problems] == []
 
 
