@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,8 +35,6 @@ def push(checkpoint: Path, repo: str, private: bool = False) -> str:
     """
     from huggingface_hub import HfApi, get_token
 
-    from flap.config import one_line
-
     check_checkpoint(checkpoint)
     if get_token() is None:
         raise ValueError(f"{repo}: no token of the hub; run `hf auth login`, or set HF_TOKEN")
@@ -46,7 +45,7 @@ def push(checkpoint: Path, repo: str, private: bool = False) -> str:
             changes = operations(hub, checkpoint, repo)
             return str(hub.create_commit(repo, changes, commit_message="Upload a checkpoint pruned by flap").commit_url)
     except Exception as error:  # network, hub and uploads raise errors of different types
-        raise ValueError(f"{repo}: cannot be uploaded ({type(error).__name__}: {one_line(error, 300)})") from error
+        raise ValueError(f"{repo}: cannot be uploaded ({type(error).__name__}: {shorten(str(error), 300)})") from error
     raise ValueError(
         f"{repo}: is there and public, and --private is for a new one; make it private there, or name another"
     )

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from hydra.utils import instantiate
+from omegaconf import DictConfig
 
-from flap.config import build
 from flap.storage import ranks
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def _write(config: DictConfig) -> None:
         from flap.results.sweep_folders import read_study
 
         log.info("study: %s", write_study(folder))
-        tracking = build("tracking", OmegaConf.to_container(config.tracking, resolve=True))
+        tracking = instantiate(config.tracking, _convert_="all")
         table = read_study(folder).records
         tracking.log_study(folder.resolve(), list(table), table.to_numpy().tolist())
     except Exception as error:
