@@ -10,6 +10,7 @@ from playwright.sync_api import Browser, Page, expect
 from tests.docs.conftest import ROOT
 from tests.helpers.browser import opened
 
+pytestmark = pytest.mark.long
 PAGES = [
     "index.html", "tour.html", "method.html", "options.html", "api/importance.html",
     "experiments/beyond_flap/index.html",

@@ -18,7 +18,7 @@ SITE = ["partition=gpu", "account=lab", "timeout_min=90", "gpus_per_node=2", "me
 # What submitit starts is also held by test_slurm.py.
 LAUNCHERS = [
     pytest.param(["submitit_local"], marks=pytest.mark.long, id="submitit_local"),
-    pytest.param(["joblib", "hydra.launcher.n_jobs=2"], id="joblib"),
+    pytest.param(["joblib", "hydra.launcher.n_jobs=2"], marks=pytest.mark.long, id="joblib"),
 ]
 
 

@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +26,21 @@ from tests.helpers.runs import composed, tiny
 
 OBS, SEARCH = "metric=OBS compensation=linear", "method=flap_plus structure.rounds=1"
 # architecture (dense, mixture, hybrid) and what is chosen; 19 windows do not divide by 2 or 3, nor do 3 held-out ones
+# The first QUICK are run with two processes by `make test`, all of them with two and three by `make checks`.
 CASES = [
-    ("llama-gqa", "model.placement=device"),
-    ("llama-gqa", f"model.placement=device {SEARCH} calibration.seq_len=[16,24]"),
     ("llama-gqa", f"model.placement=stream {SEARCH}"),
+    ("qwen3_moe", f"model.placement=device {OBS}"),
+    ("qwen3_next", "model.placement=stream"),
+    ("llama-gqa", f"model.placement=device {SEARCH} calibration.seq_len=[16,24]"),
     ("llama-gqa", f"model.placement=stream method=wanda_sp {OBS} calibration.num_samples=3"),
     ("llama-gqa", f"model.placement=device {OBS} calibration.dataset=self calibration.num_samples=40"),
-    ("qwen3_moe", f"model.placement=device {OBS}"),
+    ("llama-gqa", "model.placement=device"),
     ("qwen3_moe", f"model.placement=stream {SEARCH}"),
     ("qwen3_moe", "model.placement=stream structure.experts=true"),
     ("qwen3_next", f"model.placement=device {SEARCH}"),
-    ("qwen3_next", "model.placement=stream"),
     ("gemma4", f"model.placement=stream {OBS}"),
 ]
+QUICK = 3
 Models = dict[str, Path]
 
 
@@ -51,7 +53,15 @@ def models(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokeni
     return folders
 
 
-def runs_of(folder: Path, models: Models, text_file: Path) -> list[tuple[Path, list[str]]]:
+def selected(request: pytest.FixtureRequest) -> set[int]:
+    """The cases that this session tests."""
+    specs = [item.callspec.params for item in request.session.items if getattr(item, "callspec", None)]
+    return {params["case"] for params in specs if "of_several" in params}
+
+
+def runs_of(
+    folder: Path, models: Models, text_file: Path, cases: Iterable[int] = range(len(CASES))
+) -> list[tuple[Path, list[str]]]:
     """The folder and the arguments of each case's run."""
     options = ["calibration.num_samples=19", "eval=[perplexity,divergence]", "ratio=0.4", f"cache_dir={folder}/cache"]
     on_text = [f"eval.{one}={value}" for one, value in (
@@ -61,6 +71,7 @@ def runs_of(folder: Path, models: Models, text_file: Path) -> list[tuple[Path, l
     return [
         (folder / str(k), [*tiny(models[name], text_file), *options, *on_text, *choices.split()])
         for k, (name, choices) in enumerate(CASES)
+        if k in cases
     ]
 
 
@@ -70,16 +81,17 @@ def run_all(runs: list[tuple[Path, list[str]]]) -> None:
 
 
 @pytest.fixture(scope="module")
-def of_one(tmp_path_factory: pytest.TempPathFactory, models: Models, text_file: Path) -> Path:
+def of_one(request: Any, tmp_path_factory: pytest.TempPathFactory, models: Models, text_file: Path) -> Path:
     folder = tmp_path_factory.mktemp("one")
-    assert in_ranks(1, run_all, runs_of(folder, models, text_file)) == [0]
+    assert in_ranks(1, run_all, runs_of(folder, models, text_file, selected(request))) == [0]
     return folder
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.long)])
 def of_several(request: Any, tmp_path_factory: pytest.TempPathFactory, models: Models, text_file: Path) -> Path:
     folder = tmp_path_factory.mktemp("several")
-    assert in_ranks(request.param, run_all, runs_of(folder, models, text_file)) == [0] * request.param
+    runs = runs_of(folder, models, text_file, selected(request))
+    assert in_ranks(request.param, run_all, runs) == [0] * request.param
     return folder
 
 
@@ -99,7 +111,13 @@ def test_all_gpus_give_the_result_of_one(models: Models, text_file: Path, tmp_pa
             torch.testing.assert_close(tensors_of(several)[name], tensor, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", range(len(CASES)), ids=lambda k: " ".join(CASES[k]))
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(k, marks=[pytest.mark.long] if k >= QUICK else [], id=" ".join(case))
+        for k, case in enumerate(CASES)
+    ],
+)
 def test_several_processes_give_the_result_of_one(case: int, of_one: Path, of_several: Path) -> None:
     one, several = (folder / str(case) for folder in (of_one, of_several))
     plans = [json.loads((folder / "plan.json").read_text()) for folder in (one, several)]
@@ -167,6 +185,7 @@ def test_what_one_process_cannot_do_ends_all_with_one_line(
     assert re.search(line, said[-1]) and ("Memory" in line or len(said) == 1), said
 
 
+@pytest.mark.long
 def test_a_killed_process_ends_all_and_the_same_command_goes_on(
     model_dir: Path, text_file: Path, tmp_path: Path
 ) -> None:

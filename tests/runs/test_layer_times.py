@@ -114,7 +114,7 @@ def test_no_room_is_one_line() -> None:
 
     full: PlacedModel = Full(tiny_model("llama-gqa"))
     with pytest.raises(
-        ValueError, match=r"model\.device=cpu: expected a device with .* free, .* with a target in time$"
+        ValueError, match=r"model\.device=cpu: expected a device with .* free for .* with a target in time$"
     ):
         of(budget_of("llama-gqa", 0.0)).measure(full)
 
