@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 # The lengths of the windows that are counted: whole chunks of all layers of linear attention.
 LENGTHS = (256, 512)
-_counted: dict[str, "Forward"] = {}
+COUNTS: dict[str, "Forward"] = {}  # by the config of the model
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,17 @@ class Forward:
 def counted(adapter: ModelAdapter) -> Forward:
     """Return the operations of a model on the meta device; `from_parameters`, where its code needs values."""
     key = adapter.model.config.to_json_string()
-    if key not in _counted:
+    if key not in COUNTS:
         try:
             model = copy.deepcopy(adapter.model)
             model.set_experts_implementation("batched_mm")  # which does not ask how many tokens an expert has
             short, long = (_count(model, adapt(model).layers, length) for length in LENGTHS)
             *lines, ends = (_line(a, b) for a, b in zip(short, long, strict=True))
-            _counted[key] = Forward(tuple(lines), ends)
+            COUNTS[key] = Forward(tuple(lines), ends)
         except Exception as error:  # any: a model's own code raises what it likes
             log.debug("operations are estimated from parameters: %s", error)
-            _counted[key] = from_parameters(adapter)
-    return _counted[key]
+            COUNTS[key] = from_parameters(adapter)
+    return COUNTS[key]
 
 
 def from_parameters(adapter: ModelAdapter) -> Forward:

@@ -105,11 +105,11 @@ def test_a_forward_pass_takes_the_operations_that_torch_counts(foretell: Foretel
 def test_where_a_model_does_not_run_without_values_its_operations_are_those_of_its_weights(
     error: type[Exception], foretell: Foretell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*args: Any) -> None:
+    def fail(**options: Any) -> None:
         raise error("values")
 
-    monkeypatch.setattr(operations, "_counted", {})
-    monkeypatch.setattr(operations, "_count", fail)
+    monkeypatch.setattr(operations, "COUNTS", {})
+    monkeypatch.setattr(operations, "FlopCounterMode", fail)
     found = stage(foretell("method=flap"), "calibrate").operations
     assert found == 8 * 16 * 4 * 2 * (ATTENTION + MLP + 2 * 32)  # and norms
 
@@ -117,7 +117,7 @@ def test_where_a_model_does_not_run_without_values_its_operations_are_those_of_i
 def test_a_run_does_not_count_operations(
     model_dir: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(operations, "_counted", counts := {})
+    monkeypatch.setattr(operations, "COUNTS", counts := {})
     prepare(composed(*tiny(model_dir, text_file), f"cache_dir={tmp_path}"), tmp_path, stages=stages)
     assert not counts
 
