@@ -4,7 +4,7 @@ Legend: I input channels of an output projection · T tokens.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -46,7 +46,8 @@ class Statistics:
         """Return the statistics on another device, such as the device of the weight."""
         mean_I, deviation_I = (one.to(device, widest_float(device)) for one in (self.mean_I, self.deviation_I))
         parts = self.parts and (self.parts[0].to(device), self.parts[1].to(device))
-        return Statistics(self.num_tokens, mean_I, deviation_I, self.comoments and self.comoments.to(device), parts)
+        comoments = self.comoments and self.comoments.to(device)
+        return replace(self, mean_I=mean_I, deviation_I=deviation_I, comoments=comoments, parts=parts)
 
 
 @dataclass(frozen=True)

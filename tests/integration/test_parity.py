@@ -187,7 +187,7 @@ def real() -> Real:
     adapter = adapt(model)
     recorders = [[OfficialRecorder(block.output) for block in adapter.blocks(i)] for i in range(LAYERS)]
     exact = collect(Resident(model), [windows_NT], batch_size=8)
-    official = [LayerStatistics(Pair(*(one.finish() for one in pair)), inverse_power=0.0) for pair in recorders]
+    official = [LayerStatistics(Pair(*((one.finish(),) for one in pair)), inverse_power=0.0) for pair in recorders]
     return Real(model, windows_NT, held_out[: 128 * length].reshape(128, length), exact, official)
 
 
@@ -230,7 +230,7 @@ class OfficialRecorder:
     def finish(self) -> Statistics:
         self.hook.remove()
         unknown_I = torch.zeros_like(self.mean_I)
-        return OfficialStatistics(self.samples, self.mean_I, unknown_I, (), None, self.variance_I, self.square_I)
+        return OfficialStatistics(self.samples, self.mean_I, unknown_I, None, None, self.variance_I, self.square_I)
 
 
 def read(passages: list[str], sha256: str, tokenizer: PreTrainedTokenizerBase) -> Tensor:
