@@ -291,8 +291,14 @@ def test_spread_over_it_and_the_host(
     assert_prunes_and_saves(placed, family, tokenizer, tmp_path / "pruned")
 
 
-@pytest.mark.parametrize("placement", ["auto", "stream"])
-@pytest.mark.parametrize("family", ["llama", "mixtral"])
+@pytest.mark.parametrize(
+    ("family", "placement"),
+    [
+        ("llama", "stream"),
+        ("mixtral", "auto"),
+        *(pytest.param(*pair, marks=pytest.mark.long) for pair in (("llama", "auto"), ("mixtral", "stream"))),
+    ],
+)
 def test_flap_plus_at_every_placement(
     device: torch.device,
     family: str,

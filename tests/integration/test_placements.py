@@ -32,24 +32,25 @@ KINDS = [
     "TestLlama", "TestOlmo2", "TestPhi3", "TestOPT", "TestGPT2", "TestFalcon", "TestMixtral", "TestGptOss",
     "TestQwen3Next", "TestFalconH1",
 ]  # fmt: skip
-# Searches copy layers and fit them: ordinary ones (among CHOICES, too), transposed ones, experts, linear attention.
+# Searches copy layers and fit them: ordinary ones, transposed ones, experts, linear attention.
 SEARCHED = ["TestLlama", "TestGPT2", "TestMixtral", "TestQwen3Next"]
 FLAP_PLUS = "flap_plus calibration.num_samples=20 structure.rounds=1"
 CLOSED_FORM = "flap calibration.num_samples=20 metric=OBS structure.scale=relative compensation=linear"
 CHOICES = [
-    "structure=UL-UM",
     "round_to=8 structure.min_heads=2",
-    "structure.scale=relative metric.square_attention=false",
     "method=wanda_sp",
     "method=mag_sp",
-    "metric=random structure=UL-MM",
     "compensation=linear",
     "metric=OBS",
-    "method=wanda_sp compensation=linear",
-    "method=wanda_sp metric=magnitude",
-    "method=flap_plus structure.rounds=1 calibration.num_samples=20",
     "mask_only=true",
     "ratio=0",
+]
+CHOICES_TOO = [
+    "structure=UL-UM",
+    "structure.scale=relative metric.square_attention=false",
+    "metric=random structure=UL-MM",
+    "method=wanda_sp compensation=linear",
+    "method=wanda_sp metric=magnitude",
 ]
 ModelOf = Callable[[PreTrainedModel], Path]
 
@@ -173,7 +174,7 @@ def test_a_model_that_is_all_on_disk_is_measured(
     assert reports["auto"].continuations == reports["device"].continuations
 
 
-@pytest.mark.parametrize("choice", CHOICES)
+@pytest.mark.parametrize("choice", [*CHOICES, *(pytest.param(one, marks=pytest.mark.long) for one in CHOICES_TOO)])
 def test_every_way_to_prune_at_every_placement(
     choice: str, model_of: ModelOf, little_memory, text_file: Path, tmp_path: Path
 ) -> None:
