@@ -57,7 +57,7 @@ class Dense(NamedTuple):
     """What is kept of the dense model."""
 
     final: Sequence[Tensor]  # the final hidden states of each batch
-    by_layer: Sequence[Tensor]  # the hidden states of the first tokens after each layer
+    by_layer: Sequence[Sequence[Tensor]]  # the hidden states after each layer, of each of the first windows
 
 
 def _reference(model: PlacedModel, batches_NT: Sequence[Tensor]) -> Dense:
@@ -129,16 +129,18 @@ def first_tokens(batch_NT: Tensor) -> Tensor:
     return batch_NT[: max(1, LAYER_TOKENS // batch_NT.shape[1]), :LAYER_TOKENS]
 
 
-def layer_outputs(model: PlacedModel, tokens_NT: Tensor) -> list[Tensor]:
-    """Return the hidden states after each layer, on the host."""
-    outputs: list[Tensor] = []
+def layer_outputs(model: PlacedModel, tokens_NT: Tensor) -> list[Sequence[Tensor]]:
+    """Return the hidden states after each layer, on the host, of each window that is this process's."""
+    of_layers: list[list[Tensor]] = [[] for _ in model.layers]
 
-    def keep(module: nn.Module, args: Any, output: Any) -> None:
-        outputs.append((output if isinstance(output, Tensor) else output[0]).cpu())
+    def keep(module: nn.Module, args: Any, output: Any, kept: list[Tensor]) -> None:
+        kept.append((output if isinstance(output, Tensor) else output[0]).cpu())
 
-    for _ in model.observe([tokens_NT], [_hooked(layer, keep) for layer in model.layers], NOT_KEPT, "layer errors"):
+    pairs = zip(model.layers, of_layers, strict=True)
+    recorders = [_hooked(layer, partial(keep, kept=kept)) for layer, kept in pairs]
+    for _ in model.observe(ranks.mine(tokens_NT.split(1)), recorders, NOT_KEPT, "layer errors"):
         pass
-    return outputs
+    return list(zip(*of_layers, strict=True))
 
 
 @contextmanager
@@ -147,14 +149,18 @@ def _hooked(layer: nn.Module, hook: Callable[..., None]) -> Iterator[None]:
         yield
 
 
-def layer_errors(model: PlacedModel, dense: Sequence[Tensor], tokens_NT: Tensor) -> list[float | None]:
+def layer_errors(model: PlacedModel, dense: Sequence[Sequence[Tensor]], tokens_NT: Tensor) -> list[float | None]:
     """Return ‖h - h_dense‖ / ‖h_dense‖ after each layer, the mean over tokens; 0 = no change, None = not finite.
 
-    dense: the dense model's hidden states h_dense after each layer. The error is what all layers so far have added.
+    dense: the dense model's hidden states h_dense, as `layer_outputs` returns them. The error is what all layers so far
+    have added.
     """
-    pairs = zip(layer_outputs(model, tokens_NT), dense, strict=True)
-    errors = [
-        ((pruned_NTD.float() - dense_NTD.float()).norm(dim=-1) / dense_NTD.float().norm(dim=-1)).mean().item()
-        for pruned_NTD, dense_NTD in pairs
-    ]
+    of_windows = zip(layer_outputs(model, tokens_NT), dense, strict=True)
+    own = [[_error(*pair) for pair in zip(*of_window, strict=True)] for of_window in of_windows]
+    errors = [sum(of_layer) / len(of_layer) for of_layer in zip(*ranks.together(own), strict=True)]
     return [error if math.isfinite(error) else None for error in errors]
+
+
+def _error(pruned_NTD: Tensor, dense_NTD: Tensor) -> float:
+    pruned_NTD, dense_NTD = pruned_NTD.float(), dense_NTD.float()
+    return float(((pruned_NTD - dense_NTD).norm(dim=-1) / dense_NTD.norm(dim=-1)).mean())

@@ -17,6 +17,7 @@ from flap.data.temporary_state import replaced
 from flap.evaluation.base import Evaluator, Measurement, Task
 from flap.evaluation.errors import averaged
 from flap.models import PlacedModel, running_device
+from flap.storage import ranks
 from flap.storage.progress import progress
 
 PROMPTS = (
@@ -68,11 +69,10 @@ class Generate(Evaluator):
 def _measure(
     placed: PlacedModel, tokenizer: PreTrainedTokenizerBase, prompts: dict[str, list[int]], max_new_tokens: int
 ) -> Measurement:
-    texts, repeated = {}, []
-    for prompt in progress(list(prompts), "generate"):
-        new_T = continuation(placed.model, prompts[prompt], max_new_tokens)
-        texts[prompt] = str(tokenizer.decode(new_T, skip_special_tokens=True))
-        repeated.append(repetition(new_T.tolist()))
+    own = progress(ranks.mine(prompts.values()), "generate")
+    written = ranks.together([continuation(placed.model, prompt, max_new_tokens).tolist() for prompt in own])
+    texts = dict(zip(prompts, tokenizer.batch_decode(written, skip_special_tokens=True), strict=True))
+    repeated = list(map(repetition, written))
     return averaged(f"generate/repetition@{max_new_tokens}", repeated, "lower") | Measurement(texts=texts)
 
 

@@ -17,7 +17,7 @@ from flap.storage import Cache, ranks
 
 log = logging.getLogger(__name__)
 
-EVALUATION_VERSION = 4  # increased when the same key would give other numbers, or more of them
+EVALUATION_VERSION = 5  # increased when the same key would give other numbers, or more of them
 Load = Callable[[], PlacedModel]
 
 
@@ -43,7 +43,7 @@ class Suite:
 
         def measure(task: Task, task_key: Key, load: Load) -> Measurement:
             if task.reference is None:
-                return self._measured(task_key, lambda: dense_cache.get(DENSE, task_key, partial(_run, task, load))[0])
+                return self._measured(task_key, lambda: dense_cache.get(DENSE, task_key, lambda: task.run(load()))[0])
             self.references[task.name] = task.reference(load())
             return Measurement()
 
@@ -54,7 +54,7 @@ class Suite:
 
         def measure(task: Task, task_key: Key, load: Load) -> Measurement:
             reference = () if task.reference is None else (self.references[task.name],)
-            return self._measured(task_key, partial(_run, task, load, *reference))
+            return self._measured(task_key, lambda: task.run(load(), *reference))
 
         return self._all(model, key, measure)
 
@@ -80,7 +80,7 @@ class Suite:
                 return one.run(*models())
 
             stored = partial(self.results.get, _task_key(comparison, key), compare) if self.results else compare
-            numbers = ranks.from_first(stored)
+            numbers = ranks.from_first(stored)  # alone: models that run at once slow each other
             dense_numbers, pruned_numbers = dense_numbers | numbers[0], pruned_numbers | numbers[1]
         return dense_numbers, pruned_numbers
 
@@ -100,15 +100,6 @@ class Suite:
                     part |= measure(task, _task_key(task, key), load)
             measured |= part | evaluator.summary(part)
         return measured
-
-
-def _run(task: Task, load: Load, *reference: Any) -> Measurement:
-    """Run a task: one that needs no more than a layer is shared out by its windows, others are the first process's."""
-
-    def run() -> Measurement:
-        return task.run(load(), *reference)
-
-    return ranks.from_first(run) if task.needs_memory else run()
 
 
 def _warn_left_out(names: list[str], needed: str) -> None:

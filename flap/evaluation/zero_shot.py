@@ -15,6 +15,7 @@ from flap.evaluation.base import Evaluator, Measurement, Task
 from flap.evaluation.zero_shot_results import by_document, directions, flatten, margin
 from flap.evaluation.zero_shot_tasks import SOURCES, LoadedTask, check_shots, expand, load_tasks, quiet
 from flap.models import PlacedModel
+from flap.storage import ranks
 from flap.storage.progress import progress
 
 PAPER_MEASURES = {  # the columns of the paper's zero-shot table; evidence: docs/evaluation.md
@@ -95,16 +96,19 @@ class ZeroShot(Evaluator):
         from lm_eval.api import task as tasks
         from lm_eval.models import huggingface
 
+        from flap.evaluation.zero_shot_ranks import SharedBatches, SharedHFLM
+
         for subtask in task.loaded["tasks"].values():
             if self.num_fewshot is not None:
                 subtask.set_config(key="num_fewshot", value=self.num_fewshot)
             subtask.set_fewshot_seed(seed=self.seed)
         # no option of lm-eval turns all of its progress bars off
         own_bars = replaced("tqdm", partial(_Bar, stage=task.name), tasks, model, huggingface)
-        with quiet(), seeded(self.seed), own_bars:
+        shared = replaced("Collator", SharedBatches, huggingface)
+        with quiet(), seeded(self.seed), own_bars, shared:
             # a copy of the tokenizer, because lm-eval adds a padding token if there is none
             copy = deepcopy(tokenizer)
-            lm = huggingface.HFLM(pretrained=placed.model, tokenizer=copy, batch_size=self.batch_size)
+            lm = SharedHFLM(pretrained=placed.model, tokenizer=copy, batch_size=self.batch_size)
             lm._device = placed.device  # its own is that of the first weight, which may wait on disk
             return evaluate(lm, task.loaded, limit=self.limit, log_samples=True)
 
@@ -139,8 +143,8 @@ class _Bar:
         return iter(self.items)
 
     def update(self, count: int) -> None:
-        """Advance the bar by `count` requests."""
-        for _ in range(count):
+        """Advance the bar by `count` requests of this process, and as many of each other one."""
+        for _ in range(count * ranks.size()):
             next(self.steps, None)
 
     def close(self) -> None:

@@ -151,14 +151,18 @@ class Forecast(Ledger):
 
     @property
     def tokens(self) -> int:
-        """The tokens of all calibration windows, those with an image among them."""
-        return self.num_windows * self.seq_len + sum(self._image_tokens)
+        """The tokens of the calibration windows of this process, those with an image among them."""
+        return self.num_windows * self.seq_len + math.ceil(sum(self._image_tokens) / self.processes)
 
     @property
     def batch_tokens(self) -> int:
         """The tokens of the largest batch; a window with an image is one by itself."""
         batch_size = max(1, int(self.config.calibration.batch_size * self._shortened))
         return max(min(self.num_windows, batch_size) * self.seq_len, *self._image_tokens, 0)
+
+    def own_windows(self, windows: int, batch_size: int) -> int:
+        """Return how many windows of an evaluation the process has that has most; batches are shared out."""
+        return min(windows, math.ceil(math.ceil(windows / batch_size) / self.processes) * batch_size)
 
     def own_tokens(self, use: str) -> int:
         """Return about how many tokens of the windows of a use the model writes itself."""

@@ -94,7 +94,7 @@ class LayerTimes:
         """Return the times of a request of the dense model, then of models of these widths; they are cached.
 
         The models are timed in turns. A time is the median over the turns of its ratio to the dense model's, times the
-        median of the dense model's.
+        median of the dense model's. The first process alone does it: models that run at once slow each other.
         """
         key = {"version": VERSION, **asdict(self.request), "widths": several}
         measure = partial(self._measure_widths, model.model, several)

@@ -1,7 +1,6 @@
 """The stages of a run before and after the method: loading, measuring, training, saving. Each states what it takes."""
 
 import logging
-import math
 
 from flap.allocation import PruningPlan
 from flap.checkpoint.save import make_label
@@ -63,7 +62,7 @@ def _cost_of_measuring(run: Forecast, kept: float, beside: Memory) -> Cost:
         logits_bytes = min(LOGITS_BYTES, 4 * batch_tokens * place.shapes.vocabulary)
         work = Memory(work=logits_bytes * (2 + place.dtype.itemsize / 4)) + place.run(batch_tokens)
         texts = [
-            (length, math.ceil(max(1, task.max_tokens // length) / run.processes) * length)
+            (length, run.own_windows(max(1, task.max_tokens // length), task.batch_size) * length)
             for length in task.windows
             for _ in task.datasets
         ]

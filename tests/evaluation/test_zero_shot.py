@@ -15,7 +15,7 @@ from lm_eval.api import task as lm_eval_task
 from lm_eval.models import huggingface
 from transformers import PreTrainedTokenizerFast
 
-from flap.evaluation import Measurement, Suite
+from flap.evaluation import Measurement, Suite, zero_shot_ranks
 from flap.evaluation.result_files import Results
 from flap.evaluation.zero_shot import ZeroShot
 from flap.evaluation.zero_shot_results import flatten
@@ -175,8 +175,8 @@ def test_the_model_in_memory_is_the_one_measured(
     batch_size: int | str, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, given, rows = tiny_model("llama-gqa"), {}, set()
-    before, real = deepcopy(model.state_dict()), huggingface.HFLM
-    monkeypatch.setattr(huggingface, "HFLM", lambda **options: given.update(options) or real(**options))
+    before, real = deepcopy(model.state_dict()), zero_shot_ranks.SharedHFLM
+    monkeypatch.setattr(zero_shot_ranks, "SharedHFLM", lambda **options: given.update(options) or real(**options))
     model.register_forward_pre_hook(lambda _, args: rows.add(len(args[0])))
     [task] = ZeroShot(["animals"], batch_size=batch_size).prepare(tokenizer, 128)
     expected = run(tokenizer, "animals")

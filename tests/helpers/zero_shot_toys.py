@@ -60,15 +60,24 @@ aggregate_metric_list: [{{metric: acc, weight_by_size: true}}]
 """
 GROUPS = {"pair": "[animals, places]", "undecided": "[animals, mistakes]"}
 WRITTEN = """
-task: written
+task: {name}
 custom_dataset: !function documents.animals
 output_type: generate_until
 validation_split: validation
-doc_to_text: "{{question}}"
+doc_to_text: "{{{{question}}}}"
 doc_to_target: "cat"
-generation_kwargs: {until: ["dog"], max_gen_toks: 2, do_sample: false}
-metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]
-filter_list: [{name: first, filter: [{function: take_first}]}]
+generation_kwargs: {{until: ["dog"], max_gen_toks: 2, do_sample: {drawn}}}
+metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
+filter_list: [{{name: first, filter: [{{function: take_first}}]}}]
+"""
+WHOLE = """
+task: whole
+custom_dataset: !function documents.animals
+output_type: loglikelihood_rolling
+validation_split: validation
+doc_to_text: ""
+doc_to_target: "{{question}}"
+metric_list: [{metric: byte_perplexity}]
 """
 
 
@@ -79,7 +88,9 @@ def write_toys(folder: Path) -> Path:
         (folder / f"{name}.yaml").write_text(TASK.format(name=name, documents=documents, more=more))
     for name, tasks in GROUPS.items():
         (folder / f"{name}.yaml").write_text(GROUP.format(name=name, tasks=tasks))
-    (folder / "written.yaml").write_text(WRITTEN)
+    for name, drawn in (("written", "false"), ("drawn", "true, temperature: 1.0")):
+        (folder / f"{name}.yaml").write_text(WRITTEN.format(name=name, drawn=drawn))
+    (folder / "whole.yaml").write_text(WHOLE)
     return folder
 
 

@@ -12,6 +12,7 @@ import copy
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import cache
+from importlib import import_module
 from itertools import chain
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from flap.search.divergence import dense_plan
 from flap.storage import WorkFolder
 from tests.cases import random_model, tokens
 from tests.helpers.pruned import prune
+from tests.helpers.ranks import in_ranks
 from tests.helpers.runs import composed, tiny
 from tests.models.families import test_families, test_mixtures, test_other_names
 
@@ -327,6 +329,33 @@ def test_flap_plus_at_every_placement(
         return PruningPlan.load(folder / "plan.json")
 
     assert plan(device, placement) == plan(CPU, "device")
+
+
+def run_on(name: str, folder: Path, source: CheckpointSource, arguments: list[str]) -> None:
+    """A whole run on a device of this process, which a new one has to register."""
+    if name == "second":
+        import_module("tests.helpers.second_device")
+    run(composed(*arguments), folder, source=replace(source, device=torch.device(name)))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("placement", ["device", "stream"])
+def test_two_processes(
+    placement: str, sources: Callable[..., CheckpointSource], text_file: Path, tmp_path: Path
+) -> None:
+    """Each with the second device: the plan and the numbers of one process on the CPU."""
+    source = sources(CPU, "llama", placement)
+    options = ["method=flap_plus", "calibration.num_samples=20", "structure.rounds=1", "eval=[perplexity,divergence]"]
+    options += [f"eval.divergence.datasets=[{text_file}]", "eval.divergence.seq_len=16", "use_cache=false", LEVELS]
+    arguments = [*tiny(Path(source.path), text_file), *options, "ratio=0.4"]
+    for size, name in ((1, "cpu"), (2, "second")):
+        assert in_ranks(size, run_on, name, tmp_path / name, source, arguments) == [0] * size
+    reports = [Report.load(tmp_path / name / "report.json") for name in ("cpu", "second")]
+    plans = [PruningPlan.load(tmp_path / name / "plan.json") for name in ("cpu", "second")]
+    assert plans[0] == plans[1]
+    for which in ("dense", "pruned"):
+        one, two = (report.evaluation[which] for report in reports)
+        assert two == pytest.approx(one, rel=10 * ROUNDING, abs=1e-6)
 
 
 @pytest.mark.parametrize("family", ["llama", "olmo2", "mixtral"])

@@ -19,6 +19,7 @@ from tests.helpers.runs import composed, tiny
 PARAMETERS = {
     "llama-7b": 6_738_415_616, "llama-13b": 13_015_864_320, "llama-30b": 32_528_943_616, "llama-65b": 65_285_660_672,
     "llama-2-7b": 6_738_415_616, "llama-2-13b": 13_015_864_320, "llama-3.1-8b": 8_030_261_248,
+    "llama-3.1-70b": 70_553_706_496,
     "mistral-7b": 7_248_023_552, "qwen2.5-7b": 7_615_616_512, "qwen3-8b": 8_190_735_360, "smollm2-135m": 134_515_008,
 }  # fmt: skip
 # Llama-3.1-70B

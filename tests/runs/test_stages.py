@@ -152,6 +152,7 @@ def test_a_process_has_its_share_of_windows_trials_and_texts(foretell: Foretell)
     options = ["method=flap_plus", "structure.rounds=0", "structure.levels=[0.25,0.5]", "structure.tokens=32"]
     one, four = (foretell(*options, "calibration.num_samples=32", f"processes={count}") for count in (1, 4))
     assert (one.tokens, four.tokens) == (32 * 16, 8 * 16)
+    assert [four.own_windows(windows, 8) for windows in (3, 10, 40)] == [3, 8, 16]  # batches are shared out
     assert [walk.streams for walk in one.walks("score")] == [[5, 9, 13, 17]]
     assert [walk.streams for walk in four.walks("score")] == [[2, 3, 4, 5]]
     for name in ("score", "compress", "evaluate"):

@@ -1,0 +1,45 @@
+"""lm-eval's batches of requests, each run by one process of the run.
+
+lm-eval's own ranks share out documents, and give other numbers than one process: each rank draws the few-shot examples
+of its first document with the same seed, documents come back in another order, and a rank without any is an error.
+Here all processes make all requests, and have all answers before anything is computed from them.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import chain, islice
+from typing import Any
+
+import torch
+from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import Collator
+
+from flap.storage import ranks
+
+
+class SharedBatches(Collator):
+    """The batches that one process would run, with the same requests in each: equal bits."""
+
+    _reorder_indices: list[int]
+
+    def get_batched(self, n: int = 1, batch_fn: Callable[..., int] | None = None) -> Iterator[Any]:
+        """Yield the batches of this process."""
+        batches = list(super().get_batched(n, batch_fn))
+        numbers = iter(self._reorder_indices)  # of requests; none yet where lm-eval notes them with the answers
+        of_batches = [list(islice(numbers, len(batch))) for batch in batches]
+        self._reorder_indices = list(chain(*ranks.mine(of_batches)))
+        for number, batch in ranks.mine(enumerate(batches)):
+            torch.manual_seed(number)  # what is drawn for a batch does not depend on batches before it
+            yield batch
+
+    def get_original(self, newarr: list[Any]) -> list[Any]:
+        """Return the answers to all requests, in their order. newarr: those of this process."""
+        own = list(zip(self._reorder_indices, newarr, strict=True))
+        answers = dict(chain(*ranks.gather(own)))
+        return [answers[number] for number in range(len(self))]
+
+
+class SharedHFLM(HFLM):
+    """A model of lm-eval whose processes have batches of one size, where each looks for the largest that fits."""
+
+    def _detect_batch_size(self, *given: Any, **options: Any) -> int:
+        return int(min(ranks.gather(super()._detect_batch_size(*given, **options))))

@@ -1,0 +1,110 @@
+"""What several processes measure together: the numbers of one, to the bit, and on all of them."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import Embedding
+from torch.nn.modules.module import register_module_forward_hook
+from transformers import PreTrainedTokenizerFast
+
+from flap.data.temporary_state import replaced
+from flap.evaluation import Divergence, Generate, Measurement
+from flap.evaluation.suite import prepare_suite
+from flap.evaluation.zero_shot import ZeroShot
+from flap.storage import Cache, ranks
+from flap.storage.progress import Step, listening
+from tests.cases import tiny_model
+from tests.helpers.placed import placed_at
+from tests.helpers.ranks import in_ranks
+from tests.helpers.zero_shot_toys import only_toys
+
+# Six documents and two, which is less than three processes; choices of one word, which share a call; examples that are
+# drawn for each document, and text that is drawn.
+TOYS = ["animals", "places", "own_shots", "written", "drawn", "whole"]
+PROMPTS = ["the cat sat", "a dog", "under the old tree"]
+Models = tuple[Path, Path]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Models:
+    """A dense model and a pruned one, which differ in a layer."""
+    folders = tmp_path_factory.mktemp("dense"), tmp_path_factory.mktemp("pruned")
+    for share, folder in zip((1.0, 0.3), folders, strict=True):
+        model = tiny_model("llama-gqa")
+        model.model.layers[2].mlp.down_proj.weight.data *= share
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return folders
+
+
+def measure(
+    folder: Path, models: Models, text_file: Path, tokenizer: PreTrainedTokenizerFast, placement: str, fits: bool
+) -> None:
+    """Measure both models; write the numbers, how many calls of a model that took, and how many steps were told."""
+    own, steps, calls = folder / str(ranks.rank()), list[Step](), list[None]()
+    (own / "toys").mkdir(parents=True)
+    dense, pruned = (placed_at(placement, one, own / one.name) for one in models)
+    room = replaced("fits_in_memory", lambda *_: fits, dense, pruned)
+    counting = register_module_forward_hook(
+        lambda module, *_: calls.append(None) if type(module) is Embedding else None
+    )
+    with only_toys(own / "toys"), listening(steps.append), room, counting:
+        divergence = Divergence([str(text_file)], seq_len=100, max_tokens=1100, batch_size=3)
+        generate = Generate(PROMPTS, max_new_tokens=9)
+        suite = prepare_suite([divergence, generate, ZeroShot(TOYS, batch_size=2)], tokenizer, 128, None)
+        found = suite.dense(dense, {}, Cache(own, enabled=False)), suite.pruned(pruned, {})
+    (own / "found.json").write_text(json.dumps([*map(asdict, found), len(calls), len(steps)]))
+
+
+def found_by(folder: Path, rank: int) -> tuple[list[Measurement], int, int]:
+    *found, calls, steps = json.loads((folder / str(rank) / "found.json").read_text())
+    return [Measurement(**one) for one in found], calls, steps
+
+
+@pytest.fixture(scope="module")
+def of_one(
+    tmp_path_factory: pytest.TempPathFactory, models: Models, text_file: Path, tokenizer: PreTrainedTokenizerFast
+) -> Callable[[str, bool], tuple[list[Measurement], int, int]]:
+    def measured(placement: str, fits: bool) -> tuple[list[Measurement], int, int]:
+        folder, threads = tmp_path_factory.mktemp("one"), torch.get_num_threads()
+        torch.set_num_threads(1)  # as each rank has
+        measure(folder, models, text_file, tokenizer, placement, fits)
+        torch.set_num_threads(threads)
+        return found_by(folder, 0)
+
+    return measured
+
+
+@pytest.mark.parametrize(
+    ("size", "placement", "fits"),
+    [
+        (2, "device", True),
+        pytest.param(3, "device", True, marks=pytest.mark.long),
+        pytest.param(2, "stream", True, marks=pytest.mark.long),
+        pytest.param(3, "stream", False, marks=pytest.mark.long),
+    ],
+)
+def test_several_processes_measure_what_one_does(
+    size: int,
+    placement: str,
+    fits: bool,
+    of_one: Callable[[str, bool], tuple[list[Measurement], int, int]],
+    models: Models,
+    text_file: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    tmp_path: Path,
+) -> None:
+    expected, all_calls, _ = of_one(placement, fits)
+    assert in_ranks(size, measure, tmp_path, models, text_file, tokenizer, placement, fits) == [0] * size
+    for rank in range(size):
+        found, calls, steps = found_by(tmp_path, rank)
+        assert found == expected
+        assert calls < 0.8 * all_calls
+        assert bool(steps) == (rank == 0)  # which alone tells how far it is
+    names = {name.partition("/")[0] for one in expected for name in one.numbers}
+    assert ({"generate", "drawn", "whole"} <= names) == fits
+    assert len(expected[1].layers[f"{text_file.name}@100"]) == 4
