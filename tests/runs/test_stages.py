@@ -153,6 +153,6 @@ def test_a_process_has_its_share_of_windows_trials_and_texts(foretell: Foretell)
     one, four = (foretell(*options, "calibration.num_samples=32", f"processes={count}") for count in (1, 4))
     assert (one.tokens, four.tokens) == (32 * 16, 8 * 16)
     assert [walk.streams for walk in one.walks("score")] == [[5, 9, 13, 17]]
-    assert [walk.streams for walk in four.walks("score")] == [[2, 3, 4, 5]]
+    assert [walk.streams for walk in four.walks("score")] == [[3, 4, 5, 6]]  # of the others, while the first one scores
     for name in ("score", "compress", "evaluate"):
         assert stage(four, name).operations < stage(one, name).operations
