@@ -74,7 +74,8 @@ def score_layer(metric: Metric, blocks: Pair[Block], observed: LayerStatistics |
     each, attention = [make for of_block in makes for make in of_block], len(makes[0])
     # what takes a factorisation is shared out
     in_one = not metric.needs_covariance
-    found = ranks.from_first(lambda: [make() for make in each]) if in_one else ranks.shared(each)
+    # the first process has the last, and largest, which a search reckons with
+    found = ranks.from_first(lambda: [make() for make in each]) if in_one else ranks.shared(each[::-1])[::-1]
     score_GC, score_IC = torch.cat(found[:attention]), torch.cat(found[attention:])
     score_GC = score_GC.square() if metric.square_attention else score_GC
     return Pair(_finite(score_GC, blocks.attention), _finite(score_IC, blocks.mlp).sum(dim=1))

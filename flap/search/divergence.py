@@ -72,21 +72,31 @@ class PlanDivergence:
         return self.cached(measured, lambda: self.along(layers, num_tokens, covariance, "search", work))
 
     def along(
-        self, plans: PlansOfLayer, num_tokens: int, covariance: bool, stage: str, work: WorkFolder = NOT_KEPT
+        self,
+        plans: PlansOfLayer,
+        num_tokens: int,
+        covariance: bool,
+        stage: str,
+        work: WorkFolder = NOT_KEPT,
+        behind: int = 0,
     ) -> list[float]:
-        """As a call, for plans that are made layer by layer, as the walk comes to each. covariance: of statistics."""
+        """As a call, for plans that are made layer by layer, as the walk comes to each. covariance: of statistics.
+
+        behind: how many fewer plans the first process has, which takes as long to score a layer. Each plan then is
+        dense but in one layer, so that streams pass a layer before it is scored.
+        """
         walk = Walk(self.calibration.model, f"{stage}, layer by layer", work)
-        nats = self._walked(walk, plans, num_tokens, covariance)
+        nats = self._walked(walk, plans, num_tokens, covariance, behind)
         work.clear()  # with the hidden states of all plans, which are not mapped any more
         return nats
 
-    def _walked(self, walk: Walk, plans: PlansOfLayer, num_tokens: int, covariance: bool) -> list[float]:
+    def _walked(self, walk: Walk, plans: PlansOfLayer, num_tokens: int, covariance: bool, behind: int) -> list[float]:
         """Return the divergence of each plan, after one walk."""
-        model, (windows, texts) = self.calibration.model, self._windows(num_tokens)
+        model, (windows, texts) = self.calibration.model, self.windows(num_tokens)
         dense = dense_plan(model)
 
         def with_dense(i: int, observed: LayerStatistics | None) -> list[LayerPlan]:
-            return [dense.layers[i], *ranks.mine(plans(i, observed))]
+            return [dense.layers[i], *ranks.mine(plans(i, observed), behind)]
 
         stream_ids: list[int] = []
         for i in range(walk.layers_done):
@@ -94,14 +104,15 @@ class PlanDivergence:
         streams = {0: walk.enter("0", windows)}
         streams |= {k: walk.restored(str(k), streams[0]) for k in set(stream_ids) - {0}}
         for i, observed in self.calibration.along(walk, covariance):
-            streams, stream_ids = self._advance(i, with_dense(i, observed), observed, streams, stream_ids)
+            passed = {k: _after(i, model.layers[i], one) for k, one in streams.items()} if behind else {}
+            streams, stream_ids = self._advance(i, with_dense(i, observed), observed, streams, stream_ids, passed)
             del observed  # with its covariances, before the next layer's are collected
             for name in set(walk.streams) - {"fitting", "held out"}:
                 del walk.streams[name]
             walk.streams |= {str(k): stream for k, stream in streams.items()}
-        return ranks.together(self._nats(model, windows, texts, [streams[k].batches for k in stream_ids]))
+        return ranks.together(self._nats(model, windows, texts, [streams[k].batches for k in stream_ids]), behind)
 
-    def _windows(self, num_tokens: int) -> tuple[list[Tensor], list[Tensor]]:
+    def windows(self, num_tokens: int) -> tuple[list[Tensor], list[Tensor]]:
         """Return tokens_NT and text_N for each length of window."""
         known = self.calibration
         texts = known.texts or [torch.zeros(len(tokens_NT), dtype=torch.long) for tokens_NT in known.windows]
@@ -120,8 +131,9 @@ class PlanDivergence:
         observed: LayerStatistics | None,
         streams: dict[int, Stream],
         stream_ids: list[int],
+        passed: dict[int, Stream],
     ) -> tuple[dict[int, Stream], list[int]]:
-        """Run layer i, pruned as each plan says, over all streams; return the new streams and each plan's stream id."""
+        """Run layer i as each plan says; return streams and each plan's stream id. passed: after the dense layer."""
         next_ids, forks = _next_stream_ids(plans, stream_ids), defaultdict[LayerPlan, set[tuple[int, int]]](set)
         for plan, before, after in zip(plans, stream_ids or [0] * len(plans), next_ids, strict=True):
             forks[plan].add((before, after))
@@ -129,9 +141,9 @@ class PlanDivergence:
         advanced: dict[int, Stream] = {}
         for (layer_plan, pairs), layer_fits in zip(forks.items(), fits, strict=True):
             with pruned(self.calibration.model, i, layer_plan, layer_fits) as layer:
+                there = passed if layer_fits == (None, None) else {}
                 for before, after in sorted(pairs):
-                    advanced[after] = streams[before].fork()
-                    advanced[after].advance(i, layer)
+                    advanced[after] = there.get(before) or _after(i, layer, streams[before])
         return advanced, next_ids
 
     @torch.no_grad()
@@ -148,9 +160,10 @@ class PlanDivergence:
         with model.ends():
             for text_N, tokens_NT, dense_NTD, *others in _compared(windows, texts, hidden):
                 dense_NTV = log_softmax(_logits(model, tokens_NT, dense_NTD), dim=-1)
+                p_NTV = dense_NTV.exp()
                 for k, hidden_NTD in enumerate(others):
                     logits_NTV = _logits(model, tokens_NT, hidden_NTD)
-                    nats = [divergence(*window) for window in zip(dense_NTV, logits_NTV, strict=True)]
+                    nats = [divergence(*window) for window in zip(p_NTV, dense_NTV, logits_NTV, strict=True)]
                     total_KX[k].index_add_(0, text_N, torch.tensor(nats, dtype=torch.float64))
                 tokens_X.index_add_(0, text_N, torch.full(text_N.shape, float(tokens_NT.shape[1])))
         if not total_KX.isfinite().all():
@@ -179,12 +192,14 @@ def _compared(
             yield text_N, *(part[:, positions] for part in (part_NT, *streams))
 
 
-def divergence(log_p_TV: Tensor, logits_TV: Tensor) -> float:
+def divergence(p_TV: Tensor, log_p_TV: Tensor, logits_TV: Tensor) -> float:
     """Return KL(p ‖ q) in nats, summed over all positions of a window: differences before sums.
 
     Σ p log p - Σ p log q as two sums of T · V terms cancel badly: that was off by 0.001 nats a token at 50,000 words.
     """
-    return (log_p_TV.exp() * (log_p_TV - log_softmax(logits_TV, dim=-1))).sum().item()
+    nats_TV = log_softmax(logits_TV, dim=-1)
+    # in place: to have such an array of the system takes as long as to compute it
+    return torch.sub(log_p_TV, nats_TV, out=nats_TV).mul_(p_TV).sum().item()
 
 
 def dense_plan(model: PlacedModel) -> PruningPlan:
@@ -208,6 +223,13 @@ def pruned(model: PlacedModel, i: int, plan: LayerPlan, fits: Pair[BlockFit | No
     finally:
         layers[i] = dense
     yield copied
+
+
+def _after(i: int, layer: nn.Module, stream: Stream) -> Stream:
+    """Return a fork of a stream after layer i."""
+    fork = stream.fork()
+    fork.advance(i, layer)
+    return fork
 
 
 def _next_stream_ids(plans: Sequence[LayerPlan], ids: Sequence[int]) -> list[int]:
