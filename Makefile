@@ -74,7 +74,7 @@ $(VENV)/.docs: $(VENV)/.ready
 	$(PIP) --editable '.[docs]'
 	@touch $@
 
-gpu: setup ## On a CUDA device: the tests marked `gpu`, then a benchmark into gpu.json; says so where there is none
+gpu: setup ## On CUDA devices (tests of several processes take all): the tests marked `gpu`, then a benchmark into gpu.json; says so where there is none
 	@began=$$(date +%s); failed=0; \
 	$(BIN)/python -m pytest -m gpu || failed=$$?; \
 	[ $$failed != 5 ] || { echo "No test is marked gpu here: this machine has no CUDA device."; failed=0; }; \

@@ -22,7 +22,7 @@ from flap.storage import ranks, read_state, write_status, write_text
 from flap.storage.status import reason, run_folder
 from flap.sweeps.callbacks import open_folder, write_open_study
 from flap.sweeps.launching import claim_gpu, explain_launch, failures
-from flap.sweeps.processes import end_all, in_processes, join, join_tasks
+from flap.sweeps.processes import end_all, in_processes, join, join_tasks, leave, work_in
 
 if TYPE_CHECKING:
     from flap.tracking import JobInfo
@@ -37,8 +37,10 @@ class RunFailedError(Exception):
 @hydra.main(version_base="1.3", config_path=config_dir(), config_name="config")
 def task(config: DictConfig) -> None:
     """Run the composed config: the single run of a command line, or one job of a sweep."""
-    join_tasks()
-    if (line := _attempt(config)) is None:
+    of_tasks, line = join_tasks(), _attempt(config)
+    if of_tasks:
+        leave()
+    if line is None:
         return
     if HydraConfig.get().mode == RunMode.RUN:
         raise SystemExit(1)
@@ -53,6 +55,7 @@ def _attempt(config: DictConfig) -> str | None:
     run_dir = ranks.from_first(lambda: Path(HydraConfig.get().runtime.output_dir))
     if not ranks.started() and (config.processes or 1) > 1 and not config.dry_run:
         return in_processes(config.processes, HydraConfig.get(), run_dir)
+    work_in(run_dir)
     try:
         with ExitStack() as stack:
             ranks.from_first(lambda: stack.enter_context(run_folder(run_dir)) and None)
@@ -60,7 +63,7 @@ def _attempt(config: DictConfig) -> str | None:
     except Exception as error:
         line = reason(error)
         if ranks.size() > 1 and not isinstance(error, ranks.AgreedError):
-            end_all(error, line, run_dir)
+            end_all(error, line)
         log.exception("%s", line)
         return line
     return None
@@ -203,7 +206,7 @@ def main() -> None:
             _one_line_errors()
     finally:
         write_open_study()  # Hydra calls no callback if a job has failed
-        ranks.end()
+        leave()
 
 
 def _one_line_errors() -> None:
@@ -219,6 +222,8 @@ def _one_line_errors() -> None:
         lines = [*(failures(folder) if folder else []), f"error: {explain_launch(error)}"]
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         lines = [f"error: {explain(error)}"]
+    except KeyboardInterrupt:
+        lines = ["interrupted: the same command goes on"]
     except OSError as error:  # from Hydra's own files in the run's folder
         what = f"{error.filename}: cannot be written ({error.strerror})" if error.filename else str(error)
         lines = [f"error: {what}; hydra.run.dir and hydra.sweep.dir name another folder"]

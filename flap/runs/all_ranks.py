@@ -14,6 +14,7 @@ from flap.results import described, device_name
 from flap.results.provenance import versions
 from flap.runs.run import Run
 from flap.storage import digest, ranks
+from flap.storage.cache import file_sha256
 
 
 def check_alike(run: Run, run_dir: Path | None) -> None:
@@ -25,6 +26,8 @@ def check_alike(run: Run, run_dir: Path | None) -> None:
     if ranks.size() == 1:
         return
     _check_equal(_facts(run))
+    if not run.source.loaded:
+        _check_equal(_contents(Path(run.source.path)))
     _check_devices(run)
     for field, folder in {"cache_dir": run.cache.root, "hydra.run.dir": run_dir}.items():
         if folder is not None:
@@ -39,22 +42,40 @@ def check_alike(run: Run, run_dir: Path | None) -> None:
 def _facts(run: Run) -> dict[str, Any]:
     """Return what has to be the same for all processes, by what an error message calls it."""
     device = run.source.device
-    config, model = described(run.config), {k: v for k, v in run.source.fingerprint.items() if k != "commit"}
+    model = {k: v for k, v in run.source.fingerprint.items() if k not in ("commit", "files")}
     return {
         **{f"the version of {library}": version for library, version in versions().items()},
         "model.device": device.type if device.type != "cuda" else torch.cuda.get_device_name(device),
-        "the config": digest(config),
+        "the config": digest(described(run.config)),
         **{f"the content of {name}": one for name, one in run.inputs.items() if name != "model"},
-        "the files of the model": digest(model),
+        "the model": digest(model),
     }
+
+
+def _contents(folder: Path) -> dict[str, str]:
+    """Return digests of the model's files, by path; none if all processes see the same copy of them.
+
+    Files with equal inodes and times are one copy, on a shared disk or one machine: nobody sets the time of a change
+    (ctime), as rsync sets that of the content. Other copies are read in full; processes that see one share it out.
+    """
+    files = sorted(file for file in folder.glob("*") if file.is_file())
+    states = [(file.name, file.stat()) for file in files]
+    copy = digest([[name, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns] for name, s in states])
+    copies = ranks.gather(copy)
+    if len({*copies}) == 1:
+        return {}
+    sharing = [rank for rank, other in enumerate(copies) if other == copy]
+    own = {str(file): file_sha256(file)[:20] for file in files[sharing.index(ranks.rank()) :: len(sharing)]}
+    everywhere = ranks.gather(own)
+    return {path: sha256 for rank in sharing for path, sha256 in everywhere[rank].items()}
 
 
 def _check_equal(facts: Mapping[str, Any]) -> None:
     for other, (where, theirs) in enumerate(ranks.gather((ranks.name(), facts))):
         if not other:
             first, expected = where, theirs
-        for name, value in theirs.items():
-            if value != expected.get(name):
+        for name in expected | theirs:
+            if (value := theirs.get(name)) != expected.get(name):
                 raise ValueError(f"{where}: {name} is not as on {first} ({value}, {expected.get(name)})")
 
 

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-WAIT = timedelta(minutes=30)  # for a process that hangs; one that has ended is noticed at once
-WAIT_FOR_FIRST = timedelta(days=2)  # while the first process works alone
+WAIT_TO_BEGIN = timedelta(minutes=10)  # for a process that has not begun
+WAIT = timedelta(days=2)  # for one that works; heartbeats tell of one that has ended or hangs
 PR_SET_PDEATHSIG = 1  # of Linux' prctl
 
 _rank, _size, _alone = 0, 1, False
-_patient: Any = None  # the group of all processes in which they wait for the first one
+_group: Any = None  # of all processes
 
 
 class LostError(RuntimeError):
@@ -46,7 +46,7 @@ def begin() -> None:
 
     Each one takes the GPU of its number on its machine, where there are GPUs.
     """
-    global _rank, _size, _patient
+    global _rank, _size, _group
     if not started() or _size > 1:
         return
     import torch  # here: a run of one process that ends early does not wait for it
@@ -57,8 +57,9 @@ def begin() -> None:
     gpus = torch.cuda.device_count()
     if gpus:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % gpus)
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=WAIT)
-    _patient = distributed.new_group(timeout=WAIT_FOR_FIRST, backend="gloo")
+    backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
+    distributed.init_process_group(backend, timeout=WAIT_TO_BEGIN)
+    _group = distributed.new_group(timeout=WAIT, backend=backend)
     _rank, _size = distributed.get_rank(), distributed.get_world_size()
 
 
@@ -157,7 +158,7 @@ def from_first(make: Callable[[], T]) -> T:
                 values[0] = make()
             except ValueError as error:
                 values[1] = str(error)
-    _call("broadcast_object_list", values, group=_patient)
+    _call("broadcast_object_list", values)
     if values[1] is not None:
         raise AgreedError(values[1])
     return cast(T, values[0])
@@ -185,11 +186,12 @@ def add_up(tensor: "Tensor") -> None:
     """Replace a tensor by the sum of those of all processes, added in the order of their ranks: equal bits for all."""
     if size() == 1:
         return
-    parts = [tensor.new_empty(tensor.shape) for _ in range(size())]
-    _call("all_gather", parts, tensor)
+    sent = tensor.cuda() if tensor.is_cuda else tensor  # on one GPU of each process, wherever its layers are
+    parts = [sent.new_empty(sent.shape) for _ in range(size())]
+    _call("all_gather", parts, sent)
     tensor.copy_(parts[0])
     for part in parts[1:]:
-        tensor += part
+        tensor += part.to(tensor.device)
 
 
 def wait() -> None:
@@ -206,11 +208,11 @@ def _owner(item: int, behind: int = 0) -> int:
     return size() - 1 - column if row % 2 else column
 
 
-def _call(operation: str, *given: Any, **options: Any) -> None:
+def _call(operation: str, *given: Any) -> None:
     from torch import distributed
 
     try:
-        getattr(distributed, operation)(*given, **options)
+        getattr(distributed, operation)(*given, group=_group)
     except RuntimeError as error:
         why = " ".join(str(error).split())[:200]
         raise LostError(f"another process has ended, or cannot be reached ({why})") from error

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
+from flap.config.messages import one_line
 from flap.storage import ranks
 from flap.storage.atomic_files import write_text
 from flap.storage.json_files import read_json
@@ -16,6 +17,7 @@ State = Literal["running", "finished", "failed"]
 STATUS = "status.json"
 STATUS_SCHEMA = 1
 LOCK = ".lock"
+LESS_MEMORY = "less is taken by model.placement=stream and smaller batches; dry_run=true says how much"
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +45,12 @@ def run_folder(folder: Path) -> Iterator[None]:
 
 
 def reason(error: Exception) -> str:
-    """Return why a run failed: the error's text, and its type where it is no bad input."""
-    return str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+    """Return why a run failed: the error's text, and its type where it is no bad input; what to do without memory."""
+    if isinstance(error, ValueError):
+        return str(error)
+    line = f"{type(error).__name__}: {one_line(error)}"
+    no_memory = isinstance(error, MemoryError) or any(text in line for text in ("OutOfMemory", "can't allocate memory"))
+    return f"{line}; {LESS_MEMORY}" if no_memory else line
 
 
 def note_failure(folder: Path, line: str) -> None:

@@ -5,6 +5,7 @@ import logging
 import os
 import platform
 import shutil
+import signal
 import sys
 import time
 import warnings
@@ -14,11 +15,14 @@ from typing import Any
 
 from flap.storage import ranks
 from flap.storage.status import note_failure, read_status
+from flap.sweeps.heartbeats import LOOKS_WHEN_LOST, Heartbeats
 
 log = logging.getLogger(__name__)
 
-SECONDS_FOR_FIRST = 2.0  # where all fail alike, the first process speaks, and its launcher ends the others meanwhile
-SECONDS_FOR_LAUNCHER = 20.0  # in which it ends a process that has lost another one; on another machine it may not
+SECONDS_FOR_FIRST = 4.0  # where all fail alike, the first process speaks, and the others know it meanwhile
+
+_heartbeats: Heartbeats | None = None
+_run_dir: Path | None = None  # once it is known
 
 
 def join() -> None:
@@ -31,26 +35,52 @@ def join() -> None:
         sys.argv += [*own, "hydra/job_logging=none", "hydra/hydra_logging=none"]
 
 
-def join_tasks() -> None:
-    """Join the other tasks of a SLURM job, which submitit has started for one run (hydra.launcher.tasks_per_node)."""
+def join_tasks() -> bool:
+    """Join the other tasks of a SLURM job, which submitit has started for one run (hydra.launcher.tasks_per_node).
+
+    Returns whether there are any; then they are to `leave` at the end of the run.
+    """
     tasks = int(os.environ.get("SLURM_NTASKS", 1)) if os.environ.get("SUBMITIT_EXECUTOR") == "slurm" else 1
-    if tasks > 1 and ranks.size() == 1:
+    if together := tasks > 1 and ranks.size() == 1:
         from submitit.helpers import TorchDistributedEnvironment
 
         TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
         _begin()
+    return together
 
 
 def _begin() -> None:
+    global _heartbeats
     ranks.begin()
     if not ranks.first():
         logging.disable(logging.CRITICAL)
         warnings.simplefilter("ignore")
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
+    if ranks.size() > 1:
+        _heartbeats = Heartbeats(_end_lost)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of each process
+        if "TORCHELASTIC_RUN_ID" in os.environ:  # by which torchrun ends a process after another one has failed
+            signal.signal(signal.SIGTERM, lambda *_: _wait_for_others("ended by SIGTERM"))
+
+
+def leave() -> None:
+    """Leave the other processes, once all are at their end."""
+    if _heartbeats:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    ranks.end()
+    if _heartbeats:
+        _heartbeats.looks = sys.maxsize
+
+
+def work_in(run_dir: Path) -> None:
+    """Let what ends this process be noted in the folder of the run."""
+    global _run_dir
+    _run_dir = run_dir
 
 
 def in_processes(processes: int, hydra_config: Any, run_dir: Path) -> str | None:
     """Run the command line of this run in so many processes, and return None, or why it failed in one line."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
@@ -60,11 +90,14 @@ def in_processes(processes: int, hydra_config: Any, run_dir: Path) -> str | None
     folders = [part for path in sources for part in ("--config-dir", path)]
     overrides = [*hydra_config.overrides.task, f"hydra.run.dir={run_dir}", "processes=null"]
     options = ["--standalone", f"--nproc-per-node={processes}", "-m", "flap", *folders, *overrides]
+    before = read_status(run_dir)
     try:
         run(parse_args(options))
+    except SignalException as error:
+        raise KeyboardInterrupt from error
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        if failure.exitcode < 0:  # else it has said why
+        if failure.exitcode < 0 and read_status(run_dir) == before:  # else a process has said why
             why = f"ended by {failure.signal_name()}, as the system does where memory is short"
             line = f"rank {rank} on {platform.node()}: {why}"
             log.error("%s", line)
@@ -73,17 +106,40 @@ def in_processes(processes: int, hydra_config: Any, run_dir: Path) -> str | None
     return None
 
 
-def end_all(error: Exception, line: str, run_dir: Path) -> None:
-    """End this process, which has failed where others go on, and say so; then its launcher ends the others."""
-    lost = isinstance(error, ranks.LostError)
-    if lost or not ranks.first():
-        time.sleep(SECONDS_FOR_LAUNCHER if lost else SECONDS_FOR_FIRST)
-    line = f"{ranks.name()}: {line}"
-    if not lost:
-        note_failure(run_dir, line)
+def end_all(error: Exception, line: str) -> None:
+    """End this process, which has failed where others go on, and say so; then the others end, too."""
+    if isinstance(error, ranks.LostError):
+        _wait_for_others(line)
+    if not ranks.first():
+        time.sleep(SECONDS_FOR_FIRST)
+    _end(f"{ranks.name()}: {line}", error)
+
+
+def _wait_for_others(line: str) -> None:
+    """Give the heartbeats time to find which process has ended, and to end this one; if all are alive, end it here."""
+    if _heartbeats:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        _heartbeats.looks = LOOKS_WHEN_LOST
+        time.sleep(2 * LOOKS_WHEN_LOST)
+    _end(f"{ranks.name()}: {line}")
+
+
+def _end_lost(silent: list[str], speaks: bool) -> None:
+    """End this process, as others have failed, and have said why, or are silent."""
+    if speaks:
+        _end(f"{' and '.join(silent)}: ended without a word, as where memory is short, or hangs")
+    time.sleep(SECONDS_FOR_FIRST if silent else 0)  # its launcher ends all, and says so
+    os._exit(1)
+
+
+def _end(line: str, error: Exception | None = None) -> None:
+    if _run_dir:
+        note_failure(_run_dir, line)
     if ranks.first():
         log.error("%s", line, exc_info=error)
     else:
         print(f"error: {line}", file=sys.stderr)
     logging.shutdown()
+    if _heartbeats:
+        _heartbeats.fail()
     os._exit(1)
