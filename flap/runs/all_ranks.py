@@ -74,7 +74,7 @@ def _check_equal(facts: Mapping[str, Any]) -> None:
     for other, (where, theirs) in enumerate(ranks.gather((ranks.name(), facts))):
         if not other:
             first, expected = where, theirs
-        for name in expected | theirs:
+        for name in {**expected, **theirs}:
             if (value := theirs.get(name)) != expected.get(name):
                 raise ValueError(f"{where}: {name} is not as on {first} ({value}, {expected.get(name)})")
 
