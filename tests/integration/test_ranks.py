@@ -21,6 +21,7 @@ from transformers import PreTrainedTokenizerFast
 import flap.calibration.recorder
 import flap.runs.all_ranks
 from flap.pipeline import run
+from flap.results.provenance import versions
 from tests.cases import tiny_model
 from tests.helpers.ranks import command_line_in_ranks, in_ranks
 from tests.helpers.runs import composed, tiny
@@ -146,7 +147,7 @@ def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
 
 def other_versions() -> None:
     if os.environ["RANK"] == "1":
-        flap.runs.all_ranks.versions = lambda: {"torch": "1.0"}
+        flap.runs.all_ranks.versions = lambda: {**versions(), "torch": "1.0"}
 
 
 def out_of_memory() -> None:
