@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +18,7 @@ EXPERTS = Path(__file__).parents[2] / "build" / "engines" / "experts"
 NAMES = sorted(path.name for path in EXPERTS.glob("*"))
 
 
+@cache
 def reap() -> tuple[Any, Any]:
     """Its modifier and its experts, without its entry points, which import what this environment has not."""
     package = ModuleType("llmcompressor")
