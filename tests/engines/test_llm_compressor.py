@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import MagicMock, Mock
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def reap() -> tuple[Any, Any]:
     """Its modifier and its experts, without its entry points, which import what this environment has not."""
     package = ModuleType("llmcompressor")
     package.__path__ = list(importlib.util.find_spec("llmcompressor").submodule_search_locations)
-    sys.modules |= {"llmcompressor": package, "datasets": Mock()}  # the latter for names of types
+    sys.modules |= {"llmcompressor": package, "datasets": MagicMock()}  # the latter for names of types
     import llmcompressor.core.session_functions  # noqa: F401 - first: these modules import each other
     from llmcompressor.modeling.moe.linear_experts import LinearExperts2D
     from llmcompressor.modifiers.pruning.reap.base import REAPPruningModifier
