@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from flap.allocation import ALAM, ALMM, ULMM, ULUM, Structure
-from flap.importance import IFV, OBS, WIFN, WIFV, Magnitude, Metric, Random, Wanda
+from flap.importance import EAN, IFV, OBS, REAP, WIFN, WIFV, EasyEP, Frequency, Magnitude, Metric, MoNE, Random, Wanda
 from flap.models.families import auto_class
 from flap.search import Search
 
@@ -33,6 +33,9 @@ VOCAB = 96
 METRICS: dict[str, Callable[[], Metric]] = {
     "IFV": IFV, "WIFV": WIFV, "WIFN": WIFN, "magnitude": Magnitude, "wanda": Wanda, "random": Random,
     "OBS": OBS,
+}  # fmt: skip
+EXPERT_METRICS: dict[str, Callable[[], Metric]] = {
+    "REAP": REAP, "EAN": EAN, "EASY-EP": EasyEP, "MoNE": MoNE, "frequency": Frequency,
 }  # fmt: skip
 STRUCTURES: dict[str, Callable[[], Structure]] = {
     "UL-UM": ULUM, "UL-MM": ULMM, "AL-MM": ALMM, "AL-AM": ALAM, "search": Search,

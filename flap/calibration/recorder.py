@@ -3,8 +3,9 @@
 Legend: I input channels of an output projection · T tokens · D hidden size · M members of a block.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import reduce
 from itertools import chain
 from typing import Any
 
@@ -61,13 +62,20 @@ class BlockRecorder:
         self.block = block
         self.comoments = [Comoments() for _ in block.members] if covariance else []
         self.statistics: list[Statistics] = []
+        self.routed: list[Statistics] = []  # of members that leave whole
+        self.entered_TH: Tensor | None = None  # the residual stream before the block, for those
         self.routed_M: Tensor | float = 0.0
         self.num_routed = 0  # tokens
 
+    def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """Keep what a norm before the block reads, until the block is run. A forward pre-hook."""
+        self.entered_TH = args[0].flatten(end_dim=-2)
+
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        seen = self.block.observe(args)
-        batches = [batch_statistics(activation, seen.num_tokens) for activation in seen.activations]
-        self.statistics = list(map(merge, self.statistics, batches)) if self.statistics else batches
+        seen = self.block.observe(args, self.entered_TH)
+        self.entered_TH = None
+        self.statistics = _merged(self.statistics, seen.activations, seen.num_tokens)
+        self.routed = _merged(self.routed, seen.routed)
         if self.comoments:
             for comoments, activation in zip(self.comoments, seen.activations, strict=True):
                 comoments.add(activation, about_zero=seen.num_tokens is not None)
@@ -98,6 +106,12 @@ class BlockRecorder:
         return tuple(self.statistics)
 
 
+def _merged(before: list[Statistics], batch: Iterable[Tensor], num_tokens: int | None = None) -> list[Statistics]:
+    """Return the statistics of each member with those of a batch. num_tokens: see `batch_statistics`."""
+    batches = [batch_statistics(activation, num_tokens) for activation in batch]
+    return list(map(merge, before, batches)) if before else batches
+
+
 class ResidualRecorder:
     """A forward pre-hook of a decoder layer that sums 1 / ‖h_t‖² over the tokens t of its input hidden states h."""
 
@@ -117,7 +131,7 @@ class LayerRecorder:
     """Records the hidden states that enter a layer, and what its two blocks get, inside a `with` block."""
 
     def __init__(self, adapter: ModelAdapter, layer: int, covariance: bool = False) -> None:
-        self.layer = adapter.layers[layer]
+        self.adapter, self.layer = adapter, adapter.layers[layer]
         self.blocks = Pair(*(BlockRecorder(block, covariance) for block in adapter.blocks(layer)))
         self.residual = ResidualRecorder()
         self._hooks: list[RemovableHandle] = []
@@ -127,6 +141,9 @@ class LayerRecorder:
             self.layer.register_forward_pre_hook(self.residual),
             *(recorder.block.watched.register_forward_pre_hook(recorder) for recorder in self.blocks),
         ]
+        if self.blocks.mlp.block.whole:
+            norm = self.layer.get_submodule(self.adapter.family.mlp_norm)
+            self._hooks.append(norm.register_forward_pre_hook(self.blocks.mlp.enter))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -156,8 +173,14 @@ def _join(fitting: Statistics, held_out: Statistics) -> Statistics:
 
 
 def _of_layer(recorders: Sequence[LayerRecorder], blocks: Pair[tuple[Statistics, ...]]) -> LayerStatistics:
-    power = inverse_power([one.residual for one in recorders])
-    return LayerStatistics(blocks, power, routed_power([one.blocks.mlp for one in recorders]))
+    power, mlps = inverse_power([one.residual for one in recorders]), [one.blocks.mlp for one in recorders]
+    routed = [of_all_ranks(one.routed, one.block.output.weight.device) for one in mlps]
+    return LayerStatistics(blocks, power, routed_power(mlps), tuple(_of_parts(routed)))
+
+
+def _of_parts(parts: Sequence[Sequence[Statistics]]) -> list[Statistics]:
+    """Return the statistics of each member over the tokens of all parts, of which some may have none."""
+    return [reduce(merge, of_member) for of_member in zip(*filter(None, parts), strict=True)]
 
 
 def routed_power(recorders: Sequence[BlockRecorder]) -> tuple[float, ...]:

@@ -1,16 +1,21 @@
-"""The importance metrics: they score how much each channel matters. One file for each metric."""
+"""The importance metrics: they score how much each channel, or each expert, matters. One file for each metric."""
 
 from flap.importance.base import Metric, score_layer, score_layers, scores_of_layer
+from flap.importance.ean import EAN
+from flap.importance.easy_ep import EasyEP
+from flap.importance.frequency import Frequency
 from flap.importance.ifv import IFV
 from flap.importance.magnitude import Magnitude
+from flap.importance.mone import MoNE
 from flap.importance.obs import OBS
 from flap.importance.random import Random
+from flap.importance.reap import REAP
 from flap.importance.scores import SCORES, SCORES_VERSION, Scores
 from flap.importance.wanda import Wanda
 from flap.importance.wifn import WIFN
 from flap.importance.wifv import WIFV
 
 __all__ = [
-    "IFV", "OBS", "SCORES", "SCORES_VERSION", "WIFN", "WIFV", "Magnitude", "Metric", "Random", "Scores", "Wanda",
-    "score_layer", "score_layers", "scores_of_layer",
+    "EAN", "IFV", "OBS", "REAP", "SCORES", "SCORES_VERSION", "WIFN", "WIFV", "EasyEP", "Frequency", "Magnitude",
+    "Metric", "MoNE", "Random", "Scores", "Wanda", "score_layer", "score_layers", "scores_of_layer",
 ]  # fmt: skip

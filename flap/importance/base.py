@@ -25,6 +25,7 @@ class Metric(ABC):
     needs_statistics: ClassVar[bool] = True
     needs_covariance: ClassVar[bool] = False
     measures_error: ClassVar[bool] = False  # scores are squared output errors, which add up over channels
+    scores_experts: ClassVar[bool] = False  # whole experts, and not the channels of their output projections
     square_attention: bool = False  # square the scores of attention channels, as the official code does, not the paper
 
     @abstractmethod
@@ -37,6 +38,10 @@ class Metric(ABC):
         weight_OI: in the model's type, so that a metric which computes in another one makes one copy.
         """
         return self.score(weight_OI.float(), statistics)[columns_UC]
+
+    def score_all(self, experts: Sequence[Statistics]) -> Tensor:
+        """Return score_E1 of all experts of a layer, from `LayerStatistics.routed`, if it `scores_experts`."""
+        raise AssertionError(f"{type(self).__name__} scores channels")
 
 
 def score_layers(
@@ -71,6 +76,8 @@ def score_layer(metric: Metric, blocks: Pair[Block], observed: LayerStatistics |
     """
     inputs = observed.blocks if observed else ((), ())
     makes = [_of_members(metric, *pair) for pair in zip(blocks, inputs, strict=True)]
+    if metric.scores_experts and blocks.mlp.whole and observed:
+        makes[1] = [partial(metric.score_all, observed.routed)]
     each, attention = [make for of_block in makes for make in of_block], len(makes[0])
     # what takes a factorisation is shared out
     in_one = not metric.needs_covariance

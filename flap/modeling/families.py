@@ -22,6 +22,7 @@ class Family:
     stacked: bool = False
     mlp: str = "mlp.down_proj"
     mlp_inputs: tuple[str, ...] = ("gate_proj", "up_proj")
+    mlp_norm: str = "post_attention_layernorm"  # what reads the residual stream before experts
     experts: str = ""  # the module of a layer's experts, where it has any
     router: str = ""  # the module that chooses from them, if one of its rows can leave with an expert
     num_experts: str = "num_experts"  # a config key
@@ -94,7 +95,8 @@ FAMILIES: dict[str, Family] = {
         expert_neurons="moe_intermediate_size",
     ),
     "gemma4_text": Family(
-        experts="experts", expert_neurons="moe_intermediate_size", chosen_experts="top_k_experts",
+        mlp_norm="pre_feedforward_layernorm", experts="experts", expert_neurons="moe_intermediate_size",
+        chosen_experts="top_k_experts",
         without=("hidden_size_per_layer_input", "num_kv_shared_layers"),
     ),
     "glm4_moe": Family(

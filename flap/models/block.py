@@ -4,7 +4,7 @@ Legend: U units · C input channels a unit owns in the output projection · R ro
 T tokens · M members of a block.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, cast
 
@@ -27,6 +27,7 @@ class Observed(NamedTuple):
     activations: Sequence[Tensor]  # the inputs of each member's output projection (…, C), for the tokens that reach it
     num_tokens: int | None = None  # of all tokens, where those that do not reach a member count as zeros
     weight_TM: Tensor | None = None  # by which the outputs of the members are multiplied, 0 where no token is sent
+    routed: Iterable[Tensor] = ()  # of members that leave whole: their outputs, and numbers (`whole_experts.OfToken`)
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,11 @@ class Block:
         """The module at which calibration puts its hook; `observe` reads the arguments of its forward."""
         return cast(nn.Module, getattr(self.output, "module", self.output))
 
-    def observe(self, args: tuple[Any, ...]) -> Observed:
-        """Return what the output projections get, from the arguments of `watched`."""
+    def observe(self, args: tuple[Any, ...], entered_TH: Tensor | None = None) -> Observed:
+        """Return what the output projections get, from the arguments of `watched`.
+
+        entered_TH: the residual stream before the block, known where members leave whole.
+        """
         return Observed([args[0]])
 
     @property

@@ -97,12 +97,12 @@ class ExpertsBlock(Block):
         """The module that holds all experts."""
         return cast(nn.Module, self.output.experts)
 
-    def observe(self, args: tuple[Any, ...]) -> Observed:
+    def observe(self, args: tuple[Any, ...], entered_TH: Tensor | None = None) -> Observed:
         """Return the inputs of each expert's down projection for the tokens routed to it, whatever kernel is used.
 
         Llama 4's router multiplies the inputs of its experts instead of their outputs; the weight of those is then 1.
         """
-        activations, _ = routed(experts := self.output.experts, args)
+        activations, *_ = routed(experts := self.output.experts, args)
         if len(args) == 1:
             sent_MT = args[0].unflatten(0, (experts.num_experts, -1)).any(dim=-1)
             return Observed(activations, weight_TM=sent_MT.T.float())
@@ -124,33 +124,45 @@ def experts_block(name: str, experts: Any, chosen: int) -> ExpertsBlock:
     return ExpertsBlock(name, Stacked(experts, DOWN), columns_UC, inputs, num_chosen=chosen)
 
 
-def routed(experts: Any, args: tuple[Any, ...]) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the inputs (R, I) of each expert's down projection, and the weights (R) of its outputs.
+def routed(experts: Any, args: tuple[Any, ...]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Return the inputs (R, I) of each expert's down projection, the weights (R) of its outputs, and the tokens (R).
 
     args: of the experts' forward pass.
     """
-    inputs, weights = _dispatched(experts, args)
+    inputs, weights, tokens = _dispatched(experts, args)
     with onloaded(experts):
         weight_ERH = _as_stored(experts, experts.gate_up_proj)
         biases = experts.gate_up_proj_bias if has_bias(experts) else [None] * experts.num_experts
         gate_up = [linear(*one) for one in zip(inputs, weight_ERH, biases, strict=True)]
-    return [_apply_gate(experts, both) for both in gate_up], weights
+    return [_apply_gate(experts, both) for both in gate_up], weights, tokens
 
 
-def _dispatched(experts: Any, args: tuple[Any, ...]) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the inputs (R, H) of each expert, and the weights (R) of its outputs.
+def down_projected(experts: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Return the outputs (R, H) of each expert, without the router's weights. inputs: of the down projections."""
+    with onloaded(experts):
+        weight_EHI = _as_stored(experts, experts.down_proj)
+        biases = getattr(experts, "down_proj_bias", [None] * experts.num_experts)
+        return [linear(*one) for one in zip(inputs, weight_EHI, biases, strict=True)]
+
+
+def _dispatched(experts: Any, args: tuple[Any, ...]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Return the inputs (R, H) of each expert, the weights (R) of its outputs, and the numbers (R) of the tokens.
 
     Llama 4's experts each take all tokens, times the router's weight: zeros for a token that is sent to others.
     """
     if len(args) == 1:
-        inputs = [input_TH[input_TH.any(dim=1)] for input_TH in args[0].unflatten(0, (experts.num_experts, -1))]
-        return inputs, [input_RH.new_ones(len(input_RH)) for input_RH in inputs]
+        of_each = args[0].unflatten(0, (experts.num_experts, -1))
+        tokens = [input_TH.any(dim=1).nonzero().flatten() for input_TH in of_each]
+        inputs = [input_TH[token_R] for input_TH, token_R in zip(of_each, tokens, strict=True)]
+        return inputs, [input_RH.new_ones(len(input_RH)) for input_RH in inputs], tokens
     hidden_TH, chosen_TK, weight_TK = args
     # sorted by expert, so that the device is waited for once a batch and not once an expert
     order = chosen_TK.flatten().argsort(stable=True)
     counts_E = torch.bincount(chosen_TK.flatten(), minlength=experts.num_experts).tolist()
-    inputs = hidden_TH[order // chosen_TK.shape[1]].split(counts_E)
-    return list(inputs), list(weight_TK.flatten()[order].split(counts_E))
+    tokens = order // chosen_TK.shape[1]
+    parts = (part.split(counts_E) for part in (hidden_TH[tokens], weight_TK.flatten()[order], tokens))
+    inputs, weights, numbers = map(list, parts)
+    return inputs, weights, numbers
 
 
 def num_neurons(experts: Any) -> int:

@@ -2,19 +2,35 @@
 
 The output of a mixture is one projection Σ_e W_e (w_e a_e) of all neurons, where w_e is the router's weight of expert e
 for a token: 0 if the token is not sent to it. So a unit is an expert, and its channels are w_e a_e over all tokens.
-Legend: E experts · I neurons of one expert · H hidden size · T tokens · K experts that a token is sent to.
+Legend: E experts · I neurons of one expert · H hidden size · T tokens · K experts that a token is sent to · R tokens
+routed to one expert.
 """
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from flap.models.block import Observed
-from flap.models.experts import DOWN, GATE_UP, ExpertsBlock, Stacked, num_neurons, routed
+from flap.models.experts import DOWN, GATE_UP, ExpertsBlock, Stacked, down_projected, num_neurons, routed
 
 VECTORS = ("e_score_correction_bias",)  # of a router, with a value for each expert
+
+
+class OfToken(NamedTuple):
+    """Numbers of the tokens that are sent to an expert with output f (H) and router weight g; or their means.
+
+    g is what the model multiplies f with. Llama 4's router multiplies inputs instead, so there g = 1.
+    """
+
+    norm: Tensor  # ‖f‖₂
+    weighted: Tensor  # g ‖f‖₂
+    shifted: Tensor  # g ‖f‖₂ s,  s = 1 - cos(h, h + Σ_k g_k f_k) of the residual stream h before the MLP
+    shared: Tensor  # as `weighted` and `shifted`, with g as a share of its sum over the token's experts
+    shared_shifted: Tensor
 
 
 @dataclass(frozen=True)
@@ -65,11 +81,36 @@ class WholeExperts(ExpertsBlock):
         bias = self.output.bias
         return super().num_parameters + (0 if bias is None else bias.numel())
 
-    def observe(self, args: tuple[Any, ...]) -> Observed:
-        """Return the inputs of each expert's down projection for the tokens routed to it, times the router's weight."""
-        pairs = zip(*routed(self.output.experts, args), strict=True)
+    def observe(self, args: tuple[Any, ...], entered_TH: Tensor | None = None) -> Observed:
+        """Return the inputs of each expert's down projection for the tokens routed to it, times the router's weight.
+
+        Also each expert's outputs for these tokens without it, and their numbers, as (R, H + numbers).
+        """
+        assert entered_TH is not None
+        inputs, weights, tokens = routed(self.output.experts, args)
         num_tokens = len(args[0]) // (self.output.experts.num_experts if len(args) == 1 else 1)
-        return Observed([activation_RI * weight_R[:, None] for activation_RI, weight_R in pairs], num_tokens)
+        weighted = [activation_RI * weight_R[:, None] for activation_RI, weight_R in zip(inputs, weights, strict=True)]
+        outputs = down_projected(self.output.experts, inputs)
+        return Observed(weighted, num_tokens, routed=_with_numbers(outputs, weights, tokens, entered_TH.float()))
+
+
+def _with_numbers(
+    outputs: Sequence[Tensor], weights: Sequence[Tensor], tokens: Sequence[Tensor], entered_TH: Tensor
+) -> Iterator[Tensor]:
+    """Yield the outputs of each expert with the numbers of its tokens beside them, in float32."""
+    added_TH, total_T = torch.zeros_like(entered_TH), torch.zeros_like(entered_TH[:, 0])
+    for output_RH, weight_R, token_R in zip(outputs, weights, tokens, strict=True):
+        added_TH.index_add_(0, token_R, output_RH.float() * weight_R[:, None].float())
+        total_T.index_add_(0, token_R, weight_R.float())
+    # ‖a - b‖² / 2 of directions a and b is 1 - cos, without its rounding where the two are close
+    turn_TH = normalize(entered_TH + added_TH, dim=1) - normalize(entered_TH, dim=1)
+    shift_T, total_T = turn_TH.square().sum(dim=1) / 2, total_T.clamp(min=torch.finfo(torch.float32).tiny)
+    for output_RH, weight_R, token_R in zip(outputs, weights, tokens, strict=True):
+        norm_R = torch.linalg.vector_norm(output_RH.float(), dim=1)
+        weighted_R, shift_R = norm_R * weight_R.float(), shift_T[token_R]
+        shared_R = weighted_R / total_T[token_R]
+        numbers = OfToken(norm_R, weighted_R, weighted_R * shift_R, shared_R, shared_R * shift_R)
+        yield torch.cat([output_RH.float(), torch.stack(numbers, dim=1)], dim=1)
 
 
 def whole_experts(name: str, experts: Any, chosen: int, router: Any) -> WholeExperts:

@@ -77,6 +77,8 @@ def choose(config: FlapConfig) -> Choices:
         )
     if choices.structure.ranks_errors:
         _check_errors(choices)
+    allowed = "true with a metric that scores the whole experts of a mixture; WIFV and others score neurons"
+    require(choices.structure.experts or not choices.metric.scores_experts, "structure.experts", False, allowed)
     allowed = "false with structure.experts=true, as a router cannot be masked"
     require(not (config.mask_only and choices.structure.experts), "mask_only", True, allowed)
     samples, lengths = config.calibration.num_samples, config.calibration.lengths

@@ -228,10 +228,10 @@ class Forecast(Ledger):
     def observe_operations(self, covariance: bool) -> float:
         """Return the operations of all windows through all layers with recorders.
 
-        Those run the gate and up projections of experts once more.
+        Those run the gate and up projections of experts once more, and the down projections of such as leave whole.
         """
-        blocks = self.place.shapes.blocks
-        again = sum(2 * block.active_parameters * 2 / 3 for block in blocks if block.experts > 1)
+        blocks, share = self.place.shapes.blocks, 1 if self.choices.structure.experts else 2 / 3
+        again = sum(2 * block.active_parameters * share for block in blocks if block.experts > 1)
         recorded = sum(block.chosen * recorded_operations(block.channels, covariance) for block in blocks)
         return self.run_operations(self.tokens) + self.tokens * (again + recorded)
 

@@ -113,11 +113,16 @@ class Place:
         return Memory(streams=num_bytes) if files and self.files else Memory(host=num_bytes)
 
     def run(self, tokens: float, recorded: float = 0) -> Memory:
-        """Return the activations of a layer for a batch. recorded: bytes that a recorder holds of an element."""
+        """Return the activations of a layer for a batch. recorded: bytes that a recorder holds of an element.
+
+        Of experts that leave whole, a recorder holds the outputs, too.
+        """
         size, width = self.dtype.itemsize, max(block.width for block in self.shapes.blocks)
+        outputs = max(block.chosen * block.whole for block in self.shapes.blocks) if recorded else 0
         watched = (WIDE_COPIES if self.shapes.has_experts else 1) * size + recorded
         return Memory(
-            work=tokens * (HIDDEN_COPIES * self.shapes.hidden * size + width * max(WIDE_COPIES * size, watched))
+            work=tokens
+            * ((HIDDEN_COPIES + outputs) * self.shapes.hidden * size + width * max(WIDE_COPIES * size, watched))
         )
 
     def comoments(self, sets: int = 2) -> Memory:

@@ -18,6 +18,7 @@ from flap.config import build, config_dir
 from flap.importance import WIFV, Magnitude, Wanda
 from flap.models import find_model
 from flap.runs import choose
+from tests.cases import EXPERT_METRICS
 from tests.helpers.runs import composed
 
 CONF = Path(config_dir())
@@ -29,7 +30,11 @@ EXPERIMENTS = [path for path in OPTIONS if path.parent.name == "experiment"]
 def test_every_option_composes_and_is_built(option: Path) -> None:
     group, name = option.parent.name, option.stem
     # the architecture of a preset is kept for dry runs alone
-    config = composed(f"{group}=[{name}]" if group == "eval" else f"{group}={name}", f"dry_run={group == 'model'}")
+    config = composed(
+        f"{group}=[{name}]" if group == "eval" else f"{group}={name}",
+        f"dry_run={group == 'model'}",
+        f"structure.experts={group == 'metric' and name in EXPERT_METRICS}",
+    )
     choose(config)
     chosen = asdict(config)[group]
     if group == "method":

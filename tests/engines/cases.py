@@ -6,6 +6,9 @@ BY_LAYER = (  # families that are tested with widths by layer alone
     "seed_oss", "stablelm",
 )  # fmt: skip
 NO_BIASES = ("mixtral",)  # that are also tested with widths by layer and no bias
+MIXTURES = (  # whose experts are scored as llm-compressor's REAP scores them
+    "deepseek_v3", "glm4_moe", "gpt_oss", "granitemoe", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe", "qwen3_next",
+)  # fmt: skip
 REFUSED_FAMILIES = {
     "llama4_text": r"too many values to unpack \(expected 2\)",
     "falcon": r"exceeds dimension size \(1\)",

@@ -1,6 +1,7 @@
 """Makes the checkpoints that engines read in their environment, and notes what transformers makes of them in this one.
 
 Beside a checkpoint NAME lies NAME.safetensors: `prompts_NT`, `generated_NT` (greedy), `logprobs_NT` of both together.
+In experts/ are whole mixtures, with `metric=REAP` of each layer and the tokens that it is of in scores.safetensors.
 """
 
 import sys
@@ -14,11 +15,14 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 import flap
 from flap.allocation import ALAM, LayerPlan, PruningPlan
+from flap.calibration import collect
 from flap.checkpoint.convert import become_checkpointable
 from flap.compression import BiasCompensation, NoCompensation, compress, slice_layer
+from flap.importance import REAP, score_layers
+from flap.models import Resident, adapt
 from flap.pipeline import run
 from tests.cases import random_model
-from tests.engines.cases import BY_LAYER, NO_BIASES, REFUSED_FAMILIES
+from tests.engines.cases import BY_LAYER, MIXTURES, NO_BIASES, REFUSED_FAMILIES
 from tests.helpers.engine_cases import FAMILIES, family_config
 from tests.helpers.pruned import calibrated, prune, save_pruned
 from tests.helpers.runs import composed
@@ -111,6 +115,26 @@ def write(model: PreTrainedModel, plan: PruningPlan, target: Path) -> None:
     note_expected(model, torch.randint(3, VOCAB, (4, PROMPT), generator=torch.Generator().manual_seed(5)), target)
 
 
+def make_scores(model_type: str, folder: Path) -> None:
+    """Write a mixture and the scores of its experts."""
+    config = family_config(model_type)
+    config.n_group = config.topk_group = 1
+    model = tiny(config)
+    placed, tokens_NT = (
+        Resident(model),
+        torch.randint(3, VOCAB, (8, PROMPT), generator=torch.Generator().manual_seed(6)),
+    )
+    placed.adapter = adapt(model, whole_experts=True)
+    known = enumerate(collect(placed, [tokens_NT], batch_size=4))
+    found = {"tokens_NT": tokens_NT}
+    for i, scores in enumerate(score_layers(REAP(), placed.adapter, known).layers):
+        if placed.adapter.mlp(i).whole:
+            parent = placed.adapter.parent(i, placed.adapter.family.experts)
+            found[next(name for name, module in model.named_modules() if module is parent)] = scores.mlp
+    model.save_pretrained(folder / model_type)
+    save_file(found, folder / model_type / "scores.safetensors")
+
+
 def make_packaged(name: str, target: Path) -> None:
     """Prune the packaged model."""
     run(composed(*QUICK, *PACKAGED[name], f"checkpoint.dir={target}"), Path(f"{target}-run"))
@@ -138,5 +162,7 @@ if __name__ == "__main__":
     for model_type in NO_BIASES:
         make_without_biases(model_type, folder)
     make_llama(folder)
+    for model_type in MIXTURES:
+        make_scores(model_type, folder / "experts")
     for name in PACKAGED:
         make_packaged(name, folder / name)

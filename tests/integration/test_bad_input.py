@@ -48,6 +48,8 @@ BEFORE_WEIGHTS = [
     ("metric.square_attention=abc", "metric.square_attention=abc: .*bool"),
     ("structure.scale=error", "metric.square_attention=true: .*; set metric.square_attention=false"),
     ("compensation=linear compensation.ridge=-1", "compensation.ridge=-1.0: expected a number >= 0, or null to choose"),
+    ("metric=REAP", "structure.experts=False: expected true with a metric that scores the whole experts of a mixture"),
+    ("metric=REAP structure.experts=true", "structure.experts=true: expected false for llama; or one of mixtral, "),
     ("metric=OBS metric.ridge=0", "metric.ridge=0.0: expected a number > 0"),
     ("structure=search structure.tokens=0", "structure.tokens=0: expected a whole number >= 1"),
     ("structure=search structure.levels=[]", "structure.levels=\\[\\]: expected shares of a block's units between 0"),

@@ -17,7 +17,7 @@ from flap.compression import BiasCompensation, NoCompensation, compress, slice_l
 from flap.importance import OBS, WIFV, score_layer, score_layers
 from flap.models import Resident, adapt
 from flap.pipeline import run
-from tests.cases import METRICS, STRUCTURES, random_model, tokens
+from tests.cases import EXPERT_METRICS, METRICS, STRUCTURES, random_model, tokens
 from tests.helpers.compressed import covariances
 from tests.helpers.fresh import in_a_fresh_process
 from tests.helpers.pruned import Saved, generated, logits, plan_of, save_pruned
@@ -175,14 +175,14 @@ def test_the_price_of_an_expert_is_what_leaves_with_it(model: PreTrainedModel) -
 
 @pytest.mark.parametrize("ratio", [0.1, 0.3, 0.5])
 @pytest.mark.parametrize("structure", STRUCTURES)
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", [*METRICS, "REAP"])
 def test_every_structure_keeps_as_many_as_a_token_is_sent_to(metric: str, structure: str, ratio: float) -> None:
     model = random_model(config_of("qwen3_moe", 1))
     adapter, chosen = adapt(model, True), STRUCTURES[structure](experts=True)
     known = covariances(model, tokens(), 4, whole_experts=True) if metric == "OBS" else observed(model)
     budget = price(adapter, ratio)
     chosen.check(budget)
-    plan = allocated(chosen, score_layers(METRICS[metric](), adapter, enumerate(known)), budget)
+    plan = allocated(chosen, score_layers((METRICS | EXPERT_METRICS)[metric](), adapter, enumerate(known)), budget)
     assert budget.named(plan).mlp_units == ("expert", "neuron", "expert")
     assert all(len(plan.layers[i].mlp) >= TOP_K for i in (0, 2))
     largest = max(units.price for layer in budget.layers for units in layer)

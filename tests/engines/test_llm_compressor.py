@@ -1,0 +1,61 @@
+"""The scores of `metric=REAP` against those of llm-compressor's REAP on the same models and tokens."""
+
+import importlib.util
+import sys
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest.mock import MagicMock, Mock
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+EXPERTS = Path(__file__).parents[2] / "build" / "engines" / "experts"
+NAMES = sorted(path.name for path in EXPERTS.glob("*"))
+
+
+@cache
+def reap() -> tuple[Any, Any]:
+    """Its modifier and its experts, without its entry points, which import what this environment has not."""
+    package = ModuleType("llmcompressor")
+    package.__path__ = list(importlib.util.find_spec("llmcompressor").submodule_search_locations)
+    sys.modules |= {"llmcompressor": package, "datasets": MagicMock()}  # the latter for names of types
+    import llmcompressor.core.session_functions  # noqa: F401 - first: these modules import each other
+    from llmcompressor.modeling.moe.linear_experts import LinearExperts2D
+    from llmcompressor.modifiers.pruning.reap.base import REAPPruningModifier
+
+    return REAPPruningModifier, LinearExperts2D
+
+
+def saliencies(model: PreTrainedModel, tokens_NT: Tensor) -> dict[str, Tensor]:
+    """Score_E of each mixture by the path of its module, from llm-compressor's own hooks."""
+    modifier_class, linear_experts = reap()
+    for module in list(model.modules()):
+        if hasattr(getattr(module, "experts", None), "gate_up_proj"):
+            made = linear_experts.get_linear_experts_cls(type(module.experts))
+            module.experts = made.from_experts_module(module.experts, model.config)
+    modifier, state = modifier_class(sparsity=0.5), Mock(model=model)
+    modifier.on_initialize(state)
+    modifier.on_calibration_start(state, Mock())
+    model(input_ids=tokens_NT)
+    return {name: tracker.mean_saliency for name, tracker in modifier._saliency_trackers.items()}
+
+
+def test_there_are_mixtures() -> None:
+    assert len(NAMES) >= 5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", NAMES)
+def test_scores_are_those_of_llm_compressor(name: str) -> None:
+    expected = load_file(EXPERTS / name / "scores.safetensors")
+    tokens_NT = expected.pop("tokens_NT")
+    model = AutoModelForCausalLM.from_pretrained(EXPERTS / name, dtype="float32").eval()
+    found = saliencies(model, tokens_NT)
+    assert found.keys() == expected.keys()
+    for path, score_E in expected.items():
+        torch.testing.assert_close(found[path].float(), score_E, rtol=1e-5, atol=1e-6)
