@@ -5,6 +5,7 @@ Legend: I input channels of an output projection · T tokens · D hidden size ·
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import reduce
 from itertools import chain
 from typing import Any
 
@@ -61,13 +62,14 @@ class BlockRecorder:
         self.block = block
         self.comoments = [Comoments() for _ in block.members] if covariance else []
         self.statistics: list[Statistics] = []
+        self.routed: list[Statistics] = []  # of members that leave whole
         self.routed_M: Tensor | float = 0.0
         self.num_routed = 0  # tokens
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         seen = self.block.observe(args)
-        batches = [batch_statistics(activation, seen.num_tokens) for activation in seen.activations]
-        self.statistics = list(map(merge, self.statistics, batches)) if self.statistics else batches
+        self.statistics = _merged(self.statistics, seen.activations, seen.num_tokens)
+        self.routed = _merged(self.routed, seen.routed)
         if self.comoments:
             for comoments, activation in zip(self.comoments, seen.activations, strict=True):
                 comoments.add(activation, about_zero=seen.num_tokens is not None)
@@ -96,6 +98,12 @@ class BlockRecorder:
                 "or check the weights"
             )
         return tuple(self.statistics)
+
+
+def _merged(before: list[Statistics], batch: Sequence[Tensor], num_tokens: int | None = None) -> list[Statistics]:
+    """Return the statistics of each member with those of a batch. num_tokens: see `batch_statistics`."""
+    batches = [batch_statistics(activation, num_tokens) for activation in batch]
+    return list(map(merge, before, batches)) if before else batches
 
 
 class ResidualRecorder:
@@ -156,8 +164,14 @@ def _join(fitting: Statistics, held_out: Statistics) -> Statistics:
 
 
 def _of_layer(recorders: Sequence[LayerRecorder], blocks: Pair[tuple[Statistics, ...]]) -> LayerStatistics:
-    power = inverse_power([one.residual for one in recorders])
-    return LayerStatistics(blocks, power, routed_power([one.blocks.mlp for one in recorders]))
+    power, mlps = inverse_power([one.residual for one in recorders]), [one.blocks.mlp for one in recorders]
+    routed = [of_all_ranks(one.routed, one.block.output.weight.device) for one in mlps]
+    return LayerStatistics(blocks, power, routed_power(mlps), tuple(_of_parts(routed)))
+
+
+def _of_parts(parts: Sequence[Sequence[Statistics]]) -> list[Statistics]:
+    """Return the statistics of each member over the tokens of all parts, of which some may have none."""
+    return [reduce(merge, of_member) for of_member in zip(*filter(None, parts), strict=True)]
 
 
 def routed_power(recorders: Sequence[BlockRecorder]) -> tuple[float, ...]:

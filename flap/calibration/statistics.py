@@ -17,7 +17,7 @@ from flap.models.devices import widest_float
 from flap.storage import Kind
 
 # Part of every cache key. Raise it when other statistics are collected, or in another way.
-STATISTICS_VERSION = 5
+STATISTICS_VERSION = 6
 CHANNELS = ("num_tokens", "mean_I", "deviation_I")  # the stored fields of Statistics, of all members of a block
 
 
@@ -57,6 +57,8 @@ class LayerStatistics:
     blocks: Pair[tuple[Statistics, ...]]
     inverse_power: float  # E[1 / ‖h‖²] of the hidden states h that enter the layer (`recorder.inverse_power`)
     routed_power: tuple[float, ...] = ()  # E[w²] of the router's weights w of each member (`recorder.routed_power`)
+    # of experts that leave whole: each one's outputs, without the router's weights, over the tokens that are sent to it
+    routed: tuple[Statistics, ...] = ()
 
 
 def batch_statistics(activation: Tensor, num_tokens: int | None = None) -> Statistics:
@@ -95,8 +97,8 @@ def write_statistics(statistics: Sequence[LayerStatistics], path: Path) -> None:
     for i, layer in enumerate(statistics):
         tensors[f"{i}.inverse_power"] = torch.tensor(layer.inverse_power)
         tensors[f"{i}.routed_power"] = torch.tensor(layer.routed_power)
-        for block, members in layer.blocks._asdict().items():
-            for name in CHANNELS:
+        for block, members in {**layer.blocks._asdict(), "routed": layer.routed}.items():
+            for name in CHANNELS if members else ():
                 values = [torch.as_tensor(getattr(member, name)) for member in members]
                 tensors[f"{i}.{block}.{name}"] = torch.stack(values)
     save_file(tensors, path)
@@ -113,10 +115,13 @@ STATISTICS: Kind[list[LayerStatistics]] = Kind("statistics", write_statistics, r
 
 
 def _layer(tensors: dict[str, Tensor], i: int) -> LayerStatistics:
-    blocks = Pair(*(_members(tensors, f"{i}.{block}.") for block in Pair._fields))
-    return LayerStatistics(blocks, tensors[f"{i}.inverse_power"].item(), tuple(tensors[f"{i}.routed_power"].tolist()))
+    *blocks, routed = (_members(tensors, f"{i}.{block}.") for block in (*Pair._fields, "routed"))
+    power = tuple(tensors[f"{i}.routed_power"].tolist())
+    return LayerStatistics(Pair(*blocks), tensors[f"{i}.inverse_power"].item(), power, routed)
 
 
 def _members(tensors: dict[str, Tensor], prefix: str) -> tuple[Statistics, ...]:
+    if prefix + CHANNELS[0] not in tensors:
+        return ()
     counts_M, mean_MI, deviation_MI = (tensors[prefix + name] for name in CHANNELS)
     return tuple(map(Statistics, counts_M.tolist(), mean_MI, deviation_MI))

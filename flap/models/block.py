@@ -27,6 +27,7 @@ class Observed(NamedTuple):
     activations: Sequence[Tensor]  # the inputs of each member's output projection (…, C), for the tokens that reach it
     num_tokens: int | None = None  # of all tokens, where those that do not reach a member count as zeros
     weight_TM: Tensor | None = None  # by which the outputs of the members are multiplied, 0 where no token is sent
+    routed: Sequence[Tensor] = ()  # of members that leave whole: their outputs, without those weights
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Block:
     num_chosen: int = 1  # of the members, how many a token reaches
 
     unit: ClassVar[str] = "neuron"  # what a unit of an MLP is called in messages and, in the plural, in plan.json
-    whole: ClassVar[bool] = False  # whether each unit is a whole member, which nothing stands in for once it has left
+    whole: ClassVar[bool] = False  # whether each unit is a whole member
 
     @property
     def num_units(self) -> int:
