@@ -15,10 +15,12 @@ from flap.modeling.register import register as register_with_transformers
 
 log = logging.getLogger(__name__)
 
-# vLLM imports it when it builds such a model. Mixtures, too, have the class of dense models, which runs the experts of
-# transformers: that for mixtures builds those of all layers with one width.
-BACKEND = "flap.checkpoint.vllm_model:TransformersForCausalLM"
+# vLLM imports these when it builds such a model; that for mixtures runs experts in vLLM's own kernels.
+DENSE, MIXTURE = (f"flap.checkpoint.vllm_model:Transformers{kind}ForCausalLM" for kind in ("", "MoE"))
 
+# Mixtures that this class of vLLM 0.32 cannot run: it reads another key for the number of chosen experts (Gemma 4),
+# gives tokens to the chosen ones alone (Llama 4), and has no kernel for DeepSeek-V3 in float32 on a CPU.
+RUN_BY_TRANSFORMERS = ("gemma4_text", "llama4_text", "deepseek_v3")
 LEFT_OUT = ("falcon_h1",)  # vLLM 0.32 loads it, and writes another text than transformers
 
 
@@ -67,9 +69,11 @@ def register() -> None:
         from vllm.model_executor.models.config import MODELS_CONFIG_MAP
 
         register_with_transformers()
-        for architecture in architectures(name for name in FAMILIES if name not in LEFT_OUT):
-            name = f"Flap{architecture}ForCausalLM"
-            ModelRegistry.register_model(name, BACKEND)
-            MODELS_CONFIG_MAP[name] = Checks
+        for model_type in (name for name in FAMILIES if name not in LEFT_OUT):
+            for architecture in architectures([model_type]):
+                name = f"Flap{architecture}ForCausalLM"
+                fused = FAMILIES[model_type].experts and model_type not in RUN_BY_TRANSFORMERS
+                ModelRegistry.register_model(name, MIXTURE if fused else DENSE)
+                MODELS_CONFIG_MAP[name] = Checks
     except Exception as error:  # of any type, as what changes between versions of vLLM has no public name
         log.warning("flap: this vLLM cannot serve pruned checkpoints, other models are not affected (%r)", error)

@@ -1,11 +1,17 @@
 """Compression: removing units from the layers, with compensation in the output projections."""
 
 from flap.compression.apply import CompressLayer, compress, mask_layer, slice_layer
-from flap.compression.compensation import BiasCompensation, Compensation, FitReport, NoCompensation
+from flap.compression.compensation import (
+    BiasCompensation,
+    Compensation,
+    ConstantCompensation,
+    FitReport,
+    NoCompensation,
+)
 from flap.compression.linear import LinearCompensation
 from flap.compression.sequence import SequentialPruning
 
 __all__ = [
-    "BiasCompensation", "Compensation", "CompressLayer", "FitReport", "LinearCompensation", "NoCompensation",
-    "SequentialPruning", "compress", "mask_layer", "slice_layer",
+    "BiasCompensation", "Compensation", "CompressLayer", "ConstantCompensation", "FitReport",
+    "LinearCompensation", "NoCompensation", "SequentialPruning", "compress", "mask_layer", "slice_layer",
 ]  # fmt: skip

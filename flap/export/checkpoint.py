@@ -14,19 +14,25 @@ from flap.models import read_config
 from flap.models.weights import check_weights
 from flap.storage.tensor_headers import tensor_shapes
 
+NO_CONSTANTS = "transformers and vLLM alone have constants in place of experts; prune with compensation=none or bias"
+
 
 def read_checkpoint(checkpoint: Path) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
     """Return the config and the tokenizer of a checkpoint.
 
     Raises:
-        ValueError: there is no checkpoint, or its config or tokenizer cannot be read.
+        ValueError: there is no checkpoint, its config or tokenizer cannot be read, or no engine computes its experts.
     """
     if not (checkpoint / "config.json").is_file():
         raise ValueError(f"{checkpoint}: no checkpoint here, config.json is missing")
     try:
-        return read_config(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
+        config, tokenizer = read_config(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
     except (OSError, ValueError) as error:
         raise ValueError(f"{checkpoint}: its config or tokenizer cannot be read ({one_line(error, 300)})") from error
+    layers = (config.get_text_config().to_dict().get("per_layer_config") or {}).values()
+    if any("kept_experts" in layer for layer in layers):
+        raise ValueError(f"{checkpoint}: {NO_CONSTANTS}")
+    return config, tokenizer
 
 
 def head_dim(config: PreTrainedConfig) -> int:

@@ -17,7 +17,7 @@ from flap.config import one_line
 from flap.export.checkpoint import read_checkpoint
 from flap.export.checks import check_installed
 from flap.export.genai import write_genai_config
-from flap.modeling.modeling_flap import BiasedExpertsMixin
+from flap.modeling.modeling_flap import PrunedExpertsMixin
 from flap.storage.atomic_files import atomic_directory
 
 MODULES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("openvino",)}  # by format
@@ -70,7 +70,7 @@ def _trace(model: PreTrainedModel, kind: str) -> Any:
 def _trace_experts(model: PreTrainedModel, kind: str) -> None:
     """Make the experts of each layer compute what an exporter can trace, and no bias twice."""
     for module in model.modules():
-        if isinstance(module, BiasedExpertsMixin) and kind == "openvino":
+        if isinstance(module, PrunedExpertsMixin) and kind == "openvino":
             module.__class__ = type(module).__mro__[2]  # the exporter itself adds every `down_proj_bias` that it finds
         if getattr(getattr(module, "config", None), "_experts_implementation", None) == "eager":
             module.config._experts_implementation = "batched_mm"  # the other branches on which experts tokens chose

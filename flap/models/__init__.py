@@ -14,11 +14,12 @@ from flap.models.offload import distinct_parameters, running_device
 from flap.models.placement import PLACEMENTS, OnDisk, PlacedModel, Resident, Spread, open_checkpoint
 from flap.models.source import CheckpointSource, ModelSource
 from flap.models.walk import Stream, Walk
-from flap.models.whole_experts import OfToken
+from flap.models.whole_experts import OfToken, WholeExperts
 
 __all__ = [
     "PLACEMENTS", "Batch", "Block", "CheckpointSource", "LoadedSource", "ModelAdapter",
-    "ModelSource", "OfToken", "OnDisk", "Pair", "PlacedModel", "Resident", "Seen", "Spread", "Stream", "Walk", "adapt",
+    "ModelSource", "OfToken", "OnDisk", "Pair", "PlacedModel", "Resident", "Seen", "Spread", "Stream", "Walk",
+    "WholeExperts", "adapt",
     "base_facts", "distinct_parameters", "find_by_config", "find_family", "find_model", "may_lose_all_heads",
     "open_checkpoint", "packaged_gguf", "products_in", "read_config", "read_model", "run_empty_attention",
     "running_device", "sees_images",

@@ -48,7 +48,7 @@ class Block:
     num_chosen: int = 1  # of the members, how many a token reaches
 
     unit: ClassVar[str] = "neuron"  # what a unit of an MLP is called in messages and, in the plural, in plan.json
-    whole: ClassVar[bool] = False  # whether each unit is a whole member, which nothing stands in for once it has left
+    whole: ClassVar[bool] = False  # whether each unit is a whole member
 
     @property
     def num_units(self) -> int:

@@ -1,17 +1,14 @@
-"""What the experts of a mixture need after their tensors have changed: output biases, widths, and a kernel that fits.
-
-Legend: E experts · H hidden size · T tokens · K experts that a token is sent to.
-"""
+"""What the experts of a mixture need after their tensors have changed: a class, widths, and a kernel that fits."""
 
 import copy
+from types import MethodType
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from flap.modeling.modeling_flap import KERNEL_MULTIPLE
+from flap.modeling.modeling_flap import KERNEL_MULTIPLE, add_vectors
 from flap.models.block import Block
-from flap.models.experts import ExpertsBlock, has_bias, num_neurons
-from flap.models.offload import onloaded
+from flap.models.experts import ExpertsBlock, num_neurons
 
 WIDTHS = ("intermediate_size", "intermediate_dim", "expert_dim")  # attributes of experts
 
@@ -19,8 +16,12 @@ WIDTHS = ("intermediate_size", "intermediate_dim", "expert_dim")  # attributes o
 def refresh_experts(experts: Any) -> None:
     """Update the width and the number of experts after the tensors have changed, and choose the kernel."""
     experts.num_experts = len(experts.down_proj)
-    if hasattr(experts, "down_proj_bias") and not _adds_biases(experts):
-        experts.register_forward_hook(add_output_biases)
+    add_vectors(experts)
+    if hasattr(experts, "_old_forward"):  # accelerate's, which has taken it from the class before
+        forward = MethodType(type(experts).forward, experts)
+        if experts.forward == experts._old_forward:  # in `onloaded`, which takes the hook away
+            experts.forward = forward
+        experts._old_forward = forward
     for name in WIDTHS:
         if hasattr(experts, name):
             setattr(experts, name, num_neurons(experts))
@@ -42,22 +43,3 @@ def choose_kernel(experts: Any) -> None:
 def experts_fit_kernel(mlp: Block) -> bool:
     """Return whether the grouped kernel can run the experts of this block; true for a plain MLP, which needs none."""
     return not isinstance(mlp, ExpertsBlock) or num_neurons(mlp.output.experts) % KERNEL_MULTIPLE == 0
-
-
-def add_output_biases(experts: Any, args: tuple[Any, ...], output_TH: Tensor) -> Tensor:
-    """Add Σ_k weight_k · bias of expert k to the output of the experts. A forward hook; it works with any kernel."""
-    with onloaded(experts):
-        if len(args) == 1:  # as in `_dispatched`: an output for each expert and token
-            sent_ET1 = args[0].unflatten(0, (experts.num_experts, -1)).any(dim=-1, keepdim=True)
-            bias_TH: Tensor = (sent_ET1 * experts.down_proj_bias[:, None]).flatten(0, 1)
-        else:
-            _, chosen_TK, weight_TK = args
-            bias_TH = (weight_TK[..., None] * experts.down_proj_bias[chosen_TK]).sum(1)
-    return output_TH + bias_TH.to(output_TH.dtype)
-
-
-def _adds_biases(experts: Any) -> bool:
-    """Return whether the biases are added already: by the family, the hook, or the class of a reloaded checkpoint."""
-    names = {cls.__name__ for cls in type(experts).__mro__}
-    reloaded = not names.isdisjoint(("BiasedExpertsMixin", "BiasedEachMixin"))
-    return has_bias(experts) or add_output_biases in experts._forward_hooks.values() or reloaded

@@ -1,9 +1,11 @@
 """Experts that leave whole, with their rows of the router, which then chooses from the experts that stay.
 
+Or the router stays as it is, and an expert that left answers with a constant, a vector of the hidden size.
+
 The output of a mixture is one projection Σ_e W_e (w_e a_e) of all neurons, where w_e is the router's weight of expert e
 for a token: 0 if the token is not sent to it. So a unit is an expert, and its channels are w_e a_e over all tokens.
-Legend: E experts · I neurons of one expert · H hidden size · T tokens · K experts that a token is sent to · R tokens
-routed to one expert.
+Legend: E experts · I neurons of one expert · H hidden size · T tokens · K experts that a token is sent to, or stay · U units
+· P experts that left · R tokens routed to one expert.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,7 +17,17 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from flap.models.block import Observed
-from flap.models.experts import DOWN, GATE_UP, ExpertsBlock, Stacked, down_projected, num_neurons, routed
+from flap.models.experts import (
+    DOWN,
+    GATE_UP,
+    ExpertsBlock,
+    Stacked,
+    down_projected,
+    num_neurons,
+    num_routed,
+    replace,
+    routed,
+)
 
 VECTORS = ("e_score_correction_bias",)  # of a router, with a value for each expert
 
@@ -65,7 +77,9 @@ class Router:
 
 @dataclass(frozen=True)
 class WholeExperts(ExpertsBlock):
-    """All experts of a layer as one block whose units are experts. Nothing stands in for those that leave."""
+    """All experts of a layer as one block whose units are experts."""
+
+    constants: bool = False  # the router stays, and a constant answers for an expert that leaves
 
     unit: ClassVar[str] = "expert"
     whole: ClassVar[bool] = True
@@ -77,9 +91,12 @@ class WholeExperts(ExpertsBlock):
 
     @property
     def num_parameters(self) -> int:
-        """The number of prunable parameters, with the output biases, which leave with their experts."""
-        bias = self.output.bias
-        return super().num_parameters + (0 if bias is None else bias.numel())
+        """The number of prunable parameters, with the output biases, which leave, and without the constants that come.
+
+        A price is thus what a checkpoint has less of for each expert that leaves.
+        """
+        bias, vectors = self.output.bias, self.num_units * self.output.weight.shape[0]
+        return super().num_parameters + (0 if bias is None else bias.numel()) - self.constants * vectors
 
     def observe(self, args: tuple[Any, ...], entered_TH: Tensor | None = None) -> Observed:
         """Return the inputs of each expert's down projection for the tokens routed to it, times the router's weight.
@@ -88,10 +105,26 @@ class WholeExperts(ExpertsBlock):
         """
         assert entered_TH is not None
         inputs, weights, tokens = routed(self.output.experts, args)
-        num_tokens = len(args[0]) // (self.output.experts.num_experts if len(args) == 1 else 1)
+        num_tokens = len(args[0]) // (num_routed(self.output.experts) if len(args) == 1 else 1)
         weighted = [activation_RI * weight_R[:, None] for activation_RI, weight_R in zip(inputs, weights, strict=True)]
         outputs = down_projected(self.output.experts, inputs)
         return Observed(weighted, num_tokens, routed=_with_numbers(outputs, weights, tokens, entered_TH.float()))
+
+    def leave(self, kept_U: Tensor, pruned_U: Tensor, constant_PH: Tensor | None) -> None:
+        """Let constants answer for experts whose tensors were removed; None: zeros. Those that left before keep theirs.
+
+        The router counts experts as in the dense model; see `places` in `modeling_flap.PrunedExpertsMixin`.
+        """
+        experts, like = self.output.experts, self.output.weight
+        if constant_PH is None:
+            constant_PH = like.new_zeros(len(pruned_U), len(like))
+        number = len(kept_U) + len(pruned_U)
+        before = getattr(experts, "places", torch.arange(number, device=like.device))
+        earlier = torch.arange(number, len(before))
+        place_E = torch.cat([kept_U, earlier, pruned_U]).argsort().to(like.device)[before]
+        constants = [experts.constants.detach()] if len(earlier) else []
+        replace(experts, "constants", torch.cat([*constants, constant_PH.to(like)]))
+        experts.register_buffer("places", place_E)
 
 
 def _with_numbers(
@@ -114,12 +147,17 @@ def _with_numbers(
 
 
 def whole_experts(name: str, experts: Any, chosen: int, router: Any) -> WholeExperts:
-    """Return the block of a layer's experts that leave whole. chosen: how many of them a token is sent to."""
+    """Return the block of a layer's experts that leave whole. chosen: how many of them a token is sent to.
+
+    router: None if it stays as it is, and constants answer for experts that leave.
+    """
     number, neurons = experts.num_experts, num_neurons(experts)
     columns_UC, rows_UR = (torch.arange(number * size).reshape(number, size) for size in (neurons, 2 * neurons))
+    inputs: tuple[tuple[Any, Tensor], ...] = ((Stacked(experts, GATE_UP, whole=True), rows_UR),)
+    down = Stacked(experts, DOWN, whole=True)
+    if router is None:
+        return WholeExperts(name, down, columns_UC, inputs, num_chosen=chosen, constants=True)
     each = torch.arange(number)[:, None]
-    inputs = ((Stacked(experts, GATE_UP, whole=True), rows_UR), (Router(router), each))
     vectors = tuple((router, one, each) for one in VECTORS if hasattr(router, one))
-    return WholeExperts(
-        name, Stacked(experts, DOWN, whole=True), columns_UC, inputs, vectors=vectors, num_chosen=chosen
-    )
+    inputs = (*inputs, (Router(router), each))
+    return WholeExperts(name, down, columns_UC, inputs, vectors=vectors, num_chosen=chosen)

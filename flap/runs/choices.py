@@ -29,6 +29,11 @@ class Choices:
         return next((one for one in self.evaluators if isinstance(one, Efficiency)), Efficiency())
 
     @property
+    def units(self) -> tuple[bool, bool]:
+        """Whether the units of mixtures are whole experts, and whether constants answer for those that leave."""
+        return self.structure.experts, self.compensation.leaves_constants
+
+    @property
     def in_sequence(self) -> bool:
         """Whether pruning is sequential: each layer is pruned before the next one is calibrated (Wanda-sp)."""
         return self.propagate == "pruned" and self.need_windows
@@ -77,10 +82,13 @@ def choose(config: FlapConfig) -> Choices:
         )
     if choices.structure.ranks_errors:
         _check_errors(choices)
+    experts, constants = choices.structure.experts, choices.compensation.leaves_constants
     allowed = "true with a metric that scores the whole experts of a mixture; WIFV and others score neurons"
-    require(choices.structure.experts or not choices.metric.scores_experts, "structure.experts", False, allowed)
-    allowed = "false with structure.experts=true, as a router cannot be masked"
-    require(not (config.mask_only and choices.structure.experts), "mask_only", True, allowed)
+    require(experts or not choices.metric.scores_experts, "structure.experts", False, allowed)
+    allowed = "false with structure.experts=true, as a router cannot be masked, or compensation=constant"
+    require(constants or not (config.mask_only and experts), "mask_only", True, allowed)
+    allowed = "bias where neurons leave, or structure.experts=true: constants answer for whole experts"
+    require(experts or not constants, "compensation", "constant", allowed)
     samples, lengths = config.calibration.num_samples, config.calibration.lengths
     require(
         any(num_windows(samples, lengths, seq_len) >= 2 for seq_len in lengths) or not choices.need_covariance,

@@ -259,7 +259,7 @@ def forecast(config: FlapConfig, stages: Callable[[Ledger], Any], run_dir: Path 
     if choices.need_windows:
         check_context("calibration", config.calibration.lengths, model.max_length)
         images = _images(config, model)
-    adapter = adapt(model.skeleton(), choices.structure.experts)
+    adapter = adapt(model.skeleton(), *choices.units)
     budget = check_budget(adapter, choices, config, model)
     if choices.recovery is not None:
         check_trainable(choices.recovery, model, adapter)

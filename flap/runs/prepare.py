@@ -54,7 +54,7 @@ def prepare(
     suite = prepare_suite(choices.evaluators, source.tokenizer, source.max_length, results)
     check_comparable(suite.comparisons, source)
     texts = read_texts(config, choices, source.tokenizer, source.max_length)
-    adapter = adapt(source.skeleton(), choices.structure.experts)
+    adapter = adapt(source.skeleton(), *choices.units)
     budget = check_budget(adapter, choices, config, source)
     if choices.recovery is not None:
         check_trainable(choices.recovery, source, adapter)

@@ -29,9 +29,11 @@ def test_the_package_names_it() -> None:
     assert entry.load() is vllm_plugin.register
 
 
-def test_mixtures_too_have_the_class_that_leaves_experts_to_transformers(registered: dict[str, str]) -> None:
-    assert {"FlapLlamaForCausalLM", "FlapMixtralForCausalLM", "FlapLlama4ForCausalLM"} <= registered.keys()
-    assert set(registered.values()) == {"flap.checkpoint.vllm_model:TransformersForCausalLM"}
+def test_mixtures_have_the_class_that_runs_experts_in_the_kernels_of_vllm(registered: dict[str, str]) -> None:
+    classes = {"Llama": "", "Mixtral": "MoE", "GptOss": "MoE", "Llama4": "", "DeepseekV3": ""}
+    for name, kind in classes.items():
+        found = registered[f"Flap{name}ForCausalLM"]
+        assert found == f"flap.checkpoint.vllm_model:Transformers{kind}ForCausalLM"
 
 
 def test_what_vllm_would_compute_wrongly_is_left_out(registered: dict[str, str]) -> None:

@@ -60,8 +60,10 @@ def auto_class(config: PreTrainedConfig) -> Any:
     return AutoModelForImageTextToText if sees_images(config) else AutoModelForCausalLM
 
 
-def adapt(model: PreTrainedModel, whole_experts: bool = False) -> ModelAdapter:
+def adapt(model: PreTrainedModel, whole_experts: bool = False, constants: bool = False) -> ModelAdapter:
     """Return the adapter of a loaded model. whole_experts: the units of experts are whole experts.
+
+    constants: then routers stay as they are, and a constant answers for an expert that leaves.
 
     Raises:
         ValueError: the architecture is not supported, the model has no language model head, or it has no experts that
@@ -72,15 +74,24 @@ def adapt(model: PreTrainedModel, whole_experts: bool = False) -> ModelAdapter:
     if not type(model).__name__.endswith((head, "LMHeadModel")):
         raise ValueError(f"model: {type(model).__name__} has no language model head; expected a …{head} class")
     if whole_experts:
-        _check_whole_experts(family, model.config.get_text_config())
-    return MixtureAdapter(model, family, whole_experts) if family.experts else ModelAdapter(model, family)
+        _check_whole_experts(family, model, constants)
+    return MixtureAdapter(model, family, whole_experts, constants) if family.experts else ModelAdapter(model, family)
 
 
-def _check_whole_experts(family: Family, config: PreTrainedConfig) -> None:
+def _check_whole_experts(family: Family, model: PreTrainedModel, constants: bool) -> None:
+    config, modules = model.config.get_text_config(), dict(model.named_modules())
     refused = f"structure.experts=true: expected false for {config.model_type}"
-    if not family.router:
+    found = family.experts and any(name.endswith(f".{family.experts}") for name in modules)
+    if not found or not (family.router or constants):
         allowed = ", ".join(name for name, one in FAMILIES.items() if one.router)
-        raise ValueError(f"{refused}; or one of {allowed}")
+        raise ValueError(f"{refused}; or one of {allowed}{' (or compensation=constant)' * bool(found)}")
+    if constants:
+        return
     groups = getattr(config, "n_group", None) or 1
     if groups > 1:
-        raise ValueError(f"{refused} with n_group={groups}, whose router chooses among groups of as many experts each")
+        why = "whose router chooses among groups of as many experts each, or compensation=constant"
+        raise ValueError(f"{refused} with n_group={groups}, {why}")
+    if any(hasattr(module, "places") for module in modules.values()):
+        raise ValueError(
+            "compensation: expected constant for this model, in which constants answer for experts that have left"
+        )
