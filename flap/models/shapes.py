@@ -19,6 +19,7 @@ class BlockShape:
     parameters: int  # the prunable ones, of all experts
     experts: int = 1
     chosen: int = 1  # how many of the experts a token is sent to
+    whole: bool = False  # experts leave whole
 
     @classmethod
     def of(cls, block: Block) -> "BlockShape":
@@ -26,7 +27,7 @@ class BlockShape:
         members = len(block.members)
         channels, units = block.columns_UC.numel() // members, block.num_units // (1 if block.whole else members)
         outputs = int(block.output.weight.shape[0])
-        return cls(channels, outputs, units, block.num_parameters, members, block.num_chosen)
+        return cls(channels, outputs, units, block.num_parameters, members, block.num_chosen, block.whole)
 
     @property
     def active_parameters(self) -> float:
@@ -108,4 +109,6 @@ def shapes_of(adapter: ModelAdapter) -> Shapes:
         for i in range(len(adapter.layers))
     )
     vocabulary = int(adapter.model.get_output_embeddings().weight.shape[0])
-    return Shapes(layers, layers[0].blocks.mlp.outputs, vocabulary, total - sum(layer.parameters for layer in layers))
+    return Shapes(
+        layers, layers[0].blocks.attention.outputs, vocabulary, total - sum(layer.parameters for layer in layers)
+    )
