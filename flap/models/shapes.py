@@ -19,7 +19,7 @@ class BlockShape:
     parameters: int  # the prunable ones, of all experts
     experts: int = 1
     chosen: int = 1  # how many of the experts a token is sent to
-    whole: bool = False  # whether they leave whole
+    whole: bool = False  # experts leave whole
 
     @classmethod
     def of(cls, block: Block) -> "BlockShape":
@@ -109,4 +109,6 @@ def shapes_of(adapter: ModelAdapter) -> Shapes:
         for i in range(len(adapter.layers))
     )
     vocabulary = int(adapter.model.get_output_embeddings().weight.shape[0])
-    return Shapes(layers, layers[0].blocks.mlp.outputs, vocabulary, total - sum(layer.parameters for layer in layers))
+    return Shapes(
+        layers, layers[0].blocks.attention.outputs, vocabulary, total - sum(layer.parameters for layer in layers)
+    )

@@ -4,8 +4,8 @@ Or the router stays as it is, and an expert that left answers with a constant, a
 
 The output of a mixture is one projection Σ_e W_e (w_e a_e) of all neurons, where w_e is the router's weight of expert e
 for a token: 0 if the token is not sent to it. So a unit is an expert, and its channels are w_e a_e over all tokens.
-Legend: E experts · I neurons of one expert · H hidden size · T tokens · K experts that a token is sent to, or stay · U units
-· P experts that left · R tokens routed to one expert.
+Legend: E experts · I neurons of one expert · H hidden size · T tokens · K experts that a token is sent to, or stay · U
+units · P experts that left · R tokens routed to one expert.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from torch.nn.functional import normalize
 from flap.models.block import Observed
 from flap.models.experts import (
     DOWN,
-    GATE_UP,
+    PARTS,
     ExpertsBlock,
     Stacked,
     down_projected,
@@ -27,9 +27,10 @@ from flap.models.experts import (
     num_routed,
     replace,
     routed,
+    stacked_inputs,
 )
 
-VECTORS = ("e_score_correction_bias",)  # of a router, with a value for each expert
+VECTORS = ("e_score_correction_bias",)  # of a router or its parent, with a value for each expert
 
 
 class OfToken(NamedTuple):
@@ -146,18 +147,19 @@ def _with_numbers(
         yield torch.cat([output_RH.float(), torch.stack(numbers, dim=1)], dim=1)
 
 
-def whole_experts(name: str, experts: Any, chosen: int, router: Any) -> WholeExperts:
+def whole_experts(name: str, experts: Any, chosen: int, router: Any, parent: Any) -> WholeExperts:
     """Return the block of a layer's experts that leave whole. chosen: how many of them a token is sent to.
 
-    router: None if it stays as it is, and constants answer for experts that leave.
+    router: None if it stays as it is, and constants answer for experts that leave. parent: the module that it is in.
     """
-    number, neurons = experts.num_experts, num_neurons(experts)
-    columns_UC, rows_UR = (torch.arange(number * size).reshape(number, size) for size in (neurons, 2 * neurons))
-    inputs: tuple[tuple[Any, Tensor], ...] = ((Stacked(experts, GATE_UP, whole=True), rows_UR),)
+    number, neurons, projection = experts.num_experts, num_neurons(experts), stacked_inputs(experts)
+    sizes = neurons, PARTS[projection] * neurons
+    columns_UC, rows_UR = (torch.arange(number * size).reshape(number, size) for size in sizes)
+    inputs: tuple[tuple[Any, Tensor], ...] = ((Stacked(experts, projection, whole=True), rows_UR),)
     down = Stacked(experts, DOWN, whole=True)
     if router is None:
         return WholeExperts(name, down, columns_UC, inputs, num_chosen=chosen, constants=True)
     each = torch.arange(number)[:, None]
-    vectors = tuple((router, one, each) for one in VECTORS if hasattr(router, one))
+    vectors = tuple((one, name, each) for one in (router, parent) for name in VECTORS if hasattr(one, name))
     inputs = (*inputs, (Router(router), each))
     return WholeExperts(name, down, columns_UC, inputs, vectors=vectors, num_chosen=chosen)
