@@ -1,0 +1,242 @@
+"""Make a trained mixture of experts from SmolLM2-135M: `python experiments/experts/make_mixture.py TARGET`.
+
+Each MLP is cut into 16 experts of 96 neurons that are active together (MoEfication, arXiv 2110.01786; LLaMA-MoE, arXiv
+2406.16554); a router is fitted that sends a token to 8 of them; then `flap.recovery` trains all layers to predict what
+the dense model predicts. TARGET gets a stock Mixtral checkpoint. `--text FILE` is evaluated on, besides boolq-passages.
+Legend: N windows · T tokens, of all windows or of one · D hidden size · I neurons · E experts · K experts of a token.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize, one_hot
+from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedModel
+
+from flap.config import ModelConfig
+from flap.data import evaluation_windows, read_text
+from flap.data.read_windows import Wanted, read_windows
+from flap.evaluation.perplexity import perplexity, window_losses
+from flap.models import CheckpointSource, find_model
+from flap.recovery import HELD_OUT_WINDOWS, Recovery, recovery_windows
+from flap.recovery.distillation import recover
+from flap.storage import cache_root
+
+SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+TEXTS = ["boolq-passages", "hellaswag-passages"]  # the parts for calibration, in equal shares
+EXPERTS, CHOSEN, SEQ_LEN = 16, 8, 256
+CLUSTER_TOKENS, ROUTER_TOKENS, HELD_OUT_TOKENS = 16_384, 65_536, 8_192
+ACTIVE = 0.25  # of a token's neurons count as active: those with the largest |activation| · ‖column of down‖
+RIDGE = 1e-2  # of the mean eigenvalue
+SHARPNESS = (0.05, 0.2, 0.5, 1.0)  # logits, as multiples of the predicted deviations, of which the best is taken
+
+
+class Cut(NamedTuple):
+    """One layer's mixture."""
+
+    order_I: Tensor  # the neurons, expert after expert
+    error: float  # `layer_error` on held-out tokens
+    router_ED: Tensor
+    scale_E: Tensor  # of the down projections, as the router's weights add up to 1
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("target", type=Path)
+    options.add_argument("--text", type=Path, help="a text file to evaluate on")
+    options.add_argument("--tokens", type=int, default=262_144, help="to recover with")
+    options.add_argument("--rate", type=float, default=5e-4, help="learning rate of the recovery")
+    given = options.parse_args()
+    dense, cut = source_of(SMOLLM2), given.target / "cut"
+    if not (cut / "config.json").exists():  # as a killed run has left it
+        write(assembled(dense.open().model, cuts(dense)), dense, cut)
+    report = {"dense": measured(dense, given.text), "cut": measured(source_of(str(cut)), given.text)}
+    print(json.dumps(report), flush=True)
+    report["recovery"] = recovered(dense, cut, given)
+    report["recovered"] = measured(source_of(str(given.target)), given.text)
+    (given.target / "mixture.json").write_text(json.dumps(report, indent=1))
+    print(json.dumps(report), flush=True)
+
+
+def source_of(path: str) -> CheckpointSource:
+    """Return a model that is not loaded yet."""
+    return find_model(ModelConfig(path, path, dtype="bfloat16"), cache_root(None), trust_remote_code=False)
+
+
+def write(model: PreTrainedModel, dense: CheckpointSource, target: Path) -> None:
+    model.save_pretrained(target)
+    dense.tokenizer.save_pretrained(target)
+
+
+# --- the cut --------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def cuts(dense: CheckpointSource) -> list[Cut]:
+    """Return the mixture of each layer, from the inputs of its MLP in the dense model."""
+    wanted = Wanted((ROUTER_TOKENS + HELD_OUT_TOKENS) // SEQ_LEN, [SEQ_LEN], 0, "auto")
+    [tokens_NT] = read_windows("calibration", TEXTS, dense.tokenizer, wanted, dense.max_length).by_length
+    found = list[Cut]()
+    for layer, (mlp, input_TD) in enumerate(mlp_inputs(dense.open().model, tokens_NT)):
+        began = time.monotonic()
+        found.append(cut_layer(mlp, input_TD, torch.Generator().manual_seed(layer)))
+        print(f"layer {layer}: {found[-1].error}, {time.monotonic() - began:.0f} s", flush=True)
+    return found
+
+
+def mlp_inputs(model: PreTrainedModel, tokens_NT: Tensor) -> Iterator[tuple[nn.Module, Tensor]]:
+    """Yield each layer's MLP and its inputs, a layer at a time, so that the inputs of one layer are in memory."""
+    decoder = model.base_model
+    hidden_NTD = decoder.embed_tokens(tokens_NT)
+    positions = decoder.rotary_emb(hidden_NTD, torch.arange(tokens_NT.shape[1])[None])
+    for layer in decoder.layers:
+        seen = list[Tensor]()
+        with layer.mlp.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0].flatten(0, 1))):
+            batches = (layer(batch, position_embeddings=positions) for batch in hidden_NTD.split(16))
+            hidden_NTD = torch.cat([one if isinstance(one, Tensor) else one[0] for one in batches])
+        yield layer.mlp, torch.cat(seen)
+
+
+def cut_layer(mlp: nn.Module, input_TD: Tensor, draw: torch.Generator) -> Cut:
+    """Cluster the neurons of an MLP, and fit the router to them."""
+    some_T = torch.randperm(ROUTER_TOKENS, generator=draw)[:CLUSTER_TOKENS]
+    order_I = clusters(activations(mlp, input_TD[some_T]), mlp.down_proj.weight, draw).argsort(stable=True)
+    gram_TEE = torch.cat([grams(mlp, part_TD, order_I) for part_TD in input_TD.split(2048)])
+    gram_TEE /= gram_TEE.diagonal(dim1=1, dim2=2).sum(dim=1)[:, None, None]  # or a few tokens would outweigh all others
+    input_TD, size = input_TD.float(), input_TD.float().square().mean().sqrt()
+    train, held_out = (
+        (input_TD[part] / size, gram_TEE[part]) for part in (slice(ROUTER_TOKENS), slice(ROUTER_TOKENS, None))
+    )
+    router_ED, fits = ridge(*train), list[tuple[float, Tensor, Tensor]]()
+    for sharpness in SHARPNESS:
+        scale_E = scales(sharpness * router_ED, *train)
+        error = layer_error(sharpness * router_ED, scale_E, *held_out).item()
+        fits.append((error, sharpness * router_ED / size, scale_E))
+    return Cut(order_I, *min(fits, key=lambda fit: fit[0]))
+
+
+def activations(mlp: nn.Module, input_TD: Tensor) -> Tensor:
+    """Return the inputs of the down projection, activation_TI."""
+    return mlp.act_fn(mlp.gate_proj(input_TD)) * mlp.up_proj(input_TD)
+
+
+def clusters(activation_TI: Tensor, down_DI: Tensor, draw: torch.Generator, rounds: int = 10) -> Tensor:
+    """Return the expert of each neuron: k-means with clusters of equal size, on which tokens a neuron is active for."""
+    size_TI = activation_TI.float().abs() * down_DI.float().norm(dim=0)
+    least_T1 = size_TI.topk(int(ACTIVE * size_TI.shape[1]), dim=1).values[:, -1:]
+    active_TI = normalize((size_TI >= least_T1).float(), dim=0)
+    neurons = active_TI.shape[1]
+    centre_TE = active_TI[:, torch.randperm(neurons, generator=draw)[:EXPERTS]]
+    for _ in range(rounds):
+        cosine_IE = active_TI.T @ normalize(centre_TE, dim=0)
+        expert_I = filled(cosine_IE)
+        centre_TE = active_TI @ one_hot(expert_I, EXPERTS).float()
+    return expert_I
+
+
+def filled(cosine_IE: Tensor) -> Tensor:
+    """Return an expert for each neuron, as many neurons for each: the nearest pairs first, until an expert is full."""
+    neurons, experts = cosine_IE.shape
+    expert_I, room_E = [-1] * neurons, [neurons // experts] * experts
+    for pair in cosine_IE.flatten().argsort(descending=True).tolist():
+        neuron, expert = divmod(pair, experts)
+        if expert_I[neuron] < 0 < room_E[expert]:
+            expert_I[neuron], room_E[expert] = expert, room_E[expert] - 1
+    return torch.tensor(expert_I)
+
+
+def grams(mlp: nn.Module, input_TD: Tensor, order_I: Tensor) -> Tensor:
+    """Return the products of the outputs of all pairs of experts for each token, gram_TEE."""
+    activation_TEn = activations(mlp, input_TD)[:, order_I].unflatten(1, (EXPERTS, -1))
+    down_EnD = mlp.down_proj.weight[:, order_I].T.unflatten(0, (EXPERTS, -1))
+    output_TED = torch.bmm(activation_TEn.transpose(0, 1), down_EnD).transpose(0, 1).float()
+    return output_TED @ output_TED.transpose(1, 2)
+
+
+def ridge(input_TD: Tensor, gram_TEE: Tensor) -> Tensor:
+    """Return the router that predicts the norm of each expert's output, less the token's mean, in deviations."""
+    norm_TE = gram_TEE.diagonal(dim1=1, dim2=2).sqrt()
+    target_TE = (norm_TE - norm_TE.mean(dim=1, keepdim=True)) / norm_TE.std()
+    square_DD = input_TD.T @ input_TD
+    damping_DD = RIDGE * square_DD.diagonal().mean() * torch.eye(len(square_DD))
+    return torch.linalg.solve(square_DD + damping_DD, input_TD.T @ target_TE).T.contiguous()
+
+
+def weights(router_ED: Tensor, input_TD: Tensor) -> Tensor:
+    """Return what a mixture weighs the outputs of its experts with: the softmax over the K likeliest, 0 for others."""
+    logit_TE = input_TD @ router_ED.T
+    least_T1 = logit_TE.topk(CHOSEN, dim=-1).values[:, -1:]
+    return logit_TE.where(logit_TE >= least_T1, -torch.inf).softmax(dim=-1)
+
+
+def scales(router_ED: Tensor, input_TD: Tensor, gram_TEE: Tensor) -> Tensor:
+    """Return the factors of the experts' outputs with the least error, in closed form."""
+    weight_TE = weights(router_ED, input_TD)
+    square_EE = torch.einsum("te,tef,tf->ef", weight_TE, gram_TEE, weight_TE)
+    product_E = torch.einsum("te,tef->e", weight_TE, gram_TEE)
+    return torch.linalg.solve(square_EE, product_E)
+
+
+def layer_error(router_ED: Tensor, scale_E: Tensor, input_TD: Tensor, gram_TEE: Tensor) -> Tensor:
+    """Return ‖mixture - MLP‖² / Σ_e ‖f_e‖², the mean over tokens; lower is better.
+
+    The MLP is Σ f_e over all experts, the mixture Σ s_e w_e f_e over K of them.
+    """
+    missing_TE = 1 - scale_E * weights(router_ED, input_TD)
+    return torch.einsum("te,tef,tf->", missing_TE, gram_TEE, missing_TE) / len(gram_TEE)
+
+
+def assembled(model: PreTrainedModel, cut: list[Cut]) -> MixtralForCausalLM:
+    """Return the Mixtral model: SmolLM2's embeddings, norms and attention, and the experts."""
+    names = [
+        "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "head_dim",
+        "num_key_value_heads", "hidden_act", "max_position_embeddings", "rms_norm_eps", "rope_parameters",
+        "tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id",
+    ]  # fmt: skip
+    config = {name: getattr(model.config, name) for name in names}
+    config |= {"intermediate_size": config["intermediate_size"] // EXPERTS}
+    mixture = MixtralForCausalLM(MixtralConfig(**config, num_local_experts=EXPERTS, num_experts_per_tok=CHOSEN))
+    mixture.load_state_dict({k: v for k, v in model.state_dict().items() if ".mlp." not in k}, strict=False)
+    for layer, dense, one in zip(mixture.model.layers, model.model.layers, cut, strict=True):
+        inputs = [getattr(dense.mlp, name).weight[one.order_I] for name in ("gate_proj", "up_proj")]
+        gate_up_EnD = torch.cat([weight.unflatten(0, (EXPERTS, -1)) for weight in inputs], dim=1)
+        down_EDn = dense.mlp.down_proj.weight[:, one.order_I].unflatten(1, (EXPERTS, -1)).transpose(0, 1)
+        layer.mlp.experts.gate_up_proj.data.copy_(gate_up_EnD)
+        layer.mlp.experts.down_proj.data.copy_(down_EDn * one.scale_E[:, None, None])
+        layer.mlp.gate.weight.data.copy_(one.router_ED)
+    return mixture.eval().to(torch.bfloat16)
+
+
+# --- training and numbers -------------------------------------------------------------------------------------------
+
+
+def recovered(dense: CheckpointSource, cut: Path, given: argparse.Namespace) -> dict[str, object]:
+    """Train the cut mixture to predict what the dense model predicts, write it, and return what `recover` reports."""
+    recovery = Recovery(TEXTS, given.tokens, given.rate, seq_len=SEQ_LEN, batch_size=4)
+    [tokens_NT] = recovery_windows(recovery, dense.tokenizer, dense.max_length, "auto", 0).by_length
+    mixture = source_of(str(cut)).open()
+    mixture.model.set_experts_implementation("eager")  # the others do not compute in bfloat16 while weights are float32
+    with TemporaryDirectory() as folder:
+        report = recover(recovery, mixture, dense, tokens_NT, Path(folder), 0)
+    write(mixture.model, dense, given.target)
+    return {"held_out_windows": HELD_OUT_WINDOWS, **report}
+
+
+def measured(source: CheckpointSource, text: Path | None) -> dict[str, float]:
+    """Return the perplexity of 8,192 tokens of each text at a window of 256; lower is better."""
+    model, found = source.open(), dict[str, float]()
+    for name in ["boolq-passages", "sciq-passages", *([str(text)] if text else [])]:
+        held_out = read_text(name, "evaluation", "text")
+        tokens_NT = evaluation_windows(held_out, source.tokenizer, SEQ_LEN, 8_192)
+        found[Path(name).stem] = perplexity(window_losses(model, tokens_NT, 8))
+    return found
+
+
+if __name__ == "__main__":
+    main()
