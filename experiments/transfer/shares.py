@@ -1,0 +1,66 @@
+"""The share of flap's nats that flap_plus leaves: `python experiments/transfer/shares.py SWEEP [SWEEP ...]`.
+
+share = ln(perplexity / dense) / ln(perplexity of flap / dense), for each run of `method=flap_plus` and the run of
+`method=flap` with the same ratio and seed. The error of a run is paired over the windows of the text; that of a mean is
+over seeds. Prints Markdown.
+"""
+
+import gzip
+import json
+import math
+import statistics
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+Losses = list[float]  # of windows, in nats
+
+
+def losses(run: Path, which: str) -> dict[str, Losses]:
+    """Return the losses of windows by the name of the perplexity. which: "dense" or "pruned"."""
+    entries = json.loads((run / "evaluation.json").read_text())
+    documents, found = json.loads(gzip.decompress((run / "documents.json.gz").read_bytes())), {}
+    for entry, of_names in documents.items():
+        if ("plan" in entries[entry]["key"]) == (which == "pruned"):
+            for name, values in of_names.items():  # each p · (1 + loss - mean loss), with the perplexity p
+                number = entries[entry]["numbers"][name]
+                found[name] = [math.log(number) + value / number - 1 for value in values]
+    return found
+
+
+def share(dense: Losses, baseline: Losses, method: Losses) -> tuple[float, float]:
+    """Return the share and its standard error over windows, by the delta method."""
+    lost = [b - d for d, b in zip(dense, baseline, strict=True)]
+    left = [m - d for d, m in zip(dense, method, strict=True)]
+    ratio = sum(left) / sum(lost)
+    rest = [a - ratio * b for a, b in zip(left, lost, strict=True)]
+    return ratio, statistics.stdev(rest) / math.sqrt(len(rest)) / statistics.mean(lost)
+
+
+def main(sweeps: list[Path]) -> None:
+    runs = defaultdict(dict)
+    for report in sorted(path for sweep in sweeps for path in sweep.glob("**/report.json")):
+        config = json.loads(report.read_text())["config"]
+        runs[config["ratio"], config["seed"]][config["method"]] = report.parent
+    shares = defaultdict(list)
+    print("| ratio | seed | text | dense | flap | flap_plus | share |\n|---|---|---|---|---|---|---|")
+    for (ratio, seed), by_method in sorted(runs.items()):
+        if set(by_method) < {"flap", "flap_plus"}:
+            continue
+        baseline, method = (losses(by_method[name], "pruned") for name in ("flap", "flap_plus"))
+        for name, dense in losses(by_method["flap"], "dense").items():
+            three = dense, baseline[name], method[name]
+            value, error = share(*three)
+            shares[ratio, name].append(value)
+            means = " | ".join(f"{math.exp(statistics.mean(one)):.1f}" for one in three)
+            print(f"| {ratio} | {seed} | {name} | {means} | {value:.2f} ± {error:.2f} |")
+    print("\n| ratio | text | seeds | share |\n|---|---|---|---|")
+    for (ratio, name), values in shares.items():
+        error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+        print(f"| {ratio} | {name} | {len(values)} | {statistics.mean(values):.2f} ± {error:.2f} |")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        raise SystemExit(__doc__)
+    main([Path(one) for one in sys.argv[1:]])
