@@ -41,7 +41,8 @@ class OfToken(NamedTuple):
 
     norm: Tensor  # ‖f‖₂
     weighted: Tensor  # g ‖f‖₂
-    shifted: Tensor  # g ‖f‖₂ s,  s = 1 - cos(h, h + Σ_k g_k f_k) of the residual stream h before the MLP
+    # g ‖f‖₂ s,  s = 1 - cos(h, h + Σ_k g_k f_k) of the residual stream h before the MLP, or the experts' latent
+    shifted: Tensor
     shared: Tensor  # as `weighted` and `shifted`, with g as a share of its sum over the token's experts
     shared_shifted: Tensor
 
@@ -109,6 +110,8 @@ class WholeExperts(ExpertsBlock):
         num_tokens = len(args[0]) // (num_routed(self.output.experts) if len(args) == 1 else 1)
         weighted = [activation_RI * weight_R[:, None] for activation_RI, weight_R in zip(inputs, weights, strict=True)]
         outputs = down_projected(self.output.experts, inputs)
+        if outputs[0].shape[1] != entered_TH.shape[1]:  # experts in a latent space: what enters them
+            entered_TH = args[0]
         return Observed(weighted, num_tokens, routed=_with_numbers(outputs, weights, tokens, entered_TH.float()))
 
     def leave(self, kept_U: Tensor, pruned_U: Tensor, constant_PH: Tensor | None) -> None:

@@ -18,7 +18,7 @@ from tests.cases import EXPERT_METRICS, random_model, tokens
 from tests.helpers.placed import placed_at
 from tests.models.test_whole_experts import EXPERTS, FAMILIES, config_of, observed
 
-LAYER = 1
+LAYER = 2
 
 
 def scored(name: str, model: PreTrainedModel, known: LayerStatistics) -> Tensor:
@@ -33,7 +33,7 @@ def run_each(model: PreTrainedModel, family: str) -> tuple[Tensor, Tensor, Tenso
     experts = layer.get_submodule(adapter.family.experts)
     hooks = [
         module.register_forward_pre_hook(lambda _, args, name=name: seen.update({name: args}))
-        for name, module in (("entered", layer.post_attention_layernorm), ("experts", experts))
+        for name, module in (("entered", layer.get_submodule(adapter.family.mlp_norm)), ("experts", experts))
     ]
     model(input_ids=tokens())
     for hook in hooks:
@@ -48,7 +48,10 @@ def run_each(model: PreTrainedModel, family: str) -> tuple[Tensor, Tensor, Tenso
         each = [experts(hidden_TH, torch.full_like(ones, e, dtype=torch.long), ones) for e in range(EXPERTS)]
         output_TEH = torch.stack(each, dim=1)
         weight_TE = torch.zeros(len(hidden_TH), EXPERTS).scatter(1, chosen_TK, weight_TK)
-    return output_TEH.double(), weight_TE.double(), seen["entered"][0].flatten(0, 1).double()
+    entered_TH = seen["entered"][0].flatten(0, 1)
+    if entered_TH.shape[1] != output_TEH.shape[2]:  # experts in a latent space
+        entered_TH = hidden_TH
+    return output_TEH.double(), weight_TE.double(), entered_TH.double()
 
 
 def by_formula(output_TEH: Tensor, weight_TE: Tensor, entered_TH: Tensor) -> dict[str, Tensor]:
@@ -107,7 +110,7 @@ def test_not_finite_outputs_name_the_block() -> None:
     model = random_model(config_of("mixtral"))
     known = observed(model)[LAYER]
     bad = replace(known.routed[0], mean_I=known.routed[0].mean_I * torch.nan)
-    with pytest.raises(ValueError, match="scores of layer 1 MLP are not finite"):
+    with pytest.raises(ValueError, match="scores of layer 2 MLP are not finite"):
         scored("REAP", model, replace(known, routed=(bad, *known.routed[1:])))
 
 
