@@ -7,12 +7,14 @@ resident memory over that of an interpreter that has imported torch: all of it, 
 largest, and flat. GB are 10^9 bytes.
 
 Beside the peak of memory and of disk (polled) stands the estimate of `dry_run=true` and what share of the measured peak
-it is; it should be within 0.75 and 1.25. `--shape mixtral` or `qwen3_moe` takes a mixture of experts; other arguments
-are passed on to the run: `--gb 1 --shape mixtral method=flap_plus`.
+it is; it should be within 0.75 and 1.25. `--shape mixtral` or `qwen3_moe` takes a mixture of experts, and
+`qwen3-30b-a3b` four of that model's layers; other arguments are passed on to the run:
+`--gb 1 --shape mixtral method=flap_plus`.
 """
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import time
@@ -37,9 +39,20 @@ QWEN3_MOE = {
     "hidden_size": 1024, "moe_intermediate_size": 256, "num_attention_heads": 16, "num_key_value_heads": 4,
     "num_experts": 64, "num_experts_per_tok": 8,
 }  # fmt: skip
-SHAPES: dict[str, dict[str, Any]] = {"llama": LLAMA, "mixtral": MIXTRAL, "qwen3_moe": QWEN3_MOE}
-LAYERS = {1: 5, 2: 13, 4: 30}  # GB of weights: decoder layers
+# The layers of Qwen3-30B-A3B, 622 million parameters each, 1.24 GB in bfloat16.
+QWEN3_30B = {
+    "hidden_size": 2048, "moe_intermediate_size": 768, "num_attention_heads": 32, "num_key_value_heads": 4,
+    "head_dim": 128, "num_experts": 128, "num_experts_per_tok": 8, "norm_topk_prob": True,
+}  # fmt: skip
+LAYERS = {1: 5, 2: 13, 4: 30}
 LAYERS_OF_EXPERTS = {1: 8, 2: 17, 4: 36}
+# Of each shape the model type, what its config has besides `ENDS`, and the decoder layers of so many GB of weights.
+SHAPES: dict[str, tuple[str, dict[str, Any], dict[int, int]]] = {
+    "llama": ("llama", LLAMA, LAYERS),
+    "mixtral": ("mixtral", MIXTRAL, LAYERS_OF_EXPERTS),
+    "qwen3_moe": ("qwen3_moe", QWEN3_MOE, LAYERS_OF_EXPERTS),
+    "qwen3-30b-a3b": ("qwen3_moe", QWEN3_30B, {5: 4}),
+}
 COLUMNS = (
     "weights, GB", "layers", "peak over bare, GB", "/ weights", "estimate, GB", "/ measured", "anonymous, GB",
     "disk, GB", "estimate, GB", "/ measured", "seconds", "CPU seconds", "CPU seconds / GB", "ratio", "logits reloaded",
@@ -62,7 +75,8 @@ def write_model(directory: Path, shape: str, num_layers: int) -> int:
     steps = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
     tokenizer.save_pretrained(directory)
-    config = AutoConfig.for_model(shape, **ENDS, **SHAPES[shape], num_hidden_layers=num_layers, dtype="bfloat16")
+    model_type, own, _ = SHAPES[shape]
+    config = AutoConfig.for_model(model_type, **ENDS | own, num_hidden_layers=num_layers, dtype="bfloat16")
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     config.architectures = [type(model).__name__]
@@ -105,7 +119,8 @@ def peak_bytes() -> int:
 def disk_bytes(*folders: Path) -> int:
     """What the files in these folders take on the disk at this moment; one with two names counts once."""
     sizes: dict[tuple[int, int], int] = {}
-    for file in (file for folder in folders for file in folder.rglob("*")):
+    walks = (walk for folder in folders for walk in os.walk(folder))  # it goes on where a folder has gone
+    for file in (Path(folder, name) for folder, _, names in walks for name in names):
         with suppress(OSError):  # files come and go
             found = file.stat()
             sizes[found.st_dev, found.st_ino] = found.st_blocks * 512
@@ -149,7 +164,7 @@ def estimated(directory: Path, options: Sequence[str]) -> tuple[int, int]:
 
 def measure(directory: Path, shape: str, size: int, bare: Watched, options: list[str]) -> None:
     """Write, prune and reload one model; prints a row of the table."""
-    layers = (LAYERS if shape == "llama" else LAYERS_OF_EXPERTS)[size]
+    layers = SHAPES[shape][2][size]
     num_bytes = int(watched("--write", str(directory), shape, str(layers)).output.split("bytes ")[1].split()[0])
     peak_estimate, disk_estimate = estimated(directory, options)
     start = time.perf_counter()
@@ -191,7 +206,7 @@ def reload(directory: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--gb", type=int, nargs="+", default=list(LAYERS), choices=LAYERS)
+    parser.add_argument("--gb", type=int, nargs="+", help="of weights; all that the shape has")
     parser.add_argument("--shape", default="llama", choices=SHAPES)
     parser.add_argument("--folder", help="where the models are written; removed afterwards")
     for hidden in ("--write", "--prune", "--reload"):
@@ -215,7 +230,7 @@ def main() -> None:
         print(f"bare interpreter with torch: {bare.peak / 1e9:.2f} GB, of it {bare.anonymous / 1e9:.2f} GB anonymous\n")
         print("|", " | ".join(COLUMNS), "|")
         print("|" + "---|" * len(COLUMNS), flush=True)
-        for size in chosen.gb:
+        for size in chosen.gb or SHAPES[chosen.shape][2]:
             with TemporaryDirectory(dir=chosen.folder) as folder:
                 measure(Path(folder), chosen.shape, size, bare, options)
 

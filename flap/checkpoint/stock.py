@@ -36,7 +36,7 @@ def stock_config(adapter: ModelAdapter, shared: dict[str, Any]) -> PreTrainedCon
     for i in range(len(adapter.layers)):
         if any(widths.setdefault(name, width) != width for name, width in adapter.widths(i).items()):
             raise ValueError("layers differ in width")
-        if not adapter.attention(i).num_units:
+        if adapter.widths(i).get("num_attention_heads") == 0:
             raise ValueError("a layer has no attention heads")
         if not experts_fit_kernel(adapter.mlp(i)):
             raise ValueError(f"experts whose width is no multiple of {KERNEL_MULTIPLE} need another kernel")

@@ -104,6 +104,7 @@ def _score(metric: Metric, member: Block, known: Statistics | None) -> Tensor:
 def _finite(score_UC: Tensor, block: Block) -> Tensor:
     """Return the scores after a check that they and the block's weights are finite."""
     # the weights are checked as well: a metric may not read them, but the compensation does
-    if not (torch.isfinite(score_UC).all() and torch.isfinite(block.output.weight).all()):
+    weights = (member.output.weight for member in block.members)  # one at a time: that of all experts takes gigabytes
+    if not (torch.isfinite(score_UC).all() and all(torch.isfinite(weight_OI).all() for weight_OI in weights)):
         raise ValueError(f"metric: weights or scores of {block.name} are not finite; check the model's weights")
     return score_UC

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 class Family:
     """The names of the modules in a family's layers, and of its config keys. The defaults are LLaMA's.
 
-    An output projection is a path in a decoder layer; the input projections are beside it. A Linear that is several
-    input projections in one has their rows unit after unit, or, if `stacked`, one projection after the other.
+    An output projection is a path in a decoder layer, which may lack one; the input projections are beside it. A Linear
+    that is several input projections in one has their rows unit after unit, or, if `stacked`, one after the other.
     """
 
     decoder: str = ""  # a path in the base model; empty: it is the base model
@@ -89,6 +89,9 @@ FAMILIES: dict[str, Family] = {
         experts="mlp.experts", router="mlp.router", num_experts="num_local_experts", attention_vectors=("sinks",),
     ),
     "olmoe": Family(experts="mlp.experts", router="mlp.gate", attention_norms=("q_norm", "k_norm")),
+    "minimax_m2": Family(
+        experts="mlp.experts", router="mlp.gate", num_experts="num_local_experts", attention_norms=("q_norm", "k_norm"),
+    ),
     "qwen2_moe": Family(experts="mlp.experts", router="mlp.gate", expert_neurons="moe_intermediate_size"),
     "qwen3_moe": Family(
         experts="mlp.experts", router="mlp.gate", num_experts="num_local_experts",
@@ -112,6 +115,11 @@ FAMILIES: dict[str, Family] = {
         whole_attention="linear_attn.out_proj",
     ),
     "qwen3_5_text": Family(whole_attention="linear_attn.out_proj"),
+    "nemotron_h": Family(
+        attention="mixer.o_proj", whole_attention="mixer.out_proj", mlp="mixer.down_proj", mlp_inputs=PLAIN,
+        experts="mixer.experts", router="mixer.gate", num_experts="n_routed_experts",
+        expert_neurons="moe_intermediate_size",
+    ),
     "falcon_h1": Family(tuples=True, mlp="feed_forward.down_proj"),
 }  # fmt: skip
 

@@ -21,9 +21,11 @@ from transformers.pytorch_utils import Conv1D
 # The output projections of attention and MLP in a decoder layer, which has one of each.
 ATTENTION_OUTPUTS = (
     "self_attn.o_proj", "self_attn.out_proj", "self_attn.dense", "attention.dense", "self_attention.dense",
-    "attn.c_proj",
+    "attn.c_proj", "mixer.o_proj",
 )  # fmt: skip
-MLP_OUTPUTS = ("mlp.down_proj", "feed_forward.down_proj", "mlp.c_proj", "mlp.fc2", "fc2", "mlp.dense_4h_to_h")
+MLP_OUTPUTS = (
+    "mlp.down_proj", "feed_forward.down_proj", "mlp.c_proj", "mlp.fc2", "fc2", "mlp.dense_4h_to_h", "mixer.down_proj",
+)  # fmt: skip
 # The architectures whose attention has the hidden size as its width; they do not use `head_dim`.
 SQUARE = ("OPT", "GPTNeoX", "StableLm", "Falcon", "GPT2", "Qwen2_5_VL")
 KERNEL_MULTIPLE = 8  # the grouped kernel takes experts whose number of neurons is a multiple of it, in any dtype
@@ -226,7 +228,8 @@ def _build(dense, layer_config, i, architecture):
     if experts is None:
         _match_bias(layer, mlp_output, layer_config.mlp_output_bias)
     elif layer_config.mlp_output_bias and not getattr(experts, "has_bias", False):
-        experts.down_proj_bias = nn.Parameter(torch.zeros(experts.num_experts, layer_config.hidden_size))
+        width = getattr(layer_config, "moe_latent_size", None) or layer_config.hidden_size
+        experts.down_proj_bias = nn.Parameter(torch.zeros(experts.num_experts, width))
         mixin = BiasedExpertsMixin if hasattr(experts, "has_bias") else BiasedEachMixin
         experts.__class__ = type(type(experts).__name__, (mixin, type(experts)), {})
     return layer

@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from flap.modeling.families import Family
-from flap.models.block import Block, Pair, split
+from flap.models.block import Block, NoBlock, Pair, split
 from flap.models.conv1d import as_linear, refresh_conv1d
 from flap.models.replaced_forward import forwards_replaced
 
@@ -89,6 +89,8 @@ class ModelAdapter:
         """
         name, family = f"layer {layer} attention", self.family
         if not self._has_heads(layer):
+            if not self._has(layer, family.whole_attention):
+                return NoBlock.of(name, self.layers[layer])
             output = self.layers[layer].get_submodule(family.whole_attention)
             return Block(name, output, split(cast(Any, output).in_features, 1), ())
         module = self.parent(layer, family.attention)
@@ -105,10 +107,15 @@ class ModelAdapter:
     def _has_heads(self, layer: int) -> bool:
         """Return whether the attention of a layer can be divided into heads."""
         whole = self.family.whole_attention
-        return not whole or whole not in dict(self.layers[layer].named_modules())
+        return not whole or (self._has(layer, self.family.attention) and not self._has(layer, whole))
+
+    def _has(self, layer: int, path: str) -> bool:
+        return path in dict(self.layers[layer].named_modules())
 
     def mlp(self, layer: int) -> Block:
         """Return the MLP of a layer; its units are neurons."""
+        if not self._has(layer, self.family.mlp):
+            return NoBlock.of(f"layer {layer} MLP", self.layers[layer])
         module = self.parent(layer, self.family.mlp)
         output, inputs = _linears(module, self.family.mlp, self.family.mlp_inputs)
         neurons = output.in_features
@@ -133,7 +140,7 @@ class ModelAdapter:
     def widths(self, layer: int) -> dict[str, int]:
         """Return the numbers of heads and neurons of a layer, by their names in the config."""
         attention, mlp = self.blocks(layer)
-        widths = {self.family.neurons: mlp.num_units}
+        widths = {self.family.neurons: mlp.num_units} if self._has(layer, self.family.mlp) else {}
         if self._has_heads(layer):
             if self.head_dim is None:
                 widths["head_dim"] = _head_dim(self.parent(layer, self.family.attention))
@@ -160,7 +167,8 @@ class ModelAdapter:
 
     def refresh_mlp(self, layer: int) -> None:
         """Update the width of the MLP module."""
-        _update(self.parent(layer, self.family.mlp), {"intermediate_size": self.mlp(layer).num_units})
+        if self._has(layer, self.family.mlp):
+            _update(self.parent(layer, self.family.mlp), {"intermediate_size": self.mlp(layer).num_units})
 
     def layer_config(self, layer: int) -> dict[str, int | bool]:
         """Return the layer's values of the config keys that pruning changes: `per_layer_config` of a checkpoint."""

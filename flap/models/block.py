@@ -95,6 +95,39 @@ class Block:
         return self.num_parameters // max(self.num_units, 1)
 
 
+@dataclass(frozen=True)
+class NoOutput:
+    """The output projection that a layer lacks, as a Linear without channels."""
+
+    layer: nn.Module
+    bias: ClassVar[None] = None
+    in_features: ClassVar[int] = 0
+
+    @property
+    def weight(self) -> Tensor:
+        """No weights (O, 0)."""
+        norm = next(parameter for parameter in self.layer.parameters() if parameter.ndim == 1)
+        return norm.new_empty(len(norm), 0)
+
+
+class NoBlock(Block):
+    """The attention or the MLP of a layer that has the other alone."""
+
+    @classmethod
+    def of(cls, name: str, layer: nn.Module) -> "NoBlock":
+        """Return the missing block of a layer."""
+        return cls(name, NoOutput(layer), split(0, 0), ())
+
+    @property
+    def watched(self) -> nn.Module:
+        """The layer."""
+        return cast(nn.Module, self.output.layer)
+
+    def observe(self, args: tuple[Any, ...], entered_TH: Tensor | None = None) -> Observed:
+        """Return no channels of all tokens."""
+        return Observed([args[0][..., :0]])
+
+
 def split(channels: int, units: int) -> Tensor:
     """Return the indices 0 … channels - 1 as (units, channels / units): each unit owns consecutive channels."""
     return torch.arange(channels).reshape(units, channels // max(units, 1))

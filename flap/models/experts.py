@@ -16,7 +16,8 @@ from torch.nn.functional import linear
 from flap.models.block import Block, Observed, split
 from flap.models.offload import onloaded
 
-GATE_UP, DOWN = "gate_up_proj", "down_proj"  # the parameters
+GATE_UP, UP, DOWN = "gate_up_proj", "up_proj", "down_proj"  # the parameters
+PARTS = {GATE_UP: 2, UP: 1}  # the rows that a neuron has in its input projections
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,9 @@ class Stacked:
 
     @property
     def weight(self) -> Tensor:
-        """The weights: (E · 2I, H) of gate and up, (H, E · I) of down."""
+        """The weights: (E · 2I, H) of gate and up, (E · I, H) of up alone, (H, E · I) of down."""
         weight_ERC = _as_stored(self.experts, getattr(self.experts, self.name))
-        return weight_ERC.flatten(0, 1) if self.name == GATE_UP else weight_ERC.transpose(0, 1).flatten(1)
+        return weight_ERC.flatten(0, 1) if self.name != DOWN else weight_ERC.transpose(0, 1).flatten(1)
 
     @property
     def bias(self) -> Tensor | None:
@@ -51,7 +52,7 @@ class Stacked:
 
     def assign(self, weight: Tensor, bias: Tensor | None) -> None:
         """Replace the weights, as many rows (of down: columns) for every expert, and the biases."""
-        axis = 0 if self.name == GATE_UP else 1
+        axis = 0 if self.name != DOWN else 1
         size = self.weight.shape[axis] // self.experts.num_experts
         weight = weight.unflatten(axis, (-1, size) if self.whole else (self.experts.num_experts, -1))
         weight_ERC = weight if axis == 0 else weight.transpose(0, 1)
@@ -115,12 +116,14 @@ def experts_block(name: str, experts: Any, chosen: int) -> ExpertsBlock:
     """Return the block of a layer's experts. chosen: how many of them a token is sent to."""
     num_experts, neurons = experts.num_experts, num_neurons(experts)
     columns_UC = split(num_experts * neurons, num_experts * neurons)
-    first_E1, neuron_I = 2 * neurons * torch.arange(num_experts)[:, None], torch.arange(neurons)
+    projection = stacked_inputs(experts)
+    parts = PARTS[projection]
+    first_E1, neuron_I = parts * neurons * torch.arange(num_experts)[:, None], torch.arange(neurons)
     # the rows of an expert: all gates and then all ups, or neuron after neuron
     concatenated = getattr(experts, "is_concatenated", True)
-    gate_EI, step = (first_E1 + neuron_I, neurons) if concatenated else (first_E1 + 2 * neuron_I, 1)
-    rows_UR = torch.stack([gate_EI, gate_EI + step], dim=-1).flatten(0, 1)
-    inputs = ((Stacked(experts, GATE_UP), rows_UR),)
+    gate_EI, step = (first_E1 + neuron_I, neurons) if concatenated else (first_E1 + parts * neuron_I, 1)
+    rows_UR = torch.stack([gate_EI + step * part for part in range(parts)], dim=-1).flatten(0, 1)
+    inputs = ((Stacked(experts, projection), rows_UR),)
     return ExpertsBlock(name, Stacked(experts, DOWN), columns_UC, inputs, num_chosen=chosen)
 
 
@@ -131,7 +134,7 @@ def routed(experts: Any, args: tuple[Any, ...]) -> tuple[list[Tensor], list[Tens
     """
     inputs, weights, tokens = _dispatched(experts, args)
     with onloaded(experts):
-        weight_ERH = _as_stored(experts, experts.gate_up_proj)
+        weight_ERH = _as_stored(experts, getattr(experts, stacked_inputs(experts)))
         biases = experts.gate_up_proj_bias if has_bias(experts) else [None] * experts.num_experts
         gate_up = [linear(*one) for one in zip(inputs, weight_ERH, biases, strict=True)]
     return [_apply_gate(experts, both) for both in gate_up], weights, tokens
@@ -165,6 +168,11 @@ def _dispatched(experts: Any, args: tuple[Any, ...]) -> tuple[list[Tensor], list
     return inputs, weights, numbers
 
 
+def stacked_inputs(experts: Any) -> str:
+    """Return the name of the parameter with the input projections; experts without a gate have `up_proj`."""
+    return GATE_UP if hasattr(experts, GATE_UP) else UP
+
+
 def num_neurons(experts: Any) -> int:
     """Return the number of neurons of one expert."""
     return int(experts.down_proj.shape[1 if _is_transposed(experts) else 2])
@@ -181,7 +189,9 @@ def has_bias(experts: Any) -> bool:
 
 
 def _apply_gate(experts: Any, gate_up: Tensor) -> Tensor:
-    """Return the inputs of the down projections from the outputs of gate and up projections."""
+    """Return the inputs of the down projections from the outputs of gate and up projections, or of up alone."""
+    if stacked_inputs(experts) == UP:
+        return cast(Tensor, experts.act_fn(gate_up))
     if hasattr(experts, "_apply_gate"):
         return cast(Tensor, experts._apply_gate(gate_up))
     gate, up = gate_up.chunk(2, dim=-1)

@@ -109,4 +109,6 @@ def shapes_of(adapter: ModelAdapter) -> Shapes:
         for i in range(len(adapter.layers))
     )
     vocabulary = int(adapter.model.get_output_embeddings().weight.shape[0])
-    return Shapes(layers, layers[0].blocks.mlp.outputs, vocabulary, total - sum(layer.parameters for layer in layers))
+    return Shapes(
+        layers, layers[0].blocks.attention.outputs, vocabulary, total - sum(layer.parameters for layer in layers)
+    )

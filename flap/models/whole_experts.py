@@ -15,9 +15,18 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from flap.models.block import Observed
-from flap.models.experts import DOWN, GATE_UP, ExpertsBlock, Stacked, down_projected, num_neurons, routed
+from flap.models.experts import (
+    DOWN,
+    PARTS,
+    ExpertsBlock,
+    Stacked,
+    down_projected,
+    num_neurons,
+    routed,
+    stacked_inputs,
+)
 
-VECTORS = ("e_score_correction_bias",)  # of a router, with a value for each expert
+VECTORS = ("e_score_correction_bias",)  # of a router or its parent, with a value for each expert
 
 
 class OfToken(NamedTuple):
@@ -113,13 +122,14 @@ def _with_numbers(
         yield torch.cat([output_RH.float(), torch.stack(numbers, dim=1)], dim=1)
 
 
-def whole_experts(name: str, experts: Any, chosen: int, router: Any) -> WholeExperts:
+def whole_experts(name: str, experts: Any, chosen: int, router: Any, parent: Any) -> WholeExperts:
     """Return the block of a layer's experts that leave whole. chosen: how many of them a token is sent to."""
-    number, neurons = experts.num_experts, num_neurons(experts)
-    columns_UC, rows_UR = (torch.arange(number * size).reshape(number, size) for size in (neurons, 2 * neurons))
+    number, neurons, projection = experts.num_experts, num_neurons(experts), stacked_inputs(experts)
+    sizes = neurons, PARTS[projection] * neurons
+    columns_UC, rows_UR = (torch.arange(number * size).reshape(number, size) for size in sizes)
     each = torch.arange(number)[:, None]
-    inputs = ((Stacked(experts, GATE_UP, whole=True), rows_UR), (Router(router), each))
-    vectors = tuple((router, one, each) for one in VECTORS if hasattr(router, one))
+    inputs = ((Stacked(experts, projection, whole=True), rows_UR), (Router(router), each))
+    vectors = tuple((one, name, each) for one in (router, parent) for name in VECTORS if hasattr(one, name))
     return WholeExperts(
         name, Stacked(experts, DOWN, whole=True), columns_UC, inputs, vectors=vectors, num_chosen=chosen
     )

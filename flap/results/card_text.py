@@ -23,7 +23,9 @@ PAPER = "[FLAP](https://arxiv.org/abs/2312.11983) (An et al., AAAI 2024)"
 LOADING = "## Load it\n"
 TEXT = ("AutoModelForCausalLM", "AutoTokenizer")
 WHOLE = ("AutoModelForImageTextToText", "AutoProcessor")  # of a vision-language model
-NOT_IN_VLLM = ("falcon", "gpt2", "qwen3_next", "qwen3_5_text", "llama4_text", "falcon_h1")  # docs/exports.md says why
+NOT_IN_VLLM = (  # docs/exports.md says why
+    "falcon", "gpt2", "qwen3_next", "qwen3_5_text", "llama4_text", "falcon_h1", "nemotron_h",
+)  # fmt: skip
 OTHER_FORMATS = "`python -m flap.export --help` lists other formats that it can be converted to."
 
 

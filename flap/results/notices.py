@@ -47,9 +47,12 @@ def _search(report: Report) -> list[str]:
         sentences.append("The search measured on windows of text alone, without an image.")
     if report.search_nats:
         before, after = report.search_nats[0], report.search_nats[-1]
+        options = report.config.get("structure", {})
+        unit = "rejections" if options.get("divergence") == "acceptance" else "nats"
         last = f", its last one by {after:.4f}" if len(report.search_nats) > 1 else ""
         sentences.append(
-            f"The search's first plan diverges from the dense model by {before:.4f} nats a token of its windows{last}."
+            f"The search's first plan diverges from the dense model by {before:.4f} {unit} a token of its windows"
+            f"{last}."
         )
     return sentences
 

@@ -118,8 +118,9 @@ def _measuring(run: Run, model: PlacedModel, statistics: Sequence[LayerStatistic
     def cached(measured: Mapping[str, Any], measure: Callable[[], list[float]]) -> list[float]:
         return run.cache.get(DIVERGENCES, divergences_key(run, measured), measure)[0]
 
-    calibration = run.calibration(model, statistics)
-    return run.choices.structure.measuring(PlanDivergence(calibration, run.choices.compensation, run.work, cached))
+    calibration, choices = run.calibration(model, statistics), run.choices
+    divergence = PlanDivergence(calibration, choices.compensation, run.work, cached, choices.structure.divergence)
+    return choices.structure.measuring(divergence)
 
 
 def _cost_of_plan(run: Forecast, *inputs: None) -> Cost:

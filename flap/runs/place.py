@@ -48,14 +48,15 @@ class Place:
         known: PreTrainedConfig = model.config
         loaded, streams = model.loaded, model.placed.streams
         limits = (math.inf, math.inf) if loaded else model.placed.limits(model.device)
+        stock_experts = shapes.has_experts and choices.structure.layer_by_layer  # which may keep one width for all
         changed = is_quantised(known) or shapes.has_experts  # the experts of a layer are stacked
         return cls(
             shapes, model.device, model.dtype, model.placement, streams,
             loaded or (model.dtype == known.dtype and not changed),
             streams or (choices.structure.measures and config.use_cache),
             loaded,
-            # experts are stacked, and a language model with a vision tower has other names in the files
-            one_disk and streams and not (shapes.has_experts or sees_images(known)),
+            # a stock checkpoint has each expert by itself, and a language model with a vision tower other names
+            one_disk and streams and not (stock_experts or sees_images(known)),
             *limits,
         )  # fmt: skip
 
@@ -149,5 +150,14 @@ class Place:
         return Memory(work=max(map(num_bytes, self.shapes.blocks)))
 
     def plain(self) -> Memory:
-        """Return what scores and compensations without covariances take: copies of the largest output projection."""
-        return Memory(work=4 * PLAIN_WEIGHTS * max(block.output_parameters for block in self.shapes.blocks))
+        """Return what scores and compensations without covariances take: copies of the largest output projection.
+
+        Of experts that leave whole there are none.
+        """
+        sizes = (block.output_parameters for block in self.shapes.blocks if not block.whole)
+        return self.stacking() + Memory(work=4 * PLAIN_WEIGHTS * max(sizes))
+
+    def stacking(self) -> Memory:
+        """Return what stacking the experts of a layer takes, or slicing them, where they leave whole: 2 of 3 parts."""
+        sizes = (block.output_parameters for block in self.shapes.blocks if block.whole)
+        return Memory(work=2 * self.bytes(max(sizes, default=0)))

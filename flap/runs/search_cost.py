@@ -29,7 +29,7 @@ def _moments(run: Forecast, walk: SearchWalk, observed: bool, scoring: Memory) -
     itemsize = place.dtype.itemsize
     fitting, fitted = (Memory(work=walk.fitted_bytes(shapes, itemsize, in_float)) for in_float in (True, False))
     before, streams = (place.states(walk.most_streams * walk.tokens, share) for share in (0.5, 1))
-    copied = place.layer() + Memory(work=place.bytes(shapes.largest_layer)) + fitted
+    copied = place.layer() + Memory(work=place.bytes(shapes.largest_layer)) + fitted + place.stacking()
     trying = copied + place.run(walk.tokens) + streams
     end = place.ends() + before + Memory(work=walk.logits_bytes(run.seq_len, shapes.vocabulary, itemsize))
     if not observed:

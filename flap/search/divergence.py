@@ -36,7 +36,7 @@ Cached = Callable[[Mapping[str, Any], Callable[[], list[float]]], list[float]]
 
 @dataclass(frozen=True)
 class PlanDivergence:
-    """KL(dense ‖ pruned) of the next-token distributions, in nats a token, for several plans in one walk.
+    """What a `distance` finds between the next-token distributions of several plans and the dense model, in one walk.
 
     Plans share a stream of hidden states as long as their layers are equal. Where their plans of a layer differ, the
     stream forks. Each layer is read once and pruned once for each different plan of it, in a copy. Of several processes
@@ -53,6 +53,7 @@ class PlanDivergence:
     compensation: Compensation
     work: WorkFolder = NOT_KEPT  # an interrupted walk resumes from a folder there, deleted at the end
     cached: Cached = field(default=lambda measured, measure: measure(), repr=False)
+    distance: str = "kl"  # one of `DISTANCES`
 
     def __call__(self, plans: Sequence[PruningPlan], num_tokens: int) -> list[float]:
         """Return the divergence of each plan, measured on `num_tokens` tokens, rounded up to whole windows.
@@ -63,7 +64,8 @@ class PlanDivergence:
         Raises:
             ValueError: predictions are not finite.
         """
-        measured = {"plans": digest([plan.to_dict() for plan in plans]), "num_tokens": num_tokens}
+        plan_id = digest([plan.to_dict() for plan in plans])
+        measured = {"plans": plan_id, "num_tokens": num_tokens, "distance": self.distance}
         work, covariance = self.work / f"search-{digest(measured)}", self.compensation.needs_covariance
 
         def layers(i: int, observed: LayerStatistics | None) -> list[LayerPlan]:
@@ -150,7 +152,7 @@ class PlanDivergence:
     def _nats(
         self, model: PlacedModel, windows: Sequence[Tensor], texts: Sequence[Tensor], hidden: Sequence[Sequence[Tensor]]
     ) -> list[float]:
-        """Return Σ p (log p - log q), averaged over the tokens of a text, for each plan: that of its worst text.
+        """Return the distance from the dense model, averaged over a text's tokens, for each plan: its worst text's.
 
         hidden: the outputs of the last layer for the windows of each length, first of the dense model, then of each
         plan.
@@ -163,7 +165,8 @@ class PlanDivergence:
                 p_NTV = dense_NTV.exp()
                 for k, hidden_NTD in enumerate(others):
                     logits_NTV = _logits(model, tokens_NT, hidden_NTD)
-                    nats = [divergence(*window) for window in zip(p_NTV, dense_NTV, logits_NTV, strict=True)]
+                    inputs = zip(p_NTV, dense_NTV, logits_NTV, strict=True)
+                    nats = [DISTANCES[self.distance](*window) for window in inputs]
                     total_KX[k].index_add_(0, text_N, torch.tensor(nats, dtype=torch.float64))
                 tokens_X.index_add_(0, text_N, torch.full(text_N.shape, float(tokens_NT.shape[1])))
         if not total_KX.isfinite().all():
@@ -200,6 +203,18 @@ def divergence(p_TV: Tensor, log_p_TV: Tensor, logits_TV: Tensor) -> float:
     nats_TV = log_softmax(logits_TV, dim=-1)
     # in place: to have such an array of the system takes as long as to compute it
     return torch.sub(log_p_TV, nats_TV, out=nats_TV).mul_(p_TV).sum().item()
+
+
+def rejected(p_TV: Tensor, log_p_TV: Tensor, logits_TV: Tensor) -> float:
+    """Return 1 - Σ min(p, q), the total variation |p - q| / 2, summed over all positions of a window; 0 to 1 for each.
+
+    Σ min(p, q) is the share of tokens drawn from q that speculative decoding with p accepts (EvoESAP's fitness).
+    """
+    return (p_TV - logits_TV.softmax(dim=-1)).abs().sum().item() / 2
+
+
+# By the names of `structure.divergence`. Lower is better.
+DISTANCES: dict[str, Callable[[Tensor, Tensor, Tensor], float]] = {"kl": divergence, "acceptance": rejected}
 
 
 def dense_plan(model: PlacedModel) -> PruningPlan:

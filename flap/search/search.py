@@ -17,7 +17,7 @@ from flap.config import require
 from flap.importance import Metric, Scores
 from flap.models import Pair
 from flap.search.curve import spread_by_rank
-from flap.search.divergence import PlanDivergence
+from flap.search.divergence import DISTANCES, PlanDivergence
 from flap.search.refine import corrected, neighbours
 from flap.search.scoring import score_and_try
 from flap.search.trials import Trial, nats_by_block, removal_counts, unit_scores, without_lowest
@@ -51,7 +51,8 @@ class Search(Structure):
     levels: list[float] = field(default_factory=lambda: [0.25])  # shares of a block's units to remove, each in (0, 1)
     rounds: int = 0  # rounds in which the plan is refined by measurements of its neighbours, 0 or more
     step: float = 0.0625  # share of a block's units that a neighbour keeps more, or fewer, in (0, 1)
-    divergence: PlanDivergence | None = field(default=None, repr=False, compare=False)  # no option: `measuring` sets it
+    divergence: str = "kl"  # kl: KL(dense ‖ pruned) in nats; acceptance: 1 - Σ min(p, q), the total variation
+    measured_by: PlanDivergence | None = field(default=None, repr=False, compare=False)  # no option: of `measuring`
 
     def __post_init__(self) -> None:
         levels_fit = bool(self.levels) and all(0 < level < 1 for level in self.levels)
@@ -59,22 +60,23 @@ class Search(Structure):
         require(self.round_tokens >= 1, "structure.round_tokens", self.round_tokens, "a whole number >= 1")
         require(levels_fit, "structure.levels", self.levels, "shares of a block's units between 0 and 1")
         require(self.rounds >= 0, "structure.rounds", self.rounds, "a whole number >= 0")
+        require(self.divergence in DISTANCES, "structure.divergence", self.divergence, " or ".join(DISTANCES))
         require(0 < self.step < 1, "structure.step", self.step, "a share of a block's units between 0 and 1")
 
     def measuring(self, divergence: Any) -> "Search":
         """Return the search with what it measures plans by."""
-        return replace(self, divergence=divergence)
+        return replace(self, measured_by=divergence)
 
     @property
     def trial_options(self) -> dict[str, Any]:
         """The options on which the divergences of the trials depend."""
         whole = [not self.min_heads, not self.min_neurons]
-        return {"tokens": self.tokens, "levels": self.levels, "whole": whole}
+        return {"tokens": self.tokens, "levels": self.levels, "whole": whole, "divergence": self.divergence}
 
     def score(self, metric: Metric, calibration: Calibration, budget: Budget, work: WorkFolder) -> Scores:
         """Return the scores of all units with the divergences of the trials, from one walk."""
-        assert self.divergence is not None
-        return score_and_try(metric, self, budget, self.divergence, work)
+        assert self.measured_by is not None
+        return score_and_try(metric, self, budget, self.measured_by, work)
 
     def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
         """Return the plan; after rounds the one with the lowest divergence, and in its `nats` that after each gain.
@@ -96,7 +98,7 @@ class Search(Structure):
                 break
             so_far = () if best is None else best.nats
             best = replace(candidates[lowest].plan, nats=(*so_far, divergences[lowest]))
-            log.info("search: %.4f nats a token after round %d", divergences[lowest], number)
+            log.info("search: divergence %.4f a token after round %d", divergences[lowest], number)
             if not last:
                 candidates = [
                     Candidate.of(
@@ -114,8 +116,8 @@ class Search(Structure):
     ) -> tuple[list[float], list[list[tuple[Trial, float]]]]:
         """Return the divergences of the plans, and of the first one with each trial of each layer, in one walk."""
         around = [plans[0].with_layer(i, trial.plan) for i, layer in enumerate(trials) for trial in layer]
-        assert self.divergence is not None
-        divergences = iter(self.divergence([*plans, *around], self.round_tokens))
+        assert self.measured_by is not None
+        divergences = iter(self.measured_by([*plans, *around], self.round_tokens))
         return [next(divergences) for _ in plans], [[(trial, next(divergences)) for trial in layer] for layer in trials]
 
     def _neighbours(self, scores: Scores, plan: PruningPlan, budget: Budget) -> list[list[Trial]]:

@@ -2,8 +2,8 @@
 
 BY_LAYER = (  # families that are tested with widths by layer alone
     "apertus", "arcee", "cohere2", "deepseek_v3", "ernie4_5", "exaone4", "gemma", "gemma4_text", "glm4", "glm4_moe",
-    "gpt_oss", "granitemoe", "hunyuan_v1_dense", "ministral3", "nemotron", "olmo3", "olmoe", "phi", "qwen2_moe",
-    "seed_oss", "stablelm",
+    "gpt_oss", "granitemoe", "hunyuan_v1_dense", "minimax_m2", "ministral3", "nemotron", "olmo3", "olmoe", "phi",
+    "qwen2_moe", "seed_oss", "stablelm",
 )  # fmt: skip
 NO_BIASES = ("mixtral",)  # that are also tested with widths by layer and no bias
 MIXTURES = (  # whose experts are scored as llm-compressor's REAP scores them
@@ -15,6 +15,7 @@ REFUSED_FAMILIES = {
     "gpt2": "Following weights were not initialized from checkpoint",
     "qwen3_5_text": "does not dispatch through the Transformers attention interface and vLLM has no other way",
     "qwen3_next": "does not dispatch through the Transformers attention interface and vLLM has no other way",
+    "nemotron_h": "does not dispatch through the Transformers attention interface and vLLM has no other way",
     "falcon_h1": "FlapFalconH1ForCausalLM",  # refused by this package's plugin
 }
 REFUSED = {f"{model_type}-layers": words for model_type, words in REFUSED_FAMILIES.items()}

@@ -21,6 +21,7 @@ ENGLISH = "The Eiffel Tower is a wrought-iron lattice tower in Paris. It is name
 VARIANTS = {
     "gemma2": "mha", "gemma3_text": "mha", "opt": "norm-before", "gpt_neox": "parallel", "gpt2": "untied",
     "falcon": "one-kv-head", "deepseek_v3": "queries", "gemma4_text": "mixture",
+    "nemotron_h": "mixture",
 }  # fmt: skip
 CHANGES = {
     "gemma3_text": {"final_logit_softcapping": None},

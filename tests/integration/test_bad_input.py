@@ -53,6 +53,7 @@ BEFORE_WEIGHTS = [
     ("metric=OBS metric.ridge=0", "metric.ridge=0.0: expected a number > 0"),
     ("structure=search structure.tokens=0", "structure.tokens=0: expected a whole number >= 1"),
     ("structure=search structure.levels=[]", "structure.levels=\\[\\]: expected shares of a block's units between 0"),
+    ("structure=search structure.divergence=tv", "structure.divergence=tv: expected kl or acceptance"),
     ("eval.perplexity.seq_len=abc", "eval.perplexity.seq_len=abc: expected a whole number >= 2, or a list of such"),
     ("eval.perplexity.datasets=null", "eval.perplexity.datasets=None: .*not Optional"),
     ("eval.perplexity.datasets={bad}/short.txt", "eval.perplexity.datasets.*short.txt.*list"),

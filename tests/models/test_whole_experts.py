@@ -32,6 +32,7 @@ FAMILIES = {
     "gpt_oss": test_mixtures.TestGptOss, "qwen3_next": test_mixtures.TestQwen3Next,
     "granitemoe": test_mixtures.TestGraniteMoe, "glm4_moe": test_mixtures.TestGlm4Moe,
     "deepseek_v3": test_mixtures.TestDeepseekV3, "llama4_text": test_mixtures.TestLlama4,
+    "minimax_m2": test_mixtures.TestMiniMaxM2, "nemotron_h": test_mixtures.TestNemotronH,
 }  # fmt: skip
 TOP_K = 2
 EXPERTS = 6
@@ -86,8 +87,9 @@ def never_routed(model: PreTrainedModel, plan: PruningPlan) -> Tensor:
         router = router_of(model, i)
         if router is not None:
             gone = sorted(set(range(EXPERTS)) - set(kept.mlp))
-            if hasattr(router, "e_score_correction_bias"):  # it chooses by the sum of both
-                router.e_score_correction_bias[gone] = -torch.inf
+            for module in model.modules():  # the router or its parent: it chooses by the sum of both
+                if hasattr(module, "e_score_correction_bias") and router in (module, getattr(module, "gate", None)):
+                    module.e_score_correction_bias[gone] = -torch.inf
             closed[router.weight.data_ptr()] = torch.zeros(EXPERTS).index_fill(0, torch.tensor(gone).long(), -torch.inf)
 
     def spy(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -253,10 +255,12 @@ def on_disk(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
     return tmp_path / "model"
 
 
+@pytest.mark.parametrize("structure", ["AL-AM", "search structure.divergence=acceptance structure.rounds=1"])
 def test_a_run_from_disk_keeps_the_same_experts_and_the_report_has_their_number(
-    on_disk: Path, text_file: Path, tmp_path: Path
+    structure: str, on_disk: Path, text_file: Path, tmp_path: Path
 ) -> None:
-    options = [*tiny(on_disk, text_file), "structure.experts=true", "ratio=0.3", f"cache_dir={tmp_path / 'cache'}"]
+    options = [*tiny(on_disk, text_file), *f"structure={structure} structure.experts=true ratio=0.3".split()]
+    options.append(f"cache_dir={tmp_path / 'cache'}")
     reports = {
         placement: run(composed(*options, f"model.placement={placement}"), tmp_path / placement)
         for placement in ("device", "stream")

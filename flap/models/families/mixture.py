@@ -29,14 +29,15 @@ class MixtureAdapter(ModelAdapter):
             return super().mlp(layer)
         chosen = int(getattr(self.config, self.family.chosen_experts))
         if self.whole:
-            return whole_experts(name, experts, chosen, self.layers[layer].get_submodule(self.family.router))
+            router = self.layers[layer].get_submodule(self.family.router)
+            return whole_experts(name, experts, chosen, router, self.parent(layer, self.family.router))
         return experts_block(name, experts, chosen)
 
     def widths(self, layer: int) -> dict[str, int]:
         """Return the numbers of heads, neurons (of one expert) and experts of a layer, by their names in the config."""
         widths, experts = super().widths(layer), self._experts(layer)
         if experts is not None:
-            del widths[self.family.neurons]
+            widths.pop(self.family.neurons, None)
             if self.family.router:
                 widths[self.family.num_experts] = experts.num_experts
             widths[self.family.expert_neurons or self.family.neurons] = num_neurons(experts)

@@ -10,7 +10,9 @@ from transformers import (
     GptOssConfig,
     GraniteMoeConfig,
     Llama4TextConfig,
+    MiniMaxM2Config,
     MixtralConfig,
+    NemotronHConfig,
     OlmoeConfig,
     PreTrainedConfig,
     Qwen2MoeConfig,
@@ -29,6 +31,14 @@ class TestMixtral(FamilyContract):
     stays = ("mlp.gate.",)
     configs = {"mha": MixtralConfig(**MHA | own | TIED), "gqa": MixtralConfig(**GQA | own | SLIDING)}
     features = {"sliding_window": 16, "num_experts_per_tok": 1}
+
+
+class TestMiniMaxM2(FamilyContract):
+    own = TestMixtral.own | {"head_dim": 8, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}
+    configs = {"mha": MiniMaxM2Config(**MHA | own | TIED), "gqa": MiniMaxM2Config(**GQA | own)}
+    features = {"num_experts_per_tok": 1}
+    uniform, uniform_ratio = ULMM(remove_heads=0, round_to=8), 0.3
+    stays = ("mlp.gate.",)
 
 
 class TestGraniteMoe(FamilyContract):
@@ -212,6 +222,36 @@ class TestQwen3Next(FamilyContract):
     stock = False
     stays = (*TestQwen35.stays, *TestQwen2Moe.stays)
     num_neurons, heads = TestQwen2Moe.num_neurons, TestQwen35.heads
+
+
+class TestNemotronH(FamilyContract):
+    own = {
+        "head_dim": 8, "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
+        "moe_shared_expert_intermediate_size": 24, "routed_scaling_factor": 1.5, "n_groups": 1, "chunk_size": 16,
+        "mamba_num_heads": 8, "mamba_head_dim": 8, "ssm_state_size": 8,
+    }  # fmt: skip
+    configs = {
+        "latent": NemotronHConfig(
+            **MHA | own, layers_block_type=["moe", "full_attention", "moe", "linear_attention"], moe_latent_size=16
+        ),
+        "mixture": NemotronHConfig(
+            **GQA | own, layers_block_type=["moe", "full_attention", "moe", "linear_attention", "mlp"], mlp_bias=True
+        ),
+    }
+    features = {"routed_scaling_factor": 1.0, "num_experts_per_tok": 1}
+    uniform, uniform_ratio = ULMM(remove_heads=0, round_to=8), 0.3
+    stays = ("mixer.gate.", "mixer.shared_experts.", "mixer.in_proj", "mixer.conv1d", "mixer.fc")
+
+    def whole(self, config: PreTrainedConfig) -> tuple[str, ...]:
+        return self.stays[: None if config.moe_latent_size else -1]
+
+    def num_neurons(self, config: PreTrainedConfig, layer: int) -> int:
+        sizes = {"moe": config.moe_intermediate_size, "mlp": config.intermediate_size}
+        return sizes.get(config.layers_block_type[layer], 0)
+
+    def heads(self, config: PreTrainedConfig, layer: int) -> tuple[int, int]:
+        kind = config.layers_block_type[layer]
+        return FamilyContract.heads(self, config, layer) if kind == "full_attention" else (kind[0] == "l", 1)
 
 
 class TestFalconH1(FamilyContract):

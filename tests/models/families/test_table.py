@@ -20,6 +20,8 @@ STAYS = {
     "linear_attn": "linear attention",
     "mamba": "state space",
     "self_attn": "MLA",
+    "mixer.in_proj": "state space",
+    "mixer.shared_expert": "shared experts",
     "mlp.shared_expert": "shared experts",
     "mlp.down_proj": "plain MLP beside experts",
     "feed_forward.shared_expert": "shared experts",
