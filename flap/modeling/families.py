@@ -117,7 +117,7 @@ FAMILIES: dict[str, Family] = {
     "qwen3_5_text": Family(whole_attention="linear_attn.out_proj"),
     "nemotron_h": Family(
         attention="mixer.o_proj", whole_attention="mixer.out_proj", mlp="mixer.down_proj", mlp_inputs=PLAIN,
-        experts="mixer.experts", router="mixer.gate", num_experts="n_routed_experts",
+        mlp_norm="norm", experts="mixer.experts", router="mixer.gate", num_experts="n_routed_experts",
         expert_neurons="moe_intermediate_size",
     ),
     "falcon_h1": Family(tuples=True, mlp="feed_forward.down_proj"),

@@ -81,6 +81,8 @@ def _check_whole_experts(family: Family, config: PreTrainedConfig) -> None:
     if not family.router:
         allowed = ", ".join(name for name, one in FAMILIES.items() if one.router)
         raise ValueError(f"{refused}; or one of {allowed}")
+    if latent := getattr(config, "moe_latent_size", None):
+        raise ValueError(f"{refused} with moe_latent_size={latent}, whose experts read and write latents")
     groups = getattr(config, "n_group", None) or 1
     if groups > 1:
         raise ValueError(f"{refused} with n_group={groups}, whose router chooses among groups of as many experts each")
