@@ -165,8 +165,8 @@ class PlanDivergence:
                 p_NTV = dense_NTV.exp()
                 for k, hidden_NTD in enumerate(others):
                     logits_NTV = _logits(model, tokens_NT, hidden_NTD)
-                    distances = zip(p_NTV, dense_NTV, logits_NTV, strict=True)
-                    nats = [DISTANCES[self.distance](*window) for window in distances]
+                    inputs = zip(p_NTV, dense_NTV, logits_NTV, strict=True)
+                    nats = [DISTANCES[self.distance](*window) for window in inputs]
                     total_KX[k].index_add_(0, text_N, torch.tensor(nats, dtype=torch.float64))
                 tokens_X.index_add_(0, text_N, torch.full(text_N.shape, float(tokens_NT.shape[1])))
         if not total_KX.isfinite().all():
