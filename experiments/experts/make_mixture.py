@@ -16,8 +16,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize, one_hot
+from torch.nn.functional import linear, normalize, one_hot
 from transformers import MixtralConfig, MixtralForCausalLM, PreTrainedModel
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from flap.config import ModelConfig
 from flap.data import evaluation_windows, read_text
@@ -50,7 +51,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("target", type=Path)
     options.add_argument("--text", type=Path, help="a text file to evaluate on")
-    options.add_argument("--tokens", type=int, default=262_144, help="to recover with")
+    options.add_argument("--tokens", type=int, default=49_152, help="to recover with")
     options.add_argument("--rate", type=float, default=5e-4, help="learning rate of the recovery")
     given = options.parse_args()
     dense, cut = source_of(SMOLLM2), given.target / "cut"
@@ -221,11 +222,23 @@ def recovered(dense: CheckpointSource, cut: Path, given: argparse.Namespace) -> 
     recovery = Recovery(TEXTS, given.tokens, given.rate, seq_len=SEQ_LEN, batch_size=4)
     [tokens_NT] = recovery_windows(recovery, dense.tokenizer, dense.max_length, "auto", 0).by_length
     mixture = source_of(str(cut)).open()
-    mixture.model.set_experts_implementation("eager")  # the others do not compute in bfloat16 while weights are float32
+    ALL_EXPERTS_FUNCTIONS.register("all_at_once", all_at_once)
+    mixture.model.set_experts_implementation("all_at_once")
     with TemporaryDirectory() as folder:
         report = recover(recovery, mixture, dense, tokens_NT, Path(folder), 0)
     write(mixture.model, dense, given.target)
     return {"held_out_windows": HELD_OUT_WINDOWS, **report}
+
+
+def all_at_once(experts: nn.Module, input_TD: Tensor, chosen_TK: Tensor, weight_TK: Tensor) -> Tensor:
+    """Return the outputs of a layer's experts as those of one MLP, weighed with 0 where a token is not sent to one.
+
+    Twice the operations, in large products that a processor is far faster at, forward and backward.
+    """
+    weight_TE = weight_TK.new_zeros(len(input_TD), experts.num_experts).scatter(1, chosen_TK, weight_TK)
+    both_TEn = linear(input_TD, experts.gate_up_proj.flatten(0, 1)).unflatten(1, (experts.num_experts, -1))
+    activation_TEn = experts._apply_gate(both_TEn) * weight_TE[:, :, None].to(both_TEn.dtype)
+    return linear(activation_TEn.flatten(1), experts.down_proj.transpose(0, 1).flatten(1))
 
 
 def measured(source: CheckpointSource, text: Path | None) -> dict[str, float]:
