@@ -44,7 +44,6 @@ def config_of(family: str, variant: int = 0) -> PreTrainedConfig:
     config.num_experts_per_tok = TOP_K
     config.num_experts = config.num_local_experts = EXPERTS  # the family's own name, or what its config calls so
     config.n_group = config.topk_group = 1
-    config.moe_latent_size = None
     return config
 
 
@@ -299,11 +298,9 @@ def test_a_model_without_experts_is_refused(model_dir: Path, text_file: Path) ->
         run(composed(*tiny(model_dir, text_file), "structure.experts=true", "checkpoint.save=false"), None)
 
 
-def test_experts_in_groups_of_one_size_or_of_latents_are_refused() -> None:
+def test_experts_in_groups_of_one_size_are_refused() -> None:
     expected = (
         r"structure.experts=true: expected false for deepseek_v3 with n_group=2, whose router chooses among groups"
     )
-    with pytest.raises(ValueError, match=r"expected false for nemotron_h with moe_latent_size=16, whose experts read"):
-        adapt(random_model(test_mixtures.TestNemotronH.configs["latent"]), whole_experts=True)
     with pytest.raises(ValueError, match=expected):
         adapt(random_model(test_mixtures.TestDeepseekV3.configs["queries"]), whole_experts=True)

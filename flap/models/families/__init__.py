@@ -85,8 +85,6 @@ def _check_whole_experts(family: Family, model: PreTrainedModel, constants: bool
     if not found or not (family.router or constants):
         allowed = ", ".join(name for name, one in FAMILIES.items() if one.router)
         raise ValueError(f"{refused}; or one of {allowed}{' (or compensation=constant)' * bool(found)}")
-    if latent := getattr(config, "moe_latent_size", None):
-        raise ValueError(f"{refused} with moe_latent_size={latent}, whose experts read and write latents")
     if constants:
         return
     groups = getattr(config, "n_group", None) or 1
