@@ -196,12 +196,10 @@ def main() -> None:
     if sys.argv[1:] == ["--help"]:
         print(help_text())
         return
-    if ranks.started():
-        join()
     logging.raiseExceptions = False  # a log that cannot be written prints no traceback on the console
     try:
         if "HYDRA_FULL_ERROR" in os.environ:  # the user asks for tracebacks
-            task()
+            _joined()
         else:
             _one_line_errors()
     finally:
@@ -209,16 +207,23 @@ def main() -> None:
         leave()
 
 
+def _joined() -> None:
+    if ranks.started():
+        join()
+    task()
+
+
 def _one_line_errors() -> None:
     """Run the command line, and print errors in one line each."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes errors on instead of printing them
+    failed: Exception | None = None  # of Hydra's own work, in which it may be the only process that fails
     try:
-        task()
+        _joined()
     except RunFailedError as error:
         folder, line = error.args
         lines = failures(Path(folder)) or [f"failed: {line}"]
     except (RuntimeError, FileNotFoundError) as error:  # runs catch their own errors: this one is from submitting
-        folder = open_folder()
+        folder, failed = open_folder(), error
         lines = [*(failures(folder) if folder else []), f"error: {explain_launch(error)}"]
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         lines = [f"error: {explain(error)}"]
@@ -226,9 +231,11 @@ def _one_line_errors() -> None:
         lines = ["interrupted: the same command goes on"]
     except OSError as error:  # from Hydra's own files in the run's folder
         what = f"{error.filename}: cannot be written ({error.strerror})" if error.filename else str(error)
-        lines = [f"error: {what}; hydra.run.dir and hydra.sweep.dir name another folder"]
+        lines, failed = [f"error: {what}; hydra.run.dir and hydra.sweep.dir name another folder"], error
     else:
         return
+    if failed and ranks.size() > 1:
+        end_all(failed, lines[-1].removeprefix("error: "))
     if ranks.first():
         print(*lines, sep="\n", file=sys.stderr)
     raise SystemExit(1)

@@ -19,10 +19,12 @@ CPU = torch.device("cpu")
 def of_all_ranks(own: Sequence[Statistics], device: torch.device) -> list[Statistics]:
     """Return the statistics of the tokens of all processes, of each member of a block.
 
-    own: those of the tokens of this process; empty: it has none.
+    own: those of the tokens of this process; empty: it has none. device: of what is returned then; else that of `own`,
+    as weights that are offloaded have none.
     """
     if ranks.size() == 1:
         return list(own)
+    device = own[0].mean_I.device if own else device
     plain = [(replace(one, comoments=None).to(CPU), one.comoments and one.comoments.size) for one in own]
     members = list(zip(*filter(None, ranks.gather(plain)), strict=True))
     sums = [one.comoments for one in own] or [size and Symmetric.zeros(size, device) for (_, size), *_ in members]

@@ -49,4 +49,4 @@ class ExpertMetric(WIFV):
 
     def score_all(self, experts: Sequence[Statistics]) -> Tensor:
         """Return score_E1 in float32, for a block whose units are experts."""
-        return self.score_experts(Routed.of(experts)).float()[:, None]
+        return self.score_experts(Routed.of(experts)).float()[:, None].cpu()

@@ -6,6 +6,8 @@ import sys
 import psutil
 import torch
 
+from flap.storage import ranks
+
 ROOM_TO_RUN = 1.5  # of a model's bytes: the weights, and what runs them
 
 
@@ -32,9 +34,12 @@ def gpus() -> range:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the free memory of a device, in bytes. On a GPU, memory that torch has reserved but not used counts."""
+    """Return the free memory of a device, in bytes; of a host, the share of this process of those of its run there.
+
+    On a GPU, memory that torch has reserved but not used counts.
+    """
     if device.type != "cuda":
-        return int(psutil.virtual_memory().available)
+        return int(psutil.virtual_memory().available) // ranks.here()
     reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(torch.cuda.mem_get_info(device)[0]) + reserved
 

@@ -19,7 +19,7 @@ def check_processes(processes: int | None) -> None:
         ValueError: it should; the command line alone starts processes.
     """
     started = ranks.started()
-    allowed = f"none where torchrun has started {ranks.size()} processes" if started else "1 in Python"
+    allowed = "none where torchrun has started the processes" if started else "1 in Python"
     require(processes is None or (processes == 1 and not started), "processes", processes, allowed)
 
 

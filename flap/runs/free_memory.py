@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
 import torch
 
 from flap.config import gigabytes
@@ -38,7 +37,7 @@ class FreeMemory:
         """
         place = _nearest(cache)
         there = device if device.type != "cuda" or torch.cuda.is_available() else torch.device("cpu")
-        host = int(psutil.virtual_memory().available)
+        host = free_bytes(torch.device("cpu"))
         disk = shutil.disk_usage(place).free + (bytes_below(left) if left else 0)
         return cls(free_bytes(there), host, disk, place.stat().st_dev == _nearest(target).stat().st_dev)
 
@@ -85,7 +84,7 @@ def _check(stage: str, needed: int, free: int, field: str, where: str, advice: s
 def _check_streams(forecast: "Forecast") -> None:
     """Check that there is room for the hidden states of a search, and say how many tokens would have room."""
     streams, place, seq_len = forecast.estimate.streams, forecast.place, forecast.seq_len
-    free = forecast.free.disk if place.files else forecast.free.host
+    free = forecast.free.disk // forecast.processes if place.files else forecast.free.host
     if streams is None or streams.bytes <= MARGIN * free:
         return
     windows = free // (streams.token_bytes * seq_len)

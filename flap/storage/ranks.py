@@ -25,7 +25,6 @@ WAIT = timedelta(days=2)  # for one that works; heartbeats tell of one that has 
 PR_SET_PDEATHSIG = 1  # of Linux' prctl
 
 _rank, _size, _alone = 0, 1, False
-_group: Any = None  # of all processes
 
 
 class LostError(RuntimeError):
@@ -45,8 +44,11 @@ def begin() -> None:
     """Join the processes that a launcher has started together with this one; without any, do nothing.
 
     Each one takes the GPU of its number on its machine, where there are GPUs.
+
+    Raises:
+        ValueError: they cannot be reached.
     """
-    global _rank, _size, _group
+    global _rank, _size
     if not started() or _size > 1:
         return
     import torch  # here: a run of one process that ends early does not wait for it
@@ -58,9 +60,15 @@ def begin() -> None:
     if gpus:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % gpus)
     backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
-    distributed.init_process_group(backend, timeout=WAIT_TO_BEGIN)
-    _group = distributed.new_group(timeout=WAIT, backend=backend)
-    _rank, _size = distributed.get_rank(), distributed.get_world_size()
+    try:
+        store, own, count = next(distributed.rendezvous("env://", timeout=WAIT_TO_BEGIN))
+        store.set(f"flap-begun-{own}", "")
+        store.wait([f"flap-begun-{one}" for one in range(count)], WAIT_TO_BEGIN)
+        distributed.init_process_group(backend, timeout=WAIT, store=store, rank=own, world_size=count)
+    except (RuntimeError, ValueError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise ValueError(f"the {os.environ['WORLD_SIZE']} processes of this run cannot be connected ({why})") from error
+    _rank, _size = own, count
 
 
 def end() -> None:
@@ -83,6 +91,11 @@ def rank() -> int:
 def size() -> int:
     """Return the number of processes."""
     return 1 if _alone else _size
+
+
+def here() -> int:
+    """Return how many processes are on this machine."""
+    return 1 if size() == 1 else int(os.environ.get("LOCAL_WORLD_SIZE", _size))
 
 
 def first() -> bool:
@@ -186,7 +199,7 @@ def add_up(tensor: "Tensor") -> None:
     """Replace a tensor by the sum of those of all processes, added in the order of their ranks: equal bits for all."""
     if size() == 1:
         return
-    sent = tensor.cuda() if tensor.is_cuda else tensor  # on one GPU of each process, wherever its layers are
+    sent = tensor.cuda() if tensor.is_cuda else tensor.cpu()  # on one GPU of each process, wherever its layers are
     parts = [sent.new_empty(sent.shape) for _ in range(size())]
     _call("all_gather", parts, sent)
     tensor.copy_(parts[0])
@@ -212,7 +225,7 @@ def _call(operation: str, *given: Any) -> None:
     from torch import distributed
 
     try:
-        getattr(distributed, operation)(*given, group=_group)
+        getattr(distributed, operation)(*given)
     except RuntimeError as error:
         why = " ".join(str(error).split())[:200]
         raise LostError(f"another process has ended, or cannot be reached ({why})") from error

@@ -35,9 +35,9 @@ class WorkFolder:
         return self if self.path is None else WorkFolder(self.path / name)
 
     def clear(self) -> None:
-        """Delete what the folder holds."""
-        if self.path is not None:
-            shutil.rmtree(self.path, ignore_errors=True)
+        """Delete what the folder holds, before any process goes on: one may write there at once."""
+        if (path := self.path) is not None:
+            ranks.from_first(lambda: shutil.rmtree(path, ignore_errors=True))
 
 
 NOT_KEPT = WorkFolder()
@@ -53,7 +53,9 @@ class Notes(Generic[T]):
         self._found: dict[int, T] = {}
 
     def __contains__(self, step: int) -> bool:
-        return step in self._found or (self.folder is not None and self._file(self.folder, step).exists())
+        if step in self._found or (folder := self.folder) is None:
+            return step in self._found
+        return ranks.from_first(lambda: self._file(folder, step).exists())  # NFS may show it to some processes later
 
     def __iter__(self) -> Iterator[T]:
         """Return what was found in all steps that were written or read."""

@@ -36,7 +36,8 @@ class Heartbeats:
         host, port = environ["MASTER_ADDR"], int(environ["MASTER_PORT"])
         self.store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=LOOKS))  # a connection of its own
         self.rank, self.lost, self.looks, self.failed = ranks.rank(), lost, LOOKS, False
-        self.keys = [f"flap-sign-{rank}" for rank in range(ranks.size())]
+        start = environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun keeps its store, with the signs of failure
+        self.keys = [f"flap-sign-{start}-{rank}" for rank in range(ranks.size())]
         self._give("")
         self.signs: list[bytes] = self.store.multi_get(self.keys)  # once all have begun
         for work in (self._talk, self._look):

@@ -80,16 +80,23 @@ def work_in(run_dir: Path) -> None:
 
 def in_processes(processes: int, hydra_config: Any, run_dir: Path) -> str | None:
     """Run the command line of this run in so many processes, and return None, or why it failed in one line."""
+    import torch
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
+    if "joblib" in hydra_config.launcher._target_ and torch.cuda.device_count() > 1:
+        cells = "none with hydra/launcher=joblib, whose cells would take the same GPUs; take another launcher"
+        return _failed(run_dir, f"processes={processes}: expected {cells}")
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     sources = [one.path for one in hydra_config.runtime.config_sources if one.provider == "command-line"]
     folders = [part for path in sources for part in ("--config-dir", path)]
-    overrides = [*hydra_config.overrides.task, f"hydra.run.dir={run_dir}", "processes=null"]
-    options = ["--standalone", f"--nproc-per-node={processes}", "-m", "flap", *folders, *overrides]
+    searched = [one for one in hydra_config.overrides.hydra if one.startswith("hydra.searchpath=")]
+    place = str(run_dir).replace("'", r"\'")
+    overrides = [*hydra_config.overrides.task, *searched, f"hydra.run.dir='{place}'", "processes=null"]
+    named = ["--config-name", hydra_config.job.config_name]
+    options = ["--standalone", f"--nproc-per-node={processes}", "-m", "flap", *folders, *named, *overrides]
     before = read_status(run_dir)
     try:
         run(parse_args(options))
@@ -99,11 +106,15 @@ def in_processes(processes: int, hydra_config: Any, run_dir: Path) -> str | None
         rank, failure = error.get_first_failure()
         if failure.exitcode < 0 and read_status(run_dir) == before:  # else a process has said why
             why = f"ended by {failure.signal_name()}, as the system does where memory is short"
-            line = f"rank {rank} on {platform.node()}: {why}"
-            log.error("%s", line)
-            note_failure(run_dir, line)
+            _failed(run_dir, f"rank {rank} on {platform.node()}: {why}")
         return str(read_status(run_dir).get("error") or f"rank {rank} ended with exit code {failure.exitcode}")
     return None
+
+
+def _failed(run_dir: Path, line: str) -> str:
+    log.error("%s", line)
+    note_failure(run_dir, line)
+    return line
 
 
 def end_all(error: Exception, line: str) -> None:
@@ -135,7 +146,7 @@ def _end_lost(silent: list[str], speaks: bool) -> None:
 def _end(line: str, error: Exception | None = None) -> None:
     if _run_dir:
         note_failure(_run_dir, line)
-    if ranks.first():
+    if ranks.first() and _run_dir:  # else no log has been opened
         log.error("%s", line, exc_info=error)
     else:
         print(f"error: {line}", file=sys.stderr)

@@ -164,11 +164,12 @@ def out_of_memory() -> None:
     ("override", "before", "line"),
     [
         ("ratio=2", None, "ratio=2.0: expected a number with 0 <= ratio < 1"),
-        ("processes=2", None, "processes=2: expected none where torchrun has started 2 processes"),
+        ("processes=2", None, "processes=2: expected none where torchrun has started the processes"),
         ("calibration.num_samples=1", None, "calibration.num_samples=1: expected 2 windows or more"),
         ("model.placement=auto", None, "model.placement=auto: expected device or stream with several processes"),
         ("ratio=0.3", other_versions, "rank 1 on .*: the version of torch is not as on rank 0 on .*1.0, "),
         ("calibration.dataset=words.txt", None, "rank 1 on .*: the content of calibration is not as on rank 0"),
+        ("hydra.run.dir=words.txt/run", None, "rank 0 on .*words.txt.*: cannot be written"),
         ("cache_dir=cache", None, "cache_dir=cache: rank 1 on .* does not see it"),
         (
             "use_cache=false",

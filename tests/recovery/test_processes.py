@@ -18,7 +18,6 @@ from tests.recovery.small import FULL, SEQ_LEN, compressed, windows
 SHORT = replace(FULL, tokens=4 * 8 * SEQ_LEN)
 
 
-@pytest.mark.long
 def train(model_dir: Path, folder: Path) -> None:
     """Train in this process, or as one of several; leaves what it found and the weights in the folder."""
     source = find_model(ModelConfig("tiny", str(model_dir), device="cpu"), folder / "cache", trust_remote_code=False)

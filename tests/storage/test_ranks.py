@@ -1,9 +1,12 @@
 """The primitives by which processes share a run: with one process all of them are the identity."""
 
+import time
+from pathlib import Path
+
 import pytest
 import torch
 
-from flap.storage import ranks
+from flap.storage import WorkFolder, ranks
 from tests.helpers.ranks import in_ranks
 
 
@@ -35,6 +38,7 @@ def work_together() -> None:
     assert ranks.shared([lambda k=k: (k, ranks.rank()) for k in range(4)]) == [(0, 0), (1, 1), (2, 2), (3, 2)]
     assert ranks.gather(torch.tensor(rank)) == [0, 1, 2]
     assert ranks.from_first(lambda: (ranks.rank(), ranks.size(), ranks.gather("alone"))) == (0, 1, ["alone"])
+    assert (ranks.here(), ranks.from_first(ranks.here)) == (3, 1)
     tensor = torch.tensor([1e8, 1.0, -1e8])[rank].reshape(1)
     ranks.add_up(tensor)
     assert tensor.item() == 0  # (1e8 + 1) - 1e8 in float32, in this order
@@ -48,3 +52,17 @@ def work_together() -> None:
 
 def test_three_processes_share_and_agree() -> None:
     assert in_ranks(3, work_together) == [0, 0, 0]
+
+
+def clear_and_write(folder: Path) -> None:
+    """The second process comes later, when the first one has files there again."""
+    time.sleep(0.5 * ranks.rank())
+    WorkFolder(folder).clear()
+    own = ranks.own_folder(folder)
+    own.mkdir(parents=True)
+    ranks.wait()
+    assert own.is_dir()
+
+
+def test_a_folder_is_cleared_before_any_process_writes_there(tmp_path: Path) -> None:
+    assert in_ranks(2, clear_and_write, tmp_path / "work") == [0, 0]

@@ -84,7 +84,7 @@ class LayerFiles:
 
     def resume(self, layers_done: int) -> None:
         """Use the files that an interrupted run has written of the first layers, and give those layers their shapes."""
-        self._changed = {i for i in range(layers_done) if self._path(i).is_file()}
+        self._changed = ranks.from_first(lambda: {i for i in range(layers_done) if self._path(i).is_file()})
         for i in self._changed:
             self._read_changed(i, torch.device("meta"))
 

@@ -1,7 +1,6 @@
 """placement=auto: accelerate distributes the model over GPUs, host memory and disk."""
 
 import copy
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,5 +82,4 @@ def memory_limits(device: torch.device) -> dict[int | str, int]:
     """Return how many bytes of weights may go to each device: a part stays free for activations and covariances."""
     used = gpus() if device.type == "cuda" else ()
     limits: dict[int | str, int] = {i: free_bytes(torch.device("cuda", i)) * 7 // 10 for i in used}
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # processes of this run on this machine
-    return limits | {"cpu": free_bytes(torch.device("cpu")) * 9 // (10 * here)}
+    return limits | {"cpu": free_bytes(torch.device("cpu")) * 9 // 10}
