@@ -14,8 +14,8 @@ class EasyEP(ExpertMetric):
         score_e = Σ_t g_e(t) · ‖f_e(x_t)‖₂ · s_t,      s_t = 1 - cos(h_t, h_t + Σ_k g_k(t) f_k(x_t))
 
     t, g, f and `renormalise` as in `REAP`. h_t: the residual stream before the MLP; where experts work in a latent
-    space (Nemotron-H), what enters them. Σ_k g_k f_k: what the token's experts add to it, without shared experts, and
-    before a family scales or normalises it (Granite). Higher = keep.
+    space (Nemotron-H), what enters them. Σ_k g_k f_k: what the token's experts add to it, without shared experts and
+    constants, and before a family scales or normalises it (Granite). Higher = keep.
 
         python -m flap structure.experts=true metric=EASY-EP
     """

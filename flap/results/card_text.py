@@ -57,10 +57,13 @@ def _summary(report: Report, base: dict[str, Any]) -> str:
     """Return what the model is, in two or three sentences."""
     removed, name = report.ratio["realised_decoder"], base.get("base_model", report.config["model"]["name"])
     training = "Then it was trained, see below." if report.recovery else "Nothing was trained."
+    units = "experts" if any("experts" in layer for layer in report.layers) else "MLP neurons"
+    constant = report.config["compensation"]["_target_"].endswith("ConstantCompensation")
+    stands_in = " A constant, its mean output, stands in for an expert that was removed." if constant else ""
     return (
-        f"`{name}` without {removed:.2%} of the parameters of its decoder layers: attention heads and MLP neurons were "
-        f"removed after {PAPER}, by `flap-pruning` {report.versions['flap-pruning']}. {training} What is left is "
-        "dense: smaller matrices, with a number of heads and neurons for each layer."
+        f"`{name}` without {removed:.2%} of the parameters of its decoder layers: attention heads and {units} were "
+        f"removed after {PAPER}, by `flap-pruning` {report.versions['flap-pruning']}. {training} What is left is dense "
+        f"matrices, with a number of heads and {units} for each layer.{stands_in}"
     )
 
 

@@ -62,6 +62,7 @@ class LayerTimes:
     structure: Structure
     cache: Cache
     key: Mapping[str, Any]  # all that identifies the model, the device and the threads
+    units: tuple[bool, bool] = (False, False)  # `Choices.units`
 
     @cached_property
     def groups(self) -> list[AlikeBlocks]:
@@ -96,14 +97,14 @@ class LayerTimes:
         The models are timed in turns. A time is the median over the turns of its ratio to the dense model's, times the
         median of the dense model's. The first process alone does it: models that run at once slow each other.
         """
-        key = {"version": VERSION, **asdict(self.request), "widths": several}
+        key = {"version": VERSION, **asdict(self.request), "widths": several, "units": self.units}
         measure = partial(self._measure_widths, model.model, several)
         return ranks.from_first(lambda: self.cache.get(LAYER_TIMES, {**key, **self.key}, measure)[0])
 
     def _measure_widths(self, model: PreTrainedModel, several: Sequence[Widths]) -> Times:
         models = (self.budget.dense_widths, *several)
         turns = [
-            [self.request.milliseconds(narrowed(model, self.budget, widths)) for widths in models]
+            [self.request.milliseconds(narrowed(model, self.units, self.budget, widths)) for widths in models]
             for _ in progress(range(1 + self.request.repeats), "time layers")
         ]
         times = np.array(turns[1:])  # by turn, model, and whether of the request or of its decoding
@@ -167,10 +168,10 @@ class LayerTimes:
         return fixed, tuple(costs)
 
 
-def narrowed(model: PreTrainedModel, budget: Budget, widths: Widths) -> PreTrainedModel:
+def narrowed(model: PreTrainedModel, units: tuple[bool, bool], budget: Budget, widths: Widths) -> PreTrainedModel:
     """Return a model whose layers keep their first units, as many as `widths` says; it shares all other tensors."""
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    other = adapt(copy.deepcopy(model, shared), any(layer.mlp.unit != "neuron" for layer in budget.layers))
+    other = adapt(copy.deepcopy(model, shared), *units)
     for i, (kept, layer) in enumerate(zip(widths, budget.layers, strict=True)):
         neurons = (e * layer.mlp.count + n for e in range(layer.mlp.members) for n in range(kept.mlp))
         slice_layer(other, i, LayerPlan(tuple(range(kept.attention)), tuple(neurons)), NoCompensation(), None)

@@ -86,7 +86,8 @@ def measure_dense(run: Run, work: WorkFolder, model: PlacedModel) -> Measurement
 def layer_times(run: Run) -> LayerTimes:
     """Return the times of layers on this device, which are cached."""
     key = run.source.fingerprint | run.keys.timed
-    return LayerTimes(run.budget, run.choices.request, run.choices.structure, run.cache, key)
+    choices = run.choices
+    return LayerTimes(run.budget, choices.request, choices.structure, run.cache, key, choices.units)
 
 
 @stage("time layers", lambda run, model: Cost(left_out=tuple(f"target.{name}" for name in in_time(run.config.target))))

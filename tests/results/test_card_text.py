@@ -62,6 +62,17 @@ def test_it_names_the_base_and_its_licence(made: tuple[Report, Path]) -> None:
     assert "`org/dense` without" in card.text and "That of the base model: apache-2.0." in card.text
 
 
+def test_it_says_what_was_removed_and_what_stands_in_for_it(made: tuple[Report, Path]) -> None:
+    report, checkpoint = made
+    assert "attention heads and MLP neurons were removed" in model_card(report, checkpoint, {})
+    compensation = {"_target_": "flap.compression.ConstantCompensation"}
+    layers = [layer | {"experts": 3} for layer in report.layers]
+    card = model_card(
+        replace(report, layers=layers, config=report.config | {"compensation": compensation}), checkpoint, {}
+    )
+    assert "attention heads and experts were removed" in card and "A constant, its mean output, stands in" in card
+
+
 def test_engines_are_named_whose_files_are_there(tmp_path: Path) -> None:
     for config, trust in (('{"model_type": "llama"}', False), ('{"model_type": "flap_llama", "auto_map": {}}', True)):
         (tmp_path / "config.json").write_text(config)

@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from flap.allocation import ALAM, Budget, PruningPlan, Structure
+from flap.allocation import ALAM, Budget, PruningPlan, Structure, price
 from flap.config import TargetConfig
 from flap.evaluation import Efficiency
 from flap.models import Pair, PlacedModel, Resident, adapt
 from flap.runs.layer_times import LayerTimes, narrowed, rising
 from flap.storage import Cache
 from tests.allocation.test_toy import TOY_LAYERS, TOY_SCORES
-from tests.cases import tiny_model, tokens
+from tests.cases import random_model, tiny_model, tokens
+from tests.compression.test_constants import grouped
 from tests.helpers.ratios import budget_of
 
 REQUEST = Efficiency(batch_size=2, prefill_len=8, decode_len=3, repeats=1)
@@ -95,7 +96,7 @@ def test_a_narrower_model_shares_what_is_not_narrower() -> None:
     model = tiny_model("llama-gqa")
     before = copy.deepcopy(model.state_dict())
     budget = budget_of("llama-gqa", 0.0)
-    other = narrowed(model, budget, [Pair(4, 56), Pair(2, 56), Pair(4, 8), Pair(4, 56)])
+    other = narrowed(model, (False, False), budget, [Pair(4, 56), Pair(2, 56), Pair(4, 8), Pair(4, 56)])
     assert [tuple(block.num_units for block in adapt(other).blocks(i)) for i in range(4)] == [
         (4, 56),
         (2, 56),
@@ -105,6 +106,25 @@ def test_a_narrower_model_shares_what_is_not_narrower() -> None:
     assert other.model.layers[0].mlp.up_proj.weight is model.model.layers[0].mlp.up_proj.weight
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert torch.isfinite(other(tokens()).logits).all()
+
+
+def test_experts_are_timed_with_constants_in_their_places(tmp_path: Path) -> None:
+    """And what was timed is not taken for the time of neurons. The router of this model chooses among groups."""
+    made = []
+
+    class Counted(LayerTimes):
+        def _measure_widths(self, *_: object) -> list[list[float]]:
+            made.append(self.units)
+            return [[1.0, 1.0]]
+
+    model, units = random_model(grouped()), (True, True)
+    budget = price(adapt(model, *units), 0.0)
+    widths = [layer._replace(mlp=2) for layer in budget.dense_widths]
+    experts = narrowed(model, units, budget, widths).model.layers[2].mlp.experts
+    assert (experts.num_experts, len(experts.constants)) == (2, 4)
+    for one in (units, (False, False)) * 2:
+        Counted(budget, REQUEST, ALAM(), Cache(tmp_path), {}, one).measure_widths(Resident(model), [widths])
+    assert made == [units, (False, False)]
 
 
 def test_no_room_is_one_line() -> None:
