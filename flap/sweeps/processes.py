@@ -20,6 +20,7 @@ from flap.sweeps.heartbeats import LOOKS_WHEN_LOST, Heartbeats
 log = logging.getLogger(__name__)
 
 SECONDS_FOR_FIRST = 4.0  # where all fail alike, the first process speaks, and the others know it meanwhile
+SECONDS_FOR_OTHERS = 3.0  # to read that the first process has failed: without torchrun, their store ends with it
 
 _heartbeats: Heartbeats | None = None
 _run_dir: Path | None = None  # once it is known
@@ -121,6 +122,7 @@ def end_all(error: Exception, line: str) -> None:
     """End this process, which has failed where others go on, and say so; then the others end, too."""
     if isinstance(error, ranks.LostError):
         _wait_for_others(line)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # of torchrun, as soon as others have ended
     if not ranks.first():
         time.sleep(SECONDS_FOR_FIRST)
     _end(f"{ranks.name()}: {line}", error)
@@ -153,4 +155,5 @@ def _end(line: str, error: Exception | None = None) -> None:
     logging.shutdown()
     if _heartbeats:
         _heartbeats.fail()
+        time.sleep(SECONDS_FOR_OTHERS if ranks.first() else 0)
     os._exit(1)

@@ -204,7 +204,7 @@ def test_another_model_under_the_same_name_is_refused(model_dir: Path, text_file
     weights = folders[1] / "model" / "model.safetensors"
     content, before = bytearray(weights.read_bytes()), weights.stat()
     options = [
-        *tiny(Path("model"), text_file),
+        *tiny(Path("model"), text_file)[:-2],
         "hydra.run.dir=../run",
         f"cache_dir={tmp_path / 'cache'}",
         "eval=[none]",
