@@ -39,11 +39,12 @@ def test_without_experts_there_is_none() -> None:
 def test_the_weights_are_those_of_the_output(family: str) -> None:
     """A bias of 1 in dimension e for each expert e adds its weight there."""
     model = random_model(config_of(family))
-    block = adapt(model).mlp(1)
+    block = adapt(model).mlp(2)  # of Nemotron-H, 1 is an attention
     experts, seen = block.watched, []
     experts.register_forward_hook(lambda module, args, output: seen.append((block.observe(args).weight_TM, output)))
     adapt(model).decoder(input_ids=tokens())
-    dense_EH = getattr(experts, "down_proj_bias", torch.zeros(EXPERTS, model.config.hidden_size))
+    width = getattr(model.config, "moe_latent_size", None) or model.config.hidden_size
+    dense_EH = getattr(experts, "down_proj_bias", torch.zeros(EXPERTS, width))
     experts.register_parameter("down_proj_bias", nn.Parameter(dense_EH + torch.eye(*dense_EH.shape)))
     refresh_experts(experts)
     experts._forward_hooks.move_to_end(min(experts._forward_hooks))  # what sees the output comes last

@@ -33,7 +33,7 @@ def test_every_option_composes_and_is_built(option: Path) -> None:
     config = composed(
         f"{group}=[{name}]" if group == "eval" else f"{group}={name}",
         f"dry_run={group == 'model'}",
-        f"structure.experts={group == 'metric' and name in EXPERT_METRICS}",
+        f"structure.experts={name in (*EXPERT_METRICS, 'constant')}",
     )
     choose(config)
     chosen = asdict(config)[group]
