@@ -15,7 +15,7 @@ from typing import Any
 
 from flap.storage import ranks
 from flap.storage.status import note_failure, read_status
-from flap.sweeps.heartbeats import LOOKS_WHEN_LOST, Heartbeats
+from flap.sweeps.heartbeats import LOOKS, LOOKS_WHEN_LOST, Heartbeats
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ def _wait_for_others(line: str) -> None:
     if _heartbeats:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _heartbeats.looks = LOOKS_WHEN_LOST
-        time.sleep(2 * LOOKS_WHEN_LOST)
+        time.sleep(LOOKS)  # it ends this process as soon as it knows; torchrun waits for 30 s
     _end(f"{ranks.name()}: {line}")
 
 

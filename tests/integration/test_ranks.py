@@ -257,7 +257,8 @@ def test_a_killed_or_frozen_process_ends_all_and_the_same_command_goes_on(
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert status["state"] == "failed" and re.match(line, status["error"])
     assert not psutil.wait_procs(children, timeout=5)[1]
-    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, timeout=120)
+    again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert again.returncode == 0, again.stderr
     run(composed(*arguments, f"cache_dir={tmp_path / 'other'}", "structure.tokens=1024"), tmp_path / "one")
     plans = [json.loads((tmp_path / folder / "plan.json").read_text()) for folder in ("run", "one")]
     assert plans[0]["layers"] == plans[1]["layers"]
