@@ -17,9 +17,8 @@ from pathlib import Path
 
 from flap.storage import ranks
 
-LOOKS = (
-    20  # without a new sign from a process, a second each: seconds in which this one runs, so that all may be stopped
-)
+# Without a new sign, a second each. Only seconds in which this process runs are counted, so that all may be stopped.
+LOOKS = 20
 LOOKS_WHEN_LOST = 4  # where it is known that one has ended, but not which
 
 
