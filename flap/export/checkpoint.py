@@ -29,10 +29,15 @@ def read_checkpoint(checkpoint: Path) -> tuple[PreTrainedConfig, PreTrainedToken
         config, tokenizer = read_config(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
     except (OSError, ValueError) as error:
         raise ValueError(f"{checkpoint}: its config or tokenizer cannot be read ({one_line(error, 300)})") from error
-    layers = (config.get_text_config().to_dict().get("per_layer_config") or {}).values()
-    if any("kept_experts" in layer for layer in layers):
+    if has_constants(config):
         raise ValueError(f"{checkpoint}: {NO_CONSTANTS}")
     return config, tokenizer
+
+
+def has_constants(config: PreTrainedConfig) -> bool:
+    """Return whether constants answer for experts that have left a model."""
+    layers = (config.get_text_config().to_dict().get("per_layer_config") or {}).values()
+    return any("kept_experts" in layer for layer in layers)
 
 
 def head_dim(config: PreTrainedConfig) -> int:

@@ -133,7 +133,8 @@ def loading(checkpoint: Path) -> str:
         "OpenVINO": of_each("openvino/*.xml", openvino, "python"),
     }
     sections = [f"### {engine}\n\n{text}" for engine, text in texts.items() if text]
-    return "\n\n".join([LOADING.rstrip(), *sections, OTHER_FORMATS])
+    constants = any("kept_experts" in layer for layer in (config.get("per_layer_config") or {}).values())
+    return "\n\n".join([LOADING.rstrip(), *sections, *([] if constants else [OTHER_FORMATS])])
 
 
 def renewed(card: str, checkpoint: Path) -> str:

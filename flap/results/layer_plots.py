@@ -41,7 +41,8 @@ def draw_kept(study: Study) -> Figure:
     labels = [f"{line.label} {line.structure} {run.ratio:g}" + (f" s{run.seed}" if seeds else "") for line, run in runs]
     figure = Figure(figsize=(9, 1.5 + 0.2 * len(runs)), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    for axes, key, title in zip(panels, ("query_heads", "neurons"), ("query heads", "MLP neurons"), strict=True):
+    titles = "query heads", "MLP neurons or whole experts"
+    for axes, key, title in zip(panels, ("query_heads", "neurons"), titles, strict=True):
         for row, (_, run) in enumerate(runs):
             pairs = zip(run.report["layers"], run.report["layers_before"], strict=True)
             shares = [_kept(after, key) / (_kept(before, key) or nan) for after, before in pairs]  # nan: not drawn
@@ -73,7 +74,7 @@ def draw_over_each_other(layers: Layers) -> Figure:
     count = 3 if any(layers.errors.values()) else 2
     figure = Figure(figsize=(9, 2.7 * count), layout="constrained")
     panels = figure.subplots(count, 1, sharex=True)
-    for kind, (axes, label) in enumerate(zip(panels, ("KV heads", "MLP neurons"), strict=False)):
+    for kind, (axes, label) in enumerate(zip(panels, ("KV heads", "neurons or experts"), strict=False)):
         if layers.dense:
             dense = [layer[kind] for layer in layers.dense]
             axes.bar(range(len(dense)), dense, width=1, color=RULE, alpha=0.5, label="dense")

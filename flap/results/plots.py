@@ -56,9 +56,8 @@ def _draw(study: Study, perplexities: list[str], average: list[str]) -> Iterator
         _legend(figure, series_of(study))
         yield _plot("errors", text, figure)
     if study.finished:
-        yield _plot(
-            "layers", "Share of the query heads and of the MLP neurons that each layer keeps.", draw_kept(study)
-        )
+        text = "Share of the query heads and of the MLP neurons, or whole experts, that each layer keeps."
+        yield _plot("layers", text, draw_kept(study))
     names = [*perplexities[:1], *average]
     for cost in (cost for cost in COSTS if names and cost.known(study)):
         text = (

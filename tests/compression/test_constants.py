@@ -214,6 +214,12 @@ def test_runs_from_memory_and_from_disk_save_the_same(on_disk: Path, text_file: 
     assert masked.evaluation["pruned"] == pytest.approx(report.evaluation["pruned"], rel=1e-4)
     for one in found[1:]:
         torch.testing.assert_close(one, found[0], atol=1e-5, rtol=0)
+    assert "flap.export" not in (tmp_path / "device" / "checkpoint" / "README.md").read_text()
+    again = ["ratio=0", "structure=UL-MM", "structure.remove_heads=0", "checkpoint.formats=[hf,gguf]"]
+    path = [f"model.path={tmp_path / 'device' / 'checkpoint'}", "trust_remote_code=true"]
+    with pytest.raises(ValueError, match=r"^checkpoint.formats: transformers and vLLM alone have constants"):
+        run(composed(*tiny(on_disk, text_file), *again, *path), tmp_path / "again")
+    assert not (tmp_path / "again" / "checkpoint").exists()
 
 
 def test_bad_input_is_one_clear_line(on_disk: Path, model_dir: Path, text_file: Path) -> None:
