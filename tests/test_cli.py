@@ -54,7 +54,8 @@ def test_a_run_leaves_its_report_checkpoint_and_log(flap: Cli, base: list[str], 
     assert report["checkpoint"] == str(run / "checkpoint")
     assert report["ratio"]["requested"] == 0.5
     assert abs(report["ratio"]["realised_decoder"] - 0.5) < 1536 / 46080  # one KV head of the tiny model
-    assert report["evaluation"]["dense"].keys() == report["evaluation"]["pruned"].keys() == {"words.txt/perplexity@16"}
+    both = {"words.txt/perplexity@16", "words.txt/bits_per_byte@16"}
+    assert report["evaluation"]["dense"].keys() == report["evaluation"]["pruned"].keys() == both
     plan = json.loads((run / "plan.json").read_text())["layers"]
     assert [len(layer["neurons"]) for layer in plan] == [layer["neurons"] for layer in report["layers"]]
 
@@ -67,7 +68,7 @@ def test_a_run_leaves_its_report_checkpoint_and_log(flap: Cli, base: list[str], 
     assert "[transformers]" not in done.stderr  # nor warnings that say nothing to the user
     lines = done.stdout.rstrip().splitlines()
     assert lines[-1].startswith("└") and len([line for line in lines if line.startswith("┏")]) == 2
-    for word in ("dense", "pruned", "words.txt/perplexity@16", "parameters", "ratio removed", "seconds"):
+    for word in ("dense", "pruned", "words.txt/perplex", "words.txt/bits_pe", "parameters", "ratio removed", "seconds"):
         assert word in done.stdout
     assert str(run / "checkpoint") in re.sub(r"[│\s]", "", done.stdout)  # in full, however narrow the console
 

@@ -82,6 +82,12 @@ class Evaluator(ABC):
             ValueError: an option or the data is invalid.
         """
 
+    def prepare_again(
+        self, tokenizer: PreTrainedTokenizerBase, max_length: int | None, before: PreTrainedTokenizerBase
+    ) -> list[Task]:
+        """Return the tasks of a model that has another tokenizer now than `before`."""
+        return self.prepare(tokenizer, max_length)
+
     def comparisons(self, max_length: int | None) -> list[SideBySide]:
         """Return the measurements that need both models at once; none by default.
 

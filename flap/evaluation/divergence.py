@@ -16,6 +16,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax
+from transformers import PreTrainedTokenizerBase
 
 from flap.evaluation.base import Measurement, Task
 from flap.evaluation.errors import averaged
@@ -46,11 +47,17 @@ class Divergence(OnTexts):
 
     section: ClassVar[str] = "eval.divergence"
 
-    def task(self, text: str, tokens_NT: Tensor, **about: Any) -> Task:
+    def prepare_again(
+        self, tokenizer: PreTrainedTokenizerBase, max_length: int | None, before: PreTrainedTokenizerBase
+    ) -> list[Task]:
+        """Return no task: predictions over another vocabulary do not compare."""
+        return []
+
+    def task(self, text: str, seq_len: int, tokens_NT: Tensor, bytes_N: Tensor, **about: Any) -> Task:
         """Return the task of a text's windows."""
         batches_NT = tokens_NT.split(self.batch_size)
         run, reference = partial(_measure, text=text, batches_NT=batches_NT), partial(_reference, batches_NT=batches_NT)
-        return Task(f"{text}/divergence@{tokens_NT.shape[1]}", run, **about, reference=reference)
+        return Task(f"{text}/divergence@{seq_len}", run, **about, reference=reference)
 
 
 class Dense(NamedTuple):

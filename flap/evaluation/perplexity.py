@@ -1,4 +1,4 @@
-"""Perplexity over windows of a fixed length.
+"""Perplexity over windows of a fixed length, and bits per byte of their text.
 
 Legend: N windows · T tokens in each window · D hidden size · V vocabulary · P scored positions.
 """
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from flap.data import NO_TOKEN
 from flap.evaluation.base import Measurement, Task
 from flap.evaluation.text_options import OnTexts
 from flap.models import ModelAdapter, PlacedModel
@@ -26,23 +27,28 @@ LOGITS_BYTES = 2**28
 class Perplexity(OnTexts):
     """The perplexity of texts, exp(-Σ log p(x_t | x_<t) / n) of their n scored tokens x_t; lower is better.
 
-    The first token of a window is not scored. Options: `OnTexts`. Source: Jelinek et al., JASA 62 (1977).
+    Also -Σ log₂ p(x_t | x_<t) / B, bits per byte, of the B bytes of UTF-8 that these tokens stand for; lower is better.
+    Alone of the two it compares models with different tokenizers. The first token of a window is not scored. Options:
+    `OnTexts`. Source: Jelinek et al., JASA 62 (1977); Gao et al., arXiv 2101.00027, section 3.1.
 
     Command: python -m flap eval=[perplexity] eval.perplexity.datasets=[wikitext2] eval.perplexity.seq_len=2048
     """
 
     section: ClassVar[str] = "eval.perplexity"
 
-    def task(self, text: str, tokens_NT: Tensor, **about: Any) -> Task:
-        """Return the task of a text's windows, whose name is that of its number."""
-        name = f"{text}/perplexity@{tokens_NT.shape[1]}"
-        return Task(name, partial(self._measure, name=name, tokens_NT=tokens_NT), **about)
+    def task(self, text: str, seq_len: int, tokens_NT: Tensor, bytes_N: Tensor, **about: Any) -> Task:
+        """Return the task of a text's windows, whose name is that of its first number."""
+        names = f"{text}/perplexity@{seq_len}", f"{text}/bits_per_byte@{seq_len}"
+        return Task(names[0], partial(self._measure, names=names, tokens_NT=tokens_NT, bytes_N=bytes_N), **about)
 
-    def _measure(self, model: PlacedModel, name: str, tokens_NT: Tensor) -> Measurement:
-        losses_N = window_losses(model, tokens_NT, self.batch_size)
-        value = perplexity(losses_N)
-        windows = {name: linearised(losses_N).tolist()} if math.isfinite(value) else {}
-        return Measurement({name: value}, windows, better={name: "lower"})
+    def _measure(self, model: PlacedModel, names: tuple[str, str], tokens_NT: Tensor, bytes_N: Tensor) -> Measurement:
+        tokens_N = (tokens_NT[:, 1:] != NO_TOKEN).sum(dim=1)
+        nats_N = window_losses(model, tokens_NT, self.batch_size) * tokens_N
+        losses_N, bits_N = ratio_values(nats_N, tokens_N), ratio_values(nats_N / math.log(2), bytes_N)
+        numbers = dict(zip(names, (perplexity(losses_N), bits_N.mean().item()), strict=True))
+        values = dict(zip(names, (linearised(losses_N), bits_N), strict=True))
+        windows = {name: values[name].tolist() for name in names if math.isfinite(numbers[name])}
+        return Measurement(numbers, windows, better=dict.fromkeys(names, "lower"))
 
 
 def perplexity(losses_N: Tensor) -> float:
@@ -60,26 +66,36 @@ def linearised(losses_N: Tensor) -> Tensor:
     return perplexity(losses_N) * (1 + losses_N - losses_N.mean())
 
 
+def ratio_values(one_N: Tensor, other_N: Tensor) -> Tensor:
+    """Return one value for each window whose mean is the ratio r = Σ one / Σ other: r + (one - r · other) / mean other.
+
+    Like those of `linearised`, they have the standard error of the delta method.
+    """
+    ratio = one_N.sum() / other_N.sum()
+    return ratio + (one_N - ratio * other_N) / other_N.double().mean()
+
+
 @torch.no_grad()
 def window_losses(model: PlacedModel, tokens_NT: Tensor, batch_size: int) -> Tensor:
     """Return the mean negative log-likelihood of tokens 2 … T of each window, in nats: losses_N in float64.
 
-    Logits are float32.
+    Logits are float32. A shorter window ends with NO_TOKEN, which is not scored.
     """
     batches_NT, chunk = ranks.mine(tokens_NT.split(batch_size)), chunk_size(model.adapter.vocab_size)
-    states, losses = model.hidden_states(batches_NT), []
+    states, losses = model.hidden_states([batch_NT.clamp(min=0) for batch_NT in batches_NT]), []
     for batch_NT in progress(batches_NT, "perplexity", Tensor.numel):
         batch_NT, hidden_NTD = batch_NT.to(model.device), next(states)
         hidden_PD, target_P = hidden_NTD[:, :-1].flatten(0, 1), batch_NT[:, 1:].flatten()
         pairs = zip(hidden_PD.split(chunk), target_P.split(chunk), strict=True)
         losses_P = torch.cat([_losses(model.adapter, *pair) for pair in pairs]).double()
-        losses.append(losses_P.reshape(len(batch_NT), -1).mean(dim=1))
+        scored_N = (batch_NT[:, 1:] != NO_TOKEN).sum(dim=1).cpu()
+        losses.append(losses_P.reshape(len(batch_NT), -1).sum(dim=1) / scored_N)
     return torch.cat(ranks.together(losses))
 
 
 def _losses(adapter: ModelAdapter, hidden_PD: Tensor, target_P: Tensor) -> Tensor:
     logits_PV = adapter.logits(hidden_PD).float()
-    return cross_entropy(logits_PV, target_P.to(logits_PV.device), reduction="none").cpu()
+    return cross_entropy(logits_PV, target_P.to(logits_PV.device), ignore_index=NO_TOKEN, reduction="none").cpu()
 
 
 def chunk_size(vocab_size: int) -> int:

@@ -17,7 +17,7 @@ from flap.storage import Cache, ranks
 
 log = logging.getLogger(__name__)
 
-EVALUATION_VERSION = 5  # increased when the same key would give other numbers, or more of them
+EVALUATION_VERSION = 6  # increased when the same key would give other numbers, or more of them
 Load = Callable[[], PlacedModel]
 
 
@@ -112,15 +112,25 @@ def _task_key(task: Task | SideBySide, key: Key) -> Key:
 
 
 def prepare_suite(
-    evaluators: Sequence[Evaluator], tokenizer: PreTrainedTokenizerBase, max_length: int | None, path: Path | None
+    evaluators: Sequence[Evaluator],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int | None,
+    path: Path | None,
+    before: PreTrainedTokenizerBase | None = None,
 ) -> Suite:
-    """Read and check the data of every task, and return the suite. path: the file with the run's results; None: none.
+    """Read and check the data of every task, and return the suite.
+
+    path: the file with the run's results; None: none. before: the model's tokenizer until now, if it was changed.
 
     Raises:
         ValueError: an option or the data is invalid, or two tasks have the same name.
     """
+
+    def prepared(one: Evaluator) -> list[Task]:
+        return one.prepare_again(tokenizer, max_length, before) if before else one.prepare(tokenizer, max_length)
+
     suite = Suite(
-        [(evaluator, evaluator.prepare(tokenizer, max_length)) for evaluator in evaluators],
+        [(evaluator, prepared(evaluator)) for evaluator in evaluators],
         [comparison for evaluator in evaluators for comparison in evaluator.comparisons(max_length)],
         Results(path) if path else None,
     )

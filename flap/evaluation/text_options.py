@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from flap.config import require
-from flap.data import Text, begins_with_bos, evaluation_windows, read_text, tokens_sha256
+from flap.data import Text, begins_with_bos, evaluation_windows, read_text, retokenised, text_bytes, tokens_sha256
 from flap.evaluation.base import Evaluator, Task
 
 
@@ -43,8 +43,12 @@ class OnTexts(Evaluator):
         return list(self.seq_len) if isinstance(self.seq_len, list | tuple) else [self.seq_len]
 
     @abstractmethod
-    def task(self, text: str, tokens_NT: Tensor, **about: Any) -> Task:
-        """Return the task of a text's windows. text: its name. about: the fields of `Task` that tell of the text."""
+    def task(self, text: str, seq_len: int, tokens_NT: Tensor, bytes_N: Tensor, **about: Any) -> Task:
+        """Return the task of a text's windows.
+
+        text: its name. seq_len: the length that is asked for. bytes_N: of UTF-8 that the scored tokens of each window
+        stand for. about: the fields of `Task` that tell of the text.
+        """
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Task]:
         """Read the texts and return one task for each text and window length.
@@ -54,16 +58,32 @@ class OnTexts(Evaluator):
         """
         if max_length is not None and (longest := max(self.windows)) > max_length:
             raise ValueError(f"{self.section}.seq_len={longest}: the model's context ends at {max_length}")
-        texts = [read_text(dataset, "evaluation", f"{self.section}.datasets") for dataset in self.datasets]
-        return [self._cut(text, seq_len, tokenizer) for text in texts for seq_len in self.windows]
+        return self._tasks(tokenizer, tokenizer)
 
-    def _cut(self, text: Text, seq_len: int, tokenizer: PreTrainedTokenizerBase) -> Task:
-        bos, field = begins_with_bos(tokenizer, self.bos, f"{self.section}.bos"), f"{self.section}.datasets"
-        tokens_NT = evaluation_windows(text, tokenizer, seq_len, self.max_tokens, bos, field)
+    def prepare_again(
+        self, tokenizer: PreTrainedTokenizerBase, max_length: int | None, before: PreTrainedTokenizerBase
+    ) -> list[Task]:
+        """Return the tasks with another tokenizer, each window with the text of the one that `before` cuts."""
+        return self._tasks(tokenizer, before)
+
+    def _tasks(self, tokenizer: PreTrainedTokenizerBase, cut_by: PreTrainedTokenizerBase) -> list[Task]:
+        texts = [read_text(dataset, "evaluation", f"{self.section}.datasets") for dataset in self.datasets]
+        return [self._cut(text, seq_len, tokenizer, cut_by) for text in texts for seq_len in self.windows]
+
+    def _cut(
+        self, text: Text, seq_len: int, tokenizer: PreTrainedTokenizerBase, cut_by: PreTrainedTokenizerBase
+    ) -> Task:
+        bos, field = begins_with_bos(cut_by, self.bos, f"{self.section}.bos"), f"{self.section}.datasets"
+        tokens_NT = evaluation_windows(text, cut_by, seq_len, self.max_tokens, bos, field)
+        if tokenizer is not cut_by:
+            tokens_NT = retokenised(tokens_NT, cut_by, tokenizer, bos)
+        bytes_N = text_bytes(tokens_NT[:, 1:], tokenizer).sum(dim=1)
         return self.task(
             text.name,
+            seq_len,
             tokens_NT,
-            identity={"tokens": tokens_sha256(tokens_NT), "bos": bos},
+            bytes_N,
+            identity={"tokens": tokens_sha256(tokens_NT), "bytes": tokens_sha256(bytes_N), "bos": bos},
             origin=text.origin,
             text_sha256=text.sha256,
             needs_memory=False,

@@ -6,10 +6,22 @@ from collections.abc import Iterable, Mapping
 from flap.evaluation.base import Numbers
 from flap.evaluation.errors import SIGNIFICANCE
 
+SMALL = ("/kl@", "/bits_per_byte@", "margin")  # numbers in nats or bits, which need more digits
+
 
 def is_perplexity(name: str) -> bool:
     """Return whether a number is a perplexity (lower is better)."""
     return "/perplexity@" in name
+
+
+def is_bits_per_byte(name: str) -> bool:
+    """Return whether a number is the bits that a byte of text costs (lower is better)."""
+    return "/bits_per_byte@" in name
+
+
+def is_of_text(name: str) -> bool:
+    """Return whether a number is a perplexity or bits per byte: it differs with the text, and lower is better."""
+    return is_perplexity(name) or is_bits_per_byte(name)
 
 
 def is_efficiency(name: str) -> bool:
@@ -28,18 +40,21 @@ def domain_of(name: str, domains: Mapping[str, str]) -> str:
 
 
 def in_order(names: Iterable[str], domains: Mapping[str, str]) -> list[str]:
-    """Return the names sorted: perplexities first, by window length, the calibration's domain before others."""
+    """Return the names sorted: perplexities, bits per byte, others.
 
-    def place(name: str) -> tuple[bool, int, bool]:
-        if not is_perplexity(name):
-            return True, 0, False
-        return False, int(name.rpartition("@")[2]), domain_of(name, domains) != "calibration"
+    The first two by window length, the calibration's domain before others.
+    """
+
+    def place(name: str) -> tuple[int, int, bool]:
+        if not is_of_text(name):
+            return 2, 0, False
+        return int(is_bits_per_byte(name)), int(name.rpartition("@")[2]), domain_of(name, domains) != "calibration"
 
     return sorted(names, key=place)
 
 
 def _decimals(name: str) -> int:
-    return 4 if "/kl@" in name or "margin" in name else 3  # more for numbers in nats, which are small
+    return 4 if any(part in name for part in SMALL) else 3
 
 
 def with_error(numbers: Numbers, name: str) -> str:
@@ -61,7 +76,7 @@ def short(value: float) -> str:
 
 
 def change(name: str, one: Numbers, other: Numbers, error: float | None = None, p_value: float | None = None) -> str:
-    """Return other - one ± its standard error as text; of a perplexity also relative to one, as texts differ.
+    """Return other - one ± its standard error as text; of perplexity and bits per byte also relative, as texts differ.
 
     Says where the difference is within the noise. Empty for efficiency, and for missing or infinite numbers.
     """
@@ -70,7 +85,7 @@ def change(name: str, one: Numbers, other: Numbers, error: float | None = None, 
         return ""
     places = 2 if is_perplexity(name) else _decimals(name)
     with_its = "" if error is None else f" ± {error:,.{places}f}"
-    relative = f" ({after / before - 1:+,.1%})" if is_perplexity(name) else ""
+    relative = f" ({after / before - 1:+,.1%})" if is_of_text(name) else ""
     noise = " within noise" if p_value is not None and p_value >= SIGNIFICANCE else ""
     return f"{after - before:+,.{places}f}{with_its}{relative}{noise}"
 

@@ -1,4 +1,4 @@
-"""Panels of quality, a perplexity or an accuracy, over what a model costs: parameters, bytes, speed; its Pareto front.
+"""Panels of quality, bits per byte or an accuracy, over what a model costs: parameters, bytes, speed; its Pareto front.
 
 On the front are the models, dense ones included, for which no other model is both cheaper and better, or as good.
 """
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from matplotlib.ticker import EngFormatter
 
-from flap.results.number_texts import is_perplexity
+from flap.results.number_texts import is_of_text
 from flap.results.series import INK, MUTED, Series, styles
 from flap.results.study import Study
 
@@ -70,7 +70,7 @@ def front(points: list[Point], cost_is_lower: bool, quality_is_lower: bool) -> l
 
 def fronts(study: Study, series: list[Series], names: list[str], cost: CostAxis) -> str:
     """Return the front of each number in words, for the caption."""
-    best = {name: front(points(study, series, name, cost), cost.lower_is_better, is_perplexity(name)) for name in names}
+    best = {name: front(points(study, series, name, cost), cost.lower_is_better, is_of_text(name)) for name in names}
     return " ".join(f"On the front of {name}: {', '.join(point.label for point in best[name])}." for name in names)
 
 
@@ -79,7 +79,7 @@ def quality_over(cost: CostAxis) -> Callable[[Any, Study, str, list[Series]], No
 
     def panel(axes: Any, study: Study, name: str, series: list[Series]) -> None:
         shown = points(study, series, name, cost)
-        best = front(shown, cost.lower_is_better, is_perplexity(name))
+        best = front(shown, cost.lower_is_better, is_of_text(name))
         between = "steps-post" if cost.lower_is_better else "steps-pre"
         ordered = sorted((point.cost, point.quality) for point in best)
         axes.plot(*zip(*ordered, strict=True), color=MUTED, alpha=0.35, linewidth=5, drawstyle=between, zorder=1)

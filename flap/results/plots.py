@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from pandas import DataFrame
 
 from flap.results.layer_plots import draw_errors, draw_kept
-from flap.results.number_texts import is_perplexity
+from flap.results.number_texts import is_bits_per_byte, is_perplexity
 from flap.results.pareto import COSTS, fronts, quality_over
 from flap.results.series import INK, MUTED, STYLE, Series, as_svg, palette, series_of, styles
 from flap.results.study import Study
@@ -58,7 +58,8 @@ def _draw(study: Study, perplexities: list[str], average: list[str]) -> Iterator
     if study.finished:
         text = "Share of the query heads and of the MLP neurons, or whole experts, that each layer keeps."
         yield _plot("layers", text, draw_kept(study))
-    names = [*perplexities[:1], *average]
+    bits = [name for name in study.measured if is_bits_per_byte(name)]  # models may differ in their tokenizers
+    names = [*(bits or perplexities)[:1], *average]
     for cost in (cost for cost in COSTS if names and cost.known(study)):
         text = (
             f"Quality over {cost.label}; each point is a ratio, a cross a dense model, the broad line the Pareto front."

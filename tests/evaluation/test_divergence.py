@@ -171,8 +171,9 @@ def test_a_run_measures_it_at_every_placement(
     report = reports["device"]
     names = {f"words.txt/{name}@{length}" for name in NAMES for length in (8, 16)}
     numbers = report.evaluation["pruned"]
-    assert set(numbers) == {"words.txt/perplexity@16", *names, *(f"{name}_stderr" for name in names)}
-    assert set(report.evaluation["dense"]) == {"words.txt/perplexity@16"} == set(report.difference_stderr)
+    of_text = {"words.txt/perplexity@16", "words.txt/bits_per_byte@16"}
+    assert set(numbers) == {*of_text, *names, *(f"{name}_stderr" for name in names)}
+    assert set(report.evaluation["dense"]) == of_text == set(report.difference_stderr)
     for length in (8, 16):
         assert 0 < numbers[f"words.txt/kl@{length}_stderr"] < numbers[f"words.txt/kl@{length}"]
     assert report.domains == dict.fromkeys(

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
+from flap.data import NO_TOKEN
 from flap.evaluation import Perplexity, perplexity
-from flap.evaluation.perplexity import linearised, window_losses
+from flap.evaluation.perplexity import linearised, ratio_values, window_losses
 from flap.models import PlacedModel, Resident
 from tests.cases import ARCHITECTURES, VOCAB, tiny_model, tokens
+from tests.helpers.tokenizers import TRICKY, gemma, smollm
 
 
 def says(logits: Callable[[Tensor], Tensor]) -> Resident:
@@ -94,10 +96,19 @@ def test_the_documents_of_a_perplexity_have_it_as_their_mean(
 ) -> None:
     [task] = Perplexity([str(text_file)], seq_len=16).prepare(tokenizer, 128)
     found = task.run(Resident(tiny_model("llama-gqa")))
-    [values] = found.documents.values()
-    assert found.documents.keys() == found.numbers.keys() and len(values) == 187
+    assert list(found.documents) == ["words.txt/perplexity@16", "words.txt/bits_per_byte@16"]
     assert found.better == dict.fromkeys(found.numbers, "lower")
-    assert sum(values) / 187 == pytest.approx(found.numbers["words.txt/perplexity@16"])
+    for name, values in found.documents.items():
+        assert len(values) == 187 and sum(values) / 187 == pytest.approx(found.numbers[name])
+
+
+def test_bits_per_byte_are_of_the_text_that_is_scored(text_file: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    [task] = Perplexity([str(text_file)], seq_len=16, max_tokens=32).prepare(tokenizer, 128)
+    found = task.run(Resident(tiny_model("llama-gqa"))).numbers
+    words = text_file.read_text().split()
+    scored = sum(len(word.encode()) for words_T in (words[1:16], words[17:32]) for word in words_T)
+    nats = 30 * math.log(found["words.txt/perplexity@16"])
+    assert found["words.txt/bits_per_byte@16"] == pytest.approx(nats / math.log(2) / scored)
 
 
 def test_the_error_of_a_difference_is_that_of_leaving_windows_out() -> None:
@@ -108,10 +119,52 @@ def test_the_error_of_a_difference_is_that_of_leaving_windows_out() -> None:
     differences_N = linearised(pair[1]) - linearised(pair[0])
     error = (differences_N.std() / 20).item()
     left_out = torch.tensor([difference([torch.cat([one[:i], one[i + 1 :]]) for one in pair]) for i in range(400)])
-    jackknife = (399 / 400 * (left_out - left_out.mean()).square().sum()).sqrt().item()
-    assert error == pytest.approx(jackknife, rel=0.01)
+    assert error == pytest.approx(jackknife(left_out), rel=0.01)
     apart = math.hypot(*((linearised(one).std() / 20).item() for one in pair))
     assert differences_N.mean().item() == pytest.approx(difference(pair)) and error < 0.5 * apart
+
+
+def test_windows_of_another_tokenizer_hold_the_same_text(tmp_path: Path) -> None:
+    (file := tmp_path / "text.txt").write_text("".join(TRICKY) * 4)
+    before, after = smollm(), gemma()
+    evaluator = Perplexity([str(file)], seq_len=16)
+    tasks = evaluator.prepare(before, 128) + evaluator.prepare_again(after, 128, before)
+    assert len({task.name for task in tasks}) == 1 and tasks[0].identity != tasks[1].identity
+    windows = [task.run.keywords["tokens_NT"] for task in tasks]
+    texts = [before.decode(ids).strip("\ufffd") for ids in windows[0].tolist()]
+    assert texts == [after.decode([i for i in ids if i != NO_TOKEN]) for ids in windows[1].tolist()]
+
+
+def test_a_window_that_is_filled_up_is_scored_as_it_is_alone() -> None:
+    model, windows = Resident(tiny_model("qwen3-gqa")), tokens(3, 12)
+    filled = torch.nn.functional.pad(windows, (0, 5), value=NO_TOKEN)
+    filled[0, 9:] = NO_TOKEN
+    expected = [window_losses(model, window_NT, 1) for window_NT in (windows[:1, :9], windows[1:])]
+    assert window_losses(model, filled, 2).tolist() == pytest.approx(torch.cat(expected).tolist(), rel=1e-5)
+    numbers = Perplexity(["words"]).task("w", 17, filled, torch.tensor([30, 40, 41])).run(model).numbers
+    nats = window_losses(model, filled, 1) @ torch.tensor([8, 11, 11]).double()
+    assert numbers["w/perplexity@17"] == pytest.approx(math.exp(nats / 30))
+    assert numbers["w/bits_per_byte@17"] == pytest.approx(nats.item() / math.log(2) / 111)
+
+
+def test_so_is_the_error_of_bits_per_byte() -> None:
+    generator = torch.Generator().manual_seed(0)
+    bytes_N = torch.randint(300, 700, (400,), generator=generator)
+    bits_N = bytes_N * (1 + 0.2 * torch.randn(400, generator=generator).double())
+    values_N = ratio_values(bits_N, bytes_N)
+    left_out = torch.tensor([ratio(bits_N, bytes_N, torch.arange(400) != i) for i in range(400)])
+    assert (values_N.std() / 20).item() == pytest.approx(jackknife(left_out), rel=0.01)
+    assert values_N.mean().item() == pytest.approx(ratio(bits_N, bytes_N, torch.ones(400).bool()))
+
+
+def ratio(one_N: Tensor, other_N: Tensor, kept_N: Tensor) -> float:
+    return (one_N[kept_N].sum() / other_N[kept_N].sum()).item()
+
+
+def jackknife(left_out: Tensor) -> float:
+    """The standard error of a number, of its values without each of n windows."""
+    n = len(left_out)
+    return ((n - 1) / n * (left_out - left_out.mean()).square().sum()).sqrt().item()
 
 
 def difference(pair: Sequence[Tensor]) -> float:
@@ -125,9 +178,10 @@ def test_overflow_is_infinite() -> None:
 
 
 def test_an_infinite_perplexity_has_no_values_of_windows() -> None:
-    task = Perplexity(["words"]).task("words", torch.tensor([[7, 5, 5, 5, 8]]))
+    task = Perplexity(["words"]).task("words", 5, torch.tensor([[7, 5, 5, 5, 8]]), torch.tensor([10]))
     found = task.run(always(5, logit=2900.0))
-    assert (found.numbers, found.documents) == ({"words/perplexity@5": math.inf}, {})
+    bits = {"words/bits_per_byte@5": pytest.approx(2900 / math.log(2) / 10)}
+    assert found.numbers == {"words/perplexity@5": math.inf, **bits} and found.documents.keys() == bits.keys()
 
 
 def test_half_precision_logits_are_scored_in_float32() -> None:
@@ -144,7 +198,7 @@ def test_task_takes_whole_windows(
     model = tiny_model("llama-gqa")
     [task] = Perplexity([str(text_file)], seq_len=16, max_tokens=max_tokens, batch_size=8).prepare(tokenizer, 128)
     expected = measured(Resident(model), tokens_T[: windows * 16].reshape(windows, 16), batch_size=8)
-    assert task.run(Resident(model)).numbers == {"words.txt/perplexity@16": expected}
+    assert task.run(Resident(model)).numbers["words.txt/perplexity@16"] == pytest.approx(expected, rel=1e-12)
 
 
 def test_tail_is_left_out(tmp_path: Path, text_file: Path, tokenizer: PreTrainedTokenizerFast) -> None:

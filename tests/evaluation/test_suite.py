@@ -10,7 +10,8 @@ from flap.results import Report
 from tests.helpers.runs import composed, tiny
 from tests.helpers.zero_shot_toys import only_toys
 
-PERPLEXITY, ZERO_SHOT, EFFICIENCY = "words.txt/perplexity@16", "zero_shot/average", "efficiency/parameters"
+PERPLEXITY, BITS = "words.txt/perplexity@16", "words.txt/bits_per_byte@16"
+ZERO_SHOT, EFFICIENCY = "zero_shot/average", "efficiency/parameters"
 LEFT_OUT = "not measured, because there is no room for"
 
 
@@ -84,7 +85,7 @@ def test_what_does_not_fit_streams(measured, in_memory: Report, loaded: list[int
     room(0)
     report = measured("stream")
     for which in ("dense", "pruned"):
-        assert report.evaluation[which] == {PERPLEXITY: in_memory.evaluation[which][PERPLEXITY]}
+        assert report.evaluation[which] == {name: in_memory.evaluation[which][name] for name in (PERPLEXITY, BITS)}
     assert not loaded
     whole, both = f"{LEFT_OUT} the whole model in memory: animals", f"{LEFT_OUT} both models in memory at once"
     assert [one for one in caplog.messages if one.startswith(LEFT_OUT)] == [whole, whole, f"{both}: efficiency"]
@@ -96,7 +97,7 @@ def test_the_pruned_one_may_fit_where_the_dense_one_does_not(
     size = 4 * in_memory.parameters["total_before"]
     room(1.5 * size - 1)
     report = measured("stream")
-    assert report.evaluation["dense"].keys() == {PERPLEXITY}
+    assert report.evaluation["dense"].keys() == {PERPLEXITY, BITS}
     assert report.evaluation["pruned"].keys() >= {PERPLEXITY, ZERO_SHOT}
     assert report.evaluation["pruned"].items() <= in_memory.evaluation["pruned"].items()
     assert loaded == [4 * in_memory.parameters["total_after"]]

@@ -20,6 +20,7 @@ from tests.cases import tiny_model
 from tests.helpers.runs import composed, tiny
 
 pytestmark = pytest.mark.usefixtures("no_picture")
+NUMBERS = {f"words.txt/{kind}@{seq_len}" for kind in ("perplexity", "bits_per_byte") for seq_len in (8, 16)}
 Cli = Callable[..., "CompletedProcess[str]"]
 
 
@@ -55,7 +56,7 @@ def test_a_killed_run_goes_on_after_the_last_task(
     assert measured == [16]
     assert report.evaluation == undisturbed.evaluation
     assert report.difference_stderr == undisturbed.difference_stderr
-    assert set(report.difference_stderr) == {"words.txt/perplexity@8", "words.txt/perplexity@16"}
+    assert set(report.difference_stderr) == NUMBERS
     assert report.layers == undisturbed.layers
 
 
@@ -226,7 +227,7 @@ def test_more_is_measured_in_the_folder_of_a_finished_run(quick_flap: Cli, finis
     done = quick_flap(*finished, "eval.perplexity.seq_len=[16,8]")
     assert done.returncode == 0, done.stderr
     after = Report.load(tmp_path / "run" / "report.json")
-    assert set(after.evaluation["pruned"]) == {"words.txt/perplexity@16", "words.txt/perplexity@8"}
+    assert set(after.evaluation["pruned"]) == NUMBERS
     assert before.evaluation["pruned"].items() <= after.evaluation["pruned"].items()
 
 

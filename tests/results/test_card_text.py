@@ -32,9 +32,10 @@ def test_a_run_leaves_a_card_with_the_numbers_of_its_report(made: tuple[Report, 
     data = card.data
     assert (data.library_name, data.pipeline_tag, data.license) == ("transformers", "text-generation", None)
     assert "structured-pruning" in data.tags
-    [result] = data.eval_results
+    [result, bits] = data.eval_results
+    assert (bits.metric_type, bits.metric_name) == ("bits_per_byte", "bits_per_byte@16")
     assert (result.dataset_name, result.metric_type, result.metric_name) == ("words.txt", "perplexity", "perplexity@16")
-    [(name, value)] = [item for item in report.evaluation["pruned"].items() if "_stderr" not in item[0]]
+    [(name, value), _] = [item for item in report.evaluation["pruned"].items() if "_stderr" not in item[0]]
     assert name == "words.txt/perplexity@16" and result.metric_value == pytest.approx(value, abs=1e-4)
     assert f"| {name} | {report.evaluation['dense'][name]:.3f} | {value:.3f} |" in card.text
     assert "by 40%" in data.model_name and f"without {report.ratio['realised_decoder']:.2%}" in card.text

@@ -80,12 +80,12 @@ def test_numbers_have_differences_with_paired_errors(runs: Path) -> None:
     report = Report.load(runs / "a" / "report.json")
     assert [dense, *shown] == [f"{report.evaluation['dense'][NAME]:,.3f}", f"{a:,.3f}", f"{b:,.3f}"]
     assert difference.startswith(f"{b - a:+,.2f} ± {error:,.2f} ({b / a - 1:+,.1%})")
-    [entry] = (row[-1] for row in table(comparison, "Numbers").rows)
+    entry, _ = (row[-1] for row in table(comparison, "Numbers").rows)
     assert (entry.mark == "clear") != difference.endswith("within noise")
 
 
 def test_a_run_is_within_the_noise_of_itself(runs: Path) -> None:
-    [entry] = (row[-1] for row in table(compared(runs / "a", runs / "a"), "Numbers").rows)
+    entry, _ = (row[-1] for row in table(compared(runs / "a", runs / "a"), "Numbers").rows)
     assert entry == Entry("+0.00 ± 0.00 (+0.0%) within noise")
 
 
@@ -93,7 +93,7 @@ def test_other_windows_are_not_paired(runs: Path, tmp_path: Path) -> None:
     other = altered(runs / "b", tmp_path / "b", lambda report: None)
     entries = (other / "evaluation.json").read_text().replace('"bos": false', '"bos": true')
     (other / "evaluation.json").write_text(entries)
-    [entry] = (row[-1] for row in table(compared(runs / "a", other), "Numbers").rows)
+    entry, _ = (row[-1] for row in table(compared(runs / "a", other), "Numbers").rows)
     assert entry.text and "±" not in entry.text and not entry.mark
     found = rows(compared(runs / "b", runs / "c"), "Numbers")  # neither has the other's number
     assert [bool(text) for text in found[NAME]] == [True, False, False]

@@ -30,6 +30,8 @@ def test_texts_stand_side_by_side_by_window_the_calibrations_first() -> None:
     expected = [f"{text}/perplexity@{window}" for window in (128, 1024) for text in "bac"]
     assert in_order(["piqa/acc", *names, "boolq/acc"], domains) == [*expected, "piqa/acc", "boolq/acc"]
     assert in_order(names[:2], {}) == names[1::-1]
+    bits = ["a/bits_per_byte@128", "a/bits_per_byte@1024"]
+    assert in_order(["piqa/acc", *reversed(bits), *names], {})[len(names) :] == [*bits, "piqa/acc"]
 
 
 @pytest.mark.parametrize(
@@ -38,6 +40,7 @@ def test_texts_stand_side_by_side_by_window_the_calibrations_first() -> None:
         ("a/perplexity@128", 20.0, 25.0, "+5.00 (+25.0%)"), ("a/perplexity@128", 20.0, 19.9, "-0.10 (-0.5%)"),
         ("a/perplexity@128", 20.0, 20020.0, "+20,000.00 (+100,000.0%)"), ("a/perplexity@128", 20.0, math.inf, ""),
         ("a/perplexity@128", math.inf, math.inf, ""), ("a/perplexity@128", None, 25.0, ""),
+        ("a/bits_per_byte@128", 1.0, 1.0123, "+0.0123 (+1.2%)"),
         ("piqa/acc", 0.7, 0.65, "-0.050"), ("efficiency/latency_ms", 2.0, 1.0, ""),
     ],
 )  # fmt: skip

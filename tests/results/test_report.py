@@ -67,7 +67,9 @@ def test_report_says_what_the_files_hold(finished: tuple[Path, dict[str, Any]]) 
     assert sum(tensor.numel() for tensor in saved.values()) == parameters["total_after"]
     stages = [seconds for stage, seconds in report["seconds"].items() if stage != "total"]
     assert report["seconds"]["total"] == pytest.approx(sum(stages))
-    assert {kind: list(values) for kind, values in report["evaluation"].items()} == {"dense": [NAME], "pruned": [NAME]}
+    assert {kind: list(values) for kind, values in report["evaluation"].items()} == {
+        which: [NAME, "words.txt/bits_per_byte@16"] for which in ("dense", "pruned")
+    }
     assert any(NAME in warning and "calibration text" in warning for warning in report["warnings"])
 
 
