@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 TIME_TARGETS = ("latency_ms", "tokens_per_second")  # measured on the device at hand
 TARGETS = ("parameters", "bytes", "kv_cache_bytes", *TIME_TARGETS)
-GGUF_TYPES = ("f32", "f16", "bf16", "q8_0")
+GGUF_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 CHOICES = {
     "model.dtype": DTYPES,
     "model.device": ("auto", "cpu", "cuda", "mps"),
@@ -70,7 +70,7 @@ class CheckpointConfig:
     dir: str | None = None  # None: checkpoint/ in the run's folder
     overwrite: bool = False  # true: a checkpoint of this program that is there already is replaced
     formats: list[str] = field(default_factory=lambda: ["hf"])  # [hf,gguf]: also a GGUF file for llama.cpp
-    gguf_type: str = "f16"  # f32, f16, bf16, q8_0
+    gguf_type: str = "f16"  # f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0
 
 
 @dataclass

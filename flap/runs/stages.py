@@ -25,7 +25,9 @@ log = logging.getLogger(__name__)
 # The largest file that transformers writes; safetensors first copies all tensors of a file from a GPU to the host.
 SHARD_BYTES = 50e9
 VERIFIED_TOKENS = 32  # the predictions of so many tokens are compared after saving
-GGUF_BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 1.0625}  # of one parameter
+GGUF_BYTES = {  # of one parameter
+    "f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 1.0625, "q5_1": 0.75, "q5_0": 0.6875, "q4_1": 0.625, "q4_0": 0.5625,
+}  # fmt: skip
 
 
 def _cost_of_loading(run: Forecast) -> Cost:

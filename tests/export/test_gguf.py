@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from gguf import GGUFReader
+from gguf import GGMLQuantizationType, GGUFReader
+from gguf.quants import dequantize, quantize
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from flap.allocation import ALAM, ULUM, Budget, LayerPlan, PruningPlan
@@ -105,6 +106,22 @@ def test_smaller_types(name: str, kind: str, words: PreTrainedTokenizerFast, tmp
     logprobs, _ = run(gguf)
     assert (logprobs - exported.logprobs()).abs().mean() <= 0.05
     assert gguf.stat().st_size < export_gguf(exported.directory, "f32").stat().st_size
+
+
+@pytest.mark.parametrize("kind", ["q5_1", "q5_0", "q4_1", "q4_0"])
+@torch.no_grad()
+def test_types_of_few_bits(kind: str, words: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    """llama.cpp computes what transformers computes with the rounded weights; it rounds what enters a matrix, too."""
+    exported = checkpoint(tmp_path / "pruned", "llama-gqa", words, structure=ALAM(round_to=32))
+    file = export_gguf(exported.directory, kind)
+    type_ = GGMLQuantizationType[kind.upper()]
+    assert {one.tensor_type for one in GGUFReader(file).tensors if "ffn" in one.name and len(one.shape) == 2} == {type_}
+    for weight in exported.model.parameters():
+        if weight.ndim == 2 and weight.shape[1] % 32 == 0:
+            rounded = dequantize(quantize(weight.numpy(), type_), type_)
+            weight.copy_(torch.from_numpy(rounded))
+    logprobs, _ = run(file)
+    assert (logprobs - exported.logprobs()).abs().mean() <= 0.05
 
 
 def test_matrices_that_q8_0_cannot_hold_are_f16_and_counted(

@@ -21,13 +21,6 @@ from flap.storage.atomic_files import atomic_file, write_text
 
 log = logging.getLogger(__name__)
 
-TYPES = {
-    "f32": (GGMLQuantizationType.F32, LlamaFileType.ALL_F32),
-    "f16": (GGMLQuantizationType.F16, LlamaFileType.MOSTLY_F16),
-    "bf16": (GGMLQuantizationType.BF16, LlamaFileType.MOSTLY_BF16),
-    "q8_0": (GGMLQuantizationType.Q8_0, LlamaFileType.MOSTLY_Q8_0),
-}
-
 
 def check_export(
     config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, source: Path | None, changes: GGUFChanges = NO_CHANGES
@@ -48,8 +41,8 @@ def check_export(
 def export_gguf(checkpoint: Path, kind: str = "f16") -> Path:
     """Write `model-<kind>.gguf` and Ollama's `Modelfile` for it into a checkpoint's directory; return the GGUF's path.
 
-    kind: one of TYPES, the type of the matrices. Vectors are f32. With q8_0, a matrix is f16 if the length of its rows
-    is not a multiple of 32.
+    kind: one of GGUF_TYPES, the type of all matrices, also of the embedding and the head. Vectors are f32. With a type
+    of blocks, a matrix is f16 if the length of its rows is not a multiple of 32.
 
     Raises:
         ValueError: there is no checkpoint, GGUF cannot hold it, or the file cannot be written.
@@ -60,7 +53,7 @@ def export_gguf(checkpoint: Path, kind: str = "f16") -> Path:
     try:
         with atomic_file(target) as scratch:
             writer, tensors = _opened(scratch, checkpoint, row, config)
-            writer.add_file_type(TYPES[kind][1])
+            writer.add_file_type(LlamaFileType["ALL_F32" if kind == "f32" else f"MOSTLY_{kind.upper()}"])
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
             add_tokenizer(writer, tokenizer, source, config.vocab_size, ends)
             _write(writer, tensors, kind)
@@ -89,7 +82,8 @@ def _opened(
 
 def _write(writer: GGUFWriter, tensors: list[LazyTensor], kind: str) -> None:
     """Write the header, the keys, the table of tensors and the tensors, one at a time in memory, and close the file."""
-    types = [_type_of(one, TYPES[kind][0]) for one in tensors]
+    requested = GGMLQuantizationType[kind.upper()]
+    types = [_type_of(one, requested) for one in tensors]
     for one, type_ in zip(tensors, types, strict=True):
         num_bytes = prod(gguf.quant_shape_to_byte_shape(one.shape, type_))
         writer.add_tensor_info(one.name, one.shape, np.dtype("float32"), num_bytes, type_)
@@ -102,7 +96,7 @@ def _write(writer: GGUFWriter, tensors: list[LazyTensor], kind: str) -> None:
     finally:
         writer.close()
     matrices = [type_ for one, type_ in zip(tensors, types, strict=True) if not _stays_f32(one)]
-    if fallbacks := sum(type_ != TYPES[kind][0] for type_ in matrices):
+    if fallbacks := sum(type_ != requested for type_ in matrices):
         log.warning(
             "%d of %d matrices are f16: %s takes rows of a multiple of 32, and round_to=32 makes them so",
             *(fallbacks, len(matrices), kind),
