@@ -19,7 +19,6 @@ from flap.sweeps.launching import failures
 from tests.cases import tiny_model
 from tests.helpers.runs import composed, tiny
 
-pytestmark = pytest.mark.usefixtures("no_picture")
 Cli = Callable[..., "CompletedProcess[str]"]
 
 
