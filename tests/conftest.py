@@ -11,6 +11,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+import tests.helpers.pixel  # noqa: F401 - runs draw no picture
 from flap.models import hidden_files
 from flap.storage.atomic_files import cache_root
 from tests.cases import VOCAB, tiny_model
@@ -89,12 +90,6 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 def every_layer_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     """A walk that is interrupted goes on at its layer, however quick the layers before it were."""
     monkeypatch.setattr(hidden_files, "SECONDS_BETWEEN_RECORDS", 0.0)
-
-
-@pytest.fixture
-def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs leave an empty picture: for files with many tiny runs, where drawing takes a third of the time."""
-    monkeypatch.setattr("flap.runs.report_files.draw_layers", lambda report, path: path.touch())
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,6 +12,7 @@ import torch
 from packaging.requirements import Requirement
 
 from flap.doctor import bfloat16, main, unmet
+from tests.helpers.forked import command_line
 
 CHECKS = [
     "versions",
@@ -33,8 +34,13 @@ def findings(lines: list[str]) -> dict[str, tuple[str, str]]:
     return {line[9:25].strip(): (line[:9].strip(), line[25:]) for line in lines}
 
 
-def test_one_line_for_each_check(flap: Flap, tmp_path: Path) -> None:
-    done = flap("doctor", HF_HUB_OFFLINE="1", FLAP_CACHE_DIR=str(tmp_path / "cache"), WANDB_API_KEY="")
+def offline() -> None:
+    huggingface_hub.constants.HF_HUB_OFFLINE = True  # which is read where it is imported
+
+
+def test_one_line_for_each_check(tmp_path: Path) -> None:
+    environment = {"FLAP_CACHE_DIR": str(tmp_path / "cache"), "WANDB_API_KEY": ""}
+    done = command_line(tmp_path, "doctor", before=offline, **environment)
     found = findings(done.stdout.splitlines())
     assert (done.returncode, done.stderr, list(found)) == (0, "", CHECKS)
     assert {state for state, _ in found.values()} <= {"ok", "note"}

@@ -12,8 +12,6 @@ from flap.pipeline import run
 from tests.cases import tiny_model, tokens
 from tests.helpers.runs import composed, tiny
 
-pytestmark = pytest.mark.usefixtures("no_picture")
-
 
 @pytest.mark.parametrize("architecture", ["llama-gqa", "qwen3_moe"])
 def test_bit_equal_when_they_come_back(architecture: str, tmp_path: Path) -> None:

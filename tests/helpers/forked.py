@@ -20,6 +20,7 @@ import flap.cli
 import flap.pipeline
 import flap.results.study_files
 import flap.tracking
+import tests.helpers.pixel  # noqa: F401 - runs draw no picture
 from flap.modeling.families import FAMILIES, TOWERS
 
 for family in {*FAMILIES, *TOWERS} & {*CONFIG_MAPPING}:

@@ -1,14 +1,23 @@
 """Runs on the tiny model: arguments of the command line, and the same run composed and started in this process."""
 
+import copy
 from collections.abc import Callable
+from functools import cache
+from itertools import compress
+from operator import not_
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig
 
 from flap.config import FlapConfig, config_dir, typed
 from flap.pipeline import run
 from flap.results import Report
+
+GROUPS = {str(path.relative_to(config_dir())) for path in Path(config_dir()).rglob("*") if path.is_dir()}
 
 
 def tiny(model_dir: Path, text_file: Path) -> list[str]:
@@ -21,10 +30,22 @@ def tiny(model_dir: Path, text_file: Path) -> list[str]:
 
 
 def composed(*overrides: str) -> FlapConfig:
-    """The checked config that the command line would make of these arguments."""
+    """The checked config that the command line would make of these arguments.
+
+    Hydra reads some twenty files for that, as long as half a tiny run takes; here once for each choice of files.
+    """
+    given = OverridesParser.create().parse_overrides(["run_name=test", *overrides])
+    of_files = [one.key_or_group in GROUPS or one.key_or_group.startswith("hydra.") for one in given]
+    config = copy.deepcopy(_of_files(tuple(one.input_line for one in compress(given, of_files))))
+    ConfigLoaderImpl._apply_overrides_to_config([*compress(given, map(not_, of_files))], config)
+    return typed(config)
+
+
+@cache
+def _of_files(choices: tuple[str, ...]) -> DictConfig:
     with initialize_config_dir(config_dir(), version_base="1.3"):
         # run_name reads Hydra's choices, which only a started application has
-        return typed(compose("config", ["run_name=test", *overrides]))
+        return compose("config", ["run_name=test", *choices])
 
 
 @pytest.fixture(scope="session")

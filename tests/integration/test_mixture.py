@@ -14,7 +14,6 @@ from flap.results import Report, markdown
 from tests.helpers.killed import start
 from tests.helpers.runs import tiny
 
-pytestmark = pytest.mark.usefixtures("no_picture")
 Run = Callable[..., Report]
 
 

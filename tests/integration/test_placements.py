@@ -23,7 +23,6 @@ from tests.helpers.zero_shot_toys import only_toys
 from tests.models.families.every import EVERY
 from tests.models.families.test_vision import TestLlava as Llava
 
-pytestmark = pytest.mark.usefixtures("no_picture")
 # Of each family, the variant with most of its own.
 FAMILIES = {family.__name__: list(family.configs.values())[-1] for family in EVERY}
 # One family of each kind: how its modules hold their weights, and how its layers are called. Of each other one the

@@ -19,7 +19,6 @@ from flap.sweeps.launching import failures
 from tests.cases import tiny_model
 from tests.helpers.runs import composed, tiny
 
-pytestmark = pytest.mark.usefixtures("no_picture")
 NUMBERS = {f"words.txt/{kind}@{seq_len}" for kind in ("perplexity", "bits_per_byte") for seq_len in (8, 16)}
 Cli = Callable[..., "CompletedProcess[str]"]
 

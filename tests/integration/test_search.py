@@ -31,7 +31,6 @@ from tests.helpers.killed import start
 from tests.helpers.ratios import assert_meets
 from tests.helpers.runs import composed, tiny
 
-pytestmark = pytest.mark.usefixtures("no_picture")
 LEVELS = "structure.levels=[0.125,0.25,0.5,0.75]"
 ALONE = 4 * (3 + 4)  # layers, of each: 1, 2, 3 of 4 KV heads and four levels of neurons
 Measured = list[list[Sequence[LayerPlan]]]

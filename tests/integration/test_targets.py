@@ -17,7 +17,6 @@ from flap.runs.forecast import forecast
 from tests.cases import tiny_model
 from tests.helpers.runs import composed, tiny
 
-pytestmark = pytest.mark.usefixtures("no_picture")
 Run = Callable[..., Report]
 HEAD, NEURON = 1536, 96  # parameters of a unit of the tiny model
 

@@ -9,14 +9,20 @@ from flap.modeling.modeling_flap import ATTENTION_OUTPUTS, MLP_OUTPUTS, pruned_c
 from flap.modeling.register import register_configs
 
 
-def test_registration_imports_nothing_that_is_missing_beside_an_engine() -> None:
+def test_registration_and_a_dense_config_import_no_more_than_they_need(model_dir: Path) -> None:
+    """Nothing that is missing beside an engine, and no model."""
     code = """
 import sys
 from flap.modeling.register import register
 register()
 assert not {"hydra", "omegaconf", "flap.models"} & set(sys.modules)
+from flap.models import read_config
+before = set(sys.modules)
+read_config(sys.argv[1])
+assert not [name for name in set(sys.modules) - before if name.startswith("transformers.models.")
+            and ".modeling_" in name and ".auto." not in name]
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, str(model_dir)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -32,16 +38,3 @@ def test_a_pruned_config_derives_from_that_of_its_model() -> None:
             if auto != "AutoConfig":
                 model = pruned_class(architecture, kind).__bases__[-1]
                 assert config.__bases__[-1] is model.config_class, (config, kind)
-
-
-def test_reading_a_dense_config_imports_no_model(model_dir: Path) -> None:
-    code = """
-import sys
-from flap.models import read_config
-before = set(sys.modules)
-read_config(sys.argv[1])
-assert not [name for name in set(sys.modules) - before if name.startswith("transformers.models.")
-            and ".modeling_" in name and ".auto." not in name]
-"""
-    done = subprocess.run([sys.executable, "-c", code, str(model_dir)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr

@@ -20,7 +20,6 @@ from flap.runs.prepare import prepare
 from tests.cases import tiny_model
 from tests.helpers.runs import composed, tiny
 
-pytestmark = pytest.mark.usefixtures("no_picture")
 RECOVER = ["recover=full", "recover.tokens=2432", "recover.seq_len=16", "recover.learning_rate=3e-3"]
 NAME = "words.txt/perplexity@16"
 RunTiny = Callable[..., Report]

@@ -12,6 +12,7 @@ from flap.models import CheckpointSource, find_model
 from flap.pipeline import run, stages
 from flap.runs.forecast import Forecast, forecast
 from flap.runs.free_memory import FreeMemory
+from flap.runs.operations import from_parameters
 from flap.storage.atomic_files import cache_root
 from tests.helpers.forked import command_line
 from tests.helpers.runs import composed, tiny
@@ -52,7 +53,8 @@ def test_every_preset_is_in_the_table() -> None:
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
-def test_a_preset_needs_no_hub(name: str, tmp_path: Path) -> None:
+def test_a_preset_needs_no_hub(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flap.runs.forecast.counted", from_parameters)  # seconds, and the same for every preset
     foretold = foretell(f"model={name}", "dry_run=true", f"cache_dir={tmp_path}")
     assert foretold.place.shapes.parameters == PARAMETERS[name]
     assert foretold.place.dtype.itemsize == (4 if name == "smollm2-135m" else 2)

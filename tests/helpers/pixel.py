@@ -1,0 +1,18 @@
+"""One grey pixel in the place of the picture of layers, which takes as long as the rest of a tiny run.
+
+tests/results/test_report.py draws the picture, and so do runs in a process of their own that imports nothing of this.
+"""
+
+from pathlib import Path
+
+from PIL import Image
+
+import flap.runs.report_files
+from flap.results import Report
+
+
+def draw_pixel(report: Report, path: Path) -> None:
+    Image.new("L", (1, 1)).save(path)
+
+
+flap.runs.report_files.draw_layers = draw_pixel
