@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax
 from transformers import PreTrainedTokenizerBase
 
+from flap.config import require
 from flap.evaluation.base import Measurement, Task
 from flap.evaluation.errors import averaged
 from flap.evaluation.perplexity import chunk_size
@@ -37,15 +38,25 @@ class Divergence(OnTexts):
 
     `kl`: KL(p ‖ q) = Σ p (log p - log q) over the vocabulary, in nats a token; 0 or more, lower is better.
     `agreement`: share of positions with the same likeliest token; `top5_agreement`: share of the dense model's five
-    likeliest tokens that are among the pruned model's five; higher is better. Standard errors are over windows. Of the
+    likeliest tokens that are among the pruned model's five; higher is better. `acceptance`: a = Σ min(p, q), the
+    probability that the dense model accepts a token that the pruned one drafts, where both draw; where both are greedy
+    it is the agreement. `tokens_per_step`: (1 - a^(k+1)) / (1 - a), what a step of k drafts is expected to give, if
+    acceptances are independent; higher is better. Standard errors are over windows. Of the
     dense model the final hidden states are kept, and the head, which is not changed, makes logits of them. For the
     picture of the layers, the error of the hidden states after each layer (`layer_errors`). Options: `OnTexts`.
 
-    Source: Kullback and Leibler, Annals of Mathematical Statistics 22 (1951).
+    Source: Kullback and Leibler, Annals of Mathematical Statistics 22 (1951); drafts: Leviathan et al., ICML 2023,
+    arXiv 2211.17192, corollary 3.6 and equation 1.
     Command: python -m flap eval=[divergence] eval.divergence.datasets=[boolq-passages]
     """
 
     section: ClassVar[str] = "eval.divergence"
+
+    drafts: int = 4  # tokens that a draft model proposes a step, k; 1 or more
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.drafts >= 1, "eval.divergence.drafts", self.drafts, "a whole number >= 1")
 
     def prepare_again(
         self, tokenizer: PreTrainedTokenizerBase, max_length: int | None, before: PreTrainedTokenizerBase
@@ -56,7 +67,9 @@ class Divergence(OnTexts):
     def task(self, text: str, seq_len: int, tokens_NT: Tensor, bytes_N: Tensor, **about: Any) -> Task:
         """Return the task of a text's windows."""
         batches_NT = tokens_NT.split(self.batch_size)
-        run, reference = partial(_measure, text=text, batches_NT=batches_NT), partial(_reference, batches_NT=batches_NT)
+        run = partial(_measure, text=text, batches_NT=batches_NT, drafts=self.drafts)
+        about["identity"] = {**about["identity"], "drafts": self.drafts}
+        reference = partial(_reference, batches_NT=batches_NT)
         return Task(f"{text}/divergence@{seq_len}", run, **about, reference=reference)
 
 
@@ -87,18 +100,29 @@ def final_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> list[Tenso
         return [files.new([tuple(hidden.shape)], hidden.dtype)[0][0].copy_(hidden) for hidden in states]
 
 
-def _measure(model: PlacedModel, dense: Dense, text: str, batches_NT: Sequence[Tensor]) -> Measurement:
+def _measure(model: PlacedModel, dense: Dense, text: str, batches_NT: Sequence[Tensor], drafts: int) -> Measurement:
     errors = layer_errors(model, dense.by_layer, first_tokens(batches_NT[0]))
     seq_len = batches_NT[0].shape[1]
     measured = Measurement(layers={f"{text}@{seq_len}": errors})
-    for name, values in compare(model, dense.final, batches_NT).items():
+    found = compare(model, dense.final, batches_NT)
+    found["tokens_per_step"] = tokens_per_step(found["acceptance"], drafts)
+    for name, values in found.items():
         measured |= averaged(f"{text}/{name}@{seq_len}", values, "lower" if name == "kl" else "higher")
     return measured
 
 
+def tokens_per_step(accepted: Sequence[float], drafts: int) -> list[float]:
+    """Return what a step of k drafts gives, Σ a^i for i = 0 ... k: its linear approximation at the mean, by window."""
+    mean = sum(accepted) / len(accepted)
+    value, slope = (
+        sum(f(i) for i in range(drafts + 1)) for f in (lambda i: mean**i, lambda i: i * mean ** max(0, i - 1))
+    )
+    return [value + slope * (one - mean) for one in accepted]
+
+
 @torch.no_grad()
 def compare(model: PlacedModel, dense: Sequence[Tensor], batches_NT: Sequence[Tensor]) -> dict[str, list[float]]:
-    """Return kl, agreement and top5_agreement of each window.
+    """Return kl, agreement, top5_agreement and acceptance of each window.
 
     dense: the dense model's final hidden states of the batches that are this process's.
     """
@@ -124,10 +148,13 @@ def _sums(adapter: ModelAdapter, dense_PD: Tensor, pruned_PD: Tensor) -> dict[st
     likeliest = min(5, dense_PV.shape[1])
     dense_PK, pruned_PK = (logits_PV.topk(likeliest).indices for logits_PV in (dense_PV, pruned_PV))
     common = (dense_PK[:, :, None] == pruned_PK[:, None, :]).sum().item()
+    kl = kl_div(log_q_PV, log_p_PV, reduction="sum", log_target=True).item()
+    distance = log_p_PV.exp_().sub_(log_q_PV.exp_()).abs_().sum().item() / 2  # of total variation
     return {
-        "kl": kl_div(log_q_PV, log_p_PV, reduction="sum", log_target=True).item(),
+        "kl": kl,
         "agreement": (dense_PV.argmax(-1) == pruned_PV.argmax(-1)).sum().item(),
         "top5_agreement": common / likeliest,
+        "acceptance": len(dense_PV) - distance,  # Σ min(p, q) = 1 - Σ |p - q| / 2
     }
 
 

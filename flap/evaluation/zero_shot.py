@@ -5,14 +5,14 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import PreTrainedTokenizerBase
 
 from flap.config import require
 from flap.data.temporary_state import replaced, seeded
 from flap.evaluation.base import Evaluator, Measurement, Task
-from flap.evaluation.zero_shot_results import by_document, directions, flatten, margin
+from flap.evaluation.zero_shot_results import by_document, directions, f1, flatten, margin
 from flap.evaluation.zero_shot_tasks import SOURCES, LoadedTask, check_shots, expand, load_tasks, quiet
 from flap.models import PlacedModel
 from flap.storage import ranks
@@ -27,7 +27,13 @@ PAPER_MEASURES = {  # the columns of the paper's zero-shot table; evidence: docs
     "arc_challenge": "acc_norm",
     "openbookqa": "acc_norm",
 }
-SHARED_TEXT = {"boolq": ("boolq-passages",), "hellaswag": ("hellaswag-passages",)}  # from the same validation split
+SHARED_TEXT = {  # from the same validation split
+    "boolq": ("boolq-passages",),
+    "boolq-seq2seq": ("boolq-passages",),
+    "hellaswag": ("hellaswag-passages",),
+    "sciq": ("sciq-passages",),
+    "sciq_answers": ("sciq-passages",),
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +46,8 @@ class ZeroShot(Evaluator):
 
     Command: python -m flap eval=[zero_shot] eval.zero_shot.tasks=[piqa,arc_easy]
     """
+
+    section: ClassVar[str] = "eval.zero_shot"  # of the config, for error messages
 
     tasks: list[str] = field(default_factory=lambda: list(PAPER_MEASURES))  # lm-eval tasks, groups or tags
     limit: int | None = None  # documents of each task, 1 or more; None: all
@@ -58,7 +66,7 @@ class ZeroShot(Evaluator):
             ("source", self.source in SOURCES, f"one of {', '.join(SOURCES)}"),
             ("seed", 0 <= self.seed < 2**32, "a whole number from 0 to 2**32 - 1"),
         ):
-            require(condition, f"eval.zero_shot.{name}", getattr(self, name), allowed)
+            require(condition, f"{self.section}.{name}", getattr(self, name), allowed)
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> list[Task]:
         """Load the documents of all tasks, and return the tasks.
@@ -66,11 +74,18 @@ class ZeroShot(Evaluator):
         Raises:
             ValueError: a task is unknown, its documents cannot be read, or it does not support `num_fewshot`.
         """
-        with seeded(self.seed):  # some tasks shuffle their answers when they are loaded
-            tasks = load_tasks(expand(self.tasks), self.source)
-        for task in tasks:
-            check_shots(task, self.num_fewshot or 0)
+        try:
+            with seeded(self.seed):  # some tasks shuffle their answers when they are loaded
+                tasks = load_tasks(expand(self.tasks), self.source)
+            for task in tasks:
+                self.check(task, max_length)
+        except ValueError as error:
+            raise ValueError(f"{self.section}.{error}") from error
         return [self._task(task, tokenizer) for task in tasks]
+
+    def check(self, task: LoadedTask, max_length: int | None) -> None:
+        """Check that a task can be measured. Raises: as `check_shots`."""
+        check_shots(task, self.num_fewshot or 0)
 
     def _task(self, task: LoadedTask, tokenizer: PreTrainedTokenizerBase) -> Task:
         options = {"limit": self.limit, "num_fewshot": self.num_fewshot, "seed": self.seed}
@@ -86,7 +101,7 @@ class ZeroShot(Evaluator):
         measured = Measurement(numbers, by_document(samples, numbers), better=better)
         for name, subtask in task.loaded["tasks"].items():
             normalised = accuracy(name, numbers) == f"{name}/acc_norm"
-            measured |= margin(name, subtask, samples[name], normalised)
+            measured |= margin(name, subtask, samples[name], normalised) | f1(name, subtask, samples[name])
         return measured
 
     def _evaluated(self, placed: PlacedModel, tokenizer: PreTrainedTokenizerBase, task: LoadedTask) -> Any:

@@ -1,7 +1,8 @@
-"""What lm-eval returns, as named numbers, the values of documents that they are means of, and margins."""
+"""What lm-eval returns, as named numbers, the values of documents that they are means of, margins, and F1."""
 
 import math
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from numbers import Real
 from typing import Any
@@ -94,3 +95,37 @@ def _right(task: Any, document: Any, choices: list[str]) -> set[int]:
     gold = task.doc_to_text(document) if task.multiple_input else task.doc_to_target(document)
     golds = gold if isinstance(gold, list) else [gold]
     return {choices.index(one) if one in choices else one for one in golds}
+
+
+def f1(name: str, task: Any, entries: list[dict[str, Any]]) -> Measurement:
+    """Return the mean F1 of written answers with its standard error, from 0 to 1; higher is better.
+
+    The F1 of an answer is the harmonic mean of precision and recall of its words against those of the right answer that
+    is most like it, without case, punctuation and articles. Nothing is returned for a task without written answers, or
+    with an F1 of its own. Source: SQuAD, Rajpurkar et al., EMNLP 2016, arXiv 1606.05250, section 6.1.
+    """
+    if task.OUTPUT_TYPE != "generate_until" or not entries or "f1" in entries[0]["metrics"]:
+        return Measurement()
+    entries = [entry for entry in entries if entry["filter"] == entries[0]["filter"]]
+    answers = [(str(entry["filtered_resps"][0]), _references(task, entry["doc"])) for entry in entries]
+    return averaged(f"{name}/f1", [max(_overlap(answer, one) for one in right) for answer, right in answers], "higher")
+
+
+def _references(task: Any, document: Any) -> list[str]:
+    """Return the right answers to a document, which lm-eval has as texts, or as indices of choices."""
+    right = task.doc_to_target(document)
+    choices = task.doc_to_choice(document) if task.config.doc_to_choice is not None else []
+    return [
+        str(choices[one] if isinstance(one, int) else one) for one in (right if isinstance(right, list) else [right])
+    ]
+
+
+def _overlap(answer: str, reference: str) -> float:
+    """Return the F1 of the words of an answer."""
+    one, other = (Counter(_words(text)) for text in (answer, reference))
+    return 2 * (one & other).total() / max(1, one.total() + other.total())
+
+
+def _words(text: str) -> list[str]:
+    words = re.sub(r"[^\w\s]|_", "", text.lower()).split()
+    return [word for word in words if word not in ("a", "an", "the")]

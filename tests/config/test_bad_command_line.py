@@ -47,7 +47,10 @@ DOES_NOT_COMPOSE = [
     ("structure=FOO", f"structure=FOO: expected one of {OPTIONS}"),
     ("model=gpt-5", "model=gpt-5: expected one of .*smollm2-135m"),
     ("method=FOO", "method=FOO: expected one of flap, flap_plus, mag_sp, wanda_sp"),
-    ("eval=[FOO]", "eval=FOO: expected one of divergence, efficiency, generate, none, paper, perplexity, zero_shot"),
+    (
+        "eval=[FOO]",
+        "eval=FOO: expected one of divergence, efficiency, generate, generation, none, paper, perplexity, zero_shot",
+    ),
     ("metric=null", "a group takes the name of one of its options, as --help lists them"),
     ("ration=0.5", "ration: unknown key; did you mean ratio.*seed"),
     ("calibration.samples=8", "calibration.samples: unknown key; .*num_samples"),

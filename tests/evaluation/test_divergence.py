@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from flap.evaluation import Divergence, perplexity
-from flap.evaluation.divergence import compare, final_states, first_tokens, layer_errors, layer_outputs
+from flap.evaluation.divergence import compare, final_states, first_tokens, layer_errors, layer_outputs, tokens_per_step
 from flap.models import OnDisk, PlacedModel, Resident
 from flap.pipeline import run
 from flap.results import Report
@@ -18,7 +18,7 @@ from tests.cases import ARCHITECTURES, VOCAB, tiny_model, tokens
 from tests.helpers.placed import placed_at
 from tests.helpers.runs import composed, tiny
 
-NAMES = ("kl", "agreement", "top5_agreement")
+NAMES = ("kl", "agreement", "top5_agreement", "acceptance")
 WINDOWS = tokens(5, 17)
 BATCHES = WINDOWS.split(2)
 
@@ -41,6 +41,7 @@ def by_hand(dense: PreTrainedModel, pruned: PreTrainedModel) -> dict[str, list[f
         dense_TV, pruned_TV = (one(input_ids=window_T[None]).logits[0, :-1].double() for one in (dense, pruned))
         p_TV, q_TV = dense_TV.softmax(-1), pruned_TV.softmax(-1)
         values["kl"].append((p_TV * (p_TV / q_TV).log()).sum(-1).mean().item())
+        values["acceptance"].append(torch.minimum(p_TV, q_TV).sum(-1).mean().item())
         ranked = [logits_TV.argsort(dim=-1, descending=True).tolist() for logits_TV in (dense_TV, pruned_TV)]
         for name, k in (("agreement", 1), ("top5_agreement", 5)):
             common = [len(set(a[:k]) & set(b[:k])) / k for a, b in zip(*ranked, strict=True)]
@@ -68,7 +69,14 @@ def test_any_device_finds_the_same(device: torch.device) -> None:
 
 def test_a_model_does_not_diverge_from_itself() -> None:
     model = Resident(tiny_model("qwen3-gqa"))
-    assert found(model, model) == {"kl": [0.0] * 5, "agreement": [1.0] * 5, "top5_agreement": [1.0] * 5}
+    assert found(model, model) == {"kl": [0.0] * 5, **{name: [1.0] * 5 for name in NAMES[1:]}}
+
+
+def test_a_step_of_drafts_ends_at_the_first_that_is_not_accepted() -> None:
+    """Expected tokens by hand: with a = 0.5 and two drafts 1 + 0.5 + 0.25; windows move it by its slope 1 + 2 a."""
+    assert tokens_per_step([0.5, 0.5], 2) == [1.75, 1.75]
+    assert tokens_per_step([0.4, 0.6], 2) == pytest.approx([1.75 - 0.2, 1.75 + 0.2])
+    assert tokens_per_step([1.0], 4) == [5] and tokens_per_step([0.0], 4) == [1]
 
 
 def test_predictions_that_are_not_finite_are_no_small_divergence() -> None:

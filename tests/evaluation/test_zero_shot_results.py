@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from flap.evaluation.zero_shot_results import by_document, margin
+from flap.evaluation.zero_shot_results import by_document, f1, margin
 
 ANSWERS = [(-4.0, False), (-1.0, True), (-3.0, False)]
 
@@ -70,3 +70,26 @@ def test_documents_belong_to_numbers_that_are_their_means() -> None:
     numbers = {"mine/acc": 0.5, "mine/f1": 0.4, "mine/perplexity": 7.4, "mine/acc,strict": 1.0}
     assert by_document(samples, numbers) == {"mine/acc": [1.0, 0.0, 0.0, 1.0], "mine/acc,strict": [1.0]}
     assert by_document(samples, {}) == {}
+
+
+WRITTEN = [("The Eiffel tower!", 1.0), ("a tower", 2 * 1 * 0.5 / 1.5), ("in Paris", 0.0), ("", 0.0)]
+
+
+@pytest.mark.parametrize("right", ["eiffel tower", ["Rome", "Eiffel  Tower"], 1, [1]])
+def test_f1_of_written_answers_against_the_best_of_the_right_ones(right: Any) -> None:
+    """Words without case, punctuation and articles; some tasks of lm-eval name the right choice by its index."""
+    config = SimpleNamespace(doc_to_choice=["Rome", "Eiffel tower"] if right in (1, [1]) else None)
+    answers = SimpleNamespace(
+        OUTPUT_TYPE="generate_until", config=config, doc_to_target=lambda doc: right,
+        doc_to_choice=lambda doc: config.doc_to_choice,
+    )  # fmt: skip
+    log = [
+        {"doc": {}, "filter": name, "filtered_resps": [text], "metrics": ["exact_match"]}
+        for name in ("first", "second")
+        for text, _ in WRITTEN
+    ]
+    found = f1("mine", answers, log)
+    assert found.documents == {"mine/f1": pytest.approx([value for _, value in WRITTEN])}
+    assert found.better == {"mine/f1": "higher"}
+    log[0]["metrics"] = ["f1"]
+    assert not f1("mine", answers, log).numbers and not f1("mine", task(0), log).numbers

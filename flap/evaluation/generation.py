@@ -1,0 +1,56 @@
+"""Answers that a model writes itself, to tasks of lm-eval, scored as lm-eval does."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from flap.evaluation.zero_shot import ZeroShot
+from flap.evaluation.zero_shot_tasks import LoadedTask, expand
+
+LONGEST = 256  # tokens of an answer, where the task does not say; this is lm-eval's
+
+
+@dataclass(frozen=True)
+class Generation(ZeroShot):
+    """How often a model writes the right answer, always its likeliest word; from 0 to 1, higher is better.
+
+    `triviaqa/exact_match,remove_whitespace`: the share of documents whose answer is one of the right ones, by the rules
+    of the task; `triviaqa/f1`: how many words it shares with the best of them (`zero_shot_results.f1`). A pruned model
+    may still choose among given answers and not find its own. Other options: `ZeroShot`.
+
+    Source: lm-evaluation-harness, github.com/EleutherAI/lm-evaluation-harness.
+    Command: python -m flap eval=[generation] eval.generation.tasks=[triviaqa] eval.generation.limit=200
+    """
+
+    section: ClassVar[str] = "eval.generation"
+
+    tasks: list[str] = field(default_factory=lambda: ["triviaqa", "nq_open", "sciq_answers", "basic_arithmetic"])
+    num_fewshot: int | None = 5  # examples in the prompt, which show how long an answer is; None: the task's own number
+
+    def check(self, task: LoadedTask, max_length: int | None) -> None:
+        """Check that a task can be measured.
+
+        Raises:
+            ValueError: as `check_shots`; it has no answers to write, or they are longer than the model's context.
+        """
+        super().check(task, max_length)
+        for subtask in task.loaded["tasks"].values():
+            if subtask.OUTPUT_TYPE != "generate_until":
+                raise ValueError(
+                    f"tasks={task.name}: has no answers to write, but {subtask.OUTPUT_TYPE}; take eval=[zero_shot] for "
+                    "it, or a task as triviaqa"
+                )
+            longest = (subtask.get_config("generation_kwargs") or {}).get("max_gen_toks", LONGEST)
+            if max_length is not None and longest >= max_length:
+                raise ValueError(f"tasks={task.name}: answers of up to {longest} tokens; the context is {max_length}")
+
+    def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:
+        """Return `generation/exact_match` and `generation/f1`, means over the tasks, if each task has the number."""
+        found = {
+            f"generation/{measure}": [
+                next((name for name in numbers if name.split(",")[0] == f"{task}/{measure}"), "")
+                for task in expand(self.tasks)
+            ]
+            for measure in ("exact_match", "f1")
+        }
+        return {name: parts for name, parts in found.items() if all(parts)}
