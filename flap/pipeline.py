@@ -14,6 +14,7 @@ from flap.runs.method import write as write_own_text
 from flap.runs.prepare import prepare
 from flap.runs.report_files import write_files
 from flap.runs.stages import compare, load, measure_compressed, measure_dense, recover, save, time_layers
+from flap.runs.trimming import trim
 from flap.storage import ranks
 
 
@@ -45,6 +46,8 @@ def stages(run: Ledger) -> PruningPlan:
     if in_time(run.config.target):
         run.stage(time_layers, model)  # how much faster a request is with narrower layers
     plan = prune_in_sequence(run, model) if run.choices.in_sequence else prune(run, model)
+    if run.choices.vocabulary is not None:
+        run.stage(trim, model)  # from here on, texts have other tokens
     if run.choices.recovery is not None:
         compressed = run.stage(measure_compressed, model, plan)
         run.stage(recover, model, plan)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from flap.data.temporary_state import seeded
-from flap.models import ModelSource, PlacedModel
+from flap.models import PlacedModel
 from flap.recovery.base import HELD_OUT_WINDOWS, Recovery
 from flap.recovery.student import Student, mean_divergence
 from flap.recovery.trainable import trainable
@@ -27,21 +27,20 @@ log = logging.getLogger(__name__)
 def recover(
     recovery: Recovery,
     model: PlacedModel,
-    source: ModelSource,
+    teacher: PlacedModel,
     tokens_NT: Tensor,
     folder: Path,
     seed: int,
 ) -> dict[str, Any]:
     """Train the compressed model in place and return what the report says of it.
 
-    source: of the dense model. tokens_NT: see `recovery_windows`. folder: an interrupted training resumes from
-    it.
+    teacher: the dense model. tokens_NT: see `recovery_windows`. folder: an interrupted training resumes from it.
 
     Raises:
         ValueError: the predictions of the compressed model are not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    teacher, bf16 = source.open(), model.model.dtype == torch.bfloat16
+    bf16 = model.model.dtype == torch.bfloat16
     before = mean_divergence(model, teacher, tokens_NT[:HELD_OUT_WINDOWS], recovery.batch_size)
     if not math.isfinite(before):
         raise ValueError(f"recover={recovery.name}: the predictions of the compressed model are not finite")

@@ -1,8 +1,9 @@
 """Checks of a model's shapes against the choices: the budget, and what training and targets in time need."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from flap.allocation import Biases, Budget, bounds_of_shapes, price
+from flap.allocation import Biases, Bound, Budget, bounds_of_shapes, price
 from flap.checkpoint.stock import takes_output_biases
 from flap.config import FlapConfig, in_time, require, targets
 from flap.evaluation import SideBySide
@@ -10,6 +11,7 @@ from flap.models import ModelAdapter, ModelSource, may_lose_all_heads
 from flap.recovery import Recovery
 from flap.runs.choices import Choices
 from flap.storage import ranks
+from flap.vocabulary import row_parameters
 
 
 def check_processes(processes: int | None) -> None:
@@ -62,6 +64,15 @@ def check_timed(config: FlapConfig, choices: Choices, source: ModelSource) -> No
     choices.request.comparisons(source.max_length)
 
 
+def _without_rows(bounds: Sequence[Bound], adapter: ModelAdapter, choices: Choices, itemsize: int) -> list[Bound]:
+    """Return the bounds without what the rows of the tokens that leave cost, besides the units of the layers."""
+    if choices.vocabulary is None:
+        return list(bounds)
+    leaving = row_parameters(adapter.model) * (adapter.vocab_size - choices.vocabulary.most)
+    saved = {"parameters": leaving, "bytes": leaving * itemsize}
+    return [replace(bound, fixed=bound.fixed - saved.get(bound.target, 0)) for bound in bounds]
+
+
 def check_budget(adapter: ModelAdapter, choices: Choices, config: FlapConfig, model: ModelSource) -> Budget:
     """Return the budget, counted from the tensors.
 
@@ -79,6 +90,7 @@ def check_budget(adapter: ModelAdapter, choices: Choices, config: FlapConfig, mo
         adds = choices.compensation.adds_bias
         biases = Biases(adds, adds and choices.structure.layer_by_layer and takes_output_biases(adapter))
         itemsize, context = model.dtype.itemsize, model.max_length
-        budget = budget.within(bounds_of_shapes(config.target, adapter, budget.layers, itemsize, biases, context))
+        bounds = bounds_of_shapes(config.target, adapter, budget.layers, itemsize, biases, context)
+        budget = budget.within(_without_rows(bounds, adapter, choices, itemsize))
     choices.structure.check(budget)
     return budget

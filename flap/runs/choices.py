@@ -10,6 +10,7 @@ from flap.data import num_windows
 from flap.evaluation import Efficiency, Evaluator
 from flap.importance import Metric
 from flap.recovery import Recovery
+from flap.vocabulary import Trim
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Choices:
     evaluators: Sequence[Evaluator]
     propagate: str  # whose outputs each layer is calibrated on: "dense" or "pruned" layers
     recovery: Recovery | None = None  # training after compression
+    vocabulary: Trim | None = None  # which tokens stay; None: all
 
     @property
     def request(self) -> Efficiency:
@@ -71,10 +73,12 @@ def choose(config: FlapConfig) -> Choices:
         [build(f"eval.{name}", node) for name, node in (config.eval or {}).items()],
         config.calibration.propagate,
         build("recover", config.recover) if config.recover else None,
+        build("vocabulary", config.vocabulary) if config.vocabulary else None,
     )
     if choices.recovery is not None:
         masked = f"false with recover={choices.recovery.name}, which would train the masked units, too"
         require(not config.mask_only, "mask_only", True, masked)
+    require(not (choices.vocabulary and config.mask_only), "mask_only", True, "false with vocabulary=trim, whose rows leave")
     if choices.propagate == "pruned" and not choices.structure.layer_by_layer:
         raise ValueError(
             "calibration.propagate=pruned: expected structure=UL-UM or UL-MM, because an adaptive plan is known only "

@@ -24,7 +24,7 @@ FITS_VERSION = 3  # raise it when compensation fits other weights or biases
 RECOVERY_VERSION = 4  # raise it when the training gives other weights
 DIVERGENCES_VERSION = 9  # raise it when the measurement or the fits change
 WORKSPACE_VERSION = 2  # raise it when a run's working files have other names or contents
-DECIDING = ("metric", "structure", "compensation", "ratio", "target", "mask_only", "calibration")  # of the plan
+DECIDING = ("metric", "structure", "compensation", "ratio", "target", "mask_only", "calibration", "vocabulary")  # of the plan
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class CacheKeys:
     source: ModelSource
     texts: Mapping[str, Windows]
     images: Images | None = None
+    vocabulary: str = ""  # a digest of the new tokenizer; empty: it is the old one
 
     @property
     def windows(self) -> Key:
@@ -87,6 +88,7 @@ class CacheKeys:
             **self.processes,
             **{name: options[name] for name in ("compensation", "mask_only")},
             "propagate": self.config.calibration.propagate,
+            **({"vocabulary": self.vocabulary} if self.vocabulary else {}),
         }
 
     def pruned(self, plan: PruningPlan) -> Key:

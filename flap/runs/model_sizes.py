@@ -40,6 +40,17 @@ def count_pruned(report: Report, adapter: ModelAdapter, plan: PruningPlan, budge
     report.tensor_parallel = [ranks for ranks in RANKS if all(_splits(layer, ranks) for layer in report.layers)]
 
 
+def count_trimmed(report: Report, adapter: ModelAdapter) -> None:
+    """Set the parameters and targets of a model whose vocabulary was trimmed; it has been counted as pruned before."""
+    before, total = report.parameters["total_after"], _total(adapter)
+    report.parameters["total_after"] = total
+    report.ratio["realised_total"] = 1 - total / report.parameters["total_before"]
+    for name, size in (("parameters", 1), ("bytes", adapter.model.dtype.itemsize)):
+        if name in report.target:
+            report.target[name]["realised"] = size * total
+            report.target[name]["dense"] += size * (before - total)  # the budget is without the rows that leave
+
+
 def _check_widths(adapter: ModelAdapter, plan: PruningPlan) -> None:
     actual = [tuple(block.num_units for block in adapter.blocks(i)) for i in range(len(adapter.layers))]
     planned = [tuple(len(units) for units in layer) for layer in plan.layers]

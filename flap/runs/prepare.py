@@ -24,6 +24,7 @@ from flap.runs.operations import from_parameters
 from flap.runs.place import Place
 from flap.runs.run import Run
 from flap.runs.texts import read_texts
+from flap.runs.trimming import check_vocabulary
 from flap.storage import Cache, cache_root
 from flap.storage.atomic_files import bytes_below, remove_leftovers
 from flap.storage.work_folder import working_folder
@@ -49,12 +50,13 @@ def prepare(
     choices, root = choose(config), cache_root(config.cache_dir)
     target = _target(config, run_dir, root)
     source = source or find_model(config.model, root, config.trust_remote_code, keep_dense)
+    adapter = adapt(source.skeleton(), *choices.units)
+    check_vocabulary(config, choices, source, adapter)
     _check_saving(config, choices, source)
     results = run_dir and run_dir / RESULTS
     suite = prepare_suite(choices.evaluators, source.tokenizer, source.max_length, results)
     check_comparable(suite.comparisons, source)
     texts = read_texts(config, choices, source.tokenizer, source.max_length)
-    adapter = adapt(source.skeleton(), *choices.units)
     budget = check_budget(adapter, choices, config, source)
     if choices.recovery is not None:
         check_trainable(choices.recovery, source, adapter)
@@ -87,7 +89,8 @@ def _check_saving(config: FlapConfig, choices: Choices, source: ModelSource) -> 
     allowed = f"true with model.placement={config.model.placement}, whose result is nowhere but on disk"
     require(config.checkpoint.save or not source.placed.streams, "checkpoint.save", False, allowed)
     if "gguf" in config.checkpoint.formats:
-        check_export(source.config, source.tokenizer, source_gguf(config.model.path), _changes(config, choices))
+        gguf = None if choices.vocabulary else source_gguf(config.model.path)
+        check_export(source.config, source.tokenizer, gguf, _changes(config, choices))
 
 
 def _images(config: FlapConfig, choices: Choices, source: ModelSource) -> Images | None:

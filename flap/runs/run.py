@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from transformers import PreTrainedTokenizerBase
+
 from flap.allocation import Budget
 from flap.calibration import Calibration, LayerStatistics
 from flap.calibration.images import Images
@@ -23,6 +25,7 @@ from flap.runs.texts import begins_with_bos, domains, overlaps
 from flap.storage import NOT_KEPT, Cache, WorkFolder, digest, ranks
 from flap.storage.progress import begin
 from flap.storage.work_folder import workspace
+from flap.vocabulary import Trimmed
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +47,7 @@ class Run(Ledger):
     suite: Suite
     target: Path  # the folder of the checkpoint
     images: Images | None = None  # the windows of calibration with images
+    trimmed: Trimmed | None = field(default=None, init=False)  # the vocabulary, once tokens have left
     replaces_checkpoint: bool = False  # whether an existing checkpoint in the target may be replaced
     reopen: Callable[[], PlacedModel] | None = field(default=None, init=False)  # opens the dense model once more
     passes_before: int = field(default=0, init=False)  # passes over the weights before calibration
@@ -71,6 +75,11 @@ class Run(Ledger):
         return Calibration(model, by_length, batch_size, list(statistics), images=images, texts=texts)
 
     @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of the model as it is now."""
+        return self.trimmed.tokenizer if self.trimmed else self.source.tokenizer
+
+    @property
     def windows(self) -> Windows | None:
         """The calibration windows; None if nothing needs any."""
         return self.texts.get("calibration")
@@ -78,7 +87,8 @@ class Run(Ledger):
     @property
     def keys(self) -> CacheKeys:
         """The keys of what this run stores."""
-        return CacheKeys(self.config, self.choices, self.source, self.texts, self.images)
+        trimmed = digest(self.trimmed.rows_K.tolist()) if self.trimmed else ""
+        return CacheKeys(self.config, self.choices, self.source, self.texts, self.images, trimmed)
 
     @property
     def inputs(self) -> dict[str, str]:

@@ -19,6 +19,7 @@ from flap.runs.ledger import Cost, Memory, stage
 from flap.runs.model_sizes import count_dense
 from flap.runs.run import Run
 from flap.storage import WorkFolder, digest, ranks
+from flap.vocabulary.rows import cut_rows
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +142,10 @@ def recover(run: Run, work: WorkFolder, model: PlacedModel, plan: PruningPlan) -
     place = (work / digest(plan.to_dict())).path
     assert run.choices.recovery and place
     [tokens_NT] = run.texts["recovery"].by_length
-    run.report.recovery = train(run.choices.recovery, model, run.source, tokens_NT, place, run.config.seed)
+    teacher = run.source.open()
+    if run.trimmed is not None:
+        cut_rows(teacher, run.trimmed.rows_K)
+    run.report.recovery = train(run.choices.recovery, model, teacher, tokens_NT, place, run.config.seed)
 
 
 def _cost_of_saving(run: Forecast, *inputs: None) -> Cost:
@@ -170,7 +174,7 @@ def save(run: Run, work: WorkFolder, model: PlacedModel, plan: PruningPlan) -> P
     replaces, beside = run.replaces_checkpoint, source.processor_files
 
     def write() -> None:
-        save_checkpoint(model, source.tokenizer, run.target, about, replaces, beside)
+        save_checkpoint(model, run.tokenizer, run.target, about, replaces, beside)
         if "gguf" in config.checkpoint.formats:
             log.info("wrote %s", export_gguf(run.target, config.checkpoint.gguf_type))
 

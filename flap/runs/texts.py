@@ -5,8 +5,8 @@ from itertools import product
 
 from transformers import PreTrainedTokenizerBase
 
-from flap.config import FlapConfig
-from flap.data import Windows
+from flap.config import FlapConfig, require
+from flap.data import SELF, Windows, parse
 from flap.data.read_windows import Wanted, read_windows
 from flap.evaluation import Task
 from flap.recovery import recovery_windows
@@ -25,6 +25,13 @@ def read_texts(
     if choices.need_windows:
         wanted = Wanted(own.num_samples, own.lengths, config.seed, own.bos)
         texts["calibration"] = read_windows("calibration", own.dataset, tokenizer, wanted, max_length)
+    if choices.vocabulary is not None and (choices.vocabulary.dataset or not choices.need_windows):
+        dataset = choices.vocabulary.dataset or own.dataset
+        parts = parse(dataset, "vocabulary.dataset")
+        allowed = "texts or files; the model's own text is counted where calibration.dataset has it"
+        require(all(part.dataset != SELF for part in parts), "vocabulary.dataset", SELF, allowed)
+        wanted = Wanted(len(parts), [2], config.seed, own.bos)  # whole texts are counted, and not windows
+        texts["vocabulary"] = read_windows("vocabulary", dataset, tokenizer, wanted, max_length)
     if choices.recovery is not None:
         texts["recovery"] = recovery_windows(choices.recovery, tokenizer, max_length, own.bos, config.seed)
     return texts

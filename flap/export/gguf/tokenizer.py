@@ -200,5 +200,5 @@ def source_gguf(model: str) -> Path | None:
             config = json.loads(record.read_text())["provenance"].get("config", {}) if record.is_file() else {}
         except (OSError, ValueError) as error:
             raise ValueError(f"{model}: its flap.json cannot be read ({one_line(error, 300)})") from error
-        model = config.get("model", {}).get("path", "")
+        model = "" if config.get("vocabulary") else config.get("model", {}).get("path", "")  # trimmed: it has its own
     return None

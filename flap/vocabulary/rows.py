@@ -1,0 +1,56 @@
+"""The rows of a model's embedding and head, and the ids in its configs, without the tokens that leave.
+
+Legend: K the tokens that stay.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from flap.compression.apply import assign, set_weight
+from flap.models import PlacedModel
+
+ID_KEYS = ("_token_id", "_token_index", "_tokens")  # the ends of the names of config keys that hold ids of tokens
+
+
+def row_parameters(model: PreTrainedModel) -> int:
+    """Return how many parameters leave with a token: its rows of the embedding, and of a head of its own."""
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    of_head = sum(parameter.numel() for parameter in head.parameters()) // len(head.weight)
+    return int(embedding.weight.shape[1]) + (0 if head.weight is embedding.weight else of_head)
+
+
+@torch.no_grad()
+def cut_rows(placed: PlacedModel, rows_K: Tensor) -> None:
+    """Reduce embedding and head to these rows, in place and as new tensors; the configs follow.
+
+    rows_K: the old ids, in the order of the new ones.
+    """
+    model, new_ids = placed.model, {old: new for new, old in enumerate(rows_K.tolist())}
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    with placed.ends():
+        tied = head.weight is embedding.weight
+        set_weight(embedding, embedding.weight[rows_K.to(embedding.weight.device)])
+        embedding.num_embeddings = len(rows_K)
+        embedding.padding_idx = new_ids.get(embedding.padding_idx)
+        own = rows_K.to(head.weight.device)
+        assign(head, head.weight[own], None if head.bias is None else head.bias[own])
+        if tied:
+            head.weight = embedding.weight
+    for module in model.modules():
+        if hasattr(module, "vocab_size"):
+            module.vocab_size = len(rows_K)
+    placed.adapter.config.vocab_size = len(rows_K)
+    for config in {id(one): one for one in (model.config, placed.adapter.config, model.generation_config)}.values():
+        _renumber(config, new_ids)
+
+
+def _renumber(config: Any, new_ids: Mapping[int, int]) -> None:
+    """Give a config the new ids; one that is no token's, as -1 for none, becomes none."""
+    for name, value in config.to_dict().items() if config is not None else ():
+        if name.endswith(ID_KEYS) and value is not None:
+            many = isinstance(value, list)
+            setattr(config, name, [new_ids[i] for i in value if i in new_ids] if many else new_ids.get(value))

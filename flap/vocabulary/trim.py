@@ -1,0 +1,90 @@
+"""The choice of the `vocabulary` group, and what it makes of a tokenizer.
+
+Legend: V the old vocabulary · K the tokens that stay · S tokens of a text.
+"""
+
+import json
+from collections.abc import Iterable
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from flap.config import require
+from flap.data import Windows
+from flap.data.window_pool import tokenized
+from flap.vocabulary.choice import choose, raised
+from flap.vocabulary.tokens import Tokens
+
+
+@dataclass(frozen=True)
+class Trimmed:
+    """A tokenizer without the tokens that left."""
+
+    tokenizer: PreTrainedTokenizerBase
+    rows_K: Tensor  # the old ids of its tokens, in the order of the new ones
+    facts: dict[str, float]  # for the report: tokens before and after, and the share of the counted ones that stay
+
+
+@dataclass(frozen=True)
+class Trim:
+    """The tokens that stay: those that are counted most often in texts, and all that they are made of.
+
+    Special, added and byte tokens stay, so any text can still be written, one of rare tokens in more of them. On a
+    text of tokens that stay, tokens and logits are those of the dense model.
+
+    Command: python -m flap ratio=0 vocabulary=trim vocabulary.size=32768
+    """
+
+    size: int | None = None  # tokens that stay; or coverage
+    coverage: float | None = None  # share of the counted tokens that stay, above 0 and at most 1
+    dataset: Any = None  # a text or mixture in which tokens are counted; None: that of calibration
+    multiple_of: int = 1  # the number of tokens that stay is raised to a multiple of this, 1 or more
+
+    def __post_init__(self) -> None:
+        asked = [name for name in ("size", "coverage") if getattr(self, name) is not None]
+        allowed = "one of vocabulary.size=32768 and vocabulary.coverage=0.9999"
+        require(len(asked) == 1, "vocabulary", " and ".join(asked) or "trim", allowed)
+        valid = self.coverage is None or 0 < self.coverage <= 1
+        require(valid, "vocabulary.coverage", self.coverage, "a number above 0 and at most 1")
+        require(self.multiple_of >= 1, "vocabulary.multiple_of", self.multiple_of, "a whole number >= 1")
+
+    @property
+    def most(self) -> int:
+        """The tokens that stay, where `size` names them."""
+        return raised(self.size or 0, self.multiple_of)
+
+    def check(self, tokens: Tokens) -> None:
+        """Check that so many tokens can stay.
+
+        Raises:
+            ValueError: more have to, or there are no more.
+        """
+        fewest, most = len(tokens.stay), len(tokens.ids)
+        allowed = f"{fewest} (special, added and byte tokens, which have to stay) to {most}, all tokens"
+        require(self.size is None or fewest <= self.size <= most, "vocabulary.size", self.size, allowed)
+
+    def trim(self, tokenizer: PreTrainedTokenizerBase, rows: int, texts: Windows) -> Trimmed:
+        """Return the tokenizer of the tokens that stay. rows: of the embedding. texts: in which they are counted."""
+        tokens, counts_V = Tokens.of(tokenizer, rows), counted(texts, tokenizer, rows)
+        kept = choose(counts_V, tokens, self.size, self.coverage, self.multiple_of)
+        spec, old_ids = tokens.cut(kept)
+        made, rows_K = deepcopy(tokenizer), torch.tensor(old_ids)
+        made._tokenizer = Tokenizer.from_str(json.dumps(spec))
+        covered = float(counts_V[rows_K].sum() / counts_V.sum())
+        return Trimmed(made, rows_K, {"before": rows, "after": len(rows_K), "covered": covered})
+
+
+def counted(texts: Windows, tokenizer: PreTrainedTokenizerBase, rows: int) -> Tensor:
+    """Return how often each token is in the texts, counts_V: each text has its weight, and all have their tokens."""
+    parts: Iterable[Any] = zip(texts.parts, texts.texts, strict=True)
+    found = [
+        (part.weight, tokenized(text, tokenizer, texts.bos, part.packing)[0].bincount(minlength=rows)[:rows].double())
+        for part, text in parts
+    ]
+    total, weights = sum(float(count_V.sum()) for _, count_V in found), sum(weight for weight, _ in found)
+    return torch.stack([weight / weights * total * count_V / count_V.sum() for weight, count_V in found]).sum(dim=0)
