@@ -60,7 +60,8 @@ def prune(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **options:
         seq_len: tokens in a window, at most the model's context, or a list of lengths
         batch_size: windows at a time, at least 1
         bos, images, propagate: see `calibration` of the command line
-        overrides: all other keys of the command line, as "key=value"; none that a keyword sets, and none of an object
+        overrides: all other keys of the command line, as "key=value"; none that a keyword sets, and none of an object.
+            "vocabulary=trim" also changes the tokenizer in place
 
     Nothing is measured, saved or cached unless `overrides` ask for it: "eval=perplexity", "checkpoint.save=true" with
     "checkpoint.dir=…", "use_cache=true". Random states are not changed.

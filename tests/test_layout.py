@@ -17,7 +17,7 @@ PACKAGE = Path(flap.__file__).parent
 # From left to right: a room imports from itself and from rooms to its left.
 ROOMS = [
     "config", "storage", "data", "modeling", "models", "evaluation", "calibration", "importance", "allocation",
-    "compression", "search", "recovery", "checkpoint", "export", "results", "runs", "tracking", "sweeps",
+    "compression", "search", "vocabulary", "recovery", "checkpoint", "export", "results", "runs", "tracking", "sweeps",
 ]  # fmt: skip
 MODULES = sorted(PACKAGE.rglob("*.py"))
 DOORS = sorted(path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("__"))

@@ -17,7 +17,8 @@ from flap.results.tables import Table
 
 TAGS = ["flap", "pruning", "structured-pruning"]
 MADE_WITH = (
-    "method", "ratio", "round_to", "metric", "structure", "compensation", "calibration", "recover", "mask_only", "seed",
+    "method", "ratio", "round_to", "metric", "structure", "compensation", "calibration", "vocabulary", "recover",
+    "mask_only", "seed",
 )  # fmt: skip
 PAPER = "[FLAP](https://arxiv.org/abs/2312.11983) (An et al., AAAI 2024)"
 LOADING = "## Load it\n"
@@ -60,10 +61,12 @@ def _summary(report: Report, base: dict[str, Any]) -> str:
     units = "experts" if any("experts" in layer for layer in report.layers) else "MLP neurons"
     constant = report.config["compensation"]["_target_"].endswith("ConstantCompensation")
     stands_in = " A constant, its mean output, stands in for an expert that was removed." if constant else ""
+    found = report.vocabulary
+    fewer = f" Of {found['before']:,} tokens of its vocabulary {found['after']:,} stay." if found else ""
     return (
         f"`{name}` without {removed:.2%} of the parameters of its decoder layers: attention heads and {units} were "
         f"removed after {PAPER}, by `flap-pruning` {report.versions['flap-pruning']}. {training} What is left is dense "
-        f"matrices, with a number of heads and {units} for each layer.{stands_in}"
+        f"matrices, with a number of heads and {units} for each layer.{stands_in}{fewer}"
     )
 
 

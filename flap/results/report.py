@@ -41,7 +41,9 @@ class Report:
     own_text: dict[str, dict[str, Any]] = field(default_factory=dict)  # what it took the model to write, by its use
     warnings: list[str] = field(default_factory=list)  # each once, as logged
     parameters: dict[str, int] = field(default_factory=dict)  # total_before, decoder_before, total_after, decoder_after
-    vocabulary: dict[str, float] = field(default_factory=dict)  # tokens before, after; covered: share of the counted ones
+    vocabulary: dict[str, float] = field(
+        default_factory=dict
+    )  # tokens before, after; covered: share of the counted ones
     ratio: dict[str, float] = field(default_factory=dict)  # shares of the parameters: requested, realised_decoder, …
     target: dict[str, dict[str, float]] = field(default_factory=dict)  # by name: asked, dense, realised; measured
     layers: list[dict[str, int]] = field(default_factory=list)  # widths of each layer of the pruned model, by unit

@@ -64,11 +64,14 @@ def _facts(report: Report) -> list[tuple[str, str, str]]:
 
 
 def sizes(report: Report) -> list[tuple[str, str, str]]:
-    """Return the rows of the parameters, of the whole model and of the decoder's Linears."""
+    """Return the rows of all parameters, of the decoder's Linears, and of a trimmed vocabulary."""
     rows = []
     for which, label in (("total", "parameters"), ("decoder", "decoder's Linear parameters")):
         before, after = (report.parameters[f"{which}_{when}"] for when in ("before", "after"))
         rows.append((label, f"{before:,}", f"{after:,} ({after / before:.1%})"))
+    if found := report.vocabulary:
+        share = f"({found['covered']:.2%} of the counted tokens)"
+        rows.append(("vocabulary", f"{found['before']:,}", f"{found['after']:,} {share}"))
     return rows
 
 

@@ -23,7 +23,8 @@ def tabulate(study: Study, which: str = "pruned") -> Table:
 
     Standard errors stand next to their numbers, and the best of each ratio is marked.
     """
-    chosen, results = choices(study), ("removed", "parameters", *study.measured, "seconds")
+    trimmed = ("vocabulary",) if any(run.value("vocabulary", "after") for run in study.runs) else ()
+    chosen, results = choices(study), ("removed", "parameters", *trimmed, *study.measured, "seconds")
     runs, marked = (study.runs, _marks(study)) if which == "pruned" else (study.of(study.dense), {})
     said = chosen if which == "pruned" else ("model",)
     rows = [
@@ -47,6 +48,7 @@ def _result(run: RunRecord, name: str, which: str) -> Entry:
     value, form = {
         "removed": (0.0 if dense else run.value("ratio", "realised_decoder"), "{:.4f}".format),
         "parameters": (run.value("parameters", "total_before" if dense else "total_after"), short),
+        "vocabulary": (run.value("vocabulary", "before" if dense else "after"), "{:,}".format),
         "seconds": (None if dense else run.value("seconds", "total"), "{:,.1f}".format),
     }.get(name, (numbers.get(name), short if error is None else f"{{:.4f}} ± {error:.4f}".format))
     if value is None:

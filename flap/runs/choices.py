@@ -78,7 +78,9 @@ def choose(config: FlapConfig) -> Choices:
     if choices.recovery is not None:
         masked = f"false with recover={choices.recovery.name}, which would train the masked units, too"
         require(not config.mask_only, "mask_only", True, masked)
-    require(not (choices.vocabulary and config.mask_only), "mask_only", True, "false with vocabulary=trim, whose rows leave")
+    require(
+        not (choices.vocabulary and config.mask_only), "mask_only", True, "false with vocabulary=trim, whose rows leave"
+    )
     if choices.propagate == "pruned" and not choices.structure.layer_by_layer:
         raise ValueError(
             "calibration.propagate=pruned: expected structure=UL-UM or UL-MM, because an adaptive plan is known only "

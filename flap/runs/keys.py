@@ -24,7 +24,16 @@ FITS_VERSION = 3  # raise it when compensation fits other weights or biases
 RECOVERY_VERSION = 4  # raise it when the training gives other weights
 DIVERGENCES_VERSION = 9  # raise it when the measurement or the fits change
 WORKSPACE_VERSION = 2  # raise it when a run's working files have other names or contents
-DECIDING = ("metric", "structure", "compensation", "ratio", "target", "mask_only", "calibration", "vocabulary")  # of the plan
+DECIDING = (
+    "metric",
+    "structure",
+    "compensation",
+    "ratio",
+    "target",
+    "mask_only",
+    "calibration",
+    "vocabulary",
+)  # of the plan
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from flap.config import FlapConfig, require, targets
-from flap.evaluation import Divergence, prepare_suite
+from flap.evaluation import Divergence, Measurement, prepare_suite
 from flap.models import ModelAdapter, ModelSource, PlacedModel
 from flap.runs.choices import Choices
 from flap.runs.forecast import Forecast
@@ -30,12 +30,20 @@ def check_vocabulary(config: FlapConfig, choices: Choices, source: ModelSource, 
     allowed = "none with vocabulary=trim: predictions of two tokenizers are of other tokens; eval=perplexity has bits"
     require(not compared, "eval", "divergence", allowed)
     sized = choices.vocabulary.size is not None or not targets(config.target)
-    require(sized, "vocabulary.coverage", choices.vocabulary.coverage, "vocabulary.size with a target, known beforehand")
+    require(
+        sized, "vocabulary.coverage", choices.vocabulary.coverage, "vocabulary.size with a target, known beforehand"
+    )
 
 
 def _cost_of_trimming(run: Forecast, model: None) -> Cost:
     """Embedding and head are there twice."""
     return Cost([run.place.ends() + run.place.ends() + run.pruned])
+
+
+def comparable(run: Run, dense: Measurement) -> Measurement:
+    """Return the dense model's numbers without values of windows that hold other text where the tokens are others."""
+    windows = {task.name for task in run.suite.tasks if task.dataset} if run.trimmed else set()
+    return replace(dense, documents={name: one for name, one in dense.documents.items() if name not in windows})
 
 
 @stage("trim", _cost_of_trimming)
@@ -46,6 +54,8 @@ def trim(run: Run, work: WorkFolder, model: PlacedModel) -> None:
     assert texts is not None
     run.trimmed = trimmed = run.choices.vocabulary.trim(run.source.tokenizer, model.adapter.vocab_size, texts)
     cut_rows(model, trimmed.rows_K)
+    if run.source.loaded:  # the tokenizer is the caller's, as the model is
+        trimmed.give_to(run.source.tokenizer)
     run.report.vocabulary = trimmed.facts
     count_trimmed(run.report, model.adapter)
     if "recovery" in run.texts:

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from flap.compression.apply import assign, set_weight
 from flap.models import PlacedModel
+from flap.models.offload import onloaded
 
 ID_KEYS = ("_token_id", "_token_index", "_tokens")  # the ends of the names of config keys that hold ids of tokens
 
@@ -31,8 +32,8 @@ def cut_rows(placed: PlacedModel, rows_K: Tensor) -> None:
     """
     model, new_ids = placed.model, {old: new for new, old in enumerate(rows_K.tolist())}
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    with placed.ends():
-        tied = head.weight is embedding.weight
+    tied = head.weight is embedding.weight
+    with placed.ends(), onloaded(embedding), onloaded(head):
         set_weight(embedding, embedding.weight[rows_K.to(embedding.weight.device)])
         embedding.num_embeddings = len(rows_K)
         embedding.padding_idx = new_ids.get(embedding.padding_idx)

@@ -77,7 +77,9 @@ class Tokens(ABC):
         own = [token for token in self.own if token in kept]
         order = own + sorted(set(kept).difference(own), key=self.ids.__getitem__)
         ids = {token: i for i, token in enumerate(order)}
-        added = [entry | {"id": ids[entry["content"]]} for entry in self.spec["added_tokens"] if entry["content"] in ids]
+        added = [
+            entry | {"id": ids[entry["content"]]} for entry in self.spec["added_tokens"] if entry["content"] in ids
+        ]
         renumbered = {part: _renumbered(self.spec.get(part), ids) for part in ("post_processor", "padding")}
         spec = self.spec | renumbered | {"added_tokens": added, "model": self.model_of({one: ids[one] for one in own})}
         return spec, [self.ids[token] for token in order]

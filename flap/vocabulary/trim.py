@@ -4,7 +4,7 @@ Legend: V the old vocabulary · K the tokens that stay · S tokens of a text.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +28,10 @@ class Trimmed:
     tokenizer: PreTrainedTokenizerBase
     rows_K: Tensor  # the old ids of its tokens, in the order of the new ones
     facts: dict[str, float]  # for the report: tokens before and after, and the share of the counted ones that stay
+
+    def give_to(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Let the tokens of another tokenizer be these, in place."""
+        tokenizer._tokenizer = self.tokenizer.backend_tokenizer
 
 
 @dataclass(frozen=True)
@@ -72,11 +76,20 @@ class Trim:
         """Return the tokenizer of the tokens that stay. rows: of the embedding. texts: in which they are counted."""
         tokens, counts_V = Tokens.of(tokenizer, rows), counted(texts, tokenizer, rows)
         kept = choose(counts_V, tokens, self.size, self.coverage, self.multiple_of)
-        spec, old_ids = tokens.cut(kept)
-        made, rows_K = deepcopy(tokenizer), torch.tensor(old_ids)
-        made._tokenizer = Tokenizer.from_str(json.dumps(spec))
+        made, old_ids = without(tokenizer, tokens, kept)
+        rows_K = torch.tensor(old_ids)
         covered = float(counts_V[rows_K].sum() / counts_V.sum())
         return Trimmed(made, rows_K, {"before": rows, "after": len(rows_K), "covered": covered})
+
+
+def without(
+    tokenizer: PreTrainedTokenizerBase, tokens: Tokens, kept: Collection[str]
+) -> tuple[PreTrainedTokenizerBase, list[int]]:
+    """Return a copy of a tokenizer of the tokens that stay alone, and their old ids in the order of the new ones."""
+    spec, old_ids = tokens.cut(kept)
+    made = deepcopy(tokenizer)
+    made._tokenizer = Tokenizer.from_str(json.dumps(spec))
+    return made, old_ids
 
 
 def counted(texts: Windows, tokenizer: PreTrainedTokenizerBase, rows: int) -> Tensor:

@@ -44,7 +44,7 @@ class LayerFiles:
             if self.dequantiser
             else self.model._weight_conversions
         )
-        self._changed: set[int] = set()
+        self._changed: set[int | None] = set()
 
     def read(self, index: int | None) -> None:
         """Read the tensors of a layer into the model."""
@@ -59,11 +59,13 @@ class LayerFiles:
         state = self.model.state_dict()
         return {name: tensor for name, tensor in state.items() if name.startswith(prefix) == (index is not None)}
 
-    def write(self, index: int) -> None:
+    def write(self, index: int | None) -> None:
         """Write the layer as it is now, with the names that it has in the model; one process does it for all."""
         self.folder.mkdir(parents=True, exist_ok=True)
         if ranks.first():
-            tensors = {name: tensor.contiguous() for name, tensor in self.state(index).items()}
+            tied: dict[str, str] = getattr(self.model, "all_tied_weights_keys", {})
+            own = {name: tensor for name, tensor in self.state(index).items() if name not in tied}
+            tensors = {name: tensor.contiguous() for name, tensor in own.items()}
             with atomic_file(self._path(index)) as scratch:
                 save_file(tensors, scratch, metadata={"format": "pt"})
         ranks.wait()
@@ -84,14 +86,15 @@ class LayerFiles:
 
     def resume(self, layers_done: int) -> None:
         """Use the files that an interrupted run has written of the first layers, and give those layers their shapes."""
-        self._changed = ranks.from_first(lambda: {i for i in range(layers_done) if self._path(i).is_file()})
-        for i in self._changed:
+        done = ranks.from_first(lambda: {i for i in range(layers_done) if self._path(i).is_file()})
+        for i in done:
             self._read_changed(i, torch.device("meta"))
+        self._changed = set(done)
 
-    def _path(self, index: int) -> Path:
-        return self.folder / f"layer-{index}.safetensors"
+    def _path(self, index: int | None) -> Path:
+        return self.folder / ("ends.safetensors" if index is None else f"layer-{index}.safetensors")
 
-    def _read_changed(self, index: int, device: torch.device) -> None:
+    def _read_changed(self, index: int | None, device: torch.device) -> None:
         """Give the layer the tensors of its own file; on the meta device, only their shapes."""
         if device.type == "meta":
             shapes = tensor_shapes(self._path(index))
@@ -101,7 +104,8 @@ class LayerFiles:
         for name, tensor in state.items():
             module, _, attribute = name.rpartition(".")
             _set(self.model.get_submodule(module), attribute, tensor)
-        self.adapter.refresh(index)
+        if index is not None:
+            self.adapter.refresh(index)
 
     def _read_dense(self, index: int | None) -> None:
         """Read the tensors of a layer, renamed, fused, dequantised and cast as transformers does it."""

@@ -81,15 +81,22 @@ class OnDisk(PlacedModel):
 
     @contextmanager
     def ends(self) -> Iterator[None]:
-        """Read embeddings, final norm and head for the block, and drop them at the end."""
+        """Read embeddings, final norm and head for the block, and drop them at the end; changed ones are written."""
         self._files.read(None)
         self.model.tie_weights()
+        before = self._outside()
         try:
             yield
+            if any(parameter is not before.get(name) for name, parameter in self._outside().items()):
+                self._files.write(None)
         finally:
             inside = set(self.layers.modules())
             _drop(module for module in self.model.modules() if module not in inside)
             self.model.tie_weights()
+
+    def _outside(self) -> dict[str, nn.Parameter]:
+        """The parameters of embeddings, final norm and head, by name."""
+        return {name: one for name, one in self.model.named_parameters() if not name.startswith(self._files.prefix)}
 
     @contextmanager
     def callable(self) -> Iterator[None]:

@@ -1,0 +1,34 @@
+from pathlib import Path
+
+import pytest
+
+from tests.cases import tiny_model
+from tests.helpers.tokenizers import TEXT, VOCAB, smollm
+
+RARE = "Zürich costs 50 € a day, naïve"  # tokens that leave
+
+
+@pytest.fixture(scope="session")
+def words_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny LLaMA with a byte-level tokenizer, as a local directory."""
+    path, tokenizer = tmp_path_factory.mktemp("model") / "tiny-words", smollm()
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    tiny_model("llama-gqa", vocab_size=VOCAB, pad_token_id=tokenizer.eos_token_id, **ids).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def words_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text of half of the tokenizer's tokens."""
+    path = tmp_path_factory.mktemp("text") / "fox.txt"
+    path.write_text((TEXT[0] + " ") * 60)
+    return path
+
+
+@pytest.fixture(scope="session")
+def other_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text with tokens that are not in the first."""
+    path = tmp_path_factory.mktemp("text") / "other.txt"
+    path.write_text(" ".join(TEXT) * 30)
+    return path

@@ -1,0 +1,142 @@
+"""Whole runs that trim the vocabulary: what changes and what does not, what they measure, and what they refuse."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import flap
+from flap.pipeline import run
+from flap.results import Report
+from tests.cases import tiny_model
+from tests.helpers.runs import composed, tiny
+from tests.helpers.tokenizers import TEXT, VOCAB, smollm
+from tests.helpers.zero_shot_toys import only_toys
+
+pytestmark = pytest.mark.usefixtures("no_picture")
+SIZE = 320
+TRIM = ("vocabulary=trim", f"vocabulary.size={SIZE}")
+Trimmed = Callable[..., Report]
+
+
+@pytest.fixture
+def trimmed(words_dir: Path, words_file: Path, other_file: Path, tmp_path: Path) -> Trimmed:
+    """A whole run in the folder of the test: trimmed("ratio=0.4", ...)."""
+    inputs = [
+        *tiny(words_dir, words_file),
+        f"eval.perplexity.datasets=[{other_file}]",
+        "eval.perplexity.max_tokens=320",
+    ]
+    return lambda *options: run(composed(*inputs, *TRIM, *options), tmp_path)
+
+
+def test_no_layer_changes(trimmed: Trimmed, words_dir: Path, tmp_path: Path) -> None:
+    report = trimmed("ratio=0")
+    before, after = (load_file(path / "model.safetensors") for path in (words_dir, tmp_path / "checkpoint"))
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"model.embed_tokens.weight"} and len(after["model.embed_tokens.weight"]) == SIZE
+    assert report.vocabulary == {"before": VOCAB, "after": SIZE, "covered": 1.0}
+    assert report.parameters["total_before"] - report.parameters["total_after"] == (VOCAB - SIZE) * 32
+
+
+def test_its_checkpoint_is_a_stock_one(trimmed: Trimmed, words_dir: Path, tmp_path: Path) -> None:
+    trimmed("ratio=0")
+    old, new = (AutoTokenizer.from_pretrained(path) for path in (words_dir, tmp_path / "checkpoint"))
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint")
+    dense = AutoModelForCausalLM.from_pretrained(words_dir)
+    assert type(model) is type(dense) and len(new) == model.config.vocab_size == SIZE
+    assert model.config.eos_token_id == model.generation_config.eos_token_id == new.eos_token_id
+    ids = torch.tensor([old.get_vocab()[token] for token in new.convert_ids_to_tokens(range(SIZE))])
+    with torch.no_grad():
+        expected = dense(**old(TEXT[0], return_tensors="pt")).logits[..., ids]
+        assert torch.equal(model(**new(TEXT[0], return_tensors="pt")).logits, expected)
+
+
+def test_the_tokens_of_a_text_of_ones_own_are_counted(trimmed: Trimmed, other_file: Path, tmp_path: Path) -> None:
+    report = trimmed("ratio=0", f"vocabulary.dataset={other_file}", "vocabulary.size=null", "vocabulary.coverage=0.9")
+    assert 0.9 <= report.vocabulary["covered"] < 1
+    assert (
+        report.sources["vocabulary"] == str(other_file) and report.domains["other.txt/perplexity@16"] == "calibration"
+    )
+
+
+def test_the_number_of_rows_is_a_multiple(trimmed: Trimmed, tmp_path: Path) -> None:
+    assert trimmed("ratio=0", "vocabulary.multiple_of=64", "vocabulary.size=321").vocabulary["after"] == 384
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "checkpoint")) == 384
+
+
+@pytest.mark.parametrize("placement", ["auto", "stream"])
+def test_every_placement_gives_the_same_checkpoint(
+    placement: str, trimmed: Trimmed, words_dir: Path, words_file: Path, tmp_path: Path
+) -> None:
+    trimmed("ratio=0.4", "eval=none", f"checkpoint.dir={tmp_path / 'device'}")
+    trimmed("ratio=0.4", "eval=none", f"model.placement={placement}", f"checkpoint.dir={tmp_path / 'placed'}")
+    one, other = (
+        {name: tensor for file in (tmp_path / where).glob("*.safetensors") for name, tensor in load_file(file).items()}
+        for where in ("device", "placed")
+    )
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_what_follows_is_trained_and_measured_with_the_new_tokens(
+    trimmed: Trimmed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    only_toys(monkeypatch)
+    training = ("recover=full", "recover.tokens=2432", "recover.seq_len=16", "recover.learning_rate=3e-3")
+    report = trimmed("ratio=0.4", "eval=[perplexity,zero_shot,generate]", "eval.zero_shot.tasks=[toy]", *training)
+    assert report.recovery["nats_after"] < report.recovery["nats_before"]
+    assert {"other.txt/perplexity@16", "zero_shot/average"} <= report.evaluation["pruned"].keys()
+    assert "other.txt/perplexity@16" not in report.difference_stderr  # windows of other text
+    assert "other.txt/perplexity@16" in report.recovery["difference_stderr"]
+    assert "| vocabulary | 512 | 320 (" in (tmp_path / "report.md").read_text()
+    assert "Of 512 tokens of its vocabulary 320 stay." in (tmp_path / "checkpoint" / "README.md").read_text()
+
+
+def test_a_target_counts_the_rows_that_leave(trimmed: Trimmed) -> None:
+    report = trimmed("target.parameters=45000", "ratio=null", "eval=none")
+    assert 44_000 < report.parameters["total_after"] <= 45_000
+    assert report.target["parameters"]["realised"] == report.parameters["total_after"]
+    assert report.target["parameters"]["dense"] == report.parameters["total_before"]
+
+
+def test_from_python_model_and_tokenizer_change_together(words_file: Path, tmp_path: Path) -> None:
+    model, tokenizer = tiny_model("llama-gqa", vocab_size=VOCAB), smollm()
+    options = {"dataset": str(words_file), "num_samples": 8, "seq_len": 16, "overrides": TRIM}
+    flap.prune(model, tokenizer, ratio=0.2, **options)
+    assert len(tokenizer) == model.config.vocab_size == SIZE
+    with pytest.raises(
+        ValueError, match=r"^vocabulary=trim: expected none without the model's tokenizer; pass it to fl"
+    ):
+        flap.prune(tiny_model("llama-gqa"), None, **options)  # type: ignore[arg-type]
+
+
+REFUSED = [
+    ("vocabulary.size=100", "vocabulary.size=100: expected 258 .*, which have to stay.* to 404, all tokens"),
+    ("vocabulary.size=null", "vocabulary=trim: expected one of vocabulary.size=32768 and vocabulary.coverage=0.9999"),
+    ("vocabulary.coverage=0.5", "vocabulary=size and coverage: expected one of "),
+    ("vocabulary.size=null vocabulary.coverage=2", "vocabulary.coverage=2.0: expected a number above 0 and at most 1"),
+    ("vocabulary.multiple_of=0", "vocabulary.multiple_of=0: expected a whole number >= 1"),
+    ("vocabulary.dataset=self", "vocabulary.dataset=self: expected texts or files; the model's own text is counted wh"),
+    ("vocabulary.dataset={blank}", "vocabulary.dataset=.*blank.txt: the file holds no text"),
+    ("mask_only=true", "mask_only=True: expected false with vocabulary=trim, whose rows leave"),
+    ("eval=[divergence]", "eval=divergence: expected none with vocabulary=trim: predictions of two tokenizers"),
+    ("ratio=null target.parameters=1e5 vocabulary.size=null vocabulary.coverage=0.9", "vocabulary.coverage=0.9: expec"),
+]
+
+
+@pytest.mark.parametrize(("options", "line"), REFUSED)
+def test_bad_input(options: str, line: str, trimmed: Trimmed, tmp_path: Path) -> None:
+    blank = tmp_path / "blank.txt"
+    blank.write_text(" \n")
+    with pytest.raises(ValueError, match=f"^{line}") as caught:
+        trimmed(*options.format(blank=blank).split())
+    assert "\n" not in str(caught.value) and list(tmp_path.iterdir()) == [blank]
+
+
+def test_a_tokenizer_of_another_kind_is_refused(model_dir: Path, text_file: Path) -> None:
+    with pytest.raises(ValueError, match=r"^vocabulary=trim: .*\(WordLevel\)"):
+        run(composed(*tiny(model_dir, text_file), *TRIM), None)
