@@ -18,7 +18,6 @@ from flap.runs.layer_times import LayerTimes
 from flap.runs.ledger import Cost, Memory, stage
 from flap.runs.model_sizes import count_dense
 from flap.runs.run import Run
-from flap.runs.trimming import comparable
 from flap.storage import WorkFolder, digest, ranks
 from flap.vocabulary.rows import cut_rows
 
@@ -195,7 +194,7 @@ def compare(
     """Measure the pruned model, and both models side by side where their times are compared; report the differences."""
     key, report = run.keys.dense | run.keys.pruned(plan), run.report
     pruned = run.suite.pruned(model, key)
-    report.compare(comparable(run, dense), pruned, run.suite.averages(pruned.numbers), compressed)
+    report.compare(dense, pruned, run.suite.averages(pruned.numbers), compressed)
     report.note_peak()  # before a measurement resets the counters
     pair = run.suite.side_by_side(run.reopen or run.source.open, run.source.num_bytes, model, key | run.keys.timed)
     for which, numbers in zip(("dense", "pruned"), pair, strict=True):

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from flap.config import FlapConfig, require, targets
-from flap.evaluation import Divergence, Measurement, prepare_suite
+from flap.evaluation import Divergence, prepare_suite
 from flap.models import ModelAdapter, ModelSource, PlacedModel
 from flap.runs.choices import Choices
 from flap.runs.forecast import Forecast
@@ -40,12 +40,6 @@ def _cost_of_trimming(run: Forecast, model: None) -> Cost:
     return Cost([run.place.ends() + run.place.ends() + run.pruned])
 
 
-def comparable(run: Run, dense: Measurement) -> Measurement:
-    """Return the dense model's numbers without values of windows that hold other text where the tokens are others."""
-    windows = {task.name for task in run.suite.tasks if task.dataset} if run.trimmed else set()
-    return replace(dense, documents={name: one for name, one in dense.documents.items() if name not in windows})
-
-
 @stage("trim", _cost_of_trimming)
 def trim(run: Run, work: WorkFolder, model: PlacedModel) -> None:
     """Remove the rows of the tokens that leave; what comes after reads its texts with the new tokenizer."""
@@ -54,11 +48,12 @@ def trim(run: Run, work: WorkFolder, model: PlacedModel) -> None:
     assert texts is not None
     run.trimmed = trimmed = run.choices.vocabulary.trim(run.source.tokenizer, model.adapter.vocab_size, texts)
     cut_rows(model, trimmed.rows_K)
-    if run.source.loaded:  # the tokenizer is the caller's, as the model is
-        trimmed.give_to(run.source.tokenizer)
     run.report.vocabulary = trimmed.facts
     count_trimmed(run.report, model.adapter)
     if "recovery" in run.texts:
         run.texts["recovery"] = replace(run.texts["recovery"], tokenizer=trimmed.tokenizer)
-    suite = prepare_suite(run.choices.evaluators, trimmed.tokenizer, run.source.max_length, None)
-    run.suite = replace(suite, results=run.suite.results, references=run.suite.references)
+    before, length = run.source.tokenizer, run.source.max_length
+    suite = prepare_suite(run.choices.evaluators, trimmed.tokenizer, length, None, before)
+    run.suite = replace(suite, results=run.suite.results)
+    if run.source.loaded:  # the tokenizer is the caller's, as the model is
+        trimmed.give_to(before)
