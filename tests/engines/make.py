@@ -61,6 +61,7 @@ QUICK = (
 PACKAGED = {
     "smollm2-flap": ("method=flap",),
     "smollm2-flap_plus": ("method=flap_plus", "structure.tokens=128"),
+    "smollm2-trimmed": ("vocabulary=trim", "vocabulary.size=16384"),
 }
 
 

@@ -40,7 +40,7 @@ def test_there_are_checkpoints() -> None:
     assert {f"{family}-no-biases" for family in NO_BIASES} <= set(NAMES)
     assert {*(f"{family}-constants" for family in CONSTANTS), "mixtral-experts"} <= set(NAMES)
     empty = {"llama-no-attention", "llama-no-mlp", "llama-no-layer"}
-    assert {*REFUSED, *empty, "llama-split", "smollm2-flap", "smollm2-flap_plus"} <= set(NAMES)
+    assert {*REFUSED, *empty, "llama-split", "smollm2-flap", "smollm2-flap_plus", "smollm2-trimmed"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in REFUSED])
