@@ -70,7 +70,8 @@ class Trim:
         """
         fewest, most = len(tokens.stay), len(tokens.ids)
         allowed = f"{fewest} (special, added and byte tokens, which have to stay) to {most}, all tokens"
-        require(self.size is None or fewest <= self.size <= most, "vocabulary.size", self.size, allowed)
+        fits = self.size is None or fewest <= self.size <= self.most <= most
+        require(fits, "vocabulary.size", self.size, allowed)
 
     def trim(self, tokenizer: PreTrainedTokenizerBase, rows: int, texts: Windows) -> Trimmed:
         """Return the tokenizer of the tokens that stay. rows: of the embedding. texts: in which they are counted."""

@@ -28,7 +28,7 @@ def trimmed(kind: str, folder: Path) -> Path:
     tiny_model("llama-gqa", vocab_size=VOCAB, **ids).save_pretrained(folder / "dense")
     tokenizer.save_pretrained(folder / "dense")
     (folder / "text.txt").write_text((TEXT[0] + " ") * 60)
-    options = ("ratio=0", "eval=none", "vocabulary=trim", "vocabulary.coverage=1", "model.device=cpu")
+    options = ("ratio=0", "vocabulary=trim", "vocabulary.coverage=1", "model.device=cpu")
     run(composed(*tiny(folder / "dense", folder / "text.txt"), *options), folder)
     return folder / "checkpoint"
 

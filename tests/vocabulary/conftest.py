@@ -22,7 +22,7 @@ def words_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def words_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text of half of the tokenizer's tokens."""
     path = tmp_path_factory.mktemp("text") / "fox.txt"
-    path.write_text((TEXT[0] + " ") * 60)
+    path.write_text((TEXT[0] + " ") * 160)
     return path
 
 
