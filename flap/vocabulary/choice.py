@@ -30,7 +30,8 @@ def choose(
     """
     names, kept = {i: token for token, i in tokens.ids.items()}, set(tokens.stay)
     counts = counts_V.tolist()
-    enough, limit = (coverage or math.inf) * sum(counts), raised(size, multiple_of) if size else math.inf
+    enough = (coverage or math.inf) * sum(counts) * (1 - 1e-9)  # counts of mixtures are not whole
+    limit = raised(size, multiple_of) if size else math.inf
     covered = sum(counts[tokens.ids[token]] for token in kept)
     for i in torch.argsort(worth(counts_V, tokens), descending=True, stable=True).tolist():
         if covered >= enough:
