@@ -18,8 +18,6 @@ from tests.helpers.mlx_engine import mlx_lm
 from tests.helpers.runs import composed, tiny
 from tests.helpers.tokenizers import KINDS, TEXT, TRICKY, VOCAB
 
-pytestmark = pytest.mark.usefixtures("no_picture")
-
 
 def trimmed(kind: str, folder: Path) -> Path:
     """The checkpoint of a run that removed no unit, and half of the tokens."""

@@ -16,7 +16,6 @@ from tests.helpers.runs import composed, tiny
 from tests.helpers.tokenizers import TEXT, VOCAB, smollm
 from tests.helpers.zero_shot_toys import only_toys
 
-pytestmark = pytest.mark.usefixtures("no_picture")
 SIZE = 320
 TRIM = ("vocabulary=trim", f"vocabulary.size={SIZE}")
 Trimmed = Callable[..., Report]
