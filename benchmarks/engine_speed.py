@@ -1,7 +1,8 @@
-"""How fast one checkpoint is in one engine: `python benchmarks/engine_speed.py ENGINE CHECKPOINT PROMPT NEW`.
+"""How fast one checkpoint is in one engine: `python benchmarks/engine_speed.py ENGINE CHECKPOINT PROMPT NEW [BATCH]`.
 
-PROMPT and NEW are numbers of tokens. Printed as the last line, as JSON: tokens a second of prefill and of decoding, and
-the peak memory in bytes; or, under "absent", why there are none. The interpreter needs the engine alone, not flap.
+PROMPT and NEW are numbers of tokens, BATCH one of requests at once. Printed as the last line, as JSON: tokens a second
+of prefill and of decoding, milliseconds to the first token and for each further one, and the peak memory in bytes; or,
+under "absent", why there are none. The interpreter needs the engine alone, not flap.
 With one thread (OMP_NUM_THREADS=1) seconds are those of the processor, which the machine's other processes hardly
 lengthen; with more they are those of the clock.
 """
@@ -12,23 +13,25 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "1"))
 SECONDS = time.process_time if THREADS == 1 else time.perf_counter
-Generate = Callable[[list[int], int], object]  # greedily continues a prompt by so many tokens, never ending earlier
+# Greedily continues prompts of one length by so many tokens, never ending earlier.
+Generate = Callable[[list[list[int]], int], object]
 
 
-def in_transformers(checkpoint: Path) -> Generate:
+def in_transformers(checkpoint: Path, batch: int) -> Generate:
     import torch
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(checkpoint, trust_remote_code=True, dtype="auto").eval()
 
     @torch.no_grad()
-    def generate(prompt: list[int], new_tokens: int) -> None:
-        output = model(input_ids=torch.tensor([prompt]), use_cache=True, logits_to_keep=1)
+    def generate(prompts: list[list[int]], new_tokens: int) -> None:
+        output = model(input_ids=torch.tensor(prompts), use_cache=True, logits_to_keep=1)
         for _ in range(new_tokens - 1):
             token = output.logits[:, -1:].argmax(-1)
             output = model(input_ids=token, past_key_values=output.past_key_values, use_cache=True)
@@ -36,26 +39,27 @@ def in_transformers(checkpoint: Path) -> Generate:
     return generate
 
 
-def in_llama_cpp(checkpoint: Path) -> Generate:
+def in_llama_cpp(checkpoint: Path, batch: int) -> Generate:
     import xllamacpp
 
     options = xllamacpp.CommonParams()
     options.model.path = str(checkpoint / "model-f16.gguf")
-    options.n_ctx, options.n_parallel, options.n_gpu_layers, options.port = 2048, 1, 0, 0
+    options.n_ctx, options.n_parallel, options.n_gpu_layers, options.port = 2048 * batch, batch, 0, 0
     options.cpuparams.n_threads = options.cpuparams_batch.n_threads = THREADS
     server = xllamacpp.Server(options)
     address = f"{server.listening_address}/completion"
 
-    def generate(prompt: list[int], new_tokens: int) -> object:
+    def one(prompt: list[int], new_tokens: int) -> object:
         asked = {"prompt": prompt, "n_predict": new_tokens, "ignore_eos": True, "temperature": 0, "cache_prompt": False}
         request = urllib.request.Request(address, json.dumps(asked).encode(), {"Content-Type": "application/json"})
         with urllib.request.urlopen(request) as answer:
             return answer.read(), server  # which serves as long as something refers to it
 
-    return generate
+    requests = ThreadPoolExecutor(batch)
+    return lambda prompts, new_tokens: list(requests.map(one, prompts, [new_tokens] * len(prompts)))
 
 
-def in_vllm(checkpoint: Path) -> Generate:
+def in_vllm(checkpoint: Path, batch: int) -> Generate:
     os.environ |= {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # its seconds are then those of this process
         "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; else it wants nearly all memory of the machine
@@ -65,27 +69,29 @@ def in_vllm(checkpoint: Path) -> Generate:
 
     engine = LLM(
         str(checkpoint), trust_remote_code=True, enforce_eager=True, enable_prefix_caching=False, max_model_len=2048,
-        max_num_seqs=1,
+        max_num_seqs=batch,
     )  # fmt: skip
 
-    def generate(prompt: list[int], new_tokens: int) -> object:
+    def generate(prompts: list[list[int]], new_tokens: int) -> object:
         sampling = SamplingParams(temperature=0, max_tokens=new_tokens, ignore_eos=True)
-        return engine.generate({"prompt_token_ids": prompt}, sampling, use_tqdm=False)
+        return engine.generate([{"prompt_token_ids": one} for one in prompts], sampling, use_tqdm=False)
 
     return generate
 
 
-def in_mlx(checkpoint: Path) -> Generate:
+def in_mlx(checkpoint: Path, batch: int) -> Generate:
     from mlx_lm import load, stream_generate
 
     model, tokenizer = load(str(checkpoint / "mlx"), trust_remote_code=True)
+    if batch > 1:
+        raise ValueError("one request at a time")
     for eos in list(tokenizer.eos_token_ids):
         tokenizer.eos_token_ids.discard(eos)
-    return lambda prompt, new_tokens: list(stream_generate(model, tokenizer, prompt, max_tokens=new_tokens))
+    return lambda prompts, new_tokens: list(stream_generate(model, tokenizer, prompts[0], max_tokens=new_tokens))
 
 
 # Engine: how it is set up, and the format of `python -m flap.export` that it needs, if any.
-ENGINES: dict[str, tuple[Callable[[Path], Generate], str | None]] = {
+ENGINES: dict[str, tuple[Callable[[Path, int], Generate], str | None]] = {
     "transformers": (in_transformers, None),
     "llama.cpp": (in_llama_cpp, "gguf"),
     "vllm": (in_vllm, None),
@@ -93,23 +99,25 @@ ENGINES: dict[str, tuple[Callable[[Path], Generate], str | None]] = {
 }
 
 
-def speeds(generate: Generate, prompt: list[int], new_tokens: int) -> dict[str, float]:
-    """Tokens a second: of prefill, until the first new token is there, and of decoding, what the others take."""
+def speeds(generate: Generate, prompts: list[list[int]], new_tokens: int) -> dict[str, float]:
+    """What users wait for: prefill, until the first new token is there, and decoding, what the others take."""
 
     def seconds(count: int) -> float:
         start = SECONDS()
-        generate(prompt, count)
+        generate(prompts, count)
         return SECONDS() - start
 
-    generate(prompt[:8], 2)  # the first pass also sets things up
+    generate([prompt[:8] for prompt in prompts], 2)  # the first pass also sets things up
     first, whole = seconds(1), seconds(1 + new_tokens)
-    return {"prefill": len(prompt) / first, "decode": new_tokens / (whole - first)}
+    tokens, token = sum(map(len, prompts)), (whole - first) / new_tokens
+    speed = {"prefill": tokens / first, "decode": len(prompts) / token}
+    return speed | {"first_ms": 1000 * first, "token_ms": 1000 * token}
 
 
-def main(engine: str, checkpoint: str, prompt: str, new_tokens: str) -> None:
-    tokens = [100 + 7 * i % 1000 for i in range(int(prompt))]
+def main(engine: str, checkpoint: str, prompt: str, new_tokens: str, batch: str = "1") -> None:
+    prompts = [[100 + (7 * i + 31 * n) % 1000 for i in range(int(prompt))] for n in range(int(batch))]
     try:
-        found: dict[str, Any] = {**speeds(ENGINES[engine][0](Path(checkpoint)), tokens, int(new_tokens))}
+        found: dict[str, Any] = {**speeds(ENGINES[engine][0](Path(checkpoint), len(prompts)), prompts, int(new_tokens))}
     except Exception as error:  # each engine has errors of its own
         found = {"absent": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
     print("\n" + json.dumps(found | {"peak": peak_bytes()}), flush=True)

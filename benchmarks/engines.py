@@ -29,7 +29,7 @@ BESIDE = Path(__file__).parent
 FEW = ["calibration=boolq-passages", "calibration.num_samples=16", "eval=none"]
 COLUMNS = (
     "engine", "model", "prefill, tokens/s", "times dense", "could be", "share",
-    "decode, tokens/s", "times dense", "could be", "share", "peak, MB",
+    "decode, tokens/s", "times dense", "could be", "share", "first token, ms", "each further, ms", "peak, MB",
 )  # fmt: skip
 
 
@@ -81,6 +81,7 @@ def row(
         median, base = (statistics.median(one[what] for one in runs) for runs in (taken, dense))
         times = median / base
         cells += [f"{median:.1f}", f"{times:.2f}", f"{promise[what]:.2f}", f"{times / promise[what]:.2f}"]
+    cells += [f"{statistics.median(one[what] for one in taken):.1f}" for what in ("first_ms", "token_ms")]
     cells.append(f"{statistics.median(one['peak'] for one in taken) / 1e6:.0f}")
     return f"| {' | '.join(cells)} |"
 
@@ -101,7 +102,7 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
     for _, engine, name in product(range(options.repeats), engines, places):
         if engine not in engines:
             continue
-        arguments = [engine, str(places[name]), str(options.prompt), str(options.new_tokens)]
+        arguments = [engine, str(places[name]), str(options.prompt), str(options.new_tokens), str(options.batch)]
         printed = run(str(BESIDE / "engine_speed.py"), *arguments, python=pythons.get(engine, sys.executable))
         found = json.loads(printed.splitlines()[-1])
         if "absent" in found:
@@ -124,6 +125,7 @@ def main() -> None:
     parser.add_argument("--gb", type=int, choices=LAYERS, help="a random model of this size, not the packaged one")
     parser.add_argument("--prompt", type=int, default=256, help="tokens")
     parser.add_argument("--new-tokens", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=1, help="requests at once")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="where models are kept; default: a temporary folder")

@@ -105,11 +105,10 @@ def _draft(report: Report) -> list[str]:
     k: the drafts of a step; c: what a draft costs of a step of the dense model, measured or by parameters (Leviathan et
     al., theorem 3.8).
     """
-    pruned, sentences = report.evaluation["pruned"], []
-    speed = pruned.get("efficiency/decode_tokens_per_second_ratio")
-    sizes = report.parameters
-    cost, by = (1 / speed, "decoding") if speed else (sizes["total_after"] / sizes["total_before"], "parameters")
+    pruned, sizes, sentences = report.evaluation["pruned"], report.parameters, []
     for name in (name for name in pruned if "/acceptance@" in name and not name.endswith("_stderr")):
+        speed = pruned.get("efficiency/decode_tokens_per_second_ratio")
+        cost, by = (1 / speed, "decoding") if speed else (sizes["total_after"] / sizes["total_before"], "parameters")
         drafts = report.config["eval"]["divergence"]["drafts"]
         tokens = pruned[name.replace("acceptance", "tokens_per_step")]
         sentences.append(
