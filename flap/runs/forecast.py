@@ -27,7 +27,6 @@ from flap.runs.ledger import Cost, Ledger, Memory, Stage
 from flap.runs.operations import Forward, counted
 from flap.runs.place import Place
 from flap.search.cost import SearchWalk, search_walks, widest
-from flap.search.scoring import streams_behind
 from flap.storage import cache_root, ranks, to_json, write_text
 
 T = TypeVar("T")
@@ -178,11 +177,8 @@ class Forecast(Ledger):
             held_out = math.ceil(math.ceil(self._all_windows) / HELD_OUT)
             return min(math.ceil(tokens / self.seq_len), held_out) * self.seq_len
 
-        shapes, processes = self.place.shapes, self.processes
-        walks = search_walks(self.choices.structure, shapes, self.ratio, whole_windows).get(stage, [])
-        metric, layer = self.choices.metric, shapes.layers[0]
-        behind = [stage == "score" and streams_behind(metric, layer, walk.tokens, processes) for walk in walks]
-        return [replace(walk, processes=processes, behind=b) for walk, b in zip(walks, behind, strict=True)]
+        walks = search_walks(self.choices.structure, self.place.shapes, self.ratio, whole_windows)
+        return [replace(walk, processes=self.processes) for walk in walks.get(stage, [])]
 
     @property
     def fits_in_memory(self) -> bool:

@@ -28,14 +28,12 @@ class SearchWalk:
     trials: Sequence[Pair[int]]  # for each layer, how many there are of its attention and of its MLP
     kept: float  # the share of a block's units that stays in them, on average
     processes: int = 1  # which share candidates and trials; each one has the dense stream
-    behind: int = 0  # how many fewer the first one has, which scores
 
     @property
     def streams(self) -> list[int]:
         """The number of streams after each layer: the dense one, one a candidate, and one a trial so far."""
         plans = accumulate((sum(pair) for pair in self.trials), initial=self.candidates)
-        shares = [((count + self.behind) / self.processes, count / max(1, self.processes - 1)) for count in plans]
-        return [1 + math.ceil(min(share)) for share in shares][1:]
+        return [1 + math.ceil(count / self.processes) for count in plans][1:]
 
     @property
     def most_streams(self) -> int:

@@ -80,25 +80,20 @@ class PlanDivergence:
         covariance: bool,
         stage: str,
         work: WorkFolder = NOT_KEPT,
-        behind: int = 0,
     ) -> list[float]:
-        """As a call, for plans that are made layer by layer, as the walk comes to each. covariance: of statistics.
-
-        behind: how many fewer plans the first process has, which takes as long to score a layer. Each plan then is
-        dense but in one layer, so that streams pass a layer before it is scored.
-        """
+        """As a call, for plans that are made layer by layer, as the walk comes to each. covariance: of statistics."""
         walk = Walk(self.calibration.model, f"{stage}, layer by layer", work)
-        nats = self._walked(walk, plans, num_tokens, covariance, behind)
+        nats = self._walked(walk, plans, num_tokens, covariance)
         work.clear()  # with the hidden states of all plans, which are not mapped any more
         return nats
 
-    def _walked(self, walk: Walk, plans: PlansOfLayer, num_tokens: int, covariance: bool, behind: int) -> list[float]:
+    def _walked(self, walk: Walk, plans: PlansOfLayer, num_tokens: int, covariance: bool) -> list[float]:
         """Return the divergence of each plan, after one walk."""
         model, (windows, texts) = self.calibration.model, self.windows(num_tokens)
         dense = dense_plan(model)
 
         def with_dense(i: int, observed: LayerStatistics | None) -> list[LayerPlan]:
-            return [dense.layers[i], *ranks.mine(plans(i, observed), behind)]
+            return [dense.layers[i], *ranks.mine(plans(i, observed))]
 
         stream_ids: list[int] = []
         for i in range(walk.layers_done):
@@ -106,13 +101,12 @@ class PlanDivergence:
         streams = {0: walk.enter("0", windows)}
         streams |= {k: walk.restored(str(k), streams[0]) for k in set(stream_ids) - {0}}
         for i, observed in self.calibration.along(walk, covariance):
-            passed = {k: _after(i, model.layers[i], one) for k, one in streams.items()} if behind else {}
-            streams, stream_ids = self._advance(i, with_dense(i, observed), observed, streams, stream_ids, passed)
+            streams, stream_ids = self._advance(i, with_dense(i, observed), observed, streams, stream_ids)
             del observed  # with its covariances, before the next layer's are collected
             for name in set(walk.streams) - {"fitting", "held out"}:
                 del walk.streams[name]
             walk.streams |= {str(k): stream for k, stream in streams.items()}
-        return ranks.together(self._nats(model, windows, texts, [streams[k].batches for k in stream_ids]), behind)
+        return ranks.together(self._nats(model, windows, texts, [streams[k].batches for k in stream_ids]))
 
     def windows(self, num_tokens: int) -> tuple[list[Tensor], list[Tensor]]:
         """Return tokens_NT and text_N for each length of window."""
@@ -133,9 +127,8 @@ class PlanDivergence:
         observed: LayerStatistics | None,
         streams: dict[int, Stream],
         stream_ids: list[int],
-        passed: dict[int, Stream],
     ) -> tuple[dict[int, Stream], list[int]]:
-        """Run layer i as each plan says; return streams and each plan's stream id. passed: after the dense layer."""
+        """Run layer i as each plan says; return streams and each plan's stream id."""
         next_ids, forks = _next_stream_ids(plans, stream_ids), defaultdict[LayerPlan, set[tuple[int, int]]](set)
         for plan, before, after in zip(plans, stream_ids or [0] * len(plans), next_ids, strict=True):
             forks[plan].add((before, after))
@@ -143,9 +136,9 @@ class PlanDivergence:
         advanced: dict[int, Stream] = {}
         for (layer_plan, pairs), layer_fits in zip(forks.items(), fits, strict=True):
             with pruned(self.calibration.model, i, layer_plan, layer_fits) as layer:
-                there = passed if layer_fits == (None, None) else {}
                 for before, after in sorted(pairs):
-                    advanced[after] = there.get(before) or _after(i, layer, streams[before])
+                    advanced[after] = streams[before].fork()
+                    advanced[after].advance(i, layer)
         return advanced, next_ids
 
     @torch.no_grad()
@@ -238,13 +231,6 @@ def pruned(model: PlacedModel, i: int, plan: LayerPlan, fits: Pair[BlockFit | No
     finally:
         layers[i] = dense
     yield copied
-
-
-def _after(i: int, layer: nn.Module, stream: Stream) -> Stream:
-    """Return a fork of a stream after layer i."""
-    fork = stream.fork()
-    fork.advance(i, layer)
-    return fork
 
 
 def _next_stream_ids(plans: Sequence[LayerPlan], ids: Sequence[int]) -> list[int]:

@@ -8,18 +8,12 @@ from functools import cached_property
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
 from flap.allocation import Budget, LayerPlan
 from flap.calibration import LayerStatistics
 from flap.importance import SCORES, Metric, Scores, scores_of_layer
-from flap.importance.obs import obs_operations
-from flap.models.shapes import LayerShape, shapes_of
 from flap.search.divergence import PlanDivergence
 from flap.search.trials import unit_scores, without_lowest
-from flap.storage import Notes, WorkFolder, ranks
-
-SLOWER = 4  # than the operations of a layer are those that score it: in float64, on matrices that no cache holds
+from flap.storage import Notes, WorkFolder
 
 if TYPE_CHECKING:
     from flap.search.search import Search
@@ -40,20 +34,9 @@ def score_and_try(
         work.clear()
     trials = _Trials(metric, search, budget, divergence, work)
     covariance = metric.needs_covariance or divergence.compensation.needs_covariance
-    layer = shapes_of(divergence.calibration.model.adapter).layers[0]
-    tokens = sum(map(Tensor.numel, divergence.windows(search.tokens)[0]))
-    behind = streams_behind(metric, layer, tokens, ranks.size())
-    measured = iter(divergence.along(trials, search.tokens, covariance, "score", work, behind))
+    measured = iter(divergence.along(trials, search.tokens, covariance, "score", work))
     scores = Scores.joined(map(trials.notes.read, range(len(trials.counts))))
     return replace(scores, divergences=tuple(tuple(islice(measured, n)) for n in trials.counts))
-
-
-def streams_behind(metric: Metric, layer: LayerShape, tokens: int, processes: int) -> int:
-    """Return about how many streams can pass a layer while one process scores its MLP; experts are shared out."""
-    mlp = layer.blocks.mlp
-    if processes == 1 or not metric.needs_covariance or mlp.experts > 1:
-        return 0
-    return round(SLOWER * obs_operations(mlp.channels, mlp.outputs) / (2 * tokens * layer.parameters))
 
 
 @dataclass

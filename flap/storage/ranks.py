@@ -124,19 +124,16 @@ def own_folder(path: Path) -> Path:
     return path if size() == 1 else path / f"rank-{rank()}"
 
 
-def mine(items: Iterable[T], behind: int = 0) -> list[T]:
-    """Return the items that are this process's share: there and back, so that neighbours are on all processes.
-
-    behind: so many fewer the first process gets than each of the others, where it has other work.
-    """
-    return [item for k, item in enumerate(items) if _owner(k, behind) == rank()]
+def mine(items: Iterable[T]) -> list[T]:
+    """Return the items that are this process's share: there and back, so that neighbours are on all processes."""
+    return [item for k, item in enumerate(items) if _owner(k) == rank()]
 
 
-def together(own: Sequence[T], behind: int = 0) -> list[T]:
+def together(own: Sequence[T]) -> list[T]:
     """Return what all processes have made of their shares, in the order of the items before `mine`."""
     parts = gather(own)
     results = [iter(part) for part in parts]
-    return [next(results[_owner(k, behind)]) for k in range(sum(map(len, parts)))]
+    return [next(results[_owner(k)]) for k in range(sum(map(len, parts)))]
 
 
 def shared(makes: Iterable[Callable[[], T]]) -> list[T]:
@@ -212,12 +209,9 @@ def wait() -> None:
     gather(None)
 
 
-def _owner(item: int, behind: int = 0) -> int:
-    """Return the rank that has an item of some: 0, 1, 1, 0, 0, … with two processes. behind: see `mine`."""
-    others = size() - 1
-    if item < behind * others:
-        return 1 + item % others
-    row, column = divmod(item - behind * others, size())
+def _owner(item: int) -> int:
+    """Return the rank that has an item of some: 0, 1, 1, 0, 0, … with two processes."""
+    row, column = divmod(item, size())
     return size() - 1 - column if row % 2 else column
 
 

@@ -1,6 +1,5 @@
 """Several processes for one run: torchrun starts them; what they say, and how all of them end where one fails."""
 
-import atexit
 import logging
 import os
 import platform
@@ -10,8 +9,9 @@ import sys
 import time
 import warnings
 from pathlib import Path
-from tempfile import mkdtemp
+from tempfile import gettempdir
 from typing import Any
+from uuid import uuid4
 
 from flap.storage import ranks
 from flap.storage.status import note_failure, read_status
@@ -24,15 +24,16 @@ SECONDS_FOR_OTHERS = 3.0  # to read that the first process has failed: without t
 
 _heartbeats: Heartbeats | None = None
 _run_dir: Path | None = None  # once it is known
+_unused: Path | None = None  # the folder that Hydra makes for another process than the first
 
 
 def join() -> None:
     """Join the other processes of this run; all but the first one are silent and write no files of Hydra."""
+    global _unused
     _begin()
     if not ranks.first():
-        folder = mkdtemp(prefix="flap-rank-")
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        own = [f"hydra.{key}.dir={folder}" for key in ("run", "sweep")]
+        _unused = Path(gettempdir()) / f"flap-rank-{uuid4()}"
+        own = [f"hydra.{key}.dir={_unused}" for key in ("run", "sweep")]
         sys.argv += [*own, "hydra/job_logging=none", "hydra/hydra_logging=none"]
 
 
@@ -74,9 +75,11 @@ def leave() -> None:
 
 
 def work_in(run_dir: Path) -> None:
-    """Let what ends this process be noted in the folder of the run."""
+    """Let what ends this process be noted in the folder of the run; one that is not needed goes before it may end."""
     global _run_dir
     _run_dir = run_dir
+    if _unused:
+        shutil.rmtree(_unused, ignore_errors=True)
 
 
 def in_processes(processes: int, hydra_config: Any, run_dir: Path) -> str | None:

@@ -244,7 +244,9 @@ def test_a_killed_or_frozen_process_ends_all_and_the_same_command_goes_on(
     own = ["hydra.run.dir=run", "cache_dir=cache", "structure.tokens=1024", "run_name=test"]
     arguments = [*tiny(model_dir, text_file)[:-2], *options]
     command = [sys.executable, "-m", *launcher, "flap", *arguments, *own, *([] if launcher else ["processes=2"])]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(temporary)}
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as started:
         while not list((tmp_path / "cache" / "streams").glob("*/score/scores-1")):
             assert started.poll() is None, started.stderr and started.stderr.read()
@@ -257,6 +259,7 @@ def test_a_killed_or_frozen_process_ends_all_and_the_same_command_goes_on(
     status = json.loads((tmp_path / "run" / "status.json").read_text())
     assert status["state"] == "failed" and re.match(line, status["error"])
     assert not psutil.wait_procs(children, timeout=5)[1]
+    assert not list(temporary.glob("flap-*"))
     again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert again.returncode == 0, again.stderr
     run(composed(*arguments, f"cache_dir={tmp_path / 'other'}", "structure.tokens=1024"), tmp_path / "one")

@@ -33,8 +33,6 @@ def work_together() -> None:
     rank = ranks.rank()
     assert ranks.mine(range(8)) == [[0, 5, 6], [1, 4, 7], [2, 3]][rank]
     assert ranks.together([str(k) for k in ranks.mine(range(8))]) == list("01234567")
-    assert ranks.mine(range(8), behind=2) == [[4], [0, 2, 5], [1, 3, 6, 7]][rank]
-    assert ranks.together([str(k) for k in ranks.mine(range(8), behind=2)], behind=2) == list("01234567")
     assert ranks.shared([lambda k=k: (k, ranks.rank()) for k in range(4)]) == [(0, 0), (1, 1), (2, 2), (3, 2)]
     assert ranks.gather(torch.tensor(rank)) == [0, 1, 2]
     assert ranks.from_first(lambda: (ranks.rank(), ranks.size(), ranks.gather("alone"))) == (0, 1, ["alone"])
