@@ -63,8 +63,8 @@ class FP8:
     def _round_block(self, linears: dict[str, nn.Linear]) -> None:
         """Round the matrices of an attention or an MLP: all or none, as engines join some of them."""
         changed = {name: one for name, one in linears.items() if self._unchanged(name, one.weight) is None}
-        shapes = {tuple(one.weight.shape) for one in changed.values()}
-        if any(rows % self.block[0] or columns % self.block[1] for rows, columns in shapes):
+        shapes = [tuple(one.weight.shape) for one in changed.values()]
+        if any(0 in shape or shape[0] % self.block[0] or shape[1] % self.block[1] for shape in shapes):
             self._plain |= linears.keys()
             return
         self._packed |= linears.keys()

@@ -43,7 +43,7 @@ def export_compressed(checkpoint: Path, scheme: str, python: str) -> Path:
     _check_rows(scheme, config, {name: shards.shapes[name][1] for name in linears})
     ignored = [name.removesuffix(".weight") for name in sorted(matrices - linears)]
     try:
-        with atomic_directory(target, "export") as scratch, TemporaryDirectory(dir=checkpoint) as plain:
+        with atomic_directory(target, "export") as scratch, TemporaryDirectory() as plain:
             for file in checkpoint.iterdir():
                 if file.is_file() and any(fnmatch(file.name, pattern) for pattern in FILES):
                     (Path(plain) / file.name).symlink_to(file.absolute())
@@ -74,9 +74,10 @@ def _check_rows(scheme: str, config: PreTrainedConfig, columns: dict[str, int]) 
     text, group = config.get_text_config(), SCHEMES[scheme]
     for name, length in columns.items():
         if length % group:
-            queries = text.num_attention_heads // (getattr(text, "num_key_value_heads", None) or 1)
-            heads = group // gcd(group, head_dim(text) * queries)
-            way = f"prune with round_to={group} structure.multiple_of_heads={heads}, or take another scheme"
+            heads = text.num_attention_heads
+            queries = heads // (getattr(text, "num_key_value_heads", None) or heads)
+            multiple = group // gcd(group, head_dim(text) * queries)
+            way = f"prune with round_to={group} structure.multiple_of_heads={multiple}, or take another scheme"
             if text.hidden_size % group:
                 way = f"take another scheme, as hidden_size={text.hidden_size} is none"
             raise ValueError(

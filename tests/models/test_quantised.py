@@ -14,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import flap
 from flap.config import ModelConfig
+from flap.export.checkpoint import Shards
 from flap.models import find_by_config, find_model
 from flap.pipeline import run
 from tests.cases import random_model, tiny_model
@@ -150,6 +151,9 @@ def test_fp8_stays_fp8(packed: Path, placement: str, text_file: Path, tmp_path: 
     assert values == json.loads((packed / "config.json").read_text())["quantization_config"]
     model = flap.load(checkpoint)
     assert {one.dtype for one in model.parameters()} == {torch.bfloat16}
+    shards = Shards.open(checkpoint)  # of which a GGUF is made
+    for name in in_blocks:
+        assert torch.equal(shards.read(name).bfloat16(), model.get_parameter(name))
 
 
 @pytest.mark.parametrize("packed", ["mxfp4"], indirect=True)
