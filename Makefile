@@ -54,7 +54,7 @@ checks: setup ## What CI runs: format, lint, types, tests
 
 engines: setup .venv-engines/.ready ## Run pruned checkpoints in vLLM, which has an environment of its own (.venv-engines)
 	rm -rf build/engines
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.engines.make build/engines
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.engines.make build/engines $(ENGINES)
 	OMP_NUM_THREADS=1 $(ENGINES) -m pytest -n 2 --confcutdir tests/engines tests/engines
 
 .venv-lowest/.ready: pyproject.toml constraints-lowest.txt

@@ -16,7 +16,7 @@ from flap.importance import Metric, Scores, score_layers
 from flap.models import Pair
 from flap.storage import NOT_KEPT, WorkFolder
 
-ROUND_TO = (8, 32, 64, 256)
+ROUND_TO = (8, 32, 64, 128, 256)
 NO_ROUNDING = "null with structure.experts=true; a second run narrows the experts that stay (docs/prune.md)"
 
 
@@ -30,7 +30,7 @@ class Structure(ABC):
     min_heads: int = 1  # attention units (KV heads with their query heads) that every layer keeps at least, 0 or more
     min_neurons: int = 1  # neurons that every layer keeps at least, 0 or more
     multiple_of_heads: int = 1  # every layer keeps a multiple of so many attention units; from 1 to a layer's KV heads
-    round_to: int | None = None  # the same of neurons, 8, 32, 64 or 256; None: any number
+    round_to: int | None = None  # the same of neurons, 8, 32, 64, 128 or 256; None: any number
     experts: bool = False  # whole experts of a mixture leave; every layer keeps as many as a token is sent to, or more
 
     layer_by_layer: ClassVar[bool] = False  # whether each layer's plan needs only its own scores

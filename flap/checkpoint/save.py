@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatch
 from itertools import count
 from pathlib import Path
@@ -20,7 +20,7 @@ from flap.storage import read_json, to_json
 from flap.storage.atomic_files import atomic_directory
 
 LABEL = "flap.json"  # says that a directory is a checkpoint of this program
-OWN_FOLDERS = ("mlx", "mlx-*bit", "onnx", "openvino")  # of exports in a checkpoint's directory
+OWN_FOLDERS = ("mlx", "mlx-*bit", "onnx", "openvino", "compressed-tensors-*")  # of exports in a checkpoint's directory
 OWN_FILES = (  # of a checkpoint's directory that this program writes
     "model*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*",
     "special_tokens_map.json", "added_tokens.json", "merges.txt", "vocab.*", "*.jinja", "*processor_config.json",
@@ -103,11 +103,11 @@ def save(
     directory: Path,
     label: dict[str, Any],
     overwrite: bool = False,
-    beside: Sequence[Path] = (),
+    finish: Callable[[Path], None] | None = None,
 ) -> PlacedModel:
     """Write a checkpoint as an atomic directory, after a check that it reloads to the same logits.
 
-    label: `make_label`. beside: files of the dense model that are copied as they are.
+    label: `make_label`. finish: what changes or adds files after the weights are written, in the directory it is given.
     Returns the model for further work: the model itself if it is in memory, else the checkpoint.
 
     Raises:
@@ -119,8 +119,8 @@ def save(
         with atomic_directory(directory, "checkpoint.dir") as scratch:
             model.write(scratch)
             tokenizer.save_pretrained(scratch)
-            for file in beside:
-                shutil.copy2(file, scratch / file.name)
+            if finish:
+                finish(scratch)
             (scratch / LABEL).write_text(to_json(label) + "\n")
             _verify_or_keep(model, scratch, directory)
             _carry_over(directory, scratch)

@@ -89,7 +89,7 @@ class FlapConfig:
     method: str = "flap"  # a preset over metric, structure, compensation and calibration
     ratio: float | None = 0.2  # share of the decoder's Linear weights to remove, 0 <= ratio < 1; None: with a target
     target: TargetConfig = field(default_factory=TargetConfig)
-    round_to: int | None = None  # 8, 32, 64 or 256: every layer keeps a multiple of this many neurons
+    round_to: int | None = None  # 8, 32, 64, 128 or 256: every layer keeps a multiple of this many neurons
     seed: int = 0  # of all that is drawn: windows, random scores, text that the model writes; 0 to 2**32 - 1
     mask_only: bool = False  # true: units become zeros and the shapes stay
     processes: int | None = None  # started on this machine, one for each GPU; null: one, or those of torchrun

@@ -1,8 +1,11 @@
 """The stages of a run before and after the method: loading, measuring, training, saving. Each states what it takes."""
 
 import logging
+import shutil
+from pathlib import Path
 
 from flap.allocation import PruningPlan
+from flap.checkpoint.fp8 import fp8_of
 from flap.checkpoint.save import make_label
 from flap.checkpoint.save import save as save_checkpoint
 from flap.config import in_time
@@ -171,10 +174,18 @@ def save(run: Run, work: WorkFolder, model: PlacedModel, plan: PruningPlan) -> P
     source, config = run.source, run.config
     run.report.checkpoint = str(run.target)
     about = make_label(plan.to_dict(), run.report.provenance)
-    replaces, beside = run.replaces_checkpoint, source.processor_files
+    fp8 = fp8_of(source)
+    if fp8:
+        fp8.round(model)
+
+    def finish(scratch: Path) -> None:
+        for file in source.processor_files:
+            shutil.copy2(file, scratch / file.name)
+        if fp8:
+            fp8.pack(scratch)
 
     def write() -> None:
-        save_checkpoint(model, run.tokenizer, run.target, about, replaces, beside)
+        save_checkpoint(model, run.tokenizer, run.target, about, run.replaces_checkpoint, finish)
         if "gguf" in config.checkpoint.formats:
             log.info("wrote %s", export_gguf(run.target, config.checkpoint.gguf_type))
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 import flap
-from flap.allocation import ALAM, LayerPlan, PruningPlan
+from flap.allocation import ALAM, ULUM, LayerPlan, PruningPlan
 from flap.calibration import collect
 from flap.checkpoint.convert import become_checkpointable
 from flap.compression import (
@@ -25,6 +25,8 @@ from flap.compression import (
     compress,
     slice_layer,
 )
+from flap.export.checks import SCHEMES
+from flap.export.compressed import export_compressed
 from flap.importance import REAP, score_layers
 from flap.models import Resident, adapt
 from flap.pipeline import run
@@ -154,6 +156,18 @@ def make_scores(model_type: str, folder: Path) -> None:
     save_file(found, folder / model_type / "scores.safetensors")
 
 
+def make_compressed(folder: Path) -> None:
+    """Write what llm-compressor makes, in the environment of the engines, of widths that its groups divide."""
+    config = deepcopy(family_config("llama"))
+    config.intermediate_size = 512
+    for form, structure, compensation in (("layers", ALAM, BiasCompensation()), ("stock", ULUM, NoCompensation())):
+        model, target = tiny(config), folder / f"compressed-{form}"
+        structure = structure(multiple_of_heads=2, round_to=128)
+        write(model, prune(model, 0.4, structure=structure, compensation=compensation), target)
+        for scheme in SCHEMES:
+            export_compressed(target, scheme, sys.argv[2])
+
+
 def make_packaged(name: str, target: Path) -> None:
     """Prune the packaged model."""
     run(composed(*QUICK, *PACKAGED[name], f"checkpoint.dir={target}"), Path(f"{target}-run"))
@@ -184,6 +198,7 @@ if __name__ == "__main__":
         make_fewer_experts(model_type, folder / f"{model_type}-constants", ConstantCompensation())
     make_fewer_experts("mixtral", folder / "mixtral-experts", NoCompensation())
     make_llama(folder)
+    make_compressed(folder)
     for model_type in MIXTURES:
         make_scores(model_type, folder / "experts")
     for name in PACKAGED:

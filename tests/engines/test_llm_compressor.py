@@ -1,15 +1,12 @@
 """The scores of `metric=REAP` against those of llm-compressor's REAP on the same models and tokens."""
 
-import importlib.util
-import sys
-from functools import cache
 from pathlib import Path
-from types import ModuleType
-from typing import Any
-from unittest.mock import MagicMock, Mock
+from unittest.mock import Mock
 
 import pytest
 import torch
+from llmcompressor.modeling.moe.linear_experts import LinearExperts2D
+from llmcompressor.modifiers.pruning.reap.base import REAPPruningModifier
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -18,27 +15,13 @@ EXPERTS = Path(__file__).parents[2] / "build" / "engines" / "experts"
 NAMES = sorted(path.name for path in EXPERTS.glob("*"))
 
 
-@cache
-def reap() -> tuple[Any, Any]:
-    """Its modifier and its experts, without its entry points, which import what this environment has not."""
-    package = ModuleType("llmcompressor")
-    package.__path__ = list(importlib.util.find_spec("llmcompressor").submodule_search_locations)
-    sys.modules |= {"llmcompressor": package, "datasets": MagicMock()}  # the latter for names of types
-    import llmcompressor.core.session_functions  # noqa: F401 - first: these modules import each other
-    from llmcompressor.modeling.moe.linear_experts import LinearExperts2D
-    from llmcompressor.modifiers.pruning.reap.base import REAPPruningModifier
-
-    return REAPPruningModifier, LinearExperts2D
-
-
 def saliencies(model: PreTrainedModel, tokens_NT: Tensor) -> dict[str, Tensor]:
     """Score_E of each mixture by the path of its module, from llm-compressor's own hooks."""
-    modifier_class, linear_experts = reap()
     for module in list(model.modules()):
         if hasattr(getattr(module, "experts", None), "gate_up_proj"):
-            made = linear_experts.get_linear_experts_cls(type(module.experts))
+            made = LinearExperts2D.get_linear_experts_cls(type(module.experts))
             module.experts = made.from_experts_module(module.experts, model.config)
-    modifier, state = modifier_class(sparsity=0.5), Mock(model=model)
+    modifier, state = REAPPruningModifier(sparsity=0.5), Mock(model=model)
     modifier.on_initialize(state)
     modifier.on_calibration_start(state, Mock())
     model(input_ids=tokens_NT)

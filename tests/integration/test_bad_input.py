@@ -41,7 +41,7 @@ BEFORE_WEIGHTS = [
     ("structure.min_heads=5", "structure.min_heads=5: expected 0 to 4, the KV heads of a layer"),
     ("structure.min_neurons=57", "structure.min_neurons=57: expected 0 to 56, the neurons of a layer"),
     ("structure.min_neurons=56 ratio=0.5", "ratio=0.5: 1 KV head and 56 neurons stay in every layer, .* at most 0.4"),
-    ("round_to=7", "round_to=7: expected null, or one of 8, 32, 64, 256"),
+    ("round_to=7", "round_to=7: expected null, or one of 8, 32, 64, 128, 256"),
     ("round_to=64", "round_to=64: a layer has 56 neurons and keeps at least 1 .*; no multiple lies between"),
     ("calibration.propagate=pruned", "calibration.propagate=pruned: expected structure=UL-UM or UL-MM, because"),
     ("method=flap_plus calibration.propagate=pruned", "calibration.propagate=pruned: expected structure=UL-UM or UL"),

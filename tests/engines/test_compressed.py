@@ -1,0 +1,29 @@
+"""Folders of `flap.export compressed-tensors` in vLLM, against transformers on the same folder."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tests.engines.cases import COMPRESSED
+from tests.engines.served import Expected, logprobs, served
+
+CHECKPOINTS = Path(__file__).parents[2] / "build" / "engines"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("folder", COMPRESSED)
+def test_vllm_computes_what_transformers_computes(folder: str) -> None:
+    path = CHECKPOINTS / folder
+    prompts_NT = Expected.of(path.parent).prompts_NT
+    outputs, _ = served(path, prompts_NT, dtype="bfloat16")  # W4A16 has no kernel for float32
+    every_NT = torch.cat([prompts_NT, torch.tensor([list(one.outputs[0].token_ids) for one in outputs])], dim=1)
+    model = AutoModelForCausalLM.from_pretrained(path, dtype="float32", trust_remote_code=True).eval()
+    logprobs_NTV = model(input_ids=every_NT).logits[:, :-1].log_softmax(-1)
+    found_NT, new = torch.tensor([*map(logprobs, outputs)]), every_NT.shape[1] - prompts_NT.shape[1]
+    expected_NT = logprobs_NTV.gather(-1, every_NT[:, 1:, None])[..., 0]
+    same_NT = logprobs_NTV.argmax(-1)[:, -new:] == every_NT[:, -new:]
+    print(folder, f"greedy {same_NT.float().mean():.3f}, difference {(found_NT - expected_NT).abs().mean():.4f}")
+    assert same_NT.float().mean() >= 0.9
+    assert (found_NT - expected_NT).abs().mean() <= 0.1
