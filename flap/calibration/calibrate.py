@@ -3,12 +3,14 @@
 Legend: N windows · T tokens a window.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from flap.calibration.across import Across
 from flap.calibration.recorder import LayerRecorder, joined
 from flap.calibration.statistics import STATISTICS, LayerStatistics
 from flap.data import HELD_OUT, batches, split_windows
@@ -33,6 +35,8 @@ class Calibration:
     images: Sequence[Seen] = ()  # windows with an image, which are run one at a time after the others
     # the number of the text of each window, text_N for each length; empty: all are from one
     texts: Sequence[Tensor] = ()
+    # the layers that leave together, the last of them -> the first, whose statistics come with covariances
+    runs: Mapping[int, int] = field(default_factory=dict)
 
     def observe(self, work: WorkFolder = NOT_KEPT) -> list[LayerStatistics]:
         """Return the statistics of every layer, without covariances. Each window is run once. work: resume from it.
@@ -73,8 +77,17 @@ class Calibration:
                 yield i, self.layers[i] if self.layers else None
             return
         streams = self._enter(walk) if apart else [self._enter_whole(walk)]
+        added: list[list[Tensor]] = []
         for i in walk:
-            yield i, _observe(self.model, i, streams, covariance)
+            if i in self.runs.values():
+                across = Across(streams, added)
+            with self.model.adapter.mlp_outputs(i) if i + 1 in self.runs.values() else nullcontext([]) as outputs:
+                observed = _observe(self.model, i, streams, covariance)
+            if i in self.runs:
+                observed = replace(observed, across=across.statistics(streams, self.model.device))
+            added = [outputs[: len(streams[0].batches)], outputs[len(streams[0].batches) :]]
+            yield i, observed
+            del observed
 
     def in_sequence(self, covariance: bool, work: WorkFolder = NOT_KEPT) -> Visits:
         """As `visit`, but each layer's inputs are the outputs of the earlier layers as the caller has changed them."""

@@ -12,6 +12,7 @@ from typing import Any, TypeVar, cast
 
 from flap.calibration.images import FIELD, Images, check_sees_images, read_images
 from flap.calibration.recorder import recorded_operations
+from flap.calibration.symmetric import num_elements
 from flap.compression.linear import final_fit_operations
 from flap.config import FlapConfig
 from flap.data import HELD_OUT
@@ -233,7 +234,20 @@ class Forecast(Ledger):
         blocks, share = self.place.shapes.blocks, 1 if self.choices.structure.experts else 2 / 3
         again = sum(2 * block.active_parameters * share for block in blocks if block.experts > 1)
         recorded = sum(block.chosen * recorded_operations(block.channels, covariance) for block in blocks)
+        recorded += self.across_layers * recorded_operations(2 * self.place.shapes.hidden, covariance)
         return self.run_operations(self.tokens) + self.tokens * (again + recorded)
+
+    @property
+    def across_layers(self) -> int:
+        """How many layers may leave whole, which are observed together with the MLP before them."""
+        return len(self.place.shapes.layers) - 1 if self.choices.structure.layers else 0
+
+    def across(self) -> Memory:
+        """Return what that takes: what the MLP adds, inputs of the layers, and co-moments of both sets of windows."""
+        if not self.across_layers:
+            return Memory()
+        products = Memory(work=2 * 4 * num_elements(2 * self.place.shapes.hidden))
+        return self.place.states(self.tokens, 1, files=False) + self.place.states(self.tokens, 1) + products
 
     @property
     def fit_operations(self) -> float:

@@ -44,7 +44,8 @@ class AlikeBlocks:
         """Return the widths W that a structure may give these blocks: in its multiples, and 0 where all may leave."""
         size = getattr(structure.block_sizes, self.block)
         counts = {max(1, round(share * self.units.count / size)) * size for share in SHARES}
-        counts |= set() if getattr(Pair(structure.min_heads, structure.min_neurons), self.block) else {0}
+        least = Pair(structure.min_heads, structure.min_neurons)
+        counts |= set() if getattr(least, self.block) and not structure.layers else {0}
         allowed = range(self.units.fewest, self.units.count)
         return [*sorted(count for count in counts if count in allowed), self.units.count]
 
@@ -98,18 +99,25 @@ class LayerTimes:
         median of the dense model's. The first process alone does it: models that run at once slow each other.
         """
         key = {"version": VERSION, **asdict(self.request), "widths": several, "units": self.units}
+        key |= {"layers": True} if self.structure.layers else {}
         measure = partial(self._measure_widths, model.model, several)
         return ranks.from_first(lambda: self.cache.get(LAYER_TIMES, {**key, **self.key}, measure)[0])
 
     def _measure_widths(self, model: PreTrainedModel, several: Sequence[Widths]) -> Times:
         models = (self.budget.dense_widths, *several)
         turns = [
-            [self.request.milliseconds(narrowed(model, self.units, self.budget, widths)) for widths in models]
+            [self.request.milliseconds(self._narrowed(model, widths)) for widths in models]
             for _ in progress(range(1 + self.request.repeats), "time layers")
         ]
         times = np.array(turns[1:])  # by turn, model, and whether of the request or of its decoding
         ms: Times = (np.median(times / times[:, :1], axis=0) * np.median(times[:, 0], axis=0)).tolist()
         return ms
+
+    def _narrowed(self, model: PreTrainedModel, widths: Widths) -> PreTrainedModel:
+        other = narrowed(model, self.units, self.budget, widths)
+        if self.structure.layers:
+            adapt(other, *self.units).drop([i for i, kept in enumerate(widths) if not any(kept)])
+        return other
 
     def settle(
         self, model: PlacedModel, budget: Budget, plan_of: Callable[[Budget], PruningPlan]
