@@ -31,8 +31,8 @@ class Across:
         streams: of the fitting and of the held-out windows, which stay apart.
         """
         fitting, held_out = (
-            _moments(*states, stream.batches, device)
-            for *states, stream in zip(self.added, self.entered, streams, strict=True)
+            _moments(added, entered, stream.batches, device)
+            for added, entered, stream in zip(self.added, self.entered, streams, strict=True)
         )
         return replace(merge(fitting, held_out), parts=(fitting, held_out))
 

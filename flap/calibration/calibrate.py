@@ -4,7 +4,7 @@ Legend: N windows · T tokens a window.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -81,7 +81,8 @@ class Calibration:
         for i in walk:
             if i in self.runs.values():
                 across = Across(streams, added)
-            with self.model.adapter.mlp_outputs(i) if i + 1 in self.runs.values() else nullcontext([]) as outputs:
+            with ExitStack() as watched:
+                outputs = watched.enter_context(self.model.adapter.mlp_outputs(i)) if self.runs else []
                 observed = _observe(self.model, i, streams, covariance)
             if i in self.runs:
                 observed = replace(observed, across=across.statistics(streams, self.model.device))

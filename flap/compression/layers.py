@@ -35,11 +35,11 @@ def fit_across(across: Statistics, compensation: Compensation, trial: bool = Fal
 def fold(mlp: Block, map_OO: Tensor) -> None:
     """Let an MLP add T m as well: W' = W + T W, b' = b + T b. map_OO: T in float32."""
     output = mlp.output
-    new = [
-        None if old is None else (old.float() + map_OO.to(old.device) @ old.float()).to(old.dtype)
-        for old in (output.weight.detach(), output.bias)
-    ]
-    assign(output, *new)
+
+    def mapped(old: Tensor) -> Tensor:
+        return (old.float() + map_OO.to(old.device) @ old.float()).to(old.dtype)
+
+    assign(output, mapped(output.weight.detach()), None if output.bias is None else mapped(output.bias.detach()))
 
 
 def drop_layers(adapter: ModelAdapter, plan: PruningPlan, maps: Mapping[int, Fit]) -> dict[str, FitReport]:

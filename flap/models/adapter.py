@@ -151,7 +151,9 @@ class ModelAdapter:
     def mlp_outputs(self, layer: int) -> Iterator[list[Tensor]]:
         """Yield the list of what the MLP of a layer puts out inside the block, on the host, one tensor a call."""
         outputs: list[Tensor] = []
-        hook = self.mlp(layer).watched.register_forward_hook(lambda module, args, output: outputs.append(output.cpu()))
+        hook = self.mlp(layer).watched.register_forward_hook(
+            lambda *seen: outputs.append(seen[-1].to("cpu", copy=True))
+        )
         try:
             yield outputs
         finally:

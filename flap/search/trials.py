@@ -13,7 +13,7 @@ from flap.allocation.plan import LayerPlan
 from flap.allocation.ranking import highest
 from flap.models import Pair
 
-GONE = LayerPlan((), ())  # of a layer that leaves whole
+GONE: LayerPlan = Pair((), ())  # of a layer that leaves whole
 
 
 @dataclass(frozen=True)

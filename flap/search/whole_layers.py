@@ -58,8 +58,9 @@ def _room(budget: Budget, gone: Sequence[int]) -> bool:
 
 def _plan(budget: Budget, gone: Sequence[int], others: PruningPlan | None = None) -> PruningPlan:
     """Return the plan without these layers. others: of the other layers; None: they keep all."""
-    dense = (LayerPlan(*(tuple(range(units.count * units.members)) for units in layer)) for layer in budget.layers)
-    kept = iter(others.layers if others else (layer for i, layer in enumerate(dense) if i not in gone))
+    left = budget.without(gone)
+    whole = (LayerPlan(*(tuple(range(units.count)) for units in layer)) for layer in left.layers)
+    kept = iter(others.layers if others else whole)
     return PruningPlan(tuple(GONE if i in gone else next(kept) for i in range(len(budget.layers))), dropped=tuple(gone))
 
 
