@@ -4,43 +4,23 @@ Legend: N windows · T tokens a window · D hidden size · I = 2 D channels.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from flap.calibration.statistics import Statistics, merge
+from flap.calibration.statistics import Statistics
 from flap.calibration.symmetric import Symmetric
-from flap.models import Stream
 from flap.models.devices import widest_float
 
 
-class Across:
-    """What the MLP before some layers adds, and what these layers add together, for the windows of some streams.
-
-    The streams are those at the first of the layers. added: what the MLP adds, for each stream.
-    """
-
-    def __init__(self, streams: Sequence[Stream], added: Sequence[Sequence[Tensor]]) -> None:
-        self.entered, self.added = [list(stream.batches) for stream in streams], added
-
-    def statistics(self, streams: Sequence[Stream], device: torch.device) -> Statistics:
-        """Return the statistics of both side by side, now that the streams are behind the last of the layers.
-
-        They are moments about zero: a map that is fitted to them needs no bias, for which few families have a place.
-        streams: of the fitting and of the held-out windows, which stay apart.
-        """
-        fitting, held_out = (
-            _moments(added, entered, stream.batches, device)
-            for added, entered, stream in zip(self.added, self.entered, streams, strict=True)
-        )
-        return replace(merge(fitting, held_out), parts=(fitting, held_out))
-
-
-def _moments(
+def moments_across(
     added: Sequence[Tensor], before: Sequence[Tensor], after: Sequence[Tensor], device: torch.device
 ) -> Statistics:
-    """Return the moments of (m, δ): m what the MLP adds, δ the difference of the hidden states before and after."""
+    """Return the moments of (m, δ) over some windows: m what an MLP adds, δ what the layers after it add together.
+
+    They are about zero: a map that is fitted to them needs no bias, for which few families have a place. added: m of
+    each batch. before, after: the hidden states before and after these layers.
+    """
     size, num_tokens = 2 * before[0].shape[-1], 0
     products, zeros_I = Symmetric.zeros(size, device), torch.zeros(size, dtype=widest_float(device), device=device)
     for mlp_NTD, before_NTD, after_NTD in zip(added, before, after, strict=True):

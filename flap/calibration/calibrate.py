@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from flap.calibration.across import Across
+from flap.calibration.across import moments_across
 from flap.calibration.recorder import LayerRecorder, joined
-from flap.calibration.statistics import STATISTICS, LayerStatistics
+from flap.calibration.statistics import STATISTICS, LayerStatistics, Statistics, merge
 from flap.data import HELD_OUT, batches, split_windows
 from flap.models import Batch, PlacedModel, Seen, Stream, Walk
 from flap.storage import NOT_KEPT, Notes, WorkFolder, ranks
@@ -77,18 +77,26 @@ class Calibration:
                 yield i, self.layers[i] if self.layers else None
             return
         streams = self._enter(walk) if apart else [self._enter_whole(walk)]
-        added: list[list[Tensor]] = []
+        before, outputs = list[Tensor](), list[Tensor]()  # of all batches: hidden states, and what an MLP has added
         for i in walk:
             if i in self.runs.values():
-                across = Across(streams, added)
+                before, added = _states(streams), outputs
             with ExitStack() as watched:
                 outputs = watched.enter_context(self.model.adapter.mlp_outputs(i)) if self.runs else []
                 observed = _observe(self.model, i, streams, covariance)
             if i in self.runs:
-                observed = replace(observed, across=across.statistics(streams, self.model.device))
-            added = [outputs[: len(streams[0].batches)], outputs[len(streams[0].batches) :]]
+                observed = replace(observed, across=self._across(streams, added, before))
             yield i, observed
             del observed
+
+    def _across(self, streams: Sequence[Stream], added: Sequence[Tensor], before: Sequence[Tensor]) -> Statistics:
+        """Return the statistics across the layers that the streams have passed, of fitting and held-out windows."""
+        batches, after = len(streams[0].batches), _states(streams)
+        fitting, held_out = (
+            moments_across(added[part], before[part], after[part], self.model.device)
+            for part in (slice(batches), slice(batches, None))
+        )
+        return replace(merge(fitting, held_out), parts=(fitting, held_out))
 
     def in_sequence(self, covariance: bool, work: WorkFolder = NOT_KEPT) -> Visits:
         """As `visit`, but each layer's inputs are the outputs of the earlier layers as the caller has changed them."""
@@ -112,6 +120,10 @@ class Calibration:
     def _own(self, windows: Sequence[Tensor], images: Sequence[Seen]) -> list[Batch]:
         """Return the share of this process of some windows, in batches."""
         return [*batches(own_windows(windows), self.batch_size), *ranks.mine(images)]
+
+
+def _states(streams: Sequence[Stream]) -> list[Tensor]:
+    return [batch_NTD for stream in streams for batch_NTD in stream.batches]
 
 
 def own_windows(windows: Sequence[Tensor]) -> list[Tensor]:

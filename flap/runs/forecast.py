@@ -234,17 +234,14 @@ class Forecast(Ledger):
         blocks, share = self.place.shapes.blocks, 1 if self.choices.structure.experts else 2 / 3
         again = sum(2 * block.active_parameters * share for block in blocks if block.experts > 1)
         recorded = sum(block.chosen * recorded_operations(block.channels, covariance) for block in blocks)
-        recorded += self.across_layers * recorded_operations(2 * self.place.shapes.hidden, covariance)
+        shapes = self.place.shapes
+        if self.choices.structure.layers:
+            recorded += len(shapes.layers) * recorded_operations(2 * shapes.hidden, covariance)
         return self.run_operations(self.tokens) + self.tokens * (again + recorded)
 
-    @property
-    def across_layers(self) -> int:
-        """How many layers may leave whole, which are observed together with the MLP before them."""
-        return len(self.place.shapes.layers) - 1 if self.choices.structure.layers else 0
-
     def across(self) -> Memory:
-        """Return what that takes: what the MLP adds, inputs of the layers, and co-moments of both sets of windows."""
-        if not self.across_layers:
+        """Return what maps of whole layers take: what an MLP adds, inputs of layers, and two sets of co-moments."""
+        if not self.choices.structure.layers:
             return Memory()
         products = Memory(work=2 * 4 * num_elements(2 * self.place.shapes.hidden))
         return self.place.states(self.tokens, 1, files=False) + self.place.states(self.tokens, 1) + products
