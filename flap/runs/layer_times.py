@@ -44,8 +44,7 @@ class AlikeBlocks:
         """Return the widths W that a structure may give these blocks: in its multiples, and 0 where all may leave."""
         size = getattr(structure.block_sizes, self.block)
         counts = {max(1, round(share * self.units.count / size)) * size for share in SHARES}
-        least = Pair(structure.min_heads, structure.min_neurons)
-        counts |= set() if getattr(least, self.block) and not structure.layers else {0}
+        counts |= set() if getattr(Pair(structure.min_heads, structure.min_neurons), self.block) else {0}
         allowed = range(self.units.fewest, self.units.count)
         return [*sorted(count for count in counts if count in allowed), self.units.count]
 
@@ -104,20 +103,15 @@ class LayerTimes:
         return ranks.from_first(lambda: self.cache.get(LAYER_TIMES, {**key, **self.key}, measure)[0])
 
     def _measure_widths(self, model: PreTrainedModel, several: Sequence[Widths]) -> Times:
-        models = (self.budget.dense_widths, *several)
+        dropped = [[i for i, kept in enumerate(one) if self.structure.layers and not any(kept)] for one in several]
+        models = ((self.budget.dense_widths, []), *zip(several, dropped, strict=True))
         turns = [
-            [self.request.milliseconds(self._narrowed(model, widths)) for widths in models]
+            [self.request.milliseconds(narrowed(model, self.units, self.budget, *one)) for one in models]
             for _ in progress(range(1 + self.request.repeats), "time layers")
         ]
         times = np.array(turns[1:])  # by turn, model, and whether of the request or of its decoding
         ms: Times = (np.median(times / times[:, :1], axis=0) * np.median(times[:, 0], axis=0)).tolist()
         return ms
-
-    def _narrowed(self, model: PreTrainedModel, widths: Widths) -> PreTrainedModel:
-        other = narrowed(model, self.units, self.budget, widths)
-        if self.structure.layers:
-            adapt(other, *self.units).drop([i for i, kept in enumerate(widths) if not any(kept)])
-        return other
 
     def settle(
         self, model: PlacedModel, budget: Budget, plan_of: Callable[[Budget], PruningPlan]
@@ -176,13 +170,21 @@ class LayerTimes:
         return fixed, tuple(costs)
 
 
-def narrowed(model: PreTrainedModel, units: tuple[bool, bool], budget: Budget, widths: Widths) -> PreTrainedModel:
-    """Return a model whose layers keep their first units, as many as `widths` says; it shares all other tensors."""
+def narrowed(
+    model: PreTrainedModel, units: tuple[bool, bool], budget: Budget, widths: Widths, dropped: Sequence[int] = ()
+) -> PreTrainedModel:
+    """Return a model whose layers keep their first units, as many as `widths` says; it shares all other tensors.
+
+    dropped: layers that it lacks.
+    """
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     other = adapt(copy.deepcopy(model, shared), *units)
     for i, (kept, layer) in enumerate(zip(widths, budget.layers, strict=True)):
         neurons = (e * layer.mlp.count + n for e in range(layer.mlp.members) for n in range(kept.mlp))
-        slice_layer(other, i, LayerPlan(tuple(range(kept.attention)), tuple(neurons)), NoCompensation(), None)
+        if i not in dropped:
+            slice_layer(other, i, LayerPlan(tuple(range(kept.attention)), tuple(neurons)), NoCompensation(), None)
+    if dropped:
+        other.drop(dropped)
     return other.model
 
 
