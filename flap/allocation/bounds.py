@@ -4,7 +4,7 @@ Legend: K kept units of a block, from 0 to all of them.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -55,6 +55,12 @@ class Bound:
         factor = min(max((self.dense - measured) / saved, 1 / LIMIT), LIMIT)
         costs = tuple(Pair(*(factor * cost_K for cost_K in pair)) for pair in self.costs)
         return replace(self, costs=costs, fixed=self.dense - factor * (self.dense - self.fixed))
+
+    def without(self, layers: Collection[int]) -> "Bound":
+        """Return the bound on the other layers, where these have no units."""
+        empty = sum(float(cost_K[0]) for i in layers for cost_K in self.costs[i])
+        costs = tuple(pair for i, pair in enumerate(self.costs) if i not in layers)
+        return replace(self, fixed=self.fixed + empty, costs=costs)
 
     def in_unit(self, value: float) -> float:
         """Turn a cost into the unit of the target, or back: they differ for a speed, which is tokens / seconds."""

@@ -1,6 +1,6 @@
 """Prices and the budget: how many parameters each unit has, and how much is to be removed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 from flap.allocation.bounds import Bound, Widths, within_all
@@ -55,6 +55,12 @@ class Budget:
     def within(self, bounds: tuple[Bound, ...]) -> "Budget":
         """Return the budget with more bounds."""
         return replace(self, ratio=max([self.ratio, *map(self._least_share, bounds)]), bounds=(*self.bounds, *bounds))
+
+    def without(self, layers: Collection[int]) -> "Budget":
+        """Return the budget of the other layers, where these leave."""
+        others = tuple(layer for i, layer in enumerate(self.layers) if i not in layers)
+        left = replace(self, layers=others, bounds=tuple(bound.without(layers) for bound in self.bounds))
+        return replace(left, ratio=max(0.0, self.to_remove - self.total + left.total) / max(left.total, 1))
 
     def _least_share(self, bound: Bound) -> float:
         """Return the share that is removed if all that leaves is what the bound counts most for its parameters."""

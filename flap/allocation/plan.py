@@ -1,7 +1,7 @@
 """The pruning plan: which units stay. It is data: it can be saved, compared, and applied to another copy of a model."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -24,6 +24,7 @@ class PruningPlan:
     mlp_units: tuple[str, ...] = field(
         default=(), compare=False
     )  # the kind of unit of each layer's MLP; empty: neurons
+    dropped: tuple[int, ...] = ()  # the layers that leave whole, ascending; they keep no unit
 
     def with_layer(self, index: int, layer: LayerPlan) -> "PruningPlan":
         """Return a plan that differs in one layer."""
@@ -33,11 +34,20 @@ class PruningPlan:
         """Write the plan as JSON."""
         path.write_text(json.dumps(self.to_dict()) + "\n")
 
-    def to_dict(self) -> dict[str, list[dict[str, Sequence[int]]]]:
+    @property
+    def runs(self) -> dict[int, int]:
+        """The dropped layers that follow each other: the last of them -> the first."""
+        found: dict[int, int] = {}
+        for i in self.dropped:
+            found[i] = found.pop(i - 1, i)
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
         """Return the plan as `save` writes it."""
         names = self.mlp_units or ("neuron",) * len(self.layers)
         pairs = zip(names, self.layers, strict=True)
-        return {"layers": [{"kv_heads": list(kept.attention), f"{name}s": list(kept.mlp)} for name, kept in pairs]}
+        layers = [{"kv_heads": list(kept.attention), f"{name}s": list(kept.mlp)} for name, kept in pairs]
+        return {"layers": layers} | ({"dropped_layers": list(self.dropped)} if self.dropped else {})
 
     @classmethod
     def load(cls, path: Path) -> "PruningPlan":
@@ -50,4 +60,4 @@ class PruningPlan:
         units = ["expert" if "experts" in one else "neuron" for one in plain["layers"]]
         pairs = zip(plain["layers"], units, strict=True)
         layers = (LayerPlan(tuple(one["kv_heads"]), tuple(one[f"{unit}s"])) for one, unit in pairs)
-        return cls(tuple(layers), mlp_units=tuple(units))
+        return cls(tuple(layers), mlp_units=tuple(units), dropped=tuple(plain.get("dropped_layers", ())))

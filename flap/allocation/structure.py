@@ -64,6 +64,11 @@ class Structure(ABC):
         return ""
 
     @property
+    def layers(self) -> bool | str:
+        """Whether whole layers may leave, with a map in the MLP before them."""
+        return False
+
+    @property
     def trial_options(self) -> dict[str, Any]:
         """The options on which measured divergences in the scores depend; empty where nothing is measured."""
         return {}

@@ -5,15 +5,17 @@ Legend: O, I output and input channels of the output projection · K kept, P pru
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from flap.allocation import LayerPlan, PruningPlan
 from flap.calibration import LayerStatistics
-from flap.compression.compensation import Compensation, FitReport
+from flap.compression.assign import assign, set_weight
+from flap.compression.compensation import Compensation, Fit, FitReport
 from flap.compression.fitting import BlockFit, fit_layer
+from flap.compression.layers import drop_layers, fit_across
 from flap.models import Block, ModelAdapter, Pair, WholeExperts, run_empty_attention
 from flap.storage import NOT_KEPT, Notes, WorkFolder, as_json
 
@@ -52,11 +54,15 @@ def compress(
     work: of the walk that `statistics` are from, which leaves what is reported here to one that resumes it.
     Returns the fit reports by the name of the block.
     """
-    notes = Notes(FITS, work)
+    notes, maps = Notes(FITS, work), dict[int, Fit]()
     for i, observed in statistics:
-        notes.write(i, compress_layer(adapter, i, plan.layers[i], compensation, observed))
+        if i not in plan.dropped:
+            notes.write(i, compress_layer(adapter, i, plan.layers[i], compensation, observed))
+        elif observed and observed.across:
+            maps[plan.runs[i]] = fit_across(observed.across, compensation)
         del observed  # with its covariances, before the next layer's are collected
-    return joined(map(notes.read, range(len(plan.layers))))
+    reports = [notes.read(i) for i in range(len(plan.layers)) if i not in plan.dropped]
+    return joined([*reports, drop_layers(adapter, plan, maps)])
 
 
 def joined(reports: Iterable[Mapping[str, Sequence[Any]]]) -> dict[str, FitReport]:
@@ -145,23 +151,6 @@ def _with_constants(change: Change, constant_PO: Tensor) -> Tensor:
         bias_EO[change.kept_U] = change.bias_O.unflatten(0, (-1, bias_EO.shape[1]))
     bias_EO[change.pruned_U] = constant_PO.to(bias_EO)
     return bias_EO.flatten()
-
-
-def assign(linear: Any, weight: Tensor, bias: Tensor | None) -> None:
-    """Replace the tensors of a Linear, or of an object like one (experts.py), and update its widths."""
-    if not isinstance(linear, nn.Linear):
-        linear.assign(weight, bias)
-        return
-    trainable = linear.weight.requires_grad
-    set_weight(linear, weight)
-    new_bias = None if bias is None else nn.Parameter(bias.contiguous(), requires_grad=trainable)
-    linear.register_parameter("bias", new_bias)
-    linear.out_features, linear.in_features = weight.shape
-
-
-def set_weight(module: nn.Module, weight: Tensor) -> None:
-    """Replace the weight of a module; the new one is trainable if the old one was."""
-    module.weight = nn.Parameter(weight.contiguous(), requires_grad=cast(Tensor, module.weight).requires_grad)
 
 
 slice_layer = compress_layer_by(slice_out)

@@ -4,7 +4,8 @@ The names of a family's modules are a row of the table in `flap.modeling.familie
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, cast
@@ -21,6 +22,7 @@ from flap.models.replaced_forward import forwards_replaced
 
 QUERY_HEADS = ("num_heads", "num_attention_heads")  # attributes of attention modules
 KV_HEADS = ("num_key_value_heads", "num_kv_heads")
+BY_LAYER = ("layer_types", "no_rope_layers")  # config keys with a value for each layer
 
 
 @dataclass
@@ -122,6 +124,40 @@ class ModelAdapter:
         parts = [linear.out_features // neurons if neurons else 1 for linear in inputs]
         rows = [_rows([neurons] * count, neurons) for count in parts]
         return Block(f"layer {layer} MLP", output, split(neurons, neurons), tuple(zip(inputs, rows, strict=True)))
+
+    @property
+    def layers_may_leave(self) -> bool:
+        """Whether what a layer adds can be added by the MLP before it: all layers are plain, and sum as they are."""
+        family, text_alone = self.family, self.config is self.model.config
+        plain = text_alone and not family.experts and not family.whole_attention
+        return plain and family.sums and bool(getattr(self.config, "do_layer_norm_before", True))
+
+    def drop(self, layers: Collection[int]) -> None:
+        """Remove whole layers from the model; the others, and what the config says of each, move up."""
+        count = len(self.layers)
+        kept = [i for i in range(count) if i not in layers]
+        parent, _, name = self.family.layers.rpartition(".")
+        left = nn.ModuleList(self.layers[i] for i in kept)
+        setattr(self.decoder.get_submodule(parent), name, left)
+        for i, layer in enumerate(left):
+            for module in layer.modules():
+                _update(module, {"layer_idx": i})  # which names its place in a cache
+        for key in BY_LAYER:
+            if values := getattr(self.config, key, None):
+                setattr(self.config, key, [values[i] for i in kept])
+        self.config.num_hidden_layers = len(kept)
+
+    @contextmanager
+    def mlp_outputs(self, layer: int) -> Iterator[list[Tensor]]:
+        """Yield the list of what the MLP of a layer puts out inside the block, on the host, one tensor a call."""
+        outputs: list[Tensor] = []
+        hook = self.mlp(layer).watched.register_forward_hook(
+            lambda *seen: outputs.append(seen[-1].to("cpu", copy=True))
+        )
+        try:
+            yield outputs
+        finally:
+            hook.remove()
 
     def queries_per_group(self, layer: int) -> int:
         """Return the number of query heads that share one KV head; 1 under multi-head attention."""

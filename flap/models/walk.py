@@ -35,10 +35,14 @@ class Stream:
 
     def advance(self, index: int, layer: nn.Module) -> None:
         """Run the layer and replace the hidden states by its outputs."""
+        self.replace(self.outputs(index, layer))
+
+    def replace(self, outputs: Iterable[Tensor]) -> None:
+        """Replace the hidden states of each batch, none of which is overwritten."""
         files, buffers = self.walk.files, None
         if files is not None and self.batches:
             buffers, self.file = files.new([tuple(one_NTD.shape) for one_NTD in self.batches], self.batches[0].dtype)
-        for b, output_NTD in enumerate(self.outputs(index, layer)):
+        for b, output_NTD in enumerate(outputs):
             self.batches[b] = output_NTD.cpu() if buffers is None else buffers[b].copy_(output_NTD)
 
     def fork(self) -> "Stream":

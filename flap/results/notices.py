@@ -45,6 +45,9 @@ def _search(report: Report) -> list[str]:
     sentences = []
     if "rounds" in report.config.get("structure", {}) and "images" in report.sources:
         sentences.append("The search measured on windows of text alone, without an image.")
+    if report.dropped_layers:
+        layers = ", ".join(map(str, report.dropped_layers))
+        sentences.append(f"Layers that left whole, with a linear map in the MLP before them: {layers}.")
     if report.search_nats:
         before, after = report.search_nats[0], report.search_nats[-1]
         options = report.config.get("structure", {})

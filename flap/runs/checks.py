@@ -85,6 +85,8 @@ def check_budget(adapter: ModelAdapter, choices: Choices, config: FlapConfig, mo
     why = "whose attention does not run without heads (they share norms, sinks, latents or a state, or are GPT-2's)"
     allowed = f"1 or more for this model, {why}"
     require(bool(plain), "structure.min_heads", choices.structure.min_heads, allowed)
+    if choices.structure.layers:
+        _check_layers(adapter, choices.structure.layers, config, model)
     budget = price(adapter, config.ratio or 0)
     if targets(config.target):
         adds = choices.compensation.adds_bias
@@ -94,3 +96,16 @@ def check_budget(adapter: ModelAdapter, choices: Choices, config: FlapConfig, mo
         budget = budget.within(_without_rows(bounds, adapter, choices, itemsize))
     choices.structure.check(budget)
     return budget
+
+
+def _check_layers(adapter: ModelAdapter, layers: bool | str, config: FlapConfig, model: ModelSource) -> None:
+    """Check that whole layers may leave this model, whose maps are folded into layers that the walk has left behind.
+
+    Raises:
+        ValueError: they may not.
+    """
+    norms = "false for this model: expected layers of an attention and an MLP that both add to the stream as they are"
+    require(adapter.layers_may_leave, "structure.layers", layers, norms)
+    placement, one = f"device with structure.layers={layers}", f"1 with structure.layers={layers}"
+    require(model.placed.whole, "model.placement", model.placement, placement)
+    require((config.processes or ranks.size()) == 1, "processes", config.processes or ranks.size(), one)

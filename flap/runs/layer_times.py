@@ -98,13 +98,15 @@ class LayerTimes:
         median of the dense model's. The first process alone does it: models that run at once slow each other.
         """
         key = {"version": VERSION, **asdict(self.request), "widths": several, "units": self.units}
+        key |= {"layers": True} if self.structure.layers else {}
         measure = partial(self._measure_widths, model.model, several)
         return ranks.from_first(lambda: self.cache.get(LAYER_TIMES, {**key, **self.key}, measure)[0])
 
     def _measure_widths(self, model: PreTrainedModel, several: Sequence[Widths]) -> Times:
-        models = (self.budget.dense_widths, *several)
+        dropped = [[i for i, kept in enumerate(one) if self.structure.layers and not any(kept)] for one in several]
+        models = ((self.budget.dense_widths, []), *zip(several, dropped, strict=True))
         turns = [
-            [self.request.milliseconds(narrowed(model, self.units, self.budget, widths)) for widths in models]
+            [self.request.milliseconds(narrowed(model, self.units, self.budget, *one)) for one in models]
             for _ in progress(range(1 + self.request.repeats), "time layers")
         ]
         times = np.array(turns[1:])  # by turn, model, and whether of the request or of its decoding
@@ -168,13 +170,21 @@ class LayerTimes:
         return fixed, tuple(costs)
 
 
-def narrowed(model: PreTrainedModel, units: tuple[bool, bool], budget: Budget, widths: Widths) -> PreTrainedModel:
-    """Return a model whose layers keep their first units, as many as `widths` says; it shares all other tensors."""
+def narrowed(
+    model: PreTrainedModel, units: tuple[bool, bool], budget: Budget, widths: Widths, dropped: Sequence[int] = ()
+) -> PreTrainedModel:
+    """Return a model whose layers keep their first units, as many as `widths` says; it shares all other tensors.
+
+    dropped: layers that it lacks.
+    """
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     other = adapt(copy.deepcopy(model, shared), *units)
     for i, (kept, layer) in enumerate(zip(widths, budget.layers, strict=True)):
         neurons = (e * layer.mlp.count + n for e in range(layer.mlp.members) for n in range(kept.mlp))
-        slice_layer(other, i, LayerPlan(tuple(range(kept.attention)), tuple(neurons)), NoCompensation(), None)
+        if i not in dropped:
+            slice_layer(other, i, LayerPlan(tuple(range(kept.attention)), tuple(neurons)), NoCompensation(), None)
+    if dropped:
+        other.drop(dropped)
     return other.model
 
 

@@ -37,6 +37,7 @@ def count_pruned(report: Report, adapter: ModelAdapter, plan: PruningPlan, budge
         _widths(units, len(layer.attention), len(layer.mlp) // units.mlp.members)
         for units, layer in zip(budget.layers, plan.layers, strict=True)
     ]
+    report.dropped_layers = list(plan.dropped)
     report.tensor_parallel = [ranks for ranks in RANKS if all(_splits(layer, ranks) for layer in report.layers)]
 
 
@@ -53,7 +54,7 @@ def count_trimmed(report: Report, adapter: ModelAdapter) -> None:
 
 def _check_widths(adapter: ModelAdapter, plan: PruningPlan) -> None:
     actual = [tuple(block.num_units for block in adapter.blocks(i)) for i in range(len(adapter.layers))]
-    planned = [tuple(len(units) for units in layer) for layer in plan.layers]
+    planned = [tuple(map(len, layer)) for i, layer in enumerate(plan.layers) if i not in plan.dropped]
     if actual != planned:
         raise RuntimeError(f"the plan keeps {planned} KV heads and neurons, the layers have {actual}")
 

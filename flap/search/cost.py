@@ -16,6 +16,7 @@ from flap.models.shapes import BlockShape, Shapes
 from flap.search.divergence import EVERY, TOGETHER
 from flap.search.search import STRENGTHS, Search
 from flap.search.trials import removal_counts
+from flap.search.whole_layers import ONLY
 
 
 @dataclass(frozen=True)
@@ -28,11 +29,14 @@ class SearchWalk:
     trials: Sequence[Pair[int]]  # for each layer, how many there are of its attention and of its MLP
     kept: float  # the share of a block's units that stays in them, on average
     processes: int = 1  # which share candidates and trials; each one has the dense stream
+    whole: Sequence[int] = ()  # for each layer, how many trials it leaves whole in; empty: none
 
     @property
     def streams(self) -> list[int]:
         """The number of streams after each layer: the dense one, one a candidate, and one a trial so far."""
-        plans = accumulate((sum(pair) for pair in self.trials), initial=self.candidates)
+        whole = self.whole or [0] * len(self.trials)
+        trials = (sum(pair) + count for pair, count in zip(self.trials, whole, strict=True))
+        plans = accumulate(trials, initial=self.candidates)
         return [1 + math.ceil(count / self.processes) for count in plans][1:]
 
     @property
@@ -95,11 +99,13 @@ def search_walks(
     alone = [
         Pair(*(len(removal_counts(search.levels, *one)) for one in zip(sizes, fewest, strict=True))) for sizes in units
     ]
+    alone = [Pair(0, 0)] * len(units) if search.layers == ONLY else alone
+    whole = [int(i > 0) for i in range(len(units))] if search.layers else []
     around = [Pair(*(_neighbours(block) for block in layer.blocks)) for layer in shapes.layers]
     candidates = [1, *[len(STRENGTHS)] * search.rounds]
     rounds = [*[around] * search.rounds, [Pair(0, 0)] * len(shapes.layers)]
     tokens, round_tokens = map(whole_windows, (search.tokens, search.round_tokens))
-    first = SearchWalk("tokens", tokens, 0, alone, 1 - sum(search.levels) / len(search.levels))
+    first = SearchWalk("tokens", tokens, 0, alone, 1 - sum(search.levels) / len(search.levels), whole=whole)
     refining = [
         SearchWalk("round_tokens", round_tokens, count, trials, 1 - ratio)
         for count, trials in zip(candidates, rounds, strict=True)

@@ -21,6 +21,7 @@ from flap.search.divergence import DISTANCES, PlanDivergence
 from flap.search.refine import corrected, neighbours
 from flap.search.scoring import score_and_try
 from flap.search.trials import Trial, nats_by_block, removal_counts, unit_scores, without_lowest
+from flap.search.whole_layers import ONLY, with_whole_layers
 from flap.storage import WorkFolder
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class Search(Structure):
     round_tokens: int = 1024  # calibration tokens on which a plan and its neighbours are compared in a round, 1 or more
     levels: list[float] = field(default_factory=lambda: [0.25])  # shares of a block's units to remove, each in (0, 1)
     rounds: int = 0  # rounds in which the plan is refined by measurements of its neighbours, 0 or more
+    layers: bool | str = False  # true: whole layers leave, too, beside heads and neurons; "only": nothing else leaves
     step: float = 0.0625  # share of a block's units that a neighbour keeps more, or fewer, in (0, 1)
     divergence: str = "kl"  # kl: KL(dense ‖ pruned) in nats; acceptance: 1 - Σ min(p, q), the total variation
     measured_by: PlanDivergence | None = field(default=None, repr=False, compare=False)  # no option: of `measuring`
@@ -61,6 +63,9 @@ class Search(Structure):
         require(levels_fit, "structure.levels", self.levels, "shares of a block's units between 0 and 1")
         require(self.rounds >= 0, "structure.rounds", self.rounds, "a whole number >= 0")
         require(self.divergence in DISTANCES, "structure.divergence", self.divergence, " or ".join(DISTANCES))
+        require(self.layers in (False, True, ONLY), "structure.layers", self.layers, f"false, true or {ONLY}")
+        no_rounds = "0 with structure.layers: no round tries a whole layer"
+        require(not (self.layers and self.rounds), "structure.rounds", self.rounds, no_rounds)
         require(0 < self.step < 1, "structure.step", self.step, "a share of a block's units between 0 and 1")
 
     def measuring(self, divergence: Any) -> "Search":
@@ -71,7 +76,8 @@ class Search(Structure):
     def trial_options(self) -> dict[str, Any]:
         """The options on which the divergences of the trials depend."""
         whole = [not self.min_heads, not self.min_neurons]
-        return {"tokens": self.tokens, "levels": self.levels, "whole": whole, "divergence": self.divergence}
+        of_blocks = {"tokens": self.tokens, "levels": self.levels, "whole": whole, "divergence": self.divergence}
+        return of_blocks | ({"layers": self.layers} if self.layers else {})
 
     def score(self, metric: Metric, calibration: Calibration, budget: Budget, work: WorkFolder) -> Scores:
         """Return the scores of all units with the divergences of the trials, from one walk."""
@@ -83,6 +89,8 @@ class Search(Structure):
 
         scores: with the divergences of all `trials`.
         """
+        if self.layers:
+            return with_whole_layers(self, self.in_nats(scores, budget), scores, budget)
         first = Candidate.of(self, self.in_nats(scores, budget), budget)
         return self._refined(first, scores, budget) if self.rounds else first.plan
 
@@ -138,6 +146,8 @@ class Search(Structure):
 
     def removals(self, prices: Pair[Units]) -> Pair[list[int]]:
         """Return how many units the trials of each block of a layer remove; of experts, of each one."""
+        if self.layers == ONLY:
+            return Pair([], [])
         heads = removal_counts(self.levels, prices.attention.count, prices.attention.fewest or self.min_heads)
         neurons = removal_counts(self.levels, prices.mlp.count, self.min_neurons)
         most = prices.mlp.count - prices.mlp.fewest
@@ -153,7 +163,7 @@ class Search(Structure):
         for layer, measured, units, prices in zip(
             scores.layers, scores.divergences, budget.layers, budget.prices, strict=True
         ):
-            by_block = nats_by_block(zip(self.trials(layer, units), measured, strict=True))
+            by_block = nats_by_block(zip(self.trials(layer, units), measured, strict=False))  # a whole layer's is last
             blocks = zip(unit_scores(layer), by_block, units, prices, strict=True)
             layers.append(
                 Pair(*(spread_by_rank(score_U, nats, one.members) / price for score_U, nats, one, price in blocks))

@@ -13,6 +13,8 @@ from flap.allocation.plan import LayerPlan
 from flap.allocation.ranking import highest
 from flap.models import Pair
 
+GONE: LayerPlan = Pair((), ())  # of a layer that leaves whole
+
 
 @dataclass(frozen=True)
 class Trial:
