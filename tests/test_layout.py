@@ -133,7 +133,10 @@ assert AutoConfig.from_pretrained.__module__ == AutoConfig.__module__
     "code",
     [
         "import flap; flap.register(); from transformers import AutoConfig",
-        "from transformers import AutoConfig, AutoModelForCausalLM; import flap; flap.register(); flap.register()",
+        pytest.param(
+            "from transformers import AutoConfig, AutoModelForCausalLM; import flap; flap.register(); flap.register()",
+            marks=pytest.mark.long,  # as all tests import them first
+        ),
     ],
 )
 def test_after_register_the_auto_classes_read_pruned_checkpoints(
