@@ -47,12 +47,18 @@ def test_llama_cpp_has_its_tokens_and_its_predictions(kind: str, tmp_path: Path)
     assert (torch.tensor(found["logprobs"]) - expected(checkpoint, tokens)).abs().max() <= 1e-3
 
 
-def test_mlx_and_graphs(tmp_path: Path) -> None:
+def test_mlx(tmp_path: Path) -> None:
     checkpoint = trimmed("smollm", tmp_path)
     tokens = AutoTokenizer.from_pretrained(checkpoint)(TEXT[0]).input_ids[:12]
     job = {"folder": str(export_mlx(checkpoint)), "tokens": tokens, "new_tokens": 2}
     for found in mlx_lm({"trimmed": job})["trimmed"]["logprobs"]:
         assert (torch.tensor(found) - expected(checkpoint, tokens)).abs().max() <= 1e-3
-    session = ENGINES["onnx"](export_graph(checkpoint, "onnx"))
-    found = logprobs(session(), torch.tensor([tokens]), len(tokens))
+
+
+@pytest.mark.long  # a graph is traced
+def test_onnx_runtime(tmp_path: Path) -> None:
+    checkpoint = trimmed("smollm", tmp_path)
+    tokens = AutoTokenizer.from_pretrained(checkpoint)(TEXT[0]).input_ids[:12]
+    begin = ENGINES["onnx"](export_graph(checkpoint, "onnx"))
+    found = logprobs(begin(), torch.tensor([tokens]), len(tokens))
     assert (found - expected(checkpoint, tokens)).abs().max() <= 1e-3
