@@ -46,7 +46,7 @@ def trim(run: Run, work: WorkFolder, model: PlacedModel) -> None:
     assert run.choices.vocabulary is not None
     texts = run.texts.get("vocabulary", run.texts.get("calibration"))
     assert texts is not None
-    run.trimmed = trimmed = run.choices.vocabulary.trim(run.source.tokenizer, model.adapter.vocab_size, texts)
+    run.trimmed = trimmed = run.choices.vocabulary.trim(run.source.tokenizer, model, texts)
     cut_rows(model, trimmed.rows_K)
     run.report.vocabulary = trimmed.facts
     count_trimmed(run.report, model.adapter)

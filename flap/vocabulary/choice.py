@@ -11,17 +11,22 @@ from torch import Tensor
 from flap.vocabulary.tokens import Tokens
 
 
-def worth(counts_V: Tensor, tokens: Tokens) -> Tensor:
+def worth(counts_V: Tensor, share_V: Tensor) -> Tensor:
     """Return how much each token matters, worth_V, higher = keep; of equal ones the lower id stays.
 
-    It is how often a token was counted. Where ids are in the order of merges, as in most tokenizers, tokens that nobody
-    counted stay by their rank.
+    worth = c_v + Σ_t p(v | x_<t): how often a token was counted, and how often the model expected it in a text of as
+    many tokens. So the likely ones stay of those that nobody counted. The formula is ours; share_V: see `expected`.
     """
-    return counts_V
+    return counts_V + counts_V.sum() * share_V
 
 
 def choose(
-    counts_V: Tensor, tokens: Tokens, size: int | None = None, coverage: float | None = None, multiple_of: int = 1
+    counts_V: Tensor,
+    share_V: Tensor,
+    tokens: Tokens,
+    size: int | None = None,
+    coverage: float | None = None,
+    multiple_of: int = 1,
 ) -> set[str]:
     """Return the tokens that stay: in the order of their worth, each with all that it is made of.
 
@@ -33,7 +38,7 @@ def choose(
     enough = (coverage or math.inf) * sum(counts) * (1 - 1e-9)  # counts of mixtures are not whole
     limit = raised(size, multiple_of) if size else math.inf
     covered = sum(counts[tokens.ids[token]] for token in kept)
-    for i in torch.argsort(worth(counts_V, tokens), descending=True, stable=True).tolist():
+    for i in torch.argsort(worth(counts_V, share_V), descending=True, stable=True).tolist():
         if covered >= enough:
             limit, enough = min(limit, raised(len(kept), multiple_of)), math.inf
         if len(kept) >= limit:

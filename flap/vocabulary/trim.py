@@ -17,7 +17,9 @@ from transformers import PreTrainedTokenizerBase
 from flap.config import require
 from flap.data import Windows
 from flap.data.window_pool import tokenized
+from flap.models import PlacedModel
 from flap.vocabulary.choice import choose, raised
+from flap.vocabulary.expected import expected, sampled
 from flap.vocabulary.tokens import Tokens
 
 
@@ -36,7 +38,7 @@ class Trimmed:
 
 @dataclass(frozen=True)
 class Trim:
-    """The tokens that stay: those that are counted most often in texts, and all that they are made of.
+    """The tokens that stay: those counted or expected most often in texts, and all that they are made of.
 
     Special, added and byte tokens stay, so any text can still be written, one of rare tokens in more of them. On a
     text of tokens that stay, tokens and logits are those of the dense model.
@@ -73,10 +75,13 @@ class Trim:
         fits = self.size is None or fewest <= self.size <= self.most <= most
         require(fits, "vocabulary.size", self.size, allowed)
 
-    def trim(self, tokenizer: PreTrainedTokenizerBase, rows: int, texts: Windows) -> Trimmed:
-        """Return the tokenizer of the tokens that stay. rows: of the embedding. texts: in which they are counted."""
+    def trim(self, tokenizer: PreTrainedTokenizerBase, model: PlacedModel, texts: Windows) -> Trimmed:
+        """Return the tokenizer of the tokens that stay. texts: in which they are counted and expected."""
+        rows = model.adapter.vocab_size
         tokens, counts_V = Tokens.of(tokenizer, rows), counted(texts, tokenizer, rows)
-        kept = choose(counts_V, tokens, self.size, self.coverage, self.multiple_of)
+        windows = [sampled(text, tokenizer, texts.bos, len(texts.known)) for text in texts.known]
+        share_V = expected(model, windows)[:rows]
+        kept = choose(counts_V, share_V, tokens, self.size, self.coverage, self.multiple_of)
         made, old_ids = without(tokenizer, tokens, kept)
         rows_K = torch.tensor(old_ids)
         covered = float(counts_V[rows_K].sum() / counts_V.sum())

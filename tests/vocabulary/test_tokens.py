@@ -36,7 +36,7 @@ def both(request: pytest.FixtureRequest) -> Both:
     old = KINDS[request.param]()
     tokens = Tokens.of(old, len(old))
     counts_V = torch.tensor(old(COUNTED).input_ids).bincount(minlength=len(old)).double()
-    kept = choose(counts_V, tokens, coverage=1.0)
+    kept = choose(counts_V, torch.zeros_like(counts_V), tokens, coverage=1.0)
     assert len(tokens.stay) < len(kept) < len(old)
     new, old_ids = without(old, tokens, kept)
     return Both(old, new, kept, old_ids)

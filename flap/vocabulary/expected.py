@@ -1,0 +1,44 @@
+"""How often the model itself expects each token in a text: of tokens that nobody counted, the likely ones stay.
+
+Legend: N windows · T tokens in each window · D hidden size · P positions · V vocabulary.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from flap.data import Pool, Text
+from flap.evaluation.perplexity import chunk_size
+from flap.models import PlacedModel
+from flap.storage import ranks
+from flap.storage.progress import progress
+
+TOKENS = 16384  # that the model reads; more change which tokens stay by little
+LENGTH = 256  # of a window
+
+
+def sampled(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool, of: int) -> Tensor:
+    """Return windows from all over a text, tokens_NT; of: as many texts share the tokens."""
+    pool = Pool(text, tokenizer, bos)
+    tokens_NT = pool.cut(min(LENGTH, len(pool.tokens_S) + bos))
+    return tokens_NT[:: math.ceil(tokens_NT.numel() * of / TOKENS)]
+
+
+@torch.no_grad()
+def expected(model: PlacedModel, windows: Sequence[Tensor]) -> Tensor:
+    """Return the share of each token in what the model expects of a text, the mean of p(v | x_<t) over t: share_V.
+
+    It is float64. windows: tokens_NT of each text.
+    """
+    batches = [window_NT for tokens_NT in windows for window_NT in tokens_NT.split(8)]
+    own, chunk = ranks.mine(batches), chunk_size(model.adapter.vocab_size)
+    states, sums = model.hidden_states(own), []
+    for _ in progress(own, "expected tokens", Tensor.numel):
+        hidden_PD = next(states).flatten(0, 1)
+        parts = (model.adapter.logits(part_PD).float().softmax(-1).sum(dim=0) for part_PD in hidden_PD.split(chunk))
+        sums.append(torch.stack(list(parts)).double().sum(dim=0).cpu())
+    total_V = torch.stack(ranks.together(sums)).sum(dim=0)
+    return total_V / total_V.sum()
