@@ -127,10 +127,14 @@ class ModelAdapter:
 
     @property
     def layers_may_leave(self) -> bool:
-        """Whether what a layer adds can be added by the MLP before it: all layers are plain, and sum as they are."""
+        """Whether what a layer adds can be added by the MLP before it: all layers are plain, and sum as they are.
+
+        Some OPT models have norms behind the sums, and some GPT-2 scale attention by the place of a layer.
+        """
         family, text_alone = self.family, self.config is self.model.config
-        plain = text_alone and not family.experts and not family.whole_attention
-        return plain and family.sums and bool(getattr(self.config, "do_layer_norm_before", True))
+        plain = text_alone and not family.experts and not family.whole_attention and family.sums
+        others = {"do_layer_norm_before": True, "scale_attn_by_inverse_layer_idx": False}
+        return plain and all(getattr(self.config, key, value) == value for key, value in others.items())
 
     def drop(self, layers: Collection[int]) -> None:
         """Remove whole layers from the model; the others, and what the config says of each, move up."""

@@ -11,7 +11,7 @@ from flap.config import TargetConfig
 from flap.models import Pair, adapt
 from flap.search import Search
 from flap.search.whole_layers import ONLY
-from tests.helpers.ratios import assert_meets, budget_of, model_of, random_scores
+from tests.helpers.ratios import budget_of, model_of, random_scores
 
 NATS = [0.0, 0.3, 0.1, 0.2]  # of each layer of the tiny model that leaves alone; the first one cannot
 
@@ -40,8 +40,9 @@ def test_layers_leave_beside_units_where_those_cost_more(ratio: float) -> None:
     cheap, dear = plan_of(budget, True, 1e-4), plan_of(budget, True, 1.0)
     assert cheap.dropped == () and cheap == plan_of(budget, False, 1e-4)
     assert dear.dropped == {0.2: (), 0.35: (2,), 0.6: (2, 3)}[ratio]
+    largest = max(units.price for layer in budget.layers for units in layer)
     for plan in (cheap, dear):
-        assert_meets(plan, model_of("llama-gqa"), ratio)
+        assert abs(budget.total - budget.to_remove - budget.kept(plan)) <= largest
 
 
 def test_a_target_is_met_by_whole_layers() -> None:

@@ -107,8 +107,12 @@ class FamilyContract:
         assert torch.equal(adapter.logits(hidden(model)), expected)
         torch.testing.assert_close(adapter.logits(hidden(model).flatten(0, 1)), expected.flatten(0, 1))
 
-    def test_without_a_layer_it_is_stock_and_adds_the_map(self, model: PreTrainedModel, tmp_path: Path) -> None:
+    def test_without_a_layer_it_is_stock_and_adds_the_map(self, config: PreTrainedConfig, tmp_path: Path) -> None:
         """As the model whose second layer adds nothing but a map of what the first MLP has added, if it may leave."""
+        config = copy.deepcopy(config)
+        if hasattr(config, "scale_attn_by_inverse_layer_idx"):  # by the places of layers, which then may not leave
+            config.scale_attn_by_inverse_layer_idx = False
+        model = random_model(config)
         adapter = adapt(model)
         if not adapter.layers_may_leave:
             return
