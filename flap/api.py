@@ -8,16 +8,13 @@ from itertools import product
 from typing import Any, TypedDict, Unpack, cast
 
 import numpy
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra import compose
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from flap.allocation import Structure
 from flap.compression import Compensation
-from flap.config import FlapConfig, build, config_dir, explain, name_method, require, typed
+from flap.config import FlapConfig, build, composing, name_method, require, typed
 from flap.importance import Metric
 from flap.models import LoadedSource
 from flap.pipeline import run
@@ -105,18 +102,11 @@ def _check_shared(config: FlapConfig, objects: Mapping[str, Any]) -> None:
 
 def _compose(overrides: list[str], values: Mapping[str, Any]) -> FlapConfig:
     """Return the checked config of overrides and values, as the command line makes it; also in a Hydra application."""
-    outer = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(config_dir(), version_base="1.3"):
-            config = compose("config", overrides)
-            for key, value in values.items():
-                OmegaConf.update(config, key, _literal(value), merge=False)
-            return typed(config)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(explain(error)) from error
-    finally:
-        GlobalHydra.instance().hydra = outer
+    with composing():
+        config = compose("config", overrides)
+        for key, value in values.items():
+            OmegaConf.update(config, key, _literal(value), merge=False)
+        return typed(config)
 
 
 def _literal(value: Any) -> Any:

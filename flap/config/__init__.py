@@ -4,7 +4,7 @@ Importing it is fast, so that `--cfg job` and `--help` answer at once: it does n
 the network, the environment or the disk. Every error names the field, its value and what is allowed.
 """
 
-from flap.config.compose import build, typed
+from flap.config.compose import build, composing, typed
 from flap.config.messages import explain, gigabytes, one_line, require
 from flap.config.methods import name_method
 from flap.config.schema import (
@@ -20,6 +20,6 @@ from flap.config.schema import (
 )
 
 __all__ = [
-    "GGUF_TYPES", "TIME_TARGETS", "FlapConfig", "ModelConfig", "TargetConfig", "build", "config_dir", "explain",
-    "folder_name", "gigabytes", "in_time", "name_method", "one_line", "require", "targets", "typed",
+    "GGUF_TYPES", "TIME_TARGETS", "FlapConfig", "ModelConfig", "TargetConfig", "build", "composing", "config_dir",
+    "explain", "folder_name", "gigabytes", "in_time", "name_method", "one_line", "require", "targets", "typed",
 ]  # fmt: skip

@@ -65,8 +65,8 @@ def differences(stored: Mapping[str, Any], requested: Mapping[str, Any]) -> dict
 
 
 def changes_of_the_model(differences: Mapping[str, str]) -> list[str]:
-    """Return the texts of the differences that make another model, not only other measurements of it."""
-    return [text for key, text in differences.items() if not key.startswith("eval.")]
+    """Return the texts of the differences that make another model, not only other measurements or files of it."""
+    return [text for key, text in differences.items() if not key.startswith(("eval.", "checkpoint."))]
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

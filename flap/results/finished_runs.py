@@ -18,8 +18,8 @@ log = logging.getLogger(__name__)
 def finished_run(folder: Path, siblings: Iterable[Path], config: dict[str, Any]) -> tuple[Path, Report] | None:
     """Return the folder and report of a finished run of this config, in `folder` or in one of `siblings`; else None.
 
-    A run that differs only in its evaluation does not count: it runs again and measures what is missing. Nor does one
-    whose checkpoint is not there any more.
+    A run that has not measured or saved all that is asked for does not count: it runs again and adds what is missing.
+    Nor does one whose checkpoint is not there any more.
 
     Raises:
         ValueError: the folder holds a finished run of another config or of another version.
@@ -28,9 +28,10 @@ def finished_run(folder: Path, siblings: Iterable[Path], config: dict[str, Any])
         if read_state(run_dir) != "finished":
             continue
         report = Report.load(run_dir / "report.json")
-        found = differences(report.config, config)
+        asked = {name: options for name, options in report.config["eval"].items() if name in config["eval"]}
+        found = differences(report.config | {"eval": asked}, config)
         if not found:
-            if _has_checkpoint(run_dir, report):
+            if report.checkpoint is None or checkpoint_of(run_dir, report):
                 return run_dir, report
             log.info("%s: its checkpoint is not there, or is that of another run", run_dir)
         elif run_dir == folder and (others := changes_of_the_model(found)):
@@ -41,10 +42,15 @@ def finished_run(folder: Path, siblings: Iterable[Path], config: dict[str, Any])
     return None
 
 
-def _has_checkpoint(run_dir: Path, report: Report) -> bool:
-    """Return whether a finished run has saved no checkpoint, or the one that it has saved is still in its place."""
-    if report.checkpoint is None:
-        return True
+def checkpoint_of(run_dir: Path, report: Report) -> Path | None:
+    """Return the folder of the checkpoint that a finished run has saved; None if it has not, or another one is there.
+
+    More may have been measured since, which is in the report alone.
+    """
     target = Path(report.config["checkpoint"]["dir"] or run_dir / "checkpoint")
-    written = {"provenance": report.provenance, "plan": read_json(run_dir / "plan.json")}
-    return label_of(target) == dict(json.loads(to_json(written)))
+    label, made = label_of(target), dict(json.loads(to_json(report.provenance)))
+    written = label.get("provenance", {})
+    same_model = not changes_of_the_model(differences(written.get("config", {}), made["config"]))
+    same_code = [written.get(name) for name in ("versions", "git")] == [made["versions"], made["git"]]
+    same_plan = label.get("plan") == read_json(run_dir / "plan.json")
+    return target if report.checkpoint and same_model and same_code and same_plan else None

@@ -68,10 +68,11 @@ class RunRecord:
         return list(self.report.get("layer_errors", []))
 
     @property
-    def dense_identity(self) -> str:
-        """What the dense numbers depend on: the model, its path and type, and how it was measured."""
+    def dense_identity(self) -> frozenset[str]:
+        """What the dense numbers depend on: the model, its path and type, and each way in which it was measured."""
         config = self.report.get("config", {})
-        return json.dumps([self.model, config.get("model"), config.get("eval")], sort_keys=True)
+        ways = (config.get("eval") or {"": None}).items()
+        return frozenset(json.dumps([self.model, config.get("model"), *way], sort_keys=True) for way in ways)
 
     def differences_to(self, one: "RunRecord", names: Iterable[str]) -> dict[str, Difference]:
         """Return the difference self - one of each number that both runs have kept of the same documents.

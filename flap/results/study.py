@@ -24,7 +24,7 @@ class Study:
     """The runs of one or more sweeps, sorted by ratio, then by the first number; those without a result are last."""
 
     folder: Path  # where its files are written
-    commands: tuple[str, ...]  # that started the sweeps, of those with a multirun.yaml
+    commands: tuple[str, ...]  # that started the sweeps, of those with a multirun.yaml, and promoted cells
     runs: tuple[RunRecord, ...]
     planned: int = 0  # how many runs the sweeps have once all have begun; 0: unknown
 
@@ -57,7 +57,8 @@ class Study:
     def dense(self) -> DataFrame:
         """One row of `results` for each dense model and way to measure it: their runs share the dense numbers."""
         rows = {run.dense_identity: i for i, run in reversed(list(enumerate(self.runs))) if run.state == "finished"}
-        return self.results.loc[list(rows.values())[::-1]]
+        # one that was measured in fewer ways than another adds nothing to it
+        return self.results.loc[[i for way, i in reversed(rows.items()) if not any(way < other for other in rows)]]
 
     @property
     def measured(self) -> list[str]:

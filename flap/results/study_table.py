@@ -1,6 +1,7 @@
 """The table of a study: a row for each run with its choices, its results, and marks of what is best."""
 
 from math import isfinite
+from typing import Any
 
 from pandas import DataFrame
 
@@ -65,19 +66,52 @@ def _marks(study: Study) -> dict[tuple[int, str], Mark]:
     of which the runs do not say whether higher or lower values are better, nothing is marked.
     """
     found: dict[tuple[int, str], Mark] = {}
-    for _, alike in study.results.groupby(["model", "ratio"], dropna=False, sort=False):
+    for rows in _alike(study):
         for name in study.measured:
-            if better := study.better(name):
-                found |= _marks_of(study, alike, name, better)
+            found |= _marks_of(study, rows, name)
     return found
 
 
-def _marks_of(study: Study, rows: DataFrame, name: str, better: str) -> dict[tuple[int, str], Mark]:
-    values = rows[f"pruned/{name}"].dropna()
-    if len(values) < 2:
+def best(study: Study, name: str, top: int) -> list[RunRecord]:
+    """Return the `top` best runs of each model and ratio by a number, and those that are marked beside the best.
+
+    Raises:
+        ValueError: no run has this number, or none says which of its values are better.
+    """
+    if not study.better(name):
+        known = ", ".join(filter(study.better, study.measured)) or "a number of a finished cell; there is none"
+        raise ValueError(f"by={name}: expected one of {known}")
+    marked = {i for rows in _alike(study) for i, _ in _marks_of(study, rows, name)}
+    leading = {i for rows in _alike(study) for i in ranked(study, rows, name)[:top]}
+    return [run for i, run in enumerate(study.runs) if i in marked | leading]
+
+
+def leaders(study: Study) -> list[dict[str, Any]]:
+    """Return the best run of each model and ratio, by the first number that says which values are better."""
+    name = next(filter(study.better, study.measured), "")
+    firsts = [order[0] for rows in _alike(study) if name and (order := ranked(study, rows, name))]
+    runs = (study.runs[i] for i in firsts)
+    return [
+        {"cell": run.folder, "ratio": run.ratio, "number": name, "value": run.numbers("pruned")[name]} for run in runs
+    ]
+
+
+def _alike(study: Study) -> list[DataFrame]:
+    """Return the finished runs of each model and ratio, which can be compared."""
+    return [rows for _, rows in study.results.groupby(["model", "ratio"], dropna=False, sort=False)]
+
+
+def ranked(study: Study, rows: DataFrame, name: str) -> list[int]:
+    """Return those of the runs that have a number, the best first; none if no run says which values are better."""
+    better = study.better(name)
+    values = rows[f"pruned/{name}"].dropna() if better else rows[:0].index.to_series()
+    return list(values.sort_values(ascending=better == "lower", kind="stable").index)
+
+
+def _marks_of(study: Study, rows: DataFrame, name: str) -> dict[tuple[int, str], Mark]:
+    best, *others = ranked(study, rows, name) or [-1]
+    if not others:
         return {}
-    best = values.idxmin() if better == "lower" else values.idxmax()
-    others = [i for i in values.index if i != best]
     differences = {i: study.runs[i].differences_to(study.runs[best], [name]).get(name) for i in others}
     marked: dict[tuple[int, str], Mark] = {(i, name): "near" for i, one in differences.items() if one and not one.clear}
     if marked or None not in differences.values():

@@ -25,9 +25,9 @@ def write_files(run: Run, plan: PruningPlan, run_dir: Path | None) -> None:
 
 def _write_report(run: Run, plan: PruningPlan, run_dir: Path) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
-    for use in run.report.own_text:
-        [text] = (text for text in run.texts[use].known if text.name == SELF)
-        write_text(run_dir / f"{SELF}_{use}.jsonl", text.jsonl)
+    for use, windows in run.texts.items():
+        for text in (text for text in windows.known if text.name == SELF):
+            write_text(run_dir / f"{SELF}_{use}.jsonl", text.jsonl)
     plan.save(run_dir / "plan.json")
     run.report.save(run_dir / "report.json")
     write_text(run_dir / "report.md", markdown(run.report))

@@ -3,16 +3,21 @@
 A tracker is one file: a `Tracking` that opens a `RunInTracker`, whose six methods are all that is asked of it.
 """
 
+import hashlib
 import logging
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from flap.results import Report
+from flap.storage import write_text
 from flap.storage.progress import Step, listening
 
 log = logging.getLogger(__name__)
@@ -181,3 +186,28 @@ class NoTracking(Tracking):
 
     def open(self, config: dict[str, Any], job: JobInfo, run: TrackedRun) -> None:
         """Track nothing."""
+
+
+def require_package(name: str) -> None:
+    """Check that the package of a tracker is installed, without importing it.
+
+    Raises:
+        ValueError: it is not; says how to install it.
+    """
+    if find_spec(name) is None:
+        raise ValueError(f"tracking={name}: the package is not installed; pip install 'flap-pruning[{name}]'")
+
+
+def kept_id(folder: Path, text: str) -> str:
+    """Return the id that a run keeps in a folder of its tracker; made once, it is unique, also across machines."""
+    file = folder / "id"
+    if not file.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(file, f"{legal_id(text)}-{uuid4().hex[:8]}")
+    return file.read_text()
+
+
+def legal_id(text: str) -> str:
+    """Return a valid id for runs and artifacts: the end of the text, and a hash of the whole text."""
+    readable = re.sub(r"[^A-Za-z0-9_.-]+", "-", text)[-80:].strip("-.")
+    return f"{readable}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

@@ -1,17 +1,13 @@
 """The tracker of the choice `tracking=wandb`."""
 
-import hashlib
 import logging
-import re
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 from flap.results import Report
-from flap.storage import write_text
-from flap.tracking.base import JobInfo, RunInTracker, TrackedRun, Tracking
+from flap.tracking.base import JobInfo, RunInTracker, TrackedRun, Tracking, kept_id, legal_id
 from flap.tracking.login import MODES, environment, require_key, resolve_mode
 
 if TYPE_CHECKING:
@@ -86,7 +82,7 @@ class Wandb(Tracking):
         )
         return wandb.init(
             project=self.project, entity=self.entity, mode=mode,  # type: ignore[arg-type]
-            id=kept_id(run_dir, job.id), resume="allow",  # a requeued job continues its own run
+            id=kept_id(run_dir / "wandb", job.id), resume="allow",  # a requeued job continues its own run
             reinit="finish_previous",  # one run for each job, also if all jobs run in one process
             name=job.name, group=self.group or job.group, job_type=job.job_type,
             tags=list(dict.fromkeys([*job.tags, *self.tags])),
@@ -146,18 +142,3 @@ class WandbRun(RunInTracker):
     def finish(self, failed: bool) -> None:
         """End the run, with exit code 1 if it failed."""
         self.run.finish(exit_code=int(failed))
-
-
-def kept_id(run_dir: Path, text: str) -> str:
-    """Return the id of the run in a folder, which is made once and stored there; it is unique, also across machines."""
-    file = run_dir / "wandb" / "id"
-    if not file.is_file():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(file, f"{legal_id(text)}-{uuid4().hex[:8]}")
-    return file.read_text()
-
-
-def legal_id(text: str) -> str:
-    """Return a valid id for W&B runs and artifacts: the end of the text, and a hash of the whole text."""
-    readable = re.sub(r"[^A-Za-z0-9_.-]+", "-", text)[-80:].strip("-.")
-    return f"{readable}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"

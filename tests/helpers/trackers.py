@@ -1,0 +1,146 @@
+"""Each tracker on this machine alone, and what it has of a run, read back from the tracker itself."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flap.tracking import MLflow, Tracking, Trackio, Wandb
+from tests.helpers.wandb_records import recorded
+
+
+@dataclass
+class Seen:
+    """What a tracker has of one run."""
+
+    config: dict[str, str]  # some values, by dotted names
+    summary: dict[str, Any]
+    history: dict[str, list[float]]
+    layers: list[list[Any]]
+    report: bytes
+    failed: bool
+
+
+class InWandb:
+    """Weights & Biases, offline."""
+
+    tracking: Tracking = Wandb(mode="offline")
+    broken = "wandb.Run.log"
+
+    def runs(self, run_dir: Path) -> list[str]:
+        return [path.name for path in sorted(run_dir.glob("wandb/offline-run-*"))]
+
+    def seen(self, run_dir: Path) -> Seen:
+        run = recorded(run_dir)
+        files = [entry for one in run.artifacts.values() for entry in one.manifest.contents]
+        report = b"".join(Path(one.local_path).read_bytes() for one in files if one.path == "report.json")
+        history = {name: run.series(name) for row in run.history for name in row}
+        layers = run.table("layers")["data"] if "layers.path" in history else []
+        config = {"ratio": str(run.config["ratio"])}
+        return Seen(config, run.summary, history, layers, report, run.exit_code != 0)
+
+
+class InMLflow:
+    """MLflow's server on a port of this machine."""
+
+    broken = "mlflow.MlflowClient.log_batch"
+
+    def __init__(self, uri: str) -> None:
+        self.tracking: Tracking = MLflow(uri)
+        self.uri = uri
+
+    def found(self, run_dir: Path) -> list[Any]:
+        from mlflow import MlflowClient
+
+        client = MlflowClient(self.uri)
+        experiment = client.get_experiment_by_name("flap").experiment_id
+        return [run for run in client.search_runs([experiment]) if run.data.params["folder"] == str(run_dir)]
+
+    def runs(self, run_dir: Path) -> list[str]:
+        return [run.info.run_id for run in self.found(run_dir)]
+
+    def seen(self, run_dir: Path) -> Seen:
+        from mlflow import MlflowClient
+
+        [run], client = self.found(run_dir), MlflowClient(self.uri)
+        files = Path(client.download_artifacts(run.info.run_id, ""))
+        history = {
+            name: [one.value for one in client.get_metric_history(run.info.run_id, name)] for name in run.data.metrics
+        }
+        layers = json.loads((files / "layers.json").read_text())["data"] if (files / "layers.json").exists() else []
+        report = (files / "report.json").read_bytes() if (files / "report.json").exists() else b""
+        values = run.data.tags | run.data.metrics
+        return Seen(run.data.params, values, history, layers, report, run.info.status == "FAILED")
+
+
+class InTrackio:
+    """Trackio's database, where TRACKIO_DIR says."""
+
+    tracking: Tracking = Trackio()
+    broken = "trackio.Run.log_artifact"
+
+    def found(self, run_dir: Path) -> list[Any]:
+        import trackio
+
+        runs = trackio.Api().runs("flap")
+        return [run for run in runs if run.config and run.config["folder"] == str(run_dir)]
+
+    def runs(self, run_dir: Path) -> list[str]:
+        return [run.id for run in self.found(run_dir)]
+
+    def seen(self, run_dir: Path) -> Seen:
+        from trackio.sqlite_storage import SQLiteStorage
+        from trackio.utils import TRACKIO_DIR
+
+        [run] = self.found(run_dir)
+        steps = SQLiteStorage.get_logs("flap", run.name, run_id=run.id)
+        history = {name: [step[name] for step in steps if name in step] for step in steps for name in step}
+        summary = {name: values[-1] for name, values in history.items()}
+        table = summary.get("layers", {"_value": []})["_value"]
+        # where Trackio has an artifact is not in its interface
+        contents = [path.read_bytes() for path in Path(TRACKIO_DIR).glob("artifacts/flap/blobs/*/*/*")]
+        report = next((one for one in contents if one == (run_dir / "report.json").read_bytes()), b"")
+        ratio = str(run.config["ratio"])
+        return Seen({"ratio": ratio}, summary, history, [[*row.values()] for row in table], report, summary["failed"])
+
+
+@contextmanager
+def mlflow_server(folder: Path) -> Iterator[str]:
+    """The address of MLflow's own server, which keeps everything in a folder, until the block ends."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    uri = f"http://127.0.0.1:{port}"
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{folder}/db", "--artifacts-destination", str(folder / "files"),
+    ]  # fmt: skip
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    log = folder / "log"
+    with log.open("w") as said:
+        server = subprocess.Popen(command, stdout=said, stderr=said, env=os.environ | quiet, start_new_session=True)
+    try:
+        _wait(server, uri, log)
+        yield uri
+    finally:
+        os.killpg(server.pid, 15)
+        server.wait()
+
+
+def _wait(server: "subprocess.Popen[bytes]", uri: str, log: Path) -> None:
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline and server.poll() is None:
+        try:
+            with urllib.request.urlopen(f"{uri}/health"):
+                return
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError(f"MLflow's server does not answer: {log.read_text()[-2000:]}")

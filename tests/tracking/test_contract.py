@@ -1,0 +1,130 @@
+"""What every tracker is asked for, and no tracker may do to a run; each is read back from the tracker itself."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flap.config import build
+from flap.results import Report
+from flap.storage.progress import progress
+from flap.tracking import JobInfo, MLflow, Trackio, summary
+from flap.tracking.base import layer_rows
+from flap.tracking.in_mlflow import legal_name
+from tests.helpers.runs import composed
+from tests.helpers.trackers import InMLflow, InTrackio, InWandb, mlflow_server
+
+JOB = JobInfo("outputs/today/tiny", "tiny", tags=("WIFV", "AL-AM"))
+# its server takes ten seconds of a processor to start
+MLFLOW = pytest.param("mlflow", marks=pytest.mark.long)
+
+
+@pytest.fixture(scope="module", params=["wandb", MLFLOW, "trackio"])
+def tracker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A tracker that reaches nothing but this machine."""
+    folder = tmp_path_factory.mktemp(request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(("WANDB_", "MLFLOW_", "TRACKIO_"))]:
+            patch.delenv(name)
+        patch.setenv("HOME", str(folder))
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.setenv("TRACKIO_DIR", str(folder))
+        if request.param == "mlflow":
+            with mlflow_server(folder) as uri:
+                yield InMLflow(uri)
+        else:
+            yield {"wandb": InWandb, "trackio": InTrackio}[request.param]()
+
+
+@pytest.fixture
+def run_dir(tmp_path: Path, plain_report: dict[str, Any]) -> Path:
+    """The folder of a finished run."""
+    (tmp_path / "report.json").write_text(json.dumps(plain_report))
+    return tmp_path
+
+
+@pytest.fixture
+def report(run_dir: Path) -> Report:
+    return Report.load(run_dir / "report.json")
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [one.getMessage() for one in caplog.records if one.name.startswith("flap.tracking") and one.levelno > 20]
+
+
+def test_a_tracker_has_the_numbers_the_layers_the_progress_and_the_report(
+    tracker: Any, run_dir: Path, report: Report, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    tracker.tracking.check()
+    with tracker.tracking.start({"ratio": 0.4, "eval": None}, run_dir, JOB) as tracked:
+        list(progress(range(3), "calibrate", lambda item: 7))
+        tracked.finish(report)
+    said = capfd.readouterr()
+    assert (warnings(caplog), said.out) == ([], "")
+    assert [line for line in said.err.splitlines() if not line.startswith("calibrate ")] == []  # the run's own bar
+    seen = tracker.seen(run_dir)
+    assert seen.config["ratio"] == "0.4"
+    named = legal_name if isinstance(tracker, InMLflow) else str
+    expected = {named(name): value for name, value in summary(report).items() if value is not None}
+    assert len(expected) > 20 and {name: seen.summary[name] for name in expected} == expected
+    assert seen.history["progress/calibrate"][-1] == 1.0
+    assert seen.history["progress/calibrate/tokens_per_second"][-1] > 0
+    assert seen.layers == layer_rows(report)
+    assert seen.report == (run_dir / "report.json").read_bytes()
+    assert not seen.failed
+
+
+def test_a_job_that_fails_and_is_started_again_is_one_run(
+    tracker: Any, run_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ValueError, match="no memory"), tracker.tracking.start({"ratio": 0.4}, run_dir, JOB):
+        raise ValueError("no memory")
+    assert tracker.seen(run_dir).failed
+    with tracker.tracking.start({"ratio": 0.4}, run_dir, JOB):
+        pass
+    if not isinstance(tracker, InWandb):  # which joins the two records when they are sent
+        assert len(tracker.runs(run_dir)) == 1 and not tracker.seen(run_dir).failed
+    assert warnings(caplog) == []
+
+
+def test_what_fails_in_a_tracker_is_one_warning(
+    tracker: Any, run_dir: Path, report: Report, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*given: Any, **options: Any) -> None:
+        raise RuntimeError("no\nluck")
+
+    monkeypatch.setattr(tracker.broken, broken)
+    with tracker.tracking.start({"ratio": 0.4}, run_dir, JOB) as tracked:
+        list(progress(range(3), "calibrate"))
+        tracked.finish(report)
+    [warning] = warnings(caplog)
+    assert warning.startswith(f"{tracker.tracking.name}: RuntimeError: no luck; the run goes on")
+
+
+@pytest.mark.parametrize(("choice", "tracking"), [("mlflow", MLflow()), ("trackio", Trackio())])
+def test_a_missing_package_is_one_line(choice: str, tracking: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert build("tracking", composed(f"tracking={choice}").tracking) == tracking
+    monkeypatch.setattr("flap.tracking.base.find_spec", lambda name: None)
+    with pytest.raises(ValueError) as caught:
+        tracking.check()
+    expected = f"tracking={choice}: the package is not installed; pip install 'flap-pruning[{choice}]'"
+    assert str(caught.value) == expected
+
+
+def test_mlflow_needs_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(ValueError, match=r"^tracking\.uri=None: expected a server, as http://127\.0\.0\.1:5000, or"):
+        MLflow().check()
+
+
+def test_a_server_that_is_away_costs_seconds_and_one_warning(
+    run_dir: Path, report: Report, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with MLflow("http://127.0.0.1:9").start({}, run_dir, JOB) as tracked:
+        tracked.finish(report)
+    [warning] = warnings(caplog)
+    assert warning.startswith("MLflow: ") and "127.0.0.1" in warning
