@@ -92,6 +92,15 @@ def test_every_block_is_timed_at_its_widths(architecture: str) -> None:
     assert all((cost_K.diff() >= 0).all() for costs in bound.costs for cost_K in costs)
 
 
+def test_a_model_without_whole_layers_is_timed_without_them() -> None:
+    model = tiny_model("llama-gqa")
+    widths = [Pair(4, 56), Pair(0, 0), Pair(4, 8), Pair(4, 56)]
+    other = narrowed(model, (False, False), budget_of("llama-gqa", 0.0), widths, [1])
+    assert [layer.mlp.down_proj.in_features for layer in other.model.layers] == [56, 8, 56]
+    assert (other.config.num_hidden_layers, model.config.num_hidden_layers, len(model.model.layers)) == (3, 4, 4)
+    assert other(tokens()).logits.shape == model(tokens()).logits.shape
+
+
 def test_a_narrower_model_shares_what_is_not_narrower() -> None:
     model = tiny_model("llama-gqa")
     before = copy.deepcopy(model.state_dict())
