@@ -64,13 +64,13 @@ def check_timed(config: FlapConfig, choices: Choices, source: ModelSource) -> No
     choices.request.comparisons(source.max_length)
 
 
-def _without_rows(bounds: Sequence[Bound], adapter: ModelAdapter, choices: Choices, itemsize: int) -> list[Bound]:
+def _without_rows(bounds: Sequence[Bound], adapter: ModelAdapter, choices: Choices, itemsize: int) -> tuple[Bound, ...]:
     """Return the bounds without what the rows of the tokens that leave cost, besides the units of the layers."""
     if choices.vocabulary is None:
-        return list(bounds)
+        return tuple(bounds)
     leaving = row_parameters(adapter.model) * (adapter.vocab_size - choices.vocabulary.most)
     saved = {"parameters": leaving, "bytes": leaving * itemsize}
-    return [replace(bound, fixed=bound.fixed - saved.get(bound.target, 0)) for bound in bounds]
+    return tuple(replace(bound, fixed=bound.fixed - saved.get(bound.target, 0)) for bound in bounds)
 
 
 def check_budget(adapter: ModelAdapter, choices: Choices, config: FlapConfig, model: ModelSource) -> Budget:

@@ -34,6 +34,7 @@ class Tokens(ABC):
         """
         name, backend = type(tokenizer).__name__, getattr(tokenizer, "backend_tokenizer", None)
         require(backend is not None, "vocabulary", "trim", f"none, as the tokenizer ({name}) is not a fast one")
+        assert backend is not None
         spec: dict[str, Any] = json.loads(backend.to_str())
         model = spec["model"]
         plain = not model.get("continuing_subword_prefix") and not model.get("end_of_word_suffix")
@@ -118,7 +119,7 @@ class BPE(Tokens):
         """Return the vocabulary, and the merges of which all three tokens stay, in their old order."""
         merges = [[left, right] for left, right in self.ranks if {left, right, left + right} <= ids.keys()]
         merges.sort(key=lambda pair: self.ranks[pair[0], pair[1]])
-        return self.spec["model"] | {"vocab": dict(ids), "merges": merges}
+        return {**self.spec["model"], "vocab": dict(ids), "merges": merges}
 
 
 class Unigram(Tokens):
@@ -143,7 +144,7 @@ class Unigram(Tokens):
         """Return the scores of the tokens that stay, and the id of the unknown one."""
         model = self.spec["model"]
         unknown = None if model["unk_id"] is None else ids[model["vocab"][model["unk_id"]][0]]
-        return model | {"vocab": [entry for entry in model["vocab"] if entry[0] in ids], "unk_id": unknown}
+        return {**model, "vocab": [entry for entry in model["vocab"] if entry[0] in ids], "unk_id": unknown}
 
 
 KINDS: dict[str, type[Tokens]] = {"BPE": BPE, "Unigram": Unigram}
