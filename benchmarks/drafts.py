@@ -86,7 +86,6 @@ def in_vllm(parent: Path, draft: Path | None, drafts: int) -> Callable[[int], Wr
     engine = LLM(
         str(parent), trust_remote_code=True, enforce_eager=True, enable_prefix_caching=False, max_model_len=2048,
         max_num_seqs=1, speculative_config=speculative, disable_log_stats=False,
-        dtype="float32",  # in bfloat16 a batch of drafts rounds otherwise than one token, and greedy texts part
     )  # fmt: skip
 
     def count(name: str) -> int:
