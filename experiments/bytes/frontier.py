@@ -1,0 +1,92 @@
+"""Bits per byte of checkpoints at the types of a GGUF, against the size of the file; what is done is not done again.
+
+python experiments/bytes/frontier.py results.jsonl --dense CHECKPOINT --texts wikitext-2-raw-test.txt \
+    hellaswag-passages --forms trimmed=CHECKPOINT "flap_plus 0.1=CHECKPOINT" ...
+
+A weight of a type is what its GGUF holds, dequantised: matrices by the `gguf` package's quantiser, the embedding among
+them, all else as it is. Windows are cut by the dense model's tokenizer, and each form reads the same text.
+"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+import gguf
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+import flap
+from flap.data import begins_with_bos, evaluation_windows, read_text, retokenised, text_bytes
+from flap.evaluation.perplexity import window_losses
+from flap.export.gguf.export import export_gguf
+from flap.models import Resident
+
+TYPES = {"f16": None, "q8_0": "Q8_0", "q5_1": "Q5_1", "q4_0": "Q4_0"}
+SEQ_LEN, TOKENS = 256, 16_384  # of the dense tokenizer
+
+
+@torch.no_grad()
+def quantised(model: nn.Module, kind: str) -> int:
+    """Round the matrices to a type, in place; return by how many bytes the file is smaller than that of f16.
+
+    Rows of another length than a multiple of 32 get zeros at their end, which count.
+    """
+    if TYPES[kind] is None:
+        return 0
+    quant, saved = gguf.GGMLQuantizationType[TYPES[kind]], 0
+    for weight in (one for one in model.parameters() if one.dim() == 2):
+        rows = nn.functional.pad(weight.float(), (0, -weight.shape[1] % 32)).numpy()
+        packed = gguf.quants.quantize(rows, quant)
+        weight.copy_(torch.from_numpy(gguf.quants.dequantize(packed, quant))[:, : weight.shape[1]])
+        saved += 2 * weight.numel() - packed.nbytes
+    return saved
+
+
+def windows(name: str, dense: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase) -> tuple[Tensor, Tensor]:
+    """The tokens of the windows of a text, and how many bytes of each are scored."""
+    bos = begins_with_bos(dense, "auto", "bos")
+    tokens_NT = evaluation_windows(read_text(name, "evaluation", "text"), dense, SEQ_LEN, TOKENS, bos)
+    if own.get_vocab() != dense.get_vocab():
+        tokens_NT = retokenised(tokens_NT, dense, own, bos)
+    return tokens_NT, text_bytes(tokens_NT[:, 1:], own).sum(dim=1)
+
+
+def size_of_f16(checkpoint: Path) -> int:
+    file = checkpoint / "model-f16.gguf"
+    return (file if file.is_file() else export_gguf(checkpoint, "f16")).stat().st_size
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path)
+    parser.add_argument("--dense", type=Path, required=True)
+    parser.add_argument("--forms", nargs="*", default=[], help="NAME=CHECKPOINT")
+    parser.add_argument("--texts", nargs="+", required=True)
+    parser.add_argument("--types", nargs="+", choices=TYPES, default=list(TYPES))
+    options = parser.parse_args()
+    lines = options.results.read_text().splitlines() if options.results.is_file() else []
+    done = {tuple(json.loads(line)[key] for key in ("model", "form", "type", "text")) for line in lines}
+    dense = AutoTokenizer.from_pretrained(options.dense)
+    forms = {"dense": options.dense} | {name: Path(path) for name, path in (one.split("=") for one in options.forms)}
+    for kind in options.types:
+        for form, checkpoint in forms.items():
+            cells = [(options.dense.name, form, kind, Path(text).name) for text in options.texts]
+            if all(cell in done for cell in cells):
+                continue
+            model, own = flap.load(checkpoint, dtype=torch.bfloat16), AutoTokenizer.from_pretrained(checkpoint)
+            size = size_of_f16(checkpoint) - quantised(model, kind)
+            for cell, text in zip(cells, options.texts, strict=True):
+                tokens_NT, bytes_N = windows(text, dense, own)
+                bits_N = window_losses(Resident(model), tokens_NT, 8) * (tokens_NT[:, 1:] >= 0).sum(dim=1) / math.log(2)
+                value = (bits_N.sum() / bytes_N.sum()).item()
+                found = dict(zip(("model", "form", "type", "text"), cell, strict=True)) | {"bytes": size, "bits": value}
+                found |= {"bits_N": bits_N.tolist(), "bytes_N": bytes_N.tolist()}
+                with options.results.open("a") as file:
+                    file.write(json.dumps(found) + "\n")
+                print(*cell, f"{size / 1e6:.1f} MB", f"{value:.4f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
