@@ -14,7 +14,7 @@ from torch import Tensor
 from flap.results.run_folder import read_run
 
 Cell = tuple[float, str, str, str]  # ratio, structure, compensation, metric
-BASELINE = "REAP"
+BASELINE = "EAN"
 
 
 def main(sweeps: list[Path]) -> None:
