@@ -28,10 +28,11 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_a_row_of_engines_has_medians_and_their_share_of_what_could_be(engines: ModuleType) -> None:
-    dense = [{"prefill": speed, "decode": 8.0, "peak": 9e6} for speed in (10.0, 20.0, 90.0)]
-    taken = [{"prefill": 30.0, "decode": speed, "peak": 5e6} for speed in (1.0, 8.0, 9.0)]
+    milliseconds = {"first_ms": 4.0, "token_ms": 0.5}
+    dense = [{"prefill": speed, "decode": 8.0, "peak": 9e6, **milliseconds} for speed in (10.0, 20.0, 90.0)]
+    taken = [{"prefill": 30.0, "decode": speed, "peak": 5e6, **milliseconds} for speed in (1.0, 8.0, 9.0)]
     line = engines.row("llama.cpp", "AL-AM 0.5", taken, dense, {"prefill": 2.0, "decode": 1.25})
-    assert line == "| llama.cpp | AL-AM 0.5 | 30.0 | 1.50 | 2.00 | 0.75 | 8.0 | 1.00 | 1.25 | 0.80 | 5 |"
+    assert line == "| llama.cpp | AL-AM 0.5 | 30.0 | 1.50 | 2.00 | 0.75 | 8.0 | 1.00 | 1.25 | 0.80 | 4.0 | 0.5 | 5 |"
 
 
 def test_what_a_token_costs_is_counted_from_the_tensors(engines: ModuleType, model_dir: Path) -> None:

@@ -225,7 +225,7 @@ def recovered(dense: CheckpointSource, cut: Path, given: argparse.Namespace) -> 
     ALL_EXPERTS_FUNCTIONS.register("all_at_once", all_at_once)
     mixture.model.set_experts_implementation("all_at_once")
     with TemporaryDirectory() as folder:
-        report = recover(recovery, mixture, dense, tokens_NT, Path(folder), 0)
+        report = recover(recovery, mixture, dense.open(), tokens_NT, Path(folder), 0)
     write(mixture.model, dense, given.target)
     return {"held_out_windows": HELD_OUT_WINDOWS, **report}
 

@@ -83,11 +83,10 @@ class Calibration:
                 before, added = _states(streams), outputs
             with ExitStack() as watched:
                 outputs = watched.enter_context(self.model.adapter.mlp_outputs(i)) if self.runs else []
-                observed = _observe(self.model, i, streams, covariance)
+                seen = [_observe(self.model, i, streams, covariance)]
             if i in self.runs:
-                observed = replace(observed, across=self._across(streams, added, before))
-            yield i, observed
-            del observed
+                seen.append(replace(seen.pop(), across=self._across(streams, added, before)))
+            yield i, seen.pop()  # or this frame would keep the co-moments while those of the next layer are collected
 
     def _across(self, streams: Sequence[Stream], added: Sequence[Tensor], before: Sequence[Tensor]) -> Statistics:
         """Return the statistics across the layers that the streams have passed, of fitting and held-out windows."""

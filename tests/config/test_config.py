@@ -34,6 +34,7 @@ def test_every_option_composes_and_is_built(option: Path) -> None:
         f"{group}=[{name}]" if group == "eval" else f"{group}={name}",
         f"dry_run={group == 'model'}",
         f"structure.experts={name in (*EXPERT_METRICS, 'constant')}",
+        *(["vocabulary.size=4096"] if group == "vocabulary" and name != "none" else []),
     )
     choose(config)
     chosen = asdict(config)[group]
@@ -45,6 +46,8 @@ def test_every_option_composes_and_is_built(option: Path) -> None:
         chosen = chosen if name == "paper" else chosen.get(name, {})
     node = OmegaConf.to_container(OmegaConf.load(CONF / option))
     written = {key: value for key, value in node.items() if key != "defaults" and not str(value).startswith("${")}
+    if name == "trim":
+        written["size"] = 4096
     assert OmegaConf.merge(chosen, written) == chosen
     if "_target_" in node:
         assert type(build(group, chosen)) is get_class(node["_target_"])

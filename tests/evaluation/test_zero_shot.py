@@ -90,7 +90,11 @@ def test_the_margin_equals_a_loop_by_hand(task: str, normalised: bool, tokenizer
 def test_documents_are_those_that_the_accuracies_are_means_of(tokenizer: PreTrainedTokenizerFast) -> None:
     found, model = measured(tokenizer, "pair", "written"), tiny_model("llama-gqa")
     leaves = {f"{task}/{measure}" for task in ("animals", "places") for measure in ("acc", "acc_norm", "margin")}
-    assert set(found.documents) == {*leaves, "written/exact_match,first"}  # a group has no documents of its own
+    assert set(found.documents) == {
+        *leaves,
+        "written/exact_match,first",
+        "written/f1",
+    }  # a group has no documents of its own
     for name, values in found.documents.items():
         assert found.numbers[name] == pytest.approx(mean(values))
     for task in ("animals", "places"):
@@ -249,7 +253,8 @@ def test_identity_holds_all_but_the_batch_size(tokenizer: PreTrainedTokenizerFas
 def test_filters_stay_in_the_name(tokenizer: PreTrainedTokenizerFast) -> None:
     evaluator = ZeroShot(["written"], limit=2)
     found = measured(tokenizer, "written", limit=2)
-    assert set(found.numbers) == {"written/exact_match,first", "written/exact_match,first_stderr"}
+    measures = ("written/exact_match,first", "written/f1")
+    assert set(found.numbers) == {*measures, *(f"{one}_stderr" for one in measures)}
     assert evaluator.summary(found) == Measurement()  # no accuracy, no average
 
 
@@ -258,7 +263,8 @@ def test_lm_eval_says_which_values_are_better(tokenizer: PreTrainedTokenizerFast
     up, down = ("acc", "acc_norm", "margin"), {"mistakes/acc": "lower", "mistakes/margin": "higher"}
     leaves = {f"{task}/{measure}": "higher" for task in ("animals", "places") for measure in up}
     # of `undecided`, a group of `animals` and `mistakes`, nobody can say it
-    assert found == {**leaves, **down, "pair/acc": "higher", "written/exact_match,first": "higher"}
+    written = dict.fromkeys(("written/exact_match,first", "written/f1"), "higher")
+    assert found == {**leaves, **down, **written, "pair/acc": "higher"}
 
 
 def test_only_finite_numbers_are_kept() -> None:

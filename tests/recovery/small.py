@@ -19,14 +19,9 @@ FULL = Recovery("words", STEPS * BATCH * SEQ_LEN, learning_rate=3e-3, seq_len=SE
 LORA = Recovery("words", STEPS * BATCH * SEQ_LEN, learning_rate=1e-2, seq_len=SEQ_LEN, batch_size=BATCH, rank=8)
 
 
-class Dense:
-    """The source of the dense model."""
-
-    def __init__(self, architecture: str, dtype: torch.dtype = torch.float32) -> None:
-        self.model = in_type(tiny_model(architecture), dtype)
-
-    def open(self) -> PlacedModel:
-        return Resident(self.model)
+def dense(architecture: str = "llama-gqa", dtype: torch.dtype = torch.float32) -> PlacedModel:
+    """The teacher."""
+    return Resident(in_type(tiny_model(architecture), dtype))
 
 
 def in_type(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
@@ -51,7 +46,7 @@ def recovered(
 ) -> dict[str, Any]:
     """What is reported of the training of a model, which is changed in place."""
     dtype = model.dtype
-    return recover(recovery, Resident(model), Dense(architecture, dtype), windows(recovery), folder, seed)
+    return recover(recovery, Resident(model), dense(architecture, dtype), windows(recovery), folder, seed)
 
 
 def state(model: PreTrainedModel) -> dict[str, Tensor]:

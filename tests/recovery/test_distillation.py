@@ -24,7 +24,7 @@ from flap.recovery.student import mean_divergence
 from flap.recovery.trainable import trainable
 from tests.cases import random_model, tiny_model, tokens
 from tests.helpers.pruned import logits, prune
-from tests.recovery.small import FULL, LORA, SEQ_LEN, Dense, compressed, equal, in_type, recovered, state, windows
+from tests.recovery.small import FULL, LORA, SEQ_LEN, compressed, dense, equal, in_type, recovered, state, windows
 
 # Less than half of the steps, of which one comes after an evaluation: for what holds after each of them.
 SHORT, SHORT_LORA = (replace(one, tokens=17 * one.tokens_a_step) for one in (FULL, LORA))
@@ -51,7 +51,7 @@ def test_the_divergence_falls_and_the_model_can_be_saved_and_reloads_equal(
     found = recovered(model, recovery, tmp_path / "work", architecture)
     assert found["nats_after"] < 0.9 * found["nats_before"]
     held_out_NT = windows(recovery)[:HELD_OUT_WINDOWS]
-    again = mean_divergence(Resident(model), Dense(architecture, dtype).open(), held_out_NT, 8)
+    again = mean_divergence(Resident(model), dense(architecture, dtype), held_out_NT, 8)
     assert again == found["nats_after"]
     assert found["tokens"] == recovery.tokens and not found["stopped_early"]
     assert found["nats_by_tokens"][0][1] == pytest.approx(found["nats_before"], rel=0.03)  # in autocast
@@ -85,23 +85,23 @@ def test_embeddings_and_head_stay(recovery: object, trained: tuple[str, ...], tm
 def test_a_dense_model_that_shares_tensors_with_the_compressed_one_stays(
     recovery: Recovery, dtype: torch.dtype, tmp_path: Path
 ) -> None:
-    model, dense = compressed("llama-gqa", dtype), Dense("llama-gqa", dtype)
-    model.model.embed_tokens.weight = model.lm_head.weight = dense.model.model.embed_tokens.weight
-    for layer, dense_layer in zip(model.model.layers, dense.model.model.layers, strict=True):
+    model, teacher = compressed("llama-gqa", dtype), dense("llama-gqa", dtype)
+    model.model.embed_tokens.weight = model.lm_head.weight = teacher.model.model.embed_tokens.weight
+    for layer, dense_layer in zip(model.model.layers, teacher.model.model.layers, strict=True):
         layer.input_layernorm.weight = dense_layer.input_layernorm.weight
-    before = state(dense.model)
-    recover(recovery, Resident(model), dense, windows(recovery), tmp_path, seed=0)
-    assert equal(state(dense.model), before)
+    before = state(teacher.model)
+    recover(recovery, Resident(model), teacher, windows(recovery), tmp_path, seed=0)
+    assert equal(state(teacher.model), before)
     assert model.lm_head.weight is model.model.embed_tokens.weight
 
 
 @pytest.mark.parametrize("recovery", [SHORT, SHORT_LORA])
 def test_it_is_deterministic_and_leaves_random_states(recovery: Recovery, tmp_path: Path) -> None:
-    dense, tokens_NT, models = Dense("llama-gqa"), windows(recovery), [compressed(), compressed()]
+    teacher, tokens_NT, models = dense(), windows(recovery), [compressed(), compressed()]
     for number, model in enumerate(models):
         torch.manual_seed(number)
         before = torch.random.get_rng_state()
-        recover(recovery, Resident(model), dense, tokens_NT, tmp_path / str(number), seed=5)
+        recover(recovery, Resident(model), teacher, tokens_NT, tmp_path / str(number), seed=5)
         assert torch.equal(torch.random.get_rng_state(), before)
     assert equal(*map(state, models))
 

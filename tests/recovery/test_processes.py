@@ -22,7 +22,7 @@ def train(model_dir: Path, folder: Path) -> None:
     """Train in this process, or as one of several; leaves what it found and the weights in the folder."""
     source = find_model(ModelConfig("tiny", str(model_dir), device="cpu"), folder / "cache", trust_remote_code=False)
     model = compressed()
-    found = recover(SHORT, Resident(model), source, windows(SHORT), folder / "work", seed=0)
+    found = recover(SHORT, Resident(model), source.open(), windows(SHORT), folder / "work", seed=0)
     own = folder / str(ranks.rank())
     own.mkdir(parents=True)
     (own / "found.json").write_text(json.dumps(found))
