@@ -25,6 +25,7 @@ def test_vllm_computes_what_transformers_computes(folder: str) -> None:
     expected_NT = logprobs_NTV.gather(-1, every_NT[:, 1:, None])[..., 0]
     same_NT = logprobs_NTV.argmax(-1)[:, -new:] == every_NT[:, -new:]
     print(folder, f"greedy {same_NT.float().mean():.3f}, difference {(found_NT - expected_NT).abs().mean():.4f}")
-    # a random model's predictions are nearly even: bfloat16 alone changes one in eight, activations in FP8 one in three
+    # A random model's predictions are nearly even, so rounding changes many: found are 0.69 (FP8) to 0.91 (W4A16), and
+    # differences of 0.05 to 0.15. What is served wrongly agrees by chance alone.
     assert same_NT.float().mean() >= 0.6
     assert (found_NT - expected_NT).abs().mean() <= 0.2
