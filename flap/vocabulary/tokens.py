@@ -38,7 +38,7 @@ class Tokens(ABC):
         spec: dict[str, Any] = json.loads(backend.to_str())
         model = spec["model"]
         plain = not model.get("continuing_subword_prefix") and not model.get("end_of_word_suffix")
-        allowed = f"none, as the tokenizer ({model['type']}) is neither a BPE that all languages use nor Unigram"
+        allowed = f"none, as the tokenizer ({model['type']}) is neither BPE without word marks nor Unigram"
         require(model["type"] in KINDS and plain, "vocabulary", "trim", allowed)
         ids = {token: i for token, i in tokenizer.get_vocab().items() if i < rows}
         return KINDS[model["type"]](spec, ids, frozenset(tokenizer.all_special_ids))
