@@ -3,7 +3,7 @@
 import ctypes
 from pathlib import Path
 
-FTYPES = {"Q8_0": 7, "Q5_1": 9, "Q4_K_M": 15}  # llama.h: enum llama_ftype
+FTYPES = {"Q8_0": 7, "Q5_1": 9, "Q4_K_M": 15, "Q6_K": 18}  # llama.h: enum llama_ftype
 
 
 class QuantizeParams(ctypes.Structure):

@@ -4,12 +4,14 @@ python experiments/bytes/frontier.py results.jsonl --dense CHECKPOINT --texts wi
     hellaswag-passages --forms trimmed=CHECKPOINT "flap_plus 0.1=CHECKPOINT" ...
 
 A weight of a type is what its GGUF holds, dequantised: matrices by the `gguf` package's quantiser, the embedding among
-them, all else as it is. Windows are cut by the dense model's tokenizer, and each form reads the same text.
+them, all else as it is; K-quants by llama.cpp's own (`--llama`: the folder of its libraries), which chooses a type for
+each matrix. Windows are cut by the dense model's tokenizer, and each form reads the same text.
 """
 
 import argparse
 import json
 import math
+import sys
 from pathlib import Path
 
 import gguf
@@ -23,7 +25,11 @@ from flap.evaluation.perplexity import window_losses
 from flap.export.gguf.export import export_gguf
 from flap.models import Resident
 
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+from llama_quantize import quantise
+
 TYPES = {"f16": None, "q8_0": "Q8_0", "q5_1": "Q5_1", "q4_0": "Q4_0"}
+K_QUANTS = {"q6_k": "Q6_K", "q4_k_m": "Q4_K_M"}
 SEQ_LEN, TOKENS = 256, 16_384  # of the dense tokenizer
 
 
@@ -42,6 +48,27 @@ def quantised(model: nn.Module, kind: str) -> int:
         weight.copy_(torch.from_numpy(gguf.quants.dequantize(packed, quant))[:, : weight.shape[1]])
         saved += 2 * weight.numel() - packed.nbytes
     return saved
+
+
+@torch.no_grad()
+def k_quantised(model: nn.Module, checkpoint: Path, kind: str, libraries: Path) -> int:
+    """Round the matrices to what llama.cpp's quantiser makes of them, in place; return the bytes of its file.
+
+    Only `ffn_down` has rows long enough for a K-quant here; llama.cpp gives the others blocks of 32, row by row.
+    """
+    file = checkpoint / f"model-{kind}.gguf"
+    if not file.is_file():
+        quantise(libraries, checkpoint / "model-f16.gguf", file, K_QUANTS[kind])
+    found = {tensor.name: tensor for tensor in gguf.GGUFReader(file).tensors}
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 100)
+    for name, weight in ((name, weight) for name, weight in model.named_parameters() if weight.dim() == 2):
+        tensor = found[f"{names.get_name(name.removesuffix('.weight'))}.weight"]
+        packed, quant = tensor.data, tensor.tensor_type
+        if quant.name.startswith("Q") and not quant.name.endswith("_K"):  # of the model's own order of heads
+            rows = nn.functional.pad(weight.float(), (0, -weight.shape[1] % 32)).numpy()
+            packed = gguf.quants.quantize(rows, quant)
+        weight.copy_(torch.from_numpy(gguf.quants.dequantize(packed, quant))[:, : weight.shape[1]])
+    return file.stat().st_size
 
 
 def windows(name: str, dense: PreTrainedTokenizerBase, own: PreTrainedTokenizerBase) -> tuple[Tensor, Tensor]:
@@ -64,7 +91,8 @@ def main() -> None:
     parser.add_argument("--dense", type=Path, required=True)
     parser.add_argument("--forms", nargs="*", default=[], help="NAME=CHECKPOINT")
     parser.add_argument("--texts", nargs="+", required=True)
-    parser.add_argument("--types", nargs="+", choices=TYPES, default=list(TYPES))
+    parser.add_argument("--types", nargs="+", choices=[*TYPES, *K_QUANTS], default=list(TYPES))
+    parser.add_argument("--llama", type=Path, help="the folder with llama.cpp's libraries, for K-quants")
     options = parser.parse_args()
     lines = options.results.read_text().splitlines() if options.results.is_file() else []
     done = {tuple(json.loads(line)[key] for key in ("model", "form", "type", "text")) for line in lines}
@@ -76,7 +104,11 @@ def main() -> None:
             if all(cell in done for cell in cells):
                 continue
             model, own = flap.load(checkpoint, dtype=torch.bfloat16), AutoTokenizer.from_pretrained(checkpoint)
-            size = size_of_f16(checkpoint) - quantised(model, kind)
+            size = size_of_f16(checkpoint)
+            if kind in K_QUANTS:
+                size = k_quantised(model, checkpoint, kind, options.llama)
+            else:
+                size -= quantised(model, kind)
             for cell, text in zip(cells, options.texts, strict=True):
                 tokens_NT, bytes_N = windows(text, dense, own)
                 bits_N = window_losses(Resident(model), tokens_NT, 8) * (tokens_NT[:, 1:] >= 0).sum(dim=1) / math.log(2)
