@@ -21,9 +21,11 @@ from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from engine_speed import ENGINES
 from safetensors import safe_open
 from scale import LAYERS
+
+from flap.evaluation import engine_speed
+from flap.evaluation.engine_speed import ENGINES
 
 BESIDE = Path(__file__).parent
 FEW = ["calibration=boolq-passages", "calibration.num_samples=16", "eval=none"]
@@ -33,9 +35,9 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def run(*command: str, python: str = sys.executable) -> str:
-    """What a command printed; its errors go to the console."""
-    return subprocess.run([python, *command], check=True, stdout=subprocess.PIPE, text=True).stdout
+def run(*command: str, python: str = sys.executable, asked: str = "") -> str:
+    """What a command printed; its errors go to the console. asked: its standard input."""
+    return subprocess.run([python, *command], check=True, stdout=subprocess.PIPE, text=True, input=asked).stdout
 
 
 def variants(ratios: Sequence[float], structures: Sequence[str]) -> dict[str, list[str]]:
@@ -81,7 +83,7 @@ def row(
         median, base = (statistics.median(one[what] for one in runs) for runs in (taken, dense))
         times = median / base
         cells += [f"{median:.1f}", f"{times:.2f}", f"{promise[what]:.2f}", f"{times / promise[what]:.2f}"]
-    cells += [f"{statistics.median(one[what] for one in taken):.1f}" for what in ("first_ms", "token_ms")]
+    cells += [f"{statistics.median(one[what] for one in taken):.1f}" for what in ("first_token_ms", "token_ms")]
     cells.append(f"{statistics.median(one['peak'] for one in taken) / 1e6:.0f}")
     return f"| {' | '.join(cells)} |"
 
@@ -102,8 +104,11 @@ def compare(options: argparse.Namespace, folder: Path) -> None:
     for _, engine, name in product(range(options.repeats), engines, places):
         if engine not in engines:
             continue
-        arguments = [engine, str(places[name]), str(options.prompt), str(options.new_tokens), str(options.batch)]
-        printed = run(str(BESIDE / "engine_speed.py"), *arguments, python=pythons.get(engine, sys.executable))
+        arguments = [engine, str(places[name]), str(options.prompt + options.new_tokens), str(options.batch)]
+        printed = run(
+            engine_speed.__file__, *arguments, python=pythons.get(engine, sys.executable),
+            asked=f"{options.prompt} {options.new_tokens} {options.batch}\n",
+        )  # fmt: skip
         found = json.loads(printed.splitlines()[-1])
         if "absent" in found:
             print(f"{engine}: not measured, {found['absent']}", flush=True)

@@ -28,7 +28,7 @@ def engines(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_a_row_of_engines_has_medians_and_their_share_of_what_could_be(engines: ModuleType) -> None:
-    milliseconds = {"first_ms": 4.0, "token_ms": 0.5}
+    milliseconds = {"first_token_ms": 4.0, "token_ms": 0.5}
     dense = [{"prefill": speed, "decode": 8.0, "peak": 9e6, **milliseconds} for speed in (10.0, 20.0, 90.0)]
     taken = [{"prefill": 30.0, "decode": speed, "peak": 5e6, **milliseconds} for speed in (1.0, 8.0, 9.0)]
     line = engines.row("llama.cpp", "AL-AM 0.5", taken, dense, {"prefill": 2.0, "decode": 1.25})
@@ -39,13 +39,6 @@ def test_what_a_token_costs_is_counted_from_the_tensors(engines: ModuleType, mod
     layers, head = 4 * (4 * 1536 + 56 * 96), 96 * 32  # KV heads and neurons; words times the hidden size
     assert engines.reads(model_dir) == {"prefill": layers, "decode": layers + head}
     assert list(engines.variants([0.5], ["AL-AM"])) == ["dense", "AL-AM 0.5", "AL-AM 0.5, round_to=64"]
-
-
-def test_an_engine_that_cannot_run_says_so_in_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, str(BENCHMARKS / "engine_speed.py"), "llama.cpp", str(tmp_path), "8", "2"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={"OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["absent"]
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from flap.data import Text
 from flap.models import PlacedModel
@@ -65,8 +65,9 @@ class SideBySide:
     """A measurement of two models side by side, because times measured at different moments are not comparable."""
 
     name: str
-    run: Callable[[PreTrainedModel, PreTrainedModel], tuple[Numbers, Numbers]]  # (dense, pruned)
+    run: Callable[..., tuple[Numbers, Numbers]]  # (dense, pruned)
     identity: Mapping[str, Any] = field(default_factory=dict)
+    files: str | None = None  # "hf", "gguf": `run` takes folders with such checkpoints; None: models
 
 
 class Evaluator(ABC):

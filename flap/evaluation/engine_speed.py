@@ -1,8 +1,9 @@
-"""How fast one checkpoint is in one engine: `python benchmarks/engine_speed.py ENGINE CHECKPOINT PROMPT NEW [BATCH]`.
+"""A process that holds a checkpoint in an engine and times requests: `engine_speed.py ENGINE CHECKPOINT LONGEST BATCH`.
 
-PROMPT and NEW are numbers of tokens, BATCH one of requests at once. Printed as the last line, as JSON: tokens a second
-of prefill and of decoding, milliseconds to the first token and for each further one, and the peak memory in bytes; or,
-under "absent", why there are none. The interpreter needs the engine alone, not flap.
+The interpreter needs the engine alone, not flap. LONGEST is the tokens of the longest prompt and its answer, BATCH the
+most requests at once. Each line of the standard input is a request: PROMPT NEW BATCH, numbers of tokens and of prompts.
+Each is answered by a line of JSON: tokens a second of prefill and of decoding, milliseconds to the first token and for
+each further one, and the peak memory in bytes; or, under "absent", why there are none.
 With one thread (OMP_NUM_THREADS=1) seconds are those of the processor, which the machine's other processes hardly
 lengthen; with more they are those of the clock.
 """
@@ -17,13 +18,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+ROOM = 32  # tokens; engines want a little more than a request has
 THREADS = int(os.environ.get("OMP_NUM_THREADS", "1"))
 SECONDS = time.process_time if THREADS == 1 else time.perf_counter
 # Greedily continues prompts of one length by so many tokens, never ending earlier.
 Generate = Callable[[list[list[int]], int], object]
 
 
-def in_transformers(checkpoint: Path, batch: int) -> Generate:
+def in_transformers(checkpoint: Path, longest: int, batch: int) -> Generate:
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -39,12 +41,12 @@ def in_transformers(checkpoint: Path, batch: int) -> Generate:
     return generate
 
 
-def in_llama_cpp(checkpoint: Path, batch: int) -> Generate:
+def in_llama_cpp(checkpoint: Path, longest: int, batch: int) -> Generate:
     import xllamacpp
 
     options = xllamacpp.CommonParams()
     options.model.path = str(checkpoint / "model-f16.gguf")
-    options.n_ctx, options.n_parallel, options.n_gpu_layers, options.port = 2048 * batch, batch, 0, 0
+    options.n_ctx, options.n_parallel, options.n_gpu_layers, options.port = (longest + ROOM) * batch, batch, 0, 0
     options.cpuparams.n_threads = options.cpuparams_batch.n_threads = THREADS
     server = xllamacpp.Server(options)
     address = f"{server.listening_address}/completion"
@@ -59,7 +61,7 @@ def in_llama_cpp(checkpoint: Path, batch: int) -> Generate:
     return lambda prompts, new_tokens: list(requests.map(one, prompts, [new_tokens] * len(prompts)))
 
 
-def in_vllm(checkpoint: Path, batch: int) -> Generate:
+def in_vllm(checkpoint: Path, longest: int, batch: int) -> Generate:
     os.environ |= {
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # its seconds are then those of this process
         "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB; else it wants nearly all memory of the machine
@@ -68,8 +70,8 @@ def in_vllm(checkpoint: Path, batch: int) -> Generate:
     from vllm import LLM, SamplingParams
 
     engine = LLM(
-        str(checkpoint), trust_remote_code=True, enforce_eager=True, enable_prefix_caching=False, max_model_len=2048,
-        max_num_seqs=batch,
+        str(checkpoint), trust_remote_code=True, enforce_eager=True, enable_prefix_caching=False,
+        max_model_len=longest + ROOM, max_num_seqs=batch,
     )  # fmt: skip
 
     def generate(prompts: list[list[int]], new_tokens: int) -> object:
@@ -79,7 +81,7 @@ def in_vllm(checkpoint: Path, batch: int) -> Generate:
     return generate
 
 
-def in_mlx(checkpoint: Path, batch: int) -> Generate:
+def in_mlx(checkpoint: Path, longest: int, batch: int) -> Generate:
     from mlx_lm import load, stream_generate
 
     model, tokenizer = load(str(checkpoint / "mlx"), trust_remote_code=True)
@@ -91,7 +93,7 @@ def in_mlx(checkpoint: Path, batch: int) -> Generate:
 
 
 # Engine: how it is set up, and the format of `python -m flap.export` that it needs, if any.
-ENGINES: dict[str, tuple[Callable[[Path, int], Generate], str | None]] = {
+ENGINES: dict[str, tuple[Callable[[Path, int, int], Generate], str | None]] = {
     "transformers": (in_transformers, None),
     "llama.cpp": (in_llama_cpp, "gguf"),
     "vllm": (in_vllm, None),
@@ -111,17 +113,24 @@ def speeds(generate: Generate, prompts: list[list[int]], new_tokens: int) -> dic
     first, whole = seconds(1), seconds(1 + new_tokens)
     tokens, token = sum(map(len, prompts)), (whole - first) / new_tokens
     speed = {"prefill": tokens / first, "decode": len(prompts) / token}
-    return speed | {"first_ms": 1000 * first, "token_ms": 1000 * token}
+    return speed | {"first_token_ms": 1000 * first, "token_ms": 1000 * token}
 
 
-def main(engine: str, checkpoint: str, prompt: str, new_tokens: str, batch: str = "1") -> None:
-    prompts = [[100 + (7 * i + 31 * n) % 1000 for i in range(int(prompt))] for n in range(int(batch))]
+def main(engine: str, checkpoint: str, longest: str, batch: str) -> None:
     try:
-        found: dict[str, Any] = {**speeds(ENGINES[engine][0](Path(checkpoint), len(prompts)), prompts, int(new_tokens))}
+        generate = ENGINES[engine][0](Path(checkpoint), int(longest), int(batch))
+        for line in sys.stdin:
+            prompt, new_tokens, count = map(int, line.split())
+            prompts = [[10 + (7 * i + 31 * n) % 200 for i in range(prompt)] for n in range(count)]
+            answer({**speeds(generate, prompts, new_tokens), "peak": peak_bytes()})
     except Exception as error:  # each engine has errors of its own
-        found = {"absent": " ".join(f"{type(error).__name__}: {error}".split())[:300]}
-    print("\n" + json.dumps(found | {"peak": peak_bytes()}), flush=True)
+        answer({"absent": " ".join(f"{type(error).__name__}: {error}".split())[:300]})
     os._exit(0)  # some engines do not let a process end
+
+
+def answer(found: dict[str, Any]) -> None:
+    """Print what was found on a line of its own, which begins as no other line does."""
+    print("\n" + json.dumps(found), flush=True)
 
 
 def peak_bytes() -> int:
