@@ -39,9 +39,10 @@ def export_compressed(checkpoint: Path, scheme: str, python: str) -> Path:
     check_plain("compressed-tensors", config)
     shards, target = Shards.open(checkpoint), checkpoint / f"compressed-tensors-{scheme}"
     matrices = {name for name, shape in shards.shapes.items() if name.endswith(".weight") and len(shape) > 1}
-    linears = _linears(config, shards)
+    linears, heads = _linears(config, shards)
     _check_rows(scheme, config, {name: shards.shapes[name][1] for name in linears})
-    ignored = [name.removesuffix(".weight") for name in sorted(matrices - linears)]
+    # a tied head is in no file, but transformers would want its scale
+    ignored = [name.removesuffix(".weight") for name in sorted(matrices - linears | heads)]
     try:
         with atomic_directory(target, "export") as scratch, TemporaryDirectory() as plain:
             for file in checkpoint.iterdir():
@@ -53,8 +54,8 @@ def export_compressed(checkpoint: Path, scheme: str, python: str) -> Path:
     return target
 
 
-def _linears(config: PreTrainedConfig, shards: Shards) -> set[str]:
-    """Return the weights of the decoder layers' Linears.
+def _linears(config: PreTrainedConfig, shards: Shards) -> tuple[set[str], set[str]]:
+    """Return the weights of the decoder layers' Linears, and those of other Linears, such as the head.
 
     Raises:
         ValueError: other modules have matrices there, as experts or GPT-2's.
@@ -66,7 +67,7 @@ def _linears(config: PreTrainedConfig, shards: Shards) -> set[str]:
     inside = {name for name, shape in shards.shapes.items() if name.startswith(start) and len(shape) > 1}
     if others := sorted(inside - linears):
         raise ValueError(f"compressed-tensors: {others[0]} is no weight of a Linear, and only those can be quantised")
-    return inside
+    return inside, linears - inside
 
 
 def _check_rows(scheme: str, config: PreTrainedConfig, columns: dict[str, int]) -> None:

@@ -23,7 +23,7 @@ REFUSED_FAMILIES = {
 REFUSED = {f"{model_type}-layers": words for model_type, words in REFUSED_FAMILIES.items()}
 # Of the schemes in `make.py`. On CPUs with AMX, vLLM's Transformers backend and its kernel of W8A8 do not fit together.
 COMPRESSED = (
-    "compressed-layers/compressed-tensors-FP8_DYNAMIC", "compressed-layers/compressed-tensors-W4A16",
+    "smollm2-flap/compressed-tensors-FP8_DYNAMIC", "compressed-layers/compressed-tensors-W4A16",
     "compressed-stock/compressed-tensors-W8A8", "compressed-stock/compressed-tensors-FP8_DYNAMIC",
     "compressed-stock/compressed-tensors-W4A16",
 )  # fmt: skip

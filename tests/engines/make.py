@@ -203,3 +203,4 @@ if __name__ == "__main__":
         make_scores(model_type, folder / "experts")
     for name in PACKAGED:
         make_packaged(name, folder / name)
+    export_compressed(folder / "smollm2-flap", "FP8_DYNAMIC", sys.argv[2])

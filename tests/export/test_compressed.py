@@ -30,9 +30,15 @@ def python(tmp_path: Path) -> str:
     return str(script)
 
 
-def test_what_llm_compressor_is_given(python: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    """The files that make the checkpoint, and no other ones; all matrices of the decoder layers, and no other ones."""
-    directory = checkpoint(tmp_path / "pruned", "llama-gqa", tokenizer, tie_word_embeddings=False).directory
+@pytest.mark.parametrize("tied", [False, True])
+def test_what_llm_compressor_is_given(
+    tied: bool, python: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    """The files that make the checkpoint, and no other ones; all matrices of the decoder layers, and no other ones.
+
+    A tied head is in no file, but transformers reads a head with a scale unless it is told not to.
+    """
+    directory = checkpoint(tmp_path / "pruned", "llama-gqa", tokenizer, tie_word_embeddings=tied).directory
     (directory / "model-f16.gguf").write_text("")
     folder = export_compressed(directory, "W8A8", python)
     assert folder == directory / "compressed-tensors-W8A8"
