@@ -135,7 +135,7 @@ def allocate(
 ) -> PruningPlan:
     """Return the plan: which units stay within the budget. A budget in time is corrected by what plans take."""
     structure = _measuring(run, model, statistics)
-    if run.ranking and run.number is None:
+    if run.ranking and run.kept_tokens is None:
         share_target(run, model.adapter, structure, scores)
 
     def plan_of(budget: Budget) -> PruningPlan:

@@ -48,7 +48,7 @@ class Run(Ledger):
     target: Path  # the folder of the checkpoint
     images: Images | None = None  # the windows of calibration with images
     ranking: Ranking | None = field(default=None, init=False)  # the tokens in the order in which they stay
-    number: int | None = field(default=None, init=False)  # of them that stay, once it is known
+    kept_tokens: int | None = field(default=None, init=False)  # how many of them, once it is known
     trimmed: Trimmed | None = field(default=None, init=False)  # the vocabulary, once tokens have left
     replaces_checkpoint: bool = False  # whether an existing checkpoint in the target may be replaced
     reopen: Callable[[], PlacedModel] | None = field(default=None, init=False)  # opens the dense model once more

@@ -83,7 +83,7 @@ def _keep(run: Run, adapter: ModelAdapter, number: int) -> None:
     """Set how many tokens stay. The budget has counted those that `size` names."""
     assert run.choices.vocabulary is not None
     more = number - run.choices.vocabulary.named
-    run.number = number
+    run.kept_tokens = number
     run.budget = run.budget.with_fixed(costs_of_rows(adapter, run.source.dtype.itemsize, more))
     run.choices.structure.check(run.budget)
 
@@ -96,9 +96,9 @@ def _cost_of_trimming(run: Forecast, model: None) -> Cost:
 @stage("trim", _cost_of_trimming)
 def trim(run: Run, work: WorkFolder, model: PlacedModel) -> None:
     """Remove the rows of the tokens that leave; what comes after reads its texts with the new tokenizer."""
-    assert run.ranking is not None and run.number is not None
+    assert run.ranking is not None and run.kept_tokens is not None
     before = run.source.tokenizer
-    trimmed = Trimmed.of(before, run.ranking, run.number, model.adapter.vocab_size)
+    trimmed = Trimmed.of(before, run.ranking, run.kept_tokens, model.adapter.vocab_size)
     cut_rows(model, trimmed.rows_K)
     run.report.vocabulary = trimmed.facts
     count_trimmed(run.report, model.adapter)

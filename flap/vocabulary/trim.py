@@ -65,7 +65,7 @@ class Trim:
     size: int | None = None  # tokens that stay; or coverage; or neither, with a target
     coverage: float | None = None  # share of the counted tokens that stay, above 0 and at most 1
     dataset: Any = None  # a text or mixture in which tokens are counted; None: that of calibration
-    multiple_of: int = 1  # the number of tokens that stay is raised to a multiple of this, 1 or more
+    multiple_of: int = 1  # the number of tokens that stay is a multiple of this (a size is raised to one), 1 or more
 
     def __post_init__(self) -> None:
         allowed = "one of vocabulary.size=32768 and vocabulary.coverage=0.9999"
