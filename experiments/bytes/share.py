@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from flap.config import ModelConfig
+from flap.data.text import Text
 from flap.data.text_files import read_text
 from flap.data.window_pool import tokenized
 from flap.models import find_model
@@ -21,11 +22,12 @@ EDGES = (8192, 16384, 24576, 32768, 40960)
 
 
 def main(counted: list[str], unseen: list[str]) -> None:
-    source = find_model(ModelConfig("smollm2-135m", "smollm2-135m", "bfloat16"), cache_root(None), False)
+    smollm = ModelConfig("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", "bfloat16")
+    source = find_model(smollm, cache_root(None), False)
     model, tokenizer = source.open(), source.tokenizer
     rows = model.adapter.vocab_size
 
-    def counts(text: str) -> Tensor:
+    def counts(text: Text) -> Tensor:
         return tokenized(text, tokenizer, False, True)[0].bincount(minlength=rows).double()
 
     texts = [read_text(name, "calibration", "counted") for name in counted]

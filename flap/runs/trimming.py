@@ -19,6 +19,7 @@ from flap.search import Search
 from flap.search.rows import Rows, rows_that_stay
 from flap.storage import WorkFolder, ranks
 from flap.vocabulary import Tokens, Trimmed
+from flap.vocabulary.choice import raised
 from flap.vocabulary.expected import BATCH, LENGTH, TOKENS
 from flap.vocabulary.rows import cut_rows
 
@@ -76,7 +77,7 @@ def share_target(run: Run, adapter: ModelAdapter, structure: Structure, scores: 
     cost = costs_of_rows(adapter, itemsize, 1)
     rows = Rows(ranking.nats_R, cost, adapter.vocab_size, trim.multiple_of)
     number = ranks.from_first(lambda: rows_that_stay(cast(Search, structure), scores, rows, run.budget))
-    _keep(run, adapter, max(number, ranking.fewest))
+    _keep(run, adapter, max(number, raised(ranking.fewest, trim.multiple_of)))
 
 
 def _keep(run: Run, adapter: ModelAdapter, number: int) -> None:

@@ -28,8 +28,7 @@ class Rows:
 def rows_that_stay(search: Search, scores: Scores, rows: Rows, budget: Budget) -> int:
     """Return how many rows stay where rows, attention units and neurons leave in one ranking by nats over price.
 
-    A model of so many rows, and of the plan of a budget for the rest, is that of the whole ranking: all of it that
-    stays is worth more than what leaves, in nats over price, and a target is met to within the smallest of them.
+    With one target, so many rows and the plan of a budget for the rest are what the whole ranking keeps.
 
     scores: with the divergences of the trials. budget: its bounds count none of the rows.
     """

@@ -92,8 +92,12 @@ class Trim:
         """
         fewest, most = len(tokens.stay), len(tokens.ids)
         allowed = f"{fewest} (special, added and byte tokens, which have to stay) to {most}, all tokens"
-        fits = self.size is None or fewest <= self.size <= self.named <= most
-        require(fits, "vocabulary.size", self.size, allowed)
+        size = fewest if self.size is None else self.size
+        require(fewest <= size <= most, "vocabulary.size", self.size, allowed)
+        fits = raised(size, self.multiple_of) <= most
+        require(
+            fits, "vocabulary.multiple_of", self.multiple_of, f"one with a multiple from {size} to {most}, all tokens"
+        )
 
     def rank(self, tokenizer: PreTrainedTokenizerBase, model: PlacedModel, texts: Windows) -> Ranking:
         """Return the tokens in the order in which they stay. texts: in which they are counted and expected."""
