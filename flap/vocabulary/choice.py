@@ -60,8 +60,9 @@ class Ranking:
         """What the removal of each token costs, in nats a token of text; does not rise; infinite where it has to stay.
 
         nats_v = 8 · worth_v / Σ c, ours. A removed token of a text costs 8 nats, whichever it is: measured on SmolLM2,
-        7.7 to 8.7 on average over texts; how near the share of a text is: experiments/bytes/README.md. Sums from the end are replaced by their lower
-        convex envelope: a token that matters less than what is made of it counts with that on average.
+        7.7 to 8.7 on average over texts (experiments/bytes/README.md, which also says how near worth / Σ c comes to the
+        share of unseen text). Sums from the end are replaced by their lower convex envelope: a token that matters less
+        than what is made of it counts with that on average.
         """
         nats_R = NATS * self.worth_R[self.fewest :] / self.counts_R.sum()
         rising = convex_steps([0.0, *nats_R.flip(0).cumsum(0).tolist()])
