@@ -14,7 +14,7 @@ from flap.runs.method import write as write_own_text
 from flap.runs.prepare import prepare
 from flap.runs.report_files import write_files
 from flap.runs.stages import compare, load, measure_compressed, measure_dense, recover, save, time_layers
-from flap.runs.trimming import trim
+from flap.runs.trimming import rank_tokens, trim
 from flap.storage import ranks
 
 
@@ -72,7 +72,9 @@ def prune_in_sequence(run: Ledger, model: PlacedModel) -> PruningPlan:
 
 
 def calibrate(run: Ledger, model: PlacedModel) -> list[LayerStatistics]:
-    """Return the statistics of all layers, if a choice needs plain ones; the model may write a text itself before."""
+    """Return the statistics of all layers, if a choice needs plain ones; the dense model may write a text before."""
     for use in run.own_shares:
         run.stage(write_own_text, model, use)
+    if run.choices.vocabulary is not None:
+        run.stage(rank_tokens, model)
     return run.stage(observe, model) if run.choices.read_plain_statistics else []

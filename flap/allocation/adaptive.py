@@ -1,6 +1,6 @@
 """AL-MM and AL-AM: the units of all layers are ranked together, on a common scale (FLAP, section 3.3)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from flap.allocation.bounds import Bound
 from flap.allocation.budget import Budget, lowest_ratio
 from flap.allocation.by_hand import ManualHeads
 from flap.allocation.plan import LayerPlan, PruningPlan
@@ -79,21 +78,40 @@ def one_ranking(structure: Structure, scaled: Sequence[Pair[Tensor]], budget: Bu
     """Return the plan of one ranking of all units of all layers, each at its price. scaled: scores on one scale."""
     blocks = list(chain(*_in_blocks(structure, scaled, budget)))
     if budget.bounds:
-        kept = _keep_within(budget.bounds, list(map(structure.sizes_in, budget.layers)), blocks)
+        fewest, costs = [one.fewest for one in blocks], _costs(structure, budget)
+        kept_B = within([one.score_B for one in blocks], fewest, costs, _room(budget))
+        kept: Sequence[Tensor] = torch.split(kept_B, [len(one.score_B) for one in blocks])
     else:
         kept = _keep(budget.total - budget.to_remove, blocks)
     return _plan(blocks, kept)
 
 
-def _keep_within(bounds: Sequence[Bound], sizes: Sequence[Pair[int]], blocks: Sequence[Blocks]) -> tuple[Tensor, ...]:
-    """Return the masks of the kept blocks, from one ranking of all, that are within all bounds."""
-    scores = [one.score_B for one in blocks]
-    costs = [
+def blocks_beside(
+    structure: Structure, scaled: Sequence[Pair[Tensor]], score_B: Tensor, cost: Mapping[str, float], budget: Budget
+) -> int:
+    """Return how many blocks of something else stay, which are ranked as if they were the units of one more layer.
+
+    scaled: scores of the units. score_B: of the blocks, on the same scale. cost: of one, by the names of targets.
+    """
+    blocks, count_K = list(chain(*_in_blocks(structure, scaled, budget))), torch.arange(len(score_B) + 1).double()
+    pairs = zip(_costs(structure, budget), budget.bounds, strict=True)
+    costs = [[*of_units, cost.get(bound.target, 0) * count_K] for of_units, bound in pairs]
+    scores, fewest = [*(one.score_B for one in blocks), score_B], [*(one.fewest for one in blocks), 0]
+    return int(within(scores, fewest, costs, _room(budget))[-len(score_B) :].sum())
+
+
+def _costs(structure: Structure, budget: Budget) -> list[list[Tensor]]:
+    """Return for each bound what the blocks of all attentions, and then of all MLPs, cost by how many stay."""
+    sizes = list(map(structure.sizes_in, budget.layers))
+    return [
         [pair[which][:: size[which]] for which in range(2) for pair, size in zip(bound.costs, sizes, strict=True)]
-        for bound in bounds
+        for bound in budget.bounds
     ]
-    kept_B = within(scores, [one.fewest for one in blocks], costs, [bound.most - bound.fixed for bound in bounds])
-    return torch.split(kept_B, list(map(len, scores)))
+
+
+def _room(budget: Budget) -> list[float]:
+    """Return for each bound the most that all units may cost together."""
+    return [bound.most - bound.fixed for bound in budget.bounds]
 
 
 def _keep(to_keep: float, blocks: Sequence[Blocks]) -> tuple[Tensor, ...]:

@@ -1,6 +1,6 @@
 """Prices and the budget: how many parameters each unit has, and how much is to be removed."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 
 from flap.allocation.bounds import Bound, Widths, within_all
@@ -56,6 +56,11 @@ class Budget:
         """Return the budget with more bounds."""
         return replace(self, ratio=max([self.ratio, *map(self._least_share, bounds)]), bounds=(*self.bounds, *bounds))
 
+    def with_fixed(self, cost: Mapping[str, float]) -> "Budget":
+        """Return the budget where what stays in any plan costs more by these, by the names of targets."""
+        bounds = (replace(bound, fixed=bound.fixed + cost.get(bound.target, 0)) for bound in self.bounds)
+        return replace(self, bounds=()).within(tuple(bounds))
+
     def without(self, layers: Collection[int]) -> "Budget":
         """Return the budget of the other layers, where these leave."""
         others = tuple(layer for i, layer in enumerate(self.layers) if i not in layers)
@@ -83,6 +88,11 @@ class Budget:
         ]
         least = LEAST_PRICE * max(price for pair in pairs for price in pair)  # a unit may cost nothing
         return [Pair(*(max(price, least) for price in pair)) for pair in pairs]
+
+    def price_of(self, cost: Mapping[str, float]) -> float:
+        """Return what anything else of these costs, by the names of targets, counts beside `prices`; never nothing."""
+        shares = (cost.get(bound.target, 0) / bound.excess for bound in self.bounds if bound.excess)
+        return max(sum(shares), LEAST_PRICE)
 
     @property
     def dense_widths(self) -> Widths:

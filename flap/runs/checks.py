@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from flap.allocation import Biases, Bound, Budget, bounds_of_shapes, price
+from flap.allocation import Biases, Budget, bounds_of_shapes, price
 from flap.checkpoint.stock import takes_output_biases
 from flap.config import FlapConfig, in_time, require, targets
 from flap.evaluation import SideBySide
@@ -66,13 +66,10 @@ def check_timed(config: FlapConfig, choices: Choices, source: ModelSource) -> No
     choices.request.comparisons(source.max_length)
 
 
-def _without_rows(bounds: Sequence[Bound], adapter: ModelAdapter, choices: Choices, itemsize: int) -> tuple[Bound, ...]:
-    """Return the bounds without what the rows of the tokens that leave cost, besides the units of the layers."""
-    if choices.vocabulary is None:
-        return tuple(bounds)
-    leaving = row_parameters(adapter.model) * (adapter.vocab_size - choices.vocabulary.most)
-    saved = {"parameters": leaving, "bytes": leaving * itemsize}
-    return tuple(replace(bound, fixed=bound.fixed - saved.get(bound.target, 0)) for bound in bounds)
+def costs_of_rows(adapter: ModelAdapter, itemsize: int, rows: int) -> dict[str, float]:
+    """Return what so many rows of the embedding, and of a head of its own, cost, by the names of targets."""
+    parameters = rows * row_parameters(adapter.model)
+    return {"parameters": parameters, "bytes": parameters * itemsize}
 
 
 def check_budget(adapter: ModelAdapter, choices: Choices, config: FlapConfig, model: ModelSource) -> Budget:
@@ -95,7 +92,9 @@ def check_budget(adapter: ModelAdapter, choices: Choices, config: FlapConfig, mo
         biases = Biases(adds, adds and choices.structure.layer_by_layer and takes_output_biases(adapter))
         itemsize, context = model.dtype.itemsize, model.max_length
         bounds = bounds_of_shapes(config.target, adapter, budget.layers, itemsize, biases, context)
-        budget = budget.within(_without_rows(bounds, adapter, choices, itemsize))
+        trim = choices.vocabulary  # the rows of tokens that may leave are not counted before it is known which stay
+        rows = costs_of_rows(adapter, itemsize, trim.named - adapter.vocab_size) if trim else {}
+        budget = replace(budget, bounds=bounds).with_fixed(rows)
     choices.structure.check(budget)
     return budget
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from flap.allocation import Structure
 from flap.compression import Compensation
-from flap.config import FlapConfig, build, require
+from flap.config import FlapConfig, build, require, targets
 from flap.data import num_windows
 from flap.evaluation import Efficiency, Evaluator
 from flap.importance import Metric
@@ -81,6 +81,8 @@ def choose(config: FlapConfig) -> Choices:
     require(
         not (choices.vocabulary and config.mask_only), "mask_only", True, "false with vocabulary=trim, whose rows leave"
     )
+    if choices.vocabulary is not None and choices.vocabulary.shares_target:
+        _check_shared_target(choices, config)
     if choices.propagate == "pruned" and not choices.structure.layer_by_layer:
         raise ValueError(
             "calibration.propagate=pruned: expected structure=UL-UM or UL-MM, because an adaptive plan is known only "
@@ -108,6 +110,20 @@ def choose(config: FlapConfig) -> Choices:
         "at least 2, and 2 windows of one length, because what is fitted on some windows is judged on others",
     )
     return choices
+
+
+def _check_shared_target(choices: Choices, config: FlapConfig) -> None:
+    """Check that a target can decide how many tokens stay: it counts rows, and units are ranked by nats as they are.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    given = "one of vocabulary.size=32768 and vocabulary.coverage=0.9999, or "
+    counted = targets(config.target).keys() & {"parameters", "bytes"}
+    require(bool(counted), "vocabulary", "trim", f"{given}target.bytes or target.parameters")
+    in_nats = choices.structure.divergence == "kl" and not choices.structure.layers
+    nats = "structure=search with divergence=kl and layers=false: other structures have no nats to rank rows by"
+    require(in_nats, "vocabulary", "trim", given + nats)
 
 
 def _check_errors(choices: Choices) -> None:

@@ -25,6 +25,7 @@ from flap.runs.model_sizes import count_pruned
 from flap.runs.run import Run
 from flap.runs.search_cost import cost_of_search
 from flap.runs.stages import layer_times
+from flap.runs.trimming import share_target
 from flap.search import PlanDivergence
 from flap.storage import Kind, WorkFolder, as_json, digest, ranks
 
@@ -134,6 +135,8 @@ def allocate(
 ) -> PruningPlan:
     """Return the plan: which units stay within the budget. A budget in time is corrected by what plans take."""
     structure = _measuring(run, model, statistics)
+    if run.ranking and run.kept_tokens is None:
+        share_target(run, model.adapter, structure, scores)
 
     def plan_of(budget: Budget) -> PruningPlan:
         plan = structure.allocate(scores, budget)

@@ -51,7 +51,7 @@ def prepare(
     target = _target(config, run_dir, root)
     source = source or find_model(config.model, root, config.trust_remote_code, keep_dense)
     adapter = adapt(source.skeleton(), *choices.units)
-    check_vocabulary(config, choices, source, adapter)
+    check_vocabulary(choices, source, adapter)
     _check_saving(config, choices, source)
     results = run_dir and run_dir / RESULTS
     suite = prepare_suite(choices.evaluators, source.tokenizer, source.max_length, results)

@@ -25,7 +25,7 @@ from flap.runs.texts import begins_with_bos, domains, overlaps
 from flap.storage import NOT_KEPT, Cache, WorkFolder, digest, ranks
 from flap.storage.progress import begin
 from flap.storage.work_folder import workspace
-from flap.vocabulary import Trimmed
+from flap.vocabulary import Ranking, Trimmed
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,8 @@ class Run(Ledger):
     suite: Suite
     target: Path  # the folder of the checkpoint
     images: Images | None = None  # the windows of calibration with images
+    ranking: Ranking | None = field(default=None, init=False)  # the tokens in the order in which they stay
+    kept_tokens: int | None = field(default=None, init=False)  # how many of them, once it is known
     trimmed: Trimmed | None = field(default=None, init=False)  # the vocabulary, once tokens have left
     replaces_checkpoint: bool = False  # whether an existing checkpoint in the target may be replaced
     reopen: Callable[[], PlacedModel] | None = field(default=None, init=False)  # opens the dense model once more

@@ -1,21 +1,30 @@
-"""The stage that trims the vocabulary, after compression: all before it goes on with the old tokens."""
+"""The stages that rank the tokens of the dense model, and that trim the vocabulary, after compression."""
 
 from dataclasses import replace
+from typing import cast
 
-from flap.config import FlapConfig, require, targets
+from flap.allocation import Structure
+from flap.config import require
 from flap.evaluation import Divergence, prepare_suite
+from flap.evaluation.perplexity import LOGITS_BYTES
+from flap.importance import Scores
 from flap.models import ModelAdapter, ModelSource, PlacedModel
+from flap.runs.checks import costs_of_rows
 from flap.runs.choices import Choices
 from flap.runs.forecast import Forecast
-from flap.runs.ledger import Cost, stage
+from flap.runs.ledger import Cost, Memory, stage
 from flap.runs.model_sizes import count_trimmed
 from flap.runs.run import Run
-from flap.storage import WorkFolder
-from flap.vocabulary import Tokens
+from flap.search import Search
+from flap.search.rows import Rows, rows_that_stay
+from flap.storage import WorkFolder, ranks
+from flap.vocabulary import Tokens, Trimmed
+from flap.vocabulary.choice import raised
+from flap.vocabulary.expected import BATCH, LENGTH, TOKENS
 from flap.vocabulary.rows import cut_rows
 
 
-def check_vocabulary(config: FlapConfig, choices: Choices, source: ModelSource, adapter: ModelAdapter) -> None:
+def check_vocabulary(choices: Choices, source: ModelSource, adapter: ModelAdapter) -> None:
     """Check that tokens can leave this model.
 
     Raises:
@@ -25,14 +34,59 @@ def check_vocabulary(config: FlapConfig, choices: Choices, source: ModelSource, 
         return
     given = "none without the model's tokenizer; pass it to flap.prune, which then trims it, too"
     require(source.tokenizer is not None, "vocabulary", "trim", given)
-    choices.vocabulary.check(Tokens.of(source.tokenizer, adapter.vocab_size))
+    tokens = Tokens.of(source.tokenizer, adapter.vocab_size)
+    choices.vocabulary.check(tokens)
     compared = any(isinstance(one, Divergence) for one in choices.evaluators)
     allowed = "none with vocabulary=trim: predictions of two tokenizers are of other tokens; eval=perplexity has bits"
     require(not compared, "eval", "divergence", allowed)
-    sized = choices.vocabulary.size is not None or not targets(config.target)
-    require(
-        sized, "vocabulary.coverage", choices.vocabulary.coverage, "vocabulary.size with a target, known beforehand"
-    )
+    words, fewest = getattr(choices.recovery, "words", None), choices.vocabulary.named or len(tokens.stay)
+    allowed = f"1 to {fewest - 1}, as {fewest} tokens stay at least; more with a larger vocabulary.size"
+    require(words is None or words < fewest, "recover.words", words, allowed)
+
+
+def _cost_of_ranking(run: Forecast, model: None) -> Cost:
+    """The model reads so much of a text, or less of a short one, and predicts each token."""
+    place, tokens = run.place, TOKENS / run.processes
+    logits_bytes = min(LOGITS_BYTES, 4 * BATCH * LENGTH * place.shapes.vocabulary)
+    work = Memory(work=logits_bytes * (2 + place.dtype.itemsize / 4)) + place.run(BATCH * LENGTH)
+    states = place.states(tokens, 2) if place.streams else Memory()
+    moments = [one + states + work for one in ([place.ends(), place.layer()] if place.streams else [place.ends()])]
+    operations = run.run_operations(tokens, length=LENGTH, head=True)
+    return Cost(moments, 1, tokens, operations, files=states.streams)
+
+
+@stage("rank tokens", _cost_of_ranking)
+def rank_tokens(run: Run, work: WorkFolder, model: PlacedModel) -> None:
+    """Rank the tokens by how often they are in texts, and the dense model expects them there."""
+    assert run.choices.vocabulary is not None
+    texts = run.texts.get("vocabulary", run.texts.get("calibration"))
+    assert texts is not None
+    run.ranking = run.choices.vocabulary.rank(run.source.tokenizer, model, texts)
+    if (number := run.choices.vocabulary.number(run.ranking)) is not None:
+        _keep(run, model.adapter, number)
+
+
+def share_target(run: Run, adapter: ModelAdapter, structure: Structure, scores: Scores) -> None:
+    """Set how many tokens stay where their rows and all units are in one ranking; the units get the rest of a target.
+
+    Raises:
+        ValueError: with the tokens that have to stay, no plan is within the target.
+    """
+    trim, ranking, itemsize = run.choices.vocabulary, run.ranking, run.source.dtype.itemsize
+    assert trim is not None and ranking is not None
+    cost = costs_of_rows(adapter, itemsize, 1)
+    rows = Rows(ranking.nats_R, cost, adapter.vocab_size, trim.multiple_of)
+    number = ranks.from_first(lambda: rows_that_stay(cast(Search, structure), scores, rows, run.budget))
+    _keep(run, adapter, max(number, raised(ranking.fewest, trim.multiple_of)))
+
+
+def _keep(run: Run, adapter: ModelAdapter, number: int) -> None:
+    """Set how many tokens stay. The budget has counted those that `size` names."""
+    assert run.choices.vocabulary is not None
+    more = number - run.choices.vocabulary.named
+    run.kept_tokens = number
+    run.budget = run.budget.with_fixed(costs_of_rows(adapter, run.source.dtype.itemsize, more))
+    run.choices.structure.check(run.budget)
 
 
 def _cost_of_trimming(run: Forecast, model: None) -> Cost:
@@ -43,17 +97,21 @@ def _cost_of_trimming(run: Forecast, model: None) -> Cost:
 @stage("trim", _cost_of_trimming)
 def trim(run: Run, work: WorkFolder, model: PlacedModel) -> None:
     """Remove the rows of the tokens that leave; what comes after reads its texts with the new tokenizer."""
-    assert run.choices.vocabulary is not None
-    texts = run.texts.get("vocabulary", run.texts.get("calibration"))
-    assert texts is not None
-    run.trimmed = trimmed = run.choices.vocabulary.trim(run.source.tokenizer, model, texts)
+    assert run.ranking is not None and run.kept_tokens is not None
+    before = run.source.tokenizer
+    trimmed = Trimmed.of(before, run.ranking, run.kept_tokens, model.adapter.vocab_size)
     cut_rows(model, trimmed.rows_K)
     run.report.vocabulary = trimmed.facts
     count_trimmed(run.report, model.adapter)
-    if "recovery" in run.texts:
-        run.texts["recovery"] = replace(run.texts["recovery"], tokenizer=trimmed.tokenizer)
-    before, length = run.source.tokenizer, run.source.max_length
-    suite = prepare_suite(run.choices.evaluators, trimmed.tokenizer, length, None, before)
-    run.suite = replace(suite, results=run.suite.results)
+    read_with(run, trimmed)
     if run.source.loaded:  # the tokenizer is the caller's, as the model is
         trimmed.give_to(before)
+
+
+def read_with(run: Run, trimmed: Trimmed) -> None:
+    """Let what is measured and trained from here on read its texts with the new tokenizer."""
+    run.trimmed, before = trimmed, run.source.tokenizer
+    if "recovery" in run.texts:
+        run.texts["recovery"] = replace(run.texts["recovery"], tokenizer=trimmed.tokenizer)
+    suite = prepare_suite(run.choices.evaluators, trimmed.tokenizer, run.source.max_length, None, before)
+    run.suite = replace(suite, results=run.suite.results)

@@ -48,11 +48,11 @@ def spread(score_U: Tensor, measured: dict[int, float]) -> Tensor:
     divergence[start:] = divergence[start] + slope * (error[start:] - error[start])  # beyond the last level
     nats_U = torch.empty_like(cost_U)
     # within a straight piece of the envelope all steps are equal: the factor keeps the order of the scores
-    nats_U[order] = _convex_steps(divergence.tolist()) * (1 + 1e-9 * torch.arange(len(order)).double())
+    nats_U[order] = convex_steps(divergence.tolist()) * (1 + 1e-9 * torch.arange(len(order)).double())
     return nats_U
 
 
-def _convex_steps(values: list[float]) -> Tensor:
+def convex_steps(values: list[float]) -> Tensor:
     """Return the differences of the lower convex envelope of a sequence (Andrew's monotone chain)."""
     corners = [0]
     for end in range(1, len(values)):

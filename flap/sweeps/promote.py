@@ -20,9 +20,10 @@ from flap.results.sweep_folders import read_study, read_sweep
 from flap.runs.prepare import prepare
 from flap.runs.report_files import write_files
 from flap.runs.stages import compare, measure_dense
-from flap.runs.trimming import trim
+from flap.runs.trimming import read_with
 from flap.storage.status import run_folder
 from flap.storage.study_list import note_promotion
+from flap.vocabulary import Trimmed
 
 MEASURED = (  # parts of a report that say what was measured
     "averages", "better", "bos", "continuations", "difference_p_value", "difference_stderr", "domains", "layer_errors",
@@ -93,10 +94,10 @@ def _measure(cell: Path, report: Report, wanted: dict[str, Any]) -> None:
     with run.begun():
         model = run.source.open(run.work)
         dense = run.stage(measure_dense, model)
-        if run.choices.vocabulary is not None:
-            run.stage(trim, model)  # so that texts have the tokens of the checkpoint
         del model
         saved = find_model(replace(config.model, path=str(run.target)), run.cache.root, config.trust_remote_code)
+        if run.choices.vocabulary is not None:
+            read_with(run, Trimmed.found(saved.tokenizer, run.source.tokenizer, report.vocabulary))
         run.stage(compare, saved.open(run.work / "checkpoint"), plan, dense, None)
         run.report = _with_measured(report, run.report)
         run.report.finish()

@@ -18,6 +18,7 @@ from flap.storage.progress import progress
 
 TOKENS = 16384  # that the model reads; more change which tokens stay by little
 LENGTH = 256  # of a window
+BATCH = 8  # windows at a time
 
 
 def sampled(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool, of: int) -> Tensor:
@@ -33,7 +34,7 @@ def expected(model: PlacedModel, windows: Sequence[Tensor]) -> Tensor:
 
     It is float64. windows: tokens_NT of each text.
     """
-    batches = [window_NT for tokens_NT in windows for window_NT in tokens_NT.split(8)]
+    batches = [window_NT for tokens_NT in windows for window_NT in tokens_NT.split(BATCH)]
     own, chunk = ranks.mine(batches), chunk_size(model.adapter.vocab_size)
     states, sums = model.hidden_states(own), []
     for _ in progress(own, "expected tokens", Tensor.numel):

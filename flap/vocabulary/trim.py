@@ -18,7 +18,7 @@ from flap.config import require
 from flap.data import Windows
 from flap.data.window_pool import tokenized
 from flap.models import PlacedModel
-from flap.vocabulary.choice import choose, raised
+from flap.vocabulary.choice import Ranking, raised
 from flap.vocabulary.expected import expected, sampled
 from flap.vocabulary.tokens import Tokens
 
@@ -31,6 +31,21 @@ class Trimmed:
     rows_K: Tensor  # the old ids of its tokens, in the order of the new ones
     facts: dict[str, float]  # for the report: tokens before and after, and the share of the counted ones that stay
 
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, ranking: Ranking, number: int, rows: int) -> "Trimmed":
+        """Return a tokenizer of so many tokens. rows: of the model before."""
+        made, old_ids = without(tokenizer, ranking.tokens, set(ranking.names[:number]))
+        covered = float(ranking.counts_R[:number].sum() / ranking.counts_R.sum())
+        return cls(made, torch.tensor(old_ids), {"before": rows, "after": number, "covered": covered})
+
+    @classmethod
+    def found(
+        cls, tokenizer: PreTrainedTokenizerBase, before: PreTrainedTokenizerBase, facts: dict[str, float]
+    ) -> "Trimmed":
+        """Return the tokenizer of a trimmed checkpoint. before: that of the dense model."""
+        ids, old_ids = tokenizer.get_vocab(), before.get_vocab()
+        return cls(tokenizer, torch.tensor([old_ids[token] for token in sorted(ids, key=ids.__getitem__)]), facts)
+
     def give_to(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Let the tokens of another tokenizer be these, in place."""
         tokenizer._tokenizer = self.tokenizer.backend_tokenizer
@@ -41,27 +56,32 @@ class Trim:
     """The tokens that stay: those counted or expected most often in texts, and all that they are made of.
 
     Special, added and byte tokens stay, so any text can still be written, one of rare tokens in more of them. On a
-    text of tokens that stay, tokens and logits are those of the dense model.
+    text of tokens that stay, tokens and logits are those of the dense model. Without size and coverage a target
+    decides: rows leave in one ranking with heads and neurons (`flap.search.rows`).
 
     Command: python -m flap ratio=0 vocabulary=trim vocabulary.size=32768
     """
 
-    size: int | None = None  # tokens that stay; or coverage
+    size: int | None = None  # tokens that stay; or coverage; or neither, with a target
     coverage: float | None = None  # share of the counted tokens that stay, above 0 and at most 1
     dataset: Any = None  # a text or mixture in which tokens are counted; None: that of calibration
-    multiple_of: int = 1  # the number of tokens that stay is raised to a multiple of this, 1 or more
+    multiple_of: int = 1  # the number of tokens that stay is a multiple of this (a size is raised to one), 1 or more
 
     def __post_init__(self) -> None:
-        asked = [name for name in ("size", "coverage") if getattr(self, name) is not None]
         allowed = "one of vocabulary.size=32768 and vocabulary.coverage=0.9999"
-        require(len(asked) == 1, "vocabulary", " and ".join(asked) or "trim", allowed)
+        require(self.size is None or self.coverage is None, "vocabulary", "size and coverage", allowed)
         valid = self.coverage is None or 0 < self.coverage <= 1
         require(valid, "vocabulary.coverage", self.coverage, "a number above 0 and at most 1")
         require(self.multiple_of >= 1, "vocabulary.multiple_of", self.multiple_of, "a whole number >= 1")
 
     @property
-    def most(self) -> int:
-        """The tokens that stay, where `size` names them."""
+    def shares_target(self) -> bool:
+        """Whether a target decides how many tokens stay."""
+        return self.size is None and self.coverage is None
+
+    @property
+    def named(self) -> int:
+        """The tokens that stay, where `size` names them; else 0."""
         return raised(self.size or 0, self.multiple_of)
 
     def check(self, tokens: Tokens) -> None:
@@ -72,20 +92,24 @@ class Trim:
         """
         fewest, most = len(tokens.stay), len(tokens.ids)
         allowed = f"{fewest} (special, added and byte tokens, which have to stay) to {most}, all tokens"
-        fits = self.size is None or fewest <= self.size <= self.most <= most
-        require(fits, "vocabulary.size", self.size, allowed)
+        size = fewest if self.size is None else self.size
+        require(fewest <= size <= most, "vocabulary.size", self.size, allowed)
+        fits = raised(size, self.multiple_of) <= most
+        require(
+            fits, "vocabulary.multiple_of", self.multiple_of, f"one with a multiple from {size} to {most}, all tokens"
+        )
 
-    def trim(self, tokenizer: PreTrainedTokenizerBase, model: PlacedModel, texts: Windows) -> Trimmed:
-        """Return the tokenizer of the tokens that stay. texts: in which they are counted and expected."""
+    def rank(self, tokenizer: PreTrainedTokenizerBase, model: PlacedModel, texts: Windows) -> Ranking:
+        """Return the tokens in the order in which they stay. texts: in which they are counted and expected."""
         rows = model.adapter.vocab_size
-        tokens, counts_V = Tokens.of(tokenizer, rows), counted(texts, tokenizer, rows)
         windows = [sampled(text, tokenizer, texts.bos, len(texts.known)) for text in texts.known]
         share_V = expected(model, windows)[:rows]
-        kept = choose(counts_V, share_V, tokens, self.size, self.coverage, self.multiple_of)
-        made, old_ids = without(tokenizer, tokens, kept)
-        rows_K = torch.tensor(old_ids)
-        covered = float(counts_V[rows_K].sum() / counts_V.sum())
-        return Trimmed(made, rows_K, {"before": rows, "after": len(rows_K), "covered": covered})
+        return Ranking.of(Tokens.of(tokenizer, rows), counted(texts, tokenizer, rows), share_V)
+
+    def number(self, ranking: Ranking) -> int | None:
+        """Return how many tokens stay; None: a target decides."""
+        size = ranking.covering(self.coverage) if self.coverage is not None else self.size
+        return None if size is None else min(raised(size, self.multiple_of), len(ranking.names))
 
 
 def without(

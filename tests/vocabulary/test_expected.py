@@ -1,10 +1,8 @@
-"""What the model expects, against a loop; of tokens that nobody counted, the likely one stays."""
+"""What the model expects, against a loop."""
 
-import pytest
 import torch
 
 from flap.models import Resident
-from flap.vocabulary.choice import worth
 from flap.vocabulary.expected import expected
 from tests.cases import tiny_model, tokens
 
@@ -15,8 +13,3 @@ def test_it_is_the_mean_of_the_probabilities() -> None:
     logits = [model(input_ids=tokens_NT).logits.double().flatten(0, 1) for tokens_NT in windows]
     share_V = torch.cat(logits).softmax(-1).mean(dim=0)
     torch.testing.assert_close(expected(Resident(model), windows), share_V, rtol=1e-4, atol=0)
-
-
-def test_counts_and_expectations_add_up() -> None:
-    counts_V, share_V = torch.tensor([3.0, 0.0, 1.0, 0.0]), torch.tensor([0.1, 0.4, 0.2, 0.3])
-    assert worth(counts_V, share_V).tolist() == pytest.approx([3.4, 1.6, 1.8, 1.2])

@@ -9,8 +9,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import flap
-from flap.pipeline import run
+from flap.pipeline import run, stages
 from flap.results import Report
+from flap.runs.forecast import forecast
+from flap.storage import write_status
+from flap.sweeps.promote import promote
 from tests.cases import tiny_model
 from tests.helpers.runs import composed, tiny
 from tests.helpers.tokenizers import TEXT, VOCAB, smollm
@@ -18,6 +21,7 @@ from tests.helpers.zero_shot_toys import only_toys
 
 SIZE = 320
 TRIM = ("vocabulary=trim", f"vocabulary.size={SIZE}")
+SHARED = ("vocabulary.size=null", "ratio=null", "structure=search")
 Trimmed = Callable[..., Report]
 
 
@@ -100,6 +104,66 @@ def test_a_target_counts_the_rows_that_leave(trimmed: Trimmed) -> None:
     assert report.target["parameters"]["dense"] == report.parameters["total_before"]
 
 
+@pytest.mark.parametrize(("structure", "unit"), [("AL-AM", 96 + 32), ("UL-UM", 1536)])  # a neuron and a bias; a head
+def test_a_target_counts_the_rows_that_a_text_decides(
+    structure: str, unit: int, trimmed: Trimmed, other_file: Path
+) -> None:
+    counted = (f"vocabulary.dataset={other_file}", "vocabulary.size=null", "vocabulary.coverage=0.9")
+    report = trimmed("target.parameters=45000", "ratio=null", f"structure={structure}", *counted)
+    assert 45_000 - unit < report.parameters["total_after"] <= 45_000
+    assert 0.9 <= report.vocabulary["covered"] < 1 and SIZE != report.vocabulary["after"] < VOCAB
+    assert report.target["parameters"]["realised"] == report.parameters["total_after"]
+
+
+def test_rows_leave_beside_heads_and_neurons(trimmed: Trimmed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row has 32 parameters and is the smallest unit; eight of them leave room for a neuron of 96."""
+    monkeypatch.setattr("flap.vocabulary.choice.NATS", 0.01)  # heads of a model that knows nothing cost as little
+    report = trimmed(*SHARED, "target.parameters=51990")
+    assert 51_990 - 32 < report.parameters["total_after"] <= 51_990
+    assert report.target["parameters"]["realised"] == report.parameters["total_after"]
+    assert report.target["parameters"]["dense"] == report.parameters["total_before"]
+    assert 258 < report.vocabulary["after"] < 376 and report.layers != report.layers_before
+    model, tokenizer = flap.load(tmp_path / "checkpoint"), AutoTokenizer.from_pretrained(tmp_path / "checkpoint")
+    assert len(tokenizer) == len(model.get_input_embeddings().weight) == report.vocabulary["after"]
+    eights = trimmed(*SHARED, "target.parameters=51990", "vocabulary.multiple_of=8", "resume=false")
+    assert eights.vocabulary["after"] % 8 == 0 and 51_990 - 96 < eights.parameters["total_after"] <= 51_990
+
+
+def test_a_target_below_what_has_to_stay_is_refused(trimmed: Trimmed) -> None:
+    with pytest.raises(ValueError, match=r"^target.parameters=14000: 1 KV head and 1 neuron stay .* at least 15"):
+        trimmed(*SHARED, "target.parameters=14000")
+
+
+def test_the_walk_that_ranks_tokens_is_foretold(trimmed: Trimmed, words_dir: Path, words_file: Path) -> None:
+    """One over the weights, of 16,384 tokens in windows of 256, and their predictions."""
+    options = (*TRIM, "ratio=0.4", "model.placement=stream", "use_cache=false")
+    expected = forecast(composed(*tiny(words_dir, words_file), *options), stages)
+    [ranking] = [one for one in expected.estimate.stages if one.stage == "rank tokens"]
+    assert (ranking.passes, ranking.tokens) == (1, 16_384)
+    of_layers = 4 * (2 * (32 * 64 + 2 * 32 * 32 + 64 * 32 + 3 * 32 * 56) + 4 * 256 * 64)
+    assert ranking.operations == 16_384 * (of_layers + 2 * 32 * VOCAB)
+    assert ranking.device_bytes > 8 * 256 * VOCAB * 4  # the logits of a batch
+    pruning = [one.passes for one in expected.estimate.stages if one.stage not in ("load", "trim", "save", "evaluate")]
+    assert trimmed(*options).weight_passes == sum(pruning)
+
+
+def test_a_promotion_reads_with_the_tokens_of_the_checkpoint(
+    words_dir: Path, words_file: Path, other_file: Path, tmp_path: Path
+) -> None:
+    texts = (f"eval.perplexity.datasets=[{other_file}]", "eval.perplexity.max_tokens=320", "ratio=0.4")
+    options = ("vocabulary=trim", "vocabulary.coverage=1", f"cache_dir={tmp_path / 'cache'}")
+    before = run(composed(*tiny(words_dir, words_file), *texts, *options), tmp_path / "s" / "0_cell")
+    write_status(tmp_path / "s" / "0_cell", "finished")
+    more = ("eval=[perplexity]", f"eval.perplexity.datasets=[{other_file},{words_file}]", "eval.perplexity.seq_len=16")
+    promote(tmp_path / "s", ["by=other.txt/bits_per_byte@16", "top=1", *more, "eval.perplexity.max_tokens=320"])
+    after = Report.load(tmp_path / "s" / "0_cell" / "report.json")
+    assert after.vocabulary == before.vocabulary
+    bits = {name: value for name, value in after.evaluation["pruned"].items() if "bits_per_byte" in name}
+    assert bits.keys() == {"other.txt/bits_per_byte@16", "fox.txt/bits_per_byte@16"}
+    name = "other.txt/bits_per_byte@16"
+    assert bits[name] == before.evaluation["pruned"][name] != after.evaluation["dense"][name]
+
+
 def test_from_python_model_and_tokenizer_change_together(words_file: Path, tmp_path: Path) -> None:
     model, tokenizer = tiny_model("llama-gqa", vocab_size=VOCAB), smollm()
     options = {"dataset": str(words_file), "num_samples": 8, "seq_len": 16, "overrides": TRIM}
@@ -113,9 +177,10 @@ def test_from_python_model_and_tokenizer_change_together(words_file: Path, tmp_p
 
 REFUSED = [
     ("vocabulary.size=100", "vocabulary.size=100: expected 258 .*, which have to stay.* to 376, all tokens"),
-    ("vocabulary.size=null", "vocabulary=trim: expected one of vocabulary.size=32768 and vocabulary.coverage=0.9999"),
+    ("vocabulary.size=null", "vocabulary=trim: expected one of .*=0.9999, or target.bytes or target.parameters"),
     ("vocabulary.coverage=0.5", "vocabulary=size and coverage: expected one of "),
     ("vocabulary.size=null vocabulary.coverage=2", "vocabulary.coverage=2.0: expected a number above 0 and at most 1"),
+    ("vocabulary.multiple_of=256", "vocabulary.multiple_of=256: expected one with a multiple from 320 to 376, all tok"),
     ("vocabulary.multiple_of=0", "vocabulary.multiple_of=0: expected a whole number >= 1"),
     ("vocabulary.dataset=self", "vocabulary.dataset=self: expected texts or files; the model's own text is counted wh"),
     ("vocabulary.dataset={blank}", "vocabulary.dataset=.*blank.txt: the file holds no text"),
@@ -124,7 +189,29 @@ REFUSED = [
         "eval=[perplexity,divergence]",
         "eval=divergence: expected none with vocabulary=trim: predictions of two tokenizers",
     ),
-    ("ratio=null target.parameters=1e5 vocabulary.size=null vocabulary.coverage=0.9", "vocabulary.coverage=0.9: expec"),
+    (
+        "recover=full recover.tokens=4096 recover.words=320",
+        "recover.words=320: expected 1 to 319, as 320 tokens stay at least; more with a larger vocabulary.size",
+    ),
+    (
+        "recover=full recover.tokens=4096 recover.words=258 vocabulary.size=null vocabulary.coverage=0.9",
+        "recover.words=258: expected 1 to 257, as 258 tokens stay at least",
+    ),
+    (
+        "vocabulary.size=null ratio=null structure=search target.kv_cache_bytes=1e5",
+        "vocabulary=trim: expected one of .* or target.bytes or target.parameters",
+    ),
+    *(
+        (
+            f"vocabulary.size=null ratio=null target.parameters=45000 {structure}",
+            "vocabulary=trim: expected one of vocabulary.size=32768 and .* or structure=search with divergence=kl and",
+        )
+        for structure in (
+            "structure=AL-AM",
+            "structure=search structure.divergence=acceptance",
+            "structure=search structure.layers=true compensation=linear",
+        )
+    ),
 ]
 
 

@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from flap.vocabulary import Tokens
-from flap.vocabulary.choice import choose
+from flap.vocabulary import Ranking, Tokens
 from flap.vocabulary.tokens import BPE
 from flap.vocabulary.trim import without
 from tests.helpers.tokenizers import TEXT, TRICKY
@@ -36,7 +35,8 @@ def both(request: pytest.FixtureRequest) -> Both:
     old = KINDS[request.param]()
     tokens = Tokens.of(old, len(old))
     counts_V = torch.tensor(old(COUNTED).input_ids).bincount(minlength=len(old)).double()
-    kept = choose(counts_V, torch.zeros_like(counts_V), tokens, coverage=1.0)
+    ranking = Ranking.of(tokens, counts_V, torch.zeros_like(counts_V))
+    kept = set(ranking.names[: ranking.covering(1.0)])
     assert len(tokens.stay) < len(kept) < len(old)
     new, old_ids = without(old, tokens, kept)
     return Both(old, new, kept, old_ids)

@@ -1,0 +1,63 @@
+"""The order in which tokens stay, and the nats that their removal costs."""
+
+import math
+
+import pytest
+import torch
+
+from flap.vocabulary import Ranking, Tokens
+from flap.vocabulary.choice import worth
+from flap.vocabulary.tokens import BPE
+from tests.helpers.tokenizers import TEXT
+from tests.vocabulary.kinds import KINDS
+
+NONE = torch.zeros(6, dtype=torch.float64)
+
+
+def toy(counts: dict[str, float], special: frozenset[int] = frozenset()) -> Ranking:
+    """ "abc" is a and bc."""
+    merges = [["b", "c"], ["a", "b"], ["ab", "c"], ["a", "bc"]]
+    spec = {"model": {"merges": merges, "byte_fallback": True}, "added_tokens": []}
+    names = ["a", "b", "c", "bc", "ab", "abc"]
+    counts_V = torch.tensor([counts.get(name, 0.0) for name in names], dtype=torch.float64)
+    return Ranking.of(BPE(spec, {token: i for i, token in enumerate(names)}, special), counts_V, NONE)
+
+
+def test_counts_and_expectations_add_up() -> None:
+    counts_V, share_V = torch.tensor([3.0, 0.0, 1.0, 0.0]), torch.tensor([0.1, 0.4, 0.2, 0.3])
+    assert worth(counts_V, share_V).tolist() == pytest.approx([3.4, 1.6, 1.8, 1.2])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_token_is_after_what_it_is_made_of(kind: str) -> None:
+    tokenizer = KINDS[kind]()
+    tokens = Tokens.of(tokenizer, len(tokenizer))
+    counts_V = torch.tensor(tokenizer(TEXT[0]).input_ids).bincount(minlength=len(tokenizer)).double()
+    ranking = Ranking.of(tokens, counts_V, torch.zeros_like(counts_V))
+    place = {name: r for r, name in enumerate(ranking.names)}
+    assert place.keys() == tokens.ids.keys() and set(ranking.names[: ranking.fewest]) == tokens.stay
+    assert all(place[part] <= place[name] for name in place for part in tokens.needed(name))
+    assert ranking.counts_R.tolist() == [counts_V[tokens.ids[name]] for name in ranking.names]
+    nats_R = ranking.nats_R
+    assert len(nats_R) == len(place) and (nats_R[: ranking.fewest] == math.inf).all()
+    assert (nats_R[ranking.fewest :].diff() <= 0).all()
+
+
+def test_what_matters_most_stays_first() -> None:
+    assert toy({"ab": 3, "c": 4}).names == ["c", "a", "b", "ab", "bc", "abc"]
+    assert toy({"ab": 3, "c": 4}, special=frozenset([5])).names == ["abc", "c", "a", "b", "ab", "bc"]
+
+
+@pytest.mark.parametrize(("share", "number"), [(0.1, 1), (0.5, 1), (0.51, 4), (1.0, 4)])
+def test_the_first_ones_cover_a_share_of_what_was_counted(share: float, number: int) -> None:
+    assert toy({"c": 5, "ab": 5}).covering(share) == number
+    assert toy({"c": 5, "ab": 5}, special=frozenset([3, 5])).covering(share) == number + 2
+
+
+def test_nats_by_hand() -> None:
+    """Of eight tokens: 8 nats for each that is removed. A part counts as much as what is made with it, on average."""
+    assert toy({"a": 4, "b": 3, "c": 1}).nats_R.tolist() == [4, 3, 1, 0, 0, 0]
+    ranking = toy({"c": 6, "ab": 2})
+    assert ranking.names == ["c", "a", "b", "ab", "bc", "abc"]
+    assert ranking.nats_R.tolist() == pytest.approx([6, 2 / 3, 2 / 3, 2 / 3, 0, 0])
+    assert toy({"c": 6, "ab": 2}, special=frozenset([2])).nats_R.tolist()[:2] == pytest.approx([math.inf, 2 / 3])
