@@ -5,7 +5,7 @@ Images are read, because only the model's processor knows how many tokens an ima
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -27,7 +27,7 @@ from flap.runs.free_memory import PROCESS_BYTES, FreeMemory, check_fits
 from flap.runs.ledger import Cost, Ledger, Memory, Stage
 from flap.runs.operations import Forward, counted
 from flap.runs.place import Place
-from flap.search.cost import SearchWalk, search_walks, widest
+from flap.search.cost import SearchWalk, search_walk
 from flap.storage import cache_root, ranks, to_json, write_text
 
 T = TypeVar("T")
@@ -94,10 +94,10 @@ class Forecast(Ledger):
 
     @property
     def _streams(self) -> Streams | None:
-        if (walk := widest([*self.walks("score"), *self.walks("allocate")])) is None:
+        if (walk := self.search_walk) is None:
             return None
         token_bytes = walk.most_streams * self.place.shapes.hidden * self.place.dtype.itemsize
-        return Streams(walk.field, walk.tokens, token_bytes)
+        return Streams(walk.tokens, token_bytes)
 
     def check(self) -> None:
         """Check that the run fits into the memory and onto the disk that are free.
@@ -171,15 +171,15 @@ class Forecast(Ledger):
         total = recovery.tokens if use == "recovery" and recovery else own.num_samples * own.lengths[0]
         return math.ceil(self.own_shares[use] * total / self.processes)
 
-    def walks(self, stage: str) -> list[SearchWalk]:
-        """Return the walks of a search in a stage; none where there is no search."""
+    @property
+    def search_walk(self) -> SearchWalk | None:
+        """The walk of a search; None where there is no search."""
 
         def whole_windows(tokens: int) -> int:
             held_out = math.ceil(math.ceil(self._all_windows) / HELD_OUT)
             return min(math.ceil(tokens / self.seq_len), held_out) * self.seq_len
 
-        walks = search_walks(self.choices.structure, self.place.shapes, self.ratio, whole_windows)
-        return [replace(walk, processes=self.processes) for walk in walks.get(stage, [])]
+        return search_walk(self.choices.structure, self.place.shapes, whole_windows, self.processes)
 
     @property
     def fits_in_memory(self) -> bool:
