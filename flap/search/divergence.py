@@ -22,6 +22,7 @@ from flap.compression.layers import fit_across
 from flap.data import split_windows
 from flap.models import Pair, PlacedModel, Stream, Walk
 from flap.models.forward import leave
+from flap.search.distances import DISTANCES
 from flap.search.trials import GONE
 from flap.storage import NOT_KEPT, WorkFolder, ranks
 
@@ -181,28 +182,6 @@ def _compared(
         some = max(1, TOGETHER // tokens_NT.shape[1])
         for part_NT, text_N, *streams in zip(*(part.split(some) for part in (tokens_NT, *others)), strict=True):
             yield text_N, *(part[:, positions] for part in (part_NT, *streams))
-
-
-def divergence(p_TV: Tensor, log_p_TV: Tensor, logits_TV: Tensor) -> float:
-    """Return KL(p ‖ q) in nats, summed over all positions of a window: differences before sums.
-
-    Σ p log p - Σ p log q as two sums of T · V terms cancel badly: that was off by 0.001 nats a token at 50,000 words.
-    """
-    nats_TV = log_softmax(logits_TV, dim=-1)
-    # in place: to have such an array of the system takes as long as to compute it
-    return torch.sub(log_p_TV, nats_TV, out=nats_TV).mul_(p_TV).sum().item()
-
-
-def rejected(p_TV: Tensor, log_p_TV: Tensor, logits_TV: Tensor) -> float:
-    """Return 1 - Σ min(p, q), the total variation |p - q| / 2, summed over all positions of a window; 0 to 1 for each.
-
-    Σ min(p, q) is the share of tokens drawn from q that speculative decoding with p accepts (EvoESAP's fitness).
-    """
-    return (p_TV - logits_TV.softmax(dim=-1)).abs().sum().item() / 2
-
-
-# By the names of `structure.divergence`. Lower is better.
-DISTANCES: dict[str, Callable[[Tensor, Tensor, Tensor], float]] = {"kl": divergence, "acceptance": rejected}
 
 
 def dense_plan(model: PlacedModel) -> PruningPlan:

@@ -15,7 +15,8 @@ from flap.config import require
 from flap.importance import Metric, Scores
 from flap.models import Pair
 from flap.search.curve import spread_by_rank
-from flap.search.divergence import DISTANCES, PlanDivergence
+from flap.search.distances import DISTANCES
+from flap.search.divergence import PlanDivergence
 from flap.search.scoring import score_and_try
 from flap.search.trials import Trial, nats_by_block, removal_counts, unit_scores, without_lowest
 from flap.search.whole_layers import ONLY, with_whole_layers
