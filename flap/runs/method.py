@@ -18,18 +18,18 @@ from flap.importance import SCORES, SCORES_VERSION, Scores
 from flap.importance.obs import obs_bytes, obs_operations
 from flap.models import PlacedModel
 from flap.results import described
-from flap.runs.forecast import Forecast
 from flap.runs.keys import DIVERGENCES_VERSION
 from flap.runs.ledger import Cost, Memory, stage
 from flap.runs.model_sizes import count_pruned
 from flap.runs.run import Run
 from flap.runs.search_cost import cost_of_search
 from flap.runs.stages import layer_times
+from flap.runs.workload import Workload
 from flap.search import PlanDivergence
 from flap.storage import WorkFolder, digest, ranks
 
 
-def _cost_of_writing(run: Forecast, model: None, use: str) -> Cost:
+def _cost_of_writing(run: Workload, model: None, use: str) -> Cost:
     """The keys and values of all layers are kept. A model on disk is loaded, if it fits into memory."""
     tokens, place, shapes = run.own_tokens(use), run.place, run.place.shapes
     in_memory = place.streams and run.fits_in_memory
@@ -58,7 +58,7 @@ def write(run: Run, work: WorkFolder, model: PlacedModel, use: str) -> dict[str,
     return write_text(model, Draft.of(run.texts[use], run.source.max_length), work / use)
 
 
-def _cost_of_statistics(run: Forecast, model: None) -> Cost:
+def _cost_of_statistics(run: Workload, model: None) -> Cost:
     place, layer = run.place, run.place.layer() + run.place.run(run.batch_tokens, recorded_bytes(covariance=False))
     entered = [place.ends(head=False) + place.states(run.tokens, 1)] if place.streams else []
     # in memory, one forward pass does for all layers
@@ -83,7 +83,7 @@ def _scores_key(run: Run, *inputs: Any) -> Mapping[str, Any] | None:
     return {**run.keys.statistics, **scores, **(trials if structure.measures else {})}
 
 
-def _cost_of_scores(run: Forecast, *inputs: None) -> Cost:
+def _cost_of_scores(run: Workload, *inputs: None) -> Cost:
     place, covariance = run.place, run.choices.metric.needs_covariance
     scoring = place.factors(lambda i, o: obs_bytes(i, o, place.dtype.itemsize)) if covariance else place.plain()
     operations = run.block_operations(obs_operations) if covariance else 0.0
@@ -119,7 +119,7 @@ def allocate(run: Run, work: WorkFolder, model: PlacedModel, scores: Scores) -> 
     return plan
 
 
-def _cost_of_compression(run: Forecast, *inputs: None) -> Cost:
+def _cost_of_compression(run: Workload, *inputs: None) -> Cost:
     place, changed = run.place, run.kept_layers if run.place.streams else 0.0
     if not run.choices.compensation.needs_covariance:
         return Cost([place.layer() + place.plain() + run.pruned], 1, files=changed, left=changed)
@@ -145,7 +145,7 @@ def compress(
     _report(run, model, plan, fits)
 
 
-def _cost_in_sequence(run: Forecast, *inputs: None) -> Cost:
+def _cost_in_sequence(run: Workload, *inputs: None) -> Cost:
     """Each layer runs before and after it is pruned."""
     place, choices, changed = run.place, run.choices, run.kept_layers if run.place.streams else 0.0
     states, files = _windows(run) + run.pruned, run.window_files * choices.metric.needs_statistics
@@ -171,7 +171,7 @@ def prune_layers(run: Run, work: WorkFolder, model: PlacedModel, statistics: Seq
     return plan
 
 
-def _windows(run: Forecast) -> Memory:
+def _windows(run: Workload) -> Memory:
     """The calibration windows in a walk; of a model on disk in files, with inputs and outputs of a layer."""
     files = run.place.streams and (run.choices.metric.needs_statistics or not run.choices.in_sequence)
     return run.place.states(run.tokens, 2 if files else 1, files)

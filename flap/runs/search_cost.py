@@ -1,12 +1,12 @@
 """What the walk of a search takes, in the stage that scores."""
 
 from flap.compression.linear import fit_bytes
-from flap.runs.forecast import Forecast
 from flap.runs.ledger import Cost, Memory
+from flap.runs.workload import Workload
 from flap.search.cost import SearchWalk
 
 
-def cost_of_search(run: Forecast, walk: SearchWalk, scoring: Memory, scored: bool) -> Cost:
+def cost_of_search(run: Workload, walk: SearchWalk, scoring: Memory, scored: bool) -> Cost:
     """Return what the walk takes. scoring: of OBS; scored: by it, with covariances."""
     observed, place = scored or run.choices.compensation.needs_covariance, run.place
     tokens = run.tokens * observed
@@ -20,7 +20,7 @@ def cost_of_search(run: Forecast, walk: SearchWalk, scoring: Memory, scored: boo
     )
 
 
-def _moments(run: Forecast, walk: SearchWalk, observed: bool, scoring: Memory) -> list[Memory]:
+def _moments(run: Workload, walk: SearchWalk, observed: bool, scoring: Memory) -> list[Memory]:
     """Return the moments of a walk: trial fits, trial layers and their streams, and predictions at the end."""
     place, shapes = run.place, run.place.shapes
     itemsize = place.dtype.itemsize

@@ -6,10 +6,10 @@ from flap.config import FlapConfig, require, targets
 from flap.evaluation import Divergence, prepare_suite
 from flap.models import ModelAdapter, ModelSource, PlacedModel
 from flap.runs.choices import Choices
-from flap.runs.forecast import Forecast
 from flap.runs.ledger import Cost, stage
 from flap.runs.model_sizes import count_trimmed
 from flap.runs.run import Run
+from flap.runs.workload import Workload
 from flap.storage import WorkFolder
 from flap.vocabulary import Tokens
 from flap.vocabulary.rows import cut_rows
@@ -35,7 +35,7 @@ def check_vocabulary(config: FlapConfig, choices: Choices, source: ModelSource, 
     )
 
 
-def _cost_of_trimming(run: Forecast, model: None) -> Cost:
+def _cost_of_trimming(run: Workload, model: None) -> Cost:
     """Embedding and head are there twice."""
     return Cost([run.place.ends() + run.place.ends() + run.pruned])
 
