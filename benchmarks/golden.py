@@ -39,7 +39,6 @@ def cells(mixture: Path) -> dict[str, list[str]]:
             "calibration=boolq-passages",
             "calibration.num_samples=16",
             "structure.tokens=256",
-            "structure.rounds=1",
         ],
         "wanda_sp": ["method=wanda_sp"],
         "mag_sp": ["method=mag_sp"],

@@ -167,7 +167,7 @@ def flap_config(options: argparse.Namespace) -> FlapConfig:
 
 def flap_plus_config(options: argparse.Namespace) -> FlapConfig:
     few = [f"calibration.num_samples={options.samples}", f"structure.tokens={options.tokens}"]
-    return composed(options, "method=flap_plus", *few, f"structure.rounds={options.rounds}")
+    return composed(options, "method=flap_plus", *few)
 
 
 def bare(model: PreTrainedModel, num_windows: int, device: str) -> Figures:
@@ -200,7 +200,6 @@ def prune(config: FlapConfig, source: LoadedSource, run_dir: Path | None = None)
         "stages": stages,
         "peak_bytes": {name: report.peak_memory_bytes[name] for name in ("device", "host")},
         "realised_ratio": report.ratio["realised_decoder"],
-        "search_nats": report.search_nats,
         "device_map": report.device_map,
         "versions": report.versions,
         "git": report.git,
@@ -252,7 +251,7 @@ def reckoned(probe: Figures, passed: Figures, num_layers: int, config: FlapConfi
     if "seconds" not in probe or "seconds" not in passed:
         return math.inf
     search = config.structure
-    plans = 2 * len(search["levels"]) + 4 * search["rounds"]  # of each layer: its blocks' levels, and a round's moves
+    plans = 2 * len(search["levels"])  # of each layer
     passes = plans * num_layers / 2 * search["tokens"] / passed["tokens"]
     return float(probe["seconds"] * num_layers / PROBE_LAYERS + SLOWER * passes * passed["seconds"])
 
@@ -271,9 +270,7 @@ def measure(table: StepTable, options: argparse.Namespace) -> None:
         return figures | {"remark": f"{times:.2f} bare passes"}
 
     def flap_plus(shape: dict[str, Any]) -> Figures:
-        figures = prune(config_plus, made(shape))
-        nats = " -> ".join(f"{one:.2g}" for one in figures["search_nats"]) or "unmeasured"
-        return figures | {"remark": f"{options.tokens} tokens, {options.rounds} round(s): {nats} nats a token"}
+        return prune(config_plus, made(shape)) | {"remark": f"{options.tokens} tokens"}
 
     few = large | {"num_hidden_layers": PROBE_LAYERS}
     passed = table.step(
@@ -308,7 +305,6 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--windows", type=int, help=f"FLAP's, of {SEQ_LEN} tokens; default: the paper's 1024; tiny: 16")
     parser.add_argument("--samples", type=int, help="flap_plus's windows; default: 128; tiny: 16")
     parser.add_argument("--tokens", type=int, help="that its search compares predictions on; default: 512; tiny: 128")
-    parser.add_argument("--rounds", type=int, default=1, help="of its search")
     parser.add_argument("--folder", help="where 1.4 GB of a model lie for a while; default: the system's")
     parser.add_argument("--output", type=Path, default=Path("gpu.json"))
     options = parser.parse_args()

@@ -54,7 +54,7 @@ def prune(
     windows: dict[str, Any] = {"num_samples": options.samples, "seq_len": SEQ_LEN, "batch_size": BATCH_SIZE}
     overrides = (*overrides, "calibration=boolq-passages")
     report = flap.prune(model, tokenizer, ratio=options.ratio, overrides=overrides, **choices, **windows)
-    if report.search_nats:
+    if "levels" in report.config["structure"]:
         print(f"{name}: {report.config['structure']}")
     return report.seconds
 

@@ -61,7 +61,7 @@ def prune(run: Ledger, model: PlacedModel) -> PruningPlan:
     """Remove units from a model in place, and return the plan that says which ones stay (FLAP, section 3)."""
     statistics = calibrate(run, model)  # of the inputs of each output projection
     scores = run.stage(score, model, statistics)  # how much each unit matters
-    plan = run.stage(allocate, model, statistics, scores)  # which units stay within the budget
+    plan = run.stage(allocate, model, scores)  # which units stay within the budget
     run.stage(compress, model, statistics, plan)  # the others are removed, with compensation
     return plan
 

@@ -18,17 +18,9 @@ class PruningPlan:
     """The kept units of every layer, first to last."""
 
     layers: tuple[LayerPlan, ...]
-    # after the rounds of a search, the divergence from the dense model in nats a token: of its first plan, then of each
-    # better plan; the last one is this plan's
-    nats: tuple[float, ...] = field(default=(), compare=False)
-    mlp_units: tuple[str, ...] = field(
-        default=(), compare=False
-    )  # the kind of unit of each layer's MLP; empty: neurons
+    # the kind of unit of each layer's MLP; empty: neurons
+    mlp_units: tuple[str, ...] = field(default=(), compare=False)
     dropped: tuple[int, ...] = ()  # the layers that leave whole, ascending; they keep no unit
-
-    def with_layer(self, index: int, layer: LayerPlan) -> "PruningPlan":
-        """Return a plan that differs in one layer."""
-        return PruningPlan((*self.layers[:index], layer, *self.layers[index + 1 :]))
 
     def save(self, path: Path) -> None:
         """Write the plan as JSON."""

@@ -12,8 +12,7 @@ from flap.config.schema import FlapConfig, config_dir
 GROUPS = ("metric", "structure", "compensation")
 # Options that do not make another method: limits of pruning, and how much the search measures.
 LIMITS = (
-    "round_to", "multiple_of_heads", "remove_heads", "min_heads", "min_neurons", "seed", "tokens", "round_tokens",
-    "rounds",
+    "round_to", "multiple_of_heads", "remove_heads", "min_heads", "min_neurons", "seed", "tokens",
 )  # fmt: skip
 CUSTOM = "custom"
 

@@ -30,15 +30,15 @@ def read_checkpoint(checkpoint: Path) -> tuple[PreTrainedConfig, PreTrainedToken
         config, tokenizer = read_config(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
     except (OSError, ValueError) as error:
         raise ValueError(f"{checkpoint}: its config or tokenizer cannot be read ({one_line(error, 300)})") from error
-    if has_constants(config):
+    if has_constants(config.to_dict()):
         raise ValueError(f"{checkpoint}: {NO_CONSTANTS}")
     return config, tokenizer
 
 
-def has_constants(config: PreTrainedConfig) -> bool:
-    """Return whether constants answer for experts that have left a model."""
-    layers = (config.get_text_config().to_dict().get("per_layer_config") or {}).values()
-    return any("kept_experts" in layer for layer in layers)
+def has_constants(config: Mapping[str, Any]) -> bool:
+    """Return whether constants answer for experts that have left a model. config: the content of config.json."""
+    layers = config.get("text_config", config).get("per_layer_config") or {}
+    return any("kept_experts" in layer for layer in layers.values())
 
 
 def head_dim(config: PreTrainedConfig) -> int:

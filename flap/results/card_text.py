@@ -9,6 +9,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from omegaconf import OmegaConf
 
 from flap.checkpoint.card import MARK, PLACE, has_experts, without_folders
+from flap.export.checkpoint import has_constants
 from flap.results.notices import notices
 from flap.results.number_texts import is_efficiency
 from flap.results.report import Report
@@ -136,8 +137,7 @@ def loading(checkpoint: Path) -> str:
         "OpenVINO": of_each("openvino/*.xml", openvino, "python"),
     }
     sections = [f"### {engine}\n\n{text}" for engine, text in texts.items() if text]
-    constants = any("kept_experts" in layer for layer in (config.get("per_layer_config") or {}).values())
-    return "\n\n".join([LOADING.rstrip(), *sections, *([] if constants else [OTHER_FORMATS])])
+    return "\n\n".join([LOADING.rstrip(), *sections, *([] if has_constants(config) else [OTHER_FORMATS])])
 
 
 def renewed(card: str, checkpoint: Path) -> str:

@@ -41,22 +41,13 @@ def _recovery(report: Report) -> list[str]:
 
 
 def _search(report: Report) -> list[str]:
-    """Return sentences on structure=search: what it did not see, the divergence of its plan before and after rounds."""
+    """Return sentences on structure=search: what it did not see, and which layers left whole."""
     sentences = []
-    if "rounds" in report.config.get("structure", {}) and "images" in report.sources:
+    if "levels" in report.config.get("structure", {}) and "images" in report.sources:
         sentences.append("The search measured on windows of text alone, without an image.")
     if report.dropped_layers:
         layers = ", ".join(map(str, report.dropped_layers))
         sentences.append(f"Layers that left whole, with a linear map in the MLP before them: {layers}.")
-    if report.search_nats:
-        before, after = report.search_nats[0], report.search_nats[-1]
-        options = report.config.get("structure", {})
-        unit = "rejections" if options.get("divergence") == "acceptance" else "nats"
-        last = f", its last one by {after:.4f}" if len(report.search_nats) > 1 else ""
-        sentences.append(
-            f"The search's first plan diverges from the dense model by {before:.4f} {unit} a token of its windows"
-            f"{last}."
-        )
     return sentences
 
 

@@ -24,7 +24,7 @@ NEEDED: dict[str, Any] = {  # parts of a report.json
     "evaluation.dense": dict, "evaluation.pruned": dict,
 }  # fmt: skip
 OPTIONAL: dict[str, Any] = {"layer_errors": list, "domains": dict, "averages": dict, "better": dict, "seconds": dict}
-MEASURED = ("target", "recovery", "search_nats", "evaluation", "difference_stderr", "difference_p_value")
+MEASURED = ("target", "recovery", "evaluation", "difference_stderr", "difference_p_value")
 
 
 @dataclass
@@ -54,7 +54,6 @@ class Report:
     # training after compression: divergences, tokens, and differences as below, of pruned - compressed
     recovery: dict[str, Any] = field(default_factory=dict)
     weight_passes: int = 0  # times that pruning went over the model's weights, from calibration to compression
-    search_nats: list[float] = field(default_factory=list)  # structure.rounds: divergence before, after each
     inputs: dict[str, str] = field(default_factory=dict)  # digests of what the config does not hold
     bos: dict[str, bool] = field(default_factory=dict)  # whether windows begin with the beginning-of-sequence token
     domains: dict[str, str] = field(default_factory=dict)  # of each task's text: "calibration", "other"
@@ -155,7 +154,8 @@ def read_report(path: Path) -> dict[str, Any]:
     """Return the content of report.json; null among what was measured becomes infinity. Raises: as `read_checked`."""
     plain = read_checked(path, SCHEMA, _lacking)
     plain |= {part: infinite(plain[part]) for part in MEASURED if part in plain}
-    plain.pop("corrections", None)  # written by earlier versions
+    for part in ("corrections", "search_nats"):  # written by earlier versions
+        plain.pop(part, None)
     return plain
 
 

@@ -35,7 +35,6 @@ class StageEstimate:
 class Streams:
     """The hidden states of a search at their most."""
 
-    field: str  # the option that says how many tokens each stream has
     tokens: int  # of one stream
     token_bytes: int  # what all streams together take for one token
 

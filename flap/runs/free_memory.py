@@ -3,7 +3,7 @@
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -13,6 +13,7 @@ from flap.storage.atomic_files import bytes_below
 
 if TYPE_CHECKING:
     from flap.runs.forecast import Forecast
+    from flap.search import Search
 
 MARGIN = 1.25  # estimates are within a quarter of what is measured: only what is above that is refused
 PROCESS_BYTES = 720_000_000  # Python, torch, transformers, this package, a tokenizer and a text
@@ -93,9 +94,9 @@ def _check_streams(forecast: "Forecast") -> None:
     advice = "name a larger disk" if place.files else "take use_cache=true, which keeps them on disk"
     if place.files and not place.streams and streams.bytes <= MARGIN * forecast.free.host:
         advice = "take use_cache=false, which keeps them in memory"
-    asked = getattr(forecast.choices.structure, streams.field)
+    asked = cast("Search", forecast.choices.structure).tokens
     raise ValueError(
-        f"structure.{streams.field}={asked}: expected {gigabytes(streams.bytes)} GB free {where} for the hidden states "
+        f"structure.tokens={asked}: expected {gigabytes(streams.bytes)} GB free {where} for the hidden states "
         f"of the search ({streams.tokens} tokens in whole windows), and {gigabytes(free)} GB are; {fitting}, or "
         f"{advice}"
     )

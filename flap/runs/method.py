@@ -1,10 +1,10 @@
 """The stages of the method: write, calibrate, score, allocate, compress. Each states what it takes, and its key."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from flap.allocation import Budget, PruningPlan, Structure
+from flap.allocation import Budget, PruningPlan
 from flap.calibration import STATISTICS, LayerStatistics
 from flap.calibration.own_text import SEQ_LEN, WRITTEN, Draft, bytes_to_write, passes_to_write, text_of
 from flap.calibration.own_text import write as write_text
@@ -18,7 +18,6 @@ from flap.importance import SCORES, SCORES_VERSION, Scores
 from flap.importance.obs import obs_bytes, obs_operations
 from flap.models import PlacedModel
 from flap.results import described
-from flap.runs.forecast import Forecast
 from flap.runs.keys import DIVERGENCES_VERSION
 from flap.runs.ledger import Cost, Memory, stage
 from flap.runs.model_sizes import count_pruned
@@ -26,13 +25,12 @@ from flap.runs.run import Run
 from flap.runs.search_cost import cost_of_search
 from flap.runs.stages import layer_times
 from flap.runs.trimming import share_target
+from flap.runs.workload import Workload
 from flap.search import PlanDivergence
-from flap.storage import Kind, WorkFolder, as_json, digest, ranks
-
-DIVERGENCES: Kind[list[float]] = as_json("divergences")  # of plans, in nats a token
+from flap.storage import WorkFolder, digest, ranks
 
 
-def _cost_of_writing(run: Forecast, model: None, use: str) -> Cost:
+def _cost_of_writing(run: Workload, model: None, use: str) -> Cost:
     """The keys and values of all layers are kept. A model on disk is loaded, if it fits into memory."""
     tokens, place, shapes = run.own_tokens(use), run.place, run.place.shapes
     in_memory = place.streams and run.fits_in_memory
@@ -61,7 +59,7 @@ def write(run: Run, work: WorkFolder, model: PlacedModel, use: str) -> dict[str,
     return write_text(model, Draft.of(run.texts[use], run.source.max_length), work / use)
 
 
-def _cost_of_statistics(run: Forecast, model: None) -> Cost:
+def _cost_of_statistics(run: Workload, model: None) -> Cost:
     place, layer = run.place, run.place.layer() + run.place.run(run.batch_tokens, recorded_bytes(covariance=False))
     entered = [place.ends(head=False) + place.states(run.tokens, 1)] if place.streams else []
     # in memory, one forward pass does for all layers
@@ -76,28 +74,22 @@ def observe(run: Run, work: WorkFolder, model: PlacedModel) -> list[LayerStatist
     return run.calibration(model, []).observe(work)
 
 
-def divergences_key(run: Run, measured: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The key of divergences of plans. measured: the plans, and on how many tokens."""
-    search = {"search": DIVERGENCES_VERSION, "compensation": described(run.config)["compensation"]}
-    return {**measured, **run.keys.statistics, **search}
-
-
 def _scores_key(run: Run, *inputs: Any) -> Mapping[str, Any] | None:
     """The key of scores, for any ratio; those from plain statistics are made anew. A search's depend on its trials."""
-    metric, structure = run.choices.metric, run.choices.structure
+    metric, structure, options = run.choices.metric, run.choices.structure, described(run.config)
     if not metric.needs_covariance and not structure.measures:
         return None
-    scores = {"scores": SCORES_VERSION, "metric": described(run.config)["metric"]}
-    searched = divergences_key(run, {"trials": structure.trial_options}) if structure.measures else {}
-    return {**searched, **run.keys.statistics, **scores}
+    scores = {"scores": SCORES_VERSION, "metric": options["metric"]}
+    trials = {"trials": structure.trial_options, "search": DIVERGENCES_VERSION, "compensation": options["compensation"]}
+    return {**run.keys.statistics, **scores, **(trials if structure.measures else {})}
 
 
-def _cost_of_scores(run: Forecast, *inputs: None) -> Cost:
+def _cost_of_scores(run: Workload, *inputs: None) -> Cost:
     place, covariance = run.place, run.choices.metric.needs_covariance
     scoring = place.factors(lambda i, o: obs_bytes(i, o, place.dtype.itemsize)) if covariance else place.plain()
     operations = run.block_operations(obs_operations) if covariance else 0.0
-    if walks := run.walks("score"):
-        searched = cost_of_search(run, walks, scoring, covariance)
+    if walk := run.search_walk:
+        searched = cost_of_search(run, walk, scoring, covariance)
         return replace(searched, operations=searched.operations + operations)
     if not covariance:
         return Cost([place.layer() + scoring], 1)
@@ -109,37 +101,19 @@ def _cost_of_scores(run: Forecast, *inputs: None) -> Cost:
 @stage("score", _cost_of_scores, SCORES, _scores_key)
 def score(run: Run, work: WorkFolder, model: PlacedModel, statistics: Sequence[LayerStatistics]) -> Scores:
     """Return how much each unit matters; a search also tries each block with fewer of them."""
-    measuring = _measuring(run, model, statistics)
-    return measuring.score(run.choices.metric, run.calibration(model, statistics), run.budget, work)
-
-
-def _measuring(run: Run, model: PlacedModel, statistics: Sequence[LayerStatistics]) -> Structure:
-    """Return the structure of a run. A search gets what it measures plans by; what is measured is cached."""
-
-    def cached(measured: Mapping[str, Any], measure: Callable[[], list[float]]) -> list[float]:
-        return run.cache.get(DIVERGENCES, divergences_key(run, measured), measure)[0]
-
     calibration, choices = run.calibration(model, statistics), run.choices
-    divergence = PlanDivergence(calibration, choices.compensation, run.work, cached, choices.structure.divergence)
-    return choices.structure.measuring(divergence)
+    divergence = PlanDivergence(calibration, choices.compensation, choices.structure.divergence)
+    return choices.structure.measuring(divergence).score(choices.metric, calibration, run.budget, work)
 
 
-def _cost_of_plan(run: Forecast, *inputs: None) -> Cost:
-    walks = run.walks("allocate")
-    return cost_of_search(run, walks, Memory()) if walks else Cost([run.place.layer()])
-
-
-@stage("allocate", _cost_of_plan)
-def allocate(
-    run: Run, work: WorkFolder, model: PlacedModel, statistics: Sequence[LayerStatistics], scores: Scores
-) -> PruningPlan:
+@stage("allocate", lambda run, *inputs: Cost([run.place.layer()]))
+def allocate(run: Run, work: WorkFolder, model: PlacedModel, scores: Scores) -> PruningPlan:
     """Return the plan: which units stay within the budget. A budget in time is corrected by what plans take."""
-    structure = _measuring(run, model, statistics)
     if run.ranking and run.kept_tokens is None:
-        share_target(run, model.adapter, structure, scores)
+        share_target(run, model.adapter, run.choices.structure, scores)
 
     def plan_of(budget: Budget) -> PruningPlan:
-        plan = structure.allocate(scores, budget)
+        plan = run.choices.structure.allocate(scores, budget)
         return budget.named(ranks.from_first(lambda: plan))
 
     if not in_time(run.config.target):
@@ -148,7 +122,7 @@ def allocate(
     return plan
 
 
-def _cost_of_compression(run: Forecast, *inputs: None) -> Cost:
+def _cost_of_compression(run: Workload, *inputs: None) -> Cost:
     place, changed = run.place, run.kept_layers if run.place.streams else 0.0
     if not run.choices.compensation.needs_covariance:
         return Cost([place.layer() + place.plain() + run.pruned], 1, files=changed, left=changed)
@@ -174,7 +148,7 @@ def compress(
     _report(run, model, plan, fits)
 
 
-def _cost_in_sequence(run: Forecast, *inputs: None) -> Cost:
+def _cost_in_sequence(run: Workload, *inputs: None) -> Cost:
     """Each layer runs before and after it is pruned."""
     place, choices, changed = run.place, run.choices, run.kept_layers if run.place.streams else 0.0
     states, files = _windows(run) + run.pruned, run.window_files * choices.metric.needs_statistics
@@ -200,7 +174,7 @@ def prune_layers(run: Run, work: WorkFolder, model: PlacedModel, statistics: Seq
     return plan
 
 
-def _windows(run: Forecast) -> Memory:
+def _windows(run: Workload) -> Memory:
     """The calibration windows in a walk; of a model on disk in files, with inputs and outputs of a layer."""
     files = run.place.streams and (run.choices.metric.needs_statistics or not run.choices.in_sequence)
     return run.place.states(run.tokens, 2 if files else 1, files)
@@ -214,7 +188,7 @@ def _report(run: Run, model: PlacedModel, plan: PruningPlan, fits: Mapping[str, 
     """Report what became of the model, which gets the class that its checkpoint is loaded with."""
     report = run.report
     report.statistics_cache = run.states.get(observe.name, "off")
-    report.search_nats, report.weight_passes = list(plan.nats), model.passes - run.passes_before
+    report.weight_passes = model.passes - run.passes_before
     report.repairs = {block: fit._asdict() for block, fit in fits.items()}
     if run.budget.kept(plan) < run.budget.total:
         report.loads_with = become_checkpointable(model)

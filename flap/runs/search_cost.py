@@ -1,29 +1,26 @@
-"""What the walks of a search take, in the stages that score and allocate."""
-
-from collections.abc import Sequence
+"""What the walk of a search takes, in the stage that scores."""
 
 from flap.compression.linear import fit_bytes
-from flap.runs.forecast import Forecast
 from flap.runs.ledger import Cost, Memory
+from flap.runs.workload import Workload
 from flap.search.cost import SearchWalk
 
 
-def cost_of_search(run: Forecast, walks: Sequence[SearchWalk], scoring: Memory, scored: bool = False) -> Cost:
-    """Return what the walks of a stage take. scoring: of OBS; scored: it scores in the same walk."""
+def cost_of_search(run: Workload, walk: SearchWalk, scoring: Memory, scored: bool) -> Cost:
+    """Return what the walk takes. scoring: of OBS; scored: by it, with covariances."""
     observed, place = scored or run.choices.compensation.needs_covariance, run.place
     tokens = run.tokens * observed
     once = run.observe_operations(covariance=True) if observed else 0.0
-    files = max(walk.most_streams * walk.tokens for walk in walks) + 2 * tokens
     return Cost(
-        [use for walk in walks for use in _moments(run, walk, observed, scoring)],
-        len(walks),
-        sum(tokens + walk.tokens * walk.mean_streams for walk in walks),
-        sum(once + run.search_operations(walk) for walk in walks),
-        files=place.states(files, 1).streams,
+        _moments(run, walk, observed, scoring),
+        1,
+        tokens + walk.tokens * walk.mean_streams,
+        once + run.search_operations(walk),
+        files=place.states(walk.most_streams * walk.tokens + 2 * tokens, 1).streams,
     )
 
 
-def _moments(run: Forecast, walk: SearchWalk, observed: bool, scoring: Memory) -> list[Memory]:
+def _moments(run: Workload, walk: SearchWalk, observed: bool, scoring: Memory) -> list[Memory]:
     """Return the moments of a walk: trial fits, trial layers and their streams, and predictions at the end."""
     place, shapes = run.place, run.place.shapes
     itemsize = place.dtype.itemsize

@@ -19,11 +19,11 @@ from flap.models import PlacedModel, adapt
 from flap.recovery import HELD_OUT_WINDOWS, bytes_to_train, trained_parameters
 from flap.results import device_name
 from flap.runs.all_ranks import devices_of_ranks
-from flap.runs.forecast import Forecast
 from flap.runs.layer_times import LayerTimes
 from flap.runs.ledger import Cost, Memory, stage
 from flap.runs.model_sizes import count_dense
 from flap.runs.run import Run
+from flap.runs.workload import Workload
 from flap.storage import WorkFolder, digest, ranks
 from flap.vocabulary.rows import cut_rows
 
@@ -37,7 +37,7 @@ GGUF_BYTES = {  # of one parameter
 }  # fmt: skip
 
 
-def _cost_of_loading(run: Forecast) -> Cost:
+def _cost_of_loading(run: Workload) -> Cost:
     place = run.place
     read = 0 if place.streams or place.stays_mapped else place.bytes(place.shapes.parameters)
     return Cost([place.weights(0) + Memory(read=read)])
@@ -56,7 +56,7 @@ def load(run: Run, work: WorkFolder) -> PlacedModel:
     return model
 
 
-def _cost_of_measuring(run: Forecast, kept: float, beside: Memory) -> Cost:
+def _cost_of_measuring(run: Workload, kept: float, beside: Memory) -> Cost:
     """Perplexity is measured on the whole model, if it is in memory or has room there; else in a walk.
 
     kept: the share of the prunable weights. beside: what is in memory besides the dense model.
@@ -117,7 +117,7 @@ def measure_compressed(run: Run, work: WorkFolder, model: PlacedModel, plan: Pru
     return run.suite.pruned(model, run.keys.dense | run.keys.compressed(plan))
 
 
-def _cost_of_training(run: Forecast, *inputs: None) -> Cost:
+def _cost_of_training(run: Workload, *inputs: None) -> Cost:
     """The dense model runs beside the one that is trained; on a CPU it is in mapped files.
 
     A backward pass takes the operations of two forward passes; of one where weights have no gradient, as in the head
@@ -154,7 +154,7 @@ def recover(run: Run, work: WorkFolder, model: PlacedModel, plan: PruningPlan) -
     run.report.recovery = train(run.choices.recovery, model, teacher, tokens_NT, place, run.config.seed)
 
 
-def _cost_of_saving(run: Forecast, *inputs: None) -> Cost:
+def _cost_of_saving(run: Workload, *inputs: None) -> Cost:
     """A model on disk is written layer by layer; then it is run, and so is what was written.
 
     The checkpoint shares the files of changed layers where `Place.links` says so.

@@ -11,10 +11,10 @@ from flap.importance import Scores
 from flap.models import ModelAdapter, ModelSource, PlacedModel
 from flap.runs.checks import costs_of_rows
 from flap.runs.choices import Choices
-from flap.runs.forecast import Forecast
 from flap.runs.ledger import Cost, Memory, stage
 from flap.runs.model_sizes import count_trimmed
 from flap.runs.run import Run
+from flap.runs.workload import Workload
 from flap.search import Search
 from flap.search.rows import Rows, rows_that_stay
 from flap.storage import WorkFolder, ranks
@@ -44,7 +44,7 @@ def check_vocabulary(choices: Choices, source: ModelSource, adapter: ModelAdapte
     require(words is None or words < fewest, "recover.words", words, allowed)
 
 
-def _cost_of_ranking(run: Forecast, model: None) -> Cost:
+def _cost_of_ranking(run: Workload, model: None) -> Cost:
     """The model reads so much of a text, or less of a short one, and predicts each token."""
     place, tokens = run.place, TOKENS / run.processes
     logits_bytes = min(LOGITS_BYTES, 4 * BATCH * LENGTH * place.shapes.vocabulary)
@@ -89,7 +89,7 @@ def _keep(run: Run, adapter: ModelAdapter, number: int) -> None:
     run.choices.structure.check(run.budget)
 
 
-def _cost_of_trimming(run: Forecast, model: None) -> Cost:
+def _cost_of_trimming(run: Workload, model: None) -> Cost:
     """Embedding and head are there twice."""
     return Cost([run.place.ends() + run.place.ends() + run.pruned])
 

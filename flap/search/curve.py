@@ -20,11 +20,6 @@ def spread_by_rank(score_I: Tensor, measured: dict[int, float], experts: int) ->
     """
     order_ER = ranked(score_I, experts)
     nats_R = spread(score_I[order_ER].double().mean(dim=0), measured)
-    return scattered(nats_R, order_ER)
-
-
-def scattered(nats_R: Tensor, order_ER: Tensor) -> Tensor:
-    """Return nats_I, in which the neuron at each rank of each expert has the nats of that rank."""
     nats_I = nats_R.new_empty(order_ER.numel())
     nats_I[order_ER] = nats_R
     return nats_I

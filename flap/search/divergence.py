@@ -5,10 +5,9 @@ Legend: N windows · T tokens a window · D hidden size · V vocabulary · X tex
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +22,9 @@ from flap.compression.layers import fit_across
 from flap.data import split_windows
 from flap.models import Pair, PlacedModel, Stream, Walk
 from flap.models.forward import leave
+from flap.search.distances import DISTANCES
 from flap.search.trials import GONE
-from flap.storage import NOT_KEPT, WorkFolder, digest, ranks
+from flap.storage import NOT_KEPT, WorkFolder, ranks
 
 EVERY = 4  # predictions are compared at every fourth position
 TOGETHER = 1024  # tokens, in whole windows, whose logits are in memory at a time
@@ -32,8 +32,6 @@ TOGETHER = 1024  # tokens, in whole windows, whose logits are in memory at a tim
 # Layer i of each plan, from its index and its statistics, while it is present. Asked for again after an interruption,
 # it must be the same without statistics.
 PlansOfLayer = Callable[[int, LayerStatistics | None], Sequence[LayerPlan]]
-# Returns divergences by what they are of, from a cache or measured by the function.
-Cached = Callable[[Mapping[str, Any], Callable[[], list[float]]], list[float]]
 
 
 @dataclass(frozen=True)
@@ -53,39 +51,21 @@ class PlanDivergence:
 
     calibration: Calibration
     compensation: Compensation
-    work: WorkFolder = NOT_KEPT  # an interrupted walk resumes from a folder there, deleted at the end
-    cached: Cached = field(default=lambda measured, measure: measure(), repr=False)
     distance: str = "kl"  # one of `DISTANCES`
 
-    def __call__(self, plans: Sequence[PruningPlan], num_tokens: int) -> list[float]:
+    def __call__(
+        self, plans: PlansOfLayer, num_tokens: int, covariance: bool, work: WorkFolder = NOT_KEPT
+    ) -> list[float]:
         """Return the divergence of each plan, measured on `num_tokens` tokens, rounded up to whole windows.
 
         Where windows have several lengths, each length has an equal share of the tokens. Of each text that has windows
-        held out there is one at least.
+        held out there is one at least. covariance: of statistics, for the plans or their fits. work: an interrupted
+        walk resumes from it; it is deleted at the end.
 
         Raises:
             ValueError: predictions are not finite.
         """
-        plan_id = digest([plan.to_dict() for plan in plans])
-        measured = {"plans": plan_id, "num_tokens": num_tokens, "distance": self.distance}
-        work, covariance = self.work / f"search-{digest(measured)}", self.compensation.needs_covariance
-
-        def layers(i: int, observed: LayerStatistics | None) -> list[LayerPlan]:
-            return [plan.layers[i] for plan in plans]
-
-        return self.cached(measured, lambda: self.along(layers, num_tokens, covariance, "search", work))
-
-    def along(
-        self,
-        plans: PlansOfLayer,
-        num_tokens: int,
-        covariance: bool,
-        stage: str,
-        work: WorkFolder = NOT_KEPT,
-    ) -> list[float]:
-        """As a call, for plans that are made layer by layer, as the walk comes to each. covariance: of statistics."""
-        walk = Walk(self.calibration.model, f"{stage}, layer by layer", work)
-        nats = self._walked(walk, plans, num_tokens, covariance)
+        nats = self._walked(Walk(self.calibration.model, "score, layer by layer", work), plans, num_tokens, covariance)
         work.clear()  # with the hidden states of all plans, which are not mapped any more
         return nats
 
@@ -202,28 +182,6 @@ def _compared(
         some = max(1, TOGETHER // tokens_NT.shape[1])
         for part_NT, text_N, *streams in zip(*(part.split(some) for part in (tokens_NT, *others)), strict=True):
             yield text_N, *(part[:, positions] for part in (part_NT, *streams))
-
-
-def divergence(p_TV: Tensor, log_p_TV: Tensor, logits_TV: Tensor) -> float:
-    """Return KL(p ‖ q) in nats, summed over all positions of a window: differences before sums.
-
-    Σ p log p - Σ p log q as two sums of T · V terms cancel badly: that was off by 0.001 nats a token at 50,000 words.
-    """
-    nats_TV = log_softmax(logits_TV, dim=-1)
-    # in place: to have such an array of the system takes as long as to compute it
-    return torch.sub(log_p_TV, nats_TV, out=nats_TV).mul_(p_TV).sum().item()
-
-
-def rejected(p_TV: Tensor, log_p_TV: Tensor, logits_TV: Tensor) -> float:
-    """Return 1 - Σ min(p, q), the total variation |p - q| / 2, summed over all positions of a window; 0 to 1 for each.
-
-    Σ min(p, q) is the share of tokens drawn from q that speculative decoding with p accepts (EvoESAP's fitness).
-    """
-    return (p_TV - logits_TV.softmax(dim=-1)).abs().sum().item() / 2
-
-
-# By the names of `structure.divergence`. Lower is better.
-DISTANCES: dict[str, Callable[[Tensor, Tensor, Tensor], float]] = {"kl": divergence, "acceptance": rejected}
 
 
 def dense_plan(model: PlacedModel) -> PruningPlan:

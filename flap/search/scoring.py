@@ -38,7 +38,7 @@ def score_and_try(
         work.clear()
     trials = _Trials(metric, search, budget, divergence, work)
     covariance = metric.needs_covariance or divergence.compensation.needs_covariance
-    measured = iter(divergence.along(trials, search.tokens, covariance, "score", work))
+    measured = iter(divergence(trials, search.tokens, covariance, work))
     scores = Scores.joined(map(trials.notes.read, range(len(trials.counts))))
     return replace(scores, divergences=tuple(tuple(islice(measured, n)) for n in trials.counts))
 

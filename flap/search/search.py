@@ -3,8 +3,6 @@
 Legend: G attention units · U units of a block · I neurons.
 """
 
-import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -17,16 +15,12 @@ from flap.config import require
 from flap.importance import Metric, Scores
 from flap.models import Pair
 from flap.search.curve import spread_by_rank
-from flap.search.divergence import DISTANCES, PlanDivergence
-from flap.search.refine import corrected, neighbours
+from flap.search.distances import DISTANCES
+from flap.search.divergence import PlanDivergence
 from flap.search.scoring import score_and_try
 from flap.search.trials import Trial, nats_by_block, removal_counts, unit_scores, without_lowest
 from flap.search.whole_layers import ONLY, with_whole_layers
 from flap.storage import WorkFolder
-
-log = logging.getLogger(__name__)
-
-STRENGTHS = (1.0, 0.5, 0.25)  # exponents of a correction; each gives a candidate
 
 Nats = list[Pair[Tensor]]  # nats over price of each layer's units, nats_G and nats_I
 
@@ -38,35 +32,24 @@ class Search(Structure):
     While units are scored, one block at a time has its lowest-scored units removed, a share from `levels` of them, with
     compensation, while the rest of the model is dense. The divergence is measured on `tokens` calibration tokens
     (docs/method.md says which; of a mixture, the text that loses most counts). `in_nats` distributes it over the units,
-    which are ranked by nats over price. Then, in each of `rounds` rounds, blocks of the pruned model have a share
-    `step` of their units restored or removed, the divergence is measured on `round_tokens` tokens, and `corrected`
-    (refine.py) updates the nats. What is measured together costs one walk: all single blocks, in the walk that scores,
-    then each plan with its neighbours, then the last candidates. Without rounds the plan itself is not measured:
+    which are ranked by nats over price. All of it takes one walk, the one that scores. The plan itself is not measured:
     `eval=divergence` does that.
     """
 
     measures: ClassVar[bool] = True
 
     tokens: int = 4096  # calibration tokens on which each block is measured alone, 1 or more
-    round_tokens: int = 1024  # calibration tokens on which a plan and its neighbours are compared in a round, 1 or more
     levels: list[float] = field(default_factory=lambda: [0.25])  # shares of a block's units to remove, each in (0, 1)
-    rounds: int = 0  # rounds in which the plan is refined by measurements of its neighbours, 0 or more
     layers: bool | str = False  # true: whole layers leave, too, beside heads and neurons; "only": nothing else leaves
-    step: float = 0.0625  # share of a block's units that a neighbour keeps more, or fewer, in (0, 1)
     divergence: str = "kl"  # kl: KL(dense ‖ pruned) in nats; acceptance: 1 - Σ min(p, q), the total variation
     measured_by: PlanDivergence | None = field(default=None, repr=False, compare=False)  # no option: of `measuring`
 
     def __post_init__(self) -> None:
         levels_fit = bool(self.levels) and all(0 < level < 1 for level in self.levels)
         require(self.tokens >= 1, "structure.tokens", self.tokens, "a whole number >= 1")
-        require(self.round_tokens >= 1, "structure.round_tokens", self.round_tokens, "a whole number >= 1")
         require(levels_fit, "structure.levels", self.levels, "shares of a block's units between 0 and 1")
-        require(self.rounds >= 0, "structure.rounds", self.rounds, "a whole number >= 0")
         require(self.divergence in DISTANCES, "structure.divergence", self.divergence, " or ".join(DISTANCES))
         require(self.layers in (False, True, ONLY), "structure.layers", self.layers, f"false, true or {ONLY}")
-        no_rounds = "0 with structure.layers: no round tries a whole layer"
-        require(not (self.layers and self.rounds), "structure.rounds", self.rounds, no_rounds)
-        require(0 < self.step < 1, "structure.step", self.step, "a share of a block's units between 0 and 1")
 
     def measuring(self, divergence: Any) -> "Search":
         """Return the search with what it measures plans by."""
@@ -85,55 +68,11 @@ class Search(Structure):
         return score_and_try(metric, self, budget, self.measured_by, work)
 
     def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
-        """Return the plan; after rounds the one with the lowest divergence, and in its `nats` that after each gain.
-
-        scores: with the divergences of all `trials`.
-        """
+        """Return the plan of one ranking by nats over price. scores: with the divergences of all `trials`."""
+        nats = self.in_nats(scores, budget)
         if self.layers:
-            return with_whole_layers(self, self.in_nats(scores, budget), scores, budget)
-        first = Candidate.of(self, self.in_nats(scores, budget), budget)
-        return self._refined(first, scores, budget) if self.rounds else first.plan
-
-    def _refined(self, first: "Candidate", scores: Scores, budget: Budget) -> PruningPlan:
-        """Return the best plan of `rounds` rounds, which start from the first candidate."""
-        candidates, best = [first], None
-        for number in range(self.rounds + 1):
-            first, last = candidates[0], number == self.rounds
-            trials = [] if last else self._neighbours(scores, first.plan, budget)
-            divergences, around = self._measure([one.plan for one in candidates], trials)
-            lowest = min(range(len(candidates)), key=divergences.__getitem__)
-            if best is not None and divergences[lowest] >= best.nats[-1]:
-                break
-            so_far = () if best is None else best.nats
-            best = replace(candidates[lowest].plan, nats=(*so_far, divergences[lowest]))
-            log.info("search: divergence %.4f a token after round %d", divergences[lowest], number)
-            if not last:
-                candidates = [
-                    Candidate.of(
-                        self,
-                        corrected(first.nats, first.plan, divergences[0], around, budget, strength),
-                        budget,
-                    )
-                    for strength in STRENGTHS
-                ]
-        assert best is not None
-        return best
-
-    def _measure(
-        self, plans: Sequence[PruningPlan], trials: Sequence[Sequence[Trial]]
-    ) -> tuple[list[float], list[list[tuple[Trial, float]]]]:
-        """Return the divergences of the plans, and of the first one with each trial of each layer, in one walk."""
-        around = [plans[0].with_layer(i, trial.plan) for i, layer in enumerate(trials) for trial in layer]
-        assert self.measured_by is not None
-        divergences = iter(self.measured_by([*plans, *around], self.round_tokens))
-        return [next(divergences) for _ in plans], [[(trial, next(divergences)) for trial in layer] for layer in trials]
-
-    def _neighbours(self, scores: Scores, plan: PruningPlan, budget: Budget) -> list[list[Trial]]:
-        layers = zip(scores.layers, plan.layers, budget.layers, strict=True)
-        return [
-            neighbours(layer, kept, self.step, prices.mlp.members, prices.mlp.fewest or 1)
-            for layer, kept, prices in layers
-        ]
+            return with_whole_layers(self, nats, scores, budget)
+        return one_ranking(self, nats, budget)
 
     def trials(self, scores: Pair[Tensor], prices: Pair[Units]) -> list[Trial]:
         """Return the trials of a layer: each block at each level, and without any units where it may lose all."""
@@ -169,16 +108,3 @@ class Search(Structure):
                 Pair(*(spread_by_rank(score_U, nats, one.members) / price for score_U, nats, one, price in blocks))
             )
         return layers
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A plan, and the nats over price of all units that it comes from."""
-
-    nats: Nats
-    plan: PruningPlan
-
-    @classmethod
-    def of(cls, structure: Structure, nats: Nats, budget: Budget) -> "Candidate":
-        """Return the candidate of one ranking by these nats."""
-        return cls(nats, one_ranking(structure, nats, budget))

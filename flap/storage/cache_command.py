@@ -15,7 +15,7 @@ from rich.table import Table
 from flap.storage.atomic_files import bytes_below, cache_root, remove_leftovers, remove_unused
 from flap.storage.cache import LABEL
 
-KINDS = ("statistics", "scores", "divergences", "self", "layer_times", "dense", "models", "streams", "offload")
+KINDS = ("statistics", "scores", "self", "layer_times", "dense", "models", "streams", "offload")
 
 
 def entries(root: Path, kinds: Sequence[str] = KINDS) -> list[Path]:

@@ -127,7 +127,7 @@ def test_the_command_line_wins_over_a_preset(method: str, order: int) -> None:
         ("method=flap ratio=0.5 seed=3 calibration.num_samples=7", "flap"),
         ("structure=AL-AM metric=WIFV", "flap"),
         ("round_to=8 structure.min_heads=2 structure.min_neurons=9", "flap"),  # limits to what leaves
-        ("method=flap_plus structure.rounds=0 structure.tokens=99", "flap_plus"),  # how much is measured
+        ("method=flap_plus structure.tokens=99", "flap_plus"),  # how much is measured
         ("structure=UL-UM", "custom"),
         ("metric.square_attention=false", "custom"),
         ("structure.scale=relative metric=OBS", "custom"),

@@ -55,7 +55,6 @@ SCENARIOS = (
         (
             "ratio=0.4",
             "method=flap_plus",
-            "structure.rounds=1",
             "calibration.num_samples=20",
             "compensation.ridge=0.01",
             "model.placement=stream",

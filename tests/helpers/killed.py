@@ -15,7 +15,7 @@ from tests.helpers.forked import forked
 from tests.helpers.runs import composed
 
 # Stages whose steps are noted; not measurements.
-NOTED = ("sample", "calibrate", "score", "search", "compress", "prune")
+NOTED = ("sample", "calibrate", "score", "compress", "prune")
 SEQUENCES = 2  # in a batch of a text that the model writes
 
 

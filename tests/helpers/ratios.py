@@ -12,6 +12,7 @@ from flap.importance import Scores
 from flap.models import Pair, adapt
 from flap.search import Search
 from tests.cases import tiny_model
+from tests.helpers.plans import with_layer
 
 model_of = cache(tiny_model)
 Measure = Callable[[Sequence[PruningPlan], int], list[float]]
@@ -60,7 +61,7 @@ def tried(structure: Structure, scores: Scores, budget: Budget, measure: Measure
         )
     )
     divergences = (
-        measure([whole.with_layer(i, trial.plan) for trial in structure.trials(*layer)], structure.tokens)
+        measure([with_layer(whole, i, trial.plan) for trial in structure.trials(*layer)], structure.tokens)
         for i, layer in enumerate(layers)
     )
     return replace(scores, divergences=tuple(map(tuple, divergences)))
@@ -68,8 +69,7 @@ def tried(structure: Structure, scores: Scores, budget: Budget, measure: Measure
 
 def allocated(structure: Structure, scores: Scores, budget: Budget, measure: Measure | None = None) -> PruningPlan:
     """The plan of these scores; a search decides by `measure`, or by made-up divergences."""
-    measure = measure or made_up(budget)
-    return structure.measuring(measure).allocate(tried(structure, scores, budget, measure), budget)
+    return structure.allocate(tried(structure, scores, budget, measure or made_up(budget)), budget)
 
 
 def unit_sizes(model: PreTrainedModel) -> tuple[int, int]:

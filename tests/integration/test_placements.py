@@ -33,7 +33,7 @@ KINDS = [
 ]  # fmt: skip
 # Searches copy layers and fit them: ordinary ones, transposed ones, experts, linear attention.
 SEARCHED = ["TestLlama", "TestGPT2", "TestMixtral", "TestQwen3Next"]
-FLAP_PLUS = "flap_plus calibration.num_samples=20 structure.rounds=1"
+FLAP_PLUS = "flap_plus calibration.num_samples=20"
 CLOSED_FORM = "flap calibration.num_samples=20 metric=OBS structure.scale=relative compensation=linear"
 CHOICES = [
     "round_to=8 structure.min_heads=2",
@@ -80,7 +80,6 @@ def assert_equal_runs(root: Path, reports: dict[str, Report]) -> None:
         "layers",
         "layers_before",
         "repairs",
-        "search_nats",
     ):
         assert getattr(a, field) == getattr(b, field), field
 
@@ -183,7 +182,6 @@ def test_every_way_to_prune_at_every_placement(
     for one in ("auto", "stream"):
         assert_equal_runs(tmp_path, {"device": reports["device"], one: reports[one]})
     assert "disk" in reports["auto"].device_map.values()
-    assert bool(reports["stream"].search_nats) == ("rounds" in choice)
     assert bool(reports["stream"].repairs) == ("linear" in choice or "flap_plus" in choice)
 
 

@@ -13,7 +13,7 @@ from tests.helpers.network_files import as_on_nfs
 @pytest.mark.parametrize(
     "choice",
     [
-        "structure=search structure.rounds=1",
+        "structure=search",
         "model.placement=stream",
         "model.placement=stream eval=[perplexity,divergence] eval.divergence.seq_len=16 eval.divergence.max_tokens=64",
     ],

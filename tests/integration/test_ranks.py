@@ -26,7 +26,7 @@ from tests.cases import tiny_model
 from tests.helpers.ranks import command_line_in_ranks, in_ranks
 from tests.helpers.runs import composed, tiny
 
-OBS, SEARCH = "metric=OBS compensation=linear", "method=flap_plus structure.rounds=1"
+OBS, SEARCH = "metric=OBS compensation=linear", "method=flap_plus"
 # architecture (dense, mixture, hybrid) and what is chosen; 19 windows do not divide by 2 or 3, nor do 3 held-out ones
 # The first QUICK are run with two processes by `make test`, all of them with two and three by `make checks`.
 CASES = [

@@ -117,7 +117,6 @@ def test_layers_leave_beside_units(target: str, tmp_path: Path, run_tiny: Callab
     ("options", "message"),
     [
         (["structure.layers=some"], r"^structure\.layers=some: expected false, true or only$"),
-        (["structure.layers=true", "structure.rounds=1"], r"^structure\.rounds=1: expected 0 with structure\.layers"),
         (
             ["structure.layers=true", "compensation=bias"],
             r"^structure\.layers=True: expected false, or compensation=lin",

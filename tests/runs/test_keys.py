@@ -11,24 +11,25 @@ from flap.allocation import LayerPlan, PruningPlan
 from flap.calibration.images import Images
 from flap.compression import BiasCompensation, NoCompensation
 from flap.importance import IFV, WIFV
-from flap.runs.method import divergences_key, observe, score
+from flap.runs.method import observe, score
 from flap.runs.prepare import prepare
+from tests.helpers.plans import with_layer
 from tests.helpers.runs import composed, tiny
 
 PLAN = PruningPlan((LayerPlan((0, 1), (3, 5)),) * 4)
 DEVICES = ("cpu", "cuda")
 KEYS = {"statistics": observe, "scores": score}
-ON_WINDOWS = {"workspace", "compressed", "pruned", "divergences", "scores", "statistics", "inputs"}
+ON_WINDOWS = {"workspace", "compressed", "pruned", "scores", "statistics", "inputs"}
 CHANGES = [
     ("ratio=0.5", {"workspace"}),
     ("metric=IFV", {"workspace", "scores"}),
     ("structure=UL-UM", {"workspace"}),
     ("mask_only=true", {"workspace", "compressed", "pruned"}),
-    ("compensation=none", {"workspace", "compressed", "pruned", "divergences"}),
+    ("compensation=none", {"workspace", "compressed", "pruned"}),
     ("calibration.batch_size=2", {"workspace"}),
     ("calibration.num_samples=6", ON_WINDOWS),
     ("seed=7", ON_WINDOWS),
-    ("model.dtype=bfloat16", {"workspace", "divergences", "scores", "statistics", "dense", "inputs"}),
+    ("model.dtype=bfloat16", {"workspace", "scores", "statistics", "dense", "inputs"}),
     ("eval.perplexity.max_tokens=64", set()),
     ("use_cache=false", set()),
     ("checkpoint.save=false", set()),
@@ -84,7 +85,7 @@ def keys(folder: Path, *arguments: str) -> dict[str, object]:
     keys = run.keys
     return {
         "statistics": observe.depends(run, None), "workspace": keys.workspace, "dense": keys.dense,
-        "divergences": divergences_key(run, {}), "scores": score.depends(run, None),
+        "scores": score.depends(run, None),
         "compressed": keys.compressed(PLAN), "pruned": keys.pruned(PLAN), "inputs": run.inputs,
     }  # fmt: skip
 
@@ -101,7 +102,7 @@ def test_objects_of_two_classes_have_keys_of_their_own(model_dir: Path, text_fil
 
 def test_plans_have_keys_of_their_own(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
     keys = prepare(composed(*tiny(model_dir, text_file)), tmp_path).keys
-    other = PLAN.with_layer(0, LayerPlan((0,), (3, 5)))
+    other = with_layer(PLAN, 0, LayerPlan((0,), (3, 5)))
     assert keys.compressed(PLAN) != keys.compressed(other)
 
 
@@ -109,8 +110,6 @@ def test_plans_have_keys_of_their_own(model_dir: Path, text_file: Path, tmp_path
     ("override", "same"),
     [
         ("ratio=0.5", True),
-        ("structure.rounds=1", True),
-        ("structure.round_tokens=32", True),
         ("round_to=8", True),
         ("structure.tokens=32", False),
         ("structure.levels=[0.5]", False),

@@ -16,6 +16,7 @@ from flap.storage import NOT_KEPT, WorkFolder
 from tests.cases import METRICS, tiny_model, tokens
 from tests.helpers.compressed import COMPENSATIONS
 from tests.helpers.placed import Interruption, interrupted
+from tests.helpers.plans import divergences, with_layer
 
 WINDOWS = tokens(windows=12)
 SEARCH = Search(tokens=48, levels=[0.25, 0.5])
@@ -46,8 +47,8 @@ def test_one_walk_scores_and_measures_as_two_do(metric: str, compensation: str) 
     visits = calibration.visit("score", METRICS[metric]().needs_covariance)
     assert equal(found, score_layers(METRICS[metric](), model.adapter, visits))
     for i, (layer, prices) in enumerate(zip(found.layers, budget.layers, strict=True)):
-        trials = [dense_plan(model).with_layer(i, trial.plan) for trial in SEARCH.trials(layer, prices)]
-        assert found.divergences[i] == pytest.approx(PlanDivergence(calibration, fit)(trials, SEARCH.tokens), rel=1e-5)
+        trials = [with_layer(dense_plan(model), i, trial.plan) for trial in SEARCH.trials(layer, prices)]
+        assert found.divergences[i] == pytest.approx(divergences(calibration, fit, trials, SEARCH.tokens), rel=1e-5)
         assert min(found.divergences[i]) > 0
 
 
@@ -69,15 +70,14 @@ def test_an_interrupted_walk_ends_in_the_same(metric: str, tmp_path: Path) -> No
 def test_a_layer_is_as_it_is_in_the_trials_of_others() -> None:
     calibration = calibration_of("llama-mha")
     seen: list[list[LayerPlan]] = []
-    along = PlanDivergence.along
 
     class Noted(PlanDivergence):
-        def along(self, plans, *arguments):  # type: ignore[no-untyped-def]
+        def __call__(self, plans, *arguments):  # type: ignore[no-untyped-def]
             def kept(i, observed):  # type: ignore[no-untyped-def]
                 seen.append(list(plans(i, observed)))
                 return seen[-1]
 
-            return along(self, kept, *arguments)
+            return super().__call__(kept, *arguments)
 
     found = tried("WIFV", Noted(calibration, COMPENSATIONS["bias"]))
     counts, whole = list(map(len, found.divergences)), dense_plan(calibration.model)

@@ -16,7 +16,7 @@ from flap.search import Search
 from flap.search.curve import spread, spread_by_rank
 from flap.search.trials import removal_counts
 from tests.cases import ARCHITECTURES, MIXTURES, RATIOS
-from tests.helpers.ratios import allocated, assert_meets, budget_of, made_up, model_of, random_scores, tried
+from tests.helpers.ratios import allocated, assert_meets, budget_of, model_of, random_scores
 
 
 def test_by_hand() -> None:
@@ -76,25 +76,18 @@ def test_the_layer_that_matters_most_keeps_most(architecture: str, ratio: float)
 
 
 def test_options_out_of_range_are_named() -> None:
-    with pytest.raises(ValueError, match=r"^structure\.round_tokens=0: expected a whole number >= 1$"):
-        Search(round_tokens=0)
     with pytest.raises(ValueError, match=r"^structure\.tokens=0: expected a whole number >= 1$"):
         Search(tokens=0)
     for levels in ([], [0.0], [0.5, 1.0]):
         with pytest.raises(ValueError, match=r"^structure\.levels=\[.*\]: expected shares"):
             Search(levels=levels)
-    with pytest.raises(ValueError, match=r"^structure\.rounds=-1: expected a whole number >= 0$"):
-        Search(rounds=-1)
-    for step in (0.0, 1.0):
-        with pytest.raises(ValueError, match=r"^structure\.step=.*: expected a share"):
-            Search(step=step)
 
 
 @pytest.mark.parametrize("architecture", MIXTURES)
 def test_all_experts_of_a_layer_lose_as_many_neurons_each_its_own(architecture: str) -> None:
     budget = budget_of(architecture, 0.4)
     scores = random_scores(budget)
-    plan = allocated(Search(tokens=300, round_tokens=200, rounds=1), scores, budget)
+    plan = allocated(Search(tokens=300), scores, budget)
     assert budget.kept(plan) == pytest.approx(0.6 * budget.total, abs=max(u.price for u in budget.layers[0]))
     for layer, units, scored in zip(plan.layers, budget.layers, scores.layers, strict=True):
         by_expert = torch.tensor(layer.mlp).reshape(units.mlp.members, -1)
@@ -122,32 +115,22 @@ def small_scores(seed: int) -> Scores:
 
 
 class Known:
-    """A measure of known nats: a unit that leaves costs its score times a factor of its block, whatever else leaves.
+    """A measure of known nats: a unit that leaves costs its score times a factor of its block, whatever else leaves."""
 
-    dearer: but these layers' units cost three times as much once another layer has lost any.
-    """
-
-    def __init__(self, scores: Scores, factors: list[Pair[float]], dearer: tuple[int, ...] = ()) -> None:
+    def __init__(self, scores: Scores, factors: list[Pair[float]]) -> None:
         self.cost = [
             Pair([factor.attention * one for one in layer.attention.flatten().tolist()],
                  [factor.mlp * one for one in layer.mlp.tolist()])
             for layer, factor in zip(scores.layers, factors, strict=True)
         ]  # fmt: skip
-        self.dearer = dearer
-        self.asked: list[list[PruningPlan]] = []
 
     def __call__(self, plans: Sequence[PruningPlan], num_tokens: int) -> list[float]:
-        assert num_tokens in (300, 200)
-        self.asked.append(list(plans))
+        assert num_tokens == 300
         return [self.nats(plan) for plan in plans]
 
     def nats(self, plan: PruningPlan) -> float:
         pairs = [zip(*pair, strict=True) for pair in zip(self.cost, plan.layers, strict=True)]
-        alone = [
-            math.fsum(one for costs, kept in pair for u, one in enumerate(costs) if u not in kept) for pair in pairs
-        ]
-        both = min(alone) > 0
-        return math.fsum(3 * one if both and i in self.dearer else one for i, one in enumerate(alone))
+        return math.fsum(one for pair in pairs for costs, kept in pair for u, one in enumerate(costs) if u not in kept)
 
     def cheapest(self, to_keep: float) -> PruningPlan:
         """The best unit of each block, then the units of most nats per parameter, as many as are nearest to this."""
@@ -168,73 +151,11 @@ class Known:
 @pytest.mark.parametrize("ratio", [0.1, 0.3, 0.5, 0.6])
 @pytest.mark.parametrize("seed", range(3))
 def test_where_nats_add_up_the_units_of_least_nats_per_parameter_leave(seed: int, ratio: float) -> None:
-    """Whatever the scores' scale in each block; and measurements around that plan find nothing better."""
+    """Whatever the scores' scale in each block."""
     scores, budget = small_scores(seed), replace(BUDGET, ratio=ratio)
     known = Known(scores, [Pair(9.0, 0.2), Pair(1.0, 3.0)])
-    plan = allocated(Search(tokens=300, round_tokens=200), scores, budget, known)
-    expected = known.cheapest(budget.total - budget.to_remove)
-    assert plan == expected and plan.nats == ()
-
-
-def test_what_is_measured() -> None:
-    """Each block alone at each level, layer by layer; the plan with its neighbours; and three candidates."""
-    scores = small_scores(0)
-    known = Known(scores, [Pair(1.0, 1.0)] * 2, dearer=(1,))
-    search = Search(tokens=300, round_tokens=200, levels=[0.25, 0.5], rounds=1, step=0.25)
-    plan = allocated(search, scores, BUDGET, known)
-    *layers, [first, *around], candidates = known.asked
-    alone = [one for layer in layers for one in layer]
-    whole = LayerPlan(tuple(range(8)), tuple(range(40)))
-    lost = [[(8 - len(layer.attention), 40 - len(layer.mlp)) for layer in one.layers] for one in alone]
-    of_one = [(2, 0), (4, 0), (0, 10), (0, 20)]
-    assert lost == [*([one, (0, 0)] for one in of_one), *([(0, 0), one] for one in of_one)]
-    assert all(whole in one.layers for one in alone)
-    for one in around:
-        moved = [i for i in range(2) if one.layers[i] != first.layers[i]]
-        assert len(moved) == 1 and first.with_layer(moved[0], one.layers[moved[0]]) == one
-    assert len(candidates) == 3 and plan in candidates
-
-
-def test_rounds_move_budget_to_what_matters_more_beside_other_losses() -> None:
-    for seed in range(3):
-        scores = small_scores(seed)
-        known = Known(scores, [Pair(1.0, 1.0)] * 2, dearer=(1,))
-        first, plan = (
-            allocated(Search(tokens=300, round_tokens=200, rounds=n, step=0.25), scores, BUDGET, known) for n in (0, 3)
-        )
-        assert first.nats == () and (plan.nats[0], plan.nats[-1]) == (known.nats(first), known.nats(plan))
-        assert len(plan.nats) > 1 and list(plan.nats) == sorted(set(plan.nats), reverse=True)
-        one, other = (replace(BUDGET, layers=BUDGET.layers[1:]).kept(PruningPlan(p.layers[1:])) for p in (first, plan))
-        assert other > one
-
-
-@pytest.mark.parametrize(("found", "taken"), [([1.1, 0.9, 0.8], 2), ([0.4, 0.5, 0.9], 0), ([1.0, 1.5, 1.2], None)])
-def test_the_best_correction_is_taken_and_the_search_ends_where_none_helps(
-    found: list[float], taken: int | None
-) -> None:
-    asked: list[list[PruningPlan]] = []
-
-    def measure(plans: Sequence[PruningPlan], num_tokens: int) -> list[float]:
-        asked.append(list(plans))
-        # the plan, the first round's candidates, the second's; for their neighbours any nats do
-        answers = ([1.0], found, [2.0] * 3)[len(asked) - 1]
-        return answers + [1 + i / len(plans) for i in range(len(plans) - len(answers))]
-
-    search = Search(rounds=5, step=0.25)
-    plan = search.measuring(measure).allocate(tried(search, small_scores(0), BUDGET, made_up(BUDGET)), BUDGET)
-    if taken is None:
-        assert (plan, plan.nats) == (asked[0][0], (1.0,)) and len(asked) == 2
-    else:
-        assert (plan, plan.nats) == (asked[1][taken], (1.0, found[taken])) and len(asked) == 3
-
-
-def test_walks_are_one_more_than_rounds() -> None:
-    scores = small_scores(1)
-    for rounds in range(3):
-        known = Known(scores, [Pair(1.0, 1.0)] * 2, dearer=(1,))
-        search = Search(tokens=300, round_tokens=200, rounds=rounds, step=0.25)
-        search.measuring(known).allocate(tried(search, scores, BUDGET, made_up(BUDGET)), BUDGET)
-        assert len(known.asked) <= (1 + rounds if rounds else 0)
+    plan = allocated(Search(tokens=300), scores, budget, known)
+    assert plan == known.cheapest(budget.total - budget.to_remove)
 
 
 @pytest.mark.parametrize("levels", [[0.125], [0.01, 0.02], [0.99]])

@@ -32,7 +32,7 @@ def check_export(
     Raises:
         ValueError: the architecture or the tokenizer is not supported.
     """
-    if has_constants(config):
+    if has_constants(config.to_dict()):
         raise ValueError(f"checkpoint.formats: {NO_CONSTANTS}")
     row = check_architecture(config, changes)
     add_tokenizer(GGUFWriter(None, row.name), tokenizer, source, config.get_text_config().vocab_size)  # into no file

@@ -1,0 +1,27 @@
+"""Whole plans: one that differs in a layer, and what plans diverge from the dense model."""
+
+from collections.abc import Sequence
+
+from flap.allocation import LayerPlan, PruningPlan
+from flap.calibration import Calibration
+from flap.compression import Compensation
+from flap.search import PlanDivergence
+from flap.storage import NOT_KEPT, WorkFolder
+
+
+def with_layer(plan: PruningPlan, index: int, layer: LayerPlan) -> PruningPlan:
+    """The plan with another layer at a place."""
+    return PruningPlan((*plan.layers[:index], layer, *plan.layers[index + 1 :]))
+
+
+def divergences(
+    calibration: Calibration,
+    compensation: Compensation,
+    plans: Sequence[PruningPlan],
+    num_tokens: int,
+    distance: str = "kl",
+    work: WorkFolder = NOT_KEPT,
+) -> list[float]:
+    """The divergence of each plan, all measured in one walk."""
+    measure, covariance = PlanDivergence(calibration, compensation, distance), compensation.needs_covariance
+    return measure(lambda i, _: [plan.layers[i] for plan in plans], num_tokens, covariance, work)
