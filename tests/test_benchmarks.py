@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py where there is no GPU: what its code does on the CPU, and what it says; benchmarks/engines.py."""
+"""benchmarks/gpu.py where there is no GPU: what its code does on the CPU, and what it says; benchmarks/engines.py; drafts.py."""
 
 import json
 import subprocess
@@ -46,6 +46,28 @@ def test_an_engine_that_cannot_run_says_so_in_one_line(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["absent"]
+
+
+def drafted(*words: str) -> str:
+    """The one line that benchmarks/drafts.py says of what it cannot do."""
+    command = [sys.executable, str(BENCHMARKS / "drafts.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    [line] = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (1, "")
+    return line
+
+
+def test_a_draft_with_another_vocabulary_is_refused_and_an_absent_engine_is_named(
+    model_dir: Path, tmp_path: Path
+) -> None:
+    tokenizer = json.loads((model_dir / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["hare"] = vocabulary.pop("cat")
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    for engine in ("transformers", "llama.cpp", "vllm"):
+        line = drafted(engine, str(model_dir), str(tmp_path))
+        assert line.startswith(f"error: ValueError: {tmp_path}: its vocabulary of 96 tokens is not the one of {model_dir}")
+    assert drafted("vllm", str(model_dir), str(model_dir)) == "error: ModuleNotFoundError: No module named 'vllm'"
 
 
 @pytest.mark.slow
