@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py where there is no GPU: what its code does on the CPU, and what it says; benchmarks/engines.py; drafts.py."""
+"""benchmarks/gpu.py where there is no GPU: what its code does on the CPU, and what it says; engines.py, drafts.py."""
 
 import json
 import subprocess
@@ -66,7 +66,9 @@ def test_a_draft_with_another_vocabulary_is_refused_and_an_absent_engine_is_name
     (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
     for engine in ("transformers", "llama.cpp", "vllm"):
         line = drafted(engine, str(model_dir), str(tmp_path))
-        assert line.startswith(f"error: ValueError: {tmp_path}: its vocabulary of 96 tokens is not the one of {model_dir}")
+        assert line.startswith(
+            f"error: ValueError: {tmp_path}: its vocabulary of 96 tokens is not the one of {model_dir}"
+        )
     assert drafted("vllm", str(model_dir), str(model_dir)) == "error: ModuleNotFoundError: No module named 'vllm'"
 
 
