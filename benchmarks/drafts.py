@@ -4,12 +4,14 @@ ENGINE: llama.cpp (needs model-f16.gguf in both checkpoints), vllm, or transform
 share of the parent's own greedy tokens that the draft agrees on, a, and (a + ... + a^k) / k, the share of k drafts a
 step that is then accepted. The others write the same prompts greedily without and with the draft. Printed as JSON: in
 how many prompts both texts are equal, the accepted share, and tokens a second. The interpreter needs the engine alone.
+A draft must have the vocabulary of its parent: where it has not, llama.cpp would write without it and say nothing.
 """
 
 import argparse
 import json
 import os
 import statistics
+import sys
 import time
 import urllib.request
 from collections.abc import Callable
@@ -119,6 +121,15 @@ def measured(engine: str, parent: Path, draft: Path, drafts: int, new_tokens: in
     return found | {"equal_texts": sum(one == other for one, other in zip(*texts, strict=True)), "of": len(PROMPTS)}
 
 
+def check_vocabulary(parent: Path, draft: Path) -> None:
+    one, other = (json.loads((place / "tokenizer.json").read_text())["model"]["vocab"] for place in (parent, draft))
+    if one != other:
+        raise ValueError(
+            f"{draft}: its vocabulary of {len(other):,} tokens is not the one of {parent}, which has {len(one):,}; a "
+            "draft needs that of its parent, so prune without vocabulary=trim"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("engine", choices=["transformers", *ENGINES])
@@ -128,7 +139,12 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=64)
     options = parser.parse_args()
     given = options.parent, options.draft, options.drafts, options.new_tokens
-    found = promised(*given) if options.engine == "transformers" else measured(options.engine, *given)
+    try:
+        check_vocabulary(options.parent, options.draft)
+        found = promised(*given) if options.engine == "transformers" else measured(options.engine, *given)
+    except Exception as error:  # each engine has errors of its own, and an absent one is one, too
+        print("error:", " ".join(f"{type(error).__name__}: {error}".split()), file=sys.stderr, flush=True)
+        os._exit(1)
     print("\n" + json.dumps({"engine": options.engine, **found}), flush=True)
     os._exit(0)  # some engines do not let a process end
 

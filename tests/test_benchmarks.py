@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py where there is no GPU: what its code does on the CPU, and what it says; benchmarks/engines.py."""
+"""benchmarks/gpu.py where there is no GPU: what its code does on the CPU, and what it says; engines.py, drafts.py."""
 
 import json
 import subprocess
@@ -39,6 +39,30 @@ def test_what_a_token_costs_is_counted_from_the_tensors(engines: ModuleType, mod
     layers, head = 4 * (4 * 1536 + 56 * 96), 96 * 32  # KV heads and neurons; words times the hidden size
     assert engines.reads(model_dir) == {"prefill": layers, "decode": layers + head}
     assert list(engines.variants([0.5], ["AL-AM"])) == ["dense", "AL-AM 0.5", "AL-AM 0.5, round_to=64"]
+
+
+def drafted(*words: str) -> str:
+    """The one line that benchmarks/drafts.py says of what it cannot do."""
+    command = [sys.executable, str(BENCHMARKS / "drafts.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    [line] = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (1, "")
+    return line
+
+
+def test_a_draft_with_another_vocabulary_is_refused_and_an_absent_engine_is_named(
+    model_dir: Path, tmp_path: Path
+) -> None:
+    tokenizer = json.loads((model_dir / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["hare"] = vocabulary.pop("cat")
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    for engine in ("transformers", "llama.cpp", "vllm"):
+        line = drafted(engine, str(model_dir), str(tmp_path))
+        assert line.startswith(
+            f"error: ValueError: {tmp_path}: its vocabulary of 96 tokens is not the one of {model_dir}"
+        )
+    assert drafted("vllm", str(model_dir), str(model_dir)) == "error: ModuleNotFoundError: No module named 'vllm'"
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -107,29 +108,26 @@ class Structure(ABC):
                     f"{name}={size}: a layer has {count} {kind} and keeps at least {least} (structure.{minimum}); "
                     "no multiple lies between"
                 )
-        fewest = [self._fewest(layer) for layer in budget.layers]
-        check_reachable(budget.bounds, fewest, f"{self._stay(budget)} in every layer")
-        self._check_ratio(budget)
-
-    def _check_ratio(self, budget: Budget) -> None:
-        most = sum(
-            counts[-1] * units.price
-            for layer in budget.layers
-            for counts, units in zip(self.removable(layer), layer, strict=True)
-        )
-        if budget.to_remove > most:
+        fewest, stay = self.least(budget), self._stay(budget)
+        check_reachable(budget.bounds, fewest, stay)
+        if budget.to_remove > (most := removed(budget.layers, fewest)):
             raise ValueError(
-                f"ratio={budget.ratio}: {self._stay(budget)} in every layer, so this model allows at most "
-                f"{int(1000 * most / budget.total) / 1000}"
+                f"ratio={budget.ratio}: {stay}, so this model allows at most {int(1000 * most / budget.total) / 1000}"
             )
 
+    def least(self, budget: Budget) -> list[Pair[int]]:
+        """Return the least numbers of units that the layers keep."""
+        return list(map(self.fewest_units, budget.layers))
+
     def _stay(self, budget: Budget) -> str:
-        layers = list(zip(budget.layers, map(self._fewest, budget.layers), strict=True))
+        if self.layers:
+            return "the first layer stays"
+        layers = list(zip(budget.layers, map(self.fewest_units, budget.layers), strict=True))
         heads = (_count(kept.attention, "KV head") for layer, kept in layers if not layer.attention.fixed)
         others = (_count(kept.mlp, layer.mlp.unit) for layer, kept in layers if not layer.mlp.fixed)
-        return f"{' and '.join(' or '.join(dict.fromkeys(texts)) for texts in (heads, others))} stay"
+        return f"{' and '.join(' or '.join(dict.fromkeys(texts)) for texts in (heads, others))} stay in every layer"
 
-    def _fewest(self, layer: Pair[Units]) -> Pair[int]:
+    def fewest_units(self, layer: Pair[Units]) -> Pair[int]:
         """Return the least numbers of units that a layer keeps."""
         return Pair(*(units.count - counts[-1] for units, counts in zip(layer, self.removable(layer), strict=True)))
 
@@ -158,6 +156,12 @@ class Structure(ABC):
         return Pair(
             *(range(units.count % size, units.count - least * size + 1, size) for units, size, least in triples)
         )
+
+
+def removed(layers: Sequence[Pair[Units]], kept: Sequence[Pair[int]]) -> int:
+    """Return the prunable parameters that leave where these numbers of units stay."""
+    pairs = (pair for both in zip(layers, kept, strict=True) for pair in zip(*both, strict=True))
+    return sum((units.count - count) * units.price for units, count in pairs)
 
 
 def _count(number: int, noun: str) -> str:

@@ -74,7 +74,7 @@ class LayerTimes:
         return [AlikeBlocks(block, units, frozenset(layers)) for (block, units), layers in groups.items()]
 
     def measure(self, model: PlacedModel) -> list[Times]:
-        """Return for each group the times of a request at each of its widths.
+        """Return for each group the times of a request at each of its widths; last that of the first layer alone.
 
         What runs is the whole model, with all blocks of the group at that width, because a layer alone would find its
         weights in the processor's cache.
@@ -87,9 +87,16 @@ class LayerTimes:
         require(model.fits_in_memory(size), "model.device", model.device, room)
         dense = self.budget.dense_widths
         narrow = [group.at(width, dense) for group in self.groups for width in group.widths(self.structure)[:-1]]
-        of_dense, *rest = self.measure_widths(model, narrow)
+        of_dense, *rest = self.measure_widths(model, narrow + self._first_alone)
         times = iter(rest)
-        return [[*(next(times) for _ in group.widths(self.structure)[:-1]), of_dense] for group in self.groups]
+        groups = [[*(next(times) for _ in group.widths(self.structure)[:-1]), of_dense] for group in self.groups]
+        return groups + [[one] for one in times]
+
+    @property
+    def _first_alone(self) -> list[Widths]:
+        """The widths of the model of the first layer, if whole layers may leave."""
+        first, *others = self.budget.dense_widths
+        return [[first, *(Pair(0, 0) for _ in others)]] if self.structure.layers and others else []
 
     def measure_widths(self, model: PlacedModel, several: Sequence[Widths]) -> Times:
         """Return the times of a request of the dense model, then of models of these widths; they are cached.
@@ -155,18 +162,23 @@ class LayerTimes:
     def _costs(self, times: Sequence[np.ndarray]) -> tuple[float, tuple[Pair[Tensor], ...]]:
         """Return what a request takes where all blocks are at their least, and cost_K of each block.
 
-        times: of each group at each width W. A block's cost is what all of its group take beyond the least, in equal
-        parts; between two widths it is a straight line, below the first one it does not change.
+        times: as `measure` returns them. A block's cost is what all of its group take beyond the least, in equal parts;
+        between two widths it is a straight line, below the first one it does not change. What a whole layer takes less
+        without its attention and MLP, norms and calls among it, is of the attention without units.
         """
         costs = [Pair(torch.zeros(0), torch.zeros(0)) for _ in self.budget.layers]
         fixed = float(times[0][-1])
-        for group, ms_W in zip(self.groups, times, strict=True):
+        for group, ms_W in zip(self.groups, times, strict=False):
             rising_W = rising(ms_W)
             kept_K = np.arange(group.units.count + 1)
             ms_K = np.interp(kept_K, group.widths(self.structure), rising_W - rising_W[0])
             fixed -= float(ms_K[-1])
             for i in group.layers:
                 costs[i] = costs[i]._replace(**{group.block: torch.from_numpy(ms_K / len(group.layers))})
+        for widths, [ms] in zip(self._first_alone, times[len(self.groups) :], strict=True):
+            less = max(0.0, Bound("", 0.0, fixed, tuple(costs)).cost(widths) - ms) / (len(costs) - 1)
+            for i in range(1, len(costs)):
+                costs[i].attention[0] -= less
         return fixed, tuple(costs)
 
 

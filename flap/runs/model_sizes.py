@@ -30,6 +30,9 @@ def count_pruned(report: Report, adapter: ModelAdapter, plan: PruningPlan, budge
     report.parameters |= {"total_after": total, "decoder_after": kept}
     report.ratio = _ratios(report, budget, kept)
     report.target = {bound.target: bound.values(budget.widths(plan)) for bound in budget.bounds}
+    for bound in budget.bounds:  # an attention without heads keeps a channel of the cache, a layer that left does not
+        if bound.target == "kv_cache_bytes":
+            report.target[bound.target]["realised"] -= sum(float(bound.costs[i].attention[0]) for i in plan.dropped)
     for name, size in (("parameters", 1), ("bytes", adapter.model.dtype.itemsize)):
         if name in report.target and not masked:  # counted, where the bound took the most that a checkpoint may need
             report.target[name]["realised"] = size * total

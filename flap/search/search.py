@@ -74,6 +74,13 @@ class Search(Structure):
             return with_whole_layers(self, nats, scores, budget)
         return one_ranking(self, nats, budget)
 
+    def least(self, budget: Budget) -> list[Pair[int]]:
+        """Return the least numbers of units that the layers keep: none where whole layers leave, but in the first."""
+        first, *others = super().least(budget)
+        if self.layers == ONLY:
+            first = budget.dense_widths[0]
+        return [first, *(Pair(0, 0) if self.layers else least for least in others)]
+
     def trials(self, scores: Pair[Tensor], prices: Pair[Units]) -> list[Trial]:
         """Return the trials of a layer: each block at each level, and without any units where it may lose all."""
         (score_G, score_I), experts, removals = unit_scores(scores), prices.mlp.members, self.removals(prices)

@@ -7,6 +7,7 @@ from torch import Tensor
 from flap.allocation import Budget, LayerPlan, PruningPlan, Structure
 from flap.allocation.adaptive import one_ranking
 from flap.allocation.bounds import within_all
+from flap.allocation.structure import removed
 from flap.config import require
 from flap.importance import Scores
 from flap.models import Pair
@@ -30,9 +31,10 @@ def with_whole_layers(
     price = [sum(units.count * one for units, one in zip(*pair, strict=True)) for pair in columns]
     order = sorted(range(1, len(whole)), key=lambda i: whole[i] / price[i])
     sets = [tuple(sorted(order[:n])) for n in range(len(whole))]
-    if structure.layers == ONLY:
+    fitting = [gone for gone in sets if structure.layers != ONLY and _room(structure, budget, gone)]
+    if not fitting:
         return _nearest([_plan(budget, gone) for gone in sets], budget)
-    plans = [_beside(structure, nats, gone, budget) for gone in sets if _room(budget, gone)]
+    plans = [_beside(structure, nats, gone, budget) for gone in fitting]
     return min(plans, key=lambda plan: sum(whole[i] for i in plan.dropped) + _nats(nats, plan, budget))
 
 
@@ -50,10 +52,14 @@ def _nearest(plans: Sequence[PruningPlan], budget: Budget) -> PruningPlan:
     return within[0]
 
 
-def _room(budget: Budget, gone: Sequence[int]) -> bool:
-    """Return whether no more leaves with these layers than the ratio asks for; bounds may be met with room."""
-    removed = sum(units.total for i in gone for units in budget.layers[i])
-    return bool(budget.bounds) or removed <= budget.to_remove + 1e-9 * budget.total
+def _room(structure: Structure, budget: Budget, gone: Sequence[int]) -> bool:
+    """Return whether what is asked for is between these layers alone and them with all that may leave of the others."""
+    rest = budget.without(gone)
+    least = list(map(structure.fewest_units, rest.layers))
+    if budget.bounds:  # which may be met with room
+        return within_all(rest.bounds, least)
+    alone, rounding = budget.total - rest.total, 1e-9 * budget.total
+    return alone - rounding <= budget.to_remove <= alone + removed(rest.layers, least) + rounding
 
 
 def _plan(budget: Budget, gone: Sequence[int], others: PruningPlan | None = None) -> PruningPlan:

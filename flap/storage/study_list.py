@@ -13,13 +13,13 @@ from flap.storage.atomic_files import write_text
 from flap.storage.json_files import read_json, to_json
 from flap.storage.status import STATUS, read_state
 
-ENTRY = "study.json"
+ENTRY, SCHEMA = "study.json", 1
 
 
 def note_study(folder: Path, **said: Any) -> None:
     """Write what is said of a study: its cells by state, the planned ones, the best; the rest stays as it was."""
     date = datetime.now().isoformat(" ", "seconds")
-    entry = read_json(folder / ENTRY) | {"schema": 1, "date": date, **said}
+    entry = read_json(folder / ENTRY) | {"schema": SCHEMA, "date": date, **said}
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / ENTRY, to_json(entry, indent=1) + "\n")
 
@@ -44,13 +44,16 @@ def promotions(folder: Path) -> list[str]:
 def list_studies(folders: Iterable[Path]) -> Iterator[str]:
     """Yield a line for each study below the folders, the newest first: date, folder, states of cells, best cells.
 
+    A file of that name that something else has written is left out.
+
     Raises:
         ValueError: there is none.
     """
     paths = {path for folder in folders for path in folder.rglob(ENTRY)}
-    if not paths:
+    read = {path.parent: read_json(path) for path in sorted(paths)}
+    entries = {folder: entry for folder, entry in read.items() if not entry or entry.get("schema") == SCHEMA}
+    if not entries:
         raise ValueError(f"{', '.join(map(str, folders))}: no study below it; expected folders of sweeps")
-    entries = {path.parent: read_json(path) for path in sorted(paths)}
     for folder, entry in sorted(entries.items(), key=lambda one: str(one[1].get("date")), reverse=True):
         yield "  ".join([str(entry.get("date", "damaged")), str(folder), _state(entry), *_best(entry)])
 

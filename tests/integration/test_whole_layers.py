@@ -113,6 +113,13 @@ def test_layers_leave_beside_units(target: str, tmp_path: Path, run_tiny: Callab
     assert sum(parameter.numel() for parameter in saved.parameters()) == report.parameters["total_after"]
 
 
+def test_targets_that_heads_and_neurons_alone_do_not_reach(tmp_path: Path, run_tiny: Callable[..., Report]) -> None:
+    """The cache: 128 tokens, keys and values, 8 channels a head, of 4 bytes."""
+    report = run_tiny(tmp_path, *DEPTH, "structure.layers=true", "ratio=null", "target.kv_cache_bytes=30000")
+    heads = sum(layer["kv_heads"] for layer in report.layers)
+    assert report.dropped_layers and report.target["kv_cache_bytes"]["realised"] == heads * 128 * 2 * 8 * 4 <= 30000
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

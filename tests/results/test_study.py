@@ -565,12 +565,16 @@ def test_all_studies_below_a_folder_are_listed_from_one_file_each(
 ) -> None:
     write_study(sweep)
     note_cells(tmp_path / "begun" / "now")
+    for name, content in (("other", '{"cells": [{"cell_type": "code"}]}'), ("broken", '{"schema": 1, "cel')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "study.json").write_text(content)
     for path in (*sweep.glob("*/*.json"), sweep / "index.html"):
         path.unlink()  # nothing else is read
     main(["--all", str(tmp_path)])
     lines = sorted(line.partition("  ")[2] for line in capsys.readouterr().out.splitlines())
     assert lines == [
         f"{tmp_path / 'begun' / 'now'}  no cell yet",
+        f"{tmp_path / 'broken'}  no cell yet",
         f"{sweep}  2 finished, 1 failed, 1 unfinished  best at 0.2: 1_tiny_IFV_AL-AM_r0.2_s0 ({PERPLEXITY} 31.25)",
     ]
     with pytest.raises(SystemExit):

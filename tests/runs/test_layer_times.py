@@ -12,6 +12,7 @@ from flap.config import TargetConfig
 from flap.evaluation import Efficiency
 from flap.models import Pair, PlacedModel, Resident, adapt
 from flap.runs.layer_times import LayerTimes, narrowed, rising
+from flap.search import Search
 from flap.storage import Cache
 from tests.allocation.test_toy import TOY_LAYERS, TOY_SCORES
 from tests.cases import random_model, tiny_model, tokens
@@ -153,6 +154,19 @@ def test_a_block_that_may_leave_is_timed_without_units() -> None:
     layer_times = of(budget, structure)
     assert [group.widths(structure) for group in layer_times.groups] == [[0, 1, 2, 3, 4], [0, 7, 14, 28, 42, 56]]
     assert [len(times) for times in layer_times.measure(Resident(tiny_model("llama-gqa")))] == [5, 6]
+
+
+def test_a_layer_that_leaves_takes_no_time() -> None:
+    """Which the least width of its blocks does, and what else a layer does. The first layer alone takes 30 ms."""
+    budget, search = Budget(TOY_LAYERS, 0.0), Search(layers=True)
+    times = of(budget, search)
+    [bound] = times.bounds(TargetConfig(latency_ms=35), [*TABLE, [[30.0, 20.0]]])
+    assert bound.cost([Pair(2, 4), Pair(0, 0)]) == 30 and bound.cost([Pair(1, 4)] * 2) == 90
+    search.check(budget.within((bound,)))
+    [slower] = times.bounds(TargetConfig(latency_ms=35), [*TABLE, [[99.0, 20.0]]])
+    assert slower.cost([Pair(2, 4), Pair(0, 0)]) == 75  # noise: not more than at the least widths
+    table = of(budget_of("llama-gqa", 0.0), search).measure(Resident(tiny_model("llama-gqa")))
+    assert [len(group) for group in table] == [4, 5, 1]
 
 
 def test_a_measured_plan_corrects_what_widths_save() -> None:

@@ -58,6 +58,35 @@ def test_a_target_is_met_by_whole_layers() -> None:
         plan_of(budget.within((replace(bounds[0], asked=1.0),)), ONLY, 1.0)
 
 
+@pytest.mark.parametrize(("layers", "ratio", "least"), [(True, 0.96, "0.964"), (ONLY, 0.75, "0.75")])
+def test_what_whole_layers_reach_is_allowed(layers: bool | str, ratio: float, least: str) -> None:
+    """All layers but the first may leave; heads and neurons alone reach 0.858, and a quarter of the cache."""
+    search, budget = Search(layers=layers), budget_of("llama-gqa", ratio)
+    search.check(budget)
+    plan = plan_of(budget, layers, 1.0)
+    largest = max(units.price for layer in budget.layers for units in layer)
+    assert plan.dropped == (1, 2, 3) and abs(budget.kept(plan) - (1 - ratio) * budget.total) <= largest
+    with pytest.raises(ValueError, match=f"^ratio=0.99: the first layer stays, so this model allows at most {least}$"):
+        search.check(budget_of("llama-gqa", 0.99))
+    budget, adapter = budget_of("llama-gqa", 0.0), adapt(model_of("llama-gqa"))
+
+    def within(num_bytes: float) -> Budget:
+        target = TargetConfig(kv_cache_bytes=num_bytes)
+        return budget.within(bounds_of_shapes(target, adapter, budget.layers, 4, Biases(True), 128))
+
+    of_empty = 3 * 1024  # as if attentions without heads stayed, which keep one channel a token
+    smallest = 4 * 2 * 128 * 8 * (1 if layers is True else 4) + of_empty  # the heads of the first layer
+    bounded = within(smallest)
+    search.check(bounded)
+    plan = plan_of(bounded, layers, 1.0)
+    assert plan.dropped == (1, 2, 3) and within_all(bounded.bounds, bounded.widths(plan))
+    for wrong, one in ((search, within(smallest - 1)), (Search(), within(4 * 8192 - 1))):
+        with pytest.raises(
+            ValueError, match=r"^target\.kv_cache_bytes=.* stays?.*, so this model allows at least \d+$"
+        ):
+            wrong.check(one)
+
+
 def test_runs_of_layers_share_a_map_and_are_written(tmp_path: Path) -> None:
     plan = PruningPlan(tuple(Pair((), ()) if i in (1, 2, 4) else Pair((0,), (0,)) for i in range(5)), dropped=(1, 2, 4))
     assert plan.runs == {2: 1, 4: 4}
