@@ -135,6 +135,15 @@ def test_windows_of_another_tokenizer_hold_the_same_text(tmp_path: Path) -> None
     assert texts == [after.decode([i for i in ids if i != NO_TOKEN]) for ids in windows[1].tolist()]
 
 
+def test_windows_of_another_tokenizer_end_with_the_context(tmp_path: Path) -> None:
+    (file := tmp_path / "text.txt").write_text("".join(TRICKY) * 4)
+    [task] = Perplexity([str(file)], seq_len=16).prepare_again(gemma(), 16, smollm())
+    [longer] = Perplexity([str(file)], seq_len=16).prepare_again(gemma(), None, smollm())
+    windows = [one.run.keywords["tokens_NT"] for one in (task, longer)]
+    assert torch.equal(windows[0], windows[1][:, :16]) and windows[1].shape[1] > 16
+    assert (task.run.keywords["bytes_N"] <= longer.run.keywords["bytes_N"]).all()
+
+
 def test_a_window_that_is_filled_up_is_scored_as_it_is_alone() -> None:
     model, windows = Resident(tiny_model("qwen3-gqa")), tokens(3, 12)
     filled = torch.nn.functional.pad(windows, (0, 5), value=NO_TOKEN)
