@@ -156,6 +156,16 @@ def test_a_window_that_is_filled_up_is_scored_as_it_is_alone() -> None:
     assert numbers["w/bits_per_byte@17"] == pytest.approx(nats.item() / math.log(2) / 111)
 
 
+def test_a_window_of_which_nothing_is_left_counts_nothing() -> None:
+    model, windows = Resident(tiny_model("qwen3-gqa")), tokens(3, 12)
+    windows[1, 1:] = NO_TOKEN
+    found = [
+        Perplexity(["words"]).task("w", 12, kept, torch.tensor(sizes)).run(model).numbers
+        for kept, sizes in ((windows, [40, 0, 41]), (windows[::2], [40, 41]))
+    ]
+    assert found[0] == pytest.approx(found[1])
+
+
 def test_so_is_the_error_of_bits_per_byte() -> None:
     generator = torch.Generator().manual_seed(0)
     bytes_N = torch.randint(300, 700, (400,), generator=generator)
