@@ -11,6 +11,9 @@ from transformers import PreTrainedTokenizerBase
 
 NO_TOKEN = -1  # fills windows that are shorter than others
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+# The bytes of a character that are left of it where a window begins behind its first byte, or ends before its last.
+CUT_AT_START = re.compile(r"^(<0x[89AB].>)+")
+CUT_AT_END = re.compile(r"(<0x[C-F].>|<0x[EF].><0x..>|<0xF.><0x..><0x..>)$")
 
 
 def text_bytes(tokens_NT: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
@@ -38,7 +41,27 @@ def retokenised(
 
     A character that a window's edge cuts is left out. bos: each window begins with that token.
     """
-    texts = (before.decode(ids, clean_up_tokenization_spaces=False) for ids in tokens_NT[:, bos:].tolist())
-    windows = after([text.strip("\ufffd") for text in texts], add_special_tokens=False).input_ids
-    first, longest = [after.bos_token_id] * bos, max(map(len, windows))
-    return torch.tensor([[*first, *ids, *[NO_TOKEN] * (longest - len(ids))] for ids in windows])
+    first, mark = [after.bos_token_id] * bos, _mark(before)
+    marks = [one(mark, add_special_tokens=False).input_ids if mark else [] for one in (before, after)]
+    ids = (marks[0] + _whole(window, before) for window in tokens_NT[:, bos:].tolist())
+    texts = [before.decode(one, clean_up_tokenization_spaces=False).strip("\ufffd") for one in ids]
+    windows = [one[len(marks[1]) :] for one in after(texts, add_special_tokens=False).input_ids]
+    longest = max(map(len, windows))
+    return torch.tensor([[*first, *one, *[NO_TOKEN] * (longest - len(one))] for one in windows])
+
+
+def _mark(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return what windows stand behind while a tokenizer reads them that puts a space before a text: a line feed.
+
+    So a window that begins inside a word is not given a space, nor one with a space a second. Nothing for others.
+    """
+    names = tokenizer.convert_ids_to_tokens(tokenizer("\n", add_special_tokens=False).input_ids)
+    return "\n" if names == ["▁", "<0x0A>"] else ""
+
+
+def _whole(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return a window without the bytes of characters that it cuts, with which whole ones beside them are no text."""
+    names = tokenizer.convert_ids_to_tokens(ids)
+    found = CUT_AT_START.search("".join(names[:3])), CUT_AT_END.search("".join(names[-3:]))
+    start, end = (len(one[0]) // len("<0x00>") if one else 0 for one in found)
+    return ids[start : len(ids) - end]

@@ -89,7 +89,7 @@ def window_losses(model: PlacedModel, tokens_NT: Tensor, batch_size: int) -> Ten
         pairs = zip(hidden_PD.split(chunk), target_P.split(chunk), strict=True)
         losses_P = torch.cat([_losses(model.adapter, *pair) for pair in pairs]).double()
         scored_N = (batch_NT[:, 1:] != NO_TOKEN).sum(dim=1).cpu()
-        losses.append(losses_P.reshape(len(batch_NT), -1).sum(dim=1) / scored_N)
+        losses.append(losses_P.reshape(len(batch_NT), -1).sum(dim=1) / scored_N.clamp(min=1))
     return torch.cat(ranks.together(losses))
 
 

@@ -58,25 +58,35 @@ class OnTexts(Evaluator):
         """
         if max_length is not None and (longest := max(self.windows)) > max_length:
             raise ValueError(f"{self.section}.seq_len={longest}: the model's context ends at {max_length}")
-        return self._tasks(tokenizer, tokenizer)
+        return self._tasks(tokenizer, tokenizer, max_length)
 
     def prepare_again(
         self, tokenizer: PreTrainedTokenizerBase, max_length: int | None, before: PreTrainedTokenizerBase
     ) -> list[Task]:
-        """Return the tasks with another tokenizer, each window with the text of the one that `before` cuts."""
-        return self._tasks(tokenizer, before)
+        """Return the tasks with another tokenizer, each window with the text of the one that `before` cuts.
 
-    def _tasks(self, tokenizer: PreTrainedTokenizerBase, cut_by: PreTrainedTokenizerBase) -> list[Task]:
+        A window that has more tokens now than the model's context ends with it.
+        """
+        return self._tasks(tokenizer, before, max_length)
+
+    def _tasks(
+        self, tokenizer: PreTrainedTokenizerBase, cut_by: PreTrainedTokenizerBase, max_length: int | None
+    ) -> list[Task]:
         texts = [read_text(dataset, "evaluation", f"{self.section}.datasets") for dataset in self.datasets]
-        return [self._cut(text, seq_len, tokenizer, cut_by) for text in texts for seq_len in self.windows]
+        return [self._cut(text, seq_len, tokenizer, cut_by, max_length) for text in texts for seq_len in self.windows]
 
     def _cut(
-        self, text: Text, seq_len: int, tokenizer: PreTrainedTokenizerBase, cut_by: PreTrainedTokenizerBase
+        self,
+        text: Text,
+        seq_len: int,
+        tokenizer: PreTrainedTokenizerBase,
+        cut_by: PreTrainedTokenizerBase,
+        max_length: int | None,
     ) -> Task:
         bos, field = begins_with_bos(cut_by, self.bos, f"{self.section}.bos"), f"{self.section}.datasets"
         tokens_NT = evaluation_windows(text, cut_by, seq_len, self.max_tokens, bos, field)
         if tokenizer is not cut_by:
-            tokens_NT = retokenised(tokens_NT, cut_by, tokenizer, bos)
+            tokens_NT = retokenised(tokens_NT, cut_by, tokenizer, bos)[:, :max_length]
         bytes_N = text_bytes(tokens_NT[:, 1:], tokenizer).sum(dim=1)
         return self.task(
             text.name,

@@ -34,7 +34,8 @@ def expected(model: PlacedModel, windows: Sequence[Tensor]) -> Tensor:
 
     It is float64. windows: tokens_NT of each text.
     """
-    batches = [window_NT for tokens_NT in windows for window_NT in tokens_NT.split(BATCH)]
+    longest = getattr(model.adapter.config, "max_position_embeddings", None)
+    batches = [window_NT for tokens_NT in windows for window_NT in tokens_NT[:, :longest].split(BATCH)]
     own, chunk = ranks.mine(batches), chunk_size(model.adapter.vocab_size)
     states, sums = model.hidden_states(own), []
     for _ in progress(own, "expected tokens", Tensor.numel):

@@ -14,7 +14,8 @@ from flap.compression.apply import assign, set_weight
 from flap.models import PlacedModel
 from flap.models.offload import onloaded
 
-ID_KEYS = ("_token_id", "_token_index", "_tokens")  # the ends of the names of config keys that hold ids of tokens
+# The ends of the names of config keys that hold ids of tokens; others hold lists of words or of (word, bias).
+ID_KEYS, WORDS = ("_token_id", "_token_index", "suppress_tokens"), ("bad_words_ids", "sequence_bias")
 
 
 def row_parameters(model: PreTrainedModel) -> int:
@@ -50,8 +51,21 @@ def cut_rows(placed: PlacedModel, rows_K: Tensor) -> None:
 
 
 def _renumber(config: Any, new_ids: Mapping[int, int]) -> None:
-    """Give a config the new ids; one that is no token's, as -1 for none, becomes none."""
+    """Give a config the new ids; one that is no token's, as -1 for none, becomes none.
+
+    Words of which a token left are dropped: their texts have other tokens now.
+    """
     for name, value in config.to_dict().items() if config is not None else ():
         if name.endswith(ID_KEYS) and value is not None:
             many = isinstance(value, list)
             setattr(config, name, [new_ids[i] for i in value if i in new_ids] if many else new_ids.get(value))
+        elif name in WORDS and isinstance(value, list):
+            setattr(config, name, [new for one in value if (new := _renumbered(one, new_ids))] or None)
+
+
+def _renumbered(word: Any, new_ids: Mapping[int, int]) -> Any:
+    """Return the new ids of a word, or of a word and its bias; None if one of its tokens left."""
+    match word:
+        case [[*ids], bias]:
+            return [new, bias] if (new := _renumbered(ids, new_ids)) else None
+    return [new_ids[i] for i in word] if all(i in new_ids for i in word) else None

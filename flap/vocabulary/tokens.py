@@ -58,9 +58,12 @@ class Tokens(ABC):
 
     @cached_property
     def stay(self) -> frozenset[str]:
-        """The tokens that have to stay, so that any text can be written: special, added, bytes, else all characters."""
+        """The tokens that have to stay, so that any text can be written: special, added, bytes, else all characters.
+
+        With bytes also "▁", a space: in bytes it would be read as the character itself.
+        """
         model, added = self.spec["model"], {entry["content"] for entry in self.spec["added_tokens"]}
-        of_bytes = {f"<0x{byte:02X}>" for byte in range(256)} if model.get("byte_fallback") else set()
+        of_bytes = {"▁", *(f"<0x{byte:02X}>" for byte in range(256))} if model.get("byte_fallback") else set()
         characters = set() if model.get("byte_fallback") else {token for token in self.own if len(token) == 1}
         special = {token for token, i in self.ids.items() if i in self.special}
         kept = added | of_bytes | characters | special | self._unknown

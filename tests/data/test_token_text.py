@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from transformers import LlamaTokenizer
 
-from flap.data import NO_TOKEN, text_bytes
+from flap.data import NO_TOKEN, retokenised, text_bytes
 from tests.helpers.tokenizers import KINDS, TRICKY
 
 
@@ -21,3 +22,27 @@ def test_a_part_of_a_character_counts_what_it_has_of_it(kind: str) -> None:
     tokenizer = KINDS[kind]()
     ids = tokenizer("\N{GRINNING FACE}", add_special_tokens=False).input_ids
     assert text_bytes(torch.tensor([*ids, NO_TOKEN]), tokenizer).tolist() == [1, 1, 1, 1, 0]
+
+
+def mistral() -> LlamaTokenizer:
+    """A tokenizer that puts a space before a text, and has bytes for line feeds and for what is no letter."""
+    pieces = ["▁", *"slowycat,", "ow", "ly", "▁c", "at", "▁cat"]
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), *pieces]
+    merges = [("o", "w"), ("l", "y"), ("▁", "c"), ("a", "t"), ("▁c", "at")]
+    return LlamaTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=merges)
+
+
+@pytest.mark.parametrize("length", [2, 3, 4, 5, 7])
+def test_windows_of_the_same_tokens_stay_wherever_they_begin(length: int) -> None:
+    tokenizer = mistral()
+    ids = tokenizer("slowly, cat\n cat\n\nslow  cat, slowly cats", add_special_tokens=False).input_ids
+    windows_NT = torch.tensor(ids[: len(ids) // length * length]).reshape(-1, length)
+    assert torch.equal(retokenised(windows_NT, tokenizer, mistral(), bos=False), windows_NT)
+
+
+def test_only_the_character_that_an_edge_cuts_is_left_out() -> None:
+    tokenizer = mistral()
+    ids = tokenizer("日本é😀", add_special_tokens=False).input_ids[1:]  # of 3, 3, 2 and 4 bytes
+    for first, last, text in ((1, 12, "本é😀"), (2, 11, "本é"), (0, 4, "日"), (3, 9, "本é"), (0, 12, "日本é😀")):
+        [found] = retokenised(torch.tensor([ids[first:last]]), tokenizer, tokenizer, bos=False).tolist()
+        assert tokenizer.decode(found) == text

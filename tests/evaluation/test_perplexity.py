@@ -135,6 +135,15 @@ def test_windows_of_another_tokenizer_hold_the_same_text(tmp_path: Path) -> None
     assert texts == [after.decode([i for i in ids if i != NO_TOKEN]) for ids in windows[1].tolist()]
 
 
+def test_windows_of_another_tokenizer_end_with_the_context(tmp_path: Path) -> None:
+    (file := tmp_path / "text.txt").write_text("".join(TRICKY) * 4)
+    [task] = Perplexity([str(file)], seq_len=16).prepare_again(gemma(), 16, smollm())
+    [longer] = Perplexity([str(file)], seq_len=16).prepare_again(gemma(), None, smollm())
+    windows = [one.run.keywords["tokens_NT"] for one in (task, longer)]
+    assert torch.equal(windows[0], windows[1][:, :16]) and windows[1].shape[1] > 16
+    assert (task.run.keywords["bytes_N"] <= longer.run.keywords["bytes_N"]).all()
+
+
 def test_a_window_that_is_filled_up_is_scored_as_it_is_alone() -> None:
     model, windows = Resident(tiny_model("qwen3-gqa")), tokens(3, 12)
     filled = torch.nn.functional.pad(windows, (0, 5), value=NO_TOKEN)
@@ -145,6 +154,16 @@ def test_a_window_that_is_filled_up_is_scored_as_it_is_alone() -> None:
     nats = window_losses(model, filled, 1) @ torch.tensor([8, 11, 11]).double()
     assert numbers["w/perplexity@17"] == pytest.approx(math.exp(nats / 30))
     assert numbers["w/bits_per_byte@17"] == pytest.approx(nats.item() / math.log(2) / 111)
+
+
+def test_a_window_of_which_nothing_is_left_counts_nothing() -> None:
+    model, windows = Resident(tiny_model("qwen3-gqa")), tokens(3, 12)
+    windows[1, 1:] = NO_TOKEN
+    found = [
+        Perplexity(["words"]).task("w", 12, kept, torch.tensor(sizes)).run(model).numbers
+        for kept, sizes in ((windows, [40, 0, 41]), (windows[::2], [40, 41]))
+    ]
+    assert found[0] == pytest.approx(found[1])
 
 
 def test_so_is_the_error_of_bits_per_byte() -> None:

@@ -44,6 +44,16 @@ def test_ids_in_the_configs_follow() -> None:
     assert model.generation_config.suppress_tokens == [8] and model.get_input_embeddings().padding_idx == 0
 
 
+def test_words_follow_and_numbers_of_tokens_stay() -> None:
+    model = tiny_model("llama-gqa")
+    given = model.generation_config
+    given.bad_words_ids, given.sequence_bias = [[5, 25], [3, 25]], [[[25], 1.5], [[3], 2.5]]
+    given.max_new_tokens, given.num_assistant_tokens = 25, 20
+    cut_rows(Resident(model), KEPT)
+    assert given.bad_words_ids == [[2, 8]] and given.sequence_bias == [[[8], 1.5]]
+    assert given.max_new_tokens == 25 and given.num_assistant_tokens == 20
+
+
 def test_the_model_that_it_shares_tensors_with_stays() -> None:
     model = tiny_model("llama-gqa")
     cut_rows(Resident(copy_sharing_tensors(model)), KEPT)

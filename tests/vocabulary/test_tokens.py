@@ -87,6 +87,14 @@ def test_it_is_read_again_as_it_was(both: Both, tmp_path: Path) -> None:
     assert again.get_vocab() == both.new.get_vocab()
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_after_a_text_without_spaces_others_still_go_there_and_back(kind: str) -> None:
+    old = KINDS[kind]()
+    new, _ = without(old, tokens := Tokens.of(old, len(old)), tokens.stay)
+    texts = [one.decode(one("it has  spaces", add_special_tokens=False).input_ids) for one in (old, new)]
+    assert texts[0] == texts[1]
+
+
 def test_of_two_ways_to_a_token_the_one_that_is_taken_stays() -> None:
     """Llama's merges are all divisions of a token; of "abc" the tokenizer takes (a, bc), as bc has the lower rank."""
     spec = {"model": {"merges": [["b", "c"], ["a", "b"], ["ab", "c"], ["a", "bc"]], "byte_fallback": True}}
