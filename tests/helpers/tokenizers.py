@@ -134,6 +134,16 @@ def llama_spm_legacy() -> PreTrainedTokenizerFast:
     return made
 
 
+def llama_spm_file() -> PreTrainedTokenizerFast:
+    """The same as transformers 5 makes it of a checkpoint that has SentencePiece's own file alone."""
+    made = llama_spm()
+    steps = [normalizers.Replace(" ", "▁"), normalizers.Replace(Regex(r"\A▁"), "▁▁")]
+    made.backend_tokenizer.normalizer = normalizers.Sequence(steps)
+    metaspace = pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
+    made.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence([metaspace])
+    return made
+
+
 def _state(model: models.BPE) -> dict:
     backend = Tokenizer(model)
     plain = json.loads(backend.to_str())["model"]
@@ -147,6 +157,7 @@ def _named(made: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
 
 KINDS = {
     "smollm": smollm, "llama-bpe": llama_bpe, "qwen2": qwen2, "llama-spm": llama_spm,
-    "llama-spm-legacy": llama_spm_legacy, "gemma": gemma, "olmo2": olmo2, "gpt2": gpt2, "gpt_neox": gpt_neox,
+    "llama-spm-legacy": llama_spm_legacy, "llama-spm-file": llama_spm_file,
+    "gemma": gemma, "olmo2": olmo2, "gpt2": gpt2, "gpt_neox": gpt_neox,
     "cohere": cohere,
 }  # fmt: skip

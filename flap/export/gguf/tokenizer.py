@@ -129,9 +129,12 @@ def _space_prefix(normalizer: dict[str, Any], pre_tokenizer: dict[str, Any]) -> 
     """
     steps = normalizer.get("normalizers", [normalizer] if normalizer else [])
     replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+    first_too = {"type": "Replace", "pattern": {"Regex": r"\A▁"}, "content": "▁▁"}  # of SentencePiece's own file
     if not pre_tokenizer and steps == [{"type": "Prepend", "prepend": "▁"}, replace]:
         return True
-    match pre_tokenizer:
+    match pre_tokenizer.get("pretokenizers", pre_tokenizer):
+        case [{"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": False}]:
+            return True if steps == [replace, first_too] else None
         case {"type": "Split", "pattern": {"String": " "}} if steps == [replace]:  # Gemma: no space is left to split at
             return False
         case {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": False} if not steps:
