@@ -21,7 +21,7 @@ from flap.storage import WorkFolder, ranks
 from flap.vocabulary import Tokens, Trimmed
 from flap.vocabulary.choice import raised
 from flap.vocabulary.expected import BATCH, LENGTH, TOKENS
-from flap.vocabulary.rows import cut_rows
+from flap.vocabulary.rows import cut_rows, named_ids
 
 
 def check_vocabulary(choices: Choices, source: ModelSource, adapter: ModelAdapter) -> None:
@@ -34,7 +34,7 @@ def check_vocabulary(choices: Choices, source: ModelSource, adapter: ModelAdapte
         return
     given = "none without the model's tokenizer; pass it to flap.prune, which then trims it, too"
     require(source.tokenizer is not None, "vocabulary", "trim", given)
-    tokens = Tokens.of(source.tokenizer, adapter.vocab_size)
+    tokens = Tokens.of(source.tokenizer, adapter.vocab_size, named_ids(adapter.model))
     choices.vocabulary.check(tokens)
     compared = any(isinstance(one, Divergence) for one in choices.evaluators)
     allowed = "none with vocabulary=trim: predictions of two tokenizers are of other tokens; eval=perplexity has bits"

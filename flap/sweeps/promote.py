@@ -69,7 +69,9 @@ def _composed(evaluation: Sequence[str]) -> dict[str, Any]:
         if not override.lstrip("+~").startswith(("eval=", "eval.")):
             raise ValueError(f"{override}: expected top=…, by=…, or keys of eval, as 'eval=[zero_shot]'")
     with composing():
-        return dict(typed(compose("config", ["run_name=promote", *evaluation])).eval)
+        found = dict(typed(compose("config", ["run_name=promote", *evaluation])).eval or {})
+    require(bool(found), "eval", "none", "what to measure, as 'eval=[zero_shot]'")
+    return found
 
 
 def _saving(sweep: Path) -> str:

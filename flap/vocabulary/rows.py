@@ -25,6 +25,16 @@ def row_parameters(model: PreTrainedModel) -> int:
     return int(embedding.weight.shape[1]) + (0 if head.weight is embedding.weight else of_head)
 
 
+def named_ids(model: PreTrainedModel) -> set[int]:
+    """Return the ids of the tokens that a model's configs name, which need be no special ones of its tokenizer."""
+    found = set[int]()
+    for config in (model.config, model.config.get_text_config(), model.generation_config):
+        for name, value in config.to_dict().items() if config is not None else ():
+            if name.endswith(ID_KEYS[:2]) and value is not None:
+                found.update(value if isinstance(value, list) else [value])
+    return found
+
+
 @torch.no_grad()
 def cut_rows(placed: PlacedModel, rows_K: Tensor) -> None:
     """Reduce embedding and head to these rows, in place and as new tensors; the configs follow.

@@ -26,8 +26,10 @@ class Tokens(ABC):
     special: frozenset[int]
 
     @staticmethod
-    def of(tokenizer: PreTrainedTokenizerBase, rows: int) -> "Tokens":
+    def of(tokenizer: PreTrainedTokenizerBase, rows: int, named: Collection[int] = ()) -> "Tokens":
         """Return the tokens of a tokenizer. rows: of the embedding; a token beyond them is none of the model's.
+
+        named: the ids that the model's configs name, whose tokens stay as special ones do.
 
         Raises:
             ValueError: the tokenizer is no fast one, or of a kind from which no token can leave.
@@ -41,7 +43,7 @@ class Tokens(ABC):
         allowed = f"none, as the tokenizer ({model['type']}) is neither BPE without word marks nor Unigram"
         require(model["type"] in KINDS and plain, "vocabulary", "trim", allowed)
         ids = {token: i for token, i in tokenizer.get_vocab().items() if i < rows}
-        return KINDS[model["type"]](spec, ids, frozenset(tokenizer.all_special_ids))
+        return KINDS[model["type"]](spec, ids, frozenset({*tokenizer.all_special_ids, *named}))
 
     @property
     @abstractmethod

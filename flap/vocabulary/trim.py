@@ -20,6 +20,7 @@ from flap.data.window_pool import tokenized
 from flap.models import PlacedModel
 from flap.vocabulary.choice import Ranking, raised
 from flap.vocabulary.expected import expected, sampled
+from flap.vocabulary.rows import named_ids
 from flap.vocabulary.tokens import Tokens
 
 
@@ -104,7 +105,8 @@ class Trim:
         rows = model.adapter.vocab_size
         windows = [sampled(text, tokenizer, texts.bos, len(texts.known)) for text in texts.known]
         share_V = expected(model, windows)[:rows]
-        return Ranking.of(Tokens.of(tokenizer, rows), counted(texts, tokenizer, rows), share_V)
+        tokens = Tokens.of(tokenizer, rows, named_ids(model.model))
+        return Ranking.of(tokens, counted(texts, tokenizer, rows), share_V)
 
     def number(self, ranking: Ranking) -> int | None:
         """Return how many tokens stay; None: a target decides."""

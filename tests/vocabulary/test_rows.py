@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from flap.models import PLACEMENTS, Resident
 from flap.models.placement.resident import copy_sharing_tensors
 from flap.vocabulary import row_parameters
-from flap.vocabulary.rows import cut_rows
+from flap.vocabulary.rows import cut_rows, named_ids
 from tests.cases import random_model, tiny_model
 from tests.helpers.placed import placed_at
 from tests.models.families.every import EVERY
@@ -42,6 +42,12 @@ def test_ids_in_the_configs_follow() -> None:
     cut_rows(Resident(model), KEPT)
     assert model.config.bos_token_id == 63 and model.config.eos_token_id == [1, 2] and model.config.pad_token_id == 0
     assert model.generation_config.suppress_tokens == [8] and model.get_input_embeddings().padding_idx == 0
+
+
+def test_ids_that_configs_name() -> None:
+    model = tiny_model("llama-gqa", bos_token_id=1, eos_token_id=[2, 5, 90], pad_token_id=None)
+    model.generation_config.suppress_tokens, model.generation_config.max_new_tokens = [3, 25], 40
+    assert named_ids(model) == {1, 2, 5, 90}
 
 
 def test_words_follow_and_numbers_of_tokens_stay() -> None:

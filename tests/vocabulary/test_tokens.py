@@ -42,6 +42,13 @@ def both(request: pytest.FixtureRequest) -> Both:
     return Both(old, new, kept, old_ids)
 
 
+def test_tokens_that_a_config_names_stay(both: Both) -> None:
+    left = next(token for token in both.old.get_vocab() if token not in both.kept)
+    i = both.old.convert_tokens_to_ids(left)
+    assert left in Tokens.of(both.old, len(both.old), {i, 10**6}).stay
+    assert left not in Tokens.of(both.old, i, {i}).stay  # which has no row
+
+
 def test_ids_are_dense_and_in_their_old_order(both: Both) -> None:
     names = both.new.get_vocab()
     assert set(names) == both.kept and sorted(names.values()) == list(range(len(both.kept))) == list(
