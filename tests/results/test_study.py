@@ -588,6 +588,7 @@ def test_all_studies_below_a_folder_are_listed_from_one_file_each(
         (["by=none", "eval=[zero_shot]"], "by=none: expected one of wikitext2/perplexity@128, piqa/acc"),
         (["eval=[zero_shot]"], "by=: expected one of wikitext2/perplexity@128, piqa/acc"),
         (["by=piqa/acc"], "eval=None: expected what to measure, as 'eval=[zero_shot]'"),
+        (["by=piqa/acc", "eval=none"], "eval=none: expected what to measure, as 'eval=[zero_shot]'"),
         (["by=piqa/acc", "top=0", "eval=[zero_shot]"], "top=0: expected a whole number >= 1"),
         (["by=piqa/acc", "ratio=0.3"], "ratio=0.3: expected top=…, by=…, or keys of eval, as 'eval=[zero_shot]'"),
         (["by=piqa/acc", "eval=[zeroshot]"], "eval=zeroshot: expected one of "),
