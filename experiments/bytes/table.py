@@ -1,52 +1,72 @@
-"""The table and the plot of `frontier.py`: python experiments/bytes/table.py results.jsonl"""
+"""The tables and the plot of `frontier.py`: python experiments/bytes/table.py results.jsonl ..."""
 
 import json
 import sys
 from pathlib import Path
 
-import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import tensor
 
 from flap.evaluation.errors import standard_error
 from flap.evaluation.perplexity import ratio_values
 
+Cell = dict  # of a line of the results
+DENSE = ("dense", "f16")
 
-def against(one: dict, other: dict) -> str:
+
+def against(one: Cell, other: Cell) -> str:
     """How much more bits the first one takes than the other, in per cent, with its error, paired by windows."""
     values = [ratio_values(tensor(cell["bits_N"]), tensor(cell["bytes_N"])) for cell in (one, other)]
     error = standard_error((values[0] / one["bits"] - values[1] / other["bits"]).tolist()) * one["bits"] / other["bits"]
     return f"{one['bits'] / other['bits'] - 1:+.1%} ± {error:.1%}"
 
 
+def front(cells: list[Cell]) -> list[Cell]:
+    """Those with fewer bits than all smaller ones."""
+    found, best = [], float("inf")
+    for cell in sorted(cells, key=lambda one: one["bytes"]):
+        if cell["bits"] < best:
+            best = cell["bits"]
+            found.append(cell)
+    return found
+
+
+def draw(axes: Axes, cells: list[Cell], title: str) -> None:
+    steps = [(cell["bytes"] / 1e6, cell["bits"]) for cell in front(cells)]
+    axes.plot(*zip(*steps, strict=True), color="gray", alpha=0.4, linewidth=5, drawstyle="steps-post")
+    for form in sorted({cell["form"] for cell in cells}):
+        places = sorted((cell["bytes"] / 1e6, cell["bits"]) for cell in cells if cell["form"] == form)
+        axes.plot(*zip(*places, strict=True), marker="o", label=form)
+    axes.set(title=title, xlabel="MB of the GGUF", ylabel="bits per byte", xscale="log")
+    axes.legend(fontsize="small", loc="upper right")
+
+
+def print_table(model: str, by_text: dict[str, list[Cell]]) -> None:
+    print(f"\n{model}\n\n| form | type | MB | {' | '.join(by_text)} | front |")
+    print("|---|---|---|" + "---|" * (len(by_text) + 1))
+    found = [{(cell["form"], cell["type"]): cell for cell in cells} for cells in by_text.values()]
+    fronts = [{(cell["form"], cell["type"]) for cell in front(cells)} for cells in by_text.values()]
+    sizes = {key: cell["bytes"] / 1e6 for cells in found for key, cell in cells.items()}
+    for key, size in sorted(sizes.items(), key=lambda item: item[1]):
+        texts = [
+            f"{cells[key]['bits']:.4f} ({against(cells[key], cells[DENSE])})" if key in cells else "" for cells in found
+        ]
+        on = ["no", "on one text", "yes"][sum(key in keys for keys in fronts)]
+        print(f"| {' | '.join((*key, f'{size:.1f}', *texts, on))} |")
+
+
 def main() -> None:
-    matplotlib.use("Agg")
-    results = Path(sys.argv[1])
-    cells = [json.loads(line) for line in results.read_text().splitlines()]
-    texts = sorted({(cell["model"], cell["text"]) for cell in cells})
-    figure = Figure(figsize=(5 * len(texts), 4), layout="constrained")
-    for axes, text in zip(figure.subplots(1, len(texts), squeeze=False)[0], texts, strict=True):
-        shown = sorted((cell for cell in cells if (cell["model"], cell["text"]) == text), key=lambda one: one["bytes"])
-        [dense] = [cell for cell in shown if (cell["form"], cell["type"]) == ("dense", "f16")]
-        print(f"\n{' '.join(text)}\n")
-        print("| form | type | MB | bits per byte | against dense f16 | front |\n|---|---|---|---|---|---|")
-        best, front = float("inf"), []
-        for cell in shown:
-            on_front = cell["bits"] < best
-            best = min(best, cell["bits"])
-            front += [cell] * on_front
-            print(
-                f"| {cell['form']} | {cell['type']} | {cell['bytes'] / 1e6:.1f} | {cell['bits']:.4f} "
-                f"| {'' if cell is dense else against(cell, dense)} | {'yes' if on_front else ''} |"
-            )
-        steps = [(cell["bytes"] / 1e6, cell["bits"]) for cell in front]
-        axes.plot(*zip(*steps, strict=True), color="gray", alpha=0.4, linewidth=5, drawstyle="steps-post")
-        for form in sorted({cell["form"] for cell in shown}):
-            places = [(cell["bytes"] / 1e6, cell["bits"]) for cell in shown if cell["form"] == form]
-            axes.plot(*zip(*places, strict=True), marker="o", label=form)
-        axes.set(title=" ".join(text), xlabel="MB of the GGUF", ylabel="bits per byte", xscale="log")
-    axes.legend()
-    figure.savefig(results.with_name("frontier.png"), dpi=130)
+    lines = [line for path in sys.argv[1:] for line in Path(path).read_text().splitlines()]
+    models: dict[str, dict[str, list[Cell]]] = {}
+    for cell in map(json.loads, lines):
+        models.setdefault(cell["model"], {}).setdefault(cell["text"], []).append(cell)
+    figure = Figure(figsize=(10, 4 * len(models)), layout="constrained")
+    for row, (model, by_text) in zip(figure.subplots(len(models), 2, squeeze=False), models.items(), strict=True):
+        print_table(model, by_text)
+        for axes, (text, cells) in zip(row, by_text.items(), strict=True):
+            draw(axes, cells, f"{model}, {text}")
+    figure.savefig(Path(sys.argv[1]).with_name("frontier.png"), dpi=110)
 
 
 if __name__ == "__main__":
