@@ -7,7 +7,7 @@ from typing import Any
 
 WRITTEN = ("sciq_answers/exact_match", "sciq_answers/f1", "triviaqa/f1")
 ACCEPTED = ("hellaswag-passages/acceptance@128", "hellaswag-passages/tokens_per_step@128")
-TIMES = tuple(f"serving/llama.cpp_{what}@{n}x128" for n in (1, 8) for what in ("first_token_ms", "token_ms"))
+TIMES = ("serving/llama.cpp_first_token_ms@1x128", "serving/llama.cpp_token_ms@1x128")
 
 
 def cell(numbers: dict[str, float], name: str) -> str:
