@@ -43,6 +43,9 @@ BASES = {
 # The language model of a vision-language model, in its base model; Llama 4's is beside its head.
 TOWERS = ("language_model", "text_model", "model")
 
+# The class before object: what comes after it is a plain lookup, without the names and warnings of transformers.
+LAST_MIXIN = transformers.PreTrainedConfig.__mro__[-2]
+
 
 class PrunedConfigMixin:
     """A config with widths for each layer. Its global widths are the dense model's and may still be read."""
@@ -59,8 +62,8 @@ class PrunedConfigMixin:
 
     def __getattribute__(self, key):
         """Return an attribute; a global width, too, which transformers would return with a warning."""
-        renamed = object.__getattribute__(self, "attribute_map")
-        return object.__getattribute__(self, renamed.get(key, key))
+        plain = super(LAST_MIXIN, self)  # that of object, which torch.compile cannot trace by its name
+        return plain.__getattribute__(plain.__getattribute__("attribute_map").get(key, key))
 
 
 class PrunedModelMixin:

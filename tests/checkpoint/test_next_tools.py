@@ -106,3 +106,13 @@ def test_torch_export_traces_it(name: str, directories: dict[str, Path]) -> None
     with torch.no_grad():
         found = traced.module()(input_ids=tokens(seed=7), use_cache=False).logits
     torch.testing.assert_close(found, logits(model), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_torch_compile_takes_it_as_one_graph(directories: dict[str, Path], name: str) -> None:
+    """vLLM compiles it so, unless it is told not to."""
+    model = load(directories[name], dtype="float32")
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(input_ids=tokens(seed=7), use_cache=False).logits, logits(model))
+    torch.compiler.reset()
