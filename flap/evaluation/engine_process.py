@@ -45,14 +45,8 @@ class Engine:
     @contextmanager
     def open(cls, name: str, python: str | None, checkpoint: Path, longest: int, batch_size: int) -> "Iterator[Engine]":
         """Start the process. longest: tokens of a prompt and its answer. batch_size: the most requests at once."""
-        command = [
-            python or sys.executable,
-            engine_speed.__file__,
-            name,
-            str(checkpoint),
-            str(longest),
-            str(batch_size),
-        ]
+        place = [str(checkpoint), str(longest), str(batch_size)]
+        command = [python or sys.executable, engine_speed.__file__, name, *place]
         threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
         pipe, none = subprocess.PIPE, subprocess.DEVNULL
         with subprocess.Popen(
