@@ -98,7 +98,7 @@ def of_several(request: Any, tmp_path_factory: pytest.TempPathFactory, models: M
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="two CUDA devices are needed, one a process (nccl); `make gpu`")
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="nccl needs two CUDA devices, one a process: `make gpu`")
 def test_all_gpus_give_the_result_of_one(models: Models, text_file: Path, tmp_path: Path) -> None:
     folders = []
     for size in (1, torch.cuda.device_count()):
