@@ -86,6 +86,8 @@ def check_budget(adapter: ModelAdapter, choices: Choices, config: FlapConfig, mo
     require(bool(plain), "structure.min_heads", choices.structure.min_heads, allowed)
     if choices.structure.layers:
         _check_layers(adapter, choices.structure.layers, config, model)
+    if choices.structure.exchange:
+        _check_exchange(adapter, choices.structure.exchange, model)
     budget = price(adapter, config.ratio or 0)
     if targets(config.target):
         adds = choices.compensation.adds_bias
@@ -97,6 +99,20 @@ def check_budget(adapter: ModelAdapter, choices: Choices, config: FlapConfig, mo
         budget = replace(budget, bounds=bounds).with_fixed(rows)
     choices.structure.check(budget)
     return budget
+
+
+def _check_exchange(adapter: ModelAdapter, steps: int, model: ModelSource) -> None:
+    """Check that gradients can be had of the whole model, and that units add to the output each for itself.
+
+    Raises:
+        ValueError: they cannot, or do not.
+    """
+    placement = f"device with structure.exchange={steps}, whose backward passes need the whole model there"
+    require(model.placed.whole, "model.placement", model.placement, placement)
+    blocks = [block for i in range(len(adapter.layers)) for block in adapter.blocks(i)]
+    plain = all(len(block.members) == 1 and block.num_units > block.fewest and not block.norms for block in blocks)
+    allowed = "0 for this model: expected an attention and an MLP in each layer, no experts, and no norm over all heads"
+    require(plain, "structure.exchange", steps, allowed)
 
 
 def _check_layers(adapter: ModelAdapter, layers: bool | str, config: FlapConfig, model: ModelSource) -> None:
