@@ -44,15 +44,13 @@ def cost_of_exchange(run: Workload, *inputs: None) -> Cost:
     The covariances of all blocks, and their maps, are in memory at once, and a batch's activations in all layers.
     """
     place, shapes, steps = run.place, run.place.shapes, run.choices.structure.exchange
-    squares, outputs = (
-        [block.channels**2 for block in shapes.blocks],
-        [block.output_parameters for block in shapes.blocks],
-    )
-    maps = Memory(work=4 * sum(squares) + place.bytes(sum(squares) + 2 * sum(outputs)))
+    squares = [block.channels**2 for block in shapes.blocks]
+    outputs = sum(block.output_parameters for block in shapes.blocks)
+    maps = Memory(work=4 * sum(squares) + place.bytes(sum(squares) + 2 * outputs))
     running = Memory(work=len(shapes.layers) * place.run(max(TOGETHER, run.seq_len)).work)
     collecting = place.observed(maps + place.states(run.tokens, 1), Memory(), run.batch_tokens)
     fitting = place.layer() + maps + Memory(work=4 * 4 * max(squares))
-    operations = run.observe_operations(covariance=True) + 6 * run.run_operations(run.tokens, head=True)
+    operations = run.observe_operations(covariance=True) + 4 * run.run_operations(run.tokens, head=True)
     operations += 2 * run.tokens * sum(squares)  # residuals
     operations += (steps + 1) * run.block_operations(lambda i, o: 3 * i**3 + 4 * o * i**2)
-    return Cost([*collecting, fitting, place.ends() + maps + running], 5, 7 * run.tokens, operations)
+    return Cost([*collecting, fitting, place.ends() + maps + running], 5, 5 * run.tokens, operations)

@@ -87,15 +87,14 @@ def test_worth_beyond_the_trend_counts_as_far_as_it_is_no_noise() -> None:
     torch.testing.assert_close(expected(worth_U, torch.ones(5), error_U), trend_U)
 
 
-@pytest.mark.parametrize("architecture", ["llama-gqa", "qwen2-gqa-tied"])
-@pytest.mark.parametrize("ratio", [0.2, 0.5])
+@pytest.mark.parametrize(("architecture", "ratio"), [("llama-gqa", 0.5), ("qwen2-gqa-tied", 0.2)])
 def test_a_random_plan_gets_better_and_removes_as_much(architecture: str, ratio: float) -> None:
     model = Resident(copy.deepcopy(calibrated(architecture)[0]))
     plan, budget = plan_for(architecture, "random", ratio=ratio), price(model.adapter, ratio)
-    calibration, fewest = Calibration(model, [tokens(windows=64)], 8, []), [1] * 2 * len(plan.layers)
-    found = exchange(calibration, plan, budget, fewest, steps=8)
+    calibration, fewest = Calibration(model, [tokens(windows=256, length=96)], 8, []), [1] * 2 * len(plan.layers)
+    found = exchange(calibration, plan, budget, fewest, steps=20)
     assert found.nats_after < found.nats_before and found.units > 0
     assert_meets(found.plan, model.model, ratio)
     assert all(layer.attention and layer.mlp for layer in found.plan.layers)
-    assert exchange(calibration, plan, budget, fewest, steps=8) == found
+    assert exchange(calibration, plan, budget, fewest, steps=20) == found
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.model.parameters())
