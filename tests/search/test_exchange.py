@@ -8,13 +8,16 @@ from torch import Tensor
 
 from flap.allocation import PruningPlan, price
 from flap.calibration import Calibration
-from flap.models import PlacedModel, Resident
+from flap.compression import LinearCompensation
+from flap.compression.apply import slice_out, write_layer
+from flap.compression.fitting import fit_layer
+from flap.models import PlacedModel, Resident, adapt
 from flap.search.effects import BlockEffects, add_effects, final_states, pruned_by
 from flap.search.exchange import effects_of, exchange
 from flap.search.residuals import Residuals
 from flap.search.sides import expected
-from tests.cases import tokens
-from tests.helpers.compressed import calibrated, plan_for
+from tests.cases import ARCHITECTURES, MIXTURES, tokens
+from tests.helpers.compressed import calibrated, covariances, plan_for
 from tests.helpers.ratios import assert_meets
 
 
@@ -75,6 +78,20 @@ def test_an_effect_is_the_slope_of_the_divergence(architecture: str) -> None:
             nats.append(divergence(model, blocks, windows_NT))
         one.weight_OI, one.bias_O = weight_OI, bias_O
         assert one.sums["effect"][u].item() == pytest.approx((nats[0] - nats[1]) / (2 * step), rel=0.05, abs=1e-4)
+
+
+@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name not in MIXTURES])
+@torch.no_grad()
+def test_it_runs_as_the_sliced_model_with_the_fits_of_trials(architecture: str) -> None:
+    windows_NT, (model, _) = tokens(windows=24), calibrated(architecture)  # enough of them for maps in any case
+    plan, sliced, known = plan_for(architecture), copy.deepcopy(model), covariances(model, windows_NT, 3)
+    for i, layer in enumerate(plan.layers):
+        [fits] = fit_layer(adapt(sliced).blocks(i), [layer], LinearCompensation(), known[i], trial=True)
+        write_layer(slice_out, adapt(sliced), i, layer, fits)
+    placed = Resident(copy.deepcopy(model))
+    with pruned_by(blocks_of(placed, plan, windows_NT)):
+        found = placed.model(input_ids=tokens()).logits
+    torch.testing.assert_close(found, sliced(input_ids=tokens()).logits, rtol=1e-3, atol=1e-3)
 
 
 def test_worth_beyond_the_trend_counts_as_far_as_it_is_no_noise() -> None:
