@@ -27,6 +27,7 @@ from flap.storage import ranks
 from flap.storage.progress import progress
 
 SHARE = 0.02  # of what is removed, in parameters: the most that the first step exchanges; it falls to 0 over the steps
+LEAST_VARIANCE = 1e-12  # of a channel: a block whose inputs are constant has a covariance without an inverse
 JUDGED = 4  # times that the divergence is measured on held-out windows on the way
 
 
@@ -84,6 +85,7 @@ def effects_of(calibration: Calibration, plan: PruningPlan) -> Iterator[BlockEff
             kept_U[list(kept)] = True
             order_I = torch.arange(len(covariance.mean_I), device=covariance.mean_I.device)
             covariance_II = covariance.hessian(order_I, TRIAL_RIDGE, torch.float32)
+            covariance_II.diagonal().clamp_(min=LEAST_VARIANCE)
             yield BlockEffects(block, covariance_II, covariance.mean_I, kept_U)
 
 

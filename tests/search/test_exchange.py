@@ -1,6 +1,7 @@
 """Units of a plan change sides by gradients at the pruned model."""
 
 import copy
+import math
 
 import pytest
 import torch
@@ -115,3 +116,12 @@ def test_a_random_plan_gets_better_and_removes_as_much(architecture: str, ratio:
     assert all(layer.attention and layer.mlp for layer in found.plan.layers)
     assert exchange(calibration, plan, budget, fewest, steps=20) == found
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.model.parameters())
+
+
+def test_a_block_with_constant_inputs_is_no_obstacle() -> None:
+    model = copy.deepcopy(calibrated("llama-gqa")[0])
+    torch.nn.init.zeros_(model.model.layers[1].self_attn.v_proj.weight)
+    placed, plan = Resident(model), plan_for("llama-gqa")
+    calibration = Calibration(placed, [tokens(windows=64)], 8, [])
+    found = exchange(calibration, plan, price(placed.adapter, 0.5), [1] * 8, steps=2)
+    assert math.isfinite(found.nats_before) and found.nats_after <= found.nats_before
