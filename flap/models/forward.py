@@ -1,6 +1,6 @@
 """Running a model layer by layer: what precedes the first layer, how each layer is called, what follows the last.
 
-Legend: N windows · T tokens a window · D hidden size.
+Legend: N windows · T tokens a window · P positions of all windows · D hidden size.
 """
 
 from collections.abc import Mapping
@@ -80,3 +80,13 @@ def leave(adapter: ModelAdapter, model: PreTrainedModel, tokens_NT: Tensor, hidd
     """Return the output of the model, or of its decoder, given the output of its last layer for these windows."""
     with forwards_replaced(adapter.layers, lambda *args, **options: adapter.layer_output(hidden_NTD)):
         return model(input_ids=tokens_NT, use_cache=False)
+
+
+def final_states(adapter: ModelAdapter, tokens_NT: Tensor) -> Tensor:
+    """Return the hidden states after the last norm, hidden_PD of all P positions; with a graph, where gradients are on.
+
+    The whole model must be on one device.
+    """
+    output = adapter.decoder(input_ids=tokens_NT.to(adapter.model.device), use_cache=False)
+    hidden_NTD: Tensor = output.last_hidden_state
+    return hidden_NTD.flatten(0, 1)

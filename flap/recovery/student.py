@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
 from flap.models import PlacedModel
+from flap.models.forward import final_states
 from flap.storage import ranks
 from flap.storage.progress import progress
 
@@ -44,8 +45,8 @@ class Student(nn.Module):
         kept or made twice: those of a batch, over a whole vocabulary, would take more memory than the model.
         """
         with torch.no_grad():
-            dense_PD = _hidden(self.teacher, input_ids)
-        hidden_PD = _hidden(self.placed, input_ids)
+            dense_PD = final_states(self.teacher.adapter, input_ids)
+        hidden_PD = final_states(self.placed.adapter, input_ids)
         nats, gradient_PD = self._divergence(dense_PD, hidden_PD.detach().requires_grad_(hidden_PD.requires_grad))
         return {"loss": _Loss.apply(nats / input_ids.numel(), hidden_PD, gradient_PD / input_ids.numel())}
 
@@ -94,13 +95,6 @@ def _classes(logits_PV: Tensor, likeliest_PK: Tensor) -> Tensor:
     """Return the log probabilities of K words and, as one more class, of all others."""
     others_P1 = logits_PV.scatter(-1, likeliest_PK, -torch.inf).logsumexp(-1, keepdim=True)
     return torch.cat([logits_PV.gather(-1, likeliest_PK), others_P1], dim=-1) - logits_PV.logsumexp(-1, keepdim=True)
-
-
-def _hidden(model: PlacedModel, tokens_NT: Tensor) -> Tensor:
-    """Return the final hidden states of all positions, hidden_PD."""
-    output = model.adapter.decoder(input_ids=tokens_NT.to(model.device), use_cache=False)
-    hidden_NTD: Tensor = output.last_hidden_state
-    return hidden_NTD.flatten(0, 1)
 
 
 @torch.no_grad()

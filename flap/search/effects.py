@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from flap.models import Block, ModelAdapter, PlacedModel
+from flap.models.forward import final_states
 from flap.models.replaced_forward import forwards_replaced
 from flap.search.residuals import Residuals
 
@@ -79,21 +80,14 @@ def pruned_by(blocks: Sequence[BlockEffects]) -> Iterator[None]:
 def add_effects(model: PlacedModel, blocks: Sequence[BlockEffects], tokens_NT: Tensor) -> None:
     """Add the effects of all units over a batch of windows. No parameter of the model may require a gradient."""
     with torch.no_grad():
-        dense_PD = final_states(model, tokens_NT)
+        dense_PD = final_states(model.adapter, tokens_NT)
     with pruned_by(blocks), torch.enable_grad():
-        hidden_PD = final_states(model, tokens_NT)
+        hidden_PD = final_states(model.adapter, tokens_NT)
         gradients = _gradients(model.adapter, dense_PD, hidden_PD.detach(), int(tokens_NT.sum()))
         for drawn, gradient_PD in enumerate(gradients):
             for one in blocks:
                 one.drawn = bool(drawn)
             hidden_PD.backward(gradient_PD, retain_graph=not drawn)
-
-
-def final_states(model: PlacedModel, tokens_NT: Tensor) -> Tensor:
-    """Return the final hidden states of all positions."""
-    output = model.adapter.decoder(input_ids=tokens_NT.to(model.device), use_cache=False)
-    hidden_NTD: Tensor = output.last_hidden_state
-    return hidden_NTD.flatten(end_dim=-2)
 
 
 def _gradients(adapter: ModelAdapter, dense_PD: Tensor, hidden_PD: Tensor, seed: int) -> list[Tensor]:

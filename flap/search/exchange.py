@@ -19,9 +19,10 @@ from flap.calibration.covariance import Covariance
 from flap.compression.linear import TRIAL_RIDGE
 from flap.data import split_windows
 from flap.models import PlacedModel
+from flap.models.forward import final_states
 from flap.search.distances import kl
 from flap.search.divergence import EVERY, TOGETHER
-from flap.search.effects import BlockEffects, final_states, pruned_by
+from flap.search.effects import BlockEffects, pruned_by
 from flap.search.sides import Sides
 from flap.storage import ranks
 from flap.storage.progress import progress
@@ -97,9 +98,9 @@ def _divergence(model: PlacedModel, blocks: Sequence[BlockEffects], batches: Seq
     """Return KL(dense ‖ pruned) in nats a token, at every fourth position."""
     nats = []
     for tokens_NT in ranks.mine(batches):
-        dense_PD = final_states(model, tokens_NT)[EVERY - 1 :: EVERY]
+        dense_PD = final_states(model.adapter, tokens_NT)[EVERY - 1 :: EVERY]
         with pruned_by(blocks):
-            hidden_PD = final_states(model, tokens_NT)[EVERY - 1 :: EVERY]
+            hidden_PD = final_states(model.adapter, tokens_NT)[EVERY - 1 :: EVERY]
         log_p_PV = log_softmax(model.adapter.logits(dense_PD).float(), dim=-1)
         nats.append((kl(log_p_PV.exp(), log_p_PV, model.adapter.logits(hidden_PD).float()), len(dense_PD)))
     totals = ranks.together(nats)

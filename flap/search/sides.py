@@ -96,7 +96,7 @@ class Sides:
 def expected(worth_U: Tensor, square_U: Tensor, error_U: Tensor) -> Tensor:
     """Return what the units of a block are likely worth, if that rises with the error they leave: empirical Bayes.
 
-        w = trend + s / (s + square) · (worth − trend),  s = max(0, var(worth − trend) − mean square)
+        w = trend + s / (s + square) · (worth − trend),  s = max(0, mean (worth − trend)² − mean square)
 
     trend: the isotonic regression of the measured worth on error_U. square_U: the squared errors of measurement. What
     differs from the trend by no more than these is noise. Source: Efron and Morris, JASA 70 (1975).

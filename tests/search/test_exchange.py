@@ -13,7 +13,8 @@ from flap.compression import LinearCompensation
 from flap.compression.apply import slice_out, write_layer
 from flap.compression.fitting import fit_layer
 from flap.models import PlacedModel, Resident, adapt
-from flap.search.effects import BlockEffects, add_effects, final_states, pruned_by
+from flap.models.forward import final_states
+from flap.search.effects import BlockEffects, add_effects, pruned_by
 from flap.search.exchange import effects_of, exchange
 from flap.search.residuals import Residuals
 from flap.search.sides import expected
@@ -56,15 +57,15 @@ def blocks_of(model: PlacedModel, plan: PruningPlan, windows_NT: Tensor) -> list
 @torch.no_grad()
 def divergence(model: PlacedModel, blocks: list[BlockEffects], windows_NT: Tensor) -> float:
     """KL(dense ‖ pruned), summed over all tokens."""
-    p_PV = model.adapter.logits(final_states(model, windows_NT)).double().softmax(-1)
+    p_PV = model.adapter.logits(final_states(model.adapter, windows_NT)).double().softmax(-1)
     with pruned_by(blocks):
-        q_PV = model.adapter.logits(final_states(model, windows_NT)).double().softmax(-1)
+        q_PV = model.adapter.logits(final_states(model.adapter, windows_NT)).double().softmax(-1)
     return (p_PV * (p_PV / q_PV).log()).sum().item()
 
 
 @pytest.mark.parametrize("architecture", ["llama-gqa", "qwen2-gqa-tied"])
 def test_an_effect_is_the_slope_of_the_divergence(architecture: str) -> None:
-    """Against the divergence where a little of V_u r_u is added to the output, and where as much is taken away."""
+    """Against the divergence where a little of S_u r_u is added to the output, and where as much is taken away."""
     model, windows_NT = Resident(copy.deepcopy(calibrated(architecture)[0])), tokens()
     model.model.requires_grad_(False)
     blocks = blocks_of(model, plan_for(architecture), windows_NT)
@@ -72,10 +73,10 @@ def test_an_effect_is_the_slope_of_the_divergence(architecture: str) -> None:
     for k, u in ((2, 0), (2, 1), (3, 5), (3, 6)):
         one, step = blocks[k], 1e-2
         columns_C, nats = one.block.columns_UC[u], []
-        mean_O, weight_OI, bias_O = one.mean_I, one.weight_OI, one.bias_O
+        mean_I, weight_OI, bias_O = one.mean_I, one.weight_OI, one.bias_O
         added_OI = one.slope_OI[:, columns_C] @ one.map_II[columns_C]
         for sign in (1, -1):
-            one.weight_OI, one.bias_O = weight_OI + sign * step * added_OI, bias_O - sign * step * added_OI @ mean_O
+            one.weight_OI, one.bias_O = weight_OI + sign * step * added_OI, bias_O - sign * step * added_OI @ mean_I
             nats.append(divergence(model, blocks, windows_NT))
         one.weight_OI, one.bias_O = weight_OI, bias_O
         assert one.sums["effect"][u].item() == pytest.approx((nats[0] - nats[1]) / (2 * step), rel=0.05, abs=1e-4)
