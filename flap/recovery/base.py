@@ -11,7 +11,7 @@ from flap.config import require
 from flap.models import ModelAdapter
 from flap.storage import ranks
 
-HELD_OUT_WINDOWS = 32  # windows that are not trained on: the divergence on them decides what is best, and is reported
+HELD_OUT_WINDOWS = 32  # of a text of its own
 EVALUATIONS = 10  # at most; and at least EVERY times as many windows are trained on as each evaluates
 EVERY = 4
 RISING = 0.05  # of the steps have a rising learning rate
@@ -25,8 +25,8 @@ class Recovery:
     W + 2 B A of all Linear modules are trained, A with `rank` rows, and merged at the end (LoRA, arXiv 2106.09685).
     """
 
-    dataset: Any  # a text or mixture, as for calibration
-    tokens: int  # trained on, each once, in whole steps; at least one step
+    dataset: Any  # a text or mixture, as for calibration; None: the calibration windows
+    tokens: int  # trained on in whole steps, each `epochs` times; at least one step
     learning_rate: float  # of AdamW at its highest, above 0
     rank: int | None = None  # of low-rank updates, 1 or more; None: all weights but embeddings and head are trained
     seq_len: int = 256  # tokens in a window, 2 or more
@@ -34,6 +34,9 @@ class Recovery:
     words: int | None = None  # likeliest words that count exactly, the others as one; 1 or more; None: all words
     patience: int = 2  # evaluations without a new best after which training ends, 1 or more
     gradient_checkpointing: bool = False  # True: activations are computed again, not kept: less memory, more time
+    epochs: int = 1  # times that each window is trained on, 1 or more
+    held_out: int = HELD_OUT_WINDOWS  # not trained on: the divergence on them decides what is best, and is reported
+    use: str = "recovery"  # whose windows these are, "calibration" or its own
 
     def __post_init__(self) -> None:
         for name, minimum in {
@@ -42,17 +45,20 @@ class Recovery:
             "rank": 1,
             "words": 1,
             "patience": 1,
+            "epochs": 1,
         }.items():
             value = getattr(self, name)
             require(value is None or value >= minimum, f"recover.{name}", value, f"a whole number >= {minimum}")
         valid = 0 < self.learning_rate < math.inf
         require(valid, "recover.learning_rate", self.learning_rate, "a number > 0")
         step = f"{self.tokens_a_step}, one step of {self.batch_size} windows of {self.seq_len}, or more"
-        require(self.steps > 0, "recover.tokens", self.tokens, step)
+        require(self.tokens >= self.tokens_a_step, "recover.tokens", self.tokens, step)
 
     @property
     def name(self) -> str:
         """The name of the choice."""
+        if self.use == "calibration":
+            return "reconstruct"
         return "full" if self.rank is None else "lora"
 
     @property
@@ -63,12 +69,12 @@ class Recovery:
     @property
     def steps(self) -> int:
         """The number of steps."""
-        return self.tokens // self.tokens_a_step
+        return self.epochs * (self.tokens // self.tokens_a_step)
 
     @property
     def steps_an_evaluation(self) -> int:
         """The steps after which the divergence on the held-out windows is measured."""
-        return math.ceil(max(self.steps / EVALUATIONS, EVERY * HELD_OUT_WINDOWS / self.batch_size))
+        return math.ceil(max(self.steps / EVALUATIONS, EVERY * self.held_out / self.batch_size))
 
     def share_of_rate(self, step: int) -> float:
         """Return the share of the highest learning rate that a step has, counted from 0: never 0, as all count."""

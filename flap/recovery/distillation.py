@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flap.data.temporary_state import seeded
 from flap.models import PlacedModel
-from flap.recovery.base import HELD_OUT_WINDOWS, Recovery
+from flap.recovery.base import Recovery
 from flap.recovery.student import Student, mean_divergence
 from flap.recovery.trainable import trainable
 from flap.recovery.training import BEST, HISTORY, train
@@ -34,14 +34,14 @@ def recover(
 ) -> dict[str, Any]:
     """Train the compressed model in place and return what the report says of it.
 
-    teacher: the dense model. tokens_NT: see `recovery_windows`. folder: an interrupted training resumes from it.
+    teacher: the dense model. tokens_NT: the held-out ones first. folder: an interrupted training resumes from it.
 
     Raises:
         ValueError: the predictions of the compressed model are not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
     bf16 = model.model.dtype == torch.bfloat16
-    before = mean_divergence(model, teacher, tokens_NT[:HELD_OUT_WINDOWS], recovery.batch_size)
+    before = mean_divergence(model, teacher, tokens_NT[: recovery.held_out], recovery.batch_size)
     if not math.isfinite(before):
         raise ValueError(f"recover={recovery.name}: the predictions of the compressed model are not finite")
     done = ranks.from_first((folder / HISTORY).exists)
@@ -51,7 +51,7 @@ def recover(
             train(student, recovery, tokens_NT, folder, seed, bf16)
             ranks.wait()  # for the files of the first process
         student.load_state_dict(load_file(folder / BEST))
-    after = mean_divergence(model, teacher, tokens_NT[:HELD_OUT_WINDOWS], recovery.batch_size)
+    after = mean_divergence(model, teacher, tokens_NT[: recovery.held_out], recovery.batch_size)
     history = json.loads((folder / HISTORY).read_text())
     return {"nats_before": before, "nats_after": after, **_summary(recovery, history)}
 

@@ -15,7 +15,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from flap.recovery.base import HELD_OUT_WINDOWS, Recovery
+from flap.recovery.base import Recovery
 from flap.recovery.student import Student
 from flap.storage import ranks
 from flap.storage.atomic_files import atomic_file, write_text
@@ -43,7 +43,7 @@ def train(student: Student, recovery: Recovery, tokens_NT: Tensor, folder: Path,
     )  # fmt: skip
     if options.n_gpu > 1:
         options._n_gpu = 1  # Trainer would copy the student to all GPUs, in threads of this process
-    parts = tokens_NT[HELD_OUT_WINDOWS:], tokens_NT[:HELD_OUT_WINDOWS]
+    parts = tokens_NT[recovery.held_out :], tokens_NT[: recovery.held_out]
     sets = [[{"input_ids": tokens_T} for tokens_T in part] for part in parts]
     callbacks = [KeepBest(student, recovery.patience, folder / BEST), Bar(recovery.tokens_a_step)]
     optimizer = AdamW(student.trained, recovery.learning_rate, weight_decay=0, fused=True)

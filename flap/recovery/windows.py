@@ -1,11 +1,13 @@
-"""The windows of recovery: the first HELD_OUT_WINDOWS are not trained on, the others once, in their order."""
+"""The windows of recovery: the first ones are held out, the others are trained on in their order."""
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from flap.data import Windows
+from flap.data import Windows, split_windows
 from flap.data.read_windows import Wanted, read_windows
 from flap.data.window_pool import TooFewWindowsError
-from flap.recovery.base import HELD_OUT_WINDOWS, Recovery
+from flap.recovery.base import Recovery
 
 
 def recovery_windows(
@@ -16,7 +18,8 @@ def recovery_windows(
     Raises:
         ValueError: there is no such text, it is too short, or the windows are longer than the model's context.
     """
-    count, seq_len = recovery.steps * recovery.batch_size + HELD_OUT_WINDOWS, recovery.seq_len
+    steps_an_epoch, seq_len = recovery.steps // recovery.epochs, recovery.seq_len
+    count = steps_an_epoch * recovery.batch_size + recovery.held_out
     try:
         return read_windows("recover", recovery.dataset, tokenizer, Wanted(count, [seq_len], seed, bos), max_length)
     except ValueError as error:
@@ -24,6 +27,14 @@ def recovery_windows(
             raise
         raise ValueError(
             f"recover.tokens={recovery.tokens}: takes {few.wanted} windows of {seq_len} tokens, "
-            f"{HELD_OUT_WINDOWS} of all for evaluation, of a text that has {few.available}; "
+            f"{recovery.held_out} of all for evaluation, of a text that has {few.available}; "
             "lower it, or name a longer recover.dataset"
         ) from error
+
+
+def training_windows(recovery: Recovery, windows: Windows) -> Tensor:
+    """Return the windows of a training, tokens_NT, of which the first ones are held out."""
+    if recovery.use == "recovery":
+        return torch.cat(windows.by_length)
+    fitting, held_out = split_windows(windows.by_length)
+    return torch.cat([*held_out, *fitting])

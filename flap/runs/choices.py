@@ -9,7 +9,7 @@ from flap.config import FlapConfig, build, require, targets
 from flap.data import num_windows
 from flap.evaluation import Efficiency, Evaluator
 from flap.importance import Metric
-from flap.recovery import Recovery
+from flap.recovery import Reconstruction, Recovery
 from flap.vocabulary import Trim
 
 
@@ -43,8 +43,9 @@ class Choices:
     @property
     def need_windows(self) -> bool:
         """Whether a choice needs calibration windows."""
+        trained = self.recovery is not None and self.recovery.use == "calibration"
         needs = (self.structure.measures, self.metric.needs_statistics, self.compensation.needs_statistics)
-        return any(needs)
+        return trained or any(needs)
 
     @property
     def need_covariance(self) -> bool:
@@ -66,13 +67,16 @@ def choose(config: FlapConfig) -> Choices:
     Raises:
         ValueError: an option of a choice is out of range, or two choices cannot be combined.
     """
+    recovery = build("recover", config.recover) if config.recover else None
+    if isinstance(recovery, Reconstruction):
+        recovery = recovery.on(config.calibration.num_samples, config.calibration.lengths)
     choices = Choices(
         build("metric", config.metric),
         build("structure", config.structure),
         build("compensation", config.compensation),
         [build(f"eval.{name}", node) for name, node in (config.eval or {}).items()],
         config.calibration.propagate,
-        build("recover", config.recover) if config.recover else None,
+        recovery,
         build("vocabulary", config.vocabulary) if config.vocabulary else None,
     )
     if choices.recovery is not None:

@@ -84,7 +84,7 @@ class CacheKeys:
         """The training after compression; empty if there is none."""
         if self.choices.recovery is None:
             return {}
-        options, windows = asdict(self.choices.recovery), self.texts["recovery"].key
+        options, windows = asdict(self.choices.recovery), self.texts[self.choices.recovery.use].key
         return {"recover": {"version": RECOVERY_VERSION, **options, "windows": windows, **self.processes}}
 
     def compressed(self, plan: PruningPlan) -> Key:

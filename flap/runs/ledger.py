@@ -82,8 +82,9 @@ class Ledger(ABC):
     @property
     def own_shares(self) -> dict[str, float]:
         """The share of the texts of calibration and of recovery that the model writes itself, where it writes any."""
+        recovery = self.choices.recovery
         datasets = {"calibration": self.config.calibration.dataset} if self.choices.need_windows else {}
-        datasets |= {"recovery": self.choices.recovery.dataset} if self.choices.recovery else {}
+        datasets |= {"recovery": recovery.dataset} if recovery and recovery.use == "recovery" else {}
         shares = {}
         for use, dataset in datasets.items():
             parts = parse(dataset, "dataset")

@@ -3,6 +3,7 @@
 import logging
 import os
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +17,7 @@ from flap.evaluation import Measurement
 from flap.evaluation.perplexity import LOGITS_BYTES, Perplexity
 from flap.export.gguf import export_gguf
 from flap.models import PlacedModel, adapt
-from flap.recovery import HELD_OUT_WINDOWS, bytes_to_train, trained_parameters
+from flap.recovery import bytes_to_train, trained_parameters, training_windows
 from flap.results import device_name
 from flap.runs.all_ranks import devices_of_ranks
 from flap.runs.layer_times import LayerTimes
@@ -129,7 +130,7 @@ def _cost_of_training(run: Workload, *inputs: None) -> Cost:
     passes = 1 + (2 if recovery.rank is None else 1) + recovery.gradient_checkpointing
     trained, length = recovery.steps * recovery.tokens_a_step // run.processes, recovery.seq_len
     evaluations = recovery.steps // recovery.steps_an_evaluation + 3  # before, at the beginning, and after
-    measured = HELD_OUT_WINDOWS * length * evaluations
+    measured = recovery.held_out * length * evaluations
     operations = run.run_operations(trained + measured, 1, length, head=True)
     operations += run.run_operations(trained * passes + measured, 1 - run.ratio, length)
     operations += run.head_operations(2 * trained + measured, length)
@@ -146,12 +147,13 @@ def recover(run: Run, work: WorkFolder, model: PlacedModel, plan: PruningPlan) -
     from flap.recovery.distillation import recover as train  # here: other runs do not wait for transformers' Trainer
 
     place = (work / digest(plan.to_dict())).path
-    assert run.choices.recovery and place
-    [tokens_NT] = run.texts["recovery"].by_length
-    teacher = run.source.open()
+    recovery, teacher = run.choices.recovery, run.source.open()
+    assert recovery and place
+    windows = run.texts[recovery.use]
     if run.trimmed is not None:
         cut_rows(teacher, run.trimmed.rows_K)
-    run.report.recovery = train(run.choices.recovery, model, teacher, tokens_NT, place, run.config.seed)
+        windows = replace(windows, tokenizer=run.trimmed.tokenizer)
+    run.report.recovery = train(recovery, model, teacher, training_windows(recovery, windows), place, run.config.seed)
 
 
 def _cost_of_saving(run: Workload, *inputs: None) -> Cost:

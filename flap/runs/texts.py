@@ -32,7 +32,7 @@ def read_texts(
         require(all(part.dataset != SELF for part in parts), "vocabulary.dataset", SELF, allowed)
         wanted = Wanted(len(parts), [2], config.seed, own.bos)  # whole texts are counted, and not windows
         texts["vocabulary"] = read_windows("vocabulary", dataset, tokenizer, wanted, max_length)
-    if choices.recovery is not None:
+    if choices.recovery is not None and choices.recovery.use == "recovery":
         texts["recovery"] = recovery_windows(choices.recovery, tokenizer, max_length, own.bos, config.seed)
     return texts
 

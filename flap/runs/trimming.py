@@ -109,9 +109,7 @@ def trim(run: Run, work: WorkFolder, model: PlacedModel) -> None:
 
 
 def read_with(run: Run, trimmed: Trimmed) -> None:
-    """Let what is measured and trained from here on read its texts with the new tokenizer."""
+    """Let what is measured from here on read its texts with the new tokenizer."""
     run.trimmed, before = trimmed, run.source.tokenizer
-    if "recovery" in run.texts:
-        run.texts["recovery"] = replace(run.texts["recovery"], tokenizer=trimmed.tokenizer)
     suite = prepare_suite(run.choices.evaluators, trimmed.tokenizer, run.source.max_length, None, before)
     run.suite = replace(suite, results=run.suite.results)

@@ -74,6 +74,14 @@ def test_a_training_runs_both_models(foretell: Foretell) -> None:
     assert more.operations > stage(full, "recover").operations
 
 
+def test_a_reconstruction_runs_both_models_on_the_calibration_windows(foretell: Foretell) -> None:
+    """6 of 8 windows of 16 tokens in 3 epochs, evaluated twice and before and after on the other two."""
+    forecast = foretell("method=flap", "recover=reconstruct", "recover.epochs=3", "ratio=0.4")
+    found, measured = stage(forecast, "recover"), 2 * 16 * 5
+    assert (found.passes, found.tokens) == (3 * 6 * (2 + 2), 3 * 6 * 16 * (2 + 2) + 2 * measured)
+    assert stage(forecast, "evaluate").passes == 3 * 1
+
+
 def test_all_targets_in_time_are_left_out(foretell: Foretell) -> None:
     left_out = foretell("target.latency_ms=9", "target.tokens_per_second=9").estimate.left_out
     assert left_out == ("target.latency_ms", "target.tokens_per_second")

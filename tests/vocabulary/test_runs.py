@@ -85,9 +85,15 @@ def test_every_placement_gives_the_same_checkpoint(
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_what_follows_is_trained_and_measured_with_the_new_tokens(trimmed: Trimmed, tmp_path: Path) -> None:
+FULL = ("recover=full", "recover.tokens=2432", "recover.seq_len=16")
+
+
+@pytest.mark.parametrize("training", [FULL, ("recover=reconstruct",)], ids=["full", "reconstruct"])
+def test_what_follows_is_trained_and_measured_with_the_new_tokens(
+    training: tuple[str, ...], trimmed: Trimmed, tmp_path: Path
+) -> None:
     (tmp_path / "toys").mkdir()
-    training = ("recover=full", "recover.tokens=2432", "recover.seq_len=16", "recover.learning_rate=3e-3")
+    training = (*training, "recover.learning_rate=3e-3")
     with only_toys(tmp_path / "toys"):
         report = trimmed("ratio=0.4", "eval=[perplexity,zero_shot]", "eval.zero_shot.tasks=[animals]", *training)
     assert report.recovery["nats_after"] < report.recovery["nats_before"]

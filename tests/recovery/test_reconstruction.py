@@ -1,0 +1,83 @@
+"""recover=reconstruct: the training that reads nothing but the calibration windows."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from flap.data import HELD_OUT, split_windows
+from flap.pipeline import run
+from flap.recovery import Reconstruction
+from flap.recovery.windows import training_windows
+from flap.results import Report
+from flap.runs.prepare import prepare
+from tests.helpers.runs import composed, tiny
+
+RECONSTRUCT = ["recover=reconstruct", "recover.epochs=4", "recover.learning_rate=3e-3"]
+WINDOWS = ["calibration.num_samples=40", "calibration.seq_len=16"]
+OPTIONS = Reconstruction(epochs=2, learning_rate=1e-4, batch_size=1)
+RunTiny = Callable[..., Report]
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "batch_size", "steps"), [(64, 1, 2 * 51), (512, 8, 2 * 51), (64, 51, 2), (2, 1, 2)]
+)
+def test_every_fifth_window_is_held_out(num_samples: int, batch_size: int, steps: int) -> None:
+    recovery = replace(OPTIONS, batch_size=batch_size).on(num_samples, [128])
+    assert (recovery.steps, recovery.name) == (steps, "reconstruct")
+    assert recovery.held_out == len(range(0, num_samples, HELD_OUT))
+
+
+def test_the_windows_are_those_of_the_calibration(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
+    prepared = prepare(composed(*tiny(model_dir, text_file), *RECONSTRUCT, *WINDOWS), tmp_path)
+    windows, recovery = prepared.texts["calibration"], prepared.choices.recovery
+    assert recovery is not None and set(prepared.texts) == {"calibration"}
+    trained_NT, (fitting, held_out) = training_windows(recovery, windows), split_windows(windows.by_length)
+    assert torch.equal(trained_NT[: recovery.held_out], held_out[0])
+    assert torch.equal(trained_NT[recovery.held_out :], fitting[0])
+
+
+def test_a_run_is_nearer_to_the_dense_model(run_tiny: RunTiny, tmp_path: Path) -> None:
+    report = run_tiny(tmp_path / "run", *RECONSTRUCT, *WINDOWS)
+    found = report.recovery
+    assert found["choice"] == "reconstruct" and found["tokens"] == 4 * 32 * 16
+    assert found["nats_after"] < 0.95 * found["nats_before"] and set(report.sources) & {"recovery"} == set()
+    again = run_tiny(tmp_path / "again", *RECONSTRUCT, *WINDOWS, "use_cache=false")
+    assert again.recovery == found and again.evaluation == report.evaluation
+
+
+def test_own_text_is_written_once_and_trained_on(run_tiny: RunTiny, tmp_path: Path) -> None:
+    report = run_tiny(tmp_path, *RECONSTRUCT, *WINDOWS, "calibration.dataset=self")
+    assert set(report.own_text) == {"calibration"}
+    assert report.recovery["nats_after"] < report.recovery["nats_before"]
+
+
+def test_a_metric_without_statistics_still_draws_the_windows(run_tiny: RunTiny, tmp_path: Path) -> None:
+    found = run_tiny(tmp_path, "method=mag_sp", *RECONSTRUCT, *WINDOWS).recovery
+    assert found["nats_after"] < found["nats_before"]
+
+
+def test_a_learning_rate_that_diverges_leaves_what_was_there(run_tiny: RunTiny, tmp_path: Path) -> None:
+    report = run_tiny(tmp_path, *RECONSTRUCT, *WINDOWS, "recover.learning_rate=1e9")
+    assert report.recovery["best_after_tokens"] == 0
+    assert report.evaluation["pruned"] == report.evaluation["compressed"]
+
+
+REFUSED = [
+    ("calibration.seq_len=[16,32]", r"calibration.seq_len=\[16, 32\]: expected one length with recover=reconstruct"),
+    ("calibration.num_samples=1", "calibration.num_samples=1: expected 2 or more with recover=reconstruct"),
+    ("recover.batch_size=0", "recover.batch_size=0: expected 1 to 32, the calibration windows that are not held out"),
+    ("recover.batch_size=33", "recover.batch_size=33: expected 1 to 32, the calibration windows that are not held"),
+    ("recover.epochs=0", "recover.epochs=0: expected a whole number >= 1"),
+    ("recover.learning_rate=-1", "recover.learning_rate=-1.0: expected a number > 0"),
+    ("mask_only=true", "mask_only=True: expected false with recover=reconstruct, which would train the masked"),
+    ("model.placement=stream", "model.placement=stream: expected device with recover=reconstruct, which trains the"),
+]
+
+
+@pytest.mark.parametrize(("argument", "line"), REFUSED)
+def test_refused(argument: str, line: str, model_dir: Path, text_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=line):
+        run(composed(*tiny(model_dir, text_file), *RECONSTRUCT, *WINDOWS, argument), tmp_path / "run")
