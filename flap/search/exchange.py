@@ -59,7 +59,8 @@ def exchange(
     with _frozen(model):
         blocks = list(effects_of(calibration, plan))
         sides = Sides.of(budget, blocks, fewest)
-        best = first = _divergence(model, blocks, held_out), [one.kept_U for one in blocks]
+        judges = [(tokens_NT, _every_fourth(model, tokens_NT)) for tokens_NT in ranks.mine(held_out)]
+        best = first = _divergence(model, blocks, judges), [one.kept_U for one in blocks]
         steps = min(steps, len(fitting))
         judged = {steps * (k + 1) // JUDGED - 1 for k in range(JUDGED)}
         for step in progress(range(steps), "exchange"):
@@ -67,7 +68,7 @@ def exchange(
             sides.add(model, batches)
             sides.change(SHARE * (1 - step / steps))
             if step in judged:
-                nats = _divergence(model, blocks, held_out)
+                nats = _divergence(model, blocks, judges)
                 best = min(best, (nats, [one.kept_U for one in blocks]), key=lambda pair: pair[0])
     kept = [tuple(kept_U.nonzero().flatten().tolist()) for kept_U in best[1]]
     layers = tuple(map(LayerPlan, kept[::2], kept[1::2]))
@@ -94,13 +95,17 @@ def _batches(windows: Sequence[Tensor]) -> list[Tensor]:
     return [part_NT for tokens_NT in windows for part_NT in tokens_NT.split(max(1, TOGETHER // tokens_NT.shape[1]))]
 
 
-def _divergence(model: PlacedModel, blocks: Sequence[BlockEffects], batches: Sequence[Tensor]) -> float:
-    """Return KL(dense ‖ pruned) in nats a token, at every fourth position."""
+def _every_fourth(model: PlacedModel, tokens_NT: Tensor) -> Tensor:
+    """Return the final hidden states at every fourth position, hidden_PD."""
+    return final_states(model.adapter, tokens_NT)[EVERY - 1 :: EVERY].clone()  # the others are not kept
+
+
+def _divergence(model: PlacedModel, blocks: Sequence[BlockEffects], judges: Sequence[tuple[Tensor, Tensor]]) -> float:
+    """Return KL(dense ‖ pruned) in nats a token, at every fourth position. judges: tokens, and dense states there."""
     nats = []
-    for tokens_NT in ranks.mine(batches):
-        dense_PD = final_states(model.adapter, tokens_NT)[EVERY - 1 :: EVERY]
+    for tokens_NT, dense_PD in judges:
         with pruned_by(blocks):
-            hidden_PD = final_states(model.adapter, tokens_NT)[EVERY - 1 :: EVERY]
+            hidden_PD = _every_fourth(model, tokens_NT)
         log_p_PV = log_softmax(model.adapter.logits(dense_PD).float(), dim=-1)
         nats.append((kl(log_p_PV.exp(), log_p_PV, model.adapter.logits(hidden_PD).float()), len(dense_PD)))
     totals = ranks.together(nats)
