@@ -1,8 +1,8 @@
 """The share of flap's nats that flap_plus leaves: `python experiments/transfer/shares.py SWEEP [SWEEP ...]`.
 
 share = ln(perplexity / dense) / ln(perplexity of flap / dense), for each run of `method=flap_plus` and the run of
-`method=flap` with the same ratio and seed. The error of a run is paired over the windows of the text; that of a mean is
-over seeds. Prints Markdown.
+`method=flap` with the same ratio and seed; *left* is the same of a trained model against itself before (`recover`). The
+error of a run is paired over the windows of the text; that of a mean is over seeds. Prints Markdown.
 """
 
 import gzip
@@ -11,17 +11,19 @@ import math
 import statistics
 import sys
 from collections import defaultdict
+from itertools import product
 from pathlib import Path
 
 Losses = list[float]  # of windows, in nats
 
 
 def losses(run: Path, which: str) -> dict[str, Losses]:
-    """Return the losses of windows by the name of the perplexity. which: "dense" or "pruned"."""
+    """Return the losses of windows by the name of the perplexity. which: "dense", "pruned", or "trained" after that."""
     entries = json.loads((run / "evaluation.json").read_text())
     documents, found = json.loads(gzip.decompress((run / "documents.json.gz").read_bytes())), {}
     for entry, of_names in documents.items():
-        if ("plan" in entries[entry]["key"]) == (which == "pruned"):
+        key = entries[entry]["key"]
+        if which == ("trained" if "recover" in key else "pruned" if "plan" in key else "dense"):
             for name, values in of_names.items():  # each p · (1 + loss - mean loss), with the perplexity p
                 number = entries[entry]["numbers"][name]
                 found[name] = [math.log(number) + value / number - 1 for value in values]
@@ -43,21 +45,26 @@ def main(sweeps: list[Path]) -> None:
         config = json.loads(report.read_text())["config"]
         runs[config["ratio"], config["seed"]][config["method"]] = report.parent
     shares = defaultdict(list)
-    print("| ratio | seed | text | dense | flap | flap_plus | share |\n|---|---|---|---|---|---|---|")
+    print("| ratio | seed | text | dense | baseline | method | of | share |\n|---|---|---|---|---|---|---|---|")
     for (ratio, seed), by_method in sorted(runs.items()):
         if set(by_method) < {"flap", "flap_plus"}:
             continue
-        baseline, method = (losses(by_method[name], "pruned") for name in ("flap", "flap_plus"))
-        for name, dense in losses(by_method["flap"], "dense").items():
-            three = dense, baseline[name], method[name]
+        flap, plus = by_method["flap"], by_method["flap_plus"]
+        dense, baseline = (losses(flap, which) for which in ("dense", "pruned"))
+        pruned, trained = (losses(plus, which) for which in ("pruned", "trained"))
+        compared = {"flap_plus": (baseline, pruned), "trained": (baseline, trained), "left": (pruned, trained)}
+        for name, (of, (before, after)) in product(dense, compared.items()):
+            if name not in after:
+                continue
+            three = dense[name], before[name], after[name]
             value, error = share(*three)
-            shares[ratio, name].append(value)
+            shares[ratio, of, name].append(value)
             means = " | ".join(f"{math.exp(statistics.mean(one)):.1f}" for one in three)
-            print(f"| {ratio} | {seed} | {name} | {means} | {value:.2f} ± {error:.2f} |")
-    print("\n| ratio | text | seeds | share |\n|---|---|---|---|")
-    for (ratio, name), values in shares.items():
+            print(f"| {ratio} | {seed} | {name} | {means} | {of} | {value:.2f} ± {error:.2f} |")
+    print("\n| ratio | of | text | seeds | share |\n|---|---|---|---|---|")
+    for (ratio, of, name), values in sorted(shares.items()):
         error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-        print(f"| {ratio} | {name} | {len(values)} | {statistics.mean(values):.2f} ± {error:.2f} |")
+        print(f"| {ratio} | {of} | {name} | {len(values)} | {statistics.mean(values):.2f} ± {error:.2f} |")
 
 
 if __name__ == "__main__":
