@@ -5,12 +5,12 @@ Legend: N windows · T tokens a window.
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
@@ -46,13 +46,25 @@ def train(student: Student, recovery: Recovery, tokens_NT: Tensor, folder: Path,
     parts = tokens_NT[recovery.held_out :], tokens_NT[: recovery.held_out]
     sets = [[{"input_ids": tokens_T} for tokens_T in part] for part in parts]
     callbacks = [KeepBest(student, recovery.patience, folder / BEST), Bar(recovery.tokens_a_step)]
-    optimizer = AdamW(student.trained, recovery.learning_rate, weight_decay=0, fused=True)
+    optimizer = AdamW(list(with_rates(student.trained, recovery)), weight_decay=0, fused=True)
     both = optimizer, LambdaLR(optimizer, recovery.share_of_rate)
     trainer = Trainer(student, options, None, *sets, callbacks=callbacks, optimizers=both)
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=ranks.from_first(lambda: last_checkpoint(folder)))
     if trainer.is_world_process_zero():
         write_text(folder / HISTORY, json.dumps(list(history(trainer.state).items())))
+
+
+def with_rates(trained: Iterable[nn.Parameter], recovery: Recovery) -> Iterator[dict[str, Any]]:
+    """Yield the parameters with their learning rates.
+
+    Weights have a share of their root mean square, as in Adafactor (Shazeer and Stern, arXiv 1804.04235, section 8):
+    AdamW moves each element by about its rate, whatever the size of the gradient, and typical weights are 0.2 in
+    SmolLM2 and 0.02 in Gemma 3. Low-rank updates begin at the same size in every model.
+    """
+    for parameter in trained:
+        size = 1.0 if recovery.rank is not None else float(parameter.detach().square().mean().sqrt())
+        yield {"params": [parameter], "lr": recovery.learning_rate * size}
 
 
 def last_checkpoint(folder: Path) -> str | None:

@@ -15,7 +15,7 @@ from tests.cases import tiny_model, tokens
 from tests.helpers.pruned import prune
 
 SEQ_LEN, BATCH, STEPS = 16, 8, 40
-FULL = Recovery("words", STEPS * BATCH * SEQ_LEN, learning_rate=3e-3, seq_len=SEQ_LEN, batch_size=BATCH)
+FULL = Recovery("words", STEPS * BATCH * SEQ_LEN, learning_rate=0.015, seq_len=SEQ_LEN, batch_size=BATCH)
 LORA = Recovery("words", STEPS * BATCH * SEQ_LEN, learning_rate=1e-2, seq_len=SEQ_LEN, batch_size=BATCH, rank=8)
 
 

@@ -15,7 +15,7 @@ from flap.results import Report
 from flap.runs.prepare import prepare
 from tests.helpers.runs import composed, tiny
 
-RECONSTRUCT = ["recover=reconstruct", "recover.epochs=4", "recover.learning_rate=3e-3"]
+RECONSTRUCT = ["recover=reconstruct", "recover.epochs=4", "recover.learning_rate=0.015"]
 WINDOWS = ["calibration.num_samples=40", "calibration.seq_len=16"]
 OPTIONS = Reconstruction(epochs=2, learning_rate=1e-4, batch_size=1)
 RunTiny = Callable[..., Report]

@@ -20,7 +20,7 @@ from flap.runs.prepare import prepare
 from tests.cases import tiny_model
 from tests.helpers.runs import composed, tiny
 
-RECOVER = ["recover=full", "recover.tokens=2432", "recover.seq_len=16", "recover.learning_rate=3e-3"]
+RECOVER = ["recover=full", "recover.tokens=2432", "recover.seq_len=16", "recover.learning_rate=0.015"]
 NAME = "words.txt/perplexity@16"
 RunTiny = Callable[..., Report]
 
@@ -91,7 +91,7 @@ def test_after_any_method(method: list[str], run_tiny: RunTiny, tmp_path: Path) 
     assert found["nats_after"] < 0.9 * found["nats_before"]
 
 
-@pytest.mark.parametrize("change", [[], [*RECOVER, "seed=1"], [*RECOVER, "recover.learning_rate=1e-3"]])
+@pytest.mark.parametrize("change", [[], [*RECOVER, "seed=1"], [*RECOVER, "recover.learning_rate=5e-3"]])
 def test_numbers_of_another_training_are_not_taken(change: list[str], run_tiny: RunTiny, tmp_path: Path) -> None:
     first = run_tiny(tmp_path / "run", *RECOVER, "checkpoint.save=false")
     other = run_tiny(tmp_path / "run", *change, "checkpoint.save=false")

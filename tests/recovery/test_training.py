@@ -62,7 +62,7 @@ def steps_taken(monkeypatch: pytest.MonkeyPatch, killed_after: int | None = None
 SHORT = 20  # steps
 
 
-@pytest.mark.parametrize("recovery", [FULL, LORA, replace(FULL, learning_rate=3.0, patience=2)])
+@pytest.mark.parametrize("recovery", [FULL, LORA, replace(FULL, learning_rate=15.0, patience=2)])
 def test_a_training_that_is_killed_again_and_again_ends_as_if_nothing_had_been(
     recovery: Recovery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,3 +122,16 @@ def test_checkpoints_have_what_is_trained_and_no_more(tmp_path: Path) -> None:
     tensors = load_file(checkpoint / "model.safetensors")
     assert len(tensors) == 2 * 7 * len(model.model.layers)
     assert {path.name for path in tmp_path.iterdir()} == {BEST, HISTORY, checkpoint.name}
+
+
+def test_a_model_of_smaller_weights_learns_the_same(tmp_path: Path) -> None:
+    """What one projection gains by a factor another one loses, so that both models compute the same."""
+    model, other = compressed(), compressed()
+    with torch.no_grad():
+        for layer in other.model.layers:
+            layer.mlp.up_proj.weight.mul_(32)
+            layer.mlp.down_proj.weight.div_(32)
+    found, expected = (recovered(one, FULL, tmp_path / name) for name, one in (("other", other), ("model", model)))
+    assert found["nats_before"] == pytest.approx(expected["nats_before"], rel=1e-5)
+    assert found["nats_after"] == pytest.approx(expected["nats_after"], rel=0.02)
+    assert expected["nats_after"] < 0.9 * expected["nats_before"]

@@ -93,7 +93,7 @@ def test_what_follows_is_trained_and_measured_with_the_new_tokens(
     training: tuple[str, ...], trimmed: Trimmed, tmp_path: Path
 ) -> None:
     (tmp_path / "toys").mkdir()
-    training = (*training, "recover.learning_rate=3e-3")
+    training = (*training, "recover.learning_rate=0.015")
     with only_toys(tmp_path / "toys"):
         report = trimmed("ratio=0.4", "eval=[perplexity,zero_shot]", "eval.zero_shot.tasks=[animals]", *training)
     assert report.recovery["nats_after"] < report.recovery["nats_before"]
