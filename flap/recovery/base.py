@@ -11,7 +11,7 @@ from flap.config import require
 from flap.models import ModelAdapter
 from flap.storage import ranks
 
-HELD_OUT_WINDOWS = 32  # of a text of its own
+HELD_OUT_WINDOWS = 32  # of a text that is read for the training
 EVALUATIONS = 10  # at most; and at least EVERY times as many windows are trained on as each evaluates
 EVERY = 4
 RISING = 0.05  # of the steps have a rising learning rate
@@ -27,9 +27,7 @@ class Recovery:
 
     dataset: Any  # a text or mixture, as for calibration; None: the calibration windows
     tokens: int  # trained on in whole steps, each `epochs` times; at least one step
-    learning_rate: (
-        float  # of AdamW at its highest, above 0: times the size of a weight, or of low-rank updates as it is
-    )
+    learning_rate: float  # of AdamW at its highest, above 0; without a rank times the root mean square of a tensor
     rank: int | None = None  # of low-rank updates, 1 or more; None: all weights but embeddings and head are trained
     seq_len: int = 256  # tokens in a window, 2 or more
     batch_size: int = 8  # windows a step, a multiple of the number of processes; each has a share

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import AdamW
@@ -59,11 +60,12 @@ def with_rates(trained: Iterable[nn.Parameter], recovery: Recovery) -> Iterator[
     """Yield the parameters with their learning rates.
 
     Weights have a share of their root mean square, as in Adafactor (Shazeer and Stern, arXiv 1804.04235, section 8):
-    AdamW moves each element by about its rate, whatever the size of the gradient, and typical weights are 0.2 in
-    SmolLM2 and 0.02 in Gemma 3. Low-rank updates begin at the same size in every model.
+    AdamW moves each element by about its rate, whatever the size of the gradient; typical weights are 0.2 in SmolLM2
+    and 0.02 in Gemma 3. Low-rank updates begin at the same size in every model.
     """
     for parameter in trained:
-        size = 1.0 if recovery.rank is not None else float(parameter.detach().square().mean().sqrt())
+        full, norm = recovery.rank is None, float(torch.linalg.vector_norm(parameter.detach()))
+        size = norm / math.sqrt(max(1, parameter.numel())) if full else 1.0
         yield {"params": [parameter], "lr": recovery.learning_rate * size}
 
 

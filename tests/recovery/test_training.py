@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from flap.recovery import Recovery, base
-from flap.recovery.training import BEST, HISTORY, Bar, KeepBest, last_checkpoint
+from flap.recovery.training import BEST, HISTORY, Bar, KeepBest, last_checkpoint, with_rates
 from tests.recovery.small import FULL, LORA, compressed, equal, recovered, state
 
 
@@ -122,6 +122,17 @@ def test_checkpoints_have_what_is_trained_and_no_more(tmp_path: Path) -> None:
     tensors = load_file(checkpoint / "model.safetensors")
     assert len(tensors) == 2 * 7 * len(model.model.layers)
     assert {path.name for path in tmp_path.iterdir()} == {BEST, HISTORY, checkpoint.name}
+
+
+def test_rates_are_shares_of_the_size_of_weights_and_of_low_rank_updates_as_they_are() -> None:
+    trained = [
+        nn.Parameter(torch.full((2, 3), 4.0)),
+        nn.Parameter(torch.tensor([3.0, -4.0])),
+        nn.Parameter(torch.zeros(2, 0)),
+    ]
+    rates = [[group["lr"] for group in with_rates(trained, recovery)] for recovery in (FULL, LORA)]
+    assert rates[0] == pytest.approx([0.015 * 4, 0.015 * 12.5**0.5, 0.0])
+    assert rates[1] == [0.01] * 3
 
 
 def test_a_model_of_smaller_weights_learns_the_same(tmp_path: Path) -> None:
