@@ -15,17 +15,24 @@ from flap.results import Report
 from flap.runs.prepare import prepare
 from tests.helpers.runs import composed, tiny
 
-RECONSTRUCT = ["recover=reconstruct", "recover.epochs=4", "recover.learning_rate=0.015"]
+RECONSTRUCT = ["recover=reconstruct", "recover.batch_size=1", "recover.epochs=4", "recover.learning_rate=0.015"]
 WINDOWS = ["calibration.num_samples=40", "calibration.seq_len=16"]
-OPTIONS = Reconstruction(epochs=2, learning_rate=1e-4, batch_size=1)
+OPTIONS = Reconstruction(epochs=2, learning_rate=1e-4)
 RunTiny = Callable[..., Report]
 
 
 @pytest.mark.parametrize(
-    ("num_samples", "batch_size", "steps"), [(64, 1, 2 * 51), (512, 8, 2 * 51), (64, 51, 2), (2, 1, 2)]
+    ("num_samples", "seq_len", "batch_size", "steps"),
+    [
+        (64, 1024, None, 2 * 51),
+        (512, 128, None, 2 * 51),
+        (64, 2048, None, 2 * 51),
+        (4, 128, None, 2),
+        (64, 128, 1, 2 * 51),
+    ],
 )
-def test_every_fifth_window_is_held_out(num_samples: int, batch_size: int, steps: int) -> None:
-    recovery = replace(OPTIONS, batch_size=batch_size).on(num_samples, [128])
+def test_every_fifth_window_is_held_out(num_samples: int, seq_len: int, batch_size: int | None, steps: int) -> None:
+    recovery = replace(OPTIONS, batch_size=batch_size).on(num_samples, [seq_len])
     assert (recovery.steps, recovery.name) == (steps, "reconstruct")
     assert recovery.held_out == len(range(0, num_samples, HELD_OUT))
 

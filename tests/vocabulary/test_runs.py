@@ -88,7 +88,9 @@ def test_every_placement_gives_the_same_checkpoint(
 FULL = ("recover=full", "recover.tokens=2432", "recover.seq_len=16")
 
 
-@pytest.mark.parametrize("training", [FULL, ("recover=reconstruct",)], ids=["full", "reconstruct"])
+@pytest.mark.parametrize(
+    "training", [FULL, ("recover=reconstruct", "recover.batch_size=1")], ids=["full", "reconstruct"]
+)
 def test_what_follows_is_trained_and_measured_with_the_new_tokens(
     training: tuple[str, ...], trimmed: Trimmed, tmp_path: Path
 ) -> None:
