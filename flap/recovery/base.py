@@ -27,7 +27,7 @@ class Recovery:
 
     dataset: Any  # a text or mixture, as for calibration; None: the calibration windows
     tokens: int  # trained on in whole steps, each `epochs` times; at least one step
-    learning_rate: float  # of AdamW at its highest, above 0; without a rank times the root mean square of a tensor
+    learning_rate: float  # of AdamW at its highest, above 0; times each tensor's root mean square if there is no rank
     rank: int | None = None  # of low-rank updates, 1 or more; None: all weights but embeddings and head are trained
     seq_len: int = 256  # tokens in a window, 2 or more
     batch_size: int = 8  # windows a step, a multiple of the number of processes; each has a share

@@ -41,6 +41,8 @@ class Reconstruction:
         allowed = f"1 to {fitting}, the calibration windows that are not held out"
         require(1 <= batch_size <= fitting, "recover.batch_size", batch_size, allowed)
         return Recovery(
-            None, fitting * lengths[0], self.learning_rate, None, lengths[0], batch_size, self.words, self.patience,
-            self.gradient_checkpointing, self.epochs, held_out, use="calibration",
+            dataset=None, tokens=fitting * lengths[0], learning_rate=self.learning_rate, seq_len=lengths[0],
+            batch_size=batch_size, words=self.words, patience=self.patience,
+            gradient_checkpointing=self.gradient_checkpointing, epochs=self.epochs, held_out=held_out,
+            use="calibration",
         )  # fmt: skip

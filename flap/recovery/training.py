@@ -64,9 +64,10 @@ def with_rates(trained: Iterable[nn.Parameter], recovery: Recovery) -> Iterator[
     and 0.02 in Gemma 3. Low-rank updates begin at the same size in every model.
     """
     for parameter in trained:
-        full, norm = recovery.rank is None, float(torch.linalg.vector_norm(parameter.detach()))
-        size = norm / math.sqrt(max(1, parameter.numel())) if full else 1.0
-        yield {"params": [parameter], "lr": recovery.learning_rate * size}
+        rate = recovery.learning_rate
+        if recovery.rank is None:
+            rate *= float(torch.linalg.vector_norm(parameter.detach())) / math.sqrt(max(1, parameter.numel()))
+        yield {"params": [parameter], "lr": rate}
 
 
 def last_checkpoint(folder: Path) -> str | None:
