@@ -8,6 +8,7 @@ from itertools import product
 from typing import Any, TypedDict, Unpack, cast
 
 import numpy
+import torch
 from hydra import compose
 from omegaconf import OmegaConf
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -78,7 +79,8 @@ def prune(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **options:
     config = replace(_compose([*names, *FIXED, *overrides], values), model=source.described, **objects)
     _check_shared(config, objects)
     config.method = name_method(config)
-    return run(config, None, source=source)
+    with torch.inference_mode(False):  # an exchange takes gradients
+        return run(config, None, source=source)
 
 
 def _check_overrides(overrides: Sequence[str], objects: Iterable[str], values: Iterable[str]) -> None:

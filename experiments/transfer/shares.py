@@ -24,9 +24,10 @@ def losses(run: Path, which: str) -> dict[str, Losses]:
     for entry, of_names in documents.items():
         key = entries[entry]["key"]
         if which == ("trained" if "recover" in key else "pruned" if "plan" in key else "dense"):
-            for name, values in of_names.items():  # each p · (1 + loss - mean loss), with the perplexity p
-                number = entries[entry]["numbers"][name]
-                found[name] = [math.log(number) + value / number - 1 for value in values]
+            for name, values in of_names.items():
+                if "perplexity@" in name:  # values are p · (1 + loss - mean loss), with the perplexity p
+                    number = entries[entry]["numbers"][name]
+                    found[name] = [math.log(number) + value / number - 1 for value in values]
     return found
 
 

@@ -41,7 +41,7 @@ class FP8:
 
     @torch.no_grad()
     def round(self, placed: PlacedModel) -> None:
-        """Round what pruning changed to numbers that FP8 has, and warn of matrices that its blocks do not divide."""
+        """Round what pruning changed to numbers that FP8 has."""
         names = {module: name for name, module in placed.model.named_modules()}
         for i in Walk(placed, "round to FP8"):
             by_block: dict[str, dict[str, nn.Linear]] = defaultdict(dict)
@@ -51,6 +51,9 @@ class FP8:
                     by_block[name.rsplit(".", 2)[0]][name] = module
             for linears in by_block.values():
                 self._round_block(linears)
+
+    def warn(self, placed: PlacedModel) -> None:
+        """Warn of matrices that the blocks of FP8 do not divide, after rounding."""
         if self._plain:
             size = max(self.block)
             heads = size // gcd(size, placed.adapter.head_dim or size)

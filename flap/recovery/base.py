@@ -9,7 +9,6 @@ from transformers.pytorch_utils import Conv1D
 
 from flap.config import require
 from flap.models import ModelAdapter
-from flap.storage import ranks
 
 HELD_OUT_WINDOWS = 32  # of a text that is read for the training
 EVALUATIONS = 10  # at most; and at least EVERY times as many windows are trained on as each evaluates
@@ -83,7 +82,7 @@ class Recovery:
             return (step + 1) / rising
         return (1 + math.cos(math.pi * (step - rising) / max(1, self.steps - rising))) / 2
 
-    def check(self, adapter: ModelAdapter) -> None:
+    def check(self, adapter: ModelAdapter, processes: int) -> None:
         """Check that a model, which may have no weights yet, can be trained so.
 
         Raises:
@@ -91,9 +90,10 @@ class Recovery:
         """
         vocabulary = adapter.vocab_size
         require(self.words is None or self.words < vocabulary, "recover.words", self.words, f"1 to {vocabulary - 1}")
-        share = f"a multiple of {ranks.size()}, the number of processes"
-        require(self.batch_size % ranks.size() == 0, "recover.batch_size", self.batch_size, share)
-        stacked = not all(isinstance(adapter.mlp(i).watched, nn.Linear | Conv1D) for i in range(len(adapter.layers)))
+        share = f"a multiple of {processes}, the number of processes"
+        require(self.batch_size % processes == 0, "recover.batch_size", self.batch_size, share)
+        blocks = [adapter.mlp(i) for i in range(len(adapter.layers))]  # a layer of a hybrid may have none
+        stacked = not all(isinstance(block.watched, nn.Linear | Conv1D) for block in blocks if block.num_units)
         allowed = "full or none for this model, whose experts are stacked in one tensor and are no Linear modules"
         require(self.rank is None or not stacked, "recover", self.name, allowed)
 

@@ -6,6 +6,7 @@ Legend: N windows · T tokens a window.
 import json
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +32,21 @@ def recover(
     tokens_NT: Tensor,
     folder: Path,
     seed: int,
+    rounded: Callable[[PlacedModel], None] | None = None,
 ) -> dict[str, Any]:
-    """Train the compressed model in place and return what the report says of it.
+    """Train the compressed model in place and return what the report says of it; never worse than before, as saved.
 
     teacher: the dense model. tokens_NT: the held-out ones first. folder: an interrupted training resumes from it.
+    rounded: brings the weights to what a checkpoint has, where that is not their type.
 
     Raises:
         ValueError: the predictions of the compressed model are not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
     bf16 = model.model.dtype == torch.bfloat16
+    if rounded:
+        rounded(model)
+    start = {name: parameter.detach().cpu() for name, parameter in model.model.named_parameters()}
     before = mean_divergence(model, teacher, tokens_NT[: recovery.held_out], recovery.batch_size)
     if not math.isfinite(before):
         raise ValueError(f"recover={recovery.name}: the predictions of the compressed model are not finite")
@@ -51,15 +57,21 @@ def recover(
             train(student, recovery, tokens_NT, folder, seed, bf16)
             ranks.wait()  # for the files of the first process
         student.load_state_dict(load_file(folder / BEST))
+    if rounded:
+        rounded(model)
     after = mean_divergence(model, teacher, tokens_NT[: recovery.held_out], recovery.batch_size)
-    history = json.loads((folder / HISTORY).read_text())
-    return {"nats_before": before, "nats_after": after, **_summary(recovery, history)}
+    better = after < before  # what was gained in float32 may be lost in the model's own type
+    if not better:
+        for name, parameter in model.model.named_parameters():
+            parameter.data = start[name].to(parameter.device)
+    summary = _summary(recovery, json.loads((folder / HISTORY).read_text()), better)
+    return {"nats_before": before, "nats_after": min(before, after), **summary}
 
 
-def _summary(recovery: Recovery, history: list[tuple[int, float]]) -> dict[str, Any]:
+def _summary(recovery: Recovery, history: list[tuple[int, float]], better: bool) -> dict[str, Any]:
     """Return what the report says of the training. history: steps, each with the held-out divergence after it."""
     by_tokens = [(step * recovery.tokens_a_step, nats if math.isfinite(nats) else None) for step, nats in history]
-    best = min((nats, tokens) for tokens, nats in by_tokens if nats is not None)[1]
+    best = min((nats, tokens) for tokens, nats in by_tokens if nats is not None)[1] if better else 0
     if best == 0:
         log.warning("recover=%s: no step was better than the compressed model, which stays as it is", recovery.name)
     stopped_early = history[-1][0] < recovery.steps

@@ -23,7 +23,7 @@ def check_room_to_train(
     Raises:
         ValueError: there is surely not enough; says how much it takes and how much is free.
     """
-    needed = bytes_to_train(recovery, adapter, ratio, dtype, device)
+    needed = bytes_to_train(recovery, adapter, ratio, dtype, device, ranks.size())
     if needed > (free := free_bytes(device)):
         lora = ", or recover=lora" if recovery.rank is None else ""
         raise ValueError(
@@ -34,7 +34,7 @@ def check_room_to_train(
 
 
 def bytes_to_train(
-    recovery: Recovery, adapter: ModelAdapter, ratio: float, dtype: torch.dtype, device: torch.device
+    recovery: Recovery, adapter: ModelAdapter, ratio: float, dtype: torch.dtype, device: torch.device, processes: int
 ) -> int:
     """Return what a step takes at least: both models' weights, gradients and moments, activations, logits.
 
@@ -44,7 +44,7 @@ def bytes_to_train(
     itemsize, trained = 2 if dtype == torch.bfloat16 else 4, trained_parameters(recovery, adapter, ratio)
     weights = (total - removed) * (4 if recovery.rank is None else itemsize)
     dense = 0 if device.type == "cpu" else total * dtype.itemsize
-    tokens = recovery.tokens_a_step // ranks.size()
+    tokens = recovery.tokens_a_step // processes
     activations = tokens * itemsize * _kept_activations(adapter, ratio, recovery.gradient_checkpointing)
     logits = LOGITS_COPIES * min(LOGITS_BYTES, 4 * tokens * adapter.vocab_size)
     return int(dense + weights + TRAINED_BYTES * trained + activations + logits)

@@ -25,7 +25,7 @@ def check_processes(processes: int | None) -> None:
     require(processes is None or (processes == 1 and not started), "processes", processes, allowed)
 
 
-def check_trainable(recovery: Recovery, source: ModelSource, adapter: ModelAdapter) -> None:
+def check_trainable(recovery: Recovery, source: ModelSource, adapter: ModelAdapter, processes: int) -> None:
     """Check that the model can be trained after compression.
 
     Raises:
@@ -35,7 +35,7 @@ def check_trainable(recovery: Recovery, source: ModelSource, adapter: ModelAdapt
     require(not source.loaded, "recover", recovery.name, given)
     placement = f"device with recover={recovery.name}, which trains the whole model there"
     require(source.placed.whole, "model.placement", source.placement, placement)
-    recovery.check(adapter)
+    recovery.check(adapter, processes)
 
 
 def check_comparable(comparisons: Sequence[SideBySide], source: ModelSource, saved: bool) -> None:

@@ -25,7 +25,7 @@ from flap.runs.place import Place
 from flap.runs.run import Run
 from flap.runs.texts import read_texts
 from flap.runs.trimming import check_vocabulary
-from flap.storage import Cache, cache_root
+from flap.storage import Cache, cache_root, ranks
 from flap.storage.atomic_files import bytes_below, remove_leftovers
 from flap.storage.work_folder import working_folder
 
@@ -59,7 +59,7 @@ def prepare(
     texts = read_texts(config, choices, source.tokenizer, source.max_length)
     budget = check_budget(adapter, choices, config, source)
     if choices.recovery is not None:
-        check_trainable(choices.recovery, source, adapter)
+        check_trainable(choices.recovery, source, adapter, ranks.size())
     if in_time(config.target):
         check_timed(config, choices, source)
     cache, report = Cache(root, config.use_cache, config.cache_wait_seconds), Report.start(described(config))

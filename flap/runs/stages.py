@@ -134,7 +134,7 @@ def _cost_of_training(run: Workload, *inputs: None) -> Cost:
     operations = run.run_operations(trained + measured, 1, length, head=True)
     operations += run.run_operations(trained * passes + measured, 1 - run.ratio, length)
     operations += run.head_operations(2 * trained + measured, length)
-    needed = bytes_to_train(recovery, run.adapter, run.ratio, place.dtype, place.device)
+    needed = bytes_to_train(recovery, run.adapter, run.ratio, place.dtype, place.device, run.processes)
     dense = place.bytes(place.shapes.parameters) if place.shared else 0
     files = 7 * 4 * trained_parameters(recovery, run.adapter, run.ratio)
     total = trained + measured + trained * passes + measured
@@ -153,7 +153,8 @@ def recover(run: Run, work: WorkFolder, model: PlacedModel, plan: PruningPlan) -
     if run.trimmed is not None:
         cut_rows(teacher, run.trimmed.rows_K)
         windows = replace(windows, tokenizer=run.trimmed.tokenizer)
-    run.report.recovery = train(recovery, model, teacher, training_windows(recovery, windows), place, run.config.seed)
+    tokens_NT, fp8 = training_windows(recovery, windows), fp8_of(run.source)
+    run.report.recovery = train(recovery, model, teacher, tokens_NT, place, run.config.seed, fp8.round if fp8 else None)
 
 
 def _cost_of_saving(run: Workload, *inputs: None) -> Cost:
@@ -182,6 +183,7 @@ def save(run: Run, work: WorkFolder, model: PlacedModel, plan: PruningPlan) -> P
     fp8 = fp8_of(source)
     if fp8:
         fp8.round(model)
+        fp8.warn(model)
 
     def finish(scratch: Path) -> None:
         for file in source.processor_files:

@@ -5,6 +5,7 @@ One-at-a-time trials of a search do not see what blocks do to each other, which 
 Legend: N windows · T tokens a window · P positions · U units of a block.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from flap.search.effects import BlockEffects, pruned_by
 from flap.search.sides import Sides
 from flap.storage import ranks
 from flap.storage.progress import progress
+
+log = logging.getLogger(__name__)
 
 SHARE = 0.02  # of what is removed, in parameters: the most that the first step exchanges; it falls to 0 over the steps
 LEAST_VARIANCE = 1e-12  # of a channel: a block whose inputs are constant has a covariance without an inverse
@@ -61,6 +64,8 @@ def exchange(
         sides = Sides.of(budget, blocks, fewest)
         judges = [(tokens_NT, _every_fourth(model, tokens_NT)) for tokens_NT in ranks.mine(held_out)]
         best = first = _divergence(model, blocks, judges), [one.kept_U for one in blocks]
+        if len(fitting) < steps:
+            log.warning("structure.exchange=%d: %d steps, as the windows make no more batches", steps, len(fitting))
         steps = min(steps, len(fitting))
         judged = {steps * (k + 1) // JUDGED - 1 for k in range(JUDGED)}
         for step in progress(range(steps), "exchange"):
@@ -92,7 +97,8 @@ def effects_of(calibration: Calibration, plan: PruningPlan) -> Iterator[BlockEff
 
 
 def _batches(windows: Sequence[Tensor]) -> list[Tensor]:
-    return [part_NT for tokens_NT in windows for part_NT in tokens_NT.split(max(1, TOGETHER // tokens_NT.shape[1]))]
+    some = (tokens_NT for tokens_NT in windows if len(tokens_NT))  # all of a length may be held out, or none
+    return [part_NT for tokens_NT in some for part_NT in tokens_NT.split(max(1, TOGETHER // tokens_NT.shape[1]))]
 
 
 def _every_fourth(model: PlacedModel, tokens_NT: Tensor) -> Tensor:

@@ -15,8 +15,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 import flap
 from flap.config import ModelConfig
 from flap.export.checkpoint import Shards
-from flap.models import find_by_config, find_model
+from flap.models import Resident, find_by_config, find_model
 from flap.pipeline import run
+from flap.recovery.student import mean_divergence
+from flap.recovery.windows import training_windows
+from flap.runs.prepare import prepare
 from tests.cases import random_model, tiny_model
 from tests.helpers.runs import composed, tiny
 from tests.models.families.test_mixtures import TestDeepseekV3 as DeepseekV3
@@ -154,6 +157,20 @@ def test_fp8_stays_fp8(packed: Path, placement: str, text_file: Path, tmp_path: 
     shards = Shards.open(checkpoint)  # of which a GGUF is made
     for name in in_blocks:
         assert torch.equal(shards.read(name).bfloat16(), model.get_parameter(name))
+
+
+@pytest.mark.parametrize("packed", ["fp8"], indirect=True)
+def test_a_training_is_reported_as_its_fp8_computes(packed: Path, text_file: Path, tmp_path: Path) -> None:
+    options = ["structure=AL-MM", "structure.remove_heads=0", "structure.min_neurons=32", "round_to=32", "ratio=0.2"]
+    training = ["recover=reconstruct", "recover.learning_rate=2e-3", "calibration.num_samples=160", "model.device=cpu"]
+    config = composed(*tiny(packed, text_file), *options, *training)
+    report, prepared = run(config, tmp_path / "run"), prepare(config, tmp_path / "again")
+    recovery = prepared.choices.recovery
+    held_out_NT = training_windows(recovery, prepared.texts["calibration"])[: recovery.held_out]
+    saved = Resident(flap.load(Path(report.checkpoint)))
+    nats = mean_divergence(saved, prepared.source.open(), held_out_NT, recovery.batch_size)
+    assert nats == pytest.approx(report.recovery["nats_after"], rel=1e-6)
+    assert nats < report.recovery["nats_before"]
 
 
 @pytest.mark.parametrize("packed", ["mxfp4"], indirect=True)

@@ -4,10 +4,13 @@ import math
 from dataclasses import replace
 
 import pytest
+from transformers import NemotronHConfig
 
 from flap.models import adapt
 from flap.recovery import Lora, Recovery
-from tests.cases import tiny_model
+from tests.cases import random_model, tiny_model
+from tests.models.families.test_mixtures import TestNemotronH as NemotronH
+from tests.models.families.tiny import GQA
 from tests.recovery.small import FULL, LORA
 
 
@@ -40,9 +43,19 @@ def test_options_out_of_range(changes: dict[str, object], line: str) -> None:
 )
 def test_what_a_model_cannot_be_trained_with(recovery: Recovery, architecture: str, line: str) -> None:
     with pytest.raises(ValueError) as caught:
-        recovery.check(adapt(tiny_model(architecture)))
+        recovery.check(adapt(tiny_model(architecture)), 1)
     assert str(caught.value).startswith(line)
-    replace(recovery, words=95, rank=None).check(adapt(tiny_model(architecture)))
+    replace(recovery, words=95, rank=None).check(adapt(tiny_model(architecture)), 1)
+
+
+def test_low_rank_updates_take_a_hybrid_without_experts() -> None:
+    options = NemotronH.own | {"layers_block_type": ["linear_attention", "mlp", "full_attention", "mlp"]}
+    LORA.check(adapt(random_model(NemotronHConfig(**GQA | options))), 1)
+
+
+def test_batches_are_shared_out_among_processes() -> None:
+    with pytest.raises(ValueError, match=r"recover.batch_size=8: expected a multiple of 3, the number of processes"):
+        FULL.check(adapt(tiny_model("llama-gqa")), 3)
 
 
 def test_steps_are_whole() -> None:

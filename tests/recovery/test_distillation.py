@@ -15,8 +15,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from flap.allocation import ULMM
 from flap.checkpoint.save import make_label, save
-from flap.models import Resident
+from flap.models import PlacedModel, Resident
 from flap.recovery import Recovery
 from flap.recovery.base import HELD_OUT_WINDOWS
 from flap.recovery.distillation import recover
@@ -119,6 +120,15 @@ def test_the_merged_model_computes_what_the_adapters_did() -> None:
     torch.testing.assert_close(logits(model), adapted, atol=1e-4, rtol=1e-4)
 
 
+def test_every_low_rank_update_of_a_model_with_empty_blocks_has_a_gradient() -> None:
+    model = tiny_model("llama-gqa")
+    prune(model, 0.6, structure=ULMM(remove_heads=32, min_heads=0))
+    assert any(not layer.self_attn.q_proj.weight.numel() for layer in model.model.layers)
+    with trainable(LORA, model) as trained:
+        model(tokens()).logits.sum().backward()
+        assert trained and all(parameter.grad is not None for parameter in trained)
+
+
 def test_gradient_checkpointing_computes_layers_again_and_the_same(tmp_path: Path) -> None:
     def trained(checkpointing: bool) -> tuple[PreTrainedModel, int]:
         model, calls = compressed(), []
@@ -131,6 +141,25 @@ def test_gradient_checkpointing_computes_layers_again_and_the_same(tmp_path: Pat
     (plain, once), (checkpointed, twice) = trained(False), trained(True)
     assert (once, twice) == (SHORT.steps, 2 * SHORT.steps)
     assert equal(state(plain), state(checkpointed))
+
+
+@pytest.mark.parametrize(("learning_rate", "better"), [(0.015, True), (1e-6, False)])
+def test_what_rounding_takes_back_is_not_reported(learning_rate: float, better: bool, tmp_path: Path) -> None:
+    """A checkpoint may hold coarser numbers: what they compute is reported, and the start stays if that is better."""
+
+    def rounded(placed: PlacedModel) -> None:
+        for parameter in placed.model.parameters():
+            parameter.data = (32 * parameter.data).round() / 32
+
+    recovery = replace(FULL, learning_rate=learning_rate)
+    model, teacher, tokens_NT = compressed(), dense(), windows(FULL)
+    rounded(Resident(model))
+    before = state(model)
+    found = recover(recovery, Resident(model), teacher, tokens_NT, tmp_path, 0, rounded)
+    after = mean_divergence(Resident(model), teacher, tokens_NT[:HELD_OUT_WINDOWS], FULL.batch_size)
+    assert found["nats_after"] == after and (after < found["nats_before"]) == better
+    assert equal(state(model), before) != better and (found["best_after_tokens"] > 0) == better
+    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("learning_rate", [15.0, 1e30])

@@ -49,13 +49,13 @@ def test_it_is_at_least_half_of_what_is_kept_and_not_more(recovery: Recovery, ar
     wide = config(**((ARCHITECTURES | MIXTURES)[architecture].to_dict() | WIDE))
     adapter = adapt(random_model(wide))
     logits = memory.LOGITS_COPIES * 4 * tokens().numel() * wide.vocab_size  # of a chunk, dropped before the next
-    estimated = bytes_to_train(recovery, adapter, 0.0, torch.float32, CPU) - logits
+    estimated = bytes_to_train(recovery, adapter, 0.0, torch.float32, CPU, 1) - logits
     assert 0.5 < estimated / measured(recovery, wide) <= 1.02
 
 
 def test_what_lowers_it() -> None:
     def needed(ratio: float = 0.0, dtype: torch.dtype = torch.float32, **changes: object) -> int:
-        return bytes_to_train(replace(OPTIONS, **changes), adapter, ratio, dtype, CPU)
+        return bytes_to_train(replace(OPTIONS, **changes), adapter, ratio, dtype, CPU, 1)
 
     adapter = adapt(random_model(ARCHITECTURES["llama-mha"]))
     smaller = [
@@ -78,7 +78,7 @@ def test_what_is_trained_is_counted(config: PreTrainedConfig) -> None:
 
 def test_without_room_it_says_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     adapter = adapt(random_model(ARCHITECTURES["llama-mha"]))
-    needed = bytes_to_train(OPTIONS, adapter, 0.3, torch.float32, CPU)
+    needed = bytes_to_train(OPTIONS, adapter, 0.3, torch.float32, CPU, 1)
     monkeypatch.setattr(memory, "free_bytes", lambda device: needed)
     check_room_to_train(OPTIONS, adapter, 0.3, torch.float32, CPU)
     line = (

@@ -10,9 +10,14 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from flap.models import Resident
 from flap.recovery import Recovery, base
+from flap.recovery.base import HELD_OUT_WINDOWS
+from flap.recovery.distillation import recover
+from flap.recovery.student import Student
 from flap.recovery.training import BEST, HISTORY, Bar, KeepBest, last_checkpoint, with_rates
-from tests.recovery.small import FULL, LORA, compressed, equal, recovered, state
+from tests.cases import tokens
+from tests.recovery.small import FULL, LORA, compressed, dense, equal, recovered, state
 
 
 def judged(nats: list[float], patience: int, path: Path) -> tuple[int, float]:
@@ -80,6 +85,23 @@ def test_a_training_that_is_killed_again_and_again_ends_as_if_nothing_had_been(
     taken = steps_taken(monkeypatch)
     assert recovered(model, recovery, tmp_path / "killed") == expected
     assert taken[0] == saved + 1 and equal(state(model), state(undisturbed))
+
+
+def test_each_window_of_a_whole_step_is_trained_on_once_in_each_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recovery = replace(FULL, tokens=6 * FULL.seq_len, batch_size=4, epochs=2)  # the last two windows make no step
+    sizes, forward = list[int](), Student.forward
+
+    def noted(student: Student, input_ids: torch.Tensor) -> Any:
+        if student.training:
+            sizes.append(len(input_ids))
+        return forward(student, input_ids)
+
+    monkeypatch.setattr(Student, "forward", noted)
+    tokens_NT = tokens(HELD_OUT_WINDOWS + 6, FULL.seq_len)
+    found = recover(recovery, Resident(compressed()), dense(), tokens_NT, tmp_path, 0)
+    assert sizes == [4, 4] and found["tokens"] == 2 * 4 * FULL.seq_len
 
 
 def test_a_training_that_has_ended_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,6 +119,13 @@ def test_a_random_plan_gets_better_and_removes_as_much(architecture: str, ratio:
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.model.parameters())
 
 
+def test_a_length_may_have_a_single_window() -> None:
+    model, plan = Resident(tiny_model("llama-gqa")), plan_for("llama-gqa")
+    windows = [tokens(windows=16), tokens(windows=1, length=32)]  # which is held out
+    found = exchange(Calibration(model, windows, 8, []), plan, price(model.adapter, 0.5), [1] * 8, steps=1)
+    assert math.isfinite(found.nats_before) and found.nats_after <= found.nats_before
+
+
 def test_a_block_with_constant_inputs_is_no_obstacle() -> None:
     model = tiny_model("llama-gqa")  # without biases: the attention of layer 1 puts out zeros
     torch.nn.init.zeros_(model.model.layers[1].self_attn.v_proj.weight)
