@@ -95,6 +95,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokeniz
     return made
 
 
+@pytest.mark.long
 def test_a_fresh_process_computes_the_same(saved: dict[str, Saved], tmp_path: Path) -> None:
     found = in_a_fresh_process(tmp_path, remote=[one.directory for one in saved.values()])
     for one in saved.values():

@@ -1,8 +1,11 @@
 """Whatever operation on files fails, and wherever a run is killed: one line, nothing lost, and it can be run again."""
 
 from collections import Counter
+from collections.abc import Iterator
 from functools import partial
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 from transformers import PreTrainedTokenizerFast
@@ -11,6 +14,8 @@ from tests.cases import tiny_model
 from tests.helpers.fault_walks import SCENARIOS, Case, Scenario, walk
 from tests.helpers.faults import KINDS, Fault
 from tests.helpers.runs import tiny
+
+QUICK = ("prune and save", "stream", "fill the cache")  # in `make test`
 
 
 def faults(step: int, first: int, num_operations: int) -> list[Fault]:
@@ -35,8 +40,13 @@ def every_third(scenario: Scenario, chosen: bool, num_operations: int) -> list[F
     return [fault for i, fault in enumerate(found) if (i % 3 == 0) == chosen]
 
 
-@pytest.mark.parametrize("third", [True, pytest.param(False, marks=pytest.mark.long)], ids=["third", "others"])
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def each() -> Iterator[Any]:
+    for scenario, third in product(SCENARIOS, (True, False)):
+        marks = () if third and scenario.name in QUICK else pytest.mark.long
+        yield pytest.param(scenario, third, id=f"{scenario.name}-{'third' if third else 'others'}", marks=marks)
+
+
+@pytest.mark.parametrize(("scenario", "third"), each())
 def test_a_fault(scenario: Scenario, third: bool, inputs: list[str]) -> None:
     cases = walk(scenario, inputs, partial(every_third, scenario, third))
     print(row(scenario, cases))  # shown with -s

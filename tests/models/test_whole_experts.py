@@ -208,6 +208,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokeniz
     return made
 
 
+@pytest.mark.long
 def test_a_fresh_process_computes_the_same(saved: dict[str, Saved], tmp_path: Path) -> None:
     """One number for all layers is a stock checkpoint; other numbers need the code that travels along."""
     stock = {name for name, one in saved.items() if is_stock(one.directory)}
