@@ -3,9 +3,9 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Four processes with one thread each on two cores: a quarter of the time a test waits for a disk, a daemon or another
+# Three processes with one thread each on two cores: a fifth of the time a test waits for a disk, a daemon or another
 # process. Processes with two threads each would stand in each other's way.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 ENGINES := .venv-engines/bin/python
 LOWEST := .venv-lowest/bin/python
