@@ -66,6 +66,11 @@ class Recovery:
         return self.batch_size * self.seq_len
 
     @property
+    def windows(self) -> int:
+        """The windows of an epoch: whole steps of them."""
+        return self.tokens // self.tokens_a_step * self.batch_size
+
+    @property
     def steps(self) -> int:
         """The number of steps."""
         return self.epochs * (self.tokens // self.tokens_a_step)

@@ -44,8 +44,8 @@ def train(student: Student, recovery: Recovery, tokens_NT: Tensor, folder: Path,
     )  # fmt: skip
     if options.n_gpu > 1:
         options._n_gpu = 1  # Trainer would copy the student to all GPUs, in threads of this process
-    whole = recovery.steps // recovery.epochs * recovery.batch_size  # windows; Trainer makes a step of the rest, too
-    parts = tokens_NT[recovery.held_out :][:whole], tokens_NT[: recovery.held_out]
+    held_out_NT, fitting_NT = tokens_NT[: recovery.held_out], tokens_NT[recovery.held_out :]
+    parts = fitting_NT[: recovery.windows], held_out_NT  # Trainer would make a step of the rest, too
     sets = [[{"input_ids": tokens_T} for tokens_T in part] for part in parts]
     callbacks = [KeepBest(student, recovery.patience, folder / BEST), Bar(recovery.tokens_a_step)]
     optimizer = AdamW(list(with_rates(student.trained, recovery)), weight_decay=0, fused=True)

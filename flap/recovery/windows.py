@@ -18,7 +18,7 @@ def recovery_windows(
     Raises:
         ValueError: there is no such text, it is too short, or the windows are longer than the model's context.
     """
-    count, seq_len = recovery.steps // recovery.epochs * recovery.batch_size + recovery.held_out, recovery.seq_len
+    count, seq_len = recovery.windows + recovery.held_out, recovery.seq_len
     try:
         return read_windows("recover", recovery.dataset, tokenizer, Wanted(count, [seq_len], seed, bos), max_length)
     except ValueError as error:

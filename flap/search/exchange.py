@@ -18,7 +18,7 @@ from flap.allocation import Budget, LayerPlan, PruningPlan
 from flap.calibration import Calibration
 from flap.calibration.covariance import Covariance
 from flap.compression.linear import TRIAL_RIDGE
-from flap.data import split_windows
+from flap.data import batches, split_windows
 from flap.models import PlacedModel
 from flap.models.forward import final_states
 from flap.search.distances import kl
@@ -69,8 +69,8 @@ def exchange(
         steps = min(steps, len(fitting))
         judged = {steps * (k + 1) // JUDGED - 1 for k in range(JUDGED)}
         for step in progress(range(steps), "exchange"):
-            batches = fitting[step * len(fitting) // steps : (step + 1) * len(fitting) // steps]
-            sides.add(model, batches)
+            some = fitting[step * len(fitting) // steps : (step + 1) * len(fitting) // steps]
+            sides.add(model, some)
             sides.change(SHARE * (1 - step / steps))
             if step in judged:
                 nats = _divergence(model, blocks, judges)
@@ -97,8 +97,7 @@ def effects_of(calibration: Calibration, plan: PruningPlan) -> Iterator[BlockEff
 
 
 def _batches(windows: Sequence[Tensor]) -> list[Tensor]:
-    some = (tokens_NT for tokens_NT in windows if len(tokens_NT))  # all of a length may be held out, or none
-    return [part_NT for tokens_NT in some for part_NT in tokens_NT.split(max(1, TOGETHER // tokens_NT.shape[1]))]
+    return batches(windows, max(1, TOGETHER // windows[0].shape[1]))
 
 
 def _every_fourth(model: PlacedModel, tokens_NT: Tensor) -> Tensor:

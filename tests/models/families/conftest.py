@@ -15,10 +15,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Each variant of a family; `make test` has the last, with most of its own, and a fresh process in one file."""
     if "variant" in metafunc.fixturenames:
         quick = "found" not in metafunc.fixturenames or metafunc.module.__name__.endswith("test_families")
-        *others, last = metafunc.cls.configs
-        long = others if quick else metafunc.cls.configs
-        variants = [pytest.param(one, marks=pytest.mark.long) for one in long]
-        metafunc.parametrize("variant", [*variants, last] if quick else variants)
+        *_, last = configs = metafunc.cls.configs
+        marks = {one: () if quick and one == last else pytest.mark.long for one in configs}
+        metafunc.parametrize("variant", [pytest.param(one, marks=marks[one]) for one in configs])
 
 
 def every_variant(request: pytest.FixtureRequest) -> Iterator[tuple[type[FamilyContract], str, PreTrainedConfig]]:
