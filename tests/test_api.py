@@ -175,6 +175,13 @@ def test_a_given_model_is_told_apart_by_its_tokenizer(tokenizer: PreTrainedToken
     assert LoadedSource(model, tokenizer).fingerprint != LoadedSource(model, longer).fingerprint
 
 
+def test_a_given_model_is_told_apart_by_its_end_token(tokenizer: PreTrainedTokenizerFast) -> None:
+    one, other = tiny_model("llama-gqa"), tiny_model("llama-gqa")
+    assert LoadedSource(one, tokenizer).fingerprint == LoadedSource(other, tokenizer).fingerprint
+    other.generation_config.eos_token_id = 7  # where `eval=generate` ends
+    assert LoadedSource(one, tokenizer).fingerprint != LoadedSource(other, tokenizer).fingerprint
+
+
 @pytest.mark.parametrize("mask_only", ["false", "true"])
 def test_the_pruned_model_is_compared_with_the_dense_one(
     mask_only: str, tokenizer: PreTrainedTokenizerFast, text: dict

@@ -32,14 +32,23 @@ def read_windows(
         ValueError: there is no such text, it has too few tokens, or the windows are longer than the model's context.
     """
     check_context(section, wanted.lengths, max_length)
-    parts = tuple(parse(dataset, f"{section}.dataset"))
-    begins = begins_with_bos(tokenizer, wanted.bos, "calibration.bos")
-    texts = tuple(_text(part, tokenizer, f"{section}.dataset", begins) for part in parts)
-    windows = Windows(parts, texts, tokenizer, wanted.num_samples, tuple(wanted.lengths), wanted.seed, begins, section)
+    windows = read_parts(section, dataset, tokenizer, wanted)
     _check_shares(windows)
     _check_own_text(windows, max_length)
     _ = windows.drawn  # fails if a text is too short
     return windows
+
+
+def read_parts(section: str, dataset: Any, tokenizer: PreTrainedTokenizerBase, wanted: Wanted) -> Windows:
+    """Return the texts of a mixture, whether or not windows can be drawn of them; else as `read_windows`.
+
+    Raises:
+        ValueError: there is no such text.
+    """
+    parts = tuple(parse(dataset, f"{section}.dataset"))
+    begins = begins_with_bos(tokenizer, wanted.bos, "calibration.bos")
+    texts = tuple(_text(part, tokenizer, f"{section}.dataset", begins) for part in parts)
+    return Windows(parts, texts, tokenizer, wanted.num_samples, tuple(wanted.lengths), wanted.seed, begins, section)
 
 
 def check_context(section: str, lengths: list[int], max_length: int | None) -> None:

@@ -51,12 +51,13 @@ def retokenised(
 
 
 def _mark(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return what windows stand behind while a tokenizer reads them that puts a space before a text: a line feed.
+    """Return what windows stand behind while a tokenizer reads them that puts a space before a text: a byte.
 
     So a window that begins inside a word is not given a space, nor one with a space a second. Nothing for others.
     """
-    names = tokenizer.convert_ids_to_tokens(tokenizer("\n", add_special_tokens=False).input_ids)
-    return "\n" if names == ["▁", "<0x0A>"] else ""
+    byte = "\x01"  # in no text, so never a piece with others, as a line feed is in some tokenizers
+    names = tokenizer.convert_ids_to_tokens(tokenizer(byte, add_special_tokens=False).input_ids)
+    return byte if names == ["▁", "<0x01>"] else ""
 
 
 def _whole(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import PreTrainedTokenizerBase
 
 from flap.data.text import Text
@@ -75,9 +76,7 @@ class Pool:
 
     def _windows(self, places_NT: Tensor) -> Tensor:
         tokens_NT = self.tokens_S[places_NT]
-        if self.bos_token is None:
-            return tokens_NT
-        return torch.cat([torch.full((len(tokens_NT), 1), self.bos_token), tokens_NT], dim=1)
+        return tokens_NT if self.bos_token is None else pad(tokens_NT, (1, 0), value=self.bos_token)
 
 
 @dataclass(frozen=True)
@@ -141,9 +140,8 @@ def _spread(counts: Sequence[int]) -> Iterator[int]:
 
 def split_windows(windows: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """Return the windows to fit on, and those that are held out to choose between fits; tokens_NT for each length."""
-    held = [torch.arange(len(tokens_NT)) % HELD_OUT == 0 for tokens_NT in windows]
-    pairs = list(zip(windows, held, strict=True))
-    return [tokens_NT[~held_N] for tokens_NT, held_N in pairs], [tokens_NT[held_N] for tokens_NT, held_N in pairs]
+    fitting = [tokens_NT[torch.arange(len(tokens_NT)) % HELD_OUT > 0] for tokens_NT in windows]
+    return fitting, [tokens_NT[::HELD_OUT] for tokens_NT in windows]
 
 
 def batches(windows: Sequence[Tensor], batch_size: int) -> list[Tensor]:

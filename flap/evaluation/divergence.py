@@ -67,9 +67,10 @@ class Divergence(OnTexts):
     def task(self, text: str, seq_len: int, tokens_NT: Tensor, bytes_N: Tensor, **about: Any) -> Task:
         """Return the task of a text's windows."""
         batches_NT = tokens_NT.split(self.batch_size)
-        run = partial(_measure, text=text, batches_NT=batches_NT, drafts=self.drafts)
+        first_NT = first_tokens(tokens_NT)
+        run = partial(_measure, text=text, batches_NT=batches_NT, first_NT=first_NT, drafts=self.drafts)
         about["identity"] = {**about["identity"], "drafts": self.drafts}
-        reference = partial(_reference, batches_NT=batches_NT)
+        reference = partial(_reference, batches_NT=batches_NT, first_NT=first_NT)
         return Task(f"{text}/divergence@{seq_len}", run, **about, reference=reference)
 
 
@@ -80,8 +81,8 @@ class Dense(NamedTuple):
     by_layer: Sequence[Sequence[Tensor]]  # the hidden states after each layer, of each of the first windows
 
 
-def _reference(model: PlacedModel, batches_NT: Sequence[Tensor]) -> Dense:
-    return Dense(final_states(model, ranks.mine(batches_NT)), layer_outputs(model, first_tokens(batches_NT[0])))
+def _reference(model: PlacedModel, batches_NT: Sequence[Tensor], first_NT: Tensor) -> Dense:
+    return Dense(final_states(model, ranks.mine(batches_NT)), layer_outputs(model, first_NT))
 
 
 def final_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> list[Tensor]:
@@ -100,8 +101,10 @@ def final_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> list[Tenso
         return [files.new([tuple(hidden.shape)], hidden.dtype)[0][0].copy_(hidden) for hidden in states]
 
 
-def _measure(model: PlacedModel, dense: Dense, text: str, batches_NT: Sequence[Tensor], drafts: int) -> Measurement:
-    errors = layer_errors(model, dense.by_layer, first_tokens(batches_NT[0]))
+def _measure(
+    model: PlacedModel, dense: Dense, text: str, batches_NT: Sequence[Tensor], first_NT: Tensor, drafts: int
+) -> Measurement:
+    errors = layer_errors(model, dense.by_layer, first_NT)
     seq_len = batches_NT[0].shape[1]
     measured = Measurement(layers={f"{text}@{seq_len}": errors})
     found = compare(model, dense.final, batches_NT)
@@ -114,9 +117,8 @@ def _measure(model: PlacedModel, dense: Dense, text: str, batches_NT: Sequence[T
 def tokens_per_step(accepted: Sequence[float], drafts: int) -> list[float]:
     """Return what a step of k drafts gives, Σ a^i for i = 0 ... k: its linear approximation at the mean, by window."""
     mean = sum(accepted) / len(accepted)
-    value, slope = (
-        sum(f(i) for i in range(drafts + 1)) for f in (lambda i: mean**i, lambda i: i * mean ** max(0, i - 1))
-    )
+    value = sum(mean**i for i in range(drafts + 1))
+    slope = sum(i * mean ** (i - 1) for i in range(1, drafts + 1))
     return [value + slope * (one - mean) for one in accepted]
 
 
@@ -158,9 +160,9 @@ def _sums(adapter: ModelAdapter, dense_PD: Tensor, pruned_PD: Tensor) -> dict[st
     }
 
 
-def first_tokens(batch_NT: Tensor) -> Tensor:
-    """Return the first windows of a batch, LAYER_TOKENS tokens in all; a longer window is cut."""
-    return batch_NT[: max(1, LAYER_TOKENS // batch_NT.shape[1]), :LAYER_TOKENS]
+def first_tokens(tokens_NT: Tensor) -> Tensor:
+    """Return the first windows, LAYER_TOKENS tokens in all; a longer window is cut."""
+    return tokens_NT[: max(1, LAYER_TOKENS // tokens_NT.shape[1]), :LAYER_TOKENS]
 
 
 def layer_outputs(model: PlacedModel, tokens_NT: Tensor) -> list[Sequence[Tensor]]:

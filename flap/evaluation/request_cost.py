@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from flap.data.temporary_state import replaced
 from flap.models import distinct_parameters, running_device
@@ -22,22 +22,27 @@ from flap.models.devices import gpus
 def generate(
     model: PreTrainedModel, prompt_NT: Tensor, new_tokens: int, on_token: Callable[[], None] | None = None
 ) -> None:
-    """Decode exactly `new_tokens` tokens greedily, with a KV cache. on_token: called after each of them."""
+    """Decode exactly `new_tokens` tokens greedily, with a KV cache. on_token: called after each of them.
+
+    The model's own generation config is left out: with beams or without a cache it would be another request.
+    """
 
     def watch(tokens_NT: Tensor, scores: Tensor) -> Tensor:
         if on_token is not None:
             on_token()
         return torch.zeros(len(tokens_NT), dtype=torch.bool, device=tokens_NT.device)  # never stop early
 
-    model.generate(
-        prompt_NT,
-        attention_mask=torch.ones_like(prompt_NT),
-        do_sample=False,
-        min_new_tokens=new_tokens,
-        max_new_tokens=new_tokens,
-        pad_token_id=0,
-        stopping_criteria=[watch],
-    )
+    with replaced("generation_config", GenerationConfig(), model):
+        model.generate(
+            prompt_NT,
+            attention_mask=torch.ones_like(prompt_NT),
+            do_sample=False,
+            use_cache=True,
+            min_new_tokens=new_tokens,
+            max_new_tokens=new_tokens,
+            pad_token_id=0,
+            stopping_criteria=[watch],
+        )
 
 
 def request_seconds(model: PreTrainedModel, prompt_NT: Tensor, new_tokens: int) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any, ClassVar
 
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from flap.config import require
 from flap.data.temporary_state import replaced, seeded
@@ -48,6 +48,7 @@ class ZeroShot(Evaluator):
     """
 
     section: ClassVar[str] = "eval.zero_shot"  # of the config, for error messages
+    needs_token: ClassVar[tuple[str, ...]] = ("bos_token_id", "eos_token_id")  # one of these, which lm-eval begins with
 
     tasks: list[str] = field(default_factory=lambda: list(PAPER_MEASURES))  # lm-eval tasks, groups or tags
     limit: int | None = None  # documents of each task, 1 or more; None: all
@@ -72,8 +73,14 @@ class ZeroShot(Evaluator):
         """Load the documents of all tasks, and return the tasks.
 
         Raises:
-            ValueError: a task is unknown, its documents cannot be read, or it does not support `num_fewshot`.
+            ValueError: a task is unknown, its documents cannot be read, or it does not support `num_fewshot`; or the
+                tokenizer has no token for what the tasks begin or end with.
         """
+        if all(getattr(tokenizer, name) is None for name in self.needs_token):
+            names = " or ".join(name.removesuffix("_token_id").upper() for name in self.needs_token)
+            require(
+                False, f"{self.section}.tasks", self.tasks, f"none of these tasks: they take a tokenizer with {names}"
+            )
         try:
             with seeded(self.seed):  # some tasks shuffle their answers when they are loaded
                 tasks = load_tasks(expand(self.tasks), self.source)
@@ -120,7 +127,10 @@ class ZeroShot(Evaluator):
         # no option of lm-eval turns all of its progress bars off
         own_bars = replaced("tqdm", partial(_Bar, stage=task.name), tasks, model, huggingface)
         shared = replaced("Collator", SharedBatches, huggingface)
-        with quiet(), seeded(self.seed), own_bars, shared:
+        # answers are of the likeliest words, whatever penalties or lengths the checkpoint comes with
+        end = getattr(placed.model.generation_config, "eos_token_id", None)
+        plain = replaced("generation_config", GenerationConfig(eos_token_id=end), placed.model)
+        with quiet(), seeded(self.seed), own_bars, shared, plain:
             # a copy of the tokenizer, because lm-eval adds a padding token if there is none
             copy = deepcopy(tokenizer)
             lm = SharedHFLM(pretrained=placed.model, tokenizer=copy, batch_size=self.batch_size)

@@ -53,7 +53,7 @@ class LoadedSource(ModelSource):
         return cast(torch.dtype, self.model.dtype)
 
     def identity(self) -> dict[str, Any]:
-        """Return class, config, and digests of weights and tokenizer.
+        """Return class, and digests of configs, weights and tokenizer.
 
         The caller may have changed the weights since they were read, so the path does not tell. Reading them
         takes less time than one pass of calibration, and what is stored is found again for equal weights alone.
@@ -62,6 +62,7 @@ class LoadedSource(ModelSource):
         return {
             "model": type(self.model).__name__,
             "config": digest(self.config.to_json_string(use_diff=False)),
+            "generation": digest(repr(self.model.generation_config)),
             "weights": weights_digest(self.model),
             "tokenizer": digest(backend.to_str() if backend else sorted(self.tokenizer.get_vocab().items())),
         }

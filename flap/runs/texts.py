@@ -6,8 +6,8 @@ from itertools import product
 from transformers import PreTrainedTokenizerBase
 
 from flap.config import FlapConfig, require
-from flap.data import SELF, Windows, parse
-from flap.data.read_windows import Wanted, read_windows
+from flap.data import SELF, Windows
+from flap.data.read_windows import Wanted, read_parts, read_windows
 from flap.evaluation import Task
 from flap.recovery import recovery_windows
 from flap.runs.choices import Choices
@@ -26,12 +26,13 @@ def read_texts(
         wanted = Wanted(own.num_samples, own.lengths, config.seed, own.bos)
         texts["calibration"] = read_windows("calibration", own.dataset, tokenizer, wanted, max_length)
     if choices.vocabulary is not None and (choices.vocabulary.dataset or not choices.need_windows):
-        dataset = choices.vocabulary.dataset or own.dataset
-        parts = parse(dataset, "vocabulary.dataset")
-        allowed = "texts or files; the model's own text is counted where calibration.dataset has it"
-        require(all(part.dataset != SELF for part in parts), "vocabulary.dataset", SELF, allowed)
-        wanted = Wanted(len(parts), [2], config.seed, own.bos)  # whole texts are counted, and not windows
-        texts["vocabulary"] = read_windows("vocabulary", dataset, tokenizer, wanted, max_length)
+        section, dataset = "vocabulary", choices.vocabulary.dataset
+        if not dataset:
+            section, dataset = "calibration", own.dataset
+        allowed = "texts or files; the model's own text is counted where calibration windows are read that have it"
+        found = read_parts(section, dataset, tokenizer, Wanted(1, [2], config.seed, own.bos))  # no window is drawn
+        require(found.to_write is None, f"{section}.dataset", SELF, allowed)
+        texts["vocabulary"] = found
     if choices.recovery is not None and choices.recovery.use == "recovery":
         texts["recovery"] = recovery_windows(choices.recovery, tokenizer, max_length, own.bos, config.seed)
     return texts

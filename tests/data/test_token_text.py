@@ -40,6 +40,14 @@ def test_windows_of_the_same_tokens_stay_wherever_they_begin(length: int) -> Non
     assert torch.equal(retokenised(windows_NT, tokenizer, mistral(), bos=False), windows_NT)
 
 
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.startswith("llama-spm")])
+def test_windows_stay_where_a_line_feed_is_a_piece_of_its_own(kind: str) -> None:
+    tokenizer = KINDS[kind]()
+    ids = tokenizer(" ".join(text for text in TRICKY if text.isascii()), add_special_tokens=False).input_ids
+    windows_NT = torch.tensor(ids[: len(ids) // 16 * 16]).reshape(-1, 16)
+    assert torch.equal(retokenised(windows_NT, tokenizer, KINDS[kind](), bos=False), windows_NT)
+
+
 def test_only_the_character_that_an_edge_cuts_is_left_out() -> None:
     tokenizer = mistral()
     ids = tokenizer("日本é😀", add_special_tokens=False).input_ids[1:]  # of 3, 3, 2 and 4 bytes

@@ -157,6 +157,15 @@ def test_errors_by_layer_take_few_tokens(shape: tuple[int, int], kept: tuple[int
     assert first_tokens(torch.zeros(shape)).shape == kept
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_the_first_windows_are_those_of_the_text_and_not_of_a_batch(batch_size: int) -> None:
+    dense, pruned = map(Resident, pair())
+    task = Divergence(["text"], batch_size=batch_size).task("text", 17, WINDOWS, torch.ones(5), identity={})
+    assert task.reference is not None
+    measured = task.run(pruned, task.reference(dense))
+    assert measured.layers["text@17"] == layer_errors(pruned, layer_outputs(dense, WINDOWS), WINDOWS)
+
+
 @pytest.fixture(scope="module")
 def measured(model_dir: Path, text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Report]:
     def make(placement: str, folder: Path | None = None) -> Report:

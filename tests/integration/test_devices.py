@@ -52,6 +52,7 @@ FAMILIES: dict[str, PreTrainedConfig] = {
     "olmo2": test_families.TestOlmo2.configs["gqa"],
     "mixtral": test_mixtures.TestMixtral.configs["gqa"],
 }
+KINDS = ["llama", "opt", "phi3", "mixtral"]  # gated, with biases, fused, of experts
 METHODS = ["flap", "flap_plus", "wanda_sp", "mag_sp"]
 # a quarter of a block alone costs a tiny model hardly more nats than rounding does
 LEVELS = "structure.levels=[0.125,0.25,0.5,0.75]"
@@ -145,7 +146,9 @@ def test_statistics(device: torch.device, family: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    "family", [pytest.param(one, marks=[pytest.mark.long] * (one not in KINDS)) for one in FAMILIES]
+)
 def test_pruning(device: torch.device, family: str, method: str, pruned: Pruning) -> None:
     options = {"overrides": (LEVELS,)} if method == "flap_plus" else {}
     (model, report), (expected, on_cpu) = (pruned(one, family, method, **options) for one in (device, CPU))

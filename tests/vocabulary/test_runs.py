@@ -67,6 +67,16 @@ def test_the_tokens_of_a_text_of_ones_own_are_counted(trimmed: Trimmed, other_fi
     )
 
 
+@pytest.mark.parametrize("group", ["vocabulary", "calibration"])
+def test_texts_are_counted_whole_whatever_their_weights(
+    group: str, trimmed: Trimmed, words_file: Path, tmp_path: Path
+) -> None:
+    short = tmp_path / "short.txt"
+    short.write_text("tree")
+    report = trimmed(f"{group}.dataset={{{words_file}: 10, {short}: 1}}", "method=mag_sp", "ratio=0.4")
+    assert report.vocabulary["after"] == SIZE and report.sources["vocabulary"].endswith("short.txt")
+
+
 def test_the_number_of_rows_is_a_multiple(trimmed: Trimmed, tmp_path: Path) -> None:
     assert trimmed("ratio=0", "vocabulary.multiple_of=64", "vocabulary.size=270").vocabulary["after"] == 320
     assert len(AutoTokenizer.from_pretrained(tmp_path / "checkpoint")) == 320
