@@ -6,6 +6,7 @@ import os
 import sys
 from contextlib import ExitStack
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from flap.tracking import JobInfo
 
 log = logging.getLogger(__name__)
+
+SUBCOMMANDS = {"cache": "flap.storage.cache_command", "doctor": "flap.doctor"}
 
 
 class RunFailedError(Exception):
@@ -134,8 +137,8 @@ def _done_already(config: FlapConfig, run_dir: Path, keep_dense: bool) -> bool:
     from flap.results import finished_run
     from flap.runs.prepare import prepare
 
-    in_sweep = HydraConfig.get().mode == RunMode.MULTIRUN  # where the same cell may have another job number
-    cells = sorted(run_dir.parent.glob(f"*_{glob.escape(folder_name(config.run_name))}")) if in_sweep else []
+    named = f"*_{glob.escape(folder_name(config.run_name))}"  # the same cell, which may have another job number
+    cells = sorted(run_dir.parent.glob(named)) if _in_sweep(run_dir) else []
     if (done := finished_run(run_dir, cells, asdict(config))) is None:
         return False
     folder, report = done
@@ -151,7 +154,7 @@ def _job_info(config: FlapConfig, run_dir: Path) -> "JobInfo":
     """Return the names of this run for its tracker."""
     from flap.tracking import JobInfo
 
-    choices, in_sweep = HydraConfig.get().runtime.choices, HydraConfig.get().mode == RunMode.MULTIRUN
+    choices, in_sweep = HydraConfig.get().runtime.choices, _in_sweep(run_dir)
     return JobInfo(
         id=str(run_dir.resolve()),
         name=config.run_name,
@@ -159,6 +162,12 @@ def _job_info(config: FlapConfig, run_dir: Path) -> "JobInfo":
         job_type="sweep" if in_sweep else "run",
         tags=(choices["metric"], choices["structure"]),
     )
+
+
+def _in_sweep(run_dir: Path) -> bool:
+    """Return whether this run is a cell of a sweep; one of several processes has a command line of its own."""
+    known = HydraConfig.get()
+    return known.mode == RunMode.MULTIRUN or run_dir.resolve().parent == Path(known.sweep.dir).resolve()
 
 
 def _record(config: DictConfig, run_dir: Path) -> None:
@@ -183,15 +192,8 @@ def help_text() -> str:
 
 def main() -> None:
     """Run the command line; on an error, print one line that says what to change and exit with code 1."""
-    if sys.argv[1:2] == ["cache"]:
-        from flap.storage.cache_command import main as cache_command
-
-        cache_command(sys.argv[2:])
-        return
-    if sys.argv[1:2] == ["doctor"]:
-        from flap.doctor import main as doctor_command
-
-        doctor_command(sys.argv[2:])
+    if module := SUBCOMMANDS.get("".join(sys.argv[1:2])):
+        import_module(module).main(sys.argv[2:])
         return
     if sys.argv[1:] == ["--help"]:
         print(help_text())
@@ -221,7 +223,9 @@ def _one_line_errors() -> None:
         _joined()
     except RunFailedError as error:
         folder, line = error.args
-        lines = failures(Path(folder)) or [f"failed: {line}"]
+        lines = failures(Path(folder))
+        if not any(one.endswith(line) for one in lines):  # of a cell whose folder keeps what it has
+            lines.append(f"failed: {line}")
     except (RuntimeError, FileNotFoundError) as error:  # runs catch their own errors: this one is from submitting
         folder, failed = open_folder(), error
         lines = [*(failures(folder) if folder else []), f"error: {explain_launch(error)}"]

@@ -46,11 +46,12 @@ class Point(NamedTuple):
 
 def points(study: Study, series: list[Series], name: str, cost: CostAxis) -> list[Point]:
     """Return the points of a number over a cost: each series at each ratio, mean of the seeds, and the dense models."""
-    means = [line.rows.groupby("ratio")[[cost.pruned, f"pruned/{name}"]].mean().dropna() for line in series]
+    numbers = ["ratio", cost.pruned, f"pruned/{name}"]
+    means = [line.rows.groupby("asked")[numbers].mean().dropna().sort_values("ratio") for line in series]
     pruned = [
         Point(x, y, f"{line.label} {line.structure} {ratio:g}", i)
         for i, line in enumerate(series)
-        for ratio, x, y in means[i].itertuples()
+        for ratio, x, y in means[i].itertuples(index=False)
     ]
     dense = study.dense.reindex(columns=["model", cost.dense, f"dense/{name}"])
     alone = dense.model.nunique(dropna=False) == 1

@@ -1,7 +1,7 @@
 """Read one run from its folder: what it was told, how far it came and what it found; or a checkpoint, or a plan."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from yaml import YAMLError
 from flap.allocation import PruningPlan
 from flap.evaluation.errors import Difference, paired, with_averages
 from flap.evaluation.result_files import RESULTS, Kept, Results
-from flap.results.configs import CHOICES, flatten, is_bookkeeping
+from flap.results.configs import CHOICES, NAMES, flatten, is_bookkeeping
 from flap.results.number_texts import domain_of
 from flap.results.report import read_checked, read_report
 from flap.storage.progress import read_progress
@@ -41,6 +41,7 @@ class RunRecord:
     metric: str | None = None
     structure: str | None = None
     ratio: float | None = None
+    asked: str = ""  # "0.2" or "target.bytes=2e8": runs of which as much was asked are compared
     seed: int | None = None
     options: str = ""  # other overrides that differ between the runs of a study: "calibration.num_samples=32"
     report: dict[str, Any] = field(default_factory=dict)
@@ -104,25 +105,29 @@ def read_run(folder: Path) -> RunRecord:
     finished = state == "finished"
     config = OmegaConf.create(report["config"]) if finished else _read_yaml(folder / ".hydra" / "config.yaml")
     choices = OmegaConf.select(_read_yaml(folder / ".hydra" / "hydra.yaml"), "hydra.runtime.choices") or {}
-    ratio = OmegaConf.select(config, "ratio")
+    texts = flatten(OmegaConf.to_container(config, resolve=False), choices)  # type: ignore[arg-type]
+    ratio = _value(config, "ratio")
+    target = " ".join(f"{key}={value}" for key, value in texts.items() if key.startswith("target.") and value != "null")
     if ratio is None and finished:  # a run with a target: the share that it took
         ratio = report["ratio"]["realised_decoder"]
+    ratio = None if ratio is None else round(float(ratio), 6)  # range(0.1,0.4,0.1) makes 0.30000000000000004
     return RunRecord(
         folder=folder.name,
         state=state,
         error=error,
         files=tuple(name for name in FILES if (folder / name).is_file()),
-        overrides=_read_overrides(folder / ".hydra" / "overrides.yaml", config),
-        model=OmegaConf.select(config, "model.name"),
-        method=OmegaConf.select(config, "method"),
+        overrides=_read_overrides(folder / ".hydra" / "overrides.yaml", texts),
+        model=_value(config, "model.name"),
+        method=_value(config, "method"),
         metric=choices.get("metric"),
         structure=choices.get("structure"),
-        ratio=None if ratio is None else round(float(ratio), 6),  # range(0.1,0.4,0.1) makes 0.30000000000000004
-        seed=OmegaConf.select(config, "seed"),
+        ratio=ratio,
+        asked=target or str(ratio),
+        seed=_value(config, "seed"),
         report=report,
         documents=Results(folder / RESULTS).documents(report["evaluation"]["pruned"]) if finished else {},
         progress=read_progress(folder) if state == "unfinished" else "",
-        config=flatten(OmegaConf.to_container(config, resolve=False), choices),  # type: ignore[arg-type]
+        config=texts,
     )
 
 
@@ -158,17 +163,24 @@ def _loaded(path: Path) -> Any:
         return None
 
 
-def _read_overrides(path: Path, config: DictConfig) -> dict[str, str]:
+def _value(config: DictConfig, key: str) -> Any:
+    """Return a value of a config; None if it is missing, or an interpolation of what is not there now."""
+    try:
+        return OmegaConf.select(config, key)
+    except OmegaConfBaseException:
+        return None
+
+
+def _read_overrides(path: Path, texts: Mapping[str, str]) -> dict[str, str]:
     """Return the overrides of a run, {"calibration.num_samples": "32"}, without those that are fields of `RunRecord`.
 
-    A value is taken from the run's config, unless it is a group or missing there: the record has it as it was typed.
+    texts: the run's config, from which values are taken, unless they are missing there: as they were typed.
     """
     try:
         lines = [str(line) for line in _loaded(path) or ()]
     except OmegaConfBaseException:
         lines = []
     pairs = {key.lstrip("+~"): value for key, _, value in (line.partition("=") for line in lines)}
-    keys = [key for key in pairs if key.removesuffix(".name") not in CHOICES and not is_bookkeeping(key)]
-    values = {key: OmegaConf.select(config, key) for key in keys}
-    groups = {key for key, value in values.items() if value is None or OmegaConf.is_dict(value)}
-    return {key: pairs[key] if key in groups else str(value) for key, value in values.items()}
+    said = (*CHOICES, *NAMES)
+    keys = [key for key in pairs if key.removesuffix(".name") not in said and not is_bookkeeping(key)]
+    return {key: texts.get(key, pairs[key]) for key in keys}

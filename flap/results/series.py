@@ -34,8 +34,13 @@ class Series:
     rows: DataFrame  # of `Study.results`
 
     def at_each_ratio(self, column: str) -> DataFrame:
-        """Return min, mean and max of the finite numbers of all seeds, a row for each ratio."""
-        return self.rows.groupby("ratio")[column].agg(["min", "mean", "max"]).dropna()
+        """Return min, mean and max of the finite numbers of all seeds, a row for each ratio.
+
+        That of a target is the median of what its runs removed.
+        """
+        asked = self.rows.groupby("asked")
+        found = asked[column].agg(["min", "mean", "max"]).set_index(asked.ratio.median())
+        return found.dropna().sort_index()
 
 
 def series_of(study: Study) -> list[Series]:

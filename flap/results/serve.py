@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from os.path import commonpath
 from pathlib import Path
 from posixpath import normpath
 from secrets import compare_digest, token_hex
@@ -86,7 +87,8 @@ class Server(ThreadingHTTPServer):
         return tuple((str(path), stamp) for path in found if (stamp := _stamp(path)))
 
     def _made(self, version: str) -> dict[str, bytes | Path]:
-        study = read_study(*self.sweeps, waiting=True)
+        above = Path(commonpath([sweep.resolve() for sweep in self.sweeps]))  # no link leaves what is served
+        study = read_study(*(sweep.resolve() for sweep in self.sweeps), into=above, waiting=True)
         stamps = self._stamps(*RESULT_FILES)
         if stamps != self._drawn[0]:  # drawing takes seconds, and progress changes every second
             self._drawn = stamps, draw(study)

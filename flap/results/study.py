@@ -16,7 +16,7 @@ from flap.results.run_folder import RunRecord
 SAID = ("cell", "state", "sweep", "model", "method", "metric", "structure", "options")
 SIZES = ("ratio", "realised_ratio", "seed", "parameters_after")
 LAST = ("seconds_total", "statistics_cache", "calibration_domain", "error")
-BESIDE = "parameters_before"  # of the frame alone, not of study.csv
+BESIDE = ("asked", "parameters_before")  # of the frame alone, not of study.csv
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class Study:
         rows = [_row(run) for run in self.runs]
         numbers = [dict.fromkeys(name for row in rows for name in row if name.startswith(f"{which}/"))
                    for which in ("dense", "pruned")]  # fmt: skip
-        columns = [*SAID, *SIZES, *numbers[0], *numbers[1], *LAST, BESIDE]
+        columns = [*SAID, *SIZES, *numbers[0], *numbers[1], *LAST, *BESIDE]
         return DataFrame([[row.get(name) for name in columns] for row in rows], columns=columns, dtype=object)
 
     @cached_property
     def records(self) -> DataFrame:
         """What study.csv has of the frame."""
-        return self.frame.drop(columns=[BESIDE] if self.values("sweep") else [BESIDE, "sweep"])
+        return self.frame.drop(columns=[*BESIDE] if self.values("sweep") else [*BESIDE, "sweep"])
 
     @cached_property
     def results(self) -> DataFrame:
@@ -100,7 +100,8 @@ def _row(run: RunRecord) -> dict[str, Any]:
     return numbers | {name: getattr(run, name) for name in ("state", "sweep", *CHOICES, "options", "error")} | {
         "cell": run.folder,
         "realised_ratio": run.value("ratio", "realised_decoder"),
-        BESIDE: run.value("parameters", "total_before"),
+        "asked": run.asked,
+        "parameters_before": run.value("parameters", "total_before"),
         "parameters_after": run.value("parameters", "total_after"),
         "seconds_total": run.value("seconds", "total"),
         "statistics_cache": run.report.get("statistics_cache"),

@@ -73,7 +73,7 @@ def _marks(study: Study) -> dict[tuple[int, str], Mark]:
 
 
 def best(study: Study, name: str, top: int) -> list[RunRecord]:
-    """Return the `top` best runs of each model and ratio by a number, and those that are marked beside the best.
+    """Return the `top` best runs of each model and ratio (or target) by a number, and those marked beside the best.
 
     Raises:
         ValueError: no run has this number, or none says which of its values are better.
@@ -97,8 +97,8 @@ def leaders(study: Study) -> list[dict[str, Any]]:
 
 
 def _alike(study: Study) -> list[DataFrame]:
-    """Return the finished runs of each model and ratio, which can be compared."""
-    return [rows for _, rows in study.results.groupby(["model", "ratio"], dropna=False, sort=False)]
+    """Return the finished runs of each model and ratio, or target, which can be compared."""
+    return [rows for _, rows in study.results.groupby(["model", "asked"], dropna=False, sort=False)]
 
 
 def ranked(study: Study, rows: DataFrame, name: str) -> list[int]:

@@ -70,6 +70,12 @@ class CacheKeys:
         return {"processes": ranks.size()} if ranks.size() > 1 else {}
 
     @property
+    def counted(self) -> Key:
+        """The texts whose tokens are counted, whole and not in windows; empty if all tokens stay."""
+        texts = self.texts.get("vocabulary", self.texts.get("calibration")) if self.choices.vocabulary else None
+        return {"counted": [text.sha256 for text in texts.known]} if texts else {}
+
+    @property
     def dense(self) -> Key:
         """The dense model where it is measured."""
         return {"model": self.source.fingerprint, "device": self.source.device.type}
@@ -116,12 +122,14 @@ class CacheKeys:
             FITS_VERSION,
             WRITTEN_VERSION,
         ]
-        return self.statistics | self.recovery | {"versions": versions} | {name: options[name] for name in DECIDING}
+        decided = {name: options[name] for name in DECIDING}
+        return self.statistics | self.counted | self.recovery | {"versions": versions} | decided
 
     @property
     def inputs(self) -> dict[str, str]:
         """A digest of all that is not in the config and changes the pruned model: weights, texts, libraries, fits."""
         calibration = {"calibration": digest(self.texts["calibration"].key)} if "calibration" in self.texts else {}
         calibration |= {"images": digest(self.images.key)} if self.images else {}
+        calibration |= {"vocabulary": digest(self.counted)} if self.counted else {}
         recovery = {use: digest(key) for use, key in self.recovery.items()}
         return {"model": digest(self.source.fingerprint), "fits": str(FITS_VERSION), **calibration, **recovery}

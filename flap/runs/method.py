@@ -2,8 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import Any
+
+import torch
 
 from flap.allocation import Budget, PruningPlan
 from flap.calibration import STATISTICS, LayerStatistics
@@ -17,7 +20,7 @@ from flap.compression.linear import fit_bytes
 from flap.config import in_time
 from flap.importance import SCORES, SCORES_VERSION, Scores
 from flap.importance.obs import obs_bytes, obs_operations
-from flap.models import PlacedModel
+from flap.models import Pair, PlacedModel
 from flap.results import described
 from flap.runs.keys import DIVERGENCES_VERSION
 from flap.runs.ledger import Cost, Memory, stage
@@ -179,6 +182,10 @@ def _cost_in_sequence(run: Workload, *inputs: None) -> Cost:
 def prune_layers(run: Run, work: WorkFolder, model: PlacedModel, statistics: Sequence[LayerStatistics]) -> PruningPlan:
     """Score, allocate and compress each layer before the next one is calibrated on its outputs; return the plan."""
     choices = run.choices
+    if in_time(run.config.target):
+        layers = (Pair(torch.zeros(a.count, 1), torch.zeros(m.count * m.members)) for a, m in run.budget.layers)
+        zeros = Scores(tuple(layers))  # widths do not depend on scores
+        run.budget, _ = layer_times(run).settle(model, run.budget, partial(choices.structure.allocate, zeros))
     pruning = SequentialPruning(choices.metric, choices.structure, choices.compensation, _compress_layer(run))
     plan, fits = pruning.prune(run.calibration(model, statistics), run.budget, work)
     plan = run.budget.named(plan)

@@ -13,6 +13,8 @@ from tempfile import gettempdir
 from typing import Any
 from uuid import uuid4
 
+from hydra.types import RunMode
+
 from flap.storage import ranks
 from flap.storage.status import note_failure, read_status
 from flap.sweeps.heartbeats import LOOKS, LOOKS_WHEN_LOST, Heartbeats
@@ -97,8 +99,12 @@ def in_processes(processes: int, hydra_config: Any, run_dir: Path) -> str | None
     sources = [one.path for one in hydra_config.runtime.config_sources if one.provider == "command-line"]
     folders = [part for path in sources for part in ("--config-dir", path)]
     searched = [one for one in hydra_config.overrides.hydra if one.startswith("hydra.searchpath=")]
-    place = str(run_dir).replace("'", r"\'")
-    overrides = [*hydra_config.overrides.task, *searched, f"hydra.run.dir='{place}'", "processes=null"]
+    folder_of = {"hydra.run.dir": run_dir}
+    if hydra_config.mode == RunMode.MULTIRUN:
+        folder_of["hydra.sweep.dir"] = Path(hydra_config.sweep.dir).resolve()
+    quoted = {key: str(folder).replace("'", r"\'") for key, folder in folder_of.items()}
+    placed = [f"{key}='{folder}'" for key, folder in quoted.items()]
+    overrides = [*hydra_config.overrides.task, *searched, *placed, "processes=null"]
     named = ["--config-name", hydra_config.job.config_name]
     options = ["--standalone", f"--nproc-per-node={processes}", "-m", "flap", *folders, *named, *overrides]
     before = read_status(run_dir)

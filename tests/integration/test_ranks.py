@@ -219,6 +219,24 @@ def test_another_model_under_the_same_name_is_refused(model_dir: Path, text_file
     assert re.match(r"error: rank 1 on \S+: model/model.safetensors is not as on rank 0 on ", line)
 
 
+@pytest.mark.long
+def test_cells_of_several_processes_are_those_of_a_sweep(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
+    arguments = [
+        *tiny(model_dir, text_file),
+        "processes=2",
+        "checkpoint.save=false",
+        r"hydra.sweep.dir='it\'s a sweep'",
+    ]
+    for ratios in ("0.2", "0.4,0.2"):  # the second time the finished cell has another number
+        command = [sys.executable, "-m", "flap", "-m", *arguments, f"ratio={ratios}"]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+    reports = sorted(tmp_path.glob("it's a sweep/*/report.json"))
+    assert [json.loads(path.read_text())["config"]["ratio"] for path in reports] == [0.2, 0.4]
+
+
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
 
 

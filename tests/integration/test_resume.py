@@ -114,6 +114,12 @@ def test_a_checkpoint_of_the_same_run_is_replaced(model_dir: Path, text_file: Pa
             run(composed(*arguments, change), tmp_path / folder)
 
 
+def test_a_run_that_measured_nothing_is_measured_later(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
+    *arguments, text, tokens = (f"checkpoint.dir={tmp_path / 'kept'}", *tiny(model_dir, text_file))
+    run(composed(*arguments, "eval=none"), tmp_path / "run")
+    assert run(composed(*arguments, text, tokens), tmp_path / "run").evaluation["pruned"]
+
+
 @pytest.fixture
 def finished(quick_flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path) -> list[str]:
     """Arguments of a run that has finished in tmp_path / "run"."""

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import flap
+from flap.evaluation.efficiency import Efficiency
 from flap.pipeline import run, stages
 from flap.results import Report
 from flap.results.report_tables import tables
@@ -104,6 +105,22 @@ def test_what_is_measured_stands_beside_what_was_asked(method: str, run_target: 
     assert report.seconds["time layers"] > 0
     [row] = [[entry.text for entry in row] for row in tables(report)[-1].rows if row[0].text == "target.latency_ms"]
     assert row[2].endswith("measured") and " of 10,000,000 asked, " in row[2]
+
+
+@pytest.mark.parametrize("method", ["flap structure=UL-UM", "wanda_sp"])
+def test_widths_whose_times_differ_from_the_table_are_corrected(
+    method: str, run_target: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device on which two narrow blocks save less than each alone: whether scores come before or with the widths."""
+
+    def milliseconds(self: Efficiency, model: PreTrainedModel) -> tuple[float, float]:
+        share = sum(parameter.numel() for parameter in model.parameters()) / 41_000
+        return 200 * share**0.5, 100 * share**0.5
+
+    monkeypatch.setattr(Efficiency, "milliseconds", milliseconds)
+    short = ["eval=efficiency", "eval.efficiency.prefill_len=8", "eval.efficiency.decode_len=2", "use_cache=false"]
+    report = run_target(*f"method={method}".split(), *short, "target.latency_ms=160")
+    assert report.target["latency_ms"]["measured"] == pytest.approx(160, rel=0.035)
 
 
 @pytest.mark.parametrize(

@@ -156,6 +156,17 @@ def test_the_links_of_the_page_work_below_the_token(browser: Browser, served: Se
             assert link.startswith(served.address) and answer.ok, link
 
 
+def test_links_to_every_one_of_several_sweeps_work(sweep: Path, tmp_path: Path, report: Report) -> None:
+    other = tmp_path / "other"
+    add_cell(other, altered(report, 0.2, {}, {PERPLEXITY: 30.0}), "IFV", "AL-AM", 0.2)
+    with server([sweep, other], 0) as serving:
+        Thread(target=serving.serve_forever, args=(0.05,), daemon=True).start()
+        links = re.findall(r'href="([^"#:]+/flap\.log)"', get(serving, "/")[1])
+        assert {link.split("/")[0] for link in links} == {"sweep", "other"}
+        assert {get(serving, f"/{link}")[0] for link in links} == {200}
+        serving.shutdown()
+
+
 def test_a_folder_that_is_gone_leaves_the_page_as_it_was(sweep: Path, served: Server) -> None:
     before = get(served, "/")
     sweep.rename(sweep.with_name("moved"))

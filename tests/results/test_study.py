@@ -329,6 +329,35 @@ def test_seeds_are_one_series_and_other_options_are_not(tmp_path: Path, report: 
     assert "Mean of the seeds" in draw(read_study(tmp_path))[0].caption
 
 
+def test_a_folder_for_each_checkpoint_is_no_option_and_cannot_stop_a_page(tmp_path: Path, report: Plain) -> None:
+    named = ("checkpoint.dir=ck/${hydra:job.num}",)
+    for seed in (0, 1):
+        add_cell(tmp_path, altered(report, 0.2, {}, {PERPLEXITY: 30.0}), "WIFV", "AL-AM", 0.2, seed, overrides=named)
+    running = add_cell(tmp_path, None, "WIFV", "AL-AM", 0.5, state="running", overrides=named)
+    config = json.loads((running / ".hydra" / "config.yaml").read_text())
+    config["model"] = {"path": "${oc.env:NOT_SET_HERE}/x", "name": "${model.path}"}
+    (running / ".hydra" / "config.yaml").write_text(json.dumps(config))
+    study = read_study(tmp_path)
+    [series] = series_of(study)
+    assert len(series.rows) == 2 and study.runs[-1].model is None and {run.options for run in study.runs} == {""}
+
+
+def test_cells_of_one_target_are_compared_whatever_share_they_removed(tmp_path: Path, report: Plain) -> None:
+    for seed, share, value in ((0, 0.264, 30.0), (1, 0.266, 36.0)):
+        for metric, more in (("WIFV", 0), ("IFV", 9)):
+            one = altered(report, share, {PERPLEXITY: 20.0}, {PERPLEXITY: value + more})
+            folder = add_cell(tmp_path, one, metric, "AL-AM", share, seed)
+            written = json.loads((folder / "report.json").read_text())
+            written["config"] |= {"ratio": None, "target": {"bytes": 150000.0, "parameters": None}}
+            (folder / "report.json").write_text(json.dumps(written))
+    study = read_study(tmp_path)
+    assert {run.asked for run in study.runs} == {"target.bytes=150000.0"}
+    for line in series_of(study):
+        [[low, mean, high]] = line.at_each_ratio(f"pruned/{PERPLEXITY}").to_numpy().tolist()
+        assert (low, mean, high) == ((30, 33, 36) if line.label == "WIFV" else (39, 42, 45))
+    assert [run.metric for run in best(study, PERPLEXITY, top=1)] == ["WIFV"]
+
+
 def test_a_study_of_failures_alone(tmp_path: Path) -> None:
     add_cell(tmp_path, None, "WIFV", "AL-AM", 0.2, state="failed", error="out of memory")
     assert "out of memory" in write_study(tmp_path).read_text()

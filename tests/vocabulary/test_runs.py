@@ -12,6 +12,7 @@ import flap
 from flap.pipeline import run, stages
 from flap.results import Report
 from flap.runs.forecast import forecast
+from flap.runs.prepare import prepare
 from flap.storage import write_status
 from flap.sweeps.promote import promote
 from tests.cases import tiny_model
@@ -75,6 +76,15 @@ def test_texts_are_counted_whole_whatever_their_weights(
     short.write_text("tree")
     report = trimmed(f"{group}.dataset={{{words_file}: 10, {short}: 1}}", "method=mag_sp", "ratio=0.4")
     assert report.vocabulary["after"] == SIZE and report.sources["vocabulary"].endswith("short.txt")
+
+
+def test_a_result_is_of_the_text_that_was_counted(words_dir: Path, words_file: Path, tmp_path: Path) -> None:
+    counted, keys = tmp_path / "counted.txt", []
+    for text in ("one text", "another text"):
+        counted.write_text(text)
+        config = composed(*tiny(words_dir, words_file), *TRIM, f"vocabulary.dataset={counted}")
+        keys.append((made := prepare(config, tmp_path / "run")).inputs | {"work": made.keys.workspace})
+    assert {name for name in keys[0] if keys[0][name] != keys[1][name]} == {"vocabulary", "work"}
 
 
 def test_the_number_of_rows_is_a_multiple(trimmed: Trimmed, tmp_path: Path) -> None:
