@@ -9,11 +9,13 @@ from transformers.pytorch_utils import Conv1D
 
 from flap.config import require
 from flap.models import ModelAdapter
+from flap.storage import ranks
 
 HELD_OUT_WINDOWS = 32  # of a text that is read for the training
 EVALUATIONS = 10  # at most; and at least EVERY times as many windows are trained on as each evaluates
 EVERY = 4
 RISING = 0.05  # of the steps have a rising learning rate
+STEP = 1024  # tokens, at least, unless a batch size is given: steps of 128 at the same rate made SmolLM2 worse
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Recovery:
     learning_rate: float  # of AdamW at its highest, above 0; times each tensor's root mean square if there is no rank
     rank: int | None = None  # of low-rank updates, 1 or more; None: all weights but embeddings and head are trained
     seq_len: int = 256  # tokens in a window, 2 or more
-    batch_size: int = 8  # windows a step, a multiple of the number of processes; each has a share
+    batch_size: int | None = 8  # windows a step, a multiple of the number of processes; None: as few as have STEP
     words: int | None = None  # likeliest words that count exactly, the others as one; 1 or more; None: all words
     patience: int = 2  # evaluations without a new best after which training ends, 1 or more
     gradient_checkpointing: bool = False  # True: activations are computed again, not kept: less memory, more time
@@ -50,7 +52,7 @@ class Recovery:
             require(value is None or value >= minimum, f"recover.{name}", value, f"a whole number >= {minimum}")
         valid = 0 < self.learning_rate < math.inf
         require(valid, "recover.learning_rate", self.learning_rate, "a number > 0")
-        step = f"{self.tokens_a_step}, one step of {self.batch_size} windows of {self.seq_len}, or more"
+        step = f"{self.tokens_a_step}, one step of {self.windows_a_step} windows of {self.seq_len}, or more"
         require(self.tokens >= self.tokens_a_step, "recover.tokens", self.tokens, step)
 
     @property
@@ -61,14 +63,20 @@ class Recovery:
         return "full" if self.rank is None else "lora"
 
     @property
+    def windows_a_step(self) -> int:
+        """The windows that one step is made from, as many in each process."""
+        few, all_ = math.ceil(STEP / (self.seq_len * ranks.size())), self.tokens // self.seq_len // ranks.size()
+        return self.batch_size or max(1, min(few, all_)) * ranks.size()
+
+    @property
     def tokens_a_step(self) -> int:
         """The tokens that one step is made from."""
-        return self.batch_size * self.seq_len
+        return self.windows_a_step * self.seq_len
 
     @property
     def windows(self) -> int:
         """The windows of an epoch: whole steps of them."""
-        return self.tokens // self.tokens_a_step * self.batch_size
+        return self.tokens // self.tokens_a_step * self.windows_a_step
 
     @property
     def steps(self) -> int:
@@ -78,7 +86,7 @@ class Recovery:
     @property
     def steps_an_evaluation(self) -> int:
         """The steps after which the divergence on the held-out windows is measured."""
-        return math.ceil(max(self.steps / EVALUATIONS, EVERY * self.held_out / self.batch_size))
+        return math.ceil(max(self.steps / EVALUATIONS, EVERY * self.held_out / self.windows_a_step))
 
     def share_of_rate(self, step: int) -> float:
         """Return the share of the highest learning rate that a step has, counted from 0: never 0, as all count."""
@@ -96,7 +104,7 @@ class Recovery:
         vocabulary = adapter.vocab_size
         require(self.words is None or self.words < vocabulary, "recover.words", self.words, f"1 to {vocabulary - 1}")
         share = f"a multiple of {processes}, the number of processes"
-        require(self.batch_size % processes == 0, "recover.batch_size", self.batch_size, share)
+        require((self.batch_size or processes) % processes == 0, "recover.batch_size", self.batch_size, share)
         blocks = [adapter.mlp(i) for i in range(len(adapter.layers))]  # a layer of a hybrid may have none
         stacked = not all(isinstance(block.watched, nn.Linear | Conv1D) for block in blocks if block.num_units)
         allowed = "full or none for this model, whose experts are stacked in one tensor and are no Linear modules"

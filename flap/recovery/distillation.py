@@ -47,7 +47,7 @@ def recover(
     if rounded:
         rounded(model)
     start = {name: parameter.detach().cpu() for name, parameter in model.model.named_parameters()}
-    before = mean_divergence(model, teacher, tokens_NT[: recovery.held_out], recovery.batch_size)
+    before = mean_divergence(model, teacher, tokens_NT[: recovery.held_out], recovery.windows_a_step)
     if not math.isfinite(before):
         raise ValueError(f"recover={recovery.name}: the predictions of the compressed model are not finite")
     done = ranks.from_first((folder / HISTORY).exists)
@@ -59,7 +59,7 @@ def recover(
         student.load_state_dict(load_file(folder / BEST))
     if rounded:
         rounded(model)
-    after = mean_divergence(model, teacher, tokens_NT[: recovery.held_out], recovery.batch_size)
+    after = mean_divergence(model, teacher, tokens_NT[: recovery.held_out], recovery.windows_a_step)
     better = after < before  # what was gained in float32 may be lost in the model's own type
     if not better:
         for name, parameter in model.model.named_parameters():

@@ -44,7 +44,7 @@ def bytes_to_train(
     itemsize, trained = 2 if dtype == torch.bfloat16 else 4, trained_parameters(recovery, adapter, ratio)
     weights = (total - removed) * (4 if recovery.rank is None else itemsize)
     dense = 0 if device.type == "cpu" else total * dtype.itemsize
-    tokens = recovery.tokens_a_step // processes
+    tokens = max(recovery.tokens_a_step // processes, recovery.seq_len)
     activations = tokens * itemsize * _kept_activations(adapter, ratio, recovery.gradient_checkpointing)
     logits = LOGITS_COPIES * min(LOGITS_BYTES, 4 * tokens * adapter.vocab_size)
     return int(dense + weights + TRAINED_BYTES * trained + activations + logits)

@@ -6,9 +6,6 @@ from dataclasses import dataclass
 from flap.config import require
 from flap.data import HELD_OUT
 from flap.recovery.base import Recovery
-from flap.storage import ranks
-
-STEP = 1024  # tokens, at least: steps of 128 at the same rate made SmolLM2 worse
 
 
 @dataclass(frozen=True)
@@ -20,7 +17,7 @@ class Reconstruction:
 
     epochs: int  # times that each window is trained on, 1 or more
     learning_rate: float
-    batch_size: int | None = None  # windows a step; None: as few as have STEP tokens, in all processes alike
+    batch_size: int | None = None
     words: int | None = None
     patience: int = 2
     gradient_checkpointing: bool = False
@@ -35,14 +32,12 @@ class Reconstruction:
         require(num_samples > 1, "calibration.num_samples", num_samples, "2 or more with recover=reconstruct")
         held_out = math.ceil(num_samples / HELD_OUT)
         fitting = num_samples - held_out
-        batch_size, size = self.batch_size, ranks.size()
-        if batch_size is None:
-            batch_size = size * max(1, min(math.ceil(STEP / (lengths[0] * size)), fitting // size))
         allowed = f"1 to {fitting}, the calibration windows that are not held out"
-        require(1 <= batch_size <= fitting, "recover.batch_size", batch_size, allowed)
+        valid = self.batch_size is None or 1 <= self.batch_size <= fitting
+        require(valid, "recover.batch_size", self.batch_size, allowed)
         return Recovery(
             dataset=None, tokens=fitting * lengths[0], learning_rate=self.learning_rate, seq_len=lengths[0],
-            batch_size=batch_size, words=self.words, patience=self.patience,
+            batch_size=self.batch_size, words=self.words, patience=self.patience,
             gradient_checkpointing=self.gradient_checkpointing, epochs=self.epochs, held_out=held_out,
             use="calibration",
         )  # fmt: skip

@@ -31,7 +31,7 @@ def train(student: Student, recovery: Recovery, tokens_NT: Tensor, folder: Path,
     A killed training goes on from Trainer's last checkpoint in the folder, of which it reads tensors and numbers alone
     (`weights_only`). bf16: layers compute in bfloat16 (autocast).
     """
-    device, batch_size = student.placed.device, recovery.batch_size // ranks.size()
+    device, batch_size = student.placed.device, recovery.windows_a_step // ranks.size()
     every = recovery.steps_an_evaluation
     options = TrainingArguments(
         output_dir=str(folder), report_to="none", disable_tqdm=True, logging_strategy="no",

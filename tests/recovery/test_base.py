@@ -8,6 +8,7 @@ from transformers import NemotronHConfig
 
 from flap.models import adapt
 from flap.recovery import Lora, Recovery
+from flap.storage import ranks
 from tests.cases import random_model, tiny_model
 from tests.models.families.test_mixtures import TestNemotronH as NemotronH
 from tests.models.families.tiny import GQA
@@ -56,6 +57,17 @@ def test_low_rank_updates_take_a_hybrid_without_experts() -> None:
 def test_batches_are_shared_out_among_processes() -> None:
     with pytest.raises(ValueError, match=r"recover.batch_size=8: expected a multiple of 3, the number of processes"):
         FULL.check(adapt(tiny_model("llama-gqa")), 3)
+
+
+def test_without_a_batch_size_a_step_has_as_few_windows_as_hold_its_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    for processes, seq_len, tokens, windows in (
+        (1, 1024, 2**18, 1), (1, 256, 2**18, 4), (1, 2048, 2**18, 1), (4, 1024, 2**18, 4), (3, 256, 2**18, 6),
+        (1, 16, 32 * 16, 32), (3, 16, 32 * 16, 30),
+    ):  # fmt: skip
+        monkeypatch.setattr(ranks, "size", lambda processes=processes: processes)
+        recovery = replace(FULL, seq_len=seq_len, tokens=tokens, batch_size=None)
+        assert recovery.windows_a_step == windows
+        recovery.check(adapt(tiny_model("llama-gqa")), processes)
 
 
 def test_steps_are_whole() -> None:

@@ -140,6 +140,12 @@ def test_a_training_that_a_run_refuses_is_refused(argument: str, line: str, mode
         foretell(*tiny(model_dir, text_file), "recover=full", "processes=4", *argument.split())
 
 
+@pytest.mark.parametrize("choice", ["full recover.seq_len=64", "reconstruct calibration.seq_len=128"])
+def test_each_process_has_a_window_of_a_step(choice: str, model_dir: Path, text_file: Path) -> None:
+    for count in (1, 4):
+        foretell(*tiny(model_dir, text_file), *f"recover={choice}".split(), f"processes={count}")
+
+
 def test_a_training_takes_less_memory_on_more_processes(model_dir: Path, text_file: Path) -> None:
     training = [*tiny(model_dir, text_file), "recover=full", "recover.seq_len=64", "recover.batch_size=512"]
     one, four = (
