@@ -12,6 +12,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -423,6 +424,12 @@ def test_packed_weights_are_refused_before_anything_else(
     model = tiny_model("llama-gqa")
     pack(model)
     with pytest.raises(ValueError, match=rf"^model: its weights are packed \({words}\); expected bfloat16, float16 or"):
+        flap.prune(model, tokenizer, dataset="absent.txt")
+
+
+def test_a_model_with_adapters_is_refused_before_anything_else(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = inject_adapter_in_model(LoraConfig(target_modules=["q_proj"]), tiny_model("llama-gqa"))
+    with pytest.raises(ValueError, match=r"^model: it has adapters, as LoRA; expected a model after merge_and_unload"):
         flap.prune(model, tokenizer, dataset="absent.txt")
 
 

@@ -54,12 +54,16 @@ class UniformLayers(Structure):
 
     def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
         """Return the plans of all layers, each decided by its own scores."""
-        return PruningPlan(tuple(self.allocate_layer(i, layer, budget) for i, layer in enumerate(scores.layers)))
+        kept = zip(scores.layers, self.quotas(budget), budget.layers, strict=True)
+        return PruningPlan(tuple(_plan(layer, quota, units.mlp.members) for layer, quota, units in kept))
 
     def allocate_layer(self, index: int, scores: Pair[Tensor], budget: Budget) -> LayerPlan:
         """Return the highest-scored units of a layer, as many as its quota. Attention scores are sums over channels."""
-        quota, members = self.quotas(budget)[index], budget.layers[index].mlp.members
-        return LayerPlan(highest(scores.attention.sum(dim=1), quota.attention), highest(scores.mlp, quota.mlp, members))
+        return _plan(scores, self.quotas(budget)[index], budget.layers[index].mlp.members)
+
+
+def _plan(scores: Pair[Tensor], quota: Pair[int], members: int) -> LayerPlan:
+    return LayerPlan(highest(scores.attention.sum(dim=1), quota.attention), highest(scores.mlp, quota.mlp, members))
 
 
 def _round_within_limits(targets: list[float], limits: list[int], prices: list[int]) -> list[int]:

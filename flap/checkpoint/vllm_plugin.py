@@ -50,7 +50,8 @@ def fill_empty_blocks(model_config: Any, ranks: int) -> None:
     """
     config = model_config.hf_text_config
     widths, heads = config.to_dict()["per_layer_config"], config.num_attention_heads
-    units = {"num_attention_heads": ranks * heads // (getattr(config, "num_key_value_heads", None) or heads)}
+    groups = getattr(config, "num_key_value_heads", None) or getattr(config, "num_kv_heads", None)  # of Falcon
+    units = {"num_attention_heads": ranks * heads // (groups or heads)}
     empty = [(layer, name) for layer in widths.values() for name, n in layer.items() if type(n) is int and n == 0]
     for layer, name in empty:
         layer[name] = units.get(name, ranks)

@@ -220,8 +220,8 @@ def share_config(model):
     config = model.config.get_text_config()
     base = language_model(model)
     base.config = config  # transformers has copied it
-    if hasattr(base, "rotary_emb") and (sizes := _head_dims(config.to_dict()["per_layer_config"])):
-        base.rotary_emb.config = RotaryConfig(config, sizes)
+    if hasattr(base, "rotary_emb"):
+        base.rotary_emb.config = RotaryConfig(config, _head_dims(config.to_dict()["per_layer_config"]))
     for i, layer in enumerate(decoder_layers(model)):
         for module in layer.modules():
             if hasattr(module, "config"):

@@ -27,8 +27,11 @@ def check_plain(model: PreTrainedModel) -> None:
     """Check that the weights of a loaded model are plain tensors, which can be sliced.
 
     Raises:
-        ValueError: they are packed: a quantiser has loaded them so, or their type has less than 16 bits.
+        ValueError: they are packed: a quantiser has loaded them so, or their type has less than 16 bits; or the model
+            has adapters, as those of peft.
     """
+    if any(hasattr(module, "base_layer") for module in model.modules()):
+        raise ValueError("model: it has adapters, as LoRA; expected a model after merge_and_unload()")
     quantiser = getattr(model, "hf_quantizer", None)
     types = {parameter.dtype for parameter in model.parameters()}
     packed = [str(one) for one in types if not one.is_floating_point or one.itemsize < 2]

@@ -8,6 +8,7 @@ from flap.checkpoint.stock import takes_output_biases
 from flap.config import FlapConfig, in_time, require, targets
 from flap.evaluation import SideBySide
 from flap.models import ModelAdapter, ModelSource, may_lose_all_heads
+from flap.models.conv1d import Transposed
 from flap.recovery import Recovery
 from flap.runs.choices import Choices
 from flap.storage import ranks
@@ -84,6 +85,9 @@ def check_budget(adapter: ModelAdapter, choices: Choices, config: FlapConfig, mo
     why = "whose attention does not run without heads (they share norms, sinks, latents or a state, or are GPT-2's)"
     allowed = f"1 or more for this model, {why}"
     require(bool(plain), "structure.min_heads", choices.structure.min_heads, allowed)
+    conv1d = any(isinstance(adapter.mlp(i).output, Transposed) for i in range(len(adapter.layers)))
+    allowed = "1 or more for this model, whose MLP does not run without neurons (GPT-2's)"
+    require(choices.structure.min_neurons > 0 or not conv1d, "structure.min_neurons", 0, allowed)
     if choices.structure.layers:
         _check_layers(adapter, choices.structure.layers, config, model)
     if choices.structure.exchange:

@@ -168,7 +168,7 @@ def test_a_training_is_reported_as_its_fp8_computes(packed: Path, text_file: Pat
     recovery = prepared.choices.recovery
     held_out_NT = training_windows(recovery, prepared.texts["calibration"])[: recovery.held_out]
     saved = Resident(flap.load(Path(report.checkpoint)))
-    nats = mean_divergence(saved, prepared.source.open(), held_out_NT, recovery.batch_size)
+    nats = mean_divergence(saved, prepared.source.open(), held_out_NT, recovery.windows_a_step)
     assert nats == pytest.approx(report.recovery["nats_after"], rel=1e-6)
     assert nats < report.recovery["nats_before"]
 

@@ -182,6 +182,12 @@ def test_a_run_that_cannot_fit_is_refused_before_a_weight_is_read(
     assert lines[-1].startswith("would be refused: model.placement=device: expected ")
 
 
+def test_an_mlp_that_cannot_be_empty_keeps_a_neuron(tmp_path: Path) -> None:
+    model = only_config(tmp_path / "model", GPT2Config())
+    with pytest.raises(ValueError, match=r"structure\.min_neurons=0: expected 1 or more for this model, whose MLP"):
+        foretell(f"model.path={model}", "structure.min_neurons=0")
+
+
 @pytest.mark.parametrize("config", [GPT2Config(), OlmoeConfig()], ids=["gpt2", "olmoe"])
 def test_attention_that_needs_a_head_keeps_one(config: PreTrainedConfig, tmp_path: Path) -> None:
     model = f"model.path={only_config(tmp_path / 'model', config)}"

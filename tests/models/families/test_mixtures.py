@@ -176,6 +176,7 @@ class TestGemma4(FamilyContract):
     mixture = {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 32}
     configs = {
         "mixture": Gemma4TextConfig(**MHA | own | mixture, **UNTIED),
+        "one head size": Gemma4TextConfig(**GQA | own | {"global_head_dim": 8}),
         "dense": Gemma4TextConfig(**GQA | own, attention_k_eq_v=True, num_global_key_value_heads=2),
     }
     features = {"sliding_window": 16, "final_logit_softcapping": 30.0, "top_k_experts": 1}
