@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from flap.config import config_dir
 from tests.docs.conftest import ROOT
 from tests.docs.test_sources import FILES
+from tests.helpers.runs import composed
 
 BLOCK = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^(?:\$ )?(?:OMP_NUM_THREADS=1 )?(?:python -m )?flap (.*)$", re.MULTILINE)
@@ -41,8 +40,7 @@ def single(word: str) -> str:
 @pytest.mark.parametrize("words", COMMANDS.values(), ids=[f"{file}: {line}" for file, line in COMMANDS])
 def test_a_command_is_of_options_that_exist(words: list[str]) -> None:
     overrides = [single(word) for word in words if not word.startswith("-")]
-    with initialize_config_dir(config_dir(), version_base="1.3"):
-        assert compose("config", overrides, return_hydra_config=True).model.name
+    assert composed(*overrides).model.name
 
 
 def test_there_are_commands_in_the_readme_and_in_the_documentation() -> None:

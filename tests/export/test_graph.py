@@ -14,18 +14,14 @@ from tests.helpers.graph_engines import ENGINES, greedy, logprobs
 ALSO = ("gpt2", "gpt_oss", "phi")  # families that are not in the table
 OTHERS = sorted({*FAMILIES, *ALSO} - {"llama"})
 # A trace takes ten seconds, most of it before the format matters: the formats take turns. Experts are traced otherwise.
-PAIRS = [("by layer", "openvino")]
 THOROUGH = {*zip(OTHERS, cycle(ENGINES), strict=False)} - {("gpt_oss", kind) for kind in ENGINES}
 CASES = [
     pytest.param(*case, marks=pytest.mark.thorough) if case in THOROUGH else case for case in product(OTHERS, ENGINES)
 ]
 
 
-@pytest.mark.parametrize(
-    ("form", "kind"),
-    # ONNX with widths by layer runs in test_genai.py; one width for all layers is a stock model
-    [pair if pair in PAIRS else pytest.param(*pair, marks=pytest.mark.long) for pair in product(FORMS, ENGINES)],
-)
+@pytest.mark.long  # ONNX with widths by layer runs in test_genai.py
+@pytest.mark.parametrize(("form", "kind"), product(FORMS, ENGINES))
 def test_it_computes_the_same(form: str, kind: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     llama = family_checkpoint("llama", form, tokenizer, tmp_path / "pruned", layers=2)
     begin, expected = ENGINES[kind](export_graph(llama.directory, kind)), expected_logprobs(llama)
