@@ -90,8 +90,12 @@ def _kv_costs(adapter: ModelAdapter, layers: Layers, context: int, itemsize: int
     caches = DynamicCache(config=adapter.model.config).layers
     windows = [getattr(cache, "sliding_window", None) or context + 1 for cache in caches]
 
+    # a Falcon with groups copies keys and values for all query heads before it keeps them
+    copied = getattr(adapter.config, "new_decoder_architecture", False)
+
     def cost(layer: Pair[Units], window: int) -> Pair[Tensor]:
-        channels_K = head_dim * torch.arange(layer.attention.count + 1, dtype=torch.float64)
+        channels = head_dim * (layer.attention.queries if copied else 1)
+        channels_K = channels * torch.arange(layer.attention.count + 1, dtype=torch.float64)
         channels_K[0] = 1  # which attention without heads keeps (flap/models/empty_attention.py)
         neurons_K = torch.zeros(layer.mlp.count + 1, dtype=torch.float64)
         return Pair(2 * itemsize * min(context, window - 1) * channels_K, neurons_K)

@@ -15,8 +15,9 @@ from flap.pipeline import run, stages
 from flap.results import Report
 from flap.results.report_tables import tables
 from flap.runs.forecast import forecast
-from tests.cases import tiny_model
+from tests.cases import random_model, tiny_model
 from tests.helpers.runs import composed, tiny
+from tests.models.families.test_other_names import TestFalcon as Falcon
 
 Run = Callable[..., Report]
 HEAD, NEURON = 1536, 96  # parameters of a unit of the tiny model
@@ -68,6 +69,15 @@ def test_a_cache_of_the_reloaded_model_has_the_bytes(run_target: Run) -> None:
     size = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     assert size == report.target["kv_cache_bytes"]["realised"] <= 70_000
     assert report.target["parameters"]["realised"] <= 40_000
+
+
+def test_a_cache_that_holds_a_copy_for_each_query_head_is_counted_so(tokenizer, text_file: Path) -> None:
+    model = random_model(Falcon.configs["gqa"])
+    text = {"dataset": str(text_file), "num_samples": 4, "seq_len": 16}
+    report = flap.prune(model, tokenizer, target={"kv_cache_bytes": 15e3, "context": 40}, **text)
+    cache = model(torch.arange(3, 43)[None], use_cache=True).past_key_values
+    size = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert size == report.target["kv_cache_bytes"]["realised"] <= 15_000
 
 
 def test_a_masked_model_has_the_sliced_one_s_plan(run_target: Run, tmp_path: Path) -> None:
