@@ -427,6 +427,16 @@ def test_packed_weights_are_refused_before_anything_else(
         flap.prune(model, tokenizer, dataset="absent.txt")
 
 
+def test_rounded_rotary_frequencies_are_refused_where_a_checkpoint_is_written(
+    tokenizer: PreTrainedTokenizerFast, text: dict, tmp_path: Path
+) -> None:
+    saving = {"overrides": ("checkpoint.save=true", f"checkpoint.dir={tmp_path / 'kept'}"), **text}
+    with pytest.raises(ValueError, match=r"^model: its rotary frequencies are rounded.*checkpoint\.save=false"):
+        flap.prune(tiny_model("llama-gqa").to(torch.bfloat16), tokenizer, **saving)
+    assert not list(tmp_path.iterdir())
+    assert flap.prune(tiny_model("llama-gqa").to(torch.bfloat16), tokenizer, **text).layers
+
+
 def test_a_model_with_adapters_is_refused_before_anything_else(tokenizer: PreTrainedTokenizerFast) -> None:
     model = inject_adapter_in_model(LoraConfig(target_modules=["q_proj"]), tiny_model("llama-gqa"))
     with pytest.raises(ValueError, match=r"^model: it has adapters, as LoRA; expected a model after merge_and_unload"):

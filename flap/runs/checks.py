@@ -39,6 +39,20 @@ def check_trainable(recovery: Recovery, source: ModelSource, adapter: ModelAdapt
     recovery.check(adapter, processes)
 
 
+def check_reloads(source: ModelSource) -> None:
+    """Check that a checkpoint of a loaded model would compute what the model does in memory.
+
+    Raises:
+        ValueError: its rotary frequencies, which are in no file, are rounded; a reload has them in float32.
+    """
+    buffers = source.skeleton().named_buffers() if source.loaded else ()
+    if any(name.endswith("inv_freq") and buffer.itemsize < 4 for name, buffer in buffers):
+        raise ValueError(
+            "model: its rotary frequencies are rounded, as by model.to(dtype), so a checkpoint would compute something "
+            "else; expected one from from_pretrained(dtype=…), or checkpoint.save=false"
+        )
+
+
 def check_comparable(comparisons: Sequence[SideBySide], source: ModelSource, saved: bool) -> None:
     """Check that the dense model, and a checkpoint for other engines, are there when both are measured side by side.
 

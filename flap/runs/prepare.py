@@ -15,7 +15,14 @@ from flap.models.shapes import shapes_of
 from flap.recovery import check_room_to_train
 from flap.results import Report, described
 from flap.results.configs import changes_of_the_model, differences
-from flap.runs.checks import check_budget, check_comparable, check_processes, check_timed, check_trainable
+from flap.runs.checks import (
+    check_budget,
+    check_comparable,
+    check_processes,
+    check_reloads,
+    check_timed,
+    check_trainable,
+)
 from flap.runs.choices import Choices, choose
 from flap.runs.forecast import Forecast
 from flap.runs.free_memory import FreeMemory
@@ -132,6 +139,7 @@ def _check_room(run: Run, adapter: ModelAdapter, stages: Callable[[Ledger], Any]
     if run.choices.recovery is not None:
         check_room_to_train(run.choices.recovery, adapter, budget.ratio, source.dtype, source.device)
     if config.checkpoint.save:
+        check_reloads(source)
         remove_leftovers(run.target)
         check_target(run.target, run.replaces_checkpoint, Path(source.path) if source.path else None)
     left = working_folder(run.cache.root, run.keys.workspace)
