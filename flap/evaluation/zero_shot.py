@@ -76,11 +76,10 @@ class ZeroShot(Evaluator):
             ValueError: a task is unknown, its documents cannot be read, or it does not support `num_fewshot`; or the
                 tokenizer has no token for what the tasks begin or end with.
         """
-        if all(getattr(tokenizer, name) is None for name in self.needs_token):
-            names = " or ".join(name.removesuffix("_token_id").upper() for name in self.needs_token)
-            require(
-                False, f"{self.section}.tasks", self.tasks, f"none of these tasks: they take a tokenizer with {names}"
-            )
+        has_token = any(getattr(tokenizer, name) is not None for name in self.needs_token)
+        names = " or ".join(name.removesuffix("_token_id").upper() for name in self.needs_token)
+        allowed = f"none of these tasks: they take a tokenizer with {names}"
+        require(has_token, f"{self.section}.tasks", self.tasks, allowed)
         try:
             with seeded(self.seed):  # some tasks shuffle their answers when they are loaded
                 tasks = load_tasks(expand(self.tasks), self.source)

@@ -21,7 +21,7 @@ class LoadedSource(ModelSource):
     """A model that the caller has loaded.
 
     Raises:
-        ValueError: its weights are packed, as 4-bit ones are.
+        ValueError: its weights are packed, as 4-bit ones are, or it has adapters.
     """
 
     loaded = True

@@ -31,7 +31,7 @@ class Recovery:
     learning_rate: float  # of AdamW at its highest, above 0; times each tensor's root mean square if there is no rank
     rank: int | None = None  # of low-rank updates, 1 or more; None: all weights but embeddings and head are trained
     seq_len: int = 256  # tokens in a window, 2 or more
-    batch_size: int | None = 8  # windows a step, a multiple of the number of processes; None: as few as have STEP
+    batch_size: int | None = 8  # windows a step, a multiple of the processes; None: as few as have STEP tokens
     words: int | None = None  # likeliest words that count exactly, the others as one; 1 or more; None: all words
     patience: int = 2  # evaluations without a new best after which training ends, 1 or more
     gradient_checkpointing: bool = False  # True: activations are computed again, not kept: less memory, more time
@@ -65,8 +65,8 @@ class Recovery:
     @property
     def windows_a_step(self) -> int:
         """The windows that one step is made from, as many in each process."""
-        few, all_ = math.ceil(STEP / (self.seq_len * ranks.size())), self.tokens // self.seq_len // ranks.size()
-        return self.batch_size or max(1, min(few, all_)) * ranks.size()
+        enough, most = math.ceil(STEP / (self.seq_len * ranks.size())), self.tokens // self.seq_len // ranks.size()
+        return self.batch_size or max(1, min(enough, most)) * ranks.size()
 
     @property
     def tokens_a_step(self) -> int:

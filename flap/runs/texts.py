@@ -26,9 +26,8 @@ def read_texts(
         wanted = Wanted(own.num_samples, own.lengths, config.seed, own.bos)
         texts["calibration"] = read_windows("calibration", own.dataset, tokenizer, wanted, max_length)
     if choices.vocabulary is not None and (choices.vocabulary.dataset or not choices.need_windows):
-        section, dataset = "vocabulary", choices.vocabulary.dataset
-        if not dataset:
-            section, dataset = "calibration", own.dataset
+        section = "vocabulary" if choices.vocabulary.dataset else "calibration"
+        dataset = choices.vocabulary.dataset or own.dataset
         allowed = "texts or files; the model's own text is counted where calibration windows are read that have it"
         found = read_parts(section, dataset, tokenizer, Wanted(1, [2], config.seed, own.bos))  # no window is drawn
         require(found.to_write is None, f"{section}.dataset", SELF, allowed)

@@ -99,7 +99,7 @@ def of_several(request: Any, tmp_path_factory: pytest.TempPathFactory, models: M
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="nccl needs two CUDA devices, one a process: `make gpu`")
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="takes two CUDA devices: nccl refuses two processes on one")
 def test_all_gpus_give_the_result_of_one(models: Models, text_file: Path, tmp_path: Path) -> None:
     folders = []
     for size in (1, torch.cuda.device_count()):
