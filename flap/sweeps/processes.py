@@ -157,6 +157,8 @@ def _end_lost(silent: list[str], speaks: bool) -> None:
 def _end(line: str, error: Exception | None = None) -> None:
     if _run_dir:
         note_failure(_run_dir, line)
+    if not (ranks.first() and error):
+        print(file=sys.stderr)  # the first process may be within the line of a progress bar
     if ranks.first() and _run_dir:  # else no log has been opened
         log.error("%s", line, exc_info=error)
     else:
