@@ -2,7 +2,8 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import product
 from typing import Any, TypedDict, Unpack, cast
@@ -62,11 +63,18 @@ def prune(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **options:
             "vocabulary=trim" also changes the tokenizer in place
 
     Nothing is measured, saved or cached unless `overrides` ask for it: "eval=perplexity", "checkpoint.save=true" with
-    "checkpoint.dir=…", "use_cache=true". Random states are not changed.
+    "checkpoint.dir=…", "use_cache=true". Random states are not changed, and modules stay in the mode that they are in.
 
     Raises:
-        ValueError: bad input, in one line that names the field; the model is as it was.
+        ValueError: bad input, in one line that names the field; the model is as it was, unless a layer's activations
+            are not finite, which is found after layers before it have been pruned.
     """
+    require(
+        isinstance(options.get("target"), Mapping | None),
+        "target",
+        options.get("target"),
+        'a mapping, as {"bytes": 200e6}',
+    )
     source, given = LoadedSource(model, tokenizer), cast(dict[str, Any], {"method": "flap", **options})
     overrides, ratio, target = given.pop("overrides", ()), given.pop("ratio", None), given.pop("target", None)
     groups = {group: given.pop(group, None) for group in ("metric", "structure", "compensation", "method")}
@@ -79,13 +87,40 @@ def prune(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **options:
     config = replace(_compose([*names, *FIXED, *overrides], values), model=source.described, **objects)
     _check_shared(config, objects)
     config.method = name_method(config)
-    with torch.inference_mode(False):  # an exchange takes gradients
+    with _plain_torch(source.device.type), _modes_restored(model):
         return run(config, None, source=source)
+
+
+@contextmanager
+def _plain_torch(device: str) -> Iterator[None]:
+    """Give the block torch's own defaults, as a process of the command line has them; the caller's come back."""
+    dtype = torch.get_default_dtype()
+    on_cpu = nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
+    torch.set_default_dtype(torch.float32)
+    try:
+        # an exchange takes gradients
+        with torch.inference_mode(False), torch.autocast(device, enabled=False), on_cpu:
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
+
+
+@contextmanager
+def _modes_restored(model: PreTrainedModel) -> Iterator[None]:
+    """Put each module back into training mode that was in it; one that is made in the block is in the model's."""
+    modes, mode = {module: module.training for module in model.modules()}, model.training
+    try:
+        yield
+    finally:
+        for module in model.modules():
+            module.training = modes.get(module, mode)
 
 
 def _check_overrides(overrides: Sequence[str], objects: Iterable[str], values: Iterable[str]) -> None:
     """Check that overrides set none of these groups and keys: they would be dropped, and yet reported."""
+    require(not isinstance(overrides, str), "overrides", overrides, "a list of such texts")
     settled = {"model": "it is loaded already", "tracking": "only runs of the command line are tracked"}
+    settled |= {"hydra": "only runs of the command line have a folder"}
     settled |= dict.fromkeys(objects, "it is an object, which has its options itself")
     settled |= dict.fromkeys(values, "a keyword sets it")
     for override, (name, reason) in product(overrides, settled.items()):

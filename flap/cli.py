@@ -105,6 +105,8 @@ def _run(config: DictConfig, run_dir: Path) -> None:
     if not ranks.first():  # the first one tells of the run
         run(checked, run_dir, keep_dense=in_one_process)
         return
+    if not checked.checkpoint.save and (old := run_dir / "checkpoint").exists():
+        log.warning("%s: of an earlier run, whose report is replaced; checkpoint.save=false leaves it as it is", old)
     write_status(run_dir, "running")
     with progress_file(run_dir), tracking.start(asdict(checked), run_dir, _job_info(checked, run_dir)) as tracked:
         report = run(checked, run_dir, keep_dense=in_one_process)

@@ -1,11 +1,14 @@
 """The same work from Python: flap.prune and flap.load on a model in memory."""
 
+import importlib
 import json
 import random
+import sys
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -27,6 +30,8 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.quantizers import AutoHfQuantizer
 from transformers.utils.logging import get_logger
 
@@ -346,6 +351,7 @@ def test_any_value_is_passed_on_as_it_is(tokenizer: PreTrainedTokenizerFast, tex
         ({"num_samples": None}, "calibration.num_samples: field 'calibration.num_samples' is not Optional$"),
         ({"dataset": {1, 2}}, "calibration.dataset: Value 'set' is not a supported primitive type$"),
         ({"target": {"weight": 3}}, "target.weight: unknown key; "),
+        ({"target": "bytes=1e5"}, "target=bytes=1e5: expected a mapping, as "),
         ({"metric": WIFV}, "metric=<class .*WIFV'>: expected one of the names"),
         (
             {"structure": ALAM(), "overrides": ("round_to=8",)},
@@ -364,6 +370,8 @@ def test_any_value_is_passed_on_as_it_is(tokenizer: PreTrainedTokenizerFast, tex
             "overrides: .*: expected no model here, because it is loaded already",
         ),
         ({"overrides": ("tracking=wandb",)}, "overrides: tracking=wandb: expected no tracking here"),
+        ({"overrides": ("hydra.run.dir=x",)}, "overrides: hydra.run.dir=x: expected no hydra here"),
+        ({"overrides": "eval=none"}, "overrides=eval=none: expected a list of such texts"),
         ({"overrides": ("checkpoint.save=true",)}, "checkpoint.dir=None: expected a folder for the checkpoint"),
         ({"dataset": "absent.txt"}, "calibration.dataset=absent.txt: no such file"),
         ({"overrides": ("structure=AL-MM", "structure.remove_heads=3")}, "structure.remove_heads=3: .*in steps of 2"),
@@ -381,6 +389,15 @@ def test_bad_input_is_a_value_error_in_one_line_and_changes_nothing(
     assert not GlobalHydra.instance().is_initialized()
 
 
+class Doubled(LlamaForCausalLM):
+    """A class whose logits the class of the pruned model would not have."""
+
+    def forward(self, *args: Any, **options: Any) -> Any:
+        output = super().forward(*args, **options)
+        output.logits *= 2
+        return output
+
+
 @pytest.mark.parametrize(
     ("unsupported", "words"),
     [
@@ -390,8 +407,12 @@ def test_bad_input_is_a_value_error_in_one_line_and_changes_nothing(
         ),
         (lambda: LlamaForSequenceClassification(ARCHITECTURES["llama-gqa"]), "LlamaForSequenceClassification"),
         (lambda: LlamaModel(ARCHITECTURES["llama-gqa"]), "LlamaModel"),
+        (
+            lambda: Doubled(ARCHITECTURES["llama-gqa"]),
+            "Doubled has a forward of its own, .*; expected LlamaForCausalLM",
+        ),
     ],
-    ids=["family", "head", "no-head"],
+    ids=["family", "head", "no-head", "forward"],
 )
 def test_an_unsupported_architecture_is_refused_and_not_changed(
     unsupported: Callable[[], PreTrainedModel], words: str, tokenizer: PreTrainedTokenizerFast, text: dict
@@ -456,6 +477,110 @@ def test_it_works_inside_another_hydra_application(
     with initialize_config_dir(str(tmp_path), version_base="1.3"):
         flap.prune(tiny_model("llama-gqa"), tokenizer, **text)
         assert compose("app").lr == 0.1  # the application's own configs are where they were
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda tokenizer: ("gpt2", tokenizer), "model=str: expected a model of transformers that is loaded already"),
+        (lambda tokenizer: (tiny_model("llama-gqa"), None), "tokenizer=None: expected the tokenizer of the model"),
+        (lambda tokenizer: (tiny_model("llama-gqa").to("meta"), tokenizer), "model: its weights are on meta; expected"),
+    ],
+    ids=["name", "no tokenizer", "meta"],
+)
+def test_what_is_no_loaded_model_with_its_tokenizer_is_refused(
+    make: Callable[[object], tuple], words: str, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    with pytest.raises(ValueError, match=f"^{words}"):
+        flap.prune(*make(tokenizer))
+
+
+def test_a_size_in_bytes_takes_weights_of_one_type(tokenizer: PreTrainedTokenizerFast, text: dict) -> None:
+    model = tiny_model("llama-gqa")
+    model.model.norm.bfloat16()
+    with pytest.raises(ValueError, match=r"^target\.bytes=150000.0: .*several types \(bfloat16, float32\)"):
+        flap.prune(model, tokenizer, target={"bytes": 150e3}, **text)
+
+
+@pytest.mark.parametrize("method", ["flap", "flap_plus"])
+def test_defaults_of_torch_change_nothing_and_stay(method: str, tokenizer: PreTrainedTokenizerFast, text: dict) -> None:
+    expected, model = tiny_model("llama-gqa"), tiny_model("llama-gqa")
+    flap.prune(expected, tokenizer, method=method, **text)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.device("meta"):
+        torch.set_default_dtype(torch.float16)
+        try:
+            flap.prune(model, tokenizer, method=method, **text)
+            assert torch.empty(0).dtype == torch.float16 and torch.empty(0).device.type == "meta"
+            assert torch.is_autocast_enabled("cpu")
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert torch.equal(logits(model), logits(expected))
+
+
+def test_modules_stay_in_their_mode(tokenizer: PreTrainedTokenizerFast, text: dict) -> None:
+    model = tiny_model("llama-gqa").train()
+    model.model.layers[0].eval()
+    before = {name: module.training for name, module in model.named_modules()}
+    flap.prune(model, tokenizer, **text)
+    assert {name: module.training for name, module in model.named_modules()} == before
+
+
+def test_models_that_share_a_config_lose_no_layers_together(tokenizer: PreTrainedTokenizerFast, text: dict) -> None:
+    config = deepcopy(ARCHITECTURES["llama-gqa"])
+    config.num_hidden_layers, config.layer_types = 4, None
+    one, other = LlamaForCausalLM(config).eval(), LlamaForCausalLM(config).eval()
+    dropping = ("structure.layers=only", "structure.levels=[0.5]")
+    report = flap.prune(one, tokenizer, ratio=0.25, method="flap_plus", overrides=dropping, **text)
+    assert len(one.model.layers) == one.config.num_hidden_layers == 3 and len(report.layers) == 4
+    assert len(other.model.layers) == other.config.num_hidden_layers == 4
+
+
+def test_the_cache_knows_code_of_the_callers(tokenizer: PreTrainedTokenizerFast) -> None:
+    def found(model: PreTrainedModel) -> dict:
+        return LoadedSource(model, tokenizer).fingerprint
+
+    model = tiny_model("llama-gqa")
+    assert found(model) == found(model)
+    plain = found(model)
+    model.set_attn_implementation("eager")
+    assert found(model) == found(model) != plain
+    hook = model.model.layers[0].register_forward_hook(lambda module, args, output: output)
+    assert found(model) != found(model)
+    hook.remove()
+    assert found(model) == found(model)
+    ALL_ATTENTION_FUNCTIONS.register("mine", lambda *args, **options: sdpa_attention_forward(*args, **options))
+    model.set_attn_implementation("mine")
+    assert found(model) != found(model)
+
+
+MINE = """from dataclasses import dataclass
+
+import torch
+
+from flap.importance import Metric
+
+
+@dataclass(frozen=True)
+class Mine(Metric):
+    def score(self, weight_OI, statistics):
+        return torch.arange(weight_OI.shape[1]).float()
+"""
+
+
+def test_the_cache_knows_an_edited_metric(
+    tokenizer: PreTrainedTokenizerFast, text: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    cached = "use_cache=true", f"cache_dir={tmp_path / 'cache'}", "structure=search", "structure.tokens=64"
+    found = []
+    for source in (MINE, MINE, MINE.replace("float()", "float().flip(0)")):
+        (tmp_path / "mymetric.py").write_text(source)
+        monkeypatch.delitem(sys.modules, "mymetric", raising=False)
+        importlib.invalidate_caches()
+        model, metric = tiny_model("llama-gqa"), importlib.import_module("mymetric").Mine()
+        flap.prune(model, tokenizer, ratio=0.4, metric=metric, overrides=cached, **text)
+        found.append(logits(model))
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
 
 
 def test_loading_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def test_without_a_network_the_command_prints_one_line(saved: Saved) -> None:
     [
         ("flap.json", "no checkpoint of flap, flap.json is missing"),
         ("config.json", "no checkpoint of flap, config.json is missing"),
-        ("model.safetensors", r"no \*\.safetensors in this directory"),
+        ("model.safetensors", r"no model\.safetensors in this directory"),
     ],
 )
 def test_what_is_no_whole_checkpoint_is_not_uploaded(

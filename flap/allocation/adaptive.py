@@ -117,7 +117,7 @@ def _room(budget: Budget) -> list[float]:
 def _keep(to_keep: float, blocks: Sequence[Blocks]) -> tuple[Tensor, ...]:
     """Return the masks of the kept blocks, from one ranking of all, which keeps `fewest` of each layer at least."""
     scores = [one.score_B for one in blocks]
-    price_B = torch.cat([torch.full((len(one.score_B),), one.price) for one in blocks])
+    price_B = torch.cat([torch.full((len(one.score_B),), one.price, dtype=torch.float64) for one in blocks])
     kept_B = affordable(torch.cat(scores), price_B, best_of_each(scores, [one.fewest for one in blocks]), to_keep)
     return torch.split(kept_B, list(map(len, scores)))
 

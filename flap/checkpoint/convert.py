@@ -4,10 +4,10 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from flap.checkpoint.stock import NOT_SHARED, fill_biases, stock_class, stock_config, whole_config
+from flap.checkpoint.stock import NOT_SHARED, fill_biases, stock_config, whole_config
 from flap.modeling import modeling_flap
 from flap.modeling.register import architecture_name, register_models
-from flap.models import ModelAdapter, PlacedModel
+from flap.models import ModelAdapter, PlacedModel, stock_class
 
 _REPLACED = (
     *NOT_SHARED, "per_layer_config", "allow_global_per_layer_attribute_access", "attention_output_bias",

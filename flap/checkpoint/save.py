@@ -17,14 +17,17 @@ from flap.checkpoint.card import is_ours
 from flap.config import gigabytes, one_line
 from flap.models import PlacedModel, open_checkpoint
 from flap.storage import read_json, to_json
-from flap.storage.atomic_files import atomic_directory
+from flap.storage.atomic_files import atomic_directory, is_scratch
 
 LABEL = "flap.json"  # says that a directory is a checkpoint of this program
-OWN_FOLDERS = ("mlx", "mlx-*bit", "onnx", "openvino", "compressed-tensors-*")  # of exports in a checkpoint's directory
+OWN_FOLDERS = (  # of exports in a checkpoint's directory, and of a tokenizer with several templates
+    "mlx", "mlx-*bit", "onnx", "openvino", "compressed-tensors-*", "additional_chat_templates",
+)  # fmt: skip
 OWN_FILES = (  # of a checkpoint's directory that this program writes
-    "model*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json", "tokenizer*",
-    "special_tokens_map.json", "added_tokens.json", "merges.txt", "vocab.*", "*.jinja", "*processor_config.json",
-    "modeling_flap.py", LABEL, "model-*.gguf", "Modelfile",
+    "model*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json", "tokenizer.json",
+    "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "merges.txt",
+    "vocab.json", "vocab.txt", "*.jinja", "*processor_config.json", "modeling_flap.py", LABEL, "model-*.gguf",
+    "Modelfile",
 )  # fmt: skip
 
 
@@ -50,7 +53,7 @@ def check_target(directory: Path, overwrite: bool, model: Path | None = None) ->
 
     Raises:
         ValueError: the directory cannot be made, is not empty and `overwrite` is false, holds no checkpoint of this
-            program, or is, contains or lies inside that of the dense model.
+            program, has no name, or is, contains or lies inside that of the dense model.
     """
     nearest = next(path for path in (directory, *directory.absolute().parents) if os.path.lexists(path))
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
@@ -62,6 +65,8 @@ def check_target(directory: Path, overwrite: bool, model: Path | None = None) ->
                 f"checkpoint.dir={directory}: expected a directory that is not, holds or lies inside that of the model "
                 f"({model}), which has to stay"
             )
+    if directory.name in ("", ".."):
+        raise ValueError(f"checkpoint.dir={directory}: expected the name of a folder, which is replaced as a whole")
     if not directory.is_dir() or not any(directory.iterdir()):
         return
     if not overwrite:
@@ -134,10 +139,13 @@ def save(
 def _carry_over(old: Path, new: Path) -> None:
     """Copy files that this program did not write from the checkpoint that is replaced to the new one."""
     for path in sorted(old.iterdir()) if old.is_dir() else ():
-        written = is_own(f"{path.name}/*" if path.is_dir() else path.name) or is_ours(path)
-        if not written and not (new / path.name).exists():
-            copy = shutil.copytree if path.is_dir() else shutil.copy2
-            copy(path, new / path.name)
+        own = is_own(f"{path.name}/*" if path.is_dir() else path.name) or is_ours(path) or is_scratch(path.name)
+        if own or os.path.lexists(new / path.name):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.copytree(path, new / path.name, symlinks=True)
+        else:
+            shutil.copy2(path, new / path.name, follow_symlinks=False)
 
 
 def _verify_or_keep(model: PlacedModel, scratch: Path, directory: Path) -> None:

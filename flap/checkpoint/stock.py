@@ -9,18 +9,13 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from flap.modeling.modeling_flap import KERNEL_MULTIPLE
-from flap.models import ModelAdapter, PlacedModel, adapt
+from flap.models import ModelAdapter, PlacedModel, adapt, stock_class
 from flap.models.refreshed_experts import experts_fit_kernel
 
 # Config keys that add biases to Linears.
 BIAS_FLAGS = ("attention_bias", "mlp_bias", "use_bias", "enable_bias", "attention_out_bias", "bias")
 # Config keys that belong to a class or a file and not to the model.
 NOT_SHARED = ("model_type", "architectures", "transformers_version", "auto_map", "quantization_config")
-
-
-def stock_class(cls: type) -> Any:
-    """Return the class of transformers that this class is, or derives from."""
-    return next(base for base in cls.__mro__ if base.__module__.startswith("transformers."))
 
 
 def stock_config(adapter: ModelAdapter, shared: dict[str, Any]) -> PreTrainedConfig:
@@ -34,11 +29,12 @@ def stock_config(adapter: ModelAdapter, shared: dict[str, Any]) -> PreTrainedCon
     """
     widths: dict[str, int] = {}
     for i in range(len(adapter.layers)):
-        if any(widths.setdefault(name, width) != width for name, width in adapter.widths(i).items()):
+        of_layer = adapter.widths(i)
+        if any(widths.setdefault(name, width) != width for name, width in of_layer.items()):
             raise ValueError("layers differ in width")
-        if adapter.widths(i).get("num_attention_heads") == 0:
+        if of_layer.get("num_attention_heads") == 0:
             raise ValueError("a layer has no attention heads")
-        if "kept_experts" in adapter.widths(i):
+        if "kept_experts" in of_layer:
             raise ValueError("constants answer for experts that left")
         if not experts_fit_kernel(adapter.mlp(i)):
             raise ValueError(f"experts whose width is no multiple of {KERNEL_MULTIPLE} need another kernel")

@@ -17,6 +17,7 @@ from flap.evaluation.efficiency import Efficiency
 from flap.evaluation.engine_process import MODULES, Engine, check_installed
 from flap.evaluation.errors import standard_error
 from flap.models import distinct_parameters
+from flap.models.weights import tensor_files
 from flap.storage.progress import progress
 from flap.storage.tensor_headers import tensor_shapes
 
@@ -126,4 +127,4 @@ class Serving(Evaluator):
 
 def _parameters(checkpoint: Path) -> int:
     """Return how many parameters are in the files of a checkpoint."""
-    return sum(prod(shape) for file in checkpoint.glob("*.safetensors") for shape in tensor_shapes(file).values())
+    return sum(prod(shape) for file in {*tensor_files(checkpoint).values()} for shape in tensor_shapes(file).values())

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, PreT
 from flap.checkpoint.fp8 import dequantised
 from flap.config import one_line
 from flap.models import read_config
-from flap.models.weights import check_weights
+from flap.models.weights import check_weights, tensor_files
 from flap.storage.tensor_headers import tensor_shapes
 
 NO_CONSTANTS = "transformers and vLLM alone have constants in place of experts; prune with compensation=none or bias"
@@ -73,14 +73,14 @@ class Shards:
         """Return the files and shapes of a checkpoint's tensors, from the headers of its safetensors files.
 
         Raises:
-            ValueError: there is no safetensors file, one is damaged, or the index names a tensor that no file has.
+            ValueError: there is no file, one is damaged, or the index names a tensor that no file has.
         """
         try:
             check_weights(checkpoint)
         except ValueError as error:
             raise ValueError(f"{checkpoint}: {error}") from error
-        by_file = {shard: tensor_shapes(shard) for shard in sorted(checkpoint.glob("*.safetensors"))}
-        files = {name: shard for shard, shapes in by_file.items() for name in shapes}
+        files = tensor_files(checkpoint)
+        by_file = {shard: tensor_shapes(shard) for shard in sorted(set(files.values()))}
         shapes = {name: shape for shapes in by_file.values() for name, shape in shapes.items()}
         return cls(files, {name: shape for name, shape in shapes.items() if not name.endswith("_scale_inv")})
 

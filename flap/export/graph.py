@@ -29,16 +29,19 @@ def export_graph(checkpoint: Path, kind: str) -> Path:
     kind: a key of MODULES. The weights keep their type.
 
     Raises:
-        ValueError: there is no checkpoint, a package is missing, transformers' exporter fails on the model, or the
-            folder cannot be written.
+        ValueError: there is no checkpoint, it sees images, a package is missing, transformers' exporter fails on the
+            model, or the folder cannot be written.
     """
     check_installed(kind, *MODULES[kind])
-    _, tokenizer = read_checkpoint(checkpoint)
+    config, tokenizer = read_checkpoint(checkpoint)
+    if config.get_text_config() is not config:
+        raise ValueError(f"{kind}: takes text models; {config.model_type.removeprefix('flap_')} sees images, too")
     target = checkpoint / kind
     try:
         with atomic_directory(target, "export") as scratch:
             tokenizer.save_pretrained(scratch)
             model = load(checkpoint)
+            model.generation_config.save_pretrained(scratch)
             _trace(model, kind).save_pretrained(scratch)
             if kind == "onnx":
                 write_genai_config(scratch, model)

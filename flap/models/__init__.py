@@ -3,7 +3,7 @@
 from flap.models.adapter import ModelAdapter
 from flap.models.block import Block, Pair
 from flap.models.empty_attention import may_lose_all_heads, run_empty_attention
-from flap.models.families import adapt, find_family, sees_images
+from flap.models.families import adapt, find_family, sees_images, stock_class
 from flap.models.find import find_by_config, find_model
 from flap.models.forward import Batch, Seen
 from flap.models.from_pretrained import read_config, read_model
@@ -22,5 +22,5 @@ __all__ = [
     "WholeExperts", "adapt",
     "base_facts", "distinct_parameters", "find_by_config", "find_family", "find_model", "may_lose_all_heads",
     "open_checkpoint", "packaged_gguf", "products_in", "read_config", "read_model", "run_empty_attention",
-    "running_device", "sees_images",
+    "running_device", "sees_images", "stock_class",
 ]  # fmt: skip

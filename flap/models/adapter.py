@@ -138,7 +138,11 @@ class ModelAdapter:
 
     def drop(self, layers: Collection[int]) -> None:
         """Remove whole layers from the model; the others, and what the config says of each, move up."""
-        count = len(self.layers)
+        count, shared = len(self.layers), self.config
+        self.model.config = copy.deepcopy(shared)  # which another model may have, too
+        for module in self.model.modules():
+            if getattr(module, "config", None) is shared:
+                module.config = self.config
         kept = [i for i in range(count) if i not in layers]
         parent, _, name = self.family.layers.rpartition(".")
         left = nn.ModuleList(self.layers[i] for i in kept)

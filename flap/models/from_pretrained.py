@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
@@ -19,9 +20,15 @@ def read_config(path: str | Path, **options: Any) -> PreTrainedConfig:
 
     Auto classes then know its models: those of a pruned architecture are registered once its config is read, because
     to import those of all takes half a second.
+
+    Raises:
+        ValueError: it cannot be read, or a value is of another type than its key takes.
     """
     register_configs()
-    config = AutoConfig.from_pretrained(path, **options)
+    try:
+        config = AutoConfig.from_pretrained(path, **options)
+    except StrictDataclassError as error:
+        raise ValueError(f"config.json: {one_line(error, 300)}") from error
     register_models(type(config))
     return config
 

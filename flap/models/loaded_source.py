@@ -2,13 +2,16 @@
 
 from collections.abc import Callable
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
+from uuid import uuid4
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from flap.config import ModelConfig
+from flap.config import ModelConfig, require
 from flap.models.offload import is_spread, running_device, weights_digest
 from flap.models.placement import PlacedModel, Resident, Spread
 from flap.models.placement.resident import copy_sharing_tensors
@@ -21,7 +24,8 @@ class LoadedSource(ModelSource):
     """A model that the caller has loaded.
 
     Raises:
-        ValueError: its weights are packed, as 4-bit ones are, or it has adapters.
+        ValueError: it is none of transformers, its weights are packed, as 4-bit ones are, or on meta, it has adapters,
+            or there is no tokenizer.
     """
 
     loaded = True
@@ -29,8 +33,11 @@ class LoadedSource(ModelSource):
     trust_remote_code = False
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        expected = "a model of transformers that is loaded already, as by AutoModelForCausalLM.from_pretrained"
+        require(isinstance(model, PreTrainedModel), "model", type(model).__name__, expected)
+        require(isinstance(tokenizer, PreTrainedTokenizerBase), "tokenizer", tokenizer, "the tokenizer of the model")
         check_plain(model)
-        self.model, self._tokenizer = model, tokenizer
+        self.model, self._tokenizer, self._code = model, tokenizer, uuid4().hex
         self.config, self.device = model.config, running_device(model)
         self.path = str(getattr(self.config, "_name_or_path", ""))
         self.placed = Spread if is_spread(model) else Resident
@@ -57,11 +64,15 @@ class LoadedSource(ModelSource):
 
         The caller may have changed the weights since they were read, so the path does not tell. Reading them
         takes less time than one pass of calibration, and what is stored is found again for equal weights alone.
+        Where code of the caller's takes part, nothing is found again: code may change under its name.
         """
+        text_config = self.config.get_text_config()
+        kernels = text_config._attn_implementation, text_config._experts_implementation
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         return {
             "model": type(self.model).__name__,
-            "config": digest(self.config.to_json_string(use_diff=False)),
+            "config": digest([self.config.to_json_string(use_diff=False), *kernels]),
+            **({"code": self._code} if has_own_code(self.model) else {}),
             "generation": digest(repr(self.model.generation_config)),
             "weights": weights_digest(self.model),
             "tokenizer": digest(backend.to_str() if backend else sorted(self.tokenizer.get_vocab().items())),
@@ -78,3 +89,11 @@ class LoadedSource(ModelSource):
     def reopening(self) -> Callable[[], PlacedModel]:
         """Return a function that returns a copy that shares the tensors of now; pruning makes others."""
         return partial(Resident, copy_sharing_tensors(self.model))
+
+
+def has_own_code(model: PreTrainedModel) -> bool:
+    """Return whether a model computes with code from outside its libraries: hooks, or an attention of the caller's."""
+    hooks = [one for module in model.modules() for one in (module._forward_pre_hooks, module._forward_hooks)]
+    attention = ALL_ATTENTION_FUNCTIONS.get(model.config.get_text_config()._attn_implementation)  # None: eager
+    code = [*chain.from_iterable(one.values() for one in hooks), *([attention] if attention else [])]
+    return any(not str(getattr(one, "__module__", "")).startswith("transformers.") for one in code)

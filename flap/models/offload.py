@@ -17,11 +17,17 @@ from flap.storage import digest
 
 
 def running_device(model: PreTrainedModel) -> torch.device:
-    """Return the device that runs the embeddings of a model, also where their weights wait on the host or on disk."""
+    """Return the device that runs the embeddings of a model, also where their weights wait on the host or on disk.
+
+    Raises:
+        ValueError: the weights are on meta, and wait nowhere.
+    """
     device: torch.device = model.device
     if device.type != "meta":
         return device
-    hook: Any = model.get_input_embeddings()._hf_hook
+    hook: Any = getattr(model.get_input_embeddings(), "_hf_hook", None)
+    if hook is None:
+        raise ValueError("model: its weights are on meta; expected a model whose weights are loaded")
     return torch.device(hook.execution_device)
 
 

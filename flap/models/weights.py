@@ -13,14 +13,15 @@ TYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F1
 
 
 def tensor_files(directory: Path) -> dict[str, Path]:
-    """Return the file of each tensor, by the tensor's name.
+    """Return the file of each tensor, by the tensor's name: of the same files as transformers reads.
 
     Raises:
-        ValueError: the index cannot be read.
+        ValueError: there is no file, it is damaged, or the index cannot be read.
     """
-    if not (directory / INDEX).is_file():
-        file = directory / WEIGHTS
+    if (file := directory / WEIGHTS).is_file():  # an index beside it is an older checkpoint's
         return dict.fromkeys(tensor_shapes(file), file)
+    if not (directory / INDEX).is_file():
+        raise ValueError(f"no {WEIGHTS} in this directory (pickled weights are not read)")
     try:
         weight_map = json.loads((directory / INDEX).read_text())["weight_map"]
         return {str(name): directory / file for name, file in weight_map.items()}
@@ -34,29 +35,26 @@ def stored_dtype(path: str, download: bool) -> torch.dtype | None:
     None if no file is found. path: a directory or hub id. download: get the file from the hub, as the model will be.
     """
     quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-    index = cached_file(path, INDEX, local_files_only=not download, **quiet)
-    name = min(json.loads(Path(index).read_text())["weight_map"].values()) if index else WEIGHTS
-    file = cached_file(path, name, local_files_only=not download, **quiet)
+    file = cached_file(path, WEIGHTS, local_files_only=not download, **quiet)
+    if not file and (index := cached_file(path, INDEX, local_files_only=not download, **quiet)):
+        name = min(json.loads(Path(index).read_text())["weight_map"].values())
+        file = cached_file(path, name, local_files_only=not download, **quiet)
     return next((TYPES[one] for one in tensor_types(Path(file)) if one in TYPES), None) if file else None
 
 
 def check_weights(directory: Path) -> None:
-    """Check that all safetensors files of a directory are complete. Reads only their headers.
+    """Check that the files of a directory's weights are complete. Reads only their headers.
 
     Raises:
         ValueError: there is no file, one is missing or damaged, or one lacks a tensor that the index assigns to it.
     """
-    shards = sorted(directory.glob("*.safetensors"))
-    if not shards:
-        raise ValueError("no *.safetensors in this directory (pickled weights are not read)")
-    tensors = {shard: tensor_shapes(shard) for shard in shards}
-    if not (directory / INDEX).is_file():
-        return
     files = tensor_files(directory)
-    if outside := sorted({str(file) for file in files.values() if file.parent != directory}):
+    shards = sorted(set(files.values()))
+    if outside := [str(shard) for shard in shards if shard.parent != directory]:
         raise ValueError(f"{INDEX} names {outside[0]}, which lies outside the directory")
-    if missing := sorted({file.name for file in files.values()} - {shard.name for shard in shards}):
+    if missing := [shard.name for shard in shards if not shard.is_file()]:
         raise ValueError(f"{INDEX} names {', '.join(missing)}, which is missing")
+    tensors = {shard: tensor_shapes(shard) for shard in shards}
     if absent := [name for name, file in files.items() if name not in tensors[file]]:
         first = f"{absent[0]} in {files[absent[0]].name}"
         raise ValueError(f"{INDEX} names {len(absent)} tensors that their files do not hold, as {first}")

@@ -143,7 +143,8 @@ def loading(checkpoint: Path) -> str:
 def renewed(card: str, checkpoint: Path) -> str:
     """Return a card with the section of the files that are there now, as exports made later."""
     before, found, rest = card.partition(LOADING)
-    return before + loading(checkpoint) + rest.partition(OTHER_FORMATS)[2] if found else card
+    _, heading, after = rest.partition("\n\n## ")
+    return before + loading(checkpoint) + heading + after if found else card
 
 
 def _transformers(trust: bool, auto: str, preparing: str) -> str:

@@ -111,6 +111,11 @@ def check_budget(adapter: ModelAdapter, choices: Choices, config: FlapConfig, mo
         adds = choices.compensation.adds_bias
         biases = Biases(adds, adds and choices.structure.layer_by_layer and takes_output_biases(adapter))
         itemsize, context = model.dtype.itemsize, model.max_length
+        types = {str(one.dtype).removeprefix("torch.") for one in adapter.model.parameters()} if model.loaded else {""}
+        allowed = (
+            f"target.parameters instead, as the weights of this model have several types ({', '.join(sorted(types))})"
+        )
+        require(config.target.bytes is None or len(types) == 1, "target.bytes", config.target.bytes, allowed)
         bounds = bounds_of_shapes(config.target, adapter, budget.layers, itemsize, biases, context)
         trim = choices.vocabulary  # the rows of tokens that may leave are not counted before it is known which stay
         rows = costs_of_rows(adapter, itemsize, trim.named - adapter.vocab_size) if trim else {}

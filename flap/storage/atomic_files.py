@@ -1,6 +1,7 @@
 """The location of the cache, and atomic files and directories: written completely or not at all."""
 
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -88,8 +89,14 @@ def _share_and_sync(folder: Path) -> None:
     mask = os.umask(0)
     os.umask(mask)
     for file in folder.rglob("*"):
-        file.chmod((0o777 if file.is_dir() else 0o666) & ~mask)
-        sync(file)
+        if not file.is_symlink():
+            file.chmod((0o777 if file.is_dir() else 0o666) & ~mask)
+            sync(file)
+
+
+def is_scratch(name: str) -> bool:
+    """Return whether a file or folder of this name is what a process has left that was killed while it wrote."""
+    return bool(re.fullmatch(r"\..+\.[0-9a-f]{8}\.(new|old|lock)", name))
 
 
 def remove_leftovers(target: Path) -> None:

@@ -49,6 +49,24 @@ def test_overwrite_replaces_the_whole_folder(save_over: Save, old: Path, model: 
     assert [path.name for path in old.parent.iterdir()] == ["checkpoint"]
 
 
+def test_what_is_the_users_own_is_carried_over(save_over: Save, old: Path) -> None:
+    for name in ("tokenizer_notes.txt", "vocab.md"):
+        (old / name).write_text("mine")
+    (old / "notes").symlink_to("/absent/on an unmounted disk")
+    (old / ".mlx.0123abcd.new").mkdir()  # what a killed export left
+    (old / ".mlx.0123abcd.lock").write_text("")
+    save_over()
+    assert (old / "vocab.md").read_text() == (old / "tokenizer_notes.txt").read_text() == "mine"
+    assert (old / "notes").readlink() == Path("/absent/on an unmounted disk")
+    assert not list(old.glob(".mlx*"))
+
+
+@pytest.mark.parametrize("name", [".", "..", "new/.."])
+def test_a_folder_without_a_name_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"^checkpoint\.dir={name}: expected the name of a folder"):
+        check_target(Path(name), overwrite=True)
+
+
 def test_an_empty_folder_is_a_fine_target(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, all_saved: dict[str, Saved], tmp_path: Path
 ) -> None:

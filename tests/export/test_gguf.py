@@ -153,10 +153,12 @@ def test_llama_cpp_tokenizes_as_transformers_does(kind: str, tmp_path: Path) -> 
 
 def test_unused_ids_and_the_chat_template_are_written(tmp_path: Path) -> None:
     tokenizer = KINDS["llama-spm"]()
-    tokenizer.chat_template = "{{ messages[0].content }}"
+    templates = {"default": "{{ messages[0].content }}", "tools": "{{ tools }}"}
+    tokenizer.chat_template = templates
     gguf = export_gguf(checkpoint(tmp_path / "pruned", "llama-gqa", tokenizer).directory)
     fields = {name: field.contents() for name, field in GGUFReader(gguf).fields.items()}
-    assert fields["tokenizer.chat_template"] == tokenizer.chat_template
+    assert fields["tokenizer.chat_template"] == templates["default"]
+    assert fields["tokenizer.chat_template.tools"] == templates["tools"]
     tokens, types = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]
     assert tokens[: len(tokenizer)] == tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
     assert tokens[-1] == "[PAD511]" and set(types[len(tokenizer) :]) == {5}

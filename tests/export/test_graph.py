@@ -8,7 +8,16 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from flap.export.graph import export_graph
-from tests.helpers.engine_cases import CELLS, FAMILIES, FORMS, PROMPT, documented, expected_logprobs, family_checkpoint
+from tests.helpers.engine_cases import (
+    CELLS,
+    EVERY_FAMILY,
+    FAMILIES,
+    FORMS,
+    PROMPT,
+    documented,
+    expected_logprobs,
+    family_checkpoint,
+)
 from tests.helpers.graph_engines import ENGINES, greedy, logprobs
 
 ALSO = ("gpt2", "gpt_oss", "phi")  # families that are not in the table
@@ -60,6 +69,12 @@ def test_without_its_packages(kind: str, module: str, tmp_path: Path, monkeypatc
     assert_refused(
         tmp_path, kind, rf"^{kind}: needs {module}, which is not installed; pip install 'flap-pruning\[{kind}\]'"
     )
+
+
+def test_a_model_that_sees_images(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    EVERY_FAMILY["llava"].configs["mha"].save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert_refused(tmp_path, "onnx", "^onnx: takes text models; llava sees images, too$")
 
 
 def test_no_checkpoint(tmp_path: Path) -> None:

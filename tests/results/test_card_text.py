@@ -12,8 +12,8 @@ from huggingface_hub import ModelCard
 
 from flap.checkpoint.card import CARD, MARK, PLACE
 from flap.models import base_facts
-from flap.results import Report, model_card
-from flap.results.card_text import loading
+from flap.results import Report, card_text, model_card
+from flap.results.card_text import loading, renewed
 from tests.cases import tokens
 
 APACHE = {"base_model": "org/dense", "license": "apache-2.0", "language": "en"}
@@ -61,6 +61,15 @@ def test_it_names_the_base_and_its_licence(made: tuple[Report, Path]) -> None:
     card = ModelCard(model_card(*made, APACHE))
     assert (card.data.base_model, card.data.license) == ("org/dense", "apache-2.0")
     assert "`org/dense` without" in card.text and "That of the base model: apache-2.0." in card.text
+
+
+@pytest.mark.parametrize("constants", [False, True])
+def test_it_is_renewed_section_by_section(
+    constants: bool, made: tuple[Report, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(card_text, "has_constants", lambda config: constants)
+    card = model_card(*made, APACHE)
+    assert renewed(card, made[1]) == card and (card_text.OTHER_FORMATS in card) != constants
 
 
 def test_it_says_what_was_removed_and_what_stands_in_for_it(made: tuple[Report, Path]) -> None:

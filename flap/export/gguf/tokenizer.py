@@ -6,6 +6,7 @@ refused, because llama.cpp would split texts in another way than the model was t
 """
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from transformers import PreTrainedTokenizerBase
 
 from flap.config import one_line
 from flap.models import packaged_gguf
+
+log = logging.getLogger(__name__)
 
 _WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*"
@@ -145,12 +148,20 @@ def _space_prefix(normalizer: dict[str, Any], pre_tokenizer: dict[str, Any]) -> 
 def _vocabulary(
     spec: dict[str, Any], tokenizer: PreTrainedTokenizerBase, vocab_size: int
 ) -> tuple[list[str], list[int]]:
-    """Return the token and the type of each id; ids of the embedding that the tokenizer does not use get fillers."""
+    """Return the token and the type of each id; ids of the embedding that the tokenizer does not use get fillers.
+
+    Raises:
+        ValueError: a token that is used has no embedding.
+    """
     tokens = [f"[PAD{i}]" for i in range(vocab_size)]
     types = [int(TokenType.UNUSED)] * vocab_size
     byte_fallback = spec["model"]["byte_fallback"]  # bytes are tokens such as <0x0A>, and there is an unknown token
     added = {entry["id"]: entry for entry in spec["added_tokens"]}
+    used = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, tokenizer.pad_token_id}
     for token, i in tokenizer.get_vocab().items():
+        if i >= vocab_size and i in added and i not in used:
+            log.warning("gguf: token %r has no embedding in this model, and is left out", token)
+            continue  # Gemma 3 has <image_soft_token>, for the outputs of a vision tower
         if i >= vocab_size:
             raise ValueError(f"gguf: token {token!r} has id {i}, and the model has embeddings for {vocab_size} tokens")
         if byte_fallback and i == tokenizer.unk_token_id:
@@ -183,8 +194,11 @@ def _add_special(writer: GGUFWriter, tokenizer: PreTrainedTokenizerBase, ends: S
     ids = tokenizer("a").input_ids
     writer.add_add_bos_token(ids[0] == tokenizer.bos_token_id)
     writer.add_add_eos_token(ids[-1] == tokenizer.eos_token_id)
-    if isinstance(tokenizer.chat_template, str):
-        writer.add_chat_template(tokenizer.chat_template)
+    match tokenizer.chat_template:
+        case str() as template:
+            writer.add_chat_template(template)
+        case dict() as templates:
+            writer.add_chat_template([{"name": name, "template": template} for name, template in templates.items()])
 
 
 def source_gguf(model: str) -> Path | None:

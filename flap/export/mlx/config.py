@@ -11,6 +11,10 @@ MODEL_FILE = "modeling_flap_mlx.py"
 REPLACED = ("auto_map", "_name_or_path", "architectures", "per_layer_config", "layer_types", "sliding_window")
 SILU = {"hidden_act": ("silu",)}
 GELU = {"hidden_act": ("gelu", "gelu_fast", "gelu_pytorch_tanh")}  # mlx-lm has one of the formulas
+GEMMA: dict[str, tuple[Any, ...]] = {
+    "hidden_activation": ("gelu_pytorch_tanh",), "use_bidirectional_attention": (False, None),
+}  # fmt: skip
+GEMMA2_CAPS = ("attn_logit_softcapping", "final_logit_softcapping")
 SCALED = {"rope_type": ("default", "linear", "llama3")}
 UNSCALED = {"rope_type": ("default",)}
 # What mlx-lm's model of each architecture computes, by config key; it has no other way.
@@ -21,8 +25,8 @@ ARCHITECTURES: dict[str, dict[str, tuple[Any, ...]]] = {
     "qwen3": SILU | SCALED,
     "smollm3": SILU | SCALED,
     "granite": SILU | SCALED,
-    "gemma2": UNSCALED | {"hidden_activation": ("gelu_pytorch_tanh",), "tie_word_embeddings": (True,)},
-    "gemma3_text": SCALED | {"hidden_activation": ("gelu_pytorch_tanh",), "final_logit_softcapping": (None,)},
+    "gemma2": UNSCALED | GEMMA | {"tie_word_embeddings": (True,)},
+    "gemma3_text": SCALED | GEMMA | {"final_logit_softcapping": (None,)},
     "olmo2": SILU | SCALED,
     "phi3": SILU | UNSCALED,
     "starcoder2": GELU | UNSCALED,
@@ -46,6 +50,8 @@ def mlx_config(config: PreTrainedConfig) -> dict[str, Any]:
     rope, local = ropes(config)
     for name, allowed in ARCHITECTURES[model_type].items():
         check_setting("mlx", name, rope.get(name, getattr(config, name, None)), allowed)
+    for name in GEMMA2_CAPS if model_type == "gemma2" else ():
+        check_setting("mlx", f"{name} is given", getattr(config, name) is not None, (True,))
     rotated = rope.get("partial_rotary_factor", 1.0)
     return {name: value for name, value in config.to_dict().items() if name not in REPLACED} | {
         "model_type": model_type,

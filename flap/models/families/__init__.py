@@ -60,22 +60,39 @@ def auto_class(config: PreTrainedConfig) -> Any:
     return AutoModelForImageTextToText if sees_images(config) else AutoModelForCausalLM
 
 
+def stock_class(cls: type) -> Any:
+    """Return the class of transformers that this class is, or derives from."""
+    return next(base for base in cls.__mro__ if base.__module__.startswith("transformers."))
+
+
 def adapt(model: PreTrainedModel, whole_experts: bool = False, constants: bool = False) -> ModelAdapter:
     """Return the adapter of a loaded model. whole_experts: the units of experts are whole experts.
 
     constants: then routers stay as they are, and a constant answers for an expert that leaves.
 
     Raises:
-        ValueError: the architecture is not supported, the model has no language model head, or it has no experts that
-            can leave whole.
+        ValueError: the architecture is not supported, the model has no language model head or computes something of
+            its own, or it has no experts that can leave whole.
     """
     family = find_family(model.config)
     head = "ForConditionalGeneration" if sees_images(model.config) else "ForCausalLM"
-    if not type(model).__name__.endswith((head, "LMHeadModel")):
+    if not stock_class(type(model)).__name__.endswith((head, "LMHeadModel")):
         raise ValueError(f"model: {type(model).__name__} has no language model head; expected a …{head} class")
+    for one in (model, model.base_model):
+        _check_forward(type(one))
     if whole_experts:
         _check_whole_experts(family, model, constants)
     return MixtureAdapter(model, family, whole_experts, constants) if family.experts else ModelAdapter(model, family)
+
+
+def _check_forward(cls: type) -> None:
+    """Check that a class computes what that of transformers does, whose place is taken by the pruned model's class."""
+    stock = stock_class(cls)
+    if cls.forward is not stock.forward:  # type: ignore[attr-defined]
+        raise ValueError(
+            f"model: {cls.__name__} has a forward of its own, which the pruned model would not have; expected "
+            f"{stock.__name__} of transformers"
+        )
 
 
 def _check_whole_experts(family: Family, model: PreTrainedModel, constants: bool) -> None:

@@ -1,0 +1,37 @@
+"""Which files of a directory hold the weights: those that transformers reads."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from flap.export.checkpoint import Shards
+from flap.models.weights import INDEX, check_weights, tensor_files
+from tests.cases import tiny_model
+
+EMBEDDINGS = "model.embed_tokens.weight"
+
+
+def test_a_file_beside_the_weights_is_not_read(tmp_path: Path) -> None:
+    model = tiny_model("llama-gqa")
+    model.save_pretrained(tmp_path)
+    save_file({EMBEDDINGS: torch.full((96, 32), 7.0), "lora_A": torch.ones(2)}, tmp_path / "previous.safetensors")
+    shards = Shards.open(tmp_path)
+    assert torch.equal(shards.read(EMBEDDINGS), model.state_dict()[EMBEDDINGS])
+    assert set(shards.files.values()) == {tmp_path / "model.safetensors"} and "lora_A" not in shards.shapes
+
+
+def test_the_index_of_an_older_save_is_not_read(tmp_path: Path) -> None:
+    model = tiny_model("llama-gqa")
+    model.save_pretrained(tmp_path, max_shard_size="40KB")
+    assert (tmp_path / INDEX).is_file() and len(set(tensor_files(tmp_path).values())) > 1
+    model.save_pretrained(tmp_path)  # removes the shards, and leaves their index
+    check_weights(tmp_path)
+    assert set(tensor_files(tmp_path).values()) == {tmp_path / "model.safetensors"}
+
+
+def test_without_weights(tmp_path: Path) -> None:
+    (tmp_path / "pytorch_model.bin").write_text("")
+    with pytest.raises(ValueError, match=r"^no model\.safetensors in this directory \(pickled weights are not read\)$"):
+        check_weights(tmp_path)
