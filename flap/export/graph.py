@@ -41,8 +41,12 @@ def export_graph(checkpoint: Path, kind: str) -> Path:
         with atomic_directory(target, "export") as scratch:
             tokenizer.save_pretrained(scratch)
             model = load(checkpoint)
-            model.generation_config.save_pretrained(scratch)
-            _trace(model, kind).save_pretrained(scratch)
+            if model.generation_config:
+                model.generation_config.save_pretrained(scratch)
+            graph = _trace(model, kind)
+            if kind == "onnx":
+                _forget_sources(graph)
+            graph.save_pretrained(scratch)
             if kind == "onnx":
                 write_genai_config(scratch, model)
     except OSError as error:
@@ -68,6 +72,13 @@ def _trace(model: PreTrainedModel, kind: str) -> Any:
     except Exception as error:  # of any type, from torch, onnxscript or OpenVINO
         name = model.config.model_type.removeprefix("flap_")
         raise ValueError(f"{kind}: transformers' exporter fails on {name} ({one_line(error, 300)})") from error
+
+
+def _forget_sources(graph: Any) -> None:
+    """Remove what names the folders of this machine: the line of Python that each node was traced from."""
+    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+    ClearMetadataAndDocStringPass()(graph.program)
 
 
 def _trace_experts(model: PreTrainedModel, kind: str) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import onnxruntime_genai
 import pytest
-from transformers import PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from flap.export.genai import genai_config
 from flap.export.graph import export_graph
@@ -34,6 +34,8 @@ def test_it_writes_the_same(family: str, tokenizer: PreTrainedTokenizerFast, tmp
     folder = export_graph(pruned.directory, "onnx")
     assert written(folder, 12) == pruned.greedy(PROMPT)
     assert json.loads((folder / "genai_config.json").read_text())["model"]["eos_token_id"] == [7, 9]
+    assert GenerationConfig.from_pretrained(folder).eos_token_id == [7, 9]
+    assert b"site-packages" not in (folder / "model.onnx").read_bytes()  # no folder of this machine
 
 
 def test_it_reads_the_config_of_a_model_without_special_tokens(tmp_path: Path) -> None:

@@ -144,6 +144,8 @@ def test_status_and_report_of_a_finished_run(quick_flap: Cli, finished: list[str
     assert read_state(tmp_path / "run") == "finished"
     assert quick_flap(*finished, "ratio=0.3", "resume=false").returncode == 0
     assert Report.load(tmp_path / "run" / "report.json").ratio["requested"] == 0.3
+    unsaved = quick_flap(*finished, "ratio=0.4", "resume=false", "checkpoint.save=false")
+    assert f"{tmp_path / 'run' / 'checkpoint'}: of an earlier run, whose report is replaced" in unsaved.stderr
 
 
 def test_a_run_on_other_text_or_weights_is_not_done_already(

@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from flap.config import ModelConfig
 from flap.data.packaged import packaged_file
 from flap.export.gguf import export_gguf
-from flap.models import find, find_by_config, find_model, locate, open_checkpoint, read_model
+from flap.models import find, find_by_config, find_model, locate, open_checkpoint, read_config, read_model
 from flap.models.devices import pick_device
 from flap.models.locate import GGUF
 from flap.storage.atomic_files import cache_root, remove_unused
@@ -214,6 +214,14 @@ def test_a_hub_model_is_downloaded_with_progress_and_without_pickles(
     source = find_model(streamed, tmp_path, trust_remote_code=False)
     assert (source.path, source.origin) == (str(model_dir), "hub")
     assert asked == [("org/tiny", False)] and are_progress_bars_disabled()
+
+
+def test_a_config_with_a_value_of_another_type_is_refused(model_dir: Path, tmp_path: Path) -> None:
+    config = json.loads((model_dir / "config.json").read_text()) | {"hidden_size": "abc"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=r"^config\.json: .*hidden_size") as caught:
+        read_config(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_hub_model_of_pickles_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
