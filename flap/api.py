@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import product
 from typing import Any, TypedDict, Unpack, cast
@@ -69,14 +69,9 @@ def prune(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **options:
         ValueError: bad input, in one line that names the field; the model is as it was, unless a layer's activations
             are not finite, which is found after layers before it have been pruned.
     """
-    require(
-        isinstance(options.get("target"), Mapping | None),
-        "target",
-        options.get("target"),
-        'a mapping, as {"bytes": 200e6}',
-    )
     source, given = LoadedSource(model, tokenizer), cast(dict[str, Any], {"method": "flap", **options})
     overrides, ratio, target = given.pop("overrides", ()), given.pop("ratio", None), given.pop("target", None)
+    require(isinstance(target, Mapping | None), "target", target, 'a mapping, as {"bytes": 200e6}')
     groups = {group: given.pop(group, None) for group in ("metric", "structure", "compensation", "method")}
     names = [f"{group}={choice}" for group, choice in groups.items() if isinstance(choice, str)]
     objects = {group: build(group, choice) for group, choice in groups.items() if not isinstance(choice, str | None)}
@@ -87,19 +82,22 @@ def prune(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **options:
     config = replace(_compose([*names, *FIXED, *overrides], values), model=source.described, **objects)
     _check_shared(config, objects)
     config.method = name_method(config)
-    with _plain_torch(source.device.type), _modes_restored(model):
+    with _plain_torch(model), _modes_restored(model):
         return run(config, None, source=source)
 
 
 @contextmanager
-def _plain_torch(device: str) -> Iterator[None]:
+def _plain_torch(model: PreTrainedModel) -> Iterator[None]:
     """Give the block torch's own defaults, as a process of the command line has them; the caller's come back."""
-    dtype = torch.get_default_dtype()
-    on_cpu = nullcontext() if torch.get_default_device().type == "cpu" else torch.device("cpu")
+    dtype, devices = torch.get_default_dtype(), {"cpu", *(one.device.type for one in model.parameters())} - {"meta"}
     torch.set_default_dtype(torch.float32)
     try:
-        # an exchange takes gradients
-        with torch.inference_mode(False), torch.autocast(device, enabled=False), on_cpu:
+        with ExitStack() as stack:
+            stack.enter_context(torch.inference_mode(False))  # an exchange takes gradients
+            for device in devices:
+                stack.enter_context(torch.autocast(device, enabled=False))
+            if torch.get_default_device().type != "cpu":
+                stack.enter_context(torch.device("cpu"))
             yield
     finally:
         torch.set_default_dtype(dtype)
@@ -119,8 +117,8 @@ def _modes_restored(model: PreTrainedModel) -> Iterator[None]:
 def _check_overrides(overrides: Sequence[str], objects: Iterable[str], values: Iterable[str]) -> None:
     """Check that overrides set none of these groups and keys: they would be dropped, and yet reported."""
     require(not isinstance(overrides, str), "overrides", overrides, "a list of such texts")
-    settled = {"model": "it is loaded already", "tracking": "only runs of the command line are tracked"}
-    settled |= {"hydra": "only runs of the command line have a folder"}
+    settled = {"model": "it is loaded already"}
+    settled |= {"tracking": "only runs of the command line are tracked", "hydra": "only those have a folder"}
     settled |= dict.fromkeys(objects, "it is an object, which has its options itself")
     settled |= dict.fromkeys(values, "a keyword sets it")
     for override, (name, reason) in product(overrides, settled.items()):

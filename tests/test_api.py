@@ -15,7 +15,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from peft import LoraConfig, inject_adapter_in_model
+from peft import LoraConfig, get_peft_model, inject_adapter_in_model
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -32,6 +32,7 @@ from transformers import (
 )
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 from transformers.quantizers import AutoHfQuantizer
 from transformers.utils.logging import get_logger
 
@@ -46,6 +47,8 @@ from flap.pipeline import run
 from flap.results import Report
 from tests.cases import ARCHITECTURES, tiny_model, tokens
 from tests.helpers.runs import composed, tiny
+
+LORA = LoraConfig(target_modules=["q_proj"])
 
 
 @torch.no_grad()
@@ -398,6 +401,31 @@ class Doubled(LlamaForCausalLM):
         return output
 
 
+class OwnLayer(LlamaDecoderLayer):
+    """A layer that its place in a checkpoint would not have."""
+
+    def forward(self, *args: Any, **options: Any) -> Any:
+        return super().forward(*args, **options)
+
+
+def with_layers_of_its_own(model: PreTrainedModel) -> PreTrainedModel:
+    model.model.layers[1].__class__ = OwnLayer
+    return model
+
+
+class Wrapped(torch.nn.Module):
+    """As torch.compile wraps a module."""
+
+    def __init__(self, inside: torch.nn.Module) -> None:
+        super().__init__()
+        self.inside = inside
+
+
+def with_a_wrapped_base(model: PreTrainedModel) -> PreTrainedModel:
+    model.model = Wrapped(model.model)
+    return model
+
+
 @pytest.mark.parametrize(
     ("unsupported", "words"),
     [
@@ -407,12 +435,14 @@ class Doubled(LlamaForCausalLM):
         ),
         (lambda: LlamaForSequenceClassification(ARCHITECTURES["llama-gqa"]), "LlamaForSequenceClassification"),
         (lambda: LlamaModel(ARCHITECTURES["llama-gqa"]), "LlamaModel"),
+        (lambda: with_layers_of_its_own(tiny_model("llama-gqa")), "OwnLayer has a forward of its own"),
+        (lambda: with_a_wrapped_base(tiny_model("llama-gqa")), "Wrapped has a forward of its own"),
         (
             lambda: Doubled(ARCHITECTURES["llama-gqa"]),
-            "Doubled has a forward of its own, .*; expected LlamaForCausalLM",
+            "Doubled has a forward of its own, .*; expected a class of",
         ),
     ],
-    ids=["family", "head", "no-head", "forward"],
+    ids=["family", "head", "no-head", "layers", "wrapped", "forward"],
 )
 def test_an_unsupported_architecture_is_refused_and_not_changed(
     unsupported: Callable[[], PreTrainedModel], words: str, tokenizer: PreTrainedTokenizerFast, text: dict
@@ -459,7 +489,7 @@ def test_rounded_rotary_frequencies_are_refused_where_a_checkpoint_is_written(
 
 
 def test_a_model_with_adapters_is_refused_before_anything_else(tokenizer: PreTrainedTokenizerFast) -> None:
-    model = inject_adapter_in_model(LoraConfig(target_modules=["q_proj"]), tiny_model("llama-gqa"))
+    model = inject_adapter_in_model(LORA, tiny_model("llama-gqa"))
     with pytest.raises(ValueError, match=r"^model: it has adapters, as LoRA; expected a model after merge_and_unload"):
         flap.prune(model, tokenizer, dataset="absent.txt")
 
@@ -483,10 +513,14 @@ def test_it_works_inside_another_hydra_application(
     ("make", "words"),
     [
         (lambda tokenizer: ("gpt2", tokenizer), "model=str: expected a model of transformers that is loaded already"),
-        (lambda tokenizer: (tiny_model("llama-gqa"), None), "tokenizer=None: expected the tokenizer of the model"),
+        (lambda tokenizer: (tiny_model("llama-gqa"), None), "tokenizer=NoneType: expected the tokenizer of the model"),
+        (
+            lambda tokenizer: (get_peft_model(tiny_model("llama-gqa"), LORA), tokenizer),
+            "model: it has adapters, as LoRA",
+        ),
         (lambda tokenizer: (tiny_model("llama-gqa").to("meta"), tokenizer), "model: its weights are on meta; expected"),
     ],
-    ids=["name", "no tokenizer", "meta"],
+    ids=["name", "no tokenizer", "adapters", "meta"],
 )
 def test_what_is_no_loaded_model_with_its_tokenizer_is_refused(
     make: Callable[[object], tuple], words: str, tokenizer: PreTrainedTokenizerFast
@@ -497,7 +531,7 @@ def test_what_is_no_loaded_model_with_its_tokenizer_is_refused(
 
 def test_a_size_in_bytes_takes_weights_of_one_type(tokenizer: PreTrainedTokenizerFast, text: dict) -> None:
     model = tiny_model("llama-gqa")
-    model.model.norm.bfloat16()
+    model.model.layers[1].mlp.bfloat16()
     with pytest.raises(ValueError, match=r"^target\.bytes=150000.0: .*several types \(bfloat16, float32\)"):
         flap.prune(model, tokenizer, target={"bytes": 150e3}, **text)
 
@@ -548,6 +582,9 @@ def test_the_cache_knows_code_of_the_callers(tokenizer: PreTrainedTokenizerFast)
     assert found(model) != found(model)
     hook.remove()
     assert found(model) == found(model)
+    model.model.layers[0].mlp.forward = lambda hidden: hidden
+    assert found(model) != found(model)
+    del model.model.layers[0].mlp.forward
     ALL_ATTENTION_FUNCTIONS.register("mine", lambda *args, **options: sdpa_attention_forward(*args, **options))
     model.set_attn_implementation("mine")
     assert found(model) != found(model)
@@ -561,7 +598,7 @@ from flap.importance import Metric
 
 
 @dataclass(frozen=True)
-class Mine(Metric):
+class Base(Metric):
     def score(self, weight_OI, statistics):
         return torch.arange(weight_OI.shape[1]).float()
 """
@@ -571,11 +608,13 @@ def test_the_cache_knows_an_edited_metric(
     tokenizer: PreTrainedTokenizerFast, text: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mymetric.py").write_text("from mybase import Base\n\n\nclass Mine(Base):\n    pass\n")
     cached = "use_cache=true", f"cache_dir={tmp_path / 'cache'}", "structure=search", "structure.tokens=64"
     found = []
     for source in (MINE, MINE, MINE.replace("float()", "float().flip(0)")):
-        (tmp_path / "mymetric.py").write_text(source)
-        monkeypatch.delitem(sys.modules, "mymetric", raising=False)
+        (tmp_path / "mybase.py").write_text(source)
+        for name in ("mybase", "mymetric"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
         importlib.invalidate_caches()
         model, metric = tiny_model("llama-gqa"), importlib.import_module("mymetric").Mine()
         flap.prune(model, tokenizer, ratio=0.4, metric=metric, overrides=cached, **text)

@@ -25,7 +25,7 @@ OWN_FOLDERS = (  # of exports in a checkpoint's directory, and of a tokenizer wi
 )  # fmt: skip
 OWN_FILES = (  # of a checkpoint's directory that this program writes
     "model*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json", "tokenizer.json",
-    "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json", "added_tokens.json", "merges.txt",
+    "tokenizer_config.json", "tokenizer.model*", "special_tokens_map.json", "added_tokens.json", "merges.txt",
     "vocab.json", "vocab.txt", "*.jinja", "*processor_config.json", "modeling_flap.py", LABEL, "model-*.gguf",
     "Modelfile",
 )  # fmt: skip

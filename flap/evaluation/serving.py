@@ -17,9 +17,8 @@ from flap.evaluation.efficiency import Efficiency
 from flap.evaluation.engine_process import MODULES, Engine, check_installed
 from flap.evaluation.errors import standard_error
 from flap.models import distinct_parameters
-from flap.models.weights import tensor_files
+from flap.models.weights import check_weights
 from flap.storage.progress import progress
-from flap.storage.tensor_headers import tensor_shapes
 
 TRANSFORMERS = "transformers"
 FILES = {"llama.cpp": "gguf", "vllm": "hf"}  # the form of a checkpoint that an engine reads
@@ -127,4 +126,4 @@ class Serving(Evaluator):
 
 def _parameters(checkpoint: Path) -> int:
     """Return how many parameters are in the files of a checkpoint."""
-    return sum(prod(shape) for file in {*tensor_files(checkpoint).values()} for shape in tensor_shapes(file).values())
+    return sum(prod(shape) for shapes in check_weights(checkpoint).values() for shape in shapes.values())

@@ -12,8 +12,7 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, PreT
 from flap.checkpoint.fp8 import dequantised
 from flap.config import one_line
 from flap.models import read_config
-from flap.models.weights import check_weights, tensor_files
-from flap.storage.tensor_headers import tensor_shapes
+from flap.models.weights import check_weights
 
 NO_CONSTANTS = "transformers and vLLM alone have constants in place of experts; prune with compensation=none or bias"
 
@@ -76,11 +75,10 @@ class Shards:
             ValueError: there is no file, one is damaged, or the index names a tensor that no file has.
         """
         try:
-            check_weights(checkpoint)
+            by_file = check_weights(checkpoint)
         except ValueError as error:
             raise ValueError(f"{checkpoint}: {error}") from error
-        files = tensor_files(checkpoint)
-        by_file = {shard: tensor_shapes(shard) for shard in sorted(set(files.values()))}
+        files = {name: shard for shard, shapes in by_file.items() for name in shapes}
         shapes = {name: shape for shapes in by_file.values() for name, shape in shapes.items()}
         return cls(files, {name: shape for name, shape in shapes.items() if not name.endswith("_scale_inv")})
 

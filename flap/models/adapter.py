@@ -136,13 +136,19 @@ class ModelAdapter:
         others = {"do_layer_norm_before": True, "scale_attn_by_inverse_layer_idx": False}
         return plain and all(getattr(self.config, key, value) == value for key, value in others.items())
 
+    def own_config(self) -> None:
+        """Give the model a config that no other model has, before values of it are set."""
+        before = self.model.config
+        config = copy.deepcopy(before)
+        own = {id(before): config} | {id(getattr(before, name)): getattr(config, name) for name in before.sub_configs}
+        for module in self.model.modules():
+            if id(getattr(module, "config", None)) in own:
+                module.config = own[id(module.config)]
+
     def drop(self, layers: Collection[int]) -> None:
         """Remove whole layers from the model; the others, and what the config says of each, move up."""
-        count, shared = len(self.layers), self.config
-        self.model.config = copy.deepcopy(shared)  # which another model may have, too
-        for module in self.model.modules():
-            if getattr(module, "config", None) is shared:
-                module.config = self.config
+        self.own_config()
+        count = len(self.layers)
         kept = [i for i in range(count) if i not in layers]
         parent, _, name = self.family.layers.rpartition(".")
         left = nn.ModuleList(self.layers[i] for i in kept)

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -18,6 +18,8 @@ from flap.models.placement.resident import copy_sharing_tensors
 from flap.models.quantised import check_plain
 from flap.models.source import ModelSource
 from flap.storage import NOT_KEPT, WorkFolder, digest
+
+LIBRARIES = ("torch", "transformers", "accelerate", "flap")  # whose versions are known, or do not change
 
 
 class LoadedSource(ModelSource):
@@ -34,9 +36,11 @@ class LoadedSource(ModelSource):
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         expected = "a model of transformers that is loaded already, as by AutoModelForCausalLM.from_pretrained"
+        if isinstance(model, nn.Module):
+            check_plain(model)
         require(isinstance(model, PreTrainedModel), "model", type(model).__name__, expected)
-        require(isinstance(tokenizer, PreTrainedTokenizerBase), "tokenizer", tokenizer, "the tokenizer of the model")
-        check_plain(model)
+        allowed = "the tokenizer of the model"
+        require(isinstance(tokenizer, PreTrainedTokenizerBase), "tokenizer", type(tokenizer).__name__, allowed)
         self.model, self._tokenizer, self._code = model, tokenizer, uuid4().hex
         self.config, self.device = model.config, running_device(model)
         self.path = str(getattr(self.config, "_name_or_path", ""))
@@ -92,8 +96,11 @@ class LoadedSource(ModelSource):
 
 
 def has_own_code(model: PreTrainedModel) -> bool:
-    """Return whether a model computes with code from outside its libraries: hooks, or an attention of the caller's."""
-    hooks = [one for module in model.modules() for one in (module._forward_pre_hooks, module._forward_hooks)]
+    """Return whether a model computes with code from outside its libraries: modules, forwards, hooks, or attention."""
     attention = ALL_ATTENTION_FUNCTIONS.get(model.config.get_text_config()._attn_implementation)  # None: eager
-    code = [*chain.from_iterable(one.values() for one in hooks), *([attention] if attention else [])]
-    return any(not str(getattr(one, "__module__", "")).startswith("transformers.") for one in code)
+    code: list[Any] = [attention] if attention else []
+    for module in model.modules():
+        if "forward" in vars(module) and not hasattr(module, "_hf_hook"):  # accelerate's hook puts its own there
+            code.append(module.forward)
+        code += [type(module), *module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+    return any(str(getattr(one, "__module__", "")).partition(".")[0] not in LIBRARIES for one in code)

@@ -42,19 +42,24 @@ def stored_dtype(path: str, download: bool) -> torch.dtype | None:
     return next((TYPES[one] for one in tensor_types(Path(file)) if one in TYPES), None) if file else None
 
 
-def check_weights(directory: Path) -> None:
-    """Check that the files of a directory's weights are complete. Reads only their headers.
+def check_weights(directory: Path) -> dict[Path, dict[str, tuple[int, ...]]]:
+    """Check that the files of a directory's weights are complete, and return the shapes in each by the tensor's name.
+
+    Reads only their headers.
 
     Raises:
         ValueError: there is no file, one is missing or damaged, or one lacks a tensor that the index assigns to it.
     """
     files = tensor_files(directory)
     shards = sorted(set(files.values()))
+    if not shards:
+        raise ValueError(f"{INDEX} names no tensor")
     if outside := [str(shard) for shard in shards if shard.parent != directory]:
         raise ValueError(f"{INDEX} names {outside[0]}, which lies outside the directory")
     if missing := [shard.name for shard in shards if not shard.is_file()]:
         raise ValueError(f"{INDEX} names {', '.join(missing)}, which is missing")
-    tensors = {shard: tensor_shapes(shard) for shard in shards}
-    if absent := [name for name, file in files.items() if name not in tensors[file]]:
+    shapes = {shard: tensor_shapes(shard) for shard in shards}
+    if absent := [name for name, file in files.items() if name not in shapes[file]]:
         first = f"{absent[0]} in {files[absent[0]].name}"
         raise ValueError(f"{INDEX} names {len(absent)} tensors that their files do not hold, as {first}")
+    return shapes

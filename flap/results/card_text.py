@@ -148,10 +148,11 @@ def renewed(card: str, checkpoint: Path) -> str:
 
 
 def _transformers(trust: bool, auto: str, preparing: str) -> str:
+    trusted = ", trust_remote_code=True" if trust else ""
     code = _code(
         f"from transformers import {auto}, {preparing}\n\n"
-        f'model = {auto}.from_pretrained("{PLACE}"{", trust_remote_code=True" if trust else ""})\n'
-        f'{preparing.removeprefix("Auto").lower()} = {preparing}.from_pretrained("{PLACE}")',
+        f'model = {auto}.from_pretrained("{PLACE}"{trusted})\n'
+        f'{preparing.removeprefix("Auto").lower()} = {preparing}.from_pretrained("{PLACE}"{trusted})',
         "python",
     )
     without = "After `import flap; flap.register()` of `pip install flap-pruning`, it needs no `trust_remote_code`."

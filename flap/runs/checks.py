@@ -110,18 +110,25 @@ def check_budget(adapter: ModelAdapter, choices: Choices, config: FlapConfig, mo
     if targets(config.target):
         adds = choices.compensation.adds_bias
         biases = Biases(adds, adds and choices.structure.layer_by_layer and takes_output_biases(adapter))
+        if config.target.bytes is not None and model.loaded:
+            _check_types(adapter, config.target.bytes)
         itemsize, context = model.dtype.itemsize, model.max_length
-        types = {str(one.dtype).removeprefix("torch.") for one in adapter.model.parameters()} if model.loaded else {""}
-        allowed = (
-            f"target.parameters instead, as the weights of this model have several types ({', '.join(sorted(types))})"
-        )
-        require(config.target.bytes is None or len(types) == 1, "target.bytes", config.target.bytes, allowed)
         bounds = bounds_of_shapes(config.target, adapter, budget.layers, itemsize, biases, context)
         trim = choices.vocabulary  # the rows of tokens that may leave are not counted before it is known which stay
         rows = costs_of_rows(adapter, itemsize, trim.named - adapter.vocab_size) if trim else {}
         budget = replace(budget, bounds=bounds).with_fixed(rows)
     choices.structure.check(budget)
     return budget
+
+
+def _check_types(adapter: ModelAdapter, asked: float) -> None:
+    """Check that the weights have one type, but for the small ones that transformers always keeps in float32."""
+    model = adapter.model
+    kept = [*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())]
+    others = [one.dtype for name, one in model.named_parameters() if not any(part in name for part in kept)]
+    types = ", ".join(sorted({str(dtype).removeprefix("torch.") for dtype in others}))
+    allowed = f"target.parameters instead, as the weights of this model have several types ({types})"
+    require("," not in types, "target.bytes", asked, allowed)
 
 
 def _check_exchange(adapter: ModelAdapter, steps: int, model: ModelSource) -> None:

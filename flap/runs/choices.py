@@ -1,7 +1,11 @@
 """The choices of a config as objects, and which of them can be combined."""
 
+import inspect
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from uuid import uuid4
 
 from flap.allocation import Structure
 from flap.compression import Compensation
@@ -10,6 +14,7 @@ from flap.data import num_windows
 from flap.evaluation import Efficiency, Evaluator
 from flap.importance import Metric
 from flap.recovery import Reconstruction, Recovery
+from flap.storage import digest
 from flap.vocabulary import Trim
 
 
@@ -24,6 +29,18 @@ class Choices:
     propagate: str  # whose outputs each layer is calibrated on: "dense" or "pruned" layers
     recovery: Recovery | None = None  # training after compression
     vocabulary: Trim | None = None  # which tokens stay; None: all
+
+    @cached_property
+    def code(self) -> dict[str, str]:
+        """A digest of the files of metric, structure and compensation; empty if all are of this package.
+
+        Their base classes count; what their files import does not. Read once, when a run begins. A class without a
+        file, as in a notebook, equals none of another run.
+        """
+        chosen = type(self.metric), type(self.structure), type(self.compensation)
+        modules = {base.__module__ for cls in chosen for base in cls.__mro__}
+        own = sorted(name for name in modules if name.partition(".")[0] not in ("flap", "builtins", "abc", "typing"))
+        return {"code": digest(list(map(_source, own)))} if own else {}
 
     @property
     def request(self) -> Efficiency:
@@ -165,3 +182,10 @@ def _check_errors(choices: Choices) -> None:
             "metric.square_attention=true: squared scores are not output errors; set metric.square_attention=false "
             f"with {scale}"
         )
+
+
+def _source(module: str) -> str:
+    try:
+        return inspect.getsource(sys.modules[module])
+    except (KeyError, OSError, TypeError):
+        return uuid4().hex

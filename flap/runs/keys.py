@@ -1,12 +1,8 @@
 """What results depend on: the model, its windows, and what is done to it. Equal keys, equal results."""
 
-import inspect
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cached_property
-from types import ModuleType
-from typing import Any, cast
-from uuid import uuid4
+from typing import Any
 
 import torch
 
@@ -89,13 +85,6 @@ class CacheKeys:
         """What times depend on besides the model: two GPUs of one type have others."""
         return {"device": device_name(self.source.device), "threads": torch.get_num_threads()}
 
-    @cached_property
-    def code(self) -> Key:
-        """The source of metric, structure and compensation where they are not of this package; without it, no equal."""
-        chosen = self.choices.metric, self.choices.structure, self.choices.compensation
-        own = [type(one) for one in chosen if not type(one).__module__.startswith("flap.")]
-        return {"code": digest(list(map(_source, own)))} if own else {}
-
     @property
     def recovery(self) -> Key:
         """The training after compression; empty if there is none."""
@@ -112,7 +101,7 @@ class CacheKeys:
             "fits": FITS_VERSION,
             "calibration": self.windows,
             **self.processes,
-            **self.code,
+            **self.choices.code,
             **{name: options[name] for name in ("compensation", "mask_only")},
             "propagate": self.config.calibration.propagate,
             **({"vocabulary": self.vocabulary} if self.vocabulary else {}),
@@ -135,7 +124,7 @@ class CacheKeys:
             WRITTEN_VERSION,
         ]
         decided = {name: options[name] for name in DECIDING}
-        return self.statistics | self.counted | self.recovery | self.code | {"versions": versions} | decided
+        return self.statistics | self.counted | self.recovery | self.choices.code | {"versions": versions} | decided
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -144,13 +133,5 @@ class CacheKeys:
         calibration |= {"images": digest(self.images.key)} if self.images else {}
         calibration |= {"vocabulary": digest(self.counted)} if self.counted else {}
         recovery = {use: digest(key) for use, key in self.recovery.items()}
-        fits = {"fits": str(FITS_VERSION)} | self.code
+        fits = {"fits": str(FITS_VERSION)} | self.choices.code
         return {"model": digest(self.source.fingerprint), **fits, **calibration, **recovery}
-
-
-def _source(cls: type) -> str:
-    """Return the source of the module of a class; where it has none, as in a notebook, a text that no other equals."""
-    try:
-        return inspect.getsource(cast(ModuleType, inspect.getmodule(cls)))
-    except (OSError, TypeError):
-        return uuid4().hex

@@ -86,7 +86,7 @@ def _scores_key(run: Run, *inputs: Any) -> Mapping[str, Any] | None:
         return None
     scores = {"scores": SCORES_VERSION, "metric": options["metric"]}
     trials = {"trials": structure.trial_options, "search": DIVERGENCES_VERSION, "compensation": options["compensation"]}
-    return {**run.keys.statistics, **run.keys.code, **scores, **(trials if structure.measures else {})}
+    return {**run.keys.statistics, **run.choices.code, **scores, **(trials if structure.measures else {})}
 
 
 def _cost_of_scores(run: Workload, *inputs: None) -> Cost:

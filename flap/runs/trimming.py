@@ -32,8 +32,6 @@ def check_vocabulary(choices: Choices, source: ModelSource, adapter: ModelAdapte
     """
     if choices.vocabulary is None:
         return
-    given = "none without the model's tokenizer; pass it to flap.prune, which then trims it, too"
-    require(source.tokenizer is not None, "vocabulary", "trim", given)
     tokens = Tokens.of(source.tokenizer, adapter.vocab_size, named_ids(adapter.model))
     choices.vocabulary.check(tokens)
     compared = any(isinstance(one, Divergence) for one in choices.evaluators)

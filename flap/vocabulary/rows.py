@@ -52,6 +52,7 @@ def cut_rows(placed: PlacedModel, rows_K: Tensor) -> None:
         assign(head, head.weight[own], None if head.bias is None else head.bias[own])
         if tied:
             head.weight = embedding.weight
+    placed.adapter.own_config()
     for module in model.modules():
         if hasattr(module, "vocab_size"):
             module.vocab_size = len(rows_K)

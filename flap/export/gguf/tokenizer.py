@@ -58,7 +58,7 @@ def add_tokenizer(
     backend = getattr(tokenizer, "backend_tokenizer", None)  # of the tokenizers with a Rust backend
     spec: dict[str, Any] = json.loads(backend.to_str()) if backend is not None else {}
     model, pre, space_prefix = _kind(spec, type(tokenizer).__name__)
-    tokens, types = _vocabulary(spec, tokenizer, vocab_size)
+    tokens, types = _vocabulary(spec, tokenizer, vocab_size, ends)
     merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in spec["model"]["merges"]]
     writer.add_tokenizer_model(model)
     writer.add_tokenizer_pre(pre)
@@ -146,7 +146,7 @@ def _space_prefix(normalizer: dict[str, Any], pre_tokenizer: dict[str, Any]) -> 
 
 
 def _vocabulary(
-    spec: dict[str, Any], tokenizer: PreTrainedTokenizerBase, vocab_size: int
+    spec: dict[str, Any], tokenizer: PreTrainedTokenizerBase, vocab_size: int, ends: Sequence[int]
 ) -> tuple[list[str], list[int]]:
     """Return the token and the type of each id; ids of the embedding that the tokenizer does not use get fillers.
 
@@ -157,7 +157,7 @@ def _vocabulary(
     types = [int(TokenType.UNUSED)] * vocab_size
     byte_fallback = spec["model"]["byte_fallback"]  # bytes are tokens such as <0x0A>, and there is an unknown token
     added = {entry["id"]: entry for entry in spec["added_tokens"]}
-    used = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, tokenizer.pad_token_id}
+    used = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, tokenizer.pad_token_id, *ends}
     for token, i in tokenizer.get_vocab().items():
         if i >= vocab_size and i in added and i not in used:
             log.warning("gguf: token %r has no embedding in this model, and is left out", token)

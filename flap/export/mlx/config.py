@@ -50,8 +50,9 @@ def mlx_config(config: PreTrainedConfig) -> dict[str, Any]:
     rope, local = ropes(config)
     for name, allowed in ARCHITECTURES[model_type].items():
         check_setting("mlx", name, rope.get(name, getattr(config, name, None)), allowed)
-    for name in GEMMA2_CAPS if model_type == "gemma2" else ():
-        check_setting("mlx", f"{name} is given", getattr(config, name) is not None, (True,))
+    if model_type == "gemma2":
+        for name in GEMMA2_CAPS:
+            check_setting("mlx", f"{name} is given", getattr(config, name) is not None, (True,))
     rotated = rope.get("partial_rotary_factor", 1.0)
     return {name: value for name, value in config.to_dict().items() if name not in REPLACED} | {
         "model_type": model_type,

@@ -4,6 +4,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
+from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
 
 from flap.modeling.families import FAMILIES, TOWERS, Family
@@ -61,8 +62,8 @@ def auto_class(config: PreTrainedConfig) -> Any:
 
 
 def stock_class(cls: type) -> Any:
-    """Return the class of transformers that this class is, or derives from."""
-    return next(base for base in cls.__mro__ if base.__module__.startswith("transformers."))
+    """Return the class of transformers that this class is, or derives from; else nn.Module."""
+    return next((base for base in cls.__mro__ if base.__module__.startswith("transformers.")), nn.Module)
 
 
 def adapt(model: PreTrainedModel, whole_experts: bool = False, constants: bool = False) -> ModelAdapter:
@@ -77,21 +78,26 @@ def adapt(model: PreTrainedModel, whole_experts: bool = False, constants: bool =
     family = find_family(model.config)
     head = "ForConditionalGeneration" if sees_images(model.config) else "ForCausalLM"
     if not stock_class(type(model)).__name__.endswith((head, "LMHeadModel")):
-        raise ValueError(f"model: {type(model).__name__} has no language model head; expected a …{head} class")
+        raise ValueError(
+            f"model: {type(model).__name__} derives from no …{head} class of transformers, which has a head"
+        )
     for one in (model, model.base_model):
         _check_forward(type(one))
     if whole_experts:
         _check_whole_experts(family, model, constants)
-    return MixtureAdapter(model, family, whole_experts, constants) if family.experts else ModelAdapter(model, family)
+    own = MixtureAdapter(model, family, whole_experts, constants) if family.experts else ModelAdapter(model, family)
+    for cls in {type(one) for one in (own.decoder, *own.layers)}:
+        _check_forward(cls)
+    return own
 
 
 def _check_forward(cls: type) -> None:
     """Check that a class computes what that of transformers does, whose place is taken by the pruned model's class."""
     stock = stock_class(cls)
-    if cls.forward is not stock.forward:  # type: ignore[attr-defined]
+    if stock is nn.Module or cls.forward is not stock.forward:  # type: ignore[attr-defined]
         raise ValueError(
-            f"model: {cls.__name__} has a forward of its own, which the pruned model would not have; expected "
-            f"{stock.__name__} of transformers"
+            f"model: {cls.__name__} has a forward of its own, which a checkpoint of the pruned model would not have; "
+            "expected a class of transformers"
         )
 
 
