@@ -58,6 +58,7 @@ def test_own_metric(printed: Callable[..., list[str]], model_dir: Path, text_fil
     assert [line.split()[0] for line in lines if "perplexity@128" in line] == ["WIFV", "Range"]
 
 
+@pytest.mark.long
 def test_study(printed: Callable[..., list[str]], tmp_path: Path, model_dir: Path, text_file: Path) -> None:
     lines = printed("study", tmp_path, *tiny(model_dir, text_file))
     assert lines[-1] == (tmp_path / "index.html").as_uri()

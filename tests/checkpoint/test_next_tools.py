@@ -67,6 +67,7 @@ def tuned(directories: dict[str, Path]) -> dict[str, PreTrainedModel]:
     return made
 
 
+@pytest.mark.long
 def test_what_lora_changed_is_saved_and_reloads(
     directories: dict[str, Path], tuned: dict[str, PreTrainedModel], tmp_path: Path
 ) -> None:

@@ -61,6 +61,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return asked
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_packaged_tasks_are_the_stock_ones_on_other_documents(name: str) -> None:
     entry = task_manager().task_index[name]

@@ -47,6 +47,7 @@ def test_llama_cpp_has_its_tokens_and_its_predictions(kind: str, tmp_path: Path)
     assert (torch.tensor(found["logprobs"]) - expected(checkpoint, tokens)).abs().max() <= 1e-3
 
 
+@pytest.mark.long
 def test_mlx(tmp_path: Path) -> None:
     checkpoint = trimmed("smollm", tmp_path)
     tokens = AutoTokenizer.from_pretrained(checkpoint)(TEXT[0]).input_ids[:12]

@@ -15,7 +15,7 @@ from tests.helpers.fault_walks import SCENARIOS, Case, Scenario, walk
 from tests.helpers.faults import KINDS, Fault
 from tests.helpers.runs import tiny
 
-QUICK = ("prune and save", "stream", "fill the cache")  # in `make test`
+QUICK = ("prune and save", "fill the cache")  # in `make test`
 
 
 def faults(step: int, first: int, num_operations: int) -> list[Fault]:

@@ -84,6 +84,7 @@ def test_what_is_trained_on_may_be_the_models_own_text(run_tiny: Run, text_file:
     assert "not training-free" in markdown(report)
 
 
+@pytest.mark.long
 def test_a_run_that_is_killed_while_the_model_writes_goes_on_with_the_next_batch(
     model_dir: Path, text_file: Path, tmp_path: Path
 ) -> None:

@@ -47,6 +47,7 @@ def refusal(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return line
 
 
+@pytest.mark.long
 def test_the_best_cells_are_measured_in_full_on_what_they_saved(
     quick_flap: Cli,
     model_dir: Path,

@@ -67,6 +67,7 @@ def steps_taken(monkeypatch: pytest.MonkeyPatch, killed_after: int | None = None
 SHORT = 20  # steps
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("recovery", [FULL, LORA, replace(FULL, learning_rate=15.0, patience=2)])
 def test_a_training_that_is_killed_again_and_again_ends_as_if_nothing_had_been(
     recovery: Recovery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -188,7 +188,7 @@ def test_a_narrow_window_scrolls_the_table_and_not_the_page(page: Page, scheme: 
     assert paper == (light if scheme == "light" else dark)
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), pytest.param(390, "dark", marks=pytest.mark.long)])
 def test_axe_finds_no_serious_violation(browser: Browser, index: Path, width: int, scheme: str) -> None:
     with opened(browser, index.as_uri(), viewport={"width": width, "height": 800}, color_scheme=scheme) as page:
         found = Axe().run(page, options={"preload": False}).response["violations"]

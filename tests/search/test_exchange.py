@@ -106,7 +106,9 @@ def test_worth_beyond_the_trend_counts_as_far_as_it_is_no_noise() -> None:
     torch.testing.assert_close(expected(worth_U, torch.ones(5), error_U), trend_U)
 
 
-@pytest.mark.parametrize(("architecture", "ratio"), [("llama-gqa", 0.5), ("qwen2-gqa-tied", 0.2)])
+@pytest.mark.parametrize(
+    ("architecture", "ratio"), [("llama-gqa", 0.5), pytest.param("qwen2-gqa-tied", 0.2, marks=pytest.mark.long)]
+)
 def test_a_random_plan_gets_better_and_removes_as_much(architecture: str, ratio: float) -> None:
     model = Resident(copy.deepcopy(calibrated(architecture)[0]))
     plan, budget = plan_for(architecture, "random", ratio=ratio), price(model.adapter, ratio)

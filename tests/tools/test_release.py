@@ -73,6 +73,7 @@ def test_a_release_writes_the_version_and_leaves_a_checked_sdist_and_wheel(
         release(project, "0.3.0", TODAY)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("file", "text"),
     [("flap/__main__.py", "raise SystemExit(3)\n"), ("README.md", ""), ("flap/__init__.py", "not python")],
