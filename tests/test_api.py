@@ -13,6 +13,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
+from accelerate import cpu_offload
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from peft import LoraConfig, get_peft_model, inject_adapter_in_model
@@ -282,6 +283,13 @@ def test_a_model_that_accelerate_has_spread_is_pruned_alike(
     assert set(reports[0].device_map.values()) == {"cpu", "disk"} and not reports[1].device_map
     assert reports[0].layers == reports[1].layers
     assert torch.equal(logits(spread), logits(whole))
+
+
+def test_a_model_that_waits_on_the_host_is_pruned_alike(tokenizer: PreTrainedTokenizerFast, text: dict) -> None:
+    waits, whole = cpu_offload(tiny_model("llama-gqa"), torch.device("cpu")), tiny_model("llama-gqa")
+    reports = [flap.prune(model, tokenizer, ratio=0.4, **text) for model in (waits, whole)]
+    assert reports[0].layers == reports[1].layers
+    assert torch.equal(logits(waits), logits(whole))
 
 
 def test_a_model_with_a_class_of_config_that_transformers_does_not_know(

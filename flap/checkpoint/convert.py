@@ -1,10 +1,11 @@
 """Converting a pruned model in memory to the class and config that its checkpoint is loaded with."""
 
+from math import inf
 from typing import Any
 
 from transformers import PreTrainedConfig
 
-from flap.checkpoint.stock import NOT_SHARED, fill_biases, stock_config, whole_config
+from flap.checkpoint.stock import NOT_SHARED, fill_biases, missing_biases, stock_config, whole_config
 from flap.modeling import modeling_flap
 from flap.modeling.register import architecture_name, register_models
 from flap.models import ModelAdapter, PlacedModel, stock_class
@@ -15,11 +16,12 @@ _REPLACED = (
 )  # fmt: skip
 
 
-def become_checkpointable(placed: PlacedModel) -> str:
+def become_checkpointable(placed: PlacedModel, spare: float = inf) -> str:
     """Change class and config of the model in place, so that `save_pretrained` writes a checkpoint that can be loaded.
 
     If the base architecture can hold the model, it gets that class and config (the stock form); else those of
     `modeling_flap.py`, which is saved with it. Returns what is needed to load the checkpoint, and why, for the report.
+    spare: how many parameters the stock form may add, as biases of zeros.
     """
     adapter = placed.adapter
     config = adapter.config
@@ -32,6 +34,8 @@ def become_checkpointable(placed: PlacedModel) -> str:
     computed = isinstance(getattr(stock_class(type(config)), "head_dim", None), property)  # always, for Falcon
     try:
         stock = stock_config(adapter, shared | ({} if computed else head_dim))
+        if sum(missing_biases(adapter.model, stock).values()) > spare:
+            raise ValueError("biases of zeros, which one width for all layers would need, are beyond the target")
     except ValueError as reason:
         _become_flap(adapter, shared | head_dim)
         return f"flap, or trust_remote_code=True ({reason})"

@@ -86,9 +86,15 @@ def takes_output_biases(adapter: ModelAdapter) -> bool:
     return all(block.output.bias is not None for i in range(len(biased.layers)) for block in biased.blocks(i))
 
 
+def missing_biases(model: PreTrainedModel, config: PreTrainedConfig) -> dict[str, int]:
+    """Return the number of values of each bias that a model needs under `config` and does not have."""
+    present = _shapes(model)
+    return {name: one.numel() for name, one in _shapes(_on_meta(model, config)).items() if name not in present}
+
+
 def fill_biases(placed: PlacedModel, config: PreTrainedConfig) -> None:
     """Add the biases, as zeros, that the decoder layers need under `config` and do not have."""
-    missing = _shapes(_on_meta(placed.model, config)).keys() - _shapes(placed.model).keys()
+    missing = missing_biases(placed.model, config)
     names = {module: name for name, module in placed.model.named_modules()}
     for i, layer in enumerate(placed.layers):
         linears = [one for name, one in layer.named_modules() if f"{names[layer]}.{name}.bias" in missing]

@@ -98,12 +98,13 @@ def _offload_changes(module: nn.Module, before: dict[str, nn.Parameter]) -> None
     """Give accelerate's hook the parameters that were replaced. before: the parameters that it had onloaded."""
     weights: Any = module._hf_hook.weights_map  # type: ignore[union-attr]
     store, prefix = weights.dataset, weights.prefix
-    on_host = all(prefix + name in store.state_dict for name in before)
+    in_memory = store if isinstance(store, dict) else store.state_dict  # a dict by accelerate.cpu_offload
+    on_host = all(prefix + name in in_memory for name in before)
     for name, parameter in module.named_parameters(recurse=False):
         # on meta it was offloaded again by the hook of the parent, which reads the weights of a convolution itself
         if parameter is before.get(name) or parameter.device.type == "meta":
             continue
         if on_host:
-            store.state_dict[prefix + name] = parameter.detach().cpu()
+            in_memory[prefix + name] = parameter.detach().cpu()
         else:
             offload_weight(parameter.detach().cpu(), prefix + name, store.save_folder, store.index)

@@ -1,5 +1,6 @@
 """The stages of the method: write, calibrate, score, allocate, compress. Each states what it takes, and its key."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -203,6 +204,15 @@ def _compress_layer(run: Run) -> CompressLayer:
     return mask_layer if run.config.mask_only else slice_layer
 
 
+def _spare_parameters(run: Run, plan: PruningPlan) -> float:
+    """Return how many parameters a target leaves besides those of a plan; biases of uniform widths are among these."""
+    if run.choices.structure.layer_by_layer:
+        return math.inf
+    size = {"parameters": 1, "bytes": run.source.dtype.itemsize}
+    widths, bounds = run.budget.widths(plan), [one for one in run.budget.bounds if one.target in size]
+    return min(((one.most - one.cost(widths)) / size[one.target] for one in bounds), default=math.inf)
+
+
 def _report(run: Run, model: PlacedModel, plan: PruningPlan, fits: Mapping[str, FitReport]) -> None:
     """Report what became of the model, which gets the class that its checkpoint is loaded with."""
     report = run.report
@@ -210,7 +220,7 @@ def _report(run: Run, model: PlacedModel, plan: PruningPlan, fits: Mapping[str, 
     report.weight_passes = model.passes - run.passes_before
     report.repairs = {block: fit._asdict() for block, fit in fits.items()}
     if run.budget.kept(plan) < run.budget.total:
-        report.loads_with = become_checkpointable(model)
+        report.loads_with = become_checkpointable(model, _spare_parameters(run, plan))
     count_pruned(report, model.adapter, plan, run.budget, masked=run.config.mask_only)
     if in_time(run.config.target):
         report.note_times(ranks.from_first(lambda: run.choices.request.timed(model.model)))

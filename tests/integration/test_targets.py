@@ -62,6 +62,14 @@ def test_the_biases_of_a_stock_checkpoint_count(run_target: Run, structure: str)
     assert (report.loads_with == "stock transformers") == (structure == "UL-UM")
 
 
+@pytest.mark.parametrize(("asked", "form"), [(40_400, "flap, or trust_remote_code=True (biases of"), (41e3, "stock")])
+def test_one_width_that_a_plan_by_layer_ends_at_stays_within_it(run_target: Run, asked: float, form: str) -> None:
+    report = run_target(f"target.parameters={asked}", "round_to=32")
+    assert len({json.dumps(layer) for layer in report.layers}) == 1
+    assert report.loads_with.startswith(form) and report.parameters["total_after"] <= asked
+    assert sum(tensor.numel() for tensor in saved(report).values()) == report.parameters["total_after"]
+
+
 def test_a_cache_of_the_reloaded_model_has_the_bytes(run_target: Run) -> None:
     report = run_target("target.kv_cache_bytes=70e3", "target.context=100", "target.parameters=40e3")
     model = AutoModelForCausalLM.from_pretrained(report.checkpoint)
