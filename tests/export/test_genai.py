@@ -25,7 +25,8 @@ def written(folder: Path, new_tokens: int) -> list[int]:
     return [int(token) for token in generator.get_sequence(0)[length:]]
 
 
-@pytest.mark.parametrize("family", ["llama", pytest.param("gpt2", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_it_writes_the_same(family: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     pruned = family_checkpoint(family, "by layer", tokenizer, tmp_path / "pruned", layers=2)
     ends = pruned.model.generation_config

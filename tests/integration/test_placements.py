@@ -108,10 +108,11 @@ def little_memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
 @pytest.mark.parametrize(
     ("family", "method"),
     [
-        *product(KINDS, ["flap"]),
+        *product(sorted({*KINDS} - {*SEARCHED}), ["flap"]),
         *product(SEARCHED, [FLAP_PLUS]),
+        *(pytest.param(family, "flap", marks=pytest.mark.long) for family in SEARCHED),
         *(pytest.param(family, FLAP_PLUS, marks=pytest.mark.long) for family in KINDS if family not in SEARCHED),
-        ("TestMixtral", CLOSED_FORM),
+        pytest.param("TestMixtral", CLOSED_FORM, marks=pytest.mark.long),
         *(pytest.param(family, "flap", marks=pytest.mark.long) for family in FAMILIES if family not in KINDS),
     ],
 )
