@@ -34,13 +34,14 @@ def become_checkpointable(placed: PlacedModel, spare: float = inf) -> str:
     computed = isinstance(getattr(stock_class(type(config)), "head_dim", None), property)  # always, for Falcon
     try:
         stock = stock_config(adapter, shared | ({} if computed else head_dim))
-        if sum(missing_biases(adapter.model, stock).values()) > spare:
+        missing = missing_biases(adapter.model, stock)
+        if sum(missing.values()) > spare:
             raise ValueError("biases of zeros, which one width for all layers would need, are beyond the target")
     except ValueError as reason:
         _become_flap(adapter, shared | head_dim)
         return f"flap, or trust_remote_code=True ({reason})"
     _become(adapter, stock, stock_class(type(adapter.base)), stock_class(type(adapter.model)))
-    fill_biases(placed, stock)
+    fill_biases(placed, missing)
     return "stock transformers"
 
 

@@ -1,5 +1,6 @@
 """The stock form: a model whose layers have equal widths can be saved as its base architecture, without our code."""
 
+from collections.abc import Collection
 from itertools import chain, combinations
 from typing import Any, cast
 
@@ -92,9 +93,8 @@ def missing_biases(model: PreTrainedModel, config: PreTrainedConfig) -> dict[str
     return {name: one.numel() for name, one in _shapes(_on_meta(model, config)).items() if name not in present}
 
 
-def fill_biases(placed: PlacedModel, config: PreTrainedConfig) -> None:
-    """Add the biases, as zeros, that the decoder layers need under `config` and do not have."""
-    missing = missing_biases(placed.model, config)
+def fill_biases(placed: PlacedModel, missing: Collection[str]) -> None:
+    """Add these biases of decoder layers, as zeros. missing: their names in the model."""
     names = {module: name for name, module in placed.model.named_modules()}
     for i, layer in enumerate(placed.layers):
         linears = [one for name, one in layer.named_modules() if f"{names[layer]}.{name}.bias" in missing]

@@ -142,7 +142,7 @@ class ModelAdapter:
         config = copy.deepcopy(before)
         own = {id(before): config} | {id(getattr(before, name)): getattr(config, name) for name in before.sub_configs}
         for module in self.model.modules():
-            if id(getattr(module, "config", None)) in own:
+            if hasattr(module, "config") and id(module.config) in own:  # a part that a model lacks has None
                 module.config = own[id(module.config)]
 
     def drop(self, layers: Collection[int]) -> None:

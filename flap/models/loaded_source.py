@@ -26,8 +26,8 @@ class LoadedSource(ModelSource):
     """A model that the caller has loaded.
 
     Raises:
-        ValueError: it is none of transformers, its weights are packed, as 4-bit ones are, or on meta, it has adapters,
-            or there is no tokenizer.
+        ValueError: it is no model of transformers, it has adapters, its weights are packed, as 4-bit ones are, or on
+            meta, or there is no tokenizer.
     """
 
     loaded = True
