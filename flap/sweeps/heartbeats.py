@@ -20,6 +20,7 @@ from flap.storage import ranks
 # Without a new sign, a second each. Only seconds in which this process runs are counted, so that all may be stopped.
 LOOKS = 20
 LOOKS_WHEN_LOST = 4  # where it is known that one has ended, but not which
+SECOND = 1.0
 
 
 class Heartbeats:
@@ -39,8 +40,16 @@ class Heartbeats:
         self.keys = [f"flap-sign-{start}-{rank}" for rank in range(ranks.size())]
         self._give("")
         self.signs: list[bytes] = self.store.multi_get(self.keys)  # once all have begun
-        for work in (self._talk, self._look):
-            threading.Thread(target=work, daemon=True).start()
+        self.ended = threading.Event()
+        self.threads = [threading.Thread(target=work, daemon=True) for work in (self._talk, self._look)]
+        for thread in self.threads:
+            thread.start()
+
+    def end(self) -> None:
+        """Give no more signs. Python aborts where it ends while a thread is within the store."""
+        self.ended.set()
+        for thread in self.threads:
+            thread.join(LOOKS)  # the store of a machine that is gone does not answer
 
     def fail(self) -> None:
         """Let the others know that this process has failed, and has said why."""
@@ -52,18 +61,16 @@ class Heartbeats:
         self.store.set(self.keys[self.rank], json.dumps([ranks.name(), self.failed, sign]))
 
     def _talk(self) -> None:
-        """Give signs and read those of the others, until the store has ended; wait for ever if its machine is gone."""
+        """Give signs and read those of the others, until the store ends; wait for ever if its machine is gone."""
         with suppress(RuntimeError):
-            while True:
+            while not self.ended.wait(SECOND):
                 self._give(_sign())
                 self.signs = self.store.multi_get(self.keys)
-                time.sleep(1)
 
     def _look(self) -> None:
         """Wait until a process has failed or is silent. If even this one is, it cannot reach the first one's store."""
         seen, missed = self.signs, [0] * len(self.keys)
-        while True:
-            time.sleep(1)
+        while not self.ended.wait(SECOND):
             now = self.signs
             missed = [old + 1 if a == b else 0 for old, a, b in zip(missed, seen, now, strict=True)]
             seen, names = now, [json.loads(sign) for sign in now]

@@ -73,7 +73,7 @@ def leave() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
     ranks.end()
     if _heartbeats:
-        _heartbeats.looks = sys.maxsize
+        _heartbeats.end()
 
 
 def work_in(run_dir: Path) -> None:

@@ -1,6 +1,8 @@
 """Signs of life: a process that ends or freezes is noticed by the others, whatever they do."""
 
 import os
+import subprocess
+import sys
 from queue import SimpleQueue
 
 import pytest
@@ -29,3 +31,21 @@ def second_fails(says_why: bool) -> None:
 @pytest.mark.parametrize("says_why", [False, True])
 def test_a_process_that_has_ended_is_known_to_the_others(says_why: bool) -> None:
     assert in_ranks(2, second_fails, says_why) == [0, 0]
+
+
+LEAVES = """
+import os, time
+from torch.distributed import TCPStore
+from flap.sweeps import heartbeats
+
+store = TCPStore("localhost", 0, is_master=True)
+os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port)}
+heartbeats.SECOND = 0.0  # always within the store
+signs = heartbeats.Heartbeats(lambda *_: None)
+time.sleep(0.3)
+signs.end()
+"""
+
+
+def test_a_process_that_leaves_is_not_aborted_within_a_sign() -> None:
+    subprocess.run([sys.executable, "-c", LEAVES], check=True)
