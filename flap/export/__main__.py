@@ -54,6 +54,7 @@ def _export(options: argparse.Namespace) -> Path:
         return export_compressed(options.checkpoint, options.scheme, options.python)
     from flap.export.graph import export_graph
 
+    print(f"{options.format}: tracing the model, which takes minutes", file=sys.stderr)
     return export_graph(options.checkpoint, options.format)
 
 

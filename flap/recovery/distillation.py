@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from flap.data.temporary_state import seeded
 from flap.models import PlacedModel
 from flap.recovery.base import Recovery
-from flap.recovery.student import Student, mean_divergence
+from flap.recovery.held_out import HeldOut, go_on
+from flap.recovery.student import Student
 from flap.recovery.trainable import trainable
-from flap.recovery.training import BEST, HISTORY, train
+from flap.recovery.training import HISTORY, train
 from flap.storage import ranks
 
 log = logging.getLogger(__name__)
@@ -47,7 +47,8 @@ def recover(
     if rounded:
         rounded(model)
     start = {name: parameter.detach().cpu() for name, parameter in model.model.named_parameters()}
-    before = mean_divergence(model, teacher, tokens_NT[: recovery.held_out], recovery.windows_a_step)
+    held_out = HeldOut(teacher, tokens_NT[: recovery.held_out], recovery.windows_a_step)
+    before = held_out.nats(model)
     if not math.isfinite(before):
         raise ValueError(f"recover={recovery.name}: the predictions of the compressed model are not finite")
     done = ranks.from_first((folder / HISTORY).exists)
@@ -56,16 +57,17 @@ def recover(
         if not done:
             train(student, recovery, tokens_NT, folder, seed, bf16)
             ranks.wait()  # for the files of the first process
-        student.load_state_dict(load_file(folder / BEST))
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
+            factor = go_on(student, folder, lambda: held_out.nats(model))
     if rounded:
         rounded(model)
-    after = mean_divergence(model, teacher, tokens_NT[: recovery.held_out], recovery.windows_a_step)
+    after = held_out.nats(model)
     better = after < before  # what was gained in float32 may be lost in the model's own type
     if not better:
         for name, parameter in model.model.named_parameters():
             parameter.data = start[name].to(parameter.device)
     summary = _summary(recovery, json.loads((folder / HISTORY).read_text()), better)
-    return {"nats_before": before, "nats_after": min(before, after), **summary}
+    return {"nats_before": before, "nats_after": min(before, after), "factor": factor if better else 0.0, **summary}
 
 
 def _summary(recovery: Recovery, history: list[tuple[int, float]], better: bool) -> dict[str, Any]:
