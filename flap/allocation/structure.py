@@ -130,7 +130,8 @@ class Structure(ABC):
         layers = list(zip(budget.layers, map(self.fewest_units, budget.layers), strict=True))
         heads = (_count(kept.attention, "KV head") for layer, kept in layers if not layer.attention.fixed)
         others = (_count(kept.mlp, layer.mlp.unit) for layer, kept in layers if not layer.mlp.fixed)
-        return f"{' and '.join(' or '.join(dict.fromkeys(texts)) for texts in (heads, others))} stay in every layer"
+        counts = filter(None, (" or ".join(dict.fromkeys(texts)) for texts in (heads, others)))
+        return f"{' and '.join(counts)} stay in every layer"
 
     def fewest_units(self, layer: Pair[Units]) -> Pair[int]:
         """Return the least numbers of units that a layer keeps."""

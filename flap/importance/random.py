@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from flap.calibration import Statistics
+from flap.config import require
 from flap.importance.base import Metric
 
 
@@ -25,6 +26,9 @@ class Random(Metric):
 
     needs_statistics: ClassVar[bool] = False
     seed: int = 0  # of the generator; a whole number
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**32, "metric.seed", self.seed, "a whole number from 0 to 2**32 - 1")
 
     @cached_property
     def generator(self) -> torch.Generator:

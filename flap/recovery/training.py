@@ -20,6 +20,7 @@ from flap.recovery.base import Recovery
 from flap.recovery.student import Student
 from flap.storage import ranks
 from flap.storage.atomic_files import atomic_file, write_text
+from flap.storage.json_files import read_json
 from flap.storage.progress import progress
 
 START, BEST, HISTORY = "start.safetensors", "best.safetensors", "history.json"
@@ -74,8 +75,8 @@ def with_rates(trained: Iterable[nn.Parameter], recovery: Recovery) -> Iterator[
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """Return Trainer's last checkpoint that is complete, which its state says, as it is written last."""
-    complete = [file.parent for file in folder.glob("checkpoint-*/trainer_state.json") if file.stat().st_size]
+    """Return Trainer's last checkpoint that is complete: its state, which is written last, is whole."""
+    complete = [file.parent for file in folder.glob("checkpoint-*/trainer_state.json") if read_json(file)]
     return str(max(complete, key=lambda path: int(path.name.split("-")[1]))) if complete else None
 
 

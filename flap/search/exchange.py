@@ -114,7 +114,8 @@ def _divergence(model: PlacedModel, blocks: Sequence[BlockEffects], judges: Sequ
         log_p_PV = log_softmax(model.adapter.logits(dense_PD).float(), dim=-1)
         nats.append((kl(log_p_PV.exp(), log_p_PV, model.adapter.logits(hidden_PD).float()), len(dense_PD)))
     totals = ranks.together(nats)
-    return sum(one for one, _ in totals) / max(1, sum(count for _, count in totals))
+    nats_a_token = sum(one for one, _ in totals) / max(1, sum(count for _, count in totals))
+    return max(0.0, nats_a_token)  # not below by rounding
 
 
 @contextmanager

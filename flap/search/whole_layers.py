@@ -1,5 +1,6 @@
 """Whole layers in a search: which of them leave, beside heads and neurons or alone."""
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -11,7 +12,6 @@ from flap.allocation.structure import removed
 from flap.config import require
 from flap.importance import Scores
 from flap.models import Pair
-from flap.search.trials import GONE
 
 ONLY = "only"  # whole layers leave, and no heads or neurons of others
 
@@ -29,7 +29,7 @@ def with_whole_layers(
     whole = [0.0, *(measured[-1] for measured in scores.divergences[1:])]
     columns = zip(budget.layers, budget.prices, strict=True)
     price = [sum(units.count * one for units, one in zip(*pair, strict=True)) for pair in columns]
-    order = sorted(range(1, len(whole)), key=lambda i: whole[i] / price[i])
+    order = sorted(range(1, len(whole)), key=lambda i: whole[i] / price[i] if price[i] else math.inf)
     sets = [tuple(sorted(order[:n])) for n in range(len(whole))]
     fitting = [gone for gone in sets if structure.layers != ONLY and _room(structure, budget, gone)]
     if not fitting:
@@ -67,7 +67,9 @@ def _plan(budget: Budget, gone: Sequence[int], others: PruningPlan | None = None
     left = budget.without(gone)
     whole = (LayerPlan(*(tuple(range(units.count)) for units in layer)) for layer in left.layers)
     kept = iter(others.layers if others else whole)
-    return PruningPlan(tuple(GONE if i in gone else next(kept) for i in range(len(budget.layers))), dropped=tuple(gone))
+    return PruningPlan(
+        tuple(LayerPlan((), ()) if i in gone else next(kept) for i in range(len(budget.layers))), dropped=tuple(gone)
+    )
 
 
 def _beside(structure: Structure, nats: Sequence[Pair[Tensor]], gone: Sequence[int], budget: Budget) -> PruningPlan:

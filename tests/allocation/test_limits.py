@@ -70,6 +70,11 @@ def test_every_layer_holds_them(architecture: str, name: str, limits: dict[str, 
     assert met >= 1
 
 
+def test_what_stays_names_no_heads_where_none_can_leave() -> None:
+    with pytest.raises(ValueError, match="^ratio=0.99: 1 neuron stay in every layer, so this model allows at most"):
+        ALAM().check(budget_of("deepseek_v3", 0.99))
+
+
 @pytest.mark.parametrize("name", STRUCTURES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_blocks_of_one_and_minima_of_one_change_nothing(architecture: str, name: str) -> None:

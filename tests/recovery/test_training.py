@@ -115,7 +115,7 @@ def test_a_training_that_has_ended_is_not_done_again(tmp_path: Path, monkeypatch
 
 def test_a_checkpoint_that_was_not_finished_is_passed_over(tmp_path: Path) -> None:
     assert last_checkpoint(tmp_path) is None
-    for number, text in {"4": "{}", "20": "{}", "100": ""}.items():
+    for number, text in {"4": '{"step": 4}', "20": '{"step": 20}', "100": "", "120": '{"step": 12'}.items():
         (tmp_path / f"checkpoint-{number}").mkdir()
         (tmp_path / f"checkpoint-{number}" / "trainer_state.json").write_text(text)
     (tmp_path / "checkpoint-200").mkdir()
