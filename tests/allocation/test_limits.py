@@ -71,7 +71,7 @@ def test_every_layer_holds_them(architecture: str, name: str, limits: dict[str, 
 
 
 def test_what_stays_names_no_heads_where_none_can_leave() -> None:
-    with pytest.raises(ValueError, match="^ratio=0.99: 1 neuron stay in every layer, so this model allows at most"):
+    with pytest.raises(ValueError, match=r"^ratio=0\.99: 1 neuron stay in every layer, so this model allows at most"):
         ALAM().check(budget_of("deepseek_v3", 0.99))
 
 
