@@ -110,6 +110,7 @@ def test_torch_export_traces_it(name: str, directories: dict[str, Path]) -> None
 
 
 @torch.no_grad()
+@pytest.mark.long
 @pytest.mark.parametrize("name", CHECKPOINTS)
 def test_torch_compile_takes_it_as_one_graph(directories: dict[str, Path], name: str) -> None:
     """vLLM compiles it so, unless it is told not to."""

@@ -39,6 +39,7 @@ def answers(families: dict[tuple[str, str], Exported]) -> dict[str, Any]:
     return mlx_lm({name: {"folder": path, "tokens": TOKENS, "new_tokens": 12} for name, path in folders.items()})
 
 
+@pytest.mark.long  # a quantised model runs in mlx-lm below
 @pytest.mark.parametrize("cell", [cell for cell in CELLS if cell[0] not in REFUSED], ids="-".join)
 def test_it_computes_the_same(
     cell: tuple[str, str], families: dict[tuple[str, str], Exported], answers: dict[str, Any]

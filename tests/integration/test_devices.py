@@ -299,8 +299,8 @@ def test_spread_over_it_and_the_host(
     ("family", "placement"),
     [
         ("llama", "stream"),
-        ("mixtral", "auto"),
-        *(pytest.param(*pair, marks=pytest.mark.long) for pair in (("llama", "auto"), ("mixtral", "stream"))),
+        *(pytest.param("mixtral", placement, marks=pytest.mark.long) for placement in ("auto", "stream")),
+        pytest.param("llama", "auto", marks=pytest.mark.long),
     ],
 )
 def test_flap_plus_at_every_placement(

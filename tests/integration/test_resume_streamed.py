@@ -20,6 +20,7 @@ RANDOM = [*IN_SEQUENCE[:-1], *WRITE, "compare"]
 # with covariances windows walk along, those to fit on and those held out
 FITTED = [step for i in range(4) for step in (*2 * [f"compress {i}"], f"write {i}")] + ["compare"]
 CLOSED_FORM = [f"score {i}" for i in range(4)] + FITTED
+LONG = pytest.mark.long
 IN_SEQUENCE_FITTED = [step for i in range(4) for step in (*2 * [f"prune {i}"], f"write {i}")] + RANDOM[8:]
 
 
@@ -57,16 +58,18 @@ def written(folder: Path) -> dict[str, bytes]:
     [
         ("method=flap", WHOLE, "calibrate 2", WHOLE[2:]),  # the layer was run and is not noted
         ("method=flap", WHOLE, "write 2", WHOLE[6:]),  # the layer is there and is not noted
-        ("method=flap", WHOLE, "compare", WHOLE[8:]),  # all was compared and is not in place
+        pytest.param("method=flap", WHOLE, "compare", WHOLE[8:], marks=LONG),  # all was compared, and not put in place
         ("method=wanda_sp", IN_SEQUENCE, "prune 1", IN_SEQUENCE[2:]),  # the layer was pruned in memory alone
         ("method=wanda_sp", IN_SEQUENCE, "write 2", IN_SEQUENCE[4:]),
-        ("method=wanda_sp", IN_SEQUENCE, "compare", IN_SEQUENCE[8:]),
+        pytest.param("method=wanda_sp", IN_SEQUENCE, "compare", IN_SEQUENCE[8:], marks=LONG),
         ("method=wanda_sp metric=random compensation=bias", RANDOM, "prune 1", RANDOM),
-        ("compensation=linear", CALIBRATE + FITTED, "write 2", FITTED[6:]),
+        pytest.param("compensation=linear", CALIBRATE + FITTED, "write 2", FITTED[6:], marks=LONG),
         ("compensation=linear", CALIBRATE + FITTED, "compare", FITTED[12:]),  # what fits report is there
-        ("metric=OBS compensation=linear", CLOSED_FORM, "score 2", CLOSED_FORM[2:]),
+        pytest.param("metric=OBS compensation=linear", CLOSED_FORM, "score 2", CLOSED_FORM[2:], marks=LONG),
         ("metric=OBS compensation=linear", CLOSED_FORM, "write 1", CLOSED_FORM[7:]),
-        ("method=wanda_sp compensation=linear", IN_SEQUENCE_FITTED, "write 2", IN_SEQUENCE_FITTED[6:]),
+        pytest.param(
+            "method=wanda_sp compensation=linear", IN_SEQUENCE_FITTED, "write 2", IN_SEQUENCE_FITTED[6:], marks=LONG
+        ),
     ],
 )
 def test_a_killed_run_goes_on(

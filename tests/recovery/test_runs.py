@@ -133,6 +133,7 @@ def test_without_resume_it_is_trained_from_the_beginning(
     assert seen == [None]
 
 
+@pytest.mark.long
 def test_the_dense_model_that_a_sweep_keeps_is_not_trained(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
     arguments = [*tiny(model_dir, text_file), "ratio=0.4", "use_cache=false", "checkpoint.save=false"]
     alone = run(composed(*arguments, *RECOVER), tmp_path / "alone")
