@@ -16,7 +16,7 @@ from torch import Tensor
 from flap.data.temporary_state import seeded
 from flap.models import PlacedModel
 from flap.recovery.base import Recovery
-from flap.recovery.held_out import HeldOut, go_on
+from flap.recovery.held_out import HeldOut, extrapolate
 from flap.recovery.student import Student
 from flap.recovery.trainable import trainable
 from flap.recovery.training import HISTORY, train
@@ -58,7 +58,7 @@ def recover(
             train(student, recovery, tokens_NT, folder, seed, bf16)
             ranks.wait()  # for the files of the first process
         with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
-            factor = go_on(student, folder, lambda: held_out.nats(model))
+            factor = extrapolate(student, folder, lambda: held_out.nats(model))
     if rounded:
         rounded(model)
     after = held_out.nats(model)

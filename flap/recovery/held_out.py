@@ -39,7 +39,7 @@ class HeldOut:
         return sum(ranks.together(nats)) / self.count
 
 
-def go_on(student: Student, folder: Path, nats: Callable[[], float]) -> float:
+def extrapolate(student: Student, folder: Path, nats: Callable[[], float]) -> float:
     """Set the parameters to θ₀ + α (θ₁ - θ₀), α = 1, 1.5, 2, … for as long as the divergence falls, and return α.
 
     θ₀: START in the folder, θ₁: BEST. nats: measures the divergence on the held-out windows. The rate of a short

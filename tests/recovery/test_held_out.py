@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from flap.models import Resident
-from flap.recovery.held_out import FARTHEST, HeldOut, go_on
+from flap.recovery.held_out import FARTHEST, HeldOut, extrapolate
 from flap.recovery.student import Student
 from flap.recovery.training import BEST, START
 from tests.cases import tiny_model, tokens
@@ -39,5 +39,5 @@ def test_it_goes_on_for_as_long_as_the_divergence_falls(
     student = Student(Resident(compressed()), Resident(compressed()), [parameter], None)
     for name, value in {START: 10.0, BEST: 11.0}.items():
         save_file({"trained.0": torch.tensor([value])}, tmp_path / name)
-    assert go_on(student, tmp_path, lambda: nats(parameter.item() - 10)) == factor
+    assert extrapolate(student, tmp_path, lambda: nats(parameter.item() - 10)) == factor
     assert parameter.item() == 10 + factor
