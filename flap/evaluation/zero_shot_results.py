@@ -101,10 +101,12 @@ def f1(name: str, task: Any, entries: list[dict[str, Any]]) -> Measurement:
     """Return the mean F1 of written answers with its standard error, from 0 to 1; higher is better.
 
     The F1 of an answer is the harmonic mean of precision and recall of its words against those of the right answer that
-    is most like it, without case, punctuation and articles. Nothing is returned for a task without written answers, or
-    with an F1 of its own. Source: SQuAD, Rajpurkar et al., EMNLP 2016, arXiv 1606.05250, section 6.1.
+    is most like it, without case, punctuation and articles. Nothing is returned for a task without written answers,
+    with another way to judge them, or with an F1 of its own. Source: SQuAD, Rajpurkar et al., EMNLP 2016,
+    arXiv 1606.05250, section 6.1.
     """
-    if task.OUTPUT_TYPE != "generate_until" or not entries or "f1" in entries[0]["metrics"]:
+    other_way = task.OUTPUT_TYPE != "generate_until" or callable(task.config.process_results)
+    if other_way or not entries or "f1" in entries[0]["metrics"]:
         return Measurement()
     entries = [entry for entry in entries if entry["filter"] == entries[0]["filter"]]
     answers = [(str(entry["filtered_resps"][0]), _references(task, entry["doc"])) for entry in entries]
@@ -112,12 +114,11 @@ def f1(name: str, task: Any, entries: list[dict[str, Any]]) -> Measurement:
 
 
 def _references(task: Any, document: Any) -> list[str]:
-    """Return the right answers to a document, which lm-eval has as texts, or as indices of choices."""
+    """Return the right answers to a document, which lm-eval has as texts, numbers, or indices of choices."""
     right = task.doc_to_target(document)
     choices = task.doc_to_choice(document) if task.config.doc_to_choice is not None else []
-    return [
-        str(choices[one] if isinstance(one, int) else one) for one in (right if isinstance(right, list) else [right])
-    ]
+    golds = right if isinstance(right, list) else [right]
+    return [str(choices[one] if choices and isinstance(one, int) else one) for one in golds]
 
 
 def _overlap(answer: str, reference: str) -> float:

@@ -75,21 +75,41 @@ def test_documents_belong_to_numbers_that_are_their_means() -> None:
 WRITTEN = [("The Eiffel tower!", 1.0), ("a tower", 2 * 1 * 0.5 / 1.5), ("in Paris", 0.0), ("", 0.0)]
 
 
+def written(right: Any, doc_to_choice: list[str] | None = None) -> Any:
+    """A task with written answers, whose right ones are `right`."""
+    return SimpleNamespace(
+        OUTPUT_TYPE="generate_until",
+        config=SimpleNamespace(doc_to_choice=doc_to_choice, process_results=None),
+        doc_to_target=lambda doc: right,
+        doc_to_choice=lambda doc: doc_to_choice,
+    )
+
+
+def answered(*texts: str) -> list[dict[str, Any]]:
+    return [
+        {"doc": {}, "filter": name, "filtered_resps": [text], "metrics": ["exact_match"]}
+        for name in ("first", "second")
+        for text in texts
+    ]
+
+
 @pytest.mark.parametrize("right", ["eiffel tower", ["Rome", "Eiffel  Tower"], 1, [1]])
 def test_f1_of_written_answers_against_the_best_of_the_right_ones(right: Any) -> None:
     """Words without case, punctuation and articles; some tasks of lm-eval name the right choice by its index."""
-    config = SimpleNamespace(doc_to_choice=["Rome", "Eiffel tower"] if right in (1, [1]) else None)
-    answers = SimpleNamespace(
-        OUTPUT_TYPE="generate_until", config=config, doc_to_target=lambda doc: right,
-        doc_to_choice=lambda doc: config.doc_to_choice,
-    )  # fmt: skip
-    log = [
-        {"doc": {}, "filter": name, "filtered_resps": [text], "metrics": ["exact_match"]}
-        for name in ("first", "second")
-        for text, _ in WRITTEN
-    ]
+    answers = written(right, ["Rome", "Eiffel tower"] if right in (1, [1]) else None)
+    log = answered(*(text for text, _ in WRITTEN))
     found = f1("mine", answers, log)
     assert found.documents == {"mine/f1": pytest.approx([value for _, value in WRITTEN])}
     assert found.better == {"mine/f1": "higher"}
     log[0]["metrics"] = ["f1"]
     assert not f1("mine", answers, log).numbers and not f1("mine", task(0), log).numbers
+
+
+def test_a_right_number_without_choices_is_the_answer_itself() -> None:
+    assert f1("mine", written(12), answered("12", "1")).documents == {"mine/f1": [1.0, 0.0]}
+
+
+def test_no_f1_where_a_task_judges_answers_in_its_own_way() -> None:
+    own = written(0)
+    own.config.process_results = print
+    assert not f1("mine", own, answered("0")).numbers
