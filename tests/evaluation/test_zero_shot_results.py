@@ -14,7 +14,7 @@ def task(gold: Any, multiple_input: int = 0, **changes: Any) -> Any:
     """A task of three choices, whose right ones are `gold`."""
     found = {
         "OUTPUT_TYPE": "multiple_choice",
-        "config": SimpleNamespace(process_results=None),
+        "config": SimpleNamespace(process_results=None, filter_list=None),
         "multiple_input": multiple_input,
         "doc_to_choice": lambda document: ["aaaa", "bb", "c"],
         "doc_to_target": lambda document: "the end" if multiple_input else gold,
@@ -79,7 +79,7 @@ def written(right: Any, doc_to_choice: list[str] | None = None) -> Any:
     """A task with written answers, whose right ones are `right`."""
     return SimpleNamespace(
         OUTPUT_TYPE="generate_until",
-        config=SimpleNamespace(doc_to_choice=doc_to_choice, process_results=None),
+        config=SimpleNamespace(doc_to_choice=doc_to_choice, process_results=None, filter_list=None),
         doc_to_target=lambda doc: right,
         doc_to_choice=lambda doc: doc_to_choice,
     )
@@ -110,6 +110,23 @@ def test_a_right_number_without_choices_is_the_answer_itself() -> None:
 
 
 def test_no_f1_where_a_task_judges_answers_in_its_own_way() -> None:
-    own = written(0)
+    own, picked = written("0"), written("so 9 - 9 is 0 #### 0")
     own.config.process_results = print
-    assert not f1("mine", own, answered("0")).numbers
+    picked.config.filter_list = [
+        {"name": "strict", "filter": [{"function": "regex", "regex_pattern": "#### ([0-9]+)"}]}
+    ]
+    for task in (own, picked):
+        assert not f1("mine", task, answered("0")).numbers
+
+
+@pytest.mark.parametrize(
+    ("right", "answer", "expected"),
+    [
+        ("-5", "5", 0.0), ("-5", "(-5).", 1.0), ("3.5", "35", 0.0), ("3.5 kg", "3.5kg.", 0.0), ("1,000", "1000.", 1.0),
+        ("1914-18", "191418", 1.0), ("U.S.", "us", 1.0), ("well-known", "wellknown", 1.0),
+        ("A", " a ", 1.0), ("A", "B", 0.0), ("The", "a", 0.0), ("A", "", 0.0), ("+", "+", 1.0),
+        ("vitamin A", "A", 0.0), ("vitamin A", "vitamin", 1.0),
+    ],
+)  # fmt: skip
+def test_f1_of_numbers_and_of_answers_without_words(right: str, answer: str, expected: float) -> None:
+    assert f1("mine", written(right), answered(answer)).documents == {"mine/f1": [expected]}
