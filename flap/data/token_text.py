@@ -6,6 +6,7 @@ Legend: N windows · T tokens in each window · V vocabulary.
 import re
 
 import torch
+from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -22,8 +23,11 @@ def text_bytes(tokens_NT: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
     A byte-level token has a character for each byte: a part of a character counts what it has of it. In other
     tokens "▁" is a space, and one such as <0x0A> is a byte. An added token stands for its own text.
     """
-    byte_level = tokenizer.is_fast and "ByteLevel" in str(tokenizer.backend_tokenizer.decoder)
-    added = tokenizer.added_tokens_decoder
+    vocabulary, added = tokenizer.get_vocab(), tokenizer.added_tokens_decoder
+    if tokenizer.is_fast:
+        byte_level = "ByteLevel" in str(tokenizer.backend_tokenizer.decoder)
+    else:  # the steps of such a one are in its code; its vocabulary has the characters that GPT-2 has for bytes
+        byte_level = vocabulary.keys() >= set(ByteLevel.alphabet())
 
     def size(i: int, token: str) -> int:
         if byte_level and i not in added:
