@@ -23,7 +23,7 @@ def text_bytes(tokens_NT: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
     A byte-level token has a character for each byte: a part of a character counts what it has of it. In other
     tokens "▁" is a space, and one such as <0x0A> is a byte. An added token stands for its own text.
     """
-    vocabulary, added = tokenizer.get_vocab(), tokenizer.added_tokens_decoder
+    vocabulary, added = tokenizer.get_vocab() | tokenizer.get_added_vocab(), tokenizer.added_tokens_decoder
     if tokenizer.is_fast:
         byte_level = "ByteLevel" in str(tokenizer.backend_tokenizer.decoder)
     else:  # the steps of such a one are in its code; its vocabulary has the characters that GPT-2 has for bytes
@@ -34,7 +34,8 @@ def text_bytes(tokens_NT: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
             return len(token)
         return 1 if BYTE.fullmatch(token) else len(token.replace("▁", " ").encode())
 
-    bytes_V = torch.tensor([size(*pair) for pair in enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer))))])
+    tokens = {i: token for token, i in vocabulary.items()}
+    bytes_V = torch.tensor([size(i, tokens.get(i, "")) for i in range(max(tokens) + 1)])  # some leave ids out
     return torch.where(tokens_NT == NO_TOKEN, 0, bytes_V[tokens_NT])
 
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaTokenizer, PreTrainedTokenizer, PreTrainedTokenizerBase
+from tokenizers import Tokenizer, models
+from transformers import LlamaTokenizer, PreTrainedTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from flap.data import NO_TOKEN, retokenised, text_bytes
 from tests.helpers.tokenizers import KINDS, TRICKY
@@ -56,6 +57,13 @@ def test_one_that_is_written_in_python_has_the_bytes_of_a_fast_one(kind: str) ->
     ids = fast(text, add_special_tokens=False).input_ids
     assert InPython(fast)(text, add_special_tokens=False).input_ids == ids
     assert text_bytes(torch.tensor(ids), InPython(fast)).sum() == len(text.encode())
+
+
+def test_one_whose_ids_have_a_gap() -> None:
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({"old": 0, "tree": 7}, unk_token="old"))
+    )
+    assert text_bytes(torch.tensor([0, 7, NO_TOKEN]), tokenizer).tolist() == [3, 4, 0]
 
 
 def mistral() -> LlamaTokenizer:
