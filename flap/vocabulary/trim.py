@@ -104,7 +104,7 @@ class Trim:
         """Return the tokens in the order in which they stay. texts: in which they are counted and expected."""
         rows = model.adapter.vocab_size
         windows = [sampled(text, tokenizer, texts.bos, len(texts.known)) for text in texts.known]
-        share_V = expected(model, windows)[:rows]
+        share_V = expected(model, windows, [part.weight for part in texts.parts])[:rows]
         tokens = Tokens.of(tokenizer, rows, named_ids(model.model))
         return Ranking.of(tokens, counted(texts, tokenizer, rows), share_V)
 
