@@ -88,6 +88,16 @@ def test_a_part_that_is_too_short_says_how_many_windows_it_has(tokenizer: PreTra
         _ = windows.by_length
 
 
+@pytest.mark.parametrize(("documents", "way"), [(100, "packing: true, or a longer text"), (1, "a longer text")])
+def test_where_documents_are_too_short_packing_is_a_way(
+    documents: int, way: str, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    text = Text.joined("short", ["the old cat"] * documents, "")
+    windows = Windows((Part("short", packing=False),), (text,), tokenizer, 4, (16,), seed=0)
+    with pytest.raises(ValueError, match=rf"0 windows of 16 tokens .* or its weight, or take {way}$"):
+        _ = windows.drawn
+
+
 def test_conversations_become_text_by_a_template(tmp_path: Path) -> None:
     talk = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "yes?"}]
     (tmp_path / "talk.jsonl").write_text(
