@@ -9,6 +9,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
 from flap.data import Part, Text, Windows, read_text
+from flap.data.read_windows import Wanted, read_windows
 
 WORDS = ["the", "cat", "sat", "on", "mat", "and", "then", "it", "ran", "a", "dog", "was", "there"]
 
@@ -127,6 +128,14 @@ def test_conversations_become_text_by_a_template(tmp_path: Path) -> None:
         read_text(str(tmp_path / "bad.jsonl"), "calibration", "calibration.dataset", template)
     with pytest.raises(ValueError, match=r"^f=boolq-passages: it holds no conversations"):
         read_text("boolq-passages", "calibration", "f", template)
+
+
+def test_conversations_without_a_template_say_what_a_file_is_then(tokenizer: PreTrainedTokenizerFast) -> None:
+    dataset, wanted = {"talks.jsonl": {"chat_template": True}}, Wanted(4, [16], 0, "auto")
+    with pytest.raises(
+        ValueError, match=r"^f\.dataset\.talks.jsonl.chat_template=true: .*; leave it out: a file is then"
+    ):
+        read_windows("f", dataset, tokenizer, wanted, 128)
 
 
 CALLS = [
