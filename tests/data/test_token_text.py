@@ -8,7 +8,8 @@ from tokenizers import Tokenizer, models
 from transformers import LlamaTokenizer, PreTrainedTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from flap.data import NO_TOKEN, retokenised, text_bytes
-from tests.helpers.tokenizers import KINDS, TRICKY
+from tests.helpers.tokenizers import KINDS, TEXT, TRICKY
+from tests.vocabulary.kinds import unigram
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -88,6 +89,14 @@ def test_windows_stay_where_a_line_feed_is_a_piece_of_its_own(kind: str) -> None
     ids = tokenizer(" ".join(text for text in TRICKY if text.isascii()), add_special_tokens=False).input_ids
     windows_NT = torch.tensor(ids[: len(ids) // 16 * 16]).reshape(-1, 16)
     assert torch.equal(retokenised(windows_NT, tokenizer, KINDS[kind](), bos=False), windows_NT)
+
+
+@pytest.mark.parametrize("length", [3, 5, 16])
+def test_windows_stay_where_a_tokenizer_has_no_bytes(length: int) -> None:
+    tokenizer = unigram(byte_fallback=False)
+    ids = tokenizer(" ".join(TEXT), add_special_tokens=False).input_ids
+    windows_NT = torch.tensor(ids[: len(ids) // length * length]).reshape(-1, length)
+    assert torch.equal(retokenised(windows_NT, tokenizer, tokenizer, bos=False), windows_NT)
 
 
 def test_only_the_character_that_an_edge_cuts_is_left_out() -> None:
