@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
@@ -41,7 +41,8 @@ def _read(path: Path, where: str) -> Picture:
     try:
         words = text.read_text(encoding="utf-8").strip()
         with Image.open(path) as image:
-            picture = Picture(path.name, image.convert("RGB"), words)
+            upright = ImageOps.exif_transpose(image)  # cameras store how they were held beside the pixels
+            picture = Picture(path.name, upright.convert("RGB"), words)
     except FileNotFoundError as error:
         raise ValueError(
             f"{where}: {path.name} has no {text.name} beside it; expected the text of the image"

@@ -67,7 +67,7 @@ def _text(part: Part, tokenizer: PreTrainedTokenizerBase, field: str, bos: bool)
         return None
     if not part.chat_template:
         return read_text(part.dataset, "calibration", field)
-    _check_template(tokenizer, f"{field}.{part.dataset}")
+    _check_template(tokenizer, f"{field}.{part.dataset}", "a file is then read from its column 'text'")
 
     def conversation(messages: list[dict[str, Any]]) -> str:
         return without_bos(str(tokenizer.apply_chat_template(messages, tokenize=False)), tokenizer, bos)
@@ -128,7 +128,7 @@ def beginning(tokenizer: PreTrainedTokenizerBase, chat_template: bool, where: st
 
 def _users_turn(tokenizer: PreTrainedTokenizerBase, where: str) -> str:
     """Return what the chat template prints before the text of a user."""
-    _check_template(tokenizer, where)
+    _check_template(tokenizer, where, "the model then begins with BOS, or EOS where there is none")
     try:
         marked = str(tokenizer.apply_chat_template([{"role": "user", "content": SAID}], tokenize=False))
         reason = None if SAID in marked else "it changes the user's message"
@@ -141,12 +141,11 @@ def _users_turn(tokenizer: PreTrainedTokenizerBase, where: str) -> str:
     return marked.split(SAID)[0]
 
 
-def _check_template(tokenizer: PreTrainedTokenizerBase, where: str) -> None:
+def _check_template(tokenizer: PreTrainedTokenizerBase, where: str, without: str) -> None:
+    """Check that there is a chat template. without: what happens without the option."""
     if tokenizer.chat_template is None:
-        raise ValueError(
-            f"{where}.chat_template=true: the tokenizer has no chat template; leave it out: a file is then read from "
-            "its column 'text'"
-        )
+        reason = "the tokenizer has no chat template"
+        raise ValueError(f"{where}.chat_template=true: {reason}; leave it out: {without}")
 
 
 def without_bos(text: str, tokenizer: PreTrainedTokenizerBase, bos: bool) -> str:

@@ -6,6 +6,7 @@ Legend: N windows · T tokens in each window · V vocabulary.
 import re
 
 import torch
+from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -22,15 +23,19 @@ def text_bytes(tokens_NT: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
     A byte-level token has a character for each byte: a part of a character counts what it has of it. In other
     tokens "▁" is a space, and one such as <0x0A> is a byte. An added token stands for its own text.
     """
-    byte_level = tokenizer.is_fast and "ByteLevel" in str(tokenizer.backend_tokenizer.decoder)
-    added = tokenizer.added_tokens_decoder
+    vocabulary, added = tokenizer.get_vocab() | tokenizer.get_added_vocab(), tokenizer.added_tokens_decoder
+    if tokenizer.is_fast:
+        byte_level = "ByteLevel" in str(tokenizer.backend_tokenizer.decoder)
+    else:  # the steps of such a one are in its code; its vocabulary has the characters that GPT-2 has for bytes
+        byte_level = vocabulary.keys() >= set(ByteLevel.alphabet())
 
     def size(i: int, token: str) -> int:
         if byte_level and i not in added:
             return len(token)
         return 1 if BYTE.fullmatch(token) else len(token.replace("▁", " ").encode())
 
-    bytes_V = torch.tensor([size(*pair) for pair in enumerate(tokenizer.convert_ids_to_tokens(range(len(tokenizer))))])
+    tokens = {i: token for token, i in vocabulary.items()}
+    bytes_V = torch.tensor([size(i, tokens.get(i, "")) for i in range(max(tokens) + 1)])  # some leave ids out
     return torch.where(tokens_NT == NO_TOKEN, 0, bytes_V[tokens_NT])
 
 
@@ -42,22 +47,24 @@ def retokenised(
     A character that a window's edge cuts is left out. bos: each window begins with that token.
     """
     first, mark = [after.bos_token_id] * bos, _mark(before)
-    marks = [one(mark, add_special_tokens=False).input_ids if mark else [] for one in (before, after)]
-    ids = (marks[0] + _whole(window, before) for window in tokens_NT[:, bos:].tolist())
-    texts = [before.decode(one, clean_up_tokenization_spaces=False).strip("\ufffd") for one in ids]
-    windows = [one[len(marks[1]) :] for one in after(texts, add_special_tokens=False).input_ids]
+    space = before.convert_tokens_to_ids(["▁"] * bool(mark))  # which decoding takes off
+    behind = len(after(mark, add_special_tokens=False).input_ids) if mark else 0
+    ids = (space + _whole(window, before) for window in tokens_NT[:, bos:].tolist())
+    texts = [(mark + before.decode(one, clean_up_tokenization_spaces=False)).strip("\ufffd") for one in ids]
+    windows = [one[behind:] for one in after(texts, add_special_tokens=False).input_ids]
     longest = max(map(len, windows))
     return torch.tensor([[*first, *one, *[NO_TOKEN] * (longest - len(one))] for one in windows])
 
 
 def _mark(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return what windows stand behind while a tokenizer reads them that puts a space before a text: a byte.
+    """Return what windows stand behind while a tokenizer reads them that puts a space before a text: a character.
 
     So a window that begins inside a word is not given a space, nor one with a space a second. Nothing for others.
     """
-    byte = "\x01"  # in no text, so never a piece with others, as a line feed is in some tokenizers
-    names = tokenizer.convert_ids_to_tokens(tokenizer(byte, add_special_tokens=False).input_ids)
-    return byte if names == ["▁", "<0x01>"] else ""
+    mark = "\ue000"  # of no text, so never a piece with others, as a line feed is in some tokenizers
+    names = tokenizer.convert_ids_to_tokens(tokenizer(mark, add_special_tokens=False).input_ids)
+    alone = all(name in (mark, tokenizer.unk_token) or BYTE.fullmatch(name) for name in names[1:])
+    return mark if names[:1] == ["▁"] != names and alone else ""
 
 
 def _whole(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:

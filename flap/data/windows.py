@@ -106,6 +106,7 @@ class Windows:
     def _draw(self, p: int, text: Text) -> dict[int, Tensor]:
         """Return the windows of a part; the longest are drawn first."""
         pool, windows = Pool(text, self.tokenizer, self.bos, self.parts[p].packing), {}
+        way = "packing: true, or a longer text" if len(pool.lengths) > 1 else "a longer text"
         for seq_len in sorted(self.lengths, reverse=True):
             try:
                 windows[seq_len] = pool.draw(self.counts(seq_len)[p], seq_len, self.seed)
@@ -113,7 +114,7 @@ class Windows:
                 raise ValueError(
                     f"{self.field}.dataset={text.name}: {error.available} windows of {seq_len} tokens are too few for "
                     f"the {error.wanted} that are its share of {self.field}.num_samples={self.num_samples}; lower it, "
-                    f"or {self.field}.seq_len, or its weight, or take a longer text"
+                    f"or {self.field}.seq_len, or its weight, or take {way}"
                 ) from error
         return windows
 

@@ -17,7 +17,7 @@ from flap.storage import Cache, ranks
 
 log = logging.getLogger(__name__)
 
-EVALUATION_VERSION = 7  # increased when the same key would give other numbers, or more of them
+EVALUATION_VERSION = 8  # increased when the same key would give other numbers, or more of them
 Load = Callable[[], PlacedModel]
 
 

@@ -1,5 +1,6 @@
 """Zero-shot or few-shot accuracy on tasks of lm-eval, with its standard prompts, on the model in memory."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -113,7 +114,7 @@ class ZeroShot(Evaluator):
     def _evaluated(self, placed: PlacedModel, tokenizer: PreTrainedTokenizerBase, task: LoadedTask) -> Any:
         """Return what lm-eval returns; random states, logging and its progress bars are as before."""
         from lm_eval import evaluate  # here, as it takes seconds; simple_evaluate would run git and nvidia-smi
-        from lm_eval.api import model
+        from lm_eval.api import metrics, model
         from lm_eval.api import task as tasks
         from lm_eval.models import huggingface
 
@@ -126,10 +127,12 @@ class ZeroShot(Evaluator):
         # no option of lm-eval turns all of its progress bars off
         own_bars = replaced("tqdm", partial(_Bar, stage=task.name), tasks, model, huggingface)
         shared = replaced("Collator", SharedBatches, huggingface)
+        # errors of what is no mean would take 100,000 draws in forks of this process: minutes
+        undrawn = replaced("bootstrap_stderr", lambda *_, **__: math.nan, metrics)
         # answers are of the likeliest words, whatever penalties or lengths the checkpoint comes with
         end = getattr(placed.model.generation_config, "eos_token_id", None)
         plain = replaced("generation_config", GenerationConfig(eos_token_id=end), placed.model)
-        with quiet(), seeded(self.seed), own_bars, shared, plain:
+        with quiet(), seeded(self.seed), own_bars, shared, undrawn, plain:
             # a copy of the tokenizer, because lm-eval adds a padding token if there is none
             copy = deepcopy(tokenizer)
             lm = SharedHFLM(pretrained=placed.model, tokenizer=copy, batch_size=self.batch_size)

@@ -101,10 +101,13 @@ def f1(name: str, task: Any, entries: list[dict[str, Any]]) -> Measurement:
     """Return the mean F1 of written answers with its standard error, from 0 to 1; higher is better.
 
     The F1 of an answer is the harmonic mean of precision and recall of its words against those of the right answer that
-    is most like it, without case, punctuation and articles. Nothing is returned for a task without written answers, or
-    with an F1 of its own. Source: SQuAD, Rajpurkar et al., EMNLP 2016, arXiv 1606.05250, section 6.1.
+    is most like it, without case, punctuation and articles. Nothing is returned for a task without written answers,
+    with another way to judge them, or with an F1 of its own; nor for one that picks a part of the answer by a pattern,
+    as the right answer may be longer (gsm8k). Source: SQuAD, Rajpurkar et al., EMNLP 2016, arXiv 1606.05250, section
+    6.1.
     """
-    if task.OUTPUT_TYPE != "generate_until" or not entries or "f1" in entries[0]["metrics"]:
+    other_way = task.OUTPUT_TYPE != "generate_until" or callable(task.config.process_results)
+    if other_way or "regex" in str(task.config.filter_list) or not entries or "f1" in entries[0]["metrics"]:
         return Measurement()
     entries = [entry for entry in entries if entry["filter"] == entries[0]["filter"]]
     answers = [(str(entry["filtered_resps"][0]), _references(task, entry["doc"])) for entry in entries]
@@ -112,20 +115,25 @@ def f1(name: str, task: Any, entries: list[dict[str, Any]]) -> Measurement:
 
 
 def _references(task: Any, document: Any) -> list[str]:
-    """Return the right answers to a document, which lm-eval has as texts, or as indices of choices."""
+    """Return the right answers to a document, which lm-eval has as texts, numbers, or indices of choices."""
     right = task.doc_to_target(document)
     choices = task.doc_to_choice(document) if task.config.doc_to_choice is not None else []
-    return [
-        str(choices[one] if isinstance(one, int) else one) for one in (right if isinstance(right, list) else [right])
-    ]
+    golds = right if isinstance(right, list) else [right]
+    return [str(choices[one] if choices and isinstance(one, int) else one) for one in golds]
 
 
 def _overlap(answer: str, reference: str) -> float:
-    """Return the F1 of the words of an answer."""
+    """Return the F1 of the words of an answer; where either has none, as "A" has not, whether both are the same text.
+
+    So does the script of SQuAD 2: Rajpurkar et al., ACL 2018, arXiv 1806.03822.
+    """
     one, other = (Counter(_words(text)) for text in (answer, reference))
-    return 2 * (one & other).total() / max(1, one.total() + other.total())
+    if not one or not other:
+        return float(answer.strip().lower() == reference.strip().lower())
+    return 2 * (one & other).total() / (one.total() + other.total())
 
 
 def _words(text: str) -> list[str]:
-    words = re.sub(r"[^\w\s]|_", "", text.lower()).split()
+    """Return the words without punctuation and articles; a number keeps its sign and its point."""
+    words = re.sub(r"_|(?!(?<!\w)-\d|(?<=\d)\.\d)[^\w\s]", "", text.lower()).split()
     return [word for word in words if word not in ("a", "an", "the")]

@@ -29,18 +29,23 @@ def sampled(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool, of: int) 
 
 
 @torch.no_grad()
-def expected(model: PlacedModel, windows: Sequence[Tensor]) -> Tensor:
-    """Return the share of each token in what the model expects of a text, the mean of p(v | x_<t) over t: share_V.
+def expected(model: PlacedModel, windows: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """Return the share of each token in what the model expects of texts, the mean of p(v | x_<t) over t: share_V.
 
-    It is float64. windows: tokens_NT of each text.
+    It is float64. windows: tokens_NT of each text. weights: of the texts, in the mean over them.
     """
     longest = getattr(model.adapter.config, "max_position_embeddings", None)
-    batches = [window_NT for tokens_NT in windows for window_NT in tokens_NT[:, :longest].split(BATCH)]
+    cut = [tokens_NT[:, :longest] for tokens_NT in windows]
+    batches = [
+        (weight / cut_NT.numel(), batch_NT)
+        for weight, cut_NT in zip(weights, cut, strict=True)
+        for batch_NT in cut_NT.split(BATCH)
+    ]
     own, chunk = ranks.mine(batches), chunk_size(model.adapter.vocab_size)
-    states, sums = model.hidden_states(own), []
-    for _ in progress(own, "expected tokens", Tensor.numel):
+    states, sums = model.hidden_states([batch_NT for _, batch_NT in own]), []
+    for weight, _ in progress(own, "expected tokens", lambda one: one[1].numel()):
         hidden_PD = next(states).flatten(0, 1)
         parts = (model.adapter.logits(part_PD).float().softmax(-1).sum(dim=0) for part_PD in hidden_PD.split(chunk))
-        sums.append(torch.stack(list(parts)).double().sum(dim=0).cpu())
+        sums.append(weight * torch.stack(list(parts)).double().sum(dim=0).cpu())
     total_V = torch.stack(ranks.together(sums)).sum(dim=0)
     return total_V / total_V.sum()

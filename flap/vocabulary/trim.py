@@ -95,23 +95,30 @@ class Trim:
         allowed = f"{fewest} (special, added and byte tokens, which have to stay) to {most}, all tokens"
         size = fewest if self.size is None else self.size
         require(fewest <= size <= most, "vocabulary.size", self.size, allowed)
-        fits = raised(size, self.multiple_of) <= most
-        require(
-            fits, "vocabulary.multiple_of", self.multiple_of, f"one with a multiple from {size} to {most}, all tokens"
-        )
+        self._raised(size, most)
 
     def rank(self, tokenizer: PreTrainedTokenizerBase, model: PlacedModel, texts: Windows) -> Ranking:
         """Return the tokens in the order in which they stay. texts: in which they are counted and expected."""
         rows = model.adapter.vocab_size
         windows = [sampled(text, tokenizer, texts.bos, len(texts.known)) for text in texts.known]
-        share_V = expected(model, windows)[:rows]
+        share_V = expected(model, windows, [part.weight for part in texts.parts])[:rows]
         tokens = Tokens.of(tokenizer, rows, named_ids(model.model))
         return Ranking.of(tokens, counted(texts, tokenizer, rows), share_V)
 
     def number(self, ranking: Ranking) -> int | None:
-        """Return how many tokens stay; None: a target decides."""
+        """Return how many tokens stay; None: a target decides.
+
+        Raises:
+            ValueError: no multiple has the coverage.
+        """
         size = ranking.covering(self.coverage) if self.coverage is not None else self.size
-        return None if size is None else min(raised(size, self.multiple_of), len(ranking.names))
+        return None if size is None else self._raised(size, len(ranking.names))
+
+    def _raised(self, size: int, most: int) -> int:
+        """Return the multiple that is not below a size. Raises ValueError: it is above `most`, all tokens."""
+        number, allowed = raised(size, self.multiple_of), f"one with a multiple from {size} to {most}, all tokens"
+        require(number <= most, "vocabulary.multiple_of", self.multiple_of, allowed)
+        return number
 
 
 def without(

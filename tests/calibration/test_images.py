@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 from transformers import CLIPImageProcessorPil, LlavaProcessor, PreTrainedTokenizerFast
+from transformers.image_utils import load_image
 
 from flap.calibration import Calibration
 from flap.calibration.images import read_images
@@ -128,6 +129,15 @@ def test_pictures_are_read_by_name(tmp_path: Path) -> None:
     assert [picture.name for picture in pictures] == [f"{i}.png" for i in range(6)]
     assert pictures[1].image.getpixel((0, 0)) == (40, 215, 90) and pictures[1].text == "the a the a the a"
     assert len({picture.sha256 for picture in pictures}) == 6
+
+
+def test_a_photograph_is_read_as_transformers_reads_it(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6  # held upright
+    Image.linear_gradient("L").resize((12, 10)).save(tmp_path / "a.png", exif=exif)
+    (tmp_path / "a.txt").write_text("the cat")
+    [picture], loaded = read_pictures(tmp_path, "calibration.images"), load_image(str(tmp_path / "a.png"))
+    assert picture.image.size == loaded.size == (10, 12) and picture.image.tobytes() == loaded.tobytes()
 
 
 def test_the_device_takes_pixels_in_the_type_of_the_model() -> None:

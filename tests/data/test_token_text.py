@@ -1,11 +1,15 @@
 """The bytes that tokens stand for add up to those of the text, also where a window cuts a character."""
 
+from typing import Any
+
 import pytest
 import torch
-from transformers import LlamaTokenizer
+from tokenizers import Tokenizer, models
+from transformers import LlamaTokenizer, PreTrainedTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from flap.data import NO_TOKEN, retokenised, text_bytes
-from tests.helpers.tokenizers import KINDS, TRICKY
+from tests.helpers.tokenizers import KINDS, TEXT, TRICKY
+from tests.vocabulary.kinds import unigram
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -22,6 +26,45 @@ def test_a_part_of_a_character_counts_what_it_has_of_it(kind: str) -> None:
     tokenizer = KINDS[kind]()
     ids = tokenizer("\N{GRINNING FACE}", add_special_tokens=False).input_ids
     assert text_bytes(torch.tensor([*ids, NO_TOKEN]), tokenizer).tolist() == [1, 1, 1, 1, 0]
+
+
+class InPython(PreTrainedTokenizer):
+    """A tokenizer in Python, as that of Kimi K2, with the tokens of a fast one."""
+
+    def __init__(self, fast: PreTrainedTokenizerBase) -> None:
+        self.fast = fast
+        super().__init__(eos_token=fast.eos_token)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.fast.vocab_size
+
+    def get_vocab(self) -> dict[str, int]:
+        return self.fast.get_vocab()
+
+    def _tokenize(self, text: str, **_: Any) -> list[str]:
+        return self.fast.tokenize(text)
+
+    def _convert_token_to_id(self, token: str) -> int:
+        return self.fast.convert_tokens_to_ids(token)
+
+    def _convert_id_to_token(self, index: int) -> str:
+        return self.fast.convert_ids_to_tokens(index)
+
+
+@pytest.mark.parametrize("kind", ["smollm", "gemma"])
+def test_one_that_is_written_in_python_has_the_bytes_of_a_fast_one(kind: str) -> None:
+    fast, text = KINDS[kind](), "The old tree, 漢字 50 € 😀"
+    ids = fast(text, add_special_tokens=False).input_ids
+    assert InPython(fast)(text, add_special_tokens=False).input_ids == ids
+    assert text_bytes(torch.tensor(ids), InPython(fast)).sum() == len(text.encode())
+
+
+def test_one_whose_ids_have_a_gap() -> None:
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({"old": 0, "tree": 7}, unk_token="old"))
+    )
+    assert text_bytes(torch.tensor([0, 7, NO_TOKEN]), tokenizer).tolist() == [3, 4, 0]
 
 
 def mistral() -> LlamaTokenizer:
@@ -46,6 +89,14 @@ def test_windows_stay_where_a_line_feed_is_a_piece_of_its_own(kind: str) -> None
     ids = tokenizer(" ".join(text for text in TRICKY if text.isascii()), add_special_tokens=False).input_ids
     windows_NT = torch.tensor(ids[: len(ids) // 16 * 16]).reshape(-1, 16)
     assert torch.equal(retokenised(windows_NT, tokenizer, KINDS[kind](), bos=False), windows_NT)
+
+
+@pytest.mark.parametrize("length", [3, 5, 16])
+def test_windows_stay_where_a_tokenizer_has_no_bytes(length: int) -> None:
+    tokenizer = unigram(byte_fallback=False)
+    ids = tokenizer(" ".join(TEXT), add_special_tokens=False).input_ids
+    windows_NT = torch.tensor(ids[: len(ids) // length * length]).reshape(-1, length)
+    assert torch.equal(retokenised(windows_NT, tokenizer, tokenizer, bos=False), windows_NT)
 
 
 def test_only_the_character_that_an_edge_cuts_is_left_out() -> None:

@@ -9,6 +9,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
 from flap.data import Part, Text, Windows, read_text
+from flap.data.read_windows import Wanted, read_windows
 
 WORDS = ["the", "cat", "sat", "on", "mat", "and", "then", "it", "ran", "a", "dog", "was", "there"]
 
@@ -88,6 +89,16 @@ def test_a_part_that_is_too_short_says_how_many_windows_it_has(tokenizer: PreTra
         _ = windows.by_length
 
 
+@pytest.mark.parametrize(("documents", "way"), [(100, "packing: true, or a longer text"), (1, "a longer text")])
+def test_where_documents_are_too_short_packing_is_a_way(
+    documents: int, way: str, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    text = Text.joined("short", ["the old cat"] * documents, "")
+    windows = Windows((Part("short", packing=False),), (text,), tokenizer, 4, (16,), seed=0)
+    with pytest.raises(ValueError, match=rf"0 windows of 16 tokens .* or its weight, or take {way}$"):
+        _ = windows.drawn
+
+
 def test_conversations_become_text_by_a_template(tmp_path: Path) -> None:
     talk = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "yes?"}]
     (tmp_path / "talk.jsonl").write_text(
@@ -117,6 +128,14 @@ def test_conversations_become_text_by_a_template(tmp_path: Path) -> None:
         read_text(str(tmp_path / "bad.jsonl"), "calibration", "calibration.dataset", template)
     with pytest.raises(ValueError, match=r"^f=boolq-passages: it holds no conversations"):
         read_text("boolq-passages", "calibration", "f", template)
+
+
+def test_conversations_without_a_template_say_what_a_file_is_then(tokenizer: PreTrainedTokenizerFast) -> None:
+    dataset, wanted = {"talks.jsonl": {"chat_template": True}}, Wanted(4, [16], 0, "auto")
+    with pytest.raises(
+        ValueError, match=r"^f\.dataset\.talks.jsonl.chat_template=true: .*; leave it out: a file is then"
+    ):
+        read_windows("f", dataset, tokenizer, wanted, 128)
 
 
 CALLS = [

@@ -101,6 +101,11 @@ def test_documents_are_those_that_the_accuracies_are_means_of(tokenizer: PreTrai
         assert found.documents[f"{task}/acc"] == by_hand(model, tokenizer, task, normalised=False)
 
 
+def test_what_is_no_mean_has_no_error_which_would_take_minutes(tokenizer: PreTrainedTokenizerFast) -> None:
+    found = run(tokenizer, "correlated")
+    assert {"correlated/mcc", "correlated/acc_stderr"} <= found.keys() and "correlated/mcc_stderr" not in found
+
+
 def test_averages_and_their_errors(tokenizer: PreTrainedTokenizerFast) -> None:
     of_tasks, evaluator = measured(tokenizer, "animals", "plain"), ZeroShot(["animals", "plain"])
     found, of_average = of_tasks.numbers, evaluator.summary(of_tasks)

@@ -14,7 +14,7 @@ def task(gold: Any, multiple_input: int = 0, **changes: Any) -> Any:
     """A task of three choices, whose right ones are `gold`."""
     found = {
         "OUTPUT_TYPE": "multiple_choice",
-        "config": SimpleNamespace(process_results=None),
+        "config": SimpleNamespace(process_results=None, filter_list=None),
         "multiple_input": multiple_input,
         "doc_to_choice": lambda document: ["aaaa", "bb", "c"],
         "doc_to_target": lambda document: "the end" if multiple_input else gold,
@@ -75,21 +75,58 @@ def test_documents_belong_to_numbers_that_are_their_means() -> None:
 WRITTEN = [("The Eiffel tower!", 1.0), ("a tower", 2 * 1 * 0.5 / 1.5), ("in Paris", 0.0), ("", 0.0)]
 
 
+def written(right: Any, doc_to_choice: list[str] | None = None) -> Any:
+    """A task with written answers, whose right ones are `right`."""
+    return SimpleNamespace(
+        OUTPUT_TYPE="generate_until",
+        config=SimpleNamespace(doc_to_choice=doc_to_choice, process_results=None, filter_list=None),
+        doc_to_target=lambda doc: right,
+        doc_to_choice=lambda doc: doc_to_choice,
+    )
+
+
+def answered(*texts: str) -> list[dict[str, Any]]:
+    return [
+        {"doc": {}, "filter": name, "filtered_resps": [text], "metrics": ["exact_match"]}
+        for name in ("first", "second")
+        for text in texts
+    ]
+
+
 @pytest.mark.parametrize("right", ["eiffel tower", ["Rome", "Eiffel  Tower"], 1, [1]])
 def test_f1_of_written_answers_against_the_best_of_the_right_ones(right: Any) -> None:
     """Words without case, punctuation and articles; some tasks of lm-eval name the right choice by its index."""
-    config = SimpleNamespace(doc_to_choice=["Rome", "Eiffel tower"] if right in (1, [1]) else None)
-    answers = SimpleNamespace(
-        OUTPUT_TYPE="generate_until", config=config, doc_to_target=lambda doc: right,
-        doc_to_choice=lambda doc: config.doc_to_choice,
-    )  # fmt: skip
-    log = [
-        {"doc": {}, "filter": name, "filtered_resps": [text], "metrics": ["exact_match"]}
-        for name in ("first", "second")
-        for text, _ in WRITTEN
-    ]
+    answers = written(right, ["Rome", "Eiffel tower"] if right in (1, [1]) else None)
+    log = answered(*(text for text, _ in WRITTEN))
     found = f1("mine", answers, log)
     assert found.documents == {"mine/f1": pytest.approx([value for _, value in WRITTEN])}
     assert found.better == {"mine/f1": "higher"}
     log[0]["metrics"] = ["f1"]
     assert not f1("mine", answers, log).numbers and not f1("mine", task(0), log).numbers
+
+
+def test_a_right_number_without_choices_is_the_answer_itself() -> None:
+    assert f1("mine", written(12), answered("12", "1")).documents == {"mine/f1": [1.0, 0.0]}
+
+
+def test_no_f1_where_a_task_judges_answers_in_its_own_way() -> None:
+    own, picked = written("0"), written("so 9 - 9 is 0 #### 0")
+    own.config.process_results = print
+    picked.config.filter_list = [
+        {"name": "strict", "filter": [{"function": "regex", "regex_pattern": "#### ([0-9]+)"}]}
+    ]
+    for task in (own, picked):
+        assert not f1("mine", task, answered("0")).numbers
+
+
+@pytest.mark.parametrize(
+    ("right", "answer", "expected"),
+    [
+        ("-5", "5", 0.0), ("-5", "(-5).", 1.0), ("3.5", "35", 0.0), ("3.5 kg", "3.5kg.", 0.0), ("1,000", "1000.", 1.0),
+        ("1914-18", "191418", 1.0), ("U.S.", "us", 1.0), ("well-known", "wellknown", 1.0),
+        ("A", " a ", 1.0), ("A", "B", 0.0), ("The", "a", 0.0), ("A", "", 0.0), ("+", "+", 1.0),
+        ("vitamin A", "A", 0.0), ("vitamin A", "vitamin", 1.0),
+    ],
+)  # fmt: skip
+def test_f1_of_numbers_and_of_answers_without_words(right: str, answer: str, expected: float) -> None:
+    assert f1("mine", written(right), answered(answer)).documents == {"mine/f1": [expected]}

@@ -50,6 +50,7 @@ TASKS = {
     "fixed": ("animals", "training_split: train\nnum_fewshot: 0"),
     "own_shots": ("animals", "training_split: train\nnum_fewshot: 1"),
     "plain": ("animals", "metric_list: [{metric: acc}]"),
+    "correlated": ("animals", "metric_list: [{metric: acc}, {metric: mcc}]"),
     "code": ("animals", "unsafe_code: true"),
     "mistakes": ("animals", "metric_list: [{metric: acc, aggregation: mean, higher_is_better: false}]"),
 }
