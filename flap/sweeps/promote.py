@@ -23,6 +23,7 @@ from flap.runs.stages import compare, measure_dense
 from flap.runs.trimming import read_with
 from flap.storage.status import run_folder
 from flap.storage.study_list import note_promotion
+from flap.sweeps.processes import quoted
 from flap.vocabulary import Trimmed
 
 MEASURED = (  # parts of a report that say what was measured
@@ -99,7 +100,7 @@ def _saving(sweep: Path) -> str:
         for word in shlex.split(command or "python -m flap -m OVERRIDES")
         if not word.startswith(("checkpoint.save=", "hydra.sweep.dir="))
     ]
-    return shlex.join([*words, "checkpoint.save=true", f"hydra.sweep.dir={sweep}"])
+    return shlex.join([*words, "checkpoint.save=true", f"hydra.sweep.dir={quoted(sweep)}"])
 
 
 def _measure(cell: Path, report: Report, asked: dict[str, Any]) -> None:

@@ -1,9 +1,11 @@
 """What the best cells of a sweep keep of what they have measured before."""
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from flap.results import Report
 from flap.storage import write_status
@@ -31,3 +33,17 @@ def test_another_text_comes_beside_those_measured_before(
     written = (cell / "report.json").read_bytes()
     assert promote(cell.parent, options) == [cell.name]
     assert (cell / "report.json").read_bytes() == written
+
+
+@pytest.mark.parametrize("name", ["grid (ü), v2", "it's", "plain-2"])
+def test_the_command_that_saves_checkpoints_is_read_as_it_is_printed(
+    name: str, run_tiny: Callable[..., Report], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_tiny(Path(name, "0_tiny"), "checkpoint.save=false")
+    write_status(Path(name, "0_tiny"), "finished")
+    with pytest.raises(ValueError, match="this saves them: ") as refused:
+        promote(Path(name), ["by=words.txt/perplexity@16", "eval=[generate]"])
+    *_, word = shlex.split(str(refused.value).partition("this saves them: ")[2])
+    assert OverridesParser.create().parse_override(word).value() == name
+    assert (word == f"hydra.sweep.dir={name}") == (name == "plain-2")
