@@ -4,6 +4,7 @@ import glob
 import logging
 import os
 import sys
+import time
 from contextlib import ExitStack
 from dataclasses import asdict
 from importlib import import_module
@@ -221,16 +222,17 @@ def _one_line_errors() -> None:
     """Run the command line, and print errors in one line each."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes errors on instead of printing them
     failed: Exception | None = None  # of Hydra's own work, in which it may be the only process that fails
+    begin = time.time()  # a sweep's folder may have cells of an earlier command
     try:
         _joined()
     except RunFailedError as error:
         folder, line = error.args
-        lines = failures(Path(folder))
+        lines = failures(Path(folder), begin)
         if not any(one.endswith(line) for one in lines):  # of a cell whose folder keeps what it has
             lines.append(f"failed: {line}")
     except (RuntimeError, FileNotFoundError) as error:  # runs catch their own errors: this one is from submitting
         folder, failed = open_folder(), error
-        lines = [*(failures(folder) if folder else []), f"error: {explain_launch(error)}"]
+        lines = [*(failures(folder, begin) if folder else []), f"error: {explain_launch(error)}"]
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         lines = [f"error: {explain(error)}"]
     except KeyboardInterrupt:

@@ -52,7 +52,8 @@ def print_table(model: str, by_text: dict[str, list[Cell]]) -> None:
         texts = [
             f"{cells[key]['bits']:.4f} ({against(cells[key], cells[DENSE])})" if key in cells else "" for cells in found
         ]
-        on = ["no", "on one text", "yes"][sum(key in keys for keys in fronts)]
+        count = sum(key in keys for keys in fronts)
+        on = {0: "no", 1: "on one text", len(fronts): "yes"}.get(count, f"on {count} texts")
         print(f"| {' | '.join((*key, f'{size:.1f}', *texts, on))} |")
 
 
@@ -61,10 +62,11 @@ def main() -> None:
     models: dict[str, dict[str, list[Cell]]] = {}
     for cell in map(json.loads, lines):
         models.setdefault(cell["model"], {}).setdefault(cell["text"], []).append(cell)
-    figure = Figure(figsize=(10, 4 * len(models)), layout="constrained")
-    for row, (model, by_text) in zip(figure.subplots(len(models), 2, squeeze=False), models.items(), strict=True):
+    texts = max(map(len, models.values()))
+    figure = Figure(figsize=(5 * texts, 4 * len(models)), layout="constrained")
+    for row, (model, by_text) in zip(figure.subplots(len(models), texts, squeeze=False), models.items(), strict=True):
         print_table(model, by_text)
-        for axes, (text, cells) in zip(row, by_text.items(), strict=True):
+        for axes, (text, cells) in zip(row, by_text.items(), strict=False):
             draw(axes, cells, f"{model}, {text}")
     figure.savefig(Path(sys.argv[1]).with_name("frontier.png"), dpi=110)
 

@@ -18,7 +18,7 @@ BASELINE = "EAN"
 
 
 def main(sweeps: list[Path]) -> None:
-    runs = [read_run(folder) for sweep in sweeps for folder in sorted(sweep.iterdir()) if folder.is_dir()]
+    runs = [read_run(status.parent) for sweep in sweeps for status in sorted(sweep.glob("*/status.json"))]
     found: dict[Cell, dict[int, dict[str, Tensor]]] = defaultdict(dict)
     for run in runs:
         if run.state == "finished":

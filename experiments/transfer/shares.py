@@ -37,7 +37,7 @@ def share(dense: Losses, baseline: Losses, method: Losses) -> tuple[float, float
     left = [m - d for d, m in zip(dense, method, strict=True)]
     ratio = sum(left) / sum(lost)
     rest = [a - ratio * b for a, b in zip(left, lost, strict=True)]
-    return ratio, statistics.stdev(rest) / math.sqrt(len(rest)) / statistics.mean(lost)
+    return ratio, statistics.stdev(rest) / math.sqrt(len(rest)) / abs(statistics.mean(lost))
 
 
 def main(sweeps: list[Path]) -> None:
@@ -48,7 +48,7 @@ def main(sweeps: list[Path]) -> None:
     shares = defaultdict(list)
     print("| ratio | seed | text | dense | baseline | method | of | share |\n|---|---|---|---|---|---|---|---|")
     for (ratio, seed), by_method in sorted(runs.items()):
-        if set(by_method) < {"flap", "flap_plus"}:
+        if not {"flap", "flap_plus"} <= set(by_method):
             continue
         flap, plus = by_method["flap"], by_method["flap_plus"]
         dense, baseline = (losses(flap, which) for which in ("dense", "pruned"))

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import zip_longest
 
 from flap.allocation import PruningPlan
 from flap.results.run_folder import RunRecord
@@ -32,42 +31,56 @@ class Layers:
 def by_layer(runs: Mapping[str, RunRecord]) -> Layers:
     """Return the plans and widths of the runs' layers."""
     plans = {letter: run.plan for letter, run in runs.items() if run.plan}
-    finished = [run for run in runs.values() if run.kind == "run"]
-    experts = _experts(finished[0]) if finished else []
-    dense = [
-        [(layer["kv_heads"], layer.get("experts", layer["neurons"])) for layer in run.report["layers_before"]]
-        for run in finished
-    ]
-    same = all(one == dense[0] for one in dense) and len({len(plan.layers) for plan in plans.values()}) == 1
-    widths = {letter: _widths(plan, experts) for letter, plan in plans.items()}
+    finished = {letter: run for letter, run in runs.items() if run.kind == "run"}
+    experts = {letter: _experts(run) for letter, run in finished.items()}
+    unknown = next(iter(experts.values()), [])  # of a plan or a checkpoint, which have no report
+    before = [run.report["layers_before"] for run in finished.values()]
+    dense = [[(layer["kv_heads"], layer.get("experts", layer["neurons"])) for layer in layers] for layers in before]
+    same = all(_agree(one, before[0]) for one in before) and len({len(plan.layers) for plan in plans.values()}) == 1
+    widths = {letter: _widths(plan, experts.get(letter, unknown)) for letter, plan in plans.items()}
     errors = {letter: run.layer_errors for letter, run in runs.items()}
-    return Layers(plans, widths, dense[0] if dense and same else [], same, errors)
+    one_dense = bool(dense) and same and all(one == dense[0] for one in dense)
+    return Layers(plans, widths, dense[0] if one_dense else [], same, errors)
+
+
+def _agree(one: list[dict[str, int]], other: list[dict[str, int]]) -> bool:
+    """Return whether layers have the same widths, as far as both are known."""
+    pairs = zip(one, other, strict=False)
+    return len(one) == len(other) and all(a[key] == b[key] for a, b in pairs for key in a.keys() & b.keys())
 
 
 def _experts(run: RunRecord) -> list[int]:
     """Return the number of experts in each layer: a plan counts the neurons of all, a report those of one."""
-    pairs = zip(run.plan.layers if run.plan else (), run.report["layers"], strict=True)
-    return [1 if "experts" in layer else max(1, len(kept.mlp) // max(1, layer["neurons"])) for kept, layer in pairs]
+    layers = zip(run.plan.layers if run.plan else (), run.report["layers"], run.report["layers_before"], strict=True)
+    return [before.get("experts", max(1, len(kept.mlp) // max(1, after["neurons"]))) for kept, after, before in layers]
 
 
 def _widths(plan: PruningPlan, experts: list[int]) -> Widths:
-    counts = experts if len(experts) == len(plan.layers) else [1] * len(plan.layers)
+    """Return the widths of a plan's layers; of neurons that each expert has, those of one."""
+    known = experts if len(experts) == len(plan.layers) else [1] * len(plan.layers)
+    counts = [1 if unit == "expert" else count for unit, count in zip(plan.mlp_units, known, strict=True)]
     return [(len(kept.attention), len(kept.mlp) // count) for kept, count in zip(plan.layers, counts, strict=True)]
 
 
 def overlaps(layers: Layers) -> Table:
     """Return the table of widths by layer, with the overlap of each plan with the first one."""
-    first = next(iter(layers.plans))
-    columns = [["layer", *map(str, range(max(map(len, layers.widths.values())))), "all"]]
-    for kind, label in enumerate(("KV heads", "neurons")):
+    first, longest = next(iter(layers.plans)), max(map(len, layers.widths.values()))
+    columns = [["layer", *map(str, range(longest)), "all"]]
+    for kind in (0, 1):
         for letter, plan in layers.plans.items():
-            kept = [layer[kind] for layer in layers.widths[letter]]
-            columns.append([f"{letter} {label}", *(f"{width:,}" for width in kept), f"{sum(kept):,}"])
-            if letter != first and layers.same:
+            kept, label = [layer[kind] for layer in layers.widths[letter]], _labels(plan)[kind]
+            missing = [""] * (longest - len(kept))
+            columns.append([f"{letter} {label}", *(f"{width:,}" for width in kept), *missing, f"{sum(kept):,}"])
+            if letter != first and layers.same and label == _labels(layers.plans[first])[kind]:
                 columns.append([f"overlap with {first}", *_shares(layers.plans[first], plan, kind)])
-    heads, *rows = zip_longest(*columns, fillvalue="")
+    heads, *rows = zip(*columns, strict=True)
     note = NOTE if layers.same else OTHERS
     return Table.of(heads, rows, title="Plans by layer", note=note, numeric=True)
+
+
+def _labels(plan: PruningPlan) -> tuple[str, str]:
+    """Return the names of the units of a plan."""
+    return "KV heads", "experts" if "expert" in plan.mlp_units else "neurons"
 
 
 def _shares(one: PruningPlan, other: PruningPlan, kind: int) -> list[str]:

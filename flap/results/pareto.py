@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from matplotlib.ticker import EngFormatter
+from pandas import DataFrame
 
 from flap.results.number_texts import is_of_text
 from flap.results.series import INK, MUTED, Series, styles
@@ -31,7 +32,7 @@ BYTES, SPEED = "efficiency/checkpoint_bytes", "efficiency/decode_tokens_per_seco
 COSTS = (
     CostAxis("parameters", "parameters", "parameters_before", "parameters_after"),
     CostAxis("bytes", "bytes of the checkpoint", f"dense/{BYTES}", f"pruned/{BYTES}"),
-    CostAxis("speed", "decode tokens/s", f"dense/{SPEED}", f"pruned/{SPEED}", lower_is_better=False),
+    CostAxis("speed", "decode tokens/s (ratio × dense median)", f"dense/{SPEED}", f"pruned/{SPEED}", False),
 )
 
 
@@ -47,7 +48,8 @@ class Point(NamedTuple):
 def points(study: Study, series: list[Series], name: str, cost: CostAxis) -> list[Point]:
     """Return the points of a number over a cost: each series at each ratio, mean of the seeds, and the dense models."""
     numbers = ["ratio", cost.pruned, f"pruned/{name}"]
-    means = [line.rows.groupby("asked")[numbers].mean().dropna().sort_values("ratio") for line in series]
+    rows = [_comparable(study).loc[line.rows.index] for line in series]
+    means = [one.groupby("asked")[numbers].mean().dropna().sort_values("ratio") for one in rows]
     pruned = [
         Point(x, y, f"{line.label} {line.structure} {ratio:g}", i)
         for i, line in enumerate(series)
@@ -57,6 +59,14 @@ def points(study: Study, series: list[Series], name: str, cost: CostAxis) -> lis
     alone = dense.model.nunique(dropna=False) == 1
     known = dense[dense.notna().iloc[:, 1:].all(axis=1)].itertuples(index=False)
     return pruned + [Point(x, y, "dense" if alone else f"dense {model}", None) for model, x, y in known]
+
+
+def _comparable(study: Study) -> DataFrame:
+    """Return the results with speeds of one moment: that of a pruned model is the dense median times its own ratio."""
+    timed, pruned = study.timed, f"pruned/{SPEED}"
+    if f"{pruned}_ratio" not in timed:
+        return timed
+    return timed.assign(**{pruned: (timed[f"{pruned}_ratio"] * timed[f"dense/{SPEED}"]).fillna(timed[pruned])})
 
 
 def front(points: list[Point], cost_is_lower: bool, quality_is_lower: bool) -> list[Point]:

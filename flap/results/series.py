@@ -44,8 +44,9 @@ class Series:
 
 
 def series_of(study: Study) -> list[Series]:
-    """Return the series of a study, sorted by label and structure."""
-    runs = study.results
+    """Return the series of a study, sorted by label and structure; runs of several targets are one, as of ratios."""
+    options = study.results.options.str.replace(r"(^| )target\.\S+", "", regex=True).str.strip()
+    runs = study.results.assign(options=options)
     names = ["method"] if runs.method.nunique(dropna=False) > 1 else []
     names += ["metric", *(name for name in ("model", "options") if _splits_a_metric(runs, name))]
     labels = [" ".join(str(word) for word in row if word) for row in runs[names].itertuples(index=False)]

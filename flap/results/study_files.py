@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from flap.config import require
 from flap.results.pages import study_page, title
 from flap.results.plots import Plot, draw
 from flap.results.study import Study
@@ -14,6 +15,7 @@ from flap.results.tables import Entry, Table
 from flap.storage.atomic_files import atomic_file
 from flap.storage.study_list import note_study
 
+LONGEST_NAME = 255  # bytes of a folder's name, in most file systems
 LEGEND = (
     "Bold: best at its ratio, clear of the noise of all others. ≈: the best, or within the noise of the best (p ≥ "
     "0.05, paired by document). Where the runs have not kept the same documents, or do not say which values are "
@@ -28,7 +30,7 @@ def write_study(*sweeps: Path, into: Path | None = None) -> Path:
     into: their folder; None: that of the sweep, or for several A+B beside the first of the sweeps A and B.
 
     Raises:
-        ValueError: a folder cannot be read (see `read_study`).
+        ValueError: a folder cannot be read (see `read_study`), or `into` is needed, as A+B would be too long.
     """
     folder = into or _beside(distinct(sweeps))
     study = read_study(*sweeps, into=folder)
@@ -42,8 +44,12 @@ def write_study(*sweeps: Path, into: Path | None = None) -> Path:
 
 
 def _beside(sweeps: list[Path]) -> Path:
-    names = [sweep.resolve().name for sweep in sweeps]
-    return sweeps[0] if len(sweeps) == 1 else sweeps[0].resolve().parent / "+".join(names)
+    name = "+".join(sweep.resolve().name for sweep in sweeps)
+    if len(sweeps) == 1:
+        return sweeps[0]
+    allowed = f"a folder for the page: the names of {len(sweeps)} sweeps are too long for one"
+    require(len(name.encode()) <= LONGEST_NAME, "--into", None, allowed)
+    return sweeps[0].resolve().parent / name
 
 
 def files(study: Study, plots: Sequence[Plot], version: str = "") -> dict[str, bytes]:

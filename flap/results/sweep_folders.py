@@ -93,8 +93,8 @@ def _with_options(runs: list[RunRecord]) -> list[RunRecord]:
 
 
 def _selects_evaluation(key: str) -> bool:
-    """Return whether an override adds or removes a whole kind of evaluation, which does not change the model."""
-    return key.startswith("eval.") and key.count(".") == 1
+    """Return whether an override chooses whole kinds of evaluation, which does not change the model."""
+    return key == "eval" or (key.startswith("eval.") and key.count(".") == 1)
 
 
 def _rank(run: RunRecord, number: str) -> tuple[Any, ...]:

@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
+from rich.text import Text
 
 from flap.storage.atomic_files import bytes_below, cache_root, remove_leftovers, remove_unused
 from flap.storage.cache import LABEL
@@ -62,11 +63,11 @@ def main(arguments: Sequence[str]) -> None:
 
 def _list(root: Path, kinds: Sequence[str]) -> None:
     found = {path: bytes_below(path) for path in entries(root, kinds)}
-    table = Table(title=f"{root}: {decimal(sum(found.values()))}", title_justify="left")
+    table = Table(title=Text(f"{root}: {decimal(sum(found.values()))}"), title_justify="left")
     for column in ("kind", "size", "age", "key"):
         table.add_column(column, overflow="fold")
     for path, size in found.items():
-        table.add_row(path.parent.name, decimal(size), _age(time.time() - path.stat().st_mtime), _key_text(path))
+        table.add_row(path.parent.name, decimal(size), _age(time.time() - path.stat().st_mtime), Text(_key_text(path)))
     Console().print(table)
 
 

@@ -50,9 +50,10 @@ def _visible_gpus() -> list[str]:
     return [str(i) for i in range(torch.cuda.device_count())]  # uses NVML and does not start CUDA
 
 
-def failures(sweep: Path) -> list[str]:
-    """Return one line for each failed run of a sweep."""
-    runs = {path.parent: read_status(path.parent) for path in sorted(sweep.glob(f"*/{STATUS}"))}
+def failures(sweep: Path, since: float = 0) -> list[str]:
+    """Return one line for each run of a sweep that has failed since a time."""
+    paths = [path for path in sorted(sweep.glob(f"*/{STATUS}")) if path.stat().st_mtime >= since]
+    runs = {path.parent: read_status(path.parent) for path in paths}
     return [f"failed: {run}: {status.get('error')}" for run, status in runs.items() if status.get("state") == "failed"]
 
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import platform
+import re
 import shutil
 import signal
 import sys
@@ -102,8 +103,7 @@ def in_processes(processes: int, hydra_config: Any, run_dir: Path) -> str | None
     folder_of = {"hydra.run.dir": run_dir}
     if hydra_config.mode == RunMode.MULTIRUN:
         folder_of["hydra.sweep.dir"] = Path(hydra_config.sweep.dir).resolve()
-    quoted = {key: str(folder).replace("'", r"\'") for key, folder in folder_of.items()}
-    placed = [f"{key}='{folder}'" for key, folder in quoted.items()]
+    placed = [f"{key}={quoted(folder)}" for key, folder in folder_of.items()]
     overrides = [*hydra_config.overrides.task, *searched, *placed, "processes=null"]
     named = ["--config-name", hydra_config.job.config_name]
     options = ["--standalone", f"--nproc-per-node={processes}", "-m", "flap", *folders, *named, *overrides]
@@ -119,6 +119,12 @@ def in_processes(processes: int, hydra_config: Any, run_dir: Path) -> str | None
             _failed(run_dir, f"rank {rank} on {platform.node()}: {why}")
         return str(read_status(run_dir).get("error") or f"rank {rank} ended with exit code {failure.exitcode}")
     return None
+
+
+def quoted(folder: Path) -> str:
+    """Return a folder as a value that Hydra reads: in quotes, unless it has only characters that mean nothing there."""
+    text = str(folder).replace("'", r"\'")
+    return text if re.fullmatch(r"[\w./-]+", text, re.ASCII) else f"'{text}'"
 
 
 def _failed(run_dir: Path, line: str) -> str:

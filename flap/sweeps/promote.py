@@ -23,6 +23,7 @@ from flap.runs.stages import compare, measure_dense
 from flap.runs.trimming import read_with
 from flap.storage.status import run_folder
 from flap.storage.study_list import note_promotion
+from flap.sweeps.processes import quoted
 from flap.vocabulary import Trimmed
 
 MEASURED = (  # parts of a report that say what was measured
@@ -33,7 +34,8 @@ MEASURED = (  # parts of a report that say what was measured
 def promote(sweep: Path, options: Sequence[str]) -> list[str]:
     """Measure the best cells of a sweep in full, beside what they have measured, and return their names.
 
-    Nothing is pruned: the checkpoints that the cells have saved are measured. What is measured already is not repeated.
+    Nothing is pruned: the checkpoints that the cells have saved are measured. What is measured already is not repeated,
+    and stays: texts and tasks come beside those of the same evaluator.
 
     options: "by=NUMBER", which says which cells are best; "top=3", so many of each model and ratio, to which come those
     that the study marks as within the noise of the best; what to measure, as on a command line: "eval=[zero_shot]".
@@ -50,9 +52,11 @@ def promote(sweep: Path, options: Sequence[str]) -> list[str]:
     if missing := [cell.name for cell, report in reports.items() if checkpoint_of(cell, report) is None]:
         raise ValueError(f"{sweep}: no checkpoint of {', '.join(missing)} is there; this saves them: {_saving(sweep)}")
     for cell, report in reports.items():
-        if any(report.config["eval"].get(name) != asked for name, asked in wanted.items()):
+        known = report.config["eval"]
+        asked = known | {name: _beside(known.get(name, {}), options) for name, options in wanted.items()}
+        if asked != known:
             with run_folder(cell):
-                _measure(cell, report, wanted)
+                _measure(cell, report, asked)
     note_promotion(sweep, promotion(sweep, options))
     return [cell.name for cell in cells]
 
@@ -74,6 +78,20 @@ def _composed(evaluation: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def _beside(known: dict[str, Any], asked: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of an evaluator, with the texts, tasks and lengths that it has measured before the asked ones.
+
+    All of its numbers are then as its options say: those that it has are found, or measured again with other options.
+    """
+    lists = [name for name, value in asked.items() if name in known and (isinstance(value, list) or name == "seq_len")]
+    pairs = {name: (known[name], asked[name]) for name in lists if known[name] != asked[name]}
+    return asked | {name: list(dict.fromkeys([*_listed(a), *_listed(b)])) for name, (a, b) in pairs.items()}
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
 def _saving(sweep: Path) -> str:
     """Return the command of a sweep, with what saves its checkpoints."""
     command, _ = read_sweep(sweep)
@@ -82,13 +100,12 @@ def _saving(sweep: Path) -> str:
         for word in shlex.split(command or "python -m flap -m OVERRIDES")
         if not word.startswith(("checkpoint.save=", "hydra.sweep.dir="))
     ]
-    return shlex.join([*words, "checkpoint.save=true", f"hydra.sweep.dir={sweep}"])
+    return shlex.join([*words, "checkpoint.save=true", f"hydra.sweep.dir={quoted(sweep)}"])
 
 
-def _measure(cell: Path, report: Report, wanted: dict[str, Any]) -> None:
+def _measure(cell: Path, report: Report, asked: dict[str, Any]) -> None:
     """Measure the dense model and the checkpoint of a finished run, and write its files again with the new numbers."""
-    stored = report.config
-    settings = stored | {"eval": stored["eval"] | wanted, "resume": True, "processes": None}
+    settings = report.config | {"eval": asked, "resume": True, "processes": None}
     merged: Any = OmegaConf.merge(OmegaConf.structured(FlapConfig), settings)
     config = typed(merged)
     run, plan = prepare(config, cell), PruningPlan.load(cell / "plan.json")

@@ -1,6 +1,7 @@
 """The tracker of the choice `tracking=wandb`."""
 
 import logging
+import shlex
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,7 +64,7 @@ class Wandb(Tracking):
             wandb.teardown()  # otherwise the half-started run would keep its id
             there = self._init("offline", config, job, run.run_dir)
         if there.offline:
-            log.info("W&B: recorded offline; send it with: wandb sync %s", Path(there.dir).parent)
+            log.info("W&B: recorded offline; send it with: wandb sync %s", shlex.quote(str(Path(there.dir).parent)))
         elif there.url:  # none if WANDB_MODE=disabled
             log.info("W&B: %s", there.url)
         there.define_metric("progress/*", summary="none")

@@ -5,6 +5,7 @@ from pathlib import Path
 from flap.results.pareto import COSTS, Point, front, fronts, points
 from flap.results.plots import draw
 from flap.results.series import series_of
+from flap.results.study_table import tabulate
 from flap.results.sweep_folders import read_study
 from tests.helpers.study_grid import PERPLEXITY, SPEED, Report, add_cell, altered
 
@@ -38,6 +39,19 @@ def test_a_point_is_the_mean_of_the_seeds_and_the_dense_model_is_one(tmp_path: P
     assert fronts(study, series, [PERPLEXITY], SPEEDS) == f"On the front of {PERPLEXITY}: WIFV AL-AM 0.2, dense."
     assert [cost.known(study) for cost in COSTS] == [True, False, True]  # no bytes were measured
     assert "WIFV AL-AM 0.2, dense." in {plot.name: plot.caption for plot in draw(study)}["speed"]
+
+
+def test_speeds_of_several_moments_are_relative_to_one_dense_speed(tmp_path: Path, report: Report) -> None:
+    for metric, moment, ratio in (("IFV", 30.0, 1.5), ("WIFV", 40.0, 1.25), ("wanda", 90.0, 1.0)):
+        pruned = {PERPLEXITY: 30.0, SPEED: moment * ratio, f"{SPEED}_ratio": ratio}
+        dense = {PERPLEXITY: 20.0, SPEED: moment}
+        add_cell(tmp_path, altered(report, 0.2, dense, pruned), metric, "AL-AM", 0.2)
+    study = read_study(tmp_path)
+    assert [point.cost for point in points(study, series_of(study), PERPLEXITY, SPEEDS)] == [60, 50, 40, 40]
+    assert study.results[f"pruned/{SPEED}"].tolist() == [45, 50, 90]
+    table = tabulate(study, "dense")
+    [row] = table.rows
+    assert row[table.heads.index(SPEED)].key == 40
 
 
 def test_parameters_are_those_of_the_whole_model(tmp_path: Path, report: Report) -> None:

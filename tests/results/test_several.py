@@ -70,6 +70,16 @@ def test_the_page_can_be_put_elsewhere(sweeps: tuple[Path, Path], tmp_path: Path
     assert read_study(*sweeps, into=tmp_path / "new" / "place").runs[0].folder.startswith("../../first/0_")
 
 
+def test_names_that_are_too_long_together_ask_for_a_folder(tmp_path: Path, report: Report) -> None:
+    folders = [tmp_path / f"{i}-{'sweep' * 20}" for i in range(3)]
+    for folder in folders:
+        add_cell(folder, report, "WIFV", "AL-AM", 0.2)
+    line = "^--into=None: expected a folder for the page: the names of 3 sweeps are too long for one$"
+    with pytest.raises(ValueError, match=line):
+        write_study(*folders)
+    assert write_study(*folders, into=tmp_path / "all") == tmp_path / "all" / "index.html"
+
+
 def test_a_sweep_that_is_given_twice_counts_once(sweeps: tuple[Path, Path]) -> None:
     twice = sweeps[0].parent / "second" / ".." / "first"
     assert len(read_study(sweeps[0], twice).runs) == 1

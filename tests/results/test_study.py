@@ -358,6 +358,21 @@ def test_cells_of_one_target_are_compared_whatever_share_they_removed(tmp_path: 
     assert [run.metric for run in best(study, PERPLEXITY, top=1)] == ["WIFV"]
 
 
+def test_targets_are_places_on_a_curve_as_ratios_are(tmp_path: Path, report: Plain) -> None:
+    for target, share in ((2e5, 0.2), (2e5, 0.3), (1e5, 0.5)):
+        one = altered(report, share, {}, {PERPLEXITY: 100 * share}) | {"layer_errors": [share, share]}
+        ways = (
+            (f"target.bytes={target}", "eval=[perplexity]", "seed=0") if share == 0.5 else (f"target.bytes={target}",)
+        )
+        add_cell(tmp_path, one, "WIFV", "AL-AM", share, overrides=ways)
+    study = read_study(tmp_path)
+    [series] = series_of(study)
+    assert series.at_each_ratio(f"pruned/{PERPLEXITY}").T.to_dict("list") == {0.25: [20, 25, 30], 0.5: [50, 50, 50]}
+    panels = draw_errors(study).axes
+    assert [axes.get_title() for axes in panels] == ["ratio 0.25", "ratio 0.5"]
+    assert panels[0].lines[0].get_ydata().tolist() == [0.25, 0.25]
+
+
 def test_a_study_of_failures_alone(tmp_path: Path) -> None:
     add_cell(tmp_path, None, "WIFV", "AL-AM", 0.2, state="failed", error="out of memory")
     assert "out of memory" in write_study(tmp_path).read_text()

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Locator, Page
 
 from flap.results.study_files import write_study
 from tests.helpers.browser import opened
-from tests.helpers.study_grid import CRASH, PERPLEXITY, Report, full_grid
+from tests.helpers.study_grid import CRASH, PERPLEXITY, Report, add_cell, full_grid
 
 IN_ORDER = [f"{number}" for ratio in range(4) for number in range(ratio, 24, 4)]  # by ratio, then perplexity
 
@@ -108,6 +108,15 @@ def test_filters_by_text_and_by_choice_together(page: Page) -> None:
     assert shown(page) == ["24"] and page.locator("#shown").inner_text() == "1 of 26 cells shown"
     page.locator("#search").fill("nothing of the kind")
     assert shown(page) == []
+
+
+def test_a_choice_with_several_blanks_finds_its_cells(browser: Browser, report: Report, tmp_path: Path) -> None:
+    for text in ("a  b", "c"):
+        add_cell(tmp_path, report, "IFV", "AL-AM", 0.2, overrides=(f"calibration.dataset={text}",))
+    with opened(browser, write_study(tmp_path).as_uri()) as page:
+        page.locator("#more summary").click()
+        choice(page, "calibration.dataset").select_option(index=1)
+        assert shown(page) == ["0"]
 
 
 def test_a_link_keeps_the_view(page: Page, index: Path) -> None:

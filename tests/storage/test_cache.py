@@ -156,6 +156,16 @@ def test_list_names_size_age_and_key_in_words(tmp_path: Path, capsys: pytest.Cap
     assert "2.2 kB" in shown and "seconds" in shown and "tiny-123" in shown
 
 
+def test_brackets_and_colons_of_a_name_are_shown_as_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("[old] [", "models", "[bold]a:x:").mkdir(parents=True)
+    main(["--cache-dir", "[old] ["])
+    shown = capsys.readouterr().out
+    assert "[old] [: " in shown and "[bold]a:x:" in shown
+
+
 def test_clear_takes_a_kind_or_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Cache(tmp_path).get(WORDS, KEY, lambda: "value")
     (tmp_path / "dense" / ".0123.1234abcd.new").mkdir()

@@ -394,13 +394,13 @@ def test_auto_is_online_where_a_key_is_configured(
     session.setattr(wandb, "init", lambda **o: asked.append(o["mode"]) or init(**(o | {"mode": "offline"})))
     options = Wandb()
     options.check()
-    with start(tmp_path / "run", options):
+    with start(tmp_path / "my run", options):
         pass
     assert asked == ["online" if place in ("environment", "netrc") else "offline"]
     assert [path for path in home.rglob("*") if "wandb" in str(path.relative_to(home))] == []
-    folder = recorded(tmp_path / "run").folder
+    folder = recorded(tmp_path / "my run").folder
     assert warnings(caplog) == []
-    assert said(caplog, logging.INFO) == [f"W&B: recorded offline; send it with: wandb sync {folder}"]
+    assert said(caplog, logging.INFO) == [f"W&B: recorded offline; send it with: wandb sync '{folder}'"]
 
 
 NASTY = string.punctuation + string.whitespace + "é漢"
