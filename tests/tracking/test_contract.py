@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 
 from flap.config import build
 from flap.results import Report
@@ -26,6 +27,7 @@ MLFLOW = pytest.param("mlflow", marks=pytest.mark.long)
 def tracker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A tracker that reaches nothing but this machine."""
     folder = tmp_path_factory.mktemp(request.param)
+    wandb.teardown()  # its service is in the environment, which is as before at the end
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith(("WANDB_", "MLFLOW_", "TRACKIO_"))]:
             patch.delenv(name)
@@ -37,6 +39,7 @@ def tracker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
                 yield InMLflow(uri)
         else:
             yield {"wandb": InWandb, "trackio": InTrackio}[request.param]()
+        wandb.teardown()
 
 
 @pytest.fixture

@@ -45,6 +45,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """An empty home, no key, no server: nothing here can reach the user's account."""
     path = tmp_path_factory.mktemp("home")
+    wandb.teardown()  # its service is in the environment, which is as before at the end
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("WANDB_")]:
             patch.delenv(name)
@@ -52,7 +53,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("NETRC", str(path / ".netrc"))
         patch.setenv("WANDB_BASE_URL", NOBODY)
         patch.setenv("WANDB_ERROR_REPORTING", "false")
-        wandb.teardown()
         yield path
         wandb.teardown()
 
