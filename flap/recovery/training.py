@@ -109,18 +109,18 @@ class Bar(TrainerCallback):
 
     def __init__(self, tokens_a_step: int) -> None:
         self.tokens_a_step = tokens_a_step
-        self.steps: Iterator[int] = iter(())
+        self.steps: Iterator[int] | None = None
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Begin at the step that a resumed training goes on from."""
-        if state.is_world_process_zero:
+    def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Begin, after the first evaluation, at the step that a resumed training goes on from."""
+        if self.steps is None and state.is_world_process_zero:
             self.steps = progress(range(state.global_step, state.max_steps), "recover", lambda _: self.tokens_a_step)
-        next(self.steps, None)
+            next(self.steps, None)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Count a step."""
-        next(self.steps, None)
+        next(self.steps or iter(()), None)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Take the bar away, also where training has ended early."""
-        self.steps = iter(())
+        self.steps = None

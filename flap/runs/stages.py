@@ -1,6 +1,7 @@
 """The stages of a run before and after the method: loading, measuring, training, saving. Each states what it takes."""
 
 import logging
+import math
 import os
 import shutil
 from dataclasses import replace
@@ -130,7 +131,7 @@ def _cost_of_training(run: Workload, *inputs: None) -> Cost:
     assert recovery is not None
     passes = 1 + (2 if recovery.rank is None else 1) + recovery.gradient_checkpointing
     trained, length = recovery.steps * recovery.tokens_a_step // run.processes, recovery.seq_len
-    held_out, evaluations = recovery.held_out * length, recovery.steps // recovery.steps_an_evaluation + 1
+    held_out, evaluations = recovery.held_out * length, 1 + math.ceil(recovery.steps / recovery.steps_an_evaluation)
     dense = trained + held_out * (1 + evaluations)
     measured = held_out * (evaluations + 2 + FACTORS)  # before and after
     operations = run.run_operations(dense, 1, length)
