@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from flap.data.temporary_state import seeded
 from flap.models import PlacedModel
 from flap.recovery.base import Recovery
-from flap.recovery.held_out import HeldOut, extrapolate
-from flap.recovery.student import Student
+from flap.recovery.student import Student, mean_divergence
 from flap.recovery.trainable import trainable
-from flap.recovery.training import HISTORY, train
+from flap.recovery.training import BEST, HISTORY, train
 from flap.storage import ranks
 
 log = logging.getLogger(__name__)
@@ -47,8 +47,7 @@ def recover(
     if rounded:
         rounded(model)
     start = {name: parameter.detach().cpu() for name, parameter in model.model.named_parameters()}
-    held_out = HeldOut(teacher, tokens_NT[: recovery.held_out], recovery.windows_a_step)
-    before = held_out.nats(model)
+    before = mean_divergence(model, teacher, tokens_NT[: recovery.held_out], recovery.windows_a_step)
     if not math.isfinite(before):
         raise ValueError(f"recover={recovery.name}: the predictions of the compressed model are not finite")
     done = ranks.from_first((folder / HISTORY).exists)
@@ -57,17 +56,16 @@ def recover(
         if not done:
             train(student, recovery, tokens_NT, folder, seed, bf16)
             ranks.wait()  # for the files of the first process
-        with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
-            factor = extrapolate(student, folder, lambda: held_out.nats(model))
+        student.load_state_dict(load_file(folder / BEST))
     if rounded:
         rounded(model)
-    after = held_out.nats(model)
+    after = mean_divergence(model, teacher, tokens_NT[: recovery.held_out], recovery.windows_a_step)
     better = after < before  # what was gained in float32 may be lost in the model's own type
     if not better:
         for name, parameter in model.model.named_parameters():
             parameter.data = start[name].to(parameter.device)
     summary = _summary(recovery, json.loads((folder / HISTORY).read_text()), better)
-    return {"nats_before": before, "nats_after": min(before, after), "factor": factor if better else 0.0, **summary}
+    return {"nats_before": before, "nats_after": min(before, after), **summary}
 
 
 def _summary(recovery: Recovery, history: list[tuple[int, float]], better: bool) -> dict[str, Any]:

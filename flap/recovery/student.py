@@ -11,6 +11,8 @@ from torch.nn.functional import kl_div
 
 from flap.models import PlacedModel
 from flap.models.forward import final_states
+from flap.storage import ranks
+from flap.storage.progress import progress
 
 # The size of the float32 logits of a chunk of positions; the loss has a few tensors of it at a time.
 LOGITS_BYTES = 2**26
@@ -44,15 +46,9 @@ class Student(nn.Module):
         """
         with torch.no_grad():
             dense_PD = final_states(self.teacher.adapter, input_ids)
-        return {"loss": self.loss(input_ids, dense_PD)}
-
-    def loss(self, input_ids: Tensor, dense_PD: Tensor) -> Tensor:
-        """Return the same, from the dense model's final hidden states."""
         hidden_PD = final_states(self.placed.adapter, input_ids)
-        given_PD = hidden_PD.detach().requires_grad_(hidden_PD.requires_grad)
-        nats, gradient_PD = self._divergence(dense_PD.to(hidden_PD.device), given_PD)
-        loss: Tensor = _Loss.apply(nats / input_ids.numel(), hidden_PD, gradient_PD / input_ids.numel())
-        return loss
+        nats, gradient_PD = self._divergence(dense_PD, hidden_PD.detach().requires_grad_(hidden_PD.requires_grad))
+        return {"loss": _Loss.apply(nats / input_ids.numel(), hidden_PD, gradient_PD / input_ids.numel())}
 
     def _divergence(self, dense_PD: Tensor, hidden_PD: Tensor) -> tuple[Tensor, Tensor]:
         """Return the divergence in nats, summed over positions, and its gradient, which is 0 where none is wanted."""
@@ -99,3 +95,12 @@ def _classes(logits_PV: Tensor, likeliest_PK: Tensor) -> Tensor:
     """Return the log probabilities of K words and, as one more class, of all others."""
     others_P1 = logits_PV.scatter(-1, likeliest_PK, -torch.inf).logsumexp(-1, keepdim=True)
     return torch.cat([logits_PV.gather(-1, likeliest_PK), others_P1], dim=-1) - logits_PV.logsumexp(-1, keepdim=True)
+
+
+@torch.no_grad()
+def mean_divergence(model: PlacedModel, teacher: PlacedModel, tokens_NT: Tensor, batch_size: int) -> float:
+    """Return KL(dense ‖ model) over the whole vocabulary, in nats a token; lower is better."""
+    student, nats = Student(model, teacher, [], None).eval(), list[float]()
+    for batch_NT in progress(ranks.mine(tokens_NT.split(batch_size)), "divergence, held out", Tensor.numel):
+        nats.append(student(batch_NT)["loss"].item() * batch_NT.numel())
+    return sum(ranks.together(nats)) / tokens_NT.numel()

@@ -23,13 +23,11 @@ from flap.storage.atomic_files import atomic_file, write_text
 from flap.storage.json_files import read_json
 from flap.storage.progress import progress
 
-START, BEST, HISTORY = "start.safetensors", "best.safetensors", "history.json"
+BEST, HISTORY = "best.safetensors", "history.json"
 
 
 def train(student: Student, recovery: Recovery, tokens_NT: Tensor, folder: Path, seed: int, bf16: bool) -> None:
     """Train; BEST in the folder then has the parameters with the lowest divergence, HISTORY the divergence by step.
-
-    START has those of the compressed model.
 
     A killed training goes on from Trainer's last checkpoint in the folder, of which it reads tensors and numbers alone
     (`weights_only`). bf16: layers compute in bfloat16 (autocast).
@@ -50,7 +48,7 @@ def train(student: Student, recovery: Recovery, tokens_NT: Tensor, folder: Path,
     held_out_NT, fitting_NT = tokens_NT[: recovery.held_out], tokens_NT[recovery.held_out :]
     parts = fitting_NT[: recovery.windows], held_out_NT  # Trainer would make a step of the rest, too
     sets = [[{"input_ids": tokens_T} for tokens_T in part] for part in parts]
-    callbacks = [KeepBest(student, recovery.patience, folder), Bar(recovery.tokens_a_step)]
+    callbacks = [KeepBest(student, recovery.patience, folder / BEST), Bar(recovery.tokens_a_step)]
     optimizer = AdamW(list(with_rates(student.trained, recovery)), weight_decay=0, fused=True)
     both = optimizer, LambdaLR(optimizer, recovery.share_of_rate)
     trainer = Trainer(student, options, None, *sets, callbacks=callbacks, optimizers=both)
@@ -88,17 +86,16 @@ def history(state: Any) -> dict[int, float]:
 class KeepBest(TrainerCallback):
     """Keep the best parameters, the compressed model's at first, and end a training that gets no better."""
 
-    def __init__(self, student: Student, patience: int, folder: Path) -> None:
-        self.student, self.patience, self.folder = student, patience, folder
+    def __init__(self, student: Student, patience: int, path: Path) -> None:
+        self.student, self.patience, self.path = student, patience, path
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Judge by the whole history, which Trainer's checkpoints have, so that a resumed training ends as it would."""
         nats = {step: value if math.isfinite(value) else math.inf for step, value in history(state).items()}
         best = min(nats, key=lambda step: nats[step])
         if best == state.global_step and state.is_world_process_zero:
-            for name in (BEST,) if best else (START, BEST):
-                with atomic_file(self.folder / name) as scratch:
-                    save_file(self.student.state_dict(), scratch)
+            with atomic_file(self.path) as scratch:
+                save_file(self.student.state_dict(), scratch)
         waited = sum(step > best for step in nats)
         if waited >= self.patience or math.isinf(nats[state.global_step]):
             control.should_training_stop = True

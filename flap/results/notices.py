@@ -28,17 +28,15 @@ def _recovery(report: Report) -> list[str]:
     trained = report.recovery
     if not trained:
         return []
-    more = (
+    early = (
         f" It ended early, because it got no better; what it had after {trained['best_after_tokens']:,} is kept."
         if trained["stopped_early"]
         else ""
     )
-    if trained.get("factor", 1) > 1:
-        more += f" The model has {trained['factor']:g} times the change that it learnt."
     return [
         f"Trained after compression (recover={trained['choice']}) on {trained['tokens']:,} tokens: the divergence from "
         f"the dense model on held-out windows went from {trained['nats_before']:.4f} to {trained['nats_after']:.4f} "
-        f"nats a token.{more} These numbers are not training-free."
+        f"nats a token.{early} These numbers are not training-free."
     ]
 
 

@@ -33,7 +33,6 @@ log = logging.getLogger(__name__)
 
 # The largest file that transformers writes; safetensors first copies all tensors of a file from a GPU to the host.
 SHARD_BYTES = 50e9
-FACTORS = 3  # that are tried after a training, typically
 VERIFIED_TOKENS = 32  # the predictions of so many tokens are compared after saving
 GGUF_BYTES = {  # of one parameter
     "f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 1.0625, "q5_1": 0.75, "q5_0": 0.6875, "q4_1": 0.625, "q4_0": 0.5625,
@@ -124,24 +123,23 @@ def _cost_of_training(run: Workload, *inputs: None) -> Cost:
     """The dense model runs beside the one that is trained; on a CPU it is in mapped files.
 
     A backward pass takes the operations of two forward passes; of one where weights have no gradient, as in the head
-    and with low-rank updates. On disk are the first and the best state, and two checkpoints with AdamW's moments while
-    one follows the other.
+    and with low-rank updates. On disk are the best state, and two checkpoints with AdamW's moments while one follows
+    the other.
     """
     recovery, place = run.choices.recovery, run.place
     assert recovery is not None
     passes = 1 + (2 if recovery.rank is None else 1) + recovery.gradient_checkpointing
     trained, length = recovery.steps * recovery.tokens_a_step // run.processes, recovery.seq_len
-    held_out, evaluations = recovery.held_out * length, 1 + math.ceil(recovery.steps / recovery.steps_an_evaluation)
-    dense = trained + held_out * (1 + evaluations)
-    measured = held_out * (evaluations + 2 + FACTORS)  # before and after
-    operations = run.run_operations(dense, 1, length)
+    evaluations = 3 + math.ceil(recovery.steps / recovery.steps_an_evaluation)  # before, at the beginning, and after
+    measured = recovery.held_out * length * evaluations
+    operations = run.run_operations(trained + measured, 1, length, head=True)
     operations += run.run_operations(trained * passes + measured, 1 - run.ratio, length)
-    operations += run.head_operations(3 * trained + 2 * measured, length)
+    operations += run.head_operations(2 * trained + measured, length)
     needed = bytes_to_train(recovery, run.adapter, run.ratio, place.dtype, place.device, run.processes)
-    read = place.bytes(place.shapes.parameters) if place.shared else 0
-    files = 8 * 4 * trained_parameters(recovery, run.adapter, run.ratio)
-    total = dense + trained * passes + measured
-    return Cost([Memory(work=needed, read=read)], recovery.steps * (1 + passes), total, operations, files=files)
+    dense = place.bytes(place.shapes.parameters) if place.shared else 0
+    files = 7 * 4 * trained_parameters(recovery, run.adapter, run.ratio)
+    total = trained + measured + trained * passes + measured
+    return Cost([Memory(work=needed, read=dense)], recovery.steps * (1 + passes), total, operations, files=files)
 
 
 @stage("recover", _cost_of_training)

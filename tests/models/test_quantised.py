@@ -17,7 +17,7 @@ from flap.config import ModelConfig
 from flap.export.checkpoint import Shards
 from flap.models import Resident, find_by_config, find_model
 from flap.pipeline import run
-from flap.recovery.held_out import HeldOut
+from flap.recovery.student import mean_divergence
 from flap.recovery.windows import training_windows
 from flap.runs.prepare import prepare
 from tests.cases import random_model, tiny_model
@@ -168,7 +168,7 @@ def test_a_training_is_reported_as_its_fp8_computes(packed: Path, text_file: Pat
     recovery = prepared.choices.recovery
     held_out_NT = training_windows(recovery, prepared.texts["calibration"])[: recovery.held_out]
     saved = Resident(flap.load(Path(report.checkpoint)))
-    nats = HeldOut(prepared.source.open(), held_out_NT, recovery.windows_a_step).nats(saved)
+    nats = mean_divergence(saved, prepared.source.open(), held_out_NT, recovery.windows_a_step)
     assert nats == pytest.approx(report.recovery["nats_after"], rel=1e-6)
     assert nats < report.recovery["nats_before"]
 

@@ -6,7 +6,7 @@ from torch.nn.functional import cross_entropy
 
 from flap.models import Resident
 from flap.recovery import student
-from flap.recovery.student import Student, divergence
+from flap.recovery.student import Student, divergence, mean_divergence
 from tests.cases import VOCAB, tiny_model, tokens
 from tests.recovery.small import compressed
 
@@ -65,3 +65,9 @@ def test_the_gradient_is_that_of_the_formula_on_all_logits() -> None:
     torch.testing.assert_close(found, loss)
     torch.testing.assert_close(torch.autograd.grad(found, weight)[0], expected, atol=1e-6, rtol=1e-4)
     assert all(parameter.grad is None for parameter in dense.parameters())
+
+
+def test_the_mean_weighs_windows_equally_whatever_the_batches() -> None:
+    models = Resident(compressed()), Resident(tiny_model("llama-gqa"))
+    one_by_one = [mean_divergence(*models, window_NT, 1) for window_NT in tokens().split(1)]
+    assert mean_divergence(*models, tokens(), 4) == pytest.approx(sum(one_by_one) / len(one_by_one), rel=1e-5)

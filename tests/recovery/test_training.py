@@ -15,7 +15,7 @@ from flap.recovery import Recovery, base
 from flap.recovery.base import HELD_OUT_WINDOWS
 from flap.recovery.distillation import recover
 from flap.recovery.student import Student
-from flap.recovery.training import BEST, HISTORY, START, Bar, KeepBest, last_checkpoint, with_rates
+from flap.recovery.training import BEST, HISTORY, Bar, KeepBest, last_checkpoint, with_rates
 from tests.cases import tokens
 from tests.recovery.small import FULL, LORA, compressed, dense, equal, recovered, state
 
@@ -23,7 +23,7 @@ from tests.recovery.small import FULL, LORA, compressed, dense, equal, recovered
 def judged(nats: list[float], patience: int, path: Path) -> tuple[int, float]:
     """The evaluations until the training ends, and which of them gave the kept parameters."""
     student = nn.Linear(1, 1)
-    keep, log = KeepBest(student, patience, path), []
+    keep, log = KeepBest(student, patience, path / BEST), []
     control = SimpleNamespace(should_training_stop=False)
     for step, value in enumerate(nats):
         nn.init.constant_(student.weight, step)
@@ -144,7 +144,7 @@ def test_checkpoints_have_what_is_trained_and_no_more(tmp_path: Path) -> None:
     [checkpoint] = tmp_path.glob("checkpoint-*")
     tensors = load_file(checkpoint / "model.safetensors")
     assert len(tensors) == 2 * 7 * len(model.model.layers)
-    assert {path.name for path in tmp_path.iterdir()} == {START, BEST, HISTORY, checkpoint.name}
+    assert {path.name for path in tmp_path.iterdir()} == {BEST, HISTORY, checkpoint.name}
 
 
 def test_rates_are_shares_of_the_size_of_weights_and_of_low_rank_updates_as_they_are() -> None:
