@@ -48,7 +48,8 @@ class Point(NamedTuple):
 def points(study: Study, series: list[Series], name: str, cost: CostAxis) -> list[Point]:
     """Return the points of a number over a cost: each series at each ratio, mean of the seeds, and the dense models."""
     numbers = ["ratio", cost.pruned, f"pruned/{name}"]
-    rows = [_comparable(study).loc[line.rows.index] for line in series]
+    results = _comparable(study)
+    rows = [results.loc[line.rows.index] for line in series]
     means = [one.groupby("asked")[numbers].mean().dropna().sort_values("ratio") for one in rows]
     pruned = [
         Point(x, y, f"{line.label} {line.structure} {ratio:g}", i)

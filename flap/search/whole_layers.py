@@ -29,6 +29,7 @@ def with_whole_layers(
     whole = [0.0, *(measured[-1] for measured in scores.divergences[1:])]
     columns = zip(budget.layers, budget.prices, strict=True)
     price = [sum(units.count * one for units, one in zip(*pair, strict=True)) for pair in columns]
+    # a layer without units has no price: nothing is won by it, so it leaves last
     order = sorted(range(1, len(whole)), key=lambda i: whole[i] / price[i] if price[i] else math.inf)
     sets = [tuple(sorted(order[:n])) for n in range(len(whole))]
     fitting = [gone for gone in sets if structure.layers != ONLY and _room(structure, budget, gone)]

@@ -20,7 +20,7 @@ from flap.storage import ranks
 # Without a new sign, a second each. Only seconds in which this process runs are counted, so that all may be stopped.
 LOOKS = 20
 LOOKS_WHEN_LOST = 4  # where it is known that one has ended, but not which
-SECOND = 1.0
+INTERVAL = 1.0  # between signs, in seconds
 
 
 class Heartbeats:
@@ -63,14 +63,14 @@ class Heartbeats:
     def _talk(self) -> None:
         """Give signs and read those of the others, until the store ends; wait for ever if its machine is gone."""
         with suppress(RuntimeError):
-            while not self.ended.wait(SECOND):
+            while not self.ended.wait(INTERVAL):
                 self._give(_sign())
                 self.signs = self.store.multi_get(self.keys)
 
     def _look(self) -> None:
         """Wait until a process has failed or is silent. If even this one is, it cannot reach the first one's store."""
         seen, missed = self.signs, [0] * len(self.keys)
-        while not self.ended.wait(SECOND):
+        while not self.ended.wait(INTERVAL):
             now = self.signs
             missed = [old + 1 if a == b else 0 for old, a, b in zip(missed, seen, now, strict=True)]
             seen, names = now, [json.loads(sign) for sign in now]

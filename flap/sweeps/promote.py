@@ -53,7 +53,7 @@ def promote(sweep: Path, options: Sequence[str]) -> list[str]:
         raise ValueError(f"{sweep}: no checkpoint of {', '.join(missing)} is there; this saves them: {_saving(sweep)}")
     for cell, report in reports.items():
         known = report.config["eval"]
-        asked = known | {name: _beside(known.get(name, {}), options) for name, options in wanted.items()}
+        asked = known | {name: _beside(known.get(name, {}), evaluator) for name, evaluator in wanted.items()}
         if asked != known:
             with run_folder(cell):
                 _measure(cell, report, asked)

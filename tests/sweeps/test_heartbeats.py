@@ -40,7 +40,7 @@ from flap.sweeps import heartbeats
 
 store = TCPStore("localhost", 0, is_master=True)
 os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(store.port)}
-heartbeats.SECOND = 0.0  # always within the store
+heartbeats.INTERVAL = 0.0  # always within the store
 signs = heartbeats.Heartbeats(lambda *_: None)
 time.sleep(0.3)
 signs.end()
