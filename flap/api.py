@@ -93,7 +93,7 @@ def _plain_torch(model: PreTrainedModel) -> Iterator[None]:
     torch.set_default_dtype(torch.float32)
     try:
         with ExitStack() as stack:
-            stack.enter_context(torch.inference_mode(False))  # an exchange takes gradients
+            stack.enter_context(torch.inference_mode(False))  # else the new weights could not be trained
             for device in devices:
                 stack.enter_context(torch.autocast(device, enabled=False))
             if torch.get_default_device().type != "cpu":

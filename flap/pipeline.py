@@ -9,7 +9,7 @@ from flap.models import ModelSource, PlacedModel
 from flap.results import Report
 from flap.runs.all_ranks import check_alike
 from flap.runs.ledger import Ledger
-from flap.runs.method import allocate, compress, exchange, observe, prune_layers, score
+from flap.runs.method import allocate, compress, observe, prune_layers, score
 from flap.runs.method import write as write_own_text
 from flap.runs.prepare import prepare
 from flap.runs.report_files import write_files
@@ -62,8 +62,6 @@ def prune(run: Ledger, model: PlacedModel) -> PruningPlan:
     statistics = calibrate(run, model)  # of the inputs of each output projection
     scores = run.stage(score, model, statistics)  # how much each unit matters
     plan = run.stage(allocate, model, scores)  # which units stay within the budget
-    if run.choices.structure.exchange:
-        plan = run.stage(exchange, model, plan)  # which ones better stay in the place of others
     run.stage(compress, model, statistics, plan)  # the others are removed, with compensation
     return plan
 

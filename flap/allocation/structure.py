@@ -70,11 +70,6 @@ class Structure(ABC):
         return False
 
     @property
-    def exchange(self) -> int:
-        """The steps in which units of the plan change sides (`flap.search.exchange`)."""
-        return 0
-
-    @property
     def trial_options(self) -> dict[str, Any]:
         """The options on which measured divergences in the scores depend; empty where nothing is measured."""
         return {}

@@ -41,15 +41,10 @@ def _recovery(report: Report) -> list[str]:
 
 
 def _search(report: Report) -> list[str]:
-    """Return sentences on structure=search: what it did not see, units that changed sides, layers that left whole."""
+    """Return sentences on structure=search: what it did not see, layers that left whole."""
     sentences = []
     if "levels" in report.config.get("structure", {}) and "images" in report.sources:
         sentences.append("The search measured on windows of text alone, without an image.")
-    if found := report.exchange:
-        sentences.append(
-            f"After the search {found['units']:.0f} units were kept in the place of others: the divergence on held-out "
-            f"windows went from {found['nats_before']:.4f} to {found['nats_after']:.4f} nats a token."
-        )
     if report.dropped_layers:
         layers = ", ".join(map(str, report.dropped_layers))
         sentences.append(f"Layers that left whole, with a linear map in the MLP before them: {layers}.")

@@ -51,7 +51,6 @@ class Report:
     dropped_layers: list[int] = field(default_factory=list)  # that left whole, with a map in the MLP before them
     layer_errors: list[float | None] = field(default_factory=list)  # of the hidden states after each layer, relative
     repairs: dict[str, dict[str, Any]] = field(default_factory=dict)  # fit reports of linear compensation, by block
-    exchange: dict[str, float] = field(default_factory=dict)  # units that changed sides; held-out nats before, after
     # training after compression: divergences, tokens, and differences as below, of pruned - compressed
     recovery: dict[str, Any] = field(default_factory=dict)
     weight_passes: int = 0  # times that pruning went over the model's weights, from calibration to compression

@@ -104,8 +104,6 @@ def check_budget(adapter: ModelAdapter, choices: Choices, config: FlapConfig, mo
     require(choices.structure.min_neurons > 0 or not conv1d, "structure.min_neurons", 0, allowed)
     if choices.structure.layers:
         _check_layers(adapter, choices.structure.layers, config, model)
-    if choices.structure.exchange:
-        _check_exchange(adapter, choices.structure.exchange, model)
     budget = price(adapter, config.ratio or 0)
     if targets(config.target):
         adds = choices.compensation.adds_bias
@@ -129,20 +127,6 @@ def _check_types(adapter: ModelAdapter, asked: float) -> None:
     types = ", ".join(sorted({str(dtype).removeprefix("torch.") for dtype in others}))
     allowed = f"target.parameters instead, as the weights of this model have several types ({types})"
     require("," not in types, "target.bytes", asked, allowed)
-
-
-def _check_exchange(adapter: ModelAdapter, steps: int, model: ModelSource) -> None:
-    """Check that gradients can be had of the whole model, and that units add to the output each for itself.
-
-    Raises:
-        ValueError: they cannot, or do not.
-    """
-    placement = f"device with structure.exchange={steps}, whose backward passes need the whole model there"
-    require(model.placed.whole, "model.placement", model.placement, placement)
-    blocks = [block for i in range(len(adapter.layers)) for block in adapter.blocks(i)]
-    plain = all(len(block.members) == 1 and block.num_units > block.fewest and not block.norms for block in blocks)
-    allowed = "0 for this model: expected an attention and an MLP in each layer, no experts, and no norm over all heads"
-    require(plain, "structure.exchange", steps, allowed)
 
 
 def _check_layers(adapter: ModelAdapter, layers: bool | str, config: FlapConfig, model: ModelSource) -> None:

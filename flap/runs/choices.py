@@ -123,8 +123,6 @@ def choose(config: FlapConfig) -> Choices:
     require(linear or not layers, "structure.layers", layers, allowed)
     allowed = f"false with structure.layers={layers}: a layer leaves, and no zeros stand for it"
     require(not (config.mask_only and layers), "mask_only", True, allowed)
-    if choices.structure.exchange:
-        _check_exchange(choices, config)
     samples, lengths = config.calibration.num_samples, config.calibration.lengths
     require(
         any(num_windows(samples, lengths, seq_len) >= 2 for seq_len in lengths) or not choices.need_covariance,
@@ -133,23 +131,6 @@ def choose(config: FlapConfig) -> Choices:
         "at least 2, and 2 windows of one length, because what is fitted on some windows is judged on others",
     )
     return choices
-
-
-def _check_exchange(choices: Choices, config: FlapConfig) -> None:
-    """Check that single units may change sides, whatever their block, and that fits are least squares.
-
-    Raises:
-        ValueError: they may not, or are not.
-    """
-    structure = choices.structure
-    others = {
-        "compensation=linear, whose fits say what a unit adds": choices.compensation.needs_covariance,
-        "a ratio instead of a target": not targets(config.target),
-        "divergence=kl": structure.divergence == "kl",
-        "units that leave one by one": structure.block_sizes == (1, 1) and not (structure.layers or structure.experts),
-    }
-    for needed, given in others.items():
-        require(given, "structure.exchange", structure.exchange, f"0, or {needed}")
 
 
 def _check_shared_target(choices: Choices, config: FlapConfig) -> None:

@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain
 from typing import Any
 
 import torch
@@ -27,12 +26,11 @@ from flap.runs.keys import DIVERGENCES_VERSION
 from flap.runs.ledger import Cost, Memory, stage
 from flap.runs.model_sizes import count_pruned
 from flap.runs.run import Run
-from flap.runs.search_cost import cost_of_exchange, cost_of_search
+from flap.runs.search_cost import cost_of_search
 from flap.runs.stages import layer_times
 from flap.runs.trimming import share_target
 from flap.runs.workload import Workload
 from flap.search import PlanDivergence
-from flap.search.exchange import exchange as exchange_units
 from flap.storage import WorkFolder, digest, ranks
 
 
@@ -126,16 +124,6 @@ def allocate(run: Run, work: WorkFolder, model: PlacedModel, scores: Scores) -> 
         return plan_of(run.budget)
     run.budget, plan = layer_times(run).settle(model, run.budget, plan_of)
     return plan
-
-
-@stage("exchange", cost_of_exchange)
-def exchange(run: Run, work: WorkFolder, model: PlacedModel, plan: PruningPlan) -> PruningPlan:
-    """Return the plan whose units have changed sides, by gradients at the pruned model."""
-    structure = run.choices.structure
-    fewest = list(chain.from_iterable(map(structure.fewest_units, run.budget.layers)))
-    found = exchange_units(run.calibration(model, []), plan, run.budget, fewest, structure.exchange)
-    run.report.exchange = {name: getattr(found, name) for name in ("units", "nats_before", "nats_after")}
-    return run.budget.named(ranks.from_first(lambda: found.plan))
 
 
 def _cost_of_compression(run: Workload, *inputs: None) -> Cost:

@@ -41,7 +41,6 @@ class Search(Structure):
     tokens: int = 4096  # calibration tokens on which each block is measured alone, 1 or more
     levels: list[float] = field(default_factory=lambda: [0.25])  # shares of a block's units to remove, each in (0, 1)
     layers: bool | str = False  # true: whole layers leave, too, beside heads and neurons; "only": nothing else leaves
-    exchange: int = 0  # steps in which units of the plan change sides, by gradients at the pruned model; 0: none
     divergence: str = "kl"  # kl: KL(dense ‖ pruned) in nats; acceptance: 1 - Σ min(p, q), the total variation
     measured_by: PlanDivergence | None = field(default=None, repr=False, compare=False)  # no option: of `measuring`
 
@@ -49,7 +48,6 @@ class Search(Structure):
         levels_fit = bool(self.levels) and all(0 < level < 1 for level in self.levels)
         require(self.tokens >= 1, "structure.tokens", self.tokens, "a whole number >= 1")
         require(levels_fit, "structure.levels", self.levels, "shares of a block's units between 0 and 1")
-        require(self.exchange >= 0, "structure.exchange", self.exchange, "a whole number >= 0")
         require(self.divergence in DISTANCES, "structure.divergence", self.divergence, " or ".join(DISTANCES))
         require(self.layers in (False, True, ONLY), "structure.layers", self.layers, f"false, true or {ONLY}")
 

@@ -41,7 +41,6 @@ CASES = [
     ("qwen3_moe", "model.placement=stream structure.experts=true metric=EASY-EP"),
     ("qwen3_next", f"model.placement=device {SEARCH}"),
     ("gemma4", f"model.placement=stream {OBS}"),
-    ("llama-gqa", f"model.placement=device {SEARCH} structure.exchange=4"),
 ]
 QUICK = 3
 Models = dict[str, Path]
