@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py where there is no GPU: what its code does on the CPU, and what it says; engines.py, drafts.py."""
+"""benchmarks/gpu.py where there is no GPU: what its code does on the CPU, and what it says; drafts.py."""
 
 import json
 import subprocess
@@ -18,27 +18,6 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script as a module; scripts find one another in their own folder."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     return pytest.importorskip("gpu", reason="not in a checkout")
-
-
-@pytest.fixture
-def engines(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script as a module."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return pytest.importorskip("engines", reason="not in a checkout")
-
-
-def test_a_row_of_engines_has_medians_and_their_share_of_what_could_be(engines: ModuleType) -> None:
-    milliseconds = {"first_token_ms": 4.0, "token_ms": 0.5}
-    dense = [{"prefill": speed, "decode": 8.0, "peak": 9e6, **milliseconds} for speed in (10.0, 20.0, 90.0)]
-    taken = [{"prefill": 30.0, "decode": speed, "peak": 5e6, **milliseconds} for speed in (1.0, 8.0, 9.0)]
-    line = engines.row("llama.cpp", "AL-AM 0.5", taken, dense, {"prefill": 2.0, "decode": 1.25})
-    assert line == "| llama.cpp | AL-AM 0.5 | 30.0 | 1.50 | 2.00 | 0.75 | 8.0 | 1.00 | 1.25 | 0.80 | 4.0 | 0.5 | 5 |"
-
-
-def test_what_a_token_costs_is_counted_from_the_tensors(engines: ModuleType, model_dir: Path) -> None:
-    layers, head = 4 * (4 * 1536 + 56 * 96), 96 * 32  # KV heads and neurons; words times the hidden size
-    assert engines.reads(model_dir) == {"prefill": layers, "decode": layers + head}
-    assert list(engines.variants([0.5], ["AL-AM"])) == ["dense", "AL-AM 0.5", "AL-AM 0.5, round_to=64"]
 
 
 def drafted(*words: str) -> str:

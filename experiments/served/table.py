@@ -7,19 +7,11 @@ from typing import Any
 
 WRITTEN = ("sciq_answers/exact_match", "sciq_answers/f1", "triviaqa/f1")
 ACCEPTED = ("hellaswag-passages/acceptance@128", "hellaswag-passages/tokens_per_step@128")
-TIMES = ("serving/llama.cpp_first_token_ms@1x128", "serving/llama.cpp_token_ms@1x128")
 
 
 def cell(numbers: dict[str, float], name: str) -> str:
-    """A number with its error; of a time, how many times faster than dense and how much of the ideal that is."""
-    if name not in numbers:
-        return ""
-    if name not in TIMES:
-        return f"{numbers[name]:.3f} ± {numbers[f'{name}_stderr']:.3f}"
-    shown = f"{numbers[name]:.1f} ± {numbers[f'{name}_stderr']:.1f}"
-    if f"{name}_ratio" in numbers:
-        shown += f" ({1 / numbers[f'{name}_ratio']:.2f}, {numbers[f'{name}_of_ideal']:.2f})"
-    return shown
+    """A number with its error."""
+    return f"{numbers[name]:.3f} ± {numbers[f'{name}_stderr']:.3f}" if name in numbers else ""
 
 
 def described(report: dict[str, Any]) -> str:
@@ -39,11 +31,10 @@ def main() -> None:
     reports = [json.loads(file.read_text()) for file in files]
     rows = [("dense", reports[0]["parameters"]["total_before"], reports[0]["evaluation"]["dense"])]
     rows += [(described(one), one["parameters"]["total_after"], one["evaluation"]["pruned"]) for one in reports]
-    for names in (WRITTEN + ACCEPTED, TIMES):
-        print(f"| | parameters | {' | '.join(names)} |\n|---|---|{'---|' * len(names)}")
-        for name, parameters, numbers in rows:
-            print(f"| {name} | {parameters / 1e6:.1f} M | {' | '.join(cell(numbers, one) for one in names)} |")
-        print()
+    names = WRITTEN + ACCEPTED
+    print(f"| | parameters | {' | '.join(names)} |\n|---|---|{'---|' * len(names)}")
+    for name, parameters, numbers in rows:
+        print(f"| {name} | {parameters / 1e6:.1f} M | {' | '.join(cell(numbers, one) for one in names)} |")
 
 
 if __name__ == "__main__":

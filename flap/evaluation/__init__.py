@@ -5,10 +5,9 @@ from flap.evaluation.divergence import Divergence
 from flap.evaluation.efficiency import Efficiency
 from flap.evaluation.generate import Generate
 from flap.evaluation.perplexity import Perplexity
-from flap.evaluation.serving import Serving
 from flap.evaluation.suite import Suite, prepare_suite
 
 __all__ = [
-    "Divergence", "Efficiency", "Evaluator", "Generate", "Measurement", "Perplexity", "Serving", "SideBySide", "Suite",
+    "Divergence", "Efficiency", "Evaluator", "Generate", "Measurement", "Perplexity", "SideBySide", "Suite",
     "Task", "prepare_suite",
 ]  # fmt: skip

@@ -67,7 +67,6 @@ class SideBySide:
     name: str
     run: Callable[..., tuple[Numbers, Numbers]]  # (dense, pruned)
     identity: Mapping[str, Any] = field(default_factory=dict)
-    files: str | None = None  # "hf", "gguf": `run` takes folders with such checkpoints; None: models
 
 
 class Evaluator(ABC):

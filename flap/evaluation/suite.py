@@ -68,12 +68,10 @@ class Suite:
         dense_bytes: int,
         pruned: PlacedModel,
         key: Key,
-        write: Callable[[PlacedModel, str], tuple[Path, Path]],
     ) -> tuple[Numbers, Numbers]:
         """Return the numbers of both models that are measured side by side: (dense, pruned).
 
-        open_dense: opens the dense model of `dense_bytes`; called only if there are comparisons and room. write: writes
-        the dense model, and returns the folders of both checkpoints in a form.
+        open_dense: opens the dense model of `dense_bytes`; called only if there are comparisons and room.
         """
         dense_numbers, pruned_numbers = Numbers(), Numbers()
         if self.comparisons and not all(ranks.gather(pruned.fits_in_memory(beside_bytes=dense_bytes))):
@@ -83,7 +81,7 @@ class Suite:
         for comparison in self.comparisons:
 
             def compare(one: SideBySide = comparison) -> tuple[Numbers, Numbers]:
-                return one.run(*(write(open_dense(), one.files) if one.files else models()))
+                return one.run(*models())
 
             stored = partial(self.results.get, _task_key(comparison, key), compare) if self.results else compare
             numbers = ranks.from_first(stored)  # alone: models that run at once slow each other

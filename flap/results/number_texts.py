@@ -26,7 +26,7 @@ def is_of_text(name: str) -> bool:
 
 def is_efficiency(name: str) -> bool:
     """Return whether a number is of speed, size or memory; all others measure the model's quality."""
-    return name.startswith(("efficiency/", "serving/"))
+    return name.startswith("efficiency/")
 
 
 def domain_of(name: str, domains: Mapping[str, str]) -> str:

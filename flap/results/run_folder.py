@@ -79,8 +79,8 @@ class RunRecord:
     def timing_identity(self) -> str:
         """What the dense model's times depend on, besides the moment."""
         config = self.report.get("config", {})
-        ways = [(config.get("eval") or {}).get(name) for name in ("efficiency", "serving")]
-        return json.dumps([self.model, config.get("model"), *ways], sort_keys=True)
+        request = (config.get("eval") or {}).get("efficiency")
+        return json.dumps([self.model, config.get("model"), request], sort_keys=True)
 
     def differences_to(self, one: "RunRecord", names: Iterable[str]) -> dict[str, Difference]:
         """Return the difference self - one of each number that both runs have kept of the same documents.

@@ -53,14 +53,12 @@ def check_reloads(source: ModelSource) -> None:
         )
 
 
-def check_comparable(comparisons: Sequence[SideBySide], source: ModelSource, saved: bool) -> None:
-    """Check that the dense model, and a checkpoint for other engines, are there when both are measured side by side.
+def check_comparable(comparisons: Sequence[SideBySide], source: ModelSource) -> None:
+    """Check that the dense model is there when both models are measured side by side.
 
     Raises:
-        ValueError: one of them is not.
+        ValueError: it is not.
     """
-    engines = ", ".join(one.name for one in comparisons if one.files)
-    require(saved or not engines, "checkpoint.save", saved, f"true with {engines}, which reads the checkpoint")
     kept = not source.loaded or source.placed.whole
     given = "none: a model spread over devices is pruned in place and cannot be compared"
     require(kept or not comparisons, "eval", ", ".join(one.name for one in comparisons), given)

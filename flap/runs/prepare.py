@@ -62,7 +62,7 @@ def prepare(
     _check_saving(config, choices, source)
     results = run_dir and run_dir / RESULTS
     suite = prepare_suite(choices.evaluators, source.tokenizer, source.max_length, results)
-    check_comparable(suite.comparisons, source, config.checkpoint.save)
+    check_comparable(suite.comparisons, source)
     texts = read_texts(config, choices, source.tokenizer, source.max_length)
     budget = check_budget(adapter, choices, config, source)
     if choices.recovery is not None:

@@ -2,12 +2,9 @@
 
 import logging
 import math
-import os
 import shutil
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from flap.allocation import PruningPlan
 from flap.checkpoint.fp8 import fp8_of
@@ -215,23 +212,6 @@ def compare(
     pruned = run.suite.pruned(model, key)
     report.compare(dense, pruned, run.suite.averages(pruned.numbers), compressed)
     report.note_peak()  # before a measurement resets the counters
-    with TemporaryDirectory(dir=run.target.parent if run.target.is_dir() else None) as folder:
-        pair = run.suite.side_by_side(
-            run.reopen or run.source.open, run.source.num_bytes, model, key | run.keys.timed,
-            partial(_both_checkpoints, run, Path(folder)),
-        )  # fmt: skip
+    pair = run.suite.side_by_side(run.reopen or run.source.open, run.source.num_bytes, model, key | run.keys.timed)
     for which, numbers in zip(("dense", "pruned"), pair, strict=True):
         report.evaluation[which] |= numbers
-
-
-def _both_checkpoints(run: Run, folder: Path, dense: PlacedModel, form: str) -> tuple[Path, Path]:
-    """Write the dense model into a folder, where the checkpoint is linked; return both, with a GGUF where asked for."""
-    both = folder / "dense", folder / "pruned"
-    if not both[0].is_dir():
-        dense.in_memory().model.save_pretrained(both[0])
-        run.source.tokenizer.save_pretrained(both[0])
-        shutil.copytree(run.target.resolve(), both[1], copy_function=os.symlink)
-    if form == "gguf":
-        for one in both:
-            export_gguf(one)
-    return both
