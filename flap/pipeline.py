@@ -4,7 +4,7 @@ from pathlib import Path
 
 from flap.allocation import PruningPlan
 from flap.calibration import LayerStatistics
-from flap.config import FlapConfig, in_time
+from flap.config import FlapConfig
 from flap.models import ModelSource, PlacedModel
 from flap.results import Report
 from flap.runs.all_ranks import check_alike
@@ -13,7 +13,7 @@ from flap.runs.method import allocate, compress, observe, prune_layers, score
 from flap.runs.method import write as write_own_text
 from flap.runs.prepare import prepare
 from flap.runs.report_files import write_files
-from flap.runs.stages import compare, load, measure_compressed, measure_dense, recover, save, time_layers
+from flap.runs.stages import compare, load, measure_compressed, measure_dense, recover, save
 from flap.runs.trimming import rank_tokens, trim
 from flap.storage import ranks
 
@@ -43,8 +43,6 @@ def stages(run: Ledger) -> PruningPlan:
     """Go through all stages in their order: a run does them, and a forecast adds up what each of them takes."""
     model, compressed = run.stage(load), None
     dense = run.stage(measure_dense, model)
-    if in_time(run.config.target):
-        run.stage(time_layers, model)  # how much faster a request is with narrower layers
     plan = prune_in_sequence(run, model) if run.choices.in_sequence else prune(run, model)
     if run.choices.vocabulary is not None:
         run.stage(trim, model)  # from here on, texts have other tokens

@@ -111,7 +111,7 @@ def _costs(structure: Structure, budget: Budget) -> list[list[Tensor]]:
 
 def _room(budget: Budget) -> list[float]:
     """Return for each bound the most that all units may cost together."""
-    return [bound.most - bound.fixed for bound in budget.bounds]
+    return [bound.asked - bound.fixed for bound in budget.bounds]
 
 
 def _keep(to_keep: float, blocks: Sequence[Blocks]) -> tuple[Tensor, ...]:

@@ -1,4 +1,4 @@
-"""Bounds: the most that a pruned model may cost in bytes, milliseconds or another unit, by the widths of its blocks.
+"""Bounds: the most that a pruned model may cost in bytes or another unit, by the widths of its blocks.
 
 Legend: K kept units of a block, from 0 to all of them.
 """
@@ -11,8 +11,6 @@ from torch import Tensor
 
 from flap.models import Pair
 
-LIMIT = 4.0  # the largest factor by which a measurement changes savings
-
 Widths = Sequence[Pair[int]]  # the units that each layer keeps; of a block with members, the units of one
 
 
@@ -24,7 +22,6 @@ class Bound:
     asked: float  # the value there, in its unit
     fixed: float  # the cost of all that stays
     costs: tuple[Pair[Tensor], ...]  # cost_K of the blocks of each layer, which does not fall from one K to the next
-    tokens: float | None = None  # of a speed, which is a bound on time: the tokens that are made in the cost, in ms
 
     def cost(self, widths: Widths) -> float:
         """Return the cost of a model of these widths."""
@@ -34,11 +31,6 @@ class Bound:
         )
 
     @property
-    def most(self) -> float:
-        """The most that the model may cost."""
-        return self.in_unit(self.asked)
-
-    @property
     def dense(self) -> float:
         """The cost of the dense model."""
         return self.fixed + sum(float(cost_K[-1]) for costs in self.costs for cost_K in costs)
@@ -46,15 +38,7 @@ class Bound:
     @property
     def excess(self) -> float:
         """How much the dense model costs beyond the most; at least 0."""
-        return max(0.0, self.dense - self.most)
-
-    def corrected(self, widths: Widths, measured: float) -> "Bound":
-        """Return the bound in which widths save as much more or less as was measured of a model of these widths."""
-        if (saved := self.dense - self.cost(widths)) <= 0:
-            return self
-        factor = min(max((self.dense - measured) / saved, 1 / LIMIT), LIMIT)
-        costs = tuple(Pair(*(factor * cost_K for cost_K in pair)) for pair in self.costs)
-        return replace(self, costs=costs, fixed=self.dense - factor * (self.dense - self.fixed))
+        return max(0.0, self.dense - self.asked)
 
     def without(self, layers: Collection[int]) -> "Bound":
         """Return the bound on the other layers, where these have no units."""
@@ -62,14 +46,9 @@ class Bound:
         costs = tuple(pair for i, pair in enumerate(self.costs) if i not in layers)
         return replace(self, fixed=self.fixed + empty, costs=costs)
 
-    def in_unit(self, value: float) -> float:
-        """Turn a cost into the unit of the target, or back: they differ for a speed, which is tokens / seconds."""
-        return value if self.tokens is None else 1000 * self.tokens / value
-
     def values(self, widths: Widths) -> dict[str, float]:
         """Return what was asked, what the dense model has and what one of these widths has, in the target's unit."""
-        dense, realised = self.in_unit(self.dense), self.in_unit(self.cost(widths))
-        return {"asked": self.asked, "dense": dense, "realised": realised}
+        return {"asked": self.asked, "dense": self.dense, "realised": self.cost(widths)}
 
     @property
     def prices(self) -> list[Pair[float]]:
@@ -83,7 +62,7 @@ def _mean_rise(cost_K: Tensor) -> float:
 
 def within_all(bounds: Sequence[Bound], widths: Widths) -> bool:
     """Return whether a model of these widths is within all bounds."""
-    return all(bound.cost(widths) <= bound.most for bound in bounds)
+    return all(bound.cost(widths) <= bound.asked for bound in bounds)
 
 
 def check_reachable(bounds: Sequence[Bound], fewest: Widths, because: str) -> None:
@@ -93,9 +72,6 @@ def check_reachable(bounds: Sequence[Bound], fewest: Widths, because: str) -> No
         ValueError: it is not; names the target and what is possible.
     """
     for bound in bounds:
-        if (least := bound.cost(fewest)) > bound.most:
-            if bound.tokens is None:
-                possible = f"at least {math.ceil(100 * least) / 100:.12g}"
-            else:
-                possible = f"at most {math.floor(100 * bound.in_unit(least)) / 100:.12g}"
+        if (least := bound.cost(fewest)) > bound.asked:
+            possible = f"at least {math.ceil(100 * least) / 100:.12g}"
             raise ValueError(f"target.{bound.target}={bound.asked:.12g}: {because}, so this model allows {possible}")

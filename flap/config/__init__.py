@@ -9,17 +9,15 @@ from flap.config.messages import explain, gigabytes, one_line, require
 from flap.config.methods import name_method
 from flap.config.schema import (
     GGUF_TYPES,
-    TIME_TARGETS,
     FlapConfig,
     ModelConfig,
     TargetConfig,
     config_dir,
     folder_name,
-    in_time,
     targets,
 )
 
 __all__ = [
-    "GGUF_TYPES", "TIME_TARGETS", "FlapConfig", "ModelConfig", "TargetConfig", "build", "composing", "config_dir",
-    "explain", "folder_name", "gigabytes", "in_time", "name_method", "one_line", "require", "targets", "typed",
+    "GGUF_TYPES", "FlapConfig", "ModelConfig", "TargetConfig", "build", "composing", "config_dir",
+    "explain", "folder_name", "gigabytes", "name_method", "one_line", "require", "targets", "typed",
 ]  # fmt: skip

@@ -9,8 +9,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-TIME_TARGETS = ("latency_ms", "tokens_per_second")  # measured on the device at hand
-TARGETS = ("parameters", "bytes", "kv_cache_bytes", *TIME_TARGETS)
+TARGETS = ("parameters", "bytes", "kv_cache_bytes")
 GGUF_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 CHOICES = {
     "model.dtype": DTYPES,
@@ -52,14 +51,12 @@ class CalibrationConfig:
 
 @dataclass
 class TargetConfig:
-    """What the pruned model may be at most (of a speed: at least), in its own unit. What is not null holds together."""
+    """What the pruned model may be at most, in its own unit. What is not null holds together."""
 
     parameters: float | None = None  # of the whole model, with embeddings and head
     bytes: float | None = None  # of its weights in the checkpoint, in their type
     kv_cache_bytes: float | None = None  # of the keys and values of one sequence of `context` tokens
     context: int | None = None  # None: the longest one of the model
-    latency_ms: float | None = None  # of one request, as eval.efficiency has it: its batch, prompt and new tokens
-    tokens_per_second: float | None = None  # decoded in such a request; the least
 
 
 @dataclass
@@ -132,11 +129,6 @@ def model_name(name: str, path: str) -> str:
 def targets(target: Any) -> dict[str, float]:
     """Return the values of a target (a TargetConfig or its node) by name, without those that are not asked for."""
     return {name: value for name in TARGETS if (value := getattr(target, name)) is not None}
-
-
-def in_time(target: Any) -> list[str]:
-    """Return the names of those targets that are measured on the device at hand."""
-    return [name for name in TIME_TARGETS if name in targets(target)]
 
 
 def default_ratio(target: Any) -> float | None:

@@ -67,12 +67,6 @@ class Efficiency(Evaluator):
         prefill_seconds, total_seconds = request_seconds(model, self._prompt(model), 1 + self.decode_len)
         return 1000 * total_seconds, 1000 * (total_seconds - prefill_seconds)
 
-    def timed(self, model: PreTrainedModel) -> Numbers:
-        """Return latency and decoding speed by the names of targets: medians of `repeats` requests after a warm-up."""
-        times = [self.milliseconds(model) for _ in range(1 + self.repeats)][1:]
-        latency, decoding = map(statistics.median, zip(*times, strict=True))
-        return {"latency_ms": latency, "tokens_per_second": 1000 * self.decoded_tokens / decoding}
-
     def compare(self, dense: PreTrainedModel, pruned: PreTrainedModel) -> tuple[Numbers, Numbers]:
         """Return the numbers of the dense and of the pruned model, the latter with the ratios."""
         dense_numbers, pruned_numbers = self._constants(dense), self._constants(pruned)

@@ -3,7 +3,7 @@
 import json
 import platform
 import resource
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class Report:
         default_factory=dict
     )  # tokens before, after; covered: share of the counted ones
     ratio: dict[str, float] = field(default_factory=dict)  # shares of the parameters: requested, realised_decoder, …
-    target: dict[str, dict[str, float]] = field(default_factory=dict)  # by name: asked, dense, realised; measured
+    target: dict[str, dict[str, float]] = field(default_factory=dict)  # by name: asked, dense, realised
     layers: list[dict[str, int]] = field(default_factory=list)  # widths of each layer of the pruned model, by unit
     layers_before: list[dict[str, int]] = field(default_factory=list)  # and of the dense model
     dropped_layers: list[int] = field(default_factory=list)  # that left whole, with a map in the MLP before them
@@ -105,12 +105,6 @@ class Report:
             self.recovery |= _noise(compressed, pruned, averages)
         self.layer_errors = next(iter(pruned.layers.values()), [])
         self.continuations = {"dense": dense.texts, "pruned": pruned.texts} if pruned.texts else {}
-
-    def note_times(self, measured: Mapping[str, float]) -> None:
-        """Set what was measured of the pruned model, beside the realised values, which are those of a table."""
-        for name, value in measured.items():
-            if name in self.target:
-                self.target[name]["measured"] = value
 
     def note_peak(self) -> None:
         """Update the peak memory of the process, in bytes; to be called also before something resets the counters."""

@@ -86,9 +86,7 @@ def _ratio(report: Report) -> str:
 
 
 def _realised(target: Mapping[str, float]) -> str:
-    """Return the realised and the asked value, and the measured one where it is a time."""
-    measured = f", {_in_digits(target['measured'])} measured" if "measured" in target else ""
-    return f"{_in_digits(target['realised'])} of {_in_digits(target['asked'])} asked{measured}"
+    return f"{_in_digits(target['realised'])} of {_in_digits(target['asked'])} asked"
 
 
 def _in_digits(value: float) -> str:

@@ -1,11 +1,11 @@
-"""Checks of a model's shapes against the choices: the budget, and what training and targets in time need."""
+"""Checks of a model's shapes against the choices: the budget, and what training needs."""
 
 from collections.abc import Sequence
 from dataclasses import replace
 
 from flap.allocation import Biases, Budget, bounds_of_shapes, price
 from flap.checkpoint.stock import takes_output_biases
-from flap.config import FlapConfig, in_time, require, targets
+from flap.config import FlapConfig, require, targets
 from flap.evaluation import SideBySide
 from flap.models import ModelAdapter, ModelSource, may_lose_all_heads
 from flap.models.conv1d import Transposed
@@ -62,21 +62,6 @@ def check_comparable(comparisons: Sequence[SideBySide], source: ModelSource) -> 
     kept = not source.loaded or source.placed.whole
     given = "none: a model spread over devices is pruned in place and cannot be compared"
     require(kept or not comparisons, "eval", ", ".join(one.name for one in comparisons), given)
-
-
-def check_timed(config: FlapConfig, choices: Choices, source: ModelSource) -> None:
-    """Check that what a target in time is about can be measured: the whole model on one device, sliced.
-
-    Raises:
-        ValueError: it cannot.
-    """
-    target = " and ".join(f"target.{name}" for name in in_time(config.target))
-    placement = f"device with {target}, measured there"
-    require(source.placed.whole, "model.placement", source.placement, placement)
-    require(
-        not config.mask_only, "mask_only", True, f"false with {target}: a masked model takes as long as a dense one"
-    )
-    choices.request.comparisons(source.max_length)
 
 
 def costs_of_rows(adapter: ModelAdapter, itemsize: int, rows: int) -> dict[str, float]:

@@ -11,7 +11,7 @@ from flap.allocation import Structure
 from flap.compression import Compensation
 from flap.config import FlapConfig, build, require, targets
 from flap.data import num_windows
-from flap.evaluation import Efficiency, Evaluator
+from flap.evaluation import Evaluator
 from flap.importance import Metric
 from flap.recovery import Reconstruction, Recovery
 from flap.storage import digest
@@ -41,11 +41,6 @@ class Choices:
         modules = {base.__module__ for cls in chosen for base in cls.__mro__}
         own = sorted(name for name in modules if name.partition(".")[0] not in ("flap", "builtins", "abc", "typing"))
         return {"code": digest(list(map(_source, own)))} if own else {}
-
-    @property
-    def request(self) -> Efficiency:
-        """The request that targets in time are about: that of eval.efficiency, or its defaults."""
-        return next((one for one in self.evaluators if isinstance(one, Efficiency)), Efficiency())
 
     @property
     def units(self) -> tuple[bool, bool]:

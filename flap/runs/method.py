@@ -3,12 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
-import torch
-
-from flap.allocation import Budget, PruningPlan
+from flap.allocation import PruningPlan
 from flap.calibration import STATISTICS, LayerStatistics
 from flap.calibration.own_text import SEQ_LEN, WRITTEN, Draft, bytes_to_write, passes_to_write, text_of
 from flap.calibration.own_text import write as write_text
@@ -17,17 +14,15 @@ from flap.checkpoint.convert import become_checkpointable
 from flap.compression import CompressLayer, FitReport, SequentialPruning, mask_layer, slice_layer
 from flap.compression import compress as compress_layers
 from flap.compression.linear import fit_bytes
-from flap.config import in_time
 from flap.importance import SCORES, SCORES_VERSION, Scores
 from flap.importance.obs import obs_bytes, obs_operations
-from flap.models import Pair, PlacedModel
+from flap.models import PlacedModel
 from flap.results import described
 from flap.runs.keys import DIVERGENCES_VERSION
 from flap.runs.ledger import Cost, Memory, stage
 from flap.runs.model_sizes import count_pruned
 from flap.runs.run import Run
 from flap.runs.search_cost import cost_of_search
-from flap.runs.stages import layer_times
 from flap.runs.trimming import share_target
 from flap.runs.workload import Workload
 from flap.search import PlanDivergence
@@ -112,18 +107,11 @@ def score(run: Run, work: WorkFolder, model: PlacedModel, statistics: Sequence[L
 
 @stage("allocate", lambda run, *inputs: Cost([run.place.layer()]))
 def allocate(run: Run, work: WorkFolder, model: PlacedModel, scores: Scores) -> PruningPlan:
-    """Return the plan: which units stay within the budget. A budget in time is corrected by what plans take."""
+    """Return the plan: which units stay within the budget."""
     if run.ranking and run.kept_tokens is None:
         share_target(run, model.adapter, run.choices.structure, scores)
-
-    def plan_of(budget: Budget) -> PruningPlan:
-        plan = run.choices.structure.allocate(scores, budget)
-        return budget.named(ranks.from_first(lambda: plan))
-
-    if not in_time(run.config.target):
-        return plan_of(run.budget)
-    run.budget, plan = layer_times(run).settle(model, run.budget, plan_of)
-    return plan
+    plan = run.choices.structure.allocate(scores, run.budget)
+    return run.budget.named(ranks.from_first(lambda: plan))
 
 
 def _cost_of_compression(run: Workload, *inputs: None) -> Cost:
@@ -171,10 +159,6 @@ def _cost_in_sequence(run: Workload, *inputs: None) -> Cost:
 def prune_layers(run: Run, work: WorkFolder, model: PlacedModel, statistics: Sequence[LayerStatistics]) -> PruningPlan:
     """Score, allocate and compress each layer before the next one is calibrated on its outputs; return the plan."""
     choices = run.choices
-    if in_time(run.config.target):
-        layers = (Pair(torch.zeros(a.count, 1), torch.zeros(m.count * m.members)) for a, m in run.budget.layers)
-        zeros = Scores(tuple(layers))  # widths do not depend on scores
-        run.budget, _ = layer_times(run).settle(model, run.budget, partial(choices.structure.allocate, zeros))
     pruning = SequentialPruning(choices.metric, choices.structure, choices.compensation, _compress_layer(run))
     plan, fits = pruning.prune(run.calibration(model, statistics), run.budget, work)
     plan = run.budget.named(plan)
@@ -198,7 +182,7 @@ def _spare_parameters(run: Run, plan: PruningPlan) -> float:
         return math.inf
     size = {"parameters": 1, "bytes": run.source.dtype.itemsize}
     widths, bounds = run.budget.widths(plan), [one for one in run.budget.bounds if one.target in size]
-    return min(((one.most - one.cost(widths)) / size[one.target] for one in bounds), default=math.inf)
+    return min(((one.asked - one.cost(widths)) / size[one.target] for one in bounds), default=math.inf)
 
 
 def _report(run: Run, model: PlacedModel, plan: PruningPlan, fits: Mapping[str, FitReport]) -> None:
@@ -210,5 +194,3 @@ def _report(run: Run, model: PlacedModel, plan: PruningPlan, fits: Mapping[str, 
     if run.budget.kept(plan) < run.budget.total:
         report.loads_with = become_checkpointable(model, _spare_parameters(run, plan))
     count_pruned(report, model.adapter, plan, run.budget, masked=run.config.mask_only)
-    if in_time(run.config.target):
-        report.note_times(ranks.from_first(lambda: run.choices.request.timed(model.model)))

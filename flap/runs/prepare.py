@@ -6,7 +6,7 @@ from typing import Any
 
 from flap.calibration.images import Images, read_images
 from flap.checkpoint.save import check_room, check_target, followed, label_of
-from flap.config import FlapConfig, in_time, require
+from flap.config import FlapConfig, require
 from flap.evaluation import prepare_suite
 from flap.evaluation.result_files import RESULTS
 from flap.export.gguf import GGUFChanges, check_export, source_gguf
@@ -20,7 +20,6 @@ from flap.runs.checks import (
     check_comparable,
     check_processes,
     check_reloads,
-    check_timed,
     check_trainable,
 )
 from flap.runs.choices import Choices, choose
@@ -67,8 +66,6 @@ def prepare(
     budget = check_budget(adapter, choices, config, source)
     if choices.recovery is not None:
         check_trainable(choices.recovery, source, adapter, ranks.size())
-    if in_time(config.target):
-        check_timed(config, choices, source)
     cache, report = Cache(root, config.use_cache, config.cache_wait_seconds), Report.start(described(config))
     run = Run(
         cache=cache, report=report, config=config, choices=choices, source=source, texts=texts, budget=budget,

@@ -10,7 +10,6 @@ from flap.allocation import PruningPlan
 from flap.checkpoint.fp8 import fp8_of
 from flap.checkpoint.save import make_label
 from flap.checkpoint.save import save as save_checkpoint
-from flap.config import in_time
 from flap.evaluation import Measurement
 from flap.evaluation.perplexity import LOGITS_BYTES, Perplexity
 from flap.export.gguf import export_gguf
@@ -18,7 +17,6 @@ from flap.models import PlacedModel, adapt
 from flap.recovery import bytes_to_train, trained_parameters, training_windows
 from flap.results import device_name
 from flap.runs.all_ranks import devices_of_ranks
-from flap.runs.layer_times import LayerTimes
 from flap.runs.ledger import Cost, Memory, stage
 from flap.runs.model_sizes import count_dense
 from flap.runs.run import Run
@@ -89,25 +87,6 @@ def measure_dense(run: Run, work: WorkFolder, model: PlacedModel) -> Measurement
     measured = run.suite.dense(model, run.keys.dense, run.cache)
     run.passes_before = model.passes
     return measured
-
-
-def layer_times(run: Run) -> LayerTimes:
-    """Return the times of layers on this device, which are cached."""
-    key = run.source.fingerprint | run.keys.timed
-    choices = run.choices
-    return LayerTimes(run.budget, choices.request, choices.structure, run.cache, key, choices.units)
-
-
-@stage("time layers", lambda run, model: Cost(left_out=tuple(f"target.{name}" for name in in_time(run.config.target))))
-def time_layers(run: Run, work: WorkFolder, model: PlacedModel) -> None:
-    """Set the budget of targets in time, from times that are measured on this device.
-
-    Raises:
-        ValueError: there is no room for a narrower model beside this one, or no plan is as fast.
-    """
-    times = layer_times(run)
-    run.budget = run.budget.within(times.bounds(run.config.target, times.measure(model)))
-    run.choices.structure.check(run.budget)
 
 
 @stage("evaluate", lambda run, *inputs: _cost_of_measuring(run, 1 - run.ratio, run.pruned))

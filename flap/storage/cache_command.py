@@ -16,7 +16,7 @@ from rich.text import Text
 from flap.storage.atomic_files import bytes_below, cache_root, remove_leftovers, remove_unused
 from flap.storage.cache import LABEL
 
-KINDS = ("statistics", "scores", "self", "layer_times", "dense", "models", "streams", "offload")
+KINDS = ("statistics", "scores", "self", "dense", "models", "streams", "offload")
 
 
 def entries(root: Path, kinds: Sequence[str] = KINDS) -> list[Path]:

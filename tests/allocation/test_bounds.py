@@ -68,12 +68,12 @@ def test_alam_by_hand(bounds: list[Bound], first: LayerPlan, second: LayerPlan) 
     assert ALAM().allocate(TOY_SCORES, budget).layers == (first, second)
 
 
-def test_what_is_slow_leaves_before_what_is_large() -> None:
-    """Both layers have the same errors; in time, a neuron of the second one costs ten times as much."""
-    slow = bound(34, (1, 1), (1, 10))
+def test_what_costs_more_leaves_first() -> None:
+    """Both layers have the same errors; a neuron of the second one costs ten times as much."""
+    dear = bound(34, (1, 1), (1, 10))
     scores = random_scores(Budget(TOY_LAYERS, 0.0))
     scores = type(scores)((scores.layers[0],) * 2)
-    plan = ALAM(scale="error").allocate(scores, Budget(TOY_LAYERS, 0.0).within((slow,)))
+    plan = ALAM(scale="error").allocate(scores, Budget(TOY_LAYERS, 0.0).within((dear,)))
     assert len(plan.layers[1].mlp) == 2 and sum(map(len, plan.layers[0])) + len(plan.layers[1].attention) == 8
 
 
@@ -103,7 +103,7 @@ def assert_no_unit_fits(budget: Budget, widths: list[Pair[int]]) -> None:
             more = widths[i]._replace(**{block: getattr(widths[i], block) + 1})
             if getattr(widths[i], block) < units.count:
                 larger = [*widths[:i], more, *widths[i + 1 :]]
-                assert any(one.cost(larger) > one.most for one in budget.bounds)
+                assert any(one.cost(larger) > one.asked for one in budget.bounds)
 
 
 @pytest.mark.parametrize("name", STRUCTURES)

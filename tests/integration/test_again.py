@@ -32,13 +32,6 @@ CHOICES = {
     "layers": ("structure=search", "structure.layers=true", "compensation=linear", "metric=OBS"),
     "bytes": ("ratio=null", "target.bytes=65000", "structure.min_neurons=0"),
     "cache": ("ratio=null", "target.kv_cache_bytes=6000", "target.context=32"),
-    "time": (
-        "ratio=null",
-        "target.latency_ms=1e6",
-        "eval=[perplexity,efficiency]",
-        "eval.efficiency.prefill_len=8",
-        "eval.efficiency.decode_len=2",
-    ),
 }
 
 

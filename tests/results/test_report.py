@@ -170,7 +170,7 @@ def test_what_is_not_finite_is_written_as_valid_json_and_read_back(
 ) -> None:
     infinite = {
         "evaluation": {"dense": {NAME: 5.0}, "pruned": {NAME: math.inf}}, "difference_stderr": {NAME: math.inf},
-        "target": {"latency_ms": {"asked": 1.0, "dense": 2.0, "realised": math.inf}},
+        "target": {"bytes": {"asked": 1.0, "dense": 2.0, "realised": math.inf}},
     }  # fmt: skip
     report = Report(**finished[1] | infinite | {"layer_errors": [0.1, 0.2, 0.3, math.nan]})
     report.save(tmp_path / "report.json")

@@ -82,11 +82,6 @@ def test_a_reconstruction_runs_both_models_on_the_calibration_windows(foretell: 
     assert stage(forecast, "evaluate").passes == 3 * 1
 
 
-def test_all_targets_in_time_are_left_out(foretell: Foretell) -> None:
-    left_out = foretell("target.latency_ms=9", "target.tokens_per_second=9").estimate.left_out
-    assert left_out == ("target.latency_ms", "target.tokens_per_second")
-
-
 def test_the_streams_of_a_search_fork_at_each_layer(foretell: Foretell) -> None:
     levels = ["structure.levels=[0.125,0.25,0.5,0.75]", "structure.tokens=32"]
     score = stage(foretell("method=flap_plus", "calibration.num_samples=8", *levels), "score")

@@ -58,7 +58,7 @@ def merged(rows: Rows, scores: Scores, budget: Budget, bound: Bound) -> tuple[in
             for u, nats in enumerate(nats_U.tolist()):
                 entries.append((math.inf if u == best else nats / one.price, one.price, (i, block), u))
     kept: dict[tuple, list[int]] = {place: [] for _, _, place, _ in entries}
-    closed, left = set(), bound.most - bound.fixed
+    closed, left = set(), bound.asked - bound.fixed
     for _, price, place, number in sorted(entries, key=lambda entry: -entry[0]):
         if price > left:
             closed.add(place)
