@@ -3,9 +3,11 @@
 python experiments/bytes/frontier.py results.jsonl --dense CHECKPOINT --texts wikitext-2-raw-test.txt \
     hellaswag-passages --forms trimmed=CHECKPOINT "flap_plus 0.1=CHECKPOINT" ...
 
-A weight of a type is what its GGUF holds, dequantised: matrices by the `gguf` package's quantiser, the embedding among
-them, all else as it is; K-quants by llama.cpp's own (`--llama`: the folder of its libraries), which chooses a type for
-each matrix. Windows are cut by the dense model's tokenizer, and each form reads the same text.
+Each checkpoint needs its `model-f16.gguf`: by `python -m flap.export` where layers differ in width, else by
+llama.cpp's `convert_hf_to_gguf.py`. A weight of a type is what its GGUF holds, dequantised: matrices by the `gguf`
+package's quantiser, the embedding among them, all else as it is; K-quants by llama.cpp's own (`--llama`: the folder
+of its libraries), which chooses a type for each matrix. Windows are cut by the dense model's tokenizer, and each form
+reads the same text.
 """
 
 import argparse
@@ -22,7 +24,6 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 import flap
 from flap.data import begins_with_bos, evaluation_windows, read_text, retokenised, text_bytes
 from flap.evaluation.perplexity import window_losses
-from flap.export.gguf.export import export_gguf
 from flap.models import Resident
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
@@ -81,8 +82,8 @@ def windows(name: str, dense: PreTrainedTokenizerBase, own: PreTrainedTokenizerB
 
 
 def size_of_f16(checkpoint: Path) -> int:
-    file = checkpoint / "model-f16.gguf"
-    return (file if file.is_file() else export_gguf(checkpoint, "f16")).stat().st_size
+    """Return the bytes of a checkpoint's GGUF."""
+    return (checkpoint / "model-f16.gguf").stat().st_size
 
 
 def main() -> None:

@@ -13,39 +13,30 @@ from torch import Tensor
 
 from flap.results.run_folder import read_run
 
-Cell = tuple[float, str, str, str]  # ratio, structure, compensation, metric
+Cell = tuple[float, str, str]  # ratio, structure, metric
+Seeds = dict[int, dict[str, Tensor]]  # the values of windows, in nats, by seed and name
 BASELINE = "EAN"
 
 
 def main(sweeps: list[Path]) -> None:
     runs = [read_run(status.parent) for sweep in sweeps for status in sorted(sweep.glob("*/status.json"))]
-    found: dict[Cell, dict[int, dict[str, Tensor]]] = defaultdict(dict)
+    cells: dict[Cell, Seeds] = defaultdict(dict)
     for run in runs:
         if run.state == "finished":
-            cell = (run.ratio, run.structure, run.config["compensation"], run.metric)
-            found[cell][run.seed] = {name: in_nats(name, torch.tensor(v)) for (name, _), v in run.documents.items()}
-    print(f"{sum(map(len, found.values()))} finished of {len(runs)} runs\n")
-    names = sorted(
-        {name for seeds in found.values() for one in seeds.values() for name in one if "agreement" not in name}
-    )
-    head = ["ratio", "structure", "in place", "metric", *names]
+            values = {name: in_nats(name, torch.tensor(values)) for (name, _), values in run.documents.items()}
+            cells[run.ratio, run.structure, run.metric][run.seed] = values
+    print(f"{sum(map(len, cells.values()))} finished of {len(runs)} runs\n")
+    names = sorted({name for seeds in cells.values() for values in seeds.values() for name in values})
+    names = [name for name in names if "agreement" not in name]
+    head = ["ratio", "structure", "metric", *names]
     print(row(head) + "\n" + row(["---"] * len(head)))
-    for cell, seeds in sorted(found.items()):
+    for cell, seeds in sorted(cells.items()):
         print(row([*map(str, cell), *(value(name, stacked(seeds, name)) for name in names)]))
-    for title, other in (("less " + BASELINE, against_baseline), ("constant less none", against_none)):
-        print(f"\nDifferences in nats a token, {title}\n\n" + row(head) + "\n" + row(["---"] * len(head)))
-        for cell, seeds in sorted(found.items()):
-            if (pair := found.get(other(cell))) and other(cell) != cell:
-                both = sorted(seeds.keys() & pair.keys())
-                print(row([*map(str, cell), *(difference(seeds, pair, both, name) for name in names)]))
-
-
-def against_baseline(cell: Cell) -> Cell:
-    return (*cell[:3], BASELINE)
-
-
-def against_none(cell: Cell) -> Cell:
-    return (*cell[:2], "none", cell[3]) if cell[2] == "constant" else cell
+    print(f"\nDifferences in nats a token, less {BASELINE}\n\n" + row(head) + "\n" + row(["---"] * len(head)))
+    for cell, seeds in sorted(cells.items()):
+        baseline = (*cell[:2], BASELINE)
+        if cell != baseline and baseline in cells:
+            print(row([*map(str, cell), *(difference(seeds, cells[baseline], name) for name in names)]))
 
 
 def in_nats(name: str, value_N: Tensor) -> Tensor:
@@ -55,21 +46,20 @@ def in_nats(name: str, value_N: Tensor) -> Tensor:
     return value_N / value_N.mean() - 1 + value_N.mean().log()
 
 
-def stacked(seeds: dict[int, dict[str, Tensor]], name: str) -> Tensor:
+def stacked(seeds: Seeds, name: str) -> Tensor:
     """Return the values of a number by seed and window, value_SN."""
     return torch.stack([seeds[seed][name] for seed in sorted(seeds)])
 
 
 def value(name: str, nats_SN: Tensor) -> str:
-    mean = nats_SN.mean().item()
-    return f"{torch.tensor(mean).exp():.1f}" if "perplexity" in name else f"{mean:.3f}"
+    mean = nats_SN.mean()
+    return f"{mean.exp():.1f}" if "perplexity" in name else f"{mean:.3f}"
 
 
-def difference(
-    one: dict[int, dict[str, Tensor]], other: dict[int, dict[str, Tensor]], seeds: list[int], name: str
-) -> str:
-    """Return the mean of one - other ± its error."""
-    difference_SN = torch.stack([one[seed][name] - other[seed][name] for seed in seeds])
+def difference(of_cell: Seeds, of_baseline: Seeds, name: str) -> str:
+    """Return the mean of cell - baseline ± its error, over the seeds that both have."""
+    seeds = sorted(of_cell.keys() & of_baseline.keys())
+    difference_SN = torch.stack([of_cell[seed][name] - of_baseline[seed][name] for seed in seeds])
     of_windows, of_seeds = (standard_error(difference_SN.mean(dim=axis)) for axis in (0, 1))
     return f"{difference_SN.mean():+.3f} ± {(of_windows**2 + of_seeds**2) ** 0.5:.3f}"
 
@@ -85,4 +75,4 @@ def row(cells: list[str]) -> str:
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         raise SystemExit(__doc__)
-    main([Path(one) for one in sys.argv[1:]])
+    main([Path(sweep) for sweep in sys.argv[1:]])
