@@ -567,16 +567,6 @@ def test_modules_stay_in_their_mode(tokenizer: PreTrainedTokenizerFast, text: di
     assert {name: module.training for name, module in model.named_modules()} == before
 
 
-def test_models_that_share_a_config_lose_no_layers_together(tokenizer: PreTrainedTokenizerFast, text: dict) -> None:
-    config = deepcopy(ARCHITECTURES["llama-gqa"])
-    config.num_hidden_layers, config.layer_types = 4, None
-    one, other = LlamaForCausalLM(config).eval(), LlamaForCausalLM(config).eval()
-    dropping = ("structure.layers=only", "structure.levels=[0.5]")
-    report = flap.prune(one, tokenizer, ratio=0.25, method="flap_plus", overrides=dropping, **text)
-    assert len(one.model.layers) == one.config.num_hidden_layers == 3 and len(report.layers) == 4
-    assert len(other.model.layers) == other.config.num_hidden_layers == 4
-
-
 def test_the_cache_knows_code_of_the_callers(tokenizer: PreTrainedTokenizerFast) -> None:
     def found(model: PreTrainedModel) -> dict:
         return LoadedSource(model, tokenizer).fingerprint

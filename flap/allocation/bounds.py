@@ -4,8 +4,8 @@ Legend: K kept units of a block, from 0 to all of them.
 """
 
 import math
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -39,12 +39,6 @@ class Bound:
     def excess(self) -> float:
         """How much the dense model costs beyond the most; at least 0."""
         return max(0.0, self.dense - self.asked)
-
-    def without(self, layers: Collection[int]) -> "Bound":
-        """Return the bound on the other layers, where these have no units."""
-        empty = sum(float(cost_K[0]) for i in layers for cost_K in self.costs[i])
-        costs = tuple(pair for i, pair in enumerate(self.costs) if i not in layers)
-        return replace(self, fixed=self.fixed + empty, costs=costs)
 
     def values(self, widths: Widths) -> dict[str, float]:
         """Return what was asked, what the dense model has and what one of these widths has, in the target's unit."""

@@ -1,6 +1,6 @@
 """Prices and the budget: how many parameters each unit has, and how much is to be removed."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from flap.allocation.bounds import Bound, Widths, within_all
@@ -60,12 +60,6 @@ class Budget:
         """Return the budget where what stays in any plan costs more by these, by the names of targets."""
         bounds = (replace(bound, fixed=bound.fixed + cost.get(bound.target, 0)) for bound in self.bounds)
         return replace(self, bounds=()).within(tuple(bounds))
-
-    def without(self, layers: Collection[int]) -> "Budget":
-        """Return the budget of the other layers, where these leave."""
-        others = tuple(layer for i, layer in enumerate(self.layers) if i not in layers)
-        left = replace(self, layers=others, bounds=tuple(bound.without(layers) for bound in self.bounds))
-        return replace(left, ratio=max(0.0, self.to_remove - self.total + left.total) / max(left.total, 1))
 
     def _least_share(self, bound: Bound) -> float:
         """Return the share that is removed if all that leaves is what the bound counts most for its parameters."""

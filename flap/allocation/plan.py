@@ -20,26 +20,17 @@ class PruningPlan:
     layers: tuple[LayerPlan, ...]
     # the kind of unit of each layer's MLP; empty: neurons
     mlp_units: tuple[str, ...] = field(default=(), compare=False)
-    dropped: tuple[int, ...] = ()  # the layers that leave whole, ascending; they keep no unit
 
     def save(self, path: Path) -> None:
         """Write the plan as JSON."""
         path.write_text(json.dumps(self.to_dict()) + "\n")
-
-    @property
-    def runs(self) -> dict[int, int]:
-        """The dropped layers that follow each other: the last of them -> the first."""
-        found: dict[int, int] = {}
-        for i in self.dropped:
-            found[i] = found.pop(i - 1, i)
-        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as `save` writes it."""
         names = self.mlp_units or ("neuron",) * len(self.layers)
         pairs = zip(names, self.layers, strict=True)
         layers = [{"kv_heads": list(kept.attention), f"{name}s": list(kept.mlp)} for name, kept in pairs]
-        return {"layers": layers} | ({"dropped_layers": list(self.dropped)} if self.dropped else {})
+        return {"layers": layers}
 
     @classmethod
     def load(cls, path: Path) -> "PruningPlan":
@@ -52,4 +43,4 @@ class PruningPlan:
         units = ["expert" if "experts" in one else "neuron" for one in plain["layers"]]
         pairs = zip(plain["layers"], units, strict=True)
         layers = (LayerPlan(tuple(one["kv_heads"]), tuple(one[f"{unit}s"])) for one, unit in pairs)
-        return cls(tuple(layers), mlp_units=tuple(units), dropped=tuple(plain.get("dropped_layers", ())))
+        return cls(tuple(layers), mlp_units=tuple(units))

@@ -65,11 +65,6 @@ class Structure(ABC):
         return ""
 
     @property
-    def layers(self) -> bool | str:
-        """Whether whole layers may leave, with a map in the MLP before them."""
-        return False
-
-    @property
     def trial_options(self) -> dict[str, Any]:
         """The options on which measured divergences in the scores depend; empty where nothing is measured."""
         return {}
@@ -120,8 +115,6 @@ class Structure(ABC):
         return list(map(self.fewest_units, budget.layers))
 
     def _stay(self, budget: Budget) -> str:
-        if self.layers:
-            return "the first layer stays"
         layers = list(zip(budget.layers, map(self.fewest_units, budget.layers), strict=True))
         heads = (_count(kept.attention, "KV head") for layer, kept in layers if not layer.attention.fixed)
         others = (_count(kept.mlp, layer.mlp.unit) for layer, kept in layers if not layer.mlp.fixed)

@@ -3,16 +3,14 @@
 Legend: N windows · T tokens a window.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from flap.calibration.across import moments_across
 from flap.calibration.recorder import LayerRecorder, joined
-from flap.calibration.statistics import STATISTICS, LayerStatistics, Statistics, merge
+from flap.calibration.statistics import STATISTICS, LayerStatistics
 from flap.data import HELD_OUT, batches, split_windows
 from flap.models import Batch, PlacedModel, Seen, Stream, Walk
 from flap.storage import NOT_KEPT, Notes, WorkFolder, ranks
@@ -35,8 +33,6 @@ class Calibration:
     images: Sequence[Seen] = ()  # windows with an image, which are run one at a time after the others
     # the number of the text of each window, text_N for each length; empty: all are from one
     texts: Sequence[Tensor] = ()
-    # the layers that leave together, the last of them -> the first, whose statistics come with covariances
-    runs: Mapping[int, int] = field(default_factory=dict)
 
     def observe(self, work: WorkFolder = NOT_KEPT) -> list[LayerStatistics]:
         """Return the statistics of every layer, without covariances. Each window is run once. work: resume from it.
@@ -77,25 +73,8 @@ class Calibration:
                 yield i, self.layers[i] if self.layers else None
             return
         streams = self._enter(walk) if apart else [self._enter_whole(walk)]
-        before, outputs = list[Tensor](), list[Tensor]()  # of all batches: hidden states, and what an MLP has added
         for i in walk:
-            if i in self.runs.values():
-                before, added = _states(streams), outputs
-            with ExitStack() as watched:
-                outputs = watched.enter_context(self.model.adapter.mlp_outputs(i)) if self.runs else []
-                seen = [_observe(self.model, i, streams, covariance)]
-            if i in self.runs:
-                seen.append(replace(seen.pop(), across=self._across(streams, added, before)))
-            yield i, seen.pop()  # or this frame would keep the co-moments while those of the next layer are collected
-
-    def _across(self, streams: Sequence[Stream], added: Sequence[Tensor], before: Sequence[Tensor]) -> Statistics:
-        """Return the statistics across the layers that the streams have passed, of fitting and held-out windows."""
-        batches, after = len(streams[0].batches), _states(streams)
-        fitting, held_out = (
-            moments_across(added[part], before[part], after[part], self.model.device)
-            for part in (slice(batches), slice(batches, None))
-        )
-        return replace(merge(fitting, held_out), parts=(fitting, held_out))
+            yield i, _observe(self.model, i, streams, covariance)
 
     def in_sequence(self, covariance: bool, work: WorkFolder = NOT_KEPT) -> Visits:
         """As `visit`, but each layer's inputs are the outputs of the earlier layers as the caller has changed them."""
@@ -119,10 +98,6 @@ class Calibration:
     def _own(self, windows: Sequence[Tensor], images: Sequence[Seen]) -> list[Batch]:
         """Return the share of this process of some windows, in batches."""
         return [*batches(own_windows(windows), self.batch_size), *ranks.mine(images)]
-
-
-def _states(streams: Sequence[Stream]) -> list[Tensor]:
-    return [batch_NTD for stream in streams for batch_NTD in stream.batches]
 
 
 def own_windows(windows: Sequence[Tensor]) -> list[Tensor]:

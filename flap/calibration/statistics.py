@@ -60,8 +60,6 @@ class LayerStatistics:
     # of experts that leave whole: each one's outputs, without the router's weights, and the numbers of `OfToken`, over
     # the tokens that are sent to it
     routed: tuple[Statistics, ...] = ()
-    # of what the MLP before adds, and what this layer adds, with those before it that leave, too (`moments_across`)
-    across: Statistics | None = None
 
 
 def batch_statistics(activation: Tensor, num_tokens: int | None = None) -> Statistics:

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from flap.allocation import LayerPlan, PruningPlan
 from flap.calibration import LayerStatistics
 from flap.compression.assign import assign, set_weight
-from flap.compression.compensation import Compensation, Fit, FitReport
+from flap.compression.compensation import Compensation, FitReport
 from flap.compression.fitting import BlockFit, fit_layer
-from flap.compression.layers import drop_layers, fit_across
 from flap.models import Block, ModelAdapter, Pair, WholeExperts, run_empty_attention
 from flap.storage import NOT_KEPT, Notes, WorkFolder, as_json
 
@@ -54,15 +53,11 @@ def compress(
     work: of the walk that `statistics` are from, which leaves what is reported here to one that resumes it.
     Returns the fit reports by the name of the block.
     """
-    notes, maps = Notes(FITS, work), dict[int, Fit]()
+    notes = Notes(FITS, work)
     for i, observed in statistics:
-        if i not in plan.dropped:
-            notes.write(i, compress_layer(adapter, i, plan.layers[i], compensation, observed))
-        elif observed and observed.across:
-            maps[plan.runs[i]] = fit_across(observed.across, compensation)
+        notes.write(i, compress_layer(adapter, i, plan.layers[i], compensation, observed))
         del observed  # with its covariances, before the next layer's are collected
-    reports = [notes.read(i) for i in range(len(plan.layers)) if i not in plan.dropped]
-    return joined([*reports, drop_layers(adapter, plan, maps)])
+    return joined(map(notes.read, range(len(plan.layers))))
 
 
 def joined(reports: Iterable[Mapping[str, Sequence[Any]]]) -> dict[str, FitReport]:

@@ -189,16 +189,12 @@ def layer_errors(model: PlacedModel, dense: Sequence[Sequence[Tensor]], tokens_N
     """Return ‖h - h_dense‖ / ‖h_dense‖ after each layer, the mean over tokens; 0 = no change, None = not finite.
 
     dense: the dense model's hidden states h_dense, as `layer_outputs` returns them. The error is what all layers so far
-    have added. A map stands for layers that left whole, so what it adds to is compared with the last of them.
+    have added.
     """
-    count = len(model.layers) + len(model.dropped)
-    kept = [i for i in range(count) if i not in model.dropped]
-    ends = [after - 1 for after in (*kept[1:], count)]
     of_windows = zip(layer_outputs(model, tokens_NT), dense, strict=True)
-    own = [[_error(one, then[end]) for one, end in zip(now, ends, strict=True)] for now, then in of_windows]
+    own = [[_error(*pair) for pair in zip(now, then, strict=True)] for now, then in of_windows]
     errors = (sum(of_layer) / len(of_layer) for of_layer in zip(*ranks.together(own), strict=True))
-    at = dict(zip(ends, errors, strict=True))
-    return [at[i] if math.isfinite(at.get(i, math.nan)) else None for i in range(count)]
+    return [error if math.isfinite(error) else None for error in errors]
 
 
 def _error(pruned_NTD: Tensor, dense_NTD: Tensor) -> float:

@@ -31,7 +31,6 @@ class Family:
     neurons: str = "intermediate_size"  # a config key, as is the next one
     expert_neurons: str = ""  # of one expert, if its key is another one
     without: tuple[str, ...] = ()  # config keys that must be false or 0
-    sums: bool = True  # a layer adds the outputs of its two blocks to its input as they are, without norm or factor
 
 
 PLAIN = ("up_proj",)  # an MLP without a gate
@@ -45,19 +44,19 @@ FAMILIES: dict[str, Family] = {
     "qwen2_5_vl_text": Family(),
     "qwen3_vl_text": Family(),
     "smollm3": Family(),
-    "granite": Family(sums=False),
+    "granite": Family(),
     "gemma": Family(),
-    "gemma2": Family(sums=False),
-    "gemma3_text": Family(sums=False),
+    "gemma2": Family(),
+    "gemma3_text": Family(),
     "cohere2": Family(),
     "ernie4_5": Family(),
-    "exaone4": Family(sums=False),
+    "exaone4": Family(),
     "hunyuan_v1_dense": Family(),
     "seed_oss": Family(),
     "stablelm": Family(without=("qk_layernorm",)),
-    "olmo2": Family(attention_norms=("q_norm", "k_norm"), sums=False),
-    "olmo3": Family(attention_norms=("q_norm", "k_norm"), sums=False),
-    "glm4": Family(mlp_inputs=("gate_up_proj",), sums=False),
+    "olmo2": Family(attention_norms=("q_norm", "k_norm")),
+    "olmo3": Family(attention_norms=("q_norm", "k_norm")),
+    "glm4": Family(mlp_inputs=("gate_up_proj",)),
     "apertus": Family(mlp_inputs=PLAIN),
     "arcee": Family(mlp_inputs=PLAIN),
     "nemotron": Family(mlp_inputs=PLAIN),
@@ -121,7 +120,7 @@ FAMILIES: dict[str, Family] = {
         mlp_norm="norm", experts="mixer.experts", router="mixer.gate", num_experts="n_routed_experts",
         expert_neurons="moe_intermediate_size",
     ),
-    "falcon_h1": Family(tuples=True, mlp="feed_forward.down_proj", sums=False),
+    "falcon_h1": Family(tuples=True, mlp="feed_forward.down_proj"),
 }  # fmt: skip
 
 # The vision-language models: the path of the language model in the base model. Its family is that of its own config.

@@ -4,8 +4,7 @@ The names of a family's modules are a row of the table in `flap.modeling.familie
 """
 
 import copy
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, cast
@@ -22,7 +21,6 @@ from flap.models.replaced_forward import forwards_replaced
 
 QUERY_HEADS = ("num_heads", "num_attention_heads")  # attributes of attention modules
 KV_HEADS = ("num_key_value_heads", "num_kv_heads")
-BY_LAYER = ("layer_types", "no_rope_layers")  # config keys with a value for each layer
 
 
 @dataclass
@@ -125,17 +123,6 @@ class ModelAdapter:
         rows = [_rows([neurons] * count, neurons) for count in parts]
         return Block(f"layer {layer} MLP", output, split(neurons, neurons), tuple(zip(inputs, rows, strict=True)))
 
-    @property
-    def layers_may_leave(self) -> bool:
-        """Whether what a layer adds can be added by the MLP before it: all layers are plain, and sum as they are.
-
-        Some OPT models have norms behind the sums, and some GPT-2 scale attention by the place of a layer.
-        """
-        family, text_alone = self.family, self.config is self.model.config
-        plain = text_alone and not family.experts and not family.whole_attention and family.sums
-        others = {"do_layer_norm_before": True, "scale_attn_by_inverse_layer_idx": False}
-        return plain and all(getattr(self.config, key, value) == value for key, value in others.items())
-
     def own_config(self) -> None:
         """Give the model a config that no other model has, before values of it are set."""
         before = self.model.config
@@ -144,34 +131,6 @@ class ModelAdapter:
         for module in self.model.modules():
             if hasattr(module, "config") and id(module.config) in own:  # a part that a model lacks has None
                 module.config = own[id(module.config)]
-
-    def drop(self, layers: Collection[int]) -> None:
-        """Remove whole layers from the model; the others, and what the config says of each, move up."""
-        self.own_config()
-        count = len(self.layers)
-        kept = [i for i in range(count) if i not in layers]
-        parent, _, name = self.family.layers.rpartition(".")
-        left = nn.ModuleList(self.layers[i] for i in kept)
-        setattr(self.decoder.get_submodule(parent), name, left)
-        for i, layer in enumerate(left):
-            for module in layer.modules():
-                _update(module, {"layer_idx": i})  # which names its place in a cache
-        for key in BY_LAYER:
-            if values := getattr(self.config, key, None):
-                setattr(self.config, key, [values[i] for i in kept])
-        self.config.num_hidden_layers = len(kept)
-
-    @contextmanager
-    def mlp_outputs(self, layer: int) -> Iterator[list[Tensor]]:
-        """Yield the list of what the MLP of a layer puts out inside the block, on the host, one tensor a call."""
-        outputs: list[Tensor] = []
-        hook = self.mlp(layer).watched.register_forward_hook(
-            lambda *seen: outputs.append(seen[-1].to("cpu", copy=True))
-        )
-        try:
-            yield outputs
-        finally:
-            hook.remove()
 
     def queries_per_group(self, layer: int) -> int:
         """Return the number of query heads that share one KV head; 1 under multi-head attention."""

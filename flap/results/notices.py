@@ -45,9 +45,6 @@ def _search(report: Report) -> list[str]:
     sentences = []
     if "levels" in report.config.get("structure", {}) and "images" in report.sources:
         sentences.append("The search measured on windows of text alone, without an image.")
-    if report.dropped_layers:
-        layers = ", ".join(map(str, report.dropped_layers))
-        sentences.append(f"Layers that left whole, with a linear map in the MLP before them: {layers}.")
     return sentences
 
 

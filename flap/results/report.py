@@ -48,7 +48,6 @@ class Report:
     target: dict[str, dict[str, float]] = field(default_factory=dict)  # by name: asked, dense, realised
     layers: list[dict[str, int]] = field(default_factory=list)  # widths of each layer of the pruned model, by unit
     layers_before: list[dict[str, int]] = field(default_factory=list)  # and of the dense model
-    dropped_layers: list[int] = field(default_factory=list)  # that left whole, with a map in the MLP before them
     layer_errors: list[float | None] = field(default_factory=list)  # of the hidden states after each layer, relative
     repairs: dict[str, dict[str, Any]] = field(default_factory=dict)  # fit reports of linear compensation, by block
     # training after compression: divergences, tokens, and differences as below, of pruned - compressed

@@ -85,8 +85,6 @@ def check_budget(adapter: ModelAdapter, choices: Choices, config: FlapConfig, mo
     conv1d = any(isinstance(adapter.mlp(i).output, Transposed) for i in range(len(adapter.layers)))
     allowed = "1 or more for this model, whose MLP does not run without neurons (GPT-2's)"
     require(choices.structure.min_neurons > 0 or not conv1d, "structure.min_neurons", 0, allowed)
-    if choices.structure.layers:
-        _check_layers(adapter, choices.structure.layers, config, model)
     budget = price(adapter, config.ratio or 0)
     if targets(config.target):
         adds = choices.compensation.adds_bias
@@ -110,16 +108,3 @@ def _check_types(adapter: ModelAdapter, asked: float) -> None:
     types = ", ".join(sorted({str(dtype).removeprefix("torch.") for dtype in others}))
     allowed = f"target.parameters instead, as the weights of this model have several types ({types})"
     require("," not in types, "target.bytes", asked, allowed)
-
-
-def _check_layers(adapter: ModelAdapter, layers: bool | str, config: FlapConfig, model: ModelSource) -> None:
-    """Check that whole layers may leave this model, whose maps are folded into layers that the walk has left behind.
-
-    Raises:
-        ValueError: they may not.
-    """
-    norms = "false for this model: expected layers of an attention and an MLP that both add to the stream as they are"
-    require(adapter.layers_may_leave, "structure.layers", layers, norms)
-    placement, one = f"device with structure.layers={layers}", f"1 with structure.layers={layers}"
-    require(model.placed.whole, "model.placement", model.placement, placement)
-    require((config.processes or ranks.size()) == 1, "processes", config.processes or ranks.size(), one)

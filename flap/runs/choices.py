@@ -113,11 +113,6 @@ def choose(config: FlapConfig) -> Choices:
     require(constants or not (config.mask_only and experts), "mask_only", True, allowed)
     allowed = "bias where neurons leave, or structure.experts=true: constants answer for whole experts"
     require(experts or not constants, "compensation", "constant", allowed)
-    layers, linear = choices.structure.layers, choices.compensation.needs_covariance
-    allowed = "false, or compensation=linear: a layer that leaves is replaced by such a map"
-    require(linear or not layers, "structure.layers", layers, allowed)
-    allowed = f"false with structure.layers={layers}: a layer leaves, and no zeros stand for it"
-    require(not (config.mask_only and layers), "mask_only", True, allowed)
     samples, lengths = config.calibration.num_samples, config.calibration.lengths
     require(
         any(num_windows(samples, lengths, seq_len) >= 2 for seq_len in lengths) or not choices.need_covariance,
@@ -137,8 +132,8 @@ def _check_shared_target(choices: Choices, config: FlapConfig) -> None:
     given = "one of vocabulary.size=32768 and vocabulary.coverage=0.9999, or "
     counted = targets(config.target).keys() & {"parameters", "bytes"}
     require(bool(counted), "vocabulary", "trim", f"{given}target.bytes or target.parameters")
-    in_nats = choices.structure.divergence == "kl" and not choices.structure.layers
-    nats = "structure=search with divergence=kl and layers=false: other structures have no nats to rank rows by"
+    in_nats = choices.structure.divergence == "kl"
+    nats = "structure=search with divergence=kl: other structures have no nats to rank rows by"
     require(in_nats, "vocabulary", "trim", given + nats)
 
 

@@ -119,7 +119,7 @@ def _cost_of_compression(run: Workload, *inputs: None) -> Cost:
     if not run.choices.compensation.needs_covariance:
         return Cost([place.layer() + place.plain() + run.pruned], 1, files=changed, left=changed)
     factors = place.factors(lambda i, o: fit_bytes(i, o, trial=False))
-    moments = place.observed(_windows(run) + run.pruned + run.across(), factors, run.batch_tokens)
+    moments = place.observed(_windows(run) + run.pruned, factors, run.batch_tokens)
     operations = run.observe_operations(covariance=True) + run.fit_operations
     files = run.window_files
     return Cost(moments, 1, run.tokens, operations, files=changed + 2 * files, left=changed + files)
@@ -133,10 +133,8 @@ def compress(
     compensation = run.choices.compensation
     # named by the plan, so that layers of two plans are never mixed
     work = model.kept(work / digest(plan.to_dict()))
-    calibration = replace(run.calibration(model, statistics), runs=plan.runs)
-    visits = calibration.visit("compress", compensation.needs_covariance, work, changing=True)
+    visits = run.calibration(model, statistics).visit("compress", compensation.needs_covariance, work, changing=True)
     fits = compress_layers(model.adapter, plan, compensation, visits, _compress_layer(run), work)
-    model.dropped = plan.dropped
     _report(run, model, plan, fits)
 
 

@@ -30,9 +30,6 @@ def count_pruned(report: Report, adapter: ModelAdapter, plan: PruningPlan, budge
     report.parameters |= {"total_after": total, "decoder_after": kept}
     report.ratio = _ratios(report, budget, kept)
     report.target = {bound.target: bound.values(budget.widths(plan)) for bound in budget.bounds}
-    for bound in budget.bounds:  # an attention without heads keeps a channel of the cache, a layer that left does not
-        if bound.target == "kv_cache_bytes":
-            report.target[bound.target]["realised"] -= sum(float(bound.costs[i].attention[0]) for i in plan.dropped)
     for name, size in (("parameters", 1), ("bytes", adapter.model.dtype.itemsize)):
         if name in report.target and not masked:  # counted, where the bound took the most that a checkpoint may need
             report.target[name]["realised"] = size * total
@@ -40,7 +37,6 @@ def count_pruned(report: Report, adapter: ModelAdapter, plan: PruningPlan, budge
         _widths(units, len(layer.attention), len(layer.mlp) // units.mlp.members)
         for units, layer in zip(budget.layers, plan.layers, strict=True)
     ]
-    report.dropped_layers = list(plan.dropped)
     report.tensor_parallel = [ranks for ranks in RANKS if all(_splits(layer, ranks) for layer in report.layers)]
 
 
@@ -57,7 +53,7 @@ def count_trimmed(report: Report, adapter: ModelAdapter) -> None:
 
 def _check_widths(adapter: ModelAdapter, plan: PruningPlan) -> None:
     actual = [tuple(block.num_units for block in adapter.blocks(i)) for i in range(len(adapter.layers))]
-    planned = [tuple(map(len, layer)) for i, layer in enumerate(plan.layers) if i not in plan.dropped]
+    planned = [tuple(map(len, layer)) for layer in plan.layers]
     if actual != planned:
         raise RuntimeError(f"the plan keeps {planned} KV heads and neurons, the layers have {actual}")
 

@@ -31,7 +31,7 @@ def _moments(run: Workload, walk: SearchWalk, observed: bool, scoring: Memory) -
     end = place.ends() + before + Memory(work=walk.logits_bytes(run.seq_len, shapes.vocabulary, itemsize))
     if not observed:
         return [place.layer() + place.plain() + fitting + before, trying, end]
-    states = place.states(run.tokens, 2) + before + run.across()
+    states = place.states(run.tokens, 2) + before
     factors = place.factors(lambda i, o: fit_bytes(i, o, trial=True)) + fitting
     moments = [use for part in (factors, scoring) for use in place.observed(states, part, run.batch_tokens)]
     return [*moments, trying + place.comoments(), end]

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from flap.calibration.images import Images
 from flap.calibration.recorder import recorded_operations
-from flap.calibration.symmetric import num_elements
 from flap.compression.linear import final_fit_operations
 from flap.data import HELD_OUT
 from flap.models import ModelAdapter
@@ -140,17 +139,7 @@ class Workload(Ledger):
         blocks, share = self.place.shapes.blocks, 1 if self.choices.structure.experts else 2 / 3
         again = sum(2 * block.active_parameters * share for block in blocks if block.experts > 1)
         recorded = sum(block.chosen * recorded_operations(block.channels, covariance) for block in blocks)
-        shapes = self.place.shapes
-        if self.choices.structure.layers:
-            recorded += len(shapes.layers) * recorded_operations(2 * shapes.hidden, covariance)
         return self.run_operations(self.tokens) + self.tokens * (again + recorded)
-
-    def across(self) -> Memory:
-        """Return what maps of whole layers take: what an MLP adds, inputs of layers, and two sets of co-moments."""
-        if not self.choices.structure.layers:
-            return Memory()
-        products = Memory(work=2 * 4 * num_elements(2 * self.place.shapes.hidden))
-        return self.place.states(self.tokens, 1, files=False) + self.place.states(self.tokens, 1) + products
 
     @property
     def fit_operations(self) -> float:

@@ -16,7 +16,6 @@ from flap.models.shapes import Shapes
 from flap.search.divergence import EVERY, TOGETHER
 from flap.search.search import Search
 from flap.search.trials import removal_counts
-from flap.search.whole_layers import ONLY
 
 
 @dataclass(frozen=True)
@@ -26,14 +25,12 @@ class SearchWalk:
     tokens: int  # of one stream
     trials: Sequence[Pair[int]]  # for each layer, how many there are of its attention and of its MLP
     kept: float  # the share of a block's units that stays in them, on average
-    whole: Sequence[int]  # for each layer, how many trials it leaves whole in
     processes: int  # which share the trials; each one has the dense stream
 
     @property
     def streams(self) -> list[int]:
         """The number of streams after each layer: the dense one, and one a trial so far."""
-        trials = (sum(pair) + count for pair, count in zip(self.trials, self.whole, strict=True))
-        return [1 + math.ceil(count / self.processes) for count in accumulate(trials)]
+        return [1 + math.ceil(count / self.processes) for count in accumulate(map(sum, self.trials))]
 
     @property
     def most_streams(self) -> int:
@@ -93,7 +90,5 @@ def search_walk(
     alone = [
         Pair(*(len(removal_counts(search.levels, *one)) for one in zip(sizes, fewest, strict=True))) for sizes in units
     ]
-    alone = [Pair(0, 0)] * len(units) if search.layers == ONLY else alone
-    whole = [int(bool(search.layers) and i > 0) for i in range(len(units))]
     kept = 1 - sum(search.levels) / len(search.levels)
-    return SearchWalk(whole_windows(search.tokens), alone, kept, whole, processes)
+    return SearchWalk(whole_windows(search.tokens), alone, kept, processes)

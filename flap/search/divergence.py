@@ -16,14 +16,12 @@ from torch.nn.functional import log_softmax
 from flap.allocation import LayerPlan, PruningPlan
 from flap.calibration import Calibration, LayerStatistics
 from flap.compression.apply import slice_out, write_layer
-from flap.compression.compensation import Compensation, Fit
+from flap.compression.compensation import Compensation
 from flap.compression.fitting import BlockFit, fit_layer
-from flap.compression.layers import fit_across
 from flap.data import split_windows
 from flap.models import Pair, PlacedModel, Stream, Walk
 from flap.models.forward import leave
 from flap.search.distances import DISTANCES
-from flap.search.trials import GONE
 from flap.storage import NOT_KEPT, WorkFolder, ranks
 
 EVERY = 4  # predictions are compared at every fourth position
@@ -82,16 +80,9 @@ class PlanDivergence:
             stream_ids = _next_stream_ids(with_dense(i, None), stream_ids)
         streams = {0: walk.enter("0", windows)}
         streams |= {k: walk.restored(str(k), streams[0]) for k in set(stream_ids) - {0}}
-        added: list[Tensor] = []
         for i, observed in self.calibration.along(walk, covariance):
-            passed = dict[int, Stream]()
-            across = observed.across if observed else None
-            without = {0: _without(streams[0], added, fit_across(across, self.compensation, True))} if across else {}
-            if self.calibration.runs:
-                with model.adapter.mlp_outputs(i) as added:
-                    passed = {0: _after(i, model.layers[i], streams[0])}
             plans_i = with_dense(i, observed)
-            streams, stream_ids = self._advance(i, plans_i, observed, streams, stream_ids, passed, without)
+            streams, stream_ids = self._advance(i, plans_i, observed, streams, stream_ids)
             del observed  # with its covariances, before the next layer's are collected
             for name in set(walk.streams) - {"fitting", "held out"}:
                 del walk.streams[name]
@@ -117,24 +108,18 @@ class PlanDivergence:
         observed: LayerStatistics | None,
         streams: dict[int, Stream],
         stream_ids: list[int],
-        passed: dict[int, Stream],
-        without: dict[int, Stream],
     ) -> tuple[dict[int, Stream], list[int]]:
-        """Run layer i as each plan says; return streams and each plan's stream id.
-
-        passed: after the dense layer. without: where the layer leaves whole.
-        """
+        """Run layer i as each plan says; return streams and each plan's stream id."""
         next_ids, forks = _next_stream_ids(plans, stream_ids), defaultdict[LayerPlan, set[tuple[int, int]]](set)
         for plan, before, after in zip(plans, stream_ids or [0] * len(plans), next_ids, strict=True):
             forks[plan].add((before, after))
-        gone = forks.pop(GONE, set()) if without else set()
-        advanced = {after: without[before] for before, after in gone}
-        fits = fit_layer(self.calibration.model.adapter.blocks(i), list(forks), self.compensation, observed, trial=True)
+        model, advanced = self.calibration.model, dict[int, Stream]()
+        fits = fit_layer(model.adapter.blocks(i), list(forks), self.compensation, observed, trial=True)
         for (layer_plan, pairs), layer_fits in zip(forks.items(), fits, strict=True):
-            with pruned(self.calibration.model, i, layer_plan, layer_fits) as layer:
-                there = passed if layer_fits == (None, None) else {}
+            with pruned(model, i, layer_plan, layer_fits) as layer:
                 for before, after in sorted(pairs):
-                    advanced[after] = there.get(before) or _after(i, layer, streams[before])
+                    advanced[after] = streams[before].fork()
+                    advanced[after].advance(i, layer)
         return advanced, next_ids
 
     @torch.no_grad()
@@ -205,21 +190,6 @@ def pruned(model: PlacedModel, i: int, plan: LayerPlan, fits: Pair[BlockFit | No
     finally:
         layers[i] = dense
     yield copied
-
-
-def _after(i: int, layer: nn.Module, stream: Stream) -> Stream:
-    """Return a fork of a stream after layer i."""
-    fork = stream.fork()
-    fork.advance(i, layer)
-    return fork
-
-
-def _without(stream: Stream, added: Sequence[Tensor], fit: Fit) -> Stream:
-    """Return a fork of a stream that passes no layer: the map of what the MLP before has added is added to it."""
-    fork, map_DD = stream.fork(), fit.weight_OK.cpu()
-    states = zip(stream.batches, added, strict=True)
-    fork.replace((h_NTD + (m_NTD.float() @ map_DD.T).reshape(h_NTD.shape)).to(h_NTD.dtype) for h_NTD, m_NTD in states)
-    return fork
 
 
 def _next_stream_ids(plans: Sequence[LayerPlan], ids: Sequence[int]) -> list[int]:

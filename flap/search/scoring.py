@@ -12,7 +12,7 @@ from flap.allocation import Budget, LayerPlan
 from flap.calibration import LayerStatistics
 from flap.importance import SCORES, Metric, Scores, scores_of_layer
 from flap.search.divergence import PlanDivergence
-from flap.search.trials import GONE, unit_scores, without_lowest
+from flap.search.trials import unit_scores, without_lowest
 from flap.storage import Notes, WorkFolder
 
 if TYPE_CHECKING:
@@ -25,16 +25,12 @@ def score_and_try(
     """Return the scores of all units with the divergences of each layer's trials, in nats a token, in one walk.
 
     An interrupted walk resumes from `work`; with scores that need no statistics it begins anew, because random ones
-    would be drawn in another order; with whole layers, because what the MLP before a layer has added is not kept.
+    would be drawn in another order.
 
     Raises:
         ValueError: activations, scores or predictions are not finite.
     """
-    if search.layers:  # each alone, where an MLP is before it
-        calibration = divergence.calibration
-        runs = {i: i for i in range(1, len(budget.layers))}
-        divergence = replace(divergence, calibration=replace(calibration, runs=runs))
-    if not metric.needs_statistics or search.layers:
+    if not metric.needs_statistics:
         work.clear()
     trials = _Trials(metric, search, budget, divergence, work)
     covariance = metric.needs_covariance or divergence.compensation.needs_covariance
@@ -61,16 +57,14 @@ class _Trials:
     @cached_property
     def counts(self) -> list[int]:
         """How many trials each layer has."""
-        of_blocks = [sum(map(len, self.search.removals(prices))) for prices in self.budget.layers]
-        return [count + (i in self.divergence.calibration.runs) for i, count in enumerate(of_blocks)]
+        return [sum(map(len, self.search.removals(prices))) for prices in self.budget.layers]
 
     def __call__(self, i: int, observed: LayerStatistics | None) -> list[LayerPlan]:
         """Return layer i in each trial of all layers: pruned in its own trials, dense in the others."""
         [scores] = self._scored(i, observed).layers
         whole = LayerPlan(*(without_lowest(score_U, 0) for score_U in unit_scores(scores)))
         of_layers = [[whole] * count for count in self.counts]
-        alone = [GONE] * (i in self.divergence.calibration.runs)
-        of_layers[i] = [trial.plan for trial in self.search.trials(scores, self.budget.layers[i])] + alone
+        of_layers[i] = [trial.plan for trial in self.search.trials(scores, self.budget.layers[i])]
         return list(chain.from_iterable(of_layers))
 
     def _scored(self, i: int, observed: LayerStatistics | None) -> Scores:

@@ -19,7 +19,6 @@ from flap.search.distances import DISTANCES
 from flap.search.divergence import PlanDivergence
 from flap.search.scoring import score_and_try
 from flap.search.trials import Trial, nats_by_block, removal_counts, unit_scores, without_lowest
-from flap.search.whole_layers import ONLY, with_whole_layers
 from flap.storage import WorkFolder
 
 Nats = list[Pair[Tensor]]  # nats over price of each layer's units, nats_G and nats_I
@@ -40,7 +39,6 @@ class Search(Structure):
 
     tokens: int = 4096  # calibration tokens on which each block is measured alone, 1 or more
     levels: list[float] = field(default_factory=lambda: [0.25])  # shares of a block's units to remove, each in (0, 1)
-    layers: bool | str = False  # true: whole layers leave, too, beside heads and neurons; "only": nothing else leaves
     divergence: str = "kl"  # kl: KL(dense ‖ pruned) in nats; acceptance: 1 - Σ min(p, q), the total variation
     measured_by: PlanDivergence | None = field(default=None, repr=False, compare=False)  # no option: of `measuring`
 
@@ -49,7 +47,6 @@ class Search(Structure):
         require(self.tokens >= 1, "structure.tokens", self.tokens, "a whole number >= 1")
         require(levels_fit, "structure.levels", self.levels, "shares of a block's units between 0 and 1")
         require(self.divergence in DISTANCES, "structure.divergence", self.divergence, " or ".join(DISTANCES))
-        require(self.layers in (False, True, ONLY), "structure.layers", self.layers, f"false, true or {ONLY}")
 
     def measuring(self, divergence: Any) -> "Search":
         """Return the search with what it measures plans by."""
@@ -59,8 +56,7 @@ class Search(Structure):
     def trial_options(self) -> dict[str, Any]:
         """The options on which the divergences of the trials depend."""
         whole = [not self.min_heads, not self.min_neurons]
-        of_blocks = {"tokens": self.tokens, "levels": self.levels, "whole": whole, "divergence": self.divergence}
-        return of_blocks | ({"layers": self.layers} if self.layers else {})
+        return {"tokens": self.tokens, "levels": self.levels, "whole": whole, "divergence": self.divergence}
 
     def score(self, metric: Metric, calibration: Calibration, budget: Budget, work: WorkFolder) -> Scores:
         """Return the scores of all units with the divergences of the trials, from one walk."""
@@ -69,17 +65,7 @@ class Search(Structure):
 
     def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
         """Return the plan of one ranking by nats over price. scores: with the divergences of all `trials`."""
-        nats = self.in_nats(scores, budget)
-        if self.layers:
-            return with_whole_layers(self, nats, scores, budget)
-        return one_ranking(self, nats, budget)
-
-    def least(self, budget: Budget) -> list[Pair[int]]:
-        """Return the least numbers of units that the layers keep: none where whole layers leave, but in the first."""
-        first, *others = super().least(budget)
-        if self.layers == ONLY:
-            first = budget.dense_widths[0]
-        return [first, *(Pair(0, 0) if self.layers else least for least in others)]
+        return one_ranking(self, self.in_nats(scores, budget), budget)
 
     def trials(self, scores: Pair[Tensor], prices: Pair[Units]) -> list[Trial]:
         """Return the trials of a layer: each block at each level, and without any units where it may lose all."""
@@ -92,8 +78,6 @@ class Search(Structure):
 
     def removals(self, prices: Pair[Units]) -> Pair[list[int]]:
         """Return how many units the trials of each block of a layer remove; of experts, of each one."""
-        if self.layers == ONLY:
-            return Pair([], [])
         heads = removal_counts(self.levels, prices.attention.count, prices.attention.fewest or self.min_heads)
         neurons = removal_counts(self.levels, prices.mlp.count, self.min_neurons)
         most = prices.mlp.count - prices.mlp.fewest
@@ -109,7 +93,7 @@ class Search(Structure):
         for layer, measured, units, prices in zip(
             scores.layers, scores.divergences, budget.layers, budget.prices, strict=True
         ):
-            by_block = nats_by_block(zip(self.trials(layer, units), measured, strict=False))  # a whole layer's is last
+            by_block = nats_by_block(zip(self.trials(layer, units), measured, strict=True))
             blocks = zip(unit_scores(layer), by_block, units, prices, strict=True)
             layers.append(
                 Pair(*(spread_by_rank(score_U, nats, one.members) / price for score_U, nats, one, price in blocks))

@@ -13,8 +13,6 @@ from flap.allocation.plan import LayerPlan
 from flap.allocation.ranking import highest
 from flap.models import Pair
 
-GONE: LayerPlan = Pair((-1,), (-1,))  # of a layer that leaves whole; one that is empty may stay
-
 
 @dataclass(frozen=True)
 class Trial:

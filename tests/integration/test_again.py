@@ -29,7 +29,6 @@ CHOICES = {
     "UL-MM": ("structure=UL-MM", "structure.multiple_of_heads=2", "mask_only=true"),
     "AL-MM": ("structure=AL-MM", "structure.remove_heads=2"),
     "search": ("structure=search", "structure.min_heads=0", "compensation=linear", "metric=OBS"),
-    "layers": ("structure=search", "structure.layers=true", "compensation=linear", "metric=OBS"),
     "bytes": ("ratio=null", "target.bytes=65000", "structure.min_neurons=0"),
     "cache": ("ratio=null", "target.kv_cache_bytes=6000", "target.context=32"),
 }

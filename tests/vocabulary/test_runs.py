@@ -240,7 +240,6 @@ REFUSED = [
         for structure in (
             "structure=AL-AM",
             "structure=search structure.divergence=acceptance",
-            "structure=search structure.layers=true compensation=linear",
         )
     ),
 ]

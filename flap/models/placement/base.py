@@ -38,7 +38,6 @@ class PlacedModel(ABC):
         self.model = model
         self.adapter = adapt(model)
         self.passes = 0  # walks over all layers, and forward passes in their place
-        self.dropped: tuple[int, ...] = ()  # the layers of the dense model that left whole
         self.work = NOT_KEPT  # for what must not be in memory, where the placement has such a folder
 
     @classmethod

@@ -8,17 +8,13 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from flap.allocation import ULUM, LayerPlan, Structure, Units, price
 from flap.calibration import Calibration, collect
-from flap.checkpoint.convert import become_checkpointable
 from flap.checkpoint.load import load
 from flap.compression import BiasCompensation, NoCompensation, compress, mask_layer, slice_layer
-from flap.compression.layers import fold
 from flap.models import ModelAdapter, Pair, Resident, adapt
-from flap.models.replaced_forward import forwards_replaced
 from tests.calibration.test_calibrate import assert_same
 from tests.cases import random_model, tokens
 from tests.helpers.compressed import changed
@@ -106,30 +102,6 @@ class FamilyContract:
         adapter, expected = adapt(model), logits(model)
         assert torch.equal(adapter.logits(hidden(model)), expected)
         torch.testing.assert_close(adapter.logits(hidden(model).flatten(0, 1)), expected.flatten(0, 1))
-
-    def test_without_a_layer_it_is_stock_and_adds_the_map(self, config: PreTrainedConfig, tmp_path: Path) -> None:
-        """As the model whose second layer adds nothing but a map of what the first MLP has added, if it may leave."""
-        config = copy.deepcopy(config)
-        if hasattr(config, "scale_attn_by_inverse_layer_idx"):  # by the places of layers, which then may not leave
-            config.scale_attn_by_inverse_layer_idx = False
-        model = random_model(config)
-        adapter = adapt(model)
-        if not adapter.layers_may_leave:
-            return
-        map_OO = torch.randn(2 * [adapter.config.hidden_size]) / 10
-
-        def mapped(index: int, states: Tensor, *args: Any, **options: Any) -> Any:
-            return adapter.layer_output(states + outputs[-1].reshape(states.shape) @ map_OO.T)
-
-        with adapter.mlp_outputs(0) as outputs, forwards_replaced([adapter.layers[1]], mapped):
-            expected = logits(model)
-        fold(adapter.mlp(0), map_OO)
-        adapter.drop([1])
-        placed = Resident(model)
-        assert become_checkpointable(placed) == "stock transformers"
-        placed.write(tmp_path)
-        for one in (model, AutoModelForCausalLM.from_pretrained(tmp_path)):
-            torch.testing.assert_close(logits(one), expected, atol=1e-4, rtol=1e-4)
 
     @pytest.mark.parametrize("compensation", [BiasCompensation(), NoCompensation()])
     def test_masked_equals_sliced(self, model: PreTrainedModel, compensation: Any) -> None:
