@@ -15,7 +15,7 @@ from flap.calibration import LayerStatistics
 from flap.compression.assign import assign, set_weight
 from flap.compression.compensation import Compensation, FitReport
 from flap.compression.fitting import BlockFit, fit_layer
-from flap.models import Block, ModelAdapter, Pair, WholeExperts, run_empty_attention
+from flap.models import Block, ModelAdapter, Pair, WholeExperts
 from flap.storage import NOT_KEPT, Notes, WorkFolder, as_json
 
 FITS = as_json("fits")  # the fit reports of a layer
@@ -93,7 +93,6 @@ def write_layer(
             constant_PO = None if fit.constant_EO is None else fit.constant_EO[pruned_U]
             write(Change(block, kept_U, pruned_U, fit.weight_OK, fit.bias_O, constant_PO))
     adapter.refresh(layer)
-    run_empty_attention(adapter, layer)
 
 
 def slice_out(change: Change) -> None:

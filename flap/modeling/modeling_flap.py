@@ -170,6 +170,13 @@ class EmptyAttentionMixin:
         return getattr(self, self.output_name)(hidden_states[..., :0]), None
 
 
+def run_without_heads(attention, output_name):
+    """Let an attention without heads run, which no architecture can."""
+    if not isinstance(attention, EmptyAttentionMixin):
+        bases = (EmptyAttentionMixin, type(attention))
+        attention.__class__ = type(type(attention).__name__, bases, {"output_name": output_name})
+
+
 def _head_dims(widths):
     """Return what the whole model must know of its layers: the sizes of heads, where they differ (Gemma 4)."""
     return {i: {"head_dim": layer["head_dim"]} for i, layer in widths.items() if "head_dim" in layer} or None
@@ -317,8 +324,7 @@ def _remove_heads(layer, attention, output):
         if isinstance(linear, nn.Linear):
             sides = (0, linear.out_features) if name == output else (linear.in_features, 0)
             setattr(module, name, nn.Linear(*sides, bias=linear.bias is not None))
-    bases = (EmptyAttentionMixin, type(module))
-    module.__class__ = type(type(module).__name__, bases, {"output_name": output})
+    run_without_heads(module, output)
 
 
 def _match_bias(layer, path, bias):

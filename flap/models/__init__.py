@@ -2,7 +2,6 @@
 
 from flap.models.adapter import ModelAdapter
 from flap.models.block import Block, Pair
-from flap.models.empty_attention import may_lose_all_heads, run_empty_attention
 from flap.models.families import adapt, find_family, sees_images, stock_class
 from flap.models.find import find_by_config, find_model
 from flap.models.forward import Batch, Seen
@@ -20,7 +19,7 @@ __all__ = [
     "PLACEMENTS", "Batch", "Block", "CheckpointSource", "LoadedSource", "ModelAdapter",
     "ModelSource", "OfToken", "OnDisk", "Pair", "PlacedModel", "Resident", "Seen", "Spread", "Stream", "Walk",
     "WholeExperts", "adapt",
-    "base_facts", "distinct_parameters", "find_by_config", "find_family", "find_model", "may_lose_all_heads",
-    "open_checkpoint", "packaged_gguf", "products_in", "read_config", "read_model", "run_empty_attention",
+    "base_facts", "distinct_parameters", "find_by_config", "find_family", "find_model",
+    "open_checkpoint", "packaged_gguf", "products_in", "read_config", "read_model",
     "running_device", "sees_images", "stock_class",
 ]  # fmt: skip

@@ -15,6 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from flap.modeling.families import Family
+from flap.modeling.modeling_flap import run_without_heads
 from flap.models.block import Block, NoBlock, Pair, split
 from flap.models.conv1d import as_linear, refresh_conv1d
 from flap.models.replaced_forward import forwards_replaced
@@ -165,8 +166,19 @@ class ModelAdapter:
         if self._has_heads(layer):
             self._refresh_attention(layer)
 
+    @property
+    def runs_without_heads(self) -> bool:
+        """Whether every attention runs without heads: it has some, which share nothing but their projections."""
+        blocks = [self.attention(i) for i in range(len(self.layers))]
+        return all(
+            bool(one.inputs) and isinstance(one.output, nn.Linear) and not one.norms and not one.vectors
+            for one in blocks
+        )
+
     def _refresh_attention(self, layer: int) -> None:
         module, block = self.parent(layer, self.family.attention), self.attention(layer)
+        if not block.num_units:
+            run_without_heads(module, self.family.attention.rpartition(".")[2])
         heads = block.num_units * self.queries_per_group(layer)
         _update(module, dict.fromkeys(QUERY_HEADS, heads))
         _update(module, dict.fromkeys(KV_HEADS, block.num_units) | {"split_size": block.output.in_features})

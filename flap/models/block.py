@@ -120,11 +120,9 @@ class NoBlock(Block):
 
     @property
     def watched(self) -> nn.Module:
-        """The layer."""
         return cast(nn.Module, self.output.layer)
 
     def observe(self, args: tuple[Any, ...], entered_TH: Tensor | None = None) -> Observed:
-        """Return no channels of all tokens."""
         return Observed([args[0][..., :0]])
 
 

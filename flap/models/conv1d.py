@@ -18,22 +18,18 @@ class Transposed:
 
     @property
     def weight(self) -> Tensor:
-        """weight_OI."""
         return cast(Tensor, self.module.weight).T
 
     @property
     def bias(self) -> Tensor:
-        """bias_O; a Conv1D always has one."""
         return cast(Tensor, self.module.bias)
 
     @property
     def in_features(self) -> int:
-        """The number of input channels."""
         return self.weight.shape[1]
 
     @property
     def out_features(self) -> int:
-        """The number of output channels."""
         return self.weight.shape[0]
 
     def assign(self, weight: Tensor, bias: Tensor) -> None:

@@ -42,12 +42,10 @@ class Stacked:
 
     @property
     def out_features(self) -> int:
-        """The number of rows."""
         return self.weight.shape[0]
 
     @property
     def in_features(self) -> int:
-        """The number of columns."""
         return self.weight.shape[1]
 
     def assign(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -95,7 +93,6 @@ class ExpertsBlock(Block):
 
     @property
     def watched(self) -> nn.Module:
-        """The module that holds all experts."""
         return cast(nn.Module, self.output.experts)
 
     def observe(self, args: tuple[Any, ...], entered_TH: Tensor | None = None) -> Observed:

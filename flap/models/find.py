@@ -10,10 +10,9 @@ from transformers import AutoConfig, PreTrainedConfig
 from flap.config import ModelConfig, require
 from flap.models.devices import pick_device
 from flap.models.families import find_family
-from flap.models.from_pretrained import read_config
+from flap.models.from_pretrained import check_quantised, read_config
 from flap.models.locate import file_state, locate, not_found
 from flap.models.placement import PLACEMENTS, PlacedModel
-from flap.models.quantised import check_quantised
 from flap.models.source import CheckpointSource
 from flap.models.weights import stored_dtype
 

@@ -1,4 +1,4 @@
-"""Reading config and weights with transformers; models whose missing tensors it would draw at random are refused."""
+"""Reading config and weights with transformers, quantised ones as plain ones; files that lack tensors are refused."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,12 +7,15 @@ from typing import Any, cast
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.quantizers import AutoHfQuantizer, AutoQuantizationConfig
+from transformers.quantizers.base import HfQuantizer
 
 from flap.config import one_line
 from flap.modeling.register import register_configs, register_models
 from flap.models.families import auto_class
-from flap.models.quantised import dequantising
 from flap.models.refreshed_experts import choose_kernel, is_experts
+
+DEQUANTISED = ("mxfp4", "fp8")  # what transformers can dequantise as it loads a model
 
 
 def read_config(path: str | Path, **options: Any) -> PreTrainedConfig:
@@ -62,3 +65,30 @@ def _check_complete(path: str | Path, loading_info: Mapping[str, Any]) -> None:
         names = sorted(key if isinstance(key, str) else key[0] for key in loading_info[kind])
         if names:
             raise ValueError(f"{path}: {len(names)} tensors {problem}, as {', '.join(names[:3])}")
+
+
+def check_quantised(config: PreTrainedConfig) -> None:
+    """Check that the weights in the files, where they are quantised, can be dequantised as they are loaded.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    quantisation = getattr(config, "quantization_config", None)
+    if quantisation and (method := dict(quantisation).get("quant_method")) not in DEQUANTISED:
+        raise ValueError(
+            f"model.path: the weights are quantised ({method}); expected a checkpoint in bfloat16, float16 or float32, "
+            f"or in {' or '.join(DEQUANTISED)}, which are dequantised as they are loaded"
+        )
+
+
+def dequantising(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return the options of `from_pretrained` with which weights are plain once they are loaded."""
+    if not (quantisation := getattr(config, "quantization_config", None)):
+        return {}
+    return {"quantization_config": AutoQuantizationConfig.from_dict({**quantisation, "dequantize": True})}
+
+
+def dequantiser(config: PreTrainedConfig) -> HfQuantizer | None:
+    """Return what makes plain tensors of those in the files where they are read layer by layer; None for plain ones."""
+    options = dequantising(config)
+    return AutoHfQuantizer.from_config(options["quantization_config"], pre_quantized=True) if options else None

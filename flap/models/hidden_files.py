@@ -7,7 +7,6 @@ import json
 import logging
 import math
 import os
-import shutil
 import time
 import zlib
 from collections.abc import Mapping, Sequence
@@ -68,21 +67,6 @@ class HiddenFiles:
         flat: Tensor = torch.from_file(str(self.folder / file), shared=True, size=sum(sizes), dtype=dtype)
         return [part.view(shape) for part, shape in zip(flat.split(sizes), shapes, strict=True)]
 
-    def check_room(self, shapes: Shapes, dtype: torch.dtype) -> None:
-        """Check that the disk has room for these hidden states twice: the inputs and the outputs of a layer.
-
-        Raises:
-            ValueError: it has not.
-        """
-        needed = 2 * sum(map(math.prod, shapes)) * dtype.itemsize * ranks.size()
-        free = shutil.disk_usage(self.folder).free
-        if free < needed:
-            windows = sum(shape[0] for shape in shapes) * ranks.size()
-            raise ValueError(
-                f"cache_dir: the hidden states of {windows} windows take {gigabytes(needed)} GB, and {gigabytes(free)} "
-                f"GB are free in {self.folder}; name a larger disk, or take fewer windows"
-            )
-
     def record(self, layers_done: int, files: Mapping[str, str]) -> None:
         """Record that these layers are done and that these files, by the names of their streams, are what follows.
 
@@ -99,6 +83,9 @@ class HiddenFiles:
                 path.unlink()
 
     def _read(self) -> tuple[int, dict[str, str]]:
+        """Return how many layers the journal has as done, and the file of each stream, if these are whole."""
+        if not (self.folder / JOURNAL).is_file():
+            return 0, {}
         try:
             journal = json.loads((self.folder / JOURNAL).read_text())
             entries = dict(journal["files"])
@@ -106,12 +93,9 @@ class HiddenFiles:
                 if self._contents(entry["file"]) != {"bytes": entry["bytes"], "crc32": entry["crc32"]}:
                     raise ValueError(f"{entry['file']} is not what was recorded")
             return int(journal["layers_done"]), {name: entry["file"] for name, entry in entries.items()}
-        except FileNotFoundError as error:
-            if error.filename != str(self.folder / JOURNAL):
-                log.warning("%s: %s is missing; the walk begins anew", self.folder, error.filename)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             log.warning("%s: cannot be resumed (%s); the walk begins anew", self.folder, one_line(error))
-        return 0, {}
+            return 0, {}
 
     def _contents(self, file: str) -> dict[str, int]:
         """Sync a file and return its size and checksum."""

@@ -15,7 +15,6 @@ from flap.config import ModelConfig, require
 from flap.models.offload import is_spread, running_device, weights_digest
 from flap.models.placement import PlacedModel, Resident, Spread
 from flap.models.placement.resident import copy_sharing_tensors
-from flap.models.quantised import check_plain
 from flap.models.source import ModelSource
 from flap.storage import NOT_KEPT, WorkFolder, digest
 
@@ -55,12 +54,10 @@ class LoadedSource(ModelSource):
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer that the caller gave."""
         return self._tokenizer
 
     @property
     def dtype(self) -> torch.dtype:
-        """The type of the weights."""
         return cast(torch.dtype, self.model.dtype)
 
     def identity(self) -> dict[str, Any]:
@@ -83,11 +80,9 @@ class LoadedSource(ModelSource):
         }
 
     def skeleton(self) -> PreTrainedModel:
-        """Return the model itself."""
         return self.model
 
     def open(self, work: WorkFolder = NOT_KEPT) -> PlacedModel:
-        """Return the model itself, in evaluation mode."""
         return self.placed(self.model.eval())
 
     def reopening(self) -> Callable[[], PlacedModel]:
@@ -104,3 +99,24 @@ def has_own_code(model: PreTrainedModel) -> bool:
             code.append(module.forward)
         code += [type(module), *module._forward_pre_hooks.values(), *module._forward_hooks.values()]
     return any(str(getattr(one, "__module__", "")).partition(".")[0] not in LIBRARIES for one in code)
+
+
+def check_plain(model: PreTrainedModel) -> None:
+    """Check that the weights of a loaded model are plain tensors, which can be sliced.
+
+    Raises:
+        ValueError: they are packed: a quantiser has loaded them so, or their type has less than 16 bits; or the model
+            has adapters, as those of peft.
+    """
+    if any(hasattr(module, "base_layer") for module in model.modules()):
+        raise ValueError("model: it has adapters, as LoRA; expected a model after merge_and_unload()")
+    quantiser = getattr(model, "hf_quantizer", None)
+    types = {parameter.dtype for parameter in model.parameters()}
+    packed = [str(one) for one in types if not one.is_floating_point or one.itemsize < 2]
+    method = quantiser.quantization_config.quant_method if quantiser else None
+    # weights from a GGUF are packed only if their types say so
+    if packed or (quantiser and method != "gguf" and not getattr(quantiser.quantization_config, "dequantize", False)):
+        raise ValueError(
+            f"model: its weights are packed ({getattr(method, 'value', packed[:1])}); expected bfloat16, float16 or "
+            "float32: load the model without quantization_config, or call model.dequantize() first"
+        )

@@ -117,7 +117,6 @@ class CheckpointSource(ModelSource):
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer in the files."""
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.path, trust_remote_code=self.trust_remote_code)
         except (OSError, ValueError) as error:
@@ -142,15 +141,12 @@ class CheckpointSource(ModelSource):
         return {"model": self.path, "dtype": str(self.dtype), **revision}
 
     def skeleton(self) -> PreTrainedModel:
-        """Return the model without weights."""
         return skeleton(self.config, self.trust_remote_code)
 
     def open(self, work: WorkFolder = NOT_KEPT) -> "PlacedModel":
-        """Read what the placement needs of the weights."""
         return self.placed.open(self, work)
 
     def reopening(self) -> "Callable[[], PlacedModel]":
-        """Return `open`: the files stay as they are."""
         return self.open
 
     @cached_property

@@ -120,7 +120,6 @@ class Walk:
                 for _ in hidden:
                     pass
             else:
-                self.files.check_room(shapes, first_NTD.dtype)
                 states, file = self.files.new(shapes, first_NTD.dtype)
                 for state_NTD, batch_NTD in zip(states, chain([first_NTD], hidden), strict=True):
                     state_NTD.copy_(batch_NTD)

@@ -7,7 +7,7 @@ from flap.allocation import Biases, Budget, bounds_of_shapes, price
 from flap.checkpoint.stock import takes_output_biases
 from flap.config import FlapConfig, require, targets
 from flap.evaluation import SideBySide
-from flap.models import ModelAdapter, ModelSource, may_lose_all_heads
+from flap.models import ModelAdapter, ModelSource
 from flap.models.conv1d import Transposed
 from flap.recovery import Recovery
 from flap.runs.choices import Choices
@@ -76,9 +76,7 @@ def check_budget(adapter: ModelAdapter, choices: Choices, config: FlapConfig, mo
     Raises:
         ValueError: the ratio, a target or a choice does not fit this model.
     """
-    plain = choices.structure.min_heads or all(
-        may_lose_all_heads(adapter.attention(i)) for i in range(len(adapter.layers))
-    )
+    plain = choices.structure.min_heads or adapter.runs_without_heads
     why = "whose attention does not run without heads (they share norms, sinks, latents or a state, or are GPT-2's)"
     allowed = f"1 or more for this model, {why}"
     require(bool(plain), "structure.min_heads", choices.structure.min_heads, allowed)

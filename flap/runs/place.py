@@ -15,7 +15,6 @@ from flap.calibration.symmetric import num_elements
 from flap.config import FlapConfig
 from flap.models import ModelSource
 from flap.models.families import sees_images
-from flap.models.quantised import is_quantised
 from flap.models.shapes import BlockShape, Shapes
 from flap.runs.choices import Choices
 from flap.runs.ledger import Memory
@@ -49,7 +48,9 @@ class Place:
         loaded, streams = model.loaded, model.placed.streams
         limits = (math.inf, math.inf) if loaded else model.placed.limits(model.device)
         stock_experts = shapes.has_experts and choices.structure.layer_by_layer  # which may keep one width for all
-        changed = is_quantised(known) or shapes.has_experts  # the experts of a layer are stacked
+        changed = (
+            bool(getattr(known, "quantization_config", None)) or shapes.has_experts
+        )  # the experts of a layer are stacked
         return cls(
             shapes, model.device, model.dtype, model.placement, streams,
             loaded or (model.dtype == known.dtype and not changed),

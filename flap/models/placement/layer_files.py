@@ -21,7 +21,7 @@ from transformers.core_model_loading import (
 from transformers.modeling_utils import LoadStateDictConfig
 
 from flap.models.adapter import ModelAdapter
-from flap.models.quantised import dequantiser
+from flap.models.from_pretrained import dequantiser
 from flap.models.source import CheckpointSource
 from flap.models.weights import tensor_files
 from flap.storage import ranks

@@ -53,12 +53,10 @@ class OnDisk(PlacedModel):
 
     @classmethod
     def open(cls, source: CheckpointSource, work: WorkFolder) -> "OnDisk":
-        """Return the model without reading a weight."""
         return cls(source, work)
 
     @property
     def device(self) -> torch.device:
-        """The device that runs the layers."""
         return self.source.device
 
     @property
@@ -151,23 +149,18 @@ class OnDisk(PlacedModel):
             return self.adapter.logits(hidden_NTD)
 
     def resume_changes(self, layers_done: int) -> None:
-        """Use the files of the first `layers_done` layers that an interrupted run has written."""
         self._files.resume(layers_done)
 
     def give_back_freed(self) -> None:
-        """Give memory that is free within this process back to the system."""
         give_back_freed()
 
     def saved_in(self, directory: Path) -> PlacedModel:
-        """Return the model in the files of a checkpoint."""
         return open_checkpoint(directory, self.device, self.work)
 
     def fits_in_memory(self, beside_bytes: int = 0) -> bool:
-        """Return whether the device has room to run the whole model, together with another one."""
         return ROOM_TO_RUN * (self.num_bytes + beside_bytes) <= free_bytes(self.device)
 
     def in_memory(self) -> PlacedModel:
-        """Load the whole model on the device."""
         log.info("loading %s as a whole, to measure it (%s GB)", self.source.path, gigabytes(self.num_bytes))
         return Resident(self.source.on_device())
 

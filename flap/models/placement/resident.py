@@ -30,7 +30,6 @@ class Resident(PlacedModel):
 
     @contextmanager
     def layer(self, index: int) -> Iterator[nn.Module]:
-        """Yield a layer, which is always present."""
         yield self.layers[index]
 
 

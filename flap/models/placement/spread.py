@@ -47,17 +47,14 @@ class Spread(PlacedModel):
 
     @property
     def device(self) -> torch.device:
-        """The device that runs the embeddings, also where their weights wait on the host or on disk."""
         return running_device(self.model)
 
     @property
     def device_map(self) -> dict[str, str]:
-        """The device of each module, as accelerate has placed them."""
         return {module: str(place) for module, place in getattr(self.model, "hf_device_map", {}).items()}
 
     @contextmanager
     def layer(self, index: int) -> Iterator[nn.Module]:
-        """Onload a layer inside the block, and yield it."""
         with onloaded(self.layers[index]):
             yield self.layers[index]
 
