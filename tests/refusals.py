@@ -1,0 +1,259 @@
+"""Every refusal of what an option says, in one table: `option=value -> message`, by the model that the run prunes.
+
+The message is the beginning of the one line that a run ends with, before any weight is read; "…" stands for any text.
+{bad} is the folder of tests/helpers/damaged.py and {texts} the list of texts that need no file. What Hydra does not
+compose is in tests/config/test_bad_command_line.py, what is said of an object alone in the tests of its folder.
+"""
+
+TEXTS = "boolq-passages, hellaswag-passages, sciq-passages, python-code, …, ptb, or a .txt, .jsonl or .parquet file"
+
+LLAMA = """
+ratio=-0.1 -> ratio=-0.1: expected a number with 0 <= ratio < 1
+ratio=1.0 -> ratio=1.0: expected a number with 0 <= ratio < 1
+ratio=nan -> ratio=nan: expected a number with 0 <= ratio < 1
+ratio=null -> ratio=None: expected a number with 0 <= ratio < 1
+ratio=0.99 -> ratio=0.99: 1 KV head and 1 neuron stay …, so this model allows at most 0.858
+seed=-1 -> seed=-1: expected a whole number from 0 to 2**32 - 1
+seed=4294967296 -> seed=4294967296: expected a whole number from 0 to 2**32 - 1
+cache_wait_seconds=-1.0 -> cache_wait_seconds=-1.0: expected a number >= 0
+cache_dir={bad}/short.txt model.placement=stream -> cache_dir={bad}/short.txt: expected a folder that can be
+dry_run=true -> dry_run=True: expected false; only the command line prints what a run will take
+
+target.bytes=2e5 ratio=0.3 -> target.bytes=200000: expected ratio=null (it is 0.3)
+target.bytes=2e5 target.parameters=3e4 ratio=0 -> target.parameters=30000: expected ratio=null (it is 0.0
+target.bytes=0 ratio=null -> target.bytes=0.0: expected a number > 0
+target.kv_cache_bytes=1 target.context=0 ratio=null -> target.context=0: expected a whole number >= 1
+target.bytes=1000 ratio=null -> target.bytes=1000: 1 KV head and 1 neuron stay in every layer, … at least
+target.parameters=1000 ratio=null structure=UL-UM -> target.parameters=1000: … at least
+target.kv_cache_bytes=1000 ratio=null structure=search -> target.kv_cache_bytes=1000: … at least 32768
+target.kv_cache_bytes=3e3 ratio=null structure.min_heads=2 -> target.kv_cache_bytes=3000: 2 KV heads … at least
+
+model.dtype=int8 -> model.dtype=int8: expected one of auto, float32, bfloat16, float16
+model.device=tpu -> model.device=tpu: expected one of auto, cpu, cuda, mps
+model.placement=disk -> model.placement=disk: expected one of device, auto, stream
+model.placement=stream checkpoint.save=false -> checkpoint.save=False: expected true with model.placement=stream
+model.path={bad}/bloom -> model.path…'bloom' is not supported; supported are …llama, …flap/modeling/families
+model.path={bad}/absent -> model.path={bad}/absent: no model in a local directory or on the hub
+model.path={bad}/absent model.placement=stream -> model.path={bad}/absent: no local directory, and cannot be
+model.path={bad}/no-weights -> model.path={bad}/no-weights: no …safetensors
+model.path={bad}/pickled -> model.path={bad}/pickled: no …safetensors …pickled weights are not read
+model.path={bad}/truncated -> model.path={bad}/truncated: model.safetensors is damaged or truncated
+model.path={bad}/shard-missing -> model.path={bad}/shard-missing: …json names model-00003…, which is missing
+model.path={bad}/shard-truncated -> model.path={bad}/shard-truncated: model-00003… is damaged or truncated
+model.path={bad}/index-lies -> model.path={bad}/index-lies: …json names 1 tensors …, as …up_proj…00001
+model.path={bad}/index-broken -> model.path={bad}/index-broken: …json is no index of tensors
+
+metric.square_attention=abc -> metric.square_attention=abc: …bool
+metric=random metric.seed=-1 -> metric.seed=-1: expected a whole number from 0 to
+metric=OBS metric.ridge=0 -> metric.ridge=0.0: expected a number > 0
+metric=OBS metric.ridge=-1 -> metric.ridge=-1.0: expected a number > 0
+metric=OBS metric.ridge=nan -> metric.ridge=nan: expected a number > 0
+metric=OBS metric.ridge=inf -> metric.ridge=inf: expected a number > 0
+metric=REAP -> structure.experts=False: expected true with a metric that scores the whole experts of a mixture
+metric=REAP structure.experts=true -> structure.experts=true: expected false for llama; or one of mixtral,
+
+structure.scale=foo -> structure.scale=foo: expected one of z-score, error, relative
+structure.scale=error -> metric.square_attention=true: …; set metric.square_attention=false with structure.scale=error
+structure=AL-MM structure.scale=relative metric=wanda -> structure.scale=relative: expected metric=WIFV or metric=OBS
+structure.min_heads=-1 -> structure.min_heads=-1: expected 0 to 4, the KV heads of a layer
+structure.min_heads=5 -> structure.min_heads=5: expected 0 to 4, the KV heads of a layer
+structure.min_neurons=57 -> structure.min_neurons=57: expected 0 to 56, the neurons of a layer
+structure=UL-MM structure.min_neurons=-1 -> structure.min_neurons=-1: expected 0 to 56, the neurons of a layer
+structure.min_neurons=56 ratio=0.5 -> ratio=0.5: 1 KV head and 56 neurons stay in every layer, … at most 0.4
+structure.min_heads=4 structure.min_neurons=50 -> ratio=0.2: 4 KV heads and 50 neurons stay … most 0.05
+structure.min_heads=4 structure.min_neurons=50 round_to=8 -> ratio=0.2: 4 KV heads and 56 neurons … most 0.0
+structure.multiple_of_heads=0 -> structure.multiple_of_heads=0: expected 1 to 4, the KV heads
+structure=UL-MM structure.multiple_of_heads=5 -> structure.multiple_of_heads=5: expected 1 to 4, the KV heads
+structure=UL-UM structure.multiple_of_heads=3 structure.min_heads=4 -> …of_heads=3: … 4 KV heads and keeps at least 4
+round_to=7 -> round_to=7: expected null, or one of 8, 32, 64, 128, 256
+round_to=64 -> round_to=64: a layer has 56 neurons and keeps at least 1 …; no multiple lies between
+round_to=32 structure.min_neurons=33 -> round_to=32: … keeps at least 33 …; no multiple lies
+structure=AL-MM structure.remove_heads=abc -> structure.remove_heads=abc: …Integer
+structure=AL-MM structure.remove_heads=-2 -> structure.remove_heads=-2: … 0 to 12
+structure=AL-MM structure.remove_heads=3 -> structure.remove_heads=3: … in steps of 2
+structure=AL-MM structure.remove_heads=6 structure.multiple_of_heads=2 -> structure.remove_heads=6: … in steps of 4 (
+structure=AL-MM structure.remove_heads=0 structure.min_neurons=56 -> structure.remove_heads=0: … 12 to 12
+structure=UL-MM structure.remove_heads=14 -> structure.remove_heads=14: … 0 to 12
+structure=UL-MM structure.remove_heads=10 structure.min_heads=3 -> structure.remove_heads=10: … 0 to 8
+structure=AL-MM structure.remove_heads=4 target.bytes=1e5 ratio=null -> structure.remove_heads=4: expected null with ta
+structure=UL-MM structure.remove_heads=4 target.bytes=1e5 ratio=null -> structure.remove_heads=4: expected null with ta
+structure=search structure.tokens=0 -> structure.tokens=0: expected a whole number >= 1
+structure=search structure.levels=[] -> structure.levels=[]: expected shares of a block's units between 0
+structure=search structure.levels=[0.0] -> structure.levels=[0.0]: expected shares
+structure=search structure.levels=[0.5,1.0] -> structure.levels=[0.5, 1.0]: expected shares
+
+compensation=linear compensation.ridge=-1 -> compensation.ridge=-1.0: expected a number >= 0, or null to choose
+compensation=linear compensation.ridge=nan -> compensation.ridge=nan: expected a number >= 0, or null to choose
+compensation=linear compensation.ridge=inf -> compensation.ridge=inf: expected a number >= 0, or null to choose
+compensation=linear calibration.num_samples=1 -> calibration.num_samples=1: expected at least 2
+compensation=linear calibration.num_samples=2 calibration.seq_len=[16,32] -> calibration.num_samples=2: expected at lea
+
+calibration.propagate=both -> calibration.propagate=both: expected one of dense, pruned
+calibration.propagate=pruned -> calibration.propagate=pruned: expected structure=UL-UM or UL-MM, because
+method=flap_plus calibration.propagate=pruned -> calibration.propagate=pruned: expected structure=UL-UM or UL
+calibration.num_samples=0 -> calibration.num_samples=0: expected a whole number >= 1
+calibration.num_samples=188 -> calibration.dataset=…187 windows of 16 … calibration.num_samples=188
+calibration.batch_size=0 -> calibration.batch_size=0: expected a whole number >= 1
+calibration.seq_len=1 -> calibration.seq_len=1: expected a whole number >= 2, or a list of such, each once
+calibration.seq_len=[16,16] -> calibration.seq_len=…: expected a whole number >= 2, or a list of such, each
+calibration.seq_len=129 -> calibration.seq_len=129: the model's context ends at 128
+calibration.seq_len=[16,129] -> calibration.seq_len=129: the model's context ends at 128
+calibration.bos=maybe -> calibration.bos=maybe: expected one of auto, true, false
+calibration.dataset=wikitext3 -> calibration.dataset=wikitext3: unknown dataset; expected {texts}
+calibration.dataset={bad}/words.csv -> calibration.dataset={bad}/words.csv: unknown dataset; …{texts}
+calibration.dataset={bad}/absent.txt -> calibration.dataset={bad}/absent.txt: no such file; expected {texts}
+calibration.dataset={bad}/empty.txt -> calibration.dataset={bad}/empty.txt: the file holds no text
+calibration.dataset={bad}/blank.txt -> calibration.dataset={bad}/blank.txt: the file holds no text
+calibration.dataset={bad}/short.txt -> calibration.dataset=…short.txt: 0 windows of 16 tokens are too few
+calibration.dataset={bad}/latin1.txt -> calibration.dataset=…latin1.txt: cannot be read; expected text in UTF
+calibration.dataset={bad}/other.jsonl -> calibration.dataset={bad}/other.jsonl: no column 'text', only body
+calibration.dataset={bad}/null.jsonl -> calibration.dataset={bad}/null.jsonl: column 'text' has values that are not str
+calibration.dataset={bad}/number.jsonl -> calibration.dataset={bad}/number.jsonl: column 'text' has values that are not
+calibration.dataset={bad}/broken.jsonl -> calibration.dataset={bad}/broken.jsonl: cannot be read; expected a JSON object
+calibration.dataset={bad}/broken.parquet -> calibration.dataset={bad}/broken.parquet: cannot be read; expected a
+calibration.dataset=[] -> calibration.dataset=[]: expected at least one text
+calibration.dataset={} -> calibration.dataset={}: expected at least one text
+calibration.dataset=5 -> calibration.dataset=5: expected a text, [text, text] or {text: weight
+calibration.dataset=[c4,c4] -> calibration.dataset=['c4', 'c4']: expected each text once
+calibration.dataset={a.txt:1,./a.txt:1} -> calibration.dataset=…: expected each text once
+calibration.dataset={self:-1} -> calibration.dataset.self=-1: expected a weight >= 0
+calibration.dataset={c4:much} -> calibration.dataset.c4=much: expected a weight >= 0
+calibration.dataset={c4:true} -> calibration.dataset.c4=True: expected a weight >= 0
+calibration.dataset={c4:nan} -> calibration.dataset.c4=nan: expected a weight >= 0
+calibration.dataset={c4:1e300} -> calibration.dataset.c4=1e+300: expected a weight >= 0 and at most 1e+09
+calibration.dataset={self:0,c4:0} -> calibration.dataset=…: expected at least one text with a weight above 0
+calibration.dataset={self:1,{bad}/short.txt:0.001} -> calibration.dataset.…short.txt=0.001: gets no window of 8; exp
+calibration.dataset=[{bad}/short.txt,self] -> …short.txt: 0 windows of 16 tokens are too few for the 4 that
+calibration.dataset={self:{wight:1}} -> calibration.dataset.self=wight: expected weight, packing, chat_template
+calibration.dataset={c4:{packing:no}} -> calibration.dataset.c4.packing=no: expected true or false
+calibration.dataset={c4:{packing:0}} -> calibration.dataset.c4.packing=0: expected true or false
+calibration.dataset={c4:{chat_template:1}} -> calibration.dataset.c4.chat_template=1: expected true or false
+calibration.dataset={self:{chat_template:true}} -> calibration.dataset.self.chat_template=true: the token
+
+recover=lora recover.rank=0 -> recover.rank=0: expected a whole number >= 1
+recover=lora recover.rank=null -> recover.rank=None: expected a whole number >= 1, or recover=full
+recover=reconstruct calibration.seq_len=[16,32] -> calibration.seq_len=[16, 32]: expected one length with recover=recon
+recover=reconstruct calibration.num_samples=1 -> calibration.num_samples=1: expected 2 or more with recover=reconstruct
+recover=reconstruct calibration.num_samples=40 recover.batch_size=0 -> recover.batch_size=0: expected 1 to 32, the cali
+recover=reconstruct calibration.num_samples=40 recover.batch_size=33 -> recover.batch_size=33: expected 1 to 32, the ca
+recover=reconstruct recover.epochs=0 -> recover.epochs=0: expected a whole number >= 1
+recover=reconstruct recover.learning_rate=-1 -> recover.learning_rate=-1.0: expected a number > 0
+recover=reconstruct mask_only=true -> mask_only=True: expected false with recover=reconstruct, which would train the ma
+recover=reconstruct model.placement=stream -> model.placement=stream: expected device with recover=reconstruct, which
+
+checkpoint.dir={bad}/occupied -> checkpoint.dir={bad}/occupied: not empty; …checkpoint.overwrite=true
+checkpoint.dir={bad}/a-file -> checkpoint.dir={bad}/a-file: expected a directory
+checkpoint.dir={bad}/a-loop -> checkpoint.dir={bad}/a-loop: expected a directory
+checkpoint.dir={bad}/nowhere/below -> checkpoint.dir={bad}/nowhere/below: expected a directory
+checkpoint.formats=[gguf] -> checkpoint.formats=…: expected [hf] or [hf,gguf]
+checkpoint.formats=[hf,onnx] -> checkpoint.formats=…: expected [hf] or [hf,gguf]
+checkpoint.formats=[] -> checkpoint.formats=…: expected [hf] or [hf,gguf]
+checkpoint.formats=[hf,gguf] -> gguf: the export does not support the tokenizer
+checkpoint.formats=[hf,gguf] checkpoint.save=false -> checkpoint.save=False: expected true with checkpoint.formats=[hf,
+
+eval.perplexity.seq_len=abc -> eval.perplexity.seq_len=abc: expected a whole number >= 2, or a list of such
+eval.perplexity.seq_len=1 -> eval.perplexity.seq_len=1: expected a whole number >= 2, or a list of such
+eval.perplexity.seq_len=[] -> eval.perplexity.seq_len=[]: expected a whole number >= 2, or a list of such
+eval.perplexity.seq_len=129 -> eval.perplexity.seq_len=129: the model's context ends at 128
+eval.perplexity.max_tokens=15 -> eval.perplexity.max_tokens=15: expected a whole number >= 16
+eval.perplexity.max_tokens=31 eval.perplexity.seq_len=[16,32] -> eval.perplexity.max_tokens=31: expected a whole number
+eval.perplexity.batch_size=0 -> eval.perplexity.batch_size=0: expected a whole number >= 1
+eval.perplexity.datasets=null -> eval.perplexity.datasets=None: …not Optional
+eval.perplexity.datasets=[] -> eval.perplexity.datasets=[]: expected at least one text
+eval.perplexity.datasets={bad}/short.txt -> eval.perplexity.datasets…short.txt…list
+eval.perplexity.datasets=[{bad}/short.txt] -> eval.perplexity.datasets=…short.txt: its 3 tokens … 16
+eval.perplexity.datasets=[wikitext3] -> eval.perplexity.datasets=wikitext3: unknown dataset; expected {texts}
+eval=divergence eval.divergence.seq_len=1 -> eval.divergence.seq_len=1: expected a whole number >= 2
+eval=divergence eval.divergence.max_tokens=15 eval.divergence.seq_len=16 -> eval.divergence.max_tokens=15: … >= 16
+eval=divergence eval.divergence.batch_size=0 -> eval.divergence.batch_size=0: expected a whole number >= 1
+eval=divergence eval.divergence.seq_len=129 -> eval.divergence.seq_len=129: the model's context ends at 128
+eval=divergence eval.divergence.bos=maybe -> eval.divergence.bos=maybe: expected one of
+eval=divergence eval.divergence.datasets=[{bad}/short.txt] -> eval.divergence.datasets=…short.txt: its 3 tokens do not
+eval=efficiency eval.efficiency.batch_size=0 -> eval.efficiency.batch_size=0: expected a whole number >= 1
+eval=efficiency eval.efficiency.prefill_len=0 -> eval.efficiency.prefill_len=0: expected a whole number >= 1
+eval=efficiency eval.efficiency.decode_len=0 -> eval.efficiency.decode_len=0: expected a whole number >= 1
+eval=efficiency eval.efficiency.repeats=0 -> eval.efficiency.repeats=0: expected a whole number >= 1
+eval=efficiency -> eval.efficiency.prefill_len + decode_len = 160: the model's context ends at 128
+eval=generate eval.generate.prompts=[] -> eval.generate.prompts=[]: expected a list of texts
+eval=generate eval.generate.prompts=[a,''] -> eval.generate.prompts=…expected a list of texts that are not empty
+eval=generate eval.generate.prompts=[a,a] -> eval.generate.prompts=…each once
+eval=generate eval.generate.max_new_tokens=0 -> eval.generate.max_new_tokens=0: expected a whole number >= 1
+eval=generate eval.generate.max_new_tokens=128 eval.generate.prompts=[a] -> eval.generate.max_new_tokens=128: the lon
+eval=zero_shot eval.zero_shot.tasks=[] -> eval.zero_shot.tasks=[]: expected a list
+eval=zero_shot eval.zero_shot.limit=0 -> eval.zero_shot.limit=0: expected null or a whole number >= 1
+eval=zero_shot eval.zero_shot.num_fewshot=-1 -> eval.zero_shot.num_fewshot=-1: expected null or a whole number >= 0
+eval=zero_shot eval.zero_shot.batch_size=0 -> eval.zero_shot.batch_size=0: expected auto or a whole number >= 1
+eval=zero_shot eval.zero_shot.batch_size=max -> eval.zero_shot.batch_size=max: expected auto or a whole number >= 1
+eval=zero_shot eval.zero_shot.source=disk -> eval.zero_shot.source=disk: expected one of auto, hub, packaged
+eval=zero_shot eval.zero_shot.seed=-1 -> eval.zero_shot.seed=-1: expected a whole number from 0
+"""
+
+# With recover=full, recover.tokens=2432 and recover.seq_len=16.
+TRAINED = """
+recover.tokens=127 -> recover.tokens=127: expected 128, one step of 8 windows of 16, or more
+recover.tokens=2560 -> recover.tokens=2560: takes 192 windows … of a text that has 187
+recover.seq_len=1 -> recover.seq_len=1: expected a whole number >= 2
+recover.seq_len=129 -> recover.seq_len=129: the model's context ends at 128 tokens
+recover.batch_size=0 -> recover.batch_size=0: expected a whole number >= 1
+recover.patience=0 -> recover.patience=0: expected a whole number >= 1
+recover.learning_rate=0 -> recover.learning_rate=0.0: expected a number > 0
+recover.learning_rate=inf -> recover.learning_rate=inf: expected a number > 0
+recover.words=0 -> recover.words=0: expected a whole number >= 1
+recover.words=some -> recover.words=some:
+recover.words=96 -> recover.words=96: expected 1 to 95
+recover.dataset=wikitext3 -> recover.dataset=wikitext3: unknown dataset; expected
+recover.dataset=[absent] -> recover.dataset=absent: unknown dataset
+mask_only=true -> mask_only=True: expected false with recover=full, which would train the masked units, too
+model.placement=stream -> model.placement=stream: expected device with recover=full, which trains the whol
+model.placement=auto -> model.placement=auto: expected device with recover=full, which trains the whole
+"""
+
+# With structure.experts=true; six experts a layer, two of them for each token.
+MIXTRAL = """
+ratio=0.9 -> ratio=0.9: 1 KV head and 2 experts stay in every layer, so this model allows at most
+round_to=8 -> round_to=8: expected null with structure.experts=true; a second run narrows the experts
+mask_only=true -> mask_only=True: expected false with structure.experts=true, as a router cannot be masked
+structure.experts=false recover=lora recover.tokens=2432 recover.seq_len=16 -> recover=lora: expected full or none for
+"""
+
+# With vocabulary=trim and vocabulary.size=320, on a byte-level tokenizer of 376 tokens.
+WORDS = """
+vocabulary.size=100 -> vocabulary.size=100: expected 258 …, which have to stay… to 376, all tokens
+vocabulary.size=null -> vocabulary=trim: expected one of …=0.9999
+vocabulary.coverage=0.5 -> vocabulary=size and coverage: expected one of
+vocabulary.size=null vocabulary.coverage=2 -> vocabulary.coverage=2.0: expected a number above 0 and at most 1
+vocabulary.multiple_of=256 -> vocabulary.multiple_of=256: expected one with a multiple from 320 to 376, all tok
+vocabulary.multiple_of=0 -> vocabulary.multiple_of=0: expected a whole number >= 1
+vocabulary.dataset=self -> vocabulary.dataset=self: expected texts or files; the model's own text is counted wh
+vocabulary.dataset={bad}/blank.txt -> vocabulary.dataset={bad}/blank.txt: the file holds no text
+mask_only=true -> mask_only=True: expected false with vocabulary=trim, whose rows leave
+eval=[perplexity,divergence] -> eval=divergence: expected none with vocabulary=trim: predictions of two tokenizers
+recover=full recover.tokens=4096 recover.words=320 -> recover.words=320: expected 1 to 319, as 320 tokens stay at least
+recover=full recover.tokens=4096 recover.words=258 vocabulary.size=null vocabulary.coverage=0.9 -> recover.words=258: e
+"""
+
+# Found where the weights are read or run; numbers of the dense model may be there already.
+AT_THE_WEIGHTS = """
+model.path={bad}/lacking -> model.path={bad}/lacking: 1 tensors are missing, as model.layers.2.mlp.up_proj.weight
+model.path={bad}/lacking model.placement=auto -> model.path={bad}/lacking: 1 tensors are missing, as model.layers.2.mlp
+model.path={bad}/lacking model.placement=stream -> model.path={bad}/lacking: 1 tensors are missing, as model.layers.2.m
+model.path={bad}/misshapen -> model.path={bad}/misshapen: 1 tensors have another shape …, as model.layers.2.mlp.up_proj
+model.path={bad}/misshapen model.placement=auto -> model.path={bad}/misshapen: 1 tensors have another shape …, as model
+model.path={bad}/misshapen model.placement=stream -> model.path={bad}/misshapen: 1 tensors have another shape …, as mod
+model.path={bad}/nan -> calibration: activations of layer 2 MLP are not finite
+model.path={bad}/nan model.placement=auto -> calibration: activations of layer 2 MLP are not finite
+model.path={bad}/nan model.placement=stream -> calibration: activations of layer 2 MLP are not finite
+model.path={bad}/nan method=wanda_sp -> calibration: activations of layer 2 MLP are not finite
+model.path={bad}/nan method=wanda_sp model.placement=stream -> calibration: activations of layer 2 MLP are not finite
+model.path={bad}/nan compensation=linear -> calibration: activations of layer 2 MLP are not finite
+model.path={bad}/nan metric=OBS model.placement=auto -> calibration: activations of layer 2 MLP are not finite
+model.path={bad}/nan structure=search -> calibration: activations of layer 2 MLP are not finite
+model.path={bad}/nan method=flap_plus model.placement=stream -> calibration: activations of layer 2 MLP are not finite
+"""
+
+TABLES = {"llama": LLAMA, "trained": TRAINED, "mixtral": MIXTRAL, "words": WORDS}
+
+
+def rows(table: str) -> list[list[str]]:
+    """Arguments of the command line, and the beginning of the message."""
+    return [line.split(" -> ", 1) for line in table.splitlines() if line]
