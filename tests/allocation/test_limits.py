@@ -10,10 +10,10 @@ from itertools import product
 import pytest
 import torch
 
-from flap.allocation import ALAM, ALMM, ULMM, ULUM, Budget, LayerPlan, PruningPlan, Structure, Units, price
+from flap.allocation import ALAM, ALMM, ULUM, Budget, LayerPlan, PruningPlan, Structure, Units
 from flap.importance import Scores
-from flap.models import Pair, adapt
-from tests.cases import ARCHITECTURES, STRUCTURES, tiny_model
+from flap.models import Pair
+from tests.cases import ARCHITECTURES, STRUCTURES
 from tests.helpers.ratios import allocated, budget_of, random_scores
 
 LIMITS = [
@@ -187,31 +187,3 @@ def test_alam_in_blocks_by_hand(ratio: float, first: range) -> None:
     up, heads = torch.arange(20.0), torch.tensor([[3.0], [2.0], [1.0]])
     plan = ALAM(round_to=8).allocate(Scores((Pair(heads, up), Pair(heads, up.flip(0)))), Budget(SMALL, ratio))
     assert plan.layers == (LayerPlan((0, 1), tuple(first)), LayerPlan((0, 1), tuple(range(8))))
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "ratio", "line"),
-    [
-        ("AL-AM", {"min_heads": -1}, 0.2, r"structure\.min_heads=-1: expected 0 to 4, the KV heads of a layer"),
-        ("UL-UM", {"min_heads": 5}, 0.2, r"structure\.min_heads=5: expected 0 to 4, the KV heads of a layer"),
-        ("AL-MM", {"min_neurons": 57}, 0.2, r"structure\.min_neurons=57: expected 0 to 56, the neurons of a layer"),
-        ("UL-MM", {"min_neurons": -1}, 0.2, r"structure\.min_neurons=-1: expected 0 to 56, the neurons of a layer"),
-        ("AL-AM", {"multiple_of_heads": 0}, 0.2, r"structure\.multiple_of_heads=0: expected 1 to 4, the KV heads"),
-        ("UL-MM", {"multiple_of_heads": 5}, 0.2, r"structure\.multiple_of_heads=5: expected 1 to 4, the KV heads"),
-        ("UL-UM", {"multiple_of_heads": 3, "min_heads": 4}, 0.2, r"of_heads=3: .* 4 KV heads and keeps at least 4"),
-        ("AL-MM", {"multiple_of_heads": 2, "remove_heads": 6}, 0.3, r"structure\.remove_heads=6: .* in steps of 4 \("),
-        ("AL-AM", {"round_to": 7}, 0.2, "round_to=7: expected null, or one of 8, 32, 64, 128, 256"),
-        ("UL-UM", {"round_to": 64}, 0.2, r"round_to=64: a layer has 56 neurons and keeps at least 1 .*; no multiple"),
-        ("UL-UM", {"round_to": 32, "min_neurons": 33}, 0.2, "round_to=32: .* keeps at least 33 .*; no multiple lies"),
-        ("AL-AM", {"min_heads": 4, "min_neurons": 50}, 0.2, "ratio=0.2: 4 KV heads and 50 neurons stay .* most 0.05"),
-        ("AL-AM", {"min_heads": 4, "min_neurons": 50, "round_to": 8}, 0.2, "4 KV heads and 56 neurons .* most 0.0"),
-        ("UL-MM", {"min_heads": 3, "remove_heads": 10}, 0.3, r"structure\.remove_heads=10: .* allows 0 to 8, "),
-        ("AL-MM", {"min_neurons": 56, "remove_heads": 0}, 0.2, r"structure\.remove_heads=0: .* allows 12 to 12, "),
-    ],
-)  # fmt: skip
-def test_what_does_not_go_together_is_one_line(name: str, options: dict, ratio: float, line: str) -> None:
-    structures = {"AL-AM": ALAM, "AL-MM": ALMM, "UL-UM": ULUM, "UL-MM": ULMM}
-    budget = price(adapt(tiny_model("llama-gqa")), ratio)
-    with pytest.raises(ValueError, match=line) as caught:
-        structures[name](**options).check(budget)
-    assert "\n" not in str(caught.value)

@@ -12,11 +12,9 @@ from flap.calibration import collect
 from flap.compression import BiasCompensation, slice_layer
 from flap.importance import WIFV, Scores, score_layers
 from flap.models import Pair, Resident, adapt
-from flap.runs import choose
 from flap.search.trials import without_lowest
 from tests.cases import ARCHITECTURES, RATIOS, tiny_model, tokens
 from tests.helpers.ratios import assert_meets, budget_of, model_of, random_scores
-from tests.helpers.runs import composed
 
 # Two layers of two heads at 10 and four neurons at 2: 56 parameters. Errors of heads, and per parameter:
 # L0h0 8 (.8), L0h1 12 (1.2), L1h0 2 (.2), L1h1 40 (4); of neurons L0 1 2 3 4 (.5 1 1.5 2), L1 0.2 0.4 0.6 20 (.1 .2
@@ -86,29 +84,6 @@ def test_the_ratio_is_met(architecture: str, ratio: float, scale: str) -> None:
         if structure.round_to is None:
             assert_meets(plan, model_of(architecture), ratio)
         assert all(layer.attention and layer.mlp for layer in plan.layers)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        (("structure.scale=foo",), r"structure\.scale=foo: expected one of z-score, error, relative$"),
-        (
-            ("structure.scale=error",),
-            r"metric\.square_attention=true: squared scores are not output errors; set metric\.square_attention=false "
-            r"with structure\.scale=error$",
-        ),
-        (
-            ("structure=AL-MM", "structure.scale=relative", "metric=wanda"),
-            r"structure\.scale=relative: expected metric=WIFV or metric=OBS, whose scores are output errors, or "
-            r"structure\.scale=z-score$",
-        ),
-    ],
-)
-def test_what_has_no_such_scale_is_one_line(arguments: tuple[str, ...], line: str) -> None:
-    with pytest.raises(ValueError, match=f"^{line}"):
-        choose(composed(*arguments))
-    choose(composed("structure.scale=relative", "metric=OBS"))
-    choose(composed("structure.scale=relative", "metric.square_attention=false"))
 
 
 def test_experts_by_hand() -> None:

@@ -14,7 +14,6 @@ from flap.compression.compensation import Fit, Removal
 from flap.evaluation.perplexity import perplexity, window_losses
 from flap.models import Resident
 from flap.pipeline import run
-from flap.runs import choose
 from tests.cases import ARCHITECTURES, tiny_model, tokens
 from tests.helpers.compressed import changed, covariances, in_parts
 from tests.helpers.runs import composed, tiny
@@ -232,21 +231,3 @@ def test_the_plan_is_that_of_the_bias(model_dir: Path, text_file: Path, tmp_path
         run(composed(*arguments), tmp_path / name)
     plans = [(tmp_path / name / "plan.json").read_text() for name in ("bias", "linear")]
     assert plans[0] == plans[1]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("compensation.ridge=-0.1",), "compensation.ridge=-0.1: expected a number >= 0, or null to choose it"),
-        (("compensation.ridge=nan",), "compensation.ridge=nan: expected a number >= 0, or null to choose it"),
-        (("compensation.ridge=inf",), "compensation.ridge=inf: expected a number >= 0, or null to choose it"),
-        (("calibration.num_samples=1",), "calibration.num_samples=1: expected at least 2"),
-        (
-            ("calibration.num_samples=2", "calibration.seq_len=[16,32]"),
-            "calibration.num_samples=2: expected at least 2, and 2 windows of one length",
-        ),
-    ],
-)
-def test_bad_input_is_one_line(arguments: tuple[str, ...], words: str) -> None:
-    with pytest.raises(ValueError, match=f"^{words}"):
-        choose(composed("compensation=linear", *arguments))

@@ -16,7 +16,6 @@ from flap.allocation import ALAM, ALMM, ULMM, ULUM
 from flap.compression import BiasCompensation, NoCompensation
 from flap.config import build, config_dir
 from flap.importance import WIFV, Magnitude, Wanda
-from flap.models import find_model
 from flap.runs import choose
 from tests.cases import EXPERT_METRICS
 from tests.helpers.runs import composed
@@ -138,37 +137,6 @@ def test_the_command_line_wins_over_a_preset(method: str, order: int) -> None:
 )
 def test_a_run_has_the_name_of_a_method_where_that_is_what_runs(arguments: str, name: str) -> None:
     assert composed(*arguments.split()).method == name
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "allowed"),
-    [
-        ("ratio", "-0.1", "a number with 0 <= ratio < 1"),
-        ("ratio", "1.0", "a number with 0 <= ratio < 1"),
-        ("ratio", "nan", "a number with 0 <= ratio < 1"),
-        ("seed", "-1", "a whole number from 0 to 2**32 - 1"),
-        ("seed", "4294967296", "a whole number from 0 to 2**32 - 1"),
-        ("model.dtype", "int8", "one of auto, float32, bfloat16, float16"),
-        ("model.device", "tpu", "one of auto, cpu, cuda, mps"),
-        ("calibration.num_samples", "0", "a whole number >= 1"),
-        ("calibration.seq_len", "1", "a whole number >= 2, or a list of such, each once"),
-        ("calibration.batch_size", "0", "a whole number >= 1"),
-        ("calibration.propagate", "both", "one of dense, pruned"),
-        ("eval.perplexity.seq_len", "1", "a whole number >= 2, or a list of such"),
-        ("cache_wait_seconds", "-1.0", "a number >= 0"),
-        ("eval.perplexity.max_tokens", "127", "a whole number >= 128"),
-        ("eval.perplexity.batch_size", "0", "a whole number >= 1"),
-    ],
-)
-def test_a_value_out_of_range_is_named_with_what_is_allowed(field: str, value: str, allowed: str) -> None:
-    with pytest.raises(ValueError) as caught:
-        choose(composed(f"{field}={value}"))
-    assert str(caught.value) == f"{field}={value}: expected {allowed}"
-
-
-def test_a_placement_that_is_none_is_named_when_the_model_is_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"^model\.placement=disk: expected one of device, auto, stream$"):
-        find_model(composed("model.placement=disk").model, tmp_path, trust_remote_code=False)
 
 
 @pytest.mark.parametrize("value", ["0", "0.999", "5e-1"])

@@ -67,13 +67,6 @@ def test_local_files_hold_one_text_whatever_their_format(tmp_path: Path) -> None
     assert texts[0].origin == str(tmp_path / "a.txt")
 
 
-@pytest.mark.parametrize("name", ["broken.jsonl", "broken.parquet"])
-def test_a_file_that_its_library_cannot_read_is_named(name: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_text('{"text": \n')
-    with pytest.raises(ValueError, match=rf"^f=.*{name}: cannot be read; expected a .* \(.+\)$"):
-        read_text(str(tmp_path / name), "calibration", "f")
-
-
 def test_lines_of_json_are_no_table(tmp_path: Path) -> None:
     """Other columns may be anything, a text may look like a date, and a file may begin with a byte-order mark."""
     rows = [{"text": "2024-01-02", "id": 1}, {"text": "it ran", "id": "a1"}, {"text": "a\u2028b", "more": [None, {}]}]

@@ -227,22 +227,3 @@ def test_a_run_that_is_started_again_compares_no_more(
     monkeypatch.setattr("flap.evaluation.divergence.compare", lambda *given: pytest.fail("compared again"))
     again = measured("device", tmp_path)
     assert again.evaluation == first.evaluation and again.layer_errors == first.layer_errors
-
-
-def test_its_options_are_those_of_perplexity_under_its_own_name(
-    text_file: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
-) -> None:
-    (tmp_path / "short.txt").write_text("the cat")
-    for options, message in (
-        ({"seq_len": 1}, r"eval\.divergence\.seq_len=1: expected a whole number >= 2"),
-        ({"max_tokens": 15, "seq_len": 16}, r"eval\.divergence\.max_tokens=15: .* >= 16"),
-        ({"batch_size": 0}, r"eval\.divergence\.batch_size=0: .* >= 1"),
-        ({"seq_len": 129}, r"eval\.divergence\.seq_len=129: the model's context ends at 128"),
-        ({"bos": "maybe"}, r"eval\.divergence\.bos=maybe: expected one of"),
-    ):
-        with pytest.raises(ValueError, match=rf"^{message}"):
-            Divergence([str(text_file)], **options).prepare(tokenizer, 128)
-    with pytest.raises(
-        ValueError, match=r"^eval\.divergence\.datasets=short\.txt: its 2 tokens do not fill one window"
-    ):
-        Divergence([str(tmp_path / "short.txt")]).prepare(tokenizer, None)

@@ -68,14 +68,3 @@ def test_times_of_other_threads_are_measured_anew(
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
         run(composed(*inputs), tmp_path / "run")
         assert len(json.loads((tmp_path / "run" / "evaluation.json").read_text())) == measured
-
-
-@pytest.mark.parametrize("option", ["batch_size", "prefill_len", "decode_len", "repeats"])
-def test_bad_options_name_the_field(option: str) -> None:
-    with pytest.raises(ValueError, match=rf"eval\.efficiency\.{option}=0: expected a whole number >= 1"):
-        Efficiency(**{option: 0})
-
-
-def test_a_request_longer_than_the_context() -> None:
-    with pytest.raises(ValueError, match=r"prefill_len \+ decode_len = 160: the model's context ends at 128"):
-        Efficiency().comparisons(128)

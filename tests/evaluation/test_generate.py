@@ -60,24 +60,6 @@ def test_the_number_is_the_mean_over_prompts(tokenizer: PreTrainedTokenizerFast)
     assert list(found.texts) == PROMPTS and all(found.texts.values())
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"prompts": []}, r"eval\.generate\.prompts=\[\]: expected a list of texts"),
-        ({"prompts": ["a", ""]}, r"eval\.generate\.prompts=.*expected a list of texts that are not empty"),
-        ({"prompts": ["a", "a"]}, r"eval\.generate\.prompts=.*each once"),
-        ({"max_new_tokens": 0}, r"eval\.generate\.max_new_tokens=0: expected a whole number >= 1"),
-        ({"prompts": [" "]}, r"eval\.generate\.prompts=' ': expected a text of at least one token"),
-        ({"prompts": ["the cat"], "max_new_tokens": 127}, r"max_new_tokens=127: the longest prompt has 2 tokens, and"),
-    ],
-)
-def test_bad_options_are_one_clear_line(
-    tokenizer: PreTrainedTokenizerFast, options: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        Generate(**options).prepare(tokenizer, 128)
-
-
 def test_a_report_shows_both_models_texts(run_tiny: Callable[..., Report], tmp_path: Path) -> None:
     prompts = "eval.generate.prompts=['the cat','a *|* dog']"
     options = ["eval=[perplexity,generate]", prompts, "eval.generate.max_new_tokens=6", "checkpoint.save=false"]

@@ -234,24 +234,3 @@ def test_tasks_are_named_after_text_and_window(text_file: Path, tokenizer: PreTr
     tasks = Perplexity([str(text_file), str(text_file)], seq_len=16).prepare(tokenizer, 16)
     assert [task.name for task in tasks] == ["words.txt/perplexity@16"] * 2
     assert len({task.text_sha256 for task in tasks}) == 1
-
-
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        ({"seq_len": 1}, "eval.perplexity.seq_len=1: .* >= 2"),
-        ({"seq_len": []}, r"eval.perplexity.seq_len=\[\]: .* >= 2"),
-        ({"seq_len": "all"}, "eval.perplexity.seq_len=all: .* >= 2"),
-        ({"seq_len": [16, 32], "max_tokens": 31}, "eval.perplexity.max_tokens=31: .* >= 32"),
-        ({"seq_len": 16, "max_tokens": 15}, "eval.perplexity.max_tokens=15: .* >= 16"),
-        ({"batch_size": 0}, "eval.perplexity.batch_size=0: .* >= 1"),
-    ],
-)
-def test_bad_options_name_the_field(options: dict[str, int], named: str) -> None:
-    with pytest.raises(ValueError, match=named):
-        Perplexity(["words.txt"], **options)
-
-
-def test_window_longer_than_the_context(text_file: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(ValueError, match=r"eval\.perplexity\.seq_len=129: the model's context ends at 128"):
-        Perplexity([str(text_file)], seq_len=129, max_tokens=None).prepare(tokenizer, 128)

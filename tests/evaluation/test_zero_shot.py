@@ -291,20 +291,3 @@ def test_what_lm_eval_would_ignore_or_refuse_late(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         ZeroShot([task], num_fewshot=num_fewshot).prepare(tokenizer, 128)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"tasks": []}, r"eval\.zero_shot\.tasks=\[\]: expected a list"),
-        ({"limit": 0}, r"eval\.zero_shot\.limit=0: expected null or a whole number >= 1"),
-        ({"num_fewshot": -1}, r"eval\.zero_shot\.num_fewshot=-1: expected null or a whole number >= 0"),
-        ({"batch_size": 0}, r"eval\.zero_shot\.batch_size=0: expected auto or a whole number >= 1"),
-        ({"batch_size": "max"}, r"eval\.zero_shot\.batch_size=max: expected auto or a whole number >= 1"),
-        ({"source": "disk"}, r"eval\.zero_shot\.source=disk: expected one of auto, hub, packaged"),
-        ({"seed": -1}, r"eval\.zero_shot\.seed=-1: expected a whole number from 0"),
-    ],
-)
-def test_bad_options_name_field_value_and_range(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        ZeroShot(**options)

@@ -190,19 +190,6 @@ def test_removed_heads_are_refused_before_they_are_pruned(
         assert not (tmp_path / "run").exists()
 
 
-def test_what_is_not_saved_is_not_exported() -> None:
-    with pytest.raises(
-        ValueError, match=r"^checkpoint\.save=False: expected true with checkpoint\.formats=\[hf,gguf\]"
-    ):
-        composed("checkpoint.save=false", "checkpoint.formats=[hf,gguf]")
-
-
-@pytest.mark.parametrize("formats", ["[gguf]", "[hf,onnx]", "[]"])
-def test_formats_are_checked(formats: str) -> None:
-    with pytest.raises(ValueError, match=r"^checkpoint\.formats=.*: expected \[hf\] or \[hf,gguf\]$"):
-        composed(f"checkpoint.formats={formats}")
-
-
 def test_the_command(
     exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

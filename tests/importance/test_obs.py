@@ -112,12 +112,6 @@ def test_many_units_leave_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     assert lefts[1] == pytest.approx(lefts[0], rel=0.2)
 
 
-@pytest.mark.parametrize("ridge", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_ridge_that_is_none_is_refused(ridge: float) -> None:
-    with pytest.raises(ValueError, match=r"^metric\.ridge=.*: expected a number > 0$"):
-        OBS(ridge=ridge)
-
-
 def test_a_ridge_that_rounding_swallows_is_refused_where_the_covariance_is_singular() -> None:
     activation_TI = correlated(20)
     activation_TI[:, 1::2] = activation_TI[:, ::2]

@@ -277,28 +277,6 @@ def test_a_run_from_disk_keeps_the_same_experts_and_the_report_has_their_number(
     torch.testing.assert_close(logits(models[0]), logits(models[1]), atol=1e-5, rtol=0)
 
 
-BAD = [
-    (
-        ["ratio=0.9"],
-        r"ratio=0.9: 1 KV head and 2 experts or 1 neuron stay in every layer, so this model allows at most",
-    ),
-    (["round_to=8"], r"round_to=8: expected null with structure.experts=true; a second run narrows the experts"),
-    (["mask_only=true"], "mask_only=True: expected false with structure.experts=true, as a router cannot be masked"),
-]
-
-
-@pytest.mark.parametrize(("options", "message"), BAD)
-def test_bad_input_is_one_clear_line(options: list[str], message: str, on_disk: Path, text_file: Path) -> None:
-    with pytest.raises(ValueError, match=message) as error:
-        run(composed(*tiny(on_disk, text_file), "structure.experts=true", "checkpoint.save=false", *options), None)
-    assert "\n" not in str(error.value)
-
-
-def test_a_model_without_experts_is_refused(model_dir: Path, text_file: Path) -> None:
-    with pytest.raises(ValueError, match=r"structure.experts=true: expected false for llama; or one of mixtral, gran"):
-        run(composed(*tiny(model_dir, text_file), "structure.experts=true", "checkpoint.save=false"), None)
-
-
 def test_experts_in_groups_of_one_size_are_refused() -> None:
     expected = (
         r"structure.experts=true: expected false for deepseek_v3 with n_group=2, whose router chooses among groups"

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from flap.data import HELD_OUT, split_windows
-from flap.pipeline import run
 from flap.recovery import Reconstruction
 from flap.recovery.windows import training_windows
 from flap.results import Report
@@ -70,21 +69,3 @@ def test_a_learning_rate_that_diverges_leaves_what_was_there(run_tiny: RunTiny, 
     report = run_tiny(tmp_path, *RECONSTRUCT, *WINDOWS, "recover.learning_rate=1e9")
     assert report.recovery["best_after_tokens"] == 0
     assert report.evaluation["pruned"] == report.evaluation["compressed"]
-
-
-REFUSED = [
-    ("calibration.seq_len=[16,32]", r"calibration.seq_len=\[16, 32\]: expected one length with recover=reconstruct"),
-    ("calibration.num_samples=1", "calibration.num_samples=1: expected 2 or more with recover=reconstruct"),
-    ("recover.batch_size=0", "recover.batch_size=0: expected 1 to 32, the calibration windows that are not held out"),
-    ("recover.batch_size=33", "recover.batch_size=33: expected 1 to 32, the calibration windows that are not held"),
-    ("recover.epochs=0", "recover.epochs=0: expected a whole number >= 1"),
-    ("recover.learning_rate=-1", "recover.learning_rate=-1.0: expected a number > 0"),
-    ("mask_only=true", "mask_only=True: expected false with recover=reconstruct, which would train the masked"),
-    ("model.placement=stream", "model.placement=stream: expected device with recover=reconstruct, which trains the"),
-]
-
-
-@pytest.mark.parametrize(("argument", "line"), REFUSED)
-def test_refused(argument: str, line: str, model_dir: Path, text_file: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=line):
-        run(composed(*tiny(model_dir, text_file), *RECONSTRUCT, *WINDOWS, argument), tmp_path / "run")

@@ -11,7 +11,6 @@ from transformers import PreTrainedTokenizerFast
 
 from flap import prune
 from flap.checkpoint.load import load
-from flap.models import CheckpointSource
 from flap.pipeline import run, stages
 from flap.recovery import memory, training
 from flap.recovery.training import Bar
@@ -140,30 +139,6 @@ def test_the_dense_model_that_a_sweep_keeps_is_not_trained(model_dir: Path, text
     swept = [run(composed(*arguments, *more), tmp_path / str(n), True) for n, more in enumerate((RECOVER, RECOVER, []))]
     assert swept[0].evaluation == swept[1].evaluation == alone.evaluation
     assert swept[2].evaluation["dense"] == alone.evaluation["dense"]
-
-
-REFUSED = [
-    ("model.placement=stream", "model.placement=stream: expected device with recover=full, which trains the whole"),
-    ("model.placement=auto", "model.placement=auto: expected device with recover=full, which trains the whole"),
-    ("mask_only=true", "mask_only=True: expected false with recover=full, which would train the masked units, too"),
-    ("recover.tokens=100", "recover.tokens=100: expected 128, one step of 8 windows of 16, or more"),
-    ("recover.tokens=2560", "recover.tokens=2560: takes 192 windows of 16 tokens, .* of a text that has 187; lower"),
-    ("recover.seq_len=129", "recover.seq_len=129: the model's context ends at 128 tokens"),
-    ("recover.dataset=wikitext3", "recover.dataset=wikitext3: unknown dataset; expected"),
-    ("recover.words=96", "recover.words=96: expected 1 to 95"),
-    ("recover.words=some", "recover.words=some: .*"),
-    ("recover.dataset=[{bad}]", "recover.dataset={bad}: unknown dataset"),
-]
-
-
-@pytest.mark.parametrize(("argument", "line"), REFUSED)
-def test_refused_before_any_weight_is_read(
-    argument: str, line: str, model_dir: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(CheckpointSource, "open", lambda *_: pytest.fail("the weights were read"))
-    with pytest.raises(ValueError, match=line.format(bad="absent")) as caught:
-        run(composed(*tiny(model_dir, text_file), *RECOVER, argument.format(bad="absent")), tmp_path / "run")
-    assert len(str(caught.value).splitlines()) == 1 and not (tmp_path / "run").exists()
 
 
 def test_no_memory_for_a_backward_pass_is_refused_if_the_run_begins(

@@ -206,54 +206,6 @@ def test_from_python_model_and_tokenizer_change_together(words_file: Path, tmp_p
     assert len(other.get_input_embeddings().weight) == other.config.vocab_size == VOCAB
 
 
-REFUSED = [
-    ("vocabulary.size=100", "vocabulary.size=100: expected 258 .*, which have to stay.* to 376, all tokens"),
-    ("vocabulary.size=null", "vocabulary=trim: expected one of .*=0.9999, or target.bytes or target.parameters"),
-    ("vocabulary.coverage=0.5", "vocabulary=size and coverage: expected one of "),
-    ("vocabulary.size=null vocabulary.coverage=2", "vocabulary.coverage=2.0: expected a number above 0 and at most 1"),
-    ("vocabulary.multiple_of=256", "vocabulary.multiple_of=256: expected one with a multiple from 320 to 376, all tok"),
-    ("vocabulary.multiple_of=0", "vocabulary.multiple_of=0: expected a whole number >= 1"),
-    ("vocabulary.dataset=self", "vocabulary.dataset=self: expected texts or files; the model's own text is counted wh"),
-    ("vocabulary.dataset={blank}", "vocabulary.dataset=.*blank.txt: the file holds no text"),
-    ("mask_only=true", "mask_only=True: expected false with vocabulary=trim, whose rows leave"),
-    (
-        "eval=[perplexity,divergence]",
-        "eval=divergence: expected none with vocabulary=trim: predictions of two tokenizers",
-    ),
-    (
-        "recover=full recover.tokens=4096 recover.words=320",
-        "recover.words=320: expected 1 to 319, as 320 tokens stay at least; more with a larger vocabulary.size",
-    ),
-    (
-        "recover=full recover.tokens=4096 recover.words=258 vocabulary.size=null vocabulary.coverage=0.9",
-        "recover.words=258: expected 1 to 257, as 258 tokens stay at least",
-    ),
-    (
-        "vocabulary.size=null ratio=null structure=search target.kv_cache_bytes=1e5",
-        "vocabulary=trim: expected one of .* or target.bytes or target.parameters",
-    ),
-    *(
-        (
-            f"vocabulary.size=null ratio=null target.parameters=45000 {structure}",
-            "vocabulary=trim: expected one of vocabulary.size=32768 and .* or structure=search with divergence=kl and",
-        )
-        for structure in (
-            "structure=AL-AM",
-            "structure=search structure.divergence=acceptance",
-        )
-    ),
-]
-
-
-@pytest.mark.parametrize(("options", "line"), REFUSED)
-def test_bad_input(options: str, line: str, trimmed: Trimmed, tmp_path: Path) -> None:
-    blank = tmp_path / "blank.txt"
-    blank.write_text(" \n")
-    with pytest.raises(ValueError, match=f"^{line}") as caught:
-        trimmed(*options.format(blank=blank).split())
-    assert "\n" not in str(caught.value) and list(tmp_path.iterdir()) == [blank]
-
-
 def test_a_tokenizer_of_another_kind_is_refused(model_dir: Path, text_file: Path) -> None:
     with pytest.raises(ValueError, match=r"^vocabulary=trim: .*\(WordLevel\)"):
         run(composed(*tiny(model_dir, text_file), *TRIM, "checkpoint.save=false"), None)
