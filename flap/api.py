@@ -40,7 +40,6 @@ class PruneOptions(TypedDict, total=False):
     seq_len: int | list[int]
     batch_size: int
     bos: str
-    images: str | None
     propagate: str
 
 
@@ -58,7 +57,7 @@ def prune(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **options:
         num_samples: calibration windows, at least 1
         seq_len: tokens in a window, at most the model's context, or a list of lengths
         batch_size: windows at a time, at least 1
-        bos, images, propagate: see `calibration` of the command line
+        bos, propagate: see `calibration` of the command line
         overrides: all other keys of the command line, as "key=value"; none that a keyword sets, and none of an object.
             "vocabulary=trim" also changes the tokenizer in place
 

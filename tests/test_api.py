@@ -341,7 +341,7 @@ def test_any_value_is_passed_on_as_it_is(tokenizer: PreTrainedTokenizerFast, tex
     more = tmp_path / "more, {of} ${it}.txt"
     more.write_text(Path(str(text["dataset"])).read_text()[::-1])
     mixture = {str(text["dataset"]): 1, str(more): {"weight": 2.5, "packing": True}}
-    options = {"dataset": mixture, "images": None, "num_samples": numpy.int64(8), "seq_len": [16, 8]}
+    options = {"dataset": mixture, "num_samples": numpy.int64(8), "seq_len": [16, 8]}
     report = flap.prune(tiny_model("llama-gqa"), tokenizer, ratio=numpy.float64(0.4), **options)
     found = report.config["calibration"]
     assert {name: found[name] for name in options} == options and report.ratio["requested"] == 0.4

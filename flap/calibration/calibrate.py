@@ -11,8 +11,8 @@ from torch import Tensor
 
 from flap.calibration.recorder import LayerRecorder, joined
 from flap.calibration.statistics import STATISTICS, LayerStatistics
-from flap.data import HELD_OUT, batches, split_windows
-from flap.models import Batch, PlacedModel, Seen, Stream, Walk
+from flap.data import batches, split_windows
+from flap.models import PlacedModel, Stream, Walk
 from flap.storage import NOT_KEPT, Notes, WorkFolder, ranks
 
 Visits = Iterator[tuple[int, LayerStatistics | None]]
@@ -30,7 +30,6 @@ class Calibration:
     windows: Sequence[Tensor]  # tokens_NT for each length of window; empty if nothing needs any
     batch_size: int  # windows of the first length in a batch; batches of other lengths have as many tokens
     layers: list[LayerStatistics]  # without covariances; empty if nothing needs them
-    images: Sequence[Seen] = ()  # windows with an image, which are run one at a time after the others
     # the number of the text of each window, text_N for each length; empty: all are from one
     texts: Sequence[Tensor] = ()
 
@@ -43,7 +42,7 @@ class Calibration:
         model, work = self.model, self.model.kept(work)  # in memory one pass does for all layers
         recorders = [LayerRecorder(model.adapter, i) for i in range(len(model.layers))]
         notes = Notes(STATISTICS, work)
-        for i in model.observe(self._own(self.windows, self.images), recorders, work):
+        for i in model.observe(self._own(self.windows), recorders, work):
             notes.write(i, [recorders[i].finish()])
         return [notes.read(i)[0] for i in range(len(recorders))]
 
@@ -88,16 +87,14 @@ class Calibration:
     def _enter(self, walk: Walk) -> list[Stream]:
         """Return the streams of the fitting and of the held-out windows."""
         fitting, held_out = split_windows(self.windows)
-        seen = [image for i, image in enumerate(self.images) if i % HELD_OUT], self.images[::HELD_OUT]
-        entered = walk.enter("fitting", self._own(fitting, seen[0]))
-        return [entered, walk.enter("held out", self._own(held_out, seen[1]))]
+        return [walk.enter("fitting", self._own(fitting)), walk.enter("held out", self._own(held_out))]
 
     def _enter_whole(self, walk: Walk) -> Stream:
-        return walk.enter("windows", self._own(self.windows, self.images))
+        return walk.enter("windows", self._own(self.windows))
 
-    def _own(self, windows: Sequence[Tensor], images: Sequence[Seen]) -> list[Batch]:
+    def _own(self, windows: Sequence[Tensor]) -> list[Tensor]:
         """Return the share of this process of some windows, in batches."""
-        return [*batches(own_windows(windows), self.batch_size), *ranks.mine(images)]
+        return batches(own_windows(windows), self.batch_size)
 
 
 def own_windows(windows: Sequence[Tensor]) -> list[Tensor]:

@@ -40,7 +40,6 @@ class CalibrationConfig:
     seq_len: Any = 128  # tokens in a window, 2 or more; or a list of such lengths, each once
     batch_size: int = 8  # windows at a time, 1 or more
     bos: str = "auto"  # each window begins with the BOS token: true, false; auto: where the tokenizer puts one there
-    images: str | None = None  # a folder of images, each with a .txt of its name: further windows of a vision model
     propagate: str = "dense"  # pruned: sequential, on the outputs of pruned layers; UL-UM and UL-MM only
 
     @property

@@ -4,7 +4,6 @@ from flap.models.adapter import ModelAdapter
 from flap.models.block import Block, Pair
 from flap.models.families import adapt, find_family, sees_images, stock_class
 from flap.models.find import find_by_config, find_model
-from flap.models.forward import Batch, Seen
 from flap.models.from_pretrained import read_config, read_model
 from flap.models.loaded_source import LoadedSource
 from flap.models.locate import base_facts, packaged_gguf
@@ -16,8 +15,8 @@ from flap.models.walk import Stream, Walk
 from flap.models.whole_experts import OfToken, WholeExperts
 
 __all__ = [
-    "PLACEMENTS", "Batch", "Block", "CheckpointSource", "LoadedSource", "ModelAdapter",
-    "ModelSource", "OfToken", "OnDisk", "Pair", "PlacedModel", "Resident", "Seen", "Spread", "Stream", "Walk",
+    "PLACEMENTS", "Block", "CheckpointSource", "LoadedSource", "ModelAdapter",
+    "ModelSource", "OfToken", "OnDisk", "Pair", "PlacedModel", "Resident", "Spread", "Stream", "Walk",
     "WholeExperts", "adapt",
     "base_facts", "distinct_parameters", "find_by_config", "find_family", "find_model",
     "open_checkpoint", "packaged_gguf", "products_in", "read_config", "read_model",

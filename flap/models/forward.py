@@ -3,7 +3,6 @@
 Legend: N windows · T tokens a window · P positions of all windows · D hidden size.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +12,6 @@ from transformers import PreTrainedModel
 
 from flap.models.adapter import ModelAdapter
 from flap.models.replaced_forward import forwards_replaced
-
-Seen = Mapping[str, Tensor]  # what a vision-language model takes for one window with an image, by name
-Batch = Tensor | Seen  # windows tokens_NT, or one window with an image
 
 
 @dataclass(frozen=True)
@@ -35,32 +31,12 @@ class Call:
         return output if isinstance(output, Tensor) else output[0]
 
 
-def tokens_of(batch: Batch) -> Tensor:
-    """Return the tokens of windows, tokens_NT; some of them may stand for an image."""
-    return batch if isinstance(batch, Tensor) else batch["input_ids"]
-
-
-def moved(batch: Batch, device: torch.device, dtype: torch.dtype) -> Batch:
-    """Return the windows on a device, the pixels in the type of the model."""
-    if isinstance(batch, Tensor):
-        return batch.to(device)
-    return {name: one.to(device, dtype if one.is_floating_point() else one.dtype) for name, one in batch.items()}
-
-
-def run(adapter: ModelAdapter, batch: Batch) -> None:
-    """Run the decoder for windows of tokens; for a window with an image, the whole model without its head."""
-    if isinstance(batch, Tensor):
-        adapter.decoder(input_ids=batch, use_cache=False)
-    else:
-        adapter.base(**batch, use_cache=False)
-
-
 @torch.no_grad()
-def enter(adapter: ModelAdapter, batch: Batch) -> tuple[Tensor, list[Call]]:
+def enter(adapter: ModelAdapter, tokens_NT: Tensor) -> tuple[Tensor, list[Call]]:
     """Return the hidden states that the first layer gets for these windows, and the call of each layer.
 
     This runs the forward pass of the model itself, so it works for any family. The layers are not run and need no
-    weights. The calls for tokens alone depend on their shape and not on the tokens.
+    weights. The calls depend on the shape of the tokens and not on their values.
     """
     hidden: list[Tensor] = []
     calls: list[Call] = []
@@ -71,7 +47,7 @@ def enter(adapter: ModelAdapter, batch: Batch) -> tuple[Tensor, list[Call]]:
         return adapter.layer_output(hidden_NTD)
 
     with forwards_replaced(adapter.layers, record):
-        run(adapter, batch)
+        adapter.decoder(input_ids=tokens_NT, use_cache=False)
     return hidden[0], calls
 
 

@@ -9,13 +9,13 @@ from itertools import chain
 
 from torch import Tensor, nn
 
-from flap.models.forward import Batch, Call, enter, moved, tokens_of
+from flap.models.forward import Call, enter
 from flap.models.hidden_files import HiddenFiles
 from flap.models.placement.base import PlacedModel
 from flap.storage import NOT_KEPT, WorkFolder, ranks
 from flap.storage.progress import progress
 
-Key = int | tuple[int, ...]  # of windows that share their calls
+Shape = tuple[int, ...]  # of a batch of windows
 
 
 class Stream:
@@ -97,21 +97,20 @@ class Walk:
                     self.files.record(self.layers_done, files)
         self.streams = {}  # each refers to the walk: a cycle, which would keep their files until it is collected
 
-    def enter(self, name: str, batches: Sequence[Batch]) -> Stream:
+    def enter(self, name: str, batches_NT: Sequence[Tensor]) -> Stream:
         """Return a new stream of these windows at the first layer; in a resumed walk, at the layer where it resumes."""
-        if not batches:  # there are fewer than processes
+        if not batches_NT:  # there are fewer than processes
             self.streams[name] = Stream(self, [], [], None)
             return self.streams[name]
-        keys: list[Key] = [tuple(one.shape) if isinstance(one, Tensor) else b for b, one in enumerate(batches)]
-        windows: Iterable[tuple[Key, Batch]] = zip(keys, batches, strict=True)
         resumed = self.files is not None and self.layers_done > 0
-        if resumed:  # the hidden states are there, and one batch of each key gives the calls
-            windows = dict(windows).items()
-        calls: dict[Key, list[Call]] = {}
+        windows = batches_NT
+        if resumed:  # the hidden states are there, and one batch of each shape gives the calls
+            windows = list({batch_NT.shape: batch_NT for batch_NT in batches_NT}.values())
+        calls: dict[Shape, list[Call]] = {}
         with self.model.ends():
             hidden = self._hidden(windows, calls)
             first_NTD = next(hidden)
-            shapes = [(*tokens_of(batch).shape, first_NTD.shape[-1]) for batch in batches]
+            shapes = [(*batch_NT.shape, first_NTD.shape[-1]) for batch_NT in batches_NT]
             if self.files is None:
                 states, file = [batch_NTD.cpu() for batch_NTD in chain([first_NTD], hidden)], None
             elif resumed:
@@ -123,7 +122,7 @@ class Walk:
                 states, file = self.files.new(shapes, first_NTD.dtype)
                 for state_NTD, batch_NTD in zip(states, chain([first_NTD], hidden), strict=True):
                     state_NTD.copy_(batch_NTD)
-        self.streams[name] = Stream(self, states, [calls[key] for key in keys], file)
+        self.streams[name] = Stream(self, states, [calls[batch_NT.shape] for batch_NT in batches_NT], file)
         return self.streams[name]
 
     def restored(self, name: str, like: Stream) -> Stream:
@@ -133,12 +132,9 @@ class Walk:
         self.streams[name] = Stream(self, self.files.mapped(file, shapes, like.batches[0].dtype), like.calls, file)
         return self.streams[name]
 
-    def _hidden(self, windows: Iterable[tuple[Key, Batch]], calls: dict[Key, list[Call]]) -> Iterator[Tensor]:
-        """Yield the hidden states of each batch at the first layer, and set the calls of all layers by its key.
-
-        Batches of tokens alone share those of their shape; a window with an image has its own.
-        """
-        for key, batch in windows:
-            batch_NTD, of_layers = enter(self.model.adapter, moved(batch, self.model.device, self.model.model.dtype))
-            calls.setdefault(key, of_layers)
+    def _hidden(self, windows: Iterable[Tensor], calls: dict[Shape, list[Call]]) -> Iterator[Tensor]:
+        """Yield the hidden states of each batch at the first layer, and set the calls of all layers by its shape."""
+        for batch_NT in windows:
+            batch_NTD, of_layers = enter(self.model.adapter, batch_NT.to(self.model.device))
+            calls.setdefault(batch_NT.shape, of_layers)
             yield batch_NTD

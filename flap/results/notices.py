@@ -9,8 +9,8 @@ MOST_NAMES = 12  # of blocks in one sentence
 
 
 def notices(report: Report) -> list[str]:
-    """Return the notices, one paragraph each: warnings, texts, search, training, and linear compensation."""
-    kinds = (_one_domain, _unanswered, _draft, _own_text, _search, _compensation, _recovery)
+    """Return the notices, one paragraph each: warnings, texts, training, and linear compensation."""
+    kinds = (_one_domain, _unanswered, _draft, _own_text, _compensation, _recovery)
     return [f"Warning: {warning}" for warning in report.warnings] + [text for of in kinds for text in of(report)]
 
 
@@ -38,14 +38,6 @@ def _recovery(report: Report) -> list[str]:
         f"the dense model on held-out windows went from {trained['nats_before']:.4f} to {trained['nats_after']:.4f} "
         f"nats a token.{early} These numbers are not training-free."
     ]
-
-
-def _search(report: Report) -> list[str]:
-    """Return sentences on structure=search: what it did not see, layers that left whole."""
-    sentences = []
-    if "levels" in report.config.get("structure", {}) and "images" in report.sources:
-        sentences.append("The search measured on windows of text alone, without an image.")
-    return sentences
 
 
 def _compensation(report: Report) -> list[str]:

@@ -120,7 +120,7 @@ def _marked(folder: Path) -> Path:
 
 def _num_windows(run: Run) -> int:
     counts = [sum(run.windows.counts(seq_len)) for seq_len in run.windows.lengths] if run.windows else []
-    return sum(counts) + len(run.images.windows if run.images else ())
+    return sum(counts)
 
 
 def devices_of_ranks(device: torch.device) -> list[str]:

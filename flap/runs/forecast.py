@@ -1,7 +1,4 @@
-"""What a run will take: a ledger that goes through its stages without a weight or a text, and adds up their costs.
-
-Images are read, because only the model's processor knows how many tokens an image is.
-"""
+"""What a run will take: a ledger that goes through its stages without a weight or a text, and adds up their costs."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -9,7 +6,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from flap.calibration.images import FIELD, Images, check_sees_images, read_images
 from flap.config import FlapConfig
 from flap.data.read_windows import check_context
 from flap.models import ModelSource, adapt, find_by_config
@@ -55,8 +51,7 @@ class Forecast(Workload):
                 row = self._row(name, cost, left + cost.files, checkpoint)
                 rows[name] = row.after(rows.pop(name, None))
             left += cost.left
-        unseen = self.choices.need_windows and self.config.calibration.images and self.images is None
-        left_out = [name for _, cost in self.costs for name in cost.left_out] + [FIELD] * bool(unseen)
+        left_out = [name for _, cost in self.costs for name in cost.left_out]
         return Estimate(tuple(rows.values()), self._streams, tuple(dict.fromkeys(left_out)))
 
     def _row(self, name: str, cost: Cost, in_cache: float, checkpoint: float) -> StageEstimate:
@@ -110,7 +105,7 @@ class Forecast(Workload):
 
 
 def forecast(config: FlapConfig, stages: Callable[[Ledger], Any], run_dir: Path = Path()) -> Forecast:
-    """Return what a run of this config will take. Of the model it needs the config, and for images the processor.
+    """Return what a run of this config will take. Of the model it needs the config.
 
     What an interrupted start of this run has left is not known without its texts, and counts as used.
 
@@ -118,10 +113,8 @@ def forecast(config: FlapConfig, stages: Callable[[Ledger], Any], run_dir: Path 
         ValueError: bad input, as far as it can be seen from that; names the field.
     """
     choices, model = choose(config), find_by_config(config.model, config.trust_remote_code)
-    images = None
     if choices.need_windows:
         check_context("calibration", config.calibration.lengths, model.max_length)
-        images = _images(config, model)
     adapter = adapt(model.skeleton(), *choices.units)
     budget = check_budget(adapter, choices, config, model)
     if choices.recovery is not None:
@@ -133,14 +126,4 @@ def forecast(config: FlapConfig, stages: Callable[[Ledger], Any], run_dir: Path 
     return Forecast(
         config=config, choices=choices, stages=stages, model=model, adapter=adapter, ratio=budget.ratio, free=free,
         place=Place.of(config, choices, model, shapes_of(adapter), free.one_disk), forward=counted(adapter),
-        images=images,
     )  # fmt: skip
-
-
-def _images(config: FlapConfig, model: ModelSource) -> Images | None:
-    """Return the image windows, if the model's processor is there to make them."""
-    folder, path = config.calibration.images, config.model.path
-    check_sees_images(folder, model.config)
-    if folder is None or not Path(path).is_dir() or not model.processor_files:
-        return None
-    return read_images(folder, model.config, path, model.max_length, config.trust_remote_code)

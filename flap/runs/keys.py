@@ -8,7 +8,6 @@ import torch
 
 from flap.allocation import PruningPlan
 from flap.calibration import STATISTICS_VERSION
-from flap.calibration.images import Images
 from flap.calibration.own_text import WRITTEN_VERSION
 from flap.config import FlapConfig
 from flap.data import SELF, Windows
@@ -44,14 +43,12 @@ class CacheKeys:
     choices: Choices
     source: ModelSource
     texts: Mapping[str, Windows]
-    images: Images | None = None
     vocabulary: str = ""  # a digest of the new tokenizer; empty: it is the old one
 
     @property
     def windows(self) -> Key:
         """Calibration windows and units, on which statistics depend besides the model."""
         units: Key = {"units": "experts"} if self.choices.structure.experts else {}
-        units |= self.images.key if self.images else {}
         if "calibration" not in self.texts:
             return units
         windows = self.texts["calibration"]
@@ -130,7 +127,6 @@ class CacheKeys:
     def inputs(self) -> dict[str, str]:
         """A digest of all that is not in the config and changes the pruned model: weights, texts, libraries, fits."""
         calibration = {"calibration": digest(self.texts["calibration"].key)} if "calibration" in self.texts else {}
-        calibration |= {"images": digest(self.images.key)} if self.images else {}
         calibration |= {"vocabulary": digest(self.counted)} if self.counted else {}
         recovery = {use: digest(key) for use, key in self.recovery.items()}
         fits = {"fits": str(FITS_VERSION)} | self.choices.code

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flap.calibration.images import Images, read_images
 from flap.checkpoint.save import check_room, check_target, followed, label_of
 from flap.config import FlapConfig, require
 from flap.evaluation import prepare_suite
@@ -69,8 +68,7 @@ def prepare(
     cache, report = Cache(root, config.use_cache, config.cache_wait_seconds), Report.start(described(config))
     run = Run(
         cache=cache, report=report, config=config, choices=choices, source=source, texts=texts, budget=budget,
-        suite=suite, target=target, images=_images(config, choices, source),
-        replaces_checkpoint=_replaces(config, target, results),
+        suite=suite, target=target, replaces_checkpoint=_replaces(config, target, results),
     )  # fmt: skip
     if stages is not None:
         _check_room(run, adapter, stages)
@@ -95,11 +93,6 @@ def _check_saving(config: FlapConfig, choices: Choices, source: ModelSource) -> 
     if "gguf" in config.checkpoint.formats:
         gguf = None if choices.vocabulary else source_gguf(config.model.path)
         check_export(source.config, source.tokenizer, gguf, _changes(config, choices))
-
-
-def _images(config: FlapConfig, choices: Choices, source: ModelSource) -> Images | None:
-    where = source.path, source.max_length, config.trust_remote_code
-    return read_images(config.calibration.images, source.config, *where) if choices.need_windows else None
 
 
 def _changes(config: FlapConfig, choices: Choices) -> GGUFChanges:
@@ -144,7 +137,7 @@ def _check_room(run: Run, adapter: ModelAdapter, stages: Callable[[Ledger], Any]
     place = Place.of(config, run.choices, source, shapes_of(adapter), free.one_disk)
     Forecast(
         config=config, choices=run.choices, stages=stages, model=source, adapter=adapter, ratio=budget.ratio,
-        place=place, free=free, forward=from_parameters(adapter), images=run.images,
+        place=place, free=free, forward=from_parameters(adapter),
     ).check()  # fmt: skip
     if config.checkpoint.save:
         removed = 0 if config.mask_only else budget.to_remove * source.dtype.itemsize

@@ -13,7 +13,6 @@ from transformers import PreTrainedTokenizerBase
 
 from flap.allocation import Budget
 from flap.calibration import Calibration, LayerStatistics
-from flap.calibration.images import Images
 from flap.data import Windows
 from flap.data.temporary_state import seeded
 from flap.evaluation import Suite
@@ -46,7 +45,6 @@ class Run(Ledger):
     budget: Budget
     suite: Suite
     target: Path  # the folder of the checkpoint
-    images: Images | None = None  # the windows of calibration with images
     ranking: Ranking | None = field(default=None, init=False)  # the tokens in the order in which they stay
     kept_tokens: int | None = field(default=None, init=False)  # how many of them, once it is known
     trimmed: Trimmed | None = field(default=None, init=False)  # the vocabulary, once tokens have left
@@ -71,10 +69,10 @@ class Run(Ledger):
 
     def calibration(self, model: PlacedModel, statistics: Sequence[LayerStatistics]) -> Calibration:
         """Return the calibration windows, with statistics of the inputs of each output projection where there are."""
-        windows, images = self.windows, self.images.windows if self.images else ()
+        windows = self.windows
         by_length, texts = (windows.by_length, windows.text_by_length) if windows else ([], ())
         batch_size = self.config.calibration.batch_size
-        return Calibration(model, by_length, batch_size, list(statistics), images=images, texts=texts)
+        return Calibration(model, by_length, batch_size, list(statistics), texts=texts)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -90,7 +88,7 @@ class Run(Ledger):
     def keys(self) -> CacheKeys:
         """The keys of what this run stores."""
         trimmed = digest(self.trimmed.rows_K.tolist()) if self.trimmed else ""
-        return CacheKeys(self.config, self.choices, self.source, self.texts, self.images, trimmed)
+        return CacheKeys(self.config, self.choices, self.source, self.texts, trimmed)
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -101,8 +99,7 @@ class Run(Ledger):
     def sources(self) -> dict[str, str]:
         """The origin of the model and of each text."""
         texts = {use: "; ".join(text.origin for text in windows.known) for use, windows in self.texts.items()}
-        images = {"images": self.images.folder} if self.images else {}
-        return {"model": self.source.origin, **texts, **images, **{task.name: task.origin for task in self.suite.tasks}}
+        return {"model": self.source.origin, **texts, **{task.name: task.origin for task in self.suite.tasks}}
 
     def introduce(self) -> None:
         """Report what is known of the texts: origins, domains and warnings; new warnings are logged."""

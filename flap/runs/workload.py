@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from flap.calibration.images import Images
 from flap.calibration.recorder import recorded_operations
 from flap.compression.linear import final_fit_operations
 from flap.data import HELD_OUT
@@ -27,7 +26,6 @@ class Workload(Ledger):
     place: Place
     free: FreeMemory
     forward: Forward  # counted for the table of a dry run; a refusal looks at bytes alone
-    images: Images | None = None  # the windows of calibration with images, where they can be read
 
     def __post_init__(self) -> None:
         self.ratio = 0.0 if self.config.mask_only else self.ratio
@@ -56,19 +54,15 @@ class Workload(Ledger):
         return self.config.calibration.lengths[0] / self.seq_len
 
     @property
-    def _image_tokens(self) -> list[int]:
-        return list(self.images.tokens) if self.images else []
-
-    @property
     def tokens(self) -> int:
-        """The tokens of the calibration windows of this process, those with an image among them."""
-        return self.num_windows * self.seq_len + math.ceil(sum(self._image_tokens) / self.processes)
+        """The tokens of the calibration windows of this process."""
+        return self.num_windows * self.seq_len
 
     @property
     def batch_tokens(self) -> int:
-        """The tokens of the largest batch; a window with an image is one by itself."""
+        """The tokens of the largest batch."""
         batch_size = max(1, int(self.config.calibration.batch_size * self._shortened))
-        return max(min(self.num_windows, batch_size) * self.seq_len, *self._image_tokens, 0)
+        return min(self.num_windows, batch_size) * self.seq_len
 
     def own_windows(self, windows: int, batch_size: int) -> int:
         """Return how many windows of an evaluation the process has that has most; batches are shared out."""

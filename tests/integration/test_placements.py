@@ -16,12 +16,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from flap.models import OnDisk
 from flap.pipeline import run
 from flap.results import Report
-from tests.calibration.test_images import draw, processor
 from tests.cases import random_model, tiny_model
 from tests.helpers.runs import composed, tiny
 from tests.helpers.zero_shot_toys import only_toys
 from tests.models.families.every import EVERY
-from tests.models.families.test_vision import TestLlava as Llava
 
 # Of each family, the variant with most of its own.
 FAMILIES = {family.__name__: list(family.configs.values())[-1] for family in EVERY}
@@ -184,18 +182,6 @@ def test_every_way_to_prune_at_every_placement(
         assert_equal_runs(tmp_path, {"device": reports["device"], one: reports[one]})
     assert "disk" in reports["auto"].device_map.values()
     assert bool(reports["stream"].repairs) == ("linear" in choice or "flap_plus" in choice)
-
-
-def test_images_are_seen_where_the_model_is_spread(
-    model_of: ModelOf, little_memory, tokenizer: PreTrainedTokenizerFast, text_file: Path, tmp_path: Path
-) -> None:
-    model = model_of(random_model(Llava.configs["gqa"]))
-    processor(tokenizer).save_pretrained(model)
-    little_memory(model)
-    images = f"calibration.images={draw(tmp_path / 'pictures')}"
-    reports = {one: pruned(one, model, text_file, tmp_path, images) for one in ("device", "auto")}
-    assert set(reports["auto"].device_map.values()) == {"cpu", "disk"}
-    assert_equal_runs(tmp_path, reports)
 
 
 @pytest.mark.parametrize("placement", ["auto", "stream"])

@@ -1,7 +1,6 @@
 """A vision-language model from the command line and from Python: what comes out sees images as its masked twin does."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -11,14 +10,10 @@ import torch
 from transformers import AutoModelForImageTextToText, PreTrainedModel, PreTrainedTokenizerFast
 
 import flap
-from flap.calibration.images import read_images
 from flap.models import adapt, read_model
-from flap.pipeline import run, stages
-from flap.runs.forecast import forecast
-from tests.calibration.test_images import draw, processor
+from flap.pipeline import run
 from tests.cases import random_model
 from tests.helpers.runs import composed, tiny
-from tests.models.families.test_vision import PATCHES
 from tests.models.families.test_vision import TestLlava as Llava
 
 TEXT = {"num_samples": 8, "seq_len": 16, "batch_size": 4}
@@ -33,14 +28,6 @@ def vision_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTo
     tokenizer.save_pretrained(path)
     (path / "processor_config.json").write_text(json.dumps({"processor_class": "LlavaProcessor", "patch_size": 4}))
     return path
-
-
-@pytest.fixture
-def seeing(vision_dir: Path, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> Path:
-    """The checkpoint with its processor."""
-    shutil.copytree(vision_dir, tmp_path / "seeing")
-    processor(tokenizer).save_pretrained(tmp_path / "seeing")
-    return tmp_path / "seeing"
 
 
 def pruned(directory: Path) -> PreTrainedModel:
@@ -84,47 +71,6 @@ def test_from_python_masked_and_sliced_write_the_same_of_an_image(
     torch.testing.assert_close(llava.seen(sliced), llava.seen(masked), atol=1e-3, rtol=0)
     assert torch.equal(llava.said(sliced), llava.said(masked))
     assert torch.equal(llava.said(reloaded), llava.said(sliced))
-
-
-def test_images_are_calibrated_on_at_any_placement(seeing: Path, text_file: Path, tmp_path: Path) -> None:
-    """What is kept and what compensation fits are those of both placements, and others than on text alone."""
-    pictures, found = f"calibration.images={draw(tmp_path / 'pictures')}", {}
-    for name, options in {
-        "device": [pictures], "stream": [pictures, "model.placement=stream"], "text": [],
-        "covariances": [pictures, "metric=OBS", "compensation=linear"],
-    }.items():  # fmt: skip
-        options = [*tiny(seeing, text_file), *options, "ratio=0.4", f"cache_dir={tmp_path / 'cache'}"]
-        report = run(composed(*options), tmp_path / name)
-        assert ("images" in report.sources) == ("images" in report.inputs) == (name != "text")
-        found[name] = Llava().seen(pruned(tmp_path / name / "checkpoint"))
-    torch.testing.assert_close(found["stream"], found["device"], atol=1e-3, rtol=0)
-    assert not torch.allclose(found["text"], found["device"], atol=1e-3)
-    assert not torch.allclose(found["covariances"], found["device"], atol=1e-3)
-
-
-def test_a_dry_run_counts_the_tokens_of_images(seeing: Path, text_file: Path, tmp_path: Path) -> None:
-    """Known if the model's processor is there to make the windows; otherwise the estimate says that it lacks them."""
-    folder = draw(tmp_path / "pictures")
-    images = read_images(str(folder), Llava.configs["gqa"], str(seeing), 128, False)
-    assert images is not None and len(images.tokens) == 6 and min(images.tokens) > PATCHES
-    options = [*tiny(seeing, text_file), "method=flap_plus", "model.placement=stream", "dry_run=true"]
-    seen, blind = (forecast(composed(*options, *more), stages) for more in ([f"calibration.images={folder}"], []))
-    assert seen.tokens - blind.tokens == sum(images.tokens)
-    assert seen.batch_tokens == max(blind.batch_tokens, *images.tokens)
-    walks = ("score", "compress")
-    for found, text in zip(seen.estimate.stages, blind.estimate.stages, strict=True):
-        assert found.tokens - text.tokens == (found.stage in walks) * sum(images.tokens)
-        assert (found.operations > text.operations) == (found.stage in walks)
-    (seeing / "processor_config.json").unlink()
-    unknown = forecast(composed(*options, f"calibration.images={folder}"), stages)
-    assert unknown.estimate.stages == blind.estimate.stages
-    assert "not estimated: calibration.images" in unknown.lines()
-
-
-def test_the_report_says_that_the_search_saw_no_image(seeing: Path, text_file: Path, tmp_path: Path) -> None:
-    options = [*tiny(seeing, text_file), f"calibration.images={draw(tmp_path / 'pictures')}", "method=flap_plus"]
-    run(composed(*options, f"cache_dir={tmp_path / 'cache'}"), tmp_path / "run")
-    assert "windows of text alone, without an image" in (tmp_path / "run" / "report.md").read_text()
 
 
 @pytest.mark.parametrize("how", ["lora", "full"])

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from flap.allocation import LayerPlan, PruningPlan
-from flap.calibration.images import Images
 from flap.compression import BiasCompensation, NoCompensation
 from flap.importance import IFV, WIFV
 from flap.runs.method import observe, score
@@ -127,13 +126,3 @@ def test_scores_of_a_search_serve_what_is_decided_after_them(
     runs = (prepare(composed(*arguments, *more), tmp_path) for more in ((), (override,)))
     before, after = (score.depends(run, None) for run in runs)
     assert (before == after) == same
-
-
-def test_another_text_beside_images_is_another_key(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
-    images, found = Images("pictures", [{"input_ids": torch.zeros(1, 5)}], ["sha"]), []
-    path = tmp_path / "text.txt"
-    for text in (text_file.read_text(), text_file.read_text()[::-1]):
-        path.write_text(text)
-        run = replace(prepare(composed(*tiny(model_dir, path)), tmp_path), images=images)
-        found.append(run.keys.statistics)
-    assert found[0] != found[1]

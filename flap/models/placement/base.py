@@ -17,7 +17,6 @@ from transformers import PreTrainedModel
 
 from flap.models.devices import ROOM_TO_RUN, free_bytes
 from flap.models.families import adapt
-from flap.models.forward import Batch, moved, run, tokens_of
 from flap.models.source import CheckpointSource
 from flap.storage import NOT_KEPT, WorkFolder
 from flap.storage.progress import progress
@@ -113,7 +112,7 @@ class PlacedModel(ABC):
     @torch.no_grad()
     def observe(
         self,
-        batches: Sequence[Batch],
+        batches_NT: Sequence[Tensor],
         recorders: Sequence[AbstractContextManager[Any]],
         work: WorkFolder,
         stage: str = "calibrate",
@@ -126,8 +125,8 @@ class PlacedModel(ABC):
         with ExitStack() as stack:
             for recorder in recorders:
                 stack.enter_context(recorder)
-            for batch in progress(batches, stage, lambda batch: tokens_of(batch).numel()):
-                run(self.adapter, moved(batch, self.device, self.model.dtype))
+            for batch_NT in progress(batches_NT, stage, Tensor.numel):
+                self.adapter.decoder(input_ids=batch_NT.to(self.device), use_cache=False)
         yield from range(len(self.layers))
 
     @torch.no_grad()

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from flap.config import gigabytes
 from flap.models.devices import ROOM_TO_RUN, free_bytes, give_back_freed
-from flap.models.forward import Batch, leave
+from flap.models.forward import leave
 from flap.models.from_pretrained import read_config
 from flap.models.placement.base import PlacedModel
 from flap.models.placement.layer_files import LayerFiles
@@ -109,14 +109,14 @@ class OnDisk(PlacedModel):
 
     def observe(
         self,
-        batches: Sequence[Batch],
+        batches_NT: Sequence[Tensor],
         recorders: Sequence[AbstractContextManager[Any]],
         work: WorkFolder,
         stage: str = "calibrate",
     ) -> Iterator[int]:
         """Run the windows layer by layer, with one recorder open at a time."""
         walk = Walk(self, f"{stage}, layer by layer", work)
-        stream = walk.enter("windows", batches)
+        stream = walk.enter("windows", batches_NT)
         for i in walk:
             with recorders[i]:
                 stream.advance(i, self.layers[i])
