@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
 from itertools import count
 from pathlib import Path
@@ -21,7 +21,7 @@ from flap.storage.atomic_files import atomic_directory, is_scratch
 
 LABEL = "flap.json"  # says that a directory is a checkpoint of this program
 OWN_FOLDERS = (  # of exports in a checkpoint's directory, and of a tokenizer with several templates
-    "mlx", "mlx-*bit", "onnx", "openvino", "compressed-tensors-*", "additional_chat_templates",
+    "mlx", "mlx-*bit", "onnx", "openvino", "additional_chat_templates",
 )  # fmt: skip
 OWN_FILES = (  # of a checkpoint's directory that this program writes
     "model*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json", "tokenizer.json",
@@ -108,11 +108,11 @@ def save(
     directory: Path,
     label: dict[str, Any],
     overwrite: bool = False,
-    finish: Callable[[Path], None] | None = None,
+    files: Iterable[Path] = (),
 ) -> PlacedModel:
     """Write a checkpoint as an atomic directory, after a check that it reloads to the same logits.
 
-    label: `make_label`. finish: what changes or adds files after the weights are written, in the directory it is given.
+    label: `make_label`. files: further ones, which are copied into it.
     Returns the model for further work: the model itself if it is in memory, else the checkpoint.
 
     Raises:
@@ -124,8 +124,8 @@ def save(
         with atomic_directory(directory, "checkpoint.dir") as scratch:
             model.write(scratch)
             tokenizer.save_pretrained(scratch)
-            if finish:
-                finish(scratch)
+            for file in files:
+                shutil.copy2(file, scratch / file.name)
             (scratch / LABEL).write_text(to_json(label) + "\n")
             _verify_or_keep(model, scratch, directory)
             _carry_over(directory, scratch)

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 from flap.config import GGUF_TYPES
-from flap.export.checks import SCHEMES
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -30,9 +29,6 @@ def _parser() -> argparse.ArgumentParser:
     gguf.add_argument("--type", choices=GGUF_TYPES, default="f16", help="of the matrices; default: f16")
     mlx = formats.add_parser("mlx", help="a folder for mlx-lm")
     mlx.add_argument("--bits", type=int, choices=(4, 8), help="of a weight; default: weights as in the checkpoint")
-    compressed = formats.add_parser("compressed-tensors", help="a quantised folder for vLLM, by llm-compressor")
-    compressed.add_argument("--scheme", choices=SCHEMES, required=True, help="of the decoder's matrices")
-    compressed.add_argument("--python", default=sys.executable, help="of the environment that has llm-compressor")
     formats.add_parser("onnx", help="a graph for ONNX Runtime")
     formats.add_parser("openvino", help="a graph for OpenVINO")
     return parser
@@ -48,10 +44,6 @@ def _export(options: argparse.Namespace) -> Path:
         from flap.export.mlx import export_mlx
 
         return export_mlx(options.checkpoint, options.bits)
-    if options.format == "compressed-tensors":
-        from flap.export.compressed import export_compressed
-
-        return export_compressed(options.checkpoint, options.scheme, options.python)
     from flap.export.graph import export_graph
 
     print(f"{options.format}: tracing the model, which takes minutes", file=sys.stderr)

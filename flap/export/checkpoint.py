@@ -9,7 +9,6 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
-from flap.checkpoint.fp8 import dequantised
 from flap.config import one_line
 from flap.models import read_config
 from flap.models.weights import check_weights
@@ -80,16 +79,10 @@ class Shards:
             raise ValueError(f"{checkpoint}: {error}") from error
         files = {name: shard for shard, shapes in by_file.items() for name in shapes}
         shapes = {name: shape for shapes in by_file.values() for name, shape in shapes.items()}
-        return cls(files, {name: shape for name, shape in shapes.items() if not name.endswith("_scale_inv")})
+        return cls(files, shapes)
 
     def read(self, name: str) -> Tensor:
-        """Return one tensor; one in FP8 is dequantised."""
-        scale = f"{name}_scale_inv"
-        if scale in self.files:
-            return dequantised({"weight": self._stored(name), "weight_scale_inv": self._stored(scale)})
-        return self._stored(name)
-
-    def _stored(self, name: str) -> Tensor:
+        """Return one tensor."""
         with safe_open(self.files[name], framework="pt") as tensors:
             tensor: Tensor = tensors.get_tensor(name)
         return tensor

@@ -6,7 +6,6 @@ Legend: N windows · T tokens a window.
 import json
 import logging
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +31,16 @@ def recover(
     tokens_NT: Tensor,
     folder: Path,
     seed: int,
-    rounded: Callable[[PlacedModel], None] | None = None,
 ) -> dict[str, Any]:
     """Train the compressed model in place and return what the report says of it; never worse than before, as saved.
 
     teacher: the dense model. tokens_NT: the held-out ones first. folder: an interrupted training resumes from it.
-    rounded: brings the weights to what a checkpoint has, where that is not their type.
 
     Raises:
         ValueError: the predictions of the compressed model are not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
     bf16 = model.model.dtype == torch.bfloat16
-    if rounded:
-        rounded(model)
     start = {name: parameter.detach().cpu() for name, parameter in model.model.named_parameters()}
     before = mean_divergence(model, teacher, tokens_NT[: recovery.held_out], recovery.windows_a_step)
     if not math.isfinite(before):
@@ -57,8 +52,6 @@ def recover(
             train(student, recovery, tokens_NT, folder, seed, bf16)
             ranks.wait()  # for the files of the first process
         student.load_state_dict(load_file(folder / BEST))
-    if rounded:
-        rounded(model)
     after = mean_divergence(model, teacher, tokens_NT[: recovery.held_out], recovery.windows_a_step)
     better = after < before  # what was gained in float32 may be lost in the model's own type
     if not better:

@@ -2,12 +2,9 @@
 
 import logging
 import math
-import shutil
 from dataclasses import replace
-from pathlib import Path
 
 from flap.allocation import PruningPlan
-from flap.checkpoint.fp8 import fp8_of
 from flap.checkpoint.save import make_label
 from flap.checkpoint.save import save as save_checkpoint
 from flap.evaluation import Measurement
@@ -130,8 +127,8 @@ def recover(run: Run, work: WorkFolder, model: PlacedModel, plan: PruningPlan) -
     if run.trimmed is not None:
         cut_rows(teacher, run.trimmed.rows_K)
         windows = replace(windows, tokenizer=run.trimmed.tokenizer)
-    tokens_NT, fp8 = training_windows(recovery, windows), fp8_of(run.source)
-    run.report.recovery = train(recovery, model, teacher, tokens_NT, place, run.config.seed, fp8.round if fp8 else None)
+    tokens_NT = training_windows(recovery, windows)
+    run.report.recovery = train(recovery, model, teacher, tokens_NT, place, run.config.seed)
 
 
 def _cost_of_saving(run: Workload, *inputs: None) -> Cost:
@@ -157,19 +154,9 @@ def save(run: Run, work: WorkFolder, model: PlacedModel, plan: PruningPlan) -> P
     source, config = run.source, run.config
     run.report.checkpoint = str(run.target)
     about = make_label(plan.to_dict(), run.report.provenance)
-    fp8 = fp8_of(source)
-    if fp8:
-        fp8.round(model)
-        fp8.warn(model)
-
-    def finish(scratch: Path) -> None:
-        for file in source.processor_files:
-            shutil.copy2(file, scratch / file.name)
-        if fp8:
-            fp8.pack(scratch)
 
     def write() -> None:
-        save_checkpoint(model, run.tokenizer, run.target, about, run.replaces_checkpoint, finish)
+        save_checkpoint(model, run.tokenizer, run.target, about, run.replaces_checkpoint, source.processor_files)
         if "gguf" in config.checkpoint.formats:
             log.info("wrote %s", export_gguf(run.target, config.checkpoint.gguf_type))
 

@@ -4,6 +4,7 @@ Beside a checkpoint NAME lies NAME.safetensors: `prompts_NT`, `generated_NT` (gr
 In experts/ are whole mixtures, with `metric=REAP` of each layer and the tokens that it is of in scores.safetensors.
 """
 
+import subprocess
 import sys
 from copy import deepcopy
 from pathlib import Path
@@ -25,13 +26,11 @@ from flap.compression import (
     compress,
     slice_layer,
 )
-from flap.export.checks import SCHEMES
-from flap.export.compressed import export_compressed
 from flap.importance import REAP, score_layers
 from flap.models import Resident, adapt
 from flap.pipeline import run
 from tests.cases import random_model
-from tests.engines.cases import BY_LAYER, CONSTANTS, MIXTURES, NO_BIASES, REFUSED_FAMILIES
+from tests.engines.cases import BY_LAYER, CONSTANTS, MIXTURES, NO_BIASES, QUANTISED, REFUSED_FAMILIES
 from tests.helpers.engine_cases import FAMILIES, family_config
 from tests.helpers.pruned import calibrated, decided, prune, save_pruned
 from tests.helpers.runs import composed
@@ -57,6 +56,7 @@ EMPTY = {  # blocks of the middle layer of LLaMA of which nothing but a bias is 
 }
 PROMPT, NEW = 40, 24  # tokens; a prompt fills more than one block of a prefix cache
 LICENCE = Path(flap.__file__).parents[1] / "LICENSE"  # English that does not change
+EXAMPLES = Path(flap.__file__).parents[1] / "examples"
 QUICK = (
     "eval=none", "ratio=0.2", "calibration=boolq-passages", "calibration.num_samples=8", "calibration.seq_len=128",
 )  # fmt: skip
@@ -156,16 +156,24 @@ def make_scores(model_type: str, folder: Path) -> None:
     save_file(found, folder / model_type / "scores.safetensors")
 
 
-def make_compressed(folder: Path) -> None:
-    """Write what llm-compressor makes, in the environment of the engines, of widths that its groups divide."""
+def make_quantised(folder: Path) -> None:
+    """Write what llm-compressor makes, in the environment of the engines: of widths that its groups divide."""
     config = deepcopy(family_config("llama"))
     config.intermediate_size = 512
     for form, structure, compensation in (("layers", ALAM, BiasCompensation()), ("stock", ULUM, NoCompensation())):
-        model, target = tiny(config), folder / f"compressed-{form}"
+        model, target = tiny(config), folder / f"round-{form}"
         structure = structure(multiple_of_heads=2, round_to=128)
         write(model, prune(model, 0.4, structure=structure, compensation=compensation), target)
-        for scheme in SCHEMES:
-            export_compressed(target, scheme, sys.argv[2])
+
+    for name, scheme in QUANTISED:
+        command = [
+            sys.argv[2],
+            EXAMPLES / "quantise.py",
+            folder / name,
+            folder / "quantised" / f"{name}-{scheme}",
+            scheme,
+        ]
+        subprocess.run(command, check=True)
 
 
 def make_packaged(name: str, target: Path) -> None:
@@ -198,9 +206,8 @@ if __name__ == "__main__":
         make_fewer_experts(model_type, folder / f"{model_type}-constants", ConstantCompensation())
     make_fewer_experts("mixtral", folder / "mixtral-experts", NoCompensation())
     make_llama(folder)
-    make_compressed(folder)
     for model_type in MIXTURES:
         make_scores(model_type, folder / "experts")
     for name in PACKAGED:
         make_packaged(name, folder / name)
-    export_compressed(folder / "smollm2-flap", "FP8_DYNAMIC", sys.argv[2])
+    make_quantised(folder)

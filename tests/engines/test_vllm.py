@@ -35,7 +35,7 @@ def assert_same_texts(name: str, **changes: Any) -> list[Any]:
 
 def test_there_are_checkpoints() -> None:
     layers = {name.removesuffix("-layers") for name in NAMES if name.endswith("-layers") and name not in REFUSED}
-    families = layers - {"compressed"}
+    families = layers - {"round"}
     assert len(families) == 15 + len(BY_LAYER)
     assert {f"{family}-stock" for family in families.difference(BY_LAYER)} <= set(NAMES)
     assert {f"{family}-no-biases" for family in NO_BIASES} <= set(NAMES)

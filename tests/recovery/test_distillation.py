@@ -17,7 +17,7 @@ from transformers import (
 
 from flap.allocation import ULMM
 from flap.checkpoint.save import make_label, save
-from flap.models import PlacedModel, Resident
+from flap.models import Resident
 from flap.recovery import Recovery
 from flap.recovery.base import HELD_OUT_WINDOWS
 from flap.recovery.distillation import recover
@@ -145,17 +145,11 @@ def test_gradient_checkpointing_computes_layers_again_and_the_same(tmp_path: Pat
 
 @pytest.mark.parametrize(("learning_rate", "better"), [(0.015, True), (1e-6, False)])
 def test_what_rounding_takes_back_is_not_reported(learning_rate: float, better: bool, tmp_path: Path) -> None:
-    """A checkpoint may hold coarser numbers: what they compute is reported, and the start stays if that is better."""
-
-    def rounded(placed: PlacedModel) -> None:
-        for parameter in placed.model.parameters():
-            parameter.data = (32 * parameter.data).round() / 32
-
+    """bfloat16 holds coarser numbers than training: what they compute is reported, and the start stays if it is better."""
     recovery = replace(FULL, learning_rate=learning_rate)
-    model, teacher, tokens_NT = compressed(), dense(), windows(FULL)
-    rounded(Resident(model))
+    model, teacher, tokens_NT = compressed().bfloat16(), dense(), windows(FULL)
     before = state(model)
-    found = recover(recovery, Resident(model), teacher, tokens_NT, tmp_path, 0, rounded)
+    found = recover(recovery, Resident(model), teacher, tokens_NT, tmp_path, 0)
     after = mean_divergence(Resident(model), teacher, tokens_NT[:HELD_OUT_WINDOWS], FULL.batch_size)
     assert found["nats_after"] == after and (after < found["nats_before"]) == better
     assert equal(state(model), before) != better and (found["best_after_tokens"] > 0) == better

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from flap.export.checkpoint import Shards, read_checkpoint
-from flap.export.checks import check_installed, check_plain
+from flap.export.checks import check_installed
 from flap.export.mlx.config import MODEL_FILE, mlx_config
 from flap.storage.atomic_files import atomic_directory
 
@@ -28,7 +28,6 @@ def export_mlx(checkpoint: Path, bits: int | None = None) -> Path:
         ValueError: there is no checkpoint, mlx-lm cannot run it or is missing, or the folder cannot be written.
     """
     config, tokenizer = read_checkpoint(checkpoint)
-    check_plain("mlx", config)
     values = mlx_config(config)
     if bits is not None:
         check_installed("mlx", "mlx", "mlx_lm")

@@ -1,0 +1,19 @@
+"""Quantise a pruned checkpoint for vLLM: `llmc/bin/python examples/quantise.py CHECKPOINT TARGET [SCHEME]`.
+
+llm-compressor needs other versions than this package and so an environment of its own, where flap need not be:
+`python -m venv llmc; llmc/bin/pip install llmcompressor`. These schemes round dense models without data: FP8_DYNAMIC,
+W8A8, and W4A16, which takes rows of a multiple of 128 (`round_to=128`).
+"""
+
+import sys
+
+from llmcompressor import model_free_ptq
+
+
+def main(checkpoint: str, target: str, scheme: str = "FP8_DYNAMIC") -> None:
+    """Write the checkpoint with the matrices of its decoder layers quantised."""
+    model_free_ptq(checkpoint, target, scheme, ignore=["lm_head", r"re:.*\.embed_tokens$"])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
