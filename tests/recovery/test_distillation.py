@@ -145,7 +145,7 @@ def test_gradient_checkpointing_computes_layers_again_and_the_same(tmp_path: Pat
 
 @pytest.mark.parametrize(("learning_rate", "better"), [(0.015, True), (1e-6, False)])
 def test_what_rounding_takes_back_is_not_reported(learning_rate: float, better: bool, tmp_path: Path) -> None:
-    """bfloat16 holds coarser numbers than training: what they compute is reported, and the start stays if it is better."""
+    """bfloat16 is coarser than training: what its numbers compute is reported, and the start stays if it is better."""
     recovery = replace(FULL, learning_rate=learning_rate)
     model, teacher, tokens_NT = compressed().bfloat16(), dense(), windows(FULL)
     before = state(model)
