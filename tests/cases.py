@@ -25,7 +25,7 @@ from transformers import (
 )
 
 from flap.allocation import ALAM, ALMM, ULMM, ULUM, Structure
-from flap.importance import EAN, IFV, OBS, REAP, WIFN, WIFV, EasyEP, Frequency, Magnitude, Metric, MoNE, Random, Wanda
+from flap.importance import EAN, IFV, OBS, REAP, WIFN, WIFV, Magnitude, Metric, MoNE, Random, Wanda
 from flap.models.families import auto_class
 from flap.search import Search
 
@@ -35,7 +35,7 @@ METRICS: dict[str, Callable[[], Metric]] = {
     "OBS": OBS,
 }  # fmt: skip
 EXPERT_METRICS: dict[str, Callable[[], Metric]] = {
-    "REAP": REAP, "EAN": EAN, "EASY-EP": EasyEP, "MoNE": MoNE, "frequency": Frequency,
+    "REAP": REAP, "EAN": EAN, "MoNE": MoNE,
 }  # fmt: skip
 STRUCTURES: dict[str, Callable[[], Structure]] = {
     "UL-UM": ULUM, "UL-MM": ULMM, "AL-MM": ALMM, "AL-AM": ALAM, "search": Search,

@@ -63,17 +63,11 @@ class BlockRecorder:
         self.comoments = [Comoments() for _ in block.members] if covariance else []
         self.statistics: list[Statistics] = []
         self.routed: list[Statistics] = []  # of members that leave whole
-        self.entered_TH: Tensor | None = None  # the residual stream before the block, for those
         self.routed_M: Tensor | float = 0.0
         self.num_routed = 0  # tokens
 
-    def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """Keep what a norm before the block reads, until the block is run. A forward pre-hook."""
-        self.entered_TH = args[0].flatten(end_dim=-2)
-
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        seen = self.block.observe(args, self.entered_TH)
-        self.entered_TH = None
+        seen = self.block.observe(args)
         self.statistics = _merged(self.statistics, seen.activations, seen.num_tokens)
         self.routed = _merged(self.routed, seen.routed)
         if self.comoments:
@@ -131,7 +125,7 @@ class LayerRecorder:
     """Records the hidden states that enter a layer, and what its two blocks get, inside a `with` block."""
 
     def __init__(self, adapter: ModelAdapter, layer: int, covariance: bool = False) -> None:
-        self.adapter, self.layer = adapter, adapter.layers[layer]
+        self.layer = adapter.layers[layer]
         self.blocks = Pair(*(BlockRecorder(block, covariance) for block in adapter.blocks(layer)))
         self.residual = ResidualRecorder()
         self._hooks: list[RemovableHandle] = []
@@ -141,9 +135,6 @@ class LayerRecorder:
             self.layer.register_forward_pre_hook(self.residual),
             *(recorder.block.watched.register_forward_pre_hook(recorder) for recorder in self.blocks),
         ]
-        if self.blocks.mlp.block.whole:
-            norm = self.layer.get_submodule(self.adapter.family.mlp_norm)
-            self._hooks.append(norm.register_forward_pre_hook(self.blocks.mlp.enter))
         return self
 
     def __exit__(self, *error: object) -> None:

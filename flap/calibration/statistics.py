@@ -17,7 +17,7 @@ from flap.models.devices import widest_float
 from flap.storage import Kind
 
 # Part of every cache key. Raise it when other statistics are collected, or in another way.
-STATISTICS_VERSION = 6
+STATISTICS_VERSION = 7
 CHANNELS = ("num_tokens", "mean_I", "deviation_I")  # the stored fields of Statistics, of all members of a block
 
 

@@ -35,8 +35,6 @@ def stock_config(adapter: ModelAdapter, shared: dict[str, Any]) -> PreTrainedCon
             raise ValueError("layers differ in width")
         if of_layer.get("num_attention_heads") == 0:
             raise ValueError("a layer has no attention heads")
-        if "kept_experts" in of_layer:
-            raise ValueError("constants answer for experts that left")
         if not experts_fit_kernel(adapter.mlp(i)):
             raise ValueError(f"experts whose width is no multiple of {KERNEL_MULTIPLE} need another kernel")
     problem, names = "", [name for name in BIAS_FLAGS if name in shared]

@@ -39,7 +39,7 @@ class TransformersForCausalLM(LoadsEmptyBlocks, Dense):
 class TransformersMoEForCausalLM(LoadsEmptyBlocks, Mixture):
     """The backend for mixtures: vLLM's fused kernels run experts, in each layer with the width of that layer.
 
-    It leaves experts with biases or constants to transformers, and all experts where layers differ in their number.
+    It leaves experts with biases to transformers, and all experts where layers differ in their number.
     """
 
     text_config: Any

@@ -4,7 +4,6 @@ from flap.compression.apply import CompressLayer, compress, mask_layer, slice_la
 from flap.compression.compensation import (
     BiasCompensation,
     Compensation,
-    ConstantCompensation,
     FitReport,
     NoCompensation,
 )
@@ -12,6 +11,6 @@ from flap.compression.linear import LinearCompensation
 from flap.compression.sequence import SequentialPruning
 
 __all__ = [
-    "BiasCompensation", "Compensation", "CompressLayer", "ConstantCompensation", "FitReport",
+    "BiasCompensation", "Compensation", "CompressLayer", "FitReport",
     "LinearCompensation", "NoCompensation", "SequentialPruning", "compress", "mask_layer", "slice_layer",
 ]  # fmt: skip

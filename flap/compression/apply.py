@@ -15,7 +15,7 @@ from flap.calibration import LayerStatistics
 from flap.compression.assign import assign, set_weight
 from flap.compression.compensation import Compensation, FitReport
 from flap.compression.fitting import BlockFit, fit_layer
-from flap.models import Block, ModelAdapter, Pair, WholeExperts
+from flap.models import Block, ModelAdapter, Pair
 from flap.storage import NOT_KEPT, Notes, WorkFolder, as_json
 
 FITS = as_json("fits")  # the fit reports of a layer
@@ -30,7 +30,6 @@ class Change:
     pruned_U: Tensor
     weight_OK: Tensor
     bias_O: Tensor | None
-    constant_PO: Tensor | None = None  # of experts that leave whole
 
 
 # A function that changes one layer, which must be present: `slice_layer` or `mask_layer`. A block that keeps all its
@@ -90,8 +89,7 @@ def write_layer(
         if fit is not None:
             pruned_U = torch.tensor(sorted(set(range(block.num_units)) - set(kept)))
             kept_U = torch.tensor(kept, dtype=torch.int64)
-            constant_PO = None if fit.constant_EO is None else fit.constant_EO[pruned_U]
-            write(Change(block, kept_U, pruned_U, fit.weight_OK, fit.bias_O, constant_PO))
+            write(Change(block, kept_U, pruned_U, fit.weight_OK, fit.bias_O))
     adapter.refresh(layer)
 
 
@@ -112,8 +110,6 @@ def slice_out(change: Change) -> None:
         setattr(module, name, nn.Parameter(new, requires_grad=old.requires_grad) if name in module._parameters else new)
     for norm, linear in change.block.norms:
         set_weight(norm, norm.weight.detach()[rows[linear]])
-    if isinstance(change.block, WholeExperts) and change.block.constants:
-        change.block.leave(change.kept_U, change.pruned_U, change.constant_PO)
 
 
 def zero_out(change: Change) -> None:
@@ -124,8 +120,7 @@ def zero_out(change: Change) -> None:
     """
     weight_OI = torch.zeros_like(change.block.output.weight)
     weight_OI[:, change.block.columns_UC[change.kept_U].flatten().sort().values] = change.weight_OK
-    bias_O = change.bias_O if change.constant_PO is None else _with_constants(change, change.constant_PO)
-    assign(change.block.output, weight_OI, bias_O)
+    assign(change.block.output, weight_OI, change.bias_O)
     for linear, rows_UR in change.block.inputs:
         rows = rows_UR[change.pruned_U].flatten().to(linear.weight.device)
         bias = None if linear.bias is None else linear.bias.detach().index_fill(0, rows, 0)
@@ -136,15 +131,6 @@ def zero_out(change: Change) -> None:
         bias = None if linear.bias is None else linear.bias.detach() * factor
         assign(linear, linear.weight.detach() * factor, bias)
         set_weight(norm, norm.weight.detach() / factor)
-
-
-def _with_constants(change: Change, constant_PO: Tensor) -> Tensor:
-    """Return the output biases of all experts; that of one that left is its constant, as nothing else of it is left."""
-    bias_EO: Tensor = change.block.output.weight.new_zeros(change.block.num_units, constant_PO.shape[1])
-    if change.bias_O is not None:
-        bias_EO[change.kept_U] = change.bias_O.unflatten(0, (-1, bias_EO.shape[1]))
-    bias_EO[change.pruned_U] = constant_PO.to(bias_EO)
-    return bias_EO.flatten()
 
 
 slice_layer = compress_layer_by(slice_out)

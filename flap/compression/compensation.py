@@ -47,7 +47,6 @@ class Compensation(ABC):
     needs_statistics: ClassVar[bool] = True
     needs_covariance: ClassVar[bool] = False
     adds_bias: ClassVar[bool] = True
-    leaves_constants: ClassVar[bool] = False  # in place of experts that leave whole, whose routers then stay
 
     @abstractmethod
     def fits(
@@ -100,19 +99,3 @@ class BiasCompensation(Compensation):
         assert statistics is not None
         mean_I = statistics.mean_I.float()
         return [Fit(weight_OI[:, kept_K], weight_OI[:, pruned_P] @ mean_I[pruned_P]) for kept_K, pruned_P in removals]
-
-
-@dataclass(frozen=True)
-class ConstantCompensation(BiasCompensation):
-    """A constant in place of an expert that leaves whole: MoNE's novice (arXiv 2507.00390).
-
-        y = Σ_k g_k f_k(x),  where f_e(x) = c_e = mean of f_e over the calibration tokens that are sent to e, if e left
-
-    g_k: the router's weights of the chosen experts. The router stays as it is, so experts that left are chosen, too. In
-    the mean each token has the same weight; where no token is sent to e, c_e = 0. Heads that leave, and neurons of
-    plain MLPs, are replaced by FLAP's bias.
-
-        python -m flap structure.experts=true compensation=constant
-    """
-
-    leaves_constants: ClassVar[bool] = True

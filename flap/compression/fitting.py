@@ -23,7 +23,6 @@ class BlockFit(NamedTuple):
     weight_OK: Tensor
     bias_O: Tensor | None
     reports: dict[str, FitReport]
-    constant_EO: Tensor | None = None  # of every expert, for those that leave whole
 
 
 Kept = tuple[int, ...]  # units of a block
@@ -52,9 +51,6 @@ def fit_layer(
     else:
         shared = iter(ranks.shared(make for *_, makes in fits for make in makes))
         found = [_by_plan(block, pruning, [next(shared) for _ in makes]) for block, pruning, makes in fits]
-    if compensation.leaves_constants and statistics and statistics.routed:
-        mean_EO = torch.stack([one.mean_I for one in statistics.routed])[:, : len(blocks.mlp.output.weight)]
-        found[1] = {kept: fit._replace(constant_EO=mean_EO) for kept, fit in found[1].items()}
     return [Pair(*(of_block.get(kept) for of_block, kept in zip(found, plan, strict=True))) for plan in plans]
 
 

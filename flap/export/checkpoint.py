@@ -13,30 +13,19 @@ from flap.config import one_line
 from flap.models import read_config
 from flap.models.weights import check_weights
 
-NO_CONSTANTS = "transformers and vLLM alone have constants in place of experts; prune with compensation=none or bias"
-
 
 def read_checkpoint(checkpoint: Path) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
     """Return the config and the tokenizer of a checkpoint.
 
     Raises:
-        ValueError: there is no checkpoint, its config or tokenizer cannot be read, or no engine computes its experts.
+        ValueError: there is no checkpoint, its config or tokenizer cannot be read.
     """
     if not (checkpoint / "config.json").is_file():
         raise ValueError(f"{checkpoint}: no checkpoint here, config.json is missing")
     try:
-        config, tokenizer = read_config(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
+        return read_config(checkpoint), AutoTokenizer.from_pretrained(checkpoint)
     except (OSError, ValueError) as error:
         raise ValueError(f"{checkpoint}: its config or tokenizer cannot be read ({one_line(error, 300)})") from error
-    if has_constants(config.to_dict()):
-        raise ValueError(f"{checkpoint}: {NO_CONSTANTS}")
-    return config, tokenizer
-
-
-def has_constants(config: Mapping[str, Any]) -> bool:
-    """Return whether constants answer for experts that have left a model. config: the content of config.json."""
-    layers = config.get("text_config", config).get("per_layer_config") or {}
-    return any("kept_experts" in layer for layer in layers.values())
 
 
 def head_dim(config: PreTrainedConfig) -> int:

@@ -2,8 +2,6 @@
 
 from flap.importance.base import Metric, score_layer, score_layers, scores_of_layer
 from flap.importance.ean import EAN
-from flap.importance.easy_ep import EasyEP
-from flap.importance.frequency import Frequency
 from flap.importance.ifv import IFV
 from flap.importance.magnitude import Magnitude
 from flap.importance.mone import MoNE
@@ -16,6 +14,6 @@ from flap.importance.wifn import WIFN
 from flap.importance.wifv import WIFV
 
 __all__ = [
-    "EAN", "IFV", "OBS", "REAP", "SCORES", "SCORES_VERSION", "WIFN", "WIFV", "EasyEP", "Frequency", "Magnitude",
+    "EAN", "IFV", "OBS", "REAP", "SCORES", "SCORES_VERSION", "WIFN", "WIFV", "Magnitude",
     "Metric", "MoNE", "Random", "Scores", "Wanda", "score_layer", "score_layers", "scores_of_layer",
 ]  # fmt: skip

@@ -14,7 +14,7 @@ class MoNE(ExpertMetric):
         score_e = R_e / Σ_k R_k · √(Σ_o var_o(f_e))
 
     R_e: the tokens that are sent to expert e. var_o(f_e): the sample variance of channel o of its output over them.
-    What is chosen rarely or varies little is replaced well by a constant. Higher = keep. The authors' code has the mean
+    Higher = keep. The authors' code has the mean
     weight of the router in the place of the frequency.
 
         python -m flap structure.experts=true metric=MoNE

@@ -22,7 +22,6 @@ class Family:
     stacked: bool = False
     mlp: str = "mlp.down_proj"
     mlp_inputs: tuple[str, ...] = ("gate_proj", "up_proj")
-    mlp_norm: str = "post_attention_layernorm"  # what reads the residual stream before experts
     experts: str = ""  # the module of a layer's experts, where it has any
     router: str = ""  # the module that chooses from them, if one of its rows can leave with an expert
     num_experts: str = "num_experts"  # a config key
@@ -98,7 +97,7 @@ FAMILIES: dict[str, Family] = {
         expert_neurons="moe_intermediate_size",
     ),
     "gemma4_text": Family(
-        mlp_norm="pre_feedforward_layernorm", experts="experts", expert_neurons="moe_intermediate_size",
+        experts="experts", expert_neurons="moe_intermediate_size",
         chosen_experts="top_k_experts",
         without=("hidden_size_per_layer_input", "num_kv_shared_layers"),
     ),
@@ -117,7 +116,7 @@ FAMILIES: dict[str, Family] = {
     "qwen3_5_text": Family(whole_attention="linear_attn.out_proj"),
     "nemotron_h": Family(
         attention="mixer.o_proj", whole_attention="mixer.out_proj", mlp="mixer.down_proj", mlp_inputs=PLAIN,
-        mlp_norm="norm", experts="mixer.experts", router="mixer.gate", num_experts="n_routed_experts",
+        experts="mixer.experts", router="mixer.gate", num_experts="n_routed_experts",
         expert_neurons="moe_intermediate_size",
     ),
     "falcon_h1": Family(tuples=True, mlp="feed_forward.down_proj"),

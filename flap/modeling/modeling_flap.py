@@ -3,8 +3,7 @@
 One file, whatever its length: whoever loads a checkpoint with `trust_remote_code` reads and trusts this one.
 
 The config is the base architecture's, plus `head_dim` and `per_layer_config`: for each layer its number of heads and
-neurons, whether its two output projections have a bias, and how many experts stay where a constant answers for each of
-the others. Keys that are absent are as in the dense model.
+neurons, and whether its two output projections have a bias. Keys that are absent are as in the dense model.
 Of a vision-language model, only the language model is pruned: these keys are in its `text_config`.
 The classes of an architecture are made when they are asked for: `FlapLlamaConfig` of `LlamaConfig`, and so on.
 Written by flap (flap-pruning); the method is FLAP, An et al., AAAI 2024.
@@ -52,7 +51,6 @@ class PrunedConfigMixin:
 
     attention_output_bias = None  # None: as in the base architecture
     mlp_output_bias = None
-    kept_experts = None  # None: all that the router chooses from
     head_dim = None  # Falcon computes it from the number of heads
 
     @property
@@ -90,70 +88,30 @@ class PrunedModelMixin:
 
 
 class PrunedExpertsMixin:
-    """Experts with output biases, and constants in place of experts that left, which the router weights as outputs.
-
-    Where experts left, `places` has the place of each expert that the router chooses from: first come those that stay,
-    then the constants. Any kernel can be used, and computes nothing for an expert that left.
-    """
+    """Experts with output biases, which the router weights as outputs."""
 
     def forward(self, hidden_states, top_k_index, top_k_weights):
-        """Run the chosen experts that stay; add the biases and constants of all that are chosen."""
-        if not hasattr(self, "places"):
-            output = super().forward(hidden_states, top_k_index, top_k_weights)
-        else:
-            top_k_index = self.places[top_k_index]
-            output = self._run_those_that_stay(hidden_states, top_k_index, top_k_weights)
-        return output + (top_k_weights[..., None] * _added_vectors(self)[top_k_index]).sum(1).to(output.dtype)
-
-    def _run_those_that_stay(self, hidden_states, places, weights):
-        stays = places < self.num_experts
-        if self.config._experts_implementation != "eager" and self.num_experts > 1:
-            # the kernels pass over this number, which expert parallelism has for the experts of other processes
-            return super().forward(hidden_states, places.clamp(max=self.num_experts), weights * stays)
-        token, choice = stays.nonzero(as_tuple=True)
-        one_each = super().forward(hidden_states[token], places[token, choice, None], weights[token, choice, None])
-        return torch.zeros_like(hidden_states).index_add_(0, token, one_each)
+        """Run the chosen experts, and add their biases."""
+        output = super().forward(hidden_states, top_k_index, top_k_weights)
+        return output + (top_k_weights[..., None] * self.down_proj_bias[top_k_index]).sum(1).to(output.dtype)
 
 
 class PrunedEachMixin:
     """As PrunedExpertsMixin, where each expert takes all tokens, and zeros for those that are sent to others."""
 
     def forward(self, hidden_states):
-        """Run the experts that stay; add the bias or constant of each to its own tokens."""
-        places = getattr(self, "places", torch.arange(self.num_experts, device=hidden_states.device))
-        inputs = hidden_states.unflatten(0, (len(places), -1))[places.argsort()]
-        added = inputs.any(dim=-1, keepdim=True) * _added_vectors(self)[:, None]
-        stay = super().forward(inputs[: self.num_experts].flatten(0, 1)).unflatten(0, (self.num_experts, -1))
-        output = torch.cat([stay + added[: self.num_experts], added[self.num_experts :]])
-        return output[places].flatten(0, 1).to(hidden_states.dtype)
+        """Run the experts, and add the bias of each to its own tokens."""
+        inputs = hidden_states.unflatten(0, (self.num_experts, -1))
+        biases = inputs.any(dim=-1, keepdim=True) * self.down_proj_bias[:, None]
+        return (super().forward(hidden_states) + biases.flatten(0, 1)).to(hidden_states.dtype)
 
 
-def _added_vectors(experts):
-    """Return what is added to the outputs of each place: a bias, zeros where kernels add that, or a constant."""
-    constants, own = getattr(experts, "constants", None), getattr(experts, "down_proj_bias", None)
-    if own is None or getattr(experts, "has_bias", False):
-        own = constants.new_zeros(experts.num_experts, constants.shape[1])
-    return own if constants is None else torch.cat([own, constants])
-
-
-def add_vectors(experts):
-    """Give experts the class that adds their biases and constants, unless they have it or the family's own adds all."""
-    constants = hasattr(experts, "constants")
-    if constants and hasattr(experts, "has_bias"):
-        experts._is_expert_parallel = True  # kernels then look for the number that they pass over
-    added = constants or (hasattr(experts, "down_proj_bias") and not getattr(experts, "has_bias", False))
+def add_biases(experts):
+    """Give experts the class that adds their output biases, unless they have it or the family's own adds them."""
+    added = hasattr(experts, "down_proj_bias") and not getattr(experts, "has_bias", False)
     if added and not any(cls.__name__.startswith("PrunedE") for cls in type(experts).__mro__):
         mixin = PrunedExpertsMixin if hasattr(experts, "has_bias") else PrunedEachMixin
         experts.__class__ = type(type(experts).__name__, (mixin, type(experts)), {})
-
-
-def _leave_experts(experts, kept, hidden_size):
-    """Let all but the first experts leave, a constant in the place of each."""
-    number, experts.num_experts = experts.num_experts, kept
-    for name, parameter in list(experts.named_parameters()):
-        setattr(experts, name, nn.Parameter(parameter.detach()[:kept].clone()))
-    experts.constants = nn.Parameter(torch.zeros(number - kept, hidden_size))
-    experts.register_buffer("places", torch.arange(number))
 
 
 class EmptyAttentionMixin:
@@ -288,11 +246,9 @@ def _build(dense, layer_config, i, architecture):
         _match_bias(layer, mlp_output, layer_config.mlp_output_bias)
         return layer
     width = getattr(layer_config, "moe_latent_size", None) or layer_config.hidden_size
-    if (kept := getattr(layer_config, "kept_experts", None)) is not None:
-        _leave_experts(experts, kept, width)
     if layer_config.mlp_output_bias and not getattr(experts, "has_bias", False):
         experts.down_proj_bias = nn.Parameter(torch.zeros(experts.num_experts, width))
-    add_vectors(experts)
+    add_biases(experts)
     return layer
 
 

@@ -73,11 +73,8 @@ class Block:
         """The module at which calibration puts its hook; `observe` reads the arguments of its forward."""
         return cast(nn.Module, getattr(self.output, "module", self.output))
 
-    def observe(self, args: tuple[Any, ...], entered_TH: Tensor | None = None) -> Observed:
-        """Return what the output projections get, from the arguments of `watched`.
-
-        entered_TH: the residual stream before the block, known where members leave whole.
-        """
+    def observe(self, args: tuple[Any, ...]) -> Observed:
+        """Return what the output projections get, from the arguments of `watched`."""
         return Observed([args[0]])
 
     @property
@@ -122,7 +119,7 @@ class NoBlock(Block):
     def watched(self) -> nn.Module:
         return cast(nn.Module, self.output.layer)
 
-    def observe(self, args: tuple[Any, ...], entered_TH: Tensor | None = None) -> Observed:
+    def observe(self, args: tuple[Any, ...]) -> Observed:
         return Observed([args[0][..., :0]])
 
 

@@ -95,20 +95,19 @@ class ExpertsBlock(Block):
     def watched(self) -> nn.Module:
         return cast(nn.Module, self.output.experts)
 
-    def observe(self, args: tuple[Any, ...], entered_TH: Tensor | None = None) -> Observed:
+    def observe(self, args: tuple[Any, ...]) -> Observed:
         """Return the inputs of each expert's down projection for the tokens routed to it, whatever kernel is used.
 
         Llama 4's router multiplies the inputs of its experts instead of their outputs; the weight of those is then 1.
         """
         activations, *_ = routed(experts := self.output.experts, args)
-        args = _by_place(experts, args)
         if len(args) == 1:
             sent_MT = args[0].unflatten(0, (experts.num_experts, -1)).any(dim=-1)
             return Observed(activations, weight_TM=sent_MT.T.float())
         hidden_TH, chosen_TK, weight_TK = args
-        weight_TE = weight_TK.new_zeros(len(hidden_TH), num_routed(experts), dtype=torch.float32)
+        weight_TE = weight_TK.new_zeros(len(hidden_TH), experts.num_experts, dtype=torch.float32)
         weight_TE.scatter_(1, chosen_TK, weight_TK.float())
-        return Observed(activations, weight_TM=weight_TE[:, : experts.num_experts])
+        return Observed(activations, weight_TM=weight_TE)
 
 
 def experts_block(name: str, experts: Any, chosen: int) -> ExpertsBlock:
@@ -152,7 +151,6 @@ def _dispatched(experts: Any, args: tuple[Any, ...]) -> tuple[list[Tensor], list
 
     Llama 4's experts each take all tokens, times the router's weight: zeros for a token that is sent to others.
     """
-    args = _by_place(experts, args)
     if len(args) == 1:
         of_each = args[0].unflatten(0, (experts.num_experts, -1))
         tokens = [input_TH.any(dim=1).nonzero().flatten() for input_TH in of_each]
@@ -164,23 +162,8 @@ def _dispatched(experts: Any, args: tuple[Any, ...]) -> tuple[list[Tensor], list
     counts_E = torch.bincount(chosen_TK.flatten(), minlength=experts.num_experts).tolist()
     tokens = order // chosen_TK.shape[1]
     parts = (part.split(counts_E) for part in (hidden_TH[tokens], weight_TK.flatten()[order], tokens))
-    inputs, weights, numbers = (list(part)[: experts.num_experts] for part in parts)  # what follows are constants
+    inputs, weights, numbers = map(list, parts)
     return inputs, weights, numbers
-
-
-def num_routed(experts: Any) -> int:
-    """Return the number of experts that the router chooses from, with those that a constant stands in for."""
-    return len(experts.places) if hasattr(experts, "places") else int(experts.num_experts)
-
-
-def _by_place(experts: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Return the arguments of the forward pass with the experts that stay first; see `PrunedExpertsMixin`."""
-    if not hasattr(experts, "places"):
-        return args
-    if len(args) == 1:
-        input_ETH = args[0].unflatten(0, (num_routed(experts), -1))[experts.places.argsort()]
-        return (input_ETH[: experts.num_experts].flatten(0, 1),)
-    return args[0], experts.places[args[1]], args[2]
 
 
 def stacked_inputs(experts: Any) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from flap.modeling.modeling_flap import KERNEL_MULTIPLE, add_vectors
+from flap.modeling.modeling_flap import KERNEL_MULTIPLE, add_biases
 from flap.models.block import Block
 from flap.models.experts import ExpertsBlock, num_neurons
 
@@ -16,7 +16,7 @@ WIDTHS = ("intermediate_size", "intermediate_dim", "expert_dim")  # attributes o
 def refresh_experts(experts: Any) -> None:
     """Update the width and the number of experts after the tensors have changed, and choose the kernel."""
     experts.num_experts = len(experts.down_proj)
-    add_vectors(experts)
+    add_biases(experts)
     if hasattr(experts, "_old_forward"):  # accelerate's, which has taken it from the class before
         forward = MethodType(type(experts).forward, experts)
         if experts.forward == experts._old_forward:  # in `onloaded`, which takes the hook away

@@ -1,11 +1,9 @@
 """Experts that leave whole, with their rows of the router, which then chooses from the experts that stay.
 
-Or the router stays as it is, and an expert that left answers with a constant, a vector of the hidden size.
-
 The output of a mixture is one projection Σ_e W_e (w_e a_e) of all neurons, where w_e is the router's weight of expert e
 for a token: 0 if the token is not sent to it. So a unit is an expert, and its channels are w_e a_e over all tokens.
-Legend: E experts · I neurons of one expert · H hidden size · T tokens · K experts that a token is sent to, or stay · U
-units · P experts that left · R tokens routed to one expert.
+Legend: E experts · I neurons of one expert · H hidden size · T tokens · U units · R tokens
+routed to one expert.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +12,6 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from flap.models.block import Observed
 from flap.models.experts import (
@@ -24,8 +21,6 @@ from flap.models.experts import (
     Stacked,
     down_projected,
     num_neurons,
-    num_routed,
-    replace,
     routed,
     stacked_inputs,
 )
@@ -41,10 +36,7 @@ class OfToken(NamedTuple):
 
     norm: Tensor  # ‖f‖₂
     weighted: Tensor  # g ‖f‖₂
-    # g ‖f‖₂ s,  s = 1 - cos(h, h + Σ_k g_k f_k) of the residual stream h before the MLP, or the experts' latent
-    shifted: Tensor
-    shared: Tensor  # as `weighted` and `shifted`, with g as a share of its sum over the token's experts
-    shared_shifted: Tensor
+    shared: Tensor  # as `weighted`, with g as a share of its sum over the token's experts
 
 
 @dataclass(frozen=True)
@@ -81,8 +73,6 @@ class Router:
 class WholeExperts(ExpertsBlock):
     """All experts of a layer as one block whose units are experts."""
 
-    constants: bool = False  # the router stays, and a constant answers for an expert that leaves
-
     unit: ClassVar[str] = "expert"
     whole: ClassVar[bool] = True
 
@@ -93,76 +83,47 @@ class WholeExperts(ExpertsBlock):
 
     @property
     def num_parameters(self) -> int:
-        """The number of prunable parameters, with the output biases, which leave, and without the constants that come.
+        """The number of prunable parameters, with the output biases, which leave."""
+        bias = self.output.bias
+        return super().num_parameters + (0 if bias is None else bias.numel())
 
-        A price is thus what a checkpoint has less of for each expert that leaves.
-        """
-        bias, vectors = self.output.bias, self.num_units * self.output.weight.shape[0]
-        return super().num_parameters + (0 if bias is None else bias.numel()) - self.constants * vectors
-
-    def observe(self, args: tuple[Any, ...], entered_TH: Tensor | None = None) -> Observed:
+    def observe(self, args: tuple[Any, ...]) -> Observed:
         """Return the inputs of each expert's down projection for the tokens routed to it, times the router's weight.
 
         Also each expert's outputs for these tokens without it, and their numbers, as (R, H + numbers).
         """
-        assert entered_TH is not None
         inputs, weights, tokens = routed(self.output.experts, args)
-        num_tokens = len(args[0]) // (num_routed(self.output.experts) if len(args) == 1 else 1)
+        num_tokens = len(args[0]) // (self.output.experts.num_experts if len(args) == 1 else 1)
         weighted = [activation_RI * weight_R[:, None] for activation_RI, weight_R in zip(inputs, weights, strict=True)]
         outputs = down_projected(self.output.experts, inputs)
-        if outputs[0].shape[1] != entered_TH.shape[1]:  # experts in a latent space: what enters them
-            entered_TH = args[0]
-        return Observed(weighted, num_tokens, routed=_with_numbers(outputs, weights, tokens, entered_TH.float()))
-
-    def leave(self, kept_U: Tensor, pruned_U: Tensor, constant_PH: Tensor | None) -> None:
-        """Let constants answer for experts whose tensors were removed; None: zeros. Those that left before keep theirs.
-
-        The router counts experts as in the dense model; see `places` in `modeling_flap.PrunedExpertsMixin`.
-        """
-        experts, like = self.output.experts, self.output.weight
-        if constant_PH is None:
-            constant_PH = like.new_zeros(len(pruned_U), len(like))
-        number = len(kept_U) + len(pruned_U)
-        before = getattr(experts, "places", torch.arange(number, device=like.device))
-        earlier = torch.arange(number, len(before))
-        place_E = torch.cat([kept_U, earlier, pruned_U]).argsort().to(like.device)[before]
-        constants = [experts.constants.detach()] if len(earlier) else []
-        replace(experts, "constants", torch.cat([*constants, constant_PH.to(like)]))
-        experts.register_buffer("places", place_E)
+        return Observed(weighted, num_tokens, routed=_with_numbers(outputs, weights, tokens, num_tokens))
 
 
 def _with_numbers(
-    outputs: Sequence[Tensor], weights: Sequence[Tensor], tokens: Sequence[Tensor], entered_TH: Tensor
+    outputs: Sequence[Tensor], weights: Sequence[Tensor], tokens: Sequence[Tensor], num_tokens: int
 ) -> Iterator[Tensor]:
     """Yield the outputs of each expert with the numbers of its tokens beside them, in float32."""
-    added_TH, total_T = torch.zeros_like(entered_TH), torch.zeros_like(entered_TH[:, 0])
-    for output_RH, weight_R, token_R in zip(outputs, weights, tokens, strict=True):
-        added_TH.index_add_(0, token_R, output_RH.float() * weight_R[:, None].float())
+    total_T = torch.zeros(num_tokens, device=outputs[0].device)
+    for weight_R, token_R in zip(weights, tokens, strict=True):
         total_T.index_add_(0, token_R, weight_R.float())
-    # ‖a - b‖² / 2 of directions a and b is 1 - cos, without its rounding where the two are close
-    turn_TH = normalize(entered_TH + added_TH, dim=1) - normalize(entered_TH, dim=1)
-    shift_T, total_T = turn_TH.square().sum(dim=1) / 2, total_T.clamp(min=torch.finfo(torch.float32).tiny)
+    total_T.clamp_(min=torch.finfo(torch.float32).tiny)
     for output_RH, weight_R, token_R in zip(outputs, weights, tokens, strict=True):
         norm_R = torch.linalg.vector_norm(output_RH.float(), dim=1)
-        weighted_R, shift_R = norm_R * weight_R.float(), shift_T[token_R]
-        shared_R = weighted_R / total_T[token_R]
-        numbers = OfToken(norm_R, weighted_R, weighted_R * shift_R, shared_R, shared_R * shift_R)
+        weighted_R = norm_R * weight_R.float()
+        numbers = OfToken(norm_R, weighted_R, weighted_R / total_T[token_R])
         yield torch.cat([output_RH.float(), torch.stack(numbers, dim=1)], dim=1)
 
 
 def whole_experts(name: str, experts: Any, chosen: int, router: Any, parent: Any) -> WholeExperts:
     """Return the block of a layer's experts that leave whole. chosen: how many of them a token is sent to.
 
-    router: None if it stays as it is, and constants answer for experts that leave. parent: the module that it is in.
+    parent: the module that the router is in.
     """
     number, neurons, projection = experts.num_experts, num_neurons(experts), stacked_inputs(experts)
     sizes = neurons, PARTS[projection] * neurons
     columns_UC, rows_UR = (torch.arange(number * size).reshape(number, size) for size in sizes)
-    inputs: tuple[tuple[Any, Tensor], ...] = ((Stacked(experts, projection, whole=True), rows_UR),)
-    down = Stacked(experts, DOWN, whole=True)
-    if router is None:
-        return WholeExperts(name, down, columns_UC, inputs, num_chosen=chosen, constants=True)
     each = torch.arange(number)[:, None]
     vectors = tuple((one, name, each) for one in (router, parent) for name in VECTORS if hasattr(one, name))
-    inputs = (*inputs, (Router(router), each))
+    inputs = ((Stacked(experts, projection, whole=True), rows_UR), (Router(router), each))
+    down = Stacked(experts, DOWN, whole=True)
     return WholeExperts(name, down, columns_UC, inputs, vectors=vectors, num_chosen=chosen)

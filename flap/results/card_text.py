@@ -9,7 +9,6 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from omegaconf import OmegaConf
 
 from flap.checkpoint.card import MARK, PLACE, has_experts, without_folders
-from flap.export.checkpoint import has_constants
 from flap.results.notices import notices
 from flap.results.number_texts import is_efficiency
 from flap.results.report import Report
@@ -60,14 +59,12 @@ def _summary(report: Report, base: dict[str, Any]) -> str:
     removed, name = report.ratio["realised_decoder"], base.get("base_model", report.config["model"]["name"])
     training = "Then it was trained, see below." if report.recovery else "Nothing was trained."
     units = "experts" if any("experts" in layer for layer in report.layers) else "MLP neurons"
-    constant = report.config["compensation"]["_target_"].endswith("ConstantCompensation")
-    stands_in = " A constant, its mean output, stands in for an expert that was removed." if constant else ""
     found = report.vocabulary
     fewer = f" Of {found['before']:,} tokens of its vocabulary {found['after']:,} stay." if found else ""
     return (
         f"`{name}` without {removed:.2%} of the parameters of its decoder layers: attention heads and {units} were "
         f"removed after {PAPER}, by `flap-pruning` {report.versions['flap-pruning']}. {training} What is left is dense "
-        f"matrices, with a number of heads and {units} for each layer.{stands_in}{fewer}"
+        f"matrices, with a number of heads and {units} for each layer.{fewer}"
     )
 
 
@@ -137,7 +134,7 @@ def loading(checkpoint: Path) -> str:
         "OpenVINO": of_each("openvino/*.xml", openvino, "python"),
     }
     sections = [f"### {engine}\n\n{text}" for engine, text in texts.items() if text]
-    return "\n\n".join([LOADING.rstrip(), *sections, *([] if has_constants(config) else [OTHER_FORMATS])])
+    return "\n\n".join([LOADING.rstrip(), *sections, OTHER_FORMATS])
 
 
 def renewed(card: str, checkpoint: Path) -> str:

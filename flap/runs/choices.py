@@ -43,11 +43,6 @@ class Choices:
         return {"code": digest(list(map(_source, own)))} if own else {}
 
     @property
-    def units(self) -> tuple[bool, bool]:
-        """Whether the units of mixtures are whole experts, and whether constants answer for those that leave."""
-        return self.structure.experts, self.compensation.leaves_constants
-
-    @property
     def in_sequence(self) -> bool:
         """Whether pruning is sequential: each layer is pruned before the next one is calibrated (Wanda-sp)."""
         return self.propagate == "pruned" and self.need_windows
@@ -106,13 +101,11 @@ def choose(config: FlapConfig) -> Choices:
         )
     if choices.structure.ranks_errors:
         _check_errors(choices)
-    experts, constants = choices.structure.experts, choices.compensation.leaves_constants
+    experts = choices.structure.experts
     allowed = "true with a metric that scores the whole experts of a mixture; WIFV and others score neurons"
     require(experts or not choices.metric.scores_experts, "structure.experts", False, allowed)
-    allowed = "false with structure.experts=true, as a router cannot be masked, or compensation=constant"
-    require(constants or not (config.mask_only and experts), "mask_only", True, allowed)
-    allowed = "bias where neurons leave, or structure.experts=true: constants answer for whole experts"
-    require(experts or not constants, "compensation", "constant", allowed)
+    allowed = "false with structure.experts=true, as a router cannot be masked"
+    require(not (config.mask_only and experts), "mask_only", True, allowed)
     samples, lengths = config.calibration.num_samples, config.calibration.lengths
     require(
         any(num_windows(samples, lengths, seq_len) >= 2 for seq_len in lengths) or not choices.need_covariance,

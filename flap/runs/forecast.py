@@ -115,7 +115,7 @@ def forecast(config: FlapConfig, stages: Callable[[Ledger], Any], run_dir: Path 
     choices, model = choose(config), find_by_config(config.model, config.trust_remote_code)
     if choices.need_windows:
         check_context("calibration", config.calibration.lengths, model.max_length)
-    adapter = adapt(model.skeleton(), *choices.units)
+    adapter = adapt(model.skeleton(), choices.structure.experts)
     budget = check_budget(adapter, choices, config, model)
     if choices.recovery is not None:
         if choices.recovery.use == "recovery":

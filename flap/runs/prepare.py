@@ -55,7 +55,7 @@ def prepare(
     choices, root = choose(config), cache_root(config.cache_dir)
     target = _target(config, run_dir, root)
     source = source or find_model(config.model, root, config.trust_remote_code, keep_dense)
-    adapter = adapt(source.skeleton(), *choices.units)
+    adapter = adapt(source.skeleton(), choices.structure.experts)
     check_vocabulary(choices, source, adapter)
     _check_saving(config, choices, source)
     results = run_dir and run_dir / RESULTS

@@ -43,7 +43,7 @@ def load(run: Run, work: WorkFolder) -> PlacedModel:
     model = run.source.open(run.work)
     if run.suite.comparisons:  # before it is changed: a given model has no files to be read from again
         run.reopen = run.source.reopening()
-    model.adapter = adapt(model.model, *run.choices.units)
+    model.adapter = adapt(model.model, run.choices.structure.experts)
     run.report.device, run.report.device_map = device_name(model.device), model.device_map
     run.report.processes = devices_of_ranks(model.device)
     count_dense(run.report, model.adapter, run.budget)

@@ -43,7 +43,7 @@ DOES_NOT_COMPOSE = [
     ("ratio=abc", "ratio: Value 'abc' .* Float"),
     ("seed=-1", r"seed=-1: expected a whole number from 0 to 2\*\*32 - 1"),
     ("model.dtype=foo", "model.dtype=foo: expected one of auto, float32, bfloat16, float16"),
-    ("metric=FOO", "metric=FOO: expected one of EAN, EASY-EP, IFV, MoNE, OBS, REAP, WIFN, WIFV, .*, wanda"),
+    ("metric=FOO", "metric=FOO: expected one of EAN, IFV, MoNE, OBS, REAP, WIFN, WIFV, .*, wanda"),
     ("structure=FOO", f"structure=FOO: expected one of {OPTIONS}"),
     ("model=gpt-5", "model=gpt-5: expected one of .*smollm2-135m"),
     ("method=FOO", "method=FOO: expected one of flap, flap_plus, mag_sp, wanda_sp"),

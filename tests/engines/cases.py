@@ -7,7 +7,6 @@ BY_LAYER = (  # families that are tested with widths by layer alone
 )  # fmt: skip
 # Mixtures that are also tested with widths by layer and no bias, so that vLLM's kernels run their experts.
 NO_BIASES = ("glm4_moe", "granitemoe", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe")
-CONSTANTS = ("deepseek_v3", "gpt_oss", "mixtral")  # and with constants in place of experts
 MIXTURES = (  # whose experts are scored as llm-compressor's REAP scores them
     "deepseek_v3", "glm4_moe", "gpt_oss", "granitemoe", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe", "qwen3_next",
 )  # fmt: skip

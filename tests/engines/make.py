@@ -20,8 +20,6 @@ from flap.calibration import collect
 from flap.checkpoint.convert import become_checkpointable
 from flap.compression import (
     BiasCompensation,
-    Compensation,
-    ConstantCompensation,
     NoCompensation,
     compress,
     slice_layer,
@@ -30,7 +28,7 @@ from flap.importance import REAP, score_layers
 from flap.models import Resident, adapt
 from flap.pipeline import run
 from tests.cases import random_model
-from tests.engines.cases import BY_LAYER, CONSTANTS, MIXTURES, NO_BIASES, QUANTISED, REFUSED_FAMILIES
+from tests.engines.cases import BY_LAYER, MIXTURES, NO_BIASES, QUANTISED, REFUSED_FAMILIES
 from tests.helpers.engine_cases import FAMILIES, family_config
 from tests.helpers.pruned import calibrated, decided, prune, save_pruned
 from tests.helpers.runs import composed
@@ -106,13 +104,13 @@ def make_without_biases(model_type: str, folder: Path) -> None:
     write(model, prune(model, 0.4, compensation=NoCompensation()), folder / f"{model_type}-no-biases")
 
 
-def make_fewer_experts(model_type: str, target: Path, compensation: Compensation) -> None:
+def make_fewer_experts(model_type: str, target: Path) -> None:
     """Write a family without some of its experts, as many in each layer as its plan says."""
     placed = Resident(tiny(family_config(model_type)))
-    placed.adapter = adapt(placed.model, True, compensation.leaves_constants)
+    placed.adapter = adapt(placed.model, whole_experts=True)
     known = calibrated(placed)
     plan = decided(known, 0.4, ALAM(experts=True))
-    compress(placed.adapter, plan, compensation, known.visit("compress", changing=True), slice_layer)
+    compress(placed.adapter, plan, NoCompensation(), known.visit("compress", changing=True), slice_layer)
     become_checkpointable(placed)
     write(placed.model, plan, target)
 
@@ -202,9 +200,7 @@ if __name__ == "__main__":
         make_by_layer(model_type, folder)
     for model_type in NO_BIASES:
         make_without_biases(model_type, folder)
-    for model_type in CONSTANTS:
-        make_fewer_experts(model_type, folder / f"{model_type}-constants", ConstantCompensation())
-    make_fewer_experts("mixtral", folder / "mixtral-experts", NoCompensation())
+    make_fewer_experts("mixtral", folder / "mixtral-experts")
     make_llama(folder)
     for model_type in MIXTURES:
         make_scores(model_type, folder / "experts")

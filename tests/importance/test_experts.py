@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from flap.calibration import LayerStatistics, collect
 from flap.calibration.statistics import read_statistics, write_statistics
-from flap.importance import REAP, WIFV, EasyEP, score_layer
+from flap.importance import REAP, WIFV, score_layer
 from flap.models import PLACEMENTS, adapt
 from flap.storage import WorkFolder
 from tests.cases import EXPERT_METRICS, random_model, tokens
@@ -26,48 +26,35 @@ def scored(name: str, model: PreTrainedModel, known: LayerStatistics) -> Tensor:
 
 
 @torch.no_grad()
-def run_each(model: PreTrainedModel, family: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Outputs (T, E, H) of every expert for every token, router weights (T, E), and the residual stream (T, H)."""
-    adapter, seen = adapt(model), {}
-    layer = adapter.layers[LAYER]
-    experts = layer.get_submodule(adapter.family.experts)
-    hooks = [
-        module.register_forward_pre_hook(lambda _, args, name=name: seen.update({name: args}))
-        for name, module in (("entered", layer.get_submodule(adapter.family.mlp_norm)), ("experts", experts))
-    ]
+def run_each(model: PreTrainedModel, family: str) -> tuple[Tensor, Tensor]:
+    """Outputs (T, E, H) of every expert for every token, and router weights (T, E)."""
+    adapter, seen = adapt(model), []
+    experts = adapter.layers[LAYER].get_submodule(adapter.family.experts)
+    hook = experts.register_forward_pre_hook(lambda _, args: seen.extend(args))
     model(input_ids=tokens())
-    for hook in hooks:
-        hook.remove()
+    hook.remove()
     if family == "llama4_text":
-        input_ETH = seen["experts"][0].unflatten(0, (EXPERTS, -1))
-        output_TEH = experts(seen["experts"][0]).unflatten(0, (EXPERTS, -1)).transpose(0, 1)
+        input_ETH = seen[0].unflatten(0, (EXPERTS, -1))
+        output_TEH = experts(seen[0]).unflatten(0, (EXPERTS, -1)).transpose(0, 1)
         weight_TE = input_ETH.any(dim=-1).T.float()
     else:
-        hidden_TH, chosen_TK, weight_TK = seen["experts"]
+        hidden_TH, chosen_TK, weight_TK = seen
         ones = torch.ones(len(hidden_TH), 1)
         each = [experts(hidden_TH, torch.full_like(ones, e, dtype=torch.long), ones) for e in range(EXPERTS)]
         output_TEH = torch.stack(each, dim=1)
         weight_TE = torch.zeros(len(hidden_TH), EXPERTS).scatter(1, chosen_TK, weight_TK)
-    entered_TH = seen["entered"][0].flatten(0, 1)
-    if entered_TH.shape[1] != output_TEH.shape[2]:  # experts in a latent space
-        entered_TH = hidden_TH
-    return output_TEH.double(), weight_TE.double(), entered_TH.double()
+    return output_TEH.double(), weight_TE.double()
 
 
-def by_formula(output_TEH: Tensor, weight_TE: Tensor, entered_TH: Tensor) -> dict[str, Tensor]:
+def by_formula(output_TEH: Tensor, weight_TE: Tensor) -> dict[str, Tensor]:
     sent_TE, norm_TE = weight_TE > 0, output_TEH.norm(dim=2)
-    added_TH = torch.einsum("teh,te->th", output_TEH, weight_TE)
-    shift_T1 = 1 - nn.functional.cosine_similarity(entered_TH, entered_TH + added_TH, dim=1)[:, None]
     count_E, share_TE = sent_TE.sum(0), weight_TE / weight_TE.sum(1, keepdim=True)
     variance = [output_TEH[sent_TE[:, e], e].var(dim=0).sum() for e in range(EXPERTS)]
     return {
         "REAP": (weight_TE * norm_TE).sum(0) / count_E,
         "EAN": (sent_TE * norm_TE).sum(0),
-        "EASY-EP": (weight_TE * norm_TE * shift_T1).sum(0),
         "MoNE": count_E / count_E.sum() * torch.stack(variance).sqrt(),
-        "frequency": count_E / count_E.sum(),
         "REAP renormalised": (share_TE * norm_TE).sum(0) / count_E,
-        "EASY-EP renormalised": (share_TE * norm_TE * shift_T1).sum(0),
     }
 
 
@@ -77,8 +64,7 @@ def test_scores_are_those_of_the_formula(family: str) -> None:
     expected, known = by_formula(*run_each(model, family)), observed(model)[LAYER]
     blocks = adapt(model, True).blocks(LAYER)
     found = {name: score_layer(metric(), blocks, known) for name, metric in EXPERT_METRICS.items()}
-    for name, metric in ("REAP", REAP), ("EASY-EP", EasyEP):
-        found[f"{name} renormalised"] = score_layer(metric(renormalise=True), blocks, known)
+    found["REAP renormalised"] = score_layer(REAP(renormalise=True), blocks, known)
     assert found.keys() == expected.keys()
     for name, scores in found.items():
         torch.testing.assert_close(

@@ -38,7 +38,7 @@ CASES = [
     ("llama-gqa", f"model.placement=device {OBS} calibration.dataset=self calibration.num_samples=40"),
     ("llama-gqa", "model.placement=device"),
     ("qwen3_moe", f"model.placement=stream {SEARCH}"),
-    ("qwen3_moe", "model.placement=stream structure.experts=true metric=EASY-EP"),
+    ("qwen3_moe", "model.placement=stream structure.experts=true metric=MoNE"),
     ("qwen3_next", f"model.placement=device {SEARCH}"),
     ("gemma4", f"model.placement=stream {OBS}"),
 ]

@@ -256,7 +256,7 @@ def on_disk(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
     return tmp_path / "model"
 
 
-@pytest.mark.parametrize("structure", ["AL-AM", "search structure.divergence=acceptance"])
+@pytest.mark.parametrize("structure", ["AL-AM", "search"])
 def test_a_run_from_disk_keeps_the_same_experts_and_the_report_has_their_number(
     structure: str, on_disk: Path, text_file: Path, tmp_path: Path
 ) -> None:

@@ -63,24 +63,17 @@ def test_it_names_the_base_and_its_licence(made: tuple[Report, Path]) -> None:
     assert "`org/dense` without" in card.text and "That of the base model: apache-2.0." in card.text
 
 
-@pytest.mark.parametrize("constants", [False, True])
-def test_it_is_renewed_section_by_section(
-    constants: bool, made: tuple[Report, Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(card_text, "has_constants", lambda config: constants)
+def test_it_is_renewed_section_by_section(made: tuple[Report, Path]) -> None:
     card = model_card(*made, APACHE)
-    assert renewed(card, made[1]) == card and (card_text.OTHER_FORMATS in card) != constants
+    assert renewed(card, made[1]) == card and card_text.OTHER_FORMATS in card
 
 
-def test_it_says_what_was_removed_and_what_stands_in_for_it(made: tuple[Report, Path]) -> None:
+def test_it_says_what_was_removed(made: tuple[Report, Path]) -> None:
     report, checkpoint = made
     assert "attention heads and MLP neurons were removed" in model_card(report, checkpoint, {})
-    compensation = {"_target_": "flap.compression.ConstantCompensation"}
     layers = [layer | {"experts": 3} for layer in report.layers]
-    card = model_card(
-        replace(report, layers=layers, config=report.config | {"compensation": compensation}), checkpoint, {}
-    )
-    assert "attention heads and experts were removed" in card and "A constant, its mean output, stands in" in card
+    card = model_card(replace(report, layers=layers), checkpoint, {})
+    assert "attention heads and experts were removed" in card
 
 
 def test_engines_are_named_whose_files_are_there(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
-from flap.export.checkpoint import NO_CONSTANTS, Shards, end_tokens, has_constants, head_dim, read_checkpoint
+from flap.export.checkpoint import Shards, end_tokens, head_dim, read_checkpoint
 from flap.export.gguf.architecture import NO_CHANGES, GGUFArchitecture, GGUFChanges
 from flap.export.gguf.families import check_architecture
 from flap.export.gguf.hyperparameters import add_activation, add_hyperparameters, choose_architecture, layer_widths
@@ -32,8 +32,6 @@ def check_export(
     Raises:
         ValueError: the architecture or the tokenizer is not supported.
     """
-    if has_constants(config.to_dict()):
-        raise ValueError(f"checkpoint.formats: {NO_CONSTANTS}")
     row = check_architecture(config, changes)
     add_tokenizer(GGUFWriter(None, row.name), tokenizer, source, config.get_text_config().vocab_size)  # into no file
 

@@ -66,10 +66,8 @@ def stock_class(cls: type) -> Any:
     return next((base for base in cls.__mro__ if base.__module__.startswith("transformers.")), nn.Module)
 
 
-def adapt(model: PreTrainedModel, whole_experts: bool = False, constants: bool = False) -> ModelAdapter:
+def adapt(model: PreTrainedModel, whole_experts: bool = False) -> ModelAdapter:
     """Return the adapter of a loaded model. whole_experts: the units of experts are whole experts.
-
-    constants: then routers stay as they are, and a constant answers for an expert that leaves.
 
     Raises:
         ValueError: the architecture is not supported, the model has no language model head or computes something of
@@ -84,8 +82,8 @@ def adapt(model: PreTrainedModel, whole_experts: bool = False, constants: bool =
     for one in (model, model.base_model):
         _check_forward(type(one))
     if whole_experts:
-        _check_whole_experts(family, model, constants)
-    own = MixtureAdapter(model, family, whole_experts, constants) if family.experts else ModelAdapter(model, family)
+        _check_whole_experts(family, model)
+    own = MixtureAdapter(model, family, whole_experts) if family.experts else ModelAdapter(model, family)
     for cls in {type(one) for one in (own.decoder, *own.layers)}:
         _check_forward(cls)
     return own
@@ -101,20 +99,13 @@ def _check_forward(cls: type) -> None:
         )
 
 
-def _check_whole_experts(family: Family, model: PreTrainedModel, constants: bool) -> None:
-    config, modules = model.config.get_text_config(), dict(model.named_modules())
+def _check_whole_experts(family: Family, model: PreTrainedModel) -> None:
+    config = model.config.get_text_config()
     refused = f"structure.experts=true: expected false for {config.model_type}"
-    found = family.experts and any(name.endswith(f".{family.experts}") for name in modules)
-    if not found or not (family.router or constants):
+    if not family.router or not any(name.endswith(f".{family.experts}") for name, _ in model.named_modules()):
         allowed = ", ".join(name for name, one in FAMILIES.items() if one.router)
-        raise ValueError(f"{refused}; or one of {allowed}{' (or compensation=constant)' * bool(found)}")
-    if constants:
-        return
+        raise ValueError(f"{refused}; or one of {allowed}")
     groups = getattr(config, "n_group", None) or 1
     if groups > 1:
-        why = "whose router chooses among groups of as many experts each, or compensation=constant"
+        why = "whose router chooses among groups of as many experts each"
         raise ValueError(f"{refused} with n_group={groups}, {why}")
-    if any(hasattr(module, "places") for module in modules.values()):
-        raise ValueError(
-            "compensation: expected constant for this model, in which constants answer for experts that have left"
-        )

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 from flap.modeling.families import Family
 from flap.models.adapter import ModelAdapter
 from flap.models.block import Block
-from flap.models.experts import experts_block, num_neurons, num_routed
+from flap.models.experts import experts_block, num_neurons
 from flap.models.refreshed_experts import refresh_experts
 from flap.models.whole_experts import whole_experts
 
@@ -15,12 +15,12 @@ from flap.models.whole_experts import whole_experts
 class MixtureAdapter(ModelAdapter):
     """The adapter of mixtures of experts. An expert that every token is sent to (a shared one) stays as it is.
 
-    whole: whole experts leave, instead of neurons of each. constants: in their places, while routers stay.
+    whole: whole experts leave, instead of neurons of each.
     """
 
-    def __init__(self, model: PreTrainedModel, family: Family, whole: bool, constants: bool) -> None:
+    def __init__(self, model: PreTrainedModel, family: Family, whole: bool) -> None:
         super().__init__(model, family)
-        self.whole, self.constants = whole, constants
+        self.whole = whole
 
     def mlp(self, layer: int) -> Block:
         """Return the experts of a layer as one block, or its plain MLP."""
@@ -29,7 +29,7 @@ class MixtureAdapter(ModelAdapter):
             return super().mlp(layer)
         chosen = int(getattr(self.config, self.family.chosen_experts))
         if self.whole:
-            router = None if self.constants else self.layers[layer].get_submodule(self.family.router)
+            router = self.layers[layer].get_submodule(self.family.router)
             return whole_experts(name, experts, chosen, router, self.parent(layer, self.family.router))
         return experts_block(name, experts, chosen)
 
@@ -39,9 +39,7 @@ class MixtureAdapter(ModelAdapter):
         if experts is not None:
             widths.pop(self.family.neurons, None)
             if self.family.router:
-                widths[self.family.num_experts] = num_routed(experts)
-            if hasattr(experts, "places"):
-                widths["kept_experts"] = experts.num_experts
+                widths[self.family.num_experts] = experts.num_experts
             widths[self.family.expert_neurons or self.family.neurons] = num_neurons(experts)
         return widths
 
@@ -54,7 +52,7 @@ class MixtureAdapter(ModelAdapter):
             refresh_experts(experts)
             if self.family.router:
                 router: Any = self.layers[layer].get_submodule(self.family.router)
-                router.num_experts = num_routed(experts)
+                router.num_experts = experts.num_experts
 
     def _experts(self, layer: int) -> Any:
         """Return the experts of a layer, or None if it has a plain MLP."""

@@ -149,7 +149,7 @@ class LayerFiles:
 
 def _set(module: Any, name: str, tensor: Tensor) -> None:
     """Replace a parameter or buffer of a module, and update the widths of a Linear."""
-    if name in (*module._buffers, "places"):  # the latter where experts have left
+    if name in module._buffers:
         module._buffers[name] = tensor
         return
     old = getattr(module, name, None)
