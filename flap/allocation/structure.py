@@ -60,11 +60,6 @@ class Structure(ABC):
         return self
 
     @property
-    def divergence(self) -> str:
-        """By which distance from the dense model plans are measured, where they are."""
-        return ""
-
-    @property
     def trial_options(self) -> dict[str, Any]:
         """The options on which measured divergences in the scores depend; empty where nothing is measured."""
         return {}

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax
 from transformers import PreTrainedTokenizerBase
 
-from flap.config import require
 from flap.evaluation.base import Measurement, Task
 from flap.evaluation.errors import averaged
 from flap.evaluation.perplexity import chunk_size
@@ -40,23 +39,16 @@ class Divergence(OnTexts):
     `agreement`: share of positions with the same likeliest token; `top5_agreement`: share of the dense model's five
     likeliest tokens that are among the pruned model's five; higher is better. `acceptance`: a = Σ min(p, q), the
     probability that the dense model accepts a token that the pruned one drafts, where both draw; where both are greedy
-    it is the agreement. `tokens_per_step`: (1 - a^(k+1)) / (1 - a), what a step of k drafts is expected to give, if
-    acceptances are independent; higher is better. Standard errors are over windows. Of the
-    dense model the final hidden states are kept, and the head, which is not changed, makes logits of them. For the
-    picture of the layers, the error of the hidden states after each layer (`layer_errors`). Options: `OnTexts`.
+    it is the agreement; higher is better. Standard errors are over windows. Of the dense model the final hidden states
+    are kept, and the head, which is not changed, makes logits of them. For the picture of the layers, the error of the
+    hidden states after each layer (`layer_errors`). Options: `OnTexts`.
 
-    Source: Kullback and Leibler, Annals of Mathematical Statistics 22 (1951); drafts: Leviathan et al., ICML 2023,
-    arXiv 2211.17192, corollary 3.6 and equation 1.
+    Source: Kullback and Leibler, Annals of Mathematical Statistics 22 (1951); acceptance: Leviathan et al., ICML
+    2023, arXiv 2211.17192, corollary 3.6.
     Command: python -m flap eval=[divergence] eval.divergence.datasets=[boolq-passages]
     """
 
     section: ClassVar[str] = "eval.divergence"
-
-    drafts: int = 4  # tokens that a draft model proposes a step, k; 1 or more
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.drafts >= 1, "eval.divergence.drafts", self.drafts, "a whole number >= 1")
 
     def prepare_again(
         self, tokenizer: PreTrainedTokenizerBase, max_length: int | None, before: PreTrainedTokenizerBase
@@ -68,8 +60,7 @@ class Divergence(OnTexts):
         """Return the task of a text's windows."""
         batches_NT = tokens_NT.split(self.batch_size)
         first_NT = first_tokens(tokens_NT)
-        run = partial(_measure, text=text, batches_NT=batches_NT, first_NT=first_NT, drafts=self.drafts)
-        about["identity"] = {**about["identity"], "drafts": self.drafts}
+        run = partial(_measure, text=text, batches_NT=batches_NT, first_NT=first_NT)
         reference = partial(_reference, batches_NT=batches_NT, first_NT=first_NT)
         return Task(f"{text}/divergence@{seq_len}", run, **about, reference=reference)
 
@@ -102,24 +93,15 @@ def final_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> list[Tenso
 
 
 def _measure(
-    model: PlacedModel, dense: Dense, text: str, batches_NT: Sequence[Tensor], first_NT: Tensor, drafts: int
+    model: PlacedModel, dense: Dense, text: str, batches_NT: Sequence[Tensor], first_NT: Tensor
 ) -> Measurement:
     errors = layer_errors(model, dense.by_layer, first_NT)
     seq_len = batches_NT[0].shape[1]
     measured = Measurement(layers={f"{text}@{seq_len}": errors})
     found = compare(model, dense.final, batches_NT)
-    found["tokens_per_step"] = tokens_per_step(found["acceptance"], drafts)
     for name, values in found.items():
         measured |= averaged(f"{text}/{name}@{seq_len}", values, "lower" if name == "kl" else "higher")
     return measured
-
-
-def tokens_per_step(accepted: Sequence[float], drafts: int) -> list[float]:
-    """Return what a step of k drafts gives, Σ a^i for i = 0 ... k: its linear approximation at the mean, by window."""
-    mean = sum(accepted) / len(accepted)
-    value = sum(mean**i for i in range(drafts + 1))
-    slope = sum(i * mean ** (i - 1) for i in range(1, drafts + 1))
-    return [value + slope * (one - mean) for one in accepted]
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ MOST_NAMES = 12  # of blocks in one sentence
 
 def notices(report: Report) -> list[str]:
     """Return the notices, one paragraph each: warnings, texts, training, and linear compensation."""
-    kinds = (_one_domain, _unanswered, _draft, _own_text, _compensation, _recovery)
+    kinds = (_one_domain, _unanswered, _own_text, _compensation, _recovery)
     return [f"Warning: {warning}" for warning in report.warnings] + [text for of in kinds for text in of(report)]
 
 
@@ -79,23 +79,3 @@ def _unanswered(report: Report) -> list[str]:
             answered[task] = answered.get(task, False) or value > 2 * dense.get(f"{name}_stderr", 0)
     names = ", ".join(task for task, any_right in answered.items() if not any_right)
     return [f"The dense model answers nothing of {names}, which tells nothing at this size."] if names else []
-
-
-def _draft(report: Report) -> list[str]:
-    """Return what a pruned model promises as the draft of the dense one: (tokens a step) / (k c + 1) times its speed.
-
-    k: the drafts of a step; c: what a draft costs of a step of the dense model, measured or by parameters (Leviathan et
-    al., theorem 3.8).
-    """
-    pruned, sizes, sentences = report.evaluation["pruned"], report.parameters, []
-    for name in (name for name in pruned if "/acceptance@" in name and not name.endswith("_stderr")):
-        speed = pruned.get("efficiency/decode_tokens_per_second_ratio")
-        cost, by = (1 / speed, "decoding") if speed else (sizes["total_after"] / sizes["total_before"], "parameters")
-        drafts = report.config["eval"]["divergence"]["drafts"]
-        tokens = pruned[name.replace("acceptance", "tokens_per_step")]
-        sentences.append(
-            f"As the dense model's draft on {name.partition('/')[0]}, {drafts} tokens a step, it promises {tokens:.2f} "
-            f"tokens a step and {tokens / (drafts * cost + 1):.2f} times the speed, at {cost:.2f} of the dense cost "
-            f"({by})."
-        )
-    return sentences

@@ -125,8 +125,8 @@ def _check_shared_target(choices: Choices, config: FlapConfig) -> None:
     given = "one of vocabulary.size=32768 and vocabulary.coverage=0.9999, or "
     counted = targets(config.target).keys() & {"parameters", "bytes"}
     require(bool(counted), "vocabulary", "trim", f"{given}target.bytes or target.parameters")
-    in_nats = choices.structure.divergence == "kl"
-    nats = "structure=search with divergence=kl: other structures have no nats to rank rows by"
+    in_nats = choices.structure.measures
+    nats = "structure=search: other structures have no nats to rank rows by"
     require(in_nats, "vocabulary", "trim", given + nats)
 
 

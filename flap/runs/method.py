@@ -101,7 +101,7 @@ def _cost_of_scores(run: Workload, *inputs: None) -> Cost:
 def score(run: Run, work: WorkFolder, model: PlacedModel, statistics: Sequence[LayerStatistics]) -> Scores:
     """Return how much each unit matters; a search also tries each block with fewer of them."""
     calibration, choices = run.calibration(model, statistics), run.choices
-    divergence = PlanDivergence(calibration, choices.compensation, choices.structure.divergence)
+    divergence = PlanDivergence(calibration, choices.compensation)
     return choices.structure.measuring(divergence).score(choices.metric, calibration, run.budget, work)
 
 

@@ -15,7 +15,6 @@ from flap.config import require
 from flap.importance import Metric, Scores
 from flap.models import Pair
 from flap.search.curve import spread_by_rank
-from flap.search.distances import DISTANCES
 from flap.search.divergence import PlanDivergence
 from flap.search.scoring import score_and_try
 from flap.search.trials import Trial, nats_by_block, removal_counts, unit_scores, without_lowest
@@ -39,14 +38,12 @@ class Search(Structure):
 
     tokens: int = 4096  # calibration tokens on which each block is measured alone, 1 or more
     levels: list[float] = field(default_factory=lambda: [0.25])  # shares of a block's units to remove, each in (0, 1)
-    divergence: str = "kl"  # kl: KL(dense ‖ pruned) in nats; acceptance: 1 - Σ min(p, q), the total variation
     measured_by: PlanDivergence | None = field(default=None, repr=False, compare=False)  # no option: of `measuring`
 
     def __post_init__(self) -> None:
         levels_fit = bool(self.levels) and all(0 < level < 1 for level in self.levels)
         require(self.tokens >= 1, "structure.tokens", self.tokens, "a whole number >= 1")
         require(levels_fit, "structure.levels", self.levels, "shares of a block's units between 0 and 1")
-        require(self.divergence in DISTANCES, "structure.divergence", self.divergence, " or ".join(DISTANCES))
 
     def measuring(self, divergence: Any) -> "Search":
         """Return the search with what it measures plans by."""
@@ -56,7 +53,7 @@ class Search(Structure):
     def trial_options(self) -> dict[str, Any]:
         """The options on which the divergences of the trials depend."""
         whole = [not self.min_heads, not self.min_neurons]
-        return {"tokens": self.tokens, "levels": self.levels, "whole": whole, "divergence": self.divergence}
+        return {"tokens": self.tokens, "levels": self.levels, "whole": whole}
 
     def score(self, metric: Metric, calibration: Calibration, budget: Budget, work: WorkFolder) -> Scores:
         """Return the scores of all units with the divergences of the trials, from one walk."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from flap.evaluation import Divergence, perplexity
-from flap.evaluation.divergence import compare, final_states, first_tokens, layer_errors, layer_outputs, tokens_per_step
+from flap.evaluation.divergence import compare, final_states, first_tokens, layer_errors, layer_outputs
 from flap.models import OnDisk, PlacedModel, Resident
 from flap.pipeline import run
 from flap.results import Report
@@ -70,13 +70,6 @@ def test_any_device_finds_the_same(device: torch.device) -> None:
 def test_a_model_does_not_diverge_from_itself() -> None:
     model = Resident(tiny_model("qwen3-gqa"))
     assert found(model, model) == {"kl": [0.0] * 5, **{name: [1.0] * 5 for name in NAMES[1:]}}
-
-
-def test_a_step_of_drafts_ends_at_the_first_that_is_not_accepted() -> None:
-    """Expected tokens by hand: with a = 0.5 and two drafts 1 + 0.5 + 0.25; windows move it by its slope 1 + 2 a."""
-    assert tokens_per_step([0.5, 0.5], 2) == [1.75, 1.75]
-    assert tokens_per_step([0.4, 0.6], 2) == pytest.approx([1.75 - 0.2, 1.75 + 0.2])
-    assert tokens_per_step([1.0], 4) == [5] and tokens_per_step([0.0], 4) == [1]
 
 
 def test_predictions_that_are_not_finite_are_no_small_divergence() -> None:
@@ -186,7 +179,7 @@ def test_a_run_measures_it_at_every_placement(
     monkeypatch.setattr("flap.models.placement.on_disk.free_bytes", lambda device: 0)
     reports["stream, without room for the whole model"] = measured("stream")
     report = reports["device"]
-    names = {f"words.txt/{name}@{length}" for name in (*NAMES, "tokens_per_step") for length in (8, 16)}
+    names = {f"words.txt/{name}@{length}" for name in NAMES for length in (8, 16)}
     numbers = report.evaluation["pruned"]
     of_text = {"words.txt/perplexity@16", "words.txt/bits_per_byte@16"}
     assert set(numbers) == {*of_text, *names, *(f"{name}_stderr" for name in names)}
@@ -217,7 +210,7 @@ def test_what_is_pruned_is_compared_with_what_was_before(
     again = task.run(pruned, task.reference(dense))
     assert {name: numbers[name] for name in again.numbers} == again.numbers
     of_text = {name.rpartition("/")[2]: better for name, better in again.better.items()}
-    assert of_text == {f"{name}@16": "higher" for name in (*NAMES[1:], "tokens_per_step")} | {"kl@16": "lower"}
+    assert of_text == {f"{name}@16": "higher" for name in NAMES[1:]} | {"kl@16": "lower"}
 
 
 def test_a_run_that_is_started_again_compares_no_more(

@@ -79,14 +79,3 @@ def test_a_task_that_the_dense_model_cannot_answer_tells_nothing(dense: float, s
     report.evaluation["dense"] = known | {average: 0.0}
     told = ["The dense model answers nothing of sciq_answers, which tells nothing at this size."]
     assert [text for text in notices(report) if "answers nothing" in text] == (told if silent else [])
-
-
-def test_a_draft_promises_what_its_tokens_and_its_cost_give() -> None:
-    """Half the size: two drafts a step give 1.75 tokens in the time of 2; at 0.25 of the time, measured, of 1.5."""
-    report = Report({"eval": {"divergence": {"drafts": 2}}})
-    report.parameters = {"total_before": 200, "total_after": 100}
-    numbers = {"boolq-passages/acceptance@128": 0.5, "boolq-passages/tokens_per_step@128": 1.75}
-    report.evaluation["pruned"] = numbers
-    assert "boolq-passages, 2 tokens a step, it promises 1.75 tokens a step and 0.88 times" in notices(report)[-1]
-    report.evaluation["pruned"] = {**numbers, "efficiency/decode_tokens_per_second_ratio": 4.0}
-    assert "1.17 times the speed, at 0.25 of the dense cost (decoding)" in notices(report)[-1]

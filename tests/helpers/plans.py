@@ -19,9 +19,8 @@ def divergences(
     compensation: Compensation,
     plans: Sequence[PruningPlan],
     num_tokens: int,
-    distance: str = "kl",
     work: WorkFolder = NOT_KEPT,
 ) -> list[float]:
     """The divergence of each plan, all measured in one walk."""
-    measure, covariance = PlanDivergence(calibration, compensation, distance), compensation.needs_covariance
+    measure, covariance = PlanDivergence(calibration, compensation), compensation.needs_covariance
     return measure(lambda i, _: [plan.layers[i] for plan in plans], num_tokens, covariance, work)
