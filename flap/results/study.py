@@ -24,7 +24,7 @@ class Study:
     """The runs of one or more sweeps, sorted by ratio, then by the first number; those without a result are last."""
 
     folder: Path  # where its files are written
-    commands: tuple[str, ...]  # that started the sweeps, of those with a multirun.yaml, and promoted cells
+    commands: tuple[str, ...]  # that started the sweeps, of those with a multirun.yaml
     runs: tuple[RunRecord, ...]
     planned: int = 0  # how many runs the sweeps have once all have begun; 0: unknown
 

@@ -72,20 +72,6 @@ def _marks(study: Study) -> dict[tuple[int, str], Mark]:
     return found
 
 
-def best(study: Study, name: str, top: int) -> list[RunRecord]:
-    """Return the `top` best runs of each model and ratio (or target) by a number, and those marked beside the best.
-
-    Raises:
-        ValueError: no run has this number, or none says which of its values are better.
-    """
-    if not study.better(name):
-        known = ", ".join(filter(study.better, study.measured)) or "a number of a finished cell; there is none"
-        raise ValueError(f"by={name}: expected one of {known}")
-    marked = {i for rows in _alike(study) for i, _ in _marks_of(study, rows, name)}
-    leading = {i for rows in _alike(study) for i in ranked(study, rows, name)[:top]}
-    return [run for i, run in enumerate(study.runs) if i in marked | leading]
-
-
 def leaders(study: Study) -> list[dict[str, Any]]:
     """Return the best run of each model and ratio, by the first number that says which values are better."""
     name = next(filter(study.better, study.measured), "")

@@ -17,7 +17,6 @@ from yaml import YAMLError
 from flap.results.run_folder import RunRecord, read_run
 from flap.results.study import Study
 from flap.storage.status import STATUS
-from flap.storage.study_list import promotions
 
 RECORD = "multirun.yaml"
 GRID = "BasicSweeper"  # Hydra's own sweeper, whose cells are the product of all choices
@@ -41,8 +40,7 @@ def read_study(*sweeps: Path, into: Path | None = None, waiting: bool = False) -
     ]
     commands, planned = zip(*map(read_sweep, folders), strict=True)
     planned_runs = sum(planned) if all(planned) else 0
-    commands = (*filter(None, commands), *(command for folder in folders for command in promotions(folder)))
-    study = Study(into, commands, tuple(_with_options(runs)), planned_runs)
+    study = Study(into, tuple(filter(None, commands)), tuple(_with_options(runs)), planned_runs)
     number = next(iter(study.measured), "")
     return replace(study, runs=tuple(sorted(study.runs, key=lambda run: _rank(run, number))))
 

@@ -31,16 +31,6 @@ def note_cells(folder: Path) -> None:
     note_study(folder, cells=+states)
 
 
-def note_promotion(folder: Path, command: str) -> None:
-    """Write the command that has measured cells of a sweep in full."""
-    note_study(folder, promotions=list(dict.fromkeys([*promotions(folder), command])))
-
-
-def promotions(folder: Path) -> list[str]:
-    """Return the commands that have measured cells of a sweep in full."""
-    return list(read_json(folder / ENTRY).get("promotions", []))
-
-
 def list_studies(folders: Iterable[Path]) -> Iterator[str]:
     """Yield a line for each study below the folders, the newest first: date, folder, states of cells, best cells.
 

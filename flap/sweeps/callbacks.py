@@ -1,7 +1,6 @@
 """The Hydra callback that keeps the study of a sweep: its entry in the list of studies, and at the end its page."""
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,13 +17,7 @@ log = logging.getLogger(__name__)
 
 
 class StudyCallback(Callback):
-    """The callback that writes the study of a sweep, and tracks its table; its errors never fail the sweep.
-
-    promote: rounds of promotion before that, each as the options of `python -m flap.study promote`.
-    """
-
-    def __init__(self, promote: Sequence[Sequence[str]] = ()) -> None:
-        self.rounds = promote
+    """The callback that writes the study of a sweep, and tracks its table; its errors never fail the sweep."""
 
     open_sweep: ClassVar[DictConfig | None] = None  # the config of the sweep that is running in this process
 
@@ -42,25 +35,10 @@ class StudyCallback(Callback):
         self.on_job_start(config)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Promote the best cells in rounds, and write the study of the sweep, unless its runs were dry ones."""
+        """Write the study of the sweep, unless its runs were dry ones."""
         StudyCallback.open_sweep = None
         if not config.get("dry_run"):
-            self._promote(Path(config.hydra.sweep.dir))
             _write(config)
-
-    def _promote(self, folder: Path) -> None:
-        """Go through the rounds until one fails, which is logged with the command that repeats it."""
-        if not self.rounds or not ranks.first():
-            return
-        # imported here because --cfg should not wait seconds for torch
-        from flap.sweeps.promote import promote, promotion
-
-        for options in self.rounds:
-            try:
-                log.info("promoted by %s: %s", " ".join(options), ", ".join(promote(folder, options)))
-            except Exception as error:
-                log.warning("not promoted: %s; again with: %s", error, promotion(folder, options))
-                return
 
 
 def open_folder() -> Path | None:

@@ -20,7 +20,7 @@ from flap.results.layer_plots import draw_errors, draw_kept
 from flap.results.plots import draw
 from flap.results.series import OWN, series_of
 from flap.results.study_files import write_study
-from flap.results.study_table import best, tabulate
+from flap.results.study_table import tabulate
 from flap.results.sweep_folders import read_study
 from flap.storage.study_list import note_cells
 from flap.study import main
@@ -355,7 +355,6 @@ def test_cells_of_one_target_are_compared_whatever_share_they_removed(tmp_path: 
     for line in series_of(study):
         [[low, mean, high]] = line.at_each_ratio(f"pruned/{PERPLEXITY}").to_numpy().tolist()
         assert (low, mean, high) == ((30, 33, 36) if line.label == "WIFV" else (39, 42, 45))
-    assert [run.metric for run in best(study, PERPLEXITY, top=1)] == ["WIFV"]
 
 
 def test_targets_are_places_on_a_curve_as_ratios_are(tmp_path: Path, report: Plain) -> None:
@@ -515,27 +514,6 @@ def test_the_callback_writes_the_study(sweep: Path, caplog: pytest.LogCaptureFix
     assert [one.getMessage() for one in caplog.records if "flap" in one.name] == [f"study: {sweep / 'index.html'}"]
 
 
-def test_the_callback_promotes_in_rounds_until_one_fails(
-    sweep: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rounds = [["top=2", "by=a"], ["top=1", "by=b", "eval=[zero_shot]"], ["top=1", "by=c"]]
-    asked = []
-
-    def promote(folder: Path, options: list[str]) -> list[str]:
-        asked.append((folder, options))
-        if "by=b" in options:
-            raise ValueError("by=b: expected one of a")
-        return ["0_x"]
-
-    monkeypatch.setattr("flap.sweeps.promote.promote", promote)
-    StudyCallback(rounds).on_multirun_end(sweep_config(sweep))
-    assert asked == [(sweep, rounds[0]), (sweep, rounds[1])]
-    [warning] = [one.getMessage() for one in caplog.records if one.levelno == logging.WARNING]
-    command = f"python -m flap.study promote {sweep} top=1 by=b 'eval=[zero_shot]'"
-    assert warning == f"not promoted: by=b: expected one of a; again with: {command}"
-    assert (sweep / "index.html").is_file()
-
-
 def test_the_callback_never_breaks_a_sweep(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     StudyCallback().on_multirun_end(sweep_config(tmp_path))
     (record,) = caplog.records
@@ -585,25 +563,6 @@ def test_a_dense_model_has_a_row_for_each_way_it_is_loaded_and_measured(
     assert len(read_study(tmp_path).dense) == (2 if differs else 1)
 
 
-def test_the_best_cells_are_those_of_the_marks_and_so_many_of_each_ratio(tmp_path: Path, report: Plain) -> None:
-    """At 0.2 the cells differ by their documents' noise alone, at 0.5 each is clear of the others."""
-    for ratio, step in ((0.2, 0.0), (0.5, 1.0)):
-        for i, metric in enumerate(("IFV", "WIFN", "WIFV")):
-            values = {PERPLEXITY: 20.0 + i * (step or 0.01)}
-            folder = add_cell(tmp_path, altered(report, ratio, {}, values), metric, "AL-AM", ratio)
-            noise = [(-1) ** n * (1 + (i + n) % 3) for n in range(40)]
-            keep_documents(
-                folder, values, {PERPLEXITY: [values[PERPLEXITY] + (0.01 if step else one) for one in noise]}
-            )
-    study = read_study(tmp_path)
-    assert [(run.ratio, run.metric) for run in best(study, PERPLEXITY, 1)] == [
-        (0.2, "IFV"), (0.2, "WIFN"), (0.2, "WIFV"), (0.5, "IFV"),
-    ]  # fmt: skip
-    assert [run.metric for run in best(study, PERPLEXITY, 2) if run.ratio == 0.5] == ["IFV", "WIFN"]
-    with pytest.raises(ValueError, match=f"^by=none: expected one of {PERPLEXITY}$"):
-        best(study, "none", 1)
-
-
 def test_all_studies_below_a_folder_are_listed_from_one_file_each(
     tmp_path: Path, sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -624,27 +583,3 @@ def test_all_studies_below_a_folder_are_listed_from_one_file_each(
     with pytest.raises(SystemExit):
         main(["--all", str(tmp_path / "nothing")])
     assert capsys.readouterr().err == f"error: {tmp_path / 'nothing'}: no study below it; expected folders of sweeps\n"
-
-
-@pytest.mark.parametrize(
-    ("words", "line"),
-    [
-        (["by=none", "eval=[zero_shot]"], "by=none: expected one of wikitext2/perplexity@128, piqa/acc"),
-        (["eval=[zero_shot]"], "by=: expected one of wikitext2/perplexity@128, piqa/acc"),
-        (["by=piqa/acc"], "eval=None: expected what to measure, as 'eval=[zero_shot]'"),
-        (["by=piqa/acc", "eval=none"], "eval=none: expected what to measure, as 'eval=[zero_shot]'"),
-        (["by=piqa/acc", "top=0", "eval=[zero_shot]"], "top=0: expected a whole number >= 1"),
-        (["by=piqa/acc", "ratio=0.3"], "ratio=0.3: expected top=…, by=…, or keys of eval, as 'eval=[zero_shot]'"),
-        (["by=piqa/acc", "eval=[zeroshot]"], "eval=zeroshot: expected one of "),
-        (["by=piqa/acc", "eval=[zero_shot]"], "no checkpoint of 1_tiny_IFV_AL-AM_r0.2_s0, 0_tiny_IFV_AL-AM_r0.5_s0 is "
-         "there; this saves them: python -m flap -m metric=IFV checkpoint.save=true hydra.sweep.dir="),
-    ],
-)  # fmt: skip
-def test_a_promotion_that_cannot_be_is_one_line(
-    sweep: Path, words: list[str], line: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    add_command(sweep, "metric=IFV", "checkpoint.save=false")
-    with pytest.raises(SystemExit):
-        main(["promote", str(sweep), *words])
-    [said] = capsys.readouterr().err.splitlines()
-    assert said.startswith("error: ") and line in said

@@ -13,8 +13,6 @@ from flap.pipeline import run, stages
 from flap.results import Report
 from flap.runs.forecast import forecast
 from flap.runs.prepare import prepare
-from flap.storage import write_status
-from flap.sweeps.promote import promote
 from tests.cases import tiny_model
 from tests.helpers.runs import composed, tiny
 from tests.helpers.tokenizers import TEXT, VOCAB, smollm
@@ -178,23 +176,6 @@ def test_the_walk_that_ranks_tokens_is_foretold(trimmed: Trimmed, words_dir: Pat
     assert ranking.device_bytes > 8 * 256 * VOCAB * 4  # the logits of a batch
     pruning = [one.passes for one in expected.estimate.stages if one.stage not in ("load", "trim", "save", "evaluate")]
     assert trimmed(*options).weight_passes == sum(pruning)
-
-
-def test_a_promotion_reads_with_the_tokens_of_the_checkpoint(
-    words_dir: Path, words_file: Path, other_file: Path, tmp_path: Path
-) -> None:
-    texts = (f"eval.perplexity.datasets=[{other_file}]", "eval.perplexity.max_tokens=320", "ratio=0.4")
-    options = ("vocabulary=trim", "vocabulary.coverage=1", f"cache_dir={tmp_path / 'cache'}")
-    before = run(composed(*tiny(words_dir, words_file), *texts, *options), tmp_path / "s" / "0_cell")
-    write_status(tmp_path / "s" / "0_cell", "finished")
-    more = ("eval=[perplexity]", f"eval.perplexity.datasets=[{other_file},{words_file}]", "eval.perplexity.seq_len=16")
-    promote(tmp_path / "s", ["by=other.txt/bits_per_byte@16", "top=1", *more, "eval.perplexity.max_tokens=320"])
-    after = Report.load(tmp_path / "s" / "0_cell" / "report.json")
-    assert after.vocabulary == before.vocabulary
-    bits = {name: value for name, value in after.evaluation["pruned"].items() if "bits_per_byte" in name}
-    assert bits.keys() == {"other.txt/bits_per_byte@16", "fox.txt/bits_per_byte@16"}
-    name = "other.txt/bits_per_byte@16"
-    assert bits[name] == before.evaluation["pruned"][name] != after.evaluation["dense"][name]
 
 
 def test_from_python_model_and_tokenizer_change_together(words_file: Path, tmp_path: Path) -> None:
