@@ -227,6 +227,7 @@ vocabulary.multiple_of=0 -> vocabulary.multiple_of=0: expected a whole number >=
 vocabulary.dataset=self -> vocabulary.dataset=self: expected texts or files; the model's own text is counted wh
 vocabulary.dataset={bad}/blank.txt -> vocabulary.dataset={bad}/blank.txt: the file holds no text
 mask_only=true -> mask_only=True: expected false with vocabulary=trim, whose rows leave
+ratio=null target.bytes=65000 -> vocabulary=trim: expected none with target.bytes, which counts all rows
 eval=[perplexity,divergence] -> eval=divergence: expected none with vocabulary=trim: predictions of two tokenizers
 recover=full recover.tokens=4096 recover.words=320 -> recover.words=320: expected 1 to 319, as 320 tokens stay at least
 recover=full recover.tokens=4096 recover.words=258 vocabulary.size=null vocabulary.coverage=0.9 -> recover.words=258: e

@@ -1,6 +1,6 @@
 """AL-MM and AL-AM: the units of all layers are ranked together, on a common scale (FLAP, section 3.3)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import NamedTuple
@@ -84,20 +84,6 @@ def one_ranking(structure: Structure, scaled: Sequence[Pair[Tensor]], budget: Bu
     else:
         kept = _keep(budget.total - budget.to_remove, blocks)
     return _plan(blocks, kept)
-
-
-def blocks_beside(
-    structure: Structure, scaled: Sequence[Pair[Tensor]], score_B: Tensor, cost: Mapping[str, float], budget: Budget
-) -> int:
-    """Return how many blocks of something else stay, which are ranked as if they were the units of one more layer.
-
-    scaled: scores of the units. score_B: of the blocks, on the same scale. cost: of one, by the names of targets.
-    """
-    blocks, count_K = list(chain(*_in_blocks(structure, scaled, budget))), torch.arange(len(score_B) + 1).double()
-    pairs = zip(_costs(structure, budget), budget.bounds, strict=True)
-    costs = [[*of_units, cost.get(bound.target, 0) * count_K] for of_units, bound in pairs]
-    scores, fewest = [*(one.score_B for one in blocks), score_B], [*(one.fewest for one in blocks), 0]
-    return int(within(scores, fewest, costs, _room(budget))[-len(score_B) :].sum())
 
 
 def _costs(structure: Structure, budget: Budget) -> list[list[Tensor]]:

@@ -1,6 +1,6 @@
 """Prices and the budget: how many parameters each unit has, and how much is to be removed."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from flap.allocation.bounds import Bound, Widths, within_all
@@ -53,13 +53,8 @@ class Budget:
         return self.ratio * self.total
 
     def within(self, bounds: tuple[Bound, ...]) -> "Budget":
-        """Return the budget with more bounds."""
-        return replace(self, ratio=max([self.ratio, *map(self._least_share, bounds)]), bounds=(*self.bounds, *bounds))
-
-    def with_fixed(self, cost: Mapping[str, float]) -> "Budget":
-        """Return the budget where what stays in any plan costs more by these, by the names of targets."""
-        bounds = (replace(bound, fixed=bound.fixed + cost.get(bound.target, 0)) for bound in self.bounds)
-        return replace(self, bounds=()).within(tuple(bounds))
+        """Return the budget with these bounds."""
+        return replace(self, ratio=max([self.ratio, *map(self._least_share, bounds)]), bounds=bounds)
 
     def _least_share(self, bound: Bound) -> float:
         """Return the share that is removed if all that leaves is what the bound counts most for its parameters."""
@@ -82,11 +77,6 @@ class Budget:
         ]
         least = LEAST_PRICE * max(price for pair in pairs for price in pair)  # a unit may cost nothing
         return [Pair(*(max(price, least) for price in pair)) for pair in pairs]
-
-    def price_of(self, cost: Mapping[str, float]) -> float:
-        """Return what anything else of these costs, by the names of targets, counts beside `prices`; never nothing."""
-        shares = (cost.get(bound.target, 0) / bound.excess for bound in self.bounds if bound.excess)
-        return max(sum(shares), LEAST_PRICE)
 
     @property
     def dense_widths(self) -> Widths:

@@ -1,7 +1,6 @@
 """Checks of a model's shapes against the choices: the budget, and what training needs."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from flap.allocation import Biases, Budget, bounds_of_shapes, price
 from flap.checkpoint.stock import takes_output_biases
@@ -12,7 +11,6 @@ from flap.models.conv1d import Transposed
 from flap.recovery import Recovery
 from flap.runs.choices import Choices
 from flap.storage import ranks
-from flap.vocabulary import row_parameters
 
 
 def check_processes(processes: int | None) -> None:
@@ -64,12 +62,6 @@ def check_comparable(comparisons: Sequence[SideBySide], source: ModelSource) -> 
     require(kept or not comparisons, "eval", ", ".join(one.name for one in comparisons), given)
 
 
-def costs_of_rows(adapter: ModelAdapter, itemsize: int, rows: int) -> dict[str, float]:
-    """Return what so many rows of the embedding, and of a head of its own, cost, by the names of targets."""
-    parameters = rows * row_parameters(adapter.model)
-    return {"parameters": parameters, "bytes": parameters * itemsize}
-
-
 def check_budget(adapter: ModelAdapter, choices: Choices, config: FlapConfig, model: ModelSource) -> Budget:
     """Return the budget, counted from the tensors.
 
@@ -91,9 +83,7 @@ def check_budget(adapter: ModelAdapter, choices: Choices, config: FlapConfig, mo
             _check_types(adapter, config.target.bytes)
         itemsize, context = model.dtype.itemsize, model.max_length
         bounds = bounds_of_shapes(config.target, adapter, budget.layers, itemsize, biases, context)
-        trim = choices.vocabulary  # the rows of tokens that may leave are not counted before it is known which stay
-        rows = costs_of_rows(adapter, itemsize, trim.named - adapter.vocab_size) if trim else {}
-        budget = replace(budget, bounds=bounds).with_fixed(rows)
+        budget = budget.within(bounds)
     choices.structure.check(budget)
     return budget
 

@@ -92,8 +92,12 @@ def choose(config: FlapConfig) -> Choices:
     require(
         not (choices.vocabulary and config.mask_only), "mask_only", True, "false with vocabulary=trim, whose rows leave"
     )
-    if choices.vocabulary is not None and choices.vocabulary.shares_target:
-        _check_shared_target(choices, config)
+    if choices.vocabulary is not None:
+        counted = [f"target.{name}" for name in targets(config.target) if name in ("parameters", "bytes")]
+        allowed = (
+            f"none with {' and '.join(counted)}, which counts all rows; prune the trimmed checkpoint in a second run"
+        )
+        require(not counted, "vocabulary", "trim", allowed)
     if choices.propagate == "pruned" and not choices.structure.layer_by_layer:
         raise ValueError(
             "calibration.propagate=pruned: expected structure=UL-UM or UL-MM, because an adaptive plan is known only "
@@ -114,20 +118,6 @@ def choose(config: FlapConfig) -> Choices:
         "at least 2, and 2 windows of one length, because what is fitted on some windows is judged on others",
     )
     return choices
-
-
-def _check_shared_target(choices: Choices, config: FlapConfig) -> None:
-    """Check that a target can decide how many tokens stay: it counts rows, and units are ranked by nats as they are.
-
-    Raises:
-        ValueError: it cannot.
-    """
-    given = "one of vocabulary.size=32768 and vocabulary.coverage=0.9999, or "
-    counted = targets(config.target).keys() & {"parameters", "bytes"}
-    require(bool(counted), "vocabulary", "trim", f"{given}target.bytes or target.parameters")
-    in_nats = choices.structure.measures
-    nats = "structure=search: other structures have no nats to rank rows by"
-    require(in_nats, "vocabulary", "trim", given + nats)
 
 
 def _check_errors(choices: Choices) -> None:

@@ -23,7 +23,6 @@ from flap.runs.ledger import Cost, Memory, stage
 from flap.runs.model_sizes import count_pruned
 from flap.runs.run import Run
 from flap.runs.search_cost import cost_of_search
-from flap.runs.trimming import share_target
 from flap.runs.workload import Workload
 from flap.search import PlanDivergence
 from flap.storage import WorkFolder, digest, ranks
@@ -108,8 +107,6 @@ def score(run: Run, work: WorkFolder, model: PlacedModel, statistics: Sequence[L
 @stage("allocate", lambda run, *inputs: Cost([run.place.layer()]))
 def allocate(run: Run, work: WorkFolder, model: PlacedModel, scores: Scores) -> PruningPlan:
     """Return the plan: which units stay within the budget."""
-    if run.ranking and run.kept_tokens is None:
-        share_target(run, model.adapter, run.choices.structure, scores)
     plan = run.choices.structure.allocate(scores, run.budget)
     return run.budget.named(ranks.from_first(lambda: plan))
 

@@ -41,14 +41,9 @@ def count_pruned(report: Report, adapter: ModelAdapter, plan: PruningPlan, budge
 
 
 def count_trimmed(report: Report, adapter: ModelAdapter) -> None:
-    """Set the parameters and targets of a model whose vocabulary was trimmed; it has been counted as pruned before."""
-    before, total = report.parameters["total_after"], _total(adapter)
-    report.parameters["total_after"] = total
+    """Set the parameters of a model whose vocabulary was trimmed; it has been counted as pruned before."""
+    total = report.parameters["total_after"] = _total(adapter)
     report.ratio["realised_total"] = 1 - total / report.parameters["total_before"]
-    for name, size in (("parameters", 1), ("bytes", adapter.model.dtype.itemsize)):
-        if name in report.target:
-            report.target[name]["realised"] = size * total
-            report.target[name]["dense"] += size * (before - total)  # the budget is without the rows that leave
 
 
 def _check_widths(adapter: ModelAdapter, plan: PruningPlan) -> None:

@@ -1,25 +1,18 @@
 """The stages that rank the tokens of the dense model, and that trim the vocabulary, after compression."""
 
 from dataclasses import replace
-from typing import cast
 
-from flap.allocation import Structure
 from flap.config import require
 from flap.evaluation import Divergence, prepare_suite
 from flap.evaluation.perplexity import LOGITS_BYTES
-from flap.importance import Scores
 from flap.models import ModelAdapter, ModelSource, PlacedModel
-from flap.runs.checks import costs_of_rows
 from flap.runs.choices import Choices
 from flap.runs.ledger import Cost, Memory, stage
 from flap.runs.model_sizes import count_trimmed
 from flap.runs.run import Run
 from flap.runs.workload import Workload
-from flap.search import Search
-from flap.search.rows import Rows, rows_that_stay
-from flap.storage import WorkFolder, ranks
+from flap.storage import WorkFolder
 from flap.vocabulary import Tokens, Trimmed
-from flap.vocabulary.choice import raised
 from flap.vocabulary.expected import BATCH, LENGTH, TOKENS
 from flap.vocabulary.rows import cut_rows, named_ids
 
@@ -60,31 +53,7 @@ def rank_tokens(run: Run, work: WorkFolder, model: PlacedModel) -> None:
     texts = run.texts.get("vocabulary", run.texts.get("calibration"))
     assert texts is not None
     run.ranking = run.choices.vocabulary.rank(run.source.tokenizer, model, texts)
-    if (number := run.choices.vocabulary.number(run.ranking)) is not None:
-        _keep(run, model.adapter, number)
-
-
-def share_target(run: Run, adapter: ModelAdapter, structure: Structure, scores: Scores) -> None:
-    """Set how many tokens stay where their rows and all units are in one ranking; the units get the rest of a target.
-
-    Raises:
-        ValueError: with the tokens that have to stay, no plan is within the target.
-    """
-    trim, ranking, itemsize = run.choices.vocabulary, run.ranking, run.source.dtype.itemsize
-    assert trim is not None and ranking is not None
-    cost = costs_of_rows(adapter, itemsize, 1)
-    rows = Rows(ranking.nats_R, cost, adapter.vocab_size, trim.multiple_of)
-    number = ranks.from_first(lambda: rows_that_stay(cast(Search, structure), scores, rows, run.budget))
-    _keep(run, adapter, max(number, raised(ranking.fewest, trim.multiple_of)))
-
-
-def _keep(run: Run, adapter: ModelAdapter, number: int) -> None:
-    """Set how many tokens stay. The budget has counted those that `size` names."""
-    assert run.choices.vocabulary is not None
-    more = number - run.choices.vocabulary.named
-    run.kept_tokens = number
-    run.budget = run.budget.with_fixed(costs_of_rows(adapter, run.source.dtype.itemsize, more))
-    run.choices.structure.check(run.budget)
+    run.kept_tokens = run.choices.vocabulary.number(run.ranking)
 
 
 def _cost_of_trimming(run: Workload, model: None) -> Cost:
@@ -101,13 +70,8 @@ def trim(run: Run, work: WorkFolder, model: PlacedModel) -> None:
     cut_rows(model, trimmed.rows_K)
     run.report.vocabulary = trimmed.facts
     count_trimmed(run.report, model.adapter)
-    read_with(run, trimmed)
-    if run.source.loaded:  # the tokenizer is the caller's, as the model is
-        trimmed.give_to(before)
-
-
-def read_with(run: Run, trimmed: Trimmed) -> None:
-    """Let what is measured from here on read its texts with the new tokenizer."""
-    run.trimmed, before = trimmed, run.source.tokenizer
+    run.trimmed = trimmed
     suite = prepare_suite(run.choices.evaluators, trimmed.tokenizer, run.source.max_length, None, before)
     run.suite = replace(suite, results=run.suite.results)
+    if run.source.loaded:  # the tokenizer is the caller's, as the model is
+        trimmed.give_to(before)

@@ -1,8 +1,7 @@
 """The vocabulary: which tokens stay, and a tokenizer and matrices without the others."""
 
 from flap.vocabulary.choice import Ranking
-from flap.vocabulary.rows import row_parameters
 from flap.vocabulary.tokens import Tokens
 from flap.vocabulary.trim import Trim, Trimmed
 
-__all__ = ["Ranking", "Tokens", "Trim", "Trimmed", "row_parameters"]
+__all__ = ["Ranking", "Tokens", "Trim", "Trimmed"]

@@ -18,13 +18,6 @@ from flap.models.offload import onloaded
 ID_KEYS, WORDS = ("_token_id", "_token_index", "suppress_tokens"), ("bad_words_ids", "sequence_bias")
 
 
-def row_parameters(model: PreTrainedModel) -> int:
-    """Return how many parameters leave with a token: its rows of the embedding, and of a head of its own."""
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    of_head = sum(parameter.numel() for parameter in head.parameters()) // len(head.weight)
-    return int(embedding.weight.shape[1]) + (0 if head.weight is embedding.weight else of_head)
-
-
 def named_ids(model: PreTrainedModel) -> set[int]:
     """Return the ids of the tokens that a model's configs name, which need be no special ones of its tokenizer."""
     found = set[int]()

@@ -4,6 +4,7 @@ Legend: V the old vocabulary · K the tokens that stay · S tokens of a text.
 """
 
 import json
+import math
 from collections.abc import Collection, Iterable
 from copy import deepcopy
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from flap.config import require
 from flap.data import Windows
 from flap.data.window_pool import tokenized
 from flap.models import PlacedModel
-from flap.vocabulary.choice import Ranking, raised
+from flap.vocabulary.choice import Ranking
 from flap.vocabulary.expected import expected, sampled
 from flap.vocabulary.rows import named_ids
 from flap.vocabulary.tokens import Tokens
@@ -39,14 +40,6 @@ class Trimmed:
         covered = float(ranking.counts_R[:number].sum() / ranking.counts_R.sum())
         return cls(made, torch.tensor(old_ids), {"before": rows, "after": number, "covered": covered})
 
-    @classmethod
-    def found(
-        cls, tokenizer: PreTrainedTokenizerBase, before: PreTrainedTokenizerBase, facts: dict[str, float]
-    ) -> "Trimmed":
-        """Return the tokenizer of a trimmed checkpoint. before: that of the dense model."""
-        ids, old_ids = tokenizer.get_vocab(), before.get_vocab()
-        return cls(tokenizer, torch.tensor([old_ids[token] for token in sorted(ids, key=ids.__getitem__)]), facts)
-
     def give_to(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Let the tokens of another tokenizer be these, in place."""
         tokenizer._tokenizer = self.tokenizer.backend_tokenizer
@@ -57,33 +50,28 @@ class Trim:
     """The tokens that stay: those counted or expected most often in texts, and all that they are made of.
 
     Special, added and byte tokens stay, so any text can still be written, one of rare tokens in more of them. On a
-    text of tokens that stay, tokens and logits are those of the dense model. Without size and coverage a target
-    decides: rows leave in one ranking with heads and neurons (`flap.search.rows`).
+    text of tokens that stay, tokens and logits are those of the dense model.
 
     Command: python -m flap ratio=0 vocabulary=trim vocabulary.size=32768
     """
 
-    size: int | None = None  # tokens that stay; or coverage; or neither, with a target
+    size: int | None = None  # tokens that stay; or coverage
     coverage: float | None = None  # share of the counted tokens that stay, above 0 and at most 1
     dataset: Any = None  # a text or mixture in which tokens are counted; None: that of calibration
     multiple_of: int = 1  # the number of tokens that stay is a multiple of this (a size is raised to one), 1 or more
 
     def __post_init__(self) -> None:
         allowed = "one of vocabulary.size=32768 and vocabulary.coverage=0.9999"
-        require(self.size is None or self.coverage is None, "vocabulary", "size and coverage", allowed)
+        given = {name: value for name, value in (("size", self.size), ("coverage", self.coverage)) if value is not None}
+        require(len(given) == 1, "vocabulary", " and ".join(given) or "trim", allowed)
         valid = self.coverage is None or 0 < self.coverage <= 1
         require(valid, "vocabulary.coverage", self.coverage, "a number above 0 and at most 1")
         require(self.multiple_of >= 1, "vocabulary.multiple_of", self.multiple_of, "a whole number >= 1")
 
     @property
-    def shares_target(self) -> bool:
-        """Whether a target decides how many tokens stay."""
-        return self.size is None and self.coverage is None
-
-    @property
     def named(self) -> int:
         """The tokens that stay, where `size` names them; else 0."""
-        return raised(self.size or 0, self.multiple_of)
+        return self._raised(self.size or 0)
 
     def check(self, tokens: Tokens) -> None:
         """Check that so many tokens can stay.
@@ -95,7 +83,7 @@ class Trim:
         allowed = f"{fewest} (special, added and byte tokens, which have to stay) to {most}, all tokens"
         size = fewest if self.size is None else self.size
         require(fewest <= size <= most, "vocabulary.size", self.size, allowed)
-        self._raised(size, most)
+        self._check_multiple(size, most)
 
     def rank(self, tokenizer: PreTrainedTokenizerBase, model: PlacedModel, texts: Windows) -> Ranking:
         """Return the tokens in the order in which they stay. texts: in which they are counted and expected."""
@@ -105,20 +93,26 @@ class Trim:
         tokens = Tokens.of(tokenizer, rows, named_ids(model.model))
         return Ranking.of(tokens, counted(texts, tokenizer, rows), share_V)
 
-    def number(self, ranking: Ranking) -> int | None:
-        """Return how many tokens stay; None: a target decides.
+    def number(self, ranking: Ranking) -> int:
+        """Return how many tokens stay.
 
         Raises:
             ValueError: no multiple has the coverage.
         """
-        size = ranking.covering(self.coverage) if self.coverage is not None else self.size
-        return None if size is None else self._raised(size, len(ranking.names))
+        if self.coverage is None:
+            return self.named
+        size = ranking.covering(self.coverage)
+        self._check_multiple(size, len(ranking.names))
+        return self._raised(size)
 
-    def _raised(self, size: int, most: int) -> int:
-        """Return the multiple that is not below a size. Raises ValueError: it is above `most`, all tokens."""
-        number, allowed = raised(size, self.multiple_of), f"one with a multiple from {size} to {most}, all tokens"
-        require(number <= most, "vocabulary.multiple_of", self.multiple_of, allowed)
-        return number
+    def _raised(self, size: int) -> int:
+        """Return the multiple that is not below a size."""
+        return math.ceil(size / self.multiple_of) * self.multiple_of
+
+    def _check_multiple(self, size: int, most: int) -> None:
+        """Check that a multiple lies between a size and all tokens."""
+        allowed = f"one with a multiple from {size} to {most}, all tokens"
+        require(self._raised(size) <= most, "vocabulary.multiple_of", self.multiple_of, allowed)
 
 
 def without(

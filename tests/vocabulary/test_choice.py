@@ -1,6 +1,4 @@
-"""The order in which tokens stay, and the nats that their removal costs."""
-
-import math
+"""The order in which tokens stay."""
 
 import pytest
 import torch
@@ -38,9 +36,6 @@ def test_each_token_is_after_what_it_is_made_of(kind: str) -> None:
     assert place.keys() == tokens.ids.keys() and set(ranking.names[: ranking.fewest]) == tokens.stay
     assert all(place[part] <= place[name] for name in place for part in tokens.needed(name))
     assert ranking.counts_R.tolist() == [counts_V[tokens.ids[name]] for name in ranking.names]
-    nats_R = ranking.nats_R
-    assert len(nats_R) == len(place) and (nats_R[: ranking.fewest] == math.inf).all()
-    assert (nats_R[ranking.fewest :].diff() <= 0).all()
 
 
 def test_what_matters_most_stays_first() -> None:
@@ -52,12 +47,3 @@ def test_what_matters_most_stays_first() -> None:
 def test_the_first_ones_cover_a_share_of_what_was_counted(share: float, number: int) -> None:
     assert toy({"c": 5, "ab": 5}).covering(share) == number
     assert toy({"c": 5, "ab": 5}, special=frozenset([3, 5])).covering(share) == number + 2
-
-
-def test_nats_by_hand() -> None:
-    """Of eight tokens: 8 nats for each that is removed. A part counts as much as what is made with it, on average."""
-    assert toy({"a": 4, "b": 3, "c": 1}).nats_R.tolist() == [4, 3, 1, 0, 0, 0]
-    ranking = toy({"c": 6, "ab": 2})
-    assert ranking.names == ["c", "a", "b", "ab", "bc", "abc"]
-    assert ranking.nats_R.tolist() == pytest.approx([6, 2 / 3, 2 / 3, 2 / 3, 0, 0])
-    assert toy({"c": 6, "ab": 2}, special=frozenset([2])).nats_R.tolist()[:2] == pytest.approx([math.inf, 2 / 3])

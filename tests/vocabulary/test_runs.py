@@ -20,7 +20,6 @@ from tests.helpers.zero_shot_toys import only_toys
 
 SIZE = 320
 TRIM = ("vocabulary=trim", f"vocabulary.size={SIZE}")
-SHARED = ("vocabulary.size=null", "ratio=null", "structure=search")
 Trimmed = Callable[..., Report]
 
 
@@ -126,43 +125,6 @@ def test_what_follows_is_trained_and_measured_with_the_new_tokens(
     assert {"other.txt/bits_per_byte@16", "animals/acc"} <= report.difference_stderr.keys()  # of the same text
     assert "| vocabulary | 512 | 320 (" in (tmp_path / "report.md").read_text()
     assert "Of 512 tokens of its vocabulary 320 stay." in (tmp_path / "checkpoint" / "README.md").read_text()
-
-
-def test_a_target_counts_the_rows_that_leave(trimmed: Trimmed) -> None:
-    report = trimmed("target.parameters=45000", "ratio=null")
-    assert 44_000 < report.parameters["total_after"] <= 45_000
-    assert report.target["parameters"]["realised"] == report.parameters["total_after"]
-    assert report.target["parameters"]["dense"] == report.parameters["total_before"]
-
-
-@pytest.mark.parametrize(("structure", "unit"), [("AL-AM", 96 + 32), ("UL-UM", 1536)])  # a neuron and a bias; a head
-def test_a_target_counts_the_rows_that_a_text_decides(
-    structure: str, unit: int, trimmed: Trimmed, other_file: Path
-) -> None:
-    counted = (f"vocabulary.dataset={other_file}", "vocabulary.size=null", "vocabulary.coverage=0.9")
-    report = trimmed("target.parameters=45000", "ratio=null", f"structure={structure}", *counted)
-    assert 45_000 - unit < report.parameters["total_after"] <= 45_000
-    assert 0.9 <= report.vocabulary["covered"] < 1 and SIZE != report.vocabulary["after"] < VOCAB
-    assert report.target["parameters"]["realised"] == report.parameters["total_after"]
-
-
-def test_rows_leave_beside_heads_and_neurons(trimmed: Trimmed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A row has 32 parameters and is the smallest unit; eight of them leave room for a neuron of 96."""
-    monkeypatch.setattr("flap.vocabulary.choice.NATS", 0.01)  # heads of a model that knows nothing cost as little
-    report = trimmed(*SHARED, "target.parameters=51990")
-    assert 51_990 - 32 < report.parameters["total_after"] <= 51_990
-    assert report.target["parameters"]["realised"] == report.parameters["total_after"]
-    assert report.target["parameters"]["dense"] == report.parameters["total_before"]
-    assert 258 < report.vocabulary["after"] < 376 and report.layers != report.layers_before
-    model, tokenizer = flap.load(tmp_path / "checkpoint"), AutoTokenizer.from_pretrained(tmp_path / "checkpoint")
-    assert len(tokenizer) == len(model.get_input_embeddings().weight) == report.vocabulary["after"]
-    eights = trimmed(*SHARED, "target.parameters=51990", "vocabulary.multiple_of=8", "resume=false")
-    assert eights.vocabulary["after"] % 8 == 0 and 51_990 - 96 < eights.parameters["total_after"] <= 51_990
-
-
-def test_a_target_below_what_has_to_stay_is_refused(trimmed: Trimmed) -> None:
-    with pytest.raises(ValueError, match=r"^target.parameters=14000: 1 KV head and 1 neuron stay .* at least 15"):
-        trimmed(*SHARED, "target.parameters=14000")
 
 
 def test_the_walk_that_ranks_tokens_is_foretold(trimmed: Trimmed, words_dir: Path, words_file: Path) -> None:
