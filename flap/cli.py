@@ -1,16 +1,28 @@
-"""The command line: parse, run, show. Only this module uses HydraConfig; the work is in `flap.pipeline.run`."""
+"""The command line: parse, run, show. Only this module uses HydraConfig; the work is in `flap.pipeline.run`.
 
+`main` hands the command line to Hydra, which composes the config and calls `task` with it, in a sweep once for each
+cell. Of several processes (torchrun, the tasks of a SLURM job) each one goes through the same run, but the first one
+alone owns the run's folder, its status, the tracker and the console: `_Owner`. The others follow it without a word.
+"""
+
+import atexit
 import glob
 import logging
 import os
+import shutil
 import sys
 import time
+import warnings
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from string import Template
+from tempfile import gettempdir
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -21,13 +33,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from flap.config import FlapConfig, build, config_dir, explain, folder_name, typed
 from flap.storage import ranks, read_state, write_status, write_text
-from flap.storage.status import reason, run_folder
+from flap.storage.status import note_failure, reason, run_folder
 from flap.sweeps.callbacks import open_folder, write_open_study
 from flap.sweeps.launching import claim_gpu, explain_launch, failures
-from flap.sweeps.processes import end_all, in_processes, join, join_tasks, leave, work_in
 
 if TYPE_CHECKING:
-    from flap.tracking import JobInfo
+    from flap.results import Report
+    from flap.tracking import JobInfo, TrackedRun
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +53,7 @@ class RunFailedError(Exception):
 @hydra.main(version_base="1.3", config_path=config_dir(), config_name="config")
 def task(config: DictConfig) -> None:
     """Run the composed config: the single run of a command line, or one job of a sweep."""
-    of_tasks, line = join_tasks(), _attempt(config)
-    if of_tasks:
-        leave()
-    if line is None:
+    if (line := _attempt(config)) is None:
         return
     if HydraConfig.get().mode == RunMode.RUN:
         raise SystemExit(1)
@@ -56,64 +65,120 @@ def _attempt(config: DictConfig) -> str | None:
 
     The exception is not passed on, because its traceback would keep the model in memory.
     """
-    run_dir = ranks.from_first(lambda: Path(HydraConfig.get().runtime.output_dir))
-    if not ranks.started() and (config.processes or 1) > 1 and not config.dry_run:
-        return in_processes(config.processes, HydraConfig.get(), run_dir)
-    work_in(run_dir)
+    owner = _Owner(config, Path(HydraConfig.get().runtime.output_dir))
+    run_dir: Path | None = None
     try:
-        with ExitStack() as stack:
-            ranks.from_first(lambda: stack.enter_context(run_folder(run_dir)) and None)
-            _run(config, run_dir)
+        ranks.join(timedelta(minutes=config.timeout_minutes))
+        _follow()
+        with owner.held:
+            if (run_dir := ranks.on_first(owner.begin)) is None:
+                return None
+            from flap.pipeline import run  # here, as below
+
+            report = run(typed(config), run_dir, keep_dense=_in_one_process())
+            if ranks.is_first():
+                owner.finish(report)
     except Exception as error:
         line = reason(error)
         if ranks.size() > 1 and not isinstance(error, ranks.AgreedError):
-            end_all(error, line)
+            _end(error, line, run_dir)
         log.exception("%s", line)
         return line
     return None
 
 
-def _run(config: DictConfig, run_dir: Path) -> None:
-    """Check the config, prune and measure, and print the report; skip a run that is finished already.
+def _end(error: Exception, line: str, run_dir: Path | None) -> None:
+    """End this process, which has failed while others go on, and say so, unless it is because another one has."""
+    if run_dir and not (isinstance(error, ranks.LostError) and read_state(run_dir) == "failed"):
+        note_failure(run_dir, line := f"{ranks.name()}: {line}")
+        log.exception("%s", line)
+        if not ranks.is_first():  # which logs nothing
+            print(f"error: {line}", file=sys.__stderr__, flush=True)
+    logging.shutdown()
+    os._exit(1)  # what torch waits for at the end may never come
 
-    With `dry_run`, print what the run would take instead. What the folder says of a finished run stays until another
-    run has passed all checks.
-    """
-    if not (finished := ranks.from_first(lambda: read_state(run_dir) == "finished")):
-        _record(config, run_dir)
-    checked, hydra_config = ranks.agreed(lambda: typed(config)), HydraConfig.get()
-    # imported here because --help and invalid values should not wait seconds for torch and transformers
-    from flap.pipeline import run, stages
-    from flap.results import show
-    from flap.runs.prepare import prepare
-    from flap.storage.progress import progress_file
 
-    _quieten_libraries()
-    if checked.dry_run:
-        ranks.from_first(lambda: _dry_run(checked, run_dir))
+@dataclass
+class _Owner:
+    """What the first process has for all: the run's folder and its status, the tracker, and the console."""
+
+    config: DictConfig
+    run_dir: Path
+    held: ExitStack = field(default_factory=ExitStack)  # the folder's lock, the progress file and the tracker
+    tracked: "TrackedRun | None" = None
+
+    def begin(self) -> Path | None:
+        """Check the config, and return the folder of the run; None where nothing is to be run, as it is finished.
+
+        With `dry_run`, print what the run would take. What the folder says of a finished run stays until another run
+        has passed all checks.
+        """
+        self.held.enter_context(run_folder(self.run_dir))
+        if not (finished := read_state(self.run_dir) == "finished"):
+            _record(self.config, self.run_dir)
+        checked = typed(self.config)
+        # imported here because --help and invalid values should not wait seconds for torch and transformers
+        from flap.pipeline import stages
+        from flap.runs.prepare import prepare
+        from flap.storage.progress import progress_file
+
+        _quieten_libraries()
+        if checked.dry_run:
+            _dry_run(checked, self.run_dir)
+            return None
+        _claim_gpu(checked)
+        tracking = build("tracking", checked.tracking)
+        tracking.check()
+        if checked.resume and _done_already(checked, self.run_dir):
+            return None
+        if finished:
+            prepare(checked, self.run_dir, stages=stages, keep_dense=_in_one_process())
+            _record(self.config, self.run_dir)
+        if not checked.checkpoint.save and (old := self.run_dir / "checkpoint").exists():
+            log.warning("%s: of an earlier run, whose report is replaced; checkpoint.save=false leaves it", old)
+        write_status(self.run_dir, "running")
+        self.held.enter_context(progress_file(self.run_dir))
+        about = asdict(checked), self.run_dir, _job_info(checked, self.run_dir)
+        self.tracked = self.held.enter_context(tracking.start(*about))
+        return self.run_dir
+
+    def finish(self, report: "Report") -> None:
+        """Say that the run has finished, and print its report."""
+        from flap.results import show
+
+        assert self.tracked is not None
+        write_status(self.run_dir, "finished")
+        self.tracked.finish(report)
+        self.held.close()
+        show(report)
+
+
+@cache
+def _follow() -> None:
+    """Let another process than the first one be silent, and write no file of Hydra's."""
+    if ranks.is_first():
         return
-    may_share_gpus = "joblib" in hydra_config.launcher._target_ and checked.model.device != "cpu"
-    if may_share_gpus and (gpu := claim_gpu(Path(hydra_config.sweep.dir))):
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
+    unused = Path(gettempdir()) / f"flap-rank-{uuid4()}"  # Hydra's copy of a sweep's config
+    atexit.register(shutil.rmtree, unused, ignore_errors=True)
+    folders = ["hydra.run.dir=.", f"hydra.sweep.dir={unused}", "hydra.sweep.subdir=."]
+    sys.argv += [*folders, "hydra/job_logging=none", "hydra/hydra_logging=none", "~hydra.callbacks.study"]
+
+
+def _in_one_process() -> bool:
+    """Return whether this process runs all cells of a sweep."""
+    known = HydraConfig.get()
+    return known.mode == RunMode.MULTIRUN and "submitit" not in known.launcher._target_
+
+
+def _claim_gpu(config: FlapConfig) -> None:
+    """Take a GPU of its own for a process of joblib."""
+    known = HydraConfig.get()
+    may_share = "joblib" in known.launcher._target_ and config.model.device != "cpu"
+    if may_share and (gpu := claim_gpu(Path(known.sweep.dir))):
         log.info("GPU %s", gpu)
-    in_one_process = hydra_config.mode == RunMode.MULTIRUN and "submitit" not in hydra_config.launcher._target_
-    tracking = build("tracking", checked.tracking)
-    ranks.from_first(tracking.check)
-    if checked.resume and ranks.from_first(lambda: _done_already(checked, run_dir, in_one_process)):
-        return
-    if finished:
-        ranks.agreed(lambda: prepare(checked, run_dir, stages=stages, keep_dense=in_one_process))
-        _record(config, run_dir)
-    if not ranks.first():  # the first one tells of the run
-        run(checked, run_dir, keep_dense=in_one_process)
-        return
-    if not checked.checkpoint.save and (old := run_dir / "checkpoint").exists():
-        log.warning("%s: of an earlier run, whose report is replaced; checkpoint.save=false leaves it as it is", old)
-    write_status(run_dir, "running")
-    with progress_file(run_dir), tracking.start(asdict(checked), run_dir, _job_info(checked, run_dir)) as tracked:
-        report = run(checked, run_dir, keep_dense=in_one_process)
-        write_status(run_dir, "finished")
-        tracked.finish(report)
-    show(report)
 
 
 def _dry_run(config: FlapConfig, run_dir: Path) -> None:
@@ -135,7 +200,7 @@ def _quieten_libraries() -> None:
     logging.getLogger("huggingface_hub").handlers.clear()  # what it says reaches ours, which print it once
 
 
-def _done_already(config: FlapConfig, run_dir: Path, keep_dense: bool) -> bool:
+def _done_already(config: FlapConfig, run_dir: Path) -> bool:
     """Return whether this run has finished before, here or in a cell beside, on the same inputs; say where."""
     from flap.results import finished_run
     from flap.runs.prepare import prepare
@@ -145,7 +210,7 @@ def _done_already(config: FlapConfig, run_dir: Path, keep_dense: bool) -> bool:
     if (done := finished_run(run_dir, cells, asdict(config))) is None:
         return False
     folder, report = done
-    again = prepare(config, run_dir, keep_dense=keep_dense)
+    again = prepare(config, run_dir, keep_dense=_in_one_process())
     if changed := [name for name, value in again.inputs.items() if report.inputs.get(name) != value]:
         log.info("%s holds a run on other inputs (%s), which runs again", folder, ", ".join(changed))
     else:
@@ -175,8 +240,6 @@ def _in_sweep(run_dir: Path) -> bool:
 
 def _record(config: DictConfig, run_dir: Path) -> None:
     """Write the composed config into .hydra, as Hydra does with `hydra.output_subdir`, but before it asks anybody."""
-    if not ranks.first():
-        return
     hydra_config = HydraConfig.instance().cfg
     parts = {"config": config, "hydra": hydra_config, "overrides": HydraConfig.get().overrides.task}
     (run_dir / ".hydra").mkdir(exist_ok=True)
@@ -201,37 +264,31 @@ def main() -> None:
     if sys.argv[1:] == ["--help"]:
         print(help_text())
         return
+    _follow()
     logging.raiseExceptions = False  # a log that cannot be written prints no traceback on the console
     try:
         if "HYDRA_FULL_ERROR" in os.environ:  # the user asks for tracebacks
-            _joined()
+            task()
         else:
             _one_line_errors()
     finally:
         write_open_study()  # Hydra calls no callback if a job has failed
-        leave()
-
-
-def _joined() -> None:
-    if ranks.started():
-        join()
-    task()
 
 
 def _one_line_errors() -> None:
     """Run the command line, and print errors in one line each."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra passes errors on instead of printing them
-    failed: Exception | None = None  # of Hydra's own work, in which it may be the only process that fails
+    failed = False  # of Hydra's own work, in which this may be the only process that fails
     begin = time.time()  # a sweep's folder may have cells of an earlier command
     try:
-        _joined()
+        task()
     except RunFailedError as error:
         folder, line = error.args
         lines = failures(Path(folder), begin)
         if not any(one.endswith(line) for one in lines):  # of a cell whose folder keeps what it has
             lines.append(f"failed: {line}")
     except (RuntimeError, FileNotFoundError) as error:  # runs catch their own errors: this one is from submitting
-        folder, failed = open_folder(), error
+        folder, failed = open_folder(), True
         lines = [*(failures(folder, begin) if folder else []), f"error: {explain_launch(error)}"]
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         lines = [f"error: {explain(error)}"]
@@ -239,11 +296,10 @@ def _one_line_errors() -> None:
         lines = ["interrupted: the same command goes on"]
     except OSError as error:  # from Hydra's own files in the run's folder
         what = f"{error.filename}: cannot be written ({error.strerror})" if error.filename else str(error)
-        lines, failed = [f"error: {what}; hydra.run.dir and hydra.sweep.dir name another folder"], error
+        lines, failed = [f"error: {what}; hydra.run.dir and hydra.sweep.dir name another folder"], True
     else:
         return
+    print(*lines, sep="\n", file=sys.stderr, flush=True)
     if failed and ranks.size() > 1:
-        end_all(failed, lines[-1].removeprefix("error: "))
-    if ranks.first():
-        print(*lines, sep="\n", file=sys.stderr)
+        os._exit(1)  # while others go on
     raise SystemExit(1)

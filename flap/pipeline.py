@@ -31,11 +31,11 @@ def run(
         ValueError: bad input, in one line that names the field.
     """
     run = ranks.agreed(lambda: prepare(config, run_dir, source, stages, keep_dense))
-    ranks.agreed(lambda: check_alike(run, run_dir))
+    ranks.agreed(lambda: check_alike(run))
     with run.begun():
         plan = stages(run)
         run.report.finish()
-        ranks.from_first(lambda: write_files(run, plan, run_dir))
+        ranks.on_first(lambda: write_files(run, plan, run_dir))
     return run.report
 
 

@@ -100,7 +100,7 @@ class Calibration:
 def own_windows(windows: Sequence[Tensor]) -> list[Tensor]:
     """Return the share of this process of some windows, tokens_NT for each length; of a length it may have none."""
     counts = list(map(len, windows))
-    numbers, own = torch.arange(sum(counts)).split(counts), torch.tensor(ranks.mine(range(sum(counts)))).long()
+    numbers, own = torch.arange(sum(counts)).split(counts), torch.tensor(ranks.own_share(range(sum(counts)))).long()
     return [tokens_NT[torch.isin(number_N, own)] for tokens_NT, number_N in zip(windows, numbers, strict=True)]
 
 

@@ -147,7 +147,7 @@ def _sequences(model: PlacedModel, draft: Draft, notes: Notes[dict[str, Any]]) -
             return
         if b not in notes:
             numbers = range(b, b + _surely_whole(draft))
-            batches = ranks.shared(partial(_batch, model, draft, number) for number in numbers)
+            batches = ranks.each_by_one(partial(_batch, model, draft, number) for number in numbers)
             for number, batch in zip(numbers, batches, strict=True):
                 notes.write(number, batch)
         yield from torch.tensor(notes.read(b)["tokens"])

@@ -49,7 +49,7 @@ def fit_layer(
     if trial:  # each process has its own
         found = [_by_plan(block, pruning, [make() for make in makes]) for block, pruning, makes in fits]
     else:
-        shared = iter(ranks.shared(make for *_, makes in fits for make in makes))
+        shared = iter(ranks.each_by_one(make for *_, makes in fits for make in makes))
         found = [_by_plan(block, pruning, [next(shared) for _ in makes]) for block, pruning, makes in fits]
     return [Pair(*(of_block.get(kept) for of_block, kept in zip(found, plan, strict=True))) for plan in plans]
 

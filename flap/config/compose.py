@@ -115,7 +115,7 @@ def _check_values(config: FlapConfig) -> None:
     different = "a whole number >= 2, or a list of such, each once"
     checks = {
         "seed": (0 <= config.seed < 2**32, "a whole number from 0 to 2**32 - 1"),
-        "processes": (config.processes is None or config.processes >= 1, "a whole number >= 1"),
+        "timeout_minutes": (0 < config.timeout_minutes < math.inf, "a number of minutes > 0"),
         "cache_wait_seconds": (config.cache_wait_seconds >= 0, "a number >= 0"),
         "checkpoint.formats": (set(formats) in ({"hf"}, {"hf", "gguf"}), "[hf] or [hf,gguf]"),
         "checkpoint.save": (config.checkpoint.save or "gguf" not in formats, made_from_hf),

@@ -88,13 +88,13 @@ class FlapConfig:
     round_to: int | None = None  # 8, 32, 64, 128 or 256: every layer keeps a multiple of this many neurons
     seed: int = 0  # of all that is drawn: windows, random scores, text that the model writes; 0 to 2**32 - 1
     mask_only: bool = False  # true: units become zeros and the shapes stay
-    processes: int | None = None  # started on this machine, one for each GPU; null: one, or those of torchrun
     dry_run: bool = False  # print what the run will take, and read no weight
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     resume: bool = True  # keep the results that the run's folder holds, and compute only what is missing
     cache_dir: str | None = None  # null: FLAP_CACHE_DIR of the environment, else the user's cache folder
     use_cache: bool = True  # for statistics and for the scores of the dense model
     cache_wait_seconds: float = 3600  # how long a run waits for another that computes the same, in seconds; 0 or more
+    timeout_minutes: float = 120  # how long a process of torchrun or SLURM waits for another one; above 0
     trust_remote_code: bool = False  # true: code that comes with the model may run
     run_name: str = "flap"  # ends the name of the run's folder
 

@@ -73,7 +73,7 @@ class Dense(NamedTuple):
 
 
 def _reference(model: PlacedModel, batches_NT: Sequence[Tensor], first_NT: Tensor) -> Dense:
-    return Dense(final_states(model, ranks.mine(batches_NT)), layer_outputs(model, first_NT))
+    return Dense(final_states(model, ranks.own_share(batches_NT)), layer_outputs(model, first_NT))
 
 
 def final_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> list[Tensor]:
@@ -111,7 +111,7 @@ def compare(model: PlacedModel, dense: Sequence[Tensor], batches_NT: Sequence[Te
     dense: the dense model's final hidden states of the batches that are this process's.
     """
     chunk = max(1, chunk_size(model.adapter.vocab_size) // COPIES)
-    own, of_batches = ranks.mine(batches_NT), list[dict[str, list[float]]]()
+    own, of_batches = ranks.own_share(batches_NT), list[dict[str, list[float]]]()
     states = model.hidden_states(own)
     for batch_NT, dense_NTD in zip(progress(own, "divergence", Tensor.numel), dense, strict=True):
         found = defaultdict[str, list[float]](list)
@@ -121,7 +121,7 @@ def compare(model: PlacedModel, dense: Sequence[Tensor], batches_NT: Sequence[Te
             for name in sums[0]:
                 found[name].append(sum(one[name] for one in sums) / (batch_NT.shape[1] - 1))
         of_batches.append(found)
-    everything = ranks.together(of_batches)
+    everything = ranks.gather_in_order(of_batches)
     return {name: [value for found in everything for value in found[name]] for name in everything[0]}
 
 
@@ -156,7 +156,7 @@ def layer_outputs(model: PlacedModel, tokens_NT: Tensor) -> list[Sequence[Tensor
 
     pairs = zip(model.layers, of_layers, strict=True)
     recorders = [_hooked(layer, partial(keep, kept=kept)) for layer, kept in pairs]
-    for _ in model.observe(ranks.mine(tokens_NT.split(1)), recorders, NOT_KEPT, "layer errors"):
+    for _ in model.observe(ranks.own_share(tokens_NT.split(1)), recorders, NOT_KEPT, "layer errors"):
         pass
     return list(zip(*of_layers, strict=True))
 
@@ -175,7 +175,7 @@ def layer_errors(model: PlacedModel, dense: Sequence[Sequence[Tensor]], tokens_N
     """
     of_windows = zip(layer_outputs(model, tokens_NT), dense, strict=True)
     own = [[_error(*pair) for pair in zip(now, then, strict=True)] for now, then in of_windows]
-    errors = (sum(of_layer) / len(of_layer) for of_layer in zip(*ranks.together(own), strict=True))
+    errors = (sum(of_layer) / len(of_layer) for of_layer in zip(*ranks.gather_in_order(own), strict=True))
     return [error if math.isfinite(error) else None for error in errors]
 
 

@@ -69,8 +69,8 @@ class Generate(Evaluator):
 def _measure(
     placed: PlacedModel, tokenizer: PreTrainedTokenizerBase, prompts: dict[str, list[int]], max_new_tokens: int
 ) -> Measurement:
-    own = progress(ranks.mine(prompts.values()), "generate")
-    written = ranks.together([continuation(placed.model, prompt, max_new_tokens).tolist() for prompt in own])
+    own = progress(ranks.own_share(prompts.values()), "generate")
+    written = ranks.gather_in_order([continuation(placed.model, prompt, max_new_tokens).tolist() for prompt in own])
     texts = dict(zip(prompts, tokenizer.batch_decode(written, skip_special_tokens=True), strict=True))
     repeated = list(map(repetition, written))
     return averaged(f"generate/repetition@{max_new_tokens}", repeated, "lower") | Measurement(texts=texts)

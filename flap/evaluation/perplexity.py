@@ -81,7 +81,7 @@ def window_losses(model: PlacedModel, tokens_NT: Tensor, batch_size: int) -> Ten
 
     Logits are float32. A shorter window ends with NO_TOKEN, which is not scored.
     """
-    batches_NT, chunk = ranks.mine(tokens_NT.split(batch_size)), chunk_size(model.adapter.vocab_size)
+    batches_NT, chunk = ranks.own_share(tokens_NT.split(batch_size)), chunk_size(model.adapter.vocab_size)
     states, losses = model.hidden_states([batch_NT.clamp(min=0) for batch_NT in batches_NT]), []
     for batch_NT in progress(batches_NT, "perplexity", Tensor.numel):
         batch_NT, hidden_NTD = batch_NT.to(model.device), next(states)
@@ -90,7 +90,7 @@ def window_losses(model: PlacedModel, tokens_NT: Tensor, batch_size: int) -> Ten
         losses_P = torch.cat([_losses(model.adapter, *pair) for pair in pairs]).double()
         scored_N = (batch_NT[:, 1:] != NO_TOKEN).sum(dim=1).cpu()
         losses.append(losses_P.reshape(len(batch_NT), -1).sum(dim=1) / scored_N.clamp(min=1))
-    return torch.cat(ranks.together(losses))
+    return torch.cat(ranks.gather_in_order(losses))
 
 
 def _losses(adapter: ModelAdapter, hidden_PD: Tensor, target_P: Tensor) -> Tensor:

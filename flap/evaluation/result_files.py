@@ -30,10 +30,10 @@ class Results:
     def measured(self, key: Key, make: Callable[[], Measurement]) -> Measurement:
         """Return the stored measurement of a key; if there is none, store and return that of `make`."""
         name = digest(key)
-        if (found := ranks.from_first(lambda: self.stored().get(name))) is not None:
+        if (found := ranks.on_first(lambda: self.stored().get(name))) is not None:
             return found[1]
         measured = make()
-        ranks.from_first(lambda: self._store(key, measured))
+        ranks.on_first(lambda: self._store(key, measured))
         return measured
 
     def _store(self, key: Key, measured: Measurement) -> None:

@@ -84,7 +84,7 @@ class Suite:
                 return one.run(*models())
 
             stored = partial(self.results.get, _task_key(comparison, key), compare) if self.results else compare
-            numbers = ranks.from_first(stored)  # alone: models that run at once slow each other
+            numbers = ranks.on_first(stored)  # alone: models that run at once slow each other
             dense_numbers, pruned_numbers = dense_numbers | numbers[0], pruned_numbers | numbers[1]
         return dense_numbers, pruned_numbers
 

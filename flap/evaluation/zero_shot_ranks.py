@@ -26,8 +26,8 @@ class SharedBatches(Collator):
         batches = list(super().get_batched(n, batch_fn))
         numbers = iter(self._reorder_indices)  # of requests; none yet where lm-eval notes them with the answers
         of_batches = [list(islice(numbers, len(batch))) for batch in batches]
-        self._reorder_indices = list(chain(*ranks.mine(of_batches)))
-        for number, batch in ranks.mine(enumerate(batches)):
+        self._reorder_indices = list(chain(*ranks.own_share(of_batches)))
+        for number, batch in ranks.own_share(enumerate(batches)):
             torch.manual_seed(number)  # what is drawn for a batch does not depend on batches before it
             yield batch
 

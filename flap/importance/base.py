@@ -80,7 +80,7 @@ def score_layer(metric: Metric, blocks: Pair[Block], observed: LayerStatistics |
         makes[1] = [partial(metric.score_all, observed.routed)]
     each, attention = [make for of_block in makes for make in of_block], len(makes[0])
     # what takes a factorisation is shared out
-    found = ranks.shared(each) if metric.needs_covariance else ranks.from_first(lambda: [make() for make in each])
+    found = ranks.each_by_one(each) if metric.needs_covariance else ranks.on_first(lambda: [make() for make in each])
     score_GC, score_IC = torch.cat(found[:attention]), torch.cat(found[attention:])
     score_GC = score_GC.square() if metric.square_attention else score_GC
     return Pair(_finite(score_GC, blocks.attention), _finite(score_IC, blocks.mlp).sum(dim=1))

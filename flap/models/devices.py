@@ -39,7 +39,7 @@ def free_bytes(device: torch.device) -> int:
     On a GPU, memory that torch has reserved but not used counts.
     """
     if device.type != "cuda":
-        return int(psutil.virtual_memory().available) // ranks.here()
+        return int(psutil.virtual_memory().available) // ranks.on_this_machine()
     reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(torch.cuda.mem_get_info(device)[0]) + reserved
 

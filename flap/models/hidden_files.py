@@ -72,10 +72,10 @@ class HiddenFiles:
 
         Files are synced first. It is done every few seconds; what is not recorded is done again after an interruption.
         """
-        if ranks.from_first(lambda: time.monotonic() - self._last_record >= SECONDS_BETWEEN_RECORDS):
+        if ranks.on_first(lambda: time.monotonic() - self._last_record >= SECONDS_BETWEEN_RECORDS):
             self.recorded = dict(files)
             contents = {name: {"file": file, **self._contents(file)} for name, file in files.items()}
-            ranks.wait()  # all processes record the same layer
+            ranks.barrier()  # all processes record the same layer
             write_text(self.folder / JOURNAL, json.dumps({"layers_done": layers_done, "files": contents}))
             self._last_record = time.monotonic()
         for path in self.folder.glob("hidden-*"):

@@ -101,6 +101,6 @@ def _classes(logits_PV: Tensor, likeliest_PK: Tensor) -> Tensor:
 def mean_divergence(model: PlacedModel, teacher: PlacedModel, tokens_NT: Tensor, batch_size: int) -> float:
     """Return KL(dense ‖ model) over the whole vocabulary, in nats a token; lower is better."""
     student, nats = Student(model, teacher, [], None).eval(), list[float]()
-    for batch_NT in progress(ranks.mine(tokens_NT.split(batch_size)), "divergence, held out", Tensor.numel):
+    for batch_NT in progress(ranks.own_share(tokens_NT.split(batch_size)), "divergence, held out", Tensor.numel):
         nats.append(student(batch_NT)["loss"].item() * batch_NT.numel())
-    return sum(ranks.together(nats)) / tokens_NT.numel()
+    return sum(ranks.gather_in_order(nats)) / tokens_NT.numel()

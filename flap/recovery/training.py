@@ -53,7 +53,7 @@ def train(student: Student, recovery: Recovery, tokens_NT: Tensor, folder: Path,
     both = optimizer, LambdaLR(optimizer, recovery.share_of_rate)
     trainer = Trainer(student, options, None, *sets, callbacks=callbacks, optimizers=both)
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=ranks.from_first(lambda: last_checkpoint(folder)))
+    trainer.train(resume_from_checkpoint=ranks.on_first(lambda: last_checkpoint(folder)))
     if trainer.is_world_process_zero():
         write_text(folder / HISTORY, json.dumps(list(history(trainer.state).items())))
 

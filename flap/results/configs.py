@@ -11,7 +11,7 @@ CHOICES = ("model", "method", "metric", "structure", "ratio", "seed")  # other c
 SAID = (*CHOICES, "model.name", "run_name")
 BOOKKEEPING = (  # keys that do not change the result
     "cache_dir", "use_cache", "cache_wait_seconds", "resume", "tracking", "dry_run", "checkpoint.overwrite",
-    "processes",
+    "timeout_minutes",
 )  # fmt: skip
 NAMES = ("run_name", "checkpoint.dir")  # of a run: they do not change its result
 

@@ -13,18 +13,7 @@ from flap.runs.choices import Choices
 from flap.storage import ranks
 
 
-def check_processes(processes: int | None) -> None:
-    """Check that this process need not start others.
-
-    Raises:
-        ValueError: it should; the command line alone starts processes.
-    """
-    started = ranks.started()
-    allowed = "none where torchrun has started the processes" if started else "1 in Python"
-    require(processes is None or (processes == 1 and not started), "processes", processes, allowed)
-
-
-def check_trainable(recovery: Recovery, source: ModelSource, adapter: ModelAdapter, processes: int) -> None:
+def check_trainable(recovery: Recovery, source: ModelSource, adapter: ModelAdapter) -> None:
     """Check that the model can be trained after compression.
 
     Raises:
@@ -34,7 +23,7 @@ def check_trainable(recovery: Recovery, source: ModelSource, adapter: ModelAdapt
     require(not source.loaded, "recover", recovery.name, given)
     placement = f"device with recover={recovery.name}, which trains the whole model there"
     require(source.placed.whole, "model.placement", source.placement, placement)
-    recovery.check(adapter, processes)
+    recovery.check(adapter, ranks.size())
 
 
 def check_reloads(source: ModelSource) -> None:

@@ -18,7 +18,7 @@ from flap.runs.ledger import Cost, Ledger, Stage
 from flap.runs.operations import counted
 from flap.runs.place import Place
 from flap.runs.workload import Workload
-from flap.storage import cache_root, ranks, to_json, write_text
+from flap.storage import cache_root, to_json, write_text
 
 T = TypeVar("T")
 # What oneDNN and the heap of a CPU keep while experts run: each gets another number of tokens and has small tensors.
@@ -120,7 +120,7 @@ def forecast(config: FlapConfig, stages: Callable[[Ledger], Any], run_dir: Path 
     if choices.recovery is not None:
         if choices.recovery.use == "recovery":
             check_context("recover", [choices.recovery.seq_len], model.max_length)
-        check_trainable(choices.recovery, model, adapter, config.processes or ranks.size())
+        check_trainable(choices.recovery, model, adapter)
     target = Path(config.checkpoint.dir or run_dir)
     free = FreeMemory.here(model.device, cache_root(config.cache_dir), target)
     return Forecast(

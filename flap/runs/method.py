@@ -108,7 +108,7 @@ def score(run: Run, work: WorkFolder, model: PlacedModel, statistics: Sequence[L
 def allocate(run: Run, work: WorkFolder, model: PlacedModel, scores: Scores) -> PruningPlan:
     """Return the plan: which units stay within the budget."""
     plan = run.choices.structure.allocate(scores, run.budget)
-    return run.budget.named(ranks.from_first(lambda: plan))
+    return run.budget.named(ranks.on_first(lambda: plan))
 
 
 def _cost_of_compression(run: Workload, *inputs: None) -> Cost:

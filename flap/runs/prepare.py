@@ -17,7 +17,6 @@ from flap.results.configs import changes_of_the_model, differences
 from flap.runs.checks import (
     check_budget,
     check_comparable,
-    check_processes,
     check_reloads,
     check_trainable,
 )
@@ -30,7 +29,7 @@ from flap.runs.place import Place
 from flap.runs.run import Run
 from flap.runs.texts import read_texts
 from flap.runs.trimming import check_vocabulary
-from flap.storage import Cache, cache_root, ranks
+from flap.storage import Cache, cache_root
 from flap.storage.atomic_files import bytes_below, remove_leftovers
 from flap.storage.work_folder import working_folder
 
@@ -51,7 +50,6 @@ def prepare(
         ValueError: bad input, in one line that names the field.
     """
     require(not config.dry_run, "dry_run", True, "false; only the command line prints what a run will take")
-    check_processes(config.processes)
     choices, root = choose(config), cache_root(config.cache_dir)
     target = _target(config, run_dir, root)
     source = source or find_model(config.model, root, config.trust_remote_code, keep_dense)
@@ -64,7 +62,7 @@ def prepare(
     texts = read_texts(config, choices, source.tokenizer, source.max_length)
     budget = check_budget(adapter, choices, config, source)
     if choices.recovery is not None:
-        check_trainable(choices.recovery, source, adapter, ranks.size())
+        check_trainable(choices.recovery, source, adapter)
     cache, report = Cache(root, config.use_cache, config.cache_wait_seconds), Report.start(described(config))
     run = Run(
         cache=cache, report=report, config=config, choices=choices, source=source, texts=texts, budget=budget,

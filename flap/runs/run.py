@@ -115,7 +115,7 @@ class Run(Ledger):
     def begun(self) -> Iterator[None]:
         """Set random states, the type of products, and the folder that an interrupted run resumes from."""
         self.introduce()
-        if self.suite.results and not self.config.resume and ranks.first():
+        if self.suite.results and not self.config.resume and ranks.is_first():
             self.suite.results.path.unlink(missing_ok=True)  # numbers of an earlier start are not used
         writes = any(windows.to_write is not None for windows in self.texts.values())
         resumes = self.source.placed.streams or ((self.choices.structure.measures or writes) and self.cache.enabled)
@@ -126,8 +126,8 @@ class Run(Ledger):
                 yield
                 return
             place = workspace(self.cache.root, self.keys.workspace, self.config.resume)
-            with place if ranks.first() else nullcontext() as folder:
-                self.work = WorkFolder(ranks.from_first(lambda: folder))
+            with place if ranks.is_first() else nullcontext() as folder:
+                self.work = WorkFolder(ranks.on_first(lambda: folder))
                 yield
                 self.suite.references.clear()  # which may be mapped files of the folder
-                ranks.wait()  # before the first process deletes it
+                ranks.barrier()  # before the first process deletes it

@@ -13,7 +13,6 @@ from flap.export.gguf import export_gguf
 from flap.models import PlacedModel, adapt
 from flap.recovery import bytes_to_train, trained_parameters, training_windows
 from flap.results import device_name
-from flap.runs.all_ranks import devices_of_ranks
 from flap.runs.ledger import Cost, Memory, stage
 from flap.runs.model_sizes import count_dense
 from flap.runs.run import Run
@@ -45,7 +44,6 @@ def load(run: Run, work: WorkFolder) -> PlacedModel:
         run.reopen = run.source.reopening()
     model.adapter = adapt(model.model, run.choices.structure.experts)
     run.report.device, run.report.device_map = device_name(model.device), model.device_map
-    run.report.processes = devices_of_ranks(model.device)
     count_dense(run.report, model.adapter, run.budget)
     return model
 
@@ -160,7 +158,7 @@ def save(run: Run, work: WorkFolder, model: PlacedModel, plan: PruningPlan) -> P
         if "gguf" in config.checkpoint.formats:
             log.info("wrote %s", export_gguf(run.target, config.checkpoint.gguf_type))
 
-    ranks.from_first(write)
+    ranks.on_first(write)
     return model.saved_in(run.target)
 
 

@@ -38,7 +38,7 @@ class Workload(Ledger):
     @property
     def processes(self) -> int:
         """The number of processes that share the work; the forecast is of one of them."""
-        return self.config.processes or ranks.size()
+        return ranks.size()
 
     @property
     def _all_windows(self) -> float:

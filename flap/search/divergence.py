@@ -71,7 +71,7 @@ class PlanDivergence:
         dense = dense_plan(model)
 
         def with_dense(i: int, observed: LayerStatistics | None) -> list[LayerPlan]:
-            return [dense.layers[i], *ranks.mine(plans(i, observed))]
+            return [dense.layers[i], *ranks.own_share(plans(i, observed))]
 
         stream_ids: list[int] = []
         for i in range(walk.layers_done):
@@ -85,7 +85,7 @@ class PlanDivergence:
             for name in set(walk.streams) - {"fitting", "held out"}:
                 del walk.streams[name]
             walk.streams |= {str(k): stream for k, stream in streams.items()}
-        return ranks.together(self._nats(model, windows, texts, [streams[k].batches for k in stream_ids]))
+        return ranks.gather_in_order(self._nats(model, windows, texts, [streams[k].batches for k in stream_ids]))
 
     def windows(self, num_tokens: int) -> tuple[list[Tensor], list[Tensor]]:
         """Return tokens_NT and text_N for each length of window."""

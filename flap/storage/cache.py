@@ -57,13 +57,13 @@ class Cache:
         if not self.enabled:
             return make(), "off"
         entry = self.root / kind.name / digest(key)
-        if (cached := ranks.from_first(lambda: _read(entry, kind, key))) is not None:
+        if (cached := ranks.on_first(lambda: _read(entry, kind, key))) is not None:
             return cached, "hit"
-        with exclusive(entry, self.wait_seconds) if ranks.first() else nullcontext():
-            if (cached := ranks.from_first(lambda: _read(entry, kind, key))) is not None:
+        with exclusive(entry, self.wait_seconds) if ranks.is_first() else nullcontext():
+            if (cached := ranks.on_first(lambda: _read(entry, kind, key))) is not None:
                 return cached, "hit"
             value = make()
-            return value, ranks.from_first(lambda: "miss" if _keep(entry, kind, key, value) else "off")
+            return value, ranks.on_first(lambda: "miss" if _keep(entry, kind, key, value) else "off")
 
 
 def digest(key: Any) -> str:

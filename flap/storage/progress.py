@@ -60,7 +60,7 @@ def progress(items: Iterable[T], stage: str, count_tokens: Callable[[T], int] = 
 
     Outside a terminal, that time is logged after the first item, and of the bar only the last state is printed.
     """
-    if not ranks.first():
+    if not ranks.is_first():
         yield from items
         return
     total = len(items) if isinstance(items, Sized) else None

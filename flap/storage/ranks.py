@@ -1,14 +1,13 @@
-"""The processes of a run, one for each device: what each one does, and how their results come together.
+"""The processes of a run, one for each device, which torchrun or the tasks of a SLURM job are: who does what.
 
-torchrun starts them, and torch.distributed connects them. With one process every function here is the identity, so
-that no other code asks how many there are. All ranks make the same calls in the same order.
+`own_share` and `gather_in_order` share work out, `add_up` sums tensors, and `on_first` lets the first process work and
+write for all. All processes make the same calls in the same order; with one process each of these is the identity.
 """
 
-import ctypes
+import atexit
 import os
 import platform
 import signal
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -20,65 +19,57 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-WAIT_TO_BEGIN = timedelta(minutes=10)  # for a process that has not begun
-WAIT = timedelta(days=2)  # for one that works; heartbeats tell of one that has ended or hangs
-PR_SET_PDEATHSIG = 1  # of Linux' prctl
-
 _rank, _size, _alone = 0, 1, False
 
 
 class LostError(RuntimeError):
-    """Another process of the run has ended, or cannot be reached; it has said why, if it could."""
+    """Another process of the run has ended, or did not answer within the timeout."""
 
 
 class AgreedError(ValueError):
-    """Bad input, which all processes of a run know of: each of them raises this."""
+    """What all processes of a run know of: each of them raises this."""
 
 
-def started() -> bool:
-    """Return whether this process is one of several that a launcher has started."""
-    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1
+def join(timeout: timedelta) -> None:
+    """Join the processes that were started together with this one; without any, or a second time, do nothing.
 
-
-def begin() -> None:
-    """Join the processes that a launcher has started together with this one; without any, do nothing.
-
-    Each one takes the GPU of its number on its machine, where there are GPUs.
+    Each one takes the GPU of its number on its machine, where there are GPUs. timeout: for which a process waits for
+    another one, at the start and later.
 
     Raises:
         ValueError: they cannot be reached.
     """
     global _rank, _size
-    if not started() or _size > 1:
+    if os.environ.get("SUBMITIT_EXECUTOR") == "slurm" and int(os.environ.get("SLURM_NTASKS", 1)) > 1:
+        from submitit.helpers import TorchDistributedEnvironment
+
+        TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
+    if _size > 1 or int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return
     import torch  # here: a run of one process that ends early does not wait for it
     from torch import distributed
 
-    if sys.platform == "linux":  # a launcher that is killed leaves no process behind
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     gpus = torch.cuda.device_count()
     if gpus:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)) % gpus)
-    backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
     try:
-        store, own, count = next(distributed.rendezvous("env://", timeout=WAIT_TO_BEGIN))
-        store.set(f"flap-begun-{own}", "")
-        store.wait([f"flap-begun-{one}" for one in range(count)], WAIT_TO_BEGIN)
-        distributed.init_process_group(backend, timeout=WAIT, store=store, rank=own, world_size=count)
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=timeout)
     except (RuntimeError, ValueError) as error:
         why = " ".join(str(error).split())[:200]
         raise ValueError(f"the {os.environ['WORLD_SIZE']} processes of this run cannot be connected ({why})") from error
-    _rank, _size = own, count
+    _rank, _size = distributed.get_rank(), distributed.get_world_size()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of each process
+    atexit.register(leave)
 
 
-def end() -> None:
-    """Leave the other processes, once all are at their end: the first one that ends in failure ends all."""
+def leave() -> None:
+    """Leave the other processes, once all are at their end."""
     global _rank, _size
     if _size > 1:
         from torch import distributed
 
         with suppress(LostError):
-            wait()
+            barrier()
         distributed.destroy_process_group()
         _rank, _size = 0, 1
 
@@ -93,14 +84,14 @@ def size() -> int:
     return 1 if _alone else _size
 
 
-def here() -> int:
-    """Return how many processes are on this machine."""
+def on_this_machine() -> int:
+    """Return how many of the processes are on this machine."""
     return 1 if size() == 1 else int(os.environ.get("LOCAL_WORLD_SIZE", _size))
 
 
-def first() -> bool:
-    """Return whether this is the process that speaks and writes."""
-    return rank() == 0
+def is_first() -> bool:
+    """Return whether this is the process that speaks, also before it has joined the others."""
+    return _alone or int(os.environ.get("RANK", 0)) == 0
 
 
 def name() -> str:
@@ -110,7 +101,7 @@ def name() -> str:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Work as a run of one process inside the block, while the others wait."""
+    """Work as a run of one process inside the block."""
     global _alone
     before, _alone = _alone, True
     try:
@@ -124,21 +115,21 @@ def own_folder(path: Path) -> Path:
     return path if size() == 1 else path / f"rank-{rank()}"
 
 
-def mine(items: Iterable[T]) -> list[T]:
-    """Return the items that are this process's share: there and back, so that neighbours are on all processes."""
+def own_share(items: Iterable[T]) -> list[T]:
+    """Return the items that this process works on: dealt out in a zigzag, so that neighbours are on all processes."""
     return [item for k, item in enumerate(items) if _owner(k) == rank()]
 
 
-def together(own: Sequence[T]) -> list[T]:
-    """Return what all processes have made of their shares, in the order of the items before `mine`."""
+def gather_in_order(own: Sequence[T]) -> list[T]:
+    """Return what all processes have made of their shares, in the order of the items before `own_share`."""
     parts = gather(own)
     results = [iter(part) for part in parts]
     return [next(results[_owner(k)]) for k in range(sum(map(len, parts)))]
 
 
-def shared(makes: Iterable[Callable[[], T]]) -> list[T]:
+def each_by_one(makes: Iterable[Callable[[], T]]) -> list[T]:
     """Return what each function returns; each is called by one process."""
-    return together([make() for make in mine(makes)])
+    return gather_in_order([make() for make in own_share(makes)])
 
 
 def gather(value: T) -> list[T]:
@@ -153,25 +144,38 @@ def gather(value: T) -> list[T]:
     return values
 
 
-def from_first(make: Callable[[], T]) -> T:
+def add_up(tensor: "Tensor") -> None:
+    """Replace a tensor by the sum of those of all processes, added in the order of their ranks: equal bits for all."""
+    if size() == 1:
+        return
+    sent = tensor.cuda() if tensor.is_cuda else tensor.cpu()  # on one GPU of each process, wherever its layers are
+    parts = [sent.new_empty(sent.shape) for _ in range(size())]
+    _call("all_gather", parts, sent)
+    tensor.copy_(parts[0])
+    for part in parts[1:]:
+        tensor += part.to(tensor.device)
+
+
+def on_first(make: Callable[[], T]) -> T:
     """Return what a function returns that the first process alone calls. Tensors in it have to be on the CPU.
 
     Raises:
-        AgreedError: it refuses its input, for all processes.
+        AgreedError: it fails, in all processes.
     """
     if size() == 1:
         return make()
-    values: list[Any] = [None, None]  # what it returns, or why it refuses
-    if first():
-        with alone():
-            try:
-                values[0] = make()
-            except ValueError as error:
-                values[1] = str(error)
-    _call("broadcast_object_list", values)
-    if values[1] is not None:
-        raise AgreedError(values[1])
-    return cast(T, values[0])
+    value, failed = None, None
+    if is_first():
+        try:
+            with alone():
+                value = make()
+        except Exception as error:
+            failed = error
+    sent = [value, failed and (str(failed) if isinstance(failed, ValueError) else f"{type(failed).__name__}: {failed}")]
+    _call("broadcast_object_list", sent)
+    if sent[1] is not None:
+        raise AgreedError(sent[1]) from failed
+    return cast(T, sent[0])
 
 
 def agreed(make: Callable[[], T]) -> T:
@@ -186,25 +190,13 @@ def agreed(make: Callable[[], T]) -> T:
     try:
         value = make()
     except ValueError as error:
-        refused = f"{'' if first() else f'{name()}: '}{error}"
+        refused = f"{'' if is_first() else f'{name()}: '}{error}"
     if line := next(filter(None, gather(refused)), None):
         raise AgreedError(line)
     return cast(T, value)
 
 
-def add_up(tensor: "Tensor") -> None:
-    """Replace a tensor by the sum of those of all processes, added in the order of their ranks: equal bits for all."""
-    if size() == 1:
-        return
-    sent = tensor.cuda() if tensor.is_cuda else tensor.cpu()  # on one GPU of each process, wherever its layers are
-    parts = [sent.new_empty(sent.shape) for _ in range(size())]
-    _call("all_gather", parts, sent)
-    tensor.copy_(parts[0])
-    for part in parts[1:]:
-        tensor += part.to(tensor.device)
-
-
-def wait() -> None:
+def barrier() -> None:
     """Wait until all processes are here."""
     gather(None)
 
@@ -222,4 +214,4 @@ def _call(operation: str, *given: Any) -> None:
         getattr(distributed, operation)(*given)
     except RuntimeError as error:
         why = " ".join(str(error).split())[:200]
-        raise LostError(f"another process has ended, or cannot be reached ({why})") from error
+        raise LostError(f"another process has ended, or does not answer ({why})") from error

@@ -38,7 +38,7 @@ def run_folder(folder: Path) -> Iterator[None]:
         try:
             yield
         except ranks.LostError:
-            raise  # the one that has failed, or its launcher, has noted why
+            raise  # the one that has failed has noted why
         except Exception as error:
             note_failure(folder, reason(error))
             raise

@@ -37,7 +37,7 @@ class WorkFolder:
     def clear(self) -> None:
         """Delete what the folder holds, before any process goes on: one may write there at once."""
         if (path := self.path) is not None:
-            ranks.from_first(lambda: shutil.rmtree(path, ignore_errors=True))
+            ranks.on_first(lambda: shutil.rmtree(path, ignore_errors=True))
 
 
 NOT_KEPT = WorkFolder()
@@ -55,7 +55,7 @@ class Notes(Generic[T]):
     def __contains__(self, step: int) -> bool:
         if step in self._found or (folder := self.folder) is None:
             return step in self._found
-        return ranks.from_first(lambda: self._file(folder, step).exists())  # NFS may show it to some processes later
+        return ranks.on_first(lambda: self._file(folder, step).exists())  # NFS may show it to some processes later
 
     def __iter__(self) -> Iterator[T]:
         """Return what was found in all steps that were written or read."""
@@ -64,7 +64,7 @@ class Notes(Generic[T]):
     def write(self, step: int, found: T) -> None:
         """Note what was found, of a layer before the walk records that the layer is done."""
         self._found[step] = found
-        if self.folder is not None and ranks.first():
+        if self.folder is not None and ranks.is_first():
             with atomic_file(self._file(self.folder, step)) as scratch:
                 self.kind.write(found, scratch)
 

@@ -10,7 +10,6 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from flap.storage import ranks
 from flap.storage.study_list import note_cells
 
 log = logging.getLogger(__name__)
@@ -27,7 +26,7 @@ class StudyCallback(Callback):
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Note which cells there are."""
-        if config.hydra.mode == RunMode.MULTIRUN and not config.get("dry_run") and ranks.first():
+        if config.hydra.mode == RunMode.MULTIRUN and not config.get("dry_run"):
             note_cells(Path(config.hydra.sweep.dir))
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
@@ -55,8 +54,6 @@ def write_open_study() -> None:
 
 
 def _write(config: DictConfig) -> None:
-    if not ranks.first():
-        return
     folder = Path(config.hydra.sweep.dir)
     try:
         # imported here because --cfg should not wait seconds for torch and matplotlib

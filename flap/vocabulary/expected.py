@@ -41,11 +41,11 @@ def expected(model: PlacedModel, windows: Sequence[Tensor], weights: Sequence[fl
         for weight, cut_NT in zip(weights, cut, strict=True)
         for batch_NT in cut_NT.split(BATCH)
     ]
-    own, chunk = ranks.mine(batches), chunk_size(model.adapter.vocab_size)
+    own, chunk = ranks.own_share(batches), chunk_size(model.adapter.vocab_size)
     states, sums = model.hidden_states([batch_NT for _, batch_NT in own]), []
     for weight, _ in progress(own, "expected tokens", lambda one: one[1].numel()):
         hidden_PD = next(states).flatten(0, 1)
         parts = (model.adapter.logits(part_PD).float().softmax(-1).sum(dim=0) for part_PD in hidden_PD.split(chunk))
         sums.append(weight * torch.stack(list(parts)).double().sum(dim=0).cpu())
-    total_V = torch.stack(ranks.together(sums)).sum(dim=0)
+    total_V = torch.stack(ranks.gather_in_order(sums)).sum(dim=0)
     return total_V / total_V.sum()

@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
@@ -44,6 +45,6 @@ def _environments(size: int) -> list[dict[str, str]]:
 def _joined(environment: dict[str, str], target: Callable[..., None], given: tuple[Any, ...]) -> None:
     os.environ.update(environment)
     torch.set_num_threads(1)
-    ranks.begin()
+    ranks.join(timedelta(minutes=2))
     target(*given)
-    ranks.end()
+    ranks.leave()

@@ -125,35 +125,6 @@ def test_what_is_not_estimated_is_named(model_dir: Path, text_file: Path) -> Non
     assert not any("not estimated" in line for line in foretell(*base).lines())
 
 
-@pytest.mark.parametrize(
-    ("argument", "line"),
-    [
-        (
-            "recover.batch_size=6 recover.seq_len=16",
-            "recover.batch_size=6: expected a multiple of 4, the number of processes",
-        ),
-        ("recover.seq_len=129", "recover.seq_len=129: the model's context ends at 128 tokens"),
-    ],
-)
-def test_a_training_that_a_run_refuses_is_refused(argument: str, line: str, model_dir: Path, text_file: Path) -> None:
-    with pytest.raises(ValueError, match=line):
-        foretell(*tiny(model_dir, text_file), "recover=full", "processes=4", *argument.split())
-
-
-@pytest.mark.parametrize("choice", ["full recover.seq_len=64", "reconstruct calibration.seq_len=128"])
-def test_each_process_has_a_window_of_a_step(choice: str, model_dir: Path, text_file: Path) -> None:
-    for count in (1, 4):
-        foretell(*tiny(model_dir, text_file), *f"recover={choice}".split(), f"processes={count}")
-
-
-def test_a_training_takes_less_memory_on_more_processes(model_dir: Path, text_file: Path) -> None:
-    training = [*tiny(model_dir, text_file), "recover=full", "recover.seq_len=64", "recover.batch_size=512"]
-    one, four = (
-        foretell(*training, f"processes={count}").estimate.peak("device_bytes").device_bytes for count in (1, 4)
-    )
-    assert four < 0.5 * one
-
-
 def test_a_name_that_is_nowhere_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "absent", tmp_path):
         with pytest.raises(ValueError, match=f"model.path={path}: no model in a local directory or on the hub"):

@@ -144,10 +144,3 @@ def test_as_many_tokens_pass_each_layer_as_estimated(
     total = sum(one.tokens for one in estimated.stages if one.stage in ("calibrate", "score", "allocate", "compress"))
     assert seen[0] / 4 <= total  # plans that agree on the first layers share their stream
     assert seen[0] / 4 == pytest.approx(total, rel=0.05)
-
-
-def test_a_process_takes_less_than_all(foretell: Foretell) -> None:
-    options = ["method=flap_plus", "structure.tokens=32", "calibration.num_samples=32"]
-    one, four = (foretell(*options, f"processes={count}") for count in (1, 4))
-    for name in ("score", "compress", "evaluate"):
-        assert stage(four, name).operations < stage(one, name).operations

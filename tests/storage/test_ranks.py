@@ -1,6 +1,8 @@
 """The primitives by which processes share a run: with one process all of them are the identity."""
 
+import os
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,9 @@ from tests.helpers.ranks import in_ranks
 
 
 def test_with_one_process_they_are_the_identity() -> None:
-    assert (ranks.rank(), ranks.size(), ranks.first()) == (0, 1, True)
-    assert ranks.mine("abc") == list("abc") == ranks.together(list("abc"))
-    assert ranks.gather(1) == [1] and ranks.from_first(lambda: 2) == ranks.agreed(lambda: 2) == 2
+    assert (ranks.rank(), ranks.size(), ranks.is_first()) == (0, 1, True)
+    assert ranks.own_share("abc") == list("abc") == ranks.gather_in_order(list("abc"))
+    assert ranks.gather(1) == [1] and ranks.on_first(lambda: 2) == ranks.agreed(lambda: 2) == 2
     tensor = torch.ones(3)
     ranks.add_up(tensor)
     assert tensor.tolist() == [1, 1, 1]
@@ -24,19 +26,19 @@ def refuse() -> None:
 
 
 def refuse_unless_first() -> None:
-    if not ranks.first():
+    if not ranks.is_first():
         refuse()
 
 
 def work_together() -> None:
     """What three processes do; a failed assertion is an exit code."""
     rank = ranks.rank()
-    assert ranks.mine(range(8)) == [[0, 5, 6], [1, 4, 7], [2, 3]][rank]
-    assert ranks.together([str(k) for k in ranks.mine(range(8))]) == list("01234567")
-    assert ranks.shared([lambda k=k: (k, ranks.rank()) for k in range(4)]) == [(0, 0), (1, 1), (2, 2), (3, 2)]
+    assert ranks.own_share(range(8)) == [[0, 5, 6], [1, 4, 7], [2, 3]][rank]
+    assert ranks.gather_in_order([str(k) for k in ranks.own_share(range(8))]) == list("01234567")
+    assert ranks.each_by_one([lambda k=k: (k, ranks.rank()) for k in range(4)]) == [(0, 0), (1, 1), (2, 2), (3, 2)]
     assert ranks.gather(torch.tensor(rank)) == [0, 1, 2]
-    assert ranks.from_first(lambda: (ranks.rank(), ranks.size(), ranks.gather("alone"))) == (0, 1, ["alone"])
-    assert (ranks.here(), ranks.from_first(ranks.here)) == (3, 1)
+    assert ranks.on_first(lambda: (ranks.rank(), ranks.size(), ranks.gather("alone"))) == (0, 1, ["alone"])
+    assert (ranks.on_this_machine(), ranks.on_first(ranks.on_this_machine)) == (3, 1)
     tensor = torch.tensor([1e8, 1.0, -1e8])[rank].reshape(1)
     ranks.add_up(tensor)
     assert tensor.item() == 0  # (1e8 + 1) - 1e8 in float32, in this order
@@ -44,8 +46,10 @@ def work_together() -> None:
         with pytest.raises(ranks.AgreedError, match=r"^no$" if make is refuse else r"^rank 1 on \S+: no$"):
             ranks.agreed(make)
     with pytest.raises(ranks.AgreedError, match=r"^no$"):
-        ranks.from_first(refuse)
-    ranks.wait()
+        ranks.on_first(refuse)
+    with pytest.raises(ranks.AgreedError, match=r"^ZeroDivisionError: "):
+        ranks.on_first(lambda: 1 / 0)
+    ranks.barrier()
 
 
 def test_three_processes_share_and_agree() -> None:
@@ -58,9 +62,25 @@ def clear_and_write(folder: Path) -> None:
     WorkFolder(folder).clear()
     own = ranks.own_folder(folder)
     own.mkdir(parents=True)
-    ranks.wait()
+    ranks.barrier()
     assert own.is_dir()
 
 
 def test_a_folder_is_cleared_before_any_process_writes_there(tmp_path: Path) -> None:
     assert in_ranks(2, clear_and_write, tmp_path / "work") == [0, 0]
+
+
+def wait_for_a_silent_process() -> None:
+    """The first process does not answer; the second one ends after the timeout, which is a second."""
+    ranks.leave()
+    ranks.join(timedelta(seconds=1))
+    if ranks.is_first():
+        time.sleep(3)
+    else:
+        with pytest.raises(ranks.LostError, match=r"^another process has ended, or does not answer"):
+            ranks.barrier()
+    os._exit(0)
+
+
+def test_a_process_that_does_not_answer_is_waited_for_no_longer_than_the_timeout() -> None:
+    assert in_ranks(2, wait_for_a_silent_process) == [0, 0]

@@ -62,13 +62,13 @@ class LayerFiles:
     def write(self, index: int | None) -> None:
         """Write the layer as it is now, with the names that it has in the model; one process does it for all."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        if ranks.first():
+        if ranks.is_first():
             tied: dict[str, str] = getattr(self.model, "all_tied_weights_keys", {})
             own = {name: tensor for name, tensor in self.state(index).items() if name not in tied}
             tensors = {name: tensor.contiguous() for name, tensor in own.items()}
             with atomic_file(self._path(index)) as scratch:
                 save_file(tensors, scratch, metadata={"format": "pt"})
-        ranks.wait()
+        ranks.barrier()
         self._changed.add(index)
 
     def link(self, index: int, target: Path) -> bool:
@@ -86,7 +86,7 @@ class LayerFiles:
 
     def resume(self, layers_done: int) -> None:
         """Use the files that an interrupted run has written of the first layers, and give those layers their shapes."""
-        done = ranks.from_first(lambda: {i for i in range(layers_done) if self._path(i).is_file()})
+        done = ranks.on_first(lambda: {i for i in range(layers_done) if self._path(i).is_file()})
         for i in done:
             self._read_changed(i, torch.device("meta"))
         self._changed = set(done)
