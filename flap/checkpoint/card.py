@@ -7,14 +7,12 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from flap.data.text_files import FILE_FORMATS
-from flap.modeling.families import FAMILIES
 from flap.storage.atomic_files import write_text
 
 log = logging.getLogger(__name__)
 
 CARD = "README.md"
 MARK = "<!-- Written by flap, and replaced with the checkpoint. Delete this line, and the card is yours and stays. -->"
-PLACE = "path/to/this/checkpoint"  # stands in the card until `flap.push` knows the name of the repository
 
 
 def is_ours(card: Path) -> bool:
@@ -29,11 +27,6 @@ def write_card(directory: Path, text: str) -> None:
         log.info("%s is not replaced: it is somebody's own, without flap's mark", card)
         return
     write_text(card, text)
-
-
-def has_experts(model_type: str) -> bool:
-    """Return whether a checkpoint of this `model_type` is a mixture of experts."""
-    return bool(FAMILIES[model_type.removeprefix("flap_")].experts)
 
 
 def without_folders(value: Any) -> Any:

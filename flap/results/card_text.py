@@ -8,7 +8,8 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from omegaconf import OmegaConf
 
-from flap.checkpoint.card import MARK, PLACE, has_experts, without_folders
+from flap.checkpoint.card import MARK, without_folders
+from flap.modeling.families import FAMILIES
 from flap.results.notices import notices
 from flap.results.number_texts import is_efficiency
 from flap.results.report import Report
@@ -21,7 +22,8 @@ MADE_WITH = (
     "mask_only", "seed",
 )  # fmt: skip
 PAPER = "[FLAP](https://arxiv.org/abs/2312.11983) (An et al., AAAI 2024)"
-LOADING = "## Load it\n"
+PLACE = "path/to/this/checkpoint"
+GGUF = {".gguf": 'llama-cli -m {} -p "The Eiffel Tower"', "": "ollama create NAME -f {}"}  # by the end of a file's name
 TEXT = ("AutoModelForCausalLM", "AutoTokenizer")
 WHOLE = ("AutoModelForImageTextToText", "AutoProcessor")  # of a vision-language model
 NOT_IN_VLLM = (  # docs/exports.md says why
@@ -59,8 +61,8 @@ def _summary(report: Report, base: dict[str, Any]) -> str:
     removed, name = report.ratio["realised_decoder"], base.get("base_model", report.config["model"]["name"])
     training = "Then it was trained, see below." if report.recovery else "Nothing was trained."
     units = "experts" if any("experts" in layer for layer in report.layers) else "MLP neurons"
-    found = report.vocabulary
-    fewer = f" Of {found['before']:,} tokens of its vocabulary {found['after']:,} stay." if found else ""
+    tokens = report.vocabulary
+    fewer = f" Of {tokens['before']:,} tokens of its vocabulary {tokens['after']:,} stay." if tokens else ""
     return (
         f"`{name}` without {removed:.2%} of the parameters of its decoder layers: attention heads and {units} were "
         f"removed after {PAPER}, by `flap-pruning` {report.versions['flap-pruning']}. {training} What is left is dense "
@@ -76,12 +78,11 @@ def _numbers(report: Report) -> str:
 
 def _results(report: Report) -> list[EvalResult]:
     """Return the measured numbers of quality as the hub's evaluation results: of the pruned model, finite ones."""
-    numbers = {
-        name: value
+    return [
+        _result(*name.rpartition("/")[::2], value)
         for name, value in report.evaluation["pruned"].items()
         if "/" in name and math.isfinite(value) and not name.endswith("_stderr") and not is_efficiency(name)
-    }
-    return [_result(*name.rpartition("/")[::2], value) for name, value in numbers.items()]
+    ]
 
 
 def _result(text: str, metric: str, value: float) -> EvalResult:
@@ -97,9 +98,8 @@ def _result(text: str, metric: str, value: float) -> EvalResult:
 
 def _choices(report: Report) -> str:
     """Return the choices of the run and the versions of libraries as YAML."""
-    choices = {
-        name: without_folders(report.config[name]) for name in MADE_WITH if report.config[name] not in (None, {})
-    }
+    named = [name for name in MADE_WITH if report.config[name] not in (None, {})]
+    choices = {name: without_folders(report.config[name]) for name in named}
     text = OmegaConf.to_yaml({"run_name": report.config["run_name"], **choices, "versions": report.versions})
     return f"```yaml\n{text}```\n\n`flap.json` has the whole config and the units that each layer kept."
 
@@ -114,34 +114,13 @@ def loading(checkpoint: Path) -> str:
     """Return the section: how to load the checkpoint in each engine that takes the files in its directory."""
     config = json.loads((checkpoint / "config.json").read_text())
     trust, vision = "auto_map" in config, "vision_config" in config
-
-    def of_each(pattern: str, text: str, language: str = "") -> str:
-        """Return a text for each file. text: has {} for the path of the file, or of the folder of a config.json."""
-        names = sorted(str(path.relative_to(checkpoint)) for path in checkpoint.glob(pattern))
-        places = [f"{PLACE}/{name.removesuffix('/config.json')}" for name in names]
-        return "\n\n".join(_code(text.format(place), language) for place in places)
-
-    mlx = 'from mlx_lm import load\n\nmodel, tokenizer = load("{}", trust_remote_code=True)'
-    onnx = 'import onnxruntime\n\nsession = onnxruntime.InferenceSession("{}")'
-    openvino = 'import openvino\n\nmodel = openvino.compile_model("{}", "CPU")'
-    texts = {
-        "transformers": _transformers(trust, *WHOLE if vision else TEXT),
-        "vLLM": "" if vision or config["model_type"].removeprefix("flap_") in NOT_IN_VLLM else _vllm(trust, config),
-        "llama.cpp": of_each("*.gguf", 'llama-cli -m {} -p "The Eiffel Tower"'),
-        "Ollama": of_each("Modelfile", "ollama create NAME -f {}"),
-        "MLX": of_each("mlx*/config.json", mlx, "python"),
-        "ONNX Runtime": of_each("onnx/*.onnx", onnx, "python"),
-        "OpenVINO": of_each("openvino/*.xml", openvino, "python"),
-    }
-    sections = [f"### {engine}\n\n{text}" for engine, text in texts.items() if text]
-    return "\n\n".join([LOADING.rstrip(), *sections, OTHER_FORMATS])
-
-
-def renewed(card: str, checkpoint: Path) -> str:
-    """Return a card with the section of the files that are there now, as exports made later."""
-    before, found, rest = card.partition(LOADING)
-    _, heading, after = rest.partition("\n\n## ")
-    return before + loading(checkpoint) + heading + after if found else card
+    files = sorted(path.name for path in (*checkpoint.glob("*.gguf"), *checkpoint.glob("Modelfile")))
+    sections = ["## Load it", "### transformers", _transformers(trust, *WHOLE if vision else TEXT)]
+    if not vision and config["model_type"].removeprefix("flap_") not in NOT_IN_VLLM:
+        sections += ["### vLLM", _vllm(trust, config["model_type"])]
+    if files:
+        sections += ["### llama.cpp", *(_code(GGUF[Path(name).suffix].format(f"{PLACE}/{name}")) for name in files)]
+    return "\n\n".join([*sections, OTHER_FORMATS])
 
 
 def _transformers(trust: bool, auto: str, preparing: str) -> str:
@@ -152,14 +131,15 @@ def _transformers(trust: bool, auto: str, preparing: str) -> str:
         f'{preparing.removeprefix("Auto").lower()} = {preparing}.from_pretrained("{PLACE}"{trusted})',
         "python",
     )
-    without = "After `import flap; flap.register()` of `pip install flap-pruning`, it needs no `trust_remote_code`."
-    return f"{code}\n\n{without}" if trust else code
+    without = "\n\nAfter `import flap; flap.register()` of `pip install flap-pruning`, it needs no `trust_remote_code`."
+    return code + without * trust
 
 
-def _vllm(trust: bool, config: dict[str, Any]) -> str:
+def _vllm(trust: bool, model_type: str) -> str:
     needs = "With `pip install --no-deps flap-pruning` beside vLLM"
     # the kernels for experts need the package's own class
-    needs += "." if has_experts(config["model_type"]) else "; without that package, add `--trust-remote-code`."
+    experts = FAMILIES[model_type.removeprefix("flap_")].experts
+    needs += "." if experts else "; without that package, add `--trust-remote-code`."
     return _code(f"vllm serve {PLACE}") + (f"\n\n{needs}" if trust else "")
 
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
-from flap.checkpoint.card import CARD, MARK, PLACE
+from flap.checkpoint.card import CARD, MARK
 from flap.models import base_facts
-from flap.results import Report, card_text, model_card
-from flap.results.card_text import loading, renewed
+from flap.results import Report, model_card
+from flap.results.card_text import PLACE, loading
 from tests.cases import tokens
 
 APACHE = {"base_model": "org/dense", "license": "apache-2.0", "language": "en"}
@@ -63,11 +63,6 @@ def test_it_names_the_base_and_its_licence(made: tuple[Report, Path]) -> None:
     assert "`org/dense` without" in card.text and "That of the base model: apache-2.0." in card.text
 
 
-def test_it_is_renewed_section_by_section(made: tuple[Report, Path]) -> None:
-    card = model_card(*made, APACHE)
-    assert renewed(card, made[1]) == card and card_text.OTHER_FORMATS in card
-
-
 def test_it_says_what_was_removed(made: tuple[Report, Path]) -> None:
     report, checkpoint = made
     assert "attention heads and MLP neurons were removed" in model_card(report, checkpoint, {})
@@ -82,17 +77,11 @@ def test_engines_are_named_whose_files_are_there(tmp_path: Path) -> None:
         text = loading(tmp_path)
         assert ("trust_remote_code=True" in text) == ("add `--trust-remote-code`" in text) == trust
         assert f"```\nvllm serve {PLACE}\n```" in text
-        assert not any(engine in text for engine in ("llama-cli", "ollama", "mlx", "onnxruntime", "openvino"))
-    (tmp_path / "model-q8_0.gguf").touch()
-    (tmp_path / "Modelfile").touch()
-    for file in ("mlx-4bit/config.json", "onnx/model.onnx", "openvino/openvino_model.xml"):
-        (tmp_path / file).parent.mkdir()
+        assert not any(engine in text for engine in ("llama-cli", "ollama"))
+    for file in ("model-q8_0.gguf", "Modelfile"):
         (tmp_path / file).touch()
     text = loading(tmp_path)
-    assert f"llama-cli -m {PLACE}/model-q8_0.gguf" in text and f'load("{PLACE}/mlx-4bit"' in text
-    assert f"ollama create NAME -f {PLACE}/Modelfile" in text
-    assert f'InferenceSession("{PLACE}/onnx/model.onnx")' in text
-    assert f'compile_model("{PLACE}/openvino/openvino_model.xml"' in text
+    assert f"llama-cli -m {PLACE}/model-q8_0.gguf" in text and f"ollama create NAME -f {PLACE}/Modelfile" in text
 
 
 def test_what_is_not_finite_or_not_measured_is_no_result(made: tuple[Report, Path]) -> None:
