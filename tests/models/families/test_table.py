@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 import flap
-from flap.export.gguf.families import MODEL_TYPES as IN_GGUF
 from flap.models import adapt
 from flap.models.families import TOWERS
 from tests.cases import random_model
@@ -40,13 +39,11 @@ def row(model_type: str) -> str:
     neurons = "experts" if any(len(mlp.members) > 1 for mlp in mlps) else {2: "plain", 3: "gated"}[rows]
     kept = [f"`{key}`" for key in contract.features]
     kept += ["q and k norms"] if any(norm in name for name in names for norm in ("q_norm", "query_layernorm")) else []
-    kept += ["tied embeddings"] if any(config.tie_word_embeddings for config in contract.configs.values()) else []
     stock = "with biases" if contract.holds_biases else "`compensation=none`" if contract.stock else "no"
     stays = {text for part in contract.stays for name, text in STAYS.items() if part.startswith(name)}
     stays |= {"vision tower, projector"} if model_type in TOWERS else set()
-    gguf = "yes" if model_type in IN_GGUF else "no"
     heads = ", ".join(sorted(kinds, reverse=True)) or "none"
-    cells = (model_type, heads, neurons, ", ".join(sorted(stays)), ", ".join(kept), stock, gguf)
+    cells = (model_type, heads, neurons, ", ".join(sorted(stays)), ", ".join(kept), stock)
     return f"| {' | '.join(cells)} |"
 
 
@@ -68,9 +65,9 @@ def write() -> None:
     """Write the table anew: `python -m tests.models.families.test_table`."""
     before, rest = TABLE.read_text().split("| `model_type` |")
     _, after = rest.split("\n\n", 1)
-    head = "| `model_type` | attention | neurons | stays whole | kept, besides the widths | stock checkpoint | GGUF |"
+    head = "| `model_type` | attention | neurons | stays whole | kept, besides the widths | stock checkpoint |"
     rows = "\n".join(row(model_type) for model_type in MODEL_TYPES)
-    TABLE.write_text(f"{before}{head}\n|{'---|' * 7}\n{rows}\n\n{after}")
+    TABLE.write_text(f"{before}{head}\n|{'---|' * 6}\n{rows}\n\n{after}")
 
 
 if __name__ == "__main__":
