@@ -69,4 +69,4 @@ def documented(engine: str) -> dict[tuple[str, str], str]:
     lines = [line for line in text.splitlines() if line.startswith("| `model_type` |") or line.startswith("| `")]
     rows = [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines]
     column = rows[0].index(engine)
-    return {(row[0], form): row[column] for row in rows[1:] for form in FORMS}
+    return {(name, form): row[column] for row in rows[1:] for name in row[0].split(", ") for form in FORMS}

@@ -42,7 +42,7 @@ def row(model_type: str) -> str:
     stock = "with biases" if contract.holds_biases else "`compensation=none`" if contract.stock else "no"
     stays = {text for part in contract.stays for name, text in STAYS.items() if part.startswith(name)}
     stays |= {"vision tower, projector"} if model_type in TOWERS else set()
-    heads = ", ".join(sorted(kinds, reverse=True)) or "none"
+    heads = "both" if len(kinds) == 2 else ", ".join(kinds) or "none"
     cells = (model_type, heads, neurons, ", ".join(sorted(stays)), ", ".join(kept), stock)
     return f"| {' | '.join(cells)} |"
 
