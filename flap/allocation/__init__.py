@@ -6,9 +6,9 @@ from flap.allocation.budget import Budget, Units, price
 from flap.allocation.plan import LayerPlan, PruningPlan
 from flap.allocation.structure import Structure
 from flap.allocation.targets import Biases, bounds_of_shapes
-from flap.allocation.uniform import ULMM, ULUM
+from flap.allocation.uniform import ULMM, ULUM, UniformLayers
 
 __all__ = [
     "ALAM", "ALMM", "ULMM", "ULUM", "Biases", "Bound", "Budget", "LayerPlan", "PruningPlan", "Structure",
-    "Units", "bounds_of_shapes", "price",
+    "UniformLayers", "Units", "bounds_of_shapes", "price",
 ]  # fmt: skip

@@ -72,32 +72,17 @@ class Blocks(NamedTuple):
     units_BN: Tensor  # N units a block
     price: int  # of a block, in parameters
     fewest: int  # how many blocks the layer keeps at least
+    costs: list[Tensor]  # for each bound, what they cost by how many stay
 
 
 def one_ranking(structure: Structure, scaled: Sequence[Pair[Tensor]], budget: Budget) -> PruningPlan:
     """Return the plan of one ranking of all units of all layers, each at its price. scaled: scores on one scale."""
     blocks = list(chain(*_in_blocks(structure, scaled, budget)))
-    if budget.bounds:
-        fewest, costs = [one.fewest for one in blocks], _costs(structure, budget)
-        kept_B = within([one.score_B for one in blocks], fewest, costs, _room(budget))
-        kept: Sequence[Tensor] = torch.split(kept_B, [len(one.score_B) for one in blocks])
-    else:
-        kept = _keep(budget.total - budget.to_remove, blocks)
-    return _plan(blocks, kept)
-
-
-def _costs(structure: Structure, budget: Budget) -> list[list[Tensor]]:
-    """Return for each bound what the blocks of all attentions, and then of all MLPs, cost by how many stay."""
-    sizes = list(map(structure.sizes_in, budget.layers))
-    return [
-        [pair[which][:: size[which]] for which in range(2) for pair, size in zip(bound.costs, sizes, strict=True)]
-        for bound in budget.bounds
-    ]
-
-
-def _room(budget: Budget) -> list[float]:
-    """Return for each bound the most that all units may cost together."""
-    return [bound.asked - bound.fixed for bound in budget.bounds]
+    if not budget.bounds:
+        return _plan(blocks, _keep(budget.total - budget.to_remove, blocks))
+    costs, room = zip(*(one.costs for one in blocks), strict=True), [one.asked - one.fixed for one in budget.bounds]
+    kept_B = within([one.score_B for one in blocks], [one.fewest for one in blocks], list(costs), room)
+    return _plan(blocks, kept_B.split([len(one.score_B) for one in blocks]))
 
 
 def _keep(to_keep: float, blocks: Sequence[Blocks]) -> tuple[Tensor, ...]:
@@ -111,10 +96,12 @@ def _keep(to_keep: float, blocks: Sequence[Blocks]) -> tuple[Tensor, ...]:
 def _in_blocks(structure: Structure, scaled: Sequence[Pair[Tensor]], budget: Budget) -> Pair[list[Blocks]]:
     """Return the blocks of attention units and those of neurons, of each layer."""
     pair: Pair[list[Blocks]] = Pair([], [])
-    for scores, layer in zip(scaled, budget.layers, strict=True):
-        columns = zip(pair, scores, layer, structure.sizes_in(layer), structure.fewest_blocks(layer), strict=True)
-        for blocks, score_U, units, size, fewest in columns:
-            blocks.append(Blocks(*in_blocks(score_U, size, units.members), units.price * size, fewest))
+    for i, layer in enumerate(budget.layers):
+        sizes, fewest = structure.sizes_in(layer), structure.fewest_blocks(layer)
+        for b, (units, size) in enumerate(zip(layer, sizes, strict=True)):
+            costs = [bound.costs[i][b][::size] for bound in budget.bounds]
+            blocks = in_blocks(scaled[i][b], size, units.members)
+            pair[b].append(Blocks(*blocks, units.price * size, fewest[b], costs))
     return pair
 
 

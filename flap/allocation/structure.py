@@ -2,20 +2,15 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-from torch import Tensor
+from typing import ClassVar
 
 from flap.allocation.bounds import check_reachable
 from flap.allocation.budget import Budget, Units
-from flap.allocation.plan import LayerPlan, PruningPlan
-from flap.calibration import Calibration
+from flap.allocation.plan import PruningPlan
 from flap.config import require
-from flap.importance import Metric, Scores, score_layers
+from flap.importance import Scores
 from flap.models import Pair
-from flap.storage import NOT_KEPT, WorkFolder
 
 ROUND_TO = (8, 32, 64, 128, 256)
 NO_ROUNDING = "null with structure.experts=true; a second run narrows the experts that stay (docs/prune.md)"
@@ -40,29 +35,6 @@ class Structure(ABC):
     @abstractmethod
     def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
         """Return a plan that keeps (1 - ratio) · total parameters, to within one unit (or block)."""
-
-    def score(self, metric: Metric, calibration: Calibration, budget: Budget, work: WorkFolder) -> Scores:
-        """Return how much each unit matters, in one walk. work: an interrupted walk resumes from it.
-
-        Raises:
-            ValueError: activations or scores are not finite; names the block.
-        """
-        work = calibration.model.kept(work) if metric.needs_covariance else NOT_KEPT
-        visits = calibration.visit("score", metric.needs_covariance, work, apart=False)
-        return score_layers(metric, calibration.model.adapter, visits, work)
-
-    def allocate_layer(self, index: int, scores: Pair[Tensor], budget: Budget) -> LayerPlan:
-        """Return the plan of one layer, for a structure with `layer_by_layer`."""
-        raise AssertionError(f"{type(self).__name__} decides all layers at once")
-
-    def measuring(self, divergence: Any) -> "Structure":
-        """Return the structure with what it measures plans by, if it measures any."""
-        return self
-
-    @property
-    def trial_options(self) -> dict[str, Any]:
-        """The options on which measured divergences in the scores depend; empty where nothing is measured."""
-        return {}
 
     @property
     def ranks_errors(self) -> bool:
@@ -98,16 +70,13 @@ class Structure(ABC):
                     f"{name}={size}: a layer has {count} {kind} and keeps at least {least} (structure.{minimum}); "
                     "no multiple lies between"
                 )
-        fewest, stay = self.least(budget), self._stay(budget)
+        fewest, stay = list(map(self.fewest_units, budget.layers)), self._stay(budget)
         check_reachable(budget.bounds, fewest, stay)
-        if budget.to_remove > (most := removed(budget.layers, fewest)):
+        pairs = (pair for both in zip(budget.layers, fewest, strict=True) for pair in zip(*both, strict=True))
+        if budget.to_remove > (most := sum((units.count - count) * units.price for units, count in pairs)):
             raise ValueError(
                 f"ratio={budget.ratio}: {stay}, so this model allows at most {int(1000 * most / budget.total) / 1000}"
             )
-
-    def least(self, budget: Budget) -> list[Pair[int]]:
-        """Return the least numbers of units that the layers keep."""
-        return list(map(self.fewest_units, budget.layers))
 
     def _stay(self, budget: Budget) -> str:
         layers = list(zip(budget.layers, map(self.fewest_units, budget.layers), strict=True))
@@ -145,12 +114,6 @@ class Structure(ABC):
         return Pair(
             *(range(units.count % size, units.count - least * size + 1, size) for units, size, least in triples)
         )
-
-
-def removed(layers: Sequence[Pair[Units]], kept: Sequence[Pair[int]]) -> int:
-    """Return the prunable parameters that leave where these numbers of units stay."""
-    pairs = (pair for both in zip(layers, kept, strict=True) for pair in zip(*both, strict=True))
-    return sum((units.count - count) * units.price for units, count in pairs)
 
 
 def _count(number: int, noun: str) -> str:

@@ -41,20 +41,17 @@ def fit_layer(
     trial: see `Compensation.fits`.
     """
     by_block = statistics.blocks if statistics else Pair[Sequence[Statistics]]((), ())
-    fits = []
+    blocks_to_fit = []
     for block, observed, choices in zip(blocks, by_block, zip(*plans, strict=True), strict=True):
         pruning = sorted({kept for kept in choices if len(kept) < block.num_units})
-        makes = _of_members(block, pruning, compensation, observed, trial)
-        fits.append((block, pruning, makes))
-    if trial:  # each process has its own
-        found = [_by_plan(block, pruning, [make() for make in makes]) for block, pruning, makes in fits]
-    else:
-        shared = iter(ranks.each_by_one(make for *_, makes in fits for make in makes))
-        found = [_by_plan(block, pruning, [next(shared) for _ in makes]) for block, pruning, makes in fits]
-    return [Pair(*(of_block.get(kept) for of_block, kept in zip(found, plan, strict=True))) for plan in plans]
+        blocks_to_fit.append((block, pruning, _member_fits(block, pruning, compensation, observed, trial)))
+    makes = [make for *_, of_block in blocks_to_fit for make in of_block]
+    made = (make() for make in makes) if trial else iter(ranks.each_by_one(makes))  # each process has trials of its own
+    by_plan = [_by_plan(block, pruning, [next(made) for _ in of_block]) for block, pruning, of_block in blocks_to_fit]
+    return [Pair(*(fits.get(kept) for fits, kept in zip(by_plan, plan, strict=True))) for plan in plans]
 
 
-def _of_members(
+def _member_fits(
     block: Block,
     plans: Sequence[Kept],
     compensation: Compensation,
@@ -65,16 +62,16 @@ def _of_members(
     if not plans or block.whole:
         return []
     removals = zip(*(_removals(block, kept) for kept in plans), strict=True)
-    of_each: Sequence[Statistics | None] = statistics or [None] * len(block.members)
-    columns = zip(block.members, of_each, removals, strict=True)
-    return [partial(_fit, compensation, member, known, removed, trial) for member, known, removed in columns]
+    inputs: Sequence[Statistics | None] = statistics or [None] * len(block.members)
+    columns = zip(block.members, inputs, removals, strict=True)
+    return [partial(_fit, compensation, member, observed, removed, trial) for member, observed, removed in columns]
 
 
 def _fit(
-    compensation: Compensation, member: Block, known: Statistics | None, removals: Sequence[Removal], trial: bool
+    compensation: Compensation, member: Block, statistics: Statistics | None, removals: Sequence[Removal], trial: bool
 ) -> list[Fit]:
     weight_OI = member.output.weight.float()
-    return compensation.fits(weight_OI, known and known.to(weight_OI.device), removals, trial)
+    return compensation.fits(weight_OI, statistics and statistics.to(weight_OI.device), removals, trial)
 
 
 def _by_plan(block: Block, plans: Sequence[Kept], fits: Sequence[Sequence[Fit]]) -> dict[Kept, BlockFit]:

@@ -59,7 +59,8 @@ class LinearCompensation(Compensation):
         assert statistics is not None and statistics.parts is not None
         fitting, held_out = map(Covariance.of, statistics.parts)
         judged = not trial or fitting.num_tokens < ENOUGH_TOKENS * weight_OI.shape[1]
-        ridges, fits = self._ridges(trial), dict[int, Fit]()
+        ridges = (self.ridge,) if self.ridge is not None else (TRIAL_RIDGE,) if trial else RIDGES
+        fits = dict[int, Fit]()
         final = fitting if trial else Covariance.of(*statistics.parts)
         for chain in chains(removals):
             nested = _Nested(weight_OI, [removals[k] for k in chain])
@@ -69,11 +70,6 @@ class LinearCompensation(Compensation):
                 reports = [FitReport(ridges[0], math.nan, math.nan)] * len(chain)
             fits |= zip(chain, nested.fits(reports, final, quick=trial), strict=True)
         return [fits[k] for k in range(len(removals))]
-
-    def _ridges(self, trial: bool) -> tuple[float, ...]:
-        if self.ridge is not None:
-            return (self.ridge,)
-        return (TRIAL_RIDGE,) if trial else RIDGES
 
 
 @dataclass(frozen=True)
@@ -144,16 +140,15 @@ class _Nested:
 
 def chains(removals: Sequence[Removal]) -> list[list[int]]:
     """Return the indices of the removals in chains in which each one contains those before it."""
-    found: list[list[int]] = []
+    nested: list[list[int]] = []
     for k in sorted(range(len(removals)), key=lambda k: len(removals[k].pruned_P)):
         pruned = set(removals[k].pruned_P.tolist())
-        nested = (chain for chain in found if pruned.issuperset(removals[chain[-1]].pruned_P.tolist()))
-        chain = next(nested, None)
-        if chain is None:
-            found.append([k])
+        fitting = (chain for chain in nested if pruned.issuperset(removals[chain[-1]].pruned_P.tolist()))
+        if (chain := next(fitting, None)) is None:
+            nested.append([k])
         else:
             chain.append(k)
-    return found
+    return nested
 
 
 def order(chain: Sequence[Removal]) -> Tensor:

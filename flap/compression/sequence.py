@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from flap.allocation import Budget, LayerPlan, PruningPlan, Structure
+from flap.allocation import Budget, LayerPlan, PruningPlan, UniformLayers
 from flap.calibration import Calibration
 from flap.compression.apply import CompressLayer, joined
 from flap.compression.compensation import Compensation, FitReport
@@ -14,13 +14,10 @@ DECIDED = as_json("decided")  # the plan of a layer, and its fit reports
 
 @dataclass(frozen=True)
 class SequentialPruning:
-    """What each layer is scored, allocated and compressed by, before the next one is calibrated on its outputs.
-
-    structure: one with `layer_by_layer`.
-    """
+    """What each layer is scored, allocated and compressed by, before the next one is calibrated on its outputs."""
 
     metric: Metric
-    structure: Structure
+    structure: UniformLayers
     compensation: Compensation
     compress_layer: CompressLayer
 

@@ -1,13 +1,11 @@
-"""The importance metrics: they score how much each channel, or each expert, matters. One file for each metric."""
+"""The importance metrics: they score how much each channel, or each expert, matters."""
 
 from flap.importance.base import Metric, score_layer, score_layers, scores_of_layer
-from flap.importance.ean import EAN
+from flap.importance.experts import EAN, REAP, MoNE
 from flap.importance.ifv import IFV
 from flap.importance.magnitude import Magnitude
-from flap.importance.mone import MoNE
 from flap.importance.obs import OBS
 from flap.importance.random import Random
-from flap.importance.reap import REAP
 from flap.importance.scores import SCORES, SCORES_VERSION, Scores
 from flap.importance.wanda import Wanda
 from flap.importance.wifn import WIFN

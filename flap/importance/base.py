@@ -78,10 +78,10 @@ def score_layer(metric: Metric, blocks: Pair[Block], observed: LayerStatistics |
     makes = [_of_members(metric, *pair) for pair in zip(blocks, inputs, strict=True)]
     if metric.scores_experts and blocks.mlp.whole and observed:
         makes[1] = [partial(metric.score_all, observed.routed)]
-    each, attention = [make for of_block in makes for make in of_block], len(makes[0])
+    every, heads = [*makes[0], *makes[1]], len(makes[0])
     # what takes a factorisation is shared out
-    found = ranks.each_by_one(each) if metric.needs_covariance else ranks.on_first(lambda: [make() for make in each])
-    score_GC, score_IC = torch.cat(found[:attention]), torch.cat(found[attention:])
+    scores = ranks.each_by_one(every) if metric.needs_covariance else ranks.on_first(lambda: [make() for make in every])
+    score_GC, score_IC = torch.cat(scores[:heads]), torch.cat(scores[heads:])
     score_GC = score_GC.square() if metric.square_attention else score_GC
     return Pair(_finite(score_GC, blocks.attention), _finite(score_IC, blocks.mlp).sum(dim=1))
 
@@ -90,13 +90,13 @@ def _of_members(metric: Metric, block: Block, statistics: Sequence[Statistics]) 
     """Return what scores each member of a block."""
     if not block.num_units:  # all of them left in an earlier run
         return [partial(torch.zeros, block.columns_UC.shape)]
-    of_each: Sequence[Statistics | None] = statistics or [None] * len(block.members)
-    return [partial(_score, metric, *pair) for pair in zip(block.members, of_each, strict=True)]
+    inputs: Sequence[Statistics | None] = statistics or [None] * len(block.members)
+    return [partial(_score, metric, *pair) for pair in zip(block.members, inputs, strict=True)]
 
 
-def _score(metric: Metric, member: Block, known: Statistics | None) -> Tensor:
+def _score(metric: Metric, member: Block, statistics: Statistics | None) -> Tensor:
     weight_OI = member.output.weight.detach()
-    return metric.score_units(weight_OI, known and known.to(weight_OI.device), member.columns_UC).cpu()
+    return metric.score_units(weight_OI, statistics and statistics.to(weight_OI.device), member.columns_UC).cpu()
 
 
 def _finite(score_UC: Tensor, block: Block) -> Tensor:

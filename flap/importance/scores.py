@@ -4,8 +4,7 @@ Legend: G attention units (KV heads) · C channels of a unit · I input channels
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
-from itertools import chain
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -34,9 +33,13 @@ class Scores:
 
     @classmethod
     def joined(cls, parts: Iterable["Scores"]) -> "Scores":
-        """Return the scores of all layers, from parts with some of the layers each."""
-        columns = zip(*(tuple(getattr(part, one.name) for one in fields(cls)) for part in parts), strict=True)
-        return cls(*(tuple(chain.from_iterable(values)) for values in columns))
+        """Return the scores of all layers, from parts with some of the layers each, before a search has measured."""
+        parts = list(parts)
+        return cls(
+            tuple(layer for part in parts for layer in part.layers),
+            tuple(power for part in parts for power in part.inverse_power),
+            tuple(power for part in parts for power in part.routed_power),
+        )
 
 
 def write_scores(scores: Scores, path: Path) -> None:

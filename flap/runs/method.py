@@ -3,9 +3,9 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
-from flap.allocation import PruningPlan
+from flap.allocation import PruningPlan, UniformLayers
 from flap.calibration import STATISTICS, LayerStatistics
 from flap.calibration.own_text import SEQ_LEN, WRITTEN, Draft, bytes_to_write, passes_to_write, text_of
 from flap.calibration.own_text import write as write_text
@@ -14,7 +14,7 @@ from flap.checkpoint.convert import become_checkpointable
 from flap.compression import CompressLayer, FitReport, SequentialPruning, mask_layer, slice_layer
 from flap.compression import compress as compress_layers
 from flap.compression.linear import fit_bytes
-from flap.importance import SCORES, SCORES_VERSION, Scores
+from flap.importance import SCORES, SCORES_VERSION, Scores, score_layers
 from flap.importance.obs import obs_bytes, obs_operations
 from flap.models import PlacedModel
 from flap.results import described
@@ -24,8 +24,8 @@ from flap.runs.model_sizes import count_pruned
 from flap.runs.run import Run
 from flap.runs.search_cost import cost_of_search
 from flap.runs.workload import Workload
-from flap.search import PlanDivergence
-from flap.storage import WorkFolder, digest, ranks
+from flap.search import PlanDivergence, Search, score_and_try
+from flap.storage import NOT_KEPT, WorkFolder, digest, ranks
 
 
 def _cost_of_writing(run: Workload, model: None, use: str) -> Cost:
@@ -75,11 +75,13 @@ def observe(run: Run, work: WorkFolder, model: PlacedModel) -> list[LayerStatist
 def _scores_key(run: Run, *inputs: Any) -> Mapping[str, Any] | None:
     """The key of scores, for any ratio; those from plain statistics are made anew. A search's depend on its trials."""
     metric, structure, options = run.choices.metric, run.choices.structure, described(run.config)
-    if not metric.needs_covariance and not structure.measures:
-        return None
     scores = {"scores": SCORES_VERSION, "metric": options["metric"]}
-    trials = {"trials": structure.trial_options, "search": DIVERGENCES_VERSION, "compensation": options["compensation"]}
-    return {**run.keys.statistics, **run.choices.code, **scores, **(trials if structure.measures else {})}
+    if isinstance(structure, Search):
+        scores |= {"trials": structure.trial_options, "search": DIVERGENCES_VERSION}
+        scores["compensation"] = options["compensation"]
+    elif not metric.needs_covariance:
+        return None
+    return {**run.keys.statistics, **run.choices.code, **scores}
 
 
 def _cost_of_scores(run: Workload, *inputs: None) -> Cost:
@@ -99,9 +101,13 @@ def _cost_of_scores(run: Workload, *inputs: None) -> Cost:
 @stage("score", _cost_of_scores, SCORES, _scores_key)
 def score(run: Run, work: WorkFolder, model: PlacedModel, statistics: Sequence[LayerStatistics]) -> Scores:
     """Return how much each unit matters; a search also tries each block with fewer of them."""
-    calibration, choices = run.calibration(model, statistics), run.choices
-    divergence = PlanDivergence(calibration, choices.compensation)
-    return choices.structure.measuring(divergence).score(choices.metric, calibration, run.budget, work)
+    calibration, metric, structure = run.calibration(model, statistics), run.choices.metric, run.choices.structure
+    if isinstance(structure, Search):
+        divergence = PlanDivergence(calibration, run.choices.compensation)
+        return score_and_try(metric, structure, run.budget, divergence, work)
+    work = model.kept(work) if metric.needs_covariance else NOT_KEPT
+    visits = calibration.visit("score", metric.needs_covariance, work, apart=False)
+    return score_layers(metric, model.adapter, visits, work)
 
 
 @stage("allocate", lambda run, *inputs: Cost([run.place.layer()]))
@@ -154,7 +160,8 @@ def _cost_in_sequence(run: Workload, *inputs: None) -> Cost:
 def prune_layers(run: Run, work: WorkFolder, model: PlacedModel, statistics: Sequence[LayerStatistics]) -> PruningPlan:
     """Score, allocate and compress each layer before the next one is calibrated on its outputs; return the plan."""
     choices = run.choices
-    pruning = SequentialPruning(choices.metric, choices.structure, choices.compensation, _compress_layer(run))
+    structure = cast(UniformLayers, choices.structure)  # as it was checked
+    pruning = SequentialPruning(choices.metric, structure, choices.compensation, _compress_layer(run))
     plan, fits = pruning.prune(run.calibration(model, statistics), run.budget, work)
     plan = run.budget.named(plan)
     _report(run, model, plan, fits)

@@ -6,21 +6,18 @@ The scores of a layer say which units its trials remove, and its covariances are
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain, islice
-from typing import TYPE_CHECKING
 
 from flap.allocation import Budget, LayerPlan
 from flap.calibration import LayerStatistics
 from flap.importance import SCORES, Metric, Scores, scores_of_layer
 from flap.search.divergence import PlanDivergence
+from flap.search.search import Search
 from flap.search.trials import unit_scores, without_lowest
 from flap.storage import Notes, WorkFolder
 
-if TYPE_CHECKING:
-    from flap.search.search import Search
-
 
 def score_and_try(
-    metric: Metric, search: "Search", budget: Budget, divergence: PlanDivergence, work: WorkFolder
+    metric: Metric, search: Search, budget: Budget, divergence: PlanDivergence, work: WorkFolder
 ) -> Scores:
     """Return the scores of all units with the divergences of each layer's trials, in nats a token, in one walk.
 
@@ -44,7 +41,7 @@ class _Trials:
     """The trials of all layers, as plans that are made while a walk comes to each layer and scores it."""
 
     metric: Metric
-    search: "Search"
+    search: Search
     budget: Budget
     divergence: PlanDivergence
     work: WorkFolder

@@ -3,22 +3,18 @@
 Legend: G attention units · U units of a block · I neurons.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from flap.allocation import Budget, LayerPlan, PruningPlan, Structure, Units
 from flap.allocation.adaptive import one_ranking
-from flap.calibration import Calibration
 from flap.config import require
-from flap.importance import Metric, Scores
+from flap.importance import Scores
 from flap.models import Pair
 from flap.search.curve import spread_by_rank
-from flap.search.divergence import PlanDivergence
-from flap.search.scoring import score_and_try
 from flap.search.trials import Trial, nats_by_block, removal_counts, unit_scores, without_lowest
-from flap.storage import WorkFolder
 
 Nats = list[Pair[Tensor]]  # nats over price of each layer's units, nats_G and nats_I
 
@@ -38,27 +34,17 @@ class Search(Structure):
 
     tokens: int = 4096  # calibration tokens on which each block is measured alone, 1 or more
     levels: list[float] = field(default_factory=lambda: [0.25])  # shares of a block's units to remove, each in (0, 1)
-    measured_by: PlanDivergence | None = field(default=None, repr=False, compare=False)  # no option: of `measuring`
 
     def __post_init__(self) -> None:
         levels_fit = bool(self.levels) and all(0 < level < 1 for level in self.levels)
         require(self.tokens >= 1, "structure.tokens", self.tokens, "a whole number >= 1")
         require(levels_fit, "structure.levels", self.levels, "shares of a block's units between 0 and 1")
 
-    def measuring(self, divergence: Any) -> "Search":
-        """Return the search with what it measures plans by."""
-        return replace(self, measured_by=divergence)
-
     @property
     def trial_options(self) -> dict[str, Any]:
         """The options on which the divergences of the trials depend."""
         whole = [not self.min_heads, not self.min_neurons]
         return {"tokens": self.tokens, "levels": self.levels, "whole": whole}
-
-    def score(self, metric: Metric, calibration: Calibration, budget: Budget, work: WorkFolder) -> Scores:
-        """Return the scores of all units with the divergences of the trials, from one walk."""
-        assert self.measured_by is not None
-        return score_and_try(metric, self, budget, self.measured_by, work)
 
     def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
         """Return the plan of one ranking by nats over price. scores: with the divergences of all `trials`."""
