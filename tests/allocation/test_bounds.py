@@ -117,14 +117,6 @@ def test_several_targets_hold_together(name: str, size: float, cache: float) -> 
     assert values["kv_cache_bytes"]["realised"] == least
 
 
-@pytest.mark.parametrize("name", ONE_RANKING)
-def test_a_cache_alone_takes_no_neuron(name: str) -> None:
-    budget = asked("llama-gqa", Biases(True), kv_cache_bytes=60_000)
-    plan = allocated(STRUCTURES[name](), random_scores(budget), budget)
-    assert all(len(layer.mlp) == 56 for layer in plan.layers)
-    assert sum(len(layer.attention) for layer in plan.layers) == 9  # of 16, at 6400 bytes each
-
-
 @pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if "qwen" in name or "mistral" in name])
 def test_a_sliding_layer_keeps_its_window(architecture: str) -> None:
     model, context = model_of(architecture), 40

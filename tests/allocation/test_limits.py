@@ -13,7 +13,7 @@ import torch
 from flap.allocation import ALAM, ALMM, ULUM, Budget, LayerPlan, PruningPlan, Structure, Units
 from flap.importance import Scores
 from flap.models import Pair
-from tests.cases import ARCHITECTURES, STRUCTURES
+from tests.cases import STRUCTURES
 from tests.helpers.ratios import allocated, budget_of, random_scores
 
 LIMITS = [
@@ -73,15 +73,6 @@ def test_every_layer_holds_them(architecture: str, name: str, limits: dict[str, 
 def test_what_stays_names_no_heads_where_none_can_leave() -> None:
     with pytest.raises(ValueError, match=r"^ratio=0\.99: 1 neuron stay in every layer, so this model allows at most"):
         ALAM().check(budget_of("deepseek_v3", 0.99))
-
-
-@pytest.mark.parametrize("name", STRUCTURES)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_blocks_of_one_and_minima_of_one_change_nothing(architecture: str, name: str) -> None:
-    budget = budget_of(architecture, 0.35)
-    scores = random_scores(budget)
-    by_default = allocated(STRUCTURES[name](), scores, budget)
-    assert allocated(STRUCTURES[name](min_heads=1, min_neurons=1), scores, budget) == by_default
 
 
 def kept_by_hand(structure: Structure) -> list[tuple[int, int]]:

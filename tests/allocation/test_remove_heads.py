@@ -6,7 +6,6 @@ import pytest
 
 from flap.allocation import ALMM, ULMM, Budget, PruningPlan, Units
 from flap.models import Pair
-from tests.cases import RATIOS
 from tests.helpers.ratios import assert_meets, budget_of, model_of, random_scores
 
 MANUAL = {"UL-MM": ULMM, "AL-MM": ALMM}
@@ -47,14 +46,6 @@ def test_remove_heads_outside_its_range_names_it(
             MANUAL[structure](remove_heads=heads).check(budget)
 
 
-@pytest.mark.parametrize("units", range(0, 13))
-def test_ulmm_spreads_evenly(units: int) -> None:
-    budget = budget_of("llama-gqa", 0.5)
-    spread = ULMM(remove_heads=2 * units).removed_kv_heads(budget)
-    assert sum(spread) == units
-    assert set(spread) <= {units // 4, -(-units // 4)}
-
-
 @pytest.mark.parametrize(
     ("layer", "ratio", "units"),
     [
@@ -67,15 +58,6 @@ def test_left_out_it_is_the_proportional_share_that_neurons_can_pay(
     layer: Pair[Units], ratio: float, units: int
 ) -> None:
     assert ULMM().heads_to_remove(Budget((layer,), ratio)) == units
-
-
-def test_layers_that_give_a_head_pay_what_the_others_cannot() -> None:
-    # 144 to remove: every second layer gives a head at 20; the 64 left are 21 of the 24 spare neurons
-    budget = Budget((Pair(Units(3, 20), Units(4, 3)),) * 8, ratio=0.25)
-    structure = ULMM(remove_heads=4)
-    structure.check(budget)
-    removed = budget.total - budget.kept(structure.allocate(random_scores(budget), budget))
-    assert abs(removed - 144) <= 20
 
 
 def query_heads(plan: PruningPlan, budget: Budget) -> list[int]:
@@ -107,19 +89,6 @@ def test_in_hybrids_as_many_query_heads_leave_as_asked(
         assert all(gone % groups.get(i, 1) == 0 and (i in groups or not gone) for i, gone in enumerate(leaving))
         if structure == "UL-MM" and groups:
             assert max(leaving[i] for i in groups) - min(leaving[i] for i in groups) <= max(groups.values())
-
-
-@pytest.mark.parametrize("structure", MANUAL)
-@pytest.mark.parametrize("ratio", RATIOS)
-@pytest.mark.parametrize("architecture", ["qwen3_5", "qwen3_next", "gemma4"])
-def test_in_hybrids_the_share_is_of_the_heads_that_can_leave(architecture: str, ratio: float, structure: str) -> None:
-    budget = budget_of(architecture, ratio)
-    heads = 8 * sum(not layer.attention.fixed for layer in budget.layers)
-    plan = MANUAL[structure]().allocate(random_scores(budget), budget)
-    most = heads - sum(layer.attention.queries for layer in budget.layers if not layer.attention.fixed)
-    assert abs(sum(query_heads(plan, budget)) - min(ratio * heads, most)) <= 1
-    unit = max(units.price for layer in budget.layers for units in layer)
-    assert abs(budget.total - budget.kept(plan) - budget.to_remove) <= unit
 
 
 @pytest.mark.parametrize("structure", MANUAL)

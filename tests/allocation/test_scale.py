@@ -65,14 +65,6 @@ def test_almm_ranks_heads_and_neurons_each_by_it(scale: str, leaves: int) -> Non
     assert kept == ([(0, 1, 2, 3), (3,)] if scale == "error" else [(2, 3), (1, 2, 3)])
 
 
-def test_one_weight_for_all_layers_changes_nothing_and_z_scores_read_none() -> None:
-    for keep in (26, 31, 40):
-        budget, alike = Budget(LAYERS, 1 - keep / 56), replace(SCORES, inverse_power=(0.5, 0.5))
-        assert ALAM(scale="relative").allocate(alike, budget) == ALAM(scale="error").allocate(SCORES, budget)
-        bare = replace(SCORES, inverse_power=())
-        assert ALAM(scale="z-score").allocate(bare, budget) == ALAM().allocate(SCORES, budget)
-
-
 @pytest.mark.parametrize("scale", ["error", "relative"])
 @pytest.mark.parametrize("ratio", RATIOS)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

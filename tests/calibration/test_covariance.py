@@ -108,13 +108,6 @@ def test_a_set_without_tokens_changes_nothing() -> None:
     assert not nothing.mean_I.any() and not nothing.block(every_I, every_I).any()
 
 
-@pytest.mark.parametrize("channels", [1, 255, 256, 257, 600])
-def test_any_number_of_channels(channels: int) -> None:
-    activation_TI = torch.randn(50, channels, generator=torch.Generator().manual_seed(0)) + 1.0
-    found_II = comoments(activation_TI.split(20))
-    assert_close(found_II, by_definition(activation_TI))
-
-
 @settings(max_examples=60, deadline=None, derandomize=True, database=None)
 @given(
     sizes=st.lists(st.integers(1, 40), min_size=1, max_size=12).filter(lambda sizes: sum(sizes) > 1),
@@ -180,19 +173,6 @@ def test_behind_pruned_layers() -> None:
         assert known is not None and known.blocks.mlp[0].parts is not None
         if i == 1:
             assert_part(known.blocks.mlp[0].parts[0], inputs_of(placed.model, "1.mlp.down_proj", WINDOWS[FITTING]))
-
-
-def test_each_layer_runs_once_over_every_window() -> None:
-    model, seen = tiny_model("llama-gqa"), 0
-
-    def count(module: torch.nn.Module, args: tuple[Tensor, ...]) -> None:
-        nonlocal seen
-        seen += len(args[0])
-
-    model.model.layers[3].mlp.register_forward_pre_hook(count)
-    for _ in Calibration(Resident(model), [WINDOWS], 4, []).visit("score", covariance=True):
-        pass
-    assert seen == len(WINDOWS)
 
 
 class OneAtATime(Calibration):

@@ -40,13 +40,6 @@ def test_it_has_the_tokens_that_the_windows_need(windows: Windows) -> None:
     assert short.shape == (20, 8) and long.shape == (5, 32)
 
 
-def test_windows_longer_than_a_sequence_are_packed_but_where_packing_is_off(windows: Windows) -> None:
-    longer = replace(windows, lengths=(96,), num_samples=2)
-    assert Draft.of(longer).key["seq_len"] == 48
-    written = write(Resident(tiny_model("llama-gqa")), Draft.of(longer))
-    assert [tokens_NT.shape for tokens_NT in longer.written(text_of(written)).by_length] == [(2, 96)]
-
-
 @pytest.mark.parametrize("bos", [False, True])
 @pytest.mark.parametrize(("lengths", "num_samples"), [((8,), 40), ((32,), 5), ((96,), 3), ((8, 32), 40), ((20, 12), 9)])
 def test_without_packing_each_document_holds_whole_windows(
@@ -100,11 +93,6 @@ def test_the_text_of_a_training_is_not_that_of_the_calibration(windows: Windows)
 @pytest.mark.parametrize("change", [{"bos": True}, {"lengths": (16, 32)}])
 def test_what_decides_where_a_text_ends_is_in_its_key(windows: Windows, change: dict[str, Any]) -> None:
     assert Draft.of(windows).key != Draft.of(replace(windows, **change)).key
-
-
-def test_longer_sequences_are_fewer_at_a_time(windows: Windows) -> None:
-    unpacked = replace(windows, parts=(Part("self", packing=False),), lengths=(480,), num_samples=1)
-    assert Draft.of(windows).sequences == 64 and 1 < Draft.of(unpacked).sequences <= 64 * 48 / 480
 
 
 def test_a_text_goes_on_where_it_was_interrupted(

@@ -71,21 +71,6 @@ def test_mean_much_larger_than_the_spread(offset: float, batch_size: int) -> Non
     assert_two_pass(from_batches(activation_TI.split(batch_size)), activation_TI)
 
 
-def test_order_of_batches_is_irrelevant() -> None:
-    batches = random_activations(100, offset=3.0).split([1, 50, 9, 40])
-    forward, backward = from_batches(batches), from_batches(batches[::-1])
-    for name in ("mean_I", "var_I", "msq_I"):
-        torch.testing.assert_close(getattr(forward, name), getattr(backward, name), rtol=1e-6, atol=0)
-
-
-def test_merge_is_associative() -> None:
-    a, b, c = (batch_statistics(batch) for batch in random_activations(60, offset=5.0).split([2, 17, 41]))
-    left, right = merge(merge(a, b), c), merge(a, merge(b, c))
-    assert left.num_tokens == right.num_tokens == 60
-    torch.testing.assert_close(left.mean_I, right.mean_I, rtol=1e-12, atol=0)
-    torch.testing.assert_close(left.deviation_I, right.deviation_I, rtol=1e-12, atol=0)
-
-
 def test_mean_and_deviation_are_held_wider_than_float32() -> None:
     held = merge(batch_statistics(torch.ones(3, 2)), batch_statistics(torch.zeros(2, 2)))
     assert held.mean_I.dtype == held.deviation_I.dtype == torch.float64

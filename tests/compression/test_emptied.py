@@ -56,15 +56,6 @@ def test_it_generates_and_reloads(architecture: str, tmp_path: Path) -> None:
         assert reloaded.generate(prompt, cache_implementation=cache, **options).tolist() == without.tolist()
 
 
-def test_a_whole_model_without_heads_is_told_apart_from_a_stock_one(tmp_path: Path) -> None:
-    model, known = calibrated("llama-gqa", biased=False)
-    none_left = changed(model, PruningPlan((LayerPlan((), ALL),) * 4), COMPENSATIONS["none"], known)
-    expected, placed = logits(none_left), Resident(none_left)
-    assert "a layer has no attention heads" in become_checkpointable(placed)
-    placed.write(tmp_path)
-    assert torch.allclose(logits(AutoModelForCausalLM.from_pretrained(tmp_path)), expected, atol=1e-5)
-
-
 def test_the_ranking_may_empty_what_scores_lowest() -> None:
     budget = budget_of("llama-gqa", 0.3)
     scores = random_scores(budget)

@@ -1,8 +1,5 @@
 """Linear compensation: least squares by hand, exact where it can be, never worse than the bias, always finite."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
@@ -13,10 +10,8 @@ from flap.compression import BiasCompensation, Compensation, LinearCompensation,
 from flap.compression.compensation import Fit, Removal
 from flap.evaluation.perplexity import perplexity, window_losses
 from flap.models import Resident
-from flap.pipeline import run
 from tests.cases import ARCHITECTURES, tiny_model, tokens
 from tests.helpers.compressed import changed, covariances, in_parts
-from tests.helpers.runs import composed, tiny
 
 
 def fit(weight_OI: Tensor, activation_TI: Tensor, kept: int, ridge: float | None = None) -> Fit:
@@ -207,27 +202,3 @@ def test_it_is_closer_to_the_dense_model_than_bias_and_bias_than_none(architectu
 
     linear, bias, none = map(distance, (LinearCompensation(), BiasCompensation(), NoCompensation()))
     assert linear < 0.95 * bias < 0.95 * none
-
-
-@pytest.mark.parametrize("arguments", [("structure=AL-AM",), ("structure=UL-UM", "calibration.propagate=pruned")])
-def test_the_report_says_what_it_saves_and_where_the_bias_stays(
-    model_dir: Path, text_file: Path, tmp_path: Path, arguments: tuple[str, ...]
-) -> None:
-    run(composed(*tiny(model_dir, text_file), *arguments, "compensation=linear", "ratio=0.4"), tmp_path)
-    report = json.loads((tmp_path / "report.json").read_text())
-    assert set(report["repairs"]) <= {f"layer {i} {what}" for i in range(4) for what in ("attention", "MLP")}
-    assert len(report["repairs"]) >= 4
-    for one in report["repairs"].values():
-        assert 0 <= one["held_out_error"] <= one["held_out_error_of_bias"]
-    fallen = [block for block, one in report["repairs"].items() if one["ridge"] is None]
-    text = (tmp_path / "report.md").read_text()
-    assert "Linear compensation leaves" in text
-    assert f"no better there in {', '.join(fallen) or 'no block'}: the bias stays" in text
-
-
-def test_the_plan_is_that_of_the_bias(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
-    for name in ("bias", "linear"):
-        arguments = (*tiny(model_dir, text_file), f"compensation={name}", "checkpoint.save=false")
-        run(composed(*arguments), tmp_path / name)
-    plans = [(tmp_path / name / "plan.json").read_text() for name in ("bias", "linear")]
-    assert plans[0] == plans[1]

@@ -69,23 +69,6 @@ def test_the_costs_of_those_that_leave_add_up_to_the_error_that_is_left() -> Non
         assert score_I[order[:count]].sum().item() == pytest.approx(left, rel=1e-3)
 
 
-def test_of_two_channels_that_say_the_same_one_is_free() -> None:
-    """And all others cost what they cost where the second one has its weights, too, and the first never was.
-
-    The ridge is far above the rounding of a singular covariance.
-    """
-    activation_TI, weight_OI = correlated(5), correlated(5, seed=100)[:4]
-    activation_TI[:, 3] = 2 * activation_TI[:, 1]
-    score_I = OBS(ridge=1e-5).score(weight_OI, known(activation_TI))
-    free = int(score_I.argmin())
-    assert free in (1, 3)
-    assert score_I[free] < 1e-5 * score_I.max()
-    weight_OI[:, 4 - free] += weight_OI[:, free] * (2.0 if free == 3 else 0.5)
-    others = [j for j in range(5) if j != free]
-    alone_I = OBS(ridge=1e-5).score(weight_OI[:, others], known(activation_TI[:, others]))
-    torch.testing.assert_close(score_I[others], alone_I, rtol=1e-3, atol=0)
-
-
 @pytest.mark.parametrize("case", ["few tokens", "constant", "zero", "all constant", "twins", "huge", "tiny"])
 def test_whatever_the_channels_do_it_is_finite(case: str) -> None:
     activation_TI = correlated(20)[: 6 if case == "few tokens" else 400]

@@ -7,7 +7,6 @@ import torch
 from transformers import PreTrainedModel
 
 from flap.models import PLACEMENTS, Resident
-from flap.models.placement.resident import copy_sharing_tensors
 from flap.vocabulary.rows import cut_rows, named_ids
 from tests.cases import random_model, tiny_model
 from tests.helpers.placed import placed_at
@@ -65,12 +64,6 @@ def test_words_follow_and_numbers_of_tokens_stay() -> None:
     cut_rows(Resident(model), KEPT)
     assert given.bad_words_ids == [[2, 8]] and given.sequence_bias == [[[8], 1.5]]
     assert given.max_new_tokens == 25 and given.num_assistant_tokens == 20
-
-
-def test_the_model_that_it_shares_tensors_with_stays() -> None:
-    model = tiny_model("llama-gqa")
-    cut_rows(Resident(copy_sharing_tensors(model)), KEPT)
-    assert len(model.get_input_embeddings().weight) == model.config.vocab_size == VOCAB
 
 
 @pytest.mark.parametrize("tied", [False, True])

@@ -65,16 +65,6 @@ def test_the_tokens_of_a_text_of_ones_own_are_counted(trimmed: Trimmed, other_fi
     )
 
 
-@pytest.mark.parametrize("group", ["vocabulary", "calibration"])
-def test_texts_are_counted_whole_whatever_their_weights(
-    group: str, trimmed: Trimmed, words_file: Path, tmp_path: Path
-) -> None:
-    short = tmp_path / "short.txt"
-    short.write_text("tree")
-    report = trimmed(f"{group}.dataset={{{words_file}: 10, {short}: 1}}", "method=mag_sp", "ratio=0.4")
-    assert report.vocabulary["after"] == SIZE and report.sources["vocabulary"].endswith("short.txt")
-
-
 def test_a_result_is_of_the_text_that_was_counted(words_dir: Path, words_file: Path, tmp_path: Path) -> None:
     counted, keys = tmp_path / "counted.txt", []
     for text in ("one text", "another text"):
