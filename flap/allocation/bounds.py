@@ -47,11 +47,9 @@ class Bound:
     @property
     def prices(self) -> list[Pair[float]]:
         """What a unit of each block costs, on average over the block."""
-        return [Pair(*map(_mean_rise, costs)) for costs in self.costs]
-
-
-def _mean_rise(cost_K: Tensor) -> float:
-    return float(cost_K[-1] - cost_K[0]) / max(len(cost_K) - 1, 1)
+        return [
+            Pair(*(float(cost_K[-1] - cost_K[0]) / max(len(cost_K) - 1, 1) for cost_K in pair)) for pair in self.costs
+        ]
 
 
 def within_all(bounds: Sequence[Bound], widths: Widths) -> bool:

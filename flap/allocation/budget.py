@@ -78,11 +78,6 @@ class Budget:
         least = LEAST_PRICE * max(price for pair in pairs for price in pair)  # a unit may cost nothing
         return [Pair(*(max(price, least) for price in pair)) for pair in pairs]
 
-    @property
-    def dense_widths(self) -> Widths:
-        """The numbers of units of each layer."""
-        return [Pair(*(units.count for units in layer)) for layer in self.layers]
-
     def widths(self, plan: PruningPlan) -> Widths:
         """Return the numbers of units that each layer of a plan keeps."""
         pairs = zip(self.layers, plan.layers, strict=True)
@@ -118,14 +113,13 @@ def lowest_ratio(budget: Budget, widths_at: Callable[[Budget], Widths]) -> Budge
 
 def price(adapter: ModelAdapter, ratio: float) -> Budget:
     """Return the budget of a model: the units of every layer and their prices, counted from its tensors."""
-    return Budget(tuple(_price_layer(adapter, i) for i in range(len(adapter.layers))), ratio)
+    pairs = ((adapter.blocks(i), adapter.queries_per_group(i)) for i in range(len(adapter.layers)))
+    return Budget(
+        tuple(Pair(_units(blocks.attention, queries), _units(blocks.mlp)) for blocks, queries in pairs), ratio
+    )
 
 
-def _price_layer(adapter: ModelAdapter, layer: int) -> Pair[Units]:
-    def units(block: Block, queries: int = 1) -> Units:
-        members = 1 if block.whole else len(block.members)
-        count, price, channels = block.num_units // members, block.unit_price * members, block.columns_UC.shape[1]
-        return Units(count, price, queries, members, block.fewest, block.unit, channels)
-
-    attention, mlp = adapter.blocks(layer)
-    return Pair(units(attention, adapter.queries_per_group(layer)), units(mlp))
+def _units(block: Block, queries: int = 1) -> Units:
+    members = 1 if block.whole else len(block.members)
+    count, price, channels = block.num_units // members, block.unit_price * members, block.columns_UC.shape[1]
+    return Units(count, price, queries, members, block.fewest, block.unit, channels)

@@ -111,7 +111,7 @@ def _sums(scores: Mapping[int, Tensor]) -> dict[int, dict[int, int]]:
         before, best = best, {}
         for total, (score, numbers) in before.items():
             for number, more in enumerate(scores_of):
-                option = score + more, numbers | {size: number}
-                if (known := best.get(total + number * size)) is None or option[0] < known[0]:
-                    best[total + number * size] = option
+                heads, option = total + number * size, (score + more, numbers | {size: number})
+                if heads not in best or option[0] < best[heads][0]:
+                    best[heads] = option
     return {total: numbers for total, (_, numbers) in best.items()}

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flap.calibration.recorder import LayerRecorder, joined
+from flap.calibration.recorder import LayerRecorder, layer_statistics
 from flap.calibration.statistics import STATISTICS, LayerStatistics
 from flap.data import batches, split_windows
 from flap.models import PlacedModel, Stream, Walk
@@ -43,7 +43,7 @@ class Calibration:
         recorders = [LayerRecorder(model.adapter, i) for i in range(len(model.layers))]
         notes = Notes(STATISTICS, work)
         for i in model.observe(self._own(self.windows), recorders, work):
-            notes.write(i, [recorders[i].finish()])
+            notes.write(i, [layer_statistics(recorders[i])])
         return [notes.read(i)[0] for i in range(len(recorders))]
 
     def visit(
@@ -126,4 +126,4 @@ def _observe(
                     pass
         recorders.append(recorder)
     model.give_back_freed()  # what running the layer has left, before its covariances are factorised
-    return joined(*recorders) if len(recorders) > 1 else recorders[0].finish()
+    return layer_statistics(*recorders)

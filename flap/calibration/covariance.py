@@ -32,12 +32,12 @@ class Covariance:
     @classmethod
     def of(cls, *sets: Statistics) -> "Covariance":
         """Return the covariance over the tokens of these sets."""
-        together = reduce(merge, sets)
+        merged = reduce(merge, sets)
         comoments = tuple(one.comoments for one in sets if one.comoments is not None)
         assert len(comoments) == len(sets)
-        steps = [one.mean_I - together.mean_I for one in sets]
+        steps = [one.mean_I - merged.mean_I for one in sets]
         shifts = tuple(((step * one.num_tokens).float(), step.float()) for one, step in zip(sets, steps, strict=True))
-        return cls(together.num_tokens, together.mean_I.float(), comoments, shifts)
+        return cls(merged.num_tokens, merged.mean_I.float(), comoments, shifts)
 
     def block(self, rows_R: Tensor, columns_C: Tensor) -> Tensor:
         """Return covariance_RC. All I columns of its rows are in memory at a time."""

@@ -146,14 +146,14 @@ def _sequences(model: PlacedModel, draft: Draft, notes: Notes[dict[str, Any]]) -
         if draft.left <= 0:
             return
         if b not in notes:
-            numbers = range(b, b + _surely_whole(draft))
+            numbers = range(b, b + _batches_at_once(draft))
             batches = ranks.each_by_one(partial(_batch, model, draft, number) for number in numbers)
             for number, batch in zip(numbers, batches, strict=True):
                 notes.write(number, batch)
         yield from torch.tensor(notes.read(b)["tokens"])
 
 
-def _surely_whole(draft: Draft) -> int:
+def _batches_at_once(draft: Draft) -> int:
     """Return how many batches are written at a time, at most one by each process: none that may prove too long."""
     tokens = 1.1 * draft.sequences * draft.seq_len  # of a batch, tokenized again
     needed = (1.02 * (draft.left - k * tokens) / draft.seq_len for k in range(1, ranks.size()))

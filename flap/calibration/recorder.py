@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from flap.calibration.all_ranks import of_all_ranks
-from flap.calibration.statistics import LayerStatistics, Statistics, batch_statistics, merge
+from flap.calibration.statistics import LayerStatistics, Statistics, batch_statistics, merge, merged_over_ranks
 from flap.calibration.symmetric import Symmetric, num_elements
 from flap.models import Block, ModelAdapter, Pair
 from flap.models.devices import widest_float
@@ -87,7 +86,7 @@ class BlockRecorder:
             pairs = zip(self.statistics, self.comoments, strict=True)
             self.statistics = [replace(one, comoments=sums.finish(one.num_tokens, one.mean_I)) for one, sums in pairs]
         self.comoments = []
-        self.statistics = of_all_ranks(self.statistics, self.block.output.weight.device)
+        self.statistics = merged_over_ranks(self.statistics, self.block.output.weight.device)
         assert self.statistics, f"{self.block.name} saw no token"
         # |co-moment| of two channels is at most the larger of their squares: if the diagonal is finite, all are
         squares = [one.deviation_I for one in self.statistics]
@@ -141,37 +140,28 @@ class LayerRecorder:
         for hook in self._hooks:
             hook.remove()
 
-    def finish(self) -> LayerStatistics:
-        """Return the statistics of the layer.
 
-        Raises:
-            ValueError: they are not finite; names the block.
-        """
-        return _of_layer([self], Pair(*(recorder.finish() for recorder in self.blocks)))
+def layer_statistics(*recorders: LayerRecorder) -> LayerStatistics:
+    """Return the statistics of a layer from the recorder of all windows, or those of fitting and held-out windows.
 
+    The co-moments of two recorders stay separate, in `Statistics.parts`.
 
-def joined(fitting: LayerRecorder, held_out: LayerRecorder) -> LayerStatistics:
-    """Return the statistics of a layer from the recorders of its fitting and of its held-out windows.
-
-    The co-moments of the two stay separate, in `Statistics.parts`.
+    Raises:
+        ValueError: they are not finite; names the block.
     """
-    pairs = zip(fitting.blocks, held_out.blocks, strict=True)
-    return _of_layer([fitting, held_out], Pair(*(tuple(map(_join, a.finish(), b.finish())) for a, b in pairs)))
-
-
-def _join(fitting: Statistics, held_out: Statistics) -> Statistics:
-    return replace(merge(fitting, held_out), parts=(fitting, held_out))
-
-
-def _of_layer(recorders: Sequence[LayerRecorder], blocks: Pair[tuple[Statistics, ...]]) -> LayerStatistics:
+    by_block = zip(*(recorder.blocks for recorder in recorders), strict=True)
+    blocks = Pair(*(tuple(map(_of_parts, *(one.finish() for one in parts))) for parts in by_block))
     power, mlps = inverse_power([one.residual for one in recorders]), [one.blocks.mlp for one in recorders]
-    routed = [of_all_ranks(one.routed, one.block.output.weight.device) for one in mlps]
-    return LayerStatistics(blocks, power, routed_power(mlps), tuple(_of_parts(routed)))
+    routed = [merged_over_ranks(one.routed, one.block.output.weight.device) for one in mlps]
+    by_expert = zip(*filter(None, routed), strict=True)  # held-out windows may have none
+    return LayerStatistics(blocks, power, routed_power(mlps), tuple(reduce(merge, parts) for parts in by_expert))
 
 
-def _of_parts(parts: Sequence[Sequence[Statistics]]) -> list[Statistics]:
-    """Return the statistics of each member over the tokens of all parts, of which some may have none."""
-    return [reduce(merge, of_member) for of_member in zip(*filter(None, parts), strict=True)]
+def _of_parts(*parts: Statistics) -> Statistics:
+    if len(parts) == 1:
+        return parts[0]
+    fitting, held_out = parts
+    return replace(merge(fitting, held_out), parts=(fitting, held_out))
 
 
 def routed_power(recorders: Sequence[BlockRecorder]) -> tuple[float, ...]:

@@ -5,6 +5,7 @@ Legend: I input channels of an output projection · T tokens.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from flap.calibration.symmetric import Symmetric
 from flap.models import Pair
 from flap.models.devices import widest_float
-from flap.storage import Kind
+from flap.storage import Kind, ranks
 
 # Part of every cache key. Raise it when other statistics are collected, or in another way.
 STATISTICS_VERSION = 7
@@ -90,6 +91,40 @@ def merge(a: Statistics, b: Statistics) -> Statistics:
     step_I, share = b.mean_I - a.mean_I, b.num_tokens / max(num_tokens, 1)
     deviation_I = a.deviation_I + b.deviation_I + step_I.square() * (a.num_tokens * share)
     return Statistics(num_tokens, a.mean_I + step_I * share, deviation_I)
+
+
+def merged_over_ranks(own: Sequence[Statistics], device: torch.device) -> list[Statistics]:
+    """Return the statistics of the tokens of all processes, of each member of a block.
+
+    own: those of the tokens of this process; empty: it has none. device: of what is returned then; else that of `own`,
+    as weights that are offloaded have none.
+    """
+    if ranks.size() == 1:
+        return list(own)
+    device = own[0].mean_I.device if own else device
+    plain = [
+        (replace(one, comoments=None).to(torch.device("cpu")), one.comoments and one.comoments.size) for one in own
+    ]
+    members = list(zip(*filter(None, ranks.gather(plain)), strict=True))
+    sums = [one.comoments for one in own] or [size and Symmetric.zeros(size, device) for (_, size), *_ in members]
+    parts = [[part.to(device) for part, _ in of_ranks] for of_ranks in members]
+    return list(map(_merged_parts, parts, sums))
+
+
+def _merged_parts(parts: Sequence[Statistics], comoments: Symmetric | None) -> Statistics:
+    """Return the statistics of all parts. comoments: of that of this process, to which the others' are added in place.
+
+    C = Σ (C_r + T_r · (mean_r - mean) (mean_r - mean)ᵀ) over the processes r, with their tokens T_r (Chan, Golub and
+    LeVeque 1979).
+    """
+    merged = reduce(merge, parts)
+    if comoments is not None:
+        for strip_SJ in comoments.strips:
+            ranks.add_up(strip_SJ)
+        for part in parts:
+            shift_I = part.mean_I - merged.mean_I
+            comoments.add_outer((shift_I * part.num_tokens).float(), shift_I.float(), alpha=1)
+    return replace(merged, comoments=comoments)
 
 
 def write_statistics(statistics: Sequence[LayerStatistics], path: Path) -> None:

@@ -52,11 +52,11 @@ class Symmetric:
             within = ((rows_R >= rows.start) & (rows_R < rows.stop)).nonzero().flatten()
             behind = (rows_R >= rows.stop).nonzero().flatten()
             if len(within):
-                found = strip_SJ.index_select(0, rows_R[within] - rows.start)
-                matrix_RI[:, rows.start :].index_copy_(0, within, found)
+                own = strip_SJ.index_select(0, rows_R[within] - rows.start)
+                matrix_RI[:, rows.start :].index_copy_(0, within, own)
             if len(behind):
-                found = strip_SJ.index_select(1, rows_R[behind] - rows.start).T
-                matrix_RI[:, rows].index_copy_(0, behind, found)
+                mirrored = strip_SJ.index_select(1, rows_R[behind] - rows.start).T
+                matrix_RI[:, rows].index_copy_(0, behind, mirrored)
         return matrix_RI
 
     def form(self, map_OI: Tensor) -> Tensor:

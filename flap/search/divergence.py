@@ -89,9 +89,9 @@ class PlanDivergence:
 
     def windows(self, num_tokens: int) -> tuple[list[Tensor], list[Tensor]]:
         """Return tokens_NT and text_N for each length of window."""
-        known = self.calibration
-        texts = known.texts or [torch.zeros(len(tokens_NT), dtype=torch.long) for tokens_NT in known.windows]
-        (_, held_out), (_, held_texts) = split_windows(known.windows), split_windows(texts)
+        windows = self.calibration.windows
+        texts = self.calibration.texts or [torch.zeros(len(tokens_NT), dtype=torch.long) for tokens_NT in windows]
+        (_, held_out), (_, held_texts) = split_windows(windows), split_windows(texts)
         each = num_tokens / len(held_out)
         measured = []
         for tokens_NT, text_N in zip(held_out, held_texts, strict=True):

@@ -20,12 +20,12 @@ ID_KEYS, WORDS = ("_token_id", "_token_index", "suppress_tokens"), ("bad_words_i
 
 def named_ids(model: PreTrainedModel) -> set[int]:
     """Return the ids of the tokens that a model's configs name, which need be no special ones of its tokenizer."""
-    found = set[int]()
+    ids = set[int]()
     for config in (model.config, model.config.get_text_config(), model.generation_config):
         for name, value in config.to_dict().items() if config is not None else ():
             if name.endswith(ID_KEYS[:2]) and value is not None:
-                found.update(value if isinstance(value, list) else [value])
-    return found
+                ids.update(value if isinstance(value, list) else [value])
+    return ids
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ Legend: V the old vocabulary · K the tokens that stay · S tokens of a text.
 
 import json
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -127,10 +127,12 @@ def without(
 
 def counted(texts: Windows, tokenizer: PreTrainedTokenizerBase, rows: int) -> Tensor:
     """Return how often each token is in the texts, counts_V: each text has its weight, and all have their tokens."""
-    parts: Iterable[Any] = zip(texts.parts, texts.texts, strict=True)
-    found = [
-        (part.weight, tokenized(text, tokenizer, texts.bos, part.packing)[0].bincount(minlength=rows)[:rows].double())
-        for part, text in parts
+    weights, counts = [part.weight for part in texts.parts], []
+    for part, text in zip(texts.parts, texts.known, strict=True):
+        tokens_S = tokenized(text, tokenizer, texts.bos, part.packing)[0]
+        counts.append(tokens_S.bincount(minlength=rows)[:rows].double())
+    total = sum(float(count_V.sum()) for count_V in counts)
+    shares = [
+        weight / sum(weights) * total * count_V / count_V.sum() for weight, count_V in zip(weights, counts, strict=True)
     ]
-    total, weights = sum(float(count_V.sum()) for _, count_V in found), sum(weight for weight, _ in found)
-    return torch.stack([weight / weights * total * count_V / count_V.sum() for weight, count_V in found]).sum(dim=0)
+    return torch.stack(shares).sum(dim=0)
