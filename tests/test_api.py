@@ -354,7 +354,7 @@ def test_any_value_is_passed_on_as_it_is(tokenizer: PreTrainedTokenizerFast, tex
         ({"ratio": 1.0}, "ratio=1.0: expected a number with 0 <= ratio < 1"),
         ({"ratio": 0.99}, "ratio=0.99: .* at most 0.858"),
         ({"ratio": "abc"}, "ratio: .*abc"),
-        ({"metric": "FOO"}, "metric=FOO: expected one of EAN, EASY-EP, IFV, MoNE"),
+        ({"metric": "FOO"}, "metric=FOO: expected one of EAN, IFV, MoNE"),
         ({"structure": "FOO"}, "structure=FOO: expected one of AL-AM"),
         ({"seq_len": 129}, "calibration.seq_len=129: the model's context ends at 128"),
         ({"sequence_length": 16}, "calibration.sequence_length: unknown key; did you mean seq_len"),

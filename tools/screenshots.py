@@ -1,8 +1,7 @@
 """Make the pictures of the documentation anew, `make screenshots`: run what they show, and photograph it.
 
-docs/live.png: the served page of a sweep over methods and ratios while it runs. docs/study.png: its page when done,
-with failed cells. docs/layers.png: what each layer of one of its models kept, and where its error arises. All are of
-SmolLM2-135M and take about three minutes on two cores.
+docs/study.png: the page of a sweep over methods and ratios, with failed cells. docs/layers.png: what each layer of one
+of its models kept, and where its error arises. All are of SmolLM2-135M and take about three minutes on two cores.
 """
 
 import shutil
@@ -12,12 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from threading import Thread
 
 from PIL import Image
-from playwright.sync_api import Page, ViewportSize, expect, sync_playwright
-
-from flap.results.serve import server
+from playwright.sync_api import Page, ViewportSize, sync_playwright
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 SWEEP = [
@@ -33,7 +29,6 @@ SWEEP = [
 SHOWN = "*_WIFV_AL-AM_r0.2_*/layers.png"
 WIDTH, HEIGHT, SCALE = 1280, 1000, 1.5
 COLOURS = 128  # of a picture's palette, which makes its file a third as large
-PATIENCE = 3_600_000  # ms
 
 
 def main() -> None:
@@ -41,8 +36,7 @@ def main() -> None:
     with TemporaryDirectory() as folder, chromium() as page:
         sweep = Path(folder) / "multirun_outputs" / "methods"
         sweep.mkdir(parents=True)
-        with subprocess.Popen([sys.executable, "-m", "flap", "-m", *SWEEP], cwd=folder):
-            photograph_live(page, sweep, DOCS / "live.png")
+        subprocess.run([sys.executable, "-m", "flap", "-m", *SWEEP], cwd=folder, check=False)  # a cell fails
         page.goto((sweep / "index.html").as_uri())
         photograph(page, DOCS / "study.png")
         [picture] = sweep.glob(SHOWN)
@@ -60,18 +54,6 @@ def chromium() -> Iterator[Page]:
         size = ViewportSize(width=WIDTH, height=HEIGHT)
         yield browser.new_context(viewport=size, device_scale_factor=SCALE).new_page()
         browser.close()
-
-
-def photograph_live(page: Page, sweep: Path, target: Path) -> None:
-    """Serve the sweep, and save what its page shows once cells have finished and failed, and another one runs."""
-    with server([sweep], 0) as serving:
-        Thread(target=serving.serve_forever, daemon=True).start()
-        page.goto(serving.address)
-        page.locator("#cells tr.failed").first.wait_for(timeout=PATIENCE)
-        expect(page.locator("#cells tr.unfinished td small")).to_contain_text(" of ", timeout=PATIENCE)
-        photograph(page, target)
-        page.goto("about:blank")  # it asks no more
-        serving.shutdown()
 
 
 def photograph(page: Page, target: Path) -> None:

@@ -11,15 +11,15 @@ def comments(source: str, key: str) -> dict[str, str]:
 
     key: the pattern that a line with a key begins with; its first group is the key.
     """
-    found: dict[str, str] = {}
+    meanings: dict[str, str] = {}
     name = ""
     for line in source.splitlines():
         match = re.match(key, line)
         name = match[1] if match else name
         comment = line.partition("  # ")[2].strip()
-        if comment and name not in found:
-            found[name] = comment
-    return found
+        if comment and name not in meanings:
+            meanings[name] = comment
+    return meanings
 
 
 def from_class(target: type, name: str) -> str:

@@ -40,10 +40,10 @@ def _sections() -> Iterator[str]:
 
 
 def _rows(section: type, chosen: Iterable[Field[Any]], prefix: str) -> Iterator[tuple[str, ...]]:
-    said = comments(getsource(section), r"    (\w+): ")
+    meanings = comments(getsource(section), r"    (\w+): ")
     for field in chosen:
         default = as_typed(default_of(field)).replace("`???`", "of the choice")
-        yield f"`{prefix}{field.name}`", type_of(field), default, said.get(field.name, "")
+        yield f"`{prefix}{field.name}`", type_of(field), default, meanings.get(field.name, "")
 
 
 def _presets() -> Iterator[str]:
@@ -79,13 +79,13 @@ def _group(group: str, choices: dict[str, dict[str, Any]]) -> str:
 
 def _options(group: str, name: str, node: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     """Yield the options of a choice: a default is what its file says, or else the dataclass's."""
-    target, said = get_class(node["_target_"]), comments((CONF / group / f"{name}.yaml").read_text(), r"(\w+):")
+    target, meanings = get_class(node["_target_"]), comments((CONF / group / f"{name}.yaml").read_text(), r"(\w+):")
     prefix = f"{group}.{name}." if group == "eval" else f"{group}."
     for field in fields(target):
         if not field.repr:
             continue  # no option: set by the program
         default = as_typed(node.get(field.name, default_of(field)))
-        meaning = said.get(field.name) or from_class(target, field.name)
+        meaning = meanings.get(field.name) or from_class(target, field.name)
         yield f"`{prefix}{field.name}`", type_of(field), default, meaning
 
 

@@ -47,11 +47,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Make links between files of the repository lead to the pages of the site."""
     uri = page.file.src_uri
     origin = next((path for path in _elsewhere() if _uri(path) == uri), f"docs/{uri}")
-    folder, here = posixpath.dirname(origin), posixpath.dirname(uri)
+    folder, own_folder = posixpath.dirname(origin), posixpath.dirname(uri)
 
     def lead(link: re.Match[str]) -> str:
         target = posixpath.normpath(posixpath.join(folder, link[0]))
-        return posixpath.relpath(_uri(target), here or ".")
+        return posixpath.relpath(_uri(target), own_folder or ".")
 
     return LINK.sub(lead, markdown)
 
@@ -63,8 +63,8 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
 
 def _elsewhere() -> list[str]:
     """Return the paths of the site's files outside docs/, from the repository's root."""
-    found = [path.relative_to(ROOT).as_posix() for pattern in COPIED for path in sorted(ROOT.glob(pattern))]
-    return [*PAGES, *found]
+    copied = [path.relative_to(ROOT).as_posix() for pattern in COPIED for path in sorted(ROOT.glob(pattern))]
+    return [*PAGES, *copied]
 
 
 def _uri(path: str) -> str:
