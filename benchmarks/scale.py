@@ -54,8 +54,8 @@ SHAPES: dict[str, tuple[str, dict[str, Any], dict[int, int]]] = {
     "qwen3-30b-a3b": ("qwen3_moe", QWEN3_30B, {5: 4}),
 }
 COLUMNS = (
-    "weights, GB", "layers", "peak over bare, GB", "/ weights", "estimate, GB", "/ measured", "anonymous, GB",
-    "disk, GB", "estimate, GB", "/ measured", "seconds", "CPU seconds", "CPU seconds / GB", "ratio", "logits reloaded",
+    "weights, GB", "layers", "peak over bare, GB", "/ weights", "anonymous, GB",
+    "disk, GB", "seconds", "CPU seconds", "CPU seconds / GB", "ratio", "logits reloaded",
 )  # fmt: skip
 RUN = ["model.name=random", "model.placement=stream", "ratio=0.3", "eval=[none]"]
 WINDOWS = ["calibration=boolq-passages", "calibration.num_samples=16", "calibration.seq_len=128"]
@@ -155,18 +155,10 @@ def watched(*arguments: str, folders: Sequence[Path] = ()) -> Watched:
     return Watched(int(output.split("peak ")[-1].split()[0]), anonymous, disk, output)
 
 
-def estimated(directory: Path, options: Sequence[str]) -> tuple[int, int]:
-    """What a dry run says of the peak of resident memory and of disk."""
-    watched("--prune", str(directory), *options, "dry_run=true")
-    stages = json.loads((directory / "run" / "estimate.json").read_text())["stages"]
-    return max(stage["resident_bytes"] for stage in stages), max(stage["disk_bytes"] for stage in stages)
-
-
 def measure(directory: Path, shape: str, size: int, bare: Watched, options: list[str]) -> None:
     """Write, prune and reload one model; prints a row of the table."""
     layers = SHAPES[shape][2][size]
     num_bytes = int(watched("--write", str(directory), shape, str(layers)).output.split("bytes ")[1].split()[0])
-    peak_estimate, disk_estimate = estimated(directory, options)
     start = time.perf_counter()
     folders = directory / "run", directory / "cache"
     peak, anonymous, disk, output = watched("--prune", str(directory), *options, folders=folders)
@@ -179,12 +171,8 @@ def measure(directory: Path, shape: str, size: int, bare: Watched, options: list
         f"{layers}",
         f"{(peak - bare.peak) / 1e9:.2f}",
         f"{(peak - bare.peak) / num_bytes:.2f}",
-        f"{(peak_estimate - bare.peak) / 1e9:.2f}",
-        f"{(peak_estimate - bare.peak) / (peak - bare.peak):.2f}",
         f"{(anonymous - bare.anonymous) / 1e9:.2f}",
         f"{disk / 1e9:.2f}",
-        f"{disk_estimate / 1e9:.2f}",
-        f"{disk_estimate / disk:.2f}",
         f"{seconds:.0f}",
         f"{cpu:.0f}",
         f"{cpu * 1e9 / num_bytes:.0f}",

@@ -118,13 +118,13 @@ class _Owner:
             _record(self.config, self.run_dir)
         checked = typed(self.config)
         # imported here because --help and invalid values should not wait seconds for torch and transformers
-        from flap.pipeline import stages
+        from flap.runs.dry_run import dry_run
         from flap.runs.prepare import prepare
         from flap.storage.progress import progress_file
 
         _quieten_libraries()
         if checked.dry_run:
-            _dry_run(checked, self.run_dir)
+            print(checked.run_name, *dry_run(checked).lines(), sep="\n")
             return None
         _claim_gpu(checked)
         tracking = build("tracking", checked.tracking)
@@ -132,7 +132,7 @@ class _Owner:
         if checked.resume and _done_already(checked, self.run_dir):
             return None
         if finished:
-            prepare(checked, self.run_dir, stages=stages, keep_dense=_in_one_process())
+            prepare(checked, self.run_dir, begins=True, keep_dense=_in_one_process())
             _record(self.config, self.run_dir)
         if not checked.checkpoint.save and (old := self.run_dir / "checkpoint").exists():
             log.warning("%s: of an earlier run, whose report is replaced; checkpoint.save=false leaves it", old)
@@ -179,16 +179,6 @@ def _claim_gpu(config: FlapConfig) -> None:
     may_share = "joblib" in known.launcher._target_ and config.model.device != "cpu"
     if may_share and (gpu := claim_gpu(Path(known.sweep.dir))):
         log.info("GPU %s", gpu)
-
-
-def _dry_run(config: FlapConfig, run_dir: Path) -> None:
-    """Print what the run would take, and write it to estimate.json."""
-    from flap.pipeline import stages
-    from flap.runs.forecast import forecast
-
-    expected = forecast(config, stages, run_dir)
-    print(config.run_name, *expected.lines(), sep="\n")
-    expected.save(run_dir / "estimate.json")
 
 
 def _quieten_libraries() -> None:

@@ -8,11 +8,11 @@ from flap.config import FlapConfig
 from flap.models import ModelSource, PlacedModel
 from flap.results import Report
 from flap.runs.all_ranks import check_alike
-from flap.runs.ledger import Ledger
 from flap.runs.method import allocate, compress, observe, prune_layers, score
 from flap.runs.method import write as write_own_text
 from flap.runs.prepare import prepare
 from flap.runs.report_files import write_files
+from flap.runs.run import Run
 from flap.runs.stages import compare, load, measure_compressed, measure_dense, recover, save
 from flap.runs.trimming import rank_tokens, trim
 from flap.storage import ranks
@@ -30,7 +30,7 @@ def run(
     Raises:
         ValueError: bad input, in one line that names the field.
     """
-    run = ranks.agreed(lambda: prepare(config, run_dir, source, stages, keep_dense))
+    run = ranks.agreed(lambda: prepare(config, run_dir, source, True, keep_dense))
     ranks.agreed(lambda: check_alike(run))
     with run.begun():
         plan = stages(run)
@@ -39,8 +39,8 @@ def run(
     return run.report
 
 
-def stages(run: Ledger) -> PruningPlan:
-    """Go through all stages in their order: a run does them, and a forecast adds up what each of them takes."""
+def stages(run: Run) -> PruningPlan:
+    """Go through all stages in their order."""
     model, compressed = run.stage(load), None
     dense = run.stage(measure_dense, model)
     plan = prune_in_sequence(run, model) if run.choices.in_sequence else prune(run, model)
@@ -55,7 +55,7 @@ def stages(run: Ledger) -> PruningPlan:
     return plan
 
 
-def prune(run: Ledger, model: PlacedModel) -> PruningPlan:
+def prune(run: Run, model: PlacedModel) -> PruningPlan:
     """Remove units from a model in place, and return the plan that says which ones stay (FLAP, section 3)."""
     statistics = calibrate(run, model)  # of the inputs of each output projection
     scores = run.stage(score, model, statistics)  # how much each unit matters
@@ -64,14 +64,14 @@ def prune(run: Ledger, model: PlacedModel) -> PruningPlan:
     return plan
 
 
-def prune_in_sequence(run: Ledger, model: PlacedModel) -> PruningPlan:
+def prune_in_sequence(run: Run, model: PlacedModel) -> PruningPlan:
     """As `prune`, but each layer is calibrated on the outputs of the layers that are pruned already (Wanda-sp)."""
     return run.stage(prune_layers, model, calibrate(run, model))
 
 
-def calibrate(run: Ledger, model: PlacedModel) -> list[LayerStatistics]:
+def calibrate(run: Run, model: PlacedModel) -> list[LayerStatistics]:
     """Return the statistics of all layers, if a choice needs plain ones; the dense model may write a text before."""
-    for use in run.own_shares:
+    for use in run.own_texts:
         run.stage(write_own_text, model, use)
     if run.choices.vocabulary is not None:
         run.stage(rank_tokens, model)

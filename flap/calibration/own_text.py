@@ -174,13 +174,3 @@ def _batch(model: PlacedModel, draft: Draft, number: int) -> dict[str, Any]:
 def loops(sequence_T: Tensor) -> bool:
     """Return whether a sequence repeats itself: less than half of its 4-grams are distinct."""
     return repetition(sequence_T.tolist()) > 1 - DISTINCT
-
-
-def passes_to_write(num_tokens: float) -> int:
-    """Return how often the weights are read to write a text: for each token of a batch."""
-    return math.ceil(num_tokens / (SEQUENCES * SEQ_LEN)) * SEQ_LEN
-
-
-def bytes_to_write(width: float, vocabulary: int, itemsize: int) -> float:
-    """Return the bytes of the keys and values of a batch, and of logits with what is drawn from. width: of a token."""
-    return itemsize * SEQUENCES * SEQ_LEN * width + 3 * 4 * SEQUENCES * vocabulary

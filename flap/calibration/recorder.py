@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from flap.calibration.statistics import LayerStatistics, Statistics, batch_statistics, merge, merged_over_ranks
-from flap.calibration.symmetric import Symmetric, num_elements
+from flap.calibration.symmetric import Symmetric
 from flap.models import Block, ModelAdapter, Pair
 from flap.models.devices import widest_float
 from flap.storage import ranks
@@ -188,13 +188,3 @@ def inverse_power(recorders: Sequence[ResidualRecorder]) -> float:
     of_ranks = ranks.gather([(float(r.total), int(r.num_tokens)) for r in recorders])
     total, num_tokens = map(sum, zip(*chain(*of_ranks), strict=True))
     return torch.tensor(total / max(num_tokens, 1), dtype=torch.float32).item()
-
-
-def recorded_bytes(covariance: bool) -> int:
-    """Return the bytes that a recorder holds of an element of a batch: float32, centred, and again for co-moments."""
-    return 12 if covariance else 8
-
-
-def recorded_operations(channels: int, covariance: bool) -> float:
-    """Return the operations that recording a token of one member takes: its part of the co-moments."""
-    return 2 * num_elements(channels) if covariance else 0.0

@@ -86,8 +86,3 @@ def strips_of(size: int, dtype: torch.dtype, device: torch.device) -> tuple[Tens
     sizes = [rows * columns for rows, columns in shapes]
     parts = torch.empty(sum(sizes), dtype=dtype, device=device).split(sizes)
     return tuple(part.view(shape) for part, shape in zip(parts, shapes, strict=True))
-
-
-def num_elements(size: int) -> float:
-    """Return how many elements a matrix of this size has here, in strips."""
-    return size * (size + min(STRIP, size)) / 2

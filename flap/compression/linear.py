@@ -13,7 +13,6 @@ from torch import Tensor
 
 from flap.calibration import Statistics
 from flap.calibration.covariance import Covariance
-from flap.calibration.symmetric import num_elements
 from flap.compression.compensation import Compensation, Fit, FitReport, Removal
 from flap.compression.elimination import Elimination
 from flap.config import require
@@ -157,25 +156,3 @@ def order(chain: Sequence[Removal]) -> Tensor:
     for removal in chain:
         count_I[removal.pruned_P] += 1
     return count_I.argsort(stable=True)
-
-
-def fit_bytes(channels: int, outputs: int, trial: bool) -> float:
-    """Return the bytes that fits take: a factor, of trials in float32, and W, A and the lost map in float32."""
-    return (4 if trial else 8) * num_elements(channels) + 3 * 4 * channels * outputs
-
-
-def fit_operations(channels: int, outputs: int, removals: int, kept: float) -> float:
-    """Return the operations of fits from one factor: itself, and for each removal a product and a triangular solve.
-
-    kept: the share of the channels that stay.
-    """
-    if not removals:
-        return 0.0
-    return channels**3 / 3 + removals * 2 * outputs * channels**2 * (kept * (1 - kept) + kept**2 / 2)
-
-
-def final_fit_operations(channels: int, outputs: int, kept: float, ridge: float | None) -> float:
-    """Return the operations of a final fit: one for each ridge, judged on held-out tokens, and the last."""
-    ridges = len(RIDGES) if ridge is None else 1
-    judged = 2 * outputs * channels**2
-    return (ridges + 1) * (fit_operations(channels, outputs, 1, kept) + judged)

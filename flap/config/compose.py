@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from flap.config.messages import explain, require
 from flap.config.methods import name_method
-from flap.config.schema import CHOICES, FlapConfig, TargetConfig, config_dir, model_name, own_architecture, targets
+from flap.config.schema import CHOICES, FlapConfig, TargetConfig, config_dir, model_name, targets
 
 
 @contextmanager
@@ -80,7 +80,6 @@ def typed(config: DictConfig) -> FlapConfig:
     checked.method = name_method(checked)
     model = checked.model
     model.name = model_name(model.name, model.path)
-    model.architecture = own_architecture(model.architecture, model.path) if checked.dry_run else None
     return checked
 
 

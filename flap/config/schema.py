@@ -27,7 +27,6 @@ class ModelConfig:
     path: str = "???"  # a hub id or a local directory
     dtype: str = "auto"  # float32, bfloat16, float16; auto: the checkpoint's, with products in a fast one
     device: str = "auto"  # auto: cuda, else mps, else cpu
-    architecture: Any = None  # keys of the model's config, for dry_run=true where the hub's config is not at hand
     placement: str = "device"  # device: all of it there; auto: spread over GPUs, host, disk; stream: a layer at a time
 
 
@@ -105,15 +104,6 @@ ConfigStore.instance().store(name="schema", node=FlapConfig)
 @cache  # they are files of this package, and reading YAML is slow
 def _presets() -> list[Any]:
     return [OmegaConf.load(file) for file in sorted((Path(config_dir()) / "model").glob("*.yaml"))]
-
-
-def own_architecture(architecture: Any, path: str) -> Any:
-    """Return the architecture of a model; None if it is that of a preset with another path.
-
-    `model.path=org/mine` alone leaves the architecture that the default choice of the group has.
-    """
-    paths = {preset.path for preset in _presets() if preset.get("architecture") == architecture}
-    return architecture if not paths or path in paths else None
 
 
 def model_name(name: str, path: str) -> str:

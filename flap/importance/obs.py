@@ -142,17 +142,3 @@ def _remove(weight_OI: Tensor, inverse_II: Tensor, removed_L: Tensor) -> None:
     map_LI = torch.cholesky_solve(inverse_LI, torch.linalg.cholesky(inverse_LI[:, removed_L]))
     weight_OI.addmm_(weight_OI[:, removed_L], map_LI, alpha=-1)
     inverse_II.addmm_(inverse_LI.T, map_LI, alpha=-1)
-
-
-def obs_bytes(channels: int, outputs: int, itemsize: int) -> float:
-    """Return the bytes that scoring takes: H⁻¹ with the rows of a step, thrice, and W, in float64; W as it is."""
-    wide = channels * channels * (1 + 3 / STEPS) + channels * outputs
-    return 8 * wide + itemsize * channels * outputs
-
-
-def obs_operations(channels: int, outputs: int) -> float:
-    """Return the operations of scoring: a factor (1/3 I³), an inverse (2/3), and the updates of H⁻¹ and W.
-
-    Matrices are halved on the way: an update of all channels takes Σ 8⁻ᵏ I³ for H⁻¹ and Σ 4⁻ᵏ O I² for W.
-    """
-    return (1 + 8 / 7) * channels**3 + 4 / 3 * outputs * channels**2

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from flap.config import ModelConfig, require
 from flap.models.devices import pick_device
 from flap.models.families import find_family
 from flap.models.from_pretrained import check_quantised, read_config
-from flap.models.locate import file_state, locate, not_found
+from flap.models.locate import file_state, locate, not_found, packaged_gguf
 from flap.models.placement import PLACEMENTS, PlacedModel
 from flap.models.source import CheckpointSource
 from flap.models.weights import stored_dtype
@@ -45,14 +45,16 @@ def _find(name: str, state: object, **options: Any) -> CheckpointSource:
     return CheckpointSource(name=name, config=config, **options)
 
 
-def find_by_config(config: ModelConfig, trust_remote_code: bool) -> CheckpointSource:
-    """Return a model whose config alone is there: in its directory, the hub's local cache, its preset, or on the hub.
+def find_by_config(config: ModelConfig, cache: Path, trust_remote_code: bool) -> CheckpointSource:
+    """Return a model of which the config is enough: packaged, in a directory, in the hub's local cache, or on the hub.
 
     Raises:
         ValueError: there is no such config, or its architecture is not supported.
     """
     placed, path = _placement(config), config.path
-    found = _any_config(config, trust_remote_code)
+    if packaged_gguf(path):
+        path, _ = locate(path, cache, placed.streams)
+    found = _any_config(path, trust_remote_code)
     found.dtype = found.dtype or stored_dtype(path, download=False)
     _check_supported(found)
     device = pick_device("auto") if config.device == "auto" else torch.device(config.device)
@@ -69,14 +71,11 @@ def _check_supported(config: PreTrainedConfig) -> None:
     check_quantised(config)
 
 
-def _any_config(model: ModelConfig, trust_remote_code: bool) -> PreTrainedConfig:
+def _any_config(path: str, trust_remote_code: bool) -> PreTrainedConfig:
     """Read the config. The hub comes last, because a machine without network waits for it."""
-    try:
-        return read_config(model.path, trust_remote_code=trust_remote_code, local_files_only=True)
-    except (OSError, ValueError):
-        if model.architecture and not Path(model.path).is_dir():
-            return AutoConfig.for_model(**model.architecture)
-    try:
-        return read_config(model.path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise not_found(model.path, error) from error
+    for local_files_only in (True, False):
+        try:
+            return read_config(path, trust_remote_code=trust_remote_code, local_files_only=local_files_only)
+        except (OSError, ValueError) as error:
+            failed = error
+    raise not_found(path, failed) from failed

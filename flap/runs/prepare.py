@@ -1,8 +1,6 @@
 """The preparation of a run: everything that needs no weights is made and checked before they are read."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from flap.checkpoint.save import check_room, check_target, followed, label_of
 from flap.config import FlapConfig, require
@@ -10,7 +8,6 @@ from flap.evaluation import prepare_suite
 from flap.evaluation.result_files import RESULTS
 from flap.export.gguf import GGUFChanges, check_export, source_gguf
 from flap.models import ModelAdapter, ModelSource, adapt, find_model
-from flap.models.shapes import shapes_of
 from flap.recovery import check_room_to_train
 from flap.results import Report, described
 from flap.results.configs import changes_of_the_model, differences
@@ -21,11 +18,7 @@ from flap.runs.checks import (
     check_trainable,
 )
 from flap.runs.choices import Choices, choose
-from flap.runs.forecast import Forecast
-from flap.runs.free_memory import FreeMemory
-from flap.runs.ledger import Ledger
-from flap.runs.operations import from_parameters
-from flap.runs.place import Place
+from flap.runs.dry_run import DryRun
 from flap.runs.run import Run
 from flap.runs.texts import read_texts
 from flap.runs.trimming import check_vocabulary
@@ -38,13 +31,13 @@ def prepare(
     config: FlapConfig,
     run_dir: Path | None,
     source: ModelSource | None = None,
-    stages: Callable[[Ledger], Any] | None = None,
+    begins: bool = False,
     keep_dense: bool = False,
 ) -> Run:
     """Return the run of a config: choices, windows, budget and tasks, all checked. Reads no weights.
 
-    run_dir: None: the run has no folder. source: the model, if the caller has it. keep_dense: see `find_model`. stages:
-    goes through the stages of a run that is to begin: its memory and the place of the checkpoint are checked, too.
+    run_dir: None: the run has no folder. source: the model, if the caller has it. keep_dense: see `find_model`.
+    begins: the run is to begin: its memory and the place of the checkpoint are checked, too.
 
     Raises:
         ValueError: bad input, in one line that names the field.
@@ -68,8 +61,8 @@ def prepare(
         cache=cache, report=report, config=config, choices=choices, source=source, texts=texts, budget=budget,
         suite=suite, target=target, replaces_checkpoint=_replaces(config, target, results),
     )  # fmt: skip
-    if stages is not None:
-        _check_room(run, adapter, stages)
+    if begins:
+        _check_room(run, adapter)
     return run
 
 
@@ -117,7 +110,7 @@ def _replaces(config: FlapConfig, target: Path, results: Path | None) -> bool:
     return ours and not changes_of_the_model(differences(written, described(config)))
 
 
-def _check_room(run: Run, adapter: ModelAdapter, stages: Callable[[Ledger], Any]) -> None:
+def _check_room(run: Run, adapter: ModelAdapter) -> None:
     """Check that there is room for the run, and for its checkpoint a place that may be written.
 
     Raises:
@@ -131,13 +124,8 @@ def _check_room(run: Run, adapter: ModelAdapter, stages: Callable[[Ledger], Any]
         remove_leftovers(run.target)
         check_target(run.target, run.replaces_checkpoint, Path(source.path) if source.path else None)
     left = working_folder(run.cache.root, run.keys.workspace)
-    free = FreeMemory.here(source.device, run.cache.root, run.target, left)
-    place = Place.of(config, run.choices, source, shapes_of(adapter), free.one_disk)
-    Forecast(
-        config=config, choices=run.choices, stages=stages, model=source, adapter=adapter, ratio=budget.ratio,
-        place=place, free=free, forward=from_parameters(adapter),
-    ).check()  # fmt: skip
+    DryRun(config, run.choices, source, adapter, budget).check(run.cache.root, bytes_below(left))
     if config.checkpoint.save:
         removed = 0 if config.mask_only else budget.to_remove * source.dtype.itemsize
-        there = bytes_below(left / "layers") if free.one_disk else 0  # they become files of the checkpoint
-        check_room(run.target, int(source.num_bytes - removed) - there)
+        # files of layers that an interrupted start has left become files of the checkpoint
+        check_room(run.target, int(source.num_bytes - removed) - bytes_below(left / "layers"))

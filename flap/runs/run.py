@@ -13,13 +13,15 @@ from transformers import PreTrainedTokenizerBase
 
 from flap.allocation import Budget
 from flap.calibration import Calibration, LayerStatistics
+from flap.config import FlapConfig
 from flap.data import Windows
 from flap.data.temporary_state import seeded
 from flap.evaluation import Suite
 from flap.models import ModelSource, PlacedModel, products_in
 from flap.results import Report
+from flap.runs.choices import Choices
 from flap.runs.keys import CacheKeys
-from flap.runs.ledger import Ledger, Stage
+from flap.runs.ledger import Stage
 from flap.runs.texts import begins_with_bos, domains, overlaps
 from flap.storage import NOT_KEPT, Cache, WorkFolder, digest, ranks
 from flap.storage.progress import begin
@@ -32,12 +34,14 @@ T = TypeVar("T")
 
 
 @dataclass(kw_only=True)
-class Run(Ledger):
+class Run:
     """A run of a config, which does its stages: each is timed, looked up, and resumed where it was interrupted.
 
     The stages change the report, the texts that the model writes itself, and a budget that is measured.
     """
 
+    config: FlapConfig
+    choices: Choices
     cache: Cache
     report: Report
     source: ModelSource
@@ -66,6 +70,11 @@ class Run(Ledger):
         stage.note(self, result, *inputs)
         seconds[stage.name] = seconds.get(stage.name, 0.0) + time.perf_counter() - start
         return result
+
+    @property
+    def own_texts(self) -> list[str]:
+        """The uses, "calibration" and "recovery", of the texts that the model writes itself, where it writes any."""
+        return [use for use, windows in self.texts.items() if windows.to_write is not None]
 
     def calibration(self, model: PlacedModel, statistics: Sequence[LayerStatistics]) -> Calibration:
         """Return the calibration windows, with statistics of the inputs of each output projection where there are."""
@@ -117,8 +126,9 @@ class Run(Ledger):
         self.introduce()
         if self.suite.results and not self.config.resume and ranks.is_first():
             self.suite.results.path.unlink(missing_ok=True)  # numbers of an earlier start are not used
-        writes = any(windows.to_write is not None for windows in self.texts.values())
-        resumes = self.source.placed.streams or ((self.choices.structure.measures or writes) and self.cache.enabled)
+        resumes = self.source.placed.streams or (
+            (self.choices.structure.measures or self.own_texts) and self.cache.enabled
+        )
         source, report = self.source, self.report
         report.dtype, report.computed_in = str(source.dtype), str(source.computed_in)
         with seeded(self.config.seed), products_in(source.computed_in, source.dtype):

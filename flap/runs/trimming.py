@@ -4,16 +4,13 @@ from dataclasses import replace
 
 from flap.config import require
 from flap.evaluation import Divergence, prepare_suite
-from flap.evaluation.perplexity import LOGITS_BYTES
 from flap.models import ModelAdapter, ModelSource, PlacedModel
 from flap.runs.choices import Choices
-from flap.runs.ledger import Cost, Memory, stage
+from flap.runs.ledger import stage
 from flap.runs.model_sizes import count_trimmed
 from flap.runs.run import Run
-from flap.runs.workload import Workload
 from flap.storage import WorkFolder
 from flap.vocabulary import Tokens, Trimmed
-from flap.vocabulary.expected import BATCH, LENGTH, TOKENS
 from flap.vocabulary.rows import cut_rows, named_ids
 
 
@@ -35,18 +32,7 @@ def check_vocabulary(choices: Choices, source: ModelSource, adapter: ModelAdapte
     require(words is None or words < fewest, "recover.words", words, allowed)
 
 
-def _cost_of_ranking(run: Workload, model: None) -> Cost:
-    """The model reads so much of a text, or less of a short one, and predicts each token."""
-    place, tokens = run.place, TOKENS / run.processes
-    logits_bytes = min(LOGITS_BYTES, 4 * BATCH * LENGTH * place.shapes.vocabulary)
-    work = Memory(work=logits_bytes * (2 + place.dtype.itemsize / 4)) + place.run(BATCH * LENGTH)
-    states = place.states(tokens, 2) if place.streams else Memory()
-    moments = [one + states + work for one in ([place.ends(), place.layer()] if place.streams else [place.ends()])]
-    operations = run.run_operations(tokens, length=LENGTH, head=True)
-    return Cost(moments, 1, tokens, operations, files=states.streams)
-
-
-@stage("rank tokens", _cost_of_ranking)
+@stage("rank tokens")
 def rank_tokens(run: Run, work: WorkFolder, model: PlacedModel) -> None:
     """Rank the tokens by how often they are in texts, and the dense model expects them there."""
     assert run.choices.vocabulary is not None
@@ -56,12 +42,7 @@ def rank_tokens(run: Run, work: WorkFolder, model: PlacedModel) -> None:
     run.kept_tokens = run.choices.vocabulary.number(run.ranking)
 
 
-def _cost_of_trimming(run: Workload, model: None) -> Cost:
-    """Embedding and head are there twice."""
-    return Cost([run.place.ends() + run.place.ends() + run.pruned])
-
-
-@stage("trim", _cost_of_trimming)
+@stage("trim")
 def trim(run: Run, work: WorkFolder, model: PlacedModel) -> None:
     """Remove the rows of the tokens that leave; what comes after reads its texts with the new tokenizer."""
     assert run.ranking is not None and run.kept_tokens is not None

@@ -19,7 +19,6 @@ from transformers import PreTrainedTokenizerFast
 from flap.models import CheckpointSource, OnDisk
 from flap.models.placement.layer_files import LayerFiles
 from flap.pipeline import run
-from flap.runs.free_memory import FreeMemory
 from tests.cases import tiny_model
 from tests.helpers.damaged import damage
 from tests.helpers.runs import composed, tiny
@@ -115,52 +114,6 @@ def test_a_disk_that_is_too_small_is_refused_before_any_layer_is_read(
     monkeypatch.setattr(OnDisk, "layer", lambda *_: pytest.fail("a layer was read"))
     base = [*tiny(model_dir, text_file), "eval=[none]", "model.placement=stream", f"cache_dir={tmp_path / 'cache'}"]
     refused("", line, [one for one in base if not one.startswith("eval.")], bad, tmp_path / "run")
-
-
-NO_ROOM = [
-    (
-        "",
-        FreeMemory(PLENTY, 1000, PLENTY),
-        "model.placement=device: expected … GB free in the host's memory, which the stage",
-    ),
-    (
-        "model.placement=stream",
-        FreeMemory(PLENTY, 1000, PLENTY),
-        "model.placement=stream: expected …; take a smaller calib",
-    ),
-    (
-        "model.placement=stream",
-        FreeMemory(PLENTY, PLENTY, 1000),
-        "cache_dir: expected … GB free on its disk, … and 1e-06",
-    ),
-    (
-        "method=flap_plus calibration.num_samples=20",
-        FreeMemory(PLENTY, PLENTY, 8 * 10**4),
-        "structure.tokens=4096: expected … GB free on the disk of cache_dir for the hidden states of the search "
-        "(64 tokens in whole windows), and 8e-05 GB are; … tokens would fit, or take use_cache=false",
-    ),
-    (
-        "method=flap_plus calibration.num_samples=20 use_cache=false",
-        FreeMemory(PLENTY, 1000, PLENTY),
-        "structure.tokens=4096: expected … GB are; not one window of 16 fits, or take use_cache=true, which",
-    ),
-]
-
-
-@pytest.mark.parametrize(("arguments", "room", "line"), NO_ROOM)
-def test_what_cannot_fit_is_refused_with_its_numbers(
-    arguments: str,
-    room: FreeMemory,
-    line: str,
-    model_dir: Path,
-    text_file: Path,
-    bad: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(FreeMemory, "here", lambda *_: room)
-    monkeypatch.setattr(CheckpointSource, "open", lambda *given: pytest.fail("the weights were loaded"))
-    refused(arguments, line, tiny(model_dir, text_file), bad, tmp_path / "run")
 
 
 FULL = os.strerror(errno.ENOSPC)

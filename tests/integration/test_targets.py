@@ -10,10 +10,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import flap
-from flap.pipeline import run, stages
+from flap.pipeline import run
 from flap.results import Report
 from flap.results.report_tables import tables
-from flap.runs.forecast import forecast
 from tests.cases import random_model, tiny_model
 from tests.helpers.runs import composed, tiny
 from tests.models.families.test_other_names import TestFalcon as Falcon
@@ -107,11 +106,3 @@ def test_a_model_that_the_caller_has_loaded(tokenizer, text_file: Path) -> None:
     )
     assert 30_000 - NEURON < sum(parameter.numel() for parameter in model.parameters()) <= 30_000
     assert report.target["parameters"]["asked"] == 30_000
-
-
-@pytest.mark.parametrize(("target", "share"), [("parameters=30e3", 0.42), ("kv_cache_bytes=32768", 0.4)])
-def test_dry_run_estimates_with_the_share_that_leaves_at_least(model_dir: Path, target: str, share: float) -> None:
-    foretold = forecast(
-        composed(f"model.path={model_dir}", "model.dtype=float32", "dry_run=true", f"target.{target}"), stages
-    )
-    assert foretold.ratio == pytest.approx(share, abs=0.03)

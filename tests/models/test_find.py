@@ -69,7 +69,7 @@ def test_where_the_config_names_no_type_it_is_that_of_the_files(
     (tmp_path / "config.json").write_text(json.dumps(plain))
     config = ModelConfig("tiny", str(tmp_path), device="cpu")
     source = find_model(config, tmp_path, trust_remote_code=False)
-    assert source.dtype == find_by_config(config, False).dtype == source.open().model.dtype == torch.bfloat16
+    assert source.dtype == find_by_config(config, tmp_path, False).dtype == source.open().model.dtype == torch.bfloat16
     assert source.num_bytes == 2 * sum(parameter.numel() for parameter in source.skeleton().parameters())
     assert source.fingerprint["dtype"] == "torch.bfloat16"
 

@@ -136,4 +136,4 @@ def test_quantised_weights_that_stay_so_are_refused(packed: Path, tmp_path: Path
     with pytest.raises(ValueError, match=line):
         find_model(config, tmp_path, trust_remote_code=False)
     with pytest.raises(ValueError, match=line):  # dry_run=true says it, too
-        find_by_config(config, trust_remote_code=False)
+        find_by_config(config, tmp_path, trust_remote_code=False)

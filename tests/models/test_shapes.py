@@ -1,10 +1,10 @@
 """The shapes agree with the tensors of every architecture of the table."""
 
 import pytest
+from flap.models.shapes import shapes_of
 
 from flap.allocation import price
 from flap.models import adapt
-from flap.models.shapes import shapes_of
 from tests.cases import ARCHITECTURES, MIXTURES, tiny_model
 
 

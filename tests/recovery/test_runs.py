@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from flap import prune
 from flap.checkpoint.load import load
-from flap.pipeline import run, stages
+from flap.pipeline import run
 from flap.recovery import memory, training
 from flap.recovery.training import Bar
 from flap.results import Report, markdown
@@ -149,7 +149,7 @@ def test_no_memory_for_a_backward_pass_is_refused_if_the_run_begins(
     with pytest.raises(
         ValueError, match=r"recover=full: expected at least 0.00.* GB free on cpu, which a backward pass"
     ):
-        prepare(config, tmp_path, stages=stages)
+        prepare(config, tmp_path, begins=True)
     assert prepare(config, tmp_path).texts["recovery"].num_samples > 0
 
 

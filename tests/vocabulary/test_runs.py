@@ -9,9 +9,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import flap
-from flap.pipeline import run, stages
+from flap.pipeline import run
 from flap.results import Report
-from flap.runs.forecast import forecast
 from flap.runs.prepare import prepare
 from tests.cases import tiny_model
 from tests.helpers.runs import composed, tiny
@@ -115,19 +114,6 @@ def test_what_follows_is_trained_and_measured_with_the_new_tokens(
     assert {"other.txt/bits_per_byte@16", "animals/acc"} <= report.difference_stderr.keys()  # of the same text
     assert "| vocabulary | 512 | 320 (" in (tmp_path / "report.md").read_text()
     assert "Of 512 tokens of its vocabulary 320 stay." in (tmp_path / "checkpoint" / "README.md").read_text()
-
-
-def test_the_walk_that_ranks_tokens_is_foretold(trimmed: Trimmed, words_dir: Path, words_file: Path) -> None:
-    """One over the weights, of 16,384 tokens in windows of 256, and their predictions."""
-    options = (*TRIM, "ratio=0.4", "model.placement=stream", "use_cache=false")
-    expected = forecast(composed(*tiny(words_dir, words_file), *options), stages)
-    [ranking] = [one for one in expected.estimate.stages if one.stage == "rank tokens"]
-    assert (ranking.passes, ranking.tokens) == (1, 16_384)
-    of_layers = 4 * (2 * (32 * 64 + 2 * 32 * 32 + 64 * 32 + 3 * 32 * 56) + 4 * 256 * 64)
-    assert ranking.operations == 16_384 * (of_layers + 2 * 32 * VOCAB)
-    assert ranking.device_bytes > 8 * 256 * VOCAB * 4  # the logits of a batch
-    pruning = [one.passes for one in expected.estimate.stages if one.stage not in ("load", "trim", "save", "evaluate")]
-    assert trimmed(*options).weight_passes == sum(pruning)
 
 
 def test_from_python_model_and_tokenizer_change_together(words_file: Path, tmp_path: Path) -> None:

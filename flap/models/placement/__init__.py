@@ -7,4 +7,7 @@ from flap.models.placement.spread import Spread
 
 PLACEMENTS: dict[str, type[PlacedModel]] = {placement.name: placement for placement in (Resident, Spread, OnDisk)}
 
-__all__ = ["PLACEMENTS", "OnDisk", "PlacedModel", "Resident", "Spread", "open_checkpoint"]
+# whether one layer at a time is read from disk
+STREAMS = {name: placed.streams for name, placed in PLACEMENTS.items()}
+
+__all__ = ["PLACEMENTS", "STREAMS", "OnDisk", "PlacedModel", "Resident", "Spread", "open_checkpoint"]

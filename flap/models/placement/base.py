@@ -4,7 +4,6 @@ Legend: N windows · T tokens a window · D hidden size.
 """
 
 import copy
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
@@ -46,11 +45,6 @@ class PlacedModel(ABC):
 
         work: for data that is too large for memory; an interrupted run resumes from it.
         """
-
-    @classmethod
-    def limits(cls, device: torch.device) -> tuple[float, float]:
-        """Return the most bytes of weights that this placement puts on a device, and on the host."""
-        return math.inf, math.inf
 
     def kept(self, work: WorkFolder) -> WorkFolder:
         """Return where a walk over all layers keeps its work, and its changes; nowhere if they are quick or lost."""

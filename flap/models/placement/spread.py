@@ -38,13 +38,6 @@ class Spread(PlacedModel):
         model.offload_folder = changes
         return cls(model)
 
-    @classmethod
-    def limits(cls, device: torch.device) -> tuple[float, float]:
-        """Return the most bytes of weights on the GPUs, and on the host; on a CPU all of them are on the device."""
-        limits = memory_limits(device)
-        on_host = limits.pop("cpu")
-        return (sum(limits.values()), on_host) if limits else (on_host, 0)
-
     @property
     def device(self) -> torch.device:
         return running_device(self.model)

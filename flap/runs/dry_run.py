@@ -1,0 +1,191 @@
+"""What a run takes, from the config and the shapes of the tensors alone, and the refusal of a run that cannot fit.
+
+Legend: I input channels of an output projection · O output channels · E experts · H hidden size.
+"""
+
+import math
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+
+from flap.allocation import Budget
+from flap.config import FlapConfig, gigabytes
+from flap.data import HELD_OUT
+from flap.evaluation.perplexity import LOGITS_BYTES
+from flap.models import Block, ModelAdapter, ModelSource, adapt, distinct_parameters, find_by_config
+from flap.models.devices import free_bytes
+from flap.models.placement import STREAMS
+from flap.recovery import bytes_to_train
+from flap.runs.checks import check_budget
+from flap.runs.choices import Choices, choose
+from flap.search import Search
+from flap.storage import cache_root, ranks
+
+MARGIN = 1.5  # estimates are within this factor of what was measured: only what is beyond it is refused
+PROCESS_BYTES = 720_000_000  # Python, torch, transformers, this package, a tokenizer and a text
+HIDDEN_COPIES, WIDE_COPIES = 5, 3  # activations of a layer that runs: of H, and of its widest channels
+HEADINGS = ("GB (10^9 bytes)", "weights", "states", "statistics", "device", "host", "cache disk")
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a run takes at a placement, in bytes at their most."""
+
+    weights: float  # on the device at once: the model, or its largest layer
+    states: float  # hidden states of the calibration windows, and of the trials of a search
+    statistics: float  # of a layer, with the factors made of them
+    device: float  # on the device that runs the layers
+    host: float  # in the host's memory, with the device's where that is the host's
+    mapped: float  # of `host`, what is in mapped files, which the system drops when memory is short
+    disk: float  # below cache_dir
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """A run as far as it is known without weights and texts."""
+
+    config: FlapConfig
+    choices: Choices
+    source: ModelSource
+    adapter: ModelAdapter  # of the skeleton
+    budget: Budget
+
+    @property
+    def removed(self) -> float:
+        """The parameters that are removed."""
+        return 0.0 if self.config.mask_only else self.budget.ratio * self.budget.total
+
+    @property
+    def passes(self) -> int:
+        """How often pruning goes over the weights: `weight_passes` of the report."""
+        return 1 if self.choices.in_sequence else 2 + self.choices.read_plain_statistics
+
+    @property
+    def tokens(self) -> int:
+        """The tokens of the calibration windows of this process; 0 if no choice needs any."""
+        windows = self.config.calibration.num_samples if self.choices.need_windows else 0
+        return math.ceil(windows * self.config.calibration.lengths[0] / ranks.size())
+
+    def needs(self, placement: str) -> Needs:
+        """Return what the run takes at a placement."""
+        choices, itemsize, total = self.choices, self.source.dtype.itemsize, self.source.num_bytes
+        streams, shared = STREAMS[placement], self.source.device.type in ("cpu", "mps")
+        layers = [itemsize * sum(one.numel() for one in layer.parameters()) for layer in self.adapter.layers]
+        weights = max(*layers, total - sum(layers)) if streams else total
+        statistics, states = max(map(self._statistics, range(len(layers)))), self._states(streams)
+        work = max(statistics + max(layers) * choices.structure.measures, self._logits()) + self._activations()
+        device = (0 if self.source.loaded else weights) + work
+        if choices.recovery is not None:
+            trained = choices.recovery, self.adapter, self.budget.ratio, self.source.dtype, self.source.device
+            device = max(device, bytes_to_train(*trained, ranks.size()))
+        in_files = states * (streams or (choices.structure.measures and self.config.use_cache))
+        pruned = sum(layers) - itemsize * self.removed  # beside the dense layers, which stay mapped on a CPU
+        host = PROCESS_BYTES + states + (device + pruned * (not streams)) * shared
+        return Needs(
+            weights, states, statistics, device, host, in_files + weights * shared, in_files + pruned * streams
+        )
+
+    def _statistics(self, layer: int) -> float:
+        """Return the bytes of the statistics of a layer: two sets of co-moments and a factor, or I numbers thrice."""
+        sets = factor = 0.0
+        for block in self.adapter.blocks(layer):
+            channels, outputs, experts = _channels(block), int(block.output.weight.shape[0]), len(block.members)
+            covariance = self.choices.need_covariance
+            sets += experts * (4 * channels**2 if covariance else 12 * channels)
+            one = 4 * channels**2 + 12 * channels * outputs if covariance else 8 * experts * channels * outputs
+            factor = max(factor, one)
+        return sets + factor
+
+    def _states(self, streams: bool) -> float:
+        """Return the bytes of hidden states in a walk, before a layer and after it: 2 · tokens · H each."""
+        tokens = self.tokens if streams or self.choices.need_covariance else 0
+        if self.choices.structure.measures:
+            search = cast(Search, self.choices.structure)
+            trials = sum(len(removed) for layer in self.budget.layers for removed in search.removals(layer))
+            tokens += (1 + math.ceil(trials / ranks.size())) * min(search.tokens, self.tokens // HELD_OUT)
+        return 2.0 * tokens * self._hidden * self.source.dtype.itemsize
+
+    def _activations(self) -> float:
+        """Return the bytes of the activations of a batch in a layer."""
+        own, layers = self.config.calibration, range(len(self.adapter.layers))
+        width = max(_channels(block) * block.num_chosen for i in layers for block in self.adapter.blocks(i))
+        copied = HIDDEN_COPIES * self._hidden + WIDE_COPIES * width
+        return min(self.tokens, own.batch_size * own.lengths[0]) * self.source.dtype.itemsize * copied
+
+    def _logits(self) -> float:
+        """Return the bytes of the logits of an evaluation."""
+        return LOGITS_BYTES * (2 + self.source.dtype.itemsize / 4) if self.choices.evaluators else 0.0
+
+    @property
+    def _hidden(self) -> int:
+        return int(self.adapter.attention(0).output.weight.shape[0])
+
+    def check(self, cache: Path, left: int = 0) -> None:
+        """Check that the run may fit into the memory and onto the disk that are free.
+
+        left: bytes below `cache` that an interrupted start of this run has left, which it uses again.
+
+        Raises:
+            ValueError: it surely does not; says what it takes and what is free.
+        """
+        placement, needs = self.source.placement, self.needs(self.source.placement)
+        device, host, disk = free(self.source.device, cache)
+        advice = "take model.placement=stream, a smaller calibration.batch_size, or choices without covariances"
+        if self.choices.recovery is not None:
+            advice = "take recover.gradient_checkpointing=true, a smaller recover.batch_size, or recover=lora"
+        if self.source.device.type == "cuda":
+            _check(f"model.placement={placement}", needs.device, device, f"on {self.source.device}", advice)
+        in_memory = needs.host - needs.mapped - PROCESS_BYTES
+        _check(f"model.placement={placement}", in_memory, host, "in the host's memory", advice)
+        advice = "name a larger disk, fewer calibration windows or, for a search, fewer structure.tokens"
+        _check("cache_dir", needs.disk, disk + left, "on its disk", advice)
+
+    def lines(self) -> Iterator[str]:
+        """Yield the estimate as text: parameters, passes, and what each placement takes."""
+        before = sum(one.numel() for one in distinct_parameters(self.adapter.model))
+        checkpoint = self.source.num_bytes - self.removed * self.source.dtype.itemsize
+        yield f"parameters: {before:,} before, {round(before - self.removed):,} after ({checkpoint / 1e9:.2f} GB)"
+        yield f"passes over the weights: {self.passes}"
+        rows: list[tuple[str, ...]] = [HEADINGS]
+        for name, one in zip(STREAMS, map(self.needs, STREAMS), strict=True):
+            sizes = one.weights, one.states, one.statistics, one.device, one.host, one.disk
+            chosen = " *" * (name == self.source.placement)
+            rows.append((name + chosen, *(f"{size / 1e9:.2f}" for size in sizes)))
+        there = free(self.source.device, cache_root(self.config.cache_dir))
+        rows.append(("free here", "", "", "", *(f"{size / 1e9:.2f}" for size in there)))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        for row in rows:
+            yield "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
+
+
+def dry_run(config: FlapConfig) -> DryRun:
+    """Return what is known of a run without weights and texts; of the model, its config is enough.
+
+    Raises:
+        ValueError: bad input, as far as it can be seen from that; names the field.
+    """
+    choices, root = choose(config), cache_root(config.cache_dir)
+    source = find_by_config(config.model, root, config.trust_remote_code)
+    adapter = adapt(source.skeleton(), choices.structure.experts)
+    return DryRun(config, choices, source, adapter, check_budget(adapter, choices, config, source))
+
+
+def free(device: torch.device, cache: Path) -> tuple[int, int, int]:
+    """Return the free bytes of the device (of the host, where there is none), of the host, and of the cache's disk."""
+    host, absent = torch.device("cpu"), device.type == "cuda" and not torch.cuda.is_available()
+    place = next(one for one in (cache, *cache.absolute().parents) if one.exists())
+    return free_bytes(host if absent else device), free_bytes(host), shutil.disk_usage(place).free
+
+
+def _channels(block: Block) -> int:
+    return block.columns_UC.numel() // len(block.members)
+
+
+def _check(field: str, needed: float, available: int, where: str, advice: str) -> None:
+    if needed > MARGIN * available:
+        expected = f"{gigabytes(needed)} GB free {where}, and {gigabytes(available)} GB are; {advice}"
+        raise ValueError(f"{field}: expected {expected} (dry_run=true shows all placements)")

@@ -1,0 +1,125 @@
+"""dry_run=true: what a run takes, beside what runs have taken, and the refusal of one that cannot fit."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import LlamaConfig
+
+from flap.models.source import CheckpointSource
+from flap.pipeline import run
+from flap.runs import dry_run as module
+from flap.runs.dry_run import MARGIN, DryRun, dry_run
+from tests.helpers.runs import composed, tiny
+
+Dry = Callable[..., DryRun]
+PLENTY = 10**12
+
+
+@pytest.fixture
+def dry(model_dir: Path, text_file: Path, tmp_path: Path) -> Dry:
+    """The dry run of the tiny run with more arguments."""
+    base = [*tiny(model_dir, text_file), "model.device=cpu", f"cache_dir={tmp_path / 'cache'}"]
+    return lambda *arguments: dry_run(composed(*base, *arguments))
+
+
+def test_the_config_alone_is_enough(tmp_path: Path) -> None:
+    LlamaConfig(num_hidden_layers=3, max_position_embeddings=256).save_pretrained(tmp_path / "model")
+    arguments = [
+        f"model.path={tmp_path / 'model'}",
+        "dry_run=true",
+        "method=flap_plus",
+        f"hydra.run.dir={tmp_path / 'run'}",
+    ]
+    done = subprocess.run([sys.executable, "-m", "flap", *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[1].startswith("parameters: 869,") and lines[2] == "passes over the weights: 2"
+    assert [line.split()[0] for line in lines[3:]] == ["GB", "device", "auto", "stream", "free"]
+    assert not (tmp_path / "run" / "report.json").exists()
+
+
+@pytest.mark.parametrize("arguments", [(), ("method=flap_plus",), ("method=wanda_sp",), ("structure=UL-UM",)])
+def test_parameters_and_passes_are_those_of_the_run(
+    arguments: tuple[str, ...], dry: Dry, model_dir: Path, text_file: Path, tmp_path: Path
+) -> None:
+    expected = dry(*arguments, "ratio=0.4")
+    report = run(composed(*tiny(model_dir, text_file), *arguments, "ratio=0.4", "use_cache=false"), tmp_path / "run")
+    assert report.weight_passes == expected.passes
+    after = report.parameters["decoder_before"] - expected.removed
+    assert report.parameters["decoder_after"] == pytest.approx(after, rel=0.01)
+
+
+def test_only_one_layer_of_a_streamed_model_is_on_the_device(dry: Dry) -> None:
+    device, stream = (dry().needs(placement) for placement in ("device", "stream"))
+    assert stream.weights < device.weights and stream.device < device.device and stream.disk > device.disk == 0
+    assert dry("metric=OBS").needs("device").statistics > device.statistics  # covariances
+
+
+@pytest.mark.parametrize(
+    ("arguments", "room", "line"),
+    [
+        ((), (PLENTY, 1000, PLENTY), r"model\.placement=device: expected \S+ GB free in the host's memory, and 1e-06"),
+        (
+            ("model.placement=stream",),
+            (PLENTY, PLENTY, 1000),
+            r"cache_dir: expected \S+ GB free on its disk, and 1e-06",
+        ),
+        (("method=flap_plus", "calibration.num_samples=20"), (PLENTY, PLENTY, 1000), "fewer structure.tokens"),
+        (
+            ("recover=full", "recover.seq_len=16", "recover.tokens=1216"),
+            (PLENTY, 1000, PLENTY),
+            r"take recover\.gradient_checkpointing",
+        ),
+    ],
+)
+def test_a_run_that_cannot_fit_is_refused_before_a_weight_is_read(
+    arguments: tuple[str, ...],
+    room: tuple[int, int, int],
+    line: str,
+    model_dir: Path,
+    text_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(CheckpointSource, "open", lambda *_: pytest.fail("the weights were loaded"))
+    monkeypatch.setattr(module, "free", lambda *_: room)
+    with pytest.raises(ValueError, match=line) as caught:
+        run(composed(*tiny(model_dir, text_file), f"cache_dir={tmp_path / 'cache'}", *arguments), tmp_path / "run")
+    assert "\n" not in str(caught.value) and "(dry_run=true shows all placements)" in str(caught.value)
+
+
+def test_what_may_fit_is_not_refused(dry: Dry, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    expected = dry("model.placement=stream")
+    disk = int(expected.needs("stream").disk / MARGIN) + 1
+    monkeypatch.setattr(module, "free", lambda *_: (PLENTY, PLENTY, disk))
+    expected.check(tmp_path)
+    with pytest.raises(ValueError, match="cache_dir"):
+        dry("model.placement=stream", "calibration.num_samples=64").check(tmp_path)
+
+
+PACKAGED = ["model.device=cpu", "eval.perplexity.max_tokens=2048", "calibration.seq_len=128", "ratio=0.2"]
+MEASURED = [
+    ("method=flap", "device", 64),
+    ("method=flap", "stream", 64),
+    ("metric=OBS", "device", 64),
+    ("compensation=linear", "stream", 64),
+    ("method=flap_plus structure.tokens=256", "device", 32),
+    ("method=wanda_sp", "auto", 64),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.long
+@pytest.mark.parametrize(("choices", "placement", "windows"), MEASURED)
+def test_a_run_takes_what_is_estimated(choices: str, placement: str, windows: int, tmp_path: Path) -> None:
+    """The peak of the process, of the packaged model: within a factor of 1.5."""
+    arguments = [*choices.split(), *PACKAGED, f"model.placement={placement}", f"calibration.num_samples={windows}"]
+    command = [sys.executable, "-m", "flap", *arguments, "use_cache=false", f"hydra.run.dir={tmp_path}"]
+    subprocess.run(command, check=True, capture_output=True)
+    measured = json.loads((tmp_path / "report.json").read_text())["peak_memory_bytes"]["host"]
+    expected = dry_run(composed(*arguments, "use_cache=false")).needs(placement).host
+    assert 1 / 1.5 < expected / measured < 1.5
