@@ -24,8 +24,8 @@ class ALAM(Scaled):
 
         keep the units with the highest scores, on one scale, whose Σ price is nearest to (1 − ratio) · total
 
-    Units are KV heads with their query heads, and neurons. price: the parameters that leave with a unit. See `Scaled`
-    for the scale, and `Structure` for what every layer keeps.
+    Units are KV heads with their query heads, and neurons. price: the parameters that are removed with a unit. See
+    `Scaled` for the scale, and `Structure` for what every layer keeps.
 
         python -m flap structure=AL-AM
     """
@@ -39,7 +39,7 @@ class ALAM(Scaled):
 class ALMM(Scaled, ManualHeads):
     """AL-MM: heads and neurons of all layers in a ranking each (FLAP, arXiv 2312.11983, section 3.3).
 
-    `remove_heads` query heads leave from the one, and the rest of the budget from the other, in units as in `ALAM`.
+    `remove_heads` query heads are removed by the one, and the rest of the budget by the other, in units as in `ALAM`.
 
         python -m flap structure=AL-MM structure.remove_heads=32
     """
@@ -55,11 +55,11 @@ class ALMM(Scaled, ManualHeads):
 
     def _kept_heads(self, heads: "Sequence[Blocks]", budget: Budget) -> list[Tensor]:
         """Return the mask of the kept blocks of each layer, from one ranking of all blocks of a size."""
-        leaving = self.blocks_to_remove([one.score_B[one.fewest :] for one in heads], budget)
+        removed = self.blocks_to_remove([one.score_B[one.fewest :] for one in heads], budget)
         kept = [torch.ones(len(one.score_B), dtype=torch.bool) for one in heads]
         for size, layers in self.by_size(budget).items():
             alike = [heads[i]._replace(price=1) for i in layers]
-            number = sum(len(one.score_B) for one in alike) - leaving[size]
+            number = sum(len(one.score_B) for one in alike) - removed[size]
             for i, kept_B in zip(layers, _keep(number, alike), strict=True):
                 kept[i] = kept_B
         return kept

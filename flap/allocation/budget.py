@@ -30,7 +30,7 @@ class Units:
 
     @property
     def fixed(self) -> bool:
-        """Whether no unit may leave: there is none, or all of them must stay."""
+        """Whether no unit may be removed: there is none, or all of them must stay."""
         return self.count <= self.fewest
 
 
@@ -57,7 +57,7 @@ class Budget:
         return replace(self, ratio=max([self.ratio, *map(self._least_share, bounds)]), bounds=bounds)
 
     def _least_share(self, bound: Bound) -> float:
-        """Return the share that is removed if all that leaves is what the bound counts most for its parameters."""
+        """Return the share that is removed if all that is removed is what the bound counts most for its parameters."""
         pairs = (pair for both in zip(self.layers, bound.prices, strict=True) for pair in zip(*both, strict=True))
         most = max(cost / units.price for units, cost in pairs if units.price)
         return bound.excess / most / self.total if most else 0.0

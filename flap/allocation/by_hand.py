@@ -1,4 +1,4 @@
-"""The number of heads that leave, set by hand or the proportional share, and of which layers they are.
+"""The number of heads that are removed, set by hand or the proportional share, and of which layers they are.
 
 KV heads are removed in blocks. The size of a block is its number of query heads; a model may have several sizes.
 Legend: B blocks of a layer, or of a size.
@@ -35,7 +35,9 @@ class ManualHeads(Structure):
         super().check(budget)
         if self.remove_heads is None:
             return
-        allowed = f"null with target.{budget.bounds[0].target}, which says how many leave" if budget.bounds else ""
+        allowed = (
+            f"null with target.{budget.bounds[0].target}, which says how many are removed" if budget.bounds else ""
+        )
         require(not budget.bounds, "structure.remove_heads", self.remove_heads, allowed)
         feasible = self._feasible(budget)
         if self.remove_heads not in feasible:
@@ -57,9 +59,9 @@ class ManualHeads(Structure):
         return min(self._feasible(budget), key=lambda number: abs(number - proportional))
 
     def blocks_to_remove(self, scores: Sequence[Tensor], budget: Budget) -> dict[int, int]:
-        """Return how many blocks of each size leave, so that the sum of size · score is the lowest.
+        """Return how many blocks of each size are removed, so that the sum of size · score is the lowest.
 
-        scores: score_B of the blocks of each layer that may leave.
+        scores: score_B of the blocks of each layer that may be removed.
         """
         by_size = {size: torch.cat([scores[i] for i in layers]) for size, layers in self.by_size(budget).items()}
         return _sums(by_size)[self.heads_to_remove(budget) - self._always(budget)]
@@ -73,7 +75,7 @@ class ManualHeads(Structure):
         return layers
 
     def _always(self, budget: Budget) -> int:
-        """Return the number of query heads that fill no block, and always leave."""
+        """Return the number of query heads that fill no block, and are always removed."""
         return sum(layer.attention.queries * self.removable(layer).attention[0] for layer in budget.layers)
 
     def _feasible(self, budget: Budget) -> list[int]:
@@ -103,7 +105,7 @@ def _divided(budget: Budget) -> list[Units]:
 def _sums(scores: Mapping[int, Tensor]) -> dict[int, dict[int, int]]:
     """Return each sum that sizes of blocks can have, with the numbers of blocks whose size · score add up to the least.
 
-    scores: score_B of the blocks of each size, of which the lowest-scored ones leave first.
+    scores: score_B of the blocks of each size, of which the lowest-scored ones are removed first.
     """
     best: dict[int, tuple[float, dict[int, int]]] = {0: (0.0, {})}
     for size, score_B in scores.items():

@@ -55,7 +55,7 @@ def within(
 
     scores: those of the units of each layer. fewest: the number of each layer's best units that are kept first. costs:
     for each bound cost_K of each layer. most: for each bound the most that all layers may cost together. Where a unit
-    does not fit, it leaves with all lower ones of its layer, while others go on.
+    does not fit, it is removed with all lower ones of its layer, while others go on.
     """
     score_U = torch.cat(list(scores)).masked_fill(best_of_each(scores, fewest), torch.inf)
     order = score_U.argsort(descending=True, stable=True)

@@ -20,14 +20,16 @@ NO_ROUNDING = "null with structure.experts=true; a second run narrows the expert
 class Structure(ABC):
     """The base class of the structures, which decide from scores and a budget which units stay.
 
-    Where a whole attention or MLP may leave, the bias of compensation stands in for it.
+    Where a whole attention or MLP may be removed, the bias of compensation replaces it.
     """
 
     min_heads: int = 1  # attention units (KV heads with their query heads) that every layer keeps at least, 0 or more
     min_neurons: int = 1  # neurons that every layer keeps at least, 0 or more
     multiple_of_heads: int = 1  # every layer keeps a multiple of so many attention units; from 1 to a layer's KV heads
     round_to: int | None = None  # the same of neurons, 8, 32, 64, 128 or 256; None: any number
-    experts: bool = False  # whole experts of a mixture leave; every layer keeps as many as a token is sent to, or more
+    experts: bool = (
+        False  # whole experts of a mixture are removed; every layer keeps as many as a token is sent to, or more
+    )
 
     layer_by_layer: ClassVar[bool] = False  # whether each layer's plan needs only its own scores
     measures: ClassVar[bool] = False  # whether it measures plans, for which it needs calibration windows (flap/search)
@@ -95,7 +97,7 @@ class Structure(ABC):
         return Pair(self.multiple_of_heads, self.round_to or 1)
 
     def sizes_in(self, layer: Pair[Units]) -> Pair[int]:
-        """Return the block sizes of a layer: 1 where no unit may leave."""
+        """Return the block sizes of a layer: 1 where no unit may be removed."""
         return Pair(*(1 if units.fixed else size for units, size in zip(layer, self.block_sizes, strict=True)))
 
     def fewest_blocks(self, layer: Pair[Units]) -> Pair[int]:

@@ -128,9 +128,9 @@ class ULMM(UniformLayers, ManualHeads):
         removed = [one[0] for one in removable]
         levels = [2.0 * torch.arange(len(one) - 1) + 1 for one in removable]  # the sum of them is that of squares
         sized = [level_B * layer.attention.queries for level_B, layer in zip(levels, budget.layers, strict=True)]
-        leaving = self.blocks_to_remove(sized, budget)
+        removed_blocks = self.blocks_to_remove(sized, budget)
         for size, layers in self.by_size(budget).items():
-            blocks = _evenly(leaving[size], [len(removable[i]) - 1 for i in layers])
+            blocks = _evenly(removed_blocks[size], [len(removable[i]) - 1 for i in layers])
             for i, number in zip(layers, blocks, strict=True):
                 removed[i] = removable[i][number]
         return removed

@@ -61,7 +61,7 @@ class BlockRecorder:
         self.block = block
         self.comoments = [Comoments() for _ in block.members] if covariance else []
         self.statistics: list[Statistics] = []
-        self.routed: list[Statistics] = []  # of members that leave whole
+        self.routed: list[Statistics] = []  # of members that are removed whole
         self.routed_M: Tensor | float = 0.0
         self.num_routed = 0  # tokens
 

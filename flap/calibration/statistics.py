@@ -58,7 +58,7 @@ class LayerStatistics:
     blocks: Pair[tuple[Statistics, ...]]
     inverse_power: float  # E[1 / ‖h‖²] of the hidden states h that enter the layer (`recorder.inverse_power`)
     routed_power: tuple[float, ...] = ()  # E[w²] of the router's weights w of each member (`recorder.routed_power`)
-    # of experts that leave whole: each one's outputs, without the router's weights, and the numbers of `OfToken`, over
+    # where units are whole experts: each one's outputs without the router's weights, and the numbers of `OfToken`, over
     # the tokens that are sent to it
     routed: tuple[Statistics, ...] = ()
 

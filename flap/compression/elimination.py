@@ -1,9 +1,9 @@
 """The elimination of channels in a fixed order: one factor of the covariance serves every number of removed channels.
 
-With the channels that leave first at the end, H = C + λ' · 1 = Uᵀ U with an upper triangular Cholesky factor U. For any
-number of removed channels, the kept ones K are the first ones, and H_KK = U_KKᵀ U_KK and C_KP = U_KKᵀ U_KP: the ridge
-least-squares map from the kept channels to the removed ones P, C_PK (C_KK + λ' · 1)⁻¹, is U_KPᵀ U_KK⁻ᵀ. It takes one
-triangular solve with a block of U, and nothing of C.
+The channels that are removed first are at the end; H = C + λ' · 1 = Uᵀ U with an upper triangular Cholesky factor U.
+For any number of removed channels, the kept ones K are the first ones, and H_KK = U_KKᵀ U_KK and C_KP = U_KKᵀ U_KP: the
+ridge least-squares map from the kept channels to the removed ones P, C_PK (C_KK + λ' · 1)⁻¹, is U_KPᵀ U_KK⁻ᵀ. It takes
+one triangular solve with a block of U, and nothing of C.
 (SparseGPT, Frantar and Alistarh 2023, arXiv 2301.00774, uses such a factor for one row of a weight at a time.)
 
 Legend: O output channels · I input channels · P removed, K kept channels · S some in a row, J those and all later ones.
@@ -27,7 +27,7 @@ OUTPUTS = 512  # whose slopes are in memory in the type of the factor at a time
 class Elimination:
     """The factor of one covariance with one ridge, and the slopes of all least-squares fits that follow from it."""
 
-    order_I: Tensor  # the channels; those that leave first are at the end
+    order_I: Tensor  # the channels; those that are removed first are at the end
     strips: tuple[Tensor, ...]  # of U, STRIP rows each, from the diagonal on; they end where H has no factor
 
     @classmethod

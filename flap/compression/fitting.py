@@ -75,7 +75,7 @@ def _fit(
 
 
 def _by_plan(block: Block, plans: Sequence[Kept], fits: Sequence[Sequence[Fit]]) -> dict[Kept, BlockFit]:
-    """Return the fit of a block for each set of kept units. fits: of each member; none of experts that leave whole."""
+    """Return the fit of a block for each set of kept units. fits: of each member; none of whole experts."""
     members = block.members
     if block.whole:
         return {kept: _joined([(members[m], Fit(members[m].output.weight, None)) for m in kept]) for kept in plans}

@@ -37,7 +37,7 @@ def without_lowest(score_U: Tensor, removed: int, experts: int = 1) -> tuple[int
 
 
 def removal_counts(levels: Sequence[float], units: int, fewest: int = 1) -> list[int]:
-    """Return how many units the shares `levels` of a block are, ascending; at least one leaves and one stays.
+    """Return how many units the shares `levels` of a block are, ascending; at least one is removed and one stays.
 
     fewest: that stay; if it is 0, also the whole block is tried.
 

@@ -1,4 +1,4 @@
-"""The rows of a model's embedding and head, and the ids in its configs, without the tokens that leave.
+"""The rows of a model's embedding and head, and the ids in its configs, without the tokens that are removed.
 
 Legend: K the tokens that stay.
 """
@@ -57,7 +57,7 @@ def cut_rows(placed: PlacedModel, rows_K: Tensor) -> None:
 def _renumber(config: Any, new_ids: Mapping[int, int]) -> None:
     """Give a config the new ids; one that is no token's, as -1 for none, becomes none.
 
-    Words of which a token left are dropped: their texts have other tokens now.
+    Words of which a token was removed are dropped: their texts have other tokens now.
     """
     for name, value in config.to_dict().items() if config is not None else ():
         if name.endswith(ID_KEYS) and value is not None:
@@ -68,7 +68,7 @@ def _renumber(config: Any, new_ids: Mapping[int, int]) -> None:
 
 
 def _renumbered(word: Any, new_ids: Mapping[int, int]) -> Any:
-    """Return the new ids of a word, or of a word and its bias; None if one of its tokens left."""
+    """Return the new ids of a word, or of a word and its bias; None if one of its tokens was removed."""
     match word:
         case [[*ids], bias]:
             return [new, bias] if (new := _renumbered(ids, new_ids)) else None

@@ -1,4 +1,4 @@
-"""A fast tokenizer as a set of tokens from which some can leave: what each one is made of, and which have to stay.
+"""A fast tokenizer as a set of tokens of which some can be removed: what each one is made of, and which have to stay.
 
 No other room knows how a tokenizer is made. What is here reads and writes the content of a tokenizer.json.
 """
@@ -32,7 +32,7 @@ class Tokens(ABC):
         named: the ids that the model's configs name, whose tokens stay as special ones do.
 
         Raises:
-            ValueError: the tokenizer is no fast one, or of a kind from which no token can leave.
+            ValueError: the tokenizer is no fast one, or of a kind of which no token can be removed.
         """
         name, backend = type(tokenizer).__name__, getattr(tokenizer, "backend_tokenizer", None)
         require(backend is not None, "vocabulary", "trim", f"none, as the tokenizer ({name}) is not a fast one")

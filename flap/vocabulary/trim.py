@@ -27,7 +27,7 @@ from flap.vocabulary.tokens import Tokens
 
 @dataclass(frozen=True)
 class Trimmed:
-    """A tokenizer without the tokens that left."""
+    """A tokenizer without the tokens that were removed."""
 
     tokenizer: PreTrainedTokenizerBase
     rows_K: Tensor  # the old ids of its tokens, in the order of the new ones

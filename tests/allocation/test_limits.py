@@ -159,18 +159,6 @@ def test_no_prefix_of_the_one_ranking_is_nearer(ratio: float, limits: dict[str, 
         assert off_by(plan, budget) <= dearest / 2 or budget.to_remove < must_leave
 
 
-def test_alam_in_pairs_of_heads_by_hand() -> None:
-    # pairs on one scale: {0, 3} at 0.77 and {1, 2} at -0.77 in layer 0, {0, 2} at 0.54 and {1, 3} at -0.54 in layer 1
-    every, heads = (
-        (0, 1, 2, 3),
-        (torch.tensor([[4.0], [1.0], [2.0], [3.0]]), torch.tensor([[9.0], [1.0], [2.0], [2.0]])),
-    )
-    scores = Scores(tuple(Pair(score_GC, torch.arange(4.0)) for score_GC in heads))
-    budget = Budget((Pair(Units(4, 10), Units(4, 1)),) * 2, 20 / 88)
-    plan = ALAM(multiple_of_heads=2, min_neurons=4).allocate(scores, budget)
-    assert plan.layers == (LayerPlan((0, 3), every), LayerPlan(every, every))
-
-
 @pytest.mark.parametrize(("ratio", "first"), [(0.42, range(12, 20)), (0.36, range(4, 20))])
 def test_alam_in_blocks_by_hand(ratio: float, first: range) -> None:
     # the best head and block of each layer cost 36; then the ranking goes on with heads at 0 (46, 56), blocks at -0.34

@@ -92,17 +92,6 @@ def test_in_hybrids_as_many_query_heads_leave_as_asked(
 
 
 @pytest.mark.parametrize("structure", MANUAL)
-def test_of_few_attentions_with_heads_among_many_without_the_share_is_theirs(structure: str) -> None:
-    """Qwen3-Next's 48 layers: 12 attentions of 2 KV heads, and 36 that count as one unit and stay."""
-    whole, divided, mlp = Units(1, 40, fewest=1), Units(2, 40, queries=8), Units(100, 4)
-    layers = tuple(Pair(divided if i % 4 == 3 else whole, mlp) for i in range(48))
-    for ratio, leave in ((0.1, 2), (0.3, 7)):
-        budget = Budget(layers, ratio)
-        plan = MANUAL[structure]().allocate(random_scores(budget), budget)
-        assert query_heads(plan, budget).count(8) == leave and sum(query_heads(plan, budget)) == 8 * leave
-
-
-@pytest.mark.parametrize("structure", MANUAL)
 def test_layers_with_fewer_heads_left_give_what_they_have(structure: str) -> None:
     """As in a model that was pruned before: the last layer has no heads, the first one KV head to give."""
     counts = (2, 4, 4, 1, 0)

@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from flap.allocation import ULUM, LayerPlan
+from flap.allocation import LayerPlan
 from tests.cases import ARCHITECTURES, MIXTURES, RATIOS, STRUCTURES
 from tests.helpers.ratios import allocated, assert_meets, budget_of, model_of, random_scores
 
@@ -27,14 +27,6 @@ def test_ratio_zero_keeps_everything(architecture: str, structure: str) -> None:
     budget = budget_of(architecture, 0.0)
     everything = LayerPlan(tuple(range(budget.layers[0].attention.count)), tuple(range(56)))
     assert allocated(STRUCTURES[structure](), random_scores(budget), budget).layers == (everything,) * 4
-
-
-@pytest.mark.parametrize("ratio", RATIOS)
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_ulum_gives_every_layer_the_same_widths(architecture: str, ratio: float) -> None:
-    budget = budget_of(architecture, ratio)
-    plan = ULUM().allocate(random_scores(budget), budget)
-    assert len({(len(layer.attention), len(layer.mlp)) for layer in plan.layers}) == 1
 
 
 @pytest.mark.parametrize(("architecture", "most"), [("llama-mha", "0.917"), ("llama-gqa", "0.858")])
