@@ -71,37 +71,32 @@ class Calibration:
             for i in walk:
                 yield i, self.layers[i] if self.layers else None
             return
-        streams = self._enter(walk) if apart else [self._enter_whole(walk)]
+        streams = self._enter(walk, apart)
         for i in walk:
             yield i, _observe(self.model, i, streams, covariance)
 
     def in_sequence(self, covariance: bool, work: WorkFolder = NOT_KEPT) -> Visits:
         """As `visit`, but each layer's inputs are the outputs of the earlier layers as the caller has changed them."""
         walk = Walk(self.model, "prune, layer by layer", work, changing=True)
-        streams = self._enter(walk) if covariance else [self._enter_whole(walk)]
+        streams = self._enter(walk, apart=covariance)
         for i in walk:
             yield i, _observe(self.model, i, streams, covariance, advance=False)
             for stream in streams:
                 stream.advance(i, self.model.layers[i])
 
-    def _enter(self, walk: Walk) -> list[Stream]:
-        """Return the streams of the fitting and of the held-out windows."""
+    def _enter(self, walk: Walk, apart: bool) -> list[Stream]:
+        """Return the stream of this process's windows; apart: those of its fitting and of its held-out windows."""
+        if not apart:
+            return [walk.enter("windows", self._own(self.windows))]
         fitting, held_out = split_windows(self.windows)
         return [walk.enter("fitting", self._own(fitting)), walk.enter("held out", self._own(held_out))]
 
-    def _enter_whole(self, walk: Walk) -> Stream:
-        return walk.enter("windows", self._own(self.windows))
-
     def _own(self, windows: Sequence[Tensor]) -> list[Tensor]:
-        """Return the share of this process of some windows, in batches."""
-        return batches(own_windows(windows), self.batch_size)
-
-
-def own_windows(windows: Sequence[Tensor]) -> list[Tensor]:
-    """Return the share of this process of some windows, tokens_NT for each length; of a length it may have none."""
-    counts = list(map(len, windows))
-    numbers, own = torch.arange(sum(counts)).split(counts), torch.tensor(ranks.own_share(range(sum(counts)))).long()
-    return [tokens_NT[torch.isin(number_N, own)] for tokens_NT, number_N in zip(windows, numbers, strict=True)]
+        """Return the share of this process of some windows, in batches; of a length it may have none."""
+        counts = list(map(len, windows))
+        numbers, own = torch.arange(sum(counts)).split(counts), torch.tensor(ranks.own_share(range(sum(counts)))).long()
+        shares = [tokens_NT[torch.isin(number_N, own)] for tokens_NT, number_N in zip(windows, numbers, strict=True)]
+        return batches(shares, self.batch_size)
 
 
 def collect(

@@ -34,15 +34,11 @@ class Stream:
             yield calls[index](layer, batch_NTD.clone())
 
     def advance(self, index: int, layer: nn.Module) -> None:
-        """Run the layer and replace the hidden states by its outputs."""
-        self.replace(self.outputs(index, layer))
-
-    def replace(self, outputs: Iterable[Tensor]) -> None:
-        """Replace the hidden states of each batch, none of which is overwritten."""
+        """Run the layer and replace the hidden states of each batch by its output; none is overwritten."""
         files, buffers = self.walk.files, None
         if files is not None and self.batches:
             buffers, self.file = files.new([tuple(one_NTD.shape) for one_NTD in self.batches], self.batches[0].dtype)
-        for b, output_NTD in enumerate(outputs):
+        for b, output_NTD in enumerate(self.outputs(index, layer)):
             self.batches[b] = output_NTD.cpu() if buffers is None else buffers[b].copy_(output_NTD)
 
     def fork(self) -> "Stream":

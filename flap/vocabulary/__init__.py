@@ -1,7 +1,6 @@
 """The vocabulary: which tokens stay, and a tokenizer and matrices without the others."""
 
-from flap.vocabulary.choice import Ranking
 from flap.vocabulary.tokens import Tokens
-from flap.vocabulary.trim import Trim, Trimmed
+from flap.vocabulary.trim import Ranking, Trim, Trimmed
 
 __all__ = ["Ranking", "Tokens", "Trim", "Trimmed"]

@@ -1,6 +1,7 @@
 """The choice of the `vocabulary` group, and what it makes of a tokenizer.
 
-Legend: V the old vocabulary · K the tokens that stay · S tokens of a text.
+Legend: V the old vocabulary, by id · R the tokens in the order in which they stay · K those that stay · S tokens of a
+text.
 """
 
 import json
@@ -19,10 +20,46 @@ from flap.config import require
 from flap.data import Windows
 from flap.data.window_pool import tokenized
 from flap.models import PlacedModel
-from flap.vocabulary.choice import Ranking
 from flap.vocabulary.expected import expected, sampled
 from flap.vocabulary.rows import named_ids
 from flap.vocabulary.tokens import Tokens
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """The tokens in the order in which they stay: those that have to, then by worth, each after what it is made of."""
+
+    tokens: Tokens
+    names: list[str]
+    counts_R: Tensor
+
+    @classmethod
+    def of(cls, tokens: Tokens, counts_V: Tensor, share_V: Tensor) -> "Ranking":
+        """Return the ranking of tokens; of equal worth the lower id stays. The formula of worth is ours.
+
+            worth = c_v + Σ_t p(v | x_<t)
+
+        How often a token was counted, and how often the model expected it in a text of as many tokens (share_V: see
+        `expected`). So the likely ones stay of those that nobody counted.
+        """
+        worth_V, by_id = counts_V + counts_V.sum() * share_V, {i: token for token, i in tokens.ids.items()}
+        names = dict.fromkeys(sorted(tokens.stay, key=tokens.ids.__getitem__))
+        for i in torch.argsort(worth_V, descending=True, stable=True).tolist():
+            if i in by_id:
+                parts = sorted(tokens.needed(by_id[i]), key=lambda token: (len(token), tokens.ids[token]))
+                names |= dict.fromkeys(parts)
+        ids_R = torch.tensor([tokens.ids[name] for name in names])
+        return cls(tokens, list(names), counts_V[ids_R])
+
+    @property
+    def fewest(self) -> int:
+        """The tokens that have to stay."""
+        return len(self.tokens.stay)
+
+    def covering(self, share: float) -> int:
+        """Return how many tokens stay, so that they are this share of all counted ones, or more."""
+        enough = share * float(self.counts_R.sum()) * (1 - 1e-9)  # counts of mixtures are not whole
+        return max(self.fewest, 1 + int((self.counts_R.cumsum(0) < enough).sum()))
 
 
 @dataclass(frozen=True)

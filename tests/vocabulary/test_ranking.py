@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from flap.vocabulary import Ranking, Tokens
-from flap.vocabulary.choice import worth
 from flap.vocabulary.tokens import BPE
 from tests.helpers.tokenizers import TEXT
 from tests.vocabulary.kinds import KINDS
@@ -22,8 +21,10 @@ def toy(counts: dict[str, float], special: frozenset[int] = frozenset()) -> Rank
 
 
 def test_counts_and_expectations_add_up() -> None:
-    counts_V, share_V = torch.tensor([3.0, 0.0, 1.0, 0.0]), torch.tensor([0.1, 0.4, 0.2, 0.3])
-    assert worth(counts_V, share_V).tolist() == pytest.approx([3.4, 1.6, 1.8, 1.2])
+    """Of four counted tokens: a 3.4, c 1.8, b 1.6."""
+    tokens = BPE({"model": {"merges": [], "byte_fallback": True}, "added_tokens": []}, {"a": 0, "b": 1, "c": 2}, frozenset())
+    ranking = Ranking.of(tokens, torch.tensor([3.0, 0.0, 1.0]), torch.tensor([0.1, 0.4, 0.2]))
+    assert ranking.names == ["a", "c", "b"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
