@@ -12,12 +12,12 @@ from flap.models.offload import distinct_parameters, running_device
 from flap.models.placement import PLACEMENTS, OnDisk, PlacedModel, Resident, Spread, open_checkpoint
 from flap.models.source import CheckpointSource, ModelSource
 from flap.models.walk import Stream, Walk
-from flap.models.whole_experts import OfToken, WholeExperts
+from flap.models.whole_experts import OfToken
 
 __all__ = [
     "PLACEMENTS", "Block", "CheckpointSource", "LoadedSource", "ModelAdapter",
     "ModelSource", "OfToken", "OnDisk", "Pair", "PlacedModel", "Resident", "Spread", "Stream", "Walk",
-    "WholeExperts", "adapt",
+    "adapt",
     "base_facts", "distinct_parameters", "find_by_config", "find_family", "find_model",
     "open_checkpoint", "packaged_gguf", "products_in", "read_config", "read_model",
     "running_device", "sees_images", "stock_class",

@@ -22,7 +22,9 @@ def toy(counts: dict[str, float], special: frozenset[int] = frozenset()) -> Rank
 
 def test_counts_and_expectations_add_up() -> None:
     """Of four counted tokens: a 3.4, c 1.8, b 1.6."""
-    tokens = BPE({"model": {"merges": [], "byte_fallback": True}, "added_tokens": []}, {"a": 0, "b": 1, "c": 2}, frozenset())
+    tokens = BPE(
+        {"model": {"merges": [], "byte_fallback": True}, "added_tokens": []}, {"a": 0, "b": 1, "c": 2}, frozenset()
+    )
     ranking = Ranking.of(tokens, torch.tensor([3.0, 0.0, 1.0]), torch.tensor([0.1, 0.4, 0.2]))
     assert ranking.names == ["a", "c", "b"]
 
