@@ -67,7 +67,7 @@ class LinearCompensation(Compensation):
                 reports = nested.choose(ridges, fitting, held_out)
             else:
                 reports = [FitReport(ridges[0], math.nan, math.nan)] * len(chain)
-            fits |= zip(chain, nested.fits(reports, final, quick=trial), strict=True)
+            fits.update(zip(chain, nested.fits(reports, final, quick=trial), strict=True))
         return [fits[k] for k in range(len(removals))]
 
 
