@@ -27,12 +27,7 @@ class Biases:
 
 
 def bounds_of_shapes(
-    target: TargetConfig,
-    adapter: ModelAdapter,
-    layers: Layers,
-    itemsize: int,
-    biases: Biases,
-    max_length: int | None,
+    target: TargetConfig, adapter: ModelAdapter, layers: Layers, itemsize: int, biases: Biases, max_length: int | None
 ) -> tuple[Bound, ...]:
     """Return the bounds of a model that its shapes decide.
 

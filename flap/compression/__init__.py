@@ -1,12 +1,7 @@
 """Compression: removing units from the layers, with compensation in the output projections."""
 
 from flap.compression.apply import CompressLayer, compress, mask_layer, slice_layer
-from flap.compression.compensation import (
-    BiasCompensation,
-    Compensation,
-    FitReport,
-    NoCompensation,
-)
+from flap.compression.compensation import BiasCompensation, Compensation, FitReport, NoCompensation
 from flap.compression.linear import LinearCompensation
 from flap.compression.sequence import SequentialPruning
 

@@ -52,11 +52,7 @@ def fit_layer(
 
 
 def _member_fits(
-    block: Block,
-    plans: Sequence[Kept],
-    compensation: Compensation,
-    statistics: Sequence[Statistics],
-    trial: bool,
+    block: Block, plans: Sequence[Kept], compensation: Compensation, statistics: Sequence[Statistics], trial: bool
 ) -> list[Callable[[], list[Fit]]]:
     """Return what fits each member of a block for several sets of kept units, on its own channels and tokens."""
     if not plans or block.whole:

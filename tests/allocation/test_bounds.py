@@ -3,14 +3,7 @@
 import pytest
 import torch
 
-from flap.allocation import (
-    ALAM,
-    Biases,
-    Bound,
-    Budget,
-    LayerPlan,
-    bounds_of_shapes,
-)
+from flap.allocation import ALAM, Biases, Bound, Budget, LayerPlan, bounds_of_shapes
 from flap.config import TargetConfig
 from flap.models import Pair, adapt
 from tests.allocation.test_toy import TOY_LAYERS, TOY_SCORES

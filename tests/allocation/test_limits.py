@@ -117,9 +117,7 @@ def test_no_plan_with_the_same_heads_is_nearer(ratio: float, limits: dict[str, i
 
 
 @pytest.mark.parametrize(
-    "limits",
-    [{"round_to": 8}, {"round_to": 8, "min_heads": 2}, {"min_neurons": 20}, {"multiple_of_heads": 2}],
-    ids=str,
+    "limits", [{"round_to": 8}, {"round_to": 8, "min_heads": 2}, {"min_neurons": 20}, {"multiple_of_heads": 2}], ids=str
 )
 @pytest.mark.parametrize("ratio", SMALL_RATIOS)
 def test_no_uniform_plan_with_the_same_heads_is_nearer(ratio: float, limits: dict[str, int]) -> None:

@@ -19,7 +19,7 @@ TOY_SCORES = Scores(
     (
         Pair(torch.tensor([[1.0, 1.0], [3.0, 3.0]]), torch.tensor([1.0, 2.0, 3.0, 4.0])),
         Pair(torch.tensor([[0.0, 4.0], [1.0, 1.0]]), torch.tensor([0.0, 0.0, 0.0, 8.0])),
-    ),
+    )
 )
 
 

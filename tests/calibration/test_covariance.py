@@ -14,13 +14,7 @@ from flap.allocation import ULUM, LayerPlan, PruningPlan, price
 from flap.calibration import Calibration, LayerStatistics, Statistics, Visits, batch_statistics, collect
 from flap.calibration.covariance import Covariance
 from flap.calibration.symmetric import Symmetric
-from flap.compression import (
-    BiasCompensation,
-    LinearCompensation,
-    SequentialPruning,
-    compress,
-    slice_layer,
-)
+from flap.compression import BiasCompensation, LinearCompensation, SequentialPruning, compress, slice_layer
 from flap.importance import OBS, score_layers
 from flap.models import Pair, Resident, adapt
 from flap.search import PlanDivergence, Search
