@@ -104,7 +104,7 @@ class _Owner:
 
     config: DictConfig
     run_dir: Path
-    held: ExitStack = field(default_factory=ExitStack)  # the folder's lock, the progress file and the tracker
+    held: ExitStack = field(default_factory=ExitStack)  # the folder's lock and the tracker
     tracked: "TrackedRun | None" = None
 
     def begin(self) -> Path | None:
@@ -120,7 +120,6 @@ class _Owner:
         # imported here because --help and invalid values should not wait seconds for torch and transformers
         from flap.runs.dry_run import dry_run
         from flap.runs.prepare import prepare
-        from flap.storage.progress import progress_file
 
         _quieten_libraries()
         if checked.dry_run:
@@ -137,7 +136,6 @@ class _Owner:
         if not checked.checkpoint.save and (old := self.run_dir / "checkpoint").exists():
             log.warning("%s: of an earlier run, whose report is replaced; checkpoint.save=false leaves it", old)
         write_status(self.run_dir, "running")
-        self.held.enter_context(progress_file(self.run_dir))
         about = asdict(checked), self.run_dir, _job_info(checked, self.run_dir)
         self.tracked = self.held.enter_context(tracking.start(*about))
         return self.run_dir

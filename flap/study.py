@@ -1,4 +1,4 @@
-"""The command `python -m flap.study <folder> …`: write, or serve, the table, plots and page of one or more sweeps.
+"""The command `python -m flap.study <folder> …`: write the table, plots and page of one or more sweeps.
 
 `--all` lists the studies below a folder.
 """
@@ -22,9 +22,7 @@ def main(arguments: list[str] | None = None) -> None:
     either.add_argument(
         "--into", type=Path, help="the folder of the page; default: the sweep's, or A+B beside it for sweeps A and B"
     )
-    either.add_argument("--serve", action="store_true", help="show the page of running sweeps; nothing is written")
     either.add_argument("--all", action="store_true", help="list all studies below the folder, or multirun_outputs")
-    parser.add_argument("--port", type=int, default=8000, help="of the served page, on 127.0.0.1; 0: any free one")
     given = parser.parse_args(arguments)
     if not given.folders and not given.all:
         parser.error("the following arguments are required: folder")
@@ -33,13 +31,9 @@ def main(arguments: list[str] | None = None) -> None:
             print(*list_studies(given.folders or [Path("multirun_outputs")]), sep="\n")
             return
         # here: --help should not wait seconds for them
-        from flap.results.serve import serve
         from flap.results.study_files import write_study
 
-        if given.serve:
-            serve(given.folders, given.port)
-        else:
-            print(write_study(*given.folders, into=given.into))
+        print(write_study(*given.folders, into=given.into))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from flap.evaluation.base import Better, Documents, Measurement
+from flap.evaluation.base import Documents, Measurement
 from flap.storage import Kind, digest, ranks, read_json, to_json, write_text
 from flap.storage.atomic_files import atomic_file
 from flap.storage.json_files import infinite
@@ -58,12 +58,6 @@ class Results:
             if (entry := entries.get(name))
         }
 
-    def pruned(self) -> dict[str, float]:
-        """Return the numbers of the pruned model that are there so far; infinity: not finite."""
-        found = [entry["numbers"] for entry in self._read().values() if "plan" in entry["key"]]
-        # of models that are measured side by side they are (dense, pruned)
-        return {name: value for one in found for name, value in (one if isinstance(one, dict) else one[1]).items()}
-
     def documents(self, numbers: Mapping[str, float | None]) -> Kept:
         """Return the documents' values that are kept for these numbers of the pruned model; empty without any."""
         return {
@@ -73,10 +67,6 @@ class Results:
             for name, values in measured.documents.items()
             if name in numbers and measured.numbers.get(name) == numbers[name]  # others are of an earlier start
         }
-
-    def better(self) -> dict[str, Better]:
-        """Return which values of a number are better, for those that are there so far."""
-        return {name: which for entry in self._read().values() for name, which in entry.get("better", {}).items()}
 
     @property
     def _documents(self) -> Path:

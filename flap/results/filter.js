@@ -2,20 +2,15 @@
 (() => {
   "use strict";
   const form = document.getElementById("filters");
-  let heads, names, body, rows;
-
-  // again when the served page has changed
-  function read() {
-    heads = [...document.querySelectorAll("#results thead th[aria-sort]")];
-    names = heads.map((head) => head.dataset.name);
-    body = document.getElementById("cells");
-    rows = [...body.rows].map((row) => ({
-      row,
-      keys: JSON.parse(row.dataset.keys),
-      fields: JSON.parse(row.dataset.fields),
-      text: row.textContent.toLowerCase(),
-    }));
-  }
+  const heads = [...document.querySelectorAll("#results thead th[aria-sort]")];
+  const names = heads.map((head) => head.dataset.name);
+  const body = document.getElementById("cells");
+  const rows = [...body.rows].map((row) => ({
+    row,
+    keys: JSON.parse(row.dataset.keys),
+    fields: JSON.parse(row.dataset.fields),
+    text: row.textContent.toLowerCase(),
+  }));
 
   const compare = (a, b) =>
     typeof a === "number" && typeof b === "number"
@@ -78,10 +73,5 @@
     show();
   });
   window.addEventListener("hashchange", restore);
-  document.addEventListener("fresh", () => {
-    read();
-    restore();
-  });
-  read();
   restore();
 })();

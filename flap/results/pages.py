@@ -36,16 +36,12 @@ def title(study: Study) -> str:
     return f"Pruning {models}" + (f": {' × '.join(differs)}" if differs else "")
 
 
-def study_page(study: Study, plots: Sequence[Plot], version: str = "") -> str:
-    """Return the page of a study.
-
-    version: of a served page, which asks for a newer one; empty: a page from disk.
-    """
+def study_page(study: Study, plots: Sequence[Plot]) -> str:
+    """Return the page of a study."""
     keys, table, dense = varying(run.config for run in study.runs), tabulate(study), tabulate(study, "dense")
     return _rendered(
         "study.html.j2",
         title=title(study),
-        version=version,
         study=study,
         choices=choices(study),
         heads=table.heads,

@@ -16,7 +16,6 @@ from flap.evaluation.result_files import RESULTS, Kept, Results
 from flap.results.configs import CHOICES, NAMES, flatten, is_bookkeeping
 from flap.results.number_texts import domain_of
 from flap.results.report import read_checked, read_report
-from flap.storage.progress import read_progress
 from flap.storage.status import STATUS, STATUS_SCHEMA
 
 FILES = ("report.md", "report.json", "layers.png", "flap.log")
@@ -28,7 +27,7 @@ class RunRecord:
     """One run, or what a checkpoint or a plan keeps of the run that made it.
 
     A choice is None if the files do not say it. `report` is report.json; of a checkpoint it has config, versions and
-    git alone, of a run that has not finished the numbers that are there so far.
+    git alone.
     """
 
     folder: str  # as a page links to it: relative to the study's folder; of a comparison the path as it was given
@@ -48,7 +47,6 @@ class RunRecord:
     documents: Kept = field(default_factory=dict)  # of the pruned model
     plan: PruningPlan | None = None  # read for a comparison alone
     sweep: str = ""  # the name of its sweep, in a study of several
-    progress: str = ""  # of a run that has not finished: "calibrate 12 of 64 at 14:05:09"
     config: dict[str, str] = field(default_factory=dict)  # by dotted key (`flap.results.configs`)
 
     @property
@@ -133,7 +131,6 @@ def read_run(folder: Path) -> RunRecord:
         seed=_value(config, "seed"),
         report=report,
         documents=Results(folder / RESULTS).documents(report["evaluation"]["pruned"]) if finished else {},
-        progress=read_progress(folder) if state == "unfinished" else "",
         config=texts,
     )
 
@@ -153,8 +150,7 @@ def _read_result(folder: Path) -> tuple[str, str, dict[str, Any]]:
         return "damaged", str(error), {}
     if status["state"] == "failed":
         return "failed", status["error"] or "", {}
-    results = Results(folder / RESULTS)
-    return "unfinished", UNFINISHED, {"evaluation": {"pruned": results.pruned()}, "better": results.better()}
+    return "unfinished", UNFINISHED, {}
 
 
 def _read_yaml(path: Path) -> Any:

@@ -52,13 +52,13 @@ def _beside(sweeps: list[Path]) -> Path:
     return sweeps[0].resolve().parent / name
 
 
-def files(study: Study, plots: Sequence[Plot], version: str = "") -> dict[str, bytes]:
-    """Return the files of a study by name. version: see `study_page`."""
+def files(study: Study, plots: Sequence[Plot]) -> dict[str, bytes]:
+    """Return the files of a study by name."""
     made = {f"plots/{plot.name}.{kind}": getattr(plot, kind) for plot in plots for kind in ("png", "svg")}
     texts = {
         "study.csv": study.records.to_csv(index=False, lineterminator="\n"),
         "study.md": markdown(study, plots),
-        "index.html": study_page(study, plots, version),
+        "index.html": study_page(study, plots),
     }
     return made | {name: text.encode() for name, text in texts.items()}
 

@@ -22,11 +22,10 @@ RECORD = "multirun.yaml"
 GRID = "BasicSweeper"  # Hydra's own sweeper, whose cells are the product of all choices
 
 
-def read_study(*sweeps: Path, into: Path | None = None, waiting: bool = False) -> Study:
+def read_study(*sweeps: Path, into: Path | None = None) -> Study:
     """Read every sub-folder of the sweeps that has a status.json, and return the study.
 
     into: the folder of the study's files, to which the runs' folders are relative; None: that of the first sweep.
-    waiting: a sweep may have no run yet.
 
     Raises:
         ValueError: a folder does not exist or has no run.
@@ -36,7 +35,7 @@ def read_study(*sweeps: Path, into: Path | None = None, waiting: bool = False) -
     runs = [
         replace(run, sweep=name, folder=relpath(folder / run.folder, into))
         for folder, name in zip(folders, names, strict=True)
-        for run in _read_sweep(folder, waiting)
+        for run in _read_sweep(folder)
     ]
     commands, planned = zip(*map(read_sweep, folders), strict=True)
     planned_runs = sum(planned) if all(planned) else 0
@@ -56,13 +55,13 @@ def _names(folders: list[Path]) -> list[str]:
     return names if len({*names}) == len(names) else [str(folder) for folder in folders]
 
 
-def _read_sweep(folder: Path, waiting: bool) -> list[RunRecord]:
+def _read_sweep(folder: Path) -> list[RunRecord]:
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; expected that of a sweep, as multirun_outputs/<time>")
     runs = [read_run(path.parent) for path in sorted(folder.glob(f"*/{STATUS}"))]
     if (folder / STATUS).is_file():
         raise ValueError(f"{folder}: a single run; expected the folder of a sweep, or python -m flap.compare for runs")
-    if not runs and not waiting:
+    if not runs:
         raise ValueError(f"{folder}: no cell in it; expected the folder of a sweep, with runs that hold a status.json")
     damaged = {run.folder: f"{run.error}; run the cell again" for run in runs if run.state == "damaged"}
     return [replace(run, error=damaged.get(run.folder, run.error)) for run in runs if not _repeated(run, runs)]

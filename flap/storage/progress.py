@@ -1,13 +1,11 @@
-"""The progress of long steps: a bar on standard error, for listeners such as W&B, and in progress.json of a run."""
+"""The progress of long steps: a bar on standard error, and listeners such as W&B."""
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
@@ -19,9 +17,6 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 LONG = 10.0  # seconds: of a step that takes longer a log says how long, as its bar does in a terminal
-PROGRESS = "progress.json"  # there for as long as its run lasts; the served page of a sweep shows it
-WIDTH = 200  # characters: each state replaces the one before as a whole, in one write
-SECONDS_BETWEEN = 1.0
 
 
 @dataclass(frozen=True)
@@ -74,49 +69,3 @@ def progress(items: Iterable[T], stage: str, count_tokens: Callable[[T], int] = 
             log.info("%s: about %s to go", stage, timedelta(seconds=round(left)))
         for listener in _listeners:
             listener(Step(stage, done, total, tokens, seconds))
-
-
-@contextmanager
-def progress_file(folder: Path) -> Iterator[None]:
-    """Keep the state of the current step in progress.json until the block ends; where that fails, do without."""
-    path, last = folder / PROGRESS, float("-inf")
-
-    def note(step: Step) -> None:
-        nonlocal last
-        if step.done and time.monotonic() - last < SECONDS_BETWEEN:
-            return
-        last = time.monotonic()
-        state = {"stage": step.stage.strip(), "done": step.done, "total": step.total}
-        with suppress(OSError):
-            file.seek(0)
-            file.write(f"{json.dumps(state):{WIDTH}}\n")
-            file.flush()
-
-    try:
-        file = path.open("w", encoding="utf-8")
-    except OSError:
-        yield
-        return
-    try:
-        with listening(note):
-            yield
-    finally:
-        with suppress(OSError):
-            file.close()
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
-
-
-def read_progress(folder: Path) -> str:
-    """Return how far a run is, and when it said so: "calibrate 12 of 64 at 14:05:09"; empty if it does not say.
-
-    A killed run's file stays, so that only the time tells it from one that runs.
-    """
-    path = folder / PROGRESS
-    try:
-        state, said = json.loads(path.read_text()), time.localtime(path.stat().st_mtime)
-        total = f" of {state['total']}" if state["total"] else ""
-        done = f" {state['done']}{total}" if state["done"] else ""
-        return f"{state['stage']}{done} at {time.strftime('%H:%M:%S', said)}"
-    except (OSError, ValueError, TypeError, KeyError):
-        return ""

@@ -1,4 +1,4 @@
-"""The Hydra callback that keeps the study of a sweep: its entry in the list of studies, and at the end its page."""
+"""The Hydra callback that keeps the study of a sweep: written again at the end of each cell."""
 
 import logging
 from pathlib import Path
@@ -30,14 +30,15 @@ class StudyCallback(Callback):
             note_cells(Path(config.hydra.sweep.dir))
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Note what became of one."""
-        self.on_job_start(config)
+        """Write the page again."""
+        if config.hydra.mode == RunMode.MULTIRUN and not config.get("dry_run"):
+            _write(config, ended=False)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write the study of the sweep, unless its runs were dry ones."""
         StudyCallback.open_sweep = None
         if not config.get("dry_run"):
-            _write(config)
+            _write(config, ended=True)
 
 
 def open_folder() -> Path | None:
@@ -50,19 +51,22 @@ def write_open_study() -> None:
     """Write the study of a sweep that an error ended, because Hydra does not call `on_multirun_end` then."""
     config, StudyCallback.open_sweep = StudyCallback.open_sweep, None
     if config is not None and any(Path(config.hydra.sweep.dir).glob("*/status.json")):
-        _write(config)
+        _write(config, ended=True)
 
 
-def _write(config: DictConfig) -> None:
+def _write(config: DictConfig, ended: bool) -> None:
+    """Write the study of a sweep; of one that has ended say where it is, and track its table."""
     folder = Path(config.hydra.sweep.dir)
     try:
         # imported here because --cfg should not wait seconds for torch and matplotlib
         from flap.results.study_files import write_study
         from flap.results.sweep_folders import read_study
 
-        log.info("study: %s", write_study(folder))
-        tracking = instantiate(config.tracking, _convert_="all")
-        table = read_study(folder).records
-        tracking.log_study(folder.resolve(), list(table), table.to_numpy().tolist())
+        page = write_study(folder)
+        if ended:
+            log.info("study: %s", page)
+            tracking = instantiate(config.tracking, _convert_="all")
+            table = read_study(folder).records
+            tracking.log_study(folder.resolve(), list(table), table.to_numpy().tolist())
     except Exception as error:
         log.warning("no study of %s: %s; python -m flap.study writes it later", folder, error)

@@ -26,7 +26,6 @@ def test_it_is_measured_once(tmp_path: Path) -> None:
     assert results.measured(KEY, lambda: FOUND) == FOUND
     assert results.measured({"task": "b"}, Measurement) == Measurement()
     assert Results(results.path).measured(KEY, never) == FOUND
-    assert results.better() == FOUND.better
     [first, second] = json.loads(results.path.read_text()).values()
     assert (first["key"], first["numbers"], second["numbers"]) == (KEY, FOUND.numbers, {})
     stored = json.loads(gzip.decompress((tmp_path / "run" / "documents.json.gz").read_bytes()))
@@ -65,7 +64,6 @@ def test_numbers_that_are_not_finite_are_null_for_other_readers_and_infinite_for
     assert results.measured(KEY | {"plan": 1}, never) == read_back
     assert Cache(tmp_path).get(DENSE, KEY, lambda: measured)[0] == measured
     assert Cache(tmp_path).get(DENSE, KEY, never) == (read_back, "hit")
-    assert results.pruned() == {"a/perplexity@8": None, "a/kl@8": 0.5}
     [entry] = json.loads(results.path.read_text(), parse_constant=pytest.fail).values()
     [values] = json.loads(
         gzip.decompress((tmp_path / "documents.json.gz").read_bytes()), parse_constant=pytest.fail
