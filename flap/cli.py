@@ -17,7 +17,6 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from string import Template
 from tempfile import gettempdir
@@ -42,8 +41,6 @@ if TYPE_CHECKING:
     from flap.tracking import JobInfo, TrackedRun
 
 log = logging.getLogger(__name__)
-
-SUBCOMMANDS = {"cache": "flap.storage.cache_command", "doctor": "flap.doctor"}
 
 
 class RunFailedError(Exception):
@@ -246,8 +243,10 @@ def help_text() -> str:
 
 def main() -> None:
     """Run the command line; on an error, print one line that says what to change and exit with code 1."""
-    if module := SUBCOMMANDS.get("".join(sys.argv[1:2])):
-        import_module(module).main(sys.argv[2:])
+    if sys.argv[1:] == ["doctor"]:
+        from flap import doctor
+
+        doctor.main()
         return
     if sys.argv[1:] == ["--help"]:
         print(help_text())

@@ -132,7 +132,7 @@ def cache(root: Path) -> Finding:
     """Check that the cache can be written."""
     place = _nearest(root)
     if place.is_dir() and os.access(place, os.W_OK):
-        return "ok", f"{root}, {decimal(bytes_below(root))}; see python -m flap cache"
+        return "ok", f"{root}, {decimal(bytes_below(root))}"
     todo = "set FLAP_CACHE_DIR or cache_dir to a folder that can"
     return "problem", f"{root} cannot be written: nothing is kept; {todo}"
 
@@ -143,7 +143,7 @@ def disk(places: dict[str, Path]) -> Finding:
     text = ", ".join(f"{decimal(room)} free for {use}" for use, room in free.items())
     if min(free.values()) >= FEW_BYTES:
         return "ok", text
-    return "note", f"{text}; a 7B model takes 14 GB: python -m flap cache clear, or checkpoint.dir= elsewhere"
+    return "note", f"{text}; a 7B model takes 14 GB: checkpoint.dir= or FLAP_CACHE_DIR elsewhere"
 
 
 def _nearest(path: Path) -> Path:

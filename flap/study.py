@@ -1,7 +1,4 @@
-"""The command `python -m flap.study <folder> …`: write the table, plots and page of one or more sweeps.
-
-`--all` lists the studies below a folder.
-"""
+"""The command `python -m flap.study <folder> …`: write the table, plots and page of one or more sweeps."""
 
 import argparse
 import sys
@@ -9,27 +6,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from flap.storage.study_list import list_studies
-
 
 def main(arguments: list[str] | None = None) -> None:
     """Write the study and print the page's path; on an error, print one line and exit with code 1."""
     parser = argparse.ArgumentParser(prog="python -m flap.study", description="The table, plots and page of sweeps.")
     parser.add_argument(
-        "folders", type=Path, nargs="*", metavar="folder", help="the folder of a sweep: multirun_outputs/<time>"
+        "folders", type=Path, nargs="+", metavar="folder", help="the folder of a sweep: multirun_outputs/<time>"
     )
-    either = parser.add_mutually_exclusive_group()
-    either.add_argument(
+    parser.add_argument(
         "--into", type=Path, help="the folder of the page; default: the sweep's, or A+B beside it for sweeps A and B"
     )
-    either.add_argument("--all", action="store_true", help="list all studies below the folder, or multirun_outputs")
     given = parser.parse_args(arguments)
-    if not given.folders and not given.all:
-        parser.error("the following arguments are required: folder")
     with _one_line_errors():
-        if given.all:
-            print(*list_studies(given.folders or [Path("multirun_outputs")]), sep="\n")
-            return
         # here: --help should not wait seconds for them
         from flap.results.study_files import write_study
 

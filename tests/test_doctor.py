@@ -45,7 +45,7 @@ def test_one_line_for_each_check(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr, list(found)) == (0, "", CHECKS)
     assert {state for state, _ in found.values()} <= {"ok", "note"}
     assert found["versions"][0] == "ok" and "torch " in found["versions"][1]
-    assert found["cache"] == ("ok", f"{tmp_path / 'cache'}, 0 bytes; see python -m flap cache")
+    assert found["cache"] == ("ok", f"{tmp_path / 'cache'}, 0 bytes")
     assert found["hub"] == ("note", "HF_HUB_OFFLINE is set: only packaged, cached and local models and texts")
     assert found["W&B"][0] == "note" and "wandb login" in found["W&B"][1]
     assert not (tmp_path / "cache").exists()

@@ -1,6 +1,5 @@
-"""The files of a study: study.csv for programs, study.md for people, plots/, the page index.html; its study.json."""
+"""The files of a study: study.csv for programs, study.md for people, plots/, the page index.html."""
 
-from collections import Counter
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -9,11 +8,10 @@ from flap.config import require
 from flap.results.pages import study_page, title
 from flap.results.plots import Plot, draw
 from flap.results.study import Study
-from flap.results.study_table import leaders, tabulate
+from flap.results.study_table import tabulate
 from flap.results.sweep_folders import distinct, read_study
 from flap.results.tables import Entry, Table
 from flap.storage.atomic_files import atomic_file
-from flap.storage.study_list import note_study
 
 LONGEST_NAME = 255  # bytes of a folder's name, in most file systems
 LEGEND = (
@@ -38,8 +36,6 @@ def write_study(*sweeps: Path, into: Path | None = None) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         with atomic_file(folder / name) as scratch:
             scratch.write_bytes(content)
-    counts = Counter(run.state for run in study.runs)
-    note_study(folder, cells=counts, planned=study.planned, best=leaders(study))
     return folder / "index.html"
 
 

@@ -1,7 +1,6 @@
 """The table of a study: a row for each run with its choices, its results, and marks of what is best."""
 
 from math import isfinite
-from typing import Any
 
 from pandas import DataFrame
 
@@ -70,16 +69,6 @@ def _marks(study: Study) -> dict[tuple[int, str], Mark]:
         for name in study.measured:
             found |= _marks_of(study, rows, name)
     return found
-
-
-def leaders(study: Study) -> list[dict[str, Any]]:
-    """Return the best run of each model and ratio, by the first number that says which values are better."""
-    name = next(filter(study.better, study.measured), "")
-    firsts = [order[0] for rows in _alike(study) if name and (order := ranked(study, rows, name))]
-    runs = (study.runs[i] for i in firsts)
-    return [
-        {"cell": run.folder, "ratio": run.ratio, "number": name, "value": run.numbers("pruned")[name]} for run in runs
-    ]
 
 
 def _alike(study: Study) -> list[DataFrame]:

@@ -1,6 +1,5 @@
 """The working folder of a run, from which an interrupted one goes on, and notes on the steps of long work."""
 
-import json
 import logging
 import os
 import shutil
@@ -13,8 +12,8 @@ from tempfile import TemporaryDirectory
 from typing import Any, Generic, TypeVar
 
 from flap.storage import ranks
-from flap.storage.atomic_files import atomic_file, remove_unused, write_text
-from flap.storage.cache import LABEL, Kind, digest
+from flap.storage.atomic_files import atomic_file, remove_unused
+from flap.storage.cache import Kind, digest
 from flap.storage.locks import file_lock, lock_of
 
 log = logging.getLogger(__name__)
@@ -100,23 +99,23 @@ def workspace(root: Path, key: Mapping[str, Any], resume: bool) -> Iterator[Path
     _make(folder.parent)
     with file_lock(lock_of(folder), "cache_dir") as state:
         _remove_old(folder.parent)
-        with _begun(folder, key, resume) if state == "held" else _alone(folder.parent) as place:
+        with _begun(folder, resume) if state == "held" else _alone(folder.parent) as place:
             yield place
 
 
 @contextmanager
-def _begun(folder: Path, key: Mapping[str, Any], resume: bool) -> Iterator[Path]:
+def _begun(folder: Path, resume: bool) -> Iterator[Path]:
     """Yield a working folder whose lock is held, and delete it at the end, or if nothing was computed in it."""
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(exist_ok=True)
-    write_text(folder / LABEL, json.dumps({"key": key}) + "\n")  # what `flap cache` shows
+    folder.touch()  # see `_remove_old`
     finished = False
     try:
         yield folder
         finished = True
     finally:
-        if finished or not any(path.is_file() and path.name != LABEL for path in folder.rglob("*")):
+        if finished or not any(path.is_file() for path in folder.rglob("*")):
             shutil.rmtree(folder, ignore_errors=True)  # on NFS, files that are still mapped go when they are no more
         else:
             log.info(

@@ -10,7 +10,6 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from flap.storage.study_list import note_cells
 
 log = logging.getLogger(__name__)
 
@@ -23,11 +22,6 @@ class StudyCallback(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Remember the sweep, in case an error ends it."""
         StudyCallback.open_sweep = config
-
-    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Note which cells there are."""
-        if config.hydra.mode == RunMode.MULTIRUN and not config.get("dry_run"):
-            note_cells(Path(config.hydra.sweep.dir))
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Write the page again."""

@@ -113,7 +113,7 @@ def test_the_packaged_copy_is_dequantised_once_by_processes_that_start_together(
         found = list(pool.map(lambda _: locate.locate(SMOLLM2, tmp_path / "cache", streams=False), range(3)))
     assert read_files == [gguf.name] and len(set(found)) == 1
     path, origin = found[0]
-    assert not remove_unused(Path(path))  # as `flap cache clear` would
+    assert not remove_unused(Path(path))
     assert origin == f"packaged {gguf.name}"
     assert torch.equal(logits(read_model(path)), logits(model))
     assert AutoTokenizer.from_pretrained(path)(TEXT).input_ids == words(TEXT).input_ids

@@ -22,7 +22,6 @@ from flap.results.series import OWN, series_of
 from flap.results.study_files import write_study
 from flap.results.study_table import tabulate
 from flap.results.sweep_folders import read_study
-from flap.storage.study_list import note_cells
 from flap.study import main
 from flap.sweeps.callbacks import StudyCallback, write_open_study
 from flap.tracking import Wandb
@@ -561,25 +560,3 @@ def test_a_dense_model_has_a_row_for_each_way_it_is_loaded_and_measured(
     for overrides in ((), differs):
         add_cell(tmp_path, report, "IFV", "AL-AM", 0.2, overrides=overrides)
     assert len(read_study(tmp_path).dense) == (2 if differs else 1)
-
-
-def test_all_studies_below_a_folder_are_listed_from_one_file_each(
-    tmp_path: Path, sweep: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_study(sweep)
-    note_cells(tmp_path / "begun" / "now")
-    for name, content in (("other", '{"cells": [{"cell_type": "code"}]}'), ("broken", '{"schema": 1, "cel')):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "study.json").write_text(content)
-    for path in (*sweep.glob("*/*.json"), sweep / "index.html"):
-        path.unlink()  # nothing else is read
-    main(["--all", str(tmp_path)])
-    lines = sorted(line.partition("  ")[2] for line in capsys.readouterr().out.splitlines())
-    assert lines == [
-        f"{tmp_path / 'begun' / 'now'}  no cell yet",
-        f"{tmp_path / 'broken'}  no cell yet",
-        f"{sweep}  2 finished, 1 failed, 1 unfinished  best at 0.2: 1_tiny_IFV_AL-AM_r0.2_s0 ({PERPLEXITY} 31.25)",
-    ]
-    with pytest.raises(SystemExit):
-        main(["--all", str(tmp_path / "nothing")])
-    assert capsys.readouterr().err == f"error: {tmp_path / 'nothing'}: no study below it; expected folders of sweeps\n"

@@ -3,7 +3,6 @@
 import json
 import logging
 import multiprocessing
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +10,8 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-import flap
-from flap.storage.atomic_files import atomic_directory
 from flap.storage.cache import Cache, Kind, digest
-from flap.storage.cache_command import KINDS, main
-from flap.storage.locks import file_lock, lock_of, use
+from flap.storage.locks import lock_of
 
 WORDS: Kind[str] = Kind("dense", lambda value, path: path.write_text(value), lambda path: path.read_text())
 KEY = {"dataset": "wikitext2", "model": {"dtype": "float32"}}
@@ -145,58 +141,3 @@ def test_a_killed_process_leaves_its_lock_to_the_next(tmp_path: Path) -> None:
     job.kill()
     job.join()
     assert Cache(tmp_path, wait_seconds=0).get(WORDS, KEY, lambda: "value") == ("value", "miss")
-
-
-def test_list_names_size_age_and_key_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Cache(tmp_path).get(WORDS, KEY, lambda: "v" * 2000)
-    (tmp_path / "models" / "tiny-123").mkdir(parents=True)
-    main(["--cache-dir", str(tmp_path)])
-    shown = " ".join(capsys.readouterr().out.split())
-    assert "dataset wikitext2, model (dtype float32)" in shown.replace("│ │ │ │ ", "")
-    assert "2.2 kB" in shown and "seconds" in shown and "tiny-123" in shown
-
-
-def test_brackets_and_colons_of_a_name_are_shown_as_they_are(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("[old] [", "models", "[bold]a:x:").mkdir(parents=True)
-    main(["--cache-dir", "[old] ["])
-    shown = capsys.readouterr().out
-    assert "[old] [: " in shown and "[bold]a:x:" in shown
-
-
-def test_clear_takes_a_kind_or_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    Cache(tmp_path).get(WORDS, KEY, lambda: "value")
-    (tmp_path / "dense" / ".0123.1234abcd.new").mkdir()
-    (tmp_path / "dense" / ".0123.1234abcd.lock").touch()
-    for folder in ("models/tiny", "not-ours/data"):
-        (tmp_path / folder).mkdir(parents=True)
-    main(["clear", "--cache-dir", str(tmp_path), "--kind", "dense"])
-    assert not list((tmp_path / "dense").iterdir()) and (tmp_path / "models" / "tiny").exists()
-    main(["clear", "--cache-dir", str(tmp_path)])
-    assert not (tmp_path / "models" / "tiny").exists() and (tmp_path / "not-ours" / "data").exists()
-    assert capsys.readouterr().out.count("removed 1 entries") == 2
-
-
-def test_clear_leaves_what_other_processes_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("worked-in", "read-1.7B", "free"):
-        (tmp_path / "models" / name).mkdir(parents=True)
-    worked_in, read, free = (tmp_path / "models" / name for name in ("worked-in", "read-1.7B", "free"))
-    with atomic_directory(tmp_path / "models" / "new", "cache_dir") as scratch, FileLock(lock_of(worked_in)):
-        use(read)
-        main(["clear", "--cache-dir", str(tmp_path)])
-        assert scratch.is_dir() and worked_in.is_dir() and read.is_dir() and not free.exists()
-        assert lock_of(worked_in).exists() and lock_of(read).exists() and not lock_of(free).exists()
-        with file_lock(lock_of(worked_in), "cache_dir") as state:
-            assert state == "busy"
-    said = capsys.readouterr().out
-    assert "removed 1 entries" in said and "2 stay: a process uses them" in said
-
-
-def test_every_kind_of_entry_is_listed_and_cleared() -> None:
-    source = "\n".join(path.read_text() for path in Path(flap.__file__).parent.rglob("*.py"))
-    kinds = dict(re.findall(r'^(\w+)(?:: Kind[^=]*)? ?= (?:Kind|as_json)\(\s*"(\w+)"', source, re.MULTILINE))
-    named = re.findall(r'(?:cache\.get\(\s*|@stage\("\w+", \w+, )([A-Z][A-Z_]+)', source)
-    cached = {kinds[constant] for constant in named}
-    assert {"statistics", "scores", "self"} <= cached <= set(KINDS)
