@@ -1,4 +1,4 @@
-"""Results of runs: the report of one run, one sweep or several as a study, runs side by side as a comparison."""
+"""Results of runs: the report of one run, one sweep or several as a study, runs side by side."""
 
 from flap.results.card_text import model_card
 from flap.results.finished_runs import finished_run

@@ -1,15 +1,12 @@
 """Plots by layer: the share that each layer keeps, and where the error of the pruned models arises."""
 
 from math import nan
-from typing import Any
 
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame
 
-from flap.results.layer_widths import Layers
-from flap.results.series import COLOURS, LINES, RULE, series_of, styles
+from flap.results.series import series_of, styles
 from flap.results.study import Study
 
 KEPT = LinearSegmentedColormap.from_list("kept", ["#f7ead7", "#8fb3c9", "#2a6f97", "#0b2f4a"])
@@ -67,36 +64,3 @@ def draw_kept(study: Study) -> Figure:
 def _kept(layer: dict[str, int], key: str) -> int:
     """Return the width of a layer; of one that loses whole experts, how many it has."""
     return layer.get("experts", layer[key]) if key == "neurons" else layer[key]
-
-
-def draw_over_each_other(layers: Layers) -> Figure:
-    """Return the picture of a comparison: KV heads above, neurons below; the dense widths in grey, if they are known.
-
-    Below that, where it was measured, the error of the hidden states after each layer.
-    """
-    count = 3 if any(layers.errors.values()) else 2
-    figure = Figure(figsize=(9, 2.7 * count), layout="constrained")
-    panels = figure.subplots(count, 1, sharex=True)
-    for kind, (axes, label) in enumerate(zip(panels, ("KV heads", "neurons or experts"), strict=False)):
-        if layers.dense:
-            dense = [layer[kind] for layer in layers.dense]
-            axes.bar(range(len(dense)), dense, width=1, color=RULE, alpha=0.5, label="dense")
-        for i, (letter, widths) in enumerate(layers.widths.items()):
-            axes.plot([layer[kind] for layer in widths], label=letter, **_style(i))
-        axes.set(ylabel=label, ylim=(0, None))
-        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    for i, (letter, errors) in enumerate(layers.errors.items()):
-        if errors:
-            panels[-1].plot(errors, label=letter, **_style(i))
-            panels[-1].set(ylabel=ERROR, ylim=(0, None))
-    panels[-1].set_xlabel("layer")
-    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", handlelength=2.6)
-    return figure
-
-
-def _style(index: int) -> dict[str, Any]:
-    """Return the style of a line; the first one is the widest, so that it shows under those that agree with it."""
-    marker, dashes = LINES[index % len(LINES)]
-    width = max(1.2, 4 - 1.4 * index)
-    return {"color": COLOURS[index % len(COLOURS)], "marker": marker, "linestyle": dashes, "linewidth": width}

@@ -1,4 +1,4 @@
-"""The pages of a study and of a comparison: self-contained files that a browser opens from disk."""
+"""The page of a study: a self-contained file that a browser opens from disk."""
 
 import json
 import re
@@ -9,20 +9,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import matplotlib
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from flap.results.comparability import notices
-from flap.results.comparison import Comparison
 from flap.results.configs import CHOICES, varying
-from flap.results.layer_plots import draw_over_each_other
 from flap.results.plots import Plot
 from flap.results.run_folder import RunRecord
-from flap.results.series import COLOURS, INK, MUTED, RULE, STYLE, as_svg
+from flap.results.series import INK, MUTED, RULE
 from flap.results.study import Study
 from flap.results.study_table import choices, tabulate
-from flap.storage import write_text
 
 FILTERS = ("sweep", "model", "method", "metric", "structure", "ratio", "seed", "state")
 # so that plots follow the dark theme of the page
@@ -57,32 +53,6 @@ def study_page(study: Study, plots: Sequence[Plot]) -> str:
         records={"columns": list(study.records), "rows": study.records.to_numpy().tolist()},
         plots=[(plot, inline(plot.svg)) for plot in plots],
     )
-
-
-def write_comparison(comparison: Comparison, path: Path) -> Path:
-    """Write the page of a comparison as a file, whose folder is made if it is missing, and return its path.
-
-    Raises:
-        ValueError: it cannot be written.
-    """
-    with matplotlib.rc_context(STYLE):
-        picture = inline(as_svg(draw_over_each_other(comparison.layers)))
-    page = _rendered(
-        "comparison.html.j2",
-        title=f"{', '.join(comparison.runs)} side by side",
-        comparison=comparison,
-        notices=comparison.notes,
-        colours={letter: COLOURS[i % len(COLOURS)] for i, letter in enumerate(comparison.runs)},
-        picture=picture,
-    )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, page)
-    except OSError as error:
-        raise ValueError(
-            f"--page={path}: cannot be written ({error.strerror}); expected a file as page.html"
-        ) from error
-    return path
 
 
 def _rendered(template: str, **given: Any) -> str:

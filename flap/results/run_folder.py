@@ -1,4 +1,4 @@
-"""Read one run from its folder: what it was told, how far it came and what it found; or a checkpoint, or a plan."""
+"""Read one run from its folder: what it was told, how far it came and what it found."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -10,7 +10,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from flap.allocation import PruningPlan
 from flap.evaluation.errors import Difference, paired, with_averages
 from flap.evaluation.result_files import RESULTS, Kept, Results
 from flap.results.configs import CHOICES, NAMES, flatten, is_bookkeeping
@@ -24,13 +23,9 @@ UNFINISHED = "no report: still running, or killed"
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run, or what a checkpoint or a plan keeps of the run that made it.
+    """One run. A choice is None if the files do not say it; `report` is report.json, empty without a result."""
 
-    A choice is None if the files do not say it. `report` is report.json; of a checkpoint it has config, versions and
-    git alone.
-    """
-
-    folder: str  # as a page links to it: relative to the study's folder; of a comparison the path as it was given
+    folder: str  # as a page links to it: relative to the study's folder
     state: str = "finished"  # finished, failed, damaged, unfinished
     error: str = ""  # why there is no result
     files: tuple[str, ...] = ()
@@ -45,7 +40,6 @@ class RunRecord:
     options: str = ""  # other overrides that differ between the runs of a study: "calibration.num_samples=32"
     report: dict[str, Any] = field(default_factory=dict)
     documents: Kept = field(default_factory=dict)  # of the pruned model
-    plan: PruningPlan | None = None  # read for a comparison alone
     sweep: str = ""  # the name of its sweep, in a study of several
     config: dict[str, str] = field(default_factory=dict)  # by dotted key (`flap.results.configs`)
 
@@ -55,11 +49,6 @@ class RunRecord:
         name = self.folder.rpartition("/")[2]
         number, _, _ = name.partition("_")
         return number if number.isdigit() else name
-
-    @property
-    def kind(self) -> str:
-        """What was read: run, checkpoint or plan."""
-        return "run" if "evaluation" in self.report else "checkpoint" if self.report else "plan"
 
     @property
     def layer_errors(self) -> list[float | None]:

@@ -60,7 +60,7 @@ def _read_sweep(folder: Path) -> list[RunRecord]:
         raise ValueError(f"{folder}: no such folder; expected that of a sweep, as multirun_outputs/<time>")
     runs = [read_run(path.parent) for path in sorted(folder.glob(f"*/{STATUS}"))]
     if (folder / STATUS).is_file():
-        raise ValueError(f"{folder}: a single run; expected the folder of a sweep, or python -m flap.compare for runs")
+        raise ValueError(f"{folder}: a single run; expected the folder of a sweep, or several runs")
     if not runs:
         raise ValueError(f"{folder}: no cell in it; expected the folder of a sweep, with runs that hold a status.json")
     damaged = {run.folder: f"{run.error}; run the cell again" for run in runs if run.state == "damaged"}

@@ -29,18 +29,17 @@ class Table:
     heads: Sequence[str]
     rows: Sequence[tuple[Entry, ...]]
     title: str = ""  # above it
-    note: str = ""  # a sentence below it
     numeric: bool = False  # whether all columns but the first are of numbers
 
     @classmethod
     def of(cls, heads: Iterable[str], rows: Iterable[Iterable[str | Entry]], **about: Any) -> "Table":
-        """Return a table of texts and entries. about: title, note, numeric."""
+        """Return a table of texts and entries. about: title, numeric."""
         entries = [tuple(one if isinstance(one, Entry) else Entry(one) for one in row) for row in rows]
         return cls(tuple(heads), entries, **about)
 
     @classmethod
     def over(cls, names: Iterable[str], columns: Columns, **about: Any) -> "Table":
-        """Return a table with a row for each name. about: title, note, numeric."""
+        """Return a table with a row for each name. about: title, numeric."""
         rows = [[name, *(value(name) for value in columns.values())] for name in names]
         return cls.of(["", *columns], rows, **about)
 
