@@ -10,7 +10,6 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-
 log = logging.getLogger(__name__)
 
 
