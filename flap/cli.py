@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from string import Template
 from tempfile import gettempdir
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -30,7 +29,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from flap.config import FlapConfig, build, config_dir, explain, folder_name, typed
+from flap.config import FlapConfig, build, config_dir, explain, folder_name, help_text, typed
 from flap.storage import ranks, read_state, write_status, write_text
 from flap.storage.status import note_failure, reason, run_folder
 from flap.sweeps.callbacks import open_folder, write_open_study
@@ -230,15 +229,6 @@ def _record(config: DictConfig, run_dir: Path) -> None:
     (run_dir / ".hydra").mkdir(exist_ok=True)
     for name, part in parts.items():
         write_text(run_dir / ".hydra" / f"{name}.yaml", OmegaConf.to_yaml(part))
-
-
-def help_text() -> str:
-    """Return what `--help` prints, as Hydra does, which takes a second for it: it copies all configs for each group."""
-    folder = Path(config_dir())
-    parts = OmegaConf.create({"hydra": {"help": OmegaConf.load(folder / "hydra" / "help" / "flap.yaml")}})
-    groups = sorted(path for path in folder.iterdir() if path.is_dir() and path.name != "hydra")
-    choices = [f"{group.name}: {', '.join(sorted(path.stem for path in group.glob('*.yaml')))}\n" for group in groups]
-    return Template(parts.hydra.help.template).substitute(APP_CONFIG_GROUPS="".join(choices))
 
 
 def main() -> None:

@@ -55,7 +55,7 @@ def _presets() -> Iterator[str]:
 
 def _choices(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the choices of a group that name a class: their names, and their options as Hydra composes them."""
-    for path in sorted(folder.glob("*.yaml")) if folder.name not in ("experiment", "method") else ():
+    for path in sorted(folder.glob("[!_]*.yaml")) if folder.name not in ("experiment", "method") else ():
         group, name = folder.name, path.stem
         config = compose("config", [f"{group}=[{name}]" if group == "eval" else f"{group}={name}"])
         node = OmegaConf.to_container(config[group], resolve=False) or {}
@@ -79,7 +79,9 @@ def _group(group: str, choices: dict[str, dict[str, Any]]) -> str:
 
 def _options(group: str, name: str, node: dict[str, Any]) -> Iterator[tuple[str, ...]]:
     """Yield the options of a choice: a default is what its file says, or else the dataclass's."""
-    target, meanings = get_class(node["_target_"]), comments((CONF / group / f"{name}.yaml").read_text(), r"(\w+):")
+    files = [path for path in (CONF / group / "_base.yaml", CONF / group / f"{name}.yaml") if path.is_file()]
+    texts = "".join(path.read_text() for path in files)
+    target, meanings = get_class(node["_target_"]), comments(texts, r"(\w+):")
     prefix = f"{group}.{name}." if group == "eval" else f"{group}."
     for field in fields(target):
         if not field.repr:

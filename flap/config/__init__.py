@@ -5,6 +5,7 @@ the network, the environment or the disk. Every error names the field, its value
 """
 
 from flap.config.compose import build, composing, typed
+from flap.config.help import help_text
 from flap.config.messages import explain, gigabytes, one_line, require
 from flap.config.methods import name_method
 from flap.config.schema import (
@@ -19,5 +20,5 @@ from flap.config.schema import (
 
 __all__ = [
     "GGUF_TYPES", "FlapConfig", "ModelConfig", "TargetConfig", "build", "composing", "config_dir",
-    "explain", "folder_name", "gigabytes", "name_method", "one_line", "require", "targets", "typed",
+    "explain", "folder_name", "gigabytes", "help_text", "name_method", "one_line", "require", "targets", "typed",
 ]  # fmt: skip

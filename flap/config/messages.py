@@ -7,6 +7,7 @@ from typing import Any
 from hydra.errors import MissingConfigException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from flap.config.help import names_in
 from flap.config.schema import config_dir
 
 
@@ -30,8 +31,8 @@ def explain(error: Exception) -> str:
     """Return one line that says why a command line does not compose: key, value and what is allowed."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
-        options = error.options or sorted(path.stem for path in (Path(config_dir()) / group).glob("*.yaml"))
-        return f"{group}={name}: expected one of {', '.join(options)}"
+        names = [option for option in error.options or names_in(group) if not option.startswith("_")]
+        return f"{group}={name}: expected one of {', '.join(names)}"
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
         section, _, key = str(cause.full_key).rpartition(".")

@@ -33,9 +33,16 @@ def _preset(method: str) -> dict[str, Any]:
     plain = OmegaConf.to_container(OmegaConf.load(conf / "method" / f"{method}.yaml"), resolve=False)
     assert isinstance(plain, dict)
     names = _defaults(conf / "config.yaml", "") | _defaults(conf / "method" / f"{method}.yaml", "override /")
-    nodes = {group: OmegaConf.load(conf / group / f"{names[group]}.yaml") for group in GROUPS}
-    choices = {group: OmegaConf.to_container(node, resolve=False) for group, node in nodes.items()}
+    choices = {group: _choice(conf / group, names[group]) for group in GROUPS}
     return choices | {"propagate": plain.get("calibration", {}).get("propagate", "dense")}
+
+
+def _choice(folder: Path, name: str) -> dict[str, Any]:
+    """Return what a group's choice says, with what all of the group share."""
+    files = [path for path in (folder / "_base.yaml", folder / f"{name}.yaml") if path.is_file()]
+    plain = OmegaConf.to_container(OmegaConf.unsafe_merge(*map(OmegaConf.load, files)), resolve=False)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items() if key != "defaults"}
 
 
 def _defaults(path: Path, prefix: str) -> dict[str, str]:

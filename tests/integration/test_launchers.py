@@ -68,11 +68,8 @@ def folder_of(sweep: Path, number: int) -> Path:
          {"partition": "gpu", "account": "lab", "time": "90", "gpus-per-node": "2",
           "mem": "64GB", "cpus-per-task": "3"},
          {"gres"}),
-        (["slurm_h100"], {"gres": "gpu:h100:1", "time": "240", "mem": "96GB"}, {"constraint", "gpus-per-node"}),
-        (["slurm_h100", "hydra.launcher.gres=null", "hydra.launcher.gpus_per_node=1", "hydra.launcher.constraint=h100"],
-         {"gpus-per-node": "1", "constraint": "h100"}, {"gres"}),
     ],
-    ids=["slurm", "slurm with a site's values", "slurm_h100", "slurm_h100 by constraint"],
+    ids=["slurm", "slurm with a site's values"],
 )  # fmt: skip
 def test_the_launchers_keys_reach_sbatch(
     quick_flap: Cli, tmp_path: Path, refusing_cluster: str, launcher: list[str], expected: dict[str, str],

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from flap.config import config_dir
 from flap.results import study_files
 from flap.results.layer_plots import draw_errors, draw_kept
 from flap.results.plots import draw
@@ -537,11 +536,6 @@ def test_a_sweep_that_ended_before_its_first_cell_has_none(tmp_path: Path, caplo
     StudyCallback().on_multirun_start(sweep_config(tmp_path))
     write_open_study()
     assert caplog.records == [] and list(tmp_path.iterdir()) == []
-
-
-def test_the_shipped_choice_names_the_callback() -> None:
-    choice = OmegaConf.load(Path(config_dir()) / "hydra" / "callbacks" / "study.yaml")
-    assert choice.study._target_ == f"{StudyCallback.__module__}.{StudyCallback.__qualname__}"
 
 
 def test_importing_the_callback_stays_light() -> None:
