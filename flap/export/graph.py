@@ -16,7 +16,6 @@ from flap.checkpoint.load import load
 from flap.config import one_line
 from flap.export.checkpoint import read_checkpoint
 from flap.export.checks import check_installed
-from flap.export.genai import write_genai_config
 from flap.modeling.modeling_flap import PrunedExpertsMixin
 from flap.storage.atomic_files import atomic_directory
 
@@ -47,8 +46,6 @@ def export_graph(checkpoint: Path, kind: str) -> Path:
             if kind == "onnx":
                 _forget_sources(graph)
             graph.save_pretrained(scratch)
-            if kind == "onnx":
-                write_genai_config(scratch, model)
     except OSError as error:
         raise ValueError(f"{target}: cannot be written ({error})") from error
     return target

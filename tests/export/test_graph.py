@@ -29,14 +29,16 @@ CASES = [
 ]
 
 
-@pytest.mark.long  # ONNX with widths by layer runs in test_genai.py
+@pytest.mark.long
 @pytest.mark.parametrize(("form", "kind"), product(FORMS, ENGINES))
 def test_it_computes_the_same(form: str, kind: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     llama = family_checkpoint("llama", form, tokenizer, tmp_path / "pruned", layers=2)
-    begin, expected = ENGINES[kind](export_graph(llama.directory, kind)), expected_logprobs(llama)
+    folder, expected = export_graph(llama.directory, kind), expected_logprobs(llama)
+    begin = ENGINES[kind](folder)
     for at_once in (1, 10, PROMPT.shape[1]):
         assert (logprobs(begin(), PROMPT, at_once) - expected).abs().max() <= 1e-3
     assert greedy(begin(), PROMPT, 12, llama.model.config.eos_token_id) == llama.greedy(PROMPT)
+    assert not [file for file in folder.glob("*.onnx") if b"site-packages" in file.read_bytes()]  # of this machine
 
 
 @pytest.mark.long

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flap.tracking import MLflow, Tracking, Trackio, Wandb
+from flap.tracking import MLflow, Tracking, Wandb
 from tests.helpers.wandb_records import recorded
 
 
@@ -79,37 +79,6 @@ class InMLflow:
         report = (files / "report.json").read_bytes() if (files / "report.json").exists() else b""
         values = run.data.tags | run.data.metrics
         return Seen(run.data.params, values, history, layers, report, run.info.status == "FAILED")
-
-
-class InTrackio:
-    """Trackio's database, where TRACKIO_DIR says."""
-
-    tracking: Tracking = Trackio()
-    broken = "trackio.Run.log_artifact"
-
-    def found(self, run_dir: Path) -> list[Any]:
-        import trackio
-
-        runs = trackio.Api().runs("flap")
-        return [run for run in runs if run.config and run.config["folder"] == str(run_dir)]
-
-    def runs(self, run_dir: Path) -> list[str]:
-        return [run.id for run in self.found(run_dir)]
-
-    def seen(self, run_dir: Path) -> Seen:
-        from trackio.sqlite_storage import SQLiteStorage
-        from trackio.utils import TRACKIO_DIR
-
-        [run] = self.found(run_dir)
-        steps = SQLiteStorage.get_logs("flap", run.name, run_id=run.id)
-        history = {name: [step[name] for step in steps if name in step] for step in steps for name in step}
-        summary = {name: values[-1] for name, values in history.items()}
-        table = summary.get("layers", {"_value": []})["_value"]
-        # where Trackio has an artifact is not in its interface
-        contents = [path.read_bytes() for path in Path(TRACKIO_DIR).glob("artifacts/flap/blobs/*/*/*")]
-        report = next((one for one in contents if one == (run_dir / "report.json").read_bytes()), b"")
-        ratio = str(run.config["ratio"])
-        return Seen({"ratio": ratio}, summary, history, [[*row.values()] for row in table], report, summary["failed"])
 
 
 @contextmanager

@@ -3,8 +3,10 @@
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import wandb
@@ -12,33 +14,31 @@ import wandb
 from flap.config import build
 from flap.results import Report
 from flap.storage.progress import progress
-from flap.tracking import JobInfo, MLflow, Trackio, summary
+from flap.tracking import JobInfo, MLflow, RunInTracker, TrackedRun, Tracking, summary
 from flap.tracking.base import layer_rows
 from flap.tracking.in_mlflow import legal_name
 from tests.helpers.runs import composed
-from tests.helpers.trackers import InMLflow, InTrackio, InWandb, mlflow_server
+from tests.helpers.trackers import InMLflow, InWandb, mlflow_server
 
 JOB = JobInfo("outputs/today/tiny", "tiny", tags=("WIFV", "AL-AM"))
 # its server takes ten seconds of a processor to start
 MLFLOW = pytest.param("mlflow", marks=pytest.mark.long)
 
 
-@pytest.fixture(scope="module", params=["wandb", MLFLOW, "trackio"])
+@pytest.fixture(scope="module", params=["wandb", MLFLOW])
 def tracker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A tracker that reaches nothing but this machine."""
     folder = tmp_path_factory.mktemp(request.param)
     wandb.teardown()  # its service is in the environment, which is as before at the end
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith(("WANDB_", "MLFLOW_", "TRACKIO_"))]:
+        for name in [name for name in os.environ if name.startswith(("WANDB_", "MLFLOW_"))]:
             patch.delenv(name)
         patch.setenv("HOME", str(folder))
-        patch.setenv("HF_HUB_OFFLINE", "1")
-        patch.setenv("TRACKIO_DIR", str(folder))
         if request.param == "mlflow":
             with mlflow_server(folder) as uri:
                 yield InMLflow(uri)
         else:
-            yield {"wandb": InWandb, "trackio": InTrackio}[request.param]()
+            yield InWandb()
         wandb.teardown()
 
 
@@ -107,14 +107,35 @@ def test_what_fails_in_a_tracker_is_one_warning(
     assert warning.startswith(f"{tracker.tracking.name}: RuntimeError: no luck; the run goes on")
 
 
-@pytest.mark.parametrize(("choice", "tracking"), [("mlflow", MLflow()), ("trackio", Trackio())])
-def test_a_missing_package_is_one_line(choice: str, tracking: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert build("tracking", composed(f"tracking={choice}").tracking) == tracking
+def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert build("tracking", composed("tracking=mlflow").tracking) == MLflow()
     monkeypatch.setattr("flap.tracking.base.find_spec", lambda name: None)
     with pytest.raises(ValueError) as caught:
-        tracking.check()
-    expected = f"tracking={choice}: the package is not installed; pip install 'flap-pruning[{choice}]'"
-    assert str(caught.value) == expected
+        MLflow().check()
+    assert str(caught.value) == "tracking=mlflow: the package is not installed; pip install 'flap-pruning[mlflow]'"
+
+
+@dataclass(frozen=True)
+class Own(Tracking):
+    """Somebody's own tracker, which gives its runs to a Mock."""
+
+    place: str = ""
+
+    def check(self) -> None:
+        """Allow everything."""
+
+    def open(self, config: dict[str, Any], job: JobInfo, run: TrackedRun) -> RunInTracker:
+        """Return what notes its calls."""
+        return Mock(spec=RunInTracker, place=self.place)
+
+
+def test_a_tracker_of_ones_own_is_named_by_its_class(run_dir: Path, report: Report) -> None:
+    own = build("tracking", composed(f"tracking._target_={__name__}.Own", "+tracking.place=here").tracking)
+    with own.start({}, run_dir, JOB) as tracked:
+        tracked.finish(report)
+    assert tracked.there.place == "here"
+    names = [name for name, *_ in tracked.there.mock_calls]
+    assert names == ["summarize", "log_table", "log_files", "log_lineage", "finish"]
 
 
 def test_mlflow_needs_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
