@@ -44,14 +44,13 @@ collect_ignore = ["engines"]  # in an environment of their own: make engines
 LONGEST = (
     "test_parity",
     "test_faults",
-    "test_placements",
+    "test_same_result",
     "test_packaged",
     "test_graph",
     "test_slurm",
     "test_launchers",
     "test_families",
     "test_mixtures",
-    "test_devices",
     "test_zero_shot_packaged",
 )
 

@@ -9,7 +9,6 @@ import pytest
 
 from flap.allocation import PruningPlan
 from flap.data import read_text
-from flap.models import PLACEMENTS
 from flap.results import Report, markdown
 from tests.helpers.killed import start
 from tests.helpers.runs import tiny
@@ -55,15 +54,6 @@ def test_a_measurement_on_text_that_the_model_wrote_to_calibrate_on_is_told(
     line = "self_calibration.jsonl/perplexity@16 is measured on the calibration text itself"
     assert report.warnings == [line] and [one.message for one in caplog.records].count(line) == 1
     assert report.domains == {"self_calibration.jsonl/perplexity@16": "calibration"}
-
-
-def test_plans_are_equal_at_all_placements(run_tiny: Run, text_file: Path, tmp_path: Path) -> None:
-    plans = set()
-    for placement in PLACEMENTS:
-        options = [f"model.placement={placement}", f"cache_dir={tmp_path / placement}"]
-        run_tiny(tmp_path / f"run-{placement}", *mixture(text_file), *options)
-        plans.add(PruningPlan.load(tmp_path / f"run-{placement}" / "plan.json"))
-    assert len(plans) == 1
 
 
 def test_another_part_or_seed_is_another_text(run_tiny: Run, text_file: Path, tmp_path: Path) -> None:

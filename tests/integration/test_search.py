@@ -186,17 +186,6 @@ def test_it_measures_again_where_it_matters(override: str, again: int, search: S
     assert len(measured) == 1 + again
 
 
-def test_a_run_in_bfloat16(arguments: list[str], tmp_path: Path) -> None:
-    plans = []
-    for placement in ("device", "stream"):
-        options = [f"model.placement={placement}", f"cache_dir={tmp_path / placement / 'cache'}"]
-        config = composed(*arguments, *options, "model.dtype=bfloat16", "ratio=0.4")
-        report = run(config, tmp_path / placement)
-        assert report.ratio["realised_decoder"] == pytest.approx(0.4, abs=0.02)
-        plans.append((tmp_path / placement / "plan.json").read_text())
-    assert plans[0] == plans[1]
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, model_dir: Path, text_file: Path) -> tuple[Path, list[str]]:
     folder = tmp_path_factory.mktemp("undisturbed")
