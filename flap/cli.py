@@ -31,6 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from flap.config import FlapConfig, build, config_dir, explain, folder_name, help_text, typed
 from flap.storage import ranks, read_state, write_status, write_text
+from flap.storage.ranks import AgreedError, LostError
 from flap.storage.status import note_failure, reason, run_folder
 from flap.sweeps.callbacks import open_folder, write_open_study
 from flap.sweeps.launching import claim_gpu, explain_launch, failures
@@ -76,7 +77,7 @@ def _attempt(config: DictConfig) -> str | None:
                 owner.finish(report)
     except Exception as error:
         line = reason(error)
-        if ranks.size() > 1 and not isinstance(error, ranks.AgreedError):
+        if ranks.size() > 1 and not isinstance(error, AgreedError):
             _end(error, line, run_dir)
         log.exception("%s", line)
         return line
@@ -85,7 +86,7 @@ def _attempt(config: DictConfig) -> str | None:
 
 def _end(error: Exception, line: str, run_dir: Path | None) -> None:
     """End this process, which has failed while others go on, and say so, unless it is because another one has."""
-    if run_dir and not (isinstance(error, ranks.LostError) and read_state(run_dir) == "failed"):
+    if run_dir and not (isinstance(error, LostError) and read_state(run_dir) == "failed"):
         note_failure(run_dir, line := f"{ranks.name()}: {line}")
         log.exception("%s", line)
         if not ranks.is_first():  # which logs nothing

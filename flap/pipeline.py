@@ -1,5 +1,6 @@
 """The method, from a config to a pruned checkpoint and a report (FLAP, An et al., AAAI 2024, arXiv 2312.11983)."""
 
+from functools import partial
 from pathlib import Path
 
 from flap.allocation import PruningPlan
@@ -7,7 +8,7 @@ from flap.calibration import LayerStatistics
 from flap.config import FlapConfig
 from flap.models import ModelSource, PlacedModel
 from flap.results import Report
-from flap.runs.all_ranks import check_alike
+from flap.runs.all_ranks import prepared_alike
 from flap.runs.method import allocate, compress, observe, prune_layers, score
 from flap.runs.method import write as write_own_text
 from flap.runs.prepare import prepare
@@ -30,12 +31,11 @@ def run(
     Raises:
         ValueError: bad input, in one line that names the field.
     """
-    run = ranks.agreed(lambda: prepare(config, run_dir, source, True, keep_dense))
-    ranks.agreed(lambda: check_alike(run))
+    run = prepared_alike(partial(prepare, config, run_dir, source, True, keep_dense))
     with run.begun():
         plan = stages(run)
         run.report.finish()
-        ranks.on_first(lambda: write_files(run, plan, run_dir))
+        ranks.on_first(partial(write_files, run, plan, run_dir))
     return run.report
 
 

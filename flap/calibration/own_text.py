@@ -118,7 +118,7 @@ def write(model: PlacedModel, draft: Draft, work: WorkFolder = NOT_KEPT) -> dict
     """
     if draft.start.instead:
         log.warning("%s.dataset=%s: the model begins with %s", draft.windows.field, SELF, draft.start.name)
-    fits = all(ranks.gather(model.fits_in_memory()))
+    fits = model.fits_in_memory()
     whole = model.in_memory() if fits else model
     if not fits:
         batches = math.ceil(draft.left / (draft.sequences * draft.seq_len))

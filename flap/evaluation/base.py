@@ -2,15 +2,19 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from flap.data import Text
 from flap.models import PlacedModel
+from flap.storage import ranks
+from flap.storage.progress import progress
 
+T = TypeVar("T")
 Numbers = dict[str, float]
 Documents = dict[str, list[float]]
 Layers = dict[str, list[float | None]]
@@ -110,3 +114,16 @@ class Evaluator(ABC):
                 found[f"{name}_stderr"] = math.hypot(*errors) / len(parts)
         better = {name: measured.better[parts[0]] for name, parts in averages.items() if parts[0] in measured.better}
         return Measurement(found, better=better)
+
+
+def over_batches(
+    model: PlacedModel, batches_NT: Sequence[Tensor], stage: str, measure: Callable[[Tensor, Tensor], T]
+) -> list[T]:
+    """Return what `measure` finds of each batch, from its tokens_NT and its final hidden states, hidden_NTD.
+
+    The processes of a run share the batches. A token below 0 is read as 0. stage: what the progress bar says.
+    """
+    own = ranks.own_share(batches_NT)
+    states = model.hidden_states([batch_NT.clamp(min=0) for batch_NT in own])
+    pairs = zip(progress(own, stage, Tensor.numel), states, strict=True)
+    return ranks.gather_in_order([measure(*pair) for pair in pairs])

@@ -18,14 +18,13 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax
 from transformers import PreTrainedTokenizerBase
 
-from flap.evaluation.base import Measurement, Task
+from flap.evaluation.base import Measurement, Task, over_batches
 from flap.evaluation.errors import averaged
 from flap.evaluation.perplexity import chunk_size
 from flap.evaluation.text_options import OnTexts
 from flap.models import ModelAdapter, PlacedModel
 from flap.models.hidden_files import HiddenFiles
 from flap.storage import NOT_KEPT, ranks
-from flap.storage.progress import progress
 
 COPIES = 4  # as large as the logits of one model, of which perplexity has one: both models', and what is made of them
 LAYER_TOKENS = 256  # enough for a picture of the layers, all of whose hidden states are in memory
@@ -110,19 +109,19 @@ def compare(model: PlacedModel, dense: Sequence[Tensor], batches_NT: Sequence[Te
 
     dense: the dense model's final hidden states of the batches that are this process's.
     """
-    chunk = max(1, chunk_size(model.adapter.vocab_size) // COPIES)
-    own, of_batches = ranks.own_share(batches_NT), list[dict[str, list[float]]]()
-    states = model.hidden_states(own)
-    for batch_NT, dense_NTD in zip(progress(own, "divergence", Tensor.numel), dense, strict=True):
+    chunk, of_dense = max(1, chunk_size(model.adapter.vocab_size) // COPIES), iter(dense)
+
+    def measure(batch_NT: Tensor, pruned_NTD: Tensor) -> dict[str, list[float]]:
         found = defaultdict[str, list[float]](list)
-        for pair in zip(dense_NTD.to(model.device), next(states), strict=True):
+        for pair in zip(next(of_dense).to(model.device), pruned_NTD, strict=True):
             chunks = zip(*(hidden_TD[:-1].split(chunk) for hidden_TD in pair), strict=True)
             sums = [_sums(model.adapter, *hidden) for hidden in chunks]
             for name in sums[0]:
                 found[name].append(sum(one[name] for one in sums) / (batch_NT.shape[1] - 1))
-        of_batches.append(found)
-    everything = ranks.gather_in_order(of_batches)
-    return {name: [value for found in everything for value in found[name]] for name in everything[0]}
+        return found
+
+    of_batches = over_batches(model, batches_NT, "divergence", measure)
+    return {name: [value for found in of_batches for value in found[name]] for name in of_batches[0]}
 
 
 def _sums(adapter: ModelAdapter, dense_PD: Tensor, pruned_PD: Tensor) -> dict[str, float]:
@@ -148,7 +147,7 @@ def first_tokens(tokens_NT: Tensor) -> Tensor:
 
 
 def layer_outputs(model: PlacedModel, tokens_NT: Tensor) -> list[Sequence[Tensor]]:
-    """Return the hidden states after each layer, on the host, of each window that is this process's."""
+    """Return the hidden states after each layer, on the host, of each window; every process runs these few."""
     of_layers: list[list[Tensor]] = [[] for _ in model.layers]
 
     def keep(module: nn.Module, args: Any, output: Any, kept: list[Tensor]) -> None:
@@ -156,7 +155,7 @@ def layer_outputs(model: PlacedModel, tokens_NT: Tensor) -> list[Sequence[Tensor
 
     pairs = zip(model.layers, of_layers, strict=True)
     recorders = [_hooked(layer, partial(keep, kept=kept)) for layer, kept in pairs]
-    for _ in model.observe(ranks.own_share(tokens_NT.split(1)), recorders, NOT_KEPT, "layer errors"):
+    for _ in model.observe(tokens_NT.split(1), recorders, NOT_KEPT, "layer errors"):
         pass
     return list(zip(*of_layers, strict=True))
 
@@ -174,8 +173,8 @@ def layer_errors(model: PlacedModel, dense: Sequence[Sequence[Tensor]], tokens_N
     have added.
     """
     of_windows = zip(layer_outputs(model, tokens_NT), dense, strict=True)
-    own = [[_error(*pair) for pair in zip(now, then, strict=True)] for now, then in of_windows]
-    errors = (sum(of_layer) / len(of_layer) for of_layer in zip(*ranks.gather_in_order(own), strict=True))
+    each = [[_error(*pair) for pair in zip(now, then, strict=True)] for now, then in of_windows]
+    errors = (sum(of_layer) / len(of_layer) for of_layer in zip(*each, strict=True))
     return [error if math.isfinite(error) else None for error in errors]
 
 

@@ -17,8 +17,7 @@ from flap.data.temporary_state import replaced
 from flap.evaluation.base import Evaluator, Measurement, Task
 from flap.evaluation.errors import averaged
 from flap.models import PlacedModel, running_device
-from flap.storage import ranks
-from flap.storage.progress import progress
+from flap.storage.progress import shared
 
 PROMPTS = (
     "The capital of France is",
@@ -69,8 +68,10 @@ class Generate(Evaluator):
 def _measure(
     placed: PlacedModel, tokenizer: PreTrainedTokenizerBase, prompts: dict[str, list[int]], max_new_tokens: int
 ) -> Measurement:
-    own = progress(ranks.own_share(prompts.values()), "generate")
-    written = ranks.gather_in_order([continuation(placed.model, prompt, max_new_tokens).tolist() for prompt in own])
+    def write(prompt: list[int]) -> list[int]:
+        return list(continuation(placed.model, prompt, max_new_tokens).tolist())
+
+    written = shared(prompts.values(), "generate", write)
     texts = dict(zip(prompts, tokenizer.batch_decode(written, skip_special_tokens=True), strict=True))
     repeated = list(map(repetition, written))
     return averaged(f"generate/repetition@{max_new_tokens}", repeated, "lower") | Measurement(texts=texts)

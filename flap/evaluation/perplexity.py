@@ -13,11 +13,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from flap.data import NO_TOKEN
-from flap.evaluation.base import Measurement, Task
+from flap.evaluation.base import Measurement, Task, over_batches
 from flap.evaluation.text_options import OnTexts
 from flap.models import ModelAdapter, PlacedModel
-from flap.storage import ranks
-from flap.storage.progress import progress
 
 # The size of the logits in memory: positions are scored in chunks of this size, whatever the vocabulary.
 LOGITS_BYTES = 2**28
@@ -81,16 +79,16 @@ def window_losses(model: PlacedModel, tokens_NT: Tensor, batch_size: int) -> Ten
 
     Logits are float32. A shorter window ends with NO_TOKEN, which is not scored.
     """
-    batches_NT, chunk = ranks.own_share(tokens_NT.split(batch_size)), chunk_size(model.adapter.vocab_size)
-    states, losses = model.hidden_states([batch_NT.clamp(min=0) for batch_NT in batches_NT]), []
-    for batch_NT in progress(batches_NT, "perplexity", Tensor.numel):
-        batch_NT, hidden_NTD = batch_NT.to(model.device), next(states)
-        hidden_PD, target_P = hidden_NTD[:, :-1].flatten(0, 1), batch_NT[:, 1:].flatten()
+    chunk = chunk_size(model.adapter.vocab_size)
+
+    def measure(batch_NT: Tensor, hidden_NTD: Tensor) -> Tensor:
+        hidden_PD, target_P = hidden_NTD[:, :-1].flatten(0, 1), batch_NT[:, 1:].to(model.device).flatten()
         pairs = zip(hidden_PD.split(chunk), target_P.split(chunk), strict=True)
         losses_P = torch.cat([_losses(model.adapter, *pair) for pair in pairs]).double()
-        scored_N = (batch_NT[:, 1:] != NO_TOKEN).sum(dim=1).cpu()
-        losses.append(losses_P.reshape(len(batch_NT), -1).sum(dim=1) / scored_N.clamp(min=1))
-    return torch.cat(ranks.gather_in_order(losses))
+        scored_N = (batch_NT[:, 1:] != NO_TOKEN).sum(dim=1)
+        return losses_P.reshape(len(batch_NT), -1).sum(dim=1) / scored_N.clamp(min=1)
+
+    return torch.cat(over_batches(model, tokens_NT.split(batch_size), "perplexity", measure))
 
 
 def _losses(adapter: ModelAdapter, hidden_PD: Tensor, target_P: Tensor) -> Tensor:

@@ -5,12 +5,14 @@ import json
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from flap.evaluation.base import Documents, Measurement
-from flap.storage import Kind, digest, ranks, read_json, to_json, write_text
+from flap.storage import Kind, digest, read_json, to_json, write_text
 from flap.storage.atomic_files import atomic_file
+from flap.storage.cache import found_or_made
 from flap.storage.json_files import infinite
 
 Key = Mapping[str, Any]
@@ -29,12 +31,11 @@ class Results:
 
     def measured(self, key: Key, make: Callable[[], Measurement]) -> Measurement:
         """Return the stored measurement of a key; if there is none, store and return that of `make`."""
-        name = digest(key)
-        if (found := ranks.on_first(lambda: self.stored().get(name))) is not None:
-            return found[1]
-        measured = make()
-        ranks.on_first(lambda: self._store(key, measured))
-        return measured
+        return found_or_made(partial(self._find, key), make, partial(self._store, key))[0]
+
+    def _find(self, key: Key) -> Measurement | None:
+        stored = self.stored().get(digest(key))
+        return None if stored is None else stored[1]
 
     def _store(self, key: Key, measured: Measurement) -> None:
         documents = {entry: one.documents for entry, (_, one) in self.stored().items()}

@@ -74,7 +74,7 @@ class Suite:
         open_dense: opens the dense model of `dense_bytes`; called only if there are comparisons and room.
         """
         dense_numbers, pruned_numbers = Numbers(), Numbers()
-        if self.comparisons and not all(ranks.gather(pruned.fits_in_memory(beside_bytes=dense_bytes))):
+        if self.comparisons and not pruned.fits_in_memory(beside_bytes=dense_bytes):
             _warn_left_out([comparison.name for comparison in self.comparisons], "both models in memory at once")
             return dense_numbers, pruned_numbers
         models = cache(lambda: (open_dense().in_memory().model, pruned.in_memory().model))
@@ -93,7 +93,7 @@ class Suite:
 
     def _all(self, model: PlacedModel, key: Key, measure: Callable[[Task, Key, Load], Measurement]) -> Measurement:
         """Return the numbers of all tasks. If the model fits into memory, it is loaded when a task first needs it."""
-        fits, measured = all(ranks.gather(model.fits_in_memory())), Measurement()
+        fits, measured = model.fits_in_memory(), Measurement()
         load = cache(model.in_memory if fits else lambda: model)
         if left_out := [task.name for task in self.tasks if not fits and task.needs_memory]:
             _warn_left_out(left_out, "the whole model in memory")

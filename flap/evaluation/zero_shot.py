@@ -1,7 +1,7 @@
 """Zero-shot or few-shot accuracy on tasks of lm-eval, with its standard prompts, on the model in memory."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,8 +16,6 @@ from flap.evaluation.base import Evaluator, Measurement, Task
 from flap.evaluation.zero_shot_results import by_document, directions, f1, flatten, margin
 from flap.evaluation.zero_shot_tasks import SOURCES, LoadedTask, check_shots, expand, load_tasks, quiet
 from flap.models import PlacedModel
-from flap.storage import ranks
-from flap.storage.progress import progress
 
 PAPER_MEASURES = {  # the columns of the paper's zero-shot table; evidence: docs/evaluation.md
     "boolq": "acc",
@@ -118,14 +116,14 @@ class ZeroShot(Evaluator):
         from lm_eval.api import task as tasks
         from lm_eval.models import huggingface
 
-        from flap.evaluation.zero_shot_ranks import SharedBatches, SharedHFLM
+        from flap.evaluation.zero_shot_ranks import Bar, SharedBatches, SharedHFLM
 
         for subtask in task.loaded["tasks"].values():
             if self.num_fewshot is not None:
                 subtask.set_config(key="num_fewshot", value=self.num_fewshot)
             subtask.set_fewshot_seed(seed=self.seed)
         # no option of lm-eval turns all of its progress bars off
-        own_bars = replaced("tqdm", partial(_Bar, stage=task.name), tasks, model, huggingface)
+        own_bars = replaced("tqdm", partial(Bar, stage=task.name), tasks, model, huggingface)
         shared = replaced("Collator", SharedBatches, huggingface)
         # errors of what is no mean would take 100,000 draws in forks of this process: minutes
         undrawn = replaced("bootstrap_stderr", lambda *_, **__: math.nan, metrics)
@@ -157,24 +155,3 @@ def accuracy(task: str, numbers: Mapping[str, Any]) -> str:
     """Return the name of a task's accuracy: the paper's measure, else acc_norm, else acc; empty if it has none."""
     measures = [PAPER_MEASURES[task]] if task in PAPER_MEASURES else ["acc_norm", "acc"]
     return next((f"{task}/{measure}" for measure in measures if f"{task}/{measure}" in numbers), "")
-
-
-class _Bar:
-    """A replacement for tqdm in lm-eval: requests to the model use our progress bar, quick loops show none."""
-
-    def __init__(self, items: Iterable[Any] = (), *, stage: str, total: int = 0, disable: bool = False, **_: Any):
-        self.items = items
-        self.steps = iter(()) if items or disable else progress(range(total), stage)
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(self.items)
-
-    def update(self, count: int) -> None:
-        """Advance the bar by `count` requests of this process, and as many of each other one."""
-        for _ in range(count * ranks.size()):
-            next(self.steps, None)
-
-    def close(self) -> None:
-        """Finish the bar."""
-        for _ in self.steps:
-            pass

@@ -5,7 +5,7 @@ of its first document with the same seed, documents come back in another order, 
 Here all processes make all requests, and have all answers before anything is computed from them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from typing import Any
 
@@ -14,6 +14,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import Collator
 
 from flap.storage import ranks
+from flap.storage.progress import progress
 
 
 class SharedBatches(Collator):
@@ -26,8 +27,9 @@ class SharedBatches(Collator):
         batches = list(super().get_batched(n, batch_fn))
         numbers = iter(self._reorder_indices)  # of requests; none yet where lm-eval notes them with the answers
         of_batches = [list(islice(numbers, len(batch))) for batch in batches]
-        self._reorder_indices = list(chain(*ranks.own_share(of_batches)))
-        for number, batch in ranks.own_share(enumerate(batches)):
+        own = ranks.own_share(list(zip(of_batches, enumerate(batches), strict=True)))
+        self._reorder_indices = list(chain(*(of_batch for of_batch, _ in own)))
+        for _, (number, batch) in own:
             torch.manual_seed(number)  # what is drawn for a batch does not depend on batches before it
             yield batch
 
@@ -43,3 +45,24 @@ class SharedHFLM(HFLM):
 
     def _detect_batch_size(self, *given: Any, **options: Any) -> int:
         return int(min(ranks.gather(super()._detect_batch_size(*given, **options))))
+
+
+class Bar:
+    """A replacement for tqdm in lm-eval: requests to the model use our progress bar, quick loops show none."""
+
+    def __init__(self, items: Iterable[Any] = (), *, stage: str, total: int = 0, disable: bool = False, **_: Any):
+        self.items = items
+        self.steps = iter(()) if items or disable else progress(range(total), stage)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.items)
+
+    def update(self, count: int) -> None:
+        """Advance the bar by `count` requests of this process, and as many of each other one."""
+        for _ in range(count * ranks.size()):
+            next(self.steps, None)
+
+    def close(self) -> None:
+        """Finish the bar."""
+        for _ in self.steps:
+            pass

@@ -1,12 +1,11 @@
 """The devices of this machine: which there are, their free memory, and the most precise type for sums."""
 
 import ctypes
+import os
 import sys
 
 import psutil
 import torch
-
-from flap.storage import ranks
 
 ROOM_TO_RUN = 1.5  # of a model's bytes: the weights, and what runs them
 
@@ -39,7 +38,7 @@ def free_bytes(device: torch.device) -> int:
     On a GPU, memory that torch has reserved but not used counts.
     """
     if device.type != "cuda":
-        return int(psutil.virtual_memory().available) // ranks.on_this_machine()
+        return int(psutil.virtual_memory().available) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return int(torch.cuda.mem_get_info(device)[0]) + reserved
 

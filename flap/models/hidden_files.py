@@ -9,7 +9,7 @@ import math
 import os
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from uuid import uuid4
 
@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from flap.config import gigabytes, one_line
-from flap.storage import ranks
 from flap.storage.atomic_files import sync, write_text
 
 log = logging.getLogger(__name__)
@@ -67,17 +66,23 @@ class HiddenFiles:
         flat: Tensor = torch.from_file(str(self.folder / file), shared=True, size=sum(sizes), dtype=dtype)
         return [part.view(shape) for part, shape in zip(flat.split(sizes), shapes, strict=True)]
 
-    def record(self, layers_done: int, files: Mapping[str, str]) -> None:
+    def is_due(self) -> bool:
+        """Return whether it is time for a record; what is not recorded is done again after an interruption."""
+        return time.monotonic() - self._last_record >= SECONDS_BETWEEN_RECORDS
+
+    def record(self, layers_done: int, files: Mapping[str, str], wait: Callable[[], None]) -> None:
         """Record that these layers are done and that these files, by the names of their streams, are what follows.
 
-        Files are synced first. It is done every few seconds; what is not recorded is done again after an interruption.
+        Files are synced first. wait: for all processes, which record the same layer.
         """
-        if ranks.on_first(lambda: time.monotonic() - self._last_record >= SECONDS_BETWEEN_RECORDS):
-            self.recorded = dict(files)
-            contents = {name: {"file": file, **self._contents(file)} for name, file in files.items()}
-            ranks.barrier()  # all processes record the same layer
-            write_text(self.folder / JOURNAL, json.dumps({"layers_done": layers_done, "files": contents}))
-            self._last_record = time.monotonic()
+        self.recorded = dict(files)
+        contents = {name: {"file": file, **self._contents(file)} for name, file in files.items()}
+        wait()
+        write_text(self.folder / JOURNAL, json.dumps({"layers_done": layers_done, "files": contents}))
+        self._last_record = time.monotonic()
+
+    def remove_others(self, files: Mapping[str, str]) -> None:
+        """Remove the files that are neither recorded nor these."""
         for path in self.folder.glob("hidden-*"):
             if path.name not in {*self.recorded.values(), *files.values()}:
                 path.unlink()

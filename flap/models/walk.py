@@ -90,7 +90,9 @@ class Walk:
             if self.files is not None:
                 files = {name: stream.file for name, stream in self.streams.items() if stream.file is not None}
                 with self.alone():
-                    self.files.record(self.layers_done, files)
+                    if ranks.on_first(self.files.is_due):
+                        self.files.record(self.layers_done, files, ranks.barrier)
+                self.files.remove_others(files)
         self.streams = {}  # each refers to the walk: a cycle, which would keep their files until it is collected
 
     def enter(self, name: str, batches_NT: Sequence[Tensor]) -> Stream:

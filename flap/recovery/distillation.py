@@ -19,7 +19,6 @@ from flap.recovery.base import Recovery
 from flap.recovery.student import Student, mean_divergence
 from flap.recovery.trainable import trainable
 from flap.recovery.training import BEST, HISTORY, train
-from flap.storage import ranks
 
 log = logging.getLogger(__name__)
 
@@ -45,12 +44,9 @@ def recover(
     before = mean_divergence(model, teacher, tokens_NT[: recovery.held_out], recovery.windows_a_step)
     if not math.isfinite(before):
         raise ValueError(f"recover={recovery.name}: the predictions of the compressed model are not finite")
-    done = ranks.on_first((folder / HISTORY).exists)
     with seeded(seed), trainable(recovery, model.model) as trained:
         student = Student(model, teacher, trained, recovery.words)
-        if not done:
-            train(student, recovery, tokens_NT, folder, seed, bf16)
-            ranks.barrier()  # for the files of the first process
+        train(student, recovery, tokens_NT, folder, seed, bf16)
         student.load_state_dict(load_file(folder / BEST))
     after = mean_divergence(model, teacher, tokens_NT[: recovery.held_out], recovery.windows_a_step)
     better = after < before  # what was gained in float32 may be lost in the model's own type

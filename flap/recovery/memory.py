@@ -9,7 +9,6 @@ from flap.models import Block, ModelAdapter
 from flap.models.devices import free_bytes
 from flap.recovery.base import Recovery
 from flap.recovery.student import LOGITS_BYTES
-from flap.storage import ranks
 
 TRAINED_BYTES = 12  # of a trained parameter, besides itself: its gradient and AdamW's two moments
 LOGITS_COPIES = 4  # logits and log probabilities of both models
@@ -23,7 +22,7 @@ def check_room_to_train(
     Raises:
         ValueError: there is surely not enough; says how much it takes and how much is free.
     """
-    needed = bytes_to_train(recovery, adapter, ratio, dtype, device, ranks.size())
+    needed = bytes_to_train(recovery, adapter, ratio, dtype, device, recovery.processes)
     if needed > (free := free_bytes(device)):
         lora = ", or recover=lora" if recovery.rank is None else ""
         raise ValueError(

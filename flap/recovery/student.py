@@ -11,8 +11,7 @@ from torch.nn.functional import kl_div
 
 from flap.models import PlacedModel
 from flap.models.forward import final_states
-from flap.storage import ranks
-from flap.storage.progress import progress
+from flap.storage.progress import shared
 
 # The size of the float32 logits of a chunk of positions; the loss has a few tensors of it at a time.
 LOGITS_BYTES = 2**26
@@ -100,7 +99,10 @@ def _classes(logits_PV: Tensor, likeliest_PK: Tensor) -> Tensor:
 @torch.no_grad()
 def mean_divergence(model: PlacedModel, teacher: PlacedModel, tokens_NT: Tensor, batch_size: int) -> float:
     """Return KL(dense ‖ model) over the whole vocabulary, in nats a token; lower is better."""
-    student, nats = Student(model, teacher, [], None).eval(), list[float]()
-    for batch_NT in progress(ranks.own_share(tokens_NT.split(batch_size)), "divergence, held out", Tensor.numel):
-        nats.append(student(batch_NT)["loss"].item() * batch_NT.numel())
-    return sum(ranks.gather_in_order(nats)) / tokens_NT.numel()
+    student = Student(model, teacher, [], None).eval()
+
+    def measure(batch_NT: Tensor) -> float:
+        return float(student(batch_NT)["loss"].item() * batch_NT.numel())
+
+    nats = shared(tokens_NT.split(batch_size), "divergence, held out", measure, Tensor.numel)
+    return sum(nats) / tokens_NT.numel()

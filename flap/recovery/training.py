@@ -6,6 +6,7 @@ Legend: N windows · T tokens a window.
 import json
 import math
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,12 @@ def train(student: Student, recovery: Recovery, tokens_NT: Tensor, folder: Path,
     """Train; BEST in the folder then has the parameters with the lowest divergence, HISTORY the divergence by step.
 
     A killed training goes on from Trainer's last checkpoint in the folder, of which it reads tensors and numbers alone
-    (`weights_only`). bf16: layers compute in bfloat16 (autocast).
+    (`weights_only`); one that had finished is not repeated. bf16: layers compute in bfloat16 (autocast).
     """
-    device, batch_size = student.placed.device, recovery.windows_a_step // ranks.size()
+    finished, last = ranks.on_first(partial(_found, folder))
+    if finished:
+        return
+    device, batch_size = student.placed.device, recovery.windows_a_step // recovery.processes
     every = recovery.steps_an_evaluation
     options = TrainingArguments(
         output_dir=str(folder), report_to="none", disable_tqdm=True, logging_strategy="no",
@@ -53,9 +57,8 @@ def train(student: Student, recovery: Recovery, tokens_NT: Tensor, folder: Path,
     both = optimizer, LambdaLR(optimizer, recovery.share_of_rate)
     trainer = Trainer(student, options, None, *sets, callbacks=callbacks, optimizers=both)
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=ranks.on_first(lambda: last_checkpoint(folder)))
-    if trainer.is_world_process_zero():
-        write_text(folder / HISTORY, json.dumps(list(history(trainer.state).items())))
+    trainer.train(resume_from_checkpoint=last)
+    ranks.on_first(partial(write_text, folder / HISTORY, json.dumps(list(history(trainer.state).items()))))
 
 
 def with_rates(trained: Iterable[nn.Parameter], recovery: Recovery) -> Iterator[dict[str, Any]]:
@@ -70,6 +73,11 @@ def with_rates(trained: Iterable[nn.Parameter], recovery: Recovery) -> Iterator[
         if recovery.rank is None:
             rate *= float(torch.linalg.vector_norm(parameter.detach())) / math.sqrt(max(1, parameter.numel()))
         yield {"params": [parameter], "lr": rate}
+
+
+def _found(folder: Path) -> tuple[bool, str | None]:
+    """Return whether a training has finished in the folder, and else the checkpoint from which it goes on."""
+    return (folder / HISTORY).exists(), last_checkpoint(folder)
 
 
 def last_checkpoint(folder: Path) -> str | None:

@@ -10,7 +10,6 @@ from flap.models import ModelAdapter, ModelSource
 from flap.models.conv1d import Transposed
 from flap.recovery import Recovery
 from flap.runs.choices import Choices
-from flap.storage import ranks
 
 
 def check_trainable(recovery: Recovery, source: ModelSource, adapter: ModelAdapter) -> None:
@@ -23,7 +22,7 @@ def check_trainable(recovery: Recovery, source: ModelSource, adapter: ModelAdapt
     require(not source.loaded, "recover", recovery.name, given)
     placement = f"device with recover={recovery.name}, which trains the whole model there"
     require(source.placed.whole, "model.placement", source.placement, placement)
-    recovery.check(adapter, ranks.size())
+    recovery.check(adapter)
 
 
 def check_reloads(source: ModelSource) -> None:

@@ -65,7 +65,7 @@ def _ratios(report: Report, budget: Budget, kept: int) -> dict[str, float]:
 
 
 def _splits(layer: dict[str, int], ranks: int) -> bool:
-    """Return whether heads, query and KV, and neurons of a layer are multiples of the number of ranks."""
+    """Return whether heads, query and KV, and neurons of a layer are multiples of that number."""
     return layer["kv_heads"] % ranks == layer["neurons"] % ranks == 0
 
 

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -136,8 +136,7 @@ class Run:
                 yield
                 return
             place = workspace(self.cache.root, self.keys.workspace, self.config.resume)
-            with place if ranks.is_first() else nullcontext() as folder:
-                self.work = WorkFolder(ranks.on_first(lambda: folder))
+            with ranks.held_by_first(place) as folder:
+                self.work = WorkFolder(folder)
                 yield
                 self.suite.references.clear()  # which may be mapped files of the folder
-                ranks.barrier()  # before the first process deletes it

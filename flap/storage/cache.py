@@ -7,8 +7,9 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -18,6 +19,7 @@ from flap.storage.locks import file_lock, lock_of
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+R = TypeVar("R")
 Key = Mapping[str, Any]
 SCHEMA = 1
 DATA, LABEL = "data", "entry.json"
@@ -57,13 +59,21 @@ class Cache:
         if not self.enabled:
             return make(), "off"
         entry = self.root / kind.name / digest(key)
-        if (cached := ranks.on_first(lambda: _read(entry, kind, key))) is not None:
-            return cached, "hit"
-        with exclusive(entry, self.wait_seconds) if ranks.is_first() else nullcontext():
-            if (cached := ranks.on_first(lambda: _read(entry, kind, key))) is not None:
-                return cached, "hit"
-            value = make()
-            return value, ranks.on_first(lambda: "miss" if _keep(entry, kind, key, value) else "off")
+        with ExitStack() as lock:
+            look_up = partial(_wait_for, entry, kind, key, self.wait_seconds, lock)
+            value, kept = found_or_made(look_up, make, partial(_keep, entry, kind, key))
+        return value, {None: "hit", True: "miss", False: "off"}[kept]
+
+
+def found_or_made(look_up: Callable[[], T | None], make: Callable[[], T], keep: Callable[[T], R]) -> tuple[T, R | None]:
+    """Return what the first process finds, and None; else what all of them make, and what the first one's `keep` says.
+
+    The others have both from the first one, or from their own work, so that a folder that is shared late is no matter.
+    """
+    if (found := ranks.on_first(look_up)) is not None:
+        return found, None
+    value = make()
+    return value, ranks.on_first(partial(keep, value))
 
 
 def digest(key: Any) -> str:
@@ -91,6 +101,14 @@ def _read(entry: Path, kind: Kind[T], key: Key) -> T | None:
     except Exception as error:  # a damaged file can make its reader raise anything
         log.warning("cache: %s is not used and made again (%s)", entry, " ".join(str(error).split()))
         return None
+
+
+def _wait_for(entry: Path, kind: Kind[T], key: Key, wait_seconds: float, lock: ExitStack) -> T | None:
+    """Return the value of an entry; or None, and `lock` has the entry's, once no other run makes it."""
+    if (found := _read(entry, kind, key)) is not None:
+        return found
+    lock.enter_context(exclusive(entry, wait_seconds))
+    return _read(entry, kind, key)
 
 
 def _keep(entry: Path, kind: Kind[T], key: Key, value: T) -> bool:

@@ -16,6 +16,7 @@ from flap.storage import ranks
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+R = TypeVar("R")
 LONG = 10.0  # seconds: of a step that takes longer a log says how long, as its bar does in a terminal
 
 
@@ -69,3 +70,11 @@ def progress(items: Iterable[T], stage: str, count_tokens: Callable[[T], int] = 
             log.info("%s: about %s to go", stage, timedelta(seconds=round(left)))
         for listener in _listeners:
             listener(Step(stage, done, total, tokens, seconds))
+
+
+def shared(
+    items: Iterable[T], stage: str, work: Callable[[T], R], count_tokens: Callable[[T], int] = lambda item: 0
+) -> list[R]:
+    """Return what `work` makes of each item, in their order; the processes of a run share the items."""
+    own = progress(ranks.own_share(items), stage, count_tokens)
+    return ranks.gather_in_order([work(item) for item in own])

@@ -9,8 +9,9 @@ import os
 import platform
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -82,11 +83,6 @@ def rank() -> int:
 def size() -> int:
     """Return the number of processes."""
     return 1 if _alone else _size
-
-
-def on_this_machine() -> int:
-    """Return how many of the processes are on this machine."""
-    return 1 if size() == 1 else int(os.environ.get("LOCAL_WORLD_SIZE", _size))
 
 
 def is_first() -> bool:
@@ -176,6 +172,14 @@ def on_first(make: Callable[[], T]) -> T:
     if sent[1] is not None:
         raise AgreedError(sent[1]) from failed
     return cast(T, sent[0])
+
+
+@contextmanager
+def held_by_first(context: AbstractContextManager[T]) -> Iterator[T]:
+    """Let the first process hold a context until all are at the end of the block; yield what it gives to all."""
+    with ExitStack() as stack:
+        yield on_first(partial(stack.enter_context, context))
+        barrier()
 
 
 def agreed(make: Callable[[], T]) -> T:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flap.config.messages import one_line
-from flap.storage import ranks
 from flap.storage.atomic_files import write_text
 from flap.storage.json_files import read_json
 from flap.storage.locks import file_lock
+from flap.storage.ranks import LostError
 
 State = Literal["running", "finished", "failed"]
 STATUS = "status.json"
@@ -37,7 +37,7 @@ def run_folder(folder: Path) -> Iterator[None]:
             )
         try:
             yield
-        except ranks.LostError:
+        except LostError:
             raise  # the one that has failed has noted why
         except Exception as error:
             note_failure(folder, reason(error))

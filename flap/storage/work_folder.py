@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Generic, TypeVar
@@ -36,7 +37,7 @@ class WorkFolder:
     def clear(self) -> None:
         """Delete what the folder holds, before any process goes on: one may write there at once."""
         if (path := self.path) is not None:
-            ranks.on_first(lambda: shutil.rmtree(path, ignore_errors=True))
+            ranks.on_first(partial(shutil.rmtree, path, ignore_errors=True))
 
 
 NOT_KEPT = WorkFolder()

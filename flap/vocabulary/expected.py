@@ -11,10 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from flap.data import Pool, Text
+from flap.evaluation.base import over_batches
 from flap.evaluation.perplexity import chunk_size
 from flap.models import PlacedModel
-from flap.storage import ranks
-from flap.storage.progress import progress
 
 TOKENS = 16384  # that the model reads; more change which tokens stay by little
 LENGTH = 256  # of a window
@@ -41,11 +40,13 @@ def expected(model: PlacedModel, windows: Sequence[Tensor], weights: Sequence[fl
         for weight, cut_NT in zip(weights, cut, strict=True)
         for batch_NT in cut_NT.split(BATCH)
     ]
-    own, chunk = ranks.own_share(batches), chunk_size(model.adapter.vocab_size)
-    states, sums = model.hidden_states([batch_NT for _, batch_NT in own]), []
-    for weight, _ in progress(own, "expected tokens", lambda one: one[1].numel()):
-        hidden_PD = next(states).flatten(0, 1)
-        parts = (model.adapter.logits(part_PD).float().softmax(-1).sum(dim=0) for part_PD in hidden_PD.split(chunk))
-        sums.append(weight * torch.stack(list(parts)).double().sum(dim=0).cpu())
-    total_V = torch.stack(ranks.gather_in_order(sums)).sum(dim=0)
+    chunk = chunk_size(model.adapter.vocab_size)
+
+    def summed(batch_NT: Tensor, hidden_NTD: Tensor) -> Tensor:
+        parts = hidden_NTD.flatten(0, 1).split(chunk)
+        probabilities = [model.adapter.logits(part_PD).float().softmax(-1).sum(dim=0) for part_PD in parts]
+        return torch.stack(probabilities).double().sum(dim=0).cpu()
+
+    sums = over_batches(model, [batch_NT for _, batch_NT in batches], "expected tokens", summed)
+    total_V = torch.stack([weight * sum_V for (weight, _), sum_V in zip(batches, sums, strict=True)]).sum(dim=0)
     return total_V / total_V.sum()

@@ -104,7 +104,7 @@ class BPE(Tokens):
         return sorted(self.ids.keys() & vocabulary.keys(), key=vocabulary.__getitem__)
 
     @cached_property
-    def ranks(self) -> dict[tuple[str, str], int]:
+    def merge_order(self) -> dict[tuple[str, str], int]:
         """The rank of each merge; the lowest one goes first."""
         merges = (one.split(" ") if isinstance(one, str) else one for one in self.spec["model"]["merges"])
         return {(left, right): rank for rank, (left, right) in reversed(list(enumerate(merges)))}
@@ -113,7 +113,7 @@ class BPE(Tokens):
         """Return a token and all that merges make on the way to it; alone if they do not make it (`ignore_merges`)."""
         parts, made = list(token), set(token)
         while len(parts) > 1:
-            rank, i = min((self.ranks.get(pair, math.inf), i) for i, pair in enumerate(pairwise(parts)))
+            rank, i = min((self.merge_order.get(pair, math.inf), i) for i, pair in enumerate(pairwise(parts)))
             if rank == math.inf:
                 return {token}
             parts[i : i + 2] = [parts[i] + parts[i + 1]]
@@ -122,8 +122,8 @@ class BPE(Tokens):
 
     def model_of(self, ids: Mapping[str, int]) -> dict[str, Any]:
         """Return the vocabulary, and the merges of which all three tokens stay, in their old order."""
-        merges = [[left, right] for left, right in self.ranks if {left, right, left + right} <= ids.keys()]
-        merges.sort(key=lambda pair: self.ranks[pair[0], pair[1]])
+        merges = [[left, right] for left, right in self.merge_order if {left, right, left + right} <= ids.keys()]
+        merges.sort(key=lambda pair: self.merge_order[pair[0], pair[1]])
         return {**self.spec["model"], "vocab": dict(ids), "merges": merges}
 
 

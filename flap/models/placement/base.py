@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from flap.models.devices import ROOM_TO_RUN, free_bytes
 from flap.models.families import adapt
 from flap.models.source import CheckpointSource
-from flap.storage import NOT_KEPT, WorkFolder
+from flap.storage import NOT_KEPT, WorkFolder, ranks
 from flap.storage.progress import progress
 
 
@@ -92,7 +92,11 @@ class PlacedModel(ABC):
         """Restore the first `layers_done` layers as an interrupted run has changed them; discard changes of others."""
 
     def fits_in_memory(self, beside_bytes: int = 0) -> bool:
-        """Return whether the whole model can be in memory, together with another one of `beside_bytes`."""
+        """Return whether each process has room for the whole model, together with another one of `beside_bytes`."""
+        return all(ranks.gather(self.has_room(beside_bytes)))
+
+    def has_room(self, beside_bytes: int) -> bool:
+        """Return whether this process has that room."""
         return ROOM_TO_RUN * beside_bytes <= free_bytes(self.device)
 
     def in_memory(self) -> "PlacedModel":

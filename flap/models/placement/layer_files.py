@@ -3,7 +3,7 @@
 import os
 from collections import defaultdict
 from contextlib import ExitStack
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +62,15 @@ class LayerFiles:
     def write(self, index: int | None) -> None:
         """Write the layer as it is now, with the names that it has in the model; one process does it for all."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        if ranks.is_first():
-            tied: dict[str, str] = getattr(self.model, "all_tied_weights_keys", {})
-            own = {name: tensor for name, tensor in self.state(index).items() if name not in tied}
-            tensors = {name: tensor.contiguous() for name, tensor in own.items()}
-            with atomic_file(self._path(index)) as scratch:
-                save_file(tensors, scratch, metadata={"format": "pt"})
-        ranks.barrier()
+        ranks.on_first(partial(self._write, index))
         self._changed.add(index)
+
+    def _write(self, index: int | None) -> None:
+        tied: dict[str, str] = getattr(self.model, "all_tied_weights_keys", {})
+        own = {name: tensor for name, tensor in self.state(index).items() if name not in tied}
+        with atomic_file(self._path(index)) as scratch:
+            tensors = {name: tensor.contiguous() for name, tensor in own.items()}
+            save_file(tensors, scratch, metadata={"format": "pt"})
 
     def link(self, index: int, target: Path) -> bool:
         """Let `target` be the file of a changed layer as well, which takes no room; return whether that was possible.

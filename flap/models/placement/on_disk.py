@@ -157,7 +157,7 @@ class OnDisk(PlacedModel):
     def saved_in(self, directory: Path) -> PlacedModel:
         return open_checkpoint(directory, self.device, self.work)
 
-    def fits_in_memory(self, beside_bytes: int = 0) -> bool:
+    def has_room(self, beside_bytes: int) -> bool:
         return ROOM_TO_RUN * (self.num_bytes + beside_bytes) <= free_bytes(self.device)
 
     def in_memory(self) -> PlacedModel:

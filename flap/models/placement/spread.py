@@ -63,7 +63,7 @@ class Spread(PlacedModel):
         state = {name: tensor for name, tensor in self.model.state_dict().items() if name not in tied}
         self.model.save_pretrained(directory, state_dict=state)
 
-    def fits_in_memory(self, beside_bytes: int = 0) -> bool:
+    def has_room(self, beside_bytes: int) -> bool:
         """Return True: accelerate finds a place for any other model."""
         return True
 
