@@ -31,7 +31,8 @@ class Results:
 
     def measured(self, key: Key, make: Callable[[], Measurement]) -> Measurement:
         """Return the stored measurement of a key; if there is none, store and return that of `make`."""
-        return found_or_made(partial(self._find, key), make, partial(self._store, key))[0]
+        measured: Measurement = found_or_made(partial(self._find, key), make, partial(self._store, key))[0]
+        return measured
 
     def _find(self, key: Key) -> Measurement | None:
         stored = self.stored().get(digest(key))

@@ -19,7 +19,8 @@ def test_low_rank_updates_take_a_hybrid_without_experts() -> None:
     LORA.check(adapt(random_model(NemotronHConfig(**GQA | options))))
 
 
-def test_batches_are_shared_out_among_processes() -> None:
+def test_batches_are_shared_out_among_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranks, "size", lambda: 3)
     with pytest.raises(ValueError, match=r"recover.batch_size=8: expected a multiple of 3, the number of processes"):
         FULL.check(adapt(tiny_model("llama-gqa")))
 
