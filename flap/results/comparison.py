@@ -9,8 +9,8 @@ from pandas import DataFrame
 from rich.console import Console
 from rich.markup import escape
 
-from flap.results.comparability import notes
-from flap.results.configs import with_classes
+from flap.results.comparability import notices
+from flap.results.configs import CHOICES
 from flap.results.number_texts import change, in_order, is_efficiency, relative, with_error
 from flap.results.run_folder import RunRecord, read_run
 from flap.results.tables import Columns, Entry, Table
@@ -45,8 +45,8 @@ def show(folders: Sequence[Path]) -> None:
         console.width = 1000  # a file or a pipe has no width: nothing is folded
     for letter, folder in zip(runs, folders, strict=True):
         console.print(f"[bold]{letter}[/bold]  {escape(str(folder))}")
-    for note in notes(runs):
-        console.print(f"[bold]{escape(note)}[/bold]")
+    for notice in notices([*runs.values()]):
+        console.print(f"[bold]{escape(notice)}[/bold]")
     for table in (config_table(runs), numbers_table(runs)):
         console.print(f"\n[bold]{table.title}[/bold]", table.console() if table.rows else "No difference.", sep="\n")
     console.print(NOTE, soft_wrap=not console.is_terminal)
@@ -54,7 +54,8 @@ def show(folders: Sequence[Path]) -> None:
 
 def config_table(runs: Runs) -> Table:
     """Return the table of the config keys that differ."""
-    configs = DataFrame([with_classes(run.report["config"]) for run in runs.values()], dtype=object).fillna("").T
+    chosen = [{name: str(getattr(run, name)) for name in CHOICES} | run.config for run in runs.values()]
+    configs = DataFrame(chosen, dtype=object).fillna("").T
     differ = configs[configs.nunique(axis=1) > 1]
     return Table.of(["", *runs], differ.itertuples(name=None), title="Config")
 

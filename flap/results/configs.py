@@ -31,13 +31,6 @@ def flatten(config: Mapping[str, Any], choices: Mapping[str, Any]) -> dict[str, 
     return {key: text for key, text in texts.items() if key not in SAID and not is_bookkeeping(key)}
 
 
-def with_classes(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the values of a config as text, with its classes by name: {"metric": "WIFV"}; without names of the run."""
-    texts = {key: text for key, text in _texts(config).items() if key not in NAMES and not is_bookkeeping(key)}
-    classes = {key: text.rpartition(".")[2] for key, text in texts.items() if key.endswith("._target_")}
-    return {key.removesuffix("._target_"): classes.get(key, text) for key, text in texts.items()}
-
-
 def varying(configs: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
     """Return the keys with more than one value among the configs, and their values, sorted.
 

@@ -46,7 +46,7 @@ def study_page(study: Study, plots: Sequence[Plot]) -> str:
         counts=Counter(run.state for run in study.runs),
         facts=dict(_facts(study)),
         warnings=Counter(warning for run in study.finished for warning in run.report["warnings"]),
-        notices=list(notices(study)),
+        notices=list(notices(study.finished)),
         filters={name: study.values(name) for name in FILTERS if len(study.values(name)) > 1},
         keys=keys,
         fields=partial(_fields, [*FILTERS, *keys]),

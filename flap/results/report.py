@@ -3,7 +3,6 @@
 import json
 import platform
 import resource
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -144,29 +143,20 @@ class Report:
 
 
 def read_report(path: Path) -> dict[str, Any]:
-    """Return the content of report.json; null among what was measured becomes infinity. Raises: as `read_checked`."""
-    plain = read_checked(path, SCHEMA, _lacking)
-    plain |= {part: infinite(plain[part]) for part in MEASURED if part in plain}
-    for part in ("corrections", "search_nats"):  # written by earlier versions
-        plain.pop(part, None)
-    return plain
-
-
-def read_checked(path: Path, schema: int, lacking: Callable[[dict[str, Any]], list[str]]) -> dict[str, Any]:
-    """Return the content of a JSON file with this schema. lacking: returns the parts that a content has not.
+    """Return the content of report.json; null among what was measured becomes infinity.
 
     Raises:
         ValueError: the file is missing or damaged, has another schema, or lacks a part: says which file, and why.
     """
     try:
-        content = dict(json.loads(path.read_text()))
+        plain = dict(json.loads(path.read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise ValueError(f"{path.name}: cannot be read ({type(error).__name__})") from error
-    if content.get("schema") != schema:
-        raise ValueError(f"{path.name}: schema {content.get('schema')}, this version reads {schema}")
-    if parts := lacking(content):
+    if plain.get("schema") != SCHEMA:
+        raise ValueError(f"{path.name}: schema {plain.get('schema')}, this version reads {SCHEMA}")
+    if parts := _lacking(plain):
         raise ValueError(f"{path.name}: has no valid {', '.join(parts)}")
-    return content
+    return plain | {part: infinite(plain[part]) for part in MEASURED if part in plain}
 
 
 def _lacking(plain: dict[str, Any]) -> list[str]:

@@ -14,8 +14,8 @@ from flap.evaluation.errors import Difference, paired, with_averages
 from flap.evaluation.result_files import RESULTS, Kept, Results
 from flap.results.configs import CHOICES, NAMES, flatten, is_bookkeeping
 from flap.results.number_texts import domain_of
-from flap.results.report import read_checked, read_report
-from flap.storage.status import STATUS, STATUS_SCHEMA
+from flap.results.report import read_report
+from flap.storage.status import STATUS, read_status
 
 FILES = ("report.md", "report.json", "layers.png", "flap.log")
 UNFINISHED = "no report: still running, or killed"
@@ -126,20 +126,18 @@ def read_run(folder: Path) -> RunRecord:
 
 def _read_result(folder: Path) -> tuple[str, str, dict[str, Any]]:
     """Return the state of a run, why it has no result, and its report."""
-
-    def lacking(content: dict[str, Any]) -> list[str]:
-        return [key for key in ("state", "error") if key not in content]
-
-    try:
-        path, unwritten = folder / STATUS, {"state": "finished"}  # by a run that was started from Python
-        status = read_checked(path, STATUS_SCHEMA, lacking) if path.exists() else unwritten
-        if status["state"] == "finished":
+    written = (folder / STATUS).exists()  # not by a run that was started from Python
+    status = read_status(folder) if written else {"state": "finished"}
+    if status.get("state") == "finished":
+        try:
             return "finished", "", read_report(folder / "report.json")
-    except ValueError as error:
-        return "damaged", str(error), {}
-    if status["state"] == "failed":
-        return "failed", status["error"] or "", {}
-    return "unfinished", UNFINISHED, {}
+        except ValueError as error:
+            return "damaged", str(error), {}
+    if status.get("state") == "failed":
+        return "failed", status.get("error") or "", {}
+    return (
+        ("unfinished", UNFINISHED, {}) if status.get("state") == "running" else ("damaged", f"{STATUS}: no state", {})
+    )
 
 
 def _read_yaml(path: Path) -> Any:

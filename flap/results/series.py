@@ -21,8 +21,6 @@ STYLE = {
     "svg.fonttype": "none", "svg.hashsalt": "flap",
     "text.parse_math": False,  # a dollar sign in a name begins no formula
 }  # fmt: skip
-# of metrics, in every study; a method has the colour of its metric (flap WIFV, flap_plus OBS, wanda_sp wanda)
-OWN = dict(zip(("WIFV", "OBS", "IFV", "wanda", "WIFN", "magnitude", "random"), COLOURS, strict=True))
 
 
 @dataclass(frozen=True)
@@ -70,20 +68,10 @@ def styles(series: list[Series]) -> list[dict[str, Any]]:
 
 
 def palette(series: list[Series]) -> tuple[dict[str, str], dict[str, tuple[str, str]]]:
-    """Return the colour of each label, and (marker, line) of each structure.
-
-    A metric has its own colour in every study. Where several lines are of one metric, the first has its colour (custom
-    methods come last), and the others have colours of metrics that the study does not have.
-    """
-    firsts = {line.label: line.rows.iloc[0] for line in series}
-    labels = sorted(firsts, key=lambda label: (firsts[label].method == "custom", label))
-    own = {firsts[label].metric: label for label in reversed(labels) if firsts[label].metric in OWN}
-    colours = {label: OWN[metric] for metric, label in own.items()}
-    free = [colour for colour in COLOURS if colour not in colours.values()] or COLOURS
-    others = [label for label in labels if label not in colours]
-    colours |= {label: free[i % len(free)] for i, label in enumerate(others)}
-    structures = sorted({line.structure for line in series})
-    return dict(sorted(colours.items())), {name: LINES[i % len(LINES)] for i, name in enumerate(structures)}
+    """Return the colour of each label, and (marker, line) of each structure."""
+    labels, structures = (sorted({getattr(line, name) for line in series}) for name in ("label", "structure"))
+    colours = {label: COLOURS[i % len(COLOURS)] for i, label in enumerate(labels)}
+    return colours, {name: LINES[i % len(LINES)] for i, name in enumerate(structures)}
 
 
 def as_svg(figure: Figure) -> bytes:

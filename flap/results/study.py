@@ -26,7 +26,6 @@ class Study:
     folder: Path  # where its files are written
     commands: tuple[str, ...]  # that started the sweeps, of those with a multirun.yaml
     runs: tuple[RunRecord, ...]
-    planned: int = 0  # how many runs the sweeps have once all have begun; 0: unknown
 
     @cached_property
     def frame(self) -> DataFrame:

@@ -3,13 +3,11 @@
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
-from math import inf, prod
+from math import inf
 from os.path import relpath
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -19,7 +17,6 @@ from flap.results.study import Study
 from flap.storage.status import STATUS
 
 RECORD = "multirun.yaml"
-GRID = "BasicSweeper"  # Hydra's own sweeper, whose cells are the product of all choices
 
 
 def read_study(*sweeps: Path, into: Path | None = None) -> Study:
@@ -37,9 +34,7 @@ def read_study(*sweeps: Path, into: Path | None = None) -> Study:
         for folder, name in zip(folders, names, strict=True)
         for run in _read_sweep(folder)
     ]
-    commands, planned = zip(*map(read_sweep, folders), strict=True)
-    planned_runs = sum(planned) if all(planned) else 0
-    study = Study(into, tuple(filter(None, commands)), tuple(_with_options(runs)), planned_runs)
+    study = Study(into, tuple(filter(None, map(command_of, folders))), tuple(_with_options(runs)))
     number = next(iter(study.measured), "")
     return replace(study, runs=tuple(sorted(study.runs, key=lambda run: _rank(run, number))))
 
@@ -100,28 +95,12 @@ def _rank(run: RunRecord, number: str) -> tuple[Any, ...]:
     return run.state != "finished", inf if run.ratio is None else run.ratio, quality, run.folder
 
 
-def read_sweep(folder: Path) -> tuple[str, int]:
-    """Return the command line, empty if there is no record, and the number of planned cells, 0 if it is unknown."""
-    path = folder / RECORD
+def command_of(sweep: Path) -> str:
+    """Return the command line of a sweep; empty if there is no record of it, or a damaged one."""
     try:
-        record: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-        hydra = record["hydra"]
-        task, own = hydra["overrides"]["task"], hydra["overrides"]["hydra"]
-        own = [word for word in own if word != "hydra.mode=MULTIRUN"]
-        command = shlex.join(["python", "-m", "flap", "-m", *task, *own])
-    except (OSError, ValueError, LookupError, TypeError, YAMLError, OmegaConfBaseException):  # missing or damaged
-        return "", 0
-    return command, _planned(hydra.get("sweeper") or {}, task)
-
-
-def _planned(sweeper: dict[str, Any], task: list[str]) -> int:
-    """Return the product of the numbers of values of all overrides: those of the sweeper, then of the command line."""
-    if not str(sweeper.get("_target_")).endswith(GRID):
-        return 0
-    params = [f"{key}={value}" for key, value in (sweeper.get("params") or {}).items()]
-    try:
-        overrides = OverridesParser.create().parse_overrides([*params, *task])
-        chosen = {override.key_or_group: override for override in overrides}.values()
-        return prod(len([*one.sweep_iterator()]) for one in chosen if one.is_sweep_override())
-    except HydraException:  # as glob(*), whose choices only the sweep itself knows
-        return 0
+        record: Any = OmegaConf.to_container(OmegaConf.load(sweep / RECORD), resolve=False)
+        given = record["hydra"]["overrides"]
+        own = [word for word in given["hydra"] if word != "hydra.mode=MULTIRUN"]
+        return shlex.join(["python", "-m", "flap", "-m", *given["task"], *own])
+    except (OSError, ValueError, LookupError, TypeError, YAMLError, OmegaConfBaseException):
+        return ""

@@ -9,8 +9,7 @@ import pytest
 
 from flap.results.comparability import notices
 from flap.results.configs import varying
-from flap.results.plots import draw
-from flap.results.series import palette, series_of
+from flap.results.series import series_of
 from flap.results.study_files import write_study
 from flap.results.sweep_folders import read_study
 from flap.study import main
@@ -61,7 +60,7 @@ def test_seeds_of_two_sweeps_are_one_curve(sweeps: tuple[Path, Path]) -> None:
     [line] = series_of(study)
     assert line.at_each_ratio(f"pruned/{PERPLEXITY}").T.to_dict("list") == {0.2: [30.0, 30.5, 31.0]}  # min, mean, max
     assert [cell.sweep for cell in study.runs] == ["first", "second"]
-    assert list(notices(study)) == []
+    assert list(notices(study.finished)) == []
 
 
 def test_the_page_can_be_put_elsewhere(sweeps: tuple[Path, Path], tmp_path: Path) -> None:
@@ -133,7 +132,7 @@ def test_runs_of_different_models_and_versions_are_told(sweeps: tuple[Path, Path
     config["eval"] = {"perplexity": report["config"]["eval"]["perplexity"] | {"max_tokens": 64}}
     change(cell, config=config, versions=report["versions"] | {"torch": "9.9"})
     torch = report["versions"]["torch"]
-    assert list(notices(read_study(*sweeps))) == [
+    assert list(notices(read_study(*sweeps).finished)) == [
         "Runs of different models: other, tiny. Their perplexities can be compared only where the models have the same "
         "tokenizer.",
         f"Runs of different versions, from which differences may come: torch {torch} and 9.9.",
@@ -154,23 +153,3 @@ def test_one_folder_that_cannot_be_read_is_one_line_and_nothing_is_written(
     (line,) = capsys.readouterr().err.splitlines()
     assert stopped.value.code == 1 and line.startswith(f"error: {folder}: no cell in it; ")
     assert contents(sweeps[0].parent) == before
-
-
-def colours(folder: Path) -> dict[str, str]:
-    return palette(series_of(read_study(folder)))[0]
-
-
-def test_a_method_has_one_colour_in_every_study_and_its_name_in_the_legend(tmp_path: Path, report: Report) -> None:
-    methods = {"flap": "WIFV", "flap_plus": "OBS", "custom": "WIFV"}
-    for name, chosen in (("all", ["custom", "flap", "flap_plus"]), ("one", ["flap"]), ("other", ["flap_plus"])):
-        (tmp_path / name).mkdir()
-        for method in chosen:
-            cell = add_cell(
-                tmp_path / name, altered(report, 0.2, {}, {PERPLEXITY: 30.0}), methods[method], "AL-AM", 0.2
-            )
-            change(cell, config=json.loads((cell / "report.json").read_text())["config"] | {"method": method})
-    every = colours(tmp_path / "all")
-    assert list(every) == ["custom WIFV", "flap WIFV", "flap_plus OBS"] and len({*every.values()}) == 3
-    assert colours(tmp_path / "one") == {"WIFV": every["flap WIFV"]}
-    assert colours(tmp_path / "other") == {"OBS": every["flap_plus OBS"]}
-    assert ">flap_plus OBS<" in draw(read_study(tmp_path / "all"))[0].svg.decode()

@@ -173,28 +173,13 @@ def test_the_failed_cell_shows_its_whole_error_and_its_log(page: Page) -> None:
     row = page.locator("#cells tr.failed")
     assert CRASH in row.locator(".error").inner_text()
     assert page.title() != "owned"
-    background = "element => getComputedStyle(element).backgroundColor"
-    finished = page.locator("#cells tr.finished").first
-    assert row.evaluate(background) != finished.evaluate(background)
     row.locator(".error a").click()
     assert page.inner_text("body").strip() == "what happened"
 
 
-def test_the_best_of_each_ratio_are_marked(page: Page) -> None:
-    best = page.locator("#cells tr:has(td.best)")
-    # the lowest perplexity is cell 0 … 3 with the highest average, the highest accuracy of piqa cell 20 … 23
-    assert best.locator("> th").all_inner_texts() == ["0", "20", "1", "21", "2", "22", "3", "23"]
-    assert page.locator("#cells td.best").count() == 3 * 4
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_narrow_window_scrolls_the_table_and_not_the_page(page: Page, scheme: str) -> None:
-    page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+def test_a_narrow_window_scrolls_the_table_and_not_the_page(page: Page) -> None:
     page.set_viewport_size({"width": 400, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") == 400
-    light, dark = "rgb(255, 255, 255)", "rgb(18, 22, 27)"
-    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert paper == (light if scheme == "light" else dark)
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), pytest.param(390, "dark", marks=pytest.mark.long)])
