@@ -4,10 +4,10 @@ Importing it is fast, so that `--cfg job` and `--help` answer at once: it does n
 the network, the environment or the disk. Every error names the field, its value and what is allowed.
 """
 
-from flap.config.compose import build, composing, typed
+from flap.config.compose import build, typed
 from flap.config.help import help_text
 from flap.config.messages import explain, gigabytes, one_line, require
-from flap.config.methods import name_method
+from flap.config.methods import composing, name_method
 from flap.config.schema import (
     GGUF_TYPES,
     FlapConfig,

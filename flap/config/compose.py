@@ -1,40 +1,17 @@
 """Turn Hydra's composed config into checked dataclasses, and a group's choice into the object that it names."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from operator import attrgetter
 from typing import Any
 
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from flap.config.messages import explain, require
+from flap.config.messages import require
 from flap.config.methods import name_method
-from flap.config.schema import CHOICES, FlapConfig, TargetConfig, config_dir, model_name, targets
-
-
-@contextmanager
-def composing() -> Iterator[None]:
-    """Let Hydra's `compose` find conf/ inside the block, also in a Hydra application.
-
-    Raises:
-        ValueError: what is composed is not valid, in one line.
-    """
-    outer = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(config_dir(), version_base="1.3"):
-            yield
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(explain(error)) from error
-    finally:
-        GlobalHydra.instance().hydra = outer
+from flap.config.schema import CHOICES, FlapConfig, TargetConfig, model_name, targets
 
 
 def build(group: str, node: Any) -> Any:

@@ -1,12 +1,19 @@
-"""Check whether the choices of a run are those of the method that it names."""
+"""Compose configs outside of a command line; the choices of a run beside those of the method that it names."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
-from pathlib import Path
 from typing import Any
 
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from flap.config.help import names_in
+from flap.config.messages import explain
 from flap.config.schema import FlapConfig, config_dir
 
 GROUPS = ("metric", "structure", "compensation")
@@ -19,37 +26,38 @@ CUSTOM = "custom"
 
 def name_method(config: FlapConfig) -> str:
     """Return the method's name if the run has its preset's choices, else "custom"; a name without a preset is kept."""
-    if not (Path(config_dir()) / "method" / f"{config.method}.yaml").is_file():
+    if config.method not in names_in("method"):
         return config.method
     preset = _preset(config.method)
     same = all(_essence(getattr(config, group)) == _essence(preset[group]) for group in GROUPS)
-    return config.method if same and config.calibration.propagate == preset["propagate"] else CUSTOM
+    return config.method if same and config.calibration.propagate == preset["calibration"]["propagate"] else CUSTOM
 
 
 @cache
 def _preset(method: str) -> dict[str, Any]:
-    """Return the choices of a method: its YAML file's, and those of config.yaml that it does not override."""
-    conf = Path(config_dir())
-    plain = OmegaConf.to_container(OmegaConf.load(conf / "method" / f"{method}.yaml"), resolve=False)
+    """Return the config of a method alone; interpolations stay as they are written."""
+    with composing():
+        plain = OmegaConf.to_container(compose("config", [f"method={method}"]), resolve=False)
     assert isinstance(plain, dict)
-    names = _defaults(conf / "config.yaml", "") | _defaults(conf / "method" / f"{method}.yaml", "override /")
-    choices = {group: _choice(conf / group, names[group]) for group in GROUPS}
-    return choices | {"propagate": plain.get("calibration", {}).get("propagate", "dense")}
+    return {str(key): value for key, value in plain.items()}
 
 
-def _choice(folder: Path, name: str) -> dict[str, Any]:
-    """Return what a group's choice says, with what all of the group share."""
-    files = [path for path in (folder / "_base.yaml", folder / f"{name}.yaml") if path.is_file()]
-    plain = OmegaConf.to_container(OmegaConf.unsafe_merge(*map(OmegaConf.load, files)), resolve=False)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items() if key != "defaults"}
+@contextmanager
+def composing() -> Iterator[None]:
+    """Let Hydra's `compose` find conf/ inside the block, also in a Hydra application.
 
-
-def _defaults(path: Path, prefix: str) -> dict[str, str]:
-    """Return the option of each group in a YAML file's defaults list."""
-    defaults = OmegaConf.select(OmegaConf.load(path), "defaults") or []
-    entries = [entry for entry in defaults if not isinstance(entry, str)]
-    return {str(key).removeprefix(prefix): str(value) for entry in entries for key, value in entry.items()}
+    Raises:
+        ValueError: what is composed is not valid, in one line.
+    """
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(config_dir(), version_base="1.3"):
+            yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(explain(error)) from error
+    finally:
+        GlobalHydra.instance().hydra = outer
 
 
 def _essence(choice: Any) -> tuple[str, dict[str, Any]]:
