@@ -36,12 +36,10 @@ def needed(extra: str = "") -> list[Requirement]:
     return [one for one in requirements if one.marker is None or one.marker.evaluate({"extra": extra})]
 
 
-def unmet(requirements: Iterable[Requirement]) -> list[str]:
+def unmet(needs: Iterable[Requirement]) -> list[str]:
     """Return the requirements that are not met, as words of a shell: "'torch<3,>=2.6'"."""
-    known = {one.name.lower().replace("_", "-"): one.version for one in distributions()}
-    wrong = (
-        one for one in requirements if not one.specifier.contains(known.get(one.name.lower(), ""), prereleases=True)
-    )
+    installed = {one.name.lower().replace("_", "-"): one.version for one in distributions()}
+    wrong = (one for one in needs if not one.specifier.contains(installed.get(one.name.lower(), ""), prereleases=True))
     return [f"'{one.name}{one.specifier}'" for one in wrong]
 
 
@@ -50,11 +48,11 @@ def devices() -> str:
     import torch  # here: it takes seconds
 
     names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    found = [f"cuda:{i} {name}, {decimal(torch.cuda.mem_get_info(i)[0])} free" for i, name in enumerate(names)]
+    devices = [f"cuda:{i} {name}, {decimal(torch.cuda.mem_get_info(i)[0])} free" for i, name in enumerate(names)]
     memory = psutil.virtual_memory()
-    found += ["mps"] * torch.backends.mps.is_available()
+    devices += ["mps"] * torch.backends.mps.is_available()
     return "; ".join(
-        [*found, f"cpu: {os.cpu_count()} cores, {decimal(memory.available)} of {decimal(memory.total)} free"]
+        [*devices, f"cpu: {os.cpu_count()} cores, {decimal(memory.available)} of {decimal(memory.total)} free"]
     )
 
 

@@ -72,12 +72,12 @@ def _refuse_unknown(config: DictConfig, schema: type, prefix: str) -> None:
 
 
 def _check_amount(ratio: float | None, target: TargetConfig) -> None:
-    asked = targets(target)
-    for name, value in asked.items():
+    chosen = targets(target)
+    for name, value in chosen.items():
         require(0 < value < math.inf, f"target.{name}", value, "a number > 0")
         one_of_both = f"ratio=null (it is {ratio}): a run takes a ratio or targets, not both"
         require(ratio is None, f"target.{name}", f"{value:.12g}", one_of_both)
-    if not asked:
+    if not chosen:
         require(ratio is not None and 0 <= ratio < 1, "ratio", ratio, "a number with 0 <= ratio < 1")
     require(target.context is None or target.context >= 1, "target.context", target.context, "a whole number >= 1")
 

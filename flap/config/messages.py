@@ -42,10 +42,10 @@ def explain(error: Exception) -> str:
         allowed = sorted(str(name) for name in cause.parent_node or ())
         similar = get_close_matches(key, allowed, n=1)
         hint = f"did you mean {similar[0]}? " if similar else ""
-        known = f"{cause.full_key}: unknown key; {hint}{section or 'the config'} has {', '.join(allowed) or 'no keys'}"
+        line = f"{cause.full_key}: unknown key; {hint}{section or 'the config'} has {', '.join(allowed) or 'no keys'}"
         if any(f"\n{key}:" in path.read_text() for path in (Path(config_dir()) / section).glob("*.yaml") if section):
-            known += f"; other choices of {section} have it: where it is swept, write '{cause.full_key}=choice(…)'"
-        return known
+            line += f"; other choices of {section} have it: where it is swept, write '{cause.full_key}=choice(…)'"
+        return line
     if isinstance(cause, OmegaConfBaseException):
         return f"{cause.full_key}: {cause.msg}".splitlines()[0]
     if "group override must be" in str(error):

@@ -8,7 +8,7 @@ from flap.storage import to_json
 
 CHOICES = ("model", "method", "metric", "structure", "ratio", "seed")  # other choices that differ are a run's `options`
 # what the fields of `RunRecord` say; the names of classes, for which the choices stand; the name of each run
-SAID = (*CHOICES, "model.name", "run_name")
+FIELDS = (*CHOICES, "model.name", "run_name")
 BOOKKEEPING = (  # keys that do not change the result
     "cache_dir", "use_cache", "cache_wait_seconds", "resume", "tracking", "dry_run", "checkpoint.overwrite",
     "timeout_minutes",
@@ -28,7 +28,7 @@ def flatten(config: Mapping[str, Any], choices: Mapping[str, Any]) -> dict[str, 
     """
     groups = {name: value for name, value in choices.items() if name in config and isinstance(value, str)}
     texts = {key: text for key, text in _texts(config).items() if not key.endswith("_target_")} | groups
-    return {key: text for key, text in texts.items() if key not in SAID and not is_bookkeeping(key)}
+    return {key: text for key, text in texts.items() if key not in FIELDS and not is_bookkeeping(key)}
 
 
 def varying(configs: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:

@@ -28,13 +28,13 @@ def finished_run(folder: Path, siblings: Iterable[Path], config: dict[str, Any])
         if read_state(run_dir) != "finished":
             continue
         report = Report.load(run_dir / "report.json")
-        asked = {name: options for name, options in report.config["eval"].items() if name in config["eval"]}
-        found = differences(report.config | {"eval": asked}, config)
-        if not found:
+        evaluators = {name: options for name, options in report.config["eval"].items() if name in config["eval"]}
+        different = differences(report.config | {"eval": evaluators}, config)
+        if not different:
             if report.checkpoint is None or checkpoint_of(run_dir, report):
                 return run_dir, report
             log.info("%s: its checkpoint is not there, or is that of another run", run_dir)
-        elif run_dir == folder and (others := changes_of_the_model(found)):
+        elif run_dir == folder and (others := changes_of_the_model(different)):
             raise ValueError(
                 f"{folder}: holds a finished run of another config ({'; '.join(others[:3])}); choose "
                 "another folder, or resume=false to replace it"

@@ -18,13 +18,15 @@ def draw_errors(study: Study) -> Figure:
 
     That of a target is the median of what its runs removed.
     """
-    series, measured = series_of(study), {run.asked for run in study.finished if run.layer_errors}
-    ratios = study.results.groupby("asked").ratio.median().filter([*measured]).dropna().sort_values()
+    series, measured = series_of(study), {run.requested for run in study.finished if run.layer_errors}
+    ratios = study.results.groupby("requested").ratio.median().filter([*measured]).dropna().sort_values()
     figure = Figure(figsize=(1.9 + 3.4 * len(ratios), 3.4), layout="constrained")
     panels = figure.subplots(1, len(ratios), squeeze=False, sharey=True)[0]
-    for axes, (asked, ratio) in zip(panels, ratios.items(), strict=True):
+    for axes, (requested, ratio) in zip(panels, ratios.items(), strict=True):
         for line, style in zip(series, styles(series), strict=True):
-            every = [run.layer_errors for run in study.of(line.rows[line.rows.asked == asked]) if run.layer_errors]
+            every = [
+                run.layer_errors for run in study.of(line.rows[line.rows.requested == requested]) if run.layer_errors
+            ]
             errors = DataFrame(every, dtype=float)  # nan, which is not drawn, where one is not finite
             axes.fill_between(errors.columns, errors.min(), errors.max(), color=style["color"], alpha=0.15, linewidth=0)
             axes.plot(errors.mean(skipna=False), **style | {"markersize": 3})

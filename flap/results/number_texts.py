@@ -35,8 +35,8 @@ def domain_of(name: str, domains: Mapping[str, str]) -> str:
     domains: the domain of each task, by its name: "boolq", or the text and what is measured, "c4/perplexity@128".
     """
     text = name.rpartition("/")[0]
-    found = (domain for task, domain in domains.items() if text in (task, task.rpartition("/")[0]))
-    return next(found, "") if text else ""
+    matching = (domain for task, domain in domains.items() if text in (task, task.rpartition("/")[0]))
+    return next(matching, "") if text else ""
 
 
 def in_order(names: Iterable[str], domains: Mapping[str, str]) -> list[str]:

@@ -50,16 +50,16 @@ def points(study: Study, series: list[Series], name: str, cost: CostAxis) -> lis
     numbers = ["ratio", cost.pruned, f"pruned/{name}"]
     results = _comparable(study)
     rows = [results.loc[line.rows.index] for line in series]
-    means = [one.groupby("asked")[numbers].mean().dropna().sort_values("ratio") for one in rows]
+    means = [one.groupby("requested")[numbers].mean().dropna().sort_values("ratio") for one in rows]
     pruned = [
         Point(x, y, f"{line.label} {line.structure} {ratio:g}", i)
         for i, line in enumerate(series)
         for ratio, x, y in means[i].itertuples(index=False)
     ]
     dense = study.dense.reindex(columns=["model", cost.dense, f"dense/{name}"])
-    alone = dense.model.nunique(dropna=False) == 1
-    known = dense[dense.notna().iloc[:, 1:].all(axis=1)].itertuples(index=False)
-    return pruned + [Point(x, y, "dense" if alone else f"dense {model}", None) for model, x, y in known]
+    single = dense.model.nunique(dropna=False) == 1
+    measured = dense[dense.notna().iloc[:, 1:].all(axis=1)].itertuples(index=False)
+    return pruned + [Point(x, y, "dense" if single else f"dense {model}", None) for model, x, y in measured]
 
 
 def _comparable(study: Study) -> DataFrame:
@@ -73,11 +73,11 @@ def _comparable(study: Study) -> DataFrame:
 def front(points: list[Point], cost_is_lower: bool, quality_is_lower: bool) -> list[Point]:
     """Return the points of the Pareto front, the cheapest first."""
     signs = 1 if cost_is_lower else -1, 1 if quality_is_lower else -1
-    found: list[Point] = []
+    best: list[Point] = []
     for point in sorted(points, key=lambda point: (signs[0] * point.cost, signs[1] * point.quality)):
-        if not found or signs[1] * point.quality < signs[1] * found[-1].quality:
-            found.append(point)
-    return found
+        if not best or signs[1] * point.quality < signs[1] * best[-1].quality:
+            best.append(point)
+    return best
 
 
 def fronts(study: Study, series: list[Series], names: list[str], cost: CostAxis) -> str:

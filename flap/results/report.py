@@ -167,8 +167,10 @@ def _lacking(plain: dict[str, Any]) -> list[str]:
     return lacking + [name for name, kind in OPTIONAL.items() if not isinstance(plain.get(name, kind()), kind)]
 
 
-def _noise(one: Measurement, other: Measurement, averages: dict[str, list[str]]) -> dict[str, dict[str, float]]:
+def _noise(before: Measurement, after: Measurement, averages: dict[str, list[str]]) -> dict[str, dict[str, float]]:
     """Return the standard errors and the p-values of the differences of two models, paired by document."""
-    found = differences(one.documents, other.documents, averages)
-    errors, p_values = ({name: getattr(one, kind) for name, one in found.items()} for kind in ("error", "p_value"))
+    changes = differences(before.documents, after.documents, averages)
+    errors, p_values = (
+        {name: getattr(change, kind) for name, change in changes.items()} for kind in ("error", "p_value")
+    )
     return {"difference_stderr": errors, "difference_p_value": p_values}

@@ -27,9 +27,9 @@ def measured(report: Report) -> Table:
 
     A model that was trained after compression has its numbers of before, too, and what training changed.
     """
-    found = report.evaluation
-    models = {which: found[which] for which in ("dense", "compressed", "pruned") if which in found}
-    columns: Columns = {which: partial(with_error, numbers) for which, numbers in models.items()}
+    numbers = report.evaluation
+    models = {which: numbers[which] for which in ("dense", "compressed", "pruned") if which in numbers}
+    columns: Columns = {which: partial(with_error, one_model) for which, one_model in models.items()}
     columns |= {f"pruned - {before}": partial(_change, report, before) for before in models if before != "pruned"}
     if report.domains:
         columns["domain"] = partial(domain_of, domains=report.domains)
@@ -69,9 +69,9 @@ def sizes(report: Report) -> list[tuple[str, str, str]]:
     for which, label in (("total", "parameters"), ("decoder", "decoder's Linear parameters")):
         before, after = (report.parameters[f"{which}_{when}"] for when in ("before", "after"))
         rows.append((label, f"{before:,}", f"{after:,} ({after / before:.1%})"))
-    if found := report.vocabulary:
-        share = f"({found['covered']:.2%} of the counted tokens)"
-        rows.append(("vocabulary", f"{found['before']:,}", f"{found['after']:,} {share}"))
+    if tokens := report.vocabulary:
+        share = f"({tokens['covered']:.2%} of the counted tokens)"
+        rows.append(("vocabulary", f"{tokens['before']:,}", f"{tokens['after']:,} {share}"))
     return rows
 
 

@@ -35,7 +35,7 @@ class RunRecord:
     metric: str | None = None
     structure: str | None = None
     ratio: float | None = None
-    asked: str = ""  # "0.2" or "target.bytes=2e8": runs of which as much was asked are compared
+    requested: str = ""  # "0.2" or "target.bytes=2e8": runs of equal ones are compared
     seed: int | None = None
     options: str = ""  # other overrides that differ between the runs of a study: "calibration.num_samples=32"
     report: dict[str, Any] = field(default_factory=dict)
@@ -78,7 +78,7 @@ class RunRecord:
         same = {name: parts for name, parts in averages.items() if one.report.get("averages", {}).get(name) == parts}
         wanted = {part for name in names for part in same.get(name, [name] if name not in averages else [])}
         a, b = ({key: values for key, values in run.documents.items() if key[0] in wanted} for run in (one, self))
-        return with_averages({name: found for (name, _), found in paired(a, b).items()}, same)
+        return with_averages({name: difference for (name, _), difference in paired(a, b).items()}, same)
 
     def numbers(self, which: str) -> dict[str, float]:
         """Return the numbers of a model, "dense" or "pruned"; infinity: not finite."""
@@ -116,7 +116,7 @@ def read_run(folder: Path) -> RunRecord:
         metric=choices.get("metric"),
         structure=choices.get("structure"),
         ratio=ratio,
-        asked=target or str(ratio),
+        requested=target or str(ratio),
         seed=_value(config, "seed"),
         report=report,
         documents=Results(folder / RESULTS).documents(report["evaluation"]["pruned"]) if finished else {},
@@ -171,6 +171,6 @@ def _read_overrides(path: Path, texts: Mapping[str, str]) -> dict[str, str]:
     except OmegaConfBaseException:
         lines = []
     pairs = {key.lstrip("+~"): value for key, _, value in (line.partition("=") for line in lines)}
-    said = (*CHOICES, *NAMES)
-    keys = [key for key in pairs if key.removesuffix(".name") not in said and not is_bookkeeping(key)]
+    fields = (*CHOICES, *NAMES)
+    keys = [key for key in pairs if key.removesuffix(".name") not in fields and not is_bookkeeping(key)]
     return {key: texts.get(key, pairs[key]) for key in keys}

@@ -36,9 +36,9 @@ class Series:
 
         That of a target is the median of what its runs removed.
         """
-        asked = self.rows.groupby("asked")
-        found = asked[column].agg(["min", "mean", "max"]).set_index(asked.ratio.median())
-        return found.dropna().sort_index()
+        places = self.rows.groupby("requested")
+        ranges = places[column].agg(["min", "mean", "max"]).set_index(places.ratio.median())
+        return ranges.dropna().sort_index()
 
 
 def series_of(study: Study) -> list[Series]:

@@ -13,10 +13,10 @@ from flap.results.configs import CHOICES
 from flap.results.number_texts import is_bits_per_byte, is_efficiency, is_perplexity
 from flap.results.run_folder import RunRecord
 
-SAID = ("cell", "state", "sweep", "model", "method", "metric", "structure", "options")
-SIZES = ("ratio", "realised_ratio", "seed", "parameters_after")
-LAST = ("seconds_total", "statistics_cache", "calibration_domain", "error")
-BESIDE = ("asked", "parameters_before")  # of the frame alone, not of study.csv
+CHOICE_COLUMNS = ("cell", "state", "sweep", "model", "method", "metric", "structure", "options")
+SIZE_COLUMNS = ("ratio", "realised_ratio", "seed", "parameters_after")
+LAST_COLUMNS = ("seconds_total", "statistics_cache", "calibration_domain", "error")
+UNSHOWN = ("requested", "parameters_before")  # of the frame alone, not of study.csv
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,13 @@ class Study:
         rows = [_row(run) for run in self.runs]
         numbers = [dict.fromkeys(name for row in rows for name in row if name.startswith(f"{which}/"))
                    for which in ("dense", "pruned")]  # fmt: skip
-        columns = [*SAID, *SIZES, *numbers[0], *numbers[1], *LAST, *BESIDE]
+        columns = [*CHOICE_COLUMNS, *SIZE_COLUMNS, *numbers[0], *numbers[1], *LAST_COLUMNS, *UNSHOWN]
         return DataFrame([[row.get(name) for name in columns] for row in rows], columns=columns, dtype=object)
 
     @cached_property
     def records(self) -> DataFrame:
         """What study.csv has of the frame."""
-        return self.frame.drop(columns=[*BESIDE] if self.values("sweep") else [*BESIDE, "sweep"])
+        return self.frame.drop(columns=[*UNSHOWN] if self.values("sweep") else [*UNSHOWN, "sweep"])
 
     @cached_property
     def results(self) -> DataFrame:
@@ -111,7 +111,7 @@ def _row(run: RunRecord) -> dict[str, Any]:
     return numbers | {name: getattr(run, name) for name in ("state", "sweep", *CHOICES, "options", "error")} | {
         "cell": run.folder,
         "realised_ratio": run.value("ratio", "realised_decoder"),
-        "asked": run.asked,
+        "requested": run.requested,
         "parameters_before": run.value("parameters", "total_before"),
         "parameters_after": run.value("parameters", "total_after"),
         "seconds_total": run.value("seconds", "total"),

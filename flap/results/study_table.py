@@ -64,16 +64,16 @@ def _marks(study: Study) -> dict[tuple[int, str], Mark]:
     no known error, because the runs have kept no documents or not the same ones, nothing is marked "best". Of a number
     of which the runs do not say whether higher or lower values are better, nothing is marked.
     """
-    found: dict[tuple[int, str], Mark] = {}
+    marks: dict[tuple[int, str], Mark] = {}
     for rows in _alike(study):
         for name in study.measured:
-            found |= _marks_of(study, rows, name)
-    return found
+            marks |= _marks_of(study, rows, name)
+    return marks
 
 
 def _alike(study: Study) -> list[DataFrame]:
     """Return the finished runs of each model and ratio, or target, which can be compared."""
-    return [rows for _, rows in study.results.groupby(["model", "asked"], dropna=False, sort=False)]
+    return [rows for _, rows in study.results.groupby(["model", "requested"], dropna=False, sort=False)]
 
 
 def ranked(study: Study, rows: DataFrame, name: str) -> list[int]:

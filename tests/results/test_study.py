@@ -316,7 +316,7 @@ def test_cells_of_one_target_are_compared_whatever_share_they_removed(tmp_path: 
             written["config"] |= {"ratio": None, "target": {"bytes": 150000.0, "parameters": None}}
             (folder / "report.json").write_text(json.dumps(written))
     study = read_study(tmp_path)
-    assert {run.asked for run in study.runs} == {"target.bytes=150000.0"}
+    assert {run.requested for run in study.runs} == {"target.bytes=150000.0"}
     for line in series_of(study):
         [[low, mean, high]] = line.at_each_ratio(f"pruned/{PERPLEXITY}").to_numpy().tolist()
         assert (low, mean, high) == ((30, 33, 36) if line.label == "WIFV" else (39, 42, 45))
