@@ -9,19 +9,9 @@ from safetensors.torch import load_file
 
 from flap.allocation import PruningPlan
 from flap.results import Report
-from tests.cases import STRUCTURES
-
-CHOICES = [
-    "metric=random structure=UL-UM",
-    "metric=WIFN structure=UL-MM",
-    "metric=IFV structure=AL-MM",
-    "metric=WIFV structure=AL-AM",
-    "method=wanda_sp",
-    "method=mag_sp",
-]
 
 
-@pytest.mark.parametrize("choices", CHOICES)
+@pytest.mark.parametrize("choices", ["metric=random structure=UL-UM", "metric=WIFV structure=AL-AM", "method=wanda_sp"])
 def test_two_seeded_runs_leave_the_same(tmp_path: Path, run_tiny: Callable[..., Report], choices: str) -> None:
     plans, weights = [], []
     for name in ("first", "second"):
@@ -39,7 +29,7 @@ def test_another_seed_leaves_another_plan(tmp_path: Path, run_tiny: Callable[...
     assert (tmp_path / "3" / "plan.json").read_bytes() != (tmp_path / "4" / "plan.json").read_bytes()
 
 
-@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("structure", ["AL-AM", "search"])
 @pytest.mark.parametrize("varied", ["batch", "threads"])
 def test_batch_size_and_threads_decide_at_most_one_unit(
     tmp_path: Path, run_tiny: Callable[..., Report], structure: str, varied: str

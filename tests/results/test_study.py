@@ -9,14 +9,13 @@ import sys
 import warnings
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hydra.core.utils import JobReturn
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from flap.results import study_files
-from flap.results.layer_plots import draw_errors, draw_kept
+from flap.results.layer_plots import draw_errors
 from flap.results.plots import draw
 from flap.results.series import series_of
 from flap.results.study_files import write_study
@@ -108,11 +107,6 @@ def test_cells_come_by_ratio_then_perplexity(tmp_path: Path, report: Plain) -> N
 
 def test_a_folder_without_status_is_no_cell(sweep: Path) -> None:
     assert {cell.folder[0] for cell in read_study(sweep).runs} == set("0123")
-
-
-def test_a_failed_run_over_an_old_report_has_failed(sweep: Path) -> None:
-    add_cell(sweep, json.loads(next(sweep.glob("1_*/report.json")).read_text()), "IFV", "UL-UM", 0.2, state="failed")
-    assert [cell.state for cell in read_study(sweep).runs].count("failed") == 2
 
 
 def test_a_cell_that_was_run_again_under_another_number_is_not_missing(tmp_path: Path, report: Plain) -> None:
@@ -253,16 +247,6 @@ def test_plots_are_those_that_were_measured(tmp_path: Path, sweep: Path, report:
 
     assert names(sweep) == ["perplexity", "layers", "parameters"]
     assert names(full_grid(tmp_path / "grid", report)) == ["perplexity", "zero_shot", "layers", "parameters", "speed"]
-
-
-def test_of_a_layer_that_had_no_heads_no_share_is_drawn(tmp_path: Path, report: Plain) -> None:
-    one = altered(report, 0.2, {}, {PERPLEXITY: 30.0})
-    for key in ("layers_before", "layers"):
-        one[key] = [one[key][0] | {"query_heads": 0, "kv_heads": 0}, *one[key][1:]]
-    add_cell(tmp_path, one, "WIFV", "AL-AM", 0.2)
-    heads, neurons, _ = draw_kept(read_study(tmp_path)).axes
-    missing = [np.ma.getmaskarray(axes.collections[0].get_array()).ravel().tolist() for axes in (heads, neurons)]
-    assert missing == [[True, False, False, False], [False] * 4]
 
 
 def test_long_and_odd_names_of_series_leave_the_panels_their_room(tmp_path: Path, report: Plain) -> None:

@@ -13,7 +13,7 @@ from playwright.sync_api import Browser, Locator, Page
 
 from flap.results.study_files import write_study
 from tests.helpers.browser import opened
-from tests.helpers.study_grid import CRASH, PERPLEXITY, Report, add_cell, full_grid
+from tests.helpers.study_grid import CRASH, PERPLEXITY, Report, full_grid
 
 IN_ORDER = [f"{number}" for ratio in range(4) for number in range(ratio, 24, 4)]  # by ratio, then perplexity
 
@@ -60,16 +60,6 @@ def test_the_page_opens_by_ratio_then_perplexity_with_all_cells(page: Page) -> N
     assert "20.00" in dense and "0.7000 ± 0.0110" in dense
 
 
-def test_sorting_by_ratio_turns_its_direction(page: Page) -> None:
-    ratios = [0.1, 0.2, 0.3, 0.5] * 6 + [0.7, 0.6]  # of cells 0 … 25
-    press(page, "ratio")
-    assert head(page, "ratio") == "ascending"
-    assert [ratios[int(number)] for number in shown(page)] == sorted(ratios)
-    press(page, "ratio")
-    assert head(page, "ratio") == "descending"
-    assert [ratios[int(number)] for number in shown(page)] == sorted(ratios, reverse=True)
-
-
 def test_sorting_by_perplexity_is_by_number_and_keeps_cells_without_one_last(page: Page) -> None:
     press(page, "cell")
     press(page, "cell")
@@ -108,15 +98,6 @@ def test_filters_by_text_and_by_choice_together(page: Page) -> None:
     assert shown(page) == ["24"] and page.locator("#shown").inner_text() == "1 of 26 cells shown"
     page.locator("#search").fill("nothing of the kind")
     assert shown(page) == []
-
-
-def test_a_choice_with_several_blanks_finds_its_cells(browser: Browser, report: Report, tmp_path: Path) -> None:
-    for text in ("a  b", "c"):
-        add_cell(tmp_path, report, "IFV", "AL-AM", 0.2, overrides=(f"calibration.dataset={text}",))
-    with opened(browser, write_study(tmp_path).as_uri()) as page:
-        page.locator("#more summary").click()
-        choice(page, "calibration.dataset").select_option(index=1)
-        assert shown(page) == ["0"]
 
 
 def test_a_link_keeps_the_view(page: Page, index: Path) -> None:
