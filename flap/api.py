@@ -50,7 +50,7 @@ def prune(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **options:
         ratio: the share of the prunable parameters to remove, 0 <= ratio < 1; 0.2 by default
         target: what the model may be, instead of a ratio, as {"bytes": 200e6}; keys of `target` of the command line
         metric: how much a channel matters, a name of the command line or an object, as `WIFV()`
-        structure: which units leave, a name or an object, as `ALAM()`
+        structure: which units are removed, a name or an object, as `ALAM()`
         compensation: what stands in for them, a name or an object, as `BiasCompensation()`
         method: a preset of the three and of calibration, by its name; "flap" by default
         dataset: the calibration texts, the name of a corpus, a file, or a mixture {name: weight}

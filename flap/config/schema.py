@@ -75,8 +75,8 @@ class FlapConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     calibration: CalibrationConfig = field(default_factory=CalibrationConfig)
     metric: Any = None  # a file of conf/metric: how much a channel matters
-    structure: Any = None  # a file of conf/structure: which units leave, given the scores and the budget
-    compensation: Any = None  # a file of conf/compensation: what stands in for them
+    structure: Any = None  # a file of conf/structure: which units are removed, given the scores and the budget
+    compensation: Any = None  # a file of conf/compensation: what replaces them
     vocabulary: Any = None  # which tokens stay; empty: all
     recover: Any = None  # training after compression; empty: none
     eval: Any = field(default_factory=dict)  # files of conf/eval by name: what is measured, dense and pruned

@@ -23,7 +23,7 @@ class Family:
     mlp: str = "mlp.down_proj"
     mlp_inputs: tuple[str, ...] = ("gate_proj", "up_proj")
     experts: str = ""  # the module of a layer's experts, where it has any
-    router: str = ""  # the module that chooses from them, if one of its rows can leave with an expert
+    router: str = ""  # the module that chooses from them, if one of its rows can be removed with an expert
     num_experts: str = "num_experts"  # a config key
     chosen_experts: str = "num_experts_per_tok"  # a config key
     kv_heads: str = "num_key_value_heads"  # a config key; multi-head attention has none

@@ -27,7 +27,7 @@ class Observed(NamedTuple):
     activations: Sequence[Tensor]  # the inputs of each member's output projection (…, C), for the tokens that reach it
     num_tokens: int | None = None  # of all tokens, where those that do not reach a member count as zeros
     weight_TM: Tensor | None = None  # by which the outputs of the members are multiplied, 0 where no token is sent
-    routed: Iterable[Tensor] = ()  # of members that leave whole: their outputs, and numbers (`whole_experts.OfToken`)
+    routed: Iterable[Tensor] = ()  # of members that are removed whole: outputs and numbers (`whole_experts.OfToken`)
 
 
 @dataclass(frozen=True)

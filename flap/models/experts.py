@@ -26,7 +26,7 @@ class Stacked:
 
     experts: Any
     name: str  # of the parameter: the gate and up projections, or the down projections
-    whole: bool = False  # experts leave whole
+    whole: bool = False  # whole experts are removed
 
     @property
     def weight(self) -> Tensor:

@@ -1,4 +1,4 @@
-"""Experts that leave whole, with their rows of the router, which then chooses from the experts that stay.
+"""Experts that are removed whole, with their rows of the router, which then chooses from the experts that stay.
 
 The output of a mixture is one projection Σ_e W_e (w_e a_e) of all neurons, where w_e is the router's weight of expert e
 for a token: 0 if the token is not sent to it. So a unit is an expert, and its channels are w_e a_e over all tokens.
@@ -83,7 +83,7 @@ class WholeExperts(ExpertsBlock):
 
     @property
     def num_parameters(self) -> int:
-        """The number of prunable parameters, with the output biases, which leave."""
+        """The number of prunable parameters, with the output biases, which are removed."""
         bias = self.output.bias
         return super().num_parameters + (0 if bias is None else bias.numel())
 
@@ -115,7 +115,7 @@ def _with_numbers(
 
 
 def whole_experts(name: str, experts: Any, chosen: int, router: Any, parent: Any) -> WholeExperts:
-    """Return the block of a layer's experts that leave whole. chosen: how many of them a token is sent to.
+    """Return the block of a layer's experts that are removed whole. chosen: how many of them a token is sent to.
 
     parent: the module that the router is in.
     """

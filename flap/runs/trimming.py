@@ -15,7 +15,7 @@ from flap.vocabulary.rows import cut_rows, named_ids
 
 
 def check_vocabulary(choices: Choices, source: ModelSource, adapter: ModelAdapter) -> None:
-    """Check that tokens can leave this model.
+    """Check that tokens can be removed from this model.
 
     Raises:
         ValueError: they cannot.
@@ -44,7 +44,7 @@ def rank_tokens(run: Run, work: WorkFolder, model: PlacedModel) -> None:
 
 @stage("trim")
 def trim(run: Run, work: WorkFolder, model: PlacedModel) -> None:
-    """Remove the rows of the tokens that leave; what comes after reads its texts with the new tokenizer."""
+    """Remove the rows of the removed tokens; what comes after reads its texts with the new tokenizer."""
     assert run.ranking is not None and run.kept_tokens is not None
     before = run.source.tokenizer
     trimmed = Trimmed.of(before, run.ranking, run.kept_tokens, model.adapter.vocab_size)

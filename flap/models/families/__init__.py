@@ -71,7 +71,7 @@ def adapt(model: PreTrainedModel, whole_experts: bool = False) -> ModelAdapter:
 
     Raises:
         ValueError: the architecture is not supported, the model has no language model head or computes something of
-            its own, or it has no experts that can leave whole.
+            its own, or it has no whole experts that can be removed.
     """
     family = find_family(model.config)
     head = "ForConditionalGeneration" if sees_images(model.config) else "ForCausalLM"

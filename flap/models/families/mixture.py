@@ -15,7 +15,7 @@ from flap.models.whole_experts import whole_experts
 class MixtureAdapter(ModelAdapter):
     """The adapter of mixtures of experts. An expert that every token is sent to (a shared one) stays as it is.
 
-    whole: whole experts leave, instead of neurons of each.
+    whole: whole experts are removed, instead of neurons of each.
     """
 
     def __init__(self, model: PreTrainedModel, family: Family, whole: bool) -> None:
