@@ -25,7 +25,7 @@ class ModelConfig:
 
     name: str = "???"  # in the names of folders and tables
     path: str = "???"  # a hub id or a local directory
-    dtype: str = "auto"  # float32, bfloat16, float16; auto: the checkpoint's, with products in a fast one
+    dtype: str = "auto"  # float32, bfloat16, float16; auto: the checkpoint's
     device: str = "auto"  # auto: cuda, else mps, else cpu
     placement: str = "device"  # device: all of it there; auto: spread over GPUs, host, disk; stream: a layer at a time
 

@@ -7,7 +7,6 @@ from flap.models.find import find_by_config, find_model
 from flap.models.from_pretrained import read_config, read_model
 from flap.models.loaded_source import LoadedSource
 from flap.models.locate import base_facts, packaged_gguf
-from flap.models.matrix_products import products_in
 from flap.models.offload import distinct_parameters, running_device
 from flap.models.placement import PLACEMENTS, OnDisk, PlacedModel, Resident, Spread, open_checkpoint
 from flap.models.source import CheckpointSource, ModelSource
@@ -19,6 +18,6 @@ __all__ = [
     "ModelSource", "OfToken", "OnDisk", "Pair", "PlacedModel", "Resident", "Spread", "Stream", "Walk",
     "adapt",
     "base_facts", "distinct_parameters", "find_by_config", "find_family", "find_model",
-    "open_checkpoint", "packaged_gguf", "products_in", "read_config", "read_model",
+    "open_checkpoint", "packaged_gguf", "read_config", "read_model",
     "running_device", "sees_images", "stock_class",
 ]  # fmt: skip

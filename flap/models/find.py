@@ -1,5 +1,6 @@
 """Finding a model by its name: a hub id, a local directory, or the packaged GGUF. Always safetensors."""
 
+import logging
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,15 @@ import torch
 from transformers import PreTrainedConfig
 
 from flap.config import ModelConfig, require
-from flap.models.devices import pick_device
+from flap.models.devices import multiplies_fast, pick_device
 from flap.models.families import find_family
 from flap.models.from_pretrained import check_quantised, read_config
 from flap.models.locate import file_state, locate, not_found, packaged_gguf
 from flap.models.placement import PLACEMENTS, PlacedModel
 from flap.models.source import CheckpointSource
 from flap.models.weights import stored_dtype
+
+log = logging.getLogger(__name__)
 
 
 def find_model(config: ModelConfig, cache: Path, trust_remote_code: bool, keep_dense: bool = False) -> CheckpointSource:
@@ -42,7 +45,10 @@ def _find(name: str, state: object, **options: Any) -> CheckpointSource:
     except (OSError, ValueError) as error:
         raise not_found(name, error) from error
     _check_supported(config)
-    return CheckpointSource(name=name, config=config, **options)
+    source = CheckpointSource(name=name, config=config, **options)
+    if not multiplies_fast(source.dtype, source.device):
+        log.warning("this processor is slow in %s: model.dtype=float32 may be several times as fast", source.dtype)
+    return source
 
 
 def find_by_config(config: ModelConfig, cache: Path, trust_remote_code: bool) -> CheckpointSource:

@@ -15,7 +15,6 @@ from flap.models.devices import free_bytes
 from flap.models.families import auto_class, sees_images
 from flap.models.from_pretrained import read_model
 from flap.models.locate import commit, file_state, not_found, processor_files
-from flap.models.matrix_products import compute_dtype
 from flap.storage import NOT_KEPT, WorkFolder, digest
 
 if TYPE_CHECKING:  # each placement opens a source
@@ -48,11 +47,6 @@ class ModelSource(ABC):
         """The type that the weights have once they are loaded."""
 
     @property
-    def computed_in(self) -> torch.dtype:
-        """The type of the matrix products, a fast one unless the config names one."""
-        return compute_dtype(self.dtype, self.device)
-
-    @property
     def placement(self) -> str:
         """The placement, as `model.placement` names it."""
         return self.placed.name
@@ -74,10 +68,9 @@ class ModelSource(ABC):
 
     @cached_property
     def fingerprint(self) -> dict[str, Any]:
-        """The identity of the weights, their type and that of products: part of the cache key of each result."""
-        computed = {} if self.computed_in == self.dtype else {"computed_in": str(self.computed_in)}
+        """The identity of the weights and their type: part of the cache key of each result."""
         # the same weights may give other numbers with another version
-        return self.identity() | computed | {library: version(library) for library in ("torch", "transformers")}
+        return self.identity() | {library: version(library) for library in ("torch", "transformers")}
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
@@ -128,11 +121,6 @@ class CheckpointSource(ModelSource):
         """The requested type, or the type that the config names."""
         dtype = self.config.dtype if self.requested_dtype == "auto" else getattr(torch, self.requested_dtype)
         return dtype if isinstance(dtype, torch.dtype) else torch.float32
-
-    @property
-    def computed_in(self) -> torch.dtype:
-        """The requested type; with `auto` a fast one."""
-        return super().computed_in if self.requested_dtype == "auto" else self.dtype
 
     def identity(self) -> dict[str, Any]:
         """Return the path, the type, and the state of the files or the commit on the hub."""

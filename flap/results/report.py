@@ -33,7 +33,6 @@ class Report:
     config: dict[str, Any]  # of the run, as composed
     device: str = ""  # that the model ran on
     dtype: str = ""  # of the weights
-    computed_in: str = ""  # the type of the matrix products
     processes: list[str] = field(default_factory=list)  # the device of each process and its machine; empty: one
     device_map: dict[str, str] = field(default_factory=dict)  # the device of each module (model.placement=auto)
     sources: dict[str, str] = field(default_factory=dict)  # origins of the model and the texts

@@ -54,7 +54,6 @@ def _facts(report: Report) -> list[tuple[str, str, str]]:
         ("ratio removed", "", _ratio(report)),
         *((f"target.{name}", _in_digits(one["dense"]), _realised(one)) for name, one in report.target.items()),
         ("placement", "", _places(report)),
-        ("computed in", "", _types(report)),
         ("windows begin with BOS", "", ", ".join(name for name, begins in report.bos.items() if begins)),
         ("seconds", "", ", ".join(f"{stage} {value:.1f}" for stage, value in report.seconds.items())),
         ("checkpoint", "", report.checkpoint or "not saved"),
@@ -96,14 +95,6 @@ def _in_digits(value: float) -> str:
 def _places(report: Report) -> str:
     counts = Counter(report.device_map.values())
     return "modules on " * bool(counts) + ", ".join(f"{device}: {count}" for device, count in counts.items())
-
-
-def _types(report: Report) -> str:
-    """Return the type of matrix products that are not of the weights' type."""
-    computed, stored = (name.removeprefix("torch.") for name in (report.computed_in, report.dtype))
-    if computed == stored:
-        return ""
-    return f"{computed}, because {stored} is slow on this processor; the weights and the checkpoint are {stored}"
 
 
 def _ranks(report: Report) -> str:

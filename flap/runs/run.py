@@ -17,7 +17,7 @@ from flap.config import FlapConfig
 from flap.data import Windows
 from flap.data.temporary_state import seeded
 from flap.evaluation import Suite
-from flap.models import ModelSource, PlacedModel, products_in
+from flap.models import ModelSource, PlacedModel
 from flap.results import Report
 from flap.runs.choices import Choices
 from flap.runs.keys import CacheKeys
@@ -122,16 +122,15 @@ class Run:
 
     @contextmanager
     def begun(self) -> Iterator[None]:
-        """Set random states, the type of products, and the folder that an interrupted run resumes from."""
+        """Set random states, and the folder that an interrupted run resumes from."""
         self.introduce()
         if self.suite.results and not self.config.resume and ranks.is_first():
             self.suite.results.path.unlink(missing_ok=True)  # numbers of an earlier start are not used
         resumes = self.source.placed.streams or (
             (self.choices.structure.measures or self.own_texts) and self.cache.enabled
         )
-        source, report = self.source, self.report
-        report.dtype, report.computed_in = str(source.dtype), str(source.computed_in)
-        with seeded(self.config.seed), products_in(source.computed_in, source.dtype):
+        self.report.dtype = str(self.source.dtype)
+        with seeded(self.config.seed):
             if not resumes and self.choices.recovery is None:
                 yield
                 return

@@ -48,6 +48,21 @@ def test_the_skeleton_has_the_shapes_and_no_weights(model_dir: Path, tmp_path: P
     assert {p.device.type for p in source.skeleton().parameters()} == {"meta"}
 
 
+@pytest.mark.parametrize(("has", "asked", "slow"), [
+    ({"amx_bf16": False}, "auto", True), ({"amx_bf16": False}, "float32", False),
+    ({"avx512_bf16": True}, "auto", False),
+    ({}, "auto", False),  # an older torch tells nothing
+])  # fmt: skip
+def test_a_type_in_which_the_processor_is_slow(
+    has: dict[str, bool], asked: str, slow: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
+    tiny_model("llama-gqa").bfloat16().save_pretrained(tmp_path / "tiny")
+    find_model(ModelConfig("tiny", str(tmp_path / "tiny"), dtype=asked, device="cpu"), tmp_path, False)
+    assert ("slow in torch.bfloat16: model.dtype=float32 may be several times as fast" in caplog.text) == slow
+
+
 @pytest.mark.parametrize(
     ("saved", "asked", "held"), [("bfloat16", "auto", "bfloat16"), ("bfloat16", "float32", "float32")]
 )
