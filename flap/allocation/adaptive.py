@@ -97,11 +97,10 @@ def _in_blocks(structure: Structure, scaled: Sequence[Pair[Tensor]], budget: Bud
     """Return the blocks of attention units and those of neurons, of each layer."""
     pair: Pair[list[Blocks]] = Pair([], [])
     for i, layer in enumerate(budget.layers):
-        sizes, fewest = structure.sizes_in(layer), structure.fewest_blocks(layer)
-        for b, (units, size) in enumerate(zip(layer, sizes, strict=True)):
-            costs = [bound.costs[i][b][::size] for bound in budget.bounds]
-            blocks = in_blocks(scaled[i][b], size, units.members)
-            pair[b].append(Blocks(*blocks, units.price * size, fewest[b], costs))
+        for b, (units, limits) in enumerate(zip(layer, structure.limits(layer), strict=True)):
+            costs = [bound.costs[i][b][:: limits.size] for bound in budget.bounds]
+            blocks = in_blocks(scaled[i][b], limits.size, units.members)
+            pair[b].append(Blocks(*blocks, units.price * limits.size, limits.fewest, costs))
     return pair
 
 

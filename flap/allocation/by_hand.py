@@ -76,7 +76,7 @@ class ManualHeads(Structure):
 
     def _always(self, budget: Budget) -> int:
         """Return the number of query heads that fill no block, and are always removed."""
-        return sum(layer.attention.queries * self.removable(layer).attention[0] for layer in budget.layers)
+        return sum(layer.attention.queries * self.limits(layer).attention.counts[0] for layer in budget.layers)
 
     def _feasible(self, budget: Budget) -> list[int]:
         """Return the numbers of query heads whose removal lets neurons meet the budget, ascending.
@@ -84,7 +84,7 @@ class ManualHeads(Structure):
         Where no number does so exactly, the nearest one.
         """
         layers, always = budget.layers, self._always(budget)
-        heads, neurons = zip(*map(self.removable, layers), strict=True)
+        heads, neurons = zip(*([one.counts for one in self.limits(layer)] for layer in layers), strict=True)
         sizes = self.by_size(budget).items()
         free = {size: torch.zeros(sum(len(heads[i]) - 1 for i in indices)) for size, indices in sizes}
         counts = sorted(always + number for number in _sums(free))

@@ -2,8 +2,9 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from flap.allocation.bounds import check_reachable
 from flap.allocation.budget import Budget, Units
@@ -14,6 +15,21 @@ from flap.models import Pair
 
 ROUND_TO = (8, 32, 64, 128, 256)
 NO_ROUNDING = "null with structure.experts=true; a second run narrows the experts that stay (docs/prune.md)"
+
+
+class Limits(NamedTuple):
+    """How units may be removed from a block: together with others, as a block of units."""
+
+    size: int  # the units of such a block; 1 where no unit may be removed
+    fewest: int  # how many blocks stay at least
+    counts: range  # the numbers of units that may be removed; the first is the remainder that fills no block
+
+    @classmethod
+    def of(cls, units: Units, size: int, least: int) -> "Limits":
+        """Return the limits of a block. size: units that are removed together. least: units that stay."""
+        size = 1 if units.fixed else size
+        fewest = min(units.fewest or math.ceil(least / size), units.count // size)
+        return cls(size, fewest, range(units.count % size, units.count - fewest * size + 1, size))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +65,21 @@ class Structure(ABC):
         Raises:
             ValueError: an option or the ratio does not fit; names it and says what is expected.
         """
+        self._check_options(budget)
+        fewest = [self._fewest(layer) for layer in budget.layers]
+        stay = f"{_stay(budget.layers, fewest)} stay in every layer"
+        check_reachable(budget.bounds, fewest, stay)
+        pairs = (pair for both in zip(budget.layers, fewest, strict=True) for pair in zip(*both, strict=True))
+        if budget.to_remove > (most := sum((units.count - count) * units.price for units, count in pairs)):
+            raise ValueError(
+                f"ratio={budget.ratio}: {stay}, so this model allows at most {int(1000 * most / budget.total) / 1000}"
+            )
+
+    def _check_options(self, budget: Budget) -> None:
         attentions = [layer.attention.count for layer in budget.layers if not layer.attention.fixed]
         mlps = [layer.mlp.count for layer in budget.layers if layer.mlp.unit == "neuron" and not layer.mlp.fixed]
         grouped = any(layer.mlp.members > 1 for layer in budget.layers)  # no kernel runs members without neurons
-        heads, neurons = min(attentions, default=1), min(mlps, default=self.min_neurons * self.block_sizes.mlp)
+        heads, neurons = min(attentions, default=1), min(mlps, default=self.min_neurons * (self.round_to or 1))
         for name, value, least, most, kind in (
             ("min_heads", self.min_heads, 0, heads, "KV heads"),
             ("min_neurons", self.min_neurons, int(grouped), neurons, "neurons"),
@@ -64,7 +91,7 @@ class Structure(ABC):
         require(not (self.experts and self.round_to), "round_to", self.round_to, NO_ROUNDING)
         for name, size, count, kind, minimum in (
             ("structure.multiple_of_heads", self.multiple_of_heads, heads, "KV heads", "min_heads"),
-            ("round_to", self.block_sizes.mlp, neurons, "neurons", "min_neurons"),
+            ("round_to", self.round_to or 1, neurons, "neurons", "min_neurons"),
         ):
             least = getattr(self, minimum)
             if math.ceil(least / size) > count // size:
@@ -72,50 +99,23 @@ class Structure(ABC):
                     f"{name}={size}: a layer has {count} {kind} and keeps at least {least} (structure.{minimum}); "
                     "no multiple lies between"
                 )
-        fewest, stay = list(map(self.fewest_units, budget.layers)), self._stay(budget)
-        check_reachable(budget.bounds, fewest, stay)
-        pairs = (pair for both in zip(budget.layers, fewest, strict=True) for pair in zip(*both, strict=True))
-        if budget.to_remove > (most := sum((units.count - count) * units.price for units, count in pairs)):
-            raise ValueError(
-                f"ratio={budget.ratio}: {stay}, so this model allows at most {int(1000 * most / budget.total) / 1000}"
-            )
 
-    def _stay(self, budget: Budget) -> str:
-        layers = list(zip(budget.layers, map(self.fewest_units, budget.layers), strict=True))
-        heads = (_count(kept.attention, "KV head") for layer, kept in layers if not layer.attention.fixed)
-        others = (_count(kept.mlp, layer.mlp.unit) for layer, kept in layers if not layer.mlp.fixed)
-        counts = filter(None, (" or ".join(dict.fromkeys(texts)) for texts in (heads, others)))
-        return f"{' and '.join(counts)} stay in every layer"
-
-    def fewest_units(self, layer: Pair[Units]) -> Pair[int]:
+    def _fewest(self, layer: Pair[Units]) -> Pair[int]:
         """Return the least numbers of units that a layer keeps."""
-        return Pair(*(units.count - counts[-1] for units, counts in zip(layer, self.removable(layer), strict=True)))
+        return Pair(*(units.count - one.counts[-1] for units, one in zip(layer, self.limits(layer), strict=True)))
 
-    @property
-    def block_sizes(self) -> Pair[int]:
-        """The numbers of attention units, and of neurons, that are removed together."""
-        return Pair(self.multiple_of_heads, self.round_to or 1)
+    def limits(self, layer: Pair[Units]) -> Pair[Limits]:
+        """Return how units may be removed from the attention and from the MLP of a layer."""
+        sizes, fewest = (self.multiple_of_heads, self.round_to or 1), (self.min_heads, self.min_neurons)
+        return Pair(*(Limits.of(*one) for one in zip(layer, sizes, fewest, strict=True)))
 
-    def sizes_in(self, layer: Pair[Units]) -> Pair[int]:
-        """Return the block sizes of a layer: 1 where no unit may be removed."""
-        return Pair(*(1 if units.fixed else size for units, size in zip(layer, self.block_sizes, strict=True)))
 
-    def fewest_blocks(self, layer: Pair[Units]) -> Pair[int]:
-        """Return the least numbers of such blocks that a layer keeps."""
-        triples = zip(layer, self.sizes_in(layer), (self.min_heads, self.min_neurons), strict=True)
-        return Pair(
-            *(min(units.fewest or math.ceil(least / size), units.count // size) for units, size, least in triples)
-        )
-
-    def removable(self, layer: Pair[Units]) -> Pair[range]:
-        """Return the numbers of units that may be removed from a layer, ascending.
-
-        The first is the remainder that fills no block, which is always removed.
-        """
-        triples = zip(layer, self.sizes_in(layer), self.fewest_blocks(layer), strict=True)
-        return Pair(
-            *(range(units.count % size, units.count - least * size + 1, size) for units, size, least in triples)
-        )
+def _stay(layers: Sequence[Pair[Units]], fewest: Sequence[Pair[int]]) -> str:
+    """Return the units that stay of each block in words, as "1 KV head and 2 experts or 1 neuron"."""
+    pairs = list(zip(layers, fewest, strict=True))
+    heads = (_count(kept.attention, "KV head") for layer, kept in pairs if not layer.attention.fixed)
+    others = (_count(kept.mlp, layer.mlp.unit) for layer, kept in pairs if not layer.mlp.fixed)
+    return " and ".join(filter(None, (" or ".join(dict.fromkeys(texts)) for texts in (heads, others))))
 
 
 def _count(number: int, noun: str) -> str:

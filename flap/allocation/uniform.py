@@ -35,17 +35,21 @@ class UniformLayers(Structure):
         What the removed attention units leave of a layer's budget is removed as neurons, to the nearest one (or block).
         """
         budget = lowest_ratio(budget, self.quotas)
-        removed, counts = self.removed_kv_heads(budget), [self.removable(layer).mlp for layer in budget.layers]
+        layers, removed, limits = (
+            budget.layers,
+            self.removed_kv_heads(budget),
+            [self.limits(one).mlp for one in budget.layers],
+        )
         # an empty MLP has no price
-        prices = [max(layer.mlp.price, 1) * self.sizes_in(layer).mlp for layer in budget.layers]
+        prices = [max(layer.mlp.price, 1) * one.size for layer, one in zip(layers, limits, strict=True)]
         targets = [
-            (self._left_for_neurons(layer, heads, budget) - some[0] * layer.mlp.price) / price
-            for layer, heads, some, price in zip(budget.layers, removed, counts, prices, strict=True)
+            (self._left_for_neurons(layer, heads, budget) - one.counts[0] * layer.mlp.price) / price
+            for layer, heads, one, price in zip(layers, removed, limits, prices, strict=True)
         ]
-        blocks = _round_within_limits(targets, [len(some) - 1 for some in counts], prices)
+        blocks = _round_within_limits(targets, [len(one.counts) - 1 for one in limits], prices)
         return [
-            Pair(layer.attention.count - heads, layer.mlp.count - some[n])
-            for layer, heads, some, n in zip(budget.layers, removed, counts, blocks, strict=True)
+            Pair(layer.attention.count - heads, layer.mlp.count - one.counts[n])
+            for layer, heads, one, n in zip(layers, removed, limits, blocks, strict=True)
         ]
 
     def _left_for_neurons(self, layer: Pair[Units], removed: int, budget: Budget) -> float:
@@ -99,7 +103,7 @@ class ULUM(UniformLayers):
 
     def _nearest_heads(self, layer: Pair[Units], budget: Budget) -> int:
         """Return the count nearest to ratio · G with which the neurons can meet the layer's budget, or come nearest."""
-        heads, neurons = self.removable(layer)
+        heads, neurons = (one.counts for one in self.limits(layer))
         least, most = neurons[0] * layer.mlp.price, neurons[-1] * layer.mlp.price
 
         def deviation(n: int) -> float:
@@ -124,7 +128,7 @@ class ULMM(UniformLayers, ManualHeads):
 
         In layers with as many query heads a KV head they differ by at most one (block), unless a layer has no more.
         """
-        removable = [self.removable(layer).attention for layer in budget.layers]
+        removable = [self.limits(layer).attention.counts for layer in budget.layers]
         removed = [one[0] for one in removable]
         levels = [2.0 * torch.arange(len(one) - 1) + 1 for one in removable]  # the sum of them is that of squares
         sized = [level_B * layer.attention.queries for level_B, layer in zip(levels, budget.layers, strict=True)]

@@ -148,7 +148,7 @@ def test_no_prefix_of_the_one_ranking_is_nearer(ratio: float, limits: dict[str, 
     if not checked(structure, budget):
         assert ratio > 0.5
         return
-    first = [counts[0] * units.price for counts, units in zip(structure.removable(SMALL[0]), SMALL[0], strict=True)]
+    first = [one.counts[0] * units.price for one, units in zip(structure.limits(SMALL[0]), SMALL[0], strict=True)]
     for seed in range(4):
         plan = structure.allocate(small_scores(seed), budget)
         assert_holds(plan, structure)
