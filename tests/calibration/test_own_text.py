@@ -40,8 +40,9 @@ def test_it_has_the_tokens_that_the_windows_need(windows: Windows) -> None:
     assert short.shape == (20, 8) and long.shape == (5, 32)
 
 
-@pytest.mark.parametrize("bos", [False, True])
-@pytest.mark.parametrize(("lengths", "num_samples"), [((8,), 40), ((32,), 5), ((96,), 3), ((8, 32), 40), ((20, 12), 9)])
+@pytest.mark.parametrize(
+    ("lengths", "num_samples", "bos"), [((8,), 40, True), ((96,), 3, False), ((8, 32), 40, False), ((20, 12), 9, True)]
+)
 def test_without_packing_each_document_holds_whole_windows(
     windows: Windows, lengths: tuple[int, ...], num_samples: int, bos: bool
 ) -> None:
