@@ -80,8 +80,3 @@ def test_mean_and_deviation_are_held_wider_than_float32() -> None:
 def test_half_precision_activations_are_reduced_in_float32(dtype: torch.dtype) -> None:
     activation_TI = random_activations(300, offset=2.0).to(dtype)
     assert_two_pass(from_batches(activation_TI.split(70)), activation_TI)
-
-
-def test_squares_beyond_half_precision_stay_finite() -> None:
-    activation_TI = torch.tensor([[60000.0], [-60000.0]], dtype=torch.float16)
-    assert from_batches([activation_TI]).var_I.tolist() == pytest.approx([7.2e9], rel=TOLERANCE)

@@ -77,14 +77,6 @@ def test_weights_that_are_not_finite_name_the_layer(name: str, value: float) -> 
             score_layers(METRICS[name](), adapt(model), enumerate(known))
 
 
-def test_squares_beyond_float32_are_not_passed_on() -> None:
-    _, known = calibrated("llama-gqa")
-    model = tiny_model("llama-gqa")
-    model.model.layers[1].self_attn.o_proj.weight.data *= 1e12  # finite, and so is its score: about 1e24
-    with pytest.raises(ValueError, match="scores of layer 1 attention are not finite"):
-        score_layers(METRICS["WIFV"](), adapt(model), enumerate(known))
-
-
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("name", METRICS)
 def test_scores_of_a_model(name: str, architecture: str) -> None:

@@ -85,16 +85,6 @@ def test_whatever_the_channels_do_it_is_finite(case: str) -> None:
         assert score_I[::3].max() < score_I[1::3].min()
 
 
-def test_many_units_leave_in_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few at a time rank almost as one at a time does: the errors that are left differ by little."""
-    activation_TI, weight_OI = correlated(40), correlated(40, seed=100)[:8]
-    one_by_one = OBS().score(weight_OI, known(activation_TI)).argsort(stable=True).tolist()
-    monkeypatch.setattr("flap.importance.obs.STEPS", 10)
-    in_steps = OBS().score(weight_OI, known(activation_TI)).argsort(stable=True).tolist()
-    lefts = [remaining_error(weight_OI, activation_TI, sorted(order[20:])) for order in (one_by_one, in_steps)]
-    assert lefts[1] == pytest.approx(lefts[0], rel=0.2)
-
-
 def test_a_ridge_that_rounding_swallows_is_refused_where_the_covariance_is_singular() -> None:
     activation_TI = correlated(20)
     activation_TI[:, 1::2] = activation_TI[:, ::2]
