@@ -13,6 +13,7 @@ from flap.calibration.recorder import LayerRecorder, layer_statistics
 from flap.calibration.statistics import STATISTICS, LayerStatistics
 from flap.data import batches, split_windows
 from flap.models import PlacedModel, Stream, Walk
+from flap.models.devices import give_back_freed
 from flap.storage import NOT_KEPT, Notes, WorkFolder, ranks
 
 Visits = Iterator[tuple[int, LayerStatistics | None]]
@@ -39,7 +40,7 @@ class Calibration:
         Raises:
             ValueError: activations are not finite (names the first such layer), or the disk has no room for them.
         """
-        model, work = self.model, self.model.kept(work)  # in memory one pass does for all layers
+        model, work = self.model, self.model.if_streamed(work)  # in memory one pass does for all layers
         recorders = [LayerRecorder(model.adapter, i) for i in range(len(model.layers))]
         notes = Notes(STATISTICS, work)
         for i in model.observe(self._own(self.windows), recorders, work):
@@ -120,5 +121,5 @@ def _observe(
                 for _ in stream.outputs(i, model.layers[i]):
                     pass
         recorders.append(recorder)
-    model.give_back_freed()  # what running the layer has left, before its covariances are factorised
+    give_back_freed()  # what running the layer has left, before its covariances are factorised
     return layer_statistics(*recorders)

@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from flap.modeling.modeling_flap import KERNEL_MULTIPLE
 from flap.models import ModelAdapter, PlacedModel, adapt, stock_class
-from flap.models.refreshed_experts import experts_fit_kernel
+from flap.models.stacked_experts import experts_fit_kernel
 
 # Config keys that add biases to Linears.
 BIAS_FLAGS = ("attention_bias", "mlp_bias", "use_bias", "enable_bias", "attention_out_bias", "bias")
@@ -35,7 +35,8 @@ def stock_config(adapter: ModelAdapter, shared: dict[str, Any]) -> PreTrainedCon
             raise ValueError("layers differ in width")
         if of_layer.get("num_attention_heads") == 0:
             raise ValueError("a layer has no attention heads")
-        if not experts_fit_kernel(adapter.mlp(i)):
+        experts = getattr(adapter.mlp(i).output, "experts", None)
+        if experts is not None and not experts_fit_kernel(experts):
             raise ValueError(f"experts whose width is no multiple of {KERNEL_MULTIPLE} need another kernel")
     problem, names = "", [name for name in BIAS_FLAGS if name in shared]
     for flags in chain.from_iterable(combinations(names, size) for size in range(len(names) + 1)):

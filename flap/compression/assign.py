@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 def assign(linear: Any, weight: Tensor, bias: Tensor | None) -> None:
-    """Replace the tensors of a Linear, or of an object like one (experts.py), and update its widths."""
+    """Replace the tensors of a Linear, or of a `LinearLike`, and update its widths."""
     if not isinstance(linear, nn.Linear):
         linear.assign(weight, bias)
         return

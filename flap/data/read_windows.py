@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 from flap.config import one_line
 from flap.data import SELF, Part, Text, Windows, begins_with_bos, parse, read_text
 
-SAID = "what-a-user-says"  # stands in the template for it
+USER_TEXT = "what-a-user-says"  # stands in the template for it
 
 
 class Wanted(NamedTuple):
@@ -31,7 +31,8 @@ def read_windows(
     Raises:
         ValueError: there is no such text, it has too few tokens, or the windows are longer than the model's context.
     """
-    check_context(section, wanted.lengths, max_length)
+    if max_length is not None and (longest := max(wanted.lengths)) > max_length:
+        raise ValueError(f"{section}.seq_len={longest}: the model's context ends at {max_length} tokens")
     windows = read_parts(section, dataset, tokenizer, wanted)
     _check_shares(windows)
     _check_own_text(windows, max_length)
@@ -49,16 +50,6 @@ def read_parts(section: str, dataset: Any, tokenizer: PreTrainedTokenizerBase, w
     begins = begins_with_bos(tokenizer, wanted.bos, "calibration.bos")
     texts = tuple(_text(part, tokenizer, f"{section}.dataset", begins) for part in parts)
     return Windows(parts, texts, tokenizer, wanted.num_samples, tuple(wanted.lengths), wanted.seed, begins, section)
-
-
-def check_context(section: str, lengths: list[int], max_length: int | None) -> None:
-    """Check that windows fit the model's context.
-
-    Raises:
-        ValueError: they do not.
-    """
-    if max_length is not None and (longest := max(lengths)) > max_length:
-        raise ValueError(f"{section}.seq_len={longest}: the model's context ends at {max_length} tokens")
 
 
 def _text(part: Part, tokenizer: PreTrainedTokenizerBase, field: str, bos: bool) -> Text | None:
@@ -130,15 +121,15 @@ def _users_turn(tokenizer: PreTrainedTokenizerBase, where: str) -> str:
     """Return what the chat template prints before the text of a user."""
     _check_template(tokenizer, where, "the model then begins with BOS, or EOS where there is none")
     try:
-        marked = str(tokenizer.apply_chat_template([{"role": "user", "content": SAID}], tokenize=False))
-        reason = None if SAID in marked else "it changes the user's message"
+        marked = str(tokenizer.apply_chat_template([{"role": "user", "content": USER_TEXT}], tokenize=False))
+        reason = None if USER_TEXT in marked else "it changes the user's message"
     except Exception as error:  # templates are programs of the tokenizer and raise errors of any type
         reason = one_line(error, 120)
     if reason is not None:
         raise ValueError(
             f"{where}.chat_template=true: the tokenizer's chat template has no user turn at its start ({reason})"
         )
-    return marked.split(SAID)[0]
+    return marked.split(USER_TEXT)[0]
 
 
 def _check_template(tokenizer: PreTrainedTokenizerBase, where: str, without: str) -> None:

@@ -44,5 +44,5 @@ def repetition(tokens: Sequence[int]) -> float:
 
     Source: seq-rep-4 of Welleck et al., ICLR 2020, arXiv 1908.04319.
     """
-    found = list(ngrams(tokens, 4))
-    return 1 - len(set(found)) / len(found) if found else 0.0
+    grams = list(ngrams(tokens, 4))
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0

@@ -92,7 +92,7 @@ def _of_lines(path: Path, name: str) -> tuple[list[Any], list[str]]:
 
 
 def _of_table(path: Path, name: str) -> tuple[list[Any], list[str]]:
-    """As `_of_lines`, of a Parquet file."""
+    """Return the same of a Parquet file."""
     import pyarrow.parquet  # here, because few runs need it, and it takes 30 MB of memory
 
     table = pyarrow.parquet.read_table(path)

@@ -63,13 +63,13 @@ def _mark(tokenizer: PreTrainedTokenizerBase) -> str:
     """
     mark = "\ue000"  # of no text, so never a piece with others, as a line feed is in some tokenizers
     names = tokenizer.convert_ids_to_tokens(tokenizer(mark, add_special_tokens=False).input_ids)
-    alone = all(name in (mark, tokenizer.unk_token) or BYTE.fullmatch(name) for name in names[1:])
-    return mark if names[:1] == ["▁"] != names and alone else ""
+    separate = all(name in (mark, tokenizer.unk_token) or BYTE.fullmatch(name) for name in names[1:])
+    return mark if names[:1] == ["▁"] != names and separate else ""
 
 
 def _whole(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return a window without the bytes of characters that it cuts, with which whole ones beside them are no text."""
     names = tokenizer.convert_ids_to_tokens(ids)
-    found = CUT_AT_START.search("".join(names[:3])), CUT_AT_END.search("".join(names[-3:]))
-    start, end = (len(one[0]) // len("<0x00>") if one else 0 for one in found)
+    cuts = CUT_AT_START.search("".join(names[:3])), CUT_AT_END.search("".join(names[-3:]))
+    start, end = (len(cut[0]) // len("<0x00>") if cut else 0 for cut in cuts)
     return ids[start : len(ids) - end]

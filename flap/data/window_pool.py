@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from uuid import uuid4
 
 import torch
 from torch import Tensor
@@ -83,16 +84,16 @@ class Pool:
 class _State:
     """A tokenizer as it is now: two are equal if they make the same tokens of every text."""
 
-    content: str  # a digest
+    digest: str
     tokenizer: PreTrainedTokenizerBase = field(compare=False)
 
 
 def tokenized(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool, packing: bool) -> tuple[Tensor, list[int]]:
     """Return the tokens of a text, tokens_S, and the lengths of its documents; with packing it is a single one."""
-    if not tokenizer.is_fast:  # what such a one does is in its code, which has no digest
-        return _tokenized.__wrapped__(text, _State("", tokenizer), bos, packing)
-    content = f"{tokenizer.bos_token_id} {tokenizer.backend_tokenizer.to_str()}"
-    return _tokenized(text, _State(hashlib.sha256(content.encode()).hexdigest(), tokenizer), bos, packing)
+    # what one that is not fast does is in its code, which nothing tells from other code
+    content = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else uuid4().hex
+    digest = hashlib.sha256(f"{tokenizer.bos_token_id} {content}".encode()).hexdigest()
+    return _tokenized(text, _State(digest, tokenizer), bos, packing)
 
 
 @lru_cache(maxsize=8)  # in a sweep in one process, a text is tokenized only once

@@ -37,8 +37,8 @@ class Windows:
     field: str = "calibration"  # the config's section, for error messages
 
     @property
-    def known(self) -> list[Text]:
-        """The texts that exist already."""
+    def existing(self) -> list[Text]:
+        """The texts that are not still to write."""
         return [text for text in self.texts if text is not None]
 
     @property
@@ -63,7 +63,7 @@ class Windows:
 
     def written(self, text: Text) -> "Windows":
         """Return the windows with the text that the model has written."""
-        return replace(self, texts=tuple(text if known is None else known for known in self.texts))
+        return replace(self, texts=tuple(text if own is None else own for own in self.texts))
 
     def counts(self, seq_len: int) -> list[int]:
         """Return the number of windows of a length that are from each part, in proportion to the weights."""
@@ -96,12 +96,17 @@ class Windows:
 
         What the model writes depends on the model, its tokenizer and the part's options.
         """
-        texts = zip(self.parts, self.texts, self.drawn, strict=True)
         parts = [[part.dataset, part.weight, part.packing, part.chat_template] for part in self.parts]
-        known = [list(map(tokens_sha256, w.values())) for part, _, w in texts if part.dataset != SELF]
-        key = {"parts": parts, "num_samples": self.num_samples, "lengths": self.lengths, "seed": self.seed}
-        vocabulary = self.tokenizer.get_vocab() if len(known) < len(parts) else {}
-        return {**key, "bos": self.bos, "tokens": known, "vocabulary": _sha256(json.dumps(vocabulary, sort_keys=True))}
+        tokens = [
+            [tokens_sha256(tokens_NT) for tokens_NT in windows.values()]
+            for part, windows in zip(self.parts, self.drawn, strict=True)
+            if part.dataset != SELF
+        ]
+        vocabulary = self.tokenizer.get_vocab() if len(tokens) < len(parts) else {}
+        return {
+            "parts": parts, "num_samples": self.num_samples, "lengths": self.lengths, "seed": self.seed,
+            "bos": self.bos, "tokens": tokens, "vocabulary": _sha256(json.dumps(vocabulary, sort_keys=True)),
+        }  # fmt: skip
 
     def _draw(self, p: int, text: Text) -> dict[int, Tensor]:
         """Return the windows of a part; the longest are drawn first."""

@@ -98,7 +98,7 @@ class ModelAdapter:
         output, inputs = _linears(module, family.attention, family.attention_inputs)
         queries = output.in_features
         keys = inputs[1].out_features if len(inputs) > 1 else (inputs[0].out_features - queries) // 2
-        groups = keys // _head_dim(module)
+        groups = keys // self._head_dim(layer)
         sizes = [[queries, keys, keys]] if family.stacked else [[linear.out_features] for linear in inputs]
         rows = [_rows(parts, groups) for parts in sizes]
         norms = tuple((module.get_submodule(one), inputs[i]) for i, one in enumerate(family.attention_norms))
@@ -137,14 +137,16 @@ class ModelAdapter:
         """Return the number of query heads that share one KV head; 1 under multi-head attention."""
         if not self._has_heads(layer):
             return 1
-        head_dim = _head_dim(self.parent(layer, self.family.attention))
-        return int(self.attention(layer).columns_UC.shape[1] // head_dim)
+        return int(self.attention(layer).columns_UC.shape[1] // self._head_dim(layer))
+
+    def _head_dim(self, layer: int) -> int:
+        attention = self.parent(layer, self.family.attention)
+        return int(getattr(attention, "head_dim", None) or attention.head_size)
 
     @property
     def head_dim(self) -> int | None:
         """The number of channels of one head in all layers; None if no layer has heads to prune, or layers differ."""
-        modules = (self.parent(i, self.family.attention) for i in range(len(self.layers)) if self._has_heads(i))
-        dims = set(map(_head_dim, modules))
+        dims = {self._head_dim(i) for i in range(len(self.layers)) if self._has_heads(i)}
         return dims.pop() if len(dims) == 1 else None
 
     def widths(self, layer: int) -> dict[str, int]:
@@ -153,7 +155,7 @@ class ModelAdapter:
         widths = {self.family.neurons: mlp.num_units} if self._has(layer, self.family.mlp) else {}
         if self._has_heads(layer):
             if self.head_dim is None:
-                widths["head_dim"] = _head_dim(self.parent(layer, self.family.attention))
+                widths["head_dim"] = self._head_dim(layer)
             widths["num_attention_heads"] = attention.num_units * self.queries_per_group(layer)
             if hasattr(self.config.per_layer_config[layer], self.family.kv_heads):
                 widths[self.family.kv_heads] = attention.num_units
@@ -217,10 +219,6 @@ def _rows(sizes: Sequence[int], units: int) -> Tensor:
     """Return rows_UR of a Linear with the rows of projections of these sizes, one projection after the other."""
     starts = accumulate(sizes, initial=0)
     return torch.cat([start + split(size, units) for start, size in zip(starts, sizes, strict=False)], dim=1)
-
-
-def _head_dim(attention: Any) -> int:
-    return int(getattr(attention, "head_dim", None) or attention.head_size)
 
 
 def _update(module: nn.Module, values: dict[str, int]) -> None:

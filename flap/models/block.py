@@ -4,6 +4,7 @@ Legend: U units · C input channels a unit owns in the output projection · R ro
 T tokens · M members of a block.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, cast
@@ -19,6 +20,25 @@ class Pair(NamedTuple, Generic[T]):
 
     attention: T
     mlp: T
+
+
+class LinearLike(ABC):
+    """The base of projections that are no Linear but are read as one, and replaced by `assign(weight, bias)`."""
+
+    @property
+    @abstractmethod
+    def weight(self) -> Tensor:
+        """The weights (outputs, inputs)."""
+
+    @property
+    def in_features(self) -> int:
+        """The number of input channels."""
+        return int(self.weight.shape[1])
+
+    @property
+    def out_features(self) -> int:
+        """The number of output channels."""
+        return int(self.weight.shape[0])
 
 
 class Observed(NamedTuple):
@@ -40,7 +60,7 @@ class Block:
     """
 
     name: str
-    output: Any  # the output projection: a Linear, or an object with the same attributes (experts.py, conv1d.py)
+    output: Any  # the output projection: a Linear or a `LinearLike`
     columns_UC: Tensor
     inputs: tuple[tuple[Any, Tensor], ...]  # the input projections, each with its rows_UR
     norms: tuple[tuple[Any, nn.Linear], ...] = ()  # each an RMS norm over all outputs of an input projection
@@ -93,16 +113,14 @@ class Block:
 
 
 @dataclass(frozen=True)
-class NoOutput:
+class NoOutput(LinearLike):
     """The output projection that a layer lacks, as a Linear without channels."""
 
     layer: nn.Module
     bias: ClassVar[None] = None
-    in_features: ClassVar[int] = 0
 
     @property
     def weight(self) -> Tensor:
-        """No weights (O, 0)."""
         norm = next(parameter for parameter in self.layer.parameters() if parameter.ndim == 1)
         return norm.new_empty(len(norm), 0)
 

@@ -9,9 +9,11 @@ from typing import Any, cast
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from flap.models.block import LinearLike
+
 
 @dataclass(frozen=True)
-class Transposed:
+class Transposed(LinearLike):
     """A Conv1D with the attributes of a Linear."""
 
     module: Any
@@ -23,14 +25,6 @@ class Transposed:
     @property
     def bias(self) -> Tensor:
         return cast(Tensor, self.module.bias)
-
-    @property
-    def in_features(self) -> int:
-        return self.weight.shape[1]
-
-    @property
-    def out_features(self) -> int:
-        return self.weight.shape[0]
 
     def assign(self, weight: Tensor, bias: Tensor) -> None:
         """Replace weight_OI and the bias."""

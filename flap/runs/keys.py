@@ -70,7 +70,7 @@ class CacheKeys:
     def counted(self) -> Key:
         """The texts whose tokens are counted, whole and not in windows; empty if all tokens stay."""
         texts = self.texts.get("vocabulary", self.texts.get("calibration")) if self.choices.vocabulary else None
-        return {"counted": [text.sha256 for text in texts.known]} if texts else {}
+        return {"counted": [text.sha256 for text in texts.existing]} if texts else {}
 
     @property
     def dense(self) -> Key:

@@ -65,7 +65,7 @@ def score(run: Run, work: WorkFolder, model: PlacedModel, statistics: Sequence[L
     if isinstance(structure, Search):
         divergence = PlanDivergence(calibration, run.choices.compensation)
         return score_and_try(metric, structure, run.budget, divergence, work)
-    work = model.kept(work) if metric.needs_covariance else NOT_KEPT
+    work = model.if_streamed(work) if metric.needs_covariance else NOT_KEPT
     visits = calibration.visit("score", metric.needs_covariance, work, apart=False)
     return score_layers(metric, model.adapter, visits, work)
 
@@ -84,7 +84,7 @@ def compress(
     """Remove the units that the plan does not keep, with compensation."""
     compensation = run.choices.compensation
     # named by the plan, so that layers of two plans are never mixed
-    work = model.kept(work / digest(plan.to_dict()))
+    work = model.if_streamed(work / digest(plan.to_dict()))
     visits = run.calibration(model, statistics).visit("compress", compensation.needs_covariance, work, changing=True)
     fits = compress_layers(model.adapter, plan, compensation, visits, _compress_layer(run), work)
     _report(run, model, plan, fits)

@@ -26,7 +26,7 @@ def write_files(run: Run, plan: PruningPlan, run_dir: Path | None) -> None:
 def _write_report(run: Run, plan: PruningPlan, run_dir: Path) -> None:
     run_dir.mkdir(parents=True, exist_ok=True)
     for use, windows in run.texts.items():
-        for text in (text for text in windows.known if text.name == SELF):
+        for text in (text for text in windows.existing if text.name == SELF):
             write_text(run_dir / f"{SELF}_{use}.jsonl", text.jsonl)
     plan.save(run_dir / "plan.json")
     run.report.save(run_dir / "report.json")

@@ -107,7 +107,7 @@ class Run:
     @property
     def sources(self) -> dict[str, str]:
         """The origin of the model and of each text."""
-        texts = {use: "; ".join(text.origin for text in windows.known) for use, windows in self.texts.items()}
+        texts = {use: "; ".join(text.origin for text in windows.existing) for use, windows in self.texts.items()}
         return {"model": self.source.origin, **texts, **{task.name: task.origin for task in self.suite.tasks}}
 
     def introduce(self) -> None:

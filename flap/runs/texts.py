@@ -41,7 +41,7 @@ def overlaps(texts: Mapping[str, Windows], tasks: Sequence[Task]) -> list[str]:
     """Return warnings about tasks that are measured on a text of calibration or recovery, or on documents from it."""
     warnings = []
     for task, (use, windows) in product(tasks, texts.items()):
-        for text in windows.known:
+        for text in windows.existing:
             if task.text_sha256 == text.sha256:
                 warnings.append(f"{task.name} is measured on the {use} text itself")
             elif text.name in task.shares_text_with:
@@ -62,6 +62,6 @@ def domains(texts: Mapping[str, Windows], tasks: Sequence[Task]) -> dict[str, st
     """
     if not texts:
         return {}
-    known = [text for windows in texts.values() for text in windows.known]
+    known = [text for windows in texts.values() for text in windows.existing]
     found = {task.name: {task.domain(text) for text in known} for task in tasks}
     return {name: "calibration" if "calibration" in one else "other" for name, one in found.items()}

@@ -125,7 +125,7 @@ class Trim:
     def rank(self, tokenizer: PreTrainedTokenizerBase, model: PlacedModel, texts: Windows) -> Ranking:
         """Return the tokens in the order in which they stay. texts: in which they are counted and expected."""
         rows = model.adapter.vocab_size
-        windows = [sampled(text, tokenizer, texts.bos, len(texts.known)) for text in texts.known]
+        windows = [sampled(text, tokenizer, texts.bos, len(texts.existing)) for text in texts.existing]
         share_V = expected(model, windows, [part.weight for part in texts.parts])[:rows]
         tokens = Tokens.of(tokenizer, rows, named_ids(model.model))
         return Ranking.of(tokens, counted(texts, tokenizer, rows), share_V)
@@ -165,7 +165,7 @@ def without(
 def counted(texts: Windows, tokenizer: PreTrainedTokenizerBase, rows: int) -> Tensor:
     """Return how often each token is in the texts, counts_V: each text has its weight, and all have their tokens."""
     weights, counts = [part.weight for part in texts.parts], []
-    for part, text in zip(texts.parts, texts.known, strict=True):
+    for part, text in zip(texts.parts, texts.existing, strict=True):
         tokens_S = tokenized(text, tokenizer, texts.bos, part.packing)[0]
         counts.append(tokens_S.bincount(minlength=rows)[:rows].double())
     total = sum(float(count_V.sum()) for count_V in counts)

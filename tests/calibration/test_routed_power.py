@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from flap.calibration.recorder import BlockRecorder, routed_power
 from flap.models import adapt
-from flap.models.refreshed_experts import refresh_experts
+from flap.models.stacked_experts import refresh_experts
 from tests.cases import random_model, tiny_model, tokens
 from tests.models.test_whole_experts import EXPERTS, FAMILIES, config_of
 

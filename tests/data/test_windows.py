@@ -34,12 +34,12 @@ def found_in(tokens_NT: torch.Tensor, text: Text, tokenizer: PreTrainedTokenizer
 def test_texts_by_weight_and_lengths_by_equal_shares(mixture: Windows, tokenizer: PreTrainedTokenizerFast) -> None:
     short, long = mixture.by_length
     assert short.shape == (20, 8) and long.shape == (5, 32)  # 160 tokens each
-    assert [found_in(long, text, tokenizer) for text in mixture.known] == [1, 4]
+    assert [found_in(long, text, tokenizer) for text in mixture.existing] == [1, 4]
     assert mixture.counts(8) == [5, 15] and [len(windows[8]) for windows in mixture.drawn] == [5, 15]
-    assert found_in(short, mixture.known[1], tokenizer) >= 15
+    assert found_in(short, mixture.existing[1], tokenizer) >= 15
     for tokens_NT, text_N in zip(mixture.by_length, mixture.text_by_length, strict=True):
         assert all(found_in(tokens_NT[text_N == p], text, tokenizer) == (text_N == p).sum()
-                   for p, text in enumerate(mixture.known))  # fmt: skip
+                   for p, text in enumerate(mixture.existing))  # fmt: skip
 
 
 def test_the_key_tells_apart_all_that_windows_depend_on(mixture: Windows, tokenizer: PreTrainedTokenizerFast) -> None:
@@ -48,7 +48,7 @@ def test_the_key_tells_apart_all_that_windows_depend_on(mixture: Windows, tokeni
 
     others = [
         mixture, other(seed=1), other(num_samples=39), other(lengths=(8,)), other(lengths=(32, 8)),
-        other(parts=(Part("a.txt"), Part("b.txt"))), other(texts=(text_of("a.txt", 3), mixture.known[1])),
+        other(parts=(Part("a.txt"), Part("b.txt"))), other(texts=(text_of("a.txt", 3), mixture.existing[1])),
         other(parts=(Part("a.txt"), Part("self"))), other(bos=True),
     ]  # fmt: skip
     assert len({json.dumps(one.key) for one in others}) == len(others)
@@ -153,14 +153,6 @@ def test_a_conversation_has_the_keys_that_it_has_in_the_file_and_no_others(suffi
         Dataset.from_list([{"messages": talk} for talk in CALLS]).to_parquet(path)
     read_text(str(path), "calibration", "f", lambda messages: str(seen.append(messages)))
     assert seen == CALLS
-
-
-def test_contents_of_several_kinds_go_to_the_template(tmp_path: Path) -> None:
-    talks = [[{"role": "user", "content": content}] for content in ("hello", [{"type": "text", "text": "hello"}])]
-    (tmp_path / "talk.jsonl").write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in talks))
-    seen = list[object]()
-    read_text(str(tmp_path / "talk.jsonl"), "calibration", "f", lambda messages: str(seen.append(messages)))
-    assert seen == talks
 
 
 def test_a_saved_text_is_read_again(tmp_path: Path) -> None:

@@ -15,12 +15,11 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from flap.config import ModelConfig
-from flap.data.packaged import packaged_file
 from flap.export.gguf import export_gguf
 from flap.models import find, find_by_config, find_model, locate, open_checkpoint, read_config, read_model
 from flap.models.devices import pick_device
 from flap.models.locate import GGUF
-from flap.storage.atomic_files import cache_root, remove_unused
+from flap.storage.atomic_files import remove_unused
 from tests.cases import VOCAB, tiny_model, tokens
 from tests.helpers.pruned import logits
 from tests.helpers.tokenizers import KINDS
@@ -63,16 +62,6 @@ def test_a_type_in_which_the_processor_is_slow(
     assert ("slow in torch.bfloat16: model.dtype=float32 may be several times as fast" in caplog.text) == slow
 
 
-@pytest.mark.parametrize(
-    ("saved", "asked", "held"), [("bfloat16", "auto", "bfloat16"), ("bfloat16", "float32", "float32")]
-)
-def test_dtype(saved: str, asked: str, held: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    tiny_model("llama-gqa").to(getattr(torch, saved)).save_pretrained(tmp_path / "tiny")
-    tokenizer.save_pretrained(tmp_path / "tiny")
-    config = ModelConfig("tiny", str(tmp_path / "tiny"), dtype=asked, device="cpu")
-    assert find_model(config, tmp_path, trust_remote_code=False).open().model.dtype == getattr(torch, held)
-
-
 @pytest.mark.parametrize("shard_size", ["1GB", "20KB"])
 def test_where_the_config_names_no_type_it_is_that_of_the_files(
     shard_size: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
@@ -99,8 +88,9 @@ def test_a_hub_models_key_is_its_commit(model_dir: Path, tmp_path: Path, monkeyp
         (folder / "snapshots" / commit / "config.json").write_text("{}")
         (folder / "refs").mkdir(exist_ok=True)
         (folder / "refs" / "main").write_text(commit)
-        keys.append(replace(local, path="org/tiny").fingerprint["commit"])
-    assert keys == ["a" * 40, "b" * 40]
+        keys.append(replace(local, path="org/tiny").fingerprint)
+    assert [key["commit"] for key in keys] == ["a" * 40, "b" * 40]
+    assert {name: version(name) for name in ("torch", "transformers")}.items() <= keys[0].items()
 
 
 def test_a_hub_model_of_unknown_commit_shares_its_results_with_no_other(model_dir: Path, tmp_path: Path) -> None:
@@ -247,12 +237,6 @@ def test_a_hub_model_of_pickles_is_refused(tmp_path: Path, monkeypatch: pytest.M
         find_model(ModelConfig("tiny", "org/tiny", placement="stream"), tmp_path, trust_remote_code=False)
 
 
-def test_packaged_files_are_found_without_importing_the_wheel() -> None:
-    assert packaged_file("pytest", "pytest/__init__.py") == Path(pytest.__file__)
-    assert packaged_file("pytest", "pytest/no_such_file.py") is None
-    assert packaged_file("no-such-wheel", "pytest/__init__.py") is None
-
-
 def test_pick_device(monkeypatch: pytest.MonkeyPatch) -> None:
     there = {"cuda": False, "mps": False}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there["cuda"])
@@ -285,15 +269,6 @@ def test_trust_remote_code_reaches_every_loader(
     assert seen == {"AutoConfig": trusted, "AutoTokenizer": trusted, "AutoModelForCausalLM": trusted}
 
 
-def test_cache_root_is_configured_or_in_the_environment_or_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FLAP_CACHE_DIR", "/from/environment")
-    assert cache_root("/from/config") == Path("/from/config")
-    assert cache_root(None) == Path("/from/environment")
-    monkeypatch.delenv("FLAP_CACHE_DIR")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/from/user")
-    assert cache_root(None).name == "flap" and cache_root(None) != Path("/from/environment")
-
-
 def test_an_index_that_points_outside_is_refused(
     model_dir: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
@@ -315,12 +290,6 @@ def test_memory_is_counted_in_the_type_that_is_loaded(
     for dtype, size in (("auto", 2), ("float32", 4)):
         config = ModelConfig("tiny", str(tmp_path / "tiny"), dtype=dtype, device="cpu")
         source = find_model(config, tmp_path, trust_remote_code=False, keep_dense=True)
-        assert source.num_bytes == size * parameters
-        monkeypatch.setattr("flap.models.source.free_bytes", lambda device: 3 * 2 * parameters)
+        assert source.num_bytes == size * parameters and source.open().model.dtype.itemsize == size
+        monkeypatch.setattr("flap.models.model_files.free_bytes", lambda device: 3 * 2 * parameters)
         assert (source.kept_dense is None) == (dtype == "float32")
-
-
-def test_the_weights_key_holds_the_libraries_that_compute_with_them(model_dir: Path, tmp_path: Path) -> None:
-    source = find_model(ModelConfig("tiny", str(model_dir), device="cpu"), tmp_path, trust_remote_code=False)
-    libraries = {name: version(name) for name in ("torch", "transformers")}
-    assert libraries.items() <= source.fingerprint.items()

@@ -27,7 +27,14 @@ def find_family(config: PreTrainedConfig) -> Family:
         family = find_family(config.get_text_config())
         return replace(family, decoder=f"{TOWERS[model_type]}.{family.decoder}".rstrip("."))
     if model_type in FAMILIES:
-        return _checked(FAMILIES[model_type], config)
+        family = FAMILIES[model_type]
+        for key in family.without:
+            if value := getattr(config, key):
+                refused, expected = f"{key}={str(value).lower()}", f"{key}={'false' if value is True else 0}"
+                raise ValueError(
+                    f"model.path: {config.model_type} with {refused} is not supported; expected {expected}"
+                )
+        return family
     if hasattr(config, "vision_config"):
         raise ValueError(
             f"model.path: vision-language model '{config.model_type}' is not supported; supported are "
@@ -40,15 +47,6 @@ def find_family(config: PreTrainedConfig) -> Family:
         f"supported are {', '.join(sorted(FAMILIES))}; to add one, write its row in flap/modeling/families.py "
         "(CONTRIBUTING.md, 'A new family')"
     )
-
-
-def _checked(family: Family, config: PreTrainedConfig) -> Family:
-    for key in family.without:
-        if getattr(config, key):
-            value, expected = str(getattr(config, key)).lower(), "false" if getattr(config, key) is True else "0"
-            unsupported = f"{config.model_type} with {key}={value} is not supported"
-            raise ValueError(f"model.path: {unsupported}; expected {key}={expected}")
-    return family
 
 
 def sees_images(config: PreTrainedConfig) -> bool:
@@ -79,14 +77,12 @@ def adapt(model: PreTrainedModel, whole_experts: bool = False) -> ModelAdapter:
         raise ValueError(
             f"model: {type(model).__name__} derives from no …{head} class of transformers, which has a head"
         )
-    for one in (model, model.base_model):
-        _check_forward(type(one))
     if whole_experts:
         _check_whole_experts(family, model)
-    own = MixtureAdapter(model, family, whole_experts) if family.experts else ModelAdapter(model, family)
-    for cls in {type(one) for one in (own.decoder, *own.layers)}:
+    adapter = MixtureAdapter(model, family, whole_experts) if family.experts else ModelAdapter(model, family)
+    for cls in dict.fromkeys(map(type, (model, model.base_model, adapter.decoder, *adapter.layers))):
         _check_forward(cls)
-    return own
+    return adapter
 
 
 def _check_forward(cls: type) -> None:
@@ -105,7 +101,5 @@ def _check_whole_experts(family: Family, model: PreTrainedModel) -> None:
     if not family.router or not any(name.endswith(f".{family.experts}") for name, _ in model.named_modules()):
         allowed = ", ".join(name for name, one in FAMILIES.items() if one.router)
         raise ValueError(f"{refused}; or one of {allowed}")
-    groups = getattr(config, "n_group", None) or 1
-    if groups > 1:
-        why = "whose router chooses among groups of as many experts each"
-        raise ValueError(f"{refused} with n_group={groups}, {why}")
+    if (groups := getattr(config, "n_group", None) or 1) > 1:
+        raise ValueError(f"{refused} with n_group={groups}, whose router chooses among groups of as many experts each")

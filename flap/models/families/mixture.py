@@ -7,8 +7,8 @@ from transformers import PreTrainedModel
 from flap.modeling.families import Family
 from flap.models.adapter import ModelAdapter
 from flap.models.block import Block
-from flap.models.experts import experts_block, num_neurons
-from flap.models.refreshed_experts import refresh_experts
+from flap.models.experts import experts_block
+from flap.models.stacked_experts import num_neurons, refresh_experts
 from flap.models.whole_experts import whole_experts
 
 
@@ -23,7 +23,6 @@ class MixtureAdapter(ModelAdapter):
         self.whole = whole
 
     def mlp(self, layer: int) -> Block:
-        """Return the experts of a layer as one block, or its plain MLP."""
         experts, name = self._experts(layer), f"layer {layer} MLP"
         if experts is None:
             return super().mlp(layer)
@@ -34,7 +33,6 @@ class MixtureAdapter(ModelAdapter):
         return experts_block(name, experts, chosen)
 
     def widths(self, layer: int) -> dict[str, int]:
-        """Return the numbers of heads, neurons (of one expert) and experts of a layer, by their names in the config."""
         widths, experts = super().widths(layer), self._experts(layer)
         if experts is not None:
             widths.pop(self.family.neurons, None)
@@ -44,7 +42,6 @@ class MixtureAdapter(ModelAdapter):
         return widths
 
     def refresh_mlp(self, layer: int) -> None:
-        """Update the widths and the number of the experts, or the width of the plain MLP."""
         experts = self._experts(layer)
         if experts is None:
             super().refresh_mlp(layer)

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from flap.models.devices import ROOM_TO_RUN, free_bytes
 from flap.models.families import adapt
-from flap.models.source import CheckpointSource
+from flap.models.model_files import ModelFiles
 from flap.storage import NOT_KEPT, WorkFolder, ranks
 from flap.storage.progress import progress
 
@@ -40,18 +40,15 @@ class PlacedModel(ABC):
 
     @classmethod
     @abstractmethod
-    def open(cls, source: CheckpointSource, work: WorkFolder) -> "PlacedModel":
+    def open(cls, source: ModelFiles, work: WorkFolder) -> "PlacedModel":
         """Return the model of a source at this placement.
 
         work: for data that is too large for memory; an interrupted run resumes from it.
         """
 
-    def kept(self, work: WorkFolder) -> WorkFolder:
-        """Return where a walk over all layers keeps its work, and its changes; nowhere if they are quick or lost."""
+    def if_streamed(self, work: WorkFolder) -> WorkFolder:
+        """Return where a walk keeps its work; nowhere in memory, where it is quick, and its changes are lost."""
         return work if self.streams else NOT_KEPT
-
-    def give_back_freed(self) -> None:  # noqa: B027 - nothing to do where all weights are in memory
-        """Give memory that is free within this process back to the system, before a layer takes more."""
 
     def saved_in(self, directory: Path) -> "PlacedModel":
         """Return the model for further work after it was written to a directory: itself, or what is in the files."""

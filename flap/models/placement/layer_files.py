@@ -22,7 +22,7 @@ from transformers.modeling_utils import LoadStateDictConfig
 
 from flap.models.adapter import ModelAdapter
 from flap.models.from_pretrained import dequantiser
-from flap.models.source import CheckpointSource
+from flap.models.model_files import ModelFiles
 from flap.models.weights import tensor_files
 from flap.storage import ranks
 from flap.storage.atomic_files import atomic_file
@@ -35,7 +35,7 @@ class LayerFiles:
     folder: for the files of changed layers, which the checkpoint then shares.
     """
 
-    def __init__(self, adapter: ModelAdapter, source: CheckpointSource, folder: Path) -> None:
+    def __init__(self, adapter: ModelAdapter, source: ModelFiles, folder: Path) -> None:
         self.adapter, self.source, self.folder = adapter, source, folder
         self.model, self.dequantiser = adapter.model, dequantiser(source.config)
         self.prefix = next(f"{name}." for name, module in self.model.named_modules() if module is adapter.layers)

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from flap.config import gigabytes
-from flap.models.devices import ROOM_TO_RUN, free_bytes, give_back_freed
+from flap.models.devices import ROOM_TO_RUN, free_bytes
 from flap.models.forward import leave
 from flap.models.from_pretrained import read_config
+from flap.models.model_files import ModelFiles
 from flap.models.placement.base import PlacedModel
 from flap.models.placement.layer_files import LayerFiles
 from flap.models.placement.resident import Resident
 from flap.models.placement.shards import write_shards
 from flap.models.replaced_forward import forwards_replaced
-from flap.models.source import CheckpointSource
 from flap.models.walk import Walk
 from flap.storage import NOT_KEPT, WorkFolder
 
@@ -37,7 +37,7 @@ class OnDisk(PlacedModel):
     name = "stream"
     streams = True
 
-    def __init__(self, source: CheckpointSource, work: WorkFolder) -> None:
+    def __init__(self, source: ModelFiles, work: WorkFolder) -> None:
         """Take the model without reading a weight.
 
         work: for hidden states and changed layers; where it is not kept, a temporary one, deleted with this object.
@@ -52,7 +52,7 @@ class OnDisk(PlacedModel):
         _fill_buffers(self.model, self.device)
 
     @classmethod
-    def open(cls, source: CheckpointSource, work: WorkFolder) -> "OnDisk":
+    def open(cls, source: ModelFiles, work: WorkFolder) -> "OnDisk":
         return cls(source, work)
 
     @property
@@ -124,7 +124,6 @@ class OnDisk(PlacedModel):
 
     @torch.no_grad()
     def hidden_states(self, batches_NT: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yield the final hidden states of each batch, after one walk of all batches."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=self.folder, ignore_cleanup_errors=True) as folder:
             # after it no file is mapped, as NFS needs to remove them
@@ -143,16 +142,12 @@ class OnDisk(PlacedModel):
 
     @torch.no_grad()
     def logits(self, tokens_NT: Tensor) -> Tensor:
-        """Return the logits of one batch of windows, after a walk."""
         [hidden_NTD] = self.hidden_states([tokens_NT])
         with self.ends():
             return self.adapter.logits(hidden_NTD)
 
     def resume_changes(self, layers_done: int) -> None:
         self._files.resume(layers_done)
-
-    def give_back_freed(self) -> None:
-        give_back_freed()
 
     def saved_in(self, directory: Path) -> PlacedModel:
         return open_checkpoint(directory, self.device, self.work)
@@ -193,5 +188,5 @@ def open_checkpoint(directory: Path, device: torch.device, work: WorkFolder = NO
 
     It can be compared with the model in memory without room for a second one. work: see `OnDisk`.
     """
-    source = CheckpointSource(str(directory), "checkpoint", read_config(directory), device, OnDisk)
+    source = ModelFiles(str(directory), read_config(directory), device)
     return OnDisk(source, work / "checkpoint")

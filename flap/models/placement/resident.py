@@ -7,8 +7,8 @@ from copy import deepcopy
 from torch import nn
 from transformers import PreTrainedModel
 
+from flap.models.model_files import ModelFiles
 from flap.models.placement.base import PlacedModel
-from flap.models.source import CheckpointSource
 from flap.storage import WorkFolder
 
 
@@ -19,7 +19,7 @@ class Resident(PlacedModel):
     whole = True
 
     @classmethod
-    def open(cls, source: CheckpointSource, work: WorkFolder) -> "Resident":
+    def open(cls, source: ModelFiles, work: WorkFolder) -> "Resident":
         """Return the model, loaded on the device of its source.
 
         If the source keeps the dense model, the returned one shares its tensors: pruning gives a model new tensors and

@@ -5,6 +5,7 @@ Each layer has a shard of its own; one more shard holds embeddings, final norm a
 
 import json
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import save_file
 from torch import Tensor
@@ -29,9 +30,10 @@ def write_shards(placed: PlacedModel, files: LayerFiles, directory: Path) -> Non
     for i in Walk(placed, "save, layer by layer"):
         own = files.state(i)
         tensors: dict[str, Tensor] = revert_weight_conversion(model, own)
-        if _same(tensors, own) and files.link(i, paths[i]):
-            continue
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, paths[i], metadata={"format": "pt"})
+        linked = _places(tensors) == _places(own) and files.link(i, paths[i])
+        if not linked:
+            contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+            save_file(contiguous, paths[i], metadata={"format": "pt"})
     parameters = list(model.parameters())
     index = {
         "metadata": {
@@ -43,7 +45,6 @@ def write_shards(placed: PlacedModel, files: LayerFiles, directory: Path) -> Non
     (directory / "model.safetensors.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
-def _same(tensors: dict[str, Tensor], own: dict[str, Tensor]) -> bool:
-    """Return whether the tensors of a checkpoint's file are those of the model, under their own names."""
-    there, here = ({name: (t.data_ptr(), t.shape, t.stride()) for name, t in of.items()} for of in (tensors, own))
-    return there == here
+def _places(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Return where each tensor is in memory: a checkpoint's file may have those of the model under their own names."""
+    return {name: (tensor.data_ptr(), tensor.shape, tensor.stride()) for name, tensor in tensors.items()}

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from flap.models.devices import free_bytes, gpus
+from flap.models.model_files import ModelFiles
 from flap.models.offload import onloaded, running_device
 from flap.models.placement.base import PlacedModel
-from flap.models.source import CheckpointSource
 from flap.storage import WorkFolder
 from flap.storage.atomic_files import remove_unused
 from flap.storage.locks import use
@@ -24,7 +24,7 @@ class Spread(PlacedModel):
     name = "auto"
 
     @classmethod
-    def open(cls, source: CheckpointSource, work: WorkFolder) -> "Spread":
+    def open(cls, source: ModelFiles, work: WorkFolder) -> "Spread":
         """Load the model on the GPUs first, then in host memory, then on disk. A CPU run uses no GPU.
 
         Changes of layers that are on disk are written to a folder that is deleted with the model.
