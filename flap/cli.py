@@ -38,6 +38,7 @@ from flap.sweeps.launching import claim_gpu, explain_launch, failures
 
 if TYPE_CHECKING:
     from flap.results import Report
+    from flap.runs import Run
     from flap.tracking import JobInfo, TrackedRun
 
 log = logging.getLogger(__name__)
@@ -68,11 +69,18 @@ def _attempt(config: DictConfig) -> str | None:
         ranks.join(timedelta(minutes=config.timeout_minutes))
         _follow()
         with owner.held:
-            if (run_dir := ranks.on_first(owner.begin)) is None:
+            if (run_dir := ranks.on_first(owner.open)) is None:
                 return None
-            from flap.pipeline import run  # here, as below
+            # imported here because --help and invalid values should not wait seconds for torch and transformers
+            from flap.pipeline import execute
+            from flap.runs import check_room, prepare
 
-            report = run(typed(config), run_dir, keep_dense=_in_one_process())
+            run = prepare(typed(config), run_dir, keep_dense=_in_one_process())
+            if ranks.on_first(lambda: owner.done_already(run)):
+                return None
+            check_room(run)
+            ranks.on_first(owner.begin)
+            report = execute(run)
             if ranks.is_first():
                 owner.finish(report)
     except Exception as error:
@@ -104,38 +112,50 @@ class _Owner:
     held: ExitStack = field(default_factory=ExitStack)  # the folder's lock and the tracker
     tracked: "TrackedRun | None" = None
 
-    def begin(self) -> Path | None:
-        """Check the config, and return the folder of the run; None where nothing is to be run, as it is finished.
+    def open(self) -> Path | None:
+        """Check the config, and return the folder of the run; None where nothing is to be run.
 
-        With `dry_run`, print what the run would take. What the folder says of a finished run stays until another run
-        has passed all checks.
+        With `dry_run`, print what the run would take.
         """
         self.held.enter_context(run_folder(self.run_dir))
-        if not (finished := read_state(self.run_dir) == "finished"):
+        if read_state(self.run_dir) != "finished":
             _record(self.config, self.run_dir)
         checked = typed(self.config)
-        # imported here because --help and invalid values should not wait seconds for torch and transformers
         from flap.runs.dry_run import dry_run
-        from flap.runs.prepare import prepare
 
         _quieten_libraries()
         if checked.dry_run:
             print(checked.run_name, *dry_run(checked).lines(), sep="\n")
             return None
         _claim_gpu(checked)
-        tracking = build("tracking", checked.tracking)
-        tracking.check()
-        if checked.resume and _done_already(checked, self.run_dir):
-            return None
-        if finished:
-            prepare(checked, self.run_dir, begins=True, keep_dense=_in_one_process())
-            _record(self.config, self.run_dir)
+        build("tracking", checked.tracking).check()
+        return self.run_dir
+
+    def done_already(self, run: "Run") -> bool:
+        """Return whether this run has finished before, here or in a cell beside, on the same inputs; say where."""
+        from flap.results import finished_run
+
+        config, run_dir = run.config, self.run_dir
+        named = f"*_{glob.escape(folder_name(config.run_name))}"  # the same cell, which may have another job number
+        cells = sorted(run_dir.parent.glob(named)) if _in_sweep(run_dir) else []
+        if not config.resume or (done := finished_run(run_dir, cells, asdict(config))) is None:
+            return False
+        folder, report = done
+        if changed := [name for name, value in run.inputs.items() if report.inputs.get(name) != value]:
+            log.info("%s holds a run on other inputs (%s), which runs again", folder, ", ".join(changed))
+        else:
+            log.info("done already, in %s (resume=false runs it again)", folder)
+        return not changed
+
+    def begin(self) -> None:
+        """Say that the run is running; all checks have passed, and what the folder says of another run is replaced."""
+        checked = typed(self.config)
+        _record(self.config, self.run_dir)
         if not checked.checkpoint.save and (old := self.run_dir / "checkpoint").exists():
             log.warning("%s: of an earlier run, whose report is replaced; checkpoint.save=false leaves it", old)
         write_status(self.run_dir, "running")
         about = asdict(checked), self.run_dir, _job_info(checked, self.run_dir)
-        self.tracked = self.held.enter_context(tracking.start(*about))
-        return self.run_dir
+        self.tracked = self.held.enter_context(build("tracking", checked.tracking).start(*about))
 
     def finish(self, report: "Report") -> None:
         """Say that the run has finished, and print its report."""
@@ -183,24 +203,6 @@ def _quieten_libraries() -> None:
     set_verbosity_error()
     disable_progress_bar()
     logging.getLogger("huggingface_hub").handlers.clear()  # what it says reaches ours, which print it once
-
-
-def _done_already(config: FlapConfig, run_dir: Path) -> bool:
-    """Return whether this run has finished before, here or in a cell beside, on the same inputs; say where."""
-    from flap.results import finished_run
-    from flap.runs.prepare import prepare
-
-    named = f"*_{glob.escape(folder_name(config.run_name))}"  # the same cell, which may have another job number
-    cells = sorted(run_dir.parent.glob(named)) if _in_sweep(run_dir) else []
-    if (done := finished_run(run_dir, cells, asdict(config))) is None:
-        return False
-    folder, report = done
-    again = prepare(config, run_dir, keep_dense=_in_one_process())
-    if changed := [name for name, value in again.inputs.items() if report.inputs.get(name) != value]:
-        log.info("%s holds a run on other inputs (%s), which runs again", folder, ", ".join(changed))
-    else:
-        log.info("done already, in %s (resume=false runs it again)", folder)
-    return not changed
 
 
 def _job_info(config: FlapConfig, run_dir: Path) -> "JobInfo":

@@ -48,7 +48,8 @@ def checkpoint_of(run_dir: Path, report: Report) -> Path | None:
     More may have been measured since, which is in the report alone.
     """
     target = Path(report.config["checkpoint"]["dir"] or run_dir / "checkpoint")
-    label, made = label_of(target), dict(json.loads(to_json(report.provenance)))
+    provenance = {"config": report.config, "versions": report.versions, "git": report.git}
+    label, made = label_of(target), dict(json.loads(to_json(provenance)))
     written = label.get("provenance", {})
     same_model = not changes_of_the_model(differences(written.get("config", {}), made["config"]))
     same_code = [written.get(name) for name in ("versions", "git")] == [made["versions"], made["git"]]

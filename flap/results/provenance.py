@@ -2,6 +2,7 @@
 
 import platform
 import subprocess
+from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -39,6 +40,11 @@ def git_state() -> dict[str, Any]:
         return {"commit": _git("rev-parse", "HEAD"), "dirty": bool(_git("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "dirty": None}
+
+
+def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what produced a result, which is also saved in the checkpoint. config: as `described`."""
+    return {"config": config, "versions": versions(), "git": git_state()}
 
 
 def _git(*arguments: str) -> str:

@@ -3,15 +3,14 @@
 import json
 import platform
 import resource
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from flap.evaluation import Measurement
 from flap.evaluation.base import Better
-from flap.evaluation.errors import differences
 from flap.results.provenance import git_state, versions
 from flap.storage.atomic_files import write_text
 from flap.storage.json_files import infinite, to_json
@@ -28,7 +27,7 @@ MEASURED = ("target", "recovery", "evaluation", "difference_stderr", "difference
 
 @dataclass
 class Report:
-    """The report of a run, filled stage by stage; units are in the names."""
+    """The report of a run; units are in the names."""
 
     config: dict[str, Any]  # of the run, as composed
     device: str = ""  # that the model ran on
@@ -70,55 +69,6 @@ class Report:
     schema: int = SCHEMA  # of report.json
     versions: dict[str, str] = field(default_factory=versions)  # of this package, Python and libraries
     git: dict[str, Any] = field(default_factory=git_state)  # the commit, and whether files differ from it (dirty)
-
-    @classmethod
-    def start(cls, config: dict[str, Any]) -> "Report":
-        """Return the report of a run that starts now, and reset the GPUs' peak memory of earlier runs."""
-        for gpu in range(torch.cuda.device_count()):
-            torch.cuda.reset_peak_memory_stats(gpu)
-        return cls(config)
-
-    @property
-    def provenance(self) -> dict[str, Any]:
-        """Return what produced the result (config, versions, git), which is also saved in the checkpoint."""
-        return {"config": self.config, "versions": self.versions, "git": self.git}
-
-    def compare(
-        self,
-        dense: Measurement,
-        pruned: Measurement,
-        averages: dict[str, list[str]],
-        compressed: Measurement | None = None,
-    ) -> None:
-        """Set the numbers and texts of the models, and the errors of their differences.
-
-        averages: `Suite.averages`. compressed: the model before it was trained, to tell what that has changed.
-        """
-        self.evaluation |= {"dense": dense.numbers, "pruned": pruned.numbers}
-        self.averages, self.better = averages, dense.better | pruned.better
-        self.difference_stderr, self.difference_p_value = _noise(dense, pruned, averages).values()
-        if compressed is not None:
-            self.evaluation["compressed"] = compressed.numbers
-            self.recovery |= _noise(compressed, pruned, averages)
-        self.layer_errors = next(iter(pruned.layers.values()), [])
-        self.continuations = {"dense": dense.texts, "pruned": pruned.texts} if pruned.texts else {}
-
-    def note_peak(self) -> None:
-        """Update the peak memory of the process, in bytes; to be called also before something resets the counters."""
-        unit = 1 if platform.system() == "Darwin" else 1024
-        host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-        gpus = range(torch.cuda.device_count())
-        device = sum(map(torch.cuda.max_memory_allocated, gpus)) if gpus else None
-        before = self.peak_memory_bytes
-        self.peak_memory_bytes = {
-            "host": max(host, before.get("host") or 0),
-            "device": device if device is None else max(device, before.get("device") or 0),
-        }
-
-    def finish(self) -> None:
-        """Set the total time in seconds, and update the peak memory of the process."""
-        self.seconds["total"] = sum(seconds for stage, seconds in self.seconds.items() if stage != "total")
-        self.note_peak()
 
     def save(self, path: Path) -> None:
         """Write report.json; a number that is not finite (an infinite perplexity) becomes null."""
@@ -166,10 +116,20 @@ def _lacking(plain: dict[str, Any]) -> list[str]:
     return lacking + [name for name, kind in OPTIONAL.items() if not isinstance(plain.get(name, kind()), kind)]
 
 
-def _noise(before: Measurement, after: Measurement, averages: dict[str, list[str]]) -> dict[str, dict[str, float]]:
-    """Return the standard errors and the p-values of the differences of two models, paired by document."""
-    changes = differences(before.documents, after.documents, averages)
-    errors, p_values = (
-        {name: getattr(change, kind) for name, change in changes.items()} for kind in ("error", "p_value")
-    )
-    return {"difference_stderr": errors, "difference_p_value": p_values}
+def peak_memory(before: Mapping[str, int | None] | None = None) -> dict[str, int | None]:
+    """Return the peak memory of the process, "host" and "device", in bytes; at least what it was before."""
+    unit = 1 if platform.system() == "Darwin" else 1024
+    host = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    gpus = range(torch.cuda.device_count())
+    device = sum(map(torch.cuda.max_memory_allocated, gpus)) if gpus else None
+    earlier = before or {}
+    return {
+        "host": max(host, earlier.get("host") or 0),
+        "device": device if device is None else max(device, earlier.get("device") or 0),
+    }
+
+
+def reset_peak_memory() -> None:
+    """Forget the peak memory of the GPUs in earlier runs."""
+    for gpu in range(torch.cuda.device_count()):
+        torch.cuda.reset_peak_memory_stats(gpu)

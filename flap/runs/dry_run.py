@@ -20,7 +20,7 @@ from flap.models import Block, ModelAdapter, ModelSource, adapt, distinct_parame
 from flap.models.devices import free_bytes
 from flap.models.placement import STREAMS
 from flap.recovery import bytes_to_train
-from flap.runs.checks import check_budget
+from flap.runs.budget import check_budget
 from flap.runs.choices import Choices, choose
 from flap.search import Search
 from flap.storage import cache_root, ranks

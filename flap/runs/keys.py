@@ -15,6 +15,7 @@ from flap.importance import SCORES_VERSION
 from flap.models import ModelSource
 from flap.results import described, device_name
 from flap.runs.choices import Choices
+from flap.search import Search
 from flap.storage import digest, ranks
 
 Key = dict[str, Any]
@@ -23,16 +24,9 @@ FITS_VERSION = 3  # raise it when compensation fits other weights or biases
 RECOVERY_VERSION = 6  # raise it when the training gives other weights
 DIVERGENCES_VERSION = 9  # raise it when the measurement or the fits change
 WORKSPACE_VERSION = 2  # raise it when a run's working files have other names or contents
-DECIDING = (
-    "metric",
-    "structure",
-    "compensation",
-    "ratio",
-    "target",
-    "mask_only",
-    "calibration",
-    "vocabulary",
-)  # of the plan
+DECIDING = (  # of the plan
+    "metric", "structure", "compensation", "ratio", "target", "mask_only", "calibration", "vocabulary",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,6 +54,18 @@ class CacheKeys:
     def statistics(self) -> Key:
         """The model and what its statistics are taken on; a text of its own is another one on each device, too."""
         return self.source.fingerprint | self.windows | {"device": self.source.device.type} | self.processes
+
+    @property
+    def scores(self) -> Key | None:
+        """The key of scores, for any ratio. A search's depend on its trials; None: made anew from plain statistics."""
+        metric, structure, options = self.choices.metric, self.choices.structure, described(self.config)
+        scores = {"scores": SCORES_VERSION, "metric": options["metric"]}
+        if isinstance(structure, Search):
+            scores |= {"trials": structure.trial_options, "search": DIVERGENCES_VERSION}
+            scores["compensation"] = options["compensation"]
+        elif not metric.needs_covariance:
+            return None
+        return {**self.statistics, **self.choices.code, **scores}
 
     @property
     def processes(self) -> Key:

@@ -1,10 +1,10 @@
-"""A run: everything that it needs besides weights, made and checked by `prepare`, and the ledger of its stages."""
+"""A run: everything that it needs besides weights, made and checked by `prepare`."""
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,80 +18,74 @@ from flap.data import Windows
 from flap.data.temporary_state import seeded
 from flap.evaluation import Suite
 from flap.models import ModelSource, PlacedModel
-from flap.results import Report
+from flap.results.report import reset_peak_memory
 from flap.runs.choices import Choices
 from flap.runs.keys import CacheKeys
-from flap.runs.ledger import Stage
-from flap.runs.texts import begins_with_bos, domains, overlaps
-from flap.storage import NOT_KEPT, Cache, WorkFolder, digest, ranks
+from flap.runs.texts import overlaps
+from flap.storage import NOT_KEPT, Cache, Kind, WorkFolder, digest, ranks
 from flap.storage.progress import begin
 from flap.storage.work_folder import workspace
-from flap.vocabulary import Ranking, Trimmed
+from flap.vocabulary import Trimmed
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run of a config, which does its stages: each is timed, looked up, and resumed where it was interrupted.
+    """A run of a config. Its stages are functions of it; a stage that changes what later ones see returns another run.
 
-    The stages change the report, the texts that the model writes itself, and a budget that is measured.
+    A stage works in `timed`, or in `cached` where its result is stored.
     """
 
     config: FlapConfig
     choices: Choices
     cache: Cache
-    report: Report
     source: ModelSource
-    texts: dict[str, Windows]  # the windows of "calibration" and "recovery", where they are needed
+    texts: Mapping[str, Windows]  # the windows of "calibration" and "recovery", where they are needed
     budget: Budget
     suite: Suite
+    run_dir: Path | None  # the folder of the report; None: not written
     target: Path  # the folder of the checkpoint
-    ranking: Ranking | None = field(default=None, init=False)  # the tokens in the order in which they stay
-    kept_tokens: int | None = field(default=None, init=False)  # how many of them, once it is known
-    trimmed: Trimmed | None = field(default=None, init=False)  # the vocabulary, once tokens have left
     replaces_checkpoint: bool = False  # whether an existing checkpoint in the target may be replaced
-    reopen: Callable[[], PlacedModel] | None = field(default=None, init=False)  # opens the dense model once more
-    passes_before: int = field(default=0, init=False)  # passes over the weights before calibration
+    processes: Sequence[str] = ()  # the device of each process and its machine; empty: one
+    trimmed: Trimmed | None = None  # the vocabulary, once tokens are removed
     work: WorkFolder = NOT_KEPT  # in which an interrupted run goes on
-    states: dict[str, str] = field(default_factory=dict)  # "hit", "miss" or "off" of each stage that is looked up
+    seconds: dict[str, float] = field(default_factory=dict)  # of each stage
+    cache_states: dict[str, str] = field(default_factory=dict)  # "hit", "miss" or "off" of each stage that is looked up
 
-    def stage(self, stage: Stage[T], *inputs: Any) -> T:
-        """Return the result of a stage, made or found; its seconds are added to those of its name in the report."""
-        begin(stage.name)
-        start, seconds = time.perf_counter(), self.report.seconds
-        make, key = partial(stage.do, self, self.work / stage.name, *inputs), stage.depends(self, *inputs)
-        if stage.kind is None or key is None:
-            result = make()
-        else:
-            result, self.states[stage.name] = self.cache.get(stage.kind, key, make)
-        stage.note(self, result, *inputs)
-        seconds[stage.name] = seconds.get(stage.name, 0.0) + time.perf_counter() - start
-        return result
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[WorkFolder]:
+        """Time a stage, and give it the folder in which an interrupted one goes on."""
+        begin(stage)
+        start = time.perf_counter()
+        yield self.work / stage
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+    def cached(self, stage: str, kind: Kind[T], key: Mapping[str, Any] | None, make: Callable[[WorkFolder], T]) -> T:
+        """Return the result of a stage, looked up by its key or made. key: None: made anew in each run."""
+        with self.timed(stage) as work:
+            if key is None:
+                return make(work)
+            result, self.cache_states[stage] = self.cache.get(kind, key, partial(make, work))
+            return result
+
+    def calibration(self, model: PlacedModel, statistics: Sequence[LayerStatistics] = ()) -> Calibration:
+        """Return the calibration windows, with statistics of the inputs of each output projection where there are."""
+        windows = self.texts.get("calibration")
+        by_length, texts = (windows.by_length, windows.text_by_length) if windows else ([], ())
+        return Calibration(model, by_length, self.config.calibration.batch_size, list(statistics), texts=texts)
 
     @property
-    def own_texts(self) -> list[str]:
-        """The uses, "calibration" and "recovery", of the texts that the model writes itself, where it writes any."""
+    def to_write(self) -> list[str]:
+        """The uses, "calibration" and "recovery", of the texts that the model has still to write itself."""
         return [use for use, windows in self.texts.items() if windows.to_write is not None]
-
-    def calibration(self, model: PlacedModel, statistics: Sequence[LayerStatistics]) -> Calibration:
-        """Return the calibration windows, with statistics of the inputs of each output projection where there are."""
-        windows = self.windows
-        by_length, texts = (windows.by_length, windows.text_by_length) if windows else ([], ())
-        batch_size = self.config.calibration.batch_size
-        return Calibration(model, by_length, batch_size, list(statistics), texts=texts)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer of the model as it is now."""
         return self.trimmed.tokenizer if self.trimmed else self.source.tokenizer
-
-    @property
-    def windows(self) -> Windows | None:
-        """The calibration windows; None if nothing needs any."""
-        return self.texts.get("calibration")
 
     @property
     def keys(self) -> CacheKeys:
@@ -110,32 +104,33 @@ class Run:
         texts = {use: "; ".join(text.origin for text in windows.existing) for use, windows in self.texts.items()}
         return {"model": self.source.origin, **texts, **{task.name: task.origin for task in self.suite.tasks}}
 
-    def introduce(self) -> None:
-        """Report what is known of the texts: origins, domains and warnings; new warnings are logged."""
-        report, tasks = self.report, self.suite.tasks
-        report.sources, report.inputs = self.sources, self.inputs
-        report.domains, report.bos = domains(self.texts, tasks), begins_with_bos(self.texts, tasks)
-        for warning in overlaps(self.texts, tasks):
-            if warning not in report.warnings:
-                report.warnings.append(warning)
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader of the numbers has to know of the texts."""
+        return overlaps(self.texts, self.suite.tasks)
+
+    def reading(self, texts: Mapping[str, Windows]) -> "Run":
+        """Return the run with other texts; new warnings are logged."""
+        run = replace(self, texts=texts)
+        for warning in run.warnings:
+            if warning not in self.warnings:
                 log.warning(warning)
+        return run
 
     @contextmanager
-    def begun(self) -> Iterator[None]:
-        """Set random states, and the folder that an interrupted run resumes from."""
-        self.introduce()
+    def begun(self) -> Iterator["Run"]:
+        """Set random states in a block, which gets the run with its working folder."""
+        reset_peak_memory()
+        for warning in self.warnings:
+            log.warning(warning)
         if self.suite.results and not self.config.resume and ranks.is_first():
             self.suite.results.path.unlink(missing_ok=True)  # numbers of an earlier start are not used
-        resumes = self.source.placed.streams or (
-            (self.choices.structure.measures or self.own_texts) and self.cache.enabled
-        )
-        self.report.dtype = str(self.source.dtype)
+        looked_up = (self.choices.structure.measures or self.to_write) and self.cache.enabled
         with seeded(self.config.seed):
-            if not resumes and self.choices.recovery is None:
-                yield
+            if not (self.source.placed.streams or looked_up or self.choices.recovery):
+                yield self
                 return
             place = workspace(self.cache.root, self.keys.workspace, self.config.resume)
             with ranks.held_by_first(place) as folder:
-                self.work = WorkFolder(folder)
-                yield
+                yield replace(self, work=WorkFolder(folder))
                 self.suite.references.clear()  # which may be mapped files of the folder

@@ -1,104 +1,133 @@
-"""The stages of a run before and after the method: loading, measuring, training, saving."""
+"""The stages of a run around the method: loading, writing texts, measuring, trimming, training, saving."""
 
 import logging
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 from flap.allocation import PruningPlan
+from flap.calibration.own_text import WRITTEN, Draft, text_of, write
 from flap.checkpoint.save import make_label
 from flap.checkpoint.save import save as save_checkpoint
-from flap.evaluation import Measurement
+from flap.evaluation import Measurement, prepare_suite
+from flap.evaluation.base import Numbers
 from flap.export.gguf import export_gguf
 from flap.models import PlacedModel, adapt
 from flap.recovery import training_windows
-from flap.results import device_name
-from flap.runs.ledger import stage
-from flap.runs.model_sizes import count_dense
+from flap.results.provenance import described, provenance
 from flap.runs.run import Run
 from flap.storage import WorkFolder, digest, ranks
+from flap.vocabulary import Ranking, Trimmed
 from flap.vocabulary.rows import cut_rows
 
 log = logging.getLogger(__name__)
 
-# The largest file that transformers writes; safetensors first copies all tensors of a file from a GPU to the host.
-SHARD_BYTES = 50e9
-VERIFIED_TOKENS = 32  # the predictions of so many tokens are compared after saving
-GGUF_BYTES = {  # of one parameter
-    "f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 1.0625, "q5_1": 0.75, "q5_0": 0.6875, "q4_1": 0.625, "q4_0": 0.5625,
-}  # fmt: skip
+Written = dict[str, dict[str, Any]]  # what the model has written, by the use of the text
 
 
-@stage("load")
-def load(run: Run, work: WorkFolder) -> PlacedModel:
+def load(run: Run) -> PlacedModel:
     """Return the model at its placement, with the units that the structure removes."""
-    model = run.source.open(run.work)
-    if run.suite.comparisons:  # before it is changed: a given model has no files to be read from again
-        run.reopen = run.source.reopening()
-    model.adapter = adapt(model.model, run.choices.structure.experts)
-    run.report.device, run.report.device_map = device_name(model.device), model.device_map
-    count_dense(run.report, model.adapter, run.budget)
-    return model
+    with run.timed("load"):
+        model = run.source.open(run.work)
+        model.adapter = adapt(model.model, run.choices.structure.experts)
+        return model
 
 
-@stage("evaluate")
-def measure_dense(run: Run, work: WorkFolder, model: PlacedModel) -> Measurement:
+def measure_dense(run: Run, model: PlacedModel) -> Measurement:
     """Return the numbers of the dense model. Runs that measure the same share them."""
-    measured = run.suite.dense(model, run.keys.dense, run.cache)
-    run.passes_before = model.passes
-    return measured
+    with run.timed("evaluate"):
+        return run.suite.dense(model, run.keys.dense, run.cache)
 
 
-@stage("evaluate")
-def measure_compressed(run: Run, work: WorkFolder, model: PlacedModel, plan: PruningPlan) -> Measurement:
+def write_own_texts(run: Run, model: PlacedModel) -> tuple[Run, Written]:
+    """Return the run with the texts that the dense model writes itself, and facts about these, without the texts.
+
+    Runs with the same model and options share a text.
+    """
+    facts: Written = {}
+    for use in run.to_write:
+        draft = Draft.of(run.texts[use], run.source.max_length)
+        key = {**run.source.fingerprint, "device": model.device.type, **draft.key}
+
+        def make(work: WorkFolder, use: str = use, draft: Draft = draft) -> dict[str, Any]:
+            return write(model, draft, work / use)
+
+        written = run.cached("write", WRITTEN, key, make)
+        run = run.reading({**run.texts, use: run.texts[use].written(text_of(written))})
+        facts[use] = {name: value for name, value in written.items() if name != "documents"}
+        facts[use]["cache"] = run.cache_states["write"]
+    return run, facts
+
+
+def rank_tokens(run: Run, model: PlacedModel) -> Ranking | None:
+    """Return the tokens by how often they are in texts, and the dense model expects them there; None if all stay."""
+    if run.choices.vocabulary is None:
+        return None
+    with run.timed("rank tokens"):
+        text = "vocabulary" if "vocabulary" in run.texts else "calibration"
+        return run.choices.vocabulary.rank(run.source.tokenizer, model, run.texts[text])
+
+
+def trim(run: Run, model: PlacedModel, ranking: Ranking | None) -> Run:
+    """Remove the rows of tokens; return the run whose texts are read with the new tokenizer."""
+    if run.choices.vocabulary is None or ranking is None:
+        return run
+    with run.timed("trim"):
+        before = run.source.tokenizer
+        trimmed = Trimmed.of(before, ranking, run.choices.vocabulary.number(ranking), model.adapter.vocab_size)
+        cut_rows(model, trimmed.rows_K)
+        suite = prepare_suite(run.choices.evaluators, trimmed.tokenizer, run.source.max_length, None, before)
+        if run.source.loaded:  # the tokenizer is the caller's, as the model is
+            trimmed.give_to(before)
+        return replace(run, trimmed=trimmed, suite=replace(suite, results=run.suite.results))
+
+
+def measure_compressed(run: Run, model: PlacedModel, plan: PruningPlan) -> Measurement:
     """Return the numbers of the pruned model before it is trained."""
-    return run.suite.pruned(model, run.keys.dense | run.keys.compressed(plan))
+    with run.timed("evaluate"):
+        return run.suite.pruned(model, run.keys.dense | run.keys.compressed(plan))
 
 
-@stage("recover")
-def recover(run: Run, work: WorkFolder, model: PlacedModel, plan: PruningPlan) -> None:
-    """Train the compressed model in place to predict what the dense one predicts."""
+def recover(run: Run, model: PlacedModel, plan: PruningPlan) -> dict[str, Any]:
+    """Train the compressed model in place to predict what the dense one predicts; return what the report says of it."""
     from flap.recovery.distillation import recover as train  # here: other runs do not wait for transformers' Trainer
 
-    place = (work / digest(plan.to_dict())).path
-    recovery, teacher = run.choices.recovery, run.source.open()
-    assert recovery and place
-    windows = run.texts[recovery.use]
-    if run.trimmed is not None:
-        cut_rows(teacher, run.trimmed.rows_K)
-        windows = replace(windows, tokenizer=run.trimmed.tokenizer)
-    tokens_NT = training_windows(recovery, windows)
-    run.report.recovery = train(recovery, model, teacher, tokens_NT, place, run.config.seed)
+    recovery = run.choices.recovery
+    assert recovery is not None
+    with run.timed("recover") as work:
+        place, teacher, windows = (work / digest(plan.to_dict())).path, run.source.open(), run.texts[recovery.use]
+        assert place is not None
+        if run.trimmed is not None:
+            cut_rows(teacher, run.trimmed.rows_K)
+            windows = replace(windows, tokenizer=run.trimmed.tokenizer)
+        return train(recovery, model, teacher, training_windows(recovery, windows), place, run.config.seed)
 
 
-@stage("save")
-def save(run: Run, work: WorkFolder, model: PlacedModel, plan: PruningPlan) -> PlacedModel:
+def save(run: Run, model: PlacedModel, plan: PruningPlan) -> PlacedModel:
     """Write the checkpoint, which has to reload to the same logits; return the model for further work."""
-    source, config = run.source, run.config
-    run.report.checkpoint = str(run.target)
-    about = make_label(plan.to_dict(), run.report.provenance)
+    label = make_label(plan.to_dict(), provenance(described(run.config)))
 
-    def write() -> None:
-        save_checkpoint(model, run.tokenizer, run.target, about, run.replaces_checkpoint, source.processor_files)
-        if "gguf" in config.checkpoint.formats:
-            log.info("wrote %s", export_gguf(run.target, config.checkpoint.gguf_type))
+    def write_checkpoint() -> None:
+        files = run.source.processor_files
+        save_checkpoint(model, run.tokenizer, run.target, label, run.replaces_checkpoint, files)
+        if "gguf" in run.config.checkpoint.formats:
+            log.info("wrote %s", export_gguf(run.target, run.config.checkpoint.gguf_type))
 
-    ranks.on_first(write)
-    return model.saved_in(run.target)
+    with run.timed("save"):
+        ranks.on_first(write_checkpoint)
+        return model.saved_in(run.target)
 
 
-@stage("evaluate")
-def compare(
-    run: Run,
-    work: WorkFolder,
-    model: PlacedModel,
-    plan: PruningPlan,
-    dense: Measurement,
-    compressed: Measurement | None,
-) -> None:
-    """Measure the pruned model, and both models side by side where their times are compared; report the differences."""
-    key, report = run.keys.dense | run.keys.pruned(plan), run.report
-    pruned = run.suite.pruned(model, key)
-    report.compare(dense, pruned, run.suite.averages(pruned.numbers), compressed)
-    report.note_peak()  # before a measurement resets the counters
-    pair = run.suite.side_by_side(run.reopen or run.source.open, run.source.num_bytes, model, key | run.keys.timed)
-    for which, numbers in zip(("dense", "pruned"), pair, strict=True):
-        report.evaluation[which] |= numbers
+def measure_pruned(run: Run, model: PlacedModel, plan: PruningPlan) -> Measurement:
+    """Return the numbers of the pruned model, which may be trained."""
+    with run.timed("evaluate"):
+        return run.suite.pruned(model, run.keys.dense | run.keys.pruned(plan))
+
+
+def measure_both(
+    run: Run, reopen: Callable[[], PlacedModel], model: PlacedModel, plan: PruningPlan
+) -> tuple[Numbers, Numbers]:
+    """Return what is measured of both models in turns: of the dense one, which `reopen` opens, and the pruned one."""
+    key = run.keys.dense | run.keys.pruned(plan) | run.keys.timed
+    with run.timed("evaluate"):
+        return run.suite.side_by_side(reopen, run.source.num_bytes, model, key)

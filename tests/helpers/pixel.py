@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-import flap.runs.report_files
+import flap.runs.reporting
 from flap.results import Report
 
 
@@ -15,4 +15,4 @@ def draw_pixel(report: Report, path: Path) -> None:
     Image.new("L", (1, 1)).save(path)
 
 
-flap.runs.report_files.draw_layers = draw_pixel
+flap.runs.reporting.draw_layers = draw_pixel

@@ -18,8 +18,7 @@ Run = Callable[..., Report]
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("flap.calibration.own_text", "flap.runs.method"):
-        monkeypatch.setattr(f"{module}.SEQ_LEN", 48)
+    monkeypatch.setattr("flap.calibration.own_text.SEQ_LEN", 48)
 
 
 def mixture(text_file: Path) -> list[str]:

@@ -18,9 +18,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from flap.allocation import LayerPlan, PruningPlan
 from flap.calibration import LayerStatistics
 from flap.models import LoadedSource, Resident
-from flap.pipeline import calibrate, run
-from flap.runs.method import allocate, score
-from flap.runs.prepare import prepare
+from flap.pipeline import run
+from flap.runs import prepare
+from flap.runs.method import allocate, observe, score
 from flap.runs.stages import load
 from flap.search import PlanDivergence
 from flap.search.divergence import PlansOfLayer
@@ -75,9 +75,8 @@ def search(arguments: list[str], tmp_path: Path, tokenizer: PreTrainedTokenizerF
         given = LoadedSource(model, tokenizer) if model is not None else None
         cache = ["use_cache=false"] if given else []
         run = prepare(composed(*arguments, *cache, *overrides), tmp_path / "run", given)
-        model = run.stage(load)
-        statistics = calibrate(run, model)
-        return run.stage(allocate, model, run.stage(score, model, statistics))
+        model = load(run)
+        return allocate(run, score(run, model, observe(run, model)))
 
     return search
 

@@ -11,7 +11,7 @@ from flap.data import HELD_OUT, split_windows
 from flap.recovery import Reconstruction
 from flap.recovery.windows import training_windows
 from flap.results import Report
-from flap.runs.prepare import prepare
+from flap.runs import prepare
 from tests.helpers.runs import composed, tiny
 
 RECONSTRUCT = ["recover=reconstruct", "recover.batch_size=1", "recover.epochs=4", "recover.learning_rate=0.015"]

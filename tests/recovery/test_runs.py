@@ -15,7 +15,7 @@ from flap.pipeline import run
 from flap.recovery import memory, training
 from flap.recovery.training import Bar
 from flap.results import Report, markdown
-from flap.runs.prepare import prepare
+from flap.runs import check_room, prepare
 from tests.cases import tiny_model
 from tests.helpers.runs import composed, tiny
 
@@ -149,7 +149,7 @@ def test_no_memory_for_a_backward_pass_is_refused_if_the_run_begins(
     with pytest.raises(
         ValueError, match=r"recover=full: expected at least 0.00.* GB free on cpu, which a backward pass"
     ):
-        prepare(config, tmp_path, begins=True)
+        check_room(prepare(config, tmp_path))
     assert prepare(config, tmp_path).texts["recovery"].num_samples > 0
 
 

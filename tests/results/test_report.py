@@ -175,7 +175,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_report(
         path.write_text("half a picture")
         raise RuntimeError("no fonts")
 
-    monkeypatch.setattr("flap.runs.report_files.draw_layers", fail)
+    monkeypatch.setattr("flap.runs.reporting.draw_layers", fail)
     run_tiny(tmp_path, "checkpoint.save=false")
     assert Report.load(tmp_path / "report.json").evaluation["pruned"] and not (tmp_path / "layers.png").exists()
     assert f"{tmp_path / 'layers.png'}: cannot be drawn (no fonts)" in caplog.messages

@@ -10,14 +10,12 @@ import torch
 from flap.allocation import LayerPlan, PruningPlan
 from flap.compression import BiasCompensation, NoCompensation
 from flap.importance import IFV, WIFV
-from flap.runs.method import observe, score
-from flap.runs.prepare import prepare
+from flap.runs import prepare
 from tests.helpers.plans import with_layer
 from tests.helpers.runs import composed, tiny
 
 PLAN = PruningPlan((LayerPlan((0, 1), (3, 5)),) * 4)
 DEVICES = ("cpu", "cuda")
-KEYS = {"statistics": observe, "scores": score}
 ON_WINDOWS = {"workspace", "compressed", "pruned", "scores", "statistics", "inputs"}
 CHANGES = [
     ("ratio=0.5", {"workspace"}),
@@ -63,7 +61,7 @@ def test_what_is_computed_on_another_device_is_kept_apart(
 ) -> None:
     run = prepare(composed(*tiny(model_dir, text_file), "metric=OBS"), tmp_path)
     there = (replace(run, source=replace(run.source, device=torch.device(device))) for device in DEVICES)
-    cpu, gpu = (one.keys.windows if name == "windows" else KEYS[name].depends(one, None) for one in there)
+    cpu, gpu = (getattr(one.keys, name) for one in there)
     assert (cpu == gpu) == (name == "windows")
 
 
@@ -83,8 +81,8 @@ def keys(folder: Path, *arguments: str) -> dict[str, object]:
     run = prepare(composed(*arguments), folder)
     keys = run.keys
     return {
-        "statistics": observe.depends(run, None), "workspace": keys.workspace, "dense": keys.dense,
-        "scores": score.depends(run, None),
+        "statistics": keys.statistics, "workspace": keys.workspace, "dense": keys.dense,
+        "scores": run.keys.scores,
         "compressed": keys.compressed(PLAN), "pruned": keys.pruned(PLAN), "inputs": run.inputs,
     }  # fmt: skip
 
@@ -92,7 +90,7 @@ def keys(folder: Path, *arguments: str) -> dict[str, object]:
 def test_objects_of_two_classes_have_keys_of_their_own(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
     config = composed(*tiny(model_dir, text_file), "method=flap_plus")
     runs = [prepare(replace(config, metric=metric), tmp_path) for metric in (IFV(), WIFV(), IFV())]
-    for one, other, again in ([score.depends(run, None) for run in runs], [run.keys.workspace for run in runs]):
+    for one, other, again in ([run.keys.scores for run in runs], [run.keys.workspace for run in runs]):
         assert one == again != other
     compensations = (BiasCompensation(), NoCompensation())
     found = [prepare(replace(config, compensation=one), tmp_path).keys for one in compensations]
@@ -124,5 +122,5 @@ def test_scores_of_a_search_serve_what_is_decided_after_them(
 ) -> None:
     arguments = [*tiny(model_dir, text_file), "model.device=cpu", "ratio=0.4", "method=flap_plus"]
     runs = (prepare(composed(*arguments, *more), tmp_path) for more in ((), (override,)))
-    before, after = (score.depends(run, None) for run in runs)
+    before, after = (run.keys.scores for run in runs)
     assert (before == after) == same

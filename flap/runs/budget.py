@@ -1,53 +1,11 @@
-"""Checks of a model's shapes against the choices: the budget, and what training needs."""
-
-from collections.abc import Sequence
+"""The budget of a run, counted from the tensors and checked against the choices."""
 
 from flap.allocation import Biases, Budget, bounds_of_shapes, price
 from flap.checkpoint.stock import takes_output_biases
 from flap.config import FlapConfig, require, targets
-from flap.evaluation import SideBySide
 from flap.models import ModelAdapter, ModelSource
 from flap.models.conv1d import Transposed
-from flap.recovery import Recovery
 from flap.runs.choices import Choices
-
-
-def check_trainable(recovery: Recovery, source: ModelSource, adapter: ModelAdapter) -> None:
-    """Check that the model can be trained after compression.
-
-    Raises:
-        ValueError: it cannot.
-    """
-    given = "none: flap.prune changes the loaded model in place, so no dense model is left as a teacher"
-    require(not source.loaded, "recover", recovery.name, given)
-    placement = f"device with recover={recovery.name}, which trains the whole model there"
-    require(source.placed.whole, "model.placement", source.placement, placement)
-    recovery.check(adapter)
-
-
-def check_reloads(source: ModelSource) -> None:
-    """Check that a checkpoint of a loaded model would compute what the model does in memory.
-
-    Raises:
-        ValueError: its rotary frequencies, which are in no file, are rounded; a reload has them in float32.
-    """
-    buffers = source.skeleton().named_buffers() if source.loaded else ()
-    if any(name.endswith("inv_freq") and buffer.itemsize < 4 for name, buffer in buffers):
-        raise ValueError(
-            "model: its rotary frequencies are rounded, as by model.to(dtype), so a checkpoint would compute something "
-            "else; expected one from from_pretrained(dtype=…), or checkpoint.save=false"
-        )
-
-
-def check_comparable(comparisons: Sequence[SideBySide], source: ModelSource) -> None:
-    """Check that the dense model is there when both models are measured side by side.
-
-    Raises:
-        ValueError: it is not.
-    """
-    kept = not source.loaded or source.placed.whole
-    given = "none: a model spread over devices is pruned in place and cannot be compared"
-    require(kept or not comparisons, "eval", ", ".join(one.name for one in comparisons), given)
 
 
 def check_budget(adapter: ModelAdapter, choices: Choices, config: FlapConfig, model: ModelSource) -> Budget:

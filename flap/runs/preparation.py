@@ -1,0 +1,202 @@
+"""The preparation of a run, once and in all of its processes: what needs no weights is made and checked before them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from flap.checkpoint.save import check_room as check_disk
+from flap.checkpoint.save import check_target, followed, label_of
+from flap.config import FlapConfig, require
+from flap.evaluation import Divergence, Suite, prepare_suite
+from flap.evaluation.result_files import RESULTS
+from flap.export.gguf import GGUFChanges, check_export, source_gguf
+from flap.models import ModelAdapter, ModelSource, adapt, find_model
+from flap.recovery import check_room_to_train
+from flap.results import described, device_name
+from flap.results.configs import changes_of_the_model, differences
+from flap.runs.budget import check_budget
+from flap.runs.choices import Choices, choose
+from flap.runs.dry_run import DryRun
+from flap.runs.run import Run
+from flap.runs.texts import read_texts
+from flap.storage import Cache, cache_root, digest, ranks
+from flap.storage.atomic_files import bytes_below, remove_leftovers
+from flap.storage.work_folder import working_folder
+from flap.vocabulary import Tokens
+from flap.vocabulary.rows import named_ids
+
+
+def prepare(
+    config: FlapConfig, run_dir: Path | None, source: ModelSource | None = None, keep_dense: bool = False
+) -> Run:
+    """Return the run of a config: choices, windows, budget and tasks, all checked. Reads no weights.
+
+    run_dir: None: the run has no folder. source: the model, if the caller has it. keep_dense: this process may prune
+    the same model again, so its dense weights may stay in memory.
+
+    Raises:
+        ValueError: bad input, in one line that names the field.
+    """
+    run = ranks.agreed(lambda: _prepare(config, run_dir, source, keep_dense))
+    return ranks.agreed(lambda: _alike(run)) if ranks.size() > 1 else run
+
+
+def _prepare(config: FlapConfig, run_dir: Path | None, source: ModelSource | None, keep_dense: bool) -> Run:
+    require(not config.dry_run, "dry_run", True, "false; only the command line prints what a run will take")
+    choices, root = choose(config), cache_root(config.cache_dir)
+    target, results = _target(config, run_dir, root), run_dir and run_dir / RESULTS
+    source = source or find_model(config.model, root, config.trust_remote_code, keep_dense)
+    adapter = adapt(source.skeleton(), choices.structure.experts)
+    suite = prepare_suite(choices.evaluators, source.tokenizer, source.max_length, results)
+    _check_vocabulary(choices, source, adapter)
+    _check_saving(config, choices, source)
+    _check_comparable(suite, source)
+    _check_trainable(choices, source, adapter)
+    return Run(
+        config=config,
+        choices=choices,
+        cache=Cache(root, config.use_cache, config.cache_wait_seconds),
+        source=source,
+        texts=read_texts(config, choices, source.tokenizer, source.max_length),
+        budget=check_budget(adapter, choices, config, source),
+        suite=suite,
+        run_dir=run_dir,
+        target=target,
+        replaces_checkpoint=_replaces(config, target, results),
+    )
+
+
+def check_room(run: Run) -> None:
+    """Check that there is room for a run that is to begin, and for its checkpoint a place that may be written.
+
+    Raises:
+        ValueError: there is none.
+    """
+    ranks.agreed(lambda: _check_room(run))
+
+
+def _check_room(run: Run) -> None:
+    config, source, budget = run.config, run.source, run.budget
+    adapter = adapt(source.skeleton(), run.choices.structure.experts)
+    if run.choices.recovery is not None:
+        check_room_to_train(run.choices.recovery, adapter, budget.ratio, source.dtype, source.device)
+    left = working_folder(run.cache.root, run.keys.workspace)  # of an interrupted start
+    DryRun(config, run.choices, source, adapter, budget).check(run.cache.root, bytes_below(left))
+    if config.checkpoint.save:
+        _check_reloads(source)
+        remove_leftovers(run.target)
+        check_target(run.target, run.replaces_checkpoint, Path(source.path) if source.path else None)
+        removed = 0 if config.mask_only else budget.to_remove * source.dtype.itemsize
+        # files of layers that an interrupted start has left become files of the checkpoint
+        check_disk(run.target, int(source.num_bytes - removed) - bytes_below(left / "layers"))
+
+
+def _target(config: FlapConfig, run_dir: Path | None, root: Path) -> Path:
+    """Return the folder of the checkpoint. root: that of the cache, for a run that saves none."""
+    allowed = "a folder for the checkpoint, as this run has no folder of its own"
+    require(bool(run_dir or config.checkpoint.dir or not config.checkpoint.save), "checkpoint.dir", None, allowed)
+    return followed(Path(config.checkpoint.dir or (run_dir or root) / "checkpoint"))
+
+
+def _check_saving(config: FlapConfig, choices: Choices, source: ModelSource) -> None:
+    """Check that the result is saved where it is nowhere else, and that a GGUF can hold it if one is asked for.
+
+    Raises:
+        ValueError: it is not, or cannot.
+    """
+    allowed = f"true with model.placement={config.model.placement}, whose result is nowhere but on disk"
+    require(config.checkpoint.save or not source.placed.streams, "checkpoint.save", False, allowed)
+    if "gguf" in config.checkpoint.formats:
+        gguf = None if choices.vocabulary else source_gguf(config.model.path)
+        check_export(source.config, source.tokenizer, gguf, _changes(config, choices))
+
+
+def _changes(config: FlapConfig, choices: Choices) -> GGUFChanges:
+    """Return what pruning may do to the model, as far as a GGUF has to hold it."""
+    if config.ratio == 0:
+        return GGUFChanges()
+    return GGUFChanges(
+        widths=not choices.structure.layer_by_layer,
+        biases=choices.compensation.adds_bias,
+        heads=getattr(choices.structure, "remove_heads", None) != 0,
+    )
+
+
+def _replaces(config: FlapConfig, target: Path, results: Path | None) -> bool:
+    """Return whether an existing checkpoint may be replaced.
+
+    On request, if it is in the run's own folder, or if an earlier start of this run has written it, whose `results` are
+    there.
+    """
+    if config.checkpoint.overwrite or config.checkpoint.dir is None:
+        return True
+    written = label_of(target).get("provenance", {}).get("config", {})
+    ours = bool(results and (results.is_file() or results.with_name("report.json").is_file()))  # none with eval=none
+    return ours and not changes_of_the_model(differences(written, described(config)))
+
+
+def _check_trainable(choices: Choices, source: ModelSource, adapter: ModelAdapter) -> None:
+    """Check that the model can be trained after compression."""
+    if (recovery := choices.recovery) is None:
+        return
+    given = "none: flap.prune changes the loaded model in place, so no dense model is left as a teacher"
+    require(not source.loaded, "recover", recovery.name, given)
+    placement = f"device with recover={recovery.name}, which trains the whole model there"
+    require(source.placed.whole, "model.placement", source.placement, placement)
+    recovery.check(adapter)
+
+
+def _check_comparable(suite: Suite, source: ModelSource) -> None:
+    """Check that the dense model is there when both models are measured side by side."""
+    kept = not source.loaded or source.placed.whole
+    given = "none: a model spread over devices is pruned in place and cannot be compared"
+    require(kept or not suite.comparisons, "eval", ", ".join(one.name for one in suite.comparisons), given)
+
+
+def _check_reloads(source: ModelSource) -> None:
+    """Check that a checkpoint of a loaded model would compute what the model does in memory.
+
+    Its rotary frequencies, which are in no file, may be rounded; a reload has them in float32.
+    """
+    buffers = source.skeleton().named_buffers() if source.loaded else ()
+    if any(name.endswith("inv_freq") and buffer.itemsize < 4 for name, buffer in buffers):
+        raise ValueError(
+            "model: its rotary frequencies are rounded, as by model.to(dtype), so a checkpoint would compute something "
+            "else; expected one from from_pretrained(dtype=…), or checkpoint.save=false"
+        )
+
+
+def _check_vocabulary(choices: Choices, source: ModelSource, adapter: ModelAdapter) -> None:
+    """Check that tokens of this model can be removed."""
+    if choices.vocabulary is None:
+        return
+    tokens = Tokens.of(source.tokenizer, adapter.vocab_size, named_ids(adapter.model))
+    choices.vocabulary.check(tokens)
+    compared = any(isinstance(one, Divergence) for one in choices.evaluators)
+    allowed = "none with vocabulary=trim: predictions of two tokenizers are of other tokens; eval=perplexity has bits"
+    require(not compared, "eval", "divergence", allowed)
+    words, fewest = getattr(choices.recovery, "words", None), choices.vocabulary.named or len(tokens.stay)
+    allowed = f"1 to {fewest - 1}, as {fewest} tokens stay at least; more with a larger vocabulary.size"
+    require(words is None or words < fewest, "recover.words", words, allowed)
+
+
+def _alike(run: Run) -> Run:
+    """Check that all processes have the same config, model and texts, and a window each; add their devices to the run.
+
+    Raises:
+        ValueError: they have not; names the first process that is not as the first one of all.
+    """
+    source, windows = run.source, run.texts.get("calibration")
+    model = {k: v for k, v in source.fingerprint.items() if k not in ("commit", "files")}
+    facts = {"the config": digest(described(run.config)), "the model": digest(model)}
+    facts |= {f"the content of {name}": value for name, value in run.inputs.items() if name != "model"}
+    (first, _, expected), *others = everywhere = ranks.gather((ranks.name(), device_name(source.device), facts))
+    for name, _, theirs in others:
+        if differ := [fact for fact in {**expected, **theirs} if theirs.get(fact) != expected.get(fact)]:
+            raise ValueError(f"{name}: {', '.join(differ)} is not as on {first}")
+    allowed = "device or stream with several processes"
+    require(source.placed.whole or source.placed.streams, "model.placement", source.placement, allowed)
+    if run.choices.need_windows:
+        counts = [sum(windows.counts(seq_len)) for seq_len in windows.lengths] if windows else []
+        allowed, given = f"{ranks.size()} windows or more, one for each process", run.config.calibration.num_samples
+        require(sum(counts) >= ranks.size(), "calibration.num_samples", given, allowed)
+    return replace(run, processes=[f"{name}: {device}" for name, device, _ in everywhere])
