@@ -25,7 +25,7 @@ from flap.data import evaluation_windows, read_text
 from flap.data.read_windows import Wanted, read_windows
 from flap.evaluation.perplexity import perplexity, window_losses
 from flap.models import CheckpointSource, find_model
-from flap.recovery import HELD_OUT_WINDOWS, Recovery, recovery_windows
+from flap.recovery import Recovery, recovery_windows
 from flap.recovery.distillation import recover
 from flap.storage import cache_root
 
@@ -48,20 +48,20 @@ class Cut(NamedTuple):
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("target", type=Path)
-    options.add_argument("--text", type=Path, help="a text file to evaluate on")
-    options.add_argument("--tokens", type=int, default=49_152, help="to recover with")
-    options.add_argument("--rate", type=float, default=5e-4, help="learning rate of the recovery")
-    given = options.parse_args()
-    dense, cut = source_of(SMOLLM2), given.target / "cut"
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("target", type=Path)
+    parser.add_argument("--text", type=Path, help="a text file to evaluate on")
+    parser.add_argument("--tokens", type=int, default=49_152, help="to recover with")
+    parser.add_argument("--rate", type=float, default=5e-4, help="learning rate of the recovery")
+    options = parser.parse_args()
+    dense, cut = source_of(SMOLLM2), options.target / "cut"
     if not (cut / "config.json").exists():  # as a killed run has left it
         write(assembled(dense.open().model, cuts(dense)), dense, cut)
-    report = {"dense": measured(dense, given.text), "cut": measured(source_of(str(cut)), given.text)}
+    report = {"dense": measured(dense, options.text), "cut": measured(source_of(str(cut)), options.text)}
     print(json.dumps(report), flush=True)
-    report["recovery"] = recovered(dense, cut, given)
-    report["recovered"] = measured(source_of(str(given.target)), given.text)
-    (given.target / "mixture.json").write_text(json.dumps(report, indent=1))
+    report["recovery"] = recovered(dense, cut, options)
+    report["recovered"] = measured(source_of(str(options.target)), options.text)
+    (options.target / "mixture.json").write_text(json.dumps(report, indent=1))
     print(json.dumps(report), flush=True)
 
 
@@ -83,12 +83,12 @@ def cuts(dense: CheckpointSource) -> list[Cut]:
     """Return the mixture of each layer, from the inputs of its MLP in the dense model."""
     wanted = Wanted((ROUTER_TOKENS + HELD_OUT_TOKENS) // SEQ_LEN, [SEQ_LEN], 0, "auto")
     [tokens_NT] = read_windows("calibration", TEXTS, dense.tokenizer, wanted, dense.max_length).by_length
-    found = list[Cut]()
+    parts = list[Cut]()
     for layer, (mlp, input_TD) in enumerate(mlp_inputs(dense.open().model, tokens_NT)):
         began = time.monotonic()
-        found.append(cut_layer(mlp, input_TD, torch.Generator().manual_seed(layer)))
-        print(f"layer {layer}: {found[-1].error}, {time.monotonic() - began:.0f} s", flush=True)
-    return found
+        parts.append(cut_layer(mlp, input_TD, torch.Generator().manual_seed(layer)))
+        print(f"layer {layer}: {parts[-1].error}, {time.monotonic() - began:.0f} s", flush=True)
+    return parts
 
 
 def mlp_inputs(model: PreTrainedModel, tokens_NT: Tensor) -> Iterator[tuple[nn.Module, Tensor]]:
@@ -100,7 +100,7 @@ def mlp_inputs(model: PreTrainedModel, tokens_NT: Tensor) -> Iterator[tuple[nn.M
         seen = list[Tensor]()
         with layer.mlp.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0].flatten(0, 1))):
             batches = (layer(batch, position_embeddings=positions) for batch in hidden_NTD.split(16))
-            hidden_NTD = torch.cat([one if isinstance(one, Tensor) else one[0] for one in batches])
+            hidden_NTD = torch.cat([output if isinstance(output, Tensor) else output[0] for output in batches])
         yield layer.mlp, torch.cat(seen)
 
 
@@ -204,30 +204,30 @@ def assembled(model: PreTrainedModel, cut: list[Cut]) -> MixtralForCausalLM:
     config |= {"intermediate_size": config["intermediate_size"] // EXPERTS}
     mixture = MixtralForCausalLM(MixtralConfig(**config, num_local_experts=EXPERTS, num_experts_per_tok=CHOSEN))
     mixture.load_state_dict({k: v for k, v in model.state_dict().items() if ".mlp." not in k}, strict=False)
-    for layer, dense, one in zip(mixture.model.layers, model.model.layers, cut, strict=True):
-        inputs = [getattr(dense.mlp, name).weight[one.order_I] for name in ("gate_proj", "up_proj")]
+    for layer, dense, part in zip(mixture.model.layers, model.model.layers, cut, strict=True):
+        inputs = [getattr(dense.mlp, name).weight[part.order_I] for name in ("gate_proj", "up_proj")]
         gate_up_EnD = torch.cat([weight.unflatten(0, (EXPERTS, -1)) for weight in inputs], dim=1)
-        down_EDn = dense.mlp.down_proj.weight[:, one.order_I].unflatten(1, (EXPERTS, -1)).transpose(0, 1)
+        down_EDn = dense.mlp.down_proj.weight[:, part.order_I].unflatten(1, (EXPERTS, -1)).transpose(0, 1)
         layer.mlp.experts.gate_up_proj.data.copy_(gate_up_EnD)
-        layer.mlp.experts.down_proj.data.copy_(down_EDn * one.scale_E[:, None, None])
-        layer.mlp.gate.weight.data.copy_(one.router_ED)
+        layer.mlp.experts.down_proj.data.copy_(down_EDn * part.scale_E[:, None, None])
+        layer.mlp.gate.weight.data.copy_(part.router_ED)
     return mixture.eval().to(torch.bfloat16)
 
 
 # --- training and numbers -------------------------------------------------------------------------------------------
 
 
-def recovered(dense: CheckpointSource, cut: Path, given: argparse.Namespace) -> dict[str, object]:
+def recovered(dense: CheckpointSource, cut: Path, options: argparse.Namespace) -> dict[str, object]:
     """Train the cut mixture to predict what the dense model predicts, write it, and return what `recover` reports."""
-    recovery = Recovery(TEXTS, given.tokens, given.rate, seq_len=SEQ_LEN, batch_size=4)
+    recovery = Recovery(TEXTS, options.tokens, options.rate, seq_len=SEQ_LEN, batch_size=4)
     [tokens_NT] = recovery_windows(recovery, dense.tokenizer, dense.max_length, "auto", 0).by_length
     mixture = source_of(str(cut)).open()
     ALL_EXPERTS_FUNCTIONS.register("all_at_once", all_at_once)
     mixture.model.set_experts_implementation("all_at_once")
     with TemporaryDirectory() as folder:
         report = recover(recovery, mixture, dense.open(), tokens_NT, Path(folder), 0)
-    write(mixture.model, dense, given.target)
-    return {"held_out_windows": HELD_OUT_WINDOWS, **report}
+    write(mixture.model, dense, options.target)
+    return {"held_out_windows": recovery.held_out, **report}
 
 
 def all_at_once(experts: nn.Module, input_TD: Tensor, chosen_TK: Tensor, weight_TK: Tensor) -> Tensor:
@@ -243,12 +243,12 @@ def all_at_once(experts: nn.Module, input_TD: Tensor, chosen_TK: Tensor, weight_
 
 def measured(source: CheckpointSource, text: Path | None) -> dict[str, float]:
     """Return the perplexity of 8,192 tokens of each text at a window of 256; lower is better."""
-    model, found = source.open(), dict[str, float]()
+    model, numbers = source.open(), dict[str, float]()
     for name in ["boolq-passages", "sciq-passages", *([str(text)] if text else [])]:
         held_out = read_text(name, "evaluation", "text")
         tokens_NT = evaluation_windows(held_out, source.tokenizer, SEQ_LEN, 8_192)
-        found[Path(name).stem] = perplexity(window_losses(model, tokens_NT, 8))
-    return found
+        numbers[Path(name).stem] = perplexity(window_losses(model, tokens_NT, 8))
+    return numbers
 
 
 if __name__ == "__main__":
