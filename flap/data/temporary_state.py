@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy
@@ -27,11 +27,8 @@ def seeded(seed: int) -> Iterator[None]:
 @contextmanager
 def replaced(name: str, value: Any, *holders: Any) -> Iterator[None]:
     """Give the attribute of this name another value in each of these objects for as long as the block lasts."""
-    before = [getattr(holder, name) for holder in holders]
-    try:
+    with ExitStack() as stack:
         for holder in holders:
+            stack.callback(setattr, holder, name, getattr(holder, name))
             setattr(holder, name, value)
         yield
-    finally:
-        for holder, own in zip(holders, before, strict=True):
-            setattr(holder, name, own)

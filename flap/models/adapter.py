@@ -172,10 +172,8 @@ class ModelAdapter:
     def runs_without_heads(self) -> bool:
         """Whether every attention runs without heads: it has some, which share nothing but their projections."""
         blocks = [self.attention(i) for i in range(len(self.layers))]
-        return all(
-            bool(one.inputs) and isinstance(one.output, nn.Linear) and not one.norms and not one.vectors
-            for one in blocks
-        )
+        plain = (isinstance(block.output, nn.Linear) and not (block.norms or block.vectors) for block in blocks)
+        return all(plain) and all(block.inputs for block in blocks)
 
     def _refresh_attention(self, layer: int) -> None:
         module, block = self.parent(layer, self.family.attention), self.attention(layer)

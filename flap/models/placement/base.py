@@ -75,7 +75,9 @@ class PlacedModel(ABC):
 
     def copy_layer(self, index: int) -> nn.Module:
         """Return a copy of a layer that is present; it may be changed, and run while the layer is present."""
-        return copy.deepcopy(self.layers[index])
+        hooks = [getattr(module, "_hf_hook", None) for module in self.layers[index].modules()]
+        # accelerate's hooks refer to all offloaded weights: the copy shares them
+        return copy.deepcopy(self.layers[index], {id(hook): hook for hook in hooks})
 
     def ends(self) -> AbstractContextManager[None]:
         """Make the ends of the model (embeddings, final norm and head) present inside the block."""

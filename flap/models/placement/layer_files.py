@@ -26,7 +26,6 @@ from flap.models.model_files import ModelFiles
 from flap.models.weights import tensor_files
 from flap.storage import ranks
 from flap.storage.atomic_files import atomic_file
-from flap.storage.tensor_headers import tensor_shapes
 
 
 class LayerFiles:
@@ -97,14 +96,9 @@ class LayerFiles:
 
     def _read_changed(self, index: int | None, device: torch.device) -> None:
         """Give the layer the tensors of its own file; on the meta device, only their shapes."""
-        if device.type == "meta":
-            shapes = tensor_shapes(self._path(index))
-            state = {name: torch.empty(shape, dtype=self.model.dtype, device=device) for name, shape in shapes.items()}
-        else:
-            state = {name: tensor.to(device) for name, tensor in load_file(self._path(index)).items()}
-        for name, tensor in state.items():
+        for name, tensor in load_file(self._path(index)).items():
             module, _, attribute = name.rpartition(".")
-            _set(self.model.get_submodule(module), attribute, tensor)
+            _set(self.model.get_submodule(module), attribute, tensor.to(device))
         if index is not None:
             self.adapter.refresh(index)
 

@@ -1,6 +1,5 @@
 """placement=auto: accelerate distributes the model over GPUs, host memory and disk."""
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,12 +49,6 @@ class Spread(PlacedModel):
     def layer(self, index: int) -> Iterator[nn.Module]:
         with onloaded(self.layers[index]):
             yield self.layers[index]
-
-    def copy_layer(self, index: int) -> nn.Module:
-        """Return a copy of a layer that is present; it shares accelerate's hooks with the layer."""
-        hooks = [getattr(module, "_hf_hook", None) for module in self.layers[index].modules()]
-        # hooks refer to all offloaded weights
-        return copy.deepcopy(self.layers[index], {id(hook): hook for hook in hooks})
 
     def write(self, directory: Path) -> None:
         """Write weights and config. Tied weights are left out here: of those on disk, transformers writes each one."""
