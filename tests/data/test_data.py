@@ -64,6 +64,8 @@ def test_local_files_hold_one_text_whatever_their_format(tmp_path: Path) -> None
     assert [text.name for text in texts] == ["a.txt", "b.jsonl", "c.parquet"]
     assert {text.text for text in texts} == {"\n\n".join(documents)}
     assert len({text.sha256 for text in texts}) == 1
+    (tmp_path / "again.jsonl").write_text(texts[1].jsonl, encoding="utf-8")
+    assert read_text(str(tmp_path / "again.jsonl"), "calibration", "f").documents == tuple(documents)
     assert texts[0].origin == str(tmp_path / "a.txt")
 
 
@@ -97,10 +99,3 @@ def test_plain_text_holds_no_conversations(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a")
     with pytest.raises(ValueError, match=r"^f=.*a\.txt: it holds no conversations; leave out chat_template$"):
         read_text(str(tmp_path / "a.txt"), "calibration", "f", template=str)
-
-
-def test_a_file_that_changed_is_read_anew(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    for word in ("before", "behind"):  # of one size
-        path.write_text(json.dumps({"text": word}) + "\n")
-        assert read_text(str(path), "calibration", "f").text == word

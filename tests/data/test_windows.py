@@ -80,23 +80,19 @@ def test_the_tokens_to_write_are_enough(
         assert shapes == [(before.counts(seq_len)[0], seq_len) for seq_len in lengths]
 
 
-def test_a_part_that_is_too_short_says_how_many_windows_it_has(tokenizer: PreTrainedTokenizerFast) -> None:
+def test_a_part_that_is_too_short_says_how_many_windows_it_has_and_what_helps(
+    tokenizer: PreTrainedTokenizerFast,
+) -> None:
+    text = Text.joined("short", ["the old cat"] * 100, "")
+    without_packing = Windows((Part("short", packing=False),), (text,), tokenizer, 4, (16,), seed=0)
+    with pytest.raises(ValueError, match=r"0 windows of 16 .* its weight, or take packing: true, or a longer text$"):
+        _ = without_packing.drawn
     parts = Part("a.txt", 1.0), Part("b.txt", 3.0)
     windows = Windows(parts, (text_of("a.txt", 1), text_of("b.txt", 2, 100)), tokenizer, 40, (8,), seed=0)
     with pytest.raises(
         ValueError, match=r"^calibration\.dataset=b\.txt: 12 windows of 8 tokens .* the 30 that are its"
     ):
         _ = windows.by_length
-
-
-@pytest.mark.parametrize(("documents", "way"), [(100, "packing: true, or a longer text"), (1, "a longer text")])
-def test_where_documents_are_too_short_packing_is_a_way(
-    documents: int, way: str, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    text = Text.joined("short", ["the old cat"] * documents, "")
-    windows = Windows((Part("short", packing=False),), (text,), tokenizer, 4, (16,), seed=0)
-    with pytest.raises(ValueError, match=rf"0 windows of 16 tokens .* or its weight, or take {way}$"):
-        _ = windows.drawn
 
 
 def test_conversations_become_text_by_a_template(tmp_path: Path) -> None:
@@ -153,9 +149,3 @@ def test_a_conversation_has_the_keys_that_it_has_in_the_file_and_no_others(suffi
         Dataset.from_list([{"messages": talk} for talk in CALLS]).to_parquet(path)
     read_text(str(path), "calibration", "f", lambda messages: str(seen.append(messages)))
     assert seen == CALLS
-
-
-def test_a_saved_text_is_read_again(tmp_path: Path) -> None:
-    text = Text.joined("self", ["été\nline", "two"], "")
-    (tmp_path / "self.jsonl").write_text(text.jsonl, encoding="utf-8")
-    assert read_text(str(tmp_path / "self.jsonl"), "calibration", "f").documents == text.documents
