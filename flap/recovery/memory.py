@@ -1,12 +1,10 @@
-"""The refusal of a training that surely has no room, from shapes alone, before a weight is read."""
+"""The memory that training takes at least, from shapes alone."""
 
 import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from flap.config import gigabytes
 from flap.models import Block, ModelAdapter
-from flap.models.devices import free_bytes
 from flap.recovery.base import Recovery
 from flap.recovery.student import LOGITS_BYTES
 
@@ -14,26 +12,8 @@ TRAINED_BYTES = 12  # of a trained parameter, besides itself: its gradient and A
 LOGITS_COPIES = 4  # logits and log probabilities of both models
 
 
-def check_room_to_train(
-    recovery: Recovery, adapter: ModelAdapter, ratio: float, dtype: torch.dtype, device: torch.device
-) -> None:
-    """Check that there is room for a backward pass. adapter, dtype: of the dense model. ratio: what is removed of it.
-
-    Raises:
-        ValueError: there is surely not enough; says how much it takes and how much is free.
-    """
-    needed = bytes_to_train(recovery, adapter, ratio, dtype, device, recovery.processes)
-    if needed > (free := free_bytes(device)):
-        lora = ", or recover=lora" if recovery.rank is None else ""
-        raise ValueError(
-            f"recover={recovery.name}: expected at least {gigabytes(needed)} GB free on {device}, which a backward "
-            f"pass takes, and {gigabytes(free)} GB are; take recover.gradient_checkpointing=true or a smaller "
-            f"recover.batch_size{lora}"
-        )
-
-
 def bytes_to_train(
-    recovery: Recovery, adapter: ModelAdapter, ratio: float, dtype: torch.dtype, device: torch.device, processes: int
+    recovery: Recovery, adapter: ModelAdapter, ratio: float, dtype: torch.dtype, device: torch.device
 ) -> int:
     """Return what a step takes at least: both models' weights, gradients and moments, activations, logits.
 
@@ -43,7 +23,7 @@ def bytes_to_train(
     itemsize, trained = 2 if dtype == torch.bfloat16 else 4, trained_parameters(recovery, adapter, ratio)
     weights = (total - removed) * (4 if recovery.rank is None else itemsize)
     dense = 0 if device.type == "cpu" else total * dtype.itemsize
-    tokens = max(recovery.tokens_a_step // processes, recovery.seq_len)
+    tokens = max(recovery.tokens_a_step // recovery.processes, recovery.seq_len)
     activations = tokens * itemsize * _kept_activations(adapter, ratio, recovery.gradient_checkpointing)
     logits = LOGITS_COPIES * min(LOGITS_BYTES, 4 * tokens * adapter.vocab_size)
     return int(dense + weights + TRAINED_BYTES * trained + activations + logits)

@@ -1,14 +1,10 @@
-"""What a run takes, from the config and the shapes of the tensors alone, and the refusal of a run that cannot fit.
-
-Legend: I input channels of an output projection · O output channels · E experts · H hidden size.
-"""
+"""What a run takes, from the config and the shapes of the tensors alone; the refusal of a run that cannot fit."""
 
 import math
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
 
@@ -40,8 +36,8 @@ class Needs:
     statistics: float  # of a layer, with the factors made of them
     device: float  # on the device that runs the layers
     host: float  # in the host's memory, with the device's where that is the host's
-    mapped: float  # of `host`, what is in mapped files, which the system drops when memory is short
     disk: float  # below cache_dir
+    mapped: float  # of `host`, what is in mapped files, which the system drops when memory is short
 
 
 @dataclass(frozen=True)
@@ -70,6 +66,12 @@ class DryRun:
         windows = self.config.calibration.num_samples if self.choices.need_windows else 0
         return math.ceil(windows * self.config.calibration.lengths[0] / ranks.size())
 
+    @property
+    def to_train(self) -> int:
+        """The bytes that training takes at least on the device; 0 if there is none."""
+        model = self.adapter, self.budget.ratio, self.source.dtype, self.source.device
+        return bytes_to_train(self.choices.recovery, *model) if self.choices.recovery else 0
+
     def needs(self, placement: str) -> Needs:
         """Return what the run takes at a placement."""
         choices, itemsize, total = self.choices, self.source.dtype.itemsize, self.source.num_bytes
@@ -77,52 +79,39 @@ class DryRun:
         layers = [itemsize * sum(one.numel() for one in layer.parameters()) for layer in self.adapter.layers]
         weights = max(*layers, total - sum(layers)) if streams else total
         statistics, states = max(map(self._statistics, range(len(layers)))), self._states(streams)
-        work = max(statistics + max(layers) * choices.structure.measures, self._logits()) + self._activations()
-        device = (0 if self.source.loaded else weights) + work
-        if choices.recovery is not None:
-            trained = choices.recovery, self.adapter, self.budget.ratio, self.source.dtype, self.source.device
-            device = max(device, bytes_to_train(*trained, ranks.size()))
+        logits = LOGITS_BYTES * (2 + itemsize / 4) if choices.evaluators else 0.0
+        work = max(statistics + max(layers) * choices.structure.measures, logits) + self._running()
+        device = max((0 if self.source.loaded else weights) + work, self.to_train)
         in_files = states * (streams or (choices.structure.measures and self.config.use_cache))
         pruned = sum(layers) - itemsize * self.removed  # beside the dense layers, which stay mapped on a CPU
         host = PROCESS_BYTES + states + (device + pruned * (not streams)) * shared
-        return Needs(
-            weights, states, statistics, device, host, in_files + weights * shared, in_files + pruned * streams
-        )
+        files = in_files + pruned * streams, in_files + weights * shared
+        return Needs(weights, states, statistics, device, host, *files)
 
     def _statistics(self, layer: int) -> float:
-        """Return the bytes of the statistics of a layer: two sets of co-moments and a factor, or I numbers thrice."""
+        """Return the bytes of the statistics of a layer: two sets of co-moments and a factor, or means and variances."""
         sets = factor = 0.0
         for block in self.adapter.blocks(layer):
-            channels, outputs, experts = _channels(block), int(block.output.weight.shape[0]), len(block.members)
-            covariance = self.choices.need_covariance
+            (channels, outputs, experts), covariance = _sizes(block), self.choices.need_covariance
             sets += experts * (4 * channels**2 if covariance else 12 * channels)
             one = 4 * channels**2 + 12 * channels * outputs if covariance else 8 * experts * channels * outputs
             factor = max(factor, one)
         return sets + factor
 
     def _states(self, streams: bool) -> float:
-        """Return the bytes of hidden states in a walk, before a layer and after it: 2 · tokens · H each."""
-        tokens = self.tokens if streams or self.choices.need_covariance else 0
-        if self.choices.structure.measures:
-            search = cast(Search, self.choices.structure)
+        """Return the bytes of hidden states in a walk, before a layer and after it: 2 · tokens · hidden size."""
+        tokens, search = self.tokens if streams or self.choices.need_covariance else 0, self.choices.structure
+        if isinstance(search, Search):
             trials = sum(len(removed) for layer in self.budget.layers for removed in search.removals(layer))
             tokens += (1 + math.ceil(trials / ranks.size())) * min(search.tokens, self.tokens // HELD_OUT)
-        return 2.0 * tokens * self._hidden * self.source.dtype.itemsize
+        return 2.0 * tokens * _sizes(self.adapter.attention(0))[1] * self.source.dtype.itemsize
 
-    def _activations(self) -> float:
+    def _running(self) -> float:
         """Return the bytes of the activations of a batch in a layer."""
         own, layers = self.config.calibration, range(len(self.adapter.layers))
-        width = max(_channels(block) * block.num_chosen for i in layers for block in self.adapter.blocks(i))
-        copied = HIDDEN_COPIES * self._hidden + WIDE_COPIES * width
+        width = max(_sizes(block)[0] * block.num_chosen for i in layers for block in self.adapter.blocks(i))
+        copied = HIDDEN_COPIES * _sizes(self.adapter.attention(0))[1] + WIDE_COPIES * width
         return min(self.tokens, own.batch_size * own.lengths[0]) * self.source.dtype.itemsize * copied
-
-    def _logits(self) -> float:
-        """Return the bytes of the logits of an evaluation."""
-        return LOGITS_BYTES * (2 + self.source.dtype.itemsize / 4) if self.choices.evaluators else 0.0
-
-    @property
-    def _hidden(self) -> int:
-        return int(self.adapter.attention(0).output.weight.shape[0])
 
     def check(self, cache: Path, left: int = 0) -> None:
         """Check that the run may fit into the memory and onto the disk that are free.
@@ -132,15 +121,15 @@ class DryRun:
         Raises:
             ValueError: it surely does not; says what it takes and what is free.
         """
-        placement, needs = self.source.placement, self.needs(self.source.placement)
+        placed, needs = f"model.placement={self.source.placement}", self.needs(self.source.placement)
         device, host, disk = free(self.source.device, cache)
         advice = "take model.placement=stream, a smaller calibration.batch_size, or choices without covariances"
         if self.choices.recovery is not None:
             advice = "take recover.gradient_checkpointing=true, a smaller recover.batch_size, or recover=lora"
+            _check(f"recover={self.choices.recovery.name}", self.to_train, device, "to train", advice, margin=1)
         if self.source.device.type == "cuda":
-            _check(f"model.placement={placement}", needs.device, device, f"on {self.source.device}", advice)
-        in_memory = needs.host - needs.mapped - PROCESS_BYTES
-        _check(f"model.placement={placement}", in_memory, host, "in the host's memory", advice)
+            _check(placed, needs.device, device, f"on {self.source.device}", advice)
+        _check(placed, needs.host - needs.mapped - PROCESS_BYTES, host, "in the host's memory", advice)
         advice = "name a larger disk, fewer calibration windows or, for a search, fewer structure.tokens"
         _check("cache_dir", needs.disk, disk + left, "on its disk", advice)
 
@@ -151,10 +140,9 @@ class DryRun:
         yield f"parameters: {before:,} before, {round(before - self.removed):,} after ({checkpoint / 1e9:.2f} GB)"
         yield f"passes over the weights: {self.passes}"
         rows: list[tuple[str, ...]] = [HEADINGS]
-        for name, one in zip(STREAMS, map(self.needs, STREAMS), strict=True):
-            sizes = one.weights, one.states, one.statistics, one.device, one.host, one.disk
+        for name in STREAMS:
             chosen = " *" * (name == self.source.placement)
-            rows.append((name + chosen, *(f"{size / 1e9:.2f}" for size in sizes)))
+            rows.append((name + chosen, *(f"{size / 1e9:.2f}" for size in astuple(self.needs(name))[:-1])))
         there = free(self.source.device, cache_root(self.config.cache_dir))
         rows.append(("free here", "", "", "", *(f"{size / 1e9:.2f}" for size in there)))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -181,11 +169,12 @@ def free(device: torch.device, cache: Path) -> tuple[int, int, int]:
     return free_bytes(host if absent else device), free_bytes(host), shutil.disk_usage(place).free
 
 
-def _channels(block: Block) -> int:
-    return block.columns_UC.numel() // len(block.members)
+def _sizes(block: Block) -> tuple[int, int, int]:
+    """Return the input and output channels of an expert's output projection, and the number of experts."""
+    return block.columns_UC.numel() // len(block.members), int(block.output.weight.shape[0]), len(block.members)
 
 
-def _check(field: str, needed: float, available: int, where: str, advice: str) -> None:
-    if needed > MARGIN * available:
+def _check(field: str, needed: float, available: int, where: str, advice: str, margin: float = MARGIN) -> None:
+    if needed > margin * available:
         expected = f"{gigabytes(needed)} GB free {where}, and {gigabytes(available)} GB are; {advice}"
         raise ValueError(f"{field}: expected {expected} (dry_run=true shows all placements)")

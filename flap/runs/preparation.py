@@ -10,7 +10,6 @@ from flap.evaluation import Divergence, Suite, prepare_suite
 from flap.evaluation.result_files import RESULTS
 from flap.export.gguf import GGUFChanges, check_export, source_gguf
 from flap.models import ModelAdapter, ModelSource, adapt, find_model
-from flap.recovery import check_room_to_train
 from flap.results import described, device_name
 from flap.results.configs import changes_of_the_model, differences
 from flap.runs.budget import check_budget
@@ -77,8 +76,6 @@ def check_room(run: Run) -> None:
 def _check_room(run: Run) -> None:
     config, source, budget = run.config, run.source, run.budget
     adapter = adapt(source.skeleton(), run.choices.structure.experts)
-    if run.choices.recovery is not None:
-        check_room_to_train(run.choices.recovery, adapter, budget.ratio, source.dtype, source.device)
     left = working_folder(run.cache.root, run.keys.workspace)  # of an interrupted start
     DryRun(config, run.choices, source, adapter, budget).check(run.cache.root, bytes_below(left))
     if config.checkpoint.save:

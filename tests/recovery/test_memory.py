@@ -1,4 +1,4 @@
-"""The bytes that training takes at least, beside what tensors are really kept; the refusal."""
+"""The bytes that training takes at least, beside what tensors are really kept."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import GPT2Config, PreTrainedConfig
 
 from flap.models import Resident, adapt
-from flap.recovery import Recovery, check_room_to_train, memory
+from flap.recovery import Recovery, memory
 from flap.recovery.memory import bytes_to_train, trained_parameters
 from flap.recovery.student import Student
 from flap.recovery.trainable import trainable
@@ -49,13 +49,13 @@ def test_it_is_at_least_half_of_what_is_kept_and_not_more(recovery: Recovery, ar
     wide = config(**((ARCHITECTURES | MIXTURES)[architecture].to_dict() | WIDE))
     adapter = adapt(random_model(wide))
     logits = memory.LOGITS_COPIES * 4 * tokens().numel() * wide.vocab_size  # of a chunk, dropped before the next
-    estimated = bytes_to_train(recovery, adapter, 0.0, torch.float32, CPU, 1) - logits
+    estimated = bytes_to_train(recovery, adapter, 0.0, torch.float32, CPU) - logits
     assert 0.5 < estimated / measured(recovery, wide) <= 1.02
 
 
 def test_what_lowers_it() -> None:
     def needed(ratio: float = 0.0, dtype: torch.dtype = torch.float32, **changes: object) -> int:
-        return bytes_to_train(replace(OPTIONS, **changes), adapter, ratio, dtype, CPU, 1)
+        return bytes_to_train(replace(OPTIONS, **changes), adapter, ratio, dtype, CPU)
 
     adapter = adapt(random_model(ARCHITECTURES["llama-mha"]))
     smaller = [
@@ -74,16 +74,3 @@ def test_what_is_trained_is_counted(config: PreTrainedConfig) -> None:
         counted = trained_parameters(recovery, adapt(model), 0.0)
         with trainable(recovery, model) as trained:
             assert counted == pytest.approx(sum(p.numel() for p in trained), rel=0.1)
-
-
-def test_without_room_it_says_what_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    adapter = adapt(random_model(ARCHITECTURES["llama-mha"]))
-    needed = bytes_to_train(OPTIONS, adapter, 0.3, torch.float32, CPU, 1)
-    monkeypatch.setattr(memory, "free_bytes", lambda device: needed)
-    check_room_to_train(OPTIONS, adapter, 0.3, torch.float32, CPU)
-    line = (
-        r"recover=full: expected at least 0.00\d+ GB free on cpu, which a backward pass takes, and 0.00\d+ GB are; take"
-    )
-    monkeypatch.setattr(memory, "free_bytes", lambda device: needed - 1)
-    with pytest.raises(ValueError, match=line):
-        check_room_to_train(OPTIONS, adapter, 0.3, torch.float32, CPU)

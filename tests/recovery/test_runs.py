@@ -12,10 +12,10 @@ from transformers import PreTrainedTokenizerFast
 from flap import prune
 from flap.checkpoint.load import load
 from flap.pipeline import run
-from flap.recovery import memory, training
+from flap.recovery import training
 from flap.recovery.training import Bar
 from flap.results import Report, markdown
-from flap.runs import check_room, prepare
+from flap.runs import check_room, dry_run, prepare
 from tests.cases import tiny_model
 from tests.helpers.runs import composed, tiny
 
@@ -144,10 +144,10 @@ def test_the_dense_model_that_a_sweep_keeps_is_not_trained(model_dir: Path, text
 def test_no_memory_for_a_backward_pass_is_refused_if_the_run_begins(
     model_dir: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "free_bytes", lambda device: 10**6)
+    monkeypatch.setattr(dry_run, "free", lambda *_: (10**6, 10**12, 10**12))
     config = composed(*tiny(model_dir, text_file), *RECOVER)
     with pytest.raises(
-        ValueError, match=r"recover=full: expected at least 0.00.* GB free on cpu, which a backward pass"
+        ValueError, match=r"recover=full: expected 0.\d+ GB free to train, and 0.001 GB are; take recover"
     ):
         check_room(prepare(config, tmp_path))
     assert prepare(config, tmp_path).texts["recovery"].num_samples > 0
