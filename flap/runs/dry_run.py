@@ -89,7 +89,7 @@ class DryRun:
         return Needs(weights, states, statistics, device, host, *files)
 
     def _statistics(self, layer: int) -> float:
-        """Return the bytes of the statistics of a layer: two sets of co-moments and a factor, or means and variances."""
+        """Return the bytes of a layer's statistics: two sets of co-moments and a factor, or means and variances."""
         sets = factor = 0.0
         for block in self.adapter.blocks(layer):
             (channels, outputs, experts), covariance = _sizes(block), self.choices.need_covariance
