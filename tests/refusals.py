@@ -53,7 +53,7 @@ metric=REAP -> structure.experts=False: expected true with a metric that scores 
 metric=REAP structure.experts=true -> structure.experts=true: expected false for llama; or one of mixtral,
 
 structure.scale=foo -> structure.scale=foo: expected one of z-score, error, relative
-structure.scale=error -> metric.square_attention=true: …; set metric.square_attention=false with structure.scale=error
+structure.scale=error -> metric.square_attention=True: expected false with structure.scale=error: squared
 structure=AL-MM structure.scale=relative metric=wanda -> structure.scale=relative: expected metric=WIFV or metric=OBS
 structure.min_heads=-1 -> structure.min_heads=-1: expected 0 to 4, the KV heads of a layer
 structure.min_heads=5 -> structure.min_heads=5: expected 0 to 4, the KV heads of a layer
@@ -226,7 +226,7 @@ vocabulary.multiple_of=256 -> vocabulary.multiple_of=256: expected one with a mu
 vocabulary.multiple_of=0 -> vocabulary.multiple_of=0: expected a whole number >= 1
 vocabulary.dataset=self -> vocabulary.dataset=self: expected texts or files; the model's own text is counted wh
 vocabulary.dataset={bad}/blank.txt -> vocabulary.dataset={bad}/blank.txt: the file holds no text
-mask_only=true -> mask_only=True: expected false with vocabulary=trim, whose rows leave
+mask_only=true -> mask_only=True: expected false with vocabulary=trim, whose rows are removed
 ratio=null target.bytes=65000 -> vocabulary=trim: expected none with target.bytes, which counts all rows
 eval=[perplexity,divergence] -> eval=divergence: expected none with vocabulary=trim: predictions of two tokenizers
 recover=full recover.tokens=4096 recover.words=320 -> recover.words=320: expected 1 to 319, as 320 tokens stay at least

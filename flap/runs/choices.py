@@ -2,9 +2,10 @@
 
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 from uuid import uuid4
 
 from flap.allocation import Structure
@@ -86,56 +87,35 @@ def choose(config: FlapConfig) -> Choices:
         recovery,
         build("vocabulary", config.vocabulary) if config.vocabulary else None,
     )
-    if choices.recovery is not None:
-        masked = f"false with recover={choices.recovery.name}, which would train the masked units, too"
-        require(not config.mask_only, "mask_only", True, masked)
-    require(
-        not (choices.vocabulary and config.mask_only), "mask_only", True, "false with vocabulary=trim, whose rows leave"
-    )
-    if choices.vocabulary is not None:
-        counted = [f"target.{name}" for name in targets(config.target) if name in ("parameters", "bytes")]
-        allowed = (
-            f"none with {' and '.join(counted)}, which counts all rows; prune the trimmed checkpoint in a second run"
-        )
-        require(not counted, "vocabulary", "trim", allowed)
-    if choices.propagate == "pruned" and not choices.structure.layer_by_layer:
-        raise ValueError(
-            "calibration.propagate=pruned: expected structure=UL-UM or UL-MM, because an adaptive plan is known only "
-            "after every layer has its statistics"
-        )
-    if choices.structure.ranks_errors:
-        _check_errors(choices)
-    experts = choices.structure.experts
-    allowed = "true with a metric that scores the whole experts of a mixture; WIFV and others score neurons"
-    require(experts or not choices.metric.scores_experts, "structure.experts", False, allowed)
-    allowed = "false with structure.experts=true, as a router cannot be masked"
-    require(not (config.mask_only and experts), "mask_only", True, allowed)
-    samples, lengths = config.calibration.num_samples, config.calibration.lengths
-    require(
-        any(num_windows(samples, lengths, seq_len) >= 2 for seq_len in lengths) or not choices.need_covariance,
-        "calibration.num_samples",
-        samples,
-        "at least 2, and 2 windows of one length, because what is fitted on some windows is judged on others",
-    )
+    for valid, field, value, allowed in _rules(choices, config):
+        require(valid, field, value, allowed)
     return choices
 
 
-def _check_errors(choices: Choices) -> None:
-    """Check that the metric's scores are squared output errors, for a structure that ranks those.
-
-    Raises:
-        ValueError: they are not.
-    """
-    scale = f"structure.scale={getattr(choices.structure, 'scale', '')}"
-    if not choices.metric.measures_error:
-        raise ValueError(
-            f"{scale}: expected metric=WIFV or metric=OBS, whose scores are output errors, or structure.scale=z-score"
-        )
-    if choices.metric.square_attention:
-        raise ValueError(
-            "metric.square_attention=true: squared scores are not output errors; set metric.square_attention=false "
-            f"with {scale}"
-        )
+def _rules(choices: Choices, config: FlapConfig) -> Iterator[tuple[bool, str, Any, str]]:
+    """Yield what choices ask of each other: whether it is given; field, value and expected value if it is not."""
+    metric, structure, masked = choices.metric, choices.structure, config.mask_only
+    training = f"false with recover={getattr(choices.recovery, 'name', '')}, which would train the masked units, too"
+    yield not (masked and choices.recovery), "mask_only", True, training
+    yield not (masked and choices.vocabulary), "mask_only", True, "false with vocabulary=trim, whose rows are removed"
+    router = "false with structure.experts=true, as a router cannot be masked"
+    yield not (masked and structure.experts), "mask_only", True, router
+    counted = [f"target.{name}" for name in targets(config.target) if name in ("parameters", "bytes")]
+    rows = f"none with {' and '.join(counted)}, which counts all rows; prune the trimmed checkpoint in a second run"
+    yield not (choices.vocabulary and counted), "vocabulary", "trim", rows
+    known = "structure=UL-UM or UL-MM, because an adaptive plan is known only after every layer has its statistics"
+    yield choices.propagate == "dense" or structure.layer_by_layer, "calibration.propagate", choices.propagate, known
+    scale = getattr(structure, "scale", "")
+    errors = "metric=WIFV or metric=OBS, whose scores are output errors, or structure.scale=z-score"
+    yield metric.measures_error or not structure.ranks_errors, "structure.scale", scale, errors
+    squares = f"false with structure.scale={scale}: squared scores are not output errors"
+    yield not (structure.ranks_errors and metric.square_attention), "metric.square_attention", True, squares
+    whole = "true with a metric that scores the whole experts of a mixture; WIFV and others score neurons"
+    yield structure.experts or not metric.scores_experts, "structure.experts", False, whole
+    samples, lengths = config.calibration.num_samples, config.calibration.lengths
+    judged = "at least 2, and 2 windows of one length, because what is fitted on some windows is judged on others"
+    enough = any(num_windows(samples, lengths, seq_len) >= 2 for seq_len in lengths)
+    yield enough or not choices.need_covariance, "calibration.num_samples", samples, judged
 
 
 def _source(module: str) -> str:
