@@ -2,12 +2,11 @@
 
 from flap.results.card_text import model_card
 from flap.results.finished_runs import finished_run
-from flap.results.layers_picture import draw_layers
 from flap.results.provenance import described, device_name
 from flap.results.report import Report
 from flap.results.report_tables import markdown, show
 
 __all__ = [
-    "Report", "described", "device_name", "draw_layers", "finished_run", "markdown", "model_card",
+    "Report", "described", "device_name", "finished_run", "markdown", "model_card",
     "show",
 ]  # fmt: skip

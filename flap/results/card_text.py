@@ -79,21 +79,17 @@ def _numbers(report: Report) -> str:
 def _results(report: Report) -> list[EvalResult]:
     """Return the measured numbers of quality as the hub's evaluation results: of the pruned model, finite ones."""
     return [
-        _result(*name.rpartition("/")[::2], value)
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=name.rpartition("/")[0],
+            dataset_name=name.rpartition("/")[0],
+            metric_type=name.rpartition("/")[2].partition("@")[0],
+            metric_name=name.rpartition("/")[2],
+            metric_value=round(value, 4),
+        )
         for name, value in report.evaluation["pruned"].items()
         if "/" in name and math.isfinite(value) and not name.endswith("_stderr") and not is_efficiency(name)
     ]
-
-
-def _result(text: str, metric: str, value: float) -> EvalResult:
-    return EvalResult(
-        task_type="text-generation",
-        dataset_type=text,
-        dataset_name=text,
-        metric_type=metric.partition("@")[0],
-        metric_name=metric,
-        metric_value=round(value, 4),
-    )
 
 
 def _choices(report: Report) -> str:

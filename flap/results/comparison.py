@@ -1,16 +1,16 @@
-"""Finished runs side by side: the config keys that differ, and numbers with paired differences to the first run."""
+"""Finished runs side by side: what should be alike and is not, config keys that differ, numbers with paired errors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from string import ascii_uppercase
+from typing import Any
 
 from pandas import DataFrame
 from rich.console import Console
 from rich.markup import escape
 
-from flap.results.comparability import notices
-from flap.results.configs import CHOICES
+from flap.results.configs import CHOICES, varying
 from flap.results.number_texts import change, in_order, is_efficiency, relative, with_error
 from flap.results.run_folder import RunRecord, read_run
 from flap.results.tables import Columns, Entry, Table
@@ -79,3 +79,27 @@ def numbers_table(runs: Runs) -> Table:
     columns: Columns = {letter: partial(with_error, numbers) for letter, numbers in models.items()}
     columns |= {f"{letter} - {first}": partial(difference, letter) for letter in others}
     return Table.over(names, columns, title="Numbers of the pruned models", numeric=True)
+
+
+def notices(runs: Sequence[RunRecord]) -> Iterator[str]:
+    """Yield a sentence for each way in which finished runs are not alike, besides what their sweeps vary."""
+    models = _distinct(run.model for run in runs)
+    if len(models) > 1:
+        yield (
+            f"Runs of different models: {', '.join(models)}. Their perplexities can be compared only where the "
+            "models have the same tokenizer."
+        )
+    libraries = dict.fromkeys(name for run in runs for name in run.report.get("versions", {}))
+    versions = {name: _distinct(run.value("versions", name) for run in runs) for name in libraries}
+    versions["commit"] = _distinct((run.value("git", "commit") or "")[:12] for run in runs)
+    differ = [f"{name} {' and '.join(values)}" for name, values in versions.items() if len(values) > 1]
+    if differ:
+        yield f"Runs of different versions, from which differences may come: {', '.join(differ)}."
+    for key, values in varying(run.config for run in runs).items():
+        if key.startswith("eval."):
+            yield f"Not measured alike: {key} is {' or '.join(values)}."
+
+
+def _distinct(values: Iterator[Any]) -> list[str]:
+    """Return the values that are known, each once."""
+    return sorted({*values} - {None, ""})

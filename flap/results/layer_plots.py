@@ -1,12 +1,14 @@
-"""Plots by layer: the share that each layer keeps, and where the error of the pruned models arises."""
+"""Plots by layer: what each layer keeps, of one run or of a study, and where the error of the pruned models arises."""
 
 from math import nan
+from pathlib import Path
 
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from pandas import DataFrame
 
-from flap.results.series import series_of, styles
+from flap.results.report import Report
+from flap.results.series import COLOURS, RULE, series_of, styles
 from flap.results.study import Study
 
 KEPT = LinearSegmentedColormap.from_list("kept", ["#f7ead7", "#8fb3c9", "#2a6f97", "#0b2f4a"])
@@ -66,3 +68,29 @@ def draw_kept(study: Study) -> Figure:
 def _kept(layer: dict[str, int], key: str) -> int:
     """Return the width of a layer; of one that loses whole experts, how many it has."""
     return layer.get("experts", layer[key]) if key == "neurons" else layer[key]
+
+
+def draw_layers(report: Report, path: Path) -> None:
+    """Write a picture of the query heads and neurons (or experts) of each layer: kept in colour, removed in grey.
+
+    Below, where eval=divergence has measured it, the error of the hidden states after each layer.
+    """
+    count = 3 if report.layer_errors else 2
+    figure = Figure(figsize=(9, 2.5 * count), layout="constrained")
+    panels = figure.subplots(count, 1, sharex=True)
+    units = "experts" if all("experts" in layer for layer in report.layers) else "neurons"
+    for axes, key, label in zip(panels, ("query_heads", units), ("query heads", f"MLP {units}"), strict=False):
+        layers = range(len(report.layers))
+        axes.bar(layers, [layer[key] for layer in report.layers_before], color=RULE, label="removed")
+        axes.bar(layers, [layer[key] for layer in report.layers], color=COLOURS[0], label="kept")
+        axes.set_ylabel(label)
+    if report.layer_errors:
+        panels[2].plot(report.layer_errors, color=COLOURS[1], marker=".")
+        panels[2].set(ylabel=ERROR, ylim=(0, None))
+    for axes in panels:
+        axes.spines[["top", "right"]].set_visible(False)
+    panels[-1].set_xlabel("layer")
+    panels[0].legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    title = f"{report.config['run_name']}: {report.ratio['realised_decoder']:.1%} of the decoder removed"
+    figure.suptitle(title, parse_math=False)  # a dollar sign in a name begins no formula
+    figure.savefig(path, dpi=120)

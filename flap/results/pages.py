@@ -12,7 +12,7 @@ from urllib.parse import quote
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from flap.results.comparability import notices
+from flap.results.comparison import notices
 from flap.results.configs import CHOICES, varying
 from flap.results.plots import Plot
 from flap.results.run_folder import RunRecord
@@ -33,10 +33,17 @@ def title(study: Study) -> str:
 
 
 def study_page(study: Study, plots: Sequence[Plot]) -> str:
-    """Return the page of a study."""
+    """Return the page of a study; all text from the data is escaped."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"path": quote, "json": json.dumps}
     keys, table, dense = varying(run.config for run in study.runs), tabulate(study), tabulate(study, "dense")
-    return _rendered(
-        "study.html.j2",
+    return environment.get_template("study.html.j2").render(
         title=title(study),
         study=study,
         choices=choices(study),
@@ -53,19 +60,6 @@ def study_page(study: Study, plots: Sequence[Plot]) -> str:
         records={"columns": list(study.records), "rows": study.records.to_numpy().tolist()},
         plots=[(plot, inline(plot.svg)) for plot in plots],
     )
-
-
-def _rendered(template: str, **given: Any) -> str:
-    """Return the whole HTML of a page; all text from the data is escaped."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"path": quote, "json": json.dumps}
-    return environment.get_template(template).render(**given)
 
 
 def _fields(names: list[str], run: RunRecord) -> dict[str, str]:

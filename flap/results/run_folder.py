@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from flap.evaluation.errors import Difference, paired, with_averages
 from flap.evaluation.result_files import RESULTS, Kept, Results
-from flap.results.configs import CHOICES, NAMES, flatten, is_bookkeeping
+from flap.results.configs import CHOICES, NAMES, flat, flatten, is_bookkeeping
 from flap.results.number_texts import domain_of
 from flap.results.report import read_report
 from flap.storage.status import STATUS, read_status
@@ -96,13 +96,14 @@ class RunRecord:
 def read_run(folder: Path) -> RunRecord:
     """Return the run in a folder. If its status or report cannot be read it is "damaged", and `error` says why."""
     state, error, report = _read_result(folder)
-    finished = state == "finished"
-    config = OmegaConf.create(report["config"]) if finished else _read_yaml(folder / ".hydra" / "config.yaml")
-    choices = OmegaConf.select(_read_yaml(folder / ".hydra" / "hydra.yaml"), "hydra.runtime.choices") or {}
-    texts = flatten(OmegaConf.to_container(config, resolve=False), choices)  # type: ignore[arg-type]
-    ratio = _value(config, "ratio")
+    hydra = _read_yaml(folder / ".hydra" / "hydra.yaml").get("hydra") or {}
+    choices = (hydra.get("runtime") or {}).get("choices") or {}
+    config = report["config"] if state == "finished" else _read_yaml(folder / ".hydra" / "config.yaml")
+    texts = flatten(config, choices)
+    resolved = {key: value for key, value in flat(config).items() if "${" not in str(value)}
+    ratio = resolved.get("ratio")
     target = " ".join(f"{key}={value}" for key, value in texts.items() if key.startswith("target.") and value != "null")
-    if ratio is None and finished:  # a run with a target: the share that it took
+    if ratio is None and state == "finished":  # a run with a target: the share that it took
         ratio = report["ratio"]["realised_decoder"]
     ratio = None if ratio is None else round(float(ratio), 6)  # range(0.1,0.4,0.1) makes 0.30000000000000004
     return RunRecord(
@@ -111,15 +112,15 @@ def read_run(folder: Path) -> RunRecord:
         error=error,
         files=tuple(name for name in FILES if (folder / name).is_file()),
         overrides=_read_overrides(folder / ".hydra" / "overrides.yaml", texts),
-        model=_value(config, "model.name"),
-        method=_value(config, "method"),
+        model=resolved.get("model.name"),
+        method=resolved.get("method"),
         metric=choices.get("metric"),
         structure=choices.get("structure"),
         ratio=ratio,
         requested=target or str(ratio),
-        seed=_value(config, "seed"),
+        seed=resolved.get("seed"),
         report=report,
-        documents=Results(folder / RESULTS).documents(report["evaluation"]["pruned"]) if finished else {},
+        documents=Results(folder / RESULTS).documents(report["evaluation"]["pruned"]) if report else {},
         config=texts,
     )
 
@@ -140,25 +141,13 @@ def _read_result(folder: Path) -> tuple[str, str, dict[str, Any]]:
     )
 
 
-def _read_yaml(path: Path) -> Any:
-    """Return a YAML file without resolving interpolations; an empty one if it is missing, damaged or a list."""
-    content = _loaded(path)
-    return content if isinstance(content, DictConfig) else OmegaConf.create({})
-
-
-def _loaded(path: Path) -> Any:
+def _read_yaml(path: Path, kind: type = dict) -> Any:
+    """Return a YAML file with interpolations as they are written; if it is missing or damaged, an empty one."""
     try:
-        return OmegaConf.load(path)
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException):  # missing or damaged
-        return None
-
-
-def _value(config: DictConfig, key: str) -> Any:
-    """Return a value of a config; None if it is missing, or an interpolation of what is not there now."""
-    try:
-        return OmegaConf.select(config, key)
-    except OmegaConfBaseException:
-        return None
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException):
+        return kind()
+    return content if isinstance(content, kind) else kind()
 
 
 def _read_overrides(path: Path, texts: Mapping[str, str]) -> dict[str, str]:
@@ -166,11 +155,8 @@ def _read_overrides(path: Path, texts: Mapping[str, str]) -> dict[str, str]:
 
     texts: the run's config, from which values are taken, unless they are missing there: as they were typed.
     """
-    try:
-        lines = [str(line) for line in _loaded(path) or ()]
-    except OmegaConfBaseException:
-        lines = []
-    pairs = {key.lstrip("+~"): value for key, _, value in (line.partition("=") for line in lines)}
+    lines = (str(line).partition("=") for line in _read_yaml(path, list))
+    pairs = {key.lstrip("+~"): value for key, _, value in lines}
     fields = (*CHOICES, *NAMES)
     keys = [key for key in pairs if key.removesuffix(".name") not in fields and not is_bookkeeping(key)]
     return {key: texts.get(key, pairs[key]) for key in keys}

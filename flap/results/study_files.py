@@ -11,7 +11,7 @@ from flap.results.study import Study
 from flap.results.study_table import tabulate
 from flap.results.sweep_folders import distinct, read_study
 from flap.results.tables import Entry, Table
-from flap.storage.atomic_files import atomic_file
+from flap.storage.atomic_files import atomic_file, write_text
 
 LONGEST_NAME = 255  # bytes of a folder's name, in most file systems
 LEGEND = (
@@ -32,10 +32,19 @@ def write_study(*sweeps: Path, into: Path | None = None) -> Path:
     """
     folder = into or _beside(distinct(sweeps))
     study = read_study(*sweeps, into=folder)
-    for name, content in files(study, draw(study)).items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        with atomic_file(folder / name) as scratch:
-            scratch.write_bytes(content)
+    plots = draw(study)
+    pictures = {f"{plot.name}.{kind}": getattr(plot, kind) for plot in plots for kind in ("png", "svg")}
+    texts = {
+        "study.csv": study.records.to_csv(index=False, lineterminator="\n"),
+        "study.md": markdown(study, plots),
+        "index.html": study_page(study, plots),
+    }
+    (folder / "plots").mkdir(parents=True, exist_ok=True)
+    for name, picture in pictures.items():
+        with atomic_file(folder / "plots" / name) as scratch:
+            scratch.write_bytes(picture)
+    for name, text in texts.items():
+        write_text(folder / name, text)
     return folder / "index.html"
 
 
@@ -46,17 +55,6 @@ def _beside(sweeps: list[Path]) -> Path:
     allowed = f"a folder for the page: the names of {len(sweeps)} sweeps are too long for one"
     require(len(name.encode()) <= LONGEST_NAME, "--into", None, allowed)
     return sweeps[0].resolve().parent / name
-
-
-def files(study: Study, plots: Sequence[Plot]) -> dict[str, bytes]:
-    """Return the files of a study by name."""
-    made = {f"plots/{plot.name}.{kind}": getattr(plot, kind) for plot in plots for kind in ("png", "svg")}
-    texts = {
-        "study.csv": study.records.to_csv(index=False, lineterminator="\n"),
-        "study.md": markdown(study, plots),
-        "index.html": study_page(study, plots),
-    }
-    return made | {name: text.encode() for name, text in texts.items()}
 
 
 def markdown(study: Study, plots: Sequence[Plot]) -> str:

@@ -126,7 +126,9 @@ def write_files(run: Run, report: Report, plan: PruningPlan) -> None:
         write_text(run_dir / "report.md", markdown(report))
         picture = run_dir / "layers.png"
         try:
-            draw_layers(report, picture)
+            from flap.results.layer_plots import draw_layers  # here, so that no refusal waits for matplotlib
+
+        draw_layers(report, picture)
         except Exception as error:  # no picture is worth the report of a run
             picture.unlink(missing_ok=True)
             log.warning("%s: cannot be drawn (%s)", picture, one_line(error))

@@ -10,7 +10,8 @@ import pytest
 from safetensors.torch import load_file
 
 from flap.allocation import PruningPlan
-from flap.results import Report, draw_layers, markdown
+from flap.results import Report, markdown
+from flap.results.layer_plots import draw_layers
 from flap.results.notices import notices
 from flap.results.report_tables import tables
 
@@ -175,7 +176,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_report(
         path.write_text("half a picture")
         raise RuntimeError("no fonts")
 
-    monkeypatch.setattr("flap.runs.reporting.draw_layers", fail)
+    monkeypatch.setattr("flap.results.layer_plots.draw_layers", fail)
     run_tiny(tmp_path, "checkpoint.save=false")
     assert Report.load(tmp_path / "report.json").evaluation["pruned"] and not (tmp_path / "layers.png").exists()
     assert f"{tmp_path / 'layers.png'}: cannot be drawn (no fonts)" in caplog.messages

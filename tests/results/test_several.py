@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from flap.results.comparability import notices
+from flap.results.comparison import notices
 from flap.results.configs import varying
 from flap.results.series import series_of
 from flap.results.study_files import write_study
