@@ -13,7 +13,7 @@ from flap.evaluation import Measurement
 from flap.evaluation.base import Numbers
 from flap.evaluation.errors import differences
 from flap.models import ModelAdapter, Pair, PlacedModel, base_facts, distinct_parameters
-from flap.results import Report, described, device_name, draw_layers, markdown, model_card
+from flap.results import Report, described, device_name, markdown, model_card
 from flap.results.report import peak_memory
 from flap.runs.method import Pruned
 from flap.runs.run import Run
@@ -128,7 +128,7 @@ def write_files(run: Run, report: Report, plan: PruningPlan) -> None:
         try:
             from flap.results.layer_plots import draw_layers  # here, so that no refusal waits for matplotlib
 
-        draw_layers(report, picture)
+            draw_layers(report, picture)
         except Exception as error:  # no picture is worth the report of a run
             picture.unlink(missing_ok=True)
             log.warning("%s: cannot be drawn (%s)", picture, one_line(error))
