@@ -67,7 +67,6 @@ def _text(part: Part, tokenizer: PreTrainedTokenizerBase, field: str, bos: bool)
 
 
 def _check_shares(windows: Windows) -> None:
-    """Check that each text has a window."""
     counts = [windows.counts(seq_len) for seq_len in windows.lengths]
     for part, *shares in zip(windows.parts, *counts, strict=True):
         if not any(shares):

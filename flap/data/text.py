@@ -20,7 +20,6 @@ class Text:
 
     @classmethod
     def joined(cls, name: str, documents: Sequence[str], origin: str, separator: str = "\n\n") -> "Text":
-        """Return the text of documents with a separator between them."""
         return cls(name, separator.join(documents), origin, tuple(documents))
 
     @property
@@ -35,7 +34,6 @@ class Text:
 
 
 def ngrams(items: Sequence[T], length: int) -> Iterator[tuple[T, ...]]:
-    """Return each `length` items in a row."""
     return zip(*(items[i:] for i in range(length)), strict=False)
 
 

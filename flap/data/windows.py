@@ -62,7 +62,6 @@ class Windows:
         return (1 + sum(math.ceil(count / in_stretch) for count, in_stretch in fit)) * max(self.lengths)
 
     def written(self, text: Text) -> "Windows":
-        """Return the windows with the text that the model has written."""
         return replace(self, texts=tuple(text if own is None else own for own in self.texts))
 
     def counts(self, seq_len: int) -> list[int]:
@@ -80,8 +79,7 @@ class Windows:
         return [{} if text is None else self._draw(p, text) for p, text in enumerate(self.texts)]
 
     @property
-    def by_length(self) -> list[Tensor]:
-        """The windows of all parts, tokens_NT for each length."""
+    def by_length(self) -> list[Tensor]:  # tokens_NT
         return [mixed([windows[seq_len] for windows in self.drawn]) for seq_len in self.lengths]
 
     @property

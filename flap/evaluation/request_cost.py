@@ -16,7 +16,6 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from flap.data.temporary_state import replaced
 from flap.models import distinct_parameters, running_device
-from flap.models.devices import gpus
 
 
 def generate(
@@ -91,11 +90,12 @@ def peak_bytes(model: PreTrainedModel, work: Callable[[], None]) -> int | None:
     Anything else in memory, such as another model, is not counted.
     """
     if running_device(model).type == "cuda":
-        before = sum(map(torch.cuda.memory_allocated, gpus()))
-        for gpu in gpus():
+        gpus = range(torch.cuda.device_count())
+        before = sum(map(torch.cuda.memory_allocated, gpus))
+        for gpu in gpus:
             torch.cuda.reset_peak_memory_stats(gpu)
         work()
-        return weight_bytes(model) + sum(map(torch.cuda.max_memory_allocated, gpus())) - before
+        return weight_bytes(model) + sum(map(torch.cuda.max_memory_allocated, gpus)) - before
     work()  # a first call, so that one-time allocations and reading mapped weights are not counted
     try:
         ctypes.CDLL(None).malloc_trim(0)  # release free memory: its reuse would not be measured

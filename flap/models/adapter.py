@@ -72,7 +72,6 @@ class ModelAdapter:
 
     @property
     def layers(self) -> nn.ModuleList:
-        """The decoder layers, first to last."""
         return cast(nn.ModuleList, self.decoder.get_submodule(self.family.layers))
 
     def layer_output(self, hidden: Tensor) -> Any:
@@ -106,7 +105,6 @@ class ModelAdapter:
         return Block(name, output, split(queries, groups), tuple(zip(inputs, rows, strict=True)), norms, vectors)
 
     def _has_heads(self, layer: int) -> bool:
-        """Return whether the attention of a layer can be divided into heads."""
         whole = self.family.whole_attention
         return not whole or (self._has(layer, self.family.attention) and not self._has(layer, whole))
 
@@ -187,7 +185,6 @@ class ModelAdapter:
             module.config.num_attention_heads = heads
 
     def refresh_mlp(self, layer: int) -> None:
-        """Update the width of the MLP module."""
         if self._has(layer, self.family.mlp):
             _update(self.parent(layer, self.family.mlp), {"intermediate_size": self.mlp(layer).num_units})
 
@@ -198,7 +195,6 @@ class ModelAdapter:
         return self.widths(layer) | {name: output.bias is not None for name, output in has_bias.items()}
 
     def blocks(self, layer: int) -> Pair[Block]:
-        """Return the attention and the MLP of a layer."""
         return Pair(self.attention(layer), self.mlp(layer))
 
     def num_parameters(self) -> int:

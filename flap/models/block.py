@@ -32,12 +32,10 @@ class LinearLike(ABC):
 
     @property
     def in_features(self) -> int:
-        """The number of input channels."""
         return int(self.weight.shape[1])
 
     @property
     def out_features(self) -> int:
-        """The number of output channels."""
         return int(self.weight.shape[0])
 
 
@@ -72,7 +70,6 @@ class Block:
 
     @property
     def num_units(self) -> int:
-        """The number of units."""
         return self.columns_UC.shape[0]
 
     @property
@@ -130,7 +127,6 @@ class NoBlock(Block):
 
     @classmethod
     def of(cls, name: str, layer: nn.Module) -> "NoBlock":
-        """Return the missing block of a layer."""
         return cls(name, NoOutput(layer), split(0, 0), ())
 
     @property

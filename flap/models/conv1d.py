@@ -27,7 +27,6 @@ class Transposed(LinearLike):
         return cast(Tensor, self.module.bias)
 
     def assign(self, weight: Tensor, bias: Tensor) -> None:
-        """Replace weight_OI and the bias."""
         trainable = self.module.weight.requires_grad
         self.module.weight = nn.Parameter(weight.T.contiguous(), requires_grad=trainable)
         self.module.bias = nn.Parameter(bias.contiguous(), requires_grad=trainable)

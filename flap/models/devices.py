@@ -34,11 +34,6 @@ def multiplies_fast(dtype: torch.dtype, device: torch.device) -> bool:
     return device.type != "cpu" or dtype.itemsize > 2 or not has or any(has.get(name) for name in FAST_IN_16_BITS)
 
 
-def gpus() -> range:
-    """Return the indices of this machine's GPUs."""
-    return range(torch.cuda.device_count())
-
-
 def free_bytes(device: torch.device) -> int:
     """Return the free memory of a device, in bytes; of a host, the share of this process of those of its run there.
 

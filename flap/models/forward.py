@@ -23,7 +23,6 @@ class Call:
 
     @torch.no_grad()
     def __call__(self, layer: nn.Module, hidden_NTD: Tensor) -> Tensor:
-        """Run the layer and return its output hidden states, on its device."""
         device = next(layer.parameters()).device
         if device.type != "meta":  # on meta, accelerate loads the weights and moves the inputs
             hidden_NTD = hidden_NTD.to(device)

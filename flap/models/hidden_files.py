@@ -61,7 +61,6 @@ class HiddenFiles:
         return self.mapped(file, shapes, dtype), file
 
     def mapped(self, file: str, shapes: Shapes, dtype: torch.dtype) -> list[Tensor]:
-        """Return the tensors of a file that is there."""
         sizes = [math.prod(shape) for shape in shapes]
         flat: Tensor = torch.from_file(str(self.folder / file), shared=True, size=sum(sizes), dtype=dtype)
         return [part.view(shape) for part, shape in zip(flat.split(sizes), shapes, strict=True)]

@@ -28,19 +28,16 @@ class ModelFiles:
 
     @property
     def dtype(self) -> torch.dtype:
-        """The requested type, or the type that the config names."""
         dtype = self.config.dtype if self.requested_dtype == "auto" else getattr(torch, self.requested_dtype)
         return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
     def skeleton(self) -> PreTrainedModel:
-        """Return the model on the meta device, without weights."""
         with torch.device("meta"):
             model = auto_class(self.config).from_config(self.config, trust_remote_code=self.trust_remote_code)
         return cast(PreTrainedModel, model)
 
     @cached_property
     def num_bytes(self) -> int:
-        """Bytes of the weights once they are loaded, tied tensors once."""
         return int(sum(parameter.numel() for parameter in self.skeleton().parameters()) * self.dtype.itemsize)
 
     @cached_property

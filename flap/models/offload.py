@@ -45,7 +45,6 @@ def weights_digest(model: PreTrainedModel) -> str:
 
 
 def _module_digest(name: str, module: nn.Module) -> str:
-    """Return the SHA-256 of a module's own tensors."""
     sha256 = hashlib.sha256(name.encode())
     with align_module_device(module) if _is_offloaded(module) else nullcontext():
         for key, tensor in chain(module.named_parameters(recurse=False), module.named_buffers(recurse=False)):

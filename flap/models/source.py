@@ -45,7 +45,6 @@ class ModelSource(ABC):
 
     @property
     def placement(self) -> str:
-        """The placement, as `model.placement` names it."""
         return self.placed.name
 
     @property

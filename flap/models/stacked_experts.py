@@ -52,19 +52,17 @@ class Stacked(LinearLike):
 
 @dataclass(frozen=True)
 class DownOfOne:
-    """The down projection of one expert as a Linear."""
+    """The down projection of one expert as a Linear (H, I)."""
 
     experts: Any
     index: int
 
     @property
     def weight(self) -> Tensor:
-        """The weights (H, I)."""
         return as_stored(self.experts, self.experts.down_proj)[self.index].contiguous()
 
     @property
     def bias(self) -> Tensor | None:
-        """The bias (H); in most families None before compensation."""
         bias_EH: Tensor | None = getattr(self.experts, "down_proj_bias", None)
         return None if bias_EH is None else bias_EH[self.index]
 
@@ -75,7 +73,6 @@ def stacked_inputs(experts: Any) -> str:
 
 
 def num_neurons(experts: Any) -> int:
-    """Return the number of neurons of one expert."""
     return as_stored(experts, experts.down_proj).shape[2]
 
 
@@ -88,7 +85,6 @@ def as_stored(experts: Any, weight: Tensor) -> Tensor:
 
 
 def replace(experts: nn.Module, name: str, tensor: Tensor) -> None:
-    """Replace or add a parameter of experts."""
     trainable = cast(Any, experts).down_proj.requires_grad
     experts.register_parameter(name, nn.Parameter(tensor.contiguous(), requires_grad=trainable))
 

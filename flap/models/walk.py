@@ -42,7 +42,6 @@ class Stream:
             self.batches[b] = output_NTD.cpu() if buffers is None else buffers[b].copy_(output_NTD)
 
     def fork(self) -> "Stream":
-        """Return another stream with the same hidden states."""
         return Stream(self.walk, list(self.batches), self.calls, self.file)
 
 

@@ -56,7 +56,6 @@ class PlacedModel(ABC):
 
     @property
     def device(self) -> torch.device:
-        """The device that runs the layers."""
         return cast(torch.device, self.model.device)
 
     @property
@@ -95,11 +94,9 @@ class PlacedModel(ABC):
         return all(ranks.gather(self.has_room(beside_bytes)))
 
     def has_room(self, beside_bytes: int) -> bool:
-        """Return whether this process has that room."""
         return ROOM_TO_RUN * beside_bytes <= free_bytes(self.device)
 
     def in_memory(self) -> "PlacedModel":
-        """Return the whole model in memory."""
         return self
 
     def write(self, directory: Path) -> None:
@@ -134,5 +131,4 @@ class PlacedModel(ABC):
 
     @torch.no_grad()
     def logits(self, tokens_NT: Tensor) -> Tensor:
-        """Return the logits of one batch of windows."""
         return cast(Tensor, self.model(input_ids=tokens_NT.to(self.device), use_cache=False).logits)

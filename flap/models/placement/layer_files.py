@@ -46,7 +46,6 @@ class LayerFiles:
         self._changed: set[int | None] = set()
 
     def read(self, index: int | None) -> None:
-        """Read the tensors of a layer into the model."""
         if index in self._changed:
             self._read_changed(index, self.source.device)
         else:

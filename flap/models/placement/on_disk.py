@@ -61,7 +61,6 @@ class OnDisk(PlacedModel):
 
     @property
     def num_bytes(self) -> int:
-        """The size of the weights in bytes; tied tensors count once."""
         return sum(parameter.nbytes for parameter in self.model.parameters())
 
     @contextmanager
@@ -98,7 +97,6 @@ class OnDisk(PlacedModel):
 
     @contextmanager
     def callable(self) -> Iterator[None]:
-        """Read each layer when it is called, and drop it afterwards; the ends are present inside the block."""
 
         def read(index: int, *args: Any, **options: Any) -> Any:
             with self.layer(index) as layer:
@@ -114,7 +112,6 @@ class OnDisk(PlacedModel):
         work: WorkFolder,
         stage: str = "calibrate",
     ) -> Iterator[int]:
-        """Run the windows layer by layer, with one recorder open at a time."""
         walk = Walk(self, f"{stage}, layer by layer", work)
         stream = walk.enter("windows", batches_NT)
         for i in walk:

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import nn
 
-from flap.models.devices import free_bytes, gpus
+from flap.models.devices import free_bytes
 from flap.models.model_files import ModelFiles
 from flap.models.offload import onloaded, running_device
 from flap.models.placement.base import PlacedModel
@@ -57,12 +57,11 @@ class Spread(PlacedModel):
         self.model.save_pretrained(directory, state_dict=state)
 
     def has_room(self, beside_bytes: int) -> bool:
-        """Return True: accelerate finds a place for any other model."""
-        return True
+        return True  # accelerate finds a place for any other model
 
 
 def memory_limits(device: torch.device) -> dict[int | str, int]:
     """Return how many bytes of weights may go to each device: a part stays free for activations and covariances."""
-    used = gpus() if device.type == "cuda" else ()
+    used = range(torch.cuda.device_count()) if device.type == "cuda" else ()
     limits: dict[int | str, int] = {i: free_bytes(torch.device("cuda", i)) * 7 // 10 for i in used}
     return limits | {"cpu": free_bytes(torch.device("cpu")) * 9 // 10}
