@@ -75,8 +75,8 @@ def test_positions_in_a_long_text_are_exact(tokenizer: PreTrainedTokenizerFast) 
     pool.free_S = torch.zeros(2**24 + 12, dtype=torch.bool)
     pool.lengths = [len(pool.free_S)]
     pool.free_S[2**24 + 1 :] = True
-    places_NT = pool._places(5)
-    assert places_NT.flatten().tolist() == list(range(2**24 + 1, 2**24 + 11))
+    pool.tokens_S = torch.arange(len(pool.free_S))  # each token is its place
+    assert pool.cut(5).flatten().tolist() == list(range(2**24 + 1, 2**24 + 11))
 
 
 def test_without_packing_windows_lie_within_a_document(tokenizer: PreTrainedTokenizerFast) -> None:
