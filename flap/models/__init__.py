@@ -3,7 +3,7 @@
 from flap.models.adapter import ModelAdapter
 from flap.models.block import Block, Pair
 from flap.models.families import adapt, find_family, sees_images, stock_class
-from flap.models.find import find_by_config, find_model
+from flap.models.find import find_model
 from flap.models.from_pretrained import read_config, read_model
 from flap.models.loaded_source import LoadedSource
 from flap.models.locate import base_facts, packaged_gguf
@@ -17,7 +17,7 @@ __all__ = [
     "PLACEMENTS", "Block", "CheckpointSource", "LoadedSource", "ModelAdapter",
     "ModelSource", "OfToken", "OnDisk", "Pair", "PlacedModel", "Resident", "Spread", "Stream", "Walk",
     "adapt",
-    "base_facts", "distinct_parameters", "find_by_config", "find_family", "find_model",
+    "base_facts", "distinct_parameters", "find_family", "find_model",
     "open_checkpoint", "packaged_gguf", "read_config", "read_model",
     "running_device", "sees_images", "stock_class",
 ]  # fmt: skip

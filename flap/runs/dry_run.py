@@ -12,7 +12,7 @@ from flap.allocation import Budget
 from flap.config import FlapConfig, gigabytes
 from flap.data import HELD_OUT
 from flap.evaluation.perplexity import LOGITS_BYTES
-from flap.models import Block, ModelAdapter, ModelSource, adapt, distinct_parameters, find_by_config
+from flap.models import Block, ModelAdapter, ModelSource, adapt, distinct_parameters, find_model
 from flap.models.devices import free_bytes
 from flap.models.placement import STREAMS
 from flap.recovery import bytes_to_train
@@ -157,7 +157,7 @@ def dry_run(config: FlapConfig) -> DryRun:
         ValueError: bad input, as far as it can be seen from that; names the field.
     """
     choices, root = choose(config), cache_root(config.cache_dir)
-    source = find_by_config(config.model, root, config.trust_remote_code)
+    source = find_model(config.model, root, config.trust_remote_code, weights=False)
     adapter = adapt(source.skeleton(), choices.structure.experts)
     return DryRun(config, choices, source, adapter, check_budget(adapter, choices, config, source))
 

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from flap.config import ModelConfig
 from flap.export.gguf import export_gguf
-from flap.models import find_by_config, find_model, locate, open_checkpoint, read_config, read_model
+from flap.models import find_model, locate, open_checkpoint, read_config, read_model
 from flap.models.devices import pick_device
 from flap.models.locate import GGUF
 from flap.storage.atomic_files import remove_unused
@@ -72,7 +72,12 @@ def test_where_the_config_names_no_type_it_is_that_of_the_files(
     (tmp_path / "config.json").write_text(json.dumps(plain))
     config = ModelConfig("tiny", str(tmp_path), device="cpu")
     source = find_model(config, tmp_path, trust_remote_code=False)
-    assert source.dtype == find_by_config(config, tmp_path, False).dtype == source.open().model.dtype == torch.bfloat16
+    assert (
+        source.dtype
+        == find_model(config, tmp_path, False, weights=False).dtype
+        == source.open().model.dtype
+        == torch.bfloat16
+    )
     assert source.num_bytes == 2 * sum(parameter.numel() for parameter in source.skeleton().parameters())
     assert source.fingerprint["dtype"] == "torch.bfloat16"
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from flap.config import ModelConfig
-from flap.models import find_by_config, find_model
+from flap.models import find_model
 from flap.pipeline import run
 from tests.cases import random_model, tiny_model
 from tests.helpers.runs import composed, tiny
@@ -136,4 +136,4 @@ def test_quantised_weights_that_stay_so_are_refused(packed: Path, tmp_path: Path
     with pytest.raises(ValueError, match=line):
         find_model(config, tmp_path, trust_remote_code=False)
     with pytest.raises(ValueError, match=line):  # dry_run=true says it, too
-        find_by_config(config, tmp_path, trust_remote_code=False)
+        find_model(config, tmp_path, trust_remote_code=False, weights=False)
