@@ -77,10 +77,12 @@ def adapt(model: PreTrainedModel, whole_experts: bool = False) -> ModelAdapter:
         raise ValueError(
             f"model: {type(model).__name__} derives from no …{head} class of transformers, which has a head"
         )
+    for cls in (type(model), type(model.base_model)):  # in which the others are found
+        _check_forward(cls)
     if whole_experts:
         _check_whole_experts(family, model)
     adapter = MixtureAdapter(model, family, whole_experts) if family.experts else ModelAdapter(model, family)
-    for cls in dict.fromkeys(map(type, (model, model.base_model, adapter.decoder, *adapter.layers))):
+    for cls in dict.fromkeys(map(type, (adapter.decoder, *adapter.layers))):
         _check_forward(cls)
     return adapter
 
