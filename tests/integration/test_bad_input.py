@@ -100,7 +100,7 @@ class Disk(NamedTuple):
     ("folder", "line"),
     [
         ("run", "checkpoint.dir=…: the pruned model takes 0.000161 GB, and 1e-06 GB are free there; name a place on"),
-        ("cache", "cache_dir: expected 0.000… GB free on its disk with the checkpoint, … 'save' takes, and 1e-06 GB"),
+        ("cache", "cache_dir: expected 0.000… GB free on its disk, and 1e-06 GB"),
     ],
 )
 def test_a_disk_that_is_too_small_is_refused_before_any_layer_is_read(
