@@ -26,7 +26,7 @@ from transformers import (
 
 from flap.allocation import ALAM, ALMM, ULMM, ULUM, Structure
 from flap.importance import EAN, IFV, OBS, REAP, WIFN, WIFV, Magnitude, Metric, MoNE, Random, Wanda
-from flap.models.families import auto_class
+from flap.models.architecture import auto_class
 from flap.search import Search
 
 VOCAB = 96

@@ -1,8 +1,8 @@
 """Finding and loading models, adapters that give their parts by role, placements, and the walk over the layers."""
 
 from flap.models.adapter import ModelAdapter
+from flap.models.architecture import adapt, find_family, stock_class
 from flap.models.block import Block, Pair
-from flap.models.families import adapt, find_family, sees_images, stock_class
 from flap.models.find import find_model
 from flap.models.from_pretrained import read_config, read_model
 from flap.models.loaded_source import LoadedSource
@@ -14,10 +14,7 @@ from flap.models.walk import Stream, Walk
 from flap.models.whole_experts import OfToken
 
 __all__ = [
-    "PLACEMENTS", "Block", "CheckpointSource", "LoadedSource", "ModelAdapter",
-    "ModelSource", "OfToken", "OnDisk", "Pair", "PlacedModel", "Resident", "Spread", "Stream", "Walk",
-    "adapt",
-    "base_facts", "distinct_parameters", "find_family", "find_model",
-    "open_checkpoint", "packaged_gguf", "read_config", "read_model",
-    "running_device", "sees_images", "stock_class",
+    "PLACEMENTS", "Block", "CheckpointSource", "LoadedSource", "ModelAdapter", "ModelSource", "OfToken", "OnDisk", "Pair",
+    "PlacedModel", "Resident", "Spread", "Stream", "Walk", "adapt", "base_facts", "distinct_parameters", "find_family",
+    "find_model", "open_checkpoint", "packaged_gguf", "read_config", "read_model", "running_device", "stock_class",
 ]  # fmt: skip

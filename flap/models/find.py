@@ -10,8 +10,8 @@ import torch
 from transformers import PreTrainedConfig
 
 from flap.config import ModelConfig, require
+from flap.models.architecture import find_family
 from flap.models.devices import multiplies_fast, pick_device
-from flap.models.families import find_family
 from flap.models.from_pretrained import check_quantised, read_config
 from flap.models.locate import file_state, locate, not_found, packaged_gguf
 from flap.models.placement import PLACEMENTS

@@ -12,7 +12,7 @@ from transformers.quantizers.base import HfQuantizer
 
 from flap.config import one_line
 from flap.modeling.register import register_configs, register_models
-from flap.models.families import auto_class
+from flap.models.architecture import auto_class
 from flap.models.stacked_experts import choose_kernel, is_experts
 
 DEQUANTISED = ("mxfp4", "fp8")  # what transformers can dequantise as it loads a model

@@ -8,8 +8,8 @@ from typing import Any, cast
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from flap.models.architecture import auto_class
 from flap.models.devices import free_bytes
-from flap.models.families import auto_class
 from flap.models.from_pretrained import read_model
 
 

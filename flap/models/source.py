@@ -12,7 +12,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import cached_file
 
-from flap.models.families import sees_images
+from flap.models.architecture import sees_images
 from flap.models.locate import commit, file_state, not_found
 from flap.models.model_files import ModelFiles
 from flap.models.placement.base import PlacedModel

@@ -16,8 +16,8 @@ from transformers import (
 
 from flap.allocation import LayerPlan
 from flap.compression import NoCompensation, slice_layer
+from flap.modeling.families import FAMILIES
 from flap.models import ModelAdapter, adapt, find_family
-from flap.models.families import FAMILIES
 from tests.cases import ARCHITECTURES, tiny_model, tokens, with_biases
 
 WIDTH = 56

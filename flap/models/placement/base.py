@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from flap.models.architecture import adapt
 from flap.models.devices import ROOM_TO_RUN, free_bytes
-from flap.models.families import adapt
 from flap.models.model_files import ModelFiles
 from flap.storage import NOT_KEPT, WorkFolder, ranks
 from flap.storage.progress import progress

@@ -2,7 +2,7 @@
 
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from flap.models.families import FAMILIES, TOWERS
+from flap.modeling.families import FAMILIES, TOWERS
 from tests.models.families import test_families, test_mixtures, test_other_names, test_vision
 from tests.models.families.contract import FamilyContract
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 import flap
+from flap.modeling.families import TOWERS
 from flap.models import adapt
-from flap.models.families import TOWERS
 from tests.cases import random_model
 from tests.models.families.every import EVERY, MODEL_TYPES
 

@@ -1,4 +1,4 @@
-"""The family of a model, from the table in `flap.modeling.families`, and the adapter that speaks its names."""
+"""From the architecture of a model to its family (`flap.modeling.families`), its classes and its adapter."""
 
 from dataclasses import replace
 from difflib import get_close_matches
@@ -9,9 +9,7 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreT
 
 from flap.modeling.families import FAMILIES, TOWERS, Family
 from flap.models.adapter import ModelAdapter
-from flap.models.families.mixture import MixtureAdapter
-
-__all__ = ["FAMILIES", "TOWERS", "Family", "adapt", "auto_class", "find_family", "sees_images"]
+from flap.models.mixture_adapter import MixtureAdapter
 
 
 def find_family(config: PreTrainedConfig) -> Family:
