@@ -16,5 +16,6 @@ from flap.models.whole_experts import OfToken
 __all__ = [
     "PLACEMENTS", "Block", "CheckpointSource", "LoadedSource", "ModelAdapter", "ModelSource", "OfToken", "OnDisk",
     "Pair", "PlacedModel", "Resident", "Spread", "Stream", "Walk", "adapt", "base_facts", "distinct_parameters",
-    "find_family", "find_model", "open_checkpoint", "packaged_gguf", "read_config", "read_model", "running_device", "stock_class",
+    "find_family", "find_model", "open_checkpoint", "packaged_gguf", "read_config", "read_model", "running_device",
+    "stock_class",
 ]  # fmt: skip
