@@ -1,14 +1,11 @@
 """The Python interface: prune a model that is loaded already."""
 
-import os
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import product
 from typing import Any, TypedDict, Unpack, cast
 
-import numpy
 import torch
 from hydra import compose
 from omegaconf import OmegaConf
@@ -16,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from flap.allocation import Structure
 from flap.compression import Compensation
-from flap.config import FlapConfig, build, composing, name_method, require, typed
+from flap.config import FlapConfig, build, composing, literal, name_method, require, typed
 from flap.importance import Metric
 from flap.models import LoadedSource
 from flap.pipeline import run
@@ -139,16 +136,5 @@ def _compose(overrides: list[str], values: Mapping[str, Any]) -> FlapConfig:
     with composing():
         config = compose("config", overrides)
         for key, value in values.items():
-            OmegaConf.update(config, key, _literal(value), merge=False)
+            OmegaConf.update(config, key, literal(value), merge=False)
         return typed(config)
-
-
-def _literal(value: Any) -> Any:
-    """Return a value that OmegaConf reads as it is: a text with "${" would be an interpolation."""
-    if isinstance(value, str | os.PathLike):
-        return re.sub(r"(\\*)\$\{", r"\1\1\\${", os.fspath(value))
-    if isinstance(value, Mapping):
-        return {str(key): _literal(one) for key, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_literal(one) for one in value]
-    return value.item() if isinstance(value, numpy.generic) else value

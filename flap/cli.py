@@ -29,7 +29,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from flap.config import FlapConfig, build, config_dir, explain, folder_name, help_text, typed
+from flap.config import FlapConfig, build, config_dir, explain, folder_name, help_text, typed, without_credentials
 from flap.storage import ranks, read_state, write_status, write_text
 from flap.storage.ranks import AgreedError, LostError
 from flap.storage.status import note_failure, reason, run_folder
@@ -231,7 +231,7 @@ def _record(config: DictConfig, run_dir: Path) -> None:
     parts = {"config": config, "hydra": hydra_config, "overrides": HydraConfig.get().overrides.task}
     (run_dir / ".hydra").mkdir(exist_ok=True)
     for name, part in parts.items():
-        write_text(run_dir / ".hydra" / f"{name}.yaml", OmegaConf.to_yaml(part))
+        write_text(run_dir / ".hydra" / f"{name}.yaml", without_credentials(OmegaConf.to_yaml(part)))
 
 
 def main() -> None:

@@ -1,8 +1,9 @@
 """Every refusal of what an option says, in one table: `option=value -> message`, by the model that the run prunes.
 
 The message is the beginning of the one line that a run ends with, before any weight is read; "…" stands for any text.
-{bad} is the folder of tests/helpers/damaged.py and {texts} the list of texts that need no file. What Hydra does not
-compose is in tests/config/test_bad_command_line.py, what is said of an object alone in the tests of its folder.
+{bad} is the folder of tests/helpers/damaged.py, {texts} the list of texts that need no file, {long} a name that is too
+long. What Hydra does not compose is in tests/config/test_bad_command_line.py, what is said of an object alone in the
+tests of its folder.
 """
 
 TEXTS = "boolq-passages, hellaswag-passages, sciq-passages, python-code, …, ptb, or a .txt, .jsonl or .parquet file"
@@ -28,6 +29,7 @@ target.parameters=1000 ratio=null structure=UL-UM -> target.parameters=1000: …
 target.kv_cache_bytes=1000 ratio=null structure=search -> target.kv_cache_bytes=1000: … at least 32768
 target.kv_cache_bytes=3e3 ratio=null structure.min_heads=2 -> target.kv_cache_bytes=3000: 2 KV heads … at least
 
+checkpoint.dir={bad}/{long} -> checkpoint.dir=…: expected a name of at most 240 bytes
 model.dtype=int8 -> model.dtype=int8: expected one of auto, float32, bfloat16, float16
 model.device=tpu -> model.device=tpu: expected one of auto, cpu, cuda, mps
 model.placement=disk -> model.placement=disk: expected one of device, auto, stream

@@ -19,6 +19,7 @@ from flap.models import PlacedModel, open_checkpoint
 from flap.storage import read_json, to_json
 from flap.storage.atomic_files import atomic_directory, is_scratch
 
+LONGEST_NAME = 240  # in bytes: a name on disk has 255 at most, and one beside it is longer while it is written
 LABEL = "flap.json"  # says that a directory is a checkpoint of this program
 OWN_FOLDERS = (  # of exports in a checkpoint's directory, and of a tokenizer with several templates
     "mlx", "mlx-*bit", "onnx", "openvino", "additional_chat_templates",
@@ -55,6 +56,8 @@ def check_target(directory: Path, overwrite: bool, model: Path | None = None) ->
         ValueError: the directory cannot be made, is not empty and `overwrite` is false, holds no checkpoint of this
             program, has no name, or is, contains or lies inside that of the dense model.
     """
+    if len(os.fsencode(directory.name)) > LONGEST_NAME:
+        raise ValueError(f"checkpoint.dir={directory}: expected a name of at most {LONGEST_NAME} bytes")
     nearest = next(path for path in (directory, *directory.absolute().parents) if os.path.lexists(path))
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise ValueError(f"checkpoint.dir={directory}: expected a directory in a place that can be written to")

@@ -4,9 +4,9 @@ Importing it is fast, so that `--cfg job` and `--help` answer at once: it does n
 the network, the environment or the disk. Every error names the field, its value and what is allowed.
 """
 
-from flap.config.compose import build, typed
+from flap.config.compose import build, literal, typed
 from flap.config.help import help_text
-from flap.config.messages import explain, gigabytes, one_line, require
+from flap.config.messages import explain, gigabytes, one_line, require, without_credentials
 from flap.config.methods import composing, name_method
 from flap.config.schema import (
     GGUF_TYPES,
@@ -19,6 +19,7 @@ from flap.config.schema import (
 )
 
 __all__ = [
-    "GGUF_TYPES", "FlapConfig", "ModelConfig", "TargetConfig", "build", "composing", "config_dir",
-    "explain", "folder_name", "gigabytes", "help_text", "name_method", "one_line", "require", "targets", "typed",
+    "GGUF_TYPES", "FlapConfig", "ModelConfig", "TargetConfig", "build", "composing", "config_dir", "explain",
+    "folder_name", "gigabytes", "help_text", "literal", "name_method", "one_line", "require", "targets", "typed",
+    "without_credentials",
 ]  # fmt: skip

@@ -1,8 +1,12 @@
 """Turn Hydra's composed config into checked dataclasses, and a group's choice into the object that it names."""
 
 import math
+import os
+import re
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_class
@@ -32,7 +36,7 @@ def build(group: str, node: Any) -> Any:
     except (ImportError, AttributeError, ValueError, OmegaConfBaseException) as error:
         raise ValueError(f"{group}._target_={node['_target_']}: expected a dataclass that can be imported") from error
     try:
-        return OmegaConf.to_object(OmegaConf.merge(schema, options))
+        return OmegaConf.to_object(OmegaConf.merge(schema, literal(options)))  # they are resolved already
     except OmegaConfBaseException as error:
         value = options.get(error.full_key)
         expected = str(error.msg).splitlines()[0]
@@ -50,14 +54,34 @@ def typed(config: DictConfig) -> FlapConfig:
         ValueError: one line that names the field, its value and what is allowed.
     """
     _refuse_unknown(config, FlapConfig, "")
+    for name in (field.name for field in fields(FlapConfig)):
+        deleted = name not in config or (config[name] is None and name in ("metric", "structure", "compensation"))
+        require(not deleted, f"~{name}", None, "another choice, as --help lists them: each run has one")
     checked = OmegaConf.to_object(config)
     assert isinstance(checked, FlapConfig)
     _check_amount(checked.ratio, checked.target)
     _check_values(checked)
     checked.method = name_method(checked)
-    model = checked.model
+    model, checkpoint = checked.model, checked.checkpoint
     model.name = model_name(model.name, model.path)
+    # a shell replaces ~ on the command line, nobody does in a YAML file
+    model.path, checkpoint.dir, checked.cache_dir = map(_at_home, (model.path, checkpoint.dir, checked.cache_dir))
     return checked
+
+
+def _at_home(path: Any) -> Any:
+    return path and str(Path(path).expanduser())
+
+
+def literal(value: Any) -> Any:
+    """Return a value that OmegaConf reads as it is: a text with "${" would be an interpolation."""
+    if isinstance(value, str | os.PathLike):
+        return re.sub(r"(\\*)\$\{", r"\1\1\\${", os.fspath(value))
+    if isinstance(value, Mapping):
+        return {str(key): literal(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [literal(one) for one in value]
+    return value.item() if hasattr(value, "item") else value  # of numpy and torch
 
 
 def _refuse_unknown(config: DictConfig, schema: type, prefix: str) -> None:

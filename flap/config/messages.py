@@ -1,5 +1,7 @@
 """Error messages of one line for the user: key, value and what is allowed."""
 
+import re
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,15 @@ def one_line(error: Exception, max_length: int | None = None) -> str:
 def gigabytes(num_bytes: float) -> str:
     """Return bytes in GB (10^9), with three digits."""
     return f"{num_bytes / 1e9:.3g}"
+
+
+def without_credentials(value: Any) -> Any:
+    """Return plain data, the URLs in it without user and password."""
+    if isinstance(value, str):
+        return re.sub(r"(\w+://)[^/@\s]+@", r"\1", value)
+    if isinstance(value, Mapping):
+        return {key: without_credentials(one) for key, one in value.items()}
+    return [without_credentials(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def explain(error: Exception) -> str:

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from flap.config import without_credentials
+
 LIBRARIES = ("flap-pruning", "torch", "transformers", "datasets", "hydra-core", "safetensors", "lm-eval")
 
 
@@ -21,7 +23,7 @@ def described(config: Any) -> dict[str, Any]:
         if is_dataclass(value) and field.type is Any:
             target = f"{type(value).__module__}.{type(value).__qualname__}"
             plain[field.name] = {"_target_": target, **plain[field.name]}
-    return plain
+    return dict(without_credentials(plain))
 
 
 def versions() -> dict[str, str]:
@@ -43,8 +45,9 @@ def git_state() -> dict[str, Any]:
 
 
 def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what produced a result, which is also saved in the checkpoint. config: as `described`."""
-    return {"config": config, "versions": versions(), "git": git_state()}
+    """Return what produced a result, which travels with the checkpoint: no tracking. config: as `described`."""
+    travels = {name: section for name, section in config.items() if name != "tracking"}
+    return {"config": travels, "versions": versions(), "git": git_state()}
 
 
 def _git(*arguments: str) -> str:

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from flap.allocation import ALAM, ALMM, ULMM, ULUM
 from flap.compression import BiasCompensation, NoCompensation
-from flap.config import build, config_dir
+from flap.config import build, config_dir, without_credentials
 from flap.importance import WIFV, Magnitude, Metric, Wanda
 from flap.runs import choose
 from tests.cases import EXPERT_METRICS
@@ -161,3 +161,29 @@ def test_a_model_that_is_given_by_its_path_alone_has_its_folders_name(overrides:
         node = compose("config", overrides, return_hydra_config=True)
     run_name = OmegaConf.to_container(node, resolve=False)["run_name"]
     assert run_name.startswith("${model_name:${model.name},${model.path}}_")
+
+
+@pytest.mark.parametrize("group", ["metric", "structure", "ratio"])
+def test_a_choice_that_is_deleted_is_named(group: str) -> None:
+    with pytest.raises(ValueError, match=f"^~{group}=None: expected another choice, as --help lists them"):
+        composed(f"~{group}")
+
+
+def test_the_home_folder_is_found_in_ones_own_yaml(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    config = composed("cache_dir='~/cache'", "checkpoint.dir='~/pruned'", "model.path='~/model'", "model.name=mine")
+    assert (config.cache_dir, config.checkpoint.dir) == ("/home/me/cache", "/home/me/pruned")
+    assert config.model.path == "/home/me/model"
+
+
+def test_options_are_interpolated_once() -> None:
+    """What is resolved is measured as the report says: a text may have the signs of an interpolation."""
+    config = composed("eval=[generate]", r'eval.generate.prompts=["the \${oc.env:HOME} dog"]')
+    [evaluator] = choose(config).evaluators
+    assert evaluator.prompts == config.eval["generate"]["prompts"] == ["the ${oc.env:HOME} dog"]
+
+
+def test_urls_lose_user_and_password() -> None:
+    told = {"uri": "http://alice:s3cret@host:5000/x", "of": ["https://bob@host", "a@b.c", 1], "plain": "http://host/@x"}
+    expected = {"uri": "http://host:5000/x", "of": ["https://host", "a@b.c", 1], "plain": "http://host/@x"}
+    assert without_credentials(told) == expected

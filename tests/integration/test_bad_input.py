@@ -42,7 +42,7 @@ if not torch.cuda.is_available():
 def refused(arguments: str, message: str, base: list[str], bad: Path, run_dir: Path) -> None:
     """Run the arguments as the command line would; the error is one line that begins so, and nothing is left."""
     with pytest.raises(ValueError) as caught:
-        run(composed(*base, *arguments.replace("{bad}", str(bad)).split()), run_dir)
+        run(composed(*base, *arguments.replace("{bad}", str(bad)).replace("{long}", "x" * 241).split()), run_dir)
     expected = message.replace("{bad}", str(bad)).replace("{texts}", TEXTS)
     assert re.fullmatch(".*".join(map(re.escape, f"{expected}…".split("…"))), str(caught.value)), str(caught.value)
     # numbers of the dense model, measured first

@@ -49,6 +49,14 @@ def test_report_has_the_keys_of_schema_1(finished: tuple[Path, dict[str, Any]]) 
     assert [layer.keys() for layer in report["layers"]] == [{"query_heads", "kv_heads", "neurons"}] * 4
 
 
+def test_what_travels_says_nothing_of_trackers(run_tiny: Callable[..., Report], tmp_path: Path) -> None:
+    run_tiny(tmp_path, "tracking=mlflow", "tracking.uri=http://alice:s3cret@127.0.0.1:9")
+    label = json.loads((tmp_path / "checkpoint" / "flap.json").read_text())
+    assert "tracking" not in label["provenance"]["config"]
+    assert json.loads((tmp_path / "report.json").read_text())["config"]["tracking"]["uri"] == "http://127.0.0.1:9"
+    assert not any(b"s3cret" in path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+
+
 def test_report_says_what_the_files_hold(finished: tuple[Path, dict[str, Any]]) -> None:
     folder, report = finished
     plan = PruningPlan.load(folder / "plan.json")

@@ -28,18 +28,17 @@ def dry(model_dir: Path, text_file: Path, tmp_path: Path) -> Dry:
 
 def test_the_config_alone_is_enough(tmp_path: Path) -> None:
     LlamaConfig(num_hidden_layers=3, max_position_embeddings=256).save_pretrained(tmp_path / "model")
-    arguments = [
-        f"model.path={tmp_path / 'model'}",
-        "dry_run=true",
-        "method=flap_plus",
-        f"hydra.run.dir={tmp_path / 'run'}",
-    ]
+    secret = ["tracking=mlflow", "tracking.uri=http://alice:s3cret@127.0.0.1:9"]
+    folders = [f"model.path={tmp_path / 'model'}", f"hydra.run.dir={tmp_path / 'run'}"]
+    arguments = [*folders, *secret, "dry_run=true", "method=flap_plus"]
     done = subprocess.run([sys.executable, "-m", "flap", *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[1].startswith("parameters: 869,") and lines[2] == "passes over the weights: 2"
     assert [line.split()[0] for line in lines[3:]] == ["GB", "device", "auto", "stream", "free"]
     assert not (tmp_path / "run" / "report.json").exists()
+    written = [path.read_text() for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert any("127.0.0.1:9" in text for text in written) and not any("s3cret" in text for text in written)
 
 
 @pytest.mark.parametrize("arguments", [(), ("method=flap_plus",), ("method=wanda_sp",), ("structure=UL-UM",)])
