@@ -1,5 +1,6 @@
 """Find a finished run of the same config, which need not run again."""
 
+import glob
 import json
 import logging
 from collections.abc import Iterable
@@ -7,12 +8,27 @@ from pathlib import Path
 from typing import Any
 
 from flap.checkpoint.save import label_of
+from flap.config import folder_name
 from flap.results.configs import changes_of_the_model, differences
 from flap.results.report import Report
 from flap.storage import read_json, to_json
 from flap.storage.status import read_state
 
 log = logging.getLogger(__name__)
+
+
+def done_already(run_dir: Path, config: dict[str, Any], inputs: dict[str, str], in_sweep: bool) -> bool:
+    """Return whether a run has finished before, here or in a cell beside, on the same inputs; say where."""
+    named = f"*_{glob.escape(folder_name(config['run_name']))}"  # the same cell, which may have another job number
+    cells = sorted(run_dir.parent.glob(named)) if in_sweep else []
+    if (done := finished_run(run_dir, cells, config)) is None:
+        return False
+    folder, report = done
+    if changed := [name for name, value in inputs.items() if report.inputs.get(name) != value]:
+        log.info("%s holds a run on other inputs (%s), which runs again", folder, ", ".join(changed))
+    else:
+        log.info("done already, in %s (resume=false runs it again)", folder)
+    return not changed
 
 
 def finished_run(folder: Path, siblings: Iterable[Path], config: dict[str, Any]) -> tuple[Path, Report] | None:

@@ -44,35 +44,35 @@ NOT_KEPT = WorkFolder()
 
 
 class Notes(Generic[T]):
-    """What was found in each step, in memory, and where work is kept in files of a kind."""
+    """The results of steps, in memory, and where work is kept in files of a kind."""
 
     def __init__(self, kind: Kind[T], work: WorkFolder = NOT_KEPT) -> None:
         self.kind, self.folder = kind, work.path
         if self.folder is not None:
             self.folder.mkdir(parents=True, exist_ok=True)
-        self._found: dict[int, T] = {}
+        self._results: dict[int, T] = {}
 
     def __contains__(self, step: int) -> bool:
-        if step in self._found or (folder := self.folder) is None:
-            return step in self._found
+        if step in self._results or (folder := self.folder) is None:
+            return step in self._results
         return ranks.on_first(lambda: self._file(folder, step).exists())  # NFS may show it to some processes later
 
     def __iter__(self) -> Iterator[T]:
-        """Return what was found in all steps that were written or read."""
-        return iter(self._found.values())
+        """Return the results of all steps that were written or read."""
+        return iter(self._results.values())
 
-    def write(self, step: int, found: T) -> None:
-        """Note what was found, of a layer before the walk records that the layer is done."""
-        self._found[step] = found
+    def write(self, step: int, result: T) -> None:
+        """Note a result, that of a layer before the walk records that the layer is done."""
+        self._results[step] = result
         if self.folder is not None and ranks.is_first():
             with atomic_file(self._file(self.folder, step)) as scratch:
-                self.kind.write(found, scratch)
+                self.kind.write(result, scratch)
 
     def read(self, step: int) -> T:
-        """Return what was found in a step of this run or of the one that was interrupted."""
-        if step not in self._found and self.folder is not None:
-            self._found[step] = self.kind.read(self._file(self.folder, step))
-        return self._found[step]
+        """Return the result of a step of this run or of the one that was interrupted."""
+        if step not in self._results and self.folder is not None:
+            self._results[step] = self.kind.read(self._file(self.folder, step))
+        return self._results[step]
 
     def _file(self, folder: Path, step: int) -> Path:
         return folder / f"{self.kind.name}-{step}"

@@ -1,12 +1,23 @@
-"""Sweeps over several processes: assign one GPU to each process, and report failed runs in one line each."""
+"""Several processes: each one of a sweep has a GPU of its own; those of one run follow the first one of them."""
 
+import atexit
+import logging
 import os
+import shutil
+import sys
+import warnings
 from functools import cache
 from pathlib import Path
+from tempfile import gettempdir
+from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
-from flap.storage.status import STATUS, read_status
+from flap.storage import ranks, read_state
+from flap.storage.ranks import LostError
+from flap.storage.status import note_failure
+
+log = logging.getLogger(__name__)
 
 _claimed: list[FileLock] = []  # at most one, held until this process ends, because CUDA cannot change its GPU
 
@@ -50,18 +61,26 @@ def _visible_gpus() -> list[str]:
     return [str(i) for i in range(torch.cuda.device_count())]  # uses NVML and does not start CUDA
 
 
-def failures(sweep: Path, since: float = 0) -> list[str]:
-    """Return one line for each run of a sweep that has failed since a time."""
-    paths = [path for path in sorted(sweep.glob(f"*/{STATUS}")) if path.stat().st_mtime >= since]
-    runs = {path.parent: read_status(path.parent) for path in paths}
-    return [f"failed: {run}: {status.get('error')}" for run, status in runs.items() if status.get("state") == "failed"]
+@cache
+def follow() -> None:
+    """Let another process than the first one be silent, and write no file of Hydra's."""
+    if ranks.is_first():
+        return
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore")
+    sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - until the process ends
+    unused = Path(gettempdir()) / f"flap-rank-{uuid4()}"  # Hydra's copy of a sweep's config
+    atexit.register(shutil.rmtree, unused, ignore_errors=True)
+    folders = ["hydra.run.dir=.", f"hydra.sweep.dir={unused}", "hydra.sweep.subdir=."]
+    sys.argv += [*folders, "hydra/job_logging=none", "hydra/hydra_logging=none", "~hydra.callbacks.study"]
 
 
-def explain_launch(error: RuntimeError | FileNotFoundError) -> str:
-    """Return one line that says why jobs could not be submitted, or ended without an error of their own."""
-    if 'Could not detect "srun"' in str(error) or getattr(error, "filename", None) == "sbatch":
-        return (
-            "hydra/launcher=slurm: no sbatch on this machine; expected a SLURM login node, "
-            "or hydra/launcher=submitit_local or joblib"
-        )
-    return "hydra/launcher: " + " ".join(str(error).split("Error stream produced:")[0].split())
+def end_alone(error: Exception, line: str, run_dir: Path | None) -> None:
+    """End this process, which has failed while others go on, and say so, unless it is because another one has."""
+    if run_dir and not (isinstance(error, LostError) and read_state(run_dir) == "failed"):
+        note_failure(run_dir, line := f"{ranks.name()}: {line}")
+        log.exception("%s", line)
+        if not ranks.is_first():  # which logs nothing
+            print(f"error: {line}", file=sys.__stderr__, flush=True)
+    logging.shutdown()
+    os._exit(1)  # what torch waits for at the end may never come

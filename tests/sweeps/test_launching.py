@@ -5,7 +5,7 @@ from pathlib import Path
 
 from flap.storage import write_status
 from flap.storage.status import STATUS
-from flap.sweeps.launching import failures
+from flap.sweeps.failures import failures
 
 
 def test_a_failure_of_an_earlier_command_is_not_told_again(tmp_path: Path) -> None:
