@@ -25,7 +25,7 @@ from flap.recovery.student import mean_divergence
 from flap.recovery.trainable import trainable
 from tests.cases import random_model, tiny_model, tokens
 from tests.helpers.pruned import logits, prune
-from tests.recovery.small import FULL, LORA, SEQ_LEN, compressed, dense, equal, in_type, recovered, state, windows
+from tests.recovery.small import FULL, LORA, compressed, dense, equal, in_type, recovered, state, windows
 
 # Less than half of the steps, of which one comes after an evaluation: for what holds after each of them.
 SHORT, SHORT_LORA = (replace(one, tokens=17 * one.tokens_a_step) for one in (FULL, LORA))
@@ -177,17 +177,6 @@ def test_a_model_without_finite_predictions_is_refused(tmp_path: Path) -> None:
         model.model.layers[0].mlp.down_proj.weight.fill_(torch.nan)
     with pytest.raises(ValueError, match="recover=full: the predictions of the compressed model are not finite"):
         recovered(model, FULL, tmp_path)
-
-
-def test_it_writes_into_its_folder_alone_and_prints_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "cwd").mkdir()
-    monkeypatch.chdir(tmp_path / "cwd")
-    recovered(compressed(), replace(FULL, tokens=16 * 8 * SEQ_LEN), tmp_path / "work")
-    assert list(Path.cwd().iterdir()) == []
-    out, err = capsys.readouterr()
-    assert out == "" and "recover " in err
 
 
 @pytest.mark.parametrize("recovery", [FULL, LORA], ids=["full", "lora"])

@@ -52,20 +52,3 @@ def test_a_run_is_nearer_to_the_dense_model(run_tiny: RunTiny, tmp_path: Path) -
     assert found["nats_after"] < 0.95 * found["nats_before"] and set(report.sources) & {"recovery"} == set()
     again = run_tiny(tmp_path / "again", *RECONSTRUCT, *WINDOWS, "use_cache=false")
     assert again.recovery == found and again.evaluation == report.evaluation
-
-
-def test_own_text_is_written_once_and_trained_on(run_tiny: RunTiny, tmp_path: Path) -> None:
-    report = run_tiny(tmp_path, *RECONSTRUCT, *WINDOWS, "calibration.dataset=self")
-    assert set(report.own_text) == {"calibration"}
-    assert report.recovery["nats_after"] < report.recovery["nats_before"]
-
-
-def test_a_metric_without_statistics_still_draws_the_windows(run_tiny: RunTiny, tmp_path: Path) -> None:
-    found = run_tiny(tmp_path, "method=mag_sp", *RECONSTRUCT, *WINDOWS).recovery
-    assert found["nats_after"] < found["nats_before"]
-
-
-def test_a_learning_rate_that_diverges_leaves_what_was_there(run_tiny: RunTiny, tmp_path: Path) -> None:
-    report = run_tiny(tmp_path, *RECONSTRUCT, *WINDOWS, "recover.learning_rate=1e9")
-    assert report.recovery["best_after_tokens"] == 0
-    assert report.evaluation["pruned"] == report.evaluation["compressed"]
