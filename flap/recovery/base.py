@@ -40,16 +40,9 @@ class Recovery:
     use: str = "recovery"  # whose windows these are, "calibration" or its own
 
     def __post_init__(self) -> None:
-        for name, minimum in {
-            "seq_len": 2,
-            "batch_size": 1,
-            "rank": 1,
-            "words": 1,
-            "patience": 1,
-            "epochs": 1,
-        }.items():
-            value = getattr(self, name)
-            require(value is None or value >= minimum, f"recover.{name}", value, f"a whole number >= {minimum}")
+        for name in ("seq_len", "batch_size", "rank", "words", "patience", "epochs"):
+            value, least = getattr(self, name), 2 if name == "seq_len" else 1
+            require(value is None or value >= least, f"recover.{name}", value, f"a whole number >= {least}")
         valid = 0 < self.learning_rate < math.inf
         require(valid, "recover.learning_rate", self.learning_rate, "a number > 0")
         step = f"{self.tokens_a_step}, one step of {self.windows_a_step} windows of {self.seq_len}, or more"
@@ -116,14 +109,3 @@ class Recovery:
         stacked = not all(isinstance(block.watched, nn.Linear | Conv1D) for block in blocks if block.num_units)
         allowed = "full or none for this model, whose experts are stacked in one tensor and are no Linear modules"
         require(self.rank is None or not stacked, "recover", self.name, allowed)
-
-
-@dataclass(frozen=True)
-class Lora(Recovery):
-    """The options of a training of low-rank updates: `rank` is a number."""
-
-    rank: int | None = 32  # of the updates, 1 or more
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.rank is not None, "recover.rank", None, "a whole number >= 1, or recover=full")

@@ -17,7 +17,8 @@ def bytes_to_train(
 ) -> int:
     """Return what a step takes at least: both models' weights, gradients and moments, activations, logits.
 
-    The dense weights are not counted on a CPU, which maps them from their files. Each of several processes takes it.
+    adapter, dtype: of the dense model. ratio: what is removed of it. The dense weights are not counted on a CPU, which
+    maps them from their files. Each of several processes takes it.
     """
     total, removed = sum(p.numel() for p in adapter.model.parameters()), ratio * adapter.num_parameters()
     itemsize, trained = 2 if dtype == torch.bfloat16 else 4, trained_parameters(recovery, adapter, ratio)

@@ -1,7 +1,7 @@
 """recover=reconstruct: training on the calibration windows alone, so that nothing is read that pruning has not read."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from flap.config import require
 from flap.data import HELD_OUT
@@ -36,8 +36,6 @@ class Reconstruction:
         valid = self.batch_size is None or 1 <= self.batch_size <= fitting
         require(valid, "recover.batch_size", self.batch_size, allowed)
         return Recovery(
-            dataset=None, tokens=fitting * lengths[0], learning_rate=self.learning_rate, seq_len=lengths[0],
-            batch_size=self.batch_size, words=self.words, patience=self.patience,
-            gradient_checkpointing=self.gradient_checkpointing, epochs=self.epochs, held_out=held_out,
-            use="calibration",
+            dataset=None, tokens=fitting * lengths[0], seq_len=lengths[0], held_out=held_out, use="calibration",
+            **asdict(self),
         )  # fmt: skip

@@ -51,6 +51,11 @@ class DryRun:
     budget: Budget
 
     @property
+    def processes(self) -> int:
+        """How many processes share the work; the run is that of one of them."""
+        return ranks.size()
+
+    @property
     def removed(self) -> float:
         """The parameters that are removed."""
         return 0.0 if self.config.mask_only else self.budget.ratio * self.budget.total
@@ -64,7 +69,7 @@ class DryRun:
     def tokens(self) -> int:
         """The tokens of the calibration windows of this process; 0 if no choice needs any."""
         windows = self.config.calibration.num_samples if self.choices.need_windows else 0
-        return math.ceil(windows * self.config.calibration.lengths[0] / ranks.size())
+        return math.ceil(windows * self.config.calibration.lengths[0] / self.processes)
 
     @property
     def to_train(self) -> int:
@@ -103,7 +108,7 @@ class DryRun:
         tokens, search = self.tokens if streams or self.choices.need_covariance else 0, self.choices.structure
         if isinstance(search, Search):
             trials = sum(len(removed) for layer in self.budget.layers for removed in search.removals(layer))
-            tokens += (1 + math.ceil(trials / ranks.size())) * min(search.tokens, self.tokens // HELD_OUT)
+            tokens += (1 + math.ceil(trials / self.processes)) * min(search.tokens, self.tokens // HELD_OUT)
         return 2.0 * tokens * _sizes(self.adapter.attention(0))[1] * self.source.dtype.itemsize
 
     def _running(self) -> float:

@@ -5,7 +5,7 @@ import re
 import shutil
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
 from uuid import uuid4
@@ -126,17 +126,13 @@ def remove_unused(folder: Path) -> bool:
 
 
 def bytes_below(folder: Path) -> int:
-    """Return the bytes of all files in a folder, which need not be there."""
-    return sum(map(_size, folder.rglob("*")))
-
-
-def _size(path: Path) -> int:
-    """Return the bytes of a file; 0 for a folder or a link, or if another process has just removed it."""
-    try:
-        found = path.lstat()
-    except OSError:
-        return 0
-    return found.st_size if stat.S_ISREG(found.st_mode) else 0
+    """Return the bytes of all files in a folder, which need not be there; some may be removed meanwhile."""
+    total = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            status = path.lstat()
+            total += status.st_size if stat.S_ISREG(status.st_mode) else 0
+    return total
 
 
 def _replace(new: Path, target: Path) -> None:

@@ -7,16 +7,16 @@ from safetensors import SafetensorError, safe_open
 
 
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each tensor in a file, by name; raises as `_of_each`."""
-    return {name: tuple(shape) for name, shape in _of_each(path, "get_shape").items()}
+    """Return the shape of each tensor in a file, by name; raises as `_headers`."""
+    return {name: tuple(shape) for name, shape in _headers(path, "get_shape").items()}
 
 
 def tensor_types(path: Path) -> list[str]:
-    """Return the type of each tensor in a file as its header names it, as BF16; raises as `_of_each`."""
-    return list(_of_each(path, "get_dtype").values())
+    """Return the type of each tensor in a file as its header names it, as BF16; raises as `_headers`."""
+    return list(_headers(path, "get_dtype").values())
 
 
-def _of_each(path: Path, get: str) -> dict[str, Any]:
+def _headers(path: Path, get: str) -> dict[str, Any]:
     """Return what a method of safetensors says of each tensor in a file, by name.
 
     Raises:

@@ -100,8 +100,9 @@ def workspace(root: Path, key: Mapping[str, Any], resume: bool) -> Iterator[Path
     _make(folder.parent)
     with file_lock(lock_of(folder), "cache_dir") as state:
         _remove_old(folder.parent)
-        with _begun(folder, resume) if state == "held" else _alone(folder.parent) as place:
-            yield place
+        temporary = partial(TemporaryDirectory, dir=folder.parent, ignore_cleanup_errors=True)
+        with _begun(folder, resume) if state == "held" else temporary() as place:
+            yield Path(place)
 
 
 @contextmanager
@@ -124,18 +125,6 @@ def _begun(folder: Path, resume: bool) -> Iterator[Path]:
                 "checkpoint is there already), with resume=false it begins anew",
                 folder,
             )
-
-
-@contextmanager
-def _alone(parent: Path) -> Iterator[Path]:
-    """Yield a new folder that is deleted at the end."""
-    with TemporaryDirectory(dir=parent, ignore_cleanup_errors=True) as temporary:
-        lock = lock_of(Path(temporary))
-        with file_lock(lock, None):
-            try:
-                yield Path(temporary)
-            finally:
-                lock.unlink(missing_ok=True)
 
 
 def _remove_old(parent: Path) -> None:

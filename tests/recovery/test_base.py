@@ -6,7 +6,6 @@ import pytest
 from transformers import NemotronHConfig
 
 from flap.models import adapt
-from flap.recovery import Lora
 from flap.storage import ranks
 from tests.cases import random_model, tiny_model
 from tests.models.families.test_mixtures import TestNemotronH as NemotronH
@@ -50,9 +49,3 @@ def test_the_learning_rate_rises_and_falls_and_no_step_is_for_nothing() -> None:
     rising, falling = shares[1][:3], shares[1][2:]
     assert rising == [0.5, 1.0, 1.0] and falling == sorted(falling, reverse=True)
     assert min(shares[1]) > 0
-
-
-def test_lora_without_a_rank_is_no_full_training() -> None:
-    assert Lora("words", 2**20, 1e-3).name == "lora"
-    with pytest.raises(ValueError, match=r"^recover\.rank=None: expected a whole number >= 1, or recover=full$"):
-        Lora("words", 2**20, 1e-3, rank=None)
