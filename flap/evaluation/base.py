@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from flap.data import Text
 from flap.models import PlacedModel
 from flap.storage import ranks
-from flap.storage.progress import progress
+from flap.storage.progress import shared
 
 T = TypeVar("T")
 Numbers = dict[str, float]
@@ -116,14 +116,17 @@ class Evaluator(ABC):
         return Measurement(found, better=better)
 
 
+def own_hidden_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> Iterator[Tensor]:
+    """Yield the final hidden states of those batches that are this process's. A token below 0 is read as 0."""
+    return model.hidden_states([batch_NT.clamp(min=0) for batch_NT in ranks.own_share(batches_NT)])
+
+
 def over_batches(
     model: PlacedModel, batches_NT: Sequence[Tensor], stage: str, measure: Callable[[Tensor, Tensor], T]
 ) -> list[T]:
     """Return what `measure` finds of each batch, from its tokens_NT and its final hidden states, hidden_NTD.
 
-    The processes of a run share the batches. A token below 0 is read as 0. stage: what the progress bar says.
+    The processes of a run share the batches. stage: what the progress bar says.
     """
-    own = ranks.own_share(batches_NT)
-    states = model.hidden_states([batch_NT.clamp(min=0) for batch_NT in own])
-    pairs = zip(progress(own, stage, Tensor.numel), states, strict=True)
-    return ranks.gather_in_order([measure(*pair) for pair in pairs])
+    states = own_hidden_states(model, batches_NT)
+    return shared(batches_NT, stage, lambda batch_NT: measure(batch_NT, next(states)), Tensor.numel)

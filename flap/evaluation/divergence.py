@@ -18,13 +18,13 @@ from torch import Tensor, nn
 from torch.nn.functional import kl_div, log_softmax
 from transformers import PreTrainedTokenizerBase
 
-from flap.evaluation.base import Measurement, Task, over_batches
+from flap.evaluation.base import Measurement, Task, over_batches, own_hidden_states
 from flap.evaluation.errors import averaged
 from flap.evaluation.perplexity import chunk_size
 from flap.evaluation.text_options import OnTexts
 from flap.models import ModelAdapter, PlacedModel
 from flap.models.hidden_files import HiddenFiles
-from flap.storage import NOT_KEPT, ranks
+from flap.storage import NOT_KEPT
 
 COPIES = 4  # as large as the logits of one model, of which perplexity has one: both models', and what is made of them
 LAYER_TOKENS = 256  # enough for a picture of the layers, all of whose hidden states are in memory
@@ -72,16 +72,16 @@ class Dense(NamedTuple):
 
 
 def _reference(model: PlacedModel, batches_NT: Sequence[Tensor], first_NT: Tensor) -> Dense:
-    return Dense(final_states(model, ranks.own_share(batches_NT)), layer_outputs(model, first_NT))
+    return Dense(final_states(model, batches_NT), layer_outputs(model, first_NT))
 
 
 def final_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> list[Tensor]:
-    """Return the final hidden states of each batch, on the host; in mapped files where the model has a folder.
+    """Return the final hidden states of this process's batches, on the host; in mapped files where there is a folder.
 
     Raises:
         ValueError: the disk has no room for them.
     """
-    states = model.hidden_states(batches_NT)
+    states = own_hidden_states(model, batches_NT)
     if model.work.path is None:
         return [hidden_NTD.cpu() for hidden_NTD in states]
     model.work.path.mkdir(parents=True, exist_ok=True)

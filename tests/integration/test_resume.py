@@ -15,7 +15,7 @@ from flap.pipeline import run
 from flap.results import Report
 from flap.results.sweep_folders import read_study
 from flap.storage.status import read_state, run_folder, write_status
-from flap.sweeps.launching import failures
+from flap.sweeps.failures import failures
 from tests.cases import tiny_model
 from tests.helpers.runs import composed, tiny
 
