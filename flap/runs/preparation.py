@@ -194,6 +194,6 @@ def _alike(run: Run) -> Run:
     require(source.placed.whole or source.placed.streams, "model.placement", source.placement, allowed)
     if run.choices.need_windows:
         counts = [sum(windows.counts(seq_len)) for seq_len in windows.lengths] if windows else []
-        allowed, given = f"{ranks.size()} windows or more, one for each process", run.config.calibration.num_samples
-        require(sum(counts) >= ranks.size(), "calibration.num_samples", given, allowed)
+        allowed, given = f"{len(everywhere)} windows or more, one for each process", run.config.calibration.num_samples
+        require(sum(counts) >= len(everywhere), "calibration.num_samples", given, allowed)
     return replace(run, processes=[f"{name}: {device}" for name, device, _ in everywhere])

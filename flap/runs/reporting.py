@@ -164,7 +164,7 @@ def _targets(run: Run, plan: PruningPlan, parameters: int) -> dict[str, dict[str
 
 
 def _splits(layer: dict[str, int], num_ranks: int) -> bool:
-    """Return whether heads, query and KV, and neurons of a layer are multiples of the number of ranks."""
+    """Return whether heads, query and KV, and neurons of a layer are multiples of that number."""
     return layer["kv_heads"] % num_ranks == layer["neurons"] % num_ranks == 0
 
 

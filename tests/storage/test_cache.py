@@ -28,15 +28,9 @@ def entry(root: Path) -> Path:
 def test_made_once_then_read(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     assert cache.get(WORDS, KEY, lambda: "value") == ("value", "miss")
+    assert cache.get(WORDS, KEY | {"seed": 1}, lambda: "another") == ("another", "miss")
     assert cache.get(WORDS, KEY, never) == ("value", "hit")
     assert Cache(tmp_path).get(WORDS, dict(reversed(KEY.items())), never) == ("value", "hit")
-
-
-def test_another_key_is_another_entry(tmp_path: Path) -> None:
-    cache = Cache(tmp_path)
-    cache.get(WORDS, KEY, lambda: "one")
-    assert cache.get(WORDS, KEY | {"seed": 1}, lambda: "two") == ("two", "miss")
-    assert cache.get(WORDS, KEY, never) == ("one", "hit")
 
 
 def test_off_makes_and_keeps_nothing(tmp_path: Path) -> None:
@@ -56,11 +50,8 @@ def relabel(path: Path, **changes: object) -> None:
     ("damage", "reason"),
     [
         (lambda folder: flip(folder / "data"), "checksum does not match"),
-        (lambda folder: (folder / "data").write_text(""), "checksum does not match"),
         (lambda folder: (folder / "data").unlink(), "No such file"),
-        (lambda folder: (folder / "entry.json").unlink(), "No such file"),
         (lambda folder: (folder / "entry.json").write_text("{"), "Expecting property name"),
-        (lambda folder: (folder / "entry.json").write_text("[]"), "list indices"),
         (lambda folder: relabel(folder / "entry.json", schema=0), "another version"),
         (lambda folder: relabel(folder / "entry.json", key={"dataset": "c4"}), "another key"),
     ],

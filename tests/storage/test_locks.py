@@ -67,16 +67,7 @@ def fail_in_workspace(root: Path, error: BaseException, *parts: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        ValueError("checkpoint.dir: not empty"),
-        RuntimeError("out of memory"),
-        OSError("stale file"),
-        KeyboardInterrupt(),
-    ],
-    ids=repr,
-)
+@pytest.mark.parametrize("error", [ValueError("checkpoint.dir: not empty"), KeyboardInterrupt()], ids=repr)
 def test_whatever_ends_a_run_its_work_stays(error: BaseException, tmp_path: Path) -> None:
     fail_in_workspace(tmp_path, error, "calibrate/journal.json")
     with workspace(tmp_path, {"of": 1}, resume=True) as folder:
