@@ -52,7 +52,7 @@ checks: setup ## What CI runs: format, lint, types, tests
 	$(ENGINES) -m pip install --quiet --no-deps --editable .
 	@touch $@
 
-engines: setup .venv-engines/.ready ## Run pruned checkpoints in vLLM, which has an environment of its own (.venv-engines)
+engines: setup .venv-engines/.ready ## Run pruned checkpoints in vLLM and through llama.cpp's converter, in an environment of their own
 	rm -rf build/engines
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.engines.make build/engines $(ENGINES)
 	OMP_NUM_THREADS=1 $(ENGINES) -m pytest -n 2 --confcutdir tests/engines tests/engines

@@ -7,9 +7,7 @@ import torch
 from torch import nn
 from transformers import (
     DeepseekV3Config,
-    Ernie4_5Config,
     Gemma4TextConfig,
-    GraniteConfig,
     LlamaConfig,
     MistralConfig,
     MixtralConfig,
@@ -20,8 +18,6 @@ from transformers import (
     Qwen3Config,
     Qwen3MoeConfig,
     Qwen3NextConfig,
-    SeedOssConfig,
-    SmolLM3Config,
 )
 
 from flap.allocation import ALAM, ALMM, ULMM, ULUM, Structure
@@ -61,15 +57,6 @@ ARCHITECTURES: dict[str, PreTrainedConfig] = {
     "qwen3-mha-tied": Qwen3Config(**_MHA, tie_word_embeddings=True),
     "qwen3-gqa": Qwen3Config(**_TINY, **_SLIDING),
 }
-# Architectures of llama.cpp with one width for all layers; Qwen3's is above.
-ONE_WIDTH: dict[str, PreTrainedConfig] = {
-    "granite-gqa": GraniteConfig(
-        **_TINY, embedding_multiplier=3.0, attention_multiplier=0.3, residual_multiplier=0.7, logits_scaling=2.0
-    ),
-    "smollm3-gqa": SmolLM3Config(**_TINY, no_rope_layers=[1, 1, 1, 0]),
-    "ernie4_5-gqa": Ernie4_5Config(**_TINY, tie_word_embeddings=True),
-    "seed_oss-gqa": SeedOssConfig(**_TINY),  # with biases of q, k and v
-}
 # Six experts of 24 neurons a layer, two for each token; the last layer of the second has a plain MLP.
 _EXPERTS = _TINY | {"num_hidden_layers": 3, "num_experts_per_tok": 2}
 MIXTURES: dict[str, PreTrainedConfig] = {
@@ -101,7 +88,7 @@ HYBRIDS: dict[str, PreTrainedConfig] = {
 
 def tiny_model(architecture: str, seed: int = 0, **changes: object) -> PreTrainedModel:
     """A random model of the table; `changes` are keys of its config."""
-    config = deepcopy((ARCHITECTURES | ONE_WIDTH | MIXTURES | HYBRIDS)[architecture])
+    config = deepcopy((ARCHITECTURES | MIXTURES | HYBRIDS)[architecture])
     for key, value in changes.items():
         setattr(config, key, value)
     return random_model(config, seed)

@@ -8,7 +8,7 @@ from flap.checkpoint.save import check_target, followed, label_of
 from flap.config import FlapConfig, require
 from flap.evaluation import Divergence, Suite, prepare_suite
 from flap.evaluation.result_files import RESULTS
-from flap.export.gguf import GGUFChanges, check_export, source_gguf
+from flap.export.gguf import check_export, source_gguf
 from flap.models import ModelAdapter, ModelSource, adapt, find_model
 from flap.results import described, device_name
 from flap.results.configs import changes_of_the_model, differences
@@ -104,18 +104,7 @@ def _check_saving(config: FlapConfig, choices: Choices, source: ModelSource) -> 
     require(config.checkpoint.save or not source.placed.streams, "checkpoint.save", False, allowed)
     if "gguf" in config.checkpoint.formats:
         gguf = None if choices.vocabulary else source_gguf(config.model.path)
-        check_export(source.config, source.tokenizer, gguf, _changes(config, choices))
-
-
-def _changes(config: FlapConfig, choices: Choices) -> GGUFChanges:
-    """Return what pruning may do to the model, as far as a GGUF has to hold it."""
-    if config.ratio == 0:
-        return GGUFChanges()
-    return GGUFChanges(
-        widths=not choices.structure.layer_by_layer,
-        biases=choices.compensation.adds_bias,
-        heads=getattr(choices.structure, "remove_heads", None) != 0,
-    )
+        check_export(source.config, source.tokenizer, gguf)
 
 
 def _replaces(config: FlapConfig, target: Path, results: Path | None) -> bool:

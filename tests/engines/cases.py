@@ -23,3 +23,6 @@ REFUSED = {f"{model_type}-layers": words for model_type, words in REFUSED_FAMILI
 # By the scheme of examples/quantise.py. On CPUs with AMX, vLLM's Transformers backend and its kernel of W8A8 do not fit
 # together: that scheme is tested with a stock checkpoint.
 QUANTISED = (("smollm2-flap", "FP8_DYNAMIC"), ("round-layers", "W4A16"), ("round-stock", "W8A8"))
+# That llama.cpp's converter and llama.cpp take, by how they are pruned: docs/exports.md names them.
+ALL_HEADS = ("granite", "starcoder2")
+CONVERTED = ("apertus", "arcee", "llama", "mistral", "mixtral", "qwen3", *ALL_HEADS)

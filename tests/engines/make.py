@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 import flap
-from flap.allocation import ALAM, ULUM, LayerPlan, PruningPlan
+from flap.allocation import ALAM, ULMM, ULUM, LayerPlan, PruningPlan
 from flap.calibration import collect
 from flap.checkpoint.convert import become_checkpointable
 from flap.compression import (
@@ -28,8 +28,8 @@ from flap.importance import REAP, score_layers
 from flap.models import Resident, adapt
 from flap.pipeline import run
 from tests.cases import random_model
-from tests.engines.cases import BY_LAYER, MIXTURES, NO_BIASES, QUANTISED, REFUSED_FAMILIES
-from tests.helpers.engine_cases import FAMILIES, family_config
+from tests.engines.cases import ALL_HEADS, BY_LAYER, CONVERTED, MIXTURES, NO_BIASES, QUANTISED, REFUSED_FAMILIES
+from tests.helpers.engine_cases import EVERY_FAMILY, FAMILIES, family_config
 from tests.helpers.pruned import calibrated, decided, prune, save_pruned
 from tests.helpers.runs import composed
 from tests.helpers.tokenizers import VOCAB, smollm
@@ -61,6 +61,7 @@ QUICK = (
 PACKAGED = {
     "smollm2-flap": ("method=flap",),
     "smollm2-flap_plus": ("method=flap_plus", "structure.tokens=128"),
+    "smollm2-stock": ("structure=UL-UM", "compensation=none"),
     "smollm2-trimmed": ("vocabulary=trim", "vocabulary.size=16384"),
 }
 
@@ -174,6 +175,26 @@ def make_quantised(folder: Path) -> None:
         subprocess.run(command, check=True)
 
 
+def make_converted(folder: Path) -> None:
+    """Write stock checkpoints for llama.cpp's converter, which knows tokenizers by what they make of a text: SmolLM2's.
+
+    Without biases and sliding windows, of which llama.cpp computes only some.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(folder / "smollm2-stock")
+    for model_type in CONVERTED:
+        config, target = family_config(model_type), folder / "converted" / model_type
+        plain = {"attention_bias": False, "mlp_bias": False, "sliding_window": None}
+        plain["layer_types"] = ["full_attention"] * config.num_hidden_layers
+        ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": None}
+        for key, value in {**plain, **ids, "vocab_size": len(tokenizer)}.items():
+            if hasattr(config, key):
+                setattr(config, key, value)
+        model, structure = random_model(config), ULMM(remove_heads=0) if model_type in ALL_HEADS else ULUM()
+        ratio = EVERY_FAMILY[model_type].uniform_ratio
+        save_pruned(model, tokenizer, target, prune(model, ratio, structure=structure, compensation=NoCompensation()))
+        note_expected(model, torch.randint(3, len(tokenizer), (1, PROMPT)), target)
+
+
 def make_packaged(name: str, target: Path) -> None:
     """Prune the packaged model."""
     run(composed(*QUICK, *PACKAGED[name], f"checkpoint.dir={target}"), Path(f"{target}-run"))
@@ -206,4 +227,5 @@ if __name__ == "__main__":
         make_scores(model_type, folder / "experts")
     for name in PACKAGED:
         make_packaged(name, folder / name)
+    make_converted(folder)
     make_quantised(folder)

@@ -2,7 +2,6 @@
 
 import gc
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +12,9 @@ os.environ |= {
     "HF_HUB_OFFLINE": "1",
 }
 
-from safetensors.torch import load_file
 from torch import Tensor
 from vllm import LLM, SamplingParams, TokensPrompt
 from vllm.distributed import cleanup_dist_env_and_memory
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What transformers makes of a checkpoint's prompts, in the main environment."""
-
-    prompts_NT: Tensor
-    generated_NT: Tensor
-    logprobs_NT: Tensor
-
-    @classmethod
-    def of(cls, checkpoint: Path) -> "Expected":
-        return cls(**load_file(f"{checkpoint}.safetensors"))
 
 
 def served(checkpoint: Path, prompts_NT: Tensor, **options: Any) -> tuple[list[Any], list[Any]]:

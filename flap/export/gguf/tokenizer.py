@@ -28,12 +28,8 @@ NEVER_MERGED = -1e6  # a score below that of all merges
 # By llama.cpp's name: the steps before the merges, the normalizer, and whether whole words go before merges.
 _BPE = {
     "llama-bpe": ([_LLAMA3, "bytes"], None, True),
-    "dbrx": ([_LLAMA3, "bytes"], None, False),  # OLMo 2, Phi-4
     "qwen2": ([_QWEN2, "bytes"], "NFC", False),
-    "smollm": (["digit", "bytes and words"], None, False),  # StarCoder2, Granite
-    "command-r": (["digit", "bytes and words"], "NFC", False),
-    "gpt-2": (["bytes and words"], None, False),
-    "olmo": (["bytes and words"], "NFC", False),  # GPT-NeoX
+    "smollm": (["digit", "bytes and words"], None, False),
 }
 
 
@@ -106,8 +102,8 @@ def _kind(spec: dict[str, Any], name: str) -> tuple[str, str, bool]:
         if pres := [pre for pre, expected in _BPE.items() if steps == expected]:
             return "gpt2", pres[0], False
     raise ValueError(
-        f"gguf: the export does not support the tokenizer ({name}); expected LLaMA's (SentencePiece or BPE), Gemma's, "
-        "Qwen2's, SmolLM's, GPT-2's, GPT-NeoX's, Cohere's, OLMo 2's, or that of a model that came as a GGUF"
+        f"gguf: the export does not support the tokenizer ({name}); expected LLaMA's (SentencePiece or BPE), "
+        "Qwen2's, SmolLM's, or that of a model that came as a GGUF"
     )
 
 
@@ -138,8 +134,6 @@ def _space_prefix(normalizer: dict[str, Any], pre_tokenizer: dict[str, Any]) -> 
     match pre_tokenizer.get("pretokenizers", pre_tokenizer):
         case [{"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": False}]:
             return True if steps == [replace, first_too] else None
-        case {"type": "Split", "pattern": {"String": " "}} if steps == [replace]:  # Gemma: no space is left to split at
-            return False
         case {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": False} if not steps:
             return bool(scheme != "never")
     return None

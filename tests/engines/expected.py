@@ -1,0 +1,20 @@
+"""What transformers makes of a checkpoint's prompts, in the main environment."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Prompts, their greedy continuations, and the log-probabilities of the tokens of both from the second one on."""
+
+    prompts_NT: Tensor
+    generated_NT: Tensor
+    logprobs_NT: Tensor
+
+    @classmethod
+    def of(cls, checkpoint: Path) -> "Expected":
+        return cls(**load_file(f"{checkpoint}.safetensors"))
