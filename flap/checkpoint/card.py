@@ -15,7 +15,7 @@ CARD = "README.md"
 MARK = "<!-- Written by flap, and replaced with the checkpoint. Delete this line, and the card is yours and stays. -->"
 
 
-def is_ours(card: Path) -> bool:
+def is_generated(card: Path) -> bool:
     """Return whether a file is a card that this program wrote and nobody has claimed."""
     return card.is_file() and MARK in card.read_text(encoding="utf-8", errors="replace")
 
@@ -23,7 +23,7 @@ def is_ours(card: Path) -> bool:
 def write_card(directory: Path, text: str) -> None:
     """Write the card of a checkpoint, unless the directory has a README.md that is somebody's own."""
     card = directory / CARD
-    if card.exists() and not is_ours(card):
+    if card.exists() and not is_generated(card):
         log.info("%s is not replaced: it is somebody's own, without flap's mark", card)
         return
     write_text(card, text)

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from flap.checkpoint.card import is_ours
+from flap.checkpoint.card import is_generated
 from flap.config import gigabytes, one_line
 from flap.models import PlacedModel, open_checkpoint
 from flap.storage import read_json, to_json
@@ -142,7 +142,7 @@ def save(
 def _carry_over(old: Path, new: Path) -> None:
     """Copy files that this program did not write from the checkpoint that is replaced to the new one."""
     for path in sorted(old.iterdir()) if old.is_dir() else ():
-        own = is_own(f"{path.name}/*" if path.is_dir() else path.name) or is_ours(path) or is_scratch(path.name)
+        own = is_own(f"{path.name}/*" if path.is_dir() else path.name) or is_generated(path) or is_scratch(path.name)
         if own or os.path.lexists(new / path.name):
             continue
         if path.is_dir() and not path.is_symlink():

@@ -57,16 +57,6 @@ class Efficiency(Evaluator):
             )
         return [SideBySide("efficiency", self.compare, asdict(self))]
 
-    @property
-    def decoded_tokens(self) -> int:
-        """The tokens that a request decodes after the first new one."""
-        return self.batch_size * self.decode_len
-
-    def milliseconds(self, model: PreTrainedModel) -> tuple[float, float]:
-        """Return the wall time of one request, and of its decoding after the first new token."""
-        prefill_seconds, total_seconds = request_seconds(model, self._prompt(model), 1 + self.decode_len)
-        return 1000 * total_seconds, 1000 * (total_seconds - prefill_seconds)
-
     def compare(self, dense: PreTrainedModel, pruned: PreTrainedModel) -> tuple[Numbers, Numbers]:
         """Return the numbers of the dense and of the pruned model, the latter with the ratios."""
         dense_numbers, pruned_numbers = self._constants(dense), self._constants(pruned)
@@ -99,11 +89,11 @@ class Efficiency(Evaluator):
         return numbers if peak is None else numbers | {"peak_memory_bytes": float(peak)}
 
     def _speed(self, model: PreTrainedModel) -> Numbers:
-        latency, decoding = self.milliseconds(model)
+        prefill, total = request_seconds(model, self._prompt(model), 1 + self.decode_len)
         return {
-            "prefill_tokens_per_second": 1000 * self.batch_size * self.prefill_len / (latency - decoding),
-            "decode_tokens_per_second": 1000 * self.decoded_tokens / decoding,
-            "latency_ms": latency,
+            "prefill_tokens_per_second": self.batch_size * self.prefill_len / prefill,
+            "decode_tokens_per_second": self.batch_size * self.decode_len / (total - prefill),
+            "latency_ms": 1000 * total,
         }
 
 

@@ -16,16 +16,18 @@ from flap.storage.cache import found_or_made
 from flap.storage.json_files import infinite
 
 Key = Mapping[str, Any]
-Kept = dict[tuple[str, str], list[float]]  # values of documents, by the number's name and the digest of the documents
+DocumentValues = dict[
+    tuple[str, str], list[float]
+]  # values of documents, by the number's name and the digest of the documents
 RESULTS = "evaluation.json"
-BESIDE = ("texts", "layers", "better")  # of a measurement, where a task has some
+OTHER_PARTS = ("texts", "layers", "better")  # of a measurement besides its numbers, where there are some
 
 
 @dataclass(frozen=True)
 class Results:
     """The files of a run's results. Entries are named by the digest of all that they depend on, the key."""
 
-    # evaluation.json: for each entry its key, its numbers and what else there is of BESIDE. In the same folder is
+    # evaluation.json: for each entry its key, its numbers and what else there is of OTHER_PARTS. In the same folder is
     # documents.json.gz: for each entry of a task the values of the documents, by the number's name.
     path: Path
 
@@ -42,8 +44,8 @@ class Results:
         documents = {entry: one.documents for entry, (_, one) in self.stored().items()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _write_compressed(documents | {digest(key): measured.documents}, self._documents)
-        beside = {kind: getattr(measured, kind) for kind in BESIDE if getattr(measured, kind)}
-        self._write(key, {"numbers": measured.numbers, **beside})
+        parts = {kind: getattr(measured, kind) for kind in OTHER_PARTS if getattr(measured, kind)}
+        self._write(key, {"numbers": measured.numbers, **parts})
 
     def get(self, key: Key, make: Callable[[], Any]) -> Any:
         """Return the stored numbers of a key; if there are none, store and return those of `make`."""
@@ -60,7 +62,7 @@ class Results:
             if (entry := entries.get(name))
         }
 
-    def documents(self, numbers: Mapping[str, float | None]) -> Kept:
+    def documents(self, numbers: Mapping[str, float | None]) -> DocumentValues:
         """Return the documents' values that are kept for these numbers of the pruned model; empty without any."""
         return {
             (name, digest([key["task"], key["data"]])): values
@@ -94,8 +96,8 @@ def _read_compressed(path: Path) -> Any:
 
 def _measurement(plain: Mapping[str, Any]) -> Measurement:
     """Return the measurement that was written; a number that is null was not finite."""
-    beside = {kind: plain[kind] for kind in BESIDE if kind in plain}
-    return Measurement(infinite(plain["numbers"]), infinite(plain["documents"]), **beside)
+    parts = {kind: plain[kind] for kind in OTHER_PARTS if kind in plain}
+    return Measurement(infinite(plain["numbers"]), infinite(plain["documents"]), **parts)
 
 
 def _read_documents(path: Path) -> dict[str, Documents]:

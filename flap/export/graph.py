@@ -82,7 +82,8 @@ def _trace_experts(model: PreTrainedModel, kind: str) -> None:
     """Make the experts of each layer compute what an exporter can trace, and no bias twice."""
     for module in model.modules():
         if isinstance(module, PrunedExpertsMixin) and kind == "openvino":
-            module.__class__ = type(module).__mro__[2]  # the exporter itself adds every `down_proj_bias` that it finds
+            _, of_family = type(module).__bases__
+            module.__class__ = of_family  # the exporter itself adds every `down_proj_bias` that it finds
         if getattr(getattr(module, "config", None), "_experts_implementation", None) == "eager":
             module.config._experts_implementation = "batched_mm"  # the other branches on which experts tokens chose
 

@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from flap.evaluation.errors import Difference, paired, with_averages
-from flap.evaluation.result_files import RESULTS, Kept, Results
+from flap.evaluation.result_files import RESULTS, DocumentValues, Results
 from flap.results.configs import CHOICES, NAMES, flat, flatten, is_bookkeeping
 from flap.results.number_texts import domain_of
 from flap.results.report import read_report
@@ -39,7 +39,7 @@ class RunRecord:
     seed: int | None = None
     options: str = ""  # other overrides that differ between the runs of a study: "calibration.num_samples=32"
     report: dict[str, Any] = field(default_factory=dict)
-    documents: Kept = field(default_factory=dict)  # of the pruned model
+    documents: DocumentValues = field(default_factory=dict)  # of the pruned model
     sweep: str = ""  # the name of its sweep, in a study of several
     config: dict[str, str] = field(default_factory=dict)  # by dotted key (`flap.results.configs`)
 

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from flap.checkpoint.card import CARD, is_ours
+from flap.checkpoint.card import CARD, is_generated
 from flap.models import hidden_files
 from flap.pipeline import run
 from tests.helpers import forked
@@ -169,7 +169,7 @@ def _old_is_whole(scenario: Scenario, start: Path, whole: Path, folder: Path, ki
 def _bytes(folder: Path) -> dict[str, bytes]:
     """All results in a folder: of a cell, the files that Hydra does not write again; the card follows a checkpoint."""
     names = OF_A_CELL if (folder / "status.json").exists() else ("*",)
-    paths = [path for name in names for path in folder.rglob(name) if path.is_file() and not is_ours(path)]
+    paths = [path for name in names for path in folder.rglob(name) if path.is_file() and not is_generated(path)]
     return {str(path.relative_to(folder)): _content(path) for path in paths}
 
 

@@ -1,13 +1,12 @@
-"""Weights & Biases: offline runs, read back from their own files, say what the report says, and cost a run nothing."""
+"""Weights & Biases: what is logged, where the key comes from, and that nothing there costs a run anything."""
 
 import json
 import logging
 import os
 import re
-import shutil
 import string
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,30 +14,68 @@ from typing import Any
 
 import pytest
 import wandb
+from matplotlib import pyplot
 
 from flap.config import build
 from flap.results import Report
 from flap.storage.progress import progress
 from flap.tracking import JobInfo, NoTracking, Wandb, base, kept_id, legal_id, weights_and_biases
+from flap.tracking.login import environment
 from tests.helpers.runs import composed
-from tests.helpers.wandb_records import Recorded, recorded
 
 JOB = JobInfo("outputs/today/tiny", "tiny", tags=("WIFV", "AL-AM"))
 KEY = "k" * 40  # as long as W&B's own
 NOBODY = "http://127.0.0.1:9"  # a port that nothing listens on
 
 
+class NotedRun:
+    """A run of W&B that notes what it is told."""
+
+    offline, url = True, None
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.options, self.id, self.dir = options, options["id"], f"{options['dir']}/wandb/run/files"
+        self.logged: list[dict[str, Any]] = []
+        self.summary: dict[str, Any] = {}
+        self.artifacts: dict[str, wandb.Artifact] = {}  # by the first word of their names: report, dense, model
+        self.used: list[str] = []
+        self.exit_code: int | None = None
+
+    def define_metric(self, name: str, summary: str) -> None:
+        assert (name, summary) == ("progress/*", "none")
+
+    def log(self, values: dict[str, Any]) -> None:
+        self.logged.append(values)
+
+    def log_artifact(self, artifact: wandb.Artifact) -> None:
+        self.artifacts[artifact.name.partition("-")[0]] = artifact
+
+    def _log_artifact(self, artifact: wandb.Artifact, is_user_created: bool, use_after_commit: bool) -> None:
+        self.log_artifact(artifact)
+        self.used += [artifact.name.partition("-")[0]] * use_after_commit
+
+    def finish(self, exit_code: int) -> None:
+        self.exit_code = exit_code
+
+    def series(self, name: str) -> list[Any]:
+        return [values[name] for values in self.logged if name in values]
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[NotedRun]:
+    """The runs that W&B is asked to begin."""
+    begun: list[NotedRun] = []
+    monkeypatch.setattr(wandb, "init", lambda **options: begun.append(NotedRun(options)) or begun[-1])
+    return begun
+
+
 def start(run_dir: Path, options: Wandb | None = None, job: JobInfo = JOB, **config: Any) -> Any:
     return (options or Wandb(mode="offline")).start(config, run_dir, job)
 
 
-def said(caplog: pytest.LogCaptureFixture, level: int) -> list[str]:
+def said(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:
     """What the tracker logged; W&B's own logger writes into the run's folder and not to the console."""
     return [one.getMessage() for one in caplog.records if one.name.startswith("flap.tracking") and one.levelno == level]
-
-
-def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    return said(caplog, logging.WARNING)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -68,228 +105,124 @@ def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     wandb.teardown()
 
 
-@pytest.fixture(scope="module")
-def finished(
-    tmp_path_factory: pytest.TempPathFactory, home: Path, run_tiny: Callable[..., Report]
-) -> tuple[Path, Report, Recorded]:
-    """A whole run of the pipeline on the tiny model, tracked as the command line tracks it."""
-    folder = tmp_path_factory.mktemp("tracked")
-    options = Wandb(mode="offline", tags=["mine", "WIFV"])
-    with options.start({"ratio": 0.4, "model": {"name": "tiny"}, "eval": None}, folder, JOB) as tracked:
-        report = run_tiny(folder, "use_cache=false")  # calibrated here, whatever other tests have left
-        tracked.finish(report)
-    return folder, report, recorded(folder)
-
-
 @pytest.fixture
-def run_dir(finished: tuple[Path, Report, Recorded], tmp_path: Path) -> Path:
+def run_dir(plain_report: dict[str, Any], tmp_path: Path) -> Path:
     """The folder of a run that is written and not yet tracked."""
     path = tmp_path / "run"
-    shutil.copytree(finished[0], path, ignore=shutil.ignore_patterns("wandb", "checkpoint"))
+    path.mkdir()
+    (path / "report.json").write_text(json.dumps(plain_report))
+    pyplot.imsave(path / "layers.png", [[0, 1]])
     return path
 
 
-def test_a_run_is_named_and_configured(finished: tuple[Path, Report, Recorded]) -> None:
-    run = finished[2].run
-    assert (run.project, run.display_name, run.job_type, run.run_group) == ("flap", "tiny", "run", "")
-    assert list(run.tags) == ["WIFV", "AL-AM", "mine"]
-    assert {key: value for key, value in finished[2].config.items() if key != "_wandb"} == {
-        "ratio": 0.4, "model": {"name": "tiny"}, "eval": None,
+@pytest.fixture
+def report(run_dir: Path) -> Report:
+    return Report.load(run_dir / "report.json")
+
+
+def test_a_run_is_named_and_configured(runs: list[NotedRun], tmp_path: Path) -> None:
+    with start(tmp_path, Wandb(mode="offline", tags=["mine", "WIFV"]), ratio=0.4):
+        pass
+    [run] = runs
+    names = ("project", "name", "job_type", "group", "tags", "config", "resume", "reinit")
+    assert {name: run.options[name] for name in names} == {
+        "project": "flap", "name": "tiny", "job_type": "run", "group": None, "tags": ["WIFV", "AL-AM", "mine"],
+        "config": {"ratio": 0.4}, "resume": "allow", "reinit": "finish_previous",
     }  # fmt: skip
-    assert finished[2].exit_code == 0
+    assert run.id.startswith(f"{legal_id(JOB.id)}-") and run.options["settings"].console == "off"
+    assert (run.summary, run.exit_code) == ({"folder": str(tmp_path)}, 0)
 
 
-def test_every_number_of_the_summary_is_the_reports(finished: tuple[Path, Report, Recorded]) -> None:
-    folder, _, run = finished
-    report = json.loads((folder / "report.json").read_text())
-    sections = {
-        name: report[name] for name in ("difference_stderr", "ratio", "parameters", "seconds", "peak_memory_bytes")
-    }
-    expected = {
-        f"{section}/{name}": value
-        for section, numbers in (report["evaluation"] | sections).items()
-        for name, value in numbers.items()
-    }
-    assert {
-        "dense/words.txt/perplexity@16",
-        "pruned/words.txt/perplexity@16",
-        "seconds/calibrate",
-        "difference_stderr/words.txt/perplexity@16",
-    } <= set(expected)
-    assert {name: run.summary[name] for name in expected} == expected
-    assert run.summary["statistics_cache"] == report["statistics_cache"]
-
-
-def test_the_table_says_what_each_layer_kept(finished: tuple[Path, Report, Recorded]) -> None:
-    _, report, run = finished
-    table = run.table("layers")
-    assert table["columns"] == [
-        "layer", "query_heads_before", "kv_heads_before", "neurons_before", "query_heads", "kv_heads", "neurons",
-    ]  # fmt: skip
-    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
-    assert [row["layer"] for row in rows] == [0, 1, 2, 3]
-    assert [{key: row[key] for key in report.layers[0]} for row in rows] == report.layers
-    assert [{key: row[f"{key}_before"] for key in report.layers[0]} for row in rows] == report.layers_before
-    assert report.layers != report.layers_before
-
-
-def test_the_picture_and_the_report_are_there_and_the_checkpoint_is_not(
-    finished: tuple[Path, Report, Recorded],
+def test_the_picture_and_the_lineage_from_the_dense_model_to_the_checkpoint(
+    runs: list[NotedRun], run_dir: Path, report: Report, model_dir: Path
 ) -> None:
-    folder, _, run = finished
-    [picture] = run.series("picture.path")
-    assert (run.folder / "files" / picture).read_bytes() == (folder / "layers.png").read_bytes()
-    [entry] = run.artifacts["report"].manifest.contents
-    assert entry.path == "report.json"
-    assert Path(entry.local_path).read_bytes() == (folder / "report.json").read_bytes()
+    with start(run_dir) as tracked:
+        tracked.finish(report)
+    [run] = runs
+    assert list(run.artifacts) == ["report", "dense", "model"] and run.used == ["dense"]
+    [picture] = run.series("picture")
+    assert picture.format == "png" and run.summary["checkpoint"] == report.checkpoint
+    for name, place in (("dense", model_dir), ("model", Path(report.checkpoint or ""))):  # no file is copied
+        entries = run.artifacts[name].manifest.entries.values()
+        assert {entry.ref for entry in entries} == {path.as_uri() for path in place.iterdir()}
 
 
-def test_a_run_without_a_picture_has_its_report(finished: tuple[Path, Report, Recorded], run_dir: Path) -> None:
+def test_a_run_without_a_picture_and_a_checkpoint(runs: list[NotedRun], run_dir: Path, report: Report) -> None:
     (run_dir / "layers.png").unlink()
     with start(run_dir) as tracked:
-        tracked.finish(finished[1])
-    assert "report" in recorded(run_dir).artifacts
+        tracked.finish(replace(report, checkpoint=None))
+    assert list(runs[0].artifacts) == ["report"] and not runs[0].series("picture")
 
 
-def test_the_lineage_leads_from_the_dense_model_to_the_checkpoint(
-    finished: tuple[Path, Report, Recorded], model_dir: Path
-) -> None:
-    folder, report, run = finished
-    dense, made = run.artifacts["dense"], run.artifacts["model"]
-    assert dense.use_after_commit and not made.use_after_commit  # used by the run, made by it
-    for artifact, place in ((dense, model_dir), (made, folder / "checkpoint")):  # references: no file is copied
-        assert {entry.ref for entry in artifact.manifest.contents} == {path.as_uri() for path in place.iterdir()}
-    assert (run.summary["folder"], run.summary["checkpoint"]) == (str(folder), report.checkpoint)
-
-
-def test_a_run_without_a_checkpoint_has_no_lineage(finished: tuple[Path, Report, Recorded], run_dir: Path) -> None:
+def test_a_model_of_the_hub_is_named_by_its_page(runs: list[NotedRun], run_dir: Path, report: Report) -> None:
     with start(run_dir) as tracked:
-        tracked.finish(replace(finished[1], checkpoint=None))
-    assert not {"dense", "model"} & set(recorded(run_dir).artifacts)
-
-
-def test_a_model_of_the_hub_is_named_by_its_page(finished: tuple[Path, Report, Recorded], run_dir: Path) -> None:
-    config = finished[1].config | {"model": {"path": "mine/small"}}
-    with start(run_dir) as tracked:
-        tracked.finish(replace(finished[1], config=config))
-    [entry] = recorded(run_dir).artifacts["dense"].manifest.contents
+        tracked.finish(replace(report, config=report.config | {"model": {"path": "mine/small"}}))
+    [entry] = runs[0].artifacts["dense"].manifest.entries.values()
     assert entry.ref == "https://huggingface.co/mine/small"
 
 
-def test_long_steps_leave_their_progress(finished: tuple[Path, Report, Recorded]) -> None:
-    run = finished[2]
-    for stage in ("calibrate", "perplexity"):
-        shares = run.series(f"progress/{stage}")
-        assert shares[-1] == 1.0 and all(0 < share <= 1 for share in shares)
-        assert run.series(f"progress/{stage}/items")[-1] >= 1
-    assert run.series("progress/calibrate/tokens_per_second")[-1] > 0
-    assert [one.glob_name for one in run.of["metric"] if one.summary.none] == ["progress/*"]
+def test_the_checkpoint_is_uploaded_where_that_is_asked_for(
+    runs: list[NotedRun], run_dir: Path, report: Report
+) -> None:
+    with start(run_dir, Wandb(mode="offline", log_checkpoint=True)) as tracked:
+        tracked.finish(report)
+    saved = {path.name: str(path) for path in Path(report.checkpoint or "").iterdir()}
+    entries = runs[0].artifacts["model"].manifest.entries
+    assert {name: entry.local_path for name, entry in entries.items()} == saved  # where it lies, not a copy
 
 
-def test_progress_is_throttled_and_its_end_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter(range(1000))
-    # a tenth of a second an item
+def test_progress_is_throttled_and_its_end_is_kept(
+    runs: list[NotedRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(1000))  # a tenth of a second an item
     monkeypatch.setattr(base, "time", SimpleNamespace(monotonic=lambda: next(clock) / 10))
     with start(tmp_path):
         list(progress(range(25), "calibrate", lambda item: 7))
         list(progress(iter(range(3)), "unknown length"))
-    run = recorded(tmp_path)
+    list(progress(range(2), "after the run"))
+    [run] = runs
     assert run.series("progress/calibrate/items") == [1, 11, 21, 25]
     assert run.series("progress/calibrate") == [1 / 25, 11 / 25, 21 / 25, 1.0]
     assert len(run.series("progress/calibrate/tokens_per_second")) == 4
-    assert run.series("progress/unknown length/items") == [1]
-    assert run.series("progress/unknown length") == []
+    assert run.logged[4:] == [{"progress/unknown length/items": 1}]
 
 
-def test_nobody_listens_after_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with start(tmp_path):
-        pass
-    list(progress(range(2), "calibrate"))
-    assert recorded(tmp_path).history == [] and warnings(caplog) == []
-
-
-def test_the_checkpoint_is_taken_over_where_that_is_asked_for(
-    finished: tuple[Path, Report, Recorded], run_dir: Path
-) -> None:
-    report = finished[1]
-    with start(run_dir, Wandb(mode="offline", log_checkpoint=True)) as tracked:
-        tracked.finish(report)
-    contents = recorded(run_dir).artifacts["model"].manifest.contents
-    saved = {path.name: str(path) for path in Path(report.checkpoint or "").iterdir()}
-    assert {entry.path: entry.local_path for entry in contents} == saved  # where it lies, not a copy
-    assert "model.safetensors" in saved
-
-
-def test_runs_of_one_process_are_runs_of_their_own(tmp_path: Path) -> None:
-    """Also after one that failed: it has its exit code, its error passes, and the next one does not continue it."""
+def test_each_job_is_a_run_of_its_own_and_started_again_the_same(runs: list[NotedRun], tmp_path: Path) -> None:
+    """Also after one that failed: it has its exit code, and its error passes."""
     for i, error in enumerate((None, RuntimeError("out of memory"), KeyboardInterrupt(), None)):
-        job = JobInfo(f"sweep/{i}", f"job {i}", group="sweep", job_type="sweep")
         try:
-            with start(tmp_path / str(i), job=job, number=i):
+            with start(tmp_path / str(i % 3), job=JobInfo(f"sweep/{i % 3}", f"job {i}")):
                 if error:
                     raise error
         except (RuntimeError, KeyboardInterrupt) as caught:
             assert caught is error
-    runs = [recorded(tmp_path / str(i)) for i in range(4)]
-    assert [run.config["number"] for run in runs] == [0, 1, 2, 3]
-    assert [run.run.display_name for run in runs] == ["job 0", "job 1", "job 2", "job 3"]
-    assert {(run.run.run_group, run.run.job_type) for run in runs} == {("sweep", "sweep")}
-    assert len({run.run.run_id for run in runs}) == 4
     assert [run.exit_code for run in runs] == [0, 1, 1, 0]
+    assert len({run.id for run in runs}) == 3 and runs[0].id == runs[3].id
 
 
-def test_a_run_that_was_left_open_is_not_continued(tmp_path: Path) -> None:
-    wandb.init(mode="offline", dir=tmp_path / "left", config={"left": True}, settings=wandb.Settings(silent=True))
-    with start(tmp_path / "ours", number=1):
-        pass
-    run = recorded(tmp_path / "ours")
-    assert set(run.config) == {"_wandb", "number"}
-    assert recorded(tmp_path / "left").run.run_id != run.run.run_id
-
-
-def test_a_job_that_is_started_again_continues_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[dict[str, Any]] = []
-    init = wandb.init
-    monkeypatch.setattr(wandb, "init", lambda **options: asked.append(options) or init(**options))
-    for _ in ("first", "again"):
-        with start(tmp_path):
-            pass
-    first, again = (one["id"] for one in asked)
-    assert first == again and first.startswith(f"{legal_id(JOB.id)}-")
-    assert [(one["resume"], one["settings"].console) for one in asked] == [("allow", "off")] * 2
-
-
-def test_the_option_group_wins_over_the_sweeps_folder(tmp_path: Path) -> None:
+def test_the_option_group_wins_over_the_sweeps_folder(runs: list[NotedRun], tmp_path: Path) -> None:
     with start(tmp_path, Wandb(mode="offline", group="mine", project="other"), JobInfo("a", "a", group="sweep")):
         pass
-    run = recorded(tmp_path).run
-    assert (run.run_group, run.project) == ("mine", "other")
+    assert (runs[0].options["group"], runs[0].options["project"]) == ("mine", "other")
 
 
-def test_a_study_is_one_run_of_the_group_with_its_table(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_study_is_one_run_of_the_group_with_its_table(runs: list[NotedRun], tmp_path: Path) -> None:
     columns, rows = ["metric", "ratio", "perplexity"], [["WIFV", 0.2, 5.5], ["random", 0.2, None], ["IFV", "-", 6]]
     Wandb(mode="offline").log_study(tmp_path / "sweep", columns, rows)
-    run = recorded(tmp_path / "sweep")
-    assert (run.run.job_type, run.run.run_group) == ("study", "sweep")
-    assert (run.table("study")["columns"], run.table("study")["data"]) == (columns, rows)
-    assert warnings(caplog) == []
-    NoTracking().log_study(tmp_path / "quiet", columns, rows)
-    assert not (tmp_path / "quiet").exists()
+    [run] = runs
+    assert (run.options["job_type"], run.options["group"]) == ("study", "sweep")
+    [table] = run.series("study")
+    assert (table.columns, table.data) == (columns, rows)
 
 
 def broken(*args: Any, **options: Any) -> None:
     raise RuntimeError("no\nluck")
 
 
-@pytest.mark.parametrize("broken_part", ["import", "init", "define_metric", "log", "log_artifact", "finish", "summary"])
+@pytest.mark.parametrize("broken_part", ["import", "init", "log", "log_artifact", "finish", "summary"])
 def test_whatever_fails_in_wandb_is_one_warning_and_nothing_else(
-    broken_part: str,
-    finished: tuple[Path, Report, Recorded],
-    run_dir: Path,
-    caplog: pytest.LogCaptureFixture,
-    session: pytest.MonkeyPatch,
+    broken_part: str, run_dir: Path, report: Report, caplog: pytest.LogCaptureFixture, session: pytest.MonkeyPatch
 ) -> None:
-    before = {path.name: path.read_bytes() for path in run_dir.iterdir()}
     if broken_part == "import":
         session.setitem(sys.modules, "wandb", None)
     elif broken_part == "init":
@@ -301,26 +234,24 @@ def test_whatever_fails_in_wandb_is_one_warning_and_nothing_else(
     Wandb(mode="offline").check()
     with start(run_dir) as tracked:
         list(progress(range(3), "calibrate"))
-        tracked.finish(finished[1])
-    [warning] = warnings(caplog)
+        tracked.finish(report)
+    [warning] = said(caplog)
     cause = "ModuleNotFoundError: import of wandb" if broken_part == "import" else "RuntimeError: no luck;"
-    assert warning.startswith(f"W&B: {cause}") and "\n" not in warning
-    assert str(run_dir) in warning
-    assert {path.name: path.read_bytes() for path in run_dir.iterdir() if path.is_file()} == before
+    assert warning.startswith(f"W&B: {cause}") and "\n" not in warning and str(run_dir) in warning
 
 
 def test_the_runs_own_error_passes_where_wandb_is_broken(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, session: pytest.MonkeyPatch
+    runs: list[NotedRun], tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session.setattr(wandb.Run, "finish", broken)
+    monkeypatch.setattr(NotedRun, "finish", broken)
     with pytest.raises(ValueError, match="ratio"), start(tmp_path):
         raise ValueError("ratio=2")
-    assert len(warnings(caplog)) == 1
+    assert len(said(caplog)) == 1
 
 
 def test_an_unreachable_server_costs_the_timeout_and_the_run_is_recorded_offline(
-    finished: tuple[Path, Report, Recorded],
     run_dir: Path,
+    report: Report,
     caplog: pytest.LogCaptureFixture,
     session: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -328,24 +259,52 @@ def test_an_unreachable_server_costs_the_timeout_and_the_run_is_recorded_offline
     session.setenv("WANDB_API_KEY", KEY)
     session.setattr(weights_and_biases, "INIT_SECONDS", 0.5)
     caplog.set_level(logging.INFO)
-    with start(run_dir, Wandb(mode="online"), number=1) as tracked:
-        tracked.finish(finished[1])
+    with start(run_dir, Wandb(mode="online")) as tracked:
+        tracked.finish(report)
     assert capfd.readouterr() == ("", "")
-    [warning] = warnings(caplog)
+    [warning], [folder] = said(caplog), run_dir.glob("wandb/offline-run-*")
     assert "CommError" in warning and str(run_dir) in warning
-    run = recorded(run_dir)
-    assert (run.config["number"], run.exit_code) == (1, 0)
-    assert run.summary["ratio/requested"] == 0.4
-    assert said(caplog, logging.INFO) == [f"W&B: recorded offline; send it with: wandb sync {run.folder}"]
+    assert said(caplog, logging.INFO) == [f"W&B: recorded offline; send it with: wandb sync {folder}"]
 
 
-def test_online_without_a_key_is_refused(session: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError) as caught:
+def test_wandb_is_silent_and_writes_into_the_runs_folder_alone(
+    run_dir: Path,
+    report: Report,
+    home: Path,
+    tmp_path: Path,
+    session: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    session.chdir(work)
+    session.setenv("TMPDIR", str(tmp_path / "tmp"))
+    with start(run_dir) as tracked:
+        print("the run's own line")
+        tracked.finish(report)
+    wandb.teardown()
+    assert capfd.readouterr() == ("the run's own line\n", "")
+    assert list(work.rglob("*")) == [] and list((tmp_path / "tmp").rglob("*")) == []
+    assert [path for path in home.rglob("*") if "wandb" in str(path.relative_to(home))] == []
+    assert not {"WANDB_SILENT", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"} & set(os.environ)
+
+
+def test_a_variable_of_the_users_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_DATA_DIR", "mine")
+    with environment(WANDB_DATA_DIR="ours", WANDB_CACHE_DIR="ours"):
+        assert [os.environ[f"WANDB_{name}_DIR"] for name in ("DATA", "CACHE")] == ["mine", "ours"]
+    assert os.environ["WANDB_DATA_DIR"] == "mine" and "WANDB_CACHE_DIR" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("key", "problem"), [(None, "no W&B key is configured"), ("short", "WANDB_API_KEY invalid: .*")]
+)
+def test_online_without_a_valid_key_is_refused(key: str | None, problem: str, session: pytest.MonkeyPatch) -> None:
+    if key:
+        session.setenv("WANDB_API_KEY", key)
+    line = rf"^tracking\.mode=online: {problem}; run `wandb login`, set WANDB_API_KEY, or take tracking\.mode=offline$"
+    with pytest.raises(ValueError, match=line):
         Wandb(mode="online").check()
-    assert str(caught.value) == (
-        "tracking.mode=online: no W&B key is configured; run `wandb login`, set WANDB_API_KEY, or take "
-        "tracking.mode=offline"
-    )
 
 
 def test_a_run_that_could_not_be_finished_hides_no_key(tmp_path: Path, session: pytest.MonkeyPatch) -> None:
@@ -357,31 +316,10 @@ def test_a_run_that_could_not_be_finished_hides_no_key(tmp_path: Path, session: 
     Wandb(mode="online").check()
 
 
-def test_online_with_a_malformed_key_is_refused(session: pytest.MonkeyPatch) -> None:
-    session.setenv("WANDB_API_KEY", "short")
-    with pytest.raises(ValueError, match=r"^tracking\.mode=online: WANDB_API_KEY invalid: .*tracking\.mode=offline$"):
-        Wandb(mode="online").check()
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"mode": "live"}, "tracking.mode=live: expected one of auto, online, offline"),
-        ({"tags": ["fine", "x" * 65]}, f"tracking.tags={'x' * 65}: expected tags of 1 to 64 characters"),
-        ({"tags": [""]}, "tracking.tags=: expected tags of 1 to 64 characters"),
-    ],
-)
-def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError) as caught:
-        Wandb(**options).check()
-    assert str(caught.value) == message
-
-
 @pytest.mark.parametrize("place", ["environment", "netrc", "nowhere", "WANDB_MODE"])
 def test_auto_is_online_where_a_key_is_configured(
-    place: str, home: Path, tmp_path: Path, session: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    place: str, tmp_path: Path, session: pytest.MonkeyPatch, runs: list[NotedRun]
 ) -> None:
-    caplog.set_level(logging.INFO)
     if place in ("environment", "WANDB_MODE"):
         session.setenv("WANDB_API_KEY", KEY)
     if place == "WANDB_MODE":
@@ -389,33 +327,18 @@ def test_auto_is_online_where_a_key_is_configured(
     if place == "netrc":
         (tmp_path / "netrc").write_text(f"machine 127.0.0.1:9 login user password {KEY}\n")
         session.setenv("NETRC", str(tmp_path / "netrc"))
-    asked: list[str] = []
-    init = wandb.init
-    session.setattr(wandb, "init", lambda **o: asked.append(o["mode"]) or init(**(o | {"mode": "offline"})))
-    options = Wandb()
-    options.check()
-    with start(tmp_path / "my run", options):
+    Wandb().check()
+    with start(tmp_path / "run", Wandb()):
         pass
-    assert asked == ["online" if place in ("environment", "netrc") else "offline"]
-    assert [path for path in home.rglob("*") if "wandb" in str(path.relative_to(home))] == []
-    folder = recorded(tmp_path / "my run").folder
-    assert warnings(caplog) == []
-    assert said(caplog, logging.INFO) == [f"W&B: recorded offline; send it with: wandb sync '{folder}'"]
+    assert runs[0].options["mode"] == ("online" if place in ("environment", "netrc") else "offline")
 
 
 NASTY = string.punctuation + string.whitespace + "é漢"
 
 
 @pytest.mark.parametrize("text", ["plain_1.0", NASTY, f" {NASTY} ", "", "x" * 500, "../../etc", "a/b=1,c"])
-def test_ids_are_legal_whatever_the_job_is_called(text: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_ids_are_legal_whatever_the_job_is_called(text: str) -> None:
     assert re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", legal_id(text))
-    job = JobInfo(text, text[:100], group=text[:100] or None)
-    with start(tmp_path, job=job) as tracked:
-        tracked.log_table("layers", ["a"], [[1]])
-    run = recorded(tmp_path)
-    assert run.run.run_id.startswith(f"{legal_id(text)}-") and run.run.display_name == text[:100]
-    assert run.table("layers")["data"] == [[1]]
-    assert warnings(caplog) == []
 
 
 def test_ids_tell_names_apart_that_differ_in_a_forbidden_character() -> None:
@@ -429,47 +352,13 @@ def test_a_folder_keeps_its_id_and_equal_names_elsewhere_have_another(tmp_path: 
     assert kept_id(here, "outputs/today") == kept_id(here, "outputs/today") != kept_id(there, "outputs/today")
 
 
-def test_wandb_is_silent_and_writes_into_the_runs_folder_alone(
-    finished: tuple[Path, Report, Recorded],
-    run_dir: Path,
-    home: Path,
-    tmp_path: Path,
-    session: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    work = tmp_path / "work"
-    work.mkdir()
-    session.chdir(work)
-    session.setenv("TMPDIR", str(tmp_path / "tmp"))
-    with start(run_dir) as tracked:
-        print("the run's own line")
-        tracked.finish(finished[1])
-    wandb.teardown()
-    assert capfd.readouterr() == ("the run's own line\n", "")
-    assert list(work.rglob("*")) == [] and list((tmp_path / "tmp").rglob("*")) == []
-    assert [path for path in home.rglob("*") if "wandb" in str(path.relative_to(home))] == []
-    assert not {"WANDB_SILENT", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"} & set(os.environ)
-    assert not {"output", "output_raw"} & set(recorded(run_dir).of)
-
-
-def test_the_environments_own_folders_win(tmp_path: Path, session: pytest.MonkeyPatch) -> None:
-    session.setenv("WANDB_DATA_DIR", str(tmp_path / "data"))
-    with start(tmp_path / "run") as tracked:
-        tracked.log_table("layers", ["a"], [[1]])
-    assert any(path.is_file() for path in (tmp_path / "data").rglob("*"))
-
-
-def test_no_tracking_tells_nobody(finished: tuple[Path, Report, Recorded], tmp_path: Path) -> None:
-    NoTracking().check()
+def test_no_tracking_tells_nobody(report: Report, tmp_path: Path) -> None:
+    before = list(tmp_path.iterdir())
     with NoTracking().start({}, tmp_path, JOB) as tracked:
-        tracked.finish(finished[1])
+        tracked.finish(report)
+        tracked.finish(replace(report, layers=[{}] * len(report.layers)))  # a report that lacks a width ends no run
         tracked.log_table("layers", ["a"], [[1]])
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_report_that_lacks_a_width_ends_no_run(finished: tuple[Path, Report, Recorded], tmp_path: Path) -> None:
-    with NoTracking().start({}, tmp_path, JOB) as tracked:
-        tracked.finish(replace(finished[1], layers=[{}] * len(finished[1].layers)))
+    assert list(tmp_path.iterdir()) == before
 
 
 def test_the_choices_build() -> None:
@@ -479,3 +368,15 @@ def test_the_choices_build() -> None:
     assert build("tracking", composed("tracking=wandb").tracking) == Wandb()
     with pytest.raises(ValueError, match=r"^tracking\.log_checkpoint=perhaps: "):
         build("tracking", composed("tracking=wandb", "tracking.log_checkpoint=perhaps").tracking)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "live"}, "tracking.mode=live: expected one of auto, online, offline"),
+        ({"tags": ["fine", "x" * 65]}, f"tracking.tags={'x' * 65}: expected tags of 1 to 64 characters"),
+    ],
+)
+def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Wandb(**options).check()
