@@ -63,11 +63,7 @@ class Suite:
         return {name: parts for one, _ in self.parts for name, parts in one.averages(numbers).items()}
 
     def side_by_side(
-        self,
-        open_dense: Load,
-        dense_bytes: int,
-        pruned: PlacedModel,
-        key: Key,
+        self, open_dense: Load, dense_bytes: int, pruned: PlacedModel, key: Key
     ) -> tuple[Numbers, Numbers]:
         """Return the numbers of both models that are measured side by side: (dense, pruned).
 

@@ -11,7 +11,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -186,16 +185,6 @@ class NoTracking(Tracking):
 
     def open(self, config: dict[str, Any], job: JobInfo, run: TrackedRun) -> None:
         """Track nothing."""
-
-
-def require_package(name: str) -> None:
-    """Check that the package of a tracker is installed, without importing it.
-
-    Raises:
-        ValueError: it is not; says how to install it.
-    """
-    if find_spec(name) is None:
-        raise ValueError(f"tracking={name}: the package is not installed; pip install 'flap-pruning[{name}]'")
 
 
 def kept_id(folder: Path, text: str) -> str:

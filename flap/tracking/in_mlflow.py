@@ -6,13 +6,14 @@ import re
 import time
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from flap.results import Report
 from flap.results.configs import flat
-from flap.tracking.base import JobInfo, RunInTracker, TrackedRun, Tracking, kept_id, require_package
+from flap.tracking.base import JobInfo, RunInTracker, TrackedRun, Tracking, kept_id
 from flap.tracking.login import environment
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,8 @@ class MLflow(Tracking):
 
     def check(self) -> None:
         """Check that the client is installed and a server named; raises ValueError if not."""
-        require_package("mlflow")
+        if find_spec("mlflow") is None:
+            raise ValueError("tracking=mlflow: the package is not installed; pip install 'flap-pruning[mlflow]'")
         if not (self.uri or os.environ.get("MLFLOW_TRACKING_URI")):
             raise ValueError("tracking.uri=None: expected a server, as http://127.0.0.1:5000, or MLFLOW_TRACKING_URI")
 
@@ -51,12 +53,12 @@ class MLflow(Tracking):
                 client.create_experiment(self.experiment)
         experiment = client.get_experiment_by_name(self.experiment).experiment_id
         tags = {"flap_id": key, "job_type": job.job_type, "tags": ", ".join(job.tags), "group": job.group or ""}
-        known = client.search_runs([experiment], f"tags.flap_id = '{key}'")
-        [found] = known or [client.create_run(experiment, tags=tags, run_name=job.name)]
-        there = MLflowRun(client, found.info.run_id)
+        earlier = client.search_runs([experiment], f"tags.flap_id = '{key}'")
+        [begun] = earlier or [client.create_run(experiment, tags=tags, run_name=job.name)]
+        there = MLflowRun(client, begun.info.run_id)
         client.update_run(there.id, "RUNNING")
         values = {legal_name(name): value for name, value in flat(config | {"folder": run.run_dir.resolve()}).items()}
-        for name in values.keys() - found.data.params.keys():  # which cannot be changed
+        for name in values.keys() - begun.data.params.keys():  # which cannot be changed
             client.log_param(there.id, name, values[name])
         log.info("MLflow: run %s of the experiment %s", there.id, self.experiment)
         return there

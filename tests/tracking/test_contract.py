@@ -109,7 +109,7 @@ def test_what_fails_in_a_tracker_is_one_warning(
 
 def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert build("tracking", composed("tracking=mlflow").tracking) == MLflow()
-    monkeypatch.setattr("flap.tracking.base.find_spec", lambda name: None)
+    monkeypatch.setattr("flap.tracking.in_mlflow.find_spec", lambda name: None)
     with pytest.raises(ValueError) as caught:
         MLflow().check()
     assert str(caught.value) == "tracking=mlflow: the package is not installed; pip install 'flap-pruning[mlflow]'"
