@@ -6,7 +6,6 @@ import logging
 import re
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import pytest
@@ -74,14 +73,11 @@ def test_a_study_says_what_is_of_the_calibrations_domain(tmp_path: Path, report:
     names = [PERPLEXITY, "boolq-passages/perplexity@128", "boolq/acc", "boolq/acc_stderr"]
     numbers = dict.fromkeys(names, 0.5)
     boolq = {PERPLEXITY: "other", "boolq-passages/perplexity@128": "calibration", "boolq": "calibration"}
-    for i, domains in enumerate((boolq, {}, None)):  # None: from before reports had it
-        one = altered(report, 0.2 + i / 10, numbers, numbers) | {"domains": domains}
-        if domains is None:
-            del one["domains"]
-        add_cell(tmp_path, one, "IFV", "AL-AM", 0.2 + i / 10)
+    for ratio, domains in ((0.2, boolq), (0.3, {})):
+        add_cell(tmp_path, altered(report, ratio, numbers, numbers) | {"domains": domains}, "IFV", "AL-AM", ratio)
     index = write_study(tmp_path)
     inside = "boolq-passages/perplexity@128; boolq/acc"
-    assert [row["calibration_domain"] for row in read_csv(tmp_path)] == [inside, "", ""]
+    assert [row["calibration_domain"] for row in read_csv(tmp_path)] == [inside, ""]
     text = (tmp_path / "study.md").read_text()
     assert f"On text like the calibration's: {inside.replace(';', ',')}.\nOn other text: {PERPLEXITY}.\n" in text
     assert index.read_text().count("calibration’s domain</span>") == 2
@@ -103,10 +99,6 @@ def test_cells_come_by_ratio_then_perplexity(tmp_path: Path, report: Plain) -> N
     for ratio, value in ((0.5, 25.0), (0.2, 40.0), (0.2, 30.0)):
         add_cell(tmp_path, altered(report, ratio, {}, {PERPLEXITY: value}), "IFV", "AL-AM", ratio)
     assert [cell.number for cell in read_study(tmp_path).runs] == ["2", "1", "0"]
-
-
-def test_a_folder_without_status_is_no_cell(sweep: Path) -> None:
-    assert {cell.folder[0] for cell in read_study(sweep).runs} == set("0123")
 
 
 def test_a_cell_that_was_run_again_under_another_number_is_not_missing(tmp_path: Path, report: Plain) -> None:
@@ -139,16 +131,14 @@ def test_what_is_not_measured_makes_no_other_model(tmp_path: Path, report: Plain
     ("said", "best", "headed"),
     [
         (("lower", "lower"), "0.3", "lower"), (("higher", "higher"), "0.6", "higher"),
-        (("lower", "higher"), None, None), ((None, None), None, None),  # None: from before reports said it
+        (("lower", "higher"), None, None),
     ],
 )  # fmt: skip
 def test_the_best_is_what_the_runs_say_is_better(
-    tmp_path: Path, report: Plain, said: tuple[str | None, str | None], best: str | None, headed: str | None
+    tmp_path: Path, report: Plain, said: tuple[str, str], best: str | None, headed: str | None
 ) -> None:
     for metric, value, better in zip(("IFV", "WIFV"), (0.3, 0.6), said, strict=True):
         one = altered(report, 0.2, {}, {"speech/wer": value}) | {"better": {"speech/wer": better}}
-        if better is None:
-            del one["better"]
         keep_documents(add_cell(tmp_path, one, metric, "AL-AM", 0.2), {"speech/wer": value})
     page = write_study(tmp_path).read_text()
     marked = [value.text for row in tabulate(read_study(tmp_path)).rows for value in row if value.mark == "best"]
@@ -247,21 +237,6 @@ def test_plots_are_those_that_were_measured(tmp_path: Path, sweep: Path, report:
 
     assert names(sweep) == ["perplexity", "layers", "parameters"]
     assert names(full_grid(tmp_path / "grid", report)) == ["perplexity", "zero_shot", "layers", "parameters", "speed"]
-
-
-def test_long_and_odd_names_of_series_leave_the_panels_their_room(tmp_path: Path, report: Plain) -> None:
-    for text in (
-        "a-text-with-a-$long{-$name.jsonl",
-        "{a-text-with-a-long-name.jsonl: 1, another-text-with-one.jsonl: 1}",
-    ):
-        options = ("recover=lora", "recover.seq_len=32", "recover.batch_size=4", f"calibration.dataset={text}")
-        one = altered(report, 0.2, {}, {PERPLEXITY: 30.0}) | {"layer_errors": [0.1, 0.2]}
-        add_cell(tmp_path, one, "WIFV", "AL-AM", 0.2, overrides=options)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")  # matplotlib warns where the legend takes all of it
-        plots = {plot.name: plot.svg.decode() for plot in draw(read_study(tmp_path))}
-    assert {"perplexity", "errors"} <= plots.keys()
-    assert "-$long{-$name" in plots["perplexity"].replace("\n", "")  # as it is, and no formula
 
 
 def test_seeds_are_one_series_and_other_options_are_not(tmp_path: Path, report: Plain) -> None:
@@ -436,15 +411,10 @@ def test_the_callback_never_breaks_a_sweep(tmp_path: Path, caplog: pytest.LogCap
     assert record.levelno == logging.WARNING and "no cell in it" in record.getMessage()
 
 
-def test_a_sweep_that_an_error_ended_has_its_study_too(sweep: Path, caplog: pytest.LogCaptureFixture) -> None:
-    config = sweep_config(sweep)
-    StudyCallback().on_multirun_start(config)
+def test_a_sweep_that_an_error_ended_has_its_study_too(sweep: Path) -> None:
+    StudyCallback().on_multirun_start(sweep_config(sweep))
     write_open_study()
     assert (sweep / "index.html").is_file()
-    (sweep / "index.html").unlink()
-    write_open_study()
-    StudyCallback().on_multirun_start(config)
-    StudyCallback().on_multirun_end(config)
     (sweep / "index.html").unlink()
     write_open_study()
     assert not (sweep / "index.html").exists()
