@@ -8,11 +8,10 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 TARGETS = ("parameters", "bytes", "kv_cache_bytes")
 GGUF_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 CHOICES = {
-    "model.dtype": DTYPES,
+    "model.dtype": ("auto", "float32", "bfloat16", "float16"),
     "model.device": ("auto", "cpu", "cuda", "mps"),
     "checkpoint.gguf_type": GGUF_TYPES,
     "calibration.propagate": ("dense", "pruned"),
@@ -135,10 +134,8 @@ def folder_name(run_name: str) -> str:
     return run_name.replace("/", "-")
 
 
-OmegaConf.register_new_resolver("model_name", model_name, replace=True)
-OmegaConf.register_new_resolver("default_ratio", default_ratio, replace=True)
-OmegaConf.register_new_resolver("amount", amount, replace=True)
-OmegaConf.register_new_resolver("folder_name", folder_name, replace=True)
+for _resolver in (model_name, default_ratio, amount, folder_name):
+    OmegaConf.register_new_resolver(_resolver.__name__, _resolver, replace=True)
 
 
 def config_dir() -> str:

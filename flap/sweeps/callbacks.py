@@ -10,6 +10,8 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from flap.storage.status import STATUS
+
 log = logging.getLogger(__name__)
 
 
@@ -23,8 +25,11 @@ class StudyCallback(Callback):
         StudyCallback.open_sweep = config
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Write the page again."""
-        if config.hydra.mode == RunMode.MULTIRUN and not config.get("dry_run"):
+        """Write the page again, unless the cell has only found that it is finished already."""
+        folder = Path(config.hydra.sweep.dir)
+        page, cells = folder / "index.html", [path.stat().st_mtime for path in folder.glob(f"*/{STATUS}")]
+        current = page.exists() and page.stat().st_mtime > max(cells, default=0)
+        if config.hydra.mode == RunMode.MULTIRUN and not config.get("dry_run") and not current:
             _write(config, ended=False)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:

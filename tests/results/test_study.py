@@ -20,6 +20,7 @@ from flap.results.series import series_of
 from flap.results.study_files import write_study
 from flap.results.study_table import tabulate
 from flap.results.sweep_folders import read_study
+from flap.storage import write_status
 from flap.study import main
 from flap.sweeps.callbacks import StudyCallback, write_open_study
 from flap.tracking import Wandb
@@ -398,7 +399,12 @@ def test_the_callback_writes_the_study_after_each_cell_and_at_the_end(
     config = OmegaConf.merge(sweep_config(sweep), {"hydra": {"mode": "MULTIRUN"}})
     config.hydra.mode = RunMode.MULTIRUN
     StudyCallback().on_job_end(config, JobReturn())
-    assert (sweep / "index.html").is_file() and not caplog.records
+    written = (sweep / "index.html").stat().st_mtime_ns
+    StudyCallback().on_job_end(config, JobReturn())  # of a cell that was finished before
+    assert (sweep / "index.html").stat().st_mtime_ns == written and not caplog.records
+    write_status(next(sweep.glob("3_*")), "failed", "out of memory")
+    StudyCallback().on_job_end(config, JobReturn())
+    assert "out of memory" in (sweep / "index.html").read_text()
     (sweep / "index.html").unlink()
     StudyCallback().on_multirun_end(config)
     assert (sweep / "index.html").is_file()
