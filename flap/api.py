@@ -48,7 +48,7 @@ def prune(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **options:
         target: what the model may be, instead of a ratio, as {"bytes": 200e6}; keys of `target` of the command line
         metric: how much a channel matters, a name of the command line or an object, as `WIFV()`
         structure: which units are removed, a name or an object, as `ALAM()`
-        compensation: what stands in for them, a name or an object, as `BiasCompensation()`
+        compensation: what makes up for the removed ones, a name or an object, as `BiasCompensation()`
         method: a preset of the three and of calibration, by its name; "flap" by default
         dataset: the calibration texts, the name of a corpus, a file, or a mixture {name: weight}
         num_samples: calibration windows, at least 1
