@@ -65,39 +65,40 @@ class OnDisk(PlacedModel):
 
     @contextmanager
     def layer(self, index: int) -> Iterator[nn.Module]:
-        """Read a layer for the block, and drop it at the end; a changed layer is written first."""
-        layer = self.layers[index]
-        self._files.read(index)
-        before = dict(layer.named_parameters())
-        try:
-            yield layer
-            if any(parameter is not before.get(name) for name, parameter in layer.named_parameters()):
-                self._files.write(index)
-        finally:
-            _drop(layer.modules())
+        with self._present(index):
+            yield self.layers[index]
 
     @contextmanager
     def ends(self) -> Iterator[None]:
-        """Read embeddings, final norm and head for the block, and drop them at the end; changed ones are written."""
-        self._files.read(None)
-        self.model.tie_weights()
-        before = self._outside()
         try:
-            yield
-            if any(parameter is not before.get(name) for name, parameter in self._outside().items()):
-                self._files.write(None)
+            with self._present(None):
+                self.model.tie_weights()
+                yield
         finally:
-            inside = set(self.layers.modules())
-            _drop(module for module in self.model.modules() if module not in inside)
             self.model.tie_weights()
 
-    def _outside(self) -> dict[str, nn.Parameter]:
-        """The parameters of embeddings, final norm and head, by name."""
-        return {name: one for name, one in self.model.named_parameters() if not name.startswith(self._files.prefix)}
+    @contextmanager
+    def _present(self, index: int | None) -> Iterator[None]:
+        """Read a layer, or the ends, for the block, and drop it at the end; what was changed is written first."""
+        self._files.read(index)
+        before = self._parameters(index)
+        try:
+            yield
+            if not self._parameters(index) <= before:
+                self._files.write(index)
+        finally:
+            _drop(self._modules(index))
+
+    def _modules(self, index: int | None) -> Iterable[nn.Module]:
+        if index is not None:
+            return self.layers[index].modules()
+        return set(self.model.modules()) - set(self.layers.modules())
+
+    def _parameters(self, index: int | None) -> set[nn.Parameter]:
+        return {one for module in self._modules(index) for one in module.parameters(recurse=False)}
 
     @contextmanager
     def callable(self) -> Iterator[None]:
-
         def read(index: int, *args: Any, **options: Any) -> Any:
             with self.layer(index) as layer:
                 return type(layer).forward(layer, *args, **options)
