@@ -5,14 +5,13 @@ Legend: O, I output and input channels of the output projection · K kept, P pru
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
 
 from flap.allocation import LayerPlan, PruningPlan
 from flap.calibration import LayerStatistics
-from flap.compression.assign import assign, set_weight
 from flap.compression.compensation import Compensation, FitReport
 from flap.compression.fitting import BlockFit, fit_layer
 from flap.models import Block, ModelAdapter, Pair
@@ -131,6 +130,23 @@ def zero_out(change: Change) -> None:
         bias = None if linear.bias is None else linear.bias.detach() * factor
         assign(linear, linear.weight.detach() * factor, bias)
         set_weight(norm, norm.weight.detach() / factor)
+
+
+def assign(linear: Any, weight: Tensor, bias: Tensor | None) -> None:
+    """Replace the tensors of a Linear, or of a `LinearLike`, and update its widths."""
+    if not isinstance(linear, nn.Linear):
+        linear.assign(weight, bias)
+        return
+    trainable = linear.weight.requires_grad
+    set_weight(linear, weight)
+    new_bias = None if bias is None else nn.Parameter(bias.contiguous(), requires_grad=trainable)
+    linear.register_parameter("bias", new_bias)
+    linear.out_features, linear.in_features = weight.shape
+
+
+def set_weight(module: nn.Module, weight: Tensor) -> None:
+    """Replace the weight of a module; the new one is trainable if the old one was."""
+    module.weight = nn.Parameter(weight.contiguous(), requires_grad=cast(Tensor, module.weight).requires_grad)
 
 
 slice_layer = compress_layer_by(slice_out)

@@ -2,14 +2,11 @@
 
 from flap.importance.base import Metric, score_layer, score_layers, scores_of_layer
 from flap.importance.experts import EAN, REAP, MoNE
-from flap.importance.ifv import IFV
+from flap.importance.fluctuation import IFV, WIFN, WIFV, Wanda
 from flap.importance.magnitude import Magnitude
 from flap.importance.obs import OBS
 from flap.importance.random import Random
 from flap.importance.scores import SCORES, SCORES_VERSION, Scores
-from flap.importance.wanda import Wanda
-from flap.importance.wifn import WIFN
-from flap.importance.wifv import WIFV
 
 __all__ = [
     "EAN", "IFV", "OBS", "REAP", "SCORES", "SCORES_VERSION", "WIFN", "WIFV", "Magnitude",

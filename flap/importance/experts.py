@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flap.calibration import Statistics
-from flap.importance.wifv import WIFV
+from flap.importance.fluctuation import WIFV
 from flap.models import OfToken
 
 

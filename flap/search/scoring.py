@@ -12,7 +12,6 @@ from flap.calibration import LayerStatistics
 from flap.importance import SCORES, Metric, Scores, scores_of_layer
 from flap.search.divergence import PlanDivergence
 from flap.search.search import Search
-from flap.search.trials import unit_scores, without_lowest
 from flap.storage import Notes, WorkFolder
 
 
@@ -59,9 +58,9 @@ class _Trials:
     def __call__(self, i: int, observed: LayerStatistics | None) -> list[LayerPlan]:
         """Return layer i in each trial of all layers: pruned in its own trials, dense in the others."""
         [scores] = self._scored(i, observed).layers
-        whole = LayerPlan(*(without_lowest(score_U, 0) for score_U in unit_scores(scores)))
+        whole = LayerPlan(*(tuple(range(len(score_U))) for score_U in scores))
         of_layers = [[whole] * count for count in self.counts]
-        of_layers[i] = [trial.plan for trial in self.search.trials(scores, self.budget.layers[i])]
+        of_layers[i] = self.search.trials(scores, self.budget.layers[i])
         return list(chain.from_iterable(of_layers))
 
     def _scored(self, i: int, observed: LayerStatistics | None) -> Scores:

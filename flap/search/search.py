@@ -3,6 +3,8 @@
 Legend: G attention units · U units of a block · I neurons.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -10,11 +12,11 @@ from torch import Tensor
 
 from flap.allocation import Budget, LayerPlan, PruningPlan, Structure, Units
 from flap.allocation.adaptive import one_ranking
+from flap.allocation.ranking import highest
 from flap.config import require
 from flap.importance import Scores
 from flap.models import Pair
 from flap.search.curve import spread_by_rank
-from flap.search.trials import Trial, nats_by_block, removal_counts, unit_scores, without_lowest
 
 Nats = list[Pair[Tensor]]  # nats over price of each layer's units, nats_G and nats_I
 
@@ -50,13 +52,13 @@ class Search(Structure):
         """Return the plan of one ranking by nats over price. scores: with the divergences of all `trials`."""
         return one_ranking(self, self.in_nats(scores, budget), budget)
 
-    def trials(self, scores: Pair[Tensor], prices: Pair[Units]) -> list[Trial]:
-        """Return the trials of a layer: each block at each level, and without any units where it may lose all."""
-        (score_G, score_I), experts, removals = unit_scores(scores), prices.mlp.members, self.removals(prices)
-        heads, neurons = without_lowest(score_G, 0), without_lowest(score_I, 0)
+    def trials(self, scores: Pair[Tensor], units: Pair[Units]) -> list[LayerPlan]:
+        """Return the layer of each trial: one block loses its lowest-scored units at each level, the other is whole."""
+        (score_G, score_I), removals = unit_scores(scores), self.removals(units)
+        heads, neurons = tuple(range(len(score_G))), tuple(range(len(score_I)))
         return [
-            *(Trial("attention", n, LayerPlan(without_lowest(score_G, n), neurons)) for n in removals.attention),
-            *(Trial("mlp", n, LayerPlan(heads, without_lowest(score_I, n, experts))) for n in removals.mlp),
+            *(LayerPlan(highest(score_G, len(heads) - n), neurons) for n in removals.attention),
+            *(LayerPlan(heads, highest(score_I, units.mlp.count - n, units.mlp.members)) for n in removals.mlp),
         ]
 
     def removals(self, prices: Pair[Units]) -> Pair[list[int]]:
@@ -76,9 +78,31 @@ class Search(Structure):
         for layer, measured, units, prices in zip(
             scores.layers, scores.divergences, budget.layers, budget.prices, strict=True
         ):
-            by_block = nats_by_block(zip(self.trials(layer, units), measured, strict=True))
-            blocks = zip(unit_scores(layer), by_block, units, prices, strict=True)
+            heads, neurons = self.removals(units)
+            by_removal = (
+                dict(zip(heads, measured, strict=False)),
+                dict(zip(neurons, measured[len(heads) :], strict=True)),
+            )
+            blocks = zip(unit_scores(layer), by_removal, units, prices, strict=True)
             layers.append(
                 Pair(*(spread_by_rank(score_U, nats, one.members) / price for score_U, nats, one, price in blocks))
             )
         return layers
+
+
+def unit_scores(layer: Pair[Tensor]) -> Pair[Tensor]:
+    """Return score_G and score_I of a layer: for each unit the sum over its channels."""
+    return Pair(layer.attention.sum(dim=1), layer.mlp)
+
+
+def removal_counts(levels: Sequence[float], units: int, fewest: int = 1) -> list[int]:
+    """Return how many units the shares `levels` of a block are, ascending; at least one is removed and one stays.
+
+    fewest: that stay; if it is 0, also the whole block is tried.
+
+    A block of few units is tried, too: where no share comes to a unit of it, with the nearest number that does.
+    """
+    counts = {math.floor(level * units + 0.5) for level in levels}
+    fitting = {n for n in counts if 0 < n < units} or {min(max(n, 1), units - 1) for n in counts}
+    whole = {units} - {0} if fewest == 0 else set()
+    return sorted(fitting | whole if units > 1 else whole)

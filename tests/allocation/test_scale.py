@@ -8,11 +8,11 @@ import torch
 from transformers import PreTrainedModel
 
 from flap.allocation import ALAM, ALMM, Budget, LayerPlan, Units, price
+from flap.allocation.ranking import highest
 from flap.calibration import collect
 from flap.compression import BiasCompensation, slice_layer
 from flap.importance import WIFV, Scores, score_layers
 from flap.models import Pair, Resident, adapt
-from flap.search.trials import without_lowest
 from tests.cases import tiny_model, tokens
 
 # Two layers of two heads at 10 and four neurons at 2: 56 parameters. Errors of heads, and per parameter:
@@ -98,7 +98,7 @@ def test_an_experts_error_is_the_one_that_its_layer_makes() -> None:
     budget = price(adapter, 0.5)
     for i, scaled in enumerate(ALAM(scale="error").on_one_scale(scores, budget)):
         heads, (count, experts) = budget.layers[i].attention.count, (adapter.mlp(i).num_units // 6, 6)
-        kept = without_lowest(scores.layers[i].mlp, 1, experts)
+        kept = highest(scores.layers[i].mlp, count - 1, experts)
         worst = sorted(set(range(count * experts)) - set(kept))
         changed = deepcopy(model)
         slice_layer(adapt(changed), i, LayerPlan(tuple(range(heads)), kept), BiasCompensation(), statistics[i])

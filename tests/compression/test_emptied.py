@@ -72,10 +72,6 @@ def test_the_search_tries_whole_blocks() -> None:
     scores = random_scores(budget)
     search = Search(min_heads=0, min_neurons=0, levels=[0.125, 0.25, 0.5, 0.75])
     trials = search.trials(scores.layers[0], budget.layers[0])
-    assert [(trial.block, trial.removed) for trial in trials if trial.removed in (4, 56)] == [
-        ("attention", 4),
-        ("mlp", 56),
-    ]
-    assert {len(trial.plan.attention) for trial in trials} == {0, 1, 2, 3, 4}
+    assert {len(trial.attention) for trial in trials} == {0, 1, 2, 3, 4} and any(not trial.mlp for trial in trials)
     plan = allocated(search, scores, budget)
     assert any(not layer.attention for layer in plan.layers)  # the first layers cost least

@@ -61,7 +61,7 @@ def tried(structure: Structure, scores: Scores, budget: Budget, measure: Measure
         )
     )
     divergences = (
-        measure([with_layer(whole, i, trial.plan) for trial in structure.trials(*layer)], structure.tokens)
+        measure([with_layer(whole, i, trial) for trial in structure.trials(*layer)], structure.tokens)
         for i, layer in enumerate(layers)
     )
     return replace(scores, divergences=tuple(map(tuple, divergences)))

@@ -47,7 +47,7 @@ def test_one_walk_scores_and_measures_as_two_do(metric: str, compensation: str) 
     visits = calibration.visit("score", METRICS[metric]().needs_covariance)
     assert equal(found, score_layers(METRICS[metric](), model.adapter, visits))
     for i, (layer, prices) in enumerate(zip(found.layers, budget.layers, strict=True)):
-        trials = [with_layer(dense_plan(model), i, trial.plan) for trial in SEARCH.trials(layer, prices)]
+        trials = [with_layer(dense_plan(model), i, trial) for trial in SEARCH.trials(layer, prices)]
         assert found.divergences[i] == pytest.approx(divergences(calibration, fit, trials, SEARCH.tokens), rel=1e-5)
         assert min(found.divergences[i]) > 0
 
