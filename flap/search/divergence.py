@@ -24,7 +24,7 @@ from flap.models.forward import leave
 from flap.storage import NOT_KEPT, WorkFolder, ranks
 
 EVERY = 4  # predictions are compared at every fourth position
-TOGETHER = 1024  # tokens, in whole windows, whose logits are in memory at a time
+COMPARED_TOKENS = 1024  # tokens, in whole windows, whose logits are in memory at a time
 
 # Layer i of each plan, from its index and its statistics, while it is present. Asked for again after an interruption,
 # it must be the same without statistics.
@@ -173,7 +173,7 @@ def _compared(
     """Yield text_N, tokens_NT and each stream's hidden_NTD of a few windows, at the positions that are compared."""
     for tokens_NT, *others in zip(windows, texts, *hidden, strict=True):
         positions = slice(min(EVERY, tokens_NT.shape[1]) - 1, None, EVERY)
-        some = max(1, TOGETHER // tokens_NT.shape[1])
+        some = max(1, COMPARED_TOKENS // tokens_NT.shape[1])
         for part_NT, text_N, *streams in zip(*(part.split(some) for part in (tokens_NT, *others)), strict=True):
             yield text_N, *(part[:, positions] for part in (part_NT, *streams))
 
