@@ -15,7 +15,7 @@ from flap.runs.stages import (
     measure_compressed,
     measure_dense,
     measure_pruned,
-    rank_tokens,
+    choose_tokens,
     recover,
     save,
     trim,
@@ -46,10 +46,10 @@ def execute(run: Run) -> Report:
         out = Outcome.of(model, measure_dense(run, model))
         passes = model.passes
         run, out.own_text = write_own_texts(run, model)
-        ranking = rank_tokens(run, model)
+        kept_tokens = choose_tokens(run, model)
         pruned = prune_in_sequence(run, model) if run.choices.in_sequence else prune(run, model)
         out.passes = model.passes - passes
-        run = trim(run, model, ranking)  # from here on, texts have other tokens
+        run = trim(run, model, kept_tokens)  # from here on, texts have other tokens
         if run.choices.recovery is not None:
             out.compressed = measure_compressed(run, model, pruned.plan)
             out.recovery = recover(run, model, pruned.plan)

@@ -17,7 +17,7 @@ from flap.recovery import training_windows
 from flap.results.provenance import described, provenance
 from flap.runs.run import Run
 from flap.storage import WorkFolder, digest, ranks
-from flap.vocabulary import Ranking, Trimmed
+from flap.vocabulary import KeptTokens, Trimmed
 from flap.vocabulary.rows import cut_rows
 
 log = logging.getLogger(__name__)
@@ -59,22 +59,22 @@ def write_own_texts(run: Run, model: PlacedModel) -> tuple[Run, Written]:
     return run, facts
 
 
-def rank_tokens(run: Run, model: PlacedModel) -> Ranking | None:
-    """Return the tokens by how often they are in texts, and the dense model expects them there; None if all stay."""
+def choose_tokens(run: Run, model: PlacedModel) -> KeptTokens | None:
+    """Return the tokens that stay, by how often they are in texts, and the dense model expects them there; None: all."""
     if run.choices.vocabulary is None:
         return None
     with run.timed("rank tokens"):
         text = "vocabulary" if "vocabulary" in run.texts else "calibration"
-        return run.choices.vocabulary.rank(run.source.tokenizer, model, run.texts[text])
+        return run.choices.vocabulary.choose(run.source.tokenizer, model, run.texts[text])
 
 
-def trim(run: Run, model: PlacedModel, ranking: Ranking | None) -> Run:
-    """Remove the rows of tokens; return the run whose texts are read with the new tokenizer."""
-    if run.choices.vocabulary is None or ranking is None:
+def trim(run: Run, model: PlacedModel, kept: KeptTokens | None) -> Run:
+    """Remove the rows of all other tokens; return the run whose texts are read with the new tokenizer."""
+    if kept is None:
         return run
     with run.timed("trim"):
         before = run.source.tokenizer
-        trimmed = Trimmed.of(before, ranking, run.choices.vocabulary.number(ranking), model.adapter.vocab_size)
+        trimmed = Trimmed.of(before, kept, model.adapter.vocab_size)
         cut_rows(model, trimmed.rows_K)
         suite = prepare_suite(run.choices.evaluators, trimmed.tokenizer, run.source.max_length, None, before)
         if run.source.loaded:  # the tokenizer is the caller's, as the model is

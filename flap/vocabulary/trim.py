@@ -9,7 +9,7 @@ import math
 from collections.abc import Collection
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from tokenizers import Tokenizer
@@ -62,6 +62,14 @@ class Ranking:
         return max(self.fewest, 1 + int((self.counts_R.cumsum(0) < enough).sum()))
 
 
+class KeptTokens(NamedTuple):
+    """The tokens that stay."""
+
+    tokens: Tokens  # all of the tokenizer
+    names: list[str]  # of those that stay
+    covered: float  # the share that they are of the counted ones
+
+
 @dataclass(frozen=True)
 class Trimmed:
     """A tokenizer without the tokens that were removed."""
@@ -71,11 +79,10 @@ class Trimmed:
     facts: dict[str, float]  # for the report: tokens before and after, and the share of the counted ones that stay
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase, ranking: Ranking, number: int, rows: int) -> "Trimmed":
-        """Return a tokenizer of so many tokens. rows: of the model before."""
-        made, old_ids = without(tokenizer, ranking.tokens, set(ranking.names[:number]))
-        covered = float(ranking.counts_R[:number].sum() / ranking.counts_R.sum())
-        return cls(made, torch.tensor(old_ids), {"before": rows, "after": number, "covered": covered})
+    def of(cls, tokenizer: PreTrainedTokenizerBase, kept: KeptTokens, rows: int) -> "Trimmed":
+        """Return a tokenizer of these tokens. rows: of the model before."""
+        made, old_ids = without(tokenizer, kept.tokens, set(kept.names))
+        return cls(made, torch.tensor(old_ids), {"before": rows, "after": len(kept.names), "covered": kept.covered})
 
     def give_to(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Let the tokens of another tokenizer be these, in place."""
@@ -122,25 +129,23 @@ class Trim:
         require(fewest <= size <= most, "vocabulary.size", self.size, allowed)
         self._check_multiple(size, most)
 
-    def rank(self, tokenizer: PreTrainedTokenizerBase, model: PlacedModel, texts: Windows) -> Ranking:
-        """Return the tokens in the order in which they stay. texts: in which they are counted and expected."""
-        rows = model.adapter.vocab_size
-        windows = [sampled(text, tokenizer, texts.bos, len(texts.existing)) for text in texts.existing]
-        share_V = expected(model, windows, [part.weight for part in texts.parts])[:rows]
-        tokens = Tokens.of(tokenizer, rows, named_ids(model.model))
-        return Ranking.of(tokens, counted(texts, tokenizer, rows), share_V)
-
-    def number(self, ranking: Ranking) -> int:
-        """Return how many tokens stay.
+    def choose(self, tokenizer: PreTrainedTokenizerBase, model: PlacedModel, texts: Windows) -> KeptTokens:
+        """Return the tokens that stay. texts: in which they are counted and expected.
 
         Raises:
             ValueError: no multiple has the coverage.
         """
-        if self.coverage is None:
-            return self.named
-        size = ranking.covering(self.coverage)
-        self._check_multiple(size, len(ranking.names))
-        return self._raised(size)
+        rows = model.adapter.vocab_size
+        windows = [sampled(text, tokenizer, texts.bos, len(texts.existing)) for text in texts.existing]
+        share_V = expected(model, windows, [part.weight for part in texts.parts])[:rows]
+        tokens = Tokens.of(tokenizer, rows, named_ids(model.model))
+        ranking, number = Ranking.of(tokens, counted(texts, tokenizer, rows), share_V), self.named
+        if self.coverage is not None:
+            size = ranking.covering(self.coverage)
+            self._check_multiple(size, len(ranking.names))
+            number = self._raised(size)
+        covered = float(ranking.counts_R[:number].sum() / ranking.counts_R.sum())
+        return KeptTokens(tokens, ranking.names[:number], covered)
 
     def _raised(self, size: int) -> int:
         """Return the multiple that is not below a size."""
