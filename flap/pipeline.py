@@ -10,12 +10,12 @@ from flap.runs import Run, check_room, prepare
 from flap.runs.method import Pruned, allocate, compress, observe, prune_layers, score
 from flap.runs.reporting import Outcome, count_parameters, report_of, write_files
 from flap.runs.stages import (
+    choose_tokens,
     load,
     measure_both,
     measure_compressed,
     measure_dense,
     measure_pruned,
-    choose_tokens,
     recover,
     save,
     trim,

@@ -60,10 +60,10 @@ def write_own_texts(run: Run, model: PlacedModel) -> tuple[Run, Written]:
 
 
 def choose_tokens(run: Run, model: PlacedModel) -> KeptTokens | None:
-    """Return the tokens that stay, by how often they are in texts, and the dense model expects them there; None: all."""
+    """Return the tokens that stay: those that are most often in texts, or expected there; None: all."""
     if run.choices.vocabulary is None:
         return None
-    with run.timed("rank tokens"):
+    with run.timed("choose tokens"):
         text = "vocabulary" if "vocabulary" in run.texts else "calibration"
         return run.choices.vocabulary.choose(run.source.tokenizer, model, run.texts[text])
 
