@@ -106,14 +106,14 @@ class Evaluator(ABC):
 
     def summary(self, measured: Measurement) -> Measurement:
         """Return the averages, with standard errors: tasks are independent, so the squares of theirs add up."""
-        found, numbers, averages = Numbers(), measured.numbers, self.averages(measured.numbers)
+        means, numbers, averages = Numbers(), measured.numbers, self.averages(measured.numbers)
         for name, parts in averages.items():
-            found[name] = sum(numbers[part] for part in parts) / len(parts)
+            means[name] = sum(numbers[part] for part in parts) / len(parts)
             errors = [numbers[f"{part}_stderr"] for part in parts if f"{part}_stderr" in numbers]
             if len(errors) == len(parts):
-                found[f"{name}_stderr"] = math.hypot(*errors) / len(parts)
+                means[f"{name}_stderr"] = math.hypot(*errors) / len(parts)
         better = {name: measured.better[parts[0]] for name, parts in averages.items() if parts[0] in measured.better}
-        return Measurement(found, better=better)
+        return Measurement(means, better=better)
 
 
 def own_hidden_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> Iterator[Tensor]:

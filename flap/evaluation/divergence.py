@@ -97,8 +97,7 @@ def _measure(
     errors = layer_errors(model, dense.by_layer, first_NT)
     seq_len = batches_NT[0].shape[1]
     measured = Measurement(layers={f"{text}@{seq_len}": errors})
-    found = compare(model, dense.final, batches_NT)
-    for name, values in found.items():
+    for name, values in compare(model, dense.final, batches_NT).items():
         measured |= averaged(f"{text}/{name}@{seq_len}", values, "lower" if name == "kl" else "higher")
     return measured
 
@@ -112,16 +111,16 @@ def compare(model: PlacedModel, dense: Sequence[Tensor], batches_NT: Sequence[Te
     chunk, of_dense = max(1, chunk_size(model.adapter.vocab_size) // COPIES), iter(dense)
 
     def measure(batch_NT: Tensor, pruned_NTD: Tensor) -> dict[str, list[float]]:
-        found = defaultdict[str, list[float]](list)
+        of_windows = defaultdict[str, list[float]](list)
         for pair in zip(next(of_dense).to(model.device), pruned_NTD, strict=True):
             chunks = zip(*(hidden_TD[:-1].split(chunk) for hidden_TD in pair), strict=True)
             sums = [_sums(model.adapter, *hidden) for hidden in chunks]
             for name in sums[0]:
-                found[name].append(sum(one[name] for one in sums) / (batch_NT.shape[1] - 1))
-        return found
+                of_windows[name].append(sum(of_chunk[name] for of_chunk in sums) / (batch_NT.shape[1] - 1))
+        return of_windows
 
     of_batches = over_batches(model, batches_NT, "divergence", measure)
-    return {name: [value for found in of_batches for value in found[name]] for name in of_batches[0]}
+    return {name: [value for of_batch in of_batches for value in of_batch[name]] for name in of_batches[0]}
 
 
 def _sums(adapter: ModelAdapter, dense_PD: Tensor, pruned_PD: Tensor) -> dict[str, float]:

@@ -64,10 +64,10 @@ def paired(one: Mapping[K, Sequence[float]], other: Mapping[K, Sequence[float]])
     return {key: pair for key, pair in pairs.items() if math.isfinite(pair.error)}
 
 
-def with_averages(found: Mapping[str, Difference], averages: Mapping[str, Sequence[str]]) -> dict[str, Difference]:
+def with_averages(numbers: Mapping[str, Difference], averages: Mapping[str, Sequence[str]]) -> dict[str, Difference]:
     """Return the differences, with those of averages. averages: see `differences`."""
-    parts = {name: [found[part] for part in names if part in found] for name, names in averages.items()}
-    return {**found, **{name: _averaged(of) for name, of in parts.items() if len(of) == len(averages[name])}}
+    parts = {name: [numbers[part] for part in names if part in numbers] for name, names in averages.items()}
+    return {**numbers, **{name: _averaged(of) for name, of in parts.items() if len(of) == len(averages[name])}}
 
 
 def _paired(one: Sequence[float], other: Sequence[float]) -> Difference:

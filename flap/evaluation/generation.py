@@ -47,11 +47,11 @@ class Generation(ZeroShot):
 
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:
         """Return `generation/exact_match` and `generation/f1`, means over the tasks, if each task has the number."""
-        found = {
+        averages = {
             f"generation/{measure}": [
                 next((name for name in numbers if name.split(",")[0] == f"{task}/{measure}"), "")
                 for task in expand(self.tasks)
             ]
             for measure in ("exact_match", "f1")
         }
-        return {name: parts for name, parts in found.items() if all(parts)}
+        return {name: parts for name, parts in averages.items() if all(parts)}

@@ -38,13 +38,13 @@ def _flat_name(task: str, measure: str, filter_name: str) -> str:
 
 def directions(numbers: Numbers, higher_is_better: Mapping[str, Mapping[str, bool | None]]) -> dict[str, Better]:
     """Return which values of lm-eval's numbers are better, as its tasks and groups say: {"piqa": {"acc": True}}."""
-    found: dict[str, Better] = {}
+    better: dict[str, Better] = {}
     for name in (name for name in numbers if not name.endswith("_stderr")):
         task, _, measure = name.rpartition("/")
         higher = higher_is_better.get(task, {}).get(measure.partition(",")[0])
         if higher is not None:  # of a group whose tasks disagree
-            found[name] = "higher" if higher else "lower"
-    return found
+            better[name] = "higher" if higher else "lower"
+    return better
 
 
 def by_document(samples: Samples, numbers: Mapping[str, float]) -> Documents:
@@ -54,7 +54,11 @@ def by_document(samples: Samples, numbers: Mapping[str, float]) -> Documents:
         for entry in entries:
             for name in entry["metrics"]:
                 values[_flat_name(task, name, entry["filter"])].append(entry[name])
-    return {name: [float(value) for value in found] for name, found in values.items() if _is_mean(found, numbers, name)}
+    return {
+        name: [float(value) for value in of_documents]
+        for name, of_documents in values.items()
+        if _is_mean(of_documents, numbers, name)
+    }
 
 
 def _is_mean(values: list[Any], numbers: Mapping[str, float], name: str) -> bool:

