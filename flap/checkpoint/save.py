@@ -32,12 +32,6 @@ OWN_FILES = (  # of a checkpoint's directory that this program writes
 )  # fmt: skip
 
 
-def is_own(name: str) -> bool:
-    """Return whether this program writes a file of this path, or any in such a folder, into a checkpoint."""
-    first, _, rest = name.partition("/")
-    return any(fnmatch(first, pattern) for pattern in (OWN_FOLDERS if rest else OWN_FILES))
-
-
 class DifferentError(RuntimeError):
     """A checkpoint that does not compute what the model computes that it was written from: no bad input."""
 
@@ -142,8 +136,8 @@ def save(
 def _carry_over(old: Path, new: Path) -> None:
     """Copy files that this program did not write from the checkpoint that is replaced to the new one."""
     for path in sorted(old.iterdir()) if old.is_dir() else ():
-        own = is_own(f"{path.name}/*" if path.is_dir() else path.name) or is_generated(path) or is_scratch(path.name)
-        if own or os.path.lexists(new / path.name):
+        own = any(fnmatch(path.name, pattern) for pattern in (OWN_FOLDERS if path.is_dir() else OWN_FILES))
+        if own or is_generated(path) or is_scratch(path.name) or os.path.lexists(new / path.name):
             continue
         if path.is_dir() and not path.is_symlink():
             shutil.copytree(path, new / path.name, symlinks=True)
