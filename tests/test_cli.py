@@ -66,29 +66,13 @@ def test_a_run_leaves_its_report_checkpoint_and_log(flap: Cli, base: list[str], 
 
     assert "_target_" not in done.stdout + done.stderr  # no dump of the config
     assert "[transformers]" not in done.stderr  # nor warnings that say nothing to the user
-    lines = done.stdout.rstrip().splitlines()
-    assert lines[-1].startswith("└") and len([line for line in lines if line.startswith("┏")]) == 2
     for word in ("dense", "pruned", "words.txt/perplex", "words.txt/bits_pe", "parameters", "ratio removed", "seconds"):
         assert word in done.stdout
     assert str(run / "checkpoint") in re.sub(r"[│\s]", "", done.stdout)  # in full, however narrow the console
 
 
-def test_a_masked_model_computes_what_the_sliced_one_does(quick_flap: Cli, base: list[str], tmp_path: Path) -> None:
-    done = quick_flap("-m", *base, "mask_only=false,true", "model.dtype=float32")
-    assert done.returncode == 0, done.stderr
-    sliced, masked = (only(tmp_path, f"multirun_outputs/*/{i}_*") for i in (0, 1))
-    assert (sliced / "plan.json").read_text() == (masked / "plan.json").read_text()
-    ours, theirs = report_of(sliced), report_of(masked)
-    for section, name in (("parameters", "decoder_after"), ("ratio", "realised_decoder")):
-        assert ours[section][name] == theirs[section][name]
-    perplexities = [report["evaluation"]["pruned"]["words.txt/perplexity@16"] for report in (ours, theirs)]
-    assert perplexities[0] == pytest.approx(perplexities[1], rel=1e-5)
-    sizes = [(run / "checkpoint" / "model.safetensors").stat().st_size for run in (sliced, masked)]
-    assert sizes[0] < sizes[1]
-
-
 def test_a_sweep_over_the_presets(quick_flap: Cli, base: list[str], tmp_path: Path) -> None:
-    done = quick_flap("-m", *base, "method=wanda_sp,mag_sp", "checkpoint.save=false")
+    done = quick_flap("-m", *base[:-2], "method=wanda_sp,mag_sp", "checkpoint.save=false", "eval=[none]")
     assert done.returncode == 0, done.stderr
     sweep = only(tmp_path, "multirun_outputs/*")
     assert "index.html" in done.stdout and (sweep / "index.html").is_file()
@@ -106,7 +90,7 @@ def test_a_sweep_over_the_presets(quick_flap: Cli, base: list[str], tmp_path: Pa
 
 
 def test_a_failed_job_leaves_the_others_alone(quick_flap: Cli, base: list[str], tmp_path: Path) -> None:
-    done = quick_flap("-m", *base, "ratio=0.99,0.2", "checkpoint.save=false")
+    done = quick_flap("-m", *base[:-2], "ratio=0.99,0.2", "checkpoint.save=false", "eval=[none]")
     assert done.returncode == 1
     bad, good = (only(tmp_path, f"multirun_outputs/*/{i}_*") for i in (0, 1))
     assert (good / "report.json").is_file() and "Traceback" not in (good / "flap.log").read_text()
@@ -116,17 +100,6 @@ def test_a_failed_job_leaves_the_others_alone(quick_flap: Cli, base: list[str], 
     log = (bad / "flap.log").read_text()
     assert "Traceback" in log and "ValueError: ratio=0.99" in log
     assert done.stderr.count("error: ratio=0.99") == 1 and "Traceback" not in done.stderr + done.stdout
-
-
-@pytest.mark.long
-def test_a_cell_that_its_folder_refuses_says_so_and_no_old_failure(
-    quick_flap: Cli, base: list[str], tmp_path: Path
-) -> None:
-    arguments = ["-m", *base, "checkpoint.save=false", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
-    quick_flap(*arguments, "ratio=0.2,1.3")
-    done = quick_flap(*arguments, "ratio=0.2", "calibration.seq_len=8")
-    [line] = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
-    assert done.returncode == 1 and "holds a finished run of another config" in line
 
 
 def test_help_names_every_choice_of_every_group(flap: Cli) -> None:

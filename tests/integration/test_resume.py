@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -17,6 +18,7 @@ from flap.results.sweep_folders import read_study
 from flap.storage.status import read_state, run_folder, write_status
 from flap.sweeps.failures import failures
 from tests.cases import tiny_model
+from tests.helpers.forked import command_line
 from tests.helpers.runs import composed, tiny
 
 NUMBERS = {f"words.txt/{kind}@{seq_len}" for kind in ("perplexity", "bits_per_byte") for seq_len in (8, 16)}
@@ -59,17 +61,12 @@ def test_a_killed_run_goes_on_after_the_last_task(
     assert report.layers == undisturbed.layers
 
 
-@pytest.mark.parametrize(
-    "change", ["ratio=0.5", "compensation=none", "metric=random", "eval.perplexity.max_tokens=160"]
-)
-def test_numbers_of_another_pruned_model_are_not_taken(
-    model_dir: Path, text_file: Path, tmp_path: Path, change: str
-) -> None:
-    arguments = (*tiny(model_dir, text_file), "checkpoint.save=false")
-    first = run(composed(*arguments), tmp_path / "run")
-    other = run(composed(*arguments, change), tmp_path / "run")
-    assert other.evaluation["pruned"] == run(composed(*arguments, change), tmp_path / "fresh").evaluation["pruned"]
-    assert other.evaluation["pruned"] != first.evaluation["pruned"]
+def test_numbers_of_another_pruned_model_are_not_taken(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
+    arguments, seen = (*tiny(model_dir, text_file), "checkpoint.save=false"), []
+    for change in ("ratio=0.2", "ratio=0.5", "compensation=none", "metric=random", "eval.perplexity.max_tokens=160"):
+        seen.append(run(composed(*arguments, change), tmp_path / "run").evaluation["pruned"])
+    assert seen[-1] == run(composed(*arguments, change), tmp_path / "fresh").evaluation["pruned"]
+    assert len({str(numbers) for numbers in seen}) == len(seen)
 
 
 def test_without_resume_everything_is_measured_again(
@@ -120,13 +117,19 @@ def test_a_run_that_measured_nothing_is_measured_later(model_dir: Path, text_fil
     assert run(composed(*arguments, text, tokens), tmp_path / "run").evaluation["pruned"]
 
 
-@pytest.fixture
-def finished(quick_flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path) -> list[str]:
-    """Arguments of a run that has finished in tmp_path / "run"."""
-    arguments = [*tiny(model_dir, text_file), f"hydra.run.dir={tmp_path / 'run'}"]
-    done = quick_flap(*arguments)
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, model_dir: Path, text_file: Path) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    done = command_line(folder, *tiny(model_dir, text_file), "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
-    return arguments
+    return folder / "run"
+
+
+@pytest.fixture
+def finished(finished_run: Path, model_dir: Path, text_file: Path, tmp_path: Path) -> list[str]:
+    """Arguments of a run that has finished in tmp_path / "run"."""
+    shutil.copytree(finished_run, tmp_path / "run")
+    return [*tiny(model_dir, text_file), f"hydra.run.dir={tmp_path / 'run'}"]
 
 
 def test_status_and_report_of_a_finished_run(quick_flap: Cli, finished: list[str], tmp_path: Path) -> None:
@@ -158,7 +161,6 @@ def test_a_run_on_other_text_or_weights_is_not_done_already(
     arguments = [*tiny(model, text), f"hydra.run.dir={tmp_path / 'run'}", "checkpoint.save=false"]
     assert quick_flap(*arguments).returncode == 0
     first = Report.load(tmp_path / "run" / "report.json")
-    assert "done already" in quick_flap(*arguments).stderr
     text.write_text("cat dog " + text_file.read_text())
     again = quick_flap(*arguments)
     assert again.returncode == 0 and "runs again" in again.stderr and "calibration" in again.stderr
@@ -173,8 +175,8 @@ def test_done_already_means_that_the_checkpoint_is_there_and_its_own(
     kept = tmp_path / "kept"
 
     def start(ratio: float, *more: str) -> "CompletedProcess[str]":
-        places = (f"checkpoint.dir={kept}", f"hydra.run.dir={tmp_path / str(ratio)}")
-        return quick_flap(*tiny(model_dir, text_file), f"ratio={ratio}", *places, *more)
+        places = (f"checkpoint.dir={kept}", f"hydra.run.dir={tmp_path / str(ratio)}", "eval=[none]")
+        return quick_flap(*tiny(model_dir, text_file)[:-2], f"ratio={ratio}", *places, *more)
 
     def held() -> float:
         return float(json.loads((kept / "flap.json").read_text())["provenance"]["config"]["ratio"])
@@ -238,18 +240,6 @@ def test_more_is_measured_in_the_folder_of_a_finished_run(quick_flap: Cli, finis
     assert before.evaluation["pruned"].items() <= after.evaluation["pruned"].items()
 
 
-def test_a_finished_cell_that_is_asked_for_in_another_way_is_said(
-    quick_flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path
-) -> None:
-    sweep = ("-m", *tiny(model_dir, text_file), f"hydra.sweep.dir={tmp_path / 'sweep'}", "checkpoint.save=false")
-    assert quick_flap(*sweep, "ratio=0.2", "calibration.num_samples=8").returncode == 0
-    done = quick_flap(*sweep, "ratio=0.2", "calibration.num_samples=4")
-    assert done.returncode == 1
-    [line] = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
-    assert "holds a finished run of another config (calibration.num_samples is 8 there and 4 here)" in line
-    assert read_study(tmp_path / "sweep").runs[0].overrides["calibration.num_samples"] == "8"
-
-
 @pytest.mark.parametrize("text", ["", "[1]", '{"state": "failed"}', '{"schema": 1}'])
 def test_a_damaged_status_says_nothing(tmp_path: Path, text: str) -> None:
     (tmp_path / "cell").mkdir()
@@ -270,29 +260,35 @@ def test_a_folder_of_another_version_is_named(
     assert (tmp_path / "run" / "report.json").read_text() == '{"schema": 0}'
 
 
-def test_a_name_with_a_slash_is_one_folder(quick_flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path) -> None:
-    names = ("model.name=org/tiny", f"hydra.sweep.dir={tmp_path / 'sweep'}", "checkpoint.save=false")
-    assert quick_flap("-m", *tiny(model_dir, text_file), *names, "ratio=0.2,0.4").returncode == 0
-    cells = read_study(tmp_path / "sweep").runs
-    assert [cell.folder for cell in cells] == [f"{i}_org-tiny_WIFV_AL-AM_r0.{2 * i + 2}_s0" for i in (0, 1)]
-    assert {cell.model for cell in cells} == {"org/tiny"}
-    again = quick_flap("-m", *tiny(model_dir, text_file), *names, "ratio=0.4")
-    assert again.returncode == 0 and f"done already, in {tmp_path / 'sweep' / cells[1].folder}" in again.stderr
-
-
 def test_a_sweep_runs_what_is_missing(quick_flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
-    arguments = ("-m", *tiny(model_dir, text_file), f"hydra.sweep.dir={sweep}", "checkpoint.save=false")
+    places = (f"hydra.sweep.dir={sweep}", "checkpoint.save=false", "model.name=org/tiny", "eval=[none]")
+    arguments = ("-m", *tiny(model_dir, text_file)[:-2], *places)
     assert quick_flap(*arguments, "metric=WIFV,magnitude", "ratio=0.2,0.4").returncode == 0
     cells = {path.parent: path.stat().st_mtime_ns for path in sweep.glob("*/report.json")}
-    assert len(cells) == 4
+    assert sorted(cell.name for cell in cells) == [  # a name with a slash is one folder
+        f"{i}_org-tiny_{metric}_AL-AM_r{ratio}_s0"
+        for i, (metric, ratio) in enumerate(product(("WIFV", "magnitude"), (0.2, 0.4)))
+    ]
     removed = next(folder for folder in cells if folder.name.startswith("2_"))
     for file in ("report.json", "status.json"):
         (removed / file).unlink()
     # a wider sweep numbers its jobs anew: what is done under another number is found by its config
     done = quick_flap(*arguments, "metric=WIFV,magnitude", "ratio=0.2,0.3,0.4")
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("done already") == 3
+    assert done.stderr.count("done already, in ") == 3
     assert all(folder == removed or (folder / "report.json").stat().st_mtime_ns == old for folder, old in cells.items())
     ratios = sorted(Report.load(path).ratio["requested"] for path in sweep.glob("*/report.json"))
     assert ratios == [0.2, 0.2, 0.3, 0.3, 0.4, 0.4]
+
+
+def test_a_finished_cell_that_is_asked_for_in_another_way_is_said(
+    quick_flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path
+) -> None:
+    sweep = ("-m", *tiny(model_dir, text_file)[:-2], f"hydra.sweep.dir={tmp_path / 'sweep'}", "eval=[none]")
+    assert quick_flap(*sweep, "ratio=0.2", "checkpoint.save=false").returncode == 0
+    done = quick_flap(*sweep, "ratio=0.2", "checkpoint.save=false", "calibration.num_samples=4")
+    assert done.returncode == 1
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
+    assert "holds a finished run of another config (calibration.num_samples is 8 there and 4 here)" in line
+    assert read_study(tmp_path / "sweep").runs[0].overrides["calibration.num_samples"] == "8"

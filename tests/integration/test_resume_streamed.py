@@ -60,7 +60,7 @@ def written(folder: Path) -> dict[str, bytes]:
         ("method=flap", WHOLE, "write 2", WHOLE[6:]),  # the layer is there and is not noted
         pytest.param("method=flap", WHOLE, "compare", WHOLE[8:], marks=LONG),  # all was compared, and not put in place
         ("method=wanda_sp", IN_SEQUENCE, "prune 1", IN_SEQUENCE[2:]),  # the layer was pruned in memory alone
-        ("method=wanda_sp", IN_SEQUENCE, "write 2", IN_SEQUENCE[4:]),
+        pytest.param("method=wanda_sp", IN_SEQUENCE, "write 2", IN_SEQUENCE[4:], marks=LONG),
         pytest.param("method=wanda_sp", IN_SEQUENCE, "compare", IN_SEQUENCE[8:], marks=LONG),
         ("method=wanda_sp metric=random compensation=bias", RANDOM, "prune 1", RANDOM),
         pytest.param("compensation=linear", CALIBRATE + FITTED, "write 2", FITTED[6:], marks=LONG),
@@ -87,7 +87,10 @@ def test_a_killed_run_goes_on(
     assert remains == {"checkpoint", "layers.png", "plan.json", "report.json", "report.md"}
 
 
-@pytest.mark.parametrize("choice", ["method=flap", "metric=OBS compensation=linear calibration.num_samples=20"])
+@pytest.mark.parametrize(
+    "choice",
+    [pytest.param("method=flap", marks=LONG), "metric=OBS compensation=linear calibration.num_samples=20"],
+)
 def test_a_killed_run_of_a_mixture_goes_on(
     choice: str, arguments: list[str], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
