@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,28 +16,12 @@ import tests.helpers.pixel  # noqa: F401 - runs draw no picture
 from flap.models import hidden_files
 from flap.storage.atomic_files import cache_root
 from tests.cases import VOCAB, tiny_model
+from tests.helpers.runs import tiny
 
 WORDS = [
-    "the",
-    "a",
-    "cat",
-    "dog",
-    "sat",
-    "ran",
-    "on",
-    "under",
-    "mat",
-    "tree",
-    "and",
-    "then",
-    "it",
-    "was",
-    "red",
-    "blue",
-    "old",
-    "new",
-]
-
+    "the", "a", "cat", "dog", "sat", "ran", "on", "under", "mat", "tree", "and", "then", "it", "was", "red", "blue",
+    "old", "new",
+]  # fmt: skip
 
 collect_ignore = ["engines"]  # in an environment of their own: make engines
 
@@ -135,6 +120,18 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTok
     tiny_model("llama-gqa").save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def base(model_dir: Path, text_file: Path) -> list[str]:
+    """What makes any command line a run of a second or two."""
+    return tiny(model_dir, text_file)
+
+
+@pytest.fixture
+def quick_flap(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """As `flap`, in a process that has imported everything."""
+    return partial(import_module("tests.helpers.forked").command_line, tmp_path)
 
 
 @pytest.fixture

@@ -3,30 +3,15 @@
 import json
 import re
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from subprocess import CompletedProcess
 
-import pytest
 from omegaconf import OmegaConf
 
 from flap.config import config_dir
 from flap.storage import read_state
-from tests.helpers.forked import command_line
-from tests.helpers.runs import tiny
 
 Cli = Callable[..., "CompletedProcess[str]"]
-
-
-@pytest.fixture
-def quick_flap(tmp_path: Path) -> Cli:
-    """As `flap`, in a process that has imported everything."""
-    return partial(command_line, tmp_path)
-
-
-@pytest.fixture
-def base(model_dir: Path, text_file: Path) -> list[str]:
-    return tiny(model_dir, text_file)
 
 
 def only(folder: Path, pattern: str) -> Path:

@@ -11,7 +11,6 @@ import pytest
 
 import flap
 from tests.cases import tiny_model
-from tests.helpers.runs import tiny
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
@@ -59,8 +58,8 @@ def test_own_metric(printed: Callable[..., list[str]], model_dir: Path, text_fil
 
 
 @pytest.mark.long
-def test_study(printed: Callable[..., list[str]], tmp_path: Path, model_dir: Path, text_file: Path) -> None:
-    lines = printed("study", tmp_path, *tiny(model_dir, text_file))
+def test_study(printed: Callable[..., list[str]], tmp_path: Path, base: list[str]) -> None:
+    lines = printed("study", tmp_path, *base)
     assert lines[-1] == (tmp_path / "index.html").as_uri()
     assert {"0.2", "0.5"} <= {line.split()[0] for line in lines if line}
 

@@ -1,4 +1,4 @@
-"""Each tracker on this machine alone, and what it has of a run, read back from the tracker itself."""
+"""MLflow's server on this machine alone, and what it has of a run."""
 
 import json
 import os
@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flap.tracking import MLflow, Tracking, Wandb
-from tests.helpers.wandb_records import recorded
+from flap.tracking import MLflow, Tracking
 
 
 @dataclass
 class Seen:
-    """What a tracker has of one run."""
+    """What the server has of one run."""
 
     config: dict[str, str]  # some values, by dotted names
     summary: dict[str, Any]
@@ -29,29 +28,8 @@ class Seen:
     failed: bool
 
 
-class InWandb:
-    """Weights & Biases, offline."""
-
-    tracking: Tracking = Wandb(mode="offline")
-    broken = "wandb.Run.log"
-
-    def runs(self, run_dir: Path) -> list[str]:
-        return [path.name for path in sorted(run_dir.glob("wandb/offline-run-*"))]
-
-    def seen(self, run_dir: Path) -> Seen:
-        run = recorded(run_dir)
-        files = [entry for one in run.artifacts.values() for entry in one.manifest.contents]
-        report = b"".join(Path(one.local_path).read_bytes() for one in files if one.path == "report.json")
-        history = {name: run.series(name) for row in run.history for name in row}
-        layers = run.table("layers")["data"] if "layers.path" in history else []
-        config = {"ratio": str(run.config["ratio"])}
-        return Seen(config, run.summary, history, layers, report, run.exit_code != 0)
-
-
 class InMLflow:
     """MLflow's server on a port of this machine."""
-
-    broken = "mlflow.MlflowClient.log_batch"
 
     def __init__(self, uri: str) -> None:
         self.tracking: Tracking = MLflow(uri)
@@ -63,9 +41,6 @@ class InMLflow:
         client = MlflowClient(self.uri)
         experiment = client.get_experiment_by_name("flap").experiment_id
         return [run for run in client.search_runs([experiment]) if run.data.params["folder"] == str(run_dir)]
-
-    def runs(self, run_dir: Path) -> list[str]:
-        return [run.info.run_id for run in self.found(run_dir)]
 
     def seen(self, run_dir: Path) -> Seen:
         from mlflow import MlflowClient

@@ -104,7 +104,7 @@ class Disk(NamedTuple):
     ],
 )
 def test_a_disk_that_is_too_small_is_refused_before_any_layer_is_read(
-    folder: str, line: str, model_dir: Path, text_file: Path, bad: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: str, line: str, base: list[str], bad: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def usage(path: Path) -> Disk:
         return Disk(1000 if ("cache" in str(path)) == (folder == "cache") else 10**9)
@@ -112,7 +112,7 @@ def test_a_disk_that_is_too_small_is_refused_before_any_layer_is_read(
     (tmp_path / "cache").mkdir()
     monkeypatch.setattr("shutil.disk_usage", usage)
     monkeypatch.setattr(OnDisk, "layer", lambda *_: pytest.fail("a layer was read"))
-    base = [*tiny(model_dir, text_file), "eval=[none]", "model.placement=stream", f"cache_dir={tmp_path / 'cache'}"]
+    base = [*base, "eval=[none]", "model.placement=stream", f"cache_dir={tmp_path / 'cache'}"]
     refused("", line, [one for one in base if not one.startswith("eval.")], bad, tmp_path / "run")
 
 
@@ -122,7 +122,7 @@ FULL = os.strerror(errno.ENOSPC)
 @pytest.mark.usefixtures("every_layer_is_recorded")
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, FULL), SafetensorError(f"I/O error: {FULL}")], ids=type)
 def test_a_disk_that_fills_up_leaves_nothing_and_costs_no_work(
-    error: Exception, model_dir: Path, text_file: Path, bad: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: Exception, base: list[str], bad: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(tensors: object, path: Path, **rest: object) -> None:
         if "00004" in path.name:
@@ -130,7 +130,7 @@ def test_a_disk_that_fills_up_leaves_nothing_and_costs_no_work(
         save_file(tensors, path, **rest)
 
     line = "checkpoint.dir=…: cannot be written, what was there stays (…No space left on device"
-    base = [*tiny(model_dir, text_file), "model.placement=stream", f"cache_dir={tmp_path / 'cache'}"]
+    base = [*base, "model.placement=stream", f"cache_dir={tmp_path / 'cache'}"]
     with monkeypatch.context() as patch:
         patch.setattr("flap.models.placement.shards.save_file", full)
         patch.setattr(LayerFiles, "link", lambda *_: False)  # a disk without hard links
@@ -139,8 +139,8 @@ def test_a_disk_that_fills_up_leaves_nothing_and_costs_no_work(
     run(composed(*base), tmp_path / "run")
 
 
-def test_overwrite_must_be_asked_for(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
-    arguments = [*tiny(model_dir, text_file), f"checkpoint.dir={tmp_path / 'here'}", "eval=[none]"]
+def test_overwrite_must_be_asked_for(base: list[str], tmp_path: Path) -> None:
+    arguments = [*base, f"checkpoint.dir={tmp_path / 'here'}", "eval=[none]"]
     arguments = [argument for argument in arguments if not argument.startswith("eval.")]
     run(composed(*arguments), tmp_path / "first")
     with pytest.raises(ValueError, match=r"here: not empty; .*checkpoint\.overwrite=true"):

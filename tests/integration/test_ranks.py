@@ -75,8 +75,8 @@ def environment_with(temporary: Path) -> dict[str, str]:
 
 
 @pytest.mark.long
-def test_torchrun_goes_through_the_cells_of_a_sweep(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
-    arguments = [*tiny(model_dir, text_file), "checkpoint.save=false", "hydra.sweep.dir=sweep", "ratio=0.2,1.5,0.4"]
+def test_torchrun_goes_through_the_cells_of_a_sweep(base: list[str], tmp_path: Path) -> None:
+    arguments = [*base, "checkpoint.save=false", "hydra.sweep.dir=sweep", "ratio=0.2,1.5,0.4"]
     environment = environment_with(tmp_path / "temporary")
     done = subprocess.run([*TORCHRUN, "-m", *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True)
     said = [line for line in done.stderr.splitlines() if line.startswith(("error:", "failed:"))]
@@ -88,12 +88,10 @@ def test_torchrun_goes_through_the_cells_of_a_sweep(model_dir: Path, text_file: 
 
 
 @pytest.mark.long
-def test_a_killed_process_ends_all_and_the_same_command_goes_on(
-    model_dir: Path, text_file: Path, tmp_path: Path
-) -> None:
+def test_a_killed_process_ends_all_and_the_same_command_goes_on(base: list[str], tmp_path: Path) -> None:
     options = ["ratio=0.4", "calibration.num_samples=64", "eval=[none]", "checkpoint.save=false", *SEARCH.split()]
     own = ["hydra.run.dir=run", "cache_dir=cache", "structure.tokens=1024", "run_name=test"]
-    arguments = [*tiny(model_dir, text_file)[:-2], *options]
+    arguments = [*base[:-2], *options]
     command, environment = [*TORCHRUN, *arguments, *own], environment_with(tmp_path / "temporary")
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as started:
         while not list((tmp_path / "cache" / "streams").glob("*/score/scores-1")):

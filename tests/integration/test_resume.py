@@ -41,9 +41,9 @@ def counted(monkeypatch: pytest.MonkeyPatch, fail_at: int | None = None) -> list
 
 
 def test_a_killed_run_goes_on_after_the_last_task(
-    model_dir: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = (*tiny(model_dir, text_file), "eval.perplexity.seq_len=[8,16]")
+    arguments = (*base, "eval.perplexity.seq_len=[8,16]")
     undisturbed = run(composed(*arguments, f"cache_dir={tmp_path / 'c1'}"), tmp_path / "undisturbed")
     config = composed(*arguments, f"cache_dir={tmp_path / 'c2'}")
     counted(monkeypatch, fail_at=4)
@@ -61,8 +61,8 @@ def test_a_killed_run_goes_on_after_the_last_task(
     assert report.layers == undisturbed.layers
 
 
-def test_numbers_of_another_pruned_model_are_not_taken(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
-    arguments, seen = (*tiny(model_dir, text_file), "checkpoint.save=false"), []
+def test_numbers_of_another_pruned_model_are_not_taken(base: list[str], tmp_path: Path) -> None:
+    arguments, seen = (*base, "checkpoint.save=false"), []
     for change in ("ratio=0.2", "ratio=0.5", "compensation=none", "metric=random", "eval.perplexity.max_tokens=160"):
         seen.append(run(composed(*arguments, change), tmp_path / "run").evaluation["pruned"])
     assert seen[-1] == run(composed(*arguments, change), tmp_path / "fresh").evaluation["pruned"]
@@ -70,9 +70,9 @@ def test_numbers_of_another_pruned_model_are_not_taken(model_dir: Path, text_fil
 
 
 def test_without_resume_everything_is_measured_again(
-    model_dir: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = (*tiny(model_dir, text_file), "use_cache=false")
+    arguments = (*base, "use_cache=false")
     run(composed(*arguments), tmp_path)
     measured = counted(monkeypatch)
     run(composed(*arguments), tmp_path)
@@ -82,10 +82,10 @@ def test_without_resume_everything_is_measured_again(
 
 
 def test_dense_scores_are_measured_once_for_all_cells(
-    model_dir: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured = counted(monkeypatch)
-    arguments = (*tiny(model_dir, text_file), f"cache_dir={tmp_path / 'cache'}", "checkpoint.save=false")
+    arguments = (*base, f"cache_dir={tmp_path / 'cache'}", "checkpoint.save=false")
     reports = [run(composed(*arguments, f"ratio={ratio}"), tmp_path / ratio) for ratio in ("0.2", "0.4", "0.6")]
     assert len(measured) == 1 + 3
     assert len({one.evaluation["dense"]["words.txt/perplexity@16"] for one in reports}) == 1
@@ -93,16 +93,16 @@ def test_dense_scores_are_measured_once_for_all_cells(
     assert len(set(errors)) == 3 and min(errors) > 0  # paired with windows that the cache has
 
 
-def test_a_damaged_file_of_numbers_counts_for_nothing(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
-    arguments = tiny(model_dir, text_file)
+def test_a_damaged_file_of_numbers_counts_for_nothing(base: list[str], tmp_path: Path) -> None:
+    arguments = base
     first = run(composed(*arguments), tmp_path)
     (tmp_path / "evaluation.json").write_text('{"half')
     assert run(composed(*arguments), tmp_path).evaluation == first.evaluation
 
 
-def test_a_checkpoint_of_the_same_run_is_replaced(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_of_the_same_run_is_replaced(base: list[str], tmp_path: Path) -> None:
     """A run that was killed after its checkpoint came into place goes on; another run or another folder does not."""
-    arguments = (*tiny(model_dir, text_file), f"checkpoint.dir={tmp_path / 'kept'}")
+    arguments = (*base, f"checkpoint.dir={tmp_path / 'kept'}")
     first = run(composed(*arguments), tmp_path / "run")
     again = run(composed(*arguments), tmp_path / "run")
     assert again.evaluation == first.evaluation
@@ -111,25 +111,25 @@ def test_a_checkpoint_of_the_same_run_is_replaced(model_dir: Path, text_file: Pa
             run(composed(*arguments, change), tmp_path / folder)
 
 
-def test_a_run_that_measured_nothing_is_measured_later(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
-    *arguments, text, tokens = (f"checkpoint.dir={tmp_path / 'kept'}", *tiny(model_dir, text_file))
+def test_a_run_that_measured_nothing_is_measured_later(base: list[str], tmp_path: Path) -> None:
+    *arguments, text, tokens = (f"checkpoint.dir={tmp_path / 'kept'}", *base)
     run(composed(*arguments, "eval=none"), tmp_path / "run")
     assert run(composed(*arguments, text, tokens), tmp_path / "run").evaluation["pruned"]
 
 
 @pytest.fixture(scope="module")
-def finished_run(tmp_path_factory: pytest.TempPathFactory, model_dir: Path, text_file: Path) -> Path:
+def finished_run(tmp_path_factory: pytest.TempPathFactory, base: list[str]) -> Path:
     folder = tmp_path_factory.mktemp("finished")
-    done = command_line(folder, *tiny(model_dir, text_file), "hydra.run.dir=run")
+    done = command_line(folder, *base, "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
     return folder / "run"
 
 
 @pytest.fixture
-def finished(finished_run: Path, model_dir: Path, text_file: Path, tmp_path: Path) -> list[str]:
+def finished(finished_run: Path, base: list[str], tmp_path: Path) -> list[str]:
     """Arguments of a run that has finished in tmp_path / "run"."""
     shutil.copytree(finished_run, tmp_path / "run")
-    return [*tiny(model_dir, text_file), f"hydra.run.dir={tmp_path / 'run'}"]
+    return [*base, f"hydra.run.dir={tmp_path / 'run'}"]
 
 
 def test_status_and_report_of_a_finished_run(quick_flap: Cli, finished: list[str], tmp_path: Path) -> None:
@@ -170,13 +170,13 @@ def test_a_run_on_other_text_or_weights_is_not_done_already(
 
 
 def test_done_already_means_that_the_checkpoint_is_there_and_its_own(
-    quick_flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path
+    quick_flap: Cli, base: list[str], tmp_path: Path
 ) -> None:
     kept = tmp_path / "kept"
 
     def start(ratio: float, *more: str) -> "CompletedProcess[str]":
         places = (f"checkpoint.dir={kept}", f"hydra.run.dir={tmp_path / str(ratio)}", "eval=[none]")
-        return quick_flap(*tiny(model_dir, text_file)[:-2], f"ratio={ratio}", *places, *more)
+        return quick_flap(*base[:-2], f"ratio={ratio}", *places, *more)
 
     def held() -> float:
         return float(json.loads((kept / "flap.json").read_text())["provenance"]["config"]["ratio"])
@@ -222,11 +222,11 @@ def test_a_second_run_in_a_folder_is_refused_while_the_first_one_lives(
 
 
 def test_a_finished_run_with_a_checkpoint_elsewhere_runs_anew_without_resume(
-    quick_flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path
+    quick_flap: Cli, base: list[str], tmp_path: Path
 ) -> None:
     places = (f"hydra.run.dir={tmp_path / 'run'}", f"checkpoint.dir={tmp_path / 'elsewhere'}")
     for more in ((), ("resume=false",)):
-        done = quick_flap(*tiny(model_dir, text_file), *places, *more)
+        done = quick_flap(*base, *places, *more)
         assert done.returncode == 0, done.stderr
         assert read_state(tmp_path / "run") == "finished" and "done already" not in done.stderr
 
@@ -248,22 +248,20 @@ def test_a_damaged_status_says_nothing(tmp_path: Path, text: str) -> None:
     assert len(failures(tmp_path)) == ('"failed"' in text)
 
 
-def test_a_folder_of_another_version_is_named(
-    quick_flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path
-) -> None:
+def test_a_folder_of_another_version_is_named(quick_flap: Cli, base: list[str], tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "status.json").write_text('{"schema": 1, "state": "finished", "error": null}')
     (tmp_path / "run" / "report.json").write_text('{"schema": 0}')
-    done = quick_flap(*tiny(model_dir, text_file), f"hydra.run.dir={tmp_path / 'run'}")
+    done = quick_flap(*base, f"hydra.run.dir={tmp_path / 'run'}")
     assert done.returncode == 1
     assert "report.json: schema 0, this version reads 1; choose another folder, or resume=false" in done.stderr
     assert (tmp_path / "run" / "report.json").read_text() == '{"schema": 0}'
 
 
-def test_a_sweep_runs_what_is_missing(quick_flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path) -> None:
+def test_a_sweep_runs_what_is_missing(quick_flap: Cli, base: list[str], tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
     places = (f"hydra.sweep.dir={sweep}", "checkpoint.save=false", "model.name=org/tiny", "eval=[none]")
-    arguments = ("-m", *tiny(model_dir, text_file)[:-2], *places)
+    arguments = ("-m", *base[:-2], *places)
     assert quick_flap(*arguments, "metric=WIFV,magnitude", "ratio=0.2,0.4").returncode == 0
     cells = {path.parent: path.stat().st_mtime_ns for path in sweep.glob("*/report.json")}
     assert sorted(cell.name for cell in cells) == [  # a name with a slash is one folder
@@ -283,9 +281,9 @@ def test_a_sweep_runs_what_is_missing(quick_flap: Cli, model_dir: Path, text_fil
 
 
 def test_a_finished_cell_that_is_asked_for_in_another_way_is_said(
-    quick_flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path
+    quick_flap: Cli, base: list[str], tmp_path: Path
 ) -> None:
-    sweep = ("-m", *tiny(model_dir, text_file)[:-2], f"hydra.sweep.dir={tmp_path / 'sweep'}", "eval=[none]")
+    sweep = ("-m", *base[:-2], f"hydra.sweep.dir={tmp_path / 'sweep'}", "eval=[none]")
     assert quick_flap(*sweep, "ratio=0.2", "checkpoint.save=false").returncode == 0
     done = quick_flap(*sweep, "ratio=0.2", "checkpoint.save=false", "calibration.num_samples=4")
     assert done.returncode == 1

@@ -9,7 +9,6 @@ from transformers import PreTrainedTokenizerFast
 
 from tests.cases import tiny_model
 from tests.helpers.killed import start
-from tests.helpers.runs import tiny
 
 CALIBRATE, PRUNE, WRITE = ([f"{step} {i}" for i in range(4)] for step in ("calibrate", "prune", "write"))
 WHOLE = [*CALIBRATE, *WRITE, "compare"]
@@ -25,8 +24,8 @@ IN_SEQUENCE_FITTED = [step for i in range(4) for step in (*2 * [f"prune {i}"], f
 
 
 @pytest.fixture(scope="module")
-def arguments(model_dir: Path, text_file: Path) -> list[str]:
-    arguments = [one for one in tiny(model_dir, text_file) if not one.startswith("eval")]
+def arguments(base: list[str]) -> list[str]:
+    arguments = [one for one in base if not one.startswith("eval")]
     return [*arguments, "eval=[none]", "model.placement=stream", "cache_dir=cache", "ratio=0.4"]
 
 

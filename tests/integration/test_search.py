@@ -27,7 +27,7 @@ from flap.search.divergence import PlansOfLayer
 from tests.cases import tiny_model
 from tests.helpers.killed import start
 from tests.helpers.ratios import assert_meets
-from tests.helpers.runs import composed, tiny
+from tests.helpers.runs import composed
 
 LEVELS = "structure.levels=[0.125,0.25,0.5,0.75]"
 ALONE = 4 * (3 + 4)  # layers, of each: 1, 2, 3 of 4 KV heads and four levels of neurons
@@ -35,8 +35,8 @@ Measured = list[list[Sequence[LayerPlan]]]
 
 
 @pytest.fixture
-def arguments(model_dir: Path, text_file: Path, tmp_path: Path) -> list[str]:
-    arguments = [one for one in tiny(model_dir, text_file) if not one.startswith("eval")]
+def arguments(base: list[str], tmp_path: Path) -> list[str]:
+    arguments = [one for one in base if not one.startswith("eval")]
     more = ["eval=[none]", "method=flap_plus", "calibration.num_samples=20", f"cache_dir={tmp_path / 'cache'}"]
     return [*arguments, *more, LEVELS]
 
@@ -193,8 +193,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, model_dir: Path, text_
     return folder / "run", in_order(steps)
 
 
-def killable(model_dir: Path, text_file: Path, placement: str) -> list[str]:
-    arguments = [one for one in tiny(model_dir, text_file) if not one.startswith("eval")]
+def killable(base: list[str], placement: str) -> list[str]:
+    arguments = [one for one in base if not one.startswith("eval")]
     options = ["method=flap_plus", "calibration.num_samples=20", "ratio=0.4", LEVELS]
     return [*arguments, *options, "eval=[none]", "cache_dir=cache", f"model.placement={placement}"]
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.forked import command_line
-from tests.helpers.runs import tiny
 
 pytestmark = [pytest.mark.slurm, pytest.mark.long]
 CLUSTER = Path(__file__).parents[1] / "helpers" / "slurm_cluster.sh"
@@ -42,8 +41,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture
-def arguments(model_dir: Path, text_file: Path, tmp_path: Path) -> list[str]:
-    return [*tiny(model_dir, text_file), "checkpoint.save=false", f"cache_dir={tmp_path / 'cache'}"]
+def arguments(base: list[str], tmp_path: Path) -> list[str]:
+    return [*base, "checkpoint.save=false", f"cache_dir={tmp_path / 'cache'}"]
 
 
 @pytest.fixture

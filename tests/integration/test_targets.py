@@ -14,7 +14,7 @@ from flap.pipeline import run
 from flap.results import Report
 from flap.results.report_tables import tables
 from tests.cases import random_model, tiny_model
-from tests.helpers.runs import composed, tiny
+from tests.helpers.runs import composed
 from tests.models.families.test_other_names import TestFalcon as Falcon
 
 Run = Callable[..., Report]
@@ -22,12 +22,12 @@ HEAD, NEURON = 1536, 96  # parameters of a unit of the tiny model
 
 
 @pytest.fixture
-def run_target(model_dir: Path, text_file: Path, tmp_path: Path) -> Run:
+def run_target(base: list[str], tmp_path: Path) -> Run:
     """A whole run on the tiny model, in float32 and without measurements."""
 
     def run_in(*overrides: str) -> Report:
         fixed = ["model.device=cpu", "model.dtype=float32", "eval=none", "run_name=tiny"]
-        return run(composed(*tiny(model_dir, text_file)[:5], *fixed, *overrides), tmp_path / "run")
+        return run(composed(*base[:5], *fixed, *overrides), tmp_path / "run")
 
     return run_in
 

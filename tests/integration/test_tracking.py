@@ -1,7 +1,4 @@
-"""`tracking=wandb` on the command line: one W&B run a job, whose numbers are the report's.
-
-test_launchers.py has the other launchers.
-"""
+"""`tracking=wandb` on the command line: one W&B run a job, whose numbers are the report's."""
 
 import json
 from collections.abc import Callable
@@ -9,41 +6,38 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 from flap.results import Report
+from flap.storage import read_json
 from flap.tracking import summary
-from tests.helpers.runs import tiny
-from tests.helpers.wandb_records import recorded
+from tests.helpers.wandb_notes import leave_notes
 
 Cli = Callable[..., "CompletedProcess[str]"]
 
 
 def test_one_run_a_job_and_after_a_failed_one(
-    quick_flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path, no_account: dict[str, str]
+    quick_flap: Cli, base: list[str], tmp_path: Path, no_account: dict[str, str]
 ) -> None:
     sweep = tmp_path / "sweeps" / "mine"
     options = ["checkpoint.save=false", "tracking=wandb", f"hydra.sweep.dir={sweep}"]
-    done = quick_flap("-m", *tiny(model_dir, text_file), *options, "calibration.num_samples=9999,8", **no_account)
+    failing = "calibration.num_samples=9999,8"
+    done = quick_flap("-m", *base, *options, failing, before=leave_notes, **no_account)
     assert done.returncode == 1 and done.stderr.count("failed: ") == 1
-    failed, finished = (recorded(folder) for folder in sorted(sweep.glob("[01]_*")))
-    assert failed.exit_code != 0 and finished.exit_code == 0
-    assert failed.run.run_id != finished.run.run_id
-    assert {failed.run.run_group, finished.run.run_group} == {"mine"}
-    assert {failed.run.job_type, finished.run.job_type} == {"sweep"}
-    assert list(finished.run.tags) == ["WIFV", "AL-AM"]
-    assert [one.config["calibration"]["num_samples"] for one in (failed, finished)] == [9999, 8]
+    failed, finished = (read_json(folder / "noted.json") for folder in sorted(sweep.glob("[01]_*")))
+    assert failed["exit_code"] != 0 and finished["exit_code"] == 0 and failed["id"] != finished["id"]
+    assert [(one["group"], one["job_type"]) for one in (failed, finished)] == [("mine", "sweep")] * 2
+    assert finished["tags"] == ["WIFV", "AL-AM"]
+    assert [one["config"]["calibration"]["num_samples"] for one in (failed, finished)] == [9999, 8]
     [path] = sweep.glob("1_*/report.json")
-    for name, value in summary(Report.load(path)).items():
-        assert finished.summary[name] == value, name
-    study = recorded(sweep)
-    assert (study.run.run_group, study.run.job_type) == ("mine", "study")
-    table = study.table("study")
-    assert [row[table["columns"].index("state")] for row in table["data"]] == ["finished", "failed"]
+    assert summary(Report.load(path)).items() <= finished["summary"].items()
+    study = read_json(sweep / "noted.json")
+    assert (study["group"], study["job_type"], study["exit_code"]) == ("mine", "study", 0)
+    assert len([*sweep.glob("**/offline-run-*/run-*.wandb")]) == 3
     assert done.stderr.count("wandb sync") + done.stdout.count("wandb sync") >= 1
 
 
 def test_online_without_a_key_is_one_line(
-    quick_flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path, no_account: dict[str, str]
+    quick_flap: Cli, base: list[str], tmp_path: Path, no_account: dict[str, str]
 ) -> None:
-    done = quick_flap(*tiny(model_dir, text_file), "tracking=wandb", "tracking.mode=online", **no_account)
+    done = quick_flap(*base, "tracking=wandb", "tracking.mode=online", **no_account)
     assert done.returncode == 1
     [line] = done.stderr.strip().splitlines()
     assert line.startswith("error: tracking.mode=online: no W&B key is configured; run `wandb login`")

@@ -20,9 +20,9 @@ PLENTY = 10**12
 
 
 @pytest.fixture
-def dry(model_dir: Path, text_file: Path, tmp_path: Path) -> Dry:
+def dry(base: list[str], tmp_path: Path) -> Dry:
     """The dry run of the tiny run with more arguments."""
-    base = [*tiny(model_dir, text_file), "model.device=cpu", f"cache_dir={tmp_path / 'cache'}"]
+    base = [*base, "model.device=cpu", f"cache_dir={tmp_path / 'cache'}"]
     return lambda *arguments: dry_run(composed(*base, *arguments))
 
 
@@ -43,10 +43,10 @@ def test_the_config_alone_is_enough(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("arguments", [(), ("method=flap_plus",), ("method=wanda_sp",), ("structure=UL-UM",)])
 def test_parameters_and_passes_are_those_of_the_run(
-    arguments: tuple[str, ...], dry: Dry, model_dir: Path, text_file: Path, tmp_path: Path
+    arguments: tuple[str, ...], dry: Dry, base: list[str], tmp_path: Path
 ) -> None:
     expected = dry(*arguments, "ratio=0.4")
-    report = run(composed(*tiny(model_dir, text_file), *arguments, "ratio=0.4", "use_cache=false"), tmp_path / "run")
+    report = run(composed(*base, *arguments, "ratio=0.4", "use_cache=false"), tmp_path / "run")
     assert report.weight_passes == expected.passes
     after = report.parameters["decoder_before"] - expected.removed
     assert report.parameters["decoder_after"] == pytest.approx(after, rel=0.01)

@@ -12,7 +12,7 @@ from flap.compression import BiasCompensation, NoCompensation
 from flap.importance import IFV, WIFV
 from flap.runs import prepare
 from tests.helpers.plans import with_layer
-from tests.helpers.runs import composed, tiny
+from tests.helpers.runs import composed
 
 PLAN = PruningPlan((LayerPlan((0, 1), (3, 5)),) * 4)
 DEVICES = ("cpu", "cuda")
@@ -35,17 +35,17 @@ CHANGES = [
 
 @pytest.mark.parametrize(("change", "changed"), CHANGES)
 def test_a_key_changes_with_what_its_result_depends_on(
-    change: str, changed: set[str], model_dir: Path, text_file: Path, tmp_path: Path
+    change: str, changed: set[str], base: list[str], tmp_path: Path
 ) -> None:
-    arguments = [*tiny(model_dir, text_file), "model.device=cpu", "ratio=0.4", "metric=OBS"]
+    arguments = [*base, "model.device=cpu", "ratio=0.4", "metric=OBS"]
     before, after = (keys(tmp_path, *arguments, *more) for more in ((), (change,)))
     assert {name for name in before if before[name] != after[name]} == changed
 
 
 def test_a_killed_run_is_taken_up_by_the_same_version_on_the_same_device_alone(
-    model_dir: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = prepare(composed(*tiny(model_dir, text_file), "model.device=cpu"), tmp_path)
+    run = prepare(composed(*base, "model.device=cpu"), tmp_path)
     elsewhere = replace(run, source=replace(run.source, device=torch.device("cuda")))
     before = run.keys.workspace
     assert elsewhere.keys.workspace != before
@@ -56,19 +56,17 @@ def test_a_killed_run_is_taken_up_by_the_same_version_on_the_same_device_alone(
 
 
 @pytest.mark.parametrize("name", ["statistics", "scores", "windows"])
-def test_what_is_computed_on_another_device_is_kept_apart(
-    name: str, model_dir: Path, text_file: Path, tmp_path: Path
-) -> None:
-    run = prepare(composed(*tiny(model_dir, text_file), "metric=OBS"), tmp_path)
+def test_what_is_computed_on_another_device_is_kept_apart(name: str, base: list[str], tmp_path: Path) -> None:
+    run = prepare(composed(*base, "metric=OBS"), tmp_path)
     there = (replace(run, source=replace(run.source, device=torch.device(device))) for device in DEVICES)
     cpu, gpu = (getattr(one.keys, name) for one in there)
     assert (cpu == gpu) == (name == "windows")
 
 
 def test_times_are_of_one_gpu_and_so_many_threads(
-    model_dir: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, found = prepare(composed(*tiny(model_dir, text_file)), tmp_path), []
+    run, found = prepare(composed(*base), tmp_path), []
     keys = replace(run, source=replace(run.source, device=torch.device("cuda:0"))).keys
     for gpu, threads in (("L4", 1), ("H100", 1), ("H100", 2)):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, gpu=gpu: gpu)
@@ -87,8 +85,8 @@ def keys(folder: Path, *arguments: str) -> dict[str, object]:
     }  # fmt: skip
 
 
-def test_objects_of_two_classes_have_keys_of_their_own(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
-    config = composed(*tiny(model_dir, text_file), "method=flap_plus")
+def test_objects_of_two_classes_have_keys_of_their_own(base: list[str], tmp_path: Path) -> None:
+    config = composed(*base, "method=flap_plus")
     runs = [prepare(replace(config, metric=metric), tmp_path) for metric in (IFV(), WIFV(), IFV())]
     for one, other, again in ([run.keys.scores for run in runs], [run.keys.workspace for run in runs]):
         assert one == again != other
@@ -97,8 +95,8 @@ def test_objects_of_two_classes_have_keys_of_their_own(model_dir: Path, text_fil
     assert found[0].compressed(PLAN) != found[1].compressed(PLAN)
 
 
-def test_plans_have_keys_of_their_own(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
-    keys = prepare(composed(*tiny(model_dir, text_file)), tmp_path).keys
+def test_plans_have_keys_of_their_own(base: list[str], tmp_path: Path) -> None:
+    keys = prepare(composed(*base), tmp_path).keys
     other = with_layer(PLAN, 0, LayerPlan((0,), (3, 5)))
     assert keys.compressed(PLAN) != keys.compressed(other)
 
@@ -118,9 +116,9 @@ def test_plans_have_keys_of_their_own(model_dir: Path, text_file: Path, tmp_path
     ],
 )
 def test_scores_of_a_search_serve_what_is_decided_after_them(
-    override: str, same: bool, model_dir: Path, text_file: Path, tmp_path: Path
+    override: str, same: bool, base: list[str], tmp_path: Path
 ) -> None:
-    arguments = [*tiny(model_dir, text_file), "model.device=cpu", "ratio=0.4", "method=flap_plus"]
+    arguments = [*base, "model.device=cpu", "ratio=0.4", "method=flap_plus"]
     runs = (prepare(composed(*arguments, *more), tmp_path) for more in ((), (override,)))
     before, after = (run.keys.scores for run in runs)
     assert (before == after) == same

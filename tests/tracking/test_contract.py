@@ -1,4 +1,4 @@
-"""What every tracker is asked for, and no tracker may do to a run; each is read back from the tracker itself."""
+"""What every tracker is asked for, and no tracker may do to a run; MLflow is read back from its server."""
 
 import json
 import os
@@ -9,7 +9,6 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-import wandb
 
 from flap.config import build
 from flap.results import Report
@@ -18,28 +17,21 @@ from flap.tracking import JobInfo, MLflow, RunInTracker, TrackedRun, Tracking, s
 from flap.tracking.base import layer_rows
 from flap.tracking.in_mlflow import legal_name
 from tests.helpers.runs import composed
-from tests.helpers.trackers import InMLflow, InWandb, mlflow_server
+from tests.helpers.trackers import InMLflow, mlflow_server
 
 JOB = JobInfo("outputs/today/tiny", "tiny", tags=("WIFV", "AL-AM"))
-# its server takes ten seconds of a processor to start
-MLFLOW = pytest.param("mlflow", marks=pytest.mark.long)
 
 
-@pytest.fixture(scope="module", params=["wandb", MLFLOW])
-def tracker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A tracker that reaches nothing but this machine."""
-    folder = tmp_path_factory.mktemp(request.param)
-    wandb.teardown()  # its service is in the environment, which is as before at the end
+@pytest.fixture(scope="module")
+def tracker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InMLflow]:
+    """MLflow, which reaches nothing but its server on this machine, whose start takes ten seconds of a processor."""
+    folder = tmp_path_factory.mktemp("mlflow")
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith(("WANDB_", "MLFLOW_"))]:
+        for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
             patch.delenv(name)
         patch.setenv("HOME", str(folder))
-        if request.param == "mlflow":
-            with mlflow_server(folder) as uri:
-                yield InMLflow(uri)
-        else:
-            yield InWandb()
-        wandb.teardown()
+        with mlflow_server(folder) as uri:
+            yield InMLflow(uri)
 
 
 @pytest.fixture
@@ -58,8 +50,13 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [one.getMessage() for one in caplog.records if one.name.startswith("flap.tracking") and one.levelno > 20]
 
 
+@pytest.mark.long
 def test_a_tracker_has_the_numbers_the_layers_the_progress_and_the_report(
-    tracker: Any, run_dir: Path, report: Report, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+    tracker: InMLflow,
+    run_dir: Path,
+    report: Report,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     tracker.tracking.check()
     with tracker.tracking.start({"ratio": 0.4, "eval": None}, run_dir, JOB) as tracked:
@@ -70,8 +67,7 @@ def test_a_tracker_has_the_numbers_the_layers_the_progress_and_the_report(
     assert [line for line in said.err.splitlines() if not line.startswith("calibrate ")] == []  # the run's own bar
     seen = tracker.seen(run_dir)
     assert seen.config["ratio"] == "0.4"
-    named = legal_name if isinstance(tracker, InMLflow) else str
-    expected = {named(name): value for name, value in summary(report).items() if value is not None}
+    expected = {legal_name(name): value for name, value in summary(report).items() if value is not None}
     assert len(expected) > 20 and {name: seen.summary[name] for name in expected} == expected
     assert seen.history["progress/calibrate"][-1] == 1.0
     assert seen.history["progress/calibrate/tokens_per_second"][-1] > 0
@@ -80,26 +76,27 @@ def test_a_tracker_has_the_numbers_the_layers_the_progress_and_the_report(
     assert not seen.failed
 
 
+@pytest.mark.long
 def test_a_job_that_fails_and_is_started_again_is_one_run(
-    tracker: Any, run_dir: Path, caplog: pytest.LogCaptureFixture
+    tracker: InMLflow, run_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(ValueError, match="no memory"), tracker.tracking.start({"ratio": 0.4}, run_dir, JOB):
         raise ValueError("no memory")
     assert tracker.seen(run_dir).failed
     with tracker.tracking.start({"ratio": 0.4}, run_dir, JOB):
         pass
-    if not isinstance(tracker, InWandb):  # which joins the two records when they are sent
-        assert len(tracker.runs(run_dir)) == 1 and not tracker.seen(run_dir).failed
+    assert len(tracker.found(run_dir)) == 1 and not tracker.seen(run_dir).failed
     assert warnings(caplog) == []
 
 
+@pytest.mark.long
 def test_what_fails_in_a_tracker_is_one_warning(
-    tracker: Any, run_dir: Path, report: Report, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tracker: InMLflow, run_dir: Path, report: Report, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*given: Any, **options: Any) -> None:
         raise RuntimeError("no\nluck")
 
-    monkeypatch.setattr(tracker.broken, broken)
+    monkeypatch.setattr("mlflow.MlflowClient.log_batch", broken)
     with tracker.tracking.start({"ratio": 0.4}, run_dir, JOB) as tracked:
         list(progress(range(3), "calibrate"))
         tracked.finish(report)
