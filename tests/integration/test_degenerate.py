@@ -14,10 +14,8 @@ from flap import prune
 from tests.cases import tiny_model, tokens
 
 CHOICES = {
-    "linear": ("compensation=linear",),
     "linear, ridge 0": ("compensation=linear", "compensation.ridge=0"),
     "OBS": ("metric=OBS",),
-    "search": ("structure=search",),
     "flap_plus": ("metric=OBS", "structure=search", "compensation=linear"),
 }
 

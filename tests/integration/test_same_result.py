@@ -76,6 +76,7 @@ CASES: list[tuple[str, str, list[Place]]] = [
     ("Llama", "structure.scale=relative metric.square_attention=false", []),
     ("Llama", "mask_only=true", [AUTO, SECOND]),
     ("Llama", "ratio=0", [AUTO]),
+    ("Llama", "ratio=null target.bytes=60e3", [STREAM]),
     ("Llama", f"{SEARCH} calibration.seq_len=[16,24]", []),
     ("Qwen2-bfloat16", "", [AUTO, STREAM]),
     ("Qwen3Next", "", [TWO_STREAM]),
@@ -189,7 +190,7 @@ def assert_same_run(found: Path, expected: Path, exact: bool) -> None:
         largest = 0.0 if exact else ROUNDING * max(tensor.abs().max().item(), 1e-6)
         torch.testing.assert_close(tensors[name], tensor, rtol=0, atol=largest)
     one, other = (asdict(Report.load(folder / "report.json")) for folder in (found, expected))
-    for field in ("parameters", "ratio", "layers", "layers_before"):
+    for field in ("parameters", "ratio", "target", "layers", "layers_before"):
         assert one[field] == other[field], field
     for field in ("evaluation", "difference_stderr", "repairs", "layer_errors"):
         numbers, others = flat(one[field]), flat(other[field])

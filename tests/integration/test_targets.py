@@ -86,19 +86,6 @@ def test_a_cache_that_holds_a_copy_for_each_query_head_is_counted_so(tokenizer, 
     assert size == report.target["kv_cache_bytes"]["realised"] <= 15_000
 
 
-def test_a_masked_model_has_the_sliced_one_s_plan(run_target: Run, tmp_path: Path) -> None:
-    sliced = run_target("target.bytes=120e3")
-    masked = run_target("target.bytes=120e3", "mask_only=true", f"checkpoint.dir={tmp_path / 'masked'}")
-    assert masked.layers == sliced.layers
-    assert masked.target["bytes"]["realised"] == sliced.target["bytes"]["realised"]
-
-
-def test_a_layer_at_a_time_makes_the_same_plan(run_target: Run, tmp_path: Path) -> None:
-    at_once = run_target("target.bytes=120e3")
-    streamed = run_target("target.bytes=120e3", "model.placement=stream", f"checkpoint.dir={tmp_path / 'streamed'}")
-    assert streamed.layers == at_once.layers and streamed.target == at_once.target
-
-
 def test_a_model_that_the_caller_has_loaded(tokenizer, text_file: Path) -> None:
     model = tiny_model("llama-gqa")
     report = flap.prune(
