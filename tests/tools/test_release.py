@@ -55,6 +55,7 @@ def texts(root: Path) -> dict[str, str]:
     return {name: (root / name).read_text() for name in FILES}
 
 
+@pytest.mark.long  # test_wheel.py builds one, too
 def test_a_release_writes_the_version_and_leaves_a_checked_sdist_and_wheel(
     project: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,23 +10,27 @@ from tests.helpers.fresh import in_a_fresh_process
 from tests.helpers.pruned import Saved, prune, save_pruned
 from tests.models.families.contract import COMPENSATIONS, FamilyContract, is_stock
 
+FRESH = ("TestLlama", "TestSmolLM3", "TestGemma3", "TestOlmo2", "TestStableLm")  # of one file
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Each variant of a family; `make test` has the last, with most of its own, and a fresh process in one file."""
+    """Each variant of a family; `make test` has the last, with most of its own, and a fresh process for a few."""
     if "variant" in metafunc.fixturenames:
-        quick = "found" not in metafunc.fixturenames or metafunc.module.__name__.endswith("test_families")
+        quick = "found" not in metafunc.fixturenames or metafunc.cls.__name__ in FRESH
         *_, last = configs = metafunc.cls.configs
         marks = {one: () if quick and one == last else pytest.mark.long for one in configs}
         metafunc.parametrize("variant", [pytest.param(one, marks=marks[one]) for one in configs])
 
 
-def every_variant(request: pytest.FixtureRequest) -> Iterator[tuple[type[FamilyContract], str, PreTrainedConfig]]:
-    """Every variant of every family that this session tests in the file that asks."""
+def every_variant(
+    request: pytest.FixtureRequest, fixture: str
+) -> Iterator[tuple[type[FamilyContract], str, PreTrainedConfig]]:
+    """Every variant of every family that this session tests with a fixture, in the file that asks."""
     items = (item for item in request.session.items if isinstance(item, pytest.Function))
     tested = {
         (item.cls, item.callspec.params.get("variant"))
         for item in items
-        if item.module is request.module and hasattr(item, "callspec")
+        if item.module is request.module and hasattr(item, "callspec") and fixture in item.fixturenames
     }
     for family in FamilyContract.__subclasses__():
         for variant, config in family.configs.items():
@@ -41,7 +45,7 @@ def all_saved(
     """Every variant of every family of a file: loaded from disk, pruned by 40 %, saved."""
     root = tmp_path_factory.mktemp("families")
     made = {}
-    for _, name, config in every_variant(request):
+    for _, name, config in every_variant(request, "saved"):
         random_model(config).save_pretrained(root / "dense" / name)
         model = read_model(root / "dense" / name)
         plan = prune(model, 0.4)
@@ -56,7 +60,7 @@ def all_uniform(
     """Every variant of every family of a file at one width for all layers, with and without compensation."""
     root = tmp_path_factory.mktemp("uniform")
     made = {}
-    for family, variant, config in every_variant(request):
+    for family, variant, config in every_variant(request, "found"):
         for how, compensation in COMPENSATIONS.items():
             name, model = f"{variant}-{how}", random_model(config)
             plan = prune(model, family.uniform_ratio, structure=family.uniform, compensation=compensation)
@@ -66,10 +70,13 @@ def all_uniform(
 
 @pytest.fixture(scope="module")
 def found(
-    all_saved: dict[str, Saved], all_uniform: dict[str, Saved], tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    all_saved: dict[str, Saved],
+    all_uniform: dict[str, Saved],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, torch.Tensor]:
     """What all of them compute in one fresh process without this package: first, without trust in anybody's code,
     those of one width that claim to be stock; then those with other widths in each layer."""
-    remote = [saved.directory for saved in all_saved.values()]
+    remote = [all_saved[name].directory for _, name, _ in every_variant(request, "found")]
     stock = [one.directory for one in all_uniform.values() if is_stock(one.directory)]
     return in_a_fresh_process(tmp_path_factory.mktemp("fresh"), stock=stock, remote=remote)
