@@ -97,13 +97,11 @@ def rows() -> Iterator[Any]:
         for place in PLACES:
             long = () if place in quick else pytest.mark.long
             yield pytest.param(model, choices, place, id=f"{model}-{choices}-{place}", marks=long)
-        if torch.cuda.is_available():
-            yield pytest.param(
-                model, choices, Place(device="cuda"), id=f"{model}-{choices}-cuda", marks=pytest.mark.gpu
-            )
+        for place in GPUS if "bfloat16" not in model else ():
+            yield pytest.param(model, choices, place, id=f"{model}-{choices}-{place}", marks=pytest.mark.gpu)
     for place in (TWO, THREE):
         yield pytest.param("Llama", OWN_TEXT, place, id=f"Llama-self-{place}", marks=pytest.mark.long)
-    for model in FAMILIES.keys() - {model for model, *_ in CASES}:
+    for model in sorted(FAMILIES.keys() - {model for model, *_ in CASES}):
         for place in (AUTO, STREAM):
             yield pytest.param(model, "", place, id=f"{model}-{place}", marks=pytest.mark.long)
 
