@@ -55,7 +55,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=turn)
 
 
-DEVICES: list[Any] = ["cpu", "second"]
+DEVICES: list[Any] = ["second"]
 if torch.cuda.is_available():
     DEVICES.append(pytest.param("cuda", marks=pytest.mark.gpu))
 if torch.backends.mps.is_available():
@@ -64,9 +64,9 @@ if torch.backends.mps.is_available():
 
 @pytest.fixture(scope="session", params=DEVICES)
 def device(request: pytest.FixtureRequest) -> torch.device:
-    """Each device of this machine, and a second one that every machine has (tests/helpers/second_device.py)."""
+    """Each device of this machine but the CPU, and one that every machine has (tests/helpers/second_device.py)."""
     if request.param != "second":
-        return torch.device(request.param, None if request.param == "cpu" else 0)
+        return torch.device(request.param, 0)
     return import_module("tests.helpers.second_device").DEVICE  # which registers it, for the rest of the process
 
 

@@ -86,16 +86,9 @@ class FamilyContract:
             matrices = {name: p.numel() for name, p in layer.named_parameters() if p.ndim > 1}
             matrices = {name: n for name, n in matrices.items() if not any(part in name for part in stays)}
             known = [linear.weight.numel() for b in adapter.blocks(i) for linear in (b.output, *dict(b.inputs))]
-            known += [
-                linear.bias.numel()
-                for b in adapter.blocks(i)
-                if len(b.members) > 1
-                for linear, _ in b.inputs
-                if linear.bias is not None
-            ]
-            known += [
-                b.output.bias.numel() for b in adapter.blocks(i) if len(b.members) > 1 and b.output.bias is not None
-            ]
+            stacked = [b for b in adapter.blocks(i) if len(b.members) > 1]  # whose biases are matrices, too
+            biases = [linear.bias for b in stacked for linear in (b.output, *dict(b.inputs))]
+            known += [bias.numel() for bias in biases if bias is not None]
             assert sum(matrices.values()) == sum(known), matrices
 
     def test_logits_are_the_models_own(self, model: PreTrainedModel) -> None:
@@ -145,9 +138,7 @@ class FamilyContract:
         prune(model, 0.4)
         assert not torch.allclose(logits(model), expected, atol=1e-2)
         last = logits(model)
-        for dense, kernel in zip(
-            models, kernels, strict=True
-        ):  # and it can be changed after pruning where it can before
+        for dense, kernel in zip(models, kernels, strict=True):  # it can be changed where it can before pruning
             dense.set_attn_implementation(kernels[0])
             if dense.config._attn_implementation == kernels[0]:
                 model.set_attn_implementation(kernel)
