@@ -4,6 +4,7 @@ import importlib
 import json
 import random
 import sys
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
@@ -50,6 +51,7 @@ from tests.cases import ARCHITECTURES, tiny_model, tokens
 from tests.helpers.runs import composed, tiny
 
 LORA = LoraConfig(target_modules=["q_proj"])
+Prune = Callable[..., Report]
 
 
 @torch.no_grad()
@@ -58,14 +60,16 @@ def logits(model: PreTrainedModel) -> Tensor:
 
 
 @pytest.fixture
-def text(text_file: Path) -> dict[str, object]:
-    return {"dataset": str(text_file), "num_samples": 8, "seq_len": 16}
+def prune(tokenizer: PreTrainedTokenizerFast, text_file: Path) -> Prune:
+    """prune(model, ratio=0.5, ...): `flap.prune` on eight windows of the local text."""
+    text = {"dataset": str(text_file), "num_samples": 8, "seq_len": 16}
+    return lambda model, **options: flap.prune(model, tokenizer, **text | options)
 
 
-def test_prune_save_load(tokenizer: PreTrainedTokenizerFast, text: dict, tmp_path: Path) -> None:
+def test_prune_save_load(prune: Prune, tmp_path: Path) -> None:
     model = tiny_model("llama-gqa")
     dense = logits(model)
-    report = flap.prune(model, tokenizer, ratio=0.5, metric="IFV", structure="AL-MM", **text)
+    report = prune(model, ratio=0.5, metric="IFV", structure="AL-MM")
     assert isinstance(report, Report)
     assert report.config["metric"]["_target_"] == "flap.importance.IFV"
     assert report.ratio["requested"] == 0.5
@@ -78,20 +82,18 @@ def test_prune_save_load(tokenizer: PreTrainedTokenizerFast, text: dict, tmp_pat
     assert torch.equal(logits(flap.load(tmp_path)), pruned)
 
 
-def test_it_does_what_the_command_line_does(
-    tokenizer: PreTrainedTokenizerFast, text: dict, model_dir: Path, text_file: Path, tmp_path: Path
-) -> None:
+def test_it_does_what_the_command_line_does(prune: Prune, model_dir: Path, text_file: Path, tmp_path: Path) -> None:
     run(composed(*tiny(model_dir, text_file), "ratio=0.35"), tmp_path)
     model = tiny_model("llama-gqa")
-    flap.prune(model, tokenizer, ratio=0.35, **text)
+    prune(model, ratio=0.35)
     assert torch.equal(logits(flap.load(tmp_path / "checkpoint")), logits(model))
 
 
-def test_objects_do_what_names_do(tokenizer: PreTrainedTokenizerFast, text: dict) -> None:
+def test_objects_do_what_names_do(prune: Prune) -> None:
     named, given = tiny_model("llama-gqa"), tiny_model("llama-gqa")
     names = {"metric": "WIFV", "structure": "AL-AM", "compensation": "bias"}
     objects = {"metric": WIFV(), "structure": ALAM(), "compensation": BiasCompensation()}
-    reports = [flap.prune(named, tokenizer, **names, **text), flap.prune(given, tokenizer, **objects, **text)]
+    reports = [prune(named, **names), prune(given, **objects)]
     assert torch.equal(logits(given), logits(named))
     assert reports[0].layers == reports[1].layers
     assert reports[1].config["structure"]["_target_"] == "flap.allocation.adaptive.ALAM"
@@ -109,9 +111,9 @@ class LaterIsBetter(Metric):
         return torch.arange(weight_OI.shape[1]).float() ** self.power
 
 
-def test_a_users_own_metric_decides_and_is_named(tokenizer: PreTrainedTokenizerFast, text: dict) -> None:
+def test_a_users_own_metric_decides_and_is_named(prune: Prune) -> None:
     model, dense = tiny_model("llama-gqa"), tiny_model("llama-gqa")
-    report = flap.prune(model, tokenizer, ratio=0.5, metric=LaterIsBetter(power=2.0), structure=ULUM(), **text)
+    report = prune(model, ratio=0.5, metric=LaterIsBetter(power=2.0), structure=ULUM())
     expected = {"_target_": "tests.test_api.LaterIsBetter", "power": 2.0, "square_attention": False}
     assert (report.config["metric"], report.config["method"]) == (expected, "custom")
     for layer, whole in zip(model.model.layers, dense.model.layers, strict=True):
@@ -121,12 +123,12 @@ def test_a_users_own_metric_decides_and_is_named(tokenizer: PreTrainedTokenizerF
             assert torch.equal(kept, whole.get_submodule(name).weight[-len(kept) :])
 
 
-def test_an_object_makes_the_same_plan_each_time(tokenizer: PreTrainedTokenizerFast, text: dict) -> None:
+def test_an_object_makes_the_same_plan_each_time(prune: Prune) -> None:
     metric = Random(seed=3)
-    options = {"ratio": 0.5, "structure": ALAM(round_to=8), "overrides": ("round_to=8", "seed=3")} | text
+    options = {"ratio": 0.5, "structure": ALAM(round_to=8), "overrides": ("round_to=8", "seed=3")}
     models = [tiny_model("llama-gqa") for _ in range(3)]
     metrics = metric, metric, Random(seed=3)
-    reports = [flap.prune(models[i], tokenizer, metric=metrics[i], **options) for i in range(3)]
+    reports = [prune(models[i], metric=metrics[i], **options) for i in range(3)]
     assert all(torch.equal(logits(model), logits(models[0])) for model in models)
     assert all(layer["neurons"] % 8 == 0 for layer in reports[1].layers)
 
@@ -146,8 +148,7 @@ def other_weights() -> PreTrainedModel:
 
 def test_no_run_folder_is_read_or_written(
     perplexity: tuple[str, ...],
-    tokenizer: PreTrainedTokenizerFast,
-    text: dict,
+    prune: Prune,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -156,21 +157,19 @@ def test_no_run_folder_is_read_or_written(
         (tmp_path / name).write_text("of another run")
     for resume in ("true", "false"):
         models = tiny_model("llama-gqa"), other_weights()
-        options = {"overrides": (*perplexity, f"resume={resume}")} | text
-        one, other = (flap.prune(model, tokenizer, **options).evaluation["dense"] for model in models)
+        options = {"overrides": (*perplexity, f"resume={resume}")}
+        one, other = (prune(model, **options).evaluation["dense"] for model in models)
         assert one.keys() == other.keys() and all(one[name] != other[name] for name in one)
         assert {file.name: file.read_text() for file in tmp_path.iterdir()} == dict.fromkeys(
             ("evaluation.json", "flap.json"), "of another run"
         )
 
 
-def test_the_cache_knows_the_weights_of_a_model(
-    perplexity: tuple[str, ...], tokenizer: PreTrainedTokenizerFast, text: dict, tmp_path: Path
-) -> None:
-    cached = {"overrides": (*perplexity, "use_cache=true", f"cache_dir={tmp_path}")} | text
-    alone = flap.prune(other_weights(), tokenizer, overrides=perplexity, **text)
+def test_the_cache_knows_the_weights_of_a_model(perplexity: tuple[str, ...], prune: Prune, tmp_path: Path) -> None:
+    cached = {"overrides": (*perplexity, "use_cache=true", f"cache_dir={tmp_path}")}
+    alone = prune(other_weights(), overrides=perplexity)
     models = tiny_model("llama-gqa"), other_weights(), tiny_model("llama-gqa")
-    reports = [flap.prune(model, tokenizer, **cached) for model in models]
+    reports = [prune(model, **cached) for model in models]
     assert [report.statistics_cache for report in reports] == ["miss", "miss", "hit"]
     assert reports[1].evaluation == alone.evaluation and reports[1].layers == alone.layers
     assert reports[2].evaluation == reports[0].evaluation
@@ -189,20 +188,18 @@ def test_a_given_model_is_told_apart_by_its_tokenizer_and_its_end_token(tokenize
 
 
 @pytest.mark.parametrize("mask_only", ["false", "true"])
-def test_the_pruned_model_is_compared_with_the_dense_one(
-    mask_only: str, tokenizer: PreTrainedTokenizerFast, text: dict
-) -> None:
+def test_the_pruned_model_is_compared_with_the_dense_one(mask_only: str, prune: Prune) -> None:
     model = tiny_model("llama-gqa")
     size = model.num_parameters()
     request = ("eval=efficiency", *(f"eval.efficiency.{name}=2" for name in ("prefill_len", "decode_len", "repeats")))
-    found = flap.prune(model, tokenizer, ratio=0.5, overrides=(*request, f"mask_only={mask_only}"), **text).evaluation
+    found = prune(model, ratio=0.5, overrides=(*request, f"mask_only={mask_only}")).evaluation
     assert found["dense"]["efficiency/parameters"] == size
     assert found["pruned"]["efficiency/parameters"] == model.num_parameters()
     assert model.num_parameters() != size
 
 
 def test_a_checkpoint_names_the_model_that_was_given(
-    tokenizer: PreTrainedTokenizerFast, text: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prune: Prune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")  # not that of the model
@@ -210,7 +207,7 @@ def test_a_checkpoint_names_the_model_that_was_given(
         model, target = tiny_model("llama-gqa"), tmp_path / f"pruned {name}"
         model.config._name_or_path = path
         overrides = ("checkpoint.save=true", f"checkpoint.dir='{target}'")
-        report = flap.prune(model, tokenizer, overrides=overrides, **text)
+        report = prune(model, overrides=overrides)
         assert torch.equal(logits(flap.load(target)), logits(model))
         found = json.loads((target / "flap.json").read_text())["provenance"]["config"]["model"]
         expected = {"name": name, "path": path, "dtype": "float32", "device": "cpu", "placement": "device"}
@@ -219,21 +216,17 @@ def test_a_checkpoint_names_the_model_that_was_given(
         assert "license: mit" not in (target / "README.md").read_text()
 
 
-def test_what_gguf_cannot_hold_is_refused_before_the_model_is_changed(
-    tokenizer: PreTrainedTokenizerFast, text: dict, tmp_path: Path
-) -> None:
+def test_what_gguf_cannot_hold_is_refused_before_the_model_is_changed(prune: Prune, tmp_path: Path) -> None:
     model = tiny_model("llama-gqa")
     overrides = ("checkpoint.save=true", f"checkpoint.dir={tmp_path / 'pruned'}", "checkpoint.formats=[hf,gguf]")
     with pytest.raises(ValueError, match=r"^gguf: the export does not support the tokenizer"):
-        flap.prune(model, tokenizer, overrides=overrides, **text)
+        prune(model, overrides=overrides)
     assert torch.equal(logits(model), logits(tiny_model("llama-gqa"))) and not list(tmp_path.iterdir())
 
 
-def test_saving_a_pruned_model_says_nothing(
-    tokenizer: PreTrainedTokenizerFast, text: dict, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_saving_a_pruned_model_says_nothing(prune: Prune, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model, log = tiny_model("llama-gqa"), get_logger("transformers")
-    flap.prune(model, tokenizer, ratio=0.5, **text)
+    prune(model, ratio=0.5)
     log.warning_once.cache_clear()  # what was said once is not said again
     level = log.level
     log.setLevel("WARNING"), log.addHandler(caplog.handler)
@@ -246,7 +239,7 @@ def test_saving_a_pruned_model_says_nothing(
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_random_states_are_left_as_they_were(fails: bool, tokenizer: PreTrainedTokenizerFast, text: dict) -> None:
+def test_random_states_are_left_as_they_were(fails: bool, prune: Prune) -> None:
     model = tiny_model("llama-gqa")
     if fails:
         model.model.layers[2].mlp.up_proj.weight.data[:] = torch.nan
@@ -254,7 +247,7 @@ def test_random_states_are_left_as_they_were(fails: bool, tokenizer: PreTrainedT
     expected = random.random(), numpy.random.rand(), torch.rand(3)
     random.seed(5), numpy.random.seed(6), torch.manual_seed(7)
     try:
-        flap.prune(model, tokenizer, metric="random", overrides=("seed=3",), **text)
+        prune(model, metric="random", overrides=("seed=3",))
         assert not fails
     except ValueError:
         assert fails
@@ -262,7 +255,7 @@ def test_random_states_are_left_as_they_were(fails: bool, tokenizer: PreTrainedT
 
 
 def test_a_model_that_accelerate_has_spread_is_pruned_alike(
-    tokenizer: PreTrainedTokenizerFast, text: dict, model_dir: Path, tmp_path: Path
+    prune: Prune, tokenizer: PreTrainedTokenizerFast, model_dir: Path, tmp_path: Path
 ) -> None:
     half = sum(file.stat().st_size for file in model_dir.glob("*.safetensors")) * 6 // 10
     spread = AutoModelForCausalLM.from_pretrained(
@@ -274,23 +267,21 @@ def test_a_model_that_accelerate_has_spread_is_pruned_alike(
     assert given[0].fingerprint["weights"] == given[1].fingerprint["weights"]
     request = ("eval=efficiency", "eval.efficiency.prefill_len=2")
     with pytest.raises(ValueError, match="eval=efficiency: expected none: a model spread over devices is pruned"):
-        flap.prune(spread, tokenizer, overrides=request, **text)
-    reports = [flap.prune(model, tokenizer, ratio=0.4, **text) for model in (spread, whole)]
+        prune(spread, overrides=request)
+    reports = [prune(model, ratio=0.4) for model in (spread, whole)]
     assert set(reports[0].device_map.values()) == {"cpu", "disk"} and not reports[1].device_map
     assert reports[0].layers == reports[1].layers
     assert torch.equal(logits(spread), logits(whole))
 
 
-def test_a_model_that_waits_on_the_host_is_pruned_alike(tokenizer: PreTrainedTokenizerFast, text: dict) -> None:
+def test_a_model_that_waits_on_the_host_is_pruned_alike(prune: Prune) -> None:
     waits, whole = cpu_offload(tiny_model("llama-gqa"), torch.device("cpu")), tiny_model("llama-gqa")
-    reports = [flap.prune(model, tokenizer, ratio=0.4, **text) for model in (waits, whole)]
+    reports = [prune(model, ratio=0.4) for model in (waits, whole)]
     assert reports[0].layers == reports[1].layers
     assert torch.equal(logits(waits), logits(whole))
 
 
-def test_a_model_with_a_class_of_config_that_transformers_does_not_know(
-    tokenizer: PreTrainedTokenizerFast, text: dict
-) -> None:
+def test_a_model_with_a_class_of_config_that_transformers_does_not_know(prune: Prune) -> None:
     class MineConfig(LlamaConfig):
         pass
 
@@ -300,35 +291,33 @@ def test_a_model_with_a_class_of_config_that_transformers_does_not_know(
     known = tiny_model("llama-gqa")
     model = MineForCausalLM(MineConfig(**known.config.to_dict())).eval()
     model.load_state_dict(known.state_dict())
-    reports = [flap.prune(one, tokenizer, **text) for one in (model, known)]
+    reports = [prune(one) for one in (model, known)]
     assert reports[0].layers == reports[1].layers and torch.equal(logits(model), logits(known))
 
 
-def test_presets_and_overrides(tokenizer: PreTrainedTokenizerFast, text: dict) -> None:
+def test_presets_and_overrides(prune: Prune) -> None:
     model = tiny_model("llama-mha")
     shapes = {name: p.shape for name, p in model.named_parameters()}
-    report = flap.prune(model, tokenizer, method="wanda_sp", overrides=("mask_only=true", "seed=3"), **text)
+    report = prune(model, method="wanda_sp", overrides=("mask_only=true", "seed=3"))
     assert report.config["calibration"]["propagate"] == "pruned" and report.config["seed"] == 3
     assert report.parameters["decoder_after"] < report.parameters["decoder_before"]
     assert {name: p.shape for name, p in model.named_parameters()} == shapes
 
 
 @pytest.mark.parametrize("name", ["it's a=b, {c} [d].txt", "ünïcode $x.txt", "\\\\${seed}\\${.txt", 'say "it\'s".txt'])
-def test_any_path_is_passed_on_as_it_is(
-    name: str, tokenizer: PreTrainedTokenizerFast, text: dict, text_file: Path, tmp_path: Path
-) -> None:
+def test_any_path_is_passed_on_as_it_is(name: str, prune: Prune, text_file: Path, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text_file.read_text())
     for path in (str(tmp_path / name), tmp_path / name):
-        report = flap.prune(tiny_model("llama-gqa"), tokenizer, **text | {"dataset": path})
+        report = prune(tiny_model("llama-gqa"), **{"dataset": path})
         assert report.config["calibration"]["dataset"] == str(tmp_path / name)
 
 
-def test_any_value_is_passed_on_as_it_is(tokenizer: PreTrainedTokenizerFast, text: dict, tmp_path: Path) -> None:
+def test_any_value_is_passed_on_as_it_is(prune: Prune, text_file: Path, tmp_path: Path) -> None:
     more = tmp_path / "more, {of} ${it}.txt"
-    more.write_text(Path(str(text["dataset"])).read_text()[::-1])
-    mixture = {str(text["dataset"]): 1, str(more): {"weight": 2.5, "packing": True}}
+    more.write_text(text_file.read_text()[::-1])
+    mixture = {str(text_file): 1, str(more): {"weight": 2.5, "packing": True}}
     options = {"dataset": mixture, "num_samples": numpy.int64(8), "seq_len": [16, 8]}
-    report = flap.prune(tiny_model("llama-gqa"), tokenizer, ratio=numpy.float64(0.4), **options)
+    report = prune(tiny_model("llama-gqa"), ratio=numpy.float64(0.4), **options)
     found = report.config["calibration"]
     assert {name: found[name] for name in options} == options and report.ratio["requested"] == 0.4
     assert str(more) in report.sources["calibration"]
@@ -365,12 +354,10 @@ def test_any_value_is_passed_on_as_it_is(tokenizer: PreTrainedTokenizerFast, tex
     ],
     ids=str,
 )
-def test_bad_input_is_a_value_error_in_one_line_and_changes_nothing(
-    options: dict, words: str, tokenizer: PreTrainedTokenizerFast, text: dict
-) -> None:
+def test_bad_input_is_a_value_error_in_one_line_and_changes_nothing(options: dict, words: str, prune: Prune) -> None:
     model = tiny_model("llama-gqa")
     with pytest.raises(ValueError, match=f"^{words}") as caught:
-        flap.prune(model, tokenizer, **text | options)
+        prune(model, **options)
     assert "\n" not in str(caught.value)
     assert torch.equal(logits(model), logits(tiny_model("llama-gqa")))
     assert not GlobalHydra.instance().is_initialized()
@@ -449,13 +436,11 @@ def unsupported() -> dict[str, tuple[Any, str]]:
 
 
 @pytest.mark.parametrize("case", unsupported().keys())
-def test_a_model_that_cannot_be_pruned_is_refused_and_not_changed(
-    case: str, tokenizer: PreTrainedTokenizerFast, text: dict
-) -> None:
+def test_a_model_that_cannot_be_pruned_is_refused_and_not_changed(case: str, prune: Prune) -> None:
     model, words = unsupported()[case]
     before = {} if case in ("name", "meta") else {name: one.clone() for name, one in model.state_dict().items()}
     with pytest.raises(ValueError, match=words):
-        flap.prune(model, tokenizer, target={"bytes": 150e3} if case == "two types" else None, **text)
+        prune(model, target={"bytes": 150e3} if case == "two types" else None)
     assert all(torch.equal(model.state_dict()[name], tensor) for name, tensor in before.items())
 
 
@@ -464,38 +449,34 @@ def test_no_tokenizer_is_refused() -> None:
         flap.prune(tiny_model("llama-gqa"), None)
 
 
-def test_rounded_rotary_frequencies_are_refused_where_a_checkpoint_is_written(
-    tokenizer: PreTrainedTokenizerFast, text: dict, tmp_path: Path
-) -> None:
-    saving = {"overrides": ("checkpoint.save=true", f"checkpoint.dir={tmp_path / 'kept'}"), **text}
+def test_rounded_rotary_frequencies_are_refused_where_a_checkpoint_is_written(prune: Prune, tmp_path: Path) -> None:
+    saving = {"overrides": ("checkpoint.save=true", f"checkpoint.dir={tmp_path / 'kept'}")}
     with pytest.raises(ValueError, match=r"^model: its rotary frequencies are rounded.*checkpoint\.save=false"):
-        flap.prune(tiny_model("llama-gqa").to(torch.bfloat16), tokenizer, **saving)
+        prune(tiny_model("llama-gqa").to(torch.bfloat16), **saving)
     assert not list(tmp_path.iterdir())
-    assert flap.prune(tiny_model("llama-gqa").to(torch.bfloat16), tokenizer, **text).layers
+    assert prune(tiny_model("llama-gqa").to(torch.bfloat16)).layers
 
 
-def test_plain_weights_that_a_quantiser_has_read(tokenizer: PreTrainedTokenizerFast, text: dict) -> None:
+def test_plain_weights_that_a_quantiser_has_read(prune: Prune) -> None:
     model = tiny_model("llama-gqa")
     model.hf_quantizer = AutoHfQuantizer.from_config(FineGrainedFP8Config(dequantize=True), pre_quantized=True)
-    assert flap.prune(model, tokenizer, **text).parameters["total_after"] < tiny_model("llama-gqa").num_parameters()
+    assert prune(model).parameters["total_after"] < tiny_model("llama-gqa").num_parameters()
 
 
-def test_it_works_inside_another_hydra_application(
-    tokenizer: PreTrainedTokenizerFast, text: dict, tmp_path: Path
-) -> None:
+def test_it_works_inside_another_hydra_application(prune: Prune, tmp_path: Path) -> None:
     (tmp_path / "app.yaml").write_text("lr: 0.1\n")
     with initialize_config_dir(str(tmp_path), version_base="1.3"):
-        flap.prune(tiny_model("llama-gqa"), tokenizer, **text)
+        prune(tiny_model("llama-gqa"))
         assert compose("app").lr == 0.1  # the application's own configs are where they were
 
 
-def test_defaults_of_torch_change_nothing_and_stay(tokenizer: PreTrainedTokenizerFast, text: dict) -> None:
+def test_defaults_of_torch_change_nothing_and_stay(prune: Prune) -> None:
     expected, model = tiny_model("llama-gqa"), tiny_model("llama-gqa")
-    flap.prune(expected, tokenizer, method="flap_plus", **text)
+    prune(expected, method="flap_plus")
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.device("meta"):
         torch.set_default_dtype(torch.float16)
         try:
-            flap.prune(model, tokenizer, method="flap_plus", **text)
+            prune(model, method="flap_plus")
             assert torch.empty(0).dtype == torch.float16 and torch.empty(0).device.type == "meta"
             assert torch.is_autocast_enabled("cpu")
         finally:
@@ -503,11 +484,11 @@ def test_defaults_of_torch_change_nothing_and_stay(tokenizer: PreTrainedTokenize
     assert torch.equal(logits(model), logits(expected))
 
 
-def test_modules_stay_in_their_mode(tokenizer: PreTrainedTokenizerFast, text: dict) -> None:
+def test_modules_stay_in_their_mode(prune: Prune) -> None:
     model = tiny_model("llama-gqa").train()
     model.model.layers[0].eval()
     before = {name: module.training for name, module in model.named_modules()}
-    flap.prune(model, tokenizer, **text)
+    prune(model)
     assert {name: module.training for name, module in model.named_modules()} == before
 
 
@@ -546,9 +527,7 @@ class Base(Metric):
 """
 
 
-def test_the_cache_knows_an_edited_metric(
-    tokenizer: PreTrainedTokenizerFast, text: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_cache_knows_an_edited_metric(prune: Prune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "mymetric.py").write_text("from mybase import Base\n\n\nclass Mine(Base):\n    pass\n")
     cached = "use_cache=true", f"cache_dir={tmp_path / 'cache'}", "structure=search", "structure.tokens=64"
@@ -559,7 +538,7 @@ def test_the_cache_knows_an_edited_metric(
             monkeypatch.delitem(sys.modules, name, raising=False)
         importlib.invalidate_caches()
         model, metric = tiny_model("llama-gqa"), importlib.import_module("mymetric").Mine()
-        flap.prune(model, tokenizer, ratio=0.4, metric=metric, overrides=cached, **text)
+        prune(model, ratio=0.4, metric=metric, overrides=cached)
         found.append(logits(model))
     assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
 
