@@ -12,11 +12,6 @@ import pytest
 
 Cli = Callable[..., "CompletedProcess[str]"]
 SITE = ["partition=gpu", "account=lab", "timeout_min=90", "gpus_per_node=2", "mem_gb=64", "cpus_per_task=3"]
-# What submitit starts is also held by test_slurm.py.
-LAUNCHERS = [
-    pytest.param(["submitit_local"], marks=pytest.mark.long, id="submitit_local"),
-    pytest.param(["joblib", "hydra.launcher.n_jobs=2"], marks=pytest.mark.long, id="joblib"),
-]
 
 
 @pytest.fixture
@@ -82,34 +77,23 @@ def test_slurm_without_sbatch(quick_flap: Cli, tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_a_failed_run_stops_no_other(
-    flap: Cli, base: list[str], tmp_path: Path, no_account: dict[str, str], launcher: list[str]
-) -> None:
-    """Each run is tracked, and under joblib has a GPU: numbers of GPUs that are not there, so that it takes the CPU."""
-    first, *others = launcher
-    options = [f"hydra/launcher={first}", *others, *base, "model.name=org/tiny", "checkpoint.save=false"]
-    options += [f"cache_dir={tmp_path / 'cache'}", "hydra.sweep.dir=s", "tracking=wandb"]
+@pytest.mark.long  # what submitit starts is held by test_slurm.py
+def test_a_failed_run_stops_no_other(flap: Cli, base: list[str], tmp_path: Path, no_account: dict[str, str]) -> None:
+    """Each run is tracked and has a GPU: numbers of GPUs that are not there, so that it takes the CPU."""
+    options = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *base, "model.name=org/tiny", "tracking=wandb"]
+    options += ["checkpoint.save=false", f"cache_dir={tmp_path / 'cache'}", "hydra.sweep.dir=s"]
     done = flap("-m", *options, "ratio=0.99,0.2,1.5", CUDA_VISIBLE_DEVICES="5,7", **no_account)
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr + done.stdout
-    for number, error in ((0, "ratio=0.99: "), (2, "ratio=1.5: ")):
-        run = folder_of(tmp_path / "s", number)
+    assert done.returncode == 1 and "Traceback" not in done.stderr + done.stdout
+    failed, good, other = (folder_of(tmp_path / "s", number) for number in range(3))
+    for run, error in ((failed, "ratio=0.99: "), (other, "ratio=1.5: ")):
         assert not (run / "report.json").exists()
-        log = (run / "flap.log").read_text()
-        assert "Traceback" in log and f"ValueError: {error}" in log
-        lines = [line for line in done.stderr.splitlines() if line.startswith("failed: ") and run.name in line]
-        assert len(lines) == 1 and error in lines[0]
-    failed, good = (folder_of(tmp_path / "s", number) for number in (0, 1))
-    assert (good / "report.json").is_file()
-    log = (good / "flap.log").read_text()
-    assert log and "ratio=" not in log and "Traceback" not in log
-    assert done.stderr.count("failed: ") == 2
-
+        assert f"ValueError: {error}" in (run / "flap.log").read_text()
+        [line] = [line for line in done.stderr.splitlines() if line.startswith("failed: ") and run.name in line]
+        assert error in line
+    assert (good / "report.json").is_file() and done.stderr.count("failed: ") == 2
     logs = [(run / "flap.log").read_text() for run in (failed, good)]
-    gpus = [[name for name in ("5", "7") if f"GPU {name}\n" in log] for log in logs]
-    assert sorted(gpus) == ([["5"], ["7"]] if first == "joblib" else [[], []])
-
+    assert "ratio=" not in logs[1] and "Traceback" not in logs[1]
+    assert sorted(name for log in logs for name in ("5", "7") if f"GPU {name}\n" in log) == ["5", "7"]
     assert [len([*run.glob("wandb/offline-run-*")]) for run in (failed, good, tmp_path / "s")] == [1, 1, 1]
 
 

@@ -5,25 +5,19 @@ import gc
 import json
 import signal
 import weakref
-from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 
-from flap.allocation import LayerPlan, PruningPlan
-from flap.calibration import LayerStatistics
 from flap.models import LoadedSource, Resident
 from flap.pipeline import run
 from flap.runs import prepare
 from flap.runs.method import allocate, observe, score
 from flap.runs.stages import load
-from flap.search import PlanDivergence
-from flap.search.divergence import PlansOfLayer
 from tests.cases import tiny_model
 from tests.helpers.killed import start
 from tests.helpers.ratios import assert_meets
@@ -31,7 +25,6 @@ from tests.helpers.runs import composed
 
 LEVELS = "structure.levels=[0.125,0.25,0.5,0.75]"
 ALONE = 4 * (3 + 4)  # layers, of each: 1, 2, 3 of 4 KV heads and four levels of neurons
-Measured = list[list[Sequence[LayerPlan]]]
 
 
 @pytest.fixture
@@ -39,46 +32,6 @@ def arguments(base: list[str], tmp_path: Path) -> list[str]:
     arguments = [one for one in base if not one.startswith("eval")]
     more = ["eval=[none]", "method=flap_plus", "calibration.num_samples=20", f"cache_dir={tmp_path / 'cache'}"]
     return [*arguments, *more, LEVELS]
-
-
-@pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch) -> Measured:
-    """For every walk that really measures each layer of its plans."""
-    seen: Measured = []
-    measure = PlanDivergence.__call__
-
-    def noted(self: PlanDivergence, plans: PlansOfLayer, *arguments: Any) -> list[float]:
-        layers: list[Sequence[LayerPlan]] = []
-        seen.append(layers)
-
-        def kept(i: int, observed: LayerStatistics | None) -> Sequence[LayerPlan]:
-            layers.append(plans(i, observed))
-            return layers[-1]
-
-        return measure(self, kept, *arguments)
-
-    monkeypatch.setattr(PlanDivergence, "__call__", noted)
-    return seen
-
-
-Search = Callable[..., PruningPlan]
-
-
-@pytest.fixture
-def search(arguments: list[str], tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Search:
-    """The plan that a search finds, by overrides of the command line.
-
-    Searches of the saved model share a cache, those of a given one have none.
-    """
-
-    def search(*overrides: str, model: PreTrainedModel | None = None) -> PruningPlan:
-        given = LoadedSource(model, tokenizer) if model is not None else None
-        cache = ["use_cache=false"] if given else []
-        run = prepare(composed(*arguments, *cache, *overrides), tmp_path / "run", given)
-        model = load(run)
-        return allocate(run, score(run, model, observe(run, model)))
-
-    return search
 
 
 @pytest.mark.parametrize(
@@ -110,7 +63,9 @@ def test_another_ratio_takes_the_walk_that_compresses_alone(arguments: list[str]
     assert plans[1] == plans[2] != plans[0]
 
 
-def test_the_model_stays_dense_and_no_copy_stays(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_stays_dense_and_no_copy_stays(
+    arguments: list[str], tokenizer: PreTrainedTokenizerFast, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two pruned layers at most are there at a time: the one that has just run, and the next one."""
     model, copies, alive = tiny_model("llama-gqa").to(torch.bfloat16), [], []
     before, layers = copy.deepcopy(model.state_dict()), list(model.model.layers)
@@ -123,47 +78,16 @@ def test_the_model_stays_dense_and_no_copy_stays(search: Search, monkeypatch: py
         return made
 
     monkeypatch.setattr(Resident, "copy_layer", counted)
-    plan = search("ratio=0.4", model=model)
-    assert_meets(plan, model, 0.4)
+    config = composed(*arguments, "ratio=0.4", "use_cache=false")
+    run = prepare(config, tmp_path / "run", LoadedSource(model, tokenizer))
+    placed = load(run)
+    assert_meets(allocate(run, score(run, placed, observe(run, placed))), model, 0.4)
     assert len(copies) == ALONE and max(alive) <= 2
     gc.collect()
     assert not any(one() for one in copies)
     assert list(model.model.layers) == layers
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in before.items())
     assert not any("forward" in vars(module) or module._forward_pre_hooks for module in model.modules())
-
-
-def test_the_cache_changes_no_plan(search: Search, measured: Measured) -> None:
-    plans, walks = [], []
-    for cache in ("false", "true", "true"):
-        plans.append(search("ratio=0.4", f"use_cache={cache}"))
-        walks.append(measured.copy())
-        measured.clear()
-    assert [len(layers[0]) for layers in walks[0]] == [ALONE]
-    assert walks[1] == walks[0] and walks[2] == []
-    assert plans[0] == plans[1] == plans[2]
-
-
-@pytest.mark.parametrize(
-    ("override", "again"),
-    [
-        ("mask_only=true", 0),
-        ("ratio=0.5", 0),
-        ("round_to=8", 0),
-        ("compensation=bias", 1),
-        ("compensation.ridge=1.0", 1),
-        ("metric.ridge=1.0", 1),
-        ("structure.tokens=16", 1),
-        ("structure.levels=[0.3,0.6]", 1),
-        ("seed=1", 1),
-        ("model.dtype=bfloat16", 1),
-    ],
-)
-def test_it_measures_again_where_it_matters(override: str, again: int, search: Search, measured: Measured) -> None:
-    search("ratio=0.4")
-    assert len(measured) == 1
-    search("ratio=0.4", override)
-    assert len(measured) == 1 + again
 
 
 @pytest.fixture(scope="module")
