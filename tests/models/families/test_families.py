@@ -25,7 +25,7 @@ from transformers import (
 
 from flap.allocation import ULMM
 from tests.models.families.contract import FamilyContract
-from tests.models.families.tiny import GQA, MHA, SLIDING, SOME_LAYERS_SLIDE, TIED, UNTIED
+from tests.models.families.tiny import GQA, MHA, MULTIPLIERS, SLIDING, SOME_LAYERS_SLIDE, TIED, UNTIED
 
 
 class TestLlama(FamilyContract):
@@ -67,12 +67,11 @@ class TestSmolLM3(FamilyContract):
 
 
 class TestGranite(FamilyContract):
-    own = {"embedding_multiplier": 3.0, "attention_multiplier": 0.3, "residual_multiplier": 0.7, "logits_scaling": 2.0}
     configs = {
-        "mha": GraniteConfig(**MHA, **own, **TIED),
-        "gqa": GraniteConfig(**GQA, **own, attention_bias=True, mlp_bias=True),
+        "mha": GraniteConfig(**MHA, **MULTIPLIERS, **TIED),
+        "gqa": GraniteConfig(**GQA, **MULTIPLIERS, attention_bias=True, mlp_bias=True),
     }
-    features = dict.fromkeys(own, 1.0)
+    features = dict.fromkeys(MULTIPLIERS, 1.0)
     holds_biases = True
 
 

@@ -23,7 +23,7 @@ from transformers import (
 
 from flap.allocation import ULMM
 from tests.models.families.contract import FamilyContract
-from tests.models.families.tiny import GQA, MHA, SLIDING, SOME_LAYERS_SLIDE, TIED, TINY, UNTIED
+from tests.models.families.tiny import GQA, MHA, MULTIPLIERS, SLIDING, SOME_LAYERS_SLIDE, TIED, TINY, UNTIED
 
 
 class TestMixtral(FamilyContract):
@@ -42,15 +42,9 @@ class TestMiniMaxM2(FamilyContract):
 
 
 class TestGraniteMoe(FamilyContract):
-    own = {"num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 48}
-    own |= {"embedding_multiplier": 3.0, "attention_multiplier": 0.3, "residual_multiplier": 0.7, "logits_scaling": 2.0}
-    configs = {
-        "mha": GraniteMoeConfig(**MHA | own | TIED),
-        "gqa": GraniteMoeConfig(**GQA | own, attention_bias=True),
-    }
-    features = dict.fromkeys(
-        ("embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling"), 1.0
-    ) | {"num_experts_per_tok": 1}
+    own = TestMixtral.own | MULTIPLIERS
+    configs = {"mha": GraniteMoeConfig(**MHA | own | TIED), "gqa": GraniteMoeConfig(**GQA | own, attention_bias=True)}
+    features = dict.fromkeys(MULTIPLIERS, 1.0) | {"num_experts_per_tok": 1}
     stays = ("block_sparse_moe.router.",)
 
 
@@ -66,13 +60,7 @@ class TestOlmoe(FamilyContract):
 
 
 class TestGptOss(FamilyContract):
-    own = {
-        "head_dim": 8,
-        "num_local_experts": 4,
-        "num_experts_per_tok": 2,
-        "intermediate_size": 48,
-        "swiglu_limit": 1.0,
-    }
+    own = TestMixtral.own | {"head_dim": 8, "swiglu_limit": 1.0}
     configs = {
         "mha": GptOssConfig(**MHA | own | TIED | SOME_LAYERS_SLIDE),
         "gqa": GptOssConfig(**GQA | own | SOME_LAYERS_SLIDE),
@@ -84,11 +72,8 @@ class TestGptOss(FamilyContract):
 
 class TestQwen2Moe(FamilyContract):
     own = {
-        "num_experts": 4,
-        "num_experts_per_tok": 2,
-        "moe_intermediate_size": 32,
-        "shared_expert_intermediate_size": 24,
-    }
+        "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 24,
+    }  # fmt: skip
     configs = {
         "mha": Qwen2MoeConfig(**MHA, **own, norm_topk_prob=True, use_sliding_window=True, **SOME_LAYERS_SLIDE, **TIED),
         "gqa": Qwen2MoeConfig(**GQA, **own, use_sliding_window=True, **SOME_LAYERS_SLIDE, mlp_only_layers=[1]),

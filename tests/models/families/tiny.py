@@ -12,3 +12,6 @@ GQA = TINY | {"num_key_value_heads": 4, "intermediate_size": 56}
 TIED, UNTIED = {"tie_word_embeddings": True}, {"tie_word_embeddings": False}
 SLIDING = {"sliding_window": 8}
 SOME_LAYERS_SLIDE = SLIDING | {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+MULTIPLIERS = {
+    "embedding_multiplier": 3.0, "attention_multiplier": 0.3, "residual_multiplier": 0.7, "logits_scaling": 2.0,
+}  # fmt: skip
