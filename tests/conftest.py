@@ -14,9 +14,11 @@ from transformers import PreTrainedTokenizerFast
 
 import tests.helpers.pixel  # noqa: F401 - runs draw no picture
 from flap.models import hidden_files
+from flap.pipeline import run
+from flap.results import Report
 from flap.storage.atomic_files import cache_root
 from tests.cases import VOCAB, tiny_model
-from tests.helpers.runs import tiny
+from tests.helpers.runs import composed, tiny
 
 WORDS = [
     "the", "a", "cat", "dog", "sat", "ran", "on", "under", "mat", "tree", "and", "then", "it", "was", "red", "blue",
@@ -126,6 +128,17 @@ def model_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTok
 def base(model_dir: Path, text_file: Path) -> list[str]:
     """What makes any command line a run of a second or two."""
     return tiny(model_dir, text_file)
+
+
+@pytest.fixture(scope="session")
+def run_tiny(base: list[str]) -> Callable[..., Report]:
+    """A whole run of the pipeline on the tiny model: run_tiny(folder, "ratio=0.5", ...)."""
+    inputs = [
+        *base, "model.device=cpu", "calibration.num_samples=6", "eval.perplexity.max_tokens=320",
+        "ratio=0.4", "run_name=tiny",
+    ]  # fmt: skip
+
+    return lambda folder, *overrides: run(composed(*inputs, *overrides), folder)
 
 
 @pytest.fixture

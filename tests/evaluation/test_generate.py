@@ -15,9 +15,6 @@ from flap.evaluation.generate import continuation
 from flap.models import Resident
 from flap.results import Report
 from tests.cases import tiny_model
-from tests.helpers.runs import run_tiny
-
-__all__ = ["run_tiny"]
 
 PROMPTS = ["the cat sat", "a dog"]
 

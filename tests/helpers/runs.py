@@ -1,21 +1,17 @@
 """Runs on the tiny model: arguments of the command line, and the same run composed and started in this process."""
 
 import copy
-from collections.abc import Callable
 from functools import cache
 from itertools import compress
 from operator import not_
 from pathlib import Path
 
-import pytest
 from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
 
 from flap.config import FlapConfig, config_dir, typed
-from flap.pipeline import run
-from flap.results import Report
 
 GROUPS = {str(path.relative_to(config_dir())) for path in Path(config_dir()).rglob("*") if path.is_dir()}
 
@@ -46,17 +42,3 @@ def _of_files(choices: tuple[str, ...]) -> DictConfig:
     with initialize_config_dir(config_dir(), version_base="1.3"):
         # run_name reads Hydra's choices, which only a started application has
         return compose("config", ["run_name=test", *choices])
-
-
-@pytest.fixture(scope="session")
-def run_tiny(model_dir: Path, text_file: Path) -> Callable[..., Report]:
-    """A whole run of the pipeline on the tiny model: run_tiny(folder, "ratio=0.5", ...)."""
-    inputs = [
-        *tiny(model_dir, text_file), "model.device=cpu", "calibration.num_samples=6", "eval.perplexity.max_tokens=320",
-        "ratio=0.4", "run_name=tiny",
-    ]  # fmt: skip
-
-    def run_in(folder: Path, *overrides: str) -> Report:
-        return run(composed(*inputs, *overrides), folder)
-
-    return run_in

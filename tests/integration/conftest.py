@@ -2,8 +2,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.runs import run_tiny  # noqa: F401 - a fixture
-
 
 @pytest.fixture
 def no_account(tmp_path: Path) -> dict[str, str]:

@@ -5,10 +5,9 @@ import pytest
 
 from flap.results import Report
 from tests.helpers.browser import browser
-from tests.helpers.runs import run_tiny
 from tests.helpers.study_grid import Report as Plain
 
-__all__ = ["browser", "run_tiny"]
+__all__ = ["browser"]
 
 
 @pytest.fixture(scope="session")

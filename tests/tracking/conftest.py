@@ -5,9 +5,6 @@ from typing import Any
 import pytest
 
 from flap.results import Report
-from tests.helpers.runs import run_tiny
-
-__all__ = ["run_tiny"]
 
 
 @pytest.fixture(scope="session")

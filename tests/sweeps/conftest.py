@@ -1,3 +1,0 @@
-from tests.helpers.runs import run_tiny
-
-__all__ = ["run_tiny"]
