@@ -91,9 +91,9 @@ def test_the_model_stays_dense_and_no_copy_stays(
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, model_dir: Path, text_file: Path) -> tuple[Path, list[str]]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, base: list[str]) -> tuple[Path, list[str]]:
     folder = tmp_path_factory.mktemp("undisturbed")
-    code, steps = start(folder, killable(model_dir, text_file, "device"))
+    code, steps = start(folder, killable(base, "device"))
     assert code == 0
     return folder / "run", in_order(steps)
 
@@ -111,13 +111,9 @@ def in_order(steps: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("placement", ["device", "stream"])
 def test_a_killed_search_goes_on_at_its_layer(
-    placement: str,
-    undisturbed: tuple[Path, list[str]],
-    model_dir: Path,
-    text_file: Path,
-    tmp_path: Path,
+    placement: str, undisturbed: tuple[Path, list[str]], base: list[str], tmp_path: Path
 ) -> None:
-    arguments, (expected, whole) = killable(model_dir, text_file, placement), undisturbed
+    arguments, (expected, whole) = killable(base, placement), undisturbed
     assert whole == [f"{stage} {i}" for stage in ("score", "compress") for i in range(4)]
     code, steps = start(tmp_path, arguments, "score 2", 5)  # while blocks are measured alone
     assert (code, in_order(steps)) == (-signal.SIGKILL, whole[:3])
@@ -131,10 +127,10 @@ def test_a_killed_search_goes_on_at_its_layer(
 
 
 def test_killed_behind_the_search_it_ends_in_the_same(
-    undisturbed: tuple[Path, list[str]], model_dir: Path, text_file: Path, tmp_path: Path
+    undisturbed: tuple[Path, list[str]], base: list[str], tmp_path: Path
 ) -> None:
     """What was scored and measured is not walked for again."""
-    arguments, (expected, _) = killable(model_dir, text_file, "stream"), undisturbed
+    arguments, (expected, _) = killable(base, "stream"), undisturbed
     assert start(tmp_path, arguments, "compress 2")[0] == -signal.SIGKILL
     code, steps = start(tmp_path, arguments)
     assert (code, in_order(steps)) == (0, ["compress 2", "compress 3"])

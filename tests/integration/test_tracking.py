@@ -21,6 +21,7 @@ def test_one_run_a_job_and_after_a_failed_one(
     failing = "calibration.num_samples=9999,8"
     done = quick_flap("-m", *base, *options, failing, before=leave_notes, **no_account)
     assert done.returncode == 1 and done.stderr.count("failed: ") == 1
+    assert len([*sweep.rglob("noted.json")]) == 3, done.stderr
     failed, finished = (read_json(folder / "noted.json") for folder in sorted(sweep.glob("[01]_*")))
     assert failed["exit_code"] != 0 and finished["exit_code"] == 0 and failed["id"] != finished["id"]
     assert [(one["group"], one["job_type"]) for one in (failed, finished)] == [("mine", "sweep")] * 2
