@@ -5,6 +5,7 @@ cell. Of several processes (torchrun, the tasks of a SLURM job) each one goes th
 alone owns the run's folder, its status, the tracker and the console: `_Owner`. The others follow it without a word.
 """
 
+import json
 import logging
 import os
 import sys
@@ -21,8 +22,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from flap.config import build, config_dir, help_text, typed, without_credentials
-from flap.storage import ranks, read_state, write_status, write_text
+from flap.config import FlapConfig, build, config_dir, help_text, typed, without_credentials
+from flap.storage import digest, ranks, read_json, read_state, write_status, write_text
 from flap.storage.ranks import AgreedError
 from flap.storage.status import reason, run_folder
 from flap.sweeps.callbacks import write_open_study
@@ -30,11 +31,13 @@ from flap.sweeps.failures import RunFailedError, failure_lines
 from flap.sweeps.launching import claim_gpu, end_alone, follow
 
 if TYPE_CHECKING:
-    from flap.results import Report
+    from flap.results import FinishedRun, Report
     from flap.runs import Run
     from flap.tracking import JobInfo, TrackedRun
 
 log = logging.getLogger(__name__)
+
+TRACKED = "tracked.json"  # of a run's folder: the tracker that has its report, and which one
 
 
 @hydra.main(version_base="1.3", config_path=config_dir(), config_name="config")
@@ -61,14 +64,19 @@ def _attempt(config: DictConfig) -> str | None:
                 return None
             # imported here because --help and invalid values should not wait seconds for torch and transformers
             from flap.pipeline import execute
-            from flap.runs import check_room, prepare
+            from flap.runs import check_room, measure_more, prepare
 
             run = prepare(typed(config), run_dir, keep_dense=owner.runs_all_cells)
-            if ranks.on_first(partial(owner.done_already, run)):
+            if (earlier := ranks.on_first(partial(owner.find_finished, run))) and not earlier.lacks(run.config.eval):
+                ranks.on_first(partial(owner.tell, earlier))
                 return None
-            check_room(run)
-            ranks.on_first(partial(owner.begin, run))
-            report = execute(run)
+            if earlier and earlier.checkpoint:
+                ranks.on_first(partial(owner.begin, run))
+                report = measure_more(run, earlier.folder, earlier.report)
+            else:
+                check_room(run)
+                ranks.on_first(partial(owner.begin, run))
+                report = execute(run, earlier.report if earlier else None)
             if ranks.is_first():
                 owner.finish(report)
     except Exception as error:
@@ -88,6 +96,9 @@ class _Owner:
     hydra: Any  # Hydra's own part of the config
     held: ExitStack = field(default_factory=ExitStack)  # the folder's lock and the tracker
     tracked: "TrackedRun | None" = None
+
+    def __post_init__(self) -> None:
+        self.place = self.run_dir  # where the results are: a cell that is done already may have another number
 
     @property
     def run_dir(self) -> Path:
@@ -122,31 +133,58 @@ class _Owner:
         build("tracking", config.tracking).check()
         return self.run_dir
 
-    def done_already(self, run: "Run") -> bool:
-        """Return whether this run has finished before, here or in a cell beside."""
-        from flap.results import done_already
+    def find_finished(self, run: "Run") -> "FinishedRun | None":
+        """Return a finished run of the same pruned model, here or in a cell beside, whose folder is then held."""
+        from flap.results import finished_run
 
-        return run.config.resume and done_already(self.run_dir, asdict(run.config), run.inputs, self.in_sweep)
+        if not run.config.resume:
+            return None
+        found = finished_run(self.run_dir, asdict(run.config), run.inputs, self.in_sweep)
+        if found and found.folder != self.run_dir:
+            self.place = found.folder
+            self.held.enter_context(run_folder(self.place))
+        return found
+
+    def tell(self, run: "FinishedRun") -> None:
+        """Say that a run is done already; a tracker that has not got its report gets it."""
+        log.info("done already, in %s (resume=false runs it again)", run.folder)
+        if read_json(self.place / TRACKED) != self._sent and "NoTracking" not in self.config.tracking._target_:
+            self._track(typed(self.config))
+            self._send(run.report)
 
     def begin(self, run: "Run") -> None:
-        """Say that the run is running; all checks have passed, and what the folder says of another run is replaced."""
-        self._record()
-        if not run.config.checkpoint.save and (old := self.run_dir / "checkpoint").exists():
+        """Say that the run is running; a finished one in its folder stays finished until another is in its place."""
+        if not run.config.checkpoint.save and (old := self.place / "checkpoint").exists():
             log.warning("%s: of an earlier run, whose report is replaced; checkpoint.save=false leaves it", old)
-        write_status(self.run_dir, "running")
-        tracking = build("tracking", run.config.tracking)
-        started = tracking.start(asdict(run.config), self.run_dir, self._job_info())
+        if read_state(self.place) != "finished":
+            write_status(self.place, "running")
+        self._track(run.config)
+
+    def _track(self, config: FlapConfig) -> None:
+        started = build("tracking", config.tracking).start(asdict(config), self.place, self._job_info())
         self.tracked = self.held.enter_context(started)
 
     def finish(self, report: "Report") -> None:
         """Say that the run has finished, and print its report."""
         from flap.results import show
 
-        assert self.tracked is not None
-        write_status(self.run_dir, "finished")
-        self.tracked.finish(report)
+        write_status(self.place, "finished")
+        if self.place == self.run_dir:
+            self._record()
+        self._send(report)
         self.held.close()
         show(report)
+
+    def _send(self, report: "Report") -> None:
+        """Send a report to the tracker, and note in the folder which one has it."""
+        assert self.tracked is not None
+        self.tracked.finish(report)
+        write_text(self.place / TRACKED, json.dumps(self._sent))
+
+    @property
+    def _sent(self) -> dict[str, str]:
+        """The tracker of this command, and the report that it gets."""
+        return {self.config.tracking._target_: digest((self.place / "report.json").read_text())}
 
     def _record(self) -> None:
         """Write the composed config into .hydra, as Hydra does with `hydra.output_subdir`, but only now."""
@@ -161,7 +199,7 @@ class _Owner:
 
         choices, name = self.hydra.runtime.choices, str(self.config.run_name)
         sweep = {"group": Path(self.hydra.sweep.dir).resolve().name, "job_type": "sweep"} if self.in_sweep else {}
-        return JobInfo(str(self.run_dir.resolve()), name, tags=(choices["metric"], choices["structure"]), **sweep)
+        return JobInfo(str(self.place.resolve()), name, tags=(choices["metric"], choices["structure"]), **sweep)
 
 
 def _quieten_libraries() -> None:

@@ -8,7 +8,7 @@ from flap.results import Report
 from flap.results.report import peak_memory
 from flap.runs import Run, check_room, prepare
 from flap.runs.method import Pruned, allocate, compress, observe, prune_layers, score
-from flap.runs.reporting import Outcome, count_parameters, report_of, write_files
+from flap.runs.reporting import Outcome, count_parameters, report_of, with_numbers, write_files
 from flap.runs.stages import (
     choose_tokens,
     load,
@@ -38,8 +38,8 @@ def run(config: FlapConfig, run_dir: Path | None, source: ModelSource | None = N
     return execute(prepared)
 
 
-def execute(run: Run) -> Report:
-    """Go through the stages of a run, and write its files."""
+def execute(run: Run, earlier: Report | None = None) -> Report:
+    """Go through the stages of a run, and write its files. earlier: the report of one that has made the same model."""
     with run.begun() as run:
         model = load(run)
         reopen = run.source.reopening() if run.suite.comparisons else run.source.open  # before the model is changed
@@ -58,7 +58,7 @@ def execute(run: Run) -> Report:
             model = save(run, model, pruned.plan)
         out.measured, out.peak = measure_pruned(run, model, pruned.plan), peak_memory()  # which the next line resets
         out.both = measure_both(run, reopen, model, pruned.plan)
-        report = report_of(run, pruned, out)
+        report = with_numbers(earlier, run, out) if earlier else report_of(run, pruned, out)
         ranks.on_first(lambda: write_files(run, report, pruned.plan))
     return report
 

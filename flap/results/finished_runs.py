@@ -1,9 +1,10 @@
-"""Find a finished run of the same config, which need not run again."""
+"""Find a finished run of the same pruned model, which need not be pruned again."""
 
 import glob
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,44 +18,48 @@ from flap.storage.status import read_state
 log = logging.getLogger(__name__)
 
 
-def done_already(run_dir: Path, config: dict[str, Any], inputs: dict[str, str], in_sweep: bool) -> bool:
-    """Return whether a run has finished before, here or in a cell beside, on the same inputs; say where."""
-    named = f"*_{glob.escape(folder_name(config['run_name']))}"  # the same cell, which may have another job number
-    cells = sorted(run_dir.parent.glob(named)) if in_sweep else []
-    if (done := finished_run(run_dir, cells, config)) is None:
-        return False
-    folder, report = done
-    if changed := [name for name, value in inputs.items() if report.inputs.get(name) != value]:
-        log.info("%s holds a run on other inputs (%s), which runs again", folder, ", ".join(changed))
-    else:
-        log.info("done already, in %s (resume=false runs it again)", folder)
-    return not changed
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run whose pruned model is the one that is asked for."""
+
+    folder: Path
+    report: Report
+    checkpoint: Path | None  # None: not saved
+
+    def lacks(self, evaluators: Mapping[str, Any]) -> list[str]:
+        """Return the names of the evaluators that it has not measured with these options."""
+        measured = self.report.config["eval"]
+        wanted = {name: {"eval": {name: options}} for name, options in evaluators.items()}
+        return [name for name, one in wanted.items() if differences({"eval": {name: measured.get(name)}}, one)]
 
 
-def finished_run(folder: Path, siblings: Iterable[Path], config: dict[str, Any]) -> tuple[Path, Report] | None:
-    """Return the folder and report of a finished run of this config, in `folder` or in one of `siblings`; else None.
+def finished_run(run_dir: Path, config: dict[str, Any], inputs: dict[str, str], in_sweep: bool) -> FinishedRun | None:
+    """Return the finished run of a config on the same inputs, here or in a cell beside; None if there is none.
 
-    A run that has not measured or saved all that is asked for does not count: it runs again and adds what is missing.
-    Nor does one whose checkpoint is not there any more.
+    Whatever it has measured, and unless the checkpoint that it has saved is not there any more.
 
     Raises:
         ValueError: the folder holds a finished run of another config or of another version.
     """
-    for run_dir in (folder, *siblings):
-        if read_state(run_dir) != "finished":
+    named = f"*_{glob.escape(folder_name(config['run_name']))}"  # the same cell, which may have another job number
+    for folder in (run_dir, *(sorted(run_dir.parent.glob(named)) if in_sweep else [])):
+        if read_state(folder) != "finished":
             continue
-        report = Report.load(run_dir / "report.json")
-        evaluators = {name: options for name, options in report.config["eval"].items() if name in config["eval"]}
-        different = differences(report.config | {"eval": evaluators}, config)
-        if not different:
-            if report.checkpoint is None or checkpoint_of(run_dir, report):
-                return run_dir, report
-            log.info("%s: its checkpoint is not there, or is that of another run", run_dir)
-        elif run_dir == folder and (others := changes_of_the_model(different)):
+        report = Report.load(folder / "report.json")
+        different = differences(report.config | {"eval": config["eval"]}, config)
+        if folder == run_dir and (others := changes_of_the_model(different)):
             raise ValueError(
                 f"{folder}: holds a finished run of another config ({'; '.join(others[:3])}); choose "
                 "another folder, or resume=false to replace it"
             )
+        changed = [name for name, value in inputs.items() if report.inputs.get(name, value) != value]
+        checkpoint = checkpoint_of(folder, report)
+        if report.checkpoint and not checkpoint:
+            log.info("%s: its checkpoint is not there, or is that of another run", folder)
+        elif not different and changed:
+            log.info("%s holds a run on other inputs (%s), which runs again", folder, ", ".join(changed))
+        elif not different:
+            return FinishedRun(folder, report, checkpoint)
     return None
 
 

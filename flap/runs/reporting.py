@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flap.allocation import Budget, PruningPlan, Units
@@ -58,8 +58,12 @@ def count_parameters(adapter: ModelAdapter) -> int:
 
 def report_of(run: Run, pruned: Pruned, out: Outcome) -> Report:
     """Return the report of a run."""
-    config = described(run.config)
-    return Report(config, **_circumstances(run, out), **_sizes(run, config, pruned, out), **_numbers(run, pruned, out))
+    config, numbers, recovery = described(run.config), numbers_of(run, out), out.recovery
+    if out.compressed is not None:
+        recovery = recovery | _noise(out.compressed, out.measured, numbers["averages"])
+    repairs = {block: fit._asdict() for block, fit in pruned.fits.items()}
+    told = _circumstances(run, out) | _sizes(run, config, pruned, out) | numbers
+    return Report(config, recovery=recovery, repairs=repairs, **told)
 
 
 def _circumstances(run: Run, out: Outcome) -> dict[str, Any]:
@@ -68,7 +72,6 @@ def _circumstances(run: Run, out: Outcome) -> dict[str, Any]:
         "device": out.device, "dtype": str(run.source.dtype),
         "processes": list(run.processes), "device_map": dict(out.device_map), "sources": run.sources,
         "own_text": out.own_text, "warnings": run.warnings, "weight_passes": out.passes, "inputs": run.inputs,
-        "bos": begins_with_bos(run.texts, run.suite.tasks), "domains": domains(run.texts, run.suite.tasks),
         "seconds": run.seconds | {"total": sum(run.seconds.values())}, "peak_memory_bytes": peak_memory(out.peak),
         "statistics_cache": run.cache_states.get("calibrate", "off"),
         "checkpoint": str(run.target) if run.config.checkpoint.save else None,
@@ -97,21 +100,35 @@ def _sizes(run: Run, config: Mapping[str, Any], pruned: Pruned, out: Outcome) ->
     }
 
 
-def _numbers(run: Run, pruned: Pruned, out: Outcome) -> dict[str, Any]:
+def numbers_of(run: Run, out: Outcome) -> dict[str, Any]:
     """Return what was measured, with the errors of the differences, and texts."""
     dense, last, averages = out.dense, out.measured, run.suite.averages(out.measured.numbers)
     evaluation = {"dense": dense.numbers | out.both[0], "pruned": last.numbers | out.both[1]}
-    recovery = out.recovery
-    if out.compressed is not None:
-        evaluation["compressed"] = out.compressed.numbers
-        recovery = recovery | _noise(out.compressed, last, averages)
     return {
-        "evaluation": evaluation, "better": dense.better | last.better, "averages": averages,
-        **_noise(dense, last, averages), "recovery": recovery,
-        "repairs": {block: fit._asdict() for block, fit in pruned.fits.items()},
+        "evaluation": evaluation | ({"compressed": out.compressed.numbers} if out.compressed else {}),
+        "better": dense.better | last.better, "averages": averages, **_noise(dense, last, averages),
         "layer_errors": next(iter(last.layers.values()), []),
         "continuations": {"dense": dense.texts, "pruned": last.texts} if last.texts else {},
+        "bos": begins_with_bos(run.texts, run.suite.tasks), "domains": domains(run.texts, run.suite.tasks),
     }  # fmt: skip
+
+
+def with_numbers(report: Report, run: Run, out: Outcome) -> Report:
+    """Return a report with more numbers; seconds and cache states are those of the run that has pruned the model."""
+    new = numbers_of(run, out)
+    of_models = {
+        name: {which: getattr(report, name).get(which, {}) | values for which, values in new.pop(name).items()}
+        for name in ("evaluation", "continuations")
+    }
+    return replace(
+        report,
+        config=report.config | {"eval": {**report.config["eval"], **run.config.eval}},
+        layer_errors=new.pop("layer_errors") or report.layer_errors,
+        sources=report.sources | run.sources,
+        inputs=report.inputs | run.inputs,
+        warnings=list(dict.fromkeys([*report.warnings, *run.warnings])),
+        **{name: getattr(report, name) | values for name, values in (of_models | new).items()},
+    )
 
 
 def write_files(run: Run, report: Report, plan: PruningPlan) -> None:

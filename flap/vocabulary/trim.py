@@ -84,6 +84,14 @@ class Trimmed:
         made, old_ids = without(tokenizer, kept.tokens, set(kept.names))
         return cls(made, torch.tensor(old_ids), {"before": rows, "after": len(kept.names), "covered": kept.covered})
 
+    @classmethod
+    def of_checkpoint(
+        cls, tokenizer: PreTrainedTokenizerBase, before: PreTrainedTokenizerBase, facts: dict[str, float]
+    ) -> "Trimmed":
+        """Return the tokenizer of a trimmed checkpoint. before: that of the dense model."""
+        ids, old_ids = tokenizer.get_vocab(), before.get_vocab()
+        return cls(tokenizer, torch.tensor([old_ids[token] for token in sorted(ids, key=ids.__getitem__)]), facts)
+
     def give_to(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Let the tokens of another tokenizer be these, in place."""
         tokenizer._tokenizer = self.tokenizer.backend_tokenizer

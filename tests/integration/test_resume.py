@@ -1,7 +1,10 @@
 """A run that is started again does what is missing and nothing else; what a folder says about its run."""
 
 import json
+import os
 import shutil
+import signal
+import sys
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
@@ -10,16 +13,19 @@ from subprocess import CompletedProcess
 import pytest
 from torch import Tensor
 
+from flap import cli
 from flap.evaluation import perplexity
 from flap.models import PlacedModel
 from flap.pipeline import run
 from flap.results import Report
 from flap.results.sweep_folders import read_study
+from flap.runs import more_numbers
 from flap.storage.status import read_state, run_folder, write_status
 from flap.sweeps.failures import failures
 from tests.cases import tiny_model
-from tests.helpers.forked import command_line
+from tests.helpers.forked import command_line, forked
 from tests.helpers.runs import composed, tiny
+from tests.helpers.wandb_records import recorded
 
 NUMBERS = {f"words.txt/{kind}@{seq_len}" for kind in ("perplexity", "bits_per_byte") for seq_len in (8, 16)}
 Cli = Callable[..., "CompletedProcess[str]"]
@@ -231,13 +237,72 @@ def test_a_finished_run_with_a_checkpoint_elsewhere_runs_anew_without_resume(
         assert read_state(tmp_path / "run") == "finished" and "done already" not in done.stderr
 
 
-def test_more_is_measured_in_the_folder_of_a_finished_run(quick_flap: Cli, finished: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("choice", ["", "model.placement=stream"])
+def test_more_is_measured_of_the_checkpoint_and_nothing_is_lost(
+    choice: str, quick_flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path
+) -> None:
+    """A cell is not pruned again, keeps its numbers and seconds, and is done for each command that it has answered."""
+    run_dir, more = tmp_path / "run", ["eval=[efficiency]", "eval.efficiency.prefill_len=8"]
+    arguments = [*tiny(model_dir, text_file), f"hydra.run.dir={run_dir}", *choice.split()]
+    assert quick_flap(*arguments).returncode == 0
+    before, files = Report.load(run_dir / "report.json"), contents(run_dir / "checkpoint")
+    others = [one for one in arguments if not one.startswith("eval.")]
+    done = quick_flap(*others, *more, "eval.efficiency.decode_len=2", "eval.efficiency.repeats=1")
+    assert done.returncode == 0, done.stderr
+    after = Report.load(run_dir / "report.json")
+    for which in ("dense", "pruned"):
+        assert before.evaluation[which].items() < after.evaluation[which].items()
+    assert after.seconds == before.seconds and after.difference_stderr == before.difference_stderr
+    card = run_dir / "checkpoint" / "README.md"
+    assert {**contents(run_dir / "checkpoint"), card: b""} == {**files, card: b""}
+    for command in (arguments, [*others, *more, "eval.efficiency.decode_len=2", "eval.efficiency.repeats=1"]):
+        assert "done already" in quick_flap(*command).stderr
+    assert Report.load(run_dir / "report.json") == after
+
+
+def test_more_windows_are_measured_beside_those_that_are_there(
+    quick_flap: Cli, finished: list[str], tmp_path: Path
+) -> None:
     before = Report.load(tmp_path / "run" / "report.json")
     done = quick_flap(*finished, "eval.perplexity.seq_len=[16,8]")
     assert done.returncode == 0, done.stderr
     after = Report.load(tmp_path / "run" / "report.json")
     assert set(after.evaluation["pruned"]) == NUMBERS
     assert before.evaluation["pruned"].items() <= after.evaluation["pruned"].items()
+
+
+def killed_while_measuring(arguments: list[str]) -> None:
+    more_numbers.measure_pruned = lambda *given: os.kill(os.getpid(), signal.SIGKILL)
+    sys.argv = ["flap", *arguments]
+    cli.main()
+
+
+def test_a_kill_while_more_is_measured_leaves_the_run_finished(
+    quick_flap: Cli, finished: list[str], tmp_path: Path
+) -> None:
+    before = contents(tmp_path / "run")
+    assert forked(killed_while_measuring, [*finished, "eval.perplexity.seq_len=8"]) == -signal.SIGKILL
+    after = contents(tmp_path / "run")
+    numbers = {tmp_path / "run" / name for name in ("evaluation.json", "documents.json.gz")}  # of the dense model
+    assert {path for path in before if before[path] != after[path]} <= numbers
+    assert read_state(tmp_path / "run") == "finished" and "done already" in quick_flap(*finished).stderr
+
+
+def test_without_a_checkpoint_a_run_that_measures_more_keeps_its_numbers(
+    quick_flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path
+) -> None:
+    arguments = [*tiny(model_dir, text_file), f"hydra.run.dir={tmp_path / 'run'}", "checkpoint.save=false"]
+    assert quick_flap(*arguments).returncode == quick_flap(*arguments, "eval.perplexity.seq_len=8").returncode == 0
+    assert set(Report.load(tmp_path / "run" / "report.json").evaluation["pruned"]) == NUMBERS
+
+
+def test_a_finished_run_is_sent_to_a_tracker_once(quick_flap: Cli, finished: list[str], tmp_path: Path) -> None:
+    tracked = [*finished, "tracking=wandb", "tracking.mode=offline"]
+    for _ in range(2):
+        assert "done already" in quick_flap(*tracked).stderr
+    assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*"))) == 1
+    numbers = Report.load(tmp_path / "run" / "report.json").evaluation["pruned"]
+    assert recorded(tmp_path / "run").summary["pruned/words.txt/perplexity@16"] == numbers["words.txt/perplexity@16"]
 
 
 @pytest.mark.parametrize("text", ["", "[1]", '{"state": "failed"}', '{"schema": 1}'])

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import flap
 from flap.pipeline import run
 from flap.results import Report
-from flap.runs import prepare
+from flap.runs import measure_more, prepare
 from tests.cases import tiny_model
 from tests.helpers.runs import composed, tiny
 from tests.helpers.tokenizers import TEXT, VOCAB, smollm
@@ -31,6 +31,18 @@ def trimmed(words_dir: Path, words_file: Path, other_file: Path, tmp_path: Path)
         "eval.perplexity.max_tokens=320",
     ]
     return lambda *options: run(composed(*inputs, *TRIM, *options), tmp_path)
+
+
+def test_more_is_measured_with_the_tokens_of_the_checkpoint(
+    trimmed: Trimmed, words_dir: Path, words_file: Path, other_file: Path, tmp_path: Path
+) -> None:
+    before, inputs = trimmed("ratio=0.4"), (*tiny(words_dir, words_file), *TRIM, "ratio=0.4")
+    texts = (f"eval.perplexity.datasets=[{other_file},{words_file}]", "eval.perplexity.max_tokens=320")
+    after = measure_more(prepare(composed(*inputs, *texts), tmp_path), tmp_path, before)
+    name, other = "other.txt/bits_per_byte@16", "fox.txt/bits_per_byte@16"
+    numbers = after.evaluation["pruned"]
+    assert numbers[name] == before.evaluation["pruned"][name] and other in numbers
+    assert after.vocabulary == before.vocabulary and numbers[other] != after.evaluation["dense"][other]
 
 
 def test_no_layer_changes(trimmed: Trimmed, words_dir: Path, tmp_path: Path) -> None:
