@@ -4,7 +4,7 @@ Dense and pruned by 20 % (AL-AM, round_to=32, so that rows divide into blocks of
 a form: bytes of the weights, and perplexity on held-out BoolQ passages, windows of 128 tokens, the same tokens for all.
 GGUF files are measured in llama.cpp, one token after the other, everything else in transformers, on the CPU.
 
-Forms: GGUF f16 and q8_0 as `flap.export` writes them; Q8_0, Q5_1 (6.0 bits a weight) and Q4_K_M by llama.cpp's own
+Forms: GGUF f16 and q8_0 as `flap export` writes them; Q8_0, Q5_1 (6.0 bits a weight) and Q4_K_M by llama.cpp's own
 quantiser, from the f16 file; int8, int6 and int4 weights by torchao; W8A8 by llm-compressor. `--llama` is the folder of
 llama.cpp's libraries (libllama, libggml): the wheel xllamacpp has no quantiser. A form whose package is missing is one
 line that says so. llm-compressor needs other versions of transformers and so an environment of its own, from where the
@@ -42,7 +42,7 @@ def checkpoint(folder: Path, name: str) -> Path:
             f"hydra.run.dir={target}-run",
         ]
         subprocess.run([sys.executable, "-m", "flap", *PRUNED[name], *options], check=True, stdout=subprocess.DEVNULL)
-        command = [sys.executable, "-m", "flap.export", str(target), "gguf", "--type", "q8_0"]
+        command = [sys.executable, "-m", "flap.checkpoint.export", str(target), "gguf", "--type", "q8_0"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return target
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import flap
-from flap.importance import WIFV, Metric
+from flap.method.importance import WIFV, Metric
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from hydra import compose
 from omegaconf import OmegaConf
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from flap.allocation import Structure
-from flap.compression import Compensation
 from flap.config import FlapConfig, build, composing, literal, name_method, require, typed
-from flap.importance import Metric
+from flap.method.allocation import Structure
+from flap.method.compression import Compensation
+from flap.method.importance import Metric
 from flap.models import LoadedSource
 from flap.pipeline import run
 from flap.results import Report

@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,20 +24,23 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from flap.config import FlapConfig, build, config_dir, help_text, typed, without_credentials
+from flap.runs.sweeps.callbacks import write_open_study
+from flap.runs.sweeps.failures import RunFailedError, failure_lines
+from flap.runs.sweeps.launching import claim_gpu, end_alone, follow
 from flap.storage import digest, ranks, read_json, read_state, write_status, write_text
 from flap.storage.ranks import AgreedError
 from flap.storage.status import reason, run_folder
-from flap.sweeps.callbacks import write_open_study
-from flap.sweeps.failures import RunFailedError, failure_lines
-from flap.sweeps.launching import claim_gpu, end_alone, follow
 
 if TYPE_CHECKING:
     from flap.results import FinishedRun, Report
+    from flap.results.tracking import JobInfo, TrackedRun
     from flap.runs import Run
-    from flap.tracking import JobInfo, TrackedRun
 
 log = logging.getLogger(__name__)
 
+SUBCOMMANDS = {
+    "doctor": "flap.doctor", "export": "flap.checkpoint.export.__main__", "workspace": "flap.results.tracking.__main__",
+}  # fmt: skip
 TRACKED = "tracked.json"  # of a run's folder: the tracker that has its report, and which one
 
 
@@ -195,7 +199,7 @@ class _Owner:
 
     def _job_info(self) -> "JobInfo":
         """Return the names of the run for its tracker."""
-        from flap.tracking import JobInfo
+        from flap.results.tracking import JobInfo
 
         choices, name = self.hydra.runtime.choices, str(self.config.run_name)
         sweep = {"group": Path(self.hydra.sweep.dir).resolve().name, "job_type": "sweep"} if self.in_sweep else {}
@@ -213,10 +217,8 @@ def _quieten_libraries() -> None:
 
 def main() -> None:
     """Run the command line; on an error, print one line that says what to change and exit with code 1."""
-    if sys.argv[1:] == ["doctor"]:
-        from flap import doctor
-
-        doctor.main()
+    if module := SUBCOMMANDS.get("".join(sys.argv[1:2])):
+        import_module(module).main(sys.argv[2:])
         return
     if sys.argv[1:] == ["--help"]:
         print(help_text())

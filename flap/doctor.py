@@ -16,7 +16,7 @@ PACKAGE = "flap-pruning"
 NAMED = (PACKAGE, "torch", "transformers", "datasets", "lm-eval", "hydra-core")
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Print one line for each; exit with code 1 where a package is missing or the cache cannot be written."""
     lines = {"versions": versions(), "devices": devices(), "extras": extras(), "cache": cache(), "W&B": wandb()}
     print(*(f"{name:<10}{text}" for name, text in lines.items()), sep="\n")
@@ -73,7 +73,7 @@ def cache() -> str:
 
 def wandb() -> str:
     """Return the mode of tracking=wandb."""
-    from flap.tracking.login import resolve_mode
+    from flap.results.tracking.login import resolve_mode
 
     mode = resolve_mode("auto")
     return "offline; online after `wandb login`, or with WANDB_API_KEY" if mode == "offline" else mode

@@ -20,10 +20,10 @@ from transformers import (
     Qwen3NextConfig,
 )
 
-from flap.allocation import ALAM, ALMM, ULMM, ULUM, Structure
-from flap.importance import EAN, IFV, OBS, REAP, WIFN, WIFV, Magnitude, Metric, MoNE, Random, Wanda
+from flap.method.allocation import ALAM, ALMM, ULMM, ULUM, Structure
+from flap.method.importance import EAN, IFV, OBS, REAP, WIFN, WIFV, Magnitude, Metric, MoNE, Random, Wanda
+from flap.method.search import Search
 from flap.models.architecture import auto_class
-from flap.search import Search
 
 VOCAB = 96
 METRICS: dict[str, Callable[[], Metric]] = {

@@ -39,11 +39,11 @@ from transformers.quantizers import AutoHfQuantizer
 from transformers.utils.logging import get_logger
 
 import flap
-from flap.allocation import ALAM, ULUM
-from flap.calibration import Statistics
-from flap.compression import BiasCompensation
 from flap.config import config_dir
-from flap.importance import WIFV, Metric, Random
+from flap.method.allocation import ALAM, ULUM
+from flap.method.calibration import Statistics
+from flap.method.compression import BiasCompensation
+from flap.method.importance import WIFV, Metric, Random
 from flap.models import LoadedSource, adapt
 from flap.pipeline import run
 from flap.results import Report
@@ -71,7 +71,7 @@ def test_prune_save_load(prune: Prune, tmp_path: Path) -> None:
     dense = logits(model)
     report = prune(model, ratio=0.5, metric="IFV", structure="AL-MM")
     assert isinstance(report, Report)
-    assert report.config["metric"]["_target_"] == "flap.importance.IFV"
+    assert report.config["metric"]["_target_"] == "flap.method.importance.IFV"
     assert report.ratio["requested"] == 0.5
     assert adapt(model).num_parameters() == report.parameters["decoder_after"] < report.parameters["decoder_before"]
     assert report.parameters["total_after"] == sum(p.numel() for p in model.parameters())
@@ -96,7 +96,7 @@ def test_objects_do_what_names_do(prune: Prune) -> None:
     reports = [prune(named, **names), prune(given, **objects)]
     assert torch.equal(logits(given), logits(named))
     assert reports[0].layers == reports[1].layers
-    assert reports[1].config["structure"]["_target_"] == "flap.allocation.adaptive.ALAM"
+    assert reports[1].config["structure"]["_target_"] == "flap.method.allocation.adaptive.ALAM"
     assert [report.config["method"] for report in reports] == ["flap", "flap"]
 
 
@@ -147,10 +147,7 @@ def other_weights() -> PreTrainedModel:
 
 
 def test_no_run_folder_is_read_or_written(
-    perplexity: tuple[str, ...],
-    prune: Prune,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    perplexity: tuple[str, ...], prune: Prune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     for name in ("evaluation.json", "flap.json"):
@@ -517,7 +514,7 @@ MINE = """from dataclasses import dataclass
 
 import torch
 
-from flap.importance import Metric
+from flap.method.importance import Metric
 
 
 @dataclass(frozen=True)

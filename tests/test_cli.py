@@ -64,9 +64,9 @@ def test_a_sweep_over_the_presets(quick_flap: Cli, base: list[str], tmp_path: Pa
     names = [f"{i}_tiny_{metric}_UL-UM_r0.2_s0" for i, metric in enumerate(("wanda", "magnitude"))]
     assert sorted(path.parent.name for path in sweep.glob("*/report.json")) == names
     wanda, magnitude = (report_of(sweep / name) for name in names)
-    assert wanda["config"]["metric"]["_target_"] == "flap.importance.Wanda"
+    assert wanda["config"]["metric"]["_target_"] == "flap.method.importance.Wanda"
     assert wanda["config"]["calibration"]["propagate"] == "pruned"
-    assert magnitude["config"]["metric"]["_target_"] == "flap.importance.Magnitude"
+    assert magnitude["config"]["metric"]["_target_"] == "flap.method.importance.Magnitude"
     assert "calibrate" not in magnitude["seconds"] and "calibration" not in magnitude["sources"]
     for report in (wanda, magnitude):  # uniform widths
         assert len({tuple(layer.values()) for layer in report["layers"]}) == 1

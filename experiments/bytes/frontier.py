@@ -3,7 +3,7 @@
 python experiments/bytes/frontier.py results.jsonl --dense CHECKPOINT --texts wikitext-2-raw-test.txt \
     hellaswag-passages --forms trimmed=CHECKPOINT "flap_plus 0.1=CHECKPOINT" ...
 
-Each checkpoint needs its `model-f16.gguf`: by `python -m flap.export` where layers differ in width, else by
+Each checkpoint needs its `model-f16.gguf`: by `python -m flap export` where layers differ in width, else by
 llama.cpp's `convert_hf_to_gguf.py`. A weight of a type is what its GGUF holds, dequantised: matrices by the `gguf`
 package's quantiser, the embedding among them, all else as it is; K-quants by llama.cpp's own (`--llama`: the folder
 of its libraries), which chooses a type for each matrix. Windows are cut by the dense model's tokenizer, and each form

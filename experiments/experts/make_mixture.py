@@ -1,8 +1,8 @@
 """Make a trained mixture of experts from SmolLM2-135M: `python experiments/experts/make_mixture.py TARGET`.
 
 Each MLP is cut into 16 experts of 96 neurons that are active together (MoEfication, arXiv 2110.01786; LLaMA-MoE, arXiv
-2406.16554); a router is fitted that sends a token to 8 of them; then `flap.recovery` trains all layers to predict what
-the dense model predicts. TARGET gets a stock Mixtral checkpoint. `--text FILE` is evaluated on, besides boolq-passages.
+2406.16554); a router is fitted that sends a token to 8 of them; then `recover` trains all layers to predict what the
+dense model predicts. TARGET gets a stock Mixtral checkpoint. `--text FILE` is evaluated on, besides boolq-passages.
 Legend: N windows · T tokens, of all windows or of one · D hidden size · I neurons · E experts · K experts of a token.
 """
 
@@ -24,9 +24,9 @@ from flap.config import ModelConfig
 from flap.data import evaluation_windows, read_text
 from flap.data.read_windows import Wanted, read_windows
 from flap.evaluation.perplexity import perplexity, window_losses
+from flap.method.recovery import Recovery, recovery_windows
+from flap.method.recovery.distillation import recover
 from flap.models import CheckpointSource, find_model
-from flap.recovery import Recovery, recovery_windows
-from flap.recovery.distillation import recover
 from flap.storage import cache_root
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"

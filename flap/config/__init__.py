@@ -8,15 +8,7 @@ from flap.config.compose import build, literal, typed
 from flap.config.help import help_text
 from flap.config.messages import explain, gigabytes, one_line, require, without_credentials
 from flap.config.methods import composing, name_method
-from flap.config.schema import (
-    GGUF_TYPES,
-    FlapConfig,
-    ModelConfig,
-    TargetConfig,
-    config_dir,
-    folder_name,
-    targets,
-)
+from flap.config.schema import GGUF_TYPES, FlapConfig, ModelConfig, TargetConfig, config_dir, folder_name, targets
 
 __all__ = [
     "GGUF_TYPES", "FlapConfig", "ModelConfig", "TargetConfig", "build", "composing", "config_dir", "explain",

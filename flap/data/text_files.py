@@ -9,11 +9,7 @@ from flap.config import one_line
 from flap.data.named_texts import DATASETS, Split, named_text
 from flap.data.text import Text
 
-FILE_FORMATS = {
-    ".txt": "text in UTF-8",
-    ".jsonl": "a JSON object a line, in UTF-8",
-    ".parquet": "a table in Parquet",
-}
+FILE_FORMATS = {".txt": "text in UTF-8", ".jsonl": "a JSON object a line, in UTF-8", ".parquet": "a table in Parquet"}
 Template = Callable[[list[Any]], str]  # the messages of a conversation -> its text
 
 

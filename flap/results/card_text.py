@@ -29,7 +29,7 @@ WHOLE = ("AutoModelForImageTextToText", "AutoProcessor")  # of a vision-language
 NOT_IN_VLLM = (  # docs/exports.md says why
     "falcon", "gpt2", "qwen3_next", "qwen3_5_text", "llama4_text", "falcon_h1", "nemotron_h",
 )  # fmt: skip
-OTHER_FORMATS = "`python -m flap.export --help` lists other formats that it can be converted to."
+OTHER_FORMATS = "`python -m flap export --help` lists other formats that it can be converted to."
 
 
 def model_card(report: Report, checkpoint: Path, base: dict[str, Any]) -> str:

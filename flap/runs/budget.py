@@ -1,8 +1,8 @@
 """The budget of a run, counted from the tensors and checked against the choices."""
 
-from flap.allocation import Biases, Budget, bounds_of_shapes, price
 from flap.checkpoint.stock import takes_output_biases
 from flap.config import FlapConfig, require, targets
+from flap.method.allocation import Biases, Budget, bounds_of_shapes, price
 from flap.models import ModelAdapter, ModelSource
 from flap.models.conv1d import Transposed
 from flap.runs.choices import Choices

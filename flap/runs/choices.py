@@ -8,15 +8,15 @@ from functools import cached_property
 from typing import Any
 from uuid import uuid4
 
-from flap.allocation import Structure
-from flap.compression import Compensation
 from flap.config import FlapConfig, build, require, targets
 from flap.data import num_windows
 from flap.evaluation import Evaluator
-from flap.importance import Metric
-from flap.recovery import Reconstruction, Recovery
+from flap.method.allocation import Structure
+from flap.method.compression import Compensation
+from flap.method.importance import Metric
+from flap.method.recovery import Reconstruction, Recovery
+from flap.method.vocabulary import Trim
 from flap.storage import digest
-from flap.vocabulary import Trim
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import torch
 
-from flap.allocation import Budget
 from flap.config import FlapConfig, gigabytes
 from flap.data import HELD_OUT
 from flap.evaluation.perplexity import LOGITS_BYTES
+from flap.method.allocation import Budget
+from flap.method.recovery import bytes_to_train
+from flap.method.search import Search
 from flap.models import Block, ModelAdapter, ModelSource, adapt, distinct_parameters, find_model
 from flap.models.devices import free_bytes
 from flap.models.placement import STREAMS
-from flap.recovery import bytes_to_train
 from flap.runs.budget import check_budget
 from flap.runs.choices import Choices, choose
-from flap.search import Search
 from flap.storage import cache_root, ranks
 
 MARGIN = 1.5  # estimates are within this factor of what was measured: only what is beyond it is refused

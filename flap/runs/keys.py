@@ -6,16 +6,16 @@ from typing import Any
 
 import torch
 
-from flap.allocation import PruningPlan
-from flap.calibration import STATISTICS_VERSION
-from flap.calibration.own_text import WRITTEN_VERSION
 from flap.config import FlapConfig
 from flap.data import SELF, Windows
-from flap.importance import SCORES_VERSION
+from flap.method.allocation import PruningPlan
+from flap.method.calibration import STATISTICS_VERSION
+from flap.method.calibration.own_text import WRITTEN_VERSION
+from flap.method.importance import SCORES_VERSION
+from flap.method.search import Search
 from flap.models import ModelSource
 from flap.results import described, device_name
 from flap.runs.choices import Choices
-from flap.search import Search
 from flap.storage import digest, ranks
 
 Key = dict[str, Any]

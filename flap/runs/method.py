@@ -5,15 +5,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from flap.allocation import PruningPlan, UniformLayers
-from flap.calibration import STATISTICS, LayerStatistics
 from flap.checkpoint.convert import become_checkpointable
-from flap.compression import CompressLayer, FitReport, SequentialPruning, mask_layer, slice_layer
-from flap.compression import compress as compress_layers
-from flap.importance import SCORES, Scores, score_layers
+from flap.method.allocation import PruningPlan, UniformLayers
+from flap.method.calibration import STATISTICS, LayerStatistics
+from flap.method.compression import CompressLayer, FitReport, SequentialPruning, mask_layer, slice_layer
+from flap.method.compression import compress as compress_layers
+from flap.method.importance import SCORES, Scores, score_layers
+from flap.method.search import PlanDivergence, Search, score_and_try
 from flap.models import PlacedModel
 from flap.runs.run import Run
-from flap.search import PlanDivergence, Search, score_and_try
 from flap.storage import NOT_KEPT, WorkFolder, digest, ranks
 
 

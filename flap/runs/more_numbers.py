@@ -3,16 +3,16 @@
 from dataclasses import replace
 from pathlib import Path
 
-from flap.allocation import PruningPlan
 from flap.evaluation import prepare_suite
 from flap.evaluation.result_files import RESULTS, Results
+from flap.method.allocation import PruningPlan
+from flap.method.vocabulary import Trimmed
 from flap.models import adapt, find_model
 from flap.results import Report
 from flap.runs.reporting import Outcome, with_numbers, write_files
 from flap.runs.run import Run
 from flap.runs.stages import load, measure_both, measure_dense, measure_pruned
 from flap.storage import ranks
-from flap.vocabulary import Trimmed
 
 
 def measure_more(run: Run, folder: Path, report: Report) -> Report:

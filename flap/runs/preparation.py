@@ -3,12 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
+from flap.checkpoint.export.gguf import check_export, source_gguf
 from flap.checkpoint.save import check_room as check_disk
 from flap.checkpoint.save import check_target, followed, label_of
 from flap.config import FlapConfig, require
 from flap.evaluation import Divergence, Suite, prepare_suite
 from flap.evaluation.result_files import RESULTS
-from flap.export.gguf import check_export, source_gguf
+from flap.method.vocabulary import Tokens
+from flap.method.vocabulary.rows import named_ids
 from flap.models import ModelAdapter, ModelSource, adapt, find_model
 from flap.results import described, device_name
 from flap.results.configs import changes_of_the_model, differences
@@ -20,8 +22,6 @@ from flap.runs.texts import read_texts
 from flap.storage import Cache, cache_root, digest, ranks
 from flap.storage.atomic_files import bytes_below, remove_leftovers
 from flap.storage.work_folder import working_folder
-from flap.vocabulary import Tokens
-from flap.vocabulary.rows import named_ids
 
 
 def prepare(

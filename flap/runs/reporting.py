@@ -5,13 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from flap.allocation import Budget, PruningPlan, Units
 from flap.checkpoint.card import write_card
 from flap.config import one_line
 from flap.data import SELF
 from flap.evaluation import Measurement
 from flap.evaluation.base import Numbers
 from flap.evaluation.errors import differences
+from flap.method.allocation import Budget, PruningPlan, Units
 from flap.models import ModelAdapter, Pair, PlacedModel, base_facts, distinct_parameters
 from flap.results import Report, described, device_name, markdown, model_card
 from flap.results.report import peak_memory

@@ -11,12 +11,13 @@ from typing import Any, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
-from flap.allocation import Budget
-from flap.calibration import Calibration, LayerStatistics
 from flap.config import FlapConfig
 from flap.data import Windows
 from flap.data.temporary_state import seeded
 from flap.evaluation import Suite
+from flap.method.allocation import Budget
+from flap.method.calibration import Calibration, LayerStatistics
+from flap.method.vocabulary import Trimmed
 from flap.models import ModelSource, PlacedModel
 from flap.results.report import reset_peak_memory
 from flap.runs.choices import Choices
@@ -25,7 +26,6 @@ from flap.runs.texts import overlaps
 from flap.storage import NOT_KEPT, Cache, Kind, WorkFolder, digest, ranks
 from flap.storage.progress import begin
 from flap.storage.work_folder import workspace
-from flap.vocabulary import Trimmed
 
 log = logging.getLogger(__name__)
 

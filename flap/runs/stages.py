@@ -5,20 +5,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from flap.allocation import PruningPlan
-from flap.calibration.own_text import WRITTEN, Draft, text_of, write
+from flap.checkpoint.export.gguf import export_gguf
 from flap.checkpoint.save import make_label
 from flap.checkpoint.save import save as save_checkpoint
 from flap.evaluation import Measurement, prepare_suite
 from flap.evaluation.base import Numbers
-from flap.export.gguf import export_gguf
+from flap.method.allocation import PruningPlan
+from flap.method.calibration.own_text import WRITTEN, Draft, text_of, write
+from flap.method.recovery import training_windows
+from flap.method.vocabulary import KeptTokens, Trimmed
+from flap.method.vocabulary.rows import cut_rows
 from flap.models import PlacedModel, adapt
-from flap.recovery import training_windows
 from flap.results.provenance import described, provenance
 from flap.runs.run import Run
 from flap.storage import WorkFolder, digest, ranks
-from flap.vocabulary import KeptTokens, Trimmed
-from flap.vocabulary.rows import cut_rows
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,9 @@ def measure_compressed(run: Run, model: PlacedModel, plan: PruningPlan) -> Measu
 
 def recover(run: Run, model: PlacedModel, plan: PruningPlan) -> dict[str, Any]:
     """Train the compressed model in place to predict what the dense one predicts; return what the report says of it."""
-    from flap.recovery.distillation import recover as train  # here: other runs do not wait for transformers' Trainer
+    from flap.method.recovery.distillation import (
+        recover as train,  # here: other runs do not wait for transformers' Trainer
+    )
 
     recovery = run.choices.recovery
     assert recovery is not None

@@ -9,7 +9,7 @@ from flap.config import FlapConfig, require
 from flap.data import SELF, Windows
 from flap.data.read_windows import Wanted, read_parts, read_windows
 from flap.evaluation import Task
-from flap.recovery import recovery_windows
+from flap.method.recovery import recovery_windows
 from flap.runs.choices import Choices
 
 

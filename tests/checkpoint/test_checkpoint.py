@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from flap.checkpoint.load import load
-from flap.compression import mask_layer
+from flap.method.compression import mask_layer
 from flap.pipeline import run
 from tests.cases import ARCHITECTURES, tiny_model
 from tests.helpers.pruned import Saved, logits, prune, save_pruned

@@ -7,8 +7,8 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from flap.allocation import ALAM, ULUM
 from flap.checkpoint.load import load
+from flap.method.allocation import ALAM, ULUM
 from tests.cases import tiny_model, tokens
 from tests.helpers.fresh import in_a_fresh_process
 from tests.helpers.pruned import logits, prune, save_pruned

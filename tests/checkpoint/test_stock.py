@@ -9,10 +9,10 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 import flap
-from flap.allocation import ULMM, ULUM
 from flap.checkpoint.convert import become_checkpointable
 from flap.checkpoint.load import load
-from flap.compression import NoCompensation, mask_layer
+from flap.method.allocation import ULMM, ULUM
+from flap.method.compression import NoCompensation, mask_layer
 from flap.modeling.modeling_flap import FlapLlamaForCausalLM
 from flap.models import Resident, adapt
 from flap.pipeline import run

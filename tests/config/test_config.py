@@ -11,10 +11,10 @@ from hydra.types import RunMode
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-from flap.allocation import ALAM, ALMM, ULMM, ULUM
-from flap.compression import BiasCompensation, NoCompensation
 from flap.config import build, config_dir, without_credentials
-from flap.importance import WIFV, Magnitude, Metric, Wanda
+from flap.method.allocation import ALAM, ALMM, ULMM, ULUM
+from flap.method.compression import BiasCompensation, NoCompensation
+from flap.method.importance import WIFV, Magnitude, Metric, Wanda
 from flap.runs import choose
 from tests.cases import EXPERT_METRICS
 from tests.helpers.runs import composed

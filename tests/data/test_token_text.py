@@ -9,7 +9,7 @@ from transformers import LlamaTokenizer, PreTrainedTokenizer, PreTrainedTokenize
 
 from flap.data import NO_TOKEN, retokenised, text_bytes
 from tests.helpers.tokenizers import KINDS, TEXT, TRICKY
-from tests.vocabulary.kinds import unigram
+from tests.method.vocabulary.kinds import unigram
 
 
 @pytest.mark.parametrize("kind", KINDS)

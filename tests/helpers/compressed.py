@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from flap.allocation import PruningPlan, price
-from flap.calibration import Calibration, LayerStatistics, Statistics, batch_statistics, merge
-from flap.calibration.recorder import Comoments
-from flap.calibration.symmetric import STRIP, Symmetric
-from flap.compression import (
+from flap.method.allocation import PruningPlan, price
+from flap.method.calibration import Calibration, LayerStatistics, Statistics, batch_statistics, merge
+from flap.method.calibration.recorder import Comoments
+from flap.method.calibration.symmetric import STRIP, Symmetric
+from flap.method.compression import (
     BiasCompensation,
     Compensation,
     CompressLayer,
@@ -22,7 +22,7 @@ from flap.compression import (
     compress,
     slice_layer,
 )
-from flap.importance import score_layers
+from flap.method.importance import score_layers
 from flap.models import Resident, adapt
 from tests.cases import METRICS, STRUCTURES, tiny_model, tokens, with_biases
 from tests.helpers.ratios import allocated

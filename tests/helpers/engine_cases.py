@@ -7,8 +7,8 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 import flap
-from flap.compression import NoCompensation
-from flap.export.mlx.config import ARCHITECTURES
+from flap.checkpoint.export.mlx.config import ARCHITECTURES
+from flap.method.compression import NoCompensation
 from tests.cases import random_model, tokens
 from tests.helpers.gguf_cases import Exported
 from tests.helpers.pruned import prune, save_pruned

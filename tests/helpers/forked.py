@@ -19,7 +19,7 @@ from transformers import CONFIG_MAPPING
 import flap.cli
 import flap.pipeline
 import flap.results.study_files
-import flap.tracking
+import flap.results.tracking
 import tests.helpers.pixel  # noqa: F401 - runs draw no picture
 from flap.modeling.families import FAMILIES, TOWERS
 

@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from flap.allocation import Structure
-from flap.compression import Compensation
+from flap.method.allocation import Structure
+from flap.method.compression import Compensation
 from tests.cases import tiny_model
 from tests.helpers.pruned import AL_AM, BIAS, prune, save_pruned
 from tests.helpers.tokenizers import VOCAB

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import flap.calibration.own_text
 import flap.checkpoint.save
+import flap.method.calibration.own_text
 from flap.models import Stream, hidden_files
 from flap.models.placement.layer_files import LayerFiles
 from flap.pipeline import run
@@ -44,9 +44,9 @@ def _run(folder: Path, arguments: list[str], killed_at: str | None, number: int)
         if step == killed_at and next(times) == number:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    flap.calibration.own_text.SEQUENCES = SEQUENCES
+    flap.method.calibration.own_text.SEQUENCES = SEQUENCES
     hidden_files.SECONDS_BETWEEN_RECORDS = 0.0  # each layer, however quick it was
-    _after(flap.calibration.own_text, "sample", lambda *given: note("sample"))
+    _after(flap.method.calibration.own_text, "sample", lambda *given: note("sample"))
     _after(Stream, "advance", lambda stream, index, layer: note(f"{stream.walk.stage.split(',')[0]} {index}"))
     _after(LayerFiles, "write", lambda files, index: note(f"write {index}"))
     _after(flap.checkpoint.save, "compare", lambda *logits: note("compare"))

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from flap.allocation import LayerPlan, PruningPlan
-from flap.calibration import Calibration
-from flap.compression import Compensation
-from flap.search import PlanDivergence
+from flap.method.allocation import LayerPlan, PruningPlan
+from flap.method.calibration import Calibration
+from flap.method.compression import Compensation
+from flap.method.search import PlanDivergence
 from flap.storage import NOT_KEPT, WorkFolder
 
 

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from flap.allocation import ALAM, PruningPlan, Structure, price
-from flap.calibration import Calibration, collect
 from flap.checkpoint.convert import become_checkpointable
 from flap.checkpoint.save import make_label, save
-from flap.compression import BiasCompensation, Compensation, CompressLayer, compress, slice_layer
-from flap.importance import WIFV, score_layers
+from flap.method.allocation import ALAM, PruningPlan, Structure, price
+from flap.method.calibration import Calibration, collect
+from flap.method.compression import BiasCompensation, Compensation, CompressLayer, compress, slice_layer
+from flap.method.importance import WIFV, score_layers
 from flap.models import PlacedModel, Resident, adapt
 from tests.cases import tokens
 

@@ -7,10 +7,10 @@ from functools import cache
 import torch
 from transformers import PreTrainedModel
 
-from flap.allocation import Budget, LayerPlan, PruningPlan, Structure, price
-from flap.importance import Scores
+from flap.method.allocation import Budget, LayerPlan, PruningPlan, Structure, price
+from flap.method.importance import Scores
+from flap.method.search import Search
 from flap.models import Pair, adapt
-from flap.search import Search
 from tests.cases import tiny_model
 from tests.helpers.plans import with_layer
 

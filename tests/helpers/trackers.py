@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flap.tracking import MLflow, Tracking
+from flap.results.tracking import MLflow, Tracking
 
 
 @dataclass

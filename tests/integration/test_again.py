@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 from flap.checkpoint.convert import become_checkpointable
 from flap.models import Resident
 from flap.results import Report
-from tests.compression.test_emptied import emptied
+from tests.method.compression.test_emptied import emptied
 
 
 @pytest.fixture(scope="module")

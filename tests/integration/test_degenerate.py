@@ -1,7 +1,7 @@
 """Few tokens, singular covariances, channels that are constant or always zero: whatever reads covariances stays finite.
 
-Whole runs on a tiny model; what each part does with such moments by itself is in tests/compression, tests/importance
-and tests/allocation.
+Whole runs on a tiny model; what each part does with such moments by itself is in the tests
+of its folder.
 """
 
 import math

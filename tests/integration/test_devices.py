@@ -16,11 +16,11 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 import flap
-from flap.allocation import PruningPlan
-from flap.calibration import Calibration, LayerStatistics, collect
 from flap.checkpoint.save import make_label, save
 from flap.config import ModelConfig
-from flap.importance import OBS, score_layers
+from flap.method.allocation import PruningPlan
+from flap.method.calibration import Calibration, LayerStatistics, collect
+from flap.method.importance import OBS, score_layers
 from flap.models import PLACEMENTS, CheckpointSource, PlacedModel, Resident, Spread, find_model
 from flap.storage import WorkFolder
 from tests.cases import random_model, tokens

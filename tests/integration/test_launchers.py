@@ -100,7 +100,7 @@ def test_a_failed_run_stops_no_other(flap: Cli, base: list[str], tmp_path: Path,
 def test_more_processes_than_gpus_are_refused(tmp_path: Path) -> None:
     """Each process keeps its GPU to its end; the third of three finds none of two."""
     claim = (
-        "import pathlib, sys; from flap.sweeps.launching import claim_gpu; "
+        "import pathlib, sys; from flap.runs.sweeps.launching import claim_gpu; "
         "print(claim_gpu(pathlib.Path(sys.argv[1])), flush=True); sys.stdin.read()"
     )
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from flap.allocation import PruningPlan
 from flap.data import read_text
+from flap.method.allocation import PruningPlan
 from flap.results import Report, markdown
 from tests.helpers.killed import start
 
@@ -17,7 +17,7 @@ Run = Callable[..., Report]
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flap.calibration.own_text.SEQ_LEN", 48)
+    monkeypatch.setattr("flap.method.calibration.own_text.SEQ_LEN", 48)
 
 
 def mixture(text_file: Path) -> list[str]:

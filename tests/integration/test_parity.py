@@ -18,15 +18,15 @@ from datasets import Dataset
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from flap.allocation import ALAM, ALMM, LayerPlan, PruningPlan, Structure, price
-from flap.allocation.ranking import highest
-from flap.calibration import Calibration, LayerStatistics, Statistics, collect
-from flap.compression import BiasCompensation, Compensation, NoCompensation, compress, mask_layer, slice_layer
 from flap.config import ModelConfig
 from flap.data.named_texts import ARROW
 from flap.data.packaged import packaged_file
 from flap.evaluation.perplexity import perplexity, window_losses
-from flap.importance import Magnitude, Metric, Wanda, score_layer, score_layers
+from flap.method.allocation import ALAM, ALMM, LayerPlan, PruningPlan, Structure, price
+from flap.method.allocation.ranking import highest
+from flap.method.calibration import Calibration, LayerStatistics, Statistics, collect
+from flap.method.compression import BiasCompensation, Compensation, NoCompensation, compress, mask_layer, slice_layer
+from flap.method.importance import Magnitude, Metric, Wanda, score_layer, score_layers
 from flap.models import Pair, Resident, adapt, find_model
 from flap.storage import cache_root
 from tests.cases import METRICS

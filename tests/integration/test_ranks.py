@@ -15,7 +15,7 @@ import psutil
 import pytest
 import torch
 
-import flap.calibration.recorder
+import flap.method.calibration.recorder
 from flap.pipeline import run
 from tests.helpers.ranks import command_line_in_ranks
 from tests.helpers.runs import composed, tiny
@@ -30,7 +30,7 @@ def out_of_memory() -> None:
         raise torch.OutOfMemoryError("out of memory")
 
     if os.environ["RANK"] == "1":
-        flap.calibration.recorder.batch_statistics = fail
+        flap.method.calibration.recorder.batch_statistics = fail
 
 
 @pytest.mark.parametrize(
@@ -48,12 +48,7 @@ def out_of_memory() -> None:
     ],
 )
 def test_what_one_process_cannot_do_ends_all_with_one_line(
-    override: str,
-    before: Callable[[], None] | None,
-    line: str,
-    model_dir: Path,
-    text_file: Path,
-    tmp_path: Path,
+    override: str, before: Callable[[], None] | None, line: str, model_dir: Path, text_file: Path, tmp_path: Path
 ) -> None:
     folders = [tmp_path / "0", tmp_path / "1"]
     for folder, animal in zip(folders, ("cat", "dog"), strict=True):

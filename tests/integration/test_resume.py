@@ -20,8 +20,8 @@ from flap.pipeline import run
 from flap.results import Report
 from flap.results.sweep_folders import read_study
 from flap.runs import more_numbers
+from flap.runs.sweeps.failures import failures
 from flap.storage.status import read_state, run_folder, write_status
-from flap.sweeps.failures import failures
 from tests.cases import tiny_model
 from tests.helpers.forked import command_line, forked
 from tests.helpers.runs import composed, tiny

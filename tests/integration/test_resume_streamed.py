@@ -87,8 +87,7 @@ def test_a_killed_run_goes_on(
 
 
 @pytest.mark.parametrize(
-    "choice",
-    [pytest.param("method=flap", marks=LONG), "metric=OBS compensation=linear calibration.num_samples=20"],
+    "choice", [pytest.param("method=flap", marks=LONG), "metric=OBS compensation=linear calibration.num_samples=20"]
 )
 def test_a_killed_run_of_a_mixture_goes_on(
     choice: str, arguments: list[str], tokenizer: PreTrainedTokenizerFast, tmp_path: Path

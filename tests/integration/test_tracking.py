@@ -9,8 +9,8 @@ from subprocess import CompletedProcess
 import torch
 
 from flap.results import Report
+from flap.results.tracking import summary
 from flap.storage import read_json
-from flap.tracking import summary
 from tests.cases import tiny_model
 from tests.helpers.wandb_notes import leave_notes
 

@@ -14,8 +14,8 @@ from transformers import (
     XLNetConfig,
 )
 
-from flap.allocation import LayerPlan
-from flap.compression import NoCompensation, slice_layer
+from flap.method.allocation import LayerPlan
+from flap.method.compression import NoCompensation, slice_layer
 from flap.modeling.families import FAMILIES
 from flap.models import ModelAdapter, adapt, find_family
 from tests.cases import ARCHITECTURES, tiny_model, tokens, with_biases

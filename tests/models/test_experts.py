@@ -10,16 +10,16 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from flap.allocation import LayerPlan
-from flap.calibration import LayerStatistics, collect
 from flap.checkpoint.convert import become_checkpointable
 from flap.checkpoint.load import load
-from flap.compression import BiasCompensation, LinearCompensation, NoCompensation, mask_layer, slice_layer
-from flap.compression.compensation import Removal
-from flap.compression.fitting import fit_layer
 from flap.data import split_windows
 from flap.evaluation.request_cost import macs
-from flap.importance import OBS, score_layer
+from flap.method.allocation import LayerPlan
+from flap.method.calibration import LayerStatistics, collect
+from flap.method.compression import BiasCompensation, LinearCompensation, NoCompensation, mask_layer, slice_layer
+from flap.method.compression.compensation import Removal
+from flap.method.compression.fitting import fit_layer
+from flap.method.importance import OBS, score_layer
 from flap.models import Resident, adapt
 from flap.models.from_pretrained import read_model
 from flap.pipeline import run

@@ -13,8 +13,8 @@ from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_b
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
+from flap.checkpoint.export.gguf import export_gguf
 from flap.config import ModelConfig
-from flap.export.gguf import export_gguf
 from flap.models import CheckpointSource, find_model, locate, open_checkpoint, read_config, read_model
 from flap.models.devices import pick_device
 from flap.models.locate import GGUF

@@ -13,11 +13,11 @@ from accelerate.utils import OffloadedWeightsLoader
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-from flap.allocation import LayerPlan
 from flap.checkpoint.load import load
 from flap.checkpoint.save import make_label, save
-from flap.compression import NoCompensation, slice_layer
 from flap.config import ModelConfig
+from flap.method.allocation import LayerPlan
+from flap.method.compression import NoCompensation, slice_layer
 from flap.models import (
     PLACEMENTS,
     ModelAdapter,

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from flap.allocation import LayerPlan
-from flap.compression import NoCompensation, slice_layer
+from flap.method.allocation import LayerPlan
+from flap.method.compression import NoCompensation, slice_layer
 from flap.models import PlacedModel, Resident, Stream, Walk
 from flap.storage import WorkFolder
 from tests.cases import ARCHITECTURES, MIXTURES, tiny_model, tokens

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from flap.export.checkpoint import Shards
+from flap.checkpoint.export.checkpoint import Shards
 from flap.models.weights import INDEX, check_weights, tensor_files
 from tests.cases import tiny_model
 

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from flap.allocation import ALAM, ULMM, LayerPlan, PruningPlan, price
-from flap.calibration import LayerStatistics, collect
 from flap.checkpoint.convert import become_checkpointable
 from flap.checkpoint.load import load
-from flap.compression import BiasCompensation, NoCompensation, compress, slice_layer
-from flap.importance import OBS, WIFV, score_layer, score_layers
+from flap.method.allocation import ALAM, ULMM, LayerPlan, PruningPlan, price
+from flap.method.calibration import LayerStatistics, collect
+from flap.method.compression import BiasCompensation, NoCompensation, compress, slice_layer
+from flap.method.importance import OBS, WIFV, score_layer, score_layers
 from flap.models import Resident, adapt
 from flap.pipeline import run
 from tests.cases import EXPERT_METRICS, METRICS, STRUCTURES, random_model, tokens

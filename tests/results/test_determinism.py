@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from flap.allocation import PruningPlan
+from flap.method.allocation import PruningPlan
 from flap.results import Report
 
 

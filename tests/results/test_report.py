@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
-from flap.allocation import PruningPlan
+from flap.method.allocation import PruningPlan
 from flap.results import Report, markdown
 from flap.results.layer_plots import draw_layers
 from flap.results.notices import notices

@@ -20,10 +20,10 @@ from flap.results.series import series_of
 from flap.results.study_files import write_study
 from flap.results.study_table import tabulate
 from flap.results.sweep_folders import read_study
+from flap.results.tracking import Wandb
+from flap.runs.sweeps.callbacks import StudyCallback, write_open_study
 from flap.storage import write_status
 from flap.study import main
-from flap.sweeps.callbacks import StudyCallback, write_open_study
-from flap.tracking import Wandb
 from tests.helpers.study_grid import (
     AVERAGE,
     CRASH,
@@ -376,7 +376,7 @@ def test_old_results_stay_when_the_study_cannot_be_made(sweep: Path, monkeypatch
 
 def sweep_config(folder: Path, tracker: str = "NoTracking") -> DictConfig:
     """What Hydra hands to a callback, as far as it is read."""
-    tracking = {"_target_": f"flap.tracking.{tracker}"}
+    tracking = {"_target_": f"flap.results.tracking.{tracker}"}
     return OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}}, "tracking": tracking})
 
 
@@ -428,7 +428,7 @@ def test_a_sweep_that_an_error_ended_has_its_study_too(sweep: Path) -> None:
 
 def test_importing_the_callback_stays_light() -> None:
     heavy = "{'torch', 'transformers', 'matplotlib', 'jinja2'}"
-    code = f"import sys, flap.sweeps.callbacks; assert not {heavy} & set(sys.modules)"
+    code = f"import sys, flap.runs.sweeps.callbacks; assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

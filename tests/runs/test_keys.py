@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from flap.allocation import LayerPlan, PruningPlan
-from flap.compression import BiasCompensation, NoCompensation
-from flap.importance import IFV, WIFV
+from flap.method.allocation import LayerPlan, PruningPlan
+from flap.method.compression import BiasCompensation, NoCompensation
+from flap.method.importance import IFV, WIFV
 from flap.runs import prepare
 from tests.helpers.plans import with_layer
 from tests.helpers.runs import composed

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from flap.runs.sweeps.launching import claim_gpu
 from flap.storage import Cache, as_json
 from flap.storage.locks import file_lock, lock_of
 from flap.storage.work_folder import SECONDS_KEPT, working_folder, workspace
-from flap.sweeps.launching import claim_gpu
 
 
 @pytest.fixture(params=[errno.ENOLCK, errno.ENOSYS], ids=["NFS", "Lustre"])

@@ -10,15 +10,15 @@ import pytest
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
-from flap.allocation import ULUM, LayerPlan, Structure, Units, price
-from flap.calibration import Calibration, collect
 from flap.checkpoint.load import load
-from flap.compression import BiasCompensation, NoCompensation, compress, mask_layer, slice_layer
+from flap.method.allocation import ULUM, LayerPlan, Structure, Units, price
+from flap.method.calibration import Calibration, collect
+from flap.method.compression import BiasCompensation, NoCompensation, compress, mask_layer, slice_layer
 from flap.models import ModelAdapter, Pair, Resident, adapt
-from tests.calibration.test_calibrate import assert_same
 from tests.cases import random_model, tokens
 from tests.helpers.compressed import changed
 from tests.helpers.pruned import Saved, generated, hidden, logits, plan_of, prune, save_pruned
+from tests.method.calibration.test_calibrate import assert_same
 
 COMPENSATIONS = {"none": NoCompensation(), "bias": BiasCompensation()}
 

@@ -23,7 +23,7 @@ from transformers import (
     StableLmConfig,
 )
 
-from flap.allocation import ULMM
+from flap.method.allocation import ULMM
 from tests.models.families.contract import FamilyContract
 from tests.models.families.tiny import GQA, MHA, MULTIPLIERS, SLIDING, SOME_LAYERS_SLIDE, TIED, UNTIED
 

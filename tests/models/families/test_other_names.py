@@ -17,7 +17,7 @@ from transformers import (
     Starcoder2Config,
 )
 
-from flap.allocation import ULMM
+from flap.method.allocation import ULMM
 from tests.models.families.contract import FamilyContract
 from tests.models.families.tiny import GQA, MHA, SLIDING, TIED, TINY, UNTIED
 
@@ -61,10 +61,7 @@ class TestGPTNeoX(FamilyContract):
 
 
 class TestGlm4(FamilyContract):
-    configs = {
-        "mha": Glm4Config(**MHA, head_dim=8, attention_bias=False),
-        "gqa": Glm4Config(**GQA, head_dim=8, **TIED),
-    }
+    configs = {"mha": Glm4Config(**MHA, head_dim=8, attention_bias=False), "gqa": Glm4Config(**GQA, head_dim=8, **TIED)}
 
 
 class TestApertus(FamilyContract):

@@ -27,9 +27,9 @@ from transformers import (
     SmolVLMConfig,
 )
 
-from flap.allocation import ULMM
 from flap.checkpoint.save import make_label, save
-from flap.compression import mask_layer
+from flap.method.allocation import ULMM
+from flap.method.compression import mask_layer
 from flap.models import adapt
 from tests.cases import VOCAB, random_model, tokens
 from tests.helpers.placed import placed_at

@@ -1,0 +1,54 @@
+"""The command `python -m flap export <checkpoint> <format>`: write a checkpoint in the format of another engine."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from flap.config import GGUF_TYPES
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Export a checkpoint and print the path of the result; on an error, print one line and exit with code 1."""
+    options = _parser().parse_args(arguments)
+    # imported here because it takes seconds, and --help should not wait for it
+    from transformers.utils.logging import set_verbosity_error
+
+    set_verbosity_error()
+    try:
+        print(_export(options))
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m flap export", description="A checkpoint in another format.")
+    parser.add_argument("checkpoint", type=Path, help="the directory that a run wrote")
+    formats = parser.add_subparsers(dest="format", required=True)
+    gguf = formats.add_parser("gguf", help="a file for llama.cpp")
+    gguf.add_argument("--type", choices=GGUF_TYPES, default="f16", help="of the matrices; default: f16")
+    mlx = formats.add_parser("mlx", help="a folder for mlx-lm")
+    mlx.add_argument("--bits", type=int, choices=(4, 8), help="of a weight; default: weights as in the checkpoint")
+    formats.add_parser("onnx", help="a graph for ONNX Runtime")
+    formats.add_parser("openvino", help="a graph for OpenVINO")
+    return parser
+
+
+def _export(options: argparse.Namespace) -> Path:
+    """Export, with what the format alone needs imported."""
+    if options.format == "gguf":
+        from flap.checkpoint.export.gguf import export_gguf
+
+        return export_gguf(options.checkpoint, options.type)
+    if options.format == "mlx":
+        from flap.checkpoint.export.mlx import export_mlx
+
+        return export_mlx(options.checkpoint, options.bits)
+    from flap.checkpoint.export.graph import export_graph
+
+    print(f"{options.format}: tracing the model, which takes minutes", file=sys.stderr)
+    return export_graph(options.checkpoint, options.format)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,1 +1,0 @@
-"""Export checkpoints to the formats of other inference engines: `python -m flap.export`."""

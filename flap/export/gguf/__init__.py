@@ -1,6 +1,0 @@
-"""Export a checkpoint as one GGUF file, for llama.cpp and the engines that are built on it."""
-
-from flap.export.gguf.export import check_export, export_gguf
-from flap.export.gguf.tokenizer import source_gguf
-
-__all__ = ["check_export", "export_gguf", "source_gguf"]

@@ -1,5 +1,0 @@
-"""Export a checkpoint as a folder for mlx-lm."""
-
-from flap.export.mlx.export import export_mlx
-
-__all__ = ["export_mlx"]

@@ -1,0 +1,14 @@
+"""Allocation: structures turn scores and a budget into a pruning plan, which says which units of each layer stay."""
+
+from flap.method.allocation.adaptive import ALAM, ALMM
+from flap.method.allocation.bounds import Bound
+from flap.method.allocation.budget import Budget, Units, price
+from flap.method.allocation.plan import LayerPlan, PruningPlan
+from flap.method.allocation.structure import Structure
+from flap.method.allocation.targets import Biases, bounds_of_shapes
+from flap.method.allocation.uniform import ULMM, ULUM, UniformLayers
+
+__all__ = [
+    "ALAM", "ALMM", "ULMM", "ULUM", "Biases", "Bound", "Budget", "LayerPlan", "PruningPlan", "Structure",
+    "UniformLayers", "Units", "bounds_of_shapes", "price",
+]  # fmt: skip

@@ -1,0 +1,125 @@
+"""Prices and the budget: how many parameters each unit has, and how much is to be removed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from flap.method.allocation.bounds import Bound, Widths, within_all
+from flap.method.allocation.plan import PruningPlan
+from flap.models import Block, ModelAdapter, Pair
+
+STEPS = 40  # of a bisection of ratios
+LEAST_PRICE = 1e-9  # of the highest price, so that scores can be divided by all of them
+
+
+@dataclass(frozen=True)
+class Units:
+    """The units of one block, or of each of its members, which keep as many: then a unit is one of every member."""
+
+    count: int
+    price: int  # of a unit, in parameters, counted from the tensors
+    queries: int = 1  # the query heads of one attention unit
+    members: int = 1  # how many keep the same number of units
+    fewest: int = 0  # how many stay whatever a structure says (`Block.fewest`)
+    unit: str = "neuron"  # what a unit of an MLP is called
+    channels: int = 1  # that a unit has at the output projection, of one member
+
+    @property
+    def total(self) -> int:
+        """The prunable parameters of the block."""
+        return self.count * self.price
+
+    @property
+    def fixed(self) -> bool:
+        """Whether no unit may be removed: there is none, or all of them must stay."""
+        return self.count <= self.fewest
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The budget: how much is to be removed, to within one unit. A plan is within all bounds, if there are any."""
+
+    layers: tuple[Pair[Units], ...]
+    ratio: float  # the share of the prunable parameters of all layers; with bounds, what any plan removes at least
+    bounds: tuple[Bound, ...] = ()  # within which no more is removed than they take
+
+    @property
+    def total(self) -> int:
+        """The prunable parameters of all layers."""
+        return sum(units.total for layer in self.layers for units in layer)
+
+    @property
+    def to_remove(self) -> float:
+        """The number of parameters to remove."""
+        return self.ratio * self.total
+
+    def within(self, bounds: tuple[Bound, ...]) -> "Budget":
+        """Return the budget with these bounds."""
+        return replace(self, ratio=max([self.ratio, *map(self._least_share, bounds)]), bounds=bounds)
+
+    def _least_share(self, bound: Bound) -> float:
+        """Return the share that is removed if all that is removed is what the bound counts most for its parameters."""
+        pairs = (pair for both in zip(self.layers, bound.prices, strict=True) for pair in zip(*both, strict=True))
+        most = max(cost / units.price for units, cost in pairs if units.price)
+        return bound.excess / most / self.total if most else 0.0
+
+    @property
+    def prices(self) -> list[Pair[float]]:
+        """What one unit of each block counts where units are ranked: its parameters.
+
+        With bounds, the sum over those that are exceeded of the share of the excess that goes with the unit.
+        """
+        shares = [(bound.excess, bound.prices) for bound in self.bounds if bound.excess]
+        if not shares:
+            return [Pair(*(float(units.price) for units in layer)) for layer in self.layers]
+        pairs = [
+            Pair(*(sum(costs[i][block] / excess for excess, costs in shares) for block in range(2)))
+            for i in range(len(self.layers))
+        ]
+        least = LEAST_PRICE * max(price for pair in pairs for price in pair)  # a unit may cost nothing
+        return [Pair(*(max(price, least) for price in pair)) for pair in pairs]
+
+    def widths(self, plan: PruningPlan) -> Widths:
+        """Return the numbers of units that each layer of a plan keeps."""
+        pairs = zip(self.layers, plan.layers, strict=True)
+        return [Pair(*(len(kept) // units.members for kept, units in zip(p, layer, strict=True))) for layer, p in pairs]
+
+    def named(self, plan: PruningPlan) -> PruningPlan:
+        """Return the plan with what the MLP units of its layers are called."""
+        return replace(plan, mlp_units=tuple(layer.mlp.unit for layer in self.layers))
+
+    def kept(self, plan: PruningPlan) -> int:
+        """Return the number of prunable parameters that a plan keeps."""
+        pairs = zip(self.layers, self.widths(plan), strict=True)
+        return sum(kept * units.price for layer, widths in pairs for kept, units in zip(widths, layer, strict=True))
+
+
+def lowest_ratio(budget: Budget, widths_at: Callable[[Budget], Widths]) -> Budget:
+    """Return the budget without bounds whose ratio is the lowest one that is within them, found by bisection.
+
+    widths_at: the widths that a structure gives the layers at a ratio. A budget without bounds is returned unchanged.
+    """
+    if not budget.bounds:
+        return budget
+
+    def fits(ratio: float) -> bool:
+        return within_all(budget.bounds, widths_at(replace(budget, ratio=ratio, bounds=())))
+
+    low, high = 0.0, 0.0 if fits(0.0) else 1.0
+    for _ in range(STEPS if high else 0):
+        middle = (low + high) / 2
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return replace(budget, ratio=high, bounds=())
+
+
+def price(adapter: ModelAdapter, ratio: float) -> Budget:
+    """Return the budget of a model: the units of every layer and their prices, counted from its tensors."""
+    pairs = ((adapter.blocks(i), adapter.queries_per_group(i)) for i in range(len(adapter.layers)))
+    return Budget(
+        tuple(Pair(_units(blocks.attention, queries), _units(blocks.mlp)) for blocks, queries in pairs), ratio
+    )
+
+
+def _units(block: Block, queries: int = 1) -> Units:
+    members = 1 if block.whole else len(block.members)
+    count, price, channels = block.num_units // members, block.unit_price * members, block.columns_UC.shape[1]
+    return Units(count, price, queries, members, block.fewest, block.unit, channels)

@@ -1,0 +1,16 @@
+"""Calibration: the statistics of each layer's channels over the calibration windows."""
+
+from flap.method.calibration.calibrate import Calibration, Visits, collect
+from flap.method.calibration.statistics import (
+    STATISTICS,
+    STATISTICS_VERSION,
+    LayerStatistics,
+    Statistics,
+    batch_statistics,
+    merge,
+)
+
+__all__ = [
+    "STATISTICS", "STATISTICS_VERSION", "Calibration", "LayerStatistics", "Statistics", "Visits", "batch_statistics",
+    "collect", "merge",
+]  # fmt: skip

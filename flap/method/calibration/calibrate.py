@@ -1,0 +1,125 @@
+"""Calibrating a model: collecting the statistics of each layer, and giving them out while the layer is present.
+
+Legend: N windows · T tokens a window.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flap.data import batches, split_windows
+from flap.method.calibration.recorder import LayerRecorder, layer_statistics
+from flap.method.calibration.statistics import STATISTICS, LayerStatistics
+from flap.models import PlacedModel, Stream, Walk
+from flap.models.devices import give_back_freed
+from flap.storage import NOT_KEPT, Notes, WorkFolder, ranks
+
+Visits = Iterator[tuple[int, LayerStatistics | None]]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The calibration windows and the statistics of every layer of a model on dense inputs.
+
+    Covariances are too large to store: they are computed while a layer is visited, and each further use takes another
+    walk with the windows.
+    """
+
+    model: PlacedModel
+    windows: Sequence[Tensor]  # tokens_NT for each length of window; empty if nothing needs any
+    batch_size: int  # windows of the first length in a batch; batches of other lengths have as many tokens
+    layers: list[LayerStatistics]  # without covariances; empty if nothing needs them
+    # the number of the text of each window, text_N for each length; empty: all are from one
+    texts: Sequence[Tensor] = ()
+
+    def observe(self, work: WorkFolder = NOT_KEPT) -> list[LayerStatistics]:
+        """Return the statistics of every layer, without covariances. Each window is run once. work: resume from it.
+
+        Raises:
+            ValueError: activations are not finite (names the first such layer), or the disk has no room for them.
+        """
+        model, work = self.model, self.model.if_streamed(work)  # in memory one pass does for all layers
+        recorders = [LayerRecorder(model.adapter, i) for i in range(len(model.layers))]
+        notes = Notes(STATISTICS, work)
+        for i in model.observe(self._own(self.windows), recorders, work):
+            notes.write(i, [layer_statistics(recorders[i])])
+        return [notes.read(i)[0] for i in range(len(recorders))]
+
+    def visit(
+        self,
+        stage: str,
+        covariance: bool = False,
+        work: WorkFolder = NOT_KEPT,
+        changing: bool = False,
+        apart: bool = True,
+    ) -> Visits:
+        """Yield the index and the statistics of each layer while it is present; None as statistics without windows.
+
+        changing: the caller changes the layers. work: an interrupted walk resumes from it. apart: the co-moments of
+        held-out windows are apart, as fits need them, and not added to the others, which takes half of the memory.
+
+        Raises:
+            ValueError: activations are not finite; names the block.
+        """
+        walk = Walk(self.model, f"{stage}, layer by layer", work, changing)
+        return self.along(walk, covariance, apart=apart)
+
+    def along(self, walk: Walk, covariance: bool, apart: bool = True) -> Visits:
+        """As `visit`, in a walk that the caller has made and may give further streams."""
+        if not covariance:
+            for i in walk:
+                yield i, self.layers[i] if self.layers else None
+            return
+        streams = self._enter(walk, apart)
+        for i in walk:
+            yield i, _observe(self.model, i, streams, covariance)
+
+    def in_sequence(self, covariance: bool, work: WorkFolder = NOT_KEPT) -> Visits:
+        """As `visit`, but each layer's inputs are the outputs of the earlier layers as the caller has changed them."""
+        walk = Walk(self.model, "prune, layer by layer", work, changing=True)
+        streams = self._enter(walk, apart=covariance)
+        for i in walk:
+            yield i, _observe(self.model, i, streams, covariance, advance=False)
+            for stream in streams:
+                stream.advance(i, self.model.layers[i])
+
+    def _enter(self, walk: Walk, apart: bool) -> list[Stream]:
+        """Return the stream of this process's windows; apart: those of its fitting and of its held-out windows."""
+        if not apart:
+            return [walk.enter("windows", self._own(self.windows))]
+        fitting, held_out = split_windows(self.windows)
+        return [walk.enter("fitting", self._own(fitting)), walk.enter("held out", self._own(held_out))]
+
+    def _own(self, windows: Sequence[Tensor]) -> list[Tensor]:
+        """Return the share of this process of some windows, in batches; of a length it may have none."""
+        counts = list(map(len, windows))
+        numbers, own = torch.arange(sum(counts)).split(counts), torch.tensor(ranks.own_share(range(sum(counts)))).long()
+        shares = [tokens_NT[torch.isin(number_N, own)] for tokens_NT, number_N in zip(windows, numbers, strict=True)]
+        return batches(shares, self.batch_size)
+
+
+def collect(
+    model: PlacedModel, windows: Sequence[Tensor], batch_size: int, work: WorkFolder = NOT_KEPT
+) -> list[LayerStatistics]:
+    """Return the statistics of every layer on dense inputs of windows; see `Calibration.observe`."""
+    return Calibration(model, windows, batch_size, []).observe(work)
+
+
+@torch.no_grad()  # here, not at the generators: there it would keep the yielded covariances in memory
+def _observe(
+    model: PlacedModel, i: int, streams: Sequence[Stream], covariance: bool, advance: bool = True
+) -> LayerStatistics:
+    """Run layer i over the streams and return its statistics; those of a second, held-out stream are kept apart."""
+    recorders = []
+    for stream in streams:
+        with LayerRecorder(model.adapter, i, covariance) as recorder:
+            if advance:
+                stream.advance(i, model.layers[i])
+            else:
+                for _ in stream.outputs(i, model.layers[i]):
+                    pass
+        recorders.append(recorder)
+    give_back_freed()  # what running the layer has left, before its covariances are factorised
+    return layer_statistics(*recorders)

@@ -1,0 +1,176 @@
+"""The calibration text `self`: the model writes it, so that it costs no data (Williams and Aletras, arXiv 2410.17711).
+
+Legend: N sequences · T tokens a sequence.
+"""
+
+import logging
+import math
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+from time import perf_counter
+from typing import Any
+
+import torch
+from numpy.random import SeedSequence
+from torch import Tensor
+
+from flap.data import SELF, Part, Text, Windows, repetition
+from flap.data.read_windows import Beginning, beginning, without_bos
+from flap.data.temporary_state import seeded
+from flap.method.calibration.sampling import attention_of_one_query, sample
+from flap.models import PlacedModel
+from flap.storage import NOT_KEPT, Kind, Notes, WorkFolder, as_json, ranks
+from flap.storage.progress import progress
+
+log = logging.getLogger(__name__)
+
+WRITTEN: Kind[dict[str, Any]] = as_json("self")
+BATCH: Kind[dict[str, Any]] = as_json("batch")  # tokens_NT, and the seconds that it took
+WRITTEN_VERSION = 6  # raise it when the same key would give another text
+
+USES = ("calibration", "recover")  # each has draws of its own: what is trained on was not calibrated on
+SEQUENCES = 64  # in a batch, and at the end half as many again; fewer if they are longer than SEQ_LEN
+SEQ_LEN = 512  # tokens of a sequence, at most the context; more if a longer window may not go over a sequence's end
+DISTINCT = 0.5  # a sequence is dropped as a loop if less than this share of its 4-grams are distinct
+
+
+@dataclass
+class Draft:
+    """What the model has written so far for these windows."""
+
+    windows: Windows
+    part: Part  # the one that the model writes
+    start: Beginning
+    context: int | None = None  # of the model, in tokens; None: unlimited
+    documents: list[str] = field(default_factory=list)
+    tokens: int = 0  # of the documents
+    usable: int = 0  # tokens; without packing in whole stretches of the longest window
+    dropped: int = 0  # sequences
+
+    @classmethod
+    def of(cls, windows: Windows, context: int | None = None) -> "Draft":
+        """Return an empty draft for windows whose text `self` is still to write."""
+        part = windows.to_write
+        assert part is not None
+        start = beginning(windows.tokenizer, part.chat_template, f"{windows.field}.dataset.{SELF}")
+        return cls(windows, part, start, context)
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """All that the text depends on besides the model, as part of its cache key."""
+        wanted = {"num_tokens": self.windows.tokens_to_write, "seq_len": self.seq_len, "lengths": self.windows.lengths}
+        begins = {"begins_with": self.start.tokens, "bos": self.windows.bos, "packing": self.part.packing}
+        draw = {"use": self.windows.field, "seed": self.windows.seed, "vocabulary": self.windows.key["vocabulary"]}
+        return {"version": WRITTEN_VERSION, **wanted, **begins, **draw}
+
+    @property
+    def seq_len(self) -> int:
+        """The tokens of a sequence; without packing its text holds the longest window, tokenized again."""
+        longest = 0 if self.part.packing else math.ceil(1.05 * self.windows.own_length) + len(self.start.tokens)
+        return min(max(SEQ_LEN, longest), self.context or sys.maxsize)
+
+    @property
+    def sequences(self) -> int:
+        """The sequences of a batch: fewer if they are longer, as memory holds the keys and values of all."""
+        return max(1, min(SEQUENCES, SEQUENCES * SEQ_LEN // self.seq_len))
+
+    @property
+    def left(self) -> int:
+        """The tokens that are still to write."""
+        return self.windows.tokens_to_write - self.usable
+
+    def add(self, sequence_T: Tensor) -> None:
+        """Add a sequence, unless it is a loop or, without packing, does not fill the longest window.
+
+        Raises:
+            ValueError: the model writes hardly anything else.
+        """
+        tokenizer, own = self.windows.tokenizer, self.windows.own_length
+        text = tokenizer.decode(sequence_T, skip_special_tokens=not self.start.special)
+        text = without_bos(text, tokenizer, self.windows.bos)
+        num_tokens = len(tokenizer(text, add_special_tokens=False).input_ids)
+        usable = num_tokens if self.part.packing else num_tokens // own * max(self.windows.lengths)
+        if not usable or loops(sequence_T):
+            self.dropped += 1
+        else:
+            self.documents.append(text)
+            self.tokens += num_tokens
+            self.usable += usable
+        if self.dropped > 4 * (SEQUENCES + len(self.documents)):
+            written, shorter = self.dropped + len(self.documents), "" if self.part.packing else ", or shorter windows"
+            raise ValueError(
+                f"{self.windows.field}.dataset={SELF}: {self.dropped} of {written} generated sequences repeat "
+                f"themselves or are too short; use another text or model{shorter}"
+            )
+
+
+def write(model: PlacedModel, draft: Draft, work: WorkFolder = NOT_KEPT) -> dict[str, Any]:
+    """Return the documents that the model writes for a draft, their tokens, how many were dropped, and seconds.
+
+    The model samples from its own distribution (temperature 1) and does not stop at EOS, as it was trained on documents
+    one after another. work: the batches that an interrupted run has left there are not written again.
+
+    Raises:
+        ValueError: the model writes hardly anything but loops.
+    """
+    if draft.start.instead:
+        log.warning("%s.dataset=%s: the model begins with %s", draft.windows.field, SELF, draft.start.name)
+    fits = model.fits_in_memory()
+    whole = model.in_memory() if fits else model
+    if not fits:
+        batches = math.ceil(draft.left / (draft.sequences * draft.seq_len))
+        log.warning(
+            "%s.dataset=%s: the model does not fit into memory and is read from disk about %d times; take other texts, "
+            "or have it written on a larger machine (docs/calibration.md)",
+            draft.windows.field, SELF, batches * draft.seq_len,
+        )  # fmt: skip
+    notes = Notes(BATCH, work)
+    with whole.callable(), attention_of_one_query(whole):
+        for sequence_T in progress(_sequences(whole, draft, notes), "the model writes", len):
+            draft.add(sequence_T)
+    facts = {"tokens": draft.tokens, "dropped": draft.dropped, "begins_with": draft.start.name}
+    return {"documents": draft.documents, **facts, "seconds": sum(batch["seconds"] for batch in notes)}
+
+
+def text_of(written: dict[str, Any]) -> Text:
+    """Return what the model has written as a text."""
+    return Text.joined(SELF, written["documents"], f"written by the model from {written['begins_with']}")
+
+
+def _sequences(model: PlacedModel, draft: Draft, notes: Notes[dict[str, Any]]) -> Iterator[Tensor]:
+    """Yield sequences of the model, batch after batch, until the draft is long enough."""
+    for b in count():
+        if draft.left <= 0:
+            return
+        if b not in notes:
+            numbers = range(b, b + _batches_at_once(draft))
+            batches = ranks.each_by_one(partial(_batch, model, draft, number) for number in numbers)
+            for number, batch in zip(numbers, batches, strict=True):
+                notes.write(number, batch)
+        yield from torch.tensor(notes.read(b)["tokens"])
+
+
+def _batches_at_once(draft: Draft) -> int:
+    """Return how many batches are written at a time, at most one by each process: none that may prove too long."""
+    tokens = 1.1 * draft.sequences * draft.seq_len  # of a batch, tokenized again
+    needed = (1.02 * (draft.left - k * tokens) / draft.seq_len for k in range(1, ranks.size()))
+    return 1 + sum(sequences >= 1.5 * draft.sequences for sequences in needed)
+
+
+def _batch(model: PlacedModel, draft: Draft, number: int) -> dict[str, Any]:
+    """Return a batch, drawn with a seed of its own, so that it does not depend on who has written those before it."""
+    started = perf_counter()
+    needed = math.ceil(1.02 * draft.left / draft.seq_len)  # text has fewer tokens when it is tokenized again
+    needed = needed if needed < 1.5 * draft.sequences else draft.sequences
+    entropy = draft.windows.seed, number, USES.index(draft.windows.field)
+    with seeded(int(SeedSequence(entropy).generate_state(1)[0])):
+        tokens_NT = sample(model, draft.start, needed, draft.seq_len)
+    return {"tokens": tokens_NT.tolist(), "seconds": perf_counter() - started}
+
+
+def loops(sequence_T: Tensor) -> bool:
+    """Return whether a sequence repeats itself: less than half of its 4-grams are distinct."""
+    return repetition(sequence_T.tolist()) > 1 - DISTINCT

@@ -1,0 +1,153 @@
+"""Applying a plan, layer by layer. Slicing and masking differ only in the last step, so their results agree.
+
+Legend: O, I output and input channels of the output projection · K kept, P pruned channels · U units.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias, cast
+
+import torch
+from torch import Tensor, nn
+
+from flap.method.allocation import LayerPlan, PruningPlan
+from flap.method.calibration import LayerStatistics
+from flap.method.compression.compensation import Compensation, FitReport
+from flap.method.compression.fitting import BlockFit, fit_layer
+from flap.models import Block, ModelAdapter, Pair
+from flap.storage import NOT_KEPT, Notes, WorkFolder, as_json
+
+FITS = as_json("fits")  # the fit reports of a layer
+
+
+@dataclass(frozen=True)
+class Change:
+    """The change of a block: its kept and pruned units, and the new output projection, in the model's dtype."""
+
+    block: Block
+    kept_U: Tensor
+    pruned_U: Tensor
+    weight_OK: Tensor
+    bias_O: Tensor | None
+
+
+# A function that changes one layer, which must be present: `slice_layer` or `mask_layer`. A block that keeps all its
+# units is not changed. It returns the fit reports by the name of the block.
+CompressLayer: TypeAlias = Callable[
+    [ModelAdapter, int, LayerPlan, Compensation, LayerStatistics | None], dict[str, FitReport]
+]
+
+
+def compress(
+    adapter: ModelAdapter,
+    plan: PruningPlan,
+    compensation: Compensation,
+    statistics: Iterable[tuple[int, LayerStatistics | None]],
+    compress_layer: CompressLayer,
+    work: WorkFolder = NOT_KEPT,
+) -> dict[str, FitReport]:
+    """Apply a plan to every layer. Each layer must be present while `statistics` yields its statistics.
+
+    work: of the walk that `statistics` are from, which leaves what is reported here to one that resumes it.
+    Returns the fit reports by the name of the block.
+    """
+    notes = Notes(FITS, work)
+    for i, observed in statistics:
+        notes.write(i, compress_layer(adapter, i, plan.layers[i], compensation, observed))
+        del observed  # with its covariances, before the next layer's are collected
+    return joined(map(notes.read, range(len(plan.layers))))
+
+
+def joined(reports: Iterable[Mapping[str, Sequence[Any]]]) -> dict[str, FitReport]:
+    """Return the fit reports of all layers, which notes may have as plain sequences."""
+    return {name: FitReport(*report) for of_layer in reports for name, report in of_layer.items()}
+
+
+def compress_layer_by(write: Callable[[Change], None]) -> CompressLayer:
+    """Return a function that fits and changes a layer. write: how the change of a block is written into the model."""
+
+    def compress_layer(
+        adapter: ModelAdapter,
+        layer: int,
+        plan: LayerPlan,
+        compensation: Compensation,
+        statistics: LayerStatistics | None,
+    ) -> dict[str, FitReport]:
+        [fits] = fit_layer(adapter.blocks(layer), [plan], compensation, statistics)
+        write_layer(write, adapter, layer, plan, fits)
+        return {name: report for fit in fits if fit is not None for name, report in fit.reports.items()}
+
+    return compress_layer
+
+
+def write_layer(
+    write: Callable[[Change], None], adapter: ModelAdapter, layer: int, plan: LayerPlan, fits: Pair[BlockFit | None]
+) -> None:
+    """Change a layer as its plan says, with fits that are there already. write: see `compress_layer_by`."""
+    for block, kept, fit in zip(adapter.blocks(layer), plan, fits, strict=True):
+        if fit is not None:
+            pruned_U = torch.tensor(sorted(set(range(block.num_units)) - set(kept)))
+            kept_U = torch.tensor(kept, dtype=torch.int64)
+            write(Change(block, kept_U, pruned_U, fit.weight_OK, fit.bias_O))
+    adapter.refresh(layer)
+
+
+def slice_out(change: Change) -> None:
+    """Reduce every input projection to the rows of the kept units, and replace the output projection by the fitted one.
+
+    A norm over the channels of all units then divides by the root mean square of the kept ones; their weights stay.
+    """
+    assign(change.block.output, change.weight_OK, change.bias_O)
+    rows = {linear: rows_UR[change.kept_U].flatten().sort().values for linear, rows_UR in change.block.inputs}
+    for linear, kept in rows.items():
+        bias = None if linear.bias is None else linear.bias.detach()[kept]
+        assign(linear, linear.weight.detach()[kept], bias)
+    for module, name, rows_UR in change.block.vectors:
+        old = getattr(module, name)
+        kept = rows_UR[change.kept_U].flatten().sort().values
+        new = old.detach()[kept]
+        setattr(module, name, nn.Parameter(new, requires_grad=old.requires_grad) if name in module._parameters else new)
+    for norm, linear in change.block.norms:
+        set_weight(norm, norm.weight.detach()[rows[linear]])
+
+
+def zero_out(change: Change) -> None:
+    """Set the rows and biases of the removed units, and their columns of the output projection, to zero.
+
+    A norm over the channels of all units counts the zeros. Its inputs are multiplied by √(all / kept units), so that
+    its root mean square is that of the sliced model, and its weights are divided by the same factor.
+    """
+    weight_OI = torch.zeros_like(change.block.output.weight)
+    weight_OI[:, change.block.columns_UC[change.kept_U].flatten().sort().values] = change.weight_OK
+    assign(change.block.output, weight_OI, change.bias_O)
+    for linear, rows_UR in change.block.inputs:
+        rows = rows_UR[change.pruned_U].flatten().to(linear.weight.device)
+        bias = None if linear.bias is None else linear.bias.detach().index_fill(0, rows, 0)
+        # new tensors, as the old ones may be shared with another copy of the model
+        assign(linear, linear.weight.detach().index_fill(0, rows, 0), bias)
+    factor = (change.block.num_units / max(len(change.kept_U), 1)) ** 0.5
+    for norm, linear in change.block.norms:
+        bias = None if linear.bias is None else linear.bias.detach() * factor
+        assign(linear, linear.weight.detach() * factor, bias)
+        set_weight(norm, norm.weight.detach() / factor)
+
+
+def assign(linear: Any, weight: Tensor, bias: Tensor | None) -> None:
+    """Replace the tensors of a Linear, or of a `LinearLike`, and update its widths."""
+    if not isinstance(linear, nn.Linear):
+        linear.assign(weight, bias)
+        return
+    trainable = linear.weight.requires_grad
+    set_weight(linear, weight)
+    new_bias = None if bias is None else nn.Parameter(bias.contiguous(), requires_grad=trainable)
+    linear.register_parameter("bias", new_bias)
+    linear.out_features, linear.in_features = weight.shape
+
+
+def set_weight(module: nn.Module, weight: Tensor) -> None:
+    """Replace the weight of a module; the new one is trainable if the old one was."""
+    module.weight = nn.Parameter(weight.contiguous(), requires_grad=cast(Tensor, module.weight).requires_grad)
+
+
+slice_layer = compress_layer_by(slice_out)
+mask_layer = compress_layer_by(zero_out)

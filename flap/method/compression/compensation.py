@@ -1,0 +1,101 @@
+"""Compensation: the output projection is changed to replace the effect of removed channels (FLAP, section 3.4).
+
+Legend: O output channels · I input channels · K kept channels · P pruned channels.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+from torch import Tensor
+
+from flap.method.calibration import Statistics
+
+
+class Removal(NamedTuple):
+    """The channels of an output projection that stay and those that are removed, each ascending."""
+
+    kept_K: Tensor
+    pruned_P: Tensor
+
+
+class FitReport(NamedTuple):
+    """The fit report of a block: how well a linear map replaces the removed channels.
+
+    Errors are mean squared output errors of the block on held-out calibration tokens; lower is better. Both are 0 if it
+    had no such tokens.
+    """
+
+    ridge: float | None  # the chosen one; None if the map was no better than the bias, which is used then
+    held_out_error: float
+    held_out_error_of_bias: float
+
+
+class Fit(NamedTuple):
+    """The new weight, what is added to the old bias (None: nothing), both float32, and the report of a linear fit."""
+
+    weight_OK: Tensor
+    bias_O: Tensor | None
+    report: FitReport | None = None
+
+
+@dataclass(frozen=True)
+class Compensation(ABC):
+    """The base class of the compensations, which fit a pruned output projection to the dense one."""
+
+    needs_statistics: ClassVar[bool] = True
+    needs_covariance: ClassVar[bool] = False
+    adds_bias: ClassVar[bool] = True
+
+    @abstractmethod
+    def fits(
+        self, weight_OI: Tensor, statistics: Statistics | None, removals: Sequence[Removal], trial: bool = False
+    ) -> list[Fit]:
+        """Return the new weight and the addition to the bias for each of several removals from the same projection.
+
+        `statistics` is None only if `needs_statistics` is False. trial: the fits are compared on held-out
+        tokens and then dropped, so a map is fitted without those, and an expensive choice may be left out.
+        """
+
+
+@dataclass(frozen=True)
+class NoCompensation(Compensation):
+    """No compensation: the removed channels are replaced by zero.
+
+        W' = W_K,  b' = b
+
+    W_K (O, K): the columns of the kept channels.
+
+        python -m flap compensation=none
+    """
+
+    needs_statistics: ClassVar[bool] = False
+    adds_bias: ClassVar[bool] = False
+
+    def fits(
+        self, weight_OI: Tensor, statistics: Statistics | None, removals: Sequence[Removal], trial: bool = False
+    ) -> list[Fit]:
+        """Return the weights of the kept channels, and no addition to the bias."""
+        return [Fit(weight_OI[:, kept_K], None) for kept_K, _ in removals]
+
+
+@dataclass(frozen=True)
+class BiasCompensation(Compensation):
+    """FLAP's bias, the default: removed channels are replaced by their means (arXiv 2312.11983, section 3.4).
+
+        W' = W_K,  b' = b + W_P · mean_P
+
+    W_K (O, K), W_P (O, P): the columns of the kept and of the removed channels. mean_P: the means of the
+    latter over the calibration tokens.
+
+        python -m flap compensation=bias
+    """
+
+    def fits(
+        self, weight_OI: Tensor, statistics: Statistics | None, removals: Sequence[Removal], trial: bool = False
+    ) -> list[Fit]:
+        """Return the weights of the kept channels, and W_P · mean_P as the addition to the bias."""
+        assert statistics is not None
+        mean_I = statistics.mean_I.float()
+        return [Fit(weight_OI[:, kept_K], weight_OI[:, pruned_P] @ mean_I[pruned_P]) for kept_K, pruned_P in removals]

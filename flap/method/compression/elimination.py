@@ -1,0 +1,103 @@
+"""The elimination of channels in a fixed order: one factor of the covariance serves every number of removed channels.
+
+The channels that are removed first are at the end; H = C + λ' · 1 = Uᵀ U with an upper triangular Cholesky factor U.
+For any number of removed channels, the kept ones K are the first ones, and H_KK = U_KKᵀ U_KK and C_KP = U_KKᵀ U_KP: the
+ridge least-squares map from the kept channels to the removed ones P, C_PK (C_KK + λ' · 1)⁻¹, is U_KPᵀ U_KK⁻ᵀ. It takes
+one triangular solve with a block of U, and nothing of C.
+(SparseGPT, Frantar and Alistarh 2023, arXiv 2301.00774, uses such a factor for one row of a weight at a time.)
+
+Legend: O output channels · I input channels · P removed, K kept channels · S some in a row, J those and all later ones.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.linalg import cholesky_ex, solve_triangular
+
+from flap.method.calibration.covariance import Covariance
+from flap.method.calibration.symmetric import STRIP, strips_of
+from flap.method.compression.compensation import Removal
+from flap.models.devices import widest_float
+
+OUTPUTS = 512  # whose slopes are in memory in the type of the factor at a time
+
+
+@dataclass(frozen=True)
+class Elimination:
+    """The factor of one covariance with one ridge, and the slopes of all least-squares fits that follow from it."""
+
+    order_I: Tensor  # the channels; those that are removed first are at the end
+    strips: tuple[Tensor, ...]  # of U, STRIP rows each, from the diagonal on; they end where H has no factor
+
+    @classmethod
+    def of(cls, covariance: Covariance, order_I: Tensor, ridge: float, quick: bool = False) -> "Elimination":
+        """Return the elimination with λ' = ridge · mean(diag C).
+
+        The factor is computed in the widest type of the device; quick: in float32, unless that fails.
+        """
+        precision = torch.float32 if quick else widest_float(order_I.device)
+        strips = _strips(covariance, order_I, ridge, precision)
+        if quick and sum(map(len, strips)) < len(order_I):
+            del strips  # before those of another type are made
+            return cls.of(covariance, order_I, ridge)
+        return cls(order_I, strips)
+
+    @property
+    def num_channels(self) -> int:
+        """For how many channels H has a factor: of the order, the first ones."""
+        return sum(map(len, self.strips))
+
+    def slope(self, weight_OI: Tensor, removal: Removal) -> Tensor | None:
+        """Return slope_OK = W_P C_PK (C_KK + λ' · 1)⁻¹ in float32, or None if there is no inverse.
+
+        The kept channels of the removal are the first ones of the order.
+        """
+        kept = len(removal.kept_K)
+        if kept > self.num_channels:
+            return None
+        slope_OK, ascending_K = weight_OI.new_empty(len(weight_OI), kept), self.order_I[:kept].argsort()
+        for part_OI, part_OK in zip(weight_OI.split(OUTPUTS), slope_OK.split(OUTPUTS), strict=True):
+            wide_OI = part_OI.index_select(1, self.order_I).to(self.strips[0].dtype)
+            self._substitute(wide_OI, kept)
+            torch.index_select(wide_OI[:, :kept].neg_().float(), 1, ascending_K, out=part_OK)
+            if not torch.isfinite(part_OK).all():
+                return None
+        return slope_OK
+
+    def _substitute(self, weight_OI: Tensor, kept: int) -> None:
+        """Replace W_K by -A, which solves A U_KKᵀ = W_P U_KPᵀ; the channels are in the order."""
+        for start in reversed(range(0, kept, STRIP)):
+            rows = min(STRIP, kept - start)
+            square_SS, later_SJ = self.strips[start // STRIP][:rows].tensor_split([rows], dim=1)
+            explained_OS = (weight_OI[:, start + rows :] @ later_SJ.T).neg_()
+            weight_OI[:, start : start + rows] = solve_triangular(square_SS.T, explained_OS, upper=False, left=False)
+
+
+def _strips(covariance: Covariance, order_I: Tensor, ridge: float, precision: torch.dtype) -> tuple[Tensor, ...]:
+    """Return the strips of U, up to the first channel where H has no factor."""
+    added, strips = ridge * covariance.diagonal().to(precision).mean(), list[Tensor]()
+    for start, strip_SJ in zip(
+        range(0, len(order_I), STRIP), strips_of(len(order_I), precision, order_I.device), strict=True
+    ):
+        strip_SJ.copy_(covariance.block(order_I[start : start + STRIP], order_I[start:]))
+        strip_SJ.diagonal().add_(added)
+        for k, earlier_SJ in enumerate(strips):
+            first = start - k * STRIP
+            strip_SJ.addmm_(earlier_SJ[:, first : first + len(strip_SJ)].T, earlier_SJ[:, first:], alpha=-1)
+        strips.append(_factor(strip_SJ))
+        if len(strips[-1]) < len(strip_SJ):
+            break
+    return tuple(strips)
+
+
+def _factor(strip_SJ: Tensor) -> Tensor:
+    """Return the rows of U in the place of those of H without what earlier rows explain; fewer, if H has no factor."""
+    square_SS, failed = cholesky_ex(strip_SJ[:, : len(strip_SJ)], upper=True)
+    while failed:  # not every library leaves the rows before the one that failed
+        strip_SJ = strip_SJ[: int(failed) - 1]
+        square_SS, failed = cholesky_ex(strip_SJ[:, : len(strip_SJ)], upper=True)
+    rows = len(strip_SJ)
+    strip_SJ[:, rows:] = solve_triangular(square_SS.T, strip_SJ[:, rows:], upper=False)
+    strip_SJ[:, :rows] = square_SS
+    return strip_SJ

@@ -1,0 +1,41 @@
+"""Sequential pruning, as in Wanda-sp: each layer is calibrated on the outputs of the pruned layers before it."""
+
+from dataclasses import dataclass
+
+from flap.method.allocation import Budget, LayerPlan, PruningPlan, UniformLayers
+from flap.method.calibration import Calibration
+from flap.method.compression.apply import CompressLayer, joined
+from flap.method.compression.compensation import Compensation, FitReport
+from flap.method.importance import Metric, score_layer
+from flap.storage import NOT_KEPT, Notes, WorkFolder, as_json
+
+DECIDED = as_json("decided")  # the plan of a layer, and its fit reports
+
+
+@dataclass(frozen=True)
+class SequentialPruning:
+    """What each layer is scored, allocated and compressed by, before the next one is calibrated on its outputs."""
+
+    metric: Metric
+    structure: UniformLayers
+    compensation: Compensation
+    compress_layer: CompressLayer
+
+    def prune(
+        self, calibration: Calibration, budget: Budget, work: WorkFolder = NOT_KEPT
+    ) -> tuple[PruningPlan, dict[str, FitReport]]:
+        """Prune a model, and return the plan, and the fit reports by the name of the block.
+
+        work: an interrupted run resumes from it, unless its scores are random: they would be others.
+        """
+        covariance = self.metric.needs_covariance or self.compensation.needs_covariance
+        adapter = calibration.model.adapter
+        work = calibration.model.if_streamed(work) if self.metric.needs_statistics else NOT_KEPT
+        notes, layers = Notes(DECIDED, work), range(len(budget.layers))
+        for i, observed in calibration.in_sequence(covariance, work):
+            scores = score_layer(self.metric, adapter.blocks(i), observed)
+            plan = self.structure.allocate_layer(i, scores, budget)
+            notes.write(i, (plan, self.compress_layer(adapter, i, plan, self.compensation, observed)))
+            del observed  # with its covariances, before the next layer's are collected
+        plans, fits = zip(*map(notes.read, layers), strict=True)
+        return PruningPlan(tuple(LayerPlan(*map(tuple, plan)) for plan in plans)), joined(fits)

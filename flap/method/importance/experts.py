@@ -1,0 +1,106 @@
+"""The metrics of experts, which score whole experts by what they do to the tokens that are sent to them.
+
+Legend: E experts of a layer · R tokens that are sent to one of them.
+"""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from flap.method.calibration import Statistics
+from flap.method.importance.fluctuation import WIFV
+from flap.models import OfToken
+
+
+class Routed(NamedTuple):
+    """What is known of the experts of a layer over the tokens that are sent to each; zeros where there are none."""
+
+    tokens_E: Tensor  # how many, R
+    mean: OfToken  # the means of the tokens' numbers, (E) each
+    variance_E: Tensor  # the sample variance of the output, divisor R - 1, summed over its channels
+
+    @classmethod
+    def of(cls, experts: Sequence[Statistics]) -> "Routed":
+        """Return it from `LayerStatistics.routed`."""
+        numbers = len(OfToken._fields)
+        means_EN = torch.stack([one.mean_I[-numbers:].cpu() for one in experts])
+        variances = [one.var_I[:-numbers].cpu().double().sum() for one in experts]
+        tokens_E = torch.tensor([one.num_tokens for one in experts], dtype=torch.float64)
+        return cls(tokens_E, OfToken(*means_EN.unbind(dim=1)), torch.stack(variances))
+
+
+@dataclass(frozen=True)
+class ExpertMetric(WIFV):
+    """The base class of the metrics of experts. Heads, and neurons of layers without experts, are scored by WIFV.
+
+    Scores are of the dense model, whose router chooses from all experts. An expert that no token is sent to scores 0.
+    """
+
+    scores_experts: ClassVar[bool] = True
+    measures_error: ClassVar[bool] = False
+
+    @abstractmethod
+    def score_experts(self, routed: Routed) -> Tensor:
+        """Return score_E in any precision; higher = keep."""
+
+    def score_all(self, experts: Sequence[Statistics]) -> Tensor:
+        """Return score_E1 in float32, for a block whose units are experts."""
+        return self.score_experts(Routed.of(experts)).float()[:, None].cpu()
+
+
+@dataclass(frozen=True)
+class REAP(ExpertMetric):
+    """Router-weighted expert activation pruning (REAP, Lasby et al. 2025, arXiv 2510.13999).
+
+        score_e = mean_t g_e(t) · ‖f_e(x_t)‖₂
+
+    t: the tokens that are sent to expert e. f_e(x_t): its output. g_e(t): the router's weight, with which the model
+    multiplies the output (of Llama 4, which multiplies inputs, 1). Higher = keep. `renormalise`: g_e(t) / Σ_k g_k(t)
+    over the token's experts, as in Cerebras' code; without effect where the model does so itself.
+
+        python -m flap structure.experts=true metric=REAP
+    """
+
+    renormalise: bool = False  # the router's weights of a token add up to 1
+
+    def score_experts(self, routed: Routed) -> Tensor:
+        """Return score_E; higher = keep."""
+        return routed.mean.shared if self.renormalise else routed.mean.weighted
+
+
+@dataclass(frozen=True)
+class EAN(ExpertMetric):
+    """Expert activation norm (EAN, Jaiswal et al. 2025, arXiv 2504.05586; the baseline of REAP's paper).
+
+        score_e = Σ_t ‖f_e(x_t)‖₂
+
+    t: the tokens that are sent to expert e. f_e(x_t): its output, without the router's weight. Higher = keep.
+
+        python -m flap structure.experts=true metric=EAN
+    """
+
+    def score_experts(self, routed: Routed) -> Tensor:
+        """Return score_E; higher = keep."""
+        return routed.tokens_E * routed.mean.norm
+
+
+@dataclass(frozen=True)
+class MoNE(ExpertMetric):
+    """Access frequency times output variance (MoNE, Zhang et al. 2025, arXiv 2507.00390).
+
+        score_e = R_e / Σ_k R_k · √(Σ_o var_o(f_e))
+
+    R_e: the tokens that are sent to expert e. var_o(f_e): the sample variance of channel o of its output over them.
+    Higher = keep. The authors' code has the mean
+    weight of the router in the place of the frequency.
+
+        python -m flap structure.experts=true metric=MoNE
+    """
+
+    def score_experts(self, routed: Routed) -> Tensor:
+        """Return score_E; higher = keep."""
+        return routed.tokens_E / routed.tokens_E.sum().clamp(min=1) * routed.variance_E.sqrt()

@@ -1,0 +1,40 @@
+"""Random scores: a baseline that every metric should beat."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from flap.config import require
+from flap.method.calibration import Statistics
+from flap.method.importance.base import Metric
+
+
+@dataclass(frozen=True)
+class Random(Metric):
+    """Random scores: no paper's method, but the floor that every metric must beat.
+
+        score_j ~ U[0, 1)
+
+    j: an input channel of the output projection. All projections share one generator: the n-th that is scored gets its
+    n-th draw. Higher = keep.
+
+        python -m flap metric=random metric.seed=1
+    """
+
+    needs_statistics: ClassVar[bool] = False
+    seed: int = 0  # of the generator; a whole number
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed < 2**32, "metric.seed", self.seed, "a whole number from 0 to 2**32 - 1")
+
+    @cached_property
+    def generator(self) -> torch.Generator:
+        """The seeded generator, which all projections share."""
+        return torch.Generator().manual_seed(self.seed)
+
+    def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
+        """Return the next draw of the generator, in float32; higher = keep."""
+        return torch.rand(weight_OI.shape[1], generator=self.generator)

@@ -1,0 +1,39 @@
+"""The windows of recovery: the first ones are held out, the others are trained on in their order."""
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from flap.data import Windows, split_windows
+from flap.data.read_windows import Wanted, read_windows
+from flap.data.window_pool import TooFewWindowsError
+from flap.method.recovery.base import Recovery
+
+
+def recovery_windows(
+    recovery: Recovery, tokenizer: PreTrainedTokenizerBase, max_length: int | None, bos: str, seed: int
+) -> Windows:
+    """Return the windows, all of one length. max_length: the model's context in tokens. bos: see `calibration.bos`.
+
+    Raises:
+        ValueError: there is no such text, it is too short, or the windows are longer than the model's context.
+    """
+    count, seq_len = recovery.windows + recovery.held_out, recovery.seq_len
+    try:
+        return read_windows("recover", recovery.dataset, tokenizer, Wanted(count, [seq_len], seed, bos), max_length)
+    except ValueError as error:
+        if not isinstance(few := error.__cause__, TooFewWindowsError):
+            raise
+        raise ValueError(
+            f"recover.tokens={recovery.tokens}: takes {few.wanted} windows of {seq_len} tokens, "
+            f"{recovery.held_out} of all for evaluation, of a text that has {few.available}; "
+            "lower it, or name a longer recover.dataset"
+        ) from error
+
+
+def training_windows(recovery: Recovery, windows: Windows) -> Tensor:
+    """Return the windows of a training, tokens_NT, of which the first ones are held out."""
+    if recovery.use == "recovery":
+        return torch.cat(windows.by_length)
+    fitting, held_out = split_windows(windows.by_length)
+    return torch.cat([*held_out, *fitting])

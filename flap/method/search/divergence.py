@@ -1,0 +1,218 @@
+"""The divergence of pruned models from the dense model in their predictions, which structure=search minimises.
+
+Legend: N windows · T tokens a window · D hidden size · V vocabulary · X texts.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import log_softmax
+
+from flap.data import split_windows
+from flap.method.allocation import LayerPlan, PruningPlan
+from flap.method.calibration import Calibration, LayerStatistics
+from flap.method.compression.apply import slice_out, write_layer
+from flap.method.compression.compensation import Compensation
+from flap.method.compression.fitting import BlockFit, fit_layer
+from flap.models import Pair, PlacedModel, Stream, Walk
+from flap.models.forward import leave
+from flap.storage import NOT_KEPT, WorkFolder, ranks
+
+EVERY = 4  # predictions are compared at every fourth position
+COMPARED_TOKENS = 1024  # tokens, in whole windows, whose logits are in memory at a time
+
+# Layer i of each plan, from its index and its statistics, while it is present. Asked for again after an interruption,
+# it must be the same without statistics.
+PlansOfLayer = Callable[[int, LayerStatistics | None], Sequence[LayerPlan]]
+
+
+@dataclass(frozen=True)
+class PlanDivergence:
+    """KL(dense ‖ pruned) of the next-token distributions of several plans, in nats a token, from one walk.
+
+    Plans share a stream of hidden states as long as their layers are equal. Where their plans of a layer differ, the
+    stream forks. Each layer is read once and pruned once for each different plan of it, in a copy. Of several processes
+    each has the streams of its share of the plans, and the dense one. The windows are the
+    last ones of those that are held out when fits are chosen; the maps of trials are fitted without them. The
+    predictions of every fourth position are compared: those of its neighbours say little more, and over a large
+    vocabulary they cost as much as many layers.
+
+    Where the calibration is a mixture, the divergence is that of the text on which it is largest: what only one of the
+    texts needs is likely to be needed by another text that nobody has calibrated on, and a mean would hide it.
+    """
+
+    calibration: Calibration
+    compensation: Compensation
+
+    def __call__(
+        self, plans: PlansOfLayer, num_tokens: int, covariance: bool, work: WorkFolder = NOT_KEPT
+    ) -> list[float]:
+        """Return the divergence of each plan, measured on `num_tokens` tokens, rounded up to whole windows.
+
+        Where windows have several lengths, each length has an equal share of the tokens. Of each text that has windows
+        held out there is one at least. covariance: of statistics, for the plans or their fits. work: an interrupted
+        walk resumes from it; it is deleted at the end.
+
+        Raises:
+            ValueError: predictions are not finite.
+        """
+        nats = self._walked(Walk(self.calibration.model, "score, layer by layer", work), plans, num_tokens, covariance)
+        work.clear()  # with the hidden states of all plans, which are not mapped any more
+        return nats
+
+    def _walked(self, walk: Walk, plans: PlansOfLayer, num_tokens: int, covariance: bool) -> list[float]:
+        """Return the divergence of each plan, after one walk."""
+        model, (windows, texts) = self.calibration.model, self.windows(num_tokens)
+        dense = dense_plan(model)
+
+        def with_dense(i: int, observed: LayerStatistics | None) -> list[LayerPlan]:
+            return [dense.layers[i], *ranks.own_share(plans(i, observed))]
+
+        stream_ids: list[int] = []
+        for i in range(walk.layers_done):
+            stream_ids = _next_stream_ids(with_dense(i, None), stream_ids)
+        streams = {0: walk.enter("0", windows)}
+        streams |= {k: walk.restored(str(k), streams[0]) for k in set(stream_ids) - {0}}
+        for i, observed in self.calibration.along(walk, covariance):
+            plans_i = with_dense(i, observed)
+            streams, stream_ids = self._advance(i, plans_i, observed, streams, stream_ids)
+            del observed  # with its covariances, before the next layer's are collected
+            for name in set(walk.streams) - {"fitting", "held out"}:
+                del walk.streams[name]
+            walk.streams |= {str(k): stream for k, stream in streams.items()}
+        return ranks.gather_in_order(self._nats(model, windows, texts, [streams[k].batches for k in stream_ids]))
+
+    def windows(self, num_tokens: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Return tokens_NT and text_N for each length of window."""
+        windows = self.calibration.windows
+        texts = self.calibration.texts or [torch.zeros(len(tokens_NT), dtype=torch.long) for tokens_NT in windows]
+        (_, held_out), (_, held_texts) = split_windows(windows), split_windows(texts)
+        each = num_tokens / len(held_out)
+        measured = []
+        for tokens_NT, text_N in zip(held_out, held_texts, strict=True):
+            last = _last(text_N, math.ceil(each / tokens_NT.shape[1]))
+            measured.append((tokens_NT[last], text_N[last]))
+        return [tokens_NT for tokens_NT, _ in measured], [text_N for _, text_N in measured]
+
+    def _advance(
+        self,
+        i: int,
+        plans: Sequence[LayerPlan],
+        observed: LayerStatistics | None,
+        streams: dict[int, Stream],
+        stream_ids: list[int],
+    ) -> tuple[dict[int, Stream], list[int]]:
+        """Run layer i as each plan says; return streams and each plan's stream id."""
+        next_ids, forks = _next_stream_ids(plans, stream_ids), defaultdict[LayerPlan, set[tuple[int, int]]](set)
+        for plan, before, after in zip(plans, stream_ids or [0] * len(plans), next_ids, strict=True):
+            forks[plan].add((before, after))
+        model, advanced = self.calibration.model, dict[int, Stream]()
+        fits = fit_layer(model.adapter.blocks(i), list(forks), self.compensation, observed, trial=True)
+        for (layer_plan, pairs), layer_fits in zip(forks.items(), fits, strict=True):
+            with pruned(model, i, layer_plan, layer_fits) as layer:
+                for before, after in sorted(pairs):
+                    advanced[after] = streams[before].fork()
+                    advanced[after].advance(i, layer)
+        return advanced, next_ids
+
+    @torch.no_grad()
+    def _nats(
+        self, model: PlacedModel, windows: Sequence[Tensor], texts: Sequence[Tensor], hidden: Sequence[Sequence[Tensor]]
+    ) -> list[float]:
+        """Return the divergence from the dense model, averaged over a text's tokens, for each plan: its worst text's.
+
+        hidden: the outputs of the last layer for the windows of each length, first of the dense model, then of each
+        plan.
+        """
+        num_texts, plans = int(torch.cat(list(texts)).max()) + 1, len(hidden) - 1
+        total_KX, tokens_X = torch.zeros(plans, num_texts).double(), torch.zeros(num_texts)
+        with model.ends():
+            for text_N, tokens_NT, dense_NTD, *others in _compared(windows, texts, hidden):
+                dense_NTV = log_softmax(_logits(model, tokens_NT, dense_NTD), dim=-1)
+                p_NTV = dense_NTV.exp()
+                for k, hidden_NTD in enumerate(others):
+                    logits_NTV = _logits(model, tokens_NT, hidden_NTD)
+                    inputs = zip(p_NTV, dense_NTV, logits_NTV, strict=True)
+                    nats = [kl(*window) for window in inputs]
+                    total_KX[k].index_add_(0, text_N, torch.tensor(nats, dtype=torch.float64))
+                tokens_X.index_add_(0, text_N, torch.full(text_N.shape, float(tokens_NT.shape[1])))
+        if not total_KX.isfinite().all():
+            raise ValueError(
+                "structure=search: predictions of a pruned model are not finite; try model.dtype=float32 or bfloat16, "
+                "or check the weights"
+            )
+        # not below 0 by rounding; a text of which no window is among these has no say
+        return list(map(float, (total_KX / tokens_X.clamp(min=1)).amax(dim=1).clamp(min=0)))
+
+
+def kl(p_TV: Tensor, log_p_TV: Tensor, logits_TV: Tensor) -> float:
+    """Return KL(p ‖ q) in nats, summed over all positions of a window: differences before sums.
+
+    Σ p log p - Σ p log q as two sums of T · V terms cancel badly: that was off by 0.001 nats a token at 50,000 words.
+    p: of the dense model. q: of the pruned one, whose logits are given.
+    """
+    nats_TV = log_softmax(logits_TV, dim=-1)
+    # in place: to have such an array of the system takes as long as to compute it
+    return torch.sub(log_p_TV, nats_TV, out=nats_TV).mul_(p_TV).sum().item()
+
+
+def _last(text_N: Tensor, num_windows: int) -> Tensor:
+    """Return the places of the last windows, and of the last one of each text that has none among them."""
+    last = {int(x): n for n, x in enumerate(text_N)}.values()
+    return torch.tensor(sorted({*last, *range(max(0, len(text_N) - num_windows), len(text_N))}))
+
+
+def _compared(
+    windows: Sequence[Tensor], texts: Sequence[Tensor], hidden: Sequence[Sequence[Tensor]]
+) -> Iterator[tuple[Tensor, ...]]:
+    """Yield text_N, tokens_NT and each stream's hidden_NTD of a few windows, at the positions that are compared."""
+    for tokens_NT, *others in zip(windows, texts, *hidden, strict=True):
+        positions = slice(min(EVERY, tokens_NT.shape[1]) - 1, None, EVERY)
+        some = max(1, COMPARED_TOKENS // tokens_NT.shape[1])
+        for part_NT, text_N, *streams in zip(*(part.split(some) for part in (tokens_NT, *others)), strict=True):
+            yield text_N, *(part[:, positions] for part in (part_NT, *streams))
+
+
+def dense_plan(model: PlacedModel) -> PruningPlan:
+    """Return the plan that keeps every unit of a model."""
+    blocks = (model.adapter.blocks(i) for i in range(len(model.layers)))
+    return PruningPlan(tuple(LayerPlan(*(tuple(range(block.num_units)) for block in pair)) for pair in blocks))
+
+
+@contextmanager
+def pruned(model: PlacedModel, i: int, plan: LayerPlan, fits: Pair[BlockFit | None]) -> Iterator[nn.Module]:
+    """Yield a pruned copy of layer i, which must be present; the layer itself if the plan keeps every unit."""
+    layers = model.layers
+    dense = layers[i]
+    if fits == (None, None):
+        yield dense
+        return
+    layers[i] = model.copy_layer(i)  # the copy takes the place of the layer, so that the adapter finds it
+    try:
+        write_layer(slice_out, model.adapter, i, plan, fits)
+        copied = layers[i]
+    finally:
+        layers[i] = dense
+    yield copied
+
+
+def _next_stream_ids(plans: Sequence[LayerPlan], ids: Sequence[int]) -> list[int]:
+    """Return the stream id of each plan after a layer, from those before it; numbered in the order of the plans.
+
+    Plans whose layers so far are equal share a stream. ids: empty before the first layer, where all share one.
+    """
+    numbers: dict[tuple[int, LayerPlan], int] = {}
+    pairs = zip(ids or [0] * len(plans), plans, strict=True)
+    return [numbers.setdefault(pair, len(numbers)) for pair in pairs]
+
+
+def _logits(model: PlacedModel, tokens_NT: Tensor, hidden_NTD: Tensor) -> Tensor:
+    """Return logits_NTV in float32 from the outputs of the last layer."""
+    tokens_NT, hidden_NTD = tokens_NT.to(model.device), hidden_NTD.to(model.device)
+    logits_NTV: Tensor = leave(model.adapter, model.model, tokens_NT, hidden_NTD).logits
+    return logits_NTV.float()

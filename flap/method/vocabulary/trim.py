@@ -1,0 +1,188 @@
+"""The choice of the `vocabulary` group, and what it makes of a tokenizer.
+
+Legend: V the old vocabulary, by id · R the tokens in the order in which they stay · K those that stay · S tokens of a
+text.
+"""
+
+import json
+import math
+from collections.abc import Collection
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from flap.config import require
+from flap.data import Windows
+from flap.data.window_pool import tokenized
+from flap.method.vocabulary.expected import expected, sampled
+from flap.method.vocabulary.rows import named_ids
+from flap.method.vocabulary.tokens import Tokens
+from flap.models import PlacedModel
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """The tokens in the order in which they stay: those that have to, then by worth, each after what it is made of."""
+
+    tokens: Tokens
+    names: list[str]
+    counts_R: Tensor
+
+    @classmethod
+    def of(cls, tokens: Tokens, counts_V: Tensor, share_V: Tensor) -> "Ranking":
+        """Return the ranking of tokens; of equal worth the lower id stays. The formula of worth is ours.
+
+            worth = c_v + Σ_t p(v | x_<t)
+
+        How often a token was counted, and how often the model expected it in a text of as many tokens (share_V: see
+        `expected`). So the likely ones stay of those that nobody counted.
+        """
+        worth_V, by_id = counts_V + counts_V.sum() * share_V, {i: token for token, i in tokens.ids.items()}
+        names = dict.fromkeys(sorted(tokens.stay, key=tokens.ids.__getitem__))
+        for i in torch.argsort(worth_V, descending=True, stable=True).tolist():
+            if i in by_id:
+                parts = sorted(tokens.needed(by_id[i]), key=lambda token: (len(token), tokens.ids[token]))
+                names |= dict.fromkeys(parts)
+        ids_R = torch.tensor([tokens.ids[name] for name in names])
+        return cls(tokens, list(names), counts_V[ids_R])
+
+    @property
+    def fewest(self) -> int:
+        """The tokens that have to stay."""
+        return len(self.tokens.stay)
+
+    def covering(self, share: float) -> int:
+        """Return how many tokens stay, so that they are this share of all counted ones, or more."""
+        enough = share * float(self.counts_R.sum()) * (1 - 1e-9)  # counts of mixtures are not whole
+        return max(self.fewest, 1 + int((self.counts_R.cumsum(0) < enough).sum()))
+
+
+class KeptTokens(NamedTuple):
+    """The tokens that stay."""
+
+    tokens: Tokens  # all of the tokenizer
+    names: list[str]  # of those that stay
+    covered: float  # the share that they are of the counted ones
+
+
+@dataclass(frozen=True)
+class Trimmed:
+    """A tokenizer without the tokens that were removed."""
+
+    tokenizer: PreTrainedTokenizerBase
+    rows_K: Tensor  # the old ids of its tokens, in the order of the new ones
+    facts: dict[str, float]  # for the report: tokens before and after, and the share of the counted ones that stay
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, kept: KeptTokens, rows: int) -> "Trimmed":
+        """Return a tokenizer of these tokens. rows: of the model before."""
+        made, old_ids = without(tokenizer, kept.tokens, set(kept.names))
+        return cls(made, torch.tensor(old_ids), {"before": rows, "after": len(kept.names), "covered": kept.covered})
+
+    @classmethod
+    def of_checkpoint(
+        cls, tokenizer: PreTrainedTokenizerBase, before: PreTrainedTokenizerBase, facts: dict[str, float]
+    ) -> "Trimmed":
+        """Return the tokenizer of a trimmed checkpoint. before: that of the dense model."""
+        ids, old_ids = tokenizer.get_vocab(), before.get_vocab()
+        return cls(tokenizer, torch.tensor([old_ids[token] for token in sorted(ids, key=ids.__getitem__)]), facts)
+
+    def give_to(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Let the tokens of another tokenizer be these, in place."""
+        tokenizer._tokenizer = self.tokenizer.backend_tokenizer
+
+
+@dataclass(frozen=True)
+class Trim:
+    """The tokens that stay: those counted or expected most often in texts, and all that they are made of.
+
+    Special, added and byte tokens stay, so any text can still be written, one of rare tokens in more of them. On a
+    text of tokens that stay, tokens and logits are those of the dense model.
+
+    Command: python -m flap ratio=0 vocabulary=trim vocabulary.size=32768
+    """
+
+    size: int | None = None  # tokens that stay; or coverage
+    coverage: float | None = None  # share of the counted tokens that stay, above 0 and at most 1
+    dataset: Any = None  # a text or mixture in which tokens are counted; None: that of calibration
+    multiple_of: int = 1  # the number of tokens that stay is a multiple of this (a size is raised to one), 1 or more
+
+    def __post_init__(self) -> None:
+        allowed = "one of vocabulary.size=32768 and vocabulary.coverage=0.9999"
+        given = {name: value for name, value in (("size", self.size), ("coverage", self.coverage)) if value is not None}
+        require(len(given) == 1, "vocabulary", " and ".join(given) or "trim", allowed)
+        valid = self.coverage is None or 0 < self.coverage <= 1
+        require(valid, "vocabulary.coverage", self.coverage, "a number above 0 and at most 1")
+        require(self.multiple_of >= 1, "vocabulary.multiple_of", self.multiple_of, "a whole number >= 1")
+
+    @property
+    def named(self) -> int:
+        """The tokens that stay, where `size` names them; else 0."""
+        return self._raised(self.size or 0)
+
+    def check(self, tokens: Tokens) -> None:
+        """Check that so many tokens can stay.
+
+        Raises:
+            ValueError: more have to, or there are no more.
+        """
+        fewest, most = len(tokens.stay), len(tokens.ids)
+        allowed = f"{fewest} (special, added and byte tokens, which have to stay) to {most}, all tokens"
+        size = fewest if self.size is None else self.size
+        require(fewest <= size <= most, "vocabulary.size", self.size, allowed)
+        self._check_multiple(size, most)
+
+    def choose(self, tokenizer: PreTrainedTokenizerBase, model: PlacedModel, texts: Windows) -> KeptTokens:
+        """Return the tokens that stay. texts: in which they are counted and expected.
+
+        Raises:
+            ValueError: no multiple has the coverage.
+        """
+        rows = model.adapter.vocab_size
+        windows = [sampled(text, tokenizer, texts.bos, len(texts.existing)) for text in texts.existing]
+        share_V = expected(model, windows, [part.weight for part in texts.parts])[:rows]
+        tokens = Tokens.of(tokenizer, rows, named_ids(model.model))
+        ranking, number = Ranking.of(tokens, counted(texts, tokenizer, rows), share_V), self.named
+        if self.coverage is not None:
+            size = ranking.covering(self.coverage)
+            self._check_multiple(size, len(ranking.names))
+            number = self._raised(size)
+        covered = float(ranking.counts_R[:number].sum() / ranking.counts_R.sum())
+        return KeptTokens(tokens, ranking.names[:number], covered)
+
+    def _raised(self, size: int) -> int:
+        """Return the multiple that is not below a size."""
+        return math.ceil(size / self.multiple_of) * self.multiple_of
+
+    def _check_multiple(self, size: int, most: int) -> None:
+        """Check that a multiple lies between a size and all tokens."""
+        allowed = f"one with a multiple from {size} to {most}, all tokens"
+        require(self._raised(size) <= most, "vocabulary.multiple_of", self.multiple_of, allowed)
+
+
+def without(
+    tokenizer: PreTrainedTokenizerBase, tokens: Tokens, kept: Collection[str]
+) -> tuple[PreTrainedTokenizerBase, list[int]]:
+    """Return a copy of a tokenizer of the tokens that stay alone, and their old ids in the order of the new ones."""
+    spec, old_ids = tokens.cut(kept)
+    made = deepcopy(tokenizer)
+    made._tokenizer = Tokenizer.from_str(json.dumps(spec))
+    return made, old_ids
+
+
+def counted(texts: Windows, tokenizer: PreTrainedTokenizerBase, rows: int) -> Tensor:
+    """Return how often each token is in the texts, counts_V: each text has its weight, and all have their tokens."""
+    weights, counts = [part.weight for part in texts.parts], []
+    for part, text in zip(texts.parts, texts.existing, strict=True):
+        tokens_S = tokenized(text, tokenizer, texts.bos, part.packing)[0]
+        counts.append(tokens_S.bincount(minlength=rows)[:rows].double())
+    total = sum(float(count_V.sum()) for count_V in counts)
+    shares = [
+        weight / sum(weights) * total * count_V / count_V.sum() for weight, count_V in zip(weights, counts, strict=True)
+    ]
+    return torch.stack(shares).sum(dim=0)

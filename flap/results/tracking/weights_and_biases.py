@@ -1,0 +1,145 @@
+"""The tracker of the choice `tracking=wandb`."""
+
+import logging
+import shlex
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flap.results import Report
+from flap.results.tracking.base import JobInfo, RunInTracker, TrackedRun, Tracking, kept_id, legal_id
+from flap.results.tracking.login import MODES, environment, require_key, resolve_mode
+
+if TYPE_CHECKING:
+    import wandb
+
+log = logging.getLogger(__name__)
+
+INIT_SECONDS = 20.0  # a server that does not answer for this long is unreachable
+FINISH_SECONDS = 120.0  # after this, the rest is left to `wandb sync`
+CHECKPOINT_SECONDS = 3600.0  # the same if a checkpoint is uploaded
+
+
+@dataclass(frozen=True)
+class Wandb(Tracking):
+    """Track runs with Weights & Biases."""
+
+    project: str = "flap"  # of W&B
+    entity: str | None = None  # the user's default
+    mode: str = "auto"  # online with a key, else offline; or "online", "offline"
+    group: str | None = None  # the sweep's folder
+    tags: list[str] = field(default_factory=list)  # each of 1 to 64 characters; the metric and structure are added
+    log_checkpoint: bool = False  # true: the files of the checkpoint are uploaded
+
+    name = "W&B"
+
+    def check(self) -> None:
+        """Check the mode, the tags, and for mode online the key.
+
+        Raises:
+            ValueError: the mode is unknown, W&B would refuse a tag, or there is no key for mode online.
+        """
+        if self.mode not in MODES:
+            raise ValueError(f"tracking.mode={self.mode}: expected one of {', '.join(MODES)}")
+        for tag in self.tags:
+            if not 1 <= len(tag) <= 64:
+                raise ValueError(f"tracking.tags={tag}: expected tags of 1 to 64 characters")
+        if self.mode == "online":
+            require_key()
+
+    def surroundings(self, run_dir: Path) -> AbstractContextManager[None]:
+        """Keep W&B silent, and its caches and staged files in the run's folder, too."""
+        folder = run_dir.resolve() / "wandb"
+        return environment(WANDB_SILENT="true", WANDB_CACHE_DIR=f"{folder}/cache", WANDB_DATA_DIR=f"{folder}/data")
+
+    def open(self, config: dict[str, Any], job: JobInfo, run: TrackedRun) -> "WandbRun":
+        """Start the W&B run; start it offline if that fails, as with an unreachable server."""
+        import wandb
+
+        try:
+            there = self._init(resolve_mode(self.mode), config, job, run.run_dir)
+        except Exception as error:
+            run.warn(error)
+            wandb.teardown()  # otherwise the half-started run would keep its id
+            there = self._init("offline", config, job, run.run_dir)
+        if there.offline:
+            log.info("W&B: recorded offline; send it with: wandb sync %s", shlex.quote(str(Path(there.dir).parent)))
+        elif there.url:  # none if WANDB_MODE=disabled
+            log.info("W&B: %s", there.url)
+        there.define_metric("progress/*", summary="none")
+        there.summary["folder"] = str(run.run_dir.resolve())  # what `python -m flap.study` takes
+        return WandbRun(there, self.log_checkpoint)
+
+    def _init(self, mode: str, config: dict[str, Any], job: JobInfo, run_dir: Path) -> "wandb.Run":
+        import wandb
+
+        settings = wandb.Settings(
+            silent=True,
+            console="off",
+            init_timeout=INIT_SECONDS,
+            finish_timeout=CHECKPOINT_SECONDS if self.log_checkpoint else FINISH_SECONDS,
+            finish_timeout_raises=True,
+        )
+        return wandb.init(
+            project=self.project, entity=self.entity, mode=mode,  # type: ignore[arg-type]
+            id=kept_id(run_dir / "wandb", job.id), resume="allow",  # a requeued job continues its own run
+            reinit="finish_previous",  # one run for each job, also if all jobs run in one process
+            name=job.name, group=self.group or job.group, job_type=job.job_type,
+            tags=list(dict.fromkeys([*job.tags, *self.tags])),
+            config=config, dir=run_dir, settings=settings,
+        )  # fmt: skip
+
+
+@dataclass
+class WandbRun(RunInTracker):
+    """A run in W&B."""
+
+    run: "wandb.Run"
+    upload: bool  # the files of the checkpoint; false: a reference to its folder
+
+    def log(self, values: dict[str, float]) -> None:
+        """Send numbers as a step of the history."""
+        self.run.log(values)
+
+    def summarize(self, values: dict[str, Any]) -> None:
+        """Send results as the summary."""
+        self.run.summary.update(values)
+
+    def log_table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
+        """Send a table, whose columns may have values of several types."""
+        import wandb
+
+        self.run.log({name: wandb.Table(columns=list(columns), data=rows, allow_mixed_types=True)})
+
+    def log_files(self, run_dir: Path) -> None:
+        """Send the picture, and report.json as an artifact."""
+        import wandb
+
+        if (picture := run_dir / "layers.png").is_file():
+            self.run.log({"picture": wandb.Image(str(picture))})
+        artifact = wandb.Artifact(f"report-{self.run.id}", type="report")
+        artifact.add_file(str(run_dir / "report.json"))
+        self.run.log_artifact(artifact)
+
+    def log_lineage(self, report: Report) -> None:
+        """Send references to the places of both models as artifacts, or the files of the checkpoint."""
+        import wandb
+
+        path, source = str(report.config["model"]["path"]), report.sources.get("model")
+        dense = wandb.Artifact(f"dense-{legal_id(path)}", type="model", metadata={"source": source})
+        place = Path(path).resolve().as_uri() if Path(path).is_dir() else f"https://huggingface.co/{path}"
+        dense.add_reference(place, name="model", checksum=False)  # its weights are not read
+        # run.use_artifact does the same, but refuses offline runs, and waits for the server in others
+        self.run._log_artifact(dense, is_user_created=True, use_after_commit=True)
+        checkpoint = Path(report.checkpoint or "").resolve()
+        made = wandb.Artifact(f"model-{self.run.id}", type="model", metadata={"loads_with": report.loads_with})
+        if self.upload:
+            made.add_dir(str(checkpoint), policy="immutable", skip_cache=True)  # from its folder, without a copy
+        else:
+            made.add_reference(checkpoint.as_uri(), name="checkpoint", checksum=False)
+        self.run.log_artifact(made)
+
+    def finish(self, failed: bool) -> None:
+        """End the run, with exit code 1 if it failed."""
+        self.run.finish(exit_code=int(failed))

@@ -1,0 +1,75 @@
+"""The W&B workspace of sweeps: the comparisons of their page, for the runs that W&B has of them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flap.results.number_texts import is_efficiency
+from flap.results.pages import title
+from flap.results.run_folder import RunRecord
+from flap.results.study import Study
+from flap.results.sweep_folders import read_study
+from flap.results.tracking.login import resolve_mode
+from flap.storage.atomic_files import write_text
+
+if TYPE_CHECKING:
+    from wandb_workspaces.workspaces import Section, Workspace
+
+# of a run's summary: what a quality is shown over
+OVER = ("ratio/realised_decoder", "parameters/total_after", "pruned/efficiency/decode_tokens_per_second")
+COLUMNS = ("summary:folder", "summary:checkpoint", "config:ratio", "config:method")
+
+
+def save_workspace(place: str, sweeps: Sequence[Path]) -> str:
+    """Save the workspace in W&B and return its address; offline, write workspace.json beside the page, and return that.
+
+    place: "entity/project", where the sweeps' runs are.
+
+    Raises:
+        ValueError: the place is not one, a folder cannot be read (see `read_study`), or wandb-workspaces is missing.
+    """
+    entity, _, project = place.partition("/")
+    if not entity or not project or "/" in project:
+        raise ValueError(f"{place}: expected an entity and a project of W&B, as mine/flap")
+    workspace = _workspace(entity, project, read_study(*sweeps))
+    if resolve_mode("auto") == "online":
+        return str(workspace.save().url)
+    file = sweeps[0] / "workspace.json"
+    # what `save` sends; the package has no public name for it
+    write_text(file, workspace._to_model().spec.model_dump_json(by_alias=True, exclude_none=True, indent=2) + "\n")
+    return str(file)
+
+
+def _workspace(entity: str, project: str, study: Study) -> "Workspace":
+    try:
+        import wandb_workspaces.workspaces as ws
+    except ImportError:
+        raise ValueError("wandb-workspaces is missing; pip install 'flap-pruning[workspaces]'") from None
+    groups = sorted({_group(study, run) for run in study.runs})
+    runs = ws.RunsetSettings(
+        filters=[ws.Metric("Group").isin(groups), ws.Metric("JobType") == "sweep"], pinned_columns=list(COLUMNS)
+    )
+    name = title(study).replace("×", "x")  # which the package takes for an emoji
+    return ws.Workspace(entity=entity, project=project, name=name, sections=_sections(study), runset_settings=runs)
+
+
+def _group(study: Study, run: RunRecord) -> str:
+    """Return the group of a run: that of its config, else the name of its sweep's folder."""
+    tracking = run.report.get("config", {}).get("tracking") or {}
+    return str(tracking.get("group") or (study.folder / run.folder).resolve().parent.name)
+
+
+def _sections(study: Study) -> list["Section"]:
+    """Return a section for each cost, with a panel for each quality; the layers; what differs between the runs."""
+    import wandb_workspaces.reports.v2 as wr
+    import wandb_workspaces.workspaces as ws
+
+    names = [name for name in study.measured if not is_efficiency(name)]
+    costs = [cost for cost in OVER if not cost.startswith("pruned/") or cost.removeprefix("pruned/") in study.measured]
+    panels: dict[str, list[Any]] = {
+        f"Quality over {cost}": [wr.ScatterPlot(title=name, x=cost, y=f"pruned/{name}") for name in names]
+        for cost in costs
+    }
+    panels["Layers"] = [wr.MediaBrowser(media_keys=["picture"])]
+    panels["What differs"] = [wr.RunComparer(diff_only="split")]
+    return [ws.Section(name=name, panels=those, is_open=True) for name, those in panels.items()]

@@ -1,0 +1,51 @@
+"""What the command line says of an error: one line for each failed run."""
+
+from pathlib import Path
+
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from flap.config import explain
+from flap.runs.sweeps.callbacks import open_folder
+from flap.storage.status import STATUS, read_status
+
+
+class RunFailedError(Exception):
+    """A run of a sweep failed; its error is in its own log. Arguments: the sweep's folder, the error in one line."""
+
+
+def failure_lines(error: BaseException, begin: float) -> list[str]:
+    """Return the lines that say why a command has failed that began then; an error that nobody expects is raised."""
+    if isinstance(error, RunFailedError):
+        folder, line = error.args
+        lines = failures(Path(folder), begin)
+        of_cell = any(one.endswith(line) for one in lines)  # else its folder keeps what it has
+        return lines if of_cell else [*lines, f"failed: {line}"]
+    if isinstance(error, RuntimeError | FileNotFoundError):  # runs catch their own errors: this one is from submitting
+        sweep = open_folder()
+        return [*(failures(sweep, begin) if sweep else []), f"error: {explain_launch(error)}"]
+    if isinstance(error, HydraException | OmegaConfBaseException | ValueError):
+        return [f"error: {explain(error)}"]
+    if isinstance(error, KeyboardInterrupt):
+        return ["interrupted: the same command goes on"]
+    if isinstance(error, OSError):  # from Hydra's own files in the run's folder
+        what = f"{error.filename}: cannot be written ({error.strerror})" if error.filename else str(error)
+        return [f"error: {what}; hydra.run.dir and hydra.sweep.dir name another folder"]
+    raise error
+
+
+def failures(sweep: Path, since: float = 0) -> list[str]:
+    """Return one line for each run of a sweep that has failed since a time."""
+    paths = [path for path in sorted(sweep.glob(f"*/{STATUS}")) if path.stat().st_mtime >= since]
+    runs = {path.parent: read_status(path.parent) for path in paths}
+    return [f"failed: {run}: {status.get('error')}" for run, status in runs.items() if status.get("state") == "failed"]
+
+
+def explain_launch(error: RuntimeError | FileNotFoundError) -> str:
+    """Return one line that says why jobs could not be submitted, or ended without an error of their own."""
+    if 'Could not detect "srun"' in str(error) or getattr(error, "filename", None) == "sbatch":
+        return (
+            "hydra/launcher=slurm: no sbatch on this machine; expected a SLURM login node, "
+            "or hydra/launcher=submitit_local or joblib"
+        )
+    return "hydra/launcher: " + " ".join(str(error).split("Error stream produced:")[0].split())

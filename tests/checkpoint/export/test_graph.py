@@ -1,0 +1,83 @@
+"""Exported graphs run in ONNX Runtime and OpenVINO, and compute there what the checkpoint computes in transformers."""
+
+import sys
+from itertools import cycle, product
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from flap.checkpoint.export.graph import export_graph
+from tests.helpers.engine_cases import (
+    CELLS,
+    EVERY_FAMILY,
+    FAMILIES,
+    FORMS,
+    PROMPT,
+    documented,
+    expected_logprobs,
+    family_checkpoint,
+)
+from tests.helpers.graph_engines import ENGINES, greedy, logprobs
+
+ALSO = ("gpt2", "gpt_oss", "phi")  # families that are not in the table
+OTHERS = sorted({*FAMILIES, *ALSO} - {"llama"})
+# A trace takes ten seconds, most of it before the format matters: the formats take turns. Experts are traced otherwise.
+THOROUGH = {*zip(OTHERS, cycle(ENGINES), strict=False)} - {("gpt_oss", kind) for kind in ENGINES}
+CASES = [
+    pytest.param(*case, marks=pytest.mark.thorough) if case in THOROUGH else case for case in product(OTHERS, ENGINES)
+]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("form", "kind"), product(FORMS, ENGINES))
+def test_it_computes_the_same(form: str, kind: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    llama = family_checkpoint("llama", form, tokenizer, tmp_path / "pruned", layers=2)
+    folder, expected = export_graph(llama.directory, kind), expected_logprobs(llama)
+    begin = ENGINES[kind](folder)
+    for at_once in (1, 10, PROMPT.shape[1]):
+        assert (logprobs(begin(), PROMPT, at_once) - expected).abs().max() <= 1e-3
+    assert greedy(begin(), PROMPT, 12, llama.model.config.eos_token_id) == llama.greedy(PROMPT)
+    assert not [file for file in folder.glob("*.onnx") if b"site-packages" in file.read_bytes()]  # of this machine
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("model_type", "kind"), CASES)
+def test_other_families_with_widths_by_layer(
+    model_type: str, kind: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    pruned = family_checkpoint(model_type, "by layer", tokenizer, tmp_path / "pruned", layers=2)
+    begin = ENGINES[kind](export_graph(pruned.directory, kind))
+    assert (logprobs(begin(), PROMPT, 10) - expected_logprobs(pruned)).abs().max() <= 1e-3
+    assert greedy(begin(), PROMPT, 12, pruned.model.config.eos_token_id) == pruned.greedy(PROMPT)
+
+
+@pytest.mark.parametrize("engine", ["ONNX Runtime", "OpenVINO"])
+def test_the_table_says_what_is_held(engine: str) -> None:
+    assert documented(engine) == {cell: "yes" if cell[0] == "llama" else "by layer" for cell in CELLS}
+
+
+def assert_refused(directory: Path, kind: str, line: str) -> None:
+    before = sorted(directory.iterdir())
+    with pytest.raises(ValueError, match=line) as caught:
+        export_graph(directory, kind)
+    assert "\n" not in str(caught.value)
+    assert sorted(directory.iterdir()) == before
+
+
+@pytest.mark.parametrize(("kind", "module"), [("onnx", "onnxscript"), ("openvino", "openvino")])
+def test_without_its_packages(kind: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    assert_refused(
+        tmp_path, kind, rf"^{kind}: needs {module}, which is not installed; pip install 'flap-pruning\[{kind}\]'"
+    )
+
+
+def test_a_model_that_sees_images(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    EVERY_FAMILY["llava"].configs["mha"].save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    assert_refused(tmp_path, "onnx", "^onnx: takes text models; llava sees images, too$")
+
+
+def test_no_checkpoint(tmp_path: Path) -> None:
+    assert_refused(tmp_path, "onnx", r"no checkpoint here, config\.json is missing")

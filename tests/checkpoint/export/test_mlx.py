@@ -1,0 +1,166 @@
+"""Exports run in real mlx-lm, and compute there what the checkpoint computes in transformers."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import Gemma2Config, Gemma3TextConfig, PreTrainedConfig, PreTrainedTokenizerFast
+
+from flap.checkpoint.export.mlx import export_mlx
+from flap.checkpoint.export.mlx.config import mlx_config
+from flap.method.allocation import ALAM
+from flap.modeling.modeling_flap import FlapLlamaConfig
+from tests.cases import VOCAB
+from tests.helpers.engine_cases import CELLS, EVERY_FAMILY, FAMILIES, PROMPT, documented, expected_logprobs
+from tests.helpers.forked import command_line
+from tests.helpers.gguf_cases import LINEAR, LLAMA3, Exported, checkpoint
+from tests.helpers.mlx_engine import mlx_lm
+
+TOKENS = PROMPT[0].tolist()
+TOLERANCE = {"gemma3_text": 5e-3}  # mlx-lm rounds the scale of its embeddings to bfloat16
+REFUSED = {"opt": "mlx: model_type=opt: mlx-lm runs this export with llama, mistral, qwen2"}
+
+
+def test_the_table_names_what_is_refused() -> None:
+    cells = documented("MLX")
+    assert sorted(cells) == sorted(CELLS)
+    assert {model_type for model_type, _ in CELLS if cells[model_type, "uniform"] == "no"} == set(REFUSED)
+    assert set(cells.values()) == {"yes", "no"}
+
+
+@pytest.fixture(scope="module")
+def answers(families: dict[tuple[str, str], Exported]) -> dict[str, Any]:
+    taken = {cell: exported for cell, exported in families.items() if cell[0] not in REFUSED}
+    folders = {"/".join(cell): str(export_mlx(exported.directory)) for cell, exported in taken.items()}
+    return mlx_lm({name: {"folder": path, "tokens": TOKENS, "new_tokens": 12} for name, path in folders.items()})
+
+
+@pytest.mark.long  # a quantised model runs in mlx-lm below
+@pytest.mark.parametrize("cell", [cell for cell in CELLS if cell[0] not in REFUSED], ids="-".join)
+def test_it_computes_the_same(
+    cell: tuple[str, str], families: dict[tuple[str, str], Exported], answers: dict[str, Any]
+) -> None:
+    found, expected = answers["/".join(cell)], expected_logprobs(families[cell])
+    for logprobs in found["logprobs"]:  # at once, and with a cache
+        assert (torch.tensor(logprobs) - expected).abs().max() <= TOLERANCE.get(cell[0], 1e-3)
+    assert found["greedy"] == families[cell].greedy(PROMPT)
+
+
+@pytest.mark.parametrize("model_type", REFUSED)
+def test_what_mlx_lm_has_no_architecture_for(model_type: str, families: dict[tuple[str, str], Exported]) -> None:
+    assert_refused(families[model_type, "by layer"].directory, f"^{REFUSED[model_type]}")
+
+
+@pytest.mark.parametrize("model_type", sorted(EVERY_FAMILY.keys() - FAMILIES.keys()))
+def test_every_other_family_is_refused_in_a_line(model_type: str) -> None:
+    for config in EVERY_FAMILY[model_type].configs.values():
+        with pytest.raises(ValueError, match=f"^mlx: model_type={model_type}: mlx-lm runs this export with llama, "):
+            mlx_config(config)
+
+
+def assert_refused(directory: Path, line: str, bits: int | None = None) -> None:
+    before = sorted(directory.iterdir())
+    with pytest.raises(ValueError, match=line) as caught:
+        export_mlx(directory, bits)
+    assert "\n" not in str(caught.value)
+    assert sorted(directory.iterdir()) == before
+
+
+CHANGED = {
+    "activation": ("llama-gqa", {"hidden_act": "gelu"}, "hidden_act=gelu: mlx-lm runs this export with silu"),
+    "rope": ("llama-gqa", {"rope_parameters": LINEAR | {"rope_type": "dynamic"}}, "rope_type=dynamic: .*llama3"),
+    "rope-of-mixtral": ("mixtral", {"rope_parameters": LINEAR}, "rope_type=linear: .* with default"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_what_mlx_lm_computes_otherwise(name: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    architecture, changes, line = CHANGED[name]
+    exported = checkpoint(tmp_path / "pruned", architecture, tokenizer, vocab_size=VOCAB, **changes)
+    assert_refused(exported.directory, f"^mlx: {line}")
+
+
+@pytest.mark.parametrize(
+    ("config", "line"),
+    [
+        (Gemma3TextConfig(use_bidirectional_attention=True), "use_bidirectional_attention=True: "),
+        (Gemma2Config(attn_logit_softcapping=None), "attn_logit_softcapping is given=False: "),
+    ],
+    ids=["attention both ways", "without caps"],
+)
+def test_what_mlx_lm_computes_otherwise_of_gemma(config: PreTrainedConfig, line: str) -> None:
+    with pytest.raises(ValueError, match=f"^mlx: {line}"):
+        mlx_config(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [("num_attention_heads", "min_heads"), ("intermediate_size", "min_neurons")]
+)
+def test_a_layer_without_units(name: str, option: str) -> None:
+    config = FlapLlamaConfig(num_hidden_layers=2, head_dim=8, per_layer_config={0: {}, 1: {name: 0}})
+    with pytest.raises(ValueError, match=rf"^mlx: {name}=0 in layer 1: .*; prune with structure\.{option}=1$"):
+        mlx_config(config)
+
+
+WIDE = {"hidden_size": 64, "head_dim": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 256}
+
+
+@pytest.fixture(scope="module")
+def wide(tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exported]:
+    """Models with rows that mlx-lm can quantise, in the attention alone or in all matrices; scaled RoPE."""
+    root, rounded = tmp_path_factory.mktemp("wide"), ALAM(round_to=64)
+    cases = {"odd": (ALAM(), LLAMA3), "round": (rounded, LINEAR)}
+    return {
+        name: checkpoint(root / name, "llama-gqa", tokenizer, structure, vocab_size=VOCAB, rope_parameters=rope, **WIDE)
+        for name, (structure, rope) in cases.items()
+    }
+
+
+def test_quantised_and_with_scaled_rope(wide: dict[str, Exported], caplog: pytest.LogCaptureFixture) -> None:
+    jobs = {}
+    for name, exported in wide.items():
+        for bits in (None, 8, 4):
+            jobs[f"{name}-{bits}"] = {"folder": str(export_mlx(exported.directory, bits)), "tokens": TOKENS}
+        assert ("round_to=64 makes them so" in caplog.text) == (name == "odd")
+        caplog.clear()
+    found = mlx_lm(jobs)
+    for name, exported in wide.items():
+        expected, sizes = expected_logprobs(exported), []
+        for bits, tolerance in ((None, 1e-4), (8, 0.1), (4, 1.0)):
+            for logprobs in found[f"{name}-{bits}"]["logprobs"]:
+                assert (torch.tensor(logprobs) - expected).abs().mean() <= tolerance
+            sizes.append((Path(jobs[f"{name}-{bits}"]["folder"]) / "model.safetensors").stat().st_size)
+        assert sizes == sorted(sizes, reverse=True)
+
+
+def test_rows_that_no_matrix_has(families: dict[tuple[str, str], Exported]) -> None:
+    assert_refused(families["llama", "uniform"].directory, "^mlx: no matrix has rows of a multiple of 64, .*--bits", 4)
+
+
+def test_without_its_packages(families: dict[tuple[str, str], Exported], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlx_lm", None)
+    directory = families["llama", "uniform"].directory
+    assert_refused(directory, r"^mlx: needs mlx_lm, which is not installed; pip install 'flap-pruning\[mlx\]'", 8)
+    assert export_mlx(directory).is_dir()
+
+
+def test_a_damaged_checkpoint(wide: dict[str, Exported], tmp_path: Path) -> None:
+    assert_refused(tmp_path, r"no checkpoint here, config\.json is missing")
+    damaged = shutil.copytree(wide["odd"].directory, tmp_path / "damaged")
+    weights = damaged / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    assert_refused(damaged, "damaged: model.safetensors is damaged or truncated")
+    weights.unlink()
+    assert_refused(damaged, r"no model\.safetensors in this directory")
+
+
+def test_the_command(wide: dict[str, Exported], tmp_path: Path) -> None:
+    done = command_line(tmp_path, str(wide["round"].directory), "mlx", "--bits", "4", module="flap.checkpoint.export")
+    assert done.returncode == 0, done.stderr
+    folder = Path(done.stdout.strip())
+    assert folder == wide["round"].directory / "mlx-4bit"
+    assert json.loads((folder / "config.json").read_text())["quantization"]["bits"] == 4

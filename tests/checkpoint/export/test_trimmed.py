@@ -1,0 +1,65 @@
+"""A checkpoint whose vocabulary was trimmed runs in other engines as in transformers, and with the same tokens."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from flap.checkpoint.export.gguf import export_gguf
+from flap.checkpoint.export.graph import export_graph
+from flap.checkpoint.export.mlx import export_mlx
+from flap.checkpoint.load import load
+from flap.pipeline import run
+from tests.cases import tiny_model
+from tests.helpers.graph_engines import ENGINES, logprobs
+from tests.helpers.llama_cpp import llama_cpp
+from tests.helpers.mlx_engine import mlx_lm
+from tests.helpers.runs import composed, tiny
+from tests.helpers.tokenizers import KINDS, TEXT, TRICKY, VOCAB
+
+
+def trimmed(kind: str, folder: Path) -> Path:
+    """The checkpoint of a run that removed no unit, and half of the tokens."""
+    tokenizer = KINDS[kind]()
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": None}
+    tiny_model("llama-gqa", vocab_size=VOCAB, **ids).save_pretrained(folder / "dense")
+    tokenizer.save_pretrained(folder / "dense")
+    (folder / "text.txt").write_text((TEXT[0] + " ") * 60)
+    options = ("ratio=0", "vocabulary=trim", "vocabulary.coverage=1", "model.device=cpu")
+    run(composed(*tiny(folder / "dense", folder / "text.txt"), *options), folder)
+    return folder / "checkpoint"
+
+
+def expected(checkpoint: Path, tokens: list[int]) -> torch.Tensor:
+    with torch.no_grad():
+        return load(checkpoint)(input_ids=torch.tensor([tokens])).logits[0].log_softmax(-1)
+
+
+@pytest.mark.parametrize("kind", ["smollm", "llama-bpe", "llama-spm"])
+def test_llama_cpp_has_its_tokens_and_its_predictions(kind: str, tmp_path: Path) -> None:
+    checkpoint = trimmed(kind, tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    tokens = tokenizer(TEXT[0]).input_ids[:12]
+    plain = tokenizer.get_vocab()["e"]
+    found = llama_cpp(export_gguf(checkpoint, "f32"), tokens=tokens, plain=plain, texts=TRICKY)
+    assert found["ids"] == [tokenizer(text).input_ids for text in TRICKY]
+    assert (torch.tensor(found["logprobs"]) - expected(checkpoint, tokens)).abs().max() <= 1e-3
+
+
+@pytest.mark.long
+def test_mlx(tmp_path: Path) -> None:
+    checkpoint = trimmed("smollm", tmp_path)
+    tokens = AutoTokenizer.from_pretrained(checkpoint)(TEXT[0]).input_ids[:12]
+    job = {"folder": str(export_mlx(checkpoint)), "tokens": tokens, "new_tokens": 2}
+    for found in mlx_lm({"trimmed": job})["trimmed"]["logprobs"]:
+        assert (torch.tensor(found) - expected(checkpoint, tokens)).abs().max() <= 1e-3
+
+
+@pytest.mark.long  # a graph is traced
+def test_onnx_runtime(tmp_path: Path) -> None:
+    checkpoint = trimmed("smollm", tmp_path)
+    tokens = AutoTokenizer.from_pretrained(checkpoint)(TEXT[0]).input_ids[:12]
+    begin = ENGINES["onnx"](export_graph(checkpoint, "onnx"))
+    found = logprobs(begin(), torch.tensor([tokens]), len(tokens))
+    assert (found - expected(checkpoint, tokens)).abs().max() <= 1e-3

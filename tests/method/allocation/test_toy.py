@@ -1,0 +1,82 @@
+"""Plans of a two-layer budget, computed by hand, and of a layer that loses every comparison."""
+
+import pytest
+import torch
+
+from flap.method.allocation import ALAM, ALMM, ULMM, ULUM, Budget, LayerPlan, Units
+from flap.method.importance import Scores
+from flap.models import Pair
+from tests.cases import ARCHITECTURES
+from tests.helpers.ratios import assert_meets, budget_of, model_of
+
+ADAPTIVE = {"AL-MM": ALMM, "AL-AM": ALAM}
+
+# Two layers of two heads at 10 and four neurons at 3: 64 parameters. Units by standardised score:
+# heads L1h0 .29, L1h1 -.29, L0h0 -.87 and the best L0h1 .87; neurons L0n2 .39, L0n1 -.39, L1n0-2 -.5, L0n0 -1.16
+# and the best L0n3 1.16, L1n3 1.5. The best of each layer (L0h1, L1h0, L0n3, L1n3) cost 26.
+TOY_LAYERS = (Pair(Units(2, 10), Units(4, 3)),) * 2
+TOY_SCORES = Scores(
+    (
+        Pair(torch.tensor([[1.0, 1.0], [3.0, 3.0]]), torch.tensor([1.0, 2.0, 3.0, 4.0])),
+        Pair(torch.tensor([[0.0, 4.0], [1.0, 1.0]]), torch.tensor([0.0, 0.0, 0.0, 8.0])),
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "first", "second"),
+    [
+        (0.5, LayerPlan((1,), (2, 3)), LayerPlan((0,), (0, 3))),  # 16 a layer: one head and two neurons
+        (0.55, LayerPlan((1,), (3,)), LayerPlan((0,), (3,))),  # 17.6: one head and 2.5 neurons
+        (0.28, LayerPlan((0, 1), (3,)), LayerPlan((0, 1), (3,))),  # 8.96: a head is too much, so three neurons
+    ],
+)
+def test_ulum_by_hand(ratio: float, first: LayerPlan, second: LayerPlan) -> None:
+    assert ULUM().allocate(TOY_SCORES, Budget(TOY_LAYERS, ratio)).layers == (first, second)
+
+
+def test_ulmm_by_hand() -> None:
+    # 22.4 to remove: L1 gives the head; of the 4.1 neurons L0 can spare three only, so L1 gives the fourth
+    plan = ULMM(remove_heads=1).allocate(TOY_SCORES, Budget(TOY_LAYERS, 0.35))
+    assert plan.layers == (LayerPlan((0, 1), (3,)), LayerPlan((0,), (0, 1, 3)))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "first", "second"),
+    [
+        (0.5, LayerPlan((1,), (2, 3)), LayerPlan((0,), (3,))),  # to keep 32: prefixes cost 29 and 39
+        (0.4, LayerPlan((1,), (2, 3)), LayerPlan((0, 1), (3,))),  # to keep 38.4: 39 with L1h1
+        (0.3, LayerPlan((1,), (1, 2, 3)), LayerPlan((0, 1), (0, 3))),  # to keep 44.8: 45 with L0n1 and L1n0
+        (0.05, LayerPlan((0, 1), (1, 2, 3)), LayerPlan((0, 1), (0, 1, 2, 3))),  # to keep 60.8: 61 without L0n0
+    ],
+)
+def test_alam_prefix_by_hand(ratio: float, first: LayerPlan, second: LayerPlan) -> None:
+    assert ALAM().allocate(TOY_SCORES, Budget(TOY_LAYERS, ratio)).layers == (first, second)
+
+
+def test_experts_by_hand() -> None:
+    # L0 as two experts of two neurons: z -1.16 -.39 and .39 1.16, so ranks at 6 each: .39 (protected), -.39
+    layers = (Pair(Units(2, 10), Units(2, 6, members=2)), TOY_LAYERS[1])
+    for to_keep, first in ((32, (1, 3)), (38, (1, 3)), (45, (0, 1, 2, 3))):
+        # kept in this order: L0h1 L1h0 L0r0 L1n3 for 29, L1h1 39, L0r1 45
+        plan = ALAM().allocate(TOY_SCORES, Budget(layers, 1 - to_keep / 64))
+        assert plan.layers[0] == LayerPlan((1,), first)
+
+
+def test_almm_by_hand() -> None:
+    # to keep 38.4: three heads at 10, then 8.4 for neurons, nearest to three of them
+    plan = ALMM(remove_heads=1).allocate(TOY_SCORES, Budget(TOY_LAYERS, 0.4))
+    assert plan.layers == (LayerPlan((1,), (2, 3)), LayerPlan((0, 1), (3,)))
+
+
+@pytest.mark.parametrize("structure", ADAPTIVE)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_layer_worse_than_all_others_keeps_one_unit_of_each(architecture: str, structure: str) -> None:
+    budget = budget_of(architecture, 0.7)
+    groups = budget.layers[0].attention.count
+    # the others' upper 60 % stand above their mean, and that is more than may stay
+    good = Pair((torch.arange(groups) < 0.6 * groups).float()[:, None].expand(-1, 4), (torch.arange(56) < 34).float())
+    bad = Pair(torch.full((groups, 4), 1e-30), torch.full((56,), 1e-30))
+    plan = ADAPTIVE[structure]().allocate(Scores((good, bad, good, good)), budget)
+    assert plan.layers[1] == LayerPlan((0,), (0,))
+    assert_meets(plan, model_of(architecture), 0.7)

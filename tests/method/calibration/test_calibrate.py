@@ -1,0 +1,131 @@
+"""Statistics collected by hooks are those of the activations; the hooks leave; pruned layers show in what follows."""
+
+from itertools import chain
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from flap.method.allocation import LayerPlan
+from flap.method.calibration import Calibration, LayerStatistics, Statistics, Visits, collect
+from flap.method.compression import BiasCompensation, slice_layer
+from flap.models import Pair, PlacedModel, Resident
+from tests.cases import ARCHITECTURES, tiny_model, tokens
+
+PLAN = LayerPlan((0, 2), tuple(range(0, 56, 2)))
+
+
+@torch.no_grad()
+def two_pass(model: PreTrainedModel, tokens_NT: Tensor) -> list[LayerStatistics]:
+    """From all inputs of o_proj and down_proj at once, in float64; recorded by hooks of a whole forward pass."""
+    seen: dict[str, Statistics] = {}
+    inverse: list[float] = []
+
+    def record(name: str, wide_TI: Tensor) -> None:
+        mean_I = wide_TI.mean(0)
+        seen[name] = Statistics(len(wide_TI), mean_I, (wide_TI - mean_I).square().sum(0))
+
+    for name, module in model.named_modules():
+        if name.endswith(("o_proj", "down_proj")):
+            module.register_forward_hook(lambda _, args, __, name=name: record(name, args[0].double().flatten(0, 1)))
+    for layer in model.model.layers:
+        layer.register_forward_pre_hook(
+            lambda _, args: inverse.append(args[0].double().square().sum(-1).reciprocal().mean().item())
+        )
+    model(input_ids=tokens_NT)
+    names = [f"model.layers.{i}." for i in range(4)]
+    pairs = [Pair((seen[name + "self_attn.o_proj"],), (seen[name + "mlp.down_proj"],)) for name in names]
+    return [LayerStatistics(pair, one) for pair, one in zip(pairs, inverse, strict=True)]
+
+
+def assert_same(found: LayerStatistics, expected: LayerStatistics) -> None:
+    assert found.inverse_power == pytest.approx(expected.inverse_power, rel=1e-5)
+    for a, b in zip(chain(*found.blocks), chain(*expected.blocks), strict=True):
+        assert a.num_tokens == b.num_tokens
+        assert ((a.mean_I - b.mean_I).abs() <= 1e-5 * b.msq_I.sqrt()).all()
+        torch.testing.assert_close(a.var_I, b.var_I, rtol=1e-5, atol=0, check_dtype=False)
+        torch.testing.assert_close(a.msq_I, b.msq_I, rtol=1e-5, atol=0, check_dtype=False)
+
+
+def in_sequence(placed: PlacedModel, tokens_NT: Tensor, batch_size: int) -> Visits:
+    """Each layer on what the layers before it put out by now."""
+    return Calibration(placed, [tokens_NT], batch_size, []).in_sequence(covariance=False)
+
+
+def hooks_left(model: PreTrainedModel) -> int:
+    return sum(len(module._forward_pre_hooks) + len(module._forward_hooks) for module in model.modules())
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_equals_two_passes_over_the_activations(architecture: str) -> None:
+    found = collect(Resident(tiny_model(architecture)), [tokens()], batch_size=4)
+    for a, b in zip(found, two_pass(tiny_model(architecture), tokens()), strict=True):
+        assert a.blocks.attention[0].num_tokens == tokens().numel()
+        assert_same(a, b)
+
+
+@pytest.mark.parametrize("architecture", ["llama-gqa", "qwen3-gqa"])
+def test_batch_size_changes_nothing(architecture: str) -> None:
+    placed = Resident(tiny_model(architecture))
+    one_by_one = collect(placed, [tokens()], batch_size=1)
+    for batch_size in (2, 4, 5):
+        of_dense_layers = [observed for _, observed in in_sequence(placed, tokens(), batch_size)]
+        for found in (collect(placed, [tokens()], batch_size), of_dense_layers):
+            for a, b in zip(found, one_by_one, strict=True):
+                assert_same(a, b)
+
+
+def test_a_visit_hands_out_what_was_collected_or_nothing_where_nothing_was() -> None:
+    placed = Resident(tiny_model("llama-gqa"))
+    known = collect(placed, [tokens()], batch_size=4)
+    visits = list(Calibration(placed, [tokens()], 4, known).visit("score"))
+    assert [i for i, _ in visits] == [0, 1, 2, 3] and all(found is known[i] for i, found in visits)
+    assert list(Calibration(placed, [], 4, []).visit("score")) == [(i, None) for i in range(4)]
+
+
+def test_each_window_runs_exactly_once() -> None:
+    model, seen = tiny_model("llama-gqa"), []
+    hook = model.model.embed_tokens.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    collect(Resident(model), [tokens()], batch_size=4)
+    hook.remove()
+    assert torch.equal(torch.cat(seen), tokens())
+    assert hooks_left(model) == 0
+
+
+def test_hooks_leave_when_the_forward_pass_raises() -> None:
+    model, beyond_the_vocabulary = tiny_model("llama-gqa"), tokens() + 1000
+    with pytest.raises(IndexError):
+        collect(Resident(model), [beyond_the_vocabulary], batch_size=4)
+    with pytest.raises(IndexError):
+        list(in_sequence(Resident(model), beyond_the_vocabulary, 4))
+    assert hooks_left(model) == 0
+
+
+@pytest.mark.parametrize(
+    ("broken", "named"),
+    [("2.self_attn.v_proj", "layer 2 attention"), ("2.mlp.up_proj", "layer 2 MLP"), ("2.mlp.down_proj", "layer 3 att")],
+)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_activations_that_are_not_finite_name_the_first_such_layer(broken: str, named: str, value: float) -> None:
+    model = tiny_model("llama-gqa")
+    model.model.layers.get_submodule(broken).weight.data[3, 5] = value
+    with pytest.raises(ValueError, match=f"activations of {named}.* not finite"):
+        collect(Resident(model), [tokens()], batch_size=4)
+    with pytest.raises(ValueError, match=f"activations of {named}.* not finite"):
+        list(in_sequence(Resident(model), tokens(), 4))
+    assert hooks_left(model) == 0
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_layer_pruned_on_the_way_is_what_the_next_layers_see(architecture: str) -> None:
+    placed, reference = Resident(tiny_model(architecture)), Resident(tiny_model(architecture))
+    dense = collect(reference, [tokens()], batch_size=4)
+    slice_layer(reference.adapter, 0, PLAN, BiasCompensation(), dense[0])
+    expected = collect(reference, [tokens()], batch_size=4)
+    for i, found in in_sequence(placed, tokens(), batch_size=4):
+        assert found is not None
+        assert_same(found, dense[0] if i == 0 else expected[i])
+        if i == 0:
+            slice_layer(placed.adapter, 0, PLAN, BiasCompensation(), found)
+    assert not torch.allclose(dense[1].blocks.mlp[0].var_I, expected[1].blocks.mlp[0].var_I, rtol=1e-3)

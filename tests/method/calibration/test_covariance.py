@@ -1,0 +1,214 @@
+"""Covariances: exact for any split into batches and sets, in any order, and one layer's in memory."""
+
+import weakref
+from collections.abc import Iterator, Sequence
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from flap.method.allocation import ULUM, LayerPlan, PruningPlan, price
+from flap.method.calibration import Calibration, LayerStatistics, Statistics, Visits, batch_statistics, collect
+from flap.method.calibration.covariance import Covariance
+from flap.method.calibration.symmetric import Symmetric
+from flap.method.compression import BiasCompensation, LinearCompensation, SequentialPruning, compress, slice_layer
+from flap.method.importance import OBS, score_layers
+from flap.method.search import PlanDivergence, Search
+from flap.method.search.scoring import score_and_try
+from flap.models import Pair, Resident, adapt
+from flap.storage import NOT_KEPT
+from tests.cases import ARCHITECTURES, tiny_model, tokens
+from tests.helpers.compressed import whole, with_comoments
+
+CPU = torch.device("cpu")
+WINDOWS = tokens(windows=12)
+HELD_OUT = [0, 5, 10]
+FITTING = [i for i in range(12) if i not in HELD_OUT]
+
+
+def comoments(batches: Sequence[Tensor]) -> Tensor:
+    return whole(with_comoments(batches))
+
+
+def by_definition(activation_TI: Tensor) -> Tensor:
+    wide_TI = activation_TI.double()
+    centred_TI = wide_TI - wide_TI.mean(0)
+    return centred_TI.T @ centred_TI
+
+
+def assert_close(found_II: Tensor, expected_II: Tensor) -> None:
+    """To float32 accuracy, each entry measured by the spread of its two channels."""
+    spread_I = expected_II.diagonal().sqrt()
+    assert ((found_II - expected_II).abs() <= 2e-5 * torch.outer(spread_I, spread_I)).all()
+
+
+def test_by_hand() -> None:
+    batches = [torch.tensor([[1.0, 10.0]]), torch.tensor([[3.0, 4.0], [5.0, 4.0]])]
+    # means 3 and 6: deviations -2 0 2 and 4 -2 -2
+    assert comoments(batches).tolist() == [[8.0, -12.0], [-12.0, 24.0]]
+    assert batch_statistics(batches[0]).comoments is None
+
+
+def covariance_of(*parts_TI: Tensor) -> Covariance:
+    return Covariance.of(*(with_comoments([part_TI]) for part_TI in parts_TI))
+
+
+def shuffled(num_tokens: int, channels: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Activations with offsets, the channels in another order, and the covariance in that order by definition."""
+    generator = torch.Generator().manual_seed(0)
+    activation_TI = torch.randn(num_tokens, channels, generator=generator) + torch.arange(channels) % 7
+    order_I = torch.randperm(channels, generator=generator)
+    return activation_TI, order_I, by_definition(activation_TI[:, order_I]) / num_tokens
+
+
+@pytest.mark.parametrize("channels", [1, 255, 256, 257, 600])
+@pytest.mark.parametrize("sizes", [(50,), (20, 30), (1, 9, 40)])
+def test_sets_of_tokens_are_merged_in_any_order_of_the_channels(channels: int, sizes: tuple[int, ...]) -> None:
+    activation_TI, order_I, expected_II = shuffled(50, channels)
+    covariance = covariance_of(*activation_TI.split(sizes))
+    assert covariance.num_tokens == 50
+    torch.testing.assert_close(covariance.mean_I, activation_TI.mean(0))
+    for dtype in (torch.float32, torch.float64):
+        hessian_II = covariance.hessian(order_I, 0.0, dtype)
+        assert hessian_II.dtype == dtype and hessian_II.mT.is_contiguous()
+        assert_close(hessian_II, expected_II)
+    diagonal_I = covariance.hessian(order_I, 0.1, torch.float64).diagonal()
+    added_I = 0.1 * expected_II.diagonal().mean().expand(channels)
+    torch.testing.assert_close(diagonal_I - expected_II.diagonal(), added_I, rtol=1e-4, atol=0)
+
+
+def test_variances_and_errors_are_those_of_the_tokens() -> None:
+    activation_TI, order_I, expected_II = shuffled(50, 600)
+    covariance, generator = covariance_of(*activation_TI.split(30)), torch.Generator().manual_seed(1)
+    torch.testing.assert_close(covariance.diagonal()[order_I].double(), expected_II.diagonal(), rtol=1e-5, atol=0)
+    map_OI, origin_I = torch.randn(3, 600, generator=generator), torch.randn(600, generator=generator)
+    measured = ((activation_TI - origin_I) @ map_OI.T).square().sum(1).mean().item()
+    assert covariance.error(map_OI, origin_I) == pytest.approx(measured, rel=1e-5)
+
+
+def test_a_set_without_tokens_changes_nothing() -> None:
+    activation_TI = torch.randn(50, 9, generator=torch.Generator().manual_seed(0)) + 1.0
+    known, empty = (
+        with_comoments([activation_TI]),
+        Statistics(0, torch.zeros(9), torch.zeros(9), Symmetric.zeros(9, CPU)),
+    )
+    every_I = torch.arange(9)
+    for parts in ((known, empty), (empty, known)):
+        assert_close(50 * Covariance.of(*parts).block(every_I, every_I), by_definition(activation_TI))
+    nothing = Covariance.of(empty, empty)
+    assert not nothing.mean_I.any() and not nothing.block(every_I, every_I).any()
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=12).filter(lambda sizes: sum(sizes) > 1),
+    offset=st.sampled_from([0.0, -1.0, 100.0]),
+    seed=st.integers(0, 2**32),
+)
+def test_any_split_into_batches(sizes: list[int], offset: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    activation_TI = (torch.randn(sum(sizes), 4, generator=generator) + offset) * torch.tensor([0.01, 1.0, 10.0, 100.0])
+    assert_close(comoments(activation_TI.split(sizes)), by_definition(activation_TI))
+
+
+def inputs_of(model: PreTrainedModel, path: str, windows_NT: Tensor) -> Tensor:
+    seen: list[Tensor] = []
+    hook = model.model.layers.get_submodule(path).register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    with torch.no_grad():
+        model(input_ids=windows_NT)
+    hook.remove()
+    return seen[0].flatten(0, 1)
+
+
+def assert_part(part: Statistics, activation_TI: Tensor) -> None:
+    assert part.num_tokens == len(activation_TI)
+    assert_close(whole(part), by_definition(activation_TI))
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_fifth_window_is_held_out(architecture: str, batch_size: int) -> None:
+    model = tiny_model(architecture)
+    dense = collect(Resident(model), [WINDOWS], batch_size=3)
+    for i, layer in Calibration(Resident(model), [WINDOWS], batch_size, []).visit("score", covariance=True):
+        assert layer is not None and layer.inverse_power == pytest.approx(dense[i].inverse_power, rel=1e-5)
+        paths = Pair(f"{i}.self_attn.o_proj", f"{i}.mlp.down_proj")
+        for [known], [plain], path in zip(layer.blocks, dense[i].blocks, paths, strict=True):
+            assert known.parts is not None and plain.parts is None
+            for part, windows in zip(known.parts, (FITTING, HELD_OUT), strict=True):
+                assert_part(part, inputs_of(model, path, WINDOWS[windows]))
+            torch.testing.assert_close(known.var_I, plain.var_I, rtol=1e-5, atol=0)
+            assert known.num_tokens == WINDOWS.numel() and known.comoments is None
+
+
+def test_scores_need_no_held_out_windows_apart() -> None:
+    model = tiny_model("llama-gqa")
+    apart, together = (
+        score_layers(
+            OBS(), adapt(model), Calibration(Resident(model), [WINDOWS], 4, []).visit("score", True, apart=one)
+        )
+        for one in (True, False)
+    )
+    for scores, expected in zip(together.layers, apart.layers, strict=True):
+        torch.testing.assert_close(tuple(scores), tuple(expected), rtol=1e-5, atol=0)
+    assert together.inverse_power == pytest.approx(apart.inverse_power)
+    for _, layer in Calibration(Resident(model), [WINDOWS], 4, []).visit("score", covariance=True, apart=False):
+        assert layer is not None and all(known.comoments and known.parts is None for [known] in layer.blocks)
+
+
+def test_behind_pruned_layers() -> None:
+    placed, plan = Resident(tiny_model("llama-gqa")), LayerPlan((0, 2), tuple(range(0, 56, 2)))
+    for i, known in Calibration(placed, [WINDOWS], 4, []).in_sequence(covariance=True):
+        if i == 0:
+            slice_layer(placed.adapter, 0, plan, BiasCompensation(), known)
+        assert known is not None and known.blocks.mlp[0].parts is not None
+        if i == 1:
+            assert_part(known.blocks.mlp[0].parts[0], inputs_of(placed.model, "1.mlp.down_proj", WINDOWS[FITTING]))
+
+
+class OneAtATime(Calibration):
+    """A calibration whose co-moments of one layer must be gone before the next one's are collected."""
+
+    def along(self, *arguments: object, **options: object) -> Visits:
+        return Watched(super().along(*arguments, **options))
+
+    def in_sequence(self, *arguments: object) -> Visits:
+        return Watched(super().in_sequence(*arguments))
+
+
+class Watched(Iterator[tuple[int, LayerStatistics | None]]):
+    """Visits that look, before each one, for co-moments of earlier ones."""
+
+    def __init__(self, visits: Visits) -> None:
+        self.visits = visits
+        self.seen: list[weakref.ref[Symmetric]] = []
+
+    def __next__(self) -> tuple[int, LayerStatistics | None]:
+        assert [reference() for reference in self.seen] == [None] * len(self.seen)
+        i, observed = next(self.visits)
+        assert observed is not None
+        parts = [part for [known] in observed.blocks for part in known.parts or ()]
+        self.seen += [weakref.ref(part.comoments) for part in parts if part.comoments]
+        assert len(self.seen) == 4 * (i + 1)
+        return i, observed
+
+
+def test_one_layer_is_in_memory() -> None:
+    """While layers are scored, tried out, compressed, or scored and compressed in turn."""
+    calibration, linear = OneAtATime(Resident(tiny_model("llama-gqa")), [WINDOWS], 4, []), LinearCompensation()
+    adapter, plan = calibration.model.adapter, PruningPlan((LayerPlan((0, 2), tuple(range(30))),) * 4)
+    score_layers(OBS(), adapter, calibration.visit("score", covariance=True))
+    score_and_try(OBS(), Search(), price(adapter, 0.4), PlanDivergence(calibration, linear), NOT_KEPT)
+    assert len(compress(adapter, plan, linear, calibration.visit("compress", covariance=True), slice_layer)) == 8
+    another = OneAtATime(Resident(tiny_model("llama-gqa")), [WINDOWS], 4, [])
+    SequentialPruning(OBS(), ULUM(), linear, slice_layer).prune(another, price(another.model.adapter, 0.4))
+
+
+def test_products_beyond_float32_name_the_layer() -> None:
+    model = tiny_model("llama-gqa")
+    model.model.layers[2].mlp.up_proj.weight.data *= 1e25
+    with pytest.raises(ValueError, match=r"activations of layer 2 MLP.* not finite"):
+        list(Calibration(Resident(model), [WINDOWS], 4, []).visit("score", covariance=True))

@@ -1,0 +1,226 @@
+"""The text that the model writes itself: sampled from its own distribution, the same again, without loops."""
+
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+from flap.data import Part, Windows
+from flap.data.read_windows import Wanted, beginning, read_windows
+from flap.data.temporary_state import seeded
+from flap.method.calibration.own_text import USES, Draft, loops, text_of, write
+from flap.method.calibration.sampling import attention_of_one_query, sample
+from flap.models import PLACEMENTS, Resident
+from flap.storage import WorkFolder
+from tests.cases import VOCAB, tiny_model
+from tests.helpers.placed import placed_at
+
+TEMPLATE = "{% for message in messages %}<s>{{ message.role }} {{ message.content }}</s>{% endfor %}"
+
+
+@pytest.fixture
+def windows(tokenizer: PreTrainedTokenizerFast) -> Windows:
+    return Windows((Part("self"),), (None,), tokenizer, 40, (8, 32), seed=0)
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flap.method.calibration.own_text.SEQ_LEN", 48)
+
+
+def test_it_has_the_tokens_that_the_windows_need(windows: Windows) -> None:
+    written = write(Resident(tiny_model("llama-gqa")), Draft.of(windows))
+    assert written["tokens"] >= windows.tokens_to_write == (1 + 5 + 5) * 32
+    assert written["begins_with"] == "BOS" and written["seconds"] > 0
+    short, long = windows.written(text_of(written)).by_length
+    assert short.shape == (20, 8) and long.shape == (5, 32)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "num_samples", "bos"), [((8,), 40, True), ((96,), 3, False), ((8, 32), 40, False), ((20, 12), 9, True)]
+)
+def test_without_packing_each_document_holds_whole_windows(
+    windows: Windows, lengths: tuple[int, ...], num_samples: int, bos: bool
+) -> None:
+    parts = (Part("self", packing=False),)
+    whole = replace(windows, parts=parts, lengths=lengths, num_samples=num_samples, bos=bos)
+    written = write(Resident(tiny_model("llama-gqa")), Draft.of(whole))
+    drawn = whole.written(text_of(written)).by_length
+    assert [tokens_NT.shape for tokens_NT in drawn] == [(whole.counts(length)[0], length) for length in lengths]
+
+
+@pytest.mark.parametrize(("bos", "most"), [("false", 47), ("true", 48)])
+def test_without_packing_a_window_beside_what_the_model_begins_with_fits_its_context(
+    bos: str, most: int, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    def read(seq_len: int, packing: bool) -> Windows:
+        return read_windows("calibration", {"self": {"packing": packing}}, tokenizer, Wanted(2, [seq_len], 0, bos), 48)
+
+    read(most, packing=False)
+    read(48, packing=True)
+    if most < 48:
+        with pytest.raises(
+            ValueError,
+            match=r"^calibration\.seq_len=48: the prompt leaves 47 tokens .* expected at most 47, or self with packing",
+        ):
+            read(48, packing=False)
+
+
+def test_a_sequence_is_no_longer_than_the_models_context(windows: Windows) -> None:
+    learned = GPT2Config(vocab_size=VOCAB, n_positions=20, n_embd=32, n_layer=2, n_head=4, bos_token_id=1)
+    draft = Draft.of(replace(windows, lengths=(8,)), learned.n_positions)
+    assert write(Resident(GPT2LMHeadModel(learned).eval()), draft)["tokens"] >= 41 * 8
+
+
+def test_the_same_seed_writes_the_same_and_the_callers_randomness_is_left_alone(windows: Windows) -> None:
+    model = Resident(tiny_model("llama-gqa"))
+    state = torch.get_rng_state()
+    first, again = (write(model, Draft.of(windows))["documents"] for _ in range(2))
+    assert first == again and torch.equal(state, torch.get_rng_state())
+    assert write(model, Draft.of(replace(windows, seed=1)))["documents"] != first
+    assert model.model.generation_config.max_new_tokens is None
+
+
+def test_the_text_of_a_training_is_not_that_of_the_calibration(windows: Windows) -> None:
+    model, drafts = Resident(tiny_model("llama-gqa")), [Draft.of(replace(windows, field=use)) for use in USES]
+    assert drafts[0].key != drafts[1].key
+    assert not set(write(model, drafts[0])["documents"]) & set(write(model, drafts[1])["documents"])
+
+
+@pytest.mark.parametrize("change", [{"bos": True}, {"lengths": (16, 32)}])
+def test_what_decides_where_a_text_ends_is_in_its_key(windows: Windows, change: dict[str, Any]) -> None:
+    assert Draft.of(windows).key != Draft.of(replace(windows, **change)).key
+
+
+def test_a_text_goes_on_where_it_was_interrupted(
+    windows: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batch after batch, each with a seed of its own."""
+    monkeypatch.setattr("flap.method.calibration.own_text.SEQUENCES", 2)
+    model, drawn = Resident(tiny_model("llama-gqa")), []
+
+    def sampled(*given: Any) -> torch.Tensor:
+        drawn.append(sample(*given))
+        if len(drawn) == 3:
+            raise KeyboardInterrupt
+        return drawn[-1]
+
+    expected = write(model, Draft.of(windows))
+    monkeypatch.setattr("flap.method.calibration.own_text.sample", sampled)
+    with pytest.raises(KeyboardInterrupt):
+        write(model, Draft.of(windows), WorkFolder(tmp_path / "write"))
+    found = write(model, Draft.of(windows), WorkFolder(tmp_path / "write"))
+    assert {**found, "seconds": 0} == {**expected, "seconds": 0} and found["seconds"] > 0
+    assert not torch.equal(drawn[0], drawn[1]) and torch.equal(drawn[2], drawn[3])
+
+
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_every_placement_writes_the_same(
+    placement: str, windows: Windows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tiny_model("llama-gqa")
+    model.save_pretrained(tmp_path / "dense")
+    windows.tokenizer.save_pretrained(tmp_path / "dense")
+    placed = placed_at(placement, tmp_path / "dense")
+    if placement == "stream":  # not even loaded as a whole
+        monkeypatch.setattr(type(placed), "fits_in_memory", lambda self: False)
+        monkeypatch.setattr(type(placed), "in_memory", lambda self: pytest.fail("loaded"))
+    assert write(placed, Draft.of(windows))["documents"] == write(Resident(model), Draft.of(windows))["documents"]
+    assert ("is read from disk about 48 times" in caplog.text) == (placement == "stream")
+
+
+def test_tokens_come_from_the_models_distribution(tokenizer: PreTrainedTokenizerFast) -> None:
+    """Neither options of generation that the model has, nor the most likely words alone."""
+    placed, start = Resident(tiny_model("llama-gqa")), beginning(tokenizer, False, "f")
+    with torch.no_grad():
+        placed.model.lm_head.weight *= 20  # far from uniform
+        expected = placed.model(torch.tensor([start.tokens])).logits[0, -1].softmax(0)
+    assert expected.max() > 10 / len(expected)
+    placed.model.generation_config.repetition_penalty = 50.0
+    with seeded(0):
+        first = sample(placed, start, 4000, 2)[:, 1]
+    observed = torch.bincount(first, minlength=len(expected)) / len(first)
+    assert (observed - expected).abs().max() < 4 * 0.5 / len(first) ** 0.5
+
+
+@pytest.mark.parametrize("case", ["llama-mha", "llama-gqa", "mistral-mha-tied", "qwen3_moe"])
+def test_attention_of_one_query_is_what_transformers_computes(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    placed = Resident(tiny_model(case))
+    model, tokens_NT = placed.model, torch.arange(3, 27).view(2, 12)
+    model.set_attn_implementation("sdpa")
+
+    queries, kernel = [], torch.nn.functional.scaled_dot_product_attention
+
+    def counted(query: torch.Tensor, *given: torch.Tensor, **options: Any) -> torch.Tensor:
+        queries.append(query.shape[2])
+        return kernel(query, *given, **options)
+
+    def stepwise() -> torch.Tensor:
+        cache = model(tokens_NT[:, :9], use_cache=True).past_key_values  # prefill, then one query at a time
+        return torch.cat([model(t_N1, past_key_values=cache).logits for t_N1 in tokens_NT[:, 9:].split(1, dim=1)])
+
+    with torch.no_grad():
+        expected = stepwise()
+        with attention_of_one_query(placed), monkeypatch.context() as patch:
+            patch.setattr(torch.nn.functional, "scaled_dot_product_attention", counted)
+            torch.testing.assert_close(stepwise(), expected)
+        assert queries and (1 not in queries or case == "mistral-mha-tied")  # its window needs a mask
+        assert torch.equal(stepwise(), expected)
+
+
+def test_loops_are_dropped_and_a_model_of_loops_is_refused(windows: Windows) -> None:
+    assert loops(torch.tensor([5, 6] * 24)) and not loops(torch.arange(48))
+    model = tiny_model("llama-gqa")
+    with torch.no_grad():  # always the same word
+        model.model.norm.register_forward_hook(lambda module, args, output: torch.ones_like(output))
+        model.lm_head.weight.zero_()[7] = 1.0
+    with pytest.raises(
+        ValueError, match=r"^calibration\.dataset=self: \d+ of \d+ generated sequences repeat themselves"
+    ):
+        write(Resident(model), Draft.of(windows))
+
+
+def test_it_begins_with_eos_where_there_is_no_bos(
+    tokenizer: PreTrainedTokenizerFast, windows: Windows, caplog: pytest.LogCaptureFixture
+) -> None:
+    without = deepcopy(tokenizer)
+    without.bos_token = None
+    start = beginning(without, False, "f")
+    assert start.name == "EOS, as there is no BOS" and start.tokens == (tokenizer.eos_token_id,)
+    write(Resident(tiny_model("llama-gqa")), Draft.of(replace(windows, tokenizer=without, field="recover")))
+    assert "recover.dataset=self: the model begins with EOS, as there is no BOS" in caplog.text
+    without.eos_token = None
+    with pytest.raises(ValueError, match=r"^f: the tokenizer has neither BOS nor EOS to begin with"):
+        beginning(without, False, "f")
+
+
+def test_in_the_chat_template_it_begins_as_a_user(tokenizer: PreTrainedTokenizerFast, windows: Windows) -> None:
+    with pytest.raises(
+        ValueError, match=r"^f\.chat_template=true: .* no chat template; leave it out: the model .* BOS, or"
+    ):
+        beginning(tokenizer, True, "f")
+    chatting = deepcopy(tokenizer)
+    chatting.chat_template = TEMPLATE.replace("message.content", "message.content | upper")
+    with pytest.raises(
+        ValueError, match=r"^f\.chat_template=true: .* no user turn at its start \(it changes the user's message"
+    ):
+        beginning(chatting, True, "f")
+    chatting.chat_template = "{{ raise_exception('a system message comes first') }}"
+    with pytest.raises(
+        ValueError, match=r"^f\.chat_template=true: .* no user turn at its start \(a system message comes first\)$"
+    ):
+        beginning(chatting, True, "f")
+    chatting.chat_template = "{% for message in messages %}{{ message | tojson }}{% endfor %}"
+    said = tokenizer('{"role": "user", "content": "', add_special_tokens=False).input_ids
+    assert list(beginning(chatting, True, "f").tokens) == said
+    chatting.chat_template = TEMPLATE
+    start = beginning(chatting, True, "f")
+    assert start.special and list(start.tokens) == tokenizer("<s>user ", add_special_tokens=False).input_ids
+    parts = (Part("self", packing=False, chat_template=True),)
+    whole = replace(windows, tokenizer=chatting, parts=parts, lengths=(32,), num_samples=4, bos=True)
+    written = write(Resident(tiny_model("llama-gqa")), Draft.of(whole))
+    assert not any(document.startswith("<s>") for document in written["documents"])  # each window has its own

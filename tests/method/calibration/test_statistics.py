@@ -1,0 +1,82 @@
+"""Statistics of any batches, merged in any order, give the two-pass float64 formula."""
+
+from collections.abc import Sequence
+from functools import reduce
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from flap.method.calibration import Statistics, batch_statistics, merge
+
+TOLERANCE = 1e-5
+
+
+def from_batches(batches: Sequence[Tensor]) -> Statistics:
+    return reduce(merge, [batch_statistics(batch) for batch in batches])
+
+
+def assert_two_pass(found: Statistics, activation_TI: Tensor) -> None:
+    wide = activation_TI.double()
+    mean, msq = wide.mean(0), wide.square().mean(0)
+    variance = (wide - mean).square().sum(0) / (len(wide) - 1)
+    assert found.num_tokens == len(wide)
+    assert {found.var_I.dtype, found.msq_I.dtype} == {torch.float32}
+    assert ((found.mean_I - mean).abs() <= TOLERANCE * msq.sqrt()).all()
+    torch.testing.assert_close(found.var_I.double(), variance, rtol=TOLERANCE, atol=0)
+    torch.testing.assert_close(found.msq_I.double(), msq, rtol=TOLERANCE, atol=0)
+
+
+def random_activations(num_tokens: int, offset: float = 0.0, seed: int = 0) -> Tensor:
+    """Five channels of spread 1 around an offset, at scales from 0.01 to 100."""
+    noise = torch.randn(num_tokens, 5, generator=torch.Generator().manual_seed(seed))
+    return (noise + offset) * torch.tensor([0.01, 0.1, 1.0, 10.0, 100.0])
+
+
+def test_by_hand() -> None:
+    found = from_batches([torch.tensor([[1.0, 10.0]]), torch.tensor([[3.0, 10.0]])])
+    assert found.num_tokens == 2
+    assert (found.mean_I.tolist(), found.var_I.tolist(), found.msq_I.tolist()) == (
+        [2.0, 10.0],
+        [2.0, 0.0],
+        [5.0, 100.0],
+    )
+
+
+def test_every_leading_position_is_a_token() -> None:
+    activation = random_activations(24)
+    together, flat = batch_statistics(activation.reshape(2, 3, 4, 5)), batch_statistics(activation)
+    assert together.num_tokens == 24
+    assert torch.equal(together.mean_I, flat.mean_I)
+    assert torch.equal(together.deviation_I, flat.deviation_I)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=12).filter(lambda sizes: sum(sizes) > 1),
+    offset=st.sampled_from([0.0, -1.0, 10.0]),
+    seed=st.integers(0, 2**32),
+)
+def test_any_split_into_batches(sizes: list[int], offset: float, seed: int) -> None:
+    activation_TI = random_activations(sum(sizes), offset, seed)
+    assert_two_pass(from_batches(activation_TI.split(sizes)), activation_TI)
+
+
+@pytest.mark.parametrize("batch_size", [7, 64, 512])
+@pytest.mark.parametrize("offset", [100.0, -1000.0])
+def test_mean_much_larger_than_the_spread(offset: float, batch_size: int) -> None:
+    activation_TI = random_activations(512, offset)
+    assert_two_pass(from_batches(activation_TI.split(batch_size)), activation_TI)
+
+
+def test_mean_and_deviation_are_held_wider_than_float32() -> None:
+    held = merge(batch_statistics(torch.ones(3, 2)), batch_statistics(torch.zeros(2, 2)))
+    assert held.mean_I.dtype == held.deviation_I.dtype == torch.float64
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_activations_are_reduced_in_float32(dtype: torch.dtype) -> None:
+    activation_TI = random_activations(300, offset=2.0).to(dtype)
+    assert_two_pass(from_batches(activation_TI.split(70)), activation_TI)

@@ -1,0 +1,39 @@
+"""Statistics on disk: bit-equal when they come back, and under a key of all that they depend on and nothing else."""
+
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import torch
+
+from flap.method.calibration import STATISTICS, collect
+from flap.models import Resident
+from flap.pipeline import run
+from tests.cases import tiny_model, tokens
+from tests.helpers.runs import composed, tiny
+
+
+@pytest.mark.parametrize("architecture", ["llama-gqa", "qwen3_moe"])
+def test_bit_equal_when_they_come_back(architecture: str, tmp_path: Path) -> None:
+    statistics = collect(Resident(tiny_model(architecture)), [tokens()], batch_size=2)
+    STATISTICS.write(statistics, tmp_path / "data")
+    back = STATISTICS.read(tmp_path / "data")
+    assert len(back) == len(statistics) >= 3
+    for one, other in zip(statistics, back, strict=True):
+        assert one.inverse_power == other.inverse_power > 0
+        assert one.routed_power == other.routed_power
+        for expected, found in zip(chain(*one.blocks), chain(*other.blocks), strict=True):
+            assert found.num_tokens == expected.num_tokens
+            assert found.mean_I.dtype == torch.float64
+            assert torch.equal(found.mean_I, expected.mean_I) and torch.equal(found.deviation_I, expected.deviation_I)
+            assert found.comoments is expected.comoments is None and found.parts is expected.parts is None
+
+
+def test_a_hit_gives_the_same_plan_and_numbers(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
+    arguments = (*tiny(model_dir, text_file), f"cache_dir={tmp_path / 'cache'}", "ratio=0.4")
+    first, second = (run(composed(*arguments), tmp_path / name) for name in ("first", "second"))
+    off = run(composed(*arguments, "use_cache=false"), tmp_path / "off")
+    assert [one.statistics_cache for one in (first, second, off)] == ["miss", "hit", "off"]
+    assert first.evaluation == second.evaluation == off.evaluation
+    plans = [(tmp_path / name / "plan.json").read_text() for name in ("first", "second", "off")]
+    assert plans[0] == plans[1] == plans[2]

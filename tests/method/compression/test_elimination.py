@@ -1,0 +1,80 @@
+"""Elimination: the slopes are those of direct solves, from one factor made in place."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from flap.method.calibration import Statistics
+from flap.method.calibration.covariance import Covariance
+from flap.method.calibration.symmetric import STRIP
+from flap.method.compression.compensation import Removal
+from flap.method.compression.elimination import OUTPUTS, Elimination
+from flap.method.compression.linear import RIDGES
+from tests.helpers.compressed import symmetric
+
+
+def noise(num_tokens: int, channels: int, seed: int = 0) -> Tensor:
+    return torch.randn(num_tokens, channels, generator=torch.Generator().manual_seed(seed))
+
+
+def given(covariance_II: Tensor) -> Covariance:
+    mean_I = torch.zeros(len(covariance_II))
+    return Covariance.of(Statistics(1, mean_I, mean_I, symmetric(covariance_II)))
+
+
+def removal(order_I: Tensor, removed: int) -> Removal:
+    """The removal of the last channels of an order."""
+    kept = len(order_I) - removed
+    return Removal(order_I[:kept].sort().values, order_I[kept:].sort().values)
+
+
+def assert_slopes(weight_OI: Tensor, covariance_II: Tensor, ridge: float, counts: tuple[int, ...]) -> None:
+    """Each slope is that of a direct solve in float64."""
+    channels = len(covariance_II)
+    order_I = torch.randperm(channels, generator=torch.Generator().manual_seed(6))
+    elimination = Elimination.of(given(covariance_II), order_I, ridge)
+    wide_II = covariance_II.double()
+    hessian_II = wide_II + ridge * wide_II.diagonal().mean() * torch.eye(channels)
+    for removed in counts:
+        kept_K, pruned_P = removal(order_I, removed)
+        map_KP = torch.linalg.solve(hessian_II[kept_K][:, kept_K], wide_II[kept_K][:, pruned_P])
+        expected_OK = weight_OI[:, pruned_P].double() @ map_KP.T
+        slope_OK = elimination.slope(weight_OI, removal(order_I, removed))
+        assert slope_OK is not None and slope_OK.dtype == torch.float32
+        assert (slope_OK - expected_OK).norm() <= 1e-5 * expected_OK.norm()
+
+
+HARD = (noise(300, 10) @ noise(10, 80, seed=3) + 0.01 * noise(300, 80, seed=5)) * torch.logspace(-3, 3, 80)
+
+
+@pytest.mark.parametrize("ridge", RIDGES)
+@pytest.mark.parametrize("activation_TI", [noise(500, 80) @ noise(80, 80, seed=3), HARD], ids=["ordinary", "hard"])
+def test_one_factor_serves_every_number_of_channels(ridge: float, activation_TI: Tensor) -> None:
+    """Hard: sizes a millionfold apart, few directions."""
+    weight_OI = noise(4, 80, seed=4) / activation_TI.std(0)
+    assert_slopes(weight_OI, activation_TI.T.cov(correction=0), ridge, (1, 10, 40, 60, 79))
+
+
+def test_slopes_are_solved_in_blocks_of_channels_and_outputs() -> None:
+    channels = 2 * STRIP + 50
+    activation_TI = noise(800, 60) @ noise(60, channels, seed=3) + noise(800, channels, seed=5)
+    weight_OI = noise(OUTPUTS + 3, channels, seed=4)
+    assert_slopes(weight_OI, activation_TI.T.cov(), 1e-2, (50, 51, 2 * STRIP, channels - 1))
+
+
+def test_where_float32_has_no_factor_float64_has() -> None:
+    """Products of small whole numbers are exact in float32, so that this covariance has exactly six directions."""
+    activation_TI = (2 * noise(200, 6)).round() @ (2 * noise(6, 20, seed=3)).round()
+    covariance, order_I = given(activation_TI.T @ activation_TI), torch.arange(20)
+    for ridge, precision in ((1e-3, torch.float32), (1e-9, torch.float64)):
+        elimination = Elimination.of(covariance, order_I, ridge, quick=True)
+        assert elimination.strips[0].dtype == precision and elimination.num_channels == 20
+
+
+def test_a_singular_covariance_has_maps_from_as_many_channels_as_are_independent() -> None:
+    covariance_II, order_I = (noise(200, 6) @ noise(6, 20, seed=3)).T.cov(), torch.arange(20)
+    elimination = Elimination.of(given(covariance_II), order_I, ridge=0.0)
+    slopes = [elimination.slope(noise(4, 20), removal(order_I, removed)) for removed in (19, 15, 1)]
+    assert slopes[0] is not None and slopes[1] is not None and slopes[2] is None
+    nothing = Elimination.of(given(torch.zeros(20, 20)), order_I, ridge=0.1)
+    assert nothing.slope(noise(4, 20), removal(order_I, 19)) is None

@@ -1,0 +1,204 @@
+"""Linear compensation: least squares by hand, exact where it can be, never worse than the bias, always finite."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from flap.evaluation.perplexity import perplexity, window_losses
+from flap.method.allocation import LayerPlan, PruningPlan
+from flap.method.calibration import Statistics
+from flap.method.compression import BiasCompensation, Compensation, LinearCompensation, NoCompensation
+from flap.method.compression.compensation import Fit, Removal
+from flap.models import Resident
+from tests.cases import ARCHITECTURES, tiny_model, tokens
+from tests.helpers.compressed import changed, covariances, in_parts
+
+
+def fit(weight_OI: Tensor, activation_TI: Tensor, kept: int, ridge: float | None = None) -> Fit:
+    """The first `kept` channels stay; every fifth token is held out."""
+    held_out = torch.arange(len(activation_TI)) % 5 == 0
+    statistics = in_parts(activation_TI[~held_out], activation_TI[held_out])
+    return one_fit(LinearCompensation(ridge), weight_OI, statistics, kept)
+
+
+def one_fit(compensation: Compensation, weight_OI: Tensor, statistics: Statistics, kept: int) -> Fit:
+    channels = torch.arange(weight_OI.shape[1])
+    return compensation.fits(weight_OI, statistics, [Removal(channels[:kept], channels[kept:])])[0]
+
+
+def outputs(fitted: Fit, activation_TI: Tensor) -> Tensor:
+    assert fitted.bias_O is not None
+    return activation_TI[:, : fitted.weight_OK.shape[1]] @ fitted.weight_OK.T + fitted.bias_O
+
+
+def noise(num_tokens: int, channels: int, seed: int = 0) -> Tensor:
+    return torch.randn(num_tokens, channels, generator=torch.Generator().manual_seed(seed))
+
+
+def test_by_hand() -> None:
+    """Four tokens, three channels, the last two leave: x_1 = 2 x_0 + 1 exactly, x_2 is uncorrelated with x_0."""
+    activation_TI = torch.tensor([[-2.0, -3.0, 1.0], [-2.0, -3.0, 3.0], [2.0, 5.0, 1.0], [2.0, 5.0, 3.0]])
+    weight_OI = torch.tensor([[1.0, 1.0, 0.0], [0.0, 2.0, 1.0]])
+    both = in_parts(activation_TI, activation_TI)
+    exact = one_fit(LinearCompensation(0.0), weight_OI, both, 1)
+    # var_0 = 4, cov_01 = 8, means 0, 1, 2: slope 2 of channel 1, 0 of channel 2
+    torch.testing.assert_close(exact.weight_OK, torch.tensor([[1.0 + 2.0], [0.0 + 2 * 2.0]]))
+    torch.testing.assert_close(exact.bias_O, torch.tensor([1.0, 2 * 1.0 + 2.0]))
+    assert exact.report is not None
+    # what is left is channel 2's variance of 1, read by the second output alone; of the bias also cov: 16 (1 + 4)
+    assert exact.report == pytest.approx((0.0, 1.0, 81.0), abs=1e-5)
+    ridged = one_fit(LinearCompensation(3 / 7), weight_OI, both, 1)
+    # the variances are 4, 16 and 1: 8 / (4 + 3 / 7 · 7) = 8 / 7
+    torch.testing.assert_close(ridged.weight_OK, torch.tensor([[1 + 8 / 7], [2 * 8 / 7]]))
+
+
+def test_channels_that_the_kept_ones_determine_are_recovered_exactly() -> None:
+    kept_TK = noise(200, 6)
+    activation_TI = torch.cat([kept_TK, kept_TK @ noise(6, 4, seed=1) + 3.0], dim=1)
+    weight_OI = noise(5, 10, seed=2)
+    dense_TO = activation_TI @ weight_OI.T
+    for ridge in (0.0, None):
+        fitted = fit(weight_OI, activation_TI, 6, ridge)
+        atol = 1e-4 if ridge == 0 else 2e-2
+        torch.testing.assert_close(outputs(fitted, activation_TI), dense_TO, atol=atol, rtol=0)
+    biased = one_fit(BiasCompensation(), weight_OI, in_parts(activation_TI, activation_TI), 6)
+    assert (outputs(biased, activation_TI) - dense_TO).square().mean() > 1
+
+
+def test_equals_ridge_regression_on_all_tokens() -> None:
+    activation_TI = noise(500, 8) @ noise(8, 8, seed=3)
+    weight_OI = noise(4, 8, seed=4)
+    fitted = fit(weight_OI, activation_TI, 5, ridge=0.01)
+    centred_TI = (activation_TI - activation_TI.mean(0)).double()
+    cov_II = centred_TI.T @ centred_TI / 500
+    gram_KK = cov_II[:5, :5] + 0.01 * cov_II.diagonal().mean() * torch.eye(5)
+    map_KP = torch.linalg.solve(gram_KK, cov_II[:5, 5:])
+    expected_OK = weight_OI[:, :5] + weight_OI[:, 5:].double() @ map_KP.T
+    torch.testing.assert_close(fitted.weight_OK.double(), expected_OK, atol=1e-4, rtol=1e-4)
+
+
+def test_without_held_out_tokens_the_bias_stays() -> None:
+    """As of an expert: the error on no token is no error of a map."""
+    activation_TI = noise(30, 20) + 3
+    for trial in (False, True):  # in a trial because there are fewer than two tokens a channel
+        [fitted] = LinearCompensation().fits(
+            noise(4, 20, seed=1),
+            in_parts(activation_TI, activation_TI[:0]),
+            [Removal(*torch.arange(20).split(12))],
+            trial,
+        )
+        assert fitted.report == (None, 0.0, 0.0)
+        torch.testing.assert_close(fitted.weight_OK, noise(4, 20, seed=1)[:, :12])
+
+
+def test_held_out_errors_are_those_of_the_outputs() -> None:
+    """Measured on the held-out tokens themselves, with the map that the other tokens alone would give."""
+    activation_TI, weight_OI = noise(100, 8) @ noise(8, 8, seed=3), noise(4, 8, seed=4)
+    held_out = torch.arange(100) % 5 == 0
+    one = in_parts(activation_TI[~held_out], activation_TI[~held_out])
+    without, bias = (one_fit(kind, weight_OI, one, 5) for kind in (LinearCompensation(0.1), BiasCompensation()))
+    dense_TO = activation_TI @ weight_OI.T
+    measured = [
+        (outputs(fitted, activation_TI) - dense_TO)[held_out].square().sum(1).mean().item()
+        for fitted in (without, bias)
+    ]
+    report = fit(weight_OI, activation_TI, 5, ridge=0.1).report
+    assert report is not None
+    assert report == pytest.approx((0.1, *measured), rel=1e-4)
+
+
+def test_the_ridge_is_the_one_that_does_best_on_held_out_tokens() -> None:
+    activation_TI, weight_OI = noise(60, 30) @ noise(30, 30, seed=3), noise(4, 30, seed=4)
+    errors = {ridge: fit(weight_OI, activation_TI, 20, ridge).report for ridge in (1e-4, 1e-3, 1e-2, 1e-1, 1.0)}
+    chosen = fit(weight_OI, activation_TI, 20).report
+    assert chosen is not None
+    assert chosen.held_out_error == min(one.held_out_error for one in errors.values() if one is not None)
+    assert len({one.held_out_error for one in errors.values() if one is not None}) == 5
+
+
+def test_removals_of_one_projection_are_those_that_each_has_alone() -> None:
+    """Nested ones, equal ones, and ones that are not nested."""
+    activation_TI, weight_OI = noise(500, 12) @ noise(12, 12, seed=3), noise(4, 12, seed=4)
+    statistics = in_parts(activation_TI[:400], activation_TI[400:])
+    sets = [{3}, {3, 7}, {1, 3, 7, 8, 9}, {0, 2}, {3, 7}, {11}]
+    removals = [Removal(torch.tensor(sorted(set(range(12)) - pruned)), torch.tensor(sorted(pruned))) for pruned in sets]
+    for trial in (False, True):
+        together = LinearCompensation().fits(weight_OI, statistics, removals, trial)
+        for removal, fitted in zip(removals, together, strict=True):
+            [alone] = LinearCompensation().fits(weight_OI, statistics, [removal], trial)
+            torch.testing.assert_close(fitted.weight_OK, alone.weight_OK, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(fitted.bias_O, alone.bias_O, rtol=1e-4, atol=1e-4)
+            assert fitted.report is not None and alone.report is not None and fitted.report.ridge == alone.report.ridge
+
+
+def test_where_nothing_can_be_predicted_the_bias_stays() -> None:
+    """Independent channels, few tokens: every map is noise, and on held-out tokens worse than the bias."""
+    activation_TI, weight_OI = noise(40, 30), noise(4, 30, seed=4)
+    fitted = fit(weight_OI, activation_TI, 20)
+    assert fitted.report is not None and fitted.report.ridge is None
+    assert fitted.report.held_out_error == fitted.report.held_out_error_of_bias
+    assert torch.equal(fitted.weight_OK, weight_OI[:, :20])
+    torch.testing.assert_close(fitted.bias_O, weight_OI[:, 20:] @ activation_TI[:, 20:].mean(0))
+
+
+@pytest.mark.parametrize("ridge", [None, 0.0, 0.01])
+@pytest.mark.parametrize("case", ["few tokens", "constant", "zero", "all constant", "twins", "huge", "tiny"])
+def test_whatever_the_channels_do_it_is_finite(case: str, ridge: float | None) -> None:
+    activation_TI = noise(12 if case == "few tokens" else 100, 20)
+    if case in ("constant", "zero"):
+        activation_TI[:, ::3] = 5.0 if case == "constant" else 0.0
+    if case == "all constant":
+        activation_TI[:] = 2.0
+    if case == "twins":
+        activation_TI[:, 1::2] = activation_TI[:, ::2]
+    scale = {"huge": 1e15, "tiny": 1e-15}.get(case, 1.0)
+    fitted = fit(noise(4, 20, seed=4), activation_TI * scale, 12, ridge)
+    assert fitted.bias_O is not None and fitted.report is not None
+    assert torch.isfinite(fitted.weight_OK).all() and torch.isfinite(fitted.bias_O).all()
+    assert fitted.report.held_out_error <= fitted.report.held_out_error_of_bias
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_model_whose_removed_units_repeat_kept_ones_stays_as_it_is(architecture: str) -> None:
+    """Neurons 28 to 55 copy 0 to 27, and the last KV head with its queries the first: their outputs are known."""
+    model = tiny_model(architecture)
+    groups = ARCHITECTURES[architecture].num_key_value_heads
+    for layer in model.model.layers:
+        attention, mlp = layer.self_attn, layer.mlp
+        for linear in (mlp.gate_proj, mlp.up_proj):
+            linear.weight.data[28:] = linear.weight.data[:28]
+            if linear.bias is not None:
+                linear.bias.data[28:] = linear.bias.data[:28]
+        for linear in (attention.q_proj, attention.k_proj, attention.v_proj):
+            size = linear.out_features // groups
+            linear.weight.data[-size:] = linear.weight.data[:size]
+            if linear.bias is not None:
+                linear.bias.data[-size:] = linear.bias.data[:size]
+    plan = PruningPlan((LayerPlan(tuple(range(groups - 1)), tuple(range(28))),) * 4)
+    windows = tokens(windows=20)
+    statistics = covariances(model, windows, 4)
+    unseen = tokens(windows=8, seed=9)
+    dense = perplexity(window_losses(Resident(model), unseen, 4))
+    linear, bias = (
+        perplexity(window_losses(Resident(changed(model, plan, one, statistics)), unseen, 4))
+        for one in (LinearCompensation(1e-6), BiasCompensation())
+    )
+    assert linear == pytest.approx(dense, rel=2e-3)
+    assert abs(bias - dense) > 10 * abs(linear - dense)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_it_is_closer_to_the_dense_model_than_bias_and_bias_than_none(architecture: str) -> None:
+    model, windows = tiny_model(architecture), tokens(windows=60)
+    groups = ARCHITECTURES[architecture].num_key_value_heads
+    plan = PruningPlan((LayerPlan(tuple(range(groups - 1)), tuple(range(36))),) * 4)
+    statistics = covariances(model, windows, 8)
+    unseen = tokens(windows=8, seed=9)
+
+    @torch.no_grad()
+    def distance(compensation: LinearCompensation | BiasCompensation | NoCompensation) -> float:
+        after = changed(model, plan, compensation, statistics)
+        return (after(input_ids=unseen).logits - model(input_ids=unseen).logits).norm().item()
+
+    linear, bias, none = map(distance, (LinearCompensation(), BiasCompensation(), NoCompensation()))
+    assert linear < 0.95 * bias < 0.95 * none

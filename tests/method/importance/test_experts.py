@@ -1,0 +1,106 @@
+"""Metrics of experts against their formulas, with each expert run by the model's own code, token by token."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from flap.method.calibration import LayerStatistics, collect
+from flap.method.calibration.statistics import read_statistics, write_statistics
+from flap.method.importance import REAP, WIFV, score_layer
+from flap.models import PLACEMENTS, adapt
+from flap.storage import WorkFolder
+from tests.cases import EXPERT_METRICS, random_model, tokens
+from tests.helpers.placed import placed_at
+from tests.models.test_whole_experts import EXPERTS, FAMILIES, config_of, observed
+
+LAYER = 2
+
+
+def scored(name: str, model: PreTrainedModel, known: LayerStatistics) -> Tensor:
+    return score_layer(EXPERT_METRICS[name](), adapt(model, True).blocks(LAYER), known).mlp
+
+
+@torch.no_grad()
+def run_each(model: PreTrainedModel, family: str) -> tuple[Tensor, Tensor]:
+    """Outputs (T, E, H) of every expert for every token, and router weights (T, E)."""
+    adapter, seen = adapt(model), []
+    experts = adapter.layers[LAYER].get_submodule(adapter.family.experts)
+    hook = experts.register_forward_pre_hook(lambda _, args: seen.extend(args))
+    model(input_ids=tokens())
+    hook.remove()
+    if family == "llama4_text":
+        input_ETH = seen[0].unflatten(0, (EXPERTS, -1))
+        output_TEH = experts(seen[0]).unflatten(0, (EXPERTS, -1)).transpose(0, 1)
+        weight_TE = input_ETH.any(dim=-1).T.float()
+    else:
+        hidden_TH, chosen_TK, weight_TK = seen
+        ones = torch.ones(len(hidden_TH), 1)
+        each = [experts(hidden_TH, torch.full_like(ones, e, dtype=torch.long), ones) for e in range(EXPERTS)]
+        output_TEH = torch.stack(each, dim=1)
+        weight_TE = torch.zeros(len(hidden_TH), EXPERTS).scatter(1, chosen_TK, weight_TK)
+    return output_TEH.double(), weight_TE.double()
+
+
+def by_formula(output_TEH: Tensor, weight_TE: Tensor) -> dict[str, Tensor]:
+    sent_TE, norm_TE = weight_TE > 0, output_TEH.norm(dim=2)
+    count_E, share_TE = sent_TE.sum(0), weight_TE / weight_TE.sum(1, keepdim=True)
+    variance = [output_TEH[sent_TE[:, e], e].var(dim=0).sum() for e in range(EXPERTS)]
+    return {
+        "REAP": (weight_TE * norm_TE).sum(0) / count_E,
+        "EAN": (sent_TE * norm_TE).sum(0),
+        "MoNE": count_E / count_E.sum() * torch.stack(variance).sqrt(),
+        "REAP renormalised": (share_TE * norm_TE).sum(0) / count_E,
+    }
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scores_are_those_of_the_formula(family: str) -> None:
+    model = random_model(config_of(family))
+    expected, known = by_formula(*run_each(model, family)), observed(model)[LAYER]
+    blocks = adapt(model, True).blocks(LAYER)
+    found = {name: score_layer(metric(), blocks, known) for name, metric in EXPERT_METRICS.items()}
+    found["REAP renormalised"] = score_layer(REAP(renormalise=True), blocks, known)
+    assert found.keys() == expected.keys()
+    for name, scores in found.items():
+        torch.testing.assert_close(
+            scores.mlp, expected[name].float(), rtol=1e-4, atol=1e-7, msg=lambda m, n=name: n + m
+        )
+        assert torch.equal(scores.attention, score_layer(WIFV(), blocks, known).attention)
+
+
+@pytest.mark.parametrize("name", EXPERT_METRICS)
+def test_an_expert_that_no_token_is_sent_to_scores_0(name: str) -> None:
+    model = random_model(config_of("gpt_oss"))  # whose experts have biases
+    model.model.layers[LAYER].mlp.router.bias.data[2] = -1e9
+    score_E = scored(name, model, observed(model)[LAYER])
+    assert (score_E == 0).tolist() == [e == 2 for e in range(EXPERTS)]
+
+
+def test_not_finite_outputs_name_the_block() -> None:
+    model = random_model(config_of("mixtral"))
+    known = observed(model)[LAYER]
+    bad = replace(known.routed[0], mean_I=known.routed[0].mean_I * torch.nan)
+    with pytest.raises(ValueError, match="scores of layer 2 MLP are not finite"):
+        scored("REAP", model, replace(known, routed=(bad, *known.routed[1:])))
+
+
+def test_scores_are_equal_at_all_placements(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    random_model(config_of("qwen3_moe", 1)).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    found = []
+    for placement in PLACEMENTS:
+        placed = placed_at(placement, tmp_path / "model", tmp_path / placement)
+        placed.adapter = adapt(placed.model, whole_experts=True)
+        known = collect(placed, [tokens()], 4, WorkFolder(tmp_path / placement))
+        write_statistics(known, tmp_path / f"{placement}.safetensors")
+        known = read_statistics(tmp_path / f"{placement}.safetensors")
+        assert [len(one.routed) for one in known] == [EXPERTS, 0, EXPERTS]
+        with placed.layer(0):
+            blocks = placed.adapter.blocks(0)
+            scores = [score_layer(metric(), blocks, known[0]).mlp for metric in EXPERT_METRICS.values()]
+        found.append(torch.stack(scores))
+    assert all(torch.equal(one, found[0]) for one in found)

@@ -1,0 +1,57 @@
+"""A small recovery: a tiny pruned model, the dense one to learn from, windows of random tokens."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from flap.method.recovery import Recovery
+from flap.method.recovery.base import HELD_OUT_WINDOWS
+from flap.method.recovery.distillation import recover
+from flap.models import PlacedModel, Resident
+from tests.cases import tiny_model, tokens
+from tests.helpers.pruned import prune
+
+SEQ_LEN, BATCH, STEPS = 16, 8, 40
+FULL = Recovery("words", STEPS * BATCH * SEQ_LEN, learning_rate=0.015, seq_len=SEQ_LEN, batch_size=BATCH)
+LORA = Recovery("words", STEPS * BATCH * SEQ_LEN, learning_rate=1e-2, seq_len=SEQ_LEN, batch_size=BATCH, rank=8)
+
+
+def dense(architecture: str = "llama-gqa", dtype: torch.dtype = torch.float32) -> PlacedModel:
+    """The teacher."""
+    return Resident(in_type(tiny_model(architecture), dtype))
+
+
+def in_type(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """The model with all weights in a type; its buffers stay."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
+
+
+def compressed(architecture: str = "llama-gqa", dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    model = tiny_model(architecture)
+    prune(model, 0.3)
+    return in_type(model, dtype)
+
+
+def windows(recovery: Recovery = FULL) -> Tensor:
+    return tokens(HELD_OUT_WINDOWS + recovery.steps * recovery.batch_size, recovery.seq_len, seed=3)
+
+
+def recovered(
+    model: PreTrainedModel, recovery: Recovery, folder: Path, architecture: str = "llama-gqa", seed: int = 0
+) -> dict[str, Any]:
+    """What is reported of the training of a model, which is changed in place."""
+    dtype = model.dtype
+    return recover(recovery, Resident(model), dense(architecture, dtype), windows(recovery), folder, seed)
+
+
+def state(model: PreTrainedModel) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)

@@ -1,0 +1,66 @@
+"""The loss: the divergence by its formula, by chunks of positions, by likeliest words, and its gradient."""
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from flap.method.recovery import student
+from flap.method.recovery.student import Student, divergence, mean_divergence
+from flap.models import Resident
+from tests.cases import VOCAB, tiny_model, tokens
+from tests.method.recovery.small import compressed
+
+
+def logits(positions: int = 7, seed: int = 0) -> torch.Tensor:
+    return 3 * torch.randn(positions, VOCAB, generator=torch.Generator().manual_seed(seed)).double()
+
+
+def test_it_is_cross_entropy_minus_entropy() -> None:
+    p, q = logits(seed=1), logits(seed=2)
+    cross, own = (cross_entropy(of, p.softmax(-1), reduction="sum") for of in (q, p))
+    torch.testing.assert_close(divergence(p, q, None), cross - own)
+
+
+def test_of_a_model_from_itself_it_is_zero() -> None:
+    assert divergence(logits(), logits() + 5.0, None).abs() < 1e-12
+    assert divergence(logits(), logits() + 5.0, 3).abs() < 1e-12
+
+
+def test_likeliest_words_are_exact_and_all_others_one_class() -> None:
+    p, q = torch.tensor([[0.5, 0.3, 0.15, 0.05]]), torch.tensor([[0.25, 0.25, 0.4, 0.1]])
+    expected = 0.5 * torch.tensor(2.0).log() + 0.5 * torch.tensor(0.5 / 0.75).log()
+    torch.testing.assert_close(divergence(p.log(), q.log(), 1), expected)
+
+
+@pytest.mark.parametrize("words", [None, 4])
+def test_chunks_of_positions_change_neither_loss_nor_gradient(
+    words: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loss_and_gradient() -> tuple[torch.Tensor, torch.Tensor]:
+        model = compressed()
+        loss = Student(Resident(model), Resident(tiny_model("llama-gqa")), [], words).train()(tokens())["loss"]
+        loss.backward()
+        return loss.detach(), model.model.layers[0].mlp.down_proj.weight.grad
+
+    whole = loss_and_gradient()
+    monkeypatch.setattr(student, "LOGITS_BYTES", 4 * VOCAB * 11)
+    for one, other in zip(whole, loss_and_gradient(), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+
+
+def test_the_gradient_is_that_of_the_formula_on_all_logits() -> None:
+    model, dense = compressed(), tiny_model("llama-gqa")
+    weight = model.model.layers[1].self_attn.q_proj.weight
+    log_p, log_q = (one(input_ids=tokens()).logits.log_softmax(-1) for one in (dense, model))
+    loss = (log_p.exp() * (log_p - log_q)).sum(-1).mean()
+    [expected] = torch.autograd.grad(loss, weight)
+    found = Student(Resident(model), Resident(dense), [], None)(tokens())["loss"]
+    torch.testing.assert_close(found, loss)
+    torch.testing.assert_close(torch.autograd.grad(found, weight)[0], expected, atol=1e-6, rtol=1e-4)
+    assert all(parameter.grad is None for parameter in dense.parameters())
+
+
+def test_the_mean_weighs_windows_equally_whatever_the_batches() -> None:
+    models = Resident(compressed()), Resident(tiny_model("llama-gqa"))
+    one_by_one = [mean_divergence(*models, window_NT, 1) for window_NT in tokens().split(1)]
+    assert mean_divergence(*models, tokens(), 4) == pytest.approx(sum(one_by_one) / len(one_by_one), rel=1e-5)

@@ -1,0 +1,171 @@
+"""The training loop: what is kept as best and when it ends; a killed training goes on where it was."""
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from flap.method.recovery import Recovery, base
+from flap.method.recovery.base import HELD_OUT_WINDOWS
+from flap.method.recovery.distillation import recover
+from flap.method.recovery.student import Student
+from flap.method.recovery.training import BEST, HISTORY, Bar, KeepBest, last_checkpoint, with_rates
+from flap.models import Resident
+from tests.cases import tokens
+from tests.method.recovery.small import FULL, LORA, compressed, dense, equal, recovered, state
+
+
+def judged(nats: list[float], patience: int, path: Path) -> tuple[int, float]:
+    """The evaluations until the training ends, and which of them gave the kept parameters."""
+    student = nn.Linear(1, 1)
+    keep, log = KeepBest(student, patience, path / BEST), []
+    control = SimpleNamespace(should_training_stop=False)
+    for step, value in enumerate(nats):
+        nn.init.constant_(student.weight, step)
+        log.append({"step": step, "eval_loss": value})
+        state = SimpleNamespace(log_history=log, global_step=step, is_world_process_zero=True)
+        keep.on_evaluate(None, state, control)
+        if control.should_training_stop:
+            break
+    return len(log), load_file(path / BEST)["weight"].item()
+
+
+@pytest.mark.parametrize(
+    ("nats", "patience", "evaluations", "best"),
+    [
+        ([1.0, 0.5, 0.7, 0.6, 0.4], 2, 4, 1),
+        ([1.0, 0.5, 0.7, 0.4, 0.6], 2, 5, 3),
+        ([1.0, 1.1, 0.9], 1, 2, 0),
+        ([1.0, 0.5, float("nan"), 0.4], 3, 3, 1),
+        ([1.0, float("inf"), 0.4], 3, 2, 0),
+    ],
+)
+def test_the_best_is_kept_and_training_ends_without_a_new_one(
+    nats: list[float], patience: int, evaluations: int, best: int, tmp_path: Path
+) -> None:
+    assert judged(nats, patience, tmp_path) == (evaluations, best)
+
+
+def steps_taken(monkeypatch: pytest.MonkeyPatch, killed_after: int | None = None) -> list[int]:
+    """The steps that are really taken from now on; after one of them the training is interrupted."""
+    taken: list[int] = []
+
+    def note(bar: Bar, args: Any, state: Any, control: Any, **_: Any) -> None:
+        taken.append(state.global_step)
+        if state.global_step == killed_after:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Bar, "on_step_end", note)
+    return taken
+
+
+SHORT = 20  # steps
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("recovery", [FULL, LORA, replace(FULL, learning_rate=15.0, patience=2)])
+def test_a_training_that_is_killed_again_and_again_ends_as_if_nothing_had_been(
+    recovery: Recovery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(base, "EVERY", 1)  # every fourth step is evaluated and saved
+    recovery = replace(recovery, tokens=SHORT * recovery.tokens_a_step)
+    undisturbed, model = compressed(), compressed()
+    expected = recovered(undisturbed, recovery, tmp_path / "undisturbed")
+    last, saved = expected["tokens"] // recovery.tokens_a_step, 0
+    for killed_after in (min(step, last) for step in (5, 12, SHORT - 1)):
+        taken = steps_taken(monkeypatch, killed_after)
+        with pytest.raises(KeyboardInterrupt):
+            recovered(compressed(), recovery, tmp_path / "killed")
+        assert taken == list(range(saved + 1, killed_after + 1))
+        saved = (killed_after - 1) // 4 * 4
+    taken = steps_taken(monkeypatch)
+    assert recovered(model, recovery, tmp_path / "killed") == expected
+    assert taken[0] == saved + 1 and equal(state(model), state(undisturbed))
+
+
+def test_each_window_of_a_whole_step_is_trained_on_once_in_each_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recovery = replace(FULL, tokens=6 * FULL.seq_len, batch_size=4, epochs=2)  # the last two windows make no step
+    sizes, forward = list[int](), Student.forward
+
+    def noted(student: Student, input_ids: torch.Tensor) -> Any:
+        if student.training:
+            sizes.append(len(input_ids))
+        return forward(student, input_ids)
+
+    monkeypatch.setattr(Student, "forward", noted)
+    tokens_NT = tokens(HELD_OUT_WINDOWS + 6, FULL.seq_len)
+    found = recover(recovery, Resident(compressed()), dense(), tokens_NT, tmp_path, 0)
+    assert sizes == [4, 4] and found["tokens"] == 2 * 4 * FULL.seq_len
+
+
+def test_a_training_that_has_ended_is_not_done_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = compressed(), compressed()
+    expected = recovered(first, FULL, tmp_path)
+    taken = steps_taken(monkeypatch)
+    assert recovered(second, FULL, tmp_path) == expected
+    assert taken == [] and equal(state(first), state(second))
+
+
+def test_a_checkpoint_that_was_not_finished_is_passed_over(tmp_path: Path) -> None:
+    assert last_checkpoint(tmp_path) is None
+    for number, text in {"4": '{"step": 4}', "20": '{"step": 20}', "100": "", "120": '{"step": 12'}.items():
+        (tmp_path / f"checkpoint-{number}").mkdir()
+        (tmp_path / f"checkpoint-{number}" / "trainer_state.json").write_text(text)
+    (tmp_path / "checkpoint-200").mkdir()
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-20")
+
+
+def test_nothing_that_trainer_has_pickled_is_unpickled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps_taken(monkeypatch, killed_after=20)
+    with pytest.raises(KeyboardInterrupt):
+        recovered(compressed(), FULL, tmp_path)
+    loaded, load = [], torch.load
+
+    def watched(file: Any, *args: Any, **options: Any) -> Any:
+        loaded.append((Path(file).name, options["weights_only"]))
+        return load(file, *args, **options)
+
+    monkeypatch.setattr(torch, "load", watched)
+    steps_taken(monkeypatch)
+    recovered(compressed(), FULL, tmp_path)
+    assert sorted(loaded) == [("optimizer.pt", True), ("rng_state.pth", True), ("scheduler.pt", True)]
+
+
+def test_checkpoints_have_what_is_trained_and_no_more(tmp_path: Path) -> None:
+    model = compressed()
+    recovered(model, LORA, tmp_path)
+    [checkpoint] = tmp_path.glob("checkpoint-*")
+    tensors = load_file(checkpoint / "model.safetensors")
+    assert len(tensors) == 2 * 7 * len(model.model.layers)
+    assert {path.name for path in tmp_path.iterdir()} == {BEST, HISTORY, checkpoint.name}
+
+
+def test_rates_are_shares_of_the_size_of_weights_and_of_low_rank_updates_as_they_are() -> None:
+    trained = [
+        nn.Parameter(torch.full((2, 3), 4.0)),
+        nn.Parameter(torch.tensor([3.0, -4.0])),
+        nn.Parameter(torch.zeros(2, 0)),
+    ]
+    rates = [[group["lr"] for group in with_rates(trained, recovery)] for recovery in (FULL, LORA)]
+    assert rates[0] == pytest.approx([0.015 * 4, 0.015 * 12.5**0.5, 0.0])
+    assert rates[1] == [0.01] * 3
+
+
+def test_a_model_of_smaller_weights_learns_the_same(tmp_path: Path) -> None:
+    """What one projection gains by a factor another one loses, so that both models compute the same."""
+    model, other = compressed(), compressed()
+    with torch.no_grad():
+        for layer in other.model.layers:
+            layer.mlp.up_proj.weight.mul_(32)
+            layer.mlp.down_proj.weight.div_(32)
+    found, expected = (recovered(one, FULL, tmp_path / name) for name, one in (("other", other), ("model", model)))
+    assert found["nats_before"] == pytest.approx(expected["nats_before"], rel=1e-5)
+    assert found["nats_after"] == pytest.approx(expected["nats_after"], rel=0.02)
+    assert expected["nats_after"] < 0.9 * expected["nats_before"]

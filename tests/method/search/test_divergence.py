@@ -1,0 +1,220 @@
+"""The measured divergence is that of the whole pruned model, whatever else is measured in the same walk."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from flap.data import split_windows
+from flap.method.allocation import LayerPlan, PruningPlan
+from flap.method.calibration import Calibration, LayerStatistics, collect
+from flap.method.compression import BiasCompensation, Compensation, LinearCompensation
+from flap.method.compression.apply import slice_out, write_layer
+from flap.method.compression.fitting import fit_layer
+from flap.method.search.divergence import EVERY, dense_plan
+from flap.models import OnDisk, PlacedModel, Resident, adapt
+from flap.storage import WorkFolder
+from tests.cases import ARCHITECTURES, tiny_model, tokens
+from tests.helpers.compressed import COMPENSATIONS, calibrated, plan_for
+from tests.helpers.placed import Interruption, interrupted, placed_at
+from tests.helpers.plans import divergences, with_layer
+
+# Of the six windows two are held out, 48 tokens.
+WINDOWS = tokens()
+FITS: list[Compensation] = [BiasCompensation(), LinearCompensation()]
+
+
+@torch.no_grad()
+def by_hand(dense: PreTrainedModel, pruned: PreTrainedModel, windows_NT: Tensor) -> float:
+    dense_NTV, pruned_NTV = (one(input_ids=windows_NT).logits.double().softmax(-1) for one in (dense, pruned))
+    compared = slice(EVERY - 1, None, EVERY)
+    return (dense_NTV * (dense_NTV / pruned_NTV).log()).sum(-1)[:, compared].mean().item()
+
+
+def tried(
+    model: PreTrainedModel, plan: PruningPlan, fit: Compensation, known: list[LayerStatistics]
+) -> PreTrainedModel:
+    """The model pruned with the fits of trials."""
+    changed = copy.deepcopy(model)
+    adapter = adapt(changed)
+    for i, layer in enumerate(plan.layers):
+        [fits] = fit_layer(adapter.blocks(i), [layer], fit, known[i], trial=True)
+        write_layer(slice_out, adapter, i, layer, fits)
+    return changed
+
+
+def some_plans(architecture: str = "llama-gqa") -> list[PruningPlan]:
+    """One that is dense but for a block, one that is pruned everywhere, and one that differs from it by a neuron."""
+    everything = dense_plan(Resident(calibrated(architecture)[0]))
+    plan = plan_for(architecture)
+    alone = with_layer(everything, 1, LayerPlan(everything.layers[1].attention, tuple(range(20))))
+    less = with_layer(plan, 2, LayerPlan(plan.layers[2].attention, plan.layers[2].mlp[1:]))
+    return [alone, plan, less]
+
+
+@pytest.mark.parametrize("compensation", COMPENSATIONS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_it_is_the_divergence_of_the_whole_model(architecture: str, compensation: str) -> None:
+    (model, known), fit, plans = calibrated(architecture), COMPENSATIONS[compensation], some_plans(architecture)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    measured = divergences(Calibration(Resident(model), [WINDOWS], 3, known), fit, plans, 48)
+    _, [held_out_NT] = split_windows([WINDOWS])
+    expected = [by_hand(model, tried(model, plan, fit, known), held_out_NT) for plan in plans]
+    assert min(expected) > 1e-3
+    assert measured == pytest.approx(expected, rel=1e-3)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("num_tokens", "windows"), [(1, 1), (24, 1), (25, 2), (10**6, 2)])
+def test_tokens_are_whole_windows_of_those_held_out(num_tokens: int, windows: int) -> None:
+    (model, known), plan = calibrated("llama-gqa"), plan_for("llama-gqa")
+    [measured] = divergences(Calibration(Resident(model), [WINDOWS], 3, known), FITS[0], [plan], num_tokens)
+    pruned = tried(model, plan, FITS[0], known)
+    assert measured == pytest.approx(by_hand(model, pruned, WINDOWS[[0, 5]][-windows:]), rel=1e-3)
+
+
+@pytest.mark.parametrize("text_N", [[0, 1, 1, 0, 0, 1], [1, 0, 0, 0, 0, 0]])
+def test_each_text_is_measured_however_few_tokens_are(text_N: list[int]) -> None:
+    (model, known), plan = calibrated("llama-gqa"), plan_for("llama-gqa")
+    calibration = Calibration(Resident(model), [WINDOWS], 3, known, texts=[torch.tensor(text_N)])
+    assert divergences(calibration, FITS[0], [plan], 1) == divergences(calibration, FITS[0], [plan], 48)
+
+
+@pytest.mark.parametrize("text_N", [[0, 1, 1, 0, 0, 1], [1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 2], [3] * 6])
+def test_the_text_that_loses_most_decides(text_N: list[int]) -> None:
+    (model, known), plans = calibrated("llama-gqa"), some_plans()
+    calibration = Calibration(Resident(model), [WINDOWS], 3, known, texts=[torch.tensor(text_N)])
+    measured = divergences(calibration, FITS[0], plans, 48)
+    for plan, nats in zip(plans, measured, strict=True):
+        pruned = tried(model, plan, FITS[0], known)
+        first, second = (by_hand(model, pruned, WINDOWS[[w]]) for w in (0, 5))
+        apart = text_N[0] != text_N[5]
+        assert nats == pytest.approx(max(first, second) if apart else (first + second) / 2, rel=1e-3)
+
+
+def test_a_model_that_loses_nothing_does_not_diverge() -> None:
+    model, known = calibrated("llama-gqa")
+    calibration = Calibration(Resident(model), [WINDOWS], 3, known)
+    dense, pruned = divergences(calibration, FITS[1], [dense_plan(calibration.model), plan_for("llama-gqa")], 48)
+    assert dense < 1e-6 < pruned
+    assert divergences(calibration, FITS[1], [], 48) == []
+
+
+def test_predictions_that_are_not_finite_are_said() -> None:
+    _, known = calibrated("llama-gqa")
+    model = tiny_model("llama-gqa")
+    model.model.layers[1].mlp.up_proj.weight.data[:] = float("inf")
+    with pytest.raises(ValueError, match=r"^structure=search: predictions of a pruned model are not finite"):
+        divergences(Calibration(Resident(model), [WINDOWS], 3, known), FITS[0], [plan_for("llama-gqa")], 48)
+
+
+def calibration_of(placement: str, directory: Path, folder: Path | None = None) -> Calibration:
+    placed = placed_at(placement, directory, folder)
+    return Calibration(placed, [WINDOWS], 4, collect(placed, [WINDOWS], 4))
+
+
+@pytest.mark.parametrize("fit", FITS, ids=["bias", "linear"])
+def test_plans_in_one_walk_have_what_each_has_alone_at_any_placement(fit: Compensation, model_dir: Path) -> None:
+    """Equal plans, too. Bit for bit, but for fits that share a factor, in which channels have another order."""
+    plans = some_plans()
+    found = {}
+    for placement in ("device", "stream"):
+        calibration = calibration_of(placement, model_dir)
+        alone = [divergences(calibration, fit, [plan], 48)[0] for plan in plans]
+        together, more = (divergences(calibration, fit, some, 48) for some in (plans, [*plans[::-1], plans[1]]))
+        rounding = 1e-5 if fit.needs_covariance else 0
+        assert together == pytest.approx(alone, rel=rounding, abs=0)
+        assert more == pytest.approx([*alone[::-1], alone[1]], rel=rounding, abs=0)
+        found[placement] = [*alone, *together, *more]
+    assert found["device"] == found["stream"] and min(found["device"]) > 0
+
+
+@contextmanager
+def layers_read() -> Iterator[list[int]]:
+    """The layers that a model on disk has made present inside the block."""
+    read: list[int] = []
+    layer = OnDisk.layer
+
+    @contextmanager
+    def noted(placed: OnDisk, index: int) -> Iterator[nn.Module]:
+        read.append(index)
+        with layer(placed, index) as module:
+            yield module
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(OnDisk, "layer", noted)
+        yield read
+
+
+@pytest.mark.parametrize("fit", FITS, ids=["bias", "linear"])
+def test_each_layer_is_read_once_and_stays_as_it_is(fit: Compensation, model_dir: Path, tmp_path: Path) -> None:
+    calibration = calibration_of("stream", model_dir, tmp_path / "work")
+    tokens_NT = tokens(seed=7)
+    before = calibration.model.logits(tokens_NT)
+    with layers_read() as read:
+        divergences(calibration, fit, some_plans(), 48, work=WorkFolder(tmp_path / "search"))
+    assert read == [0, 1, 2, 3]
+    assert torch.equal(calibration.model.logits(tokens_NT), before)
+    assert {parameter.device.type for parameter in calibration.model.model.parameters()} == {"meta"}
+
+
+def runs_of(placed: PlacedModel, layer: int) -> list[int]:
+    """Grows by the windows of a batch whenever the layer, or a copy of it, runs."""
+    seen: list[int] = []
+    placed.layers[layer].mlp.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    return seen
+
+
+@pytest.mark.usefixtures("every_layer_is_recorded")
+@pytest.mark.parametrize("fit", FITS, ids=["bias", "linear"])
+@pytest.mark.parametrize("placement", ["device", "stream"])
+def test_an_interrupted_walk_goes_on_at_its_layer(
+    placement: str, fit: Compensation, model_dir: Path, tmp_path: Path
+) -> None:
+    calibration, plans = calibration_of(placement, model_dir), some_plans()
+    expected = divergences(calibration, fit, plans, 48)
+    work = WorkFolder(tmp_path / "search")
+    with interrupted(calibration.model, layer=2, call=2), pytest.raises(Interruption):
+        divergences(calibration, fit, plans, 48, work=work)
+    first, again = runs_of(calibration.model, 1), runs_of(calibration.model, 2)
+    assert divergences(calibration, fit, plans, 48, work=work) == expected
+    assert first == [] and again
+    assert not list(tmp_path.glob("search/*"))  # nobody asks for the same again
+
+
+@pytest.mark.usefixtures("every_layer_is_recorded")
+def test_one_interrupted_behind_the_last_layer_runs_none_again(
+    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibration, plans = calibration_of("stream", model_dir), some_plans()
+    expected = divergences(calibration, FITS[0], plans, 48)
+    work = WorkFolder(tmp_path / "search")
+
+    def stop(*given: object) -> None:
+        raise Interruption
+
+    with monkeypatch.context() as patch, pytest.raises(Interruption):
+        patch.setattr("flap.method.search.divergence.leave", stop)
+        divergences(calibration, FITS[0], plans, 48, work=work)
+    with layers_read() as read:
+        assert divergences(calibration, FITS[0], plans, 48, work=work) == expected
+    assert read == []
+
+
+def test_windows_of_several_lengths_share_the_tokens() -> None:
+    (model, _), plan = calibrated("llama-gqa"), plan_for("llama-gqa")
+    windows = [WINDOWS, tokens(windows=7, length=12, seed=3)]
+    calibration = Calibration(Resident(model), windows, 3, [])
+    known = [observed for _, observed in calibration.visit("calibrate", covariance=True) if observed is not None]
+    compensation = COMPENSATIONS["linear"]
+    [measured] = divergences(calibration, compensation, [plan], 2 * 24)
+    pruned = tried(model, plan, compensation, known)
+    _, (long_NT, short_NT) = split_windows(windows)
+    parts = [(long_NT[-1:], 24), (short_NT[-2:], 24)]
+    expected = sum(by_hand(model, pruned, windows_NT) * num_tokens for windows_NT, num_tokens in parts) / 48
+    assert measured == pytest.approx(expected, rel=1e-3)

@@ -1,0 +1,386 @@
+"""Weights & Biases: what is logged, where the key comes from, and that nothing there costs a run anything."""
+
+import json
+import logging
+import os
+import re
+import string
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import wandb
+from matplotlib import pyplot
+
+from flap.config import build
+from flap.results import Report
+from flap.results.tracking import JobInfo, NoTracking, Wandb, base, kept_id, legal_id, weights_and_biases
+from flap.results.tracking.login import environment
+from flap.storage.progress import progress
+from tests.helpers.runs import composed
+
+JOB = JobInfo("outputs/today/tiny", "tiny", tags=("WIFV", "AL-AM"))
+KEY = "k" * 40  # as long as W&B's own
+NOBODY = "http://127.0.0.1:9"  # a port that nothing listens on
+
+
+class NotedRun:
+    """A run of W&B that notes what it is told."""
+
+    offline, url = True, None
+
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.options, self.id, self.dir = options, options["id"], f"{options['dir']}/wandb/run/files"
+        self.logged: list[dict[str, Any]] = []
+        self.summary: dict[str, Any] = {}
+        self.artifacts: dict[str, wandb.Artifact] = {}  # by the first word of their names: report, dense, model
+        self.used: list[str] = []
+        self.exit_code: int | None = None
+
+    def define_metric(self, name: str, summary: str) -> None:
+        assert (name, summary) == ("progress/*", "none")
+
+    def log(self, values: dict[str, Any]) -> None:
+        self.logged.append(values)
+
+    def log_artifact(self, artifact: wandb.Artifact) -> None:
+        self.artifacts[artifact.name.partition("-")[0]] = artifact
+
+    def _log_artifact(self, artifact: wandb.Artifact, is_user_created: bool, use_after_commit: bool) -> None:
+        self.log_artifact(artifact)
+        self.used += [artifact.name.partition("-")[0]] * use_after_commit
+
+    def finish(self, exit_code: int) -> None:
+        self.exit_code = exit_code
+
+    def series(self, name: str) -> list[Any]:
+        return [values[name] for values in self.logged if name in values]
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[NotedRun]:
+    """The runs that W&B is asked to begin."""
+    begun: list[NotedRun] = []
+    monkeypatch.setattr(wandb, "init", lambda **options: begun.append(NotedRun(options)) or begun[-1])
+    return begun
+
+
+def start(run_dir: Path, options: Wandb | None = None, job: JobInfo = JOB, **config: Any) -> Any:
+    return (options or Wandb(mode="offline")).start(config, run_dir, job)
+
+
+def said(caplog: pytest.LogCaptureFixture, level: int = logging.WARNING) -> list[str]:
+    """What the tracker logged; W&B's own logger writes into the run's folder and not to the console."""
+    return [
+        one.getMessage()
+        for one in caplog.records
+        if one.name.startswith("flap.results.tracking") and one.levelno == level
+    ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An empty home, no key, no server: nothing here can reach the user's account."""
+    path = tmp_path_factory.mktemp("home")
+    wandb.teardown()  # its service is in the environment, which is as before at the end
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("WANDB_")]:
+            patch.delenv(name)
+        patch.setenv("HOME", str(path))
+        patch.setenv("NETRC", str(path / ".netrc"))
+        patch.setenv("WANDB_BASE_URL", NOBODY)
+        patch.setenv("WANDB_ERROR_REPORTING", "false")
+        yield path
+        wandb.teardown()
+
+
+@pytest.fixture
+def session(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """For tests that change what W&B reads once a process, or break it: it forgets before and after."""
+    wandb.teardown()
+    yield monkeypatch
+    monkeypatch.undo()
+    if wandb.run is not None:
+        wandb.finish()
+    wandb.teardown()
+
+
+@pytest.fixture
+def run_dir(plain_report: dict[str, Any], tmp_path: Path) -> Path:
+    """The folder of a run that is written and not yet tracked."""
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / "report.json").write_text(json.dumps(plain_report))
+    pyplot.imsave(path / "layers.png", [[0, 1]])
+    return path
+
+
+@pytest.fixture
+def report(run_dir: Path) -> Report:
+    return Report.load(run_dir / "report.json")
+
+
+def test_a_run_is_named_and_configured(runs: list[NotedRun], tmp_path: Path) -> None:
+    with start(tmp_path, Wandb(mode="offline", tags=["mine", "WIFV"]), ratio=0.4):
+        pass
+    [run] = runs
+    names = ("project", "name", "job_type", "group", "tags", "config", "resume", "reinit")
+    assert {name: run.options[name] for name in names} == {
+        "project": "flap", "name": "tiny", "job_type": "run", "group": None, "tags": ["WIFV", "AL-AM", "mine"],
+        "config": {"ratio": 0.4}, "resume": "allow", "reinit": "finish_previous",
+    }  # fmt: skip
+    assert run.id.startswith(f"{legal_id(JOB.id)}-") and run.options["settings"].console == "off"
+    assert (run.summary, run.exit_code) == ({"folder": str(tmp_path)}, 0)
+
+
+def test_the_picture_and_the_lineage_from_the_dense_model_to_the_checkpoint(
+    runs: list[NotedRun], run_dir: Path, report: Report, model_dir: Path
+) -> None:
+    with start(run_dir) as tracked:
+        tracked.finish(report)
+    [run] = runs
+    assert list(run.artifacts) == ["report", "dense", "model"] and run.used == ["dense"]
+    [picture] = run.series("picture")
+    assert picture.format == "png" and run.summary["checkpoint"] == report.checkpoint
+    for name, place in (("dense", model_dir), ("model", Path(report.checkpoint or ""))):  # no file is copied
+        entries = run.artifacts[name].manifest.entries.values()
+        assert {entry.ref for entry in entries} == {path.as_uri() for path in place.iterdir()}
+
+
+def test_a_run_without_a_picture_and_a_checkpoint(runs: list[NotedRun], run_dir: Path, report: Report) -> None:
+    (run_dir / "layers.png").unlink()
+    with start(run_dir) as tracked:
+        tracked.finish(replace(report, checkpoint=None))
+    assert list(runs[0].artifacts) == ["report"] and not runs[0].series("picture")
+
+
+def test_a_model_of_the_hub_is_named_by_its_page(runs: list[NotedRun], run_dir: Path, report: Report) -> None:
+    with start(run_dir) as tracked:
+        tracked.finish(replace(report, config=report.config | {"model": {"path": "mine/small"}}))
+    [entry] = runs[0].artifacts["dense"].manifest.entries.values()
+    assert entry.ref == "https://huggingface.co/mine/small"
+
+
+def test_the_checkpoint_is_uploaded_where_that_is_asked_for(
+    runs: list[NotedRun], run_dir: Path, report: Report
+) -> None:
+    with start(run_dir, Wandb(mode="offline", log_checkpoint=True)) as tracked:
+        tracked.finish(report)
+    saved = {path.name: str(path) for path in Path(report.checkpoint or "").iterdir()}
+    entries = runs[0].artifacts["model"].manifest.entries
+    assert {name: entry.local_path for name, entry in entries.items()} == saved  # where it lies, not a copy
+
+
+def test_progress_is_throttled_and_its_end_is_kept(
+    runs: list[NotedRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(1000))  # a tenth of a second an item
+    monkeypatch.setattr(base, "time", SimpleNamespace(monotonic=lambda: next(clock) / 10))
+    with start(tmp_path):
+        list(progress(range(25), "calibrate", lambda item: 7))
+        list(progress(iter(range(3)), "unknown length"))
+    list(progress(range(2), "after the run"))
+    [run] = runs
+    assert run.series("progress/calibrate/items") == [1, 11, 21, 25]
+    assert run.series("progress/calibrate") == [1 / 25, 11 / 25, 21 / 25, 1.0]
+    assert len(run.series("progress/calibrate/tokens_per_second")) == 4
+    assert run.logged[4:] == [{"progress/unknown length/items": 1}]
+
+
+def test_each_job_is_a_run_of_its_own_and_started_again_the_same(runs: list[NotedRun], tmp_path: Path) -> None:
+    """Also after one that failed: it has its exit code, and its error passes."""
+    for i, error in enumerate((None, RuntimeError("out of memory"), KeyboardInterrupt(), None)):
+        try:
+            with start(tmp_path / str(i % 3), job=JobInfo(f"sweep/{i % 3}", f"job {i}")):
+                if error:
+                    raise error
+        except (RuntimeError, KeyboardInterrupt) as caught:
+            assert caught is error
+    assert [run.exit_code for run in runs] == [0, 1, 1, 0]
+    assert len({run.id for run in runs}) == 3 and runs[0].id == runs[3].id
+
+
+def test_the_option_group_wins_over_the_sweeps_folder(runs: list[NotedRun], tmp_path: Path) -> None:
+    with start(tmp_path, Wandb(mode="offline", group="mine", project="other"), JobInfo("a", "a", group="sweep")):
+        pass
+    assert (runs[0].options["group"], runs[0].options["project"]) == ("mine", "other")
+
+
+def test_a_study_is_one_run_of_the_group_with_its_table(runs: list[NotedRun], tmp_path: Path) -> None:
+    columns, rows = ["metric", "ratio", "perplexity"], [["WIFV", 0.2, 5.5], ["random", 0.2, None], ["IFV", "-", 6]]
+    Wandb(mode="offline").log_study(tmp_path / "sweep", columns, rows)
+    [run] = runs
+    assert (run.options["job_type"], run.options["group"]) == ("study", "sweep")
+    [table] = run.series("study")
+    assert (table.columns, table.data) == (columns, rows)
+
+
+def broken(*args: Any, **options: Any) -> None:
+    raise RuntimeError("no\nluck")
+
+
+@pytest.mark.parametrize("broken_part", ["import", "init", "log", "log_artifact", "finish", "summary"])
+def test_whatever_fails_in_wandb_is_one_warning_and_nothing_else(
+    broken_part: str, run_dir: Path, report: Report, caplog: pytest.LogCaptureFixture, session: pytest.MonkeyPatch
+) -> None:
+    if broken_part == "import":
+        session.setitem(sys.modules, "wandb", None)
+    elif broken_part == "init":
+        session.setattr(wandb, "init", broken)
+    elif broken_part == "summary":
+        session.setattr(base, "summary", broken)
+    else:
+        session.setattr(wandb.Run, broken_part, broken)
+    Wandb(mode="offline").check()
+    with start(run_dir) as tracked:
+        list(progress(range(3), "calibrate"))
+        tracked.finish(report)
+    [warning] = said(caplog)
+    cause = "ModuleNotFoundError: import of wandb" if broken_part == "import" else "RuntimeError: no luck;"
+    assert warning.startswith(f"W&B: {cause}") and "\n" not in warning and str(run_dir) in warning
+
+
+def test_the_runs_own_error_passes_where_wandb_is_broken(
+    runs: list[NotedRun], tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(NotedRun, "finish", broken)
+    with pytest.raises(ValueError, match="ratio"), start(tmp_path):
+        raise ValueError("ratio=2")
+    assert len(said(caplog)) == 1
+
+
+def test_an_unreachable_server_costs_the_timeout_and_the_run_is_recorded_offline(
+    run_dir: Path,
+    report: Report,
+    caplog: pytest.LogCaptureFixture,
+    session: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    session.setenv("WANDB_API_KEY", KEY)
+    session.setattr(weights_and_biases, "INIT_SECONDS", 0.5)
+    caplog.set_level(logging.INFO)
+    with start(run_dir, Wandb(mode="online")) as tracked:
+        tracked.finish(report)
+    assert capfd.readouterr() == ("", "")
+    [warning], [folder] = said(caplog), run_dir.glob("wandb/offline-run-*")
+    assert "CommError" in warning and str(run_dir) in warning
+    assert said(caplog, logging.INFO) == [f"W&B: recorded offline; send it with: wandb sync {folder}"]
+
+
+def test_wandb_is_silent_and_writes_into_the_runs_folder_alone(
+    run_dir: Path,
+    report: Report,
+    home: Path,
+    tmp_path: Path,
+    session: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    session.chdir(work)
+    session.setenv("TMPDIR", str(tmp_path / "tmp"))
+    with start(run_dir) as tracked:
+        print("the run's own line")
+        tracked.finish(report)
+    wandb.teardown()
+    assert capfd.readouterr() == ("the run's own line\n", "")
+    assert list(work.rglob("*")) == [] and list((tmp_path / "tmp").rglob("*")) == []
+    assert [path for path in home.rglob("*") if "wandb" in str(path.relative_to(home))] == []
+    assert not {"WANDB_SILENT", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"} & set(os.environ)
+
+
+def test_a_variable_of_the_users_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_DATA_DIR", "mine")
+    with environment(WANDB_DATA_DIR="ours", WANDB_CACHE_DIR="ours"):
+        assert [os.environ[f"WANDB_{name}_DIR"] for name in ("DATA", "CACHE")] == ["mine", "ours"]
+    assert os.environ["WANDB_DATA_DIR"] == "mine" and "WANDB_CACHE_DIR" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("key", "problem"), [(None, "no W&B key is configured"), ("short", "WANDB_API_KEY invalid: .*")]
+)
+def test_online_without_a_valid_key_is_refused(key: str | None, problem: str, session: pytest.MonkeyPatch) -> None:
+    if key:
+        session.setenv("WANDB_API_KEY", key)
+    line = rf"^tracking\.mode=online: {problem}; run `wandb login`, set WANDB_API_KEY, or take tracking\.mode=offline$"
+    with pytest.raises(ValueError, match=line):
+        Wandb(mode="online").check()
+
+
+def test_a_run_that_could_not_be_finished_hides_no_key(tmp_path: Path, session: pytest.MonkeyPatch) -> None:
+    session.setenv("WANDB_API_KEY", KEY)
+    session.setattr(wandb.Run, "finish", broken)
+    with start(tmp_path):
+        pass
+    assert wandb.run is not None
+    Wandb(mode="online").check()
+
+
+@pytest.mark.parametrize("place", ["environment", "netrc", "nowhere", "WANDB_MODE"])
+def test_auto_is_online_where_a_key_is_configured(
+    place: str, tmp_path: Path, session: pytest.MonkeyPatch, runs: list[NotedRun]
+) -> None:
+    if place in ("environment", "WANDB_MODE"):
+        session.setenv("WANDB_API_KEY", KEY)
+    if place == "WANDB_MODE":
+        session.setenv("WANDB_MODE", "offline")
+    if place == "netrc":
+        (tmp_path / "netrc").write_text(f"machine 127.0.0.1:9 login user password {KEY}\n")
+        session.setenv("NETRC", str(tmp_path / "netrc"))
+    Wandb().check()
+    with start(tmp_path / "run", Wandb()):
+        pass
+    assert runs[0].options["mode"] == ("online" if place in ("environment", "netrc") else "offline")
+
+
+NASTY = string.punctuation + string.whitespace + "é漢"
+
+
+@pytest.mark.parametrize("text", ["plain_1.0", NASTY, f" {NASTY} ", "", "x" * 500, "../../etc", "a/b=1,c"])
+def test_ids_are_legal_whatever_the_job_is_called(text: str) -> None:
+    assert re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", legal_id(text))
+
+
+def test_ids_tell_names_apart_that_differ_in_a_forbidden_character() -> None:
+    texts = ["a/b", "a:b", "a-b", "a b", "x" * 400 + "a" * 80, "y" * 400 + "a" * 80]
+    assert len({legal_id(text) for text in texts}) == len(texts)
+    assert legal_id("a/b") == legal_id("a/b") == "a-b-c14cddc0"
+
+
+def test_a_folder_keeps_its_id_and_equal_names_elsewhere_have_another(tmp_path: Path) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    assert kept_id(here, "outputs/today") == kept_id(here, "outputs/today") != kept_id(there, "outputs/today")
+
+
+def test_no_tracking_tells_nobody(report: Report, tmp_path: Path) -> None:
+    before = list(tmp_path.iterdir())
+    with NoTracking().start({}, tmp_path, JOB) as tracked:
+        tracked.finish(report)
+        tracked.finish(replace(report, layers=[{}] * len(report.layers)))  # a report that lacks a width ends no run
+        tracked.log_table("layers", ["a"], [[1]])
+    assert list(tmp_path.iterdir()) == before
+
+
+def test_the_choices_build() -> None:
+    assert build("tracking", composed().tracking) == NoTracking()
+    chosen = composed("tracking=wandb", "tracking.mode=offline", "tracking.tags=[a,b]", "tracking.group=g").tracking
+    assert build("tracking", chosen) == Wandb(mode="offline", tags=["a", "b"], group="g")
+    assert build("tracking", composed("tracking=wandb").tracking) == Wandb()
+    with pytest.raises(ValueError, match=r"^tracking\.log_checkpoint=perhaps: "):
+        build("tracking", composed("tracking=wandb", "tracking.log_checkpoint=perhaps").tracking)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "live"}, "tracking.mode=live: expected one of auto, online, offline"),
+        ({"tags": ["fine", "x" * 65]}, f"tracking.tags={'x' * 65}: expected tags of 1 to 64 characters"),
+    ],
+)
+def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Wandb(**options).check()
