@@ -78,7 +78,9 @@ def _rooms() -> dict[str, list[str]]:
     for path in sorted((ROOT / "flap").rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
         if not parts[-1].startswith("__"):
-            rooms.setdefault(parts[1] if len(parts) > 2 else "flap", []).append(".".join(parts))
+            depth = 3 if parts[1] == "method" else 2  # each stage of the method has a page of its own
+            room = ".".join(parts[1:depth]) if len(parts) > 2 else "flap"
+            rooms.setdefault(room, []).append(".".join(parts))
     return rooms
 
 

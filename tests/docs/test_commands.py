@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from flap.cli import SUBCOMMANDS
 from tests.docs.conftest import ROOT
 from tests.docs.test_sources import FILES
 from tests.helpers.runs import composed
@@ -21,7 +22,7 @@ def commands(file: Path) -> Iterator[list[str]]:
     for block in BLOCK.findall(file.read_text()):
         for line in COMMAND.findall(block.replace("\\\n", " ")):
             words = [word for word in shlex.split(line, comments=True) if word != "…"]
-            if words and words[0] != "doctor":
+            if words and words[0] not in SUBCOMMANDS:
                 yield words
 
 
