@@ -45,8 +45,12 @@ def git_state() -> dict[str, Any]:
 
 
 def provenance(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what produced a result, which travels with the checkpoint: no tracking. config: as `described`."""
-    travels = {name: section for name, section in config.items() if name != "tracking"}
+    """Return what produced a result, which travels with the checkpoint. config: as `described`.
+
+    It says nothing of trackers, of the cache and of the checkpoint's own folder.
+    """
+    travels = {name: value for name, value in config.items() if name not in ("tracking", "cache_dir")}
+    travels["checkpoint"] = {**config["checkpoint"], "dir": None}
     return {"config": travels, "versions": versions(), "git": git_state()}
 
 
