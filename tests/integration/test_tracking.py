@@ -34,7 +34,8 @@ def test_one_run_a_job_and_after_a_failed_one(
     assert finished["tags"] == ["WIFV", "AL-AM"]
     assert [one["config"]["model"]["path"] for one in (failed, finished)] == [str(bad), str(model_dir)]
     [path] = sweep.glob("1_*/report.json")
-    assert summary(Report.load(path)).items() <= finished["summary"].items()
+    numbers = {name: value for name, value in summary(Report.load(path)).items() if value is not None}
+    assert len(numbers) > 20 and numbers.items() <= finished["summary"].items()
     study = read_json(sweep / "noted.json")
     assert (study["group"], study["job_type"], study["exit_code"]) == ("mine", "study", 0)
     assert len([*sweep.glob("**/offline-run-*/run-*.wandb")]) == 3
