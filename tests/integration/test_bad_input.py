@@ -4,7 +4,6 @@ Run in this process, as the command line would; test_bad_command_line.py does so
 """
 
 import errno
-import json
 import os
 import re
 from pathlib import Path
@@ -137,16 +136,3 @@ def test_a_disk_that_fills_up_leaves_nothing_and_costs_no_work(
         refused("", line, base, bad, tmp_path / "run")
     monkeypatch.setattr(LayerFiles, "write", lambda *_: pytest.fail("a layer was pruned again"))
     run(composed(*base), tmp_path / "run")
-
-
-def test_overwrite_must_be_asked_for(base: list[str], tmp_path: Path) -> None:
-    arguments = [*base, f"checkpoint.dir={tmp_path / 'here'}", "eval=[none]"]
-    arguments = [argument for argument in arguments if not argument.startswith("eval.")]
-    run(composed(*arguments), tmp_path / "first")
-    with pytest.raises(ValueError, match=r"here: not empty; .*checkpoint\.overwrite=true"):
-        run(composed(*arguments), tmp_path / "second")
-    assert not (tmp_path / "second").exists()
-    report = run(composed(*arguments, "checkpoint.overwrite=true", "ratio=0.5"), tmp_path / "third")
-    assert report.checkpoint == str(tmp_path / "here")
-    plan = json.loads((tmp_path / "here" / "flap.json").read_text())["plan"]
-    assert plan == json.loads((tmp_path / "third" / "plan.json").read_text())
