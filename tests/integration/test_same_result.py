@@ -91,10 +91,19 @@ CASES: list[tuple[str, str, list[Place]]] = [
 OWN_TEXT = "calibration.dataset=self calibration.num_samples=40"  # the second device has no key-value cache
 
 
+def goes(model: str, place: Place) -> bool:
+    """Whether a model is run at a place.
+
+    The search of this GPT-2 has a near tie, which other orders of sums decide otherwise, and torch runs no attention as
+    Falcon's on a device made in Python.
+    """
+    return place.exact if model == "GPT2" else place.device != "second" or model != "Falcon"
+
+
 def rows() -> Iterator[Any]:
     """Model, choices and place."""
     for model, choices, quick in CASES:
-        for place in PLACES:
+        for place in (place for place in PLACES if goes(model, place)):
             long = () if place in quick else pytest.mark.long
             yield pytest.param(model, choices, place, id=f"{model}-{choices}-{place}", marks=long)
         for place in GPUS if "bfloat16" not in model else ():
@@ -192,6 +201,7 @@ def assert_same_run(found: Path, expected: Path, exact: bool) -> None:
         assert one[field] == other[field], field
     for field in ("evaluation", "difference_stderr", "repairs", "layer_errors"):
         numbers, others = flat(one[field]), flat(other[field])
+        exact = exact and field != "layer_errors"
         # small differences of large numbers
         assert numbers == others or (not exact and numbers == pytest.approx(others, rel=10 * ROUNDING, abs=1e-6)), field
 
