@@ -17,7 +17,7 @@ from flap.models import OfToken
 
 
 class Routed(NamedTuple):
-    """What is known of the experts of a layer over the tokens that are sent to each; zeros where there are none."""
+    """What the experts of a layer do to the tokens that are sent to each; zeros where there are none."""
 
     tokens_E: Tensor  # how many, R
     mean: OfToken  # the means of the tokens' numbers, (E) each
@@ -48,7 +48,6 @@ class ExpertMetric(WIFV):
         """Return score_E in any precision; higher = keep."""
 
     def score_all(self, experts: Sequence[Statistics]) -> Tensor:
-        """Return score_E1 in float32, for a block whose units are experts."""
         return self.score_experts(Routed.of(experts)).float()[:, None].cpu()
 
 
@@ -68,7 +67,6 @@ class REAP(ExpertMetric):
     renormalise: bool = False  # the router's weights of a token add up to 1
 
     def score_experts(self, routed: Routed) -> Tensor:
-        """Return score_E; higher = keep."""
         return routed.mean.shared if self.renormalise else routed.mean.weighted
 
 
@@ -84,7 +82,6 @@ class EAN(ExpertMetric):
     """
 
     def score_experts(self, routed: Routed) -> Tensor:
-        """Return score_E; higher = keep."""
         return routed.tokens_E * routed.mean.norm
 
 
@@ -95,12 +92,10 @@ class MoNE(ExpertMetric):
         score_e = R_e / Σ_k R_k · √(Σ_o var_o(f_e))
 
     R_e: the tokens that are sent to expert e. var_o(f_e): the sample variance of channel o of its output over them.
-    Higher = keep. The authors' code has the mean
-    weight of the router in the place of the frequency.
+    Higher = keep. The authors' code has the mean weight of the router in the place of the frequency.
 
         python -m flap structure.experts=true metric=MoNE
     """
 
     def score_experts(self, routed: Routed) -> Tensor:
-        """Return score_E; higher = keep."""
         return routed.tokens_E / routed.tokens_E.sum().clamp(min=1) * routed.variance_E.sqrt()

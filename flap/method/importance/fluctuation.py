@@ -24,7 +24,6 @@ class IFV(Metric):
     square_attention: bool = True  # square the scores of attention channels, as the official code does
 
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
-        """Return score_I in float32; higher = keep."""
         assert statistics is not None
         return statistics.var_I
 
@@ -45,7 +44,6 @@ class WIFV(Metric):
     square_attention: bool = True  # square the scores of attention channels, as the official code does
 
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
-        """Return score_I in float32; higher = keep."""
         assert statistics is not None
         return statistics.var_I * weight_OI.square().sum(dim=0)
 
@@ -66,7 +64,6 @@ class WIFN(Metric):
     square_attention: bool = True  # square the scores of attention channels, as the official code does
 
     def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
-        """Return score_I in float32; higher = keep."""
         assert statistics is not None
         return weight_OI.abs().mean(dim=0) * statistics.msq_I.sqrt()
 

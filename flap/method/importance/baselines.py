@@ -1,4 +1,4 @@
-"""Random scores: a baseline that every metric should beat."""
+"""Two baselines that read no activations: the norm of the weights, and random scores."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +10,23 @@ from torch import Tensor
 from flap.config import require
 from flap.method.calibration import Statistics
 from flap.method.importance.base import Metric
+
+
+@dataclass(frozen=True)
+class Magnitude(Metric):
+    """The norm of a channel's weights: Mag-sp in FLAP's experiments (arXiv 2312.11983, section 4).
+
+        score_j = ‖W_:j‖₂
+
+    W (O, I): the output projection. No activations are used, so no calibration is needed; higher = keep.
+
+        python -m flap metric=magnitude
+    """
+
+    needs_statistics: ClassVar[bool] = False
+
+    def score(self, weight_OI: Tensor, statistics: Statistics | None) -> Tensor:
+        return weight_OI.square().sum(dim=0).sqrt()
 
 
 @dataclass(frozen=True)
