@@ -3,7 +3,6 @@
 Legend: K kept units of a block, from 0 to all of them.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,10 +24,8 @@ class Bound:
 
     def cost(self, widths: Widths) -> float:
         """Return the cost of a model of these widths."""
-        pairs = zip(self.costs, widths, strict=True)
-        return self.fixed + sum(
-            float(cost_K[k]) for costs, kept in pairs for cost_K, k in zip(costs, kept, strict=True)
-        )
+        blocks = (block for layer in zip(self.costs, widths, strict=True) for block in zip(*layer, strict=True))
+        return self.fixed + sum(float(cost_K[width]) for cost_K, width in blocks)
 
     @property
     def dense(self) -> float:
@@ -50,20 +47,3 @@ class Bound:
         return [
             Pair(*(float(cost_K[-1] - cost_K[0]) / max(len(cost_K) - 1, 1) for cost_K in pair)) for pair in self.costs
         ]
-
-
-def within_all(bounds: Sequence[Bound], widths: Widths) -> bool:
-    """Return whether a model of these widths is within all bounds."""
-    return all(bound.cost(widths) <= bound.asked for bound in bounds)
-
-
-def check_reachable(bounds: Sequence[Bound], fewest: Widths, because: str) -> None:
-    """Check that a model of the fewest units is within every bound. because: why no layer keeps fewer.
-
-    Raises:
-        ValueError: it is not; names the target and what is possible.
-    """
-    for bound in bounds:
-        if (least := bound.cost(fewest)) > bound.asked:
-            possible = f"at least {math.ceil(100 * least) / 100:.12g}"
-            raise ValueError(f"target.{bound.target}={bound.asked:.12g}: {because}, so this model allows {possible}")

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from flap.method.allocation.bounds import Bound, Widths, within_all
+from flap.method.allocation.bounds import Bound, Widths
 from flap.method.allocation.plan import PruningPlan
 from flap.models import Block, ModelAdapter, Pair
 
@@ -102,7 +102,8 @@ def lowest_ratio(budget: Budget, widths_at: Callable[[Budget], Widths]) -> Budge
         return budget
 
     def fits(ratio: float) -> bool:
-        return within_all(budget.bounds, widths_at(replace(budget, ratio=ratio, bounds=())))
+        widths = widths_at(replace(budget, ratio=ratio, bounds=()))
+        return all(bound.cost(widths) <= bound.asked for bound in budget.bounds)
 
     low, high = 0.0, 0.0 if fits(0.0) else 1.0
     for _ in range(STEPS if high else 0):

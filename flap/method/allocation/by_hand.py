@@ -35,10 +35,9 @@ class ManualHeads(Structure):
         super().check(budget)
         if self.remove_heads is None:
             return
-        allowed = (
-            f"null with target.{budget.bounds[0].target}, which says how many are removed" if budget.bounds else ""
-        )
-        require(not budget.bounds, "structure.remove_heads", self.remove_heads, allowed)
+        for bound in budget.bounds:
+            allowed = f"null with target.{bound.target}, which says how many are removed"
+            require(False, "structure.remove_heads", self.remove_heads, allowed)
         feasible = self._feasible(budget)
         if self.remove_heads not in feasible:
             groups = sorted({one.queries for one in _divided(budget)})

@@ -82,11 +82,9 @@ def _in_order(layer_U: Tensor, costs: Sequence[Tensor]) -> Tensor:
 
 def best_of_each(scores: Sequence[Tensor], counts: Sequence[int]) -> Tensor:
     """Return a mask over the concatenated scores that selects the highest `counts[i]` units of each layer i."""
+    best = (torch.tensor(highest(score, count)) for score, count in zip(scores, counts, strict=True))
     return torch.cat(
-        [
-            torch.isin(torch.arange(len(score)), torch.tensor(highest(score, count)))
-            for score, count in zip(scores, counts, strict=True)
-        ]
+        [torch.isin(torch.arange(len(score)), of_layer) for score, of_layer in zip(scores, best, strict=True)]
     )
 
 

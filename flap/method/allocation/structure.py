@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 from flap.config import require
-from flap.method.allocation.bounds import check_reachable
 from flap.method.allocation.budget import Budget, Units
 from flap.method.allocation.plan import PruningPlan
 from flap.method.importance import Scores
@@ -43,9 +42,7 @@ class Structure(ABC):
     min_neurons: int = 1  # neurons that every layer keeps at least, 0 or more
     multiple_of_heads: int = 1  # every layer keeps a multiple of so many attention units; from 1 to a layer's KV heads
     round_to: int | None = None  # the same of neurons, 8, 32, 64, 128 or 256; None: any number
-    experts: bool = (
-        False  # whole experts of a mixture are removed; every layer keeps as many as a token is sent to, or more
-    )
+    experts: bool = False  # whole experts of a mixture are removed; a layer keeps as many as a token is sent to or more
 
     layer_by_layer: ClassVar[bool] = False  # whether each layer's plan needs only its own scores
     measures: ClassVar[bool] = False  # whether it measures plans, for which it needs calibration windows
@@ -66,11 +63,15 @@ class Structure(ABC):
             ValueError: an option or the ratio does not fit; names it and says what is expected.
         """
         self._check_options(budget)
-        fewest = [self._fewest(layer) for layer in budget.layers]
+        limited = [list(zip(layer, self.limits(layer), strict=True)) for layer in budget.layers]
+        fewest = [Pair(*(units.count - limits.counts[-1] for units, limits in layer)) for layer in limited]
         stay = f"{_stay(budget.layers, fewest)} stay in every layer"
-        check_reachable(budget.bounds, fewest, stay)
-        pairs = (pair for both in zip(budget.layers, fewest, strict=True) for pair in zip(*both, strict=True))
-        if budget.to_remove > (most := sum((units.count - count) * units.price for units, count in pairs)):
+        for bound in budget.bounds:
+            if (least := bound.cost(fewest)) > bound.asked:
+                possible = f"at least {math.ceil(100 * least) / 100:.12g}"
+                raise ValueError(f"target.{bound.target}={bound.asked:.12g}: {stay}, so this model allows {possible}")
+        most = sum(limits.counts[-1] * units.price for layer in limited for units, limits in layer)
+        if budget.to_remove > most:
             raise ValueError(
                 f"ratio={budget.ratio}: {stay}, so this model allows at most {int(1000 * most / budget.total) / 1000}"
             )
@@ -99,10 +100,6 @@ class Structure(ABC):
                     f"{name}={size}: a layer has {count} {kind} and keeps at least {least} (structure.{minimum}); "
                     "no multiple lies between"
                 )
-
-    def _fewest(self, layer: Pair[Units]) -> Pair[int]:
-        """Return the least numbers of units that a layer keeps."""
-        return Pair(*(units.count - one.counts[-1] for units, one in zip(layer, self.limits(layer), strict=True)))
 
     def limits(self, layer: Pair[Units]) -> Pair[Limits]:
         """Return how units may be removed from the attention and from the MLP of a layer."""

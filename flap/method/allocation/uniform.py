@@ -35,11 +35,8 @@ class UniformLayers(Structure):
         What the removed attention units leave of a layer's budget is removed as neurons, to the nearest one (or block).
         """
         budget = lowest_ratio(budget, self.quotas)
-        layers, removed, limits = (
-            budget.layers,
-            self.removed_kv_heads(budget),
-            [self.limits(one).mlp for one in budget.layers],
-        )
+        layers, removed = budget.layers, self.removed_kv_heads(budget)
+        limits = [self.limits(layer).mlp for layer in layers]
         # an empty MLP has no price
         prices = [max(layer.mlp.price, 1) * one.size for layer, one in zip(layers, limits, strict=True)]
         targets = [
@@ -57,7 +54,6 @@ class UniformLayers(Structure):
         return budget.ratio * (layer.attention.total + layer.mlp.total) - removed * layer.attention.price
 
     def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
-        """Return the plans of all layers, each decided by its own scores."""
         kept = zip(scores.layers, self.quotas(budget), budget.layers, strict=True)
         return PruningPlan(tuple(_plan(layer, quota, units.mlp.members) for layer, quota, units in kept))
 
@@ -98,7 +94,6 @@ class ULUM(UniformLayers):
     """
 
     def removed_kv_heads(self, budget: Budget) -> list[int]:
-        """Return the number of attention units nearest to ratio · G for each layer."""
         return [self._nearest_heads(layer, budget) for layer in budget.layers]
 
     def _nearest_heads(self, layer: Pair[Units], budget: Budget) -> int:

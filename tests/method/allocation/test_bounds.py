@@ -113,7 +113,6 @@ def test_several_targets_hold_together(name: str, size: float, cache: float) -> 
 @pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if "qwen" in name or "mistral" in name])
 def test_a_sliding_layer_keeps_its_window(architecture: str) -> None:
     model, context = model_of(architecture), 40
-    budget = asked(architecture, Biases(False), kv_cache_bytes=1e9)
     budget = budget_of(architecture, 0.0)
     target = TargetConfig(kv_cache_bytes=1e9, context=context)
     [one] = bounds_of_shapes(target, adapt(model), budget.layers, 4, Biases(False), None)
