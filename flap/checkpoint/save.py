@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -126,7 +125,7 @@ def save(
             (scratch / LABEL).write_text(to_json(label) + "\n")
             _verify_or_keep(model, scratch, directory)
             _carry_over(directory, scratch)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise ValueError(f"checkpoint.dir={directory}: cannot be written, what was there stays ({error})") from error
     # an earlier start of this run may have left it, and now it is verified
     shutil.rmtree(_unverified(directory, label_of(directory)), ignore_errors=True)

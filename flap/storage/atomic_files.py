@@ -11,6 +11,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from platformdirs import user_cache_path
+from safetensors import SafetensorError
 
 from flap.storage.locks import file_lock, lock_of
 
@@ -70,6 +71,8 @@ def _beside(target: Path, field: str | None) -> Iterator[Path]:
     with file_lock(scratch.with_suffix(".lock"), field):
         try:
             yield scratch
+        except SafetensorError as error:  # of a full disk, and names no file
+            raise OSError(f"{target}: {error}") from error
         finally:
             _remove(scratch)
 

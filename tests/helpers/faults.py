@@ -20,6 +20,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 
 from tests.helpers.forked import command_line
 
@@ -93,6 +94,8 @@ class Faults:
             if self.fault.kind == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
             number = errno.EIO if self.fault.kind == "EIO" else errno.ENOSPC
+            if operation == "save_file":  # as safetensors says it
+                raise SafetensorError(f"Error while serializing: I/O error: {os.strerror(number)} (os error {number})")
             raise OSError(number, os.strerror(number), str(place))
 
     def below(self, place: Any) -> str | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from safetensors import SafetensorError
 
 from flap.storage.cache import Cache, Kind, digest
 from flap.storage.locks import lock_of
@@ -83,6 +84,17 @@ def test_a_place_that_cannot_be_written_is_said_and_nothing_is_lost(
     [record] = caplog.records
     assert record.levelno == logging.WARNING
     assert str(tmp_path / "file") in record.getMessage() and "cannot be written" in record.getMessage()
+
+
+def test_a_disk_that_is_full_costs_the_entry_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As safetensors says it, whose error is no OSError and names no file."""
+
+    def full(value: str, path: Path) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    tensors = Kind("dense", full, lambda path: path.read_text())
+    assert Cache(tmp_path).get(tensors, KEY, lambda: "value") == ("value", "off")
+    assert f"cache_dir: {tmp_path / 'dense'} cannot be written (" in caplog.text and "No space left" in caplog.text
 
 
 def test_waiting_ends(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 import gguf
 import numpy as np
 from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFWriter, LlamaFileType
-from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from flap.checkpoint.export.checkpoint import Shards, end_tokens, head_dim, read_checkpoint
@@ -59,7 +58,7 @@ def export_gguf(checkpoint: Path, kind: str = "f16") -> Path:
             _write(writer, tensors, kind)
         # Ollama takes everything else from the keys of the GGUF
         write_text(checkpoint / "Modelfile", f"# ollama create NAME -f Modelfile\nFROM ./{target.name}\n")
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise ValueError(f"{target}: cannot be written ({error})") from error
     return target
 
