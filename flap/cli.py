@@ -67,8 +67,8 @@ def _attempt(config: DictConfig) -> str | None:
             if (run_dir := ranks.on_first(owner.open)) is None:
                 return None
             # imported here because --help and invalid values should not wait seconds for torch and transformers
-            from flap.pipeline import execute
-            from flap.runs import check_room, measure_more, prepare
+            from flap.pipeline import execute, measure_more
+            from flap.runs import check_room, prepare
 
             run = prepare(typed(config), run_dir, keep_dense=owner.runs_all_cells)
             if (earlier := ranks.on_first(partial(owner.find_finished, run))) and not earlier.lacks(run.config.eval):

@@ -1,9 +1,14 @@
 """The method, from a config to a pruned checkpoint and a report (FLAP, An et al., AAAI 2024, arXiv 2312.11983)."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from flap.config import FlapConfig
-from flap.models import ModelSource, PlacedModel
+from flap.evaluation import prepare_suite
+from flap.evaluation.result_files import RESULTS, Results
+from flap.method.allocation import PruningPlan
+from flap.method.vocabulary import Trimmed
+from flap.models import ModelSource, PlacedModel, adapt, find_model
 from flap.results import Report
 from flap.results.report import peak_memory
 from flap.runs import Run, check_room, prepare
@@ -13,7 +18,6 @@ from flap.runs.stages import (
     choose_tokens,
     load,
     measure_both,
-    measure_compressed,
     measure_dense,
     measure_pruned,
     recover,
@@ -51,12 +55,13 @@ def execute(run: Run, earlier: Report | None = None) -> Report:
         out.passes = model.passes - passes
         run = trim(run, model, kept_tokens)  # from here on, texts have other tokens
         if run.choices.recovery is not None:
-            out.compressed = measure_compressed(run, model, pruned.plan)
+            out.compressed = measure_pruned(run, model, run.keys.compressed(pruned.plan))
             out.recovery = recover(run, model, pruned.plan)
         out.parameters_after = count_parameters(model.adapter)
         if run.config.checkpoint.save:
             model = save(run, model, pruned.plan)
-        out.measured, out.peak = measure_pruned(run, model, pruned.plan), peak_memory()  # which the next line resets
+        out.measured = measure_pruned(run, model, run.keys.pruned(pruned.plan))
+        out.peak = peak_memory()  # which the next line resets
         out.both = measure_both(run, reopen, model, pruned.plan)
         report = with_numbers(earlier, run, out) if earlier else report_of(run, pruned, out)
         ranks.on_first(lambda: write_files(run, report, pruned.plan))
@@ -74,3 +79,29 @@ def prune(run: Run, model: PlacedModel) -> Pruned:
 def prune_in_sequence(run: Run, model: PlacedModel) -> Pruned:
     """As `prune`, but each layer is calibrated on the outputs of the layers that are pruned already (Wanda-sp)."""
     return prune_layers(run, model, observe(run, model))
+
+
+def measure_more(run: Run, folder: Path, report: Report) -> Report:
+    """Return the report of a finished run with what `run` measures besides; it replaces the one in the folder.
+
+    What was measured before and is asked for again is not measured again. report: of the run, which has a checkpoint.
+    """
+    run = replace(run, run_dir=folder, suite=replace(run.suite, results=Results(folder / RESULTS)))
+    plan, config = PruningPlan.load(folder / "plan.json"), run.config
+    with run.begun() as run:
+        dense = load(run)
+        out = Outcome.of(dense, measure_dense(run, dense))
+        del dense
+        saved = find_model(replace(config.model, path=str(report.checkpoint)), run.cache.root, config.trust_remote_code)
+        if run.choices.vocabulary is not None:
+            before = run.source.tokenizer
+            suite = prepare_suite(run.choices.evaluators, saved.tokenizer, saved.max_length, None, before)
+            trimmed = Trimmed.of_checkpoint(saved.tokenizer, before, report.vocabulary)
+            run = replace(run, trimmed=trimmed, suite=replace(suite, results=run.suite.results))
+        model = saved.open(run.work / "checkpoint")
+        model.adapter = adapt(model.model, run.choices.structure.experts)
+        out.measured = measure_pruned(run, model, run.keys.pruned(plan))
+        out.both = measure_both(run, run.source.open, model, plan)
+        report = with_numbers(report, run, out)
+        ranks.on_first(lambda: write_files(run, report, plan))
+    return report

@@ -1,4 +1,4 @@
-"""The choices of a config as objects, and which of them can be combined."""
+"""The choices of a config as objects, which of them can be combined, and the budget that they have to fit."""
 
 import inspect
 import sys
@@ -8,14 +8,17 @@ from functools import cached_property
 from typing import Any
 from uuid import uuid4
 
+from flap.checkpoint.stock import takes_output_biases
 from flap.config import FlapConfig, build, require, targets
 from flap.data import num_windows
 from flap.evaluation import Evaluator
-from flap.method.allocation import Structure
+from flap.method.allocation import Biases, Budget, Structure, bounds_of_shapes, price
 from flap.method.compression import Compensation
 from flap.method.importance import Metric
 from flap.method.recovery import Reconstruction, Recovery
 from flap.method.vocabulary import Trim
+from flap.models import ModelAdapter, ModelSource
+from flap.models.conv1d import Transposed
 from flap.storage import digest
 
 
@@ -52,8 +55,8 @@ class Choices:
     def need_windows(self) -> bool:
         """Whether a choice needs calibration windows."""
         trained = self.recovery is not None and self.recovery.use == "calibration"
-        needs = (self.structure.measures, self.metric.needs_statistics, self.compensation.needs_statistics)
-        return trained or any(needs)
+        needed = self.metric.needs_statistics or self.compensation.needs_statistics
+        return trained or self.structure.measures or needed
 
     @property
     def need_covariance(self) -> bool:
@@ -63,10 +66,8 @@ class Choices:
     @property
     def read_plain_statistics(self) -> bool:
         """Whether a choice needs statistics of the dense model without covariances."""
-        choices = (self.metric, self.compensation)
-        return not self.in_sequence and any(
-            choice.needs_statistics and not choice.needs_covariance for choice in choices
-        )
+        plain = (one.needs_statistics and not one.needs_covariance for one in (self.metric, self.compensation))
+        return not self.in_sequence and any(plain)
 
 
 def choose(config: FlapConfig) -> Choices:
@@ -123,3 +124,39 @@ def _source(module: str) -> str:
         return inspect.getsource(sys.modules[module])
     except (KeyError, OSError, TypeError):
         return uuid4().hex
+
+
+def check_budget(adapter: ModelAdapter, choices: Choices, config: FlapConfig, model: ModelSource) -> Budget:
+    """Return the budget, counted from the tensors.
+
+    Raises:
+        ValueError: the ratio, a target or a choice does not fit this model.
+    """
+    runs = choices.structure.min_heads > 0 or adapter.runs_without_heads
+    why = "whose attention does not run without heads (they share norms, sinks, latents or a state, or are GPT-2's)"
+    allowed = f"1 or more for this model, {why}"
+    require(runs, "structure.min_heads", choices.structure.min_heads, allowed)
+    conv1d = any(isinstance(adapter.mlp(i).output, Transposed) for i in range(len(adapter.layers)))
+    allowed = "1 or more for this model, whose MLP does not run without neurons (GPT-2's)"
+    require(choices.structure.min_neurons > 0 or not conv1d, "structure.min_neurons", 0, allowed)
+    budget = price(adapter, config.ratio or 0)
+    if targets(config.target):
+        adds = choices.compensation.adds_bias
+        biases = Biases(adds, adds and choices.structure.layer_by_layer and takes_output_biases(adapter))
+        if config.target.bytes is not None and model.loaded:
+            _check_types(adapter, config.target.bytes)
+        itemsize, context = model.dtype.itemsize, model.max_length
+        bounds = bounds_of_shapes(config.target, adapter, budget.layers, itemsize, biases, context)
+        budget = budget.within(bounds)
+    choices.structure.check(budget)
+    return budget
+
+
+def _check_types(adapter: ModelAdapter, asked: float) -> None:
+    """Check that the weights have one type, but for the small ones that transformers always keeps in float32."""
+    model = adapter.model
+    kept = [*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())]
+    others = [one.dtype for name, one in model.named_parameters() if not any(part in name for part in kept)]
+    types = ", ".join(sorted({str(dtype).removeprefix("torch.") for dtype in others}))
+    allowed = f"target.parameters instead, as the weights of this model have several types ({types})"
+    require("," not in types, "target.bytes", asked, allowed)

@@ -17,8 +17,7 @@ from flap.method.search import Search
 from flap.models import Block, ModelAdapter, ModelSource, adapt, distinct_parameters, find_model
 from flap.models.devices import free_bytes
 from flap.models.placement import STREAMS
-from flap.runs.budget import check_budget
-from flap.runs.choices import Choices, choose
+from flap.runs.choices import Choices, check_budget, choose
 from flap.storage import cache_root, ranks
 
 MARGIN = 1.5  # estimates are within this factor of what was measured: only what is beyond it is refused

@@ -119,13 +119,8 @@ class CacheKeys:
         """The work that an interrupted run goes on with."""
         options = described(self.config)
         versions = [
-            WORKSPACE_VERSION,
-            STATISTICS_VERSION,
-            SCORES_VERSION,
-            DIVERGENCES_VERSION,
-            FITS_VERSION,
-            WRITTEN_VERSION,
-        ]
+            WORKSPACE_VERSION, STATISTICS_VERSION, SCORES_VERSION, DIVERGENCES_VERSION, FITS_VERSION, WRITTEN_VERSION,
+        ]  # fmt: skip
         decided = {name: options[name] for name in DECIDING}
         return self.statistics | self.counted | self.recovery | self.choices.code | {"versions": versions} | decided
 

@@ -14,8 +14,7 @@ from flap.method.vocabulary.rows import named_ids
 from flap.models import ModelAdapter, ModelSource, adapt, find_model
 from flap.results import described, device_name
 from flap.results.configs import changes_of_the_model, differences
-from flap.runs.budget import check_budget
-from flap.runs.choices import Choices, choose
+from flap.runs.choices import Choices, check_budget, choose
 from flap.runs.dry_run import DryRun
 from flap.runs.run import Run
 from flap.runs.texts import read_texts

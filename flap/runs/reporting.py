@@ -24,7 +24,6 @@ from flap.storage import write_text
 log = logging.getLogger(__name__)
 
 TENSOR_PARALLEL = (2, 4, 8)  # numbers of ranks
-Noise = dict[str, dict[str, float]]
 
 
 @dataclass(kw_only=True)
@@ -153,10 +152,10 @@ def write_files(run: Run, report: Report, plan: PruningPlan) -> None:
         write_card(run.target, model_card(report, run.target, base_facts(run.config.model.path)))
 
 
-def _noise(one: Measurement, other: Measurement, averages: dict[str, list[str]]) -> Noise:
+def _noise(before: Measurement, after: Measurement, averages: dict[str, list[str]]) -> dict[str, dict[str, float]]:
     """Return the standard errors and the p-values of the differences of two models, paired by document."""
-    found = differences(one.documents, other.documents, averages)
-    errors, p_values = ({name: getattr(one, kind) for name, one in found.items()} for kind in ("error", "p_value"))
+    paired = differences(before.documents, after.documents, averages)
+    errors, p_values = ({name: getattr(one, kind) for name, one in paired.items()} for kind in ("error", "p_value"))
     return {"difference_stderr": errors, "difference_p_value": p_values}
 
 

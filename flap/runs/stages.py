@@ -17,6 +17,7 @@ from flap.method.vocabulary import KeptTokens, Trimmed
 from flap.method.vocabulary.rows import cut_rows
 from flap.models import PlacedModel, adapt
 from flap.results.provenance import described, provenance
+from flap.runs.keys import Key
 from flap.runs.run import Run
 from flap.storage import WorkFolder, digest, ranks
 
@@ -78,21 +79,14 @@ def trim(run: Run, model: PlacedModel, kept: KeptTokens | None) -> Run:
         cut_rows(model, trimmed.rows_K)
         suite = prepare_suite(run.choices.evaluators, trimmed.tokenizer, run.source.max_length, None, before)
         if run.source.loaded:  # the tokenizer is the caller's, as the model is
-            trimmed.give_to(before)
+            before._tokenizer = trimmed.tokenizer.backend_tokenizer
         return replace(run, trimmed=trimmed, suite=replace(suite, results=run.suite.results))
-
-
-def measure_compressed(run: Run, model: PlacedModel, plan: PruningPlan) -> Measurement:
-    """Return the numbers of the pruned model before it is trained."""
-    with run.timed("evaluate"):
-        return run.suite.pruned(model, run.keys.dense | run.keys.compressed(plan))
 
 
 def recover(run: Run, model: PlacedModel, plan: PruningPlan) -> dict[str, Any]:
     """Train the compressed model in place to predict what the dense one predicts; return what the report says of it."""
-    from flap.method.recovery.distillation import (
-        recover as train,  # here: other runs do not wait for transformers' Trainer
-    )
+    # imported here because other runs should not wait for transformers' Trainer
+    from flap.method.recovery.distillation import recover as train
 
     recovery = run.choices.recovery
     assert recovery is not None
@@ -120,10 +114,10 @@ def save(run: Run, model: PlacedModel, plan: PruningPlan) -> PlacedModel:
         return model.saved_in(run.target)
 
 
-def measure_pruned(run: Run, model: PlacedModel, plan: PruningPlan) -> Measurement:
-    """Return the numbers of the pruned model, which may be trained."""
+def measure_pruned(run: Run, model: PlacedModel, key: Key) -> Measurement:
+    """Return the numbers of a pruned model. key: what tells it from others of the same dense model."""
     with run.timed("evaluate"):
-        return run.suite.pruned(model, run.keys.dense | run.keys.pruned(plan))
+        return run.suite.pruned(model, run.keys.dense | key)
 
 
 def measure_both(

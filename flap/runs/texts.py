@@ -29,9 +29,9 @@ def read_texts(
         section = "vocabulary" if choices.vocabulary.dataset else "calibration"
         dataset = choices.vocabulary.dataset or own.dataset
         allowed = "texts or files; the model's own text is counted where calibration windows are read that have it"
-        found = read_parts(section, dataset, tokenizer, Wanted(1, [2], config.seed, own.bos))  # no window is drawn
-        require(found.to_write is None, f"{section}.dataset", SELF, allowed)
-        texts["vocabulary"] = found
+        counted = read_parts(section, dataset, tokenizer, Wanted(1, [2], config.seed, own.bos))  # no window is drawn
+        require(counted.to_write is None, f"{section}.dataset", SELF, allowed)
+        texts["vocabulary"] = counted
     if choices.recovery is not None and choices.recovery.use == "recovery":
         texts["recovery"] = recovery_windows(choices.recovery, tokenizer, max_length, own.bos, config.seed)
     return texts
@@ -62,6 +62,6 @@ def domains(texts: Mapping[str, Windows], tasks: Sequence[Task]) -> dict[str, st
     """
     if not texts:
         return {}
-    known = [text for windows in texts.values() for text in windows.existing]
-    found = {task.name: {task.domain(text) for text in known} for task in tasks}
-    return {name: "calibration" if "calibration" in one else "other" for name, one in found.items()}
+    read = [text for windows in texts.values() for text in windows.existing]
+    shared = {task.name: any(task.domain(text) == "calibration" for text in read) for task in tasks}
+    return {name: "calibration" if same else "other" for name, same in shared.items()}

@@ -13,13 +13,12 @@ from subprocess import CompletedProcess
 import pytest
 from torch import Tensor
 
-from flap import cli
+from flap import cli, pipeline
 from flap.evaluation import perplexity
 from flap.models import PlacedModel
 from flap.pipeline import run
 from flap.results import Report
 from flap.results.sweep_folders import read_study
-from flap.runs import more_numbers
 from flap.runs.sweeps.failures import failures
 from flap.storage.status import read_state, run_folder, write_status
 from tests.cases import tiny_model
@@ -271,7 +270,7 @@ def test_more_windows_are_measured_beside_those_that_are_there(
 
 
 def killed_while_measuring(arguments: list[str]) -> None:
-    more_numbers.measure_pruned = lambda *given: os.kill(os.getpid(), signal.SIGKILL)
+    pipeline.measure_pruned = lambda *given: os.kill(os.getpid(), signal.SIGKILL)
     sys.argv = ["flap", *arguments]
     cli.main()
 

@@ -33,7 +33,7 @@ def train(student: Student, recovery: Recovery, tokens_NT: Tensor, folder: Path,
     A killed training goes on from Trainer's last checkpoint in the folder, of which it reads tensors and numbers alone
     (`weights_only`); one that had finished is not repeated. bf16: layers compute in bfloat16 (autocast).
     """
-    finished, last = ranks.on_first(partial(_found, folder))
+    finished, last = ranks.on_first(lambda: ((folder / HISTORY).exists(), last_checkpoint(folder)))
     if finished:
         return
     device, batch_size = student.placed.device, recovery.windows_a_step // recovery.processes
@@ -54,8 +54,8 @@ def train(student: Student, recovery: Recovery, tokens_NT: Tensor, folder: Path,
     sets = [[{"input_ids": tokens_T} for tokens_T in part] for part in parts]
     callbacks = [KeepBest(student, recovery.patience, folder / BEST), Bar(recovery.tokens_a_step)]
     optimizer = AdamW(list(with_rates(student.trained, recovery)), weight_decay=0, fused=True)
-    both = optimizer, LambdaLR(optimizer, recovery.share_of_rate)
-    trainer = Trainer(student, options, None, *sets, callbacks=callbacks, optimizers=both)
+    optimizers = optimizer, LambdaLR(optimizer, recovery.share_of_rate)
+    trainer = Trainer(student, options, None, *sets, callbacks=callbacks, optimizers=optimizers)
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=last)
     ranks.on_first(partial(write_text, folder / HISTORY, json.dumps(list(history(trainer.state).items()))))
@@ -73,11 +73,6 @@ def with_rates(trained: Iterable[nn.Parameter], recovery: Recovery) -> Iterator[
         if recovery.rank is None:
             rate *= float(torch.linalg.vector_norm(parameter.detach())) / math.sqrt(max(1, parameter.numel()))
         yield {"params": [parameter], "lr": rate}
-
-
-def _found(folder: Path) -> tuple[bool, str | None]:
-    """Return whether a training has finished in the folder, and else the checkpoint from which it goes on."""
-    return (folder / HISTORY).exists(), last_checkpoint(folder)
 
 
 def last_checkpoint(folder: Path) -> str | None:

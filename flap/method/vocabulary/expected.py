@@ -35,11 +35,8 @@ def expected(model: PlacedModel, windows: Sequence[Tensor], weights: Sequence[fl
     """
     longest = getattr(model.adapter.config, "max_position_embeddings", None)
     cut = [tokens_NT[:, :longest] for tokens_NT in windows]
-    batches = [
-        (weight / cut_NT.numel(), batch_NT)
-        for weight, cut_NT in zip(weights, cut, strict=True)
-        for batch_NT in cut_NT.split(BATCH)
-    ]
+    pairs = list(zip(weights, cut, strict=True))
+    batches = [(weight / cut_NT.numel(), batch_NT) for weight, cut_NT in pairs for batch_NT in cut_NT.split(BATCH)]
     chunk = chunk_size(model.adapter.vocab_size)
 
     def summed(batch_NT: Tensor, hidden_NTD: Tensor) -> Tensor:

@@ -68,8 +68,7 @@ class Tokens(ABC):
         of_bytes = {"▁", *(f"<0x{byte:02X}>" for byte in range(256))} if model.get("byte_fallback") else set()
         characters = set() if model.get("byte_fallback") else {token for token in self.own if len(token) == 1}
         special = {token for token, i in self.ids.items() if i in self.special}
-        kept = added | of_bytes | characters | special | self._unknown
-        return frozenset(kept & self.ids.keys())
+        return frozenset((added | of_bytes | characters | special | self._unknown) & self.ids.keys())
 
     @property
     def _unknown(self) -> set[str]:
@@ -142,7 +141,6 @@ class Unigram(Tokens):
         return {lowest} | ({model["vocab"][model["unk_id"]][0]} if model["unk_id"] is not None else set())
 
     def needed(self, token: str) -> Iterable[str]:
-        """Return the token alone, which is made of nothing else."""
         return {token}
 
     def model_of(self, ids: Mapping[str, int]) -> dict[str, Any]:

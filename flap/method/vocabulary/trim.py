@@ -6,7 +6,6 @@ text.
 
 import json
 import math
-from collections.abc import Collection
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -51,15 +50,10 @@ class Ranking:
         ids_R = torch.tensor([tokens.ids[name] for name in names])
         return cls(tokens, list(names), counts_V[ids_R])
 
-    @property
-    def fewest(self) -> int:
-        """The tokens that have to stay."""
-        return len(self.tokens.stay)
-
     def covering(self, share: float) -> int:
         """Return how many tokens stay, so that they are this share of all counted ones, or more."""
         enough = share * float(self.counts_R.sum()) * (1 - 1e-9)  # counts of mixtures are not whole
-        return max(self.fewest, 1 + int((self.counts_R.cumsum(0) < enough).sum()))
+        return max(len(self.tokens.stay), 1 + int((self.counts_R.cumsum(0) < enough).sum()))
 
 
 class KeptTokens(NamedTuple):
@@ -81,8 +75,10 @@ class Trimmed:
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, kept: KeptTokens, rows: int) -> "Trimmed":
         """Return a tokenizer of these tokens. rows: of the model before."""
-        made, old_ids = without(tokenizer, kept.tokens, set(kept.names))
-        return cls(made, torch.tensor(old_ids), {"before": rows, "after": len(kept.names), "covered": kept.covered})
+        spec, old_ids = kept.tokens.cut(set(kept.names))
+        trimmed = deepcopy(tokenizer)
+        trimmed._tokenizer = Tokenizer.from_str(json.dumps(spec))
+        return cls(trimmed, torch.tensor(old_ids), {"before": rows, "after": len(kept.names), "covered": kept.covered})
 
     @classmethod
     def of_checkpoint(
@@ -91,10 +87,6 @@ class Trimmed:
         """Return the tokenizer of a trimmed checkpoint. before: that of the dense model."""
         ids, old_ids = tokenizer.get_vocab(), before.get_vocab()
         return cls(tokenizer, torch.tensor([old_ids[token] for token in sorted(ids, key=ids.__getitem__)]), facts)
-
-    def give_to(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Let the tokens of another tokenizer be these, in place."""
-        tokenizer._tokenizer = self.tokenizer.backend_tokenizer
 
 
 @dataclass(frozen=True)
@@ -156,7 +148,6 @@ class Trim:
         return KeptTokens(tokens, ranking.names[:number], covered)
 
     def _raised(self, size: int) -> int:
-        """Return the multiple that is not below a size."""
         return math.ceil(size / self.multiple_of) * self.multiple_of
 
     def _check_multiple(self, size: int, most: int) -> None:
@@ -165,24 +156,12 @@ class Trim:
         require(self._raised(size) <= most, "vocabulary.multiple_of", self.multiple_of, allowed)
 
 
-def without(
-    tokenizer: PreTrainedTokenizerBase, tokens: Tokens, kept: Collection[str]
-) -> tuple[PreTrainedTokenizerBase, list[int]]:
-    """Return a copy of a tokenizer of the tokens that stay alone, and their old ids in the order of the new ones."""
-    spec, old_ids = tokens.cut(kept)
-    made = deepcopy(tokenizer)
-    made._tokenizer = Tokenizer.from_str(json.dumps(spec))
-    return made, old_ids
-
-
 def counted(texts: Windows, tokenizer: PreTrainedTokenizerBase, rows: int) -> Tensor:
     """Return how often each token is in the texts, counts_V: each text has its weight, and all have their tokens."""
-    weights, counts = [part.weight for part in texts.parts], []
+    counts = []
     for part, text in zip(texts.parts, texts.existing, strict=True):
         tokens_S = tokenized(text, tokenizer, texts.bos, part.packing)[0]
         counts.append(tokens_S.bincount(minlength=rows)[:rows].double())
-    total = sum(float(count_V.sum()) for count_V in counts)
-    shares = [
-        weight / sum(weights) * total * count_V / count_V.sum() for weight, count_V in zip(weights, counts, strict=True)
-    ]
-    return torch.stack(shares).sum(dim=0)
+    weight, total = sum(part.weight for part in texts.parts), sum(float(count_V.sum()) for count_V in counts)
+    pairs = zip(texts.parts, counts, strict=True)
+    return torch.stack([part.weight / weight * total * count_V / count_V.sum() for part, count_V in pairs]).sum(dim=0)

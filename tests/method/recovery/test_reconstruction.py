@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from flap.data import HELD_OUT, split_windows
-from flap.method.recovery import Reconstruction
-from flap.method.recovery.windows import training_windows
+from flap.method.recovery import Reconstruction, training_windows
 from flap.results import Report
 from flap.runs import prepare
 from tests.helpers.runs import composed, tiny

@@ -22,9 +22,8 @@ def toy(counts: dict[str, float], special: frozenset[int] = frozenset()) -> Rank
 
 def test_counts_and_expectations_add_up() -> None:
     """Of four counted tokens: a 3.4, c 1.8, b 1.6."""
-    tokens = BPE(
-        {"model": {"merges": [], "byte_fallback": True}, "added_tokens": []}, {"a": 0, "b": 1, "c": 2}, frozenset()
-    )
+    spec = {"model": {"merges": [], "byte_fallback": True}, "added_tokens": []}
+    tokens = BPE(spec, {"a": 0, "b": 1, "c": 2}, frozenset())
     ranking = Ranking.of(tokens, torch.tensor([3.0, 0.0, 1.0]), torch.tensor([0.1, 0.4, 0.2]))
     assert ranking.names == ["a", "c", "b"]
 
@@ -36,7 +35,7 @@ def test_each_token_is_after_what_it_is_made_of(kind: str) -> None:
     counts_V = torch.tensor(tokenizer(TEXT[0]).input_ids).bincount(minlength=len(tokenizer)).double()
     ranking = Ranking.of(tokens, counts_V, torch.zeros_like(counts_V))
     place = {name: r for r, name in enumerate(ranking.names)}
-    assert place.keys() == tokens.ids.keys() and set(ranking.names[: ranking.fewest]) == tokens.stay
+    assert place.keys() == tokens.ids.keys() and set(ranking.names[: len(tokens.stay)]) == tokens.stay
     assert all(place[part] <= place[name] for name in place for part in tokens.needed(name))
     assert ranking.counts_R.tolist() == [counts_V[tokens.ids[name]] for name in ranking.names]
 

@@ -9,9 +9,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import flap
-from flap.pipeline import run
+from flap.pipeline import measure_more, run
 from flap.results import Report
-from flap.runs import measure_more, prepare
+from flap.runs import prepare
 from tests.cases import tiny_model
 from tests.helpers.runs import composed, tiny
 from tests.helpers.tokenizers import TEXT, VOCAB, smollm

@@ -9,13 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from flap.method.vocabulary import Ranking, Tokens
+from flap.method.vocabulary import KeptTokens, Ranking, Tokens, Trimmed
 from flap.method.vocabulary.tokens import BPE
-from flap.method.vocabulary.trim import without
 from tests.helpers.tokenizers import TEXT, TRICKY
 from tests.method.vocabulary.kinds import KINDS, pieces
 
-COUNTED = TEXT[0]  # the others have tokens that leave
+COUNTED = TEXT[0]  # the others have tokens that are removed
 ANY = st.one_of(
     st.text(st.characters(exclude_categories=["Cs"]), max_size=40),
     st.lists(st.sampled_from([*TEXT, *TRICKY, *COUNTED.split(), " ", "\n", "👩‍🚀", "\u200b"]), max_size=4).map("".join),
@@ -36,10 +35,10 @@ def both(request: pytest.FixtureRequest) -> Both:
     tokens = Tokens.of(old, len(old))
     counts_V = torch.tensor(old(COUNTED).input_ids).bincount(minlength=len(old)).double()
     ranking = Ranking.of(tokens, counts_V, torch.zeros_like(counts_V))
-    kept = set(ranking.names[: ranking.covering(1.0)])
+    kept = ranking.names[: ranking.covering(1.0)]
     assert len(tokens.stay) < len(kept) < len(old)
-    new, old_ids = without(old, tokens, kept)
-    return Both(old, new, kept, old_ids)
+    trimmed = Trimmed.of(old, KeptTokens(tokens, kept, 1.0), len(old))
+    return Both(old, trimmed.tokenizer, set(kept), trimmed.rows_K.tolist())
 
 
 def test_tokens_that_a_config_names_stay(both: Both) -> None:
@@ -51,9 +50,8 @@ def test_tokens_that_a_config_names_stay(both: Both) -> None:
 
 def test_ids_are_dense_and_in_their_old_order(both: Both) -> None:
     names = both.new.get_vocab()
-    assert set(names) == both.kept and sorted(names.values()) == list(range(len(both.kept))) == list(
-        range(len(both.new))
-    )
+    assert set(names) == both.kept and len(both.kept) == len(both.new)
+    assert sorted(names.values()) == list(range(len(both.kept)))
     old = both.old.get_vocab()
     assert [old[token] for token in sorted(names, key=names.__getitem__)] == both.old_ids
 
@@ -93,7 +91,8 @@ def test_it_is_read_again_as_it_was(both: Both, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_after_a_text_without_spaces_others_still_go_there_and_back(kind: str) -> None:
     old = KINDS[kind]()
-    new, _ = without(old, tokens := Tokens.of(old, len(old)), tokens.stay)
+    tokens = Tokens.of(old, len(old))
+    new = Trimmed.of(old, KeptTokens(tokens, list(tokens.stay), 0.0), len(old)).tokenizer
     texts = [one.decode(one("it has  spaces", add_special_tokens=False).input_ids) for one in (old, new)]
     assert texts[0] == texts[1]
 
