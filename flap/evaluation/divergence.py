@@ -5,10 +5,9 @@ Legend: N windows · T tokens in each window · D hidden size · V vocabulary ·
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, NamedTuple
@@ -28,6 +27,13 @@ from flap.storage import NOT_KEPT
 
 COPIES = 4  # as large as the logits of one model, of which perplexity has one: both models', and what is made of them
 LAYER_TOKENS = 256  # enough for a picture of the layers, all of whose hidden states are in memory
+
+
+class Dense(NamedTuple):
+    """What is kept of the dense model."""
+
+    final: Sequence[Tensor]  # the final hidden states of each batch
+    by_layer: Sequence[Sequence[Tensor]]  # the hidden states after each layer, of each of the first windows
 
 
 @dataclass(frozen=True)
@@ -57,22 +63,18 @@ class Divergence(OnTexts):
 
     def task(self, text: str, seq_len: int, tokens_NT: Tensor, bytes_N: Tensor, **about: Any) -> Task:
         """Return the task of a text's windows."""
-        batches_NT = tokens_NT.split(self.batch_size)
-        first_NT = first_tokens(tokens_NT)
-        run = partial(_measure, text=text, batches_NT=batches_NT, first_NT=first_NT)
-        reference = partial(_reference, batches_NT=batches_NT, first_NT=first_NT)
-        return Task(f"{text}/divergence@{seq_len}", run, **about, reference=reference)
+        batches_NT, first_NT = tokens_NT.split(self.batch_size), first_tokens(tokens_NT)
 
+        def reference(model: PlacedModel) -> Dense:
+            return Dense(final_states(model, batches_NT), layer_outputs(model, first_NT))
 
-class Dense(NamedTuple):
-    """What is kept of the dense model."""
+        def measure(model: PlacedModel, dense: Dense) -> Measurement:
+            measured = Measurement(layers={f"{text}@{seq_len}": layer_errors(model, dense.by_layer, first_NT)})
+            for name, values in compare(model, dense.final, batches_NT).items():
+                measured |= averaged(f"{text}/{name}@{seq_len}", values, "lower" if name == "kl" else "higher")
+            return measured
 
-    final: Sequence[Tensor]  # the final hidden states of each batch
-    by_layer: Sequence[Sequence[Tensor]]  # the hidden states after each layer, of each of the first windows
-
-
-def _reference(model: PlacedModel, batches_NT: Sequence[Tensor], first_NT: Tensor) -> Dense:
-    return Dense(final_states(model, batches_NT), layer_outputs(model, first_NT))
+        return Task(f"{text}/divergence@{seq_len}", measure, **about, reference=reference)
 
 
 def final_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> list[Tensor]:
@@ -89,17 +91,6 @@ def final_states(model: PlacedModel, batches_NT: Sequence[Tensor]) -> list[Tenso
     with TemporaryDirectory(dir=model.work.path, ignore_cleanup_errors=True) as folder:
         files = HiddenFiles(Path(folder))
         return [files.new([tuple(hidden.shape)], hidden.dtype)[0][0].copy_(hidden) for hidden in states]
-
-
-def _measure(
-    model: PlacedModel, dense: Dense, text: str, batches_NT: Sequence[Tensor], first_NT: Tensor
-) -> Measurement:
-    errors = layer_errors(model, dense.by_layer, first_NT)
-    seq_len = batches_NT[0].shape[1]
-    measured = Measurement(layers={f"{text}@{seq_len}": errors})
-    for name, values in compare(model, dense.final, batches_NT).items():
-        measured |= averaged(f"{text}/{name}@{seq_len}", values, "lower" if name == "kl" else "higher")
-    return measured
 
 
 @torch.no_grad()
@@ -149,20 +140,18 @@ def layer_outputs(model: PlacedModel, tokens_NT: Tensor) -> list[Sequence[Tensor
     """Return the hidden states after each layer, on the host, of each window; every process runs these few."""
     of_layers: list[list[Tensor]] = [[] for _ in model.layers]
 
-    def keep(module: nn.Module, args: Any, output: Any, kept: list[Tensor]) -> None:
-        kept.append((output if isinstance(output, Tensor) else output[0]).cpu())
+    @contextmanager
+    def recorded(layer: nn.Module, states: list[Tensor]) -> Iterator[None]:
+        def append(module: nn.Module, args: Any, output: Any) -> None:
+            states.append((output if isinstance(output, Tensor) else output[0]).cpu())
 
-    pairs = zip(model.layers, of_layers, strict=True)
-    recorders = [_hooked(layer, partial(keep, kept=kept)) for layer, kept in pairs]
+        with layer.register_forward_hook(append):
+            yield
+
+    recorders = list(map(recorded, model.layers, of_layers))
     for _ in model.observe(tokens_NT.split(1), recorders, NOT_KEPT, "layer errors"):
         pass
     return list(zip(*of_layers, strict=True))
-
-
-@contextmanager
-def _hooked(layer: nn.Module, hook: Callable[..., None]) -> Iterator[None]:
-    with layer.register_forward_hook(hook):
-        yield
 
 
 def layer_errors(model: PlacedModel, dense: Sequence[Sequence[Tensor]], tokens_NT: Tensor) -> list[float | None]:

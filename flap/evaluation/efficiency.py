@@ -68,17 +68,19 @@ class Efficiency(Evaluator):
             )
             ratios[name] = statistics.median(pruned_turn[name] / dense_turn[name] for dense_turn, pruned_turn in turns)
         pruned_numbers |= {f"{name}_ratio": value for name, value in ratios.items()}
-        return _named(dense_numbers), _named(pruned_numbers)
+        dense_named, pruned_named = (
+            {f"efficiency/{name}": value for name, value in numbers.items()}
+            for numbers in (dense_numbers, pruned_numbers)
+        )
+        return dense_named, pruned_named
 
     def _prompt(self, model: PreTrainedModel) -> Tensor:
-        """Return random tokens as the prompt, the same for both models."""
-        generator = torch.Generator().manual_seed(0)
+        generator = torch.Generator().manual_seed(0)  # the same prompt for both models
         shape = (self.batch_size, self.prefill_len)
         prompt_NT = torch.randint(0, model.config.get_text_config().vocab_size, shape, generator=generator)
         return prompt_NT.to(running_device(model))
 
     def _constants(self, model: PreTrainedModel) -> Numbers:
-        """Return what is not timed."""
         prompt_NT = self._prompt(model)
         numbers = {
             "parameters": float(sum(parameter.numel() for parameter in distinct_parameters(model))),
@@ -95,7 +97,3 @@ class Efficiency(Evaluator):
             "decode_tokens_per_second": self.batch_size * self.decode_len / (total - prefill),
             "latency_ms": 1000 * total,
         }
-
-
-def _named(numbers: Numbers) -> Numbers:
-    return {f"efficiency/{name}": value for name, value in numbers.items()}

@@ -91,7 +91,6 @@ def _mcnemar(changes: Sequence[float]) -> float:
 
 
 def _t_test(mean: float, error: float, freedom: float) -> float:
-    """Return the p-value of the t-test of a mean with its error and their degrees of freedom."""
     from scipy.stats import t
 
     return 1.0 if mean == 0 else float(2 * t.sf(abs(mean) / error, freedom)) if error else 0.0

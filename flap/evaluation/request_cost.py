@@ -60,7 +60,6 @@ def request_seconds(model: PreTrainedModel, prompt_NT: Tensor, new_tokens: int) 
 
 
 def _wait_for(model: PreTrainedModel) -> None:
-    """Wait until the model's device has finished its work."""
     device = running_device(model)
     if device.type != "cpu":
         getattr(torch, device.type).synchronize()

@@ -16,9 +16,8 @@ from flap.storage.cache import found_or_made
 from flap.storage.json_files import infinite
 
 Key = Mapping[str, Any]
-DocumentValues = dict[
-    tuple[str, str], list[float]
-]  # values of documents, by the number's name and the digest of the documents
+# values of documents, by the number's name and the digest of the documents
+DocumentValues = dict[tuple[str, str], list[float]]
 RESULTS = "evaluation.json"
 OTHER_PARTS = ("texts", "layers", "better")  # of a measurement besides its numbers, where there are some
 

@@ -4,14 +4,16 @@ Legend: N windows · T tokens in each window.
 """
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, ClassVar
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from flap.config import require
-from flap.data import Text, begins_with_bos, evaluation_windows, read_text, retokenised, text_bytes, tokens_sha256
+from flap.data import begins_with_bos, evaluation_windows, read_text, retokenised, text_bytes, tokens_sha256
 from flap.evaluation.base import Evaluator, Task
 
 
@@ -58,7 +60,7 @@ class OnTexts(Evaluator):
         """
         if max_length is not None and (longest := max(self.windows)) > max_length:
             raise ValueError(f"{self.section}.seq_len={longest}: the model's context ends at {max_length}")
-        return self._tasks(tokenizer, tokenizer, max_length)
+        return list(self._tasks(tokenizer, tokenizer, max_length))
 
     def prepare_again(
         self, tokenizer: PreTrainedTokenizerBase, max_length: int | None, before: PreTrainedTokenizerBase
@@ -67,35 +69,26 @@ class OnTexts(Evaluator):
 
         A window that has more tokens now than the model's context ends with it.
         """
-        return self._tasks(tokenizer, before, max_length)
+        return list(self._tasks(tokenizer, before, max_length))
 
     def _tasks(
         self, tokenizer: PreTrainedTokenizerBase, cut_by: PreTrainedTokenizerBase, max_length: int | None
-    ) -> list[Task]:
-        texts = [read_text(dataset, "evaluation", f"{self.section}.datasets") for dataset in self.datasets]
-        return [self._cut(text, seq_len, tokenizer, cut_by, max_length) for text in texts for seq_len in self.windows]
-
-    def _cut(
-        self,
-        text: Text,
-        seq_len: int,
-        tokenizer: PreTrainedTokenizerBase,
-        cut_by: PreTrainedTokenizerBase,
-        max_length: int | None,
-    ) -> Task:
-        bos, field = begins_with_bos(cut_by, self.bos, f"{self.section}.bos"), f"{self.section}.datasets"
-        tokens_NT = evaluation_windows(text, cut_by, seq_len, self.max_tokens, bos, field)
-        if tokenizer is not cut_by:
-            tokens_NT = retokenised(tokens_NT, cut_by, tokenizer, bos)[:, :max_length]
-        bytes_N = text_bytes(tokens_NT[:, 1:], tokenizer).sum(dim=1)
-        return self.task(
-            text.name,
-            seq_len,
-            tokens_NT,
-            bytes_N,
-            identity={"tokens": tokens_sha256(tokens_NT), "bytes": tokens_sha256(bytes_N), "bos": bos},
-            origin=text.origin,
-            text_sha256=text.sha256,
-            needs_memory=False,
-            dataset=text.name,
-        )
+    ) -> Iterator[Task]:
+        field, bos = f"{self.section}.datasets", begins_with_bos(cut_by, self.bos, f"{self.section}.bos")
+        texts = [read_text(dataset, "evaluation", field) for dataset in self.datasets]
+        for text, seq_len in product(texts, self.windows):
+            tokens_NT = evaluation_windows(text, cut_by, seq_len, self.max_tokens, bos, field)
+            if tokenizer is not cut_by:
+                tokens_NT = retokenised(tokens_NT, cut_by, tokenizer, bos)[:, :max_length]
+            bytes_N = text_bytes(tokens_NT[:, 1:], tokenizer).sum(dim=1)
+            yield self.task(
+                text.name,
+                seq_len,
+                tokens_NT,
+                bytes_N,
+                identity={"tokens": tokens_sha256(tokens_NT), "bytes": tokens_sha256(bytes_N), "bos": bos},
+                origin=text.origin,
+                text_sha256=text.sha256,
+                needs_memory=False,
+                dataset=text.name,
+            )

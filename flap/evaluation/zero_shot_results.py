@@ -54,18 +54,13 @@ def by_document(samples: Samples, numbers: Mapping[str, float]) -> Documents:
         for entry in entries:
             for name in entry["metrics"]:
                 values[_flat_name(task, name, entry["filter"])].append(entry[name])
-    return {
-        name: [float(value) for value in of_documents]
-        for name, of_documents in values.items()
-        if _is_mean(of_documents, numbers, name)
-    }
-
-
-def _is_mean(values: list[Any], numbers: Mapping[str, float], name: str) -> bool:
-    """Return whether a number is the mean of these values; lm-eval aggregates some in another way, or not at all."""
-    if name not in numbers or not all(isinstance(value, Real) for value in values):
-        return False
-    return math.isclose(float(numpy.mean(values)), numbers[name], rel_tol=1e-9, abs_tol=1e-12)
+    documents = Documents()
+    for name, of_documents in values.items():
+        if name in numbers and all(isinstance(value, Real) for value in of_documents):
+            mean = float(numpy.mean(of_documents))  # lm-eval aggregates some numbers in another way
+            if math.isclose(mean, numbers[name], rel_tol=1e-9, abs_tol=1e-12):
+                documents[name] = [float(value) for value in of_documents]
+    return documents
 
 
 def margin(name: str, task: Any, entries: list[dict[str, Any]], normalised: bool) -> Measurement:

@@ -200,13 +200,11 @@ def _from_hub(name: str) -> LoadedTask:
 @cache
 def hub_reachable() -> bool:
     """Return whether the hub answers within 5 s; cached, because `datasets` takes 23 s to give up on each task."""
-    return not huggingface_hub.constants.HF_HUB_OFFLINE and answers(huggingface_hub.constants.ENDPOINT)
-
-
-def answers(url: str) -> bool:
-    """Return whether a server answers within 5 s."""
+    constants = huggingface_hub.constants
+    if constants.HF_HUB_OFFLINE:
+        return False
     try:
-        huggingface_hub.utils.get_session().head(url, timeout=5)
+        huggingface_hub.utils.get_session().head(constants.ENDPOINT, timeout=5)
     except Exception:  # the HTTP library raises many types
         return False
     return True
