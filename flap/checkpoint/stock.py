@@ -53,7 +53,6 @@ def stock_config(adapter: ModelAdapter, shared: dict[str, Any]) -> PreTrainedCon
 
 
 def _stock_config(adapter: ModelAdapter, values: dict[str, Any]) -> PreTrainedConfig:
-    """Return the config of the base architecture with these values for its language model."""
     text_config = stock_class(type(adapter.config))(**values)
     return whole_config(adapter.model, stock_class(type(adapter.model.config)), text_config)
 

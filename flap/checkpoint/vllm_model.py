@@ -49,14 +49,11 @@ class TransformersMoEForCausalLM(LoadsEmptyBlocks, Mixture):
         shared, names = self.text_config, ("moe_intermediate_size", "intermediate_size")
         width = next(name for name in names if getattr(shared, name, None) is not None)
         layers = [shared.per_layer_config[i] for i in range(shared.num_hidden_layers)]
-        if len({experts.num_experts for experts in self._experts()}) > 1:
+        experts = [module for name, module in self.model.named_modules() if name.endswith(".experts")]
+        if len({one.num_experts for one in experts}) > 1:
             super(MoEMixin, self).recursive_replace()
             return
         self.text_config = copy(shared)
         vars(self.text_config)[shared.attribute_map.get(width, width)] = [getattr(one, width) for one in layers]
         super().recursive_replace()
         self.text_config = shared
-
-    def _experts(self) -> list[Any]:
-        """The modules of the experts of each layer."""
-        return [module for name, module in self.model.named_modules() if name.endswith(".experts")]

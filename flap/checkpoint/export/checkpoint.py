@@ -1,7 +1,8 @@
-"""What an export reads of a checkpoint: its config, its tokenizer, the tokens that end a text, and its tensors."""
+"""What an export reads of a checkpoint, and checks: config, tokenizer, tensors; packages, settings of its engine."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, PreT
 from flap.config import one_line
 from flap.models import read_config
 from flap.models.weights import check_weights
+
+ENGINES = {"gguf": "llama.cpp", "mlx": "mlx-lm"}  # by format
 
 
 def read_checkpoint(checkpoint: Path) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
@@ -75,3 +78,27 @@ class Shards:
         with safe_open(self.files[name], framework="pt") as tensors:
             tensor: Tensor = tensors.get_tensor(name)
         return tensor
+
+
+def check_installed(kind: str, *modules: str) -> None:
+    """Check that the packages of a format are installed, which come with the extra of its name.
+
+    Raises:
+        ValueError: one is not; says how to install it.
+    """
+    for module in modules:
+        if find_spec(module) is None:
+            raise ValueError(f"{kind}: needs {module}, which is not installed; pip install 'flap-pruning[{kind}]'")
+
+
+def check_setting(kind: str, name: str, value: object, allowed: Iterable[object]) -> None:
+    """Check that the engine of a format (a key of ENGINES) computes this value of a setting.
+
+    Raises:
+        ValueError: it does not; says what it computes.
+    """
+    allowed = list(allowed)
+    if value not in allowed:
+        raise ValueError(
+            f"{kind}: {name}={value}: {ENGINES[kind]} runs this export with {', '.join(map(str, allowed))}"
+        )

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from flap.checkpoint.export.checkpoint import read_checkpoint
-from flap.checkpoint.export.checks import check_installed
+from flap.checkpoint.export.checkpoint import check_installed, read_checkpoint
 from flap.checkpoint.load import load
 from flap.config import one_line
 from flap.modeling.modeling_flap import PrunedExpertsMixin
@@ -44,7 +43,9 @@ def export_graph(checkpoint: Path, kind: str) -> Path:
                 model.generation_config.save_pretrained(scratch)
             graph = _trace(model, kind)
             if kind == "onnx":
-                _forget_sources(graph)
+                from onnx_ir.passes.common import ClearMetadataAndDocStringPass
+
+                ClearMetadataAndDocStringPass()(graph.program)  # the lines that nodes were traced from, on this machine
             graph.save_pretrained(scratch)
     except OSError as error:
         raise ValueError(f"{target}: cannot be written ({error})") from error
@@ -69,13 +70,6 @@ def _trace(model: PreTrainedModel, kind: str) -> Any:
     except Exception as error:  # of any type, from torch, onnxscript or OpenVINO
         name = model.config.model_type.removeprefix("flap_")
         raise ValueError(f"{kind}: transformers' exporter fails on {name} ({one_line(error, 300)})") from error
-
-
-def _forget_sources(graph: Any) -> None:
-    """Remove what names the folders of this machine: the line of Python that each node was traced from."""
-    from onnx_ir.passes.common import ClearMetadataAndDocStringPass
-
-    ClearMetadataAndDocStringPass()(graph.program)
 
 
 def _trace_experts(model: PreTrainedModel, kind: str) -> None:

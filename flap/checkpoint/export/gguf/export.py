@@ -15,8 +15,8 @@ from flap.checkpoint.export.gguf.hyperparameters import (
     check_model,
     choose_architecture,
     layer_widths,
-)
-from flap.checkpoint.export.gguf.rope import rope_factors
+    rope_factors,
+)  # fmt: skip
 from flap.checkpoint.export.gguf.tensors import LazyTensor, llama_cpp_tensors
 from flap.checkpoint.export.gguf.tokenizer import add_tokenizer, source_gguf
 from flap.storage.atomic_files import atomic_file, write_text

