@@ -39,8 +39,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SUBCOMMANDS = {
-    "doctor": "flap.doctor", "export": "flap.checkpoint.export.__main__", "workspace": "flap.results.tracking.__main__",
-}  # fmt: skip
+    "doctor": "flap.doctor",
+    "export": "flap.checkpoint.export.__main__",
+    "workspace": "flap.results.tracking.workspace",
+}
 TRACKED = "tracked.json"  # of a run's folder: the tracker that has its report, and which one
 
 

@@ -46,9 +46,10 @@ def model_card(report: Report, checkpoint: Path, base: dict[str, Any]) -> str:
         model_name=title,
         eval_results=_results(report) or None,
     )
+    tables = measured(report), Table.of(("", "dense", "pruned"), sizes(report))
     parts = [
         *(MARK, f"# {title}", _summary(report, base)),
-        *("## Numbers", _numbers(report), *notices(report)),
+        *("## Numbers", *(table.markdown() for table in tables if table.rows), *notices(report)),
         loading(checkpoint),
         *("## How it was made", _choices(report)),
         *("## Licence", _licence(base)),
@@ -57,7 +58,6 @@ def model_card(report: Report, checkpoint: Path, base: dict[str, Any]) -> str:
 
 
 def _summary(report: Report, base: dict[str, Any]) -> str:
-    """Return what the model is, in two or three sentences."""
     removed, name = report.ratio["realised_decoder"], base.get("base_model", report.config["model"]["name"])
     training = "Then it was trained, see below." if report.recovery else "Nothing was trained."
     units = "experts" if any("experts" in layer for layer in report.layers) else "MLP neurons"
@@ -68,12 +68,6 @@ def _summary(report: Report, base: dict[str, Any]) -> str:
         f"removed after {PAPER}, by `flap-pruning` {report.versions['flap-pruning']}. {training} What is left is dense "
         f"matrices, with a number of heads and {units} for each layer.{fewer}"
     )
-
-
-def _numbers(report: Report) -> str:
-    """Return a table of the measured numbers and one of the sizes."""
-    tables = measured(report), Table.of(("", "dense", "pruned"), sizes(report))
-    return "\n\n".join(table.markdown() for table in tables if table.rows)
 
 
 def _results(report: Report) -> list[EvalResult]:
@@ -93,7 +87,6 @@ def _results(report: Report) -> list[EvalResult]:
 
 
 def _choices(report: Report) -> str:
-    """Return the choices of the run and the versions of libraries as YAML."""
     named = [name for name in MADE_WITH if report.config[name] not in (None, {})]
     choices = {name: without_folders(report.config[name]) for name in named}
     text = OmegaConf.to_yaml({"run_name": report.config["run_name"], **choices, "versions": report.versions})

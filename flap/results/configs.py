@@ -27,8 +27,12 @@ def flatten(config: Mapping[str, Any], choices: Mapping[str, Any]) -> dict[str, 
     choices: those of the config's groups, {"compensation": "linear"}, which stand for the classes that they name.
     """
     groups = {name: value for name, value in choices.items() if name in config and isinstance(value, str)}
-    texts = {key: text for key, text in _texts(config).items() if not key.endswith("_target_")} | groups
-    return {key: text for key, text in texts.items() if key not in FIELDS and not is_bookkeeping(key)}
+    values = {key: value for key, value in flat(config).items() if not key.endswith("_target_")} | groups
+    return {
+        key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        for key, value in values.items()
+        if key not in FIELDS and not is_bookkeeping(key)
+    }
 
 
 def varying(configs: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
@@ -68,8 +72,3 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in config.items():
         level |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return level
-
-
-def _texts(config: Mapping[str, Any]) -> dict[str, str]:
-    pairs = flat(config).items()
-    return {key: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for key, value in pairs}

@@ -15,7 +15,6 @@ def notices(report: Report) -> list[str]:
 
 
 def _own_text(report: Report) -> list[str]:
-    """Return a sentence on each text that the model has written itself."""
     return [
         f"The model wrote {own['tokens']:,} tokens of its {use} text itself, from {own['begins_with']}, in "
         f"{own['seconds']:.0f} seconds; {own['dropped']} sequences were dropped as loops or too short."
@@ -24,15 +23,12 @@ def _own_text(report: Report) -> list[str]:
 
 
 def _recovery(report: Report) -> list[str]:
-    """Return a sentence that says that the model was trained, if it was."""
     trained = report.recovery
     if not trained:
         return []
-    early = (
-        f" It ended early, because it got no better; what it had after {trained['best_after_tokens']:,} is kept."
-        if trained["stopped_early"]
-        else ""
-    )
+    best, early = trained["best_after_tokens"], ""
+    if trained["stopped_early"]:
+        early = f" It ended early, because it got no better; what it had after {best:,} is kept."
     return [
         f"Trained after compression (recover={trained['choice']}) on {trained['tokens']:,} tokens: the divergence from "
         f"the dense model on held-out windows went from {trained['nats_before']:.4f} to {trained['nats_after']:.4f} "

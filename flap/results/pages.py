@@ -81,7 +81,6 @@ def _facts(study: Study) -> Iterator[tuple[str, str]]:
 
 
 def _commit(git: dict[str, Any]) -> str:
-    """Return the commit as text, and whether there were uncommitted changes."""
     if git["commit"] is None:
         return "unknown: not run from a checkout"
     return f"{git['commit']}{', with uncommitted changes' if git['dirty'] else ', clean'}"

@@ -69,7 +69,6 @@ def _draw(study: Study, perplexities: list[str], average: list[str]) -> Iterator
 
 
 def _plot(name: str, caption: str, figure: Figure) -> Plot:
-    """Return a figure as a plot."""
     png = io.BytesIO()
     figure.savefig(png, format="png", dpi=160)
     return Plot(name, caption, png.getvalue(), as_svg(figure))
@@ -110,7 +109,6 @@ def _ratios(axes: Any, study: Study, name: str, series: list[Series]) -> None:
 
 
 def _scale(axes: Any, values: DataFrame) -> None:
-    """Make the axis logarithmic if the largest perplexity is above LOG_FROM times the smallest."""
     if values.max(axis=None) > LOG_FROM * values.min(axis=None):
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

@@ -21,7 +21,6 @@ NEEDED: dict[str, Any] = {  # parts of a report.json
     "parameters.total_after": int, "ratio.realised_decoder": (int, float), "layers": list, "layers_before": list,
     "evaluation.dense": dict, "evaluation.pruned": dict,
 }  # fmt: skip
-OPTIONAL: dict[str, Any] = {"layer_errors": list, "domains": dict, "averages": dict, "better": dict, "seconds": dict}
 MEASURED = ("target", "recovery", "evaluation", "difference_stderr", "difference_p_value")
 
 
@@ -38,9 +37,7 @@ class Report:
     own_text: dict[str, dict[str, Any]] = field(default_factory=dict)  # what it took the model to write, by its use
     warnings: list[str] = field(default_factory=list)  # each once, as logged
     parameters: dict[str, int] = field(default_factory=dict)  # total_before, decoder_before, total_after, decoder_after
-    vocabulary: dict[str, float] = field(
-        default_factory=dict
-    )  # tokens before, after; covered: share of the counted ones
+    vocabulary: dict[str, float] = field(default_factory=dict)  # tokens before, after; covered: share of those counted
     ratio: dict[str, float] = field(default_factory=dict)  # shares of the parameters: requested, realised_decoder, …
     target: dict[str, dict[str, float]] = field(default_factory=dict)  # by name: asked, dense, realised
     layers: list[dict[str, int]] = field(default_factory=list)  # widths of each layer of the pruned model, by unit
@@ -83,8 +80,6 @@ class Report:
         """
         try:
             return cls(**read_report(path))
-        except TypeError as error:
-            raise ValueError(f"{path}: written by another version ({error}); resume=false runs it again") from error
         except ValueError as error:
             raise ValueError(
                 f"{path.parent}/{error}; choose another folder, or resume=false to run it again"
@@ -103,17 +98,11 @@ def read_report(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path.name}: cannot be read ({type(error).__name__})") from error
     if plain.get("schema") != SCHEMA:
         raise ValueError(f"{path.name}: schema {plain.get('schema')}, this version reads {SCHEMA}")
-    if parts := _lacking(plain):
-        raise ValueError(f"{path.name}: has no valid {', '.join(parts)}")
-    return plain | {part: infinite(plain[part]) for part in MEASURED if part in plain}
-
-
-def _lacking(plain: dict[str, Any]) -> list[str]:
-    """Return the names of the parts that a report lacks, or has as another type: ["evaluation.pruned"]."""
     inner = {f"{name}.{part}": value for name, section in plain.items() if isinstance(section, dict)
              for part, value in section.items()}  # fmt: skip
-    lacking = [name for name, kind in NEEDED.items() if not isinstance((plain | inner).get(name), kind)]
-    return lacking + [name for name, kind in OPTIONAL.items() if not isinstance(plain.get(name, kind()), kind)]
+    if parts := [name for name, kind in NEEDED.items() if not isinstance((plain | inner).get(name), kind)]:
+        raise ValueError(f"{path.name}: has no valid {', '.join(parts)}")
+    return plain | {part: infinite(plain[part]) for part in MEASURED if part in plain}
 
 
 def peak_memory(before: Mapping[str, int | None] | None = None) -> dict[str, int | None]:

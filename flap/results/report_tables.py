@@ -98,7 +98,6 @@ def _places(report: Report) -> str:
 
 
 def _ranks(report: Report) -> str:
-    """Return the numbers of ranks that the pruned model can be split over."""
     if not report.layers:
         return ""
     takes = ", ".join(map(str, report.tensor_parallel))
@@ -117,20 +116,14 @@ def markdown(report: Report) -> str:
     """Return the text of report.md: tables, notices, the picture, and the widths of each layer."""
     parts = [f"# {report.config['run_name']}", *(table.markdown() for table in tables(report)), *notices(report)]
     if report.continuations:
-        parts += ["Greedy continuations:", _continuations(report).markdown(_literal)]
+        dense, pruned = report.continuations["dense"], report.continuations["pruned"]
+        rows = [(prompt, dense.get(prompt, ""), text) for prompt, text in pruned.items()]
+        parts += ["Greedy continuations:", Table.of(("prompt", "dense", "pruned"), rows).markdown(_literal)]
     parts += ["![kept units by layer](layers.png)", _layers(report).markdown()]
     return "\n\n".join(parts) + "\n"
 
 
-def _continuations(report: Report) -> Table:
-    """Return what both models wrote after each prompt, side by side."""
-    dense, pruned = report.continuations["dense"], report.continuations["pruned"]
-    rows = [(prompt, dense.get(prompt, ""), text) for prompt, text in pruned.items()]
-    return Table.of(("prompt", "dense", "pruned"), rows)
-
-
 def _layers(report: Report) -> Table:
-    """Return the widths of each layer, and the error of the hidden states after it."""
     keys = [key for key in UNITS if any(key in layer for layer in report.layers)]
     columns = {"layer": [str(i) for i in range(len(report.layers))]}
     columns |= {UNITS[key]: [str(layer.get(key, "")) for layer in report.layers] for key in keys}

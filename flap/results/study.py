@@ -69,7 +69,7 @@ class Study:
     @property
     def dense_runs(self) -> list[RunRecord]:
         """The runs of `dense`, with its times."""
-        return [_with_times(run, row) for run, (_, row) in zip(self.of(self.dense), self.dense.iterrows(), strict=True)]
+        return [_with_times(self.runs[i], row) for i, row in self.dense.iterrows()]
 
     @property
     def measured(self) -> list[str]:
@@ -121,7 +121,6 @@ def _row(run: RunRecord) -> dict[str, Any]:
 
 
 def _with_times(run: RunRecord, row: Any) -> RunRecord:
-    """Return a run with the dense model's efficiency of a row."""
     dense = {name: row[f"dense/{name}"] if is_efficiency(name) else n for name, n in run.numbers("dense").items()}
     return replace(run, report=run.report | {"evaluation": run.report["evaluation"] | {"dense": dense}})
 

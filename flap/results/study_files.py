@@ -73,7 +73,6 @@ def markdown(study: Study, plots: Sequence[Plot]) -> str:
 
 
 def _domains(study: Study) -> list[str]:
-    """Return a sentence for each domain, with the names of its numbers."""
     openings = {"calibration": "On text like the calibration's", "other": "On other text"}
     names = {domain: [name for name in study.measured if study.domain(name) == domain] for domain in openings}
     return [f"{openings[domain]}: {_inline(', '.join(measured))}." for domain, measured in names.items() if measured]

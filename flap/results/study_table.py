@@ -2,7 +2,7 @@
 
 from math import isfinite
 
-from pandas import DataFrame
+from pandas import Series
 
 from flap.results.number_texts import short
 from flap.results.run_folder import RunRecord
@@ -65,28 +65,18 @@ def _marks(study: Study) -> dict[tuple[int, str], Mark]:
     of which the runs do not say whether higher or lower values are better, nothing is marked.
     """
     marks: dict[tuple[int, str], Mark] = {}
-    for rows in _alike(study):
-        for name in study.measured:
-            marks |= _marks_of(study, rows, name)
+    for _, rows in study.results.groupby(["model", "requested"], dropna=False, sort=False):
+        for name in filter(study.better, study.measured):
+            marks |= _marks_of(study, rows[f"pruned/{name}"].dropna(), name)
     return marks
 
 
-def _alike(study: Study) -> list[DataFrame]:
-    """Return the finished runs of each model and ratio, or target, which can be compared."""
-    return [rows for _, rows in study.results.groupby(["model", "requested"], dropna=False, sort=False)]
-
-
-def ranked(study: Study, rows: DataFrame, name: str) -> list[int]:
-    """Return those of the runs that have a number, the best first; none if no run says which values are better."""
-    better = study.better(name)
-    values = rows[f"pruned/{name}"].dropna() if better else rows[:0].index.to_series()
-    return list(values.sort_values(ascending=better == "lower", kind="stable").index)
-
-
-def _marks_of(study: Study, rows: DataFrame, name: str) -> dict[tuple[int, str], Mark]:
-    best, *others = ranked(study, rows, name) or [-1]
-    if not others:
+def _marks_of(study: Study, values: Series, name: str) -> dict[tuple[int, str], Mark]:
+    """Return the marks of the runs that have a number. values: by the run's row."""
+    ranked = values.sort_values(ascending=study.better(name) == "lower", kind="stable")
+    if len(ranked) < 2:
         return {}
+    best, *others = ranked.index
     differences = {i: study.runs[i].differences_to(study.runs[best], [name]).get(name) for i in others}
     marked: dict[tuple[int, str], Mark] = {(i, name): "near" for i, one in differences.items() if one and not one.clear}
     if marked or None not in differences.values():

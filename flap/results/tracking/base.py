@@ -112,10 +112,6 @@ class TrackedRun:
         if report.checkpoint:
             self.send(lambda there: there.log_lineage(report))
 
-    def log_table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
-        """Track a table."""
-        self.send(lambda there: there.log_table(name, columns, rows))
-
 
 def layer_rows(report: Report) -> list[list[Any]]:
     """Return for each layer its index, and its widths before and after."""
@@ -173,7 +169,7 @@ class Tracking(ABC):
         """Track the table of a sweep, in a run of the sweep's group; a repeated call updates the same run."""
         job = JobInfo(f"{sweep_dir}/study", f"{sweep_dir.name} study", group=sweep_dir.name, job_type="study")
         with self.start({}, sweep_dir, job) as tracked:
-            tracked.log_table("study", columns, rows)
+            tracked.send(lambda there: there.log_table("study", columns, rows))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
-"""The W&B workspace of sweeps: the comparisons of their page, for the runs that W&B has of them."""
+"""`python -m flap workspace <entity/project> <folder> …`: the comparisons of a page, for the runs that W&B has."""
 
+import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +20,22 @@ if TYPE_CHECKING:
 # of a run's summary: what a quality is shown over
 OVER = ("ratio/realised_decoder", "parameters/total_after", "pruned/efficiency/decode_tokens_per_second")
 COLUMNS = ("summary:folder", "summary:checkpoint", "config:ratio", "config:method")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Save the workspace and print where it is; on an error, print one line and exit with code 1."""
+    description = "The W&B workspace of sweeps that were run with tracking=wandb; offline, the file workspace.json."
+    parser = argparse.ArgumentParser(prog="python -m flap workspace", description=description)
+    parser.add_argument("place", metavar="entity/project", help="where W&B has the runs")
+    parser.add_argument(
+        "folders", type=Path, nargs="+", metavar="folder", help="the folder of a sweep: multirun_outputs/<time>"
+    )
+    given = parser.parse_args(arguments)
+    try:
+        print(save_workspace(given.place, given.folders))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 def save_workspace(place: str, sweeps: Sequence[Path]) -> str:

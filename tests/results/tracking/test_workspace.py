@@ -10,7 +10,7 @@ import pytest
 import wandb_workspaces.workspaces as ws
 
 from flap.results.tracking import workspace
-from flap.results.tracking.__main__ import main
+from flap.results.tracking.workspace import main
 from tests.helpers.study_grid import PERPLEXITY, SPEED, add_cell, altered
 
 

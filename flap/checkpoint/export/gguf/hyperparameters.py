@@ -1,7 +1,7 @@
-"""The models that this export writes, and their hyperparameters and RoPE in llama.cpp's keys. Widths are those of tensors.
+"""The models that this export writes, their hyperparameters and their RoPE in llama.cpp's keys.
 
 LLaMA, Mistral and Qwen 2 differ only in their biases. llama.cpp's `llama` adds all of these, but has one width for all
-layers; `deci` is the same computation with a width for each layer.
+layers; `deci` is the same computation with a width for each layer. Widths are those of the tensors.
 """
 
 from math import isclose, log
