@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from flap.checkpoint.card import is_generated
@@ -167,24 +166,14 @@ def _unverified(directory: Path, label: dict[str, Any]) -> Path:
 
 
 def verify(model: PlacedModel, directory: Path) -> None:
-    """Check that the reloaded checkpoint has the same logits as the model, on fixed token ids.
-
-    Raises:
-        DifferentError: they differ; gives the largest difference.
-    """
-    tokens_NT = torch.arange(1, 33).reshape(2, 16) % model.adapter.vocab_size  # two windows of sixteen
-    expected = model.logits(tokens_NT)
-    reloaded = open_checkpoint(directory, model.device, model.work)
-    compare(expected, reloaded.logits(tokens_NT), directory)
-
-
-def compare(expected: Tensor, reloaded: Tensor, directory: Path) -> None:
-    """Check that the reloaded logits equal the expected ones, to 1e-5 of the largest.
+    """Check that the reloaded checkpoint has the same logits as the model, on fixed token ids, to 1e-5 of the largest.
 
     Raises:
         DifferentError: logits are not finite, or differ; gives the largest difference.
     """
-    expected, reloaded = expected.float(), reloaded.float()
+    tokens_NT = torch.arange(1, 33).reshape(2, 16) % model.adapter.vocab_size  # two windows of sixteen
+    expected = model.logits(tokens_NT).float()
+    reloaded = open_checkpoint(directory, model.device, model.work).logits(tokens_NT).float()
     if not torch.isfinite(expected).all():
         raise DifferentError("checkpoint: the logits of the pruned model are not finite; check the model's weights")
     difference = (expected - reloaded).abs().max().item()

@@ -68,11 +68,7 @@ class Efficiency(Evaluator):
             )
             ratios[name] = statistics.median(pruned_turn[name] / dense_turn[name] for dense_turn, pruned_turn in turns)
         pruned_numbers |= {f"{name}_ratio": value for name, value in ratios.items()}
-        dense_named, pruned_named = (
-            {f"efficiency/{name}": value for name, value in numbers.items()}
-            for numbers in (dense_numbers, pruned_numbers)
-        )
-        return dense_named, pruned_named
+        return dense_numbers, pruned_numbers
 
     def _prompt(self, model: PreTrainedModel) -> Tensor:
         generator = torch.Generator().manual_seed(0)  # the same prompt for both models
@@ -83,17 +79,17 @@ class Efficiency(Evaluator):
     def _constants(self, model: PreTrainedModel) -> Numbers:
         prompt_NT = self._prompt(model)
         numbers = {
-            "parameters": float(sum(parameter.numel() for parameter in distinct_parameters(model))),
-            "checkpoint_bytes": float(weight_bytes(model)),
-            "prefill_macs": float(macs(model, prompt_NT)),
+            "efficiency/parameters": float(sum(parameter.numel() for parameter in distinct_parameters(model))),
+            "efficiency/checkpoint_bytes": float(weight_bytes(model)),
+            "efficiency/prefill_macs": float(macs(model, prompt_NT)),
         }
         peak = peak_bytes(model, lambda: generate(model, prompt_NT, self.decode_len))
-        return numbers if peak is None else numbers | {"peak_memory_bytes": float(peak)}
+        return numbers if peak is None else numbers | {"efficiency/peak_memory_bytes": float(peak)}
 
     def _speed(self, model: PreTrainedModel) -> Numbers:
         prefill, total = request_seconds(model, self._prompt(model), 1 + self.decode_len)
         return {
-            "prefill_tokens_per_second": self.batch_size * self.prefill_len / prefill,
-            "decode_tokens_per_second": self.batch_size * self.decode_len / (total - prefill),
-            "latency_ms": 1000 * total,
+            "efficiency/prefill_tokens_per_second": self.batch_size * self.prefill_len / prefill,
+            "efficiency/decode_tokens_per_second": self.batch_size * self.decode_len / (total - prefill),
+            "efficiency/latency_ms": 1000 * total,
         }

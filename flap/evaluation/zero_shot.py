@@ -99,7 +99,6 @@ class ZeroShot(Evaluator):
         return Task(task.name, run, identity, task.origin, shares_text_with=SHARED_TEXT.get(task.name, ()))
 
     def _measure(self, placed: PlacedModel, tokenizer: PreTrainedTokenizerBase, task: LoadedTask) -> Measurement:
-        """Return the numbers of a task, or of a group and its tasks."""
         output = self._evaluated(placed, tokenizer, task)
         numbers, samples = flatten(output["results"]), output["samples"]
         better = directions(numbers, output["higher_is_better"])

@@ -1,5 +1,6 @@
 """Read the folders of sweeps as one study, with Hydra's record of each sweep, multirun.yaml."""
 
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
@@ -74,19 +75,14 @@ def _repeated(run: RunRecord, runs: list[RunRecord]) -> bool:
 def _with_options(runs: list[RunRecord]) -> list[RunRecord]:
     """Return the runs with `options` set to the overrides that differ between them.
 
-    What one sweep sets and another has by default is no difference.
+    What one sweep sets and another has by default is no difference, and whole kinds of evaluation change no model.
     """
-    keys = dict.fromkeys(key for run in runs for key in run.overrides if not _selects_evaluation(key))
+    keys = dict.fromkeys(key for run in runs for key in run.overrides if not re.fullmatch(r"eval(\.[^.]*)?", key))
     differ = [key for key in keys if len({run.overrides.get(key, run.config.get(key)) for run in runs}) > 1]
     return [
         replace(run, options=" ".join(f"{key}={run.overrides[key]}" for key in differ if key in run.overrides))
         for run in runs
     ]
-
-
-def _selects_evaluation(key: str) -> bool:
-    """Return whether an override chooses whole kinds of evaluation, which does not change the model."""
-    return key == "eval" or (key.startswith("eval.") and key.count(".") == 1)
 
 
 def _rank(run: RunRecord, number: str) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ from subprocess import CompletedProcess
 import torch
 
 from flap.results import Report
-from flap.results.tracking import summary
+from flap.results.tracking.base import summary
 from flap.storage import read_json
 from tests.cases import tiny_model
 from tests.helpers.wandb_notes import leave_notes

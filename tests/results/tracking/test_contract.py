@@ -12,8 +12,8 @@ import pytest
 
 from flap.config import build
 from flap.results import Report
-from flap.results.tracking import JobInfo, MLflow, RunInTracker, TrackedRun, Tracking, summary
-from flap.results.tracking.base import layer_rows
+from flap.results.tracking import JobInfo, MLflow, TrackedRun, Tracking
+from flap.results.tracking.base import RunInTracker, layer_rows, summary
 from flap.results.tracking.in_mlflow import legal_name
 from flap.storage.progress import progress
 from tests.helpers.runs import composed

@@ -18,7 +18,8 @@ from matplotlib import pyplot
 
 from flap.config import build
 from flap.results import Report
-from flap.results.tracking import JobInfo, NoTracking, Wandb, base, kept_id, legal_id, weights_and_biases
+from flap.results.tracking import JobInfo, NoTracking, Wandb, base, weights_and_biases
+from flap.results.tracking.base import kept_id, legal_id
 from flap.results.tracking.login import environment
 from flap.storage.progress import progress
 from tests.helpers.runs import composed

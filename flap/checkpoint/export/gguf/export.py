@@ -78,19 +78,19 @@ def _opened(path: Path, checkpoint: Path, config: PreTrainedConfig) -> tuple[GGU
 def _write(writer: GGUFWriter, tensors: list[LazyTensor], kind: str) -> None:
     """Write the header, the keys, the table of tensors and the tensors, one at a time in memory, and close the file."""
     requested = GGMLQuantizationType[kind.upper()]
-    types = [_type_of(one, requested) for one in tensors]
-    for one, type_ in zip(tensors, types, strict=True):
+    typed = [(one, _type_of(one, requested)) for one in tensors]
+    for one, type_ in typed:
         num_bytes = prod(gguf.quant_shape_to_byte_shape(one.shape, type_))
         writer.add_tensor_info(one.name, one.shape, np.dtype("float32"), num_bytes, type_)
     try:
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
-        for one, type_ in zip(tensors, types, strict=True):
+        for one, type_ in typed:
             writer.write_tensor_data(_encoded(one, type_))
     finally:
         writer.close()
-    matrices = [type_ for one, type_ in zip(tensors, types, strict=True) if not _stays_f32(one)]
+    matrices = [type_ for one, type_ in typed if not _stays_f32(one)]
     if fallbacks := sum(type_ != requested for type_ in matrices):
         log.warning(
             "%d of %d matrices are f16: %s takes rows of a multiple of 32, and round_to=32 makes them so",
