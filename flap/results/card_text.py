@@ -71,7 +71,7 @@ def _summary(report: Report, base: dict[str, Any]) -> str:
 
 
 def _results(report: Report) -> list[EvalResult]:
-    """Return the measured numbers of quality as the hub's evaluation results: of the pruned model, finite ones."""
+    """Return the hub's evaluation results: the finite numbers of the pruned model's quality."""
     return [
         EvalResult(
             task_type="text-generation",

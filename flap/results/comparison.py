@@ -101,5 +101,4 @@ def notices(runs: Sequence[RunRecord]) -> Iterator[str]:
 
 
 def _distinct(values: Iterator[Any]) -> list[str]:
-    """Return the values that are known, each once."""
     return sorted({*values} - {None, ""})

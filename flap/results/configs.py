@@ -47,9 +47,8 @@ def varying(configs: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
 
 
 def _order(value: str) -> tuple[bool, float, str]:
-    """Return a sort key: numbers first, by size."""
     try:
-        return False, float(value), value
+        return False, float(value), value  # numbers first, by size
     except ValueError:
         return True, 0.0, value
 

@@ -117,7 +117,6 @@ def _scale(axes: Any, values: DataFrame) -> None:
 
 
 def _legend(figure: Figure, series: list[Series]) -> None:
-    """Draw the legend: a colour for each metric, a line and marker for each structure."""
     colours, shapes = palette(series)
     handles = {name: Line2D([], [], color=colour, linewidth=3) for name, colour in colours.items()}
     handles |= {

@@ -38,7 +38,6 @@ def measured(report: Report) -> Table:
 
 
 def _change(report: Report, before: str, name: str) -> str:
-    """Return what has changed from the dense or the compressed model to the pruned one, with its error."""
     if before == "dense":
         errors, p_values = report.difference_stderr, report.difference_p_value
     else:

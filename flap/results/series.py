@@ -53,7 +53,6 @@ def series_of(study: Study) -> list[Series]:
 
 
 def _splits_a_metric(runs: DataFrame, name: str) -> bool:
-    """Return whether runs of the same method, metric and structure differ in the column `name`."""
     kind = ["method", "metric", "structure"]
     return len(runs[[*kind, name]].drop_duplicates()) > len(runs[kind].drop_duplicates())
 

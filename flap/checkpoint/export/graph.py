@@ -53,11 +53,6 @@ def export_graph(checkpoint: Path, kind: str) -> Path:
 
 
 def _trace(model: PreTrainedModel, kind: str) -> Any:
-    """Return the model as transformers' exporter traces it.
-
-    Raises:
-        ValueError: the exporter fails; has its words.
-    """
     from transformers.exporters import OnnxConfig, OnnxExporter, OpenVINOConfig, OpenVINOExporter
 
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns of operators that no model here has

@@ -72,7 +72,6 @@ def _workspace(entity: str, project: str, study: Study) -> "Workspace":
 
 
 def _group(study: Study, run: RunRecord) -> str:
-    """Return the group of a run: that of its config, else the name of its sweep's folder."""
     tracking = run.report.get("config", {}).get("tracking") or {}
     return str(tracking.get("group") or (study.folder / run.folder).resolve().parent.name)
 

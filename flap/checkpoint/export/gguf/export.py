@@ -64,7 +64,6 @@ def export_gguf(checkpoint: Path, kind: str = "f16") -> Path:
 
 
 def _opened(path: Path, checkpoint: Path, config: PreTrainedConfig) -> tuple[GGUFWriter, list[LazyTensor]]:
-    """Return a writer with the hyperparameters of a model, and the tensors to write."""
     tensors = llama_cpp_tensors(Shards.open(checkpoint), config)
     widths = layer_widths(tensors, head_dim(config), config.num_hidden_layers)
     arch = choose_architecture(widths)
@@ -112,11 +111,7 @@ def _stays_f32(tensor: LazyTensor) -> bool:
 
 
 def _encoded(tensor: LazyTensor, type_: GGMLQuantizationType) -> np.ndarray:
-    """Return the data of a tensor in its type.
-
-    Raises:
-        ValueError: it has values that its type cannot represent.
-    """
+    """Return the data of a tensor in its type, which has to represent its values."""
     values = tensor.read().numpy()
     if type_ == GGMLQuantizationType.F16 and np.abs(values).max() > np.finfo(np.float16).max:
         raise ValueError(f"gguf: {tensor.name} has values beyond float16; take type bf16 or f32")

@@ -70,11 +70,7 @@ def add_tokenizer(
 
 
 def _copy(writer: GGUFWriter, source: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Copy the keys of the tokenizer from the GGUF that the model came from.
-
-    Raises:
-        ValueError: the tokenizer's vocabulary is another one.
-    """
+    """Copy the keys of the tokenizer from the GGUF that the model came from, if it has the same vocabulary."""
     fields = {name: field for name, field in GGUFReader(source).fields.items() if name.startswith("tokenizer.")}
     if dict(enumerate(fields["tokenizer.ggml.tokens"].contents())) != {i: t for t, i in tokenizer.get_vocab().items()}:
         raise ValueError(f"gguf: the tokenizer has another vocabulary than {source.name}, which the model came from")
@@ -87,10 +83,7 @@ def _kind(spec: dict[str, Any], name: str) -> tuple[str, str, bool]:
     """Return llama.cpp's names of a tokenizer's model and pre-tokenizer, and whether it puts a space before a text.
 
     The model is llama for SentencePiece, gpt2 for byte-level BPE. spec: the content of its tokenizer.json. name: of its
-    class.
-
-    Raises:
-        ValueError: it is none of the kinds that the message names.
+    class, for the error where it is of no such kind.
     """
     model, pre_tokenizer, normalizer = (spec.get(part) or {} for part in ("model", "pre_tokenizer", "normalizer"))
     if model.get("type") == "BPE" and model.get("byte_fallback"):
@@ -142,11 +135,7 @@ def _space_prefix(normalizer: dict[str, Any], pre_tokenizer: dict[str, Any]) -> 
 def _vocabulary(
     spec: dict[str, Any], tokenizer: PreTrainedTokenizerBase, vocab_size: int, ends: Sequence[int]
 ) -> tuple[list[str], list[int]]:
-    """Return the token and the type of each id; ids of the embedding that the tokenizer does not use get fillers.
-
-    Raises:
-        ValueError: a token that is used has no embedding.
-    """
+    """Return the token and the type of each id; ids of the embedding that the tokenizer does not use get fillers."""
     tokens = [f"[PAD{i}]" for i in range(vocab_size)]
     types = [int(TokenType.UNUSED)] * vocab_size
     byte_fallback = spec["model"]["byte_fallback"]  # bytes are tokens such as <0x0A>, and there is an unknown token

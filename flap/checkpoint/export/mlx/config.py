@@ -13,25 +13,16 @@ GELU = {"hidden_act": ("gelu", "gelu_fast", "gelu_pytorch_tanh")}  # mlx-lm has 
 GEMMA: dict[str, tuple[Any, ...]] = {
     "hidden_activation": ("gelu_pytorch_tanh",), "use_bidirectional_attention": (False, None),
 }  # fmt: skip
-GEMMA2_CAPS = ("attn_logit_softcapping", "final_logit_softcapping")
 SCALED = {"rope_type": ("default", "linear", "llama3")}
 UNSCALED = {"rope_type": ("default",)}
 # What mlx-lm's model of each architecture computes, by config key; it has no other way.
 ARCHITECTURES: dict[str, dict[str, tuple[Any, ...]]] = {
-    "llama": SILU | SCALED,
-    "mistral": SILU | SCALED,
-    "qwen2": SILU | SCALED,
-    "qwen3": SILU | SCALED,
-    "smollm3": SILU | SCALED,
-    "granite": SILU | SCALED,
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "smollm3", "granite", "olmo2"), SILU | SCALED),
+    **dict.fromkeys(("phi3", "mixtral", "qwen3_moe"), SILU | UNSCALED),
     "gemma2": UNSCALED | GEMMA | {"tie_word_embeddings": (True,)},
     "gemma3_text": SCALED | GEMMA | {"final_logit_softcapping": (None,)},
-    "olmo2": SILU | SCALED,
-    "phi3": SILU | UNSCALED,
     "starcoder2": GELU | UNSCALED,
     "gpt_neox": GELU | UNSCALED | {"tie_word_embeddings": (False,)},
-    "mixtral": SILU | UNSCALED,
-    "qwen3_moe": SILU | UNSCALED,
 }
 
 
@@ -50,7 +41,7 @@ def mlx_config(config: PreTrainedConfig) -> dict[str, Any]:
     for name, allowed in ARCHITECTURES[model_type].items():
         check_setting("mlx", name, rope.get(name, getattr(config, name, None)), allowed)
     if model_type == "gemma2":
-        for name in GEMMA2_CAPS:
+        for name in ("attn_logit_softcapping", "final_logit_softcapping"):
             check_setting("mlx", f"{name} is given", getattr(config, name) is not None, (True,))
     rotated = rope.get("partial_rotary_factor", 1.0)
     return {name: value for name, value in config.to_dict().items() if name not in REPLACED} | {
