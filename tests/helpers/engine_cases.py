@@ -66,7 +66,6 @@ def expected_logprobs(exported: Exported, prompt: torch.Tensor = PROMPT) -> torc
 def documented(engine: str) -> dict[tuple[str, str], str]:
     """The cells of an engine in the table of docs/exports.md, by family and form."""
     text = (Path(flap.__file__).parents[1] / "docs" / "exports.md").read_text()
-    lines = [line for line in text.splitlines() if line.startswith("| `model_type` |") or line.startswith("| `")]
-    rows = [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines]
-    column = rows[0].index(engine)
-    return {(name, form): row[column] for row in rows[1:] for name in row[0].split(", ") for form in FORMS}
+    table = text[text.index("| `model_type` |") :].partition("\n\n")[0]
+    heads, _, *rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    return {(name, form): row[heads.index(engine)] for row in rows for name in row[0].split(", ") for form in FORMS}
