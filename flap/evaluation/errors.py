@@ -33,7 +33,7 @@ def averaged(name: str, values: Sequence[float], better: Better) -> Measurement:
 
 @dataclass(frozen=True)
 class Difference:
-    """The difference other - one between two models on the same documents."""
+    """The difference after - before between two models on the same documents."""
 
     mean: float  # of the documents' differences
     error: float  # the standard error of the mean
@@ -47,20 +47,20 @@ class Difference:
 
 
 def differences(
-    one: Documents, other: Documents, averages: Mapping[str, Sequence[str]] | None = None
+    before: Documents, after: Documents, averages: Mapping[str, Sequence[str]] | None = None
 ) -> dict[str, Difference]:
-    """Return the difference other - one of each number that both models have by document, and of averages of them.
+    """Return the difference after - before of each number that both models have by document, and of averages of them.
 
     Both have seen the same documents, so the error is that of the mean of the documents' differences. How hard a
     document is cancels: the error comes from the documents on which the models differ. averages: the names of the
     numbers that each average is the mean of. They are of independent documents: the squares of their errors add up.
     """
-    return with_averages(paired(one, other), averages or {})
+    return with_averages(paired(before, after), averages or {})
 
 
-def paired(one: Mapping[K, Sequence[float]], other: Mapping[K, Sequence[float]]) -> dict[K, Difference]:
-    """Return the difference other - one of each number that both have by document, without those that are no number."""
-    pairs = {key: _paired(one[key], other[key]) for key in other if len(one.get(key, [])) == len(other[key])}
+def paired(before: Mapping[K, Sequence[float]], after: Mapping[K, Sequence[float]]) -> dict[K, Difference]:
+    """Return the difference after - before of each number that both have by document, if its error is finite."""
+    pairs = {key: _paired(before[key], after[key]) for key in after if len(before.get(key, [])) == len(after[key])}
     return {key: pair for key, pair in pairs.items() if math.isfinite(pair.error)}
 
 
@@ -70,10 +70,10 @@ def with_averages(numbers: Mapping[str, Difference], averages: Mapping[str, Sequ
     return {**numbers, **{name: _averaged(of) for name, of in parts.items() if len(of) == len(averages[name])}}
 
 
-def _paired(one: Sequence[float], other: Sequence[float]) -> Difference:
-    changes = [b - a for a, b in zip(one, other, strict=True)]
+def _paired(before: Sequence[float], after: Sequence[float]) -> Difference:
+    changes = [b - a for a, b in zip(before, after, strict=True)]
     mean, error = float(numpy.mean(changes)), standard_error(changes)
-    right_or_wrong = {*one, *other} <= {0.0, 1.0}
+    right_or_wrong = {*before, *after} <= {0.0, 1.0}
     freedom = len(changes) - 1
     p_value = _mcnemar(changes) if right_or_wrong else _t_test(mean, error, freedom)
     return Difference(mean, error, p_value, freedom)
@@ -98,7 +98,7 @@ def _t_test(mean: float, error: float, freedom: float) -> float:
 
 def _averaged(parts: Sequence[Difference]) -> Difference:
     """Return the difference of a mean; its degrees of freedom are those of Welch and Satterthwaite (1947)."""
-    total = sum(one.error**2 for one in parts)
-    mean, error = sum(one.mean for one in parts) / len(parts), math.sqrt(total) / len(parts)
-    freedom = total**2 / sum(one.error**4 / one.freedom for one in parts) if total else math.inf
+    total = sum(part.error**2 for part in parts)
+    mean, error = sum(part.mean for part in parts) / len(parts), math.sqrt(total) / len(parts)
+    freedom = total**2 / sum(part.error**4 / part.freedom for part in parts) if total else math.inf
     return Difference(mean, error, _t_test(mean, error, freedom), freedom)

@@ -75,12 +75,12 @@ def short(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.2f}" if abs(value) >= 10 else f"{value:.4g}"
 
 
-def change(name: str, one: Numbers, other: Numbers, error: float | None = None, p_value: float | None = None) -> str:
-    """Return other - one ± its standard error as text; of perplexity and bits per byte also relative, as texts differ.
+def change(name: str, first: Numbers, second: Numbers, error: float | None = None, p_value: float | None = None) -> str:
+    """Return second - first ± its standard error; of perplexity and bits per byte also relative, as texts differ.
 
     Says where the difference is within the noise. Empty for efficiency, and for missing or infinite numbers.
     """
-    before, after = one.get(name), other.get(name)
+    before, after = first.get(name), second.get(name)
     if before is None or after is None or is_efficiency(name) or not math.isfinite(after - before):
         return ""
     places = 2 if is_perplexity(name) else _decimals(name)
@@ -90,8 +90,8 @@ def change(name: str, one: Numbers, other: Numbers, error: float | None = None, 
     return f"{after - before:+,.{places}f}{with_its}{relative}{noise}"
 
 
-def relative(one: float | None, other: float | None) -> str:
-    """Return how much larger the other is: "+12.5%", or from twice as large on "3.1 times"."""
-    if not one or other is None:
+def relative(before: float | None, after: float | None) -> str:
+    """Return how much larger a number has become: "+12.5%", or from twice as large on "3.1 times"."""
+    if not before or after is None:
         return ""
-    return f"{other / one:,.1f} times" if other >= 2 * one else f"{other / one - 1:+.1%}"
+    return f"{after / before:,.1f} times" if after >= 2 * before else f"{after / before - 1:+.1%}"

@@ -23,7 +23,7 @@ class CostAxis(NamedTuple):
     pruned: str
     lower_is_better: bool = True
 
-    def known(self, study: Study) -> bool:
+    def measured(self, study: Study) -> bool:
         """Return whether the study has the number of a pruned model."""
         return self.pruned in study.results and bool(study.results[self.pruned].notna().any())
 

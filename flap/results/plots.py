@@ -60,7 +60,7 @@ def _draw(study: Study, perplexities: list[str], average: list[str]) -> Iterator
         yield _plot("layers", text, draw_kept(study))
     bits = [name for name in study.measured if is_bits_per_byte(name)]  # models may differ in their tokenizers
     names = [*(bits or perplexities)[:1], *average]
-    for cost in (cost for cost in COSTS if names and cost.known(study)):
+    for cost in (cost for cost in COSTS if names and cost.measured(study)):
         text = (
             f"Quality over {cost.label}; each point is a ratio, a cross a dense model, the broad line the Pareto front."
         )

@@ -69,15 +69,15 @@ class RunRecord:
         request = (config.get("eval") or {}).get("efficiency")
         return json.dumps([self.model, config.get("model"), request], sort_keys=True)
 
-    def differences_to(self, one: "RunRecord", names: Iterable[str]) -> dict[str, Difference]:
-        """Return the difference self - one of each number that both runs have kept of the same documents.
+    def differences_to(self, first: "RunRecord", names: Iterable[str]) -> dict[str, Difference]:
+        """Return the difference self - first of each number that both runs have kept of the same documents.
 
         That of an average over tasks is from those of its tasks, if both runs have averaged the same ones.
         """
         averages = self.report.get("averages", {})
-        same = {name: parts for name, parts in averages.items() if one.report.get("averages", {}).get(name) == parts}
+        same = {name: parts for name, parts in averages.items() if first.report.get("averages", {}).get(name) == parts}
         wanted = {part for name in names for part in same.get(name, [name] if name not in averages else [])}
-        a, b = ({key: values for key, values in run.documents.items() if key[0] in wanted} for run in (one, self))
+        a, b = ({key: values for key, values in run.documents.items() if key[0] in wanted} for run in (first, self))
         return with_averages({name: difference for (name, _), difference in paired(a, b).items()}, same)
 
     def numbers(self, which: str) -> dict[str, float]:

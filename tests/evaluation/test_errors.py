@@ -60,18 +60,7 @@ def test_an_average_has_the_errors_of_its_parts() -> None:
 
 
 def test_numbers_that_are_not_paired_have_none() -> None:
-    dense = {
-        "a": [1.0, 2.0],
-        "longer": [1.0, 2.0, 3.0],
-        "infinite": [1.0, 2.0],
-        "huge": [1.0, 2.0],
-        "dense alone": [1.0, 2.0],
-    }
-    pruned = {
-        "a": [1.0, 3.0],
-        "longer": [1.0, 2.0],
-        "infinite": [1.0, math.inf],
-        "huge": [1.0, 1e250],
-        "pruned alone": [1.0, 2.0],
-    }
+    dense = {name: [1.0, 2.0] for name in ("a", "infinite", "huge", "dense alone")} | {"longer": [1.0, 2.0, 3.0]}
+    pruned = {"a": [1.0, 3.0], "longer": [1.0, 2.0], "infinite": [1.0, math.inf], "huge": [1.0, 1e250]}
+    pruned["pruned alone"] = [1.0, 2.0]
     assert {name: found.error for name, found in differences(dense, pruned).items()} == {"a": 0.5}

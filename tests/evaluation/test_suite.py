@@ -58,12 +58,15 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-def test_what_fits_is_loaded_and_measured_as_any_other(measured, in_memory: Report, loaded: list[int]) -> None:
-    report = measured("stream")
+def assert_measured_alike(report: Report, in_memory: Report) -> None:
     for which in ("dense", "pruned"):
         assert report.evaluation[which].keys() == in_memory.evaluation[which].keys()
         for name in (PERPLEXITY, ZERO_SHOT, EFFICIENCY):
             assert report.evaluation[which][name] == in_memory.evaluation[which][name]
+
+
+def test_what_fits_is_loaded_and_measured_as_any_other(measured, in_memory: Report, loaded: list[int]) -> None:
+    assert_measured_alike(measured("stream"), in_memory)
     dense, pruned, beside, pruned_again = loaded
     assert dense == beside > pruned == pruned_again  # once to measure it, once beside the other
 
@@ -75,10 +78,7 @@ def test_a_model_that_waits_on_disk_is_measured_as_any_other(
     monkeypatch.setattr("flap.models.placement.spread.free_bytes", lambda device: half)
     report = measured("auto")
     assert "disk" in report.device_map.values()
-    for which in ("dense", "pruned"):
-        assert report.evaluation[which].keys() == in_memory.evaluation[which].keys()
-        for name in (PERPLEXITY, ZERO_SHOT, EFFICIENCY):
-            assert report.evaluation[which][name] == in_memory.evaluation[which][name]
+    assert_measured_alike(report, in_memory)
 
 
 def test_what_does_not_fit_streams(measured, in_memory: Report, loaded: list[int], room, caplog) -> None:

@@ -37,7 +37,7 @@ def test_a_point_is_the_mean_of_the_seeds_and_the_dense_model_is_one(tmp_path: P
         (45.0, 50.0, "IFV AL-AM 0.5", 0), (55.0, 32.0, "WIFV AL-AM 0.2", 1), (40.0, 20.0, "dense", None),
     ]  # fmt: skip
     assert fronts(study, series, [PERPLEXITY], SPEEDS) == f"On the front of {PERPLEXITY}: WIFV AL-AM 0.2, dense."
-    assert [cost.known(study) for cost in COSTS] == [True, False, True]  # no bytes were measured
+    assert [cost.measured(study) for cost in COSTS] == [True, False, True]  # no bytes were measured
     assert "WIFV AL-AM 0.2, dense." in {plot.name: plot.caption for plot in draw(study)}["speed"]
 
 

@@ -1,7 +1,6 @@
 """Exports run in real mlx-lm, and compute there what the checkpoint computes in transformers."""
 
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -146,16 +145,6 @@ def test_without_its_packages(families: dict[tuple[str, str], Exported], monkeyp
     directory = families["llama", "uniform"].directory
     assert_refused(directory, r"^mlx: needs mlx_lm, which is not installed; pip install 'flap-pruning\[mlx\]'", 8)
     assert export_mlx(directory).is_dir()
-
-
-def test_a_damaged_checkpoint(wide: dict[str, Exported], tmp_path: Path) -> None:
-    assert_refused(tmp_path, r"no checkpoint here, config\.json is missing")
-    damaged = shutil.copytree(wide["odd"].directory, tmp_path / "damaged")
-    weights = damaged / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:1000])
-    assert_refused(damaged, "damaged: model.safetensors is damaged or truncated")
-    weights.unlink()
-    assert_refused(damaged, r"no model\.safetensors in this directory")
 
 
 def test_the_command(wide: dict[str, Exported], tmp_path: Path) -> None:

@@ -126,12 +126,13 @@ def report(run_dir: Path) -> Report:
 
 
 def test_a_run_is_named_and_configured(runs: list[NotedRun], tmp_path: Path) -> None:
-    with start(tmp_path, Wandb(mode="offline", tags=["mine", "WIFV"]), ratio=0.4):
+    options = Wandb(mode="offline", tags=["mine", "WIFV"], group="own", project="other")  # before the sweep's folder
+    with start(tmp_path, options, replace(JOB, group="sweep"), ratio=0.4):
         pass
     [run] = runs
     names = ("project", "name", "job_type", "group", "tags", "config", "resume", "reinit")
     assert {name: run.options[name] for name in names} == {
-        "project": "flap", "name": "tiny", "job_type": "run", "group": None, "tags": ["WIFV", "AL-AM", "mine"],
+        "project": "other", "name": "tiny", "job_type": "run", "group": "own", "tags": ["WIFV", "AL-AM", "mine"],
         "config": {"ratio": 0.4}, "resume": "allow", "reinit": "finish_previous",
     }  # fmt: skip
     assert run.id.startswith(f"{legal_id(JOB.id)}-") and run.options["settings"].console == "off"
@@ -203,12 +204,6 @@ def test_each_job_is_a_run_of_its_own_and_started_again_the_same(runs: list[Note
             assert caught is error
     assert [run.exit_code for run in runs] == [0, 1, 1, 0]
     assert len({run.id for run in runs}) == 3 and runs[0].id == runs[3].id
-
-
-def test_the_option_group_wins_over_the_sweeps_folder(runs: list[NotedRun], tmp_path: Path) -> None:
-    with start(tmp_path, Wandb(mode="offline", group="mine", project="other"), JobInfo("a", "a", group="sweep")):
-        pass
-    assert (runs[0].options["group"], runs[0].options["project"]) == ("mine", "other")
 
 
 def test_a_study_is_one_run_of_the_group_with_its_table(runs: list[NotedRun], tmp_path: Path) -> None:
