@@ -49,5 +49,5 @@ def _distinct(names: Iterable[Any]) -> Iterator[Any]:
 def _on_a_hub(name: str) -> bool:
     """Return whether a text may be a name on a hub, as org/model."""
     path = PureWindowsPath(name)  # which takes both kinds of slashes
-    here = path.anchor or path.parts[:1] in (("~",), ("..",)) or path.suffix in FILE_FORMATS
-    return len(path.parts) == 2 and not here
+    local = path.anchor or path.parts[:1] in (("~",), ("..",)) or path.suffix in FILE_FORMATS
+    return len(path.parts) == 2 and not local

@@ -150,12 +150,12 @@ def _verify_or_keep(model: PlacedModel, scratch: Path, directory: Path) -> None:
     except DifferentError:
         raise
     except Exception as error:
-        kept = _unverified(directory, label_of(scratch))
-        shutil.rmtree(kept, ignore_errors=True)
-        scratch.rename(kept)
+        unverified = _unverified(directory, label_of(scratch))
+        shutil.rmtree(unverified, ignore_errors=True)
+        scratch.rename(unverified)
         raise ValueError(
             f"checkpoint.dir={directory}: written, but comparing it with the model failed ({one_line(error, 200)}); "
-            f"the files are in {kept}"
+            f"the files are in {unverified}"
         ) from error
 
 

@@ -43,7 +43,7 @@ def varying(configs: Iterable[Mapping[str, str]]) -> dict[str, list[str]]:
     values: dict[str, set[str]] = {}
     for key, value in (pair for config in configs for pair in config.items()):
         values.setdefault(key, set()).update(() if "${" in value else {value})
-    return {key: sorted(found, key=_order) for key, found in sorted(values.items()) if len(found) > 1}
+    return {key: sorted(texts, key=_order) for key, texts in sorted(values.items()) if len(texts) > 1}
 
 
 def _order(value: str) -> tuple[bool, float, str]:
