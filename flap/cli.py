@@ -34,7 +34,7 @@ from flap.storage.status import reason, run_folder
 if TYPE_CHECKING:
     from flap.results import FinishedRun, Report
     from flap.results.tracking import JobInfo, TrackedRun
-    from flap.runs import Run
+    from flap.runs.run import Run
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def _attempt(config: DictConfig) -> str | None:
                 return None
             # imported here because --help and invalid values should not wait seconds for torch and transformers
             from flap.pipeline import execute, measure_more
-            from flap.runs import check_room, prepare
+            from flap.runs.preparation import check_room, prepare
 
             run = prepare(typed(config), run_dir, keep_dense=owner.runs_all_cells)
             if (earlier := ranks.on_first(partial(owner.find_finished, run))) and not earlier.lacks(run.config.eval):

@@ -11,9 +11,10 @@ from flap.method.vocabulary import Trimmed
 from flap.models import ModelSource, PlacedModel, adapt, find_model
 from flap.results import Report
 from flap.results.report import peak_memory
-from flap.runs import Run, check_room, prepare
 from flap.runs.method import Pruned, allocate, compress, observe, prune_layers, score
+from flap.runs.preparation import check_room, prepare
 from flap.runs.reporting import Outcome, count_parameters, report_of, with_numbers, write_files
+from flap.runs.run import Run
 from flap.runs.stages import (
     choose_tokens,
     load,

@@ -15,7 +15,7 @@ from flap.config import build, config_dir, without_credentials
 from flap.method.allocation import ALAM, ALMM, ULMM, ULUM
 from flap.method.compression import BiasCompensation, NoCompensation
 from flap.method.importance import WIFV, Magnitude, Metric, Wanda
-from flap.runs import choose
+from flap.runs.choices import choose
 from tests.cases import EXPERT_METRICS
 from tests.helpers.runs import composed
 

@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerFast
 
 from flap.models import LoadedSource, Resident
 from flap.pipeline import run
-from flap.runs import prepare
 from flap.runs.method import allocate, observe, score
+from flap.runs.preparation import prepare
 from flap.runs.stages import load
 from tests.cases import tiny_model
 from tests.helpers.killed import start

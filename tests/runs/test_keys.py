@@ -10,7 +10,7 @@ import torch
 from flap.method.allocation import LayerPlan, PruningPlan
 from flap.method.compression import BiasCompensation, NoCompensation
 from flap.method.importance import IFV, WIFV
-from flap.runs import prepare
+from flap.runs.preparation import prepare
 from tests.helpers.plans import with_layer
 from tests.helpers.runs import composed
 

@@ -10,7 +10,7 @@ import torch
 from flap.data import HELD_OUT, split_windows
 from flap.method.recovery import Reconstruction, training_windows
 from flap.results import Report
-from flap.runs import prepare
+from flap.runs.preparation import prepare
 from tests.helpers.runs import composed, tiny
 
 RECONSTRUCT = ["recover=reconstruct", "recover.batch_size=1", "recover.epochs=4", "recover.learning_rate=0.015"]

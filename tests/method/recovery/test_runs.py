@@ -14,7 +14,8 @@ from flap.checkpoint.load import load
 from flap.method.recovery import training
 from flap.method.recovery.training import Bar
 from flap.results import Report, markdown
-from flap.runs import check_room, dry_run, prepare
+from flap.runs import dry_run
+from flap.runs.preparation import check_room, prepare
 from tests.cases import tiny_model
 from tests.helpers.runs import composed, tiny
 

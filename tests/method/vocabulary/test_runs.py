@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import flap
 from flap.pipeline import measure_more, run
 from flap.results import Report
-from flap.runs import prepare
+from flap.runs.preparation import prepare
 from tests.cases import tiny_model
 from tests.helpers.runs import composed, tiny
 from tests.helpers.tokenizers import TEXT, VOCAB, smollm
