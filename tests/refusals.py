@@ -133,7 +133,6 @@ calibration.dataset={c4:{chat_template:1}} -> calibration.dataset.c4.chat_templa
 calibration.dataset={self:{chat_template:true}} -> calibration.dataset.self.chat_template=true: the token
 
 recover=lora recover.rank=0 -> recover.rank=0: expected a whole number >= 1
-recover=lora recover.rank=null -> recover.rank=None: expected a whole number >= 1, or recover=full
 recover=reconstruct calibration.seq_len=[16,32] -> calibration.seq_len=[16, 32]: expected one length with recover=recon
 recover=reconstruct calibration.num_samples=1 -> calibration.num_samples=1: expected 2 or more with recover=reconstruct
 recover=reconstruct calibration.num_samples=40 recover.batch_size=0 -> recover.batch_size=0: expected 1 to 32, the cali
