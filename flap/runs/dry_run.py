@@ -41,18 +41,13 @@ class Needs:
 
 @dataclass(frozen=True)
 class DryRun:
-    """A run as far as it is known without weights and texts."""
+    """A run as far as it is known without weights and texts; of several processes, the share of one."""
 
     config: FlapConfig
     choices: Choices
     source: ModelSource
     adapter: ModelAdapter  # of the skeleton
     budget: Budget
-
-    @property
-    def processes(self) -> int:
-        """How many processes share the work; the run is that of one of them."""
-        return ranks.size()
 
     @property
     def removed(self) -> float:
@@ -68,7 +63,7 @@ class DryRun:
     def tokens(self) -> int:
         """The tokens of the calibration windows of this process; 0 if no choice needs any."""
         windows = self.config.calibration.num_samples if self.choices.need_windows else 0
-        return math.ceil(windows * self.config.calibration.lengths[0] / self.processes)
+        return math.ceil(windows * self.config.calibration.lengths[0] / ranks.size())
 
     @property
     def to_train(self) -> int:
@@ -107,7 +102,7 @@ class DryRun:
         tokens, search = self.tokens if streams or self.choices.need_covariance else 0, self.choices.structure
         if isinstance(search, Search):
             trials = sum(len(removed) for layer in self.budget.layers for removed in search.removals(layer))
-            tokens += (1 + math.ceil(trials / self.processes)) * min(search.tokens, self.tokens // HELD_OUT)
+            tokens += (1 + math.ceil(trials / ranks.size())) * min(search.tokens, self.tokens // HELD_OUT)
         return 2.0 * tokens * _sizes(self.adapter.attention(0))[1] * self.source.dtype.itemsize
 
     def _running(self) -> float:

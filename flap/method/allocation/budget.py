@@ -115,9 +115,8 @@ def lowest_ratio(budget: Budget, widths_at: Callable[[Budget], Widths]) -> Budge
 def price(adapter: ModelAdapter, ratio: float) -> Budget:
     """Return the budget of a model: the units of every layer and their prices, counted from its tensors."""
     pairs = ((adapter.blocks(i), adapter.queries_per_group(i)) for i in range(len(adapter.layers)))
-    return Budget(
-        tuple(Pair(_units(blocks.attention, queries), _units(blocks.mlp)) for blocks, queries in pairs), ratio
-    )
+    layers = (Pair(_units(blocks.attention, queries), _units(blocks.mlp)) for blocks, queries in pairs)
+    return Budget(tuple(layers), ratio)
 
 
 def _units(block: Block, queries: int = 1) -> Units:

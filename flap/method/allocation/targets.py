@@ -43,9 +43,8 @@ def bounds_of_shapes(
             bounds.append(_of_weights(name, asked, scale, adapter, layers, biases))
     if (asked := target.kv_cache_bytes) is not None:
         context = target.context or max_length
-        require(
-            context is not None, "target.context", context, "a number of tokens, as this model states no context length"
-        )
+        allowed = "a number of tokens, as this model states no context length"
+        require(context is not None, "target.context", context, allowed)
         assert context is not None
         bounds.append(Bound("kv_cache_bytes", asked, 0, _kv_costs(adapter, layers, context, itemsize)))
     return tuple(bounds)
@@ -62,9 +61,8 @@ def _of_weights(name: str, asked: float, scale: int, adapter: ModelAdapter, laye
         if biases.outputs and block.output.bias is None and not block.whole:
             cost_K[:-1] += len(block.members) * block.output.weight.shape[0]
         if biases.inputs:
-            cost_K[:-1] += kept_K[:-1] * sum(
-                rows_UR.shape[1] for linear, rows_UR in block.inputs if linear.bias is None
-            )
+            rows = sum(rows_UR.shape[1] for linear, rows_UR in block.inputs if linear.bias is None)
+            cost_K[:-1] += rows * kept_K[:-1]
         return scale * cost_K
 
     pairs = ((adapter.blocks(i), layer) for i, layer in enumerate(layers))

@@ -19,7 +19,7 @@ from flap.method.calibration.statistics import (
     merge,
     merged_over_ranks,
     of_all_ranks,
-)
+)  # fmt: skip
 from flap.method.calibration.symmetric import Symmetric
 from flap.models import Block, ModelAdapter, Pair
 from flap.models.devices import widest_float
@@ -155,7 +155,7 @@ def layer_statistics(*recorders: LayerRecorder) -> LayerStatistics:
         ValueError: they are not finite; names the block.
     """
     by_block = zip(*(recorder.blocks for recorder in recorders), strict=True)
-    blocks = Pair(*(tuple(map(_of_parts, *(one.finish() for one in parts))) for parts in by_block))
+    blocks = Pair(*(tuple(map(_of_parts, *(part.finish() for part in parts))) for parts in by_block))
     power, mlps = inverse_power([one.residual for one in recorders]), [one.blocks.mlp for one in recorders]
     routed = [merged_over_ranks(one.routed, one.block.output.weight.device) for one in mlps]
     by_expert = zip(*filter(None, routed), strict=True)  # held-out windows may have none

@@ -110,9 +110,8 @@ def merged_over_ranks(own: Sequence[Statistics], device: torch.device) -> list[S
     if ranks.size() == 1:
         return list(own)
     device = own[0].mean_I.device if own else device
-    plain = [
-        (replace(one, comoments=None).to(torch.device("cpu")), one.comoments and one.comoments.size) for one in own
-    ]
+    cpu = torch.device("cpu")
+    plain = [(replace(one, comoments=None).to(cpu), one.comoments and one.comoments.size) for one in own]
     members = list(zip(*filter(None, ranks.gather(plain)), strict=True))
     sums = [one.comoments for one in own] or [size and Symmetric.zeros(size, device) for (_, size), *_ in members]
     parts = [[part.to(device) for part, _ in of_ranks] for of_ranks in members]

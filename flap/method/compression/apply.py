@@ -5,6 +5,7 @@ Legend: O, I output and input channels of the output projection · K kept, P pru
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -31,11 +32,10 @@ class Change:
     bias_O: Tensor | None
 
 
-# A function that changes one layer, which must be present: `slice_layer` or `mask_layer`. A block that keeps all its
-# units is not changed. It returns the fit reports by the name of the block.
-CompressLayer: TypeAlias = Callable[
-    [ModelAdapter, int, LayerPlan, Compensation, LayerStatistics | None], dict[str, FitReport]
-]
+Write: TypeAlias = Callable[[Change], None]  # writes the change of a block into the model
+Reports: TypeAlias = dict[str, FitReport]  # by the name of the block
+# A function that changes one layer, which must be present: `slice_layer` or `mask_layer`.
+CompressLayer: TypeAlias = Callable[[ModelAdapter, int, LayerPlan, Compensation, LayerStatistics | None], Reports]
 
 
 def compress(
@@ -45,11 +45,10 @@ def compress(
     statistics: Iterable[tuple[int, LayerStatistics | None]],
     compress_layer: CompressLayer,
     work: WorkFolder = NOT_KEPT,
-) -> dict[str, FitReport]:
+) -> Reports:
     """Apply a plan to every layer. Each layer must be present while `statistics` yields its statistics.
 
     work: of the walk that `statistics` are from, which leaves what is reported here to one that resumes it.
-    Returns the fit reports by the name of the block.
     """
     notes = Notes(FITS, work)
     for i, observed in statistics:
@@ -58,32 +57,27 @@ def compress(
     return joined(map(notes.read, range(len(plan.layers))))
 
 
-def joined(reports: Iterable[Mapping[str, Sequence[Any]]]) -> dict[str, FitReport]:
+def joined(reports: Iterable[Mapping[str, Sequence[Any]]]) -> Reports:
     """Return the fit reports of all layers, which notes may have as plain sequences."""
     return {name: FitReport(*report) for of_layer in reports for name, report in of_layer.items()}
 
 
-def compress_layer_by(write: Callable[[Change], None]) -> CompressLayer:
-    """Return a function that fits and changes a layer. write: how the change of a block is written into the model."""
-
-    def compress_layer(
-        adapter: ModelAdapter,
-        layer: int,
-        plan: LayerPlan,
-        compensation: Compensation,
-        statistics: LayerStatistics | None,
-    ) -> dict[str, FitReport]:
-        [fits] = fit_layer(adapter.blocks(layer), [plan], compensation, statistics)
-        write_layer(write, adapter, layer, plan, fits)
-        return {name: report for fit in fits if fit is not None for name, report in fit.reports.items()}
-
-    return compress_layer
+def _compress_layer(
+    write: Write,
+    adapter: ModelAdapter,
+    layer: int,
+    plan: LayerPlan,
+    compensation: Compensation,
+    statistics: LayerStatistics | None,
+) -> Reports:
+    """Fit and change a layer, and return the fit reports. A block that keeps all its units is not changed."""
+    [fits] = fit_layer(adapter.blocks(layer), [plan], compensation, statistics)
+    write_layer(write, adapter, layer, plan, fits)
+    return {name: report for fit in fits if fit is not None for name, report in fit.reports.items()}
 
 
-def write_layer(
-    write: Callable[[Change], None], adapter: ModelAdapter, layer: int, plan: LayerPlan, fits: Pair[BlockFit | None]
-) -> None:
-    """Change a layer as its plan says, with fits that are there already. write: see `compress_layer_by`."""
+def write_layer(write: Write, adapter: ModelAdapter, layer: int, plan: LayerPlan, fits: Pair[BlockFit | None]) -> None:
+    """Change a layer as its plan says, with fits that are there already."""
     for block, kept, fit in zip(adapter.blocks(layer), plan, fits, strict=True):
         if fit is not None:
             pruned_U = torch.tensor(sorted(set(range(block.num_units)) - set(kept)))
@@ -149,5 +143,5 @@ def set_weight(module: nn.Module, weight: Tensor) -> None:
     module.weight = nn.Parameter(weight.contiguous(), requires_grad=cast(Tensor, module.weight).requires_grad)
 
 
-slice_layer = compress_layer_by(slice_out)
-mask_layer = compress_layer_by(zero_out)
+slice_layer: CompressLayer = partial(_compress_layer, slice_out)
+mask_layer: CompressLayer = partial(_compress_layer, zero_out)

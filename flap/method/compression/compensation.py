@@ -76,7 +76,6 @@ class NoCompensation(Compensation):
     def fits(
         self, weight_OI: Tensor, statistics: Statistics | None, removals: Sequence[Removal], trial: bool = False
     ) -> list[Fit]:
-        """Return the weights of the kept channels, and no addition to the bias."""
         return [Fit(weight_OI[:, kept_K], None) for kept_K, _ in removals]
 
 
@@ -95,7 +94,6 @@ class BiasCompensation(Compensation):
     def fits(
         self, weight_OI: Tensor, statistics: Statistics | None, removals: Sequence[Removal], trial: bool = False
     ) -> list[Fit]:
-        """Return the weights of the kept channels, and W_P · mean_P as the addition to the bias."""
         assert statistics is not None
         mean_I = statistics.mean_I.float()
         return [Fit(weight_OI[:, kept_K], weight_OI[:, pruned_P] @ mean_I[pruned_P]) for kept_K, pruned_P in removals]

@@ -77,9 +77,8 @@ class Elimination:
 def _strips(covariance: Covariance, order_I: Tensor, ridge: float, precision: torch.dtype) -> tuple[Tensor, ...]:
     """Return the strips of U, up to the first channel where H has no factor."""
     added, strips = ridge * covariance.diagonal().to(precision).mean(), list[Tensor]()
-    for start, strip_SJ in zip(
-        range(0, len(order_I), STRIP), strips_of(len(order_I), precision, order_I.device), strict=True
-    ):
+    empty = strips_of(len(order_I), precision, order_I.device)
+    for start, strip_SJ in zip(range(0, len(order_I), STRIP), empty, strict=True):
         strip_SJ.copy_(covariance.block(order_I[start : start + STRIP], order_I[start:]))
         strip_SJ.diagonal().add_(added)
         for k, earlier_SJ in enumerate(strips):

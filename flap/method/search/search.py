@@ -74,20 +74,16 @@ class Search(Structure):
         The rise of the divergence between two levels is divided among the units in proportion to their scores. Then the
         curve is replaced by its lower convex envelope, so that no unit has fewer nats than a unit with a lower score.
         """
-        layers = []
-        for layer, measured, units, prices in zip(
-            scores.layers, scores.divergences, budget.layers, budget.prices, strict=True
-        ):
-            heads, neurons = self.removals(units)
-            by_removal = (
-                dict(zip(heads, measured, strict=False)),
-                dict(zip(neurons, measured[len(heads) :], strict=True)),
-            )
-            blocks = zip(unit_scores(layer), by_removal, units, prices, strict=True)
-            layers.append(
-                Pair(*(spread_by_rank(score_U, nats, one.members) / price for score_U, nats, one, price in blocks))
-            )
-        return layers
+        rows = zip(scores.layers, scores.divergences, budget.layers, budget.prices, strict=True)
+        return [self._of_layer(*row) for row in rows]
+
+    def _of_layer(
+        self, scores: Pair[Tensor], measured: Sequence[float], units: Pair[Units], prices: Pair[float]
+    ) -> Pair[Tensor]:
+        heads, neurons = self.removals(units)
+        by_removal = dict(zip(heads, measured, strict=False)), dict(zip(neurons, measured[len(heads) :], strict=True))
+        blocks = zip(unit_scores(scores), by_removal, units, prices, strict=True)
+        return Pair(*(spread_by_rank(score_U, nats, one.members) / price for score_U, nats, one, price in blocks))
 
 
 def unit_scores(layer: Pair[Tensor]) -> Pair[Tensor]:
@@ -98,9 +94,8 @@ def unit_scores(layer: Pair[Tensor]) -> Pair[Tensor]:
 def removal_counts(levels: Sequence[float], units: int, fewest: int = 1) -> list[int]:
     """Return how many units the shares `levels` of a block are, ascending; at least one is removed and one stays.
 
-    fewest: that stay; if it is 0, also the whole block is tried.
-
-    A block of few units is tried, too: where no share comes to a unit of it, with the nearest number that does.
+    fewest: that stay; if it is 0, also the whole block is tried. Where no share comes to a unit of a block of few
+    units, the nearest number that does is tried.
     """
     counts = {math.floor(level * units + 0.5) for level in levels}
     fitting = {n for n in counts if 0 < n < units} or {min(max(n, 1), units - 1) for n in counts}
