@@ -78,11 +78,8 @@ def test_times_are_of_one_gpu_and_so_many_threads(
 def keys(folder: Path, *arguments: str) -> dict[str, object]:
     run = prepare(composed(*arguments), folder)
     keys = run.keys
-    return {
-        "statistics": keys.statistics, "workspace": keys.workspace, "dense": keys.dense,
-        "scores": run.keys.scores,
-        "compressed": keys.compressed(PLAN), "pruned": keys.pruned(PLAN), "inputs": run.inputs,
-    }  # fmt: skip
+    parts = {"statistics": keys.statistics, "workspace": keys.workspace, "dense": keys.dense, "scores": keys.scores}
+    return parts | {"compressed": keys.compressed(PLAN), "pruned": keys.pruned(PLAN), "inputs": run.inputs}
 
 
 def test_objects_of_two_classes_have_keys_of_their_own(base: list[str], tmp_path: Path) -> None:

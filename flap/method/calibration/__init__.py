@@ -8,7 +8,7 @@ from flap.method.calibration.statistics import (
     Statistics,
     batch_statistics,
     merge,
-)  # fmt: skip
+)
 
 __all__ = [
     "STATISTICS", "STATISTICS_VERSION", "Calibration", "LayerStatistics", "Statistics", "Visits", "batch_statistics",

@@ -19,7 +19,7 @@ from flap.method.calibration.statistics import (
     merge,
     merged_over_ranks,
     of_all_ranks,
-)  # fmt: skip
+)
 from flap.method.calibration.symmetric import Symmetric
 from flap.models import Block, ModelAdapter, Pair
 from flap.models.devices import widest_float

@@ -91,10 +91,7 @@ def test_variances_and_errors_are_those_of_the_tokens() -> None:
 
 def test_a_set_without_tokens_changes_nothing() -> None:
     activation_TI = torch.randn(50, 9, generator=torch.Generator().manual_seed(0)) + 1.0
-    known, empty = (
-        with_comoments([activation_TI]),
-        Statistics(0, torch.zeros(9), torch.zeros(9), Symmetric.zeros(9, CPU)),
-    )
+    known, empty = with_comoments([activation_TI]), Statistics(0, *torch.zeros(2, 9), Symmetric.zeros(9, CPU))
     every_I = torch.arange(9)
     for parts in ((known, empty), (empty, known)):
         assert_close(50 * Covariance.of(*parts).block(every_I, every_I), by_definition(activation_TI))
@@ -146,16 +143,13 @@ def test_every_fifth_window_is_held_out(architecture: str, batch_size: int) -> N
 
 def test_scores_need_no_held_out_windows_apart() -> None:
     model = tiny_model("llama-gqa")
-    apart, together = (
-        score_layers(
-            OBS(), adapt(model), Calibration(Resident(model), [WINDOWS], 4, []).visit("score", True, apart=one)
-        )
-        for one in (True, False)
-    )
+    calibration = Calibration(Resident(model), [WINDOWS], 4, [])
+    visits = (calibration.visit("score", True, apart=one) for one in (True, False))
+    apart, together = (score_layers(OBS(), adapt(model), of_layers) for of_layers in visits)
     for scores, expected in zip(together.layers, apart.layers, strict=True):
         torch.testing.assert_close(tuple(scores), tuple(expected), rtol=1e-5, atol=0)
     assert together.inverse_power == pytest.approx(apart.inverse_power)
-    for _, layer in Calibration(Resident(model), [WINDOWS], 4, []).visit("score", covariance=True, apart=False):
+    for _, layer in calibration.visit("score", covariance=True, apart=False):
         assert layer is not None and all(known.comoments and known.parts is None for [known] in layer.blocks)
 
 

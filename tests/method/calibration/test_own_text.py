@@ -63,10 +63,8 @@ def test_without_packing_a_window_beside_what_the_model_begins_with_fits_its_con
     read(most, packing=False)
     read(48, packing=True)
     if most < 48:
-        with pytest.raises(
-            ValueError,
-            match=r"^calibration\.seq_len=48: the prompt leaves 47 tokens .* expected at most 47, or self with packing",
-        ):
+        line = r"^calibration\.seq_len=48: the prompt leaves 47 tokens .* expected at most 47, or self with packing"
+        with pytest.raises(ValueError, match=line):
             read(48, packing=False)
 
 
@@ -178,9 +176,7 @@ def test_loops_are_dropped_and_a_model_of_loops_is_refused(windows: Windows) -> 
     with torch.no_grad():  # always the same word
         model.model.norm.register_forward_hook(lambda module, args, output: torch.ones_like(output))
         model.lm_head.weight.zero_()[7] = 1.0
-    with pytest.raises(
-        ValueError, match=r"^calibration\.dataset=self: \d+ of \d+ generated sequences repeat themselves"
-    ):
+    with pytest.raises(ValueError, match=r"^calibration\.dataset=self: \d+ of \d+ generated sequences repeat them"):
         write(Resident(model), Draft.of(windows))
 
 
@@ -199,21 +195,15 @@ def test_it_begins_with_eos_where_there_is_no_bos(
 
 
 def test_in_the_chat_template_it_begins_as_a_user(tokenizer: PreTrainedTokenizerFast, windows: Windows) -> None:
-    with pytest.raises(
-        ValueError, match=r"^f\.chat_template=true: .* no chat template; leave it out: the model .* BOS, or"
-    ):
-        beginning(tokenizer, True, "f")
     chatting = deepcopy(tokenizer)
-    chatting.chat_template = TEMPLATE.replace("message.content", "message.content | upper")
-    with pytest.raises(
-        ValueError, match=r"^f\.chat_template=true: .* no user turn at its start \(it changes the user's message"
+    for template, why in (
+        (None, r"chat template; leave it out: the model .* BOS, or"),
+        (TEMPLATE.replace("content", "content | upper"), r"user turn at its start \(it changes the user's message"),
+        ("{{ raise_exception('a system message') }}", r"user turn at its start \(a system message\)$"),
     ):
-        beginning(chatting, True, "f")
-    chatting.chat_template = "{{ raise_exception('a system message comes first') }}"
-    with pytest.raises(
-        ValueError, match=r"^f\.chat_template=true: .* no user turn at its start \(a system message comes first\)$"
-    ):
-        beginning(chatting, True, "f")
+        chatting.chat_template = template
+        with pytest.raises(ValueError, match=rf"^f\.chat_template=true: .* no {why}"):
+            beginning(chatting, True, "f")
     chatting.chat_template = "{% for message in messages %}{{ message | tojson }}{% endfor %}"
     said = tokenizer('{"role": "user", "content": "', add_special_tokens=False).input_ids
     assert list(beginning(chatting, True, "f").tokens) == said

@@ -1,4 +1,4 @@
-"""The output projection absorbs the mean of what left; its own bias is added to, never overwritten."""
+"""The output projection absorbs the mean of what is removed; its own bias is added to, never overwritten."""
 
 import pytest
 import torch
@@ -19,15 +19,13 @@ PLAN = PruningPlan((LayerPlan((0, 3), tuple(range(1, 56))),) * 4)
 def test_bias_compensation_by_hand() -> None:
     weight_OI = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
     known = Statistics(5, torch.tensor([10.0, 20.0, 30.0]).double(), torch.ones(3).double())
-    [(weight_OK, bias_O, _)] = BiasCompensation().fits(
-        weight_OI, known, [Removal(torch.tensor([0]), torch.tensor([1, 2]))]
-    )
+    removal = Removal(torch.tensor([0]), torch.tensor([1, 2]))
+    [(weight_OK, bias_O, _)] = BiasCompensation().fits(weight_OI, known, [removal])
     assert weight_OK.tolist() == [[1.0], [4.0]]
     assert bias_O is not None
     assert bias_O.tolist() == [2 * 20 + 3 * 30, 5 * 20 + 6 * 30]
-    [(weight_OK, bias_O, _)] = NoCompensation().fits(
-        weight_OI, None, [Removal(torch.tensor([0, 2]), torch.tensor([1]))]
-    )
+    removal = Removal(torch.tensor([0, 2]), torch.tensor([1]))
+    [(weight_OK, bias_O, _)] = NoCompensation().fits(weight_OI, None, [removal])
     assert weight_OK.tolist() == [[1.0, 3.0], [4.0, 6.0]]
     assert bias_O is None
 

@@ -1,4 +1,4 @@
-"""Blocks that leave entirely: the bias of their output projection stands in, in memory, generating, and reloaded."""
+"""Blocks that are removed as a whole: the bias of their output projection replaces them, also after a reload."""
 
 import copy
 from pathlib import Path

@@ -9,6 +9,7 @@ from flap.method.allocation import LayerPlan, PruningPlan
 from flap.method.calibration import Statistics
 from flap.method.compression import BiasCompensation, Compensation, LinearCompensation, NoCompensation
 from flap.method.compression.compensation import Fit, Removal
+from flap.method.compression.linear import chains, order
 from flap.models import Resident
 from tests.cases import ARCHITECTURES, tiny_model, tokens
 from tests.helpers.compressed import changed, covariances, in_parts
@@ -81,12 +82,8 @@ def test_without_held_out_tokens_the_bias_stays() -> None:
     """As of an expert: the error on no token is no error of a map."""
     activation_TI = noise(30, 20) + 3
     for trial in (False, True):  # in a trial because there are fewer than two tokens a channel
-        [fitted] = LinearCompensation().fits(
-            noise(4, 20, seed=1),
-            in_parts(activation_TI, activation_TI[:0]),
-            [Removal(*torch.arange(20).split(12))],
-            trial,
-        )
+        removal, statistics = Removal(*torch.arange(20).split(12)), in_parts(activation_TI, activation_TI[:0])
+        [fitted] = LinearCompensation().fits(noise(4, 20, seed=1), statistics, [removal], trial)
         assert fitted.report == (None, 0.0, 0.0)
         torch.testing.assert_close(fitted.weight_OK, noise(4, 20, seed=1)[:, :12])
 
@@ -116,15 +113,26 @@ def test_the_ridge_is_the_one_that_does_best_on_held_out_tokens() -> None:
     assert len({one.held_out_error for one in errors.values() if one is not None}) == 5
 
 
+def removals(channels: int, *sets: set[int]) -> list[Removal]:
+    return [Removal(torch.tensor(sorted(set(range(channels)) - one)), torch.tensor(sorted(one))) for one in sets]
+
+
+def test_each_removal_of_a_chain_contains_those_before_it() -> None:
+    assert chains(removals(6, {1, 3, 5}, {3}, {0, 2}, {3, 5}, {3})) == [[1, 4, 3, 0], [2]]
+
+
+def test_channels_are_in_the_order_in_which_they_stay_longest() -> None:
+    assert order(removals(6, {3}, {3, 5}, {1, 3, 5})).tolist() == [0, 2, 4, 1, 5, 3]
+
+
 def test_removals_of_one_projection_are_those_that_each_has_alone() -> None:
     """Nested ones, equal ones, and ones that are not nested."""
     activation_TI, weight_OI = noise(500, 12) @ noise(12, 12, seed=3), noise(4, 12, seed=4)
     statistics = in_parts(activation_TI[:400], activation_TI[400:])
-    sets = [{3}, {3, 7}, {1, 3, 7, 8, 9}, {0, 2}, {3, 7}, {11}]
-    removals = [Removal(torch.tensor(sorted(set(range(12)) - pruned)), torch.tensor(sorted(pruned))) for pruned in sets]
+    several = removals(12, {3}, {3, 7}, {1, 3, 7, 8, 9}, {0, 2}, {3, 7}, {11})
     for trial in (False, True):
-        together = LinearCompensation().fits(weight_OI, statistics, removals, trial)
-        for removal, fitted in zip(removals, together, strict=True):
+        together = LinearCompensation().fits(weight_OI, statistics, several, trial)
+        for removal, fitted in zip(several, together, strict=True):
             [alone] = LinearCompensation().fits(weight_OI, statistics, [removal], trial)
             torch.testing.assert_close(fitted.weight_OK, alone.weight_OK, rtol=1e-4, atol=1e-4)
             torch.testing.assert_close(fitted.bias_O, alone.bias_O, rtol=1e-4, atol=1e-4)

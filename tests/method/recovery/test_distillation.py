@@ -52,9 +52,8 @@ def test_the_divergence_falls_and_the_model_can_be_saved_and_reloads_equal(
     after = state(model)
     assert {name: (p.shape, p.dtype) for name, p in after.items()} == {n: (p.shape, p.dtype) for n, p in before.items()}
     assert type(model) is kind and not model.training and all(p.requires_grad for p in model.parameters())
-    save(
-        Resident(model), tokenizer, tmp_path / "saved", make_label(plan.to_dict(), {})
-    )  # which compares the reloaded model with this one
+    # which compares the reloaded model with this one
+    save(Resident(model), tokenizer, tmp_path / "saved", make_label(plan.to_dict(), {}))
 
 
 def test_one_step_is_enough(tmp_path: Path) -> None:

@@ -128,9 +128,7 @@ def test_no_memory_for_a_backward_pass_is_refused_if_the_run_begins(
 ) -> None:
     monkeypatch.setattr(dry_run, "free", lambda *_: (10**6, 10**12, 10**12))
     config = composed(*tiny(model_dir, text_file), *RECOVER)
-    with pytest.raises(
-        ValueError, match=r"recover=full: expected 0.\d+ GB free to train, and 0.001 GB are; take recover"
-    ):
+    with pytest.raises(ValueError, match=r"recover=full: expected 0.\d+ GB free to train, and 0.001 GB are; take"):
         check_room(prepare(config, tmp_path))
     assert prepare(config, tmp_path).texts["recovery"].num_samples > 0
 

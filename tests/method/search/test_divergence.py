@@ -1,6 +1,7 @@
 """The measured divergence is that of the whole pruned model, whatever else is measured in the same walk."""
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from flap.method.calibration import Calibration, LayerStatistics, collect
 from flap.method.compression import BiasCompensation, Compensation, LinearCompensation
 from flap.method.compression.apply import slice_out, write_layer
 from flap.method.compression.fitting import fit_layer
-from flap.method.search.divergence import EVERY, dense_plan
+from flap.method.search.divergence import EVERY, dense_plan, kl
 from flap.models import OnDisk, PlacedModel, Resident, adapt
 from flap.storage import WorkFolder
 from tests.cases import ARCHITECTURES, tiny_model, tokens
@@ -218,3 +219,25 @@ def test_windows_of_several_lengths_share_the_tokens() -> None:
     parts = [(long_NT[-1:], 24), (short_NT[-2:], 24)]
     expected = sum(by_hand(model, pruned, windows_NT) * num_tokens for windows_NT, num_tokens in parts) / 48
     assert measured == pytest.approx(expected, rel=1e-3)
+
+
+# Two positions, two words. The pruned model differs at the first position alone.
+P_TV = torch.tensor([[0.5, 0.5], [0.5, 0.5]])
+LOGITS_TV = torch.tensor([[0.25, 0.75], [0.5, 0.5]]).log() + 3  # of any height
+
+
+def test_of_a_window_by_hand() -> None:
+    expected = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)
+    assert kl(P_TV, P_TV.log(), LOGITS_TV) == pytest.approx(expected, rel=1e-6)
+
+
+def test_of_a_large_vocabulary_the_model_itself_diverges_by_nothing() -> None:
+    """Two sums over 6 million terms that differ by rounding would give 0.001 nats a token."""
+    generator = torch.Generator().manual_seed(0)
+    logits_TV = 4 * torch.randn(128, 50_000, generator=generator)
+    log_p_TV = logits_TV.log_softmax(-1)
+    assert abs(kl(log_p_TV.exp(), log_p_TV, logits_TV)) / 128 < 1e-5
+    other_TV = logits_TV + 0.01 * torch.randn(logits_TV.shape, generator=generator)
+    p_TV, q_TV = logits_TV.double().softmax(-1), other_TV.double().softmax(-1)
+    expected = (p_TV * (p_TV / q_TV).log()).sum().item()
+    assert kl(log_p_TV.exp(), log_p_TV, other_TV) == pytest.approx(expected, rel=1e-3)

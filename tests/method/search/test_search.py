@@ -1,4 +1,4 @@
-"""structure=search: measured divergences become nats per unit, and the cheapest nats leave first."""
+"""structure=search: measured divergences become nats per unit, and the cheapest units are removed first."""
 
 import math
 from collections.abc import Sequence
@@ -53,9 +53,8 @@ def test_each_block_is_measured_alone_at_each_level() -> None:
 
 
 def test_levels_that_leave_nothing_or_take_nothing_are_left_out() -> None:
-    trials = Search(levels=[0.125, 0.25, 0.5, 0.75]).trials(
-        Pair(torch.rand(3, 2), torch.rand(2)), Pair(Units(3, 10), Units(2, 3))
-    )
+    scores, units = Pair(torch.rand(3, 2), torch.rand(2)), Pair(Units(3, 10), Units(2, 3))
+    trials = Search(levels=[0.125, 0.25, 0.5, 0.75]).trials(scores, units)
     assert [tuple(map(len, trial)) for trial in trials] == [(2, 2), (1, 2), (3, 1)]
 
 

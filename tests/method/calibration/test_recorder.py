@@ -1,10 +1,10 @@
-"""E[w²] of a router's weights: by hand, exact for any split into batches, and of every family's experts."""
+"""E[1 / ‖h‖²] of hidden states and E[w²] of a router's weights: by hand, exact for any split into batches."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from flap.method.calibration.recorder import BlockRecorder, routed_power
+from flap.method.calibration.recorder import BlockRecorder, ResidualRecorder, inverse_power, routed_power
 from flap.models import adapt
 from flap.models.stacked_experts import refresh_experts
 from tests.cases import random_model, tiny_model, tokens
@@ -14,20 +14,20 @@ HIDDEN, CHOSEN = torch.randn(3, 32), torch.tensor([[0, 1], [1, 5], [1, 0]])
 WEIGHTS = torch.tensor([[0.5, 0.5], [0.8, 0.2], [1.0, 0.0]])
 
 
-def recorded(*batches: tuple[Tensor, ...]) -> BlockRecorder:
+def routed(*batches: tuple[Tensor, ...]) -> BlockRecorder:
     recorder = BlockRecorder(adapt(tiny_model("mixtral")).mlp(0), covariance=False)
     for batch in batches:
         recorder(nn.Identity(), batch)
     return recorder
 
 
-def test_by_hand() -> None:
+def test_weights_by_hand() -> None:
     """Over three tokens: expert 0 has 0.25, expert 1 0.25 + 0.64 + 1, expert 5 0.04."""
     expected = pytest.approx((0.25 / 3, 1.89 / 3, 0, 0, 0, 0.04 / 3))
     first, second = (tuple(one[part] for one in (HIDDEN, CHOSEN, WEIGHTS)) for part in (slice(1), slice(1, 3)))
-    assert routed_power([recorded((HIDDEN, CHOSEN, WEIGHTS))]) == expected
-    assert routed_power([recorded(first, second)]) == expected
-    assert routed_power([recorded(first), recorded(second)]) == expected
+    assert routed_power([routed((HIDDEN, CHOSEN, WEIGHTS))]) == expected
+    assert routed_power([routed(first, second)]) == expected
+    assert routed_power([routed(first), routed(second)]) == expected
 
 
 def test_without_experts_there_is_none() -> None:
@@ -53,3 +53,38 @@ def test_the_weights_are_those_of_the_output(family: str) -> None:
     added = (after - before)[..., :EXPERTS].reshape(-1, *weight_TE.shape).sum(dim=0)  # Llama 4 has an output for each
     assert ((weight_TE > 0).sum(dim=1) == 2).all()
     assert torch.allclose(added, weight_TE, atol=1e-5)
+
+
+def recorded(*batches: Tensor) -> ResidualRecorder:
+    recorder = ResidualRecorder()
+    for batch in batches:
+        recorder(nn.Identity(), (batch,))
+    return recorder
+
+
+def test_hidden_states_by_hand() -> None:
+    """Squared norms 25, 4 and 100: (0.04 + 0.25 + 0.01) / 3."""
+    hidden_NTD = torch.tensor([[[3.0, 4.0], [0.0, 2.0], [6.0, 8.0]]])
+    assert inverse_power([recorded(hidden_NTD)]) == pytest.approx(0.1)
+    assert inverse_power([recorded(hidden_NTD[:, :1], hidden_NTD[:, 1:])]) == pytest.approx(0.1)
+    assert inverse_power([recorded(hidden_NTD[:, :1]), recorded(hidden_NTD[:, 1:])]) == pytest.approx(0.1)
+
+
+def test_a_token_with_massive_activations_counts_as_one_token() -> None:
+    hidden_NTD = torch.ones(1, 100, 4)
+    ordinary = inverse_power([recorded(hidden_NTD)])
+    hidden_NTD[0, 0] = 1000.0
+    assert inverse_power([recorded(hidden_NTD)]) == pytest.approx(0.99 * ordinary)
+
+
+def test_hidden_states_of_zeros_are_left_out() -> None:
+    hidden_NTD = torch.tensor([[[3.0, 4.0], [0.0, 0.0], [1e-30, 0.0]]])
+    assert inverse_power([recorded(hidden_NTD)]) == pytest.approx(0.04)
+    assert inverse_power([recorded(hidden_NTD[:, 1:])]) == 0.0
+    assert inverse_power([ResidualRecorder()]) == 0.0
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_any_dtype(dtype: torch.dtype) -> None:
+    hidden_NTD = torch.tensor([[[300.0, 400.0]]], dtype=dtype)  # squares beyond float16
+    assert inverse_power([recorded(hidden_NTD)]) == pytest.approx(1 / 250_000, rel=1e-5)
