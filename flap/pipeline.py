@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from flap.config import FlapConfig
-from flap.evaluation import prepare_suite
 from flap.evaluation.result_files import RESULTS, Results
 from flap.method.allocation import PruningPlan
 from flap.method.vocabulary import Trimmed
@@ -95,10 +94,7 @@ def measure_more(run: Run, folder: Path, report: Report) -> Report:
         del dense
         saved = find_model(replace(config.model, path=str(report.checkpoint)), run.cache.root, config.trust_remote_code)
         if run.choices.vocabulary is not None:
-            before = run.source.tokenizer
-            suite = prepare_suite(run.choices.evaluators, saved.tokenizer, saved.max_length, None, before)
-            trimmed = Trimmed.of_checkpoint(saved.tokenizer, before, report.vocabulary)
-            run = replace(run, trimmed=trimmed, suite=replace(suite, results=run.suite.results))
+            run = run.trimmed_to(Trimmed.of_checkpoint(saved.tokenizer, run.source.tokenizer, report.vocabulary))
         model = saved.open(run.work / "checkpoint")
         model.adapter = adapt(model.model, run.choices.structure.experts)
         out.measured = measure_pruned(run, model, run.keys.pruned(plan))

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from flap.config import FlapConfig
 from flap.data import Windows
 from flap.data.temporary_state import seeded
-from flap.evaluation import Suite
+from flap.evaluation import Suite, prepare_suite
 from flap.method.allocation import Budget
 from flap.method.calibration import Calibration, LayerStatistics
 from flap.method.vocabulary import Trimmed
@@ -108,6 +108,12 @@ class Run:
     def warnings(self) -> list[str]:
         """What a reader of the numbers has to know of the texts."""
         return overlaps(self.texts, self.suite.tasks)
+
+    def trimmed_to(self, trimmed: Trimmed) -> "Run":
+        """Return the run that measures with the tokenizer of a trimmed vocabulary."""
+        before, max_length = self.source.tokenizer, self.source.max_length
+        suite = prepare_suite(self.choices.evaluators, trimmed.tokenizer, max_length, None, before)
+        return replace(self, trimmed=trimmed, suite=replace(suite, results=self.suite.results))
 
     def reading(self, texts: Mapping[str, Windows]) -> "Run":
         """Return the run with other texts; new warnings are logged."""

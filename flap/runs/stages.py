@@ -8,7 +8,7 @@ from typing import Any
 from flap.checkpoint.export.gguf import export_gguf
 from flap.checkpoint.save import make_label
 from flap.checkpoint.save import save as save_checkpoint
-from flap.evaluation import Measurement, prepare_suite
+from flap.evaluation import Measurement
 from flap.evaluation.base import Numbers
 from flap.method.allocation import PruningPlan
 from flap.method.calibration.own_text import WRITTEN, Draft, text_of, write
@@ -77,10 +77,10 @@ def trim(run: Run, model: PlacedModel, kept: KeptTokens | None) -> Run:
         before = run.source.tokenizer
         trimmed = Trimmed.of(before, kept, model.adapter.vocab_size)
         cut_rows(model, trimmed.rows_K)
-        suite = prepare_suite(run.choices.evaluators, trimmed.tokenizer, run.source.max_length, None, before)
+        run = run.trimmed_to(trimmed)
         if run.source.loaded:  # the tokenizer is the caller's, as the model is
             before._tokenizer = trimmed.tokenizer.backend_tokenizer
-        return replace(run, trimmed=trimmed, suite=replace(suite, results=run.suite.results))
+        return run
 
 
 def recover(run: Run, model: PlacedModel, plan: PruningPlan) -> dict[str, Any]:

@@ -93,3 +93,14 @@ def changed(
 @torch.no_grad()
 def logits(model: PreTrainedModel) -> Tensor:
     return model(input_ids=tokens()).logits
+
+
+def peculiar(case: str, activation_TI: Tensor) -> Tensor:
+    """Activations of which some channels are constant or equal, as the case says; changed in place."""
+    if case in ("constant", "zero"):
+        activation_TI[:, ::3] = 5.0 if case == "constant" else 0.0
+    if case == "all constant":
+        activation_TI[:] = 2.0
+    if case == "twins":
+        activation_TI[:, 1::2] = activation_TI[:, ::2]
+    return activation_TI

@@ -135,10 +135,8 @@ class LayerRecorder:
         self._hooks: list[RemovableHandle] = []
 
     def __enter__(self) -> "LayerRecorder":
-        self._hooks = [
-            self.layer.register_forward_pre_hook(self.residual),
-            *(recorder.block.watched.register_forward_pre_hook(recorder) for recorder in self.blocks),
-        ]
+        hooks = [recorder.block.watched.register_forward_pre_hook(recorder) for recorder in self.blocks]
+        self._hooks = [self.layer.register_forward_pre_hook(self.residual), *hooks]
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -28,11 +28,9 @@ def sample(model: PlacedModel, start: Beginning, num_sequences: int, length: int
     start_NT = torch.tensor([start.tokens] * num_sequences, device=model.device)
     options = GenerationConfig(do_sample=False, max_new_tokens=max(1, length - len(start.tokens)))
     with replaced("generation_config", GenerationConfig(), model.model):
+        mask_NT, drawn = torch.ones_like(start_NT), LogitsProcessorList([Drawn()])
         tokens_NT: Tensor = model.model.generate(
-            start_NT,
-            attention_mask=torch.ones_like(start_NT),
-            logits_processor=LogitsProcessorList([Drawn()]),
-            generation_config=options,
+            start_NT, attention_mask=mask_NT, logits_processor=drawn, generation_config=options
         )
     return tokens_NT.cpu()
 

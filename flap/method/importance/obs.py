@@ -65,10 +65,8 @@ class OBS(Metric):
         for k in range(RIDGES):
             ridge = self.ridge * 10.0**k
             if k:
-                channels = columns_UC.numel()
-                log.warning(
-                    "metric.ridge=%g is too small for these %d channels; trying %g", ridge / 10, channels, ridge
-                )
+                line = "metric.ridge=%g is too small for these %d channels; trying %g"
+                log.warning(line, ridge / 10, columns_UC.numel(), ridge)
             with suppress(torch.linalg.LinAlgError):
                 cost_U = _costs_with(ridge, weight_OI, statistics, columns_UC)
                 return (cost_U / columns_UC.shape[1]).float()[:, None].expand(columns_UC.shape)

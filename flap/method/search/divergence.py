@@ -67,8 +67,7 @@ class PlanDivergence:
 
     def _walked(self, walk: Walk, plans: PlansOfLayer, num_tokens: int, covariance: bool) -> list[float]:
         """Return the divergence of each plan, after one walk."""
-        model, (windows, texts) = self.calibration.model, self.windows(num_tokens)
-        dense = dense_plan(model)
+        (windows, texts), dense = self.windows(num_tokens), dense_plan(self.calibration.model)
 
         def with_dense(i: int, observed: LayerStatistics | None) -> list[LayerPlan]:
             return [dense.layers[i], *ranks.own_share(plans(i, observed))]
@@ -85,7 +84,7 @@ class PlanDivergence:
             for name in set(walk.streams) - {"fitting", "held out"}:
                 del walk.streams[name]
             walk.streams |= {str(k): stream for k, stream in streams.items()}
-        return ranks.gather_in_order(self._nats(model, windows, texts, [streams[k].batches for k in stream_ids]))
+        return ranks.gather_in_order(self._nats(windows, texts, [streams[k].batches for k in stream_ids]))
 
     def windows(self, num_tokens: int) -> tuple[list[Tensor], list[Tensor]]:
         """Return tokens_NT and text_N for each length of window."""
@@ -122,14 +121,14 @@ class PlanDivergence:
 
     @torch.no_grad()
     def _nats(
-        self, model: PlacedModel, windows: Sequence[Tensor], texts: Sequence[Tensor], hidden: Sequence[Sequence[Tensor]]
+        self, windows: Sequence[Tensor], texts: Sequence[Tensor], hidden: Sequence[Sequence[Tensor]]
     ) -> list[float]:
         """Return the divergence from the dense model, averaged over a text's tokens, for each plan: its worst text's.
 
         hidden: the outputs of the last layer for the windows of each length, first of the dense model, then of each
         plan.
         """
-        num_texts, plans = int(torch.cat(list(texts)).max()) + 1, len(hidden) - 1
+        model, num_texts, plans = self.calibration.model, int(torch.cat(list(texts)).max()) + 1, len(hidden) - 1
         total_KX, tokens_X = torch.zeros(plans, num_texts).double(), torch.zeros(num_texts)
         with model.ends():
             for text_N, tokens_NT, dense_NTD, *others in _compared(windows, texts, hidden):

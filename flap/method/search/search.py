@@ -18,8 +18,6 @@ from flap.method.importance import Scores
 from flap.method.search.curve import spread_by_rank
 from flap.models import Pair
 
-Nats = list[Pair[Tensor]]  # nats over price of each layer's units, nats_G and nats_I
-
 
 @dataclass(frozen=True)
 class Search(Structure):
@@ -68,8 +66,8 @@ class Search(Structure):
         most = prices.mlp.count - prices.mlp.fewest
         return Pair(heads, sorted({min(n, most) for n in neurons} - {0}))
 
-    def in_nats(self, scores: Scores, budget: Budget) -> Nats:
-        """Return the nats over price of all units; within a block they rank the units as the scores do.
+    def in_nats(self, scores: Scores, budget: Budget) -> list[Pair[Tensor]]:
+        """Return nats_G and nats_I of each layer, the nats over price of its units; within a block they rank the units as the scores do.
 
         The rise of the divergence between two levels is divided among the units in proportion to their scores. Then the
         curve is replaced by its lower convex envelope, so that no unit has fewer nats than a unit with a lower score.

@@ -12,7 +12,7 @@ from flap.method.compression.compensation import Fit, Removal
 from flap.method.compression.linear import chains, order
 from flap.models import Resident
 from tests.cases import ARCHITECTURES, tiny_model, tokens
-from tests.helpers.compressed import changed, covariances, in_parts
+from tests.helpers.compressed import changed, covariances, in_parts, peculiar
 
 
 def fit(weight_OI: Tensor, activation_TI: Tensor, kept: int, ridge: float | None = None) -> Fit:
@@ -152,13 +152,7 @@ def test_where_nothing_can_be_predicted_the_bias_stays() -> None:
 @pytest.mark.parametrize("ridge", [None, 0.0, 0.01])
 @pytest.mark.parametrize("case", ["few tokens", "constant", "zero", "all constant", "twins", "huge", "tiny"])
 def test_whatever_the_channels_do_it_is_finite(case: str, ridge: float | None) -> None:
-    activation_TI = noise(12 if case == "few tokens" else 100, 20)
-    if case in ("constant", "zero"):
-        activation_TI[:, ::3] = 5.0 if case == "constant" else 0.0
-    if case == "all constant":
-        activation_TI[:] = 2.0
-    if case == "twins":
-        activation_TI[:, 1::2] = activation_TI[:, ::2]
+    activation_TI = peculiar(case, noise(12 if case == "few tokens" else 100, 20))
     scale = {"huge": 1e15, "tiny": 1e-15}.get(case, 1.0)
     fitted = fit(noise(4, 20, seed=4), activation_TI * scale, 12, ridge)
     assert fitted.bias_O is not None and fitted.report is not None

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from flap.method.calibration import Statistics
 from flap.method.importance import OBS
-from tests.helpers.compressed import in_parts
+from tests.helpers.compressed import in_parts, peculiar
 
 
 def known(activation_TI: Tensor) -> Statistics:
@@ -71,13 +71,7 @@ def test_the_costs_of_those_that_leave_add_up_to_the_error_that_is_left() -> Non
 
 @pytest.mark.parametrize("case", ["few tokens", "constant", "zero", "all constant", "twins", "huge", "tiny"])
 def test_whatever_the_channels_do_it_is_finite(case: str) -> None:
-    activation_TI = correlated(20)[: 6 if case == "few tokens" else 400]
-    if case in ("constant", "zero"):
-        activation_TI[:, ::3] = 5.0 if case == "constant" else 0.0
-    if case == "all constant":
-        activation_TI[:] = 2.0
-    if case == "twins":
-        activation_TI[:, 1::2] = activation_TI[:, ::2]
+    activation_TI = peculiar(case, correlated(20)[: 6 if case == "few tokens" else 400])
     scale = {"huge": 1e12, "tiny": 1e-12}.get(case, 1.0)
     score_I = OBS().score(correlated(20, seed=100)[:4], known(activation_TI * scale))
     assert torch.isfinite(score_I).all() and (score_I >= 0).all()
@@ -86,8 +80,7 @@ def test_whatever_the_channels_do_it_is_finite(case: str) -> None:
 
 
 def test_a_ridge_that_rounding_swallows_is_refused_where_the_covariance_is_singular() -> None:
-    activation_TI = correlated(20)
-    activation_TI[:, 1::2] = activation_TI[:, ::2]
+    activation_TI = peculiar("twins", correlated(20))
     with pytest.raises(ValueError, match=r"^metric\.ridge=1e-20: too small, even times 1000; try 0\.01$"):
         OBS(ridge=1e-20).score(correlated(20, seed=100)[:4], known(activation_TI))
 
