@@ -67,7 +67,7 @@ class Search(Structure):
         return Pair(heads, sorted({min(n, most) for n in neurons} - {0}))
 
     def in_nats(self, scores: Scores, budget: Budget) -> list[Pair[Tensor]]:
-        """Return nats_G and nats_I of each layer, the nats over price of its units; within a block they rank the units as the scores do.
+        """Return nats_G and nats_I of each layer, nats over price; within a block they rank units as the scores do.
 
         The rise of the divergence between two levels is divided among the units in proportion to their scores. Then the
         curve is replaced by its lower convex envelope, so that no unit has fewer nats than a unit with a lower score.
