@@ -3,7 +3,6 @@
 Legend: T tokens.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -68,23 +67,19 @@ class Generate(Evaluator):
 def _measure(
     placed: PlacedModel, tokenizer: PreTrainedTokenizerBase, prompts: dict[str, list[int]], max_new_tokens: int
 ) -> Measurement:
-    def write(prompt: list[int]) -> list[int]:
-        return list(continuation(placed.model, prompt, max_new_tokens).tolist())
-
-    written = shared(prompts.values(), "generate", write)
+    written = shared(prompts.values(), "generate", lambda prompt: continuation(placed.model, prompt, max_new_tokens))
     texts = dict(zip(prompts, tokenizer.batch_decode(written, skip_special_tokens=True), strict=True))
     repeated = list(map(repetition, written))
     return averaged(f"generate/repetition@{max_new_tokens}", repeated, "lower") | Measurement(texts=texts)
 
 
 @torch.no_grad()
-def continuation(model: PreTrainedModel, prompt: Sequence[int], max_new_tokens: int) -> Tensor:
-    """Return the tokens that the model writes after the prompt, greedily, up to its end token: new_T on the host."""
+def continuation(model: PreTrainedModel, prompt: list[int], max_new_tokens: int) -> list[int]:
+    """Return the tokens that the model writes after the prompt, greedily, up to its end token."""
     end = model.generation_config.eos_token_id
     prompt_1T = torch.tensor([prompt], device=running_device(model))
     with replaced("generation_config", GenerationConfig(), model):
         options = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=end, pad_token_id=0)
-        tokens_1T: Tensor = model.generate(
-            prompt_1T, attention_mask=torch.ones_like(prompt_1T), generation_config=options
-        )
-    return tokens_1T[0, len(prompt) :].cpu()
+        mask_1T = torch.ones_like(prompt_1T)
+        tokens_1T: Tensor = model.generate(prompt_1T, attention_mask=mask_1T, generation_config=options)
+    return tokens_1T[0, len(prompt) :].tolist()

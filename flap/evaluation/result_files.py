@@ -48,13 +48,13 @@ class Results:
 
     def get(self, key: Key, make: Callable[[], Any]) -> Any:
         """Return the stored numbers of a key; if there are none, store and return those of `make`."""
-        if digest(key) not in self._read():
+        if digest(key) not in read_json(self.path):
             self._write(key, {"numbers": make()})
-        return infinite(self._read()[digest(key)]["numbers"])
+        return infinite(read_json(self.path)[digest(key)]["numbers"])
 
     def stored(self) -> dict[str, tuple[Key, Measurement]]:
         """Return the key and the measurement of each task's entry that both files have."""
-        entries = self._read()
+        entries = read_json(self.path)
         return {
             name: (entry["key"], _measurement({"documents": values, **entry}))
             for name, values in _read_documents(self._documents).items()
@@ -75,13 +75,9 @@ class Results:
     def _documents(self) -> Path:
         return self.path.with_name("documents.json.gz")
 
-    def _read(self) -> dict[str, Any]:
-        entries = read_json(self.path).items()
-        return {name: one for name, one in entries if isinstance(one, dict) and {"key", "numbers"} <= one.keys()}
-
     def _write(self, key: Key, entry: Mapping[str, Any]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(self.path, to_json(self._read() | {digest(key): {"key": key, **entry}}, indent=1) + "\n")
+        write_text(self.path, to_json(read_json(self.path) | {digest(key): {"key": key, **entry}}, indent=1) + "\n")
 
 
 def _write_compressed(value: Any, path: Path) -> None:

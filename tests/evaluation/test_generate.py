@@ -32,9 +32,9 @@ def test_each_word_is_the_likeliest_whatever_the_models_own_options() -> None:
     model.generation_config.eos_token_id = None
     expected = greedy(model, [5, 6, 7], 12)
     model.generation_config.repetition_penalty = 9.0
-    assert continuation(model, [5, 6, 7], 12).tolist() == expected
+    assert continuation(model, [5, 6, 7], 12) == expected
     model.generation_config.eos_token_id = expected[4]
-    assert continuation(model, [5, 6, 7], 12).tolist() == expected[: expected.index(expected[4]) + 1]
+    assert continuation(model, [5, 6, 7], 12) == expected[: expected.index(expected[4]) + 1]
     assert model.generation_config.repetition_penalty == 9.0
 
 
@@ -50,7 +50,7 @@ def test_the_number_is_the_mean_over_prompts(tokenizer: PreTrainedTokenizerFast)
     model = tiny_model("llama-gqa")
     [task] = Generate(PROMPTS, max_new_tokens=20).prepare(tokenizer, 128)
     found = task.run(Resident(model))
-    shares = [repetition(continuation(model, tokenizer(prompt).input_ids, 20).tolist()) for prompt in PROMPTS]
+    shares = [repetition(continuation(model, tokenizer(prompt).input_ids, 20)) for prompt in PROMPTS]
     assert found.numbers["generate/repetition@20"] == pytest.approx(sum(shares) / 2)
     assert found.documents == {"generate/repetition@20": shares}
     assert found.better == {"generate/repetition@20": "lower"}

@@ -198,24 +198,24 @@ def test_what_is_within_the_noise_of_the_best_is_not_bold(
     assert not any(value.mark == "best" for row in rows for value in row)
 
 
-def test_marks_are_of_the_same_test_as_the_differences_of_a_comparison(tmp_path: Path, report: Plain) -> None:
-    """Of answers that are right or wrong it is McNemar's: five lost and none won is p = 0.06, the t-test's 0.02."""
-    for metric, wrong in (("IFV", 0), ("WIFV", 5)):
-        numbers = {"piqa/acc": (50 - wrong) / 50}
+@pytest.mark.parametrize(
+    ("wrong", "data", "marks"),
+    [  # five lost and none won is p = 0.06 in McNemar's test, which comparisons have, too; 0.02 in the t-test
+        ((0, 5), ("same", "same"), ["near", "near"]),
+        ((1, 20), ("same", "same"), ["best", ""]),
+        ((1, 20), ("one", "other"), ["", ""]),
+    ],
+)
+def test_only_what_is_paired_and_clear_is_best(
+    tmp_path: Path, report: Plain, wrong: tuple[int, int], data: tuple[str, str], marks: list[str]
+) -> None:
+    for metric, number, where in zip(("IFV", "WIFV"), wrong, data, strict=True):
+        numbers = {"piqa/acc": (50 - number) / 50}
         folder = add_cell(tmp_path, altered(report, 0.2, {}, numbers), metric, "AL-AM", 0.2)
-        keep_documents(folder, numbers, {"piqa/acc": rights(*range(wrong))})
-    assert [row[-2].mark for row in tabulate(read_study(tmp_path)).rows] == ["near", "near"]
-
-
-@pytest.mark.parametrize(("data", "marks"), [(("same", "same"), ["best", ""]), (("one", "other"), ["", ""])])
-def test_only_what_is_paired_is_marked(tmp_path: Path, report: Plain, data: tuple[str, str], marks: list[str]) -> None:
-    for metric, wrong, where in (("IFV", 1, data[0]), ("WIFV", 20, data[1])):
-        numbers = {"piqa/acc": (50 - wrong) / 50}
-        folder = add_cell(tmp_path, altered(report, 0.2, {}, numbers), metric, "AL-AM", 0.2)
-        keep_documents(folder, numbers, {"piqa/acc": rights(*range(wrong))}, where)
+        keep_documents(folder, numbers, {"piqa/acc": rights(*range(number))}, where)
     study = read_study(tmp_path)
-    found = {run.metric: row[-2].mark for run, row in zip(study.runs, tabulate(study).rows, strict=True)}
-    assert [found["IFV"], found["WIFV"]] == marks
+    marked = {run.metric: row[-2].mark for run, row in zip(study.runs, tabulate(study).rows, strict=True)}
+    assert [marked["IFV"], marked["WIFV"]] == marks
 
 
 def test_an_average_is_compared_by_its_parts(tmp_path: Path, report: Plain) -> None:
