@@ -47,8 +47,9 @@ def show(folders: Sequence[Path]) -> None:
         console.print(f"[bold]{letter}[/bold]  {escape(str(folder))}")
     for notice in notices([*runs.values()]):
         console.print(f"[bold]{escape(notice)}[/bold]")
-    for table in (config_table(runs), numbers_table(runs)):
-        console.print(f"\n[bold]{table.title}[/bold]", table.console() if table.rows else "No difference.", sep="\n")
+    tables = {"Config": config_table(runs).console(), "Numbers of the pruned models": numbers_table(runs).console(True)}
+    for title, table in tables.items():
+        console.print(f"\n[bold]{title}[/bold]", table if table.rows else "No difference.", sep="\n")
     console.print(NOTE, soft_wrap=not console.is_terminal)
 
 
@@ -57,7 +58,7 @@ def config_table(runs: Runs) -> Table:
     chosen = [{name: str(getattr(run, name)) for name in CHOICES} | run.config for run in runs.values()]
     configs = DataFrame(chosen, dtype=object).fillna("").T
     differ = configs[configs.nunique(axis=1) > 1]
-    return Table.of(["", *runs], differ.itertuples(name=None), title="Config")
+    return Table.of(["", *runs], differ.itertuples(name=None))
 
 
 def numbers_table(runs: Runs) -> Table:
@@ -78,7 +79,7 @@ def numbers_table(runs: Runs) -> Table:
 
     columns: Columns = {letter: partial(with_error, numbers) for letter, numbers in models.items()}
     columns |= {f"{letter} - {first}": partial(difference, letter) for letter in others}
-    return Table.over(names, columns, title="Numbers of the pruned models", numeric=True)
+    return Table.over(names, columns)
 
 
 def notices(runs: Sequence[RunRecord]) -> Iterator[str]:

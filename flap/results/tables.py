@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from rich import table as rich_table
 from rich.text import Text
@@ -28,20 +28,16 @@ class Table:
 
     heads: Sequence[str]
     rows: Sequence[tuple[Entry, ...]]
-    title: str = ""  # above it
-    numeric: bool = False  # whether all columns but the first are of numbers
 
     @classmethod
-    def of(cls, heads: Iterable[str], rows: Iterable[Iterable[str | Entry]], **about: Any) -> "Table":
-        """Return a table of texts and entries. about: title, numeric."""
-        entries = [tuple(one if isinstance(one, Entry) else Entry(one) for one in row) for row in rows]
-        return cls(tuple(heads), entries, **about)
+    def of(cls, heads: Iterable[str], rows: Iterable[Iterable[str | Entry]]) -> "Table":
+        """Return a table of texts and entries."""
+        return cls(tuple(heads), [tuple(one if isinstance(one, Entry) else Entry(one) for one in row) for row in rows])
 
     @classmethod
-    def over(cls, names: Iterable[str], columns: Columns, **about: Any) -> "Table":
-        """Return a table with a row for each name. about: title, numeric."""
-        rows = [[name, *(value(name) for value in columns.values())] for name in names]
-        return cls.of(["", *columns], rows, **about)
+    def over(cls, names: Iterable[str], columns: Columns) -> "Table":
+        """Return a table with a row for each name."""
+        return cls.of(["", *columns], [[name, *(value(name) for value in columns.values())] for name in names])
 
     def markdown(self, shown: Callable[[str], str] = str) -> str:
         """Return the table in Markdown. shown: what is written for a text."""
@@ -49,11 +45,11 @@ class Table:
         heads, *lines = [f"| {' | '.join(row)} |" for row in (map(shown, self.heads), *rows)]
         return "\n".join([heads, "|" + "---|" * len(self.heads), *lines])
 
-    def console(self) -> rich_table.Table:
-        """Return the table for the console."""
+    def console(self, numeric: bool = False) -> rich_table.Table:
+        """Return the table for the console. numeric: whether all columns but the first are of numbers."""
         table = rich_table.Table(pad_edge=False, collapse_padding=True)
         for i, heading in enumerate(self.heads):
-            table.add_column(heading, overflow="fold", justify="right" if i and self.numeric else "left")
+            table.add_column(heading, overflow="fold", justify="right" if i and numeric else "left")
         for row in self.rows:
             bold = ["bold" if "{0}" in MARKS[entry.mark] else "" for entry in row]
             table.add_row(*(Text(entry.text, style) for entry, style in zip(row, bold, strict=True)))
