@@ -1,12 +1,14 @@
-"""Changes of what the caller, or another package, holds that last as long as a block: random states and attributes."""
+"""Changes of what others hold that last as long as a block: random states, attributes and forward passes."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import numpy
 import torch
+from torch import nn
 
 
 @contextmanager
@@ -32,3 +34,19 @@ def replaced(name: str, value: Any, *holders: Any) -> Iterator[None]:
             stack.callback(setattr, holder, name, getattr(holder, name))
             setattr(holder, name, value)
         yield
+
+
+@contextmanager
+def forwards_replaced(modules: Iterable[nn.Module], forward: Callable[..., Any]) -> Iterator[None]:
+    """Call `forward(index, …)` instead of the forward pass of each module inside the block."""
+    modules = list(modules)
+    forwards = [vars(module).get("forward") for module in modules]
+    for index, module in enumerate(modules):
+        module.forward = partial(forward, index)
+    try:
+        yield
+    finally:
+        for module, before in zip(modules, forwards, strict=True):
+            del module.forward
+            if before is not None:  # set by accelerate's hooks
+                module.forward = before

@@ -4,12 +4,30 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from transformers.utils import cached_file
-
-from flap.storage.tensor_headers import tensor_shapes, tensor_types
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 TYPES = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+
+
+def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor in a file, by name.
+
+    Raises:
+        ValueError: the file is damaged or truncated.
+    """
+    return {name: shape for name, (_, shape) in _headers(file).items()}
+
+
+def _headers(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Return type, as BF16, and shape of each tensor in a file, without its data."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in parts.items()}
+    except SafetensorError as error:
+        raise ValueError(f"{path.name} is damaged or truncated ({error})") from error
 
 
 def tensor_files(directory: Path) -> dict[str, Path]:
@@ -39,7 +57,8 @@ def stored_dtype(path: str, download: bool) -> torch.dtype | None:
     if not file and (index := cached_file(path, INDEX, local_files_only=not download, **quiet)):
         name = min(json.loads(Path(index).read_text())["weight_map"].values())
         file = cached_file(path, name, local_files_only=not download, **quiet)
-    return next((TYPES[one] for one in tensor_types(Path(file)) if one in TYPES), None) if file else None
+    names = (dtype for dtype, _ in _headers(Path(file)).values()) if file else ()
+    return next((TYPES[name] for name in names if name in TYPES), None)
 
 
 def check_weights(directory: Path) -> dict[Path, dict[str, tuple[int, ...]]]:

@@ -7,7 +7,6 @@ from flap.models.placement.spread import Spread
 
 PLACEMENTS: dict[str, type[PlacedModel]] = {placement.name: placement for placement in (Resident, Spread, OnDisk)}
 
-# whether one layer at a time is read from disk
-STREAMS = {name: placed.streams for name, placed in PLACEMENTS.items()}
+STREAMS = {name: placed.streams for name, placed in PLACEMENTS.items()}  # whether layers are read from disk
 
 __all__ = ["PLACEMENTS", "STREAMS", "OnDisk", "PlacedModel", "Resident", "Spread", "open_checkpoint"]

@@ -20,6 +20,8 @@ from flap.models.model_files import ModelFiles
 from flap.storage import NOT_KEPT, WorkFolder, ranks
 from flap.storage.progress import progress
 
+Recorders = Sequence[AbstractContextManager[Any]]
+
 
 class PlacedModel(ABC):
     """The base class of the placements: a model whose weights may be anywhere.
@@ -105,11 +107,7 @@ class PlacedModel(ABC):
 
     @torch.no_grad()
     def observe(
-        self,
-        batches_NT: Sequence[Tensor],
-        recorders: Sequence[AbstractContextManager[Any]],
-        work: WorkFolder,
-        stage: str = "calibrate",
+        self, batches_NT: Sequence[Tensor], recorders: Recorders, work: WorkFolder, stage: str = "calibrate"
     ) -> Iterator[int]:
         """Run all windows once, with recorder i open at layer i, and yield the index of each layer that is finished.
 

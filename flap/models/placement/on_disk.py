@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from flap.config import gigabytes
+from flap.data.temporary_state import forwards_replaced
 from flap.models.devices import ROOM_TO_RUN, free_bytes
 from flap.models.forward import leave
 from flap.models.from_pretrained import read_config
 from flap.models.model_files import ModelFiles
-from flap.models.placement.base import PlacedModel
+from flap.models.placement.base import PlacedModel, Recorders
 from flap.models.placement.layer_files import LayerFiles
 from flap.models.placement.resident import Resident
 from flap.models.placement.shards import write_shards
-from flap.models.replaced_forward import forwards_replaced
 from flap.models.walk import Walk
 from flap.storage import NOT_KEPT, WorkFolder
 
@@ -107,11 +107,7 @@ class OnDisk(PlacedModel):
             yield
 
     def observe(
-        self,
-        batches_NT: Sequence[Tensor],
-        recorders: Sequence[AbstractContextManager[Any]],
-        work: WorkFolder,
-        stage: str = "calibrate",
+        self, batches_NT: Sequence[Tensor], recorders: Recorders, work: WorkFolder, stage: str = "calibrate"
     ) -> Iterator[int]:
         walk = Walk(self, f"{stage}, layer by layer", work)
         stream = walk.enter("windows", batches_NT)
@@ -128,7 +124,6 @@ class OnDisk(PlacedModel):
             yield from self._walked(batches_NT, WorkFolder(Path(folder)))
 
     def _walked(self, batches_NT: Sequence[Tensor], work: WorkFolder) -> Iterator[Tensor]:
-        """Yield the final hidden states of each batch, which walk in files of this folder."""
         walk = Walk(self, "layer by layer", work, apart=True)
         stream = walk.enter("windows", batches_NT)
         for i in walk:
@@ -186,5 +181,4 @@ def open_checkpoint(directory: Path, device: torch.device, work: WorkFolder = NO
 
     It can be compared with the model in memory without room for a second one. work: see `OnDisk`.
     """
-    source = ModelFiles(str(directory), read_config(directory), device)
-    return OnDisk(source, work / "checkpoint")
+    return OnDisk(ModelFiles(str(directory), read_config(directory), device), work / "checkpoint")

@@ -14,7 +14,7 @@ from transformers.core_model_loading import revert_weight_conversion
 from flap.models.placement.base import PlacedModel
 from flap.models.placement.layer_files import LayerFiles
 from flap.models.walk import Walk
-from flap.storage.tensor_headers import tensor_shapes
+from flap.models.weights import tensor_shapes
 
 
 def write_shards(placed: PlacedModel, files: LayerFiles, directory: Path) -> None:
