@@ -5,8 +5,7 @@ the network, the environment or the disk. Every error names the field, its value
 """
 
 from flap.config.compose import build, literal, typed
-from flap.config.help import help_text
-from flap.config.messages import explain, gigabytes, one_line, require, without_credentials
+from flap.config.messages import explain, gigabytes, help_text, one_line, require, without_credentials
 from flap.config.methods import composing, name_method
 from flap.config.schema import GGUF_TYPES, FlapConfig, ModelConfig, TargetConfig, config_dir, folder_name, targets
 

@@ -65,12 +65,9 @@ def typed(config: DictConfig) -> FlapConfig:
     model, checkpoint = checked.model, checked.checkpoint
     model.name = model_name(model.name, model.path)
     # a shell replaces ~ on the command line, nobody does in a YAML file
-    model.path, checkpoint.dir, checked.cache_dir = map(_at_home, (model.path, checkpoint.dir, checked.cache_dir))
+    paths: tuple[Any, ...] = (model.path, checkpoint.dir, checked.cache_dir)
+    model.path, checkpoint.dir, checked.cache_dir = (path and str(Path(path).expanduser()) for path in paths)
     return checked
-
-
-def _at_home(path: Any) -> Any:
-    return path and str(Path(path).expanduser())
 
 
 def literal(value: Any) -> Any:

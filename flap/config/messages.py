@@ -1,5 +1,6 @@
-"""Error messages of one line for the user: key, value and what is allowed."""
+"""What the command line tells: its help, its log, and errors in one line with key, value and what is allowed."""
 
+import logging
 import re
 from collections.abc import Mapping
 from difflib import get_close_matches
@@ -9,8 +10,35 @@ from typing import Any
 from hydra.errors import MissingConfigException
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from flap.config.help import names_in
 from flap.config.schema import config_dir
+
+TEXT = """flap: a smaller language model without training, by removing attention heads and MLP neurons.
+
+python -m flap [group=choice …] [key=value …]
+
+{groups}
+
+ratio=0.2      share of the decoder's Linear weights to remove; or target.bytes=, parameters= or kv_cache_bytes=
+dry_run=true   print what a run takes, and read no weight
+
+Every key of a run, with its value: --cfg job.   A sweep: -m metric=IFV,WIFV ratio=0.2,0.5   A study: +experiment=NAME
+Its page, or runs side by side: python -m flap.study FOLDER …   What this machine has: python -m flap doctor"""
+
+
+def names_in(group: str) -> list[str]:
+    """Return the choices of a group, a folder of conf/; a name with an underscore in front is what they share."""
+    return sorted(path.stem for path in (Path(config_dir()) / group).glob("[!_]*.yaml"))
+
+
+def help_text() -> str:
+    """Return what `--help` prints, made from conf/: Hydra takes a second for it, and copies all configs."""
+    contents = (Path(config_dir()) / "config.yaml").read_text()
+    told = dict(re.findall(r"^  - (\w+): .*?# (.+)$", contents, re.MULTILINE)) | {
+        "experiment": "a study with its sweep"
+    }
+    return TEXT.format(
+        groups="\n".join(f"{name:<13}{text}: {', '.join(names_in(name))}" for name, text in told.items())
+    )
 
 
 def require(condition: bool, name: str, value: Any, allowed: str) -> None:
@@ -62,3 +90,12 @@ def explain(error: Exception) -> str:
     if "group override must be" in str(error):
         return "a group takes the name of one of its options, as --help lists them, and not null or a number"
     return one_line(error)
+
+
+class ConsoleFormatter(logging.Formatter):
+    """A formatter that prints one line for each record; tracebacks go only to the log file."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the message, after its level if that is a warning or worse."""
+        prefix = "" if record.levelno < logging.WARNING else f"{record.levelname.lower()}: "
+        return f"{prefix}{record.getMessage()}"

@@ -113,12 +113,12 @@ class Block:
 class NoOutput(LinearLike):
     """The output projection that a layer lacks, as a Linear without channels."""
 
-    layer: nn.Module
+    module: nn.Module  # the layer
     bias: ClassVar[None] = None
 
     @property
     def weight(self) -> Tensor:
-        norm = next(parameter for parameter in self.layer.parameters() if parameter.ndim == 1)
+        norm = next(parameter for parameter in self.module.parameters() if parameter.ndim == 1)
         return norm.new_empty(len(norm), 0)
 
 
@@ -128,10 +128,6 @@ class NoBlock(Block):
     @classmethod
     def of(cls, name: str, layer: nn.Module) -> "NoBlock":
         return cls(name, NoOutput(layer), split(0, 0), ())
-
-    @property
-    def watched(self) -> nn.Module:
-        return cast(nn.Module, self.output.layer)
 
     def observe(self, args: tuple[Any, ...]) -> Observed:
         return Observed([args[0][..., :0]])

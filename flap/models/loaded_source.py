@@ -14,7 +14,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from flap.config import ModelConfig, require
 from flap.models.offload import is_spread, running_device, weights_digest
 from flap.models.placement import PlacedModel, Resident, Spread
-from flap.models.placement.resident import copy_sharing_tensors
+from flap.models.placement.base import copy_sharing_tensors
 from flap.models.source import ModelSource
 from flap.storage import NOT_KEPT, WorkFolder, digest
 

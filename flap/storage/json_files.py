@@ -9,7 +9,8 @@ from typing import Any
 
 def to_json(value: Any, indent: int | None = None) -> str:
     """Return a value as JSON; each number in it that is not finite becomes null."""
-    return json.dumps(_each(value, _or_null), indent=indent, allow_nan=False)
+    finite = _each(value, lambda one: None if isinstance(one, float) and not math.isfinite(one) else one)
+    return json.dumps(finite, indent=indent, allow_nan=False)
 
 
 def infinite(value: Any) -> Any:
@@ -32,7 +33,3 @@ def _each(value: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(value, list | tuple):
         return [_each(item, change) for item in value]
     return change(value)
-
-
-def _or_null(one: Any) -> Any:
-    return None if isinstance(one, float) and not math.isfinite(one) else one

@@ -15,14 +15,8 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
-log = logging.getLogger(__name__)
-
 LockState = Literal["held", "busy", "none"]
-
-
-@cache
-def _warn_once(field: str, folder: Path, error: str) -> None:
-    log.warning("%s: no lock in %s (%s); processes there do not see one another", field, folder, error)
+_warn_once = cache(logging.getLogger(__name__).warning)
 
 
 def lock_of(folder: Path) -> Path:
@@ -48,7 +42,7 @@ def file_lock(path: Path, field: str | None, wait_seconds: float = 0) -> Iterato
     except OSError as error:
         # where the file system has no locks, as some network file systems, a run goes on without, and says so
         if field and os.access(path.parent, os.W_OK):  # else whoever writes there says so
-            _warn_once(field, path.parent, str(error))
+            _warn_once("%s: no lock in %s (%s); processes there do not see one another", field, path.parent, str(error))
         state = "none"
     try:
         yield state

@@ -1,9 +1,8 @@
 """A run's folder: one run at a time, and its status in status.json. It needs no torch: early failures count too."""
 
 import json
-import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,11 +14,8 @@ from flap.storage.ranks import LostError
 
 State = Literal["running", "finished", "failed"]
 STATUS = "status.json"
-STATUS_SCHEMA = 1
 LOCK = ".lock"
 LESS_MEMORY = "less is taken by model.placement=stream and smaller batches; dry_run=true says how much"
-
-log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -55,18 +51,15 @@ def reason(error: Exception) -> str:
 
 def note_failure(folder: Path, line: str) -> None:
     """Write into a run's folder why it failed, unless a finished run is there."""
-    if read_state(folder) == "finished":
-        return
-    try:
-        write_status(folder, "failed", line)
-    except OSError as error:  # a full disk: the run failed because of it, or in spite of it
-        log.debug("%s: cannot be written (%s)", folder, error)
+    with suppress(OSError):  # a full disk: the run failed because of it, or in spite of it
+        if read_state(folder) != "finished":
+            write_status(folder, "failed", line)
 
 
 def write_status(folder: Path, state: State, error: str | None = None) -> None:
     """Write the state of a run into its folder. A killed run stays "running" and has no report."""
     folder.mkdir(parents=True, exist_ok=True)
-    status = {"schema": STATUS_SCHEMA, "state": state, "error": error}
+    status = {"schema": 1, "state": state, "error": error}
     write_text(folder / STATUS, json.dumps(status) + "\n")
 
 

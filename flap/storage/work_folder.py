@@ -136,11 +136,7 @@ def _remove_old(parent: Path) -> None:
 
 
 def _make(folder: Path) -> None:
-    """Make a folder below `cache_dir`.
-
-    Raises:
-        ValueError: it cannot be made, or not be written to.
-    """
+    """Make a folder below `cache_dir`, and check that it can be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         reason = None if os.access(folder, os.W_OK) else "Permission denied"

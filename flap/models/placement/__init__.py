@@ -1,8 +1,7 @@
-"""The placements: where the weights of a model are. Each one is a file here and a line below."""
+"""The placements: where the weights of a model are. Each one is a class here and a name below."""
 
-from flap.models.placement.base import PlacedModel
+from flap.models.placement.base import PlacedModel, Resident
 from flap.models.placement.on_disk import OnDisk, open_checkpoint
-from flap.models.placement.resident import Resident
 from flap.models.placement.spread import Spread
 
 PLACEMENTS: dict[str, type[PlacedModel]] = {placement.name: placement for placement in (Resident, Spread, OnDisk)}

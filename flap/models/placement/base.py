@@ -1,4 +1,6 @@
-"""The base class of the placements: where a model's weights are, and how a layer is brought to the device that runs it.
+"""The base class of the placements: where a model's weights are, and how a layer comes to the device that runs it.
+
+The plain one is here as well: placement=device, the whole model on the device that runs it.
 
 Legend: N windows · T tokens a window · D hidden size.
 """
@@ -6,7 +8,7 @@ Legend: N windows · T tokens a window · D hidden size.
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -130,3 +132,30 @@ class PlacedModel(ABC):
     @torch.no_grad()
     def logits(self, tokens_NT: Tensor) -> Tensor:
         return cast(Tensor, self.model(input_ids=tokens_NT.to(self.device), use_cache=False).logits)
+
+
+class Resident(PlacedModel):
+    """A model that is completely on one device."""
+
+    name = "device"
+    whole = True
+
+    @classmethod
+    def open(cls, source: ModelFiles, work: WorkFolder) -> "Resident":
+        """Return the model, loaded on the device of its source.
+
+        If the source keeps the dense model, the returned one shares its tensors: pruning gives a model new tensors and
+        does not change the old ones.
+        """
+        dense = source.kept_dense
+        return cls(source.on_device() if dense is None else copy_sharing_tensors(dense))
+
+    @contextmanager
+    def layer(self, index: int) -> Iterator[nn.Module]:
+        yield self.layers[index]
+
+
+def copy_sharing_tensors(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a copy of a model whose parameters and buffers are those of the model."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, shared)

@@ -65,9 +65,8 @@ class LayerFiles:
 
     def _write(self, index: int | None) -> None:
         tied: dict[str, str] = getattr(self.model, "all_tied_weights_keys", {})
-        own = {name: tensor for name, tensor in self.state(index).items() if name not in tied}
+        tensors = {name: tensor.contiguous() for name, tensor in self.state(index).items() if name not in tied}
         with atomic_file(self._path(index)) as scratch:
-            tensors = {name: tensor.contiguous() for name, tensor in own.items()}
             save_file(tensors, scratch, metadata={"format": "pt"})
 
     def link(self, index: int, target: Path) -> bool:

@@ -17,9 +17,8 @@ from flap.models.devices import ROOM_TO_RUN, free_bytes
 from flap.models.forward import leave
 from flap.models.from_pretrained import read_config
 from flap.models.model_files import ModelFiles
-from flap.models.placement.base import PlacedModel, Recorders
+from flap.models.placement.base import PlacedModel, Recorders, Resident
 from flap.models.placement.layer_files import LayerFiles
-from flap.models.placement.resident import Resident
 from flap.models.placement.shards import write_shards
 from flap.models.walk import Walk
 from flap.storage import NOT_KEPT, WorkFolder

@@ -30,8 +30,7 @@ def write_shards(placed: PlacedModel, files: LayerFiles, directory: Path) -> Non
     for i in Walk(placed, "save, layer by layer"):
         own = files.state(i)
         tensors: dict[str, Tensor] = revert_weight_conversion(model, own)
-        linked = _places(tensors) == _places(own) and files.link(i, paths[i])
-        if not linked:
+        if not (_places(tensors) == _places(own) and files.link(i, paths[i])):
             contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
             save_file(contiguous, paths[i], metadata={"format": "pt"})
     parameters = list(model.parameters())
