@@ -134,8 +134,7 @@ def _users_turn(tokenizer: PreTrainedTokenizerBase, where: str) -> str:
 def _check_template(tokenizer: PreTrainedTokenizerBase, where: str, without: str) -> None:
     """Check that there is a chat template. without: what happens without the option."""
     if tokenizer.chat_template is None:
-        reason = "the tokenizer has no chat template"
-        raise ValueError(f"{where}.chat_template=true: {reason}; leave it out: {without}")
+        raise ValueError(f"{where}.chat_template=true: the tokenizer has no chat template; leave it out: {without}")
 
 
 def without_bos(text: str, tokenizer: PreTrainedTokenizerBase, bos: bool) -> str:

@@ -4,9 +4,9 @@ from flap.models.adapter import ModelAdapter
 from flap.models.architecture import adapt, find_family, stock_class
 from flap.models.block import Block, Pair
 from flap.models.find import find_model
-from flap.models.from_pretrained import read_config, read_model
 from flap.models.loaded_source import LoadedSource
 from flap.models.locate import base_facts, packaged_gguf
+from flap.models.model_files import read_config, read_model
 from flap.models.offload import distinct_parameters, running_device
 from flap.models.placement import PLACEMENTS, OnDisk, PlacedModel, Resident, Spread, open_checkpoint
 from flap.models.source import CheckpointSource, ModelSource

@@ -17,8 +17,7 @@ from transformers.modeling_outputs import MoeModelOutputWithPast
 from flap.data.temporary_state import forwards_replaced
 from flap.modeling.families import Family
 from flap.modeling.modeling_flap import run_without_heads
-from flap.models.block import Block, NoBlock, Pair, split
-from flap.models.conv1d import as_linear, refresh_conv1d
+from flap.models.block import Block, NoBlock, Pair, as_linear, refresh_conv1d, split
 
 QUERY_HEADS = ("num_heads", "num_attention_heads")  # attributes of attention modules
 KV_HEADS = ("num_key_value_heads", "num_kv_heads")

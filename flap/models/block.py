@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Generic, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 T = TypeVar("T")
 
@@ -107,6 +108,39 @@ class Block:
     def unit_price(self) -> int:
         """The number of parameters that are removed with one unit."""
         return self.num_parameters // max(self.num_units, 1)
+
+
+@dataclass(frozen=True)
+class Transposed(LinearLike):
+    """GPT-2's Conv1D with the attributes of a Linear: the same computation with the weight transposed."""
+
+    module: Any
+
+    @property
+    def weight(self) -> Tensor:
+        return cast(Tensor, self.module.weight).T
+
+    @property
+    def bias(self) -> Tensor:
+        return cast(Tensor, self.module.bias)
+
+    def assign(self, weight: Tensor, bias: Tensor) -> None:
+        trainable = self.module.weight.requires_grad
+        self.module.weight = nn.Parameter(weight.T.contiguous(), requires_grad=trainable)
+        self.module.bias = nn.Parameter(bias.contiguous(), requires_grad=trainable)
+        refresh_conv1d(self.module)
+
+
+def as_linear(module: nn.Module) -> Any:
+    """Return a module with the attributes of a Linear: the Linear itself, or a view of a Conv1D."""
+    return Transposed(module) if isinstance(module, Conv1D) else module
+
+
+def refresh_conv1d(layer: nn.Module) -> None:
+    """Update the widths of each Conv1D in a layer after its tensors have changed."""
+    for module in layer.modules():
+        if isinstance(module, Conv1D):
+            module.nx, module.nf = cast(Tensor, module.weight).shape
 
 
 @dataclass(frozen=True)

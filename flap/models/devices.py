@@ -19,12 +19,11 @@ def pick_device(name: str) -> torch.device:
     Raises:
         ValueError: the named device is not on this machine.
     """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        name = next(device for device, is_there in available.items() if is_there)
-    if not available[name]:
-        names = ", ".join(device for device, is_there in available.items() if is_there)
-        raise ValueError(f"model.device={name}: not on this machine, which has {names}")
+    accelerators = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    available = [*(device for device, is_there in accelerators.items() if is_there), "cpu"]
+    name = available[0] if name == "auto" else name
+    if name not in available:
+        raise ValueError(f"model.device={name}: not on this machine, which has {', '.join(available)}")
     return torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)
 
 

@@ -12,8 +12,8 @@ from transformers import PreTrainedConfig
 from flap.config import ModelConfig, require
 from flap.models.architecture import find_family
 from flap.models.devices import multiplies_fast, pick_device
-from flap.models.from_pretrained import check_quantised, read_config
 from flap.models.locate import file_state, locate, not_found, packaged_gguf
+from flap.models.model_files import check_quantised, read_config
 from flap.models.placement import PLACEMENTS
 from flap.models.source import CheckpointSource
 from flap.models.weights import stored_dtype

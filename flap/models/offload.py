@@ -13,6 +13,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.integrations.accelerate import offload_weight
 
+from flap.data.temporary_state import replaced
 from flap.storage import digest
 
 
@@ -70,7 +71,8 @@ def onloaded(layer: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         for module in offloaded:
             stack.enter_context(align_module_device(module))
-            stack.enter_context(_without_hook(module))
+            # without accelerate's hook, which would offload the weights again after the forward pass
+            stack.enter_context(replaced("forward", module._old_forward, module))
         before = [dict(module.named_parameters(recurse=False)) for module in offloaded]
         yield
         for module, old in zip(offloaded, before, strict=True):
@@ -80,17 +82,6 @@ def onloaded(layer: nn.Module) -> Iterator[None]:
 def _is_offloaded(module: nn.Module) -> bool:
     parameters = list(module.parameters(recurse=False))
     return bool(has_offloaded_params(module)) and any(parameter.device.type == "meta" for parameter in parameters)
-
-
-@contextmanager
-def _without_hook(module: Any) -> Iterator[None]:
-    """Run the module without accelerate's hook, which would offload the weights again after the forward pass."""
-    hooked = module.forward
-    module.forward = module._old_forward
-    try:
-        yield
-    finally:
-        module.forward = hooked
 
 
 def _offload_changes(module: nn.Module, before: dict[str, nn.Parameter]) -> None:

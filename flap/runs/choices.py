@@ -18,7 +18,7 @@ from flap.method.importance import Metric
 from flap.method.recovery import Reconstruction, Recovery
 from flap.method.vocabulary import Trim
 from flap.models import ModelAdapter, ModelSource
-from flap.models.conv1d import Transposed
+from flap.models.block import Transposed
 from flap.storage import digest
 
 

@@ -131,7 +131,7 @@ def test_a_disk_that_fills_up_leaves_nothing_and_costs_no_work(
     line = "checkpoint.dir=…: cannot be written, what was there stays (…No space left on device"
     base = [*base, "model.placement=stream", f"cache_dir={tmp_path / 'cache'}"]
     with monkeypatch.context() as patch:
-        patch.setattr("flap.models.placement.shards.save_file", full)
+        patch.setattr("flap.models.placement.on_disk.save_file", full)
         patch.setattr(LayerFiles, "link", lambda *_: False)  # a disk without hard links
         refused("", line, base, bad, tmp_path / "run")
     monkeypatch.setattr(LayerFiles, "write", lambda *_: pytest.fail("a layer was pruned again"))

@@ -21,7 +21,7 @@ from flap.method.compression.compensation import Removal
 from flap.method.compression.fitting import fit_layer
 from flap.method.importance import OBS, score_layer
 from flap.models import Resident, adapt
-from flap.models.from_pretrained import read_model
+from flap.models.model_files import read_model
 from flap.pipeline import run
 from tests.cases import MIXTURES, VOCAB, tiny_model, tokens
 from tests.helpers.compressed import changed, covariances, in_parts, whole

@@ -21,8 +21,7 @@ from transformers.core_model_loading import (
 from transformers.modeling_utils import LoadStateDictConfig
 
 from flap.models.adapter import ModelAdapter
-from flap.models.from_pretrained import dequantiser
-from flap.models.model_files import ModelFiles
+from flap.models.model_files import ModelFiles, dequantiser
 from flap.models.weights import tensor_files
 from flap.storage import ranks
 from flap.storage.atomic_files import atomic_file

@@ -1,5 +1,6 @@
 """placement=stream: the layers stay on disk. One at a time is read from the safetensors files, used and dropped."""
 
+import json
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -8,19 +9,20 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
 
 from flap.config import gigabytes
 from flap.data.temporary_state import forwards_replaced
 from flap.models.devices import ROOM_TO_RUN, free_bytes
 from flap.models.forward import leave
-from flap.models.from_pretrained import read_config
-from flap.models.model_files import ModelFiles
+from flap.models.model_files import ModelFiles, read_config
 from flap.models.placement.base import PlacedModel, Recorders, Resident
 from flap.models.placement.layer_files import LayerFiles
-from flap.models.placement.shards import write_shards
 from flap.models.walk import Walk
+from flap.models.weights import INDEX, tensor_shapes
 from flap.storage import NOT_KEPT, WorkFolder
 
 log = logging.getLogger(__name__)
@@ -152,8 +154,40 @@ class OnDisk(PlacedModel):
         return Resident(self.source.on_device())
 
     def write(self, directory: Path) -> None:
-        """Write the checkpoint, one layer at a time. Files of changed layers become files of the checkpoint."""
-        write_shards(self, self._files, directory)
+        """Write the checkpoint: a shard for each layer, and one for embeddings, final norm and head.
+
+        Files of changed layers become files of the checkpoint.
+        """
+        layers = [None, *range(len(self.layers))]
+        names = (f"model-{number:05d}-of-{len(layers):05d}.safetensors" for number in range(1, len(layers) + 1))
+        paths = {layer: directory / name for layer, name in zip(layers, names, strict=True)}
+        with self.ends():
+            self.model.save_pretrained(directory / "ends", state_dict=self._files.state(None))
+        for file in (directory / "ends").iterdir():
+            file.replace(paths[None] if file.suffix == ".safetensors" else directory / file.name)
+        (directory / "ends").rmdir()
+        for i in Walk(self, "save, layer by layer"):
+            self._write_shard(i, paths[i])
+        index = {
+            "metadata": {
+                "total_parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+                "total_size": self.num_bytes,
+            },
+            "weight_map": {name: path.name for path in paths.values() for name in tensor_shapes(path)},
+        }
+        (directory / INDEX).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+    def _write_shard(self, index: int, path: Path) -> None:
+        own = self._files.state(index)
+        tensors: dict[str, Tensor] = revert_weight_conversion(self.model, own)
+        if not (_places(tensors) == _places(own) and self._files.link(index, path)):
+            contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+            save_file(contiguous, path, metadata={"format": "pt"})
+
+
+def _places(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Return where each tensor is in memory: a checkpoint's file may have those of the model under their own names."""
+    return {name: (tensor.data_ptr(), tensor.shape, tensor.stride()) for name, tensor in tensors.items()}
 
 
 def _fill_buffers(model: PreTrainedModel, device: torch.device) -> None:
