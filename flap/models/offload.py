@@ -71,7 +71,7 @@ def onloaded(layer: nn.Module) -> Iterator[None]:
     with ExitStack() as stack:
         for module in offloaded:
             stack.enter_context(align_module_device(module))
-            # without accelerate's hook, which would offload the weights again after the forward pass
+            # it runs without accelerate's hook, which would offload the weights again after the forward pass
             stack.enter_context(replaced("forward", module._old_forward, module))
         before = [dict(module.named_parameters(recurse=False)) for module in offloaded]
         yield
