@@ -97,5 +97,6 @@ def test_a_line_that_is_no_text_is_told(line: str, reason: str, tmp_path: Path) 
 
 def test_plain_text_holds_no_conversations(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a")
-    with pytest.raises(ValueError, match=r"^f=.*a\.txt: it holds no conversations; leave out chat_template$"):
-        read_text(str(tmp_path / "a.txt"), "calibration", "f", template=str)
+    for dataset in (str(tmp_path / "a.txt"), "boolq-passages"):
+        with pytest.raises(ValueError, match=rf"^f={dataset}: it holds no conversations; leave out chat_template$"):
+            read_text(dataset, "calibration", "f", template=str)

@@ -42,10 +42,6 @@ def test_all_windows_are_mixed_each_part_in_its_order_and_in_proportion(counts: 
                 assert abs(share - end * count / sum(counts)) < 2
 
 
-def test_one_part_keeps_its_order() -> None:
-    assert torch.equal(mixed([numbered(0, 23)]), numbered(0, 23))
-
-
 def test_windows_of_two_lengths_share_no_token(tokenizer: PreTrainedTokenizerFast) -> None:
     text = Text("t", " ".join(map(str, range(2000))), "")
     pool = Pool(text, tokenizer, bos=False)

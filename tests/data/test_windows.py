@@ -1,6 +1,8 @@
 """Calibration windows of several texts and lengths."""
 
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -43,9 +45,7 @@ def test_texts_by_weight_and_lengths_by_equal_shares(mixture: Windows, tokenizer
 
 
 def test_the_key_tells_apart_all_that_windows_depend_on(mixture: Windows, tokenizer: PreTrainedTokenizerFast) -> None:
-    def other(**changes: object) -> Windows:
-        return Windows(**{**vars_of(mixture), **changes})  # type: ignore[arg-type]
-
+    other = partial(replace, mixture)
     others = [
         mixture, other(seed=1), other(num_samples=39), other(lengths=(8,)), other(lengths=(32, 8)),
         other(parts=(Part("a.txt"), Part("b.txt"))), other(texts=(text_of("a.txt", 3), mixture.existing[1])),
@@ -53,10 +53,6 @@ def test_the_key_tells_apart_all_that_windows_depend_on(mixture: Windows, tokeni
     ]  # fmt: skip
     assert len({json.dumps(one.key) for one in others}) == len(others)
     assert other().key == mixture.key
-
-
-def vars_of(windows: Windows) -> dict[str, object]:
-    return {name: getattr(windows, name) for name in windows.__dataclass_fields__}
 
 
 def test_a_text_that_the_model_writes_is_awaited(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -111,19 +107,10 @@ def test_conversations_become_text_by_a_template(tmp_path: Path) -> None:
         read_text(path, "calibration", "calibration.dataset")
     with pytest.raises(ValueError, match=r"no column 'text', only messages$"):  # an evaluation has no such option
         read_text(path, "evaluation", "eval.perplexity.datasets")
-    called = [{"role": "assistant", "tool_calls": ["f"]}, {"role": "tool", "content": "4", "name": None}]
-    (tmp_path / "calls.jsonl").write_text(json.dumps({"messages": called}) + "\n")
-    seen: list[object] = []
-    read_text(str(tmp_path / "calls.jsonl"), "calibration", "f", lambda messages: str(seen.append(messages)))
-    assert seen == [[{"role": "assistant", "tool_calls": ["f"]}, {"role": "tool", "content": "4"}]]
-    (tmp_path / "bad.jsonl").write_text(json.dumps({"messages": [*talk, {"role": "user"}]}) + "\n")
-    with pytest.raises(ValueError, match=r"column 'messages' has a row that is not a list of {role, content}"):
-        read_text(str(tmp_path / "bad.jsonl"), "calibration", "calibration.dataset", template)
-    (tmp_path / "bad.jsonl").write_text('{"messages": [{"speaker": "user"}]}\n')
-    with pytest.raises(ValueError, match=r"column 'messages' has a row that is not a list of {role, content}"):
-        read_text(str(tmp_path / "bad.jsonl"), "calibration", "calibration.dataset", template)
-    with pytest.raises(ValueError, match=r"^f=boolq-passages: it holds no conversations"):
-        read_text("boolq-passages", "calibration", "f", template)
+    for messages in ([*talk, {"role": "user"}], [{"speaker": "user"}]):
+        (tmp_path / "bad.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
+        with pytest.raises(ValueError, match=r"column 'messages' has a row that is not a list of {role, content}"):
+            read_text(str(tmp_path / "bad.jsonl"), "calibration", "calibration.dataset", template)
 
 
 def test_conversations_without_a_template_say_what_a_file_is_then(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -143,9 +130,10 @@ CALLS = [
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
 def test_a_conversation_has_the_keys_that_it_has_in_the_file_and_no_others(suffix: str, tmp_path: Path) -> None:
     path, seen = tmp_path / f"calls{suffix}", list[object]()
+    rows = [{"messages": [call, {**answer, "name": None}]} for call, answer in CALLS]
     if suffix == ".jsonl":
-        path.write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in CALLS))
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     else:
-        Dataset.from_list([{"messages": talk} for talk in CALLS]).to_parquet(path)
+        Dataset.from_list(rows).to_parquet(path)
     read_text(str(path), "calibration", "f", lambda messages: str(seen.append(messages)))
     assert seen == CALLS

@@ -107,18 +107,13 @@ def tensors_in(checkpoint: Path) -> dict[str, Tensor]:
 
 def test_quantised_weights_are_pruned_from_disk(packed: Path, text_file: Path, tmp_path: Path) -> None:
     """Layer by layer, without room for plain weights of all: the models that need it most are published so."""
-    inputs = [
-        *tiny(packed, text_file),
-        "method=flap_plus",
-        "calibration.num_samples=20",
-        "eval.perplexity.max_tokens=64",
-    ]
+    sizes = ["calibration.num_samples=20", "eval.perplexity.max_tokens=64"]
     checkpoints = []
     for placement in ("device", "stream"):
-        run(
-            composed(*inputs, f"model.placement={placement}", f"cache_dir={tmp_path / placement}"), tmp_path / placement
-        )
-        checkpoints.append(tensors_in(tmp_path / placement / "checkpoint"))
+        folder = tmp_path / placement
+        options = ["method=flap_plus", f"model.placement={placement}", f"cache_dir={folder}", *sizes]
+        run(composed(*tiny(packed, text_file), *options), folder)
+        checkpoints.append(tensors_in(folder / "checkpoint"))
     resident, streamed = checkpoints
     assert resident.keys() == streamed.keys()
     assert all(torch.equal(streamed[name].float(), tensor.float()) for name, tensor in resident.items())

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pytest
 import torch
 from safetensors.torch import save_file
 
@@ -29,9 +28,3 @@ def test_the_index_of_an_older_save_is_not_read(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path)  # removes the shards, and leaves their index
     check_weights(tmp_path)
     assert set(tensor_files(tmp_path).values()) == {tmp_path / "model.safetensors"}
-
-
-def test_without_weights(tmp_path: Path) -> None:
-    (tmp_path / "pytorch_model.bin").write_text("")
-    with pytest.raises(ValueError, match=r"^no model\.safetensors in this directory \(pickled weights are not read\)$"):
-        check_weights(tmp_path)
