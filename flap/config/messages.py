@@ -33,12 +33,10 @@ def names_in(group: str) -> list[str]:
 def help_text() -> str:
     """Return what `--help` prints, made from conf/: Hydra takes a second for it, and copies all configs."""
     contents = (Path(config_dir()) / "config.yaml").read_text()
-    told = dict(re.findall(r"^  - (\w+): .*?# (.+)$", contents, re.MULTILINE)) | {
-        "experiment": "a study with its sweep"
-    }
-    return TEXT.format(
-        groups="\n".join(f"{name:<13}{text}: {', '.join(names_in(name))}" for name, text in told.items())
-    )
+    groups = dict(re.findall(r"^  - (\w+): .*?# (.+)$", contents, re.MULTILINE))
+    groups["experiment"] = "a study with its sweep"
+    lines = (f"{name:<13}{text}: {', '.join(names_in(name))}" for name, text in groups.items())
+    return TEXT.format(groups="\n".join(lines))
 
 
 def require(condition: bool, name: str, value: Any, allowed: str) -> None:

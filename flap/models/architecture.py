@@ -28,10 +28,8 @@ def find_family(config: PreTrainedConfig) -> Family:
         family = FAMILIES[model_type]
         for key in family.without:
             if value := getattr(config, key):
-                refused, expected = f"{key}={str(value).lower()}", f"{key}={'false' if value is True else 0}"
-                raise ValueError(
-                    f"model.path: {config.model_type} with {refused} is not supported; expected {expected}"
-                )
+                refused = f"model.path: {config.model_type} with {key}={str(value).lower()} is not supported"
+                raise ValueError(f"{refused}; expected {key}={'false' if value is True else 0}")
         return family
     if hasattr(config, "vision_config"):
         raise ValueError(

@@ -11,7 +11,7 @@ from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_b
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from flap.config.messages import one_line
-from flap.data.packaged import INSTALL, packaged_file
+from flap.data.named_texts import INSTALL, packaged_file
 from flap.models.weights import check_weights
 from flap.storage.atomic_files import atomic_directory
 from flap.storage.cache import exclusive

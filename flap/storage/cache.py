@@ -61,8 +61,8 @@ class Cache:
         entry = self.root / kind.name / digest(key)
         with ExitStack() as lock:
             look_up = partial(_wait_for, entry, kind, key, self.wait_seconds, lock)
-            value, kept = found_or_made(look_up, make, partial(_keep, entry, kind, key))
-        return value, {None: "hit", True: "miss", False: "off"}[kept]
+            value, stored = found_or_made(look_up, make, partial(_keep, entry, kind, key))
+        return value, {None: "hit", True: "miss", False: "off"}[stored]
 
 
 def found_or_made(look_up: Callable[[], T | None], make: Callable[[], T], keep: Callable[[T], R]) -> tuple[T, R | None]:

@@ -9,7 +9,7 @@ import pytest
 from datasets import Dataset
 
 from flap.data import named_texts, read_text
-from flap.data.packaged import packaged_file
+from flap.data.named_texts import packaged_file
 
 WIKITEXT, C4 = {"name": "wikitext-2-raw-v1"}, {"data_files": "en/c4-validation.00000-of-00008.json.gz"}
 HUB = [

@@ -10,7 +10,7 @@ import huggingface_hub
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from flap.data.packaged import INSTALL
+from flap.data.named_texts import INSTALL
 from flap.evaluation import Measurement, zero_shot_tasks
 from flap.evaluation.zero_shot import PAPER_MEASURES, ZeroShot
 from flap.evaluation.zero_shot_tasks import expand, hub_reachable, packaged, packaged_splits, quiet, task_manager

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from flap.config import ModelConfig
-from flap.data.named_texts import ARROW
-from flap.data.packaged import packaged_file
+from flap.data.named_texts import ARROW, packaged_file
 from flap.evaluation.perplexity import perplexity, window_losses
 from flap.method.allocation import ALAM, ALMM, LayerPlan, PruningPlan, Structure, price
 from flap.method.allocation.ranking import highest
