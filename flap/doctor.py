@@ -75,5 +75,8 @@ def wandb() -> str:
     """Return the mode of tracking=wandb."""
     from flap.results.tracking.login import resolve_mode
 
-    mode = resolve_mode("auto")
+    try:
+        mode = resolve_mode("auto")
+    except RuntimeError as error:  # of a user without a home, where W&B looks for its settings
+        return f"none: {error}"
     return "offline; online after `wandb login`, or with WANDB_API_KEY" if mode == "offline" else mode

@@ -17,7 +17,7 @@ from flap.method.calibration.covariance import Covariance
 from flap.method.compression.compensation import Compensation, Fit, FitReport, Removal
 from flap.method.compression.elimination import Elimination
 
-# The ridges to choose from, in units of the mean variance of the block's channels; the one of trials is in the middle.
+# The ridges to choose from, in units of the mean variance of the block's channels.
 RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 TRIAL_RIDGE = 1e-2
 # Of fewer tokens a channel, a map may learn the noise: it is used only if it is better than the bias on other tokens.
@@ -79,24 +79,16 @@ class _Nested:
     removals: Sequence[Removal]
 
     def choose(self, ridges: Sequence[float], fitting: Covariance, held_out: Covariance) -> list[FitReport]:
-        """Return for each removal the ridge with the smallest held-out error; None: the bias, also without such tokens.
-
-        The error falls and then rises with the ridge, so the ridges behind one that is no better are not tried.
-        """
+        """Return the best ridge for each removal on held-out tokens; None: the bias, also without such tokens."""
         if not held_out.num_tokens:  # other windows alone reach this member: nothing tells a map from noise
             return [FitReport(None, 0.0, 0.0)] * len(self.removals)
         of_bias = [held_out.error(self._lost(removal, None), fitting.mean_I) for removal in self.removals]
         best = [FitReport(None, error, error) for error in of_bias]
-        middle = len(ridges) // 2
-        for direction in (ridges[middle:], ridges[:middle][::-1]):  # from the middle on, as long as errors fall
-            for ridge in direction:
-                improved = False
-                for k, slope_OK in enumerate(self._slopes(self.removals, ridge, fitting, quick=True)):
-                    error = held_out.error(self._lost(self.removals[k], slope_OK), fitting.mean_I)
-                    if slope_OK is not None and error < best[k].held_out_error:  # not so for a nan
-                        best[k], improved = FitReport(ridge, error, of_bias[k]), True
-                if not improved and ridge != ridges[middle]:
-                    break
+        for ridge in ridges:
+            for k, slope_OK in enumerate(self._slopes(self.removals, ridge, fitting, quick=True)):
+                error = held_out.error(self._lost(self.removals[k], slope_OK), fitting.mean_I)
+                if slope_OK is not None and error < best[k].held_out_error:  # not so for a nan
+                    best[k] = FitReport(ridge, error, of_bias[k])
         return best
 
     def fits(self, reports: Sequence[FitReport], covariance: Covariance, quick: bool) -> list[Fit]:

@@ -125,6 +125,14 @@ def test_channels_are_in_the_order_in_which_they_stay_longest() -> None:
     assert order(removals(6, {3}, {3, 5}, {1, 3, 5})).tolist() == [0, 2, 4, 1, 5, 3]
 
 
+def test_the_largest_ridge_is_tried_where_no_smaller_one_beats_the_bias() -> None:
+    """Few tokens of channels that have a little in common."""
+    activation_TI, weight_OI = noise(50, 30, seed=53) + 0.5 * noise(50, 1, seed=93), noise(4, 30, seed=4)
+    reports = [fit(weight_OI, activation_TI, 20, ridge).report for ridge in (1e-2, 1e-1, 1.0, None)]
+    assert [one and one.ridge for one in reports] == [None, None, 1.0, 1.0]
+    assert reports[-1] is not None and reports[-1].held_out_error < 0.8 * reports[-1].held_out_error_of_bias
+
+
 def test_removals_of_one_projection_are_those_that_each_has_alone() -> None:
     """Nested ones, equal ones, and ones that are not nested."""
     activation_TI, weight_OI = noise(500, 12) @ noise(12, 12, seed=3), noise(4, 12, seed=4)
