@@ -19,7 +19,8 @@ SCHEMA = 1
 NEEDED: dict[str, Any] = {  # parts of a report.json
     "config": dict, "device": str, "sources": dict, "warnings": list, "parameters.total_before": int,
     "parameters.total_after": int, "ratio.realised_decoder": (int, float), "layers": list, "layers_before": list,
-    "evaluation.dense": dict, "evaluation.pruned": dict,
+    "evaluation.dense": dict, "evaluation.pruned": dict, "versions": dict,
+    "git.commit": str | None, "git.dirty": bool | None,
 }  # fmt: skip
 MEASURED = ("target", "recovery", "evaluation", "difference_stderr", "difference_p_value")
 
@@ -100,7 +101,7 @@ def read_report(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path.name}: schema {plain.get('schema')}, this version reads {SCHEMA}")
     inner = {f"{name}.{part}": value for name, section in plain.items() if isinstance(section, dict)
              for part, value in section.items()}  # fmt: skip
-    if parts := [name for name, kind in NEEDED.items() if not isinstance((plain | inner).get(name), kind)]:
+    if parts := [name for name, kind in NEEDED.items() if not isinstance((plain | inner).get(name, ...), kind)]:
         raise ValueError(f"{path.name}: has no valid {', '.join(parts)}")
     return plain | {part: infinite(plain[part]) for part in MEASURED if part in plain}
 

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from flap.config.schema import model_name
 from flap.evaluation.errors import Difference, paired, with_averages
 from flap.evaluation.result_files import RESULTS, DocumentValues, Results
 from flap.results.configs import CHOICES, NAMES, flat, flatten, is_bookkeeping
@@ -101,7 +102,7 @@ def read_run(folder: Path) -> RunRecord:
     config = report["config"] if state == "finished" else _read_yaml(folder / ".hydra" / "config.yaml")
     texts = flatten(config, choices)
     resolved = {key: value for key, value in flat(config).items() if "${" not in str(value)}
-    ratio = resolved.get("ratio")
+    ratio, name = resolved.get("ratio"), resolved.get("model.name")
     target = " ".join(f"{key}={value}" for key, value in texts.items() if key.startswith("target.") and value != "null")
     if ratio is None and state == "finished":  # a run with a target: the share that it took
         ratio = report["ratio"]["realised_decoder"]
@@ -112,7 +113,7 @@ def read_run(folder: Path) -> RunRecord:
         error=error,
         files=tuple(name for name in FILES if (folder / name).is_file()),
         overrides=_read_overrides(folder / ".hydra" / "overrides.yaml", texts),
-        model=resolved.get("model.name"),
+        model=name and model_name(name, resolved.get("model.path", "")),  # a run without a result has not resolved it
         method=resolved.get("method"),
         metric=choices.get("metric"),
         structure=choices.get("structure"),

@@ -147,6 +147,14 @@ def test_the_best_is_what_the_runs_say_is_better(
     assert re.findall("(lower|higher) is better</span>", page) == ([] if headed is None else [headed])
 
 
+def test_a_cell_without_a_result_has_the_name_of_its_models_folder(tmp_path: Path) -> None:
+    """In its config, which is not resolved, the default's name stands beside another model's path."""
+    model = json.dumps({"name": "smollm2-135m", "path": "/my/tiny"})
+    cell = add_cell(tmp_path, None, "WIFV", "AL-AM", 0.2, state="failed", error=CRASH)
+    (cell / ".hydra" / "config.yaml").write_text(f'{{"model": {model}}}')
+    assert [run.model for run in read_study(tmp_path).runs] == ["tiny"]
+
+
 def test_markdown_is_sorted_and_tells_what_failed(sweep: Path) -> None:
     write_study(sweep)
     text = (sweep / "study.md").read_text()
@@ -313,7 +321,8 @@ def test_the_command_can_be_pasted(tmp_path: Path) -> None:
             "report.json",
             '{"schema": 1, "config": {}}',
             "report.json: has no valid device, sources, warnings, parameters.total_before, parameters.total_after, "
-            "ratio.realised_decoder, layers, layers_before, evaluation.dense, evaluation.pruned",
+            "ratio.realised_decoder, layers, layers_before, evaluation.dense, evaluation.pruned, versions, git.commit, "
+            "git.dirty",
         ),
         ("report.json", None, "report.json: cannot be read (FileNotFoundError)"),
         ("status.json", "{torn", "status.json: no state"),
