@@ -1,6 +1,7 @@
 """What the command line says of an error: one line for each failed run."""
 
 from pathlib import Path
+from typing import ClassVar
 
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
@@ -13,14 +14,19 @@ from flap.storage.status import STATUS, read_status
 class RunFailedError(Exception):
     """A run of a sweep failed; its error is in its own log. Arguments: the sweep's folder, the error in one line."""
 
+    lines: ClassVar[list[str]] = []  # of all cells; those of other processes come with the results that Hydra gets
+
+    def __init__(self, folder: str, line: str) -> None:
+        super().__init__(folder, line)
+        self.lines.append(line)
+
 
 def failure_lines(error: BaseException, begin: float) -> list[str]:
     """Return the lines that say why a command has failed that began then; an error that nobody expects is raised."""
     if isinstance(error, RunFailedError):
-        folder, line = error.args
-        lines = failures(Path(folder), begin)
-        of_cell = any(one.endswith(line) for one in lines)  # else its folder keeps what it has
-        return lines if of_cell else [*lines, f"failed: {line}"]
+        lines = failures(Path(error.args[0]), begin)
+        refused = [line for line in dict.fromkeys(error.lines) if not any(one.endswith(line) for one in lines)]
+        return [*lines, *(f"failed: {line}" for line in refused)]  # whose folders keep what they have
     if isinstance(error, RuntimeError | FileNotFoundError):  # runs catch their own errors: this one is from submitting
         sweep = open_folder()
         return [*(failures(sweep, begin) if sweep else []), f"error: {explain_launch(error)}"]

@@ -1,9 +1,12 @@
 """What a sweep says of its cells that failed."""
 
 import os
+import pickle
 from pathlib import Path
 
-from flap.runs.sweeps.failures import failures
+import pytest
+
+from flap.runs.sweeps.failures import RunFailedError, failure_lines, failures
 from flap.storage import write_status
 from flap.storage.status import STATUS
 
@@ -14,3 +17,15 @@ def test_a_failure_of_an_earlier_command_is_not_told_again(tmp_path: Path) -> No
     os.utime(tmp_path / "0_a" / STATUS, (1000, 1000))
     assert failures(tmp_path, since=2000) == [f"failed: {tmp_path / '1_b'}: ratio=1_b"]
     assert len(failures(tmp_path)) == 2
+
+
+def test_each_refused_cell_has_a_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose folders hold finished runs, which stay; one comes from another process."""
+    monkeypatch.setattr(RunFailedError, "lines", [])
+    write_status(tmp_path / "0_a", "failed", "ratio=2")
+    first, *_ = [RunFailedError(str(tmp_path), line) for line in ("ratio=2", "1_b: holds another run")]
+    other = pickle.dumps(RunFailedError(str(tmp_path), "2_c: holds another run"))
+    RunFailedError.lines.pop()
+    pickle.loads(other)
+    refused = ["failed: 1_b: holds another run", "failed: 2_c: holds another run"]
+    assert failure_lines(first, 0) == [f"failed: {tmp_path / '0_a'}: ratio=2", *refused]
