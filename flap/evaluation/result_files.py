@@ -52,6 +52,12 @@ class Results:
             self._write(key, {"numbers": make()})
         return infinite(read_json(self.path)[digest(key)]["numbers"])
 
+    def begin(self) -> None:
+        """Make the file, if it is not there: from now on the run's folder says that it has begun to measure."""
+        if not self.path.is_file():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(self.path, "{}\n")
+
     def stored(self) -> dict[str, tuple[Key, Measurement]]:
         """Return the key and the measurement of each task's entry that both files have."""
         entries = read_json(self.path)

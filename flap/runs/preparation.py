@@ -115,7 +115,7 @@ def _replaces(config: FlapConfig, target: Path, results: Path | None) -> bool:
     if config.checkpoint.overwrite or config.checkpoint.dir is None:
         return True
     written = label_of(target).get("provenance", {}).get("config", {})
-    ours = bool(results and (results.is_file() or results.with_name("report.json").is_file()))  # none with eval=none
+    ours = bool(results and (results.is_file() or results.with_name("report.json").is_file()))
     return ours and not changes_of_the_model(differences(written, described(config)))
 
 

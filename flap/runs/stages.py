@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from flap.checkpoint.export.gguf import export_gguf
@@ -91,12 +90,13 @@ def recover(run: Run, model: PlacedModel, plan: PruningPlan) -> dict[str, Any]:
     recovery = run.choices.recovery
     assert recovery is not None
     with run.timed("recover") as work:
-        place, teacher, windows = (work / digest(plan.to_dict())).path, run.source.open(), run.texts[recovery.use]
+        place, teacher = (work / digest(plan.to_dict())).path, run.source.open()
         assert place is not None
+        windows_NT = training_windows(recovery, run.texts[recovery.use])
         if run.trimmed is not None:
             cut_rows(teacher, run.trimmed.rows_K)
-            windows = replace(windows, tokenizer=run.trimmed.tokenizer)
-        return train(recovery, model, teacher, training_windows(recovery, windows), place, run.config.seed)
+            windows_NT = run.trimmed.reread(windows_NT, run.source.tokenizer)
+        return train(recovery, model, teacher, windows_NT, place, run.config.seed)
 
 
 def save(run: Run, model: PlacedModel, plan: PruningPlan) -> PlacedModel:
@@ -105,6 +105,8 @@ def save(run: Run, model: PlacedModel, plan: PruningPlan) -> PlacedModel:
 
     def write_checkpoint() -> None:
         files = run.source.processor_files
+        if run.suite.results:
+            run.suite.results.begin()  # by which the same run, if it is killed, knows the checkpoint as its own
         save_checkpoint(model, run.tokenizer, run.target, label, run.replaces_checkpoint, files)
         if "gguf" in run.config.checkpoint.formats:
             log.info("wrote %s", export_gguf(run.target, run.config.checkpoint.gguf_type))

@@ -19,6 +19,7 @@ from flap.models import PlacedModel
 from flap.pipeline import run
 from flap.results import Report
 from flap.results.sweep_folders import read_study
+from flap.runs.preparation import check_room, prepare
 from flap.runs.sweeps.failures import failures
 from flap.storage.status import read_state, run_folder, write_status
 from tests.cases import tiny_model
@@ -26,6 +27,7 @@ from tests.helpers.forked import command_line, forked
 from tests.helpers.runs import composed, tiny
 
 NUMBERS = {f"words.txt/{kind}@{seq_len}" for kind in ("perplexity", "bits_per_byte") for seq_len in (8, 16)}
+LENGTHS = ("eval.efficiency.prefill_len=8", "eval.efficiency.decode_len=8")
 Cli = Callable[..., "CompletedProcess[str]"]
 
 
@@ -113,6 +115,22 @@ def test_a_checkpoint_of_the_same_run_is_replaced(base: list[str], tmp_path: Pat
     for change, folder in (("ratio=0.3", "run"), ("ratio=0.2", "other")):
         with pytest.raises(ValueError, match=r"kept: not empty; .*checkpoint\.overwrite=true"):
             run(composed(*arguments, change), tmp_path / folder)
+
+
+def test_a_run_that_was_killed_before_its_first_number_knows_its_checkpoint(
+    base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = (f"checkpoint.dir={tmp_path / 'kept'}", *base[:-2], "eval=[efficiency]", *LENGTHS)
+
+    def killed(*given: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("flap.pipeline.measure_pruned", killed)
+        run(composed(*arguments), tmp_path / "run")
+    check_room(prepare(composed(*arguments), tmp_path / "run"))
+    with pytest.raises(ValueError, match="kept: not empty"):
+        check_room(prepare(composed(*arguments), tmp_path / "other"))
 
 
 def test_a_run_that_measured_nothing_is_measured_later(base: list[str], tmp_path: Path) -> None:

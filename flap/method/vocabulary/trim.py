@@ -88,6 +88,15 @@ class Trimmed:
         ids, old_ids = tokenizer.get_vocab(), before.get_vocab()
         return cls(tokenizer, torch.tensor([old_ids[token] for token in sorted(ids, key=ids.__getitem__)]), facts)
 
+    def reread(self, tokens_NT: Tensor, before: PreTrainedTokenizerBase) -> Tensor:
+        """Return windows of the dense model's tokens in these, cut to their length: a removed one becomes its parts."""
+        model = self.tokenizer.backend_tokenizer.model
+        ids = {old: [new] for new, old in enumerate(self.rows_K.tolist())}
+        for old in set(tokens_NT.flatten().tolist()) - ids.keys():
+            ids[old] = [part.id for part in model.tokenize(before.convert_ids_to_tokens(old))]
+        windows = [[new for old in window for new in ids[old]] for window in tokens_NT.tolist()]
+        return torch.tensor([window[: tokens_NT.shape[1]] for window in windows])
+
 
 @dataclass(frozen=True)
 class Trim:

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import flap
+from flap.method.recovery import distillation
 from flap.pipeline import measure_more, run
 from flap.results import Report
 from flap.runs.preparation import prepare
@@ -40,6 +41,22 @@ def test_more_is_measured_with_the_tokens_of_the_checkpoint(
     numbers = after.evaluation["pruned"]
     assert numbers[name] == before.evaluation["pruned"][name] and other in numbers
     assert after.vocabulary == before.vocabulary and numbers[other] != after.evaluation["dense"][other]
+
+
+def test_reconstruction_trains_on_the_calibration_windows(
+    trimmed: Trimmed, words_dir: Path, words_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever number of tokens the smaller vocabulary takes for them."""
+    seen: list[torch.Tensor] = []
+    train = distillation.recover
+    monkeypatch.setattr(distillation, "recover", lambda *given: seen.append(given[3]) or train(*given))
+    trimmed("ratio=0.4", "recover=reconstruct", "recover.epochs=1", "recover.batch_size=2")
+    read = prepare(composed(*tiny(words_dir, words_file), "ratio=0.4"), tmp_path / "read").texts["calibration"]
+    old, new = (AutoTokenizer.from_pretrained(path) for path in (words_dir, tmp_path / "checkpoint"))
+    [expected_NT], [found_NT] = read.by_length, seen
+    assert found_NT.shape == expected_NT.shape and not torch.equal(found_NT, expected_NT)
+    texts = old.batch_decode(expected_NT)
+    assert all(any(text.startswith(one) for text in texts) for one in new.batch_decode(found_NT))
 
 
 def test_no_layer_changes(trimmed: Trimmed, words_dir: Path, tmp_path: Path) -> None:
