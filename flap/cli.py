@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from functools import partial
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -219,6 +220,8 @@ def _quieten_libraries() -> None:
 
 def main() -> None:
     """Run the command line; on an error, print one line that says what to change and exit with code 1."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # of a terminal that has not all characters
     if module := SUBCOMMANDS.get("".join(sys.argv[1:2])):
         import_module(module).main(sys.argv[2:])
         return

@@ -64,7 +64,10 @@ def extras() -> str:
 
 def cache() -> str:
     """Return where the cache is, and how much room there is."""
-    root = cache_root(None).absolute()
+    try:
+        root = cache_root(None).absolute()
+    except ValueError as error:
+        return f"problem: {error}"
     place = next(place for place in (root, *root.parents) if place.exists())
     if place.is_dir() and os.access(place, os.W_OK):
         return f"{root}, {decimal(shutil.disk_usage(place).free)} free"

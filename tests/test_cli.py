@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -85,6 +86,15 @@ def test_a_failed_job_leaves_the_others_alone(quick_flap: Cli, base: list[str], 
     log = (bad / "flap.log").read_text()
     assert "Traceback" in log and "ValueError: ratio=0.99" in log
     assert done.stderr.count("error: ratio=0.99") == 1 and "Traceback" not in done.stderr + done.stdout
+
+
+def ascii_console() -> None:
+    sys.stdout.reconfigure(encoding="ascii", errors="strict")  # type: ignore[union-attr] - as of PYTHONIOENCODING
+
+
+def test_a_console_without_all_characters_costs_no_run(quick_flap: Cli, base: list[str]) -> None:
+    done = quick_flap(*base, "checkpoint.save=false", before=ascii_console)
+    assert done.returncode == 0, done.stderr
 
 
 def test_help_names_every_choice_of_every_group(flap: Cli) -> None:

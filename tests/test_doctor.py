@@ -1,5 +1,7 @@
 """What the doctor says of a machine, one line each."""
 
+import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,17 @@ def test_a_cache_that_cannot_be_written_is_a_problem(tmp_path: Path, monkeypatch
     (tmp_path / "file").touch()
     monkeypatch.setenv("FLAP_CACHE_DIR", str(tmp_path / "file" / "cache"))
     assert cache().startswith(f"problem: {tmp_path / 'file' / 'cache'} cannot be written; set FLAP_CACHE_DIR")
+
+
+def homeless() -> None:
+    os.environ.pop("HOME")
+    pwd.getpwuid = lambda number: {}[number]  # type: ignore[assignment] - as where no entry is
+
+
+def test_a_user_without_a_home_is_told_to_name_a_cache(tmp_path: Path) -> None:
+    done = command_line(tmp_path, "doctor", before=homeless, FLAP_CACHE_DIR="", XDG_CACHE_HOME="", WANDB_API_KEY="")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "cache     problem: cache_dir: set FLAP_CACHE_DIR to a folder (" in done.stdout
 
 
 def test_what_is_missing_or_too_old_is_named() -> None:

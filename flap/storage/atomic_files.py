@@ -17,8 +17,15 @@ from flap.storage.locks import file_lock, lock_of
 
 
 def cache_root(configured: str | None) -> Path:
-    """Return the cache folder: the config's `cache_dir`, else $FLAP_CACHE_DIR, else the user's cache folder."""
-    return Path(configured or os.environ.get("FLAP_CACHE_DIR") or user_cache_path("flap"))
+    """Return the cache folder: the config's `cache_dir`, else $FLAP_CACHE_DIR, else the user's cache folder.
+
+    Raises:
+        ValueError: none is named, and the user has no home.
+    """
+    try:
+        return Path(configured or os.environ.get("FLAP_CACHE_DIR") or user_cache_path("flap"))
+    except RuntimeError as error:
+        raise ValueError(f"cache_dir: set FLAP_CACHE_DIR to a folder ({error})") from error
 
 
 def write_text(path: Path, text: str) -> None:
