@@ -10,7 +10,7 @@ from flap.method.vocabulary import Trimmed
 from flap.models import ModelSource, PlacedModel, adapt, find_model
 from flap.results import Report
 from flap.results.report import peak_memory
-from flap.runs.method import Pruned, allocate, compress, observe, prune_layers, score
+from flap.runs.method import Pruned, allocate, compress, observe, prune_in_sequence, score
 from flap.runs.preparation import check_room, prepare
 from flap.runs.reporting import Outcome, count_parameters, report_of, with_numbers, write_files
 from flap.runs.run import Run
@@ -74,11 +74,6 @@ def prune(run: Run, model: PlacedModel) -> Pruned:
     scores = score(run, model, statistics)  # how much each unit matters
     plan = allocate(run, scores)  # which units stay within the budget
     return compress(run, model, statistics, plan)  # the others are removed, with compensation
-
-
-def prune_in_sequence(run: Run, model: PlacedModel) -> Pruned:
-    """As `prune`, but each layer is calibrated on the outputs of the layers that are pruned already (Wanda-sp)."""
-    return prune_layers(run, model, observe(run, model))
 
 
 def measure_more(run: Run, folder: Path, report: Report) -> Report:

@@ -68,12 +68,12 @@ def compress(run: Run, model: PlacedModel, statistics: Sequence[LayerStatistics]
         return _pruned(run, model, plan, fits)
 
 
-def prune_layers(run: Run, model: PlacedModel, statistics: Sequence[LayerStatistics]) -> Pruned:
-    """Score, allocate and compress each layer before the next one is calibrated on its outputs."""
+def prune_in_sequence(run: Run, model: PlacedModel) -> Pruned:
+    """Score, allocate and compress each layer before the next one is calibrated on its outputs (Wanda-sp)."""
     choices, structure = run.choices, cast(UniformLayers, run.choices.structure)  # as it was checked
     with run.timed("prune") as work:
         pruning = SequentialPruning(choices.metric, structure, choices.compensation, _compress_layer(run))
-        plan, fits = pruning.prune(run.calibration(model, statistics), run.budget, work)
+        plan, fits = pruning.prune(run.calibration(model), run.budget, work)
         return _pruned(run, model, run.budget.named(plan), fits)
 
 

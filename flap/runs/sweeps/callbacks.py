@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 class StudyCallback(Callback):
     """The callback that writes the study of a sweep, and tracks its table; its errors never fail the sweep."""
 
-    open_sweep: ClassVar[DictConfig | None] = None  # the config of the sweep that is running in this process
+    open_sweep: ClassVar[DictConfig | None] = None  # that is running in this process, or was just ended by an error
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Remember the sweep, in case an error ends it."""
@@ -37,12 +37,6 @@ class StudyCallback(Callback):
         StudyCallback.open_sweep = None
         if not config.get("dry_run"):
             _write(config, ended=True)
-
-
-def open_folder() -> Path | None:
-    """Return the folder of the sweep that is running in this process, or was just ended by an error; else None."""
-    config = StudyCallback.open_sweep
-    return None if config is None else Path(config.hydra.sweep.dir)
 
 
 def write_open_study() -> None:

@@ -7,7 +7,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from flap.config import explain
-from flap.runs.sweeps.callbacks import open_folder
+from flap.runs.sweeps.callbacks import StudyCallback
 from flap.storage.status import STATUS, read_status
 
 
@@ -28,8 +28,9 @@ def failure_lines(error: BaseException, begin: float) -> list[str]:
         refused = [line for line in dict.fromkeys(error.lines) if not any(one.endswith(line) for one in lines)]
         return [*lines, *(f"failed: {line}" for line in refused)]  # whose folders keep what they have
     if isinstance(error, RuntimeError | FileNotFoundError):  # runs catch their own errors: this one is from submitting
-        sweep = open_folder()
-        return [*(failures(sweep, begin) if sweep else []), f"error: {explain_launch(error)}"]
+        sweep = StudyCallback.open_sweep
+        of_cells = failures(Path(sweep.hydra.sweep.dir), begin) if sweep is not None else []
+        return [*of_cells, f"error: {explain_launch(error)}"]
     if isinstance(error, HydraException | OmegaConfBaseException | ValueError):
         return [f"error: {explain(error)}"]
     if isinstance(error, KeyboardInterrupt):

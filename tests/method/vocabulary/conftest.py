@@ -5,7 +5,7 @@ import pytest
 from tests.cases import tiny_model
 from tests.helpers.tokenizers import TEXT, VOCAB, smollm
 
-RARE = "Zürich costs 50 € a day, naïve"  # tokens that leave
+RARE = "Zürich costs 50 € a day, naïve"  # tokens that are removed
 
 
 @pytest.fixture(scope="session")
