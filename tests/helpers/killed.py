@@ -49,7 +49,7 @@ def _run(folder: Path, arguments: list[str], killed_at: str | None, number: int)
     _after(flap.method.calibration.own_text, "sample", lambda *given: note("sample"))
     _after(Stream, "advance", lambda stream, index, layer: note(f"{stream.walk.stage.split(',')[0]} {index}"))
     _after(LayerFiles, "write", lambda files, index: note(f"write {index}"))
-    _after(flap.checkpoint.save, "compare", lambda *logits: note("compare"))
+    _after(flap.checkpoint.save, "verify", lambda *given: note("compare"))
     run(composed(*arguments), Path("run"))
 
 
