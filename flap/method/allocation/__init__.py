@@ -1,8 +1,7 @@
 """Allocation: structures turn scores and a budget into a pruning plan, which says which units of each layer stay."""
 
 from flap.method.allocation.adaptive import ALAM, ALMM
-from flap.method.allocation.bounds import Bound
-from flap.method.allocation.budget import Budget, Units, price
+from flap.method.allocation.budget import Bound, Budget, Units, price
 from flap.method.allocation.plan import LayerPlan, PruningPlan
 from flap.method.allocation.structure import Structure
 from flap.method.allocation.targets import Biases, bounds_of_shapes

@@ -11,8 +11,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from flap.config import TargetConfig, require
-from flap.method.allocation.bounds import Bound
-from flap.method.allocation.budget import Units
+from flap.method.allocation.budget import Bound, Units
 from flap.models import Block, ModelAdapter, Pair
 
 Layers = Sequence[Pair[Units]]
