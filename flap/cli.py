@@ -74,16 +74,13 @@ def _attempt(config: DictConfig) -> str | None:
             from flap.runs.preparation import check_room, prepare
 
             run = prepare(typed(config), run_dir, keep_dense=owner.runs_all_cells)
-            if (earlier := ranks.on_first(partial(owner.find_finished, run))) and not earlier.lacks(run.config.eval):
-                ranks.on_first(partial(owner.tell, earlier))
+            earlier, done = ranks.on_first(partial(owner.find_finished, run))
+            if done:
                 return None
-            if earlier and earlier.checkpoint:
-                ranks.on_first(partial(owner.begin, run))
-                report = measure_more(run, earlier.folder, earlier.report)
-            else:
+            if not (saved := earlier if earlier and earlier.checkpoint else None):
                 check_room(run)
-                ranks.on_first(partial(owner.begin, run))
-                report = execute(run, earlier.report if earlier else None)
+            ranks.on_first(partial(owner.begin, run))
+            report = measure_more(run, saved) if saved else execute(run, earlier.report if earlier else None)
             if ranks.is_first():
                 owner.finish(report)
     except Exception as error:
@@ -140,24 +137,25 @@ class _Owner:
         build("tracking", config.tracking).check()
         return self.run_dir
 
-    def find_finished(self, run: "Run") -> "FinishedRun | None":
-        """Return a finished run of the same pruned model, here or in a cell beside, whose folder is then held."""
+    def find_finished(self, run: "Run") -> "tuple[FinishedRun | None, bool]":
+        """Return a finished run of the same pruned model, here or in a cell beside, and whether nothing is to be done.
+
+        The folder of a cell beside is then held. A tracker that has not got a finished run gets it.
+        """
         from flap.results import finished_run
 
-        if not run.config.resume:
-            return None
-        found = finished_run(self.run_dir, asdict(run.config), run.inputs, self.in_sweep)
-        if found and found.folder != self.run_dir:
-            self.place = found.folder
+        config = run.config
+        earlier = finished_run(self.run_dir, asdict(config), run.inputs, self.in_sweep) if config.resume else None
+        if earlier and earlier.folder != self.run_dir:
+            self.place = earlier.folder
             self.held.enter_context(run_folder(self.place))
-        return found
-
-    def tell(self, run: "FinishedRun") -> None:
-        """Say that a run is done already; a tracker that has not got its report gets it."""
-        log.info("done already, in %s (resume=false runs it again)", run.folder)
+        if not earlier or earlier.lacks(config.eval):
+            return earlier, False
+        log.info("done already, in %s (resume=false runs it again)", self.place)
         if read_json(self.place / TRACKED) != self._sent and "NoTracking" not in self.config.tracking._target_:
-            self._track(typed(self.config))
-            self._send(run.report)
+            self._track(config)
+            self._send(earlier.report)
+        return earlier, True
 
     def begin(self, run: "Run") -> None:
         """Say that the run is running; a finished one in its folder stays finished until another is in its place."""

@@ -8,7 +8,7 @@ from flap.evaluation.result_files import RESULTS, Results
 from flap.method.allocation import PruningPlan
 from flap.method.vocabulary import Trimmed
 from flap.models import ModelSource, PlacedModel, adapt, find_model
-from flap.results import Report
+from flap.results import FinishedRun, Report
 from flap.results.report import peak_memory
 from flap.runs.method import Pruned, allocate, compress, observe, prune_in_sequence, score
 from flap.runs.preparation import check_room, prepare
@@ -25,7 +25,6 @@ from flap.runs.stages import (
     trim,
     write_own_texts,
 )  # fmt: skip
-from flap.storage import ranks
 
 
 def run(config: FlapConfig, run_dir: Path | None, source: ModelSource | None = None) -> Report:
@@ -64,7 +63,7 @@ def execute(run: Run, earlier: Report | None = None) -> Report:
         out.peak = peak_memory()  # which the next line resets
         out.both = measure_both(run, reopen, model, pruned.plan)
         report = with_numbers(earlier, run, out) if earlier else report_of(run, pruned, out)
-        ranks.on_first(lambda: write_files(run, report, pruned.plan))
+        write_files(run, report, pruned.plan)
     return report
 
 
@@ -76,11 +75,12 @@ def prune(run: Run, model: PlacedModel) -> Pruned:
     return compress(run, model, statistics, plan)  # the others are removed, with compensation
 
 
-def measure_more(run: Run, folder: Path, report: Report) -> Report:
-    """Return the report of a finished run with what `run` measures besides; it replaces the one in the folder.
+def measure_more(run: Run, earlier: FinishedRun) -> Report:
+    """Return the report of a finished run with what `run` measures besides; it replaces the one in its folder.
 
-    What was measured before and is asked for again is not measured again. report: of the run, which has a checkpoint.
+    What was measured before and is asked for again is not measured again. The run has saved a checkpoint.
     """
+    folder, report = earlier.folder, earlier.report
     run = replace(run, run_dir=folder, suite=replace(run.suite, results=Results(folder / RESULTS)))
     plan, config = PruningPlan.load(folder / "plan.json"), run.config
     with run.begun() as run:
@@ -95,5 +95,5 @@ def measure_more(run: Run, folder: Path, report: Report) -> Report:
         out.measured = measure_pruned(run, model, run.keys.pruned(plan))
         out.both = measure_both(run, run.source.open, model, plan)
         report = with_numbers(report, run, out)
-        ranks.on_first(lambda: write_files(run, report, plan))
+        write_files(run, report, plan)
     return report

@@ -7,7 +7,6 @@ from transformers.pytorch_utils import Conv1D
 from flap.method.recovery.base import Recovery
 from flap.method.recovery.student import LOGITS_BYTES
 from flap.models import Block, ModelAdapter
-from flap.storage import ranks
 
 TRAINED_BYTES = 12  # of a trained parameter, besides itself: its gradient and AdamW's two moments
 LOGITS_COPIES = 4  # logits and log probabilities of both models
@@ -25,7 +24,7 @@ def bytes_to_train(
     itemsize, trained = 2 if dtype == torch.bfloat16 else 4, trained_parameters(recovery, adapter, ratio)
     weights = (total - removed) * (4 if recovery.rank is None else itemsize)
     dense = 0 if device.type == "cpu" else total * dtype.itemsize
-    tokens = max(recovery.tokens_a_step // ranks.size(), recovery.seq_len)
+    tokens = max(recovery.tokens_a_step // recovery.processes, recovery.seq_len)
     activations = tokens * itemsize * _kept_activations(adapter, ratio, recovery.gradient_checkpointing)
     logits = LOGITS_COPIES * min(LOGITS_BYTES, 4 * tokens * adapter.vocab_size)
     return int(dense + weights + TRAINED_BYTES * trained + activations + logits)

@@ -36,7 +36,7 @@ def train(student: Student, recovery: Recovery, tokens_NT: Tensor, folder: Path,
     finished, last = ranks.on_first(lambda: ((folder / HISTORY).exists(), last_checkpoint(folder)))
     if finished:
         return
-    device, batch_size = student.placed.device, recovery.windows_a_step // ranks.size()
+    device, batch_size = student.placed.device, recovery.windows_a_step // recovery.processes
     every = recovery.steps_an_evaluation
     options = TrainingArguments(
         output_dir=str(folder), report_to="none", disable_tqdm=True, logging_strategy="no",

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import flap
 from flap.method.recovery import distillation
 from flap.pipeline import measure_more, run
-from flap.results import Report
+from flap.results import FinishedRun, Report
 from flap.runs.preparation import prepare
 from tests.cases import tiny_model
 from tests.helpers.runs import composed, tiny
@@ -36,7 +36,9 @@ def test_more_is_measured_with_the_tokens_of_the_checkpoint(
 ) -> None:
     before, inputs = trimmed("ratio=0.4"), (*tiny(words_dir, words_file), *TRIM, "ratio=0.4")
     texts = (f"eval.perplexity.datasets=[{other_file},{words_file}]", "eval.perplexity.max_tokens=320")
-    after = measure_more(prepare(composed(*inputs, *texts), tmp_path), tmp_path, before)
+    after = measure_more(
+        prepare(composed(*inputs, *texts), tmp_path), FinishedRun(tmp_path, before, tmp_path / "checkpoint")
+    )
     name, other = "other.txt/bits_per_byte@16", "fox.txt/bits_per_byte@16"
     numbers = after.evaluation["pruned"]
     assert numbers[name] == before.evaluation["pruned"][name] and other in numbers
