@@ -104,3 +104,12 @@ def test_what_remains_is_packed_in_strips(monkeypatch: pytest.MonkeyPatch) -> No
     at_once = OBS().score(weight_OI, statistics)
     monkeypatch.setattr("flap.method.importance.obs.STRIP", 3)
     assert torch.equal(OBS().score(weight_OI, statistics), at_once)
+
+
+def test_a_whole_expert_costs_its_output_error_with_the_ridge_and_without_biases() -> None:
+    """As docs/method.md says: tr(W H Wᵀ), where H has the ridge's term."""
+    activation_TI, weight_OI = correlated(6), correlated(6, seed=1)[:3]
+    [score_C] = OBS(ridge=0.1).score_units(weight_OI, in_parts(activation_TI, activation_TI), torch.arange(6)[None])
+    covariance_II = activation_TI.T.cov(correction=0)
+    hessian_II = covariance_II + 0.1 * covariance_II.diagonal().mean() * torch.eye(6)
+    assert score_C.sum().item() == pytest.approx((weight_OI @ hessian_II @ weight_OI.T).trace().item(), rel=1e-4)
