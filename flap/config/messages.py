@@ -50,6 +50,11 @@ def one_line(error: Exception, max_length: int | None = None) -> str:
     return " ".join(str(error).split())[:max_length]
 
 
+def how_to_install(extra: str) -> str:
+    """Return what to write for an extra of this package, which no index has; `flap` there is another program."""
+    return f"pip install '.[{extra}]' in a clone, or 'FILE.whl[{extra}]' of `make release`"
+
+
 def gigabytes(num_bytes: float) -> str:
     """Return bytes in GB (10^9), with three digits."""
     return f"{num_bytes / 1e9:.3g}"

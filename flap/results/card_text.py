@@ -29,6 +29,7 @@ WHOLE = ("AutoModelForImageTextToText", "AutoProcessor")  # of a vision-language
 NOT_IN_VLLM = (  # docs/exports.md says why
     "falcon", "gpt2", "qwen3_next", "qwen3_5_text", "llama4_text", "falcon_h1", "nemotron_h",
 )  # fmt: skip
+INSTALL = "Install it by `pip install .` in a clone: no index has it, and `flap` on PyPI is another program."
 OTHER_FORMATS = "`python -m flap export --help` lists other formats that it can be converted to."
 
 
@@ -120,12 +121,12 @@ def _transformers(trust: bool, auto: str, preparing: str) -> str:
         f'{preparing.removeprefix("Auto").lower()} = {preparing}.from_pretrained("{PLACE}"{trusted})',
         "python",
     )
-    without = "\n\nAfter `import flap; flap.register()` of `pip install flap-pruning`, it needs no `trust_remote_code`."
+    without = f"\n\nAfter `import flap; flap.register()` of that program, it needs no `trust_remote_code`. {INSTALL}"
     return code + without * trust
 
 
 def _vllm(trust: bool, model_type: str) -> str:
-    needs = "With `pip install --no-deps flap-pruning` beside vLLM"
+    needs = "With `pip install --no-deps .` in its clone, in the environment of vLLM"
     # the kernels for experts need the package's own class
     experts = FAMILIES[model_type.removeprefix("flap_")].experts
     needs += "." if experts else "; without that package, add `--trust-remote-code`."

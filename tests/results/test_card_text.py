@@ -76,6 +76,7 @@ def test_engines_are_named_whose_files_are_there(tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text(config)
         text = loading(tmp_path)
         assert ("trust_remote_code=True" in text) == ("add `--trust-remote-code`" in text) == trust
+        assert ("`flap` on PyPI is another program" in text) == trust and "pip install flap" not in text
         assert f"```\nvllm serve {PLACE}\n```" in text
         assert not any(engine in text for engine in ("llama-cli", "ollama"))
     for file in ("model-q8_0.gguf", "Modelfile"):

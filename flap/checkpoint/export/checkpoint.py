@@ -10,7 +10,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
-from flap.config import one_line
+from flap.config import how_to_install, one_line
 from flap.models import read_config
 from flap.models.weights import check_weights
 
@@ -88,7 +88,7 @@ def check_installed(kind: str, *modules: str) -> None:
     """
     for module in modules:
         if find_spec(module) is None:
-            raise ValueError(f"{kind}: needs {module}, which is not installed; pip install 'flap-pruning[{kind}]'")
+            raise ValueError(f"{kind}: needs {module}, which is not installed; {how_to_install(kind)}")
 
 
 def check_setting(kind: str, name: str, value: object, allowed: Iterable[object]) -> None:

@@ -11,6 +11,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from flap.config import how_to_install
 from flap.results import Report
 from flap.results.configs import flat
 from flap.results.tracking.base import JobInfo, RunInTracker, TrackedRun, Tracking, kept_id
@@ -31,7 +32,7 @@ class MLflow(Tracking):
     def check(self) -> None:
         """Check that the client is installed and a server named; raises ValueError if not."""
         if find_spec("mlflow") is None:
-            raise ValueError("tracking=mlflow: the package is not installed; pip install 'flap-pruning[mlflow]'")
+            raise ValueError(f"tracking=mlflow: the package is not installed; {how_to_install('mlflow')}")
         if not (self.uri or os.environ.get("MLFLOW_TRACKING_URI")):
             raise ValueError("tracking.uri=None: expected a server, as http://127.0.0.1:5000, or MLFLOW_TRACKING_URI")
 

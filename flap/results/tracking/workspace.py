@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flap.config import how_to_install
 from flap.results.number_texts import is_efficiency
 from flap.results.pages import title
 from flap.results.run_folder import RunRecord
@@ -62,7 +63,7 @@ def _workspace(entity: str, project: str, study: Study) -> "Workspace":
     try:
         import wandb_workspaces.workspaces as ws
     except ImportError:
-        raise ValueError("wandb-workspaces is missing; pip install 'flap-pruning[workspaces]'") from None
+        raise ValueError(f"wandb-workspaces is missing; {how_to_install('workspaces')}") from None
     groups = sorted({_group(study, run) for run in study.runs})
     runs = ws.RunsetSettings(
         filters=[ws.Metric("Group").isin(groups), ws.Metric("JobType") == "sweep"], pinned_columns=list(COLUMNS)

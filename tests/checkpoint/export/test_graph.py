@@ -69,7 +69,7 @@ def assert_refused(directory: Path, kind: str, line: str) -> None:
 def test_without_its_packages(kind: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     assert_refused(
-        tmp_path, kind, rf"^{kind}: needs {module}, which is not installed; pip install 'flap-pruning\[{kind}\]'"
+        tmp_path, kind, rf"^{kind}: needs {module}, which is not installed; pip install '\.\[{kind}\]' in a clone"
     )
 
 

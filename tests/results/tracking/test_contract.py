@@ -10,7 +10,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from flap.config import build
+from flap.config import build, how_to_install
 from flap.results import Report
 from flap.results.tracking import JobInfo, MLflow, TrackedRun, Tracking
 from flap.results.tracking.base import RunInTracker, layer_rows, summary
@@ -111,7 +111,7 @@ def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flap.results.tracking.in_mlflow.find_spec", lambda name: None)
     with pytest.raises(ValueError) as caught:
         MLflow().check()
-    assert str(caught.value) == "tracking=mlflow: the package is not installed; pip install 'flap-pruning[mlflow]'"
+    assert str(caught.value) == f"tracking=mlflow: the package is not installed; {how_to_install('mlflow')}"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import wandb_workspaces.workspaces as ws
 
+from flap.config import how_to_install
 from flap.results.tracking import workspace
 from flap.results.tracking.workspace import main
 from tests.helpers.study_grid import PERPLEXITY, SPEED, add_cell, altered
@@ -77,5 +78,5 @@ def test_without_the_package_it_says_how_to_install_it(
     monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
     with pytest.raises(SystemExit):
         main(["team/flap", str(sweep)])
-    expected = "error: wandb-workspaces is missing; pip install 'flap-pruning[workspaces]'\n"
+    expected = f"error: wandb-workspaces is missing; {how_to_install('workspaces')}\n"
     assert capsys.readouterr().err == expected
