@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -152,7 +152,7 @@ class _Owner:
         if not earlier or earlier.lacks(config.eval):
             return earlier, False
         log.info("done already, in %s (resume=false runs it again)", self.place)
-        if read_json(self.place / TRACKED) != self._sent and "NoTracking" not in self.config.tracking._target_:
+        if self._has_tracker and read_json(self.place / TRACKED) != self._sent:
             self._track(config)
             self._send(earlier.report)
         return earlier, True
@@ -173,9 +173,9 @@ class _Owner:
         """Say that the run has finished, and print its report."""
         from flap.results import show
 
-        write_status(self.place, "finished")
-        if self.place == self.run_dir:
+        if self.place == self.run_dir and read_state(self.place) == "finished":  # another run's, until now
             self._record()
+        write_status(self.place, "finished")
         self._send(report)
         self.held.close()
         show(report)
@@ -184,7 +184,13 @@ class _Owner:
         """Send a report to the tracker, and note in the folder which one has it."""
         assert self.tracked is not None
         self.tracked.finish(report)
-        write_text(self.place / TRACKED, json.dumps(self._sent))
+        if self._has_tracker:
+            with suppress(OSError):  # a full disk: it is sent again
+                write_text(self.place / TRACKED, json.dumps(self._sent))
+
+    @property
+    def _has_tracker(self) -> bool:
+        return "NoTracking" not in self.config.tracking._target_
 
     @property
     def _sent(self) -> dict[str, str]:
