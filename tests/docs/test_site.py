@@ -14,7 +14,7 @@ from tests.helpers.browser import opened
 
 pytestmark = pytest.mark.long
 PAGES = [
-    "index.html", "tour.html", "method.html", "options.html", "api/importance.html",
+    "index.html", "tour.html", "method.html", "options.html", "api/method.importance.html",
     "experiments/beyond_flap/index.html",
 ]  # fmt: skip
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 800}

@@ -83,7 +83,7 @@ def test_a_killed_run_goes_on(
     assert written(tmp_path) == expected
     remains = {path.name for folder in (tmp_path / "run", tmp_path / "cache" / "streams") for path in folder.iterdir()}
     remains = {name for name in remains if not name.endswith(".lock")}
-    assert remains == {"checkpoint", "layers.png", "plan.json", "report.json", "report.md"}
+    assert remains == {"checkpoint", "evaluation.json", "layers.png", "plan.json", "report.json", "report.md"}
 
 
 @pytest.mark.parametrize(
