@@ -39,8 +39,12 @@ def needed(extra: str = "") -> list[Requirement]:
 def unmet(needs: Iterable[Requirement]) -> list[str]:
     """Return the requirements that are not met, as words of a shell: "'torch<3,>=2.6'"."""
     installed = {one.name.lower().replace("_", "-"): one.version for one in distributions()}
-    wrong = (one for one in needs if not one.specifier.contains(installed.get(one.name.lower(), ""), prereleases=True))
-    return [f"'{one.name}{one.specifier}'" for one in wrong]
+
+    def met(one: Requirement) -> bool:
+        there = installed.get(one.name.lower())
+        return there is not None and one.specifier.contains(there, prereleases=True)
+
+    return [f"'{one.name}{one.specifier}'" for one in needs if not met(one)]
 
 
 def devices() -> str:
