@@ -63,7 +63,7 @@ engines: setup .venv-engines/.ready ## Run pruned checkpoints in vLLM and throug
 	@touch $@
 
 lowest: .venv-lowest/.ready ## Whole runs with the lowest versions that pyproject.toml allows (.venv-lowest)
-	OMP_NUM_THREADS=1 $(LOWEST) -m pytest tests/test_doctor.py tests/test_api.py tests/test_cli.py tests/method/recovery/test_training.py \
+	OMP_NUM_THREADS=1 $(LOWEST) -m pytest tests/test_doctor.py::test_one_line_for_each tests/test_api.py tests/test_cli.py tests/method/recovery/test_training.py \
 		tests/checkpoint/export/test_gguf.py::test_unused_ids_and_the_chat_template_are_written
 
 docs: $(VENV)/.docs ## Build the documentation site into site/, strictly: a broken link or an unlisted page fails
