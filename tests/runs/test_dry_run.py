@@ -115,10 +115,14 @@ MEASURED = [
 @pytest.mark.long
 @pytest.mark.parametrize(("choices", "placement", "windows"), MEASURED)
 def test_a_run_takes_what_is_estimated(choices: str, placement: str, windows: int, tmp_path: Path) -> None:
-    """The peak of the process, of the packaged model: within a factor of 1.5."""
+    """The peak of the process, of the packaged model: within a factor of 1.5.
+
+    A process takes over the peak of the one that starts it, and a worker of pytest may have grown large: so a small
+    shell stands between the two.
+    """
     arguments = [*choices.split(), *PACKAGED, f"model.placement={placement}", f"calibration.num_samples={windows}"]
     command = [sys.executable, "-m", "flap", *arguments, "use_cache=false", f"hydra.run.dir={tmp_path}"]
-    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run(["sh", "-c", '"$@"; exit $?', "sh", *command], check=True, capture_output=True)
     measured = json.loads((tmp_path / "report.json").read_text())["peak_memory_bytes"]["host"]
     expected = dry_run(composed(*arguments, "use_cache=false")).needs(placement).host
     assert 1 / 1.5 < expected / measured < 1.5
