@@ -49,16 +49,11 @@ def _documents(path: Path, where: str, template: Template | None, templates: boo
     templates: whether the field has the option `chat_template`.
     """
     wanted = "text" if template is None else "messages"
-    try:
-        if path.suffix == ".txt":
-            return [path.read_text(encoding="utf-8-sig")]
-        rows, names = _of_lines(path, wanted) if path.suffix == ".jsonl" else _of_table(path, wanted)
-    except (OSError, ValueError) as error:
-        expected, reason = FILE_FORMATS[path.suffix], one_line(error, 120)
-        raise ValueError(f"{where}: cannot be read; expected {expected} ({reason})") from error
+    found, names = read_rows(path, where, (wanted,))
     if names and wanted not in names:
         hint = "; chat_template: true makes text of 'messages'" if "messages" in names and templates else ""
         raise ValueError(f"{where}: no column '{wanted}', only {', '.join(names)}{hint}")
+    rows: list[Any] = [row.get(wanted) for row in found]
     if template is not None:
         return [_conversation(row, template, where) for row in rows]
     if not all(isinstance(row, str) for row in rows):
@@ -66,12 +61,29 @@ def _documents(path: Path, where: str, template: Template | None, templates: boo
     return rows
 
 
-def _of_lines(path: Path, name: str) -> tuple[list[Any], list[str]]:
-    """Return a column's values, None where a row has none, and the names of all columns.
+def read_rows(path: Path, where: str, columns: tuple[str, ...]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the rows of a file, of those columns alone, and the names of all that it has; a .txt file is one text.
+
+    where: what error messages begin with.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+    try:
+        if path.suffix == ".txt":
+            return [{"text": path.read_text(encoding="utf-8-sig")}], ["text"]
+        return _of_lines(path, columns) if path.suffix == ".jsonl" else _of_table(path, columns)
+    except (OSError, ValueError) as error:
+        expected, reason = FILE_FORMATS[path.suffix], one_line(error, 120)
+        raise ValueError(f"{where}: cannot be read; expected {expected} ({reason})") from error
+
+
+def _of_lines(path: Path, columns: tuple[str, ...]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the rows, each with those columns that it has, and the names of all columns.
 
     The file is read line by line, not as a table: a table has one type for a column, and each key in every row.
     """
-    values, names = list[Any](), dict[str, None]()
+    rows, names = list[dict[str, Any]](), dict[str, None]()
     with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
@@ -82,18 +94,18 @@ def _of_lines(path: Path, name: str) -> tuple[list[Any], list[str]]:
                 raise ValueError(f"line {number}: {error}") from error
             if not isinstance(row, dict):
                 raise ValueError(f"line {number} is no JSON object")
-            values.append(row.get(name))
+            rows.append({name: row[name] for name in columns if name in row})
             names |= dict.fromkeys(row)
-    return values, list(names)
+    return rows, list(names)
 
 
-def _of_table(path: Path, name: str) -> tuple[list[Any], list[str]]:
+def _of_table(path: Path, columns: tuple[str, ...]) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the same of a Parquet file."""
     import pyarrow.parquet  # here, because few runs need it, and it takes 30 MB of memory
 
     table = pyarrow.parquet.read_table(path)
-    values = table.column(name).to_pylist() if name in table.column_names else []
-    return [_without_nulls(value) for value in values], table.column_names
+    rows = table.select([name for name in columns if name in table.column_names]).to_pylist()
+    return [_without_nulls(row) for row in rows], table.column_names
 
 
 def _without_nulls(value: Any) -> Any:
@@ -104,12 +116,22 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _conversation(messages: Any, template: Template, where: str) -> str:
+    given = checked_messages(messages, where)
+    try:
+        return template(given)
+    except Exception as error:  # templates are programs of the tokenizer and raise errors of any type
+        raise ValueError(f"{where}: the tokenizer's chat template refuses a conversation ({error})") from error
+
+
+def checked_messages(messages: Any, where: str) -> list[dict[str, Any]]:
+    """Return the messages of a conversation, without the keys that are null.
+
+    Raises:
+        ValueError: they are no list of messages.
+    """
     valid = isinstance(messages, list) and all(isinstance(message, dict) for message in messages)
     # a key with null is one that a message has not; what is within arguments of a call is the file's own
     given = [{key: value for key, value in one.items() if value is not None} for one in messages] if valid else []
     if not given or not all("role" in one and ("content" in one or "tool_calls" in one) for one in given):
         raise ValueError(f"{where}: column 'messages' has a row that is not a list of {{role, content}}")
-    try:
-        return template(given)
-    except Exception as error:  # templates are programs of the tokenizer and raise errors of any type
-        raise ValueError(f"{where}: the tokenizer's chat template refuses a conversation ({error})") from error
+    return given

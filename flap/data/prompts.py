@@ -1,0 +1,60 @@
+"""Prompts from a file: what a model is asked, and the right answers where the file has them."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flap.data.text_files import checked_messages, read_rows
+
+COLUMNS = ("messages", "prompt", "answer")
+FORMATS = (".jsonl", ".parquet")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a model is asked."""
+
+    messages: tuple[dict[str, Any], ...]  # the turns before the answer, each with a role and its content
+    answer: str | None  # the right one, None where the file has none
+
+
+def read_prompts(path: str, field: str) -> list[Prompt]:
+    """Return the rows of a .jsonl or .parquet file, in order. field: the config key that error messages name.
+
+    A row has `messages`, a conversation whose last turn is the answer if it is the assistant's; or `prompt`, which is
+    one turn of a user, and with it `answer` or none.
+
+    Raises:
+        ValueError: the file is missing, empty or unreadable, or a row is no prompt.
+    """
+    file, where = Path(path), f"{field}={path}"
+    if file.suffix not in FORMATS or not file.is_file():
+        reason = "no such file" if file.suffix in FORMATS else "prompts are in another format"
+        raise ValueError(f"{where}: {reason}; expected a .jsonl or .parquet file with 'messages' or 'prompt'")
+    rows, names = read_rows(file, where, COLUMNS)
+    if names and not {"messages", "prompt"} & set(names):
+        raise ValueError(f"{where}: no column 'messages' or 'prompt', only {', '.join(names)}")
+    if not rows:
+        raise ValueError(f"{where}: the file holds no prompts")
+    return [_prompt(row, f"{where}: row {number}") for number, row in enumerate(rows, start=1)]
+
+
+def _prompt(row: dict[str, Any], where: str) -> Prompt:
+    """Return the prompt of a row; of one that has both, the conversation."""
+    if row.get("messages") is not None:
+        turns = checked_messages(row["messages"], where)
+        answered = turns[-1]["role"] == "assistant"
+        answer = turns.pop().get("content", "") if answered else None
+    else:
+        turns, answer = [{"role": "user", "content": row.get("prompt")}], row.get("answer")
+    asked = bool(turns) and turns[-1].get("content") not in (None, "")
+    if not asked or not all(isinstance(turn.get("content", ""), str) for turn in turns):
+        raise ValueError(f"{where}: asks nothing; expected text in 'prompt', or in the turns of 'messages'")
+    if answer is not None and not (isinstance(answer, str) and answer.strip()):
+        raise ValueError(f"{where}: the answer is no text; expected a string that is not empty, or none at all")
+    try:
+        json.dumps([turns, answer], ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:  # JSON can escape one
+        raise ValueError(f"{where}: holds an unpaired surrogate, as \\ud83d without its other half") from error
+    return Prompt(tuple(turns), answer)
