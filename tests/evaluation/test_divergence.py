@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from flap.evaluation import Divergence, perplexity
+from flap.evaluation import Divergence
 from flap.evaluation.divergence import compare, final_states, first_tokens, layer_errors, layer_outputs
-from flap.models import OnDisk, PlacedModel, Resident
+from flap.models import PlacedModel, Resident
 from flap.pipeline import run
 from flap.results import Report
-from tests.cases import ARCHITECTURES, VOCAB, tiny_model, tokens
+from tests.cases import ARCHITECTURES, tiny_model, tokens
 from tests.helpers.placed import placed_at
 from tests.helpers.runs import composed, tiny
 
@@ -78,20 +78,6 @@ def test_predictions_that_are_not_finite_are_no_small_divergence() -> None:
     assert all(kl != kl for kl in found(Resident(tiny_model("llama-gqa")), Resident(broken))["kl"])
 
 
-@pytest.mark.parametrize("positions", [1, 3, 16, 1000])
-def test_logits_are_made_in_chunks_and_the_chunks_change_nothing(
-    positions: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dense, pruned = pair()
-    expected, sizes = found(Resident(dense), Resident(pruned)), []
-    monkeypatch.setattr(perplexity, "LOGITS_BYTES", 4 * positions * 4 * VOCAB)
-    pruned.lm_head.register_forward_hook(lambda module, args, logits: sizes.append(logits.shape[-2]))
-    chunked = found(Resident(dense), Resident(pruned))
-    for name in NAMES:
-        assert chunked[name] == pytest.approx(expected[name], rel=1e-5)
-    assert max(sizes) == min(positions, 16) and sum(sizes) == 2 * 5 * 16
-
-
 @pytest.mark.parametrize("placement", ["device", "auto", "stream"])
 def test_every_placement_keeps_the_same_states(placement: str, model_dir: Path, tmp_path: Path) -> None:
     _, pruned = pair()
@@ -100,19 +86,6 @@ def test_every_placement_keeps_the_same_states(placement: str, model_dir: Path, 
     assert all(torch.equal(one, other) for one, other in zip(states, expected, strict=True))
     assert not [path for path in (tmp_path / "work").rglob("*") if path.is_file()]
     assert compare(Resident(pruned), states, BATCHES) == compare(Resident(pruned), expected, BATCHES)
-
-
-def test_a_full_disk_is_said(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    dense = placed_at("stream", model_dir, tmp_path / "work")
-    states = list(dense.hidden_states(BATCHES))
-    monkeypatch.setattr(OnDisk, "hidden_states", lambda self, batches_NT: iter(states))
-
-    def full(*given: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("os.posix_fallocate", full)
-    with pytest.raises(ValueError, match=r"cannot be written to .*; name a larger disk, or take fewer windows"):
-        final_states(dense, BATCHES)
 
 
 @torch.no_grad()

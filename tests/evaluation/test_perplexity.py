@@ -83,14 +83,6 @@ def test_first_token_of_a_window_is_not_scored() -> None:
     assert one_miss_in_four == pytest.approx(math.exp(200 / 4), rel=1e-6)
 
 
-@torch.no_grad()
-def test_losses_are_those_of_each_window() -> None:
-    model = tiny_model("llama-gqa")
-    found = window_losses(Resident(model), tokens(5, 17), batch_size=2)
-    expected = [model(input_ids=window_T[None], labels=window_T[None]).loss.item() for window_T in tokens(5, 17)]
-    assert found.tolist() == pytest.approx(expected, rel=1e-5) and found.dtype == torch.float64
-
-
 def test_the_documents_of_a_perplexity_have_it_as_their_mean(
     text_file: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:

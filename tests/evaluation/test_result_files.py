@@ -69,8 +69,3 @@ def test_numbers_that_are_not_finite_are_null_for_other_readers_and_infinite_for
         gzip.decompress((tmp_path / "documents.json.gz").read_bytes()), parse_constant=pytest.fail
     ).values()
     assert (entry["numbers"], values) == ({"a/perplexity@8": None, "a/kl@8": 0.5}, {"a/kl@8": [0.5, None]})
-
-
-def test_the_cache_of_dense_numbers_has_documents(tmp_path: Path) -> None:
-    assert Cache(tmp_path).get(DENSE, KEY, lambda: FOUND) == (FOUND, "miss")
-    assert Cache(tmp_path).get(DENSE, KEY, never) == (FOUND, "hit")

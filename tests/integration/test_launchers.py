@@ -2,13 +2,13 @@
 
 import os
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+
+from flap.runs.sweeps.launching import claim_gpu
 
 Cli = Callable[..., "CompletedProcess[str]"]
 SITE = ["partition=gpu", "account=lab", "timeout_min=90", "gpus_per_node=2", "mem_gb=64", "cpus_per_task=3"]
@@ -97,27 +97,13 @@ def test_a_failed_run_stops_no_other(flap: Cli, base: list[str], tmp_path: Path,
     assert [len([*run.glob("wandb/offline-run-*")]) for run in (good, tmp_path / "s")] == [1, 1]
 
 
-def test_more_processes_than_gpus_are_refused(tmp_path: Path) -> None:
+def test_more_processes_than_gpus_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each process keeps its GPU to its end; the third of three finds none of two."""
-    claim = (
-        "import pathlib, sys; from flap.runs.sweeps.launching import claim_gpu; "
-        "print(claim_gpu(pathlib.Path(sys.argv[1])), flush=True); sys.stdin.read()"
-    )
 
-    def start() -> "subprocess.Popen[str]":
-        return subprocess.Popen(
-            [sys.executable, "-c", claim, str(tmp_path)],
-            env=os.environ | {"CUDA_VISIBLE_DEVICES": "5,7"},
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
+    def claim() -> str | None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+        return claim_gpu.__wrapped__(tmp_path)  # of another process: one remembers its own
 
-    with start() as one, start() as two:
-        assert one.stdout and two.stdout
-        assert {one.stdout.readline(), two.stdout.readline()} == {"5\n", "7\n"}
-        with start() as three:
-            _, errors = three.communicate()
-        assert errors.splitlines()[-1] == (
-            "ValueError: hydra.launcher.n_jobs: expected at most 2, one process for each GPU"
-        )
-        one.communicate()
-        two.communicate()
+    assert {claim(), claim()} == {"5", "7"}
+    with pytest.raises(ValueError, match=r"hydra\.launcher\.n_jobs: expected at most 2, one process for each GPU"):
+        claim()

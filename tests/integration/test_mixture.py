@@ -54,15 +54,6 @@ def test_a_measurement_on_text_that_the_model_wrote_to_calibrate_on_is_told(
     assert report.domains == {"self_calibration.jsonl/perplexity@16": "calibration"}
 
 
-def test_another_part_or_seed_is_another_text(run_tiny: Run, text_file: Path, tmp_path: Path) -> None:
-    cache = f"cache_dir={tmp_path / 'cache'}"
-    states = [
-        run_tiny(tmp_path / f"run{i}", "calibration.dataset=self", cache, *options).own_text["calibration"]["cache"]
-        for i, options in enumerate(([], ["seed=1"], ["calibration.seq_len=17"], ["model.dtype=bfloat16"]))
-    ]
-    assert states == ["miss"] * 4
-
-
 def test_what_is_trained_on_may_be_the_models_own_text(run_tiny: Run, text_file: Path, tmp_path: Path) -> None:
     options = ["recover=full", "recover.tokens=640", "recover.seq_len=16", "recover.dataset=self"]
     report = run_tiny(tmp_path / "run", *options, f"cache_dir={tmp_path / 'cache'}")

@@ -1,6 +1,5 @@
 """What runs that are not in memory hold, measure, share and leave. Their results: test_same_result.py."""
 
-import gc
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ from flap.models import OnDisk
 from flap.pipeline import run
 from flap.results import Report
 from tests.helpers.runs import composed, tiny
-from tests.helpers.zero_shot_toys import only_toys
 
 
 def pruned(placement: str, model: Path, text: Path, root: Path, *more: str) -> Report:
@@ -22,35 +20,6 @@ def pruned(placement: str, model: Path, text: Path, root: Path, *more: str) -> R
     options = [f"model.placement={placement}", f"cache_dir={root / f'cache-{placement}'}", "calibration.batch_size=3"]
     options.append("eval.perplexity.max_tokens=320")
     return run(composed(*tiny(model, text), "ratio=0.4", *options, *more), root / placement)
-
-
-def test_a_model_that_is_all_on_disk_is_measured(
-    monkeypatch: pytest.MonkeyPatch, base: list[str], tmp_path: Path
-) -> None:
-    """By what runs whole models, too: the numbers are those of a model in memory, and a tied head counts once."""
-    monkeypatch.setattr("flap.models.placement.spread.free_bytes", lambda device: 1000)
-    measurements = ["eval=[efficiency,generate,zero_shot]", "eval.zero_shot.tasks=[animals]"]
-    request = ["prefill_len=8", "decode_len=3", "repeats=1"]
-    options = [*measurements, "eval.generate.max_new_tokens=4", *(f"eval.efficiency.{option}" for option in request)]
-    inputs = [one for one in base if not one.startswith("eval")]
-
-    def measured(placement: str) -> Report:
-        place = [f"model.placement={placement}", f"cache_dir={tmp_path / placement}"]
-        with only_toys(tmp_path):
-            return run(composed(*inputs, *options, *place), tmp_path / f"run-{placement}")
-
-    reports = {placement: measured(placement) for placement in ("device", "auto")}
-    assert set(reports["auto"].device_map.values()) == {"disk"}
-    for which in ("dense", "pruned"):
-        expected, found = (report.evaluation[which] for report in reports.values())
-        assert found.keys() == expected.keys()
-        steady = [name for name in expected if not any(word in name for word in ("second", "latency", "peak"))]
-        assert {"efficiency/parameters", "efficiency/checkpoint_bytes", "animals/acc"} < {*steady}
-        assert [found[name] for name in steady] == pytest.approx([expected[name] for name in steady])
-    assert reports["auto"].continuations == reports["device"].continuations
-    gc.collect()  # accelerate's hooks hold the model in a circle
-    offloaded = tmp_path / "auto" / "offload"
-    assert not [path for path in offloaded.iterdir() if path.is_dir()]  # a lock stays as long as its process
 
 
 @pytest.mark.parametrize("choice", ["method=flap", "method=wanda_sp", "method=flap_plus"])

@@ -19,7 +19,6 @@ from flap.models import PlacedModel
 from flap.pipeline import run
 from flap.results import Report
 from flap.results.sweep_folders import read_study
-from flap.runs.preparation import check_room, prepare
 from flap.runs.sweeps.failures import failures
 from flap.storage.status import read_state, run_folder, write_status
 from tests.cases import tiny_model
@@ -27,7 +26,6 @@ from tests.helpers.forked import command_line, forked
 from tests.helpers.runs import composed, tiny
 
 NUMBERS = {f"words.txt/{kind}@{seq_len}" for kind in ("perplexity", "bits_per_byte") for seq_len in (8, 16)}
-LENGTHS = ("eval.efficiency.prefill_len=8", "eval.efficiency.decode_len=8")
 Cli = Callable[..., "CompletedProcess[str]"]
 
 
@@ -99,13 +97,6 @@ def test_dense_scores_are_measured_once_for_all_cells(
     assert len(set(errors)) == 3 and min(errors) > 0  # paired with windows that the cache has
 
 
-def test_a_damaged_file_of_numbers_counts_for_nothing(base: list[str], tmp_path: Path) -> None:
-    arguments = base
-    first = run(composed(*arguments), tmp_path)
-    (tmp_path / "evaluation.json").write_text('{"half')
-    assert run(composed(*arguments), tmp_path).evaluation == first.evaluation
-
-
 def test_a_checkpoint_of_the_same_run_is_replaced(base: list[str], tmp_path: Path) -> None:
     """A run that was killed after its checkpoint came into place goes on; another run or another folder does not."""
     arguments = (*base, f"checkpoint.dir={tmp_path / 'kept'}")
@@ -115,28 +106,6 @@ def test_a_checkpoint_of_the_same_run_is_replaced(base: list[str], tmp_path: Pat
     for change, folder in (("ratio=0.3", "run"), ("ratio=0.2", "other")):
         with pytest.raises(ValueError, match=r"kept: not empty; .*checkpoint\.overwrite=true"):
             run(composed(*arguments, change), tmp_path / folder)
-
-
-def test_a_run_that_was_killed_before_its_first_number_knows_its_checkpoint(
-    base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    arguments = (f"checkpoint.dir={tmp_path / 'kept'}", *base[:-2], "eval=[efficiency]", *LENGTHS)
-
-    def killed(*given: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("flap.pipeline.measure_pruned", killed)
-        run(composed(*arguments), tmp_path / "run")
-    check_room(prepare(composed(*arguments), tmp_path / "run"))
-    with pytest.raises(ValueError, match="kept: not empty"):
-        check_room(prepare(composed(*arguments), tmp_path / "other"))
-
-
-def test_a_run_that_measured_nothing_is_measured_later(base: list[str], tmp_path: Path) -> None:
-    *arguments, text, tokens = (f"checkpoint.dir={tmp_path / 'kept'}", *base)
-    run(composed(*arguments, "eval=none"), tmp_path / "run")
-    assert run(composed(*arguments, text, tokens), tmp_path / "run").evaluation["pruned"]
 
 
 @pytest.fixture(scope="module")
@@ -243,16 +212,6 @@ def test_a_second_run_in_a_folder_is_refused_while_the_first_one_lives(
     assert contents(run_dir) == before
 
 
-def test_a_finished_run_with_a_checkpoint_elsewhere_runs_anew_without_resume(
-    quick_flap: Cli, base: list[str], tmp_path: Path
-) -> None:
-    places = (f"hydra.run.dir={tmp_path / 'run'}", f"checkpoint.dir={tmp_path / 'elsewhere'}")
-    for more in ((), ("resume=false",)):
-        done = quick_flap(*base, *places, *more)
-        assert done.returncode == 0, done.stderr
-        assert read_state(tmp_path / "run") == "finished" and "done already" not in done.stderr
-
-
 @pytest.mark.parametrize("choice", ["", "model.placement=stream"])
 def test_more_is_measured_of_the_checkpoint_and_nothing_is_lost(
     choice: str, quick_flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path
@@ -276,17 +235,6 @@ def test_more_is_measured_of_the_checkpoint_and_nothing_is_lost(
     assert Report.load(run_dir / "report.json") == after
 
 
-def test_more_windows_are_measured_beside_those_that_are_there(
-    quick_flap: Cli, finished: list[str], tmp_path: Path
-) -> None:
-    before = Report.load(tmp_path / "run" / "report.json")
-    done = quick_flap(*finished, "eval.perplexity.seq_len=[16,8]")
-    assert done.returncode == 0, done.stderr
-    after = Report.load(tmp_path / "run" / "report.json")
-    assert set(after.evaluation["pruned"]) == NUMBERS
-    assert before.evaluation["pruned"].items() <= after.evaluation["pruned"].items()
-
-
 def killed_while_measuring(arguments: list[str]) -> None:
     pipeline.measure_pruned = lambda *given: os.kill(os.getpid(), signal.SIGKILL)
     sys.argv = ["flap", *arguments]
@@ -302,14 +250,6 @@ def test_a_kill_while_more_is_measured_leaves_the_run_finished(
     numbers = {tmp_path / "run" / name for name in ("evaluation.json", "documents.json.gz")}  # of the dense model
     assert {path for path in before if before[path] != after[path]} <= numbers
     assert read_state(tmp_path / "run") == "finished" and "done already" in quick_flap(*finished).stderr
-
-
-def test_without_a_checkpoint_a_run_that_measures_more_keeps_its_numbers(
-    quick_flap: Cli, model_dir: Path, text_file: Path, tmp_path: Path
-) -> None:
-    arguments = [*tiny(model_dir, text_file), f"hydra.run.dir={tmp_path / 'run'}", "checkpoint.save=false"]
-    assert quick_flap(*arguments).returncode == quick_flap(*arguments, "eval.perplexity.seq_len=8").returncode == 0
-    assert set(Report.load(tmp_path / "run" / "report.json").evaluation["pruned"]) == NUMBERS
 
 
 def test_a_finished_run_is_sent_to_a_tracker_once(quick_flap: Cli, finished: list[str], tmp_path: Path) -> None:

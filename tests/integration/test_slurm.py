@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -103,14 +102,6 @@ def numbers(run: Path) -> dict:
     """All in a report that must not depend on how often the run was started."""
     report = read(run / "report.json")
     return {key: report[key] for key in ("evaluation", "layers", "parameters", "ratio")}
-
-
-def test_the_cluster_is_one_idle_node(cluster: Path) -> None:
-    assert slurm("sinfo", "--noheader", "--format=%P %D").split() == ["main*", "1"]
-    options = dict(re.findall(r"^(\w+)\s*= (.*)$", slurm("scontrol", "show", "config"), re.MULTILINE))
-    assert options["ClusterName"] == "flap" and options["StateSaveLocation"] == str(cluster.resolve() / "state")
-    again = slurm(str(CLUSTER), "start", str(cluster))
-    assert again == f"SLURM_CONF={cluster.resolve() / 'slurm.conf'}\n"
 
 
 def test_a_sweep_is_one_job_array_that_calibrates_once(start: Start, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """`tracking=wandb` on the command line: one W&B run a job, whose numbers are the report's."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -40,14 +39,3 @@ def test_one_run_a_job_and_after_a_failed_one(
     assert (study["group"], study["job_type"], study["exit_code"]) == ("mine", "study", 0)
     assert len([*sweep.glob("**/offline-run-*/run-*.wandb")]) == 3
     assert done.stderr.count("wandb sync") + done.stdout.count("wandb sync") >= 1
-
-
-def test_online_without_a_key_is_one_line(
-    quick_flap: Cli, base: list[str], tmp_path: Path, no_account: dict[str, str]
-) -> None:
-    done = quick_flap(*base, "tracking=wandb", "tracking.mode=online", **no_account)
-    assert done.returncode == 1
-    [line] = done.stderr.strip().splitlines()
-    assert line.startswith("error: tracking.mode=online: no W&B key is configured; run `wandb login`")
-    [status] = tmp_path.glob("outputs/*/*/status.json")
-    assert json.loads(status.read_text())["state"] == "failed"

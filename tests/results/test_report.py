@@ -178,19 +178,6 @@ def test_an_option_that_is_infinite_costs_no_report(run_tiny: Callable[..., Repo
         json.loads((tmp_path / file).read_text(), parse_constant=pytest.fail)
 
 
-def test_a_picture_that_cannot_be_drawn_costs_no_report(
-    run_tiny: Callable[..., Report], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def fail(report: Report, path: Path) -> None:
-        path.write_text("half a picture")
-        raise RuntimeError("no fonts")
-
-    monkeypatch.setattr("flap.results.layer_plots.draw_layers", fail)
-    run_tiny(tmp_path, "checkpoint.save=false")
-    assert Report.load(tmp_path / "report.json").evaluation["pruned"] and not (tmp_path / "layers.png").exists()
-    assert f"{tmp_path / 'layers.png'}: cannot be drawn (no fonts)" in caplog.messages
-
-
 @pytest.mark.parametrize("measured", [False, True])
 def test_there_is_a_picture_with_and_without_errors_by_layer(
     finished: tuple[Path, dict[str, Any]], tmp_path: Path, measured: bool

@@ -68,11 +68,6 @@ def test_mean_much_larger_than_the_spread(offset: float, batch_size: int) -> Non
     assert_two_pass(from_batches(activation_TI.split(batch_size)), activation_TI)
 
 
-def test_mean_and_deviation_are_held_wider_than_float32() -> None:
-    held = merge(batch_statistics(torch.ones(3, 2)), batch_statistics(torch.zeros(2, 2)))
-    assert held.mean_I.dtype == held.deviation_I.dtype == torch.float64
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_activations_are_reduced_in_float32(dtype: torch.dtype) -> None:
     activation_TI = random_activations(300, offset=2.0).to(dtype)

@@ -8,9 +8,7 @@ import torch
 
 from flap.method.calibration import STATISTICS, collect
 from flap.models import Resident
-from flap.pipeline import run
 from tests.cases import tiny_model, tokens
-from tests.helpers.runs import composed, tiny
 
 
 @pytest.mark.parametrize("architecture", ["llama-gqa", "qwen3_moe"])
@@ -27,13 +25,3 @@ def test_bit_equal_when_they_come_back(architecture: str, tmp_path: Path) -> Non
             assert found.mean_I.dtype == torch.float64
             assert torch.equal(found.mean_I, expected.mean_I) and torch.equal(found.deviation_I, expected.deviation_I)
             assert found.comoments is expected.comoments is None and found.parts is expected.parts is None
-
-
-def test_a_hit_gives_the_same_plan_and_numbers(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
-    arguments = (*tiny(model_dir, text_file), f"cache_dir={tmp_path / 'cache'}", "ratio=0.4")
-    first, second = (run(composed(*arguments), tmp_path / name) for name in ("first", "second"))
-    off = run(composed(*arguments, "use_cache=false"), tmp_path / "off")
-    assert [one.statistics_cache for one in (first, second, off)] == ["miss", "hit", "off"]
-    assert first.evaluation == second.evaluation == off.evaluation
-    plans = [(tmp_path / name / "plan.json").read_text() for name in ("first", "second", "off")]
-    assert plans[0] == plans[1] == plans[2]

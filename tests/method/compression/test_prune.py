@@ -6,7 +6,6 @@ from itertools import product
 import pytest
 import torch
 
-from flap.method.allocation import LayerPlan, PruningPlan
 from flap.method.compression import BiasCompensation, mask_layer, slice_layer
 from flap.models import adapt
 from tests.cases import ARCHITECTURES, METRICS, STRUCTURES
@@ -37,21 +36,3 @@ def test_parameters_of_a_pruned_model_train_as_before() -> None:
     for dense, trainable in ((model, True), (frozen, False)):
         after = changed(dense, plan_for("llama-gqa"), BiasCompensation(), known)
         assert {parameter.requires_grad for parameter in after.parameters()} == {trainable}
-
-
-def test_masked_units_are_zero_in_every_tensor() -> None:
-    model, known = calibrated("llama-gqa")
-    plan = PruningPlan((LayerPlan((0, 3), tuple(range(1, 56))),) * 4)
-    layer = changed(model, plan, BiasCompensation(), known, mask_layer).model.layers[2]
-    attention, mlp = layer.self_attn, layer.mlp
-    queries, keys, first = slice(16, 48), slice(8, 24), slice(0, 1)
-    for linear, rows in (
-        (attention.q_proj, queries), (attention.k_proj, keys), (attention.v_proj, keys),
-        (mlp.gate_proj, first), (mlp.up_proj, first),
-    ):  # fmt: skip
-        for parameter in linear.parameters():
-            assert (parameter[rows] == 0).all()
-            assert (parameter != 0).sum() == parameter.numel() - parameter[rows].numel()
-    for linear, columns in ((attention.o_proj, queries), (mlp.down_proj, first)):
-        assert (linear.weight[:, columns] == 0).all()
-        assert (linear.weight != 0).sum() == linear.weight.numel() - linear.weight[:, columns].numel()

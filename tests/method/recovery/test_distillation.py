@@ -56,13 +56,6 @@ def test_the_divergence_falls_and_the_model_can_be_saved_and_reloads_equal(
     save(Resident(model), tokenizer, tmp_path / "saved", make_label(plan.to_dict(), {}))
 
 
-def test_one_step_is_enough(tmp_path: Path) -> None:
-    model = compressed()
-    before = state(model)
-    found = recovered(model, replace(FULL, tokens=FULL.tokens_a_step), tmp_path)
-    assert found["tokens"] == found["best_after_tokens"] == FULL.tokens_a_step and not equal(state(model), before)
-
-
 @pytest.mark.parametrize(("recovery", "trained"), [(SHORT, ("layers", "norm")), (SHORT_LORA, ("proj.weight",))])
 def test_embeddings_and_head_stay(recovery: object, trained: tuple[str, ...], tmp_path: Path) -> None:
     model = compressed("qwen3-gqa")

@@ -53,19 +53,6 @@ def test_it_is_at_least_half_of_what_is_kept_and_not_more(recovery: Recovery, ar
     assert 0.5 < estimated / measured(recovery, wide) <= 1.02
 
 
-def test_what_lowers_it() -> None:
-    def needed(ratio: float = 0.0, dtype: torch.dtype = torch.float32, **changes: object) -> int:
-        return bytes_to_train(replace(OPTIONS, **changes), adapter, ratio, dtype, CPU)
-
-    adapter = adapt(random_model(ARCHITECTURES["llama-mha"]))
-    smaller = [
-        needed(ratio=0.3), needed(rank=1), needed(gradient_checkpointing=True), needed(batch_size=3),
-        needed(dtype=torch.bfloat16),
-    ]  # fmt: skip
-    assert max(smaller) < needed()
-    assert needed(rank=1, dtype=torch.bfloat16) < needed(rank=1)
-
-
 @pytest.mark.parametrize("config", [ARCHITECTURES["llama-mha"], GPT2Config(**SMALL)])
 def test_what_is_trained_is_counted(config: PreTrainedConfig) -> None:
     """Of GPT-2, too, whose matrices are no Linear modules."""

@@ -11,7 +11,6 @@ from transformers import PreTrainedTokenizerFast
 
 from flap import prune
 from flap.checkpoint.load import load
-from flap.method.recovery import training
 from flap.method.recovery.training import Bar
 from flap.results import Report, markdown
 from flap.runs import dry_run
@@ -70,17 +69,6 @@ def test_the_trained_model_is_what_is_saved_and_measured(
     assert abs(again - plain.evaluation["pruned"][NAME]) > 1
 
 
-def test_off_nothing_is_trained_or_stored(
-    run_tiny: RunTiny, plain: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("flap.method.recovery.distillation.recover", lambda *_: pytest.fail("it was trained"))
-    monkeypatch.setattr("flap.runs.run.workspace", lambda *_: pytest.fail("a folder was made to resume from"))
-    default = run_tiny(tmp_path / "run")
-    assert default.recovery == plain.recovery == {} and "recover" not in default.seconds | default.inputs
-    assert default.evaluation == plain.evaluation and default.inputs == plain.inputs
-    assert "recover" not in (tmp_path / "run" / "evaluation.json").read_text()  # the keys of earlier versions
-
-
 def test_numbers_of_another_training_are_not_taken(run_tiny: RunTiny, tmp_path: Path) -> None:
     change = [*RECOVER, "recover.learning_rate=5e-3"]
     first = run_tiny(tmp_path / "run", *RECOVER, "checkpoint.save=false")
@@ -106,21 +94,6 @@ def test_a_killed_run_goes_on_within_the_training(
     assert taken == [*range(1, 19), 17, 18, 19]
     assert again.recovery == trained.recovery and again.evaluation == trained.evaluation
     assert not [path for path in tmp_path.glob("cache/streams/*") if path.suffix != ".lock"]
-
-
-def test_without_resume_it_is_trained_from_the_beginning(
-    run_tiny: RunTiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cache = f"cache_dir={tmp_path / 'cache'}"
-    monkeypatch.setattr(training, "write_text", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        run_tiny(tmp_path / "run", *RECOVER, cache)
-    monkeypatch.undo()
-    seen: list[str | None] = []
-    last_checkpoint = training.last_checkpoint
-    monkeypatch.setattr(training, "last_checkpoint", lambda folder: seen.append(last_checkpoint(folder)))
-    run_tiny(tmp_path / "run", *RECOVER, cache, "resume=false")
-    assert seen == [None]
 
 
 def test_no_memory_for_a_backward_pass_is_refused_if_the_run_begins(

@@ -2,13 +2,11 @@
 
 import copy
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from flap.data import split_windows
@@ -18,7 +16,7 @@ from flap.method.compression import BiasCompensation, Compensation, LinearCompen
 from flap.method.compression.apply import slice_out, write_layer
 from flap.method.compression.fitting import fit_layer
 from flap.method.search.divergence import EVERY, dense_plan, kl
-from flap.models import OnDisk, PlacedModel, Resident, adapt
+from flap.models import PlacedModel, Resident, adapt
 from flap.storage import WorkFolder
 from tests.cases import ARCHITECTURES, tiny_model, tokens
 from tests.helpers.compressed import COMPENSATIONS, calibrated, plan_for
@@ -135,35 +133,6 @@ def test_plans_in_one_walk_have_what_each_has_alone_at_any_placement(fit: Compen
     assert found["device"] == found["stream"] and min(found["device"]) > 0
 
 
-@contextmanager
-def layers_read() -> Iterator[list[int]]:
-    """The layers that a model on disk has made present inside the block."""
-    read: list[int] = []
-    layer = OnDisk.layer
-
-    @contextmanager
-    def noted(placed: OnDisk, index: int) -> Iterator[nn.Module]:
-        read.append(index)
-        with layer(placed, index) as module:
-            yield module
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(OnDisk, "layer", noted)
-        yield read
-
-
-@pytest.mark.parametrize("fit", FITS, ids=["bias", "linear"])
-def test_each_layer_is_read_once_and_stays_as_it_is(fit: Compensation, model_dir: Path, tmp_path: Path) -> None:
-    calibration = calibration_of("stream", model_dir, tmp_path / "work")
-    tokens_NT = tokens(seed=7)
-    before = calibration.model.logits(tokens_NT)
-    with layers_read() as read:
-        divergences(calibration, fit, some_plans(), 48, work=WorkFolder(tmp_path / "search"))
-    assert read == [0, 1, 2, 3]
-    assert torch.equal(calibration.model.logits(tokens_NT), before)
-    assert {parameter.device.type for parameter in calibration.model.model.parameters()} == {"meta"}
-
-
 def runs_of(placed: PlacedModel, layer: int) -> list[int]:
     """Grows by the windows of a batch whenever the layer, or a copy of it, runs."""
     seen: list[int] = []
@@ -186,25 +155,6 @@ def test_an_interrupted_walk_goes_on_at_its_layer(
     assert divergences(calibration, fit, plans, 48, work=work) == expected
     assert first == [] and again
     assert not list(tmp_path.glob("search/*"))  # nobody asks for the same again
-
-
-@pytest.mark.usefixtures("every_layer_is_recorded")
-def test_one_interrupted_behind_the_last_layer_runs_none_again(
-    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calibration, plans = calibration_of("stream", model_dir), some_plans()
-    expected = divergences(calibration, FITS[0], plans, 48)
-    work = WorkFolder(tmp_path / "search")
-
-    def stop(*given: object) -> None:
-        raise Interruption
-
-    with monkeypatch.context() as patch, pytest.raises(Interruption):
-        patch.setattr("flap.method.search.divergence.leave", stop)
-        divergences(calibration, FITS[0], plans, 48, work=work)
-    with layers_read() as read:
-        assert divergences(calibration, FITS[0], plans, 48, work=work) == expected
-    assert read == []
 
 
 def test_windows_of_several_lengths_share_the_tokens() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flap.method.allocation import LayerPlan, price
+from flap.method.allocation import price
 from flap.method.calibration import Calibration, collect
 from flap.method.importance import Scores, score_layers
 from flap.method.search import PlanDivergence, Search
@@ -65,22 +65,3 @@ def test_an_interrupted_walk_ends_in_the_same(metric: str, tmp_path: Path) -> No
     found = tried(metric, divergence, work)
     assert equal(found, expected) and found.divergences == expected.divergences
     assert bool(seen) == (metric == "random")  # which is drawn again from the first layer on
-
-
-def test_a_layer_is_as_it_is_in_the_trials_of_others() -> None:
-    calibration = calibration_of("llama-mha")
-    seen: list[list[LayerPlan]] = []
-
-    class Noted(PlanDivergence):
-        def __call__(self, plans, *arguments):  # type: ignore[no-untyped-def]
-            def kept(i, observed):  # type: ignore[no-untyped-def]
-                seen.append(list(plans(i, observed)))
-                return seen[-1]
-
-            return super().__call__(kept, *arguments)
-
-    found = tried("WIFV", Noted(calibration, COMPENSATIONS["bias"]))
-    counts, whole = list(map(len, found.divergences)), dense_plan(calibration.model)
-    for i, plans in enumerate(seen):
-        own = range(sum(counts[:i]), sum(counts[: i + 1]))
-        assert [k for k, plan in enumerate(plans) if plan != whole.layers[i]] == list(own)

@@ -20,7 +20,6 @@ from flap.config import build
 from flap.results import Report
 from flap.results.tracking import JobInfo, NoTracking, Wandb, base, weights_and_biases
 from flap.results.tracking.base import kept_id, legal_id
-from flap.results.tracking.login import environment
 from flap.storage.progress import progress
 from tests.helpers.runs import composed
 
@@ -153,13 +152,6 @@ def test_the_picture_and_the_lineage_from_the_dense_model_to_the_checkpoint(
         assert {entry.ref for entry in entries} == {path.as_uri() for path in place.iterdir()}
 
 
-def test_a_run_without_a_picture_and_a_checkpoint(runs: list[NotedRun], run_dir: Path, report: Report) -> None:
-    (run_dir / "layers.png").unlink()
-    with start(run_dir) as tracked:
-        tracked.finish(replace(report, checkpoint=None))
-    assert list(runs[0].artifacts) == ["report"] and not runs[0].series("picture")
-
-
 def test_a_model_of_the_hub_is_named_by_its_page(runs: list[NotedRun], run_dir: Path, report: Report) -> None:
     with start(run_dir) as tracked:
         tracked.finish(replace(report, config=report.config | {"model": {"path": "mine/small"}}))
@@ -240,15 +232,6 @@ def test_whatever_fails_in_wandb_is_one_warning_and_nothing_else(
     assert warning.startswith(f"W&B: {cause}") and "\n" not in warning and str(run_dir) in warning
 
 
-def test_the_runs_own_error_passes_where_wandb_is_broken(
-    runs: list[NotedRun], tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(NotedRun, "finish", broken)
-    with pytest.raises(ValueError, match="ratio"), start(tmp_path):
-        raise ValueError("ratio=2")
-    assert len(said(caplog)) == 1
-
-
 def test_an_unreachable_server_costs_the_timeout_and_the_run_is_recorded_offline(
     run_dir: Path,
     report: Report,
@@ -289,13 +272,6 @@ def test_wandb_is_silent_and_writes_into_the_runs_folder_alone(
     assert not {"WANDB_SILENT", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"} & set(os.environ)
 
 
-def test_a_variable_of_the_users_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_DATA_DIR", "mine")
-    with environment(WANDB_DATA_DIR="ours", WANDB_CACHE_DIR="ours"):
-        assert [os.environ[f"WANDB_{name}_DIR"] for name in ("DATA", "CACHE")] == ["mine", "ours"]
-    assert os.environ["WANDB_DATA_DIR"] == "mine" and "WANDB_CACHE_DIR" not in os.environ
-
-
 @pytest.mark.parametrize(
     ("key", "problem"), [(None, "no W&B key is configured"), ("short", "WANDB_API_KEY invalid: .*")]
 )
@@ -305,15 +281,6 @@ def test_online_without_a_valid_key_is_refused(key: str | None, problem: str, se
     line = rf"^tracking\.mode=online: {problem}; run `wandb login`, set WANDB_API_KEY, or take tracking\.mode=offline$"
     with pytest.raises(ValueError, match=line):
         Wandb(mode="online").check()
-
-
-def test_a_run_that_could_not_be_finished_hides_no_key(tmp_path: Path, session: pytest.MonkeyPatch) -> None:
-    session.setenv("WANDB_API_KEY", KEY)
-    session.setattr(wandb.Run, "finish", broken)
-    with start(tmp_path):
-        pass
-    assert wandb.run is not None
-    Wandb(mode="online").check()
 
 
 @pytest.mark.parametrize("place", ["environment", "netrc", "nowhere", "WANDB_MODE"])

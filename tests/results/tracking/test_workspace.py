@@ -1,7 +1,6 @@
 """The W&B workspace of sweeps: the file that is written offline, saving it online, and what is refused."""
 
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 import pytest
 import wandb_workspaces.workspaces as ws
 
-from flap.config import how_to_install
 from flap.results.tracking import workspace
 from flap.results.tracking.workspace import main
 from tests.helpers.study_grid import PERPLEXITY, SPEED, add_cell, altered
@@ -70,13 +68,3 @@ def test_a_place_that_is_none_is_one_line(sweep: Path, place: str, capsys: pytes
         main([place, str(sweep)])
     assert stopped.value.code == 1
     assert capsys.readouterr().err == f"error: {place}: expected an entity and a project of W&B, as mine/flap\n"
-
-
-def test_without_the_package_it_says_how_to_install_it(
-    sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
-    with pytest.raises(SystemExit):
-        main(["team/flap", str(sweep)])
-    expected = f"error: wandb-workspaces is missing; {how_to_install('workspaces')}\n"
-    assert capsys.readouterr().err == expected
