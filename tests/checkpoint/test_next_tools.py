@@ -87,34 +87,3 @@ def test_all_weights_train(name: str, directories: dict[str, Path]) -> None:
     before, after = train(model)
     assert after < before
     assert all(parameter.grad is not None for parameter in model.parameters())
-
-
-@pytest.mark.parametrize("name", CHECKPOINTS)
-def test_an_adapter_alone_is_saved_and_put_onto_the_checkpoint(
-    name: str, directories: dict[str, Path], tmp_path: Path
-) -> None:
-    model = get_peft_model(load(directories[name]), LORA)
-    train(model)
-    model.save_pretrained(tmp_path)
-    again = PeftModel.from_pretrained(load(directories[name]), tmp_path)
-    assert torch.equal(logits(again), logits(model.eval()))
-
-
-@pytest.mark.parametrize("name", CHECKPOINTS)
-def test_torch_export_traces_it(name: str, directories: dict[str, Path]) -> None:
-    model = load(directories[name])
-    traced = torch.export.export(model, (), {"input_ids": tokens(seed=3), "use_cache": False}, strict=False)
-    with torch.no_grad():
-        found = traced.module()(input_ids=tokens(seed=7), use_cache=False).logits
-    torch.testing.assert_close(found, logits(model), atol=1e-5, rtol=0)
-
-
-@torch.no_grad()
-@pytest.mark.long
-@pytest.mark.parametrize("name", CHECKPOINTS)
-def test_torch_compile_takes_it_as_one_graph(directories: dict[str, Path], name: str) -> None:
-    """vLLM compiles it so, unless it is told not to."""
-    model = load(directories[name], dtype="float32")
-    compiled = torch.compile(model, backend="eager", fullgraph=True)
-    assert torch.equal(compiled(input_ids=tokens(seed=7), use_cache=False).logits, logits(model))
-    torch.compiler.reset()

@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 
 from flap.checkpoint.card import CARD, MARK, write_card
-from flap.checkpoint.save import DifferentError, check_target, make_label, save, verify
+from flap.checkpoint.save import DifferentError, check_target, verify
 from flap.models import PlacedModel, Resident
 from flap.storage.atomic_files import atomic_directory, remove_leftovers
-from tests.helpers.pruned import Saved
 
 Save = Callable[..., PlacedModel]
 
@@ -69,14 +68,6 @@ def test_a_folder_without_a_name_is_refused(name: str) -> None:
         check_target(Path(name), overwrite=True)
 
 
-def test_an_empty_folder_is_a_fine_target(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, all_saved: dict[str, Saved], tmp_path: Path
-) -> None:
-    (tmp_path / "new" / "empty").mkdir(parents=True)
-    save(Resident(model), tokenizer, tmp_path / "new" / "empty", make_label(all_saved["llama-gqa"].plan.to_dict(), {}))
-    verify(Resident(model), tmp_path / "new" / "empty")
-
-
 @pytest.mark.parametrize("limit", [1000, 100_000], ids=["at-the-config", "at-the-weights"])
 def test_a_full_disk_leaves_the_old_checkpoint(limit: int, save_over: Save, old: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -90,32 +81,6 @@ def test_a_full_disk_leaves_the_old_checkpoint(limit: int, save_over: Save, old:
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "File too large" in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_an_interrupted_save_leaves_the_old_checkpoint(
-    save_over: Save, old: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupted(*args: object, **options: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", interrupted)  # the weights are written by then
-    with nothing_changes(old.parent), pytest.raises(KeyboardInterrupt):
-        save_over()
-
-
-def test_a_rename_that_fails_leaves_the_old_checkpoint(
-    save_over: Save, old: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rename = Path.rename
-
-    def fail_into_place(self: Path, target: Path) -> Path:
-        if self.suffix == ".new" and Path(target) == old:
-            raise PermissionError("not into place")
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", fail_into_place)
-    with nothing_changes(old.parent), pytest.raises(ValueError, match="cannot be written, what was there stays"):
-        save_over()
 
 
 def tamper(directory: Path) -> None:
@@ -146,24 +111,6 @@ def test_what_differs_on_disk_is_not_kept(
     monkeypatch.setattr(type(model), "save_pretrained", write_badly)
     with nothing_changes(old.parent), pytest.raises(DifferentError, match="differ from"):
         save_over()
-
-
-def test_others_may_read_it(old: Path, tmp_path: Path) -> None:
-    (tmp_path / "usual").write_text("")
-    usual = (tmp_path / "usual").stat().st_mode & 0o777
-    assert {path.name: path.stat().st_mode & 0o777 for path in old.iterdir()} == {
-        path.name: usual for path in old.iterdir()
-    }
-    (tmp_path / "usual-folder").mkdir()
-    assert old.stat().st_mode == (tmp_path / "usual-folder").stat().st_mode
-
-
-def test_an_atomic_directory_makes_the_parents_and_puts_a_folder_in_place(tmp_path: Path) -> None:
-    target = tmp_path / "a" / "b"
-    with atomic_directory(target, "cache_dir") as scratch:
-        assert not target.exists() and scratch.parent == target.parent
-        (scratch / "file").write_text("all")
-    assert contents(tmp_path) == {"a/b/file": b"all"} and list(target.parent.iterdir()) == [target]
 
 
 def left_behind(folder: Path, moved: Path | None = None) -> None:

@@ -66,13 +66,6 @@ def test_no_more_biases_than_it_takes(remove_heads: int, flags: tuple[bool, bool
     assert torch.equal(logits(reloaded), logits(model))
 
 
-def test_zero_biases_are_trained_where_the_rest_is() -> None:
-    for trainable in (True, False):
-        model = tiny_model("llama-gqa").requires_grad_(trainable)
-        prune(model, 0.4, **UNIFORM)
-        assert {parameter.requires_grad for parameter in model.parameters()} == {trainable}
-
-
 def test_pruned_again_it_becomes_what_it_can_be(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     model = tiny_model("llama-mha")
     steps = [

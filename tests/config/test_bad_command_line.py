@@ -1,34 +1,21 @@
 """Bad input on the real command line: one line on the console, exit code 1, the traceback in the log, nothing left.
 
 What does not compose is answered without torch in half a second; of what the pipeline refuses (test_bad_input.py)
-these are a few. Of each kind the first is in a process that begins with nothing imported.
+these are a few.
 """
 
 import re
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
 
 from tests.helpers.damaged import damage
-from tests.helpers.forked import command_line
 from tests.helpers.runs import tiny
 
 Cli = Callable[..., "CompletedProcess[str]"]
 OPTIONS = "AL-AM, AL-MM, UL-MM, UL-UM, search"
-
-
-@pytest.fixture(autouse=True)
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-
-
-@pytest.fixture
-def either_flap(request: pytest.FixtureRequest, flap: Cli, tmp_path: Path) -> Cli:
-    """`flap`, or the same in a process that has imported everything."""
-    return flap if request.param == "fresh" else partial(command_line, tmp_path)
 
 
 @pytest.fixture(scope="module")
@@ -65,17 +52,19 @@ DOES_NOT_COMPOSE = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("argument", "line", "either_flap"),
-    [(*case, "quick" if i else "fresh") for i, case in enumerate(DOES_NOT_COMPOSE)],
-    ids=[argument for argument, _ in DOES_NOT_COMPOSE],
-    indirect=["either_flap"],
-)
-def test_what_does_not_compose_is_one_line(either_flap: Cli, tmp_path: Path, argument: str, line: str) -> None:
-    done = either_flap(argument)
-    assert done.returncode == 1
+def assert_one_line(done: "CompletedProcess[str]", line: str) -> None:
+    assert done.returncode == 1 and done.stdout == ""
     assert re.fullmatch(f"error: {line}.*\n", done.stderr), done.stderr
-    assert done.stdout == ""
+
+
+def test_a_process_that_begins_with_nothing_imported_says_it_so_too(flap: Cli) -> None:
+    assert_one_line(flap(DOES_NOT_COMPOSE[0][0]), DOES_NOT_COMPOSE[0][1])
+
+
+@pytest.mark.parametrize(("argument", "line"), DOES_NOT_COMPOSE)
+def test_what_does_not_compose_is_one_line(quick_flap: Cli, tmp_path: Path, argument: str, line: str) -> None:
+    done = quick_flap(argument)
+    assert_one_line(done, line)
     for log in tmp_path.glob("outputs/*/*/flap.log"):
         assert "Traceback" in log.read_text()
     assert not list(tmp_path.rglob("*checkpoint*"))
@@ -85,13 +74,11 @@ def test_what_does_not_compose_is_one_line(either_flap: Cli, tmp_path: Path, arg
 REAL = ["calibration.dataset={bad}/broken.parquet", "model.path={bad}/nan"]
 
 
-@pytest.mark.parametrize(
-    ("argument", "either_flap"), [*zip(REAL, ("fresh", "quick"), strict=True)], ids=REAL, indirect=["either_flap"]
-)
+@pytest.mark.parametrize("argument", REAL)
 def test_in_a_real_process_it_is_one_line_and_the_traceback_is_in_the_log(
-    argument: str, either_flap: Cli, model_dir: Path, text_file: Path, bad: Path, tmp_path: Path
+    argument: str, quick_flap: Cli, model_dir: Path, text_file: Path, bad: Path, tmp_path: Path
 ) -> None:
-    done = either_flap(*tiny(model_dir, text_file), *argument.format(bad=bad).split())
+    done = quick_flap(*tiny(model_dir, text_file), *argument.format(bad=bad).split())
     assert done.returncode == 1
     assert len([line for line in done.stderr.splitlines() if "error" in line.lower()]) == 1, done.stderr
     assert len(re.findall(r"^error: \S+: ", done.stderr, re.M)) == 1

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 from flap.config import build, config_dir, without_credentials
-from flap.method.allocation import ALAM, ALMM, ULMM, ULUM
+from flap.method.allocation import ALAM, ULMM, ULUM
 from flap.method.compression import BiasCompensation, NoCompensation
 from flap.method.importance import WIFV, Magnitude, Metric, Wanda
 from flap.runs.choices import choose
@@ -78,14 +77,6 @@ def test_every_cell_of_every_experiment_composes_and_is_built(experiment: Path) 
     assert command.removeprefix("# ") in told
 
 
-def test_the_walk_misses_no_option_that_hydra_finds() -> None:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
-        groups = set(loader.list_groups("")) - {"hydra"}
-        found = {Path(group, f"{name}.yaml") for group in groups for name in loader.get_group_options(group)}
-        assert found == {*OPTIONS, Path("structure/_base.yaml")}
-
-
 def test_the_default_is_the_papers_method() -> None:
     config = composed()
     choices = choose(config)
@@ -137,12 +128,6 @@ def test_another_text_takes_the_place_of_a_preset_s_mixture(dataset: object) -> 
     assert composed("method=flap_plus").calibration.dataset == {"boolq-passages": 1, "self": 1}
     written = str(dataset).replace("'", "")
     assert composed("method=flap_plus", f"calibration.dataset={written}").calibration.dataset == dataset
-
-
-@pytest.mark.parametrize(("name", "structure"), [("UL-UM", ULUM), ("UL-MM", ULMM), ("AL-MM", ALMM), ("AL-AM", ALAM)])
-def test_every_structure_takes_minima_and_rounding(name: str, structure: type) -> None:
-    config = composed(f"structure={name}", "round_to=32", "structure.min_heads=2", "structure.min_neurons=40")
-    assert build("structure", config.structure) == structure(round_to=32, min_heads=2, min_neurons=40)
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import transformers
-from transformers import GptOssConfig
-from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
-
 CHECKPOINTS = Path(__file__).parents[2] / "build" / "engines"
 NAMES = sorted(path.parent.name for path in CHECKPOINTS.glob("*/modeling_flap.py"))
 COMPARE = """
@@ -29,16 +25,6 @@ for checkpoint in sys.argv[1:]:
     torch.testing.assert_close(found_NT, known["logprobs_NT"], **bounds, msg=lambda text: checkpoint + text)
 assert "flap" not in sys.modules
 """
-
-
-def test_this_is_the_oldest_version() -> None:
-    assert transformers.__version__ == "5.16.1"
-
-
-def test_the_limit_of_gpt_oss_is_fixed_in_it() -> None:
-    """It is that of the published models, in the dense model, too; later versions read the config's."""
-    config = GptOssConfig(num_local_experts=1, hidden_size=8, intermediate_size=8, swiglu_limit=1.0)
-    assert GptOssExperts(config).limit == 7.0
 
 
 def test_it_computes_what_the_main_environment_computes(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from tests.models.families.every import EVERY
 
 FORMS = ("by layer", "uniform")
 PROMPT = tokens(seed=3)[:1]
-ENGLISH = "The Eiffel Tower is a wrought-iron lattice tower in Paris. It is named after the engineer Gustave Eiffel"
 # Which variant of a family's contract, and what else its config has: what real models of the family have.
 VARIANTS = {
     "gemma2": "mha", "gemma3_text": "mha", "opt": "norm-before", "gpt_neox": "parallel", "gpt2": "untied",

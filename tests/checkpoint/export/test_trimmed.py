@@ -7,14 +7,10 @@ import torch
 from transformers import AutoTokenizer
 
 from flap.checkpoint.export.gguf import export_gguf
-from flap.checkpoint.export.graph import export_graph
-from flap.checkpoint.export.mlx import export_mlx
 from flap.checkpoint.load import load
 from flap.pipeline import run
 from tests.cases import tiny_model
-from tests.helpers.graph_engines import ENGINES, logprobs
 from tests.helpers.llama_cpp import llama_cpp
-from tests.helpers.mlx_engine import mlx_lm
 from tests.helpers.runs import composed, tiny
 from tests.helpers.tokenizers import KINDS, TEXT, TRICKY, VOCAB
 
@@ -45,21 +41,3 @@ def test_llama_cpp_has_its_tokens_and_its_predictions(kind: str, tmp_path: Path)
     found = llama_cpp(export_gguf(checkpoint, "f32"), tokens=tokens, plain=plain, texts=TRICKY)
     assert found["ids"] == [tokenizer(text).input_ids for text in TRICKY]
     assert (torch.tensor(found["logprobs"]) - expected(checkpoint, tokens)).abs().max() <= 1e-3
-
-
-@pytest.mark.long
-def test_mlx(tmp_path: Path) -> None:
-    checkpoint = trimmed("smollm", tmp_path)
-    tokens = AutoTokenizer.from_pretrained(checkpoint)(TEXT[0]).input_ids[:12]
-    job = {"folder": str(export_mlx(checkpoint)), "tokens": tokens, "new_tokens": 2}
-    for found in mlx_lm({"trimmed": job})["trimmed"]["logprobs"]:
-        assert (torch.tensor(found) - expected(checkpoint, tokens)).abs().max() <= 1e-3
-
-
-@pytest.mark.long  # a graph is traced
-def test_onnx_runtime(tmp_path: Path) -> None:
-    checkpoint = trimmed("smollm", tmp_path)
-    tokens = AutoTokenizer.from_pretrained(checkpoint)(TEXT[0]).input_ids[:12]
-    begin = ENGINES["onnx"](export_graph(checkpoint, "onnx"))
-    found = logprobs(begin(), torch.tensor([tokens]), len(tokens))
-    assert (found - expected(checkpoint, tokens)).abs().max() <= 1e-3
