@@ -24,13 +24,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from flap import __version__
 from flap.config import FlapConfig, build, config_dir, help_text, typed, without_credentials
 from flap.runs.sweeps.callbacks import write_open_study
 from flap.runs.sweeps.failures import RunFailedError, failure_lines
-from flap.runs.sweeps.launching import claim_gpu, end_alone, follow
+from flap.runs.sweeps.launching import check_launcher, claim_gpu, end_alone, follow
 from flap.storage import digest, ranks, read_json, read_state, write_status, write_text
 from flap.storage.ranks import AgreedError
-from flap.storage.status import reason, run_folder
+from flap.storage.status import LOG, reason, run_folder
 
 if TYPE_CHECKING:
     from flap.results import FinishedRun, Report
@@ -87,7 +88,8 @@ def _attempt(config: DictConfig) -> str | None:
         line = reason(error)
         if ranks.size() > 1 and not isinstance(error, AgreedError):
             end_alone(error, line, run_dir)
-        log.exception("%s", line)
+        kept = owner.run_dir / LOG
+        log.exception("%s", line if owner.in_sweep or not kept.exists() else f"{line}; log: {kept}")
         return line
     return None
 
@@ -121,7 +123,7 @@ class _Owner:
 
     def open(self) -> Path | None:
         """Check the config, and return the folder of the run; None for a dry run, which is printed."""
-        self.held.enter_context(run_folder(self.run_dir))
+        self.held.enter_context(run_folder(self.run_dir, keep=self.in_sweep))
         if read_state(self.run_dir) != "finished":
             self._record()
         config = typed(self.config)
@@ -131,6 +133,7 @@ class _Owner:
         if config.dry_run:
             print(config.run_name, *dry_run(config).lines(), sep="\n")
             return None
+        check_launcher(self.hydra)
         shares_gpus = "joblib" in self.hydra.launcher._target_ and config.model.device != "cpu"
         if shares_gpus and (gpu := claim_gpu(Path(self.hydra.sweep.dir))):
             log.info("GPU %s", gpu)
@@ -229,8 +232,8 @@ def main() -> None:
     if module := SUBCOMMANDS.get("".join(sys.argv[1:2])):
         import_module(module).main(sys.argv[2:])
         return
-    if sys.argv[1:] == ["--help"]:
-        print(help_text())
+    if sys.argv[1:] in (["--help"], ["--version"]):
+        print(help_text() if sys.argv[1] == "--help" else f"flap {__version__}")
         return
     follow()
     logging.raiseExceptions = False  # a log that cannot be written prints no traceback on the console

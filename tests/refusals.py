@@ -11,6 +11,7 @@ TEXTS = "boolq-passages, hellaswag-passages, sciq-passages, python-code, …, pt
 LLAMA = """
 ratio=-0.1 -> ratio=-0.1: expected a number with 0 <= ratio < 1
 ratio=1.0 -> ratio=1.0: expected a number with 0 <= ratio < 1
+ratio=20 -> ratio=20.0: expected a number with 0 <= ratio < 1; 20 % is ratio=0.2
 ratio=nan -> ratio=nan: expected a number with 0 <= ratio < 1
 ratio=null -> ratio=None: expected a number with 0 <= ratio < 1
 ratio=0.99 -> ratio=0.99: 1 KV head and 1 neuron stay …, so this model allows at most 0.858
@@ -35,8 +36,8 @@ model.device=tpu -> model.device=tpu: expected one of auto, cpu, cuda, mps
 model.placement=disk -> model.placement=disk: expected one of device, auto, stream
 model.placement=stream checkpoint.save=false -> checkpoint.save=False: expected true with model.placement=stream
 model.path={bad}/bloom -> model.path…'bloom' is not supported; supported are …llama, …flap/modeling/families
-model.path={bad}/absent -> model.path={bad}/absent: no model in a local directory or on the hub
-model.path={bad}/absent model.placement=stream -> model.path={bad}/absent: no local directory, and cannot be
+model.path={bad}/absent -> model.path={bad}/absent: expected a directory, and there is none of this name
+model.path={bad}/no-tokenizer -> model.path={bad}/no-tokenizer: no tokenizer …; copy tokenizer.json and
 model.path={bad}/no-weights -> model.path={bad}/no-weights: no …safetensors
 model.path={bad}/pickled -> model.path={bad}/pickled: no …safetensors …pickled weights are not read
 model.path={bad}/truncated -> model.path={bad}/truncated: model.safetensors is damaged or truncated

@@ -13,7 +13,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from flap.config.messages import require
+from flap.config.messages import as_share, require
 from flap.config.methods import name_method
 from flap.config.schema import CHOICES, FlapConfig, TargetConfig, model_name, targets
 
@@ -99,7 +99,8 @@ def _check_amount(ratio: float | None, target: TargetConfig) -> None:
         one_of_both = f"ratio=null (it is {ratio}): a run takes a ratio or targets, not both"
         require(ratio is None, f"target.{name}", f"{value:.12g}", one_of_both)
     if not chosen:
-        require(ratio is not None and 0 <= ratio < 1, "ratio", ratio, "a number with 0 <= ratio < 1")
+        allowed = f"a number with 0 <= ratio < 1{as_share(ratio)}"
+        require(ratio is not None and 0 <= ratio < 1, "ratio", ratio, allowed)
     require(target.context is None or target.context >= 1, "target.context", target.context, "a whole number >= 1")
 
 

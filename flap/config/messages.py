@@ -72,9 +72,7 @@ def without_credentials(value: Any) -> Any:
 def explain(error: Exception) -> str:
     """Return one line that says why a command line does not compose: key, value and what is allowed."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, name = error.missing_cfg_file.rpartition("/")
-        names = [option for option in error.options or names_in(group) if not option.startswith("_")]
-        return f"{group}={name}: expected one of {', '.join(names)}"
+        return _no_choice(error.missing_cfg_file, [name for name in error.options or () if not name.startswith("_")])
     cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
         section, _, key = str(cause.full_key).rpartition(".")
@@ -82,17 +80,49 @@ def explain(error: Exception) -> str:
             chosen = ",".join([*map(str, cause.parent_node or ()), key])
             return f"{cause.full_key}: this run does not measure it; choose it with 'eval=[{chosen}]'"
         allowed = sorted(str(name) for name in cause.parent_node or ())
-        similar = get_close_matches(key, allowed, n=1)
+        similar = [name for name in allowed if key.startswith(name)] or get_close_matches(key, allowed, n=1)
         hint = f"did you mean {similar[0]}? " if similar else ""
         line = f"{cause.full_key}: unknown key; {hint}{section or 'the config'} has {', '.join(allowed) or 'no keys'}"
         if any(f"\n{key}:" in path.read_text() for path in (Path(config_dir()) / section).glob("*.yaml") if section):
             line += f"; other choices of {section} have it: where it is swept, write '{cause.full_key}=choice(…)'"
         return line
     if isinstance(cause, OmegaConfBaseException):
-        return f"{cause.full_key}: {cause.msg}".splitlines()[0]
-    if "group override must be" in str(error):
+        line = f"{cause.full_key}: {cause.msg}".splitlines()[0]
+        return line + (as_share(re.findall(r"'(.*?)'", line)[0]) if line.startswith("ratio: Value '") else "")
+    return _of_words(str(error)) or one_line(error)
+
+
+def as_share(percent: Any) -> str:
+    """Return what to write for a ratio in per cent; empty for what is none."""
+    number = re.fullmatch(r"(\d+(\.\d+)?) ?%?", str(percent))
+    is_percent = number is not None and 1 < float(number[1]) < 100
+    return f"; {float(number[1]):g} % is ratio={float(number[1]) / 100:g}" if number and is_percent else ""
+
+
+def _no_choice(file: str, options: list[str]) -> str:
+    """Return what is said of a choice that its group does not have. file: "metric/wifv"."""
+    group, _, name = file.partition("/") if file.startswith("model/") else file.rpartition("/")
+    names = options or names_in(group)
+    lower = {one.lower(): one for one in names}
+    similar = get_close_matches(name.lower(), lower, n=1)
+    hint = f"did you mean {lower[similar[0]]}? " if similar else ""
+    path = f"; a model of the hub or of a directory is model.path={name}" if group == "model" else ""
+    return f"{group}={name}: {hint}expected one of {', '.join(names)}{path}"
+
+
+def _of_words(text: str) -> str:
+    """Return what to write instead of words that Hydra does not read; empty where it says so itself."""
+    if "group override must be" in text:
         return "a group takes the name of one of its options, as --help lists them, and not null or a number"
-    return one_line(error)
+    if several := re.match(r"Ambiguous value for argument '(.*?)=(.*)'", text):
+        key, values = several.groups()
+        return f"{key}={values}: several values; write '{key}=[{values}]' for all in one run, or -m for a run of each"
+    if tilde := re.search(r"([\w.]+)=(~\S*)", text):
+        key, path = tilde.groups()
+        return f"{key}={path}: no shell replaces ~ here; write {key}={Path(path).expanduser()}"
+    if text.startswith("Only one of --run, --multirun, --cfg"):
+        return "--cfg: leave out -m; of one cell, as 'python -m flap hydra/launcher=slurm --cfg hydra'"
+    return ""
 
 
 class ConsoleFormatter(logging.Formatter):

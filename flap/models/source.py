@@ -100,7 +100,7 @@ class CheckpointSource(ModelFiles, ModelSource):
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.path, trust_remote_code=self.trust_remote_code)
         except (OSError, ValueError) as error:
-            raise not_found(self.name, error) from error
+            raise not_found(self.name, error, "no tokenizer") from error
         return cast(PreTrainedTokenizerBase, tokenizer)
 
     def identity(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -122,10 +122,15 @@ class DryRun:
         """
         placed, needs = f"model.placement={self.source.placement}", self.needs(self.source.placement)
         device, host, disk = free(self.source.device, cache)
-        advice = "take model.placement=stream, a smaller calibration.batch_size, or choices without covariances"
-        if self.choices.recovery is not None:
-            advice = "take recover.gradient_checkpointing=true, a smaller recover.batch_size, or recover=lora"
-            _check(f"recover={self.choices.recovery.name}", self.to_train, device, "to train", advice, margin=1)
+        recovery, batch_size = self.choices.recovery, self.config.calibration.batch_size
+        less = {"model.placement=stream": not self.source.placed.streams}
+        less |= {"a smaller calibration.batch_size": batch_size > 1}
+        less |= {"choices without covariances": self.choices.need_covariance}
+        advice = _to_take(less)
+        if recovery is not None:
+            less = {"recover.gradient_checkpointing=true": not getattr(recovery, "gradient_checkpointing", True)}
+            advice = _to_take(less | {"a smaller recover.batch_size": True, "recover=lora": recovery.name == "full"})
+            _check(f"recover={recovery.name}", self.to_train, device, "to train", advice, margin=1)
         if self.source.device.type == "cuda":
             _check(placed, needs.device, device, f"on {self.source.device}", advice)
         _check(placed, needs.host - needs.mapped - PROCESS_BYTES, host, "in the host's memory", advice)
@@ -171,6 +176,11 @@ def free(device: torch.device, cache: Path) -> tuple[int, int, int]:
 def _sizes(block: Block) -> tuple[int, int, int]:
     """Return the input and output channels of an expert's output projection, and the number of experts."""
     return block.columns_UC.numel() // len(block.members), int(block.output.weight.shape[0]), len(block.members)
+
+
+def _to_take(less: Mapping[str, bool]) -> str:
+    """Return what to take for less memory. less: whether it is not taken already."""
+    return f"take {', or '.join([name for name, free in less.items() if free] or ['a machine with more memory'])}"
 
 
 def _check(field: str, needed: float, available: int, where: str, advice: str, margin: float = MARGIN) -> None:

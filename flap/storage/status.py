@@ -1,6 +1,7 @@
 """A run's folder: one run at a time, and its status in status.json. It needs no torch: early failures count too."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,16 +16,20 @@ from flap.storage.ranks import LostError
 State = Literal["running", "finished", "failed"]
 STATUS = "status.json"
 LOCK = ".lock"
-LESS_MEMORY = "less is taken by model.placement=stream and smaller batches; dry_run=true says how much"
+LOG = "flap.log"
+LESS_MEMORY = "smaller batches take less; dry_run=true says what each model.placement takes"
 
 
 @contextmanager
-def run_folder(folder: Path) -> Iterator[None]:
+def run_folder(folder: Path, keep: bool = True) -> Iterator[None]:
     """Hold the folder of a run for as long as the block lasts. An error of it is noted, unless a finished run is there.
+
+    keep: false: the new folder of a run that is refused before it begins is removed.
 
     Raises:
         ValueError: another run is working in the folder.
     """
+    keep = keep or read_state(folder) is not None
     with file_lock(folder / LOCK, "hydra.run.dir") as lock:
         if lock == "busy":
             raise ValueError(
@@ -36,8 +41,22 @@ def run_folder(folder: Path) -> Iterator[None]:
         except LostError:
             raise  # the one that has failed has noted why
         except Exception as error:
-            note_failure(folder, reason(error))
+            if keep or not isinstance(error, ValueError) or read_state(folder):
+                note_failure(folder, reason(error))
+            else:
+                _remove(folder)
             raise
+
+
+def _remove(folder: Path) -> None:
+    """Remove what a run has before it begins, and its folder and that of its day, if nothing else is in them."""
+    for name in (LOCK, LOG):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / ".hydra", ignore_errors=True)
+    with suppress(OSError):
+        for place in (folder, folder.parent):
+            if not Path.cwd().is_relative_to(place):
+                place.rmdir()
 
 
 def reason(error: Exception) -> str:

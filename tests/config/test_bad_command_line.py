@@ -6,6 +6,7 @@ these are a few.
 
 import re
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -28,11 +29,21 @@ DOES_NOT_COMPOSE = [
     ("ratio=-0.1", "ratio=-0.1: expected a number with 0 <= ratio < 1"),
     ("ratio=1.0", "ratio=1.0: expected a number with 0 <= ratio < 1"),
     ("ratio=abc", "ratio: Value 'abc' .* Float"),
+    ("ratio=20%", "ratio: Value '20%' .* Float; 20 % is ratio=0.2"),
     ("seed=-1", r"seed=-1: expected a whole number from 0 to 2\*\*32 - 1"),
     ("model.dtype=foo", "model.dtype=foo: expected one of auto, float32, bfloat16, float16"),
     ("metric=FOO", "metric=FOO: expected one of EAN, IFV, MoNE, OBS, REAP, WIFN, WIFV, .*, wanda"),
+    ("metric=wifv", "metric=wifv: did you mean WIFV\\? expected one of EAN"),
     ("structure=FOO", f"structure=FOO: expected one of {OPTIONS}"),
     ("model=gpt-5", "model=gpt-5: expected one of .*smollm2-135m"),
+    ("model=org/x", "model=org/x: .*; a model of the hub or of a directory is model.path=org/x"),
+    ("model.path=~/x", f"model.path=~/x: no shell replaces ~ here; write model.path={Path.home()}/x"),
+    ("hydra/launcher=joblib", "hydra/launcher=joblib: without -m .*; write: python -m flap -m hydra/launcher=joblib"),
+    (
+        "hydra/launcher=submitit_local",
+        "hydra/launcher=submitit_local: without -m .*; write: python -m flap -m hydra/launcher=submitit_local",
+    ),
+    ("hydra/launcher=slurm", "hydra/launcher=slurm: without -m .*; write: python -m flap -m hydra/launcher=slurm"),
     ("method=FOO", "method=FOO: expected one of flap, flap_plus, mag_sp, wanda_sp"),
     (
         "eval=[FOO]",
@@ -40,6 +51,8 @@ DOES_NOT_COMPOSE = [
     ),
     ("metric=null", "a group takes the name of one of its options, as --help lists them"),
     ("ration=0.5", "ration: unknown key; did you mean ratio.*seed"),
+    ("evaluation=none", "evaluation: unknown key; did you mean eval\\?"),
+    ("eval=none,paper", r"eval=none,paper: several values; write 'eval=\[none,paper\]' for all in one run, or -m"),
     ("calibration.samples=8", "calibration.samples: unknown key; .*num_samples"),
     ("eval.zero_shot.limit=5", "eval.zero_shot: this run does not measure it; .* 'eval=\\[perplexity,zero_shot\\]'"),
     ("metric.foo=8", "metric.foo: unknown key; metric has .*square_attention"),
@@ -65,9 +78,18 @@ def test_a_process_that_begins_with_nothing_imported_says_it_so_too(flap: Cli) -
 def test_what_does_not_compose_is_one_line(quick_flap: Cli, tmp_path: Path, argument: str, line: str) -> None:
     done = quick_flap(argument)
     assert_one_line(done, line)
-    for log in tmp_path.glob("outputs/*/*/flap.log"):
-        assert "Traceback" in log.read_text()
-    assert not list(tmp_path.rglob("*checkpoint*"))
+    assert not [*tmp_path.glob("outputs/*")]
+
+
+def test_a_sweep_of_which_no_cell_has_begun_leaves_nothing(quick_flap: Cli, tmp_path: Path) -> None:
+    assert quick_flap("-m", "metric=FOO,WIFV").returncode == 1
+    assert not [*tmp_path.glob("multirun_outputs/*")]
+
+
+def test_how_to_see_what_a_launcher_has(quick_flap: Cli) -> None:
+    assert quick_flap("-m", "hydra/launcher=slurm", "--cfg", "hydra").stderr.startswith("error: --cfg: leave out -m; ")
+    assert "array_parallelism: 64" in quick_flap("hydra/launcher=slurm", "--cfg", "hydra").stdout
+    assert quick_flap("--version").stdout == f"flap {version('flap-pruning')}\n"
 
 
 # From a library that reads a file, and in the midst of the work.
@@ -75,7 +97,7 @@ REAL = ["calibration.dataset={bad}/broken.parquet", "model.path={bad}/nan"]
 
 
 @pytest.mark.parametrize("argument", REAL)
-def test_in_a_real_process_it_is_one_line_and_the_traceback_is_in_the_log(
+def test_it_is_one_line_and_the_log_of_a_run_that_began_has_the_traceback(
     argument: str, quick_flap: Cli, model_dir: Path, text_file: Path, bad: Path, tmp_path: Path
 ) -> None:
     done = quick_flap(*tiny(model_dir, text_file), *argument.format(bad=bad).split())
@@ -83,7 +105,11 @@ def test_in_a_real_process_it_is_one_line_and_the_traceback_is_in_the_log(
     assert len([line for line in done.stderr.splitlines() if "error" in line.lower()]) == 1, done.stderr
     assert len(re.findall(r"^error: \S+: ", done.stderr, re.M)) == 1
     assert "Traceback" not in done.stderr + done.stdout
+    if argument == REAL[0]:  # refused before it began
+        assert not [*tmp_path.glob("outputs/*")]
+        return
     [run_dir] = tmp_path.glob("outputs/*/*")
+    assert done.stderr.endswith(f"; log: {run_dir / 'flap.log'}\n")
     log = (run_dir / "flap.log").read_text()
     assert "Traceback" in log and "ValueError: " in log
     assert not list(run_dir.glob("*checkpoint*")) + list(run_dir.glob(".*checkpoint*"))

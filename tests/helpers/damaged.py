@@ -24,8 +24,10 @@ TEXTS = {
 
 def damage(root: Path, model_dir: Path) -> Path:
     """Fill the folder `root`: directories are models, files are texts, but for a few."""
-    for name in ("no-weights", "pickled", "truncated", "lacking", "misshapen", "nan", "bloom"):
+    for name in ("no-weights", "pickled", "truncated", "lacking", "misshapen", "nan", "bloom", "no-tokenizer"):
         shutil.copytree(model_dir, root / name)
+    for file in (root / "no-tokenizer").glob("*token*"):
+        file.unlink()
     for name in ("no-weights", "pickled"):
         (root / name / "model.safetensors").unlink()
     torch.save({}, root / "pickled" / "pytorch_model.bin")

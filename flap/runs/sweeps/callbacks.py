@@ -1,6 +1,7 @@
 """The Hydra callback that keeps the study of a sweep: written again at the end of each cell."""
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -40,10 +41,18 @@ class StudyCallback(Callback):
 
 
 def write_open_study() -> None:
-    """Write the study of a sweep that an error ended, because Hydra does not call `on_multirun_end` then."""
+    """Write the study of a sweep that an error ended, because Hydra does not call `on_multirun_end` then.
+
+    The folder of a sweep of which no cell has begun is removed.
+    """
     config, StudyCallback.open_sweep = StudyCallback.open_sweep, None
-    if config is not None and any(Path(config.hydra.sweep.dir).glob("*/status.json")):
+    if config is None:
+        return
+    folder = Path(config.hydra.sweep.dir)
+    if any(folder.glob(f"*/{STATUS}")):
         _write(config, ended=True)
+    elif [path.name for path in folder.glob("*")] == ["multirun.yaml"]:  # no cell has begun
+        shutil.rmtree(folder)
 
 
 def _write(config: DictConfig, ended: bool) -> None:

@@ -3,15 +3,18 @@
 import atexit
 import logging
 import os
+import shlex
 import shutil
 import sys
 import warnings
 from functools import cache
 from pathlib import Path
 from tempfile import gettempdir
+from typing import Any
 from uuid import uuid4
 
 from filelock import FileLock, Timeout
+from hydra.types import RunMode
 
 from flap.storage import ranks, read_state
 from flap.storage.ranks import LostError
@@ -20,6 +23,18 @@ from flap.storage.status import note_failure
 log = logging.getLogger(__name__)
 
 _claimed: list[FileLock] = []  # at most one, held until this process ends, because CUDA cannot change its GPU
+
+
+def check_launcher(hydra: Any) -> None:
+    """Check that a launcher is given to a sweep, which alone it launches. hydra: Hydra's own part of the config.
+
+    Raises:
+        ValueError: a single run would run here, as on the login node of a cluster.
+    """
+    name = hydra.runtime.choices.get("hydra/launcher", "basic")
+    if hydra.mode == RunMode.RUN and name != "basic":
+        command = shlex.join(["python", "-m", "flap", "-m", *sys.argv[1:]])
+        raise ValueError(f"hydra/launcher={name}: without -m the run would be here and not be launched; write: {command}")
 
 
 @cache
