@@ -34,7 +34,9 @@ def check_launcher(hydra: Any) -> None:
     name = hydra.runtime.choices.get("hydra/launcher", "basic")
     if hydra.mode == RunMode.RUN and name != "basic":
         command = shlex.join(["python", "-m", "flap", "-m", *sys.argv[1:]])
-        raise ValueError(f"hydra/launcher={name}: without -m the run would be here and not be launched; write: {command}")
+        raise ValueError(
+            f"hydra/launcher={name}: without -m the run would be here and not be launched; write: {command}"
+        )
 
 
 @cache
