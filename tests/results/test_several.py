@@ -63,12 +63,6 @@ def test_seeds_of_two_sweeps_are_one_curve(sweeps: tuple[Path, Path]) -> None:
     assert list(notices(study.finished)) == []
 
 
-def test_the_page_can_be_put_elsewhere(sweeps: tuple[Path, Path], tmp_path: Path) -> None:
-    main([*map(str, sweeps), "--into", str(tmp_path / "new" / "place")])
-    assert (tmp_path / "new" / "place" / "index.html").is_file()
-    assert read_study(*sweeps, into=tmp_path / "new" / "place").runs[0].folder.startswith("../../first/0_")
-
-
 def test_names_that_are_too_long_together_ask_for_a_folder(tmp_path: Path, report: Report) -> None:
     folders = [tmp_path / f"{i}-{'sweep' * 20}" for i in range(3)]
     for folder in folders:
@@ -77,12 +71,6 @@ def test_names_that_are_too_long_together_ask_for_a_folder(tmp_path: Path, repor
     with pytest.raises(ValueError, match=line):
         write_study(*folders)
     assert write_study(*folders, into=tmp_path / "all") == tmp_path / "all" / "index.html"
-
-
-def test_a_sweep_that_is_given_twice_counts_once(sweeps: tuple[Path, Path]) -> None:
-    twice = sweeps[0].parent / "second" / ".." / "first"
-    assert len(read_study(sweeps[0], twice).runs) == 1
-    assert write_study(sweeps[0], twice) == sweeps[0] / "index.html"
 
 
 def test_sweeps_of_one_name_are_told_by_their_paths(tmp_path: Path, report: Report) -> None:

@@ -51,10 +51,6 @@ def project(tmp_path: Path) -> Path:
     return root
 
 
-def texts(root: Path) -> dict[str, str]:
-    return {name: (root / name).read_text() for name in FILES}
-
-
 @pytest.mark.long  # test_wheel.py builds one, too
 def test_a_release_writes_the_version_and_leaves_a_checked_sdist_and_wheel(
     project: Path, capfd: pytest.CaptureFixture[str]
@@ -72,21 +68,6 @@ def test_a_release_writes_the_version_and_leaves_a_checked_sdist_and_wheel(
     git(project, "commit", "--all", "--quiet", "--message", "Release 0.2.0")
     with pytest.raises(ValueError, match="nothing to release"):
         release(project, "0.3.0", TODAY)
-
-
-@pytest.mark.long
-@pytest.mark.parametrize(
-    ("file", "text"),
-    [("flap/__main__.py", "raise SystemExit(3)\n"), ("README.md", ""), ("flap/__init__.py", "not python")],
-    ids=["it does not run", "twine finds no description", "it is not built"],
-)
-def test_a_failed_check_leaves_the_checkout_as_it_was(project: Path, file: str, text: str) -> None:
-    (project / file).write_text(text)
-    git(project, "commit", "--all", "--quiet", "--message", "Break it")
-    before = texts(project)
-    with pytest.raises(subprocess.CalledProcessError):
-        release(project, "0.2.0", TODAY)
-    assert texts(project) == before and not (project / "dist").exists()
 
 
 @pytest.mark.parametrize(

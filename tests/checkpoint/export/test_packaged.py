@@ -10,16 +10,10 @@ from huggingface_hub import ModelCard
 from transformers import AutoTokenizer
 
 from flap.checkpoint.export.gguf import export_gguf, source_gguf
-from flap.checkpoint.export.graph import export_graph
-from flap.checkpoint.export.mlx import export_mlx
 from flap.checkpoint.load import load
-from flap.config import ModelConfig
-from flap.models import find_model, packaged_gguf
+from flap.models import packaged_gguf
 from flap.pipeline import run
-from flap.storage.atomic_files import cache_root
-from tests.helpers.graph_engines import ENGINES, greedy, logprobs
 from tests.helpers.llama_cpp import llama_cpp
-from tests.helpers.mlx_engine import mlx_lm
 from tests.helpers.runs import composed
 
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -84,41 +78,3 @@ def test_llama_cpp_continues_english_as_transformers_does(checkpoint: Path, caps
     # llama.cpp rounds the activations to 8 bits, too, and all ids alike differ by 0.15 here, most of them improbable
     # ones; the average that counts is over what the model would say: the Kullback-Leibler divergence
     assert -(logprobs[first:].exp() * differences["model-q8_0"]).sum(dim=-1).mean() <= 0.02
-
-
-@pytest.fixture(scope="module")
-def short(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The first four layers, 20 % smaller: all thirty take minutes to trace, and on a CPU MLX takes its time."""
-    folder = tmp_path_factory.mktemp("short")
-    source = find_model(ModelConfig("smollm2", SMOLLM2, device="cpu"), cache_root(None), trust_remote_code=False)
-    model = source.open().model
-    model.model.layers, model.config.num_hidden_layers = model.model.layers[:4], 4
-    for one in (model, source.tokenizer):
-        one.save_pretrained(folder / "dense")
-    run(composed("eval=none", "calibration.num_samples=8", f"model.path={folder / 'dense'}"), folder)
-    return folder / "checkpoint"
-
-
-def test_mlx_does(short: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tokens, logprobs, continued = expected(short)
-    folders = {str(bits): str(export_mlx(short, bits)) for bits in (None, 4)}
-    questions = {"tokens": tokens[0].tolist(), "new_tokens": NEW_TOKENS}
-    answers = mlx_lm({name: {"folder": folder} | questions for name, folder in folders.items()})
-    differences = {name: torch.tensor(found["logprobs"]) - logprobs for name, found in answers.items()}
-    divergences = {name: -(logprobs.exp() * by).sum(-1).mean().item() for name, by in differences.items()}
-    with capsys.disabled():
-        for name, found in answers.items():
-            size = sum(file.stat().st_size for file in Path(folders[name]).glob("*.safetensors"))
-            print(f"\nmlx-lm, bits={name}, {size / 1e6:.0f} MB, KL {divergences[name]:.4f}: …{found['text']}")
-    assert differences["None"].abs().max() <= 1e-3
-    assert answers["None"]["greedy"] == continued
-    assert divergences["4"] <= 1  # 0.11
-
-
-@pytest.mark.parametrize("kind", ENGINES)
-def test_onnx_runtime_and_openvino_do(kind: str, short: Path) -> None:
-    tokens, found, continued = expected(short)
-    begin = ENGINES[kind](export_graph(short, kind))
-    for at_once in (1, tokens.shape[1]):
-        assert (logprobs(begin(), tokens, at_once) - found).abs().max() <= 1e-3
-    assert greedy(begin(), tokens, NEW_TOKENS, load(short).config.eos_token_id) == continued

@@ -53,31 +53,6 @@ def test_by_hand() -> None:
     torch.testing.assert_close(ridged.weight_OK, torch.tensor([[1 + 8 / 7], [2 * 8 / 7]]))
 
 
-def test_channels_that_the_kept_ones_determine_are_recovered_exactly() -> None:
-    kept_TK = noise(200, 6)
-    activation_TI = torch.cat([kept_TK, kept_TK @ noise(6, 4, seed=1) + 3.0], dim=1)
-    weight_OI = noise(5, 10, seed=2)
-    dense_TO = activation_TI @ weight_OI.T
-    for ridge in (0.0, None):
-        fitted = fit(weight_OI, activation_TI, 6, ridge)
-        atol = 1e-4 if ridge == 0 else 2e-2
-        torch.testing.assert_close(outputs(fitted, activation_TI), dense_TO, atol=atol, rtol=0)
-    biased = one_fit(BiasCompensation(), weight_OI, in_parts(activation_TI, activation_TI), 6)
-    assert (outputs(biased, activation_TI) - dense_TO).square().mean() > 1
-
-
-def test_equals_ridge_regression_on_all_tokens() -> None:
-    activation_TI = noise(500, 8) @ noise(8, 8, seed=3)
-    weight_OI = noise(4, 8, seed=4)
-    fitted = fit(weight_OI, activation_TI, 5, ridge=0.01)
-    centred_TI = (activation_TI - activation_TI.mean(0)).double()
-    cov_II = centred_TI.T @ centred_TI / 500
-    gram_KK = cov_II[:5, :5] + 0.01 * cov_II.diagonal().mean() * torch.eye(5)
-    map_KP = torch.linalg.solve(gram_KK, cov_II[:5, 5:])
-    expected_OK = weight_OI[:, :5] + weight_OI[:, 5:].double() @ map_KP.T
-    torch.testing.assert_close(fitted.weight_OK.double(), expected_OK, atol=1e-4, rtol=1e-4)
-
-
 def test_without_held_out_tokens_the_bias_stays() -> None:
     """As of an expert: the error on no token is no error of a map."""
     activation_TI = noise(30, 20) + 3

@@ -147,16 +147,3 @@ def test_rates_are_shares_of_the_size_of_weights_and_of_low_rank_updates_as_they
     rates = [[group["lr"] for group in with_rates(trained, recovery)] for recovery in (FULL, LORA)]
     assert rates[0] == pytest.approx([0.015 * 4, 0.015 * 12.5**0.5, 0.0])
     assert rates[1] == [0.01] * 3
-
-
-def test_a_model_of_smaller_weights_learns_the_same(tmp_path: Path) -> None:
-    """What one projection gains by a factor another one loses, so that both models compute the same."""
-    model, other = compressed(), compressed()
-    with torch.no_grad():
-        for layer in other.model.layers:
-            layer.mlp.up_proj.weight.mul_(32)
-            layer.mlp.down_proj.weight.div_(32)
-    found, expected = (recovered(one, FULL, tmp_path / name) for name, one in (("other", other), ("model", model)))
-    assert found["nats_before"] == pytest.approx(expected["nats_before"], rel=1e-5)
-    assert found["nats_after"] == pytest.approx(expected["nats_after"], rel=0.02)
-    assert expected["nats_after"] < 0.9 * expected["nats_before"]
