@@ -17,7 +17,6 @@ from flap.storage.progress import shared
 T = TypeVar("T")
 Numbers = dict[str, float]
 Documents = dict[str, list[float]]
-Layers = dict[str, list[float | None]]
 Better = Literal["lower", "higher"]
 
 
@@ -30,7 +29,6 @@ class Measurement:
     # its values are those of its linear approximation (`flap.evaluation.perplexity`).
     documents: Documents = field(default_factory=dict)
     texts: dict[str, str] = field(default_factory=dict)  # what the model has written, by the prompt
-    layers: Layers = field(default_factory=dict)  # a value after each layer, by name; None: not finite
     better: dict[str, Better] = field(default_factory=dict)  # which values of a number are better, where that is known
 
     def __or__(self, other: "Measurement") -> "Measurement":

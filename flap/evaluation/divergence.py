@@ -3,17 +3,16 @@
 Legend: N windows · T tokens in each window · D hidden size · V vocabulary · P positions · K likeliest tokens.
 """
 
-import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 from transformers import PreTrainedTokenizerBase
 
@@ -23,17 +22,8 @@ from flap.evaluation.perplexity import chunk_size
 from flap.evaluation.text_options import OnTexts
 from flap.models import ModelAdapter, PlacedModel
 from flap.models.hidden_files import HiddenFiles
-from flap.storage import NOT_KEPT
 
 COPIES = 4  # as large as the logits of one model, of which perplexity has one: both models', and what is made of them
-LAYER_TOKENS = 256  # enough for a picture of the layers, all of whose hidden states are in memory
-
-
-class Dense(NamedTuple):
-    """What is kept of the dense model."""
-
-    final: Sequence[Tensor]  # the final hidden states of each batch
-    by_layer: Sequence[Sequence[Tensor]]  # the hidden states after each layer, of each of the first windows
 
 
 @dataclass(frozen=True)
@@ -45,8 +35,7 @@ class Divergence(OnTexts):
     likeliest tokens that are among the pruned model's five; higher is better. `acceptance`: a = Σ min(p, q), the
     probability that the dense model accepts a token that the pruned one drafts, where both draw; where both are greedy
     it is the agreement; higher is better. Standard errors are over windows. Of the dense model the final hidden states
-    are kept, and the head, which is not changed, makes logits of them. For the picture of the layers, the error of the
-    hidden states after each layer (`layer_errors`). Options: `OnTexts`.
+    are kept, and the head, which is not changed, makes logits of them. Options: `OnTexts`.
 
     Source: Kullback and Leibler, Annals of Mathematical Statistics 22 (1951); acceptance: Leviathan et al., ICML
     2023, arXiv 2211.17192, corollary 3.6.
@@ -63,17 +52,15 @@ class Divergence(OnTexts):
 
     def task(self, text: str, seq_len: int, tokens_NT: Tensor, bytes_N: Tensor, **about: Any) -> Task:
         """Return the task of a text's windows."""
-        batches_NT, first_NT = tokens_NT.split(self.batch_size), first_tokens(tokens_NT)
+        batches_NT = tokens_NT.split(self.batch_size)
 
-        def reference(model: PlacedModel) -> Dense:
-            return Dense(final_states(model, batches_NT), layer_outputs(model, first_NT))
-
-        def measure(model: PlacedModel, dense: Dense) -> Measurement:
-            measured = Measurement(layers={f"{text}@{seq_len}": layer_errors(model, dense.by_layer, first_NT)})
-            for name, values in compare(model, dense.final, batches_NT).items():
+        def measure(model: PlacedModel, dense: Sequence[Tensor]) -> Measurement:
+            measured = Measurement()
+            for name, values in compare(model, dense, batches_NT).items():
                 measured |= averaged(f"{text}/{name}@{seq_len}", values, "lower" if name == "kl" else "higher")
             return measured
 
+        reference = partial(final_states, batches_NT=batches_NT)
         return Task(f"{text}/divergence@{seq_len}", measure, **about, reference=reference)
 
 
@@ -129,43 +116,3 @@ def _sums(adapter: ModelAdapter, dense_PD: Tensor, pruned_PD: Tensor) -> dict[st
         "top5_agreement": common / likeliest,
         "acceptance": len(dense_PV) - distance,  # Σ min(p, q) = 1 - Σ |p - q| / 2
     }
-
-
-def first_tokens(tokens_NT: Tensor) -> Tensor:
-    """Return the first windows, LAYER_TOKENS tokens in all; a longer window is cut."""
-    return tokens_NT[: max(1, LAYER_TOKENS // tokens_NT.shape[1]), :LAYER_TOKENS]
-
-
-def layer_outputs(model: PlacedModel, tokens_NT: Tensor) -> list[Sequence[Tensor]]:
-    """Return the hidden states after each layer, on the host, of each window; every process runs these few."""
-    of_layers: list[list[Tensor]] = [[] for _ in model.layers]
-
-    @contextmanager
-    def recorded(layer: nn.Module, states: list[Tensor]) -> Iterator[None]:
-        def append(module: nn.Module, args: Any, output: Any) -> None:
-            states.append((output if isinstance(output, Tensor) else output[0]).cpu())
-
-        with layer.register_forward_hook(append):
-            yield
-
-    recorders = list(map(recorded, model.layers, of_layers))
-    for _ in model.observe(tokens_NT.split(1), recorders, NOT_KEPT, "layer errors"):
-        pass
-    return list(zip(*of_layers, strict=True))
-
-
-def layer_errors(model: PlacedModel, dense: Sequence[Sequence[Tensor]], tokens_NT: Tensor) -> list[float | None]:
-    """Return ‖h - h_dense‖ / ‖h_dense‖ after each layer, the mean over tokens; 0 = no change, None = not finite.
-
-    dense: the dense model's hidden states h_dense, as `layer_outputs` returns them. The error is what all layers so far
-    have added.
-    """
-    of_windows = zip(layer_outputs(model, tokens_NT), dense, strict=True)
-    each = [[_error(*pair) for pair in zip(now, then, strict=True)] for now, then in of_windows]
-    errors = (sum(of_layer) / len(of_layer) for of_layer in zip(*each, strict=True))
-    return [error if math.isfinite(error) else None for error in errors]
-
-
-def _error(pruned_NTD: Tensor, dense_NTD: Tensor) -> float:
-    pruned_NTD, dense_NTD = pruned_NTD.float(), dense_NTD.float()
-    return float(((pruned_NTD - dense_NTD).norm(dim=-1) / dense_NTD.norm(dim=-1)).mean())

@@ -19,7 +19,7 @@ Key = Mapping[str, Any]
 # values of documents, by the number's name and the digest of the documents
 DocumentValues = dict[tuple[str, str], list[float]]
 RESULTS = "evaluation.json"
-OTHER_PARTS = ("texts", "layers", "better")  # of a measurement besides its numbers, where there are some
+OTHER_PARTS = ("texts", "better")  # of a measurement besides its numbers, where there are some
 
 
 @dataclass(frozen=True)

@@ -1,40 +1,16 @@
-"""Plots by layer: what each layer keeps, of one run or of a study, and where the error of the pruned models arises."""
+"""Plots by layer: what each layer keeps, of one run or of a study."""
 
 from math import nan
 from pathlib import Path
 
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from pandas import DataFrame
 
 from flap.results.report import Report
-from flap.results.series import COLOURS, RULE, series_of, styles
+from flap.results.series import COLOURS, RULE, series_of
 from flap.results.study import Study
 
 KEPT = LinearSegmentedColormap.from_list("kept", ["#f7ead7", "#8fb3c9", "#2a6f97", "#0b2f4a"])
-ERROR = "error of hidden states"
-
-
-def draw_errors(study: Study) -> Figure:
-    """Return a panel for each ratio: the error of the hidden states after each layer, mean and range of the seeds.
-
-    That of a target is the median of what its runs removed.
-    """
-    series, measured = series_of(study), {run.requested for run in study.finished if run.layer_errors}
-    ratios = study.results.groupby("requested").ratio.median().filter([*measured]).dropna().sort_values()
-    figure = Figure(figsize=(1.9 + 3.4 * len(ratios), 3.4), layout="constrained")
-    panels = figure.subplots(1, len(ratios), squeeze=False, sharey=True)[0]
-    for axes, (requested, ratio) in zip(panels, ratios.items(), strict=True):
-        for line, style in zip(series, styles(series), strict=True):
-            every = [
-                run.layer_errors for run in study.of(line.rows[line.rows.requested == requested]) if run.layer_errors
-            ]
-            errors = DataFrame(every, dtype=float)  # nan, which is not drawn, where one is not finite
-            axes.fill_between(errors.columns, errors.min(), errors.max(), color=style["color"], alpha=0.15, linewidth=0)
-            axes.plot(errors.mean(skipna=False), **style | {"markersize": 3})
-        axes.set(title=f"ratio {ratio:g}", xlabel="layer")
-    panels[0].set(ylabel=ERROR, ylim=(0, None))  # once all is drawn: it ends the scaling
-    return figure
 
 
 def draw_kept(study: Study) -> Figure:
@@ -71,23 +47,15 @@ def _kept(layer: dict[str, int], key: str) -> int:
 
 
 def draw_layers(report: Report, path: Path) -> None:
-    """Write a picture of the query heads and neurons (or experts) of each layer: kept in colour, removed in grey.
-
-    Below, where eval=divergence has measured it, the error of the hidden states after each layer.
-    """
-    count = 3 if report.layer_errors else 2
-    figure = Figure(figsize=(9, 2.5 * count), layout="constrained")
-    panels = figure.subplots(count, 1, sharex=True)
+    """Write a picture of the query heads and neurons (or experts) of each layer: kept in colour, removed in grey."""
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    panels = figure.subplots(2, 1, sharex=True)
     units = "experts" if all("experts" in layer for layer in report.layers) else "neurons"
-    for axes, key, label in zip(panels, ("query_heads", units), ("query heads", f"MLP {units}"), strict=False):
+    for axes, key, label in zip(panels, ("query_heads", units), ("query heads", f"MLP {units}"), strict=True):
         layers = range(len(report.layers))
         axes.bar(layers, [layer[key] for layer in report.layers_before], color=RULE, label="removed")
         axes.bar(layers, [layer[key] for layer in report.layers], color=COLOURS[0], label="kept")
         axes.set_ylabel(label)
-    if report.layer_errors:
-        panels[2].plot(report.layer_errors, color=COLOURS[1], marker=".")
-        panels[2].set(ylabel=ERROR, ylim=(0, None))
-    for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
     panels[-1].set_xlabel("layer")
     panels[0].legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)

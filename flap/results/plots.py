@@ -1,4 +1,4 @@
-"""The plots of a study: quality over ratio, errors and share kept by layer, quality over parameters, bytes and speed.
+"""The plots of a study: quality over ratio, share kept by layer, quality over parameters, bytes and speed.
 
 Method and metric = colour, structure = line and marker.
 """
@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from pandas import DataFrame
 
-from flap.results.layer_plots import draw_errors, draw_kept
+from flap.results.layer_plots import draw_kept
 from flap.results.number_texts import is_bits_per_byte, is_perplexity
 from flap.results.pareto import COSTS, fronts, quality_over
 from flap.results.series import INK, MUTED, STYLE, Series, as_svg, palette, series_of, styles
@@ -50,11 +50,6 @@ def _draw(study: Study, perplexities: list[str], average: list[str]) -> Iterator
     if average:
         text = "Average zero-shot accuracy over the share of the decoder asked to be removed; higher is better." + seeds
         yield _plot("zero_shot", text, _over(study, average, _ratios, "ratio"))
-    if any(run.layer_errors for run in study.finished):
-        text = "Error of the hidden states after each layer, relative to the dense model's: where it arises." + seeds
-        figure = draw_errors(study)
-        _legend(figure, series_of(study))
-        yield _plot("errors", text, figure)
     if study.finished:
         text = "Share of the query heads and of the MLP neurons, or whole experts, that each layer keeps."
         yield _plot("layers", text, draw_kept(study))

@@ -4,7 +4,7 @@ import json
 import platform
 import resource
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,6 @@ class Report:
     target: dict[str, dict[str, float]] = field(default_factory=dict)  # by name: asked, dense, realised
     layers: list[dict[str, int]] = field(default_factory=list)  # widths of each layer of the pruned model, by unit
     layers_before: list[dict[str, int]] = field(default_factory=list)  # and of the dense model
-    layer_errors: list[float | None] = field(default_factory=list)  # of the hidden states after each layer, relative
     repairs: dict[str, dict[str, Any]] = field(default_factory=dict)  # fit reports of linear compensation, by block
     # training after compression: divergences, tokens, and differences as below, of pruned - compressed
     recovery: dict[str, Any] = field(default_factory=dict)
@@ -80,7 +79,8 @@ class Report:
             ValueError: the file is missing or damaged, has another schema, or lacks a part.
         """
         try:
-            return cls(**read_report(path))
+            plain = read_report(path)
+            return cls(**{part.name: plain[part.name] for part in fields(cls) if part.name in plain})
         except ValueError as error:
             raise ValueError(
                 f"{path.parent}/{error}; choose another folder, or resume=false to run it again"

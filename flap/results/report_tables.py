@@ -126,9 +126,6 @@ def _layers(report: Report) -> Table:
     keys = [key for key in UNITS if any(key in layer for layer in report.layers)]
     columns = {"layer": [str(i) for i in range(len(report.layers))]}
     columns |= {UNITS[key]: [str(layer.get(key, "")) for layer in report.layers] for key in keys}
-    if report.layer_errors:
-        errors = ["not finite" if error is None else f"{error:.3f}" for error in report.layer_errors]
-        columns["error of hidden states"] = errors
     return Table.of(columns, zip(*columns.values(), strict=True))
 
 

@@ -52,11 +52,6 @@ class RunRecord:
         return number if number.isdigit() else name
 
     @property
-    def layer_errors(self) -> list[float | None]:
-        """The error of the hidden states after each layer; empty if it was not measured."""
-        return list(self.report.get("layer_errors", []))
-
-    @property
     def dense_identity(self) -> frozenset[str]:
         """What the dense numbers depend on: the model, its path and type, and each way in which it was measured."""
         config = self.report.get("config", {})

@@ -107,7 +107,6 @@ def numbers_of(run: Run, out: Outcome) -> dict[str, Any]:
     return {
         "evaluation": evaluation | ({"compressed": out.compressed.numbers} if out.compressed else {}),
         "better": dense.better | last.better, "averages": averages, **_noise(dense, last, averages),
-        "layer_errors": next(iter(last.layers.values()), []),
         "continuations": {"dense": dense.texts, "pruned": last.texts} if last.texts else {},
         "bos": begins_with_bos(run.texts, run.suite.tasks), "domains": domains(run.texts, run.suite.tasks),
     }  # fmt: skip
@@ -123,7 +122,6 @@ def with_numbers(report: Report, run: Run, out: Outcome) -> Report:
     return replace(
         report,
         config=report.config | {"eval": {**report.config["eval"], **run.config.eval}},
-        layer_errors=new.pop("layer_errors") or report.layer_errors,
         sources=report.sources | run.sources,
         inputs=report.inputs | run.inputs,
         warnings=list(dict.fromkeys([*report.warnings, *run.warnings])),

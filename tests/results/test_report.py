@@ -161,11 +161,10 @@ def test_what_is_not_finite_is_written_as_valid_json_and_read_back(
         "evaluation": {"dense": {NAME: 5.0}, "pruned": {NAME: math.inf}}, "difference_stderr": {NAME: math.inf},
         "target": {"bytes": {"asked": 1.0, "dense": 2.0, "realised": math.inf}},
     }  # fmt: skip
-    report = Report(**finished[1] | infinite | {"layer_errors": [0.1, 0.2, 0.3, math.nan]})
+    report = Report(**finished[1] | infinite)
     report.save(tmp_path / "report.json")
     written = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
     assert written["evaluation"] == {"dense": {NAME: 5.0}, "pruned": {NAME: None}}
-    assert written["layer_errors"] == [0.1, 0.2, 0.3, None]
     again = Report.load(tmp_path / "report.json")
     assert {part: getattr(again, part) for part in infinite} == infinite
     assert f"| {NAME} | 5.000 | inf |  |" in markdown(again)
@@ -178,16 +177,11 @@ def test_an_option_that_is_infinite_costs_no_report(run_tiny: Callable[..., Repo
         json.loads((tmp_path / file).read_text(), parse_constant=pytest.fail)
 
 
-@pytest.mark.parametrize("measured", [False, True])
-def test_there_is_a_picture_with_and_without_errors_by_layer(
-    finished: tuple[Path, dict[str, Any]], tmp_path: Path, measured: bool
-) -> None:
+def test_there_is_a_picture(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     report = Report(**finished[1])
     report.config = report.config | {"run_name": "$a{_$"}  # as it is, and no formula
-    report.layer_errors = [0.0, 0.25, None, 0.5][: len(report.layers)] if measured else []
     draw_layers(report, tmp_path / "layers.png")
     assert (tmp_path / "layers.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
-    assert ("| error of hidden states |" in markdown(report)) == ("| 0.250 |" in markdown(report)) == measured
 
 
 def test_experts_that_no_held_out_token_was_sent_to_are_counted_apart() -> None:

@@ -11,7 +11,6 @@ from hydra.core.utils import JobReturn
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from flap.results.layer_plots import draw_errors
 from flap.results.plots import draw
 from flap.results.series import series_of
 from flap.results.study_files import write_study
@@ -249,7 +248,7 @@ def test_cells_of_one_target_are_compared_whatever_share_they_removed(tmp_path: 
 
 def test_targets_are_places_on_a_curve_as_ratios_are(tmp_path: Path, report: Plain) -> None:
     for target, share in ((2e5, 0.2), (2e5, 0.3), (1e5, 0.5)):
-        one = altered(report, share, {}, {PERPLEXITY: 100 * share}) | {"layer_errors": [share, share]}
+        one = altered(report, share, {}, {PERPLEXITY: 100 * share})
         ways = (
             (f"target.bytes={target}", "eval=[perplexity]", "seed=0") if share == 0.5 else (f"target.bytes={target}",)
         )
@@ -257,9 +256,6 @@ def test_targets_are_places_on_a_curve_as_ratios_are(tmp_path: Path, report: Pla
     study = read_study(tmp_path)
     [series] = series_of(study)
     assert series.at_each_ratio(f"pruned/{PERPLEXITY}").T.to_dict("list") == {0.25: [20, 25, 30], 0.5: [50, 50, 50]}
-    panels = draw_errors(study).axes
-    assert [axes.get_title() for axes in panels] == ["ratio 0.25", "ratio 0.5"]
-    assert panels[0].lines[0].get_ydata().tolist() == [0.25, 0.25]
 
 
 def test_the_command_can_be_pasted(tmp_path: Path) -> None:

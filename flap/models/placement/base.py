@@ -108,18 +108,16 @@ class PlacedModel(ABC):
         self.model.save_pretrained(directory)
 
     @torch.no_grad()
-    def observe(
-        self, batches_NT: Sequence[Tensor], recorders: Recorders, work: WorkFolder, stage: str = "calibrate"
-    ) -> Iterator[int]:
+    def observe(self, batches_NT: Sequence[Tensor], recorders: Recorders, work: WorkFolder) -> Iterator[int]:
         """Run all windows once, with recorder i open at layer i, and yield the index of each layer that is finished.
 
-        With the work of an interrupted run, only the remaining layers. stage: what the progress bar says.
+        With the work of an interrupted run, only the remaining layers.
         """
         self.passes += 1
         with ExitStack() as stack:
             for recorder in recorders:
                 stack.enter_context(recorder)
-            for batch_NT in progress(batches_NT, stage, Tensor.numel):
+            for batch_NT in progress(batches_NT, "calibrate", Tensor.numel):
                 self.adapter.decoder(input_ids=batch_NT.to(self.device), use_cache=False)
         yield from range(len(self.layers))
 

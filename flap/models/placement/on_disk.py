@@ -107,10 +107,8 @@ class OnDisk(PlacedModel):
         with self.ends(), forwards_replaced(self.layers, read):
             yield
 
-    def observe(
-        self, batches_NT: Sequence[Tensor], recorders: Recorders, work: WorkFolder, stage: str = "calibrate"
-    ) -> Iterator[int]:
-        walk = Walk(self, f"{stage}, layer by layer", work)
+    def observe(self, batches_NT: Sequence[Tensor], recorders: Recorders, work: WorkFolder) -> Iterator[int]:
+        walk = Walk(self, "calibrate, layer by layer", work)
         stream = walk.enter("windows", batches_NT)
         for i in walk:
             with recorders[i]:
