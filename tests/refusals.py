@@ -187,6 +187,8 @@ eval=zero_shot eval.zero_shot.num_fewshot=-1 -> eval.zero_shot.num_fewshot=-1: e
 eval=zero_shot eval.zero_shot.batch_size=0 -> eval.zero_shot.batch_size=0: expected auto or a whole number >= 1
 eval=zero_shot eval.zero_shot.batch_size=max -> eval.zero_shot.batch_size=max: expected auto or a whole number >= 1
 eval=zero_shot eval.zero_shot.source=disk -> eval.zero_shot.source=disk: expected one of auto, hub, packaged
+eval=zero_shot eval.zero_shot.chat_template=1 -> eval.zero_shot.chat_template=1: expected one of auto, true, false
+eval=generation eval.generation.chat_template=true -> eval.generation.chat_template=True: the tokenizer has no chat tem
 eval=zero_shot eval.zero_shot.seed=-1 -> eval.zero_shot.seed=-1: expected a whole number from 0
 """
 

@@ -18,6 +18,7 @@ T = TypeVar("T")
 Numbers = dict[str, float]
 Documents = dict[str, list[float]]
 Better = Literal["lower", "higher"]
+TEMPLATED = "; through the chat template"  # ends the origin of a task that was asked so
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ class Generation(ZeroShot):
 
     section: ClassVar[str] = "eval.generation"
     needs_token: ClassVar[tuple[str, ...]] = ("eos_token_id",)
+    asks_in_chat: ClassVar[bool] = True
 
     tasks: list[str] = field(default_factory=lambda: ["triviaqa", "nq_open", "sciq_answers", "basic_arithmetic"])
     num_fewshot: int | None = 5  # examples in the prompt, which show how long an answer is; None: the task's own number

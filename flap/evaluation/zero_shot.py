@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from flap.config import require
+from flap.config import one_line, require
 from flap.data.temporary_state import replaced, seeded
-from flap.evaluation.base import Evaluator, Measurement, Task
+from flap.evaluation.base import TEMPLATED, Evaluator, Measurement, Task
 from flap.evaluation.zero_shot_results import by_document, directions, f1, flatten, margin
 from flap.evaluation.zero_shot_tasks import SOURCES, LoadedTask, check_shots, expand, load_tasks, quiet
 from flap.models import PlacedModel
@@ -26,6 +26,7 @@ PAPER_MEASURES = {  # the columns of the paper's zero-shot table; evidence: docs
     "arc_challenge": "acc_norm",
     "openbookqa": "acc_norm",
 }
+TURNS = [{"role": role, "content": "a"} for role in ("user", "assistant", "user")]  # which a template has to take
 SHARED_TEXT = {  # from the same validation split
     "boolq": ("boolq-passages",),
     "boolq-seq2seq": ("boolq-passages",),
@@ -48,6 +49,7 @@ class ZeroShot(Evaluator):
 
     section: ClassVar[str] = "eval.zero_shot"  # of the config, for error messages
     needs_token: ClassVar[tuple[str, ...]] = ("bos_token_id", "eos_token_id")  # one of these, which lm-eval begins with
+    asks_in_chat: ClassVar[bool] = False  # what chat_template=auto means where the tokenizer has one
 
     tasks: list[str] = field(default_factory=lambda: list(PAPER_MEASURES))  # lm-eval tasks, groups or tags
     limit: int | None = None  # documents of each task, 1 or more; None: all
@@ -55,6 +57,7 @@ class ZeroShot(Evaluator):
     batch_size: int | str = 8  # sequences in a batch, 1 or more; "auto": the largest that fits
     source: str = "auto"  # of the documents: hub; packaged; auto: the hub's where it answers, else packaged
     seed: int = 1234  # of the few-shot examples, 0 to 2**32 - 1; this is lm-eval's
+    chat_template: str = "auto"  # prompts go through the tokenizer's: true, false; auto: false, so as published
 
     def __post_init__(self) -> None:
         valid_batch_size = self.batch_size >= 1 if isinstance(self.batch_size, int) else self.batch_size == "auto"
@@ -65,6 +68,7 @@ class ZeroShot(Evaluator):
             ("batch_size", valid_batch_size, "auto or a whole number >= 1"),
             ("source", self.source in SOURCES, f"one of {', '.join(SOURCES)}"),
             ("seed", 0 <= self.seed < 2**32, "a whole number from 0 to 2**32 - 1"),
+            ("chat_template", self.chat_template.lower() in ("auto", "true", "false"), "one of auto, true, false"),
         ):
             require(condition, f"{self.section}.{name}", getattr(self, name), allowed)
 
@@ -73,8 +77,9 @@ class ZeroShot(Evaluator):
 
         Raises:
             ValueError: a task is unknown, its documents cannot be read, or it does not support `num_fewshot`; or the
-                tokenizer has no token for what the tasks begin or end with.
+                tokenizer has no token for what the tasks begin or end with, or no chat template where one is asked for.
         """
+        template = self._template(tokenizer)
         has_token = any(getattr(tokenizer, name) is not None for name in self.needs_token)
         names = " or ".join(name.removesuffix("_token_id").upper() for name in self.needs_token)
         allowed = f"none of these tasks: they take a tokenizer with {names}"
@@ -86,20 +91,38 @@ class ZeroShot(Evaluator):
                 self.check(task, max_length)
         except ValueError as error:
             raise ValueError(f"{self.section}.{error}") from error
-        return [self._task(task, tokenizer) for task in tasks]
+        return [self._task(task, tokenizer, template) for task in tasks]
 
     def check(self, task: LoadedTask, max_length: int | None) -> None:
         """Check that a task can be measured. Raises: as `check_shots`."""
         check_shots(task, self.num_fewshot or 0)
 
-    def _task(self, task: LoadedTask, tokenizer: PreTrainedTokenizerBase) -> Task:
+    def _template(self, tokenizer: PreTrainedTokenizerBase) -> Any:
+        """Return the chat template that prompts go through, examples as earlier turns; None: none."""
+        choice, where = self.chat_template.lower(), f"{self.section}.chat_template={self.chat_template}"
+        if choice == "false" or (choice == "auto" and not (self.asks_in_chat and tokenizer.chat_template)):
+            return None
+        if not tokenizer.chat_template:
+            raise ValueError(f"{where}: the tokenizer has no chat template; expected auto or false")
+        try:
+            tokenizer.apply_chat_template(TURNS, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # templates are programs of the tokenizer and raise errors of any type
+            reason = f"the tokenizer's chat template refuses a conversation ({one_line(error, 120)})"
+            raise ValueError(f"{where}: {reason}; expected false") from error
+        return tokenizer.chat_template
+
+    def _task(self, task: LoadedTask, tokenizer: PreTrainedTokenizerBase, template: Any) -> Task:
         options = {"limit": self.limit, "num_fewshot": self.num_fewshot, "seed": self.seed}
         identity = {**options, "documents": task.origin, "lm_eval": version("lm_eval")}
-        run = partial(self._measure, tokenizer=tokenizer, task=task)
-        return Task(task.name, run, identity, task.origin, shares_text_with=SHARED_TEXT.get(task.name, ()))
+        identity |= {"chat_template": template} if template else {}
+        run = partial(self._measure, tokenizer=tokenizer, task=task, in_chat=bool(template))
+        origin = task.origin + TEMPLATED * bool(template)
+        return Task(task.name, run, identity, origin, shares_text_with=SHARED_TEXT.get(task.name, ()))
 
-    def _measure(self, placed: PlacedModel, tokenizer: PreTrainedTokenizerBase, task: LoadedTask) -> Measurement:
-        output = self._evaluated(placed, tokenizer, task)
+    def _measure(
+        self, placed: PlacedModel, tokenizer: PreTrainedTokenizerBase, task: LoadedTask, in_chat: bool
+    ) -> Measurement:
+        output = self._evaluated(placed, tokenizer, task, in_chat)
         numbers, samples = flatten(output["results"]), output["samples"]
         better = directions(numbers, output["higher_is_better"])
         measured = Measurement(numbers, by_document(samples, numbers), better=better)
@@ -108,7 +131,9 @@ class ZeroShot(Evaluator):
             measured |= margin(name, subtask, samples[name], normalised) | f1(name, subtask, samples[name])
         return measured
 
-    def _evaluated(self, placed: PlacedModel, tokenizer: PreTrainedTokenizerBase, task: LoadedTask) -> Any:
+    def _evaluated(
+        self, placed: PlacedModel, tokenizer: PreTrainedTokenizerBase, task: LoadedTask, in_chat: bool
+    ) -> Any:
         """Return what lm-eval returns; random states, logging and its progress bars are as before."""
         from lm_eval import evaluate  # here, as it takes seconds; simple_evaluate would run git and nvidia-smi
         from lm_eval.api import metrics, model
@@ -132,9 +157,11 @@ class ZeroShot(Evaluator):
         with quiet(), seeded(self.seed), own_bars, shared, undrawn, plain:
             # a copy of the tokenizer, because lm-eval adds a padding token if there is none
             copy = deepcopy(tokenizer)
-            lm = SharedHFLM(pretrained=placed.model, tokenizer=copy, batch_size=self.batch_size)
+            options = {"batch_size": self.batch_size, "enable_thinking": False}  # of templates that have thoughts
+            lm = SharedHFLM(pretrained=placed.model, tokenizer=copy, **options)
             lm._device = placed.device  # its own is that of the first weight, which may wait on disk
-            return evaluate(lm, task.loaded, limit=self.limit, log_samples=True)
+            chat = {"apply_chat_template": in_chat, "fewshot_as_multiturn": in_chat}
+            return evaluate(lm, task.loaded, limit=self.limit, log_samples=True, **chat)
 
     def averages(self, numbers: Mapping[str, Any]) -> dict[str, list[str]]:
         """Return `zero_shot/average` and `zero_shot/average_margin`, means over the tasks; higher is better.

@@ -2,6 +2,7 @@
 
 from statistics import median
 
+from flap.evaluation.base import TEMPLATED
 from flap.results.number_texts import domain_of
 from flap.results.report import Report
 
@@ -10,7 +11,7 @@ MOST_NAMES = 12  # of blocks in one sentence
 
 def notices(report: Report) -> list[str]:
     """Return the notices, one paragraph each: warnings, texts, training, and linear compensation."""
-    kinds = (_one_domain, _unanswered, _own_text, _compensation, _recovery)
+    kinds = (_one_domain, _in_chat, _unanswered, _own_text, _compensation, _recovery)
     return [f"Warning: {warning}" for warning in report.warnings] + [text for of in kinds for text in of(report)]
 
 
@@ -64,6 +65,11 @@ def _one_domain(report: Report) -> list[str]:
     if {domain_of(name, report.domains) for name in report.evaluation["pruned"]} - {""} != {"calibration"}:
         return []
     return ["Measured only on text like the calibration's; add an out-of-domain text to eval.perplexity.datasets."]
+
+
+def _in_chat(report: Report) -> list[str]:
+    names = ", ".join(task for task, origin in report.sources.items() if origin.endswith(TEMPLATED))
+    return [f"Asked through the tokenizer's chat template: {names}."] if names else []
 
 
 def _unanswered(report: Report) -> list[str]:

@@ -5,6 +5,7 @@ from copy import deepcopy
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from flap.evaluation.base import TEMPLATED
 from flap.evaluation.generation import Generation
 from flap.evaluation.zero_shot import ZeroShot
 from flap.models import Resident
@@ -79,3 +80,9 @@ def test_a_task_that_the_dense_model_cannot_answer_tells_nothing(dense: float, s
     report.evaluation["dense"] = known | {average: 0.0}
     told = ["The dense model answers nothing of sciq_answers, which tells nothing at this size."]
     assert [text for text in notices(report) if "answers nothing" in text] == (told if silent else [])
+
+
+def test_the_report_says_which_tasks_were_asked_through_the_template() -> None:
+    origins = {"model": "hub", "copa": "packaged", "sciq": f"packaged{TEMPLATED}", "rte": f"hub{TEMPLATED}"}
+    assert "Asked through the tokenizer's chat template: sciq, rte." in notices(Report({}, sources=origins))
+    assert not any("template" in text for text in notices(Report({}, sources={"copa": "packaged"})))

@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from flap.evaluation import Measurement, Suite, zero_shot_ranks
 from flap.evaluation.errors import differences
+from flap.evaluation.generation import Generation
 from flap.evaluation.result_files import Results
 from flap.evaluation.zero_shot import ZeroShot
 from flap.evaluation.zero_shot_results import flatten
@@ -36,13 +37,14 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def contexts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The prompts that reach the model, filled as a task runs."""
     seen: list[str] = []
-    real = huggingface.HFLM.loglikelihood
+    for name in ("loglikelihood", "generate_until"):
+        real = getattr(huggingface.HFLM, name)
 
-    def spy(self: Any, requests: list[Any], **options: Any) -> Any:
-        seen.extend(request.args[0] for request in requests)
-        return real(self, requests, **options)
+        def spy(self: Any, requests: list[Any], real: Any = real, **options: Any) -> Any:
+            seen.extend(request.args[0] for request in requests)
+            return real(self, requests, **options)
 
-    monkeypatch.setattr(huggingface.HFLM, "loglikelihood", spy)
+        monkeypatch.setattr(huggingface.HFLM, name, spy)
     return seen
 
 
@@ -211,6 +213,48 @@ def test_the_tokenizer_is_given_no_padding(tokenizer: PreTrainedTokenizerFast) -
     bare.pad_token = None
     assert run(bare, "animals") == run(tokenizer, "animals")
     assert bare.pad_token is None
+
+
+CHAT = (
+    "{% for one in messages %}<s> {{ one.role }} {{ one.content }} </s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<s> a{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "choice", "in_chat"),
+    [(ZeroShot, "auto", False), (ZeroShot, "true", True), (Generation, "auto", True), (Generation, "False", False)],
+)
+def test_examples_and_question_are_turns_of_the_chat_template(
+    evaluator: type[ZeroShot], choice: str, in_chat: bool, tokenizer: PreTrainedTokenizerFast, contexts: list[str]
+) -> None:
+    chatting, options = deepcopy(tokenizer), {"num_fewshot": 1, "limit": 1}
+    chatting.chat_template = CHAT
+    name = "own_shots" if evaluator is ZeroShot else "asked"
+    [plain] = evaluator([name], **options, chat_template="false").prepare(chatting, 128)
+    [task] = evaluator([name], **options, chat_template=choice).prepare(chatting, 128)
+    plain.run(Resident(tiny_model("llama-gqa")))
+    before = contexts.copy()
+    task.run(Resident(tiny_model("llama-gqa")))
+    after = contexts[len(before) :]
+    assert (task.identity, task.origin, after) == (plain.identity, plain.origin, before) or in_chat
+    if in_chat:
+        example, question = before[0].split("\n\n")
+        asked, _, answer = example.partition(" was the ")
+        turns = f"<s> user {asked} was the </s>\n<s> assistant {answer} </s>\n<s> user {question} </s>\n<s> a"
+        assert after == [turns] * len(before)
+        assert task.identity == {**plain.identity, "chat_template": CHAT}
+        assert task.origin == plain.origin + "; through the chat template"
+
+
+def test_a_template_that_refuses_turns_is_one_line(tokenizer: PreTrainedTokenizerFast) -> None:
+    chatting = deepcopy(tokenizer)
+    chatting.chat_template = "{{ raise_exception('one turn only') }}"
+    refusal = (
+        r"^eval\.generation\.chat_template=auto: the tokenizer's chat template refuses .* \(one turn only\); expected"
+    )
+    with pytest.raises(ValueError, match=refusal):
+        Generation(["asked"]).prepare(chatting, 128)
 
 
 def test_identity_holds_all_but_the_batch_size(tokenizer: PreTrainedTokenizerFast) -> None:

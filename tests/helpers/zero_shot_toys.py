@@ -67,6 +67,7 @@ output_type: generate_until
 validation_split: validation
 doc_to_text: "{{{{question}}}}"
 doc_to_target: "cat"
+{more}
 generation_kwargs: {{until: ["dog"], max_gen_toks: 2, do_sample: {drawn}}}
 metric_list: [{{metric: exact_match, aggregation: mean, higher_is_better: true}}]
 filter_list: [{{name: first, filter: [{{function: take_first}}]}}]
@@ -89,8 +90,10 @@ def write_toys(folder: Path) -> Path:
         (folder / f"{name}.yaml").write_text(TASK.format(name=name, documents=documents, more=more))
     for name, tasks in GROUPS.items():
         (folder / f"{name}.yaml").write_text(GROUP.format(name=name, tasks=tasks))
-    for name, drawn in (("written", "false"), ("drawn", "true, temperature: 1.0")):
-        (folder / f"{name}.yaml").write_text(WRITTEN.format(name=name, drawn=drawn))
+    for name, drawn, more in (
+        ("written", "false", ""), ("drawn", "true, temperature: 1.0", ""), ("asked", "false", "training_split: train"),
+    ):  # fmt: skip
+        (folder / f"{name}.yaml").write_text(WRITTEN.format(name=name, drawn=drawn, more=more))
     (folder / "whole.yaml").write_text(WHOLE)
     return folder
 
