@@ -181,7 +181,7 @@ class _Owner:
         write_status(self.place, "finished")
         self._send(report)
         self.held.close()
-        show(report)
+        show(report, self.place)
 
     def _send(self, report: "Report") -> None:
         """Send a report to the tracker, and note in the folder which one has it."""

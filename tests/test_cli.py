@@ -9,6 +9,7 @@ from subprocess import CompletedProcess
 
 from omegaconf import OmegaConf
 
+from flap import load as loaded
 from flap.config import config_dir
 from flap.storage import read_state
 
@@ -54,7 +55,9 @@ def test_a_run_leaves_its_report_checkpoint_and_log(flap: Cli, base: list[str], 
     assert "[transformers]" not in done.stderr  # nor warnings that say nothing to the user
     for word in ("dense", "pruned", "words.txt/perplex", "words.txt/bits_pe", "parameters", "ratio removed", "seconds"):
         assert word in done.stdout
-    assert str(run / "checkpoint") in re.sub(r"[│\s]", "", done.stdout)  # in full, however narrow the console
+    # each on a line of its own, however narrow the console
+    assert done.stdout.splitlines()[-2:] == [str(run / "checkpoint"), str(run / "report.md")]
+    assert loaded(run).num_parameters() == loaded(run / "checkpoint").num_parameters()
 
 
 def test_a_sweep_over_the_presets(quick_flap: Cli, base: list[str], tmp_path: Path) -> None:

@@ -3,16 +3,34 @@
 from statistics import median
 
 from flap.evaluation.base import TEMPLATED
-from flap.results.number_texts import domain_of
+from flap.results.number_texts import domain_of, is_perplexity
 from flap.results.report import Report
 
 MOST_NAMES = 12  # of blocks in one sentence
+DESTROYED = 3.0  # times the dense perplexity, from which on a reader is told what helps
 
 
 def notices(report: Report) -> list[str]:
     """Return the notices, one paragraph each: warnings, texts, training, and linear compensation."""
-    kinds = (_one_domain, _in_chat, _unanswered, _own_text, _compensation, _recovery)
-    return [f"Warning: {warning}" for warning in report.warnings] + [text for of in kinds for text in of(report)]
+    others = [text for of in (_in_chat, _unanswered, _own_text, _compensation, _recovery) for text in of(report)]
+    return [f"Warning: {warning}" for warning in report.warnings] + remarks(report) + others
+
+
+def remarks(report: Report) -> list[str]:
+    """Return the notices that stand on the console, too: how to take the numbers."""
+    return [*_destroyed(report), *_one_domain(report)]
+
+
+def _destroyed(report: Report) -> list[str]:
+    """Return a notice of the text that lost most, where its perplexity is far above the dense one: what helps."""
+    before, after = report.evaluation["dense"], report.evaluation["pruned"]
+    times = {name: after[name] / before[name] for name in after if is_perplexity(name) and before.get(name)}
+    worst = max(times, key=times.__getitem__, default="")
+    if times.get(worst, 0) <= DESTROYED:
+        return []
+    plus = "" if report.config["method"] == "flap_plus" else "method=flap_plus, "
+    helps = f"a lower ratio, {plus}or prompts of your use as calibration text"
+    return [f"{worst} is {times[worst]:,.1f} times the dense model's: little of the model is left. What helps: {helps}."]
 
 
 def _own_text(report: Report) -> list[str]:

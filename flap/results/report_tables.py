@@ -4,11 +4,12 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 
-from flap.results.notices import notices
+from flap.results.notices import notices, remarks
 from flap.results.number_texts import change, domain_of, in_order, with_error
 from flap.results.report import Report
 from flap.results.tables import Columns, Table
@@ -17,7 +18,7 @@ UNITS = {"query_heads": "query heads", "kv_heads": "KV heads", "neurons": "neuro
 
 
 def tables(report: Report) -> list[Table]:
-    """Return the tables: the measured numbers, if there are any, and sizes, ratio, placement, times, checkpoint."""
+    """Return the tables: the measured numbers, if there are any, and sizes, ratio, placement, times."""
     facts = Table.of(("", "dense", "pruned"), (row for row in _facts(report) if any(row[1:])))
     return [table for table in (measured(report), facts) if table.rows]
 
@@ -55,7 +56,6 @@ def _facts(report: Report) -> list[tuple[str, str, str]]:
         ("placement", "", _places(report)),
         ("windows begin with BOS", "", ", ".join(name for name, begins in report.bos.items() if begins)),
         ("seconds", "", ", ".join(f"{stage} {value:.1f}" for stage, value in report.seconds.items())),
-        ("checkpoint", "", report.checkpoint or "not saved"),
         ("loads with", "", report.loads_with),
         ("tensor parallelism", "", _ranks(report)),
     ]
@@ -103,17 +103,22 @@ def _ranks(report: Report) -> str:
     return f"over {takes} ranks" if takes else "none: a layer's heads or neurons are odd in number"
 
 
-def show(report: Report) -> None:
-    """Print the name of the run and its tables on the console."""
+def show(report: Report, folder: Path) -> None:
+    """Print a run on the console: its name, its tables, how to take them; last the checkpoint's path and the report's.
+
+    folder: that of the run.
+    """
     console = Console()
     console.print(escape(report.config["run_name"]), style="italic")
     for table in tables(report):
         console.print(table.console())
+    print(*remarks(report), report.checkpoint or "checkpoint: not saved", folder / "report.md", sep="\n")
 
 
 def markdown(report: Report) -> str:
     """Return the text of report.md: tables, notices, the picture, and the widths of each layer."""
-    parts = [f"# {report.config['run_name']}", *(table.markdown() for table in tables(report)), *notices(report)]
+    parts = [f"# {report.config['run_name']}", *(table.markdown() for table in tables(report))]
+    parts += [f"Checkpoint: {report.checkpoint or 'not saved'}", *notices(report)]
     if report.continuations:
         dense, pruned = report.continuations["dense"], report.continuations["pruned"]
         rows = [(prompt, dense.get(prompt, ""), text) for prompt, text in pruned.items()]

@@ -52,10 +52,10 @@ def write_own_texts(run: Run, model: PlacedModel) -> tuple[Run, Written]:
         def make(work: WorkFolder, use: str = use, draft: Draft = draft) -> dict[str, Any]:
             return write(model, draft, work / use)
 
-        written = run.cached("write", WRITTEN, key, make)
+        written = run.cached("write own text", WRITTEN, key, make)
         run = run.reading({**run.texts, use: run.texts[use].written(text_of(written))})
         facts[use] = {name: value for name, value in written.items() if name != "documents"}
-        facts[use]["cache"] = run.cache_states["write"]
+        facts[use]["cache"] = run.cache_states["write own text"]
     return run, facts
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from flap.method.allocation import PruningPlan
 from flap.results import Report, markdown
 from flap.results.layer_plots import draw_layers
-from flap.results.notices import notices
+from flap.results.notices import notices, remarks
 from flap.results.report_tables import tables
 
 # section 3 of the design: what programs may rely on
@@ -25,6 +25,10 @@ SCHEMA_1: dict[str, set[str]] = {
     "peak_memory_bytes": {"host", "device"}, "statistics_cache": set(), "checkpoint": set(),
 }  # fmt: skip
 NAME = "words.txt/perplexity@16"
+DESTROYED = (
+    "words.txt/perplexity@16 is 4.0 times the dense model's: little of the model is left. What helps: a lower ratio, "
+    "method=flap_plus, or prompts of your use as calibration text."
+)
 NOTICE = "Measured only on text like the calibration's; add an out-of-domain text to eval.perplexity.datasets."
 
 
@@ -47,6 +51,18 @@ def test_report_has_the_keys_of_schema_1(finished: tuple[Path, dict[str, Any]]) 
         if keys:
             assert report[section].keys() >= keys, section
     assert [layer.keys() for layer in report["layers"]] == [{"query_heads", "kv_heads", "neurons"}] * 4
+
+
+def test_a_model_of_which_little_is_left_is_told_what_helps() -> None:
+    def told(perplexity: float, method: str) -> list[str]:
+        numbers = {"dense": {NAME: 20.0, "c4/perplexity@16": 30.0}, "pruned": {NAME: perplexity, "c4/perplexity@16": 99}}
+        return remarks(Report({"method": method}, evaluation=numbers))
+
+    assert told(80.0, "flap") == [DESTROYED]
+    assert told(80.0, "flap_plus") == [DESTROYED.replace("method=flap_plus, ", "")]
+    assert told(60.0, "flap")[0].startswith("c4/perplexity@16 is 3.3 times")
+    without = {"dense": {NAME: 20.0}, "pruned": {NAME: 60.0}}
+    assert remarks(Report({"method": "flap"}, evaluation=without)) == []
 
 
 def test_what_travels_says_nothing_of_trackers(run_tiny: Callable[..., Report], tmp_path: Path) -> None:

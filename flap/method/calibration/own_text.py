@@ -129,7 +129,7 @@ def write(model: PlacedModel, draft: Draft, work: WorkFolder = NOT_KEPT) -> dict
         )  # fmt: skip
     notes = Notes(BATCH, work)
     with whole.callable(), attention_of_one_query(whole):
-        for sequence_T in progress(_sequences(whole, draft, notes), "the model writes", len):
+        for sequence_T in progress(_sequences(whole, draft, notes), "write own text", len):
             draft.add(sequence_T)
     facts = {"tokens": draft.tokens, "dropped": draft.dropped, "begins_with": draft.start.name}
     return {"documents": draft.documents, **facts, "seconds": sum(batch["seconds"] for batch in notes)}

@@ -95,7 +95,7 @@ class TrackedRun:
         if not step.done or (step.done != step.total and now < self._due.get(step.stage, 0.0)):
             return
         self._due[step.stage] = now + PROGRESS_SECONDS
-        name = f"progress/{step.stage}"
+        name = f"progress/{step.stage.partition(',')[0]}"  # of "calibrate, layer by layer"
         values: dict[str, float] = {f"{name}/items": step.done}
         if step.total:
             values[name] = step.done / step.total
