@@ -55,7 +55,10 @@ def test_report_has_the_keys_of_schema_1(finished: tuple[Path, dict[str, Any]]) 
 
 def test_a_model_of_which_little_is_left_is_told_what_helps() -> None:
     def told(perplexity: float, method: str) -> list[str]:
-        numbers = {"dense": {NAME: 20.0, "c4/perplexity@16": 30.0}, "pruned": {NAME: perplexity, "c4/perplexity@16": 99}}
+        numbers = {
+            "dense": {NAME: 20.0, "c4/perplexity@16": 30.0},
+            "pruned": {NAME: perplexity, "c4/perplexity@16": 99},
+        }
         return remarks(Report({"method": method}, evaluation=numbers))
 
     assert told(80.0, "flap") == [DESTROYED]
