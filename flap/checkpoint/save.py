@@ -20,7 +20,7 @@ from flap.storage.atomic_files import atomic_directory, is_scratch
 LONGEST_NAME = 240  # in bytes: a name on disk has 255 at most, and one beside it is longer while it is written
 LABEL = "flap.json"  # says that a directory is a checkpoint of this program
 OWN_FOLDERS = (  # of exports in a checkpoint's directory, and of a tokenizer with several templates
-    "mlx", "mlx-*bit", "onnx", "openvino", "additional_chat_templates",
+    "mlx", "onnx", "openvino", "additional_chat_templates",
 )  # fmt: skip
 OWN_FILES = (  # of a checkpoint's directory that this program writes
     "model*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json", "tokenizer.json",

@@ -27,8 +27,7 @@ def _parser() -> argparse.ArgumentParser:
     formats = parser.add_subparsers(dest="format", required=True)
     gguf = formats.add_parser("gguf", help="a file for llama.cpp")
     gguf.add_argument("--type", choices=GGUF_TYPES, default="f16", help="of the matrices; default: f16")
-    mlx = formats.add_parser("mlx", help="a folder for mlx-lm")
-    mlx.add_argument("--bits", type=int, choices=(4, 8), help="of a weight; default: weights as in the checkpoint")
+    formats.add_parser("mlx", help="a folder for mlx-lm")
     formats.add_parser("onnx", help="a graph for ONNX Runtime")
     formats.add_parser("openvino", help="a graph for OpenVINO")
     return parser
@@ -43,7 +42,7 @@ def _export(options: argparse.Namespace) -> Path:
     if options.format == "mlx":
         from flap.checkpoint.export.mlx import export_mlx
 
-        return export_mlx(options.checkpoint, options.bits)
+        return export_mlx(options.checkpoint)
     from flap.checkpoint.export.graph import export_graph
 
     print(f"{options.format}: tracing the model, which takes minutes", file=sys.stderr)

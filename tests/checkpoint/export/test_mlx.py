@@ -1,6 +1,6 @@
 """Exports run in real mlx-lm, and compute there what the checkpoint computes in transformers."""
 
-import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ from transformers import Gemma2Config, Gemma3TextConfig, PreTrainedConfig, PreTr
 
 from flap.checkpoint.export.mlx import export_mlx
 from flap.checkpoint.export.mlx.config import mlx_config
-from flap.method.allocation import ALAM
 from flap.modeling.modeling_flap import FlapLlamaConfig
 from tests.cases import VOCAB
 from tests.helpers.engine_cases import CELLS, EVERY_FAMILY, FAMILIES, PROMPT, documented, expected_logprobs
@@ -61,10 +60,10 @@ def test_every_other_family_is_refused_in_a_line(model_type: str) -> None:
             mlx_config(config)
 
 
-def assert_refused(directory: Path, line: str, bits: int | None = None) -> None:
+def assert_refused(directory: Path, line: str) -> None:
     before = sorted(directory.iterdir())
     with pytest.raises(ValueError, match=line) as caught:
-        export_mlx(directory, bits)
+        export_mlx(directory)
     assert "\n" not in str(caught.value)
     assert sorted(directory.iterdir()) == before
 
@@ -108,48 +107,28 @@ def test_a_layer_without_units(name: str, option: str) -> None:
 WIDE = {"hidden_size": 64, "head_dim": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 256}
 
 
-@pytest.fixture(scope="module")
-def wide(tokenizer: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exported]:
-    """Models with rows that mlx-lm can quantise, in the attention alone or in all matrices; scaled RoPE."""
-    root, rounded = tmp_path_factory.mktemp("wide"), ALAM(round_to=64)
-    cases = {"odd": (ALAM(), LLAMA3), "round": (rounded, LINEAR)}
-    return {
-        name: checkpoint(root / name, "llama-gqa", tokenizer, structure, vocab_size=VOCAB, rope_parameters=rope, **WIDE)
-        for name, (structure, rope) in cases.items()
-    }
-
-
-def test_quantised_and_with_scaled_rope(wide: dict[str, Exported], caplog: pytest.LogCaptureFixture) -> None:
-    jobs = {}
-    for name, exported in wide.items():
-        for bits in (None, 8, 4):
-            jobs[f"{name}-{bits}"] = {"folder": str(export_mlx(exported.directory, bits)), "tokens": TOKENS}
-        assert ("round_to=64 makes them so" in caplog.text) == (name == "odd")
-        caplog.clear()
-    found = mlx_lm(jobs)
-    for name, exported in wide.items():
-        expected, sizes = expected_logprobs(exported), []
-        for bits, tolerance in ((None, 1e-4), (8, 0.1), (4, 1.0)):
-            for logprobs in found[f"{name}-{bits}"]["logprobs"]:
-                assert (torch.tensor(logprobs) - expected).abs().mean() <= tolerance
-            sizes.append((Path(jobs[f"{name}-{bits}"]["folder"]) / "model.safetensors").stat().st_size)
-        assert sizes == sorted(sizes, reverse=True)
-
-
-def test_rows_that_no_matrix_has(families: dict[tuple[str, str], Exported]) -> None:
-    assert_refused(families["llama", "uniform"].directory, "^mlx: no matrix has rows of a multiple of 64, .*--bits", 4)
-
-
-def test_without_its_packages(families: dict[tuple[str, str], Exported], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "mlx_lm", None)
-    directory = families["llama", "uniform"].directory
-    assert_refused(directory, r"^mlx: needs mlx_lm, which is not installed; pip install '\.\[mlx\]' in a clone", 8)
-    assert export_mlx(directory).is_dir()
-
-
-def test_the_command(wide: dict[str, Exported], tmp_path: Path) -> None:
-    done = command_line(tmp_path, str(wide["round"].directory), "mlx", "--bits", "4", module="flap.checkpoint.export")
+def test_mlx_lm_quantises_the_folder(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    """By its own command, with scaled RoPE; rows that it cannot divide stay as they are."""
+    options = WIDE | {"vocab_size": VOCAB, "rope_parameters": LLAMA3}
+    exported, small = checkpoint(tmp_path / "wide", "llama-gqa", tokenizer, **options), tmp_path / "small"
+    done = command_line(tmp_path, str(exported.directory), "mlx", module="flap.checkpoint.export")
     assert done.returncode == 0, done.stderr
     folder = Path(done.stdout.strip())
-    assert folder == wide["round"].directory / "mlx-4bit"
-    assert json.loads((folder / "config.json").read_text())["quantization"]["bits"] == 4
+    quantise = [
+        "convert",
+        "--hf-path",
+        folder,
+        "--mlx-path",
+        small,
+        "--quantize",
+        "--q-bits",
+        "4",
+        "--trust-remote-code",
+    ]
+    subprocess.run([sys.executable, "-m", "mlx_lm", *quantise], check=True, capture_output=True)
+    found = mlx_lm({str(one): {"folder": str(one), "tokens": TOKENS} for one in (folder, small)})
+    for one, tolerance in ((folder, 1e-4), (small, 1.0)):
+        for logprobs in found[str(one)]["logprobs"]:
+            assert (torch.tensor(logprobs) - expected_logprobs(exported)).abs().mean() <= tolerance
+    sizes = [(one / "model.safetensors").stat().st_size for one in (folder, small)]
+    assert sizes[1] < sizes[0]
