@@ -1,5 +1,6 @@
 """The scripts of examples/, each on a tiny model: they are short, they run, and what they leave can be used."""
 
+import json
 import runpy
 from collections.abc import Callable
 from pathlib import Path
@@ -62,6 +63,16 @@ def test_study(printed: Callable[..., list[str]], tmp_path: Path, base: list[str
     lines = printed("study", tmp_path, *base)
     assert lines[-1] == (tmp_path / "index.html").as_uri()
     assert {"0.2", "0.5"} <= {line.split()[0] for line in lines if line}
+
+
+@pytest.mark.long
+def test_answers(printed: Callable[..., list[str]], tmp_path: Path, base: list[str]) -> None:
+    rows = [{"prompt": f"the w{i} was the", "answer": "old tree"} for i in range(8)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lines = printed("answers", tmp_path / "mine.jsonl", tmp_path / "sweep", *base[:5])  # perplexity is not measured
+    assert [line.split(":")[0] for line in lines[-6:-1]] == ["dense", "0.05", "0.1", "0.15", "0.2"]
+    assert "generation.svg" in {path.name for path in (tmp_path / "sweep" / "plots").iterdir()}
+    assert "mine.jsonl/f1" in (tmp_path / "sweep" / "index.html").read_text()
 
 
 def test_serve(checkpoint: Path) -> None:

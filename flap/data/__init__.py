@@ -1,7 +1,7 @@
 """Texts for calibration and evaluation, and their token windows."""
 
 from flap.data.mixture import SELF, Part, parse
-from flap.data.prompts import Prompt, read_prompts
+from flap.data.prompts import FORMATS, Prompt, read_prompts
 from flap.data.text import Text, repetition
 from flap.data.text_files import read_text
 from flap.data.token_text import NO_TOKEN, retokenised, text_bytes
@@ -9,7 +9,7 @@ from flap.data.window_pool import HELD_OUT, Pool, batches, split_windows
 from flap.data.windows import Windows, begins_with_bos, evaluation_windows, num_windows, tokens_sha256
 
 __all__ = [
-    "HELD_OUT", "NO_TOKEN", "SELF", "Part", "Pool", "Prompt", "Text", "Windows", "batches", "begins_with_bos",
-    "evaluation_windows", "num_windows", "parse", "read_prompts", "read_text", "repetition", "retokenised",
-    "split_windows", "text_bytes", "tokens_sha256",
+    "FORMATS", "HELD_OUT", "NO_TOKEN", "SELF", "Part", "Pool", "Prompt", "Text", "Windows", "batches",
+    "begins_with_bos", "evaluation_windows", "num_windows", "parse", "read_prompts", "read_text", "repetition",
+    "retokenised", "split_windows", "text_bytes", "tokens_sha256",
 ]  # fmt: skip

@@ -17,6 +17,7 @@ class Prompt:
 
     messages: tuple[dict[str, Any], ...]  # the turns before the answer, each with a role and its content
     answer: str | None  # the right one, None where the file has none
+    conversation: bool = False  # of a row with `messages`
 
 
 def read_prompts(path: str, field: str) -> list[Prompt]:
@@ -57,4 +58,4 @@ def _prompt(row: dict[str, Any], where: str) -> Prompt:
         json.dumps([turns, answer], ensure_ascii=False, default=str).encode()
     except UnicodeEncodeError as error:  # JSON can escape one
         raise ValueError(f"{where}: holds an unpaired surrogate, as \\ud83d without its other half") from error
-    return Prompt(tuple(turns), answer)
+    return Prompt(tuple(turns), answer, row.get("messages") is not None)

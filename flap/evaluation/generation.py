@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 from flap.evaluation.zero_shot import ZeroShot
@@ -50,7 +51,7 @@ class Generation(ZeroShot):
         """Return `generation/exact_match` and `generation/f1`, means over the tasks, if each task has the number."""
         averages = {
             f"generation/{measure}": [
-                next((name for name in numbers if name.split(",")[0] == f"{task}/{measure}"), "")
+                next((name for name in numbers if name.split(",")[0] == f"{Path(task).name}/{measure}"), "")
                 for task in expand(self.tasks)
             ]
             for measure in ("exact_match", "f1")

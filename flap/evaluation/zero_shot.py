@@ -117,7 +117,7 @@ class ZeroShot(Evaluator):
         identity |= {"chat_template": template} if template else {}
         run = partial(self._measure, tokenizer=tokenizer, task=task, in_chat=bool(template))
         origin = task.origin + TEMPLATED * bool(template)
-        return Task(task.name, run, identity, origin, shares_text_with=SHARED_TEXT.get(task.name, ()))
+        return Task(task.name, run, identity, origin, shares_text_with=SHARED_TEXT.get(task.name, (task.name,)))
 
     def _measure(
         self, placed: PlacedModel, tokenizer: PreTrainedTokenizerBase, task: LoadedTask, in_chat: bool

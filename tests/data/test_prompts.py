@@ -18,7 +18,8 @@ ROWS = [
     {"prompt": "the cat?"},
 ]
 PROMPTS = [
-    Prompt((SYSTEM, USER), "sat"), Prompt((USER, ASSISTANT, USER), None), Prompt((USER,), "sat"), Prompt((USER,), None),
+    Prompt((SYSTEM, USER), "sat", True), Prompt((USER, ASSISTANT, USER), None, True),
+    Prompt((USER,), "sat"), Prompt((USER,), None),
 ]  # fmt: skip
 
 

@@ -23,7 +23,7 @@ from flap.evaluation.zero_shot import ZeroShot
 from flap.evaluation.zero_shot_results import flatten
 from flap.models import Resident
 from tests.cases import tiny_model
-from tests.helpers.zero_shot_toys import by_hand, log_likelihoods, mean, only_toys
+from tests.helpers.zero_shot_toys import CHAT, by_hand, log_likelihoods, mean, only_toys
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -213,12 +213,6 @@ def test_the_tokenizer_is_given_no_padding(tokenizer: PreTrainedTokenizerFast) -
     bare.pad_token = None
     assert run(bare, "animals") == run(tokenizer, "animals")
     assert bare.pad_token is None
-
-
-CHAT = (
-    "{% for one in messages %}<s> {{ one.role }} {{ one.content }} </s>\n{% endfor %}"
-    "{% if add_generation_prompt %}<s> a{% endif %}"
-)
 
 
 @pytest.mark.parametrize(

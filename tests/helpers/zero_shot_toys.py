@@ -33,6 +33,10 @@ def animals(**_):
 def places(**_):
     return DatasetDict(validation=of({QUESTIONS["places"]}, {PLACES}))
 """
+CHAT = (  # a chat template in the tiny tokenizer's words
+    "{% for one in messages %}<s> {{ one.role }} {{ one.content }} </s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<s> a{% endif %}"
+)
 TASK = """
 task: {name}
 custom_dataset: !function documents.{documents}

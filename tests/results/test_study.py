@@ -11,7 +11,7 @@ from hydra.core.utils import JobReturn
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from flap.results.plots import draw
+from flap.results.plots import ANSWERS, draw
 from flap.results.series import series_of
 from flap.results.study_files import write_study
 from flap.results.study_table import tabulate
@@ -202,6 +202,19 @@ def test_plots_are_those_that_were_measured(tmp_path: Path, sweep: Path, report:
 
     assert names(sweep) == ["perplexity", "layers", "parameters"]
     assert names(full_grid(tmp_path / "grid", report)) == ["perplexity", "zero_shot", "layers", "parameters", "speed"]
+
+
+def test_written_answers_over_the_ratio_have_bars_of_their_errors(tmp_path: Path, report: Plain) -> None:
+    pictures = []
+    for i, error in enumerate(({}, {f"{ANSWERS}_stderr": 0.05}, {f"{ANSWERS}_stderr": 0.1})):
+        for ratio in (0.1, 0.2):
+            one = altered(report, ratio, {ANSWERS: 0.5, **error}, {ANSWERS: 0.5 - ratio, **error})
+            add_cell(tmp_path / str(i), one, "WIFV", "AL-AM", ratio)
+        plots = {plot.name: plot for plot in draw(read_study(tmp_path / str(i)))}
+        assert list(plots) == ["generation", "layers", "parameters"]
+        assert plots["generation"].caption.endswith("higher is better. Bars are standard errors over documents.")
+        pictures.append(plots["generation"].svg)
+    assert len({*pictures}) == 3  # no bars, short ones, long ones
 
 
 def test_seeds_are_one_series_and_other_options_are_not(tmp_path: Path, report: Plain) -> None:

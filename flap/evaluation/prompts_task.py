@@ -1,0 +1,70 @@
+"""A file of prompts with answers as a task of lm-eval: the model writes an answer, judged as those of sciq_answers."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from lm_eval.api.task import ConfigurableTask
+
+from flap.data import Prompt, read_prompts
+from flap.evaluation.zero_shot_tasks import LoadedTask, quiet
+
+STOPS = ("\n\n", "\n", ".", ",")  # an answer ends at those that no answer of the file has
+FEWEST = 32  # tokens that an answer may have; more where half the bytes of the longest one are more
+BETWEEN = {"user": " "}  # turns in plain text, by the role of the first
+
+
+class PromptsTask(ConfigurableTask):
+    """The rows of a file, in order. Examples are other rows, as earlier turns; none where rows are conversations."""
+
+    def __init__(self, name: str, prompts: Sequence[Prompt]) -> None:
+        answers = [str(prompt.answer).strip() for prompt in prompts]
+        turns = [json.dumps(prompt.messages) for prompt in prompts]  # as Arrow gives each turn the keys of all others
+        other_rows = len({*zip(turns, answers, strict=True)}) - 1
+        self.most_shots = 0 if any(prompt.conversation for prompt in prompts) else other_rows
+        rows = Dataset.from_dict({"turns": turns, "answer": answers})
+        until = [stop for stop in STOPS if not any(stop in answer for answer in answers)]
+        longest = max(FEWEST, max(len(answer.encode()) for answer in answers) // 2)
+        filters = [{"function": "remove_whitespace"}, {"function": "take_first"}]
+        match = {"metric": "exact_match", "ignore_case": True, "ignore_punctuation": True}
+        config = {
+            "task": name, "custom_dataset": lambda **_: {"test": rows}, "test_split": "test", "fewshot_split": "test",
+            "output_type": "generate_until", "doc_to_text": "turns", "doc_to_target": "answer",
+            "generation_kwargs": {"until": until, "do_sample": False, "max_gen_toks": longest},
+            "filter_list": [{"name": "none", "filter": filters}],
+            "metric_list": [{**match, "aggregation": "mean", "higher_is_better": True}],
+        }  # fmt: skip
+        super().__init__(config=config)
+
+    def fewshot_context(
+        self, doc: dict[str, str], num_fewshot: int, *, chat_template: Callable[..., str] | None = None, **_: Any
+    ) -> str:
+        """Return what is asked: the turns of examples and of the row, through the template or in plain text."""
+        turns = json.loads(doc["turns"])
+        for shot in self.sampler.sample(min(num_fewshot, self.most_shots), eval_doc=doc):
+            answer = {"role": "assistant", "content": shot["answer"]}
+            turns = [*json.loads(shot["turns"]), answer, *turns]
+        if chat_template is not None:
+            return chat_template(turns)
+        texts = [turn.get("content", "") + BETWEEN.get(turn["role"], "\n\n") for turn in turns[:-1]]
+        return "".join(texts) + str(turns[-1]["content"])
+
+
+def load_prompts(path: str) -> LoadedTask:
+    """Return the task of a file.
+
+    Raises:
+        ValueError: the file cannot be read, or a row has no prompt or no answer.
+    """
+    prompts, name = read_prompts(path, "tasks"), Path(path).name
+    for number, prompt in enumerate(prompts, start=1):
+        if prompt.answer is None:
+            expected = "'answer', or 'messages' whose last is the assistant's"
+            raise ValueError(f"tasks={path}: row {number} has no answer; expected {expected}")
+    content = hashlib.sha256(json.dumps([(one.messages, one.answer) for one in prompts]).encode()).hexdigest()
+    with quiet():
+        loaded = {"tasks": {name: PromptsTask(name, prompts)}, "groups": {}, "group_map": {}}
+    return LoadedTask(name, loaded, f"{name}, {len(prompts)} prompts (sha256 {content[:16]})")
