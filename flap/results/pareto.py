@@ -19,7 +19,7 @@ class CostAxis(NamedTuple):
 
     name: str
     label: str
-    dense: str
+    dense: str  # empty: it is 1
     pruned: str
     lower_is_better: bool = True
 
@@ -28,62 +28,42 @@ class CostAxis(NamedTuple):
         return self.pruned in study.results and bool(study.results[self.pruned].notna().any())
 
 
-BYTES, SPEED = "efficiency/checkpoint_bytes", "efficiency/decode_tokens_per_second"
+BYTES, SPEED = "efficiency/checkpoint_bytes", "efficiency/decode_tokens_per_second_ratio"
 COSTS = (
     CostAxis("parameters", "parameters", "parameters_before", "parameters_after"),
     CostAxis("bytes", "bytes of the checkpoint", f"dense/{BYTES}", f"pruned/{BYTES}"),
-    CostAxis("speed", "decode tokens/s (ratio × dense median)", f"dense/{SPEED}", f"pruned/{SPEED}", False),
+    CostAxis("speed", "decoding speed, times the dense model's", "", f"pruned/{SPEED}", False),
 )
 
 
-class Point(NamedTuple):
-    """A model in a panel. series: its number; None: a dense model."""
+def points(study: Study, series: list[Series], name: str, cost: CostAxis) -> DataFrame:
+    """Return the points of a number over a cost: cost, quality, label, and the number of the series; -1: a dense model.
 
-    cost: float
-    quality: float
-    label: str
-    series: int | None
-
-
-def points(study: Study, series: list[Series], name: str, cost: CostAxis) -> list[Point]:
-    """Return the points of a number over a cost: each series at each ratio, mean of the seeds, and the dense models."""
-    numbers = ["ratio", cost.pruned, f"pruned/{name}"]
-    results = _comparable(study)
-    rows = [results.loc[line.rows.index] for line in series]
-    means = [one.groupby("requested")[numbers].mean().dropna().sort_values("ratio") for one in rows]
-    pruned = [
-        Point(x, y, f"{line.label} {line.structure} {ratio:g}", i)
-        for i, line in enumerate(series)
-        for ratio, x, y in means[i].itertuples(index=False)
-    ]
-    dense = study.dense.reindex(columns=["model", cost.dense, f"dense/{name}"])
+    They are of each series at each ratio, the mean of the seeds, and of the dense models.
+    """
+    found = []
+    for i, line in enumerate(series):
+        means = line.rows.groupby("requested")[["ratio", cost.pruned, f"pruned/{name}"]].mean().dropna()
+        for ratio, x, y in means.sort_values("ratio").itertuples(index=False):
+            found.append((x, y, f"{line.label} {line.structure} {ratio:g}", i))
+    dense = study.dense.assign(**{"": 1.0}).reindex(columns=["model", cost.dense, f"dense/{name}"])
     single = dense.model.nunique(dropna=False) == 1
-    measured = dense[dense.notna().iloc[:, 1:].all(axis=1)].itertuples(index=False)
-    return pruned + [Point(x, y, "dense" if single else f"dense {model}", None) for model, x, y in measured]
+    for model, x, y in dense[dense.notna().iloc[:, 1:].all(axis=1)].itertuples(index=False):
+        found.append((x, y, "dense" if single else f"dense {model}", -1))
+    return DataFrame(found, columns=["cost", "quality", "label", "series"])
 
 
-def _comparable(study: Study) -> DataFrame:
-    """Return the results with speeds of one moment: that of a pruned model is the dense median times its own ratio."""
-    timed, pruned = study.timed, f"pruned/{SPEED}"
-    if f"{pruned}_ratio" not in timed:
-        return timed
-    return timed.assign(**{pruned: (timed[f"{pruned}_ratio"] * timed[f"dense/{SPEED}"]).fillna(timed[pruned])})
-
-
-def front(points: list[Point], cost_is_lower: bool, quality_is_lower: bool) -> list[Point]:
+def front(points: DataFrame, cost_is_lower: bool, quality_is_lower: bool) -> DataFrame:
     """Return the points of the Pareto front, the cheapest first."""
-    signs = 1 if cost_is_lower else -1, 1 if quality_is_lower else -1
-    best: list[Point] = []
-    for point in sorted(points, key=lambda point: (signs[0] * point.cost, signs[1] * point.quality)):
-        if not best or signs[1] * point.quality < signs[1] * best[-1].quality:
-            best.append(point)
-    return best
+    ordered = points.sort_values(["cost", "quality"], ascending=[cost_is_lower, quality_is_lower])
+    best = ordered.quality.cummin() if quality_is_lower else ordered.quality.cummax()
+    return ordered[(ordered.quality == best) & ~best.duplicated()]
 
 
 def fronts(study: Study, series: list[Series], names: list[str], cost: CostAxis) -> str:
     """Return the front of each number in words, for the caption."""
     best = {name: front(points(study, series, name, cost), cost.lower_is_better, is_of_text(name)) for name in names}
-    return " ".join(f"On the front of {name}: {', '.join(point.label for point in best[name])}." for name in names)
+    return " ".join(f"On the front of {name}: {', '.join(best[name].label)}." for name in names)
 
 
 def quality_over(cost: CostAxis) -> Callable[[Any, Study, str, list[Series]], None]:
@@ -91,15 +71,14 @@ def quality_over(cost: CostAxis) -> Callable[[Any, Study, str, list[Series]], No
 
     def panel(axes: Any, study: Study, name: str, series: list[Series]) -> None:
         shown = points(study, series, name, cost)
-        best = front(shown, cost.lower_is_better, is_of_text(name))
+        best = front(shown, cost.lower_is_better, is_of_text(name)).sort_values("cost")
         between = "steps-post" if cost.lower_is_better else "steps-pre"
-        ordered = sorted((point.cost, point.quality) for point in best)
-        axes.plot(*zip(*ordered, strict=True), color=MUTED, alpha=0.35, linewidth=5, drawstyle=between, zorder=1)
+        axes.plot(best.cost, best.quality, color=MUTED, alpha=0.35, linewidth=5, drawstyle=between, zorder=1)
         for i, style in enumerate(styles(series)):
-            line = [(point.cost, point.quality) for point in shown if point.series == i]
-            axes.plot(*zip(*line, strict=True) if line else ([], []), **style | {"linewidth": 0.8})
-        for point in (point for point in shown if point.series is None):
-            axes.plot(point.cost, point.quality, marker="x", markersize=8, markeredgewidth=2, color=INK)
+            line = shown[shown.series == i]
+            axes.plot(line.cost, line.quality, **style | {"linewidth": 0.8})
+        dense = shown[shown.series == -1]
+        axes.plot(dense.cost, dense.quality, "x", markersize=8, markeredgewidth=2, color=INK)
         axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
     return panel

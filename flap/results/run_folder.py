@@ -58,13 +58,6 @@ class RunRecord:
         ways = (config.get("eval") or {"": None}).items()
         return frozenset(json.dumps([self.model, config.get("model"), *way], sort_keys=True) for way in ways)
 
-    @property
-    def timing_identity(self) -> str:
-        """What the dense model's times depend on, besides the moment."""
-        config = self.report.get("config", {})
-        request = (config.get("eval") or {}).get("efficiency")
-        return json.dumps([self.model, config.get("model"), request], sort_keys=True)
-
     def differences_to(self, first: "RunRecord", names: Iterable[str]) -> dict[str, Difference]:
         """Return the difference self - first of each number that both runs have kept of the same documents.
 

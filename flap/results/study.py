@@ -1,7 +1,7 @@
 """The model of results: the runs of one sweep or several, and a table of all that is known of them, a row for each."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from math import isfinite
 from pathlib import Path
@@ -53,23 +53,11 @@ class Study:
         return self.of(self.results)
 
     @cached_property
-    def timed(self) -> DataFrame:
-        """`results`, with each dense model's times and sizes as the median of all runs that have measured it so."""
-        names = [name for name in self.results if name.startswith("dense/") and is_efficiency(name[len("dense/") :])]
-        groups = self.results.groupby([run.timing_identity for run in self.finished])
-        return self.results.assign(**{name: groups[name].transform("median") for name in names})
-
-    @cached_property
     def dense(self) -> DataFrame:
-        """One row of `timed` for each dense model and way to measure it: their runs share the other dense numbers."""
+        """One row of `results` for each dense model and way to measure it, whose runs share its numbers."""
         rows = {run.dense_identity: i for i, run in reversed(list(enumerate(self.runs))) if run.state == "finished"}
         # one that was measured in fewer ways than another adds nothing to it
-        return self.timed.loc[[i for way, i in reversed(rows.items()) if not any(way < other for other in rows)]]
-
-    @property
-    def dense_runs(self) -> list[RunRecord]:
-        """The runs of `dense`, with its times."""
-        return [_with_times(self.runs[i], row) for i, row in self.dense.iterrows()]
+        return self.results.loc[[i for way, i in reversed(rows.items()) if not any(way < other for other in rows)]]
 
     @property
     def measured(self) -> list[str]:
@@ -118,11 +106,6 @@ def _row(run: RunRecord) -> dict[str, Any]:
         "statistics_cache": run.report.get("statistics_cache"),
         "calibration_domain": "; ".join(name for name in names if run.domain(name) == "calibration"),
     }  # fmt: skip
-
-
-def _with_times(run: RunRecord, row: Any) -> RunRecord:
-    dense = {name: row[f"dense/{name}"] if is_efficiency(name) else n for name, n in run.numbers("dense").items()}
-    return replace(run, report=run.report | {"evaluation": run.report["evaluation"] | {"dense": dense}})
 
 
 def _agreed(values: Iterable[str]) -> str:

@@ -25,7 +25,7 @@ def tabulate(study: Study, which: str = "pruned") -> Table:
     """
     trimmed = ("vocabulary",) if any(run.value("vocabulary", "after") for run in study.runs) else ()
     chosen, results = choices(study), ("removed", "parameters", *trimmed, *study.measured, "seconds")
-    runs, marked = (study.runs, _marks(study)) if which == "pruned" else (study.dense_runs, {})
+    runs, marked = (study.runs, _marks(study)) if which == "pruned" else (study.of(study.dense), {})
     said = chosen if which == "pruned" else ("model",)
     rows = [
         (
