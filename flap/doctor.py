@@ -2,14 +2,13 @@
 
 import os
 import platform
-import shutil
-from collections.abc import Iterable
 from importlib.metadata import distributions, metadata, requires, version
 
 import psutil
 from packaging.requirements import Requirement
 from rich.filesize import decimal
 
+from flap.results.tracking.login import resolve_mode
 from flap.storage import cache_root
 
 PACKAGE = "flap-pruning"
@@ -36,28 +35,22 @@ def needed(extra: str = "") -> list[Requirement]:
     return [one for one in requirements if one.marker is None or one.marker.evaluate({"extra": extra})]
 
 
-def unmet(needs: Iterable[Requirement]) -> list[str]:
+def unmet(needs: list[Requirement]) -> list[str]:
     """Return the requirements that are not met, as words of a shell: "'torch<3,>=2.6'"."""
     installed = {one.name.lower().replace("_", "-"): one.version for one in distributions()}
-
-    def met(one: Requirement) -> bool:
-        there = installed.get(one.name.lower())
-        return there is not None and one.specifier.contains(there, prereleases=True)
-
-    return [f"'{one.name}{one.specifier}'" for one in needs if not met(one)]
+    there = ((one, installed.get(one.name.lower())) for one in needs)
+    return [f"'{one.name}{one.specifier}'" for one, has in there if not (has and one.specifier.contains(has, True))]
 
 
 def devices() -> str:
     """Return the devices with their memory."""
     import torch  # here: it takes seconds
 
-    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    devices = [f"cuda:{i} {name}, {decimal(torch.cuda.mem_get_info(i)[0])} free" for i, name in enumerate(names)]
+    free = [decimal(torch.cuda.mem_get_info(i)[0]) for i in range(torch.cuda.device_count())]
+    devices = [f"cuda:{i} {torch.cuda.get_device_name(i)}, {room} free" for i, room in enumerate(free)]
     memory = psutil.virtual_memory()
-    devices += ["mps"] * torch.backends.mps.is_available()
-    return "; ".join(
-        [*devices, f"cpu: {os.cpu_count()} cores, {decimal(memory.available)} of {decimal(memory.total)} free"]
-    )
+    room = f"{decimal(memory.available)} of {decimal(memory.total)} free"
+    return "; ".join([*devices, *["mps"] * torch.backends.mps.is_available(), f"cpu: {os.cpu_count()} cores, {room}"])
 
 
 def extras() -> str:
@@ -74,14 +67,12 @@ def cache() -> str:
         return f"problem: {error}"
     place = next(place for place in (root, *root.parents) if place.exists())
     if place.is_dir() and os.access(place, os.W_OK):
-        return f"{root}, {decimal(shutil.disk_usage(place).free)} free"
+        return f"{root}, {decimal(psutil.disk_usage(str(place)).free)} free"
     return f"problem: {root} cannot be written; set FLAP_CACHE_DIR to a folder that can"
 
 
 def wandb() -> str:
     """Return the mode of tracking=wandb."""
-    from flap.results.tracking.login import resolve_mode
-
     try:
         mode = resolve_mode("auto")
     except RuntimeError as error:  # of a user without a home, where W&B looks for its settings
