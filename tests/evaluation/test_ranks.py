@@ -107,4 +107,3 @@ def test_several_processes_measure_what_one_does(
         assert bool(steps) == (rank == 0)  # which alone tells how far it is
     names = {name.partition("/")[0] for one in expected for name in one.numbers}
     assert ({"generate", "drawn", "whole"} <= names) == fits
-    assert len(expected[1].layers[f"{text_file.name}@100"]) == 4
