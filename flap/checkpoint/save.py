@@ -4,7 +4,6 @@ import os
 import shutil
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatch
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from flap.checkpoint.card import is_generated
-from flap.config import gigabytes, one_line
+from flap.config import gigabytes
 from flap.models import PlacedModel, open_checkpoint
 from flap.storage import read_json, to_json
 from flap.storage.atomic_files import atomic_directory, is_scratch
@@ -122,12 +121,10 @@ def save(
             for file in files:
                 shutil.copy2(file, scratch / file.name)
             (scratch / LABEL).write_text(to_json(label) + "\n")
-            _verify_or_keep(model, scratch, directory)
+            verify(model, scratch)
             _carry_over(directory, scratch)
     except OSError as error:
         raise ValueError(f"checkpoint.dir={directory}: cannot be written, what was there stays ({error})") from error
-    # an earlier start of this run may have left it, and now it is verified
-    shutil.rmtree(_unverified(directory, label_of(directory)), ignore_errors=True)
     return model.saved_in(directory)
 
 
@@ -141,28 +138,6 @@ def _carry_over(old: Path, new: Path) -> None:
             shutil.copytree(path, new / path.name, symlinks=True)
         else:
             shutil.copy2(path, new / path.name, follow_symlinks=False)
-
-
-def _verify_or_keep(model: PlacedModel, scratch: Path, directory: Path) -> None:
-    """Verify what was written; where something else than a difference ends that, leave the files and say where."""
-    try:
-        verify(model, scratch)
-    except DifferentError:
-        raise
-    except Exception as error:
-        unverified = _unverified(directory, label_of(scratch))
-        shutil.rmtree(unverified, ignore_errors=True)
-        scratch.rename(unverified)
-        raise ValueError(
-            f"checkpoint.dir={directory}: written, but comparing it with the model failed ({one_line(error, 200)}); "
-            f"the files are in {unverified}"
-        ) from error
-
-
-def _unverified(directory: Path, label: dict[str, Any]) -> Path:
-    """Return where a run keeps a checkpoint that could not be compared with the model: no folder of another run's."""
-    places = (directory.with_name(f"{directory.name}.unverified{number or ''}") for number in count())
-    return next(path for path in places if not path.exists() or label_of(path) == label)
 
 
 def verify(model: PlacedModel, directory: Path) -> None:

@@ -1,17 +1,15 @@
 """The text of a model card, in the hub's format: the report of the run, and how each engine loads the checkpoint."""
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import ModelCard, ModelCardData
 from omegaconf import OmegaConf
 
 from flap.checkpoint.card import MARK, without_folders
 from flap.modeling.families import FAMILIES
 from flap.results.notices import notices
-from flap.results.number_texts import is_efficiency
 from flap.results.report import Report
 from flap.results.report_tables import measured, sizes
 from flap.results.tables import Table
@@ -40,12 +38,7 @@ def model_card(report: Report, checkpoint: Path, base: dict[str, Any]) -> str:
     """
     title = f"{report.config['model']['name']} pruned by {report.ratio['realised_decoder']:.0%}"
     data = ModelCardData(
-        **base,
-        library_name="transformers",
-        pipeline_tag="text-generation",
-        tags=TAGS,
-        model_name=title,
-        eval_results=_results(report) or None,
+        **base, library_name="transformers", pipeline_tag="text-generation", tags=TAGS, model_name=title
     )
     tables = measured(report), Table.of(("", "dense", "pruned"), sizes(report))
     parts = [
@@ -69,22 +62,6 @@ def _summary(report: Report, base: dict[str, Any]) -> str:
         f"removed after {PAPER}, by `flap-pruning` {report.versions['flap-pruning']}. {training} What is left is dense "
         f"matrices, with a number of heads and {units} for each layer.{fewer}"
     )
-
-
-def _results(report: Report) -> list[EvalResult]:
-    """Return the hub's evaluation results: the finite numbers of the pruned model's quality."""
-    return [
-        EvalResult(
-            task_type="text-generation",
-            dataset_type=name.rpartition("/")[0],
-            dataset_name=name.rpartition("/")[0],
-            metric_type=name.rpartition("/")[2].partition("@")[0],
-            metric_name=name.rpartition("/")[2],
-            metric_value=round(value, 4),
-        )
-        for name, value in report.evaluation["pruned"].items()
-        if "/" in name and math.isfinite(value) and not name.endswith("_stderr") and not is_efficiency(name)
-    ]
 
 
 def _choices(report: Report) -> str:

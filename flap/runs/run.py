@@ -24,7 +24,6 @@ from flap.runs.choices import Choices
 from flap.runs.keys import CacheKeys
 from flap.runs.texts import overlaps
 from flap.storage import NOT_KEPT, Cache, Kind, WorkFolder, digest, ranks
-from flap.storage.progress import begin
 from flap.storage.work_folder import workspace
 
 log = logging.getLogger(__name__)
@@ -58,7 +57,6 @@ class Run:
     @contextmanager
     def timed(self, stage: str) -> Iterator[WorkFolder]:
         """Time a stage, and give it the folder in which an interrupted one goes on."""
-        begin(stage)
         start = time.perf_counter()
         yield self.work / stage
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start

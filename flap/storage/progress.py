@@ -45,12 +45,6 @@ def listening(listener: Listener) -> Iterator[None]:
         _listeners.remove(listener)
 
 
-def begin(stage: str) -> None:
-    """Tell the listeners that a stage of a run has begun and that nothing of it is done yet."""
-    for listener in _listeners:
-        listener(Step(stage, 0, None, 0, 0.0))
-
-
 def progress(items: Iterable[T], stage: str, count_tokens: Callable[[T], int] = lambda item: 0) -> Iterator[T]:
     """Yield the items and show how many are done, and the time that the others will take.
 

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from flap.checkpoint.card import CARD, MARK, write_card
 from flap.checkpoint.save import DifferentError, check_target, verify
-from flap.models import PlacedModel, Resident
+from flap.models import PlacedModel
 from flap.storage.atomic_files import atomic_directory, remove_leftovers
 
 Save = Callable[..., PlacedModel]
@@ -170,42 +170,3 @@ def test_a_folder_that_is_no_checkpoint_of_flap_is_not_replaced(old: Path) -> No
     (old / "flap.json").unlink()
     with nothing_changes(old.parent), pytest.raises(ValueError, match=r"holds no checkpoint of flap \(flap\.json\)"):
         check_target(old, overwrite=True)
-
-
-def no_room(directory: Path, *where: object) -> PlacedModel:
-    raise torch.OutOfMemoryError("no room for a second model")
-
-
-def test_an_error_after_the_weights_are_written_leaves_them(
-    model: PreTrainedModel, save_over: Save, old: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = contents(old)
-    with monkeypatch.context() as patch:
-        patch.setattr("flap.checkpoint.save.open_checkpoint", no_room)
-        with pytest.raises(
-            ValueError, match=r"no room for a second model.*the files are in \S+checkpoint\.unverified$"
-        ):
-            save_over()
-    assert contents(old) == before
-    verify(Resident(model), old.with_name("checkpoint.unverified"))
-    save_over()
-    assert not old.with_name("checkpoint.unverified").exists()
-
-
-@pytest.mark.parametrize("label", [None, '{"provenance": {"of": "another run"}}'])
-def test_an_unverified_checkpoint_of_another_run_stays(
-    label: str | None, save_over: Save, old: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    others = old.with_name("checkpoint.unverified")
-    others.mkdir()
-    (others / "precious").write_text("mine")
-    if label:
-        (others / "flap.json").write_text(label)
-    before = contents(others)
-    with monkeypatch.context() as patch:
-        patch.setattr("flap.checkpoint.save.open_checkpoint", no_room)
-        with pytest.raises(ValueError, match=r"the files are in \S+checkpoint\.unverified1$"):
-            save_over()
-    save_over()
-    assert contents(others) == before
-    assert {path.name for path in old.parent.iterdir()} == {"checkpoint", "checkpoint.unverified"}

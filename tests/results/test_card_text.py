@@ -1,6 +1,5 @@
 """The model card: README.md of a checkpoint, in the hub's format."""
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -32,11 +31,8 @@ def test_a_run_leaves_a_card_with_the_numbers_of_its_report(made: tuple[Report, 
     data = card.data
     assert (data.library_name, data.pipeline_tag, data.license) == ("transformers", "text-generation", None)
     assert "structured-pruning" in data.tags
-    [result, bits] = data.eval_results
-    assert (bits.metric_type, bits.metric_name) == ("bits_per_byte", "bits_per_byte@16")
-    assert (result.dataset_name, result.metric_type, result.metric_name) == ("words.txt", "perplexity", "perplexity@16")
     [(name, value), _] = [item for item in report.evaluation["pruned"].items() if "_stderr" not in item[0]]
-    assert name == "words.txt/perplexity@16" and result.metric_value == pytest.approx(value, abs=1e-4)
+    assert name == "words.txt/perplexity@16"
     assert f"| {name} | {report.evaluation['dense'][name]:.3f} | {value:.3f} |" in card.text
     assert "by 40%" in data.model_name and f"without {report.ratio['realised_decoder']:.2%}" in card.text
 
@@ -83,16 +79,6 @@ def test_engines_are_named_whose_files_are_there(tmp_path: Path) -> None:
         (tmp_path / file).touch()
     text = loading(tmp_path)
     assert f"llama-cli -m {PLACE}/model-q8_0.gguf" in text and f"ollama create NAME -f {PLACE}/Modelfile" in text
-
-
-def test_what_is_not_finite_or_not_measured_is_no_result(made: tuple[Report, Path]) -> None:
-    report, checkpoint = made
-    numbers = {"a/perplexity@16": math.inf, "piqa/acc": 0.5, "piqa/acc_stderr": 0.1, "efficiency/latency_ms": 3.0}
-    endless = replace(report, evaluation={"dense": numbers, "pruned": numbers})
-    [result] = ModelCard(model_card(endless, checkpoint, {})).data.eval_results
-    assert (result.dataset_name, result.metric_type, result.metric_value) == ("piqa", "acc", 0.5)
-    unmeasured = replace(report, evaluation={"dense": {}, "pruned": {}})
-    assert ModelCard(model_card(unmeasured, checkpoint, {})).data.eval_results is None
 
 
 @pytest.mark.parametrize(

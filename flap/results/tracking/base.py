@@ -92,7 +92,7 @@ class TrackedRun:
     def progress(self, step: Step) -> None:
         """Send the progress of a step (share, items, tokens per second), at most once a second, and at its end."""
         now = time.monotonic()
-        if not step.done or (step.done != step.total and now < self._due.get(step.stage, 0.0)):
+        if step.done != step.total and now < self._due.get(step.stage, 0.0):
             return
         self._due[step.stage] = now + PROGRESS_SECONDS
         name = f"progress/{step.stage.partition(',')[0]}"  # of "calibrate, layer by layer"
