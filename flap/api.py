@@ -1,9 +1,9 @@
 """The Python interface: prune a model that is loaded already."""
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from itertools import product
 from typing import Any, TypedDict, Unpack, cast
 
 import torch
@@ -11,7 +11,7 @@ from hydra import compose
 from omegaconf import OmegaConf
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from flap.config import FlapConfig, build, composing, literal, name_method, require, typed
+from flap.config import FlapConfig, build, composing, literal, name_method, refuse, require, settled_by, typed
 from flap.method.allocation import Structure
 from flap.method.compression import Compensation
 from flap.method.importance import Metric
@@ -27,6 +27,7 @@ class PruneOptions(TypedDict, total=False):
 
     ratio: float | None
     target: Mapping[str, float] | None
+    plan: str | os.PathLike[str] | None
     metric: str | Metric | None
     structure: str | Structure | None
     compensation: str | Compensation | None
@@ -46,6 +47,7 @@ def prune(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **options:
     Options:
         ratio: the share of the prunable parameters to remove, 0 <= ratio < 1; 0.2 by default
         target: what the model may be, instead of a ratio, as {"bytes": 200e6}; keys of `target` of the command line
+        plan: the folder of a finished run, or its plan.json, whose units stay; then no ratio, target, metric, structure
         metric: how much a channel matters, a name of the command line or an object, as `WIFV()`
         structure: which units are removed, a name or an object, as `ALAM()`
         compensation: what makes up for the removed ones, a name or an object, as `BiasCompensation()`
@@ -67,14 +69,16 @@ def prune(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **options:
     """
     source, given = LoadedSource(model, tokenizer), cast(dict[str, Any], {"method": "flap", **options})
     overrides, ratio, target = given.pop("overrides", ()), given.pop("ratio", None), given.pop("target", None)
+    plan = given.pop("plan", None)
+    refuse([f"{name}={value}" for name, value in options.items() if value is not None], settled_by(plan))
     require(isinstance(target, Mapping | None), "target", target, 'a mapping, as {"bytes": 200e6}')
     groups = {group: given.pop(group, None) for group in ("metric", "structure", "compensation", "method")}
     names = [f"{group}={choice}" for group, choice in groups.items() if isinstance(choice, str)]
     objects = {group: build(group, choice) for group, choice in groups.items() if not isinstance(choice, str | None)}
     values = {f"calibration.{key}": value for key, value in given.items()}
     values |= {f"target.{key}": value for key, value in (target or {}).items()}
-    values |= {} if ratio is None else {"ratio": ratio}
-    _check_overrides(overrides, objects, values)
+    values |= {name: value for name, value in (("ratio", ratio), ("plan", plan)) if value is not None}
+    _check_overrides(overrides, objects, values | settled_by(plan))
     config = replace(_compose([*names, *FIXED, *overrides], values), model=source.described, **objects)
     _check_shared(config, objects)
     config.method = name_method(config)
@@ -117,10 +121,10 @@ def _check_overrides(overrides: Sequence[str], objects: Iterable[str], values: I
     settled |= {"tracking": "only runs of the command line are tracked", "hydra": "only those have a folder"}
     settled |= dict.fromkeys(objects, "it is an object, which has its options itself")
     settled |= dict.fromkeys(values, "a keyword sets it")
-    for override, (name, reason) in product(overrides, settled.items()):
-        key = override.lstrip("+~").partition("=")[0]
-        if f"{key}.".startswith(f"{name}."):
-            raise ValueError(f"overrides: {override}: expected no {name} here, because {reason}")
+    try:
+        refuse(overrides, settled)
+    except ValueError as error:
+        raise ValueError(f"overrides: {error}") from error
 
 
 def _check_shared(config: FlapConfig, objects: Mapping[str, Any]) -> None:

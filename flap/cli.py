@@ -25,7 +25,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from flap import __version__
-from flap.config import FlapConfig, build, config_dir, help_text, typed, without_credentials
+from flap.config import FlapConfig, build, config_dir, help_text, refuse, settled_by, typed, without_credentials
 from flap.runs.sweeps.callbacks import write_open_study
 from flap.runs.sweeps.failures import RunFailedError, failure_lines
 from flap.runs.sweeps.launching import check_launcher, claim_gpu, end_alone, follow
@@ -127,6 +127,7 @@ class _Owner:
         if read_state(self.run_dir) != "finished":
             self._record()
         config = typed(self.config)
+        refuse(self.hydra.overrides.task, settled_by(config.plan))
         from flap.runs.dry_run import dry_run
 
         _quieten_libraries()
@@ -213,7 +214,8 @@ class _Owner:
 
         choices, name = self.hydra.runtime.choices, str(self.config.run_name)
         sweep = {"group": Path(self.hydra.sweep.dir).resolve().name, "job_type": "sweep"} if self.in_sweep else {}
-        return JobInfo(str(self.place.resolve()), name, tags=(choices["metric"], choices["structure"]), **sweep)
+        tags = (choices["metric"], choices["structure"]) if self.config.plan is None else ("plan",)
+        return JobInfo(str(self.place.resolve()), name, tags=tags, **sweep)
 
 
 def _quieten_libraries() -> None:

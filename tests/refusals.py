@@ -30,6 +30,18 @@ target.parameters=1000 ratio=null structure=UL-UM -> target.parameters=1000: …
 target.kv_cache_bytes=1000 ratio=null structure=search -> target.kv_cache_bytes=1000: … at least 32768
 target.kv_cache_bytes=3e3 ratio=null structure.min_heads=2 -> target.kv_cache_bytes=3000: 2 KV heads … at least
 
+plan={bad}/layers.json -> plan={bad}/layers.json: it does not fit this model: 3 layers there and 4 here
+plan={bad}/wider.json -> plan={bad}/wider.json: it does not fit this model: layer 0 has 64 neurons there and 56 here
+plan={bad}/beyond.json -> plan={bad}/beyond.json: …: layer 0 cannot keep these 2 of its 4 KV heads
+plan={bad}/unordered.json -> plan={bad}/unordered.json: …: layer 0 cannot keep these 2 of its 56 neurons
+plan={bad}/experts.json -> structure.experts=true, or a plan of experts: expected neither for llama; or one of mixtral,
+plan={bad}/texts.json -> plan={bad}/texts.json: expected the folder of a finished run, or its plan.json (ValueError
+plan={bad}/other.json -> plan={bad}/other.json: expected the folder of a finished run, or its plan.json (KeyError
+plan={bad}/no-weights -> plan={bad}/no-weights: expected the folder of a finished run, … (FileNotFoundError
+plan={bad}/layers.json ratio=0.3 -> ratio=0.3: expected null with plan={bad}/layers.json, which says
+plan={bad}/layers.json target.bytes=1e5 -> target.bytes=100000: expected no target here, because plan=
+plan={bad}/layers.json calibration.propagate=pruned -> calibration.propagate=pruned: expected dense with plan
+
 checkpoint.dir={bad}/{long} -> checkpoint.dir=…: expected a name of at most 240 bytes
 model.dtype=int8 -> model.dtype=int8: expected one of auto, float32, bfloat16, float16
 model.device=tpu -> model.device=tpu: expected one of auto, cpu, cuda, mps
@@ -53,7 +65,7 @@ metric=OBS metric.ridge=-1 -> metric.ridge=-1.0: expected a number > 0
 metric=OBS metric.ridge=nan -> metric.ridge=nan: expected a number > 0
 metric=OBS metric.ridge=inf -> metric.ridge=inf: expected a number > 0
 metric=REAP -> structure.experts=False: expected true with a metric that scores the whole experts of a mixture
-metric=REAP structure.experts=true -> structure.experts=true: expected false for llama; or one of mixtral,
+metric=REAP structure.experts=true -> structure.experts=true, or a plan of experts: expected neither for llama; or o
 
 structure.scale=foo -> structure.scale=foo: expected one of z-score, error, relative
 structure.scale=error -> metric.square_attention=True: expected false with structure.scale=error: squared

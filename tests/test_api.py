@@ -86,6 +86,14 @@ def test_it_does_what_the_command_line_does(prune: Prune, model_dir: Path, text_
     assert torch.equal(logits(flap.load(tmp_path / "checkpoint")), logits(model))
 
 
+def test_a_plan_does_what_the_run_did_that_made_it(prune: Prune, base: list[str], tmp_path: Path) -> None:
+    run(composed(*base, "ratio=0.35"), tmp_path)
+    model, scored = tiny_model("llama-gqa"), tiny_model("llama-gqa")
+    report = prune(model, plan=tmp_path)
+    assert prune(scored, ratio=0.35).layers == report.layers and torch.equal(logits(scored), logits(model))
+    assert report.config["metric"] is report.config["structure"] is report.config["ratio"] is None
+
+
 def test_objects_do_what_names_do(prune: Prune) -> None:
     named, given = tiny_model("llama-gqa"), tiny_model("llama-gqa")
     names = {"metric": "WIFV", "structure": "AL-AM", "compensation": "bias"}
@@ -278,6 +286,10 @@ def test_any_value_is_passed_on_as_it_is(name: str, prune: Prune, text_file: Pat
     [
         ({"ratio": 1.0}, "ratio=1.0: expected a number with 0 <= ratio < 1"),
         ({"ratio": "abc"}, "ratio: .*abc"),
+        ({"plan": "x", "ratio": 0.3}, "ratio=0.3: expected no ratio here, because plan=x says which units stay"),
+        ({"plan": "x", "metric": WIFV()}, "metric=WIFV.*: expected no metric here, because plan=x says"),
+        ({"plan": "x", "overrides": ("structure=UL-UM",)}, "overrides: structure=UL-UM: expected no structure here"),
+        ({"plan": "x"}, "plan=x: expected the folder of a finished run"),
         ({"metric": "FOO"}, "metric=FOO: expected one of EAN, IFV, MoNE"),
         ({"seq_len": 129}, "calibration.seq_len=129: the model's context ends at 128"),
         ({"sequence_length": 16}, "calibration.sequence_length: unknown key; did you mean seq_len"),

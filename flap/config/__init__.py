@@ -4,13 +4,13 @@ Importing it is fast, so that `--cfg job` and `--help` answer at once: it does n
 the network, the environment or the disk. Every error names the field, its value and what is allowed.
 """
 
-from flap.config.compose import build, literal, typed
+from flap.config.compose import build, literal, refuse, settled_by, typed
 from flap.config.messages import explain, gigabytes, help_text, how_to_install, one_line, require, without_credentials
 from flap.config.methods import composing, name_method
 from flap.config.schema import GGUF_TYPES, FlapConfig, ModelConfig, TargetConfig, config_dir, folder_name, targets
 
 __all__ = [
     "GGUF_TYPES", "FlapConfig", "ModelConfig", "TargetConfig", "build", "composing", "config_dir", "explain",
-    "folder_name", "gigabytes", "help_text", "how_to_install", "literal", "name_method", "one_line", "require",
-    "targets", "typed", "without_credentials",
+    "folder_name", "gigabytes", "help_text", "how_to_install", "literal", "name_method", "one_line", "refuse",
+    "require", "settled_by", "targets", "typed", "without_credentials",
 ]  # fmt: skip

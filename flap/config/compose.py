@@ -3,8 +3,9 @@
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass, replace
+from itertools import product
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 from flap.config.messages import as_share, require
 from flap.config.methods import name_method
 from flap.config.schema import CHOICES, FlapConfig, TargetConfig, model_name, targets
+
+PLANNED = ("ratio", "target", "metric", "structure", "round_to")  # what a plan has decided
 
 
 def build(group: str, node: Any) -> Any:
@@ -59,14 +62,17 @@ def typed(config: DictConfig) -> FlapConfig:
         require(not deleted, f"~{name}", None, "another choice, as --help lists them: each run has one")
     checked = OmegaConf.to_object(config)
     assert isinstance(checked, FlapConfig)
-    _check_amount(checked.ratio, checked.target)
+    _check_amount(checked.ratio, checked.target, checked.plan)
+    if checked.plan is not None:
+        checked.metric = checked.structure = None
     _check_values(checked)
     checked.method = name_method(checked)
     model, checkpoint = checked.model, checked.checkpoint
     model.name = model_name(model.name, model.path)
     # a shell replaces ~ on the command line, nobody does in a YAML file
-    paths: tuple[Any, ...] = (model.path, checkpoint.dir, checked.cache_dir)
-    model.path, checkpoint.dir, checked.cache_dir = (path and str(Path(path).expanduser()) for path in paths)
+    paths: tuple[Any, ...] = (model.path, checkpoint.dir, checked.cache_dir, checked.plan)
+    paths = tuple(path and str(Path(path).expanduser()) for path in paths)
+    model.path, checkpoint.dir, checked.cache_dir, checked.plan = paths
     return checked
 
 
@@ -92,8 +98,31 @@ def _refuse_unknown(config: DictConfig, schema: type, prefix: str) -> None:
             _refuse_unknown(config[key], section, f"{key}.")
 
 
-def _check_amount(ratio: float | None, target: TargetConfig) -> None:
+def refuse(overrides: Iterable[str], settled: Mapping[str, str]) -> None:
+    """Refuse overrides of groups and keys that are settled already: they would be dropped, and yet reported.
+
+    settled: a reason for each.
+
+    Raises:
+        ValueError: names the first override of such a key.
+    """
+    for override, (name, reason) in product(overrides, settled.items()):
+        key = override.lstrip("+~").partition("=")[0]
+        if f"{key}.".startswith(f"{name}."):
+            raise ValueError(f"{override}: expected no {name} here, because {reason}")
+
+
+def settled_by(plan: Any) -> dict[str, str]:
+    """Return what a plan (None: there is none) settles, each with the reason."""
+    return {} if plan is None else dict.fromkeys(PLANNED, f"plan={plan} says which units stay")
+
+
+def _check_amount(ratio: float | None, target: TargetConfig, plan: str | None) -> None:
     chosen = targets(target)
+    if plan is not None:
+        refuse([f"target.{name}={value:.12g}" for name, value in chosen.items()], settled_by(plan))
+        require(ratio is None, "ratio", ratio, f"null with plan={plan}, which says which units stay")
+        return
     for name, value in chosen.items():
         require(0 < value < math.inf, f"target.{name}", value, "a number > 0")
         one_of_both = f"ratio=null (it is {ratio}): a run takes a ratio or targets, not both"

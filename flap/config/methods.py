@@ -27,6 +27,8 @@ def name_method(config: FlapConfig) -> str:
     """Return the method's name if the run has its preset's choices, else "custom"; a name without a preset is kept."""
     if config.method not in names_in("method"):
         return config.method
+    if config.plan is not None:
+        return CUSTOM
     preset = _preset(config.method)
     same = all(_essence(getattr(config, group)) == _essence(preset[group]) for group in GROUPS)
     return config.method if same and config.calibration.propagate == preset["calibration"]["propagate"] else CUSTOM

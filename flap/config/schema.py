@@ -83,6 +83,7 @@ class FlapConfig:
     method: str = "flap"  # a preset over metric, structure, compensation and calibration
     ratio: float | None = 0.2  # share of the decoder's Linear weights to remove, 0 <= ratio < 1; None: with a target
     target: TargetConfig = field(default_factory=TargetConfig)
+    plan: str | None = None  # the folder of a finished run, or its plan.json: its units stay, and nothing is scored
     round_to: int | None = None  # 8, 32, 64, 128 or 256: every layer keeps a multiple of this many neurons
     seed: int = 0  # of all that is drawn: windows, random scores, text that the model writes; 0 to 2**32 - 1
     mask_only: bool = False  # true: units become zeros and the shapes stay
@@ -119,9 +120,9 @@ def targets(target: Any) -> dict[str, float]:
     return {name: value for name in TARGETS if (value := getattr(target, name)) is not None}
 
 
-def default_ratio(target: Any) -> float | None:
-    """Return the ratio of a run that names none: with a target there is no ratio."""
-    return None if targets(target) else FlapConfig.ratio
+def default_ratio(target: Any, plan: str | None) -> float | None:
+    """Return the ratio of a run that names none: with a target or a plan there is no ratio."""
+    return None if targets(target) or plan is not None else FlapConfig.ratio
 
 
 def amount(ratio: float | None, target: Any) -> str:
@@ -129,12 +130,18 @@ def amount(ratio: float | None, target: Any) -> str:
     return "_".join(f"{name}{value:.12g}" for name, value in targets(target).items()) or f"r{ratio}"
 
 
+def decided(plan: str | None, choices: str) -> str:
+    """Return what decides which units stay, as a part of the run's name: "plan-RUN", or the choices."""
+    path = Path(plan or "")
+    return choices if plan is None else f"plan-{(path.parent.name or path.stem) if path.suffix else path.name}"
+
+
 def folder_name(run_name: str) -> str:
     """Return the name of a run as one component of a path: "org-x_WIFV" of "org/x_WIFV", which would be two folders."""
     return run_name.replace("/", "-")
 
 
-for _resolver in (model_name, default_ratio, amount, folder_name):
+for _resolver in (model_name, default_ratio, amount, decided, folder_name):
     OmegaConf.register_new_resolver(_resolver.__name__, _resolver, replace=True)
 
 

@@ -95,7 +95,7 @@ def _check_forward(cls: type) -> None:
 
 def _check_whole_experts(family: Family, model: PreTrainedModel) -> None:
     config = model.config.get_text_config()
-    refused = f"structure.experts=true: expected false for {config.model_type}"
+    refused = f"structure.experts=true, or a plan of experts: expected neither for {config.model_type}"
     if not family.router or not any(name.endswith(f".{family.experts}") for name, _ in model.named_modules()):
         allowed = ", ".join(name for name, one in FAMILIES.items() if one.router)
         raise ValueError(f"{refused}; or one of {allowed}")

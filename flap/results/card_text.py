@@ -16,8 +16,8 @@ from flap.results.tables import Table
 
 TAGS = ["flap", "pruning", "structured-pruning"]
 MADE_WITH = (
-    "method", "ratio", "round_to", "metric", "structure", "compensation", "calibration", "vocabulary", "recover",
-    "mask_only", "seed",
+    "method", "ratio", "plan", "round_to", "metric", "structure", "compensation", "calibration", "vocabulary",
+    "recover", "mask_only", "seed",
 )  # fmt: skip
 PAPER = "[FLAP](https://arxiv.org/abs/2312.11983) (An et al., AAAI 2024)"
 PLACE = "path/to/this/checkpoint"

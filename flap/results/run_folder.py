@@ -91,6 +91,8 @@ def read_run(folder: Path) -> RunRecord:
     texts = flatten(config, choices)
     resolved = {key: value for key, value in flat(config).items() if "${" not in str(value)}
     ratio, name = resolved.get("ratio"), resolved.get("model.name")
+    if resolved.get("plan"):
+        choices |= {"metric": "plan", "structure": "plan"}
     target = " ".join(f"{key}={value}" for key, value in texts.items() if key.startswith("target.") and value != "null")
     if ratio is None and state == "finished":  # a run with a target: the share that it took
         ratio = report["ratio"]["realised_decoder"]

@@ -3,7 +3,7 @@
 import inspect
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 from uuid import uuid4
@@ -12,9 +12,10 @@ from flap.checkpoint.stock import takes_output_biases
 from flap.config import FlapConfig, build, require, targets
 from flap.data import num_windows
 from flap.evaluation import Evaluator
-from flap.method.allocation import Biases, Budget, Structure, bounds_of_shapes, price
+from flap.method.allocation import Biases, Budget, Given, Structure, bounds_of_shapes, price
 from flap.method.compression import Compensation
 from flap.method.importance import Metric
+from flap.method.importance.baselines import NoMetric
 from flap.method.recovery import Reconstruction, Recovery
 from flap.method.vocabulary import Trim
 from flap.models import ModelAdapter, ModelSource
@@ -80,8 +81,8 @@ def choose(config: FlapConfig) -> Choices:
     if isinstance(recovery, Reconstruction):
         recovery = recovery.on(config.calibration.num_samples, config.calibration.lengths)
     choices = Choices(
-        build("metric", config.metric),
-        build("structure", config.structure),
+        build("metric", config.metric) if config.plan is None else NoMetric(),
+        build("structure", config.structure) if config.plan is None else Given.read(config.plan),
         build("compensation", config.compensation),
         [build(f"eval.{name}", node) for name, node in (config.eval or {}).items()],
         config.calibration.propagate,
@@ -105,6 +106,7 @@ def _rules(choices: Choices, config: FlapConfig) -> Iterator[tuple[bool, str, An
     rows = f"none with {' and '.join(counted)}, which counts all rows; prune the trimmed checkpoint in a second run"
     yield not (choices.vocabulary and counted), "vocabulary", "trim", rows
     known = "structure=UL-UM or UL-MM, because an adaptive plan is known only after every layer has its statistics"
+    known = known if config.plan is None else "dense with plan"
     yield choices.propagate == "dense" or structure.layer_by_layer, "calibration.propagate", choices.propagate, known
     scale = getattr(structure, "scale", "")
     errors = "metric=WIFV or metric=OBS, whose scores are output errors, or structure.scale=z-score"
@@ -135,10 +137,11 @@ def check_budget(adapter: ModelAdapter, choices: Choices, config: FlapConfig, mo
     runs = choices.structure.min_heads > 0 or adapter.runs_without_heads
     why = "whose attention does not run without heads (they share norms, sinks, latents or a state, or are GPT-2's)"
     allowed = f"1 or more for this model, {why}"
-    require(runs, "structure.min_heads", choices.structure.min_heads, allowed)
+    kept = "structure.{}" if config.plan is None else f"plan={config.plan}: {{}}"
+    require(runs, kept.format("min_heads"), choices.structure.min_heads, allowed)
     conv1d = any(isinstance(adapter.mlp(i).output, Transposed) for i in range(len(adapter.layers)))
     allowed = "1 or more for this model, whose MLP does not run without neurons (GPT-2's)"
-    require(choices.structure.min_neurons > 0 or not conv1d, "structure.min_neurons", 0, allowed)
+    require(choices.structure.min_neurons > 0 or not conv1d, kept.format("min_neurons"), 0, allowed)
     budget = price(adapter, config.ratio or 0)
     if targets(config.target):
         adds = choices.compensation.adds_bias
@@ -149,6 +152,8 @@ def check_budget(adapter: ModelAdapter, choices: Choices, config: FlapConfig, mo
         bounds = bounds_of_shapes(config.target, adapter, budget.layers, itemsize, biases, context)
         budget = budget.within(bounds)
     choices.structure.check(budget)
+    if isinstance(choices.structure, Given):
+        return replace(budget, ratio=1 - budget.kept(choices.structure.plan) / budget.total)
     return budget
 
 

@@ -57,7 +57,8 @@ class DryRun:
     @property
     def passes(self) -> int:
         """How often pruning goes over the weights: `weight_passes` of the report."""
-        return 1 if self.choices.in_sequence else 2 + self.choices.read_plain_statistics
+        scored = self.config.plan is None
+        return 1 if self.choices.in_sequence else 1 + scored + self.choices.read_plain_statistics
 
     @property
     def tokens(self) -> int:

@@ -8,7 +8,7 @@ import torch
 
 from flap.config import FlapConfig
 from flap.data import SELF, Windows
-from flap.method.allocation import PruningPlan
+from flap.method.allocation import Given, PruningPlan
 from flap.method.calibration import STATISTICS_VERSION
 from flap.method.calibration.own_text import WRITTEN_VERSION
 from flap.method.importance import SCORES_VERSION
@@ -26,6 +26,7 @@ DIVERGENCES_VERSION = 9  # raise it when the measurement or the fits change
 WORKSPACE_VERSION = 3  # raise it when a run's working files have other names or contents
 DECIDING = (  # of the plan
     "metric", "structure", "compensation", "ratio", "target", "mask_only", "calibration", "vocabulary",
+    "plan",
 )  # fmt: skip
 
 
@@ -131,4 +132,6 @@ class CacheKeys:
         calibration |= {"vocabulary": digest(self.counted)} if self.counted else {}
         recovery = {use: digest(key) for use, key in self.recovery.items()}
         fits = {"fits": str(FITS_VERSION)} | self.choices.code
+        if isinstance(self.choices.structure, Given):
+            fits["plan"] = digest(self.choices.structure.plan.to_dict())
         return {"model": digest(self.source.fingerprint), **fits, **calibration, **recovery}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from flap.checkpoint.convert import become_checkpointable
-from flap.method.allocation import PruningPlan, UniformLayers
+from flap.method.allocation import Given, PruningPlan, UniformLayers
 from flap.method.calibration import STATISTICS, LayerStatistics
 from flap.method.compression import CompressLayer, FitReport, SequentialPruning, mask_layer, slice_layer
 from flap.method.compression import compress as compress_layers
@@ -37,7 +37,9 @@ def observe(run: Run, model: PlacedModel) -> list[LayerStatistics]:
 
 
 def score(run: Run, model: PlacedModel, statistics: Sequence[LayerStatistics]) -> Scores:
-    """Return how much each unit matters; a search also tries each block with fewer of them."""
+    """Return how much each unit matters, nothing if a plan is given; a search also tries each block with fewer."""
+    if isinstance(run.choices.structure, Given):
+        return Scores(())
     calibration, metric, structure = run.calibration(model, statistics), run.choices.metric, run.choices.structure
 
     def make(work: WorkFolder) -> Scores:

@@ -167,7 +167,7 @@ def _ratios(config: Mapping[str, Any], budget: Budget, kept: int, of_all: float)
     """Return the realised ratios, with the requested one where no target was asked for, and what rounding changed."""
     decoder = 1 - kept / budget.total
     ratios = {"realised_decoder": decoder, "realised_total": of_all}
-    if budget.bounds:
+    if budget.bounds or config["plan"] is not None:
         return ratios
     structure = config["structure"]
     rounded = structure.get("round_to") or structure.get("multiple_of_heads", 1) > 1

@@ -92,6 +92,13 @@ def test_how_to_see_what_a_launcher_has(quick_flap: Cli) -> None:
     assert quick_flap("--version").stdout == f"flap {version('flap-pruning')}\n"
 
 
+@pytest.mark.parametrize("beside", ["metric=WIFV", "structure.min_heads=1", "round_to=8", "ratio=0.2"])
+def test_what_a_plan_has_decided_is_refused_beside_it(quick_flap: Cli, beside: str) -> None:
+    done = quick_flap("plan=my/run", beside)
+    refusal = f"error: {beside}: expected (no {beside.split('.min')[0].split('=')[0]} here|null with plan).*my/run.*\n"
+    assert done.returncode == 1 and re.fullmatch(refusal, done.stderr), done.stderr
+
+
 # From a library that reads a file, and in the midst of the work.
 REAL = ["calibration.dataset={bad}/broken.parquet", "model.path={bad}/nan"]
 

@@ -20,6 +20,17 @@ TEXTS = {
     "broken.jsonl": '{"text": \n',
     "broken.parquet": "no",
 }
+HEADS, NEURONS = [0, 1, 2, 3], list(range(50))
+DENSE = {"kv_heads": 4, "neurons": 56}
+PLANS = {  # of four layers with four KV heads and 56 neurons
+    "layers.json": {"layers": [{"kv_heads": HEADS, "neurons": NEURONS}] * 3},
+    "wider.json": {"layers": [{"kv_heads": HEADS, "neurons": NEURONS}] * 4, "dense": [DENSE | {"neurons": 64}] * 4},
+    "beyond.json": {"layers": [{"kv_heads": [0, 4], "neurons": NEURONS}] * 4},
+    "unordered.json": {"layers": [{"kv_heads": HEADS, "neurons": [2, 1]}] * 4},
+    "experts.json": {"layers": [{"kv_heads": HEADS, "experts": [0, 1]}] * 4},
+    "texts.json": {"layers": [{"kv_heads": ["0"], "neurons": NEURONS}] * 4},
+    "other.json": {"plan": []},
+}
 
 
 def damage(root: Path, model_dir: Path) -> Path:
@@ -41,6 +52,8 @@ def damage(root: Path, model_dir: Path) -> Path:
         _damage_sharded(root / name, model_dir)
     for name, text in TEXTS.items():
         (root / name).write_text(text)
+    for name, plan in PLANS.items():
+        (root / name).write_text(json.dumps(plan))
     (root / "latin1.txt").write_bytes("café".encode("latin1"))
     (root / "occupied").mkdir()
     (root / "occupied" / "precious").write_text("mine")

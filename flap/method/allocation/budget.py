@@ -125,8 +125,9 @@ class Budget:
         return [Pair(*(len(kept) // units.members for kept, units in zip(p, layer, strict=True))) for layer, p in pairs]
 
     def named(self, plan: PruningPlan) -> PruningPlan:
-        """Return the plan with what the MLP units of its layers are called."""
-        return replace(plan, mlp_units=tuple(layer.mlp.unit for layer in self.layers))
+        """Return the plan with what the MLP units of its layers are called, and how many the dense model has."""
+        dense = (Pair(*(units.count * units.members for units in layer)) for layer in self.layers)
+        return replace(plan, mlp_units=tuple(layer.mlp.unit for layer in self.layers), dense=tuple(dense))
 
     def kept(self, plan: PruningPlan) -> int:
         """Return the number of prunable parameters that a plan keeps."""

@@ -20,6 +20,8 @@ class PruningPlan:
     layers: tuple[LayerPlan, ...]
     # the kind of unit of each layer's MLP; empty: neurons
     mlp_units: tuple[str, ...] = field(default=(), compare=False)
+    # how many units each layer of the dense model has; empty: unknown
+    dense: tuple[Pair[int], ...] = field(default=(), compare=False)
 
     def save(self, path: Path) -> None:
         """Write the plan as JSON."""
@@ -28,9 +30,11 @@ class PruningPlan:
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as `save` writes it."""
         names = self.mlp_units or ("neuron",) * len(self.layers)
-        pairs = zip(names, self.layers, strict=True)
+        pairs = list(zip(names, self.layers, strict=True))
         layers = [{"kv_heads": list(kept.attention), f"{name}s": list(kept.mlp)} for name, kept in pairs]
-        return {"layers": layers}
+        counts = zip(names, self.dense, strict=False)
+        dense = [{"kv_heads": count.attention, f"{name}s": count.mlp} for name, count in counts]
+        return {"layers": layers} | ({"dense": dense} if dense else {})
 
     @classmethod
     def load(cls, path: Path) -> "PruningPlan":
@@ -43,4 +47,5 @@ class PruningPlan:
         units = ["expert" if "experts" in one else "neuron" for one in plain["layers"]]
         pairs = zip(plain["layers"], units, strict=True)
         layers = (LayerPlan(tuple(one["kv_heads"]), tuple(one[f"{unit}s"])) for one, unit in pairs)
-        return cls(tuple(layers), mlp_units=tuple(units))
+        dense = (Pair(*one.values()) for one in plain.get("dense", ()))
+        return cls(tuple(layers), mlp_units=tuple(units), dense=tuple(dense))
