@@ -56,7 +56,7 @@ def execute(run: Run, earlier: Report | None = None) -> Report:
         if run.choices.recovery is not None:
             out.compressed = measure_pruned(run, model, run.keys.compressed(pruned.plan))
             out.recovery = recover(run, model, pruned.plan)
-        out.parameters_after = count_parameters(model.adapter)
+        out.parameters_after, out.idle_after = count_parameters(model.adapter), model.adapter.idle_parameters
         if run.config.checkpoint.save:
             model = save(run, model, pruned.plan)
         out.measured = measure_pruned(run, model, run.keys.pruned(pruned.plan))

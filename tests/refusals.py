@@ -28,6 +28,10 @@ target.kv_cache_bytes=1 target.context=0 ratio=null -> target.context=0: expecte
 target.bytes=1000 ratio=null -> target.bytes=1000: 1 KV head and 1 neuron stay in every layer, … at least
 target.parameters=1000 ratio=null structure=UL-UM -> target.parameters=1000: … at least
 target.kv_cache_bytes=1000 ratio=null structure=search -> target.kv_cache_bytes=1000: … at least 32768
+target.memory=1e5 target.context=100 target.sequences=0 ratio=null -> target.sequences=0: expected a whole number >= 1
+target.memory=1e4 target.sequences=3 ratio=null -> target.memory=10000: 1 KV head and 1 neuron stay …, so … at least 1…
+target.active_parameters=0 ratio=null -> target.active_parameters=0.0: expected a number > 0
+target.active_parameters=5e3 ratio=null -> target.active_parameters=5000: 1 KV head … at least
 target.kv_cache_bytes=3e3 ratio=null structure.min_heads=2 -> target.kv_cache_bytes=3000: 2 KV heads … at least
 
 plan={bad}/layers.json -> plan={bad}/layers.json: it does not fit this model: 3 layers there and 4 here

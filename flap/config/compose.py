@@ -131,6 +131,7 @@ def _check_amount(ratio: float | None, target: TargetConfig, plan: str | None) -
         allowed = f"a number with 0 <= ratio < 1{as_share(ratio)}"
         require(ratio is not None and 0 <= ratio < 1, "ratio", ratio, allowed)
     require(target.context is None or target.context >= 1, "target.context", target.context, "a whole number >= 1")
+    require(target.sequences >= 1, "target.sequences", target.sequences, "a whole number >= 1")
 
 
 def _check_values(config: FlapConfig) -> None:

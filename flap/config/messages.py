@@ -18,7 +18,7 @@ python -m flap [group=choice …] [key=value …]
 
 {groups}
 
-ratio=0.2      share of the decoder's Linear weights to remove; or target.bytes=, parameters= or kv_cache_bytes=
+ratio=0.2      share of the decoder's Linear weights to remove; or target.memory=, bytes=, parameters=, …
 dry_run=true   print what a run takes, and read no weight
 
 Every key of a run, with its value: --cfg job.   A sweep: -m metric=IFV,WIFV ratio=0.2,0.5   A study: +experiment=NAME

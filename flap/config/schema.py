@@ -8,7 +8,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-TARGETS = ("parameters", "bytes", "kv_cache_bytes")
+TARGETS = ("parameters", "bytes", "kv_cache_bytes", "memory", "active_parameters")
 GGUF_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 CHOICES = {
     "model.dtype": ("auto", "float32", "bfloat16", "float16"),
@@ -53,7 +53,10 @@ class TargetConfig:
     parameters: float | None = None  # of the whole model, with embeddings and head
     bytes: float | None = None  # of its weights in the checkpoint, in their type
     kv_cache_bytes: float | None = None  # of the keys and values of one sequence of `context` tokens
+    memory: float | None = None  # bytes of its weights and of the KV cache of `sequences` times `context` tokens
+    active_parameters: float | None = None  # that a token passes through: of a mixture, not all experts
     context: int | None = None  # None: the longest one of the model
+    sequences: int = 1  # that `memory` has room for, 1 or more
 
 
 @dataclass

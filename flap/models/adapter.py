@@ -196,6 +196,11 @@ class ModelAdapter:
     def blocks(self, layer: int) -> Pair[Block]:
         return Pair(self.attention(layer), self.mlp(layer))
 
+    @property
+    def idle_parameters(self) -> int:
+        """The number of parameters of the experts that a token is not sent to; 0 without experts."""
+        return sum(self.mlp(i).idle for i in range(len(self.layers)))
+
     def num_parameters(self) -> int:
         """Return the number of prunable parameters of all decoder layers: the denominator of the ratio."""
         return sum(block.num_parameters for i in range(len(self.layers)) for block in self.blocks(i))

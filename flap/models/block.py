@@ -82,6 +82,11 @@ class Block:
         return (self,)
 
     @property
+    def idle(self) -> int:
+        """The parameters that a token does not reach: those of the members that it is not sent to."""
+        return 0
+
+    @property
     def fewest(self) -> int:
         """The number of units that stay in any case: all of them where no input projection can lose rows."""
         return 0 if self.inputs else self.num_units

@@ -31,6 +31,11 @@ class ExpertsBlock(Block):
         return [Block(f"{self.name} expert {e}", DownOfOne(experts, e), columns_UC, ()) for e in range(number)]
 
     @property
+    def idle(self) -> int:
+        experts, number = self.output.experts, int(self.output.experts.num_experts)
+        return sum(one.numel() for one in experts.parameters()) // number * (number - self.num_chosen)
+
+    @property
     def watched(self) -> nn.Module:
         return cast(nn.Module, self.output.experts)
 

@@ -19,6 +19,7 @@ from flap.results.report import read_report
 from flap.storage.status import STATUS, read_status
 
 FILES = ("report.md", "report.json", "layers.png", "flap.log")
+UNASKED = ("null", "1")  # 1: the sequences of a target in memory
 UNFINISHED = "no report: still running, or killed"
 
 
@@ -93,7 +94,9 @@ def read_run(folder: Path) -> RunRecord:
     ratio, name = resolved.get("ratio"), resolved.get("model.name")
     if resolved.get("plan"):
         choices |= {"metric": "plan", "structure": "plan"}
-    target = " ".join(f"{key}={value}" for key, value in texts.items() if key.startswith("target.") and value != "null")
+    target = " ".join(
+        f"{key}={value}" for key, value in texts.items() if key.startswith("target.") and value not in UNASKED
+    )
     if ratio is None and state == "finished":  # a run with a target: the share that it took
         ratio = report["ratio"]["realised_decoder"]
     ratio = None if ratio is None else round(float(ratio), 6)  # range(0.1,0.4,0.1) makes 0.30000000000000004

@@ -102,7 +102,7 @@ def _rules(choices: Choices, config: FlapConfig) -> Iterator[tuple[bool, str, An
     yield not (masked and choices.vocabulary), "mask_only", True, "false with vocabulary=trim, whose rows are removed"
     router = "false with structure.experts=true, as a router cannot be masked"
     yield not (masked and structure.experts), "mask_only", True, router
-    counted = [f"target.{name}" for name in targets(config.target) if name in ("parameters", "bytes")]
+    counted = [f"target.{name}" for name in targets(config.target) if name != "kv_cache_bytes"]
     rows = f"none with {' and '.join(counted)}, which counts all rows; prune the trimmed checkpoint in a second run"
     yield not (choices.vocabulary and counted), "vocabulary", "trim", rows
     known = "structure=UL-UM or UL-MM, because an adaptive plan is known only after every layer has its statistics"
@@ -146,8 +146,8 @@ def check_budget(adapter: ModelAdapter, choices: Choices, config: FlapConfig, mo
     if targets(config.target):
         adds = choices.compensation.adds_bias
         biases = Biases(adds, adds and choices.structure.layer_by_layer and takes_output_biases(adapter))
-        if config.target.bytes is not None and model.loaded:
-            _check_types(adapter, config.target.bytes)
+        for name in {"bytes", "memory"} & targets(config.target).keys() if model.loaded else ():
+            _check_types(adapter, name, getattr(config.target, name))
         itemsize, context = model.dtype.itemsize, model.max_length
         bounds = bounds_of_shapes(config.target, adapter, budget.layers, itemsize, biases, context)
         budget = budget.within(bounds)
@@ -157,11 +157,11 @@ def check_budget(adapter: ModelAdapter, choices: Choices, config: FlapConfig, mo
     return budget
 
 
-def _check_types(adapter: ModelAdapter, asked: float) -> None:
+def _check_types(adapter: ModelAdapter, name: str, asked: float) -> None:
     """Check that the weights have one type, but for the small ones that transformers always keeps in float32."""
     model = adapter.model
     kept = [*(model._keep_in_fp32_modules or ()), *(model._keep_in_fp32_modules_strict or ())]
     others = [one.dtype for name, one in model.named_parameters() if not any(part in name for part in kept)]
     types = ", ".join(sorted({str(dtype).removeprefix("torch.") for dtype in others}))
     allowed = f"target.parameters instead, as the weights of this model have several types ({types})"
-    require("," not in types, "target.bytes", asked, allowed)
+    require("," not in types, f"target.{name}", asked, allowed)

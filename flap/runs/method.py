@@ -103,6 +103,5 @@ def _spare_parameters(run: Run, plan: PruningPlan) -> float:
     """Return how many parameters a target allows besides those of a plan; biases of uniform widths are among these."""
     if run.choices.structure.layer_by_layer:
         return math.inf
-    size = {"parameters": 1, "bytes": run.source.dtype.itemsize}
-    widths, bounds = run.budget.widths(plan), [one for one in run.budget.bounds if one.target in size]
-    return min(((one.asked - one.cost(widths)) / size[one.target] for one in bounds), default=math.inf)
+    widths, bounds = run.budget.widths(plan), [one for one in run.budget.bounds if one.size]
+    return min(((one.asked - one.cost(widths)) / one.size for one in bounds), default=math.inf)

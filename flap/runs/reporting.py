@@ -35,6 +35,7 @@ class Outcome:
     device_map: Mapping[str, str]
     parameters_before: int
     dense: Measurement
+    idle_after: int = 0  # parameters of experts that a token is not sent to
     passes: int = 0  # over the weights, from calibration to compression
     parameters_after: int = 0
     compressed: Measurement | None = None  # of a model that was then trained
@@ -92,7 +93,7 @@ def _sizes(run: Run, config: Mapping[str, Any], pruned: Pruned, out: Outcome) ->
         "parameters": {"total_before": before, "total_after": after, **decoder},
         "vocabulary": run.trimmed.facts if run.trimmed else {},
         "ratio": _ratios(config, budget, kept, 1 - after / before),
-        "target": _targets(run, pruned.plan, after),
+        "target": _targets(run, pruned.plan, after, out.idle_after),
         "layers": layers,
         "layers_before": [_widths(units, units.attention.count, units.mlp.count) for units in budget.layers],
         "loads_with": pruned.loads_with,
@@ -174,12 +175,14 @@ def _ratios(config: Mapping[str, Any], budget: Budget, kept: int, of_all: float)
     return {"requested": budget.ratio, **ratios} | ({"rounding_cost": decoder - budget.ratio} if rounded else {})
 
 
-def _targets(run: Run, plan: PruningPlan, parameters: int) -> dict[str, dict[str, float]]:
+def _targets(run: Run, plan: PruningPlan, parameters: int, idle: int) -> dict[str, dict[str, float]]:
     """Return what was asked for and reached; parameters are counted, where a bound has the most there may be."""
-    reached = {bound.target: bound.values(run.budget.widths(plan)) for bound in run.budget.bounds}
-    for name, size in (("parameters", 1), ("bytes", run.source.dtype.itemsize)):
-        if name in reached and not run.config.mask_only:
-            reached[name]["realised"] = size * parameters
+    widths = run.budget.widths(plan)
+    reached = {bound.target: bound.values(widths) for bound in run.budget.bounds}
+    for bound in run.budget.bounds:
+        if bound.size and not run.config.mask_only:
+            counted = parameters - idle * (bound.target == "active_parameters")
+            reached[bound.target]["realised"] = bound.cost_of(counted, widths)
     return reached
 
 

@@ -14,7 +14,7 @@ from flap.pipeline import run
 from flap.results import Report
 from flap.results.report_tables import tables
 from tests.cases import random_model, tiny_model
-from tests.helpers.runs import composed
+from tests.helpers.runs import composed, tiny
 from tests.models.families.test_other_names import TestFalcon as Falcon
 
 Run = Callable[..., Report]
@@ -75,6 +75,42 @@ def test_a_cache_of_the_reloaded_model_has_the_bytes(run_target: Run) -> None:
     size = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     assert size == report.target["kv_cache_bytes"]["realised"] <= 70_000
     assert report.target["parameters"]["realised"] <= 40_000
+
+
+@pytest.mark.parametrize("structure", ["AL-AM", "UL-UM"])
+def test_weights_and_the_caches_of_several_sequences_are_within_the_memory(run_target: Run, structure: str) -> None:
+    options = "target.context=100", "target.sequences=3", f"structure={structure}"
+    report = run_target("target.memory=260e3", *options)
+    model = AutoModelForCausalLM.from_pretrained(report.checkpoint, trust_remote_code=True)
+    cache = model(torch.arange(100).repeat(3, 1) % 90, use_cache=True).past_key_values
+    size = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    size += sum(tensor.nbytes for tensor in saved(report).values())
+    unit = 4 * NEURON if structure == "AL-AM" else 4 * (4 * HEAD + 4 * 2 * 3 * 100 * 8)
+    assert 260e3 - unit < size == report.target["memory"]["realised"] <= 260e3
+
+
+@pytest.mark.parametrize("experts", ["true", "false"])
+@pytest.mark.parametrize("architecture", ["mixtral", "qwen3_moe"])
+def test_what_a_token_of_a_mixture_passes_through(
+    architecture: str, experts: str, tokenizer, text_file: Path, tmp_path: Path
+) -> None:
+    """Two of six experts, or of those that are left."""
+    tiny_model(architecture).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    compensation = "bias" if experts == "false" else "none"
+    options = [f"structure.experts={experts}", f"compensation={compensation}", "target.active_parameters=24e3"]
+    report = run(composed(*tiny(tmp_path / "model", text_file), *options, "ratio=null"), tmp_path / "run")
+    parts = load_file(tmp_path / "run" / "checkpoint" / "model.safetensors")
+    active = sum(
+        one.numel() * (2 / len(layer_experts(parts, name)) if ".experts." in name else 1) for name, one in parts.items()
+    )
+    assert 24e3 - HEAD < active == report.target["active_parameters"]["realised"] <= 24e3
+
+
+def layer_experts(parts: dict[str, torch.Tensor], name: str) -> set[str]:
+    """The experts of the layer that a tensor is of."""
+    before = name.partition(".experts.")[0] + ".experts."
+    return {one.removeprefix(before).partition(".")[0] for one in parts if one.startswith(before)}
 
 
 def test_a_cache_that_holds_a_copy_for_each_query_head_is_counted_so(tokenizer, text_file: Path) -> None:

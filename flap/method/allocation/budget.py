@@ -47,11 +47,16 @@ class Bound:
     asked: float  # the value there, in its unit
     fixed: float  # the cost of all that stays
     costs: tuple[Pair[Tensor], ...]  # cost_K of the blocks of each layer, which does not fall from one K to the next
+    size: float = 0  # the cost of a parameter; 0: the target does not count them
+    beside: tuple[Pair[Tensor], ...] = ()  # of `costs`, what is not of parameters
 
     def cost(self, widths: Widths) -> float:
         """Return the cost of a model of these widths."""
-        blocks = (block for layer in zip(self.costs, widths, strict=True) for block in zip(*layer, strict=True))
-        return self.fixed + sum(float(cost_K[width]) for cost_K, width in blocks)
+        return self.fixed + _sum(self.costs, widths)
+
+    def cost_of(self, parameters: int, widths: Widths) -> float:
+        """Return the cost of a model with so many parameters, where the bound has the most there may be."""
+        return self.size * parameters + _sum(self.beside, widths[: len(self.beside)])
 
     @property
     def dense(self) -> float:
@@ -73,6 +78,11 @@ class Bound:
         return [
             Pair(*(float(cost_K[-1] - cost_K[0]) / max(len(cost_K) - 1, 1) for cost_K in pair)) for pair in self.costs
         ]
+
+
+def _sum(costs: Sequence[Pair[Tensor]], widths: Widths) -> float:
+    blocks = (block for layer in zip(costs, widths, strict=True) for block in zip(*layer, strict=True))
+    return sum(float(cost_K[width]) for cost_K, width in blocks)
 
 
 @dataclass(frozen=True)
