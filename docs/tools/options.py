@@ -55,7 +55,7 @@ def _presets() -> Iterator[str]:
 
 def _choices(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the choices of a group that name a class: their names, and their options as Hydra composes them."""
-    for path in sorted(folder.glob("[!_]*.yaml")) if folder.name not in ("experiment", "method") else ():
+    for path in sorted(folder.glob("[!_]*.yaml")) if folder.name not in ("experiment", "method", "debug") else ():
         group, name = folder.name, path.stem
         config = compose("config", [f"{group}=[{name}]" if group == "eval" else f"{group}={name}"])
         node = OmegaConf.to_container(config[group], resolve=False) or {}

@@ -90,6 +90,7 @@ class FlapConfig:
     round_to: int | None = None  # 8, 32, 64, 128 or 256: every layer keeps a multiple of this many neurons
     seed: int = 0  # of all that is drawn: windows, random scores, text that the model writes; 0 to 2**32 - 1
     mask_only: bool = False  # true: units become zeros and the shapes stay
+    debug: Any = None  # a file of conf/debug: values that take the place of those of the keys that the run has
     dry_run: bool = False  # print what the run will take, and read no weight
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     resume: bool = True  # keep the results that the run's folder holds, and compute only what is missing

@@ -33,7 +33,8 @@ class ExpertsBlock(Block):
     @property
     def idle(self) -> int:
         experts, number = self.output.experts, int(self.output.experts.num_experts)
-        return sum(one.numel() for one in experts.parameters()) // number * (number - self.num_chosen)
+        each = sum(one.numel() for one in experts.parameters()) // number
+        return int(each * (number - self.num_chosen))
 
     @property
     def watched(self) -> nn.Module:

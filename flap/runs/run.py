@@ -105,8 +105,10 @@ class Run:
 
     @property
     def warnings(self) -> list[str]:
-        """What a reader of the numbers has to know of the texts."""
-        return overlaps(self.texts, self.suite.tasks)
+        """What a reader of the numbers has to know of the run, its model and the texts."""
+        debug = ["this is a smoke run (debug): its numbers mean nothing"] if self.config.debug else []
+        quantised = [f"the model is {self.source.origin}"] if "quantised" in self.source.origin else []
+        return [*debug, *quantised, *overlaps(self.texts, self.suite.tasks)]
 
     def trimmed_to(self, trimmed: Trimmed) -> "Run":
         """Return the run that measures with the tokenizer of a trimmed vocabulary."""

@@ -25,7 +25,7 @@ def test_it_has_every_key_of_the_schema(table: list[list[str]]) -> None:
     sections = {field.name: field.type for field in fields(FlapConfig) if is_dataclass(field.type)}
     keys = [field.name for field in fields(FlapConfig) if not is_dataclass(field.type)]
     keys += [f"{name}.{field.name}" for name, section in sections.items() for field in fields(section)]  # type: ignore[arg-type]
-    groups = {"metric", "structure", "compensation", "vocabulary", "recover", "eval", "tracking"}
+    groups = {"metric", "structure", "compensation", "vocabulary", "recover", "eval", "tracking", "debug"}
     assert {f"`{key}`" for key in keys if key not in groups} <= {row[0] for row in table}
 
 
