@@ -149,6 +149,13 @@ calibration.dataset={c4:{packing:0}} -> calibration.dataset.c4.packing=0: expect
 calibration.dataset={c4:{chat_template:1}} -> calibration.dataset.c4.chat_template=1: expected true or false
 calibration.dataset={self:{chat_template:true}} -> calibration.dataset.self.chat_template=true: the token
 
+calibration.answers=me -> calibration.answers=me: expected one of given, self
+calibration.count=prompts -> calibration.count=prompts: expected one of all, answers
+calibration.max_new_tokens=0 -> calibration.max_new_tokens=0: expected a whole number >= 1
+calibration.temperature=-1 -> calibration.temperature=-1.0: expected a number >= 0
+recover=full recover.writer=me -> recover.writer=me: expected one of dense, pruned, both
+recover=full recover.writer=pruned -> recover.writer=pruned: expected dense, as no prompts are answered; take cal
+recover=full recover.writer=both vocabulary=trim vocabulary.size=90 -> recover.writer=both: expected dense with voc
 recover=lora recover.rank=0 -> recover.rank=0: expected a whole number >= 1
 recover=reconstruct calibration.seq_len=[16,32] -> calibration.seq_len=[16, 32]: expected one length with recover=recon
 recover=reconstruct calibration.num_samples=1 -> calibration.num_samples=1: expected 2 or more with recover=reconstruct

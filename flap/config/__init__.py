@@ -7,10 +7,19 @@ the network, the environment or the disk. Every error names the field, its value
 from flap.config.compose import build, literal, refuse, settled_by, typed
 from flap.config.messages import explain, gigabytes, help_text, how_to_install, one_line, require, without_credentials
 from flap.config.methods import composing, name_method
-from flap.config.schema import GGUF_TYPES, FlapConfig, ModelConfig, TargetConfig, config_dir, folder_name, targets
+from flap.config.schema import (
+    GGUF_TYPES,
+    CalibrationConfig,
+    FlapConfig,
+    ModelConfig,
+    TargetConfig,
+    config_dir,
+    folder_name,
+    targets,
+)
 
 __all__ = [
-    "GGUF_TYPES", "FlapConfig", "ModelConfig", "TargetConfig", "build", "composing", "config_dir", "explain",
-    "folder_name", "gigabytes", "help_text", "how_to_install", "literal", "name_method", "one_line", "refuse",
-    "require", "settled_by", "targets", "typed", "without_credentials",
+    "GGUF_TYPES", "CalibrationConfig", "FlapConfig", "ModelConfig", "TargetConfig", "build", "composing", "config_dir",
+    "explain", "folder_name", "gigabytes", "help_text", "how_to_install", "literal", "name_method", "one_line",
+    "refuse", "require", "settled_by", "targets", "typed", "without_credentials",
 ]  # fmt: skip

@@ -15,6 +15,8 @@ CHOICES = {
     "model.device": ("auto", "cpu", "cuda", "mps"),
     "checkpoint.gguf_type": GGUF_TYPES,
     "calibration.propagate": ("dense", "pruned"),
+    "calibration.answers": ("given", "self"),
+    "calibration.count": ("all", "answers"),
 }
 
 
@@ -39,6 +41,10 @@ class CalibrationConfig:
     batch_size: int = 8  # windows at a time, 1 or more
     bos: str = "auto"  # each window begins with the BOS token: true, false; auto: where the tokenizer puts one there
     propagate: str = "dense"  # pruned: sequential, on the outputs of pruned layers; UL-UM and UL-MM only
+    answers: str = "given"  # to prompts, also those of recover: given by their file; self: the model writes them
+    count: str = "all"  # tokens that count: all; answers: of prompts with answers only these
+    max_new_tokens: int = 64  # of an answer that the model writes, 1 or more
+    temperature: float = 0.0  # at which it samples its answers; 0: always the likeliest token
 
     @property
     def lengths(self) -> list[int]:

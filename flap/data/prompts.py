@@ -1,23 +1,14 @@
 """Prompts from a file: what a model is asked, and the right answers where the file has them."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from flap.data.text import Prompt
 from flap.data.text_files import checked_messages, read_rows
 
 COLUMNS = ("messages", "prompt", "answer")
 FORMATS = (".jsonl", ".parquet")
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """What a model is asked."""
-
-    messages: tuple[dict[str, Any], ...]  # the turns before the answer, each with a role and its content
-    answer: str | None  # the right one, None where the file has none
-    conversation: bool = False  # of a row with `messages`
 
 
 def read_prompts(path: str, field: str) -> list[Prompt]:
@@ -39,6 +30,18 @@ def read_prompts(path: str, field: str) -> list[Prompt]:
     if not rows:
         raise ValueError(f"{where}: the file holds no prompts")
     return [_prompt(row, f"{where}: row {number}") for number, row in enumerate(rows, start=1)]
+
+
+def holds_prompts(path: str) -> bool:
+    """Return whether a file has prompts and no column 'text'; a file that cannot be read is not known to."""
+    file = Path(path)
+    if file.suffix not in FORMATS or not file.is_file():
+        return False
+    try:
+        names = set(read_rows(file, path, COLUMNS)[1])
+    except ValueError:
+        return False
+    return bool({"messages", "prompt"} & names) and "text" not in names
 
 
 def _prompt(row: dict[str, Any], where: str) -> Prompt:

@@ -2,12 +2,16 @@
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
 from flap.config import one_line
-from flap.data import SELF, Part, Text, Windows, begins_with_bos, parse, read_text
+from flap.data import SELF, Part, Prompt, Text, Windows, begins_with_bos, parse, read_prompts, read_text
+from flap.data.dialogue import GIVEN, Answers, Asked, dialogues
+from flap.data.named_prompts import PROMPTS, named_prompts
+from flap.data.prompts import holds_prompts
 
 USER_TEXT = "what-a-user-says"  # stands in the template for it
 
@@ -19,6 +23,7 @@ class Wanted(NamedTuple):
     lengths: list[int]  # tokens in a window
     seed: int
     bos: str  # true, false or auto, as in the config
+    answers: Answers = GIVEN  # to prompts
 
 
 def read_windows(
@@ -48,22 +53,63 @@ def read_parts(section: str, dataset: Any, tokenizer: PreTrainedTokenizerBase, w
     """
     parts = tuple(parse(dataset, f"{section}.dataset"))
     begins = begins_with_bos(tokenizer, wanted.bos, "calibration.bos")
-    texts = tuple(_text(part, tokenizer, f"{section}.dataset", begins) for part in parts)
-    return Windows(parts, texts, tokenizer, wanted.num_samples, tuple(wanted.lengths), wanted.seed, begins, section)
+    reading = Reading(tokenizer, f"{section}.dataset", begins, wanted.answers)
+    read = list(map(reading.part, parts))
+    texts = tuple(None if isinstance(one, Asked) else one for one in read)
+    asked = {p: one for p, one in enumerate(read) if isinstance(one, Asked)}
+    draw = wanted.num_samples, tuple(wanted.lengths), wanted.seed, begins, section
+    return Windows(parts, texts, tokenizer, *draw, asked)
 
 
-def _text(part: Part, tokenizer: PreTrainedTokenizerBase, field: str, bos: bool) -> Text | None:
-    """Return the text of a part; None if the model writes it. bos: windows begin with BOS."""
-    if part.dataset == SELF:
-        return None
-    if not part.chat_template:
-        return read_text(part.dataset, "calibration", field)
-    _check_template(tokenizer, f"{field}.{part.dataset}", "a file is then read from its column 'text'")
+@dataclass(frozen=True)
+class Reading:
+    """How the parts of a mixture become texts."""
 
-    def conversation(messages: list[dict[str, Any]]) -> str:
-        return without_bos(str(tokenizer.apply_chat_template(messages, tokenize=False)), tokenizer, bos)
+    tokenizer: PreTrainedTokenizerBase
+    field: str  # of the config, for error messages
+    bos: bool  # windows begin with BOS
+    answers: Answers
 
-    return read_text(part.dataset, "calibration", field, conversation)
+    def part(self, part: Part) -> Text | Asked | None:
+        """Return the text of a part, or the prompts that the model answers; None: it writes all of the text."""
+        if part.dataset == SELF:
+            return None
+        if prompts := self._prompts(part):
+            return self._dialogues(part, *prompts)
+        if not part.chat_template:
+            return read_text(part.dataset, "calibration", self.field)
+        without = "a file is then read from its column 'text'"
+        _check_template(self.tokenizer, f"{self.field}.{part.dataset}", without)
+
+        def conversation(messages: list[dict[str, Any]]) -> str:
+            return without_bos(
+                str(self.tokenizer.apply_chat_template(messages, tokenize=False)), self.tokenizer, self.bos
+            )
+
+        return read_text(part.dataset, "calibration", self.field, conversation)
+
+    def _prompts(self, part: Part) -> tuple[list[Prompt], str] | None:
+        """Return the prompts of a part and their origin; None if it is a text, or is read as one."""
+        if part.dataset in PROMPTS:
+            return named_prompts(part.dataset, self.field)
+        plain = self.answers.writer == "given" and self.answers.counted == "all"
+        if (part.chat_template and plain) or not holds_prompts(part.dataset):
+            return None
+        return read_prompts(part.dataset, self.field), str(Path(part.dataset).resolve())
+
+    def _dialogues(self, part: Part, prompts: list[Prompt], origin: str) -> Text | Asked:
+        name, where = Path(part.dataset).name, f"{self.field}.{part.dataset}"
+        if part.chat_template:
+            _check_template(self.tokenizer, where, "turns are then put one after another")
+        chat = self.tokenizer.chat_template is not None if part.chat_template is None else part.chat_template
+        if self.answers.writer == "self":
+            return Asked(tuple(prompts), name, origin, chat, self.answers)
+        pairs = [(prompt, prompt.answer) for prompt in prompts if prompt.answer is not None]
+        if len(pairs) < len(prompts):
+            raise ValueError(
+                f"{where}: {len(prompts) - len(pairs)} prompts have no answer; take calibration.answers=self"
+            )
+        return dialogues(name, pairs, self.tokenizer, chat, self.answers.counted, origin)
 
 
 def _check_shares(windows: Windows) -> None:
@@ -78,10 +124,10 @@ def _check_shares(windows: Windows) -> None:
 
 def _check_own_text(windows: Windows, max_length: int | None) -> None:
     """Check that the model can begin a text, if it writes one, and that without packing a sequence holds a window."""
-    part = windows.to_write
+    part = next((part for part in windows.parts if part.dataset == SELF), None)
     if part is None:
         return
-    start = beginning(windows.tokenizer, part.chat_template, f"{windows.field}.dataset.{SELF}")
+    start = beginning(windows.tokenizer, part.chat_template is True, f"{windows.field}.dataset.{SELF}")
     room = (max_length or sys.maxsize) - (0 if start.special else len(start.tokens))
     if not part.packing and windows.own_length > room:
         raise ValueError(

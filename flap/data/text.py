@@ -4,7 +4,8 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from itertools import accumulate
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -17,10 +18,27 @@ class Text:
     text: str
     origin: str
     documents: tuple[str, ...] = ()  # its parts in order; empty if it is a single one
+    counted: tuple[tuple[int, int], ...] = ()  # of each document, the characters whose tokens count; empty: all
 
     @classmethod
-    def joined(cls, name: str, documents: Sequence[str], origin: str, separator: str = "\n\n") -> "Text":
-        return cls(name, separator.join(documents), origin, tuple(documents))
+    def joined(
+        cls,
+        name: str,
+        documents: Sequence[str],
+        origin: str,
+        separator: str = "\n\n",
+        counted: Sequence[tuple[int, int]] = (),
+    ) -> "Text":
+        return cls(name, separator.join(documents), origin, tuple(documents), tuple(counted))
+
+    def parts(self, packing: bool) -> list[tuple[str, list[tuple[int, int]]]]:
+        """Return the documents, or with packing the whole text as one, each with the characters that count in it."""
+        if not packing and self.documents:
+            spans = [[span] for span in self.counted] or [[]] * len(self.documents)
+            return list(zip(self.documents, spans, strict=True))
+        gap = (len(self.text) - sum(map(len, self.documents))) // max(1, len(self.documents) - 1)
+        starts = accumulate((len(document) + gap for document in self.documents), initial=0)
+        return [(self.text, [(at + first, at + end) for at, (first, end) in zip(starts, self.counted, strict=False)])]
 
     @property
     def sha256(self) -> str:
@@ -31,6 +49,15 @@ class Text:
     def jsonl(self) -> str:
         """The documents as the content of a .jsonl file, which `read_text` and other tools read."""
         return "".join(json.dumps({"text": document}, ensure_ascii=False) + "\n" for document in self.documents)
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What a model is asked."""
+
+    messages: tuple[dict[str, Any], ...]  # the turns before the answer, each with a role and its content
+    answer: str | None  # the right one, None where there is none
+    conversation: bool = False  # of a row with `messages`
 
 
 def ngrams(items: Sequence[T], length: int) -> Iterator[tuple[T, ...]]:

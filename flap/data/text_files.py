@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flap.config import one_line
+from flap.data.named_prompts import PROMPTS
 from flap.data.named_texts import DATASETS, Split, named_text
 from flap.data.text import Text
 
@@ -31,7 +32,7 @@ def read_text(dataset: str, split: Split, field: str, template: Template | None 
             raise ValueError(f"{where}: {error}") from error
     if path.suffix not in FILE_FORMATS or not path.is_file():
         reason = "no such file" if path.suffix in FILE_FORMATS else "unknown dataset"
-        names = ", ".join(DATASETS)
+        names = ", ".join((*DATASETS, *(PROMPTS if split == "calibration" else ())))
         raise ValueError(f"{where}: {reason}; expected {names}, or a .txt, .jsonl or .parquet file")
     text = Text.joined(path.name, _documents(path, where, template, split == "calibration"), str(path.resolve()))
     if not text.text.strip():

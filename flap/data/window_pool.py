@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 from transformers import PreTrainedTokenizerBase
 
+from flap.data.counted import marked, unmarked
 from flap.data.text import Text
 
 # With covariances, every fifth window is held out to choose between fits.
@@ -41,6 +42,7 @@ class Pool:
         self.tokens_S, self.lengths = tokenized(text, tokenizer, bos, packing)
         self.free_S = torch.ones(len(self.tokens_S), dtype=torch.bool)
         self.bos_token: int | None = tokenizer.bos_token_id if bos else None
+        self.counted_apart = bool(text.counted)  # BOS is no answer
 
     def cut(self, seq_len: int) -> Tensor:
         """Return all windows of so many tokens, tokens_NT (int64), in order, whose tokens are still free."""
@@ -77,7 +79,9 @@ class Pool:
 
     def _windows(self, places_NT: Tensor) -> Tensor:
         tokens_NT = self.tokens_S[places_NT]
-        return tokens_NT if self.bos_token is None else pad(tokens_NT, (1, 0), value=self.bos_token)
+        if self.bos_token is None:
+            return tokens_NT
+        return pad(tokens_NT, (1, 0), value=-1 - self.bos_token if self.counted_apart else self.bos_token)
 
 
 @dataclass(frozen=True)
@@ -98,16 +102,25 @@ def tokenized(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool, packing
 
 @lru_cache(maxsize=8)  # in a sweep in one process, a text is tokenized only once
 def _tokenized(text: Text, state: _State, bos: bool, packing: bool) -> tuple[Tensor, list[int]]:
-    documents = [text.text] if packing or not text.documents else list(text.documents)
-    ids = [_ids(document, state.tokenizer, bos) for document in documents]
-    return torch.tensor([token for document in ids for token in document]).long(), [len(document) for document in ids]
+    ids = [_ids(document, counted, state.tokenizer, bos) for document, counted in text.parts(packing)]
+    return torch.cat(ids), list(map(len, ids))
 
 
-def _ids(document: str, tokenizer: PreTrainedTokenizerBase, bos: bool) -> list[int]:
-    """Return the tokens of a document. A BOS of its own, as of a chat template, does not come behind another one."""
-    ids: list[int] = tokenizer(document, verbose=False, add_special_tokens=not bos).input_ids
+def _ids(document: str, counted: list[tuple[int, int]], tokenizer: PreTrainedTokenizerBase, bos: bool) -> Tensor:
+    """Return the tokens of a document, ids_S, those marked that do not count (`flap.data.counted`).
+
+    A BOS of its own, as of a chat template, does not come behind another one. counted: see `Text.parts`.
+    """
+    options = {"verbose": False, "add_special_tokens": not bos, "return_offsets_mapping": bool(counted)}
+    encoded = tokenizer(document, **options)
+    ids_S = torch.tensor(encoded.input_ids).long()
+    if counted:
+        first_S, end_S = torch.tensor(encoded.offset_mapping).long().reshape(-1, 2).unbind(dim=1)
+        starts, ends = map(torch.tensor, zip(*counted, strict=True))
+        span_S = torch.searchsorted(starts, first_S, right=True) - 1  # the last one that begins before the token does
+        ids_S = marked(ids_S, (span_S >= 0) & (first_S < ends[span_S]) & (end_S > first_S))
     doubled = [tokenizer.bos_token_id] * (1 if bos else 2)
-    return ids[1:] if ids[: len(doubled)] == doubled else ids
+    return ids_S[1:] if unmarked(ids_S)[: len(doubled)].tolist() == doubled else ids_S
 
 
 def apportioned(total: int, weights: Sequence[float]) -> list[int]:

@@ -6,8 +6,9 @@ Legend: N windows · T tokens in each window.
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from dataclasses import field as field_of
 from functools import cached_property
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from flap.config import require
+from flap.data.dialogue import Asked
 from flap.data.mixture import SELF, Part
 from flap.data.text import Text
 from flap.data.window_pool import Pool, TooFewWindowsError, apportioned, mixed
@@ -35,6 +37,7 @@ class Windows:
     seed: int  # of the draw
     bos: bool = False  # each window begins with the beginning-of-sequence token
     field: str = "calibration"  # the config's section, for error messages
+    asked: Mapping[int, Asked] = field_of(default_factory=dict)  # by the number of the part, where prompts are answered
 
     @property
     def existing(self) -> list[Text]:
@@ -42,27 +45,25 @@ class Windows:
         return [text for text in self.texts if text is not None]
 
     @property
-    def to_write(self) -> Part | None:
-        """The part that the model has still to write; None if there is none."""
-        return self.parts[self.texts.index(None)] if None in self.texts else None
+    def to_write(self) -> list[int]:
+        """The numbers of the parts that the model has still to write."""
+        return [p for p, text in enumerate(self.texts) if text is None]
 
     @property
     def own_length(self) -> int:
         """The tokens that one of the longest windows takes from a text; BOS is not among them."""
         return max(self.lengths) - self.bos
 
-    @property
-    def tokens_to_write(self) -> int:
-        """The tokens that the model's own text must have, in stretches that hold one of the longest windows.
+    def tokens_to_write(self, part: int) -> int:
+        """Return the tokens that the model's own text must have, in stretches that hold one of the longest windows.
 
         Or as many shorter ones as fit. One more stretch is for tokens that are lost when the text is tokenized again.
         """
-        index = self.texts.index(None)
-        fit = ((self.counts(seq_len)[index], self.own_length // (seq_len - self.bos)) for seq_len in self.lengths)
+        fit = ((self.counts(seq_len)[part], self.own_length // (seq_len - self.bos)) for seq_len in self.lengths)
         return (1 + sum(math.ceil(count / in_stretch) for count, in_stretch in fit)) * max(self.lengths)
 
-    def written(self, text: Text) -> "Windows":
-        return replace(self, texts=tuple(text if own is None else own for own in self.texts))
+    def written(self, part: int, text: Text) -> "Windows":
+        return replace(self, texts=(*self.texts[:part], text, *self.texts[part + 1 :]))
 
     def counts(self, seq_len: int) -> list[int]:
         """Return the number of windows of a length that are from each part, in proportion to the weights."""
@@ -94,16 +95,18 @@ class Windows:
 
         What the model writes depends on the model, its tokenizer and the part's options.
         """
-        parts = [[part.dataset, part.weight, part.packing, part.chat_template] for part in self.parts]
+        parts = [[part.dataset, part.weight, part.packing, bool(part.chat_template)] for part in self.parts]
         tokens = [
             [tokens_sha256(tokens_NT) for tokens_NT in windows.values()]
-            for part, windows in zip(self.parts, self.drawn, strict=True)
-            if part.dataset != SELF
+            for p, windows in enumerate(self.drawn)
+            if p not in self.asked and self.parts[p].dataset != SELF
         ]
+        answered = [asked.key for asked in self.asked.values()]
         vocabulary = self.tokenizer.get_vocab() if len(tokens) < len(parts) else {}
         return {
             "parts": parts, "num_samples": self.num_samples, "lengths": self.lengths, "seed": self.seed,
             "bos": self.bos, "tokens": tokens, "vocabulary": _sha256(json.dumps(vocabulary, sort_keys=True)),
+            **({"answered": answered} if answered else {}),
         }  # fmt: skip
 
     def _draw(self, p: int, text: Text) -> dict[int, Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from flap.data import Text
+from flap.data.named_prompts import PASSAGES_OF
 from flap.models import PlacedModel
 from flap.storage import ranks
 from flap.storage.progress import shared
@@ -58,7 +59,8 @@ class Task:
 
         It is "calibration" for the calibration text's data set (also another part of it) and for its documents.
         """
-        same_dataset = (self.dataset, self.origin) == (calibration.name, calibration.origin)  # files may share names
+        read = PASSAGES_OF.get(calibration.name, calibration.name)
+        same_dataset = (self.dataset, self.origin) == (read, calibration.origin)  # files may share names
         same_text = self.text_sha256 == calibration.sha256 or calibration.name in self.shares_text_with
         return "calibration" if same_dataset or same_text else "other"
 

@@ -36,6 +36,7 @@ class ModelAdapter:
 
     def __init__(self, model: PreTrainedModel, family: Family) -> None:
         self.model, self.family = model, family
+        self.counted_P: Tensor | None = None  # which positions of the batch that runs count; None: all
 
     @property
     def base(self) -> PreTrainedModel:

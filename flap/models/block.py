@@ -96,9 +96,9 @@ class Block:
         """The module at which calibration puts its hook; `observe` reads the arguments of its forward."""
         return cast(nn.Module, getattr(self.output, "module", self.output))
 
-    def observe(self, args: tuple[Any, ...]) -> Observed:
-        """Return what the output projections get, from the arguments of `watched`."""
-        return Observed([args[0]])
+    def observe(self, args: tuple[Any, ...], counted_P: Tensor | None = None) -> Observed:
+        """Return what the output projections get, from the arguments of `watched`, at the positions that count."""
+        return Observed([args[0] if counted_P is None else args[0].flatten(end_dim=-2)[counted_P]])
 
     @property
     def num_parameters(self) -> int:
@@ -168,8 +168,8 @@ class NoBlock(Block):
     def of(cls, name: str, layer: nn.Module) -> "NoBlock":
         return cls(name, NoOutput(layer), split(0, 0), ())
 
-    def observe(self, args: tuple[Any, ...]) -> Observed:
-        return Observed([args[0][..., :0]])
+    def observe(self, args: tuple[Any, ...], counted_P: Tensor | None = None) -> Observed:
+        return super().observe((args[0][..., :0],), counted_P)
 
 
 def split(channels: int, units: int) -> Tensor:

@@ -40,19 +40,20 @@ class ExpertsBlock(Block):
     def watched(self) -> nn.Module:
         return cast(nn.Module, self.output.experts)
 
-    def observe(self, args: tuple[Any, ...]) -> Observed:
+    def observe(self, args: tuple[Any, ...], counted_P: Tensor | None = None) -> Observed:
         """Return the inputs of each expert's down projection for the tokens routed to it, whatever kernel is used.
 
         Llama 4's router multiplies the inputs of its experts instead of their outputs; the weight of those is then 1.
         """
-        activations, *_ = routed(experts := self.output.experts, args)
+        activations, *_ = routed(experts := self.output.experts, args, counted_P)
+        counted = slice(None) if counted_P is None else counted_P
         if len(args) == 1:
             sent_MT = args[0].unflatten(0, (experts.num_experts, -1)).any(dim=-1)
-            return Observed(activations, weight_TM=sent_MT.T.float())
+            return Observed(activations, weight_TM=sent_MT.T.float()[counted])
         hidden_TH, chosen_TK, weight_TK = args
         weight_TE = weight_TK.new_zeros(len(hidden_TH), experts.num_experts, dtype=torch.float32)
         weight_TE.scatter_(1, chosen_TK, weight_TK.float())
-        return Observed(activations, weight_TM=weight_TE)
+        return Observed(activations, weight_TM=weight_TE[counted])
 
 
 def experts_block(name: str, experts: Any, chosen: int) -> ExpertsBlock:
@@ -70,12 +71,18 @@ def experts_block(name: str, experts: Any, chosen: int) -> ExpertsBlock:
     return ExpertsBlock(name, Stacked(experts, DOWN), columns_UC, inputs, num_chosen=chosen)
 
 
-def routed(experts: Any, args: tuple[Any, ...]) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+def routed(
+    experts: Any, args: tuple[Any, ...], counted_P: Tensor | None = None
+) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
     """Return the inputs (R, I) of each expert's down projection, the weights (R) of its outputs, and the tokens (R).
 
-    args: of the experts' forward pass.
+    args: of the experts' forward pass. counted_P: which tokens count, and are among the R; None: all.
     """
     inputs, weights, tokens = _dispatched(experts, args)
+    if counted_P is not None:
+        kept = [counted_P.to(token_R.device)[token_R] for token_R in tokens]
+        of_counted = ([one[k] for one, k in zip(part, kept, strict=True)] for part in (inputs, weights, tokens))
+        inputs, weights, tokens = of_counted
     with onloaded(experts):
         weight_ERH = as_stored(experts, getattr(experts, stacked_inputs(experts)))
         biases = experts.gate_up_proj_bias if getattr(experts, "has_bias", False) else [None] * experts.num_experts

@@ -9,6 +9,7 @@ from itertools import chain
 
 from torch import Tensor, nn
 
+from flap.data.counted import counted_positions, unmarked
 from flap.models.forward import Call, enter
 from flap.models.hidden_files import HiddenFiles
 from flap.models.placement.base import PlacedModel
@@ -24,12 +25,21 @@ class Stream:
     The outputs of a layer never overwrite its inputs, so a fork needs no memory until it advances.
     """
 
-    def __init__(self, walk: "Walk", batches: list[Tensor], calls: list[list[Call]], file: str | None) -> None:
+    def __init__(
+        self,
+        walk: "Walk",
+        batches: list[Tensor],
+        calls: list[list[Call]],
+        file: str | None,
+        counted: Sequence[Tensor | None],
+    ) -> None:
         self.walk, self.batches, self.calls, self.file = walk, batches, calls, file
+        self.counted = counted  # of each batch, which positions count (`ModelAdapter.counted_P`)
 
     def outputs(self, index: int, layer: nn.Module) -> Iterator[Tensor]:
         """Yield the output of the layer for each batch; the stream stays at the input of the layer."""
-        for batch_NTD, calls in zip(self.batches, self.calls, strict=True):
+        for batch_NTD, calls, counted_P in zip(self.batches, self.calls, self.counted, strict=True):
+            self.walk.model.adapter.counted_P = counted_P
             # a clone has the usual memory alignment, so mapped and ordinary memory use the same kernels
             yield calls[index](layer, batch_NTD.clone())
 
@@ -42,7 +52,7 @@ class Stream:
             self.batches[b] = output_NTD.cpu() if buffers is None else buffers[b].copy_(output_NTD)
 
     def fork(self) -> "Stream":
-        return Stream(self.walk, list(self.batches), self.calls, self.file)
+        return Stream(self.walk, list(self.batches), self.calls, self.file, self.counted)
 
 
 class Walk:
@@ -92,7 +102,7 @@ class Walk:
     def enter(self, name: str, batches_NT: Sequence[Tensor]) -> Stream:
         """Return a new stream of these windows at the first layer; in a resumed walk, at the layer where it resumes."""
         if not batches_NT:  # there are fewer than processes
-            self.streams[name] = Stream(self, [], [], None)
+            self.streams[name] = Stream(self, [], [], None, [])
             return self.streams[name]
         resumed = self.files is not None and self.layers_done > 0
         windows = batches_NT
@@ -114,19 +124,21 @@ class Walk:
                 states, file = self.files.new(shapes, first_NTD.dtype)
                 for state_NTD, batch_NTD in zip(states, chain([first_NTD], hidden), strict=True):
                     state_NTD.copy_(batch_NTD)
-        self.streams[name] = Stream(self, states, [calls[batch_NT.shape] for batch_NT in batches_NT], file)
+        counted = list(map(counted_positions, batches_NT))
+        self.streams[name] = Stream(self, states, [calls[batch_NT.shape] for batch_NT in batches_NT], file, counted)
         return self.streams[name]
 
     def restored(self, name: str, like: Stream) -> Stream:
         """Return a stream that an interrupted walk had forked; it has the shapes of the stream `like`."""
         assert self.files is not None
         file, shapes = self.files.recorded[name], [tuple(batch_NTD.shape) for batch_NTD in like.batches]
-        self.streams[name] = Stream(self, self.files.mapped(file, shapes, like.batches[0].dtype), like.calls, file)
+        states = self.files.mapped(file, shapes, like.batches[0].dtype)
+        self.streams[name] = Stream(self, states, like.calls, file, like.counted)
         return self.streams[name]
 
     def _hidden(self, windows: Iterable[Tensor], calls: dict[Shape, list[Call]]) -> Iterator[Tensor]:
         """Yield the hidden states of each batch at the first layer, and set the calls of all layers by its shape."""
         for batch_NT in windows:
-            batch_NTD, of_layers = enter(self.model.adapter, batch_NT.to(self.model.device))
+            batch_NTD, of_layers = enter(self.model.adapter, unmarked(batch_NT).to(self.model.device))
             calls.setdefault(batch_NT.shape, of_layers)
             yield batch_NTD

@@ -68,16 +68,17 @@ class WholeExperts(ExpertsBlock):
         bias = self.output.bias
         return super().num_parameters + (0 if bias is None else bias.numel())
 
-    def observe(self, args: tuple[Any, ...]) -> Observed:
+    def observe(self, args: tuple[Any, ...], counted_P: Tensor | None = None) -> Observed:
         """Return the inputs of each expert's down projection for the tokens routed to it, times the router's weight.
 
         Also each expert's outputs for these tokens without it, and their numbers, as (R, H + numbers).
         """
-        inputs, weights, tokens = routed(self.output.experts, args)
+        inputs, weights, tokens = routed(self.output.experts, args, counted_P)
         num_tokens = len(args[0]) // (self.output.experts.num_experts if len(args) == 1 else 1)
         weighted = [activation_RI * weight_R[:, None] for activation_RI, weight_R in zip(inputs, weights, strict=True)]
         outputs = down_projected(self.output.experts, inputs)
-        return Observed(weighted, num_tokens, routed=_with_numbers(outputs, weights, tokens, num_tokens))
+        numbers = _with_numbers(outputs, weights, tokens, num_tokens)
+        return Observed(weighted, num_tokens if counted_P is None else int(counted_P.sum()), routed=numbers)
 
 
 def _with_numbers(

@@ -100,6 +100,9 @@ def _rules(choices: Choices, config: FlapConfig) -> Iterator[tuple[bool, str, An
     training = f"false with recover={getattr(choices.recovery, 'name', '')}, which would train the masked units, too"
     yield not (masked and choices.recovery), "mask_only", True, training
     yield not (masked and choices.vocabulary), "mask_only", True, "false with vocabulary=trim, whose rows are removed"
+    writer = getattr(choices.recovery, "writer", "dense")
+    words = "dense with vocabulary=trim, whose tokens the prompts are not read in"
+    yield not choices.vocabulary or writer == "dense", "recover.writer", writer, words
     router = "false with structure.experts=true, as a router cannot be masked"
     yield not (masked and structure.experts), "mask_only", True, router
     counted = [f"target.{name}" for name in targets(config.target) if name != "kv_cache_bytes"]

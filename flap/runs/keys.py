@@ -10,6 +10,7 @@ from flap.config import FlapConfig
 from flap.data import SELF, Windows
 from flap.method.allocation import Given, PruningPlan
 from flap.method.calibration import STATISTICS_VERSION
+from flap.method.calibration.answers import ANSWERS_VERSION
 from flap.method.calibration.own_text import WRITTEN_VERSION
 from flap.method.importance import SCORES_VERSION
 from flap.method.search import Search
@@ -47,8 +48,8 @@ class CacheKeys:
         if "calibration" not in self.texts:
             return units
         windows = self.texts["calibration"]
-        writes = any(part.dataset == SELF for part in windows.parts)
-        own = {"written": WRITTEN_VERSION} if writes else {}
+        own = {"written": WRITTEN_VERSION} if any(part.dataset == SELF for part in windows.parts) else {}
+        own |= {"answers": ANSWERS_VERSION} if windows.asked else {}
         return {"version": STATISTICS_VERSION, **windows.key, **own, **units}
 
     @property

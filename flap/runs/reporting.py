@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from flap.checkpoint.card import write_card
@@ -140,8 +141,10 @@ def _write_files(run: Run, report: Report, plan: PruningPlan) -> None:
     if (run_dir := run.run_dir) is not None:
         run_dir.mkdir(parents=True, exist_ok=True)
         for use, windows in run.texts.items():
-            for text in (text for text in windows.existing if text.name == SELF):
-                write_text(run_dir / f"{SELF}_{use}.jsonl", text.jsonl)
+            for p, text in enumerate(windows.texts):
+                if text is not None and (text.name == SELF or p in windows.asked):
+                    name = "" if text.name == SELF else f"_{Path(text.name).stem}"
+                    write_text(run_dir / f"{SELF}_{use}{name}.jsonl", text.jsonl)
         plan.save(run_dir / "plan.json")
         report.save(run_dir / "report.json")
         write_text(run_dir / "report.md", markdown(report))

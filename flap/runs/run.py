@@ -78,7 +78,7 @@ class Run:
     @property
     def to_write(self) -> list[str]:
         """The uses, "calibration" and "recovery", of the texts that the model has still to write itself."""
-        return [use for use, windows in self.texts.items() if windows.to_write is not None]
+        return [use for use, windows in self.texts.items() if windows.to_write]
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:

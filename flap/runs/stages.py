@@ -2,16 +2,19 @@
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from flap.checkpoint.export.gguf import export_gguf
 from flap.checkpoint.save import make_label
 from flap.checkpoint.save import save as save_checkpoint
+from flap.data import Text, Windows
 from flap.evaluation import Measurement
 from flap.evaluation.base import Numbers
 from flap.method.allocation import PruningPlan
+from flap.method.calibration import answers
 from flap.method.calibration.own_text import WRITTEN, Draft, text_of, write
-from flap.method.recovery import training_windows
+from flap.method.recovery import Recovery, training_windows
 from flap.method.vocabulary import KeptTokens, Trimmed
 from flap.method.vocabulary.rows import cut_rows
 from flap.models import PlacedModel, adapt
@@ -45,18 +48,26 @@ def write_own_texts(run: Run, model: PlacedModel) -> tuple[Run, Written]:
     Runs with the same model and options share a text.
     """
     facts: Written = {}
-    for use in run.to_write:
-        draft = Draft.of(run.texts[use], run.source.max_length)
-        key = {**run.source.fingerprint, "device": model.device.type, **draft.key}
-
-        def make(work: WorkFolder, use: str = use, draft: Draft = draft) -> dict[str, Any]:
-            return write(model, draft, work / use)
-
-        written = run.cached("write own text", WRITTEN, key, make)
-        run = run.reading({**run.texts, use: run.texts[use].written(text_of(written))})
-        facts[use] = {name: value for name, value in written.items() if name != "documents"}
-        facts[use]["cache"] = run.cache_states["write own text"]
+    for use, part in [(name, part) for name in run.to_write for part in run.texts[name].to_write]:
+        written, text = _written(run, model, use, part)
+        run = run.reading({**run.texts, use: run.texts[use].written(part, text)})
+        name = use if len(run.texts[use].parts) == 1 else f"{use} ({text.name})"
+        facts[name] = {key: value for key, value in written.items() if key not in ("documents", "answered")}
+        facts[name]["cache"] = run.cache_states["write own text"]
     return run, facts
+
+
+def _written(run: Run, model: PlacedModel, use: str, part: int) -> tuple[dict[str, Any], Text]:
+    """Return what the model has written for a part of a mixture, with facts about it, and as a text."""
+    windows, context = run.texts[use], run.source.max_length
+    key = {**run.source.fingerprint, "device": model.device.type}
+    if part in windows.asked:
+        make, asked = partial(answers.answer, model, windows, part, context), answers.key(windows, part)
+        written = run.cached("write own text", WRITTEN, key | asked, lambda work: make(work / f"{use}{part}"))
+        return written, answers.text_of(written, windows, part)
+    draft = Draft.of(windows, context)
+    written = run.cached("write own text", WRITTEN, key | draft.key, lambda work: write(model, draft, work / use))
+    return written, text_of(written)
 
 
 def choose_tokens(run: Run, model: PlacedModel) -> KeptTokens | None:
@@ -92,11 +103,22 @@ def recover(run: Run, model: PlacedModel, plan: PruningPlan) -> dict[str, Any]:
     with run.timed("recover") as work:
         place, teacher = (work / digest(plan.to_dict())).path, run.source.open()
         assert place is not None
-        windows_NT = training_windows(recovery, run.texts[recovery.use])
+        windows_NT = training_windows(recovery, run.texts[recovery.use], _answered_by(model, run, recovery, work))
         if run.trimmed is not None:
             cut_rows(teacher, run.trimmed.rows_K)
             windows_NT = run.trimmed.reread(windows_NT, run.source.tokenizer)
         return train(recovery, model, teacher, windows_NT, place, run.config.seed)
+
+
+def _answered_by(model: PlacedModel, run: Run, recovery: Recovery, work: WorkFolder) -> Windows | None:
+    """Return the windows of a training with the answers of the compressed model; None where those of the dense stay."""
+    windows = run.texts[recovery.use]
+    if recovery.writer == "dense":
+        return None
+    for part in windows.asked:
+        written = answers.answer(model, windows, part, run.source.max_length, work / f"answers{part}")
+        windows = windows.written(part, answers.text_of(written, windows, part))
+    return windows
 
 
 def save(run: Run, model: PlacedModel, plan: PruningPlan) -> PlacedModel:

@@ -1,12 +1,14 @@
 """The texts of calibration and of recovery, as windows, and how they relate to those of the tasks."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import product
 
 from transformers import PreTrainedTokenizerBase
 
-from flap.config import FlapConfig, require
+from flap.config import CalibrationConfig, FlapConfig, require
 from flap.data import SELF, Windows
+from flap.data.dialogue import Answers
 from flap.data.read_windows import Wanted, read_parts, read_windows
 from flap.evaluation import Task
 from flap.method.recovery import recovery_windows
@@ -23,18 +25,38 @@ def read_texts(
     """
     texts, own = {}, config.calibration
     if choices.need_windows:
-        wanted = Wanted(own.num_samples, own.lengths, config.seed, own.bos)
+        wanted = Wanted(own.num_samples, own.lengths, config.seed, own.bos, answers_of(own))
         texts["calibration"] = read_windows("calibration", own.dataset, tokenizer, wanted, max_length)
     if choices.vocabulary is not None and (choices.vocabulary.dataset or not choices.need_windows):
         section = "vocabulary" if choices.vocabulary.dataset else "calibration"
         dataset = choices.vocabulary.dataset or own.dataset
         allowed = "texts or files; the model's own text is counted where calibration windows are read that have it"
         counted = read_parts(section, dataset, tokenizer, Wanted(1, [2], config.seed, own.bos))  # no window is drawn
-        require(counted.to_write is None, f"{section}.dataset", SELF, allowed)
+        require(not counted.to_write, f"{section}.dataset", SELF, allowed)
         texts["vocabulary"] = counted
     if choices.recovery is not None and choices.recovery.use == "recovery":
-        texts["recovery"] = recovery_windows(choices.recovery, tokenizer, max_length, own.bos, config.seed)
+        texts["recovery"] = recovery_windows(
+            choices.recovery, tokenizer, max_length, own.bos, config.seed, answers_of(own)
+        )
+    if choices.recovery is not None:
+        writer, asked = choices.recovery.writer, texts[choices.recovery.use].asked
+        allowed = "dense, as no prompts are answered; take calibration.answers=self and a text with prompts"
+        require(writer == "dense" or bool(asked), "recover.writer", writer, allowed)
     return texts
+
+
+def answers_of(own: CalibrationConfig) -> Answers:
+    """Return who answers prompts, and what counts.
+
+    Raises:
+        ValueError: an option is out of range.
+    """
+    for name, valid, allowed in (
+        ("max_new_tokens", own.max_new_tokens >= 1, "a whole number >= 1"),
+        ("temperature", 0 <= own.temperature < math.inf, "a number >= 0"),
+    ):
+        require(valid, f"calibration.{name}", getattr(own, name), allowed)
+    return Answers(own.answers, own.count, own.max_new_tokens, own.temperature)
 
 
 def overlaps(texts: Mapping[str, Windows], tasks: Sequence[Task]) -> list[str]:

@@ -58,9 +58,9 @@ def test_the_key_tells_apart_all_that_windows_depend_on(mixture: Windows, tokeni
 def test_a_text_that_the_model_writes_is_awaited(tokenizer: PreTrainedTokenizerFast) -> None:
     parts = Part("a.txt"), Part("self")
     before = Windows(parts, (text_of("a.txt", 1), None), tokenizer, 40, (8, 32), seed=0)
-    assert before.to_write == Part("self") and before.tokens_to_write == (1 + 3 + 2) * 32
-    after = before.written(text_of("self", 2))
-    assert after.to_write is None and after.key == before.key
+    assert before.to_write == [1] and before.tokens_to_write(1) == (1 + 3 + 2) * 32
+    after = before.written(1, text_of("self", 2))
+    assert not after.to_write and after.key == before.key
     assert [tuple(windows.shape) for windows in after.by_length] == [(20, 8), (5, 32)]
 
 
@@ -71,7 +71,7 @@ def test_the_tokens_to_write_are_enough(
 ) -> None:
     for num_samples in (len(lengths) * 7, 40):
         before = Windows((Part("self"),), (None,), tokenizer, num_samples, lengths, seed=0, bos=bos)
-        after = before.written(text_of("self", 2, before.tokens_to_write))
+        after = before.written(0, text_of("self", 2, before.tokens_to_write(0)))
         shapes = [tuple(windows.shape) for windows in after.by_length]
         assert shapes == [(before.counts(seq_len)[0], seq_len) for seq_len in lengths]
 

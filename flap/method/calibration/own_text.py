@@ -20,7 +20,7 @@ from torch import Tensor
 from flap.data import SELF, Part, Text, Windows, repetition
 from flap.data.read_windows import Beginning, beginning, without_bos
 from flap.data.temporary_state import seeded
-from flap.method.calibration.sampling import attention_of_one_query, sample
+from flap.method.calibration.sampling import attention_of_one_query, ready_to_write, sample
 from flap.models import PlacedModel
 from flap.storage import NOT_KEPT, Kind, Notes, WorkFolder, as_json, ranks
 from flap.storage.progress import progress
@@ -44,6 +44,7 @@ class Draft:
     windows: Windows
     part: Part  # the one that the model writes
     start: Beginning
+    needed: int  # tokens
     context: int | None = None  # of the model, in tokens; None: unlimited
     documents: list[str] = field(default_factory=list)
     tokens: int = 0  # of the documents
@@ -53,15 +54,14 @@ class Draft:
     @classmethod
     def of(cls, windows: Windows, context: int | None = None) -> "Draft":
         """Return an empty draft for windows whose text `self` is still to write."""
-        part = windows.to_write
-        assert part is not None
-        start = beginning(windows.tokenizer, part.chat_template, f"{windows.field}.dataset.{SELF}")
-        return cls(windows, part, start, context)
+        [(p, part)] = [(p, part) for p, part in enumerate(windows.parts) if part.dataset == SELF]
+        start = beginning(windows.tokenizer, part.chat_template is True, f"{windows.field}.dataset.{SELF}")
+        return cls(windows, part, start, windows.tokens_to_write(p), context)
 
     @property
     def key(self) -> dict[str, Any]:
         """All that the text depends on besides the model, as part of its cache key."""
-        wanted = {"num_tokens": self.windows.tokens_to_write, "seq_len": self.seq_len, "lengths": self.windows.lengths}
+        wanted = {"num_tokens": self.needed, "seq_len": self.seq_len, "lengths": self.windows.lengths}
         begins = {"begins_with": self.start.tokens, "bos": self.windows.bos, "packing": self.part.packing}
         draw = {"use": self.windows.field, "seed": self.windows.seed, "vocabulary": self.windows.key["vocabulary"]}
         return {"version": WRITTEN_VERSION, **wanted, **begins, **draw}
@@ -80,7 +80,7 @@ class Draft:
     @property
     def left(self) -> int:
         """The tokens that are still to write."""
-        return self.windows.tokens_to_write - self.usable
+        return self.needed - self.usable
 
     def add(self, sequence_T: Tensor) -> None:
         """Add a sequence, unless it is a loop or, without packing, does not fill the longest window.
@@ -118,15 +118,8 @@ def write(model: PlacedModel, draft: Draft, work: WorkFolder = NOT_KEPT) -> dict
     """
     if draft.start.instead:
         log.warning("%s.dataset=%s: the model begins with %s", draft.windows.field, SELF, draft.start.name)
-    fits = model.fits_in_memory()
-    whole = model.in_memory() if fits else model
-    if not fits:
-        batches = math.ceil(draft.left / (draft.sequences * draft.seq_len))
-        log.warning(
-            "%s.dataset=%s: the model does not fit into memory and is read from disk about %d times; take other texts, "
-            "or have it written on a larger machine (docs/calibration.md)",
-            draft.windows.field, SELF, batches * draft.seq_len,
-        )  # fmt: skip
+    batches = math.ceil(draft.left / (draft.sequences * draft.seq_len))
+    whole = ready_to_write(model, f"{draft.windows.field}.dataset={SELF}", batches * draft.seq_len)
     notes = Notes(BATCH, work)
     with whole.callable(), attention_of_one_query(whole):
         for sequence_T in progress(_sequences(whole, draft, notes), "write own text", len):

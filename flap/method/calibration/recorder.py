@@ -62,8 +62,8 @@ class BlockRecorder:
     It also sums the squares of the router's weights of the members, where there is a router.
     """
 
-    def __init__(self, block: Block, covariance: bool) -> None:
-        self.block = block
+    def __init__(self, adapter: ModelAdapter, block: Block, covariance: bool) -> None:
+        self.adapter, self.block = adapter, block
         self.comoments = [Comoments() for _ in block.members] if covariance else []
         self.statistics: list[Statistics] = []
         self.routed: list[Statistics] = []  # of members that are removed whole
@@ -71,7 +71,7 @@ class BlockRecorder:
         self.num_routed = 0  # tokens
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        seen = self.block.observe(args)
+        seen = self.block.observe(args, self.adapter.counted_P)
         self.statistics = _merged(self.statistics, seen.activations, seen.num_tokens)
         self.routed = _merged(self.routed, seen.routed)
         if self.comoments:
@@ -113,12 +113,15 @@ def _merged(before: list[Statistics], batch: Iterable[Tensor], num_tokens: int |
 class ResidualRecorder:
     """A forward pre-hook of a decoder layer that sums 1 / ‖h_t‖² over the tokens t of its input hidden states h."""
 
-    def __init__(self) -> None:
+    def __init__(self, adapter: ModelAdapter) -> None:
+        self.adapter = adapter
         self.total: Tensor | float = 0.0
         self.num_tokens: Tensor | int = 0
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         hidden_TD = args[0].flatten(end_dim=-2).float()
+        if self.adapter.counted_P is not None:
+            hidden_TD = hidden_TD[self.adapter.counted_P]
         inverse_T = torch.linalg.vector_norm(hidden_TD, dim=-1).square().reciprocal()
         finite_T = torch.isfinite(inverse_T)  # not where h_t is zero: an error relative to it is not defined
         self.total = self.total + torch.where(finite_T, inverse_T, 0.0).to(widest_float(inverse_T.device)).sum()
@@ -130,8 +133,8 @@ class LayerRecorder:
 
     def __init__(self, adapter: ModelAdapter, layer: int, covariance: bool = False) -> None:
         self.layer = adapter.layers[layer]
-        self.blocks = Pair(*(BlockRecorder(block, covariance) for block in adapter.blocks(layer)))
-        self.residual = ResidualRecorder()
+        self.blocks = Pair(*(BlockRecorder(adapter, block, covariance) for block in adapter.blocks(layer)))
+        self.residual = ResidualRecorder(adapter)
         self._hooks: list[RemovableHandle] = []
 
     def __enter__(self) -> "LayerRecorder":

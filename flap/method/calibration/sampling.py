@@ -4,19 +4,35 @@ Legend: N sequences · T tokens a sequence · S tokens in the cache · H query h
 B sequences times KV heads · Q query heads of one KV head.
 """
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from flap.data.read_windows import Beginning
 from flap.data.temporary_state import replaced
 from flap.models import PlacedModel
+
+log = logging.getLogger(__name__)
+
+
+def ready_to_write(model: PlacedModel, where: str, reads: int) -> PlacedModel:
+    """Return the model in memory, where it fits; else as it is, with a warning. reads: how often it is then read."""
+    if model.fits_in_memory():
+        return model.in_memory()
+    log.warning(
+        "%s: the model does not fit into memory and is read from disk about %d times; take other texts, or have it "
+        "written on a larger machine (docs/calibration.md)",
+        where, reads,
+    )  # fmt: skip
+    return model
 
 
 @torch.no_grad()
@@ -33,6 +49,30 @@ def sample(model: PlacedModel, start: Beginning, num_sequences: int, length: int
             start_NT, attention_mask=mask_NT, logits_processor=drawn, generation_config=options
         )
     return tokens_NT.cpu()
+
+
+@torch.no_grad()
+def continued(
+    model: PlacedModel, prompts: Sequence[Sequence[int]], max_new_tokens: int, temperature: float
+) -> list[list[int]]:
+    """Return what the model writes after each prompt, up to its end token. temperature: 0: always the likeliest token.
+
+    The model's own options of generation are left out.
+    """
+    longest, end = max(map(len, prompts)), model.model.generation_config.eos_token_id
+    tokens_NT = torch.zeros(len(prompts), longest, dtype=torch.long)
+    mask_NT = torch.zeros_like(tokens_NT)
+    for n, prompt in enumerate(prompts):
+        tokens_NT[n, longest - len(prompt) :], mask_NT[n, longest - len(prompt) :] = torch.tensor(prompt), 1
+    drawn = LogitsProcessorList([TemperatureLogitsWarper(temperature), Drawn()] if temperature else [])
+    options = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, eos_token_id=end, pad_token_id=0)
+    with replaced("generation_config", GenerationConfig(), model.model):
+        written_NT: Tensor = model.model.generate(
+            tokens_NT.to(model.device), attention_mask=mask_NT.to(model.device), logits_processor=drawn,
+            generation_config=options,
+        )  # fmt: skip
+    ends = set(end if isinstance(end, list) else [end])
+    return [list(takewhile(lambda token: token not in ends, row)) for row in written_NT[:, longest:].tolist()]
 
 
 class Drawn(LogitsProcessor):

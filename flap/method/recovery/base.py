@@ -16,6 +16,7 @@ HELD_OUT_WINDOWS = 32  # of a text that is read for the training
 EVALUATIONS = 10  # at most; and at least EVERY times as many windows are trained on as each evaluates
 EVERY = 4
 RISING = 0.05  # of the steps have a rising learning rate
+WRITERS = ("dense", "pruned", "both")
 STEP = 1024  # tokens, at least, unless a batch size is given: steps of 128 at the same rate made SmolLM2 worse
 
 
@@ -39,8 +40,10 @@ class Recovery:
     epochs: int = 1  # times that each window is trained on, 1 or more
     held_out: int = HELD_OUT_WINDOWS  # not trained on: the divergence on them decides what is best, and is reported
     use: str = "recovery"  # whose windows these are, "calibration" or its own
+    writer: str = "dense"  # who answers the prompts that are trained on: the dense model, the pruned one, both in turns
 
     def __post_init__(self) -> None:
+        require(self.writer in WRITERS, "recover.writer", self.writer, f"one of {', '.join(WRITERS)}")
         for name in ("seq_len", "batch_size", "rank", "words", "patience", "epochs"):
             value, least = getattr(self, name), 2 if name == "seq_len" else 1
             require(value is None or value >= least, f"recover.{name}", value, f"a whole number >= {least}")
@@ -125,6 +128,7 @@ class Reconstruction:
     words: int | None = None
     patience: int = 2
     gradient_checkpointing: bool = False
+    writer: str = "dense"
 
     def on(self, num_samples: int, lengths: list[int]) -> Recovery:
         """Return the training on so many calibration windows. lengths: of their kinds, in tokens.

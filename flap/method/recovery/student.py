@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import kl_div
 
+from flap.data.counted import counted_predictions, unmarked
 from flap.models import PlacedModel
 from flap.models.forward import final_states
 from flap.storage.progress import shared
@@ -38,16 +39,20 @@ class Student(nn.Module):
         return super().train(mode)
 
     def forward(self, input_ids: Tensor) -> dict[str, Tensor]:
-        """Return KL(dense ‖ compressed) of the next-token distributions, in nats a token, averaged over all positions.
+        """Return KL(dense ‖ compressed) of the next-token distributions, in nats a token, as a mean over what counts.
 
         The gradient at the final hidden states is computed at once, chunk of positions by chunk, so that no logits are
         kept or made twice: those of a batch, over a whole vocabulary, would take more memory than the model.
         """
+        tokens_NT, counted_P = unmarked(input_ids), counted_predictions(input_ids)
         with torch.no_grad():
-            dense_PD = final_states(self.teacher.adapter, input_ids)
-        hidden_PD = final_states(self.placed.adapter, input_ids)
+            dense_PD = final_states(self.teacher.adapter, tokens_NT)
+        hidden_PD = final_states(self.placed.adapter, tokens_NT)
+        if counted_P is not None:
+            dense_PD, hidden_PD = dense_PD[counted_P], hidden_PD[counted_P]
+        positions = max(1, len(hidden_PD))
         nats, gradient_PD = self._divergence(dense_PD, hidden_PD.detach().requires_grad_(hidden_PD.requires_grad))
-        return {"loss": _Loss.apply(nats / input_ids.numel(), hidden_PD, gradient_PD / input_ids.numel())}
+        return {"loss": _Loss.apply(nats / positions, hidden_PD, gradient_PD / positions)}
 
     def _divergence(self, dense_PD: Tensor, hidden_PD: Tensor) -> tuple[Tensor, Tensor]:
         """Return the divergence in nats, summed over positions, and its gradient, which is 0 where none is wanted."""
@@ -101,8 +106,10 @@ def mean_divergence(model: PlacedModel, teacher: PlacedModel, tokens_NT: Tensor,
     """Return KL(dense ‖ model) over the whole vocabulary, in nats a token; lower is better."""
     student = Student(model, teacher, [], None).eval()
 
-    def measure(batch_NT: Tensor) -> float:
-        return float(student(batch_NT)["loss"].item() * batch_NT.numel())
+    def measure(batch_NT: Tensor) -> tuple[float, int]:
+        counted_P = counted_predictions(batch_NT)
+        positions = batch_NT.numel() if counted_P is None else int(counted_P.sum())
+        return float(student(batch_NT)["loss"].item() * positions), positions
 
-    nats = shared(tokens_NT.split(batch_size), "divergence, held out", measure, Tensor.numel)
-    return sum(nats) / tokens_NT.numel()
+    measured = shared(tokens_NT.split(batch_size), "divergence, held out", measure, Tensor.numel)
+    return sum(nats for nats, _ in measured) / max(1, sum(positions for _, positions in measured))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import log_softmax
 
 from flap.data import split_windows
+from flap.data.counted import counted_positions, counted_predictions, unmarked
 from flap.method.allocation import LayerPlan, PruningPlan
 from flap.method.calibration import Calibration, LayerStatistics
 from flap.method.compression.apply import slice_out, write_layer
@@ -171,10 +172,25 @@ def _compared(
 ) -> Iterator[tuple[Tensor, ...]]:
     """Yield text_N, tokens_NT and each stream's hidden_NTD of a few windows, at the positions that are compared."""
     for tokens_NT, *others in zip(windows, texts, *hidden, strict=True):
+        if counted_positions(tokens_NT) is not None:
+            yield from _compared_where_counted(tokens_NT, *others)
+            continue
         positions = slice(min(EVERY, tokens_NT.shape[1]) - 1, None, EVERY)
         some = max(1, COMPARED_TOKENS // tokens_NT.shape[1])
         for part_NT, text_N, *streams in zip(*(part.split(some) for part in (tokens_NT, *others)), strict=True):
             yield text_N, *(part[:, positions] for part in (part_NT, *streams))
+
+
+def _compared_where_counted(tokens_NT: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the same of windows of which not all tokens count, one by one, at all positions that do."""
+    for n, tokens_T in enumerate(tokens_NT):
+        window = slice(n, n + 1)
+        counted_T = counted_predictions(tokens_NT[window])
+        positions = slice(EVERY - 1, None, EVERY) if counted_T is None else counted_T.nonzero().flatten()
+        if counted_T is not None and not counted_T.any():
+            continue
+        text_N, *streams = (part[window] for part in others)
+        yield text_N, unmarked(tokens_T[None, positions]), *(part[:, positions] for part in streams)
 
 
 def dense_plan(model: PlacedModel) -> PruningPlan:

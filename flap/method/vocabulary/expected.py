@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from flap.data import Pool, Text
+from flap.data.counted import unmarked
 from flap.evaluation.base import over_batches
 from flap.evaluation.perplexity import chunk_size
 from flap.models import PlacedModel
@@ -23,7 +24,7 @@ BATCH = 8  # windows at a time
 def sampled(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool, of: int) -> Tensor:
     """Return windows from all over a text, tokens_NT; of: as many texts share the tokens."""
     pool = Pool(text, tokenizer, bos)
-    tokens_NT = pool.cut(min(LENGTH, len(pool.tokens_S) + bos))
+    tokens_NT = unmarked(pool.cut(min(LENGTH, len(pool.tokens_S) + bos)))
     return tokens_NT[:: math.ceil(tokens_NT.numel() * of / TOKENS)]
 
 

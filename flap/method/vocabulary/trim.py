@@ -17,6 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from flap.config import require
 from flap.data import Windows
+from flap.data.counted import unmarked
 from flap.data.window_pool import tokenized
 from flap.method.vocabulary.expected import expected, sampled
 from flap.method.vocabulary.rows import named_ids
@@ -92,8 +93,9 @@ class Trimmed:
         """Return windows of the dense model's tokens in these, cut to their length: a removed one becomes its parts."""
         model = self.tokenizer.backend_tokenizer.model
         ids = {old: [new] for new, old in enumerate(self.rows_K.tolist())}
-        for old in set(tokens_NT.flatten().tolist()) - ids.keys():
+        for old in set(unmarked(tokens_NT).flatten().tolist()) - ids.keys():
             ids[old] = [part.id for part in model.tokenize(before.convert_ids_to_tokens(old))]
+        ids |= {-1 - old: [-1 - part for part in parts] for old, parts in ids.items()}  # of tokens that do not count
         windows = [[new for old in window for new in ids[old]] for window in tokens_NT.tolist()]
         return torch.tensor([window[: tokens_NT.shape[1]] for window in windows])
 
@@ -169,7 +171,7 @@ def counted(texts: Windows, tokenizer: PreTrainedTokenizerBase, rows: int) -> Te
     """Return how often each token is in the texts, counts_V: each text has its weight, and all have their tokens."""
     counts = []
     for part, text in zip(texts.parts, texts.existing, strict=True):
-        tokens_S = tokenized(text, tokenizer, texts.bos, part.packing)[0]
+        tokens_S = unmarked(tokenized(text, tokenizer, texts.bos, part.packing)[0])
         counts.append(tokens_S.bincount(minlength=rows)[:rows].double())
     weight, total = sum(part.weight for part in texts.parts), sum(float(count_V.sum()) for count_V in counts)
     pairs = zip(texts.parts, counts, strict=True)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from flap.data.counted import counted_positions, unmarked
 from flap.models.architecture import adapt
 from flap.models.devices import ROOM_TO_RUN, free_bytes
 from flap.models.model_files import ModelFiles
@@ -118,7 +119,8 @@ class PlacedModel(ABC):
             for recorder in recorders:
                 stack.enter_context(recorder)
             for batch_NT in progress(batches_NT, "calibrate", Tensor.numel):
-                self.adapter.decoder(input_ids=batch_NT.to(self.device), use_cache=False)
+                self.adapter.counted_P = counted_positions(batch_NT)
+                self.adapter.decoder(input_ids=unmarked(batch_NT).to(self.device), use_cache=False)
         yield from range(len(self.layers))
 
     @torch.no_grad()
@@ -140,9 +142,20 @@ class Resident(PlacedModel):
 
     @classmethod
     def open(cls, source: ModelFiles, work: WorkFolder) -> "Resident":
-        """Return the model, loaded on the device of its source."""
-        return cls(source.on_device())
+        """Return the model, loaded on the device of its source.
+
+        If the source keeps the dense model, the returned one shares its tensors: pruning gives a model new tensors and
+        does not change the old ones.
+        """
+        dense = source.kept_dense
+        return cls(source.on_device() if dense is None else copy_sharing_tensors(dense))
 
     @contextmanager
     def layer(self, index: int) -> Iterator[nn.Module]:
         yield self.layers[index]
+
+
+def copy_sharing_tensors(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a copy of a model whose parameters and buffers are those of the model."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, shared)

@@ -34,9 +34,9 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_has_the_tokens_that_the_windows_need(windows: Windows) -> None:
     written = write(Resident(tiny_model("llama-gqa")), Draft.of(windows))
-    assert written["tokens"] >= windows.tokens_to_write == (1 + 5 + 5) * 32
+    assert written["tokens"] >= windows.tokens_to_write(0) == (1 + 5 + 5) * 32
     assert written["begins_with"] == "BOS" and written["seconds"] > 0
-    short, long = windows.written(text_of(written)).by_length
+    short, long = windows.written(0, text_of(written)).by_length
     assert short.shape == (20, 8) and long.shape == (5, 32)
 
 
@@ -49,7 +49,7 @@ def test_without_packing_each_document_holds_whole_windows(
     parts = (Part("self", packing=False),)
     whole = replace(windows, parts=parts, lengths=lengths, num_samples=num_samples, bos=bos)
     written = write(Resident(tiny_model("llama-gqa")), Draft.of(whole))
-    drawn = whole.written(text_of(written)).by_length
+    drawn = whole.written(0, text_of(written)).by_length
     assert [tokens_NT.shape for tokens_NT in drawn] == [(whole.counts(length)[0], length) for length in lengths]
 
 

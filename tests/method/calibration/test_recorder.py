@@ -15,7 +15,8 @@ WEIGHTS = torch.tensor([[0.5, 0.5], [0.8, 0.2], [1.0, 0.0]])
 
 
 def routed(*batches: tuple[Tensor, ...]) -> BlockRecorder:
-    recorder = BlockRecorder(adapt(tiny_model("mixtral")).mlp(0), covariance=False)
+    adapter = adapt(tiny_model("mixtral"))
+    recorder = BlockRecorder(adapter, adapter.mlp(0), covariance=False)
     for batch in batches:
         recorder(nn.Identity(), batch)
     return recorder
@@ -56,7 +57,7 @@ def test_the_weights_are_those_of_the_output(family: str) -> None:
 
 
 def recorded(*batches: Tensor) -> ResidualRecorder:
-    recorder = ResidualRecorder()
+    recorder = ResidualRecorder(adapt(tiny_model("llama-mha")))
     for batch in batches:
         recorder(nn.Identity(), (batch,))
     return recorder
@@ -81,7 +82,7 @@ def test_hidden_states_of_zeros_are_left_out() -> None:
     hidden_NTD = torch.tensor([[[3.0, 4.0], [0.0, 0.0], [1e-30, 0.0]]])
     assert inverse_power([recorded(hidden_NTD)]) == pytest.approx(0.04)
     assert inverse_power([recorded(hidden_NTD[:, 1:])]) == 0.0
-    assert inverse_power([ResidualRecorder()]) == 0.0
+    assert inverse_power([ResidualRecorder(adapt(tiny_model("llama-mha")))]) == 0.0
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])

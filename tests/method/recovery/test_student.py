@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from flap.data.counted import counted_predictions, marked
 from flap.method.recovery import student
 from flap.method.recovery.student import Student, divergence, mean_divergence
 from flap.models import Resident
@@ -59,3 +60,18 @@ def test_the_mean_weighs_windows_equally_whatever_the_batches() -> None:
     models = Resident(compressed()), Resident(tiny_model("llama-gqa"))
     one_by_one = [mean_divergence(*models, window_NT, 1) for window_NT in tokens().split(1)]
     assert mean_divergence(*models, tokens(), 4) == pytest.approx(sum(one_by_one) / len(one_by_one), rel=1e-5)
+
+
+def test_only_predictions_of_tokens_that_count_are_learnt() -> None:
+    model, dense = compressed(), tiny_model("llama-gqa")
+    counted = torch.rand(tokens().shape, generator=torch.Generator().manual_seed(0)) < 0.4
+    windows, weight = marked(tokens(), counted), model.model.layers[1].self_attn.q_proj.weight
+    log_p, log_q = (one(input_ids=tokens()).logits.log_softmax(-1).flatten(0, 1) for one in (dense, model))
+    expected = (log_p.exp() * (log_p - log_q)).sum(-1)[counted_predictions(windows)].mean()
+    student = Student(Resident(model), Resident(dense), [], None).train()
+    loss = student(windows)["loss"]
+    torch.testing.assert_close(loss, expected)
+    gradients = [torch.autograd.grad(one, weight, retain_graph=True)[0] for one in (loss, expected)]
+    torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-4)
+    for batch_size in (1, 4):
+        assert mean_divergence(Resident(model), Resident(dense), windows, batch_size) == pytest.approx(expected.item())

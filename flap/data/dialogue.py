@@ -1,0 +1,80 @@
+"""Prompts with their answers as a text: through the tokenizer's chat template where there is one."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+from flap.config import one_line
+from flap.data.text import Prompt, Text
+from flap.storage import digest
+
+
+class Answers(NamedTuple):
+    """Who answers prompts, how, and which tokens count of a text that has answers."""
+
+    writer: str = "given"  # given: by the file; self: by the model
+    counted: str = "all"  # tokens: all, or those of the answers
+    max_new_tokens: int = 64  # of an answer that the model writes
+    temperature: float = 0.0  # at which it samples; 0: always the likeliest token
+
+
+GIVEN = Answers()
+
+
+def question(prompt: Prompt, tokenizer: PreTrainedTokenizerBase, chat: bool) -> str:
+    """Return what the model reads before it answers. chat: through the template; else turn after turn.
+
+    Raises:
+        ValueError: the template refuses the conversation.
+    """
+    if not chat:
+        turns = [("\n\n" if turn["role"] == "user" else " ") + str(turn["content"]) for turn in prompt.messages]
+        return "".join(turns).strip()
+    try:
+        messages = list(prompt.messages)
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    except Exception as error:  # templates are programs of the tokenizer and raise errors of any type
+        raise ValueError(f"the tokenizer's chat template refuses a conversation ({one_line(error, 120)})") from error
+
+
+def answered(
+    prompt: Prompt, answer: str, tokenizer: PreTrainedTokenizerBase, chat: bool
+) -> tuple[str, tuple[int, int]]:
+    """Return a document, question and answer, and from which character to which it is the answer."""
+    asked = question(prompt, tokenizer, chat)
+    if not chat:
+        gap = "" if asked[-1:].isspace() or answer[:1].isspace() else " "
+        return asked + gap + answer, (len(asked), len(asked + gap + answer))
+    turns = [*prompt.messages, {"role": "assistant", "content": answer}]
+    document = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    return document, (len(asked) if document.startswith(asked) else document.rfind(answer), len(document))
+
+
+def dialogues(
+    name: str,
+    pairs: Sequence[tuple[Prompt, str]],
+    tokenizer: PreTrainedTokenizerBase,
+    chat: bool,
+    counted: str,
+    origin: str,
+) -> Text:
+    """Return prompts with their answers as a text, one document each. counted: all, or answers."""
+    documents, spans = zip(*(answered(prompt, answer, tokenizer, chat) for prompt, answer in pairs), strict=True)
+    return Text.joined(name, documents, origin, counted=spans if counted == "answers" else ())
+
+
+class Asked(NamedTuple):
+    """The prompts of a text whose answers the model writes."""
+
+    prompts: tuple[Prompt, ...]
+    name: str
+    origin: str
+    chat: bool  # they go through the chat template
+    answers: Answers
+
+    @property
+    def key(self) -> list[object]:
+        """All that the prompts and the manner of answering them depend on."""
+        prompts = [[list(one.messages), one.answer] for one in self.prompts]
+        return [self.name, digest(prompts), self.chat, *self.answers]

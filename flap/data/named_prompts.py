@@ -1,0 +1,68 @@
+"""The named prompts, packaged or from the hub: of each data set the part that passages are calibrated on, too."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from flap.data.named_texts import for_evaluation, rows
+from flap.data.text import Prompt
+
+SHOTS = 5  # turns with their right answers before the one that is asked
+LONGEST = 600  # characters of a passage that is asked about
+REPEATED = 40  # words
+
+
+class Questions(NamedTuple):
+    """A data set whose rows are questions with right answers."""
+
+    folder: str  # in the wheel
+    path: str  # on the hub, where the wheel is not installed
+    columns: list[str]
+    turn: Callable[[dict[str, Any]], tuple[str, str]]  # of a row: what is asked, and the right answer
+    shots: int = SHOTS
+
+
+def _about_passage(row: dict[str, Any]) -> tuple[str, str]:
+    return f"{row['passage']}\nQuestion: {row['question']}?\nAnswer:", "yes" if row["answer"] else "no"
+
+
+def _about_situation(row: dict[str, Any]) -> tuple[str, str]:
+    right = "ABC"[int(row["label"]) - 1]
+    return f"{row['context']}\nQuestion: {row['question']}\nAnswer:", row[f"answer{right}"]
+
+
+def _repeat(row: dict[str, Any]) -> tuple[str, str]:
+    text = " ".join(row["passage"].split()[:REPEATED])
+    return f"Repeat this text word by word:\n\n{text}", text
+
+
+SITUATION = ["context", "question", "answerA", "answerB", "answerC", "label"]
+PROMPTS = {
+    "boolq-questions": Questions("boolq", "google/boolq", ["passage", "question", "answer"], _about_passage),
+    "siqa-questions": Questions("social_i_qa", "lighteval/siqa", SITUATION, _about_situation),
+    "repeat-passages": Questions("boolq", "google/boolq", ["passage"], _repeat, shots=0),
+}
+PASSAGES_OF = {"boolq-questions": "boolq-passages", "repeat-passages": "boolq-passages"}  # the text of these
+
+
+def named_prompts(name: str, field: str) -> tuple[list[Prompt], str]:
+    """Return the prompts of a name of `PROMPTS`, and their origin. field: the config key that error messages name.
+
+    Raises:
+        ValueError: they are neither on this machine nor can they be downloaded.
+    """
+    asked = PROMPTS[name]
+    try:
+        of_set, origin = rows(name, asked.folder, asked.path, asked.columns)
+    except ConnectionError as error:
+        raise ValueError(f"{field}={name}: {error}") from error
+    mine = (row for row in of_set if not for_evaluation(str(row[asked.columns[0]])))
+    turns = list(dict(map(asked.turn, (row for row in mine if len(row[asked.columns[0]]) <= LONGEST))).items())
+    size = asked.shots + 1
+    return [_prompt(turns[at : at + size]) for at in range(0, len(turns) - asked.shots, size)], origin
+
+
+def _prompt(turns: list[tuple[str, str]]) -> Prompt:
+    *shots, (question, right) = turns
+    messages = [(("user", asked), ("assistant", answer)) for asked, answer in shots]
+    roles = [*(turn for pair in messages for turn in pair), ("user", question)]
+    return Prompt(tuple({"role": role, "content": content} for role, content in roles), right)

@@ -1,0 +1,89 @@
+"""Prompts with answers as windows: the template or plain turns, and which tokens count."""
+
+import json
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from flap.data import Prompt, Windows
+from flap.data.counted import unmarked
+from flap.data.dialogue import Answers, answered, question
+from flap.data.read_windows import Wanted, read_windows
+
+TEMPLATE = (
+    "{% for message in messages %}[{{ message.role }}] {{ message.content }} </s> {% endfor %}"
+    "{% if add_generation_prompt %}[assistant] {% endif %}"
+)
+TURNS = (
+    {"role": "user", "content": "the cat"},
+    {"role": "assistant", "content": "sat"},
+    {"role": "user", "content": "the dog"},
+)
+ROWS: list[dict[str, Any]] = [{"prompt": "the cat sat on", "answer": "mat dog"}, {"prompt": "a dog", "answer": "ran"}]
+
+
+@pytest.fixture
+def chatting(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    copy = deepcopy(tokenizer)
+    copy.chat_template = TEMPLATE
+    return copy
+
+
+def test_turns_are_plain_text_where_there_is_no_template(tokenizer: PreTrainedTokenizerFast) -> None:
+    prompt = Prompt(TURNS, None)
+    assert question(prompt, tokenizer, chat=False) == "the cat sat\n\nthe dog"
+    document, (first, end) = answered(prompt, "ran", tokenizer, chat=False)
+    assert document == "the cat sat\n\nthe dog ran" and document[first:end] == " ran"
+
+
+def test_an_answer_through_the_template_counts_with_its_end(chatting: PreTrainedTokenizerFast) -> None:
+    document, (first, end) = answered(Prompt(TURNS, None), "ran", chatting, chat=True)
+    assert document[:first] == question(Prompt(TURNS, None), chatting, chat=True)
+    assert document[first:end] == "ran </s> "
+    chatting.chat_template = TEMPLATE.replace("[assistant] ", "[think] ")  # the prompt is then no beginning of it
+    document, (first, end) = answered(Prompt(TURNS, None), "ran", chatting, chat=True)
+    assert document[first:end] == "ran </s> "
+
+
+def windows_of(
+    path: Path, tokenizer: PreTrainedTokenizerFast, counted: str, bos: str = "false", **part: Any
+) -> Windows:
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS * 20))
+    wanted = Wanted(3, [16], 0, bos, Answers(counted=counted))
+    return read_windows("calibration", {str(path): part}, tokenizer, wanted, None)
+
+
+@pytest.mark.parametrize("bos", ["false", "true"])
+@pytest.mark.parametrize("part", [{}, {"chat_template": False}])
+def test_only_the_tokens_of_answers_count(
+    part: dict[str, Any], bos: str, tmp_path: Path, chatting: PreTrainedTokenizerFast
+) -> None:
+    windows = windows_of(tmp_path / "a.jsonl", chatting, "answers", bos, **part)
+    [all_NT] = windows_of(tmp_path / "a.jsonl", chatting, "all", bos, **part).by_length
+    [tokens_NT] = windows.by_length
+    assert torch.equal(unmarked(tokens_NT), all_NT) and (all_NT >= 0).all()
+    counted = set(chatting.convert_ids_to_tokens(tokens_NT[tokens_NT >= 0].tolist()))
+    assert counted == {"mat", "dog", "ran"} | ({"</s>"} if not part else set())
+    others = set(chatting.convert_ids_to_tokens(unmarked(tokens_NT[tokens_NT < 0]).tolist()))
+    assert {"the", "cat", "sat", "on", "a"} <= others and "mat" not in others
+    assert windows.key != windows_of(tmp_path / "a.jsonl", chatting, "all", bos, **part).key
+
+
+def test_without_packing_each_conversation_has_its_own_marks(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": "the cat sat on", "answer": "mat dog"}) + "\n")
+    wanted, path = Wanted(1, [6], 0, "false", Answers(counted="answers")), str(tmp_path / "a.jsonl")
+    [tokens_NT] = read_windows("calibration", {path: {"packing": False}}, tokenizer, wanted, None).by_length
+    assert (tokens_NT >= 0).tolist() == [[False] * 4 + [True] * 2]
+
+
+def test_a_file_without_answers_says_who_can_write_them(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"prompt": "the cat"}) + "\n")
+    with pytest.raises(ValueError, match=r"a.jsonl: 1 prompts have no answer; take calibration.answers=self"):
+        read_windows("calibration", str(path), tokenizer, Wanted(1, [4], 0, "false"), None)

@@ -1,0 +1,67 @@
+"""Whole runs that are calibrated on the model's own answers to prompts of a file, and trained on them."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from flap.pipeline import run
+from flap.results import markdown
+from tests.helpers.runs import composed, tiny
+
+WORDS = ["the", "cat", "sat", "on", "mat", "and", "then", "it", "ran", "a", "dog"]
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rows without answers: only the model can give them."""
+    path = tmp_path_factory.mktemp("prompts") / "asked.jsonl"
+    rows = [{"prompt": " ".join(WORDS[(n * k) % len(WORDS)] for k in range(1, 6 + n % 3))} for n in range(80)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def base(prompts: Path, model_dir: Path, text_file: Path, tmp_path: Path) -> list[str]:
+    dataset = f"calibration.dataset={{{prompts}:1,{text_file}:1}}"
+    own = ["calibration.answers=self", "calibration.max_new_tokens=6", f"cache_dir={tmp_path / 'cache'}"]
+    return [*tiny(model_dir, text_file), dataset, *own, "checkpoint.save=false"]
+
+
+def test_a_run_says_what_the_model_answered_and_another_takes_it_from_the_cache(
+    base: list[str], tmp_path: Path
+) -> None:
+    first = run(composed(*base), tmp_path / "first")
+    [(use, facts)] = first.own_text.items()
+    assert use == "calibration (asked.jsonl)" and facts["cache"] == "miss" and facts["tokens"] > 0
+    assert facts["begins_with"].endswith(" prompts of asked.jsonl") and facts["begins_with"] in markdown(first)
+    documents = [json.loads(line)["text"] for line in (tmp_path / "first" / "self_calibration_asked.jsonl").open()]
+    assert documents and all(len(text.split()) > 5 for text in documents)
+    again = run(composed(*base, "ratio=0.4"), tmp_path / "again")
+    assert again.own_text[use]["cache"] == "hit" and again.statistics_cache == "hit"
+    counted = run(composed(*base, "calibration.count=answers"), tmp_path / "counted")
+    assert counted.statistics_cache == "miss" and counted.evaluation["dense"] == first.evaluation["dense"]
+
+
+@pytest.mark.parametrize("method", ["flap", "flap_plus"])
+@pytest.mark.parametrize("placement", ["device", "stream"])
+def test_it_is_pruned_on_answers_alone(method: str, placement: str, base: list[str], tmp_path: Path) -> None:
+    own = ["calibration.count=answers", f"method={method}", "calibration.seq_len=16", "calibration.num_samples=10"]
+    more = ["structure.tokens=32"] if method == "flap_plus" else []
+    report = run(composed(*base, *own, *more, f"model.placement={placement}", "checkpoint.save=true"), tmp_path / "run")
+    assert report.ratio["realised_decoder"] == pytest.approx(0.2, abs=0.03) and report.evaluation["pruned"]
+
+
+@pytest.mark.parametrize("writer", ["pruned", "both"])
+@pytest.mark.parametrize("choice", ["full", "reconstruct"])
+def test_it_is_trained_on_what_the_pruned_model_writes(
+    choice: str, writer: str, base: list[str], prompts: Path, tmp_path: Path
+) -> None:
+    full = [f"recover.dataset={prompts}", "recover.tokens=32", "recover.seq_len=8", "recover.batch_size=2"]
+    options = [f"recover={choice}", *(full if choice == "full" else ["recover.batch_size=2"])]
+    if choice == "full":
+        options.append("calibration.num_samples=4")
+    trained = run(composed(*base, *options, f"recover.writer={writer}"), tmp_path / "own")
+    dense = run(composed(*base, *options), tmp_path / "dense")
+    assert trained.recovery["nats_before"] == dense.recovery["nats_before"]  # on the dense model's answers, held out
+    assert trained.recovery["nats_by_tokens"][-1] != dense.recovery["nats_by_tokens"][-1]

@@ -1,0 +1,75 @@
+"""The answers that the model writes: its likeliest words after each prompt, the same again, whatever is interrupted."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import GenerationConfig, PreTrainedTokenizerFast
+
+from flap.data import Part, Prompt, Windows
+from flap.data.dialogue import Answers, Asked
+from flap.method.calibration.answers import PROMPTS, answer, key, text_of
+from flap.models import Resident
+from flap.storage import WorkFolder
+from tests.cases import tiny_model
+from tests.helpers.placed import placed_at
+
+WORDS = ["the", "cat", "sat", "on", "mat", "and", "then", "it", "ran", "a", "dog"]
+
+
+def asking(tokenizer: PreTrainedTokenizerFast, options: Answers, prompts: int = 60, num_samples: int = 4) -> Windows:
+    draws = torch.randint(len(WORDS), (prompts, 6), generator=torch.Generator().manual_seed(0)).tolist()
+    texts = [" ".join(WORDS[w] for w in draw[: 3 + n % 4]) for n, draw in enumerate(draws)]
+    rows = tuple(Prompt(({"role": "user", "content": text},), None) for text in texts)
+    asked = {0: Asked(rows, "my.jsonl", "/my.jsonl", False, options)}
+    return Windows((Part("my.jsonl"),), (None,), tokenizer, num_samples, (24,), seed=0, asked=asked)
+
+
+def test_they_are_the_likeliest_words_after_each_prompt(tokenizer: PreTrainedTokenizerFast) -> None:
+    model, windows = Resident(tiny_model("llama-gqa")), asking(tokenizer, Answers("self", max_new_tokens=5))
+    written = answer(model, windows, 0, context=64)
+    options = GenerationConfig(
+        do_sample=False, max_new_tokens=5, eos_token_id=model.model.generation_config.eos_token_id
+    )
+    for messages, text in written["answered"][:8]:
+        prompt_1T = torch.tensor([tokenizer(messages[0]["content"]).input_ids])
+        expected = model.model.generate(prompt_1T, generation_config=options)[0, prompt_1T.shape[1] :]
+        assert text == tokenizer.decode(expected, skip_special_tokens=True)
+    drawn = windows.written(0, text_of(written, windows, 0))
+    assert [tuple(one.shape) for one in drawn.by_length] == [(4, 24)] and drawn.key == windows.key
+    assert written["begins_with"].endswith(" prompts of my.jsonl") and written["tokens"] > 0
+
+
+def test_a_temperature_samples_by_the_seed(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = Resident(tiny_model("llama-gqa"))
+    hot, cold = (asking(tokenizer, Answers("self", "all", 5, t)) for t in (1.5, 0.0))
+    first, again, greedy = (answer(model, one, 0, 64)["answered"] for one in (hot, hot, cold))
+    assert first == again != greedy and key(hot, 0) != key(cold, 0)
+
+
+def test_no_more_prompts_are_answered_than_the_windows_take(tokenizer: PreTrainedTokenizerFast) -> None:
+    model = Resident(tiny_model("llama-gqa"))
+    few, all_of_them = (asking(tokenizer, Answers("self", max_new_tokens=4), 60, n) for n in (1, 40))
+    assert len(answer(model, few, 0, 64)["answered"]) < PROMPTS
+    written = answer(model, all_of_them, 0, 64)
+    assert len(written["answered"]) + written["dropped"] == 60
+    with pytest.raises(ValueError, match=r"my\.jsonl: .* windows of 24 tokens are too few for the 40"):
+        _ = all_of_them.written(0, text_of(written, all_of_them, 0)).by_length
+
+
+def test_a_prompt_that_does_not_fit_the_context_is_dropped(tokenizer: PreTrainedTokenizerFast) -> None:
+    windows = asking(tokenizer, Answers("self", max_new_tokens=4), 12)
+    written = answer(Resident(tiny_model("llama-gqa")), windows, 0, context=8)
+    assert written["dropped"] >= 6 and all(len(m[0]["content"].split()) <= 4 for m, _ in written["answered"])
+
+
+@pytest.mark.parametrize("placement", ["device", "stream"])
+def test_an_interrupted_run_writes_what_is_missing(
+    placement: str, tokenizer: PreTrainedTokenizerFast, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows = asking(tokenizer, Answers("self", max_new_tokens=4), 60, 30)
+    whole = answer(placed_at(placement, model_dir, tmp_path / "a"), windows, 0, 64, WorkFolder(tmp_path / "work"))
+    placed = placed_at(placement, model_dir, tmp_path / "b")
+    monkeypatch.setattr(type(placed.model), "generate", lambda *_, **__: pytest.fail("written again"))
+    again = answer(placed, windows, 0, 64, WorkFolder(tmp_path / "work"))
+    assert again["answered"] == whole["answered"] and again["seconds"] == whole["seconds"]
