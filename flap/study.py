@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 
 
@@ -22,6 +23,8 @@ def main(arguments: list[str] | None = None) -> None:
         "--into", type=Path, help="the folder of the page; default: the sweep's, or A+B beside it for sweeps A and B"
     )
     given = parser.parse_args(arguments)
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # of a terminal that has not all characters
     # here: --help should not wait seconds for them
     from flap.results.comparison import show
     from flap.results.study_files import write_study

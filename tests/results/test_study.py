@@ -3,7 +3,10 @@
 import csv
 import json
 import logging
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -332,6 +335,14 @@ def test_a_folder_without_a_study_is_one_clear_line(
     assert stopped.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"error: {sweep / folder}: {why}; expected ")
+
+
+def test_a_console_without_all_characters_gets_others_in_their_place(sweep: Path) -> None:
+    folders = sorted(path.parent for path in sweep.glob("*/report.json"))[:2]
+    command = [sys.executable, "-m", "flap.study", *map(str, folders)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0, done.stderr
+    assert "?" in done.stdout
 
 
 def sweep_config(folder: Path, tracker: str = "NoTracking") -> DictConfig:

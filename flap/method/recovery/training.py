@@ -5,18 +5,21 @@ Legend: N windows · T tokens a window.
 
 import json
 import math
+import shutil
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
+from flap.config import one_line
 from flap.method.recovery.base import Recovery
 from flap.method.recovery.student import Student
 from flap.storage import ranks
@@ -24,6 +27,7 @@ from flap.storage.atomic_files import atomic_file, write_text
 from flap.storage.json_files import read_json
 from flap.storage.progress import progress
 
+CHECKPOINT_BYTES = 12  # of a trained parameter in Trainer's checkpoint: float32 values and two moments
 BEST, HISTORY = "best.safetensors", "history.json"
 
 
@@ -57,7 +61,12 @@ def train(student: Student, recovery: Recovery, tokens_NT: Tensor, folder: Path,
     optimizers = optimizer, LambdaLR(optimizer, recovery.share_of_rate)
     trainer = Trainer(student, options, None, *sets, callbacks=callbacks, optimizers=optimizers)
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=last)
+    try:
+        trainer.train(resume_from_checkpoint=last)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch raises its own error of a full disk
+        if shutil.disk_usage(folder).free > CHECKPOINT_BYTES * sum(map(Tensor.numel, student.trained)):
+            raise
+        raise OSError(f"{folder}: no room for the state of the training ({one_line(error, 120)})") from error
     ranks.on_first(partial(write_text, folder / HISTORY, json.dumps(list(history(trainer.state).items()))))
 
 

@@ -1,5 +1,6 @@
 """The training loop: what is kept as best and when it ends; a killed training goes on where it was."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -147,3 +148,15 @@ def test_rates_are_shares_of_the_size_of_weights_and_of_low_rank_updates_as_they
     rates = [[group["lr"] for group in with_rates(trained, recovery)] for recovery in (FULL, LORA)]
     assert rates[0] == pytest.approx([0.015 * 4, 0.015 * 12.5**0.5, 0.0])
     assert rates[1] == [0.01] * 3
+
+
+def test_a_full_disk_names_the_folder_of_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(RuntimeError, match=r"^PytorchStreamWriter"):  # there is room: it is another error
+        recovered(compressed(), FULL, tmp_path / "a")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(OSError, match=rf"^{tmp_path}/b: no room for the state of the training \(Pytorch"):
+        recovered(compressed(), FULL, tmp_path / "b")
