@@ -89,6 +89,10 @@ CASES: list[tuple[str, str, list[Place]]] = [
     ("OPT", "", [STREAM, SECOND]),
 ]
 OWN_TEXT = "calibration.dataset=self calibration.num_samples=40"  # the second device has no key-value cache
+ANSWERS = (
+    "calibration.dataset=repeat-passages calibration.answers=self calibration.count=answers "
+    "calibration.max_new_tokens=8 calibration.num_samples=20 calibration.seq_len=24"
+)
 
 
 def goes(model: str, place: Place) -> bool:
@@ -110,6 +114,8 @@ def rows() -> Iterator[Any]:
             yield pytest.param(model, choices, place, id=f"{model}-{choices}-{place}", marks=pytest.mark.gpu)
     for place in (TWO, THREE):
         yield pytest.param("Llama", OWN_TEXT, place, id=f"Llama-self-{place}", marks=pytest.mark.long)
+    for place in (TWO, THREE, STREAM):
+        yield pytest.param("Llama", ANSWERS, place, id=f"Llama-answers-{place}", marks=pytest.mark.long)
     for model in sorted(FAMILIES.keys() - {model for model, *_ in CASES}):
         for place in (AUTO, STREAM):
             yield pytest.param(model, "", place, id=f"{model}-{place}", marks=pytest.mark.long)
