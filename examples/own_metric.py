@@ -1,4 +1,4 @@
-"""Prune by a metric of your own and compare it with WIFV: `python examples/own_metric.py MODEL TEXT`."""
+"""A metric of your own (docs/own.md), beside WIFV from Python: `python examples/own_metric.py MODEL TEXT`."""
 
 import sys
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ class Range(Metric):
 
 def main(model_id: str, text: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(model_id)
-    measure = ("eval=[perplexity]", f"eval.perplexity.datasets=[{text}]")
+    more = ("eval=[perplexity]", f"eval.perplexity.datasets=[{text}]")
     for metric in (WIFV(), Range()):
         model = AutoModelForCausalLM.from_pretrained(model_id)  # flap.prune changes it in place
-        report = flap.prune(model, tokenizer, metric=metric, dataset=text, num_samples=16, overrides=measure)
+        report = flap.prune(model, tokenizer, metric=metric, dataset=text, num_samples=16, overrides=more)
         print(type(metric).__name__, report.evaluation["pruned"])
 
 

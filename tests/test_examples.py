@@ -2,6 +2,8 @@
 
 import json
 import runpy
+import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
@@ -11,6 +13,8 @@ from urllib.request import urlopen
 import pytest
 
 import flap
+from flap.results.sweep_folders import read_study
+from flap.storage import digest
 from tests.cases import tiny_model
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -56,6 +60,20 @@ def test_prune(checkpoint: Path) -> None:
 def test_own_metric(printed: Callable[..., list[str]], model_dir: Path, text_file: Path) -> None:
     lines = printed("own_metric", model_dir, text_file)
     assert [line.split()[0] for line in lines if "perplexity@128" in line] == ["WIFV", "Range"]
+
+
+def test_own_metric_from_the_command_line(flap: Any, base: list[str], tmp_path: Path) -> None:
+    shutil.copytree(EXAMPLES, tmp_path, dirs_exist_ok=True)
+    sweep = [*base, "metric=WIFV,Range", "checkpoint.save=false", "eval=[none]", "hydra.sweep.dir=sweep"]
+    done = flap("-m", "--config-dir=conf", *(one for one in sweep if not one.startswith("eval.")))
+    assert done.returncode == 0, done.stderr
+    [command] = read_study(tmp_path / "sweep").commands
+    again = flap(*shlex.split(command)[3:])  # as the page shows it
+    assert again.returncode == 0 and again.stderr.count("done already") == 2, again.stderr
+    source = digest([(EXAMPLES / "own_metric.py").read_text()])
+    assert f"own_metric.Range, digest of its file {source[:12]}" in (tmp_path / "sweep" / "index.html").read_text()
+    found = f"hydra.searchpath=[file://{tmp_path / 'conf'}]"
+    assert "_target_: own_metric.Range" in flap(found, "metric=Range", "--cfg", "job").stdout
 
 
 @pytest.mark.long

@@ -97,6 +97,8 @@ def command_of(sweep: Path) -> str:
         record: Any = OmegaConf.to_container(OmegaConf.load(sweep / RECORD), resolve=False)
         given = record["hydra"]["overrides"]
         own = [word for word in given["hydra"] if word != "hydra.mode=MULTIRUN"]
-        return shlex.join(["python", "-m", "flap", "-m", *given["task"], *own])
+        sources = record["hydra"]["runtime"]["config_sources"]
+        folders = [f"--config-dir={one['path']}" for one in sources if one["provider"] == "command-line"]
+        return shlex.join(["python", "-m", "flap", "-m", *folders, *given["task"], *own])
     except (OSError, ValueError, LookupError, TypeError, YAMLError, OmegaConfBaseException):
         return ""

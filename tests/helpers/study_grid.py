@@ -75,7 +75,8 @@ def add_command(sweep: Path, *task: str) -> None:
     """Hydra's record of the command line."""
     overrides = {"hydra": ["hydra.mode=MULTIRUN"], "task": list(task)}
     sweeper = {"_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper", "params": None}
-    (sweep / "multirun.yaml").write_text(json.dumps({"hydra": {"overrides": overrides, "sweeper": sweeper}}))
+    record = {"overrides": overrides, "sweeper": sweeper, "runtime": {"config_sources": []}}
+    (sweep / "multirun.yaml").write_text(json.dumps({"hydra": record}))
 
 
 def full_grid(sweep: Path, report: Report) -> Path:

@@ -36,8 +36,18 @@ class Metric(ABC):
         """Return score_UC, the scores of each unit's channels. A metric that scores whole units overrides this.
 
         weight_OI: in the model's type, so that a metric which computes in another one makes one copy.
+
+        Raises:
+            ValueError: the metric does not return one score for each input channel.
         """
-        return self.score(weight_OI.float(), statistics)[columns_UC]
+        score_I = self.score(weight_OI.float(), statistics)
+        shape, expected = tuple(score_I.shape), (weight_OI.shape[1],)
+        if shape != expected:
+            name = f"{type(self).__module__}.{type(self).__name__}"
+            raise ValueError(
+                f"metric: {name} returns scores of shape {shape}: expected {expected}, one an input channel"
+            )
+        return score_I[columns_UC]
 
     def score_all(self, experts: Sequence[Statistics]) -> Tensor:
         """Return score_E1 of all experts of a layer, from `LayerStatistics.routed`, if it `scores_experts`."""

@@ -1,12 +1,12 @@
 """Each metric against values computed by hand; scores of whole models are finite and have the adapter's shapes."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
 from flap.method.calibration import LayerStatistics, Statistics
-from flap.method.importance import Random, score_layers
+from flap.method.importance import Metric, Random, score_layers
 from flap.models import ModelAdapter, adapt
 from tests.cases import ARCHITECTURES, METRICS, tiny_model
 from tests.helpers import compressed
@@ -75,6 +75,20 @@ def test_weights_that_are_not_finite_name_the_layer(name: str, value: float) -> 
         model.model.layers.get_submodule(block).weight.data[0, 7] = value
         with pytest.raises(ValueError, match=f"scores of {named} are not finite"):
             score_layers(METRICS[name](), adapt(model), enumerate(known))
+
+
+@dataclass(frozen=True)
+class OfRows(Metric):
+    """Scores the output channels, by mistake."""
+
+    def score(self, weight_OI: torch.Tensor, statistics: Statistics | None) -> torch.Tensor:
+        return weight_OI.abs().amax(dim=1)
+
+
+def test_scores_of_a_wrong_shape_name_the_metric() -> None:
+    line = rf"metric: {__name__}.OfRows returns scores of shape \(3,\): expected \(4,\), one an input channel"
+    with pytest.raises(ValueError, match=line):
+        OfRows().score_units(WEIGHT_OI, STATISTICS, torch.arange(4)[:, None])
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
