@@ -11,7 +11,15 @@ import pytest
 from flap.runs.sweeps.launching import claim_gpu
 
 Cli = Callable[..., "CompletedProcess[str]"]
-SITE = ["partition=gpu", "account=lab", "timeout_min=90", "gpus_per_node=2", "mem_gb=64", "cpus_per_task=3"]
+SITE = [
+    "partition=gpu",
+    "account=lab",
+    "timeout_min=90",
+    "gpus_per_node=2",
+    "tasks_per_node=2",
+    "mem_gb=64",
+    "cpus_per_task=3",
+]
 
 
 @pytest.fixture
@@ -65,6 +73,29 @@ def test_the_launchers_keys_reach_sbatch(
     options = submitted(tmp_path / "bin" / "submitted.sh")
     assert expected.items() <= options.items()
     assert not absent & options.keys()
+
+
+@pytest.mark.parametrize(
+    ("asked", "line"),
+    [
+        (["hydra.launcher.gpus_per_node=4"], "hydra.launcher.gpus_per_node=4: expected 1, as tasks_per_node"),
+        (
+            ["hydra.launcher.gpus_per_node=1", "hydra.launcher.tasks_per_node=4"],
+            "hydra.launcher.gpus_per_node=1: expected 4, as tasks_per_node",
+        ),
+        (
+            ["hydra.launcher.tasks_per_node=2", "model.placement=auto"],
+            "model.placement=auto: expected device or stream",
+        ),
+        (["hydra.launcher.gres=gpu:1", "hydra.launcher.gpus_per_node=1"], "hydra.launcher.gres=gpu:1: expected null"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_before_it_is_submitted(
+    quick_flap: Cli, tmp_path: Path, refusing_cluster: str, asked: list[str], line: str
+) -> None:
+    done = quick_flap("-m", "hydra/launcher=slurm", *asked, "ratio=0.2,0.4", PATH=refusing_cluster)
+    assert done.returncode == 1 and done.stderr.startswith(f"error: {line}") and done.stderr.count("\n") == 1
+    assert not [*tmp_path.glob("bin/submitted.sh"), *tmp_path.glob("multirun_outputs/*")]
 
 
 def test_slurm_without_sbatch(quick_flap: Cli, tmp_path: Path) -> None:

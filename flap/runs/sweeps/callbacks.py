@@ -11,6 +11,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from flap.runs.sweeps.launching import unfit
 from flap.storage.status import STATUS
 
 log = logging.getLogger(__name__)
@@ -22,8 +23,10 @@ class StudyCallback(Callback):
     open_sweep: ClassVar[DictConfig | None] = None  # that is running in this process, or was just ended by an error
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Remember the sweep, in case an error ends it."""
+        """Remember the sweep, in case an error ends it; refuse one whose jobs could not work."""
         StudyCallback.open_sweep = config
+        if line := unfit(config):
+            raise SystemExit(f"error: {line}")  # of an exception Hydra would make a warning
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Write the page again, unless the cell has only found that it is finished already."""

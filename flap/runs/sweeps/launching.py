@@ -39,6 +39,22 @@ def check_launcher(hydra: Any) -> None:
         )
 
 
+def unfit(config: Any) -> str:
+    """Return why what a sweep asks of each job does not go together; empty if it does. config: with Hydra's part."""
+    job, placement = config.hydra.launcher, config.model.placement
+    tasks, nodes, gpus = (job.get(name) for name in ("tasks_per_node", "nodes", "gpus_per_node"))
+    tasks = tasks or 1
+    swept = any("," in one for one in config.hydra.overrides.task if one.startswith("model.placement="))
+    if gpus and job.get("gres"):
+        return f"hydra.launcher.gres={job.gres}: expected null with gpus_per_node, which asks for GPUs, too"
+    if placement == "auto" and tasks * (nodes or 1) > 1:
+        return "model.placement=auto: expected device or stream with several processes (hydra.launcher.tasks_per_node)"
+    if gpus and gpus != tasks and placement != "auto" and not swept:
+        why = "a process of a run takes one GPU, and each cell is a job with GPUs of its own"
+        return f"hydra.launcher.gpus_per_node={gpus}: expected {tasks}, as tasks_per_node: {why}"
+    return ""
+
+
 @cache
 def claim_gpu(sweep: Path) -> str | None:
     """Reserve a GPU that no other process of the sweep uses, hide the others from this process, and return its name.
