@@ -16,6 +16,10 @@ __all__ = ["load", "prune", "register"]
 __version__ = "0.1.0"
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     modules = {"prune": "flap.api", "load": "flap.checkpoint.load", "register": "flap.modeling.register"}
     if name in modules:

@@ -1,10 +1,12 @@
 """The Python interface: prune a model that is loaded already."""
 
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any, TypedDict, Unpack, cast
+from weakref import WeakSet
 
 import torch
 from hydra import compose
@@ -19,6 +21,9 @@ from flap.models import LoadedSource
 from flap.pipeline import run
 from flap.results import Report
 
+log = logging.getLogger(__name__)
+
+_pruned: WeakSet[PreTrainedModel] = WeakSet()  # the models that this process has pruned
 FIXED = ("eval=none", "checkpoint.save=false", "use_cache=false", "run_name=flap.prune")  # unless overrides say more
 
 
@@ -67,6 +72,9 @@ def prune(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **options:
         ValueError: bad input, in one line that names the field; the model is as it was, unless a layer's activations
             are not finite, which is found after layers before it have been pruned.
     """
+    for name in options.keys() - PruneOptions.__annotations__.keys():
+        allowed = ", ".join(PruneOptions.__annotations__)
+        raise ValueError(f"{name}: no keyword of flap.prune; write overrides=['{name}=…'] for it, or one of {allowed}")
     source, given = LoadedSource(model, tokenizer), cast(dict[str, Any], {"method": "flap", **options})
     overrides, ratio, target = given.pop("overrides", ()), given.pop("ratio", None), given.pop("target", None)
     plan = given.pop("plan", None)
@@ -82,8 +90,14 @@ def prune(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **options:
     config = replace(_compose([*names, *FIXED, *overrides], values), model=source.described, **objects)
     _check_shared(config, objects)
     config.method = name_method(config)
+    if model in _pruned:
+        log.warning(
+            "this process has pruned this model before: the ratio is of what is left; load it again for the dense model"
+        )
     with _plain_torch(model), _modes_restored(model):
-        return run(config, None, source=source)
+        report = run(config, None, source=source)
+    _pruned.add(model)
+    return report
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import torch
 from accelerate import cpu_offload
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from pandas import DataFrame
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import (
@@ -61,6 +62,27 @@ def prune(tokenizer: PreTrainedTokenizerFast, text_file: Path) -> Prune:
     """prune(model, ratio=0.5, ...): `flap.prune` on eight windows of the local text."""
     text = {"dataset": str(text_file), "num_samples": 8, "seq_len": 16}
     return lambda model, **options: flap.prune(model, tokenizer, **text | options)
+
+
+def test_what_a_notebook_shows(prune: Prune, text_file: Path) -> None:
+    assert {"prune", "load", "register"} <= set(dir(flap))
+    report = prune(tiny_model("llama-gqa"), overrides=("eval=[perplexity]", f"eval.perplexity.datasets=[{text_file}]"))
+    assert "| ratio removed |" in report._repr_markdown_()
+    assert report.plan is not None and len(report.plan.layers) == 4
+    assert [*DataFrame(report.evaluation)] == ["dense", "pruned"]
+
+
+def test_a_model_that_is_pruned_again_is_told(prune: Prune, caplog: pytest.LogCaptureFixture) -> None:
+    model = tiny_model("llama-gqa")
+    prune(model)
+    assert not caplog.text
+    prune(model)
+    assert "this process has pruned this model before: the ratio is of what is left" in caplog.text
+
+
+def test_a_key_of_the_command_line_as_a_keyword_is_told_where_it_goes(prune: Prune) -> None:
+    with pytest.raises(ValueError, match=r"eval: no keyword of flap.prune; write overrides=\['eval=…'\] for it"):
+        prune(tiny_model("llama-gqa"), eval=["perplexity"])
 
 
 def test_prune_save_load(prune: Prune, tmp_path: Path) -> None:

@@ -4,13 +4,14 @@ import json
 import platform
 import resource
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from flap.evaluation.base import Better
+from flap.method.allocation import PruningPlan
 from flap.results.provenance import git_state, versions
 from flap.storage.atomic_files import write_text
 from flap.storage.json_files import infinite, to_json
@@ -27,7 +28,7 @@ MEASURED = ("target", "recovery", "evaluation", "difference_stderr", "difference
 
 @dataclass
 class Report:
-    """The report of a run; units are in the names."""
+    """The report of a run; units are in the names. `evaluation` is a table: `pandas.DataFrame(report.evaluation)`."""
 
     config: dict[str, Any]  # of the run, as composed
     device: str = ""  # that the model ran on
@@ -66,10 +67,19 @@ class Report:
     schema: int = SCHEMA  # of report.json
     versions: dict[str, str] = field(default_factory=versions)  # of this package, Python and libraries
     git: dict[str, Any] = field(default_factory=git_state)  # the commit, and whether files differ from it (dirty)
+    plan: PruningPlan | None = field(default=None, repr=False)  # which units are kept; a run's file is plan.json
+
+    def _repr_markdown_(self) -> str:
+        """Return the tables of the report, which a notebook shows."""
+        from flap.results.report_tables import tables  # here, because it imports this module
+
+        return "\n\n".join(table.markdown() for table in tables(self))
 
     def save(self, path: Path) -> None:
         """Write report.json; a number that is not finite (an infinite perplexity) becomes null."""
-        write_text(path, to_json(asdict(self), indent=1) + "\n")
+        plain = asdict(replace(self, plan=None))
+        del plain["plan"]
+        write_text(path, to_json(plain, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "Report":

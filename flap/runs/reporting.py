@@ -65,7 +65,7 @@ def report_of(run: Run, pruned: Pruned, out: Outcome) -> Report:
         recovery = recovery | _noise(out.compressed, out.measured, numbers["averages"])
     repairs = {block: fit._asdict() for block, fit in pruned.fits.items()}
     told = _circumstances(run, out) | _sizes(run, config, pruned, out) | numbers
-    return Report(config, recovery=recovery, repairs=repairs, **told)
+    return Report(config, recovery=recovery, repairs=repairs, plan=pruned.plan, **told)
 
 
 def _circumstances(run: Run, out: Outcome) -> dict[str, Any]:
