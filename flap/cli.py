@@ -170,7 +170,9 @@ class _Owner:
         self._track(run.config)
 
     def _track(self, config: FlapConfig) -> None:
-        started = build("tracking", config.tracking).start(asdict(config), self.place, self._job_info())
+        chosen = {group: name for group, name in self.hydra.runtime.choices.items() if "/" not in group}
+        plain = asdict(config) | {"choices": chosen}  # {"metric": "WIFV"}, beside its class
+        started = build("tracking", config.tracking).start(plain, self.place, self._job_info())
         self.tracked = self.held.enter_context(started)
 
     def finish(self, report: "Report") -> None:

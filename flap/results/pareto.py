@@ -1,6 +1,7 @@
 """Panels of quality, bits per byte or an accuracy, over what a model costs: parameters, bytes, speed; its Pareto front.
 
 On the front are the models, dense ones included, for which no other model is both cheaper and better, or as good.
+Costs within 1 % are equal, as a ratio is met only to within a unit; so are qualities of the same four digits.
 """
 
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 
 from matplotlib.ticker import EngFormatter
 from pandas import DataFrame
+from pandas import Series as Column
 
 from flap.results.number_texts import is_of_text
 from flap.results.series import INK, MUTED, Series, styles
@@ -28,6 +30,7 @@ class CostAxis(NamedTuple):
         return self.pruned in study.results and bool(study.results[self.pruned].notna().any())
 
 
+SAME_COST = 0.01  # of the cost
 BYTES, SPEED = "efficiency/checkpoint_bytes", "efficiency/decode_tokens_per_second_ratio"
 COSTS = (
     CostAxis("parameters", "parameters", "parameters_before", "parameters_after"),
@@ -55,9 +58,12 @@ def points(study: Study, series: list[Series], name: str, cost: CostAxis) -> Dat
 
 def front(points: DataFrame, cost_is_lower: bool, quality_is_lower: bool) -> DataFrame:
     """Return the points of the Pareto front, the cheapest first."""
-    ordered = points.sort_values(["cost", "quality"], ascending=[cost_is_lower, quality_is_lower])
-    best = ordered.quality.cummin() if quality_is_lower else ordered.quality.cummax()
-    return ordered[(ordered.quality == best) & ~best.duplicated()]
+    loss = points.quality.map(lambda quality: float(f"{quality:.4g}") * (1 if quality_is_lower else -1))
+    best_near = [loss[(points.cost - cost).abs() <= SAME_COST * cost].min() for cost in points.cost]
+    unbeaten = points.assign(loss=loss)[loss == Column(best_near, points.index, dtype=float)]
+    ordered = unbeaten.sort_values(["cost", "quality"], ascending=[cost_is_lower, quality_is_lower])
+    best = ordered.pop("loss").cummin()
+    return ordered[~best.duplicated()]
 
 
 def fronts(study: Study, series: list[Series], names: list[str], cost: CostAxis) -> str:

@@ -31,10 +31,13 @@ def test_one_run_a_job_and_after_a_failed_one(
     assert failed["exit_code"] != 0 and finished["exit_code"] == 0 and failed["id"] != finished["id"]
     assert [(one["group"], one["job_type"]) for one in (failed, finished)] == [("mine", "sweep")] * 2
     assert finished["tags"] == ["WIFV", "AL-AM"]
+    choices = finished["config"]["choices"]
+    assert (choices["metric"], choices["structure"], choices["method"]) == ("WIFV", "AL-AM", "flap")
     assert [one["config"]["model"]["path"] for one in (failed, finished)] == [str(bad), str(model_dir)]
     [path] = sweep.glob("1_*/report.json")
     numbers = {name: value for name, value in summary(Report.load(path)).items() if value is not None}
-    assert len(numbers) > 20 and numbers.items() <= finished["summary"].items()
+    assert any(name.startswith("difference_p_value/") for name in numbers) and len(numbers) > 20
+    assert numbers.items() <= finished["summary"].items()
     study = read_json(sweep / "noted.json")
     assert (study["group"], study["job_type"], study["exit_code"]) == ("mine", "study", 0)
     assert len([*sweep.glob("**/offline-run-*/run-*.wandb")]) == 3

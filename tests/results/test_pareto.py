@@ -13,16 +13,25 @@ from tests.helpers.study_grid import PERPLEXITY, SPEED, Report, add_cell, altere
 PARAMETERS, BYTES, SPEEDS = COSTS
 
 
+def front_of(places: list[tuple[float, float]], *lower_is_better: bool) -> list[tuple[float, float]]:
+    found = front(DataFrame(places, columns=["cost", "quality"]), *lower_is_better)
+    return list(found.itertuples(index=False, name=None))
+
+
 def test_on_the_front_is_what_no_other_beats_in_both() -> None:
     places = [(3, 10), (1, 30), (2, 20), (2, 25), (1, 31), (4, 10), (5, 12)]
 
-    def best(*lower_is_better: bool) -> list[tuple[int, int]]:
-        found = front(DataFrame(places, columns=["cost", "quality"]), *lower_is_better)
-        return list(found.itertuples(index=False, name=None))
+    def best(*lower_is_better: bool) -> list[tuple[float, float]]:
+        return front_of(places, *lower_is_better)
 
     assert best(True, True) == [(1, 30), (2, 20), (3, 10)]
     assert best(True, False) == [(1, 31)]  # accuracy: nothing dearer is better
     assert best(False, True) == [(5, 12), (4, 10)]  # speed: 5 is the fastest
+
+
+def test_what_differs_by_rounding_alone_is_equal() -> None:
+    places = [(100.2, 50.0), (100.0, 60.0), (110.0, 49.999), (120.0, 40.0)]
+    assert front_of(places, True, True) == [(100.2, 50.0), (120.0, 40.0)]
 
 
 def test_a_point_is_the_mean_of_the_seeds_and_the_dense_model_is_one(tmp_path: Path, report: Report) -> None:

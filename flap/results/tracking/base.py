@@ -121,7 +121,7 @@ def layer_rows(report: Report) -> list[list[Any]]:
 
 def summary(report: Report) -> dict[str, Any]:
     """Return the report's numbers by flat names: "pruned/wikitext2/perplexity@2048", "ratio/realised_decoder"."""
-    names = ("difference_stderr", "ratio", "parameters", "seconds", "peak_memory_bytes")
+    names = ("difference_stderr", "difference_p_value", "ratio", "parameters", "seconds", "peak_memory_bytes")
     sections: dict[str, Any] = {**report.evaluation, **{name: getattr(report, name) for name in names}}
     sections |= {f"target/{name}": values for name, values in report.target.items()}
     numbers = {f"{section}/{name}": value for section, entries in sections.items() for name, value in entries.items()}
