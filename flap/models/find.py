@@ -36,7 +36,7 @@ def find_model(
     require(config.placement in PLACEMENTS, "model.placement", config.placement, f"one of {', '.join(PLACEMENTS)}")
     placed, path, origin = PLACEMENTS[config.placement], config.path, "config"
     is_path = path.startswith((".", "/")) or path.count("/") > 1  # a name of the hub has one slash at most
-    require(Path(path).is_dir() or not is_path, "model.path", path, "a directory, and there is none of this name")
+    require(Path(path).exists() or not is_path, "model.path", path, "a directory, and there is none of this name")
     if weights or packaged_gguf(path):
         path, origin = locate(path, cache, placed.streams)
     device = pick_device(config.device) if weights or config.device == "auto" else torch.device(config.device)

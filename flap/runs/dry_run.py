@@ -181,7 +181,7 @@ def _sizes(block: Block) -> tuple[int, int, int]:
 
 def _to_take(less: Mapping[str, bool]) -> str:
     """Return what to take for less memory. less: whether it is not taken already."""
-    return f"take {', or '.join([name for name, free in less.items() if free] or ['a machine with more memory'])}"
+    return f"take {', or '.join([name for name, is_left in less.items() if is_left] or ['a machine with more memory'])}"
 
 
 def _check(field: str, needed: float, available: int, where: str, advice: str, margin: float = MARGIN) -> None:

@@ -62,6 +62,12 @@ def test_only_one_layer_of_a_streamed_model_is_on_the_device(dry: Dry) -> None:
     ("arguments", "room", "line"),
     [
         ((), (PLENTY, 1000, PLENTY), r"model\.placement=device: expected \S+ GB free in the host's memory, and 1e-06"),
+        ((), (PLENTY, 1000, PLENTY), r"are; take model\.placement=stream, or a smaller calibration\.batch_size \("),
+        (  # nothing that is set already is told
+            ("model.placement=stream", "calibration.batch_size=1"),
+            (PLENTY, 1000, PLENTY),
+            "are; take a machine with more memory",
+        ),
         (
             ("model.placement=stream",),
             (PLENTY, PLENTY, 1000),
