@@ -43,5 +43,10 @@ def test_a_command_is_of_options_that_exist(words: list[str]) -> None:
     assert composed(*overrides).model.name
 
 
+def test_brackets_are_quoted_because_zsh_reads_them() -> None:
+    blocks = [block for file in FILES for block in BLOCK.findall(file.read_text()) if "-m flap" in block]
+    assert [found for block in blocks for found in re.findall(r"(?<=\s)[\w.+/~]+=[\[{]\S*", block)] == []
+
+
 def test_there_are_commands_in_the_readme_and_in_the_documentation() -> None:
     assert {"README.md", "docs/compare.md", "docs/prune.md"} <= {file for file, _ in COMMANDS}

@@ -1,0 +1,27 @@
+"""The digits of the README: one cell of its table, by the command below it."""
+
+import json
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+from tests.docs.conftest import ROOT
+
+
+@pytest.mark.long
+def test_the_command_below_the_table_gives_its_digits(
+    quick_flap: Callable[..., "CompletedProcess[str]"], tmp_path: Path
+) -> None:
+    below = (ROOT / "README.md").read_text().partition("## Results")[2]
+    [command] = re.findall(r"^python -m flap (.*)$", below, re.MULTILINE)
+    digits = re.search(r"# dense ([\d.]+), pruned ([\d.]+)", below)
+    assert digits
+    done = quick_flap(*shlex.split(command), "hydra.run.dir=run", "checkpoint.save=false")
+    assert done.returncode == 0, done.stderr
+    numbers = json.loads((tmp_path / "run" / "report.json").read_text())["evaluation"]
+    found = [numbers[which]["boolq-passages/perplexity@1024"] for which in ("dense", "pruned")]
+    assert found == pytest.approx([*map(float, digits.groups())], rel=2e-3)  # other processors round otherwise
