@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, TypedDict, Unpack, cast
 from weakref import WeakSet
 
@@ -72,9 +72,8 @@ def prune(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **options:
         ValueError: bad input, in one line that names the field; the model is as it was, unless a layer's activations
             are not finite, which is found after layers before it have been pruned.
     """
-    for name in options.keys() - PruneOptions.__annotations__.keys():
-        allowed = ", ".join(PruneOptions.__annotations__)
-        raise ValueError(f"{name}: no keyword of flap.prune; write overrides=['{name}=…'] for it, or one of {allowed}")
+    for name in {field.name for field in fields(FlapConfig)} & options.keys() - PruneOptions.__annotations__.keys():
+        raise ValueError(f"{name}: no keyword of flap.prune; write overrides=['{name}=…'], as on the command line")
     source, given = LoadedSource(model, tokenizer), cast(dict[str, Any], {"method": "flap", **options})
     overrides, ratio, target = given.pop("overrides", ()), given.pop("ratio", None), given.pop("target", None)
     plan = given.pop("plan", None)

@@ -81,7 +81,7 @@ def test_a_model_that_is_pruned_again_is_told(prune: Prune, caplog: pytest.LogCa
 
 
 def test_a_key_of_the_command_line_as_a_keyword_is_told_where_it_goes(prune: Prune) -> None:
-    with pytest.raises(ValueError, match=r"eval: no keyword of flap.prune; write overrides=\['eval=…'\] for it"):
+    with pytest.raises(ValueError, match=r"eval: no keyword of flap.prune; write overrides=\['eval=…'\], as on"):
         prune(tiny_model("llama-gqa"), eval=["perplexity"])
 
 

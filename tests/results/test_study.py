@@ -348,7 +348,8 @@ def test_a_console_without_all_characters_gets_others_in_their_place(sweep: Path
 def sweep_config(folder: Path, tracker: str = "NoTracking") -> DictConfig:
     """What Hydra hands to a callback, as far as it is read."""
     tracking = {"_target_": f"flap.results.tracking.{tracker}"}
-    return OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}}, "tracking": tracking})
+    hydra = {"sweep": {"dir": str(folder)}, "launcher": {}, "overrides": {"task": []}}
+    return OmegaConf.create({"hydra": hydra, "tracking": tracking, "model": {"placement": "device"}})
 
 
 def test_the_callback_logs_the_table_where_runs_are_tracked(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
