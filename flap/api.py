@@ -22,7 +22,6 @@ from flap.pipeline import run
 from flap.results import Report
 
 log = logging.getLogger(__name__)
-
 _pruned: WeakSet[PreTrainedModel] = WeakSet()  # the models that this process has pruned
 FIXED = ("eval=none", "checkpoint.save=false", "use_cache=false", "run_name=flap.prune")  # unless overrides say more
 
@@ -90,9 +89,7 @@ def prune(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **options:
     _check_shared(config, objects)
     config.method = name_method(config)
     if model in _pruned:
-        log.warning(
-            "this process has pruned this model before: the ratio is of what is left; load it again for the dense model"
-        )
+        log.warning("this process has pruned this model before: the ratio is of what is left")
     with _plain_torch(model), _modes_restored(model):
         report = run(config, None, source=source)
     _pruned.add(model)

@@ -170,8 +170,7 @@ class _Owner:
         self._track(run.config)
 
     def _track(self, config: FlapConfig) -> None:
-        chosen = {group: name for group, name in self.hydra.runtime.choices.items() if "/" not in group}
-        plain = asdict(config) | {"choices": chosen}  # {"metric": "WIFV"}, beside its class
+        plain = asdict(config) | {"choices": dict(self.hydra.runtime.choices)}  # {"metric": "WIFV"}, beside its class
         started = build("tracking", config.tracking).start(plain, self.place, self._job_info())
         self.tracked = self.held.enter_context(started)
 

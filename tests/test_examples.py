@@ -71,7 +71,7 @@ def test_own_metric_from_the_command_line(flap: Any, base: list[str], tmp_path: 
     again = flap(*shlex.split(command)[3:])  # as the page shows it
     assert again.returncode == 0 and again.stderr.count("done already") == 2, again.stderr
     source = digest([(EXAMPLES / "own_metric.py").read_text()])
-    assert f"own_metric.Range, digest of its file {source[:12]}" in (tmp_path / "sweep" / "index.html").read_text()
+    assert f"code of one&#39;s own: {source[:12]}" in (tmp_path / "sweep" / "index.html").read_text()
     found = f"hydra.searchpath=[file://{tmp_path / 'conf'}]"
     assert "_target_: own_metric.Range" in flap(found, "metric=Range", "--cfg", "job").stdout
 

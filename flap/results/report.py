@@ -67,7 +67,9 @@ class Report:
     schema: int = SCHEMA  # of report.json
     versions: dict[str, str] = field(default_factory=versions)  # of this package, Python and libraries
     git: dict[str, Any] = field(default_factory=git_state)  # the commit, and whether files differ from it (dirty)
-    plan: PruningPlan | None = field(default=None, repr=False)  # which units are kept; a run's file is plan.json
+    plan: PruningPlan | None = field(
+        default=None, repr=False
+    )  # the kept units; in report.json null, as plan.json has it
 
     def _repr_markdown_(self) -> str:
         """Return the tables of the report, which a notebook shows."""
@@ -77,9 +79,7 @@ class Report:
 
     def save(self, path: Path) -> None:
         """Write report.json; a number that is not finite (an infinite perplexity) becomes null."""
-        plain = asdict(replace(self, plan=None))
-        del plain["plan"]
-        write_text(path, to_json(plain, indent=1) + "\n")
+        write_text(path, to_json(asdict(replace(self, plan=None)), indent=1) + "\n")
 
     @classmethod
     def load(cls, path: Path) -> "Report":

@@ -104,10 +104,7 @@ def _ranks(report: Report) -> str:
 
 
 def show(report: Report, folder: Path) -> None:
-    """Print a run on the console: its name, its tables, how to take them; last the checkpoint's path and the report's.
-
-    folder: that of the run.
-    """
+    """Print the name of a run, its tables and remarks on the console; last the paths of checkpoint and report.md."""
     console = Console()
     console.print(escape(report.config["run_name"]), style="italic")
     for table in tables(report):

@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ class Study:
         rows = [_row(run) for run in self.runs]
         numbers = [dict.fromkeys(name for row in rows for name in row if name.startswith(f"{which}/"))
                    for which in ("dense", "pruned", "difference_stderr")]  # fmt: skip
-        columns = [*CHOICE_COLUMNS, *SIZE_COLUMNS, *chain(*numbers), *LAST_COLUMNS, *UNSHOWN]
+        columns = [*CHOICE_COLUMNS, *SIZE_COLUMNS, *numbers[0], *numbers[1], *numbers[2], *LAST_COLUMNS, *UNSHOWN]
         return DataFrame([[row.get(name) for name in columns] for row in rows], columns=columns, dtype=object)
 
     @cached_property
@@ -96,7 +95,6 @@ def _row(run: RunRecord) -> dict[str, Any]:
         for which in ("dense", "pruned")
         for name, value in run.numbers(which).items()
     }
-    # of pruned - dense: a perplexity has no other error
     numbers |= {f"difference_stderr/{name}": error for name, error in run.report.get("difference_stderr", {}).items()}
     names = (name for name in run.numbers("pruned") if not name.endswith("_stderr"))
     return numbers | {name: getattr(run, name) for name in ("state", "sweep", *CHOICES, "options", "error")} | {

@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -123,14 +123,14 @@ class DryRun:
         """
         placed, needs = f"model.placement={self.source.placement}", self.needs(self.source.placement)
         device, host, disk = free(self.source.device, cache)
-        recovery, batch_size = self.choices.recovery, self.config.calibration.batch_size
-        less = {"model.placement=stream": not self.source.placed.streams}
-        less |= {"a smaller calibration.batch_size": batch_size > 1}
-        less |= {"choices without covariances": self.choices.need_covariance}
-        advice = _to_take(less)
+        recovery, less = self.choices.recovery, ["model.placement=stream"] * (not self.source.placed.streams)
+        less += ["a smaller calibration.batch_size"] * (self.config.calibration.batch_size > 1)
+        less += ["choices without covariances"] * self.choices.need_covariance
         if recovery is not None:
-            less = {"recover.gradient_checkpointing=true": not getattr(recovery, "gradient_checkpointing", True)}
-            advice = _to_take(less | {"a smaller recover.batch_size": True, "recover=lora": recovery.name == "full"})
+            less = ["recover.gradient_checkpointing=true"] * (not getattr(recovery, "gradient_checkpointing", True))
+            less += ["a smaller recover.batch_size", *["recover=lora"] * (recovery.name == "full")]
+        advice = f"take {', or '.join(less) or 'a machine with more memory'}"
+        if recovery is not None:
             _check(f"recover={recovery.name}", self.to_train, device, "to train", advice, margin=1)
         if self.source.device.type == "cuda":
             _check(placed, needs.device, device, f"on {self.source.device}", advice)
@@ -177,11 +177,6 @@ def free(device: torch.device, cache: Path) -> tuple[int, int, int]:
 def _sizes(block: Block) -> tuple[int, int, int]:
     """Return the input and output channels of an expert's output projection, and the number of experts."""
     return block.columns_UC.numel() // len(block.members), int(block.output.weight.shape[0]), len(block.members)
-
-
-def _to_take(less: Mapping[str, bool]) -> str:
-    """Return what to take for less memory. less: whether it is not taken already."""
-    return f"take {', or '.join([name for name, is_left in less.items() if is_left] or ['a machine with more memory'])}"
 
 
 def _check(field: str, needed: float, available: int, where: str, advice: str, margin: float = MARGIN) -> None:

@@ -24,7 +24,7 @@ LESS_MEMORY = "smaller batches take less; dry_run=true says what each model.plac
 def run_folder(folder: Path, keep: bool = True) -> Iterator[None]:
     """Hold the folder of a run for as long as the block lasts. An error of it is noted, unless a finished run is there.
 
-    keep: false: the new folder of a run that is refused before it begins is removed.
+    keep: false: a new folder is removed if the run is refused before it begins.
 
     Raises:
         ValueError: another run is working in the folder.
@@ -54,9 +54,8 @@ def _remove(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / ".hydra", ignore_errors=True)
     with suppress(OSError):
-        for place in (folder, folder.parent):
-            if not Path.cwd().is_relative_to(place):
-                place.rmdir()
+        for place in (one for one in (folder, folder.parent) if not Path.cwd().is_relative_to(one)):
+            place.rmdir()
 
 
 def reason(error: Exception) -> str:

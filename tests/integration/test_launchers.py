@@ -87,7 +87,6 @@ def test_the_launchers_keys_reach_sbatch(
             ["hydra.launcher.tasks_per_node=2", "model.placement=auto"],
             "model.placement=auto: expected device or stream",
         ),
-        (["hydra.launcher.gres=gpu:1", "hydra.launcher.gpus_per_node=1"], "hydra.launcher.gres=gpu:1: expected null"),
     ],
 )
 def test_what_does_not_go_together_is_refused_before_it_is_submitted(

@@ -26,7 +26,7 @@ SCHEMA_1: dict[str, set[str]] = {
 }  # fmt: skip
 NAME = "words.txt/perplexity@16"
 DESTROYED = (
-    "words.txt/perplexity@16 is 4.0 times the dense model's: little of the model is left. What helps: a lower ratio, "
+    "words.txt/perplexity@16 is 4.0 times the dense one: little of the model is left. What helps: a lower ratio, "
     "method=flap_plus, or prompts of your use as calibration text."
 )
 NOTICE = "Measured only on text like the calibration's; add an out-of-domain text to eval.perplexity.datasets."

@@ -36,17 +36,11 @@ class Metric(ABC):
         """Return score_UC, the scores of each unit's channels. A metric that scores whole units overrides this.
 
         weight_OI: in the model's type, so that a metric which computes in another one makes one copy.
-
-        Raises:
-            ValueError: the metric does not return one score for each input channel.
         """
         score_I = self.score(weight_OI.float(), statistics)
-        shape, expected = tuple(score_I.shape), (weight_OI.shape[1],)
-        if shape != expected:
+        if (shape := tuple(score_I.shape)) != (expected := (weight_OI.shape[1],)):
             name = f"{type(self).__module__}.{type(self).__name__}"
-            raise ValueError(
-                f"metric: {name} returns scores of shape {shape}: expected {expected}, one an input channel"
-            )
+            raise ValueError(f"metric: {name} returns scores of shape {shape}: expected {expected}, one a channel")
         return score_I[columns_UC]
 
     def score_all(self, experts: Sequence[Statistics]) -> Tensor:

@@ -44,10 +44,7 @@ class StudyCallback(Callback):
 
 
 def write_open_study() -> None:
-    """Write the study of a sweep that an error ended, because Hydra does not call `on_multirun_end` then.
-
-    The folder of a sweep of which no cell has begun is removed.
-    """
+    """Write the study of a sweep that an error ended, which Hydra does not; if no cell has begun, remove its folder."""
     config, StudyCallback.open_sweep = StudyCallback.open_sweep, None
     if config is None:
         return

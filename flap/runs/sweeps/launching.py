@@ -26,33 +26,20 @@ _claimed: list[FileLock] = []  # at most one, held until this process ends, beca
 
 
 def check_launcher(hydra: Any) -> None:
-    """Check that a launcher is given to a sweep, which alone it launches. hydra: Hydra's own part of the config.
-
-    Raises:
-        ValueError: a single run would run here, as on the login node of a cluster.
-    """
-    name = hydra.runtime.choices.get("hydra/launcher", "basic")
+    """Refuse a launcher for a single run, which would run here, as on a login node. hydra: its part of the config."""
+    name, command = hydra.runtime.choices.get("hydra/launcher", "basic"), shlex.join(["-m", *sys.argv[1:]])
     if hydra.mode == RunMode.RUN and name != "basic":
-        command = shlex.join(["python", "-m", "flap", "-m", *sys.argv[1:]])
-        raise ValueError(
-            f"hydra/launcher={name}: without -m the run would be here and not be launched; write: {command}"
-        )
+        raise ValueError(f"hydra/launcher={name}: without -m the run would be here; write: python -m flap {command}")
 
 
 def unfit(config: Any) -> str:
     """Return why what a sweep asks of each job does not go together; empty if it does. config: with Hydra's part."""
     job, placement = config.hydra.launcher, config.model.placement
-    tasks, nodes, gpus = (job.get(name) for name in ("tasks_per_node", "nodes", "gpus_per_node"))
-    tasks = tasks or 1
-    swept = any("," in one for one in config.hydra.overrides.task if one.startswith("model.placement="))
-    if gpus and job.get("gres"):
-        return f"hydra.launcher.gres={job.gres}: expected null with gpus_per_node, which asks for GPUs, too"
-    if placement == "auto" and tasks * (nodes or 1) > 1:
-        return "model.placement=auto: expected device or stream with several processes (hydra.launcher.tasks_per_node)"
-    if gpus and gpus != tasks and placement != "auto" and not swept:
-        why = "a process of a run takes one GPU, and each cell is a job with GPUs of its own"
-        return f"hydra.launcher.gpus_per_node={gpus}: expected {tasks}, as tasks_per_node: {why}"
-    return ""
+    tasks, nodes, gpus = (job.get(name) or 1 for name in ("tasks_per_node", "nodes", "gpus_per_node"))
+    if placement == "auto":
+        return "model.placement=auto: expected device or stream with tasks_per_node or nodes > 1" * (tasks * nodes > 1)
+    why = f"hydra.launcher.gpus_per_node={gpus}: expected {tasks}, as tasks_per_node: each cell is a job, each process"
+    return f"{why} of it takes one GPU" * (bool(job.get("gpus_per_node")) and gpus != tasks)
 
 
 @cache
