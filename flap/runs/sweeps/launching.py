@@ -34,9 +34,9 @@ def check_launcher(hydra: Any) -> None:
 
 def unfit(config: Any) -> str:
     """Return why what a sweep asks of each job does not go together; empty if it does. config: with Hydra's part."""
-    job, placement = config.hydra.launcher, config.model.placement
+    job, spread = config.hydra.launcher, {"auto": True}.get(config.model.placement, False)
     tasks, nodes, gpus = (job.get(name) or 1 for name in ("tasks_per_node", "nodes", "gpus_per_node"))
-    if placement == "auto":
+    if spread:
         return "model.placement=auto: expected device or stream with tasks_per_node or nodes > 1" * (tasks * nodes > 1)
     why = f"hydra.launcher.gpus_per_node={gpus}: expected {tasks}, as tasks_per_node: each cell is a job, each process"
     return f"{why} of it takes one GPU" * (bool(job.get("gpus_per_node")) and gpus != tasks)
