@@ -126,7 +126,6 @@ calibration.dataset={bad}/blank.txt -> calibration.dataset={bad}/blank.txt: the 
 calibration.dataset={bad}/short.txt -> calibration.dataset=…short.txt: 0 windows of 16 tokens are too few
 calibration.dataset={bad}/latin1.txt -> calibration.dataset=…latin1.txt: cannot be read; expected text in UTF
 calibration.dataset={bad}/other.jsonl -> calibration.dataset={bad}/other.jsonl: no column 'text', only body
-calibration.dataset={bad}/talks.jsonl -> …: no column 'text', only messages; 'calibration.dataset={{bad}/talks.jsonl
 calibration.dataset={bad}/null.jsonl -> calibration.dataset={bad}/null.jsonl: column 'text' has values that are not str
 calibration.dataset={bad}/number.jsonl -> calibration.dataset={bad}/number.jsonl: column 'text' has values that are not
 calibration.dataset={bad}/broken.jsonl -> calibration.dataset={bad}/broken.jsonl: cannot be read; expected a JSON object

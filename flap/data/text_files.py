@@ -52,8 +52,7 @@ def _documents(path: Path, where: str, template: Template | None, templates: boo
     wanted = "text" if template is None else "messages"
     found, names = read_rows(path, where, (wanted,))
     if names and wanted not in names:
-        key = f"'{where.partition('=')[0]}={{{path}: {{chat_template: true}}}}'"
-        hint = f"; {key} reads 'messages'" * ("messages" in names and templates)
+        hint = "; chat_template: true makes text of 'messages'" if "messages" in names and templates else ""
         raise ValueError(f"{where}: no column '{wanted}', only {', '.join(names)}{hint}")
     rows: list[Any] = [row.get(wanted) for row in found]
     if template is not None:

@@ -15,7 +15,6 @@ TEXTS = {
     "short.txt": "the cat sat",
     "words.csv": "the,cat",
     "other.jsonl": '{"body": "the cat"}\n',
-    "talks.jsonl": '{"messages": []}\n',
     "null.jsonl": '{"text": "the cat"}\n{"text": null}\n',
     "number.jsonl": '{"text": 1}\n{"text": 2}\n',
     "broken.jsonl": '{"text": \n',
