@@ -29,7 +29,7 @@ def _destroyed(report: Report) -> list[str]:
     if times.get(worst, 0) <= DESTROYED:
         return []
     plus = "method=flap_plus, " * (report.config["method"] != "flap_plus")
-    helps = f"a lower ratio, {plus}or prompts of your use as calibration text"
+    helps = f"a lower ratio, {plus}or prompts of your use (calibration=answers)"
     return [f"{worst} is {times[worst]:,.1f} times the dense one: little of the model is left. What helps: {helps}."]
 
 

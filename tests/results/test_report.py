@@ -27,7 +27,7 @@ SCHEMA_1: dict[str, set[str]] = {
 NAME = "words.txt/perplexity@16"
 DESTROYED = (
     "words.txt/perplexity@16 is 4.0 times the dense one: little of the model is left. What helps: a lower ratio, "
-    "method=flap_plus, or prompts of your use as calibration text."
+    "method=flap_plus, or prompts of your use (calibration=answers)."
 )
 NOTICE = "Measured only on text like the calibration's; add an out-of-domain text to eval.perplexity.datasets."
 
