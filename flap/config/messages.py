@@ -34,7 +34,7 @@ def help_text() -> str:
     """Return what `--help` prints, made from conf/: Hydra takes a second for it, and copies all configs."""
     contents = (Path(config_dir()) / "config.yaml").read_text()
     groups = dict(re.findall(r"^  - (\w+): .*?# (.+)$", contents, re.MULTILINE))
-    groups |= {"experiment": "a study with its sweep", "debug": "+debug=smoke: all stages in seconds"}
+    groups |= {"experiment": "a study with its sweep", "debug": "all stages in seconds, by +debug=smoke"}
     lines = (f"{name:<13}{text}: {', '.join(names_in(name))}" for name, text in groups.items())
     return TEXT.format(groups="\n".join(lines))
 
