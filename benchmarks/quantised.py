@@ -35,15 +35,11 @@ def checkpoint(folder: Path, name: str) -> Path:
     """The checkpoint of this name, which `python -m flap` writes where it is missing, with its f16 and q8_0 files."""
     target = folder / name
     if not target.is_dir():
-        options = [
-            "eval=none",
-            "checkpoint.formats=[hf,gguf]",
-            f"checkpoint.dir={target}",
-            f"hydra.run.dir={target}-run",
-        ]
+        options = ["eval=none", f"checkpoint.dir={target}", f"hydra.run.dir={target}-run"]
         subprocess.run([sys.executable, "-m", "flap", *PRUNED[name], *options], check=True, stdout=subprocess.DEVNULL)
-        command = [sys.executable, "-m", "flap.checkpoint.export", str(target), "gguf", "--type", "q8_0"]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        for kind in ("f16", "q8_0"):
+            command = [sys.executable, "-m", "flap.checkpoint.export", str(target), "gguf", "--type", kind]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return target
 
 

@@ -170,11 +170,6 @@ checkpoint.dir={bad}/occupied -> checkpoint.dir={bad}/occupied: not empty; …ch
 checkpoint.dir={bad}/a-file -> checkpoint.dir={bad}/a-file: expected a directory
 checkpoint.dir={bad}/a-loop -> checkpoint.dir={bad}/a-loop: expected a directory
 checkpoint.dir={bad}/nowhere/below -> checkpoint.dir={bad}/nowhere/below: expected a directory
-checkpoint.formats=[gguf] -> checkpoint.formats=…: expected [hf] or [hf,gguf]
-checkpoint.formats=[hf,onnx] -> checkpoint.formats=…: expected [hf] or [hf,gguf]
-checkpoint.formats=[] -> checkpoint.formats=…: expected [hf] or [hf,gguf]
-checkpoint.formats=[hf,gguf] -> gguf: the export does not support the tokenizer
-checkpoint.formats=[hf,gguf] checkpoint.save=false -> checkpoint.save=False: expected true with checkpoint.formats=[hf,
 
 eval.perplexity.seq_len=abc -> eval.perplexity.seq_len=abc: expected a whole number >= 2, or a list of such
 eval.perplexity.seq_len=1 -> eval.perplexity.seq_len=1: expected a whole number >= 2, or a list of such

@@ -8,7 +8,6 @@ from flap.config.compose import build, literal, refuse, settled_by, typed
 from flap.config.messages import explain, gigabytes, help_text, how_to_install, one_line, require, without_credentials
 from flap.config.methods import composing, name_method
 from flap.config.schema import (
-    GGUF_TYPES,
     CalibrationConfig,
     FlapConfig,
     ModelConfig,
@@ -19,7 +18,7 @@ from flap.config.schema import (
 )
 
 __all__ = [
-    "GGUF_TYPES", "CalibrationConfig", "FlapConfig", "ModelConfig", "TargetConfig", "build", "composing", "config_dir",
-    "explain", "folder_name", "gigabytes", "help_text", "how_to_install", "literal", "name_method", "one_line",
-    "refuse", "require", "settled_by", "targets", "typed", "without_credentials",
+    "CalibrationConfig", "FlapConfig", "ModelConfig", "TargetConfig", "build", "composing", "config_dir", "explain",
+    "folder_name", "gigabytes", "help_text", "how_to_install", "literal", "name_method", "one_line", "refuse",
+    "require", "settled_by", "targets", "typed", "without_credentials",
 ]  # fmt: skip

@@ -151,17 +151,13 @@ def _check_amount(ratio: float | None, target: TargetConfig, plan: str | None) -
 
 def _check_values(config: FlapConfig) -> None:
     """Check what needs no model, no tokenizer and no text."""
-    calibration, formats = config.calibration, config.checkpoint.formats
-    lengths = calibration.lengths
+    calibration, lengths = config.calibration, config.calibration.lengths
     valid_lengths = bool(lengths) and all(type(length) is int and length >= 2 for length in lengths)
-    made_from_hf = "true with checkpoint.formats=[hf,gguf], which is made from the former"
     different = "a whole number >= 2, or a list of such, each once"
     checks = {
         "seed": (0 <= config.seed < 2**32, "a whole number from 0 to 2**32 - 1"),
         "timeout_minutes": (0 < config.timeout_minutes < math.inf, "a number of minutes > 0"),
         "cache_wait_seconds": (config.cache_wait_seconds >= 0, "a number >= 0"),
-        "checkpoint.formats": (set(formats) in ({"hf"}, {"hf", "gguf"}), "[hf] or [hf,gguf]"),
-        "checkpoint.save": (config.checkpoint.save or "gguf" not in formats, made_from_hf),
         "calibration.num_samples": (calibration.num_samples >= 1, "a whole number >= 1"),
         "calibration.batch_size": (calibration.batch_size >= 1, "a whole number >= 1"),
         "calibration.seq_len": (valid_lengths and len(set(lengths)) == len(lengths), different),

@@ -9,11 +9,9 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 TARGETS = ("parameters", "bytes", "kv_cache_bytes", "memory", "active_parameters")
-GGUF_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 CHOICES = {
     "model.dtype": ("auto", "float32", "bfloat16", "float16"),
     "model.device": ("auto", "cpu", "cuda", "mps"),
-    "checkpoint.gguf_type": GGUF_TYPES,
     "calibration.propagate": ("dense", "pruned"),
     "calibration.answers": ("given", "self"),
     "calibration.count": ("all", "answers"),
@@ -67,13 +65,11 @@ class TargetConfig:
 
 @dataclass
 class CheckpointConfig:
-    """Whether, where and in which formats the pruned model is saved."""
+    """Whether and where the pruned model is saved."""
 
     save: bool = True  # false: the pruned model is only measured
     dir: str | None = None  # None: checkpoint/ in the run's folder
     overwrite: bool = False  # true: a checkpoint of this program that is there already is replaced
-    formats: list[str] = field(default_factory=lambda: ["hf"])  # [hf,gguf]: also a GGUF file for llama.cpp
-    gguf_type: str = "f16"  # f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0
 
 
 @dataclass

@@ -6,7 +6,6 @@ from flap.evaluation.base import TEMPLATED
 from flap.results.number_texts import domain_of, is_perplexity
 from flap.results.report import Report
 
-MOST_NAMES = 12  # of blocks in one sentence
 DESTROYED = 3.0  # times the dense perplexity, from which on a reader is told what helps
 
 
@@ -56,25 +55,18 @@ def _recovery(report: Report) -> list[str]:
 
 
 def _compensation(report: Report) -> list[str]:
-    """Return sentences on the fit reports of linear compensation: the error left, blocks that keep the bias.
+    """Return a sentence on the fit reports of linear compensation: the error left, and how many blocks keep the bias.
 
     Experts that no held-out token was sent to have no error, and keep the bias.
     """
-    fits = {block: fit for block, fit in report.repairs.items() if fit["held_out_error_of_bias"]}
-    unseen = sum("expert" in block for block in report.repairs.keys() - fits.keys())
-    told = f"Experts that keep the bias because they had no held-out calibration token: {unseen}."
-    sentences = [told] if unseen else []
+    fits = [fit for fit in report.repairs.values() if fit["held_out_error_of_bias"]]
     if not fits:
-        return sentences
-    ratio = median(fit["held_out_error"] / fit["held_out_error_of_bias"] for fit in fits.values())
-    biased = [block for block, fit in fits.items() if fit["ridge"] is None]
-    blocks = ", ".join(biased) or "no block"
-    if len(biased) > MOST_NAMES:
-        blocks = f"{len(biased)} of {len(fits)} blocks and experts ({', '.join(biased[:MOST_NAMES])}, ...)"
+        return []
+    ratio = median(fit["held_out_error"] / fit["held_out_error_of_bias"] for fit in fits)
+    biased = sum(fit["ridge"] is None for fit in fits)
     return [
         f"Linear compensation leaves {ratio:.1%} (median over blocks) of the error that the bias leaves on held-out "
-        f"calibration tokens. It was no better there in {blocks}: the bias stays.",
-        *sentences,
+        f"calibration tokens. It was no better there in {biased} of {len(fits)} blocks and experts: the bias stays."
     ]
 
 

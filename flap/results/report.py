@@ -63,7 +63,6 @@ class Report:
     statistics_cache: str = "off"  # "hit", "miss", "off"
     checkpoint: str | None = None  # its folder; None: not saved
     loads_with: str = ""  # what is needed to load the pruned model, and why
-    tensor_parallel: list[int] = field(default_factory=list)  # the numbers of ranks that every layer splits on
     schema: int = SCHEMA  # of report.json
     versions: dict[str, str] = field(default_factory=versions)  # of this package, Python and libraries
     git: dict[str, Any] = field(default_factory=git_state)  # the commit, and whether files differ from it (dirty)

@@ -57,7 +57,6 @@ def _facts(report: Report) -> list[tuple[str, str, str]]:
         ("windows begin with BOS", "", ", ".join(name for name, begins in report.bos.items() if begins)),
         ("seconds", "", ", ".join(f"{stage} {value:.1f}" for stage, value in report.seconds.items())),
         ("loads with", "", report.loads_with),
-        ("tensor parallelism", "", _ranks(report)),
     ]
 
 
@@ -94,13 +93,6 @@ def _in_digits(value: float) -> str:
 def _places(report: Report) -> str:
     counts = Counter(report.device_map.values())
     return "modules on " * bool(counts) + ", ".join(f"{device}: {count}" for device, count in counts.items())
-
-
-def _ranks(report: Report) -> str:
-    if not report.layers:
-        return ""
-    takes = ", ".join(map(str, report.tensor_parallel))
-    return f"over {takes} ranks" if takes else "none: a layer's heads or neurons are odd in number"
 
 
 def show(report: Report, folder: Path) -> None:

@@ -3,7 +3,6 @@
 from dataclasses import replace
 from pathlib import Path
 
-from flap.checkpoint.export.gguf import check_export, source_gguf
 from flap.checkpoint.save import check_room as check_disk
 from flap.checkpoint.save import check_target, followed, label_of
 from flap.config import FlapConfig, require
@@ -46,7 +45,8 @@ def _prepare(config: FlapConfig, run_dir: Path | None, source: ModelSource | Non
     adapter = adapt(source.skeleton(), choices.structure.experts)
     suite = prepare_suite(choices.evaluators, source.tokenizer, source.max_length, results)
     _check_vocabulary(choices, source, adapter)
-    _check_saving(config, choices, source)
+    allowed = f"true with model.placement={config.model.placement}, whose result is nowhere but on disk"
+    require(config.checkpoint.save or not source.placed.streams, "checkpoint.save", False, allowed)
     _check_comparable(suite, source)
     _check_trainable(choices, source, adapter)
     return Run(
@@ -91,19 +91,6 @@ def _target(config: FlapConfig, run_dir: Path | None, root: Path) -> Path:
     allowed = "a folder for the checkpoint, as this run has no folder of its own"
     require(bool(run_dir or config.checkpoint.dir or not config.checkpoint.save), "checkpoint.dir", None, allowed)
     return followed(Path(config.checkpoint.dir or (run_dir or root) / "checkpoint"))
-
-
-def _check_saving(config: FlapConfig, choices: Choices, source: ModelSource) -> None:
-    """Check that the result is saved where it is nowhere else, and that a GGUF can hold it if one is asked for.
-
-    Raises:
-        ValueError: it is not, or cannot.
-    """
-    allowed = f"true with model.placement={config.model.placement}, whose result is nowhere but on disk"
-    require(config.checkpoint.save or not source.placed.streams, "checkpoint.save", False, allowed)
-    if "gguf" in config.checkpoint.formats:
-        gguf = None if choices.vocabulary else source_gguf(config.model.path)
-        check_export(source.config, source.tokenizer, gguf)
 
 
 def _replaces(config: FlapConfig, target: Path, results: Path | None) -> bool:

@@ -25,8 +25,6 @@ from flap.storage import ranks, write_text
 
 log = logging.getLogger(__name__)
 
-TENSOR_PARALLEL = (2, 4, 8)  # numbers of ranks
-
 
 @dataclass(kw_only=True)
 class Outcome:
@@ -98,7 +96,6 @@ def _sizes(run: Run, config: Mapping[str, Any], pruned: Pruned, out: Outcome) ->
         "layers": layers,
         "layers_before": [_widths(units, units.attention.count, units.mlp.count) for units in budget.layers],
         "loads_with": pruned.loads_with,
-        "tensor_parallel": [n for n in TENSOR_PARALLEL if all(_splits(layer, n) for layer in layers)],
     }
 
 
@@ -187,11 +184,6 @@ def _targets(run: Run, plan: PruningPlan, parameters: int, idle: int) -> dict[st
             counted = parameters - idle * (bound.target == "active_parameters")
             reached[bound.target]["realised"] = bound.cost_of(counted, widths)
     return reached
-
-
-def _splits(layer: dict[str, int], num_ranks: int) -> bool:
-    """Return whether heads, query and KV, and neurons of a layer are multiples of that number."""
-    return layer["kv_heads"] % num_ranks == layer["neurons"] % num_ranks == 0
 
 
 def _widths(units: Pair[Units], kv_heads: int, mlp: int) -> dict[str, int]:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from flap.checkpoint.export.gguf import export_gguf
 from flap.checkpoint.save import make_label
 from flap.checkpoint.save import save as save_checkpoint
 from flap.data import Text, Windows
@@ -130,8 +129,6 @@ def save(run: Run, model: PlacedModel, plan: PruningPlan) -> PlacedModel:
         if run.suite.results:
             run.suite.results.begin()  # by which the same run, if it is killed, knows the checkpoint as its own
         save_checkpoint(model, run.tokenizer, run.target, label, run.replaces_checkpoint, files)
-        if "gguf" in run.config.checkpoint.formats:
-            log.info("wrote %s", export_gguf(run.target, run.config.checkpoint.gguf_type))
 
     with run.timed("save"):
         ranks.on_first(write_checkpoint)

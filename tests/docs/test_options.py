@@ -33,7 +33,7 @@ def test_its_defaults_are_those_of_a_run(table: list[list[str]]) -> None:
     with initialize_config_dir(config_dir(), version_base="1.3"):
         config = compose("config", ["structure=search", "eval=[perplexity,efficiency]", "recover=lora"])
     written = {row[0].strip("`"): row[2].strip("`") for row in table if len(row) == 4 or "`lora`" in row[3]}
-    for key in ("ratio", "calibration.seq_len", "checkpoint.gguf_type", "recover.rank"):
+    for key in ("ratio", "calibration.seq_len", "recover.rank"):
         assert written[key] == str(OmegaConf.select(config, key))
     of_choices = {row[0].strip("`"): row[2].strip("`") for row in table}
     assert of_choices["structure.tokens"] == str(config.structure.tokens)

@@ -155,24 +155,6 @@ def test_rounding_says_what_it_costs(run_tiny: Callable[..., Report], tmp_path: 
     assert f"{met:.4f} of 0.25 asked ({met - 0.25:+.4f} by whole blocks)" in (tmp_path / "report.md").read_text()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "ranks", "line"),
-    [
-        (["round_to=8", "structure.multiple_of_heads=2"], [2], "over 2 ranks"),
-        (["structure=UL-UM", "structure.min_heads=3"], [], "none: a layer's heads or neurons are odd in number"),
-    ],
-)
-def test_it_says_over_how_many_ranks_the_model_splits(
-    run_tiny: Callable[..., Report], tmp_path: Path, arguments: list[str], ranks: list[int], line: str
-) -> None:
-    report = run_tiny(tmp_path, "ratio=0.3", *arguments)
-    assert report.tensor_parallel == ranks
-    assert all(
-        layer[key] % n == 0 for layer in report.layers for key in ("kv_heads", "query_heads", "neurons") for n in ranks
-    )
-    assert f"| tensor parallelism |  | {line} |" in (tmp_path / "report.md").read_text()
-
-
 def test_what_is_not_finite_is_written_as_valid_json_and_read_back(
     finished: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
@@ -203,21 +185,14 @@ def test_there_is_a_picture(finished: tuple[Path, dict[str, Any]], tmp_path: Pat
     assert (tmp_path / "layers.png").read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
-def test_experts_that_no_held_out_token_was_sent_to_are_counted_apart() -> None:
+def test_experts_that_no_held_out_token_was_sent_to_have_no_error() -> None:
     def fit(ridge: float | None, error: float, of_bias: float) -> dict[str, Any]:
         return {"ridge": ridge, "held_out_error": error, "held_out_error_of_bias": of_bias}
 
     unseen = {f"layer 0 MLP expert {expert}": fit(None, 0.0, 0.0) for expert in range(5)}
     seen = {"layer 0 attention": fit(0.1, 1.0, 4.0), "layer 1 attention": fit(None, 2.0, 2.0)}
-    untouched = {"layer 2 attention": fit(None, 0.0, 0.0)}  # nothing to predict: constant channels
-    assert notices(Report({}, repairs=seen | untouched)) == notices(Report({}, repairs=seen))
-    assert notices(Report({}, repairs=seen | unseen))[-2:] == [
+    assert notices(Report({}, repairs=unseen)) == notices(Report({}))
+    assert notices(Report({}, repairs=seen | unseen))[-1] == (
         "Linear compensation leaves 62.5% (median over blocks) of the error that the bias leaves on held-out "
-        "calibration tokens. It was no better there in layer 1 attention: the bias stays.",
-        "Experts that keep the bias because they had no held-out calibration token: 5.",
-    ]
-    assert (
-        notices(Report({}, repairs=unseen))[-1]
-        == "Experts that keep the bias because they had no held-out calibration token: 5."
+        "calibration tokens. It was no better there in 1 of 2 blocks and experts: the bias stays."
     )
-    assert not any("no held-out" in line for line in notices(Report({}, repairs=seen)))

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from flap.config import GGUF_TYPES
+GGUF_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 
 
 def main(arguments: list[str] | None = None) -> None:

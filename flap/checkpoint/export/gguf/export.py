@@ -7,7 +7,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFWriter, LlamaFileType
-from transformers import PreTrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig
 
 from flap.checkpoint.export.checkpoint import Shards, end_tokens, head_dim, read_checkpoint
 from flap.checkpoint.export.gguf.hyperparameters import (
@@ -24,23 +24,11 @@ from flap.storage.atomic_files import atomic_file, write_text
 log = logging.getLogger(__name__)
 
 
-def check_export(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, source: Path | None) -> None:
-    """Check that a model can be exported to GGUF, as far as that is known without its weights.
-
-    source: the GGUF that the model came from, or None.
-
-    Raises:
-        ValueError: the family, a setting or the tokenizer is not supported.
-    """
-    check_model(config)
-    add_tokenizer(GGUFWriter(None, "llama"), tokenizer, source, config.vocab_size)  # into no file
-
-
 def export_gguf(checkpoint: Path, kind: str = "f16") -> Path:
     """Write `model-<kind>.gguf` and Ollama's `Modelfile` for it into a checkpoint's directory; return the GGUF's path.
 
-    kind: one of GGUF_TYPES, the type of all matrices, also of the embedding and the head. Vectors are f32. With a type
-    of blocks, a matrix is f16 if the length of its rows is not a multiple of 32.
+    kind: a `--type` of the command, that of all matrices, also of the embedding and the head. Vectors are f32. With a
+    type of blocks, a matrix is f16 if the length of its rows is not a multiple of 32.
 
     Raises:
         ValueError: there is no checkpoint, GGUF cannot hold it, or the file cannot be written.
