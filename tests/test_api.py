@@ -163,7 +163,7 @@ def other_weights() -> PreTrainedModel:
     return model
 
 
-def test_no_run_folder_is_read_or_written(
+def test_no_run_folder(
     perplexity: tuple[str, ...], prune: Prune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -212,9 +212,7 @@ def test_the_pruned_model_is_compared_with_the_dense_one(mask_only: str, prune: 
     assert model.num_parameters() != size
 
 
-def test_a_checkpoint_names_the_model_that_was_given(
-    prune: Prune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkpoint_names_the_given_model(prune: Prune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")  # not that of the model
     for path, name in (("", "LlamaForCausalLM"), (str(tmp_path / "mine"), "mine")):

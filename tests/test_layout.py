@@ -161,9 +161,7 @@ assert AutoConfig.from_pretrained.__module__ == AutoConfig.__module__
         ),
     ],
 )
-def test_after_register_the_auto_classes_read_pruned_checkpoints(
-    code: str, pruned_config: Path, tmp_path: Path
-) -> None:
+def test_after_register_auto_classes_read_pruned_checkpoints(code: str, pruned_config: Path, tmp_path: Path) -> None:
     code += f"; assert type(AutoConfig.from_pretrained({str(pruned_config)!r})).__name__ == 'FlapLlamaConfig'"
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -68,7 +68,7 @@ def tuned(directories: dict[str, Path]) -> dict[str, PreTrainedModel]:
 
 
 @pytest.mark.long
-def test_what_lora_changed_is_saved_and_reloads(
+def test_lora_is_saved_and_reloads(
     directories: dict[str, Path], tuned: dict[str, PreTrainedModel], tmp_path: Path
 ) -> None:
     places: dict[str, list[Path]] = {"stock": [], "remote": []}

@@ -99,7 +99,7 @@ def test_a_difference_is_noticed_and_both_sides_are_named(model: PreTrainedModel
     assert "\n" not in str(caught.value)
 
 
-def test_what_differs_on_disk_is_not_kept(
+def test_a_wrong_copy_is_not_kept(
     model: PreTrainedModel, save_over: Save, old: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = type(model).save_pretrained

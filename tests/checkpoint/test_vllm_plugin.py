@@ -106,7 +106,7 @@ EMPTY = {"num_attention_heads": 0, "num_key_value_heads": 0, "intermediate_size"
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_an_empty_layer_gets_a_unit_for_each_process(
+def test_an_empty_layer_gets_a_unit_each(
     ranks: int, registered: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = built_by_vllm(EMPTY, ranks, monkeypatch)
@@ -125,7 +125,7 @@ def test_an_empty_layer_gets_a_unit_for_each_process(
 @pytest.mark.parametrize(
     ("name", "option"), [("num_attention_heads", "min_heads"), ("intermediate_size", "min_neurons")]
 )
-def test_an_empty_block_without_this_package_is_refused_in_one_line(
+def test_an_empty_block_without_this_package_is_refused(
     name: str, option: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = built_by_vllm({name: 0}, 1, monkeypatch)

@@ -31,9 +31,7 @@ def test_auto_is_what_the_tokenizer_does(tokenizer: PreTrainedTokenizerFast, add
     assert [begins_with_bos(adding, bos, FIELD) for bos in ("true", "True", "False")] == [True, True, False]
 
 
-def test_every_window_begins_with_it_and_holds_one_token_less_of_the_text(
-    adding: PreTrainedTokenizerFast, text: Text
-) -> None:
+def test_every_window_begins_with_it_and_holds_one_token_less(adding: PreTrainedTokenizerFast, text: Text) -> None:
     ids = torch.tensor(adding(text.text, add_special_tokens=False).input_ids)
     windows = evaluation_windows(text, adding, 16, None, bos=True)
     assert windows.shape == (3000 // 15, 16) and (windows[:, 0] == 1).all()
@@ -42,9 +40,7 @@ def test_every_window_begins_with_it_and_holds_one_token_less_of_the_text(
     assert drawn.shape == (20, 16) and (drawn[:, 0] == 1).all()
 
 
-def test_without_it_only_the_first_window_begins_as_the_tokenizer_says(
-    adding: PreTrainedTokenizerFast, text: Text
-) -> None:
+def test_without_it_the_first_window_begins_as_the_tokenizer_says(adding: PreTrainedTokenizerFast, text: Text) -> None:
     windows = evaluation_windows(text, adding, 16, None, bos=False)
     assert windows[0, 0] == 1 and not (windows[1:] == 1).any()
 

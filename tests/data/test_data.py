@@ -48,7 +48,7 @@ def test_windows_of_one_text_are_drawn_as_ever(text: Text, tokenizer: PreTrained
 
 
 @pytest.mark.parametrize(("max_tokens", "windows"), [(None, 93), (351, 10), (31, 1)])
-def test_evaluation_takes_the_first_windows(
+def test_the_first_windows(
     max_tokens: int | None, windows: int, text: Text, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     tokens_NT = evaluation_windows(text, tokenizer, seq_len=32, max_tokens=max_tokens)

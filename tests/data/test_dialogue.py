@@ -59,9 +59,7 @@ def windows_of(
 
 @pytest.mark.parametrize("bos", ["false", "true"])
 @pytest.mark.parametrize("part", [{}, {"chat_template": False}])
-def test_only_the_tokens_of_answers_count(
-    part: dict[str, Any], bos: str, tmp_path: Path, chatting: PreTrainedTokenizerFast
-) -> None:
+def test_only_answers_count(part: dict[str, Any], bos: str, tmp_path: Path, chatting: PreTrainedTokenizerFast) -> None:
     windows = windows_of(tmp_path / "a.jsonl", chatting, "answers", bos, **part)
     [all_NT] = windows_of(tmp_path / "a.jsonl", chatting, "all", bos, **part).by_length
     [tokens_NT] = windows.by_length
@@ -73,9 +71,7 @@ def test_only_the_tokens_of_answers_count(
     assert windows.key != windows_of(tmp_path / "a.jsonl", chatting, "all", bos, **part).key
 
 
-def test_without_packing_each_conversation_has_its_own_marks(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_without_packing_conversations_have_their_own_marks(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": "the cat sat on", "answer": "mat dog"}) + "\n")
     wanted, path = Wanted(1, [6], 0, "false", Answers(counted="answers")), str(tmp_path / "a.jsonl")
     [tokens_NT] = read_windows("calibration", {path: {"packing": False}}, tokenizer, wanted, None).by_length

@@ -66,9 +66,7 @@ def test_a_text_that_the_model_writes_is_awaited(tokenizer: PreTrainedTokenizerF
 
 @pytest.mark.parametrize("bos", [False, True])
 @pytest.mark.parametrize("lengths", [(8, 32), (8, 30), (12, 8), (5, 13, 34), (20,)])
-def test_the_tokens_to_write_are_enough(
-    tokenizer: PreTrainedTokenizerFast, lengths: tuple[int, ...], bos: bool
-) -> None:
+def test_the_tokens_to_write_suffice(tokenizer: PreTrainedTokenizerFast, lengths: tuple[int, ...], bos: bool) -> None:
     for num_samples in (len(lengths) * 7, 40):
         before = Windows((Part("self"),), (None,), tokenizer, num_samples, lengths, seed=0, bos=bos)
         after = before.written(0, text_of("self", 2, before.tokens_to_write(0)))
@@ -76,9 +74,7 @@ def test_the_tokens_to_write_are_enough(
         assert shapes == [(before.counts(seq_len)[0], seq_len) for seq_len in lengths]
 
 
-def test_a_part_that_is_too_short_says_how_many_windows_it_has_and_what_helps(
-    tokenizer: PreTrainedTokenizerFast,
-) -> None:
+def test_a_part_that_is_too_short_says_its_windows_and_what_helps(tokenizer: PreTrainedTokenizerFast) -> None:
     text = Text.joined("short", ["the old cat"] * 100, "")
     without_packing = Windows((Part("short", packing=False),), (text,), tokenizer, 4, (16,), seed=0)
     with pytest.raises(ValueError, match=r"0 windows of 16 .* its weight, or take packing: true, or a longer text$"):

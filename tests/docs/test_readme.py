@@ -13,9 +13,7 @@ from tests.docs.conftest import ROOT
 
 
 @pytest.mark.long
-def test_the_command_below_the_table_gives_its_digits(
-    quick_flap: Callable[..., "CompletedProcess[str]"], tmp_path: Path
-) -> None:
+def test_the_command_below_gives_its_digits(quick_flap: Callable[..., "CompletedProcess[str]"], tmp_path: Path) -> None:
     below = (ROOT / "README.md").read_text().partition("## Results")[2]
     [command] = re.findall(r"^python -m flap (.*)$", below, re.MULTILINE)
     digits = re.search(r"# dense ([\d.]+), pruned ([\d.]+)", below)

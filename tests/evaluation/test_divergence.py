@@ -100,7 +100,7 @@ def measured(model_dir: Path, text_file: Path, tmp_path_factory: pytest.TempPath
     return make
 
 
-def test_a_run_measures_it_at_every_placement(
+def test_every_placement_has_it(
     measured: Callable[..., Report], model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reports = {placement: measured(placement) for placement in ("device", "auto", "stream")}
@@ -139,7 +139,7 @@ def test_what_is_pruned_is_compared_with_what_was_before(
     assert of_text == {f"{name}@16": "higher" for name in NAMES[1:]} | {"kl@16": "lower"}
 
 
-def test_a_run_that_is_started_again_compares_no_more(
+def test_a_second_start_compares_no_more(
     measured: Callable[..., Report], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = measured("device", tmp_path)

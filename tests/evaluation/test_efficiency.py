@@ -58,7 +58,7 @@ def test_a_run_puts_dense_beside_pruned(model_dir: Path, text_file: Path, tmp_pa
     assert 0 < on_disk - pruned["efficiency/checkpoint_bytes"] < 10_000  # the file's header
 
 
-def test_times_of_other_threads_are_measured_anew(
+def test_other_threads_are_timed_anew(
     model_dir: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = [one for one in tiny(model_dir, text_file) if not one.startswith("eval")]

@@ -58,9 +58,7 @@ def test_batch_size_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("positions", [1, 3, 23, 1000])
-def test_logits_are_made_in_chunks_and_the_chunks_change_nothing(
-    positions: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_logits_are_made_in_chunks_which_change_nothing(positions: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny_model("qwen2-gqa-tied")
     expected, sizes = measured(Resident(model), tokens(), batch_size=2), []
     monkeypatch.setattr(perplexity, "LOGITS_BYTES", positions * 4 * VOCAB)
@@ -83,9 +81,7 @@ def test_first_token_of_a_window_is_not_scored() -> None:
     assert one_miss_in_four == pytest.approx(math.exp(200 / 4), rel=1e-6)
 
 
-def test_the_documents_of_a_perplexity_have_it_as_their_mean(
-    text_file: Path, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_documents_of_a_perplexity_have_it_as_their_mean(text_file: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     [task] = Perplexity([str(text_file)], seq_len=16).prepare(tokenizer, 128)
     found = task.run(Resident(tiny_model("llama-gqa")))
     assert list(found.documents) == ["words.txt/perplexity@16", "words.txt/bits_per_byte@16"]
@@ -201,7 +197,7 @@ def test_half_precision_logits_are_scored_in_float32() -> None:
 
 
 @pytest.mark.parametrize(("max_tokens", "windows"), [(None, 187), (160, 10), (175, 10), (16, 1)])
-def test_task_takes_whole_windows(
+def test_whole_windows(
     text_file: Path, tokenizer: PreTrainedTokenizerFast, max_tokens: int | None, windows: int
 ) -> None:
     tokens_T = torch.tensor(tokenizer(text_file.read_text()).input_ids)

@@ -85,9 +85,7 @@ def test_the_longest_answer_has_room(asked: list[Any], tokenizer: PreTrainedToke
 
 
 @pytest.mark.parametrize("in_chat", [False, True])
-def test_examples_are_other_rows(
-    in_chat: bool, asked: list[Any], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
-) -> None:
+def test_other_examples(in_chat: bool, asked: list[Any], tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     chatting = deepcopy(tokenizer)
     chatting.chat_template = CHAT if in_chat else None
     measured(task_of(tmp_path, chatting, ROWS, num_fewshot=2, limit=1))
@@ -124,9 +122,7 @@ def test_the_key_holds_the_prompts(tokenizer: PreTrainedTokenizerFast, tmp_path:
         ([{"prompt": "a", "answer": "b" * 300}], "tasks=mine.jsonl: answers of up to 150 tokens; the context is 128"),
     ],
 )
-def test_a_file_that_cannot_be_a_task_is_one_line(
-    rows: list[Any], reason: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
-) -> None:
+def test_no_task_is_one_line(rows: list[Any], reason: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     with pytest.raises(ValueError) as error:
         task_of(tmp_path, tokenizer, rows)
     begin, _, rest = f"eval.generation.{reason}".partition("…")

@@ -71,9 +71,7 @@ def test_what_fits_is_loaded_and_measured_as_any_other(measured, in_memory: Repo
     assert dense == beside > pruned == pruned_again  # once to measure it, once beside the other
 
 
-def test_a_model_that_waits_on_disk_is_measured_as_any_other(
-    measured, in_memory: Report, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_on_disk_is_measured_as_others(measured, in_memory: Report, monkeypatch: pytest.MonkeyPatch) -> None:
     half = 2 * in_memory.parameters["total_before"]
     monkeypatch.setattr("flap.models.placement.spread.free_bytes", lambda device: half)
     report = measured("auto")
@@ -91,9 +89,7 @@ def test_what_does_not_fit_streams(measured, in_memory: Report, loaded: list[int
     assert [one for one in caplog.messages if one.startswith(LEFT_OUT)] == [whole, whole, f"{both}: efficiency"]
 
 
-def test_the_pruned_one_may_fit_where_the_dense_one_does_not(
-    measured, in_memory: Report, loaded: list[int], room
-) -> None:
+def test_the_pruned_one_may_fit_where_the_other_does_not(measured, in_memory: Report, loaded: list[int], room) -> None:
     size = 4 * in_memory.parameters["total_before"]
     room(1.5 * size - 1)
     report = measured("stream")

@@ -28,9 +28,7 @@ def base(prompts: Path, model_dir: Path, text_file: Path, tmp_path: Path) -> lis
     return [*tiny(model_dir, text_file), dataset, *own, "checkpoint.save=false"]
 
 
-def test_a_run_says_what_the_model_answered_and_another_takes_it_from_the_cache(
-    base: list[str], tmp_path: Path
-) -> None:
+def test_a_run_says_what_was_answered_and_another_takes_it_from_the_cache(base: list[str], tmp_path: Path) -> None:
     first = run(composed(*base), tmp_path / "first")
     [(use, facts)] = first.own_text.items()
     assert use == "calibration (asked.jsonl)" and facts["cache"] == "miss" and facts["tokens"] > 0
@@ -54,7 +52,7 @@ def test_it_is_pruned_on_answers_alone(method: str, placement: str, base: list[s
 
 @pytest.mark.parametrize("writer", ["pruned", "both"])
 @pytest.mark.parametrize("choice", ["full", "reconstruct"])
-def test_it_is_trained_on_what_the_pruned_model_writes(
+def test_it_is_trained_on_its_own_text(
     choice: str, writer: str, base: list[str], prompts: Path, tmp_path: Path
 ) -> None:
     full = [f"recover.dataset={prompts}", "recover.tokens=32", "recover.seq_len=8", "recover.batch_size=2"]

@@ -85,9 +85,7 @@ def test_refused_before_any_weight_is_loaded(
 
 
 @pytest.mark.parametrize(("arguments", "message"), rows(AT_THE_WEIGHTS))
-def test_refused_at_the_weights(
-    arguments: str, message: str, bases: dict[str, list[str]], bad: Path, tmp_path: Path
-) -> None:
+def test_bad_weights(arguments: str, message: str, bases: dict[str, list[str]], bad: Path, tmp_path: Path) -> None:
     refused(arguments, message, [*bases["llama"], f"cache_dir={tmp_path / 'cache'}"], bad, tmp_path / "run")
 
 

@@ -43,9 +43,7 @@ def degenerate(case: str) -> PreTrainedModel:
 
 @pytest.mark.parametrize("choice", CHOICES)
 @pytest.mark.parametrize("case", ["few tokens", "twins", "zero", "constant", "all zero"])
-def test_the_ratio_is_met_and_the_model_is_finite(
-    case: str, choice: str, tokenizer: PreTrainedTokenizerFast, text_file: str
-) -> None:
+def test_met_and_finite(case: str, choice: str, tokenizer: PreTrainedTokenizerFast, text_file: str) -> None:
     model = degenerate(case)
     windows = {"num_samples": 2, "seq_len": 4} if case == "few tokens" else {"num_samples": 8, "seq_len": 16}
     report = prune(

@@ -64,9 +64,7 @@ def test_what_is_trained_on_may_be_the_models_own_text(run_tiny: Run, text_file:
 
 
 @pytest.mark.long
-def test_a_run_that_is_killed_while_the_model_writes_goes_on_with_the_next_batch(
-    base: list[str], tmp_path: Path
-) -> None:
+def test_a_run_killed_while_the_model_writes_goes_on_with_the_next_batch(base: list[str], tmp_path: Path) -> None:
     """Also where nothing else of the run can be resumed."""
     inputs = [one for one in base if not one.startswith(("eval", "calibration.dataset"))]
     arguments = [

@@ -44,9 +44,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, fail_at: int | None = None) -> list
     return measured
 
 
-def test_a_killed_run_goes_on_after_the_last_task(
-    base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_run_goes_on_after_its_task(base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = (*base, "eval.perplexity.seq_len=[8,16]")
     undisturbed = run(composed(*arguments, f"cache_dir={tmp_path / 'c1'}"), tmp_path / "undisturbed")
     config = composed(*arguments, f"cache_dir={tmp_path / 'c2'}")
@@ -73,9 +71,7 @@ def test_numbers_of_another_pruned_model_are_not_taken(base: list[str], tmp_path
     assert len({str(numbers) for numbers in seen}) == len(seen)
 
 
-def test_without_resume_everything_is_measured_again(
-    base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_resume_all_is_measured_again(base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = (*base, "use_cache=false")
     run(composed(*arguments), tmp_path)
     measured = counted(monkeypatch)
@@ -85,9 +81,7 @@ def test_without_resume_everything_is_measured_again(
     assert len(measured) == 2
 
 
-def test_dense_scores_are_measured_once_for_all_cells(
-    base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dense_scores_are_measured_once(base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = counted(monkeypatch)
     arguments = (*base, f"cache_dir={tmp_path / 'cache'}", "checkpoint.save=false")
     reports = [run(composed(*arguments, f"ratio={ratio}"), tmp_path / ratio) for ratio in ("0.2", "0.4", "0.6")]
@@ -142,9 +136,7 @@ def test_status_and_report_of_a_finished_run(quick_flap: Cli, finished: list[str
     assert f"{tmp_path / 'run' / 'checkpoint'}: of an earlier run, whose report is replaced" in unsaved.stderr
 
 
-def test_a_run_on_other_text_or_weights_is_not_done_already(
-    quick_flap: Cli, text_file: Path, model_dir: Path, tmp_path: Path
-) -> None:
+def test_a_run_on_other_inputs_is_not_done(quick_flap: Cli, text_file: Path, model_dir: Path, tmp_path: Path) -> None:
     """Whatever the file is called: what it holds decides."""
     text, model = tmp_path / "mine.txt", tmp_path / "tiny"
     text.write_text(text_file.read_text())
@@ -160,9 +152,7 @@ def test_a_run_on_other_text_or_weights_is_not_done_already(
     assert "(model)" in quick_flap(*arguments).stderr
 
 
-def test_done_already_means_that_the_checkpoint_is_there_and_its_own(
-    quick_flap: Cli, base: list[str], tmp_path: Path
-) -> None:
+def test_done_means_that_the_checkpoint_is_there_and_its_own(quick_flap: Cli, base: list[str], tmp_path: Path) -> None:
     kept = tmp_path / "kept"
 
     def start(ratio: float, *more: str) -> "CompletedProcess[str]":
@@ -198,9 +188,7 @@ def test_a_mistake_in_a_later_command_leaves_a_finished_run_as_it_is(
     assert contents(tmp_path / "run") == before and read_state(tmp_path / "run") == "finished"
 
 
-def test_a_second_run_in_a_folder_is_refused_while_the_first_one_lives(
-    quick_flap: Cli, finished: list[str], tmp_path: Path
-) -> None:
+def test_a_second_run_in_a_folder_is_refused_meanwhile(quick_flap: Cli, finished: list[str], tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     write_status(run_dir, "running")
     before = contents(run_dir)
@@ -241,9 +229,7 @@ def killed_while_measuring(arguments: list[str]) -> None:
     cli.main()
 
 
-def test_a_kill_while_more_is_measured_leaves_the_run_finished(
-    quick_flap: Cli, finished: list[str], tmp_path: Path
-) -> None:
+def test_a_kill_while_measuring_leaves_the_run_finished(quick_flap: Cli, finished: list[str], tmp_path: Path) -> None:
     before = contents(tmp_path / "run")
     assert forked(killed_while_measuring, [*finished, "eval.perplexity.seq_len=8"]) == -signal.SIGKILL
     after = contents(tmp_path / "run")
@@ -299,9 +285,7 @@ def test_a_sweep_runs_what_is_missing(quick_flap: Cli, base: list[str], tmp_path
     assert ratios == [0.2, 0.2, 0.3, 0.3, 0.4, 0.4]
 
 
-def test_a_finished_cell_that_is_asked_for_in_another_way_is_said(
-    quick_flap: Cli, base: list[str], tmp_path: Path
-) -> None:
+def test_a_finished_cell_asked_for_in_another_way_is_said(quick_flap: Cli, base: list[str], tmp_path: Path) -> None:
     sweep = ("-m", *base[:-2], f"hydra.sweep.dir={tmp_path / 'sweep'}", "eval=[none]")
     assert quick_flap(*sweep, "ratio=0.2", "checkpoint.save=false").returncode == 0
     done = quick_flap(*sweep, "ratio=0.2", "checkpoint.save=false", "calibration.num_samples=4")

@@ -89,7 +89,7 @@ def test_a_killed_run_goes_on(
 @pytest.mark.parametrize(
     "choice", [pytest.param("method=flap", marks=LONG), "metric=OBS compensation=linear calibration.num_samples=20"]
 )
-def test_a_killed_run_of_a_mixture_goes_on(
+def test_a_killed_mixture(
     choice: str, arguments: list[str], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     """Also with the output biases of its experts, which the model did not have."""

@@ -110,7 +110,7 @@ def in_order(steps: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("placement", ["device", "stream"])
-def test_a_killed_search_goes_on_at_its_layer(
+def test_a_killed_search_goes_on(
     placement: str, undisturbed: tuple[Path, list[str]], base: list[str], tmp_path: Path
 ) -> None:
     arguments, (expected, whole) = killable(base, placement), undisturbed
@@ -126,9 +126,7 @@ def test_a_killed_search_goes_on_at_its_layer(
     assert not [path for path in (tmp_path / "cache" / "streams").iterdir() if path.suffix != ".lock"]
 
 
-def test_killed_behind_the_search_it_ends_in_the_same(
-    undisturbed: tuple[Path, list[str]], base: list[str], tmp_path: Path
-) -> None:
+def test_killed_behind_the_search_it_ends(undisturbed: tuple[Path, list[str]], base: list[str], tmp_path: Path) -> None:
     """What was scored and measured is not walked for again."""
     arguments, (expected, _) = killable(base, "stream"), undisturbed
     assert start(tmp_path, arguments, "compress 2")[0] == -signal.SIGKILL

@@ -38,7 +38,7 @@ def test_all_stages_run_on_two_windows(options: list[str], base: list[str], tmp_
     assert f"Warning: {WARNING}" in (tmp_path / "run" / "report.md").read_text()
 
 
-def test_a_sweep_has_the_warning_on_its_page(
+def test_the_page_has_the_warning(
     quick_flap: Callable[..., CompletedProcess[str]], base: list[str], tmp_path: Path
 ) -> None:
     done = quick_flap("-m", "+debug=smoke", *base, "ratio=0.2,0.4", "hydra.sweep.dir=grid")

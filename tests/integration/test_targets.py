@@ -91,9 +91,7 @@ def test_weights_and_the_caches_of_several_sequences_are_within_the_memory(run_t
 
 @pytest.mark.parametrize("experts", ["true", "false"])
 @pytest.mark.parametrize("architecture", ["mixtral", "qwen3_moe"])
-def test_what_a_token_of_a_mixture_passes_through(
-    architecture: str, experts: str, tokenizer, text_file: Path, tmp_path: Path
-) -> None:
+def test_active_parameters(architecture: str, experts: str, tokenizer, text_file: Path, tmp_path: Path) -> None:
     """Two of six experts, or of those that are left."""
     tiny_model(architecture).save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")

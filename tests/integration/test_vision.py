@@ -32,9 +32,7 @@ def pruned(directory: Path) -> PreTrainedModel:
     return AutoModelForImageTextToText.from_pretrained(directory).eval()
 
 
-def test_a_run_copies_the_processor_and_its_card_says_how_to_load(
-    vision_dir: Path, text_file: Path, tmp_path: Path
-) -> None:
+def test_a_run_copies_the_processor_and_its_card_says_so(vision_dir: Path, text_file: Path, tmp_path: Path) -> None:
     run(composed(*tiny(vision_dir, text_file), "ratio=0.4"), tmp_path)
     copied = tmp_path / "checkpoint" / "processor_config.json"
     assert copied.read_bytes() == (vision_dir / copied.name).read_bytes()

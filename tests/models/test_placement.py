@@ -135,9 +135,7 @@ def test_a_layer_is_present_inside_its_block_and_gone_after_it(placed: PlacedMod
         assert [devices(layer) for layer in placed.layers] == before
 
 
-def test_a_layer_that_was_changed_inside_its_block_is_changed_the_next_time(
-    placed: PlacedModel, plain: PreTrainedModel
-) -> None:
+def test_a_layer_changed_inside_its_block_is_so_the_next_time(placed: PlacedModel, plain: PreTrainedModel) -> None:
     before = [devices(layer) for layer in placed.layers]
     adapter = adapt(plain)
     for i in (0, 1):
@@ -158,9 +156,7 @@ def test_a_layer_that_was_changed_inside_its_block_is_changed_the_next_time(
 
 
 @torch.no_grad()
-def test_a_copy_of_a_layer_is_changed_and_run_while_the_layer_stays(
-    placed: PlacedModel, plain: PreTrainedModel
-) -> None:
+def test_a_copy_of_a_layer_is_changed_while_the_layer_stays(placed: PlacedModel, plain: PreTrainedModel) -> None:
     with placed.ends():
         hidden_NTD, calls = enter(placed.adapter, BATCHES[0])
     own_copy, doubled = copy.deepcopy(plain.model.layers[1]), 2 * plain.model.layers[1].self_attn.o_proj.weight
@@ -220,9 +216,7 @@ def test_pruned_written_and_opened_again_it_is_what_the_model_becomes(
     assert torch.equal(logits(loaded), logits(plain))
 
 
-def test_an_interrupted_run_finds_the_layers_that_it_finished(
-    directory: Path, plain: PreTrainedModel, tmp_path: Path
-) -> None:
+def test_an_interrupted_run_finds_its_layers(directory: Path, plain: PreTrainedModel, tmp_path: Path) -> None:
     first = placed_at("stream", directory, tmp_path)
     for i in (0, 1):
         with first.layer(i):
@@ -236,9 +230,7 @@ def test_an_interrupted_run_finds_the_layers_that_it_finished(
             assert_holds(layer, expected)
 
 
-def test_files_of_changed_layers_become_files_of_the_checkpoint(
-    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_changed_layers_become_its_files(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that these layers are on the disk once; copied from one disk to another, and where names are others."""
     placed = placed_at("stream", directory, tmp_path / "work")
     for i in (0, 1):

@@ -95,9 +95,7 @@ def test_streams_hold_what_the_models_own_forward_pass_holds(architecture: str) 
 
 
 @pytest.mark.parametrize("architecture", ["qwen3-gqa", "mixtral"])
-def test_from_disk_and_over_disk_they_hold_the_same(
-    architecture: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
-) -> None:
+def test_from_disk_they_hold_the_same(architecture: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     model = tiny_model(architecture)
     for part in (model, tokenizer):
         part.save_pretrained(tmp_path / "model")
@@ -133,7 +131,7 @@ def test_a_fork_leaves_its_origin_alone(on_files: bool, tmp_path: Path) -> None:
 @pytest.mark.usefixtures("every_layer_is_recorded")
 @pytest.mark.parametrize("layer", [0, 2, 3])
 @pytest.mark.parametrize("placement", PLACEMENTS)
-def test_an_interrupted_walk_goes_on_at_its_layer(placement: str, layer: int, model_dir: Path, tmp_path: Path) -> None:
+def test_an_interrupted_walk_goes_on(placement: str, layer: int, model_dir: Path, tmp_path: Path) -> None:
     """Bit for bit as if nothing had happened; and only what is in use lies in the folder."""
     placed, folder = placed_at(placement, model_dir), tmp_path / "walk"
     expected = go(placed, None)
@@ -174,9 +172,7 @@ def cut(placed: PlacedModel) -> Visit:
 
 
 @pytest.mark.usefixtures("every_layer_is_recorded")
-def test_an_interrupted_walk_that_changes_layers_goes_on_behind_those_it_finished(
-    model_dir: Path, tmp_path: Path
-) -> None:
+def test_an_interrupted_walk_that_changes_layers_goes_on_behind_them(model_dir: Path, tmp_path: Path) -> None:
     resident = placed_at("device", model_dir)
     expected = go(resident, None, cut(resident), changing=True)
     work, folder = tmp_path / "work", tmp_path / "walk"
@@ -237,9 +233,7 @@ def test_hidden_states_that_are_not_whole_are_not_trusted(
     assert_equal(stream.batches, by_itself(placed_at("device", model_dir).model, BATCHES["one"])[0])
 
 
-def test_a_full_disk_is_one_line_before_anything_is_mapped(
-    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_one_line_at_first(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*given: object) -> None:
         raise OSError(28, "No space left on device")
 

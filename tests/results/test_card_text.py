@@ -92,9 +92,7 @@ def test_engines_are_named_whose_files_are_there(tmp_path: Path) -> None:
     ],
     ids=["a card", "a licence of its own", "no YAML", "no card"],
 )  # fmt: skip
-def test_the_card_of_a_directory_names_base_and_licence(
-    card: str | None, facts: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_directorys_card_names_base_and_licence(card: str | None, facts: dict[str, Any], tmp_path: Path) -> None:
     if card is not None:
         (tmp_path / CARD).write_text(card)
     assert base_facts(str(tmp_path)) == facts

@@ -71,9 +71,7 @@ def test_the_command_prints_tables_that_are_not_folded(runs: list[Path], capsys:
         (lambda run: write_status(run, "running"), "unfinished (no report: still running, or killed)"),
     ],
 )
-def test_a_run_without_a_result_is_one_line(
-    runs: list[Path], damage: object, why: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_result_is_one_line(runs: list[Path], damage: object, why: str, capsys: pytest.CaptureFixture[str]) -> None:
     damage(runs[1])  # type: ignore[operator]
     with pytest.raises(SystemExit):
         main([*map(str, runs)])

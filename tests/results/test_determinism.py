@@ -31,9 +31,7 @@ def test_another_seed_leaves_another_plan(tmp_path: Path, run_tiny: Callable[...
 
 @pytest.mark.parametrize("structure", ["AL-AM", "search"])
 @pytest.mark.parametrize("varied", ["batch", "threads"])
-def test_batch_size_and_threads_decide_at_most_one_unit(
-    tmp_path: Path, run_tiny: Callable[..., Report], structure: str, varied: str
-) -> None:
+def test_threads_decide_one_unit(tmp_path: Path, run_tiny: Callable[..., Report], structure: str, varied: str) -> None:
     threads = torch.get_num_threads()
     units = []
     for n in (1, 2):

@@ -155,9 +155,7 @@ def test_rounding_says_what_it_costs(run_tiny: Callable[..., Report], tmp_path: 
     assert f"{met:.4f} of 0.25 asked ({met - 0.25:+.4f} by whole blocks)" in (tmp_path / "report.md").read_text()
 
 
-def test_what_is_not_finite_is_written_as_valid_json_and_read_back(
-    finished: tuple[Path, dict[str, Any]], tmp_path: Path
-) -> None:
+def test_what_is_not_finite_is_valid_json_and_back(finished: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
     infinite = {
         "evaluation": {"dense": {NAME: 5.0}, "pruned": {NAME: math.inf}}, "difference_stderr": {NAME: math.inf},
         "target": {"bytes": {"asked": 1.0, "dense": 2.0, "realised": math.inf}},

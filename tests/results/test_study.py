@@ -327,9 +327,7 @@ def test_a_damaged_record_of_hydra_costs_no_cell(sweep: Path, name: str, content
         ("2_tiny_WIFV_UL-UM_r0.2_s3", "a single run"),
     ],
 )
-def test_a_folder_without_a_study_is_one_clear_line(
-    sweep: Path, folder: str, why: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_a_study_it_is_one_line(sweep: Path, folder: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main([str(sweep / folder)])
     assert stopped.value.code == 1
@@ -364,9 +362,7 @@ def test_the_callback_logs_the_table_where_runs_are_tracked(sweep: Path, monkeyp
     assert [["" if value is None else str(value) for value in row] for row in rows] == others
 
 
-def test_the_callback_writes_the_study_after_each_cell_and_at_the_end(
-    sweep: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_the_callback_writes_the_study_after_each_cell(sweep: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     config = OmegaConf.merge(sweep_config(sweep), {"hydra": {"mode": "MULTIRUN"}})
     config.hydra.mode = RunMode.MULTIRUN
@@ -401,9 +397,7 @@ def test_a_sweep_that_an_error_ended_has_its_study_too(sweep: Path) -> None:
 @pytest.mark.parametrize(
     "differs", [(), ("model.path=/models/other",), ("model.dtype=bfloat16",), ("eval.perplexity=x",)]
 )
-def test_a_dense_model_has_a_row_for_each_way_it_is_loaded_and_measured(
-    differs: tuple[str, ...], report: Plain, tmp_path: Path
-) -> None:
+def test_a_dense_model_has_a_row_for_each_way(differs: tuple[str, ...], report: Plain, tmp_path: Path) -> None:
     """Though the two have one name."""
     for overrides in ((), differs):
         add_cell(tmp_path, report, "IFV", "AL-AM", 0.2, overrides=overrides)

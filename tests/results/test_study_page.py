@@ -149,7 +149,7 @@ def test_the_failed_cell_shows_its_whole_error_and_its_log(page: Page) -> None:
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), pytest.param(390, "dark", marks=pytest.mark.long)])
-def test_axe_finds_no_serious_violation(browser: Browser, index: Path, width: int, scheme: str) -> None:
+def test_axe_finds_no_violation(browser: Browser, index: Path, width: int, scheme: str) -> None:
     with opened(browser, index.as_uri(), viewport={"width": width, "height": 800}, color_scheme=scheme) as page:
         found = Axe().run(page, options={"preload": False}).response["violations"]
         serious = [(one["id"], one["nodes"][0]["html"]) for one in found if one["impact"] in ("serious", "critical")]

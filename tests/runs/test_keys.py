@@ -34,9 +34,7 @@ CHANGES = [
 
 
 @pytest.mark.parametrize(("change", "changed"), CHANGES)
-def test_a_key_changes_with_what_its_result_depends_on(
-    change: str, changed: set[str], base: list[str], tmp_path: Path
-) -> None:
+def test_a_key_changes_with_its_result(change: str, changed: set[str], base: list[str], tmp_path: Path) -> None:
     arguments = [*base, "model.device=cpu", "ratio=0.4", "metric=OBS"]
     before, after = (keys(tmp_path, *arguments, *more) for more in ((), (change,)))
     assert {name for name in before if before[name] != after[name]} == changed
@@ -63,9 +61,7 @@ def test_what_is_computed_on_another_device_is_kept_apart(name: str, base: list[
     assert (cpu == gpu) == (name == "windows")
 
 
-def test_times_are_of_one_gpu_and_so_many_threads(
-    base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_times_are_of_one_gpu_and_threads(base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, found = prepare(composed(*base), tmp_path), []
     keys = replace(run, source=replace(run.source, device=torch.device("cuda:0"))).keys
     for gpu, threads in (("L4", 1), ("H100", 1), ("H100", 2)):
@@ -112,9 +108,7 @@ def test_plans_have_keys_of_their_own(base: list[str], tmp_path: Path) -> None:
         ("structure=AL-AM", False),
     ],
 )
-def test_scores_of_a_search_serve_what_is_decided_after_them(
-    override: str, same: bool, base: list[str], tmp_path: Path
-) -> None:
+def test_scores_of_a_search_serve_later_choices(override: str, same: bool, base: list[str], tmp_path: Path) -> None:
     arguments = [*base, "model.device=cpu", "ratio=0.4", "method=flap_plus"]
     runs = (prepare(composed(*arguments, *more), tmp_path) for more in ((), (override,)))
     before, after = (run.keys.scores for run in runs)

@@ -76,9 +76,7 @@ def test_an_error_while_making_leaves_nothing_and_no_lock(tmp_path: Path) -> Non
     assert Cache(tmp_path, wait_seconds=0).get(WORDS, KEY, lambda: "value") == ("value", "miss")
 
 
-def test_a_place_that_cannot_be_written_is_said_and_nothing_is_lost(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_place_that_cannot_be_written_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("")
     assert Cache(tmp_path / "file").get(WORDS, KEY, lambda: "value") == ("value", "off")
     [record] = caplog.records

@@ -52,9 +52,7 @@ def project(tmp_path: Path) -> Path:
 
 
 @pytest.mark.long  # test_wheel.py builds one, too
-def test_a_release_writes_the_version_and_leaves_a_checked_sdist_and_wheel(
-    project: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_release_leaves_a_checked_sdist_and_wheel(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
     files = release(project, "0.2.0", TODAY)
     assert {Path(file).name for file in files} == {"small-0.2.0.tar.gz", "small-0.2.0-py3-none-any.whl"}
     assert {path.name for path in (project / "dist").iterdir()} == {Path(file).name for file in files}

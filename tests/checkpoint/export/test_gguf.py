@@ -47,7 +47,7 @@ def assert_computes_the_same(exported: Exported, arch: str, tolerance: float = 1
 
 @pytest.mark.parametrize("uniform", [False, True], ids=["by-layer", "uniform"])
 @pytest.mark.parametrize("name", ["llama-mha", "llama-gqa", "llama-gqa-biases", "mistral-gqa", "qwen2-gqa-tied"])
-def test_it_computes_the_same(name: str, uniform: bool, words: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_same_logits(name: str, uniform: bool, words: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     exported = checkpoint(tmp_path / "pruned", name, words, **UNIFORM if uniform else {})
     assert_computes_the_same(exported, "llama" if uniform else "deci")
 
@@ -76,9 +76,7 @@ def test_blocks_that_pruning_emptied(words: PreTrainedTokenizerFast, tmp_path: P
 @pytest.mark.parametrize(
     ("blocks", "layer"), [("self_attn", 0), ("mlp", 0), ("self_attn+mlp", 2), ("self_attn", 3), ("mlp", 3)]
 )
-def test_an_emptied_layer_keeps_its_biases(
-    blocks: str, layer: int, words: PreTrainedTokenizerFast, tmp_path: Path
-) -> None:
+def test_an_emptied_layer_keeps_biases(blocks: str, layer: int, words: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     exported = checkpoint(tmp_path / "pruned", "llama-gqa", words)
     before = exported.logprobs()
     for block in blocks.split("+"):

@@ -45,7 +45,7 @@ def test_a_tokenizer_of_another_kind(words: PreTrainedTokenizerFast, exported: E
     )
 
 
-def test_a_tokenizer_with_more_ids_than_embeddings(
+def test_more_ids_than_embeddings(
     words: PreTrainedTokenizerFast, exported: Exported, caplog: pytest.LogCaptureFixture
 ) -> None:
     words.add_tokens([f"<extra{i}>" for i in range(512 - len(words) + 1)])
@@ -120,7 +120,7 @@ CONVERTER = r"^gguf: model_type=qwen3: expected llama, mistral, qwen2; .* conver
         ("llama-gqa", {"rope_parameters": YARN | {"attention_factor": 1.0}}, r"attention_factor=1\.0: .*1\.138"),
     ],
 )
-def test_what_llama_cpp_cannot_compute(
+def test_not_in_llama_cpp(
     name: str, options: dict[str, Any], line: str, words: PreTrainedTokenizerFast, tmp_path: Path
 ) -> None:
     assert_refused(checkpoint(tmp_path / "pruned", name, words, **options).directory, line)

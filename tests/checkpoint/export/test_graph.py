@@ -31,7 +31,7 @@ CASES = [
 
 @pytest.mark.long
 @pytest.mark.parametrize(("form", "kind"), product(FORMS, ENGINES))
-def test_it_computes_the_same(form: str, kind: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+def test_same_logits(form: str, kind: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     llama = family_checkpoint("llama", form, tokenizer, tmp_path / "pruned", layers=2)
     folder, expected = export_graph(llama.directory, kind), expected_logprobs(llama)
     begin = ENGINES[kind](folder)
@@ -43,9 +43,7 @@ def test_it_computes_the_same(form: str, kind: str, tokenizer: PreTrainedTokeniz
 
 @pytest.mark.long
 @pytest.mark.parametrize(("model_type", "kind"), CASES)
-def test_other_families_with_widths_by_layer(
-    model_type: str, kind: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
-) -> None:
+def test_families_by_layer(model_type: str, kind: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     pruned = family_checkpoint(model_type, "by layer", tokenizer, tmp_path / "pruned", layers=2)
     begin = ENGINES[kind](export_graph(pruned.directory, kind))
     assert (logprobs(begin(), PROMPT, 10) - expected_logprobs(pruned)).abs().max() <= 1e-3

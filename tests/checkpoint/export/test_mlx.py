@@ -39,9 +39,7 @@ def answers(families: dict[tuple[str, str], Exported]) -> dict[str, Any]:
 
 @pytest.mark.long  # a quantised model runs in mlx-lm below
 @pytest.mark.parametrize("cell", [cell for cell in CELLS if cell[0] not in REFUSED], ids="-".join)
-def test_it_computes_the_same(
-    cell: tuple[str, str], families: dict[tuple[str, str], Exported], answers: dict[str, Any]
-) -> None:
+def test_same_logits(cell: tuple[str, str], families: dict[tuple[str, str], Exported], answers: dict[str, Any]) -> None:
     found, expected = answers["/".join(cell)], expected_logprobs(families[cell])
     for logprobs in found["logprobs"]:  # at once, and with a cache
         assert (torch.tensor(logprobs) - expected).abs().max() <= TOLERANCE.get(cell[0], 1e-3)

@@ -36,9 +36,7 @@ def test_remove_heads_is_exact_over_its_range(architecture: str, ratio: float, a
 
 @pytest.mark.parametrize("structure", MANUAL)
 @pytest.mark.parametrize(("architecture", "ratio", "allowed"), ALLOWED)
-def test_remove_heads_outside_its_range_names_it(
-    architecture: str, ratio: float, allowed: range, structure: str
-) -> None:
+def test_remove_heads_out_of_range_names_it(architecture: str, ratio: float, allowed: range, structure: str) -> None:
     budget = budget_of(architecture, ratio)
     step = budget.layers[0].attention.queries
     for heads in {-1, -step, allowed[0] - step, allowed[-1] + step, allowed[0] + 1 if step > 1 else 1000}:
@@ -54,9 +52,7 @@ def test_remove_heads_outside_its_range_names_it(
         (Pair(Units(5, 10), Units(10, 1)), 0.81, 4),  # one head stays
     ],
 )
-def test_left_out_it_is_the_proportional_share_that_neurons_can_pay(
-    layer: Pair[Units], ratio: float, units: int
-) -> None:
+def test_left_out_it_is_the_share_that_neurons_can_pay(layer: Pair[Units], ratio: float, units: int) -> None:
     assert ULMM().heads_to_remove(Budget((layer,), ratio)) == units
 
 
@@ -77,7 +73,7 @@ OF_HYBRIDS = [
 
 @pytest.mark.parametrize("structure", MANUAL)
 @pytest.mark.parametrize(("architecture", "groups", "allowed"), OF_HYBRIDS)
-def test_in_hybrids_as_many_query_heads_leave_as_asked(
+def test_hybrids_lose_as_many_query_heads(
     architecture: str, groups: dict[int, int], allowed: range, structure: str
 ) -> None:
     budget = budget_of(architecture, 0.4)

@@ -59,9 +59,7 @@ CASES = [
 
 @pytest.mark.parametrize("covariance", [False, True])
 @pytest.mark.parametrize(("make", "model", "whole"), CASES)
-def test_statistics_are_of_the_tokens_that_count(
-    make: Callable[[Any], PreTrainedModel], model: Any, whole: bool, covariance: bool
-) -> None:
+def test_counted_tokens(make: Callable[[Any], PreTrainedModel], model: Any, whole: bool, covariance: bool) -> None:
     placed = Resident(make(model))
     placed.adapter = adapt(placed.model, whole)
     found, expected = (observed(placed, windows, covariance) for windows in (ends_marked(), tokens()[:, :KEPT]))

@@ -85,9 +85,7 @@ def test_a_ridge_that_rounding_swallows_is_refused_where_the_covariance_is_singu
         OBS(ridge=1e-20).score(correlated(20, seed=100)[:4], known(activation_TI))
 
 
-def test_where_massive_activations_need_a_larger_ridge_it_is_taken_with_a_warning(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_where_activations_need_a_larger_ridge_it_is_taken_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     activation_TI, weight_OI = correlated(40), correlated(40, seed=100)[:4]
     activation_TI[::200] *= 1e5  # the rounding of the covariance is larger than the variance of other tokens
     found = OBS(ridge=1e-7).score(weight_OI, known(activation_TI))

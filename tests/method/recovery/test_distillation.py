@@ -35,7 +35,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_divergence_falls_and_the_model_can_be_saved_and_reloads_equal(
+def test_the_divergence_falls_and_the_model_reloads(
     case: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     recovery, architecture, dtype = CASES[case]
@@ -68,9 +68,7 @@ def test_embeddings_and_head_stay(recovery: object, trained: tuple[str, ...], tm
 
 @pytest.mark.parametrize("recovery", [SHORT, SHORT_LORA])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_dense_model_that_shares_tensors_with_the_compressed_one_stays(
-    recovery: Recovery, dtype: torch.dtype, tmp_path: Path
-) -> None:
+def test_a_dense_model_that_shares_tensors_stays(recovery: Recovery, dtype: torch.dtype, tmp_path: Path) -> None:
     model, teacher = compressed("llama-gqa", dtype), dense("llama-gqa", dtype)
     model.model.embed_tokens.weight = model.lm_head.weight = teacher.model.model.embed_tokens.weight
     for layer, dense_layer in zip(model.model.layers, teacher.model.model.layers, strict=True):
@@ -142,7 +140,7 @@ def test_what_rounding_takes_back_is_not_reported(learning_rate: float, better: 
 
 
 @pytest.mark.parametrize("learning_rate", [15.0, 1e30])
-def test_a_training_that_diverges_ends_and_the_best_stays(
+def test_diverged_training_keeps_the_best(
     learning_rate: float, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = compressed()

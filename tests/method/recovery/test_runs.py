@@ -77,7 +77,7 @@ def test_numbers_of_another_training_are_not_taken(run_tiny: RunTiny, tmp_path: 
     assert other.evaluation["pruned"] == fresh.evaluation["pruned"] != first.evaluation["pruned"]
 
 
-def test_a_killed_run_goes_on_within_the_training(
+def test_a_killed_training_goes_on(
     run_tiny: RunTiny, trained: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taken: list[int] = []

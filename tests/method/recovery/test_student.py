@@ -29,9 +29,7 @@ def test_likeliest_words_are_exact_and_all_others_one_class() -> None:
 
 
 @pytest.mark.parametrize("words", [None, 4])
-def test_chunks_of_positions_change_neither_loss_nor_gradient(
-    words: int | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_chunks_change_neither_loss_nor_gradient(words: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
     def loss_and_gradient() -> tuple[torch.Tensor, torch.Tensor]:
         model = compressed()
         loss = Student(Resident(model), Resident(tiny_model("llama-gqa")), [], words).train()(tokens())["loss"]

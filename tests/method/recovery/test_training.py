@@ -89,9 +89,7 @@ def test_a_training_that_is_killed_again_and_again_ends_as_if_nothing_had_been(
     assert taken[0] == saved + 1 and equal(state(model), state(undisturbed))
 
 
-def test_each_window_of_a_whole_step_is_trained_on_once_in_each_epoch(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_window_of_a_step_is_trained_on_once_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recovery = replace(FULL, tokens=6 * FULL.seq_len, batch_size=4, epochs=2)  # the last two windows make no step
     sizes, forward = list[int](), Student.forward
 

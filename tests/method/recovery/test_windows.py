@@ -35,8 +35,6 @@ def test_each_window_is_there_once(recovery: Recovery, tokenizer: PreTrainedToke
         ({"dataset": 3}, "recover.dataset=3: expected a text"),
     ],
 )
-def test_texts_that_are_refused(
-    changes: dict[str, object], line: str, recovery: Recovery, tokenizer: PreTrainedTokenizerFast
-) -> None:
+def test_refused(changes: dict[str, object], line: str, recovery: Recovery, tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(ValueError, match=line):
         recovery_windows(replace(recovery, **changes), tokenizer, 128, "auto", 0)

@@ -144,9 +144,7 @@ def runs_of(placed: PlacedModel, layer: int) -> list[int]:
 @pytest.mark.usefixtures("every_layer_is_recorded")
 @pytest.mark.parametrize("fit", FITS, ids=["bias", "linear"])
 @pytest.mark.parametrize("placement", ["device", "stream"])
-def test_an_interrupted_walk_goes_on_at_its_layer(
-    placement: str, fit: Compensation, model_dir: Path, tmp_path: Path
-) -> None:
+def test_an_interrupted_walk_goes_on(placement: str, fit: Compensation, model_dir: Path, tmp_path: Path) -> None:
     calibration, plans = calibration_of(placement, model_dir), some_plans()
     expected = divergences(calibration, fit, plans, 48)
     work = WorkFolder(tmp_path / "search")

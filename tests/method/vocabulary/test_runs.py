@@ -109,9 +109,7 @@ def test_the_number_of_rows_is_a_multiple(trimmed: Trimmed, other_file: Path, tm
 
 
 @pytest.mark.parametrize("placement", ["auto", "stream"])
-def test_every_placement_gives_the_same_checkpoint(
-    placement: str, trimmed: Trimmed, words_dir: Path, words_file: Path, tmp_path: Path
-) -> None:
+def test_same_checkpoint(placement: str, trimmed: Trimmed, words_dir: Path, words_file: Path, tmp_path: Path) -> None:
     trimmed("ratio=0.4", f"checkpoint.dir={tmp_path / 'device'}")
     trimmed("ratio=0.4", f"model.placement={placement}", f"checkpoint.dir={tmp_path / 'placed'}")
     one, other = (
@@ -125,9 +123,7 @@ FULL = ("recover=full", "recover.tokens=2432", "recover.seq_len=16")
 
 
 @pytest.mark.parametrize("training", [FULL, ("recover=reconstruct", "recover.batch_size=1")], ids=lambda one: one[0])
-def test_what_follows_is_trained_and_measured_with_the_new_tokens(
-    training: tuple[str, ...], trimmed: Trimmed, tmp_path: Path
-) -> None:
+def test_what_follows_is_with_the_new_tokens(training: tuple[str, ...], trimmed: Trimmed, tmp_path: Path) -> None:
     (tmp_path / "toys").mkdir()
     training = (*training, "recover.learning_rate=0.015")
     with only_toys(tmp_path / "toys"):

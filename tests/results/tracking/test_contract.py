@@ -79,9 +79,7 @@ def test_a_tracker_has_the_numbers_the_layers_the_progress_and_the_report(
 
 
 @pytest.mark.long
-def test_a_job_that_fails_and_is_started_again_is_one_run(
-    tracker: InMLflow, run_dir: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_job_started_again_is_one_run(tracker: InMLflow, run_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(ValueError, match="no memory"), tracker.tracking.start({"ratio": 0.4}, run_dir, JOB):
         raise ValueError("no memory")
     assert tracker.seen(run_dir).failed

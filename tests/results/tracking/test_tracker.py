@@ -159,9 +159,7 @@ def test_a_model_of_the_hub_is_named_by_its_page(runs: list[NotedRun], run_dir: 
     assert entry.ref == "https://huggingface.co/mine/small"
 
 
-def test_the_checkpoint_is_uploaded_where_that_is_asked_for(
-    runs: list[NotedRun], run_dir: Path, report: Report
-) -> None:
+def test_the_checkpoint_is_uploaded_where_asked_for(runs: list[NotedRun], run_dir: Path, report: Report) -> None:
     with start(run_dir, Wandb(mode="offline", log_checkpoint=True)) as tracked:
         tracked.finish(report)
     saved = {path.name: str(path) for path in Path(report.checkpoint or "").iterdir()}
@@ -169,9 +167,7 @@ def test_the_checkpoint_is_uploaded_where_that_is_asked_for(
     assert {name: entry.local_path for name, entry in entries.items()} == saved  # where it lies, not a copy
 
 
-def test_progress_is_throttled_and_its_end_is_kept(
-    runs: list[NotedRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_progress_is_throttled(runs: list[NotedRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(1000))  # a tenth of a second an item
     monkeypatch.setattr(base, "time", SimpleNamespace(monotonic=lambda: next(clock) / 10))
     with start(tmp_path):
@@ -284,7 +280,7 @@ def test_online_without_a_valid_key_is_refused(key: str | None, problem: str, se
 
 
 @pytest.mark.parametrize("place", ["environment", "netrc", "nowhere", "WANDB_MODE"])
-def test_auto_is_online_where_a_key_is_configured(
+def test_auto_is_online_with_a_key(
     place: str, tmp_path: Path, session: pytest.MonkeyPatch, runs: list[NotedRun]
 ) -> None:
     if place in ("environment", "WANDB_MODE"):

@@ -25,9 +25,7 @@ def sweep(tmp_path: Path, plain_report: dict[str, Any], monkeypatch: pytest.Monk
     return folder
 
 
-def test_offline_the_workspace_is_a_file_with_the_comparisons_of_the_page(
-    sweep: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_offline_the_workspace_is_a_file_with_comparisons(sweep: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["team/flap", str(sweep)])
     assert capsys.readouterr().out == f"{sweep / 'workspace.json'}\n"
     text = (sweep / "workspace.json").read_text()
