@@ -23,7 +23,7 @@ from flap.storage import cache_root, ranks
 MARGIN = 1.5  # estimates are within this factor of what was measured: only what is beyond it is refused
 PROCESS_BYTES = 720_000_000  # Python, torch, transformers, this package, a tokenizer and a text
 HIDDEN_COPIES, WIDE_COPIES = 5, 3  # activations of a layer that runs: of H, and of its widest channels
-HEADINGS = ("GB (10^9 bytes)", "weights", "states", "statistics", "device", "host", "cache disk")
+HEADINGS = "GB (10^9 bytes)     weights      states  statistics      device        host  cache disk"
 
 
 @dataclass(frozen=True)
@@ -144,15 +144,12 @@ class DryRun:
         checkpoint = self.source.num_bytes - self.removed * self.source.dtype.itemsize
         yield f"parameters: {before:,} before, {round(before - self.removed):,} after ({checkpoint / 1e9:.2f} GB)"
         yield f"passes over the weights: {self.passes}"
-        rows: list[tuple[str, ...]] = [HEADINGS]
-        for name in STREAMS:
-            chosen = " *" * (name == self.source.placement)
-            rows.append((name + chosen, *(f"{size / 1e9:.2f}" for size in astuple(self.needs(name))[:-1])))
-        there = free(self.source.device, cache_root(self.config.cache_dir))
-        rows.append(("free here", "", "", "", *(f"{size / 1e9:.2f}" for size in there)))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        for row in rows:
-            yield "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
+        rows = {name: astuple(self.needs(name))[:-1] for name in STREAMS}
+        rows["free here"] = free(self.source.device, cache_root(self.config.cache_dir))
+        yield HEADINGS
+        for name, sizes in rows.items():
+            chosen = name + " *" * (name == self.source.placement)
+            yield f"{chosen:<15}" + "".join(f"{size / 1e9:12.2f}" for size in sizes).rjust(72)
 
 
 def dry_run(config: FlapConfig) -> DryRun:
