@@ -74,7 +74,7 @@ def _attempt(config: DictConfig) -> str | None:
             from flap.pipeline import execute, measure_more
             from flap.runs.preparation import check_room, prepare
 
-            run = prepare(typed(config), run_dir, keep_dense=owner.runs_all_cells)
+            run = prepare(typed(config), run_dir)
             earlier, done = ranks.on_first(partial(owner.find_finished, run))
             if done:
                 return None
@@ -115,11 +115,6 @@ class _Owner:
     def in_sweep(self) -> bool:
         """Whether the run is a cell of a sweep."""
         return bool(self.hydra.mode == RunMode.MULTIRUN)
-
-    @property
-    def runs_all_cells(self) -> bool:
-        """Whether this process runs all cells of a sweep."""
-        return self.in_sweep and "submitit" not in self.hydra.launcher._target_
 
     def open(self) -> Path | None:
         """Check the config, and return the folder of the run; None for a dry run, which is printed."""

@@ -21,13 +21,10 @@ from flap.models.weights import stored_dtype
 log = logging.getLogger(__name__)
 
 
-def find_model(
-    config: ModelConfig, cache: Path, trust_remote_code: bool, keep_dense: bool = False, weights: bool = True
-) -> CheckpointSource:
+def find_model(config: ModelConfig, cache: Path, trust_remote_code: bool, weights: bool = True) -> CheckpointSource:
     """Find a model by its name, read its config, and check what can be checked without its weights.
 
-    keep_dense: the same weights will be opened again by this process, and may stay in memory. weights: they will be
-    opened; else the config is enough: the weights need not be there, nor the device.
+    weights: they will be opened; else the config is enough: the weights need not be there, nor the device.
 
     Raises:
         ValueError: there is no model of this name, its directory has no complete safetensors files, or its
@@ -41,7 +38,7 @@ def find_model(
         path, origin = locate(path, cache, placed.streams)
     device = pick_device(config.device) if weights or config.device == "auto" else torch.device(config.device)
     options = {"origin": origin, "requested_dtype": config.dtype, "offload": cache / "offload", "device": device}
-    options |= {"placed": placed, "name": config.path, "keep_dense": keep_dense}
+    options |= {"placed": placed, "name": config.path}
     return _read(path, trust_remote_code, weights, tuple(map(tuple, file_state(path))), **options)
 
 

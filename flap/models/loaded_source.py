@@ -1,5 +1,6 @@
 """A model that the caller has loaded, as the source of a run."""
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,6 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from flap.config import ModelConfig, require
 from flap.models.offload import is_spread, running_device, weights_digest
 from flap.models.placement import PlacedModel, Resident, Spread
-from flap.models.placement.base import copy_sharing_tensors
 from flap.models.source import ModelSource
 from flap.storage import NOT_KEPT, WorkFolder, digest
 
@@ -87,7 +87,8 @@ class LoadedSource(ModelSource):
 
     def reopening(self) -> Callable[[], PlacedModel]:
         """Return a function that returns a copy that shares the tensors of now; pruning makes others."""
-        return partial(Resident, copy_sharing_tensors(self.model))
+        shared = {id(tensor): tensor for tensor in (*self.model.parameters(), *self.model.buffers())}
+        return partial(Resident, copy.deepcopy(self.model, shared))
 
 
 def has_own_code(model: PreTrainedModel) -> bool:

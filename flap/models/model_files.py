@@ -16,7 +16,6 @@ from transformers.quantizers.base import HfQuantizer
 from flap.config import one_line
 from flap.modeling.register import register_configs, register_models
 from flap.models.architecture import auto_class
-from flap.models.devices import free_bytes
 from flap.models.stacked_experts import choose_kernel, is_experts
 
 DEQUANTISED = ("mxfp4", "fp8")  # what transformers can dequantise as it loads a model
@@ -32,7 +31,6 @@ class ModelFiles:
     requested_dtype: str = "auto"  # the name of a type of torch; auto: that of the files
     trust_remote_code: bool = False
     offload: Path = Path()  # the folder for weights that placement=auto offloads to disk
-    keep_dense: bool = False  # the same weights will be opened again, and may stay in memory
     name: str = ""  # model.path, as the user gave it; empty: a checkpoint that this program has written
 
     @property
@@ -48,14 +46,6 @@ class ModelFiles:
     @cached_property
     def num_bytes(self) -> int:
         return int(sum(parameter.numel() for parameter in self.skeleton().parameters()) * self.dtype.itemsize)
-
-    @cached_property
-    def kept_dense(self) -> PreTrainedModel | None:
-        """The dense model, kept in memory to be used again; None if nobody will, or if there is too little room.
-
-        Needed is three times its size: for the dense model, a pruned copy, and the working memory of a run.
-        """
-        return self.on_device() if self.keep_dense and 3 * self.num_bytes <= free_bytes(self.device) else None
 
     def on_device(self) -> PreTrainedModel:
         """Load the whole model on its device, without a copy of it on the host."""

@@ -22,26 +22,23 @@ from flap.storage.atomic_files import bytes_below, remove_leftovers
 from flap.storage.work_folder import working_folder
 
 
-def prepare(
-    config: FlapConfig, run_dir: Path | None, source: ModelSource | None = None, keep_dense: bool = False
-) -> Run:
+def prepare(config: FlapConfig, run_dir: Path | None, source: ModelSource | None = None) -> Run:
     """Return the run of a config: choices, windows, budget and tasks, all checked. Reads no weights.
 
-    run_dir: None: the run has no folder. source: the model, if the caller has it. keep_dense: this process may prune
-    the same model again, so its dense weights may stay in memory.
+    run_dir: None: the run has no folder. source: the model, if the caller has it.
 
     Raises:
         ValueError: bad input, in one line that names the field.
     """
-    run = ranks.agreed(lambda: _prepare(config, run_dir, source, keep_dense))
+    run = ranks.agreed(lambda: _prepare(config, run_dir, source))
     return ranks.agreed(lambda: _alike(run)) if ranks.size() > 1 else run
 
 
-def _prepare(config: FlapConfig, run_dir: Path | None, source: ModelSource | None, keep_dense: bool) -> Run:
+def _prepare(config: FlapConfig, run_dir: Path | None, source: ModelSource | None) -> Run:
     require(not config.dry_run, "dry_run", True, "false; only the command line prints what a run will take")
     choices, root = choose(config), cache_root(config.cache_dir)
     target, results = _target(config, run_dir, root), run_dir and run_dir / RESULTS
-    source = source or find_model(config.model, root, config.trust_remote_code, keep_dense)
+    source = source or find_model(config.model, root, config.trust_remote_code)
     adapter = adapt(source.skeleton(), choices.structure.experts)
     suite = prepare_suite(choices.evaluators, source.tokenizer, source.max_length, results)
     _check_vocabulary(choices, source, adapter)

@@ -213,15 +213,11 @@ def test_an_index_to_outside_is_refused(model_dir: Path, tmp_path: Path, tokeniz
         found(tmp_path / "tiny", tmp_path)
 
 
-def test_memory_is_counted_in_the_type_that_is_loaded(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_memory_is_counted_in_the_type_that_is_loaded(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     tiny_model("llama-gqa").to(torch.bfloat16).save_pretrained(tmp_path / "tiny")
     tokenizer.save_pretrained(tmp_path / "tiny")
     parameters = sum(p.numel() for p in tiny_model("llama-gqa").parameters())
     for dtype, size in (("auto", 2), ("float32", 4)):
         config = ModelConfig("tiny", str(tmp_path / "tiny"), dtype=dtype, device="cpu")
-        source = find_model(config, tmp_path, trust_remote_code=False, keep_dense=True)
+        source = find_model(config, tmp_path, trust_remote_code=False)
         assert source.num_bytes == size * parameters and source.open().model.dtype.itemsize == size
-        monkeypatch.setattr("flap.models.model_files.free_bytes", lambda device: 3 * 2 * parameters)
-        assert (source.kept_dense is None) == (dtype == "float32")

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from flap.checkpoint.load import load
 from flap.checkpoint.save import make_label, save
-from flap.config import ModelConfig
 from flap.method.allocation import LayerPlan
 from flap.method.compression import NoCompensation, slice_layer
 from flap.models import (
@@ -26,7 +24,6 @@ from flap.models import (
     Resident,
     Spread,
     adapt,
-    find_model,
     open_checkpoint,
     read_model,
 )
@@ -257,20 +254,6 @@ def test_a_block_that_fails_keeps_no_change(directory: Path, plain: PreTrainedMo
     assert devices(placed.layers) == {"meta"}
     with placed.layer(1) as layer:
         assert_holds(layer, plain.model.layers[1])
-
-
-def test_models_with_more_to_come_share_their_dense_weights(
-    model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    source = find_model(ModelConfig("tiny", str(model_dir), device="cpu"), tmp_path, False, keep_dense=True)
-    first, second = (source.open() for _ in range(2))
-    assert first.layers[0].mlp.up_proj.weight is second.layers[0].mlp.up_proj.weight
-    prune(first, 0.4)
-    assert torch.equal(logits(second.model), logits(tiny_model("llama-gqa")))
-    monkeypatch.setattr("flap.models.model_files.free_bytes", lambda device: 3 * 4 * second.model.num_parameters() - 1)
-    anew = replace(source)  # without what the other one keeps
-    one, other = (anew.open() for _ in range(2))
-    assert one.layers[0].mlp.up_proj.weight is not other.layers[0].mlp.up_proj.weight
 
 
 def test_weights_on_disk_are_used_and_those_of_dead_processes_are_removed(directory: Path) -> None:

@@ -142,20 +142,9 @@ class Resident(PlacedModel):
 
     @classmethod
     def open(cls, source: ModelFiles, work: WorkFolder) -> "Resident":
-        """Return the model, loaded on the device of its source.
-
-        If the source keeps the dense model, the returned one shares its tensors: pruning gives a model new tensors and
-        does not change the old ones.
-        """
-        dense = source.kept_dense
-        return cls(source.on_device() if dense is None else copy_sharing_tensors(dense))
+        """Return the model, loaded on the device of its source."""
+        return cls(source.on_device())
 
     @contextmanager
     def layer(self, index: int) -> Iterator[nn.Module]:
         yield self.layers[index]
-
-
-def copy_sharing_tensors(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a copy of a model whose parameters and buffers are those of the model."""
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return copy.deepcopy(model, shared)
