@@ -1,4 +1,4 @@
-"""What is read from a sweep's folder, and what study.csv and study.md say of it."""
+"""What is read from a sweep's folder, and what study.csv and the page say of it."""
 
 import csv
 import json
@@ -78,8 +78,6 @@ def test_a_study_says_what_is_of_the_calibrations_domain(tmp_path: Path, report:
     index = write_study(tmp_path)
     inside = "boolq-passages/perplexity@128; boolq/acc"
     assert [row["calibration_domain"] for row in read_csv(tmp_path)] == [inside, ""]
-    text = (tmp_path / "study.md").read_text()
-    assert f"On text like the calibration's: {inside.replace(';', ',')}.\nOn other text: {PERPLEXITY}.\n" in text
     assert index.read_text().count("calibration’s domain</span>") == 2
     swapped = {PERPLEXITY: "calibration", "boolq-passages/perplexity@128": "other", "boolq": "calibration"}
     add_cell(tmp_path, altered(report, 0.6, numbers, numbers) | {"domains": swapped}, "IFV", "AL-AM", 0.6)
@@ -146,18 +144,6 @@ def test_a_cell_without_a_result_has_the_name_of_its_models_folder(tmp_path: Pat
     cell = add_cell(tmp_path, None, "WIFV", "AL-AM", 0.2, state="failed", error=CRASH)
     (cell / ".hydra" / "config.yaml").write_text(f'{{"model": {model}}}')
     assert [run.model for run in read_study(tmp_path).runs] == ["tiny"]
-
-
-def test_markdown_is_sorted_and_tells_what_failed(sweep: Path) -> None:
-    write_study(sweep)
-    text = (sweep / "study.md").read_text()
-    rows = [[place.strip() for place in line.split(" | ")] for line in text.splitlines() if line.startswith("| ")]
-    assert rows[0][:4] == ["| metric", "structure", "seed", "ratio"]
-    assert [row[-1].removesuffix(" |")[:2] for row in rows[1:]] == ["de", "1_", "0_"]
-    assert rows[1][:4] == ["|", "", "", ""]  # the dense model has neither metric nor ratio
-    assert rows[1][6:8] == ["20.00", "0.7000 ± 0.0100"] and rows[2][6] == "31.25" and rows[3][6] == "not finite"
-    assert "<script>" not in text and "&lt;script&gt;" in text and "\\| and more" in text
-    assert "![" in text and "(plots/perplexity.png)" in text and (sweep / "plots" / "perplexity.png").is_file()
 
 
 def rights(*wrong: int) -> list[float]:
@@ -306,7 +292,6 @@ def test_one_damaged_file_costs_its_cell_alone(sweep: Path, name: str, content: 
     assert (damaged.metric, damaged.ratio) == ("IFV", 0.2)
     assert read_study(sweep).finished == tuple(finished)
     assert "1 damaged" in write_study(sweep).read_text()
-    assert f"- damaged: {path.parent.name}: {why}; run the cell again" in (sweep / "study.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["config", "hydra", "overrides"])
