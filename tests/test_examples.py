@@ -85,12 +85,13 @@ def test_study(printed: Callable[..., list[str]], tmp_path: Path, base: list[str
 
 @pytest.mark.long
 def test_answers(printed: Callable[..., list[str]], tmp_path: Path, base: list[str]) -> None:
-    rows = [{"prompt": f"the w{i} was the", "answer": "old tree"} for i in range(8)]
+    rows = [{"prompt": f"the w{i} was the", "answer": "old tree"} for i in range(30)]
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    lines = printed("answers", tmp_path / "mine.jsonl", tmp_path / "sweep", *base[:5])  # perplexity is not measured
+    own = [one for one in base[:5] if not one.startswith("calibration.dataset=")]  # perplexity is not measured
+    lines = printed("answers", tmp_path / "mine.jsonl", tmp_path / "sweep", *own, "calibration.max_new_tokens=8")
     assert [line.split(":")[0] for line in lines[-6:-1]] == ["dense", "0.05", "0.1", "0.15", "0.2"]
     assert "generation.svg" in {path.name for path in (tmp_path / "sweep" / "plots").iterdir()}
-    assert "mine.jsonl/f1" in (tmp_path / "sweep" / "index.html").read_text()
+    assert "asked.jsonl/f1" in (tmp_path / "sweep" / "index.html").read_text()
 
 
 def test_serve(checkpoint: Path) -> None:
