@@ -61,6 +61,11 @@ model.path={bad}/shard-missing -> model.path={bad}/shard-missing: …json names 
 model.path={bad}/shard-truncated -> model.path={bad}/shard-truncated: model-00003… is damaged or truncated
 model.path={bad}/index-lies -> model.path={bad}/index-lies: …json names 1 tensors …, as …up_proj…00001
 model.path={bad}/index-broken -> model.path={bad}/index-broken: …json is no index of tensors
+model.path={bad}/absent.gguf -> model.path={bad}/absent.gguf: no such file
+model.path={bad}/text.gguf -> model.path={bad}/text.gguf: no GGUF, or a damaged or truncated one
+model.path={bad}/cut.gguf -> model.path={bad}/cut.gguf: no GGUF, or a damaged or truncated one
+model.path={bad}/mpt.gguf -> model.path={bad}/mpt.gguf: a GGUF of architecture mpt, which transformers does not read
+model.path={bad}/llama.gguf -> model.path={bad}/llama.gguf: a GGUF of architecture llama, which transformers does not
 
 metric.square_attention=abc -> metric.square_attention=abc: …bool
 metric=random metric.seed=-1 -> metric.seed=-1: expected a whole number from 0 to

@@ -1,4 +1,4 @@
-"""Finding a model by its name: a hub id, a local directory, or the packaged GGUF. Always safetensors."""
+"""Finding a model by its name: a hub id, a local directory, or a GGUF. Always safetensors."""
 
 import logging
 from contextlib import suppress
@@ -12,7 +12,8 @@ from transformers import PreTrainedConfig
 from flap.config import ModelConfig, require
 from flap.models.architecture import find_family
 from flap.models.devices import multiplies_fast, pick_device
-from flap.models.locate import file_state, locate, not_found, packaged_gguf
+from flap.models.gguf_file import find_gguf
+from flap.models.locate import file_state, locate, not_found
 from flap.models.model_files import check_quantised, read_config
 from flap.models.placement import PLACEMENTS
 from flap.models.source import CheckpointSource
@@ -33,8 +34,10 @@ def find_model(config: ModelConfig, cache: Path, trust_remote_code: bool, weight
     require(config.placement in PLACEMENTS, "model.placement", config.placement, f"one of {', '.join(PLACEMENTS)}")
     placed, path, origin = PLACEMENTS[config.placement], config.path, "config"
     is_path = path.startswith((".", "/")) or path.count("/") > 1  # a name of the hub has one slash at most
-    require(Path(path).exists() or not is_path, "model.path", path, "a directory, and there is none of this name")
-    if weights or packaged_gguf(path):
+    gguf = find_gguf(path)
+    known = Path(path).exists() or gguf or not is_path
+    require(bool(known), "model.path", path, "a directory, and there is none of this name")
+    if weights or gguf:
         path, origin = locate(path, cache, placed.streams)
     device = pick_device(config.device) if weights or config.device == "auto" else torch.device(config.device)
     options = {"origin": origin, "requested_dtype": config.dtype, "offload": cache / "offload", "device": device}

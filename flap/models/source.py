@@ -26,7 +26,7 @@ class ModelSource(ABC):
 
     loaded: ClassVar[bool] = False  # the caller holds the weights: no file has them, and pruning changes them there
     path: str  # the directory of the files, or a hub id; empty where a loaded model names none
-    origin: str  # packaged GGUF, local directory, hub or the caller; shown in the report
+    origin: str  # a GGUF, local directory, hub or the caller; shown in the report
     config: PreTrainedConfig
     trust_remote_code: bool
     device: torch.device  # runs the model

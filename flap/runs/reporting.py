@@ -154,7 +154,13 @@ def _write_files(run: Run, report: Report, plan: PruningPlan) -> None:
             picture.unlink(missing_ok=True)
             log.warning("%s: cannot be drawn (%s)", picture, one_line(error))
     if run.config.checkpoint.save:
-        write_card(run.target, model_card(report, run.target, base_facts(run.config.model.path)))
+        write_card(run.target, model_card(report, run.target, base_facts(_card_of(run))))
+
+
+def _card_of(run: Run) -> str:
+    """Return where the facts of the base model are: `model.path`, or what a GGUF became."""
+    path = run.config.model.path
+    return run.source.path if path.endswith(".gguf") else path
 
 
 def _noise(before: Measurement, after: Measurement, averages: dict[str, list[str]]) -> dict[str, dict[str, float]]:

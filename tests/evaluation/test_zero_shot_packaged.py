@@ -8,10 +8,10 @@ from flap.config import ModelConfig
 from flap.evaluation import Measurement
 from flap.evaluation.zero_shot import PAPER_MEASURES, ZeroShot
 from flap.models import find_model
-from flap.models.locate import GGUF
+from flap.models.gguf_file import PACKAGED
 from flap.storage.atomic_files import cache_root
 
-SMOLLM2 = next(iter(GGUF))
+SMOLLM2 = next(iter(PACKAGED))
 CHANCE = {"piqa": 1 / 2, "arc_easy": 1 / 4}  # where 25 documents show that this model is above it
 
 

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from gguf import GGUFWriter
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, BloomConfig, BloomForCausalLM
 
@@ -52,6 +53,11 @@ def damage(root: Path, model_dir: Path) -> Path:
         _damage_sharded(root / name, model_dir)
     for name, text in TEXTS.items():
         (root / name).write_text(text)
+    for architecture in ("llama", "mpt"):
+        _write_gguf(root / f"{architecture}.gguf", architecture)
+    whole = (root / "llama.gguf").read_bytes()
+    (root / "cut.gguf").write_bytes(whole[: len(whole) // 2])
+    (root / "text.gguf").write_text("the cat sat on the mat")
     for name, plan in PLANS.items():
         (root / name).write_text(json.dumps(plan))
     (root / "latin1.txt").write_bytes("café".encode("latin1"))
@@ -79,6 +85,17 @@ def _damage_sharded(model: Path, model_dir: Path) -> None:
         index.write_text(json.dumps(known))
     else:
         index.write_text("{")
+
+
+def _write_gguf(path: Path, architecture: str) -> None:
+    """A file without most of the keys and tensors that a model has."""
+    writer = GGUFWriter(path, architecture)
+    writer.add_block_count(1)
+    writer.add_tensor("token_embd.weight", torch.zeros(96, 32).numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def _rewrite(model: Path, tensor: torch.Tensor | None) -> None:

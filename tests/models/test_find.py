@@ -14,15 +14,15 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from flap.checkpoint.export.gguf import export_gguf
 from flap.config import ModelConfig
-from flap.models import CheckpointSource, find_model, locate, open_checkpoint, read_config, read_model
+from flap.models import CheckpointSource, find_model, gguf_file, locate, open_checkpoint, read_config, read_model
 from flap.models.devices import pick_device
-from flap.models.locate import GGUF
+from flap.models.gguf_file import PACKAGED
 from flap.storage.atomic_files import remove_unused
 from tests.cases import VOCAB, tiny_model, tokens
 from tests.helpers.pruned import logits
 from tests.helpers.tokenizers import KINDS
 
-SMOLLM2 = next(iter(GGUF))
+SMOLLM2 = next(iter(PACKAGED))
 TEXT = "The cat, 12 years old, didn't sit."
 
 
@@ -101,7 +101,7 @@ def test_the_packaged_copy_is_dequantised_by_one_process(tmp_path: Path, monkeyp
         time.sleep(0.2)  # the others would begin, too
         return read(*args, **options)
 
-    monkeypatch.setattr(locate, "packaged_file", lambda wheel, path: gguf)
+    monkeypatch.setattr(gguf_file, "packaged_file", lambda wheel, path: gguf)
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", slowly)
     with ThreadPoolExecutor() as pool:
         located = list(pool.map(lambda _: locate.locate(SMOLLM2, tmp_path / "cache", streams=False), range(3)))
@@ -129,7 +129,7 @@ def test_an_error_says_every_way(path: str, packaged: bool, tmp_path: Path, monk
     def unreachable(path: str, **options: object) -> None:
         raise OSError(f"cannot reach the hub for {path}\nsecond line")
 
-    monkeypatch.setattr(locate, "packaged_file", lambda wheel, path: None)
+    monkeypatch.setattr(gguf_file, "packaged_file", lambda wheel, path: None)
     monkeypatch.setattr(AutoConfig, "from_pretrained", unreachable)
     with pytest.raises(ValueError) as caught:
         found(path, tmp_path)

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 
 from flap.checkpoint.export.gguf import export_gguf, source_gguf
 from flap.checkpoint.load import load
-from flap.models import packaged_gguf
+from flap.models import find_gguf
 from flap.pipeline import run
 from tests.helpers.llama_cpp import llama_cpp
 from tests.helpers.runs import composed
@@ -33,7 +33,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_tokenizer_is_that_of_the_source(checkpoint: Path) -> None:
-    source = packaged_gguf(SMOLLM2)
+    source = find_gguf(SMOLLM2)
     assert source is not None and source_gguf(str(checkpoint)) == source
     ours, theirs = (GGUFReader(path).fields for path in (checkpoint / "model-q8_0.gguf", source))
     names = {name for name in theirs if name.startswith("tokenizer.")}
@@ -43,7 +43,7 @@ def test_the_tokenizer_is_that_of_the_source(checkpoint: Path) -> None:
 
 
 def test_its_card_has_the_licence_that_the_source_names(checkpoint: Path) -> None:
-    source = packaged_gguf(SMOLLM2)
+    source = find_gguf(SMOLLM2)
     assert source is not None
     data, keys = ModelCard.load(checkpoint / "README.md").data, GGUFReader(source).fields
     assert data.base_model == SMOLLM2

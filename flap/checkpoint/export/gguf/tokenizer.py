@@ -15,7 +15,7 @@ from gguf import GGUFReader, GGUFWriter, TokenType
 from transformers import PreTrainedTokenizerBase
 
 from flap.config import one_line
-from flap.models import packaged_gguf
+from flap.models import find_gguf
 
 log = logging.getLogger(__name__)
 
@@ -192,7 +192,7 @@ def source_gguf(model: str) -> Path | None:
     """
     visited: set[str] = set()
     while model and model not in visited:
-        if gguf := packaged_gguf(model):
+        if (gguf := find_gguf(model)) and gguf.is_file():
             return gguf
         visited.add(model)
         record = Path(model) / "flap.json"
