@@ -33,6 +33,7 @@ WRITTEN_VERSION = 6  # raise it when the same key would give another text
 
 USES = ("calibration", "recover")  # each has draws of its own: what is trained on was not calibrated on
 SEQUENCES = 64  # in a batch, and at the end half as many again; fewer if they are longer than SEQ_LEN
+FEW = 4  # where less than one sequence of SEQ_LEN is to write: shorter ones, as in a smoke run
 SEQ_LEN = 512  # tokens of a sequence, at most the context; more if a longer window may not go over a sequence's end
 DISTINCT = 0.5  # a sequence is dropped as a loop if less than this share of its 4-grams are distinct
 
@@ -70,12 +71,13 @@ class Draft:
     def seq_len(self) -> int:
         """The tokens of a sequence; without packing its text holds the longest window, tokenized again."""
         longest = 0 if self.part.packing else math.ceil(1.05 * self.windows.own_length) + len(self.start.tokens)
-        return min(max(SEQ_LEN, longest), self.context or sys.maxsize)
+        return min(max(min(SEQ_LEN, self.needed), longest), self.context or sys.maxsize)
 
     @property
     def sequences(self) -> int:
         """The sequences of a batch: fewer if they are longer, as memory holds the keys and values of all."""
-        return max(1, min(SEQUENCES, SEQUENCES * SEQ_LEN // self.seq_len))
+        most = SEQUENCES if self.needed >= SEQ_LEN else min(FEW, SEQUENCES)
+        return max(1, min(most, SEQUENCES * SEQ_LEN // self.seq_len))
 
     @property
     def left(self) -> int:
