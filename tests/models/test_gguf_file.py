@@ -68,10 +68,9 @@ def test_a_pruned_model_of_one_width_is_pruned_again(base: list[str], tmp_path: 
     words().save_pretrained(tmp_path / "tiny")
     (tmp_path / "fox.txt").write_text((TEXT[0] + " ") * 160)
     own = [*base, f"calibration.dataset={tmp_path / 'fox.txt'}", f"eval.perplexity.datasets=[{tmp_path / 'fox.txt'}]"]
-    files = "checkpoint.formats=[hf,gguf]", "checkpoint.gguf_type=q8_0"
-    options = *files, "structure=UL-UM", f"model.path={tmp_path / 'tiny'}", "round_to=32"
+    options = "structure=UL-UM", f"model.path={tmp_path / 'tiny'}", "round_to=32"
     report = run(composed(*own, "ratio=0.2", *options), tmp_path / "run")
-    file = tmp_path / "run" / "checkpoint" / "model-q8_0.gguf"
+    file = export_gguf(tmp_path / "run" / "checkpoint", "q8_0")
     again = run(composed(*own, "ratio=0.2", f"model.path={file}"), tmp_path / "again")
     assert again.layers_before == report.layers
     told = "model-q8_0.gguf, quantised before as Q8_0"
