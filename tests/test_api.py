@@ -37,7 +37,6 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.quantizers import AutoHfQuantizer
 
 import flap
-from flap.config import config_dir
 from flap.method.allocation import ALAM, ULUM
 from flap.method.calibration import Statistics
 from flap.method.compression import BiasCompensation
@@ -498,15 +497,3 @@ def test_the_cache_knows_an_edited_metric(prune: Prune, tmp_path: Path, monkeypa
         prune(model, ratio=0.4, metric=metric, overrides=cached)
         found.append(logits(model))
     assert torch.equal(found[0], found[1]) and not torch.equal(found[0], found[2])
-
-
-def test_loading_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"no checkpoint here, config\.json is missing"):
-        flap.load(tmp_path)
-
-
-def test_only_what_exists_is_offered() -> None:
-    assert set(flap.__all__) == {"prune", "load", "register"}
-    assert Path(config_dir(), "config.yaml").is_file()
-    with pytest.raises(AttributeError, match="no attribute 'prun'"):
-        _ = flap.prun
