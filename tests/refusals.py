@@ -1,12 +1,13 @@
 """Every refusal of what an option says, in one table: `option=value -> message`, by the model that the run prunes.
 
 The message is the beginning of the one line that a run ends with, before any weight is read; "…" stands for any text.
-{bad} is the folder of tests/helpers/damaged.py, {texts} the list of texts that need no file, {long} a name that is too
-long. What Hydra does not compose is in tests/config/test_bad_command_line.py, what is said of an object alone in the
-tests of its folder.
+{bad} is the folder of tests/helpers/damaged.py, {texts} the list of texts that need no file, {prompts} the same with
+prompts, {long} a name that is too long. What Hydra does not compose is in tests/config/test_bad_command_line.py, what
+is said of an object alone in the tests of its folder.
 """
 
 TEXTS = "boolq-passages, hellaswag-passages, sciq-passages, python-code, …, ptb, or a .txt, .jsonl or .parquet file"
+WITH_PROMPTS = TEXTS.replace("ptb, or", "ptb, boolq-questions, siqa-questions, repeat-passages, or")
 
 LLAMA = """
 ratio=-0.1 -> ratio=-0.1: expected a number with 0 <= ratio < 1
@@ -123,9 +124,9 @@ calibration.seq_len=[16,16] -> calibration.seq_len=…: expected a whole number 
 calibration.seq_len=129 -> calibration.seq_len=129: the model's context ends at 128
 calibration.seq_len=[16,129] -> calibration.seq_len=129: the model's context ends at 128
 calibration.bos=maybe -> calibration.bos=maybe: expected one of auto, true, false
-calibration.dataset=wikitext3 -> calibration.dataset=wikitext3: unknown dataset; expected {texts}
-calibration.dataset={bad}/words.csv -> calibration.dataset={bad}/words.csv: unknown dataset; …{texts}
-calibration.dataset={bad}/absent.txt -> calibration.dataset={bad}/absent.txt: no such file; expected {texts}
+calibration.dataset=wikitext3 -> calibration.dataset=wikitext3: unknown dataset; expected {prompts}
+calibration.dataset={bad}/words.csv -> calibration.dataset={bad}/words.csv: unknown dataset; …{prompts}
+calibration.dataset={bad}/absent.txt -> calibration.dataset={bad}/absent.txt: no such file; expected {prompts}
 calibration.dataset={bad}/empty.txt -> calibration.dataset={bad}/empty.txt: the file holds no text
 calibration.dataset={bad}/blank.txt -> calibration.dataset={bad}/blank.txt: the file holds no text
 calibration.dataset={bad}/short.txt -> calibration.dataset=…short.txt: 0 windows of 16 tokens are too few
@@ -159,8 +160,8 @@ calibration.count=prompts -> calibration.count=prompts: expected one of all, ans
 calibration.max_new_tokens=0 -> calibration.max_new_tokens=0: expected a whole number >= 1
 calibration.temperature=-1 -> calibration.temperature=-1.0: expected a number >= 0
 recover=full recover.writer=me -> recover.writer=me: expected one of dense, pruned, both
-recover=full recover.writer=pruned -> recover.writer=pruned: expected dense, as no prompts are answered; take cal
-recover=full recover.writer=both vocabulary=trim vocabulary.size=90 -> recover.writer=both: expected dense with voc
+recover=reconstruct recover.writer=pruned -> recover.writer=pruned: expected dense, as no prompts are answered
+recover=lora recover.writer=both vocabulary=trim vocabulary.size=90 -> recover.writer=both: expected dense with voc
 recover=lora recover.rank=0 -> recover.rank=0: expected a whole number >= 1
 recover=reconstruct calibration.seq_len=[16,32] -> calibration.seq_len=[16, 32]: expected one length with recover=recon
 recover=reconstruct calibration.num_samples=1 -> calibration.num_samples=1: expected 2 or more with recover=reconstruct

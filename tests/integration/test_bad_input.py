@@ -22,7 +22,7 @@ from tests.cases import tiny_model
 from tests.helpers.damaged import damage
 from tests.helpers.runs import composed, tiny
 from tests.helpers.tokenizers import TEXT, VOCAB, smollm
-from tests.refusals import AT_THE_WEIGHTS, TABLES, TEXTS, rows
+from tests.refusals import AT_THE_WEIGHTS, TABLES, TEXTS, WITH_PROMPTS, rows
 
 PLENTY = 10**12  # bytes
 
@@ -42,7 +42,7 @@ def refused(arguments: str, message: str, base: list[str], bad: Path, run_dir: P
     """Run the arguments as the command line would; the error is one line that begins so, and nothing is left."""
     with pytest.raises(ValueError) as caught:
         run(composed(*base, *arguments.replace("{bad}", str(bad)).replace("{long}", "x" * 241).split()), run_dir)
-    expected = message.replace("{bad}", str(bad)).replace("{texts}", TEXTS)
+    expected = message.replace("{bad}", str(bad)).replace("{texts}", TEXTS).replace("{prompts}", WITH_PROMPTS)
     assert re.fullmatch(".*".join(map(re.escape, f"{expected}…".split("…"))), str(caught.value)), str(caught.value)
     # numbers of the dense model, measured first
     assert {path.name for path in run_dir.rglob("*")} <= {"evaluation.json", "documents.json.gz"}
