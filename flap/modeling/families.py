@@ -99,7 +99,6 @@ FAMILIES: dict[str, Family] = {
     "gemma4_text": Family(
         experts="experts", expert_neurons="moe_intermediate_size",
         chosen_experts="top_k_experts",
-        without=("hidden_size_per_layer_input", "num_kv_shared_layers"),
     ),
     "glm4_moe": Family(
         experts="mlp.experts", router="mlp.gate", num_experts="n_routed_experts",

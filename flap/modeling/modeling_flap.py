@@ -227,6 +227,8 @@ def _build(dense, layer_config, i, architecture):
     empty = getattr(layer_config, "num_attention_heads", None) == 0
     if empty:
         layer_config.num_attention_heads = layer_config.num_key_value_heads = 1  # no architecture is built with none
+    if getattr(layer_config, "use_double_wide_mlp", False):  # Gemma 4 doubles what it reads
+        layer_config.use_double_wide_mlp = False
     if architecture in SQUARE:
         layer = _build_square(layer_class, layer_config, i, *attention_output.split("."))
     else:

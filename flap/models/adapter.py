@@ -89,9 +89,10 @@ class ModelAdapter:
         """
         name, family = f"layer {layer} attention", self.family
         if not self._has_heads(layer):
-            if not self._has(layer, family.whole_attention):
+            whole = family.whole_attention or family.attention
+            if not self._has(layer, whole):
                 return NoBlock.of(name, self.layers[layer])
-            output = self.layers[layer].get_submodule(family.whole_attention)
+            output = self.layers[layer].get_submodule(whole)
             return Block(name, output, split(cast(Any, output).in_features, 1), ())
         module = self.parent(layer, family.attention)
         output, inputs = _linears(module, family.attention, family.attention_inputs)
@@ -104,8 +105,21 @@ class ModelAdapter:
         vectors = tuple((module, one, split(getattr(module, one).numel(), groups)) for one in family.attention_vectors)
         return Block(name, output, split(queries, groups), tuple(zip(inputs, rows, strict=True)), norms, vectors)
 
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether layers get more than hidden states: embeddings of their own (Gemma 4), or keys of earlier ones."""
+        keys = ("hidden_size_per_layer_input", "num_kv_shared_layers")
+        return any(getattr(self.config, key, 0) for key in keys)
+
+    def _shares_keys(self, layer: int) -> bool:
+        """Whether a layer reads the keys and values of another one, or another reads those of it."""
+        shared = getattr(self.config, "num_kv_shared_layers", 0)
+        return bool(shared) and self.config.kv_sharing_modes[layer] is not None
+
     def _has_heads(self, layer: int) -> bool:
         whole = self.family.whole_attention
+        if self._shares_keys(layer):
+            return False
         return not whole or (self._has(layer, self.family.attention) and not self._has(layer, whole))
 
     def _has(self, layer: int, path: str) -> bool:
@@ -144,7 +158,8 @@ class ModelAdapter:
     @property
     def head_dim(self) -> int | None:
         """The number of channels of one head in all layers; None if no layer has heads to prune, or layers differ."""
-        dims = {self._head_dim(i) for i in range(len(self.layers)) if self._has_heads(i)}
+        layers = range(len(self.layers))
+        dims = {self._head_dim(i) for i in layers if self._has_heads(i) or self._shares_keys(i)}
         return dims.pop() if len(dims) == 1 else None
 
     def widths(self, layer: int) -> dict[str, int]:
@@ -157,6 +172,10 @@ class ModelAdapter:
             widths["num_attention_heads"] = attention.num_units * self.queries_per_group(layer)
             if hasattr(self.config.per_layer_config[layer], self.family.kv_heads):
                 widths[self.family.kv_heads] = attention.num_units
+        elif self._shares_keys(layer):
+            module, heads = self.parent(layer, self.family.attention), int(self.config.num_attention_heads)
+            widths |= {"num_attention_heads": heads, self.family.kv_heads: heads // module.num_key_value_groups}
+            widths |= {} if self.head_dim else {"head_dim": self._head_dim(layer)}
         return widths
 
     def refresh(self, layer: int) -> None:

@@ -108,7 +108,7 @@ class Walk:
         windows = batches_NT
         if resumed:  # the hidden states are there, and one batch of each shape gives the calls
             windows = list({batch_NT.shape: batch_NT for batch_NT in batches_NT}.values())
-        calls: dict[Shape, list[Call]] = {}
+        calls: dict[Shape | int, list[Call]] = {}  # of all batches of a shape; of each, where it depends on the tokens
         with self.model.ends():
             hidden = self._hidden(windows, calls)
             first_NTD = next(hidden)
@@ -125,7 +125,8 @@ class Walk:
                 for state_NTD, batch_NTD in zip(states, chain([first_NTD], hidden), strict=True):
                     state_NTD.copy_(batch_NTD)
         counted = list(map(counted_positions, batches_NT))
-        self.streams[name] = Stream(self, states, [calls[batch_NT.shape] for batch_NT in batches_NT], file, counted)
+        of_batches = [calls.get(b) or calls[batch_NT.shape] for b, batch_NT in enumerate(batches_NT)]
+        self.streams[name] = Stream(self, states, of_batches, file, counted)
         return self.streams[name]
 
     def restored(self, name: str, like: Stream) -> Stream:
@@ -136,9 +137,9 @@ class Walk:
         self.streams[name] = Stream(self, states, like.calls, file, like.counted)
         return self.streams[name]
 
-    def _hidden(self, windows: Iterable[Tensor], calls: dict[Shape, list[Call]]) -> Iterator[Tensor]:
+    def _hidden(self, windows: Iterable[Tensor], calls: dict[Shape | int, list[Call]]) -> Iterator[Tensor]:
         """Yield the hidden states of each batch at the first layer, and set the calls of all layers by its shape."""
-        for batch_NT in windows:
+        for b, batch_NT in enumerate(windows):
             batch_NTD, of_layers = enter(self.model.adapter, unmarked(batch_NT).to(self.model.device))
-            calls.setdefault(batch_NT.shape, of_layers)
+            calls.setdefault(b if self.model.adapter.reads_tokens else batch_NT.shape, of_layers)
             yield batch_NTD

@@ -145,6 +145,11 @@ def check_budget(adapter: ModelAdapter, choices: Choices, config: FlapConfig, mo
     conv1d = any(isinstance(adapter.mlp(i).output, Transposed) for i in range(len(adapter.layers)))
     allowed = "1 or more for this model, whose MLP does not run without neurons (GPT-2's)"
     require(choices.structure.min_neurons > 0 or not conv1d, kept.format("min_neurons"), 0, allowed)
+    why = "for this model, whose layers read the tokens' own embeddings and keys of earlier layers"
+    search = not (choices.structure.measures and adapter.reads_tokens)
+    require(search, "structure", "search", f"another structure {why}")
+    allowed = f"device or auto {why}"
+    require(not (model.placed.streams and adapter.reads_tokens), "model.placement", model.placement, allowed)
     budget = price(adapter, config.ratio or 0)
     if targets(config.target):
         adds = choices.compensation.adds_bias

@@ -7,7 +7,6 @@ from transformers import (
     BloomConfig,
     FalconConfig,
     Gemma3nTextConfig,
-    Gemma4TextConfig,
     LlavaConfig,
     LlavaModel,
     PaliGemmaConfig,
@@ -123,6 +122,3 @@ def test_a_vision_language_model_without_its_head_is_refused() -> None:
 def test_a_setting_that_is_not_supported_is_refused() -> None:
     with pytest.raises(ValueError, match="falcon with alibi=true is not supported; expected alibi=false"):
         find_family(FalconConfig(alibi=True))
-    shared = "gemma4_text with num_kv_shared_layers=5 is not supported; expected num_kv_shared_layers=0"
-    with pytest.raises(ValueError, match=shared):
-        find_family(Gemma4TextConfig(hidden_size_per_layer_input=0, num_kv_shared_layers=5))

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from flap.method.allocation import ULMM
+from tests.cases import VOCAB
 from tests.models.families.contract import FamilyContract
 from tests.models.families.tiny import GQA, MHA, MULTIPLIERS, SLIDING, SOME_LAYERS_SLIDE, TIED, TINY, UNTIED
 
@@ -153,6 +154,9 @@ class TestLlama4(FamilyContract):
         return config.intermediate_size if layer in config.moe_layers else config.intermediate_size_mlp
 
 
+TYPES = ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention", "full_attention"]
+
+
 class TestGemma4(FamilyContract):
     own = {
         "head_dim": 8, "global_head_dim": 16, "hidden_size_per_layer_input": 0, "final_logit_softcapping": 3.0,
@@ -163,18 +167,33 @@ class TestGemma4(FamilyContract):
         "mixture": Gemma4TextConfig(**MHA | own | mixture, **UNTIED),
         "one head size": Gemma4TextConfig(**GQA | own | {"global_head_dim": 8}),
         "dense": Gemma4TextConfig(**GQA | own, attention_k_eq_v=True, num_global_key_value_heads=2),
+        "E2B": Gemma4TextConfig(
+            **GQA | own | {"hidden_size_per_layer_input": 16, "num_hidden_layers": 5, "layer_types": TYPES},
+            num_kv_shared_layers=2,
+            use_double_wide_mlp=True,
+            vocab_size_per_layer_input=VOCAB,
+        ),
     }
     features = {"sliding_window": 16, "final_logit_softcapping": 30.0, "top_k_experts": 1}
     stays = ("router.", "mlp.gate_proj.", "mlp.up_proj.", "mlp.down_proj.")
     stock = False
 
-    def whole(self, config: PreTrainedConfig) -> tuple[str, ...]:
-        return self.stays if config.enable_moe_block else ()
+    def whole(self, config: PreTrainedConfig, layer: int) -> tuple[str, ...]:
+        if config.enable_moe_block:
+            return self.stays
+        shared = ("q_proj", "k_proj", "v_proj") if self.shares(config, layer) else ()
+        return (*shared, "per_layer_") if config.hidden_size_per_layer_input else shared
+
+    def shares(self, config: PreTrainedConfig, layer: int) -> bool:
+        return config.num_kv_shared_layers > 0 and config.kv_sharing_modes[layer] is not None
 
     def num_neurons(self, config: PreTrainedConfig, layer: int) -> int:
-        return config.moe_intermediate_size if config.enable_moe_block else config.intermediate_size
+        wide = config.use_double_wide_mlp and config.kv_sharing_modes[layer] == "reuse"
+        return config.moe_intermediate_size if config.enable_moe_block else config.intermediate_size * (1 + wide)
 
     def heads(self, config: PreTrainedConfig, layer: int) -> tuple[int, int]:
+        if self.shares(config, layer):
+            return 1, 1
         groups = config.per_layer_config[layer].num_key_value_heads
         return groups, config.num_attention_heads // groups
 
@@ -228,7 +247,7 @@ class TestNemotronH(FamilyContract):
     uniform, uniform_ratio = ULMM(remove_heads=0, round_to=8), 0.3
     stays = ("mixer.gate.", "mixer.shared_experts.", "mixer.in_proj", "mixer.conv1d", "mixer.fc")
 
-    def whole(self, config: PreTrainedConfig) -> tuple[str, ...]:
+    def whole(self, config: PreTrainedConfig, layer: int) -> tuple[str, ...]:
         return self.stays[: None if config.moe_latent_size else -1]
 
     def num_neurons(self, config: PreTrainedConfig, layer: int) -> int:
