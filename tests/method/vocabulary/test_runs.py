@@ -52,7 +52,9 @@ def test_reconstruction_trains_on_the_calibration_windows(
     seen: list[torch.Tensor] = []
     train = distillation.recover
     monkeypatch.setattr(distillation, "recover", lambda *given: seen.append(given[3]) or train(*given))
-    trimmed("ratio=0.4", "recover=reconstruct", "recover.epochs=1", "recover.batch_size=2")
+    (tmp_path / "counted.txt").write_text(" ".join(TEXT[1:]) * 30)  # so the windows take more tokens than before
+    counted = f"vocabulary.dataset={tmp_path / 'counted.txt'}"
+    trimmed("ratio=0.4", "recover=reconstruct", "recover.epochs=1", "recover.batch_size=2", counted)
     read = prepare(composed(*tiny(words_dir, words_file), "ratio=0.4"), tmp_path / "read").texts["calibration"]
     old, new = (AutoTokenizer.from_pretrained(path) for path in (words_dir, tmp_path / "checkpoint"))
     [expected_NT], [found_NT] = read.by_length, seen
