@@ -1,7 +1,7 @@
 """How far a model can be pruned for one's own prompts: `python examples/answers.py PROMPTS FOLDER [key=value ...]`.
 
-PROMPTS is a .jsonl file, a line {"prompt": "…", "answer": "…"}, or {"messages": […]} that end with the answer. On two
-rows of three the model is calibrated, with answers of its own; the third is asked, before pruning and after it.
+PROMPTS: a .jsonl file, lines {"prompt": "…", "answer": "…"} or {"messages": […]} that end with the answer. The model is
+calibrated on two rows of three, with answers of its own; the third is asked, before pruning and after it.
 """
 
 import subprocess
@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas
 
 SWEEP = ["ratio=0.05,0.1,0.15,0.2", "eval=[generation]", "checkpoint.save=false", "calibration.answers=self"]
-MATCH = "generation/exact_match"
+SHOWN = ["ratio", *(f"{which}/generation/exact_match{end}" for which in ("dense", "pruned") for end in ("", "_stderr"))]
 
 
 def main(prompts: str, folder: str, *overrides: str) -> None:
@@ -22,11 +22,7 @@ def main(prompts: str, folder: str, *overrides: str) -> None:
     texts = f"eval.generation.tasks=[{parts}/asked.jsonl]", f"calibration.dataset={parts}/calibration.jsonl"
     command = [sys.executable, "-m", "flap", "-m", *SWEEP, *texts, f"hydra.sweep.dir={folder}", *overrides]
     subprocess.run(command, check=True)
-    cells = pandas.read_csv(Path(folder) / "study.csv").sort_values("ratio")
-    dense, error = cells[[f"dense/{MATCH}", f"dense/{MATCH}_stderr"]].iloc[0]
-    print(f"dense: {dense:.3f} ± {error:.3f}")
-    for ratio, match, error in cells[["ratio", f"pruned/{MATCH}", f"pruned/{MATCH}_stderr"]].itertuples(index=False):
-        print(f"{ratio:g}: {match:.3f} ± {error:.3f}")
+    print(pandas.read_csv(Path(folder) / "study.csv").sort_values("ratio")[SHOWN].round(3).to_string(index=False))
     print(Path(folder, "index.html").resolve().as_uri())
 
 

@@ -89,7 +89,7 @@ def test_answers(printed: Callable[..., list[str]], tmp_path: Path, base: list[s
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     own = [one for one in base[:5] if not one.startswith("calibration.dataset=")]  # perplexity is not measured
     lines = printed("answers", tmp_path / "mine.jsonl", tmp_path / "sweep", *own, "calibration.max_new_tokens=8")
-    assert [line.split(":")[0] for line in lines[-6:-1]] == ["dense", "0.05", "0.1", "0.15", "0.2"]
+    assert [line.split()[0] for line in lines[-6:-1]] == ["ratio", "0.05", "0.10", "0.15", "0.20"]
     assert "generation.svg" in {path.name for path in (tmp_path / "sweep" / "plots").iterdir()}
     assert "asked.jsonl/f1" in (tmp_path / "sweep" / "index.html").read_text()
 

@@ -138,6 +138,8 @@ def _check_vocabulary(choices: Choices, source: ModelSource, adapter: ModelAdapt
     """Check that tokens of this model can be removed."""
     if choices.vocabulary is None:
         return
+    whole = "none for this model, which has embeddings of tokens for each layer, too"
+    require(not getattr(adapter.config, "hidden_size_per_layer_input", 0), "vocabulary", "trim", whole)
     tokens = Tokens.of(source.tokenizer, adapter.vocab_size, named_ids(adapter.model))
     choices.vocabulary.check(tokens)
     compared = any(isinstance(one, Divergence) for one in choices.evaluators)

@@ -257,5 +257,5 @@ def test_a_run_from_disk_keeps_the_same_experts_and_the_report_has_their_number(
 
 
 def test_experts_in_groups_of_one_size_are_refused() -> None:
-    with pytest.raises(ValueError, match="expected false for deepseek_v3 with n_group=2, whose router chooses among"):
+    with pytest.raises(ValueError, match="expected neither for deepseek_v3 with n_group=2, whose router chooses among"):
         adapt(random_model(test_mixtures.TestDeepseekV3.configs["queries"]), whole_experts=True)
