@@ -51,21 +51,8 @@ def answered(
     return document, (len(asked) if document.startswith(asked) else document.rfind(answer), len(document))
 
 
-def dialogues(
-    name: str,
-    pairs: Sequence[tuple[Prompt, str]],
-    tokenizer: PreTrainedTokenizerBase,
-    chat: bool,
-    counted: str,
-    origin: str,
-) -> Text:
-    """Return prompts with their answers as a text, one document each. counted: all, or answers."""
-    documents, spans = zip(*(answered(prompt, answer, tokenizer, chat) for prompt, answer in pairs), strict=True)
-    return Text.joined(name, documents, origin, counted=spans if counted == "answers" else ())
-
-
 class Asked(NamedTuple):
-    """The prompts of a text whose answers the model writes."""
+    """The prompts of a text, and how they are answered."""
 
     prompts: tuple[Prompt, ...]
     name: str
@@ -78,3 +65,20 @@ class Asked(NamedTuple):
         """All that the prompts and the manner of answering them depend on."""
         prompts = [[list(one.messages), one.answer] for one in self.prompts]
         return [self.name, digest(prompts), self.chat, *self.answers]
+
+
+def dialogues(
+    asked: Asked, answers: Sequence[tuple[Prompt, str]], tokenizer: PreTrainedTokenizerBase, bos: bool
+) -> Text:
+    """Return prompts with their answers as a text, one document each.
+
+    bos: windows begin with BOS, so none that a template prints is in front of a document.
+    """
+    documents, spans = list[str](), list[tuple[int, int]]()
+    for prompt, answer in answers:
+        document, (first, end) = answered(prompt, answer, tokenizer, asked.chat)
+        own = len(str(tokenizer.bos_token)) if bos and document.startswith(str(tokenizer.bos_token)) else 0
+        documents.append(document[own:])
+        spans.append((first - own, end - own))
+    counted = spans if asked.answers.counted == "answers" else ()
+    return Text.joined(asked.name, documents, asked.origin, counted=counted)

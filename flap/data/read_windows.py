@@ -102,14 +102,15 @@ class Reading:
         if part.chat_template:
             _check_template(self.tokenizer, where, "turns are then put one after another")
         chat = self.tokenizer.chat_template is not None if part.chat_template is None else part.chat_template
+        asked = Asked(tuple(prompts), name, origin, chat, self.answers)
         if self.answers.writer == "self":
-            return Asked(tuple(prompts), name, origin, chat, self.answers)
+            return asked
         pairs = [(prompt, prompt.answer) for prompt in prompts if prompt.answer is not None]
         if len(pairs) < len(prompts):
             raise ValueError(
                 f"{where}: {len(prompts) - len(pairs)} prompts have no answer; take calibration.answers=self"
             )
-        return dialogues(name, pairs, self.tokenizer, chat, self.answers.counted, origin)
+        return dialogues(asked, pairs, self.tokenizer, self.bos)
 
 
 def _check_shares(windows: Windows) -> None:

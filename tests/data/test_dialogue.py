@@ -83,3 +83,14 @@ def test_a_file_without_answers_says_who_can_write_them(tmp_path: Path, tokenize
     path.write_text(json.dumps({"prompt": "the cat"}) + "\n")
     with pytest.raises(ValueError, match=r"a.jsonl: 1 prompts have no answer; take calibration.answers=self"):
         read_windows("calibration", str(path), tokenizer, Wanted(1, [4], 0, "false"), None)
+
+
+@pytest.mark.parametrize("bos", ["false", "true"])
+def test_the_template_s_own_beginning_is_not_there_twice(
+    bos: str, tmp_path: Path, chatting: PreTrainedTokenizerFast
+) -> None:
+    chatting.chat_template = "<s> " + TEMPLATE
+    windows = windows_of(tmp_path / "a.jsonl", chatting, "answers", bos)
+    [text], [tokens_NT] = windows.existing, windows.by_length
+    assert all(document.startswith("<s>") == (bos == "false") for document in text.documents)
+    assert set(chatting.convert_ids_to_tokens(tokens_NT[tokens_NT >= 0].tolist())) == {"mat", "dog", "ran", "</s>"}

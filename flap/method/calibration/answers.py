@@ -69,7 +69,7 @@ def text_of(written: dict[str, Any], windows: Windows, part: int) -> Text:
     """Return what `answer` has returned as a text."""
     asked = windows.asked[part]
     pairs = [(Prompt(tuple(messages), None), text) for messages, text in written["answered"]]
-    return dialogues(asked.name, pairs, windows.tokenizer, asked.chat, asked.answers.counted, asked.origin)
+    return dialogues(asked, pairs, windows.tokenizer, windows.bos)
 
 
 def _answers(
