@@ -164,13 +164,13 @@ class TestGemma4(FamilyContract):
     }  # fmt: skip
     mixture = {"enable_moe_block": True, "num_experts": 4, "top_k_experts": 2, "moe_intermediate_size": 32}
     configs = {
+        "mixture": Gemma4TextConfig(**MHA | own | mixture, **UNTIED),
         "E2B": Gemma4TextConfig(
             **GQA | own | {"hidden_size_per_layer_input": 16, "num_hidden_layers": 5, "layer_types": TYPES},
             num_kv_shared_layers=2,
             use_double_wide_mlp=True,
             vocab_size_per_layer_input=VOCAB,
         ),
-        "mixture": Gemma4TextConfig(**MHA | own | mixture, **UNTIED),
         "one head size": Gemma4TextConfig(**GQA | own | {"global_head_dim": 8}),
         "dense": Gemma4TextConfig(**GQA | own, attention_k_eq_v=True, num_global_key_value_heads=2),
     }
