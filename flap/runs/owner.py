@@ -1,0 +1,155 @@
+"""What the first process of a run has for all: its folder, its status, the tracker, and the console."""
+
+import json
+import logging
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from flap.config import FlapConfig, build, refuse, settled_by, typed, without_credentials
+from flap.runs.sweeps.launching import check_launcher, claim_gpu
+from flap.storage import digest, read_json, read_state, write_status, write_text
+from flap.storage.status import run_folder
+
+if TYPE_CHECKING:
+    from flap.results import FinishedRun, Report
+    from flap.results.tracking import JobInfo, TrackedRun
+    from flap.runs.run import Run
+
+log = logging.getLogger(__name__)
+
+TRACKED = "tracked.json"  # of a run's folder: the tracker that has its report, and which one
+
+
+@dataclass
+class Owner:
+    """What the first process has for all: the run's folder and its status, the tracker, and the console."""
+
+    config: DictConfig
+    hydra: Any  # Hydra's own part of the config
+    held: ExitStack = field(default_factory=ExitStack)  # the folder's lock and the tracker
+    tracked: "TrackedRun | None" = None
+
+    def __post_init__(self) -> None:
+        self.place = self.run_dir  # where the results are: a cell that is done already may have another number
+
+    @property
+    def run_dir(self) -> Path:
+        """The folder of the run."""
+        return Path(self.hydra.runtime.output_dir)
+
+    @property
+    def in_sweep(self) -> bool:
+        """Whether the run is a cell of a sweep."""
+        return bool(self.hydra.mode == RunMode.MULTIRUN)
+
+    def open(self) -> Path | None:
+        """Check the config, and return the folder of the run; None for a dry run, which is printed."""
+        self.held.enter_context(run_folder(self.run_dir, keep=self.in_sweep))
+        if read_state(self.run_dir) != "finished":
+            self._record()
+        config = typed(self.config)
+        refuse(self.hydra.overrides.task, settled_by(config.plan))
+        from flap.runs.dry_run import dry_run
+
+        _quieten_libraries()
+        if config.dry_run:
+            print(config.run_name, *dry_run(config).lines(), sep="\n")
+            return None
+        check_launcher(self.hydra)
+        shares_gpus = "joblib" in self.hydra.launcher._target_ and config.model.device != "cpu"
+        if shares_gpus and (gpu := claim_gpu(Path(self.hydra.sweep.dir))):
+            log.info("GPU %s", gpu)
+        build("tracking", config.tracking).check()
+        return self.run_dir
+
+    def find_finished(self, run: "Run") -> "tuple[FinishedRun | None, bool]":
+        """Return a finished run of the same pruned model, here or in a cell beside, and whether nothing is to be done.
+
+        The folder of a cell beside is then held. A tracker that has not got a finished run gets it.
+        """
+        from flap.results import finished_run
+
+        config = run.config
+        earlier = finished_run(self.run_dir, asdict(config), run.inputs, self.in_sweep) if config.resume else None
+        if earlier and earlier.folder != self.run_dir:
+            self.place = earlier.folder
+            self.held.enter_context(run_folder(self.place))
+        if not earlier or earlier.lacks(config.eval):
+            return earlier, False
+        log.info("done already, in %s (resume=false runs it again)", self.place)
+        if self._has_tracker and read_json(self.place / TRACKED) != self._sent:
+            self._track(config)
+            self._send(earlier.report)
+        return earlier, True
+
+    def begin(self, run: "Run") -> None:
+        """Say that the run is running; a finished one in its folder stays finished until another is in its place."""
+        if not run.config.checkpoint.save and (old := self.place / "checkpoint").exists():
+            log.warning("%s: of an earlier run, whose report is replaced; checkpoint.save=false leaves it", old)
+        if read_state(self.place) != "finished":
+            write_status(self.place, "running")
+        self._track(run.config)
+
+    def _track(self, config: FlapConfig) -> None:
+        plain = asdict(config) | {"choices": dict(self.hydra.runtime.choices)}  # {"metric": "WIFV"}, beside its class
+        started = build("tracking", config.tracking).start(plain, self.place, self._job_info())
+        self.tracked = self.held.enter_context(started)
+
+    def finish(self, report: "Report") -> None:
+        """Say that the run has finished, and print its report."""
+        from flap.results import show
+
+        if self.place == self.run_dir and read_state(self.place) == "finished":  # another run's, until now
+            self._record()
+        write_status(self.place, "finished")
+        self._send(report)
+        self.held.close()
+        show(report, self.place)
+
+    def _send(self, report: "Report") -> None:
+        """Send a report to the tracker, and note in the folder which one has it."""
+        assert self.tracked is not None
+        self.tracked.finish(report)
+        if self._has_tracker:
+            with suppress(OSError):  # a full disk: it is sent again
+                write_text(self.place / TRACKED, json.dumps(self._sent))
+
+    @property
+    def _has_tracker(self) -> bool:
+        return "NoTracking" not in self.config.tracking._target_
+
+    @property
+    def _sent(self) -> dict[str, str]:
+        """The tracker of this command, and the report that it gets."""
+        return {self.config.tracking._target_: digest((self.place / "report.json").read_text())}
+
+    def _record(self) -> None:
+        """Write the composed config into .hydra, as Hydra does with `hydra.output_subdir`, but only now."""
+        parts = {"config": self.config, "hydra": HydraConfig.instance().cfg, "overrides": self.hydra.overrides.task}
+        (self.run_dir / ".hydra").mkdir(exist_ok=True)
+        for name, part in parts.items():
+            write_text(self.run_dir / ".hydra" / f"{name}.yaml", without_credentials(OmegaConf.to_yaml(part)))
+
+    def _job_info(self) -> "JobInfo":
+        """Return the names of the run for its tracker."""
+        from flap.results.tracking import JobInfo
+
+        choices, name = self.hydra.runtime.choices, str(self.config.run_name)
+        sweep = {"group": Path(self.hydra.sweep.dir).resolve().name, "job_type": "sweep"} if self.in_sweep else {}
+        tags = (choices["metric"], choices["structure"]) if self.config.plan is None else ("plan",)
+        return JobInfo(str(self.place.resolve()), name, tags=tags, **sweep)
+
+
+def _quieten_libraries() -> None:
+    """Leave the console to this program: no bars, no hints of libraries, and nothing twice."""
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+
+    set_verbosity_error()
+    disable_progress_bar()
+    logging.getLogger("huggingface_hub").handlers.clear()  # what it says reaches ours, which print it once
