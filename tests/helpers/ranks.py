@@ -15,11 +15,13 @@ from flap.storage import ranks
 from tests.helpers.forked import command_line, forked
 
 
-def in_ranks(size: int, target: Callable[..., None], *given: Any) -> list[int]:
+def in_ranks(
+    size: int, target: Callable[..., None], *given: Any, timeout: timedelta = timedelta(minutes=2)
+) -> list[int]:
     """Call a function in so many processes that are the ranks of one run; returns their exit codes."""
     environments = _environments(size)
     with ThreadPoolExecutor(size) as pool:
-        return list(pool.map(lambda one: forked(_joined, one, target, given), environments))
+        return list(pool.map(lambda one: forked(_joined, one, timeout, target, given), environments))
 
 
 def command_line_in_ranks(
@@ -42,9 +44,11 @@ def _environments(size: int) -> list[dict[str, str]]:
     return [{"RANK": str(k), "LOCAL_RANK": str(k), "WORLD_SIZE": str(size), **master} for k in range(size)]
 
 
-def _joined(environment: dict[str, str], target: Callable[..., None], given: tuple[Any, ...]) -> None:
+def _joined(
+    environment: dict[str, str], timeout: timedelta, target: Callable[..., None], given: tuple[Any, ...]
+) -> None:
     os.environ.update(environment)
     torch.set_num_threads(1)
-    ranks.join(timedelta(minutes=2))
+    ranks.join(timeout)
     target(*given)
     ranks.leave()
