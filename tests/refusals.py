@@ -231,6 +231,7 @@ recover.words=some -> recover.words=some:
 recover.words=96 -> recover.words=96: expected 1 to 95
 recover.dataset=wikitext3 -> recover.dataset=wikitext3: unknown dataset; expected
 recover.dataset=[absent] -> recover.dataset=absent: unknown dataset
+recover.dataset=3 -> recover.dataset=3: expected a text
 mask_only=true -> mask_only=True: expected false with recover=full, which would train the masked units, too
 model.placement=stream -> model.placement=stream: expected device with recover=full, which trains the whol
 model.placement=auto -> model.placement=auto: expected device with recover=full, which trains the whole

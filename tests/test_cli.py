@@ -60,24 +60,6 @@ def test_a_run_leaves_its_report_checkpoint_and_log(flap: Cli, base: list[str], 
     assert loaded(run).num_parameters() == loaded(run / "checkpoint").num_parameters()
 
 
-def test_a_sweep_over_the_presets(quick_flap: Cli, base: list[str], tmp_path: Path) -> None:
-    done = quick_flap("-m", *base[:-2], "method=wanda_sp,mag_sp", "checkpoint.save=false", "eval=[none]")
-    assert done.returncode == 0, done.stderr
-    sweep = only(tmp_path, "multirun_outputs/*")
-    assert "index.html" in done.stdout and (sweep / "index.html").is_file()
-    names = [f"{i}_tiny_{metric}_UL-UM_r0.2_s0" for i, metric in enumerate(("wanda", "magnitude"))]
-    assert sorted(path.parent.name for path in sweep.glob("*/report.json")) == names
-    wanda, magnitude = (report_of(sweep / name) for name in names)
-    assert wanda["config"]["metric"]["_target_"] == "flap.method.importance.Wanda"
-    assert wanda["config"]["calibration"]["propagate"] == "pruned"
-    assert magnitude["config"]["metric"]["_target_"] == "flap.method.importance.Magnitude"
-    assert "calibrate" not in magnitude["seconds"] and "calibration" not in magnitude["sources"]
-    for report in (wanda, magnitude):  # uniform widths
-        assert len({tuple(layer.values()) for layer in report["layers"]}) == 1
-        assert report["checkpoint"] is None
-    assert not list(sweep.glob("*/checkpoint"))
-
-
 def test_a_failed_job_leaves_the_others_alone(quick_flap: Cli, base: list[str], tmp_path: Path) -> None:
     done = quick_flap("-m", *base[:-2], "ratio=0.99,0.2", "checkpoint.save=false", "eval=[none]")
     assert done.returncode == 1

@@ -10,6 +10,8 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig
+from safetensors.torch import load_file
+from torch import Tensor
 
 from flap.config import FlapConfig, config_dir, typed
 
@@ -35,6 +37,12 @@ def composed(*overrides: str) -> FlapConfig:
     config = copy.deepcopy(_of_files(tuple(one.input_line for one in compress(given, of_files))))
     ConfigLoaderImpl._apply_overrides_to_config([*compress(given, map(not_, of_files))], config)
     return typed(config)
+
+
+def tensors_of(run_dir: Path) -> dict[str, Tensor]:
+    """The tensors of a run's checkpoint, which may be in a file for each layer."""
+    files = (run_dir / "checkpoint").glob("*.safetensors")
+    return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
 
 @cache

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from flap.method.allocation import PruningPlan
 from flap.method.importance import WIFV
@@ -14,15 +13,9 @@ from flap.pipeline import run
 from flap.results import Report
 from flap.results.run_folder import read_run
 from tests.cases import tiny_model
-from tests.helpers.runs import composed, tiny
+from tests.helpers.runs import composed, tensors_of, tiny
 
 Run = Callable[..., Report]
-
-
-def tensors(folder: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a run's checkpoint, which may be in a file for each layer."""
-    files = (load_file(file) for file in sorted((folder / "checkpoint").glob("*.safetensors")))
-    return {name: tensor for tensors_of in files for name, tensor in tensors_of.items()}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +34,7 @@ def test_another_seed_gives_the_same_units_and_other_biases(
     plan = first if form == "run" else first / "plan.json"
     report = run_tiny(tmp_path, "ratio=null", f"plan={plan}", "seed=1", f"model.placement={placement}")
     assert (tmp_path / "plan.json").read_text() == (first / "plan.json").read_text()
-    before, after = tensors(first), tensors(tmp_path)
+    before, after = tensors_of(first), tensors_of(tmp_path)
     weights = [name for name in before if not name.endswith("bias")]
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in weights)
     assert not any(torch.equal(before[name], after[name]) for name in before.keys() - weights)
@@ -60,12 +53,15 @@ def test_empty_blocks_and_whole_experts(base: list[str], text_file: Path, tokeni
     tiny_model("mixtral").save_pretrained(tmp_path / "mixtral")
     tokenizer.save_pretrained(tmp_path / "mixtral")
     mixture = tiny(tmp_path / "mixtral", text_file)
-    run(composed(*mixture, "ratio=0.3", "structure.experts=true"), tmp_path / "experts")
+    report = run(composed(*mixture, "ratio=0.3", "structure.experts=true"), tmp_path / "experts")
+    kept = PruningPlan.load(tmp_path / "experts" / "plan.json").layers
+    assert [layer["experts"] for layer in report.layers] == [len(layer.mlp) for layer in kept]
+    assert [layer["experts"] for layer in report.layers_before] == [6] * 3
     run(composed(*mixture, "ratio=0.3"), tmp_path / "neurons")
     for name, inputs in {"empty": base, "experts": mixture, "neurons": mixture}.items():
         run(composed(*inputs, f"plan={tmp_path / name}"), tmp_path / "again" / name)
         plans = [PruningPlan.load(folder / name / "plan.json") for folder in (tmp_path, tmp_path / "again")]
-        before, after = (tensors(folder / name) for folder in (tmp_path, tmp_path / "again"))
+        before, after = (tensors_of(folder / name) for folder in (tmp_path, tmp_path / "again"))
         assert plans[0] == plans[1] and before.keys() == after.keys()
         assert all(torch.equal(before[tensor], after[tensor]) for tensor in before)
     with pytest.raises(ValueError, match=r"neurons: it does not fit this model: 3 layers there and 4 here"):

@@ -1,12 +1,10 @@
 """What runs that are not in memory hold, measure, share and leave. Their results: test_same_result.py."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
 from torch import nn
 
 from flap.models import OnDisk
@@ -65,14 +63,3 @@ def test_statistics_are_shared_with_runs_in_memory(base: list[str], tmp_path: Pa
     report = run(composed(*arguments, "model.placement=stream"), tmp_path / "stream")
     assert report.statistics_cache == "hit"
     assert (tmp_path / "stream" / "plan.json").read_text() == (tmp_path / "device" / "plan.json").read_text()
-
-
-def test_nothing_but_the_results_is_left(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
-    pruned("stream", model_dir, text_file, tmp_path)
-    assert {path.name for path in (tmp_path / "stream").iterdir()} == {
-        "checkpoint", "documents.json.gz", "evaluation.json", "layers.png", "plan.json", "report.json", "report.md",
-    }  # fmt: skip
-    assert not [path for path in (tmp_path / "cache-stream" / "streams").iterdir() if path.suffix != ".lock"]
-    checkpoint = tmp_path / "stream" / "checkpoint"
-    index = json.loads((checkpoint / "model.safetensors.index.json").read_text())
-    assert index["weight_map"].keys() == {name for file in checkpoint.glob("*.safetensors") for name in load_file(file)}

@@ -18,7 +18,6 @@ from flap.evaluation import perplexity
 from flap.models import PlacedModel
 from flap.pipeline import run
 from flap.results import Report
-from flap.results.sweep_folders import read_study
 from flap.runs.sweeps.failures import failures
 from flap.storage.status import read_state, run_folder, write_status
 from tests.cases import tiny_model
@@ -61,14 +60,6 @@ def test_a_killed_run_goes_on_after_its_task(base: list[str], tmp_path: Path, mo
     assert report.difference_stderr == undisturbed.difference_stderr
     assert set(report.difference_stderr) == NUMBERS
     assert report.layers == undisturbed.layers
-
-
-def test_numbers_of_another_pruned_model_are_not_taken(base: list[str], tmp_path: Path) -> None:
-    arguments, seen = (*base, "checkpoint.save=false"), []
-    for change in ("ratio=0.2", "ratio=0.5", "compensation=none", "metric=random", "eval.perplexity.max_tokens=160"):
-        seen.append(run(composed(*arguments, change), tmp_path / "run").evaluation["pruned"])
-    assert seen[-1] == run(composed(*arguments, change), tmp_path / "fresh").evaluation["pruned"]
-    assert len({str(numbers) for numbers in seen}) == len(seen)
 
 
 def test_without_resume_all_is_measured_again(base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,13 +275,3 @@ def test_a_sweep_runs_what_is_missing(quick_flap: Cli, base: list[str], tmp_path
     assert all(folder == removed or (folder / "report.json").stat().st_mtime_ns == old for folder, old in cells.items())
     ratios = sorted(Report.load(path).ratio["requested"] for path in sweep.glob("*/report.json"))
     assert ratios == [0.2, 0.2, 0.3, 0.3, 0.4, 0.4]
-
-
-def test_a_finished_cell_asked_for_in_another_way_is_said(quick_flap: Cli, base: list[str], tmp_path: Path) -> None:
-    sweep = ("-m", *base[:-2], f"hydra.sweep.dir={tmp_path / 'sweep'}", "eval=[none]")
-    assert quick_flap(*sweep, "ratio=0.2", "checkpoint.save=false").returncode == 0
-    done = quick_flap(*sweep, "ratio=0.2", "checkpoint.save=false", "calibration.num_samples=4")
-    assert done.returncode == 1
-    [line] = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
-    assert "holds a finished run of another config (calibration.num_samples is 8 there and 4 here)" in line
-    assert read_study(tmp_path / "sweep").runs[0].overrides["calibration.num_samples"] == "8"

@@ -15,8 +15,6 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from flap.models import find_model
@@ -24,7 +22,7 @@ from flap.pipeline import run
 from flap.results import Report
 from tests.cases import random_model
 from tests.helpers.ranks import in_ranks
-from tests.helpers.runs import composed, tiny
+from tests.helpers.runs import composed, tensors_of, tiny
 from tests.models.families.every import EVERY
 
 ROUNDING = 1e-4
@@ -209,12 +207,6 @@ def assert_same_run(found: Path, expected: Path, exact: bool) -> None:
         numbers, others = flat(one[field]), flat(other[field])
         # small differences of large numbers
         assert numbers == others or (not exact and numbers == pytest.approx(others, rel=10 * ROUNDING, abs=1e-6)), field
-
-
-def tensors_of(folder: Path) -> dict[str, Tensor]:
-    """All tensors of a run's checkpoint."""
-    files = (folder / "checkpoint").glob("*.safetensors")
-    return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
 
 def flat(values: Any, name: str = "") -> dict[str, Any]:

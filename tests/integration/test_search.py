@@ -2,7 +2,6 @@
 
 import copy
 import gc
-import json
 import signal
 import weakref
 from itertools import groupby
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast
 
 from flap.models import LoadedSource, Resident
@@ -21,7 +19,7 @@ from flap.runs.stages import load
 from tests.cases import tiny_model
 from tests.helpers.killed import start
 from tests.helpers.ratios import assert_meets
-from tests.helpers.runs import composed
+from tests.helpers.runs import composed, tensors_of
 
 LEVELS = "structure.levels=[0.125,0.25,0.5,0.75]"
 ALONE = 4 * (3 + 4)  # layers, of each: 1, 2, 3 of 4 KV heads and four levels of neurons
@@ -32,25 +30,6 @@ def arguments(base: list[str], tmp_path: Path) -> list[str]:
     arguments = [one for one in base if not one.startswith("eval")]
     more = ["eval=[none]", "method=flap_plus", "calibration.num_samples=20", f"cache_dir={tmp_path / 'cache'}"]
     return [*arguments, *more, LEVELS]
-
-
-@pytest.mark.parametrize(
-    ("choices", "passes"),
-    [
-        ("method=flap_plus", 2),  # score with single blocks, compress
-        ("compensation=linear", 3),  # calibrate, score, compress
-        ("metric=OBS compensation=linear", 2),
-        ("method=flap", 3),
-        ("method=mag_sp", 2),
-        ("method=wanda_sp", 1),
-    ],
-)
-def test_the_report_counts_the_walks(choices: str, passes: int, arguments: list[str], tmp_path: Path) -> None:
-    options = [one for one in arguments if not one.startswith("method") and one != LEVELS]
-    config = composed(*options, *choices.split(), "model.placement=stream", "ratio=0.5")
-    report = run(config, tmp_path / "run")
-    assert report.weight_passes == passes
-    assert json.loads((tmp_path / "run" / "report.json").read_text())["weight_passes"] == report.weight_passes
 
 
 def test_another_ratio_takes_the_walk_that_compresses_alone(arguments: list[str], tmp_path: Path) -> None:
@@ -135,8 +114,3 @@ def test_killed_behind_the_search_it_ends(undisturbed: tuple[Path, list[str]], b
     assert (tmp_path / "run" / "plan.json").read_text() == (expected / "plan.json").read_text()
     found, tensors = map(tensors_of, (tmp_path / "run", expected))
     assert found.keys() == tensors.keys() and all(torch.equal(found[name], tensors[name]) for name in tensors)
-
-
-def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
-    files = (folder / "checkpoint").glob("*.safetensors")
-    return {name: tensor for file in files for name, tensor in load_file(file).items()}

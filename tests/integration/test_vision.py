@@ -14,8 +14,6 @@ from tests.cases import random_model
 from tests.helpers.runs import composed, tiny
 from tests.models.families.test_vision import TestLlava as Llava
 
-TEXT = {"num_samples": 8, "seq_len": 16, "batch_size": 4}
-
 
 @pytest.fixture(scope="module")
 def vision_dir(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
@@ -38,22 +36,6 @@ def test_a_run_copies_the_processor_and_its_card_says_so(vision_dir: Path, text_
     assert copied.read_bytes() == (vision_dir / copied.name).read_bytes()
     card = copied.with_name("README.md").read_text()
     assert "import AutoModelForImageTextToText, AutoProcessor" in card and "vllm" not in card
-
-
-def test_from_python_masked_and_sliced_write_the_same_of_an_image(
-    vision_dir: Path, tokenizer: PreTrainedTokenizerFast, text_file: Path, tmp_path: Path
-) -> None:
-    llava, models = Llava(), []
-    for mask_only in ("true", "false"):
-        model = read_model(vision_dir)
-        options = {"metric": "OBS", "compensation": "linear", "overrides": (f"mask_only={mask_only}",)}
-        flap.prune(model, tokenizer, ratio=0.4, dataset=str(text_file), **TEXT, **options)
-        models.append(model)
-    models[1].save_pretrained(tmp_path / "smaller")
-    masked, sliced, reloaded = *models, flap.load(tmp_path / "smaller")
-    torch.testing.assert_close(llava.seen(sliced), llava.seen(masked), atol=1e-3, rtol=0)
-    assert torch.equal(llava.said(sliced), llava.said(masked))
-    assert torch.equal(llava.said(reloaded), llava.said(sliced))
 
 
 @pytest.mark.parametrize("how", ["lora", "full"])

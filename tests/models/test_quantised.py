@@ -16,7 +16,7 @@ from flap.config import ModelConfig
 from flap.models import find_model
 from flap.pipeline import run
 from tests.cases import random_model, tiny_model
-from tests.helpers.runs import composed, tiny
+from tests.helpers.runs import composed, tensors_of, tiny
 from tests.models.families.test_mixtures import TestDeepseekV3 as DeepseekV3
 from tests.models.families.test_mixtures import TestGptOss as GptOss
 
@@ -101,10 +101,6 @@ def test_weights_that_are_published_quantised_are_plain_once_loaded(packed: Path
     assert "quantization_config" not in json.loads((tmp_path / "saved" / "config.json").read_text())
 
 
-def tensors_in(checkpoint: Path) -> dict[str, Tensor]:
-    return {name: tensor for file in checkpoint.glob("*.safetensors") for name, tensor in load_file(file).items()}
-
-
 def test_quantised_weights_are_pruned_from_disk(packed: Path, text_file: Path, tmp_path: Path) -> None:
     """Layer by layer, without room for plain weights of all: the models that need it most are published so."""
     sizes = ["calibration.num_samples=20", "eval.perplexity.max_tokens=64"]
@@ -113,7 +109,7 @@ def test_quantised_weights_are_pruned_from_disk(packed: Path, text_file: Path, t
         folder = tmp_path / placement
         options = ["method=flap_plus", f"model.placement={placement}", f"cache_dir={folder}", *sizes]
         run(composed(*tiny(packed, text_file), *options), folder)
-        checkpoints.append(tensors_in(folder / "checkpoint"))
+        checkpoints.append(tensors_of(folder))
     resident, streamed = checkpoints
     assert resident.keys() == streamed.keys()
     assert all(torch.equal(streamed[name].float(), tensor.float()) for name, tensor in resident.items())

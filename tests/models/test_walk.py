@@ -64,19 +64,6 @@ def hidden_files(folder: Path) -> set[str]:
     return {path.name for path in folder.glob("hidden-*")}
 
 
-@pytest.mark.parametrize("placement", PLACEMENTS)
-def test_each_layer_is_visited_once_and_is_present(placement: str, model_dir: Path) -> None:
-    placed, dense = placed_at(placement, model_dir), tiny_model("llama-gqa").model.layers
-    visited = []
-    for i in Walk(placed, "walk"):
-        visited.append(i)
-        for name, parameter in placed.layers[i].named_parameters():
-            assert torch.equal(parameter, dense[i].get_parameter(name))
-        present = [layer for layer in placed.layers if next(layer.parameters()).device.type != "meta"]
-        assert len(present) == (1 if placed.streams else 4)
-    assert visited == [0, 1, 2, 3]
-
-
 @pytest.mark.parametrize("architecture", ARCHITECTURES | MIXTURES)
 def test_streams_hold_what_the_models_own_forward_pass_holds(architecture: str) -> None:
     model = tiny_model(architecture)

@@ -1,7 +1,6 @@
 """Whole experts: their routed output error, what the router does without them, and checkpoints of what stays."""
 
 import copy
-import json
 from pathlib import Path
 
 import pytest
@@ -16,13 +15,11 @@ from flap.method.calibration import LayerStatistics, collect
 from flap.method.compression import BiasCompensation, NoCompensation, compress, slice_layer
 from flap.method.importance import OBS, WIFV, score_layer, score_layers
 from flap.models import Resident, adapt
-from flap.pipeline import run
 from tests.cases import EXPERT_METRICS, METRICS, STRUCTURES, random_model, tokens
 from tests.helpers.compressed import covariances
 from tests.helpers.fresh import in_a_fresh_process
 from tests.helpers.pruned import Saved, generated, logits, plan_of, save_pruned
 from tests.helpers.ratios import allocated
-from tests.helpers.runs import composed, tiny
 from tests.models.families import test_mixtures
 from tests.models.families.contract import is_stock
 
@@ -234,26 +231,6 @@ def test_experts_leave_a_model_that_has_lost_neurons(tokenizer: PreTrainedTokeni
     become_checkpointable(Resident(model))
     reloaded = load(save_pruned(model, tokenizer, tmp_path / "saved", plan).directory)
     torch.testing.assert_close(logits(reloaded), logits(model), atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("structure", ["AL-AM", "search"])
-def test_a_run_from_disk_keeps_the_same_experts_and_the_report_has_their_number(
-    structure: str, tokenizer: PreTrainedTokenizerFast, text_file: Path, tmp_path: Path
-) -> None:
-    random_model(config_of("qwen3_moe", 1)).save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    options = [*tiny(tmp_path / "model", text_file), f"structure={structure}", "structure.experts=true", "ratio=0.3"]
-    reports, plans, models = [], [], []
-    for placement in ("device", "stream"):
-        folder = tmp_path / placement
-        reports.append(run(composed(*options, f"model.placement={placement}", f"cache_dir={tmp_path}"), folder))
-        plans.append(json.loads((folder / "plan.json").read_text()))
-        models.append(load(folder / "checkpoint"))
-    assert plans[0] == plans[1] == PruningPlan.load(tmp_path / "device" / "plan.json").to_dict()
-    kept = [len(layer["experts"]) if "experts" in layer else None for layer in plans[0]["layers"]]
-    assert [layer.get("experts") for layer in reports[1].layers] == kept
-    assert [layer.get("experts") for layer in reports[1].layers_before] == [EXPERTS, None, EXPERTS]
-    torch.testing.assert_close(logits(models[0]), logits(models[1]), atol=1e-5, rtol=0)
 
 
 def test_experts_in_groups_of_one_size_are_refused() -> None:

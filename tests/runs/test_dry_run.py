@@ -41,11 +41,19 @@ def test_the_config_alone_is_enough(tmp_path: Path) -> None:
     assert any("127.0.0.1:9" in text for text in written) and not any("s3cret" in text for text in written)
 
 
-@pytest.mark.parametrize("arguments", [(), ("method=flap_plus",), ("method=wanda_sp",), ("structure=UL-UM",)])
-def test_parameters_and_passes_are_true(arguments: tuple[str, ...], dry: Dry, base: list[str], tmp_path: Path) -> None:
+PASSES = [
+    ((), 3), (("method=wanda_sp",), 1), (("method=mag_sp",), 2), (("method=flap_plus",), 2),
+    (("compensation=linear",), 3), (("metric=OBS", "compensation=linear"), 2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("arguments", "passes"), PASSES)
+def test_parameters_and_passes_are_true(
+    arguments: tuple[str, ...], passes: int, dry: Dry, base: list[str], tmp_path: Path
+) -> None:
     expected = dry(*arguments, "ratio=0.4")
     report = run(composed(*base, *arguments, "ratio=0.4", "use_cache=false"), tmp_path / "run")
-    assert report.weight_passes == expected.passes
+    assert report.weight_passes == expected.passes == passes
     after = report.parameters["decoder_before"] - expected.removed
     assert report.parameters["decoder_after"] == pytest.approx(after, rel=0.01)
 

@@ -1,20 +1,16 @@
 """Metrics of experts against their formulas, with each expert run by the model's own code, token by token."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from transformers import PreTrainedModel
 
-from flap.method.calibration import LayerStatistics, collect
-from flap.method.calibration.statistics import read_statistics, write_statistics
+from flap.method.calibration import LayerStatistics
 from flap.method.importance import REAP, WIFV, score_layer
-from flap.models import PLACEMENTS, adapt
-from flap.storage import WorkFolder
+from flap.models import adapt
 from tests.cases import EXPERT_METRICS, random_model, tokens
-from tests.helpers.placed import placed_at
 from tests.models.test_whole_experts import EXPERTS, FAMILIES, config_of, observed
 
 LAYER = 2
@@ -86,21 +82,3 @@ def test_not_finite_outputs_name_the_block() -> None:
     bad = replace(known.routed[0], mean_I=known.routed[0].mean_I * torch.nan)
     with pytest.raises(ValueError, match="scores of layer 2 MLP are not finite"):
         scored("REAP", model, replace(known, routed=(bad, *known.routed[1:])))
-
-
-def test_scores_are_equal_at_all_placements(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    random_model(config_of("qwen3_moe", 1)).save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    found = []
-    for placement in PLACEMENTS:
-        placed = placed_at(placement, tmp_path / "model", tmp_path / placement)
-        placed.adapter = adapt(placed.model, whole_experts=True)
-        known = collect(placed, [tokens()], 4, WorkFolder(tmp_path / placement))
-        write_statistics(known, tmp_path / f"{placement}.safetensors")
-        known = read_statistics(tmp_path / f"{placement}.safetensors")
-        assert [len(one.routed) for one in known] == [EXPERTS, 0, EXPERTS]
-        with placed.layer(0):
-            blocks = placed.adapter.blocks(0)
-            scores = [score_layer(metric(), blocks, known[0]).mlp for metric in EXPERT_METRICS.values()]
-        found.append(torch.stack(scores))
-    assert all(torch.equal(one, found[0]) for one in found)

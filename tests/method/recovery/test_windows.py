@@ -1,6 +1,5 @@
 """The windows: each once, those that are held out first; texts that are too short."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,16 +24,3 @@ def test_each_window_is_there_once(recovery: Recovery, tokenizer: PreTrainedToke
     assert len({tuple(row) for row in tokens_NT.tolist()}) == len(tokens_NT)
     other = recovery_windows(recovery, tokenizer, 128, "auto", 1)
     assert other.by_length[0].tolist() != tokens_NT.tolist() and other.key != windows.key
-
-
-@pytest.mark.parametrize(
-    ("changes", "line"),
-    [
-        ({"tokens": 20 * 128}, "recover.tokens=2560: takes 192 windows of 16 tokens, .* of a text that has 187; lower"),
-        ({"seq_len": 129, "tokens": 8 * 129}, "recover.seq_len=129: the model's context ends at 128 tokens"),
-        ({"dataset": 3}, "recover.dataset=3: expected a text"),
-    ],
-)
-def test_refused(changes: dict[str, object], line: str, recovery: Recovery, tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(ValueError, match=line):
-        recovery_windows(replace(recovery, **changes), tokenizer, 128, "auto", 0)

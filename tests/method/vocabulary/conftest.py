@@ -5,8 +5,6 @@ import pytest
 from tests.cases import tiny_model
 from tests.helpers.tokenizers import TEXT, VOCAB, smollm
 
-RARE = "Zürich costs 50 € a day, naïve"  # tokens that are removed
-
 
 @pytest.fixture(scope="session")
 def words_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:

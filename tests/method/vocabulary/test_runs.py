@@ -110,17 +110,6 @@ def test_the_number_of_rows_is_a_multiple(trimmed: Trimmed, other_file: Path, tm
         trimmed("ratio=0", "vocabulary.multiple_of=64", *counted)
 
 
-@pytest.mark.parametrize("placement", ["auto", "stream"])
-def test_same_checkpoint(placement: str, trimmed: Trimmed, words_dir: Path, words_file: Path, tmp_path: Path) -> None:
-    trimmed("ratio=0.4", f"checkpoint.dir={tmp_path / 'device'}")
-    trimmed("ratio=0.4", f"model.placement={placement}", f"checkpoint.dir={tmp_path / 'placed'}")
-    one, other = (
-        {name: tensor for file in (tmp_path / where).glob("*.safetensors") for name, tensor in load_file(file).items()}
-        for where in ("device", "placed")
-    )
-    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
 FULL = ("recover=full", "recover.tokens=2432", "recover.seq_len=16")
 
 

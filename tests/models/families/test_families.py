@@ -25,145 +25,99 @@ from transformers import (
 
 from flap.method.allocation import ULMM
 from tests.models.families.contract import FamilyContract
-from tests.models.families.tiny import GQA, MHA, MULTIPLIERS, SLIDING, SOME_LAYERS_SLIDE, TIED, UNTIED
+from tests.models.families.tiny import BIASES, MULTIPLIERS, SLIDING, SOME_LAYERS_SLIDE, TIED, UNTIED, both
 
 
 class TestLlama(FamilyContract):
-    configs = {"mha": LlamaConfig(**MHA, **TIED), "gqa": LlamaConfig(**GQA, attention_bias=True, mlp_bias=True)}
+    configs = both(LlamaConfig, TIED, BIASES)
     holds_biases = True
 
 
 class TestMistral(FamilyContract):
-    configs = {"mha": MistralConfig(**MHA, sliding_window=None, **TIED), "gqa": MistralConfig(**GQA, **SLIDING)}
+    configs = both(MistralConfig, {"sliding_window": None, **TIED}, SLIDING)
     features = {"sliding_window": 16}
 
 
 class TestQwen2(FamilyContract):
-    configs = {
-        "mha": Qwen2Config(**MHA, **TIED),
-        "gqa": Qwen2Config(**GQA, use_sliding_window=True, **SOME_LAYERS_SLIDE),
-    }
+    configs = both(Qwen2Config, TIED, {"use_sliding_window": True, **SOME_LAYERS_SLIDE})
     features = {"sliding_window": 16}
 
 
 class TestQwen3(FamilyContract):
-    configs = {
-        "mha": Qwen3Config(**MHA, head_dim=8, **TIED),
-        "gqa": Qwen3Config(**GQA, head_dim=8, attention_bias=True, use_sliding_window=True, **SOME_LAYERS_SLIDE),
-    }
+    sliding = {"attention_bias": True, "use_sliding_window": True, **SOME_LAYERS_SLIDE}
+    configs = both(Qwen3Config, TIED, sliding, head_dim=8)
     features = {"sliding_window": 16}
 
 
 class TestSmolLM3(FamilyContract):
-    configs = {
-        "mha": SmolLM3Config(**MHA, no_rope_layers=[1, 0, 1], **TIED),
-        "gqa": SmolLM3Config(
-            **GQA, **SLIDING, **UNTIED, use_sliding_window=True, no_rope_layers=[0, 1, 0], attention_bias=True,
-            mlp_bias=True,
-        ),
-    }  # fmt: skip
+    sliding = {**SLIDING, **UNTIED, "use_sliding_window": True, "no_rope_layers": [0, 1, 0], **BIASES}
+    configs = both(SmolLM3Config, {"no_rope_layers": [1, 0, 1], **TIED}, sliding)
     features = {"no_rope_layers": [1, 1, 1], "sliding_window": 16}
     holds_biases = True
 
 
 class TestGranite(FamilyContract):
-    configs = {
-        "mha": GraniteConfig(**MHA, **MULTIPLIERS, **TIED),
-        "gqa": GraniteConfig(**GQA, **MULTIPLIERS, attention_bias=True, mlp_bias=True),
-    }
+    configs = both(GraniteConfig, TIED, BIASES, **MULTIPLIERS)
     features = dict.fromkeys(MULTIPLIERS, 1.0)
     holds_biases = True
 
 
 class TestGemma2(FamilyContract):
     own = {"head_dim": 8, "query_pre_attn_scalar": 8, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}
-    configs = {
-        "mha": Gemma2Config(**MHA, **own, **SOME_LAYERS_SLIDE),
-        "gqa": Gemma2Config(**GQA, **own, **SLIDING, **UNTIED, attention_bias=True),
-    }
+    configs = both(Gemma2Config, SOME_LAYERS_SLIDE, {**SLIDING, **UNTIED, "attention_bias": True}, **own)
     features = {"attn_logit_softcapping": 20.0, "final_logit_softcapping": 30.0, "sliding_window": 16}
 
 
 class TestGemma3(FamilyContract):
-    own = {"head_dim": 8, "query_pre_attn_scalar": 8, "final_logit_softcapping": 3.0}
-    configs = {
-        "mha": Gemma3TextConfig(**MHA, **own, **SOME_LAYERS_SLIDE),
-        "gqa": Gemma3TextConfig(**GQA, **own, **SOME_LAYERS_SLIDE, **UNTIED, attention_bias=True),
-    }
+    own = {"head_dim": 8, "query_pre_attn_scalar": 8, "final_logit_softcapping": 3.0, **SOME_LAYERS_SLIDE}
+    configs = both(Gemma3TextConfig, {}, {**UNTIED, "attention_bias": True}, **own)
     features = {"final_logit_softcapping": 30.0, "sliding_window": 16}
 
 
 class TestOlmo2(FamilyContract):
-    configs = {"mha": Olmo2Config(**MHA), "gqa": Olmo2Config(**GQA, attention_bias=True, **TIED)}
+    configs = both(Olmo2Config, {}, {"attention_bias": True, **TIED})
 
 
 class TestMinistral3(FamilyContract):
-    configs = {
-        "mha": Ministral3Config(**MHA, head_dim=8, **TIED),
-        "gqa": Ministral3Config(**GQA, head_dim=8, **SLIDING),
-    }
+    configs = both(Ministral3Config, TIED, SLIDING, head_dim=8)
     features = {"sliding_window": 16}
 
 
 class TestGemma(FamilyContract):
-    configs = {
-        "mha": GemmaConfig(**MHA, head_dim=8),
-        "gqa": GemmaConfig(**GQA, head_dim=8, attention_bias=True, **UNTIED),
-    }
+    configs = both(GemmaConfig, {}, {"attention_bias": True, **UNTIED}, head_dim=8)
 
 
 class TestCohere2(FamilyContract):
-    own = {"logit_scale": 0.5}
-    configs = {
-        "mha": Cohere2Config(**MHA, **own, **SOME_LAYERS_SLIDE),
-        "gqa": Cohere2Config(**GQA, **own, **SOME_LAYERS_SLIDE, **UNTIED, attention_bias=True),
-    }
+    configs = both(Cohere2Config, {}, {**UNTIED, "attention_bias": True}, logit_scale=0.5, **SOME_LAYERS_SLIDE)
     features = {"logit_scale": 1.0, "sliding_window": 16}
     uniform, uniform_ratio = ULMM(remove_heads=0), 0.4
 
 
 class TestErnie45(FamilyContract):
-    configs = {
-        "mha": Ernie4_5Config(**MHA, head_dim=8),
-        "gqa": Ernie4_5Config(**GQA, head_dim=8, use_bias=True, **UNTIED),
-    }
+    configs = both(Ernie4_5Config, {}, {"use_bias": True, **UNTIED}, head_dim=8)
     holds_biases = True
 
 
 class TestExaone4(FamilyContract):
-    configs = {
-        "mha": Exaone4Config(**MHA, sliding_window=None, layer_types=["full_attention"] * 3, **TIED),
-        "gqa": Exaone4Config(**GQA, **SOME_LAYERS_SLIDE),
-    }
+    full = {"sliding_window": None, "layer_types": ["full_attention"] * 3}
+    configs = both(Exaone4Config, {**full, **TIED}, SOME_LAYERS_SLIDE)
     features = {"sliding_window": 16}
 
 
 class TestHunYuan(FamilyContract):
-    configs = {
-        "mha": HunYuanDenseV1Config(**MHA, head_dim=8, **TIED),
-        "gqa": HunYuanDenseV1Config(**GQA, head_dim=8, attention_bias=True),
-    }
+    configs = both(HunYuanDenseV1Config, TIED, {"attention_bias": True}, head_dim=8)
 
 
 class TestSeedOss(FamilyContract):
-    configs = {
-        "mha": SeedOssConfig(**MHA, head_dim=8, **TIED),
-        "gqa": SeedOssConfig(**GQA, head_dim=8, attention_out_bias=True, mlp_bias=True),
-    }
+    configs = both(SeedOssConfig, TIED, {"attention_out_bias": True, "mlp_bias": True}, head_dim=8)
     holds_biases = True
 
 
 class TestStableLm(FamilyContract):
-    configs = {
-        "mha": StableLmConfig(**MHA, use_parallel_residual=True, **TIED),
-        "gqa": StableLmConfig(**GQA, use_qkv_bias=True),
-    }
+    configs = both(StableLmConfig, {"use_parallel_residual": True, **TIED}, {"use_qkv_bias": True})
     uniform, uniform_ratio = ULMM(remove_heads=0), 0.4
 
 
 class TestOlmo3(FamilyContract):
-    configs = {
-        "mha": Olmo3Config(**MHA, **SOME_LAYERS_SLIDE),
-        "gqa": Olmo3Config(**GQA, **SOME_LAYERS_SLIDE, attention_bias=True, **TIED),
-    }
+    configs = both(Olmo3Config, {}, {"attention_bias": True, **TIED}, **SOME_LAYERS_SLIDE)
     features = {"sliding_window": 16}

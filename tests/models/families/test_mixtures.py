@@ -24,19 +24,30 @@ from transformers import (
 from flap.method.allocation import ULMM
 from tests.cases import VOCAB
 from tests.models.families.contract import FamilyContract
-from tests.models.families.tiny import GQA, MHA, MULTIPLIERS, SLIDING, SOME_LAYERS_SLIDE, TIED, TINY, UNTIED
+from tests.models.families.tiny import (
+    BIASES,
+    GQA,
+    MHA,
+    MULTIPLIERS,
+    SLIDING,
+    SOME_LAYERS_SLIDE,
+    TIED,
+    TINY,
+    UNTIED,
+    both,
+)
 
 
 class TestMixtral(FamilyContract):
     own = {"num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 48}
     stays = ("mlp.gate.",)
-    configs = {"mha": MixtralConfig(**MHA | own | TIED), "gqa": MixtralConfig(**GQA | own | SLIDING)}
+    configs = both(MixtralConfig, TIED, SLIDING, **own)
     features = {"sliding_window": 16, "num_experts_per_tok": 1}
 
 
 class TestMiniMaxM2(FamilyContract):
     own = TestMixtral.own | {"head_dim": 8, "rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}
-    configs = {"mha": MiniMaxM2Config(**MHA | own | TIED), "gqa": MiniMaxM2Config(**GQA | own)}
+    configs = both(MiniMaxM2Config, TIED, {}, **own)
     features = {"num_experts_per_tok": 1}
     uniform, uniform_ratio = ULMM(remove_heads=0, round_to=8), 0.3
     stays = ("mlp.gate.",)
@@ -44,17 +55,14 @@ class TestMiniMaxM2(FamilyContract):
 
 class TestGraniteMoe(FamilyContract):
     own = TestMixtral.own | MULTIPLIERS
-    configs = {"mha": GraniteMoeConfig(**MHA | own | TIED), "gqa": GraniteMoeConfig(**GQA | own, attention_bias=True)}
+    configs = both(GraniteMoeConfig, TIED, {"attention_bias": True}, **own)
     features = dict.fromkeys(MULTIPLIERS, 1.0) | {"num_experts_per_tok": 1}
     stays = ("block_sparse_moe.router.",)
 
 
 class TestOlmoe(FamilyContract):
     own = {"num_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 48}
-    configs = {
-        "mha": OlmoeConfig(**MHA | own | TIED),
-        "gqa": OlmoeConfig(**GQA | own, attention_bias=True, clip_qkv=0.5),
-    }
+    configs = both(OlmoeConfig, TIED, {"attention_bias": True, "clip_qkv": 0.5}, **own)
     features = {"num_experts_per_tok": 1, "clip_qkv": 5.0}
     uniform, uniform_ratio = ULMM(remove_heads=0, round_to=8), 0.3
     stays = ("mlp.gate.",)
@@ -62,10 +70,7 @@ class TestOlmoe(FamilyContract):
 
 class TestGptOss(FamilyContract):
     own = TestMixtral.own | {"head_dim": 8, "swiglu_limit": 1.0}
-    configs = {
-        "mha": GptOssConfig(**MHA | own | TIED | SOME_LAYERS_SLIDE),
-        "gqa": GptOssConfig(**GQA | own | SOME_LAYERS_SLIDE),
-    }
+    configs = both(GptOssConfig, TIED, {}, **own, **SOME_LAYERS_SLIDE)
     features = {"sliding_window": 16, "num_experts_per_tok": 1, "swiglu_limit": 7.0}
     holds_biases, rounding = True, 1e-5
     stays = ("mlp.router.",)
@@ -75,10 +80,8 @@ class TestQwen2Moe(FamilyContract):
     own = {
         "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 24,
     }  # fmt: skip
-    configs = {
-        "mha": Qwen2MoeConfig(**MHA, **own, norm_topk_prob=True, use_sliding_window=True, **SOME_LAYERS_SLIDE, **TIED),
-        "gqa": Qwen2MoeConfig(**GQA, **own, use_sliding_window=True, **SOME_LAYERS_SLIDE, mlp_only_layers=[1]),
-    }
+    sliding = {"use_sliding_window": True, **SOME_LAYERS_SLIDE}
+    configs = both(Qwen2MoeConfig, {"norm_topk_prob": True, **TIED}, {"mlp_only_layers": [1]}, **own, **sliding)
     features = {"sliding_window": 16, "num_experts_per_tok": 1}
     stays = ("mlp.gate.", "mlp.shared_expert.", "mlp.shared_expert_gate.")
 
@@ -88,17 +91,11 @@ class TestQwen2Moe(FamilyContract):
 
 class TestQwen3Moe(FamilyContract):
     own = {"head_dim": 8, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
-    configs = {
-        "mha": Qwen3MoeConfig(**MHA, **own, norm_topk_prob=True, **TIED),
-        "gqa": Qwen3MoeConfig(
-            **GQA, **own, **SLIDING, use_sliding_window=True, attention_bias=True, mlp_only_layers=[1]
-        ),
-    }
+    sliding = {**SLIDING, "use_sliding_window": True, "attention_bias": True, "mlp_only_layers": [1]}
+    configs = both(Qwen3MoeConfig, {"norm_topk_prob": True, **TIED}, sliding, **own)
     features = {"sliding_window": 16, "num_experts_per_tok": 1}
     stays = ("mlp.gate.",)
-
-    def num_neurons(self, config: PreTrainedConfig, layer: int) -> int:
-        return config.intermediate_size if layer in config.mlp_only_layers else config.moe_intermediate_size
+    num_neurons = TestQwen2Moe.num_neurons
 
 
 class TestGlm4Moe(FamilyContract):
@@ -106,10 +103,8 @@ class TestGlm4Moe(FamilyContract):
         "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "n_group": 2, "topk_group": 1,
         "routed_scaling_factor": 1.5, "head_dim": 8,
     }  # fmt: skip
-    configs = {
-        "mha": Glm4MoeConfig(**MHA, **own, use_qk_norm=True, first_k_dense_replace=0, **TIED),
-        "gqa": Glm4MoeConfig(**GQA, **own, attention_bias=True, first_k_dense_replace=1),
-    }
+    normed = {"use_qk_norm": True, "first_k_dense_replace": 0, **TIED}
+    configs = both(Glm4MoeConfig, normed, {"attention_bias": True, "first_k_dense_replace": 1}, **own)
     features = {"routed_scaling_factor": 1.0, "num_experts_per_tok": 1}
     stays = ("mlp.gate.", "mlp.shared_experts.")
     stock = False
@@ -142,10 +137,8 @@ class TestLlama4(FamilyContract):
         "num_local_experts": 4, "intermediate_size": 32, "intermediate_size_mlp": 56, "head_dim": 8,
         "attention_chunk_size": 8, "no_rope_layers": [1, 0, 1], "floor_scale": 4,
     }  # fmt: skip
-    configs = {
-        "mha": Llama4TextConfig(**MHA | own, num_experts_per_tok=2, **TIED),
-        "gqa": Llama4TextConfig(**GQA | own, num_experts_per_tok=1, attention_bias=True, moe_layers=[0, 2]),
-    }
+    biased = {"num_experts_per_tok": 1, "attention_bias": True, "moe_layers": [0, 2]}
+    configs = both(Llama4TextConfig, {"num_experts_per_tok": 2, **TIED}, biased, **own)
     features = {"attention_chunk_size": 16, "attn_scale": 1.0}
     stays = ("feed_forward.router.", "feed_forward.shared_expert.")
     stock = False
@@ -203,10 +196,7 @@ class TestQwen35(FamilyContract):
         "head_dim": 8, "layer_types": ["linear_attention", "full_attention", "linear_attention"],
         "linear_key_head_dim": 4, "linear_value_head_dim": 4, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
     }  # fmt: skip
-    configs = {
-        "mha": Qwen3_5TextConfig(**MHA, **own, **TIED),
-        "gqa": Qwen3_5TextConfig(**GQA, **own, attention_bias=True),
-    }
+    configs = both(Qwen3_5TextConfig, TIED, {"attention_bias": True}, **own)
     stock = False
     stays = ("linear_attn.in_proj", "linear_attn.conv1d.")
 
@@ -219,10 +209,7 @@ class TestQwen3Next(FamilyContract):
     own = TestQwen35.own | {
         "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 24,
     }  # fmt: skip
-    configs = {
-        "mha": Qwen3NextConfig(**MHA, **own, **TIED),
-        "gqa": Qwen3NextConfig(**GQA, **own, attention_bias=True, mlp_only_layers=[1]),
-    }
+    configs = both(Qwen3NextConfig, TIED, {"attention_bias": True, "mlp_only_layers": [1]}, **own)
     features = {"num_experts_per_tok": 1}
     stock = False
     stays = (*TestQwen35.stays, *TestQwen2Moe.stays)
@@ -265,10 +252,7 @@ class TestFalconH1(FamilyContract):
         "mamba_d_state": 8, "mamba_n_groups": 1, "key_multiplier": 0.5, "attention_in_multiplier": 0.7,
         "attention_out_multiplier": 0.6, "lm_head_multiplier": 0.4,
     }  # fmt: skip
-    configs = {
-        "mha": FalconH1Config(**MHA, **own, **TIED),
-        "gqa": FalconH1Config(**GQA, **own, attention_bias=True, mlp_bias=True),
-    }
+    configs = both(FalconH1Config, TIED, BIASES, **own)
     features = {"key_multiplier": 1.0, "attention_out_multiplier": 1.0, "lm_head_multiplier": 1.0}
     holds_biases = True
     stays = ("mamba.",)

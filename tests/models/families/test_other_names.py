@@ -19,22 +19,16 @@ from transformers import (
 
 from flap.method.allocation import ULMM
 from tests.models.families.contract import FamilyContract
-from tests.models.families.tiny import GQA, MHA, SLIDING, TIED, TINY, UNTIED
+from tests.models.families.tiny import BIASES, SLIDING, TIED, TINY, UNTIED, both
 
 
 class TestPhi3(FamilyContract):
-    configs = {
-        "mha": Phi3Config(**MHA, sliding_window=None),
-        "gqa": Phi3Config(**GQA, **SLIDING, **TIED, partial_rotary_factor=0.5),
-    }
+    configs = both(Phi3Config, {"sliding_window": None}, {**SLIDING, **TIED, "partial_rotary_factor": 0.5})
     features = {"sliding_window": 16}
 
 
 class TestStarcoder2(FamilyContract):
-    configs = {
-        "mha": Starcoder2Config(**MHA, sliding_window=None, use_bias=False, **UNTIED),
-        "gqa": Starcoder2Config(**GQA, **SLIDING),
-    }
+    configs = both(Starcoder2Config, {"sliding_window": None, "use_bias": False, **UNTIED}, SLIDING)
     features = {"sliding_window": 16}
     holds_biases = True
 
@@ -61,25 +55,25 @@ class TestGPTNeoX(FamilyContract):
 
 
 class TestGlm4(FamilyContract):
-    configs = {"mha": Glm4Config(**MHA, head_dim=8, attention_bias=False), "gqa": Glm4Config(**GQA, head_dim=8, **TIED)}
+    configs = both(Glm4Config, {"attention_bias": False}, TIED, head_dim=8)
 
 
 class TestApertus(FamilyContract):
-    configs = {"mha": ApertusConfig(**MHA, **TIED), "gqa": ApertusConfig(**GQA, attention_bias=True)}
+    configs = both(ApertusConfig, TIED, {"attention_bias": True})
 
 
 class TestArcee(FamilyContract):
-    configs = {"mha": ArceeConfig(**MHA, **TIED), "gqa": ArceeConfig(**GQA, attention_bias=True, mlp_bias=True)}
+    configs = both(ArceeConfig, TIED, BIASES)
     holds_biases = True
 
 
 class TestNemotron(FamilyContract):
-    configs = {"mha": NemotronConfig(**MHA, **TIED), "gqa": NemotronConfig(**GQA, attention_bias=True, mlp_bias=True)}
+    configs = both(NemotronConfig, TIED, BIASES)
     holds_biases = True
 
 
 class TestPhi(FamilyContract):
-    configs = {"mha": PhiConfig(**MHA, **TIED), "gqa": PhiConfig(**GQA)}
+    configs = both(PhiConfig, TIED, {})
     holds_biases = True
 
 
