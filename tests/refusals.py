@@ -200,11 +200,6 @@ eval=efficiency eval.efficiency.prefill_len=0 -> eval.efficiency.prefill_len=0: 
 eval=efficiency eval.efficiency.decode_len=0 -> eval.efficiency.decode_len=0: expected a whole number >= 1
 eval=efficiency eval.efficiency.repeats=0 -> eval.efficiency.repeats=0: expected a whole number >= 1
 eval=efficiency -> eval.efficiency.prefill_len + decode_len = 160: the model's context ends at 128
-eval=generate eval.generate.prompts=[] -> eval.generate.prompts=[]: expected a list of texts
-eval=generate eval.generate.prompts=[a,''] -> eval.generate.prompts=…expected a list of texts that are not empty
-eval=generate eval.generate.prompts=[a,a] -> eval.generate.prompts=…each once
-eval=generate eval.generate.max_new_tokens=0 -> eval.generate.max_new_tokens=0: expected a whole number >= 1
-eval=generate eval.generate.max_new_tokens=128 eval.generate.prompts=[a] -> eval.generate.max_new_tokens=128: the lon
 eval=zero_shot eval.zero_shot.tasks=[] -> eval.zero_shot.tasks=[]: expected a list
 eval=zero_shot eval.zero_shot.limit=0 -> eval.zero_shot.limit=0: expected null or a whole number >= 1
 eval=zero_shot eval.zero_shot.num_fewshot=-1 -> eval.zero_shot.num_fewshot=-1: expected null or a whole number >= 0

@@ -196,7 +196,7 @@ def test_a_given_model_is_told_apart_by_its_tokenizer_and_its_end_token(tokenize
     found = LoadedSource(model, tokenizer).fingerprint
     assert found == LoadedSource(model, deepcopy(tokenizer)).fingerprint == LoadedSource(other, tokenizer).fingerprint
     assert found != LoadedSource(model, longer).fingerprint
-    other.generation_config.eos_token_id = 7  # where `eval=generate` ends
+    other.generation_config.eos_token_id = 7  # where written answers end
     assert found != LoadedSource(other, tokenizer).fingerprint
 
 

@@ -3,11 +3,10 @@
 from flap.evaluation.base import Evaluator, Measurement, SideBySide, Task
 from flap.evaluation.divergence import Divergence
 from flap.evaluation.efficiency import Efficiency
-from flap.evaluation.generate import Generate
 from flap.evaluation.perplexity import Perplexity
 from flap.evaluation.suite import Suite, prepare_suite
 
 __all__ = [
-    "Divergence", "Efficiency", "Evaluator", "Generate", "Measurement", "Perplexity", "SideBySide", "Suite",
+    "Divergence", "Efficiency", "Evaluator", "Measurement", "Perplexity", "SideBySide", "Suite",
     "Task", "prepare_suite",
 ]  # fmt: skip

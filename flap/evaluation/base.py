@@ -30,7 +30,6 @@ class Measurement:
     # The value of each document, or window, by the number's name. Their mean is the number. A perplexity is no mean;
     # its values are those of its linear approximation (`flap.evaluation.perplexity`).
     documents: Documents = field(default_factory=dict)
-    texts: dict[str, str] = field(default_factory=dict)  # what the model has written, by the prompt
     better: dict[str, Better] = field(default_factory=dict)  # which values of a number are better, where that is known
 
     def __or__(self, other: "Measurement") -> "Measurement":

@@ -19,14 +19,13 @@ Key = Mapping[str, Any]
 # values of documents, by the number's name and the digest of the documents
 DocumentValues = dict[tuple[str, str], list[float]]
 RESULTS = "evaluation.json"
-OTHER_PARTS = ("texts", "better")  # of a measurement besides its numbers, where there are some
 
 
 @dataclass(frozen=True)
 class Results:
     """The files of a run's results. Entries are named by the digest of all that they depend on, the key."""
 
-    # evaluation.json: for each entry its key, its numbers and what else there is of OTHER_PARTS. In the same folder is
+    # evaluation.json: for each entry its key, its numbers, and which of their values are better. In the same folder is
     # documents.json.gz: for each entry of a task the values of the documents, by the number's name.
     path: Path
 
@@ -43,8 +42,8 @@ class Results:
         documents = {entry: one.documents for entry, (_, one) in self.stored().items()}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         _write_compressed(documents | {digest(key): measured.documents}, self._documents)
-        parts = {kind: getattr(measured, kind) for kind in OTHER_PARTS if getattr(measured, kind)}
-        self._write(key, {"numbers": measured.numbers, **parts})
+        better = {"better": measured.better} if measured.better else {}
+        self._write(key, {"numbers": measured.numbers, **better})
 
     def get(self, key: Key, make: Callable[[], Any]) -> Any:
         """Return the stored numbers of a key; if there are none, store and return those of `make`."""
@@ -97,8 +96,7 @@ def _read_compressed(path: Path) -> Any:
 
 def _measurement(plain: Mapping[str, Any]) -> Measurement:
     """Return the measurement that was written; a number that is null was not finite."""
-    parts = {kind: plain[kind] for kind in OTHER_PARTS if kind in plain}
-    return Measurement(infinite(plain["numbers"]), infinite(plain["documents"]), **parts)
+    return Measurement(infinite(plain["numbers"]), infinite(plain["documents"]), plain.get("better", {}))
 
 
 def _read_documents(path: Path) -> dict[str, Documents]:

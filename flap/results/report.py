@@ -57,7 +57,6 @@ class Report:
     averages: dict[str, list[str]] = field(default_factory=dict)  # over tasks: the numbers that each is the mean of
     difference_stderr: dict[str, float] = field(default_factory=dict)  # of pruned - dense by name, paired by document
     difference_p_value: dict[str, float] = field(default_factory=dict)  # of the same differences, 0 to 1
-    continuations: dict[str, dict[str, str]] = field(default_factory=dict)  # {"dense": {prompt: text}, "pruned": …}
     seconds: dict[str, float] = field(default_factory=dict)  # of each stage
     peak_memory_bytes: dict[str, int | None] = field(default_factory=dict)  # of "host" and "device"; None: no GPU
     statistics_cache: str = "off"  # "hit", "miss", "off"

@@ -1,6 +1,5 @@
 """The report for people: its tables on the console and in report.md."""
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from functools import partial
@@ -108,10 +107,6 @@ def markdown(report: Report) -> str:
     """Return the text of report.md: tables, notices, the picture, and the widths of each layer."""
     parts = [f"# {report.config['run_name']}", *(table.markdown() for table in tables(report))]
     parts += [f"Checkpoint: {report.checkpoint or 'not saved'}", *notices(report)]
-    if report.continuations:
-        dense, pruned = report.continuations["dense"], report.continuations["pruned"]
-        rows = [(prompt, dense.get(prompt, ""), text) for prompt, text in pruned.items()]
-        parts += ["Greedy continuations:", Table.of(("prompt", "dense", "pruned"), rows).markdown(_literal)]
     parts += ["![kept units by layer](layers.png)", _layers(report).markdown()]
     return "\n\n".join(parts) + "\n"
 
@@ -121,8 +116,3 @@ def _layers(report: Report) -> Table:
     columns = {"layer": [str(i) for i in range(len(report.layers))]}
     columns |= {UNITS[key]: [str(layer.get(key, "")) for layer in report.layers] for key in keys}
     return Table.of(columns, zip(*columns.values(), strict=True))
-
-
-def _literal(text: str) -> str:
-    """Return a text on one line that Markdown and HTML show as it is."""
-    return re.sub(r"([\\`*_\[\]|#~<>&])", r"\\\1", " ".join(text.split()))

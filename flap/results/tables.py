@@ -39,10 +39,10 @@ class Table:
         """Return a table with a row for each name."""
         return cls.of(["", *columns], [[name, *(value(name) for value in columns.values())] for name in names])
 
-    def markdown(self, shown: Callable[[str], str] = str) -> str:
-        """Return the table in Markdown. shown: what is written for a text."""
-        rows = [[MARKS[entry.mark].format("**", shown(entry.text)) for entry in row] for row in self.rows]
-        heads, *lines = [f"| {' | '.join(row)} |" for row in (map(shown, self.heads), *rows)]
+    def markdown(self) -> str:
+        """Return the table in Markdown."""
+        rows = [[MARKS[entry.mark].format("**", entry.text) for entry in row] for row in self.rows]
+        heads, *lines = [f"| {' | '.join(row)} |" for row in (self.heads, *rows)]
         return "\n".join([heads, "|" + "---|" * len(self.heads), *lines])
 
     def console(self, numeric: bool = False) -> rich_table.Table:

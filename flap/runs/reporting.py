@@ -100,13 +100,12 @@ def _sizes(run: Run, config: Mapping[str, Any], pruned: Pruned, out: Outcome) ->
 
 
 def numbers_of(run: Run, out: Outcome) -> dict[str, Any]:
-    """Return what was measured, with the errors of the differences, and texts."""
+    """Return what was measured, with the errors of the differences."""
     dense, last, averages = out.dense, out.measured, run.suite.averages(out.measured.numbers)
     evaluation = {"dense": dense.numbers | out.both[0], "pruned": last.numbers | out.both[1]}
     return {
         "evaluation": evaluation | ({"compressed": out.compressed.numbers} if out.compressed else {}),
         "better": dense.better | last.better, "averages": averages, **_noise(dense, last, averages),
-        "continuations": {"dense": dense.texts, "pruned": last.texts} if last.texts else {},
         "bos": begins_with_bos(run.texts, run.suite.tasks), "domains": domains(run.texts, run.suite.tasks),
     }  # fmt: skip
 
@@ -114,17 +113,14 @@ def numbers_of(run: Run, out: Outcome) -> dict[str, Any]:
 def with_numbers(report: Report, run: Run, out: Outcome) -> Report:
     """Return a report with more numbers; seconds and cache states are those of the run that has pruned the model."""
     new = numbers_of(run, out)
-    of_models = {
-        name: {which: getattr(report, name).get(which, {}) | values for which, values in new.pop(name).items()}
-        for name in ("evaluation", "continuations")
-    }
+    new["evaluation"] = {which: report.evaluation.get(which, {}) | more for which, more in new["evaluation"].items()}
     return replace(
         report,
         config=report.config | {"eval": {**report.config["eval"], **run.config.eval}},
         sources=report.sources | run.sources,
         inputs=report.inputs | run.inputs,
         warnings=list(dict.fromkeys([*report.warnings, *run.warnings])),
-        **{name: getattr(report, name) | values for name, values in (of_models | new).items()},
+        **{name: getattr(report, name) | values for name, values in new.items()},
     )
 
 

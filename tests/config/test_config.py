@@ -164,9 +164,9 @@ def test_the_home_folder_is_found_in_ones_own_yaml(monkeypatch: pytest.MonkeyPat
 
 def test_options_are_interpolated_once() -> None:
     """What is resolved is measured as the report says: a text may have the signs of an interpolation."""
-    config = composed("eval=[generate]", r'eval.generate.prompts=["the \${oc.env:HOME} dog"]')
+    config = composed("eval=[zero_shot]", r'eval.zero_shot.tasks=["the \${oc.env:HOME} dog.jsonl"]')
     [evaluator] = choose(config).evaluators
-    assert evaluator.prompts == config.eval["generate"]["prompts"] == ["the ${oc.env:HOME} dog"]
+    assert evaluator.tasks == config.eval["zero_shot"]["tasks"] == ["the ${oc.env:HOME} dog.jsonl"]
 
 
 def test_urls_lose_user_and_password() -> None:

@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
-from flap.data import Part, Text, Windows, evaluation_windows, read_text
+from flap.data import Part, Text, Windows, evaluation_windows, read_text, repetition
 
 
 @pytest.fixture
@@ -100,3 +100,11 @@ def test_plain_text_holds_no_conversations(tmp_path: Path) -> None:
     for dataset in (str(tmp_path / "a.txt"), "boolq-passages"):
         with pytest.raises(ValueError, match=rf"^f={dataset}: it holds no conversations; leave out chat_template$"):
             read_text(dataset, "calibration", "f", template=str)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "share"),
+    [([1, 2, 3, 4, 1, 2, 3, 4], 1 / 5), ([7] * 12, 8 / 9), (list(range(9)), 0), ([1, 1], 0), ([], 0)],
+)
+def test_repetition_is_the_share_of_4_grams_that_came_before(tokens: list[int], share: float) -> None:
+    assert repetition(tokens) == pytest.approx(share)

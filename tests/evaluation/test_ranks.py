@@ -12,7 +12,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from transformers import PreTrainedTokenizerFast
 
 from flap.data.temporary_state import replaced
-from flap.evaluation import Divergence, Generate, Measurement
+from flap.evaluation import Divergence, Measurement
 from flap.evaluation.suite import prepare_suite
 from flap.evaluation.zero_shot import ZeroShot
 from flap.storage import Cache, ranks
@@ -25,7 +25,6 @@ from tests.helpers.zero_shot_toys import only_toys
 # Six documents and two, which is less than three processes; choices of one word, which share a call; examples that are
 # drawn for each document, and text that is drawn.
 TOYS = ["animals", "places", "own_shots", "written", "drawn", "whole"]
-PROMPTS = ["the cat sat", "a dog", "under the old tree"]
 Models = tuple[Path, Path]
 
 
@@ -54,8 +53,7 @@ def measure(
     )
     with only_toys(own / "toys"), listening(steps.append), room, counting:
         divergence = Divergence([str(text_file)], seq_len=100, max_tokens=1100, batch_size=3)
-        generate = Generate(PROMPTS, max_new_tokens=9)
-        suite = prepare_suite([divergence, generate, ZeroShot(TOYS, batch_size=2)], tokenizer, 128, None)
+        suite = prepare_suite([divergence, ZeroShot(TOYS, batch_size=2)], tokenizer, 128, None)
         found = suite.dense(dense, {}, Cache(own, enabled=False)), suite.pruned(pruned, {})
     (own / "found.json").write_text(json.dumps([*map(asdict, found), len(calls), len(steps)]))
 
@@ -106,4 +104,4 @@ def test_several_processes_measure_what_one_does(
         assert calls < 0.8 * all_calls
         assert bool(steps) == (rank == 0)  # which alone tells how far it is
     names = {name.partition("/")[0] for one in expected for name in one.numbers}
-    assert ({"generate", "drawn", "whole"} <= names) == fits
+    assert ({"drawn", "whole"} <= names) == fits
