@@ -38,7 +38,6 @@ LONGEST = (
     "test_launchers",
     "test_families",
     "test_mixtures",
-    "test_zero_shot_packaged",
 )
 
 

@@ -1,6 +1,5 @@
 """The divergence of predictions against a float64 loop, at every placement, and beside the other numbers of a run."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ from flap.evaluation import Divergence
 from flap.evaluation.divergence import compare, final_states
 from flap.models import PlacedModel, Resident
 from flap.pipeline import run
-from flap.results import Report
 from tests.cases import ARCHITECTURES, tiny_model, tokens
 from tests.helpers.placed import placed_at
 from tests.helpers.runs import composed, tiny
@@ -87,29 +85,18 @@ def test_every_placement_keeps_the_same_states(placement: str, model_dir: Path, 
     assert compare(Resident(pruned), states, BATCHES) == compare(Resident(pruned), expected, BATCHES)
 
 
-@pytest.fixture(scope="module")
-def measured(model_dir: Path, text_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Report]:
-    def make(placement: str, folder: Path | None = None) -> Report:
-        root = tmp_path_factory.mktemp(placement)
-        options = [f"eval.{name}.datasets=[{text_file}]" for name in ("divergence", "perplexity")]
-        options += [f"eval.{name}.max_tokens=160" for name in ("divergence", "perplexity")]
-        options += [f"model.placement={placement}", f"cache_dir={root / 'cache'}", "eval.divergence.seq_len=[8,16]"]
-        arguments = [one for one in tiny(model_dir, text_file) if "eval.perplexity.datasets" not in one]
-        return run(composed("eval=[perplexity,divergence]", *arguments, *options, "ratio=0.4"), folder or root / "run")
-
-    return make
-
-
-def test_every_placement_has_it(
-    measured: Callable[..., Report], model_dir: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_compares_what_is_pruned_with_what_was_before(
+    model_dir: Path, tokenizer: PreTrainedTokenizerFast, text_file: Path, tmp_path: Path
 ) -> None:
-    reports = {placement: measured(placement) for placement in ("device", "auto", "stream")}
-    monkeypatch.setattr("flap.models.placement.on_disk.free_bytes", lambda device: 0)
-    reports["stream, without room for the whole model"] = measured("stream")
-    report = reports["device"]
+    options = [
+        "eval=[perplexity,divergence]",
+        f"eval.divergence.datasets=[{text_file}]",
+        "eval.divergence.seq_len=[8,16]",
+    ]
+    options += [f"eval.{name}.max_tokens=160" for name in ("divergence", "perplexity")]
+    report = run(composed(*tiny(model_dir, text_file), *options, "ratio=0.4"), tmp_path)
     names = {f"words.txt/{name}@{length}" for name in NAMES for length in (8, 16)}
-    numbers = report.evaluation["pruned"]
-    of_text = {"words.txt/perplexity@16", "words.txt/bits_per_byte@16"}
+    numbers, of_text = report.evaluation["pruned"], {"words.txt/perplexity@16", "words.txt/bits_per_byte@16"}
     assert set(numbers) == {*of_text, *names, *(f"{name}_stderr" for name in names)}
     assert set(report.evaluation["dense"]) == of_text == set(report.difference_stderr)
     for length in (8, 16):
@@ -117,32 +104,10 @@ def test_every_placement_has_it(
     assert report.domains == dict.fromkeys(
         ["words.txt/perplexity@16", "words.txt/divergence@8", "words.txt/divergence@16"], "calibration"
     )
-    for other in reports.values():
-        assert other.evaluation == report.evaluation
-        assert other.difference_stderr == report.difference_stderr
-
-
-def test_what_is_pruned_is_compared_with_what_was_before(
-    measured: Callable[..., Report],
-    model_dir: Path,
-    tokenizer: PreTrainedTokenizerFast,
-    text_file: Path,
-    tmp_path: Path,
-) -> None:
-    numbers = measured("device", tmp_path).evaluation["pruned"]
     task = Divergence([str(text_file)], seq_len=16, max_tokens=160).prepare(tokenizer, 128)[0]
     dense, pruned = placed_at("device", model_dir), placed_at("device", tmp_path / "checkpoint")
     assert task.reference is not None
     again = task.run(pruned, task.reference(dense))
     assert {name: numbers[name] for name in again.numbers} == again.numbers
-    of_text = {name.rpartition("/")[2]: better for name, better in again.better.items()}
-    assert of_text == {f"{name}@16": "higher" for name in NAMES[1:]} | {"kl@16": "lower"}
-
-
-def test_a_second_start_compares_no_more(
-    measured: Callable[..., Report], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = measured("device", tmp_path)
-    monkeypatch.setattr("flap.evaluation.divergence.compare", lambda *given: pytest.fail("compared again"))
-    again = measured("device", tmp_path)
-    assert again.evaluation == first.evaluation
+    of_names = {name.rpartition("/")[2]: better for name, better in again.better.items()}
+    assert of_names == {f"{name}@16": "higher" for name in NAMES[1:]} | {"kl@16": "lower"}

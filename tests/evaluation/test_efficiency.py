@@ -1,10 +1,8 @@
 """Efficiency: both models measured in turn, ratios of what is beside them."""
 
-import json
 from pathlib import Path
 
 import pytest
-import torch
 
 import flap.evaluation.efficiency as efficiency
 from flap.evaluation import Efficiency
@@ -56,15 +54,3 @@ def test_a_run_puts_dense_beside_pruned(model_dir: Path, text_file: Path, tmp_pa
     assert all(value > 0 for value in (*dense.values(), *pruned.values()))
     on_disk = (tmp_path / "checkpoint" / "model.safetensors").stat().st_size
     assert 0 < on_disk - pruned["efficiency/checkpoint_bytes"] < 10_000  # the file's header
-
-
-def test_other_threads_are_timed_anew(
-    model_dir: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    arguments = [one for one in tiny(model_dir, text_file) if not one.startswith("eval")]
-    request = ("prefill_len=8", "decode_len=2", "repeats=1")
-    inputs = (*arguments, "eval=efficiency", "checkpoint.save=false", *(f"eval.efficiency.{one}" for one in request))
-    for threads, measured in ((1, 1), (1, 1), (2, 2)):
-        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        run(composed(*inputs), tmp_path / "run")
-        assert len(json.loads((tmp_path / "run" / "evaluation.json").read_text())) == measured

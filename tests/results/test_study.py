@@ -3,10 +3,7 @@
 import csv
 import json
 import logging
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,12 +11,11 @@ from hydra.core.utils import JobReturn
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from flap.results.plots import ANSWERS, draw
+from flap.results.plots import draw
 from flap.results.series import series_of
 from flap.results.study_files import write_study
 from flap.results.study_table import tabulate
 from flap.results.sweep_folders import read_study
-from flap.results.tracking import Wandb
 from flap.runs.sweeps.callbacks import StudyCallback, write_open_study
 from flap.storage import write_status
 from flap.study import main
@@ -193,19 +189,6 @@ def test_plots_are_those_that_were_measured(tmp_path: Path, sweep: Path, report:
     assert names(full_grid(tmp_path / "grid", report)) == ["perplexity", "zero_shot", "layers", "parameters", "speed"]
 
 
-def test_written_answers_over_the_ratio_have_bars_of_their_errors(tmp_path: Path, report: Plain) -> None:
-    pictures = []
-    for i, error in enumerate(({}, {f"{ANSWERS}_stderr": 0.05}, {f"{ANSWERS}_stderr": 0.1})):
-        for ratio in (0.1, 0.2):
-            one = altered(report, ratio, {ANSWERS: 0.5, **error}, {ANSWERS: 0.5 - ratio, **error})
-            add_cell(tmp_path / str(i), one, "WIFV", "AL-AM", ratio)
-        plots = {plot.name: plot for plot in draw(read_study(tmp_path / str(i)))}
-        assert list(plots) == ["generation", "layers", "parameters"]
-        assert plots["generation"].caption.endswith("higher is better. Bars are standard errors over documents.")
-        pictures.append(plots["generation"].svg)
-    assert len({*pictures}) == 3  # no bars, short ones, long ones
-
-
 def test_seeds_are_one_series_and_other_options_are_not(tmp_path: Path, report: Plain) -> None:
     for seed, value in ((0, 30.0), (1, 36.0)):
         one = altered(report, 0.2, {AVERAGE: 0.6}, {PERPLEXITY: value, AVERAGE: None})
@@ -246,18 +229,6 @@ def test_cells_of_one_target_are_compared_whatever_share_they_removed(tmp_path: 
     for line in series_of(study):
         [[low, mean, high]] = line.at_each_ratio(f"pruned/{PERPLEXITY}").to_numpy().tolist()
         assert (low, mean, high) == ((30, 33, 36) if line.label == "WIFV" else (39, 42, 45))
-
-
-def test_targets_are_places_on_a_curve_as_ratios_are(tmp_path: Path, report: Plain) -> None:
-    for target, share in ((2e5, 0.2), (2e5, 0.3), (1e5, 0.5)):
-        one = altered(report, share, {}, {PERPLEXITY: 100 * share})
-        ways = (
-            (f"target.bytes={target}", "eval=[perplexity]", "seed=0") if share == 0.5 else (f"target.bytes={target}",)
-        )
-        add_cell(tmp_path, one, "WIFV", "AL-AM", share, overrides=ways)
-    study = read_study(tmp_path)
-    [series] = series_of(study)
-    assert series.at_each_ratio(f"pruned/{PERPLEXITY}").T.to_dict("list") == {0.25: [20, 25, 30], 0.5: [50, 50, 50]}
 
 
 def test_the_command_can_be_pasted(tmp_path: Path) -> None:
@@ -320,31 +291,11 @@ def test_without_a_study_it_is_one_line(sweep: Path, folder: str, why: str, caps
     assert line.startswith(f"error: {sweep / folder}: {why}; expected ")
 
 
-def test_a_console_without_all_characters_gets_others_in_their_place(sweep: Path) -> None:
-    folders = sorted(path.parent for path in sweep.glob("*/report.json"))[:2]
-    command = [sys.executable, "-m", "flap.study", *map(str, folders)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONIOENCODING": "ascii"})
-    assert done.returncode == 0, done.stderr
-    assert "?" in done.stdout
-
-
 def sweep_config(folder: Path, tracker: str = "NoTracking") -> DictConfig:
     """What Hydra hands to a callback, as far as it is read."""
     tracking = {"_target_": f"flap.results.tracking.{tracker}"}
     hydra = {"sweep": {"dir": str(folder)}, "launcher": {}, "overrides": {"task": []}}
     return OmegaConf.create({"hydra": hydra, "tracking": tracking, "model": {"placement": "device"}})
-
-
-def test_the_callback_logs_the_table_where_runs_are_tracked(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    logged = []
-    monkeypatch.setattr(Wandb, "log_study", lambda self, *arguments: logged.append(arguments))
-    StudyCallback().on_multirun_end(sweep_config(sweep, "Wandb"))
-    [(folder, columns, rows)] = logged
-    assert folder == sweep
-    with (sweep / "study.csv").open() as file:
-        first, *others = csv.reader(file)
-    assert columns == first
-    assert [["" if value is None else str(value) for value in row] for row in rows] == others
 
 
 def test_the_callback_writes_the_study_after_each_cell(sweep: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -35,14 +35,14 @@ def tracker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InMLflow]:
 
 
 @pytest.fixture
-def run_dir(tmp_path: Path, plain_report: dict[str, Any]) -> Path:
+def run_dir(tmp_path: Path, report: dict[str, Any]) -> Path:
     """The folder of a finished run."""
-    (tmp_path / "report.json").write_text(json.dumps(plain_report))
+    (tmp_path / "report.json").write_text(json.dumps(report))
     return tmp_path
 
 
 @pytest.fixture
-def report(run_dir: Path) -> Report:
+def done(run_dir: Path) -> Report:
     return Report.load(run_dir / "report.json")
 
 
@@ -54,26 +54,22 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 @pytest.mark.long
 def test_a_tracker_has_the_numbers_the_layers_the_progress_and_the_report(
-    tracker: InMLflow,
-    run_dir: Path,
-    report: Report,
-    caplog: pytest.LogCaptureFixture,
-    capfd: pytest.CaptureFixture[str],
+    tracker: InMLflow, run_dir: Path, done: Report, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     tracker.tracking.check()
     with tracker.tracking.start({"ratio": 0.4, "eval": None}, run_dir, JOB) as tracked:
         list(progress(range(3), "calibrate", lambda item: 7))
-        tracked.finish(report)
+        tracked.finish(done)
     said = capfd.readouterr()
     assert (warnings(caplog), said.out) == ([], "")
     assert [line for line in said.err.splitlines() if not line.startswith("calibrate ")] == []  # the run's own bar
     seen = tracker.seen(run_dir)
     assert seen.config["ratio"] == "0.4"
-    expected = {legal_name(name): value for name, value in summary(report).items() if value is not None}
+    expected = {legal_name(name): value for name, value in summary(done).items() if value is not None}
     assert len(expected) > 20 and {name: seen.summary[name] for name in expected} == expected
     assert seen.history["progress/calibrate"][-1] == 1.0
     assert seen.history["progress/calibrate/tokens_per_second"][-1] > 0
-    assert seen.layers == layer_rows(report)
+    assert seen.layers == layer_rows(done)
     assert seen.report == (run_dir / "report.json").read_bytes()
     assert not seen.failed
 
@@ -91,7 +87,7 @@ def test_a_job_started_again_is_one_run(tracker: InMLflow, run_dir: Path, caplog
 
 @pytest.mark.long
 def test_what_fails_in_a_tracker_is_one_warning(
-    tracker: InMLflow, run_dir: Path, report: Report, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    tracker: InMLflow, run_dir: Path, done: Report, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*given: Any, **options: Any) -> None:
         raise RuntimeError("no\nluck")
@@ -99,7 +95,7 @@ def test_what_fails_in_a_tracker_is_one_warning(
     monkeypatch.setattr("mlflow.MlflowClient.log_batch", broken)
     with tracker.tracking.start({"ratio": 0.4}, run_dir, JOB) as tracked:
         list(progress(range(3), "calibrate"))
-        tracked.finish(report)
+        tracked.finish(done)
     [warning] = warnings(caplog)
     assert warning.startswith(f"{tracker.tracking.name}: RuntimeError: no luck; the run goes on")
 
@@ -126,10 +122,10 @@ class Own(Tracking):
         return Mock(spec=RunInTracker, place=self.place)
 
 
-def test_a_tracker_of_ones_own_is_named_by_its_class(run_dir: Path, report: Report) -> None:
+def test_a_tracker_of_ones_own_is_named_by_its_class(run_dir: Path, done: Report) -> None:
     own = build("tracking", composed(f"tracking._target_={__name__}.Own", "+tracking.place=here").tracking)
     with own.start({}, run_dir, JOB) as tracked:
-        tracked.finish(report)
+        tracked.finish(done)
     assert tracked.there.place == "here"
     names = [name for name, *_ in tracked.there.mock_calls]
     assert names == ["summarize", "log_table", "log_files", "log_lineage", "finish"]
@@ -142,10 +138,10 @@ def test_mlflow_needs_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_server_that_is_away_costs_seconds_and_one_warning(
-    run_dir: Path, report: Report, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    run_dir: Path, done: Report, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with MLflow("http://127.0.0.1:9").start({}, run_dir, JOB) as tracked:
-        tracked.finish(report)
+        tracked.finish(done)
     [warning] = warnings(caplog)
     assert warning.startswith("MLflow: ") and "127.0.0.1" in warning

@@ -14,13 +14,13 @@ from tests.helpers.study_grid import PERPLEXITY, SPEED, add_cell, altered
 
 
 @pytest.fixture
-def sweep(tmp_path: Path, plain_report: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Path:
+def sweep(tmp_path: Path, report: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two finished cells and a failed one, where W&B is offline."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     folder = tmp_path / "mine"
     for ratio in (0.2, 0.5):
         numbers = {PERPLEXITY: 30.0 + ratio, "piqa/acc": 0.6, SPEED: 40.0}
-        add_cell(folder, altered(plain_report, ratio, numbers, numbers), "WIFV", "AL-AM", ratio)
+        add_cell(folder, altered(report, ratio, numbers, numbers), "WIFV", "AL-AM", ratio)
     add_cell(folder, None, "IFV", "AL-AM", 0.7, state="failed", error="ValueError")
     return folder
 
