@@ -12,7 +12,6 @@ from flap.config import FlapConfig, gigabytes
 from flap.data import HELD_OUT
 from flap.evaluation.perplexity import LOGITS_BYTES
 from flap.method.allocation import Budget
-from flap.method.recovery import bytes_to_train
 from flap.method.search import Search
 from flap.models import Block, ModelAdapter, ModelSource, adapt, distinct_parameters, find_model
 from flap.models.devices import free_bytes
@@ -66,14 +65,8 @@ class DryRun:
         windows = self.config.calibration.num_samples if self.choices.need_windows else 0
         return math.ceil(windows * self.config.calibration.lengths[0] / ranks.size())
 
-    @property
-    def to_train(self) -> int:
-        """The bytes that training takes at least on the device; 0 if there is none."""
-        model = self.adapter, self.budget.ratio, self.source.dtype, self.source.device
-        return bytes_to_train(self.choices.recovery, *model) if self.choices.recovery else 0
-
     def needs(self, placement: str) -> Needs:
-        """Return what the run takes at a placement."""
+        """Return what the run takes at a placement; training, which comes last, is not counted."""
         choices, itemsize, total = self.choices, self.source.dtype.itemsize, self.source.num_bytes
         streams, shared = STREAMS[placement], self.source.device.type in ("cpu", "mps")
         layers = [itemsize * sum(one.numel() for one in layer.parameters()) for layer in self.adapter.layers]
@@ -81,7 +74,7 @@ class DryRun:
         statistics, states = max(map(self._statistics, range(len(layers)))), self._states(streams)
         logits = LOGITS_BYTES * (2 + itemsize / 4) if choices.evaluators else 0.0
         work = max(statistics + max(layers) * choices.structure.measures, logits) + self._running()
-        device = max((0 if self.source.loaded else weights) + work, self.to_train)
+        device = (0 if self.source.loaded else weights) + work
         in_files = states * (streams or (choices.structure.measures and self.config.use_cache))
         pruned = sum(layers) - itemsize * self.removed  # beside the dense layers, which stay mapped on a CPU
         host = PROCESS_BYTES + states + (device + pruned * (not streams)) * shared
@@ -123,15 +116,10 @@ class DryRun:
         """
         placed, needs = f"model.placement={self.source.placement}", self.needs(self.source.placement)
         device, host, disk = free(self.source.device, cache)
-        recovery, less = self.choices.recovery, ["model.placement=stream"] * (not self.source.placed.streams)
+        less = ["model.placement=stream"] * (not self.source.placed.streams)
         less += ["a smaller calibration.batch_size"] * (self.config.calibration.batch_size > 1)
         less += ["choices without covariances"] * self.choices.need_covariance
-        if recovery is not None:
-            less = ["recover.gradient_checkpointing=true"] * (not getattr(recovery, "gradient_checkpointing", True))
-            less += ["a smaller recover.batch_size", *["recover=lora"] * (recovery.name == "full")]
         advice = f"take {', or '.join(less) or 'a machine with more memory'}"
-        if recovery is not None:
-            _check(f"recover={recovery.name}", self.to_train, device, "to train", advice, margin=1)
         if self.source.device.type == "cuda":
             _check(placed, needs.device, device, f"on {self.source.device}", advice)
         _check(placed, needs.host - needs.mapped - PROCESS_BYTES, host, "in the host's memory", advice)
@@ -176,7 +164,7 @@ def _sizes(block: Block) -> tuple[int, int, int]:
     return block.columns_UC.numel() // len(block.members), int(block.output.weight.shape[0]), len(block.members)
 
 
-def _check(field: str, needed: float, available: int, where: str, advice: str, margin: float = MARGIN) -> None:
-    if needed > margin * available:
+def _check(field: str, needed: float, available: int, where: str, advice: str) -> None:
+    if needed > MARGIN * available:
         expected = f"{gigabytes(needed)} GB free {where}, and {gigabytes(available)} GB are; {advice}"
         raise ValueError(f"{field}: expected {expected} (dry_run=true shows all placements)")

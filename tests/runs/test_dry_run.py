@@ -80,11 +80,6 @@ def test_only_one_layer_of_a_streamed_model_is_on_the_device(dry: Dry) -> None:
             r"cache_dir: expected \S+ GB free on its disk, and 1e-06",
         ),
         (("method=flap_plus", "calibration.num_samples=20"), (PLENTY, PLENTY, 1000), "fewer structure.tokens"),
-        (
-            ("recover=full", "recover.seq_len=16", "recover.tokens=1216"),
-            (PLENTY, 1000, PLENTY),
-            "recover.gradient_check",
-        ),
     ],
 )
 def test_a_run_that_cannot_fit_is_refused_before_a_weight_is_read(

@@ -1,7 +1,6 @@
 """Recovery: training after compression, off by default. The compressed model learns the dense model's predictions."""
 
 from flap.method.recovery.base import Reconstruction, Recovery
-from flap.method.recovery.memory import bytes_to_train
 from flap.method.recovery.windows import recovery_windows, training_windows
 
-__all__ = ["Reconstruction", "Recovery", "bytes_to_train", "recovery_windows", "training_windows"]
+__all__ = ["Reconstruction", "Recovery", "recovery_windows", "training_windows"]
