@@ -80,10 +80,10 @@ metric=REAP structure.experts=true -> structure.experts=true, or a plan of exper
 structure.scale=foo -> structure.scale=foo: expected one of z-score, error, relative
 structure.scale=error -> metric.square_attention=True: expected false with structure.scale=error: squared
 structure=AL-MM structure.scale=relative metric=wanda -> structure.scale=relative: expected metric=WIFV or metric=OBS
-structure.min_heads=-1 -> structure.min_heads=-1: expected 0 to 4, the KV heads of a layer
-structure.min_heads=5 -> structure.min_heads=5: expected 0 to 4, the KV heads of a layer
-structure.min_neurons=57 -> structure.min_neurons=57: expected 0 to 56, the neurons of a layer
-structure=UL-MM structure.min_neurons=-1 -> structure.min_neurons=-1: expected 0 to 56, the neurons of a layer
+structure.min_heads=-1 -> structure.min_heads=-1: expected 1 to 4, the KV heads of a layer
+structure.min_heads=5 -> structure.min_heads=5: expected 1 to 4, the KV heads of a layer
+structure.min_neurons=57 -> structure.min_neurons=57: expected 1 to 56, the neurons of a layer
+structure=UL-MM structure.min_neurons=0 -> structure.min_neurons=0: expected 1 to 56, the neurons of a layer
 structure.min_neurons=56 ratio=0.5 -> ratio=0.5: 1 KV head and 56 neurons stay in every layer, … at most 0.4
 structure.min_heads=4 structure.min_neurons=50 -> ratio=0.2: 4 KV heads and 50 neurons stay … most 0.05
 structure.min_heads=4 structure.min_neurons=50 round_to=8 -> ratio=0.2: 4 KV heads and 56 neurons … most 0.0

@@ -33,8 +33,6 @@ def stock_config(adapter: ModelAdapter, shared: dict[str, Any]) -> PreTrainedCon
         of_layer = adapter.widths(i)
         if any(widths.setdefault(name, width) != width for name, width in of_layer.items()):
             raise ValueError("layers differ in width")
-        if of_layer.get("num_attention_heads") == 0:
-            raise ValueError("a layer has no attention heads")
         experts = getattr(adapter.mlp(i).output, "experts", None)
         if experts is not None and not experts_fit_kernel(experts):
             raise ValueError(f"experts whose width is no multiple of {KERNEL_MULTIPLE} need another kernel")

@@ -1,43 +1,14 @@
-"""vLLM's Transformers backend for pruned checkpoints: units of zeros where a layer has none, and widths of experts."""
+"""vLLM's Transformers backend for pruned mixtures: experts of the widths of each layer."""
 
-from collections.abc import Iterable
 from copy import copy
-from functools import cached_property
 from typing import Any
 
-import torch
-from torch import Tensor
-from transformers import AutoModelForCausalLM
-from vllm.model_executor.models.transformers import TransformersForCausalLM as Dense
 from vllm.model_executor.models.transformers import TransformersMoEForCausalLM as Mixture
 from vllm.model_executor.models.transformers.moe import MoEMixin
 
 
-class LoadsEmptyBlocks:
-    """The loading of checkpoints in which a layer may have no heads or neurons, because vLLM needs one."""
-
-    config: Any
-
-    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
-        """Load the weights of a checkpoint, zeros for those without elements; return the names of all."""
-        full = ((name, weight if weight.numel() else weight.new_zeros(self._shapes[name])) for name, weight in weights)
-        loaded: set[str] = super().load_weights(full)  # type: ignore[misc]
-        return loaded
-
-    @cached_property
-    def _shapes(self) -> dict[str, torch.Size]:
-        """The shapes that the config asks for, before vLLM fuses matrices and splits them over its processes."""
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(self.config)
-        return {name: tensor.shape for name, tensor in model.state_dict().items()}
-
-
-class TransformersForCausalLM(LoadsEmptyBlocks, Dense):
-    """The backend, under its own name, by which vLLM tells in other places that a model runs in it."""
-
-
-class TransformersMoEForCausalLM(LoadsEmptyBlocks, Mixture):
-    """The backend for mixtures: vLLM's fused kernels run experts, in each layer with the width of that layer.
+class TransformersMoEForCausalLM(Mixture):
+    """The backend under its own name, by which vLLM knows it: fused kernels run experts, each layer with its width.
 
     It leaves experts with biases to transformers, and all experts where layers differ in their number.
     """

@@ -1,8 +1,8 @@
 """vLLM's plugin entry point (`vllm.general_plugins`): pruned checkpoints without `trust_remote_code`.
 
-vLLM calls `register` in each of its processes. The pruned architectures are served by its Transformers backend
-(`vllm_model.py`), which builds their layers with the classes of `modeling_flap.py`. It refuses those that are left
-out here.
+vLLM calls `register` in each of its processes. The pruned architectures are served by its Transformers backend (for
+mixtures `vllm_model.py`), which builds their layers with the classes of `modeling_flap.py`. It refuses those that are
+left out here.
 """
 
 import logging
@@ -16,7 +16,8 @@ from flap.modeling.register import register as register_with_transformers
 log = logging.getLogger(__name__)
 
 # vLLM imports these when it builds such a model; that for mixtures runs experts in vLLM's own kernels.
-DENSE, MIXTURE = (f"flap.checkpoint.vllm_model:Transformers{kind}ForCausalLM" for kind in ("", "MoE"))
+DENSE = "vllm.model_executor.models.transformers:TransformersForCausalLM"
+MIXTURE = "flap.checkpoint.vllm_model:TransformersMoEForCausalLM"
 
 # Mixtures that this class of vLLM 0.32 cannot run: it reads another key for the number of chosen experts (Gemma 4),
 # gives tokens to the chosen ones alone (Llama 4), and has no kernel for DeepSeek-V3 in float32 on a CPU.
@@ -29,35 +30,16 @@ class Checks:
 
     @staticmethod
     def verify_and_update_config(vllm_config: Any) -> None:
-        """Give empty blocks their units; raise a RuntimeError if widths cannot be split over vLLM's processes."""
-        model_config, ranks = vllm_config.model_config, vllm_config.parallel_config.tensor_parallel_size
-        fill_empty_blocks(model_config, ranks)
+        """Raise a RuntimeError if widths cannot be split over vLLM's processes."""
+        widths = vllm_config.model_config.hf_text_config.to_dict()["per_layer_config"]
         try:
-            check_for_vllm(model_config.hf_text_config.to_dict()["per_layer_config"], ranks)
+            check_for_vllm(widths, vllm_config.parallel_config.tensor_parallel_size)
         except ValueError as error:  # which vLLM would print with lines of its own around it
             raise RuntimeError(str(error)) from None
 
     @staticmethod
     def verify_and_update_model_config(model_config: Any) -> None:
         """Change nothing."""
-
-
-def fill_empty_blocks(model_config: Any, ranks: int) -> None:
-    """Give a block that has no unit one for each of vLLM's processes, in the config; `vllm_model` loads zeros for them.
-
-    The query heads of a KV head are as many as in other layers: vLLM plans the attention of all layers with the same
-    number of KV heads together, and wants them alike.
-    """
-    config = model_config.hf_text_config
-    widths, heads = config.to_dict()["per_layer_config"], config.num_attention_heads
-    groups = getattr(config, "num_key_value_heads", None) or getattr(config, "num_kv_heads", None)  # of Falcon
-    units = {"num_attention_heads": ranks * heads // (groups or heads)}
-    empty = [(layer, name) for layer in widths.values() for name, n in layer.items() if type(n) is int and n == 0]
-    for layer, name in empty:
-        layer[name] = units.get(name, ranks)
-    if empty:
-        config.per_layer_config = widths
-        model_config.model_arch_config = model_config.get_model_arch_config()  # vLLM's own copy of the widths
 
 
 def register() -> None:

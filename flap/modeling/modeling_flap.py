@@ -114,48 +114,21 @@ def add_biases(experts):
         experts.__class__ = type(type(experts).__name__, (mixin, type(experts)), {})
 
 
-class EmptyAttentionMixin:
-    """Attention whose heads were all removed: its output is the bias of its output projection, or zero.
-
-    The cache gets a key and a value of one zero for each token: caches count tokens by the keys of their first layer.
-    """
-
-    def forward(self, hidden_states, *args, **kwargs):
-        """Return the output projection of no channels."""
-        for cache in (value for value in kwargs.values() if isinstance(value, transformers.Cache)):
-            zero = hidden_states.new_zeros(*hidden_states.shape[:-1], 1)[:, None]
-            cache.update(zero, zero, self.layer_idx)
-        return getattr(self, self.output_name)(hidden_states[..., :0]), None
-
-
-def run_without_heads(attention, output_name):
-    """Let an attention without heads run, which no architecture can."""
-    if not isinstance(attention, EmptyAttentionMixin):
-        bases = (EmptyAttentionMixin, type(attention))
-        attention.__class__ = type(type(attention).__name__, bases, {"output_name": output_name})
-
-
 def _head_dims(widths):
     """Return what the whole model must know of its layers: the sizes of heads, where they differ (Gemma 4)."""
     return {i: {"head_dim": layer["head_dim"]} for i, layer in widths.items() if "head_dim" in layer} or None
 
 
 def check_for_vllm(widths, ranks):
-    """Refuse in one line a layer without heads or neurons, where vLLM's kernels end the process, or that cannot split.
+    """Refuse in one line widths that do not split.
 
-    Where this package is installed with vLLM, `vllm_plugin.py` has given such a layer its units before this check.
     ranks: vLLM's `tensor_parallel_size`; each of its processes takes an equal part of a layer's heads and neurons.
     """
     units = [(i, *one) for i, layer in widths.items() for one in layer.items() if type(one[1]) is int]
     units = [one for one in units if "experts" not in one[1] and one[1] != "head_dim"]  # which are not split
     for i, name, n in units:
-        heads = name.endswith("heads")
-        if n == 0:
-            option = "structure.min_heads=1" if heads else "structure.min_neurons=1"
-            rest = f"serve with flap-pruning installed beside vLLM, or prune with {option}"
-            raise ValueError(f"vLLM: {name}=0 in layer {i}: it needs one at least; {rest}")
         if n % ranks:
-            option = f"structure.multiple_of_heads={ranks}" if heads else "round_to=8"
+            option = f"structure.multiple_of_heads={ranks}" if name.endswith("heads") else "round_to=8"
             fits = math.gcd(ranks, *(n for _, _, n in units))
             rest = f"serve with tensor_parallel_size={fits}, or prune with {option}"
             raise ValueError(f"vLLM: {name}={n} in layer {i} does not split over tensor_parallel_size={ranks}: {rest}")
@@ -224,9 +197,6 @@ def _build(dense, layer_config, i, architecture):
     attention_output, mlp_output = (
         next((name for name in outputs if name in names), outputs[0]) for outputs in (ATTENTION_OUTPUTS, MLP_OUTPUTS)
     )
-    empty = getattr(layer_config, "num_attention_heads", None) == 0
-    if empty:
-        layer_config.num_attention_heads = layer_config.num_key_value_heads = 1  # no architecture is built with none
     if getattr(layer_config, "use_double_wide_mlp", False):  # Gemma 4 doubles what it reads
         layer_config.use_double_wide_mlp = False
     if architecture in SQUARE:
@@ -240,8 +210,6 @@ def _build(dense, layer_config, i, architecture):
         for norm, linear in (("q_norm", "q_proj"), ("k_norm", "k_proj")):
             width = getattr(layer.self_attn, linear).out_features
             getattr(layer.self_attn, norm).weight = nn.Parameter(torch.ones(width))
-    if empty:
-        _remove_heads(layer, *attention_output.split("."))
     _match_bias(layer, attention_output, layer_config.attention_output_bias)
     experts = next((module for name, module in layer.named_modules() if name.rpartition(".")[2] == "experts"), None)
     if experts is None:
@@ -273,16 +241,6 @@ def _build_square(layer_class, config, i, attention, output):
 def _linear(like, inputs, outputs, bias):
     """Make a projection of the class of another one."""
     return Conv1D(outputs, inputs) if isinstance(like, Conv1D) else type(like)(inputs, outputs, bias=bias)
-
-
-def _remove_heads(layer, attention, output):
-    """Replace the projections of the attention by those of no heads."""
-    module = getattr(layer, attention)
-    for name, linear in list(module.named_children()):
-        if isinstance(linear, nn.Linear):
-            sides = (0, linear.out_features) if name == output else (linear.in_features, 0)
-            setattr(module, name, nn.Linear(*sides, bias=linear.bias is not None))
-    run_without_heads(module, output)
 
 
 def _match_bias(layer, path, bias):

@@ -16,7 +16,6 @@ from transformers.modeling_outputs import MoeModelOutputWithPast
 
 from flap.data.temporary_state import forwards_replaced
 from flap.modeling.families import Family
-from flap.modeling.modeling_flap import run_without_heads
 from flap.models.block import Block, NoBlock, Pair, as_linear, refresh_conv1d, split
 
 QUERY_HEADS = ("num_heads", "num_attention_heads")  # attributes of attention modules
@@ -132,8 +131,7 @@ class ModelAdapter:
         module = self.parent(layer, self.family.mlp)
         output, inputs = _linears(module, self.family.mlp, self.family.mlp_inputs)
         neurons = output.in_features
-        parts = [linear.out_features // neurons if neurons else 1 for linear in inputs]
-        rows = [_rows([neurons] * count, neurons) for count in parts]
+        rows = [_rows([neurons] * (linear.out_features // neurons), neurons) for linear in inputs]
         return Block(f"layer {layer} MLP", output, split(neurons, neurons), tuple(zip(inputs, rows, strict=True)))
 
     def own_config(self) -> None:
@@ -185,17 +183,8 @@ class ModelAdapter:
         if self._has_heads(layer):
             self._refresh_attention(layer)
 
-    @property
-    def runs_without_heads(self) -> bool:
-        """Whether every attention runs without heads: it has some, which share nothing but their projections."""
-        blocks = [self.attention(i) for i in range(len(self.layers))]
-        plain = (isinstance(block.output, nn.Linear) and not (block.norms or block.vectors) for block in blocks)
-        return all(plain) and all(block.inputs for block in blocks)
-
     def _refresh_attention(self, layer: int) -> None:
         module, block = self.parent(layer, self.family.attention), self.attention(layer)
-        if not block.num_units:
-            run_without_heads(module, self.family.attention.rpartition(".")[2])
         heads = block.num_units * self.queries_per_group(layer)
         _update(module, dict.fromkeys(QUERY_HEADS, heads))
         _update(module, dict.fromkeys(KV_HEADS, block.num_units) | {"split_size": block.output.in_features})

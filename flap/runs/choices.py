@@ -19,7 +19,6 @@ from flap.method.importance.baselines import NoMetric
 from flap.method.recovery import Reconstruction, Recovery
 from flap.method.vocabulary import Trim
 from flap.models import ModelAdapter, ModelSource
-from flap.models.block import Transposed
 from flap.storage import digest
 
 
@@ -137,14 +136,6 @@ def check_budget(adapter: ModelAdapter, choices: Choices, config: FlapConfig, mo
     Raises:
         ValueError: the ratio, a target or a choice does not fit this model.
     """
-    runs = choices.structure.min_heads > 0 or adapter.runs_without_heads
-    why = "whose attention does not run without heads (they share norms, sinks, latents or a state, or are GPT-2's)"
-    allowed = f"1 or more for this model, {why}"
-    kept = "structure.{}" if config.plan is None else f"plan={config.plan}: {{}}"
-    require(runs, kept.format("min_heads"), choices.structure.min_heads, allowed)
-    conv1d = any(isinstance(adapter.mlp(i).output, Transposed) for i in range(len(adapter.layers)))
-    allowed = "1 or more for this model, whose MLP does not run without neurons (GPT-2's)"
-    require(choices.structure.min_neurons > 0 or not conv1d, kept.format("min_neurons"), 0, allowed)
     why = "for this model, whose layers read the tokens' own embeddings and keys of earlier layers"
     search = not (choices.structure.measures and adapter.reads_tokens)
     require(search, "structure", "search", f"another structure {why}")

@@ -11,7 +11,7 @@ from flap.checkpoint import vllm_plugin
 from flap.modeling.modeling_flap import FlapLlamaConfig, FlapLlamaModel
 from tests.helpers.engine_cases import CELLS, documented
 
-CHECKS = "vllm.model_executor.models.config"
+CHECKS, BACKEND = (f"vllm.model_executor.models.{name}" for name in ("config", "transformers"))
 
 
 @pytest.fixture
@@ -30,10 +30,10 @@ def test_the_package_names_it() -> None:
 
 
 def test_mixtures_have_the_class_that_runs_experts_in_the_kernels_of_vllm(registered: dict[str, str]) -> None:
-    classes = {"Llama": "", "Mixtral": "MoE", "GptOss": "MoE", "Llama4": "", "DeepseekV3": ""}
-    for name, kind in classes.items():
-        found = registered[f"Flap{name}ForCausalLM"]
-        assert found == f"flap.checkpoint.vllm_model:Transformers{kind}ForCausalLM"
+    fused = {"Llama": False, "Mixtral": True, "GptOss": True, "Llama4": False, "DeepseekV3": False}
+    for name, own in fused.items():
+        module = "flap.checkpoint.vllm_model:TransformersMoE" if own else f"{BACKEND}:Transformers"
+        assert registered[f"Flap{name}ForCausalLM"] == f"{module}ForCausalLM"
 
 
 def test_what_vllm_would_compute_wrongly_is_left_out(registered: dict[str, str]) -> None:
@@ -70,14 +70,11 @@ def built_by_vllm(changes: dict[str, int], ranks: int, monkeypatch: pytest.Monke
     return config
 
 
-def ask(config: FlapLlamaConfig, ranks: int) -> str:
-    """Let vLLM's process ask before it starts others; return what vLLM knows of the architecture then."""
-    model_config = SimpleNamespace(
-        hf_text_config=config, model_arch_config="old", get_model_arch_config=lambda: "as the config says now"
-    )
-    asked = SimpleNamespace(model_config=model_config, parallel_config=SimpleNamespace(tensor_parallel_size=ranks))
+def ask(config: FlapLlamaConfig, ranks: int) -> None:
+    """Let vLLM's process ask before it starts others."""
+    parallel = SimpleNamespace(tensor_parallel_size=ranks)
+    asked = SimpleNamespace(model_config=SimpleNamespace(hf_text_config=config), parallel_config=parallel)
     sys.modules[CHECKS].MODELS_CONFIG_MAP["FlapLlamaForCausalLM"].verify_and_update_config(asked)
-    return model_config.model_arch_config
 
 
 @pytest.mark.parametrize(
@@ -100,38 +97,6 @@ def test_widths_that_vllm_cannot_serve_are_refused_in_one_line(
         FlapLlamaModel(config)
     with pytest.raises(RuntimeError, match=f"^vLLM: {name}{rest}$"):  # before it starts its processes
         ask(config, ranks)
-
-
-EMPTY = {"num_attention_heads": 0, "num_key_value_heads": 0, "intermediate_size": 0}
-
-
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_an_empty_layer_gets_a_unit_each(
-    ranks: int, registered: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = built_by_vllm(EMPTY, ranks, monkeypatch)
-    assert ask(config, ranks) == "as the config says now"
-    first, second = config.to_dict()["per_layer_config"].values()
-    assert second == LAYER | {
-        "num_attention_heads": 2 * ranks,
-        "num_key_value_heads": ranks,
-        "intermediate_size": ranks,
-    }
-    assert first.get("num_attention_heads", 8) == 8
-    config._attn_implementation = "eager"  # transformers builds no model with vLLM's
-    assert FlapLlamaModel(config).layers[1].self_attn.q_proj.out_features == 2 * ranks * 8
-
-
-@pytest.mark.parametrize(
-    ("name", "option"), [("num_attention_heads", "min_heads"), ("intermediate_size", "min_neurons")]
-)
-def test_an_empty_block_without_this_package_is_refused(
-    name: str, option: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = built_by_vllm({name: 0}, 1, monkeypatch)
-    line = f"^vLLM: {name}=0 in layer 1: .*; serve with flap-pruning installed .*, or prune with structure.{option}=1$"
-    with pytest.raises(ValueError, match=line):
-        FlapLlamaModel(config)
 
 
 def test_the_table_says_what_make_engines_holds() -> None:

@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 import flap
 from flap.checkpoint.convert import become_checkpointable
-from flap.method.allocation import ALAM, ULMM, ULUM, LayerPlan, PruningPlan
+from flap.method.allocation import ALAM, ULMM, ULUM, PruningPlan
 from flap.method.calibration import collect
 from flap.method.compression import BiasCompensation, NoCompensation, compress, slice_layer
 from flap.method.importance import REAP, score_layers
@@ -28,11 +28,9 @@ from tests.helpers.engine_cases import EVERY_FAMILY, FAMILIES, family_config
 from tests.helpers.pruned import calibrated, decided, prune, save_pruned
 from tests.helpers.runs import composed
 from tests.helpers.tokenizers import VOCAB, smollm
-from tests.models.families.tiny import GQA
 
 HEAD = 32  # the smallest head size of vLLM's attention on the CPU
 SIZES = {"vocab_size": VOCAB, "hidden_size": 8 * HEAD, "head_dim": HEAD, "word_embed_proj_dim": 8 * HEAD}
-NEURONS = tuple(range(GQA["intermediate_size"]))
 OWN_SIZES = {  # heads of two sizes, and latents
     "gemma4_text": {
         "allow_global_per_layer_attribute_access": True, "per_layer_config": {2: {"head_dim": 2 * HEAD}},
@@ -42,11 +40,6 @@ OWN_SIZES = {  # heads of two sizes, and latents
         "head_dim": 64, "qk_head_dim": 192,
     },
 }  # fmt: skip
-EMPTY = {  # blocks of the middle layer of LLaMA of which nothing but a bias is left
-    "llama-no-attention": LayerPlan((), NEURONS),
-    "llama-no-mlp": LayerPlan((0, 1), ()),
-    "llama-no-layer": LayerPlan((), ()),
-}
 PROMPT, NEW = 40, 24  # tokens; a prompt fills more than one block of a prefix cache
 LICENCE = Path(flap.__file__).parents[1] / "LICENSE"  # English that does not change
 EXAMPLES = Path(flap.__file__).parents[1] / "examples"
@@ -112,14 +105,7 @@ def make_fewer_experts(model_type: str, target: Path) -> None:
 
 
 def make_llama(folder: Path) -> None:
-    """Write what is tested with one family: blocks that left entirely, and widths that two processes can split."""
-    for name, layer in EMPTY.items():
-        model = tiny(family_config("llama"))
-        known, whole = calibrated(model), LayerPlan((0, 1, 2, 3), NEURONS)
-        plan, visits = PruningPlan((whole, layer, whole)), known.visit("compress", changing=True)
-        compress(known.model.adapter, plan, BiasCompensation(), visits, slice_layer)
-        become_checkpointable(known.model)
-        write(model, plan, folder / name)
+    """Write what is tested with one family: widths that two processes can split."""
     model = tiny(family_config("llama"))
     write(model, prune(model, 0.4, structure=ALAM(multiple_of_heads=2, round_to=8)), folder / "llama-split")
 

@@ -41,8 +41,7 @@ def test_there_are_checkpoints() -> None:
     assert {f"{family}-stock" for family in families.difference(BY_LAYER)} <= set(NAMES)
     assert {f"{family}-no-biases" for family in NO_BIASES} <= set(NAMES)
     assert "mixtral-experts" in NAMES
-    empty = {"llama-no-attention", "llama-no-mlp", "llama-no-layer"}
-    assert {*REFUSED, *empty, "llama-split", "smollm2-flap", "smollm2-flap_plus", "smollm2-trimmed"} <= set(NAMES)
+    assert {*REFUSED, "llama-split", "smollm2-flap", "smollm2-flap_plus", "smollm2-trimmed"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in REFUSED])

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -52,17 +51,3 @@ def checkpoint(
     model = tiny_model(architecture, **changes)
     plan = prune(model, 0.4, structure=structure, compensation=compensation)
     return Exported(save_pruned(model, tokenizer, directory, plan).directory, model)
-
-
-def empty(exported: Exported, layer: int, block: str) -> None:
-    """Take the last units of a block out of the files; in memory, which cannot hold that, they put out nothing."""
-    module = exported.model.get_submodule(f"model.layers.{layer}.{block}")
-    output = module.o_proj if block == "self_attn" else module.down_proj
-    output.weight.data.zero_()
-    tensors = load_file(exported.directory / "model.safetensors")
-    for name in [name for name in tensors if name.startswith(f"model.layers.{layer}.{block}.")]:
-        if name.endswith(("o_proj.weight", "down_proj.weight")):
-            tensors[name] = tensors[name][:, :0].contiguous()
-        elif not name.endswith(("o_proj.bias", "down_proj.bias")):
-            tensors[name] = tensors[name][:0].contiguous()
-    save_file(tensors, exported.directory / "model.safetensors", metadata={"format": "pt"})

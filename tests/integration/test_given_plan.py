@@ -48,8 +48,8 @@ def test_without_compensation_nothing_is_calibrated(first: Path, run_tiny: Run, 
     assert read_run(tmp_path).requested == str(round(report.ratio["realised_decoder"], 6))
 
 
-def test_empty_blocks_and_whole_experts(base: list[str], text_file: Path, tokenizer, tmp_path: Path) -> None:
-    run(composed(*base, "ratio=0.8", "structure.min_heads=0", "structure.min_neurons=0"), tmp_path / "empty")
+def test_neurons_and_whole_experts(base: list[str], text_file: Path, tokenizer, tmp_path: Path) -> None:
+    run(composed(*base, "ratio=0.8"), tmp_path / "thin")
     tiny_model("mixtral").save_pretrained(tmp_path / "mixtral")
     tokenizer.save_pretrained(tmp_path / "mixtral")
     mixture = tiny(tmp_path / "mixtral", text_file)
@@ -58,7 +58,7 @@ def test_empty_blocks_and_whole_experts(base: list[str], text_file: Path, tokeni
     assert [layer["experts"] for layer in report.layers] == [len(layer.mlp) for layer in kept]
     assert [layer["experts"] for layer in report.layers_before] == [6] * 3
     run(composed(*mixture, "ratio=0.3"), tmp_path / "neurons")
-    for name, inputs in {"empty": base, "experts": mixture, "neurons": mixture}.items():
+    for name, inputs in {"thin": base, "experts": mixture, "neurons": mixture}.items():
         run(composed(*inputs, f"plan={tmp_path / name}"), tmp_path / "again" / name)
         plans = [PruningPlan.load(folder / name / "plan.json") for folder in (tmp_path, tmp_path / "again")]
         before, after = (tensors_of(folder / name) for folder in (tmp_path, tmp_path / "again"))
@@ -66,8 +66,8 @@ def test_empty_blocks_and_whole_experts(base: list[str], text_file: Path, tokeni
         assert all(torch.equal(before[tensor], after[tensor]) for tensor in before)
     with pytest.raises(ValueError, match=r"neurons: it does not fit this model: 3 layers there and 4 here"):
         run(composed(*base, f"plan={tmp_path / 'neurons'}"), tmp_path / "refused")
-    with pytest.raises(ValueError, match=r"empty: it does not fit this model: 4 layers there and 3 here"):
-        run(composed(*mixture, f"plan={tmp_path / 'empty'}"), tmp_path / "refused")
+    with pytest.raises(ValueError, match=r"thin: it does not fit this model: 4 layers there and 3 here"):
+        run(composed(*mixture, f"plan={tmp_path / 'thin'}"), tmp_path / "refused")
     plan = json.loads((tmp_path / "neurons" / "plan.json").read_text())
     plan["layers"][1]["neurons"].pop()
     (tmp_path / "uneven.json").write_text(json.dumps(plan))

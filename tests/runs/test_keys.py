@@ -102,7 +102,6 @@ def test_plans_have_keys_of_their_own(base: list[str], tmp_path: Path) -> None:
         ("structure.tokens=32", False),
         ("structure.levels=[0.5]", False),
         ("structure.min_heads=2", True),
-        ("structure.min_heads=0", False),  # whole attentions are tried, too
         ("metric.ridge=1.0", False),
         ("compensation.ridge=1.0", False),
         ("structure=AL-AM", False),

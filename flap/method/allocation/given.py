@@ -9,7 +9,6 @@ from flap.method.allocation.budget import Budget, Units
 from flap.method.allocation.plan import PruningPlan
 from flap.method.allocation.structure import Structure
 from flap.method.importance import Scores
-from flap.models import Pair
 
 FILE = "plan.json"  # of a finished run
 
@@ -31,12 +30,14 @@ class Given(Structure):
         file = Path(origin) / FILE if Path(origin).is_dir() else Path(origin)
         try:
             plan = PruningPlan.load(file)
-            fewest = [_fewest(plan, block) for block in range(2)]
+            if not plan.layers or any(
+                type(unit) is not int for layer in plan.layers for kept in layer for unit in kept
+            ):
+                raise ValueError("no numbers of units")
         except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
             expected = f"the folder of a finished run, or its {FILE} ({type(error).__name__} at {file})"
             raise ValueError(f"plan={origin}: expected {expected}") from error
-        experts = "expert" in plan.mlp_units
-        return cls(origin=origin, plan=plan, experts=experts, min_heads=fewest[0], min_neurons=fewest[1])
+        return cls(origin=origin, plan=plan, experts="expert" in plan.mlp_units)
 
     def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
         return self.plan
@@ -67,19 +68,10 @@ class Given(Structure):
                     yield f"layer {i} cannot keep these {len(numbers)} of its {total} {noun}s{members}"
 
 
-def _fewest(plan: PruningPlan, block: int) -> int:
-    """Return 0 if a layer that has units in this block keeps none of them, else 1."""
-    counts = plan.dense or (Pair(1, 1),) * len(plan.layers)
-    kept = [layer[block] for layer, count in zip(plan.layers, counts, strict=True) if count[block]]
-    if not plan.layers or any(type(unit) is not int for units in kept for unit in units):
-        raise ValueError("no numbers of units")
-    return min((1, *map(len, kept)))
-
-
 def _fit(kept: tuple[int, ...], units: Units) -> bool:
     """Return whether these units can stay: in order, as many of every member, and no fewer than must."""
     inside = all(0 <= unit < units.count * units.members for unit in kept)
     each = Counter(unit // max(units.count, 1) for unit in kept)
     alike = len({each[member] for member in range(units.members)}) == 1
-    fewest = units.count if units.fixed else max(units.fewest, int(units.members > 1))
+    fewest = units.count if units.fixed else max(units.fewest, 1)
     return inside and alike and each[0] >= fewest and list(kept) == sorted(set(kept))

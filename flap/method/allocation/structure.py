@@ -33,13 +33,10 @@ class Limits(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Structure(ABC):
-    """The base class of the structures, which decide from scores and a budget which units stay.
+    """The base class of the structures, which decide from scores and a budget which units stay."""
 
-    Where a whole attention or MLP may be removed, the bias of compensation replaces it.
-    """
-
-    min_heads: int = 1  # attention units (KV heads with their query heads) that every layer keeps at least, 0 or more
-    min_neurons: int = 1  # neurons that every layer keeps at least, 0 or more
+    min_heads: int = 1  # attention units (KV heads with their query heads) that every layer keeps at least, 1 or more
+    min_neurons: int = 1  # neurons that every layer keeps at least, 1 or more
     multiple_of_heads: int = 1  # every layer keeps a multiple of so many attention units; from 1 to a layer's KV heads
     round_to: int | None = None  # the same of neurons, 8, 32, 64, 128 or 256; None: any number
     experts: bool = False  # whole experts of a mixture are removed; a layer keeps as many as a token is sent to or more
@@ -79,14 +76,13 @@ class Structure(ABC):
     def _check_options(self, budget: Budget) -> None:
         attentions = [layer.attention.count for layer in budget.layers if not layer.attention.fixed]
         mlps = [layer.mlp.count for layer in budget.layers if layer.mlp.unit == "neuron" and not layer.mlp.fixed]
-        grouped = any(layer.mlp.members > 1 for layer in budget.layers)  # no kernel runs members without neurons
         heads, neurons = min(attentions, default=1), min(mlps, default=self.min_neurons * (self.round_to or 1))
-        for name, value, least, most, kind in (
-            ("min_heads", self.min_heads, 0, heads, "KV heads"),
-            ("min_neurons", self.min_neurons, int(grouped), neurons, "neurons"),
-            ("multiple_of_heads", self.multiple_of_heads, 1, heads, "KV heads"),
-        ):
-            require(least <= value <= most, f"structure.{name}", value, f"{least} to {most}, the {kind} of a layer")
+        for name, most, kind in (
+            ("min_heads", heads, "KV heads"), ("min_neurons", neurons, "neurons"),
+            ("multiple_of_heads", heads, "KV heads"),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            require(1 <= value <= most, f"structure.{name}", value, f"1 to {most}, the {kind} of a layer")
         sizes = ", ".join(map(str, ROUND_TO))
         require(self.round_to in (None, *ROUND_TO), "round_to", self.round_to, f"null, or one of {sizes}")
         require(not (self.experts and self.round_to), "round_to", self.round_to, NO_ROUNDING)

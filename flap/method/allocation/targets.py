@@ -108,7 +108,6 @@ def _kv_costs(
     def cost(layer: Pair[Units], window: int) -> Pair[Tensor]:
         channels = head_dim * (layer.attention.queries if copied else 1)
         channels_K = channels * torch.arange(layer.attention.count + 1, dtype=torch.float64)
-        channels_K[0] = 1  # which attention without heads keeps (`EmptyAttentionMixin`)
         neurons_K = torch.zeros(layer.mlp.count + 1, dtype=torch.float64)
         return Pair(2 * itemsize * min(context, window - 1) * channels_K, neurons_K)
 

@@ -37,7 +37,7 @@ class UniformLayers(Structure):
         budget = lowest_ratio(budget, self.quotas)
         layers, removed = budget.layers, self.removed_kv_heads(budget)
         limits = [self.limits(layer).mlp for layer in layers]
-        # an empty MLP has no price
+        # an MLP that a layer lacks has no price
         prices = [max(layer.mlp.price, 1) * one.size for layer, one in zip(layers, limits, strict=True)]
         targets = [
             (self._left_for_neurons(layer, heads, budget) - one.counts[0] * layer.mlp.price) / price

@@ -119,7 +119,7 @@ def zero_out(change: Change) -> None:
         bias = None if linear.bias is None else linear.bias.detach().index_fill(0, rows, 0)
         # new tensors, as the old ones may be shared with another copy of the model
         assign(linear, linear.weight.detach().index_fill(0, rows, 0), bias)
-    factor = (change.block.num_units / max(len(change.kept_U), 1)) ** 0.5
+    factor = (change.block.num_units / len(change.kept_U)) ** 0.5
     for norm, linear in change.block.norms:
         bias = None if linear.bias is None else linear.bias.detach() * factor
         assign(linear, linear.weight.detach() * factor, bias)

@@ -92,7 +92,7 @@ def score_layer(metric: Metric, blocks: Pair[Block], observed: LayerStatistics |
 
 def _of_members(metric: Metric, block: Block, statistics: Sequence[Statistics]) -> list[Callable[[], Tensor]]:
     """Return what scores each member of a block."""
-    if not block.num_units:  # an earlier run has removed all of them
+    if not block.num_units:  # the layer lacks it
         return [partial(torch.zeros, block.columns_UC.shape)]
     inputs: Sequence[Statistics | None] = statistics or [None] * len(block.members)
     return [partial(_score, metric, *pair) for pair in zip(block.members, inputs, strict=True)]

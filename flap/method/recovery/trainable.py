@@ -64,25 +64,19 @@ def _dropouts(decoder: PreTrainedModel) -> Iterator[tuple[Any, str]]:
 def _with_adapters(decoder: PreTrainedModel, rank: int) -> Any:
     """Put A and B, in float32, beside every Linear of the layers; return peft's model, which merges them."""
     from peft import LoraConfig, get_peft_model  # here, so that other runs do not wait for its import
-    from peft.tuners.lora import LoraLayer
 
     options = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # peft asks for a name that transformers has replaced
         warnings.filterwarnings("ignore", "fan_in_fan_out", UserWarning)  # it sees GPT-2's Conv1D by itself
-        adapted = get_peft_model(decoder, options)
-    for module in adapted.modules():
-        if isinstance(module, LoraLayer) and not module.get_base_layer().weight.numel():
-            module.requires_grad_(False)  # what an empty block has is not part of any step
-    return adapted
+        return get_peft_model(decoder, options)
 
 
 def _all_but_ends(decoder: PreTrainedModel) -> list[nn.Parameter]:
     """Return the weights of decoder layers and norms."""
     ends = (module for module in decoder.modules() if isinstance(module, nn.Embedding))
     frozen = {id(parameter) for end in ends for parameter in end.parameters()}
-    rest = (parameter for parameter in decoder.parameters() if id(parameter) not in frozen)
-    return [parameter for parameter in rest if parameter.numel()]  # an empty block has no gradients
+    return [parameter for parameter in decoder.parameters() if id(parameter) not in frozen]
 
 
 def _own_tensors(model: PreTrainedModel, keep_bfloat16: bool) -> dict[nn.Parameter, tuple[torch.dtype, bool]]:

@@ -43,8 +43,7 @@ class Search(Structure):
     @property
     def trial_options(self) -> dict[str, Any]:
         """The options on which the divergences of the trials depend."""
-        whole = [not self.min_heads, not self.min_neurons]
-        return {"tokens": self.tokens, "levels": self.levels, "whole": whole}
+        return {"tokens": self.tokens, "levels": self.levels}
 
     def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
         """Return the plan of one ranking by nats over price. scores: with the divergences of all `trials`."""
@@ -61,8 +60,7 @@ class Search(Structure):
 
     def removals(self, prices: Pair[Units]) -> Pair[list[int]]:
         """Return how many units the trials of each block of a layer remove; of experts, of each one."""
-        heads = removal_counts(self.levels, prices.attention.count, prices.attention.fewest or self.min_heads)
-        neurons = removal_counts(self.levels, prices.mlp.count, self.min_neurons)
+        heads, neurons = (removal_counts(self.levels, block.count) for block in prices)
         most = prices.mlp.count - prices.mlp.fewest
         return Pair(heads, sorted({min(n, most) for n in neurons} - {0}))
 
@@ -89,13 +87,12 @@ def unit_scores(layer: Pair[Tensor]) -> Pair[Tensor]:
     return Pair(layer.attention.sum(dim=1), layer.mlp)
 
 
-def removal_counts(levels: Sequence[float], units: int, fewest: int = 1) -> list[int]:
+def removal_counts(levels: Sequence[float], units: int) -> list[int]:
     """Return how many units the shares `levels` of a block are, ascending; at least one is removed and one stays.
 
-    fewest: that stay; if it is 0, also the whole block is tried. Where no share comes to a unit of a block of few
-    units, the nearest number that does is tried.
+    Where no share comes to a unit of a block of few units, the nearest number that does is tried.
     """
+    if units < 2:
+        return []
     counts = {math.floor(level * units + 0.5) for level in levels}
-    fitting = {n for n in counts if 0 < n < units} or {min(max(n, 1), units - 1) for n in counts}
-    whole = {units} - {0} if fewest == 0 else set()
-    return sorted(fitting | whole if units > 1 else whole)
+    return sorted({n for n in counts if 0 < n < units} or {min(max(n, 1), units - 1) for n in counts})

@@ -9,9 +9,8 @@ from gguf.quants import dequantize, quantize
 from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from flap.checkpoint.export.gguf import export_gguf
-from flap.method.allocation import ALAM, ULUM, Budget, LayerPlan, PruningPlan
-from flap.method.importance import Scores
-from tests.helpers.gguf_cases import LINEAR, LLAMA3, TOKENS, YARN, Exported, checkpoint, empty
+from flap.method.allocation import ALAM, ULUM
+from tests.helpers.gguf_cases import LINEAR, LLAMA3, TOKENS, YARN, Exported, checkpoint
 from tests.helpers.llama_cpp import llama_cpp
 from tests.helpers.tokenizers import KINDS, SPACES, TRICKY
 
@@ -58,31 +57,6 @@ def test_scaled_rope(uniform: bool, rope: str, words: PreTrainedTokenizerFast, t
     options = UNIFORM if uniform else {}
     exported = checkpoint(tmp_path / "pruned", "llama-gqa", words, **options, rope_parameters=ROPES[rope])
     assert_computes_the_same(exported, "llama" if uniform else "deci")
-
-
-class Emptied(ALAM):
-    """Leaves the first layer without attention, the second one without an MLP, the third one without either."""
-
-    def allocate(self, scores: Scores, budget: Budget) -> PruningPlan:
-        neurons = tuple(range(56))
-        blocks = ((), neurons), ((0, 1), ()), ((), ()), ((1, 3), neurons[:20])
-        return PruningPlan(tuple(LayerPlan(*kept) for kept in blocks))
-
-
-def test_blocks_that_pruning_emptied(words: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    assert_computes_the_same(checkpoint(tmp_path / "pruned", "llama-gqa", words, structure=Emptied()), "deci")
-
-
-@pytest.mark.parametrize(
-    ("blocks", "layer"), [("self_attn", 0), ("mlp", 0), ("self_attn+mlp", 2), ("self_attn", 3), ("mlp", 3)]
-)
-def test_an_emptied_layer_keeps_biases(blocks: str, layer: int, words: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    exported = checkpoint(tmp_path / "pruned", "llama-gqa", words)
-    before = exported.logprobs()
-    for block in blocks.split("+"):
-        empty(exported, layer, block)
-    assert (exported.logprobs() - before).abs().max() > 0.1
-    assert_computes_the_same(exported, "deci")
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,8 @@ Legend: R rows (output channels of a Linear) · D head dimension.
 
 import re
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
-import torch
 from gguf import MODEL_ARCH, get_tensor_name_map
 from torch import Tensor
 from transformers import PreTrainedConfig
@@ -41,14 +39,7 @@ def llama_cpp_tensors(shards: Shards, config: PreTrainedConfig) -> list[LazyTens
 
 
 def _converted(name: str, shape: tuple[int, ...], target: str, shards: Shards, head_dim: int) -> LazyTensor:
-    """Return a tensor as llama.cpp has it. One without rows or columns gets one unit of zeros.
-
-    llama.cpp skips a block without units, also its output bias, which one unit of zeros keeps.
-    """
-    if 0 in shape:
-        unit = head_dim if "self_attn" in name else 1
-        shape = tuple(size or unit for size in shape)
-        return LazyTensor(target, shape, partial(torch.zeros, shape))
+    """Return a tensor as llama.cpp has it."""
     if re.search(r"\.[qk]_proj\.", name):
         return LazyTensor(target, shape, lambda: interleave(shards.read(name).float(), head_dim))
     return LazyTensor(target, shape, lambda: shards.read(name).float())

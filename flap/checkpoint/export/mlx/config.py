@@ -62,11 +62,6 @@ def mlx_config(config: PreTrainedConfig) -> dict[str, Any]:
 
 def _heads(config: PreTrainedConfig, layer: int) -> tuple[int, int]:
     own = config.per_layer_config[layer] if getattr(config, "per_layer_config", None) else config
-    for name, option in (("num_attention_heads", "min_heads"), ("intermediate_size", "min_neurons")):
-        if getattr(own, name, None) == 0:
-            raise ValueError(
-                f"mlx: {name}=0 in layer {layer}: mlx-lm has no such layer; prune with structure.{option}=1"
-            )
     return own.num_attention_heads, getattr(own, "num_key_value_heads", own.num_attention_heads)
 
 
