@@ -47,7 +47,7 @@ DOES_NOT_COMPOSE = [
     ("method=FOO", "method=FOO: expected one of flap, flap_plus, mag_sp, wanda_sp"),
     (
         "eval=[FOO]",
-        "eval=FOO: expected one of divergence, efficiency, generate, generation, none, paper, perplexity, zero_shot",
+        "eval=FOO: expected one of divergence, efficiency, generation, none, paper, perplexity, zero_shot",
     ),
     ("metric=null", "a group takes the name of one of its options, as --help lists them"),
     ("ration=0.5", "ration: unknown key; did you mean ratio.*seed"),
