@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from flap.data.text import Prompt
-from flap.data.text_files import checked_messages, read_rows
+from flap.data.text_files import read_rows
 
 COLUMNS = ("messages", "prompt", "answer")
 FORMATS = (".jsonl", ".parquet")
@@ -47,7 +47,7 @@ def holds_prompts(path: str) -> bool:
 def _prompt(row: dict[str, Any], where: str) -> Prompt:
     """Return the prompt of a row; of one that has both, the conversation."""
     if row.get("messages") is not None:
-        turns = checked_messages(row["messages"], where)
+        turns = _checked_messages(row["messages"], where)
         answered = turns[-1]["role"] == "assistant"
         answer = turns.pop().get("content", "") if answered else None
     else:
@@ -62,3 +62,13 @@ def _prompt(row: dict[str, Any], where: str) -> Prompt:
     except UnicodeEncodeError as error:  # JSON can escape one
         raise ValueError(f"{where}: holds an unpaired surrogate, as \\ud83d without its other half") from error
     return Prompt(tuple(turns), answer, row.get("messages") is not None)
+
+
+def _checked_messages(messages: Any, where: str) -> list[dict[str, Any]]:
+    """Return the messages of a conversation, without the keys that are null."""
+    valid = isinstance(messages, list) and all(isinstance(message, dict) for message in messages)
+    # a key with null is one that a message has not; what is within arguments of a call is the file's own
+    given = [{key: value for key, value in one.items() if value is not None} for one in messages] if valid else []
+    if not given or not all("role" in one and ("content" in one or "tool_calls" in one) for one in given):
+        raise ValueError(f"{where}: column 'messages' has a row that is not a list of {{role, content}}")
+    return given

@@ -76,24 +76,13 @@ class Reading:
             return None
         if prompts := self._prompts(part):
             return self._dialogues(part, *prompts)
-        if not part.chat_template:
-            return read_text(part.dataset, "calibration", self.field)
-        without = "a file is then read from its column 'text'"
-        _check_template(self.tokenizer, f"{self.field}.{part.dataset}", without)
-
-        def conversation(messages: list[dict[str, Any]]) -> str:
-            return without_bos(
-                str(self.tokenizer.apply_chat_template(messages, tokenize=False)), self.tokenizer, self.bos
-            )
-
-        return read_text(part.dataset, "calibration", self.field, conversation)
+        return read_text(part.dataset, "calibration", self.field)
 
     def _prompts(self, part: Part) -> tuple[list[Prompt], str] | None:
         """Return the prompts of a part and their origin; None if it is a text, or is read as one."""
         if part.dataset in PROMPTS:
             return named_prompts(part.dataset, self.field)
-        plain = self.answers.writer == "given" and self.answers.counted == "all"
-        if (part.chat_template and plain) or not holds_prompts(part.dataset):
+        if not (part.chat_template or holds_prompts(part.dataset)):
             return None
         return read_prompts(part.dataset, self.field), str(Path(part.dataset).resolve())
 

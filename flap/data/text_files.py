@@ -1,7 +1,6 @@
 """Read texts by name or from a local file. A named text has separate parts for calibration and evaluation."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +10,15 @@ from flap.data.named_texts import DATASETS, Split, named_text
 from flap.data.text import Text
 
 FILE_FORMATS = {".txt": "text in UTF-8", ".jsonl": "a JSON object a line, in UTF-8", ".parquet": "a table in Parquet"}
-Template = Callable[[list[Any]], str]  # the messages of a conversation -> its text
 
 
-def read_text(dataset: str, split: Split, field: str, template: Template | None = None) -> Text:
+def read_text(dataset: str, split: Split, field: str) -> Text:
     """Return the text of a data set's name or of a local file. field: the config key that error messages name.
-
-    template: the file holds conversations, the column 'messages', which it makes into text.
 
     Raises:
         ValueError: the name is unknown, the file is missing, empty or unreadable, or nothing can be downloaded.
     """
     path, where = Path(dataset), f"{field}={dataset}"
-    if template is not None and (dataset in DATASETS or path.suffix == ".txt"):
-        raise ValueError(f"{where}: it holds no conversations; leave out chat_template")
     if dataset in DATASETS:
         try:
             return named_text(dataset, split)
@@ -34,7 +28,7 @@ def read_text(dataset: str, split: Split, field: str, template: Template | None 
         reason = "no such file" if path.suffix in FILE_FORMATS else "unknown dataset"
         names = ", ".join((*DATASETS, *(PROMPTS if split == "calibration" else ())))
         raise ValueError(f"{where}: {reason}; expected {names}, or a .txt, .jsonl or .parquet file")
-    text = Text.joined(path.name, _documents(path, where, template, split == "calibration"), str(path.resolve()))
+    text = Text.joined(path.name, _documents(path, where), str(path.resolve()))
     if not text.text.strip():
         raise ValueError(f"{where}: the file holds no text")
     try:
@@ -44,19 +38,12 @@ def read_text(dataset: str, split: Split, field: str, template: Template | None 
     return text
 
 
-def _documents(path: Path, where: str, template: Template | None, templates: bool) -> list[str]:
-    """Return a .txt file unchanged, or the rows of the column of a .jsonl or .parquet file.
-
-    templates: whether the field has the option `chat_template`.
-    """
-    wanted = "text" if template is None else "messages"
-    found, names = read_rows(path, where, (wanted,))
-    if names and wanted not in names:
-        hint = "; chat_template: true makes text of 'messages'" if "messages" in names and templates else ""
-        raise ValueError(f"{where}: no column '{wanted}', only {', '.join(names)}{hint}")
-    rows: list[Any] = [row.get(wanted) for row in found]
-    if template is not None:
-        return [_conversation(row, template, where) for row in rows]
+def _documents(path: Path, where: str) -> list[str]:
+    """Return a .txt file unchanged, or the rows of the column 'text' of a .jsonl or .parquet file."""
+    found, names = read_rows(path, where, ("text",))
+    if names and "text" not in names:
+        raise ValueError(f"{where}: no column 'text', only {', '.join(names)}")
+    rows: list[Any] = [row.get("text") for row in found]
     if not all(isinstance(row, str) for row in rows):
         raise ValueError(f"{where}: column 'text' has values that are not strings")
     return rows
@@ -114,25 +101,3 @@ def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nulls(one) for key, one in value.items() if one is not None}
     return [_without_nulls(one) for one in value] if isinstance(value, list) else value
-
-
-def _conversation(messages: Any, template: Template, where: str) -> str:
-    given = checked_messages(messages, where)
-    try:
-        return template(given)
-    except Exception as error:  # templates are programs of the tokenizer and raise errors of any type
-        raise ValueError(f"{where}: the tokenizer's chat template refuses a conversation ({error})") from error
-
-
-def checked_messages(messages: Any, where: str) -> list[dict[str, Any]]:
-    """Return the messages of a conversation, without the keys that are null.
-
-    Raises:
-        ValueError: they are no list of messages.
-    """
-    valid = isinstance(messages, list) and all(isinstance(message, dict) for message in messages)
-    # a key with null is one that a message has not; what is within arguments of a call is the file's own
-    given = [{key: value for key, value in one.items() if value is not None} for one in messages] if valid else []
-    if not given or not all("role" in one and ("content" in one or "tool_calls" in one) for one in given):
-        raise ValueError(f"{where}: column 'messages' has a row that is not a list of {{role, content}}")
-    return given

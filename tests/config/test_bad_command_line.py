@@ -45,10 +45,7 @@ DOES_NOT_COMPOSE = [
     ),
     ("hydra/launcher=slurm", "hydra/launcher=slurm: without -m .*; write: python -m flap -m hydra/launcher=slurm"),
     ("method=FOO", "method=FOO: expected one of flap, flap_plus, mag_sp, wanda_sp"),
-    (
-        "eval=[FOO]",
-        "eval=FOO: expected one of divergence, efficiency, generation, none, paper, perplexity, zero_shot",
-    ),
+    ("eval=[FOO]", "eval=FOO: expected one of divergence, efficiency, generation, none, paper, perplexity, zero_shot"),
     ("metric=null", "a group takes the name of one of its options, as --help lists them"),
     ("ration=0.5", "ration: unknown key; did you mean ratio.*seed"),
     ("evaluation=none", "evaluation: unknown key; did you mean eval\\?"),

@@ -95,13 +95,6 @@ def test_a_line_that_is_no_text_is_told(line: str, reason: str, tmp_path: Path) 
         read_text(str(tmp_path / "a.jsonl"), "calibration", "f")
 
 
-def test_plain_text_holds_no_conversations(tmp_path: Path) -> None:
-    (tmp_path / "a.txt").write_text("a")
-    for dataset in (str(tmp_path / "a.txt"), "boolq-passages"):
-        with pytest.raises(ValueError, match=rf"^f={dataset}: it holds no conversations; leave out chat_template$"):
-            read_text(dataset, "calibration", "f", template=str)
-
-
 @pytest.mark.parametrize(
     ("tokens", "share"),
     [([1, 2, 3, 4, 1, 2, 3, 4], 1 / 5), ([7] * 12, 8 / 9), (list(range(9)), 0), ([1, 1], 0), ([], 0)],

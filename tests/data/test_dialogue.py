@@ -71,6 +71,16 @@ def test_only_answers_count(part: dict[str, Any], bos: str, tmp_path: Path, chat
     assert windows.key != windows_of(tmp_path / "a.jsonl", chatting, "all", bos, **part).key
 
 
+def test_a_file_that_has_text_too_is_read_as_prompts_on_request(
+    tmp_path: Path, chatting: PreTrainedTokenizerFast
+) -> None:
+    path, wanted = tmp_path / "a.jsonl", Wanted(1, [4], 0, "false")
+    path.write_text("".join(json.dumps(row | {"text": "under the old tree"}) + "\n" for row in ROWS))
+    for options, document in (({}, "under the old tree"), ({"chat_template": True}, "[user] the cat sat on </s> ")):
+        [text] = read_windows("calibration", {str(path): options}, chatting, wanted, None).existing
+        assert text.documents[0].startswith(document)
+
+
 def test_without_packing_conversations_have_their_own_marks(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": "the cat sat on", "answer": "mat dog"}) + "\n")
     wanted, path = Wanted(1, [6], 0, "false", Answers(counted="answers")), str(tmp_path / "a.jsonl")

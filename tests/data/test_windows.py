@@ -3,15 +3,12 @@
 import json
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
-from flap.data import Part, Text, Windows, read_text
-from flap.data.read_windows import Wanted, read_windows
+from flap.data import Part, Text, Windows
 
 WORDS = ["the", "cat", "sat", "on", "mat", "and", "then", "it", "ran", "a", "dog", "was", "there"]
 
@@ -85,51 +82,3 @@ def test_a_part_that_is_too_short_says_its_windows_and_what_helps(tokenizer: Pre
         ValueError, match=r"^calibration\.dataset=b\.txt: 12 windows of 8 tokens .* the 30 that are its"
     ):
         _ = windows.by_length
-
-
-def test_conversations_become_text_by_a_template(tmp_path: Path) -> None:
-    talk = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "yes?"}]
-    (tmp_path / "talk.jsonl").write_text(
-        json.dumps({"messages": talk}) + "\n" + json.dumps({"messages": talk[:1]}) + "\n"
-    )
-    path = str(tmp_path / "talk.jsonl")
-
-    def template(messages: list[dict[str, str]]) -> str:
-        return "".join(f"<{message['role']}>{message['content']}" for message in messages)
-
-    text = read_text(path, "calibration", "calibration.dataset", template)
-    assert text.documents == ("<user>hello<assistant>yes?", "<user>hello")
-    with pytest.raises(ValueError, match=r"no column 'text', only messages; chat_template: true makes text of"):
-        read_text(path, "calibration", "calibration.dataset")
-    with pytest.raises(ValueError, match=r"no column 'text', only messages$"):  # an evaluation has no such option
-        read_text(path, "evaluation", "eval.perplexity.datasets")
-    for messages in ([*talk, {"role": "user"}], [{"speaker": "user"}]):
-        (tmp_path / "bad.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
-        with pytest.raises(ValueError, match=r"column 'messages' has a row that is not a list of {role, content}"):
-            read_text(str(tmp_path / "bad.jsonl"), "calibration", "calibration.dataset", template)
-
-
-def test_conversations_without_a_template_say_what_a_file_is_then(tokenizer: PreTrainedTokenizerFast) -> None:
-    dataset, wanted = {"talks.jsonl": {"chat_template": True}}, Wanted(4, [16], 0, "auto")
-    with pytest.raises(
-        ValueError, match=r"^f\.dataset\.talks.jsonl.chat_template=true: .*; leave it out: a file is then"
-    ):
-        read_windows("f", dataset, tokenizer, wanted, 128)
-
-
-CALLS = [
-    [{"role": "assistant", "tool_calls": [{"name": "f", "arguments": arguments}]}, {"role": "tool", "content": "4"}]
-    for arguments in ({"query": "cat", "limit": 5}, {"city": "Rome"})
-]
-
-
-@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
-def test_a_conversation_has_the_keys_that_it_has_in_the_file_and_no_others(suffix: str, tmp_path: Path) -> None:
-    path, seen = tmp_path / f"calls{suffix}", list[object]()
-    rows = [{"messages": [call, {**answer, "name": None}]} for call, answer in CALLS]
-    if suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    else:
-        Dataset.from_list(rows).to_parquet(path)
-    read_text(str(path), "calibration", "f", lambda messages: str(seen.append(messages)))
-    assert seen == CALLS
