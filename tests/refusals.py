@@ -221,9 +221,6 @@ recover.batch_size=0 -> recover.batch_size=0: expected a whole number >= 1
 recover.patience=0 -> recover.patience=0: expected a whole number >= 1
 recover.learning_rate=0 -> recover.learning_rate=0.0: expected a number > 0
 recover.learning_rate=inf -> recover.learning_rate=inf: expected a number > 0
-recover.words=0 -> recover.words=0: expected a whole number >= 1
-recover.words=some -> recover.words=some:
-recover.words=96 -> recover.words=96: expected 1 to 95
 recover.dataset=wikitext3 -> recover.dataset=wikitext3: unknown dataset; expected
 recover.dataset=[absent] -> recover.dataset=absent: unknown dataset
 recover.dataset=3 -> recover.dataset=3: expected a text
@@ -253,8 +250,6 @@ vocabulary.dataset={bad}/blank.txt -> vocabulary.dataset={bad}/blank.txt: the fi
 mask_only=true -> mask_only=True: expected false with vocabulary=trim, whose rows are removed
 ratio=null target.bytes=65000 -> vocabulary=trim: expected none with target.bytes, which counts all rows
 eval=[perplexity,divergence] -> eval=divergence: expected none with vocabulary=trim: predictions of two tokenizers
-recover=full recover.tokens=4096 recover.words=320 -> recover.words=320: expected 1 to 319, as 320 tokens stay at least
-recover=full recover.tokens=4096 recover.words=258 vocabulary.size=null vocabulary.coverage=0.9 -> recover.words=258: e
 """
 
 # Found where the weights are read or run; numbers of the dense model may be there already.

@@ -34,7 +34,6 @@ class Recovery:
     rank: int | None = None  # of low-rank updates, 1 or more; None: all weights but embeddings and head are trained
     seq_len: int = 256  # tokens in a window, 2 or more
     batch_size: int | None = 8  # windows a step, a multiple of the processes; None: as few as have STEP tokens
-    words: int | None = None  # likeliest words that count exactly, the others as one; 1 or more; None: all words
     patience: int = 2  # evaluations without a new best after which training ends, 1 or more
     gradient_checkpointing: bool = False  # True: activations are computed again, not kept: less memory, more time
     epochs: int = 1  # times that each window is trained on, 1 or more
@@ -44,7 +43,7 @@ class Recovery:
 
     def __post_init__(self) -> None:
         require(self.writer in WRITERS, "recover.writer", self.writer, f"one of {', '.join(WRITERS)}")
-        for name in ("seq_len", "batch_size", "rank", "words", "patience", "epochs"):
+        for name in ("seq_len", "batch_size", "rank", "patience", "epochs"):
             value, least = getattr(self, name), 2 if name == "seq_len" else 1
             require(value is None or value >= least, f"recover.{name}", value, f"a whole number >= {least}")
         valid = 0 < self.learning_rate < math.inf
@@ -104,8 +103,6 @@ class Recovery:
         Raises:
             ValueError: it cannot.
         """
-        vocabulary = adapter.vocab_size
-        require(self.words is None or self.words < vocabulary, "recover.words", self.words, f"1 to {vocabulary - 1}")
         share = f"a multiple of {self.processes}, the number of processes"
         shared = self.batch_size is None or self.batch_size % self.processes == 0
         require(shared, "recover.batch_size", self.batch_size, share)
@@ -125,7 +122,6 @@ class Reconstruction:
     epochs: int  # times that each window is trained on, 1 or more
     learning_rate: float
     batch_size: int | None = None
-    words: int | None = None
     patience: int = 2
     gradient_checkpointing: bool = False
     writer: str = "dense"

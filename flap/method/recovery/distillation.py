@@ -40,7 +40,7 @@ def recover(
     if not math.isfinite(before):
         raise ValueError(f"recover={recovery.name}: the predictions of the compressed model are not finite")
     with seeded(seed), trainable(recovery, model.model) as trained:
-        student = Student(model, teacher, trained, recovery.words)
+        student = Student(model, teacher, trained)
         train(student, recovery, tokens_NT, folder, seed, bf16)
         student.load_state_dict(load_file(folder / BEST))
     after = mean_divergence(model, teacher, tokens_NT[: recovery.held_out], recovery.windows_a_step)

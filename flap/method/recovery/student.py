@@ -1,6 +1,6 @@
 """The compressed model as Trainer sees it: a module whose output is its divergence from the dense model.
 
-Legend: N windows · T tokens a window · D hidden size · P positions · V vocabulary · K likeliest words.
+Legend: N windows · T tokens a window · D hidden size · P positions · V vocabulary.
 """
 
 from typing import Any
@@ -22,14 +22,11 @@ class Student(nn.Module):
     """A module whose parameters are those that are trained and whose `forward` returns the loss.
 
     So Trainer's checkpoints have the trained parameters alone, whatever class, names and shapes the model has.
-    words: K, see `Recovery`.
     """
 
-    def __init__(
-        self, model: PlacedModel, teacher: PlacedModel, trained: list[nn.Parameter], words: int | None
-    ) -> None:
+    def __init__(self, model: PlacedModel, teacher: PlacedModel, trained: list[nn.Parameter]) -> None:
         super().__init__()
-        self.placed, self.teacher, self.words = model, teacher, words
+        self.placed, self.teacher = model, teacher
         self.trained = nn.ParameterList(trained)
         self.positions = max(1, LOGITS_BYTES // (4 * model.adapter.vocab_size))
 
@@ -56,13 +53,12 @@ class Student(nn.Module):
 
     def _divergence(self, dense_PD: Tensor, hidden_PD: Tensor) -> tuple[Tensor, Tensor]:
         """Return the divergence in nats, summed over positions, and its gradient, which is 0 where none is wanted."""
-        words = self.words if self.training else None  # what is evaluated is over the whole vocabulary
         nats, gradient_PD = torch.zeros((), device=hidden_PD.device), torch.zeros_like(hidden_PD)
         chunks = (tensor_PD.split(self.positions) for tensor_PD in (dense_PD, hidden_PD, gradient_PD))
         for dense, hidden, gradient in zip(*chunks, strict=True):
             with torch.no_grad():
                 dense_PV = self.teacher.adapter.logits(dense).float()
-            of_chunk = divergence(dense_PV, self.placed.adapter.logits(hidden).float(), words)
+            of_chunk = divergence(dense_PV, self.placed.adapter.logits(hidden).float())
             if of_chunk.requires_grad:
                 gradient.copy_(*torch.autograd.grad(of_chunk, hidden))
             nats += of_chunk.detach()
@@ -82,29 +78,15 @@ class _Loss(torch.autograd.Function):
         return None, of_loss * ctx.saved_tensors[0], None
 
 
-def divergence(dense_PV: Tensor, logits_PV: Tensor, words: int | None) -> Tensor:
-    """Return Σ p (log p - log q) in nats, summed over positions, from the logits of p and q.
-
-    words: the likeliest words of p are classes of their own and all others are one; never more than the whole sum.
-    """
-    if words is None:
-        log_p, log_q = dense_PV.log_softmax(-1), logits_PV.log_softmax(-1)
-    else:
-        likeliest_PK = dense_PV.topk(words).indices
-        log_p, log_q = _classes(dense_PV, likeliest_PK), _classes(logits_PV, likeliest_PK)
-    return kl_div(log_q, log_p, reduction="sum", log_target=True)
-
-
-def _classes(logits_PV: Tensor, likeliest_PK: Tensor) -> Tensor:
-    """Return the log probabilities of K words and, as one more class, of all others."""
-    others_P1 = logits_PV.scatter(-1, likeliest_PK, -torch.inf).logsumexp(-1, keepdim=True)
-    return torch.cat([logits_PV.gather(-1, likeliest_PK), others_P1], dim=-1) - logits_PV.logsumexp(-1, keepdim=True)
+def divergence(dense_PV: Tensor, logits_PV: Tensor) -> Tensor:
+    """Return Σ p (log p - log q) in nats, summed over positions, from the logits of p and q."""
+    return kl_div(logits_PV.log_softmax(-1), dense_PV.log_softmax(-1), reduction="sum", log_target=True)
 
 
 @torch.no_grad()
 def mean_divergence(model: PlacedModel, teacher: PlacedModel, tokens_NT: Tensor, batch_size: int) -> float:
     """Return KL(dense ‖ model) over the whole vocabulary, in nats a token; lower is better."""
-    student = Student(model, teacher, [], None).eval()
+    student = Student(model, teacher, []).eval()
 
     def measure(batch_NT: Tensor) -> tuple[float, int]:
         counted_P = counted_predictions(batch_NT)

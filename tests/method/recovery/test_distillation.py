@@ -26,7 +26,6 @@ CASES = {
     "full, biases": (FULL, "llama-gqa-biases", torch.float32),
     "full, bfloat16": (FULL, "qwen3-gqa", torch.bfloat16),
     "full, experts": (FULL, "qwen3_moe", torch.float32),
-    "full, likeliest words": (replace(FULL, words=16), "mistral-mha-tied", torch.float32),
     "lora": (LORA, "llama-gqa-biases", torch.float32),
     "lora, bfloat16": (replace(LORA, gradient_checkpointing=True), "llama-mha", torch.bfloat16),
     "lora, float16": (LORA, "llama-gqa", torch.float16),

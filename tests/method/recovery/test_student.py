@@ -1,4 +1,4 @@
-"""The loss: the divergence by its formula, by chunks of positions, by likeliest words, and its gradient."""
+"""The loss: the divergence by its formula, by chunks of positions, and its gradient."""
 
 import pytest
 import torch
@@ -19,20 +19,13 @@ def logits(positions: int = 7, seed: int = 0) -> torch.Tensor:
 def test_it_is_cross_entropy_minus_entropy() -> None:
     p, q = logits(seed=1), logits(seed=2)
     cross, own = (cross_entropy(of, p.softmax(-1), reduction="sum") for of in (q, p))
-    torch.testing.assert_close(divergence(p, q, None), cross - own)
+    torch.testing.assert_close(divergence(p, q), cross - own)
 
 
-def test_likeliest_words_are_exact_and_all_others_one_class() -> None:
-    p, q = torch.tensor([[0.5, 0.3, 0.15, 0.05]]), torch.tensor([[0.25, 0.25, 0.4, 0.1]])
-    expected = 0.5 * torch.tensor(2.0).log() + 0.5 * torch.tensor(0.5 / 0.75).log()
-    torch.testing.assert_close(divergence(p.log(), q.log(), 1), expected)
-
-
-@pytest.mark.parametrize("words", [None, 4])
-def test_chunks_change_neither_loss_nor_gradient(words: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_change_neither_loss_nor_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     def loss_and_gradient() -> tuple[torch.Tensor, torch.Tensor]:
         model = compressed()
-        loss = Student(Resident(model), Resident(tiny_model("llama-gqa")), [], words).train()(tokens())["loss"]
+        loss = Student(Resident(model), Resident(tiny_model("llama-gqa")), []).train()(tokens())["loss"]
         loss.backward()
         return loss.detach(), model.model.layers[0].mlp.down_proj.weight.grad
 
@@ -48,7 +41,7 @@ def test_the_gradient_is_that_of_the_formula_on_all_logits() -> None:
     log_p, log_q = (one(input_ids=tokens()).logits.log_softmax(-1) for one in (dense, model))
     loss = (log_p.exp() * (log_p - log_q)).sum(-1).mean()
     [expected] = torch.autograd.grad(loss, weight)
-    found = Student(Resident(model), Resident(dense), [], None)(tokens())["loss"]
+    found = Student(Resident(model), Resident(dense), [])(tokens())["loss"]
     torch.testing.assert_close(found, loss)
     torch.testing.assert_close(torch.autograd.grad(found, weight)[0], expected, atol=1e-6, rtol=1e-4)
     assert all(parameter.grad is None for parameter in dense.parameters())
@@ -66,7 +59,7 @@ def test_only_predictions_of_tokens_that_count_are_learnt() -> None:
     windows, weight = marked(tokens(), counted), model.model.layers[1].self_attn.q_proj.weight
     log_p, log_q = (one(input_ids=tokens()).logits.log_softmax(-1).flatten(0, 1) for one in (dense, model))
     expected = (log_p.exp() * (log_p - log_q)).sum(-1)[counted_predictions(windows)].mean()
-    student = Student(Resident(model), Resident(dense), [], None).train()
+    student = Student(Resident(model), Resident(dense), []).train()
     loss = student(windows)["loss"]
     torch.testing.assert_close(loss, expected)
     gradients = [torch.autograd.grad(one, weight, retain_graph=True)[0] for one in (loss, expected)]
