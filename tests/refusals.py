@@ -243,8 +243,6 @@ vocabulary.size=100 -> vocabulary.size=100: expected 258 …, which have to stay
 vocabulary.size=null -> vocabulary=trim: expected one of …=0.9999
 vocabulary.coverage=0.5 -> vocabulary=size and coverage: expected one of
 vocabulary.size=null vocabulary.coverage=2 -> vocabulary.coverage=2.0: expected a number above 0 and at most 1
-vocabulary.multiple_of=256 -> vocabulary.multiple_of=256: expected one with a multiple from 320 to 376, all tok
-vocabulary.multiple_of=0 -> vocabulary.multiple_of=0: expected a whole number >= 1
 vocabulary.dataset=self -> vocabulary.dataset=self: expected texts or files; the model's own text is counted wh
 vocabulary.dataset={bad}/blank.txt -> vocabulary.dataset={bad}/blank.txt: the file holds no text
 mask_only=true -> mask_only=True: expected false with vocabulary=trim, whose rows are removed

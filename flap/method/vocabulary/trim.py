@@ -5,7 +5,6 @@ text.
 """
 
 import json
-import math
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -113,7 +112,6 @@ class Trim:
     size: int | None = None  # tokens that stay; or coverage
     coverage: float | None = None  # share of the counted tokens that stay, above 0 and at most 1
     dataset: Any = None  # a text or mixture in which tokens are counted; None: that of calibration
-    multiple_of: int = 1  # the number of tokens that stay is a multiple of this (a size is raised to one), 1 or more
 
     def __post_init__(self) -> None:
         allowed = "one of vocabulary.size=32768 and vocabulary.coverage=0.9999"
@@ -121,12 +119,6 @@ class Trim:
         require(len(given) == 1, "vocabulary", " and ".join(given) or "trim", allowed)
         valid = self.coverage is None or 0 < self.coverage <= 1
         require(valid, "vocabulary.coverage", self.coverage, "a number above 0 and at most 1")
-        require(self.multiple_of >= 1, "vocabulary.multiple_of", self.multiple_of, "a whole number >= 1")
-
-    @property
-    def named(self) -> int:
-        """The tokens that stay, where `size` names them; else 0."""
-        return self._raised(self.size or 0)
 
     def check(self, tokens: Tokens) -> None:
         """Check that so many tokens can stay.
@@ -136,35 +128,18 @@ class Trim:
         """
         fewest, most = len(tokens.stay), len(tokens.ids)
         allowed = f"{fewest} (special, added and byte tokens, which have to stay) to {most}, all tokens"
-        size = fewest if self.size is None else self.size
-        require(fewest <= size <= most, "vocabulary.size", self.size, allowed)
-        self._check_multiple(size, most)
+        require(self.size is None or fewest <= self.size <= most, "vocabulary.size", self.size, allowed)
 
     def choose(self, tokenizer: PreTrainedTokenizerBase, model: PlacedModel, texts: Windows) -> KeptTokens:
-        """Return the tokens that stay. texts: in which they are counted and expected.
-
-        Raises:
-            ValueError: no multiple has the coverage.
-        """
+        """Return the tokens that stay. texts: in which they are counted and expected."""
         rows = model.adapter.vocab_size
         windows = [sampled(text, tokenizer, texts.bos, len(texts.existing)) for text in texts.existing]
         share_V = expected(model, windows, [part.weight for part in texts.parts])[:rows]
         tokens = Tokens.of(tokenizer, rows, named_ids(model.model))
-        ranking, number = Ranking.of(tokens, counted(texts, tokenizer, rows), share_V), self.named
-        if self.coverage is not None:
-            size = ranking.covering(self.coverage)
-            self._check_multiple(size, len(ranking.names))
-            number = self._raised(size)
+        ranking = Ranking.of(tokens, counted(texts, tokenizer, rows), share_V)
+        number = self.size if self.coverage is None else ranking.covering(self.coverage)
         covered = float(ranking.counts_R[:number].sum() / ranking.counts_R.sum())
         return KeptTokens(tokens, ranking.names[:number], covered)
-
-    def _raised(self, size: int) -> int:
-        return math.ceil(size / self.multiple_of) * self.multiple_of
-
-    def _check_multiple(self, size: int, most: int) -> None:
-        """Check that a multiple lies between a size and all tokens."""
-        allowed = f"one with a multiple from {size} to {most}, all tokens"
-        require(self._raised(size) <= most, "vocabulary.multiple_of", self.multiple_of, allowed)
 
 
 def counted(texts: Windows, tokenizer: PreTrainedTokenizerBase, rows: int) -> Tensor:

@@ -102,14 +102,6 @@ def test_a_result_is_of_the_text_that_was_counted(words_dir: Path, words_file: P
     assert {name for name in keys[0] if keys[0][name] != keys[1][name]} == {"vocabulary", "work"}
 
 
-def test_the_number_of_rows_is_a_multiple(trimmed: Trimmed, other_file: Path, tmp_path: Path) -> None:
-    assert trimmed("ratio=0", "vocabulary.multiple_of=64", "vocabulary.size=270").vocabulary["after"] == 320
-    assert len(AutoTokenizer.from_pretrained(tmp_path / "checkpoint")) == 320
-    counted = ("vocabulary.size=null", f"vocabulary.dataset={other_file}", "vocabulary.coverage=1", "resume=false")
-    with pytest.raises(ValueError, match=r"^vocabulary.multiple_of=64: expected one with a multiple from 37\d to 376"):
-        trimmed("ratio=0", "vocabulary.multiple_of=64", *counted)
-
-
 FULL = ("recover=full", "recover.tokens=2432", "recover.seq_len=16")
 
 
