@@ -45,7 +45,7 @@ class ExpertsBlock(Block):
 
         Llama 4's router multiplies the inputs of its experts instead of their outputs; the weight of those is then 1.
         """
-        activations, *_ = routed(experts := self.output.experts, args, counted_P)
+        activations, _ = routed(experts := self.output.experts, args, counted_P)
         counted = slice(None) if counted_P is None else counted_P
         if len(args) == 1:
             sent_MT = args[0].unflatten(0, (experts.num_experts, -1)).any(dim=-1)
@@ -71,23 +71,20 @@ def experts_block(name: str, experts: Any, chosen: int) -> ExpertsBlock:
     return ExpertsBlock(name, Stacked(experts, DOWN), columns_UC, inputs, num_chosen=chosen)
 
 
-def routed(
-    experts: Any, args: tuple[Any, ...], counted_P: Tensor | None = None
-) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Return the inputs (R, I) of each expert's down projection, the weights (R) of its outputs, and the tokens (R).
+def routed(experts: Any, args: tuple[Any, ...], counted_P: Tensor | None = None) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the inputs (R, I) of each expert's down projection, and the weights (R) of its outputs.
 
     args: of the experts' forward pass. counted_P: which tokens count, and are among the R; None: all.
     """
     inputs, weights, tokens = _dispatched(experts, args)
     if counted_P is not None:
         kept = [counted_P.to(token_R.device)[token_R] for token_R in tokens]
-        of_counted = ([one[k] for one, k in zip(part, kept, strict=True)] for part in (inputs, weights, tokens))
-        inputs, weights, tokens = of_counted
+        inputs, weights = ([one[k] for one, k in zip(part, kept, strict=True)] for part in (inputs, weights))
     with onloaded(experts):
         weight_ERH = as_stored(experts, getattr(experts, stacked_inputs(experts)))
         biases = experts.gate_up_proj_bias if getattr(experts, "has_bias", False) else [None] * experts.num_experts
         gate_up = [linear(*one) for one in zip(inputs, weight_ERH, biases, strict=True)]
-    return [_apply_gate(experts, both) for both in gate_up], weights, tokens
+    return [_apply_gate(experts, both) for both in gate_up], weights
 
 
 def down_projected(experts: Any, inputs: Sequence[Tensor]) -> list[Tensor]:

@@ -27,7 +27,6 @@ class OfToken(NamedTuple):
 
     norm: Tensor  # ‖f‖₂
     weighted: Tensor  # g ‖f‖₂
-    shared: Tensor  # as `weighted`, with g as a share of its sum over the token's experts
 
 
 @dataclass(frozen=True)
@@ -73,26 +72,18 @@ class WholeExperts(ExpertsBlock):
 
         Also each expert's outputs for these tokens without it, and their numbers, as (R, H + numbers).
         """
-        inputs, weights, tokens = routed(self.output.experts, args, counted_P)
+        inputs, weights = routed(self.output.experts, args, counted_P)
         num_tokens = len(args[0]) // (self.output.experts.num_experts if len(args) == 1 else 1)
         weighted = [activation_RI * weight_R[:, None] for activation_RI, weight_R in zip(inputs, weights, strict=True)]
-        outputs = down_projected(self.output.experts, inputs)
-        numbers = _with_numbers(outputs, weights, tokens, num_tokens)
+        numbers = _with_numbers(down_projected(self.output.experts, inputs), weights)
         return Observed(weighted, num_tokens if counted_P is None else int(counted_P.sum()), routed=numbers)
 
 
-def _with_numbers(
-    outputs: Sequence[Tensor], weights: Sequence[Tensor], tokens: Sequence[Tensor], num_tokens: int
-) -> Iterator[Tensor]:
+def _with_numbers(outputs: Sequence[Tensor], weights: Sequence[Tensor]) -> Iterator[Tensor]:
     """Yield the outputs of each expert with the numbers of its tokens beside them, in float32."""
-    total_T = torch.zeros(num_tokens, device=outputs[0].device)
-    for weight_R, token_R in zip(weights, tokens, strict=True):
-        total_T.index_add_(0, token_R, weight_R.float())
-    total_T.clamp_(min=torch.finfo(torch.float32).tiny)
-    for output_RH, weight_R, token_R in zip(outputs, weights, tokens, strict=True):
+    for output_RH, weight_R in zip(outputs, weights, strict=True):
         norm_R = torch.linalg.vector_norm(output_RH.float(), dim=1)
-        weighted_R = norm_R * weight_R.float()
-        numbers = OfToken(norm_R, weighted_R, weighted_R / total_T[token_R])
+        numbers = OfToken(norm_R, norm_R * weight_R.float())
         yield torch.cat([output_RH.float(), torch.stack(numbers, dim=1)], dim=1)
 
 

@@ -21,7 +21,7 @@ from flap.storage import Kind, ranks
 
 T = TypeVar("T")
 # Part of every cache key. Raise it when other statistics are collected, or in another way.
-STATISTICS_VERSION = 7
+STATISTICS_VERSION = 8
 CHANNELS = ("num_tokens", "mean_I", "deviation_I")  # the stored fields of Statistics, of all members of a block
 
 

@@ -58,16 +58,13 @@ class REAP(ExpertMetric):
         score_e = mean_t g_e(t) · ‖f_e(x_t)‖₂
 
     t: the tokens that are sent to expert e. f_e(x_t): its output. g_e(t): the router's weight, with which the model
-    multiplies the output (of Llama 4, which multiplies inputs, 1). Higher = keep. `renormalise`: g_e(t) / Σ_k g_k(t)
-    over the token's experts, as in Cerebras' code; without effect where the model does so itself.
+    multiplies the output (of Llama 4, which multiplies inputs, 1). Higher = keep.
 
         python -m flap structure.experts=true metric=REAP
     """
 
-    renormalise: bool = False  # the router's weights of a token add up to 1
-
     def score_experts(self, routed: Routed) -> Tensor:
-        return routed.mean.shared if self.renormalise else routed.mean.weighted
+        return routed.mean.weighted
 
 
 @dataclass(frozen=True)

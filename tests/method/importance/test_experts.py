@@ -8,7 +8,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from flap.method.calibration import LayerStatistics
-from flap.method.importance import REAP, WIFV, score_layer
+from flap.method.importance import WIFV, score_layer
 from flap.models import adapt
 from tests.cases import EXPERT_METRICS, random_model, tokens
 from tests.models.test_whole_experts import EXPERTS, FAMILIES, config_of, observed
@@ -43,13 +43,12 @@ def run_each(model: PreTrainedModel, family: str) -> tuple[Tensor, Tensor]:
 
 def by_formula(output_TEH: Tensor, weight_TE: Tensor) -> dict[str, Tensor]:
     sent_TE, norm_TE = weight_TE > 0, output_TEH.norm(dim=2)
-    count_E, share_TE = sent_TE.sum(0), weight_TE / weight_TE.sum(1, keepdim=True)
+    count_E = sent_TE.sum(0)
     variance = [output_TEH[sent_TE[:, e], e].var(dim=0).sum() for e in range(EXPERTS)]
     return {
         "REAP": (weight_TE * norm_TE).sum(0) / count_E,
         "EAN": (sent_TE * norm_TE).sum(0),
         "MoNE": count_E / count_E.sum() * torch.stack(variance).sqrt(),
-        "REAP renormalised": (share_TE * norm_TE).sum(0) / count_E,
     }
 
 
@@ -59,7 +58,6 @@ def test_scores_are_those_of_the_formula(family: str) -> None:
     expected, known = by_formula(*run_each(model, family)), observed(model)[LAYER]
     blocks = adapt(model, True).blocks(LAYER)
     found = {name: score_layer(metric(), blocks, known) for name, metric in EXPERT_METRICS.items()}
-    found["REAP renormalised"] = score_layer(REAP(renormalise=True), blocks, known)
     assert found.keys() == expected.keys()
     for name, scores in found.items():
         torch.testing.assert_close(
