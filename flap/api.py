@@ -64,8 +64,8 @@ def prune(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **options:
         overrides: all other keys of the command line, as "key=value"; none that a keyword sets, and none of an object.
             "vocabulary=trim" also changes the tokenizer in place
 
-    Nothing is measured, saved or cached unless `overrides` ask for it: "eval=perplexity", "checkpoint.save=true" with
-    "checkpoint.dir=…", "use_cache=true". Random states are not changed, and modules stay in the mode that they are in.
+    Nothing is measured or saved unless `overrides` ask for it: "eval=perplexity", "checkpoint.save=true" with
+    "checkpoint.dir=…". Nothing is cached. Random states are not changed, and modules stay in the mode that they are in.
 
     Raises:
         ValueError: bad input, in one line that names the field; the model is as it was, unless a layer's activations
@@ -129,6 +129,7 @@ def _check_overrides(overrides: Sequence[str], objects: Iterable[str], values: I
     require(not isinstance(overrides, str), "overrides", overrides, "a list of such texts")
     settled = {"model": "it is loaded already"}
     settled |= {"tracking": "only runs of the command line are tracked", "hydra": "only those have a folder"}
+    settled |= {"use_cache": "the weights of a loaded model may change; runs of the command line share a cache"}
     settled |= dict.fromkeys(objects, "it is an object, which has its options itself")
     settled |= dict.fromkeys(values, "a keyword sets it")
     try:

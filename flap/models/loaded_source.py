@@ -10,15 +10,12 @@ from uuid import uuid4
 import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from flap.config import ModelConfig, require
-from flap.models.offload import is_spread, running_device, weights_digest
+from flap.models.offload import is_spread, running_device
 from flap.models.placement import PlacedModel, Resident, Spread
 from flap.models.source import ModelSource
-from flap.storage import NOT_KEPT, WorkFolder, digest
-
-LIBRARIES = ("torch", "transformers", "accelerate", "flap")  # whose versions are known, or do not change
+from flap.storage import NOT_KEPT, WorkFolder
 
 
 class LoadedSource(ModelSource):
@@ -40,7 +37,7 @@ class LoadedSource(ModelSource):
         require(isinstance(model, PreTrainedModel), "model", type(model).__name__, expected)
         allowed = "the tokenizer of the model"
         require(isinstance(tokenizer, PreTrainedTokenizerBase), "tokenizer", type(tokenizer).__name__, allowed)
-        self.model, self.tokenizer, self._code = model, tokenizer, uuid4().hex
+        self.model, self.tokenizer, self._unique = model, tokenizer, uuid4().hex
         self.config, self.device = model.config, running_device(model)
         self.path = str(getattr(self.config, "_name_or_path", ""))
         self.placed = Spread if is_spread(model) else Resident
@@ -61,23 +58,8 @@ class LoadedSource(ModelSource):
         return ModelConfig(name, self.path, dtype, self.device.type, placement=self.placement)
 
     def identity(self) -> dict[str, Any]:
-        """Return class, and digests of configs, weights and tokenizer.
-
-        The caller may have changed the weights since they were read, so the path does not tell. Reading them
-        takes less time than one pass of calibration, and what is stored is found again for equal weights alone.
-        Where code of the caller's takes part, nothing is found again: code may change under its name.
-        """
-        text_config = self.config.get_text_config()
-        kernels = text_config._attn_implementation, text_config._experts_implementation
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        return {
-            "model": type(self.model).__name__,
-            "config": digest([self.config.to_json_string(use_diff=False), *kernels]),
-            **({"code": self._code} if has_own_code(self.model) else {}),
-            "generation": digest(repr(self.model.generation_config)),
-            "weights": weights_digest(self.model),
-            "tokenizer": digest(backend.to_str() if backend else sorted(self.tokenizer.get_vocab().items())),
-        }
+        """Return a text that no other model has: the caller may change weights and code, and nothing is found again."""
+        return {"model": self._unique}
 
     def skeleton(self) -> PreTrainedModel:
         return self.model
@@ -89,17 +71,6 @@ class LoadedSource(ModelSource):
         """Return a function that returns a copy that shares the tensors of now; pruning makes others."""
         shared = {id(tensor): tensor for tensor in (*self.model.parameters(), *self.model.buffers())}
         return partial(Resident, copy.deepcopy(self.model, shared))
-
-
-def has_own_code(model: PreTrainedModel) -> bool:
-    """Return whether a model computes with code from outside its libraries: modules, forwards, hooks, or attention."""
-    attention = ALL_ATTENTION_FUNCTIONS.get(model.config.get_text_config()._attn_implementation)  # None: eager
-    code: list[Any] = [attention] if attention else []
-    for module in model.modules():
-        if "forward" in vars(module) and not hasattr(module, "_hf_hook"):  # accelerate's hook puts its own there
-            code.append(module.forward)
-        code += [type(module), *module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-    return any(str(getattr(one, "__module__", "")).partition(".")[0] not in LIBRARIES for one in code)
 
 
 def check_plain(model: PreTrainedModel) -> None:

@@ -1,10 +1,7 @@
-"""Models that accelerate has offloaded (model.placement=auto): device, parameters, digest, and onloading a layer."""
+"""Models that accelerate has offloaded (model.placement=auto): device, parameters, and onloading a layer."""
 
-import hashlib
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, nullcontext
-from itertools import chain
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -14,7 +11,6 @@ from transformers import PreTrainedModel
 from transformers.integrations.accelerate import offload_weight
 
 from flap.data.temporary_state import replaced
-from flap.storage import digest
 
 
 def running_device(model: PreTrainedModel) -> torch.device:
@@ -36,22 +32,6 @@ def is_spread(model: PreTrainedModel) -> bool:
     """Return whether the weights of a model are on several devices, or some wait on the host or on disk."""
     devices = {parameter.device for parameter in model.parameters()}
     return len(devices) > 1 or torch.device("meta") in devices
-
-
-def weights_digest(model: PreTrainedModel) -> str:
-    """Return the SHA-256 of all parameters and buffers with their names, types and shapes, also of offloaded ones."""
-    # accelerate onloads one module at a time
-    with ThreadPoolExecutor(1 if is_spread(model) else None) as threads:
-        return digest(list(threads.map(_module_digest, *zip(*model.named_modules(), strict=True))))
-
-
-def _module_digest(name: str, module: nn.Module) -> str:
-    sha256 = hashlib.sha256(name.encode())
-    with align_module_device(module) if _is_offloaded(module) else nullcontext():
-        for key, tensor in chain(module.named_parameters(recurse=False), module.named_buffers(recurse=False)):
-            sha256.update(f"{key} {tensor.dtype} {list(tensor.shape)}".encode())
-            sha256.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return sha256.hexdigest()
 
 
 def distinct_parameters(model: PreTrainedModel) -> list[nn.Parameter]:

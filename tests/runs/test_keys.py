@@ -1,6 +1,8 @@
 """Keys of what is stored: each changes with all that its result depends on, and with nothing else."""
 
+import importlib
 import itertools
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,3 +114,33 @@ def test_scores_of_a_search_serve_later_choices(override: str, same: bool, base:
     runs = (prepare(composed(*arguments, *more), tmp_path) for more in ((), (override,)))
     before, after = (run.keys.scores for run in runs)
     assert (before == after) == same
+
+
+MINE = """from dataclasses import dataclass
+
+import torch
+
+from flap.method.importance import Metric
+
+
+@dataclass(frozen=True)
+class Base(Metric):
+    def score(self, weight_OI, statistics):
+        return torch.arange(weight_OI.shape[1]).float()
+"""
+
+
+def test_scores_of_an_edited_metric_are_others(
+    base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mymetric.py").write_text("from mybase import Base\n\n\nclass Mine(Base):\n    pass\n")
+    config, found = composed(*base, "structure=search", "structure.tokens=64"), []
+    for source in (MINE, MINE, MINE.replace("float()", "float().flip(0)")):
+        (tmp_path / "mybase.py").write_text(source)
+        for name in ("mybase", "mymetric"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        importlib.invalidate_caches()
+        config.metric = importlib.import_module("mymetric").Mine()
+        found.append(prepare(config, tmp_path / "run").keys.scores)
+    assert found[0] == found[1] != found[2]
