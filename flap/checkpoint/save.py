@@ -25,7 +25,6 @@ OWN_FILES = (  # of a checkpoint's directory that this program writes
     "model*.safetensors", "model.safetensors.index.json", "config.json", "generation_config.json", "tokenizer.json",
     "tokenizer_config.json", "tokenizer.model*", "special_tokens_map.json", "added_tokens.json", "merges.txt",
     "vocab.json", "vocab.txt", "*.jinja", "*processor_config.json", "modeling_flap.py", LABEL, "model-*.gguf",
-    "Modelfile",
 )  # fmt: skip
 
 

@@ -21,7 +21,6 @@ MADE_WITH = (
 )  # fmt: skip
 PAPER = "[FLAP](https://arxiv.org/abs/2312.11983) (An et al., AAAI 2024)"
 PLACE = "path/to/this/checkpoint"
-GGUF = {".gguf": 'llama-cli -m {} -p "The Eiffel Tower"', "": "ollama create NAME -f {}"}  # by the end of a file's name
 TEXT = ("AutoModelForCausalLM", "AutoTokenizer")
 WHOLE = ("AutoModelForImageTextToText", "AutoProcessor")  # of a vision-language model
 NOT_IN_VLLM = (  # docs/exports.md says why
@@ -81,12 +80,11 @@ def loading(checkpoint: Path) -> str:
     """Return the section: how to load the checkpoint in each engine that takes the files in its directory."""
     config = json.loads((checkpoint / "config.json").read_text())
     trust, vision = "auto_map" in config, "vision_config" in config
-    files = sorted(path.name for path in (*checkpoint.glob("*.gguf"), *checkpoint.glob("Modelfile")))
     sections = ["## Load it", "### transformers", _transformers(trust, *WHOLE if vision else TEXT)]
     if not vision and config["model_type"].removeprefix("flap_") not in NOT_IN_VLLM:
         sections += ["### vLLM", _vllm(trust, config["model_type"])]
-    if files:
-        sections += ["### llama.cpp", *(_code(GGUF[Path(name).suffix].format(f"{PLACE}/{name}")) for name in files)]
+    if files := sorted(path.name for path in checkpoint.glob("*.gguf")):
+        sections += ["### llama.cpp", *(_code(f'llama-cli -m {PLACE}/{name} -p "The Eiffel Tower"') for name in files)]
     return "\n\n".join([*sections, OTHER_FORMATS])
 
 

@@ -19,13 +19,13 @@ from flap.checkpoint.export.gguf.hyperparameters import (
 )  # fmt: skip
 from flap.checkpoint.export.gguf.tensors import LazyTensor, llama_cpp_tensors
 from flap.checkpoint.export.gguf.tokenizer import add_tokenizer, source_gguf
-from flap.storage.atomic_files import atomic_file, write_text
+from flap.storage.atomic_files import atomic_file
 
 log = logging.getLogger(__name__)
 
 
 def export_gguf(checkpoint: Path, kind: str = "f16") -> Path:
-    """Write `model-<kind>.gguf` and Ollama's `Modelfile` for it into a checkpoint's directory; return the GGUF's path.
+    """Write `model-<kind>.gguf` into a checkpoint's directory, and return its path.
 
     kind: a `--type` of the command, that of all matrices, also of the embedding and the head. Vectors are f32. With a
     type of blocks, a matrix is f16 if the length of its rows is not a multiple of 32.
@@ -44,8 +44,6 @@ def export_gguf(checkpoint: Path, kind: str = "f16") -> Path:
             writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
             add_tokenizer(writer, tokenizer, source, config.vocab_size, ends)
             _write(writer, tensors, kind)
-        # Ollama takes everything else from the keys of the GGUF
-        write_text(checkpoint / "Modelfile", f"# ollama create NAME -f Modelfile\nFROM ./{target.name}\n")
     except OSError as error:
         raise ValueError(f"{target}: cannot be written ({error})") from error
     return target
