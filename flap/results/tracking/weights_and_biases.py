@@ -18,7 +18,6 @@ log = logging.getLogger(__name__)
 
 INIT_SECONDS = 20.0  # a server that does not answer for this long is unreachable
 FINISH_SECONDS = 120.0  # after this, the rest is left to `wandb sync`
-CHECKPOINT_SECONDS = 3600.0  # the same if a checkpoint is uploaded
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,6 @@ class Wandb(Tracking):
     mode: str = "auto"  # online with a key, else offline; or "online", "offline"
     group: str | None = None  # the sweep's folder
     tags: list[str] = field(default_factory=list)  # each of 1 to 64 characters; the metric and structure are added
-    log_checkpoint: bool = False  # true: the files of the checkpoint are uploaded
 
     name = "W&B"
 
@@ -69,7 +67,7 @@ class Wandb(Tracking):
             log.info("W&B: %s", there.url)
         there.define_metric("progress/*", summary="none")
         there.summary["folder"] = str(run.run_dir.resolve())  # what `python -m flap.study` takes
-        return WandbRun(there, self.log_checkpoint)
+        return WandbRun(there)
 
     def _init(self, mode: str, config: dict[str, Any], job: JobInfo, run_dir: Path) -> "wandb.Run":
         import wandb
@@ -78,7 +76,7 @@ class Wandb(Tracking):
             silent=True,
             console="off",
             init_timeout=INIT_SECONDS,
-            finish_timeout=CHECKPOINT_SECONDS if self.log_checkpoint else FINISH_SECONDS,
+            finish_timeout=FINISH_SECONDS,
             finish_timeout_raises=True,
         )
         return wandb.init(
@@ -96,7 +94,6 @@ class WandbRun(RunInTracker):
     """A run in W&B."""
 
     run: "wandb.Run"
-    upload: bool  # the files of the checkpoint; false: a reference to its folder
 
     def log(self, values: dict[str, float]) -> None:
         """Send numbers as a step of the history."""
@@ -123,7 +120,7 @@ class WandbRun(RunInTracker):
         self.run.log_artifact(artifact)
 
     def log_lineage(self, report: Report) -> None:
-        """Send references to the places of both models as artifacts, or the files of the checkpoint."""
+        """Send references to the places of both models as artifacts."""
         import wandb
 
         path, source = str(report.config["model"]["path"]), report.sources.get("model")
@@ -134,10 +131,7 @@ class WandbRun(RunInTracker):
         self.run._log_artifact(dense, is_user_created=True, use_after_commit=True)
         checkpoint = Path(report.checkpoint or "").resolve()
         made = wandb.Artifact(f"model-{self.run.id}", type="model", metadata={"loads_with": report.loads_with})
-        if self.upload:
-            made.add_dir(str(checkpoint), policy="immutable", skip_cache=True)  # from its folder, without a copy
-        else:
-            made.add_reference(checkpoint.as_uri(), name="checkpoint", checksum=False)
+        made.add_reference(checkpoint.as_uri(), name="checkpoint", checksum=False)
         self.run.log_artifact(made)
 
     def finish(self, failed: bool) -> None:

@@ -157,14 +157,6 @@ def test_a_model_of_the_hub_is_named_by_its_page(runs: list[NotedRun], run_dir: 
     assert entry.ref == "https://huggingface.co/mine/small"
 
 
-def test_the_checkpoint_is_uploaded_where_asked_for(runs: list[NotedRun], run_dir: Path, done: Report) -> None:
-    with start(run_dir, Wandb(mode="offline", log_checkpoint=True)) as tracked:
-        tracked.finish(done)
-    saved = {path.name: str(path) for path in Path(done.checkpoint or "").iterdir()}
-    entries = runs[0].artifacts["model"].manifest.entries
-    assert {name: entry.local_path for name, entry in entries.items()} == saved  # where it lies, not a copy
-
-
 def test_progress_is_throttled(runs: list[NotedRun], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(1000))  # a tenth of a second an item
     monkeypatch.setattr(base, "time", SimpleNamespace(monotonic=lambda: next(clock) / 10))
