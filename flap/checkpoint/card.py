@@ -1,8 +1,6 @@
 """The model card of a checkpoint, README.md: written atomically, and never over one that is somebody's own."""
 
 import logging
-from collections import Counter
-from collections.abc import Iterable, Iterator
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -32,18 +30,10 @@ def write_card(directory: Path, text: str) -> None:
 def without_folders(value: Any) -> Any:
     """Return a value with each path in it cut to its name: what is published tells nothing of its writer's folders."""
     if isinstance(value, dict):
-        return dict(zip(_distinct(map(without_folders, value)), map(without_folders, value.values()), strict=True))
+        return {without_folders(key): without_folders(item) for key, item in value.items()}
     if isinstance(value, list):
         return [without_folders(item) for item in value]
     return PureWindowsPath(value).name if isinstance(value, str) and not _on_a_hub(value) else value
-
-
-def _distinct(names: Iterable[Any]) -> Iterator[Any]:
-    """Yield names, numbered where one stands already: two texts of one name in two folders are two texts."""
-    seen = Counter[Any]()
-    for name in names:
-        seen[name] += 1
-        yield name if seen[name] == 1 else f"{name} ({seen[name]})"
 
 
 def _on_a_hub(name: str) -> bool:
