@@ -13,10 +13,7 @@ from flap import prune
 from flap.checkpoint.load import load
 from flap.method.recovery.training import Bar
 from flap.results import Report, markdown
-from flap.runs import dry_run
-from flap.runs.preparation import check_room, prepare
 from tests.cases import tiny_model
-from tests.helpers.runs import composed, tiny
 
 RECOVER = ["recover=full", "recover.tokens=2432", "recover.seq_len=16", "recover.learning_rate=0.015"]
 NAME = "words.txt/perplexity@16"
@@ -94,16 +91,6 @@ def test_a_killed_training_goes_on(
     assert taken == [*range(1, 19), 17, 18, 19]
     assert again.recovery == trained.recovery and again.evaluation == trained.evaluation
     assert not [path for path in tmp_path.glob("cache/streams/*") if path.suffix != ".lock"]
-
-
-def test_no_memory_for_a_backward_pass_is_refused_if_the_run_begins(
-    model_dir: Path, text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dry_run, "free", lambda *_: (10**6, 10**12, 10**12))
-    config = composed(*tiny(model_dir, text_file), *RECOVER)
-    with pytest.raises(ValueError, match=r"recover=full: expected 0.\d+ GB free to train, and 0.001 GB are; take"):
-        check_room(prepare(config, tmp_path))
-    assert prepare(config, tmp_path).texts["recovery"].num_samples > 0
 
 
 def test_a_model_of_the_caller_is_refused(tokenizer: PreTrainedTokenizerFast, text_file: Path) -> None:
