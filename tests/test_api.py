@@ -11,7 +11,6 @@ from typing import Any
 import numpy
 import pytest
 import torch
-from accelerate import cpu_offload
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from pandas import DataFrame
@@ -36,19 +35,15 @@ from flap.method.allocation import ALAM, ULUM
 from flap.method.calibration import Statistics
 from flap.method.compression import BiasCompensation
 from flap.method.importance import WIFV, Metric, Random
-from flap.models import LoadedSource, adapt
+from flap.models import LoadedSource
 from flap.pipeline import run
 from flap.results import Report
-from tests.cases import ARCHITECTURES, tiny_model, tokens
+from tests.cases import ARCHITECTURES, tiny_model
+from tests.helpers.pruned import logits
 from tests.helpers.runs import composed, tiny
 
 LORA = LoraConfig(target_modules=["q_proj"])
 Prune = Callable[..., Report]
-
-
-@torch.no_grad()
-def logits(model: PreTrainedModel) -> Tensor:
-    return model(input_ids=tokens(seed=7)).logits
 
 
 @pytest.fixture
@@ -72,27 +67,6 @@ def test_a_model_that_is_pruned_again_is_told(prune: Prune, caplog: pytest.LogCa
     assert not caplog.text
     prune(model)
     assert "this process has pruned this model before: the ratio is of what is left" in caplog.text
-
-
-def test_a_key_of_the_command_line_as_a_keyword_is_told_where_it_goes(prune: Prune) -> None:
-    with pytest.raises(ValueError, match=r"eval: no keyword of flap.prune; write overrides=\['eval=…'\], as on"):
-        prune(tiny_model("llama-gqa"), eval=["perplexity"])
-
-
-def test_prune_save_load(prune: Prune, tmp_path: Path) -> None:
-    model = tiny_model("llama-gqa")
-    dense = logits(model)
-    report = prune(model, ratio=0.5, metric="IFV", structure="AL-MM")
-    assert isinstance(report, Report)
-    assert report.config["metric"]["_target_"] == "flap.method.importance.IFV"
-    assert report.ratio["requested"] == 0.5
-    assert adapt(model).num_parameters() == report.parameters["decoder_after"] < report.parameters["decoder_before"]
-    assert report.parameters["total_after"] == sum(p.numel() for p in model.parameters())
-    assert abs(report.ratio["realised_decoder"] - 0.5) <= 96 / 46080  # one neuron
-    pruned = logits(model)
-    assert not torch.equal(pruned, dense)
-    model.save_pretrained(tmp_path)
-    assert torch.equal(logits(flap.load(tmp_path)), pruned)
 
 
 def test_it_does_what_the_command_line_does(prune: Prune, model_dir: Path, text_file: Path, tmp_path: Path) -> None:
@@ -235,22 +209,6 @@ def test_a_model_that_accelerate_has_spread_is_pruned_alike(
     assert torch.equal(logits(spread), logits(whole))
 
 
-def test_a_model_that_waits_on_the_host_is_pruned_alike(prune: Prune) -> None:
-    waits, whole = cpu_offload(tiny_model("llama-gqa"), torch.device("cpu")), tiny_model("llama-gqa")
-    reports = [prune(model, ratio=0.4) for model in (waits, whole)]
-    assert reports[0].layers == reports[1].layers
-    assert torch.equal(logits(waits), logits(whole))
-
-
-def test_presets_and_overrides(prune: Prune) -> None:
-    model = tiny_model("llama-mha")
-    shapes = {name: p.shape for name, p in model.named_parameters()}
-    report = prune(model, method="wanda_sp", overrides=("mask_only=true", "seed=3"))
-    assert report.config["calibration"]["propagate"] == "pruned" and report.config["seed"] == 3
-    assert report.parameters["decoder_after"] < report.parameters["decoder_before"]
-    assert {name: p.shape for name, p in model.named_parameters()} == shapes
-
-
 @pytest.mark.parametrize("name", ["it's a=b, {c} [d].txt", "ünïcode $x.txt", "\\\\${seed}\\${.txt", 'say "it\'s".txt'])
 def test_any_value_is_passed_on_as_it_is(name: str, prune: Prune, text_file: Path, tmp_path: Path) -> None:
     more = tmp_path / name
@@ -267,14 +225,13 @@ def test_any_value_is_passed_on_as_it_is(name: str, prune: Prune, text_file: Pat
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"ratio": 1.0}, "ratio=1.0: expected a number with 0 <= ratio < 1"),
-        ({"ratio": "abc"}, "ratio: .*abc"),
+        ({"eval": ["perplexity"]}, r"eval: no keyword of flap.prune; write overrides=\['eval=…'\], as on"),
+        ({"overrides": ("recover=lora", "recover.tokens=2432")}, "recover=lora: expected none: flap.prune changes the"),
         ({"plan": "x", "ratio": 0.3}, "ratio=0.3: expected no ratio here, because plan=x says which units stay"),
         ({"plan": "x", "metric": WIFV()}, "metric=WIFV.*: expected no metric here, because plan=x says"),
         ({"plan": "x", "overrides": ("structure=UL-UM",)}, "overrides: structure=UL-UM: expected no structure here"),
         ({"plan": "x"}, "plan=x: expected the folder of a finished run"),
         ({"metric": "FOO"}, "metric=FOO: expected one of EAN, IFV, MoNE"),
-        ({"seq_len": 129}, "calibration.seq_len=129: the model's context ends at 128"),
         ({"sequence_length": 16}, "calibration.sequence_length: unknown key; did you mean seq_len"),
         ({"num_samples": "many"}, "calibration.num_samples: Value 'many' of type 'str' could not be converted"),
         ({"num_samples": None}, "calibration.num_samples: field 'calibration.num_samples' is not Optional$"),

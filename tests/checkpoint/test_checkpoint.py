@@ -1,22 +1,17 @@
 """A checkpoint reloads as what was in memory: as bytes, as a model, and as the start of another pruning."""
 
 import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from safetensors.torch import load_file
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from flap.checkpoint.load import load
 from flap.method.compression import mask_layer
-from flap.pipeline import run
 from tests.cases import ARCHITECTURES, tiny_model
 from tests.helpers.pruned import Saved, logits, prune, save_pruned
-from tests.helpers.runs import composed, tiny
 
 FILES = {
     "config.json", "flap.json", "generation_config.json", "model.safetensors", "modeling_flap.py", "tokenizer.json",
@@ -72,33 +67,3 @@ def test_half_precision_reloads_as_it_is(architecture: str, tokenizer: PreTraine
     reloaded = load(save_pruned(model, tokenizer, tmp_path / "half", plan).directory)
     assert {p.dtype for p in reloaded.parameters()} == {torch.bfloat16}
     assert torch.equal(logits(reloaded), logits(model))
-
-
-def test_ratio_0_leaves_a_stock_checkpoint(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
-    report = run(composed(*tiny(model_dir, text_file), "ratio=0"), tmp_path)
-    dense, pruned = report.evaluation["dense"], report.evaluation["pruned"]
-    assert dense == pruned and report.ratio["realised_decoder"] == 0
-    assert not (tmp_path / "checkpoint" / "modeling_flap.py").exists()
-    config = json.loads((tmp_path / "checkpoint" / "config.json").read_text())
-    assert config["model_type"] == "llama" and not config.keys() & {"auto_map", "per_layer_config"}
-    reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint")
-    assert torch.equal(logits(reloaded), logits(tiny_model("llama-gqa")))
-
-
-@pytest.mark.parametrize(
-    ("change", "problem"),
-    [(lambda tensor: None, "are missing"), (lambda tensor: tensor[:-1], "have another shape than the config says")],
-)
-def test_tensors_that_the_files_lack_are_counted_and_named(
-    change: Callable[[Tensor], Tensor | None], problem: str, saved: Saved, tmp_path: Path
-) -> None:
-    shutil.copytree(saved.directory, tmp_path / "damaged")
-    tensors = load_file(saved.directory / "model.safetensors")
-    for name in ("model.layers.1.mlp.down_proj.weight", "model.norm.weight"):
-        tensors[name] = change(tensors[name])
-    kept = {name: tensor.contiguous() for name, tensor in tensors.items() if tensor is not None}
-    save_file(kept, tmp_path / "damaged" / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError) as caught:
-        load(tmp_path / "damaged")
-    names = "model.layers.1.mlp.down_proj.weight, model.norm.weight"
-    assert str(caught.value) == f"{tmp_path / 'damaged'}: 2 tensors {problem}, as {names}"

@@ -1,6 +1,5 @@
 """Saving: whole or not at all, verified, and readable."""
 
-import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -66,21 +65,6 @@ def test_what_is_the_users_own_is_carried_over(save_over: Save, old: Path) -> No
 def test_a_folder_without_a_name_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match=rf"^checkpoint\.dir={name}: expected the name of a folder"):
         check_target(Path(name), overwrite=True)
-
-
-@pytest.mark.parametrize("limit", [1000, 100_000], ids=["at-the-config", "at-the-weights"])
-def test_a_full_disk_leaves_the_old_checkpoint(limit: int, save_over: Save, old: Path) -> None:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    with (
-        nothing_changes(old.parent),
-        pytest.raises(ValueError, match=r"^checkpoint\.dir=\S+: cannot be written") as caught,
-    ):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-        try:
-            save_over()
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "File too large" in str(caught.value) and "\n" not in str(caught.value)
 
 
 def tamper(directory: Path) -> None:

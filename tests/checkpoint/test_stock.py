@@ -8,17 +8,14 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-import flap
 from flap.checkpoint.convert import become_checkpointable
 from flap.checkpoint.load import load
 from flap.method.allocation import ULMM, ULUM
 from flap.method.compression import NoCompensation, mask_layer
 from flap.modeling.modeling_flap import FlapLlamaForCausalLM
-from flap.models import Resident, adapt
-from flap.pipeline import run
+from flap.models import Resident
 from tests.cases import tiny_model
 from tests.helpers.pruned import logits, prune, save_pruned
-from tests.helpers.runs import composed, tiny
 
 UNIFORM, PLAIN = {"structure": ULUM()}, {"compensation": NoCompensation()}
 REASONS = [
@@ -86,16 +83,3 @@ def test_a_masked_model_has_its_dense_widths() -> None:
     prune(model, 0.4, mask_layer)
     assert type(model) is LlamaForCausalLM and (model.config.attention_bias, model.config.mlp_bias) == (True, True)
     assert (model.config.num_attention_heads, model.config.intermediate_size) == (8, 56)
-
-
-def test_the_report_says_what_it_loads_with(model_dir: Path, text_file: Path, tmp_path: Path) -> None:
-    report = run(composed(*tiny(model_dir, text_file), "structure=UL-UM", "ratio=0.4"), tmp_path / "uniform")
-    assert report.loads_with == "stock transformers"
-    assert "| loads with |  | stock transformers |" in (tmp_path / "uniform" / "report.md").read_text()
-    reloaded = flap.load(report.checkpoint)
-    assert type(reloaded) is LlamaForCausalLM
-    assert report.parameters["total_after"] == sum(parameter.numel() for parameter in reloaded.parameters())
-    zeros = 4 * (2 * 2 * 8 + 2 * 2 * 8 + 2 * 40)  # q, k and v of 2 KV heads with 4 queries, gate and up of 40 neurons
-    assert report.parameters["decoder_after"] == adapt(reloaded).num_parameters() - zeros
-    report = run(composed(*tiny(model_dir, text_file), "ratio=0.4"), tmp_path / "by-layer")
-    assert report.loads_with == "flap, or trust_remote_code=True (layers differ in width)"

@@ -29,17 +29,6 @@ def test_the_package_names_it() -> None:
     assert entry.load() is vllm_plugin.register
 
 
-def test_mixtures_have_the_class_that_runs_experts_in_the_kernels_of_vllm(registered: dict[str, str]) -> None:
-    fused = {"Llama": False, "Mixtral": True, "GptOss": True, "Llama4": False, "DeepseekV3": False}
-    for name, own in fused.items():
-        module = "flap.checkpoint.vllm_model:TransformersMoE" if own else f"{BACKEND}:Transformers"
-        assert registered[f"Flap{name}ForCausalLM"] == f"{module}ForCausalLM"
-
-
-def test_what_vllm_would_compute_wrongly_is_left_out(registered: dict[str, str]) -> None:
-    assert "FlapFalconH1ForCausalLM" not in registered
-
-
 @pytest.mark.parametrize(
     ("registry", "configs"), [({}, {"MODELS_CONFIG_MAP": {}}), ({"register_model": dict}, {})], ids=["older", "newer"]
 )

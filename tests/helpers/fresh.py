@@ -1,6 +1,6 @@
-"""Checkpoints in a process that never saw the model: with nothing but `flap.register()`, or without this package.
+"""Checkpoints in a process that never saw the model, without this package.
 
-flap: this package and no trust. remote: the code that travels along is trusted. stock: neither.
+remote: the code that travels along is trusted. stock: no code of anybody.
 """
 
 import os
@@ -45,7 +45,7 @@ for checkpoint in checkpoints:
     options = {"max_new_tokens": 6, "min_new_tokens": 6, "do_sample": False}
     found[directory + ".generated"] = model.generate(tokens[:2, :5], **options)
     assert os.path.exists(work + "/modules") == (how == "remote")  # code of theirs
-    assert ("flap" in sys.modules) == (how == "flap")
+    assert "flap" not in sys.modules
 save_file(found, work + "/found")
 """
 
@@ -58,24 +58,17 @@ def link_other_packages(folder: Path) -> None:
             (folder / path.name).symlink_to(path)
 
 
-def in_a_fresh_process(
-    work: Path, flap: Iterable[Path] = (), stock: Iterable[Path] = (), remote: Iterable[Path] = ()
-) -> dict[str, Tensor]:
+def in_a_fresh_process(work: Path, stock: Iterable[Path] = (), remote: Iterable[Path] = ()) -> dict[str, Tensor]:
     """What the checkpoints compute of `tokens(seed=7)`: logits under each path, and .decoder and .generated of it.
 
-    One process loads the stock ones, and then, when it has run no code of theirs, the remote ones.
+    The process loads the stock ones, and then, when it has run no code of theirs, the remote ones.
     """
-    checkpoints = [
-        f"{how}:{one}" for how, some in (("flap", flap), ("stock", stock), ("remote", remote)) for one in some
-    ]
-    with_flap = {one.startswith("flap:") for one in checkpoints} == {True}
+    checkpoints = [f"{how}:{one}" for how, some in (("stock", stock), ("remote", remote)) for one in some]
     save_file({"tokens": tokens(seed=7)}, work / "tokens")
     environment = {"HF_MODULES_CACHE": str(work / "modules"), "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    options, start = ([], "import flap\nflap.register()\n") if with_flap else (["-I", "-S"], WITHOUT_FLAP)
-    if not with_flap:
-        link_other_packages(work / "site")
+    link_other_packages(work / "site")
     done = subprocess.run(
-        [sys.executable, *options, "-c", start + RELOAD, str(work), *checkpoints],
+        [sys.executable, "-I", "-S", "-c", WITHOUT_FLAP + RELOAD, str(work), *checkpoints],
         cwd=work,
         env=os.environ | environment,
         capture_output=True,

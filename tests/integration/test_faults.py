@@ -1,6 +1,5 @@
 """Whatever operation on files fails, and wherever a run is killed: one line, nothing lost, and it can be run again."""
 
-from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from itertools import product
@@ -11,7 +10,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from tests.cases import tiny_model
-from tests.helpers.fault_walks import SCENARIOS, Case, Scenario, walk
+from tests.helpers.fault_walks import SCENARIOS, Scenario, walk
 from tests.helpers.faults import KINDS, Fault
 from tests.helpers.runs import tiny
 
@@ -49,7 +48,6 @@ def each() -> Iterator[Any]:
 @pytest.mark.parametrize(("scenario", "third"), each())
 def test_a_fault(scenario: Scenario, third: bool, inputs: list[str]) -> None:
     cases = walk(scenario, inputs, partial(every_third, scenario, third))
-    print(row(scenario, cases))  # shown with -s
     assert [case for case in cases if case.problems] == []
 
 
@@ -57,13 +55,4 @@ def test_a_fault(scenario: Scenario, third: bool, inputs: list[str]) -> None:
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
 def test_a_fault_at_each_operation(scenario: Scenario, inputs: list[str]) -> None:
     cases = walk(scenario, inputs, partial(faults, 1, SCENARIOS.index(scenario)))
-    print(row(scenario, cases))
     assert [case for case in cases if case.problems] == []
-
-
-def row(scenario: Scenario, cases: list[Case]) -> str:
-    """The line of a table: faults, how the runs with a fault ended by kind, and how many cases have problems."""
-    ended = [Counter(case.ending for case in cases if case.fault.kind == kind) for kind in KINDS]
-    texts = [", ".join(f"{count} {ending}" for ending, count in sorted(counter.items())) for counter in ended]
-    problems = sum(bool(case.problems) for case in cases)
-    return f"| {scenario.name} | {len(cases)} | {' | '.join(texts)} | {problems} |"

@@ -211,13 +211,3 @@ def test_an_index_to_outside_is_refused(model_dir: Path, tmp_path: Path, tokeniz
     index.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"^model\.path=.*tiny: model\.safetensors\.index\.json names .* outside"):
         found(tmp_path / "tiny", tmp_path)
-
-
-def test_memory_is_counted_in_the_type_that_is_loaded(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    tiny_model("llama-gqa").to(torch.bfloat16).save_pretrained(tmp_path / "tiny")
-    tokenizer.save_pretrained(tmp_path / "tiny")
-    parameters = sum(p.numel() for p in tiny_model("llama-gqa").parameters())
-    for dtype, size in (("auto", 2), ("float32", 4)):
-        config = ModelConfig("tiny", str(tmp_path / "tiny"), dtype=dtype, device="cpu")
-        source = find_model(config, tmp_path, trust_remote_code=False)
-        assert source.num_bytes == size * parameters and source.open().model.dtype.itemsize == size

@@ -213,20 +213,6 @@ def test_pruned_written_and_opened_again_it_is_what_the_model_becomes(
     assert torch.equal(logits(loaded), logits(plain))
 
 
-def test_an_interrupted_run_finds_its_layers(directory: Path, plain: PreTrainedModel, tmp_path: Path) -> None:
-    first = placed_at("stream", directory, tmp_path)
-    for i in (0, 1):
-        with first.layer(i):
-            change(first.adapter, i)
-    again = placed_at("stream", directory, tmp_path)
-    again.resume_changes(1)  # the first one alone was finished
-    change(adapt(plain), 0)
-    assert [again.adapter.widths(i) for i in range(3)] == [adapt(plain).widths(i) for i in range(3)]
-    for i, expected in enumerate(plain.model.layers):
-        with again.layer(i) as layer:
-            assert_holds(layer, expected)
-
-
 def test_changed_layers_become_its_files(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So that these layers are on the disk once; copied from one disk to another, and where names are others."""
     placed = placed_at("stream", directory, tmp_path / "work")

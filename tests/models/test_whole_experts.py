@@ -18,7 +18,7 @@ from flap.models import Resident, adapt
 from tests.cases import EXPERT_METRICS, METRICS, STRUCTURES, random_model, tokens
 from tests.helpers.compressed import covariances
 from tests.helpers.fresh import in_a_fresh_process
-from tests.helpers.pruned import Saved, generated, logits, plan_of, save_pruned
+from tests.helpers.pruned import Saved, generated, logits, plan_of, prune, save_pruned
 from tests.helpers.ratios import allocated
 from tests.models.families import test_mixtures
 from tests.models.families.contract import is_stock
@@ -231,6 +231,23 @@ def test_experts_leave_a_model_that_has_lost_neurons(tokenizer: PreTrainedTokeni
     become_checkpointable(Resident(model))
     reloaded = load(save_pruned(model, tokenizer, tmp_path / "saved", plan).directory)
     torch.testing.assert_close(logits(reloaded), logits(model), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_next"])
+def test_neurons_leave_a_model_that_has_lost_experts(
+    family: str, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    dense = random_model(config_of(family))
+    model, neurons = copy.deepcopy(dense), adapt(dense).mlp(0).columns_UC.numel() // EXPERTS
+    prune_experts(model, decided(model, 0.3))
+    save_pruned(model, tokenizer, tmp_path / "fewer", decided(dense, 0.3))
+    narrower = load(tmp_path / "fewer")
+    plan = prune(narrower, 0.3)
+    mlps = [adapt(narrower).mlp(i) for i in range(3)]
+    assert sum(len(mlp.members) for mlp in mlps) < 3 * EXPERTS
+    assert all(mlp.num_units // len(mlp.members) < neurons for mlp in mlps)
+    reloaded = load(save_pruned(narrower, tokenizer, tmp_path / "narrower", plan).directory)
+    torch.testing.assert_close(logits(reloaded), logits(narrower), atol=1e-5, rtol=0)
 
 
 def test_experts_in_groups_of_one_size_are_refused() -> None:

@@ -42,6 +42,12 @@ def test_a_key_changes_with_its_result(change: str, changed: set[str], base: lis
     assert {name for name in before if before[name] != after[name]} == changed
 
 
+def test_a_trained_model_has_the_key_of_its_training(base: list[str], tmp_path: Path) -> None:
+    training = ["recover=full", "recover.tokens=2432", "recover.seq_len=16"]
+    found = [keys(tmp_path, *base, *training, *more) for more in ((), ("recover.learning_rate=5e-3",))]
+    assert {name for name in found[0] if found[0][name] != found[1][name]} == {"workspace", "pruned", "inputs"}
+
+
 def test_a_killed_run_is_taken_up_by_the_same_version_on_the_same_device_alone(
     base: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

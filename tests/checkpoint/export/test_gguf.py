@@ -98,12 +98,6 @@ def test_matrices_that_q8_0_cannot_hold_are_f16_and_counted(
     assert f"{len(odd)} of 29 matrices are f16: q8_0 takes rows of a multiple of 32" in caplog.text
 
 
-def test_round_to_32_leaves_no_neurons_that_q8_0_cannot_hold(words: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    exported = checkpoint(tmp_path / "pruned", "llama-gqa", words, structure=ALAM(round_to=32))
-    tensors = GGUFReader(export_gguf(exported.directory, "q8_0")).tensors
-    assert {one.tensor_type.name for one in tensors if one.name.endswith("ffn_down.weight")} == {"Q8_0"}
-
-
 @pytest.mark.parametrize("kind", ["smollm", "llama-bpe", "qwen2", "llama-spm", "llama-spm-legacy", "llama-spm-file"])
 def test_llama_cpp_tokenizes_as_transformers_does(kind: str, tmp_path: Path) -> None:
     tokenizer = KINDS[kind]()

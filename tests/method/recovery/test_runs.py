@@ -9,11 +9,9 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast
 
-from flap import prune
 from flap.checkpoint.load import load
 from flap.method.recovery.training import Bar
 from flap.results import Report, markdown
-from tests.cases import tiny_model
 
 RECOVER = ["recover=full", "recover.tokens=2432", "recover.seq_len=16", "recover.learning_rate=0.015"]
 NAME = "words.txt/perplexity@16"
@@ -66,14 +64,6 @@ def test_the_trained_model_is_what_is_saved_and_measured(
     assert abs(again - plain.evaluation["pruned"][NAME]) > 1
 
 
-def test_numbers_of_another_training_are_not_taken(run_tiny: RunTiny, tmp_path: Path) -> None:
-    change = [*RECOVER, "recover.learning_rate=5e-3"]
-    first = run_tiny(tmp_path / "run", *RECOVER, "checkpoint.save=false")
-    other = run_tiny(tmp_path / "run", *change, "checkpoint.save=false")
-    fresh = run_tiny(tmp_path / "fresh", *change, "checkpoint.save=false")
-    assert other.evaluation["pruned"] == fresh.evaluation["pruned"] != first.evaluation["pruned"]
-
-
 def test_a_killed_training_goes_on(
     run_tiny: RunTiny, trained: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,9 +81,3 @@ def test_a_killed_training_goes_on(
     assert taken == [*range(1, 19), 17, 18, 19]
     assert again.recovery == trained.recovery and again.evaluation == trained.evaluation
     assert not [path for path in tmp_path.glob("cache/streams/*") if path.suffix != ".lock"]
-
-
-def test_a_model_of_the_caller_is_refused(tokenizer: PreTrainedTokenizerFast, text_file: Path) -> None:
-    with pytest.raises(ValueError, match=r"recover=full: expected none: flap\.prune changes the loaded model in place"):
-        windows = {"dataset": str(text_file), "seq_len": 16, "num_samples": 8}
-        prune(tiny_model("llama-gqa"), tokenizer, **windows, overrides=tuple(RECOVER))

@@ -2,7 +2,6 @@
 
 # ruff: noqa: RUF012 - the contract says that these are class variables
 
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -20,19 +19,16 @@ from transformers import (
     PixtralVisionConfig,
     PreTrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen3VLConfig,
     SiglipVisionConfig,
     SmolVLMConfig,
 )
 
-from flap.checkpoint.save import make_label, save
 from flap.method.allocation import ULMM
 from flap.method.compression import mask_layer
 from flap.models import adapt
 from tests.cases import VOCAB, random_model, tokens
-from tests.helpers.placed import placed_at
 from tests.helpers.pruned import Saved, prune
 from tests.models.families.contract import FamilyContract
 from tests.models.families.tiny import GQA, MHA, SOME_LAYERS_SLIDE, TIED, UNTIED
@@ -90,23 +86,6 @@ class SeesImages:
         others = {name: tensor for name, tensor in dense.named_parameters() if id(tensor) not in tower}
         assert any("vis" in name for name in others)
         assert all(torch.equal(after[name], tensor) for name, tensor in others.items())
-
-    def test_from_disk_layer_by_layer_it_becomes_the_same(
-        self, config: PreTrainedConfig, tokenizer: PreTrainedTokenizerFast, tmp_path: Path
-    ) -> None:
-        random_model(config).save_pretrained(tmp_path / "dense")
-        tokenizer.save_pretrained(tmp_path / "dense")
-        found = []
-        for placement in ("device", "stream"):
-            placed = placed_at(placement, tmp_path / "dense")
-            plan = prune(placed, 0.4)
-            save(placed, tokenizer, tmp_path / placement, make_label(plan.to_dict(), {}))
-            found.append((plan, AutoModelForImageTextToText.from_pretrained(tmp_path / placement)))
-        (plan, expected), (streamed_plan, streamed) = found
-        assert streamed_plan == plan
-        for name, tensor in expected.state_dict().items():
-            torch.testing.assert_close(streamed.state_dict()[name], tensor, atol=1e-5, rtol=0)
-        torch.testing.assert_close(self.seen(streamed), self.seen(expected), atol=1e-4, rtol=0)
 
 
 QWEN = {"image_token_id": IMAGE, "video_token_id": 94, "vision_start_token_id": 93, "vision_end_token_id": 92}
