@@ -94,7 +94,8 @@ def tiny_model(architecture: str, seed: int = 0, **changes: object) -> PreTraine
     return random_model(config, seed)
 
 
-LEARNED = ("e_score_correction_bias", "layer_scalar")  # buffers with values that training finds
+# Buffers with values that training finds.
+LEARNED = ("e_score_correction_bias", "layer_scalar", "std_bias", "std_scale", "input_max")
 
 
 def random_model(config: PreTrainedConfig, seed: int = 0, **options: object) -> PreTrainedModel:

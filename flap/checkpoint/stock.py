@@ -67,8 +67,8 @@ def whole_config(
         return text_config
     shared = {key: value for key, value in config.to_dict().items() if key not in NOT_SHARED}
     parts = {name: getattr(config, name) for name in config.sub_configs} | {"text_config": text_config}
-    owners = {"": config} | parts  # else a new config resets the kernels of its parts
-    kernels = {
+    owners = {"": config} | {name: part for name, part in parts.items() if part is not None}  # Gemma 4: no audio tower
+    kernels = {  # else a new config resets those of its parts
         f"{kind}_implementation": {name: getattr(one, f"_{kind}_implementation") for name, one in owners.items()}
         for kind in ("attn", "experts")
     }

@@ -124,6 +124,7 @@ FAMILIES: dict[str, Family] = {
 # The vision-language models: the path of the language model in the base model. Its family is that of its own config.
 TOWERS = {
     "gemma3": "language_model",
+    "gemma4": "language_model",
     "llava": "language_model",
     "mistral3": "language_model",
     "qwen2_5_vl": "language_model",

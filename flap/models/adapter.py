@@ -107,8 +107,7 @@ class ModelAdapter:
     @property
     def reads_tokens(self) -> bool:
         """Whether layers get more than hidden states: embeddings of their own (Gemma 4), or keys of earlier ones."""
-        keys = ("hidden_size_per_layer_input", "num_kv_shared_layers")
-        return any(getattr(self.config, key, 0) for key in keys)
+        return any(getattr(self.config, key, 0) for key in ("hidden_size_per_layer_input", "num_kv_shared_layers"))
 
     def _shares_keys(self, layer: int) -> bool:
         """Whether a layer reads the keys and values of another one, or another reads those of it."""

@@ -2,6 +2,7 @@
 
 # ruff: noqa: RUF012 - the contract says that these are class variables
 
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -11,6 +12,10 @@ from transformers import (
     CLIPVisionConfig,
     Gemma3Config,
     Gemma3TextConfig,
+    Gemma4AudioConfig,
+    Gemma4Config,
+    Gemma4TextConfig,
+    Gemma4VisionConfig,
     Idefics3Config,
     LlamaConfig,
     LlavaConfig,
@@ -19,22 +24,26 @@ from transformers import (
     PixtralVisionConfig,
     PreTrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen3VLConfig,
     SiglipVisionConfig,
     SmolVLMConfig,
 )
 
+from flap.checkpoint.load import load
 from flap.method.allocation import ULMM
 from flap.method.compression import mask_layer
 from flap.models import adapt
 from tests.cases import VOCAB, random_model, tokens
-from tests.helpers.pruned import Saved, prune
+from tests.helpers.pruned import Saved, prune, save_pruned
 from tests.models.families.contract import FamilyContract
+from tests.models.families.test_mixtures import TestGemma4 as Gemma4
 from tests.models.families.tiny import GQA, MHA, SOME_LAYERS_SLIDE, TIED, UNTIED
 
 IMAGE, PATCHES = VOCAB - 1, 4  # the token that an image is put in place of, and how many of them an image takes
 IMAGES, FIRST = 2, 3
+AUDIO = VOCAB - 2  # the token that a sound is put in place of
 VISION = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 4}
 HEADS_OF_8 = {"num_attention_heads": 4}  # where the head size is hidden_size / heads and three rotary angles share it
 MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}}
@@ -53,11 +62,8 @@ class SeesImages:
         words[:, FIRST : FIRST + PATCHES] = IMAGE
         pixels = torch.randn(self.image_shape, generator=torch.Generator().manual_seed(6))
         types = {self.token_types: (words == IMAGE).long()} if self.token_types else {}
-        return {
-            "input_ids": words,
-            "pixel_values": pixels,
-            **{k: torch.tensor(v) for k, v in self.beside.items()},
-        } | types
+        beside = {name: torch.tensor(values) for name, values in self.beside.items()}
+        return {"input_ids": words, "pixel_values": pixels} | beside | types
 
     @torch.no_grad()
     def seen(self, model: PreTrainedModel, **changes: Tensor) -> Tensor:
@@ -81,9 +87,9 @@ class SeesImages:
 
     def test_the_vision_tower_and_the_projector_travel_along(self, config: PreTrainedConfig, saved: Saved) -> None:
         dense = random_model(config)
-        tower = {id(parameter) for parameter in adapt(dense).layers.parameters()}
+        tower = {id(tensor) for tensor in adapt(dense).layers.state_dict(keep_vars=True).values()}
         after = AutoModelForImageTextToText.from_pretrained(saved.directory).state_dict()
-        others = {name: tensor for name, tensor in dense.named_parameters() if id(tensor) not in tower}
+        others = {name: one for name, one in dense.state_dict(keep_vars=True).items() if id(one) not in tower}
         assert any("vis" in name for name in others)
         assert all(torch.equal(after[name], tensor) for name, tensor in others.items())
 
@@ -177,3 +183,43 @@ class TestSmolVLM(SeesImages, FamilyContract):
     }
     image_shape = (IMAGES, 1, 3, 16, 16)
     holds_biases = True
+
+
+class TestGemma4Vision(SeesImages, FamilyContract):
+    text = {**Gemma4.own, "use_bidirectional_attention": "vision"}
+    own = {
+        "vision_config": Gemma4VisionConfig(
+            **VISION, num_key_value_heads=2, head_dim=8, pooling_kernel_size=2, position_embedding_size=8,
+            standardize=True, use_clipped_linears=True,
+        ),
+        "image_token_id": IMAGE, "video_token_id": None, "audio_token_id": AUDIO,
+    }  # fmt: skip
+    audio = Gemma4AudioConfig(
+        hidden_size=24, num_hidden_layers=1, num_attention_heads=2, subsampling_conv_channels=[16, 4],
+        conv_kernel_size=3, output_proj_dims=12,
+    )  # fmt: skip
+    configs = {
+        "26B": Gemma4Config(text_config=Gemma4TextConfig(**MHA | text | Gemma4.mixture), **own),
+        "31B": Gemma4Config(text_config=Gemma4TextConfig(**GQA | text, attention_k_eq_v=True), **own),
+        "E2B": Gemma4Config(text_config=Gemma4.configs["E2B"], audio_config=audio, **own),
+    }
+    stock = False
+    image_shape = (IMAGES, 16, 48)
+    beside = {"image_position_ids": [[[i % 4, i // 4] for i in range(16)]] * IMAGES}
+    token_types = "mm_token_type_ids"
+    stays, whole, shares, heads = Gemma4.stays, Gemma4.whole, Gemma4.shares, Gemma4.heads
+    num_neurons = Gemma4.num_neurons
+
+
+@torch.no_grad()
+def test_sound_is_heard_as_the_masked_model_hears_it(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    masked, sliced = (random_model(TestGemma4Vision.configs["E2B"]) for _ in "ab")
+    prune(masked, 0.4, mask_layer)
+    reloaded = load(save_pruned(sliced, tokenizer, tmp_path / "pruned", prune(sliced, 0.4)).directory)
+    words, frames = tokens(1, 12, seed=5).clamp(max=AUDIO - 1), torch.ones(1, 8, dtype=torch.bool)
+    words[:, FIRST : FIRST + 2] = AUDIO  # four frames each
+    sounds = [torch.randn(1, 8, 16, generator=torch.Generator().manual_seed(seed)) for seed in (6, 7)]
+    heard = [reloaded(words, input_features=one, input_features_mask=frames).logits for one in sounds]
+    expected = masked(words, input_features=sounds[0], input_features_mask=frames).logits
+    torch.testing.assert_close(heard[0], expected, atol=1e-4, rtol=0)
+    assert not torch.allclose(heard[0], heard[1], atol=1e-3)
