@@ -10,7 +10,6 @@ import os
 import sys
 import time
 from datetime import timedelta
-from functools import partial
 from importlib import import_module
 from io import TextIOWrapper
 
@@ -58,19 +57,19 @@ def _attempt(config: DictConfig) -> str | None:
         ranks.join(timedelta(minutes=config.timeout_minutes))
         follow()
         with owner.held:
-            if (run_dir := ranks.on_first(owner.open)) is None:
+            if (run_dir := owner.open()) is None:
                 return None
             # imported here because --help and invalid values should not wait seconds for torch and transformers
             from flap.pipeline import execute, measure_more
             from flap.runs.preparation import check_room, prepare
 
             run = prepare(typed(config), run_dir)
-            earlier, done = ranks.on_first(partial(owner.find_finished, run))
+            earlier, done = owner.find_finished(run)
             if done:
                 return None
             if not (saved := earlier if earlier and earlier.checkpoint else None):
                 check_room(run)
-            ranks.on_first(partial(owner.begin, run))
+            owner.begin(run)
             report = measure_more(run, saved) if saved else execute(run, earlier.report if earlier else None)
             if ranks.is_first():
                 owner.finish(report)

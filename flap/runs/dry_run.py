@@ -17,7 +17,7 @@ from flap.models import Block, ModelAdapter, ModelSource, adapt, distinct_parame
 from flap.models.devices import free_bytes
 from flap.models.placement import STREAMS
 from flap.runs.choices import Choices, check_budget, choose
-from flap.storage import cache_root, ranks
+from flap.storage import cache_root
 
 MARGIN = 1.5  # estimates are within this factor of what was measured: only what is beyond it is refused
 PROCESS_BYTES = 720_000_000  # Python, torch, transformers, this package, a tokenizer and a text
@@ -47,6 +47,7 @@ class DryRun:
     source: ModelSource
     adapter: ModelAdapter  # of the skeleton
     budget: Budget
+    processes: int = 1
 
     @property
     def removed(self) -> float:
@@ -63,7 +64,7 @@ class DryRun:
     def tokens(self) -> int:
         """The tokens of the calibration windows of this process; 0 if no choice needs any."""
         windows = self.config.calibration.num_samples if self.choices.need_windows else 0
-        return math.ceil(windows * self.config.calibration.lengths[0] / ranks.size())
+        return math.ceil(windows * self.config.calibration.lengths[0] / self.processes)
 
     def needs(self, placement: str) -> Needs:
         """Return what the run takes at a placement; training, which comes last, is not counted."""
@@ -96,7 +97,7 @@ class DryRun:
         tokens, search = self.tokens if streams or self.choices.need_covariance else 0, self.choices.structure
         if isinstance(search, Search):
             trials = sum(len(removed) for layer in self.budget.layers for removed in search.removals(layer))
-            tokens += (1 + math.ceil(trials / ranks.size())) * min(search.tokens, self.tokens // HELD_OUT)
+            tokens += (1 + math.ceil(trials / self.processes)) * min(search.tokens, self.tokens // HELD_OUT)
         return 2.0 * tokens * _sizes(self.adapter.attention(0))[1] * self.source.dtype.itemsize
 
     def _running(self) -> float:

@@ -14,7 +14,8 @@ from flap.method.importance import SCORES, Scores, score_layers
 from flap.method.search import PlanDivergence, Search, score_and_try
 from flap.models import PlacedModel
 from flap.runs.run import Run
-from flap.storage import NOT_KEPT, WorkFolder, digest, ranks
+from flap.storage import NOT_KEPT, WorkFolder, digest
+from flap.storage.ranks import by_first
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,7 @@ def score(run: Run, model: PlacedModel, statistics: Sequence[LayerStatistics]) -
 def allocate(run: Run, scores: Scores) -> PruningPlan:
     """Return the plan: which units stay within the budget."""
     with run.timed("allocate"):
-        plan = run.choices.structure.allocate(scores, run.budget)
-        return run.budget.named(ranks.on_first(lambda: plan))
+        return run.budget.named(by_first(run.choices.structure.allocate)(scores, run.budget))
 
 
 def compress(run: Run, model: PlacedModel, statistics: Sequence[LayerStatistics], plan: PruningPlan) -> Pruned:

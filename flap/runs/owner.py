@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from flap.config import FlapConfig, build, refuse, settled_by, typed, without_credentials
 from flap.runs.sweeps.launching import check_launcher, claim_gpu
 from flap.storage import digest, read_json, read_state, write_status, write_text
+from flap.storage.ranks import by_first
 from flap.storage.status import run_folder
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ class Owner:
         """Whether the run is a cell of a sweep."""
         return bool(self.hydra.mode == RunMode.MULTIRUN)
 
+    @by_first
     def open(self) -> Path | None:
         """Check the config, and return the folder of the run; None for a dry run, which is printed."""
         self.held.enter_context(run_folder(self.run_dir, keep=self.in_sweep))
@@ -68,6 +70,7 @@ class Owner:
         build("tracking", config.tracking).check()
         return self.run_dir
 
+    @by_first
     def find_finished(self, run: "Run") -> "tuple[FinishedRun | None, bool]":
         """Return a finished run of the same pruned model, here or in a cell beside, and whether nothing is to be done.
 
@@ -88,6 +91,7 @@ class Owner:
             self._send(earlier.report)
         return earlier, True
 
+    @by_first
     def begin(self, run: "Run") -> None:
         """Say that the run is running; a finished one in its folder stays finished until another is in its place."""
         if not run.config.checkpoint.save and (old := self.place / "checkpoint").exists():

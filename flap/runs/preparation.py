@@ -73,7 +73,8 @@ def _check_room(run: Run) -> None:
     config, source, budget = run.config, run.source, run.budget
     adapter = adapt(source.skeleton(), run.choices.structure.experts)
     left = working_folder(run.cache.root, run.keys.workspace)  # of an interrupted start
-    DryRun(config, run.choices, source, adapter, budget).check(run.cache.root, bytes_below(left))
+    estimate = DryRun(config, run.choices, source, adapter, budget, max(1, len(run.processes)))
+    estimate.check(run.cache.root, bytes_below(left))
     if config.checkpoint.save:
         _check_reloads(source)
         remove_leftovers(run.target)

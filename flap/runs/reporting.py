@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,8 @@ from flap.runs.method import Pruned
 from flap.runs.run import Run
 from flap.runs.stages import Written
 from flap.runs.texts import begins_with_bos, domains
-from flap.storage import ranks, write_text
+from flap.storage import write_text
+from flap.storage.ranks import by_first
 
 log = logging.getLogger(__name__)
 
@@ -124,12 +124,8 @@ def with_numbers(report: Report, run: Run, out: Outcome) -> Report:
     )
 
 
+@by_first
 def write_files(run: Run, report: Report, plan: PruningPlan) -> None:
-    """Let the first process write the files of a run."""
-    ranks.on_first(partial(_write_files, run, report, plan))
-
-
-def _write_files(run: Run, report: Report, plan: PruningPlan) -> None:
     """Write report, plan, own texts and a picture into the folder of a run, if it has one, and the model card."""
     if (run_dir := run.run_dir) is not None:
         run_dir.mkdir(parents=True, exist_ok=True)

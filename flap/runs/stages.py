@@ -20,7 +20,8 @@ from flap.models import PlacedModel, adapt
 from flap.results.provenance import described, provenance
 from flap.runs.keys import Key
 from flap.runs.run import Run
-from flap.storage import WorkFolder, digest, ranks
+from flap.storage import WorkFolder, digest
+from flap.storage.ranks import by_first
 
 log = logging.getLogger(__name__)
 
@@ -124,6 +125,7 @@ def save(run: Run, model: PlacedModel, plan: PruningPlan) -> PlacedModel:
     """Write the checkpoint, which has to reload to the same logits; return the model for further work."""
     label = make_label(plan.to_dict(), provenance(described(run.config)))
 
+    @by_first
     def write_checkpoint() -> None:
         files = run.source.processor_files
         if run.suite.results:
@@ -131,7 +133,7 @@ def save(run: Run, model: PlacedModel, plan: PruningPlan) -> PlacedModel:
         save_checkpoint(model, run.tokenizer, run.target, label, run.replaces_checkpoint, files)
 
     with run.timed("save"):
-        ranks.on_first(write_checkpoint)
+        write_checkpoint()
         return model.saved_in(run.target)
 
 

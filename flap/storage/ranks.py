@@ -1,7 +1,8 @@
 """The processes of a run, one for each device, which torchrun or the tasks of a SLURM job are: who does what.
 
-`own_share` and `gather_in_order` share work out, `add_up` sums tensors, and `on_first` lets the first process work and
-write for all. All processes make the same calls in the same order; with one process each of these is the identity.
+`own_share` and `gather_in_order` share work out, `add_up` sums tensors, and `on_first` and `by_first` let the first
+process work and write for all. All processes make the same calls in the same order; with one process each of these is
+the identity.
 """
 
 import atexit
@@ -11,13 +12,14 @@ import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import timedelta
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _rank, _size, _alone = 0, 1, False
@@ -172,6 +174,16 @@ def on_first(make: Callable[[], T]) -> T:
     if sent[1] is not None:
         raise AgreedError(sent[1]) from failed
     return cast(T, sent[0])
+
+
+def by_first(function: Callable[P, T]) -> Callable[P, T]:
+    """Let the first process alone call a function whenever all of them do; see `on_first`."""
+
+    @wraps(function)
+    def call(*given: P.args, **options: P.kwargs) -> T:
+        return on_first(partial(function, *given, **options))
+
+    return call
 
 
 @contextmanager

@@ -37,7 +37,7 @@ class WorkFolder:
     def clear(self) -> None:
         """Delete what the folder holds, before any process goes on: one may write there at once."""
         if (path := self.path) is not None:
-            ranks.on_first(partial(shutil.rmtree, path, ignore_errors=True))
+            ranks.by_first(shutil.rmtree)(path, ignore_errors=True)
 
 
 NOT_KEPT = WorkFolder()

@@ -3,7 +3,7 @@
 import os
 from collections import defaultdict
 from contextlib import ExitStack
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,8 @@ from transformers.modeling_utils import LoadStateDictConfig
 from flap.models.adapter import ModelAdapter
 from flap.models.model_files import ModelFiles, dequantiser
 from flap.models.weights import tensor_files
-from flap.storage import ranks
 from flap.storage.atomic_files import atomic_file
+from flap.storage.ranks import by_first
 
 
 class LayerFiles:
@@ -59,9 +59,10 @@ class LayerFiles:
     def write(self, index: int | None) -> None:
         """Write the layer as it is now, with the names that it has in the model; one process does it for all."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        ranks.on_first(partial(self._write, index))
+        self._write(index)
         self._changed.add(index)
 
+    @by_first
     def _write(self, index: int | None) -> None:
         tied: dict[str, str] = getattr(self.model, "all_tied_weights_keys", {})
         tensors = {name: tensor.contiguous() for name, tensor in self.state(index).items() if name not in tied}
@@ -83,10 +84,13 @@ class LayerFiles:
 
     def resume(self, layers_done: int) -> None:
         """Use the files that an interrupted run has written of the first layers, and give those layers their shapes."""
-        done = ranks.on_first(lambda: {i for i in range(layers_done) if self._path(i).is_file()})
-        for i in done:
+        self._changed = self._written(layers_done)
+        for i in self._changed:
             self._read_changed(i, torch.device("meta"))
-        self._changed = set(done)
+
+    @by_first
+    def _written(self, layers_done: int) -> set[int | None]:
+        return {i for i in range(layers_done) if self._path(i).is_file()}
 
     def _path(self, index: int | None) -> Path:
         return self.folder / ("ends.safetensors" if index is None else f"layer-{index}.safetensors")
