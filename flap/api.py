@@ -39,7 +39,7 @@ class PruneOptions(TypedDict, total=False):
     overrides: Sequence[str]
     dataset: Any
     num_samples: int
-    seq_len: int | list[int]
+    seq_len: int
     batch_size: int
     bos: str
     propagate: str
@@ -58,7 +58,7 @@ def prune(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **options:
         method: a preset of the three and of calibration, by its name; "flap" by default
         dataset: the calibration texts, the name of a corpus, a file, or a mixture {name: weight}
         num_samples: calibration windows, at least 1
-        seq_len: tokens in a window, at most the model's context, or a list of lengths
+        seq_len: tokens in a window, at most the model's context
         batch_size: windows at a time, at least 1
         bos, propagate: see `calibration` of the command line
         overrides: all other keys of the command line, as "key=value"; none that a keyword sets, and none of an object.

@@ -111,7 +111,6 @@ compensation=linear compensation.ridge=-1 -> compensation.ridge=-1.0: expected a
 compensation=linear compensation.ridge=nan -> compensation.ridge=nan: expected a number >= 0, or null to choose
 compensation=linear compensation.ridge=inf -> compensation.ridge=inf: expected a number >= 0, or null to choose
 compensation=linear calibration.num_samples=1 -> calibration.num_samples=1: expected at least 2
-compensation=linear calibration.num_samples=2 calibration.seq_len=[16,32] -> calibration.num_samples=2: expected at lea
 
 calibration.propagate=both -> calibration.propagate=both: expected one of dense, pruned
 calibration.propagate=pruned -> calibration.propagate=pruned: expected structure=UL-UM or UL-MM, because
@@ -119,10 +118,8 @@ method=flap_plus calibration.propagate=pruned -> calibration.propagate=pruned: e
 calibration.num_samples=0 -> calibration.num_samples=0: expected a whole number >= 1
 calibration.num_samples=188 -> calibration.dataset=…187 windows of 16 … calibration.num_samples=188
 calibration.batch_size=0 -> calibration.batch_size=0: expected a whole number >= 1
-calibration.seq_len=1 -> calibration.seq_len=1: expected a whole number >= 2, or a list of such, each once
-calibration.seq_len=[16,16] -> calibration.seq_len=…: expected a whole number >= 2, or a list of such, each
+calibration.seq_len=1 -> calibration.seq_len=1: expected a whole number >= 2
 calibration.seq_len=129 -> calibration.seq_len=129: the model's context ends at 128
-calibration.seq_len=[16,129] -> calibration.seq_len=129: the model's context ends at 128
 calibration.bos=maybe -> calibration.bos=maybe: expected one of auto, true, false
 calibration.dataset=wikitext3 -> calibration.dataset=wikitext3: unknown dataset; expected {prompts}
 calibration.dataset={bad}/words.csv -> calibration.dataset={bad}/words.csv: unknown dataset; …{prompts}
@@ -163,7 +160,6 @@ recover=full recover.writer=me -> recover.writer=me: expected one of dense, prun
 recover=reconstruct recover.writer=pruned -> recover.writer=pruned: expected dense, as no prompts are answered
 recover=lora recover.writer=both vocabulary=trim vocabulary.size=90 -> recover.writer=both: expected dense with voc
 recover=lora recover.rank=0 -> recover.rank=0: expected a whole number >= 1
-recover=reconstruct calibration.seq_len=[16,32] -> calibration.seq_len=[16, 32]: expected one length with recover=recon
 recover=reconstruct calibration.num_samples=1 -> calibration.num_samples=1: expected 2 or more with recover=reconstruct
 recover=reconstruct calibration.num_samples=40 recover.batch_size=0 -> recover.batch_size=0: expected 1 to 32, the cali
 recover=reconstruct calibration.num_samples=40 recover.batch_size=33 -> recover.batch_size=33: expected 1 to 32, the ca

@@ -81,8 +81,8 @@ def write(model: PreTrainedModel, dense: CheckpointSource, target: Path) -> None
 @torch.no_grad()
 def cuts(dense: CheckpointSource) -> list[Cut]:
     """Return the mixture of each layer, from the inputs of its MLP in the dense model."""
-    wanted = Wanted((ROUTER_TOKENS + HELD_OUT_TOKENS) // SEQ_LEN, [SEQ_LEN], 0, "auto")
-    [tokens_NT] = read_windows("calibration", TEXTS, dense.tokenizer, wanted, dense.max_length).by_length
+    wanted = Wanted((ROUTER_TOKENS + HELD_OUT_TOKENS) // SEQ_LEN, SEQ_LEN, 0, "auto")
+    tokens_NT = read_windows("calibration", TEXTS, dense.tokenizer, wanted, dense.max_length).tokens_NT
     parts = list[Cut]()
     for layer, (mlp, input_TD) in enumerate(mlp_inputs(dense.open().model, tokens_NT)):
         began = time.monotonic()
@@ -220,7 +220,7 @@ def assembled(model: PreTrainedModel, cut: list[Cut]) -> MixtralForCausalLM:
 def recovered(dense: CheckpointSource, cut: Path, options: argparse.Namespace) -> dict[str, object]:
     """Train the cut mixture to predict what the dense model predicts, write it, and return what `recover` reports."""
     recovery = Recovery(TEXTS, options.tokens, options.rate, seq_len=SEQ_LEN, batch_size=4)
-    [tokens_NT] = recovery_windows(recovery, dense.tokenizer, dense.max_length, "auto", 0).by_length
+    tokens_NT = recovery_windows(recovery, dense.tokenizer, dense.max_length, "auto", 0).tokens_NT
     mixture = source_of(str(cut)).open()
     ALL_EXPERTS_FUNCTIONS.register("all_at_once", all_at_once)
     mixture.model.set_experts_implementation("all_at_once")

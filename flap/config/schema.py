@@ -34,8 +34,8 @@ class CalibrationConfig:
     """The texts that the statistics are computed on, and how they are cut into windows."""
 
     dataset: Any = "boolq-passages"  # name or file; [name, name]; {name: weight, file: {weight: 2, packing: false}}
-    num_samples: int = 128  # windows of the first length, 1 or more; several lengths share that many tokens equally
-    seq_len: Any = 128  # tokens in a window, 2 or more; or a list of such lengths, each once
+    num_samples: int = 128  # windows, 1 or more
+    seq_len: int = 128  # tokens in a window, 2 or more
     batch_size: int = 8  # windows at a time, 1 or more
     bos: str = "auto"  # each window begins with the BOS token: true, false; auto: where the tokenizer puts one there
     propagate: str = "dense"  # pruned: sequential, on the outputs of pruned layers; UL-UM and UL-MM only
@@ -43,11 +43,6 @@ class CalibrationConfig:
     count: str = "all"  # tokens that count: all; answers: of prompts with answers only these
     max_new_tokens: int = 64  # of an answer that the model writes, 1 or more
     temperature: float = 0.0  # at which it samples its answers; 0: always the likeliest token
-
-    @property
-    def lengths(self) -> list[int]:
-        """The lengths of windows, in tokens."""
-        return list(self.seq_len) if isinstance(self.seq_len, list | tuple) else [self.seq_len]
 
 
 @dataclass

@@ -5,11 +5,11 @@ from flap.data.prompts import FORMATS, read_prompts
 from flap.data.text import Prompt, Text, repetition
 from flap.data.text_files import read_text
 from flap.data.token_text import NO_TOKEN, retokenised, text_bytes
-from flap.data.window_pool import HELD_OUT, Pool, batches, split_windows
-from flap.data.windows import Windows, begins_with_bos, evaluation_windows, num_windows, tokens_sha256
+from flap.data.window_pool import HELD_OUT, Pool, split_windows
+from flap.data.windows import Windows, begins_with_bos, evaluation_windows, tokens_sha256
 
 __all__ = [
-    "FORMATS", "HELD_OUT", "NO_TOKEN", "SELF", "Part", "Pool", "Prompt", "Text", "Windows", "batches",
-    "begins_with_bos", "evaluation_windows", "num_windows", "parse", "read_prompts", "read_text", "repetition",
+    "FORMATS", "HELD_OUT", "NO_TOKEN", "SELF", "Part", "Pool", "Prompt", "Text", "Windows",
+    "begins_with_bos", "evaluation_windows", "parse", "read_prompts", "read_text", "repetition",
     "retokenised", "split_windows", "text_bytes", "tokens_sha256",
 ]  # fmt: skip

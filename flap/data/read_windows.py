@@ -19,8 +19,8 @@ USER_TEXT = "what-a-user-says"  # stands in the template for it
 class Wanted(NamedTuple):
     """The windows to draw."""
 
-    num_samples: int  # windows of the first length
-    lengths: list[int]  # tokens in a window
+    num_samples: int  # windows
+    seq_len: int  # tokens in one
     seed: int
     bos: str  # true, false or auto, as in the config
     answers: Answers = GIVEN  # to prompts
@@ -36,8 +36,8 @@ def read_windows(
     Raises:
         ValueError: there is no such text, it has too few tokens, or the windows are longer than the model's context.
     """
-    if max_length is not None and (longest := max(wanted.lengths)) > max_length:
-        raise ValueError(f"{section}.seq_len={longest}: the model's context ends at {max_length} tokens")
+    if max_length is not None and wanted.seq_len > max_length:
+        raise ValueError(f"{section}.seq_len={wanted.seq_len}: the model's context ends at {max_length} tokens")
     windows = read_parts(section, dataset, tokenizer, wanted)
     _check_shares(windows)
     _check_own_text(windows, max_length)
@@ -57,7 +57,7 @@ def read_parts(section: str, dataset: Any, tokenizer: PreTrainedTokenizerBase, w
     read = list(map(reading.part, parts))
     texts = tuple(None if isinstance(one, Asked) else one for one in read)
     asked = {p: one for p, one in enumerate(read) if isinstance(one, Asked)}
-    draw = wanted.num_samples, tuple(wanted.lengths), wanted.seed, begins, section
+    draw = wanted.num_samples, wanted.seq_len, wanted.seed, begins, section
     return Windows(parts, texts, tokenizer, *draw, asked)
 
 
@@ -103,11 +103,10 @@ class Reading:
 
 
 def _check_shares(windows: Windows) -> None:
-    counts = [windows.counts(seq_len) for seq_len in windows.lengths]
-    for part, *shares in zip(windows.parts, *counts, strict=True):
-        if not any(shares):
+    for part, count in zip(windows.parts, windows.counts, strict=True):
+        if not count:
             raise ValueError(
-                f"{windows.field}.dataset.{part.dataset}={part.weight:g}: gets no window of {sum(map(sum, counts))}; "
+                f"{windows.field}.dataset.{part.dataset}={part.weight:g}: gets no window of {windows.num_samples}; "
                 "expected a larger weight, more windows, or to leave it out"
             )
 
@@ -121,7 +120,7 @@ def _check_own_text(windows: Windows, max_length: int | None) -> None:
     room = (max_length or sys.maxsize) - (0 if start.special else len(start.tokens))
     if not part.packing and windows.own_length > room:
         raise ValueError(
-            f"{windows.field}.seq_len={max(windows.lengths)}: the prompt leaves {room} tokens of a generated sequence; "
+            f"{windows.field}.seq_len={windows.seq_len}: the prompt leaves {room} tokens of a generated sequence; "
             f"expected at most {room + windows.bos}, or {SELF} with packing"
         )
 

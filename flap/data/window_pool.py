@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import accumulate
 from uuid import uuid4
 
 import torch
@@ -40,16 +41,15 @@ class Pool:
 
     def __init__(self, text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool, packing: bool = True) -> None:
         self.tokens_S, self.lengths = tokenized(text, tokenizer, bos, packing)
-        self.free_S = torch.ones(len(self.tokens_S), dtype=torch.bool)
         self.bos_token: int | None = tokenizer.bos_token_id if bos else None
         self.counted_apart = bool(text.counted)  # BOS is no answer
 
     def cut(self, seq_len: int) -> Tensor:
-        """Return all windows of so many tokens, tokens_NT (int64), in order, whose tokens are still free."""
+        """Return all windows of so many tokens, tokens_NT (int64), in order."""
         return self._windows(self._places(seq_len))
 
     def draw(self, num_windows: int, seq_len: int, seed: int) -> Tensor:
-        """Return windows of free tokens, chosen at random by the seed; their tokens are free no longer.
+        """Return windows that are chosen at random by the seed.
 
         Raises:
             TooFewWindowsError: there are fewer.
@@ -58,24 +58,14 @@ class Pool:
         if len(places_NT) < num_windows:
             raise TooFewWindowsError(len(places_NT), num_windows, seq_len)
         order_N = torch.randperm(len(places_NT), generator=torch.Generator().manual_seed(seed))
-        places_NT = places_NT[order_N[:num_windows]]
-        self.free_S[places_NT.flatten()] = False
-        return self._windows(places_NT)
+        return self._windows(places_NT[order_N[:num_windows]])
 
     def _places(self, seq_len: int) -> Tensor:
-        """Return the positions in the text of the tokens of all free windows; BOS has none."""
-        own = seq_len - (self.bos_token is not None)
-        starts = [torch.arange(first, end - own + 1, own) for first, end in self._free_runs() if end - first >= own]
+        """Return the positions in the text of the tokens of all windows; BOS has none."""
+        own, firsts = seq_len - (self.bos_token is not None), accumulate(self.lengths, initial=0)
+        runs = zip(firsts, self.lengths, strict=False)
+        starts = [torch.arange(first, first + size - own + 1, own) for first, size in runs if size >= own]
         return torch.cat([torch.empty(0, dtype=torch.long), *starts])[:, None] + torch.arange(own)
-
-    def _free_runs(self) -> Iterator[tuple[int, int]]:
-        """Yield where each run of free tokens of a document begins and ends."""
-        document_S = torch.arange(len(self.lengths)).repeat_interleave(torch.tensor(self.lengths).long())
-        documents, counts = torch.where(self.free_S, document_S, -1).unique_consecutive(return_counts=True)
-        ends = counts.cumsum(0)
-        for document, first, end in zip(documents.tolist(), (ends - counts).tolist(), ends.tolist(), strict=True):
-            if document >= 0:
-                yield first, end
 
     def _windows(self, places_NT: Tensor) -> Tensor:
         tokens_NT = self.tokens_S[places_NT]
@@ -152,15 +142,6 @@ def _spread(counts: Sequence[int]) -> Iterator[int]:
     return iter([p for _, p in sorted(((k + 0.5) / n, p) for p, n in enumerate(counts) for k in range(n))])
 
 
-def split_windows(windows: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the windows to fit on, and those that are held out to choose between fits; tokens_NT for each length."""
-    fitting = [tokens_NT[torch.arange(len(tokens_NT)) % HELD_OUT > 0] for tokens_NT in windows]
-    return fitting, [tokens_NT[::HELD_OUT] for tokens_NT in windows]
-
-
-def batches(windows: Sequence[Tensor], batch_size: int) -> list[Tensor]:
-    """Return the windows in batches of one length. batch_size: windows of the first length; others have its tokens."""
-    first = windows[0].shape[1]
-    sizes = [max(1, batch_size * first // tokens_NT.shape[1]) for tokens_NT in windows]
-    split = [tokens_NT.split(size) for tokens_NT, size in zip(windows, sizes, strict=True) if len(tokens_NT)]
-    return [batch_NT for batches_NT in split for batch_NT in batches_NT]
+def split_windows(windows: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the windows (N, …) to fit on, and those that are held out to choose between fits."""
+    return windows[torch.arange(len(windows)) % HELD_OUT > 0], windows[::HELD_OUT]

@@ -1,12 +1,11 @@
-"""Token windows for calibration and evaluation: texts by weight, cut into windows of one or more lengths.
+"""Token windows for calibration and evaluation: texts by weight, cut into windows.
 
 Legend: N windows · T tokens in each window.
 """
 
 import hashlib
 import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from dataclasses import field as field_of
 from functools import cached_property
@@ -32,8 +31,8 @@ class Windows:
     parts: tuple[Part, ...]
     texts: tuple[Text | None, ...]  # of each part; None: the model has still to write it
     tokenizer: PreTrainedTokenizerBase
-    num_samples: int  # windows if all had the first length
-    lengths: tuple[int, ...]  # tokens in a window, of one or more kinds of windows, which share the tokens equally
+    num_samples: int  # windows
+    seq_len: int  # tokens in a window
     seed: int  # of the draw
     bos: bool = False  # each window begins with the beginning-of-sequence token
     field: str = "calibration"  # the config's section, for error messages
@@ -50,44 +49,48 @@ class Windows:
         return [p for p, text in enumerate(self.texts) if text is None]
 
     @property
+    def lengths(self) -> tuple[int]:
+        """The length of windows, as keys of texts that the model writes have it."""
+        return (self.seq_len,)
+
+    @property
     def own_length(self) -> int:
-        """The tokens that one of the longest windows takes from a text; BOS is not among them."""
-        return max(self.lengths) - self.bos
+        """The tokens that a window takes from a text; BOS is not among them."""
+        return self.seq_len - self.bos
 
     def tokens_to_write(self, part: int) -> int:
-        """Return the tokens that the model's own text must have, in stretches that hold one of the longest windows.
+        """Return the tokens that the model's own text must have.
 
-        Or as many shorter ones as fit. One more stretch is for tokens that are lost when the text is tokenized again.
+        One more window is for tokens that are lost when the text is tokenized again.
         """
-        fit = ((self.counts(seq_len)[part], self.own_length // (seq_len - self.bos)) for seq_len in self.lengths)
-        return (1 + sum(math.ceil(count / in_stretch) for count, in_stretch in fit)) * max(self.lengths)
+        return (1 + self.counts[part]) * self.seq_len
 
     def written(self, part: int, text: Text) -> "Windows":
         return replace(self, texts=(*self.texts[:part], text, *self.texts[part + 1 :]))
 
-    def counts(self, seq_len: int) -> list[int]:
-        """Return the number of windows of a length that are from each part, in proportion to the weights."""
-        total = num_windows(self.num_samples, self.lengths, seq_len)
-        return apportioned(total, [part.weight for part in self.parts])
+    @property
+    def counts(self) -> list[int]:
+        """The number of windows that are from each part, in proportion to the weights."""
+        return apportioned(self.num_samples, [part.weight for part in self.parts])
 
     @cached_property
-    def drawn(self) -> list[dict[int, Tensor]]:
-        """The windows of each part by their length, tokens_NT; {} for the part that is still to write.
+    def drawn(self) -> list[Tensor | None]:
+        """The windows of each part, tokens_NT; None: the model has still to write them.
 
         Raises:
             ValueError: a text has too few windows.
         """
-        return [{} if text is None else self._draw(p, text) for p, text in enumerate(self.texts)]
+        return [None if text is None else self._draw(p, text) for p, text in enumerate(self.texts)]
 
     @property
-    def by_length(self) -> list[Tensor]:  # tokens_NT
-        return [mixed([windows[seq_len] for windows in self.drawn]) for seq_len in self.lengths]
+    def tokens_NT(self) -> Tensor:
+        """The windows of all parts, which are there."""
+        return mixed([windows_NT for windows_NT in self.drawn if windows_NT is not None])
 
     @property
-    def text_by_length(self) -> list[Tensor]:
-        """The number of the text that each of these windows is from, text_N for each length."""
-        counts = [[len(windows[seq_len]) for windows in self.drawn] for seq_len in self.lengths]
-        return [mixed([torch.full((count,), p) for p, count in enumerate(of_parts)]) for of_parts in counts]
+    def text_N(self) -> Tensor:
+        """The number of the text that each of these windows is from."""
+        return mixed([torch.full((count,), p) for p, count in enumerate(self.counts)])
 
     @cached_property
     def key(self) -> dict[str, Any]:
@@ -97,37 +100,30 @@ class Windows:
         """
         parts = [[part.dataset, part.weight, part.packing, bool(part.chat_template)] for part in self.parts]
         tokens = [
-            [tokens_sha256(tokens_NT) for tokens_NT in windows.values()]
-            for p, windows in enumerate(self.drawn)
-            if p not in self.asked and self.parts[p].dataset != SELF
+            tokens_sha256(windows_NT)
+            for p, windows_NT in enumerate(self.drawn)
+            if windows_NT is not None and p not in self.asked and self.parts[p].dataset != SELF
         ]
         answered = [asked.key for asked in self.asked.values()]
         vocabulary = self.tokenizer.get_vocab() if len(tokens) < len(parts) else {}
         return {
-            "parts": parts, "num_samples": self.num_samples, "lengths": self.lengths, "seed": self.seed,
+            "parts": parts, "num_samples": self.num_samples, "seq_len": self.seq_len, "seed": self.seed,
             "bos": self.bos, "tokens": tokens, "vocabulary": _sha256(json.dumps(vocabulary, sort_keys=True)),
             **({"answered": answered} if answered else {}),
         }  # fmt: skip
 
-    def _draw(self, p: int, text: Text) -> dict[int, Tensor]:
-        """Return the windows of a part; the longest are drawn first."""
-        pool, windows = Pool(text, self.tokenizer, self.bos, self.parts[p].packing), {}
+    def _draw(self, p: int, text: Text) -> Tensor:
+        """Return the windows of a part."""
+        pool = Pool(text, self.tokenizer, self.bos, self.parts[p].packing)
         way = "packing: true, or a longer text" if len(pool.lengths) > 1 else "a longer text"
-        for seq_len in sorted(self.lengths, reverse=True):
-            try:
-                windows[seq_len] = pool.draw(self.counts(seq_len)[p], seq_len, self.seed)
-            except TooFewWindowsError as error:
-                raise ValueError(
-                    f"{self.field}.dataset={text.name}: {error.available} windows of {seq_len} tokens are too few for "
-                    f"the {error.wanted} that are its share of {self.field}.num_samples={self.num_samples}; lower it, "
-                    f"or {self.field}.seq_len, or its weight, or take {way}"
-                ) from error
-        return windows
-
-
-def num_windows(num_samples: int, lengths: Sequence[int], seq_len: int) -> int:
-    """Return the number of windows of a length; the lengths share the tokens of `num_samples` of the first one."""
-    return max(1, round(num_samples * lengths[0] / len(lengths) / seq_len))
+        try:
+            return pool.draw(self.counts[p], self.seq_len, self.seed)
+        except TooFewWindowsError as error:
+            raise ValueError(
+                f"{self.field}.dataset={text.name}: {error.available} windows of {self.seq_len} tokens are too few for "
+                f"the {error.wanted} that are its share of {self.field}.num_samples={self.num_samples}; lower it, "
+                f"or {self.field}.seq_len, or its weight, or take {way}"
+            ) from error
 
 
 def begins_with_bos(tokenizer: PreTrainedTokenizerBase, bos: str, field: str) -> bool:

@@ -10,7 +10,6 @@ from uuid import uuid4
 
 from flap.checkpoint.stock import takes_output_biases
 from flap.config import FlapConfig, build, require, targets
-from flap.data import num_windows
 from flap.evaluation import Evaluator
 from flap.method.allocation import Biases, Budget, Given, Structure, bounds_of_shapes, price
 from flap.method.compression import Compensation
@@ -78,7 +77,7 @@ def choose(config: FlapConfig) -> Choices:
     """
     recovery = build("recover", config.recover) if config.recover else None
     if isinstance(recovery, Reconstruction):
-        recovery = recovery.on(config.calibration.num_samples, config.calibration.lengths)
+        recovery = recovery.on(config.calibration.num_samples, config.calibration.seq_len)
     choices = Choices(
         build("metric", config.metric) if config.plan is None else NoMetric(),
         build("structure", config.structure) if config.plan is None else Given.read(config.plan),
@@ -117,10 +116,8 @@ def _rules(choices: Choices, config: FlapConfig) -> Iterator[tuple[bool, str, An
     yield not (structure.ranks_errors and metric.square_attention), "metric.square_attention", True, squares
     whole = "true with a metric that scores the whole experts of a mixture; WIFV and others score neurons"
     yield structure.experts or not metric.scores_experts, "structure.experts", False, whole
-    samples, lengths = config.calibration.num_samples, config.calibration.lengths
-    judged = "at least 2, and 2 windows of one length, because what is fitted on some windows is judged on others"
-    enough = any(num_windows(samples, lengths, seq_len) >= 2 for seq_len in lengths)
-    yield enough or not choices.need_covariance, "calibration.num_samples", samples, judged
+    samples, judged = config.calibration.num_samples, "at least 2, as what is fitted on some is judged on others"
+    yield samples >= 2 or not choices.need_covariance, "calibration.num_samples", samples, judged
 
 
 def _source(module: str) -> str:

@@ -64,7 +64,7 @@ class DryRun:
     def tokens(self) -> int:
         """The tokens of the calibration windows of this process; 0 if no choice needs any."""
         windows = self.config.calibration.num_samples if self.choices.need_windows else 0
-        return math.ceil(windows * self.config.calibration.lengths[0] / self.processes)
+        return math.ceil(windows * self.config.calibration.seq_len / self.processes)
 
     def needs(self, placement: str) -> Needs:
         """Return what the run takes at a placement; training, which comes last, is not counted."""
@@ -105,7 +105,7 @@ class DryRun:
         own, layers = self.config.calibration, range(len(self.adapter.layers))
         width = max(_sizes(block)[0] * block.num_chosen for i in layers for block in self.adapter.blocks(i))
         copied = HIDDEN_COPIES * _sizes(self.adapter.attention(0))[1] + WIDE_COPIES * width
-        return min(self.tokens, own.batch_size * own.lengths[0]) * self.source.dtype.itemsize * copied
+        return min(self.tokens, own.batch_size * own.seq_len) * self.source.dtype.itemsize * copied
 
     def check(self, cache: Path, left: int = 0) -> None:
         """Check that the run may fit into the memory and onto the disk that are free.

@@ -154,7 +154,7 @@ def _alike(run: Run) -> Run:
     Raises:
         ValueError: they have not; names the first process that is not as the first one of all.
     """
-    source, windows = run.source, run.texts.get("calibration")
+    source, samples = run.source, run.config.calibration.num_samples
     model = {k: v for k, v in source.fingerprint.items() if k not in ("commit", "files")}
     facts = {"the config": digest(described(run.config)), "the model": digest(model)}
     facts |= {f"the content of {name}": value for name, value in run.inputs.items() if name != "model"}
@@ -165,7 +165,6 @@ def _alike(run: Run) -> Run:
     allowed = "device or stream with several processes"
     require(source.placed.whole or source.placed.streams, "model.placement", source.placement, allowed)
     if run.choices.need_windows:
-        counts = [sum(windows.counts(seq_len)) for seq_len in windows.lengths] if windows else []
-        allowed, given = f"{len(everywhere)} windows or more, one for each process", run.config.calibration.num_samples
-        require(sum(counts) >= len(everywhere), "calibration.num_samples", given, allowed)
+        allowed = f"{len(everywhere)} windows or more, one for each process"
+        require(samples >= len(everywhere), "calibration.num_samples", samples, allowed)
     return replace(run, processes=[f"{name}: {device}" for name, device, _ in everywhere])

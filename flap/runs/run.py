@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from flap.config import FlapConfig
@@ -71,9 +72,9 @@ class Run:
 
     def calibration(self, model: PlacedModel, statistics: Sequence[LayerStatistics] = ()) -> Calibration:
         """Return the calibration windows, with statistics of the inputs of each output projection where there are."""
-        windows = self.texts.get("calibration")
-        by_length, texts = (windows.by_length, windows.text_by_length) if windows else ([], ())
-        return Calibration(model, by_length, self.config.calibration.batch_size, list(statistics), texts=texts)
+        windows, batch_size = self.texts.get("calibration"), self.config.calibration.batch_size
+        drawn = (windows.tokens_NT, windows.text_N) if windows else (torch.empty(0, 0, dtype=torch.long), None)
+        return Calibration(model, drawn[0], batch_size, list(statistics), drawn[1])
 
     @property
     def to_write(self) -> list[str]:

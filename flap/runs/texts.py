@@ -25,13 +25,13 @@ def read_texts(
     """
     texts, own = {}, config.calibration
     if choices.need_windows:
-        wanted = Wanted(own.num_samples, own.lengths, config.seed, own.bos, answers_of(own))
+        wanted = Wanted(own.num_samples, own.seq_len, config.seed, own.bos, answers_of(own))
         texts["calibration"] = read_windows("calibration", own.dataset, tokenizer, wanted, max_length)
     if choices.vocabulary is not None and (choices.vocabulary.dataset or not choices.need_windows):
         section = "vocabulary" if choices.vocabulary.dataset else "calibration"
         dataset = choices.vocabulary.dataset or own.dataset
         allowed = "texts or files; the model's own text is counted where calibration windows are read that have it"
-        counted = read_parts(section, dataset, tokenizer, Wanted(1, [2], config.seed, own.bos))  # no window is drawn
+        counted = read_parts(section, dataset, tokenizer, Wanted(1, 2, config.seed, own.bos))  # no window is drawn
         require(not counted.to_write, f"{section}.dataset", SELF, allowed)
         texts["vocabulary"] = counted
     if choices.recovery is not None and choices.recovery.use == "recovery":

@@ -21,8 +21,7 @@ def rows(tokens_NT: torch.Tensor) -> list[tuple[int, ...]]:
 
 
 def windows_of(text: Text, tokenizer: PreTrainedTokenizerFast, num_samples: int, seed: int = 0) -> torch.Tensor:
-    [tokens_NT] = Windows((Part(text.name),), (text,), tokenizer, num_samples, (32,), seed).by_length
-    return tokens_NT
+    return Windows((Part(text.name),), (text,), tokenizer, num_samples, 32, seed).tokens_NT
 
 
 def test_windows_are_disjoint_and_seeded(text: Text, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -53,7 +53,7 @@ def windows_of(
     path: Path, tokenizer: PreTrainedTokenizerFast, counted: str, bos: str = "false", **part: Any
 ) -> Windows:
     path.write_text("".join(json.dumps(row) + "\n" for row in ROWS * 20))
-    wanted = Wanted(3, [16], 0, bos, Answers(counted=counted))
+    wanted = Wanted(3, 16, 0, bos, Answers(counted=counted))
     return read_windows("calibration", {str(path): part}, tokenizer, wanted, None)
 
 
@@ -61,8 +61,8 @@ def windows_of(
 @pytest.mark.parametrize("part", [{}, {"chat_template": False}])
 def test_only_answers_count(part: dict[str, Any], bos: str, tmp_path: Path, chatting: PreTrainedTokenizerFast) -> None:
     windows = windows_of(tmp_path / "a.jsonl", chatting, "answers", bos, **part)
-    [all_NT] = windows_of(tmp_path / "a.jsonl", chatting, "all", bos, **part).by_length
-    [tokens_NT] = windows.by_length
+    all_NT = windows_of(tmp_path / "a.jsonl", chatting, "all", bos, **part).tokens_NT
+    tokens_NT = windows.tokens_NT
     assert torch.equal(unmarked(tokens_NT), all_NT) and (all_NT >= 0).all()
     counted = set(chatting.convert_ids_to_tokens(tokens_NT[tokens_NT >= 0].tolist()))
     assert counted == {"mat", "dog", "ran"} | ({"</s>"} if not part else set())
@@ -74,7 +74,7 @@ def test_only_answers_count(part: dict[str, Any], bos: str, tmp_path: Path, chat
 def test_a_file_that_has_text_too_is_read_as_prompts_on_request(
     tmp_path: Path, chatting: PreTrainedTokenizerFast
 ) -> None:
-    path, wanted = tmp_path / "a.jsonl", Wanted(1, [4], 0, "false")
+    path, wanted = tmp_path / "a.jsonl", Wanted(1, 4, 0, "false")
     path.write_text("".join(json.dumps(row | {"text": "under the old tree"}) + "\n" for row in ROWS))
     for options, document in (({}, "under the old tree"), ({"chat_template": True}, "[user] the cat sat on </s> ")):
         [text] = read_windows("calibration", {str(path): options}, chatting, wanted, None).existing
@@ -83,8 +83,8 @@ def test_a_file_that_has_text_too_is_read_as_prompts_on_request(
 
 def test_without_packing_conversations_have_their_own_marks(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": "the cat sat on", "answer": "mat dog"}) + "\n")
-    wanted, path = Wanted(1, [6], 0, "false", Answers(counted="answers")), str(tmp_path / "a.jsonl")
-    [tokens_NT] = read_windows("calibration", {path: {"packing": False}}, tokenizer, wanted, None).by_length
+    wanted, path = Wanted(1, 6, 0, "false", Answers(counted="answers")), str(tmp_path / "a.jsonl")
+    tokens_NT = read_windows("calibration", {path: {"packing": False}}, tokenizer, wanted, None).tokens_NT
     assert (tokens_NT >= 0).tolist() == [[False] * 4 + [True] * 2]
 
 
@@ -92,7 +92,7 @@ def test_a_file_without_answers_says_who_can_write_them(tmp_path: Path, tokenize
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"prompt": "the cat"}) + "\n")
     with pytest.raises(ValueError, match=r"a.jsonl: 1 prompts have no answer; take calibration.answers=self"):
-        read_windows("calibration", str(path), tokenizer, Wanted(1, [4], 0, "false"), None)
+        read_windows("calibration", str(path), tokenizer, Wanted(1, 4, 0, "false"), None)
 
 
 @pytest.mark.parametrize("bos", ["false", "true"])
@@ -101,6 +101,6 @@ def test_the_template_s_own_beginning_is_not_there_twice(
 ) -> None:
     chatting.chat_template = "<s> " + TEMPLATE
     windows = windows_of(tmp_path / "a.jsonl", chatting, "answers", bos)
-    [text], [tokens_NT] = windows.existing, windows.by_length
+    [text], tokens_NT = windows.existing, windows.tokens_NT
     assert all(document.startswith("<s>") == (bos == "false") for document in text.documents)
     assert set(chatting.convert_ids_to_tokens(tokens_NT[tokens_NT >= 0].tolist())) == {"mat", "dog", "ran", "</s>"}

@@ -1,4 +1,4 @@
-"""Calibration windows of several texts and lengths."""
+"""Calibration windows of several texts."""
 
 import json
 from dataclasses import replace
@@ -21,7 +21,7 @@ def text_of(name: str, seed: int, words: int = 1500) -> Text:
 @pytest.fixture
 def mixture(tokenizer: PreTrainedTokenizerFast) -> Windows:
     parts = Part("a.txt", 1.0), Part("b.txt", 3.0)
-    return Windows(parts, (text_of("a.txt", 1), text_of("b.txt", 2)), tokenizer, 40, (8, 32), seed=0)
+    return Windows(parts, (text_of("a.txt", 1), text_of("b.txt", 2)), tokenizer, 40, 8, seed=0)
 
 
 def found_in(tokens_NT: torch.Tensor, text: Text, tokenizer: PreTrainedTokenizerFast) -> int:
@@ -30,21 +30,17 @@ def found_in(tokens_NT: torch.Tensor, text: Text, tokenizer: PreTrainedTokenizer
     return sum(",".join(map(str, window)) + "," in ids for window in tokens_NT.tolist())
 
 
-def test_texts_by_weight_and_lengths_by_equal_shares(mixture: Windows, tokenizer: PreTrainedTokenizerFast) -> None:
-    short, long = mixture.by_length
-    assert short.shape == (20, 8) and long.shape == (5, 32)  # 160 tokens each
-    assert [found_in(long, text, tokenizer) for text in mixture.existing] == [1, 4]
-    assert mixture.counts(8) == [5, 15] and [len(windows[8]) for windows in mixture.drawn] == [5, 15]
-    assert found_in(short, mixture.existing[1], tokenizer) >= 15
-    for tokens_NT, text_N in zip(mixture.by_length, mixture.text_by_length, strict=True):
-        assert all(found_in(tokens_NT[text_N == p], text, tokenizer) == (text_N == p).sum()
-                   for p, text in enumerate(mixture.existing))  # fmt: skip
+def test_texts_share_the_windows_by_weight(mixture: Windows, tokenizer: PreTrainedTokenizerFast) -> None:
+    tokens_NT, text_N = mixture.tokens_NT, mixture.text_N
+    assert tokens_NT.shape == (40, 8) and mixture.counts == [10, 30] == text_N.bincount().tolist()
+    for p, text in enumerate(mixture.existing):
+        assert found_in(tokens_NT[text_N == p], text, tokenizer) == mixture.counts[p]
 
 
 def test_the_key_tells_apart_all_that_windows_depend_on(mixture: Windows, tokenizer: PreTrainedTokenizerFast) -> None:
     other = partial(replace, mixture)
     others = [
-        mixture, other(seed=1), other(num_samples=39), other(lengths=(8,)), other(lengths=(32, 8)),
+        mixture, other(seed=1), other(num_samples=39), other(seq_len=9),
         other(parts=(Part("a.txt"), Part("b.txt"))), other(texts=(text_of("a.txt", 3), mixture.existing[1])),
         other(parts=(Part("a.txt"), Part("self"))), other(bos=True),
     ]  # fmt: skip
@@ -54,31 +50,30 @@ def test_the_key_tells_apart_all_that_windows_depend_on(mixture: Windows, tokeni
 
 def test_a_text_that_the_model_writes_is_awaited(tokenizer: PreTrainedTokenizerFast) -> None:
     parts = Part("a.txt"), Part("self")
-    before = Windows(parts, (text_of("a.txt", 1), None), tokenizer, 40, (8, 32), seed=0)
-    assert before.to_write == [1] and before.tokens_to_write(1) == (1 + 3 + 2) * 32
+    before = Windows(parts, (text_of("a.txt", 1), None), tokenizer, 40, 8, seed=0)
+    assert before.to_write == [1] and before.tokens_to_write(1) == (1 + 20) * 8
     after = before.written(1, text_of("self", 2))
     assert not after.to_write and after.key == before.key
-    assert [tuple(windows.shape) for windows in after.by_length] == [(20, 8), (5, 32)]
+    assert after.tokens_NT.shape == (40, 8)
 
 
 @pytest.mark.parametrize("bos", [False, True])
-@pytest.mark.parametrize("lengths", [(8, 32), (8, 30), (12, 8), (5, 13, 34), (20,)])
-def test_the_tokens_to_write_suffice(tokenizer: PreTrainedTokenizerFast, lengths: tuple[int, ...], bos: bool) -> None:
-    for num_samples in (len(lengths) * 7, 40):
-        before = Windows((Part("self"),), (None,), tokenizer, num_samples, lengths, seed=0, bos=bos)
+@pytest.mark.parametrize("seq_len", [5, 8, 34])
+def test_the_tokens_to_write_suffice(tokenizer: PreTrainedTokenizerFast, seq_len: int, bos: bool) -> None:
+    for num_samples in (7, 40):
+        before = Windows((Part("self"),), (None,), tokenizer, num_samples, seq_len, seed=0, bos=bos)
         after = before.written(0, text_of("self", 2, before.tokens_to_write(0)))
-        shapes = [tuple(windows.shape) for windows in after.by_length]
-        assert shapes == [(before.counts(seq_len)[0], seq_len) for seq_len in lengths]
+        assert after.tokens_NT.shape == (num_samples, seq_len)
 
 
 def test_a_part_that_is_too_short_says_its_windows_and_what_helps(tokenizer: PreTrainedTokenizerFast) -> None:
     text = Text.joined("short", ["the old cat"] * 100, "")
-    without_packing = Windows((Part("short", packing=False),), (text,), tokenizer, 4, (16,), seed=0)
+    without_packing = Windows((Part("short", packing=False),), (text,), tokenizer, 4, 16, seed=0)
     with pytest.raises(ValueError, match=r"0 windows of 16 .* its weight, or take packing: true, or a longer text$"):
         _ = without_packing.drawn
     parts = Part("a.txt", 1.0), Part("b.txt", 3.0)
-    windows = Windows(parts, (text_of("a.txt", 1), text_of("b.txt", 2, 100)), tokenizer, 40, (8,), seed=0)
+    windows = Windows(parts, (text_of("a.txt", 1), text_of("b.txt", 2, 100)), tokenizer, 40, 8, seed=0)
     with pytest.raises(
         ValueError, match=r"^calibration\.dataset=b\.txt: 12 windows of 8 tokens .* the 30 that are its"
     ):
-        _ = windows.by_length
+        _ = windows.tokens_NT

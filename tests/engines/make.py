@@ -126,7 +126,7 @@ def make_scores(model_type: str, folder: Path) -> None:
         torch.randint(3, VOCAB, (8, PROMPT), generator=torch.Generator().manual_seed(6)),
     )
     placed.adapter = adapt(model, whole_experts=True)
-    known = enumerate(collect(placed, [tokens_NT], batch_size=4))
+    known = enumerate(collect(placed, tokens_NT, batch_size=4))
     found = {"tokens_NT": tokens_NT}
     for i, scores in enumerate(score_layers(REAP(), placed.adapter, known).layers):
         if placed.adapter.mlp(i).whole:

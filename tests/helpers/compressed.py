@@ -62,7 +62,7 @@ def covariances(
     """Statistics with co-moments of all layers at once, which only models as tiny as these allow."""
     placed = Resident(model)
     placed.adapter = adapt(model, whole_experts)
-    calibration = Calibration(placed, [windows_NT], batch_size, [])
+    calibration = Calibration(placed, windows_NT, batch_size, [])
     return [observed for _, observed in calibration.visit("calibrate", covariance=True) if observed is not None]
 
 

@@ -22,7 +22,7 @@ AL_AM, BIAS = ALAM(), BiasCompensation()
 
 def calibrated(model: PreTrainedModel | PlacedModel) -> Calibration:
     placed = model if isinstance(model, PlacedModel) else Resident(model)
-    return Calibration(placed, [tokens()], 3, collect(placed, [tokens()], batch_size=3))
+    return Calibration(placed, tokens(), 3, collect(placed, tokens(), batch_size=3))
 
 
 def decided(calibration: Calibration, ratio: float, structure: Structure = AL_AM) -> PruningPlan:

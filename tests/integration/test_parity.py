@@ -130,7 +130,7 @@ def decide(real: Real, cell: Cell, statistics: list[LayerStatistics]) -> Pruning
     if cell["method"] == "wanda_sp":
         model = Resident(real.fresh())
         plans: list[LayerPlan] = []
-        for i, known in Calibration(model, [real.calibration_NT], 8, []).in_sequence(covariance=False):
+        for i, known in Calibration(model, real.calibration_NT, 8, []).in_sequence(covariance=False):
             plans.append(truncated(score_layer(metric, model.adapter.blocks(i), known), cell))
             slice_layer(model.adapter, i, plans[i], NoCompensation(), known)
         return PruningPlan(tuple(plans))
@@ -187,7 +187,7 @@ def real() -> Real:
     held_out = read(passages[1000:1200], evaluation["sha256_of_text"], source.tokenizer)
     adapter = adapt(model)
     recorders = [[OfficialRecorder(block.output) for block in adapter.blocks(i)] for i in range(LAYERS)]
-    exact = collect(Resident(model), [windows_NT], batch_size=8)
+    exact = collect(Resident(model), windows_NT, batch_size=8)
     official = [LayerStatistics(Pair(*((one.finish(),) for one in pair)), inverse_power=0.0) for pair in recorders]
     return Real(model, windows_NT, held_out[: 128 * length].reshape(128, length), exact, official)
 

@@ -75,7 +75,6 @@ CASES: list[tuple[str, str, list[Place]]] = [
     ("Llama", "mask_only=true", [AUTO, SECOND]),
     ("Llama", "ratio=0", [AUTO]),
     ("Llama", "ratio=null target.bytes=60e3", [STREAM]),
-    ("Llama", f"{SEARCH} calibration.seq_len=[16,24]", []),
     ("Qwen2-bfloat16", "", [STREAM]),
     ("Qwen3Next", "", [TWO_STREAM]),
     # one family of each kind: how its modules hold their weights, and how its layers are called

@@ -41,7 +41,7 @@ def experts(model: PreTrainedModel, layer: int) -> nn.Module:
 
 
 def observed(model: PreTrainedModel) -> list[LayerStatistics]:
-    return collect(Resident(model), [tokens()], batch_size=4)
+    return collect(Resident(model), tokens(), batch_size=4)
 
 
 @torch.no_grad()
@@ -107,7 +107,7 @@ def test_the_bias_keeps_each_experts_mean_output(model: PreTrainedModel) -> None
 
 def test_experts_that_see_no_token_or_one(model: PreTrainedModel) -> None:
     few = tokens(1, 3)
-    known = collect(Resident(model), [few], batch_size=1)
+    known = collect(Resident(model), few, batch_size=1)
     counts_E = torch.tensor([one.num_tokens for one in known[0].blocks.mlp])
     assert counts_E.sum() == 2 * few.numel() and {0, 1} <= set(counts_E.tolist())
     for name in ("mean_I", "var_I", "msq_I"):
@@ -165,7 +165,7 @@ def test_every_expert_is_fitted_on_the_tokens_routed_to_it(model: PreTrainedMode
     """Its covariances are those of its tokens, and its map is that of a projection with those tokens alone."""
     windows_NT = tokens(windows=40)
     known, block = covariances(model, windows_NT, 8)[1], adapt(model).mlp(1)
-    fitting, held_out = (flowing_in(model, 1, part_NT) for [part_NT] in split_windows([windows_NT]))
+    fitting, held_out = (flowing_in(model, 1, part_NT) for part_NT in split_windows(windows_NT))
     kept = tuple(n for n in range(EXPERTS * NEURONS) if n % NEURONS % 3)
     blocks = adapt(model).blocks(1)
     [fits] = fit_layer(blocks, [LayerPlan(tuple(range(blocks.attention.num_units)), kept)], LinearCompensation(), known)

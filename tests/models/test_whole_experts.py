@@ -62,7 +62,7 @@ def router_of(model: PreTrainedModel, layer: int) -> nn.Module | None:
 def observed(model: PreTrainedModel) -> list[LayerStatistics]:
     placed = Resident(model)
     placed.adapter = adapt(model, whole_experts=True)
-    return collect(placed, [tokens()], batch_size=4)
+    return collect(placed, tokens(), batch_size=4)
 
 
 def decided(model: PreTrainedModel, ratio: float, structure: object = None) -> PruningPlan:
@@ -222,7 +222,7 @@ def test_a_fresh_process_computes_the_same(saved: dict[str, Saved], tmp_path: Pa
 def test_experts_leave_a_model_that_has_lost_neurons(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     """Their output biases, which stand in for the neurons, leave with them."""
     model = random_model(config_of("mixtral"))
-    statistics = enumerate(collect(Resident(model), [tokens()], 4))
+    statistics = enumerate(collect(Resident(model), tokens(), 4))
     compress(adapt(model), plan_of(model, 0.3), BiasCompensation(), statistics, slice_layer)
     plan = experts_alone(model, 4)
     expected = never_routed(model, plan)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flap.data import batches, split_windows
+from flap.data import split_windows
 from flap.method.calibration.recorder import LayerRecorder, layer_statistics
 from flap.method.calibration.statistics import STATISTICS, LayerStatistics
 from flap.models import PlacedModel, Stream, Walk
@@ -28,11 +28,10 @@ class Calibration:
     """
 
     model: PlacedModel
-    windows: Sequence[Tensor]  # tokens_NT for each length of window; empty if nothing needs any
-    batch_size: int  # windows of the first length in a batch; batches of other lengths have as many tokens
+    tokens_NT: Tensor  # the windows; none if nothing needs any
+    batch_size: int  # windows at a time
     layers: list[LayerStatistics]  # without covariances; empty if nothing needs them
-    # the number of the text of each window, text_N for each length; empty: all are from one
-    texts: Sequence[Tensor] = ()
+    text_N: Tensor | None = None  # the number of the text of each window; None: all are from one
 
     def observe(self, work: WorkFolder = NOT_KEPT) -> list[LayerStatistics]:
         """Return the statistics of every layer, without covariances. Each window is run once. work: resume from it.
@@ -43,7 +42,7 @@ class Calibration:
         model, work = self.model, self.model.if_streamed(work)  # in memory one pass does for all layers
         recorders = [LayerRecorder(model.adapter, i) for i in range(len(model.layers))]
         notes = Notes(STATISTICS, work)
-        for i in model.observe(self._own(self.windows), recorders, work):
+        for i in model.observe(self._own(self.tokens_NT), recorders, work):
             notes.write(i, [layer_statistics(recorders[i])])
         return [notes.read(i)[0] for i in range(len(recorders))]
 
@@ -88,23 +87,21 @@ class Calibration:
     def _enter(self, walk: Walk, apart: bool) -> list[Stream]:
         """Return the stream of this process's windows; apart: those of its fitting and of its held-out windows."""
         if not apart:
-            return [walk.enter("windows", self._own(self.windows))]
-        fitting, held_out = split_windows(self.windows)
-        return [walk.enter("fitting", self._own(fitting)), walk.enter("held out", self._own(held_out))]
+            return [walk.enter("windows", self._own(self.tokens_NT))]
+        fitting_NT, held_out_NT = split_windows(self.tokens_NT)
+        return [walk.enter("fitting", self._own(fitting_NT)), walk.enter("held out", self._own(held_out_NT))]
 
-    def _own(self, windows: Sequence[Tensor]) -> list[Tensor]:
-        """Return the share of this process of some windows, in batches; of a length it may have none."""
-        counts = list(map(len, windows))
-        numbers, own = torch.arange(sum(counts)).split(counts), torch.tensor(ranks.own_share(range(sum(counts)))).long()
-        shares = [tokens_NT[torch.isin(number_N, own)] for tokens_NT, number_N in zip(windows, numbers, strict=True)]
-        return batches(shares, self.batch_size)
+    def _own(self, tokens_NT: Tensor) -> list[Tensor]:
+        """Return the share of this process of some windows, in batches; it may have none."""
+        own = torch.tensor(ranks.own_share(range(len(tokens_NT))), dtype=torch.long)
+        return [batch_NT for batch_NT in tokens_NT[own].split(self.batch_size) if len(batch_NT)]
 
 
 def collect(
-    model: PlacedModel, windows: Sequence[Tensor], batch_size: int, work: WorkFolder = NOT_KEPT
+    model: PlacedModel, tokens_NT: Tensor, batch_size: int, work: WorkFolder = NOT_KEPT
 ) -> list[LayerStatistics]:
     """Return the statistics of every layer on dense inputs of windows; see `Calibration.observe`."""
-    return Calibration(model, windows, batch_size, []).observe(work)
+    return Calibration(model, tokens_NT, batch_size, []).observe(work)
 
 
 @torch.no_grad()  # here, not at the generators: there it would keep the yielded covariances in memory

@@ -126,13 +126,12 @@ class Reconstruction:
     gradient_checkpointing: bool = False
     writer: str = "dense"
 
-    def on(self, num_samples: int, lengths: list[int]) -> Recovery:
-        """Return the training on so many calibration windows. lengths: of their kinds, in tokens.
+    def on(self, num_samples: int, seq_len: int) -> Recovery:
+        """Return the training on so many calibration windows of so many tokens.
 
         Raises:
-            ValueError: an option is out of range, windows have several lengths, or there are too few.
+            ValueError: an option is out of range, or there are too few windows.
         """
-        require(len(lengths) == 1, "calibration.seq_len", lengths, "one length with recover=reconstruct")
         require(num_samples > 1, "calibration.num_samples", num_samples, "2 or more with recover=reconstruct")
         held_out = math.ceil(num_samples / HELD_OUT)
         fitting = num_samples - held_out
@@ -140,6 +139,6 @@ class Reconstruction:
         valid = self.batch_size is None or 1 <= self.batch_size <= fitting
         require(valid, "recover.batch_size", self.batch_size, allowed)
         return Recovery(
-            dataset=None, tokens=fitting * lengths[0], seq_len=lengths[0], held_out=held_out, use="calibration",
+            dataset=None, tokens=fitting * seq_len, seq_len=seq_len, held_out=held_out, use="calibration",
             **asdict(self),
         )  # fmt: skip

@@ -25,7 +25,7 @@ def recovery_windows(
         ValueError: there is no such text, it is too short, or the windows are longer than the model's context.
     """
     count, seq_len = recovery.windows + recovery.held_out, recovery.seq_len
-    wanted = Wanted(count, [seq_len], seed, bos, answers)
+    wanted = Wanted(count, seq_len, seed, bos, answers)
     try:
         return read_windows("recover", recovery.dataset, tokenizer, wanted, max_length)
     except ValueError as error:
@@ -53,6 +53,6 @@ def training_windows(recovery: Recovery, windows: Windows, own: Windows | None =
 
 def _held_out_first(recovery: Recovery, windows: Windows) -> Tensor:
     if recovery.use == "recovery":
-        return torch.cat(windows.by_length)
-    fitting, held_out = split_windows(windows.by_length)
-    return torch.cat([*held_out, *fitting])
+        return windows.tokens_NT
+    fitting_NT, held_out_NT = split_windows(windows.tokens_NT)
+    return torch.cat([held_out_NT, fitting_NT])

@@ -55,9 +55,8 @@ class PlanDivergence:
     ) -> list[float]:
         """Return the divergence of each plan, measured on `num_tokens` tokens, rounded up to whole windows.
 
-        Where windows have several lengths, each length has an equal share of the tokens. Of each text that has windows
-        held out there is one at least. covariance: of statistics, for the plans or their fits. work: an interrupted
-        walk resumes from it; it is deleted at the end.
+        Of each text that has windows held out there is one at least. covariance: of statistics, for the plans or their
+        fits. work: an interrupted walk resumes from it; it is deleted at the end.
 
         Raises:
             ValueError: predictions are not finite.
@@ -68,7 +67,7 @@ class PlanDivergence:
 
     def _walked(self, walk: Walk, plans: PlansOfLayer, num_tokens: int, covariance: bool) -> list[float]:
         """Return the divergence of each plan, after one walk."""
-        (windows, texts), dense = self.windows(num_tokens), dense_plan(self.calibration.model)
+        (tokens_NT, text_N), dense = self.windows(num_tokens), dense_plan(self.calibration.model)
 
         def with_dense(i: int, observed: LayerStatistics | None) -> list[LayerPlan]:
             return [dense.layers[i], *ranks.own_share(plans(i, observed))]
@@ -76,7 +75,7 @@ class PlanDivergence:
         stream_ids: list[int] = []
         for i in range(walk.layers_done):
             stream_ids = _next_stream_ids(with_dense(i, None), stream_ids)
-        streams = {0: walk.enter("0", windows)}
+        streams = {0: walk.enter("0", [tokens_NT])}
         streams |= {k: walk.restored(str(k), streams[0]) for k in set(stream_ids) - {0}}
         for i, observed in self.calibration.along(walk, covariance):
             plans_i = with_dense(i, observed)
@@ -85,19 +84,15 @@ class PlanDivergence:
             for name in set(walk.streams) - {"fitting", "held out"}:
                 del walk.streams[name]
             walk.streams |= {str(k): stream for k, stream in streams.items()}
-        return ranks.gather_in_order(self._nats(windows, texts, [streams[k].batches for k in stream_ids]))
+        return ranks.gather_in_order(self._nats(tokens_NT, text_N, [streams[k].batches[0] for k in stream_ids]))
 
-    def windows(self, num_tokens: int) -> tuple[list[Tensor], list[Tensor]]:
-        """Return tokens_NT and text_N for each length of window."""
-        windows = self.calibration.windows
-        texts = self.calibration.texts or [torch.zeros(len(tokens_NT), dtype=torch.long) for tokens_NT in windows]
-        (_, held_out), (_, held_texts) = split_windows(windows), split_windows(texts)
-        each = num_tokens / len(held_out)
-        measured = []
-        for tokens_NT, text_N in zip(held_out, held_texts, strict=True):
-            last = _last(text_N, math.ceil(each / tokens_NT.shape[1]))
-            measured.append((tokens_NT[last], text_N[last]))
-        return [tokens_NT for tokens_NT, _ in measured], [text_N for _, text_N in measured]
+    def windows(self, num_tokens: int) -> tuple[Tensor, Tensor]:
+        """Return tokens_NT and text_N of the windows that are measured."""
+        tokens_NT, text_N = self.calibration.tokens_NT, self.calibration.text_N
+        text_N = torch.zeros(len(tokens_NT), dtype=torch.long) if text_N is None else text_N
+        (_, held_NT), (_, held_N) = split_windows(tokens_NT), split_windows(text_N)
+        last = _last(held_N, math.ceil(num_tokens / tokens_NT.shape[1]))
+        return held_NT[last], held_N[last]
 
     def _advance(
         self,
@@ -121,26 +116,23 @@ class PlanDivergence:
         return advanced, next_ids
 
     @torch.no_grad()
-    def _nats(
-        self, windows: Sequence[Tensor], texts: Sequence[Tensor], hidden: Sequence[Sequence[Tensor]]
-    ) -> list[float]:
+    def _nats(self, tokens_NT: Tensor, text_N: Tensor, hidden: Sequence[Tensor]) -> list[float]:
         """Return the divergence from the dense model, averaged over a text's tokens, for each plan: its worst text's.
 
-        hidden: the outputs of the last layer for the windows of each length, first of the dense model, then of each
-        plan.
+        hidden: the outputs of the last layer for these windows, first of the dense model, then of each plan.
         """
-        model, num_texts, plans = self.calibration.model, int(torch.cat(list(texts)).max()) + 1, len(hidden) - 1
+        model, num_texts, plans = self.calibration.model, int(text_N.max()) + 1, len(hidden) - 1
         total_KX, tokens_X = torch.zeros(plans, num_texts).double(), torch.zeros(num_texts)
         with model.ends():
-            for text_N, tokens_NT, dense_NTD, *others in _compared(windows, texts, hidden):
-                dense_NTV = log_softmax(_logits(model, tokens_NT, dense_NTD), dim=-1)
+            for of_N, some_NT, dense_NTD, *others in _compared(tokens_NT, text_N, *hidden):
+                dense_NTV = log_softmax(_logits(model, some_NT, dense_NTD), dim=-1)
                 p_NTV = dense_NTV.exp()
                 for k, hidden_NTD in enumerate(others):
-                    logits_NTV = _logits(model, tokens_NT, hidden_NTD)
+                    logits_NTV = _logits(model, some_NT, hidden_NTD)
                     inputs = zip(p_NTV, dense_NTV, logits_NTV, strict=True)
                     nats = [kl(*window) for window in inputs]
-                    total_KX[k].index_add_(0, text_N, torch.tensor(nats, dtype=torch.float64))
-                tokens_X.index_add_(0, text_N, torch.full(text_N.shape, float(tokens_NT.shape[1])))
+                    total_KX[k].index_add_(0, of_N, torch.tensor(nats, dtype=torch.float64))
+                tokens_X.index_add_(0, of_N, torch.full(of_N.shape, float(some_NT.shape[1])))
         if not total_KX.isfinite().all():
             raise ValueError(
                 "structure=search: predictions of a pruned model are not finite; try model.dtype=float32 or bfloat16, "
@@ -167,18 +159,18 @@ def _last(text_N: Tensor, num_windows: int) -> Tensor:
     return torch.tensor(sorted({*last, *range(max(0, len(text_N) - num_windows), len(text_N))}))
 
 
-def _compared(
-    windows: Sequence[Tensor], texts: Sequence[Tensor], hidden: Sequence[Sequence[Tensor]]
-) -> Iterator[tuple[Tensor, ...]]:
-    """Yield text_N, tokens_NT and each stream's hidden_NTD of a few windows, at the positions that are compared."""
-    for tokens_NT, *others in zip(windows, texts, *hidden, strict=True):
-        if counted_positions(tokens_NT) is not None:
-            yield from _compared_where_counted(tokens_NT, *others)
-            continue
-        positions = slice(min(EVERY, tokens_NT.shape[1]) - 1, None, EVERY)
-        some = max(1, COMPARED_TOKENS // tokens_NT.shape[1])
-        for part_NT, text_N, *streams in zip(*(part.split(some) for part in (tokens_NT, *others)), strict=True):
-            yield text_N, *(part[:, positions] for part in (part_NT, *streams))
+def _compared(tokens_NT: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield text_N, tokens_NT and each stream's hidden_NTD of a few windows, at the positions that are compared.
+
+    others: text_N and the streams of all windows.
+    """
+    if counted_positions(tokens_NT) is not None:
+        yield from _compared_where_counted(tokens_NT, *others)
+        return
+    positions = slice(min(EVERY, tokens_NT.shape[1]) - 1, None, EVERY)
+    some = max(1, COMPARED_TOKENS // tokens_NT.shape[1])
+    for part_NT, text_N, *streams in zip(*(part.split(some) for part in (tokens_NT, *others)), strict=True):
+        yield text_N, *(part[:, positions] for part in (part_NT, *streams))
 
 
 def _compared_where_counted(tokens_NT: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:

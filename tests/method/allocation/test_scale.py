@@ -93,7 +93,7 @@ def experts_output(model: PreTrainedModel, layer: int) -> torch.Tensor:
 def test_an_experts_error_is_the_one_that_its_layer_makes() -> None:
     """With one expert for each token, whose weight is 1: the mean squared change of the layer's output."""
     model = tiny_model("mixtral", num_experts_per_tok=1)
-    adapter, statistics = adapt(model), collect(Resident(model), [tokens()], batch_size=4)
+    adapter, statistics = adapt(model), collect(Resident(model), tokens(), batch_size=4)
     scores = score_layers(WIFV(square_attention=False), adapter, enumerate(statistics))
     budget = price(adapter, 0.5)
     for i, scaled in enumerate(ALAM(scale="error").on_one_scale(scores, budget)):

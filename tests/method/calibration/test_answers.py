@@ -22,7 +22,7 @@ def asking(tokenizer: PreTrainedTokenizerFast, options: Answers, prompts: int = 
     texts = [" ".join(WORDS[w] for w in draw[: 3 + n % 4]) for n, draw in enumerate(draws)]
     rows = tuple(Prompt(({"role": "user", "content": text},), None) for text in texts)
     asked = {0: Asked(rows, "my.jsonl", "/my.jsonl", False, options)}
-    return Windows((Part("my.jsonl"),), (None,), tokenizer, num_samples, (24,), seed=0, asked=asked)
+    return Windows((Part("my.jsonl"),), (None,), tokenizer, num_samples, 24, seed=0, asked=asked)
 
 
 def test_they_are_the_likeliest_words_after_each_prompt(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -36,7 +36,7 @@ def test_they_are_the_likeliest_words_after_each_prompt(tokenizer: PreTrainedTok
         expected = model.model.generate(prompt_1T, generation_config=options)[0, prompt_1T.shape[1] :]
         assert text == tokenizer.decode(expected, skip_special_tokens=True)
     drawn = windows.written(0, text_of(written, windows, 0))
-    assert [tuple(one.shape) for one in drawn.by_length] == [(4, 24)] and drawn.key == windows.key
+    assert drawn.tokens_NT.shape == (4, 24) and drawn.key == windows.key
     assert written["begins_with"].endswith(" prompts of my.jsonl") and written["tokens"] > 0
 
 
@@ -54,7 +54,7 @@ def test_no_more_prompts_are_answered_than_the_windows_take(tokenizer: PreTraine
     written = answer(model, all_of_them, 0, 64)
     assert len(written["answered"]) + written["dropped"] == 60
     with pytest.raises(ValueError, match=r"my\.jsonl: .* windows of 24 tokens are too few for the 40"):
-        _ = all_of_them.written(0, text_of(written, all_of_them, 0)).by_length
+        _ = all_of_them.written(0, text_of(written, all_of_them, 0)).tokens_NT
 
 
 def test_a_prompt_that_does_not_fit_the_context_is_dropped(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -50,7 +50,7 @@ def assert_same(found: LayerStatistics, expected: LayerStatistics) -> None:
 
 def in_sequence(placed: PlacedModel, tokens_NT: Tensor, batch_size: int) -> Visits:
     """Each layer on what the layers before it put out by now."""
-    return Calibration(placed, [tokens_NT], batch_size, []).in_sequence(covariance=False)
+    return Calibration(placed, tokens_NT, batch_size, []).in_sequence(covariance=False)
 
 
 def hooks_left(model: PreTrainedModel) -> int:
@@ -59,7 +59,7 @@ def hooks_left(model: PreTrainedModel) -> int:
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_equals_two_passes_over_the_activations(architecture: str) -> None:
-    found = collect(Resident(tiny_model(architecture)), [tokens()], batch_size=4)
+    found = collect(Resident(tiny_model(architecture)), tokens(), batch_size=4)
     for a, b in zip(found, two_pass(tiny_model(architecture), tokens()), strict=True):
         assert a.blocks.attention[0].num_tokens == tokens().numel()
         assert_same(a, b)
@@ -68,26 +68,26 @@ def test_equals_two_passes_over_the_activations(architecture: str) -> None:
 @pytest.mark.parametrize("architecture", ["llama-gqa", "qwen3-gqa"])
 def test_batch_size_changes_nothing(architecture: str) -> None:
     placed = Resident(tiny_model(architecture))
-    one_by_one = collect(placed, [tokens()], batch_size=1)
+    one_by_one = collect(placed, tokens(), batch_size=1)
     for batch_size in (2, 4, 5):
         of_dense_layers = [observed for _, observed in in_sequence(placed, tokens(), batch_size)]
-        for found in (collect(placed, [tokens()], batch_size), of_dense_layers):
+        for found in (collect(placed, tokens(), batch_size), of_dense_layers):
             for a, b in zip(found, one_by_one, strict=True):
                 assert_same(a, b)
 
 
 def test_a_visit_hands_out_what_was_collected_or_nothing_where_nothing_was() -> None:
     placed = Resident(tiny_model("llama-gqa"))
-    known = collect(placed, [tokens()], batch_size=4)
-    visits = list(Calibration(placed, [tokens()], 4, known).visit("score"))
+    known = collect(placed, tokens(), batch_size=4)
+    visits = list(Calibration(placed, tokens(), 4, known).visit("score"))
     assert [i for i, _ in visits] == [0, 1, 2, 3] and all(found is known[i] for i, found in visits)
-    assert list(Calibration(placed, [], 4, []).visit("score")) == [(i, None) for i in range(4)]
+    assert list(Calibration(placed, torch.empty(0, 0), 4, []).visit("score")) == [(i, None) for i in range(4)]
 
 
 def test_each_window_runs_exactly_once() -> None:
     model, seen = tiny_model("llama-gqa"), []
     hook = model.model.embed_tokens.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    collect(Resident(model), [tokens()], batch_size=4)
+    collect(Resident(model), tokens(), batch_size=4)
     hook.remove()
     assert torch.equal(torch.cat(seen), tokens())
     assert hooks_left(model) == 0
@@ -96,7 +96,7 @@ def test_each_window_runs_exactly_once() -> None:
 def test_hooks_leave_when_the_forward_pass_raises() -> None:
     model, beyond_the_vocabulary = tiny_model("llama-gqa"), tokens() + 1000
     with pytest.raises(IndexError):
-        collect(Resident(model), [beyond_the_vocabulary], batch_size=4)
+        collect(Resident(model), beyond_the_vocabulary, batch_size=4)
     with pytest.raises(IndexError):
         list(in_sequence(Resident(model), beyond_the_vocabulary, 4))
     assert hooks_left(model) == 0
@@ -111,7 +111,7 @@ def test_activations_that_are_not_finite_name_the_first_such_layer(broken: str, 
     model = tiny_model("llama-gqa")
     model.model.layers.get_submodule(broken).weight.data[3, 5] = value
     with pytest.raises(ValueError, match=f"activations of {named}.* not finite"):
-        collect(Resident(model), [tokens()], batch_size=4)
+        collect(Resident(model), tokens(), batch_size=4)
     with pytest.raises(ValueError, match=f"activations of {named}.* not finite"):
         list(in_sequence(Resident(model), tokens(), 4))
     assert hooks_left(model) == 0
@@ -120,9 +120,9 @@ def test_activations_that_are_not_finite_name_the_first_such_layer(broken: str, 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_layer_pruned_on_the_way_is_what_the_next_layers_see(architecture: str) -> None:
     placed, reference = Resident(tiny_model(architecture)), Resident(tiny_model(architecture))
-    dense = collect(reference, [tokens()], batch_size=4)
+    dense = collect(reference, tokens(), batch_size=4)
     slice_layer(reference.adapter, 0, PLAN, BiasCompensation(), dense[0])
-    expected = collect(reference, [tokens()], batch_size=4)
+    expected = collect(reference, tokens(), batch_size=4)
     for i, found in in_sequence(placed, tokens(), batch_size=4):
         assert found is not None
         assert_same(found, dense[0] if i == 0 else expected[i])

@@ -28,7 +28,7 @@ def ends_marked() -> Tensor:
 
 def observed(placed: PlacedModel, windows_NT: Tensor, covariance: bool) -> list[LayerStatistics]:
     """In batches of unequal numbers of windows, and with covariances apart for those held out."""
-    calibration = Calibration(placed, [windows_NT], 4, [])
+    calibration = Calibration(placed, windows_NT, 4, [])
     if not covariance:
         return calibration.observe()
     return [one for _, one in calibration.visit("score", covariance=True) if one is not None]
@@ -73,7 +73,7 @@ def test_it_is_so_at_every_placement_and_in_sequence(placement: str, model_dir: 
     expected = observed(placed, tokens()[:, :KEPT], covariance=True)
     for i, found in enumerate(observed(placed, ends_marked(), covariance=True)):
         assert_same(found, expected[i])
-    sequence = Calibration(placed, [ends_marked()], 4, []).in_sequence(covariance=True)
+    sequence = Calibration(placed, ends_marked(), 4, []).in_sequence(covariance=True)
     assert_same(next(found for _, found in sequence if found is not None), expected[0])
 
 

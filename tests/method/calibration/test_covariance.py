@@ -129,8 +129,8 @@ def assert_part(part: Statistics, activation_TI: Tensor) -> None:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_fifth_window_is_held_out(architecture: str, batch_size: int) -> None:
     model = tiny_model(architecture)
-    dense = collect(Resident(model), [WINDOWS], batch_size=3)
-    for i, layer in Calibration(Resident(model), [WINDOWS], batch_size, []).visit("score", covariance=True):
+    dense = collect(Resident(model), WINDOWS, batch_size=3)
+    for i, layer in Calibration(Resident(model), WINDOWS, batch_size, []).visit("score", covariance=True):
         assert layer is not None and layer.inverse_power == pytest.approx(dense[i].inverse_power, rel=1e-5)
         paths = Pair(f"{i}.self_attn.o_proj", f"{i}.mlp.down_proj")
         for [known], [plain], path in zip(layer.blocks, dense[i].blocks, paths, strict=True):
@@ -143,7 +143,7 @@ def test_every_fifth_window_is_held_out(architecture: str, batch_size: int) -> N
 
 def test_scores_need_no_held_out_windows_apart() -> None:
     model = tiny_model("llama-gqa")
-    calibration = Calibration(Resident(model), [WINDOWS], 4, [])
+    calibration = Calibration(Resident(model), WINDOWS, 4, [])
     visits = (calibration.visit("score", True, apart=one) for one in (True, False))
     apart, together = (score_layers(OBS(), adapt(model), of_layers) for of_layers in visits)
     for scores, expected in zip(together.layers, apart.layers, strict=True):
@@ -155,7 +155,7 @@ def test_scores_need_no_held_out_windows_apart() -> None:
 
 def test_behind_pruned_layers() -> None:
     placed, plan = Resident(tiny_model("llama-gqa")), LayerPlan((0, 2), tuple(range(0, 56, 2)))
-    for i, known in Calibration(placed, [WINDOWS], 4, []).in_sequence(covariance=True):
+    for i, known in Calibration(placed, WINDOWS, 4, []).in_sequence(covariance=True):
         if i == 0:
             slice_layer(placed.adapter, 0, plan, BiasCompensation(), known)
         assert known is not None and known.blocks.mlp[0].parts is not None
@@ -205,4 +205,4 @@ def test_products_beyond_float32_name_the_layer() -> None:
     model = tiny_model("llama-gqa")
     model.model.layers[2].mlp.up_proj.weight.data *= 1e25
     with pytest.raises(ValueError, match=r"activations of layer 2 MLP.* not finite"):
-        list(Calibration(Resident(model), [WINDOWS], 4, []).visit("score", covariance=True))
+        list(Calibration(Resident(model), WINDOWS, 4, []).visit("score", covariance=True))

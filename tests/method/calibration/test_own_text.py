@@ -24,7 +24,7 @@ TEMPLATE = "{% for message in messages %}<s>{{ message.role }} {{ message.conten
 
 @pytest.fixture
 def windows(tokenizer: PreTrainedTokenizerFast) -> Windows:
-    return Windows((Part("self"),), (None,), tokenizer, 40, (8, 32), seed=0)
+    return Windows((Part("self"),), (None,), tokenizer, 40, 32, seed=0)
 
 
 @pytest.fixture(autouse=True)
@@ -34,23 +34,21 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_has_the_tokens_that_the_windows_need(windows: Windows) -> None:
     written = write(Resident(tiny_model("llama-gqa")), Draft.of(windows))
-    assert written["tokens"] >= windows.tokens_to_write(0) == (1 + 5 + 5) * 32
+    assert written["tokens"] >= windows.tokens_to_write(0) == (1 + 40) * 32
     assert written["begins_with"] == "BOS" and written["seconds"] > 0
-    short, long = windows.written(0, text_of(written)).by_length
-    assert short.shape == (20, 8) and long.shape == (5, 32)
+    assert windows.written(0, text_of(written)).tokens_NT.shape == (40, 32)
 
 
 @pytest.mark.parametrize(
-    ("lengths", "num_samples", "bos"), [((8,), 40, True), ((96,), 3, False), ((8, 32), 40, False), ((20, 12), 9, True)]
+    ("seq_len", "num_samples", "bos"), [(8, 40, True), (96, 3, False), (32, 40, False), (20, 9, True)]
 )
 def test_without_packing_each_document_holds_whole_windows(
-    windows: Windows, lengths: tuple[int, ...], num_samples: int, bos: bool
+    windows: Windows, seq_len: int, num_samples: int, bos: bool
 ) -> None:
     parts = (Part("self", packing=False),)
-    whole = replace(windows, parts=parts, lengths=lengths, num_samples=num_samples, bos=bos)
+    whole = replace(windows, parts=parts, seq_len=seq_len, num_samples=num_samples, bos=bos)
     written = write(Resident(tiny_model("llama-gqa")), Draft.of(whole))
-    drawn = whole.written(0, text_of(written)).by_length
-    assert [tokens_NT.shape for tokens_NT in drawn] == [(whole.counts(length)[0], length) for length in lengths]
+    assert whole.written(0, text_of(written)).tokens_NT.shape == (num_samples, seq_len)
 
 
 @pytest.mark.parametrize(("bos", "most"), [("false", 47), ("true", 48)])
@@ -58,7 +56,7 @@ def test_without_packing_a_window_beside_what_the_model_begins_with_fits_its_con
     bos: str, most: int, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     def read(seq_len: int, packing: bool) -> Windows:
-        return read_windows("calibration", {"self": {"packing": packing}}, tokenizer, Wanted(2, [seq_len], 0, bos), 48)
+        return read_windows("calibration", {"self": {"packing": packing}}, tokenizer, Wanted(2, seq_len, 0, bos), 48)
 
     read(most, packing=False)
     read(48, packing=True)
@@ -70,7 +68,7 @@ def test_without_packing_a_window_beside_what_the_model_begins_with_fits_its_con
 
 def test_a_sequence_is_no_longer_than_the_models_context(windows: Windows) -> None:
     learned = GPT2Config(vocab_size=VOCAB, n_positions=20, n_embd=32, n_layer=2, n_head=4, bos_token_id=1)
-    draft = Draft.of(replace(windows, lengths=(8,)), learned.n_positions)
+    draft = Draft.of(replace(windows, seq_len=8), learned.n_positions)
     assert write(Resident(GPT2LMHeadModel(learned).eval()), draft)["tokens"] >= 41 * 8
 
 
@@ -89,7 +87,7 @@ def test_the_text_of_a_training_is_not_that_of_the_calibration(windows: Windows)
     assert not set(write(model, drafts[0])["documents"]) & set(write(model, drafts[1])["documents"])
 
 
-@pytest.mark.parametrize("change", [{"bos": True}, {"lengths": (16, 32)}])
+@pytest.mark.parametrize("change", [{"bos": True}, {"seq_len": 16}])
 def test_what_decides_where_a_text_ends_is_in_its_key(windows: Windows, change: dict[str, Any]) -> None:
     assert Draft.of(windows).key != Draft.of(replace(windows, **change)).key
 
@@ -211,6 +209,6 @@ def test_in_the_chat_template_it_begins_as_a_user(tokenizer: PreTrainedTokenizer
     start = beginning(chatting, True, "f")
     assert start.special and list(start.tokens) == tokenizer("<s>user ", add_special_tokens=False).input_ids
     parts = (Part("self", packing=False, chat_template=True),)
-    whole = replace(windows, tokenizer=chatting, parts=parts, lengths=(32,), num_samples=4, bos=True)
+    whole = replace(windows, tokenizer=chatting, parts=parts, seq_len=32, num_samples=4, bos=True)
     written = write(Resident(tiny_model("llama-gqa")), Draft.of(whole))
     assert not any(document.startswith("<s>") for document in written["documents"])  # each window has its own

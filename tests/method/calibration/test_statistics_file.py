@@ -13,7 +13,7 @@ from tests.cases import tiny_model, tokens
 
 @pytest.mark.parametrize("architecture", ["llama-gqa", "qwen3_moe"])
 def test_bit_equal_when_they_come_back(architecture: str, tmp_path: Path) -> None:
-    statistics = collect(Resident(tiny_model(architecture)), [tokens()], batch_size=2)
+    statistics = collect(Resident(tiny_model(architecture)), tokens(), batch_size=2)
     STATISTICS.write(statistics, tmp_path / "data")
     back = STATISTICS.read(tmp_path / "data")
     assert len(back) == len(statistics) >= 3

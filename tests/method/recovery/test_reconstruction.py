@@ -30,7 +30,7 @@ RunTiny = Callable[..., Report]
     ],
 )
 def test_every_fifth_window_is_held_out(num_samples: int, seq_len: int, batch_size: int | None, steps: int) -> None:
-    recovery = replace(OPTIONS, batch_size=batch_size).on(num_samples, [seq_len])
+    recovery = replace(OPTIONS, batch_size=batch_size).on(num_samples, seq_len)
     assert (recovery.steps, recovery.name) == (steps, "reconstruct")
     assert recovery.held_out == len(range(0, num_samples, HELD_OUT))
 
@@ -39,9 +39,9 @@ def test_the_windows_are_those_of_the_calibration(model_dir: Path, text_file: Pa
     prepared = prepare(composed(*tiny(model_dir, text_file), *RECONSTRUCT, *WINDOWS), tmp_path)
     windows, recovery = prepared.texts["calibration"], prepared.choices.recovery
     assert recovery is not None and set(prepared.texts) == {"calibration"}
-    trained_NT, (fitting, held_out) = training_windows(recovery, windows), split_windows(windows.by_length)
-    assert torch.equal(trained_NT[: recovery.held_out], held_out[0])
-    assert torch.equal(trained_NT[recovery.held_out :], fitting[0])
+    trained_NT, (fitting, held_out) = training_windows(recovery, windows), split_windows(windows.tokens_NT)
+    assert torch.equal(trained_NT[: recovery.held_out], held_out)
+    assert torch.equal(trained_NT[recovery.held_out :], fitting)
 
 
 def test_a_run_is_nearer_to_the_dense_model(run_tiny: RunTiny, tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ def recovery(text_file: Path) -> Recovery:
 
 def test_each_window_is_there_once(recovery: Recovery, tokenizer: PreTrainedTokenizerFast) -> None:
     windows = recovery_windows(recovery, tokenizer, 128, "auto", 0)
-    [tokens_NT] = windows.by_length
+    tokens_NT = windows.tokens_NT
     assert tokens_NT.shape == (HELD_OUT_WINDOWS + STEPS * BATCH, SEQ_LEN)
     assert len({tuple(row) for row in tokens_NT.tolist()}) == len(tokens_NT)
     other = recovery_windows(recovery, tokenizer, 128, "auto", 1)
-    assert other.by_length[0].tolist() != tokens_NT.tolist() and other.key != windows.key
+    assert other.tokens_NT.tolist() != tokens_NT.tolist() and other.key != windows.key

@@ -62,8 +62,8 @@ def some_plans(architecture: str = "llama-gqa") -> list[PruningPlan]:
 def test_it_is_the_divergence_of_the_whole_model(architecture: str, compensation: str) -> None:
     (model, known), fit, plans = calibrated(architecture), COMPENSATIONS[compensation], some_plans(architecture)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    measured = divergences(Calibration(Resident(model), [WINDOWS], 3, known), fit, plans, 48)
-    _, [held_out_NT] = split_windows([WINDOWS])
+    measured = divergences(Calibration(Resident(model), WINDOWS, 3, known), fit, plans, 48)
+    _, held_out_NT = split_windows(WINDOWS)
     expected = [by_hand(model, tried(model, plan, fit, known), held_out_NT) for plan in plans]
     assert min(expected) > 1e-3
     assert measured == pytest.approx(expected, rel=1e-3)
@@ -73,7 +73,7 @@ def test_it_is_the_divergence_of_the_whole_model(architecture: str, compensation
 @pytest.mark.parametrize(("num_tokens", "windows"), [(1, 1), (24, 1), (25, 2), (10**6, 2)])
 def test_tokens_are_whole_windows_of_those_held_out(num_tokens: int, windows: int) -> None:
     (model, known), plan = calibrated("llama-gqa"), plan_for("llama-gqa")
-    [measured] = divergences(Calibration(Resident(model), [WINDOWS], 3, known), FITS[0], [plan], num_tokens)
+    [measured] = divergences(Calibration(Resident(model), WINDOWS, 3, known), FITS[0], [plan], num_tokens)
     pruned = tried(model, plan, FITS[0], known)
     assert measured == pytest.approx(by_hand(model, pruned, WINDOWS[[0, 5]][-windows:]), rel=1e-3)
 
@@ -81,14 +81,14 @@ def test_tokens_are_whole_windows_of_those_held_out(num_tokens: int, windows: in
 @pytest.mark.parametrize("text_N", [[0, 1, 1, 0, 0, 1], [1, 0, 0, 0, 0, 0]])
 def test_each_text_is_measured_however_few_tokens_are(text_N: list[int]) -> None:
     (model, known), plan = calibrated("llama-gqa"), plan_for("llama-gqa")
-    calibration = Calibration(Resident(model), [WINDOWS], 3, known, texts=[torch.tensor(text_N)])
+    calibration = Calibration(Resident(model), WINDOWS, 3, known, torch.tensor(text_N))
     assert divergences(calibration, FITS[0], [plan], 1) == divergences(calibration, FITS[0], [plan], 48)
 
 
 @pytest.mark.parametrize("text_N", [[0, 1, 1, 0, 0, 1], [1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 2], [3] * 6])
 def test_the_text_that_loses_most_decides(text_N: list[int]) -> None:
     (model, known), plans = calibrated("llama-gqa"), some_plans()
-    calibration = Calibration(Resident(model), [WINDOWS], 3, known, texts=[torch.tensor(text_N)])
+    calibration = Calibration(Resident(model), WINDOWS, 3, known, torch.tensor(text_N))
     measured = divergences(calibration, FITS[0], plans, 48)
     for plan, nats in zip(plans, measured, strict=True):
         pruned = tried(model, plan, FITS[0], known)
@@ -99,7 +99,7 @@ def test_the_text_that_loses_most_decides(text_N: list[int]) -> None:
 
 def test_a_model_that_loses_nothing_does_not_diverge() -> None:
     model, known = calibrated("llama-gqa")
-    calibration = Calibration(Resident(model), [WINDOWS], 3, known)
+    calibration = Calibration(Resident(model), WINDOWS, 3, known)
     dense, pruned = divergences(calibration, FITS[1], [dense_plan(calibration.model), plan_for("llama-gqa")], 48)
     assert dense < 1e-6 < pruned
     assert divergences(calibration, FITS[1], [], 48) == []
@@ -110,12 +110,12 @@ def test_predictions_that_are_not_finite_are_said() -> None:
     model = tiny_model("llama-gqa")
     model.model.layers[1].mlp.up_proj.weight.data[:] = float("inf")
     with pytest.raises(ValueError, match=r"^structure=search: predictions of a pruned model are not finite"):
-        divergences(Calibration(Resident(model), [WINDOWS], 3, known), FITS[0], [plan_for("llama-gqa")], 48)
+        divergences(Calibration(Resident(model), WINDOWS, 3, known), FITS[0], [plan_for("llama-gqa")], 48)
 
 
 def calibration_of(placement: str, directory: Path, folder: Path | None = None) -> Calibration:
     placed = placed_at(placement, directory, folder)
-    return Calibration(placed, [WINDOWS], 4, collect(placed, [WINDOWS], 4))
+    return Calibration(placed, WINDOWS, 4, collect(placed, WINDOWS, 4))
 
 
 @pytest.mark.parametrize("fit", FITS, ids=["bias", "linear"])
@@ -156,20 +156,6 @@ def test_an_interrupted_walk_goes_on(placement: str, fit: Compensation, model_di
     assert not list(tmp_path.glob("search/*"))  # nobody asks for the same again
 
 
-def test_windows_of_several_lengths_share_the_tokens() -> None:
-    (model, _), plan = calibrated("llama-gqa"), plan_for("llama-gqa")
-    windows = [WINDOWS, tokens(windows=7, length=12, seed=3)]
-    calibration = Calibration(Resident(model), windows, 3, [])
-    known = [observed for _, observed in calibration.visit("calibrate", covariance=True) if observed is not None]
-    compensation = COMPENSATIONS["linear"]
-    [measured] = divergences(calibration, compensation, [plan], 2 * 24)
-    pruned = tried(model, plan, compensation, known)
-    _, (long_NT, short_NT) = split_windows(windows)
-    parts = [(long_NT[-1:], 24), (short_NT[-2:], 24)]
-    expected = sum(by_hand(model, pruned, windows_NT) * num_tokens for windows_NT, num_tokens in parts) / 48
-    assert measured == pytest.approx(expected, rel=1e-3)
-
-
 # Two positions, two words. The pruned model differs at the first position alone.
 P_TV = torch.tensor([[0.5, 0.5], [0.5, 0.5]])
 LOGITS_TV = torch.tensor([[0.25, 0.75], [0.5, 0.5]]).log() + 3  # of any height
@@ -198,7 +184,7 @@ def test_where_not_all_tokens_count_it_is_that_of_all_predictions_that_do() -> N
     counted = torch.rand(WINDOWS.shape, generator=torch.Generator().manual_seed(3)) < 0.3
     counted[0] = False  # a window that is held out and has no answer
     windows = marked(WINDOWS, counted)
-    calibration = Calibration(Resident(model), [windows], 4, known)
+    calibration = Calibration(Resident(model), windows, 4, known)
     plans = some_plans()
     found = divergences(calibration, BiasCompensation(), plans, 1000)
     held_NT = windows[::HELD_OUT]

@@ -24,7 +24,7 @@ SEARCH = Search(tokens=48, levels=[0.25, 0.5])
 
 def calibration_of(architecture: str) -> Calibration:
     placed = Resident(tiny_model(architecture))
-    return Calibration(placed, [WINDOWS], 4, collect(placed, [WINDOWS], 4))
+    return Calibration(placed, WINDOWS, 4, collect(placed, WINDOWS, 4))
 
 
 def tried(metric: str, divergence: PlanDivergence, work: WorkFolder = NOT_KEPT) -> Scores:

@@ -57,7 +57,7 @@ def test_reconstruction_trains_on_the_calibration_windows(
     trimmed("ratio=0.4", "recover=reconstruct", "recover.epochs=1", "recover.batch_size=2", counted)
     read = prepare(composed(*tiny(words_dir, words_file), "ratio=0.4"), tmp_path / "read").texts["calibration"]
     old, new = (AutoTokenizer.from_pretrained(path) for path in (words_dir, tmp_path / "checkpoint"))
-    [expected_NT], [found_NT] = read.by_length, seen
+    expected_NT, [found_NT] = read.tokens_NT, seen
     assert found_NT.shape == expected_NT.shape and not torch.equal(found_NT, expected_NT)
     texts = old.batch_decode(expected_NT)
     assert all(any(text.startswith(one) for text in texts) for one in new.batch_decode(found_NT))

@@ -99,7 +99,7 @@ class FamilyContract:
 
     @pytest.mark.parametrize("compensation", [BiasCompensation(), NoCompensation()])
     def test_masked_equals_sliced(self, model: PreTrainedModel, compensation: Any) -> None:
-        known, plan = collect(Resident(model), [tokens()], batch_size=3), plan_of(model, 0.5)
+        known, plan = collect(Resident(model), tokens(), batch_size=3), plan_of(model, 0.5)
         sliced, masked = (changed(model, plan, compensation, known, how) for how in (slice_layer, mask_layer))
         assert adapt(sliced).num_parameters() < adapt(masked).num_parameters() == adapt(model).num_parameters()
         torch.testing.assert_close(logits(sliced), logits(masked), atol=1e-4, rtol=0)
@@ -108,7 +108,7 @@ class FamilyContract:
     @pytest.mark.parametrize("how", [slice_layer, mask_layer])
     def test_ratio_0_changes_nothing(self, model: PreTrainedModel, how: Any) -> None:
         before = copy.deepcopy(model)
-        known, plan = collect(Resident(model), [tokens()], batch_size=3), plan_of(model, 0.0)
+        known, plan = collect(Resident(model), tokens(), batch_size=3), plan_of(model, 0.0)
         compress(adapt(model), plan, BiasCompensation(), enumerate(known), how)
         assert model.state_dict().keys() == before.state_dict().keys()
         assert torch.equal(logits(model), logits(before))
@@ -126,8 +126,8 @@ class FamilyContract:
 
     def test_layer_by_layer_equals_one_pass(self, model: PreTrainedModel) -> None:
         placed = Resident(model)
-        visits = Calibration(placed, [tokens()], 4, []).in_sequence(covariance=False)
-        for (_, found), expected in zip(visits, collect(placed, [tokens()], 4), strict=True):
+        visits = Calibration(placed, tokens(), 4, []).in_sequence(covariance=False)
+        for (_, found), expected in zip(visits, collect(placed, tokens(), 4), strict=True):
             assert_same(found, expected)
 
     def test_every_attention_kernel_cuts_the_same_units(self, config: PreTrainedConfig, model: PreTrainedModel) -> None:
@@ -149,7 +149,7 @@ class FamilyContract:
 
     def test_bfloat16_runs(self, model: PreTrainedModel) -> None:
         half = copy.deepcopy(model).to(torch.bfloat16)
-        known, plan = collect(Resident(model), [tokens()], batch_size=3), plan_of(model, 0.2)
+        known, plan = collect(Resident(model), tokens(), batch_size=3), plan_of(model, 0.2)
         for one in (model, half):
             compress(adapt(one), plan, BiasCompensation(), enumerate(known), slice_layer)
         assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
@@ -163,7 +163,7 @@ class FamilyContract:
         for model in models:
             model.tie_weights()  # moving a model to a device made in Python gives it new tensors, each by itself
             plans.append(plan_of(model, 0.4))
-            known = collect(Resident(model), [tokens()], batch_size=3)
+            known = collect(Resident(model), tokens(), batch_size=3)
             compress(adapt(model), plans[0], BiasCompensation(), enumerate(known), slice_layer)
         assert plans[0] == plans[1]
         expected, found = (logits_on(model).cpu() for model in models)
