@@ -37,6 +37,7 @@ def work_together() -> None:
     assert ranks.gather_in_order([str(k) for k in ranks.own_share(range(8))]) == list("01234567")
     assert ranks.each_by_one([lambda k=k: (k, ranks.rank()) for k in range(4)]) == [(0, 0), (1, 1), (2, 2), (3, 2)]
     assert ranks.gather(torch.tensor(rank)) == [0, 1, 2]
+    assert ranks.by_first(lambda word, of: (word, of))("mine", of=rank) == ("mine", 0)
     assert ranks.on_first(lambda: (ranks.rank(), ranks.size(), ranks.gather("alone"))) == (0, 1, ["alone"])
     tensor = torch.tensor([1e8, 1.0, -1e8])[rank].reshape(1)
     ranks.add_up(tensor)
