@@ -192,12 +192,12 @@ class Watched(Iterator[tuple[int, LayerStatistics | None]]):
 
 def test_one_layer_is_in_memory() -> None:
     """While layers are scored, tried out, compressed, or scored and compressed in turn."""
-    calibration, linear = OneAtATime(Resident(tiny_model("llama-gqa")), [WINDOWS], 4, []), LinearCompensation()
+    calibration, linear = OneAtATime(Resident(tiny_model("llama-gqa")), WINDOWS, 4, []), LinearCompensation()
     adapter, plan = calibration.model.adapter, PruningPlan((LayerPlan((0, 2), tuple(range(30))),) * 4)
     score_layers(OBS(), adapter, calibration.visit("score", covariance=True))
     score_and_try(OBS(), Search(), price(adapter, 0.4), PlanDivergence(calibration, linear), NOT_KEPT)
     assert len(compress(adapter, plan, linear, calibration.visit("compress", covariance=True), slice_layer)) == 8
-    another = OneAtATime(Resident(tiny_model("llama-gqa")), [WINDOWS], 4, [])
+    another = OneAtATime(Resident(tiny_model("llama-gqa")), WINDOWS, 4, [])
     SequentialPruning(OBS(), ULUM(), linear, slice_layer).prune(another, price(another.model.adapter, 0.4))
 
 
