@@ -92,7 +92,8 @@ class ZeroShot(Evaluator):
                 self.check(task, max_length)
         except ValueError as error:
             raise ValueError(f"{self.section}.{error}") from error
-        return [self._task(task, tokenizer, template) for task in tasks]
+        own = deepcopy(tokenizer)  # as lm-eval adds a padding token if there is none
+        return [self._task(task, own, template) for task in tasks]
 
     def check(self, task: LoadedTask, max_length: int | None) -> None:
         """Check that a task can be measured. Raises: as `check_shots`."""
@@ -156,10 +157,8 @@ class ZeroShot(Evaluator):
         end = getattr(placed.model.generation_config, "eos_token_id", None)
         plain = replaced("generation_config", GenerationConfig(eos_token_id=end), placed.model)
         with quiet(), seeded(self.seed), own_bars, shared, undrawn, plain:
-            # a copy of the tokenizer, because lm-eval adds a padding token if there is none
-            copy = deepcopy(tokenizer)
             options = {"batch_size": self.batch_size, "enable_thinking": False}  # of templates that have thoughts
-            lm = SharedHFLM(pretrained=placed.model, tokenizer=copy, **options)
+            lm = SharedHFLM(pretrained=placed.model, tokenizer=tokenizer, **options)
             lm._device = placed.device  # its own is that of the first weight, which may wait on disk
             chat = {"apply_chat_template": in_chat, "fewshot_as_multiturn": in_chat}
             return evaluate(lm, task.loaded, limit=self.limit, log_samples=True, **chat)

