@@ -184,6 +184,7 @@ eval.perplexity.datasets=null -> eval.perplexity.datasets=None: …not Optional
 eval.perplexity.datasets=[] -> eval.perplexity.datasets=[]: expected at least one text
 eval.perplexity.datasets={bad}/short.txt -> eval.perplexity.datasets…short.txt…list
 eval.perplexity.datasets=[{bad}/short.txt] -> eval.perplexity.datasets=…short.txt: its 3 tokens … 16
+eval.perplexity.datasets=[{bad}/talk.jsonl] -> …no column 'text', only messages; … asked by eval.generation.tasks
 eval.perplexity.datasets=[wikitext3] -> eval.perplexity.datasets=wikitext3: unknown dataset; expected {texts}
 eval=divergence eval.divergence.seq_len=1 -> eval.divergence.seq_len=1: expected a whole number >= 2
 eval=divergence eval.divergence.max_tokens=15 eval.divergence.seq_len=16 -> eval.divergence.max_tokens=15: … >= 16

@@ -103,8 +103,9 @@ def _no_choice(file: str, options: list[str]) -> str:
     """Return what is said of a choice that its group does not have. file: "metric/wifv"."""
     group, _, name = file.partition("/") if file.startswith("model/") else file.rpartition("/")
     names = options or names_in(group)
-    hint = "".join(f"did you mean {one}? " for one in names if one.lower() == name.lower())
-    path = f"; a model of the hub or of a directory is model.path={name}" if group == "model" else ""
+    lower = {one.lower(): one for one in names}
+    hint = "".join(f"did you mean {lower[one]}? " for one in get_close_matches(name.lower(), lower, n=1))
+    path = f"; a model of the hub or of a directory is model.path={name}" * (group == "model")
     return f"{group}={name}: {hint}expected one of {', '.join(names)}{path}"
 
 

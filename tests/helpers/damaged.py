@@ -16,6 +16,7 @@ TEXTS = {
     "short.txt": "the cat sat",
     "words.csv": "the,cat",
     "other.jsonl": '{"body": "the cat"}\n',
+    "talk.jsonl": '{"messages": []}\n',
     "null.jsonl": '{"text": "the cat"}\n{"text": null}\n',
     "number.jsonl": '{"text": 1}\n{"text": 2}\n',
     "broken.jsonl": '{"text": \n',

@@ -30,12 +30,10 @@ class StudyCallback(Callback):
             raise SystemExit(f"error: {line}")  # of an exception Hydra would make a warning
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Write the page again, unless that was moments ago, or the cell has only found that it is finished already."""
-        folder = Path(config.hydra.sweep.dir)
-        page, cells = folder / "index.html", [path.stat().st_mtime for path in folder.glob(f"*/{STATUS}")]
-        # once in half a minute, as it takes three seconds
-        current = page.exists() and page.stat().st_mtime > min(max(cells, default=0), time.time() - 30)
-        if config.hydra.mode == RunMode.MULTIRUN and not config.get("dry_run") and not current:
+        """Write the page again, but at most once in half a minute, as that takes three seconds."""
+        page = Path(config.hydra.sweep.dir) / "index.html"
+        fresh = page.exists() and time.time() - page.stat().st_mtime < 30
+        if config.hydra.mode == RunMode.MULTIRUN and not config.get("dry_run") and not fresh:
             _write(config, ended=False)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
