@@ -116,7 +116,7 @@ calibration.propagate=both -> calibration.propagate=both: expected one of dense,
 calibration.propagate=pruned -> calibration.propagate=pruned: expected structure=UL-UM or UL-MM, because
 method=flap_plus calibration.propagate=pruned -> calibration.propagate=pruned: expected structure=UL-UM or UL
 calibration.num_samples=0 -> calibration.num_samples=0: expected a whole number >= 1
-calibration.num_samples=188 -> calibration.dataset=…187 windows of 16 … calibration.num_samples=188
+calibration.num_samples=188 -> calibration.dataset=…187 windows of 16 … lower calibration.num_samples or
 calibration.batch_size=0 -> calibration.batch_size=0: expected a whole number >= 1
 calibration.seq_len=1 -> calibration.seq_len=1: expected a whole number >= 2
 calibration.seq_len=129 -> calibration.seq_len=129: the model's context ends at 128
@@ -211,7 +211,7 @@ eval=zero_shot eval.zero_shot.seed=-1 -> eval.zero_shot.seed=-1: expected a whol
 # With recover=full, recover.tokens=2432 and recover.seq_len=16.
 TRAINED = """
 recover.tokens=127 -> recover.tokens=127: expected 128, one step of 8 windows of 16, or more
-recover.tokens=2560 -> recover.tokens=2560: takes 192 windows … of a text that has 187
+recover.tokens=2560 -> recover.dataset=…187 windows of 16 … for the 192 that … lower recover.tokens or
 recover.seq_len=1 -> recover.seq_len=1: expected a whole number >= 2
 recover.seq_len=129 -> recover.seq_len=129: the model's context ends at 128 tokens
 recover.batch_size=0 -> recover.batch_size=0: expected a whole number >= 1

@@ -23,14 +23,6 @@ from flap.data.text import Text
 HELD_OUT = 5
 
 
-class TooFewWindowsError(ValueError):
-    """A text has fewer windows than are wanted."""
-
-    def __init__(self, available: int, wanted: int, seq_len: int) -> None:
-        super().__init__(f"{available} windows of {seq_len} tokens, {wanted} wanted")
-        self.available, self.wanted, self.seq_len = available, wanted, seq_len
-
-
 class Pool:
     """The tokens of a text, from which windows are drawn that do not overlap.
 
@@ -49,14 +41,8 @@ class Pool:
         return self._windows(self._places(seq_len))
 
     def draw(self, num_windows: int, seq_len: int, seed: int) -> Tensor:
-        """Return windows that are chosen at random by the seed.
-
-        Raises:
-            TooFewWindowsError: there are fewer.
-        """
+        """Return windows that are chosen at random by the seed; all of them where there are no more."""
         places_NT = self._places(seq_len)
-        if len(places_NT) < num_windows:
-            raise TooFewWindowsError(len(places_NT), num_windows, seq_len)
         order_N = torch.randperm(len(places_NT), generator=torch.Generator().manual_seed(seed))
         return self._windows(places_NT[order_N[:num_windows]])
 

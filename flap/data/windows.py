@@ -19,7 +19,7 @@ from flap.config import require
 from flap.data.dialogue import Asked
 from flap.data.mixture import SELF, Part
 from flap.data.text import Text
-from flap.data.window_pool import Pool, TooFewWindowsError, apportioned, mixed
+from flap.data.window_pool import Pool, apportioned, mixed
 
 BOS = ("auto", "true", "false")
 
@@ -114,16 +114,17 @@ class Windows:
 
     def _draw(self, p: int, text: Text) -> Tensor:
         """Return the windows of a part."""
-        pool = Pool(text, self.tokenizer, self.bos, self.parts[p].packing)
-        way = "packing: true, or a longer text" if len(pool.lengths) > 1 else "a longer text"
-        try:
-            return pool.draw(self.counts[p], self.seq_len, self.seed)
-        except TooFewWindowsError as error:
+        pool, wanted = Pool(text, self.tokenizer, self.bos, self.parts[p].packing), self.counts[p]
+        tokens_NT = pool.draw(wanted, self.seq_len, self.seed)
+        if len(tokens_NT) < wanted:
+            way = "packing: true, or a longer text" if len(pool.lengths) > 1 else "a longer text"
+            amount = "tokens" if self.field == "recover" else "num_samples"
             raise ValueError(
-                f"{self.field}.dataset={text.name}: {error.available} windows of {self.seq_len} tokens are too few for "
-                f"the {error.wanted} that are its share of {self.field}.num_samples={self.num_samples}; lower it, "
-                f"or {self.field}.seq_len, or its weight, or take {way}"
-            ) from error
+                f"{self.field}.dataset={text.name}: {len(tokens_NT)} windows of {self.seq_len} tokens are too few for "
+                f"the {wanted} that are its share of {self.num_samples}; lower {self.field}.{amount} or "
+                f"{self.field}.seq_len, or its weight, or take {way}"
+            )
+        return tokens_NT
 
 
 def begins_with_bos(tokenizer: PreTrainedTokenizerBase, bos: str, field: str) -> bool:

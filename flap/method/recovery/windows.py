@@ -7,7 +7,6 @@ from transformers import PreTrainedTokenizerBase
 from flap.data import Windows, split_windows
 from flap.data.dialogue import GIVEN, Answers
 from flap.data.read_windows import Wanted, read_windows
-from flap.data.window_pool import TooFewWindowsError
 from flap.method.recovery.base import Recovery
 
 
@@ -24,18 +23,8 @@ def recovery_windows(
     Raises:
         ValueError: there is no such text, it is too short, or the windows are longer than the model's context.
     """
-    count, seq_len = recovery.windows + recovery.held_out, recovery.seq_len
-    wanted = Wanted(count, seq_len, seed, bos, answers)
-    try:
-        return read_windows("recover", recovery.dataset, tokenizer, wanted, max_length)
-    except ValueError as error:
-        if not isinstance(few := error.__cause__, TooFewWindowsError):
-            raise
-        raise ValueError(
-            f"recover.tokens={recovery.tokens}: takes {few.wanted} windows of {seq_len} tokens, "
-            f"{recovery.held_out} of all for evaluation, of a text that has {few.available}; "
-            "lower it, or name a longer recover.dataset"
-        ) from error
+    wanted = Wanted(recovery.windows + recovery.held_out, recovery.seq_len, seed, bos, answers)
+    return read_windows("recover", recovery.dataset, tokenizer, wanted, max_length)
 
 
 def training_windows(recovery: Recovery, windows: Windows, own: Windows | None = None) -> Tensor:
