@@ -59,7 +59,13 @@ def test_prune(checkpoint: Path) -> None:
 
 def test_own_parts_from_the_command_line(flap: Any, base: list[str], tmp_path: Path) -> None:
     shutil.copytree(EXAMPLES, tmp_path, dirs_exist_ok=True)
-    own = ["metric=WIFV,Range", "structure=Neurons", "checkpoint.save=false", "eval=[Sentence]", "hydra.sweep.dir=sweep"]
+    own = [
+        "metric=WIFV,Range",
+        "structure=Neurons",
+        "checkpoint.save=false",
+        "eval=[Sentence]",
+        "hydra.sweep.dir=sweep",
+    ]
     done = flap("-m", "--config-dir=conf", *(one for one in base if not one.startswith(("eval.", "structure"))), *own)
     assert done.returncode == 0, done.stderr
     for folder in tmp_path.glob("sweep/*_tiny_*"):
