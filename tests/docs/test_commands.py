@@ -14,12 +14,14 @@ from tests.docs.test_sources import FILES
 from tests.helpers.runs import composed
 
 BLOCK = re.compile(r"^```\w*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+CELL = re.compile(r"^\|.*`(python -m flap [^`…]*)`", re.MULTILINE)  # of a table
 COMMAND = re.compile(r"^(?:\$ )?(?:OMP_NUM_THREADS=1 )?(?:python -m )?flap (.*)$", re.MULTILINE)
 
 
 def commands(file: Path) -> Iterator[list[str]]:
-    """The arguments of each command in the blocks of a file; a line that ends with a backslash goes on."""
-    for block in BLOCK.findall(file.read_text()):
+    """The arguments of each command in the blocks of a file, and of a page's tables; a backslash goes on."""
+    cells = CELL.findall(file.read_text()) if file.parent.name == "docs" else []
+    for block in [*BLOCK.findall(file.read_text()), *cells]:
         for line in COMMAND.findall(block.replace("\\\n", " ")):
             words = [word for word in shlex.split(line, comments=True) if word != "…"]
             if words and words[0] not in SUBCOMMANDS:
@@ -49,4 +51,4 @@ def test_brackets_are_quoted_because_zsh_reads_them() -> None:
 
 
 def test_there_are_commands_in_the_readme_and_in_the_documentation() -> None:
-    assert {"README.md", "docs/compare.md", "docs/prune.md"} <= {file for file, _ in COMMANDS}
+    assert {"README.md", "docs/clusters.md", "docs/prune.md"} <= {file for file, _ in COMMANDS}
