@@ -90,11 +90,6 @@ def changed(
     return changed
 
 
-@torch.no_grad()
-def logits(model: PreTrainedModel) -> Tensor:
-    return model(input_ids=tokens()).logits
-
-
 def peculiar(case: str, activation_TI: Tensor) -> Tensor:
     """Activations of which some channels are constant or equal, as the case says; changed in place."""
     if case in ("constant", "zero"):

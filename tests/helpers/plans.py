@@ -6,7 +6,6 @@ from flap.method.allocation import LayerPlan, PruningPlan
 from flap.method.calibration import Calibration
 from flap.method.compression import Compensation
 from flap.method.search import PlanDivergence
-from flap.storage import NOT_KEPT, WorkFolder
 
 
 def with_layer(plan: PruningPlan, index: int, layer: LayerPlan) -> PruningPlan:
@@ -15,12 +14,8 @@ def with_layer(plan: PruningPlan, index: int, layer: LayerPlan) -> PruningPlan:
 
 
 def divergences(
-    calibration: Calibration,
-    compensation: Compensation,
-    plans: Sequence[PruningPlan],
-    num_tokens: int,
-    work: WorkFolder = NOT_KEPT,
+    calibration: Calibration, compensation: Compensation, plans: Sequence[PruningPlan], num_tokens: int
 ) -> list[float]:
     """The divergence of each plan, all measured in one walk."""
     measure, covariance = PlanDivergence(calibration, compensation), compensation.needs_covariance
-    return measure(lambda i, _: [plan.layers[i] for plan in plans], num_tokens, covariance, work)
+    return measure(lambda i, _: [plan.layers[i] for plan in plans], num_tokens, covariance)

@@ -1,6 +1,5 @@
-"""MLflow's server on this machine alone, and what it has of a run."""
+"""MLflow's server on this machine alone."""
 
-import json
 import os
 import socket
 import subprocess
@@ -9,51 +8,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from flap.results.tracking import MLflow, Tracking
-
-
-@dataclass
-class Seen:
-    """What the server has of one run."""
-
-    config: dict[str, str]  # some values, by dotted names
-    summary: dict[str, Any]
-    history: dict[str, list[float]]
-    layers: list[list[Any]]
-    report: bytes
-    failed: bool
-
-
-class InMLflow:
-    """MLflow's server on a port of this machine."""
-
-    def __init__(self, uri: str) -> None:
-        self.tracking: Tracking = MLflow(uri)
-        self.uri = uri
-
-    def found(self, run_dir: Path) -> list[Any]:
-        from mlflow import MlflowClient
-
-        client = MlflowClient(self.uri)
-        experiment = client.get_experiment_by_name("flap").experiment_id
-        return [run for run in client.search_runs([experiment]) if run.data.params["folder"] == str(run_dir)]
-
-    def seen(self, run_dir: Path) -> Seen:
-        from mlflow import MlflowClient
-
-        [run], client = self.found(run_dir), MlflowClient(self.uri)
-        files = Path(client.download_artifacts(run.info.run_id, ""))
-        history = {
-            name: [one.value for one in client.get_metric_history(run.info.run_id, name)] for name in run.data.metrics
-        }
-        layers = json.loads((files / "layers.json").read_text())["data"] if (files / "layers.json").exists() else []
-        report = (files / "report.json").read_bytes() if (files / "report.json").exists() else b""
-        values = run.data.tags | run.data.metrics
-        return Seen(run.data.params, values, history, layers, report, run.info.status == "FAILED")
 
 
 @contextmanager

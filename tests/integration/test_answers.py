@@ -41,8 +41,7 @@ def test_a_run_says_what_was_answered_and_another_takes_it_from_the_cache(base: 
     assert counted.statistics_cache == "miss" and counted.evaluation["dense"] == first.evaluation["dense"]
 
 
-@pytest.mark.parametrize("method", ["flap", "flap_plus"])
-@pytest.mark.parametrize("placement", ["device", "stream"])
+@pytest.mark.parametrize(("method", "placement"), [("flap", "device"), ("flap_plus", "stream")])
 def test_it_is_pruned_on_answers_alone(method: str, placement: str, base: list[str], tmp_path: Path) -> None:
     own = ["calibration.count=answers", f"method={method}", "calibration.seq_len=16", "calibration.num_samples=10"]
     more = ["structure.tokens=32"] if method == "flap_plus" else []
@@ -50,8 +49,7 @@ def test_it_is_pruned_on_answers_alone(method: str, placement: str, base: list[s
     assert report.ratio["realised_decoder"] == pytest.approx(0.2, abs=0.03) and report.evaluation["pruned"]
 
 
-@pytest.mark.parametrize("writer", ["pruned", "both"])
-@pytest.mark.parametrize("choice", ["full", "reconstruct"])
+@pytest.mark.parametrize(("choice", "writer"), [("full", "both"), ("reconstruct", "pruned")])
 def test_it_is_trained_on_its_own_text(
     choice: str, writer: str, base: list[str], prompts: Path, tmp_path: Path
 ) -> None:

@@ -108,11 +108,13 @@ def test_slurm_without_sbatch(quick_flap: Cli, tmp_path: Path) -> None:
 
 
 @pytest.mark.long  # what submitit starts is held by test_slurm.py
-def test_a_failed_run_stops_no_other(flap: Cli, base: list[str], tmp_path: Path, no_account: dict[str, str]) -> None:
+def test_a_failed_run_stops_no_other(flap: Cli, base: list[str], tmp_path: Path) -> None:
     """Each run is tracked and has a GPU: numbers of GPUs that are not there, so that it takes the CPU."""
     options = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *base, "model.name=org/tiny", "tracking=wandb"]
     options += ["checkpoint.save=false", f"cache_dir={tmp_path / 'cache'}", "hydra.sweep.dir=s"]
-    done = flap("-m", *options, "ratio=0.99,0.2,1.5", CUDA_VISIBLE_DEVICES="5,7", **no_account)
+    nobody = {"HOME": str(tmp_path / "home"), "NETRC": str(tmp_path / ".netrc"), "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    nobody |= {"WANDB_ERROR_REPORTING": "false", "WANDB_API_KEY": ""}  # W&B finds no key and no server
+    done = flap("-m", *options, "ratio=0.99,0.2,1.5", CUDA_VISIBLE_DEVICES="5,7", **nobody)
     assert done.returncode == 1 and "Traceback" not in done.stderr + done.stdout
     failed, good, other = (folder_of(tmp_path / "s", number) for number in range(3))
     for run, error in ((failed, "ratio=0.99: "), (other, "ratio=1.5: ")):

@@ -1,15 +1,12 @@
 """`+debug=smoke`: what a run does, on next to nothing, and its pages say so."""
 
-from collections.abc import Callable
 from pathlib import Path
-from subprocess import CompletedProcess
 
 import pytest
 from omegaconf import OmegaConf
 
 from flap.config import config_dir
 from flap.pipeline import run
-from flap.results import Report
 from tests.helpers.runs import composed
 
 WARNING = "this is a smoke run (debug): its numbers mean nothing"
@@ -36,12 +33,3 @@ def test_all_stages_run_on_two_windows(options: list[str], base: list[str], tmp_
     assert report.warnings[0] == WARNING and (tmp_path / "run" / "checkpoint").is_dir()
     assert ("recover" in report.seconds) == ("recover" in options[0])
     assert f"Warning: {WARNING}" in (tmp_path / "run" / "report.md").read_text()
-
-
-def test_the_page_has_the_warning(
-    quick_flap: Callable[..., CompletedProcess[str]], base: list[str], tmp_path: Path
-) -> None:
-    done = quick_flap("-m", "+debug=smoke", *base, "ratio=0.2,0.4", "hydra.sweep.dir=grid")
-    assert done.returncode == 0 and done.stderr.count(WARNING) == 2, done.stderr
-    assert WARNING in (tmp_path / "grid" / "index.html").read_text()
-    assert all(Report.load(path).config["debug"] for path in tmp_path.glob("grid/*/report.json"))

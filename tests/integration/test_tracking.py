@@ -1,44 +1,66 @@
-"""`tracking=wandb` on the command line: one W&B run a job, whose numbers are the report's."""
+"""A tracker of one's own on the command line: one run a job, whose numbers are the report's, and one of the sweep."""
 
+import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
+from unittest.mock import Mock
 
 import torch
 
 from flap.results import Report
-from flap.results.tracking.base import summary
+from flap.results.tracking import JobInfo, TrackedRun, Tracking
+from flap.results.tracking.base import RunInTracker, summary
 from flap.storage import read_json
 from tests.cases import tiny_model
-from tests.helpers.wandb_notes import leave_notes
 
 Cli = Callable[..., "CompletedProcess[str]"]
 
 
-def test_one_run_a_job_and_after_a_failed_one(
-    quick_flap: Cli, base: list[str], model_dir: Path, tmp_path: Path, no_account: dict[str, str]
-) -> None:
+@dataclass(frozen=True)
+class Noting(Tracking):
+    """Leaves in the folder of a run what it was given, when the run ends."""
+
+    file: str = ""
+
+    def check(self) -> None:
+        """Allow everything."""
+
+    def open(self, config: dict[str, Any], job: JobInfo, run: TrackedRun) -> RunInTracker:
+        """Return what notes its calls."""
+        there = Mock(spec=RunInTracker)
+
+        def note(failed: bool) -> None:
+            given = {name: args for name, args, _ in there.mock_calls if name in ("summarize", "log_table")}
+            noted = {"job": asdict(job), "config": config, "failed": failed, "given": given}
+            (run.run_dir / self.file).write_text(json.dumps(noted, default=str))
+
+        there.finish.side_effect = note
+        return there
+
+
+def test_a_job_is_a_run_whatever_failed(quick_flap: Cli, base: list[str], model_dir: Path, tmp_path: Path) -> None:
     sweep, bad = tmp_path / "sweeps" / "mine", tmp_path / "bad"
     shutil.copytree(model_dir, bad)
     model = tiny_model("llama-gqa")
     model.model.layers[2].mlp.up_proj.weight.data[:] = torch.nan  # which is found in the midst of the work
     model.save_pretrained(bad)
-    options = ["checkpoint.save=false", "tracking=wandb", f"hydra.sweep.dir={sweep}", f"model.path={bad},{model_dir}"]
-    done = quick_flap("-m", *base[1:], *options, before=leave_notes, **no_account)
+    options = [f"tracking._target_={__name__}.Noting", "+tracking.file=noted.json", "checkpoint.save=false"]
+    done = quick_flap("-m", *base[1:], *options, f"hydra.sweep.dir={sweep}", f"model.path={bad},{model_dir}")
     assert done.returncode == 1 and done.stderr.count("failed: ") == 1
     failed, finished = (read_json(folder / "noted.json") for folder in sorted(sweep.glob("[01]_*")))
-    assert failed["exit_code"] != 0 and finished["exit_code"] == 0 and failed["id"] != finished["id"]
-    assert [(one["group"], one["job_type"]) for one in (failed, finished)] == [("mine", "sweep")] * 2
-    assert finished["tags"] == ["WIFV", "AL-AM"]
+    assert failed["failed"] and not finished["failed"] and failed["job"]["id"] != finished["job"]["id"]
+    assert [(one["job"]["group"], one["job"]["job_type"]) for one in (failed, finished)] == [("mine", "sweep")] * 2
+    assert finished["job"]["tags"] == ["WIFV", "AL-AM"]
     choices = finished["config"]["choices"]
     assert (choices["metric"], choices["structure"], choices["method"]) == ("WIFV", "AL-AM", "flap")
     assert [one["config"]["model"]["path"] for one in (failed, finished)] == [str(bad), str(model_dir)]
     [path] = sweep.glob("1_*/report.json")
-    numbers = {name: value for name, value in summary(Report.load(path)).items() if value is not None}
-    assert any(name.startswith("difference_p_value/") for name in numbers) and len(numbers) > 20
-    assert numbers.items() <= finished["summary"].items()
+    assert finished["given"]["summarize"] == [json.loads(json.dumps(summary(Report.load(path))))]
     study = read_json(sweep / "noted.json")
-    assert (study["group"], study["job_type"], study["exit_code"]) == ("mine", "study", 0)
-    assert len([*sweep.glob("**/offline-run-*/run-*.wandb")]) == 3
-    assert done.stderr.count("wandb sync") + done.stdout.count("wandb sync") >= 1
+    assert (study["job"]["group"], study["job"]["job_type"], study["failed"]) == ("mine", "study", False)
+    name, columns, rows = study["given"]["log_table"]
+    assert name == "study" and len(rows) == 2 and len(rows[0]) == len(columns)

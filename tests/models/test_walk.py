@@ -208,14 +208,3 @@ def test_hidden_states_that_are_not_whole_are_not_trusted(
     assert "the walk begins anew" in caplog.text
     stream = again.enter("one", BATCHES["one"])
     assert_equal(stream.batches, by_itself(placed_at("device", model_dir).model, BATCHES["one"])[0])
-
-
-def test_a_full_disk_is_one_line_at_first(model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*given: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    placed = placed_at("device", model_dir)
-    monkeypatch.setattr("os.posix_fallocate", full)
-    with pytest.raises(ValueError, match=r"^cache_dir: hidden states of \S+ GB cannot be written .*No space") as caught:
-        Walk(placed, "walk", WorkFolder(tmp_path)).enter("one", BATCHES["one"])
-    assert isinstance(caught.value.__cause__, OSError) and "\n" not in str(caught.value)

@@ -174,7 +174,7 @@ def test_the_price_of_an_expert_is_what_leaves_with_it(model: PreTrainedModel) -
 
 @pytest.mark.parametrize("ratio", [0.1, 0.5])
 @pytest.mark.parametrize("structure", STRUCTURES)
-@pytest.mark.parametrize("metric", [*METRICS, "REAP"])
+@pytest.mark.parametrize("metric", ["WIFV", "OBS", "REAP"])
 def test_every_structure_keeps_as_many_as_a_token_is_sent_to(metric: str, structure: str, ratio: float) -> None:
     model = random_model(config_of("qwen3_moe", 1))
     adapter, chosen = adapt(model, True), STRUCTURES[structure](experts=True)

@@ -3,19 +3,17 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 import torch
 
 from flap.method.allocation import PruningPlan
 from flap.results import Report
 
 
-@pytest.mark.parametrize("structure", ["AL-AM", "search"])
-def test_threads_decide_one_unit(tmp_path: Path, run_tiny: Callable[..., Report], structure: str) -> None:
+def test_threads_decide_one_unit(tmp_path: Path, run_tiny: Callable[..., Report]) -> None:
     threads, units = torch.get_num_threads(), []
     for n in (1, 2):
         torch.set_num_threads(n)
-        run_tiny(tmp_path / str(n), f"structure={structure}", "checkpoint.save=false", "use_cache=false")
+        run_tiny(tmp_path / str(n), "structure=search", "checkpoint.save=false", "use_cache=false")
         layers = enumerate(PruningPlan.load(tmp_path / str(n) / "plan.json").layers)
         units.append({(i, kind, u) for i, one in layers for kind, kept in one._asdict().items() for u in kept})
     torch.set_num_threads(threads)

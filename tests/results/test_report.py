@@ -129,19 +129,11 @@ def test_standard_errors_stand_beside_their_numbers() -> None:
     ]
 
 
-def test_texts_stand_side_by_side_with_their_domains(run_tiny: Callable[..., Report], tmp_path: Path) -> None:
-    other, text_sets = tmp_path / "other.txt", "eval.perplexity.seq_len=[8,16]"
-    other.write_text(" ".join(f"w{i % 60}" for i in range(400)))
-    own = run_tiny(tmp_path / "own", "checkpoint.save=false")
-    words = own.config["calibration"]["dataset"]
-    report = run_tiny(tmp_path / "two", f"eval.perplexity.datasets=[{other},{words}]", text_sets)
-    names = [f"{text}/perplexity@{window}" for window in (8, 16) for text in ("words.txt", "other.txt")]
-    assert report.domains == {name: "calibration" if name.startswith("words") else "other" for name in names}
-    written = (tmp_path / "two" / "report.md").read_text()
-    lines = [line.split(" | ") for line in written.splitlines() if "/perplexity@" in line and line.startswith("|")]
-    assert [line[0].removeprefix("| ") for line in lines] == names
-    assert [line[4].removesuffix(" |") for line in lines] == ["calibration", "other"] * 2
-    assert NOTICE not in written and NOTICE in (tmp_path / "own" / "report.md").read_text()
+def test_numbers_of_the_calibrations_domain_alone_are_told() -> None:
+    domains, numbers = {"c4/perplexity@16": "other", NAME: "calibration"}, {"dense": {}, "pruned": {NAME: 20.0}}
+    assert remarks(Report({}, evaluation=numbers, domains=domains)) == [NOTICE]
+    numbers["pruned"]["c4/perplexity@16"] = 30.0
+    assert remarks(Report({}, evaluation=numbers, domains=domains)) == []
 
 
 def test_rounding_says_what_it_costs(run_tiny: Callable[..., Report], tmp_path: Path) -> None:

@@ -81,6 +81,11 @@ def test_a_study_says_what_is_of_the_calibrations_domain(tmp_path: Path, report:
     assert [read_study(tmp_path).domain(name) for name in names[:3]] == ["", "", "calibration"]
 
 
+def test_the_page_has_the_warnings_of_its_runs(tmp_path: Path, report: Plain) -> None:
+    add_cell(tmp_path, report | {"warnings": ["its numbers mean nothing"]}, "IFV", "AL-AM", 0.2)
+    assert "its numbers mean nothing" in write_study(tmp_path).read_text()
+
+
 def test_the_csv_of_cells_without_a_result(sweep: Path) -> None:
     write_study(sweep)
     killed, failed = sorted(read_csv(sweep)[2:], key=lambda row: row["state"], reverse=True)

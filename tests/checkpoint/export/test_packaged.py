@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from gguf import GGUFReader
-from huggingface_hub import ModelCard
 from transformers import AutoTokenizer
 
 from flap.checkpoint.export.gguf import export_gguf, source_gguf
@@ -40,15 +39,6 @@ def test_the_tokenizer_is_that_of_the_source(checkpoint: Path) -> None:
     assert names == {name for name in ours if name.startswith("tokenizer.")} and len(names) == 12
     for name in names:
         assert ours[name].contents() == theirs[name].contents() and ours[name].types == theirs[name].types
-
-
-def test_its_card_has_the_licence_that_the_source_names(checkpoint: Path) -> None:
-    source = find_gguf(SMOLLM2)
-    assert source is not None
-    data, keys = ModelCard.load(checkpoint / "README.md").data, GGUFReader(source).fields
-    assert data.base_model == SMOLLM2
-    assert data.license == keys["general.license"].contents() == "apache-2.0"
-    assert data.language == keys["general.languages"].contents()
 
 
 def expected(checkpoint: Path) -> tuple[torch.Tensor, torch.Tensor, list[int]]:

@@ -9,8 +9,8 @@ from flap.method.allocation import LayerPlan, PruningPlan
 from flap.method.calibration import Statistics
 from flap.method.compression import BiasCompensation, CompressLayer, NoCompensation, mask_layer, slice_layer
 from flap.method.compression.compensation import Removal
-from tests.cases import ARCHITECTURES
-from tests.helpers.compressed import COMPENSATIONS, calibrated, changed, logits
+from tests.cases import ARCHITECTURES, tokens
+from tests.helpers.compressed import COMPENSATIONS, calibrated, changed
 
 # KV heads 1 and 2 own channels 16 to 47
 PLAN = PruningPlan((LayerPlan((0, 3), tuple(range(1, 56))),) * 4)
@@ -68,10 +68,11 @@ def test_compensation_saves_the_error_of_the_mean(architecture: str, path: str) 
     assert errors["none"] - errors["bias"] == pytest.approx(saved.square().sum().item(), rel=1e-3)
 
 
+@torch.no_grad()
 def block_output(model: PreTrainedModel, path: str) -> Tensor:
     seen: list[Tensor] = []
     module = model.model.layers[0].get_submodule(path)
     hook = module.register_forward_hook(lambda _, __, output: seen.append(output))
-    logits(model)
+    model(input_ids=tokens())
     hook.remove()
     return seen[0]

@@ -49,5 +49,3 @@ def test_a_run_is_nearer_to_the_dense_model(run_tiny: RunTiny, tmp_path: Path) -
     found = report.recovery
     assert found["choice"] == "reconstruct" and found["tokens"] == 4 * 32 * 16
     assert found["nats_after"] < 0.95 * found["nats_before"] and set(report.sources) & {"recovery"} == set()
-    again = run_tiny(tmp_path / "again", *RECONSTRUCT, *WINDOWS, "use_cache=false")
-    assert again.recovery == found and again.evaluation == report.evaluation

@@ -17,11 +17,10 @@ from flap.method.compression import BiasCompensation, Compensation, LinearCompen
 from flap.method.compression.apply import slice_out, write_layer
 from flap.method.compression.fitting import fit_layer
 from flap.method.search.divergence import EVERY, dense_plan, kl
-from flap.models import PlacedModel, Resident, adapt
-from flap.storage import WorkFolder
+from flap.models import Resident, adapt
 from tests.cases import ARCHITECTURES, tiny_model, tokens
 from tests.helpers.compressed import COMPENSATIONS, calibrated, plan_for
-from tests.helpers.placed import Interruption, interrupted, placed_at
+from tests.helpers.placed import placed_at
 from tests.helpers.plans import divergences, with_layer
 
 # Of the six windows two are held out, 48 tokens.
@@ -113,8 +112,8 @@ def test_predictions_that_are_not_finite_are_said() -> None:
         divergences(Calibration(Resident(model), WINDOWS, 3, known), FITS[0], [plan_for("llama-gqa")], 48)
 
 
-def calibration_of(placement: str, directory: Path, folder: Path | None = None) -> Calibration:
-    placed = placed_at(placement, directory, folder)
+def calibration_of(placement: str, directory: Path) -> Calibration:
+    placed = placed_at(placement, directory)
     return Calibration(placed, WINDOWS, 4, collect(placed, WINDOWS, 4))
 
 
@@ -132,28 +131,6 @@ def test_plans_in_one_walk_have_what_each_has_alone_at_any_placement(fit: Compen
         assert more == pytest.approx([*alone[::-1], alone[1]], rel=rounding, abs=0)
         found[placement] = [*alone, *together, *more]
     assert found["device"] == found["stream"] and min(found["device"]) > 0
-
-
-def runs_of(placed: PlacedModel, layer: int) -> list[int]:
-    """Grows by the windows of a batch whenever the layer, or a copy of it, runs."""
-    seen: list[int] = []
-    placed.layers[layer].mlp.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
-    return seen
-
-
-@pytest.mark.usefixtures("every_layer_is_recorded")
-@pytest.mark.parametrize("fit", FITS, ids=["bias", "linear"])
-@pytest.mark.parametrize("placement", ["device", "stream"])
-def test_an_interrupted_walk_goes_on(placement: str, fit: Compensation, model_dir: Path, tmp_path: Path) -> None:
-    calibration, plans = calibration_of(placement, model_dir), some_plans()
-    expected = divergences(calibration, fit, plans, 48)
-    work = WorkFolder(tmp_path / "search")
-    with interrupted(calibration.model, layer=2, call=2), pytest.raises(Interruption):
-        divergences(calibration, fit, plans, 48, work=work)
-    first, again = runs_of(calibration.model, 1), runs_of(calibration.model, 2)
-    assert divergences(calibration, fit, plans, 48, work=work) == expected
-    assert first == [] and again
-    assert not list(tmp_path.glob("search/*"))  # nobody asks for the same again
 
 
 # Two positions, two words. The pruned model differs at the first position alone.

@@ -39,7 +39,7 @@ def equal(one: Scores, other: Scores) -> bool:
 
 
 @pytest.mark.parametrize("compensation", ["none", "bias", "linear"])
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", ["OBS", "WIFV", "random"])  # with covariances, with statistics, with neither
 def test_one_walk_scores_and_measures_as_two_do(metric: str, compensation: str) -> None:
     calibration, fit = calibration_of("llama-gqa"), COMPENSATIONS[compensation]
     model, budget = calibration.model, price(calibration.model.adapter, 0.4)

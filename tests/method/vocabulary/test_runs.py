@@ -63,7 +63,7 @@ def test_reconstruction_trains_on_the_calibration_windows(
     assert all(any(text.startswith(one) for text in texts) for one in new.batch_decode(found_NT))
 
 
-def test_no_layer_changes(trimmed: Trimmed, words_dir: Path, tmp_path: Path) -> None:
+def test_no_layer_changes_and_its_checkpoint_is_a_stock_one(trimmed: Trimmed, words_dir: Path, tmp_path: Path) -> None:
     report = trimmed("ratio=0")
     before, after = (load_file(path / "model.safetensors") for path in (words_dir, tmp_path / "checkpoint"))
     assert before.keys() == after.keys()
@@ -71,10 +71,6 @@ def test_no_layer_changes(trimmed: Trimmed, words_dir: Path, tmp_path: Path) -> 
     assert changed == {"model.embed_tokens.weight"} and len(after["model.embed_tokens.weight"]) == SIZE
     assert report.vocabulary == {"before": VOCAB, "after": SIZE, "covered": 1.0}
     assert report.parameters["total_before"] - report.parameters["total_after"] == (VOCAB - SIZE) * 32
-
-
-def test_its_checkpoint_is_a_stock_one(trimmed: Trimmed, words_dir: Path, tmp_path: Path) -> None:
-    trimmed("ratio=0")
     old, new = (AutoTokenizer.from_pretrained(path) for path in (words_dir, tmp_path / "checkpoint"))
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint")
     dense = AutoModelForCausalLM.from_pretrained(words_dir)

@@ -10,7 +10,7 @@ from tests.helpers.fresh import in_a_fresh_process
 from tests.helpers.pruned import Saved, prune, save_pruned
 from tests.models.families.contract import COMPENSATIONS, FamilyContract, is_stock
 
-FRESH = ("TestLlama", "TestSmolLM3", "TestGemma3", "TestOlmo2", "TestStableLm")  # of one file
+FRESH = ("TestLlama", "TestGemma3")  # of one file
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

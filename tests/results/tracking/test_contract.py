@@ -1,37 +1,45 @@
-"""What every tracker is asked for, and no tracker may do to a run; MLflow is read back from its server."""
+"""What no tracker may do to a run; MLflow is read back from its server."""
 
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 
 from flap.config import build, how_to_install
 from flap.results import Report
-from flap.results.tracking import JobInfo, MLflow, TrackedRun, Tracking
-from flap.results.tracking.base import RunInTracker, layer_rows, summary
+from flap.results.tracking import JobInfo, MLflow
+from flap.results.tracking.base import layer_rows, summary
 from flap.results.tracking.in_mlflow import legal_name
 from flap.storage.progress import progress
 from tests.helpers.runs import composed
-from tests.helpers.trackers import InMLflow, mlflow_server
+from tests.helpers.trackers import mlflow_server
 
 JOB = JobInfo("outputs/today/tiny", "tiny", tags=("WIFV", "AL-AM"))
 
 
 @pytest.fixture(scope="module")
-def tracker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InMLflow]:
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """MLflow, which reaches nothing but its server on this machine, whose start takes ten seconds of a processor."""
+    from mlflow import MlflowClient
+
     folder = tmp_path_factory.mktemp("mlflow")
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
             patch.delenv(name)
         patch.setenv("HOME", str(folder))
         with mlflow_server(folder) as uri:
-            yield InMLflow(uri)
+            patch.setenv("MLFLOW_TRACKING_URI", uri)
+            yield MlflowClient(uri)
+
+
+def run_of(client: Any, run_dir: Path) -> Any:
+    """The one run of a folder."""
+    experiment = client.get_experiment_by_name("flap").experiment_id
+    [run] = [one for one in client.search_runs([experiment]) if one.data.params["folder"] == str(run_dir)]
+    return run
 
 
 @pytest.fixture
@@ -53,51 +61,51 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.long
-def test_a_tracker_has_the_numbers_the_layers_the_progress_and_the_report(
-    tracker: InMLflow, run_dir: Path, done: Report, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+def test_it_has_the_numbers_the_layers_the_progress_and_the_report(
+    client: Any, run_dir: Path, done: Report, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    tracker.tracking.check()
-    with tracker.tracking.start({"ratio": 0.4, "eval": None}, run_dir, JOB) as tracked:
+    MLflow().check()
+    with MLflow().start({"ratio": 0.4, "eval": None}, run_dir, JOB) as tracked:
         list(progress(range(3), "calibrate", lambda item: 7))
         tracked.finish(done)
     said = capfd.readouterr()
     assert (warnings(caplog), said.out) == ([], "")
     assert [line for line in said.err.splitlines() if not line.startswith("calibrate ")] == []  # the run's own bar
-    seen = tracker.seen(run_dir)
-    assert seen.config["ratio"] == "0.4"
+    run = run_of(client, run_dir)
+    assert (run.data.params["ratio"], run.info.status) == ("0.4", "FINISHED")
     expected = {legal_name(name): value for name, value in summary(done).items() if value is not None}
-    assert len(expected) > 20 and {name: seen.summary[name] for name in expected} == expected
-    assert seen.history["progress/calibrate"][-1] == 1.0
-    assert seen.history["progress/calibrate/tokens_per_second"][-1] > 0
-    assert seen.layers == layer_rows(done)
-    assert seen.report == (run_dir / "report.json").read_bytes()
-    assert not seen.failed
+    assert len(expected) > 20 and expected.items() <= (run.data.tags | run.data.metrics).items()
+    assert client.get_metric_history(run.info.run_id, "progress/calibrate")[-1].value == 1.0
+    assert client.get_metric_history(run.info.run_id, "progress/calibrate/tokens_per_second")[-1].value > 0
+    files = Path(client.download_artifacts(run.info.run_id, ""))
+    assert json.loads((files / "layers.json").read_text())["data"] == layer_rows(done)
+    assert (files / "report.json").read_bytes() == (run_dir / "report.json").read_bytes()
 
 
 @pytest.mark.long
-def test_a_job_started_again_is_one_run(tracker: InMLflow, run_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(ValueError, match="no memory"), tracker.tracking.start({"ratio": 0.4}, run_dir, JOB):
+def test_a_job_started_again_is_one_run(client: Any, run_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(ValueError, match="no memory"), MLflow().start({"ratio": 0.4}, run_dir, JOB):
         raise ValueError("no memory")
-    assert tracker.seen(run_dir).failed
-    with tracker.tracking.start({"ratio": 0.4}, run_dir, JOB):
+    assert run_of(client, run_dir).info.status == "FAILED"
+    with MLflow().start({"ratio": 0.4}, run_dir, JOB):
         pass
-    assert len(tracker.found(run_dir)) == 1 and not tracker.seen(run_dir).failed
-    assert warnings(caplog) == []
+    assert run_of(client, run_dir).info.status == "FINISHED" and warnings(caplog) == []
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("client")
 def test_what_fails_in_a_tracker_is_one_warning(
-    tracker: InMLflow, run_dir: Path, done: Report, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    run_dir: Path, done: Report, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*given: Any, **options: Any) -> None:
         raise RuntimeError("no\nluck")
 
     monkeypatch.setattr("mlflow.MlflowClient.log_batch", broken)
-    with tracker.tracking.start({"ratio": 0.4}, run_dir, JOB) as tracked:
+    with MLflow().start({"ratio": 0.4}, run_dir, JOB) as tracked:
         list(progress(range(3), "calibrate"))
         tracked.finish(done)
     [warning] = warnings(caplog)
-    assert warning.startswith(f"{tracker.tracking.name}: RuntimeError: no luck; the run goes on")
+    assert warning.startswith("MLflow: RuntimeError: no luck; the run goes on")
 
 
 def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,29 +114,6 @@ def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError) as caught:
         MLflow().check()
     assert str(caught.value) == f"tracking=mlflow: the package is not installed; {how_to_install('mlflow')}"
-
-
-@dataclass(frozen=True)
-class Own(Tracking):
-    """Somebody's own tracker, which gives its runs to a Mock."""
-
-    place: str = ""
-
-    def check(self) -> None:
-        """Allow everything."""
-
-    def open(self, config: dict[str, Any], job: JobInfo, run: TrackedRun) -> RunInTracker:
-        """Return what notes its calls."""
-        return Mock(spec=RunInTracker, place=self.place)
-
-
-def test_a_tracker_of_ones_own_is_named_by_its_class(run_dir: Path, done: Report) -> None:
-    own = build("tracking", composed(f"tracking._target_={__name__}.Own", "+tracking.place=here").tracking)
-    with own.start({}, run_dir, JOB) as tracked:
-        tracked.finish(done)
-    assert tracked.there.place == "here"
-    names = [name for name, *_ in tracked.there.mock_calls]
-    assert names == ["summarize", "log_table", "log_files", "log_lineage", "finish"]
 
 
 def test_mlflow_needs_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
