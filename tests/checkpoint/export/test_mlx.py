@@ -36,7 +36,7 @@ def answers(families: dict[tuple[str, str], Exported]) -> dict[str, Any]:
     return mlx_lm({name: {"folder": path, "tokens": TOKENS, "new_tokens": 12} for name, path in folders.items()})
 
 
-@pytest.mark.long  # a quantised model runs in mlx-lm below
+@pytest.mark.long
 @pytest.mark.parametrize("cell", [cell for cell in CELLS if cell[0] not in REFUSED], ids="-".join)
 def test_same_logits(cell: tuple[str, str], families: dict[tuple[str, str], Exported], answers: dict[str, Any]) -> None:
     found, expected = answers["/".join(cell)], expected_logprobs(families[cell])
@@ -90,6 +90,7 @@ def test_what_mlx_lm_computes_otherwise_of_gemma(config: PreTrainedConfig, line:
 WIDE = {"hidden_size": 64, "head_dim": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 256}
 
 
+@pytest.mark.long
 def test_mlx_lm_quantises_the_folder(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
     """By its own command, with scaled RoPE; rows that it cannot divide stay as they are."""
     options = WIDE | {"vocab_size": VOCAB, "rope_parameters": LLAMA3}
