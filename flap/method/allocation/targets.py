@@ -95,8 +95,8 @@ def _kv_costs(
     Raises:
         ValueError: a layer has an attention without heads that can be pruned, as a state space.
     """
-    head_dim = adapter.head_dim
-    if head_dim is None or not all(adapter.attention(i).inputs for i in range(len(layers))):
+    blocks = [adapter.attention(i) for i in range(len(layers))]
+    if not all(block.inputs for block in blocks):
         expected = "a model whose attention has heads that can be pruned, in all layers"
         raise ValueError(f"target.{name}: expected {expected}")
     caches = DynamicCache(config=adapter.model.config).layers
@@ -105,10 +105,10 @@ def _kv_costs(
     # a Falcon with groups copies keys and values for all query heads before it keeps them
     copied = getattr(adapter.config, "new_decoder_architecture", False)
 
-    def cost(layer: Pair[Units], window: int) -> Pair[Tensor]:
-        channels = head_dim * (layer.attention.queries if copied else 1)
+    def cost(block: Block, layer: Pair[Units], window: int) -> Pair[Tensor]:
+        channels = block.columns_UC.shape[1] // (1 if copied else layer.attention.queries)
         channels_K = channels * torch.arange(layer.attention.count + 1, dtype=torch.float64)
         neurons_K = torch.zeros(layer.mlp.count + 1, dtype=torch.float64)
         return Pair(2 * itemsize * min(context, window - 1) * channels_K, neurons_K)
 
-    return tuple(cost(*one) for one in zip(layers, windows, strict=True))
+    return tuple(cost(*one) for one in zip(blocks, layers, windows, strict=True))

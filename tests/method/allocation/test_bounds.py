@@ -110,7 +110,9 @@ def test_several_targets_hold_together(name: str, size: float, cache: float) -> 
     assert values["kv_cache_bytes"]["realised"] == least
 
 
-@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if "qwen" in name or "mistral" in name])
+@pytest.mark.parametrize(
+    "architecture", [*(name for name in ARCHITECTURES if "qwen" in name or "mistral" in name), "gemma4"]
+)
 def test_a_sliding_layer_keeps_its_window(architecture: str) -> None:
     model, context = model_of(architecture), 40
     budget = budget_of(architecture, 0.0)
