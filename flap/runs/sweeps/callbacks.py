@@ -30,9 +30,9 @@ class StudyCallback(Callback):
             raise SystemExit(f"error: {line}")  # of an exception Hydra would make a warning
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Write the page again, but at most once in half a minute, as that takes three seconds."""
+        """Write the page again, but at most once in a minute, as that takes some seconds."""
         page = Path(config.hydra.sweep.dir) / "index.html"
-        fresh = page.exists() and time.time() - page.stat().st_mtime < 30
+        fresh = page.exists() and time.time() - page.stat().st_mtime < 60
         if config.hydra.mode == RunMode.MULTIRUN and not config.get("dry_run") and not fresh:
             _write(config, ended=False)
 
