@@ -11,7 +11,7 @@ from tests.helpers.runs import composed
 
 WARNING = "this is a smoke run (debug): its numbers mean nothing"
 SMOKE = OmegaConf.to_container(OmegaConf.load(Path(config_dir()) / "debug" / "smoke.yaml"))
-KEYS = [(group, key) for group in ("calibration", "structure", "recover") for key in SMOKE[group]]
+KEYS = [(group, key) for group in ("calibration", "structure", "compensation", "recover") for key in SMOKE[group]]
 KEYS += [(f"eval/{name}", key) for name, options in SMOKE["eval"].items() for key in options]
 
 
