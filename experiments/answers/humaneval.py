@@ -23,7 +23,7 @@ from transformers import AutoTokenizer
 import flap
 
 STOPS = ("\nclass ", "\ndef ", "\n#", "\nif ", "\nprint(", "\n@", "\nassert ")  # where a completion ends
-BATCH, NEW_TOKENS, SECONDS, BYTES = 10, 256, 10, 2 * 2**30
+BATCH, NEW_TOKENS, SECONDS, BYTES = 20, 256, 10, 2 * 2**30
 HELD_OUT = 100  # the problems from here on are prompts for calibration
 
 
@@ -36,12 +36,14 @@ def problems(wheel: str) -> list[dict[str, str]]:
 @torch.no_grad()
 def completions(directory: str, prompts: list[str]) -> list[str]:
     """What the model writes after each prompt, its likeliest words, up to the end of the function."""
-    model, tokenizer = flap.load(directory).eval(), AutoTokenizer.from_pretrained(directory, padding_side="left")
+    model = flap.load(directory).bfloat16().eval()
+    tokenizer = AutoTokenizer.from_pretrained(directory, padding_side="left")
     texts = []
     for at in range(0, len(prompts), BATCH):
         inputs = tokenizer(prompts[at : at + BATCH], return_tensors="pt", padding=True)
-        written = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False)[:, inputs.input_ids.shape[1] :]
-        texts += tokenizer.batch_decode(written, skip_special_tokens=True)
+        ends = {"stop_strings": [*STOPS], "tokenizer": tokenizer}
+        written = model.generate(**inputs, max_new_tokens=NEW_TOKENS, do_sample=False, **ends)
+        texts += tokenizer.batch_decode(written[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
         print(f"{len(texts)} of {len(prompts)}", file=sys.stderr)
     return [min((text.split(stop)[0] for stop in STOPS), key=len) for text in texts]
 

@@ -91,7 +91,7 @@ def _ids(document: str, counted: list[tuple[int, int]], tokenizer: PreTrainedTok
     encoded = tokenizer(document, **options)
     ids_S = torch.tensor(encoded.input_ids).long()
     if counted:
-        first_S, end_S = torch.tensor(encoded.offset_mapping).long().reshape(-1, 2).unbind(dim=1)
+        first_S, end_S = torch.tensor(encoded.offset_mapping).long().reshape(-1, 2).T.contiguous()
         starts, ends = map(torch.tensor, zip(*counted, strict=True))
         span_S = torch.searchsorted(starts, first_S, right=True) - 1  # the last one that begins before the token does
         ids_S = marked(ids_S, (span_S >= 0) & (first_S < ends[span_S]) & (end_S > first_S))
