@@ -199,9 +199,9 @@ class TestGemma4Vision(SeesImages, FamilyContract):
         conv_kernel_size=3, output_proj_dims=12,
     )  # fmt: skip
     configs = {
+        "E2B": Gemma4Config(text_config=Gemma4.configs["E2B"], audio_config=audio, **own),
         "26B": Gemma4Config(text_config=Gemma4TextConfig(**MHA | text | Gemma4.mixture), **own),
         "31B": Gemma4Config(text_config=Gemma4TextConfig(**GQA | text, attention_k_eq_v=True), **own),
-        "E2B": Gemma4Config(text_config=Gemma4.configs["E2B"], audio_config=audio, **own),
     }
     stock = False
     image_shape = (IMAGES, 16, 48)
