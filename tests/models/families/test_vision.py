@@ -199,8 +199,8 @@ class TestGemma4Vision(SeesImages, FamilyContract):
         conv_kernel_size=3, output_proj_dims=12,
     )  # fmt: skip
     configs = {
-        "E2B": Gemma4Config(text_config=Gemma4.configs["E2B"], audio_config=audio, **own),
         "26B": Gemma4Config(text_config=Gemma4TextConfig(**MHA | text | Gemma4.mixture), **own),
+        "E2B": Gemma4Config(text_config=Gemma4.configs["E2B"], audio_config=audio, **own),
         "31B": Gemma4Config(text_config=Gemma4TextConfig(**GQA | text, attention_k_eq_v=True), **own),
     }
     stock = False
