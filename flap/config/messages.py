@@ -105,7 +105,7 @@ def _no_choice(file: str, options: list[str]) -> str:
     names = options or names_in(group)
     lower = {one.lower(): one for one in names}
     hint = "".join(f"did you mean {lower[one]}? " for one in get_close_matches(name.lower(), lower, n=1))
-    path = f"; a model of the hub or of a directory is model.path={name}" * (group == "model")
+    path = f"; a model of the hub or of a directory is model.path={name}" if group == "model" else ""
     return f"{group}={name}: {hint}expected one of {', '.join(names)}{path}"
 
 

@@ -49,11 +49,6 @@ class Windows:
         return [p for p, text in enumerate(self.texts) if text is None]
 
     @property
-    def lengths(self) -> tuple[int]:
-        """The length of windows, as keys of texts that the model writes have it."""
-        return (self.seq_len,)
-
-    @property
     def own_length(self) -> int:
         """The tokens that a window takes from a text; BOS is not among them."""
         return self.seq_len - self.bos

@@ -14,7 +14,7 @@ from flap.evaluation.base import Evaluator, Measurement, Numbers, SideBySide, Ta
 from flap.evaluation.result_files import DENSE, Key, Results
 from flap.models import PlacedModel
 from flap.storage import Cache
-from flap.storage.ranks import by_first
+from flap.storage.ranks import on_first
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Suite:
                 return one.run(*models())
 
             stored = partial(self.results.get, _task_key(comparison, key), compare) if self.results else compare
-            numbers = by_first(stored)()  # alone: models that run at once slow each other
+            numbers = on_first(stored)  # alone: models that run at once slow each other
             dense_numbers, pruned_numbers = dense_numbers | numbers[0], pruned_numbers | numbers[1]
         return dense_numbers, pruned_numbers
 

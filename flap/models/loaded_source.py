@@ -58,7 +58,7 @@ class LoadedSource(ModelSource):
         return ModelConfig(name, self.path, dtype, self.device.type, placement=self.placement)
 
     def identity(self) -> dict[str, Any]:
-        """Return a text that no other model has: the caller may change weights and code, and nothing is found again."""
+        """Return what no other model has: its caller may change weights and code, so nothing is cached for it."""
         return {"model": self._unique}
 
     def skeleton(self) -> PreTrainedModel:

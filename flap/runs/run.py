@@ -73,8 +73,9 @@ class Run:
     def calibration(self, model: PlacedModel, statistics: Sequence[LayerStatistics] = ()) -> Calibration:
         """Return the calibration windows, with statistics of the inputs of each output projection where there are."""
         windows, batch_size = self.texts.get("calibration"), self.config.calibration.batch_size
-        drawn = (windows.tokens_NT, windows.text_N) if windows else (torch.empty(0, 0, dtype=torch.long), None)
-        return Calibration(model, drawn[0], batch_size, list(statistics), drawn[1])
+        if windows is None:
+            return Calibration(model, torch.empty(0, 0, dtype=torch.long), batch_size, list(statistics))
+        return Calibration(model, windows.tokens_NT, batch_size, list(statistics), windows.text_N)
 
     @property
     def to_write(self) -> list[str]:

@@ -49,7 +49,7 @@ class Draft:
     context: int | None = None  # of the model, in tokens; None: unlimited
     documents: list[str] = field(default_factory=list)
     tokens: int = 0  # of the documents
-    usable: int = 0  # tokens; without packing in whole stretches of the longest window
+    usable: int = 0  # tokens; without packing in whole windows
     dropped: int = 0  # sequences
 
     @classmethod
@@ -62,14 +62,14 @@ class Draft:
     @property
     def key(self) -> dict[str, Any]:
         """All that the text depends on besides the model, as part of its cache key."""
-        wanted = {"num_tokens": self.needed, "seq_len": self.seq_len, "lengths": self.windows.lengths}
+        wanted = {"num_tokens": self.needed, "seq_len": self.seq_len, "window": self.windows.seq_len}
         begins = {"begins_with": self.start.tokens, "bos": self.windows.bos, "packing": self.part.packing}
         draw = {"use": self.windows.field, "seed": self.windows.seed, "vocabulary": self.windows.key["vocabulary"]}
         return {"version": WRITTEN_VERSION, **wanted, **begins, **draw}
 
     @property
     def seq_len(self) -> int:
-        """The tokens of a sequence; without packing its text holds the longest window, tokenized again."""
+        """The tokens of a sequence; without packing its text holds a window, tokenized again."""
         longest = 0 if self.part.packing else math.ceil(1.05 * self.windows.own_length) + len(self.start.tokens)
         return min(max(min(SEQ_LEN, self.needed), longest), self.context or sys.maxsize)
 
@@ -85,7 +85,7 @@ class Draft:
         return self.needed - self.usable
 
     def add(self, sequence_T: Tensor) -> None:
-        """Add a sequence, unless it is a loop or, without packing, does not fill the longest window.
+        """Add a sequence, unless it is a loop or, without packing, does not fill a window.
 
         Raises:
             ValueError: the model writes hardly anything else.
@@ -94,7 +94,7 @@ class Draft:
         text = tokenizer.decode(sequence_T, skip_special_tokens=not self.start.special)
         text = without_bos(text, tokenizer, self.windows.bos)
         num_tokens = len(tokenizer(text, add_special_tokens=False).input_ids)
-        usable = num_tokens if self.part.packing else num_tokens // own * max(self.windows.lengths)
+        usable = num_tokens if self.part.packing else num_tokens // own * self.windows.seq_len
         if not usable or loops(sequence_T):
             self.dropped += 1
         else:
