@@ -146,11 +146,10 @@ calibration.dataset={c4:1e300} -> calibration.dataset.c4=1e+300: expected a weig
 calibration.dataset={self:0,c4:0} -> calibration.dataset=…: expected at least one text with a weight above 0
 calibration.dataset={self:1,{bad}/short.txt:0.001} -> calibration.dataset.…short.txt=0.001: gets no window of 8; exp
 calibration.dataset=[{bad}/short.txt,self] -> …short.txt: 0 windows of 16 tokens are too few for the 4 that
-calibration.dataset={self:{wight:1}} -> calibration.dataset.self=wight: expected weight, packing, chat_template
-calibration.dataset={c4:{packing:no}} -> calibration.dataset.c4.packing=no: expected true or false
-calibration.dataset={c4:{packing:0}} -> calibration.dataset.c4.packing=0: expected true or false
+calibration.dataset={self:{wight:1}} -> calibration.dataset.self=wight: expected weight, chat_template
+calibration.dataset={c4:{chat_template:no}} -> calibration.dataset.c4.chat_template=no: expected true or false
 calibration.dataset={c4:{chat_template:1}} -> calibration.dataset.c4.chat_template=1: expected true or false
-calibration.dataset={self:{chat_template:true}} -> calibration.dataset.self.chat_template=true: the token
+calibration.dataset={self:{chat_template:true}} -> calibration.dataset.self.chat_template=True: expected none: prompts
 
 calibration.answers=me -> calibration.answers=me: expected one of given, self
 calibration.count=prompts -> calibration.count=prompts: expected one of all, answers

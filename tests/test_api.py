@@ -214,7 +214,7 @@ def test_any_value_is_passed_on_as_it_is(name: str, prune: Prune, text_file: Pat
     more = tmp_path / name
     more.write_text(text_file.read_text()[::-1])
     assert prune(tiny_model("llama-gqa"), dataset=more).config["calibration"]["dataset"] == str(more)
-    mixture = {str(text_file): 1, str(more): {"weight": 2.5, "packing": True}}
+    mixture = {str(text_file): 1, str(more): {"weight": 2.5, "chat_template": None}}
     options = {"dataset": mixture, "num_samples": numpy.int64(8), "seq_len": 16}
     report = prune(tiny_model("llama-gqa"), ratio=numpy.float64(0.4), **options)
     found = report.config["calibration"]

@@ -33,7 +33,7 @@ class ModelConfig:
 class CalibrationConfig:
     """The texts that the statistics are computed on, and how they are cut into windows."""
 
-    dataset: Any = "boolq-passages"  # name or file; [name, name]; {name: weight, file: {weight: 2, packing: false}}
+    dataset: Any = "boolq-passages"  # name or file; [name, name]; {name: 1, file: {weight: 2, chat_template: false}}
     num_samples: int = 128  # windows, 1 or more
     seq_len: int = 128  # tokens in a window, 2 or more
     batch_size: int = 8  # windows at a time, 1 or more

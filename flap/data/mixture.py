@@ -17,11 +17,7 @@ class Part:
 
     dataset: str  # a name or a file
     weight: float = 1.0  # share of the tokens, relative to the other parts; above 0, at most HEAVIEST
-    # a window may go on in the next document; false: what is left of a document after its last window is not used
-    packing: bool = True
-    # prompts and conversations go through the tokenizer's chat template, None: where there is one; `self`: the model
-    # begins as in it
-    chat_template: bool | None = None
+    chat_template: bool | None = None  # prompts go through the tokenizer's; None: where there is one
 
 
 def parse(dataset: Any, field: str) -> list[Part]:
@@ -47,12 +43,13 @@ def parse(dataset: Any, field: str) -> list[Part]:
 
 def _part(name: str, options: Any, field: str) -> Part:
     options = options if isinstance(options, Mapping) else {"weight": options}
-    unknown = options.keys() - {"weight", "packing", "chat_template"}
-    require(not unknown, f"{field}.{name}", ", ".join(sorted(map(str, unknown))), "weight, packing, chat_template")
+    unknown = options.keys() - {"weight", "chat_template"}
+    require(not unknown, f"{field}.{name}", ", ".join(sorted(map(str, unknown))), "weight, chat_template")
     weight = options.get("weight", 1.0)
     valid = isinstance(weight, int | float) and not isinstance(weight, bool) and 0 <= weight <= HEAVIEST
     require(valid, f"{field}.{name}", weight, f"a weight >= 0 and at most {HEAVIEST:.0e}")
-    for option in ("packing", "chat_template"):
-        value = options.get(option)
-        require(value is None or isinstance(value, bool), f"{field}.{name}.{option}", value, "true or false")
-    return Part(name, float(weight), options.get("packing") is not False, options.get("chat_template"))
+    chat = options.get("chat_template")
+    require(chat is None or isinstance(chat, bool), f"{field}.{name}.chat_template", chat, "true or false")
+    allowed = "none: prompts with calibration.answers=self go through the template"
+    require(name != SELF or chat is None, f"{field}.{name}.chat_template", chat, allowed)
+    return Part(name, float(weight), chat)

@@ -1,19 +1,15 @@
 """Reading the texts of a mixture as windows: by name, from files, or as yet to be written by the model."""
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from flap.config import one_line
 from flap.data import SELF, Part, Prompt, Text, Windows, begins_with_bos, parse, read_prompts, read_text
 from flap.data.dialogue import GIVEN, Answers, Asked, dialogues
 from flap.data.named_prompts import PROMPTS, named_prompts
 from flap.data.prompts import holds_prompts
-
-USER_TEXT = "what-a-user-says"  # stands in the template for it
 
 
 class Wanted(NamedTuple):
@@ -40,7 +36,6 @@ def read_windows(
         raise ValueError(f"{section}.seq_len={wanted.seq_len}: the model's context ends at {max_length} tokens")
     windows = read_parts(section, dataset, tokenizer, wanted)
     _check_shares(windows)
-    _check_own_text(windows, max_length)
     _ = windows.drawn  # fails if a text is too short
     return windows
 
@@ -73,6 +68,7 @@ class Reading:
     def part(self, part: Part) -> Text | Asked | None:
         """Return the text of a part, or the prompts that the model answers; None: it writes all of the text."""
         if part.dataset == SELF:
+            _ = beginning(self.tokenizer, f"{self.field}.{SELF}")  # fails if it cannot begin a text
             return None
         if prompts := self._prompts(part):
             return self._dialogues(part, *prompts)
@@ -88,8 +84,9 @@ class Reading:
 
     def _dialogues(self, part: Part, prompts: list[Prompt], origin: str) -> Text | Asked:
         name, where = Path(part.dataset).name, f"{self.field}.{part.dataset}"
-        if part.chat_template:
-            _check_template(self.tokenizer, where, "turns are then put one after another")
+        if part.chat_template and self.tokenizer.chat_template is None:
+            without = "leave it out: turns are then put one after another"
+            raise ValueError(f"{where}.chat_template=true: the tokenizer has no chat template; {without}")
         chat = self.tokenizer.chat_template is not None if part.chat_template is None else part.chat_template
         asked = Asked(tuple(prompts), name, origin, chat, self.answers)
         if self.answers.writer == "self":
@@ -111,67 +108,22 @@ def _check_shares(windows: Windows) -> None:
             )
 
 
-def _check_own_text(windows: Windows, max_length: int | None) -> None:
-    """Check that the model can begin a text, if it writes one, and that without packing a sequence holds a window."""
-    part = next((part for part in windows.parts if part.dataset == SELF), None)
-    if part is None:
-        return
-    start = beginning(windows.tokenizer, part.chat_template is True, f"{windows.field}.dataset.{SELF}")
-    room = (max_length or sys.maxsize) - (0 if start.special else len(start.tokens))
-    if not part.packing and windows.own_length > room:
-        raise ValueError(
-            f"{windows.field}.seq_len={windows.seq_len}: the prompt leaves {room} tokens of a generated sequence; "
-            f"expected at most {room + windows.bos}, or {SELF} with packing"
-        )
-
-
 @dataclass(frozen=True)
 class Beginning:
-    """What the model begins each sequence with."""
+    """What the model begins each text of its own with."""
 
     name: str  # for the report
-    tokens: tuple[int, ...]
-    special: bool  # special tokens stay in the text
-    instead: bool = False  # of the usual BOS
+    token: int
 
 
-def beginning(tokenizer: PreTrainedTokenizerBase, chat_template: bool, where: str) -> Beginning:
-    """Return the beginning: BOS; without one EOS, which separates documents; or a user's turn in the chat template.
+def beginning(tokenizer: PreTrainedTokenizerBase, where: str) -> Beginning:
+    """Return the beginning: BOS; without one EOS, which separates documents.
 
     Raises:
-        ValueError: the tokenizer has no such token or template.
+        ValueError: the tokenizer has no such token.
     """
-    if chat_template:
-        tokens = tokenizer(_users_turn(tokenizer, where), add_special_tokens=False).input_ids
-        return Beginning("a user's turn in the chat template", tuple(tokens), special=True)
     if tokenizer.bos_token_id is not None:
-        return Beginning("BOS", (tokenizer.bos_token_id,), special=False)
+        return Beginning("BOS", tokenizer.bos_token_id)
     if tokenizer.eos_token_id is not None:
-        return Beginning("EOS, as there is no BOS", (tokenizer.eos_token_id,), special=False, instead=True)
+        return Beginning("EOS, as there is no BOS", tokenizer.eos_token_id)
     raise ValueError(f"{where}: the tokenizer has neither BOS nor EOS to begin with; expected texts or files")
-
-
-def _users_turn(tokenizer: PreTrainedTokenizerBase, where: str) -> str:
-    """Return what the chat template prints before the text of a user."""
-    _check_template(tokenizer, where, "the model then begins with BOS, or EOS where there is none")
-    try:
-        marked = str(tokenizer.apply_chat_template([{"role": "user", "content": USER_TEXT}], tokenize=False))
-        reason = None if USER_TEXT in marked else "it changes the user's message"
-    except Exception as error:  # templates are programs of the tokenizer and raise errors of any type
-        reason = one_line(error, 120)
-    if reason is not None:
-        raise ValueError(
-            f"{where}.chat_template=true: the tokenizer's chat template has no user turn at its start ({reason})"
-        )
-    return marked.split(USER_TEXT)[0]
-
-
-def _check_template(tokenizer: PreTrainedTokenizerBase, where: str, without: str) -> None:
-    """Check that there is a chat template. without: what happens without the option."""
-    if tokenizer.chat_template is None:
-        raise ValueError(f"{where}.chat_template=true: the tokenizer has no chat template; leave it out: {without}")
-
-
-def without_bos(text: str, tokenizer: PreTrainedTokenizerBase, bos: bool) -> str:
-    """Return a text without the BOS that a chat template puts in front. bos: windows begin with one of their own."""
-    return text.removeprefix(str(tokenizer.bos_token)) if bos else text

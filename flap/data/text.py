@@ -31,14 +31,12 @@ class Text:
     ) -> "Text":
         return cls(name, separator.join(documents), origin, tuple(documents), tuple(counted))
 
-    def parts(self, packing: bool) -> list[tuple[str, list[tuple[int, int]]]]:
-        """Return the documents, or with packing the whole text as one, each with the characters that count in it."""
-        if not packing and self.documents:
-            spans = [[span] for span in self.counted] or [[]] * len(self.documents)
-            return list(zip(self.documents, spans, strict=True))
+    @property
+    def counted_in_text(self) -> list[tuple[int, int]]:
+        """The characters of the whole text whose tokens count; empty: all."""
         gap = (len(self.text) - sum(map(len, self.documents))) // max(1, len(self.documents) - 1)
         starts = accumulate((len(document) + gap for document in self.documents), initial=0)
-        return [(self.text, [(at + first, at + end) for at, (first, end) in zip(starts, self.counted, strict=False)])]
+        return [(at + first, at + end) for at, (first, end) in zip(starts, self.counted, strict=False)]
 
     @property
     def sha256(self) -> str:

@@ -8,7 +8,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import accumulate
 from uuid import uuid4
 
 import torch
@@ -26,13 +25,12 @@ HELD_OUT = 5
 class Pool:
     """The tokens of a text, from which windows are drawn that do not overlap.
 
-    Without packing, no window goes over the end of a document. bos: every window begins with that token, which counts.
-    Else the text is tokenized as it is and only its first window, or that of a document, begins with what the
-    tokenizer puts there: the habit of the papers.
+    A window may go on in the next document. bos: every window begins with that token, which counts. Else the text is
+    tokenized as it is and only its first window begins with what the tokenizer puts there: the habit of the papers.
     """
 
-    def __init__(self, text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool, packing: bool = True) -> None:
-        self.tokens_S, self.lengths = tokenized(text, tokenizer, bos, packing)
+    def __init__(self, text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool) -> None:
+        self.tokens_S = tokenized(text, tokenizer, bos)
         self.bos_token: int | None = tokenizer.bos_token_id if bos else None
         self.counted_apart = bool(text.counted)  # BOS is no answer
 
@@ -48,10 +46,8 @@ class Pool:
 
     def _places(self, seq_len: int) -> Tensor:
         """Return the positions in the text of the tokens of all windows; BOS has none."""
-        own, firsts = seq_len - (self.bos_token is not None), accumulate(self.lengths, initial=0)
-        runs = zip(firsts, self.lengths, strict=False)
-        starts = [torch.arange(first, first + size - own + 1, own) for first, size in runs if size >= own]
-        return torch.cat([torch.empty(0, dtype=torch.long), *starts])[:, None] + torch.arange(own)
+        own = seq_len - (self.bos_token is not None)
+        return torch.arange(len(self.tokens_S) // own * own).view(-1, own)
 
     def _windows(self, places_NT: Tensor) -> Tensor:
         tokens_NT = self.tokens_S[places_NT]
@@ -68,27 +64,23 @@ class _State:
     tokenizer: PreTrainedTokenizerBase = field(compare=False)
 
 
-def tokenized(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool, packing: bool) -> tuple[Tensor, list[int]]:
-    """Return the tokens of a text, tokens_S, and the lengths of its documents; with packing it is a single one."""
+def tokenized(text: Text, tokenizer: PreTrainedTokenizerBase, bos: bool) -> Tensor:
+    """Return the tokens of a text, tokens_S."""
     # what one that is not fast does is in its code, which nothing tells from other code
     content = tokenizer.backend_tokenizer.to_str() if tokenizer.is_fast else uuid4().hex
     digest = hashlib.sha256(f"{tokenizer.bos_token_id} {content}".encode()).hexdigest()
-    return _tokenized(text, _State(digest, tokenizer), bos, packing)
+    return _tokenized(text, _State(digest, tokenizer), bos)
 
 
 @lru_cache(maxsize=8)  # in a sweep in one process, a text is tokenized only once
-def _tokenized(text: Text, state: _State, bos: bool, packing: bool) -> tuple[Tensor, list[int]]:
-    ids = [_ids(document, counted, state.tokenizer, bos) for document, counted in text.parts(packing)]
-    return torch.cat(ids), list(map(len, ids))
+def _tokenized(text: Text, state: _State, bos: bool) -> Tensor:
+    """Return the tokens of a text, those marked that do not count (`flap.data.counted`).
 
-
-def _ids(document: str, counted: list[tuple[int, int]], tokenizer: PreTrainedTokenizerBase, bos: bool) -> Tensor:
-    """Return the tokens of a document, ids_S, those marked that do not count (`flap.data.counted`).
-
-    A BOS of its own, as of a chat template, does not come behind another one. counted: see `Text.parts`.
+    A BOS of its own, as of a chat template, does not come behind another one.
     """
+    tokenizer, counted = state.tokenizer, text.counted_in_text
     options = {"verbose": False, "add_special_tokens": not bos, "return_offsets_mapping": bool(counted)}
-    encoded = tokenizer(document, **options)
+    encoded = tokenizer(text.text, **options)
     ids_S = torch.tensor(encoded.input_ids).long()
     if counted:
         first_S, end_S = torch.tensor(encoded.offset_mapping).long().reshape(-1, 2).T.contiguous()

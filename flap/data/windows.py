@@ -93,7 +93,7 @@ class Windows:
 
         What the model writes depends on the model, its tokenizer and the part's options.
         """
-        parts = [[part.dataset, part.weight, part.packing, bool(part.chat_template)] for part in self.parts]
+        parts = [[part.dataset, part.weight, bool(part.chat_template)] for part in self.parts]
         tokens = [
             tokens_sha256(windows_NT)
             for p, windows_NT in enumerate(self.drawn)
@@ -109,15 +109,14 @@ class Windows:
 
     def _draw(self, p: int, text: Text) -> Tensor:
         """Return the windows of a part."""
-        pool, wanted = Pool(text, self.tokenizer, self.bos, self.parts[p].packing), self.counts[p]
+        pool, wanted = Pool(text, self.tokenizer, self.bos), self.counts[p]
         tokens_NT = pool.draw(wanted, self.seq_len, self.seed)
         if len(tokens_NT) < wanted:
-            way = "packing: true, or a longer text" if len(pool.lengths) > 1 else "a longer text"
             amount = "tokens" if self.field == "recover" else "num_samples"
             raise ValueError(
                 f"{self.field}.dataset={text.name}: {len(tokens_NT)} windows of {self.seq_len} tokens are too few for "
                 f"the {wanted} that are its share of {self.num_samples}; lower {self.field}.{amount} or "
-                f"{self.field}.seq_len, or its weight, or take {way}"
+                f"{self.field}.seq_len, or its weight, or take a longer text"
             )
         return tokens_NT
 

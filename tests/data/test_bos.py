@@ -45,13 +45,11 @@ def test_without_it_the_first_window_begins_as_the_tokenizer_says(adding: PreTra
     assert windows[0, 0] == 1 and not (windows[1:] == 1).any()
 
 
-@pytest.mark.parametrize("packing", [False, True])
 @pytest.mark.parametrize("bos", [False, True])
-def test_a_text_that_begins_with_it_has_it_once(adding: PreTrainedTokenizerFast, bos: bool, packing: bool) -> None:
+def test_a_text_that_begins_with_it_has_it_once(adding: PreTrainedTokenizerFast, bos: bool) -> None:
     documents = [f"<s>{' '.join(f'w{i}' for i in range(n, n + 20))}" for n in range(3)]  # as chat templates begin
-    windows = Pool(Text.joined("t", documents, ""), adding, bos, packing).cut(20)
+    windows = Pool(Text.joined("t", documents, ""), adding, bos).cut(20)
     assert (windows[0] == 1).sum() == 1 and not ((windows[:, 1:] == 1) & (windows[:, :-1] == 1)).any()
-    assert packing or ((windows[:, 0] == 1).all() and (windows[:, 1:] != 1).all())
 
 
 def test_a_tokenizer_without_such_a_token_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:

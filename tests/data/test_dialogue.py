@@ -81,13 +81,6 @@ def test_a_file_that_has_text_too_is_read_as_prompts_on_request(
         assert text.documents[0].startswith(document)
 
 
-def test_without_packing_conversations_have_their_own_marks(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": "the cat sat on", "answer": "mat dog"}) + "\n")
-    wanted, path = Wanted(1, 6, 0, "false", Answers(counted="answers")), str(tmp_path / "a.jsonl")
-    tokens_NT = read_windows("calibration", {path: {"packing": False}}, tokenizer, wanted, None).tokens_NT
-    assert (tokens_NT >= 0).tolist() == [[False] * 4 + [True] * 2]
-
-
 def test_a_file_without_answers_says_who_can_write_them(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"prompt": "the cat"}) + "\n")

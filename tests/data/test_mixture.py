@@ -17,9 +17,8 @@ FIELD = "calibration.dataset"
         (["c4", "self"], [Part("c4"), Part("self")]),
         ({"c4": 1, "self": 2.5}, [Part("c4"), Part("self", 2.5)]),
         ({"c4": 0, "my.jsonl": 1}, [Part("my.jsonl")]),
-        ({"a.jsonl": {"weight": 2, "packing": False, "chat_template": True}}, [Part("a.jsonl", 2.0, False, True)]),
-        ({"a.jsonl": {"packing": False}, "c4": {}}, [Part("a.jsonl", packing=False), Part("c4")]),
-        ({"c4": {"weight": 1, "packing": None, "chat_template": None}}, [Part("c4")]),
+        ({"a.jsonl": {"weight": 2, "chat_template": True}, "c4": {}}, [Part("a.jsonl", 2.0, True), Part("c4")]),
+        ({"c4": {"weight": 1, "chat_template": None}}, [Part("c4")]),
     ],
 )
 def test_a_name_a_list_or_a_mapping(dataset: Any, parts: list[Part]) -> None:

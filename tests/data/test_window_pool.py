@@ -57,13 +57,3 @@ def test_a_tokenizer_that_was_changed_makes_other_tokens(tokenizer: PreTrainedTo
     after = Pool(text, changing, bos=False).tokens_S.tolist()
     assert after == changing(text.text).input_ids != before
     assert Pool(text, tokenizer, bos=False).tokens_S.tolist() == before
-
-
-def test_without_packing_windows_lie_within_a_document(tokenizer: PreTrainedTokenizerFast) -> None:
-    documents = ["the cat sat on the mat and " * 5, "then it ran", "a dog was there " * 11]
-    ids = [tokenizer(document).input_ids for document in documents]
-    text = Text.joined("t", documents, "")
-    tokens_NT = Pool(text, tokenizer, bos=False, packing=False).cut(16)
-    expected = [tuple(own[i : i + 16]) for own in ids for i in range(0, len(own) - 15, 16)]
-    assert [tuple(window) for window in tokens_NT.tolist()] == expected
-    assert len(Pool(text, tokenizer, bos=False).cut(16)) > len(expected)

@@ -67,13 +67,10 @@ def test_the_tokens_to_write_suffice(tokenizer: PreTrainedTokenizerFast, seq_len
 
 
 def test_a_part_that_is_too_short_says_its_windows_and_what_helps(tokenizer: PreTrainedTokenizerFast) -> None:
-    text = Text.joined("short", ["the old cat"] * 100, "")
-    without_packing = Windows((Part("short", packing=False),), (text,), tokenizer, 4, 16, seed=0)
-    with pytest.raises(ValueError, match=r"0 windows of 16 .* its weight, or take packing: true, or a longer text$"):
-        _ = without_packing.drawn
     parts = Part("a.txt", 1.0), Part("b.txt", 3.0)
     windows = Windows(parts, (text_of("a.txt", 1), text_of("b.txt", 2, 100)), tokenizer, 40, 8, seed=0)
     with pytest.raises(
-        ValueError, match=r"^calibration\.dataset=b\.txt: 12 windows of 8 tokens .* the 30 that are its"
+        ValueError,
+        match=r"^calibration\.dataset=b\.txt: 12 windows of 8 tokens .* the 30 that are its .* or take a longer text$",
     ):
         _ = windows.tokens_NT

@@ -17,8 +17,8 @@ import torch
 from numpy.random import SeedSequence
 from torch import Tensor
 
-from flap.data import SELF, Part, Text, Windows, repetition
-from flap.data.read_windows import Beginning, beginning, without_bos
+from flap.data import SELF, Text, Windows, repetition
+from flap.data.read_windows import Beginning, beginning
 from flap.data.temporary_state import seeded
 from flap.method.calibration.sampling import attention_of_one_query, ready_to_write, sample
 from flap.models import PlacedModel
@@ -32,9 +32,9 @@ BATCH: Kind[dict[str, Any]] = as_json("batch")  # tokens_NT, and the seconds tha
 WRITTEN_VERSION = 6  # raise it when the same key would give another text
 
 USES = ("calibration", "recover")  # each has draws of its own: what is trained on was not calibrated on
-SEQUENCES = 64  # in a batch, and at the end half as many again; fewer if they are longer than SEQ_LEN
+SEQUENCES = 64  # in a batch, and at the end half as many again
 FEW = 4  # where less than one sequence of SEQ_LEN is to write: shorter ones, as in a smoke run
-SEQ_LEN = 512  # tokens of a sequence, at most the context; more if a longer window may not go over a sequence's end
+SEQ_LEN = 512  # tokens of a sequence, at most the context
 DISTINCT = 0.5  # a sequence is dropped as a loop if less than this share of its 4-grams are distinct
 
 
@@ -43,69 +43,62 @@ class Draft:
     """What the model has written so far for these windows."""
 
     windows: Windows
-    part: Part  # the one that the model writes
     start: Beginning
     needed: int  # tokens
     context: int | None = None  # of the model, in tokens; None: unlimited
     documents: list[str] = field(default_factory=list)
     tokens: int = 0  # of the documents
-    usable: int = 0  # tokens; without packing in whole windows
     dropped: int = 0  # sequences
 
     @classmethod
     def of(cls, windows: Windows, context: int | None = None) -> "Draft":
         """Return an empty draft for windows whose text `self` is still to write."""
-        [(p, part)] = [(p, part) for p, part in enumerate(windows.parts) if part.dataset == SELF]
-        start = beginning(windows.tokenizer, part.chat_template is True, f"{windows.field}.dataset.{SELF}")
-        return cls(windows, part, start, windows.tokens_to_write(p), context)
+        [p] = [p for p, part in enumerate(windows.parts) if part.dataset == SELF]
+        start = beginning(windows.tokenizer, f"{windows.field}.dataset.{SELF}")
+        return cls(windows, start, windows.tokens_to_write(p), context)
 
     @property
     def key(self) -> dict[str, Any]:
         """All that the text depends on besides the model, as part of its cache key."""
         wanted = {"num_tokens": self.needed, "seq_len": self.seq_len, "window": self.windows.seq_len}
-        begins = {"begins_with": self.start.tokens, "bos": self.windows.bos, "packing": self.part.packing}
+        begins = {"begins_with": self.start.token, "bos": self.windows.bos}
         draw = {"use": self.windows.field, "seed": self.windows.seed, "vocabulary": self.windows.key["vocabulary"]}
         return {"version": WRITTEN_VERSION, **wanted, **begins, **draw}
 
     @property
     def seq_len(self) -> int:
-        """The tokens of a sequence; without packing its text holds a window, tokenized again."""
-        longest = 0 if self.part.packing else math.ceil(1.05 * self.windows.own_length) + len(self.start.tokens)
-        return min(max(min(SEQ_LEN, self.needed), longest), self.context or sys.maxsize)
+        """The tokens of a sequence."""
+        return min(SEQ_LEN, self.needed, self.context or sys.maxsize)
 
     @property
     def sequences(self) -> int:
-        """The sequences of a batch: fewer if they are longer, as memory holds the keys and values of all."""
-        most = SEQUENCES if self.needed >= SEQ_LEN else min(FEW, SEQUENCES)
-        return max(1, min(most, SEQUENCES * SEQ_LEN // self.seq_len))
+        """The sequences of a batch."""
+        return SEQUENCES if self.needed >= SEQ_LEN else min(FEW, SEQUENCES)
 
     @property
     def left(self) -> int:
         """The tokens that are still to write."""
-        return self.needed - self.usable
+        return self.needed - self.tokens
 
     def add(self, sequence_T: Tensor) -> None:
-        """Add a sequence, unless it is a loop or, without packing, does not fill a window.
+        """Add a sequence, unless it is empty or a loop.
 
         Raises:
             ValueError: the model writes hardly anything else.
         """
-        tokenizer, own = self.windows.tokenizer, self.windows.own_length
-        text = tokenizer.decode(sequence_T, skip_special_tokens=not self.start.special)
-        text = without_bos(text, tokenizer, self.windows.bos)
+        tokenizer = self.windows.tokenizer
+        text = tokenizer.decode(sequence_T, skip_special_tokens=True)
         num_tokens = len(tokenizer(text, add_special_tokens=False).input_ids)
-        usable = num_tokens if self.part.packing else num_tokens // own * self.windows.seq_len
-        if not usable or loops(sequence_T):
+        if not num_tokens or loops(sequence_T):
             self.dropped += 1
         else:
             self.documents.append(text)
             self.tokens += num_tokens
-            self.usable += usable
         if self.dropped > 4 * (SEQUENCES + len(self.documents)):
-            written, shorter = self.dropped + len(self.documents), "" if self.part.packing else ", or shorter windows"
+            written = self.dropped + len(self.documents)
             raise ValueError(
                 f"{self.windows.field}.dataset={SELF}: {self.dropped} of {written} generated sequences repeat "
-                f"themselves or are too short; use another text or model{shorter}"
+                "themselves or are empty; use another text or model"
             )
 
 
@@ -118,7 +111,7 @@ def write(model: PlacedModel, draft: Draft, work: WorkFolder = NOT_KEPT) -> dict
     Raises:
         ValueError: the model writes hardly anything but loops.
     """
-    if draft.start.instead:
+    if draft.start.name != "BOS":
         log.warning("%s.dataset=%s: the model begins with %s", draft.windows.field, SELF, draft.start.name)
     batches = math.ceil(draft.left / (draft.sequences * draft.seq_len))
     whole = ready_to_write(model, f"{draft.windows.field}.dataset={SELF}", batches * draft.seq_len)
@@ -162,7 +155,7 @@ def _batch(model: PlacedModel, draft: Draft, number: int) -> dict[str, Any]:
     needed = needed if needed < 1.5 * draft.sequences else draft.sequences
     entropy = draft.windows.seed, number, USES.index(draft.windows.field)
     with seeded(int(SeedSequence(entropy).generate_state(1)[0])):
-        tokens_NT = sample(model, draft.start, needed, draft.seq_len)
+        tokens_NT = sample(model, draft.start.token, needed, draft.seq_len)
     return {"tokens": tokens_NT.tolist(), "seconds": perf_counter() - started}
 
 

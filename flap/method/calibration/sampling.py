@@ -16,7 +16,6 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from flap.data.read_windows import Beginning
 from flap.data.temporary_state import replaced
 from flap.models import PlacedModel
 
@@ -36,13 +35,13 @@ def ready_to_write(model: PlacedModel, where: str, reads: int) -> PlacedModel:
 
 
 @torch.no_grad()
-def sample(model: PlacedModel, start: Beginning, num_sequences: int, length: int) -> Tensor:
-    """Return sequences that the model samples at temperature 1 with a KV cache: tokens_NT on the host.
+def sample(model: PlacedModel, first: int, num_sequences: int, length: int) -> Tensor:
+    """Return sequences that the model samples at temperature 1 after a first token, with a KV cache: tokens_NT.
 
     The model's own options of generation, such as a penalty or where to stop, are left out.
     """
-    start_NT = torch.tensor([start.tokens] * num_sequences, device=model.device)
-    options = GenerationConfig(do_sample=False, max_new_tokens=max(1, length - len(start.tokens)))
+    start_NT = torch.full((num_sequences, 1), first, device=model.device)
+    options = GenerationConfig(do_sample=False, max_new_tokens=max(1, length - 1))
     with replaced("generation_config", GenerationConfig(), model.model):
         mask_NT, drawn = torch.ones_like(start_NT), LogitsProcessorList([Drawn()])
         tokens_NT: Tensor = model.model.generate(

@@ -145,8 +145,8 @@ class Trim:
 def counted(texts: Windows, tokenizer: PreTrainedTokenizerBase, rows: int) -> Tensor:
     """Return how often each token is in the texts, counts_V: each text has its weight, and all have their tokens."""
     counts = []
-    for part, text in zip(texts.parts, texts.existing, strict=True):
-        tokens_S = unmarked(tokenized(text, tokenizer, texts.bos, part.packing)[0])
+    for text in texts.existing:
+        tokens_S = unmarked(tokenized(text, tokenizer, texts.bos))
         counts.append(tokens_S.bincount(minlength=rows)[:rows].double())
     weight, total = sum(part.weight for part in texts.parts), sum(float(count_V.sum()) for count_V in counts)
     pairs = zip(texts.parts, counts, strict=True)

@@ -10,7 +10,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from flap.data import Part, Windows
-from flap.data.read_windows import Wanted, beginning, read_windows
+from flap.data.read_windows import beginning
 from flap.data.temporary_state import seeded
 from flap.method.calibration.own_text import USES, Draft, loops, text_of, write
 from flap.method.calibration.sampling import attention_of_one_query, sample
@@ -18,8 +18,6 @@ from flap.models import PLACEMENTS, Resident
 from flap.storage import WorkFolder
 from tests.cases import VOCAB, tiny_model
 from tests.helpers.placed import placed_at
-
-TEMPLATE = "{% for message in messages %}<s>{{ message.role }} {{ message.content }}</s>{% endfor %}"
 
 
 @pytest.fixture
@@ -37,33 +35,6 @@ def test_it_has_the_tokens_that_the_windows_need(windows: Windows) -> None:
     assert written["tokens"] >= windows.tokens_to_write(0) == (1 + 40) * 32
     assert written["begins_with"] == "BOS" and written["seconds"] > 0
     assert windows.written(0, text_of(written)).tokens_NT.shape == (40, 32)
-
-
-@pytest.mark.parametrize(
-    ("seq_len", "num_samples", "bos"), [(8, 40, True), (96, 3, False), (32, 40, False), (20, 9, True)]
-)
-def test_without_packing_each_document_holds_whole_windows(
-    windows: Windows, seq_len: int, num_samples: int, bos: bool
-) -> None:
-    parts = (Part("self", packing=False),)
-    whole = replace(windows, parts=parts, seq_len=seq_len, num_samples=num_samples, bos=bos)
-    written = write(Resident(tiny_model("llama-gqa")), Draft.of(whole))
-    assert whole.written(0, text_of(written)).tokens_NT.shape == (num_samples, seq_len)
-
-
-@pytest.mark.parametrize(("bos", "most"), [("false", 47), ("true", 48)])
-def test_without_packing_a_window_beside_what_the_model_begins_with_fits_its_context(
-    bos: str, most: int, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    def read(seq_len: int, packing: bool) -> Windows:
-        return read_windows("calibration", {"self": {"packing": packing}}, tokenizer, Wanted(2, seq_len, 0, bos), 48)
-
-    read(most, packing=False)
-    read(48, packing=True)
-    if most < 48:
-        line = r"^calibration\.seq_len=48: the prompt leaves 47 tokens .* expected at most 47, or self with packing"
-        with pytest.raises(ValueError, match=line):
-            read(48, packing=False)
 
 
 def test_a_sequence_is_no_longer_than_the_models_context(windows: Windows) -> None:
@@ -131,10 +102,10 @@ def test_every_placement_writes_the_same(
 
 def test_tokens_come_from_the_models_distribution(tokenizer: PreTrainedTokenizerFast) -> None:
     """Neither options of generation that the model has, nor the most likely words alone."""
-    placed, start = Resident(tiny_model("llama-gqa")), beginning(tokenizer, False, "f")
+    placed, start = Resident(tiny_model("llama-gqa")), beginning(tokenizer, "f").token
     with torch.no_grad():
         placed.model.lm_head.weight *= 20  # far from uniform
-        expected = placed.model(torch.tensor([start.tokens])).logits[0, -1].softmax(0)
+        expected = placed.model(torch.tensor([[start]])).logits[0, -1].softmax(0)
     assert expected.max() > 10 / len(expected)
     placed.model.generation_config.repetition_penalty = 50.0
     with seeded(0):
@@ -183,32 +154,10 @@ def test_it_begins_with_eos_where_there_is_no_bos(
 ) -> None:
     without = deepcopy(tokenizer)
     without.bos_token = None
-    start = beginning(without, False, "f")
-    assert start.name == "EOS, as there is no BOS" and start.tokens == (tokenizer.eos_token_id,)
+    start = beginning(without, "f")
+    assert start.name == "EOS, as there is no BOS" and start.token == tokenizer.eos_token_id
     write(Resident(tiny_model("llama-gqa")), Draft.of(replace(windows, tokenizer=without, field="recover")))
     assert "recover.dataset=self: the model begins with EOS, as there is no BOS" in caplog.text
     without.eos_token = None
     with pytest.raises(ValueError, match=r"^f: the tokenizer has neither BOS nor EOS to begin with"):
-        beginning(without, False, "f")
-
-
-def test_in_the_chat_template_it_begins_as_a_user(tokenizer: PreTrainedTokenizerFast, windows: Windows) -> None:
-    chatting = deepcopy(tokenizer)
-    for template, why in (
-        (None, r"chat template; leave it out: the model .* BOS, or"),
-        (TEMPLATE.replace("content", "content | upper"), r"user turn at its start \(it changes the user's message"),
-        ("{{ raise_exception('a system message') }}", r"user turn at its start \(a system message\)$"),
-    ):
-        chatting.chat_template = template
-        with pytest.raises(ValueError, match=rf"^f\.chat_template=true: .* no {why}"):
-            beginning(chatting, True, "f")
-    chatting.chat_template = "{% for message in messages %}{{ message | tojson }}{% endfor %}"
-    said = tokenizer('{"role": "user", "content": "', add_special_tokens=False).input_ids
-    assert list(beginning(chatting, True, "f").tokens) == said
-    chatting.chat_template = TEMPLATE
-    start = beginning(chatting, True, "f")
-    assert start.special and list(start.tokens) == tokenizer("<s>user ", add_special_tokens=False).input_ids
-    parts = (Part("self", packing=False, chat_template=True),)
-    whole = replace(windows, tokenizer=chatting, parts=parts, seq_len=32, num_samples=4, bos=True)
-    written = write(Resident(tiny_model("llama-gqa")), Draft.of(whole))
-    assert not any(document.startswith("<s>") for document in written["documents"])  # each window has its own
+        beginning(without, "f")
