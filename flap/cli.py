@@ -11,6 +11,7 @@ import sys
 import time
 from datetime import timedelta
 from importlib import import_module
+from importlib.metadata import version
 from io import TextIOWrapper
 
 import hydra
@@ -18,7 +19,6 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from flap import __version__
 from flap.config import config_dir, help_text, typed
 from flap.runs.owner import Owner
 from flap.runs.sweeps.callbacks import write_open_study
@@ -91,7 +91,7 @@ def main() -> None:
         import_module(module).main(sys.argv[2:])
         return
     if sys.argv[1:] in (["--help"], ["--version"]):
-        print(help_text() if sys.argv[1] == "--help" else f"flap {__version__}")
+        print(help_text() if sys.argv[1] == "--help" else f"flap {version('flap-pruning')}")
         return
     follow()
     logging.raiseExceptions = False  # a log that cannot be written prints no traceback on the console

@@ -10,7 +10,6 @@ from datasets import Dataset
 from lm_eval.api.task import ConfigurableTask
 
 from flap.data import Prompt, read_prompts
-from flap.evaluation.zero_shot_tasks import LoadedTask, quiet
 
 STOPS = ("\n\n", "\n", ".", ",")  # an answer ends at those that no answer of the file has
 FEWEST = 32  # tokens that an answer may have; more where half the bytes of the longest one are more
@@ -53,8 +52,8 @@ class PromptsTask(ConfigurableTask):
         return "".join(texts) + str(turns[-1]["content"])
 
 
-def load_prompts(path: str) -> LoadedTask:
-    """Return the task of a file.
+def load_prompts(path: str) -> tuple[PromptsTask, str]:
+    """Return the task of a file and the origin of its documents.
 
     Raises:
         ValueError: the file cannot be read, or a row has no prompt or no answer.
@@ -65,6 +64,4 @@ def load_prompts(path: str) -> LoadedTask:
             expected = "'answer', or 'messages' whose last is the assistant's"
             raise ValueError(f"tasks={path}: row {number} has no answer; expected {expected}")
     content = hashlib.sha256(json.dumps([(one.messages, one.answer) for one in prompts]).encode()).hexdigest()
-    with quiet():
-        loaded = {"tasks": {name: PromptsTask(name, prompts)}, "groups": {}, "group_map": {}}
-    return LoadedTask(name, loaded, f"{name}, {len(prompts)} prompts (sha256 {content[:16]})")
+    return PromptsTask(name, prompts), f"{name}, {len(prompts)} prompts (sha256 {content[:16]})"

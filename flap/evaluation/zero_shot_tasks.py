@@ -126,7 +126,9 @@ def _load(name: str, source: str) -> LoadedTask:
     if _is_file(name):
         from flap.evaluation.prompts_task import load_prompts  # here, as lm-eval takes seconds
 
-        return load_prompts(name)
+        with quiet():
+            one, origin = load_prompts(name)
+        return LoadedTask(one.task_name, {"tasks": {one.task_name: one}, "groups": {}, "group_map": {}}, origin)
     if source == "packaged":
         return packaged(name)
     try:

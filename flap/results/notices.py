@@ -4,23 +4,23 @@ from statistics import median
 
 from flap.evaluation.base import TEMPLATED
 from flap.results.number_texts import domain_of, is_perplexity
-from flap.results.report import Report
+from flap.results.record import Record
 
 DESTROYED = 3.0  # times the dense perplexity, from which on a reader is told what helps
 
 
-def notices(report: Report) -> list[str]:
+def notices(report: Record) -> list[str]:
     """Return the notices, one paragraph each: warnings, texts, training, and linear compensation."""
     others = [text for of in (_in_chat, _unanswered, _own_text, _compensation, _recovery) for text in of(report)]
     return [f"Warning: {warning}" for warning in report.warnings] + remarks(report) + others
 
 
-def remarks(report: Report) -> list[str]:
+def remarks(report: Record) -> list[str]:
     """Return the notices that stand on the console, too: how to take the numbers."""
     return [*_destroyed(report), *_one_domain(report)]
 
 
-def _destroyed(report: Report) -> list[str]:
+def _destroyed(report: Record) -> list[str]:
     """Return a notice of the text that lost most, where its perplexity is far above the dense one: what helps."""
     before, after = report.evaluation["dense"], report.evaluation["pruned"]
     times = {name: after[name] / before[name] for name in after if is_perplexity(name) and before.get(name)}
@@ -32,7 +32,7 @@ def _destroyed(report: Report) -> list[str]:
     return [f"{worst} is {times[worst]:,.1f} times the dense one: little of the model is left. What helps: {helps}."]
 
 
-def _own_text(report: Report) -> list[str]:
+def _own_text(report: Record) -> list[str]:
     return [
         f"The model wrote {own['tokens']:,} tokens of its {use} text itself, from {own['begins_with']}, in "
         f"{own['seconds']:.0f} seconds; {own['dropped']} sequences were dropped as loops or too short."
@@ -40,7 +40,7 @@ def _own_text(report: Report) -> list[str]:
     ]
 
 
-def _recovery(report: Report) -> list[str]:
+def _recovery(report: Record) -> list[str]:
     trained = report.recovery
     if not trained:
         return []
@@ -54,7 +54,7 @@ def _recovery(report: Report) -> list[str]:
     ]
 
 
-def _compensation(report: Report) -> list[str]:
+def _compensation(report: Record) -> list[str]:
     """Return a sentence on the fit reports of linear compensation: the error left, and how many blocks keep the bias.
 
     Experts that no held-out token was sent to have no error, and keep the bias.
@@ -70,19 +70,19 @@ def _compensation(report: Report) -> list[str]:
     ]
 
 
-def _one_domain(report: Report) -> list[str]:
+def _one_domain(report: Record) -> list[str]:
     """Return a notice if all numbers of a known domain were measured on text of the calibration's domain."""
     if {domain_of(name, report.domains) for name in report.evaluation["pruned"]} - {""} != {"calibration"}:
         return []
     return ["Measured only on text like the calibration's; add an out-of-domain text to eval.perplexity.datasets."]
 
 
-def _in_chat(report: Report) -> list[str]:
+def _in_chat(report: Record) -> list[str]:
     names = ", ".join(task for task, origin in report.sources.items() if origin.endswith(TEMPLATED))
     return [f"Asked through the tokenizer's chat template: {names}."] if names else []
 
 
-def _unanswered(report: Report) -> list[str]:
+def _unanswered(report: Record) -> list[str]:
     """Return a notice of the tasks of which the dense model answers nothing: at most two standard errors above 0."""
     dense, answered = report.evaluation["dense"], dict[str, bool]()
     for name, value in dense.items():

@@ -10,19 +10,19 @@ from rich.markup import escape
 
 from flap.results.notices import notices, remarks
 from flap.results.number_texts import change, domain_of, in_order, with_error
-from flap.results.report import Report
+from flap.results.record import Record
 from flap.results.tables import Columns, Table
 
 UNITS = {"query_heads": "query heads", "kv_heads": "KV heads", "neurons": "neurons", "experts": "experts"}
 
 
-def tables(report: Report) -> list[Table]:
+def tables(report: Record) -> list[Table]:
     """Return the tables: the measured numbers, if there are any, and sizes, ratio, placement, times."""
     facts = Table.of(("", "dense", "pruned"), (row for row in _facts(report) if any(row[1:])))
     return [table for table in (measured(report), facts) if table.rows]
 
 
-def measured(report: Report) -> Table:
+def measured(report: Record) -> Table:
     """Return the numbers of the models, what pruning changed, and the domain of each text, if it is known.
 
     A model that was trained after compression has its numbers of before, too, and what training changed.
@@ -37,7 +37,7 @@ def measured(report: Report) -> Table:
     return Table.over(in_order(names, report.domains), columns)
 
 
-def _change(report: Report, before: str, name: str) -> str:
+def _change(report: Record, before: str, name: str) -> str:
     if before == "dense":
         errors, p_values = report.difference_stderr, report.difference_p_value
     else:
@@ -46,7 +46,7 @@ def _change(report: Report, before: str, name: str) -> str:
     return change(name, models[before], models["pruned"], errors.get(name), p_values.get(name))
 
 
-def _facts(report: Report) -> list[tuple[str, str, str]]:
+def _facts(report: Record) -> list[tuple[str, str, str]]:
     """Return rows of facts; those without a value are not shown."""
     return [
         *sizes(report),
@@ -59,7 +59,7 @@ def _facts(report: Report) -> list[tuple[str, str, str]]:
     ]
 
 
-def sizes(report: Report) -> list[tuple[str, str, str]]:
+def sizes(report: Record) -> list[tuple[str, str, str]]:
     """Return the rows of all parameters, of the decoder's Linears, and of a trimmed vocabulary."""
     rows = []
     for which, label in (("total", "parameters"), ("decoder", "decoder's Linear parameters")):
@@ -71,7 +71,7 @@ def sizes(report: Report) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _ratio(report: Report) -> str:
+def _ratio(report: Record) -> str:
     """Return the realised and the requested ratio, and what rounding changed in it."""
     realised, requested = (report.ratio.get(which) for which in ("realised_decoder", "requested"))
     if requested is None:
@@ -89,12 +89,12 @@ def _in_digits(value: float) -> str:
     return f"{value:,.0f}" if value % 1 == 0 else f"{value:,.1f}"
 
 
-def _places(report: Report) -> str:
+def _places(report: Record) -> str:
     counts = Counter(report.device_map.values())
     return "modules on " * bool(counts) + ", ".join(f"{device}: {count}" for device, count in counts.items())
 
 
-def show(report: Report, folder: Path) -> None:
+def show(report: Record, folder: Path) -> None:
     """Print the name of a run, its tables and remarks on the console; last the paths of checkpoint and report.md."""
     console = Console()
     console.print(escape(report.config["run_name"]), style="italic")
@@ -103,7 +103,7 @@ def show(report: Report, folder: Path) -> None:
     print(*remarks(report), report.checkpoint or "checkpoint: not saved", folder / "report.md", sep="\n")
 
 
-def markdown(report: Report) -> str:
+def markdown(report: Record) -> str:
     """Return the text of report.md: tables, notices, the picture, and the widths of each layer."""
     parts = [f"# {report.config['run_name']}", *(table.markdown() for table in tables(report))]
     parts += [f"Checkpoint: {report.checkpoint or 'not saved'}", *notices(report)]
@@ -111,7 +111,7 @@ def markdown(report: Report) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _layers(report: Report) -> Table:
+def _layers(report: Record) -> Table:
     keys = [key for key in UNITS if any(key in layer for layer in report.layers)]
     columns = {"layer": [str(i) for i in range(len(report.layers))]}
     columns |= {UNITS[key]: [str(layer.get(key, "")) for layer in report.layers] for key in keys}
