@@ -40,7 +40,6 @@ class Results:
 
     def _store(self, key: Key, measured: Measurement) -> None:
         documents = {entry: one.documents for entry, (_, one) in self.stored().items()}
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         _write_compressed(documents | {digest(key): measured.documents}, self._documents)
         better = {"better": measured.better} if measured.better else {}
         self._write(key, {"numbers": measured.numbers, **better})
@@ -54,7 +53,6 @@ class Results:
     def begin(self) -> None:
         """Make the file, if it is not there: from now on the run's folder says that it has begun to measure."""
         if not self.path.is_file():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             write_text(self.path, "{}\n")
 
     def stored(self) -> dict[str, tuple[Key, Measurement]]:
@@ -81,7 +79,6 @@ class Results:
         return self.path.with_name("documents.json.gz")
 
     def _write(self, key: Key, entry: Mapping[str, Any]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         write_text(self.path, to_json(read_json(self.path) | {digest(key): {"key": key, **entry}}, indent=1) + "\n")
 
 

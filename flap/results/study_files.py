@@ -28,7 +28,6 @@ def write_study(*sweeps: Path, into: Path | None = None) -> Path:
         "study.csv": study.records.to_csv(index=False, lineterminator="\n"),
         "index.html": study_page(study, plots),
     }
-    (folder / "plots").mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():
         with atomic_file(folder / "plots" / name) as scratch:
             scratch.write_bytes(picture)

@@ -136,7 +136,6 @@ class Owner:
     def _record(self) -> None:
         """Write the composed config into .hydra, as Hydra does with `hydra.output_subdir`, but only now."""
         parts = {"config": self.config, "hydra": HydraConfig.instance().cfg, "overrides": self.hydra.overrides.task}
-        (self.run_dir / ".hydra").mkdir(exist_ok=True)
         for name, part in parts.items():
             write_text(self.run_dir / ".hydra" / f"{name}.yaml", without_credentials(OmegaConf.to_yaml(part)))
 

@@ -29,7 +29,7 @@ def cache_root(configured: str | None) -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file atomically: a killed process leaves the old file or the new one, never a partial one."""
+    """Write a text file atomically: a killed process leaves the old file or the new one. Its folder is made, too."""
     with atomic_file(path) as scratch:
         scratch.write_text(text, encoding="utf-8")
 
@@ -58,7 +58,6 @@ def atomic_directory(target: Path, field: str) -> Iterator[Path]:
 
     field: the config key of the folder, for messages.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
     with _beside(target, field) as scratch:
         scratch.mkdir()
         yield scratch
@@ -73,6 +72,7 @@ def _beside(target: Path, field: str | None) -> Iterator[Path]:
     While the block lasts a lock beside it says that its process is alive; `remove_leftovers` goes by it. The number of
     the process would not do: containers with one host name have their own.
     """
+    target.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(target)
     scratch = target.with_name(f".{target.name}.{uuid4().hex[:8]}.new")
     with file_lock(scratch.with_suffix(".lock"), field):

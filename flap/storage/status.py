@@ -76,7 +76,6 @@ def note_failure(folder: Path, line: str) -> None:
 
 def write_status(folder: Path, state: State, error: str | None = None) -> None:
     """Write the state of a run into its folder. A killed run stays "running" and has no report."""
-    folder.mkdir(parents=True, exist_ok=True)
     status = {"schema": 1, "state": state, "error": error}
     write_text(folder / STATUS, json.dumps(status) + "\n")
 

@@ -48,8 +48,6 @@ class Notes(Generic[T]):
 
     def __init__(self, kind: Kind[T], work: WorkFolder = NOT_KEPT) -> None:
         self.kind, self.folder = kind, work.path
-        if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
         self._results: dict[int, T] = {}
 
     def __contains__(self, step: int) -> bool:

@@ -187,7 +187,6 @@ def kept_id(folder: Path, text: str) -> str:
     """Return the id that a run keeps in a folder of its tracker; made once, it is unique, also across machines."""
     file = folder / "id"
     if not file.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
         write_text(file, f"{legal_id(text)}-{uuid4().hex[:8]}")
     return file.read_text()
 
