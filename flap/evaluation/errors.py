@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy
 
-from flap.evaluation.base import Better, Documents, Measurement
+from flap.evaluation.base import Better, Measurement
 
 SIGNIFICANCE = 0.05
 K = TypeVar("K")
@@ -46,26 +46,22 @@ class Difference:
         return self.p_value < SIGNIFICANCE
 
 
-def differences(
-    before: Documents, after: Documents, averages: Mapping[str, Sequence[str]] | None = None
-) -> dict[str, Difference]:
-    """Return the difference after - before of each number that both models have by document, and of averages of them.
+def paired(before: Mapping[K, Sequence[float]], after: Mapping[K, Sequence[float]]) -> dict[K, Difference]:
+    """Return the difference after - before of each number that both models have by document, if its error is finite.
 
     Both have seen the same documents, so the error is that of the mean of the documents' differences. How hard a
-    document is cancels: the error comes from the documents on which the models differ. averages: the names of the
-    numbers that each average is the mean of. They are of independent documents: the squares of their errors add up.
+    document is cancels: the error comes from the documents on which the models differ.
     """
-    return with_averages(paired(before, after), averages or {})
-
-
-def paired(before: Mapping[K, Sequence[float]], after: Mapping[K, Sequence[float]]) -> dict[K, Difference]:
-    """Return the difference after - before of each number that both have by document, if its error is finite."""
     pairs = {key: _paired(before[key], after[key]) for key in after if len(before.get(key, [])) == len(after[key])}
     return {key: pair for key, pair in pairs.items() if math.isfinite(pair.error)}
 
 
 def with_averages(numbers: Mapping[str, Difference], averages: Mapping[str, Sequence[str]]) -> dict[str, Difference]:
-    """Return the differences, with those of averages. averages: see `differences`."""
+    """Return the differences, with those of averages.
+
+    averages: the names of the numbers that each average is the mean of. They are of independent documents: the squares
+    of their errors add up.
+    """
     parts = {name: [numbers[part] for part in names if part in numbers] for name, names in averages.items()}
     return {**numbers, **{name: _averaged(of) for name, of in parts.items() if len(of) == len(averages[name])}}
 

@@ -17,7 +17,7 @@ from pandas import DataFrame
 from flap.results.layer_plots import draw_kept
 from flap.results.number_texts import is_bits_per_byte, is_perplexity
 from flap.results.pareto import COSTS, fronts, quality_over
-from flap.results.series import INK, MUTED, STYLE, Series, as_svg, palette, series_of, styles
+from flap.results.series import INK, MUTED, STYLE, Series, palette, series_of, styles
 from flap.results.study import Study
 
 AVERAGE, ANSWERS = "zero_shot/average", "generation/exact_match"
@@ -68,9 +68,11 @@ def _draw(study: Study, perplexities: list[str], averages: list[str]) -> Iterato
 
 
 def _plot(name: str, caption: str, figure: Figure) -> Plot:
-    png = io.BytesIO()
+    png, svg = io.BytesIO(), io.BytesIO()
     figure.savefig(png, format="png", dpi=160)
-    return Plot(name, caption, png.getvalue(), as_svg(figure))
+    # no date, so that it is reproducible
+    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return Plot(name, caption, png.getvalue(), svg.getvalue())
 
 
 Panel = Callable[[Any, Study, str, list[Series]], None]

@@ -86,9 +86,9 @@ class RunRecord:
 def read_run(folder: Path) -> RunRecord:
     """Return the run in a folder. If its status or report cannot be read it is "damaged", and `error` says why."""
     state, error, report = _read_result(folder)
-    hydra = _read_yaml(folder / ".hydra" / "hydra.yaml").get("hydra") or {}
+    hydra = read_yaml(folder / ".hydra" / "hydra.yaml").get("hydra") or {}
     choices = (hydra.get("runtime") or {}).get("choices") or {}
-    config = report["config"] if state == "finished" else _read_yaml(folder / ".hydra" / "config.yaml")
+    config = report["config"] if state == "finished" else read_yaml(folder / ".hydra" / "config.yaml")
     texts = flatten(config, choices)
     resolved = {key: value for key, value in flat(config).items() if "${" not in str(value)}
     ratio, name = resolved.get("ratio"), resolved.get("model.name")
@@ -135,7 +135,7 @@ def _read_result(folder: Path) -> tuple[str, str, dict[str, Any]]:
     )
 
 
-def _read_yaml(path: Path, kind: type = dict) -> Any:
+def read_yaml(path: Path, kind: type = dict) -> Any:
     """Return a YAML file with interpolations as they are written; if it is missing or damaged, an empty one."""
     try:
         content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
@@ -149,7 +149,7 @@ def _read_overrides(path: Path, texts: Mapping[str, str]) -> dict[str, str]:
 
     texts: the run's config, from which values are taken, unless they are missing there: as they were typed.
     """
-    lines = (str(line).partition("=") for line in _read_yaml(path, list))
+    lines = (str(line).partition("=") for line in read_yaml(path, list))
     pairs = {key.lstrip("+~"): value for key, _, value in lines}
     fields = (*CHOICES, *NAMES)
     keys = [key for key in pairs if key.removesuffix(".name") not in fields and not is_bookkeeping(key)]

@@ -1,10 +1,8 @@
 """The lines of plots: which runs each has, and how it looks (method, metric = colour, structure = line and marker)."""
 
-import io
 from dataclasses import dataclass
 from typing import Any
 
-from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from flap.results.study import Study
@@ -71,10 +69,3 @@ def palette(series: list[Series]) -> tuple[dict[str, str], dict[str, tuple[str, 
     labels, structures = (sorted({getattr(line, name) for line in series}) for name in ("label", "structure"))
     colours = {label: COLOURS[i % len(COLOURS)] for i, label in enumerate(labels)}
     return colours, {name: LINES[i % len(LINES)] for i, name in enumerate(structures)}
-
-
-def as_svg(figure: Figure) -> bytes:
-    """Return a figure as SVG, without a date, so that it is reproducible."""
-    svg = io.BytesIO()
-    figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return svg.getvalue()

@@ -8,11 +8,7 @@ from os.path import relpath
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
-
-from flap.results.run_folder import RunRecord, read_run
+from flap.results.run_folder import RunRecord, read_run, read_yaml
 from flap.results.study import Study
 from flap.storage.status import STATUS
 
@@ -93,12 +89,12 @@ def _rank(run: RunRecord, number: str) -> tuple[Any, ...]:
 
 def command_of(sweep: Path) -> str:
     """Return the command line of a sweep; empty if there is no record of it, or a damaged one."""
+    record = read_yaml(sweep / RECORD)
     try:
-        record: Any = OmegaConf.to_container(OmegaConf.load(sweep / RECORD), resolve=False)
         given = record["hydra"]["overrides"]
         own = [word for word in given["hydra"] if word != "hydra.mode=MULTIRUN"]
         sources = record["hydra"]["runtime"]["config_sources"]
         folders = [f"--config-dir={one['path']}" for one in sources if one["provider"] == "command-line"]
         return shlex.join(["python", "-m", "flap", "-m", *folders, *given["task"], *own])
-    except (OSError, ValueError, LookupError, TypeError, YAMLError, OmegaConfBaseException):
+    except (LookupError, TypeError):
         return ""

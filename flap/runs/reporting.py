@@ -11,7 +11,7 @@ from flap.config import one_line
 from flap.data import SELF
 from flap.evaluation import Measurement
 from flap.evaluation.base import Numbers
-from flap.evaluation.errors import differences
+from flap.evaluation.errors import paired, with_averages
 from flap.method.allocation import Budget, PruningPlan, Units
 from flap.models import ModelAdapter, Pair, PlacedModel, base_facts, distinct_parameters
 from flap.results import Report, described, device_name, markdown, model_card
@@ -146,19 +146,15 @@ def write_files(run: Run, report: Report, plan: PruningPlan) -> None:
             picture.unlink(missing_ok=True)
             log.warning("%s: cannot be drawn (%s)", picture, one_line(error))
     if run.config.checkpoint.save:
-        write_card(run.target, model_card(report, run.target, base_facts(_card_of(run))))
-
-
-def _card_of(run: Run) -> str:
-    """Return where the facts of the base model are: `model.path`, or what a GGUF became."""
-    path = run.config.model.path
-    return run.source.path if path.endswith(".gguf") else path
+        path = run.config.model.path
+        base = base_facts(run.source.path if path.endswith(".gguf") else path)  # a GGUF became a folder
+        write_card(run.target, model_card(report, run.target, base))
 
 
 def _noise(before: Measurement, after: Measurement, averages: dict[str, list[str]]) -> dict[str, dict[str, float]]:
     """Return the standard errors and the p-values of the differences of two models, paired by document."""
-    paired = differences(before.documents, after.documents, averages)
-    errors, p_values = ({name: getattr(one, kind) for name, one in paired.items()} for kind in ("error", "p_value"))
+    found = with_averages(paired(before.documents, after.documents), averages)
+    errors, p_values = ({name: getattr(one, kind) for name, one in found.items()} for kind in ("error", "p_value"))
     return {"difference_stderr": errors, "difference_p_value": p_values}
 
 

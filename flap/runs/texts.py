@@ -51,11 +51,9 @@ def answers_of(own: CalibrationConfig) -> Answers:
     Raises:
         ValueError: an option is out of range.
     """
-    for name, valid, allowed in (
-        ("max_new_tokens", own.max_new_tokens >= 1, "a whole number >= 1"),
-        ("temperature", 0 <= own.temperature < math.inf, "a number >= 0"),
-    ):
-        require(valid, f"calibration.{name}", getattr(own, name), allowed)
+    require(own.max_new_tokens >= 1, "calibration.max_new_tokens", own.max_new_tokens, "a whole number >= 1")
+    valid = 0 <= own.temperature < math.inf
+    require(valid, "calibration.temperature", own.temperature, "a number >= 0")
     return Answers(own.answers, own.count, own.max_new_tokens, own.temperature)
 
 

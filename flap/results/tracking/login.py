@@ -17,20 +17,15 @@ def resolve_mode(mode: str) -> str:
     return "offline" if configured == "online" and not _has_key() else configured
 
 
-def base_url() -> str:
-    """Return the address of W&B's server."""
-    from wandb.sdk import wandb_setup
-
-    return str(wandb_setup.singleton().settings.base_url)
-
-
 def _has_key() -> bool:
     """Return whether W&B finds a key in the environment, in netrc or in its settings, without asking the user."""
     # wandb.login() is public, but finds none while a run is open, and rewrites the user's settings file
+    from wandb.sdk import wandb_setup
     from wandb.sdk.lib import wbauth
 
+    host = str(wandb_setup.singleton().settings.base_url)  # which starts no process of W&B
     with environment(WANDB_SILENT="true"):
-        auth = wbauth.authenticate_session(host=base_url(), source="flap", prompt=False, update_session=False)
+        auth = wbauth.authenticate_session(host=host, source="flap", prompt=False, update_session=False)
     return auth is not None
 
 
@@ -42,8 +37,6 @@ def require_key() -> None:
     """
     try:
         problem = "" if _has_key() else "no W&B key is configured"
-    except ImportError:  # W&B is not installed: the run is not refused, its start logs the error
-        return
     except Exception as error:  # W&B refuses the key
         problem = " ".join(str(error).split())
     if problem:
