@@ -1,6 +1,6 @@
 """THE table of the model families: the names of their modules, by the `model_type` of their config."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -33,25 +33,17 @@ class Family:
 
 
 PLAIN = ("up_proj",)  # an MLP without a gate
+MIXTURE = Family(experts="mlp.experts", router="mlp.gate")
+SMALL_EXPERTS = replace(MIXTURE, expert_neurons="moe_intermediate_size")
 
 FAMILIES: dict[str, Family] = {
-    "llama": Family(),
-    "mistral": Family(),
-    "ministral3": Family(),
-    "qwen2": Family(),
-    "qwen3": Family(),
-    "qwen2_5_vl_text": Family(),
-    "qwen3_vl_text": Family(),
-    "smollm3": Family(),
-    "granite": Family(),
-    "gemma": Family(),
-    "gemma2": Family(),
-    "gemma3_text": Family(),
-    "cohere2": Family(),
-    "ernie4_5": Family(),
-    "exaone4": Family(),
-    "hunyuan_v1_dense": Family(),
-    "seed_oss": Family(),
+    **dict.fromkeys(
+        (
+            "llama", "mistral", "ministral3", "qwen2", "qwen3", "qwen2_5_vl_text", "qwen3_vl_text", "smollm3", "granite",
+            "gemma", "gemma2", "gemma3_text", "cohere2", "ernie4_5", "exaone4", "hunyuan_v1_dense", "seed_oss",
+        ),
+        Family(),
+    ),
     "stablelm": Family(without=("qk_layernorm",)),
     "olmo2": Family(attention_norms=("q_norm", "k_norm")),
     "olmo3": Family(attention_norms=("q_norm", "k_norm")),
@@ -76,7 +68,7 @@ FAMILIES: dict[str, Family] = {
         layers="h", attention="attn.c_proj", attention_inputs=("c_attn",), stacked=True,
         mlp="mlp.c_proj", mlp_inputs=("c_fc",), neurons="n_inner",
     ),
-    "mixtral": Family(experts="mlp.experts", router="mlp.gate", num_experts="num_local_experts"),
+    "mixtral": replace(MIXTURE, num_experts="num_local_experts"),
     "granitemoe": Family(
         experts="block_sparse_moe.experts", router="block_sparse_moe.router", num_experts="num_local_experts",
     ),
@@ -87,31 +79,14 @@ FAMILIES: dict[str, Family] = {
     "gpt_oss": Family(
         experts="mlp.experts", router="mlp.router", num_experts="num_local_experts", attention_vectors=("sinks",),
     ),
-    "olmoe": Family(experts="mlp.experts", router="mlp.gate", attention_norms=("q_norm", "k_norm")),
-    "minimax_m2": Family(
-        experts="mlp.experts", router="mlp.gate", num_experts="num_local_experts", attention_norms=("q_norm", "k_norm"),
-    ),
-    "qwen2_moe": Family(experts="mlp.experts", router="mlp.gate", expert_neurons="moe_intermediate_size"),
-    "qwen3_moe": Family(
-        experts="mlp.experts", router="mlp.gate", num_experts="num_local_experts",
-        expert_neurons="moe_intermediate_size",
-    ),
-    "gemma4_text": Family(
-        experts="experts", expert_neurons="moe_intermediate_size",
-        chosen_experts="top_k_experts",
-    ),
-    "glm4_moe": Family(
-        experts="mlp.experts", router="mlp.gate", num_experts="n_routed_experts",
-        expert_neurons="moe_intermediate_size",
-    ),
-    "deepseek_v3": Family(
-        experts="mlp.experts", router="mlp.gate", num_experts="n_routed_experts",
-        expert_neurons="moe_intermediate_size", whole_attention="self_attn.o_proj",
-    ),
-    "qwen3_next": Family(
-        experts="mlp.experts", router="mlp.gate", expert_neurons="moe_intermediate_size",
-        whole_attention="linear_attn.out_proj",
-    ),
+    "olmoe": replace(MIXTURE, attention_norms=("q_norm", "k_norm")),
+    "minimax_m2": replace(MIXTURE, num_experts="num_local_experts", attention_norms=("q_norm", "k_norm")),
+    "qwen2_moe": SMALL_EXPERTS,
+    "qwen3_moe": replace(SMALL_EXPERTS, num_experts="num_local_experts"),
+    "gemma4_text": Family(experts="experts", expert_neurons="moe_intermediate_size", chosen_experts="top_k_experts"),
+    "glm4_moe": replace(SMALL_EXPERTS, num_experts="n_routed_experts"),
+    "deepseek_v3": replace(SMALL_EXPERTS, num_experts="n_routed_experts", whole_attention="self_attn.o_proj"),
+    "qwen3_next": replace(SMALL_EXPERTS, whole_attention="linear_attn.out_proj"),
     "qwen3_5_text": Family(whole_attention="linear_attn.out_proj"),
     "nemotron_h": Family(
         attention="mixer.o_proj", whole_attention="mixer.out_proj", mlp="mixer.down_proj", mlp_inputs=PLAIN,
